@@ -1,0 +1,48 @@
+"""minilm: six regimes of training a language model on one hand-written transformer.
+
+A regime is three things: where the batches come from, what the loss is, which weights move.
+
+Shapes, everywhere in the code:
+
+    B  batch: sequences worked on at once
+    T  positions of the sequence that asks (queries, inputs)
+    S  positions of the sequence that is looked at (keys, values); S = T without a cache
+    D  d_model: numbers per position
+    H  n_head: attention heads, each of d_head = D / H numbers
+    F  d_ff: inner width of the feed-forward part
+    V  vocab_size: tokens of the vocabulary
+    L  n_layer: blocks in a stack
+    P  masked positions kept per sequence
+
+`minilm.load`, `minilm.save`, `minilm.build`, `minilm.generate`, `minilm.PRESETS` and `minilm.BPE` are the names
+for programs; they are imported on first use, so that `import minilm` costs nothing.
+"""
+
+import importlib
+
+_HOMES = {
+    "load": "checkpoint",
+    "save": "checkpoint",
+    "build": "models",
+    "generate": "generation",
+    "PRESETS": "config",
+    "BPE": "tokenizer",
+}
+
+__all__ = ["BPE", "PRESETS", "build", "generate", "load", "save"]
+
+
+def __getattr__(name: str):
+    """Import a public name, or a module of the package, the first time that it is asked for (PEP 562)."""
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    try:
+        return importlib.import_module(f"{__name__}.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != f"{__name__}.{name}":
+            raise
+        raise AttributeError(f"module 'minilm' has no attribute {name!r}") from None
+
+
+def __dir__():
+    return sorted([*globals(), *_HOMES])

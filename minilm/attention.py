@@ -1,0 +1,155 @@
+"""Attention: softmax(Q K^T / sqrt(d_head)) V, written out, its fast path, several heads, and the cache.
+
+Source: Vaswani et al. 2017, "Attention Is All You Need", sections 3.2.1 and 3.2.2, equation 1.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# What is added to a score that must not count. Finite, so that a query that may look at nothing (a padding
+# token on the left) gives ordinary numbers, which nobody reads, where -inf would give NaN.
+BLOCKED = -1e9
+
+# Differs from the paper (Press et al. 2022: 2^(-8h/H) for head h): steeper, for contexts of tens of tokens.
+# The first head sees little more than the token before, the last one sees all tokens alike.
+ALIBI_SLOPES = (1.5, 0.5, 0.1, 0.0)
+
+
+def causal_mask(n_query: int, n_key: int, device=None) -> Tensor:
+    """Return a boolean (T, S) mask: query t may look at key s where s is not later.
+
+    The queries are the last T of the S positions, so query t stands at position S - T + t.
+    """
+    query = torch.arange(n_key - n_query, n_key, device=device)  # (T,)
+    return torch.arange(n_key, device=device) <= query[:, None]  # (T, S)
+
+
+def alibi_bias(n_head: int, n_query: int, n_key: int, device=None) -> Tensor:
+    """Return (H, T, S): minus slope times distance, added to the scores in place of position embeddings.
+
+    Source: Press et al. 2022, "Train Short, Test Long", section 3. Differs from the paper: other slopes (see
+    `ALIBI_SLOPES`; head h takes slope h mod 4), and in an encoder the distance counts in both directions.
+    """
+    query = torch.arange(n_key - n_query, n_key, device=device)
+    distance = (torch.arange(n_key, device=device) - query[:, None]).abs()  # (T, S)
+    slopes = torch.tensor([ALIBI_SLOPES[h % len(ALIBI_SLOPES)] for h in range(n_head)], device=device)
+    return -slopes[:, None, None] * distance  # (H, T, S)
+
+
+def explicit_attention(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, causal: bool = False, dropout: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Attention written out (Vaswani et al. 2017, equation 1).
+
+    Args:
+        q: (B, H, T, d_head). k, v: (B, H, S, d_head).
+        bias: added to the scores, broadcast to (B, H, T, S); `BLOCKED` where a query must not look.
+        causal: query t looks at no key after it.
+        dropout: share of the weights set to zero.
+
+    Returns:
+        The mixed values (B, H, T, d_head) and the weights (B, H, T, S), each row of which sums to 1.
+    """
+    # (B, H, T, d_head) @ (B, H, d_head, S) -> (B, H, T, S)
+    scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
+    if bias is not None:
+        scores = scores + bias
+    if causal:
+        scores = scores.masked_fill(~causal_mask(q.shape[-2], k.shape[-2], q.device), BLOCKED)
+    weights = F.dropout(scores.softmax(dim=-1), dropout)  # (B, H, T, S)
+    return weights @ v, weights  # (B, H, T, S) @ (B, H, S, d_head) -> (B, H, T, d_head)
+
+
+def fast_attention(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, causal: bool = False, dropout: float = 0.0
+) -> Tensor:
+    """The same as `explicit_attention` in one fused call, which never holds the (T, S) weights in memory.
+
+    Source: Dao et al. 2022, "FlashAttention". Shapes as in `explicit_attention`; no weights are returned.
+    """
+    if causal and (bias is not None or q.shape[-2] != k.shape[-2]):  # PyTorch's is_causal covers neither case
+        blocked = ~causal_mask(q.shape[-2], k.shape[-2], q.device) * BLOCKED
+        bias, causal = blocked.to(q.dtype) if bias is None else bias + blocked.to(bias.dtype), False
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, is_causal=causal)
+
+
+class KeyValueCache:
+    """The keys and values of one attention layer, kept while a text is generated token by token.
+
+    Self-attention appends to buffers of a fixed length; cross-attention stores the encoder's once.
+    """
+
+    def __init__(self, max_length: int):
+        self.max_length = max_length
+        self.length = 0
+        self.k = self.v = None  # (B, H, max_length, d_head) each, made at the first call
+
+    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store k and v (B, H, T, d_head) of T new positions; return those of all positions so far."""
+        if self.k is None:
+            B, H, _, d_head = k.shape
+            self.k = k.new_empty(B, H, self.max_length, d_head)
+            self.v = k.new_empty(B, H, self.max_length, d_head)
+        start, self.length = self.length, self.length + k.shape[2]
+        if self.length > self.max_length:
+            raise ValueError(f"the cache holds {self.max_length} positions, not {self.length}")
+        self.k[:, :, start : self.length] = k
+        self.v[:, :, start : self.length] = v
+        return self.k[:, :, : self.length], self.v[:, :, : self.length]  # (B, H, S, d_head)
+
+    def reorder(self, rows: Tensor) -> None:
+        """Make row i continue what row `rows[i]` held (beam search drops some rows and doubles others)."""
+        if self.k is not None:
+            self.k, self.v = self.k[rows], self.v[rows]
+
+
+class MultiHeadAttention(nn.Module):
+    """H attentions side by side, each on d_head = D / H numbers (Vaswani et al. 2017, section 3.2.2).
+
+    With `explicit` set, `explicit_attention` runs in place of `fast_attention` and the weights of the last
+    call stay in `weights`, (B, H, T, S), to be printed.
+    """
+
+    def __init__(self, d_model: int, n_head: int, dropout: float = 0.0):
+        super().__init__()
+        self.n_head = n_head
+        self.dropout = dropout
+        self.q = nn.Linear(d_model, d_model)
+        self.k = nn.Linear(d_model, d_model)
+        self.v = nn.Linear(d_model, d_model)
+        self.out = nn.Linear(d_model, d_model)
+        self.explicit = False
+        self.weights: Tensor | None = None
+
+    def forward(
+        self,
+        x: Tensor,
+        memory: Tensor | None = None,
+        bias: Tensor | None = None,
+        causal: bool = False,
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
+        """Let each position of x (B, T, D) gather from x or, in cross-attention, from memory (B, S, D).
+
+        `bias` and `causal` are those of `explicit_attention`. Returns (B, T, D).
+        """
+        q = self.split_heads(self.q(x))
+        if memory is not None and cache is not None and cache.length:  # the encoder's text does not change
+            k, v = cache.k, cache.v
+        else:
+            source = x if memory is None else memory
+            k, v = self.split_heads(self.k(source)), self.split_heads(self.v(source))
+            if cache is not None:
+                k, v = cache.append(k, v)
+        dropout = self.dropout if self.training else 0.0
+        if self.explicit:
+            mixed, self.weights = explicit_attention(q, k, v, bias, causal, dropout)
+        else:
+            mixed = fast_attention(q, k, v, bias, causal, dropout)
+        # (B, H, T, d_head) -> (B, T, H, d_head) -> (B, T, D)
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+    def split_heads(self, x: Tensor) -> Tensor:
+        """(B, T, D) -> (B, H, T, d_head)."""
+        return x.unflatten(-1, (self.n_head, -1)).transpose(1, 2)
