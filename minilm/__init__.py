@@ -14,8 +14,8 @@ Shapes, everywhere in the code:
     L  n_layer: blocks in a stack
     P  masked positions kept per sequence
 
-`minilm.load`, `minilm.save`, `minilm.build`, `minilm.generate`, `minilm.PRESETS` and `minilm.BPE` are the names
-for programs; they are imported on first use, so that `import minilm` costs nothing.
+`minilm.load`, `minilm.save`, `minilm.build`, `minilm.generate`, `minilm.PRESETS` and `minilm.BPE` are the
+names for programs. They are imported on first use, so that `import minilm` costs nothing.
 """
 
 import importlib
