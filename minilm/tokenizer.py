@@ -1,0 +1,297 @@
+"""Byte-level byte-pair encoding: text -> pre-tokens -> bytes -> merges -> ids.
+
+Sennrich, Haddow and Birch 2016 (arXiv 1508.07909, section 3.2), over bytes as in GPT-2 (Radford et al. 2019,
+section 2.2), so that no text holds an unknown token. `pre_tokens` cuts a text into words, `train_naive` finds
+which neighbours to join, `train_fast` finds the same sooner, `BPE` joins them.
+"""
+
+import json
+import operator
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from heapq import heapify, heappop, heappush
+from itertools import chain, pairwise
+from pathlib import Path
+
+from .atomic import atomic_write
+from .errors import UserError, suggest
+
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "<|endoftext|>")
+FORMAT = "minilm byte-level BPE 1"
+CHUNK = 2**14  # characters that `encode_iterable` looks at together
+CACHE = 2**15  # distinct pre-tokens whose ids are remembered
+# GPT-2's '(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+ for ASCII. White space is
+# spelt out: Python's \s also holds \x1c-\x1f, which are no White_Space in Unicode, `regex` and Rust.
+GPT2_PATTERN = re.compile(
+    r"'(?:[sdmt]|ll|ve|re)| ?[A-Za-z]+| ?[0-9]+| ?[^\t-\r A-Za-z0-9]+|[\t-\r ]+(?![^\t-\r ])|[\t-\r ]+"
+)
+
+
+def _stand_in(match: re.Match) -> str:
+    """Return an ASCII character of the same class as the one found, in the Unicode of the running Python."""
+    char = match.group()
+    # isalpha is exactly \p{L}; isnumeric is \p{N} and letters such as U+4E00, "one". No contraction holds
+    # an "A", and no word begins with a tab.
+    return "A" if char.isalpha() else "0" if char.isnumeric() else "\t" if char.isspace() else "!"
+
+
+def pre_tokens(text: str, pattern: re.Pattern | None = None) -> list[str]:
+    """Cut a text into the pieces that no merge crosses; joined, they are the text.
+
+    Without `pattern`: GPT-2's pieces. With one: its matches, and whatever stands between two matches.
+    """
+    if pattern is None and text.isascii():
+        return GPT2_PATTERN.findall(text)
+    shape = re.sub(r"[^\x00-\x7f]", _stand_in, text) if pattern is None else text
+    spans = (match.span() for match in (pattern or GPT2_PATTERN).finditer(shape))
+    return [text[a:b] for a, b in pairwise([0, *chain.from_iterable(spans), len(text)]) if a < b]
+
+
+def join(tokens: list, pair: tuple, new) -> list:
+    """Replace each `pair` of neighbours by `new`, from left to right."""
+    joined = []
+    for token in tokens:
+        if joined and token == pair[1] and joined[-1] == pair[0]:
+            joined[-1] = new
+        else:
+            joined.append(token)
+    return joined
+
+
+def train_naive(words: dict[bytes, int], n_merges: int) -> list[tuple[bytes, bytes]]:
+    """Learn merges (Sennrich et al. 2016, section 3.2): count all pairs, join the best, count all again.
+
+    `words`: pre-token -> how often it occurs. The most frequent pair is best; of equals, the greater pair of
+    byte strings. Fewer merges come back where the pairs run out.
+    """
+    sequences, merges = {word: [bytes([byte]) for byte in word] for word in words}, []
+    while len(merges) < n_merges:
+        counts = Counter()
+        for word, tokens in sequences.items():
+            for pair in pairwise(tokens):
+                counts[pair] += words[word]
+        if not counts:
+            break
+        best = max(counts, key=lambda pair: (counts[pair], pair))
+        merges.append(best)
+        sequences = {word: join(tokens, best, best[0] + best[1]) for word, tokens in sequences.items()}
+    return merges
+
+
+def _heap_entry(count: int, pair: tuple[bytes, bytes]) -> tuple:
+    """Put the most frequent pair first, then the greatest; the 1 at its end puts "ab" before "a"."""
+    return -count, *((*map(operator.neg, token), 1) for token in pair), pair
+
+
+def train_fast(words: dict[bytes, int], n_merges: int) -> list[tuple[bytes, bytes]]:
+    """Learn what `train_naive` does: count once, then recount only the words that hold the joined pair."""
+    sequences = {word: [bytes([byte]) for byte in word] for word in words}
+    counts, places, merges = Counter(), defaultdict(set), []  # places: pair -> the words that hold it
+    for word, tokens in sequences.items():
+        for pair in pairwise(tokens):
+            counts[pair] += words[word]
+            places[pair].add(word)
+    heap = [_heap_entry(count, pair) for pair, count in counts.items()]
+    heapify(heap)
+    while heap and len(merges) < n_merges:
+        negative_count, *_, pair = heappop(heap)
+        if -negative_count != counts[pair]:  # from before other merges took some of these pairs
+            if counts[pair]:
+                heappush(heap, _heap_entry(counts[pair], pair))
+            continue
+        merges.append(pair)
+        new, born = pair[0] + pair[1], set()
+        for word in places.pop(pair):
+            for old in pairwise(sequences[word]):
+                counts[old] -= words[word]
+            sequences[word] = join(sequences[word], pair, new)
+            for now in pairwise(sequences[word]):
+                counts[now] += words[word]
+                if new in now:
+                    born.add(now)
+                    places[now].add(word)
+        for pair in born:
+            heappush(heap, _heap_entry(counts[pair], pair))
+    return merges
+
+
+def _check_utf8(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        found = f"character {error.start} is the lone surrogate {text[error.start]!r}"
+        raise UserError(f"{found}, which has no UTF-8: read the text anew, or use encode_bytes") from None
+
+
+class BPE:
+    """A tokenizer: `vocab` (id -> bytes), `merges` (pairs of bytes in the order learnt), `special_tokens`.
+
+    A special token that `vocab` lacks gets the next free id. `pattern`, of Python's `re`, finds pre-tokens
+    (None: GPT-2's). UserError: no id for a byte or merge, specials repeated or of one byte, bad pattern.
+    """
+
+    def __init__(self, vocab: dict, merges: list, special_tokens=(), pattern: str | None = None):
+        self.vocab, self.merges, self.pattern = dict(vocab), [(a, b) for a, b in merges], pattern
+        self.special_tokens, ids = tuple(special_tokens), {token: i for i, token in vocab.items()}
+        for token in self.special_tokens:
+            if len(token.encode()) < 2 or self.special_tokens.count(token) > 1:
+                raise UserError(f"special token {token!r} stands there twice, or has less than two bytes")
+            new_id = ids.setdefault(token.encode(), max(self.vocab, default=-1) + 1)
+            self.vocab[new_id] = token.encode()
+        self._special_ids = {token: ids[token.encode()] for token in self.special_tokens}
+        longest_first = sorted(self.special_tokens, key=len, reverse=True)
+        self._specials = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")  # (?!): found nowhere
+        try:
+            self._pattern = None if pattern is None else re.compile(pattern)
+            self._byte_ids = [ids[bytes([byte])] for byte in range(256)]
+            self._joined = [ids[a + b] for a, b in self.merges]  # rank of a merge -> id of its result
+            self._ranks = {(ids[a], ids[b]): rank for rank, (a, b) in enumerate(self.merges)}
+        except re.error as error:
+            raise UserError(f"pattern {pattern!r} is no regular expression of Python's re: {error}") from None
+        except KeyError as error:
+            raise UserError(f"the vocabulary has no id for {error}, a byte or part of a merge") from None
+        self._merge_cached = lru_cache(CACHE)(self._merge)
+
+    @classmethod
+    def train(cls, texts, vocab_size: int, special_tokens=(), pattern=None, learn=train_fast) -> "BPE":
+        """Learn `vocab_size` ids from an iterable of str, fewer if no pair is left. `learn`: fast or naive.
+
+        Ids: special tokens in their order, the 256 bytes, the merges. A special token cuts a text and is not
+        learnt from. UserError: `vocab_size` below 256 + special tokens, a text without UTF-8, and as `BPE`.
+        """
+        start = [token.encode() for token in special_tokens] + [bytes([byte]) for byte in range(256)]
+        if vocab_size < len(start):
+            raise UserError(f"vocab_size is {vocab_size}, the minimum {len(start)}: bytes + special tokens")
+        untrained = cls(dict(enumerate(start)), [], special_tokens, pattern)
+        words = Counter()
+        for text in [texts] if isinstance(texts, str) else texts:
+            _check_utf8(text)
+            for part in untrained._specials.split(text):
+                words.update(pre_tokens(part, untrained._pattern))
+        merges = learn({word.encode(): count for word, count in words.items()}, vocab_size - len(start))
+        return cls(dict(enumerate(start + [a + b for a, b in merges])), merges, special_tokens, pattern)
+
+    @property
+    def vocab_size(self) -> int:
+        """All ids are below this: the rows that an embedding needs."""
+        return max(self.vocab) + 1
+
+    def special_id(self, token: str) -> int:
+        """Return the id of a special token; UserError where the tokenizer has none of that name."""
+        if token not in self._special_ids:
+            raise UserError(f"{token!r} is no special token here{suggest(token, self.special_tokens)}")
+        return self._special_ids[token]
+
+    def encode(self, text: str, allow_special: bool = True) -> list[int]:
+        """Text -> ids that `decode` turns back; special tokens in it count as such if allowed, longest first.
+
+        UserError for a lone surrogate (half a UTF-16 pair), so that what `decode` returns can be printed.
+        """
+        _check_utf8(text)
+        return self._encode(text, allow_special)[0]
+
+    def encode_bytes(self, data: bytes, allow_special: bool = True) -> list[int]:
+        """Any bytes -> ids that `decode_bytes` turns back; for valid UTF-8 the ids of `encode`."""
+        return self._encode(data.decode("utf-8", "surrogateescape"), allow_special)[0]
+
+    def encode_iterable(self, iterable: Iterable[str], allow_special: bool = True) -> Iterator[int]:
+        """Yield the ids that `encode` gives for the joined strings (lines of a file, say), cut anywhere.
+
+        Memory: the cache, `CHUNK` characters, the longest two pre-tokens (a megabyte without a space is one).
+        This holds for a `pattern` that never looks behind its match, nor ahead past the next two pre-tokens.
+        """
+        waiting, enough = "", CHUNK
+        for chunk in iterable:
+            for start in range(0, len(chunk), CHUNK):
+                waiting += chunk[start : start + CHUNK]
+                if len(waiting) >= enough:
+                    _check_utf8(waiting)
+                    ids, end = self._encode(waiting, allow_special, more_follows=True)
+                    yield from ids
+                    waiting = waiting[end:]
+                    enough = CHUNK + 2 * len(waiting)  # so a long pre-token is not searched for every chunk
+        yield from self.encode(waiting, allow_special)
+
+    def _encode(self, text: str, allow_special: bool, more_follows: bool = False) -> tuple[list[int], int]:
+        """Return ids and where they end: with the text or, if more follows, where that can change nothing."""
+        longest = max(map(len, self.special_tokens), default=1)
+        in_sight = len(text) - (longest - 1 if more_follows else 0)  # a special that starts before is whole
+        ids, start = [], 0
+        for match in self._specials.finditer(text) if allow_special else ():
+            if match.start() < in_sight:
+                pieces = pre_tokens(text[start : match.start()], self._pattern)
+                ids += *chain.from_iterable(map(self._merge_cached, pieces)), self._special_ids[match.group()]
+                start = match.end()
+        pieces = pre_tokens(text[start : max(start, in_sight)], self._pattern)
+        if more_follows:
+            pieces = pieces[:-2]  # two, not one: "'" and "l" become "'ll" when an "l" follows
+        return ids + [*chain.from_iterable(map(self._merge_cached, pieces))], start + sum(map(len, pieces))
+
+    def _merge(self, piece: str) -> tuple[int, ...]:
+        """One pre-token -> ids, by the merge learnt first, leftmost first, while one applies; n log n."""
+        ids = [*(self._byte_ids[byte] for byte in piece.encode("utf-8", "surrogateescape")), None]
+        left, right = [*range(-1, len(ids) - 1)], [*range(1, len(ids)), 0]  # a ring that None closes
+        heap = [(self._ranks[pair], i) for i, pair in enumerate(pairwise(ids)) if pair in self._ranks]
+        heapify(heap)
+        while heap:
+            rank, i = heappop(heap)
+            j = right[i]
+            if self._ranks.get((ids[i], ids[j])) == rank:  # else another merge took one of the two
+                ids[i], ids[j], right[i] = self._joined[rank], None, right[j]
+                left[right[i]] = i
+                for k in (left[i], i):
+                    rank = self._ranks.get((ids[k], ids[right[k]]))
+                    if rank is not None:
+                        heappush(heap, (rank, k))
+        return tuple(i for i in ids if i is not None)
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """Ids -> bytes; UserError names an id that the vocabulary lacks."""
+        try:
+            return b"".join([self.vocab[i] for i in map(operator.index, ids)])
+        except KeyError as error:
+            raise UserError(f"id {error.args[0]} is not in the vocabulary of {len(self.vocab)} ids") from None
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Ids -> text; bytes that are no UTF-8 become U+FFFD. UserError as `decode_bytes`."""
+        return self.decode_bytes(ids).decode("utf-8", "replace")
+
+    def save(self, path: str | Path) -> None:
+        """Write, or replace, one JSON file, atomically. A byte xx that is no UTF-8 is written \\udcxx."""
+        vocab = {i: token.decode("utf-8", "surrogateescape") for i, token in self.vocab.items()}
+        merges = [[token.decode("utf-8", "surrogateescape") for token in pair] for pair in self.merges]
+        head = {"format": FORMAT, "pattern": self.pattern, "special_tokens": self.special_tokens}
+        data = head | {"vocab": vocab, "merges": merges}
+        text = json.dumps(data, ensure_ascii=False, separators=(",\n", ": "))
+        atomic_write(path, text.encode("utf-8", "backslashreplace") + b"\n")  # writes \udcxx as JSON does
+
+    @classmethod
+    def load(cls, path: str | Path) -> "BPE":
+        """Read what `save` wrote; UserError names a file that is missing, damaged or another program's."""
+        try:
+            data = json.loads(Path(path).read_text("utf-8"))
+            if data.get("format") != FORMAT:
+                raise ValueError(f"its format is {data.get('format')!r}, {FORMAT!r} is expected")
+            vocab = {int(i): token.encode("utf-8", "surrogateescape") for i, token in data["vocab"].items()}
+            merges = [[token.encode("utf-8", "surrogateescape") for token in pair] for pair in data["merges"]]
+            return cls(vocab, merges, data["special_tokens"], data["pattern"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path}: cannot be read as a tokenizer saved by minilm ({error})") from None
+
+    @classmethod
+    def from_gpt2(cls, vocab_json, merges_txt, special_tokens=("<|endoftext|>",)) -> "BPE":
+        """Read GPT-2's two files (or BART's, RoBERTa's, with their special tokens); UserError as `load`."""
+        # A byte stands there as its own character where that shows, else as the next one from U+0100 on.
+        shown, spare = {*range(33, 127), *range(161, 173), *range(174, 256)}, iter(range(256, 512))
+        byte_of = {chr(byte if byte in shown else next(spare)): byte for byte in range(256)}
+        try:
+            ids = json.loads(Path(vocab_json).read_text("utf-8"))
+            token_of = {name: bytes(map(byte_of.get, name)) for name in ids if name not in special_tokens}
+            lines = Path(merges_txt).read_text("utf-8").split("\n")
+            merges = [line.split(" ") for line in lines if line and not line.startswith("#version:")]
+            vocab = {i: token_of.get(name, name.encode()) for name, i in ids.items()}
+            return cls(vocab, [(token_of[a], token_of[b]) for a, b in merges], special_tokens)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{vocab_json}, {merges_txt}: not GPT-2's vocabulary files ({error})") from None

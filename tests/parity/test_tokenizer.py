@@ -1,0 +1,99 @@
+"""The same pre-tokens and ids as the Rust library `tokenizers` and the package `regex`, where installed."""
+
+import random
+import sys
+import unicodedata
+
+import pytest
+
+from minilm.tokenizer import BPE, SPECIAL_TOKENS, pre_tokens
+
+MIXED = (
+    "Don't stop; we'll say they've 12 naïve cafés.\r\n\r\n\tTabs \u00a0 and\u2003wide   spaces  \n"
+    "漢字かな交じり文、한국어 ٣٤٥ ½Ⅻ² 一二三 Ελληνικά हिन्दी Ἀθῆναι ไทย עברית العربية "
+    "e\u0301 👩‍👩‍👧 🇧🇷 \x00\x1c\x1d\x1e\x1f\x7f\x85\u200b\u2028 '' 'S 'LL 's's'd'm't're 'ſ ǅ ª º ⅷ ߀ 𝟘 𒐀 𠀀"
+)
+
+
+def rust_name(token):
+    """A token as the Rust library writes it: bytes without a glyph of their own move to U+0100 and on."""
+    moved = [byte for byte in range(256) if not (33 <= byte <= 126 or 161 <= byte <= 172 or 174 <= byte)]
+    return "".join(chr(256 + moved.index(byte)) if byte in moved else chr(byte) for byte in token)
+
+
+def rust_tokenizer(bpe):
+    """The Rust library's tokenizer with our vocabulary, merges and special tokens."""
+    rust = pytest.importorskip("tokenizers")
+    vocab = {rust_name(token): i for i, token in bpe.vocab.items()}
+    merges = [(rust_name(a), rust_name(b)) for a, b in bpe.merges]
+    tokenizer = rust.Tokenizer(rust.models.BPE(vocab, merges))
+    tokenizer.pre_tokenizer = rust.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = rust.decoders.ByteLevel()
+    tokenizer.add_special_tokens(list(bpe.special_tokens))
+    return tokenizer
+
+
+def assigned_characters():
+    """The characters that the running Python's Unicode knows; a newer letter is a symbol to us."""
+    return [
+        char for char in map(chr, range(sys.maxunicode + 1)) if unicodedata.category(char) not in ("Cn", "Cs")
+    ]
+
+
+def random_texts(n, length):
+    rng = random.Random(0)
+    alphabets = ["aabbcd  '\n", "'sltdmvre A1", MIXED, " \t\x1c\x85\u00a0\u3000a1!", MIXED + "etaoin  shrdlu"]
+    return ["".join(rng.choices(alphabets[i % len(alphabets)], k=rng.randrange(length))) for i in range(n)]
+
+
+@pytest.fixture(scope="module")
+def bpe():
+    return BPE.train([MIXED * 3, *random_texts(500, 60)], 1500, SPECIAL_TOKENS)
+
+
+def test_pre_tokens_equal_the_rust_library():
+    rust = pytest.importorskip("tokenizers")
+    cutter = rust.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    for text in [MIXED, *random_texts(1000, 40)]:
+        theirs = [text[a:b] for _, (a, b) in cutter.pre_tokenize_str(text)]
+        assert pre_tokens(text) == theirs, f"other pre-tokens for {text!r}"
+
+
+def test_every_character_has_the_class_of_the_regex_package():
+    regex = pytest.importorskip("regex")
+    pattern = regex.compile(r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
+    chars = assigned_characters()
+    for start in range(0, len(chars), 10_000):
+        text = "".join(f"a{char}{char}0" for char in chars[start : start + 10_000])
+        assert pre_tokens(text) == pattern.findall(text), f"from U+{ord(chars[start]):04X} on"
+
+
+def test_ids_equal_the_rust_library(bpe):
+    rust = rust_tokenizer(bpe)
+    everything = "".join(char for char in assigned_characters() if unicodedata.category(char) != "Co")
+    for text in [
+        MIXED,
+        MIXED + "[SEP]they[MASK] <|endoftext|>",
+        everything[:150_000],
+        *random_texts(1500, 60),
+    ]:
+        ids = bpe.encode(text)
+        assert ids == rust.encode(text, add_special_tokens=False).ids, f"other ids for {text[:80]!r}"
+        assert rust.decode(ids, skip_special_tokens=False) == bpe.decode(ids) == text
+
+
+def test_invalid_bytes_decode_alike(bpe):
+    rust, rng = rust_tokenizer(bpe), random.Random(1)
+    for _ in range(200):
+        ids = [len(SPECIAL_TOKENS) + byte for byte in rng.choices(range(256), k=12)]
+        assert bpe.decode(ids) == rust.decode(ids), f"other text for the bytes {bpe.decode_bytes(ids)}"
+
+
+def test_files_of_gpt2_read_alike(tmp_path, bpe):
+    rust = pytest.importorskip("tokenizers")
+    plain = BPE.train([MIXED * 3, *random_texts(500, 60)], 1000)
+    rust_tokenizer(BPE(plain.vocab, plain.merges)).model.save(str(tmp_path))
+    ours = BPE.from_gpt2(tmp_path / "vocab.json", tmp_path / "merges.txt")
+    theirs = rust.ByteLevelBPETokenizer(str(tmp_path / "vocab.json"), str(tmp_path / "merges.txt"))
+    assert ours.encode(MIXED) == theirs.encode(MIXED).ids == plain.encode(MIXED)
+    assert ours.special_id("<|endoftext|>") == 1000
