@@ -1,0 +1,224 @@
+"""Run folders: what a run leaves on disk, how it goes on from there, and how its model is loaded.
+
+    runs/NAME/
+        config.json         the ModelConfig, and "format": "minilm"
+        tokenizer.json      the BPE, where there is one
+        model.safetensors   the weights, for whoever loads the model
+        trainer.pt          what resuming needs: weights, optimizer and step, in one file
+        settings.json       the resolved command
+        log.jsonl           one JSON object per logged step
+        results.json        the closing table; its presence says that the run is finished
+
+Each file is written beside and then renamed, so a file is old or new and never half (`minilm/atomic.py`). Two
+files cannot be renamed at once: a process killed between them leaves one of an earlier step. That is why
+trainer.pt holds the weights too. Resuming reads trainer.pt alone, loading reads model.safetensors alone, and
+neither can mix two steps.
+"""
+
+import json
+import pickle
+from collections import OrderedDict
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+import torch
+from torch import Tensor, nn
+
+from .atomic import atomic_write, read_json, write_json
+from .config import ModelConfig
+from .errors import UserError
+from .flags import kind_of
+from .models import build
+from .runs import (
+    CONFIG,
+    FORMAT,
+    LOG,
+    TOKENIZER,
+    TRAINER,
+    WEIGHTS,
+    empty_run_folder,
+    make_folder,
+    near_runs,
+)
+from .tensorfile import read_tensors, write_tensors
+from .tokenizer import BPE
+
+ZIP = b"PK\x03\x04"  # how the files of torch.save begin; they have been zip files since PyTorch 1.6
+# What `torch.load` raises for damaged files, by the place of the damage.
+DAMAGE = (RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, AssertionError, OSError)
+
+
+def load(path: str | Path, device: str = "cpu") -> tuple[nn.Module, BPE | None]:
+    """Return (model, tokenizer) of a run folder, the model in evaluation mode.
+
+    The tokenizer is None where the folder has none. UserError names the file that is missing or wrong.
+    """
+    folder = Path(path)
+    model = build(load_config(folder))
+    load_weights(folder, model)
+    tokenizer = BPE.load(folder / TOKENIZER) if (folder / TOKENIZER).exists() else None
+    return model.to(device).eval(), tokenizer
+
+
+def save(model: nn.Module, tokenizer, path: str | Path, overwrite: bool = False) -> None:
+    """Write a model and its tokenizer (or None) into a folder that `load` reads.
+
+    UserError where the folder holds anything already, unless `overwrite`, which replaces a run folder.
+    """
+    folder = Path(path)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if not overwrite:
+            raise UserError(f"{folder} exists already: choose another name, or overwrite=True to replace it")
+        empty_run_folder(folder)
+    make_folder(folder, exist_ok=True)
+    save_model(folder, model.state_dict(), model.config.to_dict(), tokenizer)
+
+
+def save_model(folder: str | Path, model_state: dict[str, Tensor], config: dict, tokenizer=None) -> None:
+    """Write config.json, tokenizer.json and model.safetensors, the weights last: with them it is a model."""
+    folder = Path(folder)
+    write_json(folder / CONFIG, {"format": FORMAT, **config})
+    if tokenizer is not None:
+        tokenizer.save(folder / TOKENIZER)
+    write_tensors(folder / WEIGHTS, model_state)
+
+
+def load_config(folder: str | Path) -> ModelConfig:
+    """Return the ModelConfig of a run folder; UserError where config.json is missing, foreign or wrong."""
+    path = Path(folder) / CONFIG
+    if not path.exists():
+        what = f"no {CONFIG} in it" if path.parent.is_dir() else "no such folder"
+        raise UserError(f"{folder}: not a run folder of ours, {what}{near_runs(Path(folder))}")
+    values = read_json(path)
+    if "model_type" in values:
+        raise UserError(f"{folder}: a Hugging Face folder ({values['model_type']}), not a run folder of ours")
+    if values.pop("format", None) != FORMAT:
+        raise UserError(f'{path}: "format": "{FORMAT}" is missing, so it is not a config of ours')
+    for name, hint in get_type_hints(ModelConfig).items():
+        if name in values and not fits(values[name], hint):
+            raise UserError(f"{path}: {name!r} is {values[name]!r}, expected {kind_of(hint)}")
+    try:
+        return ModelConfig.from_dict(values)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def fits(value, hint) -> bool:
+    """Say whether a value read from JSON is of a field's type: a class, or a union or Literal."""
+    if hint is float:
+        return type(value) in (int, float)
+    if isinstance(hint, type):
+        return type(value) is hint  # not isinstance(): to Python true is an int
+    return any(fits(value, part) if isinstance(part, type) else value == part for part in get_args(hint))
+
+
+def load_weights(folder: str | Path, model: nn.Module) -> None:
+    """Read model.safetensors into the model; UserError unless every name and every shape fits."""
+    path = Path(folder) / WEIGHTS
+    if not path.exists():
+        raise UserError(f"{folder}: no {WEIGHTS} in it; was the run stopped before its first checkpoint?")
+    state = read_tensors(path)
+    check_state(path, state, model.state_dict())
+    model.load_state_dict(state)
+
+
+def check_state(path: Path, found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """Raise UserError, naming the first few, unless both have the same names with the same shapes."""
+
+    def shape(tensor: Tensor) -> str:
+        return "x".join(map(str, tensor.shape)) or "scalar"
+
+    differing = [n for n in expected if n in found and found[n].shape != expected[n].shape]
+    problems = {
+        "missing": [name for name in expected if name not in found],
+        "unexpected": [name for name in found if name not in expected],
+        "of another shape": [
+            f"{name}: {shape(found[name])}, expected {shape(expected[name])}" for name in differing
+        ],
+    }
+    texts = [
+        f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for what, names in problems.items()
+        if names
+    ]
+    if texts:
+        raise UserError(f"{path} does not fit the model: {'; '.join(texts)}")
+
+
+def save_trainer(folder: str | Path, state: dict) -> None:
+    """Write trainer.pt: everything from which training goes on, in one file, so of one step.
+
+    `state` has `step`, `model` (the weights) and whatever else the loop needs, made of dictionaries, lists,
+    tuples, tensors, texts, numbers and None. Raises ValueError otherwise: `load_trainer` could not read it.
+    """
+    if not {"step", "model"} <= set(state):
+        raise ValueError("a trainer state needs 'step' and 'model': resuming must not mix two files")
+    check_plain(state, "state")
+    atomic_write(Path(folder) / TRAINER, lambda file: torch.save(state, file))
+
+
+def check_plain(value, where: str) -> None:
+    """Raise ValueError, saying where, for what `torch.load(weights_only=True)` would refuse."""
+    if type(value) in (dict, OrderedDict):
+        for key, item in value.items():
+            check_plain(key, f"a key of {where}")
+            check_plain(item, f"{where}[{key!r}]")
+    elif type(value) in (list, tuple):
+        for i, item in enumerate(value):
+            check_plain(item, f"{where}[{i}]")
+    elif type(value) not in (str, int, float, bool, type(None), Tensor, nn.Parameter):
+        raise ValueError(f"{where} is of type {type(value).__name__}, which a trainer state cannot hold")
+
+
+def load_trainer(folder: str | Path, device: str = "cpu") -> dict:
+    """Return what `save_trainer` wrote, its tensors on `device`.
+
+    UserError where there is none, where it is cut off, or where it holds more than plain data: a pickle that
+    would run code is refused and not run.
+    """
+    path = Path(folder) / TRAINER
+    if not path.is_file():
+        raise UserError(f"{folder}: no {TRAINER} to go on from; --overwrite starts the run anew")
+    with open(path, "rb") as file:
+        if file.read(len(ZIP)) != ZIP:
+            raise UserError(f"{path}: cut off, or not a file of torch.save; --overwrite starts the run anew")
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except pickle.UnpicklingError:
+        raise UserError(f"{path}: refused, it holds more than plain data, and that could run code") from None
+    except DAMAGE as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path}: damaged ({reason}); --overwrite starts the run anew") from None
+    if not isinstance(state, dict) or not {"step", "model"} <= set(state):
+        raise UserError(f"{path}: not a trainer state of ours, 'step' and 'model' are missing")
+    return state
+
+
+def append_log(folder: str | Path, record: dict) -> None:
+    """Add one JSON object as a line to log.jsonl. Log step N before saving step N: see `trim_log`."""
+    with open(Path(folder) / LOG, "a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def read_log(folder: str | Path) -> list[dict]:
+    """Return the records of log.jsonl, none where there is no log.
+
+    A last line without its end was cut off by a kill and is left out. UserError for any other bad line.
+    """
+    path = Path(folder) / LOG
+    if not path.exists():
+        return []
+    *lines, _cut_off = path.read_bytes().split(b"\n")
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            records.append(json.loads(line))
+        except ValueError as error:
+            raise UserError(f"{path}, line {number}: not JSON ({error})") from None
+    return records
+
+
+def trim_log(folder: str | Path, step: int) -> None:
+    """Drop the records after `step`, to which a resumed run goes back, and a line that was cut off."""
+    kept = [record for record in read_log(folder) if record.get("step", 0) <= step]
+    atomic_write(Path(folder) / LOG, "".join(json.dumps(record) + "\n" for record in kept))

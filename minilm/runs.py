@@ -1,0 +1,120 @@
+"""Which folder a run writes into: nothing existing is overwritten, and two runs never share one.
+
+`runs/masked` is the first run of that name, `runs/masked-2` the second. A folder is claimed by making it,
+which the operating system lets only one process do.
+"""
+
+import re
+from pathlib import Path
+
+from .atomic import LEFTOVER, read_json, remove_leftovers
+from .errors import UserError, suggest
+
+CONFIG, TOKENIZER, WEIGHTS = "config.json", "tokenizer.json", "model.safetensors"
+TRAINER, SETTINGS, LOG, RESULTS = "trainer.pt", "settings.json", "log.jsonl", "results.json"
+# In the order in which --overwrite deletes them: what marks a folder as a run of ours goes last.
+RUN_FILES = (RESULTS, WEIGHTS, TRAINER, TOKENIZER, SETTINGS, CONFIG, LOG)
+FORMAT = "minilm"  # "format" in config.json
+
+
+def choose_folder(
+    name: str, out: str | None = None, overwrite: bool = False, resume: bool = False, root: str = "runs"
+) -> Path:
+    """Return the folder of a run, made if it is new. Nothing existing is overwritten unless asked for.
+
+    Without `out`: `root/name`, or `root/name-2` and so on where that is taken; with `resume` the newest of
+    these that was interrupted. With an `out` that exists: `resume` continues it, `overwrite` empties it.
+    Otherwise UserError.
+    """
+    if overwrite and resume:
+        raise UserError("--overwrite and --resume: one replaces a run, the other continues it; give one")
+    if out is None:
+        if overwrite:
+            raise UserError("--overwrite needs --out FOLDER; without --out every run has a new folder")
+        return newest_interrupted(name, root) if resume else next_folder(name, root)
+    folder = Path(out)
+    if resume:
+        if not (folder / TRAINER).exists():
+            what = f"no {TRAINER} in it" if folder.exists() else f"no such folder{near_runs(folder)}"
+            raise UserError(f"--resume: nothing to continue in {folder}, {what}")
+        remove_leftovers(folder)
+        return folder
+    if overwrite and folder.exists():
+        empty_run_folder(folder)
+    elif not make_folder(folder):
+        raise UserError(f"--out {folder} exists: add --resume to continue it or --overwrite to replace it")
+    (folder / LOG).touch()  # marks it as ours even when the run is killed before its first checkpoint
+    return folder
+
+
+def next_folder(name: str, root: str) -> Path:
+    """Make and return `root/name`, or with the number after the highest there is."""
+    number = max(numbered(name, root), default=0)
+    while True:
+        number += 1
+        folder = Path(root) / (name if number == 1 else f"{name}-{number}")
+        if make_folder(folder):  # else another process took it just now
+            (folder / LOG).touch()
+            return folder
+
+
+def numbered(name: str, root: str) -> dict[int, Path]:
+    """Return what has the name of such a run in `root`, by number: `name` is 1, `name-2` is 2."""
+    pattern = re.compile(re.escape(name) + r"(?:-([1-9]\d*))?")
+    paths = Path(root).iterdir() if Path(root).is_dir() else ()
+    matches = ((pattern.fullmatch(path.name), path) for path in paths)
+    return {int(match[1] or 1): path for match, path in matches if match}
+
+
+def find_run(name: str, root: str = "runs") -> Path | None:
+    """Return the finished run of this name (it has a results.json) with the highest number; else None."""
+    finished = {n: path for n, path in numbered(name, root).items() if (path / RESULTS).exists()}
+    return finished[max(finished)] if finished else None
+
+
+def newest_interrupted(name: str, root: str) -> Path:
+    """Return the newest run of this name that has a checkpoint and no results; UserError without one."""
+    runs = numbered(name, root).items()
+    open_runs = {n: p for n, p in runs if (p / TRAINER).exists() and not (p / RESULTS).exists()}
+    if not open_runs:
+        raise UserError(
+            f"--resume: no interrupted run of {Path(root) / name} has a checkpoint; name it by --out"
+        )
+    remove_leftovers(open_runs[max(open_runs)])
+    return open_runs[max(open_runs)]
+
+
+def make_folder(folder: Path, exist_ok: bool = False) -> bool:
+    """Make a folder and those above it. False where it was there: of two processes one alone gets True."""
+    try:
+        folder.mkdir(parents=True, exist_ok=exist_ok)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made ({error.strerror})") from None
+    return True
+
+
+def empty_run_folder(folder: Path) -> None:
+    """Delete the files of a run, and nothing else; UserError unless the folder is a run folder of ours."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} is a file, not a run folder")
+    names = [path.name for path in folder.iterdir()]
+    foreign = [name for name in names if name not in RUN_FILES and not LEFTOVER.fullmatch(name)]
+    ours = not names or (LOG in names and (SETTINGS in names or not foreign))
+    if CONFIG in names and not ours:
+        ours = read_json(folder / CONFIG).get("format") == FORMAT
+    if not ours:
+        raise UserError(
+            f"{folder} is not a run folder of ours (it holds {(foreign or names)[0]}): not replaced"
+        )
+    remove_leftovers(folder)
+    for name in RUN_FILES:
+        (folder / name).unlink(missing_ok=True)
+
+
+def near_runs(folder: Path) -> str:
+    """Return a suggestion for a folder that is not there: the nearest name beside it."""
+    if folder.exists() or not folder.parent.is_dir():
+        return ""
+    return suggest(str(folder), [path for path in folder.parent.iterdir() if path.is_dir()])
