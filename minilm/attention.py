@@ -49,7 +49,8 @@ def explicit_attention(
         dropout: share of the weights set to zero.
 
     Returns:
-        The mixed values (B, H, T, d_head) and the weights (B, H, T, S), each row of which sums to 1.
+        The mixed values (B, H, T, d_head) and the weights (B, H, T, S). A row of weights sums to 1 before
+        dropout.
     """
     # (B, H, T, d_head) @ (B, H, d_head, S) -> (B, H, T, S)
     scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
@@ -69,8 +70,8 @@ def fast_attention(
     Source: Dao et al. 2022, "FlashAttention". Shapes as in `explicit_attention`; no weights are returned.
     """
     if causal and (bias is not None or q.shape[-2] != k.shape[-2]):  # PyTorch's is_causal covers neither case
-        blocked = ~causal_mask(q.shape[-2], k.shape[-2], q.device) * BLOCKED
-        bias, causal = blocked.to(q.dtype) if bias is None else bias + blocked.to(bias.dtype), False
+        later = ~causal_mask(q.shape[-2], k.shape[-2], q.device)  # (T, S)
+        bias, causal = (q.new_zeros(()) if bias is None else bias).masked_fill(later, BLOCKED), False
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, is_causal=causal)
 
 
@@ -86,17 +87,26 @@ class KeyValueCache:
         self.k = self.v = None  # (B, H, max_length, d_head) each, made at the first call
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store k and v (B, H, T, d_head) of T new positions; return those of all positions so far."""
+        """Store k and v (B, H, T, d_head) of T new positions; return those of all S positions so far.
+
+        Raises:
+            ValueError: where they do not fit; the cache stays as it was.
+        """
         if self.k is None:
             B, H, _, d_head = k.shape
             self.k = k.new_empty(B, H, self.max_length, d_head)
             self.v = k.new_empty(B, H, self.max_length, d_head)
-        start, self.length = self.length, self.length + k.shape[2]
-        if self.length > self.max_length:
-            raise ValueError(f"the cache holds {self.max_length} positions, not {self.length}")
-        self.k[:, :, start : self.length] = k
-        self.v[:, :, start : self.length] = v
-        return self.k[:, :, : self.length], self.v[:, :, : self.length]  # (B, H, S, d_head)
+        start, end = self.length, self.length + k.shape[2]
+        if end > self.max_length:
+            raise ValueError(f"the cache holds {self.max_length} positions, not {end}")
+        self.k[:, :, start:end] = k
+        self.v[:, :, start:end] = v
+        self.length = end
+        return self.contents()
+
+    def contents(self) -> tuple[Tensor, Tensor]:
+        """Return the keys and values (B, H, S, d_head) of all positions so far."""
+        return self.k[:, :, : self.length], self.v[:, :, : self.length]
 
     def reorder(self, rows: Tensor) -> None:
         """Make row i continue what row `rows[i]` held (beam search drops some rows and doubles others)."""
@@ -136,7 +146,7 @@ class MultiHeadAttention(nn.Module):
         """
         q = self.split_heads(self.q(x))
         if memory is not None and cache is not None and cache.length:  # the encoder's text does not change
-            k, v = cache.k, cache.v
+            k, v = cache.contents()
         else:
             source = x if memory is None else memory
             k, v = self.split_heads(self.k(source)), self.split_heads(self.v(source))

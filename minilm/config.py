@@ -24,7 +24,7 @@ class ModelConfig:
     n_head: int = 12  # H: attention heads; d_head = d_model / n_head
     d_ff: int = 3072  # F: inner width of the feed-forward part
     max_positions: int = 512  # longest sequence, in tokens
-    n_segments: int = 0  # 2 where the input is a pair of texts, marked A and B (BERT); else 0
+    n_segments: int = 0  # 2 where the encoder reads a pair of texts, marked A and B (BERT); else 0
     positions: Literal["learned", "sinusoidal", "alibi"] = "learned"  # how the model knows the order
     position_offset: int = 0  # unused rows before position 0 (2 in BART)
     init_std: float | None = None  # deviation of the first weights; none: 0.55 / sqrt(d_model)
@@ -46,9 +46,13 @@ class ModelConfig:
         for name in ("vocab_size", "d_model", "n_head", "d_ff", "max_positions"):
             if getattr(self, name) < 1:
                 raise UserError(f"{_flag(name)} {getattr(self, name)}: must be 1 or more")
+        for name in ("n_segments", "position_offset", "init_std", "norm_eps"):
+            if (getattr(self, name) or 0) < 0:
+                raise UserError(f"{_flag(name)} {getattr(self, name)}: must not be below 0")
         if self.n_encoder_layer < 0 or self.n_decoder_layer < 0 or self.n_layer == 0:
             raise UserError(
-                "--n-encoder-layer, --n-decoder-layer: at least one must be 1 or more, none below 0"
+                f"--n-encoder-layer {self.n_encoder_layer}, --n-decoder-layer {self.n_decoder_layer}: "
+                "at least one must be 1 or more, none below 0"
             )
         if self.d_model % self.n_head:
             raise UserError(
@@ -59,6 +63,8 @@ class ModelConfig:
             raise UserError(
                 "--next-sentence needs an encoder and --pooler: its head reads the pooled first token"
             )
+        if (self.pooler or self.n_segments) and not self.n_encoder_layer:
+            raise UserError("--pooler and --n-segments need an encoder: a decoder alone uses neither")
         for name in ("dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{_flag(name)} {getattr(self, name)}: must lie in [0, 1)")
@@ -122,13 +128,20 @@ _BART = dict(
     vocab_size=50265, max_positions=1024, position_offset=2, norm="post", embedding_norm=True, init_std=0.02
 )  # Lewis et al. 2020
 _TRANSFORMER = dict(
-    vocab_size=37000, positions="sinusoidal", norm="post", activation="relu", scale_embeddings=True
+    vocab_size=37000,
+    positions="sinusoidal",
+    norm="post",
+    activation="relu",
+    scale_embeddings=True,
+    attention_dropout=0.0,
 )  # Vaswani et al. 2017
 _PAIRS = dict(n_segments=2, pooler=True, next_sentence=True)
-# The CPU-sized models are pre-norm with a final norm and without dropout. Differs from the papers: at these
-# widths and a minute of training, post-norm and dropout only delay the moment at which a lesson is seen.
-_TINY = dict(vocab_size=1024, max_positions=128, norm="pre", final_norm=True, norm_eps=1e-5)
-_TINY |= dict(init_std=None, dropout=0.0, attention_dropout=0.0)
+# The CPU-sized models differ from the papers: pre-norm with a final norm, no norm on the embeddings, no dense
+# layer before the vocabulary, no dropout. At these widths and in a minute, the papers' choices delay the moment
+# at which attention begins to work: with the norm and the dense layer a bert-tiny knows the right place of a
+# thing less than half the time after 3,000 steps, without them nearly always after 1,000.
+_TINY = dict(vocab_size=1024, max_positions=128, norm="pre", final_norm=True, norm_eps=1e-5, init_std=None)
+_TINY |= dict(embedding_norm=False, head_transform=False, dropout=0.0, attention_dropout=0.0)
 
 
 def _sizes(d_model: int, n_head: int, encoder: int = 0, decoder: int = 0) -> dict:
@@ -150,8 +163,8 @@ PRESETS: dict[str, ModelConfig] = {
         "gpt2-xl": _GPT2 | _sizes(1600, 25, decoder=48),
         "bart-base": _BART | _sizes(768, 12, encoder=6, decoder=6),
         "bart-large": _BART | _sizes(1024, 16, encoder=12, decoder=12),
-        "bert-tiny": _BERT | _PAIRS | _TINY | _sizes(64, 2, encoder=2),
-        "distilbert-tiny": _BERT | _TINY | _sizes(64, 2, encoder=1),
+        "bert-tiny": _BERT | _PAIRS | _TINY | _sizes(64, 4, encoder=2),
+        "distilbert-tiny": _BERT | _TINY | _sizes(64, 4, encoder=1),
         "gpt-tiny": _GPT2 | _TINY | _sizes(96, 4, decoder=3),
         "bart-tiny": _BART | _TINY | _sizes(64, 4, encoder=2, decoder=2),
         "transformer-tiny": _TRANSFORMER | _TINY | _sizes(96, 4, encoder=2, decoder=2),

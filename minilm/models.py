@@ -7,6 +7,8 @@
 A model returns hidden states and logits. Losses are the objectives' business.
 """
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,7 +29,9 @@ class Transformer(nn.Module):
         if config.n_encoder_layer:
             self.encoder = Stack(config, config.n_encoder_layer, causal=False)
         if config.n_decoder_layer:
-            self.decoder = Stack(config, config.n_decoder_layer, causal=True, cross=self.encoder is not None)
+            one_text = replace(config, n_segments=0)  # a pair of texts A and B is the encoder's business
+            cross = self.encoder is not None
+            self.decoder = Stack(one_text, config.n_decoder_layer, causal=True, cross=cross)
         self.pooler = nn.Linear(D, D) if config.pooler else None
         self.next_sentence = nn.Linear(D, 2) if config.next_sentence else None
         self.vocabulary = VocabularyHead(config)
@@ -50,11 +54,11 @@ class Transformer(nn.Module):
             token_type_ids: (B, T), 0 for text A and 1 for text B.
             decoder_input_ids, decoder_attention_mask: the same for the decoder of an encoder-decoder.
         """
+        if self.encoder is not None and self.decoder is not None and decoder_input_ids is None:
+            raise ValueError("an encoder-decoder gives logits for decoder_input_ids, and none were given")
         states = self.hidden_states(
             input_ids, attention_mask, token_type_ids, decoder_input_ids, decoder_attention_mask
         )
-        if self.encoder is not None and self.decoder is not None and decoder_input_ids is None:
-            raise ValueError("an encoder-decoder gives logits for decoder_input_ids, and none were given")
         return self.vocabulary_logits(states[-1])
 
     def hidden_states(
@@ -132,9 +136,10 @@ class Transformer(nn.Module):
             return
         for stack in filter(None, (self.encoder, self.decoder)):
             for block in stack.blocks:
-                attentions = [a for a in (block.self_attention, block.cross_attention) if a is not None]
-                for layer in [a.out for a in attentions] + [block.feed_forward.down]:
-                    layer.weight.data.mul_((2 * len(stack.blocks)) ** -0.5)
+                attentions = filter(None, (block.self_attention, block.cross_attention))
+                outputs = [a.out for a in attentions] + [block.feed_forward.down]
+                for layer in outputs:
+                    layer.weight.data.mul_((len(outputs) * len(stack.blocks)) ** -0.5)
 
     def use_explicit_attention(self, explicit: bool = True) -> "Transformer":
         """Choose attention written out, which keeps its weights for printing, or the fast path."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .attention import BLOCKED, KeyValueCache, MultiHeadAttention, alibi_bias
 from .config import ModelConfig
+from .errors import UserError
 
 ACTIVATIONS = {
     "relu": F.relu,
@@ -126,9 +127,10 @@ class Block(nn.Module):
 
     def add(self, x: Tensor, part, norm: nn.LayerNorm) -> Tensor:
         """x + part(norm(x)) in pre-norm, norm(x + part(x)) in post-norm; (B, T, D) -> (B, T, D)."""
-        if self.pre:
-            return x + self.dropout(part(norm(x)))
-        return norm(x + self.dropout(part(x)))
+        change = part(norm(x)) if self.pre else part(x)
+        if self.training:  # calling it to change nothing would cost a twentieth of a generated token
+            change = self.dropout(change)
+        return x + change if self.pre else norm(x + change)
 
     def forward(
         self,
@@ -173,7 +175,8 @@ class Stack(nn.Module):
 
         Args:
             token_vectors: (B, T, D), the rows of the token embedding.
-            attention_mask: (B, S), 1 for a real token and 0 for padding; with caches S counts the past too.
+            attention_mask: (B, S), 1 for a real token and 0 for padding; with caches S counts the past too,
+                else S = T.
             token_type_ids: (B, T), 0 for text A and 1 for text B.
             memory, memory_mask: the encoder's last hidden states (B, S, D) and their mask (B, S).
             caches: one per block, to continue a text of which only the T newest tokens are given.
@@ -182,15 +185,21 @@ class Stack(nn.Module):
             n_layer + 1 hidden states (B, T, D): the embeddings first, the last one after the final norm.
 
         Raises:
-            ValueError: where the text is longer than `max_positions`.
+            UserError: where the text is longer than `max_positions`.
+            ValueError: where the mask is not (B, S).
         """
         T = token_vectors.shape[1]
         n_past = caches[0].self_attention.length if caches else 0
-        if n_past + T > self.config.max_positions:
-            raise ValueError(f"{n_past + T} tokens; this model has {self.config.max_positions} positions")
+        S = n_past + T
+        if S > self.config.max_positions:
+            raise UserError(
+                f"{S} tokens, but the model has {self.config.max_positions} positions: cut the text"
+            )
+        if attention_mask is not None and attention_mask.shape[1] != S:  # would broadcast, and be wrong
+            raise ValueError(f"attention_mask has {attention_mask.shape[1]} columns for {S} positions")
         positions = token_positions(attention_mask, T, n_past, token_vectors.device)
         x = self.embeddings(token_vectors, positions, token_type_ids)
-        bias = self.attention_bias(attention_mask, T, n_past + T, x)
+        bias = self.attention_bias(attention_mask, T, S, x)
         memory_bias = None if memory is None else padding_bias(memory_mask, x.dtype)
         causal = self.causal and T > 1  # the newest token alone may look at everything there is
         states = [x]

@@ -1,0 +1,1 @@
+"""Equality with other implementations. A package, because its files are named like those of `tests`."""

@@ -1,0 +1,69 @@
+"""Grades minilm/__init__.py: the public names, each imported at first use."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import minilm
+
+
+def run(code: str, *arguments: str) -> str:
+    """Run `code` in a fresh interpreter, where nothing is imported yet, and return what it prints."""
+    command, root = [sys.executable, "-c", code, *arguments], Path(__file__).parents[1]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    loaded = run(
+        "import sys, minilm; print([m for m in ('torch', 'numpy', 'minilm.config') if m in sys.modules])"
+    )
+    assert loaded == "[]", f"`import minilm` must cost nothing, but it loads {loaded}"
+
+
+def test_a_name_without_torch_does_not_import_torch():
+    seen = run("import sys, minilm; print(len(minilm.PRESETS) > 0, 'torch' in sys.modules)")
+    assert seen == "True False", "the table of presets is plain data: it must not need torch"
+
+
+@pytest.mark.parametrize("name", minilm.__all__)
+def test_every_public_name_is_there(name):
+    assert getattr(minilm, name) is not None
+    assert name in dir(minilm), f"{name} is missing from dir(minilm), so no editor completes it"
+
+
+def test_public_names_are_the_objects_of_their_modules():
+    from minilm.config import PRESETS
+    from minilm.models import build
+    from minilm.tokenizer import BPE
+
+    assert minilm.PRESETS is PRESETS
+    assert minilm.build is build
+    assert minilm.BPE is BPE
+    assert set(minilm.__all__) == {"load", "save", "build", "generate", "PRESETS", "BPE"}
+
+
+def test_modules_are_reached_as_attributes():
+    assert run("import minilm; print(minilm.config.preset('gpt2').n_head)") == "12"
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="nonsense"):
+        minilm.nonsense  # noqa: B018
+    assert not hasattr(minilm, "nonsense"), "hasattr must answer, not raise"
+    with pytest.raises(ImportError):
+        from minilm import nonsense  # noqa: F401
+
+
+def test_a_package_missing_inside_a_module_is_not_hidden(tmp_path):
+    """A module that fails to import something else must say what, not pretend to be absent itself."""
+    code = (
+        "import sys, minilm; minilm.__path__.append(sys.argv[1])\n"
+        "try: minilm.broken\n"
+        "except ModuleNotFoundError as error: print(error.name)"
+    )
+    (tmp_path / "broken.py").write_text("import no_such_package_anywhere\n", encoding="utf-8")
+    assert run(code, str(tmp_path)) == "no_such_package_anywhere"
