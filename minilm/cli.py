@@ -54,16 +54,25 @@ def parse_with_overrides(settings_class: type, override_class, argv=None, descri
     caller lays them over a preset or a saved config, `dataclasses.replace(config, **overrides)`. A name that
     both classes have belongs to the settings.
     """
+    given, overrides = parse_given(settings_class, override_class, argv, description)
+    for flag in flags_of(settings_class):
+        if flag.default is MISSING and flag.name not in given:
+            raise UserError(f"{flag.option} is missing: expected {kind_of(flag.hint)} ({flag.help})")
+    return settings_class(**given), overrides
+
+
+def parse_given(settings_class: type, override_class, argv=None, description: str = "") -> tuple[dict, dict]:
+    """Return (settings, overrides): as `parse_with_overrides`, of both only the fields that were given.
+
+    A script that continues a run lays them over the settings which that run has saved.
+    """
     own = flags_of(settings_class)
     names = {flag.name for flag in own}
     others = [flag for flag in flags_of(override_class) if flag.name not in names] if override_class else []
     words = words_given(own, others, sys.argv[1:] if argv is None else argv, description)
     values = {flag.name: flag.read(words[flag.name]) for flag in own + others if flag.name in words}
-    for flag in own:
-        if flag.default is MISSING and flag.name not in values:
-            raise UserError(f"{flag.option} is missing: expected {kind_of(flag.hint)} ({flag.help})")
     overrides = {flag.name: values.pop(flag.name) for flag in others if flag.name in values}
-    return settings_class(**values), overrides
+    return values, overrides
 
 
 def words_given(own: list[Flag], others: list[Flag], argv: list[str], description: str) -> dict:
@@ -198,7 +207,7 @@ def cell(value, digits: int) -> str:
 def run(main) -> int:
     """Call `main()` and return the exit code: what it returns (none: 0), or that of how it ended.
 
-    2: a UserError, printed as one line. 130: Ctrl-C where nothing was being trained. 141: the reader of a
+    2: a UserError, printed as one line. 130: Ctrl-C, told in one line. 141: the reader of a
     pipe has left (`python train.py | head`). Anything else is a bug and keeps its traceback.
     """
     try:
@@ -208,8 +217,8 @@ def run(main) -> int:
     except UserError as error:
         print("error:", " ".join(str(error).splitlines()), file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("stopped by Ctrl-C: nothing was being trained, nothing is lost", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(stop if str(stop) else "stopped by Ctrl-C: nothing was being saved", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # Python flushes stdout once more when it ends; without a reader that would print a traceback.

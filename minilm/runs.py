@@ -5,6 +5,7 @@ which the operating system lets only one process do.
 """
 
 import re
+from dataclasses import fields
 from pathlib import Path
 
 from .atomic import LEFTOVER, read_json, remove_leftovers
@@ -111,6 +112,22 @@ def empty_run_folder(folder: Path) -> None:
     remove_leftovers(folder)
     for name in RUN_FILES:
         (folder / name).unlink(missing_ok=True)
+
+
+def read_settings(folder: Path, settings_class: type) -> tuple[dict, dict]:
+    """Return (settings, overrides) that settings.json of a run holds: fields of the class, and others.
+
+    Lists become tuples again. UserError where the file is missing or broken.
+    """
+    path = folder / SETTINGS
+    if not path.exists():
+        raise UserError(
+            f"{folder}: no {SETTINGS} in it, so nothing says how to go on; --overwrite starts anew"
+        )
+    names = {field.name for field in fields(settings_class)}
+    saved = {k: tuple(v) if isinstance(v, list) else v for k, v in read_json(path).items()}
+    own = {name: value for name, value in saved.items() if name in names}
+    return own, {name: value for name, value in saved.items() if name not in names}
 
 
 def near_runs(folder: Path) -> str:

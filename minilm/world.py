@@ -54,7 +54,6 @@ __all__ = [
     "parses",
     "place_of",
     "reports",
-    "split",
     "stories",
     "things_of",
     "tokens",
@@ -216,24 +215,6 @@ def documents(n: int, seed: int = 0, domain: str = "stories", start: int = 0) ->
     """Return the texts number start .. start + n - 1 of a domain, "stories" or "reports"."""
     grammar_of(domain)
     return [item.text for item in (stories if domain == "stories" else reports)(n, seed, start)]
-
-
-def split(
-    n_train: int, n_validation: int, seed: int = 0, domain: str = "stories"
-) -> tuple[list[str], list[str]]:
-    """Return (train, validation) texts: train is documents(n_train, seed); no validation text is in it.
-
-    No validation text comes twice, so a figure measured on them is about texts that were never seen.
-    """
-    train = documents(n_train, seed, domain)
-    seen, validation, start = set(train), [], n_train
-    while len(validation) < n_validation:
-        for text in documents(n_validation - len(validation), seed, domain, start):
-            start += 1
-            if text not in seen:
-                seen.add(text)
-                validation.append(text)
-    return train, validation
 
 
 def log_probability(text: str, domain: str = "stories") -> float:

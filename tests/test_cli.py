@@ -12,7 +12,17 @@ from typing import Literal
 import pytest
 
 from minilm import cli
-from minilm.cli import CommonSettings, Parser, parse, parse_with_overrides, run, settings_dict, show, table
+from minilm.cli import (
+    CommonSettings,
+    Parser,
+    parse,
+    parse_given,
+    parse_with_overrides,
+    run,
+    settings_dict,
+    show,
+    table,
+)
 from minilm.config import ModelConfig
 from minilm.errors import UserError
 from minilm.flags import Flag, flags_of
@@ -151,6 +161,13 @@ def test_a_name_of_both_belongs_to_the_settings():
     assert (settings.vocab_size, overrides) == (7, {})
 
 
+def test_given_are_the_typed_flags_and_no_defaults():
+    given, overrides = parse_given(CommonSettings, ModelConfig, ["--seed", "0", "--n-head", "3"])
+    assert given == {"seed": 0}, "a flag typed with its default's value counts as given"
+    assert overrides == {"n_head": 3}
+    assert parse_given(Needs, None, []) == ({}, {}), "what is missing may come from a saved run"
+
+
 def test_every_field_of_the_model_is_a_flag_with_help():
     for flag in flags_of(ModelConfig):
         assert flag.help, f"{flag.option} has no comment in config.py"
@@ -283,8 +300,13 @@ def test_run_returns_the_exit_code(capsys):
     def stopped():
         raise KeyboardInterrupt
 
+    def stopped_with_a_word():
+        raise KeyboardInterrupt("saved in runs/masked")
+
     assert run(stopped) == 130
     assert len(capsys.readouterr().err.splitlines()) == 1
+    assert run(stopped_with_a_word) == 130
+    assert capsys.readouterr().err == "saved in runs/masked\n"
 
 
 def test_run_keeps_the_traceback_of_a_bug():

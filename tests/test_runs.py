@@ -2,12 +2,21 @@
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import pytest
 
 from minilm import runs
 from minilm.errors import UserError
-from minilm.runs import choose_folder, empty_run_folder, find_run, make_folder, near_runs, newest_interrupted
+from minilm.runs import (
+    choose_folder,
+    empty_run_folder,
+    find_run,
+    make_folder,
+    near_runs,
+    newest_interrupted,
+    read_settings,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -188,6 +197,24 @@ def test_make_folder_says_whether_it_is_new(tmp_path):
     assert make_folder(tmp_path / "a" / "b") is True
     assert make_folder(tmp_path / "a" / "b") is False
     assert make_folder(tmp_path / "a" / "b", exist_ok=True) is True
+
+
+@dataclass
+class Settings:
+    steps: int = 1
+    data: tuple[str, ...] = ()
+
+
+def test_saved_settings_are_read_back(tmp_path):
+    (tmp_path / "settings.json").write_text('{"steps": 7, "data": ["a", "b"], "n_head": 2}')
+    own, others = read_settings(tmp_path, Settings)
+    assert own == {"steps": 7, "data": ("a", "b")}, "JSON's lists are tuples of the settings"
+    assert others == {"n_head": 2}
+
+
+def test_settings_that_are_missing(tmp_path):
+    with pytest.raises(UserError, match="no settings.json"):
+        read_settings(tmp_path, Settings)
 
 
 def test_near_runs_suggests_folders_only(tmp_path):

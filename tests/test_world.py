@@ -203,26 +203,10 @@ def test_things_belong_to_one_place():
         assert {world.place_of(thing) for thing in things} == {story.place}
 
 
-def test_documents_and_split_share_no_text(monkeypatch):
+def test_documents_are_the_texts_of_consecutive_numbers():
     assert world.documents(4, seed=1, start=2) == [Story(1, i).text for i in range(2, 6)]
     assert world.documents(3, seed=1, domain="reports") == [r.text for r in world.reports(3, seed=1)]
     assert [r.text for r in world.reports(2, seed=1, start=3)] == [r.text for r in world.reports(5, 1)[3:]]
-    train, validation = world.split(40, 15, seed=2)
-    assert train == world.documents(40, seed=2) and len(validation) == 15
-    assert not set(train) & set(validation)
-    few = ["a", "b", "c"]
-    monkeypatch.setattr(
-        world, "documents", lambda n, seed, domain, start=0: [few[i * i % 3] for i in range(start, start + n)]
-    )
-    train, validation = world.split(1, 1)
-    assert train == ["a"] and validation == ["b"]
-
-
-def test_validation_never_repeats_a_text(monkeypatch):
-    monkeypatch.setattr(
-        world, "documents", lambda n, seed, domain, start=0: [str(i // 2) for i in range(start, start + n)]
-    )
-    assert world.split(3, 4) == (["0", "0", "1"], ["2", "3", "4", "5"])
 
 
 def test_translate_reads_the_english_text_alone():
