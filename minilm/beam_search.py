@@ -1,0 +1,115 @@
+"""Beam search: several continuations are written side by side, and the likeliest whole text wins."""
+
+import torch
+from torch import Tensor
+
+from .draft import Draft
+from .sampling import NEVER, SamplingRule
+
+
+def length_normaliser(n_token: Tensor, length_penalty: float) -> Tensor:
+    """Return what the log-probability of n new tokens is divided by: ((5 + n) / 6) ** length_penalty.
+
+    A longer text is always less likely, so without the division (length_penalty 0) short texts win.
+    Source: Wu et al. 2016, "Google's Neural Machine Translation System", section 7, equation 14, without the
+    coverage term. Vaswani et al. 2017, section 6.1, take 0.6.
+    """
+    return ((5.0 + n_token) / 6.0) ** length_penalty
+
+
+def beam_search(
+    draft: Draft, rule: SamplingRule, limits: Tensor, n_beam: int, length_penalty: float, pad_id: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Write the best continuation that a beam finds for each of B prompts.
+
+    At each step every text of the beam is continued by every token, and the `n_beam` best of these are kept.
+    A text that has ended stays in the beam with its final score until better ones push it out; the best of
+    them is remembered even then. One beam is greedy decoding. The score is the log-probability divided by
+    `length_normaliser`.
+
+    Differs from the usual search: the greedy text is written along and takes part at the end. A beam can drop
+    it and end up below it; so it never does here.
+
+    Args:
+        draft: the prompts, a `Draft` of B rows with room for max(limits) new tokens.
+        rule: the `SamplingRule` that gives the log-probabilities.
+        limits: (B,), the most new tokens that each text may have.
+        pad_id: what stands after the end of a text.
+
+    Returns:
+        The new tokens (B, n), their log-probabilities (B, n), and how many there are (B,).
+    """
+    beam = Beam(draft, rule, limits, n_beam, length_penalty, pad_id)
+    logits = draft.next_logits()[beam.copies]  # the prompt is read once; each text of the beam gets a copy
+    draft.reorder(beam.copies)
+    for step in range(int(limits.max())):
+        beam.advance(logits if step == 0 else draft.next_logits(), step)
+        if beam.is_settled():
+            break
+    return beam.best_ids, beam.best_log_probs, beam.best_length
+
+
+class Beam:
+    """The K texts kept for each of B prompts and the greedy one, R = K + 1 rows; and the best that ended."""
+
+    def __init__(
+        self,
+        draft: Draft,
+        rule: SamplingRule,
+        limits: Tensor,
+        n_beam: int,
+        length_penalty: float,
+        pad_id: int,
+    ):
+        B, R, n_prompt, device = len(limits), n_beam + 1, draft.length, limits.device
+        self.draft, self.rule, self.limits, self.length_penalty = draft, rule, limits, length_penalty
+        self.first_row = torch.arange(B, device=device)[:, None] * R  # (B, 1)
+        self.copies = torch.arange(B, device=device).repeat_interleave(R)  # (B * R,)
+        self.total = torch.full((B, R), NEVER, device=device)  # log-probability of the new tokens
+        self.total[:, [0, -1]] = 0.0  # all K are the prompt: counting one avoids K equal texts
+        self.length = torch.zeros(B, R, dtype=torch.long, device=device)  # new tokens
+        self.ended = (limits <= 0)[:, None].expand(B, R)
+        self.pad_id, self.new = pad_id, slice(n_prompt, None)  # the columns of the new tokens
+        self.best_score = torch.full((B,), NEVER, device=device)
+        self.best_ids = torch.full_like(draft.ids[:, self.new], pad_id)  # (B, n)
+        self.best_log_probs = torch.zeros_like(draft.log_probs[:, self.new])  # (B, n)
+        self.best_length = torch.zeros_like(limits)
+
+    def advance(self, logits: Tensor, step: int) -> None:
+        """Continue every text by every token and keep the K best; logits (B * R, V)."""
+        B, R, V = *self.total.shape, logits.shape[-1]
+        log_probs = self.rule.log_probabilities(logits, self.draft.seen, step).view(B, R, V)
+        padding = torch.full_like(log_probs[0, 0], NEVER)  # (V,)
+        padding[self.pad_id] = 0.0  # an ended text is continued by padding, for nothing
+        log_probs = torch.where(self.ended[..., None], padding, log_probs)
+        total = self.total[..., None] + log_probs  # (B, R, V)
+        length = self.length + ~self.ended  # (B, R)
+        scores = total / length_normaliser(length, self.length_penalty)[..., None]
+        best = scores[:, :-1].flatten(1).topk(R - 1).indices  # (B, K) out of (B, K * V)
+        greedy = scores[:, -1:].argmax(2) + (R - 1) * V  # (B, 1), goes on from its own row alone
+        index = torch.cat([best, greedy], dim=1)  # (B, R) into (B, R * V)
+        parent, token = index // V, index % V
+        self.draft.reorder((self.first_row + parent).flatten())
+        self.draft.append(token.flatten(), log_probs.flatten(1).gather(1, index).flatten())
+        self.total, self.length = total.flatten(1).gather(1, index), length.gather(1, parent)
+        self.ended = self.ended.gather(1, parent) | (self.length >= self.limits[:, None])
+        if self.rule.eos_id is not None:
+            self.ended = self.ended | (token == self.rule.eos_id)
+        self.remember(scores.flatten(1).gather(1, index))
+
+    def remember(self, score: Tensor) -> None:
+        """Take over the best ended text of each prompt, given scores (B, R), where it beats the one held."""
+        score, winner = score.masked_fill(~self.ended, NEVER).max(1)  # (B,)
+        better, row = score > self.best_score, self.first_row[:, 0] + winner
+        self.best_score = torch.where(better, score, self.best_score)
+        self.best_ids = torch.where(better[:, None], self.draft.ids[row, self.new], self.best_ids)
+        log_probs = self.draft.log_probs[row, self.new]
+        self.best_log_probs = torch.where(better[:, None], log_probs, self.best_log_probs)
+        self.best_length = torch.where(better, self.length.flatten()[row], self.best_length)
+
+    def is_settled(self) -> bool:
+        """Say whether no text of any beam can still beat the best ended one of its prompt."""
+        alive = self.total.masked_fill(self.ended, NEVER).amax(1)  # (B,)
+        # More tokens never make a text likelier, so this is the most that one can reach.
+        hope = alive / length_normaliser(self.limits, self.length_penalty)
+        return bool((hope <= self.best_score).all())

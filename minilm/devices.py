@@ -1,0 +1,82 @@
+"""Where the arithmetic runs: device, precision, and how many processes share a step.
+
+    torchrun --nproc-per-node 8 train.py ...
+
+starts eight processes that find each other by the variables RANK, WORLD_SIZE and LOCAL_RANK. Without them
+there is one process, and the functions below do nothing.
+"""
+
+import os
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from .errors import UserError
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device called `name`; `auto` is the GPU of CUDA where there is one, else the CPU.
+
+    Apple's GPU (`mps`) is taken on request only: its results differ a little from the CPU's.
+
+    Raises:
+        UserError: where the machine has no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: PyTorch finds no CUDA GPU here; use --device cpu (or auto)")
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise UserError("--device mps: PyTorch finds no Apple GPU here; use --device cpu (or auto)")
+    if name == "cuda" and process_count() > 1:
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    return torch.device(name)
+
+
+def autocast(precision: str, device: torch.device):
+    """Return a context in which `precision` bf16 runs matrix products in bfloat16 (weights stay fp32)."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """Copy a batch to the device; to a GPU from pinned memory, so that the copy waits for nothing."""
+    if device.type == "cuda":
+        return {name: value.pin_memory().to(device, non_blocking=True) for name, value in batch.items()}
+    return {name: value.to(device) for name, value in batch.items()}
+
+
+def process_rank() -> int:
+    """Return the number of this process, from 0."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def process_count() -> int:
+    """Return how many processes share a step."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+@contextmanager
+def process_group(device: torch.device):
+    """Join the other processes for the length of a `with` block."""
+    if process_count() == 1:
+        yield
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # else each process would also take memory of the first GPU
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def sum_over_processes(tensors: list[Tensor]) -> None:
+    """Replace each tensor, in place and in one message, by its sum over all processes."""
+    if process_count() == 1 or not tensors:
+        return
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    dist.all_reduce(flat)
+    for tensor, total in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(total.view_as(tensor))

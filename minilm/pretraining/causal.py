@@ -1,0 +1,113 @@
+"""GPT: predict each token from those before it.
+
+Source: Radford et al. 2018, "Improving Language Understanding by Generative Pre-Training", equation 1.
+"""
+
+import math
+from array import array
+
+import numpy as np
+from torch import Tensor
+
+from ..data import Corpus
+from ..errors import UserError
+from ..generation import generate
+from ..tokenizer import BPE
+from .objective import IGNORED, Objective, count_correct, summed_cross_entropy, tensors
+
+
+class Causal(Objective):
+    """Rows are windows of one long stream: <|endoftext|> document <|endoftext|> document ..."""
+
+    name = "causal"
+
+    def __init__(self, corpus: Corpus, tokenizer: BPE, context: int, batch_size: int, seed: int = 0):
+        super().__init__(tokenizer, context, batch_size, seed)
+        self.corpus = corpus
+        end = tokenizer.special_id("<|endoftext|>")
+        self.streams = {
+            split: token_stream(tokenizer, documents, end)
+            for split, documents in (("train", corpus.train), ("validation", corpus.validation))
+        }
+        if len(self.streams["train"]) <= context:
+            raise UserError(
+                f"{corpus.name}: the training text has {len(self.streams['train'])} tokens, fewer than one "
+                f"--context of {context}; give more text or a smaller --context"
+            )
+
+    def batch(self, step: int, split: str) -> dict[str, Tensor]:
+        """Return input_ids and labels (B, T): a label is the token that follows.
+
+        A training window starts anywhere. The validation windows overlap by half: each token of the
+        validation text is a label once, and from the second window on it has T / 2 tokens before it or more.
+        """
+        stream, T = self.streams[split], self.context
+        if split == "train":
+            starts = self.generator(step, split).integers(0, len(stream) - T, self.batch_size)  # (B,)
+            windows = stream[starts[:, None] + np.arange(T + 1)]  # (B, T + 1)
+            inputs, labels = windows[:, :-1], windows[:, 1:]
+        else:
+            inputs, labels = overlapping_windows(stream, T)
+        counted = labels != IGNORED
+        n_byte = self.token_bytes[labels[counted]].sum()
+        return tensors(
+            dict(input_ids=inputs, labels=labels, n_label=max(1, counted.sum()), n_byte=max(1, n_byte))
+        )
+
+    def loss(self, model, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the mean over the labels in nats; metrics `loss`, `bits_per_byte`, `accuracy`."""
+        logits = model(batch["input_ids"])  # (B, T, V)
+        total = summed_cross_entropy(logits, batch["labels"])
+        loss = total / batch["n_label"]
+        return loss, {
+            "loss": loss,
+            "bits_per_byte": total / math.log(2) / batch["n_byte"],
+            "accuracy": count_correct(logits, batch["labels"]) / batch["n_label"],
+        }
+
+    def floor(self) -> dict[str, float]:
+        """Return `loss` and `bits_per_byte` of the source's own grammar on the validation text, where known.
+
+        No model can do better on average, since the text was drawn from that grammar.
+        """
+        if self.corpus.floor is None:
+            return {}
+        nats = -sum(self.corpus.floor(document) for document in self.corpus.validation)
+        batch = self.batch(0, "validation")
+        return {
+            "loss": nats / float(batch["n_label"]),
+            "bits_per_byte": nats / math.log(2) / float(batch["n_byte"]),
+        }
+
+    def sample(self, model, n_token: int = 100, prompt: str = "") -> str:
+        """Return `prompt` and a text that the model continues it with, drawn at temperature 0.8."""
+        end = self.tokenizer.special_id("<|endoftext|>")
+        ids = [end, *self.tokenizer.encode(prompt)]
+        out = generate(model, [ids], max_new_tokens=n_token, temperature=0.8, eos_id=end, seed=self.seed)[0]
+        return self.tokenizer.decode([i for i in out if i != end])
+
+
+def token_stream(tokenizer: BPE, documents: list[str], end: int) -> np.ndarray:
+    """Return the ids of all documents in one array (n,), `end` before each document and after the last."""
+    ids = array("i", [end])  # four bytes a token, where a list takes eight and an object
+    for document in documents:
+        ids.extend(tokenizer.encode(document, allow_special=False))
+        ids.append(end)
+    return np.array(ids)
+
+
+def overlapping_windows(stream: np.ndarray, T: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cut a stream into windows that each label T / 2 tokens not labelled before (the first one: T).
+
+    Returns:
+        inputs (N, T) and labels (N, T), `IGNORED` where an earlier window has the label or the text ended.
+    """
+    stride = max(1, T // 2)
+    n_label = len(stream) - 1
+    starts = np.arange(0, max(1, n_label - T + stride), stride)  # (N,)
+    where = starts[:, None] + np.arange(T)  # (N, T) places in the stream
+    inputs = stream[np.minimum(where, n_label)]
+    labels = stream[np.minimum(where + 1, n_label)].copy()
+    labels[where >= n_label] = IGNORED
+    labels[1:, : T - stride] = IGNORED
+    return inputs, labels

@@ -1,0 +1,318 @@
+"""The one loop that trains every model: batch, loss, gradient, step.
+
+An objective says what a batch is and what its loss is (`minilm.pretraining.objective`). Everything here is
+the same for all of them: AdamW, warm-up and decay of the learning rate, clipping, micro-batches, several
+processes, evaluation, the log, checkpoints, Ctrl-C.
+
+    torchrun --nproc-per-node 8 train.py ...    the same step on eight processes, one gradient
+"""
+
+import math
+import sys
+import time
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from .checkpoint import append_log, check_state, load_trainer, save_model, save_trainer, trim_log
+from .cli import CommonSettings
+from .ctrl_c import ctrl_c_as_a_wish
+from .devices import autocast, process_count, process_rank, sum_over_processes, to_device
+from .errors import UserError
+from .flags import option_of
+from .runs import TRAINER
+
+BETAS = (0.9, 0.98)  # of AdamW: Vaswani et al. 2017, section 5.3
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings(CommonSettings):
+    """How long and how fast a model learns."""
+
+    steps: int | None = None  # optimiser steps
+    batch_size: int | None = None  # rows a step, over all micro-batches and processes
+    lr: float | None = None  # highest learning rate
+    warmup: int | None = None  # steps in which the learning rate rises from 0
+    schedule: Literal["linear", "cosine", "inverse-sqrt", "constant"] | None = None  # after the warm-up
+    weight_decay: float | None = None  # AdamW's pull to zero, on matrices only
+    accumulate: int = 1  # micro-batches a step is cut into, to save memory; the gradient stays the same
+    clip: float = 1.0  # longest gradient; 0: no clipping
+    eval_every: int | None = None  # steps between evaluations; none: eight in a run
+    save_every: int = 1000  # steps between checkpoints
+    log_every: int = 50  # steps between lines of the log
+    resume: bool = False  # continue the run in --out, or the newest one that was interrupted
+
+    def __post_init__(self):
+        lowest = dict.fromkeys(("seed", "lr", "warmup", "weight_decay", "clip"), 0)
+        lowest |= dict.fromkeys(("steps", "batch_size", "accumulate"), 1)
+        lowest |= dict.fromkeys(("eval_every", "save_every", "log_every"), 1)
+        for name, least in lowest.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UserError(f"{option_of(name)} {value}: must be {least} or more")
+        parts = self.accumulate * process_count()
+        if self.batch_size is not None and self.batch_size < parts:
+            raise UserError(
+                f"--batch-size {self.batch_size} cannot be cut into --accumulate {self.accumulate} times "
+                f"{process_count()} processes: give at least --batch-size {parts}"
+            )
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, after the checkpoint was saved; the message says how to go on."""
+
+
+def learning_rate(step: int, settings: TrainingSettings) -> float:
+    """Return the learning rate of a step, counted from 0.
+
+    It rises in a line to `lr` over `warmup` steps, then follows the schedule: `linear` (Devlin et al. 2019,
+    appendix A.2) and `cosine` (Loshchilov and Hutter 2017, equation 5) would be 0 one step after the last,
+    `inverse-sqrt` is Vaswani et al. 2017, equation 3, `constant` stays.
+    """
+    warmup = max(1, settings.warmup)
+    if step < warmup:
+        return settings.lr * (step + 1) / warmup
+    done = (step - warmup + 1) / (settings.steps - warmup + 1)  # 0 at the end of the warm-up, 1 at the end
+    share = {
+        "linear": 1 - done,
+        "cosine": (1 + math.cos(math.pi * done)) / 2,
+        # Differs from the paper: the peak is `lr`, where the paper has (d_model * warmup)^-0.5.
+        "inverse-sqrt": math.sqrt(warmup / (step + 1)),
+        "constant": 1.0,
+    }
+    return settings.lr * share[settings.schedule]
+
+
+def make_optimizer(model: torch.nn.Module, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW (Loshchilov and Hutter 2019) with weight decay on matrices, not on biases and norms.
+
+    Weights with `requires_grad` off are left out: which weights move is the regime's choice.
+    """
+    moving = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in moving if p.dim() >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in moving if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=0.0, betas=BETAS, fused=moving[0].device.type in ("cpu", "cuda"))
+
+
+def micro_batches(batch: dict[str, Tensor], n: int) -> list[dict[str, Tensor]]:
+    """Cut a batch into n parts by rows; 0-d tensors, the denominators of the loss, go whole to each part.
+
+    The losses of the parts therefore add up to the loss of the batch, however unequal the parts are.
+    """
+    n_row = next(value.shape[0] for value in batch.values() if value.dim())
+    edges = [i * n_row // n for i in range(n + 1)]
+    return [
+        {name: value[start:end] if value.dim() else value for name, value in batch.items()}
+        for start, end in pairwise(edges)
+        if end > start
+    ]
+
+
+def add_metrics(totals: dict[str, Tensor], metrics: dict[str, Tensor]) -> None:
+    """Add the metrics of one part of a batch to those of the parts before it."""
+    for name, value in metrics.items():
+        totals[name] = totals.get(name, 0) + value.detach().float()
+
+
+@torch.no_grad()
+def evaluate(model: torch.nn.Module, objective, settings: TrainingSettings) -> dict[str, float]:
+    """Return the metrics over the whole validation batch. Training goes on as if this had not run."""
+    device, was_training = next(model.parameters()).device, model.training
+    model.eval()
+    batch = objective.batch(0, "validation")
+    n_row = next(value.shape[0] for value in batch.values() if value.dim())
+    rows_that_fit = max(1, settings.batch_size // (settings.accumulate * process_count()))
+    totals: dict[str, Tensor] = {}
+    for part in micro_batches(batch, -(-n_row // rows_that_fit)):
+        with autocast(settings.precision, device):
+            add_metrics(totals, objective.loss(model, to_device(part, device))[1])
+    model.train(was_training)
+    return {name: float(value) for name, value in totals.items()}
+
+
+def train_step(model, objective, optimizer, settings: TrainingSettings, step: int) -> tuple:
+    """Move the weights once.
+
+    Returns:
+        The batch's metrics, the length of its gradient before clipping, and its tokens, padding included.
+    """
+    device, rank, n_process = next(model.parameters()).device, process_rank(), process_count()
+    # Dropout depends on the step and not on what was drawn before, so a resumed run needs no random state.
+    torch.manual_seed(hash((settings.seed, step, rank)) % 2**63)
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(step, settings)
+    batch = objective.batch(step, "train")
+    totals: dict[str, Tensor] = {}
+    for part in micro_batches(batch, settings.accumulate * n_process)[rank::n_process]:
+        with autocast(settings.precision, device):
+            loss, metrics = objective.loss(model, to_device(part, device))
+        loss.backward()
+        add_metrics(totals, metrics)
+    moving = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    sum_over_processes([p.grad for p in moving])
+    sum_over_processes(list(totals.values()))
+    norm = torch.nn.utils.clip_grad_norm_(moving, settings.clip or float("inf"))
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return totals, norm, batch["input_ids"].numel()
+
+
+def save_checkpoint(folder: Path, model, optimizer: torch.optim.Optimizer, tokenizer, **rest) -> None:
+    """Write what `go_on_from` reads (`rest`: its `step`, `seconds` and `before`), and the model to load."""
+    state = rest | dict(model=model.state_dict(), optimizer=optimizer.state_dict())
+    save_trainer(folder, state)
+    save_model(folder, state["model"], model.config.to_dict(), tokenizer)
+
+
+def go_on_from(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict:
+    """Put the weights and the optimizer's moments of a checkpoint in place, and return what else it holds.
+
+    Returns:
+        `step`, the steps done; `seconds`, the time they took; `before`, the first evaluation.
+
+    Raises:
+        UserError: where the checkpoint is damaged, or of another model or program.
+    """
+    state, path = load_trainer(folder), folder / TRAINER
+    missing = {"optimizer", "seconds", "before"} - set(state)
+    if missing:
+        raise UserError(f"{path}: not a trainer state of this loop, {', '.join(sorted(missing))} is missing")
+    check_state(path, state["model"], model.state_dict())
+    model.load_state_dict(state["model"])
+    # The moments are the checkpoint's; weight decay and the like are what the flags now say.
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict(dict(state=state["optimizer"]["state"], param_groups=groups))
+    return state
+
+
+def train(model, objective, settings: TrainingSettings, folder: Path, tokenizer=None) -> dict:
+    """Train `model` with `objective` and keep it in `folder`.
+
+    Returns:
+        `before` and `after` (the metrics of `evaluate`), `seconds`, `tokens_per_second`.
+
+    Raises:
+        UserError: where the loss turns NaN or infinite; the last checkpoint stays as it was.
+        Interrupted: on Ctrl-C, after a checkpoint.
+    """
+    optimizer = make_optimizer(model, settings.weight_decay)
+    start, earlier_seconds, before = 0, 0.0, None
+    if settings.resume:
+        state = go_on_from(folder, model, optimizer)
+        start, earlier_seconds, before = state["step"], state["seconds"], state["before"]
+        if process_rank() == 0:
+            trim_log(folder, start)
+    if settings.compile:
+        for stack in filter(None, (model.encoder, model.decoder)):
+            stack.compile()
+    report = Report(folder, settings, start, earlier_seconds)
+
+    def checkpoint(step: int) -> None:
+        report.stop_if_not_finite()
+        if process_rank() == 0:
+            rest = dict(step=step, seconds=report.seconds(), before=before)
+            save_checkpoint(folder, model, optimizer, tokenizer, **rest)
+
+    def look(step: int) -> dict[str, float]:
+        report.stop_if_not_finite()
+        if process_rank():
+            return {}  # the others wait for the first process in the next step
+        metrics = evaluate(model, objective, settings)
+        report.evaluation(step, metrics)
+        return metrics
+
+    before = before or look(0)
+    model.train()
+    with ctrl_c_as_a_wish() as wish:
+        for step in range(start, settings.steps):
+            report.step(step + 1, *train_step(model, objective, optimizer, settings, step))
+            done = step + 1
+            if done == settings.steps:
+                break
+            if done % (settings.eval_every or -(-settings.steps // 8)) == 0:
+                look(done)
+            if done % settings.save_every == 0 or wish.stop:
+                checkpoint(done)
+            if wish.stop:
+                report.close()
+                raise Interrupted(
+                    f"stopped after step {done} of {settings.steps}, saved; to go on: --resume --out {folder}"
+                )
+        after = look(settings.steps)  # before saving: weights that give no finite loss are not to be kept
+        checkpoint(settings.steps)
+    report.close()
+    model.eval()
+    return dict(before=before, after=after, seconds=report.seconds(), tokens_per_second=report.speed())
+
+
+class Report:
+    """What a person and `log.jsonl` are told while a model trains; the loss is read only when it is told.
+
+    Reading a number makes a GPU wait for it. A loss that is not finite is noted on the GPU, by its step.
+    """
+
+    def __init__(self, folder: Path, settings: TrainingSettings, start: int, earlier_seconds: float):
+        self.folder, self.settings = folder, settings
+        self.speaks = process_rank() == 0
+        self.began, self.earlier_seconds = time.perf_counter(), earlier_seconds
+        self.n_token = 0
+        self.first_bad: Tensor | None = None  # first step of a loss that is not finite
+        hidden = None if self.speaks else True  # none: shown at a terminal only
+        self.bar = tqdm(total=settings.steps, initial=start, disable=hidden, unit="step", ncols=100)
+
+    def seconds(self) -> float:
+        """Seconds of training so far, those before an interruption included."""
+        return self.earlier_seconds + time.perf_counter() - self.began
+
+    def speed(self) -> float:
+        """Tokens a second since the start, or since going on; evaluations take their share of the time."""
+        return self.n_token / max(1e-9, time.perf_counter() - self.began)
+
+    def step(self, step: int, metrics: dict[str, Tensor], norm: Tensor, n_token: int) -> None:
+        """Take note of one step; tell it where it is the turn of a line of the log."""
+        self.n_token += n_token
+        self.bar.update()
+        good = torch.isfinite(metrics["loss"]) & torch.isfinite(norm)
+        bad_step = torch.where(good, torch.inf, float(step))
+        self.first_bad = bad_step if self.first_bad is None else torch.minimum(self.first_bad, bad_step)
+        told = step % self.settings.log_every == 0 or step == self.settings.steps
+        if told or norm.device.type == "cpu":
+            self.stop_if_not_finite()
+        if told and self.speaks:
+            values = {name: float(value) for name, value in metrics.items()}
+            self.bar.set_postfix(loss=f"{values['loss']:.3f}", tokens_s=f"{self.speed():,.0f}", refresh=False)
+            rate = learning_rate(step - 1, self.settings)
+            line = dict(lr=rate, gradient_norm=float(norm), tokens_per_second=round(self.speed()))
+            append_log(self.folder, dict(step=step, split="train") | values | line)
+
+    def evaluation(self, step: int, metrics: dict[str, float]) -> None:
+        """Tell the metrics on the validation part."""
+        append_log(self.folder, dict(step=step, split="validation") | metrics)
+        told = "  ".join(f"{name} {value:.3f}" for name, value in metrics.items())
+        self.bar.write(f"step {step:5d}  {told}", file=sys.stderr)
+        if not math.isfinite(metrics["loss"]):
+            self.stop(f"the loss on the validation part is not finite after step {step}")
+
+    def stop_if_not_finite(self) -> None:
+        """Raise UserError where a loss or gradient so far was NaN or infinite."""
+        if self.first_bad is not None and (step := float(self.first_bad)) != float("inf"):
+            self.stop(f"the loss or its gradient is not finite at step {step:.0f}")
+
+    def stop(self, why: str) -> None:
+        """Raise UserError, with what is left of the run and the way out."""
+        self.close()
+        kept = "keeps the last checkpoint" if (self.folder / TRAINER).exists() else "has no checkpoint yet"
+        raise UserError(
+            f"{why}; {self.folder} {kept}. Try a smaller --lr than {self.settings.lr:g}, or a longer --warmup"
+        )
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        self.bar.close()

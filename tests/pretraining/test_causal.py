@@ -1,0 +1,216 @@
+"""GPT's objective against plain loops."""
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from minilm import world
+from minilm.data import Corpus
+from minilm.errors import UserError
+from minilm.pretraining.causal import Causal, overlapping_windows, token_stream
+from minilm.pretraining.objective import IGNORED
+
+END = "<|endoftext|>"
+
+
+@pytest.fixture
+def objective(tagged_corpus, bpe):
+    return Causal(tagged_corpus, bpe, context=13, batch_size=5, seed=3)
+
+
+def test_stream_has_the_end_token_around_every_document(bpe):
+    end = bpe.special_id(END)
+    stream = token_stream(bpe, ["été", "a tree"], end)
+    assert stream.tolist() == [end, *bpe.encode("été"), end, *bpe.encode("a tree"), end]
+    assert token_stream(bpe, [], end).tolist() == [end]
+
+
+def test_special_tokens_in_a_document_are_plain_text(bpe):
+    stream = token_stream(bpe, [f"a {END} b", "[MASK]"], bpe.special_id(END))
+    assert (stream == bpe.special_id(END)).sum() == 3, "a document can end itself: encode it as plain text"
+    assert bpe.special_id("[MASK]") not in stream
+    assert bpe.decode(stream) == f"{END}a {END} b{END}[MASK]{END}"
+
+
+def test_labels_are_the_inputs_one_later(objective):
+    stream = objective.streams["train"].tolist()
+    windows = {tuple(stream[i : i + 14]) for i in range(len(stream) - 13)}
+    for step in range(20):
+        batch = objective.batch(step, "train")
+        assert batch["input_ids"].shape == batch["labels"].shape == (5, 13)
+        for ids, labels in zip(batch["input_ids"].tolist(), batch["labels"].tolist(), strict=True):
+            assert ids[1:] == labels[:-1], "a label is the token that follows its input"
+            assert (*ids, labels[-1]) in windows, "a row is no piece of the training text"
+
+
+def test_training_windows_start_anywhere(bpe):
+    text = "abcdefghijk"  # with an end token on both sides 13 tokens: 4 windows of 9 + 1
+    objective = Causal(Corpus("letters", [text], [text]), bpe, context=9, batch_size=64)
+    stream = objective.streams["train"].tolist()
+    starts = {stream.index(i) for i in objective.batch(0, "train")["input_ids"][:, 0].tolist()}
+    assert starts == {0, 1, 2, 3}, "each place of the text starts a window, the first and the last included"
+
+
+def test_training_counts(objective):
+    batch = objective.batch(1, "train")
+    assert batch["n_label"] == 5 * 13
+    kept = [i for i in batch["labels"].flatten().tolist() if i != objective.tokenizer.special_id(END)]
+    assert batch["n_byte"] == sum(len(objective.tokenizer.vocab[i]) for i in kept)
+
+
+@pytest.mark.parametrize("T", [1, 2, 5, 8])
+@pytest.mark.parametrize("n", [1, 2, 3, 8, 9, 10, 21, 32, 33])
+def test_validation_labels_each_token_once_with_context(T, n):
+    stream = np.arange(n) + 100  # so that a token says where it stands
+    inputs, labels = overlapping_windows(stream, T)
+    assert inputs.shape == labels.shape and inputs.shape[1] == T
+    counted = labels != IGNORED
+    assert labels[counted].tolist() == stream[1:].tolist(), (
+        "each token after the first is a label exactly once"
+    )
+    assert (inputs[counted] + 1 == labels[counted]).all(), "a label is the token that follows its input"
+    for row, (ids, has_label) in enumerate(zip(inputs.tolist(), counted.tolist(), strict=True)):
+        if n == 1:
+            continue  # a text of one token has nothing to predict
+        assert any(has_label), "a window without a label is wasted"
+        first, last = has_label.index(True), max(t for t in range(T) if has_label[t])
+        assert row == 0 or first + 1 >= T / 2, "too few tokens before a label: the figure is too bad"
+        assert all(b == a + 1 for a, b in pairwise(ids[: last + 1])), "a window is one piece of the text"
+
+
+def test_validation_does_not_change_the_stream():
+    stream = np.arange(30)
+    overlapping_windows(stream, 8)
+    assert stream.tolist() == list(range(30))
+
+
+def test_validation_batch_covers_the_validation_text(objective):
+    batch = objective.batch(0, "validation")
+    labels = batch["labels"][batch["labels"] != IGNORED].tolist()
+    assert labels == objective.streams["validation"].tolist()[1:]
+    assert batch["n_label"] == len(labels)
+    assert batch["n_byte"] == sum(len(text.encode()) for text in objective.corpus.validation), (
+        "bytes of the text in UTF-8; a special token is no text"
+    )
+
+
+def test_short_validation_text_works(bpe, decoder):
+    objective = Causal(Corpus("short", ["a tree of rain, a window, the sun, rain"], ["été"]), bpe, 11, 2)
+    batch = objective.batch(0, "validation")
+    assert batch["input_ids"].shape == (1, 11)
+    assert batch["n_label"] == len(bpe.encode("été")) + 1 and batch["n_byte"] == 5
+    assert objective.loss(decoder(len(bpe.vocab)), batch)[0].isfinite()
+
+
+def test_loss_and_metrics_equal_a_plain_loop(objective, decoder, bpe):
+    model = decoder(len(bpe.vocab)).double()
+    special_ids = [bpe.special_id(token) for token in bpe.special_tokens]
+    batch = objective.batch(0, "validation")
+    logits = model(batch["input_ids"]).detach()
+    nats, n, n_right, text = 0.0, 0, 0, b""
+    for b, row in enumerate(batch["labels"].tolist()):
+        for t, label in enumerate(row):
+            if label != IGNORED:
+                nats -= logits[b, t].log_softmax(0)[label].item()
+                n, n_right = n + 1, n_right + int(logits[b, t].argmax() == label)
+                if label not in special_ids:
+                    text += bpe.vocab[label]
+    text = text.decode()
+    loss, metrics = objective.loss(model, batch)
+    assert loss.item() == pytest.approx(nats / n, rel=1e-6), "nats a label"
+    assert metrics["loss"].item() == loss.item()
+    assert metrics["bits_per_byte"].item() == pytest.approx(nats / math.log(2) / len(text.encode()), rel=1e-6)
+    assert metrics["accuracy"].item() == pytest.approx(n_right / n, rel=1e-6)
+
+
+def test_without_labels_the_loss_is_0_and_gradients_are_finite(objective, decoder):
+    model = decoder(len(objective.tokenizer.vocab))
+    batch = objective.batch(0, "train")
+    batch |= dict(labels=torch.full_like(batch["labels"], IGNORED))
+    batch |= dict(n_label=torch.tensor(1.0), n_byte=torch.tensor(1.0))
+    loss, metrics = objective.loss(model, batch)
+    loss.backward()
+    assert loss.item() == 0 and all(value.item() == 0 for value in metrics.values())
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("split, n_part", [("train", 2), ("validation", 7)])
+def test_parts_of_a_batch_add_up(objective, decoder, assert_parts_add_up, split, n_part):
+    model = decoder(len(objective.tokenizer.vocab))
+    assert_parts_add_up(objective, model, objective.batch(0, split), n_part)
+
+
+def test_a_label_changed_changes_the_loss_and_an_ignored_one_does_not(objective, decoder):
+    model, batch = decoder(len(objective.tokenizer.vocab)), objective.batch(0, "validation")
+    before = objective.loss(model, batch)[0].item()
+    row, column = (batch["labels"] == IGNORED).nonzero()[-1].tolist()  # the last one is beyond the text
+    batch["input_ids"][row, column] += 1
+    assert objective.loss(model, batch)[0].item() == before, "an ignored label is counted"
+    batch["labels"][0, 3] += 1
+    assert objective.loss(model, batch)[0].item() != before, "a label that counts is not counted"
+
+
+def test_floor_is_the_mean_of_the_grammar(bpe):
+    texts = ["été", "a tree."]
+    corpus = Corpus(
+        "known", ["the sun of yesterday and a window"], texts, floor={"été": -2.5, "a tree.": -4.0}.get
+    )
+    n_token = sum(len(bpe.encode(text)) + 1 for text in texts)  # the end of each document is predicted too
+    floor = Causal(corpus, bpe, 7, 2).floor()
+    assert floor["loss"] == pytest.approx(6.5 / n_token), "nats a token, the end tokens included"
+    assert floor["bits_per_byte"] == pytest.approx(6.5 / math.log(2) / (5 + 7)), "bits a byte of text"
+
+
+def test_floor_of_the_world_is_its_log_probability(world_corpus, world_bpe):
+    nats = [-world.log_probability(text) for text in world_corpus.validation]
+    n_byte = sum(len(text.encode()) for text in world_corpus.validation)
+    floor = Causal(world_corpus, world_bpe, 32, 4).floor()
+    assert floor["bits_per_byte"] == pytest.approx(sum(nats) / math.log(2) / n_byte)
+    n_token = sum(len(world_bpe.encode(text)) + 1 for text in world_corpus.validation)
+    assert floor["loss"] == pytest.approx(sum(nats) / n_token)
+
+
+def test_floor_of_a_text_whose_grammar_is_unknown_is_empty(objective):
+    assert objective.floor() == {}
+
+
+def test_text_shorter_than_a_context_is_refused(bpe):
+    text = "a tree"
+    n = len(bpe.encode(text)) + 2
+    Causal(Corpus("short.txt", [text], [text]), bpe, n - 1, 2).batch(0, "train")
+    with pytest.raises(UserError, match=rf"short\.txt.* {n} tokens.*--context of {n}"):
+        Causal(Corpus("short.txt", [text], [text]), bpe, n, 2)
+
+
+def test_sample_continues_the_prompt_until_the_end_token(objective, decoder):
+    bpe = objective.tokenizer
+    model = decoder(len(bpe.vocab))
+    letter = bpe.encode("x")[0]
+    model.vocabulary.bias.data[letter] = 1e4
+    assert objective.sample(model, n_token=4, prompt="été") == "étéxxxx"
+    model.vocabulary.bias.data[bpe.special_id(END)] = 1e5
+    assert objective.sample(model, n_token=4, prompt="été") == "été", (
+        "the end token ends a text and is not shown"
+    )
+
+
+def test_sample_is_drawn_from_the_seed(objective, decoder, tagged_corpus, bpe):
+    model = decoder(len(bpe.vocab))
+    text = objective.sample(model, n_token=30)
+    assert text == objective.sample(model, n_token=30)
+    assert text != Causal(tagged_corpus, bpe, 13, 5, seed=4).sample(model, n_token=30)
+
+
+def test_a_small_model_learns_a_small_text(byte_bpe, decoder):
+    objective = Causal(Corpus("abc", ["abcd" * 20], ["abcd" * 5]), byte_bpe, 12, 8)
+    model = decoder(len(byte_bpe.vocab), d_model=24)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for step in range(60):
+        optimizer.zero_grad()
+        objective.loss(model, objective.batch(step, "train"))[0].backward()
+        optimizer.step()
+    _, metrics = objective.loss(model, objective.batch(0, "validation"))
+    assert metrics["accuracy"] > 0.85, "of each four letters the next one is certain: do the labels follow?"

@@ -1,0 +1,309 @@
+"""The rows of BERT and of RoBERTa against plain loops, and nothing that gives a false B away."""
+
+import math
+import re
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from minilm.data import sentences
+from minilm.errors import UserError
+from minilm.pretraining.next_sentence import (
+    DOES_NOT_FOLLOW,
+    FOLLOWS,
+    EncodedSentences,
+    PackedSentences,
+    SentencePairs,
+    width_of,
+)
+
+CONTEXT = 61
+
+
+@pytest.fixture(scope="module")
+def texts(documents):
+    return documents(90, seed=2)
+
+
+@pytest.fixture(scope="module")
+def pairs(texts, bpe):
+    return SentencePairs(texts, bpe, CONTEXT)
+
+
+@pytest.fixture(scope="module")
+def many_pairs(documents, bpe):
+    return SentencePairs(documents(3000, seed=5), bpe, CONTEXT)
+
+
+def parse(rows: dict, b: int, bpe) -> tuple[list[int], list[int]]:
+    """Read row b back, (ids of A, ids of B), and check its layout, plainly."""
+    cls, sep, pad = (bpe.special_id(f"[{name}]") for name in ("CLS", "SEP", "PAD"))
+    ids = rows["input_ids"][b].tolist()
+    n = sum(rows["attention_mask"][b].tolist())
+    first = ids.index(sep)
+    a, second = ids[1:first], ids[first + 1 : n - 1]
+    expected = [cls, *a, sep, *second, sep]
+    assert ids == expected + [pad] * (len(ids) - n), "a row is [CLS] A [SEP] B [SEP] [PAD] ..."
+    assert rows["attention_mask"][b].tolist() == [1] * n + [0] * (len(ids) - n), (
+        "1 on every token, 0 on padding"
+    )
+    types = [0] * (len(a) + 2) + [1] * (len(second) + 1) + [0] * (len(ids) - n)
+    assert rows["token_type_ids"][b].tolist() == types, "0 up to the first [SEP], 1 from B to the last [SEP]"
+    assert a and second and not {cls, sep, pad} & {*a, *second}
+    return a, second
+
+
+def tags(ids: list[int], bpe) -> list[tuple[int, int]]:
+    """(document, sentence) of each sentence of a text, from the names that the texts hold."""
+    return [(int(d), int(s)) for d, s in re.findall(r"D(\d+) s(\d+)", bpe.decode(ids))]
+
+
+def test_sentences_are_encoded_with_a_space_before(texts, bpe):
+    encoded = EncodedSentences(texts, bpe, longest=17)
+    flat = [(d, s) for d, text in enumerate(texts) for s in sentences(text)]
+    assert encoded.document_of.tolist() == [d for d, _ in flat]
+    for i, (_, sentence) in enumerate(flat):
+        ids = encoded.ids[encoded.edges[i] : encoded.edges[i + 1]].tolist()
+        assert ids == bpe.encode(" " + sentence)[:17], "with a space before, cut at the longest length"
+    assert encoded.edges[-1] == len(encoded.ids)
+
+
+def test_special_tokens_in_a_document_are_plain_text(bpe):
+    encoded = EncodedSentences(["A [MASK] here. [SEP] <|endoftext|>"], bpe, longest=50)
+    assert encoded.ids.min() >= len(bpe.special_tokens), "a document can hide its own words"
+    assert bpe.decode(encoded.ids) == " A [MASK] here. [SEP] <|endoftext|>"
+
+
+@pytest.mark.parametrize("across", [False, True])
+def test_windows_hold_as_many_whole_sentences_as_fit(texts, bpe, across):
+    budget = 40
+    encoded = EncodedSentences(texts, bpe, longest=budget)
+    expected, n_token, previous = [], 0, None
+    for s, document in enumerate(encoded.document_of.tolist()):
+        n = int(encoded.edges[s + 1] - encoded.edges[s])
+        if expected and n_token + n <= budget and (across or document == previous):
+            expected[-1][1], n_token = s + 1, n_token + n
+        else:
+            expected.append([s, s + 1])
+            n_token = n
+        previous = document
+    assert encoded.windows(budget, across_documents=across).tolist() == expected
+
+
+def test_windows_of_nothing(bpe):
+    assert EncodedSentences([], bpe, longest=5).windows(9).shape == (0, 2)
+
+
+@pytest.mark.parametrize("make, least", [(SentencePairs, 5), (PackedSentences, 3)])
+def test_a_context_too_short_for_any_text_is_refused(texts, bpe, make, least):
+    with pytest.raises(UserError, match="--context"):
+        make(texts, bpe, least - 1)
+    rows = make(texts, bpe, least).true_rows(np.arange(4))
+    assert rows["input_ids"].shape == (4, least)
+
+
+def test_true_b_follows_a_in_the_document(pairs, texts, bpe):
+    rows = pairs.true_rows(np.arange(len(pairs)))
+    seen = []
+    for b in range(len(pairs)):
+        a, second = parse(rows, b, bpe)
+        names = tags(a, bpe) + tags(second, bpe)
+        document, start = names[0]
+        assert names == [(document, start + i) for i in range(len(names))], "B does not go on where A ends"
+        assert bpe.decode(a + second) in " " + texts[document], "A and B are not the text itself"
+        assert 0 <= len(tags(second, bpe)) - len(tags(a, bpe)) <= 1, "a window is cut at its middle sentence"
+        seen += names
+    assert len(seen) == len(set(seen)), "a sentence is in two windows"
+    n_sentence = {d: len(sentences(text)) for d, text in enumerate(texts)}
+    lost = [n - sum(d == document for d, _ in seen) for document, n in n_sentence.items()]
+    assert max(lost) <= 1, "more is left out than one sentence at a document's end"
+
+
+def test_false_b_is_from_another_document(many_pairs, bpe):
+    rng = np.random.default_rng(0)
+    rows = many_pairs.rows(np.arange(len(many_pairs)), rng)
+    for b, label in enumerate(rows["next_sentence_labels"].tolist()):
+        a, second = (tags(side, bpe) for side in parse(rows, b, bpe))
+        if label == FOLLOWS:
+            assert second[0] == (a[-1][0], a[-1][1] + 1)
+        else:
+            assert second[0][0] != a[0][0], "a false B is from A's own document"
+        assert len({document for document, _ in second}) == 1
+
+
+def test_false_b_is_from_another_document_where_there_are_few(documents, bpe):
+    texts = [text for seed in range(40) for text in documents(3, seed, most=60) if text.count("s") > 30]
+    texts = [re.sub(r"D\d+", f"D{d}", text) for d, text in enumerate(texts[:3])]
+    pairs, n_false = SentencePairs(texts, bpe, CONTEXT), 0
+    for seed in range(3):
+        rows = pairs.rows(np.arange(len(pairs)), np.random.default_rng(seed))
+        for b in np.flatnonzero(rows["next_sentence_labels"] == DOES_NOT_FOLLOW):
+            a, second = (tags(side, bpe) for side in parse(rows, b, bpe))
+            assert second[0][0] != a[0][0], "a false B is from A's own document"
+            n_false += 1
+    assert n_false > len(pairs), "the test needs false pairs"
+
+
+def test_a_is_the_chosen_window(pairs, bpe):
+    chosen = np.array([5, 3, 3, 20, 0])
+    rows, true = pairs.rows(chosen, np.random.default_rng(0)), pairs.true_rows(chosen)
+    for b in range(len(chosen)):
+        assert parse(rows, b, bpe)[0] == parse(true, b, bpe)[0]
+        assert parse(true, b, bpe)[0][0] == pairs.ids[pairs.a_start[chosen[b]]]
+
+
+def test_false_b_is_never_the_true_text(byte_bpe):
+    texts = [f"D{d} says it. {'Ab ab.' if d % 3 else 'Xy xy.'}" for d in range(60)]
+    pairs = SentencePairs(texts, byte_bpe, CONTEXT)
+    true = pairs.true_rows(np.arange(60))
+    n_false = 0
+    for seed in range(5):
+        rows = pairs.rows(np.arange(60), np.random.default_rng(seed))
+        for b in np.flatnonzero(rows["next_sentence_labels"] == DOES_NOT_FOLLOW):
+            n_false += 1
+            assert parse(rows, b, byte_bpe)[1] != parse(true, b, byte_bpe)[1], (
+                "the false B has the words of the true one"
+            )
+    assert n_false > 100
+
+
+def test_without_a_false_partner_the_label_says_that_b_follows(bpe):
+    pairs = SentencePairs([f"D{d} says it. Yes, it is." for d in range(20)], bpe, CONTEXT)
+    rows = pairs.rows(np.arange(20), np.random.default_rng(0))
+    assert (pairs.false_partners(np.arange(20), np.random.default_rng(0)) == -1).all()
+    assert (rows["next_sentence_labels"] == FOLLOWS).all(), "labelled false, and yet B follows"
+
+
+def test_both_classes_make_about_half(many_pairs):
+    n = len(many_pairs)
+    rows = many_pairs.rows(np.arange(n), np.random.default_rng(0))
+    n_false = int((rows["next_sentence_labels"] == DOES_NOT_FOLLOW).sum())
+    assert abs(n_false - n / 2) < 5 * math.sqrt(n) / 2 + 0.01 * n, f"{n_false} of {n} are false"
+    assert FOLLOWS == 0 and DOES_NOT_FOLLOW == 1, "the order of the classes in published checkpoints"
+
+
+def test_false_partners_are_alike_and_fit(many_pairs):
+    chosen = np.arange(len(many_pairs))
+    partner = many_pairs.false_partners(chosen, np.random.default_rng(0))
+    found = partner >= 0
+    assert found.mean() > 0.98
+    n_b = many_pairs.b_end - many_pairs.b_start
+    n_a = many_pairs.b_start - many_pairs.a_start
+    assert (n_a[found] + n_b[partner[found]] <= CONTEXT - 3).all(), (
+        "a false B cut to fit shows that it is false"
+    )
+    assert np.abs(n_b[found] - n_b[partner[found]]).mean() < 2, "false B are not as long as the true ones"
+    assert (partner != many_pairs.false_partners(chosen, np.random.default_rng(1))).mean() > 0.8
+    counts = Counter(partner[found].tolist())
+    assert max(counts.values()) < 12, "some B are false all the time: knowing them by heart is enough"
+
+
+def features(pairs, rows: dict, bpe) -> dict[str, list]:
+    """What a rule could go by without reading: lengths, numbers of sentences, places, the last token."""
+    out = {name: [] for name in ("tokens of B", "tokens", "sentences", "place", "end")}
+    for b in range(len(rows["input_ids"])):
+        a, second = parse(rows, b, bpe)
+        a_tags, b_tags = tags(a, bpe), tags(second, bpe)
+        out["tokens of B"].append(len(second) // 3)
+        out["tokens"].append((len(a) + len(second)) // 3)
+        out["sentences"].append((len(a_tags), len(b_tags)))
+        out["place"].append((a_tags[0][1] == 0, min(2, b_tags[0][1])))
+        out["end"].append(second[-1])
+    return out
+
+
+def test_no_rule_on_length_or_position_tells_false_from_true(many_pairs, bpe):
+    """For each feature the best rule is found on one half of the rows and tried on the other."""
+    chosen = np.tile(np.arange(len(many_pairs)), 2)
+    rows = many_pairs.rows(chosen, np.random.default_rng(0))
+    labels = rows["next_sentence_labels"]
+    learn = np.random.default_rng(1).random(len(labels)) < 0.5
+    for name, values in features(many_pairs, rows, bpe).items():
+        balance = Counter()
+        for value, label, use in zip(values, labels, learn, strict=True):
+            balance[value] += (1 if label == FOLLOWS else -1) if use else 0
+        guess = np.array([FOLLOWS if balance[value] > 0 else DOES_NOT_FOLLOW for value in values])
+        accuracy = (guess == labels)[~learn].mean()
+        assert accuracy < 0.54, f"{name} alone tells true from false in {accuracy:.0%} of the rows"
+
+
+def test_long_sentences_are_cut(bpe):
+    long = "word " * 100
+    texts = [f"Start {d} {long}. Then {d} {long}." for d in range(4)]
+    rows = SentencePairs(texts, bpe, 41).true_rows(np.arange(4))
+    assert rows["input_ids"].shape == (4, 41)
+    for b in range(4):
+        a, second = parse(rows, b, bpe)
+        assert len(a) == len(second) == 19, "half of the context each"
+
+
+def test_rows_are_as_wide_as_the_longest_needs(pairs):
+    n = (pairs.b_end - pairs.a_start) + 3
+    for chosen in (n.argsort()[:3], n.argsort()[-3:]):
+        width = pairs.true_rows(chosen)["input_ids"].shape[1]
+        assert width >= n[chosen].max() and (width - n[chosen].max() < 8) and width <= CONTEXT
+
+
+@pytest.mark.parametrize(
+    "longest, context, width", [(1, 61, 8), (8, 61, 8), (9, 61, 16), (57, 61, 61), (61, 61, 61)]
+)
+def test_width_of(longest, context, width):
+    assert width_of(np.array([[1], [longest]]), context) == width
+
+
+def test_documents_of_one_sentence_give_no_pair(bpe):
+    texts = ["Alone 1.", "D0 a. D0 b.", "Alone 2.", "D1 a. D1 b. D1 c.", "Alone 3."]
+    pairs = SentencePairs(texts, bpe, CONTEXT)
+    assert len(pairs) == 2
+    rows = pairs.true_rows(np.arange(2))
+    assert [bpe.decode(parse(rows, b, bpe)[0]) for b in range(2)] == [" D0 a.", " D1 a."]
+
+
+@pytest.mark.parametrize(
+    "texts", [["D0 a. D0 b. D0 c. D0 d."], ["D0 a. D0 b.", "Alone."], ["Alone.", "Alone, too."], []]
+)
+def test_one_document_is_too_few(bpe, texts):
+    with pytest.raises(UserError, match=r"plays\.txt.*--no-next-sentence"):
+        SentencePairs(texts, bpe, CONTEXT, name="plays.txt")
+
+
+@pytest.fixture(scope="module")
+def packed(texts, bpe):
+    return PackedSentences(texts, bpe, CONTEXT)
+
+
+def test_packed_rows_hold_every_sentence_once_in_order(packed, texts, bpe):
+    cls, sep, pad = (bpe.special_id(f"[{name}]") for name in ("CLS", "SEP", "PAD"))
+    rows = packed.true_rows(np.arange(len(packed)))
+    assert rows.keys() == {"input_ids", "attention_mask"} and rows["input_ids"].shape[1] <= CONTEXT
+    text, across = [], False
+    for ids, mask in zip(rows["input_ids"].tolist(), rows["attention_mask"].tolist(), strict=True):
+        n = sum(mask)
+        assert ids == [cls, *ids[1 : n - 1], sep] + [pad] * (len(ids) - n) and mask == [1] * n + [0] * (
+            len(ids) - n
+        )
+        assert bpe.decode(ids[1 : n - 1]).startswith(" D") and bpe.decode(ids[1 : n - 1]).endswith("."), (
+            "a row begins or ends inside a sentence"
+        )
+        across |= len({document for document, _ in tags(ids[1 : n - 1], bpe)}) > 1
+        text += ids[1 : n - 1]
+    assert bpe.decode(text) == "".join(" " + s for t in texts for s in sentences(t)), (
+        "lost, twice, or out of order"
+    )
+    assert across, "rows are filled across documents"
+
+
+def test_packed_rows_take_the_chosen_windows(packed):
+    everything = packed.true_rows(np.arange(len(packed)))["input_ids"]
+    chosen = np.array([4, 0, 4])
+    rows = packed.rows(chosen, np.random.default_rng(0))
+    width = rows["input_ids"].shape[1]
+    assert (rows["input_ids"] == everything[chosen][:, :width]).all()
+    assert len(packed) == len(everything) > 5
+
+
+def test_packed_rows_cut_long_sentences(bpe):
+    packed = PackedSentences(["Start " + "word " * 100], bpe, 21)
+    rows = packed.true_rows(np.arange(len(packed)))
+    assert rows["input_ids"].shape == (1, 21) and rows["attention_mask"].all()

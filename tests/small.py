@@ -1,0 +1,111 @@
+"""What several test files share: a text, a tokenizer, objectives and models that train in milliseconds."""
+
+import random
+from functools import cache
+
+import torch
+
+from minilm.config import ModelConfig
+from minilm.data import Corpus
+from minilm.models import build
+from minilm.pretraining.causal import Causal
+from minilm.pretraining.masked import Masked
+from minilm.pretraining.objective import IGNORED
+from minilm.tokenizer import BPE, SPECIAL_TOKENS
+from minilm.training import TrainingSettings
+
+CONTEXT, BATCH_SIZE = 24, 7
+
+
+def documents(n: int, seed: int = 0) -> list[str]:
+    """Return n texts of two to five sentences."""
+    draw = random.Random(seed)
+
+    def sentence() -> str:
+        who, what = (
+            draw.choice(["Ana", "Rui", "The old baker"]),
+            draw.choice(["bread", "a lamp", "two red pens"]),
+        )
+        return f"{who} {draw.choice(['sells', 'found', 'likes'])} {what}{draw.choice(['', ' on Monday'])}."
+
+    return [" ".join(sentence() for _ in range(draw.randint(2, 5))) for _ in range(n)]
+
+
+@cache
+def tokenizer() -> BPE:
+    """Return a BPE with all special tokens and a few merges."""
+    return BPE.train(documents(40), 300, SPECIAL_TOKENS)
+
+
+def corpus() -> Corpus:
+    """Return 40 texts to train on, and 5 others."""
+    return Corpus("small", documents(40, seed=1), documents(5, seed=2))
+
+
+class RaggedCausal(Causal):
+    """GPT's objective on rows that hold very different numbers of labels."""
+
+    def batch(self, step: int, split: str) -> dict[str, torch.Tensor]:
+        batch = super().batch(step, split)
+        for row, labels in enumerate(batch["labels"]):
+            labels[2 + 5 * row % CONTEXT :] = IGNORED
+        return batch | dict(n_label=(batch["labels"] != IGNORED).sum().float())
+
+
+def objective(kind: str, batch_size: int = BATCH_SIZE):
+    """Return the objective `causal` or `masked` on the small text."""
+    return dict(causal=RaggedCausal, masked=Masked)[kind](corpus(), tokenizer(), CONTEXT, batch_size)
+
+
+def model(kind: str, dropout: float = 0.0, seed: int = 0) -> torch.nn.Module:
+    """Return a model for the objective `kind`, with random weights drawn from the seed."""
+    if kind == "masked":
+        shape = dict(n_encoder_layer=1, n_segments=2, pooler=True, next_sentence=True)
+    else:
+        shape = dict(n_decoder_layer=1, final_norm=True)
+    torch.manual_seed(seed)
+    sizes = dict(vocab_size=tokenizer().vocab_size, d_model=8, n_head=2, d_ff=12, max_positions=CONTEXT)
+    return build(ModelConfig(**sizes, **shape, dropout=dropout, attention_dropout=dropout))
+
+
+def settings(**changes) -> TrainingSettings:
+    """Return settings of a short run with these changes."""
+    short = dict(steps=6, batch_size=BATCH_SIZE, lr=3e-3, warmup=2, schedule="linear", weight_decay=0.1)
+    return TrainingSettings(**short | dict(eval_every=100) | changes)
+
+
+class Disturbed:
+    """An objective that does something else when the batch of one training step is made.
+
+    `act()` is called at `step`, counted from 0. Where it returns a number the loss is multiplied by it.
+    """
+
+    def __init__(self, objective, step: int, act):
+        self.objective, self.step, self.act = objective, step, act
+
+    def batch(self, step: int, split: str) -> dict[str, torch.Tensor]:
+        batch = self.objective.batch(step, split)
+        factor = self.act() if split == "train" and step == self.step else None
+        return batch if factor is None else batch | dict(factor=torch.tensor(factor))
+
+    def loss(self, model, batch: dict[str, torch.Tensor]) -> tuple:
+        loss, metrics = self.objective.loss(model, batch)
+        loss = loss * batch.get("factor", 1.0)
+        return loss, metrics | dict(loss=loss)
+
+
+def assert_equal(found, expected, where: str = "state") -> None:
+    """Compare nested dictionaries, lists and tuples of tensors and plain values, bit for bit."""
+    assert type(found) is type(expected), f"{where}: {type(found)}, expected {type(expected)}"
+    if isinstance(expected, dict):
+        assert list(found) == list(expected), where
+        for key in expected:
+            assert_equal(found[key], expected[key], f"{where}[{key!r}]")
+    elif isinstance(expected, (list, tuple)):
+        assert len(found) == len(expected), where
+        for i, (a, b) in enumerate(zip(found, expected, strict=True)):
+            assert_equal(a, b, f"{where}[{i}]")
+    elif isinstance(expected, torch.Tensor):
+        assert torch.equal(found, expected), f"{where} differs by {(found - expected).abs().max()}"
+    else:
+        assert found == expected, f"{where}: {found}, expected {expected}"

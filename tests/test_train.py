@@ -1,0 +1,318 @@
+"""Grades train.py: the whole of regime 1 at tiny size, and one line for each mistake of the user."""
+
+import contextlib
+import json
+import math
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import small
+import torch
+
+import minilm
+import train
+from minilm import cli, data
+from minilm.checkpoint import read_log, save
+from minilm.errors import UserError
+from minilm.recipes import with_recipe
+from minilm.runs import RUN_FILES
+from minilm.training import Interrupted
+
+TINY = "--steps 4 --vocab-size 300 --d-model 8 --n-head 2 --d-ff 12 --batch-size 5 --context 32 --device cpu"
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    """Work in a folder of its own, with texts.txt; the world is a small one."""
+    monkeypatch.chdir(tmp_path)
+    Path("texts.txt").write_text("\n\n".join(small.documents(60)), encoding="utf-8")
+    monkeypatch.setattr(data, "WORLD_TRAIN", 120)
+    monkeypatch.setattr(data, "WORLD_VALIDATION", 30)
+
+
+@pytest.fixture
+def script(monkeypatch, capsys):
+    """Return a function that runs train.py with flags: exit code, standard output, standard error."""
+
+    def call(flags: str = "", tiny: str = TINY) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["train.py", *tiny.split(), *flags.split()])
+        capsys.readouterr()
+        code = cli.run(train.main)
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def results(folder: str) -> dict:
+    found = json.loads(Path(folder, "results.json").read_text(encoding="utf-8"))
+    assert all(math.isfinite(value) for value in found.values())
+    return found
+
+
+COMMON = {"parameters", "tokens_per_second", "loss_before", "loss_after", "bits_per_byte", "seconds", "seed"}
+MASKED = COMMON | {"masked_accuracy", "masked_accuracy_baseline"}
+PAIRS = {"next_sentence_accuracy", "shared_word_accuracy"}
+
+
+def test_the_default_trains_bert_on_the_world(script):
+    code, out, err = script("--vocab-size 700")  # enough for the world's words to be tokens
+    assert code == 0, err
+    assert set(results("runs/masked")) == MASKED | PAIRS | {"slot_accuracy"}
+    assert sorted(path.name for path in Path("runs/masked").iterdir()) == sorted(RUN_FILES)
+    assert "world: 120 training documents" in out and "Saved in runs/masked" in out
+    assert out.count("(it was: ") == 3, "three filled-in blanks"
+    model, tokenizer = minilm.load("runs/masked")
+    assert (model.config.kind, model.config.next_sentence, model.config.d_model) == ("encoder", True, 8)
+    assert tokenizer.vocab_size == model.config.vocab_size == 700
+    log = read_log("runs/masked")
+    assert [line["step"] for line in log if line["split"] == "validation"] == [0, 1, 2, 3, 4]
+    found = results("runs/masked")
+    assert (log[0]["loss"], log[-1]["loss"]) == (found["loss_before"], found["loss_after"])
+    assert found["parameters"] == model.n_parameters()
+    settings = json.loads(Path("runs/masked/settings.json").read_text())
+    assert (settings["objective"], settings["lr"], settings["d_model"]) == ("masked", 3e-3, 8)
+
+
+def test_the_causal_objective_trains_gpt_and_knows_its_floor(script):
+    code, out, err = script("--objective causal")
+    assert code == 0, err
+    found = results("runs/causal")
+    assert set(found) == COMMON | {"perplexity", "floor_bits_per_byte"}
+    assert found["perplexity"] == pytest.approx(math.exp(found["loss_after"]))
+    assert 0 < found["floor_bits_per_byte"] < found["bits_per_byte"], "no model beats the grammar"
+    assert "A text that it wrote:" in out
+    assert minilm.load("runs/causal")[0].config.kind == "decoder"
+
+
+@pytest.mark.parametrize("objective", ["masked", "causal"])
+def test_more_steps_learn_more(script, objective):
+    flags = f"--objective {objective} --data texts.txt --steps 60 --lr 0.02 --warmup 5"
+    code, _, err = script(flags)
+    assert code == 0, err
+    found = results(f"runs/{objective}")
+    assert found["loss_after"] < found["loss_before"] - 1
+    assert "slot_accuracy" not in found and "floor_bits_per_byte" not in found, "only the world knows these"
+
+
+def test_running_a_command_twice_gives_two_equal_runs(script):
+    for _ in range(2):
+        code, out, err = script("--data texts.txt --dropout 0.1")
+        assert code == 0, err
+    assert "runs/masked-2" in out
+    first, second = (minilm.load(folder)[0].state_dict() for folder in ("runs/masked", "runs/masked-2"))
+    small.assert_equal(first, second, "the seed does not fix the run")
+    script("--data texts.txt --seed 1")
+    other = minilm.load("runs/masked-3")[0].state_dict()
+    assert not torch.equal(first["tokens.weight"], other["tokens.weight"])
+
+
+def test_without_next_sentence_there_are_no_pairs_and_no_dead_weights(script):
+    code, out, err = script("--data texts.txt --no-next-sentence")
+    assert code == 0, err
+    config = minilm.load("runs/masked")[0].config
+    assert (config.next_sentence, config.pooler, config.n_segments) == (False, False, 0)
+    assert set(results("runs/masked")) == MASKED
+    assert "next sentence" not in out
+
+
+def make(flags: str):
+    """Return the objective and the model that flags name."""
+    settings, overrides = cli.parse_with_overrides(train.Settings, train.ModelConfig, (TINY + flags).split())
+    settings = with_recipe(settings)
+    model = train.make_model(settings, overrides, small.tokenizer())
+    return train.make_objective(settings, small.corpus(), small.tokenizer()), model
+
+
+def test_flags_reach_the_objective():
+    objective, _ = make(" --whole-word --mask-share 0.4 --seed 7 --context 40")
+    assert (objective.whole_word, objective.mask_share, objective.next_sentence) == (True, 0.4, True)
+    assert (objective.seed, objective.context, objective.batch_size) == (7, 40, 5)
+    objective, _ = make(" --no-next-sentence")
+    assert (objective.whole_word, objective.mask_share, objective.next_sentence) == (False, 0.15, False)
+    objective, _ = make(" --objective causal --seed 7 --context 40")
+    assert (objective.name, objective.seed, objective.context) == ("causal", 7, 40)
+
+
+def test_flags_reach_the_model():
+    _, model = make(" --n-encoder-layer 3 --dropout 0 --norm post --vocab-size 999")
+    assert (model.config.n_encoder_layer, model.config.dropout, model.config.norm) == (3, 0, "post")
+    assert model.config.vocab_size == small.tokenizer().vocab_size, (
+        "the tokenizer says how many tokens there are"
+    )
+    weights = [make(f" --seed {seed}")[1].tokens.weight for seed in (1, 1, 2)]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
+def test_whole_words_and_a_ready_tokenizer(script):
+    small.tokenizer().save("tokens.json")
+    code, _, err = script("--data texts.txt --whole-word --tokenizer tokens.json --vocab-size 400")
+    assert code == 0, err
+    assert minilm.load("runs/masked")[1].vocab == small.tokenizer().vocab
+
+
+def test_an_interrupted_run_goes_on(script, monkeypatch):
+    plain_batch, calls = train.Masked.batch, []
+
+    def batch(self, step, split):
+        if split == "train" and step == 1 and not calls:
+            calls.append(1)
+            signal.raise_signal(signal.SIGINT)
+        return plain_batch(self, step, split)
+
+    script("--data texts.txt --out whole")
+    monkeypatch.setattr(train.Masked, "batch", batch)
+    with contextlib.suppress(Interrupted):
+        script("--data texts.txt --out parts")
+    assert calls
+    assert not Path("parts/results.json").exists(), "a run that was stopped is not finished"
+    code, _, err = script("--data texts.txt --out parts --resume")
+    assert code == 0, err
+    weights = (minilm.load(folder)[0].state_dict() for folder in ("parts", "whole"))
+    small.assert_equal(*weights)
+
+
+def test_of_several_processes_the_first_alone_makes_the_folder(monkeypatch):
+    settings = with_recipe(train.Settings(out="new"))
+    monkeypatch.setenv("RANK", "1")
+    assert train.run_folder(settings) == Path("new") and not Path("new").exists()
+    monkeypatch.setenv("RANK", "0")
+    assert train.run_folder(settings) == Path("new") and Path("new").exists()
+    with pytest.raises(UserError, match="--out new exists"):
+        train.run_folder(settings)
+
+
+def test_of_several_processes_the_first_alone_speaks(script, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(train, "train", lambda *_: {})  # has its own test with two real processes
+    code, out, err = script("--data texts.txt")
+    assert (code, out, err) == (0, "", "")
+    assert not Path("runs").exists()
+
+
+def test_the_script_itself_ends_with_its_exit_code():
+    path = Path(train.__file__)
+    command = [sys.executable, str(path), "--data", "mising.txt"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: mising.txt") and done.stderr.count("\n") == 1
+
+
+def write(name: str, content: bytes | str) -> None:
+    Path(name).write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def check_error(outcome: tuple[int, str, str], *words: str) -> None:
+    """Check: exit code 2, one line that begins with "error:" and has all words, and nothing left behind."""
+    code, _, err = outcome
+    assert code == 2, err
+    assert err.startswith("error: ") and err.count("\n") == 1 and err.endswith("\n"), err
+    for word in words:
+        assert word in err, f"{word!r} is not named in: {err}"
+
+
+BAD_TEXT = {
+    "empty.txt": (b"", ["empty file"]),
+    "blank.txt": (b"\n \n\t\n", ["empty file"]),
+    "word.txt": (b"word", ["at least two different documents"]),
+    "binary.txt": (b"abc\x00\x01\x02", ["binary file", "offset 3"]),
+    "latin.txt": ("Ana found a café.\n\nRui sells bread.".encode("latin-1"), ["byte 15", "--errors replace"]),
+    "table.xlsx": (b"PK", [".txt, .jsonl"]),
+}
+
+
+@pytest.mark.parametrize("objective", ["masked", "causal"])
+@pytest.mark.parametrize("name", BAD_TEXT)
+def test_a_file_that_is_no_text_is_named(script, name, objective):
+    content, words = BAD_TEXT[name]
+    write(name, content)
+    check_error(script(f"--data {name} --objective {objective}"), name, *words)
+    assert not Path("runs").exists(), "a run that could not begin leaves a folder"
+
+
+@pytest.mark.parametrize("objective", ["masked", "causal"])
+@pytest.mark.parametrize("context", [8, 32, 128])
+def test_a_text_shorter_than_one_context_is_named(script, objective, context):
+    write("short.txt", "Ana sang.\n\nRui sat.")
+    flags = f"--data short.txt --objective {objective} --context {context}"
+    check_error(script(flags), "short.txt", "--context")
+
+
+def test_a_file_that_is_not_there_is_named(script):
+    check_error(script("--data text.txt"), "text.txt", "no such file", "did you mean 'texts.txt'?")
+    check_error(script("--data wrld"), "did you mean 'world'?")
+    check_error(script("--data texts.txt world"), "only files and folders can be joined")
+    check_error(script("--tokenizer tokens.json --data texts.txt"), "tokens.json")
+
+
+def test_errors_replace_reads_on(script):
+    texts = small.documents(60)
+    write("latin.txt", "\n\n".join([*texts[:3], "Ana found a café.", *texts[3:]]).encode("latin-1"))
+    check_error(script("--data latin.txt"), "latin.txt: byte", "--errors replace")
+    code, _, err = script("--data latin.txt --errors replace")
+    assert code == 0, err
+
+
+BAD_FLAGS = {
+    "--vocab-size 261": ["261", "262"],
+    "--d-model 10 --n-head 4": ["--d-model 10", "--n-head 4"],
+    "--context 129": ["--context 129", "128", "--max-positions 129"],
+    "--context 4": ["--context 4", "8 or more"],
+    "--mask-share 0": ["--mask-share 0", "above 0"],
+    "--mask-share 1.5": ["--mask-share 1.5", "at most 1"],
+    "--step 3": ["--step", "did you mean '--steps'?"],
+    "--objectiv causal": ["did you mean '--objective'?"],
+    "--objective casual": ["--objective casual", "did you mean 'causal'?"],
+    "--model bert-tini": ["bert-tini", "did you mean 'bert-tiny'?"],
+    "--model gpt-tiny": ["--objective masked", "encoder", "gpt-tiny", "decoder"],
+    "--model bert-tiny --objective causal": ["--objective causal", "decoder", "bert-tiny", "encoder"],
+    "--steps many": ["--steps many", "integer"],
+    "--steps 0": ["--steps 0", "1 or more"],
+    "--batch-size 2 --accumulate 3": ["--batch-size 2", "--accumulate 3"],
+    "--seed -1": ["--seed -1", "0 or more"],
+    "--dropout 1": ["--dropout 1"],
+    "--n-decoder-layer 1": ["encoder-decoder"],
+    "--resume": ["--resume", "runs/masked"],
+    "--resume --out nowhere": ["nowhere"],
+    "--out texts.txt": ["--out texts.txt exists"],
+    "--lr 1e38 --warmup 0": ["not finite", "runs/masked", "--lr"],
+}
+
+
+@pytest.mark.parametrize("flags", BAD_FLAGS)
+def test_a_flag_that_cannot_be_is_named(script, flags):
+    code, out, err = script("--data texts.txt " + flags)
+    if "1e38" in flags:  # the evaluation before the first step is told on the same channel
+        assert err.startswith("step     0 ")
+        err = err[err.index("error: ") :]
+    check_error((code, out, err), *BAD_FLAGS[flags])
+
+
+def test_a_gpu_that_is_not_there_is_named(script, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    check_error(script("--data texts.txt --device cuda"), "--device cuda", "--device cpu")
+    assert not Path("runs").exists()
+
+
+def test_an_existing_folder_is_kept_unless_overwritten(script):
+    assert script("--data texts.txt --out mine")[0] == 0
+    before = {path.name: path.read_bytes() for path in Path("mine").iterdir()}
+    check_error(script("--data texts.txt --out mine"), "mine", "--resume", "--overwrite")
+    assert {path.name: path.read_bytes() for path in Path("mine").iterdir()} == before, "something was lost"
+    assert script("--data texts.txt --out mine --overwrite --seed 1")[0] == 0
+    assert results("mine")["seed"] == 1
+
+
+def test_a_damaged_or_foreign_checkpoint_is_named_and_kept(script):
+    assert script("--data texts.txt --out mine")[0] == 0
+    path = Path("mine/trainer.pt")
+    whole = path.read_bytes()
+    other = small.model("causal")
+    save(other, None, "other")
+    torch.save({"step": 1, "model": other.state_dict()}, "other/trainer.pt")
+    for content in (whole[:1000], b"", b"not a checkpoint", Path("other/trainer.pt").read_bytes()):
+        path.write_bytes(content)
+        check_error(script("--data texts.txt --out mine --resume"), "mine", "trainer.pt")
+        assert path.read_bytes() == content
