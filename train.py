@@ -56,6 +56,10 @@ class Settings(TrainingSettings):
 
 
 CLOSINGS = {"masked": masked_closing, "causal": causal_closing}
+NEXT = {
+    "masked": "python train.py --objective causal",
+    "causal": "python train.py --objective causal --data YOUR.txt, or --positions alibi on the same stories",
+}
 
 
 def make_model(settings: Settings, overrides: dict, tokenizer: BPE) -> torch.nn.Module:
@@ -99,6 +103,7 @@ def saved_settings(settings: Settings, given: dict, overrides: dict) -> tuple[Se
     """Return the settings and overrides of the run to continue, with the flags that were given on top."""
     folder = choose_folder(settings.objective, settings.out, settings.overwrite, resume=True)
     own, others = read_settings(folder, Settings)
+    own |= dict(overwrite=False)  # how the run began is no longer of interest
     return Settings(**own | given | dict(out=str(folder))), others | overrides
 
 
@@ -147,6 +152,7 @@ def close(settings: Settings, model, objective, outcome: dict, folder: Path) -> 
     print("\n" + cli.table(rows, HEADER), *["", *examples, ""], sep="\n")
     write_json(folder / RESULTS, {k: v for k, v in results.items() if v is not None})
     print(f"Saved in {folder} ({model.n_parameters():,} weights, {outcome['seconds']:.0f} s).")
+    print(f"Next: {NEXT[settings.objective]}")
 
 
 if __name__ == "__main__":

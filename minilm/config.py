@@ -165,7 +165,7 @@ PRESETS: dict[str, ModelConfig] = {
         "bart-large": _BART | _sizes(1024, 16, encoder=12, decoder=12),
         "bert-tiny": _BERT | _PAIRS | _TINY | _sizes(64, 4, encoder=2),
         "distilbert-tiny": _BERT | _TINY | _sizes(64, 4, encoder=1),
-        "gpt-tiny": _GPT2 | _TINY | _sizes(96, 4, decoder=3),
+        "gpt-tiny": _GPT2 | _TINY | _sizes(96, 4, decoder=2),
         "bart-tiny": _BART | _TINY | _sizes(64, 4, encoder=2, decoder=2),
         "transformer-tiny": _TRANSFORMER | _TINY | _sizes(96, 4, encoder=2, decoder=2),
     }.items()

@@ -18,7 +18,7 @@ _GPT2 = dict(data=("python-docs",), vocab_size=50257, context=1024, schedule="co
 
 RECIPES: dict[str, dict] = {
     "bert-tiny": _TINY | dict(vocab_size=1024, context=64, steps=2000, batch_size=32, lr=3e-3),
-    "gpt-tiny": _TINY | dict(vocab_size=1024, context=64, steps=2000, batch_size=32, lr=4e-3),
+    "gpt-tiny": _TINY | dict(vocab_size=1024, context=64, steps=1600, batch_size=32, lr=2.5e-3, warmup=100),
     # Devlin et al. 2019, appendix A.2: a million steps of 256 sequences
     "bert-base": _BERT | dict(steps=1_000_000, batch_size=256, lr=1e-4, warmup=10_000),
     "bert-large": _BERT | dict(steps=1_000_000, batch_size=256, lr=1e-4, warmup=10_000),
