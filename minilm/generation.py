@@ -157,19 +157,22 @@ def write(draft: Draft, rule: SamplingRule, limits: Tensor, seed, pad_id: int) -
     """
     n_prompt, n_step = draft.length, int(limits.max())
     uniform = uniform_numbers(seed, len(limits), n_step, limits.device)  # (B, n_step)
-    n_new, ended = torch.zeros_like(limits), limits <= 0
+    ended = limits <= 0
     for step in range(n_step):
         log_probs = rule.log_probabilities(draft.next_logits(), draft.seen, step)  # (B, V)
         token = draw(log_probs, uniform[:, step])  # (B,)
-        chosen = log_probs.gather(1, token[:, None])[:, 0]
-        draft.append(token.masked_fill(ended, pad_id), chosen.masked_fill(ended, 0.0))
-        n_new += ~ended
-        ended = ended | (n_new >= limits)
+        draft.append(token, log_probs.gather(1, token[:, None])[:, 0])
         if rule.eos_id is not None:
-            ended = ended | (token == rule.eos_id)
+            ended |= (token == rule.eos_id) | (limits <= step + 1)
             if ended.all():
                 break
-    return draft.ids[:, n_prompt:], draft.log_probs[:, n_prompt:], n_new
+    ids, log_probs = draft.ids[:, n_prompt:], draft.log_probs[:, n_prompt:]  # (B, n)
+    # A text that had ended was written on until the others had: that part goes.
+    is_end = ids == (-1 if rule.eos_id is None else rule.eos_id)
+    real = (is_end.cumsum(1) - is_end.long() == 0) & (
+        torch.arange(n_step, device=ids.device) < limits[:, None]
+    )
+    return ids.masked_fill(~real, pad_id), log_probs.masked_fill(~real, 0.0), real.sum(1)
 
 
 def read_prompts(input_ids, attention_mask: Tensor | None, config) -> list[list[int]]:

@@ -172,7 +172,7 @@ def save_checkpoint(folder: Path, model, optimizer: torch.optim.Optimizer, token
 
 
 def go_on_from(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict:
-    """Put the weights and the optimizer's moments of a checkpoint in place, and return what else it holds.
+    """Put the weights and the moments of a checkpoint in place, and drop what the log has after it.
 
     Returns:
         `step`, the steps done; `seconds`, the time they took; `before`, the first evaluation.
@@ -189,6 +189,8 @@ def go_on_from(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Opti
     # The moments are the checkpoint's; weight decay and the like are what the flags now say.
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict(dict(state=state["optimizer"]["state"], param_groups=groups))
+    if process_rank() == 0:
+        trim_log(folder, state["step"])
     return state
 
 
@@ -203,16 +205,13 @@ def train(model, objective, settings: TrainingSettings, folder: Path, tokenizer=
         Interrupted: on Ctrl-C, after a checkpoint.
     """
     optimizer = make_optimizer(model, settings.weight_decay)
-    start, earlier_seconds, before = 0, 0.0, None
+    earlier = dict(step=0, seconds=0.0, before=None)
     if settings.resume:
-        state = go_on_from(folder, model, optimizer)
-        start, earlier_seconds, before = state["step"], state["seconds"], state["before"]
-        if process_rank() == 0:
-            trim_log(folder, start)
+        earlier = go_on_from(folder, model, optimizer)
     if settings.compile:
         for stack in filter(None, (model.encoder, model.decoder)):
             stack.compile()
-    report = Report(folder, settings, start, earlier_seconds)
+    report = Report(folder, settings, earlier["step"], earlier["seconds"])
 
     def checkpoint(step: int) -> None:
         report.stop_if_not_finite()
@@ -228,10 +227,10 @@ def train(model, objective, settings: TrainingSettings, folder: Path, tokenizer=
         report.evaluation(step, metrics)
         return metrics
 
-    before = before or look(0)
+    before = earlier["before"] or look(0)
     model.train()
     with ctrl_c_as_a_wish() as wish:
-        for step in range(start, settings.steps):
+        for step in range(earlier["step"], settings.steps):
             report.step(step + 1, *train_step(model, objective, optimizer, settings, step))
             done = step + 1
             if done == settings.steps:

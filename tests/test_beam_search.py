@@ -155,6 +155,17 @@ def test_advance_keeps_the_best_continuations():
     assert beam.length.tolist() == [[1, 1, 1]] and not beam.ended.any()
 
 
+def test_an_ended_text_competes_by_its_score():
+    beam = Beam(Draft(model_of(5), [[1, 2]], 4), PLAIN, torch.tensor([4]), 2, 1.0, 0)
+    beam.draft.reorder(beam.copies)
+    beam.total = torch.tensor([[-1.2, -1.95, -1.2]])
+    beam.length, beam.ended = torch.tensor([[3, 1, 3]]), torch.tensor([[False, True, False]])
+    beam.advance(torch.tensor([[0.1, 0.2, 0.5, 0.15, 0.05]]).log().expand(3, 5), 3)
+    # Of four tokens, -1.2 + log 0.2 = -2.81 has the score -1.87; of one token, -1.95 has the score -1.95.
+    assert beam.draft.ids[:, 2].tolist() == [2, 1, 2], "the score ranks, not the log-probability alone"
+    assert beam.length.tolist() == [[4, 4, 4]]
+
+
 def test_remember_keeps_the_best_ended_text():
     beam = beam_of([-1.0, -2.0], [False, True], [2, 2])
     beam.remember(torch.tensor([[-1.0, -2.0]]))

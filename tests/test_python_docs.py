@@ -1,7 +1,6 @@
 """python-docs: what stands in it, that nothing stands twice, and that nothing is imported to get it."""
 
 import sys
-import time
 import types
 
 import pytest
@@ -130,13 +129,10 @@ def test_prose_remains_without_sources(library, monkeypatch):
     assert len(python_docs.documents()) == 2
 
 
-def test_this_python_quickly_once_and_without_importing_the_library():
+def test_this_python_once_and_without_importing_the_library():
     python_docs.documents.cache_clear()
     before = set(sys.modules)
-    started = time.perf_counter()
     found = python_docs.documents()
-    seconds = time.perf_counter() - started
-    assert seconds < 10, f"python-docs took {seconds:.1f} s; about 1.5 s of two cores' time is enough"
     assert len(found) > 200 and sum(map(len, found)) > 100_000
     imported = {name for name in set(sys.modules) - before if not name.startswith("pydoc_data")}
     assert not imported, f"reading docstrings imported {sorted(imported)[:5]}"

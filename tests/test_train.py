@@ -1,6 +1,5 @@
 """Grades train.py: the whole of regime 1 at tiny size, and one line for each mistake of the user."""
 
-import contextlib
 import json
 import math
 import signal
@@ -19,7 +18,6 @@ from minilm.checkpoint import read_log, save
 from minilm.errors import UserError
 from minilm.recipes import with_recipe
 from minilm.runs import RUN_FILES
-from minilm.training import Interrupted
 
 TINY = "--steps 4 --vocab-size 300 --d-model 8 --n-head 2 --d-ff 12 --batch-size 5 --context 32 --device cpu"
 
@@ -146,6 +144,12 @@ def test_flags_reach_the_model():
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
 
 
+def test_a_model_that_has_diverged_still_gets_its_table():
+    objective, model = make(" --objective causal")
+    metrics = dict(loss=800.0, bits_per_byte=700.0, accuracy=0.0)
+    assert math.isfinite(train.causal_closing(objective, model, metrics, metrics)[1]["perplexity"])
+
+
 def test_whole_words_and_a_ready_tokenizer(script):
     small.tokenizer().save("tokens.json")
     code, _, err = script("--data texts.txt --whole-word --tokenizer tokens.json --vocab-size 400")
@@ -164,14 +168,18 @@ def test_an_interrupted_run_goes_on(script, monkeypatch):
 
     script("--data texts.txt --out whole")
     monkeypatch.setattr(train.Masked, "batch", batch)
-    with contextlib.suppress(Interrupted):
-        script("--data texts.txt --out parts")
-    assert calls
+    code, _, err = script("--data texts.txt --out parts --overwrite")
+    assert (code, calls) == (130, [1])
+    assert err.splitlines()[-1].endswith("step 2 of 4, saved; to go on: --resume --out parts")
     assert not Path("parts/results.json").exists(), "a run that was stopped is not finished"
-    code, _, err = script("--data texts.txt --out parts --resume")
+    code, _, err = script(
+        "--resume --out parts --log-every 1 --norm-eps 1e-5", tiny=""
+    )  # the rest: settings.json
     assert code == 0, err
-    weights = (minilm.load(folder)[0].state_dict() for folder in ("parts", "whole"))
-    small.assert_equal(*weights)
+    small.assert_equal(*(minilm.load(folder)[0].state_dict() for folder in ("parts", "whole")))
+    assert [line["step"] for line in read_log("parts") if line["split"] == "train"] == [3, 4]
+    settings = json.loads(Path("parts/settings.json").read_text())
+    assert (settings["norm_eps"], settings["log_every"], settings["d_ff"]) == (1e-5, 1, 12)
 
 
 def test_of_several_processes_the_first_alone_makes_the_folder(monkeypatch):

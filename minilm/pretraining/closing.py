@@ -23,8 +23,9 @@ def causal_closing(objective: Causal, model, before: dict, after: dict) -> tuple
     """Return the table's rows, the figures for results.json, and a text that the model wrote."""
     floor = objective.floor()
     compared = "the grammar's own: no model can do better" if floor else ""
+    # 700: a model that has diverged still gets its table; exp(710) is more than a float can hold
     before, after, floor = (
-        {**m, "perplexity": math.exp(m["loss"])} if m else m for m in (before, after, floor)
+        {**m, "perplexity": math.exp(min(m["loss"], 700))} if m else m for m in (before, after, floor)
     )
     names = {"loss": "loss (nats a token)", "perplexity": "perplexity", "bits_per_byte": "bits per byte"}
     rows = [(name, before[key], after[key], floor.get(key), compared) for key, name in names.items()]
@@ -120,8 +121,7 @@ def pair_words(objective: Masked, split: str, n: int = 2000) -> tuple[np.ndarray
     rows = {name: value[:n] for name, value in rows.items()}
     sides = []
     for segment in (0, 1):
-        inside = (rows["token_type_ids"] == segment) & (rows["attention_mask"] == 1)
-        inside &= ~np.isin(rows["input_ids"], objective.special_ids)
+        inside = (rows["token_type_ids"] == segment) & ~np.isin(rows["input_ids"], objective.special_ids)
         row, column = np.nonzero(inside)
         present = np.zeros((len(inside), len(objective.token_bytes)), dtype=bool)
         present[row, rows["input_ids"][row, column]] = True

@@ -58,6 +58,9 @@ class SentencePairs:
     Differs from the paper: a window is cut at its middle sentence rather than anywhere, and a false B is
     taken from the windows whose B has the same place in its document, as many sentences and about as many
     tokens. Otherwise the length or the position of B gives the answer away.
+
+    Raises:
+        UserError: where fewer than two documents have a pair.
     """
 
     def __init__(self, documents: list[str], tokenizer: BPE, context: int, name: str = "this text"):
@@ -68,9 +71,8 @@ class SentencePairs:
         first, last = windows.T
         middle = (first + last) // 2
         self.ids = encoded.ids
-        self.a_start, self.b_start, self.b_end = (
-            encoded.edges[edge] for edge in (first, middle, last)
-        )  # (N,)
+        # places in ids, each (N,): A ends where B starts
+        self.a_start, self.b_start, self.b_end = (encoded.edges[edge] for edge in (first, middle, last))
         self.document = encoded.document_of[first]
         if len(np.unique(self.document)) < 2:
             raise UserError(
@@ -91,7 +93,7 @@ class SentencePairs:
         return len(self.a_start)
 
     def rows(self, chosen: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Return one row for each chosen window, half of them with a false B.
+        """Return one row for each chosen window, half of them with a false B where there is one.
 
         Returns:
             input_ids, attention_mask, token_type_ids (B, T); next_sentence_labels (B,).

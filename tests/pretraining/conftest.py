@@ -48,7 +48,8 @@ def tagged_corpus():
 
 @pytest.fixture(scope="session")
 def world_corpus():
-    train, validation = world.split(500, 60)
+    train = world.documents(500)
+    validation = [text for text in world.documents(80, start=500) if text not in train][:60]
     return Corpus("world", train, validation, world.log_probability)
 
 

@@ -208,9 +208,22 @@ def test_a_blank_inside_a_word_touches_the_word(tiny, byte_bpe):
         assert shown.replace("____", truth) in tiny.corpus.validation
 
 
-def test_fill_examples_of_few_texts(tiny, encoder, byte_bpe):
-    model = encoder(len(byte_bpe.vocab))
-    assert len(closing.fill_examples(tiny, model, n=9)) == 2 * len(tiny.texts["validation"]), "no text twice"
+def test_fill_examples_show_no_text_twice(tiny, byte_bpe):
+    lines = closing.fill_examples(tiny, Oracle(byte_bpe, lambda text: {"x": 1.0}), n=9)
+    truths = [re.search(r"it was: (.*)\)", guesses)[1] for guesses in lines[1::2]]
+    texts = [shown.replace("____", truth) for shown, truth in zip(lines[::2], truths, strict=True)]
+    assert sorted(texts) == sorted(tiny.corpus.validation), (
+        "each text once, where there are fewer than asked for"
+    )
+
+
+def test_fill_examples_hide_words_worth_guessing(objective, world_bpe):
+    lines = closing.fill_examples(objective, Oracle(world_bpe, lambda text: {" the": 1.0}), n=60)
+    ids = [i for text in objective.corpus.train for i in world_bpe.encode(" " + text)]
+    for guesses in lines[1::2]:
+        truth = re.search(r"it was: (.*)\)", guesses)[1]
+        n = max(ids.count(world_bpe.encode(word)[0]) for word in (truth, " " + truth))
+        assert len(truth) > 1 and n < 0.02 * len(ids), f"{truth!r} can be guessed without reading"
 
 
 def test_fill_examples_without_pairs(world_corpus, world_bpe, encoder):
@@ -239,14 +252,16 @@ def test_masked_closing_has_the_figures_of_results_json(world_corpus, world_bpe,
     shown = [before["loss"], after["loss"], after["masked_loss"], after["bits_per_byte"], *results.values()]
     assert all(value in cells for value in shown), "a figure is missing from the table"
     assert closing.unigram_loss(objective) in cells
+    assert 1 / len(world.PLACES) in cells and (0.5 in cells) == next_sentence, "what chance gives"
     assert len(cli.table(rows, closing.HEADER).splitlines()) == len(rows) + 2
     assert [line for line in examples if "____" in line]
 
 
-def test_slot_accuracy_is_told_of_the_world_only(tiny, encoder, byte_bpe):
-    model = encoder(len(byte_bpe.vocab))
-    before = measured(tiny, model)
-    assert "slot_accuracy" not in closing.masked_closing(tiny, model, before, before)[1]
+def test_slot_accuracy_is_told_of_the_world_only(world_corpus, world_bpe, encoder):
+    other = Corpus("stories.txt", world_corpus.train, world_corpus.validation)
+    objective, model = Masked(other, world_bpe, 64, 16), encoder(len(world_bpe.vocab))
+    before = measured(objective, model)
+    assert "slot_accuracy" not in closing.masked_closing(objective, model, before, before)[1]
 
 
 def test_causal_closing_stands_beside_the_floor(world_corpus, world_bpe, decoder):
@@ -272,3 +287,10 @@ def test_causal_closing_without_a_floor(tagged_corpus, bpe, decoder):
     rows, results, _ = closing.causal_closing(objective, model, metrics, metrics)
     assert [row[3] for row in rows] == [None] * 4 and results["floor_bits_per_byte"] is None
     assert not any("grammar" in row[4] for row in rows), "no grammar is known of a real text"
+
+
+def test_causal_closing_of_a_model_that_has_diverged(tagged_corpus, bpe, decoder):
+    objective, model = Causal(tagged_corpus, bpe, 32, 4), decoder(len(bpe.vocab))
+    metrics = dict(loss=2000.0, bits_per_byte=3.5, accuracy=0.5)
+    _, results, _ = closing.causal_closing(objective, model, metrics, metrics)
+    assert 1e300 < results["perplexity"] < math.inf, "exp overflows, and the run ends without its table"

@@ -183,7 +183,7 @@ def test_both_classes_make_about_half(many_pairs):
     assert FOLLOWS == 0 and DOES_NOT_FOLLOW == 1, "the order of the classes in published checkpoints"
 
 
-def test_false_partners_are_alike_and_fit(many_pairs):
+def test_false_partners_are_alike_and_fit(many_pairs, bpe):
     chosen = np.arange(len(many_pairs))
     partner = many_pairs.false_partners(chosen, np.random.default_rng(0))
     found = partner >= 0
@@ -194,6 +194,18 @@ def test_false_partners_are_alike_and_fit(many_pairs):
         "a false B cut to fit shows that it is false"
     )
     assert np.abs(n_b[found] - n_b[partner[found]]).mean() < 2, "false B are not as long as the true ones"
+    b_tags = [
+        tags(many_pairs.ids[s:e], bpe) for s, e in zip(many_pairs.b_start, many_pairs.b_end, strict=True)
+    ]
+    a_place = [
+        tags(many_pairs.ids[s:e], bpe)[0][1]
+        for s, e in zip(many_pairs.a_start, many_pairs.b_start, strict=True)
+    ]
+    pairs = [(i, int(partner[i])) for i in chosen[found]]
+    assert np.mean([len(b_tags[i]) == len(b_tags[j]) for i, j in pairs]) > 0.93, (
+        "as many sentences as the true B"
+    )
+    assert np.mean([(a_place[i] == 0) == (a_place[j] == 0) for i, j in pairs]) > 0.97, "from the same place"
     assert (partner != many_pairs.false_partners(chosen, np.random.default_rng(1))).mean() > 0.8
     counts = Counter(partner[found].tolist())
     assert max(counts.values()) < 12, "some B are false all the time: knowing them by heart is enough"
