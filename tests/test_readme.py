@@ -1,4 +1,4 @@
-"""Grades README.md: each command and each piece of Python in it runs, at a tiny size and without a network."""
+"""Grades README.md: each command and each program in it runs, at a tiny size and without a network."""
 
 import gzip
 import importlib
