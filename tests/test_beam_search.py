@@ -166,6 +166,16 @@ def test_an_ended_text_competes_by_its_score():
     assert beam.length.tolist() == [[4, 4, 4]]
 
 
+def test_an_ended_text_stays_ended_where_it_moves():
+    beam = Beam(Draft(model_of(5), [[1, 2]], 4), PLAIN, torch.tensor([4]), 2, 0.6, 0)
+    beam.draft.reorder(beam.copies)
+    beam.total = torch.tensor([[-3.0, -0.5, -3.0]])
+    beam.length, beam.ended = torch.tensor([[2, 1, 2]]), torch.tensor([[False, True, False]])
+    beam.advance(torch.tensor([[0.1, 0.2, 0.5, 0.15, 0.05]]).log().expand(3, 5), 2)
+    assert beam.ended.tolist() == [[True, False, False]], "the ended text came first, and is still ended"
+    assert beam.length.tolist() == [[1, 3, 3]] and beam.total[0, 0] == -0.5, "its padding costs nothing"
+
+
 def test_remember_keeps_the_best_ended_text():
     beam = beam_of([-1.0, -2.0], [False, True], [2, 2])
     beam.remember(torch.tensor([[-1.0, -2.0]]))

@@ -289,7 +289,7 @@ def test_two_processes_train_as_one(tmp_path):
     ]
     try:
         for process in processes:
-            _, errors = process.communicate(timeout=100)
+            _, errors = process.communicate(timeout=300)
             assert process.returncode == 0, errors
     finally:
         for process in processes:  # one that waits for another that has failed would wait for ever
