@@ -121,7 +121,7 @@ def read_settings(folder: Path, settings_class: type) -> tuple[dict, dict]:
     """
     path = folder / SETTINGS
     if not path.exists():
-        raise UserError(f"{folder}: no {SETTINGS} says how to go on; --overwrite starts anew")
+        raise UserError(f"{folder}: not a run to go on from, no {SETTINGS} in it{near_runs(folder)}")
     names = {field.name for field in fields(settings_class)}
     saved = {k: tuple(v) if isinstance(v, list) else v for k, v in read_json(path).items()}
     own = {name: value for name, value in saved.items() if name in names}

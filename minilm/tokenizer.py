@@ -85,9 +85,17 @@ def _heap_entry(count: int, pair: tuple[bytes, bytes]) -> tuple:
     return -count, *((*map(operator.neg, token), 1) for token in pair), pair
 
 
-def train_fast(words: dict[bytes, int], n_merges: int) -> list[tuple[bytes, bytes]]:
-    """Learn what `train_naive` does: count once, then recount only the words that hold the joined pair."""
-    sequences = {word: [bytes([byte]) for byte in word] for word in words}
+def single_bytes(word: bytes) -> list[bytes]:
+    """Cut a word into its bytes: the tokens from which BPE starts."""
+    return [bytes([byte]) for byte in word]
+
+
+def train_fast(words: dict[bytes, int], n_merges: int, cut=single_bytes) -> list[tuple[bytes, bytes]]:
+    """Learn what `train_naive` does: count once, then recount only the words that hold the joined pair.
+
+    `cut` says which tokens a word starts as.
+    """
+    sequences = {word: cut(word) for word in words}
     counts, places, merges = Counter(), defaultdict(set), []  # places: pair -> the words that hold it
     for word, tokens in sequences.items():
         for pair in pairwise(tokens):
@@ -165,13 +173,28 @@ class BPE:
         if vocab_size < len(start):
             raise UserError(f"vocab_size is {vocab_size}, the minimum {len(start)}: bytes + special tokens")
         untrained = cls(dict(enumerate(start)), [], special_tokens, pattern)
+        merges = learn(untrained._count_words(texts), vocab_size - len(start))
+        return cls(dict(enumerate(start + [a + b for a, b in merges])), merges, special_tokens, pattern)
+
+    def extend(self, texts, n_new: int) -> "BPE":
+        """Return a BPE with up to `n_new` more tokens, learnt from `texts`; the old ids stay as they are."""
+
+        def cut(word: bytes) -> list[bytes]:
+            return [self.vocab[i] for i in self.encode_bytes(word, allow_special=False)]
+
+        merges = train_fast(self._count_words(texts), n_new, cut)
+        known = set(self.vocab.values())
+        new = [token for token in dict.fromkeys(a + b for a, b in merges) if token not in known]
+        vocab = self.vocab | dict(enumerate(new, start=self.vocab_size))
+        return BPE(vocab, self.merges + merges, self.special_tokens, self.pattern)
+
+    def _count_words(self, texts) -> dict[bytes, int]:
         words = Counter()
         for text in [texts] if isinstance(texts, str) else texts:
             _check_utf8(text)
-            for part in untrained._specials.split(text):
-                words.update(pre_tokens(part, untrained._pattern))
-        merges = learn({word.encode(): count for word, count in words.items()}, vocab_size - len(start))
-        return cls(dict(enumerate(start + [a + b for a, b in merges])), merges, special_tokens, pattern)
+            for part in self._specials.split(text):
+                words.update(pre_tokens(part, self._pattern))
+        return {word.encode(): count for word, count in words.items()}
 
     @property
     def vocab_size(self) -> int:

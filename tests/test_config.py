@@ -202,6 +202,6 @@ def test_tiny_models_are_small_and_plain(name):
 
 
 @pytest.mark.parametrize("name", TINY)
-@pytest.mark.parametrize("field", ["kind", "positions", "n_segments", "activation", "pooler"])
+@pytest.mark.parametrize("field", ["kind", "n_segments", "activation", "pooler"])
 def test_tiny_models_are_of_their_family(name, field):
     assert getattr(PRESETS[name], field) == getattr(PRESETS[TINY[name]], field)

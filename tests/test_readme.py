@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from minilm import cli, world
+from minilm.config import PRESETS
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
 COMMAND = re.compile(r"(?:python|torchrun --nproc-per-node \d+) ([a-z]+\.py[^`\n]*)")
@@ -26,11 +27,13 @@ def commands() -> list[str]:
 def tiny(command: str) -> list[str]:
     """Return the words of a command with flags behind it that make it small; a later flag wins."""
     words = [word for word in shlex.split(command) if word != "--compile"] + shlex.split(TINY)
-    if "--data" not in words:
+    if "--data" not in words and "translation" not in words:
         words += ["--data", "notes.txt"]
     if "--model" in words:
-        layers = "--n-decoder-layer" if "gpt" in words[words.index("--model") + 1] else "--n-encoder-layer"
-        words += [*shlex.split(SMALL_SHAPE), layers, "1"]
+        model = PRESETS[words[words.index("--model") + 1]]
+        words += shlex.split(SMALL_SHAPE)
+        words += ["--n-encoder-layer", "1"] if model.n_encoder_layer else []
+        words += ["--n-decoder-layer", "1"] if model.n_decoder_layer else []
     if "--resume" in words:
         words += ["--steps", "3"]
     return words
@@ -43,6 +46,8 @@ def workplace(tmp_path, monkeypatch):
     (tmp_path / "corpus").mkdir()
     for name in ("notes.txt", "shakespeare.txt", "corpus/a.txt"):
         (tmp_path / name).write_text("\n\n".join(texts), encoding="utf-8")
+    for side in ("en", "de"):
+        (tmp_path / f"captions.{side}").write_text("\n".join(texts), encoding="utf-8")
     with gzip.open(tmp_path / "more.jsonl.gz", "wt", encoding="utf-8") as file:
         file.writelines(json.dumps({"text": text}) + "\n" for text in texts)
     monkeypatch.chdir(tmp_path)

@@ -173,6 +173,24 @@ def test_fast_training_equals_naive_training_on_random_words():
         assert train_fast(words, n_merges) == train_naive(words, n_merges), f"not the same merges for {words}"
 
 
+def test_a_vocabulary_extended_by_new_text_keeps_its_ids():
+    bpe = BPE.train(["low lower lowest", "new newer"], 290, ("[PAD]",))
+    longer = bpe.extend(["zinc zinc zincs lower", "zincs"], 6)
+    assert longer.vocab_size == bpe.vocab_size + 6 and longer.special_tokens == bpe.special_tokens
+    assert {i: longer.vocab[i] for i in bpe.vocab} == bpe.vocab, "the old ids stay as they are"
+    assert longer.merges[: len(bpe.merges)] == bpe.merges
+    assert longer.encode("low newer lowest") == bpe.encode("low newer lowest")
+    assert len(longer.encode(" zincs")) < len(bpe.encode(" zincs"))
+    for text in ("zinc zincs", " zinczinc [PAD] lowzincs"):
+        assert longer.decode(longer.encode(text)) == text
+    assert bpe.extend(["low"], 5).vocab == bpe.vocab, "no pair is left in a text of known words"
+
+
+def test_the_bytes_of_a_word():
+    assert train_fast({b"abab": 2}, 1, cut=tokenizer.single_bytes) == [(b"a", b"b")]
+    assert train_fast({b"abab": 2}, 1, cut=lambda word: [b"ab", b"ab"]) == [(b"ab", b"ab")]
+
+
 def test_train_counts_texts_of_every_kind():
     rng = random.Random(2)
     for round_ in range(12):

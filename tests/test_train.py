@@ -16,6 +16,8 @@ import train
 from minilm import cli, data
 from minilm.checkpoint import read_log, save
 from minilm.errors import UserError
+from minilm.pretraining.closing import causal_closing
+from minilm.pretraining.masked import Masked
 from minilm.recipes import with_recipe
 from minilm.runs import RUN_FILES
 
@@ -120,7 +122,7 @@ def make(flags: str):
     """Return the objective and the model that flags name."""
     settings, overrides = cli.parse_with_overrides(train.Settings, train.ModelConfig, (TINY + flags).split())
     settings = with_recipe(settings)
-    model = train.make_model(settings, overrides, small.tokenizer())
+    model = train.fresh_model(settings, overrides, small.tokenizer())
     return train.make_objective(settings, small.corpus(), small.tokenizer()), model
 
 
@@ -147,7 +149,7 @@ def test_flags_reach_the_model():
 def test_a_model_that_has_diverged_still_gets_its_table():
     objective, model = make(" --objective causal")
     metrics = dict(loss=800.0, bits_per_byte=700.0, accuracy=0.0)
-    assert math.isfinite(train.causal_closing(objective, model, metrics, metrics)[1]["perplexity"])
+    assert math.isfinite(causal_closing(objective, model, metrics, metrics)[1]["perplexity"])
 
 
 def test_whole_words_and_a_ready_tokenizer(script):
@@ -158,7 +160,7 @@ def test_whole_words_and_a_ready_tokenizer(script):
 
 
 def test_an_interrupted_run_goes_on(script, monkeypatch):
-    plain_batch, calls = train.Masked.batch, []
+    plain_batch, calls = Masked.batch, []
 
     def batch(self, step, split):
         if split == "train" and step == 1 and not calls:
@@ -167,7 +169,7 @@ def test_an_interrupted_run_goes_on(script, monkeypatch):
         return plain_batch(self, step, split)
 
     script("--data texts.txt --out whole")
-    monkeypatch.setattr(train.Masked, "batch", batch)
+    monkeypatch.setattr(Masked, "batch", batch)
     code, _, err = script("--data texts.txt --out parts --overwrite")
     assert (code, calls) == (130, [1])
     assert err.splitlines()[-1].endswith("step 2 of 4, saved; to go on: --resume --out parts")
@@ -185,11 +187,11 @@ def test_an_interrupted_run_goes_on(script, monkeypatch):
 def test_of_several_processes_the_first_alone_makes_the_folder(monkeypatch):
     settings = with_recipe(train.Settings(out="new"))
     monkeypatch.setenv("RANK", "1")
-    assert train.run_folder(settings) == Path("new") and not Path("new").exists()
+    assert train.run_folder(settings, "masked") == Path("new") and not Path("new").exists()
     monkeypatch.setenv("RANK", "0")
-    assert train.run_folder(settings) == Path("new") and Path("new").exists()
+    assert train.run_folder(settings, "masked") == Path("new") and Path("new").exists()
     with pytest.raises(UserError, match="--out new exists"):
-        train.run_folder(settings)
+        train.run_folder(settings, "masked")
 
 
 def test_of_several_processes_the_first_alone_speaks(script, monkeypatch):

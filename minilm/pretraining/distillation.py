@@ -1,0 +1,241 @@
+"""DistilBERT: a student with half the layers learns from a trained model, its teacher.
+
+    loss = 5 * soft targets    the student's probabilities shall be the teacher's, for every token of V
+         + 2 * masked tokens   BERT's own loss: the token that stood there
+         + 1 * cosine          the last hidden states shall point the same way as the teacher's
+
+A text says which token stood in a gap, and nothing else. The teacher says how likely each of the others was.
+That helps where texts are few; with many, the texts themselves say as much.
+
+Source: Sanh et al. 2019, "DistilBERT, a distilled version of BERT", sections 2 and 3. The weights 5, 2, 1 and
+the temperature 2 are those of the authors' code; the paper gives neither.
+"""
+
+import math
+import random
+from dataclasses import replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..config import ModelConfig
+from ..data import Corpus
+from ..errors import UserError
+from ..models import Transformer, build
+from ..tokenizer import BPE
+from .masked import Masked, masked_logits
+from .objective import IGNORED, count_correct, summed_cross_entropy
+
+
+class Distillation(Masked):
+    """Masked tokens without next sentence, and what a teacher says about them.
+
+    The teacher is frozen: in evaluation mode, without gradients, outside the optimizer. It has to be on the
+    device of the student.
+
+    A teacher with segments gets what it was trained on: [CLS] A [SEP] B [SEP], B the true next text, and the
+    segments. The student reads the same tokens and has no segments. Differs from the authors' code, which
+    calls everything segment A: a bert-tiny that gets 0.69 of the hidden tokens right then gets 0.60, and 0.20
+    on the rows of RoBERTa, filled across documents. A teacher without segments gets those rows.
+
+    Args:
+        corpus: all texts there are.
+        teacher: a trained encoder with the vocabulary of `tokenizer`.
+        teacher_tokenizer: the teacher's own, to compare with; none: only the sizes are compared.
+        temperature: divides the logits before the softmax of the soft targets.
+        soft_weight, masked_weight, cosine_weight: of the three losses; 0 switches one off.
+        n_documents: training texts to learn from, drawn by `seed`; none: all.
+
+    Raises:
+        UserError: for a teacher that is no encoder or has another vocabulary, a temperature or a weight out
+            of range, and as `Masked`.
+    """
+
+    name = "distillation"
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        tokenizer: BPE,
+        context: int,
+        batch_size: int,
+        seed: int = 0,
+        *,
+        teacher: Transformer,
+        teacher_tokenizer: BPE | None = None,
+        temperature: float = 2.0,
+        soft_weight: float = 5.0,
+        masked_weight: float = 2.0,
+        cosine_weight: float = 1.0,
+        n_documents: int | None = None,
+        mask_share: float = 0.15,
+        whole_word: bool = False,
+    ):
+        check_teacher(teacher.config, tokenizer, teacher_tokenizer)
+        if not temperature > 0:
+            raise UserError(f"--temperature {temperature}: must be above 0 (DistilBERT: 2)")
+        weights = dict(soft=soft_weight, masked=masked_weight, cosine=cosine_weight)
+        for term, weight in weights.items():
+            if not weight >= 0:
+                raise UserError(f"--{term}-weight {weight}: must be 0 or more")
+        if not any(weights.values()):
+            raise UserError("--soft-weight, --masked-weight and --cosine-weight are all 0: nothing to learn")
+        pairs = teacher.config.n_segments > 0
+        few = some_documents(corpus, n_documents, seed)
+        super().__init__(few, tokenizer, context, batch_size, seed, pairs, mask_share, whole_word)
+        self.next_sentence = False  # `texts` may hold pairs, but nobody asks whether B follows A
+        self.teacher = teacher.requires_grad_(False).eval()
+        self.temperature, self.weights = temperature, weights
+        self.all_texts, self.n_documents = corpus, n_documents
+
+    def batch(self, step: int, split: str) -> dict[str, Tensor]:
+        """Return the batch of `Masked`, without next_sentence_labels, and the denominator n_token (0-d)."""
+        batch = super().batch(step, split)
+        return batch | dict(n_token=batch["attention_mask"].sum().float())
+
+    def rows(self, split: str, rng: np.random.Generator, n: int) -> dict[str, np.ndarray]:
+        """Return n training rows, or all validation rows, before anything is hidden; B follows A in each."""
+        texts = self.texts[split]
+        return texts.true_rows(rng.integers(0, len(texts), n) if split == "train" else np.arange(len(texts)))
+
+    def loss(self, model: Transformer, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the weighted sum of the three losses, and each of them as a metric.
+
+        Soft targets and masked tokens are means over the hidden tokens, in nats; the cosine term is a mean
+        over all real tokens. The teacher is asked only where one of its two terms has a weight. Differs from
+        the authors' code, which takes the soft targets of every token: a teacher has learnt hidden ones.
+        """
+        hidden, logits = last_states_and_logits(model, batch)  # (B, T, D), (B, P, V)
+        total = summed_cross_entropy(logits, batch["masked_labels"])
+        losses = dict(masked=total / batch["n_masked"])
+        if self.weights["soft"] or self.weights["cosine"]:
+            teacher_hidden, targets = self.ask_teacher(batch)
+            counted = batch["masked_labels"] != IGNORED
+            soft = soft_target_loss(logits, targets, counted, self.temperature)
+            losses["soft"] = soft / batch["n_masked"]
+            losses["cosine"] = cosine_loss(hidden, teacher_hidden, batch["attention_mask"])
+            losses["cosine"] = losses["cosine"] / batch["n_token"]
+        loss = sum(self.weights[term] * value for term, value in losses.items())
+        metrics = {f"{term}_loss": value for term, value in losses.items()}
+        n_right = count_correct(logits, batch["masked_labels"])
+        return loss, metrics | {
+            "loss": loss,
+            "masked_accuracy": n_right / batch["n_masked"],
+            "bits_per_byte": total / math.log(2) / batch["n_byte"],
+        }
+
+    @torch.no_grad()
+    def ask_teacher(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the teacher's last hidden states (B, T, D) and its logits at the hidden tokens (B, P, V)."""
+        return last_states_and_logits(self.teacher, batch)
+
+
+def last_states_and_logits(model: Transformer, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the last hidden states (B, T, D) and the logits (B, P, V) at the hidden tokens."""
+    # Segments mean nothing to a student: its embeddings have none.
+    inputs = batch["input_ids"], batch["attention_mask"], batch.get("token_type_ids")
+    hidden = model.hidden_states(*inputs)[-1]
+    return hidden, masked_logits(model, hidden, batch["masked_positions"])
+
+
+def soft_target_loss(logits: Tensor, teacher_logits: Tensor, counted: Tensor, temperature: float) -> Tensor:
+    """Return the sum over the counted places of T^2 KL(teacher's probabilities || student's), in nats.
+
+    Source: Hinton et al. 2015, "Distilling the Knowledge in a Neural Network", section 2. Both distributions
+    are softmax(logits / T); a temperature T above 1 shows how the teacher ranks the unlikely tokens. That
+    makes the gradient about T^2 times smaller, and the factor T^2 makes up for it, so that the weight of this
+    term means the same at every temperature. Differs from the paper: KL instead of cross-entropy, less by the
+    teacher's own entropy. The gradient is the same, and 0 says that the student agrees with its teacher.
+
+    Args:
+        logits, teacher_logits: (B, P, V). counted: (B, P), whether the place counts.
+    """
+    teacher = (teacher_logits / temperature).log_softmax(-1)
+    student = (logits / temperature).log_softmax(-1)
+    divergence = (teacher.exp() * (teacher - student)).sum(-1)  # (B, P)
+    return temperature**2 * (divergence * counted).sum()
+
+
+def cosine_loss(hidden: Tensor, teacher_hidden: Tensor, attention_mask: Tensor) -> Tensor:
+    """Return the sum over the real tokens of 1 - cosine of student's and teacher's hidden states.
+
+    Args:
+        hidden, teacher_hidden: (B, T, D). attention_mask: (B, T), 1 for a real token and 0 for padding.
+    """
+    cosine = F.cosine_similarity(hidden, teacher_hidden, dim=-1)  # (B, T)
+    return ((1 - cosine) * attention_mask).sum()
+
+
+def initial_student(teacher: Transformer, n_layer: int | None = None) -> Transformer:
+    """Return a student with the weights of every second layer of the teacher, or of n_layer spread evenly.
+
+    The embeddings, the last norm and the vocabulary head are copies of the teacher's too.
+    """
+    student = build(student_config(teacher.config, n_layer))
+    taken = layers_taken(teacher.config.n_encoder_layer, student.config.n_encoder_layer)
+    weights = {}
+    for name in student.state_dict():
+        stack, part, *rest = name.split(".")
+        if (stack, part) == ("encoder", "blocks"):
+            rest[0] = str(taken[int(rest[0])])
+        weights[name] = teacher.state_dict()[".".join([stack, part, *rest])]
+    student.load_state_dict(weights)
+    return student
+
+
+def student_config(teacher: ModelConfig, n_layer: int | None = None) -> ModelConfig:
+    """Return the teacher's shape with half its layers (or n_layer), without segments, pooler, next sentence.
+
+    Raises:
+        UserError: where the teacher is no encoder, or has fewer layers than the student.
+    """
+    check_encoder(teacher)
+    n_teacher = teacher.n_encoder_layer
+    n_layer = max(1, n_teacher // 2) if n_layer is None else n_layer
+    if n_layer > n_teacher:
+        raise UserError(
+            f"--n-encoder-layer {n_layer}: the student is deeper than its teacher, which has {n_teacher} "
+            f"layers to copy from; give {n_teacher} or fewer"
+        )
+    return replace(teacher, n_encoder_layer=n_layer, n_segments=0, pooler=False, next_sentence=False)
+
+
+def layers_taken(n_teacher: int, n_student: int) -> list[int]:
+    """Return which layers of the teacher become the student's: 0, 2, 4, ... of a teacher twice as deep."""
+    return [i * n_teacher // n_student for i in range(n_student)]
+
+
+def check_encoder(config: ModelConfig) -> None:
+    """Raise UserError unless the teacher is an encoder."""
+    if config.kind != "encoder":
+        raise UserError(
+            f"--teacher: its model is of kind {config.kind}, and distillation needs an encoder: "
+            "train.py --objective masked trains one"
+        )
+
+
+def check_teacher(config: ModelConfig, tokenizer: BPE, teacher_tokenizer: BPE | None = None) -> None:
+    """Raise UserError unless the teacher is an encoder with the same vocabulary as the student."""
+    check_encoder(config)
+    found = None
+    theirs, ours = {} if teacher_tokenizer is None else teacher_tokenizer.vocab, tokenizer.vocab
+    if config.vocab_size != tokenizer.vocab_size:
+        found = f"{config.vocab_size} tokens, and the tokenizer has {tokenizer.vocab_size}"
+    elif differing := [i for i in theirs if theirs[i] != ours.get(i)]:
+        found = f"token {differing[0]} is {theirs[differing[0]]}, and in the tokenizer {ours[differing[0]]}"
+    if found:
+        raise UserError(
+            f"--teacher: another vocabulary, {found}; a student has its teacher's, so leave --tokenizer out"
+        )
+
+
+def some_documents(corpus: Corpus, n: int | None, seed: int) -> Corpus:
+    """Return the corpus with n of its training documents, drawn by the seed; none, or too many: all."""
+    if n is not None and n < 1:
+        raise UserError(f"--n-documents {n}: must be 1 or more")
+    if n is None or n >= len(corpus.train):
+        return corpus
+    drawn = sorted(random.Random(seed).sample(range(len(corpus.train)), n))
+    return replace(corpus, train=[corpus.train[i] for i in drawn])

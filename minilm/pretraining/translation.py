@@ -1,0 +1,185 @@
+"""The Transformer of 2017: an encoder reads a text, a decoder writes its translation, learnt from pairs.
+
+Source: Vaswani et al. 2017, "Attention Is All You Need", sections 3 and 5. While it learns, the decoder reads
+the right words so far, not its own ("teacher forcing"); its causal mask hides those to come.
+
+    encoder reads     Ana   sold  it   .   [SEP]
+    decoder reads     [CLS] Ana   a    vendeu .
+    and must say      Ana   a    vendeu .     [SEP]
+"""
+
+import math
+from array import array
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor
+
+from ..errors import UserError
+from ..generation import generate
+from ..pairs import Pairs
+from ..tokenizer import BPE
+from .objective import IGNORED, SPLITS, Objective, count_correct, tensors
+
+
+class Translation(Objective):
+    """Rows are pairs; a training batch holds pairs of similar length.
+
+    `notes` are lines worth printing: how many texts were cut to the context.
+
+    Raises:
+        UserError: for a `label_smoothing` outside [0, 1).
+    """
+
+    name = "translation"
+
+    def __init__(
+        self,
+        corpus: Pairs,
+        tokenizer: BPE,
+        context: int,
+        batch_size: int,
+        seed: int = 0,
+        label_smoothing: float = 0.1,
+    ):
+        super().__init__(tokenizer, context, batch_size, seed)
+        if not 0 <= label_smoothing < 1:
+            raise UserError(f"--label-smoothing {label_smoothing}: must be from 0 to below 1 (paper: 0.1)")
+        self.corpus, self.label_smoothing = corpus, label_smoothing
+        # [CLS] and [SEP] are this project's one pair of tokens for begin and end.
+        self.begin, self.end, self.pad = map(tokenizer.special_id, ("[CLS]", "[SEP]", "[PAD]"))
+        self.sources, self.targets = (
+            {
+                split: EncodedTexts([pair[side] for pair in getattr(corpus, split)], tokenizer, context)
+                for split in SPLITS
+            }
+            for side in (0, 1)
+        )
+        n_cut = sum(texts.n_cut for side in (self.sources, self.targets) for texts in side.values())
+        self.notes = (f"cut {n_cut:,} texts to --context {context} tokens",) if n_cut else ()
+        self.n_bucket = max(1, len(corpus.train) // batch_size)  # batches an epoch
+        self.epoch, self.buckets = -1, None
+
+    def batch(self, step: int, split: str) -> dict[str, Tensor]:
+        """Return pairs padded to the longest of them.
+
+        Returns:
+            input_ids, attention_mask (B, S), of the encoder; decoder_input_ids, labels (B, T), `IGNORED`
+            where a shorter target has ended; the denominators n_label, n_byte (0-d).
+        """
+        chosen = self.bucket(step) if split == "train" else np.arange(len(self.corpus.validation))  # (B,)
+        sources, real = self.sources[split].rows(chosen, self.pad)  # (B, S)
+        targets, counted = self.targets[split].rows(chosen, self.pad)  # (B, T)
+        decoder = np.full_like(targets, self.begin)
+        decoder[:, 1:] = np.where(counted[:, 1:], targets[:, :-1], self.pad)
+        rows = dict(input_ids=sources, attention_mask=real, decoder_input_ids=decoder)
+        rows |= dict(labels=np.where(counted, targets, IGNORED))
+        n_byte = self.token_bytes[targets[counted]].sum()
+        return tensors(rows | dict(n_label=counted.sum(), n_byte=max(1, n_byte)))
+
+    def bucket(self, step: int) -> np.ndarray:
+        """Return the training pairs (B,) of a step. An epoch's buckets are kept until the next one begins."""
+        epoch, turn = divmod(step, self.n_bucket)
+        if epoch != self.epoch:
+            self.epoch, self.buckets = epoch, self.deal(epoch)
+        return self.buckets[turn]
+
+    def deal(self, epoch: int) -> np.ndarray:
+        """Deal the training pairs out to buckets (n_bucket, B) of similar length, each pair once at most.
+
+        Padding is computed for nothing, and there is little of it among rows of one length (section 5.1).
+        Differs from the paper: a batch is so many pairs, not so many tokens. A remainder too small for a
+        bucket waits for another epoch; fewer pairs than rows are repeated.
+        """
+        rng, n = self.generator(epoch, "train"), len(self.corpus.train)
+        order = np.resize(rng.permutation(n), self.n_bucket * self.batch_size)
+        longest = np.maximum(self.sources["train"].lengths, self.targets["train"].lengths)
+        order = order[np.argsort(longest[order], kind="stable")]  # equal lengths in a new order each epoch
+        return rng.permutation(order.reshape(self.n_bucket, self.batch_size))  # mixes the rows, the buckets
+
+    def loss(self, model, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the smoothed loss, a mean over the labels in nats.
+
+        Metrics: `loss`, the same; `plain_loss`, without smoothing; `bits_per_byte` of the target and
+        `accuracy`, a token at a time, the right ones before it given.
+        """
+        # The decoder needs no padding mask: padding stands after all labels, where the causal mask hides it.
+        states = model.hidden_states(
+            batch["input_ids"], batch["attention_mask"], decoder_input_ids=batch["decoder_input_ids"]
+        )
+        logits = model.vocabulary_logits(states[-1])  # (B, T, V)
+        smoothed, plain = smoothed_cross_entropy(logits, batch["labels"], self.label_smoothing)
+        loss = smoothed / batch["n_label"]
+        return loss, {
+            "loss": loss,
+            "plain_loss": plain / batch["n_label"],
+            "bits_per_byte": plain / math.log(2) / batch["n_byte"],
+            "accuracy": count_correct(logits, batch["labels"]) / batch["n_label"],
+        }
+
+    def translate(self, model, texts: Sequence[str], n_beam: int = 1) -> list[str]:
+        """Return a translation of each text: the likeliest token each time, or a beam search.
+
+        Texts beyond the context are cut. Texts of similar length are written together.
+        """
+        sources = EncodedTexts(texts, self.tokenizer, self.context)
+        specials = {self.tokenizer.special_id(token) for token in self.tokenizer.special_tokens}
+        options = dict(temperature=0, n_beam=n_beam, eos_id=self.end, forbidden_ids=specials - {self.end})
+        options |= dict(decoder_start_id=self.begin, pad_id=self.pad, overflow="stop")
+        order, n_row = np.argsort(sources.lengths, kind="stable"), 4 * self.batch_size
+        translations = [""] * len(texts)
+        for chosen in np.split(order, range(n_row, len(order), n_row)):
+            prompts = [sources.text(i) for i in chosen]
+            written = generate(model, prompts, max_new_tokens=self.context, **options)
+            for i, ids in zip(chosen, written, strict=True):
+                translations[i] = self.tokenizer.decode([t for t in ids if t not in specials]).strip()
+        return translations
+
+
+class EncodedTexts:
+    """Texts as one array of ids, [SEP] at the end of each; one of more than `longest` tokens is cut.
+
+    Every text is encoded with a space before it, so that a word is the same token wherever it stands. A text
+    that was cut has no [SEP]: it did not end there.
+    """
+
+    def __init__(self, texts: Sequence[str], tokenizer: BPE, longest: int):
+        flat, lengths, end = array("i"), [], tokenizer.special_id("[SEP]")
+        self.n_cut = 0
+        for text in texts:
+            ids = [*tokenizer.encode(" " + text, allow_special=False), end]
+            self.n_cut += len(ids) > longest
+            flat.extend(ids[:longest])
+            lengths.append(min(len(ids), longest))
+        self.ids, self.lengths = np.array(flat), np.array(lengths, dtype=np.int64)
+        self.starts = self.lengths.cumsum() - self.lengths  # text i is at starts[i]
+
+    def text(self, i: int) -> list[int]:
+        """Return the ids of one text."""
+        return self.ids[self.starts[i] : self.starts[i] + self.lengths[i]].tolist()
+
+    def rows(self, chosen: np.ndarray, pad_id: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the ids (B, T) of the chosen texts (B,), padded on the right, and where they are real."""
+        n = self.lengths[chosen][:, None]  # (B, 1)
+        column = np.arange(n.max())  # (T,)
+        real = column < n
+        place = np.where(real, self.starts[chosen][:, None] + column, 0)
+        return np.where(real, self.ids[place], pad_id), real
+
+
+def smoothed_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
+    """Return two sums in nats over the labels: the smoothed cross-entropy, and the plain one.
+
+    The target is no longer the right token alone, but 1 - smoothing of it and smoothing of the uniform
+    distribution over all V tokens (Szegedy et al. 2016, section 7; Vaswani et al. 2017, section 5.4): a model
+    that is never rewarded for being certain stays able to change its mind.
+
+    Args:
+        logits: (..., V). labels: (...), `IGNORED` ones count nothing.
+    """
+    log_probs = logits.log_softmax(-1)  # (..., V)
+    counted = labels != IGNORED
+    right = log_probs.gather(-1, labels.clamp(min=0)[..., None])[..., 0]  # (...)
+    plain = -(right * counted).sum()
+    uniform = -(log_probs.mean(-1) * counted).sum()
+    return (1 - smoothing) * plain + smoothing * uniform, plain

@@ -1,0 +1,188 @@
+"""The figures at the end of a denoising run against plain loops and models whose answers are known."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from minilm import cli
+from minilm.config import ModelConfig
+from minilm.data import Corpus
+from minilm.models import build
+from minilm.pretraining import closing_denoising as closing
+from minilm.pretraining.closing import HEADER
+from minilm.pretraining.denoising import Denoising
+from minilm.pretraining.noise import NOISES
+from minilm.pretraining.objective import IGNORED
+
+TRAIN = ["Aab q. Bbb q. Qa.", "Kkkkkkkkk kkkkkkkkkkk.", "Cab z. Ddd z.", "Acb k. Bad k.", "Cac w. Dda w."]
+VALIDATION = ["Akb k. Bkc k. Xxx a.", "Aak y. Bka k.", "Akk q. Bdk q.", "Cka v. Bak v.", "Dkk v."]
+
+
+@pytest.fixture
+def tiny(byte_bpe):
+    """Documents so short that everything can be counted by hand; a token is a letter."""
+    return Denoising(Corpus("tiny", TRAIN, VALIDATION), byte_bpe, 30, 3, seed=3)
+
+
+@pytest.fixture
+def model(byte_bpe):
+    torch.manual_seed(0)
+    sizes = dict(n_encoder_layer=1, n_decoder_layer=1, d_model=12, n_head=3, d_ff=20)
+    config = dict(max_positions=40, final_norm=True, head_bias=True, dropout=0.0, attention_dropout=0.0)
+    return build(ModelConfig(vocab_size=len(byte_bpe.vocab), **config | sizes)).eval()
+
+
+def validation_rows(objective):
+    """(noised ids, label ids, survived) of each validation row, without [CLS] and padding."""
+    batch, pad = objective.batch(0, "validation"), objective.tokenizer.special_id("[PAD]")
+    columns = (batch[name].tolist() for name in ("input_ids", "labels", "survived"))
+    for ids, labels, survived in zip(*columns, strict=True):
+        n = sum(label != IGNORED for label in labels)
+        yield [i for i in ids[1:] if i != pad], labels[:n], survived[: n - 1]
+
+
+def test_unigram_loss_equals_a_plain_loop(tiny, byte_bpe):
+    counts = dict.fromkeys(byte_bpe.vocab, 1)  # each token once for nothing, so that none has chance 0
+    for text in TRAIN:
+        for i in byte_bpe.encode(" " + text) + [byte_bpe.special_id("[SEP]")]:
+            counts[i] += 1
+    total = sum(counts.values())
+    nats = [-math.log(counts[i] / total) for _, labels, _ in validation_rows(tiny) for i in labels]
+    assert closing.unigram_loss(tiny) == pytest.approx(sum(nats) / len(nats)), "counted in training, in nats"
+
+
+@pytest.mark.parametrize("noise", ["infilling,permutation", *NOISES])
+def test_standing_share_equals_a_plain_loop(tiny, noise):
+    objective = tiny.with_noise(noise)
+    stands = n_kept = 0
+    for noised, labels, survived in validation_rows(objective):
+        for t, alive in enumerate(survived):
+            n_kept += alive
+            stands += alive and t < len(noised) and noised[t] == labels[t]
+    share = closing.standing_share(objective)
+    assert share == pytest.approx(stands / n_kept)
+    assert (share == 1) == (noise == "masking"), "masking alone leaves every token at its place"
+
+
+def test_commonest_share_equals_a_plain_loop(tiny, byte_bpe):
+    ids = [i for text in TRAIN for i in byte_bpe.encode(" " + text)]
+    commonest = max(set(ids), key=ids.count)
+    lost = [
+        i for _, labels, alive in validation_rows(tiny) for i, a in zip(labels, alive, strict=False) if not a
+    ]
+    expected = lost.count(commonest) / len(lost)
+    assert 0 < expected < 1, "the test needs a commonest token that is lost at times"
+    assert closing.commonest_share(tiny) == pytest.approx(expected)
+
+
+def test_validation_metrics_are_those_of_the_whole_batch(tiny, model):
+    rows, loss = [], tiny.loss
+
+    def watched(model, batch):
+        rows.append(len(batch["labels"]))
+        assert not torch.is_grad_enabled(), "a gradient nobody needs takes memory"
+        return loss(model, batch)
+
+    tiny.loss = watched
+    measured = closing.validation_metrics(tiny, model)
+    whole = loss(model, tiny.batch(0, "validation"))[1]
+    assert measured == pytest.approx({name: value.item() for name, value in whole.items()}, rel=1e-5)
+    assert sum(rows) == len(tiny.texts["validation"]) == 5 and max(rows) <= 3, (
+        "at most --batch-size at a time"
+    )
+    assert all(isinstance(value, float) for value in measured.values())
+
+
+def test_rebuilt_examples_show_the_text_noised_rebuilt_and_as_it_was(tiny, model, byte_bpe):
+    model.vocabulary.bias.data[byte_bpe.encode("j")[0]] = 1e4
+    lines = closing.rebuilt_examples(tiny, model)
+    assert len(lines) == 3 * 3 + 2 and lines[3::4] == ["", ""], (
+        "three texts of three lines, a blank line between"
+    )
+    assert len(set(lines[2::4])) == 3, "three different texts"
+    for noised, rebuilt, original in zip(lines[0::4], lines[1::4], lines[2::4], strict=True):
+        assert rebuilt == "rebuilt:  " + "j" * 29, "what the model writes alone, up to a full context"
+        text = original.removeprefix("original: ")
+        assert text in VALIDATION, "a validation text as it was"
+        assert noised.startswith("noised:   ")
+        shown = noised.removeprefix("noised:   ")
+        assert "[" not in shown and set(shown) <= {*text, "_", " "}, (
+            "no [CLS], [SEP] or [PAD]; masks are ____"
+        )
+        assert shown != text
+    assert "____" in "".join(lines[0::4])
+
+
+def test_rebuilt_examples_end_where_the_model_ends(tiny, model, byte_bpe):
+    model.vocabulary.bias.data[byte_bpe.special_id("[SEP]")] = 1e4
+    assert closing.rebuilt_examples(tiny, model)[1::4] == ["rebuilt:"] * 3, (
+        "[SEP] ends a text and is not shown"
+    )
+
+
+def test_the_model_is_asked_to_stop_at_sep(tiny, model, byte_bpe, monkeypatch):
+    begin, end, pad = (byte_bpe.special_id(f"[{name}]") for name in ("CLS", "SEP", "PAD"))
+    asked = []
+
+    def generate(model, prompts, max_new_tokens, **options):
+        asked.append((prompts, options))
+        return [[begin, *byte_bpe.encode("xyz"), end] for _ in prompts]
+
+    monkeypatch.setattr(closing, "generate", generate)
+    assert closing.rebuilt_examples(tiny, model)[1::4] == ["rebuilt:  xyz"] * 3
+    ((prompts, options),) = asked
+    assert options["eos_id"] == end and options["decoder_start_id"] == begin
+    assert all(ids[0] == begin and ids[-1] == end and pad not in ids for ids in prompts)
+
+
+def test_rebuilt_examples_are_the_likeliest_tokens_given_the_noised_text(tiny, model, byte_bpe):
+    lines = closing.rebuilt_examples(tiny, model, n=2)
+    assert lines == closing.rebuilt_examples(tiny, model, n=2), "nothing is drawn"
+    rng = np.random.default_rng(tiny.seed)
+    chosen = rng.choice(5, 2, replace=False)
+    rows = tiny.rows(tiny.texts["validation"], chosen, rng)
+    begin, end = (byte_bpe.special_id(token) for token in ("[CLS]", "[SEP]"))
+    for ids, mask, line in zip(rows["input_ids"], rows["attention_mask"], lines[1::4], strict=True):
+        noised, written = torch.tensor(ids[mask == 1])[None], [begin]
+        while len(written) < 30 and written[-1] != end:
+            with torch.no_grad():
+                logits = model(noised, None, None, torch.tensor([written]))
+            written.append(int(logits[0, -1].argmax()))
+        text = byte_bpe.decode([i for i in written if i not in (begin, end, byte_bpe.special_id("[PAD]"))])
+        assert line.removeprefix("rebuilt:").strip() == text.replace("[MASK]", " ____").strip()
+
+
+def test_rebuilt_examples_of_few_texts(byte_bpe, model):
+    objective = Denoising(Corpus("one", TRAIN, ["Ab c."]), byte_bpe, 30, 3)
+    lines = closing.rebuilt_examples(objective, model, n=9)
+    assert len(lines) == 3 and lines[2] == "original: Ab c.", "no text twice"
+
+
+def test_closing_has_the_figures_of_results_json(tiny, model):
+    before = closing.validation_metrics(tiny, model)
+    after = {name: 0.77 * value for name, value in before.items()}
+    rows, results, examples = closing.denoising_closing(tiny, model, before, after)
+    assert results["reconstruction_loss"] == after["loss"]
+    assert results["copy_accuracy"] == after["copy_accuracy"]
+    assert results["rebuilt_accuracy"] == after["rebuilt_accuracy"]
+    assert results["unigram_loss"] == closing.unigram_loss(tiny)
+    for noise in NOISES:
+        alone = closing.validation_metrics(tiny.with_noise(noise), model)["loss"]
+        assert results[f"{noise}_loss"] == alone, "each noise by itself, on the validation part"
+        assert (f"loss, {noise} alone", None, alone, results["unigram_loss"], "") in rows
+    columns = {name: values for name, *values in rows}
+    assert columns["loss (nats a token)"][:3] == [before["loss"], after["loss"], results["unigram_loss"]]
+    assert columns["bits per byte"][:2] == [before["bits_per_byte"], after["bits_per_byte"]]
+    copied, rebuilt = columns["kept tokens copied"], columns["lost tokens rebuilt"]
+    assert copied[:3] == [before["copy_accuracy"], after["copy_accuracy"], closing.standing_share(tiny)]
+    assert rebuilt[:3] == [
+        before["rebuilt_accuracy"],
+        after["rebuilt_accuracy"],
+        closing.commonest_share(tiny),
+    ]
+    assert all(len(row) == len(HEADER) for row in rows)
+    assert len(cli.table(rows, HEADER).splitlines()) == len(rows) + 2
+    assert examples[-11:] == closing.rebuilt_examples(tiny, model)
+    assert tiny.noises == ("infilling", "permutation"), "the run's own noise is changed"

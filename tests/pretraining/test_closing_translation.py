@@ -1,0 +1,102 @@
+"""The figures at the end of a translation run, with translators whose answers are known."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+
+from minilm import cli
+from minilm.pairs import Pairs, load_pairs
+from minilm.pretraining import closing_translation as closing
+from minilm.pretraining.bleu import corpus_bleu
+from minilm.pretraining.closing import HEADER
+from minilm.world_portuguese import word_by_word
+
+BEFORE = dict(loss=6.5, plain_loss=6.4, bits_per_byte=3.5, accuracy=0.01)
+AFTER = dict(loss=1.6, plain_loss=0.4, bits_per_byte=0.3, accuracy=0.93)
+PAIRS = [(f"the small cat number {i} sleeps", f"o gato pequeno número {i} dorme") for i in range(12)]
+
+
+def translated_by(function, pairs: Pairs):
+    """An objective whose model translates with `function`."""
+    return SimpleNamespace(
+        corpus=pairs, seed=3, translate=lambda model, texts: [function(text) for text in texts]
+    )
+
+
+def half_right(text):
+    answer = dict(PAIRS)[text]
+    return answer if int(text.split()[4]) % 2 else answer.replace("pequeno", "grande")
+
+
+@pytest.fixture
+def objective():
+    return translated_by(half_right, Pairs("some.tsv", [("a", "b")], PAIRS))
+
+
+def test_exact_match_is_the_share_of_whole_texts():
+    assert closing.exact_match(["a b", "c", "d", " e  f"], ["a b", "C", "d.", "e f"]) == 0.5
+    assert closing.exact_match(["a b"], ["ab"]) == 0.0
+
+
+def test_closing_has_the_figures_of_results_json(objective):
+    rows, results, examples = closing.translation_closing(objective, "model", BEFORE, AFTER)
+    sources, references = zip(*PAIRS, strict=True)
+    ours = [half_right(source) for source in sources]
+    assert results == dict(
+        exact_match=0.5,
+        bleu=corpus_bleu(ours, references),
+        baseline_bleu=corpus_bleu(sources, references),
+    )
+    assert 0 <= results["baseline_bleu"] < results["bleu"] < 100
+    assert all(len(row) == len(HEADER) for row in rows)
+    cells = [cell for row in rows for cell in row]
+    assert all(value in cells for value in [*BEFORE.values(), *AFTER.values(), *results.values()])
+    assert len(cli.table(rows, HEADER).splitlines()) == len(rows) + 2
+    assert len([line for line in examples if line in sources]) == 5, "five translations"
+
+
+def test_perplexity_is_that_of_the_plain_loss():
+    columns = {name: (before, after) for name, before, after, _, _ in closing.loss_rows(BEFORE, AFTER)}
+    assert columns["perplexity"] == (math.exp(6.4), math.exp(0.4)), "smoothing would add to it"
+    assert columns["loss, smoothed (nats)"] == (6.5, 1.6) and columns["loss (nats a token)"] == (6.4, 0.4)
+    assert set(BEFORE) <= set(AFTER) and "perplexity" not in BEFORE, "the caller's figures were changed"
+
+
+def test_the_world_is_compared_with_its_dictionary():
+    pairs = load_pairs("world", n_pairs=30)
+    sources, references = zip(*pairs.validation, strict=True)
+    expected = [word_by_word(source) for source in sources]
+    objective = translated_by(lambda text: dict(pairs.validation)[text], pairs)
+    assert closing.baseline_translations(objective, sources)[0] == expected
+    rows, results, _ = closing.translation_closing(objective, "model", BEFORE, AFTER)
+    assert results["exact_match"] == 1.0 and results["bleu"] == pytest.approx(100)
+    assert results["baseline_bleu"] == corpus_bleu(expected, references) < 40
+    by_name = {row[0]: row for row in rows}
+    assert by_name["whole texts right"][3] == closing.exact_match(expected, references) < 0.1
+    assert "dictionary" in by_name["BLEU"][4]
+
+
+def test_real_pairs_are_compared_with_their_source(objective):
+    sources = [source for source, _ in PAIRS]
+    baseline, what = closing.baseline_translations(objective, sources)
+    assert baseline == sources and "dictionary" not in what
+
+
+def test_examples_show_source_ours_and_reference():
+    lines = closing.example_lines(["s0", "s1", "s2"], ["t 0", "no", "t2"], ["t 0", "t1", "t2"], [1, 0])
+    assert [line.split("   ")[-2:] for line in lines if line.startswith(" ")] == [
+        [" no", "(ours)"],
+        [" t1", "(reference)"],
+        [" t 0", "(ours, right)"],
+        [" t 0", "(reference)"],
+    ]
+    assert [line for line in lines if not line.startswith(" ")] == ["s1", "", "s0"]
+
+
+def test_examples_are_drawn_by_the_seed(objective):
+    def shown(seed):
+        objective.seed = seed
+        return closing.translation_closing(objective, "model", BEFORE, AFTER)[2]
+
+    assert shown(1) == shown(1) != shown(2)

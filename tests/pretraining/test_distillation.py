@@ -1,0 +1,435 @@
+"""DistilBERT's three losses against plain loops, the teacher's rest, and the student's first weights."""
+
+import math
+
+import pytest
+import torch
+
+from minilm.data import Corpus
+from minilm.errors import UserError
+from minilm.pretraining.distillation import (
+    Distillation,
+    check_encoder,
+    check_teacher,
+    cosine_loss,
+    initial_student,
+    last_states_and_logits,
+    layers_taken,
+    soft_target_loss,
+    some_documents,
+    student_config,
+)
+from minilm.pretraining.objective import IGNORED
+from minilm.tokenizer import BPE, SPECIAL_TOKENS
+from minilm.training import TrainingSettings, make_optimizer, train_step
+
+WEIGHTS = dict(soft_weight=1.7, masked_weight=0.6, cosine_weight=3.1)
+
+
+@pytest.fixture(params=[True, False], ids=["teacher of pairs", "teacher without segments"])
+def teacher(request, bpe, encoder):
+    """A teacher whose opinions are strong: with logits near 0 every loss would look alike."""
+    model = encoder(len(bpe.vocab), pairs=request.param, n_encoder_layer=4, head_bias=True)
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.4 * torch.randn_like(p))
+    return model
+
+
+@pytest.fixture
+def objective(teacher, tagged_corpus, bpe):
+    return make(teacher, tagged_corpus, bpe)
+
+
+@pytest.fixture
+def student(teacher):
+    """A student that has already moved away from the teacher's layers."""
+    model = initial_student(teacher)
+    torch.manual_seed(6)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+    return model
+
+
+def make(teacher, corpus, bpe, **changes):
+    return Distillation(
+        corpus, bpe, 61, 9, seed=3, teacher=teacher, **dict(temperature=3.0) | WEIGHTS | changes
+    )
+
+
+def weights_of(model) -> dict:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def gradient_of(objective, model, batch) -> dict:
+    model.zero_grad()
+    objective.loss(model, batch)[0].backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 5.0])
+def test_soft_targets_equal_a_plain_loop(temperature):
+    torch.manual_seed(0)
+    B, P, V = 3, 4, 7
+    logits, teacher_logits = 3 * torch.randn(B, P, V).double(), 3 * torch.randn(B, P, V).double()
+    counted = torch.rand(B, P) < 0.6
+    nats = 0.0
+    for b in range(B):
+        for p in range(P):
+            if counted[b, p]:
+                above = [math.exp(x / temperature) for x in teacher_logits[b, p].tolist()]
+                ours = [math.exp(x / temperature) for x in logits[b, p].tolist()]
+                for t, s in zip(above, ours, strict=True):
+                    t, s = t / sum(above), s / sum(ours)
+                    nats += t * (math.log(t) - math.log(s))
+    found = soft_target_loss(logits, teacher_logits, counted, temperature)
+    assert found.item() == pytest.approx(temperature**2 * nats), (
+        "T^2 * sum of t (log t - log s), both softened, the teacher's probabilities before the logarithm"
+    )
+
+
+def test_soft_targets_pull_with_the_same_force_at_every_temperature():
+    torch.manual_seed(0)
+    logits, teacher_logits = torch.randn(5, 1, 40).double(), torch.randn(5, 1, 40).double()
+    norms = []
+    for temperature in (20.0, 40.0):
+        moving = logits.clone().requires_grad_()
+        soft_target_loss(moving, teacher_logits, torch.ones(5, 1), temperature).backward()
+        norms.append(moving.grad.norm().item())
+    assert norms[1] == pytest.approx(norms[0], rel=0.1), "without T^2 the gradient falls to a quarter"
+
+
+def test_soft_targets_give_the_gradient_of_the_papers_cross_entropy():
+    torch.manual_seed(0)
+    logits, teacher_logits = torch.randn(2, 3, 9).double().requires_grad_(), torch.randn(2, 3, 9).double()
+    soft_target_loss(logits, teacher_logits, torch.ones(2, 3), 2.0).backward()
+    found, logits.grad = logits.grad.clone(), None
+    (-4 * ((teacher_logits / 2).softmax(-1) * (logits / 2).log_softmax(-1)).sum()).backward()
+    torch.testing.assert_close(found, logits.grad)
+
+
+def test_the_cosine_loss_equals_a_plain_loop():
+    torch.manual_seed(0)
+    B, T, D = 3, 5, 4
+    hidden, teacher_hidden = torch.randn(B, T, D).double(), torch.randn(B, T, D).double()
+    mask = (torch.arange(T) < torch.tensor([[5], [2], [3]])).long()
+    expected = 0.0
+    for b in range(B):
+        for t in range(T):
+            if mask[b, t]:
+                x, y = hidden[b, t].tolist(), teacher_hidden[b, t].tolist()
+                product = sum(i * j for i, j in zip(x, y, strict=True))
+                lengths = math.sqrt(sum(i * i for i in x)) * math.sqrt(sum(j * j for j in y))
+                expected += 1 - product / lengths
+    found = cosine_loss(hidden, teacher_hidden, mask)
+    assert found.item() == pytest.approx(expected), "1 - cosine of each real token, padding left out"
+
+
+def test_the_cosine_loss_is_about_direction_only():
+    hidden, mask = torch.randn(2, 3, 8).double(), torch.ones(2, 3)
+    assert cosine_loss(hidden, 7 * hidden, mask).item() == pytest.approx(0, abs=1e-9)
+    assert cosine_loss(hidden, -hidden, mask).item() == pytest.approx(12)
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_loss_and_metrics_equal_a_plain_loop(objective, student, split):
+    student.double(), objective.teacher.double()
+    batch = objective.batch(0, split)
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    types = batch["token_type_ids"] if objective.teacher.config.n_segments else None
+    ours, above = student(ids, mask).detach(), objective.teacher(ids, mask, types)
+    vectors, above_vectors = (
+        student.hidden_states(ids, mask)[-1],
+        objective.teacher.hidden_states(ids, mask, types)[-1],
+    )
+    masked = soft = cosine = n = n_right = n_byte = n_token = 0
+    for b in range(len(ids)):
+        for t, label in zip(batch["masked_positions"][b], batch["masked_labels"][b].tolist(), strict=True):
+            if label != IGNORED:
+                masked -= ours[b, t].log_softmax(0)[label].item()
+                q, p = (ours[b, t] / 3).log_softmax(0), (above[b, t] / 3).log_softmax(0)
+                soft += 9 * (p.exp() * (p - q)).sum().item()
+                n, n_right = n + 1, n_right + int(ours[b, t].argmax() == label)
+                n_byte += len(objective.tokenizer.vocab[label])
+        for t in range(int(mask[b].sum())):
+            x, y = vectors[b, t], above_vectors[b, t]
+            cosine += 1 - (x @ y / x.norm() / y.norm()).item()
+            n_token += 1
+    expected = dict(masked_loss=masked / n, soft_loss=soft / n, cosine_loss=cosine / n_token)
+    expected["loss"] = 1.7 * soft / n + 0.6 * masked / n + 3.1 * cosine / n_token
+    expected |= dict(masked_accuracy=n_right / n, bits_per_byte=masked / math.log(2) / n_byte)
+    loss, metrics = objective.loss(student, batch)
+    assert metrics.keys() == expected.keys()
+    for name, value in expected.items():
+        assert metrics[name].item() == pytest.approx(value, rel=1e-6), name
+    assert loss.item() == metrics["loss"].item()
+    assert min(masked, soft, cosine) > 0, "the test needs all terms to be there"
+
+
+def test_the_default_weights_and_temperature_are_distilberts(teacher, tagged_corpus, bpe):
+    objective = Distillation(tagged_corpus, bpe, 61, 9, teacher=teacher)
+    assert objective.weights == dict(soft=5, masked=2, cosine=1) and objective.temperature == 2
+
+
+@pytest.mark.parametrize("left_out", WEIGHTS)
+def test_each_term_can_be_switched_off(objective, student, tagged_corpus, bpe, left_out):
+    """The gradients of the three terms alone add up to the whole; without one, to what is left."""
+    batch, teacher = objective.batch(0, "train"), objective.teacher
+    off = dict.fromkeys(WEIGHTS, 0.0)
+    alone = {
+        term: gradient_of(make(teacher, tagged_corpus, bpe, **off | {term: weight}), student, batch)
+        for term, weight in WEIGHTS.items()
+    }
+    found = gradient_of(make(teacher, tagged_corpus, bpe, **{left_out: 0.0}), student, batch)
+    for name, gradient in found.items():
+        terms = [alone[term][name] for term in WEIGHTS if term != left_out and name in alone[term]]
+        torch.testing.assert_close(gradient, sum(terms), msg=f"{left_out} 0 still moves {name}")
+    word = "tokens.weight"
+    assert alone[left_out][word].abs().max() > 1e-4, f"{left_out} never moves anything"
+
+
+def test_without_its_terms_the_teacher_is_not_asked(objective, student, tagged_corpus, bpe, monkeypatch):
+    alone = make(objective.teacher, tagged_corpus, bpe, soft_weight=0, masked_weight=1, cosine_weight=0)
+    batch = alone.batch(0, "train")
+    monkeypatch.setattr(
+        objective.teacher, "hidden_states", lambda *a: pytest.fail("a forward pass for nothing")
+    )
+    loss, metrics = alone.loss(student, batch)
+    assert loss.item() == metrics["masked_loss"].item()
+    monkeypatch.undo()
+    asked = []
+    plain = alone.teacher.hidden_states
+    monkeypatch.setattr(alone.teacher, "hidden_states", lambda *a: asked.append(1) or plain(*a))
+    for term in ("soft_weight", "cosine_weight"):
+        make(alone.teacher, tagged_corpus, bpe, **dict.fromkeys(WEIGHTS, 0.0) | {term: 1}).loss(
+            student, batch
+        )
+    assert len(asked) == 2, "once a batch"
+
+
+def test_a_student_that_is_the_teacher_has_nothing_to_learn_from_it(objective):
+    _, metrics = objective.loss(objective.teacher, objective.batch(0, "validation"))
+    assert metrics["soft_loss"].item() == pytest.approx(0, abs=1e-5)
+    assert metrics["cosine_loss"].item() == pytest.approx(0, abs=1e-5)
+
+
+def test_training_moves_the_student_and_never_the_teacher(objective, student):
+    teacher, before, first = objective.teacher, weights_of(objective.teacher), weights_of(student)
+    settings = TrainingSettings(
+        steps=3, batch_size=9, lr=1e-2, warmup=1, schedule="constant", weight_decay=0.1, accumulate=2
+    )
+    optimizer = make_optimizer(student.train(), settings.weight_decay)
+    for step in range(3):
+        train_step(student, objective, optimizer, settings, step)
+    assert not teacher.training, "the teacher's dropout is on"
+    assert all(not p.requires_grad and p.grad is None for p in teacher.parameters())
+    for name, value in teacher.state_dict().items():
+        assert torch.equal(value, before[name]), f"{name} of the teacher has moved: is it shared?"
+    assert all(not torch.equal(value, first[name]) for name, value in student.state_dict().items())
+
+
+def test_the_teacher_rests_from_the_start(teacher, tagged_corpus, bpe, encoder):
+    for module in teacher.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.5
+    objective = make(teacher.train(), tagged_corpus, bpe)
+    batch = objective.batch(0, "train")
+    for one, other in zip(objective.ask_teacher(batch), objective.ask_teacher(batch), strict=True):
+        assert not one.requires_grad and torch.equal(one, other), "the teacher must be in eval mode"
+
+
+def test_the_teacher_is_asked_with_the_segments_it_knows(objective, student):
+    batch = objective.batch(0, "train")
+    hidden, logits = objective.ask_teacher(batch)
+    pairs = objective.teacher.config.n_segments > 0
+    assert ("token_type_ids" in batch) == pairs
+    states = objective.teacher.hidden_states(
+        batch["input_ids"], batch["attention_mask"], batch.get("token_type_ids")
+    )
+    torch.testing.assert_close(hidden, states[-1])
+    full = objective.teacher.vocabulary_logits(states[-1])
+    for b, positions in enumerate(batch["masked_positions"]):
+        torch.testing.assert_close(logits[b], full[b, positions])
+    if pairs:
+        one_text = batch | dict(token_type_ids=torch.zeros_like(batch["token_type_ids"]))
+        assert not torch.allclose(objective.ask_teacher(one_text)[1], logits, atol=1e-3), (
+            "the segments got lost"
+        )
+        for found, expected in zip(
+            last_states_and_logits(student, one_text), last_states_and_logits(student, batch), strict=True
+        ):
+            torch.testing.assert_close(found, expected)
+
+
+def test_rows_are_true_pairs_where_the_teacher_knows_pairs(objective, bpe):
+    sep = bpe.special_id("[SEP]")
+    n_of = len(objective.texts["train"])
+    for split, n in (("train", 40), ("validation", len(objective.texts["validation"]))):
+        rows = objective.rows(split, objective.generator(0, split), 40)
+        assert len(rows["input_ids"]) == n and "next_sentence_labels" not in rows
+        n_sep = {ids.count(sep) for ids in rows["input_ids"].tolist()}
+        if objective.teacher.config.n_segments == 0:
+            assert n_sep == {1} and "token_type_ids" not in rows
+            continue
+        assert n_sep == {2}
+        for ids in rows["input_ids"].tolist():
+            middle = ids.index(sep)
+            a, b = bpe.decode(ids[1:middle]), bpe.decode(ids[middle + 1 : ids.index(sep, middle + 1)])
+            documents = objective.corpus.train + objective.corpus.validation
+            assert any((a + b).strip() in document for document in documents), "B does not follow A"
+    drawn = [
+        objective.rows("train", objective.generator(step, "train"), n_of)["input_ids"] for step in (0, 1)
+    ]
+    assert drawn[0].shape != drawn[1].shape or (drawn[0] != drawn[1]).any(), "every step has the same rows"
+
+
+def test_a_batch_depends_on_seed_split_and_step_only(objective, tagged_corpus, bpe):
+    first = objective.batch(4, "train")
+    objective.batch(5, "train"), objective.batch(0, "validation")
+    again, other = objective.batch(4, "train"), objective.batch(5, "train")
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert (
+        first["input_ids"].shape != other["input_ids"].shape
+        or (first["input_ids"] != other["input_ids"]).any()
+    )
+    assert first["n_token"].item() == first["attention_mask"].sum() and first["n_token"].dim() == 0
+    one, two = objective.batch(0, "validation"), objective.batch(9, "validation")
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.parametrize("split, n_part", [("train", 2), ("validation", 5)])
+def test_parts_of_a_batch_add_up(objective, student, assert_parts_add_up, split, n_part):
+    assert_parts_add_up(objective, student, objective.batch(0, split), n_part)
+
+
+def test_padding_changes_no_loss(objective, student):
+    batch = objective.batch(0, "train")
+    longer = dict(batch)
+    for name, value in dict(input_ids=objective.tokenizer.special_id("[PAD]"), attention_mask=0).items():
+        longer[name] = torch.nn.functional.pad(batch[name], (0, 3), value=value)
+    if "token_type_ids" in batch:
+        longer["token_type_ids"] = torch.nn.functional.pad(batch["token_type_ids"], (0, 3))
+    torch.testing.assert_close(objective.loss(student, longer)[0], objective.loss(student, batch)[0])
+
+
+def test_nothing_hidden_gives_finite_gradients(objective, student):
+    batch = objective.batch(0, "train")
+    batch["masked_labels"].fill_(IGNORED)
+    batch |= dict(n_masked=torch.tensor(1.0), n_byte=torch.tensor(1.0))
+    _, metrics = objective.loss(student, batch)
+    assert metrics["masked_loss"].item() == metrics["soft_loss"].item() == 0
+    assert all(gradient.isfinite().all() for gradient in gradient_of(objective, student, batch).values())
+
+
+@pytest.mark.parametrize(
+    "n_teacher, n_student, expected",
+    [(2, 1, [0]), (4, 2, [0, 2]), (12, 6, [0, 2, 4, 6, 8, 10]), (6, 2, [0, 3]), (5, 5, [0, 1, 2, 3, 4])],
+)
+def test_layers_taken(n_teacher, n_student, expected):
+    assert layers_taken(n_teacher, n_student) == expected
+
+
+@pytest.mark.parametrize("n_layer, taken", [(None, [0, 2]), (1, [0]), (4, [0, 1, 2, 3])])
+def test_the_students_first_weights_are_the_teachers(teacher, n_layer, taken):
+    student = initial_student(teacher, n_layer)
+    theirs = teacher.state_dict()
+    assert len(student.encoder.blocks) == len(taken)
+    for i, layer in enumerate(taken):
+        for name, value in student.encoder.blocks[i].state_dict().items():
+            expected = theirs[f"encoder.blocks.{layer}.{name}"]
+            assert torch.equal(value, expected), f"block {i} is not layer {layer} of the teacher: {name}"
+    others = {name: value for name, value in student.state_dict().items() if ".blocks." not in name}
+    for name, value in others.items():
+        assert torch.equal(value, theirs[name]), name
+    assert {"tokens.weight", "encoder.embeddings.position.weight", "encoder.norm.weight"} <= set(others)
+    left = {name for name in theirs if ".blocks." not in name} - set(others)
+    assert all("segment" in name or "pooler" in name or "next_sentence" in name for name in left), left
+    owners = {value.data_ptr() for value in theirs.values()}
+    assert all(value.data_ptr() not in owners for value in student.state_dict().values()), (
+        "shared, not copied"
+    )
+
+
+def test_a_student_has_its_teachers_shape_but_for_depth_segments_and_pooler(teacher):
+    config, expected = student_config(teacher.config), teacher.config.to_dict()
+    assert config.to_dict() == expected | dict(
+        n_encoder_layer=2, n_segments=0, pooler=False, next_sentence=False
+    )
+    shallow = initial_student(teacher, 1).config
+    assert student_config(shallow).n_encoder_layer == 1, "half of one layer is one"
+    assert student_config(teacher.config, 3).n_encoder_layer == 3
+
+
+def test_a_student_deeper_than_its_teacher_is_refused(teacher):
+    for function, given in ((student_config, teacher.config), (initial_student, teacher)):
+        with pytest.raises(UserError, match="--n-encoder-layer 5: the student is deeper .* has 4 layers"):
+            function(given, 5)
+    with pytest.raises(UserError, match="n-encoder-layer 0"):
+        student_config(teacher.config, 0)
+
+
+def test_a_teacher_that_is_no_encoder_is_refused(decoder, encoder, tagged_corpus, bpe):
+    gpt, seq2seq = decoder(len(bpe.vocab)), encoder(len(bpe.vocab), n_decoder_layer=1)
+    for model, kind in ((gpt, "decoder"), (seq2seq, "encoder-decoder")):
+        with pytest.raises(UserError, match=f"--teacher: .* kind {kind}, .* --objective masked"):
+            check_encoder(model.config)
+        for function in (
+            lambda model=model: student_config(model.config),
+            lambda model=model: check_teacher(model.config, bpe),
+            lambda model=model: make(model, tagged_corpus, bpe),
+        ):
+            with pytest.raises(UserError, match=f"of kind {kind}"):
+                function()
+
+
+def test_a_teacher_with_another_vocabulary_is_refused(teacher, tagged_corpus, bpe, byte_bpe):
+    with pytest.raises(UserError, match=f"--teacher: another vocabulary, {len(bpe.vocab)} tokens, .* 262"):
+        make(teacher, tagged_corpus, byte_bpe)
+    other = BPE.train([text.upper() for text in tagged_corpus.train], len(bpe.vocab), SPECIAL_TOKENS)
+    assert len(other.vocab) == len(bpe.vocab) and other.vocab != bpe.vocab
+    first = min(i for i in bpe.vocab if bpe.vocab[i] != other.vocab[i])
+    with pytest.raises(UserError, match=f"another vocabulary, token {first} is .*leave --tokenizer out"):
+        make(teacher, tagged_corpus, bpe, teacher_tokenizer=other)
+    check_teacher(teacher.config, bpe, BPE(bpe.vocab, bpe.merges, SPECIAL_TOKENS))
+    make(teacher, tagged_corpus, bpe, teacher_tokenizer=bpe)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [(dict(temperature=t), f"--temperature {t}") for t in (0.0, -2.0, math.nan)]
+    + [({f"{term}_weight": w}, f"--{term}-weight {w}") for term, w in (("soft", -1.0), ("cosine", math.nan))]
+    + [({"masked_weight": -0.5}, "--masked-weight -0.5"), (dict.fromkeys(WEIGHTS, 0), "nothing to learn")]
+    + [(dict(n_documents=0), "--n-documents 0: must be 1 or more"), (dict(mask_share=2), "--mask-share 2")],
+)
+def test_options_out_of_range_are_named(teacher, tagged_corpus, bpe, changes, message):
+    with pytest.raises(UserError, match=message):
+        make(teacher, tagged_corpus, bpe, **changes)
+
+
+def test_few_documents_are_drawn_from_all_by_the_seed():
+    corpus = Corpus("numbers", [str(i) for i in range(100)], ["a", "b"], len)
+    few = some_documents(corpus, 10, seed=4)
+    assert len(set(few.train)) == 10 and set(few.train) <= set(corpus.train)
+    assert few.validation == corpus.validation and few.floor is len and few.name == "numbers"
+    assert few.train == some_documents(corpus, 10, seed=4).train != some_documents(corpus, 10, seed=5).train
+    assert few.train != corpus.train[:10], "the first ones are all from the beginning of one file"
+    for n in (None, 100, 1000):
+        assert some_documents(corpus, n, seed=4).train == corpus.train
+    assert len(corpus.train) == 100, "the corpus itself must stay whole"
+
+
+def test_training_rows_come_from_few_documents_and_validation_rows_from_all(teacher, tagged_corpus, bpe):
+    few, every = (make(teacher, tagged_corpus, bpe, n_documents=n) for n in (7, None))
+    assert len(few.corpus.train) == 7 and few.all_texts is tagged_corpus
+    assert len(few.texts["train"]) < len(every.texts["train"])
+    one, other = few.batch(0, "validation"), every.batch(0, "validation")
+    assert all(torch.equal(one[name], other[name]) for name in one), "measured on other texts"
+
+
+def test_hidden_tokens_follow_the_share_and_whole_words(teacher, tagged_corpus, bpe):
+    half = make(teacher, tagged_corpus, bpe, mask_share=0.5).batch(0, "train")
+    plain = make(teacher, tagged_corpus, bpe).batch(0, "train")
+    assert half["n_masked"] > 2 * plain["n_masked"]
+    assert make(teacher, tagged_corpus, bpe, whole_word=True).whole_word

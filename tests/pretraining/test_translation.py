@@ -1,0 +1,336 @@
+"""The Transformer's objective against plain loops: layout, buckets, padding, label smoothing, translating."""
+
+import math
+import random
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from minilm.config import ModelConfig
+from minilm.errors import UserError
+from minilm.models import build
+from minilm.pairs import Pairs
+from minilm.pretraining.objective import IGNORED
+from minilm.pretraining.translation import EncodedTexts, Translation, smoothed_cross_entropy
+from minilm.tokenizer import BPE, SPECIAL_TOKENS
+
+
+def tagged_pairs(n: int, seed: int = 0, most: int = 9) -> list[tuple[str, str]]:
+    """Pairs of different lengths that say which pair they are: ("S3 sun tree", "T3 tree sun .")."""
+    rng, pairs = random.Random(seed), []
+    for i in range(n):
+        words = rng.choices(["sun", "tree", "a", "window", "été", "rain"], k=rng.randint(1, most))
+        pairs.append((" ".join([f"S{i}", *words]), " ".join([f"T{i}", *words[::-1], "."])))
+    return pairs
+
+
+@pytest.fixture
+def corpus():
+    pairs = tagged_pairs(74)
+    return Pairs("tagged", pairs[:63], pairs[63:])
+
+
+@pytest.fixture
+def make(corpus, bpe):
+    """A function that builds the objective; some options may be given."""
+    return lambda context=61, batch_size=7, seed=3, corpus=corpus, **options: Translation(
+        corpus, bpe, context, batch_size, seed, **options
+    )
+
+
+@pytest.fixture
+def objective(make):
+    return make()
+
+
+@pytest.fixture
+def translator():
+    """A function that builds a small encoder-decoder, as random as the seed of the test."""
+
+    def make(vocab_size, max_positions=64, **changes):
+        sizes = dict(n_encoder_layer=1, n_decoder_layer=1, d_model=12, n_head=3, d_ff=20, final_norm=True)
+        config = dict(vocab_size=vocab_size, max_positions=max_positions, dropout=0.0, attention_dropout=0.0)
+        return build(ModelConfig(**config | sizes | changes))
+
+    return make
+
+
+def equal(one: dict, other: dict) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def texts_of(objective, batch) -> list[tuple[str, str]]:
+    """The pairs in a batch, decoded from the encoder's ids and from the labels."""
+    pairs = []
+    for ids, mask, labels in zip(batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True):
+        sides = [ids[mask == 1].tolist(), labels[labels != IGNORED].tolist()]
+        pairs.append(tuple(objective.tokenizer.decode(side).replace("[SEP]", "").strip() for side in sides))
+    return pairs
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_rows_are_pairs_with_a_beginning_and_an_end(objective, corpus, split):
+    bpe, batch = objective.tokenizer, objective.batch(2, split)
+    pad, cls, sep = map(bpe.special_id, ("[PAD]", "[CLS]", "[SEP]"))
+    pairs = getattr(corpus, split)
+    assert len(batch["labels"]) == (7 if split == "train" else len(pairs))
+    for row, (source, target) in enumerate(texts_of(objective, batch)):
+        assert (source, target) in pairs, "a source stands beside the target of another pair"
+        source, target = (bpe.encode(" " + text) for text in (source, target))
+        ids, mask, decoder, labels = (
+            batch[name][row].tolist()
+            for name in ("input_ids", "attention_mask", "decoder_input_ids", "labels")
+        )
+        n, m = len(source) + 1, len(target) + 1
+        assert ids == [*source, sep] + [pad] * (len(ids) - n)
+        assert mask == [1] * n + [0] * (len(ids) - n)
+        assert labels == [*target, sep] + [IGNORED] * (len(labels) - m), "no padding is a label, [SEP] is one"
+        assert decoder == [cls, *target] + [pad] * (len(labels) - m), "the decoder sees its label already"
+    assert batch["n_label"] == (batch["labels"] != IGNORED).sum()
+    texts = [target for _, target in texts_of(objective, batch)]
+    assert batch["n_byte"] == sum(len((" " + text).encode()) for text in texts), "UTF-8 bytes of the targets"
+
+
+def test_the_batch_is_no_wider_than_its_longest_text(objective):
+    for step in range(9):
+        batch = objective.batch(step, "train")
+        assert batch["attention_mask"].sum(1).max() == batch["input_ids"].shape[1]
+        assert (batch["labels"] != IGNORED).sum(1).max() == batch["labels"].shape[1]
+        assert batch["decoder_input_ids"].shape == batch["labels"].shape
+
+
+def test_special_tokens_in_a_text_are_plain_text(byte_bpe):
+    corpus = Pairs("special", [("a [SEP] b", "[PAD] [CLS]"), ("c", "d")], [("e", "f")])
+    batch = Translation(corpus, byte_bpe, 30, 2).batch(0, "train")
+    assert (batch["input_ids"] == byte_bpe.special_id("[SEP]")).sum() == 2
+    assert (batch["labels"] == byte_bpe.special_id("[CLS]")).sum() == 0
+
+
+def test_batch_is_a_function_of_seed_split_and_step(make):
+    objective, first = make(), make().batch(20, "train")
+    for step in (0, 19, 40, 20):
+        objective.batch(step, "validation")
+        batch = objective.batch(step, "train")
+    assert equal(batch, first), "a batch depends on the batches made before it"
+    assert not equal(objective.batch(21, "train"), first)
+    assert not equal(make(seed=4).batch(20, "train"), first)
+    assert equal(objective.batch(5, "validation"), make(seed=4).batch(0, "validation"))
+
+
+@pytest.mark.parametrize("batch_size, n_left_out", [(7, 0), (9, 0), (10, 3), (63, 0)])
+def test_an_epoch_has_each_pair_once(make, batch_size, n_left_out):
+    objective = make(batch_size=batch_size)
+    for epoch in (0, 5):
+        steps = range(epoch * objective.n_bucket, (epoch + 1) * objective.n_bucket)
+        chosen = np.concatenate([objective.bucket(step) for step in steps]).tolist()
+        assert len(chosen) == len(set(chosen)) == 63 - n_left_out, "a pair is left out, or there twice"
+
+
+def test_which_pairs_are_left_out_changes(make):
+    objective = make(batch_size=10)
+    seen = {i for step in range(20 * objective.n_bucket) for i in objective.bucket(step).tolist()}
+    assert len(seen) == 63, "some pairs, say the longest, are never learnt"
+
+
+def test_buckets_hold_pairs_of_similar_length(objective, corpus):
+    lengths = [max(len(objective.tokenizer.encode(" " + side)) + 1 for side in pair) for pair in corpus.train]
+    buckets = [[lengths[i] for i in objective.bucket(step).tolist()] for step in range(objective.n_bucket)]
+    for shorter, longer in pairwise(sorted(buckets, key=lambda bucket: (min(bucket), max(bucket)))):
+        assert max(shorter) <= min(longer), "two buckets overlap: sort by length before cutting"
+
+
+def test_little_of_a_training_batch_is_padding(make):
+    pairs = tagged_pairs(640, most=24)
+    objective = make(context=200, batch_size=16, corpus=Pairs("many", pairs, pairs[:3]))
+    n_pad = n_all = 0
+    for step in range(objective.n_bucket):
+        labels = objective.batch(step, "train")["labels"]
+        n_pad, n_all = n_pad + (labels == IGNORED).sum(), n_all + labels.numel()
+    assert n_pad / n_all < 0.1, "a batch holds long and short pairs: most of its work is for nothing"
+
+
+def test_buckets_come_in_a_random_order_and_are_dealt_anew_each_epoch(objective):
+    first, second = objective.deal(0), objective.deal(1)
+    assert first.shape == (9, 7)
+    longest = objective.sources["train"].lengths[first].max(1)
+    assert (np.diff(longest) < 0).any() and (np.diff(longest) > 0).any(), (
+        "short pairs first: no longer random"
+    )
+    assert {frozenset(row) for row in first.tolist()} != {frozenset(row) for row in second.tolist()}, (
+        "the same pairs stand together in every epoch"
+    )
+    assert (objective.bucket(9 + 4) == second[4]).all() and (objective.bucket(4) == first[4]).all()
+
+
+def test_fewer_pairs_than_rows_are_repeated(make):
+    pairs = tagged_pairs(4)
+    objective = make(batch_size=7, corpus=Pairs("few", pairs[:3], pairs[3:]))
+    batch = objective.batch(5, "train")
+    assert len(batch["labels"]) == 7 and set(texts_of(objective, batch)) == set(pairs[:3])
+
+
+def test_long_texts_are_cut_and_counted(make, bpe, corpus):
+    lengths = [
+        [len(bpe.encode(" " + side)) + 1 for side in pair] for pair in corpus.train + corpus.validation
+    ]
+    n_cut = sum(n > 12 for pair in lengths for n in pair)
+    objective = make(context=12)
+    assert n_cut > 0 and objective.notes == (f"cut {n_cut} texts to --context 12 tokens",)
+    batch = objective.batch(0, "validation")
+    assert batch["input_ids"].shape[1] == batch["labels"].shape[1] == 12
+    for row, (source, target) in enumerate(corpus.validation):
+        for name, text in (("input_ids", source), ("labels", target)):
+            ids = [*bpe.encode(" " + text), bpe.special_id("[SEP]")]
+            assert batch[name][row].tolist()[: len(ids)] == ids[:12], "a text that was cut has not ended"
+    assert make(context=max(map(max, lengths))).notes == ()
+
+
+def test_encoded_texts(byte_bpe):
+    texts = EncodedTexts(["ab", "", "abcdef"], byte_bpe, longest=5)
+    sep, letters = byte_bpe.special_id("[SEP]"), byte_bpe.encode(" abcdef")
+    expected = [[*letters[:3], sep], [letters[0], sep], letters[:5]]
+    assert [texts.text(i) for i in range(3)] == expected and texts.lengths.tolist() == [4, 2, 5]
+    assert texts.n_cut == 1
+    ids, real = texts.rows(np.array([1, 0]), pad_id=99)
+    assert ids.tolist() == [expected[1] + [99, 99], expected[0]] and real.sum(1).tolist() == [2, 4]
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.4])
+def test_label_smoothing_equals_a_plain_loop(smoothing):
+    logits = torch.randn(2, 3, 7, dtype=torch.float64)
+    labels = torch.tensor([[6, IGNORED, 0], [IGNORED, 2, 3]])
+    smoothed, plain = 0.0, 0.0
+    for b in range(2):
+        for t in range(3):
+            if labels[b, t] == IGNORED:
+                continue
+            p = logits[b, t].exp() / logits[b, t].exp().sum()
+            for k in range(7):
+                q = (1 - smoothing) * (k == labels[b, t].item()) + smoothing / 7
+                smoothed -= q * p[k].log().item()
+            plain -= p[labels[b, t]].log().item()
+    found = smoothed_cross_entropy(logits, labels, smoothing)
+    assert found[0].item() == pytest.approx(smoothed, rel=1e-12), (
+        "smoothing / V for every token, the right one too"
+    )
+    assert found[1].item() == pytest.approx(plain, rel=1e-12)
+    theirs = F.cross_entropy(
+        logits.flatten(0, 1), labels.flatten(), label_smoothing=smoothing, reduction="sum"
+    )
+    torch.testing.assert_close(found[0], theirs)
+
+
+def test_loss_and_metrics_equal_a_plain_loop(objective, translator):
+    bpe = objective.tokenizer
+    model, batch = translator(len(bpe.vocab)).double(), objective.batch(0, "validation")
+    smoothed, plain, n, n_right, n_byte = 0.0, 0.0, 0, 0, 0
+    for source, target in objective.corpus.validation:  # one at a time, so without any padding
+        source, target = ([*bpe.encode(" " + text), bpe.special_id("[SEP]")] for text in (source, target))
+        decoder = torch.tensor([[bpe.special_id("[CLS]"), *target[:-1]]])
+        log_probs = model(torch.tensor([source]), decoder_input_ids=decoder)[0].log_softmax(-1).tolist()
+        for t, label in enumerate(target):
+            V = len(log_probs[t])
+            plain -= log_probs[t][label]
+            smoothed -= sum(log_probs[t]) * 0.1 / V + 0.9 * log_probs[t][label]
+            n, n_right = n + 1, n_right + (max(log_probs[t]) == log_probs[t][label])
+            n_byte += len(bpe.vocab[label]) if label != bpe.special_id("[SEP]") else 0
+    loss, metrics = objective.loss(model, batch)
+    assert loss.item() == pytest.approx(smoothed / n, rel=1e-6), "padding counts, or hides what is real"
+    assert metrics["loss"].item() == loss.item()
+    assert metrics["plain_loss"].item() == pytest.approx(plain / n, rel=1e-6)
+    assert metrics["bits_per_byte"].item() == pytest.approx(plain / math.log(2) / n_byte, rel=1e-6)
+    assert metrics["accuracy"].item() == pytest.approx(n_right / n, rel=1e-6)
+
+
+def test_what_stands_in_the_padding_changes_nothing(objective, translator):
+    model, batch = translator(len(objective.tokenizer.vocab)), objective.batch(0, "validation")
+    model.requires_grad_(False)
+    before = objective.loss(model, batch)[0]
+    changed = {name: value.clone() for name, value in batch.items()}
+    changed["input_ids"][batch["attention_mask"] == 0] = 20
+    changed["decoder_input_ids"][batch["labels"] == IGNORED] = 21
+    assert not torch.equal(changed["input_ids"], batch["input_ids"])
+    torch.testing.assert_close(objective.loss(model, changed)[0], before)
+    changed["input_ids"][0, 0] = 20
+    assert objective.loss(model, changed)[0] != before, "the loss does not depend on the source"
+
+
+def test_without_labels_the_loss_is_0_and_gradients_are_finite(objective, translator):
+    model, batch = translator(len(objective.tokenizer.vocab)), objective.batch(0, "train")
+    loss, metrics = objective.loss(model, batch | dict(labels=torch.full_like(batch["labels"], IGNORED)))
+    loss.backward()
+    assert loss.item() == 0 and all(value.item() == 0 for value in metrics.values())
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("split, n_part", [("train", 2), ("validation", 4)])
+def test_parts_of_a_batch_add_up(objective, translator, assert_parts_add_up, split, n_part):
+    model = translator(len(objective.tokenizer.vocab))
+    assert_parts_add_up(objective, model, objective.batch(0, split), n_part)
+
+
+@pytest.mark.parametrize("smoothing", [-0.1, 1.0, math.nan])
+def test_smoothing_out_of_range_is_refused(make, smoothing):
+    with pytest.raises(UserError, match="--label-smoothing"):
+        make(label_smoothing=smoothing)
+
+
+def test_smoothing_is_the_option(make, translator):
+    batch, model = make().batch(0, "train"), translator(330)
+    without = make(label_smoothing=0.0).loss(model, batch)[1]
+    with_it = make(label_smoothing=0.3).loss(model, batch)[1]
+    assert without["loss"] == without["plain_loss"] == with_it["plain_loss"] != with_it["loss"]
+
+
+def test_translate_gives_each_text_its_own_translation(make, translator):
+    """Greedy, by a loop without cache or batch, for a model whose answers differ widely."""
+    objective = make(context=24, batch_size=1)
+    bpe = objective.tokenizer
+    model = translator(len(bpe.vocab), init_std=0.9)
+    texts = [source for source, _ in objective.corpus.validation]
+    specials = [bpe.special_id(token) for token in SPECIAL_TOKENS]
+    end, expected = bpe.special_id("[SEP]"), []
+    for text in texts:
+        source = torch.tensor([[*bpe.encode(" " + text), end]])[:, :24]
+        ids = [bpe.special_id("[CLS]")]
+        while len(ids) < 25 and ids[-1] != end:
+            logits = model(source, decoder_input_ids=torch.tensor([ids]))[0, -1]
+            logits[[i for i in specials if i != end]] = -math.inf
+            ids.append(int(logits.argmax()))
+        expected.append(bpe.decode([i for i in ids if i not in specials]).strip())
+    found = objective.translate(model, texts)
+    assert len(set(expected)) > 5, "the test needs different translations"
+    assert found == expected, "translations in another order than their texts, or not greedy"
+    assert objective.translate(model, texts, n_beam=3) != found
+    assert objective.translate(model, texts[:1]) == found[:1]
+
+
+def test_translate_stays_within_the_positions(make, translator):
+    objective = make(context=16)
+    model = translator(len(objective.tokenizer.vocab), max_positions=16)
+    assert len(objective.translate(model, ["window " * 50, "a"])) == 2
+
+
+def test_a_small_model_learns_to_translate():
+    """Letters become other letters, in the opposite order, and no text was seen before."""
+    rng = random.Random(0)
+    sources = sorted({"".join(rng.choices("abcd", k=rng.randint(1, 4))) for _ in range(900)})
+    rng.shuffle(sources)
+    pairs = [(text, text[::-1].upper()) for text in sources]
+    bpe = BPE.train([], 256 + len(SPECIAL_TOKENS), SPECIAL_TOKENS)
+    objective = Translation(Pairs("letters", pairs[30:], pairs[:30]), bpe, 8, 32)
+    sizes = dict(d_model=32, n_head=4, d_ff=64, n_encoder_layer=1, n_decoder_layer=1)
+    model = build(
+        ModelConfig(vocab_size=262, max_positions=8, dropout=0, attention_dropout=0, final_norm=True, **sizes)
+    )
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    for step in range(250):
+        optimizer.zero_grad()
+        objective.loss(model, objective.batch(step, "train"))[0].backward()
+        optimizer.step()
+    found = objective.translate(model, [source for source, _ in pairs[:30]])
+    n_right = sum(ours == theirs for ours, (_, theirs) in zip(found, pairs[:30], strict=True))
+    assert n_right >= 20, f"{n_right} of 30 right: does the decoder see the source, and not its own label?"
