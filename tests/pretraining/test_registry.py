@@ -9,6 +9,7 @@ import torch
 
 import train
 from minilm import world
+from minilm.checkpoint import save
 from minilm.config import PRESETS, ModelConfig
 from minilm.errors import UserError
 from minilm.pretraining import registry
@@ -74,3 +75,23 @@ def test_what_does_not_fit_is_named():
         check_fit(settings, ModelConfig(n_encoder_layer=1))
     with pytest.raises(UserError, match="--context 64 .*32 positions.*--max-positions 64"):
         check_fit(settings, ModelConfig(n_decoder_layer=1, max_positions=32))
+
+
+def test_a_student_is_made_of_its_teachers_layers(tmp_path):
+    teacher = small.model("masked")
+    save(teacher, small.tokenizer(), tmp_path / "teacher")
+    settings = with_recipe(train.Settings(objective="distillation", teacher=str(tmp_path / "teacher")))
+    student, tokenizer = registry.copied_student(settings, {"n_encoder_layer": 1})
+    assert tokenizer.vocab == small.tokenizer().vocab and student.config.n_segments == 0
+    assert torch.equal(student.tokens.weight, teacher.tokens.weight)
+    with pytest.raises(UserError, match="--n-encoder-layer"):
+        registry.copied_student(settings, {"d_ff": 3})
+
+
+def test_the_closing_table_is_that_of_the_objective():
+    settings = with_recipe(train.Settings(objective="causal"))
+    metrics = dict(loss=1.0, bits_per_byte=2.0, accuracy=0.5)
+    objective, model = small.objective("causal"), small.model("causal")
+    rows, results, _ = registry.closing(settings, objective, model, metrics, metrics)
+    assert all(len(row) == len(OBJECTIVES["causal"].header) for row in rows)
+    assert "perplexity" in results
