@@ -5,29 +5,29 @@ from typing import get_args, get_type_hints
 
 import pytest
 
-import train
 from minilm.config import PRESETS
 from minilm.errors import UserError
 from minilm.flags import flags_of, words_for
+from minilm.pretraining.settings import PretrainingSettings
 from minilm.recipes import DEFAULT_MODEL, RECIPES, with_recipe
 
 
 def test_every_objective_has_a_default_that_runs_on_a_cpu():
-    objectives = get_args(get_type_hints(train.Settings)["objective"])
+    objectives = get_args(get_type_hints(PretrainingSettings)["objective"])
     assert set(DEFAULT_MODEL) == set(objectives)
     for objective, model in DEFAULT_MODEL.items():
-        assert with_recipe(train.Settings(objective=objective)).model == model
+        assert with_recipe(PretrainingSettings(objective=objective)).model == model
         assert model.endswith("-tiny") and RECIPES[model]["data"] == ("world",)
 
 
 @pytest.mark.parametrize("model", RECIPES)
 def test_every_row_fills_the_settings_and_nothing_else(model):
     assert model in PRESETS
-    flags = {flag.name: flag for flag in flags_of(train.Settings)}
+    flags = {flag.name: flag for flag in flags_of(PretrainingSettings)}
     for name, value in RECIPES[model].items():
         assert name in flags, f"{name} is no setting"
         assert flags[name].read(words_for(value)) == value, "a value that the flag itself would refuse"
-    settings = with_recipe(train.Settings(model=model))
+    settings = with_recipe(PretrainingSettings(model=model))
     left = {field.name for field in fields(settings) if getattr(settings, field.name) is None}
     by_hand = {"out", "tokenizer", "eval_every", "init", "teacher", "n_documents"} - set(RECIPES[model])
     assert left == by_hand, "the loop needs a value for all others"
@@ -37,7 +37,7 @@ def test_every_row_fills_the_settings_and_nothing_else(model):
 
 def test_flags_win_over_the_recipe():
     changes = dict(lr=0.0, steps=3, warmup=0, data=("a.txt",), schedule="constant", weight_decay=0.0)
-    settings = with_recipe(train.Settings(model="bert-tiny", **changes))
+    settings = with_recipe(PretrainingSettings(model="bert-tiny", **changes))
     assert {name: getattr(settings, name) for name in changes} == changes, "0 is a value, not a gap"
     assert settings.batch_size == RECIPES["bert-tiny"]["batch_size"]
     assert replace(settings, **changes) == settings
@@ -45,15 +45,16 @@ def test_flags_win_over_the_recipe():
 
 def test_the_recipe_is_that_of_the_model_and_not_of_the_objective():
     assert (
-        with_recipe(train.Settings(objective="masked", model="bert-large")).lr == RECIPES["bert-large"]["lr"]
+        with_recipe(PretrainingSettings(objective="masked", model="bert-large")).lr
+        == RECIPES["bert-large"]["lr"]
     )
-    settings = with_recipe(train.Settings(objective="causal"))
+    settings = with_recipe(PretrainingSettings(objective="causal"))
     assert (settings.lr, settings.model) == (RECIPES["gpt-tiny"]["lr"], "gpt-tiny")
 
 
 def test_a_preset_that_does_not_exist_is_suggested():
     with pytest.raises(UserError, match=r"--model bert-tinny: .*\(did you mean 'bert-tiny'\?\)"):
-        with_recipe(train.Settings(model="bert-tinny"))
+        with_recipe(PretrainingSettings(model="bert-tinny"))
 
 
 def test_a_preset_without_a_recipe_is_no_typing_slip():

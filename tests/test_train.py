@@ -15,9 +15,11 @@ import minilm
 import train
 from minilm import cli, data
 from minilm.checkpoint import read_log, save
-from minilm.errors import UserError
+from minilm.pretraining import run
 from minilm.pretraining.closing import causal_closing
 from minilm.pretraining.masked import Masked
+from minilm.pretraining.registry import fresh_model, make_objective
+from minilm.pretraining.settings import PretrainingSettings
 from minilm.recipes import with_recipe
 from minilm.runs import RUN_FILES
 
@@ -120,10 +122,12 @@ def test_without_next_sentence_there_are_no_pairs_and_no_dead_weights(script):
 
 def make(flags: str):
     """Return the objective and the model that flags name."""
-    settings, overrides = cli.parse_with_overrides(train.Settings, train.ModelConfig, (TINY + flags).split())
+    settings, overrides = cli.parse_with_overrides(
+        PretrainingSettings, train.ModelConfig, (TINY + flags).split()
+    )
     settings = with_recipe(settings)
-    model = train.fresh_model(settings, overrides, small.tokenizer())
-    return train.make_objective(settings, small.corpus(), small.tokenizer()), model
+    model = fresh_model(settings, overrides, small.tokenizer())
+    return make_objective(settings, small.corpus(), small.tokenizer()), model
 
 
 def test_flags_reach_the_objective():
@@ -184,19 +188,9 @@ def test_an_interrupted_run_goes_on(script, monkeypatch):
     assert (settings["norm_eps"], settings["log_every"], settings["d_ff"]) == (1e-5, 1, 12)
 
 
-def test_of_several_processes_the_first_alone_makes_the_folder(monkeypatch):
-    settings = with_recipe(train.Settings(out="new"))
-    monkeypatch.setenv("RANK", "1")
-    assert train.run_folder(settings, "masked") == Path("new") and not Path("new").exists()
-    monkeypatch.setenv("RANK", "0")
-    assert train.run_folder(settings, "masked") == Path("new") and Path("new").exists()
-    with pytest.raises(UserError, match="--out new exists"):
-        train.run_folder(settings, "masked")
-
-
 def test_of_several_processes_the_first_alone_speaks(script, monkeypatch):
     monkeypatch.setenv("RANK", "1")
-    monkeypatch.setattr(train, "train", lambda *_: {})  # has its own test with two real processes
+    monkeypatch.setattr(run, "train", lambda *_: {})  # has its own test with two real processes
     code, out, err = script("--data texts.txt")
     assert (code, out, err) == (0, "", "")
     assert not Path("runs").exists()

@@ -7,7 +7,6 @@ import pytest
 import small
 import torch
 
-import train
 from minilm.checkpoint import save
 from minilm.data import Corpus
 from minilm.errors import UserError
@@ -19,6 +18,7 @@ from minilm.pretraining.continued import (
     train_from_zero,
     with_replay,
 )
+from minilm.pretraining.settings import PretrainingSettings
 from minilm.training import evaluate
 
 DOMAIN = Corpus(
@@ -85,7 +85,7 @@ def settings(tmp_path):
     save(small.model("causal"), small.tokenizer(), tmp_path / "run")
     saved = dict(data=[str(tmp_path / "general.txt")])
     (tmp_path / "run" / "settings.json").write_text(json.dumps(saved), encoding="utf-8")
-    return train.Settings(
+    return PretrainingSettings(
         **dict(objective="causal", init=str(tmp_path / "run"), context=24, batch_size=7, steps=3, lr=1e-2),
         **dict(data=("domain",), warmup=1, schedule="constant", weight_decay=0.0, device="cpu"),
     )

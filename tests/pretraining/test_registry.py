@@ -7,13 +7,13 @@ import pytest
 import small
 import torch
 
-import train
 from minilm import world
 from minilm.checkpoint import save
 from minilm.config import PRESETS, ModelConfig
 from minilm.errors import UserError
 from minilm.pretraining import registry
 from minilm.pretraining.registry import OBJECTIVES, check_fit, fresh_model, load_texts, make_objective
+from minilm.pretraining.settings import PretrainingSettings
 from minilm.recipes import DEFAULT_MODEL, with_recipe
 
 
@@ -22,33 +22,33 @@ def test_each_objective_is_wired_to_what_fits_it(name):
     entry = OBJECTIVES[name]
     assert entry.objective.name == name
     assert PRESETS[DEFAULT_MODEL[name]].kind == entry.kind, "the default model is one that it trains"
-    fields = {field.name for field in dataclasses.fields(train.Settings)}
+    fields = {field.name for field in dataclasses.fields(PretrainingSettings)}
     assert set(entry.options) <= fields, "an option of the objective is a flag"
     assert entry.next_command.startswith("python train.py")
 
 
 def test_options_reach_the_objective():
     common = dict(context=24, batch_size=7, seed=3)
-    settings = train.Settings(objective="masked", whole_word=True, mask_share=0.3, **common)
+    settings = PretrainingSettings(objective="masked", whole_word=True, mask_share=0.3, **common)
     objective = make_objective(settings, small.corpus(), small.tokenizer())
     assert (objective.name, objective.whole_word, objective.mask_share) == ("masked", True, 0.3)
     assert (objective.context, objective.batch_size, objective.seed) == (24, 7, 3)
-    settings = train.Settings(objective="denoising", noise="deletion", **common)
+    settings = PretrainingSettings(objective="denoising", noise="deletion", **common)
     assert make_objective(settings, small.corpus(), small.tokenizer()).noises == ("deletion",)
 
 
 def test_texts_are_documents_or_pairs():
-    corpus = load_texts(train.Settings(objective="causal", data=("world",), n_documents=12))
+    corpus = load_texts(PretrainingSettings(objective="causal", data=("world",), n_documents=12))
     assert corpus.train == world.documents(12)
     assert registry.texts_for_tokenizer(corpus) == corpus.train
-    pairs = load_texts(train.Settings(objective="translation", data=("world",), n_documents=12))
+    pairs = load_texts(PretrainingSettings(objective="translation", data=("world",), n_documents=12))
     assert len(pairs.train) == 12
     texts = registry.texts_for_tokenizer(pairs)
     assert {text for pair in pairs.train for text in pair} == set(texts), "one vocabulary, both languages"
 
 
 def test_a_tokenizer_is_trained_read_or_that_of_the_run(tmp_path):
-    settings = train.Settings(vocab_size=290, out=str(tmp_path))
+    settings = PretrainingSettings(vocab_size=290, out=str(tmp_path))
     assert registry.make_tokenizer(settings, small.corpus()).vocab_size == 290
     small.tokenizer().save(tmp_path / "tokenizer.json")
     for more in (dict(resume=True), dict(tokenizer=str(Path(tmp_path, "tokenizer.json")))):
@@ -57,7 +57,7 @@ def test_a_tokenizer_is_trained_read_or_that_of_the_run(tmp_path):
 
 
 def test_fresh_weights_are_those_of_the_seed():
-    settings = with_recipe(train.Settings(seed=1))
+    settings = with_recipe(PretrainingSettings(seed=1))
     tokenizer = small.tokenizer()
     one, same = (fresh_model(settings, dict(d_ff=20), tokenizer) for _ in range(2))
     other = fresh_model(dataclasses.replace(settings, seed=2), dict(d_ff=20), tokenizer)
@@ -69,7 +69,7 @@ def test_fresh_weights_are_those_of_the_seed():
 
 
 def test_what_does_not_fit_is_named():
-    settings = with_recipe(train.Settings(objective="causal", context=64))
+    settings = with_recipe(PretrainingSettings(objective="causal", context=64))
     check_fit(settings, ModelConfig(n_decoder_layer=1))
     with pytest.raises(UserError, match="kind decoder.*kind encoder; it fits --objective masked"):
         check_fit(settings, ModelConfig(n_encoder_layer=1))
@@ -80,7 +80,7 @@ def test_what_does_not_fit_is_named():
 def test_a_student_is_made_of_its_teachers_layers(tmp_path):
     teacher = small.model("masked")
     save(teacher, small.tokenizer(), tmp_path / "teacher")
-    settings = with_recipe(train.Settings(objective="distillation", teacher=str(tmp_path / "teacher")))
+    settings = with_recipe(PretrainingSettings(objective="distillation", teacher=str(tmp_path / "teacher")))
     student, tokenizer = registry.copied_student(settings, {"n_encoder_layer": 1})
     assert tokenizer.vocab == small.tokenizer().vocab and student.config.n_segments == 0
     assert torch.equal(student.tokens.weight, teacher.tokens.weight)
@@ -89,7 +89,7 @@ def test_a_student_is_made_of_its_teachers_layers(tmp_path):
 
 
 def test_the_closing_table_is_that_of_the_objective():
-    settings = with_recipe(train.Settings(objective="causal"))
+    settings = with_recipe(PretrainingSettings(objective="causal"))
     metrics = dict(loss=1.0, bits_per_byte=2.0, accuracy=0.5)
     objective, model = small.objective("causal"), small.model("causal")
     rows, results, _ = registry.closing(settings, objective, model, metrics, metrics)
