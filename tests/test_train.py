@@ -120,6 +120,15 @@ def test_without_next_sentence_there_are_no_pairs_and_no_dead_weights(script):
     assert "next sentence" not in out
 
 
+@pytest.mark.parametrize("objective", ["masked", "masked --no-next-sentence", "denoising"])
+def test_sentences_that_do_not_fit_are_counted_and_told_once(script, objective):
+    code, out, err = script(f"--data texts.txt --context 12 --objective {objective}")
+    assert code == 0, err
+    assert out.count("sentences to fit --context 12 tokens") == 1
+    code, out, err = script(f"--data texts.txt --context 64 --objective {objective}")
+    assert code == 0 and "to fit" not in out
+
+
 def make(flags: str):
     """Return the objective and the model that flags name."""
     settings, overrides = cli.parse_with_overrides(

@@ -15,7 +15,7 @@ from ..errors import UserError
 from ..tokenizer import BPE
 from .next_sentence import EncodedSentences, width_of
 from .noise import MASK, corrupt_rows, noise_names
-from .objective import IGNORED, SPLITS, Objective, summed_cross_entropy, tensors
+from .objective import IGNORED, SPLITS, Objective, notes_on_cuts, summed_cross_entropy, tensors
 
 
 class Denoising(Objective):
@@ -45,6 +45,8 @@ class Denoising(Objective):
         self.corpus, self.noises = corpus, noise_names(noise)
         documents = dict(zip(SPLITS, (corpus.train, corpus.validation), strict=True))
         self.texts = {s: SentenceRuns(d, tokenizer, context - 2) for s, d in documents.items()}
+        n_cut = sum(texts.n_cut for texts in self.texts.values())
+        self.notes = notes_on_cuts(n_cut, "sentences", context)
         for split, texts in self.texts.items():
             if not len(texts):
                 raise UserError(f"{corpus.name}: no text in the {split} part")
@@ -141,6 +143,7 @@ class SentenceRuns:
         encoded = EncodedSentences(documents, tokenizer, longest)
         first, last = encoded.windows(budget=longest).T
         self.ids, self.start, self.end = encoded.ids, encoded.edges[first], encoded.edges[last]  # (n,), (N,)
+        self.n_cut = encoded.n_cut
         self.sentence_of = np.repeat(np.arange(len(encoded.edges) - 1), np.diff(encoded.edges))  # (n,)
 
     def __len__(self) -> int:

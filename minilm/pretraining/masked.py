@@ -14,7 +14,7 @@ from ..data import Corpus
 from ..errors import UserError
 from ..tokenizer import BPE
 from .next_sentence import PackedSentences, SentencePairs
-from .objective import IGNORED, SPLITS, Objective, count_correct, summed_cross_entropy, tensors
+from .objective import IGNORED, SPLITS, Objective, count_correct, notes_on_cuts, summed_cross_entropy, tensors
 
 
 class Masked(Objective):
@@ -47,6 +47,8 @@ class Masked(Objective):
             self.texts = {s: SentencePairs(d, tokenizer, context, corpus.name) for s, d in documents.items()}
         else:
             self.texts = {s: PackedSentences(d, tokenizer, context) for s, d in documents.items()}
+        n_cut = sum(texts.n_cut for texts in self.texts.values())
+        self.notes = notes_on_cuts(n_cut, "sentences", context)
         self.special_ids = np.array([tokenizer.special_id(token) for token in tokenizer.special_tokens])
         self.ordinary_ids = np.setdiff1d(np.arange(len(self.token_bytes)), self.special_ids)
         self.begins_word = np.array([begins_word(token) for _, token in sorted(tokenizer.vocab.items())])

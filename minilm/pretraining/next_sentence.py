@@ -20,7 +20,7 @@ class EncodedSentences:
     """The sentences of many documents as one array of ids, cut into windows that fit a row.
 
     Every sentence is encoded with a space before it, so that a word is the same token wherever it stands.
-    What is beyond the first `longest` tokens of a sentence is left out.
+    What is beyond the first `longest` tokens of a sentence is left out; `n_cut` counts such sentences.
 
     Raises:
         UserError: where `longest` leaves no room for a token.
@@ -30,11 +30,13 @@ class EncodedSentences:
         if longest < 1:
             raise UserError("--context is too short: give 5 or more (3 with --no-next-sentence)")
         flat, lengths, document_of = array("i"), [], []
+        self.n_cut = 0
         for d, document in enumerate(documents):
             for sentence in sentences(document):
-                ids = tokenizer.encode(" " + sentence, allow_special=False)[:longest]
-                flat.extend(ids)
-                lengths.append(len(ids))
+                ids = tokenizer.encode(" " + sentence, allow_special=False)
+                self.n_cut += len(ids) > longest
+                flat.extend(ids[:longest])
+                lengths.append(min(len(ids), longest))
                 document_of.append(d)
         self.ids = np.array(flat)  # (n,)
         self.edges = np.cumsum([0, *lengths])  # sentence s is ids[edges[s] : edges[s + 1]]
@@ -70,7 +72,7 @@ class SentencePairs:
         windows = windows[windows[:, 1] - windows[:, 0] >= 2]  # a single sentence has no next one
         first, last = windows.T
         middle = (first + last) // 2
-        self.ids = encoded.ids
+        self.ids, self.n_cut = encoded.ids, encoded.n_cut
         # places in ids, each (N,): A ends where B starts
         self.a_start, self.b_start, self.b_end = (encoded.edges[edge] for edge in (first, middle, last))
         self.document = encoded.document_of[first]
@@ -148,6 +150,7 @@ class PackedSentences:
         encoded = EncodedSentences(documents, tokenizer, longest=context - 2)
         first, last = encoded.windows(budget=context - 2, across_documents=True).T
         self.ids, self.start, self.end = encoded.ids, encoded.edges[first], encoded.edges[last]
+        self.n_cut = encoded.n_cut
 
     def __len__(self) -> int:
         return len(self.start)

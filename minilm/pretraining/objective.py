@@ -27,6 +27,7 @@ class Objective(ABC):
     """
 
     name: str
+    notes: tuple[str, ...] = ()  # lines worth printing, such as how many texts were cut
 
     def __init__(self, tokenizer: BPE, context: int, batch_size: int, seed: int = 0):
         for flag, value, least in (("context", context, 1), ("batch-size", batch_size, 1), ("seed", seed, 0)):
@@ -49,6 +50,11 @@ class Objective(ABC):
     def generator(self, step: int, split: str) -> np.random.Generator:
         """Return the source of all chance in one batch; the validation set is the same at every step."""
         return np.random.default_rng([self.seed, SPLITS.index(split), step if split == "train" else 0])
+
+
+def notes_on_cuts(n_cut: int, what: str, context: int) -> tuple[str, ...]:
+    """Return the line that says how many `what` were cut to fit a row, or none where none was."""
+    return (f"cut {n_cut:,} {what} to fit --context {context} tokens",) if n_cut else ()
 
 
 def tensors(arrays: dict) -> dict[str, Tensor]:

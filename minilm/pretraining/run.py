@@ -57,6 +57,8 @@ def pretrain(settings: PretrainingSettings, overrides: dict | None = None) -> Pa
     check_fit(settings, model.config)
     model.to(device)
     objective = make_objective(settings, start.mixed if start else corpus, tokenizer)
+    for note in objective.notes:
+        print(note)
     name = settings.objective + ("-continued" if settings.init else "")
     folder = run_folder(settings, name)
     if process_rank() == 0:

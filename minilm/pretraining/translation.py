@@ -19,13 +19,11 @@ from ..errors import UserError
 from ..generation import generate
 from ..pairs import Pairs
 from ..tokenizer import BPE
-from .objective import IGNORED, SPLITS, Objective, count_correct, tensors
+from .objective import IGNORED, SPLITS, Objective, count_correct, notes_on_cuts, tensors
 
 
 class Translation(Objective):
     """Rows are pairs; a training batch holds pairs of similar length.
-
-    `notes` are lines worth printing: how many texts were cut to the context.
 
     Raises:
         UserError: for a `label_smoothing` outside [0, 1).
@@ -56,7 +54,7 @@ class Translation(Objective):
             for side in (0, 1)
         )
         n_cut = sum(texts.n_cut for side in (self.sources, self.targets) for texts in side.values())
-        self.notes = (f"cut {n_cut:,} texts to --context {context} tokens",) if n_cut else ()
+        self.notes = notes_on_cuts(n_cut, "texts", context)
         self.n_bucket = max(1, len(corpus.train) // batch_size)  # batches an epoch
         self.epoch, self.buckets = -1, None
 

@@ -60,12 +60,13 @@ def tags(ids: list[int], bpe) -> list[tuple[int, int]]:
 
 
 def test_sentences_are_encoded_with_a_space_before(texts, bpe):
-    encoded = EncodedSentences(texts, bpe, longest=17)
+    encoded = EncodedSentences(texts, bpe, longest=14)
     flat = [(d, s) for d, text in enumerate(texts) for s in sentences(text)]
     assert encoded.document_of.tolist() == [d for d, _ in flat]
     for i, (_, sentence) in enumerate(flat):
         ids = encoded.ids[encoded.edges[i] : encoded.edges[i + 1]].tolist()
-        assert ids == bpe.encode(" " + sentence)[:17], "with a space before, cut at the longest length"
+        assert ids == bpe.encode(" " + sentence)[:14], "with a space before, cut at the longest length"
+    assert encoded.n_cut == sum(len(bpe.encode(" " + s)) > 14 for t in texts for s in sentences(t)) > 0
     assert encoded.edges[-1] == len(encoded.ids)
 
 

@@ -14,6 +14,7 @@ from minilm.pretraining.objective import (
     IGNORED,
     Objective,
     count_correct,
+    notes_on_cuts,
     summed_cross_entropy,
     tensors,
 )
@@ -34,6 +35,11 @@ def make(request, tagged_corpus, bpe):
 
 def equal(one: dict, other: dict) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_what_was_cut_is_a_note():
+    assert notes_on_cuts(0, "texts", 12) == ()
+    assert notes_on_cuts(1234, "texts", 12) == ("cut 1,234 texts to fit --context 12 tokens",)
 
 
 class Plain(Objective):

@@ -178,7 +178,7 @@ def test_long_texts_are_cut_and_counted(make, bpe, corpus):
     ]
     n_cut = sum(n > 12 for pair in lengths for n in pair)
     objective = make(context=12)
-    assert n_cut > 0 and objective.notes == (f"cut {n_cut} texts to --context 12 tokens",)
+    assert n_cut > 0 and objective.notes == (f"cut {n_cut} texts to fit --context 12 tokens",)
     batch = objective.batch(0, "validation")
     assert batch["input_ids"].shape[1] == batch["labels"].shape[1] == 12
     for row, (source, target) in enumerate(corpus.validation):
