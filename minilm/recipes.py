@@ -34,7 +34,7 @@ RECIPES: dict[str, dict] = {
         vocab_size=1024, context=64, steps=2000, batch_size=32, lr=4e-3, warmup=100, schedule="inverse-sqrt"
     ),
     "distilbert-tiny": _TINY
-    | dict(vocab_size=1024, context=64, steps=1000, batch_size=32, lr=3e-3, warmup=50, n_documents=100),
+    | dict(vocab_size=1024, context=64, steps=2000, batch_size=32, lr=3e-3, warmup=50, n_documents=140),
     # Vaswani et al. 2017, sections 5.1 to 5.3: the peak of equation 3 at width 512, 25,000 tokens a step
     "transformer-base": _TRANSFORMER | dict(steps=100_000, lr=7e-4),
     "transformer-big": _TRANSFORMER | dict(steps=300_000, lr=5e-4),
