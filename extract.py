@@ -24,11 +24,13 @@ from minilm.atomic import write_json
 from minilm.devices import choose_device
 from minilm.errors import UserError
 from minilm.extraction import Pooling, Reading, checked_rows, embed, extract, n_layer, nearest, reading
-from minilm.feature_files import FEATURES, Examples, read_parts, save_features
+from minilm.feature_files import FEATURES, Examples, read_parts, save_features, save_texts
 from minilm.pretraining.run import newest_or_train
 from minilm.probe_table import report
 from minilm.runs import RESULTS, SETTINGS, choose_folder
 from minilm.token_features import read_tokens, token_columns
+
+NEXT = 'python extract.py --layer 1 --pooling cls --similar "Ana cooked some soup."'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +43,7 @@ class ExtractionSettings(cli.CommonSettings):
     layer: int | Literal["all"] = -1  # 0: embeddings, 1 and up: after so many blocks, -1: the last
     pooling: Pooling = "mean"  # how the vectors of a text's tokens become one
     tokens: bool = False  # one vector a token (of a .conll file: a word) instead of one a text
-    probe: bool | None = (
-        None  # a softmax regression on the vectors, with tables; none: where there are labels
-    )
+    probe: bool | None = None  # train a softmax regression on the vectors; none: where there are labels
     labels: tuple[int | Literal["all"], ...] = (1, 4, 16, "all")  # labels a class; the first compares layers
     draws: int = 10  # how often so many labels are drawn anew; tables show the mean
     similar: str | None = None  # list the texts nearest to this one
@@ -54,17 +54,13 @@ class ExtractionSettings(cli.CommonSettings):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be 1 or more")
         if any(n != "all" and n < 1 for n in self.labels):
-            raise UserError(
-                f"--labels {min(n for n in self.labels if n != 'all')}: must be 1 or more, or all"
-            )
+            raise UserError(f"--labels {' '.join(map(str, self.labels))}: each must be 1 or more, or all")
         if self.similar is not None and not self.similar.strip():
             raise UserError("--similar: an empty query")
         if self.tokens and (self.probe or self.similar or self.test or self.pooling != "mean"):
-            raise UserError(
-                "--tokens: a vector a token; --probe, --similar, --test and --pooling go without it"
-            )
-        if self.layer == "all" and self.similar:
-            raise UserError("--similar compares vectors of one layer: give its number with --layer")
+            raise UserError("--tokens goes without --probe, --similar, --test and --pooling: no text vectors")
+        if self.layer == "all" and (self.similar or self.tokens):
+            raise UserError("--layer all: --similar and --tokens take one layer, give its number")
 
 
 def open_model(settings: ExtractionSettings):
@@ -76,15 +72,10 @@ def open_model(settings: ExtractionSettings):
     if settings.compile:
         for stack in filter(None, (model.encoder, model.decoder)):
             stack.compile(dynamic=True)
-    print(
-        f"Reading {path}: {model.config.kind}, {n_layer(model.config)} blocks, width {model.config.d_model}."
-    )
-    if model.config.kind == "encoder-decoder":
-        print("The hidden states are the encoder's.")
+    whose = " (the states are the encoder's)" if model.config.kind == "encoder-decoder" else ""
+    print(f"Reading {path}: {model.config.kind}{whose}, {n_layer(model.config)} blocks.")
     if model.config.kind == "decoder" and settings.pooling == "cls":
-        print(
-            "cls: the first token of a decoder sees itself alone, so all texts look alike; take last or mean."
-        )
+        print("cls: a decoder's first token sees itself alone, so all texts look alike; take last or mean.")
     return model, tokenizer
 
 
@@ -95,48 +86,28 @@ def chosen_readings(settings: ExtractionSettings, config) -> list[Reading]:
     return [reading(config, settings.layer, settings.pooling)]
 
 
-def read_texts(
-    settings: ExtractionSettings, folder: Path, model, tokenizer, parts: dict[str, Examples]
-) -> dict:
+def read_texts(settings, folder: Path, model, tokenizer, parts: dict[str, Examples], how: dict) -> dict:
     """Save the vectors of all texts, print what is asked about them, and return the figures."""
     texts = [text for part in parts.values() for text in part.texts]
-    labels = [label for part in parts.values() for label in part.labels or [""] * len(part)]
-    split = [name for name, part in parts.items() for _ in part.texts]
     rows = checked_rows(tokenizer, model.config, texts)
-    tell_cut(rows, model.config)
-    how = dict(tokens_per_batch=settings.tokens_per_batch, precision=settings.precision, progress=True)
     wanted = chosen_readings(settings, model.config)
     found = extract(model, rows, wanted, **how)  # (n, D) each
     saved = np.stack(found, axis=1) if settings.layer == "all" else found[0]  # (n, L + 1, D) or (n, D)
-    save_features(folder / FEATURES, saved, texts=texts, labels=labels if any(labels) else None, split=split)
+    save_texts(folder / FEATURES, saved, parts)
     results = dict(n_text=len(texts), width=saved.shape[-1])
     if settings.probe is not False and "test" in parts:
         results |= report(model, rows, parts, wanted[-1], found[-1], settings, how)
     if settings.similar:
         query = embed(model, tokenizer, [settings.similar], *wanted[0])[0]
-        print(f"Nearest to {settings.similar!r}:\n")
-        lines = [
-            f"  {cosine:.3f}  {texts[i]}  {labels[i]}".rstrip() for i, cosine in nearest(found[0], query)
-        ]
-        print(*lines, "", sep="\n")
+        lines = [f"  {cosine:.3f}  {texts[i]}" for i, cosine in nearest(found[0], query)]
+        print(f"Nearest to {settings.similar!r}:", "", *lines, "", sep="\n")
     return results
 
 
-def tell_cut(rows, config) -> None:
-    """Say how many texts did not fit into the model's positions."""
-    if rows.n_cut:
-        print(
-            f"{rows.n_cut} of {len(rows)} texts are longer than {config.max_positions} tokens and were cut."
-        )
-
-
-def read_words(settings: ExtractionSettings, folder: Path, model, tokenizer) -> dict:
+def read_words(settings, folder: Path, model, tokenizer, how: dict) -> dict:
     """Save the vectors of all tokens or words, and return the figures."""
     tokens = read_tokens(settings.data, tokenizer, model.config, settings.seed)
-    tell_cut(tokens.rows, model.config)
-    layer = -1 if settings.layer == "all" else reading(model.config, settings.layer).layer
-    how = dict(tokens_per_batch=settings.tokens_per_batch, precision=settings.precision, progress=True)
-    columns = token_columns(model, tokens, layer, **how)
+    columns = token_columns(model, tokens, chosen_readings(settings, model.config)[-1].layer, **how)
     save_features(folder / FEATURES, **columns)
     return dict(n_text=len(tokens.rows), n_token=len(columns["tokens"]), width=model.config.d_model)
 
@@ -153,12 +124,15 @@ def main() -> int:
     cli.show(settings)
     print()
     began = time.perf_counter()
-    read = read_words if settings.tokens else read_texts
-    results = read(settings, folder, model, tokenizer, *[parts] * (not settings.tokens))
+    how = dict(tokens_per_batch=settings.tokens_per_batch, precision=settings.precision, progress=True)
+    if settings.tokens:
+        results = read_words(settings, folder, model, tokenizer, how)
+    else:
+        results = read_texts(settings, folder, model, tokenizer, parts, how)
     seconds = time.perf_counter() - began
     write_json(folder / RESULTS, results | dict(seconds=seconds, seed=settings.seed))
     print(f"Saved in {folder} ({FEATURES}, {seconds:.0f} s).")
-    print('Next: python extract.py --layer 1 --pooling cls --similar "Ana cooked some soup."')
+    print(f"Next: {NEXT}")
     return 0
 
 

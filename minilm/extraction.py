@@ -2,14 +2,15 @@
 
     embed(model, tokenizer, texts)      -> (n, D), one vector a text
 
-Which layer: 0 are the embeddings, n_layer is the last block, negative numbers count from the end. Which states:
-a decoder's, an encoder's, and of an encoder-decoder those of the encoder. Which tokens: see `POOLINGS`. No
+Which layer: 0 are the embeddings, n_layer is the last block, negative numbers count from the end. Which
+states: a decoder's, an encoder's, of an encoder-decoder those of the encoder. Which tokens: see `Pooling`. No
 pooling counts padding. All count the special tokens, [CLS] and [SEP] or <|endoftext|>: so do the published
 sentence encoders, whose attention mask is 1 there (Reimers and Gurevych 2019, mean pooling).
 
 Source: Devlin et al. 2019, section 5.3 and table 7, the feature-based approach with BERT.
 """
 
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
@@ -106,7 +107,7 @@ def token_mean(hidden: Tensor, real: Tensor | None) -> Tensor:
 
 
 def checked_rows(tokenizer, config: ModelConfig, texts: Sequence[str]) -> TextRows:
-    """Return the texts as rows (`minilm/inputs.py`); UserError where there is no tokenizer or an empty text."""
+    """Return the texts as rows (`minilm/inputs.py`); UserError without tokenizer and for an empty text."""
     if tokenizer is None:
         raise UserError("the model has no tokenizer: its folder holds none, and text cannot be read without")
     if isinstance(texts, str):
@@ -114,7 +115,16 @@ def checked_rows(tokenizer, config: ModelConfig, texts: Sequence[str]) -> TextRo
     for i, text in enumerate(texts):
         if not text.strip():
             raise UserError(f"text {i} (counted from 0) is empty: there is nothing to read a vector from")
-    return text_rows(tokenizer, config, texts)
+    rows = text_rows(tokenizer, config, texts)
+    tell_cut(rows, config)
+    return rows
+
+
+def tell_cut(rows: TextRows, config: ModelConfig) -> None:
+    """Say how many texts did not fit into the model's positions."""
+    if rows.n_cut:
+        longest = config.max_positions
+        print(f"{rows.n_cut} of {len(rows)} texts are longer than {longest} tokens: cut.", file=sys.stderr)
 
 
 def batches_of(lengths: Sequence[int], tokens_per_batch: int) -> list[np.ndarray]:
@@ -179,7 +189,7 @@ def extract(model, rows: TextRows, readings: Sequence[Reading], **how) -> list[n
 def embed(model, tokenizer, texts: Sequence[str], layer: int = -1, pooling: str = "mean") -> np.ndarray:
     """Return one float32 vector a text, (n, D) (4 D with `concat-last-4`), in the order of the texts.
 
-    A text longer than the model's positions is cut at its end; `checked_rows(...).n_cut` says how many are.
+    A text longer than the model's positions is cut at its end; how many are is said on standard error.
 
     Raises:
         UserError: for an unknown pooling, a layer that is not there, an empty text, and without tokenizer.
@@ -189,7 +199,7 @@ def embed(model, tokenizer, texts: Sequence[str], layer: int = -1, pooling: str 
 
 
 def nearest(vectors: np.ndarray, query: np.ndarray, n: int = 5) -> list[tuple[int, float]]:
-    """Return (row, cosine) of the n rows of `vectors` (N, D) nearest in angle to `query` (D,), nearest first."""
+    """Return (row, cosine) of the n rows of `vectors` (N, D) nearest in angle to `query` (D,), best first."""
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
     cosine = unit @ (query / max(1e-12, np.linalg.norm(query)))  # (N,)
     best = np.argsort(-cosine, kind="stable")[:n]

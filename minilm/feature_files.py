@@ -49,8 +49,8 @@ def world_examples(seed: int) -> tuple[Examples, Examples, Examples]:
 def read_examples(path: str) -> Examples:
     """Return the texts of a file or folder: labelled from a table, else without labels.
 
-    `.tsv` and `.csv` hold text and label; `.jsonl` an object a line with `text` and perhaps `label`; `.txt` and
-    folders are documents (`minilm/files.py`).
+    `.tsv` and `.csv` hold text and label; `.jsonl` an object a line with `text` and perhaps `label`; `.txt`
+    and folders are documents (`minilm/files.py`).
 
     Raises:
         UserError: for an empty text, and for a label that some lines have and others lack; it names the line.
@@ -94,8 +94,8 @@ def split_examples(examples: Examples, seed: int) -> tuple[Examples, Examples]:
         rows = rng.permutation(np.flatnonzero(labels == label))
         if len(rows) < 2:
             raise UserError(
-                f"{examples.source}: the label {label!r} has one example; it takes two, one to learn from and "
-                "one to test on (or give --test FILE)"
+                f"{examples.source}: the label {label!r} has one example; it takes two, one to learn "
+                "from and one to test on (or give --test FILE)"
             )
         n_test = max(1, len(rows) // 4)
         test += rows[:n_test].tolist()
@@ -122,9 +122,7 @@ def classes_of(train: Examples, *tests: Examples) -> tuple[list[str], list[np.nd
     for test in tests:
         unknown = next((label for label in test.labels if label not in number), None)
         if unknown is not None:
-            raise UserError(
-                f"{test.source}: the label {unknown!r} is in no training example of {train.source}"
-            )
+            raise UserError(f"{test.source}: the label {unknown!r} is in no example of {train.source}")
     return names, [np.array([number[label] for label in part.labels]) for part in (train, *tests)]
 
 
@@ -146,6 +144,19 @@ def read_parts(data: str, test: str | None, probe: bool | None, seed: int) -> di
     if probe or (probe is None and len(parts) > 1):
         classes_of(*parts.values())
     return parts
+
+
+def save_texts(path: Path, embeddings: np.ndarray, parts: dict[str, Examples]) -> None:
+    """Save the vectors of all texts, part after part, with `texts`, `labels` and `split` (the part's name)."""
+    examples = list(parts.values())
+    labelled = all(part.labels is not None for part in examples)
+    save_features(
+        path,
+        embeddings,
+        texts=[text for part in examples for text in part.texts],
+        labels=[label for part in examples for label in part.labels] if labelled else None,
+        split=[name for name, part in parts.items() for _ in part.texts],
+    )
 
 
 def save_features(path: Path, embeddings: np.ndarray, **columns) -> None:

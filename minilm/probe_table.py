@@ -46,7 +46,7 @@ class Task:
     seed: int
 
     def accuracy(self, vectors: Vectors, n_label: int | None, test: int = 0) -> float:
-        """Return the probe's accuracy on test set number `test`, with `n_label` labels a class (none: all)."""
+        """Return the accuracy on test set number `test`, with `n_label` labels a class (none: all)."""
         drawn = dict(n_label=n_label, n_draw=self.n_draw, seed=self.seed)
         return probe_accuracy(vectors.train, self.train_y, vectors.tests[test], self.tests_y[test], **drawn)
 

@@ -11,7 +11,7 @@ import numpy as np
 from . import world_tasks
 from .config import ModelConfig
 from .errors import UserError
-from .extraction import checked_rows, hidden_batches
+from .extraction import checked_rows, hidden_batches, tell_cut
 from .feature_files import read_examples
 from .inputs import END, TextRows, framed, text_ids
 from .tables import read_conll
@@ -21,7 +21,7 @@ WORLD_SENTENCES = 384
 
 @dataclass
 class Tokens:
-    """Rows, and what is wanted of them: of row i the columns `columns[i]`, called `names[i]`, tagged `tags[i]`."""
+    """Rows, and what is wanted of row i: its columns `columns[i]`, called `names[i]`, tagged `tags[i]`."""
 
     rows: TextRows
     columns: list[list[int]]
@@ -37,6 +37,7 @@ def read_tokens(data: str, tokenizer, config: ModelConfig, seed: int) -> Tokens:
         return Tokens(rows, [list(range(len(ids))) for ids in rows.ids], names, None)
     sentences = world_tasks.tagging(WORLD_SENTENCES, seed) if data == "world" else read_conll(data)
     rows, columns = word_rows(tokenizer, config, [words for words, _ in sentences])
+    tell_cut(rows, config)
     kept = [len(found) for found in columns]
     words, tags = (
         [side[:n] for side, n in zip(sides, kept, strict=True)] for sides in zip(*sentences, strict=True)
@@ -49,8 +50,8 @@ def word_rows(
 ) -> tuple[TextRows, list[list[int]]]:
     """Return sentences, given as words, as rows, and for each the column of the first token of each word.
 
-    Words have a space before them where the model learnt them so. A row too long for the model is cut; words beyond
-    the cut have no column.
+    Words have a space before them where the model learnt them so. A row too long for the model is cut; words
+    beyond the cut have no column.
 
     Raises:
         UserError: for a word that the tokenizer drops altogether.
