@@ -147,7 +147,7 @@ def read_parts(data: str, test: str | None, probe: bool | None, seed: int) -> di
 
 
 def save_texts(path: Path, embeddings: np.ndarray, parts: dict[str, Examples]) -> None:
-    """Save the vectors of all texts, part after part, with `texts`, `labels` and `split` (the part's name)."""
+    """Save the vectors of all texts, part after part, with `texts`, `labels` and `split` (the part)."""
     examples = list(parts.values())
     labelled = all(part.labels is not None for part in examples)
     save_features(
