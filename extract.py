@@ -12,7 +12,7 @@
 
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -43,7 +43,7 @@ class ExtractionSettings(cli.CommonSettings):
     layer: int | Literal["all"] = -1  # 0: embeddings, 1 and up: after so many blocks, -1: the last
     pooling: Pooling = "mean"  # how the vectors of a text's tokens become one
     tokens: bool = False  # one vector a token (of a .conll file: a word) instead of one a text
-    probe: bool | None = None  # train a softmax regression on the vectors; none: where there are labels
+    probe: bool = True  # train a softmax regression on the vectors; by itself only where there are labels
     labels: tuple[int | Literal["all"], ...] = (1, 4, 16, "all")  # labels a class; the first compares layers
     draws: int = 10  # how often so many labels are drawn anew; tables show the mean
     similar: str | None = None  # list the texts nearest to this one
@@ -57,8 +57,8 @@ class ExtractionSettings(cli.CommonSettings):
             raise UserError(f"--labels {' '.join(map(str, self.labels))}: each must be 1 or more, or all")
         if self.similar is not None and not self.similar.strip():
             raise UserError("--similar: an empty query")
-        if self.tokens and (self.probe or self.similar or self.test or self.pooling != "mean"):
-            raise UserError("--tokens goes without --probe, --similar, --test and --pooling: no text vectors")
+        if self.tokens and (self.similar or self.test or self.pooling != "mean"):
+            raise UserError("--tokens goes without --similar, --test and --pooling: no text vectors")
         if self.layer == "all" and (self.similar or self.tokens):
             raise UserError("--layer all: --similar and --tokens take one layer, give its number")
 
@@ -95,7 +95,7 @@ def read_texts(settings, folder: Path, model, tokenizer, parts: dict[str, Exampl
     saved = np.stack(found, axis=1) if settings.layer == "all" else found[0]  # (n, L + 1, D) or (n, D)
     save_texts(folder / FEATURES, saved, parts)
     results = dict(n_text=len(texts), width=saved.shape[-1])
-    if settings.probe is not False and "test" in parts:
+    if settings.probe:
         results |= report(model, rows, parts, wanted[-1], found[-1], settings, how)
     if settings.similar:
         query = embed(model, tokenizer, [settings.similar], *wanted[0])[0]
@@ -114,8 +114,12 @@ def read_words(settings, folder: Path, model, tokenizer, how: dict) -> dict:
 
 def main() -> int:
     """Read the texts, and print what a linear probe finds in their vectors beside two baselines."""
-    settings = cli.parse(ExtractionSettings, description=__doc__)
-    parts = {} if settings.tokens else read_parts(settings.data, settings.test, settings.probe, settings.seed)
+    given, _ = cli.parse_given(ExtractionSettings, None, description=__doc__)
+    settings, asked = ExtractionSettings(**given), given.get("probe")
+    if settings.tokens and asked:
+        raise UserError("--tokens --probe: the probe reads one vector a text; give one of the two")
+    parts = {} if settings.tokens else read_parts(settings.data, settings.test, asked, settings.seed)
+    settings = replace(settings, probe=asked is not False and "test" in parts)
     model, tokenizer = open_model(settings)
     chosen_readings(settings, model.config)  # a layer that is not there is said before a folder is made
     folder = choose_folder("features", settings.out, settings.overwrite)

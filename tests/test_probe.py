@@ -92,7 +92,7 @@ def slow_l2(x: torch.Tensor, y: torch.Tensor) -> float:
         loss = 0.0
         for k in range(int(fold.max()) + 1):
             inside = fold != k
-            W, b = fit(x[None, inside], y[None, inside], C, torch.tensor([l2]))
+            W, b = fit(x[None, inside], y[None, inside], C, torch.tensor([l2]))  # each to its end
             loss += nats(x[None, ~inside], y[None, ~inside], W, b).sum().item()
         total.append(loss)
     return L2_CHOICES[int(np.argmin(total))]
