@@ -47,11 +47,11 @@ class ExtractionSettings(cli.CommonSettings):
     labels: tuple[int | Literal["all"], ...] = (1, 4, 16, "all")  # labels a class; the first compares layers
     draws: int = 10  # how often so many labels are drawn anew; tables show the mean
     similar: str | None = None  # list the texts nearest to this one
-    tokens_per_batch: int = 4096  # padding included
+    tokens_per_batch: int | None = None  # padding included; none: 1,024 on a CPU, 16,384 on a GPU
 
     def __post_init__(self):
         for name in ("draws", "tokens_per_batch"):
-            if getattr(self, name) < 1:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be 1 or more")
         if any(n != "all" and n < 1 for n in self.labels):
             raise UserError(f"--labels {' '.join(map(str, self.labels))}: each must be 1 or more, or all")

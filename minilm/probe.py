@@ -45,8 +45,10 @@ def fit(
     weight = weight / weight.sum(1, keepdim=True)  # (P, N), each row sums to 1
     W = x.new_zeros(R, P, D, n_class).requires_grad_()
     b = x.new_zeros(R, P, 1, n_class).requires_grad_()
+    # The loss of a problem is about 1: below the rounding of their sum a line search would look for nothing.
+    rounding = R * P * torch.finfo(x.dtype).eps
     optimizer = torch.optim.LBFGS(
-        [W, b], max_iter=steps, history_size=20, tolerance_grad=1e-6, tolerance_change=1e-10,
+        [W, b], max_iter=steps, history_size=20, tolerance_grad=1e-6, tolerance_change=rounding,
         line_search_fn="strong_wolfe",
     )  # fmt: skip
 
@@ -103,6 +105,18 @@ def choose_l2(x: Tensor, y: Tensor, n_class: int) -> Tensor:
     return torch.tensor(L2_CHOICES)[best][:, None]
 
 
+def in_few_directions(x: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
+    """Return x (R, N, D) and test (n, D) as (R, N, N) and (R, n, N) where N < D: the same problem, smaller.
+
+    N vectors span at most N directions. In others the weights of a minimum are 0, as the penalty asks, so the
+    vectors are turned into an orthonormal basis Q of their span: x = (x Q) Q^T, and x W = (x Q) (Q^T W).
+    """
+    if x.shape[1] >= x.shape[2]:
+        return x, test.expand(len(x), *test.shape)
+    Q = torch.linalg.qr(x.transpose(1, 2)).Q  # (R, D, N)
+    return x @ Q, test @ Q
+
+
 def draw_labels(y: np.ndarray, n_label: int | None, n_draw: int, seed: int) -> np.ndarray:
     """Return (R, N) rows of examples to be labelled: `n_label` of each class, drawn anew R times.
 
@@ -150,9 +164,10 @@ def probe_accuracy(
     """
     rows = draw_labels(train_y, n_label, n_draw, seed)  # (R, N)
     x, y = torch.from_numpy(train[rows]), torch.from_numpy(train_y[rows])  # (R, N, D), (R, N)
+    x, test_x = in_few_directions(x, torch.from_numpy(test))
     n_class = int(max(train_y.max(), test_y.max())) + 1
     W, b = fit(x, y, n_class, choose_l2(x, y, n_class))
-    logits = torch.from_numpy(test) @ W[:, 0] + b[:, 0]  # (n, D) @ (R, D, C) -> (R, n, C)
+    logits = test_x @ W[:, 0] + b[:, 0]  # (R, n, D) @ (R, D, C) -> (R, n, C)
     return float((logits.argmax(-1) == torch.from_numpy(test_y)).double().mean())
 
 

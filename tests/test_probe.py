@@ -13,6 +13,7 @@ from minilm.probe import (
     draw_labels,
     fit,
     folds_of,
+    in_few_directions,
     nats,
     probe_accuracy,
     standardised,
@@ -146,6 +147,21 @@ def test_the_probe_learns_what_can_be_read_and_no_more():
     assert probe_accuracy(train, labels, test, shuffled) == 0, "the classes of the test part are not read"
     again = [probe_accuracy(train, labels, noise[1], labels, 2, 3, seed) for seed in (5, 5, 6)]
     assert again[0] == again[1] != again[2]
+
+
+def test_few_vectors_of_many_numbers_are_a_small_problem_with_the_same_answer():
+    rng = np.random.default_rng(0)
+    x, test = (torch.from_numpy(rng.normal(size=shape)) for shape in ((R, 8, 30), (11, 30)))
+    y = (torch.arange(8) % C).expand(R, 8)
+    small, small_test = in_few_directions(x, test)
+    assert small.shape == (R, 8, 8) and small_test.shape == (R, 11, 8)
+    logits = []
+    for a, b in ((x, test.expand(R, 11, 30)), (small, small_test)):
+        W, bias = fit(a, y, C, torch.tensor([0.1]))
+        logits.append(b @ W[:, 0] + bias[:, 0])
+    assert torch.allclose(*logits, atol=1e-3), "the labels must not depend on the basis"
+    same, same_test = in_few_directions(x[..., :5], test[:, :5])
+    assert torch.equal(same, x[..., :5]) and torch.equal(same_test[1], test[:, :5])
 
 
 def test_a_bag_counts_the_words_of_the_training_texts():
