@@ -31,7 +31,7 @@ from .inputs import TextRows, text_rows
 # vector of each token, we take their mean.
 Pooling = Literal["cls", "mean", "max", "last", "mean-last-4", "concat-last-4"]
 POOLINGS: tuple[str, ...] = Pooling.__args__
-# Padding included. On a CPU the hidden states of a small batch stay in its caches: a quarter faster than 4,096.
+# Padding included. The hidden states of a small batch stay in a CPU's caches: a quarter faster than 4,096.
 TOKENS_PER_BATCH = {"cpu": 1024, "cuda": 16384}
 LAST_4 = ("mean-last-4", "concat-last-4")
 
