@@ -171,7 +171,7 @@ def report(
         print(cli.table(tables[1], HEADER) + "\n")
         results |= {f"unseen_{name}": value for name, value in zip(RESULTS, tables[1][0][1:4], strict=True)}
     header, body = compare_layers(model, twin, rows, task, labels[0], how)
-    print(f"Layer x pooling at {labels[0]} labels a class, in brackets with random weights:\n")
+    print(f"Layer x pooling (labels a class: {labels[0]}), in brackets with random weights:\n")
     print(cli.table(body, header) + "\n")
     print_neighbours(examples, vectors, sizes)
     return results | dict(labels_a_class=labels[0])

@@ -158,7 +158,7 @@ def test_the_report_names_its_figures(capsys):
     assert found["labels_a_class"] == 1
     out = capsys.readouterr().out
     assert "Labels a class: 50 left out" in out and "layer 1, mean, the mean of 3 draws" in out
-    assert "stand in no labelled text" in out and "Layer x pooling at 1 labels a class" in out
+    assert "stand in no labelled text" in out and "Layer x pooling (labels a class: 1)" in out
 
 
 def test_neighbours_are_texts_to_learn_from(capsys):
