@@ -27,7 +27,7 @@ import minilm
 from minilm import world
 from minilm.extraction import Reading, checked_rows, extract, n_layer
 
-ROUNDS, B, N_TEXT = 5, 32, 256
+ROUNDS, B, N_TEXT = 9, 32, 256
 THREADS = int(os.environ.get("OMP_NUM_THREADS", "2"))
 LEAST_RATIO, TOLERANCE = 1.0, 1e-4
 
