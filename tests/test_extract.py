@@ -1,0 +1,204 @@
+"""Grades extract.py: the whole of regime 3 at tiny size, and one line for each mistake of the user."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small
+
+import extract
+import minilm
+from minilm import cli, feature_files
+from minilm.extraction import embed
+from minilm.feature_files import read_examples
+from minilm.probe_table import RESULTS
+
+TINY = "--device cpu --draws 2"
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    """Work in a folder of its own, with a model, labelled texts and a small world."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(feature_files, "WORLD_TRAIN", 24)
+    monkeypatch.setattr(feature_files, "WORLD_TEST", 12)
+    minilm.save(small.model("masked"), small.tokenizer(), "model")
+    rows = [(text, "red" if "red" in text else "other") for text in small.documents(30)]
+    Path("rows.tsv").write_text("".join(f"{a}\t{b}\n" for a, b in rows), encoding="utf-8")
+    Path("plain.txt").write_text("\n\n".join(small.documents(5)), encoding="utf-8")
+
+
+@pytest.fixture
+def script(monkeypatch, capsys):
+    """Return a function that runs extract.py with flags: exit code, standard output, standard error."""
+
+    def call(flags: str = "", model: str = "--model model") -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["extract.py", *TINY.split(), *model.split(), *flags.split()])
+        capsys.readouterr()
+        code = cli.run(extract.main)
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def results(folder: str) -> dict:
+    return json.loads(Path(folder, "results.json").read_text(encoding="utf-8"))
+
+
+def test_the_default_probes_the_newest_masked_run_on_the_world(script, monkeypatch):
+    asked = []
+    monkeypatch.setattr(extract, "newest_or_train", lambda *given: asked.append(given) or "model")
+    code, out, err = script("--seed 3", model="")
+    assert code == 0, err
+    assert asked == [("masked", 3, "cpu")]
+    found = results("runs/features")
+    assert {*RESULTS, "seconds", "seed"} <= set(found) and found["seed"] == 3
+    assert all(0 <= found[name] <= 1 for name in RESULTS)
+    assert "labels a class" in out and "Layer x pooling" in out and "no labelled text" in out
+    assert "Saved in runs/features" in out and "Next: python extract.py" in out
+    with np.load("runs/features/features.npz") as saved:
+        assert saved["embeddings"].shape == (48, 8) and saved["embeddings"].dtype == np.float32
+        assert saved["split"].tolist() == ["train"] * 24 + ["test"] * 12 + ["unseen"] * 12
+        model, tokenizer = minilm.load("model")
+        expected = embed(model, tokenizer, saved["texts"].tolist())
+        np.testing.assert_allclose(saved["embeddings"], expected, atol=1e-5)
+    assert json.loads(Path("runs/features/settings.json").read_text())["draws"] == 2
+
+
+def test_flags_reach_the_vectors(script):
+    code, _, err = script("--data rows.tsv --layer 0 --pooling max --out a --no-probe")
+    assert code == 0, err
+    model, tokenizer = minilm.load("model")
+    with np.load("a/features.npz") as saved:
+        assert saved["texts"].tolist() == read_examples("rows.tsv").texts
+        expected = embed(model, tokenizer, saved["texts"].tolist(), 0, "max")
+        np.testing.assert_allclose(saved["embeddings"], expected, atol=1e-5)
+        assert saved["labels"].tolist() == read_examples("rows.tsv").labels
+    assert not set(RESULTS) & set(results("a"))
+
+
+def test_every_layer_at_once(script):
+    code, _, err = script("--data plain.txt --layer all --out a")
+    assert code == 0, err
+    model, tokenizer = minilm.load("model")
+    with np.load("a/features.npz") as saved:
+        assert saved["embeddings"].shape == (5, 2, 8) and "labels" not in saved.files
+        for layer in (0, 1):
+            expected = embed(model, tokenizer, saved["texts"].tolist(), layer)
+            np.testing.assert_allclose(saved["embeddings"][:, layer], expected, atol=1e-5)
+
+
+def test_the_users_labels_are_probed(script):
+    code, out, err = script("--data rows.tsv --labels 1,50,all --probe")
+    assert code == 0, err
+    assert "50 left out" in out and "no labelled text" not in out
+    assert set(RESULTS) < set(results("runs/features"))
+    Path("more.tsv").write_text("Ana likes two red pens.\tred\n", encoding="utf-8")
+    code, _, err = script("--data rows.tsv --test more.tsv --labels all --out b")
+    assert code == 0, err
+    with np.load("b/features.npz") as saved:
+        assert saved["split"].tolist() == ["train"] * 30 + ["test"]
+    assert results("b")["bag_of_words_accuracy"] == 1 and results("b")["labels_a_class"] == "all"
+
+
+def test_similar_lists_the_nearest_texts(script):
+    query = small.documents(5)[3]
+    Path("query.txt").write_text(query)
+    code, out, err = script("--data plain.txt --similar x")
+    assert code == 0, err
+    lines = out.split("Nearest to 'x':")[1].strip().splitlines()[:5]
+    cosines = [float(line.split()[0]) for line in lines]
+    assert len(cosines) == 5 and cosines == sorted(cosines, reverse=True)
+
+
+def test_the_nearest_text_to_a_text_is_itself(monkeypatch, capsys):
+    text = small.documents(5)[3]
+    argv = ["extract.py", "--model", "model", "--data", "plain.txt", "--similar", text]
+    monkeypatch.setattr(sys, "argv", argv)
+    assert cli.run(extract.main) == 0
+    assert f"  1.000  {text}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["causal", "masked"])
+def test_token_vectors(script, kind):
+    minilm.save(small.model(kind), small.tokenizer(), "other")
+    Path("tags.conll").write_text("Ana B-person\nsat O\n\nRui B-person\n", encoding="utf-8")
+    code, _, err = script("--data tags.conll --tokens --layer 0 --out a", model="--model other")
+    assert code == 0, err
+    with np.load("a/features.npz") as saved:
+        assert saved["tokens"].tolist() == ["Ana", "sat", "Rui"]
+        assert saved["labels"].tolist() == ["B-person", "O", "B-person"]
+        assert saved["text_of"].tolist() == [0, 0, 1] and saved["embeddings"].shape == (3, 8)
+    assert results("a")["n_token"] == 3
+
+
+def test_a_decoders_first_token_is_explained(script):
+    minilm.save(small.model("causal"), small.tokenizer(), "decoder")
+    code, out, err = script("--data rows.tsv --pooling cls --labels 2", model="--model decoder")
+    assert code == 0, err
+    assert "first token sees itself alone" in out
+    code, out, err = script("--data rows.tsv --pooling last --labels 2", model="--model decoder")
+    assert code == 0 and "first token" not in out
+
+
+def test_nothing_is_overwritten_unless_asked(script):
+    assert script("--data plain.txt")[0] == script("--data plain.txt")[0] == 0
+    assert Path("runs/features-2/features.npz").exists()
+    code, _, err = script("--data plain.txt --out runs/features")
+    assert code == 2 and "--overwrite" in err
+    code, _, err = script("--data rows.tsv --no-probe --out runs/features --overwrite")
+    assert code == 0, err
+    with np.load("runs/features/features.npz") as saved:
+        assert len(saved["texts"]) == 30
+
+
+BAD = {
+    "--layer 2": ["--layer 2: the model has 0 (embeddings) to 1"],
+    "--layer all --pooling concat-last-4": ["leave --layer out"],
+    "--pooling meen": ["--pooling meen", "did you mean 'mean'"],
+    "--data plain.txt --probe": ["plain.txt has no labels"],
+    "--data one.tsv": ["the single label 'x'"],
+    "--data few.tsv": ["the label 'x' has one example"],
+    "--data gap.tsv": ["gap.tsv, line 2: nothing in 'text'"],
+    "--data rows.tsv --test few.tsv": ["few.tsv: the label 'x' is in no example of rows.tsv"],
+    "--model bare": ["bare: no tokenizer"],
+    "--model modle": ["modle", "did you mean 'model'"],
+    "--labels 0": ["--labels 0: each must be 1 or more"],
+    "--draws 0": ["--draws 0: must be 1 or more"],
+    "--tokens-per-batch 0": ["--tokens-per-batch 0"],
+    "--tokens --probe": ["one vector a text"],
+    "--tokens --similar x": ["--tokens goes without"],
+    "--layer all --similar x": ["take one layer"],
+    "--data rwos.tsv": ["did you mean 'rows.tsv'"],
+    "--similar= ": ["--similar: an empty query"],
+}
+
+
+@pytest.mark.parametrize("flags", BAD)
+def test_a_mistake_is_one_line_and_leaves_nothing_behind(script, flags):
+    Path("one.tsv").write_text("Ana\tx\nRui\tx\n")
+    Path("few.tsv").write_text("Ana\tx\nRui\ty\nEva\tz\n")
+    Path("gap.tsv").write_text("Ana\tx\n \ty\n")
+    minilm.save(small.model("masked"), None, "bare")
+    code, _, err = script(flags)
+    assert code == 2, err
+    assert err.startswith("error: ") and err.count("\n") == 1, err
+    for word in BAD[flags]:
+        assert word in err, f"{word!r} is not named in: {err}"
+    assert not Path("runs").exists(), "a run that could not begin leaves a folder"
+
+
+def test_texts_that_are_cut_are_counted_once(script):
+    long = "Ana sells bread. " * 20
+    Path("long.txt").write_text(f"{long}\n\nAna.\n\n{long}")
+    code, _, err = script("--data long.txt")
+    assert code == 0 and err == "2 of 3 texts are longer than 24 tokens: cut.\n"
+
+
+def test_the_script_itself_ends_with_its_exit_code():
+    command = [sys.executable, extract.__file__, "--data", "mising.tsv"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "") and done.stderr.startswith("error: mising.tsv")
