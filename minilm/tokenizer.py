@@ -159,7 +159,9 @@ class BPE:
     of one byte, an alias of no special token, bad pattern.
     """
 
-    def __init__(self, vocab: dict, merges: list, special_tokens=(), pattern: str | None = None, aliases=None):
+    def __init__(
+        self, vocab: dict, merges: list, special_tokens=(), pattern: str | None = None, aliases=None
+    ):
         self.vocab, self.merges, self.pattern = dict(vocab), [(a, b) for a, b in merges], pattern
         self.special_tokens, ids = tuple(special_tokens), {token: i for i, token in vocab.items()}
         for token in self.special_tokens:

@@ -96,7 +96,9 @@ class WordPiece:
         self._ids = {token: i for i, token in enumerate(self.tokens)}
         for token in self.special_tokens:
             if token not in self._ids:
-                raise UserError(f"the vocabulary of {len(self.tokens)} tokens lacks the special token {token!r}")
+                raise UserError(
+                    f"the vocabulary of {len(self.tokens)} tokens lacks the special token {token!r}"
+                )
         self._special_ids = {token: self._ids[token] for token in self.special_tokens}
         self.aliases = check_aliases(ALIASES if aliases is None else aliases, self.special_tokens)
         self._unknown = self.special_id("[UNK]")
@@ -156,7 +158,9 @@ class WordPiece:
         try:
             return b"".join([self.vocab[i] for i in map(operator.index, ids)])
         except KeyError as error:
-            raise UserError(f"id {error.args[0]} is not in the vocabulary of {len(self.tokens)} ids") from None
+            raise UserError(
+                f"id {error.args[0]} is not in the vocabulary of {len(self.tokens)} ids"
+            ) from None
 
     def decode(self, ids: Iterable[int]) -> str:
         """Ids -> text, as near to the original as the pieces say. UserError as `decode_bytes`."""
@@ -164,7 +168,9 @@ class WordPiece:
 
     def extend(self, texts, n_new: int) -> "WordPiece":
         """Refuse: a new piece would change how known words are cut."""
-        raise UserError("--extend-vocabulary learns merges, and a WordPiece vocabulary has none: leave it out")
+        raise UserError(
+            "--extend-vocabulary learns merges, and a WordPiece vocabulary has none: leave it out"
+        )
 
     def save(self, path: str | Path) -> None:
         """Write, or replace, one JSON file, atomically."""
