@@ -234,6 +234,8 @@ def from_model_config(config: ModelConfig, kind: str) -> dict:
             values[std] = 0.55 * config.d_model**-0.5
     if "type_vocab_size" in values:
         values["type_vocab_size"] = config.n_segments or 1
+    if kind == "roberta":
+        values["max_position_embeddings"] += config.position_offset
     if kind == "gpt2":
         values["embd_pdrop"] = config.dropout
     if kind in ("bart", "blenderbot"):

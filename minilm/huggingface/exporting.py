@@ -126,6 +126,9 @@ def their_tensors(model, kind: str) -> tuple[dict[str, Tensor], list[str]]:
     if encoder and not config.pooler and kind in ("bert", "megatron-bert"):
         notes.append("it has no pooler: there AutoModel draws one at random; leave pooler_output alone")
     names = {their_name(ours, NAMES[kind]): tensor for ours, tensor in state.items()}
+    for copy, name in NAMES[kind].copies.items():
+        if not config.tie_embeddings and copy.endswith(".bias") and name in names:
+            names[copy] = names[name]  # of an untied head they add this one
     return pack(names, kind), notes
 
 

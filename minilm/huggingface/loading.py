@@ -86,10 +86,14 @@ def fill(model: nn.Module, tensors: dict[str, Tensor], kind: str, folder: Path) 
 
 
 def without_copies(tensors: dict[str, Tensor], names: Names, wanted: set[str]) -> dict[str, Tensor]:
-    """Leave out the second names of tied weights; where a file has only the second name, use the first."""
+    """Leave out the second names of tied weights; where a file has only the second name, use that.
+
+    Of an untied head the bias inside the matrix is the one that transformers adds.
+    """
     tensors = dict(tensors)
     for copy, name in names.copies.items():
         if copy in tensors and copy not in wanted:
-            tensors.setdefault(name, tensors[copy])
+            untied = copy.replace(".bias", ".weight") in wanted
+            tensors[name] = tensors[copy] if untied else tensors.get(name, tensors[copy])
             del tensors[copy]
     return tensors
