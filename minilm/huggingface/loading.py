@@ -41,6 +41,9 @@ def load(path: str | Path, device: str = "cpu") -> tuple[nn.Module, object]:
     model = build(config_of(folder, values, tensors))
     notes = fill(model, tensors, values["model_type"], folder)
     tokenizer, more = read_tokenizer(folder, values)
+    if tokenizer is not None and tokenizer.vocab_size > model.config.vocab_size:
+        rows = f"{tokenizer.vocab_size} ids, and the model rows for {model.config.vocab_size}"
+        raise UserError(f"{folder}: the vocabulary has {rows}")
     for note in notes + more:
         print(f"{folder}: {note}", file=sys.stderr)
     return model.to(device).eval(), tokenizer
