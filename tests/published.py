@@ -10,7 +10,31 @@ from minilm.tensorfile import write_tensors
 from minilm.tokenizer import BPE
 
 D, F, P = 12, 20, 32  # width, inner width, positions
-WORDS = "ana rui the old baker sell ##s found like ##d bread a lamp two red pen on monday , . b ##a ##r".split()
+WORDS = [
+    "ana",
+    "rui",
+    "the",
+    "old",
+    "baker",
+    "sell",
+    "##s",
+    "found",
+    "like",
+    "##d",
+    "bread",
+    "a",
+    "lamp",
+    "two",
+    "red",
+    "pen",
+    "on",
+    "monday",
+    ",",
+    ".",
+    "b",
+    "##a",
+    "##r",
+]
 LETTERS = [prefix + letter for letter in "abcdefghijklmnopqrstuvwxyz0123456789'" for prefix in ("", "##")]
 BERT_TOKENS = ["[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *dict.fromkeys(WORDS + LETTERS)]
 TEXTS = ["Ana sells bread. Rui found a lamp.", "The old baker likes two red pens on Monday."] * 5
@@ -94,7 +118,10 @@ def gpt2(V: int, prefix: str = "") -> dict:
         tensors |= linear(layer + "attn.c_attn", D, 3 * D, True) | linear(layer + "attn.c_proj", D, D, True)
         tensors |= linear(layer + "mlp.c_fc", D, F, True) | linear(layer + "mlp.c_proj", F, D, True)
         tensors |= norm(layer + "ln_1") | norm(layer + "ln_2")
-        tensors |= {layer + "attn.bias": torch.ones(1, 1, P, P).tril(), layer + "attn.masked_bias": torch.tensor(-1e4)}
+        tensors |= {
+            layer + "attn.bias": torch.ones(1, 1, P, P).tril(),
+            layer + "attn.masked_bias": torch.tensor(-1e4),
+        }
     return tensors | norm(f"{prefix}ln_f")
 
 
@@ -122,7 +149,11 @@ CONFIGS = {
     ),
     "gpt2": dict(n_embd=D, n_layer=2, n_head=3, n_inner=F, n_positions=P, n_ctx=P),
     "bart": dict(d_model=D, encoder_layers=2, decoder_layers=2, max_position_embeddings=P)
-    | {f"{side}_{name}": n for side in ("encoder", "decoder") for name, n in (("attention_heads", 3), ("ffn_dim", F))},
+    | {
+        f"{side}_{name}": n
+        for side in ("encoder", "decoder")
+        for name, n in (("attention_heads", 3), ("ffn_dim", F))
+    },
 }
 
 
