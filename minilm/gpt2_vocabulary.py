@@ -1,7 +1,7 @@
 """GPT-2's vocabulary files: byte strings written in printable characters.
 
-vocab.json gives each token its id, merges.txt lists the merges, one pair a line, in the order learnt. Published
-by Radford et al. 2019 with GPT-2; RoBERTa, BART and others keep the layout.
+vocab.json gives each token its id, merges.txt lists the merges, one pair a line, in the order learnt.
+Published by Radford et al. 2019 with GPT-2; RoBERTa, BART and others keep the layout.
 """
 
 import json

@@ -1,8 +1,9 @@
 """BERT's tokenizer: text -> words -> the longest pieces that the vocabulary has.
 
-Sources: Devlin et al. 2019 and the authors' code (basic tokenization); Wu et al. 2016, "Google's Neural Machine
-Translation System", section 4.1 (word pieces). A piece that continues a word begins with "##". A word of which
-some part is in no piece is [UNK] as a whole. Spaces are not tokens, so a text does not come back exactly.
+Sources: Devlin et al. 2019 and the authors' code (basic tokenization); Wu et al. 2016, "Google's Neural
+Machine Translation System", section 4.1 (word pieces). A piece that continues a word begins with "##". A word
+of which some part is in no piece is [UNK] as a whole. Spaces are not tokens, so a text does not come back
+exactly.
 """
 
 import json
@@ -24,8 +25,8 @@ SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 ALIASES = {"<|endoftext|>": "[SEP]"}
 LONGEST_WORD = 100  # characters; a longer word is [UNK]
 CACHE = 2**15  # distinct words whose ids are remembered
-# Blocks of ideographs, each of which is a word of its own. Not all of U+2B820 to U+2B91F: the authors' code has
-# them, the Rust library that made all published ids since 2019 begins at U+2B920, and so do we.
+# Blocks of ideographs, each of which is a word of its own. The authors' code also has U+2B820 to U+2B91F; the
+# Rust library `tokenizers`, which publishes most vocabularies today, begins at U+2B920, and so do we.
 IDEOGRAPHS = ((0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F), (0x2B740, 0x2B81F))
 IDEOGRAPHS += ((0x2B920, 0x2CEAF), (0xF900, 0xFAFF), (0x2F800, 0x2FA1F))
 

@@ -1,4 +1,4 @@
-"""Tiny folders in the layout of published models, written by hand: what the tests of minilm/huggingface read."""
+"""Tiny folders in the layout of published models, written by hand, for the tests of minilm/huggingface."""
 
 import json
 from pathlib import Path
@@ -25,16 +25,8 @@ WORDS = [
     "a",
     "lamp",
     "two",
-    "red",
-    "pen",
-    "on",
-    "monday",
-    ",",
-    ".",
-    "b",
-    "##a",
-    "##r",
 ]
+WORDS += ["red", "pen", "on", "monday", ",", ".", "b", "##a", "##r"]
 LETTERS = [prefix + letter for letter in "abcdefghijklmnopqrstuvwxyz0123456789'" for prefix in ("", "##")]
 BERT_TOKENS = ["[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *dict.fromkeys(WORDS + LETTERS)]
 TEXTS = ["Ana sells bread. Rui found a lamp.", "The old baker likes two red pens on Monday."] * 5
@@ -158,7 +150,7 @@ CONFIGS = {
 
 
 def folder(path: Path, kind: str, tensors: dict | None = None, **changes) -> Path:
-    """Write a folder with config, weights and vocabulary of this model type; `changes` go into config.json."""
+    """Write a folder with config, weights and vocabulary of this type; `changes` go into config.json."""
     path.mkdir()
     torch.manual_seed(1)
     config = {"model_type": kind} | CONFIGS[kind]

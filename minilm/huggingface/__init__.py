@@ -4,8 +4,9 @@
     export      a run folder -> a folder that transformers opens
     download    NAME -> the folder in the cache that holds it
 
-What each architecture calls its weights stands in `names.py`, what its config.json says in `configs.py`. Files
-of weights are read and written in `weights.py`, vocabularies in `vocabularies.py`.
+What each architecture calls its weights stands in `names.py`, what its config.json says in `configs.py`.
+Files of weights are read in `weights.py`, vocabularies in `vocabularies.py`, and written in
+`vocabulary_files.py`.
 """
 
 import importlib

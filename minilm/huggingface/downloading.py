@@ -1,8 +1,8 @@
 """Published models over HTTPS into a cache folder, with nothing but the standard library.
 
-A file is written beside its place, as NAME.VERSION.part, and goes on from there when a download was interrupted. It
-takes its name only when its size and, where the server tells it, its SHA-256 are right. download.json, written
-last, says that the folder is complete; from then on nothing is asked of the network.
+A file is written beside its place, as NAME.VERSION.part, and goes on from there when a download was
+interrupted. It takes its name only when its size and, where the server tells it, its SHA-256 are right.
+download.json, written last, says that the folder is complete; from then on nothing is asked of the network.
 
 The cache is MINILM_CACHE, else ~/.cache/minilm. HF_ENDPOINT names another server with the same layout.
 """
@@ -63,8 +63,8 @@ def download(name: str, cache: str | Path | None = None) -> Path:
         cache: where to keep it; none: `cache_folder`.
 
     Raises:
-        UserError: for a name that does not exist, a network that fails, and a file that is not what the server
-            said. What was downloaded stays, and the next call goes on from there.
+        UserError: for a name that does not exist, a network that fails, and a file that is not what the
+            server said. What was downloaded stays, and the next call goes on from there.
     """
     if not NAME.fullmatch(name) or ".." in name:
         raise UserError(
@@ -127,7 +127,10 @@ class Redirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, request, fp, code, msg, headers, newurl):
         """Note the headers of a redirect; only http and https are followed (the base class sees to that)."""
         self.said = {name.lower(): value for name, value in headers.items()} | self.said
-        return super().redirect_request(request, fp, code, msg, headers, newurl)
+        following = super().redirect_request(request, fp, code, msg, headers, newurl)
+        if following is not None:
+            following.method = request.get_method()  # urllib would ask for the content
+        return following
 
 
 def ask(url: str) -> Remote | None:
@@ -177,12 +180,12 @@ def receive(remote: Remote, part: Path, label: str) -> None:
     except FAILURES as error:
         n_byte = part.stat().st_size if part.exists() else 0
         raise UserError(
-            f"{label}: interrupted after {n_byte:,} bytes ({error}); run the command again, and it goes on there"
+            f"{label}: interrupted after {n_byte:,} bytes ({error}); the same command goes on there"
         ) from None
     n_byte = part.stat().st_size
     if remote.size is not None and n_byte < remote.size:
         raise UserError(
-            f"{label}: cut off after {n_byte:,} of {remote.size:,} bytes; run the command again, and it goes on there"
+            f"{label}: cut off after {n_byte:,} of {remote.size:,} bytes; the same command goes on there"
         )
 
 

@@ -93,9 +93,9 @@ def target(config: ModelConfig, tokenizer, where: str) -> str:
 def encoder_kind(config: ModelConfig, tokenizer) -> str:
     """Return which post-norm encoder this is: the three differ in their positions and heads alone."""
     pad_id = None if tokenizer is None else tokenizer.special_id("[PAD]")
-    if config.position_offset and not config.next_sentence and config.activation == "gelu":
-        if pad_id in (None, config.position_offset - 1):  # positions count from there
-            return "roberta"
+    counted_from_pad = config.position_offset > 0 and pad_id in (None, config.position_offset - 1)
+    if counted_from_pad and not config.next_sentence and config.activation == "gelu":
+        return "roberta"
     if not (config.n_segments or config.pooler) and config.norm_eps == 1e-12:
         return "distilbert"
     return "bert"
@@ -118,8 +118,8 @@ def their_tensors(model, kind: str) -> tuple[dict[str, Tensor], list[str]]:
     if encoder and not config.head_transform:
         state = {name: tensor for name, tensor in state.items() if not name.startswith("vocabulary.")}
         notes.append(
-            "without its vocabulary head: there it has a dense layer, which --head-transform trains; the encoder "
-            "is whole"
+            "without its vocabulary head: there it has a dense layer, which --head-transform trains; "
+            "the encoder is whole"
         )
     elif kind != "gpt2":
         state.setdefault("vocabulary.bias", torch.zeros(config.vocab_size))

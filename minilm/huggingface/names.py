@@ -14,7 +14,7 @@ class Names(NamedTuple):
 
     table: dict[str, str]  # our module -> theirs
     prefix: str  # what a checkpoint without heads leaves out of the names
-    copies: dict[str, str] = {}  # second names of a weight -> its name in the table
+    copies: dict[str, str]  # second names of a weight -> its name in the table
 
 
 def blocks(ours: str, theirs: str, parts: dict[str, str]) -> dict[str, str]:
@@ -195,8 +195,8 @@ def their_name(ours: str, names: Names) -> str | None:
 def table_names(found: Iterable[str], names: Names) -> dict[str, str]:
     """Return for each name in a file the one in the table, buffers left out.
 
-    A checkpoint without heads has no prefix. The norms of the first BERT have `gamma` and `beta`, today's have
-    `weight` and `bias`.
+    A checkpoint without heads has no prefix. The norms of the first BERT have `gamma` and `beta`, today's
+    have `weight` and `bias`.
     """
     kept = [name for name in found if not BUFFERS.fullmatch(name)]
     prefix = "" if any(name.startswith(names.prefix) for name in kept) else names.prefix

@@ -17,8 +17,8 @@ from ..gpt2_vocabulary import read_files
 from ..tokenizer import BPE
 from ..wordpiece import WordPiece
 
-# Our name -> the roles, in transformers' words, of which the first that the vocabulary has plays it. GPT-2 has
-# one special token, which begins, ends and fills; padding is told from text by the attention mask alone.
+# Our name -> the roles, in transformers' words, of which the first that the vocabulary has plays it. GPT-2
+# has one special token, which begins, ends and fills; the attention mask alone tells padding from text.
 ROLES = {
     "[CLS]": ("cls", "bos", "eos"),
     "[SEP]": ("sep", "eos"),
@@ -49,7 +49,8 @@ def read_tokenizer(folder: Path, values: dict) -> tuple[BPE | WordPiece | None, 
         return read_bpe(folder, whole, settings, values["model_type"])
     if model:
         raise UserError(
-            f"{folder / 'tokenizer.json'}: a tokenizer of type {model.get('type')!r}; ours are WordPiece and BPE"
+            f"{folder / 'tokenizer.json'}: a tokenizer of type {model.get('type')!r}; "
+            "ours are WordPiece and BPE"
         )
     return None, ["no vocabulary in it, so texts cannot be read"]
 

@@ -1,8 +1,8 @@
 """Our tokenizers -> the files that `transformers.AutoTokenizer` opens, with the same ids.
 
-A BPE becomes tokenizer.json, the format of the Rust library `tokenizers`; a WordPiece becomes vocab.txt. What is
-called with special tokens there, as by default, also puts [CLS] before and [SEP] behind a text, as the model had
-it in training.
+A BPE becomes tokenizer.json, the format of the Rust library `tokenizers`; a WordPiece becomes vocab.txt.
+Called as by default, with special tokens, they put [CLS] before and [SEP] behind a text, as the model had it
+in training. Our objectives also put a space before each text that they encode with a BPE: give it there too.
 """
 
 from pathlib import Path

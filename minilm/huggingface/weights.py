@@ -1,4 +1,4 @@
-"""The weights of a Hugging Face folder: its files, and the few tensors that are laid out otherwise than ours."""
+"""The weights of a Hugging Face folder: its files, and the few tensors that are laid out unlike ours."""
 
 import pickle
 import re
@@ -12,6 +12,8 @@ from ..config import ModelConfig
 from ..errors import UserError
 from ..tensorfile import read_tensors
 
+# What `torch.load` raises for damaged files, by the place of the damage.
+DAMAGE = (RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, AssertionError, OSError)
 SAFE, PICKLED = "model.safetensors", "pytorch_model.bin"
 FILES = (SAFE, SAFE + ".index.json", PICKLED, PICKLED + ".index.json")  # the first there is, is read
 MATRICES = re.compile(r"transformer\.h\.\d+\.(attn|mlp)\.c_\w+\.weight")  # GPT-2's, which are turned
@@ -51,7 +53,7 @@ def read_file(path: Path) -> dict[str, Tensor]:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(f"{path}: refused, it holds more than tensors, and that could run code") from None
-    except Exception as error:  # a damaged file of torch.save fails in more ways than can be listed
+    except DAMAGE as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path}: damaged, or not a file of torch.save ({reason})") from None
     if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):

@@ -27,8 +27,8 @@ from .objective import Objective
 from .registry import check_fit, load_texts, make_objective, texts_for_tokenizer
 
 PUBLISHED_OBJECTIVE = {"encoder": "masked", "decoder": "causal", "encoder-decoder": "denoising"}
-# What a published model goes on with where the flags do not say. Its weights are far better than any that a few
-# hundred steps make, so the rate is small: of the order of fine-tuning (Devlin et al. 2019, appendix A.3).
+# What a published model goes on with where the flags do not say. Its weights are far better than any that a
+# few hundred steps make, so the rate is small, as in fine-tuning (Devlin et al. 2019, appendix A.3).
 PUBLISHED = dict(steps=400, batch_size=16, lr=5e-5, warmup=50)
 
 HEADER = ("", "general: loss", "bits per byte", "domain: loss", "bits per byte")

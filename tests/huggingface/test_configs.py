@@ -1,4 +1,4 @@
-"""Grades minilm/huggingface/configs.py: what config.json says, in both directions, and what we cannot express."""
+"""Grades minilm/huggingface/configs.py: config.json in both directions, and what we cannot express."""
 
 from dataclasses import replace
 

