@@ -148,7 +148,8 @@ def special_ids(tokenizer, kind: str, config: ModelConfig) -> dict:
         return {"bos_token_id": end, "eos_token_id": end, "pad_token_id": number("[PAD]")}
     ids = {"bos_token_id": number("[CLS]"), "eos_token_id": number("[SEP]"), "pad_token_id": number("[PAD]")}
     if kind in ("bart", "blenderbot"):
-        ids |= {"decoder_start_token_id": ids["bos_token_id"], "forced_eos_token_id": None}
+        start = number("[START]" if "[START]" in tokenizer.aliases else "[CLS]")
+        ids |= {"decoder_start_token_id": start, "forced_eos_token_id": None}
     return ids
 
 

@@ -27,6 +27,8 @@ ROLES = {
     "[UNK]": ("unk",),
     "<|endoftext|>": ("eos", "sep"),
 }
+# The decoder of an encoder-decoder may start from another token than [CLS]: that is [START] then.
+DECODER_START = {"bart": 2, "blenderbot": 1}  # decoder_start_token_id, where config.json does not say it
 _BERT = {"cls": "[CLS]", "sep": "[SEP]", "pad": "[PAD]", "mask": "[MASK]", "unk": "[UNK]"}
 _GPT2 = dict.fromkeys(("bos", "eos", "unk"), "<|endoftext|>")
 _ROBERTA = {"bos": "<s>", "cls": "<s>", "eos": "</s>", "sep": "</s>", "pad": "<pad>", "mask": "<mask>"}
@@ -46,7 +48,9 @@ def read_tokenizer(folder: Path, values: dict) -> tuple[BPE | WordPiece | None, 
     if (folder / "vocab.txt").exists() or model.get("type") == "WordPiece":
         return read_wordpiece(folder, whole, settings), []
     if (folder / "vocab.json").exists() and (folder / "merges.txt").exists() or model.get("type") == "BPE":
-        return read_bpe(folder, whole, settings, values["model_type"])
+        tokenizer, notes = read_bpe(folder, whole, settings, values["model_type"])
+        tokenizer.aliases |= start_alias(tokenizer, values)
+        return tokenizer, notes
     if model:
         raise UserError(
             f"{folder / 'tokenizer.json'}: a tokenizer of type {model.get('type')!r}; "
@@ -141,6 +145,15 @@ def aliases(roles: dict[str, str], specials) -> dict[str, str]:
         if token is not None and ours not in specials:
             found[ours] = token
     return found
+
+
+def start_alias(tokenizer: BPE, values: dict) -> dict[str, str]:
+    """Return the alias [START] of the token that a decoder starts from, where it is not [CLS]."""
+    default = DECODER_START.get(values["model_type"])
+    token = tokenizer.vocab.get(values.get("decoder_start_token_id", default), b"").decode("utf-8", "replace")
+    if default is None or token not in tokenizer.special_tokens:
+        return {}
+    return {} if tokenizer.special_id(token) == tokenizer.special_id("[CLS]") else {"[START]": token}
 
 
 def token_list(vocabulary, path: Path) -> list[str]:

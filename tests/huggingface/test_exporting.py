@@ -156,6 +156,8 @@ def test_special_ids(bpe):
     )
     ids = special_ids(bpe, "bart", small("bart-base"))
     assert ids["decoder_start_token_id"] == cls == ids["bos_token_id"] and ids["eos_token_id"] == sep
+    published_bart = BPE(bpe.vocab, bpe.merges, SPECIAL_TOKENS, aliases={"[START]": "[SEP]"})
+    assert special_ids(published_bart, "bart", small("bart-base"))["decoder_start_token_id"] == sep
     assert special_ids(None, "roberta", small("distilbert", position_offset=2)) == {"pad_token_id": 1}
     assert special_ids(BPE.train([], 256), "bert", small("bert-base"))["eos_token_id"] is None
 

@@ -16,6 +16,7 @@ from minilm.huggingface.vocabularies import (
     read_tokenizer,
     read_wordpiece,
     special_roles,
+    start_alias,
     token_list,
     with_added,
 )
@@ -140,6 +141,14 @@ def test_vocabularies_that_we_do_not_have(tmp_path):
         check_byte_level({"pre_tokenizer": {"type": "ByteLevel"}, "normalizer": {"type": "NFC"}}, "x")
     with pytest.raises(UserError, match="the ids of its vocabulary are not 0, 1, 2"):
         token_list({"a": 0, "b": 2}, "x")
+
+
+def test_where_a_decoder_starts(tmp_path):
+    tokenizer, _ = read_tokenizer(published.folder(tmp_path / "bart", "bart"), {"model_type": "bart"})
+    assert tokenizer.special_id("[START]") == 2 == tokenizer.special_id("</s>")
+    assert start_alias(tokenizer, {"model_type": "bart", "decoder_start_token_id": 0}) == {}, "that is [CLS]"
+    assert start_alias(tokenizer, {"model_type": "bart", "decoder_start_token_id": 99}) == {}
+    assert start_alias(tokenizer, {"model_type": "roberta"}) == {}, "no decoder"
 
 
 def test_parts(tmp_path):
