@@ -42,6 +42,14 @@ def read_tokenizer(folder: Path, values: dict) -> tuple[BPE | WordPiece | None, 
 
     UserError for a vocabulary that is damaged, or of a kind that we do not have.
     """
+    try:
+        return known_tokenizer(folder, values)
+    except (KeyError, TypeError, AttributeError) as error:  # JSON of another shape than any tokenizer's
+        raise UserError(f"{folder}: its vocabulary files are damaged ({error!r})") from None
+
+
+def known_tokenizer(folder: Path, values: dict) -> tuple[BPE | WordPiece | None, list[str]]:
+    """Do what `read_tokenizer` does, for files whose JSON has the right shape."""
     settings = optional_json(folder / "tokenizer_config.json")
     whole = optional_json(folder / "tokenizer.json")
     model = whole.get("model") or {}

@@ -70,18 +70,23 @@ def unpack(tensors: dict[str, Tensor], kind: str, config: ModelConfig) -> dict[s
     if kind == "gpt2":
         for name in [name for name in tensors if MATRICES.fullmatch(name) and tensors[name].dim() == 2]:
             tensors[name] = tensors[name].T
-        for name in [name for name in tensors if FUSED.fullmatch(name) and len(tensors[name]) % 3 == 0]:
+        for name in [name for name in tensors if FUSED.fullmatch(name) and can_be_cut(tensors[name])]:
             stem, what = FUSED.fullmatch(name).groups()
             parts = tensors.pop(name).chunk(3)
             tensors |= {f"{stem}.{part}.{what}": x for part, x in zip("qkv", parts, strict=True)}
     if "final_logits_bias" in tensors:  # (1, V)
         tensors["final_logits.bias"] = tensors.pop("final_logits_bias").flatten()
     segments = next((name for name in tensors if name.endswith("token_type_embeddings.weight")), None)
-    if segments and not config.n_segments and len(tensors[segments]) == 1:
+    if segments and not config.n_segments and tensors[segments].shape[:1] == (1,):
         positions = segments.replace("token_type", "position")
         if positions in tensors and tensors[positions].shape[1:] == tensors[segments].shape[1:]:
             tensors[positions] = tensors[positions] + tensors.pop(segments)
     return tensors
+
+
+def can_be_cut(fused: Tensor) -> bool:
+    """Return whether a tensor has three equal parts; another shape is reported where shapes are compared."""
+    return fused.dim() > 0 and len(fused) % 3 == 0
 
 
 def pack(tensors: dict[str, Tensor], kind: str) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from minilm.huggingface.vocabularies import (
     added_tokens,
     aliases,
     check_byte_level,
+    known_tokenizer,
     optional_json,
     read_bpe,
     read_tokenizer,
@@ -151,9 +152,27 @@ def test_where_a_decoder_starts(tmp_path):
     assert start_alias(tokenizer, {"model_type": "roberta"}) == {}, "no decoder"
 
 
+@pytest.mark.parametrize(
+    "whole",
+    [
+        {"model": [1]},
+        {"model": {"type": "WordPiece", "vocab": [["[UNK]", -1.0]]}},
+        {"model": {"type": "BPE", "vocab": {}}, "pre_tokenizer": {"type": "ByteLevel"}},
+        {"model": {"type": "BPE", "vocab": {}, "merges": [3]}, "pre_tokenizer": {"type": "ByteLevel"}},
+        {"model": {"type": "WordPiece", "vocab": {"[UNK]": 0}}, "added_tokens": [{"id": 3}]},
+        {"model": {"type": "WordPiece", "vocab": {"[UNK]": 0}}, "normalizer": "x"},
+    ],
+)
+def test_damaged_files_are_named(whole, tmp_path):
+    write(tmp_path, tokenizer=whole)
+    with pytest.raises(UserError, match=str(tmp_path)):
+        read_tokenizer(tmp_path, {"model_type": "bert"})
+
+
 def test_parts(tmp_path):
     assert token_list({"b": 1, "a": 0}, "x") == ["a", "b"]
     assert optional_json(tmp_path / "none.json") == {}
+    assert known_tokenizer(tmp_path, {"model_type": "bert"})[0] is None
     assert aliases({"eos": "</s>", "cls": "[CLS]"}, ["</s>", "[CLS]"]) == {
         **dict.fromkeys(["[SEP]", "[PAD]", "<|endoftext|>"], "</s>")
     }

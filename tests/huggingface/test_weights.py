@@ -8,7 +8,7 @@ import torch
 
 from minilm.config import ModelConfig
 from minilm.errors import UserError
-from minilm.huggingface.weights import pack, read_file, read_weights, unpack
+from minilm.huggingface.weights import can_be_cut, pack, read_file, read_weights, unpack
 from minilm.tensorfile import write_tensors
 
 CONFIG = ModelConfig(vocab_size=5, n_decoder_layer=1, d_model=4, n_head=2)
@@ -117,3 +117,11 @@ def test_half_precision_becomes_whole():
         {"a": torch.ones(2).bfloat16(), "b": torch.ones(2).half(), "c": torch.ones(2).int()}, "bert", CONFIG
     )
     assert [t.dtype for t in found.values()] == [torch.float32, torch.float32, torch.int32]
+
+
+def test_a_fused_matrix_of_another_shape_is_left_as_it_is():
+    assert (
+        can_be_cut(torch.zeros(6, 2)) and not can_be_cut(torch.zeros(7)) and not can_be_cut(torch.tensor(1.0))
+    )
+    stem = "transformer.h.0.attn.c_attn"
+    assert list(unpack({f"{stem}.bias": torch.zeros(7)}, "gpt2", CONFIG)) == [f"{stem}.bias"]

