@@ -16,8 +16,9 @@ from itertools import chain, pairwise
 from pathlib import Path
 
 from .atomic import atomic_write
-from .errors import UserError, suggest
+from .errors import UserError
 from .gpt2_vocabulary import read_files, token_bytes
+from .special_tokens import check_aliases, special_id
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "<|endoftext|>")
 FORMAT = "minilm byte-level BPE 1"
@@ -132,22 +133,6 @@ def _check_utf8(text: str) -> None:
     except UnicodeEncodeError as error:
         found = f"character {error.start} is the lone surrogate {text[error.start]!r}"
         raise UserError(f"{found}, which has no UTF-8: read the text anew, or use encode_bytes") from None
-
-
-def check_aliases(aliases: dict[str, str] | None, special_tokens: Iterable[str]) -> dict[str, str]:
-    """Return a copy of the aliases; UserError where one stands for no special token."""
-    for alias, token in (aliases or {}).items():
-        if token not in special_tokens:
-            raise UserError(f"alias {alias!r} stands for {token!r}, which is no special token")
-    return dict(aliases or {})
-
-
-def special_id(token: str, ids: dict[str, int], aliases: dict[str, str]) -> int:
-    """Return the id of a special token or of what its name is an alias of; UserError for another name."""
-    name = token if token in ids else aliases.get(token)
-    if name is None:
-        raise UserError(f"{token!r} is no special token here{suggest(token, [*ids, *aliases])}")
-    return ids[name]
 
 
 class BPE:

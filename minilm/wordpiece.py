@@ -17,7 +17,7 @@ from pathlib import Path
 
 from .atomic import atomic_write, read_json
 from .errors import UserError
-from .tokenizer import check_aliases, special_id
+from .special_tokens import check_aliases, special_id
 
 FORMAT = "minilm WordPiece 1"
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
