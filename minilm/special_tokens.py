@@ -1,7 +1,8 @@
 """Special tokens by their names and by aliases.
 
 Our code asks a tokenizer for [CLS], [SEP], [PAD], [MASK] and <|endoftext|>. A published vocabulary may have
-other tokens for these parts, such as <s> and </s>; its aliases say which (`huggingface/vocabularies.py`, ROLES).
+other tokens for these parts, such as <s> and </s>; its aliases say which (ROLES in
+`huggingface/vocabularies.py`).
 """
 
 from collections.abc import Iterable
