@@ -3,7 +3,8 @@
 Sources: Devlin et al. 2019 and the authors' code (basic tokenization); Wu et al. 2016, "Google's Neural
 Machine Translation System", section 4.1 (word pieces). A piece that continues a word begins with "##". A word
 of which some part is in no piece is [UNK] as a whole. Spaces are not tokens, so a text does not come back
-exactly.
+exactly. What a character is, the Unicode of the running Python says; the Rust library `tokenizers` asks that
+of 2015, and so differs in some five hundred characters that are younger or were classed anew.
 """
 
 import json

@@ -36,6 +36,8 @@ class Hub:
         self.cut = {}  # file -> bytes after which the next answer ends
         self.corrupt = set()  # files whose content is another than the server says
         self.ranges = True
+        self.broken = set()  # files that end in the middle of a chunk
+        self.busy = False
 
 
 def make_handler(hub: Hub):
@@ -49,6 +51,9 @@ def make_handler(hub: Hub):
         def answer(self, body: bool):
             name = self.path.rsplit("/", 1)[-1]
             hub.log.append((self.command, self.path, self.headers.get("Range")))
+            if hub.busy:
+                self.send_error(503)
+                return
             if name not in hub.files or "/owner/model/" not in self.path:
                 self.send_error(404)
                 return
@@ -64,10 +69,15 @@ def make_handler(hub: Hub):
                 return
             start = int((self.headers.get("Range") or "bytes=0-")[6:-1]) if hub.ranges else 0
             self.send_response(206 if start else 200)
-            self.send_header("Content-Length", str(len(data) - start))
+            if name in hub.broken:
+                self.send_header("Transfer-Encoding", "chunked")
+            else:
+                self.send_header("Content-Length", str(len(data) - start))
             self.send_header("ETag", '"cdn"' if name == BIG else f'W/"{digest[:40]}"')
             self.end_headers()
-            if body:
+            if body and name in hub.broken:
+                self.wfile.write(b"5\r\n" + data[:5] + b"\r\nff\r\n" + data[5:9])
+            elif body:
                 sent = data.replace(b"a", b"b") if name in hub.corrupt else data
                 end = hub.cut.pop(name, len(data))
                 self.wfile.write(sent[start:end])
@@ -170,6 +180,17 @@ def test_what_is_not_there(hub, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "file:///etc")
     with pytest.raises(UserError, match="HF_ENDPOINT file:///etc: must begin with https"):
         download("owner/other")
+
+
+def test_a_connection_that_breaks(hub, tmp_path):
+    hub.broken.add("vocab.txt")
+    with pytest.raises(UserError, match=r"vocab.txt: interrupted after [\d,]+ bytes .*goes on there"):
+        download("owner/model")
+    hub.broken.clear()
+    assert (download("owner/model") / "vocab.txt").read_bytes() == hub.files["vocab.txt"]
+    hub.busy = True
+    with pytest.raises(UserError, match="config.json: the server answers 503"):
+        download("owner/model@other")
 
 
 def test_no_network(monkeypatch, tmp_path):

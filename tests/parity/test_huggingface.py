@@ -191,6 +191,25 @@ def test_folders_without_heads(kind, tmp_path, capsys):
     assert ("drawn at random" in capsys.readouterr().err) == (kind not in ("gpt2", "bart", "blenderbot"))
 
 
+@pytest.mark.parametrize("kind", ["bert", "roberta", "megatron-bert"])
+@pytest.mark.parametrize("shape", SHAPES, ids=["a", "b", "c"])
+def test_pooled_output_of_folders_without_heads(kind, shape, tmp_path):
+    config = transformers.AutoConfig.for_model(kind, **sizes(kind, shape))
+    theirs = randomise(transformers.AutoModel.from_config(config))
+    theirs.save_pretrained(tmp_path / "theirs")
+    mine, _ = minilm.load(tmp_path / "theirs")
+    minilm.save(mine, None, tmp_path / "ours")
+    minilm.huggingface.export(tmp_path / "ours", tmp_path / "exported")
+    again = transformers.AutoModel.from_pretrained(tmp_path / "exported").eval()
+    ids = torch.where(RIGHT.bool(), torch.randint(3, shape[0], (B, S)), 1)  # 1: what RoBERTa knows padding by
+    for dtype, tolerance in PRECISION:
+        mine, theirs, again = mine.to(dtype), theirs.to(dtype), again.to(dtype)
+        with torch.no_grad():
+            pooled = mine.pooled(mine.hidden_states(ids, RIGHT)[-1])
+            for other in (theirs, again):
+                assert (pooled - other(ids, attention_mask=RIGHT).pooler_output).abs().max() < tolerance
+
+
 PRESETS = {
     "bert-tiny": ("megatron-bert", dict(head_transform=True)),
     "distilbert-tiny": ("megatron-bert", dict(head_transform=True, positions="sinusoidal")),
