@@ -10,8 +10,10 @@ import torch
 import minilm
 from minilm import checkpoint
 from minilm.checkpoint import (
+    is_published,
     load,
     load_config,
+    load_tokenizer,
     load_weights,
     save,
     save_model,
@@ -20,6 +22,7 @@ from minilm.config import ModelConfig
 from minilm.errors import UserError
 from minilm.models import build
 from minilm.tokenizer import BPE
+from minilm.wordpiece import SPECIAL_TOKENS, WordPiece
 
 SMALL = ModelConfig(
     vocab_size=11, n_encoder_layer=1, d_model=6, n_head=2, d_ff=10, max_positions=7, dropout=0.5
@@ -175,3 +178,22 @@ def test_weights_of_another_model_are_refused(model, tmp_path):
     save_model(tmp_path / "run", constant(3), SMALL.to_dict())
     load_weights(tmp_path / "run", model)
     assert steps_in(model.state_dict()) == {3.0}
+
+
+def test_both_kinds_of_tokenizer_come_back(model, tokenizer, tmp_path):
+    wordpiece = WordPiece([*SPECIAL_TOKENS, "to", "be"], lower_case=False)
+    for name, saved in (("bpe", tokenizer), ("wordpiece", wordpiece)):
+        save(model, saved, tmp_path / name)
+        for found in (load(tmp_path / name)[1], load_tokenizer(tmp_path / name / "tokenizer.json")):
+            assert type(found) is type(saved) and found.encode("to be To") == saved.encode("to be To")
+    (tmp_path / "other.json").write_text('{"model": {"type": "BPE"}}')
+    with pytest.raises(UserError, match="other.json: cannot be read as a tokenizer saved by minilm"):
+        load_tokenizer(tmp_path / "other.json")
+
+
+def test_published_models_are_told_from_runs(model, tmp_path):
+    save(model, None, tmp_path / "run")
+    (tmp_path / "published").mkdir()
+    (tmp_path / "published" / "config.json").write_text('{"model_type": "bert"}')
+    paths = ["hf:owner/name", tmp_path / "published", tmp_path / "run", tmp_path / "none"]
+    assert [is_published(path) for path in paths] == [True, True, False, False]
