@@ -92,13 +92,21 @@ def target(config: ModelConfig, tokenizer, where: str) -> str:
 
 def encoder_kind(config: ModelConfig, tokenizer) -> str:
     """Return which post-norm encoder this is: the three differ in their positions and heads alone."""
-    pad_id = None if tokenizer is None else tokenizer.special_id("[PAD]")
+    pad_id = optional_id(tokenizer, "[PAD]")
     counted_from_pad = config.position_offset > 0 and pad_id in (None, config.position_offset - 1)
     if counted_from_pad and not config.next_sentence and config.activation == "gelu":
         return "roberta"
     if not (config.n_segments or config.pooler) and config.norm_eps == 1e-12:
         return "distilbert"
     return "bert"
+
+
+def optional_id(tokenizer, name: str) -> int | None:
+    """Return the id of a special token, None where there is no such token or no tokenizer."""
+    try:
+        return None if tokenizer is None else tokenizer.special_id(name)
+    except UserError:
+        return None
 
 
 def their_tensors(model, kind: str) -> tuple[dict[str, Tensor], list[str]]:
@@ -138,10 +146,7 @@ def special_ids(tokenizer, kind: str, config: ModelConfig) -> dict:
         return {"pad_token_id": config.position_offset - 1} if kind == "roberta" else {"pad_token_id": None}
 
     def number(name: str) -> int | None:
-        try:
-            return tokenizer.special_id(name)
-        except UserError:
-            return None
+        return optional_id(tokenizer, name)
 
     if kind == "gpt2":
         end = number("<|endoftext|>")

@@ -10,7 +10,15 @@ import torch
 import minilm
 from minilm.config import PRESETS, ModelConfig
 from minilm.errors import UserError
-from minilm.huggingface.exporting import encoder_kind, export, frame, special_ids, target, their_tensors
+from minilm.huggingface.exporting import (
+    encoder_kind,
+    export,
+    frame,
+    optional_id,
+    special_ids,
+    target,
+    their_tensors,
+)
 from minilm.models import build
 from minilm.tensorfile import read_tensors
 from minilm.tokenizer import BPE, SPECIAL_TOKENS
@@ -150,6 +158,9 @@ def test_which_post_norm_encoder(bpe):
 
 
 def test_special_ids(bpe):
+    plain = BPE.train([], 256)
+    assert [optional_id(t, "[PAD]") for t in (bpe, plain, None)] == [bpe.special_id("[PAD]"), None, None]
+    assert encoder_kind(small("bert-base"), plain) == "bert", "a tokenizer without padding is no obstacle"
     cls, sep, pad, end = map(bpe.special_id, ("[CLS]", "[SEP]", "[PAD]", "<|endoftext|>"))
     assert special_ids(bpe, "gpt2", small("gpt2")) == dict(
         bos_token_id=end, eos_token_id=end, pad_token_id=pad
