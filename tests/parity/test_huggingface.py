@@ -318,3 +318,21 @@ def test_our_wordpiece_there(lower_case, tmp_path):
         ids = wordpiece.encode(text)
         assert theirs(text, add_special_tokens=False)["input_ids"] == ids == reread.encode(text), text
         assert theirs(text)["input_ids"] == [2, *ids, 3]
+
+
+@pytest.mark.parametrize("preset", ["gpt-tiny", "transformer-tiny"])
+def test_an_exported_model_writes_the_same_text(preset, tmp_path):
+    bpe = BPE.train(TEXTS * 3, 300, SPECIAL_TOKENS)
+    config = minilm.PRESETS[preset].to_dict() | dict(vocab_size=bpe.vocab_size, max_positions=30)
+    mine = randomise(build(ModelConfig(**config)))
+    minilm.save(mine, bpe, tmp_path / "ours")
+    minilm.huggingface.export(tmp_path / "ours", tmp_path / "exported")
+    writes = "AutoModelForCausalLM" if preset == "gpt-tiny" else "AutoModelForSeq2SeqLM"
+    theirs = getattr(transformers, writes).from_pretrained(tmp_path / "exported").eval()
+    ids = bpe.encode("Ana sells")
+    options = dict(temperature=0, eos_id=theirs.config.eos_token_id)
+    if preset != "gpt-tiny":
+        options |= dict(decoder_start_id=bpe.special_id("[CLS]"))
+    expected = theirs.generate(torch.tensor([ids]), max_new_tokens=14, do_sample=False, num_beams=1)[0]
+    found = minilm.generate(mine, ids, max_new_tokens=14, **options)
+    assert found == expected.tolist()[: len(found)] and len(found) > 5
