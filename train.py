@@ -58,9 +58,7 @@ class Settings(TrainingSettings):
     next_sentence: bool = True  # masked: also ask whether text B follows text A; no: RoBERTa's rows
     noise: str = "infilling,permutation"  # denoising: masking, deletion, infilling, permutation, rotation
     label_smoothing: float = 0.1  # translation: share of the target that goes to all other tokens
-    teacher: str | None = (
-        None  # distillation: folder of the teacher, or hf:NAME; none: the newest runs/masked
-    )
+    teacher: str | None = None  # distillation: the teacher's folder, or hf:NAME; none: the newest runs/masked
     temperature: float = 2.0  # distillation: divides the logits of both before the softmax
     soft_weight: float = 5.0  # distillation: weight of the teacher's probabilities
     masked_weight: float = 2.0  # distillation: weight of the hidden tokens themselves
