@@ -15,13 +15,13 @@ scales by flags alone: --model bert-base --data corpus/ --device cuda --precisio
 import sys
 from contextlib import redirect_stdout
 from dataclasses import replace
-from pathlib import Path
 
 from minilm import cli
 from minilm.config import ModelConfig
 from minilm.devices import process_rank
 from minilm.errors import UserError
 from minilm.flags import option_of
+from minilm.pretraining import continued
 from minilm.pretraining.registry import OBJECTIVES
 from minilm.pretraining.run import newest_or_train, pretrain
 from minilm.pretraining.settings import PretrainingSettings
@@ -44,9 +44,7 @@ def read_command() -> tuple[PretrainingSettings, dict]:
         if overrides:
             raise UserError(f"{option_of(next(iter(overrides)))}: with --init the model is that of the run")
         kept = {"objective", "model", "context"}.union(*(entry.options for entry in OBJECTIVES.values()))
-        saved = {
-            k: v for k, v in read_settings(Path(settings.init), PretrainingSettings)[0].items() if k in kept
-        }
+        saved = continued.start_settings(settings, given, kept)
     return with_recipe(PretrainingSettings(**saved | given)), overrides
 
 

@@ -2,7 +2,7 @@
 
     runs/NAME/
         config.json         the ModelConfig, and "format": "minilm"
-        tokenizer.json      the BPE, where there is one
+        tokenizer.json      the tokenizer, where there is one: a BPE or a WordPiece
         model.safetensors   the weights, for whoever loads the model
         trainer.pt          what resuming needs: weights, optimizer and step, in one file
         settings.json       the resolved command
@@ -28,6 +28,8 @@ from .atomic import atomic_write, read_json, write_json
 from .config import ModelConfig
 from .errors import UserError
 from .flags import kind_of
+from .huggingface import loading
+from .huggingface.downloading import PUBLISHED
 from .models import build
 from .runs import (
     CONFIG,
@@ -40,24 +42,43 @@ from .runs import (
     make_folder,
     near_runs,
 )
-from .tensorfile import read_tensors, write_tensors
+from .tensorfile import check_state, read_tensors, write_tensors
 from .tokenizer import BPE
+from .wordpiece import FORMAT as WORDPIECE
+from .wordpiece import WordPiece
 
 ZIP = b"PK\x03\x04"  # how the files of torch.save begin; they have been zip files since PyTorch 1.6
 # What `torch.load` raises for damaged files, by the place of the damage.
 DAMAGE = (RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, AssertionError, OSError)
 
 
-def load(path: str | Path, device: str = "cpu") -> tuple[nn.Module, BPE | None]:
+def load(path: str | Path, device: str = "cpu") -> tuple[nn.Module, BPE | WordPiece | None]:
     """Return (model, tokenizer) of a run folder, the model in evaluation mode.
 
-    The tokenizer is None where the folder has none. UserError names the file that is missing or wrong.
+    A Hugging Face folder, or the name of a published model, "hf:NAME", is read by `huggingface.loading`. The
+    tokenizer is None where the folder has none. UserError names the file that is missing or wrong.
     """
+    if is_published(path):
+        return loading.load(path, device)
     folder = Path(path)
     model = build(load_config(folder))
     load_weights(folder, model)
-    tokenizer = BPE.load(folder / TOKENIZER) if (folder / TOKENIZER).exists() else None
+    tokenizer = load_tokenizer(folder / TOKENIZER) if (folder / TOKENIZER).exists() else None
     return model.to(device).eval(), tokenizer
+
+
+def is_published(path: str | Path) -> bool:
+    """Return whether this is a Hugging Face folder, or the name "hf:NAME" of a published model."""
+    if str(path).startswith(PUBLISHED):
+        return True
+    config = Path(path) / CONFIG
+    return config.exists() and "model_type" in read_json(config)
+
+
+def load_tokenizer(path: str | Path) -> BPE | WordPiece:
+    """Return the tokenizer that a file of ours holds, of either kind; UserError for any other file."""
+    kind = WordPiece if read_json(path).get("format") == WORDPIECE else BPE
+    return kind.load(path)
 
 
 def save(model: nn.Module, tokenizer, path: str | Path, overwrite: bool = False) -> None:
@@ -84,14 +105,17 @@ def save_model(folder: str | Path, model_state: dict[str, Tensor], config: dict,
 
 
 def load_config(folder: str | Path) -> ModelConfig:
-    """Return the ModelConfig of a run folder; UserError where config.json is missing, foreign or wrong."""
+    """Return the ModelConfig of a run folder, or of a Hugging Face one.
+
+    UserError where config.json is missing, foreign or wrong.
+    """
+    if is_published(folder):
+        return loading.load_config(folder)
     path = Path(folder) / CONFIG
     if not path.exists():
         what = f"no {CONFIG} in it" if path.parent.is_dir() else "no such folder"
         raise UserError(f"{folder}: not a run folder of ours, {what}{near_runs(Path(folder))}")
     values = read_json(path)
-    if "model_type" in values:
-        raise UserError(f"{folder}: a Hugging Face folder ({values['model_type']}), not a run folder of ours")
     if values.pop("format", None) != FORMAT:
         raise UserError(f'{path}: "format": "{FORMAT}" is missing, so it is not a config of ours')
     for name, hint in get_type_hints(ModelConfig).items():
@@ -120,29 +144,6 @@ def load_weights(folder: str | Path, model: nn.Module) -> None:
     state = read_tensors(path)
     check_state(path, state, model.state_dict())
     model.load_state_dict(state)
-
-
-def check_state(path: Path, found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    """Raise UserError, naming the first few, unless both have the same names with the same shapes."""
-
-    def shape(tensor: Tensor) -> str:
-        return "x".join(map(str, tensor.shape)) or "scalar"
-
-    differing = [n for n in expected if n in found and found[n].shape != expected[n].shape]
-    problems = {
-        "missing": [name for name in expected if name not in found],
-        "unexpected": [name for name in found if name not in expected],
-        "of another shape": [
-            f"{name}: {shape(found[name])}, expected {shape(expected[name])}" for name in differing
-        ],
-    }
-    texts = [
-        f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-        for what, names in problems.items()
-        if names
-    ]
-    if texts:
-        raise UserError(f"{path} does not fit the model: {'; '.join(texts)}")
 
 
 def save_trainer(folder: str | Path, state: dict) -> None:

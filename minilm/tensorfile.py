@@ -167,3 +167,26 @@ def read_tensor(file: BinaryIO, name: str, dtype: torch.dtype, shape: list[int],
         return flat.view(dtype).reshape(shape)
     except RuntimeError as error:  # an empty tensor whose other dimensions are beyond any memory
         raise FormatError(f"{name!r} has the shape {shape} ({error})") from None
+
+
+def check_state(path: str | Path, found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """Raise UserError, naming the first few, unless both have the same names with the same shapes."""
+
+    def shape(tensor: Tensor) -> str:
+        return "x".join(map(str, tensor.shape)) or "scalar"
+
+    differing = [n for n in expected if n in found and found[n].shape != expected[n].shape]
+    problems = {
+        "missing": [name for name in expected if name not in found],
+        "unexpected": [name for name in found if name not in expected],
+        "of another shape": [
+            f"{name}: {shape(found[name])}, expected {shape(expected[name])}" for name in differing
+        ],
+    }
+    texts = [
+        f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for what, names in problems.items()
+        if names
+    ]
+    if texts:
+        raise UserError(f"{path} does not fit the model: {'; '.join(texts)}")

@@ -16,7 +16,9 @@ from itertools import chain, pairwise
 from pathlib import Path
 
 from .atomic import atomic_write
-from .errors import UserError, suggest
+from .errors import UserError
+from .gpt2_vocabulary import read_files, token_bytes
+from .special_tokens import check_aliases, special_id
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "<|endoftext|>")
 FORMAT = "minilm byte-level BPE 1"
@@ -137,10 +139,14 @@ class BPE:
     """A tokenizer: `vocab` (id -> bytes), `merges` (pairs of bytes in the order learnt), `special_tokens`.
 
     A special token that `vocab` lacks gets the next free id. `pattern`, of Python's `re`, finds pre-tokens
-    (None: GPT-2's). UserError: no id for a byte or merge, specials repeated or of one byte, bad pattern.
+    (None: GPT-2's). `aliases`: names by which `special_id` knows special tokens too; a published vocabulary
+    has "</s>", and who asks for "[SEP]" gets it. UserError: no id for a byte or merge, specials repeated or
+    of one byte, an alias of no special token, bad pattern.
     """
 
-    def __init__(self, vocab: dict, merges: list, special_tokens=(), pattern: str | None = None):
+    def __init__(
+        self, vocab: dict, merges: list, special_tokens=(), pattern: str | None = None, aliases=None
+    ):
         self.vocab, self.merges, self.pattern = dict(vocab), [(a, b) for a, b in merges], pattern
         self.special_tokens, ids = tuple(special_tokens), {token: i for i, token in vocab.items()}
         for token in self.special_tokens:
@@ -149,6 +155,7 @@ class BPE:
             new_id = ids.setdefault(token.encode(), max(self.vocab, default=-1) + 1)
             self.vocab[new_id] = token.encode()
         self._special_ids = {token: ids[token.encode()] for token in self.special_tokens}
+        self.aliases = check_aliases(aliases, self.special_tokens)
         longest_first = sorted(self.special_tokens, key=len, reverse=True)
         self._specials = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")  # (?!): found nowhere
         try:
@@ -186,7 +193,7 @@ class BPE:
         known = set(self.vocab.values())
         new = [token for token in dict.fromkeys(a + b for a, b in merges) if token not in known]
         vocab = self.vocab | dict(enumerate(new, start=self.vocab_size))
-        return BPE(vocab, self.merges + merges, self.special_tokens, self.pattern)
+        return BPE(vocab, self.merges + merges, self.special_tokens, self.pattern, self.aliases)
 
     def _count_words(self, texts) -> dict[bytes, int]:
         words = Counter()
@@ -202,10 +209,8 @@ class BPE:
         return max(self.vocab) + 1
 
     def special_id(self, token: str) -> int:
-        """Return the id of a special token; UserError where the tokenizer has none of that name."""
-        if token not in self._special_ids:
-            raise UserError(f"{token!r} is no special token here{suggest(token, self.special_tokens)}")
-        return self._special_ids[token]
+        """Return the id of a special token, or of its alias; UserError where there is none of that name."""
+        return special_id(token, self._special_ids, self.aliases)
 
     def encode(self, text: str, allow_special: bool = True) -> list[int]:
         """Text -> ids that `decode` turns back; special tokens in it count as such if allowed, longest first.
@@ -286,6 +291,7 @@ class BPE:
         vocab = {i: token.decode("utf-8", "surrogateescape") for i, token in self.vocab.items()}
         merges = [[token.decode("utf-8", "surrogateescape") for token in pair] for pair in self.merges]
         head = {"format": FORMAT, "pattern": self.pattern, "special_tokens": self.special_tokens}
+        head |= {"aliases": self.aliases}
         data = head | {"vocab": vocab, "merges": merges}
         text = json.dumps(data, ensure_ascii=False, separators=(",\n", ": "))
         atomic_write(path, text.encode("utf-8", "backslashreplace") + b"\n")  # writes \udcxx as JSON does
@@ -299,22 +305,21 @@ class BPE:
                 raise ValueError(f"its format is {data.get('format')!r}, {FORMAT!r} is expected")
             vocab = {int(i): token.encode("utf-8", "surrogateescape") for i, token in data["vocab"].items()}
             merges = [[token.encode("utf-8", "surrogateescape") for token in pair] for pair in data["merges"]]
-            return cls(vocab, merges, data["special_tokens"], data["pattern"])
+            return cls(vocab, merges, data["special_tokens"], data["pattern"], data.get("aliases"))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: cannot be read as a tokenizer saved by minilm ({error})") from None
 
     @classmethod
-    def from_gpt2(cls, vocab_json, merges_txt, special_tokens=("<|endoftext|>",)) -> "BPE":
+    def from_gpt2(cls, vocab_json, merges_txt, special_tokens=("<|endoftext|>",), aliases=None) -> "BPE":
         """Read GPT-2's two files (or BART's, RoBERTa's, with their special tokens); UserError as `load`."""
-        # A byte stands there as its own character where that shows, else as the next one from U+0100 on.
-        shown, spare = {*range(33, 127), *range(161, 173), *range(174, 256)}, iter(range(256, 512))
-        byte_of = {chr(byte if byte in shown else next(spare)): byte for byte in range(256)}
         try:
-            ids = json.loads(Path(vocab_json).read_text("utf-8"))
-            token_of = {name: bytes(map(byte_of.get, name)) for name in ids if name not in special_tokens}
-            lines = Path(merges_txt).read_text("utf-8").split("\n")
-            merges = [line.split(" ") for line in lines if line and not line.startswith("#version:")]
-            vocab = {i: token_of.get(name, name.encode()) for name, i in ids.items()}
-            return cls(vocab, [(token_of[a], token_of[b]) for a, b in merges], special_tokens)
+            return cls.from_names(*read_files(vocab_json, merges_txt), special_tokens, aliases)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{vocab_json}, {merges_txt}: not GPT-2's vocabulary files ({error})") from None
+
+    @classmethod
+    def from_names(cls, ids: dict[str, int], merges: list, special_tokens=(), aliases=None) -> "BPE":
+        """Build from ids and merges that are written as in GPT-2's files (`gpt2_vocabulary.py`)."""
+        token_of = token_bytes(ids, special_tokens)
+        vocab = {i: token_of[name] for name, i in ids.items()}
+        return cls(vocab, [(token_of[a], token_of[b]) for a, b in merges], special_tokens, aliases=aliases)

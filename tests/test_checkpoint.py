@@ -10,9 +10,10 @@ import torch
 import minilm
 from minilm import checkpoint
 from minilm.checkpoint import (
-    check_state,
+    is_published,
     load,
     load_config,
+    load_tokenizer,
     load_weights,
     save,
     save_model,
@@ -21,6 +22,7 @@ from minilm.config import ModelConfig
 from minilm.errors import UserError
 from minilm.models import build
 from minilm.tokenizer import BPE
+from minilm.wordpiece import SPECIAL_TOKENS, WordPiece
 
 SMALL = ModelConfig(
     vocab_size=11, n_encoder_layer=1, d_model=6, n_head=2, d_ff=10, max_positions=7, dropout=0.5
@@ -127,7 +129,8 @@ def test_load_names_what_is_missing(model, tmp_path):
         ('{"format": "minilm", "d_model": true}', r"'d_model' is True, expected integer"),
         ('{"format": "minilm", "n_encoder_layer": 1, "d_model": 7, "n_head": 2}', "7 is not divisible"),
         ('{"d_model": 6}', '"format": "minilm" is missing'),
-        ('{"model_type": "bert"}', r"a Hugging Face folder \(bert\)"),
+        ('{"model_type": "bert"}', "no weights in it"),  # a published folder
+        ('{"model_type": "brt"}', r"'brt' is none of ours \(did you mean 'bert'\?\): bert, "),
     ],
 )
 def test_a_config_that_is_wrong_or_foreign(tmp_path, text, message):
@@ -166,20 +169,6 @@ def test_values_fit_the_types_of_fields():
     assert not any(checkpoint.fits(value, hint) for value, hint in wrong)
 
 
-def test_weights_that_do_not_fit_are_named(tmp_path):
-    expected = {name: torch.zeros(2, 3) for name in "abcdef"}
-    found = {"a": torch.zeros(3, 2), "b": torch.zeros(2, 3), "z": torch.zeros(1), "c": torch.tensor(1.0)}
-    with pytest.raises(UserError) as caught:
-        check_state(Path("w"), found, expected)
-    assert str(caught.value) == (
-        "w does not fit the model: 3 missing (d, e, f); 1 unexpected (z); "
-        "2 of another shape (a: 3x2, expected 2x3, c: scalar, expected 2x3)"
-    )
-    check_state(Path("w"), expected, expected)
-    with pytest.raises(UserError, match=r"6 missing \(a, b, c, \.\.\.\)"):
-        check_state(Path("w"), {}, expected)
-
-
 def test_weights_of_another_model_are_refused(model, tmp_path):
     save(model, None, tmp_path / "run")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -189,3 +178,22 @@ def test_weights_of_another_model_are_refused(model, tmp_path):
     save_model(tmp_path / "run", constant(3), SMALL.to_dict())
     load_weights(tmp_path / "run", model)
     assert steps_in(model.state_dict()) == {3.0}
+
+
+def test_both_kinds_of_tokenizer_come_back(model, tokenizer, tmp_path):
+    wordpiece = WordPiece([*SPECIAL_TOKENS, "to", "be"], lower_case=False)
+    for name, saved in (("bpe", tokenizer), ("wordpiece", wordpiece)):
+        save(model, saved, tmp_path / name)
+        for found in (load(tmp_path / name)[1], load_tokenizer(tmp_path / name / "tokenizer.json")):
+            assert type(found) is type(saved) and found.encode("to be To") == saved.encode("to be To")
+    (tmp_path / "other.json").write_text('{"model": {"type": "BPE"}}')
+    with pytest.raises(UserError, match="other.json: cannot be read as a tokenizer saved by minilm"):
+        load_tokenizer(tmp_path / "other.json")
+
+
+def test_published_models_are_told_from_runs(model, tmp_path):
+    save(model, None, tmp_path / "run")
+    (tmp_path / "published").mkdir()
+    (tmp_path / "published" / "config.json").write_text('{"model_type": "bert"}')
+    paths = ["hf:owner/name", tmp_path / "published", tmp_path / "run", tmp_path / "none"]
+    assert [is_published(path) for path in paths] == [True, True, False, False]

@@ -12,6 +12,7 @@ from minilm.tensorfile import (
     DTYPES,
     FormatError,
     check_entry,
+    check_state,
     read_header,
     read_tensor,
     read_tensors,
@@ -212,3 +213,17 @@ def test_read_tensor_reads_the_next_bytes_only():
     assert read_tensor(file, "b", torch.uint8, [3], 3).tolist() == [2, 3, 4]
     with pytest.raises(FormatError, match="'c' ends too early"):
         read_tensor(file, "c", torch.uint8, [2], 2)
+
+
+def test_weights_that_do_not_fit_are_named():
+    expected = {name: torch.zeros(2, 3) for name in "abcdef"}
+    found = {"a": torch.zeros(3, 2), "b": torch.zeros(2, 3), "z": torch.zeros(1), "c": torch.tensor(1.0)}
+    with pytest.raises(UserError) as caught:
+        check_state("w", found, expected)
+    assert str(caught.value) == (
+        "w does not fit the model: 3 missing (d, e, f); 1 unexpected (z); "
+        "2 of another shape (a: 3x2, expected 2x3, c: scalar, expected 2x3)"
+    )
+    check_state("w", expected, expected)
+    with pytest.raises(UserError, match=r"6 missing \(a, b, c, \.\.\.\)"):
+        check_state("w", {}, expected)

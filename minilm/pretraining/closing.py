@@ -146,7 +146,8 @@ def fill_examples(objective: Masked, model, n: int = 3) -> list[str]:
     for ids, answer, values, guesses in zip(rows["input_ids"], truth, *map(Tensor.tolist, top), strict=True):
         shown = [int(i) for i in ids if i == tokenizer.special_id("[MASK]") or i not in objective.special_ids]
         blank = " ____" if tokenizer.vocab[int(answer)].startswith(b" ") else "____"
-        text = tokenizer.decode(shown).replace("[MASK]", blank).strip()
+        mask = tokenizer.decode([tokenizer.special_id("[MASK]")])
+        text = tokenizer.decode(shown).replace(mask, blank).strip()
         best = [f"{tokenizer.decode([g]).strip()} {v:.2f}" for g, v in zip(guesses, values, strict=True)]
         lines += [text, f"    {'   '.join(best)}   (it was: {tokenizer.decode([int(answer)]).strip()})"]
     return lines

@@ -59,9 +59,10 @@ def unigram_loss(objective: Denoising) -> float:
 def standing_share(objective: Denoising) -> float:
     """Return the share of surviving tokens that a copy of the input gets right: those at their old place."""
     batch = {name: value.numpy() for name, value in objective.batch(0, "validation").items()}
-    kept = batch["survived"] == 1  # (B, T)
+    first = len(objective.begin) - 1  # the column of the first label
+    kept, labels = batch["survived"][:, first:] == 1, batch["labels"][:, first:]  # (B, T)
     width = min(kept.shape[1], batch["input_ids"].shape[1] - 1)  # behind [CLS]
-    stands = batch["input_ids"][:, 1 : 1 + width] == batch["labels"][:, :width]
+    stands = batch["input_ids"][:, 1 : 1 + width] == labels[:, :width]
     return float((stands & kept[:, :width]).sum() / batch["n_kept"])
 
 
@@ -82,12 +83,13 @@ def rebuilt_examples(objective: Denoising, model, n: int = 3) -> list[str]:
     begin, end, pad = (tokenizer.special_id(token) for token in ("[CLS]", "[SEP]", "[PAD]"))
     noised = [ids[ids != pad].tolist() for ids in rows["input_ids"]]
     rebuilt = generate(
-        model, noised, objective.context - 1, temperature=0, eos_id=end, decoder_start_id=begin
+        model, noised, objective.context - 1, temperature=0, eos_id=end, decoder_start_id=objective.begin
     )
+    mask = tokenizer.decode([tokenizer.special_id("[MASK]")])
     lines = []
     for three in zip(noised, rebuilt, rows["decoder_input_ids"], strict=True):
         for name, ids in zip(("noised:  ", "rebuilt: ", "original:"), three, strict=True):
             text = tokenizer.decode([i for i in ids if i not in (begin, end, pad)])
-            lines.append(f"{name} {text.replace('[MASK]', ' ____').strip()}".rstrip())
+            lines.append(f"{name} {text.replace(mask, ' ____').strip()}".rstrip())
         lines.append("")
     return lines[:-1]

@@ -14,16 +14,22 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..checkpoint import load
+from ..checkpoint import is_published, load, load_config
 from ..data import Corpus
 from ..devices import choose_device
 from ..errors import UserError
 from ..models import Transformer, build
+from ..recipes import RECIPES
 from ..runs import read_settings
 from ..tokenizer import BPE
 from ..training import TrainingSettings, evaluate, make_optimizer, train_step
 from .objective import Objective
 from .registry import check_fit, load_texts, make_objective, texts_for_tokenizer
+
+PUBLISHED_OBJECTIVE = {"encoder": "masked", "decoder": "causal", "encoder-decoder": "denoising"}
+# What a published model goes on with where the flags do not say. Its weights are far better than any that a
+# few hundred steps make, so the rate is small, as in fine-tuning (Devlin et al. 2019, appendix A.3).
+PUBLISHED = dict(steps=400, batch_size=16, lr=5e-5, warmup=50)
 
 HEADER = ("", "general: loss", "bits per byte", "domain: loss", "bits per byte")
 
@@ -84,6 +90,25 @@ def train_from_zero(model: Transformer, objective: Objective, settings: Training
     return fresh.eval()
 
 
+def start_settings(settings, given: dict, kept: set[str]) -> dict:
+    """Return the settings that a continued run takes over from what `settings.init` names.
+
+    Those of a run folder of ours are in its settings.json, and `kept` says which of them go on. A published
+    model has none: it gets the objective that fits its kind, the recipe of the published preset most like it,
+    its own positions as the limit of the context, and the steps of PUBLISHED. `given`: the settings of the
+    command line.
+    """
+    if not is_published(settings.init):
+        saved = read_settings(Path(settings.init), type(settings))[0]
+        return {name: value for name, value in saved.items() if name in kept}
+    config = load_config(settings.init)
+    objective = given.get("objective") or PUBLISHED_OBJECTIVE[config.kind]
+    model = {"masked": "bert-base", "causal": "gpt2", "denoising": "bart-base"}.get(objective, "bart-base")
+    context = min(RECIPES[model]["context"], config.max_positions)
+    saved = dict(objective=objective, model=model, context=context, next_sentence=config.next_sentence)
+    return saved | PUBLISHED
+
+
 class Start:
     """The checkpoint that a continued run starts from, the text it knew, and the domain's text."""
 
@@ -92,8 +117,12 @@ class Start:
         if settings.replay and settings.objective == "translation":
             raise UserError("--replay mixes in documents, and translation learns from pairs: leave it out")
         model, tokenizer = load(settings.init, choose_device(settings.device).type)
+        if tokenizer is None:
+            raise UserError(f"{settings.init}: no tokenizer in it, so no text can be read")
         check_fit(settings, model.config)
-        known = read_settings(Path(settings.init), type(settings))[0].get("data", ("world",))
+        known = ("world",)  # nobody has the text that a published model knew
+        if not is_published(settings.init):
+            known = read_settings(Path(settings.init), type(settings))[0].get("data", known)
         self.general = load_texts(replace(settings, data=known))
         self.before = self.look(model, tokenizer)
         if settings.extend_vocabulary:

@@ -22,7 +22,8 @@ class Denoising(Objective):
     """Rows are runs of whole sentences of one document.
 
     The encoder reads [CLS] noised text [SEP]. The decoder reads [CLS] text and writes text [SEP]: [CLS] and
-    [SEP] begin and end a text here, as <s> and </s> do in the paper.
+    [SEP] begin and end a text here, as <s> and </s> do in the paper. The decoder of a published BART reads
+    one token more before them (`decoder_begin`), for which there is no label.
 
     Raises:
         UserError: for an unknown noise, a context without room for a token, or a corpus without text.
@@ -43,6 +44,7 @@ class Denoising(Objective):
         if context < 3:
             raise UserError(f"--context {context}: a row is [CLS], tokens and [SEP], so 3 is the least")
         self.corpus, self.noises = corpus, noise_names(noise)
+        self.begin = decoder_begin(tokenizer)
         documents = dict(zip(SPLITS, (corpus.train, corpus.validation), strict=True))
         self.texts = {s: SentenceRuns(d, tokenizer, context - 2) for s, d in documents.items()}
         n_cut = sum(texts.n_cut for texts in self.texts.values())
@@ -100,12 +102,18 @@ class Denoising(Objective):
         decoder_ids = self.framed(ids, row, B)  # (B, T + 1)
         pad = self.tokenizer.special_id("[PAD]")
         labels = np.where(decoder_ids == pad, IGNORED, decoder_ids)[:, 1:]
+        survived = lay_out(survived, row, labels.shape, 0, IGNORED)
+
+        def behind(start: list[int], columns: np.ndarray) -> np.ndarray:
+            return np.concatenate([np.tile(start, (B, 1)).astype(np.int64), columns], axis=1)
+
+        start = self.begin[:-1]  # the last one is the [CLS] of `framed`
         return {
             "input_ids": encoder_ids,
             "attention_mask": (encoder_ids != pad).astype(np.int64),
-            "decoder_input_ids": decoder_ids[:, :-1],
-            "labels": labels,
-            "survived": lay_out(survived, row, labels.shape, 0, IGNORED),
+            "decoder_input_ids": behind(start, decoder_ids[:, :-1]),
+            "labels": behind([IGNORED] * len(start), labels),
+            "survived": behind([IGNORED] * len(start), survived),
         }
 
     def framed(self, ids: np.ndarray, row: np.ndarray, n_row: int) -> np.ndarray:
@@ -154,6 +162,12 @@ class SentenceRuns:
         row = np.repeat(np.arange(len(chosen)), (self.end - self.start)[chosen])
         where = self.start[chosen][row] + place_in_row(row)
         return self.ids[where], self.sentence_of[where], row
+
+
+def decoder_begin(tokenizer: BPE) -> list[int]:
+    """Return the ids from which a decoder starts: [CLS], or </s> <s> where a published BART was read."""
+    start = [tokenizer.special_id("[START]")] if "[START]" in tokenizer.aliases else []
+    return [*start, tokenizer.special_id("[CLS]")]
 
 
 def place_in_row(row: np.ndarray) -> np.ndarray:

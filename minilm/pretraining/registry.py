@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from ..checkpoint import load
+from ..checkpoint import load, load_tokenizer
 from ..config import ModelConfig, preset
 from ..data import load_corpus
 from ..devices import choose_device
@@ -142,9 +142,9 @@ def fresh_model(settings, overrides: dict, tokenizer: BPE) -> torch.nn.Module:
 def make_tokenizer(settings, corpus) -> BPE:
     """Return the tokenizer of the settings, that of the run to go on with, or one trained on the text."""
     if settings.resume and not settings.tokenizer:
-        return BPE.load(Path(settings.out) / TOKENIZER)
+        return load_tokenizer(Path(settings.out) / TOKENIZER)
     if settings.tokenizer:
-        return BPE.load(settings.tokenizer)
+        return load_tokenizer(settings.tokenizer)
     return BPE.train(texts_for_tokenizer(corpus), settings.vocab_size, SPECIAL_TOKENS)
 
 

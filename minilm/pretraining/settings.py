@@ -26,12 +26,12 @@ class PretrainingSettings(TrainingSettings):
     next_sentence: bool = True  # masked: also ask whether text B follows text A; no: RoBERTa's rows
     noise: str = "infilling,permutation"  # denoising: masking, deletion, infilling, permutation, rotation
     label_smoothing: float = 0.1  # translation: share of the target that goes to all other tokens
-    teacher: str | None = None  # distillation: run folder of the teacher; none: the newest runs/masked
+    teacher: str | None = None  # distillation: the teacher's folder, or hf:NAME; none: the newest runs/masked
     temperature: float = 2.0  # distillation: divides the logits of both before the softmax
     soft_weight: float = 5.0  # distillation: weight of the teacher's probabilities
     masked_weight: float = 2.0  # distillation: weight of the hidden tokens themselves
     cosine_weight: float = 1.0  # distillation: weight of the angle between both hidden states
-    init: str | None = None  # run folder to start from: continued training (regime 2)
+    init: str | None = None  # run or Hugging Face folder, or hf:NAME, to start from: continued training
     extend_vocabulary: int = 0  # with --init: so many new tokens, learnt from the domain's text
     new_rows: Literal["mean", "zeros", "random"] = "mean"  # what the rows of new tokens start as
     replay: float = 0.0  # with --init: share of general text mixed in, against forgetting

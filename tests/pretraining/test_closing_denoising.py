@@ -133,7 +133,7 @@ def test_the_model_is_asked_to_stop_at_sep(tiny, model, byte_bpe, monkeypatch):
     monkeypatch.setattr(closing, "generate", generate)
     assert closing.rebuilt_examples(tiny, model)[1::4] == ["rebuilt:  xyz"] * 3
     ((prompts, options),) = asked
-    assert options["eos_id"] == end and options["decoder_start_id"] == begin
+    assert options["eos_id"] == end and options["decoder_start_id"] == [begin]
     assert all(ids[0] == begin and ids[-1] == end and pad not in ids for ids in prompts)
 
 

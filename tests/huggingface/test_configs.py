@@ -1,0 +1,100 @@
+"""Grades minilm/huggingface/configs.py: config.json in both directions, and what we cannot express."""
+
+from dataclasses import replace
+
+import pytest
+
+from minilm.config import PRESETS
+from minilm.errors import UserError
+from minilm.huggingface.configs import LAYOUTS, check_value, from_model_config, layout_of, to_model_config
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "changes"),
+    [
+        ("bert", "bert-base", {}),
+        ("distilbert", "distilbert", {}),
+        ("gpt2", "gpt2", {}),
+        ("bart", "bart-large", dict(attention_dropout=0.0)),
+    ],
+)
+def test_what_is_missing_is_as_in_the_published_model(kind, name, changes):
+    assert to_model_config({"model_type": kind}, "x") == replace(PRESETS[name], **changes)
+
+
+def test_roberta_counts_positions_from_the_padding():
+    values = {"model_type": "roberta", "max_position_embeddings": 514, "type_vocab_size": 1}
+    config = to_model_config(values, "x")
+    assert (config.position_offset, config.max_positions, config.n_segments) == (2, 512, 0)
+    assert not config.pooler and not config.next_sentence
+    assert to_model_config(values | {"pad_token_id": 5}, "x").max_positions == 508
+    assert to_model_config(values, "x", {"pooler"}).pooler
+
+
+def test_what_the_weights_tell():
+    assert to_model_config({"model_type": "bart"}, "x", {"final_logits_bias"}).head_bias
+    assert not to_model_config({"model_type": "bart"}, "x").head_bias
+    assert to_model_config({"model_type": "gpt2", "n_embd": 24}, "x").d_ff == 96, "no n_inner: four times"
+
+
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_there_and_back(kind):
+    values = {"model_type": kind} | ({"n_inner": 3072} if kind == "gpt2" else {})
+    config = to_model_config(values, "x")
+    config = replace(
+        config, d_model=24, n_head=3, d_ff=50, dropout=0.25, norm_eps=config.norm_eps, init_std=0.5
+    )
+    assert to_model_config(from_model_config(config, kind), "x") == config
+    assert from_model_config(config, kind)["architectures"] == [LAYOUTS[kind].architecture]
+    tanh = replace(config, activation="gelu_tanh")
+    if kind != "roberta":
+        assert to_model_config(from_model_config(tanh, kind), "x") == tanh
+
+
+def test_a_deviation_that_the_width_sets_is_written_out():
+    config = replace(PRESETS["gpt2"], init_std=None, d_model=64, n_head=2)
+    assert from_model_config(config, "gpt2")["initializer_range"] == pytest.approx(0.55 / 8)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            dict(model_type="llama"),
+            r"model_type 'llama' is none of ours.*: bert, roberta, megatron-bert, .*bart",
+        ),
+        (dict(model_type="brt"), r"did you mean 'bert'"),
+        (dict(), "model_type None"),
+        (dict(model_type="bert", hidden_act="silu"), "hidden_act 'silu' is none of ours.*: relu, gelu"),
+        (dict(model_type="bert", hidden_act=None), "hidden_act None"),
+        (
+            dict(model_type="bert", position_embedding_type="relative_key"),
+            "position_embedding_type is 'relative_key'",
+        ),
+        (dict(model_type="bert", is_decoder=True), "is_decoder is True, and only False"),
+        (dict(model_type="bert", hidden_size="768"), "hidden_size is '768', and a int was expected"),
+        (dict(model_type="bert", num_hidden_layers=True), "num_hidden_layers is True"),
+        (dict(model_type="bert", num_attention_heads=7), "x: --d-model 768 is not divisible by --n-head 7"),
+        (dict(model_type="roberta", hidden_act="relu"), "RoBERTa's head always has gelu"),
+        (
+            dict(model_type="gpt2", scale_attn_by_inverse_layer_idx=True),
+            "scale_attn_by_inverse_layer_idx is True",
+        ),
+        (dict(model_type="gpt2", n_inner=3.5), "n_inner is 3.5"),
+        (dict(model_type="bart", normalize_before=True), "normalize_before is True, and only False"),
+        (dict(model_type="bart", tie_word_embeddings=False), "tie_word_embeddings is False"),
+        (
+            dict(model_type="bart", encoder_ffn_dim=8, decoder_ffn_dim=9),
+            "decoder_ffn_dim is 9 and encoder_ffn_dim is not: both stacks",
+        ),
+    ],
+)
+def test_what_cannot_be_expressed_is_named(values, message):
+    with pytest.raises(UserError, match=message):
+        to_model_config(values, "x")
+
+
+def test_parts():
+    assert layout_of({"model_type": "bert"}, "x") is LAYOUTS["bert"]
+    assert check_value("x", "hidden_act", "activation", "gelu_new") == "gelu_tanh"
+    assert check_value("x", "dropout", "dropout", 0) == 0, "a whole number is a fine share"

@@ -1,0 +1,81 @@
+"""Grades minilm/huggingface/names.py: every weight of ours has one name there."""
+
+import pytest
+
+from minilm.config import ModelConfig
+from minilm.huggingface.names import BUFFERS, NAMES, blocks, table_names, their_name
+from minilm.models import build
+
+SIZES = dict(vocab_size=7, d_model=4, n_head=2, d_ff=6, max_positions=5)
+POST, PRE = dict(norm="post", embedding_norm=True), dict(norm="pre", final_norm=True)
+HEADS = dict(head_transform=True, head_bias=True, tie_embeddings=False)
+PAIRS = dict(n_segments=2, pooler=True, next_sentence=True)
+SHAPES = {
+    "bert": dict(n_encoder_layer=12) | POST | HEADS | PAIRS,
+    "megatron-bert": dict(n_encoder_layer=12) | PRE | HEADS | PAIRS,
+    "roberta": dict(n_encoder_layer=2, n_segments=2, pooler=True) | POST | HEADS,
+    "distilbert": dict(n_encoder_layer=2) | POST | HEADS,
+    "gpt2": dict(n_decoder_layer=12, tie_embeddings=False) | PRE,
+    "bart": dict(n_encoder_layer=2, n_decoder_layer=3, head_bias=True) | POST,
+    "blenderbot": dict(n_encoder_layer=2, n_decoder_layer=3, head_bias=True) | PRE,
+}
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_each_weight_has_a_name_of_its_own(kind):
+    names = NAMES[kind]
+    ours = list(build(ModelConfig(**SIZES | SHAPES[kind])).state_dict())
+    theirs = [their_name(name, names) for name in ours]
+    assert None not in theirs and len(set(theirs)) == len(theirs)
+    used = {name.rpartition(".")[0] for name in theirs}
+    rows = {row.replace("{i}", str(i)) for row in names.table.values() for i in range(12)}
+    assert used <= rows
+    assert {row.replace("{i}", "0") for row in names.table.values()} <= used, "no row is left over"
+
+
+def test_names_by_hand():
+    expected = {
+        ("bert", "encoder.blocks.11.self_attention.k.bias"): "bert.encoder.layer.11.attention.self.key.bias",
+        ("megatron-bert", "encoder.blocks.0.feed_forward_norm.bias"): "bert.encoder.layer.0.ln.bias",
+        (
+            "roberta",
+            "encoder.blocks.3.feed_forward.down.weight",
+        ): "roberta.encoder.layer.3.output.dense.weight",
+        ("roberta", "vocabulary.bias"): "lm_head.bias",
+        (
+            "distilbert",
+            "encoder.blocks.1.feed_forward.up.weight",
+        ): "distilbert.transformer.layer.1.ffn.lin1.weight",
+        ("gpt2", "decoder.blocks.1.feed_forward.up.weight"): "transformer.h.1.mlp.c_fc.weight",
+        ("gpt2", "tokens.weight"): "transformer.wte.weight",
+        (
+            "bart",
+            "decoder.blocks.2.cross_attention.v.weight",
+        ): "model.decoder.layers.2.encoder_attn.v_proj.weight",
+        ("bart", "encoder.blocks.2.cross_attention.v.weight"): None,
+        ("gpt2", "pooler.weight"): None,
+    }
+    for (kind, ours), theirs in expected.items():
+        assert their_name(ours, NAMES[kind]) == theirs
+
+
+def test_blocks():
+    assert blocks("a.blocks", "b", {"x": "y.z"}) == {"a.blocks.{i}.x": "b.{i}.y.z"}
+
+
+def test_prefixes_and_old_endings():
+    names = NAMES["bert"]
+    bare = ["embeddings.LayerNorm.gamma", "encoder.layer.0.output.LayerNorm.beta", "embeddings.position_ids"]
+    assert table_names(bare, names) == {
+        "embeddings.LayerNorm.gamma": "bert.embeddings.LayerNorm.weight",
+        "encoder.layer.0.output.LayerNorm.beta": "bert.encoder.layer.0.output.LayerNorm.bias",
+    }
+    whole = ["bert.pooler.dense.bias", "cls.seq_relationship.bias"]
+    assert table_names(whole, names) == {name: name for name in whole}, "heads never have the prefix"
+
+
+def test_buffers():
+    for name in ("h.0.attn.bias", "transformer.h.11.attn.masked_bias", "model.encoder.version"):
+        assert BUFFERS.fullmatch(name), name
+    for name in ("h.0.attn.c_attn.bias", "decoder.layers.0.self_attn.q_proj.bias", "lm_head.bias"):
+        assert not BUFFERS.fullmatch(name), name

@@ -1,0 +1,338 @@
+"""Grades minilm/huggingface against transformers: folders that it writes, and folders that we export.
+
+Logits, every hidden state and the pooled heads agree to 1e-4 in float32 and to 1e-5 in float64, with padding.
+No download: the other models are built from their configuration classes, at small unequal sizes.
+"""
+
+import pytest
+import torch
+
+import minilm
+from minilm.config import ModelConfig
+from minilm.huggingface.configs import LAYOUTS
+from minilm.models import build
+from minilm.tokenizer import BPE, SPECIAL_TOKENS
+from minilm.wordpiece import WordPiece
+
+transformers = pytest.importorskip("transformers")
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+
+B, T, S, V = 3, 6, 8, 53
+RIGHT = torch.tensor([[1] * 5 + [0] * 3, [1] * 8, [1] * 7 + [0]])
+MASKS = {"full": None, "right": RIGHT, "left": RIGHT.flip(1)}
+PRECISION = [(torch.float32, 1e-4), (torch.float64, 1e-5)]
+# vocabulary, width, heads, inner width, blocks, blocks of the decoder, positions
+SHAPES = [(53, 24, 3, 40, 2, 1, 11), (61, 20, 2, 12, 1, 3, 17), (97, 32, 8, 129, 3, 2, 8)]
+
+
+def sizes(kind: str, shape: tuple) -> dict:
+    """Return the sizes under the names that this model type has for them."""
+    V, D, H, F, L, M, P = shape
+    if kind in ("bert", "roberta", "megatron-bert"):
+        P = P + 2 if kind == "roberta" else P  # its two first positions stand for padding
+        return dict(
+            vocab_size=V, hidden_size=D, num_attention_heads=H, num_hidden_layers=L, intermediate_size=F
+        ) | dict(max_position_embeddings=P)
+    if kind == "distilbert":
+        return dict(
+            vocab_size=V,
+            dim=D,
+            n_heads=H,
+            n_layers=L,
+            hidden_dim=F,
+            max_position_embeddings=P,
+            pad_token_id=0,
+        )
+    if kind == "gpt2":
+        return dict(vocab_size=V, n_embd=D, n_head=H, n_layer=L, n_inner=F, n_positions=P) | dict(
+            bos_token_id=0, eos_token_id=0
+        )
+    sides = {f"{side}_{name}": value for side in ("encoder", "decoder") for name, value in
+             dict(attention_heads=H, ffn_dim=F).items()}  # fmt: skip
+    return (
+        dict(vocab_size=V, d_model=D, encoder_layers=L, decoder_layers=M, max_position_embeddings=P) | sides
+    )
+
+
+def randomise(model: torch.nn.Module) -> torch.nn.Module:
+    """Give each weight its own value, also those that begin as 0 or 1."""
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    for name, buffer in model.named_buffers():
+        if "final_logits_bias" in name:
+            buffer.normal_()
+    return model.eval()
+
+
+def their_model(kind: str, shape: tuple, **changes):
+    """Return a model of transformers with random weights, with all heads of pre-training."""
+    config = transformers.AutoConfig.for_model(kind, **sizes(kind, shape) | changes)
+    return randomise(getattr(transformers, LAYOUTS[kind].architecture)(config))
+
+
+def differences(mine, theirs, mask: torch.Tensor | None) -> dict[str, float]:
+    """Return the greatest difference of each output of the two, at real tokens: nobody reads the others."""
+    kind, V = theirs.config.model_type, mine.config.vocab_size
+    ids = torch.randint(3, V, (B, S))  # the first ids are special tokens of theirs
+    if kind == "roberta" and mask is not None:
+        ids = torch.where(mask.bool(), ids, theirs.config.pad_token_id)  # it counts positions by these
+    given = dict(input_ids=ids, attention_mask=mask)
+    real = torch.ones(B, S, dtype=torch.bool) if mask is None else mask.bool()
+    pairs = {}
+    with torch.no_grad():
+        if mine.config.n_segments:
+            given["token_type_ids"] = torch.randint(2, (B, S))
+        asked = dict(given, output_hidden_states=True)
+        if kind == "gpt2" and mask is not None:  # theirs counts padding as positions unless told otherwise
+            asked["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
+        if mine.decoder is not None and mine.encoder is not None:
+            real = real[:, 2:]
+            more = dict(decoder_input_ids=torch.randint(3, V, (B, T)))
+            more["decoder_attention_mask"] = None if mask is None else mask[:, 2:]
+            given, asked = given | more, asked | more
+            expected = theirs(**asked)
+            encoded = mine.encode(ids, mask)
+            keep = torch.ones(B, S, dtype=torch.bool) if mask is None else mask.bool()
+            assert len(encoded) == len(expected.encoder_hidden_states)
+            for i, (a, b) in enumerate(zip(encoded, expected.encoder_hidden_states, strict=True)):
+                pairs[f"encoder {i}"] = (a[keep], b[keep])
+            states = expected.decoder_hidden_states
+        else:
+            expected = theirs(**asked)
+            states = expected.hidden_states
+        own = mine.hidden_states(**given)
+        assert len(own) == len(states), "n_layer + 1 hidden states"
+        pairs |= {f"layer {i}": (a[real], b[real]) for i, (a, b) in enumerate(zip(own, states, strict=True))}
+        logits = expected.logits if hasattr(expected, "logits") else expected.prediction_logits
+        pairs["logits"] = (mine(**given)[real], logits[real])
+        if mine.next_sentence is not None:
+            pairs["next sentence"] = (mine.next_sentence_logits(own[-1]), expected.seq_relationship_logits)
+            pairs["pooled"] = (mine.pooled(own[-1]), theirs.bert(**given).pooler_output)
+    for name, (a, b) in pairs.items():
+        assert a.shape == b.shape, name
+    return {name: (a - b).abs().max().item() for name, (a, b) in pairs.items()}
+
+
+def assert_equal(mine, theirs, masks: list[str]) -> None:
+    for dtype, tolerance in PRECISION:
+        for mask in masks:
+            found = differences(mine.to(dtype), theirs.to(dtype), MASKS[mask])
+            assert max(found.values()) < tolerance, f"{dtype}, {mask}: {found}"
+    mine.float(), theirs.float()
+
+
+def masks_of(kind: str) -> list[str]:
+    """Padding on the left is for decoders: their encoders then count other positions than ours."""
+    return ["full", "right", "left"] if kind in ("gpt2", "roberta") else ["full", "right"]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=["a", "b", "c"])
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_their_folders_here_and_back(kind, shape, tmp_path, capsys):
+    theirs = their_model(kind, shape)
+    theirs.save_pretrained(tmp_path / "theirs")
+    mine, tokenizer = minilm.load(tmp_path / "theirs")
+    assert tokenizer is None and "drawn at random" not in capsys.readouterr().err
+    assert_equal(mine, theirs, masks_of(kind))
+    minilm.save(mine, None, tmp_path / "ours")
+    minilm.huggingface.export(tmp_path / "ours", tmp_path / "exported")
+    again, report = type(theirs).from_pretrained(tmp_path / "exported", output_loading_info=True)
+    assert not any(report.values()), f"every weight has its place: {report}"
+    assert again.config.model_type == kind
+    assert_equal(mine, again.eval(), masks_of(kind))
+
+
+VARIANTS = {
+    "untied": ("bert", dict(tie_word_embeddings=False)),
+    "untied roberta": ("roberta", dict(tie_word_embeddings=False)),
+    "untied distilbert": ("distilbert", dict(tie_word_embeddings=False)),
+    "untied gpt2": ("gpt2", dict(tie_word_embeddings=False)),
+    "one segment": ("roberta", dict(type_vocab_size=1)),
+    "other padding": ("roberta", dict(pad_token_id=0, max_position_embeddings=14)),
+    "relu": ("bert", dict(hidden_act="relu", layer_norm_eps=1e-3)),
+    "tanh": ("bert", dict(hidden_act="gelu_new")),
+    "erf": ("gpt2", dict(activation_function="gelu", layer_norm_epsilon=1e-3)),
+    "scaled": ("bart", dict(scale_embedding=True, activation_function="relu")),
+    "sinusoids": ("distilbert", dict(sinusoidal_pos_embds=True)),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_variants(variant, tmp_path):
+    kind, changes = VARIANTS[variant]
+    theirs = their_model(kind, SHAPES[0], **changes)
+    theirs.save_pretrained(tmp_path / "theirs")
+    mine, _ = minilm.load(tmp_path / "theirs")
+    assert_equal(mine, theirs, masks_of(kind))
+    minilm.save(mine, None, tmp_path / "ours")
+    minilm.huggingface.export(tmp_path / "ours", tmp_path / "exported")
+    assert_equal(mine, type(theirs).from_pretrained(tmp_path / "exported").eval(), masks_of(kind))
+
+
+def test_pickled_and_sharded_folders(tmp_path):
+    theirs = their_model("gpt2", SHAPES[2])
+    theirs.save_pretrained(tmp_path / "sharded", max_shard_size="20KB")
+    assert len(list((tmp_path / "sharded").glob("*.safetensors"))) > 2
+    theirs.config.save_pretrained(tmp_path / "pickled")
+    torch.save(theirs.state_dict(), tmp_path / "pickled" / "pytorch_model.bin")  # tied weights twice
+    for folder in ("sharded", "pickled"):
+        mine, _ = minilm.load(tmp_path / folder)
+        assert_equal(mine, theirs, ["left"])
+
+
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_folders_without_heads(kind, tmp_path, capsys):
+    theirs = their_model(kind, SHAPES[1])
+    theirs.base_model.save_pretrained(tmp_path / "bare")
+    mine, _ = minilm.load(tmp_path / "bare")
+    found = differences(mine, theirs, RIGHT)
+    assert all(value < 1e-4 for name, value in found.items() if "layer" in name), found
+    assert ("drawn at random" in capsys.readouterr().err) == (kind not in ("gpt2", "bart", "blenderbot"))
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "megatron-bert"])
+@pytest.mark.parametrize("shape", SHAPES, ids=["a", "b", "c"])
+def test_pooled_output_of_folders_without_heads(kind, shape, tmp_path):
+    config = transformers.AutoConfig.for_model(kind, **sizes(kind, shape))
+    theirs = randomise(transformers.AutoModel.from_config(config))
+    theirs.save_pretrained(tmp_path / "theirs")
+    mine, _ = minilm.load(tmp_path / "theirs")
+    minilm.save(mine, None, tmp_path / "ours")
+    minilm.huggingface.export(tmp_path / "ours", tmp_path / "exported")
+    again = transformers.AutoModel.from_pretrained(tmp_path / "exported").eval()
+    ids = torch.where(RIGHT.bool(), torch.randint(3, shape[0], (B, S)), 1)  # 1: what RoBERTa knows padding by
+    for dtype, tolerance in PRECISION:
+        mine, theirs, again = mine.to(dtype), theirs.to(dtype), again.to(dtype)
+        with torch.no_grad():
+            pooled = mine.pooled(mine.hidden_states(ids, RIGHT)[-1])
+            for other in (theirs, again):
+                assert (pooled - other(ids, attention_mask=RIGHT).pooler_output).abs().max() < tolerance
+
+
+PRESETS = {
+    "bert-tiny": ("megatron-bert", dict(head_transform=True)),
+    "distilbert-tiny": ("megatron-bert", dict(head_transform=True, positions="sinusoidal")),
+    "gpt-tiny": ("gpt2", {}),
+    "bart-tiny": ("blenderbot", dict(positions="learned")),
+    "transformer-tiny": ("blenderbot", {}),
+    "transformer-base": ("bart", dict(embedding_norm=True)),
+    "bert-base": ("bert", {}),
+    "distilbert": ("distilbert", {}),
+    "gpt2": ("gpt2", dict(positions="sinusoidal")),
+    "bart-base": ("bart", {}),
+}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_our_presets_are_models_of_theirs(name, tmp_path):
+    kind, changes = PRESETS[name]
+    small = dict(vocab_size=V, d_model=24, n_head=3, d_ff=40, max_positions=9)
+    config = minilm.PRESETS[name].to_dict() | small | changes
+    config |= {n: min(2, config[n]) for n in ("n_encoder_layer", "n_decoder_layer")}
+    mine = randomise(build(ModelConfig(**config)))
+    minilm.save(mine, None, tmp_path / "ours")
+    minilm.huggingface.export(tmp_path / "ours", tmp_path / "exported")
+    theirs = getattr(transformers, LAYOUTS[kind].architecture).from_pretrained(tmp_path / "exported").eval()
+    assert theirs.config.model_type == kind
+    assert_equal(mine, theirs, masks_of(kind))
+
+
+def test_an_encoder_is_exported_without_the_head_that_they_lack(tmp_path):
+    config = minilm.PRESETS["bert-tiny"].to_dict() | dict(vocab_size=V, max_positions=9)
+    mine = randomise(build(ModelConfig(**config)))
+    minilm.save(mine, None, tmp_path / "ours")
+    notes = minilm.huggingface.export(tmp_path / "ours", tmp_path / "exported")
+    assert "--head-transform" in notes[0]
+    theirs = transformers.AutoModel.from_pretrained(tmp_path / "exported").eval()
+    pairs = transformers.AutoModelForNextSentencePrediction.from_pretrained(tmp_path / "exported").eval()
+    given = dict(input_ids=torch.randint(V, (B, S)), attention_mask=RIGHT, token_type_ids=RIGHT.flip(1))
+    with torch.no_grad():
+        hidden = mine.hidden_states(**given)[-1]
+        expected = theirs(**given)
+        assert (hidden - expected.last_hidden_state)[RIGHT.bool()].abs().max() < 1e-4
+        assert (mine.pooled(hidden) - expected.pooler_output).abs().max() < 1e-4
+        assert (mine.next_sentence_logits(hidden) - pairs(**given).logits).abs().max() < 1e-4
+
+
+TEXTS = [
+    "Ana sells bread on Monday.",
+    " two  spaces,\ta tab\nand\r\nlines",
+    "naïve café — 漢字 한국어 👩‍👩‍👧 don't 12,5",
+    "a [SEP] b[MASK]",
+    "",
+]
+
+
+@pytest.mark.parametrize("preset", ["bert-tiny", "gpt-tiny", "transformer-tiny"])
+def test_our_bpe_there(preset, tmp_path):
+    bpe = BPE.train(TEXTS * 3 + ["bread on Monday, bread on Sunday"], 330, SPECIAL_TOKENS)
+    config = minilm.PRESETS[preset].to_dict() | dict(vocab_size=bpe.vocab_size, max_positions=9)
+    minilm.save(build(ModelConfig(**config)), bpe, tmp_path / "ours")
+    minilm.huggingface.export(tmp_path / "ours", tmp_path / "exported")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "exported")
+    for text in TEXTS:
+        assert theirs(text, add_special_tokens=False)["input_ids"] == bpe.encode(text), text
+        assert theirs.decode(bpe.encode(text)) == text
+    framed = theirs("bread", "a")["input_ids"]
+    ours = bpe.encode("bread"), bpe.encode("a")
+    cls, sep = bpe.special_id("[CLS]"), bpe.special_id("[SEP]")
+    if preset == "gpt-tiny":
+        assert framed == ours[0] + ours[1]
+    else:
+        assert framed == [cls, *ours[0], sep, *ours[1], sep], "framed as in training"
+    assert (theirs.pad_token_id, theirs.mask_token_id) == tuple(map(bpe.special_id, ("[PAD]", "[MASK]")))
+    again, reread = minilm.load(tmp_path / "exported")
+    for text in TEXTS:
+        assert reread.encode(text) == bpe.encode(text)
+    assert reread.special_id("[SEP]") == sep and again.config.vocab_size == bpe.vocab_size
+
+
+@pytest.mark.parametrize("lower_case", [True, False])
+def test_our_wordpiece_there(lower_case, tmp_path):
+    words = [
+        "ana",
+        "Ana",
+        "sell",
+        "##s",
+        "bread",
+        "on",
+        "naive",
+        "naïve",
+        "cafe",
+        "café",
+        "漢",
+        ",",
+        "##y",
+        "12",
+    ]
+    wordpiece = WordPiece(
+        ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words], lower_case=lower_case, chinese_characters=True
+    )
+    config = minilm.PRESETS["bert-base"].to_dict() | dict(vocab_size=len(words) + 5, d_model=12, d_ff=8)
+    minilm.save(build(ModelConfig(**config | dict(n_encoder_layer=1))), wordpiece, tmp_path / "ours")
+    minilm.huggingface.export(tmp_path / "ours", tmp_path / "exported")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "exported")
+    _, reread = minilm.load(tmp_path / "exported")
+    for text in TEXTS:
+        ids = wordpiece.encode(text)
+        assert theirs(text, add_special_tokens=False)["input_ids"] == ids == reread.encode(text), text
+        assert theirs(text)["input_ids"] == [2, *ids, 3]
+
+
+@pytest.mark.parametrize("preset", ["gpt-tiny", "transformer-tiny"])
+def test_an_exported_model_writes_the_same_text(preset, tmp_path):
+    bpe = BPE.train(TEXTS * 3, 300, SPECIAL_TOKENS)
+    config = minilm.PRESETS[preset].to_dict() | dict(vocab_size=bpe.vocab_size, max_positions=30)
+    mine = randomise(build(ModelConfig(**config)))
+    minilm.save(mine, bpe, tmp_path / "ours")
+    minilm.huggingface.export(tmp_path / "ours", tmp_path / "exported")
+    writes = "AutoModelForCausalLM" if preset == "gpt-tiny" else "AutoModelForSeq2SeqLM"
+    theirs = getattr(transformers, writes).from_pretrained(tmp_path / "exported").eval()
+    ids = bpe.encode("Ana sells")
+    options = dict(temperature=0, eos_id=theirs.config.eos_token_id)
+    if preset != "gpt-tiny":
+        options |= dict(decoder_start_id=bpe.special_id("[CLS]"))
+    expected = theirs.generate(torch.tensor([ids]), max_new_tokens=14, do_sample=False, num_beams=1)[0]
+    found = minilm.generate(mine, ids, max_new_tokens=14, **options)
+    assert found == expected.tolist()[: len(found)] and len(found) > 5
