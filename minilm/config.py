@@ -167,6 +167,7 @@ PRESETS: dict[str, ModelConfig] = {
         "bert-tiny": _BERT | _PAIRS | _TINY | _sizes(64, 4, encoder=2),
         "distilbert-tiny": _BERT | _TINY | _sizes(64, 4, encoder=1),
         "gpt-tiny": _GPT2 | _TINY | _sizes(96, 4, decoder=2),
+        "gpt-alibi-tiny": _GPT2 | _TINY | _sizes(64, 4, decoder=2) | dict(positions="alibi"),
         "bart-tiny": _BART | _TINY | _sizes(64, 4, encoder=2, decoder=2) | dict(positions="alibi"),
         "transformer-tiny": _TRANSFORMER | _TINY | _sizes(96, 4, encoder=2, decoder=2),
     }.items()

@@ -111,18 +111,26 @@ def _repeat(rng, n_pairs):
 
 
 def few_shot_text(pairs: list[tuple[str, str]]) -> str:
-    """Return the pairs as a line of words: "apple moon cup star apple moon"."""
-    return " ".join(word for pair in pairs for word in pair)
+    """Return the pairs as a line of words: " apple moon cup star apple moon".
+
+    It begins with a space: a byte-level BPE keeps the space with the word (Radford et al. 2019), so without
+    it the first key would be another token than the same key later on.
+    """
+    return "".join(f" {word}" for pair in pairs for word in pair)
 
 
-def few_shot_documents(n: int, seed: int) -> list[str]:
-    """Return the training mixture: 20 % stories; of the rest 40 % lookup, 40 % category, 20 % repeats."""
+def few_shot_documents(n: int, seed: int, repeats: bool = True) -> list[str]:
+    """Return the training mixture: 20 % stories; of the rest 40 % lookup, 40 % category, 20 % repeats.
+
+    Without `repeats` lookup and category documents stand in their place.
+    """
+    shares = (0.4, 0.4, 0.2 if repeats else 0.0)
     documents = []
     for index in range(n):
         rng = random.Random(f"few-shot mixture {seed} {index}")
         if rng.random() < 0.2:
             documents.append(Story(seed, index).text)
         else:
-            kind = rng.choices(KINDS, (0.4, 0.4, 0.2))[0]
+            kind = rng.choices(KINDS, shares)[0]
             documents.append(few_shot_text(few_shot(seed, index, kind)))
     return documents

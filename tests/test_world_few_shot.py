@@ -122,7 +122,9 @@ def test_unknown_options_are_reported(options):
 
 
 def test_text_and_mixture():
-    assert fs.few_shot_text([("apple", "moon"), ("cup", "star")]) == "apple moon cup star"
+    assert fs.few_shot_text([("apple", "moon"), ("cup", "star")]) == " apple moon cup star", (
+        "without its space the first word would be another token than the same word later"
+    )
     documents = fs.few_shot_documents(500, 3)
     assert documents == fs.few_shot_documents(500, 3) and documents[:50] == fs.few_shot_documents(50, 3)
     stories = sum(parses(document) for document in documents)
