@@ -120,15 +120,15 @@ def few_shot_text(pairs: list[tuple[str, str]]) -> str:
 
 
 def few_shot_documents(n: int, seed: int, repeats: bool = True) -> list[str]:
-    """Return the training mixture: 20 % stories; of the rest 40 % lookup, 40 % category, 20 % repeats.
+    """Return the training mixture: 25 % stories; of the rest 30 % lookup, 30 % category, 40 % repeats.
 
     Without `repeats` lookup and category documents stand in their place.
     """
-    shares = (0.4, 0.4, 0.2 if repeats else 0.0)
+    shares = (0.3, 0.3, 0.4 if repeats else 0.0)
     documents = []
     for index in range(n):
         rng = random.Random(f"few-shot mixture {seed} {index}")
-        if rng.random() < 0.2:
+        if rng.random() < 0.25:
             documents.append(Story(seed, index).text)
         else:
             kind = rng.choices(KINDS, shares)[0]

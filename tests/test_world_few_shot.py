@@ -128,5 +128,5 @@ def test_text_and_mixture():
     documents = fs.few_shot_documents(500, 3)
     assert documents == fs.few_shot_documents(500, 3) and documents[:50] == fs.few_shot_documents(50, 3)
     stories = sum(parses(document) for document in documents)
-    assert 60 < stories < 145, "a fifth should be stories"
+    assert 85 < stories < 165, "a quarter should be stories"
     assert all(len(document.split()) == 18 for document in documents if not parses(document))
