@@ -113,7 +113,7 @@ def report(settings: PromptSettings, study: Study, folder: Path, model, tokenize
     found = study.measure(model, tokenizer, shots)
     out = choose_folder("prompt", settings.out, settings.overwrite)
     write_json(out / SETTINGS, cli.settings_dict(settings) | dict(model=str(folder)))
-    if lines := curve(read_log(folder) if (folder / LOG).exists() else []):
+    if lines := curve(read_log(folder) if not settings.data and (folder / LOG).exists() else []):
         print("", f"Right after {PROBE_SHOTS} examples, while {folder} was trained:", "", *lines, sep="\n")
     print("\n" + cli.table(*study.table(found)))
     if len(shots) < len(SHOTS) and settings.shots is None:

@@ -51,6 +51,8 @@ class Study:
         shots = list(next(iter(found.values())))
         rows = []
         for (task, control), by_shots in found.items():
+            if not by_shots:  # a control without examples
+                continue
             name = self.names[task] if control == "gold" else f"    the same, {control} labels"
             cells = [str(by_shots[k]) if k in by_shots else "-" for k in shots]
             rows.append((name, *cells, f"{self.chance:.3f}"))

@@ -49,6 +49,8 @@ def test_the_table_has_a_column_for_each_number_of_examples():
     assert rows[0] == ("the first", "0.100 ±0.010", "0.900", "0.500")
     assert rows[1][0].strip() == "the same, shuffled labels" and rows[1][1:] == ("-", "0.250 ±0.050", "0.500")
     assert rows[2][0] == "the second"
+    without = {("one", "gold"): {0: Interval(0.1, 0.01)}, ("one", "random"): {}}
+    assert len(study_of().table(without)[0]) == 1, "a control without examples asks nothing"
 
 
 def test_shots_that_fit_leave_room_for_the_label():
