@@ -8,7 +8,17 @@ import pytest
 
 from minilm import world_few_shot as fs
 from minilm.errors import UserError
-from minilm.world import HELD_OUT_THINGS, NAMES, PLACES, SINGULAR_OF, VERBS, parses, place_of
+from minilm.world import (
+    HELD_OUT_THINGS,
+    HELD_OUT_VERBS,
+    MOODS,
+    NAMES,
+    PLACES,
+    SINGULAR_OF,
+    VERBS,
+    parses,
+    place_of,
+)
 
 HELD_OUT = {thing for things in HELD_OUT_THINGS.values() for thing in things}
 
@@ -140,3 +150,12 @@ def test_the_mixture_without_repeats():
     assert [d for d in plain if parses(d)] == [d for d in without if parses(d)], "the stories stay"
     labels = {word for d in without if not parses(d) for word in d.split()[1::2]}
     assert labels == set(fs.LABEL_WORDS), "lookup and category documents have a label at every second place"
+
+
+def test_repeats_have_words_of_all_kinds():
+    words = {word for pairs in few_shots("repeat", 400) for pair in pairs for word in pair}
+    verbs = {verb for verbs in VERBS.values() for verb in verbs}
+    held_out = {verb for verbs in HELD_OUT_VERBS.values() for verb in verbs}
+    for kind in (NAMES, MOODS, fs.LABEL_WORDS, fs.NONCE_WORDS, verbs - held_out):
+        assert set(kind) <= words, "a word that is found again need not be a key"
+    assert not held_out & words
