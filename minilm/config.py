@@ -140,7 +140,8 @@ _PAIRS = dict(n_segments=2, pooler=True, next_sentence=True)
 # layer before the vocabulary, no dropout. At these widths and in a minute, the papers' choices delay the
 # moment at which attention begins to work: with that norm and that layer a bert-tiny knows the right place of
 # a thing about half the time after 1,500 steps, without them nearly always.
-# bart-tiny has ALiBi positions: it rebuilds short texts sooner with them.
+# bart-tiny has ALiBi positions: it rebuilds short texts sooner with them. gpt-alibi-tiny is the model of
+# regime 6: with positions that make the token before cheap to find, it learns to read examples (README).
 _TINY = dict(vocab_size=1024, max_positions=128, norm="pre", final_norm=True, norm_eps=1e-5, init_std=None)
 _TINY |= dict(embedding_norm=False, head_transform=False, dropout=0.0, attention_dropout=0.0)
 
@@ -167,6 +168,7 @@ PRESETS: dict[str, ModelConfig] = {
         "bert-tiny": _BERT | _PAIRS | _TINY | _sizes(64, 4, encoder=2),
         "distilbert-tiny": _BERT | _TINY | _sizes(64, 4, encoder=1),
         "gpt-tiny": _GPT2 | _TINY | _sizes(96, 4, decoder=2),
+        "gpt-alibi-tiny": _GPT2 | _TINY | _sizes(64, 4, decoder=2) | dict(positions="alibi"),
         "bart-tiny": _BART | _TINY | _sizes(64, 4, encoder=2, decoder=2) | dict(positions="alibi"),
         "transformer-tiny": _TRANSFORMER | _TINY | _sizes(96, 4, encoder=2, decoder=2),
     }.items()

@@ -20,8 +20,16 @@ from pathlib import Path
 
 from minilm import files, python_docs, world
 from minilm.errors import UserError, suggest
+from minilm.world_few_shot import few_shot_documents
 
-SOURCES = ("world", "world:reports", "python-docs", "python-docs:PACKAGE")
+SOURCES = (
+    "world",
+    "world:reports",
+    "world:few-shot",
+    "world:few-shot-no-repeats",
+    "python-docs",
+    "python-docs:PACKAGE",
+)
 WORLD_TRAIN, WORLD_VALIDATION = 20_000, 1_000  # documents
 VALIDATION_SEED = 1_000_003  # added to the seed for the world's validation part
 VALIDATION_SHARE = 10  # one part in so many is for validation
@@ -216,10 +224,13 @@ def _world_corpus(source: str, seed: int, n_documents: int) -> Corpus:
     if source not in SOURCES:
         raise UserError(f"{source}: no such domain of the world{suggest(source, SOURCES)}")
     domain = source.partition(":")[2] or "stories"
-    train = list(world.documents(n_documents, seed, domain=domain))
-    drawn = list(world.documents(2 * WORLD_VALIDATION, seed + VALIDATION_SEED, domain=domain))
+    if domain.startswith("few-shot"):
+        write, floor = partial(few_shot_documents, repeats=domain == "few-shot"), None
+    else:
+        write, floor = partial(world.documents, domain=domain), partial(world.log_probability, domain=domain)
+    train = write(n_documents, seed)
+    drawn = write(2 * WORLD_VALIDATION, seed + VALIDATION_SEED)
     new = without(drawn, train)
-    floor = partial(world.log_probability, domain=domain)
     return Corpus(source, train, new[:WORLD_VALIDATION], floor, n_removed=len(drawn) - len(new))
 
 

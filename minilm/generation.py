@@ -7,7 +7,7 @@ The texts that are being written stand in `draft.py`, how the next token is chos
 search for the likeliest text in `beam_search.py`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -96,6 +96,7 @@ def sample(
     pad_id: int | None = None,
     overflow: str = "slide",
     use_cache: bool = True,
+    watch: Callable[[Tensor], None] | None = None,
 ) -> Sample:
     """Write like `generate`, under `rule`, and return the texts with their log-probabilities.
 
@@ -109,6 +110,7 @@ def sample(
         overflow: what a text does that has as many tokens as the model has positions: "slide" forgets the
             oldest quarter of what it sees and goes on, "stop" ends.
         use_cache: without, each step computes the whole text again, with the same result.
+        watch: called with each new token (B,) as soon as it is drawn; a beam search calls it never.
 
     Raises:
         UserError: see `generate`.
@@ -132,7 +134,7 @@ def sample(
         if n_beam > 1:
             new = beam_search(draft, replace(rule, temperature=1.0), limits, n_beam, length_penalty, pad_id)
         else:
-            new = write(draft, rule, limits, seed, pad_id)
+            new = write(draft, rule, limits, seed, pad_id, watch)
     return join(prompts, pad_id, *new, encoder_ids, encoder_mask)
 
 
@@ -150,8 +152,12 @@ def join(prompts, pad_id: int, new_ids, log_probs, n_new, encoder_ids, encoder_m
     return Sample(ids, mask, log_probs[:, :n].clone(), prompt_ids.shape[1], encoder_ids, encoder_mask)
 
 
-def write(draft: Draft, rule: SamplingRule, limits: Tensor, seed, pad_id: int) -> tuple[Tensor, ...]:
+def write(
+    draft: Draft, rule: SamplingRule, limits: Tensor, seed, pad_id: int, watch=None
+) -> tuple[Tensor, ...]:
     """Draw token after token until each text has ended or has its limit (B,) of new tokens.
+
+    `watch`, if any, is called with each token (B,) that is drawn.
 
     Returns the new tokens (B, n), their log-probabilities (B, n), and how many there are (B,).
     """
@@ -162,6 +168,8 @@ def write(draft: Draft, rule: SamplingRule, limits: Tensor, seed, pad_id: int) -
         log_probs = rule.log_probabilities(draft.next_logits(), draft.seen, step)  # (B, V)
         token = draw(log_probs, uniform[:, step])  # (B,)
         draft.append(token, log_probs.gather(1, token[:, None])[:, 0])
+        if watch:
+            watch(token)
         if rule.eos_id is not None:
             ended |= (token == rule.eos_id) | (limits <= step + 1)
             if ended.all():
@@ -220,14 +228,19 @@ def evaluation_mode(model):
             module.training = training
 
 
-def check_settings(model, max_new_tokens, rule, n_beam, length_penalty, pad_id, overflow) -> None:
-    """Raise UserError for a model that cannot write, or a setting outside its range."""
-    config = model.config
+def check_decoder(model) -> None:
+    """Raise UserError, which says what it can do instead, for a model that cannot write."""
     if model.decoder is None:
         raise UserError(
             "this model is an encoder and cannot continue a text: it gives embeddings (extract.py) and fills "
             "blanks (its logits where the text has [MASK]); to write, take a decoder such as gpt-tiny"
         )
+
+
+def check_settings(model, max_new_tokens, rule, n_beam, length_penalty, pad_id, overflow) -> None:
+    """Raise UserError for a model that cannot write, or a setting outside its range."""
+    check_decoder(model)
+    config = model.config
     if max_new_tokens < 0:
         raise UserError(f"max-new-tokens {max_new_tokens}: must be 0 or more")
     if n_beam < 1:

@@ -28,6 +28,10 @@ _TRANSFORMER |= dict(schedule="inverse-sqrt", weight_decay=0.0)
 RECIPES: dict[str, dict] = {
     "bert-tiny": _TINY | dict(vocab_size=1024, context=64, steps=2000, batch_size=32, lr=3e-3),
     "gpt-tiny": _TINY | dict(vocab_size=1024, context=64, steps=1600, batch_size=32, lr=2.5e-3, warmup=100),
+    "gpt-alibi-tiny": _TINY
+    | dict(vocab_size=1024, context=32, steps=3000, batch_size=32, lr=3e-3)
+    # so many texts that none is read twice: memory for single texts would stand in for reading the examples
+    | dict(data=("world:few-shot",), n_documents=120_000),
     "bart-tiny": _TINY | dict(vocab_size=1024, context=64, steps=1000, batch_size=32, lr=3e-3),
     "transformer-tiny": _TINY
     | dict(

@@ -65,7 +65,7 @@ class Embeddings(nn.Module):
 
     def forward(self, token_vectors: Tensor, positions: Tensor, token_type_ids: Tensor | None) -> Tensor:
         """Token vectors (B, T, D), positions (T,) or (B, T), segments (B, T) -> hidden states (B, T, D)."""
-        x = token_vectors * self.scale
+        x = token_vectors if self.scale == 1 else token_vectors * self.scale
         if self.kind == "learned":
             x = x + self.position(positions + self.offset)
         elif self.kind == "sinusoidal":
@@ -76,7 +76,7 @@ class Embeddings(nn.Module):
             x = x + self.segment(token_type_ids)
         if self.norm is not None:
             x = self.norm(x)
-        return self.dropout(x)
+        return self.dropout(x) if self.training else x
 
 
 class FeedForward(nn.Module):

@@ -147,6 +147,7 @@ TINY = {
     "bert-tiny": "bert-base",
     "distilbert-tiny": "distilbert",
     "gpt-tiny": "gpt2",
+    "gpt-alibi-tiny": "gpt2",
     "bart-tiny": "bart-base",
     "transformer-tiny": "transformer-base",
 }

@@ -21,6 +21,7 @@ from minilm.data import (
 )
 from minilm.errors import UserError
 from minilm.files import one_line
+from minilm.world_few_shot import few_shot_documents
 
 
 def write(path, text):
@@ -332,3 +333,17 @@ def test_sentences_lose_only_white_space():
         found = sentences(text)
         assert " ".join(found).split() == text.split(), f"words of {text!r} were joined or lost"
         assert all(part == part.strip() and part for part in found)
+
+
+@pytest.mark.parametrize("source", ["world:few-shot", "world:few-shot-no-repeats"])
+def test_few_shot_documents_are_a_source(source):
+    corpus = load_corpus(source, 3, 50)
+    assert corpus.train == few_shot_documents(50, 3, repeats=source == "world:few-shot")
+    assert len(corpus.validation) == data.WORLD_VALIDATION and not set(corpus.train) & set(corpus.validation)
+    assert corpus.floor is None, "the pairings are drawn by no grammar that the world can score"
+    assert corpus.name == source
+
+
+def test_an_unknown_domain_of_the_world_is_suggested():
+    with pytest.raises(UserError, match="did you mean 'world:few-shot'"):
+        load_corpus("world:few-shots")

@@ -11,6 +11,7 @@ from minilm.draft import KEPT, Draft
 from minilm.errors import UserError
 from minilm.generation import (
     Sample,
+    check_decoder,
     check_prompt,
     check_settings,
     decoder_prompt,
@@ -404,3 +405,24 @@ def test_an_encoder_decoder_needs_a_start():
 
 def test_generate_is_a_public_name():
     assert minilm.generate is generate
+
+
+def test_each_token_is_shown_as_soon_as_it_is_drawn():
+    seen = []
+    written = sample(model_of(), [[1, 2, 3], [4]], 5, SamplingRule(), seed=2, watch=seen.append)
+    assert torch.equal(torch.stack(seen, dim=1), written.ids[:, written.n_prompt :])
+
+    def stop(token):
+        raise KeyboardInterrupt
+
+    model = model_of().train()
+    with pytest.raises(KeyboardInterrupt):
+        sample(model, [[1, 2, 3]], 5, watch=stop)
+    assert model.training, "Ctrl-C in the middle of a text leaves the model as it was"
+
+
+def test_check_decoder_refuses_an_encoder():
+    check_decoder(model_of())
+    check_decoder(model_of("encoder-decoder"))
+    with pytest.raises(UserError, match="extract.py"):
+        check_decoder(model_of("encoder"))

@@ -8,7 +8,17 @@ import pytest
 
 from minilm import world_few_shot as fs
 from minilm.errors import UserError
-from minilm.world import HELD_OUT_THINGS, NAMES, PLACES, SINGULAR_OF, VERBS, parses, place_of
+from minilm.world import (
+    HELD_OUT_THINGS,
+    HELD_OUT_VERBS,
+    MOODS,
+    NAMES,
+    PLACES,
+    SINGULAR_OF,
+    VERBS,
+    parses,
+    place_of,
+)
 
 HELD_OUT = {thing for things in HELD_OUT_THINGS.values() for thing in things}
 
@@ -122,9 +132,30 @@ def test_unknown_options_are_reported(options):
 
 
 def test_text_and_mixture():
-    assert fs.few_shot_text([("apple", "moon"), ("cup", "star")]) == "apple moon cup star"
+    assert fs.few_shot_text([("apple", "moon"), ("cup", "star")]) == " apple moon cup star", (
+        "without its space the first word would be another token than the same word later"
+    )
     documents = fs.few_shot_documents(500, 3)
     assert documents == fs.few_shot_documents(500, 3) and documents[:50] == fs.few_shot_documents(50, 3)
     stories = sum(parses(document) for document in documents)
-    assert 60 < stories < 145, "a fifth should be stories"
+    assert 110 < stories < 190, "three tenths should be stories"
     assert all(len(document.split()) == 18 for document in documents if not parses(document))
+
+
+def test_the_mixture_without_repeats():
+    plain, without = fs.few_shot_documents(400, 3), fs.few_shot_documents(400, 3, repeats=False)
+    repeats = {fs.few_shot_text(fs.few_shot(3, i, "repeat")) for i in range(400)}
+    assert 75 < len(repeats & set(plain)) < 150, "two fifths of what is no story"
+    assert not repeats & set(without)
+    assert [d for d in plain if parses(d)] == [d for d in without if parses(d)], "the stories stay"
+    labels = {word for d in without if not parses(d) for word in d.split()[1::2]}
+    assert labels == set(fs.LABEL_WORDS), "lookup and category documents have a label at every second place"
+
+
+def test_repeats_have_words_of_all_kinds():
+    words = {word for pairs in few_shots("repeat", 400) for pair in pairs for word in pair}
+    verbs = {verb for verbs in VERBS.values() for verb in verbs}
+    held_out = {verb for verbs in HELD_OUT_VERBS.values() for verb in verbs}
+    for kind in (NAMES, MOODS, fs.LABEL_WORDS, fs.NONCE_WORDS, verbs - held_out):
+        assert set(kind) <= words, "a word that is found again need not be a key"
+    assert not held_out & words

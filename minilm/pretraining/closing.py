@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from .. import world
+from ..in_context import CHANCE, NAMES
 from ..training import micro_batches
 from .causal import Causal
 from .masked import Masked, predict_masked
@@ -30,6 +31,8 @@ def causal_closing(objective: Causal, model, before: dict, after: dict) -> tuple
     names = {"loss": "loss (nats a token)", "perplexity": "perplexity", "bits_per_byte": "bits per byte"}
     rows = [(name, before[key], after[key], floor.get(key), compared) for key, name in names.items()]
     rows.append(("next token right", before["accuracy"], after["accuracy"], None, ""))
+    tasks = [task for task in NAMES if task in after]
+    rows += [(NAMES[task], before[task], after[task], CHANCE, "chance") for task in tasks]
     results = dict(perplexity=after["perplexity"], floor_bits_per_byte=floor.get("bits_per_byte"))
     return rows, results, ["A text that it wrote:", "", objective.sample(model).strip()]
 

@@ -24,6 +24,7 @@ from .closing_distillation import distillation_closing
 from .closing_translation import translation_closing
 from .denoising import Denoising
 from .distillation import Distillation, initial_student
+from .in_context import InContext
 from .masked import Masked
 from .objective import Objective
 from .translation import Translation
@@ -79,6 +80,15 @@ OBJECTIVES: dict[str, Entry] = {
 }
 
 
+def run_name(settings) -> str:
+    """Return the name of the run's folder under runs/: the objective's, or what it becomes on some text."""
+    if settings.init:
+        return settings.objective + "-continued"
+    if settings.objective == "causal" and settings.data[0].startswith("world:few-shot"):
+        return "in-context"
+    return settings.objective
+
+
 def load_texts(settings):
     """Return the Corpus, or for translation the Pairs, that the settings name."""
     if settings.objective == "translation":
@@ -100,7 +110,8 @@ def make_objective(settings, corpus, tokenizer: BPE) -> Objective:
     if settings.objective == "distillation":
         device = choose_device(settings.device).type
         options["teacher"], options["teacher_tokenizer"] = load(settings.teacher, device)
-    return entry.objective(corpus, tokenizer, settings.context, settings.batch_size, settings.seed, **options)
+    make = InContext if run_name(settings) == "in-context" else entry.objective
+    return make(corpus, tokenizer, settings.context, settings.batch_size, settings.seed, **options)
 
 
 def check_fit(settings, config: ModelConfig) -> None:

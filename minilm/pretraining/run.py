@@ -21,19 +21,24 @@ from .registry import (
     load_texts,
     make_objective,
     make_tokenizer,
+    run_name,
 )
 from .settings import PretrainingSettings
 
 
-def newest_or_train(objective: str, seed: int = 0, device: str = "auto") -> Path:
-    """Return the newest finished run of an objective under runs/; where there is none, train the default one.
+def newest_or_train(name: str, seed: int = 0, device: str = "auto") -> Path:
+    """Return the newest finished run of a name under runs/; where there is none, train the default one.
 
-    The tokenizer, the weights and the text of that default are drawn from `seed`.
+    The name is that of an objective, or "in-context" for the GPT that has read few-shot documents. The
+    tokenizer, the weights and the text of that default are drawn from `seed`.
     """
-    found = find_run(objective)
+    found = find_run(name)
     if found is None:
-        print(f"No finished runs/{objective} to start from yet, so the default one is trained first.")
-        found = pretrain(with_recipe(PretrainingSettings(objective=objective, seed=seed, device=device)))
+        print(f"No finished runs/{name} to start from yet, so the default one is trained first.")
+        what = (
+            dict(objective="causal", model="gpt-alibi-tiny") if name == "in-context" else dict(objective=name)
+        )
+        found = pretrain(with_recipe(PretrainingSettings(**what, seed=seed, device=device)))
     return found
 
 
@@ -59,8 +64,7 @@ def pretrain(settings: PretrainingSettings, overrides: dict | None = None) -> Pa
     objective = make_objective(settings, start.mixed if start else corpus, tokenizer)
     for note in objective.notes:
         print(note)
-    name = settings.objective + ("-continued" if settings.init else "")
-    folder = run_folder(settings, name)
+    folder = run_folder(settings, run_name(settings))
     if process_rank() == 0:
         write_json(folder / SETTINGS, cli.settings_dict(settings) | overrides)
     cli.show(settings, overrides)
@@ -92,4 +96,4 @@ def close(settings: PretrainingSettings, model, objective, outcome: dict, folder
     results |= dict(parameters=model.n_parameters(), seconds=outcome["seconds"], seed=settings.seed)
     write_json(folder / RESULTS, {k: v for k, v in results.items() if v is not None})
     print(f"Saved in {folder} ({model.n_parameters():,} weights, {outcome['seconds']:.0f} s).")
-    print(f"Next: {entry.next_command}")
+    print(f"Next: {'python prompt.py' if run_name(settings) == 'in-context' else entry.next_command}")

@@ -14,7 +14,7 @@ class PretrainingSettings(TrainingSettings):
 
     objective: Literal[tuple(OBJECTIVES)] = "masked"  # what the model has to predict
     model: str | None = None  # preset to start from, with random weights; none: the tiny one of the objective
-    data: tuple[str, ...] | None = None  # world, world:reports, python-docs, or your files and folders
+    data: tuple[str, ...] | None = None  # world, world:reports, world:few-shot, python-docs, or your files
     n_documents: int | None = None  # training documents or pairs to use; none: all (of the world 20,000)
     errors: Literal["strict", "replace"] = "strict"  # replace: read on over bytes that are not UTF-8
     skip_bad: bool = False  # translation: leave out and count pairs with an empty side

@@ -294,3 +294,14 @@ def test_causal_closing_of_a_model_that_has_diverged(tagged_corpus, bpe, decoder
     metrics = dict(loss=2000.0, bits_per_byte=3.5, accuracy=0.5)
     _, results, _ = closing.causal_closing(objective, model, metrics, metrics)
     assert 1e300 < results["perplexity"] < math.inf, "exp overflows, and the run ends without its table"
+
+
+def test_causal_closing_has_a_row_for_each_task_that_was_asked(tagged_corpus, bpe, decoder):
+    objective, model = Causal(tagged_corpus, bpe, 32, 4), decoder(len(bpe.vocab))
+    before = dict(loss=2.0, bits_per_byte=3.5, accuracy=0.5, nonce_keys=0.1, story_items=0.2)
+    after = dict(loss=1.0, bits_per_byte=1.5, accuracy=0.6, nonce_keys=0.9, story_items=0.7)
+    rows, _, _ = closing.causal_closing(objective, model, before, after)
+    assert rows[4:] == [
+        ("lookup, key that is no word", 0.1, 0.9, 0.125, "chance"),
+        ("category, thing known from stories only", 0.2, 0.7, 0.125, "chance"),
+    ]

@@ -95,3 +95,13 @@ def test_the_closing_table_is_that_of_the_objective():
     rows, results, _ = registry.closing(settings, objective, model, metrics, metrics)
     assert all(len(row) == len(OBJECTIVES["causal"].header) for row in rows)
     assert "perplexity" in results
+
+
+def test_few_shot_documents_get_an_objective_that_asks():
+    def name(**changes):
+        return registry.run_name(PretrainingSettings(**dict(objective="causal", data=("world",)) | changes))
+
+    assert name() == "causal" and name(objective="masked") == "masked"
+    assert name(data=("world:few-shot",)) == name(data=("world:few-shot-no-repeats",)) == "in-context"
+    assert name(objective="masked", data=("world:few-shot",)) == "masked", "BERT reads no examples"
+    assert name(init="runs/causal") == "causal-continued"

@@ -66,3 +66,21 @@ def test_of_several_processes_the_first_alone_makes_the_folder(monkeypatch):
     assert run.run_folder(command, "masked") == Path("new") and Path("new").exists()
     with pytest.raises(UserError, match="--out new exists"):
         run.run_folder(command, "masked")
+
+
+def test_the_model_of_regime_6_is_found_by_its_own_name(monkeypatch):
+    seen = []
+    monkeypatch.setattr(run, "pretrain", lambda settings: seen.append(settings) or Path("runs/in-context"))
+    assert run.newest_or_train("in-context", seed=3, device="cpu") == Path("runs/in-context")
+    want = dict(objective="causal", model="gpt-alibi-tiny", seed=3, device="cpu")
+    assert seen == [with_recipe(PretrainingSettings(**want))]
+    assert seen[0].data == ("world:few-shot",)
+
+
+def test_gpt_on_few_shot_documents_is_told_from_other_gpts(capsys):
+    few = dict(data=("world:few-shot-no-repeats",), n_documents=40, vocab_size=400, steps=1)
+    folder = run.pretrain(settings(objective="causal", **few), SHAPE)
+    out = capsys.readouterr().out
+    assert folder == Path("runs/in-context"), "runs/causal is the GPT of the stories"
+    assert "lookup, key that is no word" in out and "Next: python prompt.py" in out
+    assert run.newest_or_train("in-context") == folder

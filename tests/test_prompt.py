@@ -1,0 +1,186 @@
+"""Grades prompt.py: a study and a text at tiny size, and one line for each mistake of the user."""
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import small
+
+import prompt
+from minilm import cli, data
+from minilm.checkpoint import save
+from minilm.config import ModelConfig
+from minilm.models import build
+from minilm.pretraining import run
+from minilm.pretraining.settings import PretrainingSettings
+from minilm.recipes import with_recipe
+
+ROWS = "".join(f"text {i}\t{'good' if i % 2 else 'bad'}\n" for i in range(12))
+FEW = "--n-draw 2 --n-test 6 --device cpu"
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    """Work in a folder of its own, with labelled files and a model of each kind."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(data, "WORLD_VALIDATION", 4)
+    Path("train.tsv").write_text(ROWS, encoding="utf-8")
+    Path("test.tsv").write_text("x\tbad\ny\tgood\n", encoding="utf-8")
+    sizes = dict(d_model=8, n_head=2, d_ff=12, vocab_size=small.tokenizer().vocab_size, max_positions=70)
+    for kind in ("encoder", "decoder", "encoder-decoder"):
+        layers = dict(n_encoder_layer=int("encoder" in kind), n_decoder_layer=int("decoder" in kind))
+        save(build(ModelConfig(**sizes, **layers)), small.tokenizer(), kind)
+
+
+@pytest.fixture
+def script(monkeypatch, capsys):
+    """Return a function that runs prompt.py with flags: exit code, standard output, standard error."""
+
+    def call(*flags: str) -> tuple[int, str, str]:
+        words = [word for flag in flags for word in (flag.split() if flag.startswith("--") else [flag])]
+        monkeypatch.setattr(sys, "argv", ["prompt.py", *words])
+        capsys.readouterr()
+        code = cli.run(prompt.main)
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def results(folder: str = "runs/prompt") -> dict:
+    return json.loads(Path(folder, "results.json").read_text(encoding="utf-8"))
+
+
+def test_the_default_trains_its_model_and_asks_it(script, monkeypatch):
+    def tiny(settings):
+        assert settings == with_recipe(
+            PretrainingSettings(objective="causal", model="gpt-alibi-tiny", seed=3, device="cpu")
+        )
+        few = dict(steps=2, n_documents=60, vocab_size=500, seed=3, device="cpu")
+        settings = with_recipe(PretrainingSettings(objective="causal", model="gpt-alibi-tiny", **few))
+        return pretrain(settings, dict(d_model=8, n_head=4, d_ff=8))
+
+    pretrain = run.pretrain
+    monkeypatch.setattr(run, "pretrain", tiny)
+    code, out, err = script(FEW, "--seed 3")
+    assert code == 0, err
+    assert "No finished runs/in-context" in out and "Saved in runs/in-context" in out
+    assert "Saved in runs/prompt " in out and "No weight changed." in out
+    for words in ("pairing never seen", "shuffled labels", "random labels", "no word", "stories only"):
+        assert words in out, f"the table has no row of {words!r}"
+    assert "nonce keys" in out and "\n    2  0." in out, "the curve over the training steps"
+    found = results()
+    assert set(found) == {
+        *("accuracy", "lookup_accuracy", "story_item_accuracy", "shuffled_accuracy", "seconds", "seed")
+    }
+    assert list(found["accuracy"]) == ["0", "1", "2", "4", "8"] and found["seed"] == 3
+    code, out, err = script(FEW, "--shots 0,2")
+    assert code == 0 and "No finished" not in out and "Saved in runs/prompt-2" in out, err
+    assert list(results("runs/prompt-2")["accuracy"]) == ["0", "2"]
+
+
+@pytest.mark.parametrize("kind", ["decoder", "encoder-decoder"])
+@pytest.mark.parametrize("score", ["sum", "mean", "calibrated"])
+def test_a_user_s_files_are_asked(script, kind, score):
+    code, out, err = script(f"--data train.tsv --test test.tsv --model {kind} --score {score} {FEW}")
+    assert code == 0, err
+    assert "train.tsv" in out and "shuffled labels" in out and "commonest label" in out
+    assert set(results()) == {"accuracy", "shuffled_accuracy", "seconds", "seed"}
+    if kind == "decoder":
+        assert (
+            list(results()["accuracy"]) == ["0", "1", "2", "4"] and "do not fit into the 70 positions" in out
+        )
+    settings = json.loads(Path("runs/prompt/settings.json").read_text())
+    assert (settings["model"], settings["score"]) == (kind, score)
+
+
+def test_words_template_and_separator_reach_the_prompt(script):
+    flags = f"--data train.tsv --model decoder --shots 1 --label-words good=fine bad=poor {FEW} --template"
+    code, out, err = script(flags, "<{text}> {label}", "--separator", "\\n")
+    assert code == 0, err
+    lines = out.splitlines()
+    asked = next(i for i, line in enumerate(lines) if line.startswith("<text"))
+    assert lines[asked].endswith(("> fine", "> poor")) and lines[asked + 1].startswith("<text")
+
+
+@pytest.mark.parametrize("kind", ["decoder", "encoder-decoder"])
+def test_a_prompt_is_written_to(script, kind):
+    texts = [
+        script(f"--model {kind} --max-new-tokens 6 --seed {s} --prompt", "Ana sells")[1] for s in (0, 0, 1)
+    ]
+    assert texts[0] == texts[1] != texts[2]
+    assert texts[0].startswith("Ana sells") == (kind == "decoder")
+    code, _, err = script(f"--model {kind} --max-new-tokens 4 --n-beam 2 --prompt", "Ana")
+    assert code == 0, err
+    assert not Path("runs").exists(), "writing leaves no run behind"
+
+
+def test_the_newest_gpt_writes_where_no_model_is_named(script, monkeypatch):
+    asked = []
+    monkeypatch.setattr(prompt, "newest_or_train", lambda *what: asked.append(what) or Path("decoder"))
+    assert script("--max-new-tokens 2 --seed 4 --prompt", "Ana")[0] == 0
+    assert script(f"--data train.tsv --shots 0 {FEW}")[0] == 0
+    assert asked == [("causal", 4, "auto"), ("causal", 0, "cpu")]
+
+
+def test_the_terminal_is_a_loop(script, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Ana\n" + "x y " * 60 + "\nRui\n"))
+    code, out, err = script("--model decoder --max-new-tokens 3 --prompt -")
+    assert code == 0 and "Ctrl-D leaves" in out
+    assert err.startswith("error: ") and "70 positions" in err and err.count("\n") == 1
+
+
+BAD = {
+    ("--prompt", ""): ["--prompt is empty"],
+    ("--prompt", "x y " * 60): ["70 positions", "shorten"],
+    ("--model encoder --prompt", "Ana"): ["encoder", "extract.py", "gpt-tiny"],
+    ("--model encoder --data train.tsv",): ["encoder", "extract.py"],
+    ("--model decodr --prompt", "Ana"): ["decodr", "did you mean 'decoder'?"],
+    ("--temperature -1 --prompt", "Ana"): ["temperature -1"],
+    ("--top-p 0 --prompt", "Ana"): ["top-p 0", "(0, 1]"],
+    ("--top-p 1.2 --prompt", "Ana"): ["top-p 1.2", "(0, 1]"],
+    ("--top-k 0 --prompt", "Ana"): ["top-k 0"],
+    ("--n-beam 2 --top-k 3 --prompt", "Ana"): ["n-beam 2", "top-k"],
+    ("--data train.tsv --shots 1,13",): ["--shots 13", "train.tsv", "10 examples"],
+    ("--data train.tsv --shots 8",): ["70 positions", "examples"],
+    ("--data train.tsv --shots -1",): ["--shots -1"],
+    ("--shots 0 --n-draw 0",): ["--n-draw 0"],
+    ("--data train.tsv --test other.tsv",): ["other.tsv", "'mixed'", "train.tsv"],
+    ("--test test.tsv",): ["--test test.tsv", "--data"],
+    ("--data missing.tsv",): ["missing.tsv"],
+    ("--data train.tsv --label-words good=bad",): ["'bad'", "good"],
+    ("--data train.tsv --template {text}",): ["--template"],
+    ("--data train.tsv --score means",): ["did you mean 'mean'?"],
+}
+
+
+@pytest.mark.parametrize("flags", BAD)
+def test_a_mistake_is_one_line(script, flags):
+    Path("other.tsv").write_text("x\tmixed\n", encoding="utf-8")
+    model = [] if "--model" in flags[0] else ["--model decoder"]
+    code, _, err = script(*model, *flags)
+    assert code == 2, err
+    assert err.startswith("error: ") and err.count("\n") == 1, err
+    for word in BAD[flags]:
+        assert word in err, f"{word!r} is not named in: {err}"
+    assert not Path("runs").exists(), "a study that could not begin leaves a folder"
+
+
+def test_labels_that_begin_alike_are_told_apart(script):
+    Path("train.tsv").write_text("a\tnew\nb\tnews\nc\tnew\nd\tnews\ne\tnew\n", encoding="utf-8")
+    code, _, err = script(f"--data train.tsv --model decoder --shots 0,1 {FEW}")
+    assert code == 0, err
+
+
+def test_temperature_zero_is_greedy(script):
+    texts = {script(f"--model decoder --temperature 0 --seed {s} --prompt", "Ana")[1] for s in (0, 1)}
+    assert len(texts) == 1
+
+
+def test_a_run_is_not_overwritten(script):
+    flags = f"--data train.tsv --model decoder --shots 0 {FEW} --out mine"
+    assert script(flags)[0] == 0
+    code, _, err = script(flags)
+    assert code == 2 and "mine exists" in err and "--overwrite" in err
+    assert script(flags + " --overwrite --seed 5")[0] == 0 and results("mine")["seed"] == 5
