@@ -164,7 +164,7 @@ def preference_prompts(n: int, seed: int) -> list[str]:
 
 
 def translation_pairs(n: int, seed: int, domain: str = "stories") -> list[tuple[str, str]]:
-    """Return n (English, Portuguese) pairs, no English side twice: one sentence, or two in a row.
+    """Return n (English, Portuguese) pairs, no English side twice: one to three sentences in a row.
 
     Every sentence can be translated by itself: "it" and "them" have their noun in the same sentence. For a
     test set, take pairs of another seed and leave out those whose English side is in the training pairs.
@@ -178,7 +178,7 @@ def translation_pairs(n: int, seed: int, domain: str = "stories") -> list[tuple[
         stories = rng.random() < 0.5 if domain == "both" else domain == "stories"
         text: Derived = (Story if stories else Report)(seed, index)
         first = rng.randrange(4)
-        last = min(first + rng.choice((1, 2)), 4)
+        last = min(first + rng.choice((1, 2, 3)), 4)
         return [(" ".join(text.sentences[first:last]), " ".join(text.portuguese_sentences[first:last]))]
 
     return _distinct(n, units)
