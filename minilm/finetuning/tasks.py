@@ -1,4 +1,4 @@
-"""What a fine-tuning task is: it turns examples into rows, rows into a loss, and a model's output into a score.
+"""What a fine-tuning task is: it turns examples into rows, rows into a loss, a model's output into a score.
 
 A task knows nothing of training. `FineTuning` below makes an objective of a task and its examples, and the
 one loop (`minilm/training.py`) trains it; `comparison.py` trains it again from random weights, with a frozen
@@ -8,6 +8,7 @@ An example is a tuple: what the model may see, then the truth, `(text, label)` o
 truth is None where it is not known (`--predict`).
 """
 
+import random
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -97,6 +98,11 @@ class Task(ABC):
         """Return n examples of the embedded world; with `held_out` their topic words have no label yet."""
 
     @classmethod
+    def draw(cls, examples: list[tuple], n: int, seed: int) -> list[tuple]:
+        """Return n of the examples, drawn by the seed."""
+        return random.Random(f"examples {seed}").sample(examples, n)
+
+    @classmethod
     def learn(cls, train: list[tuple]) -> dict:
         """Return what is to be known of the training examples, as JSON can write it: `known`.
 
@@ -104,8 +110,8 @@ class Task(ABC):
         """
         return {}
 
-    @classmethod
-    def check(cls, known: dict, examples: list[tuple], name: str) -> None:  # noqa: B027 - most check nothing
+    @classmethod  # noqa: B027 - most tasks have nothing to check
+    def check(cls, known: dict, examples: list[tuple], name: str) -> None:
         """Raise UserError where examples do not fit what is known: a label that training did not have."""
 
     def head(self) -> nn.Module | None:
@@ -173,7 +179,9 @@ class FineTuning:
 
 def in_parts(rows: Rows, batch_size: int, device) -> list[tuple[list[int], dict[str, Tensor]]]:
     """Cut all rows into (indices, batch on the device), rows of similar length together."""
-    order = sorted(range(len(rows)), key=lambda i: len(rows.ids[i])) if hasattr(rows, "ids") else range(len(rows))
+    order = (
+        sorted(range(len(rows)), key=lambda i: len(rows.ids[i])) if hasattr(rows, "ids") else range(len(rows))
+    )
     parts = [list(order[i : i + batch_size]) for i in range(0, len(rows), batch_size)]
     return [(part, {k: v.to(device) for k, v in rows.batch(part).items()}) for part in parts]
 
