@@ -173,7 +173,9 @@ class FineTuning:
 
 def in_parts(rows: Rows, batch_size: int, device) -> list[tuple[list[int], dict[str, Tensor]]]:
     """Cut all rows into (indices, batch on the device), rows of similar length together."""
-    order = sorted(range(len(rows)), key=lambda i: len(rows.ids[i])) if hasattr(rows, "ids") else range(len(rows))
+    order = (
+        sorted(range(len(rows)), key=lambda i: len(rows.ids[i])) if hasattr(rows, "ids") else range(len(rows))
+    )
     parts = [list(order[i : i + batch_size]) for i in range(0, len(rows), batch_size)]
     return [(part, {k: v.to(device) for k, v in rows.batch(part).items()}) for part in parts]
 
