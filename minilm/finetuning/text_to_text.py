@@ -182,8 +182,8 @@ class TextToText(Task):
     def score(self, predictions):
         """Return `exact_match`, white space aside, and what else fits the answers.
 
-        Of labels: `macro_f1`, and `not_a_label`, the share of answers that are none of the labels. Their exact
-        match is the accuracy: Raffel et al. 2020 count such answers as wrong too. Of sentences: `bleu`.
+        Of labels: `macro_f1`, and `not_a_label`, the share of answers that are none of the labels. Their
+        exact match is the accuracy: Raffel et al. 2020 count such answers as wrong too. Of sentences: `bleu`.
         """
         truth, guess = zip(*((p.truth, p.guess) for p in predictions), strict=True)
         figures = {"exact_match": exact_match(truth, guess)}
