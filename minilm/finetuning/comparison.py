@@ -121,8 +121,7 @@ def table_rows(results: dict[str, list[Result]], names: dict[str, str]) -> list[
         found = results[way]
         mean, deviation = mean_and_deviation([result.score for result in found])
         score = f"{mean:.3f}" + ("" if deviation is None else f" ± {deviation:.3f}")
-        seconds = statistics.fmean(result.seconds for result in found)
-        rows.append(
-            (names[way], found[0].n_moving, f"{100 * found[0].share:.1f} %", round(seconds, 1), score)
-        )
+        times = [result.seconds for result in found if result.seconds is not None]
+        seconds = f"{statistics.fmean(times):.1f}" if times else "-"
+        rows.append((names[way], found[0].n_moving, f"{100 * found[0].share:.1f} %", seconds, score))
     return rows

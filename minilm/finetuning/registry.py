@@ -3,9 +3,14 @@
 from ..config import ModelConfig
 from ..errors import UserError
 from .classification import Classification, Pair, Similarity
+from .span import Span
+from .tagging import Tagging
 from .tasks import Task
+from .text_to_text import TextToText
 
-TASKS: dict[str, type[Task]] = {task.name: task for task in (Classification, Pair, Similarity)}
+TASKS: dict[str, type[Task]] = {
+    task.name: task for task in (Classification, Pair, Similarity, Tagging, Span, TextToText)
+}
 
 
 def check_kind(task: str, config: ModelConfig, where: str) -> None:

@@ -32,7 +32,8 @@ def load_body(settings: FinetuningSettings) -> tuple:
     """
     device = choose_device(settings.device).type
     if settings.model is None:
-        settings = replace(settings, model=str(newest_or_train("masked", device=settings.device)))
+        start = newest_or_train(TASKS[settings.task].start, device=settings.device)
+        settings = replace(settings, model=str(start))
     body, tokenizer = load(settings.model, device)
     if tokenizer is None:
         raise UserError(f"{settings.model}: no tokenizer in it, and the examples are text")

@@ -78,6 +78,7 @@ class Task(ABC):
     name: ClassVar[str]  # of --task
     metric: ClassVar[str]  # of the score: the first key of what `score` returns
     kinds: ClassVar[tuple[str, ...]] = ("encoder", "decoder", "encoder-decoder")  # of models that can do it
+    start: ClassVar[str] = "masked"  # objective of the model to start from, where none is named
     columns: ClassVar[str]  # what a file of examples holds, for errors and the help
 
     def __init__(self, tokenizer, config: ModelConfig, context: int, known: dict | None = None):
