@@ -20,7 +20,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .checkpoint import append_log, check_state, load_trainer, save_model, save_trainer, trim_log
+from .checkpoint import (
+    append_log,
+    check_state,
+    load_trainer,
+    save_model,
+    save_trainer,
+    state_to_load,
+    trim_log,
+)
 from .cli import CommonSettings
 from .ctrl_c import ctrl_c_as_a_wish
 from .devices import autocast, process_count, process_rank, sum_over_processes, to_device
@@ -182,9 +190,7 @@ def save_checkpoint(folder: Path, model, optimizer: torch.optim.Optimizer, token
     """Write what `go_on_from` reads (`rest`: its `step`, `seconds` and `before`), and the model to load."""
     state = rest | dict(model=model.state_dict(), optimizer=optimizer.state_dict())
     save_trainer(folder, state)
-    # What is loaded later may be simpler than what is trained: LoRA's thin matrices, merged.
-    merged = model.merged_state() if hasattr(model, "merged_state") else state["model"]
-    save_model(folder, merged, model.config.to_dict(), tokenizer)
+    save_model(folder, state_to_load(model), model.config.to_dict(), tokenizer)
 
 
 def go_on_from(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict:
