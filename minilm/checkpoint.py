@@ -117,8 +117,10 @@ def load_weights(folder: str | Path, model: nn.Module) -> None:
     path = Path(folder) / WEIGHTS
     if not path.exists():
         raise UserError(f"{folder}: no {WEIGHTS} in it; was the run stopped before its first checkpoint?")
-    state = read_tensors(path)
-    check_state(path, state, model.state_dict())
+    expected = model.state_dict()
+    # The head of a fine-tuned model is left out where the body alone is loaded.
+    state = {name: t for name, t in read_tensors(path).items() if name in expected or name[:5] != "head."}
+    check_state(path, state, expected)
     model.load_state_dict(state)
 
 

@@ -7,6 +7,7 @@ all held out: train on the one, test on the other, and no topic word of the test
 mixes).
 """
 
+import itertools
 import random
 
 from minilm.errors import UserError, suggest
@@ -48,29 +49,42 @@ def _pair(rng: random.Random, seed: int, index: int, held_out: bool | None, same
     return first, Story(seed, 2 * index + 1, held_out, place=place, **person)
 
 
-def text_pairs(n: int, seed: int, held_out: bool | None = False) -> list[tuple[str, str, str]]:
-    """Return (text, text, "same" or "different"): whether both happen at the same place; half do."""
+def text_pairs(
+    n: int, seed: int, held_out: bool | None = False, short: bool = False
+) -> list[tuple[str, str, str]]:
+    """Return (text, text, "same" or "different"): whether both happen at the same place; half do.
+
+    The texts are sentences 2 to 4, with `short` 2 and 3: a pair of these fits a row of 64 tokens.
+    """
     rng = random.Random(f"pairs {seed}")
     examples = []
     for index in range(n):
         a, b = _pair(rng, seed, index, held_out)
         same = "same" if a.place == b.place else "different"
-        examples.append((a.text_without_place, b.text_without_place, same))
+        texts = [" ".join(story.sentences[1 : 3 if short else 4]) for story in (a, b)]
+        examples.append((*texts, same))
     return examples
 
 
-def similarity(n: int, seed: int, held_out: bool | None = False) -> list[tuple[str, str, float]]:
+def similarity(
+    n: int, seed: int, held_out: bool | None = False, short: bool = False
+) -> list[tuple[str, str, float]]:
     """Return (story, story, score 0-5): 3 for the same place, 1 for the same person, 1 for the same ending.
 
-    Each of the three is shared by about half of the pairs; an ending is happy or unhappy.
+    Each of the three is shared by about half of the pairs; an ending is happy or unhappy. With `short` a
+    story is its sentences 2 and 4, one of which names the person: a pair of these fits a row of 64 tokens.
     """
     rng = random.Random(f"similarity {seed}")
     examples = []
-    for index in range(n):
+    for index in itertools.count():
+        if len(examples) == n:
+            return examples
         a, b = _pair(rng, seed, index, held_out, same_person=rng.random() < 0.5)
         score = 3.0 * (a.place == b.place) + (a.person == b.person) + (a.happy == b.happy)
-        examples.append((a.text, b.text, score))
-    return examples
+        texts = [" ".join(story.sentences[1::2] if short else story.sentences) for story in (a, b)]
+        named = a.person in texts[0] and b.person in texts[1]
+        if named or not short:
+            examples.append((*texts, score))
 
 
 def tagging(n: int, seed: int, held_out: bool | None = False) -> list[tuple[list[str], list[str]]]:

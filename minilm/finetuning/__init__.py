@@ -1,1 +1,1 @@
-"""Regime 4: a trained model learns a task, from labelled examples (type I) or from texts to write (type II)."""
+"""Regime 4: a pre-trained model learns a task, with a head (type I) or as text to text (type II)."""

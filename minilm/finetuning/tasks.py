@@ -1,4 +1,4 @@
-"""What a fine-tuning task is: it turns examples into rows, rows into a loss, and a model's output into a score.
+"""What a fine-tuning task is: it turns examples into rows, rows into a loss, a model's output into a score.
 
 A task knows nothing of training. `FineTuning` below makes an objective of a task and its examples, and the
 one loop (`minilm/training.py`) trains it; `comparison.py` trains it again from random weights, with a frozen
@@ -8,6 +8,7 @@ An example is a tuple: what the model may see, then the truth, `(text, label)` o
 truth is None where it is not known (`--predict`).
 """
 
+import random
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -77,6 +78,7 @@ class Task(ABC):
     name: ClassVar[str]  # of --task
     metric: ClassVar[str]  # of the score: the first key of what `score` returns
     kinds: ClassVar[tuple[str, ...]] = ("encoder", "decoder", "encoder-decoder")  # of models that can do it
+    start: ClassVar[str] = "masked"  # objective of the model to start from, where none is named
     columns: ClassVar[str]  # what a file of examples holds, for errors and the help
 
     def __init__(self, tokenizer, config: ModelConfig, context: int, known: dict | None = None):
@@ -97,6 +99,11 @@ class Task(ABC):
         """Return n examples of the embedded world; with `held_out` their topic words have no label yet."""
 
     @classmethod
+    def draw(cls, examples: list[tuple], n: int, seed: int) -> list[tuple]:
+        """Return n of the examples, drawn by the seed."""
+        return random.Random(f"examples {seed}").sample(examples, n)
+
+    @classmethod
     def learn(cls, train: list[tuple]) -> dict:
         """Return what is to be known of the training examples, as JSON can write it: `known`.
 
@@ -104,8 +111,8 @@ class Task(ABC):
         """
         return {}
 
-    @classmethod
-    def check(cls, known: dict, examples: list[tuple], name: str) -> None:  # noqa: B027 - most check nothing
+    @classmethod  # noqa: B027 - most tasks have nothing to check
+    def check(cls, known: dict, examples: list[tuple], name: str) -> None:
         """Raise UserError where examples do not fit what is known: a label that training did not have."""
 
     def head(self) -> nn.Module | None:

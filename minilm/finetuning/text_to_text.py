@@ -43,6 +43,7 @@ class TextToText(Task):
     """
 
     name, metric, kinds = "text-to-text", "exact_match", ("decoder", "encoder-decoder")
+    start = "denoising"
     columns = "source and target, or prompt and response (.tsv, .csv, .jsonl)"
     n_beam = 1  # answers are the likeliest token each time; above 1: beam search
 

@@ -1,0 +1,169 @@
+"""A whole fine-tuning run: examples, model, training, the comparison, the fine-tuned folder.
+
+`finetune.py` is this with flags.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from .. import cli
+from ..atomic import read_json, write_json
+from ..checkpoint import load
+from ..devices import choose_device
+from ..errors import UserError
+from ..models import Transformer
+from ..pretraining.run import newest_or_train
+from ..runs import PREDICTIONS, RESULTS, SETTINGS, choose_folder, find_run
+from ..training import train
+from . import comparison, folder
+from .comparison import Result
+from .examples import load_examples
+from .moving import pace_of
+from .registry import TASKS, check_kind
+from .settings import FinetuningSettings, default_seeds, with_recipe
+from .tasks import Examples, FineTuning, Task
+
+
+def load_body(settings: FinetuningSettings) -> tuple:
+    """Return the settings with the model and the context resolved, the model, and its tokenizer.
+
+    Raises:
+        UserError: for a model without a tokenizer, one that cannot do the task, or too few positions.
+    """
+    device = choose_device(settings.device).type
+    if settings.model is None:
+        start = newest_or_train(TASKS[settings.task].start, device=settings.device)
+        settings = replace(settings, model=str(start))
+    body, tokenizer = load(settings.model, device)
+    if tokenizer is None:
+        raise UserError(f"{settings.model}: no tokenizer in it, and the examples are text")
+    check_kind(settings.task, body.config, settings.model)
+    longest = body.config.max_positions
+    if settings.context is None:
+        path = Path(settings.model) / SETTINGS
+        known = read_json(path).get("context") if path.exists() else None
+        settings = replace(settings, context=min(known or longest, longest))
+    if settings.context > longest:
+        raise UserError(f"--context {settings.context} is above the model's {longest} positions")
+    return settings, body, tokenizer
+
+
+def make_task(settings: FinetuningSettings, body: Transformer, tokenizer, examples: Examples) -> Task:
+    """Return the task, with what it learns of the training examples."""
+    task = TASKS[settings.task]
+    options = dict(balanced=True) if settings.class_weights else {}
+    return task(tokenizer, body.config, settings.context, task.learn(examples.train), **options)
+
+
+def finetune(settings: FinetuningSettings) -> Path:
+    """Train the model on the task, print the comparison, and return the fine-tuned folder."""
+    settings, body, tokenizer = load_body(settings)
+    settings = replace(settings, seeds=settings.seeds or default_seeds(settings))
+    examples = load_examples(replace(settings, seed=settings.seeds[0]))
+    settings = with_recipe(settings, len(examples.train))
+    print(examples.summary(), *examples.notes, sep="\n")
+    out = choose_folder(settings.task, settings.out, settings.overwrite, settings.resume)
+    write_json(out / SETTINGS, cli.settings_dict(settings))
+    cli.show(settings)
+    task, result, predictions = main_run(settings, body, tokenizer, examples, out)
+    results = more_runs(settings, body, tokenizer, result)
+    close(settings, task, examples, predictions, results, out)
+    return out
+
+
+def main_run(settings, body: Transformer, tokenizer, examples: Examples, out: Path) -> tuple:
+    """Train for the first seed and keep the model; return the task, the result and the predictions."""
+    task = make_task(settings, body, tokenizer, examples)
+    own = replace(comparison.with_rate(settings, body), seed=settings.seeds[0])
+    model = comparison.prepared(body, task, own, settings.tune)
+    objective = FineTuning(task, examples, settings.batch_size, own.seed)
+    n_cut = sum(rows.n_cut for rows in objective.data.values())
+    if n_cut:
+        print(f"cut {n_cut:,} rows to --context {settings.context} tokens")
+    pace = pace_of(body.config, settings.layer_decay, settings.unfreeze_every)
+    outcome = train(model, objective, own, out, tokenizer, pace, settings.patience)
+    folder.save_task(out, task)
+    predictions = task.predict(model, examples.test, 4 * settings.batch_size)
+    folder.write_predictions(out / PREDICTIONS, task, predictions)
+    result = comparison.measure(model, task, examples, outcome["seconds"], settings.batch_size)
+    return task, result, predictions
+
+
+def more_runs(settings, body: Transformer, tokenizer, first: Result) -> dict[str, list[Result]]:
+    """Return the results of every way, a list over the seeds; `chosen` is the way of the settings."""
+    results: dict[str, list[Result]] = {
+        "trivial": [],
+        "scratch": [],
+        "head": [],
+        "lora": [],
+        "chosen": [first],
+    }
+    for i, seed in enumerate(settings.seeds):
+        own = replace(settings, seed=seed)
+        examples = load_examples(own)
+        task = make_task(own, body, tokenizer, examples)
+        if settings.compare:
+            for way, result in comparison.other_ways(body, task, examples, own).items():
+                results.setdefault(way, []).append(result)
+        if i:
+            results["chosen"].append(comparison.one_way(body, task, examples, own))
+        results["trivial"].append(comparison.trivial(task, examples))
+    return {way: found for way, found in results.items() if found}
+
+
+def close(settings, task: Task, examples: Examples, predictions, results: dict, out: Path) -> None:
+    """Print the closing table and examples, and write results.json: the run is finished."""
+    what = task.trivial(examples.train, examples.test[:1])[0]
+    rows = comparison.table_rows(results, comparison.names_of(settings, what))
+    print("\n" + cli.table(rows, (*comparison.HEADER, task.metric)))
+    labels = getattr(task, "labels", None)
+    if labels:
+        rows = folder.confusion_rows(labels, predictions)
+        folder.write_confusion(out, labels, rows)
+        if len(labels) <= 12:
+            print("\nTest examples, first seed: rows are truths, columns predictions\n")
+            print(cli.table(rows, ("", *labels)))
+    print("\n" + "\n".join(shown(task, predictions)) + "\n")
+    means = {
+        way: comparison.mean_and_deviation([r.score for r in found])[0] for way, found in results.items()
+    }
+    names = dict(chosen="score", trivial="majority_score")
+    figures = {names.get(way, f"{way}_score"): mean for way, mean in means.items()}
+    deviation = comparison.mean_and_deviation([r.score for r in results["chosen"]])[1]
+    figures |= dict(metric=task.metric, seconds=results["chosen"][0].seconds, seed=settings.seed)
+    figures |= dict(moving_weights=results["chosen"][0].n_moving)
+    figures |= {} if deviation is None else dict(score_deviation=deviation)
+    write_json(out / RESULTS, figures)
+    print(f"Saved in {out} (the model of seed {settings.seeds[0]}).")
+    print(f"Next: python finetune.py --model {out} --predict FILE")
+
+
+def shown(task: Task, predictions, n: int = 3) -> list[str]:
+    """Return lines that show n predictions, a wrong one among them if there is one."""
+    wrong = [p for p in predictions if task.written(p.truth) != task.written(p.guess)][:1]
+    chosen = (wrong + [p for p in predictions if p not in wrong])[:n]
+    lines = []
+    for p in sorted(chosen, key=predictions.index):
+        sure = "" if p.probability is None else f" {p.probability:.2f}"
+        lines += [p.text, f"    {task.written(p.guess)}{sure}   (it is: {task.written(p.truth)})"]
+    return lines
+
+
+def predict(settings: FinetuningSettings) -> Path:
+    """Say what the fine-tuned --model thinks of the texts in a file; return the folder of the predictions."""
+    device = choose_device(settings.device).type
+    source = settings.model or find_run(settings.task)
+    if source is None:
+        raise UserError(f"--predict: no finished runs/{settings.task}; name the fine-tuned folder by --model")
+    model, task = folder.load_finetuned(source, device)
+    examples, n_skipped = TASKS[task.name].read(settings.predict, settings.skip_bad, truth=False)
+    predictions = task.predict(model, examples, 4 * (settings.batch_size or 32))
+    out = choose_folder("predictions", settings.out, settings.overwrite)
+    folder.write_predictions(out / PREDICTIONS, task, predictions)
+    for p in predictions[:3]:
+        sure = "" if p.probability is None else f" {p.probability:.2f}"
+        print(p.text, f"    {task.written(p.guess)}{sure}", sep="\n")
+    if n_skipped:
+        print(f"left out {n_skipped:,} examples (--skip-bad)")
+    print(f"\nSaved {len(predictions):,} predictions of {source} in {out / PREDICTIONS}.")
+    return out
