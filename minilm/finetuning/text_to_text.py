@@ -142,41 +142,42 @@ class TextToText(Task):
         return model.vocabulary_logits(states[-1][counted]), batch["labels"][counted]
 
     def predict(self, model, examples, batch_size):
-        """Return the answer to each source, and its probability, that of all its tokens and its end."""
-        sources = [text for text, *_ in examples]
-        guesses = self.write(model, sources, batch_size)
-        chances = self.probabilities(model, list(zip(sources, guesses, strict=True)), batch_size)
-        both = zip(examples, guesses, chances, strict=True)
-        return [Prediction(example[0], example[1], guess, chance) for example, guess, chance in both]
+        """Return the answer to each source, and the probability of all its tokens together."""
+        prompts = [self.source_ids(source, 0)[0] for source, *_ in examples]
+        answers = self.write(model, prompts, batch_size)
+        chances = self.probabilities(model, AnswerRows(self, prompts, answers, 0), batch_size)
+        both = zip(examples, map(self.text_of, answers), chances, strict=True)
+        return [Prediction(source, truth, guess, chance) for (source, truth), guess, chance in both]
 
-    def write(self, model, sources: Sequence[str], batch_size: int) -> list[str]:
-        """Return the model's answer to each source; sources of similar length are read together.
+    def write(self, model, prompts: list[list[int]], batch_size: int) -> list[list[int]]:
+        """Return the ids of the answer to each prompt; prompts of similar length are read together.
 
-        An answer ends with its end token, or at twice the longest training answer.
+        An answer ends with its end token, or without one at twice the longest training answer.
         """
-        prompts = [self.source_ids(text, 0)[0] for text in sources]
         options = dict(temperature=0, n_beam=self.n_beam, eos_id=self.end, pad_id=self.pad, overflow="stop")
         options |= dict(forbidden_ids=self.specials - {self.end}, max_new_tokens=2 * self.n_answer)
         options |= {} if self.is_decoder else dict(decoder_start_id=self.decoder_begin)
-        answers = [""] * len(prompts)
+        answers: list[list[int]] = [[]] * len(prompts)
         for chosen in alike([len(prompt) for prompt in prompts], batch_size):
             written = generate(model, [prompts[i] for i in chosen], **options)
             for i, ids in zip(chosen, written, strict=True):
-                new = ids[len(prompts[i] if self.is_decoder else self.decoder_begin) :]
-                answers[i] = self.tokenizer.decode([t for t in new if t not in self.specials]).strip()
+                answers[i] = ids[len(prompts[i] if self.is_decoder else self.decoder_begin) :]
         return answers
 
+    def text_of(self, answer: list[int]) -> str:
+        """Return an answer's text, without its end."""
+        return self.tokenizer.decode([token for token in answer if token not in self.specials]).strip()
+
     @torch.no_grad()
-    def probabilities(self, model, examples: list[tuple], batch_size: int) -> list[float]:
-        """Return the probability that the model gives to each target after its source."""
-        rows = self.rows(examples)
+    def probabilities(self, model, rows: "AnswerRows", batch_size: int) -> list[float]:
+        """Return for each row the probability that the model gives to the answer after its source."""
         found = np.zeros(len(rows))
         for chosen in alike(rows.lengths, batch_size):
             batch = {name: value.to(device_of(model)) for name, value in rows.batch(chosen).items()}
             logits, labels = self.answer_logits(model, batch)
-            row = (batch["labels"] != IGNORED).nonzero()[:, 0]  # (N,)
             log_probs = logits.float().log_softmax(-1).gather(1, labels[:, None])[:, 0]  # (N,)
-            sums = torch.zeros(len(chosen), device=row.device).index_add(0, row, log_probs)
+            row = (batch["labels"] != IGNORED).nonzero()[:, 0]  # (N,)
+            sums = torch.zeros(len(chosen), device=row.device).index_add(0, row, log_probs)  # (B,)
             found[chosen] = sums.exp().cpu().numpy()
         return found.tolist()
 
