@@ -1,6 +1,5 @@
 """What the tests of fine-tuning share: small models of each kind, and examples that are learnt at once."""
 
-import random
 from dataclasses import replace
 
 import small
@@ -37,13 +36,11 @@ def body(kind: str = "encoder", seed: int = 0, **changes) -> torch.nn.Module:
 
 
 def labelled(n: int, seed: int = 0) -> list[tuple[str, str]]:
-    """Return texts of unequal length, in turn about bread, lamps and pens, with that as the label."""
-    draw = random.Random(seed)
-    texts = small.documents(n, seed)
-    nouns = ("bread", "lamp", "pens")
-    return [
-        (f"{text} {draw.choice(['A', 'The'])} {nouns[i % 3]}.", nouns[i % 3]) for i, text in enumerate(texts)
-    ]
+    """Return texts of unequal length that begin with what is sold, and have the place as label, in turn."""
+    goods = dict(bakery="Bread", shop="Lamps", school="Pens")
+    labels = list(goods)
+    texts = [text.split(".")[0] for text in small.documents(n, seed)]
+    return [(f"{goods[labels[i % 3]]}! {text}.", labels[i % 3]) for i, text in enumerate(texts)]
 
 
 def examples(n: int = 15) -> Examples:
