@@ -123,7 +123,7 @@ def close(settings, task: Task, examples: Examples, predictions, results: dict, 
         if len(labels) <= 12:
             print("\nTest examples, first seed: rows are truths, columns predictions\n")
             print(cli.table(rows, ("", *labels)))
-    print("\n" + "\n".join(shown(task, predictions)) + "\n")
+    print("\n" + "\n".join(chosen_examples(task, predictions)) + "\n")
     means = {
         way: comparison.mean_and_deviation([r.score for r in found])[0] for way, found in results.items()
     }
@@ -138,15 +138,11 @@ def close(settings, task: Task, examples: Examples, predictions, results: dict, 
     print(f"Next: python finetune.py --model {out} --predict FILE")
 
 
-def shown(task: Task, predictions, n: int = 3) -> list[str]:
+def chosen_examples(task: Task, predictions, n: int = 3) -> list[str]:
     """Return lines that show n predictions, a wrong one among them if there is one."""
     wrong = [p for p in predictions if task.written(p.truth) != task.written(p.guess)][:1]
     chosen = (wrong + [p for p in predictions if p not in wrong])[:n]
-    lines = []
-    for p in sorted(chosen, key=predictions.index):
-        sure = "" if p.probability is None else f" {p.probability:.2f}"
-        lines += [p.text, f"    {task.written(p.guess)}{sure}   (it is: {task.written(p.truth)})"]
-    return lines
+    return [line for p in sorted(chosen, key=predictions.index) for line in task.shown(p)]
 
 
 def predict(settings: FinetuningSettings) -> Path:
@@ -160,9 +156,7 @@ def predict(settings: FinetuningSettings) -> Path:
     predictions = task.predict(model, examples, 4 * (settings.batch_size or 32))
     out = choose_folder("predictions", settings.out, settings.overwrite)
     folder.write_predictions(out / PREDICTIONS, task, predictions)
-    for p in predictions[:3]:
-        sure = "" if p.probability is None else f" {p.probability:.2f}"
-        print(p.text, f"    {task.written(p.guess)}{sure}", sep="\n")
+    print(*(line for p in predictions[:3] for line in task.shown(p)), sep="\n")
     if n_skipped:
         print(f"left out {n_skipped:,} examples (--skip-bad)")
     print(f"\nSaved {len(predictions):,} predictions of {source} in {out / PREDICTIONS}.")

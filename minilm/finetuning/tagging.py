@@ -123,6 +123,17 @@ class Tagging(Task):
         usual = {word: tags.most_common(1)[0][0] for word, tags in counts.items()}
         return "each word's usual tag", [[usual.get(word, "O") for word in words] for words, _ in test]
 
+    def shown(self, prediction):
+        """Return the words, and the entities found and missed: "person Ana, place market"."""
+        words = prediction.text.split(" ")
+
+        def entities(tags):
+            return ", ".join(f"{kind} {' '.join(words[a:b])}" for a, b, kind in metrics.entities(tags)) or "-"
+
+        lines = [prediction.text, f"    {entities(prediction.guess)}"]
+        wrong = prediction.truth is not None and entities(prediction.truth) != entities(prediction.guess)
+        return lines + ([f"    it is: {entities(prediction.truth)}"] if wrong else [])
+
     def written(self, value):
         """Return the tags with spaces between."""
         return " ".join(value)

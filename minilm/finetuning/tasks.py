@@ -143,6 +143,12 @@ class Task(ABC):
         The commonest label of the training examples, for instance: "majority class".
         """
 
+    def shown(self, prediction: Prediction) -> list[str]:
+        """Return lines that show a prediction to a person."""
+        sure = "" if prediction.probability is None else f" {prediction.probability:.2f}"
+        truth = "" if prediction.truth is None else f"   (it is: {self.written(prediction.truth)})"
+        return [prediction.text, f"    {self.written(prediction.guess)}{sure}{truth}"]
+
     def written(self, value) -> str:
         """Return a truth or a guess as one cell of predictions.tsv."""
         return " ".join(str(value).split())
