@@ -115,7 +115,7 @@ def empty_run_folder(folder: Path) -> None:
             f"{folder} is not a run folder of ours (it holds {(foreign or names)[0]}): not replaced"
         )
     remove_leftovers(folder)
-    for name in (*TASK_FILES, *RUN_FILES):
+    for name in (RESULTS, *TASK_FILES, *RUN_FILES):
         (folder / name).unlink(missing_ok=True)
 
 

@@ -52,18 +52,22 @@ class LoRALinear(nn.Linear):
         return self.weight + self.scale * self.lora_b @ self.lora_a
 
 
-def add_lora(model: Transformer, rank: int, alpha: float, targets: tuple[str, ...]) -> None:
-    """Replace the target layers of all blocks by LoRA layers; the matrices A are drawn by torch's generator.
-
-    Raises:
-        UserError: for a rank below 1 or above the width, or a target that there is not.
-    """
-    if not 1 <= rank <= model.config.d_model:
-        raise UserError(f"--lora-rank {rank}: must be from 1 to the model's width, {model.config.d_model}")
+def check_lora(width: int, rank: int, targets: tuple[str, ...]) -> None:
+    """Raise UserError for a rank below 1 or above the model's width, or a target that there is not."""
+    if not 1 <= rank <= width:
+        raise UserError(f"--lora-rank {rank}: must be from 1 to the model's width, {width}")
     for target in targets:
         if target not in TARGETS:
             there_are = f"{suggest(target, TARGETS)}; there are {', '.join(TARGETS)}"
             raise UserError(f"--lora-targets {target}: no such layer{there_are}")
+
+
+def add_lora(model: Transformer, rank: int, alpha: float, targets: tuple[str, ...]) -> None:
+    """Replace the target layers of all blocks by LoRA layers; the matrices A are drawn by torch's generator.
+
+    Raises UserError as `check_lora`.
+    """
+    check_lora(model.config.d_model, rank, targets)
     endings = tuple(ending for target in targets for ending in TARGETS[target])
     for name, layer in list(model.named_modules()):
         if isinstance(layer, nn.Linear) and name.endswith(endings):

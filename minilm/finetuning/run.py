@@ -18,6 +18,7 @@ from ..training import train
 from . import comparison, folder
 from .comparison import Result
 from .examples import load_examples
+from .lora import check_lora
 from .moving import pace_of
 from .registry import TASKS, check_kind
 from .settings import FinetuningSettings, default_seeds, with_recipe
@@ -58,21 +59,11 @@ def make_task(settings: FinetuningSettings, body: Transformer, tokenizer, exampl
 def finetune(settings: FinetuningSettings) -> Path:
     """Train the model on the task, print the comparison, and return the fine-tuned folder."""
     settings, body, tokenizer = load_body(settings)
+    check_lora(body.config.d_model, settings.lora_rank, settings.lora_targets)
     settings = replace(settings, seeds=settings.seeds or default_seeds(settings))
     examples = load_examples(replace(settings, seed=settings.seeds[0]))
     settings = with_recipe(settings, len(examples.train))
     print(examples.summary(), *examples.notes, sep="\n")
-    out = choose_folder(settings.task, settings.out, settings.overwrite, settings.resume)
-    write_json(out / SETTINGS, cli.settings_dict(settings))
-    cli.show(settings)
-    task, result, predictions = main_run(settings, body, tokenizer, examples, out)
-    results = more_runs(settings, body, tokenizer, result)
-    close(settings, task, examples, predictions, results, out)
-    return out
-
-
-def main_run(settings, body: Transformer, tokenizer, examples: Examples, out: Path) -> tuple:
-    """Train for the first seed and keep the model; return the task, the result and the predictions."""
     task = make_task(settings, body, tokenizer, examples)
     own = replace(comparison.with_rate(settings, body), seed=settings.seeds[0])
     model = comparison.prepared(body, task, own, settings.tune)
@@ -80,13 +71,18 @@ def main_run(settings, body: Transformer, tokenizer, examples: Examples, out: Pa
     n_cut = sum(rows.n_cut for rows in objective.data.values())
     if n_cut:
         print(f"cut {n_cut:,} rows to --context {settings.context} tokens")
+    out = choose_folder(settings.task, settings.out, settings.overwrite, settings.resume)
+    write_json(out / SETTINGS, cli.settings_dict(settings))
+    cli.show(settings)
+    folder.save_task(out, task)
     pace = pace_of(body.config, settings.layer_decay, settings.unfreeze_every)
     outcome = train(model, objective, own, out, tokenizer, pace, settings.patience)
-    folder.save_task(out, task)
     predictions = task.predict(model, examples.test, 4 * settings.batch_size)
     folder.write_predictions(out / PREDICTIONS, task, predictions)
-    result = comparison.measure(model, task, examples, outcome["seconds"], settings.batch_size)
-    return task, result, predictions
+    first = comparison.measure(model, task, examples, outcome["seconds"], settings.batch_size)
+    results = more_runs(settings, body, tokenizer, first)
+    close(settings, task, examples, predictions, results, out)
+    return out
 
 
 def more_runs(settings, body: Transformer, tokenizer, first: Result) -> dict[str, list[Result]]:
@@ -116,6 +112,7 @@ def close(settings, task: Task, examples: Examples, predictions, results: dict, 
     what = task.trivial(examples.train, examples.test[:1])[0]
     rows = comparison.table_rows(results, comparison.names_of(settings, what))
     print("\n" + cli.table(rows, (*comparison.HEADER, task.metric)))
+    print("\n" + ", ".join(f"{name} {value:.3f}" for name, value in task.score(predictions).items()))
     labels = getattr(task, "labels", None)
     if labels:
         rows = folder.confusion_rows(labels, predictions)
@@ -124,18 +121,24 @@ def close(settings, task: Task, examples: Examples, predictions, results: dict, 
             print("\nTest examples, first seed: rows are truths, columns predictions\n")
             print(cli.table(rows, ("", *labels)))
     print("\n" + "\n".join(chosen_examples(task, predictions)) + "\n")
-    means = {
-        way: comparison.mean_and_deviation([r.score for r in found])[0] for way, found in results.items()
-    }
-    names = dict(chosen="score", trivial="majority_score")
-    figures = {names.get(way, f"{way}_score"): mean for way, mean in means.items()}
-    deviation = comparison.mean_and_deviation([r.score for r in results["chosen"]])[1]
-    figures |= dict(metric=task.metric, seconds=results["chosen"][0].seconds, seed=settings.seed)
-    figures |= dict(moving_weights=results["chosen"][0].n_moving)
-    figures |= {} if deviation is None else dict(score_deviation=deviation)
-    write_json(out / RESULTS, figures)
+    write_json(out / RESULTS, figures_of(settings, task, results))
     print(f"Saved in {out} (the model of seed {settings.seeds[0]}).")
     print(f"Next: python finetune.py --model {out} --predict FILE")
+
+
+def figures_of(settings, task: Task, results: dict[str, list[Result]]) -> dict:
+    """Return what results.json holds: each way's mean score over the seeds, and what the chosen way took."""
+    means = {way: comparison.mean_and_deviation([r.score for r in found]) for way, found in results.items()}
+    figures = {f"{way}_score": mean for way, (mean, _) in means.items()}
+    score, deviation = means["chosen"]
+    del figures["chosen_score"]
+    figures["majority_score"] = figures.pop("trivial_score")
+    if settings.tune in ("head", "lora"):
+        figures[f"{settings.tune}_score"] = score
+    first = results["chosen"][0]
+    figures |= dict(score=score, metric=task.metric, moving_weights=first.n_moving)
+    figures |= dict(seconds=first.seconds, seed=settings.seed)
+    return figures | ({} if deviation is None else dict(score_deviation=deviation))
 
 
 def chosen_examples(task: Task, predictions, n: int = 3) -> list[str]:
