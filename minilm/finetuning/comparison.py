@@ -44,7 +44,7 @@ def prepared(
 
 def with_rate(settings: FinetuningSettings, body: Transformer) -> FinetuningSettings:
     """Return the settings with the learning rate of their way to tune, unless one was given."""
-    return settings if settings.lr is not None else replace(settings, lr=rate_of(settings.tune, body.config))
+    return settings if settings.lr is not None else replace(settings, lr=rate_of(settings, body.config))
 
 
 def train_quietly(model: WithHead, objective: FineTuning, settings: FinetuningSettings) -> float:

@@ -75,10 +75,12 @@ def test_each_way_has_its_own_rate_and_the_same_steps(monkeypatch):
     other_ways(body, task, examples, tuned.settings(steps=7, lr=0.25))
     one_way(body, task, examples, tuned.settings(steps=7, lr=0.25))
     rates = [(own.tune, own.lr) for own in seen]
-    own_rates = [(tune, rate_of(tune, body.config)) for tune in ("head", "lora")]
+    own_rates = [(tune, rate_of(tuned.settings(tune=tune), body.config)) for tune in ("head", "lora")]
     assert rates == [("all", 0.25), *own_rates, ("all", 0.25)], "a given rate is meant for the chosen way"
     assert {own.steps for own in seen} == {7}
-    assert with_rate(tuned.settings(lr=None, tune="lora"), body).lr == rate_of("lora", body.config)
+    assert with_rate(tuned.settings(lr=None, tune="lora"), body).lr == rate_of(
+        tuned.settings(tune="lora"), body.config
+    )
     assert other_settings(tuned.settings(lr=0.25), "head").lr is None
 
 

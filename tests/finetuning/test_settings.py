@@ -1,5 +1,9 @@
 """Grades minilm/finetuning/settings.py: what the flags are where they are not given."""
 
+import re
+from dataclasses import fields
+from pathlib import Path
+
 import pytest
 import tuned
 
@@ -41,10 +45,25 @@ def test_seeds_of_two_runs_have_none_in_common():
 
 def test_a_published_model_and_all_of_it_learn_more_slowly():
     small, large = tuned.config(), PRESETS["bert-base"]
-    assert rate_of("all", large) < 1e-4 < rate_of("all", small)
+
+    def rate(tune, config, **changes):
+        return rate_of(FinetuningSettings(tune=tune, **changes), config)
+
+    assert rate("all", large) < 1e-4 < rate("all", small)
     for config in (small, large):
-        assert rate_of("all", config) == rate_of("last:1", config)
-        assert rate_of("all", config) < rate_of("lora", config) < rate_of("head", config)
+        assert rate("all", config) == rate("last:1", config) < rate("lora", config) < rate("head", config)
+    assert rate("all", small, task="text-to-text") == WORLD["text-to-text"]["rate"]
+
+
+def test_every_flag_is_read_somewhere():
+    root = Path(__file__).parents[2]
+    files = [*root.glob("minilm/finetuning/*.py"), root / "minilm/training.py", root / "finetune.py"]
+    files += [root / "minilm/devices.py"]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in files)
+    unread = [
+        f.name for f in fields(FinetuningSettings) if not re.search(rf"(settings|own)\.{f.name}\b", text)
+    ]
+    assert unread == [], "a flag that nobody reads"
 
 
 @pytest.mark.parametrize(
