@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 
 from minilm import world, world_tasks
+from minilm.data import sentences
 from minilm.errors import UserError
 from minilm.world import PLACES, Story
 
@@ -188,3 +189,24 @@ def test_distinct_keeps_the_first_of_each():
         ("3", 3),
         ("4", 4),
     ]
+
+
+def test_short_pairs_are_two_sentences_of_the_same_stories():
+    short, long = world_tasks.text_pairs(20, 3, short=True), world_tasks.text_pairs(20, 3)
+    for (a, b, label), (whole_a, whole_b, same) in zip(short, long, strict=True):
+        assert label == same and whole_a.startswith(a) and whole_b.startswith(b)
+        assert {a.count("."), b.count(".")} == {2}, "sentences 2 and 3, without the ending"
+
+
+def test_short_similar_pairs_are_sentences_2_and_4_and_name_the_person():
+    pairs = world_tasks.similarity(40, 3, short=True)
+    assert len(pairs) == 40 and pairs == world_tasks.similarity(40, 3, short=True)
+    known = {}
+    for a, b, score in world_tasks.similarity(200, 3):
+        short = (" ".join(sentences(text)[1::2]) for text in (a, b))
+        known[tuple(short)] = score
+    assert all(known[a, b] == score for a, b, score in pairs)
+    for a, b, _ in pairs:
+        assert all(any(name in text for name in world.NAMES) for text in (a, b))
+    n_named = sum(all(any(name in text for name in world.NAMES) for text in pair) for pair in known)
+    assert n_named >= 40

@@ -43,7 +43,7 @@ def file_examples(task: type[Task], settings: FinetuningSettings) -> Examples:
     files = dict(train=settings.data, validation=settings.validation, test=settings.test)
     for name, paths in files.items():
         paths = [paths] if isinstance(paths, str) else paths or ()
-        read = [task.read(path, settings.skip_bad) for path in paths]
+        read = [read_file(task, path, settings.skip_bad) for path in paths]
         parts[name] = [example for examples, _ in read for example in examples]
         skipped += sum(n for _, n in read)
     train, validation = parts["train"], parts["validation"]
@@ -58,6 +58,16 @@ def file_examples(task: type[Task], settings: FinetuningSettings) -> Examples:
     task.check(known, validation, settings.validation or found.name)
     task.check(known, found.test, settings.test or found.name)
     return found
+
+
+def read_file(
+    task: type[Task], path: str, skip_bad: bool = False, truth: bool = True
+) -> tuple[list[tuple], int]:
+    """Return what `task.read` does; an error also says what files of the task hold."""
+    try:
+        return task.read(path, skip_bad, truth)
+    except UserError as error:
+        raise UserError(f"{error} (--task {task.name} reads {task.columns})") from None
 
 
 def hold_out(examples: list[tuple], seed: int, name: str) -> tuple[list[tuple], list[tuple]]:

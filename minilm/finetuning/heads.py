@@ -29,7 +29,8 @@ class Head(nn.Module):
         self.on = on  # "text" or "position"
         self.dropout = nn.Dropout(config.dropout)
         self.linear = nn.Linear(config.d_model, n_output)
-        nn.init.normal_(self.linear.weight, std=config.init_std or 0.55 * config.d_model**-0.5)
+        std = 0.55 * config.d_model**-0.5 if config.init_std is None else config.init_std  # as the body's
+        nn.init.normal_(self.linear.weight, std=std)
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, vectors: Tensor) -> Tensor:

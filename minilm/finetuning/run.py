@@ -17,7 +17,7 @@ from ..runs import PREDICTIONS, RESULTS, SETTINGS, choose_folder, find_run
 from ..training import train
 from . import comparison, folder
 from .comparison import Result
-from .examples import load_examples
+from .examples import load_examples, read_file
 from .lora import check_lora
 from .moving import pace_of
 from .registry import TASKS, check_kind
@@ -155,7 +155,7 @@ def predict(settings: FinetuningSettings) -> Path:
     if source is None:
         raise UserError(f"--predict: no finished runs/{settings.task}; name the fine-tuned folder by --model")
     model, task = folder.load_finetuned(source, device)
-    examples, n_skipped = TASKS[task.name].read(settings.predict, settings.skip_bad, truth=False)
+    examples, n_skipped = read_file(TASKS[task.name], settings.predict, settings.skip_bad, truth=False)
     predictions = task.predict(model, examples, 4 * (settings.batch_size or 32))
     out = choose_folder("predictions", settings.out, settings.overwrite)
     folder.write_predictions(out / PREDICTIONS, task, predictions)

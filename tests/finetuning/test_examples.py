@@ -8,7 +8,7 @@ import tuned
 from minilm.errors import UserError
 from minilm.finetuning import examples
 from minilm.finetuning.classification import Classification
-from minilm.finetuning.examples import file_examples, hold_out, load_examples, world_examples
+from minilm.finetuning.examples import file_examples, hold_out, load_examples, read_file, world_examples
 from minilm.world import HELD_OUT_THINGS, SINGULAR_OF
 
 
@@ -91,3 +91,10 @@ def test_what_is_wrong_with_a_file_is_one_line():
         load_examples(tuned.settings(test="t.tsv"))
     with pytest.raises(UserError, match="no such file"):
         load_examples(tuned.settings(data=("absent.tsv",)))
+
+
+def test_an_error_says_what_the_files_of_a_task_hold():
+    write("a.txt", ["some text"])
+    with pytest.raises(UserError, match=r"expected .tsv, .*\(--task classification reads text and label"):
+        read_file(Classification, "a.txt")
+    assert read_file(Classification, "test.tsv")[0] == [("other", "x"), ("more", "y")]
