@@ -32,6 +32,7 @@ from .checkpoint import (
 from .cli import CommonSettings
 from .ctrl_c import ctrl_c_as_a_wish
 from .devices import autocast, process_count, process_rank, sum_over_processes, to_device
+from .early_stopping import EarlyStopping
 from .errors import UserError
 from .flags import option_of
 from .runs import TRAINER
@@ -216,42 +217,21 @@ def go_on_from(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Opti
     return state
 
 
-class EarlyStopping:
-    """Keeps the weights with the lowest validation loss, and stops where it rises (Prechelt 1998).
-
-    After `patience` evaluations in a row without a new lowest loss it is time to stop; 0: never, and the last
-    weights are kept.
-    """
-
-    def __init__(self, patience: int):
-        self.patience, self.state = patience, dict(loss=math.inf, n_worse=0, model=None)
-
-    def look(self, metrics: dict[str, float], model: torch.nn.Module) -> None:
-        """Take note of an evaluation."""
-        if self.patience and metrics["loss"] < self.state["loss"]:
-            weights = {name: value.clone() for name, value in model.state_dict().items()}
-            self.state = dict(loss=metrics["loss"], n_worse=0, model=weights)
-        elif self.patience:
-            self.state["n_worse"] += 1
-
-    def is_time(self) -> bool:
-        """Say whether to stop."""
-        return 0 < self.patience <= self.state["n_worse"]
-
-    def put_back(self, model: torch.nn.Module) -> None:
-        """Give the model the weights that were kept, if any."""
-        if self.state["model"] is not None:
-            model.load_state_dict(self.state["model"])
+def begin(model, settings: TrainingSettings, folder: Path, pace: Pace | None, patience: int) -> tuple:
+    """Return (optimizer, stopping, state): those of a new run, or of the one in `folder` that goes on."""
+    optimizer, stopping = make_optimizer(model, settings.weight_decay, pace), EarlyStopping(patience)
+    state = dict(step=0, seconds=0.0, before=None)
+    if settings.resume:
+        state = go_on_from(folder, model, optimizer)
+        stopping.state = state.get("stopping", stopping.state)
+    if settings.compile:
+        for stack in filter(None, (model.encoder, model.decoder)):
+            stack.compile()
+    return optimizer, stopping, state
 
 
 def train(
-    model,
-    objective,
-    settings: TrainingSettings,
-    folder: Path,
-    tokenizer=None,
-    pace: Pace | None = None,
-    patience: int = 0,
+    model, objective, settings: TrainingSettings, folder: Path, tokenizer=None, pace=None, patience: int = 0
 ) -> dict:
     """Train `model` with `objective` and keep it in `folder`.
 
@@ -265,14 +245,7 @@ def train(
         UserError: where the loss turns NaN or infinite; the last checkpoint stays as it was.
         Interrupted: on Ctrl-C, after a checkpoint.
     """
-    optimizer, stopping = make_optimizer(model, settings.weight_decay, pace), EarlyStopping(patience)
-    earlier = dict(step=0, seconds=0.0, before=None)
-    if settings.resume:
-        earlier = go_on_from(folder, model, optimizer)
-        stopping.state = earlier.get("stopping", stopping.state)
-    if settings.compile:
-        for stack in filter(None, (model.encoder, model.decoder)):
-            stack.compile()
+    optimizer, stopping, earlier = begin(model, settings, folder, pace, patience)
     report = Report(folder, settings, earlier["step"], earlier["seconds"])
 
     def checkpoint(step: int) -> None:
@@ -299,7 +272,7 @@ def train(
             report.step(step + 1, *train_step(model, objective, optimizer, settings, step))
             done = step + 1
             if done == settings.steps:
-                break
+                break  # looked at and saved below
             if done % (settings.eval_every or -(-settings.steps // 8)) == 0:
                 stopping.look(look(done), model)
             if done % settings.save_every == 0 or wish.stop:

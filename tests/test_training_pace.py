@@ -1,4 +1,4 @@
-"""Grades minilm/training.py: a rate and a first step for each weight, and when it is time to stop."""
+"""Grades minilm/training.py: a rate and a first step for each weight, and a run that stops early."""
 
 import math
 
@@ -8,7 +8,8 @@ import torch
 
 from minilm import training
 from minilm.checkpoint import load_trainer, read_log
-from minilm.training import EarlyStopping, learning_rate, make_optimizer, train, train_step
+from minilm.early_stopping import EarlyStopping
+from minilm.training import learning_rate, make_optimizer, train, train_step
 
 
 def halves(name: str) -> tuple[float, int]:
@@ -44,26 +45,6 @@ def test_a_step_has_the_rate_of_each_group():
 def test_without_a_pace_all_learn_at_the_one_rate():
     for group in make_optimizer(small.model("causal"), 0.1).param_groups:
         assert (group["share"], group["first_step"]) == (1.0, 0)
-
-
-def test_early_stopping_counts_evaluations_without_a_new_lowest_loss():
-    model, stopping, losses = small.model("causal"), EarlyStopping(2), [3.0, 2.0, 2.5, 1.5, 1.5, 1.6]
-    times, best = [], None
-    for loss in losses:
-        with torch.no_grad():
-            model.tokens.weight += 1.0
-        stopping.look(dict(loss=loss), model)
-        best = model.tokens.weight.clone() if loss == min(losses) and best is None else best
-        times.append(stopping.is_time())
-    assert times == [False, False, False, False, False, True]
-    stopping.put_back(model)
-    assert torch.equal(model.tokens.weight, best), "the best weights, not the last ones"
-    never = EarlyStopping(0)
-    for _ in range(5):
-        never.look({}, model)
-    assert not never.is_time()
-    never.put_back(model)
-    assert torch.equal(model.tokens.weight, best)
 
 
 def test_a_run_stops_and_keeps_its_best_weights(tmp_path, monkeypatch):
