@@ -7,7 +7,6 @@ all held out: train on the one, test on the other, and no topic word of the test
 mixes).
 """
 
-import itertools
 import random
 
 from minilm.errors import UserError, suggest
@@ -17,6 +16,7 @@ from minilm.world_reports import Report
 from minilm.world_words import ADJECTIVES
 
 LABELS = ("place", "mood")
+OUTDOORS = ("beach", "farm", "garden")
 INSTRUCTIONS = {
     "summary": "Summarize the story.",
     "translation": "Translate into Portuguese:",
@@ -66,25 +66,36 @@ def text_pairs(
     return examples
 
 
-def similarity(
-    n: int, seed: int, held_out: bool | None = False, short: bool = False
-) -> list[tuple[str, str, float]]:
+def similarity(n: int, seed: int, held_out: bool | None = False) -> list[tuple[str, str, float]]:
     """Return (story, story, score 0-5): 3 for the same place, 1 for the same person, 1 for the same ending.
 
-    Each of the three is shared by about half of the pairs; an ending is happy or unhappy. With `short` a
-    story is its sentences 2 and 4, one of which names the person: a pair of these fits a row of 64 tokens.
+    Each of the three is shared by about half of the pairs; an ending is happy or unhappy.
     """
     rng = random.Random(f"similarity {seed}")
     examples = []
-    for index in itertools.count():
-        if len(examples) == n:
-            return examples
+    for index in range(n):
         a, b = _pair(rng, seed, index, held_out, same_person=rng.random() < 0.5)
         score = 3.0 * (a.place == b.place) + (a.person == b.person) + (a.happy == b.happy)
-        texts = [" ".join(story.sentences[1::2] if short else story.sentences) for story in (a, b)]
-        named = a.person in texts[0] and b.person in texts[1]
-        if named or not short:
-            examples.append((*texts, score))
+        examples.append((a.text, b.text, score))
+    return examples
+
+
+def place_similarity(n: int, seed: int, held_out: bool | None = False) -> list[tuple[str, str, float]]:
+    """Return (text, text, score): 5 for the same place, 2.5 where both are outdoors or both are not, else 0.
+
+    Each score has a third of the pairs. The texts are sentences 2 and 3, which do not name the place.
+    """
+    rng = random.Random(f"place similarity {seed}")
+    examples = []
+    for index in range(n):
+        first = Story(seed, 2 * index, held_out)
+        is_out = first.place in OUTDOORS
+        alike = [p for p in PLACES if p != first.place and (p in OUTDOORS) == is_out]
+        others = [p for p in PLACES if (p in OUTDOORS) != is_out]
+        score, places = rng.choice([(5.0, [first.place]), (2.5, alike), (0.0, others)])
+        second = Story(seed, 2 * index + 1, held_out, place=rng.choice(places))
+        examples.append((*(" ".join(story.sentences[1:3]) for story in (first, second)), score))
+    return examples
 
 
 def tagging(n: int, seed: int, held_out: bool | None = False) -> list[tuple[list[str], list[str]]]:

@@ -7,7 +7,6 @@ from collections import Counter
 import pytest
 
 from minilm import world, world_tasks
-from minilm.data import sentences
 from minilm.errors import UserError
 from minilm.world import PLACES, Story
 
@@ -28,6 +27,7 @@ def topic_words(text):
         (world_tasks.labelled, lambda e: [e[0]]),
         (world_tasks.text_pairs, lambda e: e[:2]),
         (world_tasks.similarity, lambda e: e[:2]),
+        (world_tasks.place_similarity, lambda e: e[:2]),
         (world_tasks.tagging, lambda e: [" ".join(e[0])]),
         (world_tasks.questions, lambda e: [e[0]]),
         (world_tasks.instructions, lambda e: [e[0]]),
@@ -198,15 +198,14 @@ def test_short_pairs_are_two_sentences_of_the_same_stories():
         assert {a.count("."), b.count(".")} == {2}, "sentences 2 and 3, without the ending"
 
 
-def test_short_similar_pairs_are_sentences_2_and_4_and_name_the_person():
-    pairs = world_tasks.similarity(40, 3, short=True)
-    assert len(pairs) == 40 and pairs == world_tasks.similarity(40, 3, short=True)
-    known = {}
-    for a, b, score in world_tasks.similarity(200, 3):
-        short = (" ".join(sentences(text)[1::2]) for text in (a, b))
-        known[tuple(short)] = score
-    assert all(known[a, b] == score for a, b, score in pairs)
-    for a, b, _ in pairs:
-        assert all(any(name in text for name in world.NAMES) for text in (a, b))
-    n_named = sum(all(any(name in text for name in world.NAMES) for text in pair) for pair in known)
-    assert n_named >= 40
+def test_place_similarity_has_three_scores_of_a_third_each():
+    pairs = world_tasks.place_similarity(300, 3)
+    counts = Counter(score for *_, score in pairs)
+    assert set(counts) == {0.0, 2.5, 5.0} and min(counts.values()) > 75
+    outdoors = {"beach", "farm", "garden"}
+    for *texts, score in pairs:
+        a, b = ({place for word in topic_words(t) if (place := world.place_of(word))} for t in texts)
+        assert len(a) == len(b) == 1, "each text has things of one place, and does not name it"
+        assert score == (5.0 if a == b else 2.5 if len((a | b) & outdoors) in (0, 2) else 0.0)
+        assert not set(re.findall(r"\w+", " ".join(texts))) & set(PLACES)
+        assert {text.count(".") for text in texts} == {2}

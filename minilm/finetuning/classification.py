@@ -185,8 +185,8 @@ class Similarity(TextTask):
 
     @classmethod
     def world(cls, n, seed, held_out):
-        """Return sentences 2 and 4 of two stories, and a score of 0 to 5 for what they share."""
-        return world_tasks.similarity(n, seed, held_out, short=True)
+        """Return sentences 2 and 3 of two stories, and how alike their places are, from 0 to 5."""
+        return world_tasks.place_similarity(n, seed, held_out)
 
     @classmethod
     def learn(cls, train):

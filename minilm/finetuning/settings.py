@@ -54,7 +54,7 @@ class FinetuningSettings(TrainingSettings):
 WORLD = {
     "classification": dict(n_examples=24, steps=100, batch_size=24, n_run=10),
     "pair": dict(n_examples=300, steps=300, batch_size=32),
-    "similarity": dict(n_examples=2000, steps=600, batch_size=32),
+    "similarity": dict(n_examples=600, steps=300, batch_size=32),
     "tagging": dict(n_examples=200, steps=200, batch_size=32),
     "span": dict(n_examples=600, steps=300, batch_size=32),
     "text-to-text": dict(n_examples=8000, steps=1200, batch_size=32, rate=2e-3),
