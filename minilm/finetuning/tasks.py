@@ -184,12 +184,10 @@ class FineTuning:
         return self.task.loss(model, batch)
 
 
-def in_parts(rows: Rows, batch_size: int, device) -> list[tuple[list[int], dict[str, Tensor]]]:
-    """Cut all rows into (indices, batch on the device), rows of similar length together."""
-    order = (
-        sorted(range(len(rows)), key=lambda i: len(rows.ids[i])) if hasattr(rows, "ids") else range(len(rows))
-    )
-    parts = [list(order[i : i + batch_size]) for i in range(0, len(rows), batch_size)]
+def in_parts(rows, batch_size: int, device) -> list[tuple[list[int], dict[str, Tensor]]]:
+    """Cut rows with `ids` into (indices, batch on the device); rows of similar length stand together."""
+    order = sorted(range(len(rows)), key=lambda i: len(rows.ids[i]))
+    parts = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
     return [(part, {k: v.to(device) for k, v in rows.batch(part).items()}) for part in parts]
 
 
