@@ -33,7 +33,7 @@ def load_body(settings: FinetuningSettings) -> tuple:
     """
     device = choose_device(settings.device).type
     if settings.model is None:
-        start = newest_or_train(TASKS[settings.task].start, device=settings.device)
+        start = newest_or_train(TASKS[settings.task].start, settings.seed, settings.device)
         settings = replace(settings, model=str(start))
     body, tokenizer = load(settings.model, device)
     if tokenizer is None:
@@ -59,7 +59,8 @@ def make_task(settings: FinetuningSettings, body: Transformer, tokenizer, exampl
 def finetune(settings: FinetuningSettings) -> Path:
     """Train the model on the task, print the comparison, and return the fine-tuned folder."""
     settings, body, tokenizer = load_body(settings)
-    check_lora(body.config.d_model, settings.lora_rank, settings.lora_targets)
+    if settings.compare or settings.tune == "lora":  # the comparison comes last, its mistakes not
+        check_lora(body.config.d_model, settings.lora_rank, settings.lora_targets)
     settings = replace(settings, seeds=settings.seeds or default_seeds(settings))
     examples = load_examples(replace(settings, seed=settings.seeds[0]))
     settings = with_recipe(settings, len(examples.train))

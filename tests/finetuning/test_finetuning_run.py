@@ -96,9 +96,13 @@ def test_the_context_is_that_of_the_models_own_training():
 
 def test_the_newest_run_is_taken_where_no_model_is_named(monkeypatch):
     seen = []
-    monkeypatch.setattr(run, "newest_or_train", lambda start, device: seen.append(start) or Path("encoder"))
+    monkeypatch.setattr(
+        run, "newest_or_train", lambda start, seed, device: seen.append(start) or Path("encoder")
+    )
     assert run.load_body(settings(model=None))[0].model == "encoder"
-    monkeypatch.setattr(run, "newest_or_train", lambda start, device: seen.append(start) or Path("decoder"))
+    monkeypatch.setattr(
+        run, "newest_or_train", lambda start, seed, device: seen.append(start) or Path("decoder")
+    )
     run.load_body(settings(model=None, task="text-to-text"))
     assert seen == ["masked", "denoising"]
 
