@@ -6,14 +6,18 @@
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from .. import cli
 from ..atomic import read_json, write_json
 from ..checkpoint import load
+from ..config import PRESETS, preset
 from ..devices import choose_device
 from ..errors import UserError
-from ..models import Transformer
+from ..models import Transformer, build
 from ..pretraining.run import newest_or_train
 from ..runs import PREDICTIONS, RESULTS, SETTINGS, choose_folder, find_run
+from ..tokenizer import BPE, SPECIAL_TOKENS
 from ..training import train
 from . import comparison, folder
 from .comparison import Result
@@ -24,9 +28,13 @@ from .registry import TASKS, check_kind
 from .settings import FinetuningSettings, default_seeds, with_recipe
 from .tasks import Examples, FineTuning, Task
 
+VOCABULARY = 1024  # tokens, where a preset begins from random weights
+
 
 def load_body(settings: FinetuningSettings) -> tuple:
     """Return the settings with the model and the context resolved, the model, and its tokenizer.
+
+    The model is that of a folder, or a preset with random weights.
 
     Raises:
         UserError: for a model without a tokenizer, one that cannot do the task, or too few positions.
@@ -35,7 +43,8 @@ def load_body(settings: FinetuningSettings) -> tuple:
     if settings.model is None:
         start = newest_or_train(TASKS[settings.task].start, settings.seed, settings.device)
         settings = replace(settings, model=str(start))
-    body, tokenizer = load(settings.model, device)
+    is_preset = settings.model in PRESETS
+    body, tokenizer = fresh_body(settings, device) if is_preset else load(settings.model, device)
     if tokenizer is None:
         raise UserError(f"{settings.model}: no tokenizer in it, and the examples are text")
     check_kind(settings.task, body.config, settings.model)
@@ -47,6 +56,21 @@ def load_body(settings: FinetuningSettings) -> tuple:
     if settings.context > longest:
         raise UserError(f"--context {settings.context} is above the model's {longest} positions")
     return settings, body, tokenizer
+
+
+def fresh_body(settings: FinetuningSettings, device: str) -> tuple[Transformer, BPE]:
+    """Return a preset with random weights, and a tokenizer trained on the examples to learn from."""
+    texts = [" ".join(words_in(example)) for example in load_examples(settings).train]
+    tokenizer = BPE.train(texts, VOCABULARY, SPECIAL_TOKENS)
+    torch.manual_seed(settings.seed)
+    return build(replace(preset(settings.model), vocab_size=tokenizer.vocab_size)).to(device), tokenizer
+
+
+def words_in(example) -> list[str]:
+    """Return all texts in an example, the truth among them: lists and tuples of texts, and of others."""
+    if isinstance(example, (list, tuple)):
+        return [text for part in example for text in words_in(part)]
+    return [example] if isinstance(example, str) else []
 
 
 def make_task(settings: FinetuningSettings, body: Transformer, tokenizer, examples: Examples) -> Task:

@@ -146,3 +146,14 @@ def test_a_model_that_cannot_is_one_line():
 def test_what_is_cut_is_told(capsys):
     run.finetune(settings(data=("train.tsv",), context=8, compare=False))
     assert "rows to --context 8 tokens" in capsys.readouterr().out
+
+
+def test_a_preset_begins_from_random_weights_and_the_words_of_the_examples():
+    assert run.words_in(("a b", ["c", ("d", 3)], None, 2.5)) == ["a b", "c", "d"]
+    made = settings(model="bert-tiny", data=("train.tsv",), compare=False)
+    body, tokenizer = run.fresh_body(made, "cpu")
+    again, _ = run.fresh_body(made, "cpu")
+    small.assert_equal(dict(body.state_dict()), dict(again.state_dict()))
+    assert body.config.d_model == 64 and body.config.vocab_size == tokenizer.vocab_size
+    assert len(tokenizer.encode("Bread")) == 1, "the tokenizer has seen the examples"
+    assert results(run.finetune(made))["moving_weights"] > 100_000
