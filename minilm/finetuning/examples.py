@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from pathlib import Path
 
 from ..data import VALIDATION_SEED, VALIDATION_SHARE
 from ..errors import UserError
@@ -65,7 +66,7 @@ def read_file(
 ) -> tuple[list[tuple], int]:
     """Return what `task.read` does; an error also says what files of the task hold."""
     try:
-        return task.read(path, skip_bad, truth)
+        return task.read(Path(path), skip_bad, truth)
     except UserError as error:
         raise UserError(f"{error} (--task {task.name} reads {task.columns})") from None
 

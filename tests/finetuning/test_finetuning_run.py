@@ -135,6 +135,18 @@ def test_predictions_of_new_texts(capsys):
         run.predict(settings(model=None, task="tagging", predict="new.tsv"))
 
 
+@pytest.mark.parametrize(
+    "task, line",
+    [("pair", "a\tb"), ("similarity", "a\tb"), ("tagging", "a"), ("span", "a b\tc"), ("text-to-text", "a")],
+)
+def test_every_task_reads_texts_without_truths(task, line):
+    model = "encoder-decoder" if task == "text-to-text" else "encoder"
+    folder = run.finetune(settings(task=task, model=model, compare=False))
+    Path("new.tsv").write_text(line + "\n", encoding="utf-8")
+    out = run.predict(settings(model=str(folder), predict="new.tsv"))
+    assert len((out / "predictions.tsv").read_text(encoding="utf-8").splitlines()) == 2
+
+
 def test_a_model_that_cannot_is_one_line():
     with pytest.raises(UserError, match="--task span needs a model of kind encoder, and decoder is of kind"):
         run.finetune(settings(model="decoder", task="span"))
