@@ -92,7 +92,15 @@ def save(model: nn.Module, tokenizer, path: str | Path, overwrite: bool = False)
             raise UserError(f"{folder} exists already: choose another name, or overwrite=True to replace it")
         empty_run_folder(folder)
     make_folder(folder, exist_ok=True)
-    save_model(folder, model.state_dict(), model.config.to_dict(), tokenizer)
+    save_model(folder, state_to_load(model), model.config.to_dict(), tokenizer)
+
+
+def state_to_load(model: nn.Module) -> dict[str, Tensor]:
+    """Return the weights that a model is loaded from, which may be simpler than the one that is trained.
+
+    LoRA's thin matrices are merged (`finetuning/lora.py`).
+    """
+    return model.merged_state() if hasattr(model, "merged_state") else model.state_dict()
 
 
 def save_model(folder: str | Path, model_state: dict[str, Tensor], config: dict, tokenizer=None) -> None:
@@ -141,8 +149,10 @@ def load_weights(folder: str | Path, model: nn.Module) -> None:
     path = Path(folder) / WEIGHTS
     if not path.exists():
         raise UserError(f"{folder}: no {WEIGHTS} in it; was the run stopped before its first checkpoint?")
-    state = read_tensors(path)
-    check_state(path, state, model.state_dict())
+    expected = model.state_dict()
+    # The head of a fine-tuned model is left out where the body alone is loaded.
+    state = {name: t for name, t in read_tensors(path).items() if name in expected or name[:5] != "head."}
+    check_state(path, state, expected)
     model.load_state_dict(state)
 
 

@@ -15,6 +15,9 @@ CONFIG, TOKENIZER, WEIGHTS = "config.json", "tokenizer.json", "model.safetensors
 TRAINER, SETTINGS, LOG, RESULTS = "trainer.pt", "settings.json", "log.jsonl", "results.json"
 # In the order in which --overwrite deletes them: what marks a folder as a run of ours goes last.
 RUN_FILES = (RESULTS, WEIGHTS, TRAINER, TOKENIZER, SETTINGS, CONFIG, LOG)
+# What fine-tuning adds: the task and its labels, what it says of the test examples, who is taken for whom.
+TASK, PREDICTIONS, CONFUSION = "task.json", "predictions.tsv", "confusion.tsv"
+TASK_FILES = (PREDICTIONS, CONFUSION, TASK)
 FORMAT = "minilm"  # "format" in config.json
 
 
@@ -101,7 +104,9 @@ def empty_run_folder(folder: Path) -> None:
     if not folder.is_dir():
         raise UserError(f"{folder} is a file, not a run folder")
     names = [path.name for path in folder.iterdir()]
-    foreign = [name for name in names if name not in RUN_FILES and not LEFTOVER.fullmatch(name)]
+    foreign = [
+        name for name in names if name not in (*TASK_FILES, *RUN_FILES) and not LEFTOVER.fullmatch(name)
+    ]
     ours = not names or (LOG in names and (SETTINGS in names or not foreign))
     if CONFIG in names and not ours:
         ours = read_json(folder / CONFIG).get("format") == FORMAT
@@ -110,7 +115,7 @@ def empty_run_folder(folder: Path) -> None:
             f"{folder} is not a run folder of ours (it holds {(foreign or names)[0]}): not replaced"
         )
     remove_leftovers(folder)
-    for name in RUN_FILES:
+    for name in (RESULTS, *TASK_FILES, *RUN_FILES):
         (folder / name).unlink(missing_ok=True)
 
 

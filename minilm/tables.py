@@ -57,35 +57,50 @@ def read_aligned(source_path: str | Path, target_path: str | Path, skip_bad: boo
     return _collect(records, ("source", "target"), both, skip_bad)
 
 
-def read_conll(path: str | Path) -> list[tuple[list[str], list[str]]]:
-    """Return the sentences of a CoNLL file, each (words, tags): its first and its last column.
+def read_conll(path: str | Path, skip_bad: bool = False, tagged: bool = True) -> tuple[list[tuple], int]:
+    """Return (sentences, n_skipped) of a CoNLL file; a sentence is (words, tags), its first and last columns.
 
-    White space separates columns, a blank line ends a sentence, `-DOCSTART-` lines are passed over. Raises
-    UserError for a line of one column and for a file without a sentence.
+    White space separates columns, a blank line ends a sentence, `-DOCSTART-` lines are passed over. All lines
+    have as many columns as the first one, and with tags two or more. Raises UserError for another line unless
+    `skip_bad`, which leaves its sentence out, and for a file without a sentence. Without `tagged` the tags
+    are what stands in the last column, whatever it is.
     """
-    sentences, words, tags = [], [], []
+    sentences, n_skipped, n_column = [], 0, 0
+    words, tags, is_bad = [], [], False
     for number, line in enumerate([*read_text(Path(path)).split("\n"), ""], start=1):
         columns = line.split()
         if not columns and words:
-            sentences.append((words, tags))
-            words, tags = [], []
+            n_skipped += is_bad
+            sentences += [] if is_bad else [(words, tags)]
+            words, tags, is_bad = [], [], False
         if not columns or columns[0] == "-DOCSTART-":
             continue
-        if len(columns) < 2:
-            raise UserError(f"{path}, line {number}: one column {line.strip()!r}, expected a word and a tag")
+        n_column = n_column or len(columns)
+        if len(columns) != n_column or len(columns) < (2 if tagged else 1):
+            problem = _wrong_columns(f"{path}, line {number}", line, len(columns), n_column)
+            if not skip_bad:
+                raise problem
+            is_bad = True
         words.append(columns[0])
         tags.append(columns[-1])
     if not sentences:
-        raise UserError(f"{path}: no sentences; expected lines of a word and its tag")
-    return sentences
+        raise UserError(f"{path}: no sentences ({n_skipped} skipped); expected lines of a word and its tag")
+    return sentences, n_skipped
 
 
-def read_squad(path: str | Path, skip_bad: bool = False) -> tuple[list[dict], int]:
+def _wrong_columns(where: str, line: str, n: int, n_first: int) -> UserError:
+    """Return the error for a line of a CoNLL file."""
+    if n == 1:
+        return UserError(f"{where}: one column {line.strip()!r}, expected a word and a tag")
+    return UserError(f"{where}: {n} columns {line.strip()!r}, where the first line has {n_first}")
+
+
+def read_squad(path: str | Path, skip_bad: bool = False, answered: bool = True) -> tuple[list[dict], int]:
     """Return (examples, n_skipped) of a SQuAD 1.1 or 2.0 file (Rajpurkar et al. 2016 and 2018).
 
     An example is a dict: `context` and `question` (str), `answers` (list of (text, start in characters)) and
     `impossible` (bool; the answers are then empty). An answer must stand in the context at its offset, else
-    the question is bad.
+    the question is bad. Without `answered` nobody asks for answers, and all are left empty.
     """
     try:
         data = json.loads(read_text(Path(path)))
@@ -94,7 +109,7 @@ def read_squad(path: str | Path, skip_bad: bool = False) -> tuple[list[dict], in
     examples, n_skipped = [], 0
     for context, question, where in _squad_questions(data, str(path)):
         try:
-            examples.append(_squad_example(context, question, where))
+            examples.append(_squad_example(context, question, where, answered))
         except UserError:
             if not skip_bad:
                 raise
@@ -198,18 +213,18 @@ def _squad_questions(data: dict, path: str) -> Iterator[tuple[str, dict, str]]:
                 yield context, question, f"{where}.qas[{k}]{name}"
 
 
-def _squad_example(context: str, question: dict, where: str) -> dict:
+def _squad_example(context: str, question: dict, where: str, answered: bool) -> dict:
     """Return the example of one question, its answers checked against the context."""
     text = _member(question, "question", str, where).strip()
     impossible = bool(question.get("is_impossible", False))
     answers = []
-    for answer in [] if impossible else _member(question, "answers", list, where):
+    for answer in [] if impossible or not answered else _member(question, "answers", list, where):
         span, start = _member(answer, "text", str, where), _member(answer, "answer_start", int, where)
         found = context[start : start + len(span)] if start >= 0 else ""
         if not span or found != span:
             stands = f"; it stands at {context.index(span)}" if span and span in context else ""
             raise UserError(f"{where}: answer {span!r} at {start}, where the context has {found!r}{stands}")
         answers.append((span, start))
-    if not text or not (answers or impossible):
+    if not text or not (answers or impossible or not answered):
         raise UserError(f"{where}: {'no answer' if text else 'an empty question'}; expected both")
     return {"context": context, "question": text, "answers": answers, "impossible": impossible}

@@ -10,6 +10,7 @@ processes, evaluation, the log, checkpoints, Ctrl-C.
 import math
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -19,15 +20,25 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .checkpoint import append_log, check_state, load_trainer, save_model, save_trainer, trim_log
+from .checkpoint import (
+    append_log,
+    check_state,
+    load_trainer,
+    save_model,
+    save_trainer,
+    state_to_load,
+    trim_log,
+)
 from .cli import CommonSettings
 from .ctrl_c import ctrl_c_as_a_wish
 from .devices import autocast, process_count, process_rank, sum_over_processes, to_device
+from .early_stopping import EarlyStopping
 from .errors import UserError
 from .flags import option_of
 from .runs import TRAINER
 
 BETAS = (0.9, 0.98)  # of AdamW: Vaswani et al. 2017, section 5.3
+Pace = Callable[[str], tuple[float, int]]  # name of a weight -> share of the learning rate, first step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,17 +99,27 @@ def learning_rate(step: int, settings: TrainingSettings) -> float:
     return settings.lr * share[settings.schedule]
 
 
-def make_optimizer(model: torch.nn.Module, weight_decay: float) -> torch.optim.AdamW:
+def make_optimizer(
+    model: torch.nn.Module, weight_decay: float, pace: Pace | None = None
+) -> torch.optim.AdamW:
     """AdamW (Loshchilov and Hutter 2019) with weight decay on matrices, not on biases and norms.
 
-    Weights with `requires_grad` off are left out: which weights move is the regime's choice.
+    Weights with `requires_grad` off are left out: which weights move is the regime's choice. `pace` gives a
+    weight, by its name, a share of the learning rate and the step from which it moves; none: (1, 0) for all.
     """
-    moving = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in moving if p.dim() >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in moving if p.dim() < 2], "weight_decay": 0.0},
+    groups: dict[tuple, list] = {}
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            share, first_step = pace(name) if pace else (1.0, 0)
+            groups.setdefault((share, first_step, p.dim() < 2), []).append(p)
+    rows = [
+        dict(
+            params=params, weight_decay=0.0 if is_vector else weight_decay, share=share, first_step=first_step
+        )
+        for (share, first_step, is_vector), params in sorted(groups.items(), key=lambda item: item[0])
     ]
-    return torch.optim.AdamW(groups, lr=0.0, betas=BETAS, fused=moving[0].device.type in ("cpu", "cuda"))
+    fused = rows[0]["params"][0].device.type in ("cpu", "cuda")
+    return torch.optim.AdamW(rows, lr=0.0, betas=BETAS, fused=fused)
 
 
 def micro_batches(batch: dict[str, Tensor], n: int) -> list[dict[str, Tensor]]:
@@ -147,7 +168,9 @@ def train_step(model, objective, optimizer, settings: TrainingSettings, step: in
     # Dropout depends on the step and not on what was drawn before, so a resumed run needs no random state.
     torch.manual_seed(hash((settings.seed, step, rank)) % 2**63)
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate(step, settings)
+        # At a rate of 0 a weight stays: AdamW's decay is multiplied by the rate too.
+        rests = step < group.get("first_step", 0)
+        group["lr"] = 0.0 if rests else learning_rate(step, settings) * group.get("share", 1.0)
     batch = objective.batch(step, "train")
     totals: dict[str, Tensor] = {}
     for part in micro_batches(batch, settings.accumulate * n_process)[rank::n_process]:
@@ -168,7 +191,7 @@ def save_checkpoint(folder: Path, model, optimizer: torch.optim.Optimizer, token
     """Write what `go_on_from` reads (`rest`: its `step`, `seconds` and `before`), and the model to load."""
     state = rest | dict(model=model.state_dict(), optimizer=optimizer.state_dict())
     save_trainer(folder, state)
-    save_model(folder, state["model"], model.config.to_dict(), tokenizer)
+    save_model(folder, state_to_load(model), model.config.to_dict(), tokenizer)
 
 
 def go_on_from(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict:
@@ -194,49 +217,64 @@ def go_on_from(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Opti
     return state
 
 
-def train(model, objective, settings: TrainingSettings, folder: Path, tokenizer=None) -> dict:
+def begin(model, settings: TrainingSettings, folder: Path, pace: Pace | None, patience: int) -> tuple:
+    """Return (optimizer, stopping, state): those of a new run, or of the one in `folder` that goes on."""
+    optimizer, stopping = make_optimizer(model, settings.weight_decay, pace), EarlyStopping(patience)
+    state = dict(step=0, seconds=0.0, before=None)
+    if settings.resume:
+        state = go_on_from(folder, model, optimizer)
+        stopping.state = state.get("stopping", stopping.state)
+    if settings.compile:
+        for stack in filter(None, (model.encoder, model.decoder)):
+            stack.compile()
+    return optimizer, stopping, state
+
+
+def train(
+    model, objective, settings: TrainingSettings, folder: Path, tokenizer=None, pace=None, patience: int = 0
+) -> dict:
     """Train `model` with `objective` and keep it in `folder`.
 
+    Args:
+        pace: as in `make_optimizer`. patience: as in `EarlyStopping`.
+
     Returns:
-        `before` and `after` (the metrics of `evaluate`), `seconds`, `tokens_per_second`.
+        `before` and `after` (the metrics of `evaluate`), `seconds`, `tokens_per_second`, `steps` taken.
 
     Raises:
         UserError: where the loss turns NaN or infinite; the last checkpoint stays as it was.
         Interrupted: on Ctrl-C, after a checkpoint.
     """
-    optimizer = make_optimizer(model, settings.weight_decay)
-    earlier = dict(step=0, seconds=0.0, before=None)
-    if settings.resume:
-        earlier = go_on_from(folder, model, optimizer)
-    if settings.compile:
-        for stack in filter(None, (model.encoder, model.decoder)):
-            stack.compile()
+    optimizer, stopping, earlier = begin(model, settings, folder, pace, patience)
     report = Report(folder, settings, earlier["step"], earlier["seconds"])
 
     def checkpoint(step: int) -> None:
         report.stop_if_not_finite()
         if process_rank() == 0:
-            rest = dict(step=step, seconds=report.seconds(), before=before)
+            rest = dict(step=step, seconds=report.seconds(), before=before, stopping=stopping.state)
             save_checkpoint(folder, model, optimizer, tokenizer, **rest)
 
     def look(step: int) -> dict[str, float]:
         report.stop_if_not_finite()
-        if process_rank():
+        if process_rank() and not patience:
             return {}  # the others wait for the first process in the next step
         metrics = evaluate(model, objective, settings)
-        report.evaluation(step, metrics)
+        if process_rank() == 0:
+            report.evaluation(step, metrics)
         return metrics
 
-    before = earlier["before"] or look(0)
+    before, done = earlier["before"] or look(0), earlier["step"]
     model.train()
     with ctrl_c_as_a_wish() as wish:
         for step in range(earlier["step"], settings.steps):
+            if stopping.is_time():
+                break
             report.step(step + 1, *train_step(model, objective, optimizer, settings, step))
             done = step + 1
             if done == settings.steps:
-                break
+                break  # looked at and saved below
             if done % (settings.eval_every or -(-settings.steps // 8)) == 0:
-                look(done)
+                stopping.look(look(done), model)
             if done % settings.save_every == 0 or wish.stop:
                 checkpoint(done)
             if wish.stop:
@@ -244,11 +282,15 @@ def train(model, objective, settings: TrainingSettings, folder: Path, tokenizer=
                 raise Interrupted(
                     f"stopped after step {done} of {settings.steps}, saved; to go on: --resume --out {folder}"
                 )
-        after = look(settings.steps)  # before saving: weights that give no finite loss are not to be kept
-        checkpoint(settings.steps)
+        if patience:
+            stopping.look(evaluate(model, objective, settings), model)
+            stopping.put_back(model)
+        after = look(done)  # before saving: weights that give no finite loss are not to be kept
+        checkpoint(done)
     report.close()
     model.eval()
-    return dict(before=before, after=after, seconds=report.seconds(), tokens_per_second=report.speed())
+    speed = dict(seconds=report.seconds(), tokens_per_second=report.speed())
+    return dict(before=before, after=after, steps=done, **speed)
 
 
 class Report:

@@ -223,3 +223,9 @@ def test_near_runs_suggests_folders_only(tmp_path):
     assert near_runs(tmp_path / "runs" / "maskd").endswith("masked'?)")
     assert near_runs(tmp_path / "runs" / "masked") == ""
     assert near_runs(tmp_path / "nowhere" / "masked") == ""
+
+
+def test_a_fine_tuned_folder_is_replaced_whole(tmp_path):
+    run("mine", *runs.RUN_FILES, *runs.TASK_FILES)
+    empty_run_folder(tmp_path / "mine")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == []

@@ -125,11 +125,9 @@ def test_aligned_files_of_unequal_length_name_both_counts(tmp_path):
 
 
 def test_conll_takes_the_first_and_the_last_column(tmp_path):
-    text = "-DOCSTART- -X- O O\n\nAnna NNP I-NP B-PER\nran VBD I-VP O\n\n \nHome\tO\n# O"
-    assert read_conll(write(tmp_path / "a.conll", text)) == [
-        (["Anna", "ran"], ["B-PER", "O"]),
-        (["Home", "#"], ["O", "O"]),
-    ]
+    text = "-DOCSTART- -X- O O\n\nAnna NNP I-NP B-PER\nran VBD I-VP O\n\n \nHome\tNN\tI-NP\tO\n# # O O"
+    sentences = [(["Anna", "ran"], ["B-PER", "O"]), (["Home", "#"], ["O", "O"])]
+    assert read_conll(write(tmp_path / "a.conll", text)) == (sentences, 0)
 
 
 def test_conll_errors_name_the_line(tmp_path):
@@ -137,6 +135,15 @@ def test_conll_errors_name_the_line(tmp_path):
         read_conll, write(tmp_path / "a.txt", "Anna B\n\nran\n")
     )
     assert "no sentences" in message(read_conll, write(tmp_path / "b.txt", "\n\n"))
+    path = write(tmp_path / "c.txt", "Anna B\nran O\n\nBea x B\nran O\n\nCara B\n")
+    assert "c.txt, line 4: 3 columns 'Bea x B', where the first line has 2" in message(read_conll, path)
+    left = [(["Anna", "ran"], ["B", "O"]), (["Cara"], ["B"])]
+    assert read_conll(path, skip_bad=True) == (left, 1), "the whole sentence is left out, and counted once"
+
+
+def test_words_to_be_tagged_need_no_tags(tmp_path):
+    sentences, _ = read_conll(write(tmp_path / "a.txt", "Anna\nran\n\nHome\n"), tagged=False)
+    assert [words for words, _ in sentences] == [["Anna", "ran"], ["Home"]]
 
 
 def squad(path, *questions, context="Anna found a key. Bea found the key."):
@@ -191,6 +198,12 @@ def test_squad_says_where_a_misplaced_answer_stands(tmp_path):
     assert "it stands at 18" in message(
         read_squad, squad(tmp_path / "a.json", question(answers=[(17, "Bea")]))
     )
+
+
+def test_questions_to_be_answered_need_no_answers(tmp_path):
+    path = squad(tmp_path / "a.json", {"question": "Who?"}, question("When?", [(1, "Anna")]))
+    examples, _ = read_squad(path, answered=False)
+    assert [(e["question"], e["answers"]) for e in examples] == [("Who?", []), ("When?", [])]
 
 
 def test_squad_files_of_another_shape(tmp_path):

@@ -1,0 +1,47 @@
+"""Regime 4, fine-tuning: a trained model learns a task from labelled examples.
+
+    python finetune.py --task classification    one text, a class
+    python finetune.py --task pair              two texts, a class
+    python finetune.py --task similarity        two texts, a number
+    python finetune.py --task tagging           a tag for each word
+    python finetune.py --task span              a question, its answer in a text
+    python finetune.py --task text-to-text      a text to write
+    python finetune.py --tune head              which weights move: head, last:N, lora, all
+    python finetune.py --data train.tsv --test test.tsv     your own examples
+    python finetune.py --model runs/classification --predict new.tsv
+
+Without more flags each takes one to three minutes on two CPU cores, on the embedded world; the model to start
+from is the newest runs/masked. The closing table shows what moves, how many weights that is, and the score.
+"""
+
+import sys
+
+from minilm import cli
+from minilm.finetuning.run import finetune, predict
+from minilm.finetuning.settings import FinetuningSettings
+from minilm.runs import choose_folder, read_settings
+
+
+def read_command() -> FinetuningSettings:
+    """Return the settings of this command line, with --resume over those of the run that goes on."""
+    given, _ = cli.parse_given(FinetuningSettings, None, description=__doc__)
+    settings = FinetuningSettings(**given)
+    if not settings.resume:
+        return settings
+    folder = choose_folder(settings.task, settings.out, settings.overwrite, resume=True)
+    saved, _ = read_settings(folder, FinetuningSettings)
+    return FinetuningSettings(**saved | dict(overwrite=False) | given | dict(out=str(folder)))
+
+
+def main() -> int:
+    """Fine-tune and print the comparison, or predict with a model that is fine-tuned already."""
+    settings = read_command()
+    if settings.predict:
+        predict(settings)
+    else:
+        finetune(settings)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -1,0 +1,252 @@
+"""One text or two, and a head on one vector: a class (`classification`, `pair`) or a number (`similarity`).
+
+Source: Devlin et al. 2019, section 4.1 and figure 4 (a) and (b): softmax(C W^T), C the vector of [CLS]. A
+decoder and an encoder-decoder give their last token's vector instead (`heads.py`).
+"""
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .. import world_tasks
+from ..errors import UserError, suggest
+from ..inputs import TextRows, text_rows
+from ..tables import read_table
+from . import metrics
+from .heads import Head
+from .tasks import Prediction, Rows, Task, device_of, in_parts
+
+
+class TextsWithTruth(Rows):
+    """Rows of `inputs.py`, each with a label (a class's number, or a number) and a weight."""
+
+    def __init__(self, texts: TextRows, labels: Sequence, weights: Sequence[float]):
+        self.texts, self.ids, self.n_cut = texts, texts.ids, texts.n_cut
+        self.labels, self.weights = torch.tensor(labels), torch.tensor(weights)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def batch(self, chosen: Sequence[int]) -> dict[str, Tensor]:
+        """Return the rows of `TextRows.batch`, labels and weights (B,), the denominators n_row, n_weight."""
+        chosen = list(chosen)
+        weights = self.weights[chosen]
+        rows = self.texts.batch(chosen) | dict(labels=self.labels[chosen], weights=weights)
+        return rows | dict(n_row=torch.tensor(float(len(chosen))), n_weight=weights.sum())
+
+
+class TextTask(Task):
+    """What the tasks on whole texts share."""
+
+    n_text = 1
+    fields: tuple[str, ...]
+
+    @classmethod
+    def read(cls, path, skip_bad=False, truth=True):
+        """Return (examples, n_skipped) of a table (`tables.read_table`)."""
+        rows, n_skipped = read_table(path, cls.fields if truth else cls.fields[:-1], skip_bad)
+        return (rows if truth else [(*row, None) for row in rows]), n_skipped
+
+    def text_rows(self, examples: list[tuple]) -> TextRows:
+        """Return the texts, or pairs of texts, as rows of the model."""
+        sides = list(zip(*(example[: self.n_text] for example in examples), strict=True))
+        return text_rows(self.tokenizer, self.config, *sides, longest=self.context)
+
+    def outputs(self, model, examples: list[tuple], batch_size: int) -> Tensor:
+        """Return the head's output for each example, (N, n_output)."""
+        rows = TextsWithTruth(self.text_rows(examples), [0] * len(examples), [1.0] * len(examples))
+        found = torch.zeros(len(examples), model.head.linear.out_features)
+        with torch.no_grad():
+            for part, batch in in_parts(rows, batch_size, device_of(model)):
+                found[part] = model.output(batch).float().cpu()
+        return found
+
+
+class Classification(TextTask):
+    """One text, one of C classes.
+
+    `balanced`: an example of class c weighs n / (C n_c), so that rare classes count as much as frequent ones.
+    """
+
+    name, metric, fields = "classification", "accuracy", ("text", "label")
+    columns = "text and label (.tsv, .csv, .jsonl)"
+
+    def __init__(self, tokenizer, config, context, known=None, balanced: bool = False):
+        super().__init__(tokenizer, config, context, known)
+        self.labels, counts = self.known["labels"], self.known["counts"]
+        mean = sum(counts) / len(counts)
+        self.weights = [mean / count if balanced else 1.0 for count in counts]
+
+    @classmethod
+    def world(cls, n, seed, held_out):
+        """Return sentences 2 to 4 of stories and their place, which no sentence names."""
+        return world_tasks.labelled(n, seed, "place", held_out)
+
+    @classmethod
+    def draw(cls, examples, n, seed):
+        """Return n examples drawn by the seed, the classes taking turns as long as they have any."""
+        shuffled = random.Random(f"examples {seed}").sample(examples, len(examples))
+        turns, seen = [], Counter()
+        for example in shuffled:
+            turns.append(seen[example[-1]])
+            seen[example[-1]] += 1
+        if n < len(seen):
+            raise UserError(f"--n-examples {n}: fewer examples than the {len(seen)} classes")
+        order = sorted(range(len(examples)), key=turns.__getitem__)[:n]
+        return [shuffled[i] for i in sorted(order)]
+
+    @classmethod
+    def learn(cls, train):
+        """Return the labels in alphabetical order, and how many examples have each."""
+        counts = Counter(example[-1] for example in train)
+        if len(counts) < 2:
+            raise UserError(
+                f"all {len(train)} examples have the label {train[0][-1]!r}: there is nothing to tell apart"
+            )
+        return dict(labels=sorted(counts), counts=[counts[label] for label in sorted(counts)])
+
+    @classmethod
+    def check(cls, known, examples, name):
+        """Raise UserError for labels that no training example has."""
+        unknown = Counter(example[-1] for example in examples if example[-1] not in known["labels"])
+        if unknown:
+            found = ", ".join(f"{label!r} ({n:,} times)" for label, n in unknown.most_common(5))
+            more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+            near = suggest(str(next(iter(unknown))), known["labels"])
+            raise UserError(f"{name}: labels that training does not have: {found}{more}{near}")
+
+    def head(self):
+        """Return a linear layer from one vector a text to C scores."""
+        return Head(self.config, len(self.labels), on="text")
+
+    def rows(self, examples):
+        """Return the texts with the numbers of their labels."""
+        labels = [self.labels.index(example[-1]) for example in examples]
+        return TextsWithTruth(self.text_rows(examples), labels, [self.weights[label] for label in labels])
+
+    def loss(self, model, batch):
+        """Return the (weighted) mean cross-entropy in nats; metrics `loss`, the same, and `accuracy`."""
+        logits = model.output(batch)  # (B, C)
+        each = F.cross_entropy(logits.float(), batch["labels"], reduction="none")  # (B,)
+        loss = (each * batch["weights"]).sum() / batch["n_weight"]
+        right = (logits.argmax(-1) == batch["labels"]).sum() / batch["n_row"]
+        return loss, dict(loss=loss, accuracy=right)
+
+    def predict(self, model, examples, batch_size):
+        """Return the likeliest class of each text, with its probability."""
+        best, index = self.outputs(model, examples, batch_size).softmax(-1).max(-1)
+        return [
+            Prediction(" | ".join(example[: self.n_text]), example[-1], self.labels[i], p)
+            for example, i, p in zip(examples, index.tolist(), best.tolist(), strict=True)
+        ]
+
+    def score(self, predictions):
+        """Return accuracy and macro F1."""
+        truth, guess = [p.truth for p in predictions], [p.guess for p in predictions]
+        return dict(accuracy=metrics.accuracy(truth, guess), macro_f1=metrics.macro_f1(truth, guess))
+
+    @classmethod
+    def trivial(cls, train, test):
+        """Guess the commonest class every time."""
+        ((commonest, _),) = Counter(example[-1] for example in train).most_common(1)
+        return "majority class", [commonest] * len(test)
+
+
+class Pair(Classification):
+    """Two texts, one of C classes: do they say the same, does one follow from the other?"""
+
+    name, n_text, fields = "pair", 2, ("text_a", "text_b", "label")
+    columns = "text_a, text_b and label (.tsv, .csv, .jsonl)"
+
+    @classmethod
+    def world(cls, n, seed, held_out):
+        """Return sentences 2 and 3 of two stories, and whether both happen at the same place."""
+        return world_tasks.text_pairs(n, seed, held_out, short=True)
+
+
+class Similarity(TextTask):
+    """Two texts, and how alike they are, a number. The model learns the number in deviations from the mean.
+
+    Source: the STS-B row of Devlin et al. 2019, table 1.
+    """
+
+    name, metric, n_text, fields = "similarity", "spearman", 2, ("text_a", "text_b", "label")
+    columns = "text_a, text_b and a number as label (.tsv, .csv, .jsonl)"
+
+    @classmethod
+    def read(cls, path, skip_bad=False, truth=True):
+        """Return (examples, n_skipped) of a table whose label is a number."""
+        examples, n_skipped = super().read(path, skip_bad, truth)
+        return [(a, b, None if label is None else number(label, path)) for a, b, label in examples], n_skipped
+
+    @classmethod
+    def world(cls, n, seed, held_out):
+        """Return sentences 2 and 3 of two stories, and how alike their places are, from 0 to 5."""
+        return world_tasks.place_similarity(n, seed, held_out)
+
+    @classmethod
+    def learn(cls, train):
+        """Return the mean and the deviation of the numbers."""
+        values = torch.tensor([example[-1] for example in train])
+        if values.min() == values.max():
+            raise UserError(
+                f"all {len(train)} examples have the score {values[0]:g}: there is nothing to learn"
+            )
+        return dict(mean=float(values.mean()), deviation=float(values.std()))
+
+    def head(self):
+        """Return a linear layer from one vector a pair to one number."""
+        return Head(self.config, 1, on="text")
+
+    def rows(self, examples):
+        """Return the pairs with their numbers, in deviations from the mean."""
+        mean, deviation = self.known["mean"], self.known["deviation"]
+        labels = [(example[-1] - mean) / deviation for example in examples]
+        return TextsWithTruth(self.text_rows(examples), labels, [1.0] * len(examples))
+
+    def loss(self, model, batch):
+        """Return the mean squared error; 1 is what guessing the mean gives."""
+        error = model.output(batch)[:, 0].float() - batch["labels"]  # (B,)
+        loss = (error**2).sum() / batch["n_row"]
+        return loss, dict(loss=loss)
+
+    def predict(self, model, examples, batch_size):
+        """Return the number of each pair; there is no probability to give."""
+        found = self.outputs(model, examples, batch_size)[:, 0] * self.known["deviation"] + self.known["mean"]
+        return [
+            Prediction(f"{a} | {b}", truth, value)
+            for (a, b, truth), value in zip(examples, found.tolist(), strict=True)
+        ]
+
+    def score(self, predictions):
+        """Return both correlations with the truth."""
+        truth, guess = [p.truth for p in predictions], [p.guess for p in predictions]
+        return dict(spearman=metrics.spearman(truth, guess), pearson=metrics.pearson(truth, guess))
+
+    @classmethod
+    def trivial(cls, train, test):
+        """Guess by the share of words that both texts have: of all those in either."""
+        guesses = []
+        for a, b, _ in test:
+            first, second = (set(text.lower().split()) for text in (a, b))
+            guesses.append(len(first & second) / max(1, len(first | second)))
+        return "shared words", guesses
+
+    def written(self, value):
+        """Return the number with three digits."""
+        return f"{value:.3f}"
+
+
+def number(label: str, path) -> float:
+    """Return a label as a number; UserError where it is none."""
+    try:
+        value = float(label)
+    except ValueError:
+        value = float("nan")
+    if value - value != 0:
+        raise UserError(f"{path}: the label {label!r} is no number; --task similarity learns scores")
+    return value

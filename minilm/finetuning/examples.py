@@ -1,0 +1,83 @@
+"""Where the examples of a task come from: the embedded world, or the user's files."""
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+from ..data import VALIDATION_SEED, VALIDATION_SHARE
+from ..errors import UserError
+from .registry import TASKS
+from .settings import WORLD, FinetuningSettings
+from .tasks import Examples, Task
+
+WORLD_VALIDATION, WORLD_TEST = 200, 600  # examples
+TEST_SEED = 2_000_003  # added to the seed for the world's test examples
+
+
+def load_examples(settings: FinetuningSettings) -> Examples:
+    """Return the examples that the settings name; `n_examples` limits those to learn from.
+
+    Of the world: the things and verbs of the test examples are held out, no label has ever touched them. Of
+    files: what is watched is a tenth of them, drawn by the seed, where --validation names no other.
+    """
+    task = TASKS[settings.task]
+    if settings.data is None:
+        for name in ("test", "validation"):
+            if getattr(settings, name):
+                raise UserError(f"--{name} {getattr(settings, name)}: needs --data, examples to learn from")
+        return world_examples(task, settings.n_examples or WORLD[task.name]["n_examples"], settings.seed)
+    return file_examples(task, settings)
+
+
+def world_examples(task: type[Task], n: int, seed: int) -> Examples:
+    """Return n training examples of the seed; test examples of held-out words, the same for all seeds."""
+    return Examples(
+        task.world(n, seed, held_out=False),
+        task.world(WORLD_VALIDATION, seed + VALIDATION_SEED, held_out=False),
+        task.world(WORLD_TEST, TEST_SEED, held_out=True),
+    )
+
+
+def file_examples(task: type[Task], settings: FinetuningSettings) -> Examples:
+    """Return the examples of the files, drawn and cut as the settings say."""
+    parts, skipped = {}, 0
+    files = dict(train=settings.data, validation=settings.validation, test=settings.test)
+    for name, paths in files.items():
+        paths = [paths] if isinstance(paths, str) else paths or ()
+        read = [read_file(task, path, settings.skip_bad) for path in paths]
+        parts[name] = [example for examples, _ in read for example in examples]
+        skipped += sum(n for _, n in read)
+    train, validation = parts["train"], parts["validation"]
+    if not validation:
+        train, validation = hold_out(train, settings.seed, settings.data[0])
+    if settings.n_examples is not None and settings.n_examples < len(train):
+        train = task.draw(train, settings.n_examples, settings.seed)
+    found = Examples(train, validation, parts["test"] or validation, " and ".join(settings.data))
+    if skipped:
+        found = replace(found, notes=(f"left out {skipped:,} examples (--skip-bad)",))
+    known = task.learn(train)
+    task.check(known, validation, settings.validation or found.name)
+    task.check(known, found.test, settings.test or found.name)
+    return found
+
+
+def read_file(
+    task: type[Task], path: str, skip_bad: bool = False, truth: bool = True
+) -> tuple[list[tuple], int]:
+    """Return what `task.read` does; an error also says what files of the task hold."""
+    try:
+        return task.read(Path(path), skip_bad, truth)
+    except UserError as error:
+        raise UserError(f"{error} (--task {task.name} reads {task.columns})") from None
+
+
+def hold_out(examples: list[tuple], seed: int, name: str) -> tuple[list[tuple], list[tuple]]:
+    """Return (train, validation): a tenth of the examples, drawn by the seed, is watched."""
+    if len(examples) < 2:
+        raise UserError(
+            f"{name}: {len(examples)} example; needs at least two, one to learn from, one to watch"
+        )
+    n = max(1, len(examples) // VALIDATION_SHARE)
+    watched = set(random.Random(f"watched {seed}").sample(range(len(examples)), n))
+    train = [example for i, example in enumerate(examples) if i not in watched]
+    return train, [examples[i] for i in sorted(watched)]

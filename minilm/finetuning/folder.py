@@ -1,0 +1,78 @@
+"""What a fine-tuned folder holds beyond a run folder: the task, the head, the predictions.
+
+task.json           the task's name, what it knows of the labels, tokens a row
+model.safetensors   the body's weights under their usual names, the head's as `head. ...`
+predictions.tsv     text, truth, prediction, probability of each test example
+confusion.tsv       of a task with classes: rows are truths, columns predictions
+"""
+
+import csv
+import io
+from pathlib import Path
+
+from ..atomic import atomic_write, read_json, write_json
+from ..checkpoint import load, load_weights
+from ..errors import UserError
+from ..runs import CONFUSION, PREDICTIONS, TASK
+from . import metrics
+from .heads import WithHead
+from .registry import TASKS
+from .tasks import Prediction, Task
+
+
+def save_task(folder: Path, task: Task) -> None:
+    """Write task.json."""
+    write_json(folder / TASK, dict(task=task.name, context=task.context, known=task.known))
+
+
+def load_finetuned(folder: str | Path, device: str = "cpu") -> tuple[WithHead, Task]:
+    """Return (model, task) of a fine-tuned folder; UserError where it is none."""
+    folder = Path(folder)
+    body, tokenizer = load(folder, device)
+    if not (folder / TASK).exists():
+        raise UserError(
+            f"{folder}: not fine-tuned, no {TASK} in it; python finetune.py --model {folder} does that first"
+        )
+    saved = read_json(folder / TASK)
+    name, known, context = (saved.get(key) for key in ("task", "known", "context"))
+    if name not in TASKS or not isinstance(known, dict) or not isinstance(context, int):
+        raise UserError(f"{folder / TASK}: not a task of ours; expected task, known and context")
+    task = TASKS[name](tokenizer, body.config, context, known)
+    model = WithHead(body.config, task.head())
+    load_weights(folder, model)
+    return model.to(device).eval(), task
+
+
+def write_predictions(path: Path, task: Task, predictions: list[Prediction]) -> None:
+    """Write a line for each prediction; a cell is one line, its tabs are spaces."""
+    lines = ["text\ttruth\tprediction\tprobability"]
+    for p in predictions:
+        truth = "" if p.truth is None else task.written(p.truth)
+        probability = "" if p.probability is None else f"{p.probability:.4f}"
+        lines.append("\t".join([" ".join(p.text.split()), truth, task.written(p.guess), probability]))
+    atomic_write(path, "\n".join(lines) + "\n")
+
+
+def confusion_rows(labels: list[str], predictions: list[Prediction]) -> list[tuple]:
+    """Return a row for each true label: the label, then how often it was taken for which."""
+    index = {label: i for i, label in enumerate(labels)}
+    truth, guess = [index[p.truth] for p in predictions], [index[p.guess] for p in predictions]
+    counts = metrics.confusion_matrix(truth, guess, len(labels))  # (C, C)
+    return [(label, *row) for label, row in zip(labels, counts.tolist(), strict=True)]
+
+
+def write_confusion(folder: Path, labels: list[str], rows: list[tuple]) -> None:
+    """Write confusion.tsv."""
+    text = io.StringIO()
+    csv.writer(text, delimiter="\t", lineterminator="\n").writerows([("truth", *labels), *rows])
+    atomic_write(folder / CONFUSION, text.getvalue())
+
+
+__all__ = [
+    "PREDICTIONS",
+    "confusion_rows",
+    "load_finetuned",
+    "save_task",
+    "write_confusion",
+    "write_predictions",
+]

@@ -1,0 +1,124 @@
+"""Grades minilm/finetuning/heads.py: the vector that a head reads, and what moves under it."""
+
+import pytest
+import small
+import torch
+import tuned
+
+from minilm.finetuning.heads import Head, WithHead, moves, put_head_on
+from minilm.finetuning.moving import let_move
+from minilm.inputs import text_rows
+
+TEXTS = ["Rui sells bread.", "Ana found a lamp on Monday. The old baker likes it.", "Ana."]
+
+
+def batch(model, texts=TEXTS) -> dict:
+    rows = text_rows(small.tokenizer(), model.config, texts)
+    return rows.batch(range(len(texts)))
+
+
+def made(kind: str, on: str = "text", n_output: int = 5, **changes) -> WithHead:
+    body = tuned.body(kind, **changes)
+    return put_head_on(body, Head(body.config, n_output, on)).eval()
+
+
+@pytest.mark.parametrize("kind", tuned.KINDS)
+def test_a_text_gives_the_same_output_alone_and_in_a_padded_batch(kind):
+    model = made(kind)
+    together = model.output(batch(model))
+    assert together.shape == (3, 5)
+    for i, text in enumerate(TEXTS):
+        alone = model.output(batch(model, [text]))[0]
+        torch.testing.assert_close(together[i], alone, msg=f"{kind}: padding has changed text {i}")
+
+
+def test_an_encoder_gives_its_first_token_through_the_pooler():
+    model = made("encoder")
+    inputs = batch(model)
+    hidden = model.hidden_states(**inputs)[-1]
+    expected = model.head.linear(torch.tanh(model.pooler(hidden[:, 0])))
+    torch.testing.assert_close(model.output(inputs), expected)
+    model = made("encoder", pooler=False, next_sentence=False)
+    hidden = model.hidden_states(**batch(model))[-1]
+    torch.testing.assert_close(model.output(batch(model)), model.head.linear(hidden[:, 0]))
+
+
+def test_a_decoder_gives_its_last_real_token_wherever_the_padding_is():
+    model = made("decoder")
+    inputs = batch(model)
+    hidden = model.hidden_states(inputs["input_ids"], inputs["attention_mask"])[-1]
+    last = inputs["attention_mask"].sum(1) - 1
+    expected = model.head.linear(torch.stack([hidden[i, n] for i, n in enumerate(last.tolist())]))
+    torch.testing.assert_close(model.output(inputs), expected)
+    ids, n = inputs["input_ids"][2], int(last[2]) + 1
+    mask = torch.zeros(1, len(ids), dtype=torch.long)
+    mask[:, -n:] = 1
+    left = dict(input_ids=ids.roll(len(ids) - n)[None], attention_mask=mask)
+    torch.testing.assert_close(model.output(left)[0], expected[2], msg="padding on the left")
+
+
+def test_an_encoder_decoder_reads_the_text_twice():
+    model = made("encoder-decoder")
+    inputs = batch(model)
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    memory = model.encode(ids, mask)[-1]
+    hidden = model.decode(ids, mask, memory, mask)[-1]
+    last = [hidden[i, n] for i, n in enumerate((mask.sum(1) - 1).tolist())]
+    torch.testing.assert_close(model.output(inputs), model.head.linear(torch.stack(last)))
+
+
+def test_a_head_on_positions_gives_scores_for_each():
+    model = made("encoder", on="position", n_output=4)
+    inputs = batch(model)
+    assert model.output(inputs).shape == (*inputs["input_ids"].shape, 4)
+
+
+@pytest.mark.parametrize("on", ["text", "position"])
+@pytest.mark.parametrize("kind", tuned.KINDS)
+def test_exactly_the_weights_in_use_get_a_gradient(kind, on):
+    model = made(kind, on)
+    model.train().output(batch(model)).pow(2).sum().backward()
+    with_gradient = {name for name, p in model.named_parameters() if p.grad is not None}
+    assert with_gradient == {name for name, _ in model.named_parameters() if model.in_use(name)}
+    assert model.n_moving() == sum(p.numel() for n, p in model.named_parameters() if n in with_gradient)
+
+
+def test_without_a_head_the_vocabulary_is_in_use():
+    model = WithHead(tuned.config("decoder", tie_embeddings=False), None)
+    assert model.in_use("vocabulary.output.weight") and model.vocabulary.output.weight.requires_grad
+
+
+def test_a_head_leaves_the_body_as_it_was():
+    body = tuned.body()
+    model = put_head_on(body, Head(body.config, 2, "text"))
+    small.assert_equal({n: model.state_dict()[n] for n in body.state_dict()}, dict(body.state_dict()))
+    with torch.no_grad():
+        model.tokens.weight.zero_()
+    assert body.tokens.weight.any(), "fine-tuning must not change the model that it began with"
+
+
+def test_a_part_that_rests_has_no_dropout():
+    body = tuned.body(dropout=0.5)
+    model = put_head_on(body, Head(body.config, 3, "text")).train()
+    assert all(part.training for part in (*model.encoder.blocks, model.encoder.embeddings, model.head))
+    let_move(model, "last:1")
+    first, last = model.encoder.blocks
+    assert (model.encoder.embeddings.training, first.training, last.training) == (False, False, True)
+    assert not moves(first) and moves(last)
+    model.train()
+    assert not first.training, "train() must leave resting parts as they are"
+    let_move(model, "head")
+    model.head.dropout.p = 0.0
+    assert torch.equal(model.output(batch(model)), model.output(batch(model))), "dropout in a frozen body"
+    assert set(model.resting_parts()) == {model.encoder.embeddings, first, last}
+
+
+def test_a_head_starts_small_and_without_a_bias():
+    torch.manual_seed(0)
+    wide = tuned.config(d_model=300, init_std=0.02)
+    head = Head(wide, 200, "text")
+    assert head.linear.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert not head.linear.bias.any()
+    head = Head(tuned.config(d_model=300), 200, "text")
+    assert head.linear.weight.std().item() == pytest.approx(0.55 * 300**-0.5, rel=0.05)
+    assert Head(tuned.config(dropout=0.3), 2, "text").dropout.p == 0.3

@@ -1,0 +1,467 @@
+"""Text to text against plain loops: layout, what is cut, the loss on the answer only, writing, scores."""
+
+import json
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from minilm.config import ModelConfig
+from minilm.errors import UserError
+from minilm.finetuning import text_to_text
+from minilm.finetuning.tasks import Examples, FineTuning, Prediction
+from minilm.finetuning.text_to_text import MOST_LABELS, FlatIds, TextToText, alike, fields_of
+from minilm.generation import generate
+from minilm.models import build
+from minilm.pretraining.objective import IGNORED
+from minilm.tokenizer import BPE, SPECIAL_TOKENS
+from minilm.training import micro_batches, train
+from minilm.world import HELD_OUT_THINGS, SINGULAR_OF, THINGS
+from tests import small
+
+KINDS = ("decoder", "encoder-decoder")
+EXAMPLES = [
+    ("Rui found bread. What did Rui find?", "bread"),
+    ("Ana sells a lamp on Monday. When?", "on Monday"),
+    ("Who?", "The old baker and Ana"),
+    ("Ana likes two red pens. Rui sells bread. Who sells bread?", "Rui"),
+]
+PAD, CLS, SEP, END = map(small.tokenizer().special_id, ("[PAD]", "[CLS]", "[SEP]", "<|endoftext|>"))
+
+
+def model_of(kind: str, max_positions: int = 64, vocab_size: int | None = None, **changes):
+    """Return a small model, as random as the seed of the test."""
+    sizes = dict(d_model=12, n_head=3, d_ff=20, dropout=0.0, attention_dropout=0.0, final_norm=True)
+    sizes |= dict(n_decoder_layer=1, n_encoder_layer=int(kind == "encoder-decoder"))
+    vocab_size = vocab_size or small.tokenizer().vocab_size
+    return build(ModelConfig(vocab_size=vocab_size, max_positions=max_positions, **sizes | changes)).eval()
+
+
+def task_of(kind: str, context: int = 64, examples=EXAMPLES) -> TextToText:
+    config = model_of(kind, context).config
+    return TextToText(small.tokenizer(), config, context, TextToText.learn(examples))
+
+
+def laid_out(kind: str, source: str, target: str) -> tuple[list[int], list[int], list[int]]:
+    """Return what the encoder reads ([] without one), what the decoder reads, and its labels."""
+    encode = small.tokenizer().encode
+    if kind == "decoder":
+        before = [END, *encode(source), *encode("\n")]
+        answer = [*encode(" " + target), END]
+        return [], [*before, *answer[:-1]], [IGNORED] * (len(before) - 1) + answer
+    answer = [*encode(" " + target), SEP]
+    return [CLS, *encode(" " + source), SEP], [CLS, *answer[:-1]], answer
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_are_sources_with_their_answers(kind):
+    chosen = [2, 0, 3]
+    batch = task_of(kind).rows(EXAMPLES).batch(chosen)
+    read, decoder = ("input_ids", "decoder_input_ids") if kind != "decoder" else (None, "input_ids")
+    for row, i in enumerate(chosen):
+        encoder_ids, ids, labels = laid_out(kind, *EXAMPLES[i])
+        found = batch[decoder][row].tolist()
+        filling = END if kind == "decoder" else PAD
+        assert found == ids + [filling] * (len(found) - len(ids)), "the decoder reads what stood before"
+        found = batch["labels"][row].tolist()
+        assert found == labels + [IGNORED] * (len(found) - len(labels)), "labels: the answer and its end only"
+        if read:
+            found = batch[read][row].tolist()
+            assert found == encoder_ids + [PAD] * (len(found) - len(encoder_ids))
+        n = len(encoder_ids or ids)
+        assert batch["attention_mask"][row].tolist() == [1] * n + [0] * (
+            len(batch["attention_mask"][row]) - n
+        )
+    assert batch["labels"].shape == batch[decoder].shape
+    assert batch["n_label"] == sum(len(small.tokenizer().encode(" " + EXAMPLES[i][1])) + 1 for i in chosen)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_loss_and_accuracy_equal_a_plain_loop(kind):
+    model, task = model_of(kind).double(), task_of(kind)
+    total, n_right, n = 0.0, 0, 0
+    for example in EXAMPLES:  # one at a time, so without any padding
+        encoder_ids, ids, labels = laid_out(kind, *example)
+        ids = torch.tensor([ids])
+        inputs = (ids,) if kind == "decoder" else (torch.tensor([encoder_ids]), None, None, ids)
+        logits = model(*inputs)
+        for t, label in enumerate(labels):
+            if label != IGNORED:
+                log_probs = logits[0, t].log_softmax(-1)
+                total, n = total - log_probs[label].item(), n + 1
+                n_right += int(log_probs.argmax()) == label
+    loss, metrics = task.loss(model, task.rows(EXAMPLES).batch(range(4)))
+    assert loss.item() == pytest.approx(total / n), "a mean over the answers' tokens and their ends"
+    assert metrics["loss"].item() == loss.item()
+    assert metrics["accuracy"].item() == pytest.approx(n_right / n)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_prompt_labels_change_no_loss_and_answer_labels_do(kind):
+    model, task = model_of(kind), task_of(kind)
+    prompts = [task.rows([(source, "bread")]).batch([0]) for source in ("1234?", "5678?")]
+    assert not torch.equal(prompts[0]["input_ids"], prompts[1]["input_ids"])
+    assert torch.equal(prompts[0]["labels"], prompts[1]["labels"]), "the prompt's tokens are labels"
+    batch = task.rows(EXAMPLES).batch(range(4))
+    with torch.no_grad():
+        before = task.loss(model, batch)[0]
+        for row, column in (batch["labels"] != IGNORED).nonzero().tolist():
+            labels = batch["labels"].clone()
+            labels[row, column] = (labels[row, column] + 7) % 250
+            changed = task.loss(model, batch | dict(labels=labels))[0]
+            assert changed != before, f"label {column} of answer {row} does not count"
+
+
+def test_no_position_of_the_prompt_is_asked_for_a_token():
+    """A decoder computes logits for the answers alone, and nothing pulls at the last states of the prompt."""
+    model, task = model_of("decoder"), task_of("decoder")
+    batch, states, asked = task.rows(EXAMPLES).batch(range(4)), [], []
+    plain, head = model.hidden_states, model.vocabulary_logits
+
+    def hidden_states(*args, **options):
+        states.append(plain(*args, **options)[-1])
+        return (states[0],)
+
+    model.hidden_states = hidden_states
+    model.vocabulary_logits = lambda hidden: asked.append(hidden.shape) or head(hidden)
+    loss = task.loss(model, batch)[0]
+    gradient = torch.autograd.grad(loss, states[0])[0].abs().sum(-1)  # (B, T)
+    assert ((gradient > 0) == (batch["labels"] != IGNORED)).all(), (
+        "the loss is on the answer, all of it, only"
+    )
+    assert asked == [(int(batch["n_label"]), model.config.d_model)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_labels_the_loss_is_0_and_gradients_are_finite(kind):
+    model, task = model_of(kind), task_of(kind)
+    batch = task.rows(EXAMPLES).batch(range(4))
+    loss, metrics = task.loss(model, batch | dict(labels=torch.full_like(batch["labels"], IGNORED)))
+    loss.backward()
+    assert loss.item() == 0 and all(value.item() == 0 for value in metrics.values())
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_stands_in_the_padding_changes_nothing(kind):
+    model, task = model_of(kind), task_of(kind)
+    batch = task.rows(EXAMPLES).batch(range(4))
+    changed = batch | dict(input_ids=batch["input_ids"].masked_fill(batch["attention_mask"] == 0, 20))
+    if kind != "decoder":
+        after = batch["labels"] == IGNORED
+        changed["decoder_input_ids"] = batch["decoder_input_ids"].masked_fill(after, 21)
+    assert not torch.equal(changed["input_ids"], batch["input_ids"])
+    torch.testing.assert_close(task.loss(model, changed)[0], task.loss(model, batch)[0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_parts_of_a_batch_add_up(kind):
+    model, task = model_of(kind), task_of(kind)
+    batch = task.rows(EXAMPLES).batch(range(4))
+    whole, parts = task.loss(model, batch), [task.loss(model, part) for part in micro_batches(batch, 3)]
+    for name in whole[1]:
+        assert sum(metrics[name].item() for _, metrics in parts) == pytest.approx(whole[1][name].item()), (
+            f"{name}: divide by the count of the batch, not of its part"
+        )
+
+
+# Too long
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_long_source_loses_its_beginning_and_the_answer_is_kept(kind):
+    task, (source, target) = task_of(kind, context=24), EXAMPLES[3]
+    rows = task.rows([(source, target), ("Who?", "Rui")])
+    assert rows.n_cut == 1, "one of the two was cut"
+    encoder_ids, ids, labels = laid_out(kind, source, target)
+    batch = rows.batch([0])
+    answer = [label for label in labels if label != IGNORED]
+    assert [x for x in batch["labels"][0].tolist() if x != IGNORED] == answer, "the answer must be kept"
+    found = batch["input_ids"][0].tolist()
+    assert found[0] == (END if kind == "decoder" else CLS)
+    if kind == "decoder":
+        room = 24 - task.n_answer + len(answer)
+        assert found[1:] == ids[-room + 1 :], "cut on the left, with room for the longest training answer"
+    else:
+        assert found[1:] == encoder_ids[-23:], "cut on the left"
+    assert rows.batch([0, 1])["input_ids"].shape[1] <= 24
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_long_source_is_cut_alike_in_training_and_in_use(kind):
+    task, source = task_of(kind, context=24), EXAMPLES[3][0]
+    prompts = [task.source_ids(source, n)[0] for n in (0, 2, task.n_answer)]
+    assert prompts[0] == prompts[1] == prompts[2], "no token of the answer's room may go to the source"
+    assert task.source_ids("Who?", 0)[1] is False and task.source_ids(source, 0)[1] is True
+    encode = small.tokenizer().encode
+    longest = len(encode(" The old baker and Ana")) + 1
+    assert task.n_answer == (longest if kind != "decoder" else 12), "half of a decoder's context at most"
+
+
+def test_a_source_gives_way_to_an_answer_longer_than_those_of_training():
+    task, encode = task_of("decoder", 24, EXAMPLES[3:] + EXAMPLES[:1]), small.tokenizer().encode
+    source, target = EXAMPLES[3][0], "a lamp a lamp"
+    assert len(encode(" " + target)) + 1 > task.n_answer
+    batch = task.rows([(source, target)]).batch([0])
+    assert [x for x in batch["labels"][0].tolist() if x != IGNORED] == [*encode(" " + target), END]
+    assert batch["input_ids"].shape[1] == 24
+
+
+@pytest.mark.parametrize("kind, n_kept", [("decoder", 12), ("encoder-decoder", 23)])
+def test_an_answer_longer_than_its_share_is_cut_and_has_no_end(kind, n_kept):
+    task, target = task_of(kind, context=24), "bread " * 30
+    ids, was_cut = task.answer_ids(target)
+    assert was_cut and ids == small.tokenizer().encode(" " + target)[:n_kept], "it has not ended there"
+    rows = task.rows([("Who?", target)])
+    assert rows.n_cut == 1 and rows.batch([0])["n_label"] == n_kept
+    assert not task.answer_ids("bread")[1]
+
+
+# Writing
+
+
+def plain_answer(model, kind: str, source: str, most: int) -> tuple[str, float]:
+    """Return the greedy answer, by a loop without cache or batch, and its probability."""
+    bpe = small.tokenizer()
+    specials = [bpe.special_id(token) for token in SPECIAL_TOKENS]
+    encoder_ids, end = laid_out(kind, source, "")[0], END if kind == "decoder" else SEP
+    start = [END, *bpe.encode(source), *bpe.encode("\n")] if kind == "decoder" else [CLS]
+    new, chance = [], 0.0
+    while len(new) < most:
+        ids = torch.tensor([start + new])
+        inputs = (ids,) if kind == "decoder" else (torch.tensor([encoder_ids]), None, None, ids)
+        logits = model(*inputs)
+        log_probs = logits[0, -1].log_softmax(-1)
+        allowed = log_probs.clone()
+        allowed[[i for i in specials if i != end]] = -math.inf
+        new.append(int(allowed.argmax()))
+        chance += log_probs[new[-1]].item()
+        if new[-1] == end:
+            break
+    text = bpe.decode([i for i in new if i not in specials]).strip()
+    return text, math.exp(chance)
+
+
+def trained(kind: str, **changes):
+    """Return a task and a model that has learnt the four examples by heart, all but a little."""
+    model, task = model_of(kind, d_model=24, **changes), task_of(kind)
+    objective = FineTuning(task, Examples(EXAMPLES, EXAMPLES[:1], []), 4)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for step in range(60):
+        optimizer.zero_grad()
+        objective.loss(model, objective.batch(step, "train"))[0].backward()
+        optimizer.step()
+    return model, task
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_answers_equal_a_plain_loop(kind):
+    model, task = trained(kind)
+    sources = [source for source, _ in EXAMPLES] + [
+        "Ana?",
+        "two red pens on Monday. The old baker likes what?",
+    ]
+    expected = [plain_answer(model, kind, source, 2 * task.n_answer) for source in sources]
+    found = task.predict(model, [(source, None) for source in sources], batch_size=4)
+    assert [p.guess for p in found] == [text for text, _ in expected], "in another order, or not greedy"
+    assert len({p.guess for p in found}) >= 4, "the test needs different answers"
+    assert [p.text for p in found] == sources and all(p.truth is None for p in found)
+    for prediction, (_, chance) in zip(found, expected, strict=True):
+        assert prediction.probability == pytest.approx(chance, rel=1e-3), "of all tokens that it wrote"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_answers_that_never_end_stop_and_stay_within_the_positions(kind, monkeypatch):
+    model, task, written = model_of(kind, 24), task_of(kind, 24), []
+    monkeypatch.setattr(
+        text_to_text, "generate", lambda *a, **o: written.extend(generate(*a, **o)) or written
+    )
+    assert len(task.write(model, [task.source_ids(text, 0)[0] for text in ("Ana " * 40, "?")], 2)) == 2
+    assert all(len(ids) <= 24 for ids in written), "longer than the positions"
+    n_given = len(task.source_ids("?", 0)[0]) if kind == "decoder" else 1
+    assert len(written[0]) <= n_given + 2 * task.n_answer, "twice the longest training answer is enough"
+
+
+def test_beam_search_is_an_option():
+    model, task = model_of("encoder-decoder", init_std=0.9), task_of("encoder-decoder")
+    prompts = [task.source_ids(source, 0)[0] for source, _ in EXAMPLES]
+    greedy = task.write(model, prompts, 2)
+    task.n_beam = 3
+    assert task.write(model, prompts, 2) != greedy
+
+
+def test_no_examples_no_predictions():
+    assert task_of("decoder").predict(model_of("decoder"), [], 4) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_small_model_learns_to_answer_what_it_has_not_seen(kind, tmp_path):
+    """The answer is the letter that stands twice, in capitals. Trained by the one loop."""
+    texts = [(x, y) for x in "abcdefg" for y in "abcdefg" if x != y]
+    examples = [("".join(word), x.upper()) for x, y in texts for word in ((x, x, y), (x, y, x), (y, x, x))]
+    random.Random(0).shuffle(examples)
+    test, examples = examples[:40], examples[40:]
+    bpe = BPE.train([], 256 + len(SPECIAL_TOKENS), SPECIAL_TOKENS)
+    model = model_of(kind, 16, bpe.vocab_size, d_model=32, n_head=4, d_ff=64)
+    task = TextToText(bpe, model.config, 16, TextToText.learn(examples))
+    objective = FineTuning(task, Examples(examples, test, []), 32)
+    settings = small.settings(steps=150, batch_size=32, lr=1e-2, warmup=10, weight_decay=0.0)
+    outcome = train(model, objective, settings, tmp_path, bpe)
+    figures = task.score(task.predict(model, test, 32))
+    assert figures["exact_match"] >= 0.8, f"{figures}: is the answer's label the token that follows?"
+    assert figures["not_a_label"] <= 0.1 and outcome["after"]["loss"] < outcome["before"]["loss"] / 3
+
+
+# Scores, examples, files
+
+
+def predictions(pairs) -> list[Prediction]:
+    return [Prediction("source", truth, guess) for truth, guess in pairs]
+
+
+def test_score_of_labels():
+    task = task_of("decoder", examples=[("s", "yes"), ("s", "no")] * 3)
+    assert task.known["labels"] == ["no", "yes"]
+    found = task.score(predictions([("yes", "yes"), ("no", "no"), ("yes", "no"), ("no", "never")]))
+    # F1: yes 2/3, no 1/2, and "never" 0
+    assert found == pytest.approx(dict(exact_match=1 / 2, macro_f1=7 / 18, not_a_label=1 / 4))
+    assert next(iter(found)) == TextToText.metric == "exact_match", "the score comes first"
+
+
+def test_score_of_sentences_has_bleu_and_of_words_has_not():
+    task = task_of("decoder")
+    sentence = "Ana sold the old lamp."
+    assert task.score(predictions([(sentence, sentence)] * 2)) == pytest.approx(dict(exact_match=1, bleu=100))
+    assert task.score(predictions([("lamp", "lamp"), ("a pen", "pen")])) == dict(exact_match=0.5)
+
+
+def test_what_is_learnt_of_the_examples():
+    assert TextToText.learn(EXAMPLES) == dict(longest_answer="The old baker and Ana"), "no labels: each once"
+    twice = [("s", f"answer {i}") for i in range(MOST_LABELS)] * 2
+    assert TextToText.learn(twice)["labels"] == sorted({target for _, target in twice})
+    assert "labels" not in TextToText.learn([*twice, ("s", "x"), ("s", "x")]), "too many to be labels"
+    json.dumps(TextToText.learn(twice))
+    with pytest.raises(UserError, match="all 2 training examples have the answer 'yes'"):
+        TextToText.learn([("a", "yes"), ("b", "yes")])
+
+
+def test_trivial_is_the_commonest_answer():
+    train_set = [("a", "x"), ("b", "y"), ("c", "y")]
+    assert TextToText.trivial(train_set, [("d", "x"), ("e", "z")]) == ("commonest answer", ["y", "y"])
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_questions_of_the_world(held_out):
+    examples = TextToText.world(40, 3, held_out)
+    assert examples == TextToText.world(40, 3, held_out) and len(examples) == 40
+    rare = {thing for things in HELD_OUT_THINGS.values() for thing in things}
+    known = {thing for things in THINGS.values() for thing in things} - rare
+    for source, target in examples:
+        assert source.endswith("?") and target in source, "the answer stands in the story"
+        things = {
+            SINGULAR_OF[w] for w in source.replace(".", " ").replace("?", " ").split() if w in SINGULAR_OF
+        }
+        assert not things & (known if held_out else rare)
+    assert len({target for _, target in examples}) > 10
+
+
+FILES = [
+    ("pairs.tsv", "source\ttarget\nWho?\tAna\n", "source"),
+    ("pairs.csv", 'n,response,prompt\n1,"Ana, Rui",Who?\n', "prompt"),
+    ("plain.tsv", "Who?\tAna\n", "source"),
+    ("chat.jsonl", '{"prompt": "Who?", "response": "Ana"}\n', "prompt"),
+    ("pairs.jsonl", '{"source": "Who?", "target": "Ana"}\n', "source"),
+]
+
+
+@pytest.mark.parametrize("name, text, first", FILES)
+def test_files_of_pairs_and_of_instructions(tmp_path, name, text, first):
+    path = tmp_path / name
+    path.write_text(text)
+    assert fields_of(path)[0] == first
+    target = "Ana, Rui" if name == "pairs.csv" else "Ana"
+    assert TextToText.read(path) == ([("Who?", target)], 0)
+    if name != "plain.tsv":
+        assert TextToText.read(path, truth=False) == ([("Who?", None)], 0), (
+            "no truth is read, even where one is"
+        )
+
+
+def test_bad_rows_are_named_or_counted(tmp_path):
+    path = tmp_path / "pairs.tsv"
+    path.write_text("source\ttarget\nWho?\t\nWhere?\there\n")
+    with pytest.raises(UserError, match="pairs.tsv, line 2"):
+        TextToText.read(path)
+    assert TextToText.read(path, skip_bad=True) == ([("Where?", "here")], 1)
+
+
+def test_a_file_to_answer_without_answers(tmp_path):
+    path = tmp_path / "questions.tsv"
+    path.write_text("prompt\nWho?\nWhere?\n")
+    assert TextToText.read(path, truth=False) == ([("Who?", None), ("Where?", None)], 0)
+
+
+# Models
+
+
+def test_an_encoder_cannot_write():
+    config = small.model("masked").config
+    with pytest.raises(UserError, match="decoder or encoder-decoder, not encoder"):
+        TextToText(small.tokenizer(), config, 24, {})
+
+
+def test_too_short_a_context_is_refused():
+    config = model_of("decoder").config
+    with pytest.raises(UserError, match="--context 3"):
+        TextToText(small.tokenizer(), config, 3, {})
+
+
+class Published:
+    """A tokenizer with the special tokens of BART: [CLS] is <s>, [SEP] is </s>."""
+
+    special_tokens = ("<s>", "<pad>", "</s>")
+
+    def __init__(self):
+        self.aliases = {"[CLS]": "<s>", "[PAD]": "<pad>", "[SEP]": "</s>"}
+        self.bpe = BPE.train([], 259, self.special_tokens)
+        self.encode, self.decode = self.bpe.encode, self.bpe.decode
+
+    def special_id(self, token: str) -> int:
+        return self.bpe.special_id(self.aliases.get(token, token))
+
+
+def test_a_published_bart_is_given_what_it_was_trained_to_begin_with():
+    tokenizer, model = Published(), model_of("encoder-decoder", vocab_size=259)
+    task = TextToText(tokenizer, model.config, 20, TextToText.learn(EXAMPLES))
+    batch = task.rows([("ab", "c")]).batch([0])
+    s, end, (a, b, c) = tokenizer.special_id("<s>"), tokenizer.special_id("</s>"), tokenizer.encode("abc")
+    assert batch["input_ids"].tolist() == [[s, a, b, end]], "no space before the text"
+    assert batch["decoder_input_ids"].tolist() == [[end, s, c]], "its decoder begins with </s> <s>"
+    assert batch["labels"].tolist() == [[IGNORED, c, end]], "<s> is given, not asked"
+    assert len(task.predict(model, [("ab", None), ("b", "c")], 2)) == 2
+
+
+# Helpers
+
+
+def test_flat_ids():
+    rows = FlatIds([[1, 2, 3], [4], [5, 6]])
+    ids, real = rows.rows(np.array([2, 0, 1]), 9)
+    assert ids.tolist() == [[5, 6, 9], [1, 2, 3], [4, 9, 9]]
+    assert real.tolist() == [[True, True, False], [True] * 3, [True, False, False]]
+    assert rows.lengths.tolist() == [3, 1, 2]
+
+
+def test_alike_puts_similar_lengths_together():
+    assert [part.tolist() for part in alike([5, 1, 4, 1, 9], 2)] == [[1, 3], [2, 0], [4]]
+    assert alike([], 3) == []
+
+
+def test_batches_are_a_function_of_seed_and_step():
+    task = task_of("encoder-decoder")
+    one, other = (FineTuning(task, Examples(EXAMPLES, EXAMPLES, []), 3, seed=1) for _ in range(2))
+    for step in (5, 0):
+        a, b = one.batch(step, "train"), other.batch(step, "train")
+        assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
