@@ -35,7 +35,7 @@ def read_tokens(data: str, tokenizer, config: ModelConfig, seed: int) -> Tokens:
         rows = checked_rows(tokenizer, config, read_examples(data).texts)
         names = [[tokenizer.decode([i]) for i in ids] for ids in rows.ids]
         return Tokens(rows, [list(range(len(ids))) for ids in rows.ids], names, None)
-    sentences = world_tasks.tagging(WORLD_SENTENCES, seed) if data == "world" else read_conll(data)
+    sentences = world_tasks.tagging(WORLD_SENTENCES, seed) if data == "world" else read_conll(data)[0]
     rows, columns = word_rows(tokenizer, config, [words for words, _ in sentences])
     tell_cut(rows, config)
     kept = [len(found) for found in columns]
