@@ -35,7 +35,7 @@ RECIPES: dict[str, dict] = {
     "bart-tiny": _TINY | dict(vocab_size=1024, context=64, steps=1000, batch_size=32, lr=3e-3),
     "transformer-tiny": _TINY
     | dict(
-        vocab_size=1024, context=64, steps=2000, batch_size=32, lr=4e-3, warmup=100, schedule="inverse-sqrt"
+        vocab_size=1024, context=64, steps=2400, batch_size=32, lr=4e-3, warmup=100, schedule="inverse-sqrt"
     ),
     "distilbert-tiny": _TINY
     | dict(vocab_size=1024, context=64, steps=2000, batch_size=32, lr=3e-3, warmup=50, n_documents=140),
