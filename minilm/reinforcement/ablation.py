@@ -4,7 +4,6 @@ import copy
 from dataclasses import replace
 
 from .. import cli
-from ..models import Transformer
 from . import closing
 from .loop import Task, train_ppo
 from .settings import ReinforceSettings
@@ -33,7 +32,7 @@ SWITCHES: tuple[tuple[int, str, dict], ...] = (
 HEADER = ("detail", "switched off", "reward", "judge", "KL", "different", "seconds")
 
 
-def ablate(model: Transformer, task: Task, settings: ReinforceSettings) -> list[dict]:
+def ablate(task: Task, settings: ReinforceSettings) -> list[dict]:
     """Train one policy a switch, each from the same start, and print the table; return its rows."""
     seed = settings.seed + 2
     start = closing.measure(task.reference, task, settings.max_new_tokens, seed)

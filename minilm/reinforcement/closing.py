@@ -44,8 +44,8 @@ def measure(model: Transformer, task: Task, max_new_tokens: int, seed: int, star
         reward: mean score. judge: share of the texts that meet the true preference.
         win_rate: of the prompts for which the judge likes exactly one of the two answers (the model's and the
             start's), the share in which it likes the model's; 0.5 where there is none.
-        win_rate_ties_half: the same over all prompts, a tie counting one half. With a judge that says yes or no
-            it cannot exceed 1 - (judge of the start) / 2.
+        win_rate_ties_half: the same over all prompts, a tie counting one half. With a judge that says yes or
+            no it cannot exceed 1 - (judge of the start) / 2.
         reward_win_rate: share of the prompts for which the reward is higher than the start's, ties one half.
         kl: mean of log pi - log reference over whole answers, nats a sequence.
         perplexity: exp of minus the reference's mean log-probability a token: how strange the answers look to

@@ -1,6 +1,7 @@
-"""Direct preference optimisation: the pairs teach the policy themselves, with no reward model and no sampling.
+"""Direct preference optimisation: the pairs teach the policy, with no reward model and no sampling.
 
-Source: Rafailov et al. 2023, "Direct Preference Optimization: Your Language Model is Secretly a Reward Model".
+Source: Rafailov et al. 2023, "Direct Preference Optimization: Your Language Model is Secretly a Reward
+Model".
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""PPO from the first step to the last: log, printed lines, checkpoints, Ctrl-C, and the two alarms of the KL."""
+"""PPO from the first step to the last: log, printed lines, checkpoints, Ctrl-C, the alarms of the KL."""
 
 import math
 import time
@@ -68,7 +68,9 @@ def ppo_step(
     """
     prompts = prompts_of_step(task.prompts, settings.batch_size, settings.seed, step)
     seed = sampling_seed(settings.seed, step)
-    rollout = draw_answers(policy.model, prompts, task.rule, settings.max_new_tokens, seed)
+    rollout = draw_answers(
+        policy.model, prompts, task.rule, settings.max_new_tokens, seed, settings.precision
+    )
     score_answers(rollout, policy, task.reference, task.rule, settings.precision)
     texts = task.texts(rollout)
     scores = task.reward(rollout, texts)  # (B,)
@@ -159,33 +161,34 @@ class Alarm:
         bad = [name for name, value in metrics.items() if not math.isfinite(value)]
         if bad:
             raise UserError(
-                f"{bad[0]} is not finite at step {step}; {self.kept()}. Try a smaller --lr than {self.settings.lr:g}"
+                f"{bad[0]} is not finite at step {step}; {self.kept()}. "
+                f"Try a smaller --lr than {self.settings.lr:g}"
             )
         kl, bounds = metrics["kl"], (self.settings.warn_kl, self.settings.stop_kl)
         if kl > bounds[1]:
             raise UserError(
-                f"KL {kl:.1f} nats a sequence at step {step}, above --stop-kl {bounds[1]:g}: the policy has left its "
-                f"language; {self.kept()}. Raise --kl above {self.settings.kl:g} or lower --lr {self.settings.lr:g}"
+                f"KL {kl:.1f} nats a sequence at step {step}, above --stop-kl {bounds[1]:g}: the policy has "
+                f"left its language; {self.kept()}. Raise --kl above {self.settings.kl:g} or lower --lr "
+                f"{self.settings.lr:g}"
             )
         if kl > bounds[0] and not self.warned:
             self.warned = True
             print(
-                f"warning: KL {kl:.1f} nats a sequence at step {step}, above --warn-kl {bounds[0]:g}: the policy is "
-                "leaving its language; a larger --kl or a smaller --lr holds it"
+                f"warning: KL {kl:.1f} nats a sequence at step {step}, above --warn-kl {bounds[0]:g}: the "
+                "policy is leaving its language; a larger --kl or a smaller --lr holds it"
             )
 
 
 def save_checkpoint(folder: Path, policy: Policy, optimizer, task: Task, rest: dict) -> None:
-    """Write what `go_on_from` and `saved_reference` read, and the policy as a model to load."""
-    state = rest | dict(model=policy.state_dict(), optimizer=optimizer.state_dict())
-    save_trainer(folder, state | dict(reference=task.reference.state_dict()))
+    """Write what `go_on_from` reads, and the policy as a model to load."""
+    save_trainer(folder, rest | dict(model=policy.state_dict(), optimizer=optimizer.state_dict()))
     save_model(folder, policy.model.state_dict(), policy.model.config.to_dict(), task.tokenizer)
 
 
 def go_on_from(folder: Path, policy: Policy, optimizer) -> dict:
     """Put weights and moments of a checkpoint in place, drop what the log has after it; return its state."""
     state, path = load_trainer(folder), folder / TRAINER
-    missing = {"optimizer", "seconds", "kl_coefficient", "reference"} - set(state)
+    missing = {"optimizer", "seconds", "kl_coefficient"} - set(state)
     if missing:
         raise UserError(f"{path}: not a trainer state of PPO, {', '.join(sorted(missing))} is missing")
     check_state(path, state["model"], policy.state_dict())

@@ -72,7 +72,7 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
 
 
 def whiten(x: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
-    """Scale x (B, n) to deviation 1 over the real tokens, and shift it to mean 0 unless its mean is to stay."""
+    """Scale x (B, n) to deviation 1 over the real tokens, and shift it to mean 0 or let its mean stay."""
     mean = masked_mean(x, mask)
     deviation = (masked_mean((x - mean) ** 2, mask) + 1e-8).sqrt()
     return ((x - mean) / deviation + (0.0 if shift_mean else mean)) * mask
@@ -103,10 +103,9 @@ def ppo_loss(policy: Policy, batch: dict, rule: SamplingRule, settings: PPOSetti
     `clipped`, the share of the tokens whose ratio was cut, 0.05 to 0.3 in a lively run; `step_kl`, the mean
     KL from the policy that drew the tokens to the one that learns, in nats a token.
     """
-    log_probs, values = policy(
-        batch["ids"], batch["mask"], batch["ids"].shape[1] - batch["log_probs"].shape[1], rule
-    )
-    mask = batch["mask"][:, -log_probs.shape[1] :]  # (B, n)
+    n_prompt = batch["ids"].shape[1] - batch["log_probs"].shape[1]
+    log_probs, values = policy(batch["ids"], batch["mask"], n_prompt, rule)
+    mask = batch["mask"][:, n_prompt:]  # (B, n)
     ratio = (log_probs - batch["log_probs"]).exp()  # (B, n)
     bound = settings.clip_ratio or float("inf")
     gain = torch.minimum(ratio * batch["advantages"], ratio.clamp(1 - bound, 1 + bound) * batch["advantages"])

@@ -60,8 +60,8 @@ def load_preferences(
         return world_preferences(n_pairs, seed)
     if needs_pairs and not preferences:
         raise UserError(
-            f"--prompts {prompts}: the pairs to learn from are missing; add --preferences FILE, or say what is "
-            "good by --reward FOLDER or --reward-function module:function"
+            f"--prompts {prompts}: the pairs to learn from are missing; add --preferences FILE, or say what "
+            "is good by --reward FOLDER or --reward-function module:function"
         )
     pairs = read_pairs(preferences) if preferences else []
     train, held_out = split_prompts([prompt for prompt, _, _ in pairs], preferences, seed)
@@ -152,8 +152,8 @@ def encode_prompts(
     for prompt, row in zip(prompts, rows, strict=True):
         if len(row) + max_new_tokens > config.max_positions:
             raise UserError(
-                f"the prompt {prompt[:40]!r} has {len(row)} tokens, which leaves no room for --max-new-tokens "
-                f"{max_new_tokens} in the model's {config.max_positions} positions: shorten one of the two"
+                f"the prompt {prompt[:40]!r} has {len(row)} tokens, which leaves no room for "
+                f"--max-new-tokens {max_new_tokens} in the model's {config.max_positions} positions: shorten one of the two"
             )
     return rows
 

@@ -1,12 +1,13 @@
 """The reward model: a GPT with one number for its head, learnt from which of two answers was preferred.
 
-Source: Ziegler et al. 2019, "Fine-Tuning Language Models from Human Preferences", section 2.1, in the form for
-pairs of Stiennon et al. 2020, "Learning to summarize from human feedback", section 3.4.
+Source: Ziegler et al. 2019, "Fine-Tuning Language Models from Human Preferences", section 2.1, in the form
+for pairs of Stiennon et al. 2020, "Learning to summarize from human feedback", section 3.4.
 """
 
 import copy
 import importlib
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,12 +30,20 @@ class RewardModel(nn.Module):
     def __init__(self, trunk: Transformer):
         super().__init__()
         self.config, self.trunk = trunk.config, trunk
-        self.encoder, self.decoder = trunk.encoder, trunk.decoder  # for `training.train` to compile
         D = trunk.config.d_model
         self.head = nn.Linear(D, 1)
         # Stiennon et al. 2020, appendix B.1: the rewards begin small, whatever the width
         nn.init.normal_(self.head.weight, std=(D + 1) ** -0.5)
         nn.init.zeros_(self.head.bias)
+
+    @property
+    def encoder(self) -> None:
+        """None: the trunk is a decoder. `training.train` asks for both stacks."""
+
+    @property
+    def decoder(self) -> nn.Module:
+        """The stack of the trunk."""
+        return self.trunk.decoder
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Texts (B, T) with their mask, 1 for real tokens, padded on either side -> rewards (B,)."""
@@ -49,7 +58,7 @@ class BradleyTerry(PairObjective):
     name = "reward"
 
     def loss(self, model: RewardModel, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return -log sigmoid(r(chosen) - r(rejected)), mean over the pairs; Stiennon et al. 2020, section 3.4.
+        """Return the mean of -log sigmoid(r(chosen) - r(rejected)); Stiennon et al. 2020, section 3.4.
 
         Metrics: `loss` (nats a pair), `accuracy` (share of the pairs whose chosen answer has the higher
         reward), `margin` (mean difference of the two rewards).
@@ -64,7 +73,7 @@ class BradleyTerry(PairObjective):
 
 
 def reward_model_from(policy: Transformer, seed: int) -> RewardModel:
-    """Return a reward model that starts from a copy of the policy's weights; the head is drawn from `seed`."""
+    """Return a reward model that starts from a copy of the policy's weights; `seed` draws its head."""
     torch.manual_seed(seed)
     return RewardModel(copy.deepcopy(policy)).to(policy.tokens.weight.device)
 
@@ -101,9 +110,10 @@ def load_function(name: str) -> Callable[[str, str], float]:
     module_name, _, function_name = name.partition(":")
     if not module_name or not function_name:
         raise UserError(f"--reward-function {name}: expected module:function, as in my_rules:short_answer")
+    sys.path.insert(0, "")  # the folder in which the command was given, as for `python -m`
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever the user's module does
         raise UserError(f"--reward-function {name}: cannot import {module_name} ({error})") from None
     function = getattr(module, function_name, None)
     if not callable(function):
@@ -136,7 +146,7 @@ class RuleReward:
         """Return the function's number; UserError, naming the text, where it gives none."""
         try:
             value = float(self.function(prompt, answer))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever the user's function does
             what = f"raised {type(error).__name__} ({error})"
             raise UserError(f"the reward function {what} for {prompt!r} and the answer {answer!r}") from None
         if not math.isfinite(value):

@@ -1,8 +1,8 @@
 """Rolling out: the policy answers prompts, and everything that the update needs to know is written down.
 
-One function, `sampling.token_log_probabilities`, scores what `generation.sample` draws, for the policy and the
-reference alike. A policy that samples under one distribution and is scored under another learns from wrong
-ratios and shows a negative KL.
+One function, `sampling.token_log_probabilities`, scores what `generation.sample` draws, for the policy and
+the reference alike. A policy that samples under one distribution and is scored under another learns from
+wrong ratios and shows a negative KL.
 """
 
 import copy
@@ -68,7 +68,7 @@ class Rollout:
         return self.answer_mask.sum(1)
 
     def kl(self) -> Tensor:
-        """Return log pi(answer) - log reference(answer) in nats, (B,): its mean estimates the KL divergence."""
+        """Return log pi(answer) - log reference(answer) in nats, (B,); its mean estimates the KL."""
         return (self.log_probs - self.reference_log_probs).sum(1)
 
 
@@ -78,10 +78,16 @@ def frozen_copy(model: Transformer) -> Transformer:
 
 
 def draw_answers(
-    model: Transformer, prompts: list[list[int]], rule: SamplingRule, max_new_tokens: int, seed: int
+    model: Transformer,
+    prompts: list[list[int]],
+    rule: SamplingRule,
+    max_new_tokens: int,
+    seed: int,
+    precision: str = "fp32",
 ) -> Rollout:
     """Let the model answer the prompts, lists of ids; the rollout has no scores yet."""
-    written = sample(model, prompts, max_new_tokens, rule, seed, overflow="stop")
+    with autocast(precision, model.tokens.weight.device):  # drawn in the precision in which it is scored
+        written = sample(model, prompts, max_new_tokens, rule, seed, overflow="stop")
     new = written.ids[:, written.n_prompt :]
     ended = ((new == rule.eos_id) & written.mask[:, written.n_prompt :]).any(1)
     return Rollout(written.ids, written.mask, written.n_prompt, ended)
@@ -93,8 +99,8 @@ def score_answers(
 ) -> Rollout:
     """Fill in the log-probabilities of both models and the values, with one pass of each over the texts.
 
-    The policy is scored again although `sample` knows its log-probabilities: with the cache they differ in the
-    last digits, and the ratio of the first update is to be exactly 1.
+    The policy is scored again although `sample` knows its log-probabilities: with the cache they differ in
+    the last digits, and the ratio of the first update is to be exactly 1.
     """
     args = rollout.ids, rollout.mask
     with autocast(precision, rollout.ids.device):

@@ -1,0 +1,170 @@
+"""What comes before PPO: the policy and its task, the optional supervised start, the reward.
+
+Each stage is trained by the one loop (`minilm/training.py`) in a folder of its own inside the run's.
+"""
+
+from pathlib import Path
+
+import torch
+
+from ..atomic import write_json
+from ..checkpoint import load
+from ..errors import UserError
+from ..inputs import END
+from ..models import Transformer
+from ..pretraining.objective import Objective
+from ..runs import LOG, RESULTS, TRAINER, WEIGHTS, make_folder
+from ..sampling import SamplingRule
+from ..training import Interrupted, TrainingSettings, evaluate, train
+from .dpo import DirectPreference
+from .loop import Task
+from .preferences import Preferences, encode_prompts
+from .reward import (
+    BradleyTerry,
+    LearnedReward,
+    Normalised,
+    RewardModel,
+    RuleReward,
+    confidence_interval,
+    load_function,
+    load_reward_model,
+    reward_model_from,
+)
+from .rollout import draw_answers, frozen_copy
+from .settings import ReinforceSettings
+from .supervised import Supervised
+
+NORMALISING_SEED = 1  # added to the run's seed: for the samples on which a reward is normalised
+
+
+def load_policy(source: str, device: torch.device) -> tuple[Transformer, object]:
+    """Return (model, tokenizer) of a run folder; UserError unless it is a decoder that can end a text."""
+    model, tokenizer = load(source, device.type)
+    if model.config.kind != "decoder":
+        raise UserError(
+            f"--model {source}: of kind {model.config.kind}, and a policy has to write; give a decoder, such "
+            "as the run of python train.py --objective causal"
+        )
+    if tokenizer is None:
+        raise UserError(f"--model {source}: no tokenizer in it, so its texts cannot be read")
+    tokenizer.special_id(END)
+    return model, tokenizer
+
+
+def make_task(preferences: Preferences, tokenizer, model: Transformer, settings: ReinforceSettings) -> Task:
+    """Return the task, with the model as it is now for a reference and no reward yet."""
+    rule = SamplingRule(eos_id=tokenizer.special_id(END), temperature=settings.temperature)
+    prompts, test_prompts = (
+        encode_prompts(tokenizer, texts, model.config, settings.max_new_tokens)
+        for texts in (preferences.prompts, preferences.test_prompts)
+    )
+    return Task(preferences, tokenizer, frozen_copy(model), rule, prompts, test_prompts)
+
+
+def train_stage(
+    model: torch.nn.Module,
+    objective: Objective,
+    settings: ReinforceSettings,
+    folder: Path,
+    steps: int,
+    lr: float,
+) -> dict:
+    """Train `model` in `folder` and return what `training.train` does; with --resume a checkpoint goes on."""
+    make_folder(folder, exist_ok=True)
+    (folder / LOG).touch()
+    stage = TrainingSettings(
+        steps=steps,
+        batch_size=settings.reward_batch_size,
+        lr=lr,
+        warmup=min(20, steps // 2),
+        schedule="linear",
+        weight_decay=0.01,
+        eval_every=steps,
+        seed=settings.seed,
+        precision=settings.precision,
+        compile=settings.compile,
+        resume=settings.resume and (folder / TRAINER).exists(),
+    )
+    try:
+        return train(model, objective, stage, folder, objective.tokenizer)
+    except Interrupted as stop:
+        where = f"stopped while training in {folder}, saved"
+        raise Interrupted(f"{where}; to go on: --resume --out {settings.out or folder.parent}") from stop
+
+
+def supervised_start(model: Transformer, task: Task, settings: ReinforceSettings, folder: Path) -> None:
+    """Let policy and reference begin from the chosen answers, where the settings ask for it."""
+    if not settings.supervised_steps:
+        return
+    if not task.preferences.pairs:
+        raise UserError("--supervised-steps needs pairs to learn from: add --preferences FILE")
+    print("Supervised start, on the chosen answers:")
+    pairs = (task.preferences, task.tokenizer, model.config, settings.reward_batch_size, settings.seed)
+    train_stage(
+        model,
+        Supervised(*pairs),
+        settings,
+        folder / "supervised",
+        settings.supervised_steps,
+        settings.reward_lr,
+    )
+    task.reference = frozen_copy(model)
+
+
+def train_dpo(model: Transformer, task: Task, settings: ReinforceSettings, folder: Path) -> dict:
+    """Let the model learn from the pairs directly, in place."""
+    pairs = (task.preferences, task.tokenizer, task.reference, settings.reward_batch_size, settings.seed)
+    objective = DirectPreference(*pairs, settings.dpo_beta)
+    return train_stage(model, objective, settings, folder, settings.dpo_steps, settings.dpo_lr)
+
+
+def make_reward(
+    model: Transformer, task: Task, settings: ReinforceSettings, folder: Path
+) -> dict[str, float]:
+    """Put the reward into the task: a rule, or a reward model that is there or is trained now.
+
+    Returns `reward_accuracy` on the held-out pairs with the ends of its 95 % interval, where there are pairs.
+    """
+    accuracy = {}
+    if settings.reward_function:
+        reward = RuleReward(load_function(settings.reward_function))
+    else:
+        reward_model, objective = reward_model_for(model, task, settings, folder / "reward")
+        if objective:
+            accuracy = reward_accuracy(reward_model, objective, task.preferences)
+        if not settings.reward:
+            write_json(folder / "reward" / RESULTS, accuracy | dict(seed=settings.seed))
+        reward = LearnedReward(reward_model)
+    seed = settings.seed + NORMALISING_SEED
+    rollout = draw_answers(task.reference, task.test_prompts, task.rule, settings.max_new_tokens, seed)
+    task.reward = Normalised(reward, rollout, task.texts(rollout), settings.normalise_reward)
+    return accuracy
+
+
+def reward_model_for(
+    model: Transformer, task: Task, settings: ReinforceSettings, folder: Path
+) -> tuple[RewardModel, BradleyTerry | None]:
+    """Return the reward model, loaded or trained in `folder`, and the objective with its held-out pairs."""
+    objective = None
+    if task.preferences.pairs:
+        pairs = (task.preferences, task.tokenizer, model.config, settings.reward_batch_size, settings.seed)
+        objective = BradleyTerry(*pairs)
+    device = model.tokens.weight.device.type
+    if settings.reward:
+        return load_reward_model(settings.reward, task.tokenizer, device), objective
+    if settings.resume and (folder / RESULTS).exists() and (folder / WEIGHTS).exists():
+        return load_reward_model(folder, task.tokenizer, device), objective
+    print("Reward model:")
+    reward_model = reward_model_from(task.reference, settings.seed)
+    train_stage(reward_model, objective, settings, folder, settings.reward_steps, settings.reward_lr)
+    return reward_model, objective
+
+
+def reward_accuracy(
+    model: RewardModel, objective: BradleyTerry, preferences: Preferences
+) -> dict[str, float]:
+    """Return and print the accuracy on the held-out pairs, with its 95 % interval."""
+    share = evaluate(model, objective, TrainingSettings(batch_size=objective.batch_size))["accuracy"]
+    low, high = confidence_interval(share, len(preferences.held_out_pairs))
+    print(f"Reward model: {share:.3f} of the held-out pairs right (95 % interval {low:.3f} to {high:.3f}).")
+    return dict(reward_accuracy=share, reward_accuracy_low=low, reward_accuracy_high=high)
