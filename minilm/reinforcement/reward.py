@@ -139,7 +139,7 @@ class RuleReward:
         self.function = function
 
     def __call__(self, rollout: Rollout, texts: list[tuple[str, str]]) -> Tensor:
-        scores = [self.score(prompt, answer) for prompt, answer in texts]
+        scores = [self.score(prompt, answer.strip()) for prompt, answer in texts]
         return torch.tensor(scores, dtype=torch.float32, device=rollout.ids.device)
 
     def score(self, prompt: str, answer: str) -> float:
