@@ -59,7 +59,7 @@ def pairs():
 def preferences():
     """Pairs and prompts; the judge likes a text that has "e"."""
     other = ["Ana likes bread. Ana", "Two red pens"]
-    judge = lambda text: "e" in text  # noqa: E731
+    judge = lambda text: "e" in text
     return Preferences("plain", plain_pairs(40), plain_pairs(9, seed=1), PROMPTS, other, judge)
 
 
