@@ -153,7 +153,8 @@ def encode_prompts(
         if len(row) + max_new_tokens > config.max_positions:
             raise UserError(
                 f"the prompt {prompt[:40]!r} has {len(row)} tokens, which leaves no room for "
-                f"--max-new-tokens {max_new_tokens} in the model's {config.max_positions} positions: shorten one of the two"
+                f"--max-new-tokens {max_new_tokens} in the model's {config.max_positions} positions: shorten "
+                "one of the two"
             )
     return rows
 

@@ -19,7 +19,7 @@ from .ablation import ablate
 from .loop import Task, train_ppo
 from .preferences import load_preferences
 from .settings import ReinforceSettings
-from .stages import load_policy, make_reward, make_task, supervised_start, train_dpo
+from .stages import compare_own_answers, load_policy, make_reward, make_task, supervised_start, train_dpo
 
 CLOSING_SEED = 2  # added to the run's seed: for the samples of the closing table
 
@@ -43,6 +43,7 @@ def reinforce(settings: ReinforceSettings) -> Path:
     if settings.compile:
         model.decoder.compile(dynamic=True)
     supervised_start(model, task, settings, folder)
+    compare_own_answers(task, settings)
     results = make_reward(model, task, settings, folder)
     if settings.ablate:
         results["ablation"] = ablate(task, settings)

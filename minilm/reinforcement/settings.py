@@ -55,6 +55,10 @@ class ReinforceSettings(PPOSettings):
     reward: str | None = None  # folder of a reward model; none: one is trained on the pairs
     reward_function: str | None = None  # a rule as reward, module:function of prompt and answer
     n_pairs: int = 2000  # pairs of the world
+    sampled_prompts: int = (
+        1500  # prompts for which the policy's own answers are compared by the world's judge
+    )
+    answers_a_prompt: int = 4  # so many of them each
     supervised_steps: int = 0  # steps of learning the chosen answers by heart before the rest
     reward_steps: int = 200  # steps of the reward model
     reward_batch_size: int = 32  # pairs a step
@@ -67,10 +71,14 @@ class ReinforceSettings(PPOSettings):
 
     def __post_init__(self):
         lowest = dict.fromkeys(("steps", "batch_size", "max_new_tokens", "epochs", "minibatches"), 1)
-        lowest |= dict.fromkeys(("n_pairs", "reward_batch_size", "reward_steps", "dpo_steps"), 1)
+        lowest |= dict.fromkeys(
+            ("n_pairs", "answers_a_prompt", "reward_batch_size", "reward_steps", "dpo_steps"), 1
+        )
         lowest |= dict.fromkeys(("log_every", "save_every"), 1)
         lowest |= dict.fromkeys(("seed", "lr", "clip", "value_weight", "kl", "kl_target", "clip_ratio"), 0)
-        lowest |= dict.fromkeys(("clip_value", "supervised_steps", "reward_lr", "dpo_lr", "dpo_beta"), 0)
+        lowest |= dict.fromkeys(
+            ("clip_value", "sampled_prompts", "supervised_steps", "reward_lr", "dpo_lr", "dpo_beta"), 0
+        )
         lowest |= dict.fromkeys(("warn_kl", "stop_kl", "gamma", "gae_lambda"), 0)
         for name, least in lowest.items():
             if getattr(self, name) < least:
@@ -78,6 +86,8 @@ class ReinforceSettings(PPOSettings):
         for name in ("gamma", "gae_lambda"):
             if getattr(self, name) > 1:
                 raise UserError(f"{option_of(name)} {getattr(self, name)}: must lie in [0, 1]")
+        if self.adaptive_kl and not self.kl_target:
+            raise UserError("--kl-target 0.0: must be above 0 where the coefficient follows it")
         if self.temperature <= 0:
             raise UserError(
                 f"--temperature {self.temperature}: must be above 0; PPO learns from what it draws"

@@ -31,6 +31,7 @@ from .reward import (
     reward_model_from,
 )
 from .rollout import draw_answers, frozen_copy
+from .sampled_pairs import add_sampled_pairs
 from .settings import ReinforceSettings
 from .supervised import Supervised
 
@@ -109,6 +110,19 @@ def supervised_start(model: Transformer, task: Task, settings: ReinforceSettings
         settings.reward_lr,
     )
     task.reference = frozen_copy(model)
+
+
+def compare_own_answers(task: Task, settings: ReinforceSettings) -> None:
+    """Add pairs of the policy's own answers to the world's, where a judge can compare them."""
+    preferences, n = task.preferences, settings.sampled_prompts
+    if preferences.judge is None or not n or settings.reward_function:
+        return
+    before = len(preferences.pairs), len(preferences.held_out_pairs)
+    add_sampled_pairs(task, n, settings.answers_a_prompt, settings.max_new_tokens, settings.seed)
+    train, held_out = len(preferences.pairs) - before[0], len(preferences.held_out_pairs) - before[1]
+    print(
+        f"Pairs of the policy's own answers, as the judge prefers them: {train:,} and {held_out:,} held out."
+    )
 
 
 def train_dpo(model: Transformer, task: Task, settings: ReinforceSettings, folder: Path) -> dict:

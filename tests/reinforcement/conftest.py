@@ -99,7 +99,7 @@ def task(gpt, preferences, rule):
 
 @pytest.fixture
 def rollout(gpt, task, rule):
-    """Scored answers of unequal lengths to prompts of unequal lengths, by a policy that has left the reference.
+    """Scored answers of unequal lengths, by a policy that has left the reference.
 
     Row 2 came to an end; the others did not.
     """

@@ -1,4 +1,4 @@
-"""Grades minilm/reinforcement/ppo.py: each detail of the list against a plain loop written from its formula."""
+"""Grades minilm/reinforcement/ppo.py: each detail against a plain loop written from its formula."""
 
 import copy
 

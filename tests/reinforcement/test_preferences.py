@@ -1,4 +1,4 @@
-"""Grades minilm/reinforcement/preferences.py: pairs and prompts from files and from the world, as rows of ids."""
+"""Grades minilm/reinforcement/preferences.py: pairs and prompts as rows of ids."""
 
 import json
 
