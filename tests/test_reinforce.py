@@ -22,8 +22,8 @@ from minilm.reinforcement import loop, preferences
 from minilm.runs import RUN_FILES
 
 TINY = (
-    "--steps 4 --batch-size 6 --max-new-tokens 8 --reward-steps 3 --reward-batch-size 4 --dpo-steps 2 --n-pairs 20 "
-    "--sampled-prompts 6 --save-every 2 --device cpu"
+    "--steps 4 --batch-size 6 --max-new-tokens 8 --reward-steps 3 --reward-batch-size 4 --dpo-steps 2 "
+    "--n-pairs 20 --sampled-prompts 6 --save-every 2 --device cpu"
 )
 
 
@@ -98,7 +98,7 @@ def test_the_default_shows_reward_ppo_hack_and_dpo(script):
 
 def test_a_second_run_gets_the_next_folder_and_can_reuse_the_reward(script):
     assert script()[0] == 0
-    code, out, err = script("--reward runs/reinforce/reward --no-contrast")
+    code, _, err = script("--reward runs/reinforce/reward --no-contrast")
     assert code == 0, err
     found = results("runs/reinforce-2")
     assert "hacked_judge" not in found and not Path("runs/reinforce-2/reward").exists()
@@ -116,14 +116,14 @@ def test_without_a_gpt_the_default_one_is_trained_first(script, monkeypatch):
 
     save(policy(), small.tokenizer(), "gpt")
     monkeypatch.setattr("minilm.reinforcement.run.newest_or_train", train_first)
-    code, out, err = script("--seed 3 --no-contrast")
+    code, _, err = script("--seed 3 --no-contrast")
     assert code == 0, err
     assert asked == [("causal", 3, "cpu")]
     assert json.loads(Path("runs/reinforce/settings.json").read_text())["model"] == "gpt"
 
 
 def test_dpo_in_the_same_table(script):
-    code, out, err = script("--algorithm dpo")
+    code, _, err = script("--algorithm dpo")
     assert code == 0, err
     found = results("runs/reinforce")
     assert {"judge_before", "judge_after", "win_rate", "kl", "distinct_ratio", "reward_accuracy"} <= set(
@@ -154,7 +154,7 @@ def test_a_rule_as_reward_needs_no_pairs(script):
 
 
 def test_a_supervised_start_moves_the_reference_too(script):
-    code, out, err = script("--supervised-steps 3 --no-contrast")
+    code, _, err = script("--supervised-steps 3 --no-contrast")
     assert code == 0, err
     assert read_log("runs/reinforce")[0]["kl"] == 0, "the reference is what PPO starts from"
     start = minilm.load("runs/reinforce/supervised")[0].state_dict()
