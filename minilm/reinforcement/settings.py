@@ -12,10 +12,10 @@ from ..flags import option_of
 class PPOSettings(CommonSettings):
     """PPO and its details; the numbers are those of the list in minilm/reinforcement/ppo.py."""
 
-    steps: int = 60  # times that the policy answers a batch of prompts and learns from it
+    steps: int = 80  # times that the policy answers a batch of prompts and learns from it
     batch_size: int = 64  # answers a step
     max_new_tokens: int = 32  # longest answer, in tokens
-    temperature: float = 1.0  # divides the logits, when sampling and when scoring alike
+    temperature: float = 0.7  # divides the logits, when sampling and when scoring alike
     lr: float = 5e-4  # highest learning rate
     clip: float = 1.0  # longest gradient; 0: no clipping
     value_weight: float = 0.1  # weight of the value loss beside the policy loss
@@ -54,13 +54,10 @@ class ReinforceSettings(PPOSettings):
     prompts: str | None = None  # prompts to answer, .txt (one a line) or .jsonl; none: those of the pairs
     reward: str | None = None  # folder of a reward model; none: one is trained on the pairs
     reward_function: str | None = None  # a rule as reward, module:function of prompt and answer
-    n_pairs: int = 2000  # pairs of the world
-    sampled_prompts: int = (
-        1500  # prompts for which the policy's own answers are compared by the world's judge
-    )
-    answers_a_prompt: int = 4  # so many of them each
+    n_pairs: int = 1000  # pairs of the world
+    sampled_prompts: int = 2000  # prompts whose answers by the policy itself the world's judge compares
     supervised_steps: int = 0  # steps of learning the chosen answers by heart before the rest
-    reward_steps: int = 200  # steps of the reward model
+    reward_steps: int = 250  # steps of the reward model
     reward_batch_size: int = 32  # pairs a step
     reward_lr: float = 1e-3  # highest learning rate of the reward model
     dpo_steps: int = 150  # steps of DPO
