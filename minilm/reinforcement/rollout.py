@@ -37,11 +37,12 @@ class Policy(nn.Module):
 
         The value of a token is judged before it is drawn, from the hidden state that it is drawn from.
         """
-        hidden = self.model.decode(ids[:, :-1], mask[:, :-1])[-1]  # (B, T - 1, D)
+        n = ids.shape[1] - n_prompt
+        hidden = self.model.decode(ids[:, :-1], mask[:, :-1], n_last=n)[-1]  # (B, n, D)
         log_probs = token_log_probabilities(
             self.model, ids, mask, rule=rule, n_prompt=n_prompt, hidden=hidden
         )  # (B, n)
-        values = self.value_head(hidden[:, n_prompt - 1 :])[..., 0].float()  # (B, n)
+        values = self.value_head(hidden)[..., 0].float()  # (B, n)
         return log_probs, values.masked_fill(~mask[:, n_prompt:], 0.0)
 
 

@@ -56,6 +56,7 @@ class ReinforceSettings(PPOSettings):
     reward_function: str | None = None  # a rule as reward, module:function of prompt and answer
     n_pairs: int = 1000  # pairs of the world
     sampled_prompts: int = 2000  # prompts whose answers by the policy itself the world's judge compares
+    answers_a_prompt: int = 4  # so many of them each
     supervised_steps: int = 0  # steps of learning the chosen answers by heart before the rest
     reward_steps: int = 250  # steps of the reward model
     reward_batch_size: int = 32  # pairs a step
