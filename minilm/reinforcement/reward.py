@@ -75,7 +75,8 @@ class BradleyTerry(PairObjective):
 def reward_model_from(policy: Transformer, seed: int) -> RewardModel:
     """Return a reward model that starts from a copy of the policy's weights; `seed` draws its head."""
     torch.manual_seed(seed)
-    return RewardModel(copy.deepcopy(policy)).to(policy.tokens.weight.device)
+    trunk = copy.deepcopy(policy).requires_grad_(True)  # a frozen reference may be what it starts from
+    return RewardModel(trunk).to(policy.tokens.weight.device)
 
 
 def load_reward_model(folder: str | Path, tokenizer: BPE, device: str = "cpu") -> RewardModel:

@@ -58,9 +58,9 @@ def test_the_loss_equals_the_formula(gpt, objective):
         losses.append(-math.log(1 / (1 + math.exp(-margins[-1]))))
         chosen_rewards.append(rewards[0])
     assert loss.item() == pytest.approx(sum(losses) / 5, rel=1e-4)
-    assert float(metrics["margin"]) == pytest.approx(sum(margins) / 5, abs=1e-4)
-    assert float(metrics["chosen_reward"]) == pytest.approx(sum(chosen_rewards) / 5, abs=1e-4)
-    assert float(metrics["accuracy"]) == pytest.approx(sum(margin > 0 for margin in margins) / 5)
+    assert metrics["margin"].item() == pytest.approx(sum(margins) / 5, abs=1e-4)
+    assert metrics["chosen_reward"].item() == pytest.approx(sum(chosen_rewards) / 5, abs=1e-4)
+    assert metrics["accuracy"].item() == pytest.approx(sum(margin > 0 for margin in margins) / 5)
 
 
 def test_at_the_start_the_loss_is_log_2(gpt, objective):

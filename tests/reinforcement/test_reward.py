@@ -56,6 +56,8 @@ def test_a_reward_model_starts_from_a_copy_of_the_policy(gpt):
     for parameter in model.parameters():
         parameter.data += 1
     small.assert_equal(gpt.state_dict(), before)
+    frozen = copy.deepcopy(gpt).requires_grad_(False)
+    assert all(p.requires_grad for p in reward_model_from(frozen, 4).parameters()), "all of it learns"
     assert torch.equal(reward_model_from(gpt, 4).head.weight, reward_model_from(gpt, 4).head.weight)
     assert not torch.equal(reward_model_from(gpt, 4).head.weight, reward_model_from(gpt, 5).head.weight)
 
