@@ -60,8 +60,18 @@ def reinforce(settings: ReinforceSettings) -> Path:
     results |= dict(seconds=time.perf_counter() - began, seed=settings.seed)
     write_json(folder / RESULTS, results)
     print(f"\nSaved in {folder} ({results['seconds']:.0f} s).")
-    print(f"Next: python reinforce.py --ablate --model {settings.model} --reward {folder / 'reward'}")
+    print(f"Next: {next_command(settings, folder)}")
     return folder
+
+
+def next_command(settings: ReinforceSettings, folder: Path) -> str:
+    """Return what to try after this run."""
+    if settings.preferences or settings.prompts or settings.reward_function:
+        return f"python prompt.py --model {folder} --prompt TEXT"
+    if settings.ablate or settings.algorithm == "dpo":
+        return f"python reinforce.py --kl 0.3 --model {settings.model}"
+    reward = settings.reward or folder / "reward"
+    return f"python reinforce.py --ablate --model {settings.model} --reward {reward}"
 
 
 def learn(model: Transformer, task: Task, settings: ReinforceSettings, folder: Path) -> tuple[dict, dict]:

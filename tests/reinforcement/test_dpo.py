@@ -65,7 +65,7 @@ def test_the_loss_equals_the_formula(gpt, objective):
 
 def test_at_the_start_the_loss_is_log_2(gpt, objective):
     loss, metrics = objective.loss(gpt, objective.batch(3, "train"))
-    assert float(loss) == pytest.approx(math.log(2), abs=1e-6) and metrics["margin"] == 0
+    assert loss.item() == pytest.approx(math.log(2), abs=1e-6) and metrics["margin"] == 0
 
 
 def test_the_reference_gets_no_gradient_and_does_not_move(gpt, objective, tmp_path):

@@ -1,12 +1,14 @@
 """Grades minilm/reinforcement/run.py: the ways of learning, the results (whole runs: test_reinforce.py)."""
 
+from pathlib import Path
+
 import pytest
 import small
 import torch
 
 from minilm.reinforcement import run
 from minilm.reinforcement.closing import Answers
-from minilm.reinforcement.run import closing_results, learn, without_kl
+from minilm.reinforcement.run import closing_results, learn, next_command, without_kl
 
 
 def answers(**figures) -> Answers:
@@ -63,3 +65,17 @@ def test_contrasts_can_be_left_out(gpt, task, settings, tmp_path):
     assert list(learn(gpt, task, settings(contrast=False), tmp_path)[0]) == ["start", "ppo"]
     task.preferences.pairs.clear()
     assert list(learn(gpt, task, settings(), tmp_path)[0]) == ["start", "ppo", "kl 0"]
+
+
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        (dict(model="m"), "python reinforce.py --ablate --model m --reward run/reward"),
+        (dict(model="m", reward="r"), "python reinforce.py --ablate --model m --reward r"),
+        (dict(model="m", ablate=True), "python reinforce.py --kl 0.3 --model m"),
+        (dict(model="m", algorithm="dpo"), "python reinforce.py --kl 0.3 --model m"),
+        (dict(prompts="p.txt"), "python prompt.py --model run --prompt TEXT"),
+    ],
+)
+def test_the_next_command_fits_the_run(settings, changes, expected):
+    assert next_command(settings(**changes), Path("run")) == expected
