@@ -14,7 +14,7 @@ import torch
 
 import minilm
 import reinforce
-from minilm import cli, data
+from minilm import cli, data, training
 from minilm.checkpoint import load_trainer, read_log, save
 from minilm.config import ModelConfig
 from minilm.models import build
@@ -198,6 +198,25 @@ def test_an_interrupted_run_goes_on_bit_for_bit(script, monkeypatch, flags):
     small.assert_equal(part, whole)
     same = {key: value for key, value in results("whole").items() if "second" not in key}
     assert {key: value for key, value in results("part").items() if "second" not in key} == same
+
+
+@pytest.mark.parametrize("flags", ["--supervised-steps 4", "", "--algorithm dpo"])
+def test_a_run_stopped_before_ppo_goes_on_too(script, monkeypatch, flags):
+    assert script(f"--no-contrast --out whole {flags}")[0] == 0
+    inner, calls = training.train_step, []
+
+    def step(*args):
+        calls.append(1)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return inner(*args)
+
+    monkeypatch.setattr(training, "train_step", step)
+    code, _, err = script(f"--no-contrast --out part {flags}")
+    assert code == 130 and "to go on: --resume --out part" in err
+    code, _, err = script("--resume --out part", tiny="")
+    assert code == 0, err
+    small.assert_equal(*(minilm.load(name)[0].state_dict() for name in ("whole", "part")))
 
 
 def test_dpo_goes_on_too(script, monkeypatch):

@@ -104,7 +104,7 @@ def train_ppo(model: Transformer, task: Task, settings: PPOSettings, folder: Pat
     policy = Policy(model, settings.zero_value_head).to(model.tokens.weight.device).eval()
     optimizer = torch.optim.Adam(policy.parameters(), lr=settings.lr, eps=1e-5)
     state = dict(step=0, seconds=0.0, kl_coefficient=settings.kl)
-    if settings.resume and folder:
+    if settings.resume and folder and load_trainer(folder)["step"]:
         state = go_on_from(folder, policy, optimizer)
     start, began = state["step"], time.perf_counter() - state["seconds"]
     kl_coefficient, alarm = state["kl_coefficient"], Alarm(settings, folder)
@@ -177,6 +177,11 @@ class Alarm:
                 f"warning: KL {kl:.1f} nats a sequence at step {step}, above --warn-kl {bounds[0]:g}: the "
                 "policy is leaving its language; a larger --kl or a smaller --lr holds it"
             )
+
+
+def mark_beginning(folder: Path, model: Transformer) -> None:
+    """Write a checkpoint of step 0, so that a run that is stopped before PPO began can be resumed too."""
+    save_trainer(folder, dict(step=0, model=model.state_dict()))
 
 
 def save_checkpoint(folder: Path, policy: Policy, optimizer, task: Task, rest: dict) -> None:

@@ -16,7 +16,7 @@ from ..pretraining.run import newest_or_train
 from ..runs import RESULTS, SETTINGS, choose_folder
 from . import closing
 from .ablation import ablate
-from .loop import Task, train_ppo
+from .loop import Task, mark_beginning, train_ppo
 from .preferences import load_preferences
 from .settings import ReinforceSettings
 from .stages import compare_own_answers, load_policy, make_reward, make_task, supervised_start, train_dpo
@@ -40,6 +40,8 @@ def reinforce(settings: ReinforceSettings) -> Path:
     folder = choose_folder("reinforce", settings.out, settings.overwrite, settings.resume)
     write_json(folder / SETTINGS, cli.settings_dict(replace(settings, resume=False, overwrite=False)))
     cli.show(settings)
+    if not settings.resume:
+        mark_beginning(folder, model)
     if settings.compile:
         model.decoder.compile(dynamic=True)
     supervised_start(model, task, settings, folder)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from ..atomic import write_json
-from ..checkpoint import load
+from ..checkpoint import load, load_trainer
 from ..errors import UserError
 from ..inputs import END
 from ..models import Transformer
@@ -84,7 +84,7 @@ def train_stage(
         seed=settings.seed,
         precision=settings.precision,
         compile=settings.compile,
-        resume=settings.resume and (folder / TRAINER).exists(),
+        resume=settings.resume and (folder / TRAINER).exists() and load_trainer(folder)["step"] > 0,
     )
     try:
         return train(model, objective, stage, folder, objective.tokenizer)

@@ -13,7 +13,7 @@ import minilm
 from minilm.checkpoint import load_trainer, read_log
 from minilm.errors import UserError
 from minilm.reinforcement import loop
-from minilm.reinforcement.loop import Alarm, Task, line, ppo_step, train_ppo
+from minilm.reinforcement.loop import Alarm, Task, line, mark_beginning, ppo_step, train_ppo
 from minilm.reinforcement.reward import RuleReward
 from minilm.reinforcement.rollout import Policy
 from minilm.training import Interrupted
@@ -136,6 +136,15 @@ def test_ctrl_c_saves_and_says_how_to_go_on(make_gpt, task, settings, tmp_path):
     assert load_trainer(tmp_path / "part")["step"] == 3, "the step that ran is finished and saved"
     train_ppo(part, task, settings(resume=True), tmp_path / "part")
     small.assert_equal(part.state_dict(), whole.state_dict())
+
+
+def test_a_run_that_had_not_begun_begins(make_gpt, task, settings, tmp_path):
+    whole, late = make_gpt(), make_gpt()
+    train_ppo(whole, task, settings())
+    mark_beginning(tmp_path, make_gpt(seed=7))
+    assert load_trainer(tmp_path)["step"] == 0
+    train_ppo(late, task, settings(resume=True), tmp_path)
+    small.assert_equal(late.state_dict(), whole.state_dict())
 
 
 def test_a_checkpoint_of_another_loop_is_refused(gpt, task, settings, tmp_path):
