@@ -12,7 +12,7 @@ from ..flags import option_of
 class PPOSettings(CommonSettings):
     """PPO and its details; the numbers are those of the list in minilm/reinforcement/ppo.py."""
 
-    steps: int = 80  # times that the policy answers a batch of prompts and learns from it
+    steps: int = 100  # times that the policy answers a batch of prompts and learns from it
     batch_size: int = 64  # answers a step
     max_new_tokens: int = 32  # longest answer, in tokens
     temperature: float = 0.7  # divides the logits, when sampling and when scoring alike
@@ -55,10 +55,10 @@ class ReinforceSettings(PPOSettings):
     reward: str | None = None  # folder of a reward model; none: one is trained on the pairs
     reward_function: str | None = None  # a rule as reward, module:function of prompt and answer
     n_pairs: int = 1000  # pairs of the world
-    sampled_prompts: int = 2000  # prompts whose answers by the policy itself the world's judge compares
+    sampled_prompts: int = 3000  # prompts whose answers by the policy itself the world's judge compares
     answers_a_prompt: int = 4  # so many of them each
     supervised_steps: int = 0  # steps of learning the chosen answers by heart before the rest
-    reward_steps: int = 250  # steps of the reward model
+    reward_steps: int = 350  # steps of the reward model
     reward_batch_size: int = 32  # pairs a step
     reward_lr: float = 1e-3  # highest learning rate of the reward model
     dpo_steps: int = 150  # steps of DPO
