@@ -1,7 +1,7 @@
 """What a run ends with: the start, and each way of learning, measured on prompts that none of them has seen.
 
 The reward model's score is what was optimised, so it cannot tell success from cheating. Beside it stands the
-true preference (the world's judge), which nobody learnt from.
+true preference (the world's judge): it has compared pairs for the reward model, and PPO never asks it.
 """
 
 import math

@@ -63,7 +63,7 @@ def ppo_step(
             Falling to 0: one answer to everything.
         length: tokens of an answer, the end token included. ended: share of the answers that came to an end.
         value_error: variance of (return - value) over that of the returns. Below 1 the value head helps.
-        judge: share of the answers that meet the true preference, where it is known. Nobody learns from it.
+        judge: share of the answers that meet the true preference, where it is known. PPO never sees it.
         kl_coefficient, lr: those of this step.
     """
     prompts = prompts_of_step(task.prompts, settings.batch_size, settings.seed, step)

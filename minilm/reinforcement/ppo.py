@@ -1,12 +1,12 @@
 """Proximal policy optimisation of a GPT: sample -> score -> advantage -> update.
 
 Source: Schulman et al. 2017, "Proximal Policy Optimization Algorithms"; for text, Ziegler et al. 2019,
-"Fine-Tuning Language Models from Human Preferences", and Stiennon et al. 2020. The details that make it work,
-each with its flag; `python reinforce.py --ablate` measures the run without each of them:
+"Fine-Tuning Language Models from Human Preferences" (below by its sections), and Stiennon et al. 2020. The
+details that make it work, each with its flag; `python reinforce.py --ablate` measures the run without each of them:
 
      1  the value head begins at 0                                             --no-zero-value-head
      2  each token pays for leaving the frozen reference: -kl (log pi - log ref)   --kl 0, --no-kl-per-token
-     3  the coefficient `kl` is fixed, or follows a target (Ziegler, eq. 4)     --adaptive-kl
+     3  the coefficient `kl` is fixed, or follows a target (section 2.2)         --adaptive-kl
      4  the reward arrives at the last token only                              --no-reward-at-end
      5  an answer without its end token gets a fixed low reward                --missing-end-score none
      6  advantages by GAE (Schulman et al. 2016), gamma 1, lambda 0.95         --gae-lambda 1
@@ -156,7 +156,7 @@ def update(
 def adapted(kl_coefficient: float, kl: float, settings: PPOSettings) -> float:
     """Return the KL coefficient of the next step: larger where the KL (nats a sequence) is above its target.
 
-    Source: Ziegler et al. 2019, section 2.2, equation 4, with K = 0.1.
+    Source: Ziegler et al. 2019, section 2.2, with K = 0.1.
     """
     if not settings.adaptive_kl:
         return kl_coefficient

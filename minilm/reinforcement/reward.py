@@ -1,7 +1,7 @@
 """The reward model: a GPT with one number for its head, learnt from which of two answers was preferred.
 
-Source: Ziegler et al. 2019, "Fine-Tuning Language Models from Human Preferences", section 2.1, in the form
-for pairs of Stiennon et al. 2020, "Learning to summarize from human feedback", section 3.4.
+Source: Ziegler et al. 2019, "Fine-Tuning Language Models from Human Preferences", equation 1, in the form for
+pairs of Stiennon et al. 2020, "Learning to summarize from human feedback", section 3.4.
 """
 
 import copy
@@ -158,7 +158,7 @@ class RuleReward:
 class Normalised:
     """A reward shifted and scaled to mean 0 and deviation 1 on samples of the reference policy.
 
-    Source: Ziegler et al. 2019, section 2.1. So the KL coefficient means the same for every reward.
+    Source: Ziegler et al. 2019, section 2. So the KL coefficient means the same for every reward.
     """
 
     def __init__(self, reward, rollout: Rollout, texts: list[tuple[str, str]], on: bool = True):

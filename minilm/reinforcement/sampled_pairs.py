@@ -1,6 +1,6 @@
 """Pairs of the policy's own answers, as the judge prefers them.
 
-Source: Ziegler et al. 2019, section 2.2, and Stiennon et al. 2020, section 3.3: people compare what the
+Source: Ziegler et al. 2019, section 2, and Stiennon et al. 2020, section 3.1: people compare what the
 policy itself has written, mistakes included. The world's own pairs are grammatical on both sides, so a reward
 model that saw no others would know nothing about grammar.
 """
