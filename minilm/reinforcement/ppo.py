@@ -2,7 +2,7 @@
 
 Source: Schulman et al. 2017, "Proximal Policy Optimization Algorithms"; for text, Ziegler et al. 2019,
 "Fine-Tuning Language Models from Human Preferences" (below by its sections), and Stiennon et al. 2020. The
-details that make it work, each with its flag; `python reinforce.py --ablate` measures the run without each of them:
+details that make it work, each with its flag; `python reinforce.py --ablate` measures a run without each:
 
      1  the value head begins at 0                                             --no-zero-value-head
      2  each token pays for leaving the frozen reference: -kl (log pi - log ref)   --kl 0, --no-kl-per-token
