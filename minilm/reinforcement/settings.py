@@ -16,11 +16,11 @@ class PPOSettings(CommonSettings):
     batch_size: int = 64  # answers a step
     max_new_tokens: int = 32  # longest answer, in tokens
     temperature: float = 0.7  # divides the logits, when sampling and when scoring alike
-    lr: float = 5e-4  # highest learning rate
+    lr: float = 4e-4  # highest learning rate
     clip: float = 1.0  # longest gradient; 0: no clipping
     value_weight: float = 0.1  # weight of the value loss beside the policy loss
     zero_value_head: bool = True  # 1: the value head begins at 0
-    kl: float = 0.1  # 2: coefficient of the KL penalty; 0: none
+    kl: float = 0.15  # 2: coefficient of the KL penalty; 0: none
     kl_per_token: bool = True  # 2: each token pays its own KL; no: the last one pays for all
     adaptive_kl: bool = False  # 3: move the coefficient so that the KL approaches --kl-target
     kl_target: float = 3.0  # 3: in nats a sequence
