@@ -62,7 +62,7 @@ class ReinforceSettings(PPOSettings):
     reward_batch_size: int = 32  # pairs a step
     reward_lr: float = 1e-3  # highest learning rate of the reward model
     dpo_steps: int = 150  # steps of DPO
-    dpo_lr: float = 3e-4  # highest learning rate of DPO
+    dpo_lr: float = 1e-4  # highest learning rate of DPO
     dpo_beta: float = 0.1  # DPO's price of leaving the reference
     contrast: bool = True  # after PPO: the same with --kl 0, and DPO, in the same table
     ablate: bool = False  # instead: PPO with one detail switched off after the other
