@@ -26,6 +26,7 @@ SWITCHES: tuple[tuple[int, str, dict], ...] = (
     (9, "one pass", dict(epochs=1)),
     (9, "one minibatch", dict(minibatches=1)),
     (9, "minibatches not shuffled", dict(shuffle=False)),
+    (10, "no warm-up", dict(warmup=0)),
     (10, "learning rate stays", dict(anneal=False)),
     (11, "reward not normalised", dict(normalise_reward=False)),
 )

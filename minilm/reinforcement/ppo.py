@@ -14,7 +14,7 @@ details that make it work, each with its flag; `python reinforce.py --ablate` me
                                               --no-whiten-rewards, --no-whiten-advantages
      8  clipped ratio, clipped value                                           --clip-ratio 0, --clip-value 0
      9  several passes over shuffled minibatches                  --epochs 1, --minibatches 1, --no-shuffle
-    10  the learning rate falls to 0 in a line                                 --no-anneal
+    10  the learning rate rises over a few steps and falls to 0 in a line      --warmup 0, --no-anneal
     11  the reward has mean 0 and deviation 1 on the reference's samples       --no-normalise-reward
     12  one function draws and scores, at one temperature, without dropout: before the first update each ratio
         is exactly 1 and each KL exactly 0                                     (no switch: it would be a bug)
@@ -132,9 +132,8 @@ def update(
     policy: Policy, optimizer, batch: dict, rule: SamplingRule, settings: PPOSettings, step: int
 ) -> dict[str, float]:
     """Learn from a batch of answers in `epochs` passes of `minibatches` updates; return the mean metrics."""
-    share = 1 - step / settings.steps if settings.anneal else 1.0
     for group in optimizer.param_groups:
-        group["lr"] = settings.lr * share
+        group["lr"] = learning_rate(step, settings)
     n_row, totals = len(batch["ids"]), {}
     random = np.random.default_rng([settings.seed, step, 2])
     for _ in range(settings.epochs):
@@ -150,7 +149,17 @@ def update(
             for name, value in (metrics | dict(loss=loss.detach(), gradient_norm=norm)).items():
                 totals[name] = totals.get(name, 0) + value
     n = settings.epochs * settings.minibatches
-    return {name: float(value) / n for name, value in totals.items()} | dict(lr=settings.lr * share)
+    return {name: float(value) / n for name, value in totals.items()} | dict(lr=learning_rate(step, settings))
+
+
+def learning_rate(step: int, settings: PPOSettings) -> float:
+    """Return the learning rate of a step, counted from 0: it rises over `warmup` steps, then falls to 0.
+
+    Differs from Ziegler et al. 2019, who do not warm up: Adam's first updates are as large as `lr` whatever
+    the gradient, and on a small model that is enough to leave the language before anything is learnt.
+    """
+    rise = min(1.0, (step + 1) / (settings.warmup or 1))
+    return settings.lr * rise * (1 - step / settings.steps if settings.anneal else 1.0)
 
 
 def adapted(kl_coefficient: float, kl: float, settings: PPOSettings) -> float:

@@ -21,7 +21,7 @@ from ..inputs import END
 from ..pretraining.objective import Objective
 from ..tables import read_table
 
-HELD_OUT_PAIRS, TRAIN_PROMPTS, TEST_PROMPTS = 1000, 3000, 400  # of the embedded world
+HELD_OUT_PAIRS, TRAIN_PROMPTS, TEST_PROMPTS = 1000, 3000, 1000  # of the embedded world
 HELD_OUT_SEED = 1_000_003  # added to the seed for what nothing is trained on
 Pair = tuple[str, str, str]  # prompt, chosen, rejected
 

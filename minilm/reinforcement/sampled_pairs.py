@@ -5,6 +5,8 @@ policy itself has written, mistakes included. The world's own pairs are grammati
 model that saw no others would know nothing about grammar.
 """
 
+from dataclasses import replace
+
 from .loop import Task
 from .preferences import Pair, encode_prompts
 from .rollout import draw_answers
@@ -13,19 +15,21 @@ PROMPTS_AT_ONCE = 64  # whose answers are drawn in one batch
 
 
 def sampled_pairs(
-    task: Task, prompts: list[str], n_answer: int, max_new_tokens: int, seed: int
+    task: Task, prompts: list[str], n_answer: int, max_new_tokens: int, seed: int, temperature: float
 ) -> list[Pair]:
     """Return (prompt, chosen, rejected) of the reference's answers, `n_answer` drawn for each prompt.
 
     An answer that the judge likes is paired with one that it does not, each answer in one pair at most; where
     it likes all or none there is nothing to compare (ties are dropped). An answer that never ended is left
-    out.
+    out. They are drawn at a temperature of their own: the
+    policy that learns will wander from what it writes now, and its reward model is to know more mistakes.
     """
+    rule = replace(task.rule, temperature=temperature)
     rows = encode_prompts(task.tokenizer, prompts, task.reference.config, max_new_tokens)
     pairs = []
     for start in range(0, len(rows), PROMPTS_AT_ONCE):
         batch = [row for row in rows[start : start + PROMPTS_AT_ONCE] for _ in range(n_answer)]
-        rollout = draw_answers(task.reference, batch, task.rule, max_new_tokens, seed + start)
+        rollout = draw_answers(task.reference, batch, rule, max_new_tokens, seed + start)
         # as they will stand in a pair, one space after the prompt
         texts = [(prompt, " " + answer.strip()) for prompt, answer in task.texts(rollout)]
         judged, ended = task.judged(texts), rollout.ended.tolist()
@@ -39,7 +43,9 @@ def sampled_pairs(
     return pairs
 
 
-def add_sampled_pairs(task: Task, n_prompt: int, n_answer: int, max_new_tokens: int, seed: int) -> None:
+def add_sampled_pairs(
+    task: Task, n_prompt: int, n_answer: int, max_new_tokens: int, seed: int, temperature: float
+) -> None:
     """Add pairs of the reference's own answers to the task's pairs, and others to its held-out ones."""
     preferences = task.preferences
     held_out_prompts = list(dict.fromkeys(prompt for prompt, _, _ in preferences.held_out_pairs))
@@ -48,4 +54,6 @@ def add_sampled_pairs(task: Task, n_prompt: int, n_answer: int, max_new_tokens: 
         (preferences.pairs, preferences.prompts[:n_prompt], 0),
         (preferences.held_out_pairs, held_out_prompts[:n_held_out], 1),
     ):
-        pairs += sampled_pairs(task, prompts, n_answer, max_new_tokens, 2 * seed * 10**6 + offset * 10**6)
+        pairs += sampled_pairs(
+            task, prompts, n_answer, max_new_tokens, (2 * seed + offset) * 10**6, temperature
+        )

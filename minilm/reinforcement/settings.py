@@ -35,6 +35,7 @@ class PPOSettings(CommonSettings):
     epochs: int = 3  # 9: passes over the answers of a step
     minibatches: int = 2  # 9: updates a pass
     shuffle: bool = True  # 9: deal the answers anew in each pass
+    warmup: int = 10  # 10: steps in which the learning rate rises, while Adam knows no gradients yet
     anneal: bool = True  # 10: the learning rate falls to 0 in a line; no: it stays
     normalise_reward: bool = True  # 11: reward to mean 0 and deviation 1 on samples of the reference
     warn_kl: float = 10.0  # nats a sequence above which a warning is printed
@@ -57,6 +58,7 @@ class ReinforceSettings(PPOSettings):
     n_pairs: int = 1000  # pairs of the world
     sampled_prompts: int = 3000  # prompts whose answers by the policy itself the world's judge compares
     answers_a_prompt: int = 4  # so many of them each
+    pair_temperature: float = 1.0  # at which these are drawn: above --temperature, for more kinds of mistakes
     supervised_steps: int = 0  # steps of learning the chosen answers by heart before the rest
     reward_steps: int = 350  # steps of the reward model
     reward_batch_size: int = 32  # pairs a step
@@ -75,7 +77,16 @@ class ReinforceSettings(PPOSettings):
         lowest |= dict.fromkeys(("log_every", "save_every"), 1)
         lowest |= dict.fromkeys(("seed", "lr", "clip", "value_weight", "kl", "kl_target", "clip_ratio"), 0)
         lowest |= dict.fromkeys(
-            ("clip_value", "sampled_prompts", "supervised_steps", "reward_lr", "dpo_lr", "dpo_beta"), 0
+            (
+                "clip_value",
+                "warmup",
+                "sampled_prompts",
+                "supervised_steps",
+                "reward_lr",
+                "dpo_lr",
+                "dpo_beta",
+            ),
+            0,
         )
         lowest |= dict.fromkeys(("warn_kl", "stop_kl", "gamma", "gae_lambda"), 0)
         for name, least in lowest.items():
@@ -86,10 +97,9 @@ class ReinforceSettings(PPOSettings):
                 raise UserError(f"{option_of(name)} {getattr(self, name)}: must lie in [0, 1]")
         if self.adaptive_kl and not self.kl_target:
             raise UserError("--kl-target 0.0: must be above 0 where the coefficient follows it")
-        if self.temperature <= 0:
-            raise UserError(
-                f"--temperature {self.temperature}: must be above 0; PPO learns from what it draws"
-            )
+        for name in ("temperature", "pair_temperature"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"{option_of(name)} {getattr(self, name)}: must be above 0, to draw answers")
         if self.minibatches > self.batch_size:
             raise UserError(
                 f"--batch-size {self.batch_size} cannot be cut into --minibatches {self.minibatches}"

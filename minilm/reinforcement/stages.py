@@ -118,7 +118,8 @@ def compare_own_answers(task: Task, settings: ReinforceSettings) -> None:
     if preferences.judge is None or not n or settings.reward_function:
         return
     before = len(preferences.pairs), len(preferences.held_out_pairs)
-    add_sampled_pairs(task, n, settings.answers_a_prompt, settings.max_new_tokens, settings.seed)
+    drawn = (settings.answers_a_prompt, settings.max_new_tokens, settings.seed, settings.pair_temperature)
+    add_sampled_pairs(task, n, *drawn)
     train, held_out = len(preferences.pairs) - before[0], len(preferences.held_out_pairs) - before[1]
     print(
         f"Pairs of the policy's own answers, as the judge prefers them: {train:,} and {held_out:,} held out."

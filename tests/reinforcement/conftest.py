@@ -76,7 +76,7 @@ def settings():
         short = dict(
             steps=4, batch_size=6, max_new_tokens=7, log_every=2, save_every=2, lr=3e-3, device="cpu"
         )
-        short |= dict(reward_steps=3, reward_batch_size=4, dpo_steps=3, n_pairs=20)
+        short |= dict(warmup=0, reward_steps=3, reward_batch_size=4, dpo_steps=3, n_pairs=20)
         return ReinforceSettings(**short | changes)
 
     return make

@@ -8,6 +8,7 @@ import torch
 from minilm.reinforcement.ppo import (
     adapted,
     advantages,
+    learning_rate,
     make_batch,
     masked_mean,
     ppo_loss,
@@ -260,6 +261,13 @@ def test_10_the_learning_rate_falls_in_a_line(rollout, settings, gpt, rule, step
     changed = settings(steps=4, anneal=anneal)
     _, metrics, optimizer = seen_by_update(rollout, gpt, rule, changed, step)
     assert metrics["lr"] == optimizer.param_groups[0]["lr"] == pytest.approx(changed.lr * share)
+
+
+def test_10_the_learning_rate_rises_first(settings):
+    changed = settings(steps=10, warmup=4, lr=1.0)
+    found = [learning_rate(step, changed) for step in range(10)]
+    assert found == pytest.approx([0.25, 0.5 * 0.9, 0.75 * 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
+    assert learning_rate(0, settings(steps=10, warmup=1, lr=1.0)) == 1
 
 
 def test_an_update_makes_good_answers_likelier(rollout, settings, gpt, rule):

@@ -26,6 +26,7 @@ def test_the_defaults_are_valid_and_every_flag_has_a_help_text():
         ("--gae-lambda 1.5", r"--gae-lambda 1.5: must lie in \[0, 1\]"),
         ("--gamma 2", r"--gamma 2.0: must lie in \[0, 1\]"),
         ("--temperature 0", "--temperature 0.0: must be above 0"),
+        ("--pair-temperature 0", "--pair-temperature 0.0: must be above 0"),
         ("--batch-size 4 --minibatches 5", "--batch-size 4 cannot be cut into --minibatches 5"),
         ("--reward runs/x --reward-function a:b", "--reward and --reward-function"),
         ("--algorithm grpo", "ppo|dpo"),

@@ -109,7 +109,7 @@ def test_own_answers_are_compared_where_there_is_a_judge(task, settings, monkeyp
     compare_own_answers(task, settings(reward_function="a:b"))
     assert asked == []
     compare_own_answers(task, settings(sampled_prompts=3, answers_a_prompt=2, seed=5))
-    assert asked == [(task, 3, 2, 7, 5)]
+    assert asked == [(task, 3, 2, 7, 5, 1.0)]
     task.preferences.judge = None
     compare_own_answers(task, settings())
     assert len(asked) == 1
