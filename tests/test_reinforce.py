@@ -91,7 +91,7 @@ def test_the_default_shows_reward_ppo_hack_and_dpo(script):
         assert any(text.startswith(row) for text in out.splitlines()), row
     assert "Saved in runs/reinforce" in out and "Next: python reinforce.py" in out
     files = {path.name for path in Path("runs/reinforce").iterdir()}
-    assert files == set(RUN_FILES) | {"reward", "dpo"}
+    assert files == set(RUN_FILES) | {"reward-1", "reward", "dpo"}
     assert minilm.load("runs/reinforce")[0].config.kind == "decoder"
     assert [record["step"] for record in read_log("runs/reinforce")] == [1, 2, 3, 4]
 
@@ -189,11 +189,11 @@ def interrupted(script, monkeypatch, flags: str, at: int) -> str:
 @pytest.mark.parametrize("flags", ["", "--supervised-steps 2"])
 def test_an_interrupted_run_goes_on_bit_for_bit(script, monkeypatch, flags):
     assert script(f"--out whole --seed 5 {flags}")[0] == 0
-    told = interrupted(script, monkeypatch, f"--out part --seed 5 {flags}", at=3)
+    told = interrupted(script, monkeypatch, f"--out part --seed 5 {flags}", at=4)
     assert "--resume --out part" in told and load_trainer("part")["step"] == 3
     code, out, err = script("--resume --out part", tiny="")
     assert code == 0, err
-    assert "Reward model:\n" not in out, "the reward model was finished: it is loaded"
+    assert "Reward model:\n" not in out, "the reward models were finished: they are loaded"
     whole, part = (minilm.load(name)[0].state_dict() for name in ("whole", "part"))
     small.assert_equal(part, whole)
     same = {key: value for key, value in results("whole").items() if "second" not in key}
@@ -216,6 +216,14 @@ def test_a_run_stopped_before_ppo_goes_on_too(script, monkeypatch, flags):
     assert code == 130 and "to go on: --resume --out part" in err
     code, _, err = script("--resume --out part", tiny="")
     assert code == 0, err
+    small.assert_equal(*(minilm.load(name)[0].state_dict() for name in ("whole", "part")))
+
+
+def test_a_run_stopped_while_it_looks_for_mistakes_goes_on_too(script, monkeypatch):
+    assert script("--no-contrast --out whole --steps 6")[0] == 0
+    told = interrupted(script, monkeypatch, "--no-contrast --out part --steps 6", at=1)
+    assert "to go on: --resume --out part" in told and load_trainer("part")["step"] == 0
+    assert script("--resume --out part", tiny="")[0] == 0
     small.assert_equal(*(minilm.load(name)[0].state_dict() for name in ("whole", "part")))
 
 

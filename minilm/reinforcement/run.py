@@ -19,7 +19,7 @@ from .ablation import ablate
 from .loop import Task, mark_beginning, train_ppo
 from .preferences import load_preferences
 from .settings import ReinforceSettings
-from .stages import compare_own_answers, load_policy, make_reward, make_task, supervised_start, train_dpo
+from .stages import NO_BOUND, collect_and_reward, load_policy, make_task, supervised_start, train_dpo
 
 CLOSING_SEED = 2  # added to the run's seed: for the samples of the closing table
 
@@ -45,8 +45,7 @@ def reinforce(settings: ReinforceSettings) -> Path:
     if settings.compile:
         model.decoder.compile(dynamic=True)
     supervised_start(model, task, settings, folder)
-    compare_own_answers(task, settings)
-    results = make_reward(model, task, settings, folder)
+    results = collect_and_reward(task, settings, folder)
     if settings.ablate:
         results["ablation"] = ablate(task, settings)
     else:
@@ -108,7 +107,7 @@ def learn(model: Transformer, task: Task, settings: ReinforceSettings, folder: P
 
 def without_kl(settings: ReinforceSettings) -> ReinforceSettings:
     """Return the settings of the hack: no KL penalty, no alarm, half the steps."""
-    changes = dict(kl=0.0, adaptive_kl=False, warn_kl=1e9, stop_kl=1e9)
+    changes = dict(kl=0.0, adaptive_kl=False, warn_kl=NO_BOUND, stop_kl=NO_BOUND)
     return replace(settings, **changes, steps=max(1, settings.steps // 2))
 
 

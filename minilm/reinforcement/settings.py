@@ -20,7 +20,7 @@ class PPOSettings(CommonSettings):
     clip: float = 1.0  # longest gradient; 0: no clipping
     value_weight: float = 0.1  # weight of the value loss beside the policy loss
     zero_value_head: bool = True  # 1: the value head begins at 0
-    kl: float = 0.15  # 2: coefficient of the KL penalty; 0: none
+    kl: float = 0.1  # 2: coefficient of the KL penalty; 0: none
     kl_per_token: bool = True  # 2: each token pays its own KL; no: the last one pays for all
     adaptive_kl: bool = False  # 3: move the coefficient so that the KL approaches --kl-target
     kl_target: float = 3.0  # 3: in nats a sequence
@@ -58,7 +58,10 @@ class ReinforceSettings(PPOSettings):
     n_pairs: int = 1000  # pairs of the world
     sampled_prompts: int = 3000  # prompts whose answers by the policy itself the world's judge compares
     answers_a_prompt: int = 4  # so many of them each
-    pair_temperature: float = 1.0  # at which these are drawn: above --temperature, for more kinds of mistakes
+    pair_temperature: float = (
+        0.85  # at which these are drawn: above --temperature, for more kinds of mistakes
+    )
+    rounds: int = 2  # collections of such pairs: from the policy, then from what PPO has made of it
     supervised_steps: int = 0  # steps of learning the chosen answers by heart before the rest
     reward_steps: int = 350  # steps of the reward model
     reward_batch_size: int = 32  # pairs a step
@@ -72,7 +75,7 @@ class ReinforceSettings(PPOSettings):
     def __post_init__(self):
         lowest = dict.fromkeys(("steps", "batch_size", "max_new_tokens", "epochs", "minibatches"), 1)
         lowest |= dict.fromkeys(
-            ("n_pairs", "answers_a_prompt", "reward_batch_size", "reward_steps", "dpo_steps"), 1
+            ("n_pairs", "rounds", "answers_a_prompt", "reward_batch_size", "reward_steps", "dpo_steps"), 1
         )
         lowest |= dict.fromkeys(("log_every", "save_every"), 1)
         lowest |= dict.fromkeys(("seed", "lr", "clip", "value_weight", "kl", "kl_target", "clip_ratio"), 0)

@@ -3,6 +3,8 @@
 Each stage is trained by the one loop (`minilm/training.py`) in a folder of its own inside the run's.
 """
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,7 +19,7 @@ from ..runs import LOG, RESULTS, TRAINER, WEIGHTS, make_folder
 from ..sampling import SamplingRule
 from ..training import Interrupted, TrainingSettings, evaluate, train
 from .dpo import DirectPreference
-from .loop import Task
+from .loop import Task, train_ppo
 from .preferences import Preferences, encode_prompts
 from .reward import (
     BradleyTerry,
@@ -35,6 +37,7 @@ from .sampled_pairs import add_sampled_pairs
 from .settings import ReinforceSettings
 from .supervised import Supervised
 
+NO_BOUND = 1e9  # for the alarms of the KL, where an explosion is part of the lesson
 NORMALISING_SEED = 1  # added to the run's seed: for the samples on which a reward is normalised
 
 
@@ -112,18 +115,43 @@ def supervised_start(model: Transformer, task: Task, settings: ReinforceSettings
     task.reference = frozen_copy(model)
 
 
-def compare_own_answers(task: Task, settings: ReinforceSettings) -> None:
-    """Add pairs of the policy's own answers to the world's, where a judge can compare them."""
-    preferences, n = task.preferences, settings.sampled_prompts
-    if preferences.judge is None or not n or settings.reward_function:
-        return
+def compare_own_answers(model: Transformer, task: Task, settings: ReinforceSettings, number: int) -> None:
+    """Add pairs of a model's own answers to the world's: collection `number`, from 0."""
+    preferences = task.preferences
     before = len(preferences.pairs), len(preferences.held_out_pairs)
-    drawn = (settings.answers_a_prompt, settings.max_new_tokens, settings.seed, settings.pair_temperature)
-    add_sampled_pairs(task, n, *drawn)
+    add_sampled_pairs(model, task, settings, number)
     train, held_out = len(preferences.pairs) - before[0], len(preferences.held_out_pairs) - before[1]
     print(
         f"Pairs of the policy's own answers, as the judge prefers them: {train:,} and {held_out:,} held out."
     )
+
+
+def collect_and_reward(task: Task, settings: ReinforceSettings, folder: Path) -> dict[str, float]:
+    """Collect pairs where a judge can compare them, and put a reward into the task; see `make_reward`.
+
+    A policy that learns finds what its reward model does not know, so further rounds let PPO look for it in a
+    third of its steps, compare what it writes then, and train the reward model anew on all pairs. Source:
+    Ziegler et al. 2019, section 2.3 (online data collection).
+    """
+    own_pairs = (
+        task.preferences.judge is not None and settings.sampled_prompts and not settings.reward_function
+    )
+    if not own_pairs:
+        return make_reward(task, settings, folder / "reward")
+    compare_own_answers(task.reference, task, settings, 0)
+    if settings.reward:
+        return make_reward(task, settings, folder / "reward")
+    for number in range(1, settings.rounds):
+        shorter = replace(settings, reward_steps=max(1, settings.reward_steps // 2))
+        make_reward(task, shorter, folder / f"reward-{number}")
+        print("PPO for a while, to find what the reward model does not know:")
+        scout = copy.deepcopy(task.reference).requires_grad_(True)
+        try:
+            train_ppo(scout, task, replace(settings, steps=max(1, settings.steps // 3), stop_kl=NO_BOUND))
+        except Interrupted as stop:
+            raise Interrupted(f"stopped before PPO proper; to go on: --resume --out {folder}") from stop
+        compare_own_answers(scout, task, settings, number)
+    return make_reward(task, settings, folder / "reward")
 
 
 def train_dpo(model: Transformer, task: Task, settings: ReinforceSettings, folder: Path) -> dict:
@@ -133,10 +161,8 @@ def train_dpo(model: Transformer, task: Task, settings: ReinforceSettings, folde
     return train_stage(model, objective, settings, folder, settings.dpo_steps, settings.dpo_lr)
 
 
-def make_reward(
-    model: Transformer, task: Task, settings: ReinforceSettings, folder: Path
-) -> dict[str, float]:
-    """Put the reward into the task: a rule, or a reward model that is there or is trained now.
+def make_reward(task: Task, settings: ReinforceSettings, folder: Path) -> dict[str, float]:
+    """Put the reward into the task: a rule, or a reward model that is there or is trained now in `folder`.
 
     Returns `reward_accuracy` on the held-out pairs with the ends of its 95 % interval, where there are pairs.
     """
@@ -144,11 +170,11 @@ def make_reward(
     if settings.reward_function:
         reward = RuleReward(load_function(settings.reward_function))
     else:
-        reward_model, objective = reward_model_for(model, task, settings, folder / "reward")
+        reward_model, objective = reward_model_for(task, settings, folder)
         if objective:
             accuracy = reward_accuracy(reward_model, objective, task.preferences)
         if not settings.reward:
-            write_json(folder / "reward" / RESULTS, accuracy | dict(seed=settings.seed))
+            write_json(folder / RESULTS, accuracy | dict(seed=settings.seed))
         reward = LearnedReward(reward_model)
     seed = settings.seed + NORMALISING_SEED
     rollout = draw_answers(task.reference, task.test_prompts, task.rule, settings.max_new_tokens, seed)
@@ -157,14 +183,15 @@ def make_reward(
 
 
 def reward_model_for(
-    model: Transformer, task: Task, settings: ReinforceSettings, folder: Path
+    task: Task, settings: ReinforceSettings, folder: Path
 ) -> tuple[RewardModel, BradleyTerry | None]:
     """Return the reward model, loaded or trained in `folder`, and the objective with its held-out pairs."""
     objective = None
     if task.preferences.pairs:
-        pairs = (task.preferences, task.tokenizer, model.config, settings.reward_batch_size, settings.seed)
+        config = task.reference.config
+        pairs = (task.preferences, task.tokenizer, config, settings.reward_batch_size, settings.seed)
         objective = BradleyTerry(*pairs)
-    device = model.tokens.weight.device.type
+    device = task.reference.tokens.weight.device.type
     if settings.reward:
         return load_reward_model(settings.reward, task.tokenizer, device), objective
     if settings.resume and (folder / RESULTS).exists() and (folder / WEIGHTS).exists():

@@ -2,6 +2,7 @@
 
 import pytest
 
+from minilm.reinforcement import sampled_pairs as module
 from minilm.reinforcement.sampled_pairs import add_sampled_pairs, sampled_pairs
 
 PROMPTS = ["Ana likes", "Rui", "The old baker found two red", "Ana sells a lamp. The"]
@@ -17,7 +18,9 @@ def talkative(task, make_gpt):
 
 
 def test_a_liked_answer_is_paired_with_another_to_the_same_prompt(talkative):
-    pairs = sampled_pairs(talkative, PROMPTS * 5, n_answer=6, max_new_tokens=20, seed=1, temperature=0.8)
+    pairs = sampled_pairs(
+        talkative.reference, talkative, PROMPTS * 5, n_answer=6, max_new_tokens=20, seed=1, temperature=0.8
+    )
     judge = talkative.preferences.judge
     assert len(pairs) > 5
     for prompt, chosen, rejected in pairs:
@@ -30,7 +33,9 @@ def test_a_liked_answer_is_paired_with_another_to_the_same_prompt(talkative):
 
 
 def test_an_answer_is_in_one_pair_at_most(talkative):
-    pairs = sampled_pairs(talkative, ["Ana likes"], n_answer=30, max_new_tokens=20, seed=1, temperature=0.8)
+    pairs = sampled_pairs(
+        talkative.reference, talkative, ["Ana likes"], n_answer=30, max_new_tokens=20, seed=1, temperature=0.8
+    )
     answers = [answer for pair in pairs for answer in pair[1:]]
     assert len(answers) == len(set(answers))
 
@@ -38,32 +43,55 @@ def test_an_answer_is_in_one_pair_at_most(talkative):
 @pytest.mark.parametrize("verdict", [True, False])
 def test_where_all_are_alike_there_is_nothing_to_compare(talkative, verdict):
     talkative.preferences.judge = lambda text: verdict
-    assert sampled_pairs(talkative, PROMPTS, n_answer=4, max_new_tokens=20, seed=1, temperature=0.8) == []
+    assert (
+        sampled_pairs(
+            talkative.reference, talkative, PROMPTS, n_answer=4, max_new_tokens=20, seed=1, temperature=0.8
+        )
+        == []
+    )
 
 
 def test_answers_that_never_end_are_left_out(talkative):
     assert (
-        sampled_pairs(talkative, PROMPTS * 5, n_answer=6, max_new_tokens=1, seed=1, temperature=0.8) == []
+        sampled_pairs(
+            talkative.reference, talkative, PROMPTS * 5, n_answer=6, max_new_tokens=1, seed=1, temperature=0.8
+        )
+        == []
     ), "an answer cut off by the limit is no answer"
 
 
-def test_pairs_are_added_to_both_parts_from_prompts_of_their_own(talkative):
+def test_each_collection_adds_pairs_from_prompts_of_its_own(talkative, settings, monkeypatch):
+    asked = []
+
+    def drawn(model, task, prompts, *rest):
+        asked.append((model, prompts, rest))
+        return [(prompt, "good", "bad") for prompt in prompts]
+
+    monkeypatch.setattr(module, "sampled_pairs", drawn)
     preferences = talkative.preferences
-    preferences.prompts = PROMPTS
-    before, held_out = list(preferences.pairs), list(preferences.held_out_pairs)
-    add_sampled_pairs(talkative, n_prompt=4, n_answer=30, max_new_tokens=20, seed=1, temperature=0.8)
-    new, new_held_out = preferences.pairs[len(before) :], preferences.held_out_pairs[len(held_out) :]
-    assert (
-        preferences.pairs[: len(before)] == before and preferences.held_out_pairs[: len(held_out)] == held_out
-    )
-    assert new and {prompt for prompt, _, _ in new} <= set(PROMPTS)
-    assert {prompt for prompt, _, _ in new_held_out} <= {prompt for prompt, _, _ in held_out}
+    preferences.prompts = [f"Prompt {i}" for i in range(9)]
+    preferences.held_out_pairs = [(f"Held out {i}", "a", "b") for i in range(4)]
+    before = len(preferences.pairs)
+    changed = settings(sampled_prompts=9, rounds=2, answers_a_prompt=3, pair_temperature=0.9, seed=4)
+    for number in (0, 1):
+        add_sampled_pairs(talkative.reference, talkative, changed, number)
+    assert [prompts for _, prompts, _ in asked] == [
+        [f"Prompt {i}" for i in range(4)],
+        ["Held out 0"],
+        [f"Prompt {i}" for i in range(4, 8)],
+        ["Held out 1"],
+    ]
+    assert len(preferences.pairs) == before + 8 and len(preferences.held_out_pairs) == 6
+    assert preferences.pairs[before] == ("Prompt 0", "good", "bad")
+    assert all(model is talkative.reference for model, _, _ in asked)
+    assert {(n, new, heat) for _, _, (n, new, _, heat) in asked} == {(3, 7, 0.9)}
+    assert len({seed for _, _, (_, _, seed, _) in asked}) == 4, "every collection draws anew"
 
 
 def test_the_answers_are_drawn_at_their_own_temperature(talkative):
     cold, warm = (
-        sampled_pairs(talkative, PROMPTS * 5, 6, 20, seed=1, temperature=temperature)
+        sampled_pairs(talkative.reference, talkative, PROMPTS * 5, 6, 20, seed=1, temperature=temperature)
         for temperature in (0.3, 1.2)
     )
     assert cold != warm and talkative.rule.temperature == 0.8, "the rule of PPO stays"
-    assert cold == sampled_pairs(talkative, PROMPTS * 5, 6, 20, seed=1, temperature=0.3)
+    assert cold == sampled_pairs(talkative.reference, talkative, PROMPTS * 5, 6, 20, seed=1, temperature=0.3)

@@ -13,6 +13,7 @@ from minilm.inputs import END
 from minilm.reinforcement import stages
 from minilm.reinforcement.reward import LearnedReward, RuleReward, reward_model_from
 from minilm.reinforcement.stages import (
+    collect_and_reward,
     compare_own_answers,
     load_policy,
     make_reward,
@@ -102,17 +103,58 @@ def test_the_supervised_start_moves_policy_and_reference_alike(gpt, task, settin
         supervised_start(gpt, task, settings(supervised_steps=2), tmp_path)
 
 
-def test_own_answers_are_compared_where_there_is_a_judge(task, settings, monkeypatch, capsys):
-    asked = []
-    monkeypatch.setattr(stages, "add_sampled_pairs", lambda *args: asked.append(args))
-    compare_own_answers(task, settings(sampled_prompts=0))
-    compare_own_answers(task, settings(reward_function="a:b"))
-    assert asked == []
-    compare_own_answers(task, settings(sampled_prompts=3, answers_a_prompt=2, seed=5))
-    assert asked == [(task, 3, 2, 7, 5, 1.0)]
+def watched(monkeypatch, task) -> list:
+    """Note what `collect_and_reward` does, in order, instead of doing it."""
+    told = []
+    monkeypatch.setattr(
+        stages, "compare_own_answers", lambda model, *rest: told.append((model is task.reference, rest[-1]))
+    )
+    monkeypatch.setattr(
+        stages,
+        "make_reward",
+        lambda task, settings, folder: told.append((folder.name, settings.reward_steps)) or {},
+    )
+    monkeypatch.setattr(
+        stages, "train_ppo", lambda model, task, settings: told.append(("ppo", settings.steps))
+    )
+    return told
+
+
+def test_the_second_collection_is_of_a_policy_that_has_learnt(task, settings, tmp_path, monkeypatch):
+    told = watched(monkeypatch, task)
+    collect_and_reward(task, settings(rounds=2, steps=9, reward_steps=30), tmp_path)
+    assert told == [(True, 0), ("reward-1", 15), ("ppo", 3), (False, 1), ("reward", 30)]
+
+
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        (dict(rounds=1), [(True, 0), ("reward", 3)]),
+        (dict(reward="folder"), [(True, 0), ("reward", 3)]),
+        (dict(reward_function="a:b"), [("reward", 3)]),
+        (dict(sampled_prompts=0), [("reward", 3)]),
+    ],
+)
+def test_pairs_are_collected_only_where_they_are_learnt_from(
+    task, settings, tmp_path, monkeypatch, changes, expected
+):
+    told = watched(monkeypatch, task)
+    collect_and_reward(task, settings(**changes), tmp_path)
+    assert told == expected
     task.preferences.judge = None
-    compare_own_answers(task, settings())
-    assert len(asked) == 1
+    told.clear()
+    collect_and_reward(task, settings(**changes), tmp_path)
+    assert told == [("reward", 3)], "without a judge nobody compares the answers"
+
+
+def test_own_answers_are_added_and_counted(task, settings, monkeypatch, capsys):
+    def add(model, task, settings, number):
+        task.preferences.pairs += [("p", "a", "b")] * (3 + number)
+        task.preferences.held_out_pairs += [("q", "a", "b")] * 2
+
+    monkeypatch.setattr(stages, "add_sampled_pairs", add)
+    compare_own_answers(task.reference, task, settings(), 1)
+    assert "4 and 2 held out" in capsys.readouterr().out
 
 
 def test_dpo_learns_against_the_reference(gpt, task, settings, tmp_path):
@@ -122,14 +164,16 @@ def test_dpo_learns_against_the_reference(gpt, task, settings, tmp_path):
 
 
 def test_a_reward_is_trained_normalised_and_kept(gpt, task, settings, tmp_path, capsys):
-    found = make_reward(gpt, task, settings(reward_steps=25, reward_batch_size=8, reward_lr=1e-2), tmp_path)
+    found = make_reward(
+        task, settings(reward_steps=25, reward_batch_size=8, reward_lr=1e-2), tmp_path / "reward"
+    )
     assert found["reward_accuracy"] == 1 and found["reward_accuracy_low"] < 1
     assert f"{found['reward_accuracy']:.3f} of the held-out pairs right" in capsys.readouterr().out
     assert json.loads((tmp_path / "reward" / "results.json").read_text())["reward_accuracy"] == 1
     assert isinstance(task.reward.reward, LearnedReward) and task.reward.deviation != 1
     assert read_log(tmp_path / "reward"), "the reward model has a log of its own"
     plain = settings(reward_steps=1, normalise_reward=False)
-    make_reward(gpt, task, plain, tmp_path / "plain")
+    make_reward(task, plain, tmp_path / "plain")
     assert (task.reward.mean, task.reward.deviation) == (0.0, 1.0)
 
 
@@ -138,21 +182,21 @@ def test_a_rule_takes_the_place_of_the_model(gpt, task, settings, tmp_path, monk
         "def long(prompt, answer):\n    return len(answer)\n"
     )
     monkeypatch.chdir(tmp_path)
-    found = make_reward(gpt, task, settings(reward_function="rules_of_the_stage_test:long"), tmp_path)
+    found = make_reward(task, settings(reward_function="rules_of_the_stage_test:long"), tmp_path / "reward")
     assert found == {} and isinstance(task.reward.reward, RuleReward)
     assert not Path("reward").exists()
 
 
 def test_a_finished_reward_model_is_loaded_when_the_run_goes_on(gpt, task, settings, tmp_path, capsys):
-    reward_model_for(gpt, task, settings(), tmp_path / "reward")
-    second, _ = reward_model_for(gpt, task, settings(resume=True, reward_steps=9), tmp_path / "reward")
+    reward_model_for(task, settings(), tmp_path / "reward")
+    second, _ = reward_model_for(task, settings(resume=True, reward_steps=9), tmp_path / "reward")
     assert load_trainer(tmp_path / "reward")["step"] == 9, "without results it was not finished"
     (tmp_path / "reward" / "results.json").write_text("{}")
     capsys.readouterr()
-    third, _ = reward_model_for(gpt, task, settings(resume=True, reward_steps=20), tmp_path / "reward")
+    third, _ = reward_model_for(task, settings(resume=True, reward_steps=20), tmp_path / "reward")
     small.assert_equal(third.state_dict(), second.state_dict())
     assert capsys.readouterr().out == ""
-    given, _ = reward_model_for(gpt, task, settings(reward=str(tmp_path / "reward")), tmp_path / "other")
+    given, _ = reward_model_for(task, settings(reward=str(tmp_path / "reward")), tmp_path / "other")
     small.assert_equal(given.state_dict(), second.state_dict())
     assert not (tmp_path / "other").exists()
 
