@@ -5,7 +5,7 @@ answer. Reward model and DPO learn from the same rows; PPO needs prompts alone.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +36,7 @@ class Preferences:
     prompts: list[str]
     test_prompts: list[str]
     judge: Callable[[str], bool] | None = None  # the true preference on whole texts, where it is known
+    own_held_out_pairs: list[Pair] = field(default_factory=list)  # of answers that the policy wrote itself
 
     def summary(self) -> str:
         """Return one line: how many pairs and prompts there are."""

@@ -47,7 +47,7 @@ def sampled_pairs(
 
 
 def add_sampled_pairs(model: Transformer, task: Task, settings: ReinforceSettings, number: int) -> None:
-    """Add pairs of a model's answers to the task's pairs, and others to its held-out ones.
+    """Add pairs of a model's answers to the task's pairs, and others to its own held-out ones.
 
     Each collection, by its number from 0, has prompts of its own: `sampled_prompts` are shared by all.
     """
@@ -57,7 +57,7 @@ def add_sampled_pairs(model: Transformer, task: Task, settings: ReinforceSetting
     n_held_out = max(1, min(n // 4, len(held_out_prompts) // settings.rounds))
     for pairs, prompts, offset in (
         (preferences.pairs, preferences.prompts[number * n :][:n], 0),
-        (preferences.held_out_pairs, held_out_prompts[number * n_held_out :][:n_held_out], 1),
+        (preferences.own_held_out_pairs, held_out_prompts[number * n_held_out :][:n_held_out], 1),
     ):
         seed = (2 * (settings.seed + 1000 * number) + offset) * 10**6
         drawn = settings.answers_a_prompt, settings.max_new_tokens, seed, settings.pair_temperature

@@ -118,9 +118,9 @@ def supervised_start(model: Transformer, task: Task, settings: ReinforceSettings
 def compare_own_answers(model: Transformer, task: Task, settings: ReinforceSettings, number: int) -> None:
     """Add pairs of a model's own answers to the world's: collection `number`, from 0."""
     preferences = task.preferences
-    before = len(preferences.pairs), len(preferences.held_out_pairs)
+    before = len(preferences.pairs), len(preferences.own_held_out_pairs)
     add_sampled_pairs(model, task, settings, number)
-    train, held_out = len(preferences.pairs) - before[0], len(preferences.held_out_pairs) - before[1]
+    train, held_out = len(preferences.pairs) - before[0], len(preferences.own_held_out_pairs) - before[1]
     print(
         f"Pairs of the policy's own answers, as the judge prefers them: {train:,} and {held_out:,} held out."
     )
@@ -164,7 +164,7 @@ def train_dpo(model: Transformer, task: Task, settings: ReinforceSettings, folde
 def make_reward(task: Task, settings: ReinforceSettings, folder: Path) -> dict[str, float]:
     """Put the reward into the task: a rule, or a reward model that is there or is trained now in `folder`.
 
-    Returns `reward_accuracy` on the held-out pairs with the ends of its 95 % interval, where there are pairs.
+    Returns the figures of `reward_accuracy`, where there are pairs.
     """
     accuracy = {}
     if settings.reward_function:
@@ -205,8 +205,20 @@ def reward_model_for(
 def reward_accuracy(
     model: RewardModel, objective: BradleyTerry, preferences: Preferences
 ) -> dict[str, float]:
-    """Return and print the accuracy on the held-out pairs, with its 95 % interval."""
-    share = evaluate(model, objective, TrainingSettings(batch_size=objective.batch_size))["accuracy"]
-    low, high = confidence_interval(share, len(preferences.held_out_pairs))
-    print(f"Reward model: {share:.3f} of the held-out pairs right (95 % interval {low:.3f} to {high:.3f}).")
-    return dict(reward_accuracy=share, reward_accuracy_low=low, reward_accuracy_high=high)
+    """Return and print the accuracy on the held-out pairs, with the ends of its 95 % interval.
+
+    `own_reward_accuracy` is that on held-out pairs of answers which the policy wrote itself, where there are
+    any: mostly grammar, and those of a policy that has learnt to please are the hardest.
+    """
+    names = {"reward_accuracy": ("held-out pairs", preferences.held_out_pairs)}
+    names["own_reward_accuracy"] = ("held-out pairs of its own answers", preferences.own_held_out_pairs)
+    figures = {}
+    for name, (what, pairs) in names.items():
+        if not pairs:
+            continue
+        objective.rows["validation"] = objective.padded(pairs)
+        share = evaluate(model, objective, TrainingSettings(batch_size=objective.batch_size))["accuracy"]
+        low, high = confidence_interval(share, len(pairs))
+        print(f"Reward model: {share:.3f} of the {what} right (95 % interval {low:.3f} to {high:.3f}).")
+        figures |= {name: share, f"{name}_low": low, f"{name}_high": high}
+    return figures

@@ -81,7 +81,7 @@ def test_each_collection_adds_pairs_from_prompts_of_its_own(talkative, settings,
         [f"Prompt {i}" for i in range(4, 8)],
         ["Held out 1"],
     ]
-    assert len(preferences.pairs) == before + 8 and len(preferences.held_out_pairs) == 6
+    assert len(preferences.pairs) == before + 8 and len(preferences.own_held_out_pairs) == 2
     assert preferences.pairs[before] == ("Prompt 0", "good", "bad")
     assert all(model is talkative.reference for model, _, _ in asked)
     assert {(n, new, heat) for _, _, (n, new, _, heat) in asked} == {(3, 7, 0.9)}

@@ -150,7 +150,7 @@ def test_pairs_are_collected_only_where_they_are_learnt_from(
 def test_own_answers_are_added_and_counted(task, settings, monkeypatch, capsys):
     def add(model, task, settings, number):
         task.preferences.pairs += [("p", "a", "b")] * (3 + number)
-        task.preferences.held_out_pairs += [("q", "a", "b")] * 2
+        task.preferences.own_held_out_pairs += [("q", "a", "b")] * 2
 
     monkeypatch.setattr(stages, "add_sampled_pairs", add)
     compare_own_answers(task.reference, task, settings(), 1)
@@ -211,3 +211,8 @@ def test_the_accuracy_is_that_of_the_held_out_pairs(gpt, task, settings, capsys)
     found = reward_accuracy(model, objective, task.preferences)
     assert found["reward_accuracy"] == pytest.approx(expected)
     assert found["reward_accuracy_low"] < expected < found["reward_accuracy_high"] or expected in (0, 1)
+    assert set(found) == {"reward_accuracy", "reward_accuracy_low", "reward_accuracy_high"}
+    task.preferences.own_held_out_pairs += [(p, b, a) for p, a, b in task.preferences.held_out_pairs]
+    both = reward_accuracy(model, objective, task.preferences)
+    assert both["reward_accuracy"] == found["reward_accuracy"]
+    assert both["own_reward_accuracy"] == pytest.approx(1 - expected), "these were turned round"
