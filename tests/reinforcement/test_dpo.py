@@ -84,5 +84,5 @@ def test_parts_of_a_batch_add_up(gpt, objective):
     whole = objective.loss(gpt, batch)[1]
     parts = [objective.loss(gpt, part)[1] for part in micro_batches(batch, 3)]
     for name in whole:
-        total = sum(float(part[name]) for part in parts)
-        assert total == pytest.approx(float(whole[name]), abs=1e-5), f"{name}: divide by the batch's pairs"
+        total = sum(part[name].item() for part in parts)
+        assert total == pytest.approx(whole[name].item(), abs=1e-5), f"{name}: divide by the batch's pairs"
