@@ -271,7 +271,7 @@ def test_mistakes_are_one_line_and_cost_nothing(script, flags, message):
 def test_a_rule_that_fails_keeps_the_last_checkpoint(script):
     Path("late_rules_of_the_test.py").write_text(
         "calls = []\n\ndef late(prompt, answer):\n    calls.append(1)\n"
-        "    return float('nan') if len(calls) > 7 + 7 + 3 * 6 else 1.0\n"
+        "    return float('nan') if len(calls) > 70 + 7 + 3 * 6 else 1.0\n"
     )
     code, _, err = script("--reward-function late_rules_of_the_test:late --out run")
     assert code == 2 and "step 4: the reward function gave nan" in err and "keeps the last checkpoint" in err

@@ -38,6 +38,7 @@ from .settings import ReinforceSettings
 from .supervised import Supervised
 
 NO_BOUND = 1e9  # for the alarms of the KL, where an explosion is part of the lesson
+NORMALISING_ANSWERS = 64  # at least so many samples tell the mean and deviation of a reward
 NORMALISING_SEED = 1  # added to the run's seed: for the samples on which a reward is normalised
 
 
@@ -177,7 +178,8 @@ def make_reward(task: Task, settings: ReinforceSettings, folder: Path) -> dict[s
             write_json(folder / RESULTS, accuracy | dict(seed=settings.seed))
         reward = LearnedReward(reward_model)
     seed = settings.seed + NORMALISING_SEED
-    rollout = draw_answers(task.reference, task.test_prompts, task.rule, settings.max_new_tokens, seed)
+    prompts = task.test_prompts * -(-NORMALISING_ANSWERS // len(task.test_prompts))  # each several times
+    rollout = draw_answers(task.reference, prompts, task.rule, settings.max_new_tokens, seed)
     task.reward = Normalised(reward, rollout, task.texts(rollout), settings.normalise_reward)
     return accuracy
 

@@ -12,6 +12,7 @@ from minilm.errors import UserError
 from minilm.inputs import END
 from minilm.reinforcement import stages
 from minilm.reinforcement.reward import LearnedReward, RuleReward, reward_model_from
+from minilm.reinforcement.rollout import draw_answers
 from minilm.reinforcement.stages import (
     collect_and_reward,
     compare_own_answers,
@@ -172,6 +173,11 @@ def test_a_reward_is_trained_normalised_and_kept(gpt, task, settings, tmp_path, 
     assert json.loads((tmp_path / "reward" / "results.json").read_text())["reward_accuracy"] == 1
     assert isinstance(task.reward.reward, LearnedReward) and task.reward.deviation != 1
     assert read_log(tmp_path / "reward"), "the reward model has a log of its own"
+    rollout = draw_answers(task.reference, task.test_prompts * 32, task.rule, 7, seed=1)
+    scores = task.reward(rollout, task.texts(rollout))
+    assert scores.mean() == pytest.approx(0, abs=1e-4) and scores.std(correction=0) == pytest.approx(
+        1, abs=1e-4
+    )
     plain = settings(reward_steps=1, normalise_reward=False)
     make_reward(task, plain, tmp_path / "plain")
     assert (task.reward.mean, task.reward.deviation) == (0.0, 1.0)
