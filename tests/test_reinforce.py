@@ -164,7 +164,7 @@ def test_a_supervised_start_moves_the_reference_too(script):
 def test_ablation_prints_a_row_a_detail(script):
     code, out, err = script("--ablate --steps 1")
     assert code == 0, err
-    rows = results("runs/reinforce")["ablation"]
+    rows = results("runs/ablation")["ablation"]
     assert len(rows) > 12 and {"name", "judge", "kl"} <= set(rows[0])
     assert all(row["name"] in out for row in rows)
 
@@ -266,6 +266,7 @@ def test_mistakes_are_one_line_and_cost_nothing(script, flags, message):
     save(policy(), minilm.BPE.train(small.documents(9), 300, small.tokenizer().special_tokens), "foreign")
     code, _, err = script(flags)
     assert code == 2 and re.search(message, err) and len(err.strip().splitlines()) == 1, err
+    assert not Path("runs/reinforce").exists(), "the mistake was found too late"
 
 
 def test_a_rule_that_fails_keeps_the_last_checkpoint(script):

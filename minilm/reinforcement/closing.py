@@ -37,7 +37,9 @@ class Answers:
 
 
 @torch.no_grad()
-def measure(model: Transformer, task: Task, max_new_tokens: int, seed: int, start: Answers | None = None):
+def measure(
+    model: Transformer, task: Task, max_new_tokens: int, seed: int, start: Answers | None = None
+) -> Answers:
     """Return the Answers of a model to the test prompts, compared with those of the starting policy.
 
     Figures:

@@ -19,7 +19,15 @@ from .ablation import ablate
 from .loop import Task, mark_beginning, train_ppo
 from .preferences import load_preferences
 from .settings import ReinforceSettings
-from .stages import NO_BOUND, collect_and_reward, load_policy, make_task, supervised_start, train_dpo
+from .stages import (
+    NO_BOUND,
+    check_reward,
+    collect_and_reward,
+    load_policy,
+    make_task,
+    supervised_start,
+    train_dpo,
+)
 
 CLOSING_SEED = 2  # added to the run's seed: for the samples of the closing table
 
@@ -36,8 +44,10 @@ def reinforce(settings: ReinforceSettings) -> Path:
         settings.preferences, settings.prompts, settings.n_pairs, settings.seed, needs_pairs
     )
     print(f"Policy: {settings.model}, {model.n_parameters():,} weights.\n{preferences.summary()}")
+    check_reward(preferences, tokenizer, settings)
     task = make_task(preferences, tokenizer, model, settings)
-    folder = choose_folder("reinforce", settings.out, settings.overwrite, settings.resume)
+    name = "ablation" if settings.ablate else "reinforce"  # an ablation leaves no policy behind
+    folder = choose_folder(name, settings.out, settings.overwrite, settings.resume)
     write_json(folder / SETTINGS, cli.settings_dict(replace(settings, resume=False, overwrite=False)))
     cli.show(settings)
     if not settings.resume:
@@ -51,11 +61,7 @@ def reinforce(settings: ReinforceSettings) -> Path:
     else:
         columns, speed = learn(model, task, settings, folder)
         results |= speed | closing_results(columns, settings.algorithm)
-        shown = {
-            name: answers
-            for name, answers in columns.items()
-            if name in ("start", settings.algorithm, "kl 0")
-        }
+        shown = {key: columns[key] for key in ("start", settings.algorithm, "kl 0") if key in columns}
         print("\n" + cli.table(closing.rows(columns), ("", *columns)) + "\n")
         print(*closing.examples(shown), sep="\n")
     results |= dict(seconds=time.perf_counter() - began, seed=settings.seed)

@@ -58,9 +58,7 @@ class ReinforceSettings(PPOSettings):
     n_pairs: int = 1000  # pairs of the world
     sampled_prompts: int = 3000  # prompts whose answers by the policy itself the world's judge compares
     answers_a_prompt: int = 4  # so many of them each
-    pair_temperature: float = (
-        0.85  # at which these are drawn: above --temperature, for more kinds of mistakes
-    )
+    pair_temperature: float = 0.85  # at which these are drawn: warmer, for more kinds of mistakes
     rounds: int = 2  # collections of such pairs: from the policy, then from what PPO has made of it
     supervised_steps: int = 0  # steps of learning the chosen answers by heart before the rest
     reward_steps: int = 350  # steps of the reward model

@@ -56,6 +56,16 @@ def load_policy(source: str, device: torch.device) -> tuple[Transformer, object]
     return model, tokenizer
 
 
+def check_reward(preferences: Preferences, tokenizer, settings: ReinforceSettings) -> None:
+    """Raise UserError where what is to be learnt from cannot be used, before anything has been trained."""
+    if settings.supervised_steps and not preferences.pairs:
+        raise UserError("--supervised-steps needs pairs to learn from: add --preferences FILE")
+    if settings.reward:
+        load_reward_model(settings.reward, tokenizer)
+    if settings.reward_function:
+        load_function(settings.reward_function)
+
+
 def make_task(preferences: Preferences, tokenizer, model: Transformer, settings: ReinforceSettings) -> Task:
     """Return the task, with the model as it is now for a reference and no reward yet."""
     rule = SamplingRule(eos_id=tokenizer.special_id(END), temperature=settings.temperature)
@@ -101,8 +111,6 @@ def supervised_start(model: Transformer, task: Task, settings: ReinforceSettings
     """Let policy and reference begin from the chosen answers, where the settings ask for it."""
     if not settings.supervised_steps:
         return
-    if not task.preferences.pairs:
-        raise UserError("--supervised-steps needs pairs to learn from: add --preferences FILE")
     print("Supervised start, on the chosen answers:")
     pairs = (task.preferences, task.tokenizer, model.config, settings.reward_batch_size, settings.seed)
     train_stage(

@@ -14,6 +14,7 @@ from minilm.reinforcement import stages
 from minilm.reinforcement.reward import LearnedReward, RuleReward, reward_model_from
 from minilm.reinforcement.rollout import draw_answers
 from minilm.reinforcement.stages import (
+    check_reward,
     collect_and_reward,
     compare_own_answers,
     load_policy,
@@ -99,9 +100,18 @@ def test_the_supervised_start_moves_policy_and_reference_alike(gpt, task, settin
     supervised_start(gpt, task, settings(supervised_steps=2), tmp_path)
     assert moved(gpt, before)
     small.assert_equal(task.reference.state_dict(), gpt.state_dict())
-    task.preferences.pairs.clear()
+
+
+def test_what_cannot_be_learnt_from_is_found_first(gpt, preferences, settings, tmp_path):
+    check_reward(preferences, TOKENIZER, settings(supervised_steps=2))
+    save(gpt, TOKENIZER, tmp_path / "policy")
+    with pytest.raises(UserError, match="is it a reward model"):
+        check_reward(preferences, TOKENIZER, settings(reward=str(tmp_path / "policy")))
+    with pytest.raises(UserError, match="cannot import no_such_rules"):
+        check_reward(preferences, TOKENIZER, settings(reward_function="no_such_rules:f"))
+    preferences.pairs.clear()
     with pytest.raises(UserError, match="--supervised-steps needs pairs"):
-        supervised_start(gpt, task, settings(supervised_steps=2), tmp_path)
+        check_reward(preferences, TOKENIZER, settings(supervised_steps=2))
 
 
 def watched(monkeypatch, task) -> list:
