@@ -6,6 +6,7 @@ from dataclasses import replace
 from .. import cli
 from . import closing
 from .loop import Task, train_ppo
+from .reward import Normalised
 from .settings import ReinforceSettings
 
 # number of the detail in ppo.py, what is switched off, and how
@@ -42,7 +43,8 @@ def ablate(task: Task, settings: ReinforceSettings) -> list[dict]:
         print(f"\n{number}: {name}")
         changed = replace(settings, **changes, warn_kl=1e9, stop_kl=1e9)
         policy = copy.deepcopy(task.reference).requires_grad_(True)
-        seconds = train_ppo(policy, task, changed)
+        raw = isinstance(task.reward, Normalised) and not changed.normalise_reward
+        seconds = train_ppo(policy, replace(task, reward=task.reward.reward) if raw else task, changed)
         answers = closing.measure(policy, task, settings.max_new_tokens, seed, start)
         rows.append((number, name, *figures(answers), seconds))
         found.append(dict(detail=number, name=name, seconds=seconds) | answers.figures)

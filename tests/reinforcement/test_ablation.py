@@ -4,9 +4,11 @@ import re
 
 import pytest
 import small
+from conftest import mean_id
 
 from minilm.reinforcement import ablation, ppo
 from minilm.reinforcement.ablation import SWITCHES, ablate
+from minilm.reinforcement.reward import Normalised
 from minilm.reinforcement.settings import ReinforceSettings
 
 
@@ -31,6 +33,19 @@ def test_each_row_differs_from_the_defaults_in_its_own_detail(settings):
 @pytest.fixture
 def two_switches(monkeypatch):
     monkeypatch.setattr(ablation, "SWITCHES", (SWITCHES[0], (2, "no KL", dict(kl=0.0))))
+
+
+def test_the_reward_is_learnt_from_as_it_was_but_measured_as_in_the_other_rows(
+    monkeypatch, task, settings, rollout, capsys
+):
+    monkeypatch.setattr(ablation, "SWITCHES", (SWITCHES[0], SWITCHES[-1]))
+    task.reward = Normalised(lambda *args: 50 * mean_id(*args), rollout, [])
+    same = dict(whiten_rewards=False, kl=0.5, log_every=1, batch_size=12, temperature=0.8)
+    rows = ablate(task, settings(**same))
+    assert rows[1]["name"] == "reward not normalised" and rows[0]["kl"] != rows[1]["kl"], (
+        "nothing was changed"
+    )
+    assert abs(rows[1]["reward"]) < 9, "the column has one unit for all rows"
 
 
 def test_a_row_is_a_run_of_its_own_from_the_same_start(two_switches, task, settings, capsys):
