@@ -93,12 +93,15 @@ class Transformer(nn.Module):
         memory: Tensor | None = None,
         memory_mask: Tensor | None = None,
         caches: list[BlockCache] | None = None,
+        n_last: int | None = None,
     ) -> tuple[Tensor, ...]:
         """Return the decoder's n_decoder_layer + 1 hidden states (B, T, D).
 
         `memory` (B, S, D), `memory_mask` (B, S): the encoder's result. `caches`: those of `new_caches`.
+        `n_last`: so many positions are wanted of the last hidden states; the last block computes no others.
         """
-        return self.decoder(self.tokens(input_ids), attention_mask, None, memory, memory_mask, caches)
+        vectors = self.tokens(input_ids)
+        return self.decoder(vectors, attention_mask, None, memory, memory_mask, caches, n_last)
 
     def new_caches(self, max_length: int, memory_length: int = 0) -> list[BlockCache]:
         """Return empty caches, one per decoder block, for texts of up to `max_length` tokens."""

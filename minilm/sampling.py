@@ -167,11 +167,14 @@ def next_token_distributions(
     Arguments as in `token_log_probabilities`.
     """
     B, T = ids.shape
+    n = T - n_prompt  # new tokens
     if hidden is None:
         memory = None if encoder_ids is None else model.encode(encoder_ids, encoder_mask)[-1]
         seen_mask = None if mask is None else mask[:, :-1]
-        hidden = model.decode(ids[:, :-1], seen_mask, memory, encoder_mask)[-1]  # (B, T - 1, D)
-    logits = model.vocabulary_logits(hidden[:, n_prompt - 1 : T - 1]).float()  # (B, T - n_prompt, V)
+        hidden = model.decode(ids[:, :-1], seen_mask, memory, encoder_mask, n_last=n or None)[-1]
+    if hidden.shape[1] != n:
+        hidden = hidden[:, n_prompt - 1 : T - 1]  # (B, T - n_prompt, D)
+    logits = model.vocabulary_logits(hidden).float()  # (B, T - n_prompt, V)
     seen = None
     if rule.repetition_penalty != 1:
         count = torch.zeros(B, T, logits.shape[-1], device=ids.device)
@@ -204,7 +207,8 @@ def token_log_probabilities(
         encoder_ids, encoder_mask: (B, S), the text that an encoder-decoder reads.
         rule: the distribution under which the tokens count.
         n_prompt: columns of `ids` that were given, padding included; the tokens after them are scored.
-        hidden: (B, T or T - 1, D), the decoder's last hidden states where they are known already.
+        hidden: (B, T or T - 1, D), the decoder's last hidden states where they are known already; or those
+            from which the new tokens are drawn, (B, T - n_prompt, D).
     """
     log_probs = next_token_distributions(model, ids, mask, encoder_ids, encoder_mask, rule, n_prompt, hidden)
     chosen = log_probs.gather(2, ids[:, n_prompt:, None])[..., 0]  # (B, T - n_prompt)

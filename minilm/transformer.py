@@ -126,8 +126,12 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def add(self, x: Tensor, part, norm: nn.LayerNorm) -> Tensor:
-        """x + part(norm(x)) in pre-norm, norm(x + part(x)) in post-norm; (B, T, D) -> (B, T, D)."""
+        """x + part(norm(x)) in pre-norm, norm(x + part(x)) in post-norm; (B, T, D) -> (B, T, D).
+
+        Where `part` gives its last positions only, so does this.
+        """
         change = part(norm(x)) if self.pre else part(x)
+        x = x[:, x.shape[1] - change.shape[1] :]
         if self.training:  # calling it to change nothing would cost a twentieth of a generated token
             change = self.dropout(change)
         return x + change if self.pre else norm(x + change)
@@ -140,10 +144,19 @@ class Block(nn.Module):
         memory: Tensor | None = None,
         memory_bias: Tensor | None = None,
         cache: BlockCache | None = None,
+        n_last: int | None = None,
     ) -> Tensor:
-        """Hidden states x (B, T, D) -> (B, T, D); memory (B, S, D) is the encoder's result, if any."""
+        """Hidden states x (B, T, D) -> (B, T, D); memory (B, S, D) is the encoder's result, if any.
+
+        With `n_last` only the last positions are computed, (B, n_last, D): they look at all T, but what the
+        others would become is left out.
+        """
         own = cache.self_attention if cache else None
-        x = self.add(x, lambda h: self.self_attention(h, None, bias, causal, own), self.self_attention_norm)
+        if n_last is None:
+            look = lambda h: self.self_attention(h, None, bias, causal, own)
+        else:
+            look = lambda h: self.self_attention(h[:, -n_last:], h, last_rows(bias, n_last), causal)
+        x = self.add(x, look, self.self_attention_norm)
         if self.cross_attention is not None:
             past = cache.cross_attention if cache else None
             look = lambda h: self.cross_attention(h, memory, memory_bias, False, past)
@@ -170,6 +183,7 @@ class Stack(nn.Module):
         memory: Tensor | None = None,
         memory_mask: Tensor | None = None,
         caches: list[BlockCache] | None = None,
+        n_last: int | None = None,
     ) -> tuple[Tensor, ...]:
         """Run all blocks.
 
@@ -180,9 +194,11 @@ class Stack(nn.Module):
             token_type_ids: (B, T), 0 for text A and 1 for text B.
             memory, memory_mask: the encoder's last hidden states (B, S, D) and their mask (B, S).
             caches: one per block, to continue a text of which only the T newest tokens are given.
+            n_last: without caches, so many positions of the last block are wanted and computed; none: all.
 
         Returns:
-            n_layer + 1 hidden states (B, T, D): the embeddings first, the last one after the final norm.
+            n_layer + 1 hidden states (B, T, D): the embeddings first, the last one after the final norm
+            (and (B, n_last, D) where `n_last` is given).
 
         Raises:
             UserError: where the text is longer than `max_positions`.
@@ -204,7 +220,8 @@ class Stack(nn.Module):
         causal = self.causal and T > 1  # the newest token alone may look at everything there is
         states = [x]
         for i, block in enumerate(self.blocks):
-            x = block(x, bias, causal, memory, memory_bias, caches[i] if caches else None)
+            wanted = n_last if i == len(self.blocks) - 1 else None
+            x = block(x, bias, causal, memory, memory_bias, caches[i] if caches else None, wanted)
             states.append(x)
         if self.norm is not None:
             states[-1] = self.norm(x)
@@ -217,6 +234,11 @@ class Stack(nn.Module):
             penalty = alibi_bias(self.config.n_head, T, S, x.device).to(x.dtype)  # (H, T, S)
             bias = penalty[None] if bias is None else bias + penalty
         return bias
+
+
+def last_rows(bias: Tensor | None, n: int) -> Tensor | None:
+    """Return what the last n queries of a bias (B or 1, H or 1, T or 1, S) have added to their scores."""
+    return bias if bias is None or bias.shape[2] == 1 else bias[:, :, -n:]
 
 
 def padding_bias(attention_mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:

@@ -243,3 +243,11 @@ def test_explicit_attention_shows_its_weights_and_changes_nothing(kind):
     assert torch.equal(m(**given), fast)
     block = (m.decoder or m.encoder).blocks[0]
     assert block.self_attention.weights is None, "old weights must not be taken for those of the last call"
+
+
+def test_decode_can_give_the_last_positions_alone():
+    torch.manual_seed(0)
+    model = build(ModelConfig(vocab_size=30, n_decoder_layer=2, d_model=12, n_head=3, d_ff=20, dropout=0.0))
+    ids = torch.randint(30, (2, 7))
+    whole, part = model.eval().decode(ids)[-1], model.decode(ids, n_last=3)[-1]
+    torch.testing.assert_close(part, whole[:, -3:])

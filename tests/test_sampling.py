@@ -252,6 +252,11 @@ def test_scores_need_no_mask_and_take_known_hidden_states():
         assert torch.allclose(
             token_log_probabilities(model, ids, hidden=hidden, n_prompt=2), plain[:, 1:], atol=1e-5
         )
+    drawn_from = model.decode(ids[:, :-1], n_last=5)[-1]  # of the five new tokens
+    assert torch.allclose(
+        token_log_probabilities(model, ids, hidden=drawn_from, n_prompt=2), plain[:, 1:], atol=1e-5
+    )
+    assert token_log_probabilities(model, ids, n_prompt=7).shape == (3, 0), "nothing new, nothing to score"
 
 
 def test_a_repeated_token_is_scored_as_repeated_only_after_it_came():

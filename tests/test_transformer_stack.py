@@ -165,3 +165,20 @@ def test_alibi_knows_the_order():
     assert torch.allclose(turned, ours(vectors)[-1]), "distance is the same in both directions"
     other = ours(vectors[:, [0, 2, 1, 3, 4]])[-1][:, [0, 2, 1, 3, 4]]
     assert not torch.allclose(other, ours(vectors)[-1], atol=1e-3), "the order of the tokens is lost"
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize("kind", ["decoder", "cross", "encoder"])
+def test_the_last_positions_alone_are_what_they_are_among_all(kind, positions, norm):
+    ours = stack(kind, positions=positions, norm=norm, final_norm=True)
+    vectors = torch.randn(B, T, D, dtype=torch.float64)
+    memory = torch.randn(B, S, D, dtype=torch.float64) if kind == "cross" else None
+    for mask in (None, LEFT):
+        whole = ours(vectors, mask, None, memory)
+        for n in (1, 2, T):
+            part = ours(vectors, mask, None, memory, n_last=n)
+            assert part[-1].shape == (B, n, D) and part[-2].shape == (B, T, D)
+            assert torch.allclose(part[-1], whole[-1][:, -n:]), (
+                f"the last {n} positions must look at all {T}, with the bias of their own rows"
+            )

@@ -1,0 +1,61 @@
+"""Direct preference optimisation: the pairs teach the policy, with no reward model and no sampling.
+
+Source: Rafailov et al. 2023, "Direct Preference Optimization: Your Language Model is Secretly a Reward
+Model".
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..models import Transformer
+from ..sampling import token_log_probabilities
+from .preferences import PairObjective, Preferences
+
+
+class DirectPreference(PairObjective):
+    """The policy's own log-probability, beside the reference's, is the reward of a Bradley-Terry model."""
+
+    name = "dpo"
+
+    def __init__(
+        self,
+        preferences: Preferences,
+        tokenizer,
+        reference: Transformer,
+        batch_size: int,
+        seed: int = 0,
+        beta: float = 0.1,
+    ):
+        super().__init__(preferences, tokenizer, reference.config, batch_size, seed)
+        self.reference, self.beta = reference, beta
+
+    def loss(self, model: Transformer, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the mean over the pairs; Rafailov et al. 2023, equation 7.
+
+        With the implicit reward r = beta (log pi(answer) - log reference(answer)) the loss is that of the
+        reward model, -log sigmoid(r(chosen) - r(rejected)).
+
+        Metrics: `loss` (nats a pair), `accuracy` (share of the pairs whose chosen answer has the higher
+        implicit reward), `margin` (mean difference of the two), `chosen_reward` (mean implicit reward of the
+        chosen answers; where it falls below 0 both answers have become less likely).
+        """
+        with torch.no_grad():
+            before = answer_log_probabilities(self.reference, batch)
+        rewards = self.beta * (answer_log_probabilities(model, batch) - before)  # (B, 2)
+        margin, n = rewards[:, 0] - rewards[:, 1], batch["n_pair"]
+        loss = -F.logsigmoid(margin).sum() / n
+        chosen = rewards[:, 0].sum() / n
+        return loss, dict(
+            loss=loss, accuracy=(margin > 0).sum() / n, margin=margin.sum() / n, chosen_reward=chosen
+        )
+
+
+def answer_log_probabilities(model: Transformer, batch: dict[str, Tensor]) -> Tensor:
+    """Return the log-probability of each whole answer of a `PairObjective` batch given its prompt, (B, 2)."""
+    B, two, T = batch["input_ids"].shape
+    ids, mask = batch["input_ids"].view(-1, T), batch["attention_mask"].view(-1, T)  # (2 B, T)
+    log_probs = token_log_probabilities(model, ids, mask)  # (2 B, T - 1), 0 for padding
+    column = torch.arange(1, T, device=ids.device)  # places of the tokens that are scored
+    in_answer = column >= batch["n_prompt"].repeat_interleave(two)[:, None]  # (2 B, T - 1)
+    return (log_probs * in_answer).sum(1).view(B, two)

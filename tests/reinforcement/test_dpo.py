@@ -1,0 +1,88 @@
+"""Grades minilm/reinforcement/dpo.py against the formula of Rafailov et al. 2023, equation 7."""
+
+import copy
+import math
+
+import pytest
+import small
+import torch
+
+from minilm.reinforcement.dpo import DirectPreference, answer_log_probabilities
+from minilm.reinforcement.rollout import frozen_copy
+from minilm.training import train
+
+TOKENIZER = small.tokenizer()
+
+
+@pytest.fixture
+def objective(gpt, preferences):
+    return DirectPreference(preferences, TOKENIZER, frozen_copy(gpt), 5, seed=1, beta=0.3)
+
+
+def plain_log_probability(model, ids: list[int], n_prompt: int) -> float:
+    logits = model(torch.tensor([ids]))[0].detach().log_softmax(-1)
+    return sum(float(logits[t - 1, ids[t]]) for t in range(n_prompt, len(ids)))
+
+
+def rows(batch):
+    """Yield (ids of the chosen, ids of the rejected, tokens of the prompt) of each pair."""
+    for row in range(len(batch["input_ids"])):
+        two = [batch["input_ids"][row, i][batch["attention_mask"][row, i]].tolist() for i in (0, 1)]
+        yield *two, int(batch["n_prompt"][row])
+
+
+def test_only_the_answer_counts(gpt, objective):
+    batch = objective.batch(0, "train")
+    found = answer_log_probabilities(gpt, batch).detach()
+    assert found.shape == (5, 2)
+    for row, (chosen, rejected, n) in enumerate(rows(batch)):
+        expected = [plain_log_probability(gpt, ids, n) for ids in (chosen, rejected)]
+        assert found[row].tolist() == pytest.approx(expected, abs=1e-4), (
+            "the prompt, padding or the end slipped in"
+        )
+
+
+def test_the_loss_equals_the_formula(gpt, objective):
+    policy = copy.deepcopy(gpt)
+    for parameter in policy.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    batch = objective.batch(0, "train")
+    loss, metrics = objective.loss(policy, batch)
+    losses, margins, chosen_rewards = [], [], []
+    for chosen, rejected, n in rows(batch):
+        rewards = [
+            0.3 * (plain_log_probability(policy, ids, n) - plain_log_probability(gpt, ids, n))
+            for ids in (chosen, rejected)
+        ]
+        margins.append(rewards[0] - rewards[1])
+        losses.append(-math.log(1 / (1 + math.exp(-margins[-1]))))
+        chosen_rewards.append(rewards[0])
+    assert loss.item() == pytest.approx(sum(losses) / 5, rel=1e-4)
+    assert metrics["margin"].item() == pytest.approx(sum(margins) / 5, abs=1e-4)
+    assert metrics["chosen_reward"].item() == pytest.approx(sum(chosen_rewards) / 5, abs=1e-4)
+    assert metrics["accuracy"].item() == pytest.approx(sum(margin > 0 for margin in margins) / 5)
+
+
+def test_at_the_start_the_loss_is_log_2(gpt, objective):
+    loss, metrics = objective.loss(gpt, objective.batch(3, "train"))
+    assert loss.item() == pytest.approx(math.log(2), abs=1e-6) and metrics["margin"] == 0
+
+
+def test_the_reference_gets_no_gradient_and_does_not_move(gpt, objective, tmp_path):
+    before = copy.deepcopy(objective.reference.state_dict())
+    outcome = train(gpt, objective, small.settings(steps=15, batch_size=5, lr=1e-2), tmp_path, TOKENIZER)
+    small.assert_equal(objective.reference.state_dict(), before)
+    assert outcome["after"]["accuracy"] == 1 and outcome["after"]["loss"] < outcome["before"]["loss"]
+
+
+def test_parts_of_a_batch_add_up(gpt, objective):
+    from minilm.training import micro_batches
+
+    for parameter in gpt.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    batch = objective.batch(0, "train")
+    whole = objective.loss(gpt, batch)[1]
+    parts = [objective.loss(gpt, part)[1] for part in micro_batches(batch, 3)]
+    for name in whole:
+        total = sum(part[name].item() for part in parts)
+        assert total == pytest.approx(whole[name].item(), abs=1e-5), f"{name}: divide by the batch's pairs"

@@ -1,0 +1,286 @@
+"""Grades reinforce.py: the whole of regime 5 at tiny size, and one line for each mistake of the user."""
+
+import json
+import math
+import os
+import re
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+import small
+import torch
+
+import minilm
+import reinforce
+from minilm import cli, data, training
+from minilm.checkpoint import load_trainer, read_log, save
+from minilm.config import ModelConfig
+from minilm.models import build
+from minilm.reinforcement import loop, preferences
+from minilm.runs import RUN_FILES
+
+TINY = (
+    "--steps 4 --batch-size 6 --max-new-tokens 8 --reward-steps 3 --reward-batch-size 4 --dpo-steps 2 "
+    "--n-pairs 20 --sampled-prompts 6 --save-every 2 --device cpu"
+)
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    """Work in a folder of its own with a tiny GPT in runs/causal; the world is a small one."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name, n in dict(HELD_OUT_PAIRS=12, TRAIN_PROMPTS=15, TEST_PROMPTS=7).items():
+        monkeypatch.setattr(preferences, name, n)
+    monkeypatch.setattr(data, "WORLD_TRAIN", 60)
+    monkeypatch.setattr(data, "WORLD_VALIDATION", 20)
+    save(policy(), small.tokenizer(), "runs/causal")
+    Path("runs/causal/results.json").write_text("{}")
+
+
+def policy(seed: int = 0, **changes):
+    torch.manual_seed(seed)
+    sizes = dict(vocab_size=small.tokenizer().vocab_size, d_model=8, n_head=2, d_ff=12, max_positions=256)
+    return build(ModelConfig(**sizes | dict(n_decoder_layer=1, dropout=0.0, attention_dropout=0.0) | changes))
+
+
+@pytest.fixture
+def script(monkeypatch, capsys):
+    """Return a function that runs reinforce.py with flags: exit code, standard output, standard error."""
+
+    def call(flags: str = "", tiny: str = TINY) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["reinforce.py", *tiny.split(), *flags.split()])
+        capsys.readouterr()
+        code = cli.run(reinforce.main)
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def results(folder: str) -> dict:
+    return json.loads(Path(folder, "results.json").read_text(encoding="utf-8"))
+
+
+PROMISED = {
+    *("reward_accuracy", "judge_before", "judge_after", "win_rate", "kl", "distinct_ratio", "hacked_judge"),
+    *("sequences_per_second", "seconds", "seed"),
+}
+
+
+def write_pairs(n: int = 30) -> None:
+    names = [f"Ana {i}" for i in range(n)]
+    records = [dict(prompt=f"{name} likes", chosen="bread.", rejected="a lamp.") for name in names]
+    Path("pairs.jsonl").write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
+    Path("prompts.txt").write_text("\n".join(f"Rui {i} found" for i in range(n)), encoding="utf-8")
+
+
+def test_the_default_shows_reward_ppo_hack_and_dpo(script):
+    code, out, err = script()
+    assert code == 0, err
+    found = results("runs/reinforce")
+    assert set(found) >= PROMISED and all(math.isfinite(value) for value in found.values())
+    assert found["reward_accuracy_low"] <= found["reward_accuracy"] <= found["reward_accuracy_high"]
+    header = next(text for text in out.splitlines() if "start" in text and "kl 0" in text)
+    assert header.split() == ["start", "ppo", "kl", "0", "dpo"]
+    assert len(re.findall(r"^    start    [* ] ", out, re.MULTILINE)) == 5, (
+        "five pairs of texts from the same prompts"
+    )
+    for row in ("reward (", "judge:", "judge prefers", "KL (nats", "perplexity", "different answers"):
+        assert any(text.startswith(row) for text in out.splitlines()), row
+    assert "Saved in runs/reinforce" in out and "Next: python reinforce.py" in out
+    files = {path.name for path in Path("runs/reinforce").iterdir()}
+    assert files == set(RUN_FILES) | {"reward-1", "reward", "dpo"}
+    assert minilm.load("runs/reinforce")[0].config.kind == "decoder"
+    assert [record["step"] for record in read_log("runs/reinforce")] == [1, 2, 3, 4]
+
+
+def test_a_second_run_gets_the_next_folder_and_can_reuse_the_reward(script):
+    assert script()[0] == 0
+    code, _, err = script("--reward runs/reinforce/reward --no-contrast")
+    assert code == 0, err
+    found = results("runs/reinforce-2")
+    assert "hacked_judge" not in found and not Path("runs/reinforce-2/reward").exists()
+    assert found["reward_accuracy"] == results("runs/reinforce")["reward_accuracy"]
+
+
+def test_without_a_gpt_the_default_one_is_trained_first(script, monkeypatch):
+    for path in Path("runs/causal").iterdir():
+        path.unlink()
+    asked = []
+
+    def train_first(objective, seed, device):
+        asked.append((objective, seed, device))
+        return Path("gpt")
+
+    save(policy(), small.tokenizer(), "gpt")
+    monkeypatch.setattr("minilm.reinforcement.run.newest_or_train", train_first)
+    code, _, err = script("--seed 3 --no-contrast")
+    assert code == 0, err
+    assert asked == [("causal", 3, "cpu")]
+    assert json.loads(Path("runs/reinforce/settings.json").read_text())["model"] == "gpt"
+
+
+def test_dpo_in_the_same_table(script):
+    code, _, err = script("--algorithm dpo")
+    assert code == 0, err
+    found = results("runs/reinforce")
+    assert {"judge_before", "judge_after", "win_rate", "kl", "distinct_ratio", "reward_accuracy"} <= set(
+        found
+    )
+    before, after = (minilm.load(name)[0].state_dict() for name in ("runs/causal", "runs/reinforce"))
+    assert any(not torch.equal(before[name], after[name]) for name in before), "the policy was not saved"
+    assert found["kl"] != 0
+
+
+def test_the_user_s_pairs_and_prompts(script):
+    write_pairs()
+    code, out, err = script("--preferences pairs.jsonl --prompts prompts.txt --model runs/causal")
+    assert code == 0, err
+    found = results("runs/reinforce")
+    assert "judge_after" not in found and {"reward_accuracy", "reward_win_rate", "kl"} <= set(found)
+    assert "pairs.jsonl: " in out and "Rui " in out.split("different answers")[1]
+
+
+def test_a_rule_as_reward_needs_no_pairs(script):
+    write_pairs()
+    Path("my_rules_of_the_test.py").write_text("def short(prompt, answer):\n    return -len(answer)\n")
+    code, out, err = script("--reward-function my_rules_of_the_test:short --prompts prompts.txt")
+    assert code == 0, err
+    found = results("runs/reinforce")
+    assert "reward_accuracy" not in found and "dpo" not in out.split("KL (nats")[0].splitlines()[-3]
+    assert not Path("runs/reinforce/reward").exists()
+
+
+def test_a_supervised_start_moves_the_reference_too(script):
+    code, _, err = script("--supervised-steps 3 --no-contrast")
+    assert code == 0, err
+    assert read_log("runs/reinforce")[0]["kl"] == 0, "the reference is what PPO starts from"
+    start = minilm.load("runs/reinforce/supervised")[0].state_dict()
+    assert any(not torch.equal(start[k], v) for k, v in minilm.load("runs/causal")[0].state_dict().items())
+
+
+def test_ablation_prints_a_row_a_detail(script):
+    code, out, err = script("--ablate --steps 1")
+    assert code == 0, err
+    rows = results("runs/ablation")["ablation"]
+    assert len(rows) > 12 and {"name", "judge", "kl"} <= set(rows[0])
+    assert all(row["name"] in out for row in rows)
+
+
+def interrupted(script, monkeypatch, flags: str, at: int) -> str:
+    """Run with a Ctrl-C in PPO's step `at`; return what was printed."""
+    inner, calls = loop.ppo_step, []
+
+    def step(*args):
+        calls.append(1)
+        if len(calls) == at:
+            os.kill(os.getpid(), signal.SIGINT)
+        return inner(*args)
+
+    monkeypatch.setattr(loop, "ppo_step", step)
+    code, _, err = script(flags)
+    monkeypatch.setattr(loop, "ppo_step", inner)
+    assert code == 130
+    return err
+
+
+@pytest.mark.parametrize("flags", ["", "--supervised-steps 2"])
+def test_an_interrupted_run_goes_on_bit_for_bit(script, monkeypatch, flags):
+    assert script(f"--out whole --seed 5 {flags}")[0] == 0
+    told = interrupted(script, monkeypatch, f"--out part --seed 5 {flags}", at=4)
+    assert "--resume --out part" in told and load_trainer("part")["step"] == 3
+    code, out, err = script("--resume --out part", tiny="")
+    assert code == 0, err
+    assert "Reward model:\n" not in out, "the reward models were finished: they are loaded"
+    whole, part = (minilm.load(name)[0].state_dict() for name in ("whole", "part"))
+    small.assert_equal(part, whole)
+    same = {key: value for key, value in results("whole").items() if "second" not in key}
+    assert {key: value for key, value in results("part").items() if "second" not in key} == same
+
+
+@pytest.mark.parametrize("flags", ["--supervised-steps 4", "", "--algorithm dpo"])
+def test_a_run_stopped_before_ppo_goes_on_too(script, monkeypatch, flags):
+    assert script(f"--no-contrast --out whole {flags}")[0] == 0
+    inner, calls = training.train_step, []
+
+    def step(*args):
+        calls.append(1)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return inner(*args)
+
+    monkeypatch.setattr(training, "train_step", step)
+    code, _, err = script(f"--no-contrast --out part {flags}")
+    assert code == 130 and "to go on: --resume --out part" in err
+    code, _, err = script("--resume --out part", tiny="")
+    assert code == 0, err
+    small.assert_equal(*(minilm.load(name)[0].state_dict() for name in ("whole", "part")))
+
+
+def test_a_run_stopped_while_it_looks_for_mistakes_goes_on_too(script, monkeypatch):
+    assert script("--no-contrast --out whole --steps 6")[0] == 0
+    told = interrupted(script, monkeypatch, "--no-contrast --out part --steps 6", at=1)
+    assert "to go on: --resume --out part" in told and load_trainer("part")["step"] == 0
+    assert script("--resume --out part", tiny="")[0] == 0
+    small.assert_equal(*(minilm.load(name)[0].state_dict() for name in ("whole", "part")))
+
+
+def test_dpo_goes_on_too(script, monkeypatch):
+    assert script("--algorithm dpo --out whole")[0] == 0
+    assert script("--algorithm dpo --out part")[0] == 0
+    Path("part/results.json").unlink()
+    code, _, err = script("--resume --out part", tiny="")
+    assert code == 0, err
+    small.assert_equal(*(minilm.load(name)[0].state_dict() for name in ("whole", "part")))
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ("--model encoder", "of kind encoder, and a policy has to write"),
+        ("--model mute", "no tokenizer in it"),
+        ("--model runs/causl", "did you mean 'runs/causal'"),
+        ("--reward foreign", "another tokenizer"),
+        ("--reward runs/causal", "is it a reward model"),
+        ("--max-new-tokens 250", "leaves no room for --max-new-tokens 250"),
+        ("--prompts prompts.txt", "--preferences FILE"),
+        ("--preferences ties.jsonl", "pair 2 .* chosen and rejected are both"),
+        ("--preferences holes.jsonl", "line 1: no field 'rejected'"),
+        ("--reward-function no_such_rules:f", "cannot import no_such_rules"),
+        ("--resume --out nowhere", "nothing to continue in nowhere"),
+        ("--kll 0.1", "unknown flag --kll"),
+        ("--supervised-steps 2 --reward-function my_rule_of_the_test:f --prompts prompts.txt", "needs pairs"),
+    ],
+)
+def test_mistakes_are_one_line_and_cost_nothing(script, flags, message):
+    write_pairs()
+    one = dict(prompt="Ana", chosen="a", rejected="b")
+    Path("ties.jsonl").write_text(json.dumps(one) + "\n" + json.dumps(one | dict(rejected="a")))
+    Path("holes.jsonl").write_text(json.dumps(dict(prompt="Ana", chosen="a")))
+    Path("my_rule_of_the_test.py").write_text("def f(prompt, answer):\n    return 0.0\n")
+    encoder = policy(n_decoder_layer=0, n_encoder_layer=1)
+    save(encoder, small.tokenizer(), "encoder")
+    save(policy(), None, "mute")
+    save(policy(), minilm.BPE.train(small.documents(9), 300, small.tokenizer().special_tokens), "foreign")
+    code, _, err = script(flags)
+    assert code == 2 and re.search(message, err) and len(err.strip().splitlines()) == 1, err
+    assert not Path("runs/reinforce").exists(), "the mistake was found too late"
+
+
+def test_a_rule_that_fails_keeps_the_last_checkpoint(script):
+    Path("late_rules_of_the_test.py").write_text(
+        "calls = []\n\ndef late(prompt, answer):\n    calls.append(1)\n"
+        "    return float('nan') if len(calls) > 70 + 7 + 3 * 6 else 1.0\n"
+    )
+    code, _, err = script("--reward-function late_rules_of_the_test:late --out run")
+    assert code == 2 and "step 4: the reward function gave nan" in err and "keeps the last checkpoint" in err
+    assert load_trainer("run")["step"] == 2 and not Path("run/results.json").exists()
+
+
+def test_an_existing_folder_is_not_overwritten(script):
+    assert script("--out here --no-contrast")[0] == 0
+    code, _, err = script("--out here")
+    assert code == 2 and "--overwrite" in err
+    assert script("--out here --no-contrast --overwrite")[0] == 0
