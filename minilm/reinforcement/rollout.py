@@ -127,13 +127,8 @@ def texts_of(rollout: Rollout, tokenizer, end_id: int) -> list[tuple[str, str]]:
     """Return the (prompt, answer) of each row as texts, without the end token and outer white space."""
     texts = []
     for ids, mask in zip(rollout.ids, rollout.mask, strict=True):
-        parts = (
-            (ids[: rollout.n_prompt], mask[: rollout.n_prompt]),
-            (
-                ids[rollout.n_prompt :],
-                mask[rollout.n_prompt :],
-            ),
-        )
+        S = rollout.n_prompt
+        parts = (ids[:S], mask[:S]), (ids[S:], mask[S:])
         words = ([i for i in part[real].tolist() if i != end_id] for part, real in parts)
         prompt, answer = (tokenizer.decode(ids) for ids in words)
         texts.append((prompt.strip(), answer))
