@@ -11,7 +11,7 @@ from .settings import WORLD, FinetuningSettings
 from .tasks import Examples, Task
 
 WORLD_VALIDATION, WORLD_TEST = 200, 600  # examples
-TEST_SEED = 2_000_003  # added to the seed for the world's test examples
+TEST_SEED = 3_000_017  # of the test examples of the world: no recipe was chosen by them
 
 
 def load_examples(settings: FinetuningSettings) -> Examples:
