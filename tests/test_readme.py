@@ -15,6 +15,8 @@ import pytest
 import minilm
 from minilm import cli, data, feature_files, token_features, world, world_tasks
 from minilm.config import PRESETS, ModelConfig
+from minilm.finetuning import examples
+from minilm.reinforcement import preferences
 from minilm.tokenizer import BPE, SPECIAL_TOKENS
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
@@ -23,6 +25,9 @@ COMMAND = re.compile(r"(?:python|torchrun --nproc-per-node \d+) ([a-z]+\.py[^`\n
 TINY = {
     "train.py": "--steps 2 --batch-size 4 --vocab-size 280 --context 32 --accumulate 1",
     "extract.py": "--draws 1 --labels 1",
+    "finetune.py": "--steps 2 --batch-size 4 --lora-rank 2 --seeds 0",
+    "reinforce.py": "--steps 2 --batch-size 4 --max-new-tokens 8 --reward-steps 2 --reward-batch-size 4 "
+    "--dpo-steps 2 --n-pairs 12 --sampled-prompts 4 --model gpt",
     "prompt.py": "--n-draw 1 --n-test 4 --shots 0,1 --max-new-tokens 3",
 }
 SMALL_SHAPE = "--d-model 8 --n-head 2 --d-ff 8"
@@ -57,12 +62,17 @@ def tiny_training(words: list[str]) -> list[str]:
 def workplace(tmp_path, monkeypatch):
     """A folder with the user's files that the README names; the world is a small one."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))  # reinforce.py looks for rules beside the user's files
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))  # of the loop at the terminal
     for module, name in ((data, "WORLD"), (feature_files, "WORLD")):
         monkeypatch.setattr(module, f"{name}_TRAIN", 60)
     monkeypatch.setattr(data, "WORLD_VALIDATION", 20)
     monkeypatch.setattr(feature_files, "WORLD_TEST", 12)
     monkeypatch.setattr(token_features, "WORLD_SENTENCES", 12)
+    monkeypatch.setattr(examples, "WORLD_VALIDATION", 6)
+    monkeypatch.setattr(examples, "WORLD_TEST", 8)
+    for name, n in dict(HELD_OUT_PAIRS=12, TRAIN_PROMPTS=15, TEST_PROMPTS=7).items():
+        monkeypatch.setattr(preferences, name, n)
     texts = world.documents(60)
     Path("corpus").mkdir()
     for name in ("notes.txt", "shakespeare.txt", "corpus/a.txt"):
@@ -77,9 +87,37 @@ def workplace(tmp_path, monkeypatch):
         Path(name).write_text("".join(lines), encoding="utf-8")
     tagged = world_tasks.tagging(12, seed=0)
     lines = ("".join(f"{word} {tag}\n" for word, tag in zip(*one, strict=True)) for one in tagged)
-    Path("tags.conll").write_text("\n".join(lines), encoding="utf-8")
+    lines = "\n".join(lines)
+    for name in ("tags.conll", "train.conll", "test.conll"):
+        Path(name).write_text(lines, encoding="utf-8")
+    files_of_the_later_regimes()
     published.folder(Path("all-MiniLM-L6-v2"), "bert")
     small_gpt(texts, "runs/in-context")
+    small_gpt(texts, "gpt")
+
+
+def files_of_the_later_regimes() -> None:
+    """Write what finetune.py and reinforce.py read in the README."""
+    for name in ("trec.train.tsv", "trec.test.tsv"):
+        Path(name).write_text("Who was it?\tHUM\nWhere is it?\tLOC\n" * 12, encoding="utf-8")
+    Path("new.tsv").write_text("She picked a lily.\nHe saw a crab.\n", encoding="utf-8")
+    context = "Ana found a lamp on Monday."
+    answer = dict(text="a lamp", answer_start=context.index("a lamp"))
+    questions = [dict(id=str(i), question="What did Ana find?", answers=[answer]) for i in range(12)]
+    paragraphs = [dict(context=context, qas=questions)]
+    Path("squad.json").write_text(json.dumps(dict(data=[dict(paragraphs=paragraphs)])), encoding="utf-8")
+    files = {
+        "instructions.jsonl": dict(prompt="Who found it?", response="NAME."),
+        "others.jsonl": dict(prompt="Who lost it?", response="NAME."),
+        "pairs.jsonl": dict(chosen="She was happy.", rejected="She was sad."),
+    }
+    for name, row in files.items():
+        rows = (row | dict(prompt=f"Ana {i} was at the beach.") for i in range(20))
+        lines = (json.dumps(one).replace("NAME", "Ana" if i % 2 else "Rui") for i, one in enumerate(rows))
+        Path(name).write_text("\n".join(lines), encoding="utf-8")
+    prompts = "\n".join(f"Rui {i} was at the farm." for i in range(20))
+    Path("prompts.txt").write_text(prompts, encoding="utf-8")
+    Path("my_rules.py").write_text("def short_answer(prompt, answer):\n    return -len(answer)\n")
 
 
 def small_gpt(texts: list[str], folder: str) -> None:
