@@ -3,6 +3,8 @@
 import io
 import json
 import os
+import random
+import re
 
 import pytest
 import torch
@@ -227,3 +229,44 @@ def test_weights_that_do_not_fit_are_named():
     check_state("w", expected, expected)
     with pytest.raises(UserError, match=r"6 missing \(a, b, c, \.\.\.\)"):
         check_state("w", {}, expected)
+
+
+def mutated(whole: bytes, draw: random.Random) -> bytes:
+    """Return a file with some damage: other bytes, doubled, dropped ones, a lie in a number, a cut."""
+    kind, where = draw.randrange(5), draw.randrange(len(whole))
+    if kind == 0:  # bytes become others, most often in the header
+        damaged = bytearray(whole)
+        for _ in range(draw.randint(1, 4)):
+            damaged[min(int(draw.expovariate(0.01)), len(whole) - 1)] = draw.randrange(256)
+        return bytes(damaged)
+    if kind == 1:
+        return whole[:where]
+    if kind == 2:
+        other = draw.randrange(len(whole))
+        return whole[:where] + whole[other : other + draw.randrange(20)] + whole[where:]
+    if kind == 3:
+        return whole[:where] + whole[where + draw.randint(1, 9) :]
+    header_end = 8 + int.from_bytes(whole[:8], "little")
+    numbers = list(re.finditer(rb"\d+", whole[8:header_end]))
+    found = draw.choice(numbers)
+    lie = draw.choice([b"0", b"-1", b"9" * 19, b"1e9", b"true", b"[]", str(2 ** draw.randrange(64)).encode()])
+    text = whole[8:header_end][: found.start()] + lie + whole[8:header_end][found.end() :]
+    return len(text).to_bytes(8, "little") + text + whole[header_end:]
+
+
+def test_ten_thousand_damaged_files_are_read_or_refused_in_one_line(tmp_path):
+    write_tensors(tmp_path / "whole", every_dtype())
+    whole, draw, path = (tmp_path / "whole").read_bytes(), random.Random(0), tmp_path / "damaged"
+    refused = 0
+    for i in range(10_000):
+        content = mutated(whole, draw)
+        path.write_bytes(content)
+        try:
+            read = read_tensors(path)
+        except UserError as error:
+            refused += 1
+            assert str(path) in str(error), f"file {i} is not named: {error}"
+        else:
+            n_byte = sum(tensor.numel() * tensor.element_size() for tensor in read.values())
+            assert n_byte < len(content), f"file {i}: more was read than the file holds"
+    assert 5_000 < refused < 10_000, "some damage is in the numbers alone, and cannot be noticed"
