@@ -63,6 +63,7 @@ def workplace(tmp_path, monkeypatch):
     """A folder with the user's files that the README names; the world is a small one."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))  # reinforce.py looks for rules beside the user's files
+    monkeypatch.delitem(sys.modules, "my_rules", raising=False)  # that of another test
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))  # of the loop at the terminal
     for module, name in ((data, "WORLD"), (feature_files, "WORLD")):
         monkeypatch.setattr(module, f"{name}_TRAIN", 60)
