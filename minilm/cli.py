@@ -160,9 +160,12 @@ def command(settings, overrides: dict | None = None) -> list[str]:
     return parts + [as_typed(name, value) for name, value in (overrides or {}).items()]
 
 
-def show(settings, overrides: dict | None = None) -> None:
-    """Print the command with its defaults written out, ready to be pasted into a shell."""
-    lines = [program()]
+def show(settings, overrides: dict | None = None, script: str | None = None) -> None:
+    """Print the command with its defaults written out, ready to be pasted into a shell.
+
+    `script`: the one that takes these settings, where another one runs.
+    """
+    lines = [script or program()]
     for part in command(settings, overrides):
         if len(lines[-1]) + 1 + len(part) > WIDTH:
             lines.append("   ")

@@ -224,6 +224,8 @@ def test_the_shown_command_reads_back_as_the_same_settings(line, capsys, monkeyp
     assert program == "train.py" == cli.program()
     assert parse_with_overrides(Settings, Shape, argv) == (settings, overrides)
     assert "--lr" in text, "defaults are written out"
+    show(settings, overrides, script="other.py")
+    assert capsys.readouterr().out.startswith("other.py ")
 
 
 def test_command_leaves_out_what_is_none_by_default_only():

@@ -67,7 +67,7 @@ def pretrain(settings: PretrainingSettings, overrides: dict | None = None) -> Pa
     folder = run_folder(settings, run_name(settings))
     if process_rank() == 0:
         write_json(folder / SETTINGS, cli.settings_dict(settings) | overrides)
-    cli.show(settings, overrides)
+    cli.show(settings, overrides, script="train.py")
     with process_group(device):
         outcome = train(model, objective, settings, folder, tokenizer)
         if process_rank() == 0:

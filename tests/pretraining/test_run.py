@@ -38,6 +38,7 @@ def test_a_run_returns_the_folder_that_holds_all_of_it(capsys):
     assert sorted(path.name for path in folder.iterdir()) == sorted(RUN_FILES)
     assert minilm.load(folder)[0].config.d_ff == 12, "a field of the model that differs from its preset"
     out = capsys.readouterr().out
+    assert "train.py --objective causal" in out, "the command of a script that only needs a model is another"
     assert "loss (nats a token)" in out and f"Saved in {folder}" in out and "Next: python train.py" in out
 
 
