@@ -22,7 +22,7 @@ from minilm.inputs import TextRows
 from minilm.models import build
 from minilm.training import BETAS, make_optimizer, train_step
 
-N_ROW, LENGTH, N_CLASS, N_TURN = 4, 64, 3, 4
+N_ROW, LENGTH, N_CLASS, N_TURN = 4, 64, 3, 12
 
 
 class SameBatch:
