@@ -50,7 +50,8 @@ class Masked(Objective):
         n_cut = sum(texts.n_cut for texts in self.texts.values())
         self.notes = notes_on_cuts(n_cut, "sentences", context)
         self.special_ids = np.array([tokenizer.special_id(token) for token in tokenizer.special_tokens])
-        self.ordinary_ids = np.setdiff1d(np.arange(len(self.token_bytes)), self.special_ids)
+        self.is_special = np.isin(np.arange(len(self.token_bytes)), self.special_ids)  # (V,)
+        self.ordinary_ids = np.flatnonzero(~self.is_special)
         self.begins_word = np.array([begins_word(token) for _, token in sorted(tokenizer.vocab.items())])
 
     def batch(self, step: int, split: str) -> dict[str, Tensor]:
@@ -64,7 +65,7 @@ class Masked(Objective):
         rng = self.generator(step, split)
         rows = self.rows(split, rng, self.batch_size)
         ids = rows["input_ids"]
-        may_hide = ~np.isin(ids, self.special_ids)
+        may_hide = ~self.is_special[ids]
         positions, counted = choose_positions(
             may_hide, self.mask_share, rng, self.begins_word[ids] if self.whole_word else None
         )
@@ -88,7 +89,7 @@ class Masked(Objective):
         """
         original = np.take_along_axis(ids, positions, 1)  # (B, P)
         fate = rng.random(positions.shape)
-        random = rng.choice(self.ordinary_ids, positions.shape)
+        random = self.ordinary_ids[rng.integers(0, len(self.ordinary_ids), positions.shape)]
         replacement = np.where(fate < 0.8, self.tokenizer.special_id("[MASK]"), random)
         replacement = np.where(fate < 0.9, replacement, original)
         hidden = ids.copy()
