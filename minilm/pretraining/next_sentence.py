@@ -114,10 +114,8 @@ class SentencePairs:
     def false_partners(self, chosen: np.ndarray, rng: np.random.Generator, n_try: int = 8) -> np.ndarray:
         """Return for each chosen window one whose B is alike but does not follow; -1 where none was found."""
         reach = max(8, len(self) // 100)  # in a long text the lengths are as good as equal that near
-        steps = (
-            rng.integers(1, reach + 1, (len(chosen), n_try))
-            * np.array([-1, 1])[rng.integers(0, 2, (len(chosen), n_try))]
-        )
+        shape = len(chosen), n_try
+        steps = rng.integers(1, reach + 1, shape) * (2 * rng.integers(0, 2, shape) - 1)  # forth or back
         candidates = self.alike[(self.rank[chosen][:, None] + steps) % len(self)]  # (B, n_try)
         good = self.document[candidates] != self.document[chosen][:, None]
         good &= self.b_hash[candidates] != self.b_hash[chosen][:, None]  # other words too, not just elsewhere
