@@ -1,0 +1,50 @@
+"""Grades minilm/plots.py: what is drawn, and what is said where nothing can be."""
+
+import importlib.util
+import sys
+
+import pytest
+
+from minilm import cli, plots
+from minilm.checkpoint import append_log
+from minilm.errors import UserError
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run folder with a log of two splits."""
+    for step, loss in ((0, 7.0), (5, 6.0), (10, 5.5)):
+        append_log(tmp_path, dict(step=step, split="validation", loss=loss))
+    append_log(tmp_path, dict(step=5, split="train", loss=6.5))
+    append_log(tmp_path, dict(step=10, note="no loss"))
+    return tmp_path
+
+
+def test_each_split_is_a_curve(run):
+    assert plots.curves(run) == {"validation": ([0, 5, 10], [7.0, 6.0, 5.5]), "train": ([5], [6.5])}
+
+
+def test_a_folder_without_a_log_is_named(tmp_path):
+    with pytest.raises(UserError, match=f"{tmp_path}: no losses"):
+        plots.curves(tmp_path)
+
+
+def test_the_picture_is_in_the_first_folder(run, monkeypatch, capsys):
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(sys, "argv", ["plots.py", str(run), str(run)])
+    assert cli.run(plots.main) == 0
+    assert (run / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert [path.name for path in run.iterdir() if path.suffix == ".tmp"] == []
+    assert f"Saved in {run / 'loss.png'}" in capsys.readouterr().out
+
+
+def test_without_matplotlib_the_extra_is_named(run, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install -e '\.\[plots\]'"):
+        plots.draw([run], run / "loss.png")
+
+
+def test_without_a_folder_the_command_is_named(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["plots.py"])
+    assert cli.run(plots.main) == 2
+    assert "python -m minilm.plots runs/masked" in capsys.readouterr().err
