@@ -35,3 +35,8 @@ class EarlyStopping:
         """Give the model the weights that were kept, if any."""
         if self.state["model"] is not None:
             model.load_state_dict(self.state["model"])
+
+    def finish(self, metrics: dict[str, float], model) -> None:
+        """Look at the last step too, and put the best weights back."""
+        self.look(metrics, model)
+        self.put_back(model)

@@ -8,8 +8,6 @@ processes, evaluation, the log, checkpoints, Ctrl-C.
 """
 
 import math
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,10 +16,8 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from .checkpoint import (
-    append_log,
     check_state,
     load_trainer,
     save_model,
@@ -35,6 +31,7 @@ from .devices import autocast, process_count, process_rank, sum_over_processes, 
 from .early_stopping import EarlyStopping
 from .errors import UserError
 from .flags import option_of
+from .report import Report
 from .runs import TRAINER
 
 BETAS = (0.9, 0.98)  # of AdamW: Vaswani et al. 2017, section 5.3
@@ -76,6 +73,11 @@ class TrainingSettings(CommonSettings):
 
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C, after the checkpoint was saved; the message says how to go on."""
+
+    @classmethod
+    def after(cls, step: int, n_step: int, folder: Path) -> "Interrupted":
+        """Return that of a run that was stopped after so many of its steps."""
+        return cls(f"stopped after step {step} of {n_step}, saved; to go on: --resume --out {folder}")
 
 
 def learning_rate(step: int, settings: TrainingSettings) -> float:
@@ -269,7 +271,8 @@ def train(
         for step in range(earlier["step"], settings.steps):
             if stopping.is_time():
                 break
-            report.step(step + 1, *train_step(model, objective, optimizer, settings, step))
+            taken = train_step(model, objective, optimizer, settings, step)
+            report.step(step + 1, *taken, learning_rate(step, settings))
             done = step + 1
             if done == settings.steps:
                 break  # looked at and saved below
@@ -279,81 +282,11 @@ def train(
                 checkpoint(done)
             if wish.stop:
                 report.close()
-                raise Interrupted(
-                    f"stopped after step {done} of {settings.steps}, saved; to go on: --resume --out {folder}"
-                )
+                raise Interrupted.after(done, settings.steps, folder)
         if patience:
-            stopping.look(evaluate(model, objective, settings), model)
-            stopping.put_back(model)
+            stopping.finish(evaluate(model, objective, settings), model)
         after = look(done)  # before saving: weights that give no finite loss are not to be kept
         checkpoint(done)
     report.close()
     model.eval()
-    speed = dict(seconds=report.seconds(), tokens_per_second=report.speed())
-    return dict(before=before, after=after, steps=done, **speed)
-
-
-class Report:
-    """What a person and `log.jsonl` are told while a model trains; the loss is read only when it is told.
-
-    Reading a number makes a GPU wait for it. A loss that is not finite is noted on the GPU, by its step.
-    """
-
-    def __init__(self, folder: Path, settings: TrainingSettings, start: int, earlier_seconds: float):
-        self.folder, self.settings = folder, settings
-        self.speaks = process_rank() == 0
-        self.began, self.earlier_seconds = time.perf_counter(), earlier_seconds
-        self.n_token = 0
-        self.first_bad: Tensor | None = None  # first step of a loss that is not finite
-        hidden = None if self.speaks else True  # none: shown at a terminal only
-        self.bar = tqdm(total=settings.steps, initial=start, disable=hidden, unit="step", ncols=100)
-
-    def seconds(self) -> float:
-        """Seconds of training so far, those before an interruption included."""
-        return self.earlier_seconds + time.perf_counter() - self.began
-
-    def speed(self) -> float:
-        """Tokens a second since the start, or since going on; evaluations take their share of the time."""
-        return self.n_token / max(1e-9, time.perf_counter() - self.began)
-
-    def step(self, step: int, metrics: dict[str, Tensor], norm: Tensor, n_token: int) -> None:
-        """Take note of one step; tell it where it is the turn of a line of the log."""
-        self.n_token += n_token
-        self.bar.update()
-        good = torch.isfinite(metrics["loss"]) & torch.isfinite(norm)
-        bad_step = torch.where(good, torch.inf, float(step))
-        self.first_bad = bad_step if self.first_bad is None else torch.minimum(self.first_bad, bad_step)
-        told = step % self.settings.log_every == 0 or step == self.settings.steps
-        if told or norm.device.type == "cpu":
-            self.stop_if_not_finite()
-        if told and self.speaks:
-            values = {name: float(value) for name, value in metrics.items()}
-            self.bar.set_postfix(loss=f"{values['loss']:.3f}", tokens_s=f"{self.speed():,.0f}", refresh=False)
-            rate = learning_rate(step - 1, self.settings)
-            line = dict(lr=rate, gradient_norm=float(norm), tokens_per_second=round(self.speed()))
-            append_log(self.folder, dict(step=step, split="train") | values | line)
-
-    def evaluation(self, step: int, metrics: dict[str, float]) -> None:
-        """Tell the metrics on the validation part."""
-        append_log(self.folder, dict(step=step, split="validation") | metrics)
-        told = "  ".join(f"{name} {value:.3f}" for name, value in metrics.items())
-        self.bar.write(f"step {step:5d}  {told}", file=sys.stderr)
-        if not math.isfinite(metrics["loss"]):
-            self.stop(f"the loss on the validation part is not finite after step {step}")
-
-    def stop_if_not_finite(self) -> None:
-        """Raise UserError where a loss or gradient so far was NaN or infinite."""
-        if self.first_bad is not None and (step := float(self.first_bad)) != float("inf"):
-            self.stop(f"the loss or its gradient is not finite at step {step:.0f}")
-
-    def stop(self, why: str) -> None:
-        """Raise UserError, with what is left of the run and the way out."""
-        self.close()
-        kept = "keeps the last checkpoint" if (self.folder / TRAINER).exists() else "has no checkpoint yet"
-        raise UserError(
-            f"{why}; {self.folder} {kept}. Try a smaller --lr than {self.settings.lr:g}, or a longer --warmup"
-        )
-
-    def close(self) -> None:
-        """Leave the bar as it stands."""
-        self.bar.close()
+    return dict(before=before, after=after, steps=done) | report.figures()

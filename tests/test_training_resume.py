@@ -17,7 +17,6 @@ from minilm.checkpoint import load, load_trainer, read_log, save_trainer
 from minilm.errors import UserError
 from minilm.training import (
     Interrupted,
-    Report,
     go_on_from,
     make_optimizer,
     save_checkpoint,
@@ -211,16 +210,6 @@ def test_weights_that_explode_in_the_last_step_are_not_saved(tmp_path):
     with pytest.raises(UserError, match="validation part is not finite after step 1; .* no checkpoint yet"):
         run("causal", tmp_path, steps=1, lr=1e38, warmup=0)
     assert not (tmp_path / "trainer.pt").exists()
-
-
-@pytest.mark.parametrize(
-    ("loss", "norm"), [(math.inf, 1.0), (math.nan, 1.0), (1.0, math.nan), (1.0, -math.inf)]
-)
-def test_loss_and_gradient_are_both_looked_at(loss, norm, tmp_path):
-    report = Report(tmp_path, small.settings(), start=0, earlier_seconds=0)
-    report.step(1, dict(loss=torch.tensor(1.0)), torch.tensor(1.0), 1)
-    with pytest.raises(UserError, match="at step 2;"):
-        report.step(2, dict(loss=torch.tensor(loss)), torch.tensor(norm), 1)
 
 
 class OnGpu(torch.Tensor):

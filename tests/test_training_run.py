@@ -9,7 +9,7 @@ import torch
 from minilm import training
 from minilm.checkpoint import load, read_log
 from minilm.errors import UserError
-from minilm.training import Report, evaluate, learning_rate, train
+from minilm.training import evaluate, train
 
 KINDS = pytest.mark.parametrize("kind", ["causal", "masked"])
 
@@ -121,37 +121,6 @@ def test_about_eight_evaluations_where_nothing_is_said(steps, evaluated, tmp_pat
     settings = small.settings(steps=steps, eval_every=None)
     train(small.model("causal"), small.objective("causal"), settings, tmp_path)
     assert [line["step"] for line in read_log(tmp_path) if line["split"] == "validation"] == evaluated
-
-
-def test_a_report_measures_time_and_speed(tmp_path, monkeypatch):
-    now = 100.0
-    monkeypatch.setattr(training.time, "perf_counter", lambda: now)
-    report = Report(tmp_path, small.settings(log_every=2), start=3, earlier_seconds=50.0)
-    metrics, norm = dict(loss=torch.tensor(1.5)), torch.tensor(0.5)
-    report.step(4, metrics, norm, 30)
-    now = 104.0
-    assert report.seconds() == 54.0, "the time before an interruption counts"
-    assert report.speed() == 7.5
-    report.step(5, metrics, norm, 10)
-    report.step(6, metrics, norm, 20)
-    first, second = read_log(tmp_path)
-    assert (first["step"], second["step"]) == (4, 6), "a log line every second step"
-    assert second == dict(
-        step=6,
-        split="train",
-        loss=1.5,
-        lr=learning_rate(5, report.settings),
-        gradient_norm=0.5,
-        tokens_per_second=15,
-    )
-    report.close()
-
-
-def test_evaluations_are_told_to_a_person(tmp_path, capsys):
-    report = Report(tmp_path, small.settings(), start=0, earlier_seconds=0)
-    report.evaluation(5, dict(loss=2.25, accuracy=0.5))
-    report.close()
-    assert "step     5  loss 2.250  accuracy 0.500" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
