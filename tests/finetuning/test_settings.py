@@ -58,7 +58,7 @@ def test_a_published_model_and_all_of_it_learn_more_slowly():
 def test_every_flag_is_read_somewhere():
     root = Path(__file__).parents[2]
     files = [*root.glob("minilm/finetuning/*.py"), root / "minilm/training.py", root / "finetune.py"]
-    files += [root / "minilm/devices.py"]
+    files += [root / "minilm/devices.py", root / "minilm/report.py"]
     text = "\n".join(path.read_text(encoding="utf-8") for path in files)
     unread = [
         f.name for f in fields(FinetuningSettings) if not re.search(rf"(settings|own)\.{f.name}\b", text)
