@@ -9,7 +9,7 @@ import tuned
 
 from minilm.config import PRESETS
 from minilm.errors import UserError
-from minilm.finetuning.registry import TASKS, check_kind
+from minilm.finetuning.registry import TASKS
 from minilm.finetuning.settings import WORLD, FinetuningSettings, default_seeds, rate_of, with_recipe
 
 
@@ -84,16 +84,3 @@ def test_every_flag_is_read_somewhere():
 def test_flags_out_of_range_are_one_line(flags, expected):
     with pytest.raises(UserError, match=expected):
         FinetuningSettings(**flags)
-
-
-def test_a_model_of_the_wrong_kind_is_told_what_it_can_do():
-    with pytest.raises(UserError) as caught:
-        check_kind("tagging", tuned.config("decoder"), "runs/causal")
-    assert str(caught.value) == (
-        "--task tagging needs a model of kind encoder, and runs/causal is of kind decoder; "
-        "it can do --task classification, pair, similarity, text-to-text"
-    )
-    for name, task in TASKS.items():
-        assert task.name == name
-        for kind in task.kinds:
-            check_kind(name, tuned.config(kind), "x")
