@@ -4,6 +4,8 @@
     decoder            <|endoftext|> text <|endoftext|>
     encoder-decoder    [CLS] text [SEP]
 
+    a pair apart       two rows, each as that of one text
+
 A text looks as it did in pre-training: a trained model is of little use on rows of another make.
 """
 
@@ -43,6 +45,40 @@ class TextRows:
         if self.segments is not None:
             rows["token_type_ids"], _ = pad([self.segments[i] for i in chosen], 0, "right")
         return rows
+
+
+@dataclass
+class PairRows:
+    """Pairs of texts, each text in a row of its own: rows 2 i and 2 i + 1 of `rows` are pair i."""
+
+    rows: TextRows
+
+    def __len__(self) -> int:
+        return len(self.rows) // 2
+
+    @property
+    def n_cut(self) -> int:
+        """Count the texts that were cut to fit."""
+        return self.rows.n_cut
+
+    @property
+    def ids(self) -> list[list[int]]:
+        """Return the ids of both texts of each pair, one after the other."""
+        both = self.rows.ids
+        return [a + b for a, b in zip(both[::2], both[1::2], strict=True)]
+
+    def batch(self, chosen: Sequence[int]) -> dict[str, Tensor]:
+        """Return the chosen pairs as `TextRows.batch` does rows, each tensor (B, 2, T)."""
+        rows = self.rows.batch([2 * i + side for i in chosen for side in (0, 1)])  # (2 B, T)
+        return {name: value.unflatten(0, (-1, 2)) for name, value in rows.items()}
+
+
+def pair_rows(
+    tokenizer, config: ModelConfig, firsts: Sequence[str], seconds: Sequence[str], longest: int | None = None
+) -> PairRows:
+    """Return each text of `firsts`, and the one in `seconds` of the same index, as two rows (`text_rows`)."""
+    texts = [text for pair in zip(firsts, seconds, strict=True) for text in pair]
+    return PairRows(text_rows(tokenizer, config, texts, longest=longest))
 
 
 def text_rows(

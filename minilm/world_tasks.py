@@ -16,7 +16,6 @@ from minilm.world_reports import Report
 from minilm.world_words import ADJECTIVES
 
 LABELS = ("place", "mood")
-OUTDOORS = ("beach", "farm", "garden")
 INSTRUCTIONS = {
     "summary": "Summarize the story.",
     "translation": "Translate into Portuguese:",
@@ -77,24 +76,6 @@ def similarity(n: int, seed: int, held_out: bool | None = False) -> list[tuple[s
         a, b = _pair(rng, seed, index, held_out, same_person=rng.random() < 0.5)
         score = 3.0 * (a.place == b.place) + (a.person == b.person) + (a.happy == b.happy)
         examples.append((a.text, b.text, score))
-    return examples
-
-
-def place_similarity(n: int, seed: int, held_out: bool | None = False) -> list[tuple[str, str, float]]:
-    """Return (text, text, score): 5 for the same place, 2.5 where both are outdoors or both are not, else 0.
-
-    Each score has a third of the pairs. The texts are sentences 2 and 3, which do not name the place.
-    """
-    rng = random.Random(f"place similarity {seed}")
-    examples = []
-    for index in range(n):
-        first = Story(seed, 2 * index, held_out)
-        is_out = first.place in OUTDOORS
-        alike = [p for p in PLACES if p != first.place and (p in OUTDOORS) == is_out]
-        others = [p for p in PLACES if (p in OUTDOORS) != is_out]
-        score, places = rng.choice([(5.0, [first.place]), (2.5, alike), (0.0, others)])
-        second = Story(seed, 2 * index + 1, held_out, place=rng.choice(places))
-        examples.append((*(" ".join(story.sentences[1:3]) for story in (first, second)), score))
     return examples
 
 

@@ -6,7 +6,7 @@ import torch
 
 from minilm.config import ModelConfig
 from minilm.errors import UserError
-from minilm.inputs import framed, room_of, text_ids, text_rows
+from minilm.inputs import framed, pair_rows, room_of, text_ids, text_rows
 
 TOKENIZER = small.tokenizer()
 PAD, CLS, SEP, END = map(TOKENIZER.special_id, ("[PAD]", "[CLS]", "[SEP]", "<|endoftext|>"))
@@ -94,3 +94,22 @@ def test_a_length_without_room_is_named():
     for longest, seconds in ((2, None), (4, [B]), (31, None)):
         with pytest.raises(UserError, match=f"a row of {longest} tokens: must be from . to 30"):
             text_rows(TOKENIZER, ENCODER, [A], seconds, longest=longest)
+
+
+def test_a_pair_apart_is_two_rows_as_of_one_text_each():
+    rows = pair_rows(TOKENIZER, ENCODER, [A, B, A], [B, A, A])
+    alone = text_rows(TOKENIZER, ENCODER, [A, B])
+    a, b = alone.ids
+    assert len(rows) == 3 and rows.ids == [a + b, b + a, a + a] and rows.n_cut == 0
+    batch = rows.batch([2, 0])
+    n = max(len(a), len(b))
+    assert batch["input_ids"].shape == (2, 2, n), "(B, 2, T)"
+    for pair, sides in zip(batch["input_ids"].tolist(), [(a, a), (a, b)], strict=True):
+        for row, ids in zip(pair, sides, strict=True):
+            assert row == ids + [PAD] * (n - len(ids))
+    assert batch["attention_mask"].sum(-1).tolist() == [[len(a), len(a)], [len(a), len(b)]]
+    assert not batch["token_type_ids"].any(), "each text is the first of its row"
+    cut = pair_rows(TOKENIZER, DECODER, [A, "Ana."], [B, "Ana."], longest=6)
+    assert cut.n_cut == 2 and {len(ids) for ids in cut.rows.ids[:2]} == {6}
+    with pytest.raises(ValueError, match="zip"):
+        pair_rows(TOKENIZER, ENCODER, [A], [])

@@ -27,7 +27,6 @@ def topic_words(text):
         (world_tasks.labelled, lambda e: [e[0]]),
         (world_tasks.text_pairs, lambda e: e[:2]),
         (world_tasks.similarity, lambda e: e[:2]),
-        (world_tasks.place_similarity, lambda e: e[:2]),
         (world_tasks.tagging, lambda e: [" ".join(e[0])]),
         (world_tasks.questions, lambda e: [e[0]]),
         (world_tasks.instructions, lambda e: [e[0]]),
@@ -196,16 +195,3 @@ def test_short_pairs_are_two_sentences_of_the_same_stories():
     for (a, b, label), (whole_a, whole_b, same) in zip(short, long, strict=True):
         assert label == same and whole_a.startswith(a) and whole_b.startswith(b)
         assert {a.count("."), b.count(".")} == {2}, "sentences 2 and 3, without the ending"
-
-
-def test_place_similarity_has_three_scores_of_a_third_each():
-    pairs = world_tasks.place_similarity(300, 3)
-    counts = Counter(score for *_, score in pairs)
-    assert set(counts) == {0.0, 2.5, 5.0} and min(counts.values()) > 75
-    outdoors = {"beach", "farm", "garden"}
-    for *texts, score in pairs:
-        a, b = ({place for word in topic_words(t) if (place := world.place_of(word))} for t in texts)
-        assert len(a) == len(b) == 1, "each text has things of one place, and does not name it"
-        assert score == (5.0 if a == b else 2.5 if len((a | b) & outdoors) in (0, 2) else 0.0)
-        assert not set(re.findall(r"\w+", " ".join(texts))) & set(PLACES)
-        assert {text.count(".") for text in texts} == {2}

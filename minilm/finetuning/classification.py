@@ -1,4 +1,4 @@
-"""One text or two, and a head on one vector: a class (`classification`, `pair`) or a number (`similarity`).
+"""One text or two, and a head that gives each class a score (`classification`, `pair`).
 
 Source: Devlin et al. 2019, section 4.1 and figure 4 (a) and (b): softmax(C W^T), C the vector of [CLS]. A
 decoder and an encoder-decoder give their last token's vector instead (`heads.py`).
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .. import world_tasks
 from ..errors import UserError, suggest
-from ..inputs import TextRows, text_rows
+from ..inputs import PairRows, TextRows, pair_rows, text_rows
 from ..tables import read_table
 from . import metrics
 from .heads import Head
@@ -24,7 +24,7 @@ from .tasks import Prediction, Rows, Task, device_of, in_parts
 class TextsWithTruth(Rows):
     """Rows of `inputs.py`, each with a label (a class's number, or a number) and a weight."""
 
-    def __init__(self, texts: TextRows, labels: Sequence, weights: Sequence[float]):
+    def __init__(self, texts: TextRows | PairRows, labels: Sequence, weights: Sequence[float]):
         self.texts, self.ids, self.n_cut = texts, texts.ids, texts.n_cut
         self.labels, self.weights = torch.tensor(labels), torch.tensor(weights)
 
@@ -32,7 +32,7 @@ class TextsWithTruth(Rows):
         return len(self.ids)
 
     def batch(self, chosen: Sequence[int]) -> dict[str, Tensor]:
-        """Return the rows of `TextRows.batch`, labels and weights (B,), the denominators n_row, n_weight."""
+        """Return the batch of the texts, labels and weights (B,), the denominators n_row, n_weight."""
         chosen = list(chosen)
         weights = self.weights[chosen]
         rows = self.texts.batch(chosen) | dict(labels=self.labels[chosen], weights=weights)
@@ -40,10 +40,19 @@ class TextsWithTruth(Rows):
 
 
 class TextTask(Task):
-    """What the tasks on whole texts share."""
+    """What the tasks on whole texts share.
+
+    `pairs`: where two texts meet, "together" in one row of the model, or "apart", each in a row of its own,
+    so that the head alone compares them.
+    """
 
     n_text = 1
     fields: tuple[str, ...]
+
+    def __init__(self, tokenizer, config, context, known=None, pairs: str = "together"):
+        super().__init__(tokenizer, config, context, known)
+        self.apart = self.n_text == 2 and pairs == "apart"
+        self.options = dict(pairs=pairs) if self.n_text == 2 else {}
 
     @classmethod
     def read(cls, path, skip_bad=False, truth=True):
@@ -51,10 +60,15 @@ class TextTask(Task):
         rows, n_skipped = read_table(path, cls.fields if truth else cls.fields[:-1], skip_bad)
         return (rows if truth else [(*row, None) for row in rows]), n_skipped
 
-    def text_rows(self, examples: list[tuple]) -> TextRows:
+    def head_for(self, n_output: int) -> Head:
+        """Return a linear layer on the one vector of a text, or on the two vectors of a pair."""
+        return Head(self.config, n_output, on="pair" if self.apart else "text")
+
+    def text_rows(self, examples: list[tuple]) -> TextRows | PairRows:
         """Return the texts, or pairs of texts, as rows of the model."""
         sides = list(zip(*(example[: self.n_text] for example in examples), strict=True))
-        return text_rows(self.tokenizer, self.config, *sides, longest=self.context)
+        make = pair_rows if self.apart else text_rows
+        return make(self.tokenizer, self.config, *sides, longest=self.context)
 
     def outputs(self, model, examples: list[tuple], batch_size: int) -> Tensor:
         """Return the head's output for each example, (N, n_output)."""
@@ -75,8 +89,8 @@ class Classification(TextTask):
     name, metric, fields = "classification", "accuracy", ("text", "label")
     columns = "text and label (.tsv, .csv, .jsonl)"
 
-    def __init__(self, tokenizer, config, context, known=None, balanced: bool = False):
-        super().__init__(tokenizer, config, context, known)
+    def __init__(self, tokenizer, config, context, known=None, pairs="together", balanced: bool = False):
+        super().__init__(tokenizer, config, context, known, pairs)
         self.labels, counts = self.known["labels"], self.known["counts"]
         mean = sum(counts) / len(counts)
         self.weights = [mean / count if balanced else 1.0 for count in counts]
@@ -120,8 +134,8 @@ class Classification(TextTask):
             raise UserError(f"{name}: labels that training does not have: {found}{more}{near}")
 
     def head(self):
-        """Return a linear layer from one vector a text to C scores."""
-        return Head(self.config, len(self.labels), on="text")
+        """Return a linear layer to C scores."""
+        return self.head_for(len(self.labels))
 
     def rows(self, examples):
         """Return the texts with the numbers of their labels."""
@@ -166,87 +180,3 @@ class Pair(Classification):
     def world(cls, n, seed, held_out):
         """Return sentences 2 and 3 of two stories, and whether both happen at the same place."""
         return world_tasks.text_pairs(n, seed, held_out, short=True)
-
-
-class Similarity(TextTask):
-    """Two texts, and how alike they are, a number. The model learns the number in deviations from the mean.
-
-    Source: the STS-B row of Devlin et al. 2019, table 1.
-    """
-
-    name, metric, n_text, fields = "similarity", "spearman", 2, ("text_a", "text_b", "label")
-    columns = "text_a, text_b and a number as label (.tsv, .csv, .jsonl)"
-
-    @classmethod
-    def read(cls, path, skip_bad=False, truth=True):
-        """Return (examples, n_skipped) of a table whose label is a number."""
-        examples, n_skipped = super().read(path, skip_bad, truth)
-        return [(a, b, None if label is None else number(label, path)) for a, b, label in examples], n_skipped
-
-    @classmethod
-    def world(cls, n, seed, held_out):
-        """Return sentences 2 and 3 of two stories, and how alike their places are, from 0 to 5."""
-        return world_tasks.place_similarity(n, seed, held_out)
-
-    @classmethod
-    def learn(cls, train):
-        """Return the mean and the deviation of the numbers."""
-        values = torch.tensor([example[-1] for example in train])
-        if values.min() == values.max():
-            raise UserError(
-                f"all {len(train)} examples have the score {values[0]:g}: there is nothing to learn"
-            )
-        return dict(mean=float(values.mean()), deviation=float(values.std()))
-
-    def head(self):
-        """Return a linear layer from one vector a pair to one number."""
-        return Head(self.config, 1, on="text")
-
-    def rows(self, examples):
-        """Return the pairs with their numbers, in deviations from the mean."""
-        mean, deviation = self.known["mean"], self.known["deviation"]
-        labels = [(example[-1] - mean) / deviation for example in examples]
-        return TextsWithTruth(self.text_rows(examples), labels, [1.0] * len(examples))
-
-    def loss(self, model, batch):
-        """Return the mean squared error; 1 is what guessing the mean gives."""
-        error = model.output(batch)[:, 0].float() - batch["labels"]  # (B,)
-        loss = (error**2).sum() / batch["n_row"]
-        return loss, dict(loss=loss)
-
-    def predict(self, model, examples, batch_size):
-        """Return the number of each pair; there is no probability to give."""
-        found = self.outputs(model, examples, batch_size)[:, 0] * self.known["deviation"] + self.known["mean"]
-        return [
-            Prediction(f"{a} | {b}", truth, value)
-            for (a, b, truth), value in zip(examples, found.tolist(), strict=True)
-        ]
-
-    def score(self, predictions):
-        """Return both correlations with the truth."""
-        truth, guess = [p.truth for p in predictions], [p.guess for p in predictions]
-        return dict(spearman=metrics.spearman(truth, guess), pearson=metrics.pearson(truth, guess))
-
-    @classmethod
-    def trivial(cls, train, test):
-        """Guess by the share of words that both texts have: of all those in either."""
-        guesses = []
-        for a, b, _ in test:
-            first, second = (set(text.lower().split()) for text in (a, b))
-            guesses.append(len(first & second) / max(1, len(first | second)))
-        return "shared words", guesses
-
-    def written(self, value):
-        """Return the number with three digits."""
-        return f"{value:.3f}"
-
-
-def number(label: str, path) -> float:
-    """Return a label as a number; UserError where it is none."""
-    try:
-        value = float(label)
-    except ValueError:
-        value = float("nan")
-    if value - value != 0:
-        raise UserError(f"{path}: the label {label!r} is no number; --task similarity learns scores")
-    return value

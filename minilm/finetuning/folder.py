@@ -1,6 +1,6 @@
 """What a fine-tuned folder holds beyond a run folder: the task, the head, the predictions.
 
-task.json           the task's name, what it knows of the labels, tokens a row
+task.json           the task's name, what it knows of the labels, tokens a row, its options
 model.safetensors   the body's weights under their usual names, the head's as `head. ...`
 predictions.tsv     text, truth, prediction, probability of each test example
 confusion.tsv       of a task with classes: rows are truths, columns predictions
@@ -22,7 +22,8 @@ from .tasks import Prediction, Task
 
 def save_task(folder: Path, task: Task) -> None:
     """Write task.json."""
-    write_json(folder / TASK, dict(task=task.name, context=task.context, known=task.known))
+    saved = dict(task=task.name, context=task.context, known=task.known, options=task.options)
+    write_json(folder / TASK, saved)
 
 
 def load_finetuned(folder: str | Path, device: str = "cpu") -> tuple[WithHead, Task]:
@@ -35,9 +36,11 @@ def load_finetuned(folder: str | Path, device: str = "cpu") -> tuple[WithHead, T
         )
     saved = read_json(folder / TASK)
     name, known, context = (saved.get(key) for key in ("task", "known", "context"))
-    if name not in TASKS or not isinstance(known, dict) or not isinstance(context, int):
-        raise UserError(f"{folder / TASK}: not a task of ours; expected task, known and context")
-    task = TASKS[name](tokenizer, body.config, context, known)
+    options = saved.get("options", {})
+    kinds = isinstance(known, dict), isinstance(context, int), isinstance(options, dict)
+    if name not in TASKS or not all(kinds) or set(options) - {"pairs"}:
+        raise UserError(f"{folder / TASK}: not a task of ours; expected task, known, context and options")
+    task = TASKS[name](tokenizer, body.config, context, known, **options)
     model = WithHead(body.config, task.head())
     load_weights(folder, model)
     return model.to(device).eval(), task

@@ -1,6 +1,7 @@
 """A trained model with a head on top: the four figures of the BERT paper, on any model of ours.
 
-    text         one vector a text -> scores of classes, or one number     classification, pair, similarity
+    text         one vector a row -> scores of classes, or one number      classification, pair
+    pair         two vectors, one of each text -> the same                 similarity
     position     one vector a position -> scores of tags                   tagging
                  ... -> two numbers, "the answer begins here", "ends here" span
 
@@ -9,12 +10,15 @@ Source: Devlin et al. 2019, section 4 and figure 4. Where the one vector of a te
     encoder            the first token, [CLS], through the pooler where the model has one (BERT)
     decoder            the last token, which alone has seen the whole text (Radford et al. 2018, section 3.2)
     encoder-decoder    the same text goes into both; the decoder's last token (Lewis et al. 2020, section 3.1)
+
+The two vectors of a pair are the means over all tokens of each text (Reimers and Gurevych 2019, section 3).
 """
 
 import torch
 from torch import Tensor, nn
 
 from ..config import ModelConfig
+from ..extraction import token_mean
 from ..models import Transformer
 from .lora import merged_state
 
@@ -22,19 +26,23 @@ HEAD = "head."  # how the names of a head's weights begin
 
 
 class Head(nn.Module):
-    """Dropout and one linear layer, on a vector a text (B, D) or on every position (B, T, D)."""
+    """Dropout and one linear layer, on a vector a row (B, D), every position (B, T, D), or both of a pair."""
 
     def __init__(self, config: ModelConfig, n_output: int, on: str):
         super().__init__()
-        self.on = on  # "text" or "position"
+        self.on = on  # "text", "position" or "pair"
         self.dropout = nn.Dropout(config.dropout)
-        self.linear = nn.Linear(config.d_model, n_output)
-        std = 0.55 * config.d_model**-0.5 if config.init_std is None else config.init_std  # as the body's
+        self.linear = nn.Linear(config.d_model * (4 if on == "pair" else 1), n_output)
+        std = (
+            0.55 * self.linear.in_features**-0.5 if config.init_std is None else config.init_std
+        )  # as the body's
         nn.init.normal_(self.linear.weight, std=std)
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """(..., D) -> (..., n_output)."""
+        """(..., D), of pairs (B, 2, D) -> (..., n_output)."""
+        if self.on == "pair":
+            vectors = compared(*vectors.unbind(1))  # (B, 4 D)
         return self.linear(self.dropout(vectors))
 
 
@@ -56,7 +64,7 @@ class WithHead(Transformer):
         if self.head is None:
             return not name.startswith(("pooler.", "next_sentence."))
         unused = ["vocabulary.", "next_sentence."]
-        if self.head.on == "position" or self.decoder is not None:
+        if self.head.on != "text" or self.decoder is not None:
             unused.append("pooler.")
         return not name.startswith(tuple(unused))
 
@@ -96,11 +104,15 @@ class WithHead(Transformer):
         return parts
 
     def output(self, batch: dict[str, Tensor]) -> Tensor:
-        """Return the head's output for the rows of `inputs.TextRows`: (B, n_output) or (B, T, n_output)."""
-        ids, mask = batch["input_ids"], batch["attention_mask"]
+        """Return the head's output for the rows of `inputs.py`: (B, n_output) or (B, T, n_output)."""
+        names = ("input_ids", "attention_mask", "token_type_ids")
+        # (B, T) stays as it is; of a pair apart (B, 2, T) -> (2 B, T)
+        ids, mask, segments = (batch[name].flatten(0, -2) if name in batch else None for name in names)
         both = self.encoder is not None and self.decoder is not None
         again = dict(decoder_input_ids=ids, decoder_attention_mask=mask) if both else {}
-        hidden = self.hidden_states(ids, mask, batch.get("token_type_ids"), **again)[-1]  # (B, T, D)
+        hidden = self.hidden_states(ids, mask, segments, **again)[-1]  # (B or 2 B, T, D)
+        if self.head.on == "pair":
+            return self.head(token_mean(hidden, mask.bool()).unflatten(0, (-1, 2)))  # of (B, 2, D)
         return self.head(self.text_vector(hidden, mask) if self.head.on == "text" else hidden)
 
     def text_vector(self, hidden: Tensor, mask: Tensor) -> Tensor:
@@ -110,6 +122,14 @@ class WithHead(Transformer):
         column = torch.arange(mask.shape[1], device=mask.device)
         last = (mask * column).argmax(1)  # (B,) the last real token, whichever side is padded
         return hidden[torch.arange(len(hidden), device=hidden.device), last]
+
+
+def compared(u: Tensor, v: Tensor) -> Tensor:
+    """Return what a head is told of two vectors (B, D): (B, 4 D).
+
+    Source: Conneau et al. 2017, "Supervised Learning of Universal Sentence Representations", section 3.1.
+    """
+    return torch.cat([u, v, (u - v).abs(), u * v], dim=-1)
 
 
 def moves(part: nn.Module) -> bool:

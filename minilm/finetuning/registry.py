@@ -2,7 +2,8 @@
 
 from ..config import ModelConfig
 from ..errors import UserError
-from .classification import Classification, Pair, Similarity
+from .classification import Classification, Pair
+from .similarity import Similarity
 from .span import Span
 from .tagging import Tagging
 from .tasks import Task

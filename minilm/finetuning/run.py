@@ -25,7 +25,7 @@ from .examples import load_examples, read_file
 from .lora import check_lora
 from .moving import pace_of
 from .registry import TASKS, check_kind
-from .settings import FinetuningSettings, default_seeds, with_recipe
+from .settings import ON_PAIRS, FinetuningSettings, default_seeds, with_recipe
 from .tasks import Examples, FineTuning, Task
 
 VOCABULARY = 1024  # tokens, where a preset begins from random weights
@@ -77,6 +77,7 @@ def make_task(settings: FinetuningSettings, body: Transformer, tokenizer, exampl
     """Return the task, with what it learns of the training examples."""
     task = TASKS[settings.task]
     options = dict(balanced=True) if settings.class_weights else {}
+    options |= dict(pairs=settings.pairs or task.pairs) if settings.task in ON_PAIRS else {}
     return task(tokenizer, body.config, settings.context, task.learn(examples.train), **options)
 
 

@@ -10,6 +10,8 @@ from ..training import TrainingSettings
 from .moving import n_last
 from .registry import TASKS
 
+ON_PAIRS = ("pair", "similarity")  # tasks on two texts
+
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuningSettings(TrainingSettings):
@@ -24,6 +26,7 @@ class FinetuningSettings(TrainingSettings):
     skip_bad: bool = False  # leave out and count examples that are not as they should be
     n_examples: int | None = None  # examples to learn from, drawn by the seed; none: all (of the world a few)
     context: int | None = None  # most tokens a row; none: as in the model's own training
+    pairs: Literal["together", "apart"] | None = None  # texts a row: both, or one; none: similarity apart
     tune: str = "all"  # the weights that move: all, head, lora, or last:N blocks with the head
     compare: bool = True  # train again for the closing table: from random weights, the head alone, LoRA
     seeds: tuple[int, ...] | None = None  # runs with other examples and heads: mean and deviation
@@ -46,6 +49,8 @@ class FinetuningSettings(TrainingSettings):
                 raise UserError(f"{option_of(name)} {getattr(self, name)}: must be {least} or more")
         if self.class_weights and self.task not in ("classification", "pair"):
             raise UserError(f"--class-weights: --task {self.task} has no classes")
+        if self.pairs and self.task not in ON_PAIRS:
+            raise UserError(f"--pairs {self.pairs}: --task {self.task} does not compare two texts")
         if self.seeds and min(self.seeds) < 0:
             raise UserError(f"--seeds {min(self.seeds)}: must be 0 or more")
 
@@ -54,7 +59,7 @@ class FinetuningSettings(TrainingSettings):
 WORLD = {
     "classification": dict(n_examples=24, steps=100, batch_size=24, n_run=10),
     "pair": dict(n_examples=300, steps=300, batch_size=32),
-    "similarity": dict(n_examples=600, steps=300, batch_size=32),
+    "similarity": dict(n_examples=3000, steps=1000, batch_size=32, rate=3e-3),
     "tagging": dict(n_examples=200, steps=200, batch_size=32),
     "span": dict(n_examples=600, steps=300, batch_size=32),
     "text-to-text": dict(n_examples=3000, steps=200, batch_size=32, rate=2e-3),

@@ -79,6 +79,7 @@ class Task(ABC):
     metric: ClassVar[str]  # of the score: the first key of what `score` returns
     kinds: ClassVar[tuple[str, ...]] = ("encoder", "decoder", "encoder-decoder")  # of models that can do it
     start: ClassVar[str] = "masked"  # objective of the model to start from, where none is named
+    pairs: ClassVar[str] = "together"  # in one row, where nothing else is asked; only of tasks on two texts
     columns: ClassVar[str]  # what a file of examples holds, for errors and the help
 
     def __init__(self, tokenizer, config: ModelConfig, context: int, known: dict | None = None):
@@ -87,6 +88,7 @@ class Task(ABC):
                 f"--task {self.name} needs a model of kind {' or '.join(self.kinds)}, not {config.kind}"
             )
         self.tokenizer, self.config, self.context, self.known = tokenizer, config, context, known or {}
+        self.options: dict[str, Any] = {}  # further arguments that a saved task needs to be made again
 
     @classmethod
     @abstractmethod

@@ -1,4 +1,4 @@
-"""Grades minilm/finetuning/classification.py: texts and pairs, classes and numbers."""
+"""Grades minilm/finetuning/classification.py: texts and pairs, and their classes."""
 
 import math
 
@@ -8,13 +8,12 @@ import torch
 import tuned
 
 from minilm.errors import UserError
-from minilm.finetuning.classification import Classification, Pair, Similarity, TextsWithTruth, number
+from minilm.finetuning.classification import Classification, Pair, TextsWithTruth
 from minilm.finetuning.comparison import prepared, train_quietly
-from minilm.finetuning.tasks import Examples, FineTuning, Prediction
+from minilm.finetuning.tasks import FineTuning, Prediction
 from minilm.inputs import text_rows
 
 PAIRS = [("Ana ran.", "Rui ran.", "yes"), ("A lamp.", "Two red pens.", "no"), ("Bread.", "Pens.", "no")]
-SCORED = [("Ana ran.", "Rui ran.", 4.5), ("A lamp.", "Two red pens.", 0.5), ("Bread.", "Pens.", 1.0)]
 
 
 def task_of(cls, train, kind: str = "encoder", **options):
@@ -34,14 +33,20 @@ def test_a_class_is_learnt_by_each_kind_of_model(kind):
     assert task.score(task.predict(model, examples.test, 5))["accuracy"] >= 0.8
 
 
+@pytest.mark.parametrize("pairs", ["together", "apart"])
 @pytest.mark.parametrize("kind", tuned.KINDS)
-def test_pairs_and_numbers_run_on_each_kind_of_model(kind):
-    for cls, train in ((Pair, PAIRS), (Similarity, SCORED)):
-        task = task_of(cls, train, kind)
-        model = model_of(task)
-        loss, _ = task.loss(model, task.rows(train).batch([2, 0]))
-        loss.backward()
-        assert math.isfinite(loss.item()) and len(task.predict(model, train, 2)) == 3
+def test_pairs_run_on_each_kind_of_model(kind, pairs):
+    task = task_of(Pair, PAIRS, kind, pairs=pairs)
+    model = model_of(task)
+    assert model.head.on == ("pair" if pairs == "apart" else "text")
+    loss, _ = task.loss(model, task.rows(PAIRS).batch([2, 0]))
+    loss.backward()
+    assert math.isfinite(loss.item()) and len(task.predict(model, PAIRS, 2)) == 3
+
+
+def test_one_text_is_never_apart():
+    task = task_of(Classification, tuned.labelled(6), pairs="apart")
+    assert task.head().on == "text" and task.options == {}
 
 
 def test_the_loss_is_the_mean_cross_entropy():
@@ -102,35 +107,11 @@ def test_scores_and_what_needs_no_model():
         "majority class",
         ["y"] * 3,
     )
-    assert Similarity.trivial(SCORED, [("A b c", "a B d", 0)]) == ("shared words", [0.5])
-    pairs = [Prediction("", t, g) for t, g in ((1.0, 2.0), (2.0, 8.0), (3.0, 9.0))]
-    scores = task_of(Similarity, SCORED).score(pairs)
-    assert list(scores) == ["spearman", "pearson"] and scores["spearman"] == pytest.approx(1.0)
-    assert scores["pearson"] < 0.99
 
 
-def test_numbers_are_learnt_in_deviations_and_given_back_as_they_are():
-    task = task_of(Similarity, SCORED)
-    labels = task.rows(SCORED).labels
-    assert labels.mean().abs() < 1e-6 and float(labels.std()) == pytest.approx(1.0)
-    model = model_of(task)
-    with torch.no_grad():
-        model.head.linear.weight.zero_()
-        model.head.linear.bias.fill_(1.0)
-    expected = task.known["mean"] + task.known["deviation"]
-    found = task.predict(model, SCORED, 2)
-    assert [p.guess for p in found] == pytest.approx([expected] * 3) and found[0].probability is None
-    assert found[0].text == "Ana ran. | Rui ran." and found[0].truth == 4.5
-    loss, _ = task.loss(model, task.rows(SCORED).batch(range(3)))
-    assert loss.item() == pytest.approx(float(((1.0 - labels) ** 2).mean()))
-    assert task.written(2.0) == "2.000"
-
-
-def test_a_single_class_or_score_is_nothing_to_learn():
+def test_a_single_class_is_nothing_to_learn():
     with pytest.raises(UserError, match="all 2 examples have the label 'x'"):
         Classification.learn([("a", "x"), ("b", "x")])
-    with pytest.raises(UserError, match="all 2 examples have the score 1"):
-        Similarity.learn([("a", "b", 1.0), ("a", "c", 1.0)])
 
 
 def test_labels_that_training_does_not_have_are_named_and_counted():
@@ -162,22 +143,14 @@ def test_files_are_read_with_and_without_truths(tmp_path):
     path.write_text("Ana ran.\nRui.\n", encoding="utf-8")
     assert Classification.read(path, truth=False) == ([("Ana ran.", None), ("Rui.", None)], 0)
     path.write_text("a\tb\t2.5\n", encoding="utf-8")
-    assert Similarity.read(path) == ([("a", "b", 2.5)], 0)
     assert Pair.read(path) == ([("a", "b", "2.5")], 0)
-    path.write_text("a\tb\thigh\n", encoding="utf-8")
-    with pytest.raises(UserError, match="a.tsv: the label 'high' is no number"):
-        Similarity.read(path)
     path.write_text("\tx\n", encoding="utf-8")
     with pytest.raises(UserError, match="line 1: nothing in 'text'"):
         Classification.read(path)
-    with pytest.raises(UserError, match="the label 'inf' is no number"):
-        number("inf", "b.tsv")
 
 
 def test_the_world_gives_examples_of_each():
     assert {len(example) for example in Classification.world(6, 0, False)} == {2}
-    for cls in (Pair, Similarity):
-        examples = cls.world(20, 0, True)
-        assert {len(example) for example in examples} == {3} and examples == cls.world(20, 0, True)
+    examples = Pair.world(20, 0, True)
+    assert {len(example) for example in examples} == {3} and examples == Pair.world(20, 0, True)
     assert {label for *_, label in Pair.world(20, 0, False)} == {"same", "different"}
-    assert isinstance(Examples(*[Similarity.world(3, i, False) for i in range(3)]).train[0][2], float)

@@ -17,6 +17,7 @@ from minilm.finetuning.folder import (
     write_confusion,
     write_predictions,
 )
+from minilm.finetuning.similarity import Similarity
 from minilm.finetuning.tasks import Prediction
 
 
@@ -41,6 +42,20 @@ def test_what_is_loaded_predicts_the_same(tmp_path, tune):
         assert a.guess == b.guess and a.probability == pytest.approx(b.probability, abs=1e-4)
 
 
+@pytest.mark.parametrize("pairs", ["together", "apart"])
+def test_a_pair_is_read_as_it_was_learnt(tmp_path, pairs):
+    scored = [("Ana ran.", "Rui ran.", 4.5), ("A lamp.", "Two red pens.", 0.5), ("Bread.", "Pens.", 1.0)]
+    known = Similarity.learn(scored)
+    task = Similarity(small.tokenizer(), tuned.config(), tuned.CONTEXT, known, pairs=pairs)
+    model = prepared(tuned.body(), task, tuned.settings(), "all").eval()
+    minilm.save(model, small.tokenizer(), tmp_path / "run")
+    save_task(tmp_path / "run", task)
+    loaded, again = load_finetuned(tmp_path / "run")
+    assert again.apart == (pairs == "apart") and loaded.head.on == model.head.on
+    guesses = [[p.guess for p in t.predict(m, scored, 2)] for t, m in ((task, model), (again, loaded))]
+    assert guesses[0] == pytest.approx(guesses[1], abs=1e-5)
+
+
 def test_the_body_alone_loads_as_any_model(tmp_path):
     folder, model, _ = saved(tmp_path)
     body, _ = minilm.load(folder)
@@ -50,7 +65,13 @@ def test_the_body_alone_loads_as_any_model(tmp_path):
 def test_a_folder_that_is_not_fine_tuned(tmp_path):
     folder, *_ = saved(tmp_path)
     whole = json.loads((folder / "task.json").read_text())
-    for broken in (whole | dict(task="sleep"), whole | dict(known=None), dict(task="classification")):
+    options = (dict(options=3), dict(options=dict(speed=1)))
+    for broken in (
+        whole | dict(task="sleep"),
+        whole | dict(known=None),
+        dict(task="classification"),
+        *(whole | option for option in options),
+    ):
         (folder / "task.json").write_text(json.dumps(broken))
         with pytest.raises(UserError, match="task.json: not a task of ours"):
             load_finetuned(folder)

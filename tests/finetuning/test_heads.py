@@ -5,15 +5,20 @@ import small
 import torch
 import tuned
 
-from minilm.finetuning.heads import Head, WithHead, moves, put_head_on
+from minilm.extraction import embed
+from minilm.finetuning.heads import Head, WithHead, compared, moves, put_head_on
 from minilm.finetuning.moving import let_move
-from minilm.inputs import text_rows
+from minilm.inputs import pair_rows, text_rows
 
 TEXTS = ["Rui sells bread.", "Ana found a lamp on Monday. The old baker likes it.", "Ana."]
+SECONDS = ["A lamp.", "Rui.", "The old baker sells two red pens."]
 
 
 def batch(model, texts=TEXTS) -> dict:
-    rows = text_rows(small.tokenizer(), model.config, texts)
+    if model.head.on == "pair":
+        rows = pair_rows(small.tokenizer(), model.config, texts, SECONDS[: len(texts)])
+    else:
+        rows = text_rows(small.tokenizer(), model.config, texts)
     return rows.batch(range(len(texts)))
 
 
@@ -73,7 +78,23 @@ def test_a_head_on_positions_gives_scores_for_each():
     assert model.output(inputs).shape == (*inputs["input_ids"].shape, 4)
 
 
-@pytest.mark.parametrize("on", ["text", "position"])
+@pytest.mark.parametrize("kind", ["encoder", "decoder"])
+def test_a_head_on_pairs_compares_the_vectors_that_extraction_gives(kind):
+    model = made(kind, on="pair")
+    u, v = (torch.tensor(embed(model, small.tokenizer(), texts)) for texts in (TEXTS, SECONDS))
+    expected = model.head.linear(torch.cat([u, v, (u - v).abs(), u * v], dim=1))
+    inputs = batch(model)
+    assert inputs["input_ids"].shape[:2] == (3, 2)
+    torch.testing.assert_close(model.output(inputs), expected, msg="mean over the real tokens of each text?")
+
+
+def test_equal_vectors_have_no_difference():
+    u, v = torch.tensor([[1.0, -2.0]]), torch.tensor([[3.0, -2.0]])
+    assert compared(u, v).tolist() == [[1.0, -2.0, 3.0, -2.0, 2.0, 0.0, 3.0, 4.0]]
+    assert not compared(u, u)[:, 4:6].any()
+
+
+@pytest.mark.parametrize("on", ["text", "position", "pair"])
 @pytest.mark.parametrize("kind", tuned.KINDS)
 def test_exactly_the_weights_in_use_get_a_gradient(kind, on):
     model = made(kind, on)
@@ -121,4 +142,7 @@ def test_a_head_starts_small_and_without_a_bias():
     assert not head.linear.bias.any()
     head = Head(tuned.config(d_model=300), 200, "text")
     assert head.linear.weight.std().item() == pytest.approx(0.55 * 300**-0.5, rel=0.05)
+    head = Head(tuned.config(d_model=300), 200, "pair")
+    assert head.linear.weight.shape == (200, 1200), "two vectors, their distance, their product"
+    assert head.linear.weight.std().item() == pytest.approx(0.55 * 1200**-0.5, rel=0.05)
     assert Head(tuned.config(dropout=0.3), 2, "text").dropout.p == 0.3

@@ -118,6 +118,19 @@ def test_class_weights_reach_the_task():
     ) == {1}
 
 
+def test_two_texts_meet_where_the_flag_says():
+    for task, pairs, expected in (
+        ("pair", None, "text"),
+        ("pair", "apart", "pair"),
+        ("similarity", None, "pair"),
+        ("similarity", "together", "text"),
+    ):
+        made = settings(task=task, pairs=pairs, context=40)
+        parts = examples.load_examples(made)
+        task = run.make_task(made, tuned.body(), small.tokenizer(), parts)
+        assert task.head().on == expected, made.task
+
+
 def test_predictions_of_new_texts(capsys):
     folder = run.finetune(settings(data=("train.tsv",), compare=False))
     Path("new.tsv").write_text("Bread! Ana.\nPens! Rui sells a lamp.\n", encoding="utf-8")

@@ -77,6 +77,7 @@ def test_every_flag_is_read_somewhere():
         (dict(n_examples=0), "--n-examples 0: must be 1 or more"),
         (dict(context=2), "--context 2: must be 3 or more"),
         (dict(task="tagging", class_weights=True), "--class-weights: --task tagging has no classes"),
+        (dict(pairs="apart"), "--pairs apart: --task classification does not compare two texts"),
         (dict(seeds=(1, -2)), "--seeds -2"),
         (dict(steps=0), "--steps 0"),
     ],
