@@ -81,10 +81,18 @@ class Transformer(nn.Module):
         return self.decode(decoder_input_ids, decoder_attention_mask, states[-1], attention_mask)
 
     def encode(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        n_first: int | None = None,
     ) -> tuple[Tensor, ...]:
-        """Return the encoder's n_encoder_layer + 1 hidden states (B, T, D)."""
-        return self.encoder(self.tokens(input_ids), attention_mask, token_type_ids)
+        """Return the encoder's n_encoder_layer + 1 hidden states (B, T, D).
+
+        `n_first`: so many positions are wanted of the last hidden states; the last block computes no others.
+        """
+        wanted = slice(n_first)  # none: all
+        return self.encoder(self.tokens(input_ids), attention_mask, token_type_ids, wanted=wanted)
 
     def decode(
         self,
@@ -100,8 +108,9 @@ class Transformer(nn.Module):
         `memory` (B, S, D), `memory_mask` (B, S): the encoder's result. `caches`: those of `new_caches`.
         `n_last`: so many positions are wanted of the last hidden states; the last block computes no others.
         """
+        wanted = slice(None if n_last is None else -n_last, None)
         vectors = self.tokens(input_ids)
-        return self.decoder(vectors, attention_mask, None, memory, memory_mask, caches, n_last)
+        return self.decoder(vectors, attention_mask, None, memory, memory_mask, caches, wanted)
 
     def new_caches(self, max_length: int, memory_length: int = 0) -> list[BlockCache]:
         """Return empty caches, one per decoder block, for texts of up to `max_length` tokens."""

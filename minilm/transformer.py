@@ -14,6 +14,7 @@ from .attention import BLOCKED, KeyValueCache, MultiHeadAttention, alibi_bias
 from .config import ModelConfig
 from .errors import UserError
 
+ALL = slice(None)  # positions
 ACTIVATIONS = {
     "relu": F.relu,
     "gelu": F.gelu,
@@ -125,13 +126,13 @@ class Block(nn.Module):
         self.feed_forward_norm = nn.LayerNorm(D, eps=config.norm_eps)
         self.dropout = nn.Dropout(config.dropout)
 
-    def add(self, x: Tensor, part, norm: nn.LayerNorm) -> Tensor:
+    def add(self, x: Tensor, part, norm: nn.LayerNorm, wanted: slice = ALL) -> Tensor:
         """x + part(norm(x)) in pre-norm, norm(x + part(x)) in post-norm; (B, T, D) -> (B, T, D).
 
-        Where `part` gives its last positions only, so does this.
+        `wanted`: the positions that `part` gives, and so does this.
         """
         change = part(norm(x)) if self.pre else part(x)
-        x = x[:, x.shape[1] - change.shape[1] :]
+        x = x[:, wanted]
         if self.training:  # calling it to change nothing would cost a twentieth of a generated token
             change = self.dropout(change)
         return x + change if self.pre else norm(x + change)
@@ -144,19 +145,19 @@ class Block(nn.Module):
         memory: Tensor | None = None,
         memory_bias: Tensor | None = None,
         cache: BlockCache | None = None,
-        n_last: int | None = None,
+        wanted: slice = ALL,
     ) -> Tensor:
         """Hidden states x (B, T, D) -> (B, T, D); memory (B, S, D) is the encoder's result, if any.
 
-        With `n_last` only the last positions are computed, (B, n_last, D): they look at all T, but what the
+        Only the positions that are `wanted` are computed, (B, n_wanted, D): they look at all T, but what the
         others would become is left out.
         """
         own = cache.self_attention if cache else None
-        if n_last is None:
+        if wanted == ALL:
             look = lambda h: self.self_attention(h, None, bias, causal, own)
         else:
-            look = lambda h: self.self_attention(h[:, -n_last:], h, last_rows(bias, n_last), causal)
-        x = self.add(x, look, self.self_attention_norm)
+            look = lambda h: self.self_attention(h[:, wanted], h, rows_of(bias, wanted), causal)
+        x = self.add(x, look, self.self_attention_norm, wanted)
         if self.cross_attention is not None:
             past = cache.cross_attention if cache else None
             look = lambda h: self.cross_attention(h, memory, memory_bias, False, past)
@@ -183,7 +184,7 @@ class Stack(nn.Module):
         memory: Tensor | None = None,
         memory_mask: Tensor | None = None,
         caches: list[BlockCache] | None = None,
-        n_last: int | None = None,
+        wanted: slice = ALL,
     ) -> tuple[Tensor, ...]:
         """Run all blocks.
 
@@ -194,11 +195,12 @@ class Stack(nn.Module):
             token_type_ids: (B, T), 0 for text A and 1 for text B.
             memory, memory_mask: the encoder's last hidden states (B, S, D) and their mask (B, S).
             caches: one per block, to continue a text of which only the T newest tokens are given.
-            n_last: without caches, so many positions of the last block are wanted and computed; none: all.
+            wanted: without caches, the positions of the last block that are computed; with `causal` they must
+                be the last ones, slice(-n, None).
 
         Returns:
             n_layer + 1 hidden states (B, T, D): the embeddings first, the last one after the final norm
-            (and (B, n_last, D) where `n_last` is given).
+            (and (B, n_wanted, D) where not all are wanted).
 
         Raises:
             UserError: where the text is longer than `max_positions`.
@@ -220,8 +222,8 @@ class Stack(nn.Module):
         causal = self.causal and T > 1  # the newest token alone may look at everything there is
         states = [x]
         for i, block in enumerate(self.blocks):
-            wanted = n_last if i == len(self.blocks) - 1 else None
-            x = block(x, bias, causal, memory, memory_bias, caches[i] if caches else None, wanted)
+            here = wanted if i == len(self.blocks) - 1 else ALL
+            x = block(x, bias, causal, memory, memory_bias, caches[i] if caches else None, here)
             states.append(x)
         if self.norm is not None:
             states[-1] = self.norm(x)
@@ -236,9 +238,9 @@ class Stack(nn.Module):
         return bias
 
 
-def last_rows(bias: Tensor | None, n: int) -> Tensor | None:
-    """Return what the last n queries of a bias (B or 1, H or 1, T or 1, S) have added to their scores."""
-    return bias if bias is None or bias.shape[2] == 1 else bias[:, :, -n:]
+def rows_of(bias: Tensor | None, wanted: slice) -> Tensor | None:
+    """Return what these queries of a bias (B or 1, H or 1, T or 1, S) have added to their scores."""
+    return bias if bias is None or bias.shape[2] == 1 else bias[:, :, wanted]
 
 
 def padding_bias(attention_mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:

@@ -251,3 +251,12 @@ def test_decode_can_give_the_last_positions_alone():
     ids = torch.randint(30, (2, 7))
     whole, part = model.eval().decode(ids)[-1], model.decode(ids, n_last=3)[-1]
     torch.testing.assert_close(part, whole[:, -3:])
+
+
+def test_encode_can_give_the_first_positions_alone():
+    torch.manual_seed(0)
+    model = build(ModelConfig(vocab_size=30, n_encoder_layer=2, d_model=12, n_head=3, d_ff=20, dropout=0.0))
+    ids, mask = torch.randint(30, (2, 7)), torch.tensor([[1] * 7, [1] * 4 + [0] * 3])
+    whole, part = model.eval().encode(ids, mask)[-1], model.encode(ids, mask, n_first=1)[-1]
+    torch.testing.assert_close(part, whole[:, :1])
+    assert model.encode(ids, mask)[-1].shape == (2, 7, 12), "without n_first all positions are wanted"

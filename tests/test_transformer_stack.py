@@ -177,8 +177,21 @@ def test_the_last_positions_alone_are_what_they_are_among_all(kind, positions, n
     for mask in (None, LEFT):
         whole = ours(vectors, mask, None, memory)
         for n in (1, 2, T):
-            part = ours(vectors, mask, None, memory, n_last=n)
+            part = ours(vectors, mask, None, memory, wanted=slice(-n, None))
             assert part[-1].shape == (B, n, D) and part[-2].shape == (B, T, D)
             assert torch.allclose(part[-1], whole[-1][:, -n:]), (
                 f"the last {n} positions must look at all {T}, with the bias of their own rows"
             )
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_the_first_positions_of_an_encoder_alone_are_what_they_are_among_all(positions, norm):
+    ours = stack("encoder", positions=positions, norm=norm, final_norm=True)
+    vectors = torch.randn(B, T, D, dtype=torch.float64)
+    for mask in (None, LEFT):
+        whole = ours(vectors, mask)
+        for n in (1, 2, T):
+            part = ours(vectors, mask, wanted=slice(n))
+            assert part[-1].shape == (B, n, D) and part[-2].shape == (B, T, D)
+            assert torch.allclose(part[-1], whole[-1][:, :n]), f"the first {n} must look at all {T}"

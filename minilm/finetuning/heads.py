@@ -108,6 +108,11 @@ class WithHead(Transformer):
         names = ("input_ids", "attention_mask", "token_type_ids")
         # (B, T) stays as it is; of a pair apart (B, 2, T) -> (2 B, T)
         ids, mask, segments = (batch[name].flatten(0, -2) if name in batch else None for name in names)
+        if (
+            self.head.on == "text" and self.decoder is None
+        ):  # the last block need not compute what nobody reads
+            hidden = self.encode(ids, mask, segments, n_first=1)[-1]  # (B, 1, D), that of [CLS]
+            return self.head(self.text_vector(hidden, mask))
         both = self.encoder is not None and self.decoder is not None
         again = dict(decoder_input_ids=ids, decoder_attention_mask=mask) if both else {}
         hidden = self.hidden_states(ids, mask, segments, **again)[-1]  # (B or 2 B, T, D)

@@ -4,7 +4,7 @@
 
 Both have random weights and the same shape, batch, dropout, clipping and fused AdamW. They take turns, and
 the shortest step of each counts: the one that other programs disturbed least. Exit status 1 where ours is
-slower by more than the noise of such a measurement, 3 %.
+slower. What makes the difference is the last block: the head reads [CLS] alone, so ours computes that alone.
 """
 
 import sys
@@ -83,7 +83,7 @@ def main() -> int:
         print(f"{name:13s} {seconds:.3f} s a step of {N_ROW} x {LENGTH} tokens")
     ratio = best["ours"] / best["transformers"]
     print(f"ours takes {ratio:.2f} of the time of transformers (at most 1)")
-    return int(ratio > 1.03)
+    return int(ratio > 1)
 
 
 if __name__ == "__main__":
