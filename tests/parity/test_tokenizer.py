@@ -6,7 +6,8 @@ import unicodedata
 
 import pytest
 
-from minilm.tokenizer import BPE, SPECIAL_TOKENS, pre_tokens
+from minilm.merges import pre_tokens
+from minilm.tokenizer import BPE, SPECIAL_TOKENS
 
 MIXED = (
     "Don't stop; we'll say they've 12 naïve cafés.\r\n\r\n\tTabs \u00a0 and\u2003wide   spaces  \n"
