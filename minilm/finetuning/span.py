@@ -67,13 +67,20 @@ class Span(Task):
         """Return the windows of all texts, with the places of the answers."""
         return Windows(self, examples)
 
+    def logits(self, model, batch: dict[str, Tensor]) -> Tensor:
+        """Return the scores (B, T, 2) of beginning and ending at each position, `BLOCKED` on padding.
+
+        Differs from the authors' code, in whose softmax padding takes part: there every row is as long.
+        """
+        padding = batch["attention_mask"] == 0  # (B, T)
+        return model.output(batch).float().masked_fill(padding[..., None], BLOCKED)
+
     def loss(self, model, batch):
         """Return the mean of both cross-entropies in nats; metrics `loss`, and `accuracy`, both right."""
-        output = model.output(batch).float()  # (B, T, 2)
-        labels = batch["labels"]  # (B, 2)
+        logits, labels = self.logits(model, batch), batch["labels"]  # (B, T, 2), (B, 2)
         # (B, T, 2) against (B, 2): the positions are the classes
-        total = F.cross_entropy(output, labels, reduction="sum") / 2
-        right = (output.argmax(1) == labels).all(1).sum() / batch["n_row"]
+        total = F.cross_entropy(logits, labels, reduction="sum") / 2
+        right = (logits.argmax(1) == labels).all(1).sum() / batch["n_row"]
         return total / batch["n_row"], dict(loss=total / batch["n_row"], accuracy=right)
 
     @torch.no_grad()
@@ -83,7 +90,7 @@ class Span(Task):
         best = [Found(BLOCKED, 0.0, "")] * len(examples)
         none = [-BLOCKED] * len(examples)
         for part, batch in in_parts(rows, batch_size, device_of(model)):
-            log_probs = model.output(batch).float().log_softmax(1).cpu()  # (B, T, 2)
+            log_probs = self.logits(model, batch).log_softmax(1).cpu()  # (B, T, 2)
             scores, places = best_spans(log_probs, rows.in_text(part))
             for row, window in enumerate(part):
                 i = rows.example[window]

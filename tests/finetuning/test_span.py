@@ -95,7 +95,7 @@ def test_a_question_longer_than_half_the_row_is_cut():
 def test_the_loss_is_the_mean_of_both_ends():
     task = task_of()
     model, batch = model_of(task), task.rows(ASKED).batch([0, 2, 3])
-    log_probs = model.output(batch).log_softmax(1)
+    log_probs = task.logits(model, batch).log_softmax(1)
     each = [
         -(log_probs[b, i, 0] + log_probs[b, j, 1]) / 2 for b, (i, j) in enumerate(batch["labels"].tolist())
     ]
@@ -103,6 +103,18 @@ def test_the_loss_is_the_mean_of_both_ends():
     torch.testing.assert_close(loss, torch.stack(each).mean())
     best = log_probs.argmax(1)
     assert float(metrics["accuracy"]) == pytest.approx(float((best == batch["labels"]).all(1).float().mean()))
+
+
+def test_padding_takes_no_part():
+    task = task_of()
+    model, rows, asked = model_of(task), task.rows(ASKED), range(len(ASKED))
+    assert len(set(map(len, rows.ids))) > 1
+    alone = [task.loss(model, rows.batch([i]))[0].item() for i in asked]
+    assert task.loss(model, rows.batch(asked))[0].item() == pytest.approx(sum(alone) / len(alone), abs=1e-5)
+    alone = [task.predict(model, [one], 1)[0] for one in ASKED]
+    beside = task.predict(model, ASKED, len(ASKED))
+    assert [p.probability for p in beside] == pytest.approx([p.probability for p in alone], abs=1e-6)
+    assert [p.guess for p in beside] == [p.guess for p in alone]
 
 
 def test_best_spans_is_the_slow_search():
