@@ -37,6 +37,13 @@ class Span(Task):
     name, metric, kinds = "span", "exact_match", ("encoder",)
     columns = "SQuAD 1.1 or 2.0 (.json)"
 
+    def __init__(self, tokenizer, config, context, known=None):
+        super().__init__(tokenizer, config, context, known)
+        n_special = len(framed(tokenizer, config, [], [])[0])
+        if context - context // 2 <= n_special:  # half of a row may be question (`Windows.add`)
+            least = 2 * n_special + 1
+            raise UserError(f"--context {context}: no room for question and text; give {least} or more")
+
     @classmethod
     def read(cls, path, skip_bad=False, truth=True):
         """Return (examples, n_skipped) of a SQuAD file; without truth also of a table: context, question."""

@@ -92,6 +92,13 @@ def test_a_question_longer_than_half_the_row_is_cut():
     assert rows.n_cut == 1 and all(len(ids) <= 24 for ids in rows.ids)
 
 
+def test_a_row_has_room_for_some_text_or_is_refused():
+    rows = Windows(task_of(context=7), ASKED)
+    assert all(len(ids) <= 7 for ids in rows.ids) and rows.in_text(range(len(rows))).any(1).all()
+    with pytest.raises(UserError, match="--context 6: no room for question and text; give 7 or more"):
+        task_of(context=6)
+
+
 def test_the_loss_is_the_mean_of_both_ends():
     task = task_of()
     model, batch = model_of(task), task.rows(ASKED).batch([0, 2, 3])
