@@ -62,7 +62,7 @@ class TextTask(Task):
 
     def head_for(self, n_output: int) -> Head:
         """Return a linear layer on the one vector of a text, or on the two vectors of a pair."""
-        return Head(self.config, n_output, on="pair" if self.apart else "text")
+        return Head(self.config, n_output, on="apart" if self.apart else "text")
 
     def text_rows(self, examples: list[tuple]) -> TextRows | PairRows:
         """Return the texts, or pairs of texts, as rows of the model."""

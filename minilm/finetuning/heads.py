@@ -1,7 +1,7 @@
 """A trained model with a head on top: the four figures of the BERT paper, on any model of ours.
 
     text         one vector a row -> scores of classes, or one number      classification, pair
-    pair         two vectors, one of each text -> the same                 similarity
+    apart        two vectors, one of each text -> the same                 similarity (--pairs apart: pair)
     position     one vector a position -> scores of tags                   tagging
                  ... -> two numbers, "the answer begins here", "ends here" span
 
@@ -30,18 +30,18 @@ class Head(nn.Module):
 
     def __init__(self, config: ModelConfig, n_output: int, on: str):
         super().__init__()
-        self.on = on  # "text", "position" or "pair"
+        self.on = on  # "text", "position" or "apart"
+        width = config.d_model * (4 if on == "apart" else 1)
         self.dropout = nn.Dropout(config.dropout)
-        self.linear = nn.Linear(config.d_model * (4 if on == "pair" else 1), n_output)
-        std = (
-            0.55 * self.linear.in_features**-0.5 if config.init_std is None else config.init_std
-        )  # as the body's
+        self.linear = nn.Linear(width, n_output)
+        # As the body's, see `Transformer.initialise`.
+        std = 0.55 * width**-0.5 if config.init_std is None else config.init_std
         nn.init.normal_(self.linear.weight, std=std)
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, vectors: Tensor) -> Tensor:
         """(..., D), of pairs (B, 2, D) -> (..., n_output)."""
-        if self.on == "pair":
+        if self.on == "apart":
             vectors = compared(*vectors.unbind(1))  # (B, 4 D)
         return self.linear(self.dropout(vectors))
 
@@ -108,15 +108,14 @@ class WithHead(Transformer):
         names = ("input_ids", "attention_mask", "token_type_ids")
         # (B, T) stays as it is; of a pair apart (B, 2, T) -> (2 B, T)
         ids, mask, segments = (batch[name].flatten(0, -2) if name in batch else None for name in names)
-        if (
-            self.head.on == "text" and self.decoder is None
-        ):  # the last block need not compute what nobody reads
+        if self.head.on == "text" and self.decoder is None:
+            # The last block need not compute what nobody reads.
             hidden = self.encode(ids, mask, segments, n_first=1)[-1]  # (B, 1, D), that of [CLS]
             return self.head(self.text_vector(hidden, mask))
         both = self.encoder is not None and self.decoder is not None
         again = dict(decoder_input_ids=ids, decoder_attention_mask=mask) if both else {}
         hidden = self.hidden_states(ids, mask, segments, **again)[-1]  # (B or 2 B, T, D)
-        if self.head.on == "pair":
+        if self.head.on == "apart":
             return self.head(token_mean(hidden, mask.bool()).unflatten(0, (-1, 2)))  # of (B, 2, D)
         return self.head(self.text_vector(hidden, mask) if self.head.on == "text" else hidden)
 

@@ -38,7 +38,7 @@ def test_a_class_is_learnt_by_each_kind_of_model(kind):
 def test_pairs_run_on_each_kind_of_model(kind, pairs):
     task = task_of(Pair, PAIRS, kind, pairs=pairs)
     model = model_of(task)
-    assert model.head.on == ("pair" if pairs == "apart" else "text")
+    assert model.head.on == ("apart" if pairs == "apart" else "text")
     loss, _ = task.loss(model, task.rows(PAIRS).batch([2, 0]))
     loss.backward()
     assert math.isfinite(loss.item()) and len(task.predict(model, PAIRS, 2)) == 3

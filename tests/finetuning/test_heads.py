@@ -15,7 +15,7 @@ SECONDS = ["A lamp.", "Rui.", "The old baker sells two red pens."]
 
 
 def batch(model, texts=TEXTS) -> dict:
-    if model.head.on == "pair":
+    if model.head.on == "apart":
         rows = pair_rows(small.tokenizer(), model.config, texts, SECONDS[: len(texts)])
     else:
         rows = text_rows(small.tokenizer(), model.config, texts)
@@ -80,7 +80,7 @@ def test_a_head_on_positions_gives_scores_for_each():
 
 @pytest.mark.parametrize("kind", ["encoder", "decoder"])
 def test_a_head_on_pairs_compares_the_vectors_that_extraction_gives(kind):
-    model = made(kind, on="pair")
+    model = made(kind, on="apart")
     u, v = (torch.tensor(embed(model, small.tokenizer(), texts)) for texts in (TEXTS, SECONDS))
     expected = model.head.linear(torch.cat([u, v, (u - v).abs(), u * v], dim=1))
     inputs = batch(model)
@@ -94,7 +94,7 @@ def test_equal_vectors_have_no_difference():
     assert not compared(u, u)[:, 4:6].any()
 
 
-@pytest.mark.parametrize("on", ["text", "position", "pair"])
+@pytest.mark.parametrize("on", ["text", "position", "apart"])
 @pytest.mark.parametrize("kind", tuned.KINDS)
 def test_exactly_the_weights_in_use_get_a_gradient(kind, on):
     model = made(kind, on)
@@ -142,7 +142,7 @@ def test_a_head_starts_small_and_without_a_bias():
     assert not head.linear.bias.any()
     head = Head(tuned.config(d_model=300), 200, "text")
     assert head.linear.weight.std().item() == pytest.approx(0.55 * 300**-0.5, rel=0.05)
-    head = Head(tuned.config(d_model=300), 200, "pair")
+    head = Head(tuned.config(d_model=300), 200, "apart")
     assert head.linear.weight.shape == (200, 1200), "two vectors, their distance, their product"
     assert head.linear.weight.std().item() == pytest.approx(0.55 * 1200**-0.5, rel=0.05)
     assert Head(tuned.config(dropout=0.3), 2, "text").dropout.p == 0.3

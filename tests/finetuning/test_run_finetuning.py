@@ -121,8 +121,8 @@ def test_class_weights_reach_the_task():
 def test_two_texts_meet_where_the_flag_says():
     for task, pairs, expected in (
         ("pair", None, "text"),
-        ("pair", "apart", "pair"),
-        ("similarity", None, "pair"),
+        ("pair", "apart", "apart"),
+        ("similarity", None, "apart"),
         ("similarity", "together", "text"),
     ):
         made = settings(task=task, pairs=pairs, context=40)
