@@ -1,7 +1,11 @@
 """Two texts, and how alike they are: a number (`similarity`).
 
-    together    [CLS] text A [SEP] text B [SEP] -> the vector of [CLS] -> number     Devlin et al. 2019, STS-B
-    apart       text A -> u, text B -> v; u, v, |u - v|, u * v -> number             Reimers and Gurevych 2019
+    together    [CLS] text A [SEP] text B [SEP] -> the vector of [CLS] -> number
+    apart       text A -> u, text B -> v; u, v, |u - v|, u * v -> number
+
+Sources: together, Devlin et al. 2019, STS-B in table 1; apart, Reimers and Gurevych 2019, section 3, for u
+and v, and Conneau et al. 2017 for what the head is told of them (`heads.compared`). Differs from Reimers and
+Gurevych, who take the cosine of u and v for a number, and u, v, |u - v| for classes.
 
 Apart is the default here and differs from the BERT paper. Whether two texts name the same person is no sum of
 what each says, and a small model does not learn it on its way to [CLS]; in |u - v| it is one. What is learnt
