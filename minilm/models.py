@@ -106,7 +106,8 @@ class Transformer(nn.Module):
         """Return the decoder's n_decoder_layer + 1 hidden states (B, T, D).
 
         `memory` (B, S, D), `memory_mask` (B, S): the encoder's result. `caches`: those of `new_caches`.
-        `n_last`: so many positions are wanted of the last hidden states; the last block computes no others.
+        `n_last`, without caches: so many positions are wanted of the last hidden states; the last block
+        computes no others.
         """
         wanted = slice(None if n_last is None else -n_last, None)
         vectors = self.tokens(input_ids)

@@ -204,8 +204,10 @@ class Stack(nn.Module):
 
         Raises:
             UserError: where the text is longer than `max_positions`.
-            ValueError: where the mask is not (B, S).
+            ValueError: where the mask is not (B, S), and for caches where not all positions are wanted.
         """
+        if caches and wanted != ALL:  # the last block would keep no keys and values
+            raise ValueError("caches need all positions: leave n_last out")
         T = token_vectors.shape[1]
         n_past = caches[0].self_attention.length if caches else 0
         S = n_past + T

@@ -158,6 +158,14 @@ def test_a_mask_of_another_length_is_refused():
             ours(vectors, torch.ones(B, columns))
 
 
+def test_caches_need_all_positions():
+    """The last block would keep nothing of the others, and the next token would see too little, silently."""
+    ours, vectors = stack("decoder"), torch.randn(B, T, D, dtype=torch.float64)
+    caches = [BlockCache(T) for _ in ours.blocks]
+    with pytest.raises(ValueError, match="caches need all positions"):
+        ours(vectors, caches=caches, wanted=slice(-1, None))
+
+
 def test_alibi_knows_the_order():
     """Without its bias an encoder would give each token the same output wherever it stands."""
     ours, vectors = stack("encoder", positions="alibi"), torch.randn(B, T, D, dtype=torch.float64)
