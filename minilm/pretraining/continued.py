@@ -120,10 +120,12 @@ class Start:
         if tokenizer is None:
             raise UserError(f"{settings.init}: no tokenizer in it, so no text can be read")
         check_fit(settings, model.config)
-        known = ("world",)  # nobody has the text that a published model knew
+        known = dict(data=("world",))  # nobody has the text that a published model knew
         if not is_published(settings.init):
-            known = read_settings(Path(settings.init), type(settings))[0].get("data", known)
-        self.general = load_texts(replace(settings, data=known))
+            saved = read_settings(Path(settings.init), type(settings))[0]
+            # Its seed too: that of this run would deal out as validation what the model has read.
+            known |= {name: saved[name] for name in ("data", "seed") if name in saved}
+        self.general = load_texts(replace(settings, **known))
         self.before = self.look(model, tokenizer)
         if settings.extend_vocabulary:
             tokenizer = tokenizer.extend(texts_for_tokenizer(domain), settings.extend_vocabulary)

@@ -8,7 +8,7 @@ import small
 import torch
 
 from minilm.checkpoint import save
-from minilm.data import Corpus
+from minilm.data import Corpus, load_corpus
 from minilm.errors import UserError
 from minilm.pretraining.continued import (
     HEADER,
@@ -103,6 +103,14 @@ def test_both_texts_are_measured_before_and_after(settings):
     assert results["domain_loss_before"] == evaluate(start.model, objective, settings)["loss"]
     assert results["general_loss_before"] == rows[0][1] and results["domain_loss_after"] == rows[1][3]
     assert results["scratch_domain_loss"] == rows[2][3] < results["domain_loss_before"], "three steps at 0.01"
+
+
+def test_the_general_text_is_dealt_out_as_it_was_when_the_model_read_it(settings, tmp_path):
+    saved = dict(data=["python-docs:json"], seed=5)
+    (tmp_path / "run" / "settings.json").write_text(json.dumps(saved), encoding="utf-8")
+    start = Start(dataclasses.replace(settings, seed=6), DOMAIN)
+    assert start.general.validation == load_corpus("python-docs:json", seed=5).validation
+    assert start.general.validation != load_corpus("python-docs:json", seed=6).validation
 
 
 def test_a_start_with_new_tokens_and_replay(settings):
