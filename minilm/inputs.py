@@ -20,6 +20,7 @@ from .draft import pad
 from .errors import UserError
 
 END = "<|endoftext|>"  # before, between and after the texts of a decoder
+NO_SPACE_BEFORE = tuple(".,;:!?%)]}'’”")  # what stands close to the word before it
 
 
 @dataclass
@@ -122,6 +123,27 @@ def text_ids(tokenizer, config: ModelConfig, text: str) -> list[int]:
     """
     ours = "[CLS]" in tokenizer.special_tokens and config.kind != "decoder"
     return tokenizer.encode(" " + text if ours else text, allow_special=False)
+
+
+def word_ids(tokenizer, config: ModelConfig, words: Sequence[str]) -> list[list[int]]:
+    """Return the tokens of each word, as they would be in a text: a space before it, not before a full stop.
+
+    A word of which the tokenizer makes nothing has none.
+    """
+    pieces = [text_ids(tokenizer, config, word) for word in words[:1]]
+    for word in words[1:]:
+        space = "" if word.startswith(NO_SPACE_BEFORE) else " "
+        pieces.append(tokenizer.encode(space + word, allow_special=False))
+    return pieces
+
+
+def starts_of(pieces: list[list[int]]) -> list[int]:
+    """Return the place of each word's first token in the row of all tokens."""
+    starts, place = [], 0
+    for piece in pieces:
+        starts.append(place)
+        place += len(piece)
+    return starts
 
 
 def room_of(n_first: int, n_second: int, room: int) -> tuple[int, int]:

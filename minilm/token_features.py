@@ -13,7 +13,7 @@ from .config import ModelConfig
 from .errors import UserError
 from .extraction import checked_rows, hidden_batches, tell_cut
 from .feature_files import read_examples
-from .inputs import END, TextRows, framed, text_ids
+from .inputs import END, TextRows, framed, starts_of, word_ids
 from .tables import read_conll
 
 WORLD_SENTENCES = 384
@@ -50,22 +50,19 @@ def word_rows(
 ) -> tuple[TextRows, list[list[int]]]:
     """Return sentences, given as words, as rows, and for each the column of the first token of each word.
 
-    Words have a space before them where the model learnt them so. A row too long for the model is cut; words
-    beyond the cut have no column.
+    A row too long for the model is cut; words beyond the cut have no column.
 
     Raises:
         UserError: for a word that the tokenizer drops altogether.
     """
     room = config.max_positions - len(framed(tokenizer, config, [])[0])
-    apart = config.kind == "decoder" or "[CLS]" not in tokenizer.special_tokens  # else `text_ids` does it
     rows, segments, columns, n_cut = [], [], [], 0
     for words in sentences:
-        ids, starts = [], []
-        for word in words:
-            starts.append(len(ids))
-            ids += text_ids(tokenizer, config, " " + word if apart and ids else word)
-            if len(ids) == starts[-1]:
-                raise UserError(f"the word {word!r} has no token in this vocabulary: take it out")
+        pieces = word_ids(tokenizer, config, words)
+        if [] in pieces:
+            word = words[pieces.index([])]
+            raise UserError(f"the word {word!r} has no token in this vocabulary: take it out")
+        ids, starts = [token for piece in pieces for token in piece], starts_of(pieces)
         n_cut += len(ids) > room
         row, marks = framed(tokenizer, config, ids[:room])
         rows.append(row)

@@ -6,7 +6,7 @@ import torch
 
 from minilm.config import ModelConfig
 from minilm.errors import UserError
-from minilm.inputs import framed, pair_rows, room_of, text_ids, text_rows
+from minilm.inputs import framed, pair_rows, room_of, starts_of, text_ids, text_rows, word_ids
 
 TOKENIZER = small.tokenizer()
 PAD, CLS, SEP, END = map(TOKENIZER.special_id, ("[PAD]", "[CLS]", "[SEP]", "<|endoftext|>"))
@@ -28,6 +28,15 @@ def test_a_text_is_framed_as_in_pre_training():
 
 def test_special_tokens_in_a_text_are_text():
     assert SEP not in text_ids(TOKENIZER, ENCODER, "one [SEP] two")
+
+
+@pytest.mark.parametrize("config", [ENCODER, DECODER, BOTH])
+def test_words_are_cut_as_in_a_text(config):
+    words = ["Rui", "sells", "quinces", ".", "Ana", ",", "too", "!"]
+    pieces = word_ids(TOKENIZER, config, words)
+    flat = [token for piece in pieces for token in piece]
+    assert flat == text_ids(TOKENIZER, config, "Rui sells quinces. Ana, too!"), "not as in pre-training"
+    assert len(pieces) == len(words) and starts_of([[5, 6], [7], [8, 9, 9], [1]]) == [0, 2, 3, 6]
 
 
 def test_a_pair_has_a_separator_and_two_segments():

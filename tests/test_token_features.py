@@ -11,7 +11,7 @@ from minilm.inputs import text_rows
 from minilm.token_features import extract_tokens, read_tokens, token_columns, word_rows
 
 TOKENIZER = small.tokenizer()
-WORDS = [["Ana", "likes", "Wollongong"], ["Rui", "sat"]]
+WORDS = [["Ana", "likes", "Wollongong"], ["Rui", "sat", "."]]
 MODELS = {kind: small.model(kind) for kind in ("masked", "causal")}
 
 
@@ -19,8 +19,8 @@ MODELS = {kind: small.model(kind) for kind in ("masked", "causal")}
 def test_a_word_is_read_at_its_first_token(kind):
     config = MODELS[kind].config
     rows, columns = word_rows(TOKENIZER, config, WORDS)
-    joined = text_rows(TOKENIZER, config, [" ".join(words) for words in WORDS])
-    assert rows.ids == joined.ids, "words joined by spaces are the text"
+    joined = text_rows(TOKENIZER, config, ["Ana likes Wollongong", "Rui sat."])
+    assert rows.ids == joined.ids, "a space before each word, none before a full stop"
     assert (rows.pad_id, rows.n_cut, rows.segments) == (joined.pad_id, 0, joined.segments)
     for ids, words, found in zip(rows.ids, WORDS, columns, strict=True):
         assert len(found) == len(words)

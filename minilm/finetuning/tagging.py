@@ -18,14 +18,12 @@ from torch import Tensor
 from .. import world_tasks
 from ..draft import pad
 from ..errors import UserError, suggest
-from ..inputs import TextRows, framed
+from ..inputs import TextRows, framed, starts_of, word_ids
 from ..pretraining.objective import IGNORED
 from ..tables import read_conll
 from . import metrics
 from .heads import Head
 from .tasks import Prediction, Rows, Task, device_of, in_parts
-
-NO_SPACE_BEFORE = tuple(".,;:!?%)]}'’”")  # what stands close to the word before it
 
 
 class Tagging(Task):
@@ -146,8 +144,9 @@ class TaggedRows(Rows):
         self.n_cut, self.first, ids, segments, labels = 0, [], [], [], []
         number = {tag: i for i, tag in enumerate(task.tags)}
         room = task.context - 2  # [CLS] and [SEP]
+        unknown = [task.tokenizer.special_id("[UNK]")]  # for a word of which the tokenizer makes nothing
         for words, tags in examples:
-            pieces = word_ids(task.tokenizer, words)
+            pieces = [ids or unknown for ids in word_ids(task.tokenizer, task.config, words)]
             flat = [token for piece in pieces for token in piece]
             starts = starts_of(pieces)
             self.n_cut += len(flat) > room
@@ -170,25 +169,3 @@ class TaggedRows(Rows):
         labels, _ = pad([self.labels[i] for i in chosen], IGNORED, "right")
         n_label = (labels != IGNORED).sum().clamp(min=1).float()
         return self.texts.batch(chosen) | dict(labels=labels, n_label=n_label)
-
-
-def word_ids(tokenizer, words: Sequence[str]) -> list[list[int]]:
-    """Return the tokens of each word, as they would be in a text: a space before it, not before a full stop.
-
-    A word of which the tokenizer makes nothing is one unknown token, so that each word has a first token.
-    """
-    pieces = []
-    for word in words:
-        space = "" if word.startswith(NO_SPACE_BEFORE) else " "
-        ids = tokenizer.encode(space + word, allow_special=False)
-        pieces.append(ids or [tokenizer.special_id("[UNK]")])
-    return pieces
-
-
-def starts_of(pieces: list[list[int]]) -> list[int]:
-    """Return the place of each word's first token in the row of all tokens."""
-    starts, place = [], 0
-    for piece in pieces:
-        starts.append(place)
-        place += len(piece)
-    return starts

@@ -8,9 +8,11 @@ import torch
 import tuned
 
 from minilm.errors import UserError
+from minilm.finetuning import tagging
 from minilm.finetuning.comparison import prepared, train_quietly
-from minilm.finetuning.tagging import TaggedRows, Tagging, starts_of, word_ids
+from minilm.finetuning.tagging import TaggedRows, Tagging
 from minilm.finetuning.tasks import Examples, FineTuning, Prediction
+from minilm.inputs import word_ids
 from minilm.pretraining.objective import IGNORED
 
 SENTENCES = [
@@ -33,22 +35,11 @@ def model_of(task, seed: int = 0):
     return prepared(tuned.body(seed=seed), task, tuned.settings(), "all").eval()
 
 
-def test_words_are_cut_as_in_a_text():
-    words = ["Rui", "sells", "quinces", ".", "Ana", ",", "too", "!"]
-    flat = [token for ids in word_ids(small.tokenizer(), words) for token in ids]
-    assert flat == ENCODE(" Rui sells quinces. Ana, too!"), "other rows than pre-training had"
-    assert starts_of([[5, 6], [7], [8, 9, 9], [1]]) == [0, 2, 3, 6]
-
-
-def test_a_word_that_leaves_nothing_is_unknown():
-    class Forgetful:
-        def encode(self, text, allow_special):
-            return [] if "\u200b" in text else [3]
-
-        def special_id(self, token):
-            return {"[UNK]": 1}[token]
-
-    assert word_ids(Forgetful(), ["a", "\u200b"]) == [[3], [1]], "each word needs a first token"
+def test_a_word_that_leaves_nothing_is_unknown(monkeypatch):
+    monkeypatch.setattr(tagging, "word_ids", lambda tokenizer, config, words: [[3], []])
+    rows = task_of().rows([(["a", "\u200b"], ["O", "O"])])
+    assert rows.ids == [[CLS, 3, small.tokenizer().special_id("[UNK]"), SEP]], "each word needs a first token"
+    assert rows.first == [[1, 2]]
 
 
 def test_the_first_token_carries_the_tag():
@@ -57,17 +48,18 @@ def test_the_first_token_carries_the_tag():
     batch = rows.batch([1, 0])
     for row, i in enumerate([1, 0]):
         words, tags = SENTENCES[i]
-        ids, labels = [CLS], [IGNORED]
+        ids, labels, first = [CLS], [IGNORED], []
         for word, tag in zip(words, tags, strict=True):
             pieces = ENCODE(("" if word == "." else " ") + word)
+            first.append(pieces[0])
             ids += pieces
             labels += [task.tags.index(tag)] + [IGNORED] * (len(pieces) - 1)
         width = batch["input_ids"].shape[1]
         assert batch["input_ids"][row].tolist() == ids + [SEP] + [PAD] * (width - len(ids) - 1)
         assert batch["labels"][row].tolist() == labels + [IGNORED] * (width - len(labels))
-        assert [ids[place] for place in rows.first[i]] == [w[0] for w in word_ids(small.tokenizer(), words)]
+        assert [ids[place] for place in rows.first[i]] == first
     assert float(batch["n_label"]) == 11 and len(rows) == 3 and rows.n_cut == 0
-    assert any(len(piece) > 1 for piece in word_ids(small.tokenizer(), SENTENCES[0][0])), (
+    assert any(len(piece) > 1 for piece in word_ids(small.tokenizer(), tuned.config(), SENTENCES[0][0])), (
         "a test without pieces"
     )
 
