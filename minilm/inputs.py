@@ -146,6 +146,15 @@ def starts_of(pieces: list[list[int]]) -> list[int]:
     return starts
 
 
+def decoder_begin(tokenizer) -> list[int]:
+    """Return the ids from which an encoder-decoder's decoder starts: [CLS], of a published BART </s> <s>.
+
+    BART's own loss shifts its labels so.
+    """
+    start = [tokenizer.special_id("[START]")] if "[START]" in tokenizer.aliases else []
+    return [*start, tokenizer.special_id("[CLS]")]
+
+
 def room_of(n_first: int, n_second: int, room: int) -> tuple[int, int]:
     """Return how many tokens of each of two texts fit into `room`: the longer one gives up tokens first.
 

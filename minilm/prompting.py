@@ -22,7 +22,7 @@ from .config import ModelConfig
 from .draft import pad
 from .errors import UserError
 from .generation import check_decoder, check_prompt, evaluation_mode
-from .inputs import END, framed, text_ids
+from .inputs import END, decoder_begin, framed, text_ids
 from .sampling import next_token_distributions
 
 SCORES = ("sum", "mean", "calibrated")
@@ -120,8 +120,8 @@ def prompt_length(tokenizer, config: ModelConfig, prompt_format: PromptFormat, q
 
 
 def decoder_start(tokenizer, config: ModelConfig) -> list[int]:
-    """Return what an encoder-decoder's decoder begins with, as in `pretraining/translation.py`."""
-    return [tokenizer.special_id("[CLS]")] if config.kind == "encoder-decoder" else []
+    """Return what an encoder-decoder's decoder begins with, nothing for other models."""
+    return decoder_begin(tokenizer) if config.kind == "encoder-decoder" else []
 
 
 @torch.inference_mode()

@@ -20,7 +20,7 @@ from .. import world_tasks
 from ..errors import UserError
 from ..files import kind, read_jsonl, read_text
 from ..generation import generate
-from ..inputs import END, text_ids
+from ..inputs import END, decoder_begin, text_ids
 from ..pretraining.bleu import corpus_bleu, words
 from ..pretraining.objective import IGNORED, count_correct, summed_cross_entropy, tensors
 from ..pretraining.translation import EncodedTexts
@@ -52,10 +52,8 @@ class TextToText(Task):
         self.is_decoder = config.kind == "decoder"
         self.end, self.pad = map(tokenizer.special_id, (END, END) if self.is_decoder else ("[SEP]", "[PAD]"))
         self.begin = [tokenizer.special_id(END if self.is_decoder else "[CLS]")]
-        # What the decoder is given before it writes. BART's begins with </s> <s>: its own loss shifts so.
-        self.decoder_begin = self.begin
-        if not self.is_decoder and "</s>" in tokenizer.special_tokens:
-            self.decoder_begin = [self.end, *self.begin]
+        # What the decoder is given before it writes.
+        self.decoder_begin = self.begin if self.is_decoder else decoder_begin(tokenizer)
         self.specials = {tokenizer.special_id(token) for token in tokenizer.special_tokens}
         # An answer may take half of a decoder's context, all of an encoder-decoder's.
         self.most_answer = context // 2 if self.is_decoder else context - len(self.decoder_begin)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..data import Corpus
 from ..errors import UserError
+from ..inputs import decoder_begin
 from ..tokenizer import BPE
 from .next_sentence import EncodedSentences, width_of
 from .noise import MASK, corrupt_rows, noise_names
@@ -162,12 +163,6 @@ class SentenceRuns:
         row = np.repeat(np.arange(len(chosen)), (self.end - self.start)[chosen])
         where = self.start[chosen][row] + place_in_row(row)
         return self.ids[where], self.sentence_of[where], row
-
-
-def decoder_begin(tokenizer: BPE) -> list[int]:
-    """Return the ids from which a decoder starts: [CLS], or </s> <s> where a published BART was read."""
-    start = [tokenizer.special_id("[START]")] if "[START]" in tokenizer.aliases else []
-    return [*start, tokenizer.special_id("[CLS]")]
 
 
 def place_in_row(row: np.ndarray) -> np.ndarray:

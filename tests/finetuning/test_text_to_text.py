@@ -424,7 +424,7 @@ class Published:
     special_tokens = ("<s>", "<pad>", "</s>")
 
     def __init__(self):
-        self.aliases = {"[CLS]": "<s>", "[PAD]": "<pad>", "[SEP]": "</s>"}
+        self.aliases = {"[CLS]": "<s>", "[PAD]": "<pad>", "[SEP]": "</s>", "[START]": "</s>"}
         self.bpe = BPE.train([], 259, self.special_tokens)
         self.encode, self.decode = self.bpe.encode, self.bpe.decode
 

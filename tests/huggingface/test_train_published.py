@@ -11,11 +11,13 @@ import minilm
 import train
 from minilm.data import Corpus
 from minilm.errors import UserError
+from minilm.inputs import decoder_begin
 from minilm.pretraining.closing_denoising import rebuilt_examples, standing_share
 from minilm.pretraining.continued import PUBLISHED, Start, start_settings
-from minilm.pretraining.denoising import Denoising, decoder_begin
+from minilm.pretraining.denoising import Denoising
 from minilm.pretraining.objective import IGNORED
 from minilm.pretraining.settings import PretrainingSettings
+from minilm.prompting import decoder_start
 from minilm.runs import RESULTS
 
 OBJECTIVE = dict(bert="masked", distilbert="masked", roberta="masked", gpt2="causal", bart="denoising")
@@ -81,6 +83,7 @@ def test_the_decoder_of_a_published_bart_starts_from_its_own_token(tmp_path):
     start, cls = tokenizer.special_id("</s>"), tokenizer.special_id("<s>")
     assert decoder_begin(tokenizer) == [start, cls]
     assert decoder_begin(small.tokenizer()) == [small.tokenizer().special_id("[CLS]")]
+    assert decoder_start(tokenizer, model.config) == [start, cls], "prompting and writing"
     plain = Denoising(small.corpus(), tokenizer, 24, 7, noise="masking")
     plain.begin = [cls]
     objective = Denoising(small.corpus(), tokenizer, 24, 7, noise="masking")
