@@ -160,6 +160,11 @@ def evaluate(model: torch.nn.Module, objective, settings: TrainingSettings) -> d
     return {name: float(value) for name, value in totals.items()}
 
 
+def is_turn(done: int, settings: TrainingSettings) -> bool:
+    """Say whether to evaluate after so many steps; of the last one that is decided elsewhere."""
+    return done < settings.steps and done % (settings.eval_every or -(-settings.steps // 8)) == 0
+
+
 def train_step(model, objective, optimizer, settings: TrainingSettings, step: int) -> tuple:
     """Move the weights once.
 
@@ -276,7 +281,7 @@ def train(
             done = step + 1
             if done == settings.steps:
                 break  # looked at and saved below
-            if done % (settings.eval_every or -(-settings.steps // 8)) == 0:
+            if is_turn(done, settings):
                 stopping.look(look(done), model)
             if done % settings.save_every == 0 or wish.stop:
                 checkpoint(done)

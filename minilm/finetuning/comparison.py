@@ -1,6 +1,6 @@
 """The lesson of regime 4 as a table: what moves, how many weights that is, how long it takes, the score.
 
-Every way begins with the same examples and takes the same number of steps.
+Every way begins with the same examples and takes the same number of steps, or stops by the same --patience.
 """
 
 import statistics
@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 import torch
 from tqdm import tqdm
 
+from ..early_stopping import EarlyStopping
 from ..models import Transformer, build
-from ..training import make_optimizer, train_step
+from ..training import evaluate, is_turn, make_optimizer, train_step
 from .heads import WithHead, put_head_on
 from .moving import let_move, pace_of
 from .settings import FinetuningSettings, rate_of
@@ -48,11 +49,18 @@ def with_rate(settings: FinetuningSettings, body: Transformer) -> FinetuningSett
 
 
 def train_quietly(model: WithHead, objective: FineTuning, settings: FinetuningSettings) -> float:
-    """Train without a folder, a log and evaluations; return the seconds that it took."""
+    """Train as `training.train` does, without a folder and a log; return the seconds that it took."""
     pace = pace_of(model.config, settings.layer_decay, settings.unfreeze_every)
     optimizer, start = make_optimizer(model.train(), settings.weight_decay, pace), time.perf_counter()
+    stopping = EarlyStopping(settings.patience)
     for step in tqdm(range(settings.steps), desc=settings.tune, unit="step", ncols=100, disable=None):
+        if stopping.is_time():
+            break
         train_step(model, objective, optimizer, settings, step)
+        if settings.patience and is_turn(step + 1, settings):
+            stopping.look(evaluate(model, objective, settings), model)
+    if settings.patience:
+        stopping.finish(evaluate(model, objective, settings), model)
     model.eval()
     return time.perf_counter() - start
 

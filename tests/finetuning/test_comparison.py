@@ -1,5 +1,7 @@
 """Grades minilm/finetuning/comparison.py: each way to tune, from the same start, for the same steps."""
 
+from dataclasses import replace
+
 import pytest
 import small
 import torch
@@ -22,6 +24,7 @@ from minilm.finetuning.comparison import (
 )
 from minilm.finetuning.settings import rate_of
 from minilm.finetuning.tasks import FineTuning
+from minilm.training import train
 
 
 def test_a_run_begins_with_the_body_and_a_head_of_the_seed():
@@ -82,6 +85,18 @@ def test_each_way_has_its_own_rate_and_the_same_steps(monkeypatch):
         tuned.settings(tune="lora"), body.config
     )
     assert other_settings(tuned.settings(lr=0.25), "head").lr is None
+
+
+def test_each_seed_stops_by_the_same_patience(tmp_path):
+    """The first seed's run is that of `training.train`; without its rule the others would train on."""
+    task, examples, settings = tuned.classification(), tuned.examples(), tuned.settings(steps=40, lr=0.3)
+    for patience in (0, 1):
+        own = replace(settings, patience=patience, eval_every=3)
+        quiet, told = (prepared(tuned.body(), task, own, "all") for _ in range(2))
+        train_quietly(quiet, FineTuning(task, examples, 5), own)
+        outcome = train(told, FineTuning(task, examples, 5), own, tmp_path, patience=patience)
+        assert (outcome["steps"] < 40) == bool(patience), "a test in which nothing stops"
+        small.assert_equal(quiet.state_dict(), told.state_dict())
 
 
 def test_measure_and_what_needs_no_model():
