@@ -4,8 +4,6 @@ A loss alone shows little: a model that has learnt only which positions hold whi
 So each figure stands beside what a trivial method reaches.
 """
 
-import math
-
 import numpy as np
 from torch import Tensor
 
@@ -15,7 +13,7 @@ from ..training import micro_batches
 from .causal import Causal
 from .masked import Masked, predict_masked
 from .next_sentence import FOLLOWS
-from .objective import IGNORED, tensors
+from .objective import IGNORED, perplexity, tensors
 
 HEADER = ("", "before", "after", "to compare", "")
 
@@ -24,9 +22,8 @@ def causal_closing(objective: Causal, model, before: dict, after: dict) -> tuple
     """Return the table's rows, the figures for results.json, and a text that the model wrote."""
     floor = objective.floor()
     compared = "the grammar's own: no model can do better" if floor else ""
-    # 700: a model that has diverged still gets its table; exp(710) is more than a float can hold
     before, after, floor = (
-        {**m, "perplexity": math.exp(min(m["loss"], 700))} if m else m for m in (before, after, floor)
+        {**m, "perplexity": perplexity(m["loss"])} if m else m for m in (before, after, floor)
     )
     names = {"loss": "loss (nats a token)", "perplexity": "perplexity", "bits_per_byte": "bits per byte"}
     rows = [(name, before[key], after[key], floor.get(key), compared) for key, name in names.items()]

@@ -1,11 +1,10 @@
 """What a translation run ends with: whole texts right and BLEU beside a dictionary's, five translations."""
 
-import math
-
 import numpy as np
 
 from ..world_portuguese import word_by_word
 from .bleu import corpus_bleu
+from .objective import perplexity
 from .translation import Translation
 
 
@@ -39,7 +38,7 @@ def loss_rows(before: dict, after: dict) -> list[tuple]:
     """Return the table's rows of what was measured with the right words so far given to the decoder."""
     names = {"loss": "loss, smoothed (nats)", "plain_loss": "loss (nats a token)"}
     names |= {"perplexity": "perplexity", "bits_per_byte": "bits per byte", "accuracy": "next token right"}
-    before, after = ({**m, "perplexity": math.exp(m["plain_loss"])} for m in (before, after))
+    before, after = ({**m, "perplexity": perplexity(m["plain_loss"])} for m in (before, after))
     return [(name, before[key], after[key], None, "") for key, name in names.items()]
 
 

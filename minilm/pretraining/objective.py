@@ -5,6 +5,7 @@ evaluating cannot disturb training. The denominators of a loss travel with its b
 metrics of micro-batches, or of processes, add up to those of the whole batch.
 """
 
+import math
 from abc import ABC, abstractmethod
 
 import numpy as np
@@ -73,6 +74,12 @@ def summed_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """
     # The caller divides by at least 1: with no label left the loss is 0, where a mean would be NaN.
     return F.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=IGNORED, reduction="sum")
+
+
+def perplexity(loss: float) -> float:
+    """Return exp(loss), for a mean loss in nats a token."""
+    # exp(710) is more than a float can hold, and a model that has diverged gets its table too.
+    return math.exp(min(loss, 700))
 
 
 def count_correct(logits: Tensor, labels: Tensor) -> Tensor:

@@ -4,12 +4,12 @@ The reward model's score is what was optimised, so it cannot tell success from c
 true preference (the world's judge): it has compared pairs for the reward model, and PPO never asks it.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
 
 from ..models import Transformer
+from ..pretraining.objective import perplexity
 from ..sampling import token_log_probabilities
 from .loop import Task
 from .rollout import Rollout, draw_answers
@@ -62,7 +62,7 @@ def measure(
     figures = dict(
         reward=float(scores.mean()),
         kl=float((own - reference).sum() / n),
-        perplexity=math.exp(min(float(-reference.sum() / rollout.lengths.sum()), 700)),
+        perplexity=perplexity(float(-reference.sum() / rollout.lengths.sum())),
         distinct=len({answer for _, answer in texts}) / n,
         length=float(rollout.lengths.float().mean()),
     )

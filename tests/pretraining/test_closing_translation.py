@@ -63,6 +63,12 @@ def test_perplexity_is_that_of_the_plain_loss():
     assert set(BEFORE) <= set(AFTER) and "perplexity" not in BEFORE, "the caller's figures were changed"
 
 
+def test_a_model_that_has_diverged_gets_its_table():
+    metrics = dict(loss=900.0, plain_loss=900.0, bits_per_byte=1.0, accuracy=0.0)
+    found = {row[0]: row[1] for row in closing.loss_rows(metrics, metrics)}
+    assert 1e300 < found["perplexity"] < math.inf
+
+
 def test_the_world_is_compared_with_its_dictionary():
     pairs = load_pairs("world", n_pairs=30)
     sources, references = zip(*pairs.validation, strict=True)
