@@ -12,6 +12,8 @@ what each says, and a small model does not learn it on its way to [CLS]; in |u -
 is then also a vector of every text by itself: `extract.py --similar` with the fine-tuned folder.
 """
 
+import re
+
 import torch
 
 from .. import world_tasks
@@ -19,6 +21,8 @@ from ..errors import UserError
 from . import metrics
 from .classification import TextsWithTruth, TextTask
 from .tasks import Prediction
+
+WORD = re.compile(r"\w+")  # without the mark that stands close to it
 
 
 class Similarity(TextTask):
@@ -83,7 +87,7 @@ class Similarity(TextTask):
         """Guess by the share of words that both texts have: of all those in either."""
         guesses = []
         for a, b, _ in test:
-            first, second = (set(text.lower().split()) for text in (a, b))
+            first, second = (set(WORD.findall(text.lower())) for text in (a, b))
             guesses.append(len(first & second) / max(1, len(first | second)))
         return "shared words", guesses
 

@@ -73,7 +73,7 @@ def test_a_pair_apart_is_cut_into_micro_batches_as_any_row():
 
 
 def test_scores_and_what_needs_no_model():
-    assert Similarity.trivial(SCORED, [("A b c", "a B d", 0)]) == ("shared words", [0.5])
+    assert Similarity.trivial(SCORED, [("A b, c.", "a B. d", 0)]) == ("shared words", [0.5])
     pairs = [Prediction("", t, g) for t, g in ((1.0, 2.0), (2.0, 8.0), (3.0, 9.0))]
     scores = task_of().score(pairs)
     assert list(scores) == ["spearman", "pearson"] and scores["spearman"] == pytest.approx(1.0)
