@@ -278,7 +278,8 @@ class Interval:
         n = len(values)
         if n < 2:
             return cls(mean(values), None)
-        t = T_975[n - 2] if n - 2 < len(T_975) else 1.96
+        degrees = n - 1  # above 9, the first terms of a series in 1 / degrees are right to 0.01
+        t = T_975[degrees - 1] if degrees <= len(T_975) else 1.96 + 2.37 / degrees + 2.82 / degrees**2
         return cls(mean(values), t * stdev(values) / math.sqrt(n))
 
     def __str__(self) -> str:

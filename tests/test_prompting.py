@@ -238,8 +238,9 @@ def test_the_interval_is_students():
     assert interval.mean == pytest.approx(0.7) and interval.half == pytest.approx(4.30 * 0.2 / math.sqrt(3))
     assert str(interval) == "0.700 ±0.497"
     assert Interval.of([0.25]) == Interval(0.25, None) and str(Interval.of([0.25])) == "0.250"
-    many = Interval.of([0.0, 1.0] * 20)
-    assert many.half == pytest.approx(1.96 * math.sqrt(10 / 39) / math.sqrt(40))
+    for n, t in ((12, 2.201), (20, 2.093), (40, 2.023), (400, 1.966)):  # as printed in any table
+        many = Interval.of([0.0, 1.0] * (n // 2))
+        assert many.half == pytest.approx(t * math.sqrt(n / 4 / (n - 1)) / math.sqrt(n), rel=5e-3)
 
 
 def test_the_checksum_sees_the_smallest_change():
