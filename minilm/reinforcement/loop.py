@@ -84,7 +84,7 @@ def ppo_step(
         entropy=-float(rollout.log_probs.sum() / real.sum()),
         length=float(rollout.lengths.float().mean()),
         ended=float(rollout.ended.float().mean()),
-        value_error=float(errors.var() / returns.var().clamp(min=1e-8)),
+        value_error=float(errors.var(correction=0) / returns.var(correction=0).clamp(min=1e-8)),
         kl_coefficient=kl_coefficient,
     )
     if judged is not None:

@@ -66,6 +66,14 @@ def test_value_error_is_1_for_values_of_0(gpt, task, settings):
     assert ppo_step(policy, optimizer, task, settings(), 0, 0.1)["value_error"] == pytest.approx(1)
 
 
+def test_a_single_token_has_a_finite_variance(gpt, task, settings):
+    """One prompt whose answer ends at once: a variance over n - 1 would be NaN, and stop the run."""
+    policy = Policy(gpt).eval()
+    optimizer = torch.optim.Adam(policy.parameters(), lr=1e-3)
+    one = settings(batch_size=1, minibatches=1, max_new_tokens=1)
+    assert all(math.isfinite(value) for value in ppo_step(policy, optimizer, task, one, 0, 0.1).values())
+
+
 def test_without_a_judge_there_is_no_such_metric(gpt, task, settings):
     task.preferences.judge = None
     optimizer = torch.optim.Adam(gpt.parameters(), lr=1e-3)
