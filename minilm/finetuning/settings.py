@@ -26,7 +26,7 @@ class FinetuningSettings(TrainingSettings):
     skip_bad: bool = False  # leave out and count examples that are not as they should be
     n_examples: int | None = None  # examples to learn from, drawn by the seed; none: all (of the world a few)
     context: int | None = None  # most tokens a row; none: as in the model's own training
-    pairs: Literal["together", "apart"] | None = None  # texts a row: both, or one; none: similarity apart
+    pairs: Literal["together", "apart"] | None = None  # both texts in one row, or two; none: similarity apart
     tune: str = "all"  # the weights that move: all, head, lora, or last:N blocks with the head
     compare: bool = True  # train again for the closing table: from random weights, the head alone, LoRA
     seeds: tuple[int, ...] | None = None  # runs with other examples and heads: mean and deviation

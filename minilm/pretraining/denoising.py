@@ -24,7 +24,7 @@ class Denoising(Objective):
 
     The encoder reads [CLS] noised text [SEP]. The decoder reads [CLS] text and writes text [SEP]: [CLS] and
     [SEP] begin and end a text here, as <s> and </s> do in the paper. The decoder of a published BART reads
-    one token more before them (`decoder_begin`), for which there is no label.
+    one token more before them (`inputs.decoder_begin`), for which there is no label.
 
     Raises:
         UserError: for an unknown noise, a context without room for a token, or a corpus without text.

@@ -36,7 +36,7 @@ HEADER = ("detail", "switched off", "reward", "judge", "KL", "different", "secon
 
 def ablate(task: Task, settings: ReinforceSettings) -> list[dict]:
     """Train one policy a switch, each from the same start, and print the table; return its rows."""
-    seed = settings.seed + 2
+    seed = settings.seed + closing.SEED
     start = closing.measure(task.reference, task, settings.max_new_tokens, seed)
     rows, found = [(None, "(start)", *figures(start), None)], []
     for number, name, changes in SWITCHES:

@@ -124,7 +124,10 @@ def sampling_seed(seed: int, step: int) -> int:
 
 
 def texts_of(rollout: Rollout, tokenizer, end_id: int) -> list[tuple[str, str]]:
-    """Return the (prompt, answer) of each row as texts, without the end token and outer white space."""
+    """Return the (prompt, answer) of each row as texts without the end token; prompt + answer is the whole.
+
+    So the answer keeps the space with which it begins.
+    """
     texts = []
     for ids, mask in zip(rollout.ids, rollout.mask, strict=True):
         S = rollout.n_prompt

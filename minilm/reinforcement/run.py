@@ -29,8 +29,6 @@ from .stages import (
     train_dpo,
 )
 
-CLOSING_SEED = 2  # added to the run's seed: for the samples of the closing table
-
 
 def reinforce(settings: ReinforceSettings) -> Path:
     """Run everything that the settings ask for and return the run folder."""
@@ -83,7 +81,7 @@ def next_command(settings: ReinforceSettings, folder: Path) -> str:
 
 def learn(model: Transformer, task: Task, settings: ReinforceSettings, folder: Path) -> tuple[dict, dict]:
     """Train the policy, then the contrasts; return the columns of the closing table, and figures of speed."""
-    seed = settings.seed + CLOSING_SEED
+    seed = settings.seed + closing.SEED
     columns = {"start": closing.measure(task.reference, task, settings.max_new_tokens, seed)}
 
     def measured(policy: Transformer) -> closing.Answers:
