@@ -10,7 +10,7 @@ truth is None where it is not known (`--predict`).
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -186,11 +186,12 @@ class FineTuning:
         return self.task.loss(model, batch)
 
 
-def in_parts(rows, batch_size: int, device) -> list[tuple[list[int], dict[str, Tensor]]]:
-    """Cut rows with `ids` into (indices, batch on the device); rows of similar length stand together."""
+def in_parts(rows, batch_size: int, device) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+    """Yield all rows as (indices, batch on the device), one batch at a time; rows of like length together."""
     order = sorted(range(len(rows)), key=lambda i: len(rows.ids[i]))
-    parts = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-    return [(part, {k: v.to(device) for k, v in rows.batch(part).items()}) for part in parts]
+    for start in range(0, len(order), batch_size):
+        part = order[start : start + batch_size]
+        yield part, {name: value.to(device) for name, value in rows.batch(part).items()}
 
 
 def device_of(model) -> torch.device:

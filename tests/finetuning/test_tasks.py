@@ -113,10 +113,11 @@ def test_both_sides_of_a_class_learn():
 
 def test_in_parts_covers_all_rows_and_pads_little():
     rows = tuned.classification().rows(tuned.labelled(11))
-    parts = in_parts(rows, 4, torch.device("cpu"))
+    parts = list(in_parts(rows, 4, torch.device("cpu")))
     assert sorted(i for part, _ in parts for i in part) == list(range(11))
     for part, batch in parts:
         small.assert_equal(batch, rows.batch(part))
+    assert iter(one := in_parts(rows, 4, torch.device("cpu"))) is one, "not all batches at once on a GPU"
     longest = [max(len(rows.ids[i]) for i in part) for part, _ in parts]
     assert longest == sorted(longest), "rows of similar length stand together"
 
