@@ -1,15 +1,14 @@
 """The embedded world: endless small stories, and everything that is known about each of them.
 
 Why a grammar: the true distribution of the texts is known, so a run can print the loss that no model can beat
-(`log_probability`), each label is exact, and each lesson shows within a minute (DESIGN section 3). The
-grammar is in `world_stories.py`, its words in `world_words.py`, the tasks made from the stories in
-`world_tasks.py`.
+(`log_probability`), each label is exact, and each lesson shows within a minute. The grammar is in
+`world_stories.py`, its words in `world_words.py`, the tasks made from the stories in `world_tasks.py`.
 
     >>> story = Story(seed=0, index=0)
     >>> story.text, story.log_probability, story.place, story.happy, story.portuguese
 
-Measured over 20,000 stories: 34.7 tokens (29.9 words and the punctuation) and 157 bytes a story, 201
-different words; unigram entropy 4.42 nats a token, entropy of the grammar 31.8 nats a story = 0.92 a token;
+Measured over 20,000 stories: 34.7 tokens (29.8 words and the punctuation) and 157 bytes a story, 199
+different words; unigram entropy 4.42 nats a token, entropy of the grammar 31.7 nats a story = 0.92 a token;
 the most frequent token, the full stop, makes 0.12.
 """
 

@@ -1,9 +1,9 @@
 """The second domain, `world:reports`: the people, places and things of the stories in the language of an
 office.
 
-Passive voice, quantities, numbers, weekdays and sixty words that no story has: what continued training
-is for. The grammar is exact like that of the stories: `log_probability(text, "reports")` in `world.py` is the
-floor here.
+Passive voice, quantities, numbers, weekdays, in all some fifty words that no story has: what continued
+training is for. The grammar is exact like that of the stories: `log_probability(text, "reports")` in
+`world.py` is the floor here.
 """
 
 import random

@@ -1,8 +1,8 @@
 """The words of the embedded world, in English and in Brazilian Portuguese.
 
-Every topic word belongs to exactly one place: eight things and three verbs each (DESIGN section 3; the sizes
-are those for which a small model learns the topics in a minute). The grammar that puts the words together is
-in `world.py`; the rules of Portuguese agreement are in `world_portuguese.py`. Tables, nothing else.
+Every topic word belongs to exactly one place: eight things and three verbs each, as many as a small model
+learns in a minute. The grammars that put the words together are in `world_stories.py` and
+`world_reports.py`; the rules of Portuguese agreement are in `world_portuguese.py`. Tables, nothing else.
 """
 
 from typing import NamedTuple
