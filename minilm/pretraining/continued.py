@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from ..checkpoint import is_published, load, load_config
 from ..data import Corpus
-from ..devices import choose_device
+from ..devices import choose_device, process_count
 from ..errors import UserError
 from ..models import Transformer, build
 from ..recipes import RECIPES
@@ -145,11 +145,18 @@ class Start:
         return tuple(figures)
 
     def closing(self, model: Transformer) -> tuple[list[tuple], dict[str, float]]:
-        """Return the rows under HEADER and the figures for results.json: both texts, before and after."""
-        alone = make_objective(self.settings, self.domain, self.tokenizer)
-        scratch = train_from_zero(model, alone, self.settings)
-        after, zero = self.look(model, self.tokenizer), self.look(scratch, self.tokenizer)
-        rows = [("before", *self.before), ("after", *after), ("the domain alone, from zero", *zero)]
+        """Return the rows under HEADER and the figures for results.json: both texts, before and after.
+
+        The model from zero is left out where several processes share the work: one alone closes a run.
+        """
+        after = self.look(model, self.tokenizer)
+        rows = [("before", *self.before), ("after", *after)]
         names = ("general_loss_before", "general_loss_after", "domain_loss_before", "domain_loss_after")
         values = (self.before[0], after[0], self.before[2], after[2])
-        return rows, dict(zip(names, values, strict=True)) | dict(scratch_domain_loss=zero[2])
+        results = dict(zip(names, values, strict=True))
+        if process_count() == 1:
+            alone = make_objective(self.settings, self.domain, self.tokenizer)
+            zero = self.look(train_from_zero(model, alone, self.settings), self.tokenizer)
+            rows.append(("the domain alone, from zero", *zero))
+            results["scratch_domain_loss"] = zero[2]
+        return rows, results

@@ -10,6 +10,7 @@ import torch
 from minilm.checkpoint import save
 from minilm.data import Corpus, load_corpus
 from minilm.errors import UserError
+from minilm.pretraining import continued
 from minilm.pretraining.continued import (
     HEADER,
     Start,
@@ -103,6 +104,15 @@ def test_both_texts_are_measured_before_and_after(settings):
     assert results["domain_loss_before"] == evaluate(start.model, objective, settings)["loss"]
     assert results["general_loss_before"] == rows[0][1] and results["domain_loss_after"] == rows[1][3]
     assert results["scratch_domain_loss"] == rows[2][3] < results["domain_loss_before"], "three steps at 0.01"
+
+
+def test_of_several_processes_the_one_that_closes_the_run_trains_nothing(settings, monkeypatch):
+    """A step waits for the gradients of all processes, and the others have left."""
+    start = Start(settings, DOMAIN)
+    monkeypatch.setattr(continued, "process_count", lambda: 2)
+    monkeypatch.setattr(continued, "train_from_zero", None)
+    rows, results = start.closing(start.model)
+    assert [row[0] for row in rows] == ["before", "after"] and "scratch_domain_loss" not in results
 
 
 def test_the_general_text_is_dealt_out_as_it_was_when_the_model_read_it(settings, tmp_path):
