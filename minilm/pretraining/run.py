@@ -7,7 +7,8 @@ from pathlib import Path
 
 from .. import cli
 from ..atomic import write_json
-from ..devices import choose_device, process_group, process_rank
+from ..devices import choose_device, process_count, process_group, process_rank
+from ..errors import UserError
 from ..recipes import with_recipe
 from ..runs import RESULTS, SETTINGS, choose_folder, find_run
 from ..training import train
@@ -31,8 +32,14 @@ def newest_or_train(name: str, seed: int = 0, device: str = "auto") -> Path:
 
     The name is that of an objective, or "in-context" for the GPT that has read few-shot documents. The
     tokenizer, the weights and the text of that default are drawn from `seed`.
+
+    Raises:
+        UserError: where it is not there and several processes ask, of which the first alone knows its folder.
     """
     found = find_run(name)
+    if found is None and process_count() > 1:
+        what_to_do = f"python train.py --objective {name} makes one"
+        raise UserError(f"no finished runs/{name} to start from: {what_to_do}")
     if found is None:
         print(f"No finished runs/{name} to start from yet, so the default one is trained first.")
         what = (

@@ -59,6 +59,13 @@ def test_the_default_one_is_trained_where_there_is_none(monkeypatch, capsys):
     assert "No finished runs/masked" in capsys.readouterr().out
 
 
+def test_several_processes_do_not_train_what_they_start_from(monkeypatch):
+    """All but the first would take runs/ for its folder, and end when all of it had been trained."""
+    monkeypatch.setattr(run, "process_count", lambda: 2)
+    with pytest.raises(UserError, match="no finished runs/masked.*train.py --objective masked makes one"):
+        run.newest_or_train("masked")
+
+
 def test_of_several_processes_the_first_alone_makes_the_folder(monkeypatch):
     command = settings(out="new")
     monkeypatch.setenv("RANK", "1")
