@@ -17,6 +17,7 @@ from ..runs import CONFUSION, PREDICTIONS, TASK
 from . import metrics
 from .heads import WithHead
 from .registry import TASKS
+from .settings import ON_PAIRS
 from .tasks import Prediction, Task
 
 
@@ -38,7 +39,7 @@ def load_finetuned(folder: str | Path, device: str = "cpu") -> tuple[WithHead, T
     name, known, context = (saved.get(key) for key in ("task", "known", "context"))
     options = saved.get("options", {})
     kinds = isinstance(known, dict), isinstance(context, int), isinstance(options, dict)
-    if name not in TASKS or not all(kinds) or set(options) - {"pairs"}:
+    if name not in TASKS or not all(kinds) or set(options) - ({"pairs"} if name in ON_PAIRS else set()):
         raise UserError(f"{folder / TASK}: not a task of ours; expected task, known, context and options")
     task = TASKS[name](tokenizer, body.config, context, known, **options)
     model = WithHead(body.config, task.head())

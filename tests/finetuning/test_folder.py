@@ -65,7 +65,7 @@ def test_the_body_alone_loads_as_any_model(tmp_path):
 def test_a_folder_that_is_not_fine_tuned(tmp_path):
     folder, *_ = saved(tmp_path)
     whole = json.loads((folder / "task.json").read_text())
-    options = (dict(options=3), dict(options=dict(speed=1)))
+    options = (dict(options=3), dict(options=dict(speed=1)), dict(options=dict(pairs="apart")))
     for broken in (
         whole | dict(task="sleep"),
         whole | dict(known=None),
