@@ -50,6 +50,7 @@ class ExtractionSettings(cli.CommonSettings):
     tokens_per_batch: int | None = None  # padding included; none: 1,024 on a CPU, 16,384 on a GPU
 
     def __post_init__(self):
+        super().__post_init__()
         for name in ("draws", "tokens_per_batch"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be 1 or more")

@@ -54,6 +54,7 @@ class PromptSettings(cli.CommonSettings):
     n_beam: int = 1  # above 1: beam search
 
     def __post_init__(self):
+        super().__post_init__()
         for name in ("n_draw", "n_test"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be 1 or more")

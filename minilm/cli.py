@@ -18,10 +18,11 @@ import os
 import sys
 import textwrap
 from dataclasses import MISSING, asdict, dataclass
+from pathlib import Path
 from typing import Literal
 
 from .errors import UserError, suggest
-from .flags import Flag, as_typed, flags_of, kind_of, words_for
+from .flags import Flag, as_typed, flags_of, kind_of, option_of, words_for
 
 WIDTH = 100  # columns of the help and of a printed command
 
@@ -36,6 +37,16 @@ class CommonSettings:
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16: matrix products in 16 bits, weights stay in 32
     compile: bool = False  # let torch.compile fuse the model: a slow first step, faster ones after it
     overwrite: bool = False  # replace the run that is already in --out
+
+    def __post_init__(self):
+        if self.out is None or not self.overwrite:
+            return
+        for name in ("model", "init", "teacher", "reward"):
+            source = getattr(self, name, None)
+            if source and Path(source).resolve() == Path(self.out).resolve():
+                raise UserError(
+                    f"--out {self.out} --overwrite would delete {option_of(name)} {source}: name another"
+                )
 
 
 def parse(settings_class: type, argv: list[str] | None = None, description: str = ""):

@@ -56,6 +56,7 @@ class TrainingSettings(CommonSettings):
     resume: bool = False  # continue the run in --out, or the newest one that was interrupted
 
     def __post_init__(self):
+        super().__post_init__()
         lowest = dict.fromkeys(("seed", "lr", "warmup", "weight_decay", "clip"), 0)
         lowest |= dict.fromkeys(("steps", "batch_size", "accumulate"), 1)
         lowest |= dict.fromkeys(("eval_every", "save_every", "log_every"), 1)

@@ -338,6 +338,19 @@ def test_run_is_quiet_where_the_reader_of_a_pipe_has_left():
 def test_common_settings_are_those_of_every_script():
     names = {field.name for field in fields(CommonSettings)}
     assert names == {"out", "seed", "device", "precision", "compile", "overwrite"}
+
+
+def test_what_a_run_reads_from_is_not_overwritten_by_it():
+    @dataclass(frozen=True, kw_only=True)
+    class FromModel(cli.CommonSettings):
+        """Reads a model."""
+
+        model: str | None = None  # a folder
+
+    with pytest.raises(UserError, match=r"--out runs/a --overwrite would delete --model ./runs/../runs/a/"):
+        FromModel(model="./runs/../runs/a/", out="runs/a", overwrite=True)
+    FromModel(model="runs/a", out="runs/b", overwrite=True)
+    FromModel(model="runs/a", out="runs/a")  # choose_folder says that it exists
     assert all(flag.help for flag in flags_of(CommonSettings))
     with pytest.raises(AttributeError):
         CommonSettings().seed = 1

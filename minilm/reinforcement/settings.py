@@ -71,6 +71,7 @@ class ReinforceSettings(PPOSettings):
     ablate: bool = False  # instead: PPO with one detail switched off after the other
 
     def __post_init__(self):
+        super().__post_init__()
         lowest = dict.fromkeys(("steps", "batch_size", "max_new_tokens", "epochs", "minibatches"), 1)
         lowest |= dict.fromkeys(
             ("n_pairs", "rounds", "answers_a_prompt", "reward_batch_size", "reward_steps", "dpo_steps"), 1
