@@ -83,7 +83,7 @@ def test_a_stopped_run_goes_on(script, monkeypatch):
 
 BAD = {
     "no such file": ("--data absent.tsv", "absent.tsv: no such file"),
-    "a single class": ("--data one.tsv", "all 4 examples have the label 'x'"),
+    "a single class": ("--data one.tsv", "one.tsv: all 4 examples have the label 'x'"),
     "an empty text": ("--data empty.tsv", "empty.tsv, line 2: nothing in 'text'"),
     "a missing column": ("--data column.csv", "column.csv, line 2: found 1 columns, expected 2"),
     "a header of other names": ("--data header.tsv", "header.tsv, line 1: found the header"),

@@ -284,3 +284,7 @@ def test_an_existing_folder_is_not_overwritten(script):
     code, _, err = script("--out here")
     assert code == 2 and "--overwrite" in err
     assert script("--out here --no-contrast --overwrite")[0] == 0
+
+
+def test_files_are_read_before_a_model_is_trained(script):
+    assert "absent.jsonl: no such file" in script("--preferences absent.jsonl --model nowhere")[2]

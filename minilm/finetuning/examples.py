@@ -55,9 +55,13 @@ def file_examples(task: type[Task], settings: FinetuningSettings) -> Examples:
     found = Examples(train, validation, parts["test"] or validation, " and ".join(settings.data))
     if skipped:
         found = replace(found, notes=(f"left out {skipped:,} examples (--skip-bad)",))
-    known = task.learn(train)
-    task.check(known, validation, settings.validation or found.name)
-    task.check(known, found.test, settings.test or found.name)
+    try:
+        known = task.learn(train)
+    except UserError as error:
+        raise UserError(f"{found.name}: {error}") from None
+    watched = settings.validation or f"{found.name}, the part that is watched (--validation FILE for another)"
+    task.check(known, validation, watched)
+    task.check(known, found.test, settings.test or watched)
     return found
 
 

@@ -83,11 +83,13 @@ def make_task(settings: FinetuningSettings, body: Transformer, tokenizer, exampl
 
 def finetune(settings: FinetuningSettings) -> Path:
     """Train the model on the task, print the comparison, and return the fine-tuned folder."""
-    settings, body, tokenizer = load_body(settings)
-    if settings.compare or settings.tune == "lora":  # the comparison comes last, its mistakes not
-        check_lora(body.config.d_model, settings.lora_rank, settings.lora_targets)
     settings = replace(settings, seeds=settings.seeds or default_seeds(settings))
-    examples = load_examples(replace(settings, seed=settings.seeds[0]))
+    # The later seeds and the comparison come last, their mistakes not; a mistake in a file before all.
+    parts = [load_examples(replace(settings, seed=seed)) for seed in settings.seeds]
+    examples = parts[0]
+    settings, body, tokenizer = load_body(settings)
+    if settings.compare or settings.tune == "lora":
+        check_lora(body.config.d_model, settings.lora_rank, settings.lora_targets)
     settings = with_recipe(settings, len(examples.train))
     print(examples.summary(), *examples.notes, sep="\n")
     task = make_task(settings, body, tokenizer, examples)
@@ -106,13 +108,18 @@ def finetune(settings: FinetuningSettings) -> Path:
     predictions = task.predict(model, examples.test, 4 * settings.batch_size)
     folder.write_predictions(out / PREDICTIONS, task, predictions)
     first = comparison.measure(model, task, examples, outcome["seconds"], settings.batch_size)
-    results = more_runs(settings, body, tokenizer, first)
+    results = more_runs(settings, body, tokenizer, parts, first)
     close(settings, task, examples, predictions, results, out)
     return out
 
 
-def more_runs(settings, body: Transformer, tokenizer, first: Result) -> dict[str, list[Result]]:
-    """Return the results of every way, a list over the seeds; `chosen` is the way of the settings."""
+def more_runs(
+    settings, body: Transformer, tokenizer, parts: list[Examples], first: Result
+) -> dict[str, list[Result]]:
+    """Return the results of every way, a list over the seeds; `chosen` is the way of the settings.
+
+    `parts`: the examples of each seed.
+    """
     results: dict[str, list[Result]] = {
         "trivial": [],
         "scratch": [],
@@ -120,9 +127,8 @@ def more_runs(settings, body: Transformer, tokenizer, first: Result) -> dict[str
         "lora": [],
         "chosen": [first],
     }
-    for i, seed in enumerate(settings.seeds):
+    for i, (seed, examples) in enumerate(zip(settings.seeds, parts, strict=True)):
         own = replace(settings, seed=seed)
-        examples = load_examples(own)
         task = make_task(own, body, tokenizer, examples)
         if settings.compare:
             for way, result in comparison.other_ways(body, task, examples, own).items():

@@ -33,14 +33,14 @@ from .stages import (
 def reinforce(settings: ReinforceSettings) -> Path:
     """Run everything that the settings ask for and return the run folder."""
     began, device = time.perf_counter(), choose_device(settings.device)
-    if settings.model is None:
-        found = newest_or_train("causal", settings.seed, settings.device)
-        settings = replace(settings, model=str(found))
-    model, tokenizer = load_policy(settings.model, device)
     needs_pairs = settings.algorithm == "dpo" or not (settings.reward or settings.reward_function)
     preferences = load_preferences(
         settings.preferences, settings.prompts, settings.n_pairs, settings.seed, needs_pairs
     )
+    if settings.model is None:
+        found = newest_or_train("causal", settings.seed, settings.device)
+        settings = replace(settings, model=str(found))
+    model, tokenizer = load_policy(settings.model, device)
     print(f"Policy: {settings.model}, {model.n_parameters():,} weights.\n{preferences.summary()}")
     check_reward(preferences, tokenizer, settings)
     task = make_task(preferences, tokenizer, model, settings)
