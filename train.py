@@ -41,8 +41,8 @@ def read_command() -> tuple[PretrainingSettings, dict]:
     elif settings.init:
         if settings.objective == "distillation":
             raise UserError("--init: a student begins with its teacher's layers; give --teacher alone")
-        if overrides:
-            raise UserError(f"{option_of(next(iter(overrides)))}: with --init the model is that of the run")
+        for name in (*overrides, *({"model", "tokenizer"} & given.keys())):
+            raise UserError(f"{option_of(name)}: with --init model and tokenizer are those of the run")
         kept = {"objective", "model", "context"}.union(*(entry.options for entry in OBJECTIVES.values()))
         saved = continued.start_settings(settings, given, kept)
     return with_recipe(PretrainingSettings(**saved | given)), overrides

@@ -80,7 +80,7 @@ def read_text(path: Path, errors: str = "strict") -> str:
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path}: byte {error.start} (0x{data[error.start]:02x}) is not valid UTF-8; "
-            "save the file as UTF-8, or go on with --errors replace"
+            "save the file as UTF-8, or (train.py) go on with --errors replace"
         ) from None
     return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
 

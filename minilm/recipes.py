@@ -5,6 +5,7 @@ published rows are those of the papers, for real text and real hardware.
 """
 
 from dataclasses import fields, replace
+from pathlib import Path
 
 from .config import PRESETS
 from .errors import UserError, suggest
@@ -71,6 +72,8 @@ def with_recipe(settings):
         settings = replace(settings, model=DEFAULT_MODEL[settings.objective])
     if settings.model not in RECIPES:
         known = "" if settings.model in PRESETS else suggest(settings.model, RECIPES)
+        if Path(settings.model).is_dir():
+            known = ", and a folder is given by --init"
         raise UserError(
             f"--model {settings.model}: no preset that this script trains{known}: {', '.join(RECIPES)}"
         )

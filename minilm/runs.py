@@ -46,7 +46,9 @@ def choose_folder(
     if overwrite and folder.exists():
         empty_run_folder(folder)
     elif not make_folder(folder):
-        raise UserError(f"--out {folder} exists: add --resume to continue it or --overwrite to replace it")
+        resumable = (folder / TRAINER).exists()
+        way = "add --resume to continue it or" if resumable else "choose another name, or add"
+        raise UserError(f"--out {folder} exists: {way} --overwrite to replace it")
     (folder / LOG).touch()  # marks it as ours even when the run is killed before its first checkpoint
     return folder
 

@@ -165,7 +165,8 @@ def _column_records(path: Path, fields: tuple[str, ...]) -> Iterator[Record]:
             raise UserError(f"{where}: found the header {names}, expected {list(fields)}; rename the columns")
         elif len(cells) != n_columns:
             expected = f"{n_columns} (with {', '.join(fields)})"
-            yield where, UserError(f"{where}: found {len(cells)} columns, expected {expected}")
+            hint = "; separated by semicolons? Use commas" if len(cells) == 1 and ";" in cells[0] else ""
+            yield where, UserError(f"{where}: found {len(cells)} columns, expected {expected}{hint}")
         else:
             yield where, [cells[column] for column in order]
 

@@ -86,6 +86,7 @@ BAD = {
     "a single class": ("--data one.tsv", "one.tsv: all 4 examples have the label 'x'"),
     "an empty text": ("--data empty.tsv", "empty.tsv, line 2: nothing in 'text'"),
     "a missing column": ("--data column.csv", "column.csv, line 2: found 1 columns, expected 2"),
+    "semicolons": ("--data semicolons.csv", "expected 2 (with text, label); separated by semicolons?"),
     "a header of other names": ("--data header.tsv", "header.tsv, line 1: found the header"),
     "a quote never closed": ("--data quote.csv", "quote.csv, line 2: "),
     "unknown labels": ("--data good.tsv --test other.tsv", "'z' (2 times)"),
@@ -110,6 +111,7 @@ def test_a_mistake_is_one_line_and_leaves_no_folder(script, mistake):
     write("one.tsv", "Ana.\tx\n" * 5)
     write("empty.tsv", "Ana.\tx\n\ty\n")
     write("column.csv", "Ana,x\nRui\n")
+    write("semicolons.csv", "text;label\nAna;x\n")
     write("header.tsv", "sentence\tlabel\nAna.\tx\n")
     write("quote.csv", 'Ana,x\n"Rui,y\n')
     write("other.tsv", "Ana.\tx\nBo.\tz\nCy.\tz\n")

@@ -57,6 +57,11 @@ def test_a_preset_that_does_not_exist_is_suggested():
         with_recipe(PretrainingSettings(model="bert-tinny"))
 
 
+def test_a_folder_in_place_of_a_preset_is_told_from_a_typing_slip(tmp_path):
+    with pytest.raises(UserError, match="a folder is given by --init: bert-tiny, "):
+        with_recipe(PretrainingSettings(model=str(tmp_path)))
+
+
 def test_a_preset_without_a_recipe_is_no_typing_slip():
     @dataclass(frozen=True)
     class Settings:

@@ -69,8 +69,11 @@ def test_out_is_made_with_the_folders_above_it():
     assert os.listdir("a/b/c") == ["log.jsonl"], "an empty log marks the folder as a run"
 
 
-def test_an_out_that_exists_is_an_error_that_names_both_flags():
-    run("mine", "log.jsonl")
+def test_an_out_that_exists_is_an_error_that_names_the_flags_that_help():
+    run("vectors", "log.jsonl")
+    with pytest.raises(UserError, match=r"--out vectors exists: choose another name, or add --overwrite"):
+        choose_folder("features", out="vectors")  # there is nothing to resume
+    run("mine", "log.jsonl", "trainer.pt")
     with pytest.raises(UserError, match=r"--out mine exists.*--resume.*--overwrite"):
         choose_folder("masked", out="mine")
     assert open("mine/log.jsonl").read() == "old"  # noqa: SIM115

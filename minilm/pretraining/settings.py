@@ -44,3 +44,5 @@ class PretrainingSettings(TrainingSettings):
             raise UserError(f"--mask-share {self.mask_share}: must be above 0 and at most 1")
         if not 0 <= self.replay < 1 or self.extend_vocabulary < 0:
             raise UserError("--replay must lie in [0, 1) and --extend-vocabulary must not be below 0")
+        if (self.replay or self.extend_vocabulary) and not (self.init or self.resume):
+            raise UserError("--replay and --extend-vocabulary need a model to go on with: add --init FOLDER")
