@@ -115,7 +115,7 @@ def make_objective(settings, corpus, tokenizer: BPE) -> Objective:
 
 
 def check_fit(settings, config: ModelConfig) -> None:
-    """Raise UserError unless the objective trains models of this kind, and rows fit the positions."""
+    """Raise UserError unless the objective trains such models, and rows fit the positions."""
     if settings.context > config.max_positions:
         raise UserError(
             f"--context {settings.context} is above the model's {config.max_positions} positions; "
@@ -127,6 +127,9 @@ def check_fit(settings, config: ModelConfig) -> None:
             f"--objective {settings.objective} trains a model of kind {OBJECTIVES[settings.objective].kind}, "
             f"and {settings.init or settings.model} is of kind {config.kind}; it fits --objective {fitting}"
         )
+    if settings.objective == "masked" and settings.next_sentence and not config.next_sentence:
+        name = settings.init or settings.model
+        raise UserError(f"{name} has no head for the next sentence: add --no-next-sentence")
 
 
 def copied_student(settings, overrides: dict) -> tuple[torch.nn.Module, BPE]:
