@@ -205,6 +205,14 @@ def load_trainer(folder: str | Path, device: str = "cpu") -> dict:
     return state
 
 
+def check_trainer(folder: str | Path, model: nn.Module) -> None:
+    """Raise UserError unless the weights in trainer.pt are those of such a model.
+
+    Asked before anything is written: flags that do not fit must leave the run as it was.
+    """
+    check_state(Path(folder) / TRAINER, load_trainer(folder)["model"], model.state_dict())
+
+
 def append_log(folder: str | Path, record: dict) -> None:
     """Add one JSON object as a line to log.jsonl. Log step N before saving step N: see `trim_log`."""
     with open(Path(folder) / LOG, "a", encoding="utf-8") as file:

@@ -124,13 +124,16 @@ def empty_run_folder(folder: Path) -> None:
 def read_settings(folder: Path, settings_class: type) -> tuple[dict, dict]:
     """Return (settings, overrides) that settings.json of a run holds: fields of the class, and others.
 
-    Lists become tuples again. UserError where the file is missing or broken.
+    Lists become tuples again. UserError where the file is missing, broken, or that of another script.
     """
     path = folder / SETTINGS
     if not path.exists():
         raise UserError(f"{folder}: not a run to go on from, no {SETTINGS} in it{near_runs(folder)}")
     names = {field.name for field in fields(settings_class)}
     saved = {k: tuple(v) if isinstance(v, list) else v for k, v in read_json(path).items()}
+    mark = next(iter(settings_class.__annotations__))  # --objective, --task, --algorithm: each has its own
+    if mark not in saved:
+        raise UserError(f"{path}: no {mark!r} in it, so it is the run of another script")
     own = {name: value for name, value in saved.items() if name in names}
     return own, {name: value for name, value in saved.items() if name not in names}
 

@@ -81,6 +81,27 @@ def test_a_stopped_run_goes_on(script, monkeypatch):
     small.assert_equal(stopped, whole)
 
 
+def test_a_resume_that_does_not_fit_leaves_the_run_as_it_was(script):
+    write("three.tsv", "Ana.\tx\nRui.\ty\nBo.\tz\n" * 8)
+    assert script("--seeds 0 --no-compare --out mine")[0] == 0
+    before = {path.name: path.read_bytes() for path in Path("mine").iterdir()}
+    for flags in ("--data three.tsv", "--tune lora"):
+        code, _, err = script(f"--resume --out mine {flags}")
+        assert code == 2 and "trainer.pt does not fit the model" in err
+        assert {path.name: path.read_bytes() for path in Path("mine").iterdir()} == before
+
+
+def test_a_mistake_in_the_examples_of_a_later_seed_comes_first(script):
+    write("rare.tsv", "Ana.\tx\nRui.\ty\n" * 8 + "Bo.\tz\n")  # some seed watches the only z
+    code, _, err = script(f"--data rare.tsv --no-compare --seeds {','.join(map(str, range(40)))}")
+    assert code == 2 and "rare.tsv, the part that is watched (--validation FILE for another)" in err
+    assert "'z' (1 times)" in err and not Path("runs").exists()
+
+
+def test_files_are_read_before_a_model_is_trained(script):
+    assert script("--data absent.tsv --model runs/masked")[2].startswith("error: absent.tsv: no such file")
+
+
 BAD = {
     "no such file": ("--data absent.tsv", "absent.tsv: no such file"),
     "a single class": ("--data one.tsv", "one.tsv: all 4 examples have the label 'x'"),

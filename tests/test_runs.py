@@ -220,6 +220,14 @@ def test_settings_that_are_missing(tmp_path):
         read_settings(tmp_path, Settings)
 
 
+def test_the_settings_of_another_script_are_not_read(tmp_path):
+    (tmp_path / "settings.json").write_text('{"task": "pair", "data": ["a"]}')
+    with pytest.raises(
+        UserError, match="settings.json: no 'steps' in it, so it is the run of another script"
+    ):
+        read_settings(tmp_path, Settings)
+
+
 def test_near_runs_suggests_folders_only(tmp_path):
     run("runs/masked")
     (tmp_path / "runs" / "maskad").write_text("")

@@ -268,6 +268,21 @@ def test_errors_replace_reads_on(script):
     assert code == 0, err
 
 
+def test_a_resume_that_does_not_fit_leaves_the_run_as_it_was(script):
+    assert script("--data texts.txt --out mine")[0] == 0
+    before = {path.name: path.read_bytes() for path in Path("mine").iterdir()}
+    code, _, err = script("--resume --out mine --d-model 16", "--device cpu")
+    assert code == 2 and "trainer.pt does not fit the model" in err
+    assert {path.name: path.read_bytes() for path in Path("mine").iterdir()} == before
+    assert script("--resume --out mine --steps 5", "--device cpu")[0] == 0
+
+
+def test_a_start_keeps_its_model_and_its_tokenizer(script):
+    for flags in ("--model bert-tiny", "--tokenizer t.json", "--d-model 8"):
+        found = script(f"--init runs/masked --data texts.txt {flags}", "--device cpu")
+        check_error(found, flags.split()[0], "with --init model and tokenizer are those of the run")
+
+
 BAD_FLAGS = {
     "--vocab-size 261": ["261", "262"],
     "--d-model 10 --n-head 4": ["--d-model 10", "--n-head 4"],

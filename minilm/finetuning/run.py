@@ -10,7 +10,7 @@ import torch
 
 from .. import cli
 from ..atomic import read_json, write_json
-from ..checkpoint import load
+from ..checkpoint import check_trainer, load
 from ..config import PRESETS, preset
 from ..devices import choose_device
 from ..errors import UserError
@@ -100,6 +100,8 @@ def finetune(settings: FinetuningSettings) -> Path:
     if n_cut:
         print(f"cut {n_cut:,} rows to --context {settings.context} tokens")
     out = choose_folder(settings.task, settings.out, settings.overwrite, settings.resume)
+    if settings.resume:
+        check_trainer(out, model)
     write_json(out / SETTINGS, cli.settings_dict(settings))
     cli.show(settings)
     folder.save_task(out, task)

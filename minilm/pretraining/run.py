@@ -7,6 +7,7 @@ from pathlib import Path
 
 from .. import cli
 from ..atomic import write_json
+from ..checkpoint import check_trainer
 from ..devices import choose_device, process_count, process_group, process_rank
 from ..errors import UserError
 from ..recipes import with_recipe
@@ -72,6 +73,8 @@ def pretrain(settings: PretrainingSettings, overrides: dict | None = None) -> Pa
     for note in objective.notes:
         print(note)
     folder = run_folder(settings, run_name(settings))
+    if settings.resume:
+        check_trainer(folder, model)
     if process_rank() == 0:
         write_json(folder / SETTINGS, cli.settings_dict(settings) | overrides)
     cli.show(settings, overrides, script="train.py")

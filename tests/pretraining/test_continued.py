@@ -84,7 +84,7 @@ def settings(tmp_path):
     """A saved causal model that knows general.txt, and the settings to go on with domain.txt."""
     (tmp_path / "general.txt").write_text("\n\n".join(small.documents(60)), encoding="utf-8")
     save(small.model("causal"), small.tokenizer(), tmp_path / "run")
-    saved = dict(data=[str(tmp_path / "general.txt")])
+    saved = dict(objective="causal", data=[str(tmp_path / "general.txt")])
     (tmp_path / "run" / "settings.json").write_text(json.dumps(saved), encoding="utf-8")
     return PretrainingSettings(
         **dict(objective="causal", init=str(tmp_path / "run"), context=24, batch_size=7, steps=3, lr=1e-2),
