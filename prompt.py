@@ -55,7 +55,7 @@ class PromptSettings(cli.CommonSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("n_draw", "n_test"):
+        for name in ("n_draw", "n_test", "n_beam", "max_new_tokens"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be 1 or more")
         if self.shots is not None and min(self.shots) < 0:

@@ -142,6 +142,8 @@ BAD = {
     ("--top-p 1.2 --prompt", "Ana"): ["top-p 1.2", "(0, 1]"],
     ("--top-k 0 --prompt", "Ana"): ["top-k 0"],
     ("--n-beam 2 --top-k 3 --prompt", "Ana"): ["n-beam 2", "top-k"],
+    ("--n-beam 0 --prompt", "Ana"): ["--n-beam 0: must be 1"],
+    ("--max-new-tokens -3 --prompt", "Ana"): ["--max-new-tokens -3: must be 1"],
     ("--data train.tsv --shots 1,13",): ["--shots 13", "train.tsv", "10 examples"],
     ("--data train.tsv --shots 8",): ["70 positions", "examples"],
     ("--data train.tsv --shots -1",): ["--shots -1"],
