@@ -14,19 +14,26 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..checkpoint import is_published, load, load_config
+from ..atomic import read_json
+from ..checkpoint import CONFIG, is_published, load, load_config
 from ..data import Corpus
 from ..devices import choose_device, process_count
 from ..errors import UserError
 from ..models import Transformer, build
-from ..recipes import RECIPES
-from ..runs import read_settings
+from ..recipes import DEFAULT_MODEL, RECIPES
+from ..runs import SETTINGS, read_settings
 from ..tokenizer import BPE
 from ..training import TrainingSettings, evaluate, make_optimizer, train_step
 from .objective import Objective
 from .registry import check_fit, load_texts, make_objective, texts_for_tokenizer
 
-PUBLISHED_OBJECTIVE = {"encoder": "masked", "decoder": "causal", "encoder-decoder": "denoising"}
+OBJECTIVE_OF = {
+    "encoder": "masked",
+    "decoder": "causal",
+    "encoder-decoder": "denoising",
+}  # where none is known
+LARGE_MODEL = dict(masked="bert-base", causal="gpt2", denoising="bart-base", translation="bart-base")
+BORDER = 256  # width of a large model
 # What a published model goes on with where the flags do not say. Its weights are far better than any that a
 # few hundred steps make, so the rate is small, as in fine-tuning (Devlin et al. 2019, appendix A.3).
 PUBLISHED = dict(steps=400, batch_size=16, lr=5e-5, warmup=50)
@@ -90,23 +97,36 @@ def train_from_zero(model: Transformer, objective: Objective, settings: Training
     return fresh.eval()
 
 
+def settings_of(start: str, settings_class: type) -> dict:
+    """Return the settings of a pre-training run; none for a model that came about in another way.
+
+    It may be published, fine-tuned, or saved by a program. UserError where there is no model at all.
+    """
+    folder = Path(start)
+    known = read_json(folder / SETTINGS) if (folder / SETTINGS).exists() else {}
+    if is_published(start) or ((folder / CONFIG).exists() and "objective" not in known):
+        return {}
+    return read_settings(folder, settings_class)[0]
+
+
 def start_settings(settings, given: dict, kept: set[str]) -> dict:
     """Return the settings that a continued run takes over from what `settings.init` names.
 
-    Those of a run folder of ours are in its settings.json, and `kept` says which of them go on. A published
-    model has none: it gets the objective that fits its kind, the recipe of the published preset most like it,
-    its own positions as the limit of the context, and the steps of PUBLISHED. `given`: the settings of the
-    command line.
+    Those of a pre-training run are in its settings.json, and `kept` says which of them go on. Another model
+    has none: it gets the objective that fits its kind, the recipe of the preset most like it, its own
+    positions as the limit of the context, and if it is published or large the steps of PUBLISHED. `given`:
+    the settings of the command line.
     """
-    if not is_published(settings.init):
-        saved = read_settings(Path(settings.init), type(settings))[0]
+    saved = settings_of(settings.init, type(settings))
+    if saved:
         return {name: value for name, value in saved.items() if name in kept}
     config = load_config(settings.init)
-    objective = given.get("objective") or PUBLISHED_OBJECTIVE[config.kind]
-    model = {"masked": "bert-base", "causal": "gpt2", "denoising": "bart-base"}.get(objective, "bart-base")
+    is_small = config.d_model < BORDER and not is_published(settings.init)
+    objective = given.get("objective") or OBJECTIVE_OF[config.kind]
+    model = (DEFAULT_MODEL if is_small else LARGE_MODEL)[objective]
     context = min(RECIPES[model]["context"], config.max_positions)
     saved = dict(objective=objective, model=model, context=context, next_sentence=config.next_sentence)
-    return saved | PUBLISHED
+    return saved | ({} if is_small else PUBLISHED)
 
 
 class Start:
@@ -121,10 +141,9 @@ class Start:
             raise UserError(f"{settings.init}: no tokenizer in it, so no text can be read")
         check_fit(settings, model.config)
         known = dict(data=("world",))  # nobody has the text that a published model knew
-        if not is_published(settings.init):
-            saved = read_settings(Path(settings.init), type(settings))[0]
-            # Its seed too: that of this run would deal out as validation what the model has read.
-            known |= {name: saved[name] for name in ("data", "seed") if name in saved}
+        saved = settings_of(settings.init, type(settings))
+        # Its seed too: that of this run would deal out as validation what the model has read.
+        known |= {name: saved[name] for name in ("data", "seed") if name in saved}
         self.general = load_texts(replace(settings, **known))
         self.before = self.look(model, tokenizer)
         if settings.extend_vocabulary:

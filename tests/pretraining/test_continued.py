@@ -116,11 +116,25 @@ def test_of_several_processes_the_one_that_closes_the_run_trains_nothing(setting
 
 
 def test_the_general_text_is_dealt_out_as_it_was_when_the_model_read_it(settings, tmp_path):
-    saved = dict(data=["python-docs:json"], seed=5)
+    saved = dict(objective="causal", data=["python-docs:json"], seed=5)
     (tmp_path / "run" / "settings.json").write_text(json.dumps(saved), encoding="utf-8")
     start = Start(dataclasses.replace(settings, seed=6), DOMAIN)
     assert start.general.validation == load_corpus("python-docs:json", seed=5).validation
     assert start.general.validation != load_corpus("python-docs:json", seed=6).validation
+
+
+def test_a_run_of_another_regime_goes_on_as_its_kind_of_model_does(settings, tmp_path):
+    run, kept = tmp_path / "run", {"objective", "model", "context"}
+    assert continued.start_settings(settings, {}, kept) == dict(objective="causal")
+    (run / "settings.json").write_text(json.dumps(dict(task="classification", data=["labels.tsv"])))
+    found = continued.start_settings(settings, {}, kept)
+    assert found["objective"] == "causal" and found["model"] == "gpt-tiny" and "lr" not in found
+    assert found["context"] <= small.model("causal").config.max_positions
+    assert Start(settings, DOMAIN).general.name == "world", "its labelled examples are no text to measure on"
+    (run / "settings.json").unlink()
+    assert continued.start_settings(settings, {}, kept) == found, "a model that a program has saved"
+    with pytest.raises(UserError, match="not a run to go on from"):
+        continued.settings_of(str(tmp_path / "absent"), PretrainingSettings)
 
 
 def test_a_start_with_new_tokens_and_replay(settings):
