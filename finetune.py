@@ -25,10 +25,10 @@ from minilm.runs import choose_folder, read_settings
 def read_command() -> FinetuningSettings:
     """Return the settings of this command line, with --resume over those of the run that goes on."""
     given, _ = cli.parse_given(FinetuningSettings, None, description=__doc__)
-    settings = FinetuningSettings(**given)
-    if not settings.resume:
-        return settings
-    folder = choose_folder(settings.task, settings.out, settings.overwrite, resume=True)
+    if not given.get("resume"):
+        return FinetuningSettings(**given)
+    name, out = given.get("task", FinetuningSettings.task), given.get("out")
+    folder = choose_folder(name, out, given.get("overwrite", False), resume=True)
     saved, _ = read_settings(folder, FinetuningSettings)
     return FinetuningSettings(**saved | dict(overwrite=False) | given | dict(out=str(folder)))
 

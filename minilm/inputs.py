@@ -102,7 +102,7 @@ def text_rows(
     n_special = len(framed(tokenizer, config, [], None if seconds is None else [])[0])
     least = n_special + (1 if seconds is None else 2)
     if not least <= longest <= config.max_positions:
-        raise UserError(f"a row of {longest} tokens: must be from {least} to {config.max_positions}")
+        raise UserError(f"--context {longest}: a row must have from {least} to {config.max_positions} tokens")
     ids, segments, n_cut = [], [], 0
     for i, text in enumerate(texts):
         first = text_ids(tokenizer, config, text)

@@ -78,7 +78,9 @@ class BPE:
         """
         start = [token.encode() for token in special_tokens] + [bytes([byte]) for byte in range(256)]
         if vocab_size < len(start):
-            raise UserError(f"vocab_size is {vocab_size}, the minimum {len(start)}: bytes + special tokens")
+            raise UserError(
+                f"vocab_size {vocab_size}: must be {len(start)} or more, bytes and special tokens"
+            )
         untrained = cls(dict(enumerate(start)), [], special_tokens, pattern)
         merges = learn(untrained._count_words(texts), vocab_size - len(start))
         return cls(dict(enumerate(start + [a + b for a, b in merges])), merges, special_tokens, pattern)

@@ -91,6 +91,12 @@ def test_a_resume_that_does_not_fit_leaves_the_run_as_it_was(script):
         assert {path.name: path.read_bytes() for path in Path("mine").iterdir()} == before
 
 
+def test_a_resume_needs_no_flag_that_the_run_knows(script):
+    assert script("--task pair --n-examples 8 --no-compare --out two")[0] == 0
+    code, _, err = script("--resume --out two --pairs together")
+    assert code == 0, err  # the task is that of the run, so --pairs fits it
+
+
 def test_a_mistake_in_the_examples_of_a_later_seed_comes_first(script):
     write("rare.tsv", "Ana.\tx\nRui.\ty\n" * 8 + "Bo.\tz\n")  # some seed watches the only z
     code, _, err = script(f"--data rare.tsv --no-compare --seeds {','.join(map(str, range(40)))}")

@@ -101,7 +101,7 @@ def test_what_is_cut_is_counted_and_fits():
 
 def test_a_length_without_room_is_named():
     for longest, seconds in ((2, None), (4, [B]), (31, None)):
-        with pytest.raises(UserError, match=f"a row of {longest} tokens: must be from . to 30"):
+        with pytest.raises(UserError, match=f"--context {longest}: a row must have from . to 30 tokens"):
             text_rows(TOKENIZER, ENCODER, [A], seconds, longest=longest)
 
 

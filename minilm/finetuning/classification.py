@@ -56,9 +56,20 @@ class TextTask(Task):
 
     @classmethod
     def read(cls, path, skip_bad=False, truth=True):
-        """Return (examples, n_skipped) of a table (`tables.read_table`)."""
-        rows, n_skipped = read_table(path, cls.fields if truth else cls.fields[:-1], skip_bad)
-        return (rows if truth else [(*row, None) for row in rows]), n_skipped
+        """Return (examples, n_skipped) of a table (`tables.read_table`).
+
+        Where no truth is asked for, a table without a header may hold one, in its last column.
+        """
+        if truth:
+            return read_table(path, cls.fields, skip_bad)
+        try:
+            rows, n_skipped = read_table(path, cls.fields[:-1], skip_bad)
+        except UserError as error:
+            try:
+                rows, n_skipped = read_table(path, cls.fields, skip_bad)
+            except UserError:
+                raise error from None
+        return [(*row[: cls.n_text], None) for row in rows], n_skipped
 
     def head_for(self, n_output: int) -> Head:
         """Return a linear layer on the one vector of a text, or on the two vectors of a pair."""

@@ -1,13 +1,12 @@
 """Where the examples of a task come from: the embedded world, or the user's files."""
 
 import random
-from dataclasses import replace
 from pathlib import Path
 
 from ..data import VALIDATION_SEED, VALIDATION_SHARE
 from ..errors import UserError
 from .registry import TASKS
-from .settings import WORLD, FinetuningSettings
+from .settings import WITH_CLASSES, WORLD, FinetuningSettings
 from .tasks import Examples, Task
 
 WORLD_VALIDATION, WORLD_TEST = 200, 600  # examples
@@ -52,9 +51,10 @@ def file_examples(task: type[Task], settings: FinetuningSettings) -> Examples:
         train, validation = hold_out(train, settings.seed, settings.data[0])
     if settings.n_examples is not None and settings.n_examples < len(train):
         train = task.draw(train, settings.n_examples, settings.seed)
-    found = Examples(train, validation, parts["test"] or validation, " and ".join(settings.data))
-    if skipped:
-        found = replace(found, notes=(f"left out {skipped:,} examples (--skip-bad)",))
+    notes = looks_like_header(task, parts["train"], settings.data[0])
+    notes += [f"left out {skipped:,} examples (--skip-bad)"] if skipped else []
+    name = " and ".join(settings.data)
+    found = Examples(train, validation, parts["test"] or validation, name, tuple(notes))
     try:
         known = task.learn(train)
     except UserError as error:
@@ -63,6 +63,15 @@ def file_examples(task: type[Task], settings: FinetuningSettings) -> Examples:
     task.check(known, validation, watched)
     task.check(known, found.test, settings.test or watched)
     return found
+
+
+def looks_like_header(task: type[Task], examples: list[tuple], path: str) -> list[str]:
+    """Return a note where the first example has a label of its own, as "sentiment" above "good" and "bad"."""
+    labels = [example[-1] for example in examples]
+    if task.name not in WITH_CLASSES or labels.count(labels[0]) > 1 or len(set(labels)) == len(labels):
+        return []
+    way_out = f"if that line is a header, name its columns {' and '.join(task.fields)}"
+    return [f"{path}: nothing but its first example is labelled {labels[0]!r}; {way_out}"]
 
 
 def read_file(

@@ -11,6 +11,7 @@ from .moving import n_last
 from .registry import TASKS
 
 ON_PAIRS = ("pair", "similarity")  # tasks on two texts
+WITH_CLASSES = ("classification", "pair")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,7 @@ class FinetuningSettings(TrainingSettings):
         for name, least in lowest.items():
             if getattr(self, name) is not None and getattr(self, name) < least:
                 raise UserError(f"{option_of(name)} {getattr(self, name)}: must be {least} or more")
-        if self.class_weights and self.task not in ("classification", "pair"):
+        if self.class_weights and self.task not in WITH_CLASSES:
             raise UserError(f"--class-weights: --task {self.task} has no classes")
         if self.pairs and self.task not in ON_PAIRS:
             raise UserError(f"--pairs {self.pairs}: --task {self.task} does not compare two texts")

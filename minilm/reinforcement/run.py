@@ -42,7 +42,7 @@ def reinforce(settings: ReinforceSettings) -> Path:
         settings = replace(settings, model=str(found))
     model, tokenizer = load_policy(settings.model, device)
     print(f"Policy: {settings.model}, {model.n_parameters():,} weights.\n{preferences.summary()}")
-    check_reward(preferences, tokenizer, settings)
+    check_reward(preferences, tokenizer, model, settings)
     task = make_task(preferences, tokenizer, model, settings)
     name = "ablation" if settings.ablate else "reinforce"  # an ablation leaves no policy behind
     folder = choose_folder(name, settings.out, settings.overwrite, settings.resume)

@@ -56,8 +56,12 @@ def load_policy(source: str, device: torch.device) -> tuple[Transformer, object]
     return model, tokenizer
 
 
-def check_reward(preferences: Preferences, tokenizer, settings: ReinforceSettings) -> None:
+def check_reward(
+    preferences: Preferences, tokenizer, model: Transformer, settings: ReinforceSettings
+) -> None:
     """Raise UserError where what is to be learnt from cannot be used, before anything has been trained."""
+    if preferences.pairs:
+        DirectPreference(preferences, tokenizer, model, settings.reward_batch_size)  # each must fit the model
     if settings.supervised_steps and not preferences.pairs:
         raise UserError("--supervised-steps needs pairs to learn from: add --preferences FILE")
     if settings.reward:

@@ -142,6 +142,13 @@ def test_files_are_read_with_and_without_truths(tmp_path):
     assert Classification.read(path) == ([("Ana ran.", "x"), ("Rui.", "y")], 0)
     path.write_text("Ana ran.\nRui.\n", encoding="utf-8")
     assert Classification.read(path, truth=False) == ([("Ana ran.", None), ("Rui.", None)], 0)
+    path.write_text("Ana ran.\tx\nRui.\ty\n", encoding="utf-8")
+    assert Classification.read(path, truth=False) == ([("Ana ran.", None), ("Rui.", None)], 0), (
+        "labels that nobody asked for are passed over"
+    )
+    path.write_text("a\tb\tc\td\n", encoding="utf-8")
+    with pytest.raises(UserError, match="found 4 columns, expected 1"):
+        Classification.read(path, truth=False)
     path.write_text("a\tb\t2.5\n", encoding="utf-8")
     assert Pair.read(path) == ([("a", "b", "2.5")], 0)
     path.write_text("\tx\n", encoding="utf-8")

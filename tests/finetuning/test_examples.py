@@ -8,7 +8,15 @@ import tuned
 from minilm.errors import UserError
 from minilm.finetuning import examples
 from minilm.finetuning.classification import Classification
-from minilm.finetuning.examples import file_examples, hold_out, load_examples, read_file, world_examples
+from minilm.finetuning.examples import (
+    file_examples,
+    hold_out,
+    load_examples,
+    looks_like_header,
+    read_file,
+    world_examples,
+)
+from minilm.finetuning.registry import TASKS
 from minilm.world import HELD_OUT_THINGS, SINGULAR_OF
 
 
@@ -98,3 +106,20 @@ def test_an_error_says_what_the_files_of_a_task_hold():
     with pytest.raises(UserError, match=r"expected .tsv, .*\(--task classification reads text and label"):
         read_file(Classification, "a.txt")
     assert read_file(Classification, "test.tsv")[0] == [("other", "x"), ("more", "y")]
+
+
+def test_a_header_with_other_names_is_pointed_out():
+    write("train.tsv", ["review\tsentiment"] + [f"text {i}\t{'xyz'[i % 3]}" for i in range(40)])
+    assert any("labelled 'sentiment'" in note and "text and label" in note for note in files_or_notes())
+    write("train.tsv", ["a\tx"] + [f"text {i}\t{'xyz'[i % 3]}" for i in range(40)])
+    assert files_or_notes() == (), "an ordinary first line"
+    assert looks_like_header(Classification, [("a", "x"), ("b", "y")], "t") == [], "one example a class"
+    assert looks_like_header(TASKS["text-to-text"], [("a", "x"), ("b", "y"), ("c", "y")], "t") == []
+
+
+def files_or_notes() -> tuple[str, ...]:
+    """Return the notes on train.tsv, all of whose labels are known from what is learnt."""
+    train = Classification.read("train.tsv")[0]
+    write("watched.tsv", [f"{text}\t{label}" for text, label in train])
+    made = tuned.settings(data=("train.tsv",), validation="watched.tsv", test="test.tsv")
+    return load_examples(made).notes

@@ -103,15 +103,18 @@ def test_the_supervised_start_moves_policy_and_reference_alike(gpt, task, settin
 
 
 def test_what_cannot_be_learnt_from_is_found_first(gpt, preferences, settings, tmp_path):
-    check_reward(preferences, TOKENIZER, settings(supervised_steps=2))
+    check_reward(preferences, TOKENIZER, gpt, settings(supervised_steps=2))
     save(gpt, TOKENIZER, tmp_path / "policy")
     with pytest.raises(UserError, match="is it a reward model"):
-        check_reward(preferences, TOKENIZER, settings(reward=str(tmp_path / "policy")))
+        check_reward(preferences, TOKENIZER, gpt, settings(reward=str(tmp_path / "policy")))
     with pytest.raises(UserError, match="cannot import no_such_rules"):
-        check_reward(preferences, TOKENIZER, settings(reward_function="no_such_rules:f"))
+        check_reward(preferences, TOKENIZER, gpt, settings(reward_function="no_such_rules:f"))
+    preferences.pairs.append(("Ana", "ran. " * 200, "slept."))
+    with pytest.raises(UserError, match="the pair of the prompt 'Ana' has .* tokens"):
+        check_reward(preferences, TOKENIZER, gpt, settings())
     preferences.pairs.clear()
     with pytest.raises(UserError, match="--supervised-steps needs pairs"):
-        check_reward(preferences, TOKENIZER, settings(supervised_steps=2))
+        check_reward(preferences, TOKENIZER, gpt, settings(supervised_steps=2))
 
 
 def watched(monkeypatch, task) -> list:
