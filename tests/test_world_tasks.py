@@ -111,7 +111,11 @@ def test_questions_have_their_answer_at_the_offset():
         assert context[start : start + len(answer)] == answer
         assert world.parses(context)
         kinds[question.split()[0]] += 1
-    assert set(kinds) == {"Where", "When", "What", "Who", "How"}
+    assert kinds == dict.fromkeys(("Where", "When", "What", "Who", "How"), 40), "kinds in equal shares"
+    held_out = Counter(q.split()[0] for _, q, *_ in world_tasks.questions(400, 3, held_out=True))
+    assert set(held_out) == {"Where", "When", "What", "How"} and min(held_out.values()) >= 95, (
+        "with one verb a place nobody is the only one who did it; of the other kinds equal shares"
+    )
 
 
 def test_instructions_have_the_right_response():

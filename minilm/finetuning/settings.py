@@ -62,7 +62,7 @@ WORLD = {
     "pair": dict(n_examples=300, steps=300, batch_size=32),
     "similarity": dict(n_examples=3000, steps=1000, batch_size=32, rate=3e-3),
     "tagging": dict(n_examples=200, steps=200, batch_size=32),
-    "span": dict(n_examples=600, steps=300, batch_size=32),
+    "span": dict(n_examples=1500, steps=500, batch_size=32),
     "text-to-text": dict(n_examples=3000, steps=200, batch_size=32, rate=2e-3),
 }
 # A small model learns at such a rate; a published one at that of Devlin et al. 2019, appendix A.3. What is
