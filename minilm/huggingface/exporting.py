@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..atomic import write_json
+from ..atomic import read_json, write_json
 from ..checkpoint import load
 from ..config import ModelConfig
 from ..errors import UserError
@@ -163,5 +163,5 @@ def frame(config: ModelConfig, run_folder: Path) -> tuple[str | None, str | None
     if config.kind == "decoder":
         return None, None
     settings = run_folder / SETTINGS
-    translates = settings.exists() and '"translation"' in settings.read_text("utf-8")
+    translates = settings.exists() and read_json(settings).get("objective") == "translation"
     return (None if translates else "[CLS]"), "[SEP]"

@@ -176,6 +176,8 @@ def test_special_ids(bpe):
 def test_what_stands_around_a_text(tmp_path):
     assert frame(small("gpt2"), tmp_path) == (None, None)
     assert frame(small("bert-base"), tmp_path) == ("[CLS]", "[SEP]")
+    (tmp_path / "settings.json").write_text('{"objective": "denoising", "out": "translation"}')
+    assert frame(small("bart-base"), tmp_path) == ("[CLS]", "[SEP]"), "a name of a folder is no objective"
     (tmp_path / "settings.json").write_text('{"objective": "translation"}')
     assert frame(small("transformer-tiny"), tmp_path) == (None, "[SEP]")
 
