@@ -116,6 +116,8 @@ def read_bpe(folder: Path, whole: dict, settings: dict, kind: str) -> tuple[BPE,
     notes = []
     if settings.get("add_prefix_space"):
         notes.append("its tokenizer reads every text with a space before it: encode(' ' + text)")
+    if greedy := [entry["content"] for entry in whole.get("added_tokens") or () if entry.get("lstrip")]:
+        notes.append(f"its tokenizer drops the spaces before {', '.join(greedy)}: write none there")
     return tokenizer, notes
 
 

@@ -124,6 +124,15 @@ def test_a_space_before_every_text_is_said(tmp_path):
     assert "encode(' ' + text)" in read_tokenizer(folder, {"model_type": "gpt2"})[1][0]
 
 
+def test_spaces_that_a_mask_drops_are_said(tmp_path):
+    folder = published.folder(tmp_path / "roberta", "roberta")
+    n = read_bpe(folder, {}, {}, "roberta")[0].special_id("[MASK]")
+    tokens = [{"id": 0, "content": "<s>", "lstrip": False}, {"id": n, "content": "<mask>", "lstrip": True}]
+    write(folder, tokenizer={"added_tokens": tokens})
+    notes = read_tokenizer(folder, {"model_type": "roberta"})[1]
+    assert notes == ["its tokenizer drops the spaces before <mask>: write none there"]
+
+
 def test_vocabularies_that_we_do_not_have(tmp_path):
     folder = published.folder(tmp_path / "gpt2", "gpt2")
     (folder / "merges.txt").write_text("#version: 0.2\na\n")
