@@ -20,7 +20,7 @@ ACTIVATIONS = {
 class Layout(NamedTuple):
     """What the config.json of a model type says."""
 
-    keys: dict[str, tuple]  # key -> our fields, then the value where the key is missing
+    keys: dict[str, tuple]  # key -> our field, and its value where the key is missing
     fixed: dict[str, object]  # our fields that are the same in all models of this type
     only: dict[str, object]  # key -> the one value that we can express; it is also the default
     architecture: str  # the class of transformers with all heads of pre-training
