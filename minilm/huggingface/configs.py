@@ -215,7 +215,7 @@ def check_value(where: str, key: str, field: str, value):
     expected = ModelConfig.__annotations__[field]
     kinds = {int: (int,), bool: (bool,)}.get(expected, (int, float))
     if type(value) not in kinds and not (key == "n_inner" and value is None):
-        raise UserError(f"{where}: {key} is {value!r}, and a {kinds[-1].__name__} was expected")
+        raise UserError(f"{where}: {key} is {value!r}, expected {kinds[-1].__name__}")
     return value
 
 

@@ -72,7 +72,7 @@ def test_a_deviation_that_the_width_sets_is_written_out():
             "position_embedding_type is 'relative_key'",
         ),
         (dict(model_type="bert", is_decoder=True), "is_decoder is True, and only False"),
-        (dict(model_type="bert", hidden_size="768"), "hidden_size is '768', and a int was expected"),
+        (dict(model_type="bert", hidden_size="768"), "hidden_size is '768', expected int"),
         (dict(model_type="bert", num_hidden_layers=True), "num_hidden_layers is True"),
         (dict(model_type="bert", num_attention_heads=7), "x: --d-model 768 is not divisible by --n-head 7"),
         (dict(model_type="roberta", hidden_act="relu"), "RoBERTa's head always has gelu"),
