@@ -121,6 +121,12 @@ def test_a_beam_is_never_below_greedy():
         assert (beam > greedy + 1e-4).any(), "and sometimes likelier, or nothing was searched"
 
 
+def test_the_temperature_of_greedy_decoding_changes_no_search():
+    model, prompts = model_of(), [[1, 2, 3], [4], [5, 6]]
+    found = generate(model, prompts, 8, n_beam=3, eos_id=4)
+    assert generate(model, prompts, 8, n_beam=3, eos_id=4, temperature=0.0) == found
+
+
 def test_limits_hold_for_each_row():
     draft, limits = Draft(model_of(), [[1, 2], [3], [4, 5]], 5), torch.tensor([2, 5, 0])
     with torch.inference_mode():
@@ -189,9 +195,9 @@ def test_remember_keeps_the_best_ended_text():
 def test_a_search_is_settled_when_no_text_can_win_any_more():
     beam = beam_of([-1.0, -2.0], [False, True], [2, 2])
     assert not beam.is_settled(), "nothing has been remembered"
-    beam.best_score = torch.tensor([-0.9])
+    beam.best_score = torch.tensor([-0.8])
     assert beam.is_settled(), "more tokens never make -1.0 likelier"
-    beam.length_penalty = 1.0  # at most -1.0 / ((5 + 4) / 6) = -0.67
+    beam.length_penalty = 1.0  # at most -1.0 / ((5 + 4) / 6) = -0.67; of its own two tokens -0.86
     assert not beam.is_settled(), "a longer text is divided by more"
     beam.ended = torch.tensor([[True, True]])
     assert beam.is_settled(), "no text is alive"

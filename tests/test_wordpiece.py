@@ -104,7 +104,7 @@ def test_character_classes():
     assert all(map(is_punctuation, '$+<=>^`|~!"#[]_—¿。')), "all symbols of ASCII, and what Unicode says"
     assert not any(map(is_punctuation, "a9 é€±")), "other currencies and signs belong to their word"
     assert all(map(is_ideograph, "漢㐀𠀀豈")) and not any(map(is_ideograph, "かカ가a"))
-    assert [clean_character(c) for c in "\ta\x07\u00ad\u2028漢"] == [" ", "a", "", "", " ", " 漢 "]
+    assert [clean_character(c) for c in "\ta\x07\u00ad\ue000\u2028漢"] == [" ", "a", "", "", "", " ", " 漢 "]
     assert clean_character("漢", chinese_characters=False) == "漢"
     table = CharacterTable(lambda character: character * 2)
     assert "ab".translate(table) == "aabb" and table == {97: "aa", 98: "bb"}, "asked once for each"
