@@ -51,9 +51,7 @@ class ExtractionSettings(cli.CommonSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("draws", "tokens_per_batch"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be 1 or more")
+        self.check_least(dict(draws=1, tokens_per_batch=1))
         if any(n != "all" and n < 1 for n in self.labels):
             raise UserError(f"--labels {' '.join(map(str, self.labels))}: each must be 1 or more, or all")
         if self.similar is not None and not self.similar.strip():

@@ -55,9 +55,7 @@ class PromptSettings(cli.CommonSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("n_draw", "n_test", "n_beam", "max_new_tokens"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be 1 or more")
+        self.check_least(dict(n_draw=1, n_test=1, n_beam=1, max_new_tokens=1))
         if self.shots is not None and min(self.shots) < 0:
             raise UserError(f"--shots {min(self.shots)}: must be 0 or more")
         if self.prompt is not None and not self.prompt.strip():

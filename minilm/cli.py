@@ -48,6 +48,13 @@ class CommonSettings:
                     f"--out {self.out} --overwrite would delete {option_of(name)} {source}: name another"
                 )
 
+    def check_least(self, least: dict[str, float]) -> None:
+        """Raise UserError for a field below its least value; one that is none is left alone."""
+        for name, bound in least.items():
+            value = getattr(self, name)
+            if value is not None and value < bound:
+                raise UserError(f"{option_of(name)} {value}: must be {bound} or more")
+
 
 def parse(settings_class: type, argv: list[str] | None = None, description: str = ""):
     """Return an instance of the dataclass, filled from `argv` (none: the command line).

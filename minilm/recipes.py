@@ -78,5 +78,10 @@ def with_recipe(settings):
             f"--model {settings.model}: no preset that this script trains{known}: {', '.join(RECIPES)}"
         )
     recipe = RECIPES[settings.model] | (CONTINUED if settings.init else {})
+    return filled_in(settings, recipe)
+
+
+def filled_in(settings, recipe: dict):
+    """Return the settings with every field that is none taken from the recipe, where that has it."""
     empty = [field.name for field in fields(settings) if getattr(settings, field.name) is None]
     return replace(settings, **{name: recipe[name] for name in empty if name in recipe})

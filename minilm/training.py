@@ -30,7 +30,6 @@ from .ctrl_c import ctrl_c_as_a_wish
 from .devices import autocast, process_count, process_rank, sum_over_processes, to_device
 from .early_stopping import EarlyStopping
 from .errors import UserError
-from .flags import option_of
 from .report import Report
 from .runs import TRAINER
 
@@ -60,10 +59,7 @@ class TrainingSettings(CommonSettings):
         lowest = dict.fromkeys(("seed", "lr", "warmup", "weight_decay", "clip"), 0)
         lowest |= dict.fromkeys(("steps", "batch_size", "accumulate"), 1)
         lowest |= dict.fromkeys(("eval_every", "save_every", "log_every"), 1)
-        for name, least in lowest.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UserError(f"{option_of(name)} {value}: must be {least} or more")
+        self.check_least(lowest)
         parts = self.accumulate * process_count()
         if self.batch_size is not None and self.batch_size < parts:
             raise UserError(

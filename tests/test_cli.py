@@ -340,6 +340,12 @@ def test_common_settings_are_those_of_every_script():
     assert names == {"out", "seed", "device", "precision", "compile", "overwrite"}
 
 
+def test_a_field_below_its_least_value_is_named_by_its_flag():
+    with pytest.raises(UserError, match="--vocab-size 2: must be 3 or more"):
+        Settings(vocab_size=2).check_least(dict(lr=0, vocab_size=3))
+    Settings(vocab_size=3, lr=0.0, steps=None).check_least(dict(lr=0, vocab_size=3, steps=1))
+
+
 def test_what_a_run_reads_from_is_not_overwritten_by_it():
     @dataclass(frozen=True, kw_only=True)
     class FromModel(cli.CommonSettings):

@@ -9,7 +9,7 @@ from minilm.config import PRESETS
 from minilm.errors import UserError
 from minilm.flags import flags_of, words_for
 from minilm.pretraining.settings import PretrainingSettings
-from minilm.recipes import DEFAULT_MODEL, RECIPES, with_recipe
+from minilm.recipes import DEFAULT_MODEL, RECIPES, filled_in, with_recipe
 
 
 def test_every_objective_has_a_default_that_runs_on_a_cpu():
@@ -41,6 +41,12 @@ def test_flags_win_over_the_recipe():
     assert {name: getattr(settings, name) for name in changes} == changes, "0 is a value, not a gap"
     assert settings.batch_size == RECIPES["bert-tiny"]["batch_size"]
     assert replace(settings, **changes) == settings
+
+
+def test_only_what_is_none_is_filled_in():
+    settings = filled_in(PretrainingSettings(lr=0.0), dict(lr=1.0, steps=7, not_a_field=3))
+    assert (settings.lr, settings.steps) == (0.0, 7), "0 is a value, not a gap"
+    assert settings.batch_size is None, "what the recipe does not have stays none"
 
 
 def test_the_recipe_is_that_of_the_model_and_not_of_the_objective():

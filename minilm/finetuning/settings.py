@@ -1,11 +1,11 @@
 """The flags of fine-tuning, and what they are where they are not given: one row a task."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from ..config import ModelConfig
 from ..errors import UserError
-from ..flags import option_of
+from ..recipes import filled_in
 from ..training import TrainingSettings
 from .moving import n_last
 from .registry import TASKS
@@ -44,10 +44,7 @@ class FinetuningSettings(TrainingSettings):
         n_last(self.tune)
         if not 0 < self.layer_decay <= 1:
             raise UserError(f"--layer-decay {self.layer_decay}: must be above 0 and at most 1")
-        lowest = dict(unfreeze_every=0, patience=0, n_examples=1, context=3)
-        for name, least in lowest.items():
-            if getattr(self, name) is not None and getattr(self, name) < least:
-                raise UserError(f"{option_of(name)} {getattr(self, name)}: must be {least} or more")
+        self.check_least(dict(unfreeze_every=0, patience=0, n_examples=1, context=3))
         if self.class_weights and self.task not in WITH_CLASSES:
             raise UserError(f"--class-weights: --task {self.task} has no classes")
         if self.pairs and self.task not in ON_PAIRS:
@@ -95,5 +92,4 @@ def with_recipe(settings: FinetuningSettings, n_example: int) -> FinetuningSetti
     n_row = settings.batch_size or recipe["batch_size"]
     recipe.setdefault("steps", max(100, -(-EPOCHS * n_example // n_row)))
     recipe["warmup"] = (settings.steps or recipe["steps"]) // 10
-    empty = [field.name for field in fields(settings) if getattr(settings, field.name) is None]
-    return replace(settings, **{name: recipe[name] for name in empty if name in recipe})
+    return filled_in(settings, recipe)

@@ -91,9 +91,7 @@ class ReinforceSettings(PPOSettings):
             0,
         )
         lowest |= dict.fromkeys(("warn_kl", "stop_kl", "gamma", "gae_lambda"), 0)
-        for name, least in lowest.items():
-            if getattr(self, name) < least:
-                raise UserError(f"{option_of(name)} {getattr(self, name)}: must be {least} or more")
+        self.check_least(lowest)
         for name in ("gamma", "gae_lambda"):
             if getattr(self, name) > 1:
                 raise UserError(f"{option_of(name)} {getattr(self, name)}: must lie in [0, 1]")
