@@ -82,7 +82,7 @@ def all_readings(config: ModelConfig) -> list[Reading]:
 def pool(states: Sequence[Tensor], real: Tensor | None, how: Reading) -> Tensor:
     """Hidden states, n_layer + 1 of (B, T, D), and which tokens are real, (B, T) -> vectors (B, D).
 
-    `real` none: all are. Padding stands on the right. `concat-last-4` gives (B, 4 D).
+    `real` none: all are. `concat-last-4` gives (B, 4 D).
     """
     if how.pooling == "concat-last-4":
         return torch.cat([token_mean(state, real) for state in states[-4:]], dim=1)
@@ -95,9 +95,7 @@ def pool(states: Sequence[Tensor], real: Tensor | None, how: Reading) -> Tensor:
         return token_mean(hidden, real)
     if how.pooling == "max":
         return (hidden if real is None else hidden.masked_fill(~real[..., None], -torch.inf)).amax(1)
-    if real is None:
-        return hidden[:, -1]
-    return hidden[torch.arange(len(hidden), device=hidden.device), real.sum(1) - 1]
+    return last_token(hidden, real)
 
 
 def token_mean(hidden: Tensor, real: Tensor | None) -> Tensor:
@@ -106,6 +104,14 @@ def token_mean(hidden: Tensor, real: Tensor | None) -> Tensor:
         return hidden.mean(1)
     weight = real.to(hidden.dtype) / real.sum(1, keepdim=True)  # (B, T), each row sums to 1
     return (weight[:, None] @ hidden)[:, 0]  # (B, 1, T) @ (B, T, D) -> (B, 1, D) -> (B, D)
+
+
+def last_token(hidden: Tensor, real: Tensor | None) -> Tensor:
+    """Return the state of the last real token, whichever side is padded: (B, T, D), (B, T) -> (B, D)."""
+    if real is None:
+        return hidden[:, -1]
+    last = (real * torch.arange(real.shape[1], device=real.device)).argmax(1)  # (B,)
+    return hidden[torch.arange(len(hidden), device=hidden.device), last]
 
 
 def checked_rows(tokenizer, config: ModelConfig, texts: Sequence[str]) -> TextRows:

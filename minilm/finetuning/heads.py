@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import ModelConfig
-from ..extraction import token_mean
+from ..extraction import last_token, token_mean
 from ..models import Transformer
 from .lora import merged_state
 
@@ -123,9 +123,7 @@ class WithHead(Transformer):
         """Return one vector a text (B, D) of the last hidden states (B, T, D), mask (B, T)."""
         if self.decoder is None:
             return hidden[:, 0] if self.pooler is None else self.pooled(hidden)
-        column = torch.arange(mask.shape[1], device=mask.device)
-        last = (mask * column).argmax(1)  # (B,) the last real token, whichever side is padded
-        return hidden[torch.arange(len(hidden), device=hidden.device), last]
+        return last_token(hidden, mask)
 
 
 def compared(u: Tensor, v: Tensor) -> Tensor:

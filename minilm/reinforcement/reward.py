@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..checkpoint import load_config, load_weights
 from ..errors import UserError
+from ..extraction import last_token
 from ..models import Transformer, build
 from ..runs import TOKENIZER
 from ..tokenizer import BPE
@@ -48,8 +49,7 @@ class RewardModel(nn.Module):
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Texts (B, T) with their mask, 1 for real tokens, padded on either side -> rewards (B,)."""
         hidden = self.trunk.hidden_states(ids, mask)[-1]  # (B, T, D)
-        last = (mask.long() * torch.arange(ids.shape[1], device=ids.device)).argmax(1)  # (B,)
-        return self.head(hidden[torch.arange(len(ids), device=ids.device), last])[:, 0]
+        return self.head(last_token(hidden, mask))[:, 0]
 
 
 class BradleyTerry(PairObjective):
