@@ -125,6 +125,12 @@ def text_ids(tokenizer, config: ModelConfig, text: str) -> list[int]:
     return tokenizer.encode(" " + text if ours else text, allow_special=False)
 
 
+def prompt_ids(tokenizer, config: ModelConfig, prompt: str) -> list[int]:
+    """Return a prompt as the model knows the beginning of a text: of a decoder without an end."""
+    row, _ = framed(tokenizer, config, text_ids(tokenizer, config, prompt))
+    return row[:-1] if config.kind == "decoder" else row
+
+
 def word_ids(tokenizer, config: ModelConfig, words: Sequence[str]) -> list[list[int]]:
     """Return the tokens of each word, as they would be in a text: a space before it, not before a full stop.
 

@@ -22,7 +22,7 @@ from .config import ModelConfig
 from .draft import pad
 from .errors import UserError
 from .generation import check_decoder, check_prompt, evaluation_mode
-from .inputs import END, decoder_begin, framed, text_ids
+from .inputs import END, decoder_begin, prompt_ids, text_ids
 from .sampling import next_token_distributions
 
 SCORES = ("sum", "mean", "calibrated")
@@ -103,12 +103,6 @@ def label_tokens(tokenizer, prompt_format: PromptFormat, config: ModelConfig) ->
         follows = [tokenizer.special_id("[SEP]")]
     nested = any(a != b and b[: len(a)] == a for a in labels for b in labels)
     return [(*label, follows[0]) for label in labels] if nested else labels
-
-
-def prompt_ids(tokenizer, config: ModelConfig, prompt: str) -> list[int]:
-    """Return a prompt as the model knows the beginning of a text: of a decoder without an end."""
-    row, _ = framed(tokenizer, config, text_ids(tokenizer, config, prompt))
-    return row[:-1] if config.kind == "decoder" else row
 
 
 def prompt_length(tokenizer, config: ModelConfig, prompt_format: PromptFormat, question: Question) -> int:

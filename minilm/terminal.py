@@ -8,8 +8,8 @@ import sys
 
 from .errors import UserError
 from .generation import SamplingRule, check_decoder, sample
-from .inputs import END
-from .prompting import decoder_start, prompt_ids
+from .inputs import END, prompt_ids
+from .prompting import decoder_start
 
 HELP = "Type the beginning of a text. Arrows recall earlier ones, Ctrl-C ends an answer, Ctrl-D leaves."
 

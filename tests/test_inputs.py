@@ -1,12 +1,24 @@
 """Grades minilm/inputs.py: a text becomes the row that the model was trained on."""
 
+from types import SimpleNamespace
+
 import pytest
 import small
 import torch
 
 from minilm.config import ModelConfig
 from minilm.errors import UserError
-from minilm.inputs import framed, pair_rows, room_of, starts_of, text_ids, text_rows, word_ids
+from minilm.inputs import (
+    decoder_begin,
+    framed,
+    pair_rows,
+    prompt_ids,
+    room_of,
+    starts_of,
+    text_ids,
+    text_rows,
+    word_ids,
+)
 
 TOKENIZER = small.tokenizer()
 PAD, CLS, SEP, END = map(TOKENIZER.special_id, ("[PAD]", "[CLS]", "[SEP]", "<|endoftext|>"))
@@ -24,6 +36,17 @@ def test_a_text_is_framed_as_in_pre_training():
     assert text_rows(TOKENIZER, ENCODER, [A]).ids == [[CLS, *ids(" " + A), SEP]], "a space before the text"
     assert text_rows(TOKENIZER, BOTH, [A]).ids == [[CLS, *ids(" " + A), SEP]]
     assert text_rows(TOKENIZER, DECODER, [A]).ids == [[END, *ids(A), END]], "a GPT reads no space there"
+
+
+def test_a_prompt_is_a_text_that_has_begun():
+    assert prompt_ids(TOKENIZER, DECODER, A) == [END, *ids(A)], "with its end no decoder would go on"
+    assert prompt_ids(TOKENIZER, BOTH, A) == [CLS, *ids(" " + A), SEP], "the encoder reads a whole text"
+
+
+def test_a_decoder_begins_with_cls_and_that_of_a_published_bart_with_its_start_before_it():
+    assert decoder_begin(TOKENIZER) == [CLS]
+    bart = SimpleNamespace(aliases={"[START]": "</s>"}, special_id={"[START]": 2, "[CLS]": 0}.get)
+    assert decoder_begin(bart) == [2, 0], "BART's labels are shifted by </s>: </s> <s> text"
 
 
 def test_special_tokens_in_a_text_are_text():

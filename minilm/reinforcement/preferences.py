@@ -17,7 +17,7 @@ from ..config import ModelConfig
 from ..data import split_by_hash
 from ..errors import UserError
 from ..files import kind, read_jsonl, read_text, string_field
-from ..inputs import END
+from ..inputs import END, prompt_ids
 from ..pretraining.objective import Objective
 from ..tables import read_table
 
@@ -135,11 +135,6 @@ def read_prompts(path: str | Path) -> list[str]:
     return [prompt for _, prompt in found]
 
 
-def prompt_ids(tokenizer, prompt: str) -> list[int]:
-    """Return the ids of a prompt as a text of pre-training begins: <|endoftext|> prompt."""
-    return [tokenizer.special_id(END), *tokenizer.encode(prompt, allow_special=False)]
-
-
 def answer_ids(tokenizer, answer: str) -> list[int]:
     """Return the ids of an answer as it follows its prompt: a space, the answer, <|endoftext|>."""
     return [*tokenizer.encode(" " + answer, allow_special=False), tokenizer.special_id(END)]
@@ -149,7 +144,7 @@ def encode_prompts(
     tokenizer, prompts: list[str], config: ModelConfig, max_new_tokens: int
 ) -> list[list[int]]:
     """Return the ids of each prompt; UserError for one after which the answer does not fit."""
-    rows = [prompt_ids(tokenizer, prompt) for prompt in prompts]
+    rows = [prompt_ids(tokenizer, config, prompt) for prompt in prompts]
     for prompt, row in zip(prompts, rows, strict=True):
         if len(row) + max_new_tokens > config.max_positions:
             raise UserError(
@@ -172,6 +167,7 @@ class PairObjective(Objective):
         seed: int = 0,
     ):
         super().__init__(tokenizer, config.max_positions, batch_size, seed)
+        self.config = config
         self.rows = {
             "train": self.padded(preferences.pairs),
             "validation": self.padded(preferences.held_out_pairs),
@@ -179,7 +175,7 @@ class PairObjective(Objective):
 
     def padded(self, pairs: list[Pair]) -> dict[str, np.ndarray]:
         """Return ids (N, 2, T), chosen first, with their lengths (N, 2) and those of the prompts (N,)."""
-        prompts = [prompt_ids(self.tokenizer, prompt) for prompt, _, _ in pairs]
+        prompts = [prompt_ids(self.tokenizer, self.config, prompt) for prompt, _, _ in pairs]
         answers = [[answer_ids(self.tokenizer, answer) for answer in pair[1:]] for pair in pairs]
         lengths = np.array(
             [[len(p) + len(a) for a in two] for p, two in zip(prompts, answers, strict=True)]

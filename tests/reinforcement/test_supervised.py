@@ -3,9 +3,9 @@
 import pytest
 import small
 
-from minilm.inputs import END
+from minilm.inputs import END, prompt_ids
 from minilm.pretraining.objective import IGNORED
-from minilm.reinforcement.preferences import answer_ids, prompt_ids
+from minilm.reinforcement.preferences import answer_ids
 from minilm.reinforcement.supervised import Supervised
 from minilm.training import train
 
@@ -17,9 +17,9 @@ def objective(gpt, preferences):
     return Supervised(preferences, TOKENIZER, gpt.config, 6, seed=1)
 
 
-def test_the_labels_are_the_chosen_answer(objective, preferences):
+def test_the_labels_are_the_chosen_answer(objective, preferences, gpt):
     expected = {(*answer_ids(TOKENIZER, chosen),): prompt for prompt, chosen, _ in preferences.pairs}
-    prompts = {(*prompt_ids(TOKENIZER, prompt),) for prompt, _, _ in preferences.pairs}
+    prompts = {(*prompt_ids(TOKENIZER, gpt.config, prompt),) for prompt, _, _ in preferences.pairs}
     batch = objective.batch(0, "train")
     assert batch["input_ids"].shape == batch["labels"].shape
     for ids, labels in zip(batch["input_ids"].tolist(), batch["labels"].tolist(), strict=True):
