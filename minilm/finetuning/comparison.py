@@ -65,10 +65,10 @@ def train_quietly(model: WithHead, objective: FineTuning, settings: FinetuningSe
     return time.perf_counter() - start
 
 
-def measure(model: WithHead, task: Task, examples: Examples, seconds: float, batch_size: int) -> Result:
-    """Return what a trained model reaches on the test examples."""
+def measure(model: WithHead, task: Task, predictions: list[Prediction], seconds: float) -> Result:
+    """Return what a trained model reaches, given what it says about the test examples."""
     n_used = sum(p.numel() for name, p in model.named_parameters() if model.in_use(name))
-    score = task.score(task.predict(model, examples.test, 4 * batch_size))[task.metric]
+    score = task.score(predictions)[task.metric]
     return Result(model.n_moving(), model.n_moving() / n_used, seconds, score)
 
 
@@ -79,7 +79,8 @@ def one_way(
     own = with_rate(settings, body)
     model = prepared(body, task, own, own.tune, from_random)
     objective = FineTuning(task, examples, own.batch_size, own.seed)
-    return measure(model, task, examples, train_quietly(model, objective, own), own.batch_size)
+    seconds = train_quietly(model, objective, own)
+    return measure(model, task, task.predict(model, examples.test, 4 * own.batch_size), seconds)
 
 
 def other_ways(

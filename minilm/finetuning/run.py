@@ -109,7 +109,7 @@ def finetune(settings: FinetuningSettings) -> Path:
     outcome = train(model, objective, own, out, tokenizer, pace, settings.patience)
     predictions = task.predict(model, examples.test, 4 * settings.batch_size)
     folder.write_predictions(out / PREDICTIONS, task, predictions)
-    first = comparison.measure(model, task, examples, outcome["seconds"], settings.batch_size)
+    first = comparison.measure(model, task, predictions, outcome["seconds"])
     results = more_runs(settings, body, tokenizer, parts, first)
     close(settings, task, examples, predictions, results, out)
     return out

@@ -102,8 +102,8 @@ def test_each_seed_stops_by_the_same_patience(tmp_path):
 def test_measure_and_what_needs_no_model():
     task, examples = tuned.classification(), tuned.examples()
     model = prepared(tuned.body(), task, tuned.settings(), "head").eval()
-    found = measure(model, task, examples, 1.5, 4)
     predictions = task.predict(model, examples.test, 4)
+    found = measure(model, task, predictions, 1.5)
     assert found.score == sum(p.truth == p.guess for p in predictions) / 9
     assert (found.n_moving, found.seconds) == (39, 1.5)
     assert found.share == pytest.approx(39 / prepared(tuned.body(), task, tuned.settings(), "all").n_moving())

@@ -67,6 +67,14 @@ def test_classification_runs_on_every_kind(kind):
     assert results(folder).keys() >= {"score", "majority_score"} and "lora_score" not in results(folder)
 
 
+def test_the_test_set_is_predicted_once(monkeypatch):
+    asked, task = [], TASKS["classification"]
+    plain = task.predict
+    monkeypatch.setattr(task, "predict", lambda *args: asked.append(args[2]) or plain(*args))
+    run.finetune(settings(data=("train.tsv",), seeds=(0,), compare=False))
+    assert len(asked) == 1, "once for predictions.tsv, and again for the score"
+
+
 def test_several_seeds_give_a_mean_and_a_deviation(capsys):
     folder = run.finetune(settings(data=("train.tsv",), seeds=(3, 4, 5), compare=False))
     out = capsys.readouterr().out
