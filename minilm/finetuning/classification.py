@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import world_tasks
-from ..errors import UserError, suggest
+from ..errors import UserError
 from ..inputs import PairRows, TextRows, pair_rows, text_rows
 from ..tables import read_table
 from . import metrics
 from .heads import Head
-from .tasks import Prediction, Rows, Task, device_of, in_parts
+from .tasks import Prediction, Rows, Task, check_known, device_of, in_parts
 
 
 class TextsWithTruth(Rows):
@@ -137,12 +137,7 @@ class Classification(TextTask):
     @classmethod
     def check(cls, known, examples, name):
         """Raise UserError for labels that no training example has."""
-        unknown = Counter(example[-1] for example in examples if example[-1] not in known["labels"])
-        if unknown:
-            found = ", ".join(f"{label!r} ({n:,} times)" for label, n in unknown.most_common(5))
-            more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
-            near = suggest(str(next(iter(unknown))), known["labels"])
-            raise UserError(f"{name}: labels that training does not have: {found}{more}{near}")
+        check_known((example[-1] for example in examples), known["labels"], "labels", name)
 
     def head(self):
         """Return a linear layer to C scores."""

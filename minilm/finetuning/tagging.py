@@ -17,13 +17,13 @@ from torch import Tensor
 
 from .. import world_tasks
 from ..draft import pad
-from ..errors import UserError, suggest
+from ..errors import UserError
 from ..inputs import TextRows, framed, starts_of, word_ids
 from ..pretraining.objective import IGNORED
 from ..tables import read_conll
 from . import metrics
 from .heads import Head
-from .tasks import Prediction, Rows, Task, device_of, in_parts
+from .tasks import Prediction, Rows, Task, check_known, device_of, in_parts
 
 
 class Tagging(Task):
@@ -63,11 +63,7 @@ class Tagging(Task):
     @classmethod
     def check(cls, known, examples, name):
         """Raise UserError for tags that no training word has."""
-        unknown = Counter(tag for _, tags in examples for tag in tags if tag not in known["tags"])
-        if unknown:
-            found = ", ".join(f"{tag!r} ({n:,} times)" for tag, n in unknown.most_common(5))
-            near = suggest(next(iter(unknown)), known["tags"])
-            raise UserError(f"{name}: tags that training does not have: {found}{near}")
+        check_known((tag for _, tags in examples for tag in tags), known["tags"], "tags", name)
 
     def head(self):
         """Return a linear layer from the vector of each position to a score for each tag."""

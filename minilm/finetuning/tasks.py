@@ -10,7 +10,8 @@ truth is None where it is not known (`--predict`).
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import ModelConfig
-from ..errors import UserError
+from ..errors import UserError, suggest
 
 
 @dataclass(frozen=True)
@@ -184,6 +185,16 @@ class FineTuning:
     def loss(self, model, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the task's loss and metrics."""
         return self.task.loss(model, batch)
+
+
+def check_known(found: Iterable[str], known: Sequence[str], what: str, name: str) -> None:
+    """Raise UserError where labels, or tags (`what`), of the examples `name` are none of those known."""
+    unknown = Counter(label for label in found if label not in known)
+    if unknown:
+        told = ", ".join(f"{label!r} ({n:,} times)" for label, n in unknown.most_common(5))
+        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+        near = suggest(str(next(iter(unknown))), known)
+        raise UserError(f"{name}: {what} that training does not have: {told}{more}{near}")
 
 
 def in_parts(rows, batch_size: int, device) -> Iterator[tuple[list[int], dict[str, Tensor]]]:

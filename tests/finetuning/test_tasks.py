@@ -13,7 +13,7 @@ from minilm.finetuning.comparison import prepared
 from minilm.finetuning.heads import Head, put_head_on
 from minilm.finetuning.moving import pace_of
 from minilm.finetuning.tagging import Tagging
-from minilm.finetuning.tasks import Examples, FineTuning, Prediction, device_of, in_parts
+from minilm.finetuning.tasks import Examples, FineTuning, Prediction, check_known, device_of, in_parts
 from minilm.training import Interrupted, evaluate, micro_batches, train
 
 
@@ -137,3 +137,13 @@ def test_summary_and_small_things():
     examples = list(range(30))
     drawn = Tagging.draw(examples, 7, seed=1)
     assert len(set(drawn)) == 7 and drawn == Tagging.draw(examples, 7, 1) != Tagging.draw(examples, 7, 2)
+
+
+def test_labels_that_training_does_not_have_are_named_the_commonest_first():
+    check_known(["a", "b", "a"], ["a", "b"], "labels", "t.tsv")
+    with pytest.raises(
+        UserError, match=r"^t.tsv: tags .* not have: 'rian' \(2 times\), 'x' \(1 .*'rain'\?\)$"
+    ):
+        check_known(iter(["rian", "sun", "x", "rian"]), ["rain", "sun"], "tags", "t.tsv")
+    with pytest.raises(UserError, match=r"'5' \(1 times\) and 2 more$"):
+        check_known("12345671", ["a"], "labels", "t.tsv")
