@@ -11,6 +11,7 @@ from .. import world
 from ..in_context import CHANCE, NAMES
 from ..training import micro_batches
 from .causal import Causal
+from .denoising import Denoising
 from .masked import Masked, predict_masked
 from .next_sentence import FOLLOWS
 from .objective import IGNORED, perplexity, tensors
@@ -40,10 +41,10 @@ def masked_closing(objective: Masked, model, before: dict, after: dict) -> tuple
     def row(name: str, key: str, to_compare: float | None = None, what: str = "") -> tuple:
         return name, before[key], after[key], to_compare, what
 
-    frequent = most_frequent_accuracy(objective)
+    frequent, unigram = most_frequent_accuracy(objective), unigram_loss(objective, "masked_labels")
     rows = [
         row("loss (nats)", "loss"),
-        row("loss of hidden tokens", "masked_loss", unigram_loss(objective), "from word frequencies alone"),
+        row("loss of hidden tokens", "masked_loss", unigram, "from word frequencies alone"),
         row("bits per hidden byte", "bits_per_byte"),
         row("hidden tokens right", "masked_accuracy", frequent, "always the commonest token"),
     ]
@@ -85,10 +86,14 @@ def slot_accuracy(objective: Masked, model) -> float | None:
     return float((place_of[guess] == place_of[truth]).mean())
 
 
-def unigram_loss(objective: Masked) -> float:
-    """Return the loss, in nats a masked token, of knowing only how often each token occurs in training."""
+def unigram_loss(objective: Masked | Denoising, name: str, n_end: int = 0) -> float:
+    """Return the loss, in nats a label, of knowing only how often each token occurs in training.
+
+    `name`: of the labels in the batch. `n_end`: how often [SEP], which is not in the texts, is a label.
+    """
     count = np.bincount(objective.texts["train"].ids, minlength=len(objective.token_bytes)) + 1
-    labels = objective.batch(0, "validation")["masked_labels"].numpy()
+    count[objective.tokenizer.special_id("[SEP]")] += n_end
+    labels = objective.batch(0, "validation")[name].numpy()
     return float(-np.log(count / count.sum())[labels[labels != IGNORED]].mean())
 
 

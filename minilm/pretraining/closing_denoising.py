@@ -10,9 +10,9 @@ import torch
 from ..devices import to_device
 from ..generation import generate
 from ..training import micro_batches
+from .closing import unigram_loss
 from .denoising import Denoising
 from .noise import NOISES
-from .objective import IGNORED
 
 
 def denoising_closing(objective: Denoising, model, before: dict, after: dict) -> tuple[list, dict, list[str]]:
@@ -21,7 +21,8 @@ def denoising_closing(objective: Denoising, model, before: dict, after: dict) ->
     def row(name: str, key: str, to_compare: float | None = None, what: str = "") -> tuple:
         return name, before[key], after[key], to_compare, what
 
-    unigram = unigram_loss(objective)
+    # the end of each row is a label too
+    unigram = unigram_loss(objective, "labels", n_end=len(objective.texts["train"]))
     rows = [
         row("loss (nats a token)", "loss", unigram, "from word frequencies alone"),
         row("bits per byte", "bits_per_byte"),
@@ -45,15 +46,6 @@ def validation_metrics(objective: Denoising, model) -> dict[str, float]:
         for name, value in objective.loss(model, to_device(part, device))[1].items():
             totals[name] = totals.get(name, 0.0) + float(value)
     return totals
-
-
-def unigram_loss(objective: Denoising) -> float:
-    """Return the loss, in nats a label, of knowing only how often each token occurs in training."""
-    texts = objective.texts["train"]
-    count = np.bincount(texts.ids, minlength=len(objective.token_bytes)) + 1
-    count[objective.tokenizer.special_id("[SEP]")] += len(texts)  # the end of each row is a label too
-    labels = objective.batch(0, "validation")["labels"].numpy()
-    return float(-np.log(count / count.sum())[labels[labels != IGNORED]].mean())
 
 
 def standing_share(objective: Denoising) -> float:

@@ -123,7 +123,8 @@ def test_unigram_loss_equals_a_plain_loop(tiny, byte_bpe):
             counts[i] += 1
     total = sum(counts.values())
     nats = [-math.log(counts[i] / total) for i in hidden_tokens(tiny)]
-    assert closing.unigram_loss(tiny) == pytest.approx(sum(nats) / len(nats)), "counted in training, in nats"
+    found = closing.unigram_loss(tiny, "masked_labels")
+    assert found == pytest.approx(sum(nats) / len(nats)), "counted in training, in nats"
 
 
 def test_most_frequent_accuracy_equals_a_plain_loop(tiny, byte_bpe):
@@ -251,7 +252,7 @@ def test_masked_closing_has_the_figures_of_results_json(world_corpus, world_bpe,
     cells = [cell for row in rows for cell in row]
     shown = [before["loss"], after["loss"], after["masked_loss"], after["bits_per_byte"], *results.values()]
     assert all(value in cells for value in shown), "a figure is missing from the table"
-    assert closing.unigram_loss(objective) in cells
+    assert closing.unigram_loss(objective, "masked_labels") in cells
     assert 1 / len(world.PLACES) in cells and (0.5 in cells) == next_sentence, "what chance gives"
     assert len(cli.table(rows, closing.HEADER).splitlines()) == len(rows) + 2
     assert [line for line in examples if "____" in line]
