@@ -4,7 +4,7 @@
     similarity          pearson, spearman                       as SciPy
     tagging             entity_f1                               as conlleval, the script of CoNLL-2000 to 2003
     question answering  squad_exact_match, squad_f1             as evaluate-v2.0.py of SQuAD
-    text to text        exact_match; BLEU is in `pretraining/bleu.py`
+    text to text        exact_match and BLEU, as of translations: `pretraining/bleu.py`
 
 The truth comes first everywhere but in SQuAD's two, which follow the script. All are shares from 0 to 1, the
 two correlations from -1 to 1.
@@ -34,11 +34,6 @@ def accuracy(truth: Sequence, guess: Sequence) -> float:
     """
     truth, guess = paired(truth, guess)
     return float((truth == guess).mean())
-
-
-def exact_match(truth: Sequence[str], guess: Sequence[str]) -> float:
-    """Return the share of texts that are the true one, letter by letter, white space aside."""
-    return accuracy([one_line(text) for text in truth], [one_line(text) for text in guess])
 
 
 def macro_f1(truth: Sequence, guess: Sequence) -> float:

@@ -10,7 +10,6 @@ and learning to write sources would take from learning to write answers. Papers:
 """
 
 from collections import Counter
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -21,11 +20,11 @@ from ..errors import UserError
 from ..files import kind, read_jsonl, read_text
 from ..generation import generate
 from ..inputs import END, decoder_begin, text_ids
-from ..pretraining.bleu import corpus_bleu, words
+from ..pretraining.bleu import corpus_bleu, exact_match, words
 from ..pretraining.objective import IGNORED, count_correct, summed_cross_entropy, tensors
-from ..pretraining.translation import EncodedTexts
+from ..pretraining.translation import EncodedTexts, alike
 from ..tables import read_table
-from .metrics import exact_match, macro_f1
+from .metrics import macro_f1
 from .tasks import Prediction, Rows, Task, device_of
 
 FIELDS = (("source", "target"), ("prompt", "response"))
@@ -186,7 +185,7 @@ class TextToText(Task):
         exact match is the accuracy: Raffel et al. 2020 count such answers as wrong too. Of sentences: `bleu`.
         """
         truth, guess = zip(*((p.truth, p.guess) for p in predictions), strict=True)
-        figures = {"exact_match": exact_match(truth, guess)}
+        figures = {"exact_match": exact_match(guess, truth)}
         if "labels" in self.known:
             labels = set(self.known["labels"])
             figures["macro_f1"] = macro_f1(truth, guess)
@@ -243,12 +242,6 @@ class FlatIds(EncodedTexts):
         self.lengths = np.array([len(row) for row in rows], dtype=np.int64)
         self.ids = np.array([token for row in rows for token in row], dtype=np.int64)
         self.starts = self.lengths.cumsum() - self.lengths
-
-
-def alike(lengths: Sequence[int], batch_size: int) -> list[np.ndarray]:
-    """Cut the indices of all rows into batches of similar length: padding is computed for nothing."""
-    order = np.argsort(lengths, kind="stable")
-    return np.split(order, range(batch_size, len(order), batch_size)) if len(order) else []
 
 
 def fields_of(path) -> tuple[str, str]:

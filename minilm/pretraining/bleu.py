@@ -1,4 +1,4 @@
-"""BLEU: how many words, and runs of words, a translation shares with that of a person.
+"""BLEU: how many words, and runs of words, a translation shares with that of a person; and exact match.
 
 Source: Papineni et al. 2002, "BLEU: a Method for Automatic Evaluation of Machine Translation", section 2. The
 figure depends on what a word is (Post 2018, "A Call for Clarity in Reporting BLEU Scores"); here the words
@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from ..errors import UserError
+from ..files import one_line
 
 MAX_ORDER = 4  # longest run of words that is counted
 
@@ -49,6 +50,12 @@ def brevity_penalty(n_word: int, n_reference_word: int) -> float:
     if n_word == 0:
         return 0.0
     return min(1.0, math.exp(1 - n_reference_word / n_word))
+
+
+def exact_match(translations: Sequence[str], references: Sequence[str]) -> float:
+    """Return the share of translations that are the reference, letter by letter, white space aside."""
+    pairs = zip(translations, references, strict=True)
+    return sum(one_line(ours) == one_line(theirs) for ours, theirs in pairs) / len(references)
 
 
 def corpus_bleu(translations: Sequence[str], references: Sequence[str]) -> float:

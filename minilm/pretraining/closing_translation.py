@@ -3,7 +3,7 @@
 import numpy as np
 
 from ..world_portuguese import word_by_word
-from .bleu import corpus_bleu
+from .bleu import corpus_bleu, exact_match
 from .objective import perplexity
 from .translation import Translation
 
@@ -40,12 +40,6 @@ def loss_rows(before: dict, after: dict) -> list[tuple]:
     names |= {"perplexity": "perplexity", "bits_per_byte": "bits per byte", "accuracy": "next token right"}
     before, after = ({**m, "perplexity": perplexity(m["plain_loss"])} for m in (before, after))
     return [(name, before[key], after[key], None, "") for key, name in names.items()]
-
-
-def exact_match(translations, references) -> float:
-    """Return the share of translations that are the reference, letter by letter, white space aside."""
-    pairs = zip(translations, references, strict=True)
-    return sum(ours.split() == theirs.split() for ours, theirs in pairs) / len(references)
 
 
 def example_lines(sources, ours, references, chosen) -> list[str]:

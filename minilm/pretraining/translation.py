@@ -124,9 +124,8 @@ class Translation(Objective):
         specials = {self.tokenizer.special_id(token) for token in self.tokenizer.special_tokens}
         options = dict(temperature=0, n_beam=n_beam, eos_id=self.end, forbidden_ids=specials - {self.end})
         options |= dict(decoder_start_id=self.begin, pad_id=self.pad, overflow="stop")
-        order, n_row = np.argsort(sources.lengths, kind="stable"), 4 * self.batch_size
         translations = [""] * len(texts)
-        for chosen in np.split(order, range(n_row, len(order), n_row)):
+        for chosen in alike(sources.lengths, 4 * self.batch_size):
             prompts = [sources.text(i) for i in chosen]
             written = generate(model, prompts, max_new_tokens=self.context, **options)
             for i, ids in zip(chosen, written, strict=True):
@@ -163,6 +162,12 @@ class EncodedTexts:
         real = column < n
         place = np.where(real, self.starts[chosen][:, None] + column, 0)
         return np.where(real, self.ids[place], pad_id), real
+
+
+def alike(lengths: Sequence[int], batch_size: int) -> list[np.ndarray]:
+    """Cut the indices of all rows into batches of similar length: padding is computed for nothing."""
+    order = np.argsort(lengths, kind="stable")
+    return np.split(order, range(batch_size, len(order), batch_size)) if len(order) else []
 
 
 def smoothed_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:

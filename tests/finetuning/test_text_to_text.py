@@ -12,7 +12,7 @@ from minilm.config import ModelConfig
 from minilm.errors import UserError
 from minilm.finetuning import text_to_text
 from minilm.finetuning.tasks import Examples, FineTuning, Prediction
-from minilm.finetuning.text_to_text import MOST_LABELS, FlatIds, TextToText, alike, fields_of
+from minilm.finetuning.text_to_text import MOST_LABELS, FlatIds, TextToText, fields_of
 from minilm.generation import generate
 from minilm.models import build
 from minilm.pretraining.objective import IGNORED
@@ -452,11 +452,6 @@ def test_flat_ids():
     assert ids.tolist() == [[5, 6, 9], [1, 2, 3], [4, 9, 9]]
     assert real.tolist() == [[True, True, False], [True] * 3, [True, False, False]]
     assert rows.lengths.tolist() == [3, 1, 2]
-
-
-def test_alike_puts_similar_lengths_together():
-    assert [part.tolist() for part in alike([5, 1, 4, 1, 9], 2)] == [[1, 3], [2, 0], [4]]
-    assert alike([], 3) == []
 
 
 def test_batches_are_a_function_of_seed_and_step():

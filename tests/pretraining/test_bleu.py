@@ -6,7 +6,7 @@ import random
 import pytest
 
 from minilm.errors import UserError
-from minilm.pretraining.bleu import brevity_penalty, corpus_bleu, ngrams, words
+from minilm.pretraining.bleu import brevity_penalty, corpus_bleu, exact_match, ngrams, words
 
 
 def plain_bleu(translations, references) -> float:
@@ -58,6 +58,13 @@ def test_brevity_penalty():
     assert brevity_penalty(9, 9) == brevity_penalty(12, 9) == 1.0, "a long one pays by its precision already"
     assert brevity_penalty(6, 9) == pytest.approx(math.exp(1 - 9 / 6))
     assert brevity_penalty(0, 9) == 0.0
+
+
+def test_exact_match_is_the_share_of_whole_texts_and_forgives_white_space_only():
+    assert exact_match(["a b", "A", "c.", "d"], [" a  b\n", "a", "c", "d"]) == 0.5
+    assert exact_match(["a b"], ["ab"]) == 0.0
+    with pytest.raises(ValueError, match="zip"):
+        exact_match(["a", "b"], ["a"])
 
 
 def test_a_corpus_that_is_its_reference_has_100():

@@ -14,7 +14,7 @@ from minilm.errors import UserError
 from minilm.models import build
 from minilm.pairs import Pairs
 from minilm.pretraining.objective import IGNORED
-from minilm.pretraining.translation import EncodedTexts, Translation, smoothed_cross_entropy
+from minilm.pretraining.translation import EncodedTexts, Translation, alike, smoothed_cross_entropy
 from minilm.tokenizer import BPE, SPECIAL_TOKENS
 
 
@@ -306,6 +306,11 @@ def test_translate_gives_each_text_its_own_translation(make, translator):
     assert found == expected, "translations in another order than their texts, or not greedy"
     assert objective.translate(model, texts, n_beam=3) != found
     assert objective.translate(model, texts[:1]) == found[:1]
+
+
+def test_alike_puts_similar_lengths_together():
+    assert [part.tolist() for part in alike([5, 1, 4, 1, 9], 2)] == [[1, 3], [2, 0], [4]]
+    assert alike([], 3) == []
 
 
 def test_translate_stays_within_the_positions(make, translator):
