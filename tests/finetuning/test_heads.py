@@ -134,6 +134,16 @@ def test_a_part_that_rests_has_no_dropout():
     assert set(model.resting_parts()) == {model.encoder.embeddings, first, last}
 
 
+def test_what_is_saved_is_a_model_without_lora_that_says_the_same():
+    model, plain = made("encoder"), made("encoder")
+    let_move(model, "lora", 2, 4.0, ("q", "v"))
+    with torch.no_grad():
+        for parameter in filter(lambda p: p.requires_grad, model.parameters()):
+            parameter.normal_()
+    plain.load_state_dict(model.merged_state())  # strict: no name too many, none missing
+    torch.testing.assert_close(plain.output(batch(plain)), model.output(batch(model)))
+
+
 def test_a_head_starts_small_and_without_a_bias():
     torch.manual_seed(0)
     wide = tuned.config(d_model=300, init_std=0.02)
