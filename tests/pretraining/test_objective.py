@@ -1,5 +1,6 @@
 """What all objectives promise: batches that depend on (seed, split, step) alone, sums that add up."""
 
+import math
 import random
 
 import numpy as np
@@ -15,6 +16,7 @@ from minilm.pretraining.objective import (
     Objective,
     count_correct,
     notes_on_cuts,
+    perplexity,
     summed_cross_entropy,
     tensors,
 )
@@ -181,3 +183,8 @@ def test_count_correct_counts_the_highest_logit_and_no_ignored_label():
     assert count_correct(logits, torch.tensor([[1, 0], [2, 1]])).item() == 3
     assert count_correct(logits, torch.tensor([[1, IGNORED], [IGNORED, 1]])).item() == 1
     assert count_correct(logits, torch.full((2, 2), IGNORED)).item() == 0
+
+
+def test_perplexity_is_how_many_tokens_one_would_hesitate_between():
+    assert perplexity(math.log(7)) == pytest.approx(7) and perplexity(0.0) == 1.0
+    assert math.isfinite(perplexity(5000.0)), "a model that has diverged gets its table too"
