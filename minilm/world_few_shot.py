@@ -2,10 +2,9 @@
 
 Nothing about a mapping can be stored in the weights; it has to be read from the document. Three kinds:
 *lookup* (the label of a key is the one it had before), *category* (the label depends on the place that the
-key belongs to), *repeat* (random words, then the same words again: without them the pairings that were never
-trained are read less surely, README). What the tests ask never stood in a training document:
-`held_out_pair` keeps some (place, label) pairings apart, and the held-out things of the world occur in
-stories only.
+key belongs to), *repeat* (random words, then the same words again; whether they help is measured in the
+README). What the tests ask never stood in a training document: `held_out_pair` keeps some (place, label)
+pairings apart, and the held-out things of the world occur in stories only.
 """
 
 import random
