@@ -60,7 +60,7 @@ WORLD = {
     "similarity": dict(n_examples=3000, steps=1000, batch_size=32, rate=3e-3),
     "tagging": dict(n_examples=200, steps=200, batch_size=32),
     "span": dict(n_examples=1500, steps=500, batch_size=32),
-    "text-to-text": dict(n_examples=3000, steps=200, batch_size=32, rate=2e-3),
+    "text-to-text": dict(n_examples=3000, steps=200, batch_size=32),
 }
 # A small model learns at such a rate; a published one at that of Devlin et al. 2019, appendix A.3. What is
 # new, a head or LoRA's matrices, has far to go and needs more.

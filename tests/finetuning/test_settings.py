@@ -52,7 +52,7 @@ def test_a_published_model_and_all_of_it_learn_more_slowly():
     assert rate("all", large) < 1e-4 < rate("all", small)
     for config in (small, large):
         assert rate("all", config) == rate("last:1", config) < rate("lora", config) < rate("head", config)
-    assert rate("all", small, task="text-to-text") == WORLD["text-to-text"]["rate"]
+    assert rate("all", small, task="similarity") == WORLD["similarity"]["rate"]
 
 
 def test_every_flag_is_read_somewhere():
