@@ -10,8 +10,8 @@
     python finetune.py --data train.tsv --test test.tsv     your own examples
     python finetune.py --model runs/classification --predict new.tsv
 
-Without more flags each takes one to three minutes on two CPU cores, on the embedded world; the model to start
-from is the newest runs/masked. The closing table shows what moves, how many weights that is, and the score.
+Without more flags each takes ten to ninety seconds on two CPU cores, on the embedded world; it starts from
+the newest runs/masked. The closing table shows what moves, how many weights that is, and the score.
 """
 
 import sys
