@@ -232,6 +232,7 @@ def reward_accuracy(
             continue
         objective.rows["validation"] = objective.padded(pairs)
         share = evaluate(model, objective, TrainingSettings(batch_size=objective.batch_size))["accuracy"]
+        share = round(share * len(pairs)) / len(pairs)  # sums of float32 may end above 1
         low, high = confidence_interval(share, len(pairs))
         print(f"Reward model: {share:.3f} of the {what} right (95 % interval {low:.3f} to {high:.3f}).")
         figures |= {name: share, f"{name}_low": low, f"{name}_high": high}

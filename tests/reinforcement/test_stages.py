@@ -229,6 +229,8 @@ def test_the_accuracy_is_that_of_the_held_out_pairs(gpt, task, settings, capsys)
     expected = float(objective.loss(model, batch)[1]["accuracy"])
     found = reward_accuracy(model, objective, task.preferences)
     assert found["reward_accuracy"] == pytest.approx(expected)
+    right = found["reward_accuracy"] * len(task.preferences.held_out_pairs)
+    assert right == pytest.approx(round(right), abs=1e-12), "a share of the pairs, without float32's rounding"
     assert found["reward_accuracy_low"] < expected < found["reward_accuracy_high"] or expected in (0, 1)
     assert set(found) == {"reward_accuracy", "reward_accuracy_low", "reward_accuracy_high"}
     task.preferences.own_held_out_pairs += [(p, b, a) for p, a, b in task.preferences.held_out_pairs]
