@@ -53,6 +53,7 @@ def fit(
     )  # fmt: skip
 
     def closure() -> Tensor:
+        """Return the sum of all losses, their gradients in place: what LBFGS asks for, often."""
         optimizer.zero_grad()
         loss = (nats(x, y, W, b) * weight).sum() + 0.5 * (l2 * W.square().sum((2, 3))).sum()
         loss.backward()

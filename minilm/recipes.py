@@ -10,6 +10,8 @@ from pathlib import Path
 from .config import PRESETS
 from .errors import UserError, suggest
 
+LARGE = 256  # d_model from which on a model learns at the rates of published ones
+
 # The preset that an objective trains when --model is not given.
 DEFAULT_MODEL = {
     "masked": "bert-tiny",

@@ -66,6 +66,7 @@ def write_tensors(
     text += b" " * (-len(text) % 8)
 
     def write(file: BinaryIO) -> None:
+        """Write header and tensors."""
         file.write(len(text).to_bytes(8, "little") + text)
         for name in ordered:  # one contiguous copy at a time
             flat = tensors[name].detach().cpu().contiguous().reshape(-1)

@@ -10,6 +10,7 @@ processes, evaluation, the log, checkpoints, Ctrl-C.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
@@ -17,14 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .checkpoint import (
-    check_state,
-    load_trainer,
-    save_model,
-    save_trainer,
-    state_to_load,
-    trim_log,
-)
+from .checkpoint import check_state, load_trainer, save_model, save_trainer, state_to_load, trim_log
 from .cli import CommonSettings
 from .ctrl_c import ctrl_c_as_a_wish
 from .devices import autocast, process_count, process_rank, sum_over_processes, to_device
@@ -162,6 +156,22 @@ def is_turn(done: int, settings: TrainingSettings) -> bool:
     return done < settings.steps and done % (settings.eval_every or -(-settings.steps // 8)) == 0
 
 
+def evaluate_and_tell(
+    model: torch.nn.Module, objective, settings: TrainingSettings, report: Report, by_all: bool, step: int
+) -> dict[str, float]:
+    """Return the metrics of `evaluate` after so many steps, and tell them.
+
+    `by_all`: every process evaluates. Else the first does, and the others wait for it in the next step.
+    """
+    report.stop_if_not_finite()
+    if process_rank() and not by_all:
+        return {}
+    metrics = evaluate(model, objective, settings)
+    if process_rank() == 0:
+        report.evaluation(step, metrics)
+    return metrics
+
+
 def train_step(model, objective, optimizer, settings: TrainingSettings, step: int) -> tuple:
     """Move the weights once.
 
@@ -253,20 +263,13 @@ def train(
     report = Report(folder, settings, earlier["step"], earlier["seconds"])
 
     def checkpoint(step: int) -> None:
+        """Save the run, unless it has come to numbers that are none."""
         report.stop_if_not_finite()
         if process_rank() == 0:
             rest = dict(step=step, seconds=report.seconds(), before=before, stopping=stopping.state)
             save_checkpoint(folder, model, optimizer, tokenizer, **rest)
 
-    def look(step: int) -> dict[str, float]:
-        report.stop_if_not_finite()
-        if process_rank() and not patience:
-            return {}  # the others wait for the first process in the next step
-        metrics = evaluate(model, objective, settings)
-        if process_rank() == 0:
-            report.evaluation(step, metrics)
-        return metrics
-
+    look = partial(evaluate_and_tell, model, objective, settings, report, patience > 0)
     before, done = earlier["before"] or look(0), earlier["step"]
     model.train()
     with ctrl_c_as_a_wish() as wish:

@@ -132,7 +132,7 @@ class Block(nn.Module):
         `wanted`: the positions that `part` gives, and so does this.
         """
         change = part(norm(x)) if self.pre else part(x)
-        x = x[:, wanted]
+        x = x if wanted == ALL else x[:, wanted]
         if self.training:  # calling it to change nothing would cost a twentieth of a generated token
             change = self.dropout(change)
         return x + change if self.pre else norm(x + change)

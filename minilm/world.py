@@ -137,6 +137,7 @@ def picker(rng: random.Random, held_out: bool | None = None, happy: bool | None 
     """
 
     def fits(name, value):
+        """Say whether a value drawn for the choice `name` keeps the conditions."""
         if name in fixed:
             return value == fixed[name]
         if name == "mood":
@@ -150,6 +151,7 @@ def picker(rng: random.Random, held_out: bool | None = None, happy: bool | None 
         return name not in ("verb", "verb2") or (value in _HELD_OUT) == held_out
 
     def pick(position, name, choice):
+        """Return a value of the choice `name` of the sentence at `position`."""
         value = choice.draw(rng)
         while not fits(name, value):
             value = choice.draw(rng)

@@ -187,6 +187,7 @@ def translation_pairs(n: int, seed: int, domain: str = "stories") -> list[tuple[
         raise UserError(f"unknown domain {domain!r}; there are stories, reports, both")
 
     def units(index: int):
+        """Return a list of one pair, drawn from text number `index`."""
         rng = random.Random(f"translation {seed} {index}")
         stories = rng.random() < 0.5 if domain == "both" else domain == "stories"
         text: Derived = (Story if stories else Report)(seed, index)

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 
 class Place(NamedTuple):
+    """A place, and the words that lead to it."""
+
     english: str
     preposition: str  # English: at the market, in the kitchen, on the farm
     portuguese: str
@@ -16,6 +18,8 @@ class Place(NamedTuple):
 
 
 class Thing(NamedTuple):
+    """A thing, and the one place where it is found."""
+
     english: str
     plural: str
     portuguese: str
@@ -25,6 +29,8 @@ class Thing(NamedTuple):
 
 
 class Verb(NamedTuple):
+    """What is done with things, and the one place where it is done."""
+
     english: str  # past tense, the same for every person
     base: str
     participle: str
@@ -35,6 +41,8 @@ class Verb(NamedTuple):
 
 
 class Adjective(NamedTuple):
+    """A quality that any thing may have."""
+
     english: str
     forms: tuple[str, str, str, str]  # Portuguese: masculine, feminine, masculine plural, feminine plural
 

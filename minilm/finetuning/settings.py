@@ -5,7 +5,7 @@ from typing import Literal
 
 from ..config import ModelConfig
 from ..errors import UserError
-from ..recipes import filled_in
+from ..recipes import LARGE, filled_in
 from ..training import TrainingSettings
 from .moving import n_last
 from .registry import TASKS
@@ -64,7 +64,7 @@ WORLD = {
 }
 # A small model learns at such a rate; a published one at that of Devlin et al. 2019, appendix A.3. What is
 # new, a head or LoRA's matrices, has far to go and needs more.
-SMALL, PUBLISHED, BORDER = 1e-3, 3e-5, 256
+SMALL, PUBLISHED = 1e-3, 3e-5
 RATES = {"all": 1, "last": 1, "head": 10, "lora": 5}
 EPOCHS = 4  # of a user's examples; Devlin et al. 2019: 2 to 4
 
@@ -72,7 +72,7 @@ EPOCHS = 4  # of a user's examples; Devlin et al. 2019: 2 to 4
 def rate_of(settings: FinetuningSettings, config: ModelConfig) -> float:
     """Return the highest learning rate for a way to tune a model of this width."""
     small = WORLD[settings.task].get("rate", SMALL)
-    return (small if config.d_model < BORDER else PUBLISHED) * RATES[settings.tune.partition(":")[0]]
+    return (small if config.d_model < LARGE else PUBLISHED) * RATES[settings.tune.partition(":")[0]]
 
 
 def default_seeds(settings: FinetuningSettings) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ what each says, and a small model does not learn it on its way to [CLS]; in |u -
 is then also a vector of every text by itself: `extract.py --similar` with the fine-tuned folder.
 """
 
+import math
 import re
 
 import torch
@@ -102,6 +103,6 @@ def number(label: str, path) -> float:
         value = float(label)
     except ValueError:
         value = float("nan")
-    if value - value != 0:
+    if not math.isfinite(value):
         raise UserError(f"{path}: the label {label!r} is no number; --task similarity learns scores")
     return value

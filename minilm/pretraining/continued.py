@@ -20,20 +20,16 @@ from ..data import Corpus
 from ..devices import choose_device, process_count
 from ..errors import UserError
 from ..models import Transformer, build
-from ..recipes import DEFAULT_MODEL, RECIPES
+from ..recipes import DEFAULT_MODEL, LARGE, RECIPES
 from ..runs import SETTINGS, read_settings
 from ..tokenizer import BPE
 from ..training import TrainingSettings, evaluate, make_optimizer, train_step
 from .objective import Objective
 from .registry import check_fit, load_texts, make_objective, texts_for_tokenizer
 
-OBJECTIVE_OF = {
-    "encoder": "masked",
-    "decoder": "causal",
-    "encoder-decoder": "denoising",
-}  # where none is known
+# Of a model that no pre-training run of ours has left.
+OBJECTIVE_OF = {"encoder": "masked", "decoder": "causal", "encoder-decoder": "denoising"}
 LARGE_MODEL = dict(masked="bert-base", causal="gpt2", denoising="bart-base", translation="bart-base")
-BORDER = 256  # width of a large model
 # What a published model goes on with where the flags do not say. Its weights are far better than any that a
 # few hundred steps make, so the rate is small, as in fine-tuning (Devlin et al. 2019, appendix A.3).
 PUBLISHED = dict(steps=400, batch_size=16, lr=5e-5, warmup=50)
@@ -121,7 +117,7 @@ def start_settings(settings, given: dict, kept: set[str]) -> dict:
     if saved:
         return {name: value for name, value in saved.items() if name in kept}
     config = load_config(settings.init)
-    is_small = config.d_model < BORDER and not is_published(settings.init)
+    is_small = config.d_model < LARGE and not is_published(settings.init)
     objective = given.get("objective") or OBJECTIVE_OF[config.kind]
     model = (DEFAULT_MODEL if is_small else LARGE_MODEL)[objective]
     context = min(RECIPES[model]["context"], config.max_positions)
