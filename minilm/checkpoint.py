@@ -31,17 +31,7 @@ from .flags import kind_of
 from .huggingface import loading
 from .huggingface.downloading import PUBLISHED
 from .models import build
-from .runs import (
-    CONFIG,
-    FORMAT,
-    LOG,
-    TOKENIZER,
-    TRAINER,
-    WEIGHTS,
-    empty_run_folder,
-    make_folder,
-    near_runs,
-)
+from .runs import CONFIG, FORMAT, LOG, TOKENIZER, TRAINER, WEIGHTS, empty_run_folder, make_folder, near_runs
 from .tensorfile import check_state, read_tensors, write_tensors
 from .tokenizer import BPE
 from .wordpiece import FORMAT as WORDPIECE

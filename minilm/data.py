@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from minilm import files, python_docs, world
-from minilm.errors import UserError, suggest
-from minilm.world_few_shot import few_shot_documents
+from . import files, python_docs, world
+from .errors import UserError, suggest
+from .world_few_shot import few_shot_documents
 
 SOURCES = (
     "world",

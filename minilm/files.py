@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from minilm.errors import UserError, suggest
+from .errors import UserError, suggest
 
 TEXT_SUFFIXES = (".txt", ".jsonl")
 BLANK_LINES = re.compile(r"\n(?:[^\S\n]*\n)+")

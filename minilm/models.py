@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import ModelConfig
-from .transformer import ACTIVATIONS, BlockCache, Stack
+from .model.blocks import ACTIVATIONS, BlockCache, Stack
 
 
 class Transformer(nn.Module):

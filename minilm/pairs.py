@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from minilm import files
-from minilm.data import VALIDATION_SEED, VALIDATION_SHARE
-from minilm.errors import UserError, suggest
-from minilm.tables import SUFFIXES, read_aligned, read_table
-from minilm.world_tasks import translation_pairs
+from . import files
+from .data import VALIDATION_SEED, VALIDATION_SHARE
+from .errors import UserError, suggest
+from .tables import SUFFIXES, read_aligned, read_table
+from .world_tasks import translation_pairs
 
 # Source -> domain of the world. Stories alone are learnt in half the time: seldom do they need an agreement
 # across the sentence, as in "oito mochilas e cinco réguas foram escolhidas".

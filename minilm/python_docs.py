@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from minilm.errors import UserError, suggest
-from minilm.files import one_line
+from .errors import UserError, suggest
+from .files import one_line
 
 SKIPPED_FOLDERS = ("test", "tests", "idle_test", "__pycache__", "pydoc_data")
 SHORTEST = 20  # characters; shorter docstrings are mostly a name again

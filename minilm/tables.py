@@ -10,8 +10,8 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from minilm.errors import UserError
-from minilm.files import kind, read_jsonl, read_text, string_field
+from .errors import UserError
+from .files import kind, read_jsonl, read_text, string_field
 
 SUFFIXES = (".tsv", ".csv", ".jsonl")
 Rows = tuple[list[tuple[str, ...]], int]  # rows, n_skipped

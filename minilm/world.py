@@ -16,12 +16,12 @@ import random
 import re
 from functools import cached_property
 
-from minilm import world_reports, world_stories
-from minilm.errors import UserError, suggest
-from minilm.world_grammar import Derived, Grammar, tokens
-from minilm.world_reports import Report
-from minilm.world_stories import noun, write_phrase
-from minilm.world_words import (
+from . import world_reports, world_stories
+from .errors import UserError, suggest
+from .world_grammar import Derived, Grammar, tokens
+from .world_reports import Report
+from .world_stories import noun, write_phrase
+from .world_words import (
     HAPPY_MOODS,
     HELD_OUT_THINGS,
     HELD_OUT_VERBS,

@@ -10,18 +10,8 @@ pairings apart, and the held-out things of the world occur in stories only.
 import random
 from itertools import pairwise
 
-from minilm.errors import UserError, suggest
-from minilm.world import (
-    HELD_OUT_THINGS,
-    HELD_OUT_VERBS,
-    MOODS,
-    NAMES,
-    PLACES,
-    THINGS,
-    VERBS,
-    Story,
-    place_of,
-)
+from .errors import UserError, suggest
+from .world import HELD_OUT_THINGS, HELD_OUT_VERBS, MOODS, NAMES, PLACES, THINGS, VERBS, Story, place_of
 
 LABEL_WORDS = ("moon", "star", "wind", "snow", "gold", "iron", "wood", "salt")
 NONCE_WORDS = tuple(

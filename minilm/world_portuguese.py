@@ -10,7 +10,7 @@ derivation (`world_grammar.py`).
 
 import re
 
-from minilm.world_words import (
+from .world_words import (
     ADJECTIVES,
     CONDITIONS,
     DAYS,

@@ -9,10 +9,10 @@ training is for. The grammar is exact like that of the stories: `log_probability
 import random
 from functools import cache
 
-from minilm import world_words as words
-from minilm.world_grammar import Derived, Grammar, Slot, uniform
-from minilm.world_portuguese import agree, article, contract, definite, noun, participle, place
-from minilm.world_words import (
+from . import world_words as words
+from .world_grammar import Derived, Grammar, Slot, uniform
+from .world_portuguese import agree, article, contract, definite, noun, participle, place
+from .world_words import (
     CONDITIONS,
     DAYS,
     GENDERS,

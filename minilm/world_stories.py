@@ -10,10 +10,10 @@ next-sentence prediction.
 from functools import cache
 from typing import NamedTuple
 
-from minilm import world_words as words
-from minilm.world_grammar import Choice, Grammar, Slot, uniform
-from minilm.world_portuguese import STORY_SLOTS
-from minilm.world_words import HAPPY_MOODS, MOODS, NAMES, PLACES, THINGS, VERBS
+from . import world_words as words
+from .world_grammar import Choice, Grammar, Slot, uniform
+from .world_portuguese import STORY_SLOTS
+from .world_words import HAPPY_MOODS, MOODS, NAMES, PLACES, THINGS, VERBS
 
 # The whole grammar: for each of the four sentences (weight, English, Portuguese).
 STORY = (

@@ -10,11 +10,11 @@ mixes).
 import random
 from collections import Counter
 
-from minilm.errors import UserError, suggest
-from minilm.world import GRAMMAR, PLACES, SINGULAR_OF, Story, picker
-from minilm.world_grammar import Derived
-from minilm.world_reports import Report
-from minilm.world_words import ADJECTIVES
+from .errors import UserError, suggest
+from .world import GRAMMAR, PLACES, SINGULAR_OF, Story, picker
+from .world_grammar import Derived
+from .world_reports import Report
+from .world_words import ADJECTIVES
 
 LABELS = ("place", "mood")
 INSTRUCTIONS = {

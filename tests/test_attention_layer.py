@@ -6,11 +6,7 @@ Sizes are unequal everywhere, so that a swapped axis fails.
 import pytest
 import torch
 
-from minilm.attention import (
-    BLOCKED,
-    KeyValueCache,
-    MultiHeadAttention,
-)
+from minilm.attention import BLOCKED, KeyValueCache, MultiHeadAttention
 
 B, H, D_HEAD = 2, 3, 4
 D = H * D_HEAD

@@ -9,15 +9,7 @@ import torch
 
 import minilm
 from minilm import checkpoint
-from minilm.checkpoint import (
-    is_published,
-    load,
-    load_config,
-    load_tokenizer,
-    load_weights,
-    save,
-    save_model,
-)
+from minilm.checkpoint import is_published, load, load_config, load_tokenizer, load_weights, save, save_model
 from minilm.config import ModelConfig
 from minilm.errors import UserError
 from minilm.models import build

@@ -9,14 +9,7 @@ import torch
 from minilm import training
 from minilm.checkpoint import read_log
 from minilm.pretraining.objective import IGNORED
-from minilm.training import (
-    add_metrics,
-    learning_rate,
-    make_optimizer,
-    micro_batches,
-    train,
-    train_step,
-)
+from minilm.training import add_metrics, learning_rate, make_optimizer, micro_batches, train, train_step
 
 KINDS = pytest.mark.parametrize("kind", ["causal", "masked"])
 

@@ -15,14 +15,7 @@ import torch
 from minilm import checkpoint, training
 from minilm.checkpoint import load, load_trainer, read_log, save_trainer
 from minilm.errors import UserError
-from minilm.training import (
-    Interrupted,
-    go_on_from,
-    make_optimizer,
-    save_checkpoint,
-    train,
-    train_step,
-)
+from minilm.training import Interrupted, go_on_from, make_optimizer, save_checkpoint, train, train_step
 
 KINDS = pytest.mark.parametrize("kind", ["causal", "masked"])
 TWENTY = dict(steps=20, save_every=4, log_every=3, eval_every=5)

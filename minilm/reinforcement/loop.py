@@ -16,15 +16,7 @@ from ..sampling import SamplingRule
 from ..training import Interrupted
 from .ppo import adapted, make_batch, update
 from .preferences import Preferences
-from .rollout import (
-    Policy,
-    Rollout,
-    draw_answers,
-    prompts_of_step,
-    sampling_seed,
-    score_answers,
-    texts_of,
-)
+from .rollout import Policy, Rollout, draw_answers, prompts_of_step, sampling_seed, score_answers, texts_of
 from .settings import PPOSettings
 
 

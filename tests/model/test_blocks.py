@@ -1,4 +1,4 @@
-"""Grades the parts of minilm/transformer.py against the papers' formulas and PyTorch's own layers.
+"""Grades the parts of minilm/model/blocks.py against the papers' formulas and PyTorch's own layers.
 
 The stack: test_transformer_stack.py.
 
@@ -13,7 +13,7 @@ from torch import nn
 
 from minilm.attention import BLOCKED
 from minilm.config import ModelConfig
-from minilm.transformer import (
+from minilm.model.blocks import (
     ACTIVATIONS,
     Block,
     BlockCache,

@@ -1,0 +1,1 @@
+"""The model: attention, blocks, encoder and decoder; generation, sampling, beam search."""
