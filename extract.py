@@ -19,16 +19,25 @@ from typing import Literal
 import numpy as np
 
 import minilm
-from minilm import cli
-from minilm.atomic import write_json
-from minilm.devices import choose_device
-from minilm.errors import UserError
-from minilm.extraction import Pooling, Reading, checked_rows, embed, extract, n_layer, nearest, reading
-from minilm.feature_files import FEATURES, Examples, read_parts, save_features, save_texts
+from minilm.extraction.feature_files import FEATURES, Examples, read_parts, save_features, save_texts
+from minilm.extraction.features import (
+    Pooling,
+    Reading,
+    checked_rows,
+    embed,
+    extract,
+    n_layer,
+    nearest,
+    reading,
+)
+from minilm.extraction.probe_table import report
+from minilm.extraction.token_features import read_tokens, token_columns
+from minilm.plumbing import settings as cli
+from minilm.plumbing.atomic import write_json
+from minilm.plumbing.devices import choose_device
+from minilm.plumbing.errors import UserError
+from minilm.plumbing.folders import RESULTS, SETTINGS, choose_folder
 from minilm.pretraining.run import newest_or_train
-from minilm.probe_table import report
-from minilm.runs import RESULTS, SETTINGS, choose_folder
-from minilm.token_features import read_tokens, token_columns
 
 NEXT = 'python extract.py --layer 1 --pooling cls --similar "Ana cooked some soup."'
 

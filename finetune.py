@@ -16,10 +16,10 @@ the newest runs/masked. The closing table shows what moves, how many weights tha
 
 import sys
 
-from minilm import cli
 from minilm.finetuning.run import finetune, predict
 from minilm.finetuning.settings import FinetuningSettings
-from minilm.runs import choose_folder, read_settings
+from minilm.plumbing import settings as cli
+from minilm.plumbing.folders import choose_folder, read_settings
 
 
 def read_command() -> FinetuningSettings:

@@ -15,19 +15,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from minilm import cli
-from minilm.atomic import write_json
 from minilm.checkpoint import load, read_log
-from minilm.devices import autocast, choose_device
-from minilm.errors import UserError
-from minilm.in_context import PROBE_SHOTS, curve
+from minilm.in_context.prompt_files import FileQuestions
+from minilm.in_context.prompts import SCORES, checksum
+from minilm.in_context.questions import PROBE_SHOTS, curve
+from minilm.in_context.study import Study, figures, file_study, world_study
+from minilm.in_context.terminal import Writer, loop
+from minilm.model.sampling import SamplingRule
+from minilm.plumbing import settings as cli
+from minilm.plumbing.atomic import write_json
+from minilm.plumbing.devices import autocast, choose_device
+from minilm.plumbing.errors import UserError
+from minilm.plumbing.folders import LOG, RESULTS, SETTINGS, choose_folder
 from minilm.pretraining.run import newest_or_train
-from minilm.prompt_files import FileQuestions
-from minilm.prompt_study import Study, figures, file_study, world_study
-from minilm.prompting import SCORES, checksum
-from minilm.runs import LOG, RESULTS, SETTINGS, choose_folder
-from minilm.sampling import SamplingRule
-from minilm.terminal import Writer, loop
 
 SHOTS = (0, 1, 2, 4, 8)
 

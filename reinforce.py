@@ -13,10 +13,10 @@ trained first where there is none.
 import sys
 from dataclasses import replace
 
-from minilm import cli
+from minilm.plumbing import settings as cli
+from minilm.plumbing.folders import choose_folder, read_settings
 from minilm.reinforcement.run import reinforce
 from minilm.reinforcement.settings import ReinforceSettings
-from minilm.runs import choose_folder, read_settings
 
 
 def read_command() -> ReinforceSettings:

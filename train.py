@@ -16,17 +16,17 @@ import sys
 from contextlib import redirect_stdout
 from dataclasses import replace
 
-from minilm import cli
-from minilm.config import ModelConfig
-from minilm.devices import process_rank
-from minilm.errors import UserError
-from minilm.flags import option_of
-from minilm.pretraining import continued
+from minilm.continued import run as continued
+from minilm.model.config import ModelConfig
+from minilm.plumbing import settings as cli
+from minilm.plumbing.devices import process_rank
+from minilm.plumbing.errors import UserError
+from minilm.plumbing.flags import option_of
+from minilm.plumbing.folders import choose_folder, read_settings
+from minilm.pretraining.recipes import with_recipe
 from minilm.pretraining.registry import OBJECTIVES
 from minilm.pretraining.run import newest_or_train, pretrain
 from minilm.pretraining.settings import PretrainingSettings
-from minilm.recipes import with_recipe
-from minilm.runs import choose_folder, read_settings
 
 
 def read_command() -> tuple[PretrainingSettings, dict]:

@@ -23,10 +23,10 @@ import importlib
 _HOMES = {
     "load": "checkpoint",
     "save": "checkpoint",
-    "build": "models",
-    "generate": "generation",
-    "PRESETS": "config",
-    "BPE": "tokenizer",
+    "build": "model.transformer",
+    "generate": "model.generate",
+    "PRESETS": "model.config",
+    "BPE": "tokenizer.bpe",
 }
 
 __all__ = ["BPE", "PRESETS", "build", "generate", "load", "save"]

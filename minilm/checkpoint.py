@@ -9,8 +9,8 @@
         log.jsonl           one JSON object per logged step
         results.json        the closing table; its presence says that the run is finished
 
-Each file is written beside and then renamed, so a file is old or new and never half (`minilm/atomic.py`). Two
-files cannot be renamed at once: a process killed between them leaves one of an earlier step. That is why
+Each file is written beside and then renamed, so a file is old or new and never half (`plumbing/atomic.py`).
+Two files cannot be renamed at once: a process killed between them leaves one of an earlier step. That is why
 trainer.pt holds the weights too. Resuming reads trainer.pt alone, loading reads model.safetensors alone, and
 neither can mix two steps.
 """
@@ -24,18 +24,28 @@ from typing import get_args, get_type_hints
 import torch
 from torch import Tensor, nn
 
-from .atomic import atomic_write, read_json, write_json
-from .config import ModelConfig
-from .errors import UserError
-from .flags import kind_of
 from .huggingface import loading
 from .huggingface.downloading import PUBLISHED
-from .models import build
-from .runs import CONFIG, FORMAT, LOG, TOKENIZER, TRAINER, WEIGHTS, empty_run_folder, make_folder, near_runs
-from .tensorfile import check_state, read_tensors, write_tensors
-from .tokenizer import BPE
-from .wordpiece import FORMAT as WORDPIECE
-from .wordpiece import WordPiece
+from .model.config import ModelConfig
+from .model.transformer import build
+from .plumbing.atomic import atomic_write, read_json, write_json
+from .plumbing.errors import UserError
+from .plumbing.flags import kind_of
+from .plumbing.folders import (
+    CONFIG,
+    FORMAT,
+    LOG,
+    TOKENIZER,
+    TRAINER,
+    WEIGHTS,
+    empty_run_folder,
+    make_folder,
+    near_runs,
+)
+from .plumbing.safetensors import check_state, read_tensors, write_tensors
+from .tokenizer.bpe import BPE
+from .tokenizer.wordpiece import FORMAT as WORDPIECE
+from .tokenizer.wordpiece import WordPiece
 
 ZIP = b"PK\x03\x04"  # how the files of torch.save begin; they have been zip files since PyTorch 1.6
 # What `torch.load` raises for damaged files, by the place of the damage.

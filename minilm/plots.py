@@ -11,9 +11,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import cli
 from .checkpoint import read_log
-from .errors import UserError
+from .plumbing import settings as cli
+from .plumbing.errors import UserError
 
 
 def curves(folder: str | Path) -> dict[str, tuple[list[int], list[float]]]:

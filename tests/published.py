@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 
-from minilm.gpt2_vocabulary import byte_characters, token_name
-from minilm.tensorfile import write_tensors
-from minilm.tokenizer import BPE
+from minilm.huggingface.gpt2_vocabulary import byte_characters, token_name
+from minilm.plumbing.safetensors import write_tensors
+from minilm.tokenizer.bpe import BPE
 
 D, F, P = 12, 20, 32  # width, inner width, positions
 WORDS = [

@@ -5,14 +5,14 @@ from functools import cache
 
 import torch
 
-from minilm.config import ModelConfig
-from minilm.data import Corpus
-from minilm.models import build
+from minilm.model.config import ModelConfig
+from minilm.model.transformer import build
 from minilm.pretraining.causal import Causal
 from minilm.pretraining.masked import Masked
-from minilm.pretraining.objective import IGNORED
-from minilm.tokenizer import BPE, SPECIAL_TOKENS
-from minilm.training import TrainingSettings
+from minilm.texts.corpus import Corpus
+from minilm.tokenizer.bpe import BPE, SPECIAL_TOKENS
+from minilm.training.loop import TrainingSettings
+from minilm.training.objective import IGNORED
 
 CONTEXT, BATCH_SIZE = 24, 7
 

@@ -1,4 +1,4 @@
-"""Grades minilm/checkpoint.py: loading gives back what was saved; what is missing or foreign is named."""
+"""Grades checkpoint.py: loading gives back what was saved; what is missing or foreign is named."""
 
 import json
 import os
@@ -10,11 +10,11 @@ import torch
 import minilm
 from minilm import checkpoint
 from minilm.checkpoint import is_published, load, load_config, load_tokenizer, load_weights, save, save_model
-from minilm.config import ModelConfig
-from minilm.errors import UserError
-from minilm.models import build
-from minilm.tokenizer import BPE
-from minilm.wordpiece import SPECIAL_TOKENS, WordPiece
+from minilm.model.config import ModelConfig
+from minilm.model.transformer import build
+from minilm.plumbing.errors import UserError
+from minilm.tokenizer.bpe import BPE
+from minilm.tokenizer.wordpiece import SPECIAL_TOKENS, WordPiece
 
 SMALL = ModelConfig(
     vocab_size=11, n_encoder_layer=1, d_model=6, n_head=2, d_ff=10, max_positions=7, dropout=0.5

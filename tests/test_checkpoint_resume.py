@@ -1,4 +1,4 @@
-"""Grades minilm/checkpoint.py: a kill loses nothing, resuming is safe, the log goes on where it was."""
+"""Grades checkpoint.py: a kill loses nothing, resuming is safe, the log goes on where it was."""
 
 import os
 import pickle
@@ -24,11 +24,11 @@ from minilm.checkpoint import (
     save_trainer,
     trim_log,
 )
-from minilm.config import ModelConfig
-from minilm.errors import UserError
-from minilm.models import build
-from minilm.runs import choose_folder
-from minilm.tokenizer import BPE
+from minilm.model.config import ModelConfig
+from minilm.model.transformer import build
+from minilm.plumbing.errors import UserError
+from minilm.plumbing.folders import choose_folder
+from minilm.tokenizer.bpe import BPE
 
 SMALL = ModelConfig(
     vocab_size=11, n_encoder_layer=1, d_model=6, n_head=2, d_ff=10, max_positions=7, dropout=0.5

@@ -11,10 +11,11 @@ import small
 
 import extract
 import minilm
-from minilm import cli, feature_files
-from minilm.extraction import embed
-from minilm.feature_files import read_examples
-from minilm.probe_table import RESULTS
+from minilm.extraction import feature_files
+from minilm.extraction.feature_files import read_examples
+from minilm.extraction.features import embed
+from minilm.extraction.probe_table import RESULTS
+from minilm.plumbing import settings as cli
 
 TINY = "--device cpu --draws 2"
 

@@ -11,11 +11,11 @@ import torch
 
 import finetune
 import minilm
-from minilm import cli
-from minilm.config import ModelConfig
 from minilm.finetuning import examples
 from minilm.finetuning.tasks import FineTuning
-from minilm.models import build
+from minilm.model.config import ModelConfig
+from minilm.model.transformer import build
+from minilm.plumbing import settings as cli
 
 TINY = "--model body --steps 3 --batch-size 4 --lora-rank 2 --device cpu"
 

@@ -1,13 +1,14 @@
-"""Grades minilm/plots.py: what is drawn, and what is said where nothing can be."""
+"""Grades plots.py: what is drawn, and what is said where nothing can be."""
 
 import importlib.util
 import sys
 
 import pytest
 
-from minilm import cli, plots
+from minilm import plots
 from minilm.checkpoint import append_log
-from minilm.errors import UserError
+from minilm.plumbing import settings as cli
+from minilm.plumbing.errors import UserError
 
 
 @pytest.fixture

@@ -9,13 +9,14 @@ import pytest
 import small
 
 import prompt
-from minilm import cli, data
 from minilm.checkpoint import save
-from minilm.config import ModelConfig
-from minilm.models import build
+from minilm.model.config import ModelConfig
+from minilm.model.transformer import build
+from minilm.plumbing import settings as cli
 from minilm.pretraining import run
+from minilm.pretraining.recipes import with_recipe
 from minilm.pretraining.settings import PretrainingSettings
-from minilm.recipes import with_recipe
+from minilm.texts import corpus as data
 
 ROWS = "".join(f"text {i}\t{'good' if i % 2 else 'bad'}\n" for i in range(12))
 FEW = "--n-draw 2 --n-test 6 --device cpu"

@@ -13,11 +13,15 @@ import published
 import pytest
 
 import minilm
-from minilm import cli, data, feature_files, token_features, world, world_tasks
-from minilm.config import PRESETS, ModelConfig
+from minilm.extraction import feature_files, token_features
 from minilm.finetuning import examples
+from minilm.model.config import PRESETS, ModelConfig
+from minilm.plumbing import settings as cli
 from minilm.reinforcement import preferences
-from minilm.tokenizer import BPE, SPECIAL_TOKENS
+from minilm.texts import corpus as data
+from minilm.tokenizer.bpe import BPE, SPECIAL_TOKENS
+from minilm.world import story as world
+from minilm.world import tasks as world_tasks
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
 COMMAND = re.compile(r"(?:python|torchrun --nproc-per-node \d+) ([a-z]+\.py[^`\n]*)")

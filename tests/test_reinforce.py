@@ -14,12 +14,14 @@ import torch
 
 import minilm
 import reinforce
-from minilm import cli, data, training
 from minilm.checkpoint import load_trainer, read_log, save
-from minilm.config import ModelConfig
-from minilm.models import build
+from minilm.model.config import ModelConfig
+from minilm.model.transformer import build
+from minilm.plumbing import settings as cli
+from minilm.plumbing.folders import RUN_FILES
 from minilm.reinforcement import loop, preferences
-from minilm.runs import RUN_FILES
+from minilm.texts import corpus as data
+from minilm.training import loop as training
 
 TINY = (
     "--steps 4 --batch-size 6 --max-new-tokens 8 --reward-steps 3 --reward-batch-size 4 --dpo-steps 2 "

@@ -13,15 +13,16 @@ import torch
 
 import minilm
 import train
-from minilm import cli, data
 from minilm.checkpoint import read_log, save
+from minilm.plumbing import settings as cli
+from minilm.plumbing.folders import RUN_FILES
 from minilm.pretraining import run
-from minilm.pretraining.closing import causal_closing
 from minilm.pretraining.masked import Masked
+from minilm.pretraining.recipes import with_recipe
 from minilm.pretraining.registry import fresh_model, make_objective
+from minilm.pretraining.report import causal_closing
 from minilm.pretraining.settings import PretrainingSettings
-from minilm.recipes import with_recipe
-from minilm.runs import RUN_FILES
+from minilm.texts import corpus as data
 
 TINY = "--steps 4 --vocab-size 300 --d-model 8 --n-head 2 --d-ff 12 --batch-size 5 --context 32 --device cpu"
 

@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import world_tasks
-from ..errors import UserError
-from ..inputs import PairRows, TextRows, pair_rows, text_rows
-from ..tables import read_table
-from . import metrics
+from ..plumbing.errors import UserError
+from ..texts.tables import read_table
+from ..tokenizer.rows import PairRows, TextRows, pair_rows, text_rows
+from ..training import metrics
+from ..world import tasks as world_tasks
 from .heads import Head
 from .tasks import Prediction, Rows, Task, check_known, device_of, in_parts
 

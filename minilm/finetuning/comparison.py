@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 import torch
 from tqdm import tqdm
 
-from ..early_stopping import EarlyStopping
-from ..models import Transformer, build
-from ..training import evaluate, is_turn, make_optimizer, train_step
+from ..model.transformer import Transformer, build
+from ..training.early_stopping import EarlyStopping
+from ..training.loop import evaluate, is_turn, make_optimizer, train_step
 from .heads import WithHead, put_head_on
 from .moving import let_move, pace_of
 from .settings import FinetuningSettings, rate_of

@@ -3,8 +3,8 @@
 import random
 from pathlib import Path
 
-from ..data import VALIDATION_SEED, VALIDATION_SHARE
-from ..errors import UserError
+from ..plumbing.errors import UserError
+from ..texts.corpus import VALIDATION_SEED, VALIDATION_SHARE
 from .registry import TASKS
 from .settings import WITH_CLASSES, WORLD, FinetuningSettings
 from .tasks import Examples, Task

@@ -10,11 +10,11 @@ import csv
 import io
 from pathlib import Path
 
-from ..atomic import atomic_write, read_json, write_json
 from ..checkpoint import load, load_weights
-from ..errors import UserError
-from ..runs import CONFUSION, PREDICTIONS, TASK
-from . import metrics
+from ..plumbing.atomic import atomic_write, read_json, write_json
+from ..plumbing.errors import UserError
+from ..plumbing.folders import CONFUSION, PREDICTIONS, TASK
+from ..training import metrics
 from .heads import WithHead
 from .registry import TASKS
 from .settings import ON_PAIRS

@@ -17,9 +17,9 @@ The two vectors of a pair are the means over all tokens of each text (Reimers an
 import torch
 from torch import Tensor, nn
 
-from ..config import ModelConfig
-from ..extraction import last_token, token_mean
-from ..models import Transformer
+from ..extraction.features import last_token, token_mean
+from ..model.config import ModelConfig
+from ..model.transformer import Transformer
 from .lora import merged_state
 
 HEAD = "head."  # how the names of a head's weights begin

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import UserError, suggest
-from ..models import Transformer
+from ..model.transformer import Transformer
+from ..plumbing.errors import UserError, suggest
 
 # What --lora-targets names, and the layers that it stands for.
 TARGETS = {

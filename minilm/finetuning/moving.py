@@ -8,8 +8,8 @@
 
 import re
 
-from ..config import ModelConfig
-from ..errors import UserError, suggest
+from ..model.config import ModelConfig
+from ..plumbing.errors import UserError, suggest
 from .heads import HEAD, WithHead
 from .lora import add_lora, lora_names
 

@@ -1,7 +1,7 @@
 """The tasks, by the name that --task takes."""
 
-from ..config import ModelConfig
-from ..errors import UserError
+from ..model.config import ModelConfig
+from ..plumbing.errors import UserError
 from .classification import Classification, Pair
 from .similarity import Similarity
 from .span import Span

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import torch
 
-from .. import cli
-from ..atomic import read_json, write_json
 from ..checkpoint import check_trainer, load
-from ..config import PRESETS, preset
-from ..devices import choose_device
-from ..errors import UserError
-from ..models import Transformer, build
+from ..model.config import PRESETS, preset
+from ..model.transformer import Transformer, build
+from ..plumbing import settings as cli
+from ..plumbing.atomic import read_json, write_json
+from ..plumbing.devices import choose_device
+from ..plumbing.errors import UserError
+from ..plumbing.folders import PREDICTIONS, RESULTS, SETTINGS, choose_folder, find_run
 from ..pretraining.run import newest_or_train
-from ..runs import PREDICTIONS, RESULTS, SETTINGS, choose_folder, find_run
-from ..tokenizer import BPE, SPECIAL_TOKENS
-from ..training import train
+from ..tokenizer.bpe import BPE, SPECIAL_TOKENS
+from ..training.loop import train
 from . import comparison, folder
 from .comparison import Result
 from .examples import load_examples, read_file

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from ..config import ModelConfig
-from ..errors import UserError
-from ..recipes import LARGE, filled_in
-from ..training import TrainingSettings
+from ..model.config import ModelConfig
+from ..plumbing.errors import UserError
+from ..pretraining.recipes import LARGE, filled_in
+from ..training.loop import TrainingSettings
 from .moving import n_last
 from .registry import TASKS
 

@@ -17,9 +17,9 @@ import re
 
 import torch
 
-from .. import world_tasks
-from ..errors import UserError
-from . import metrics
+from ..plumbing.errors import UserError
+from ..training import metrics
+from ..world import tasks as world_tasks
 from .classification import TextsWithTruth, TextTask
 from .tasks import Prediction
 

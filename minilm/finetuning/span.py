@@ -17,12 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import world_tasks
-from ..errors import UserError
-from ..files import kind
-from ..inputs import TextRows, framed, text_ids
-from ..tables import read_squad, read_table
-from . import metrics
+from ..plumbing.errors import UserError
+from ..texts.files import kind
+from ..texts.tables import read_squad, read_table
+from ..tokenizer.rows import TextRows, framed, text_ids
+from ..training import metrics
+from ..world import tasks as world_tasks
 from .heads import Head
 from .tasks import Prediction, Rows, Task, device_of, in_parts
 

@@ -15,13 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import world_tasks
-from ..draft import pad
-from ..errors import UserError
-from ..inputs import TextRows, framed, starts_of, word_ids
-from ..pretraining.objective import IGNORED
-from ..tables import read_conll
-from . import metrics
+from ..model.draft import pad
+from ..plumbing.errors import UserError
+from ..texts.tables import read_conll
+from ..tokenizer.rows import TextRows, framed, starts_of, word_ids
+from ..training import metrics
+from ..training.objective import IGNORED
+from ..world import tasks as world_tasks
 from .heads import Head
 from .tasks import Prediction, Rows, Task, check_known, device_of, in_parts
 

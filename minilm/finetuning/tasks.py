@@ -1,7 +1,7 @@
 """What a fine-tuning task is: it turns examples into rows, rows into a loss, a model's output into a score.
 
 A task knows nothing of training. `FineTuning` below makes an objective of a task and its examples, and the
-one loop (`minilm/training.py`) trains it; `comparison.py` trains it again from random weights, with a frozen
+one loop (`training/loop.py`) trains it; `comparison.py` trains it again from random weights, with a frozen
 body and so on, and asks `score` each time.
 
 An example is a tuple: what the model may see, then the truth, `(text, label)` or `(source, target)`. The
@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..config import ModelConfig
-from ..errors import UserError, suggest
+from ..model.config import ModelConfig
+from ..plumbing.errors import UserError, suggest
 
 
 @dataclass(frozen=True)
@@ -158,9 +158,9 @@ class Task(ABC):
 
 
 class FineTuning:
-    """A task and its examples as an objective: `batch` and `loss`, for `minilm.training.train`.
+    """A task and its examples as an objective: `batch` and `loss`, for `minilm.training.loop.train`.
 
-    `batch` is a pure function of (seed, split, step), as in `minilm/pretraining/objective.py`.
+    `batch` is a pure function of (seed, split, step), as in `minilm/training/objective.py`.
     """
 
     def __init__(self, task: Task, examples: Examples, batch_size: int, seed: int = 0):

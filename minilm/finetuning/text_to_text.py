@@ -15,16 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import world_tasks
-from ..errors import UserError
-from ..files import kind, read_jsonl, read_text
-from ..generation import generate
-from ..inputs import END, decoder_begin, text_ids
-from ..pretraining.bleu import corpus_bleu, exact_match, words
-from ..pretraining.objective import IGNORED, count_correct, summed_cross_entropy, tensors
+from ..model.generate import generate
+from ..plumbing.errors import UserError
 from ..pretraining.translation import EncodedTexts, alike
-from ..tables import read_table
-from .metrics import macro_f1
+from ..texts.files import kind, read_jsonl, read_text
+from ..texts.tables import read_table
+from ..tokenizer.rows import END, decoder_begin, text_ids
+from ..training.bleu import corpus_bleu, exact_match, words
+from ..training.metrics import macro_f1
+from ..training.objective import IGNORED, count_correct, summed_cross_entropy, tensors
+from ..world import tasks as world_tasks
 from .tasks import Prediction, Rows, Task, device_of
 
 FIELDS = (("source", "target"), ("prompt", "response"))

@@ -5,8 +5,8 @@ A key that is not here says nothing about the numbers that a model computes.
 
 from typing import NamedTuple
 
-from ..config import ModelConfig
-from ..errors import UserError, suggest
+from ..model.config import ModelConfig
+from ..plumbing.errors import UserError, suggest
 
 ACTIVATIONS = {
     "relu": "relu",

@@ -19,9 +19,9 @@ from urllib.parse import quote
 
 from tqdm import tqdm
 
-from ..atomic import read_json, write_json
-from ..errors import UserError
-from ..runs import make_folder
+from ..plumbing.atomic import read_json, write_json
+from ..plumbing.errors import UserError
+from ..plumbing.folders import make_folder
 from .weights import FILES
 
 PUBLISHED = "hf:"  # how the name of a published model begins, where a folder could stand too

@@ -17,12 +17,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..atomic import read_json, write_json
 from ..checkpoint import load
-from ..config import ModelConfig
-from ..errors import UserError
-from ..runs import SETTINGS, make_folder
-from ..tensorfile import write_tensors
+from ..model.config import ModelConfig
+from ..plumbing.atomic import read_json, write_json
+from ..plumbing.errors import UserError
+from ..plumbing.folders import SETTINGS, make_folder
+from ..plumbing.safetensors import write_tensors
 from .configs import from_model_config
 from .names import NAMES, their_name
 from .vocabulary_files import write_tokenizer

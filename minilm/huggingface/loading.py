@@ -10,15 +10,15 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from ..atomic import read_json
-from ..config import ModelConfig
-from ..errors import UserError
-from ..models import build
-from ..tensorfile import check_state
+from ..model.config import ModelConfig
+from ..model.transformer import build
+from ..plumbing.atomic import read_json
+from ..plumbing.errors import UserError
+from ..plumbing.safetensors import check_state
 from .configs import layout_of, to_model_config
 from .downloading import cached
 from .names import NAMES, Names, table_names, their_name
-from .vocabularies import read_tokenizer
+from .tokenizers import read_tokenizer
 from .weights import read_weights, unpack
 
 HEADS = ("vocabulary", "pooler", "next_sentence")

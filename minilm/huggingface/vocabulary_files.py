@@ -7,11 +7,11 @@ in training. Our objectives also put a space before each text that they encode w
 
 from pathlib import Path
 
-from ..atomic import atomic_write, write_json
-from ..errors import UserError
-from ..gpt2_vocabulary import byte_characters, token_name
-from ..tokenizer import BPE
-from ..wordpiece import WordPiece
+from ..plumbing.atomic import atomic_write, write_json
+from ..plumbing.errors import UserError
+from ..tokenizer.bpe import BPE
+from ..tokenizer.wordpiece import WordPiece
+from .gpt2_vocabulary import byte_characters, token_name
 
 
 def write_tokenizer(

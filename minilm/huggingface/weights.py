@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..atomic import read_json
-from ..config import ModelConfig
-from ..errors import UserError
-from ..tensorfile import read_tensors
+from ..model.config import ModelConfig
+from ..plumbing.atomic import read_json
+from ..plumbing.errors import UserError
+from ..plumbing.safetensors import read_tensors
 
 # What `torch.load` raises for damaged files, by the place of the damage.
 DAMAGE = (RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, AssertionError, OSError)

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..attention import BLOCKED, KeyValueCache, MultiHeadAttention, alibi_bias
-from ..config import ModelConfig
-from ..errors import UserError
+from ..plumbing.errors import UserError
+from .attention import BLOCKED, KeyValueCache, MultiHeadAttention, alibi_bias
+from .config import ModelConfig
 
 ALL = slice(None)  # positions
 ACTIVATIONS = {

@@ -9,11 +9,11 @@ from array import array
 import numpy as np
 from torch import Tensor
 
-from ..data import Corpus
-from ..errors import UserError
-from ..generation import generate
-from ..tokenizer import BPE
-from .objective import IGNORED, Objective, count_correct, summed_cross_entropy, tensors
+from ..model.generate import generate
+from ..plumbing.errors import UserError
+from ..texts.corpus import Corpus
+from ..tokenizer.bpe import BPE
+from ..training.objective import IGNORED, Objective, count_correct, summed_cross_entropy, tensors
 
 
 class Causal(Objective):

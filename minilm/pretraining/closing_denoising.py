@@ -7,12 +7,12 @@ when it sees its own.
 import numpy as np
 import torch
 
-from ..devices import to_device
-from ..generation import generate
-from ..training import micro_batches
-from .closing import unigram_loss
+from ..model.generate import generate
+from ..plumbing.devices import to_device
+from ..training.loop import micro_batches
 from .denoising import Denoising
 from .noise import NOISES
+from .report import unigram_loss
 
 
 def denoising_closing(objective: Denoising, model, before: dict, after: dict) -> tuple[list, dict, list[str]]:

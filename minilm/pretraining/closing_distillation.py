@@ -12,12 +12,12 @@ import time
 from torch import Tensor
 from tqdm import tqdm
 
-from ..devices import process_count
-from ..models import Transformer
-from ..training import TrainingSettings, evaluate, make_optimizer, micro_batches, train_step
-from .closing import fill_examples
+from ..model.transformer import Transformer
+from ..plumbing.devices import process_count
+from ..training.loop import TrainingSettings, evaluate, make_optimizer, micro_batches, train_step
 from .distillation import Distillation, initial_student
 from .masked import predict_masked
+from .report import fill_examples
 
 HEADER = ("", "weights", "in blocks", "texts/s", "hidden tokens right", "their loss (nats)")
 SMOOTHING = 0.1  # Vaswani et al. 2017, section 5.4

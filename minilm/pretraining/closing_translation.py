@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from ..world_portuguese import word_by_word
-from .bleu import corpus_bleu, exact_match
-from .objective import perplexity
+from ..training.bleu import corpus_bleu, exact_match
+from ..training.objective import perplexity
+from ..world.portuguese import word_by_word
 from .translation import Translation
 
 

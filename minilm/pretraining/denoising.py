@@ -10,13 +10,13 @@ import math
 import numpy as np
 from torch import Tensor
 
-from ..data import Corpus
-from ..errors import UserError
-from ..inputs import decoder_begin
-from ..tokenizer import BPE
+from ..plumbing.errors import UserError
+from ..texts.corpus import Corpus
+from ..tokenizer.bpe import BPE
+from ..tokenizer.rows import decoder_begin
+from ..training.objective import IGNORED, SPLITS, Objective, notes_on_cuts, summed_cross_entropy, tensors
 from .next_sentence import EncodedSentences, width_of
 from .noise import MASK, corrupt_rows, noise_names
-from .objective import IGNORED, SPLITS, Objective, notes_on_cuts, summed_cross_entropy, tensors
 
 
 class Denoising(Objective):

@@ -20,13 +20,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..config import ModelConfig
-from ..data import Corpus
-from ..errors import UserError
-from ..models import Transformer, build
-from ..tokenizer import BPE
+from ..model.config import ModelConfig
+from ..model.transformer import Transformer, build
+from ..plumbing.errors import UserError
+from ..texts.corpus import Corpus
+from ..tokenizer.bpe import BPE
+from ..training.objective import IGNORED, count_correct, summed_cross_entropy
 from .masked import Masked, masked_logits
-from .objective import IGNORED, count_correct, summed_cross_entropy
 
 
 class Distillation(Masked):

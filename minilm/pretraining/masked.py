@@ -10,11 +10,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data import Corpus
-from ..errors import UserError
-from ..tokenizer import BPE
+from ..plumbing.errors import UserError
+from ..texts.corpus import Corpus
+from ..tokenizer.bpe import BPE
+from ..training.objective import (
+    IGNORED,
+    SPLITS,
+    Objective,
+    count_correct,
+    notes_on_cuts,
+    summed_cross_entropy,
+    tensors,
+)
 from .next_sentence import PackedSentences, SentencePairs
-from .objective import IGNORED, SPLITS, Objective, count_correct, notes_on_cuts, summed_cross_entropy, tensors
 
 
 class Masked(Objective):

@@ -9,9 +9,9 @@ from array import array
 
 import numpy as np
 
-from ..data import sentences
-from ..errors import UserError
-from ..tokenizer import BPE
+from ..plumbing.errors import UserError
+from ..texts.corpus import sentences
+from ..tokenizer.bpe import BPE
 
 FOLLOWS, DOES_NOT_FOLLOW = 0, 1  # classes of the next-sentence head
 

@@ -21,7 +21,7 @@ one row, the second draw the same numbers from the generator, and give the same 
 
 import numpy as np
 
-from ..errors import UserError, suggest
+from ..plumbing.errors import UserError, suggest
 
 NOISES = ("masking", "deletion", "infilling", "permutation", "rotation")
 MASK = -1  # stands for [MASK] among the places

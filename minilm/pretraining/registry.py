@@ -8,25 +8,25 @@ from typing import NamedTuple
 import torch
 
 from ..checkpoint import load, load_tokenizer
-from ..config import ModelConfig, preset
-from ..data import load_corpus
-from ..devices import choose_device
-from ..errors import UserError
-from ..models import build
-from ..pairs import load_pairs
-from ..runs import TOKENIZER
-from ..tokenizer import BPE, SPECIAL_TOKENS
+from ..in_context.objective import InContext
+from ..model.config import ModelConfig, preset
+from ..model.transformer import build
+from ..plumbing.devices import choose_device
+from ..plumbing.errors import UserError
+from ..plumbing.folders import TOKENIZER
+from ..texts.corpus import load_corpus
+from ..texts.pairs import load_pairs
+from ..tokenizer.bpe import BPE, SPECIAL_TOKENS
+from ..training.objective import Objective
 from .causal import Causal
-from .closing import HEADER, causal_closing, masked_closing
 from .closing_denoising import denoising_closing
 from .closing_distillation import HEADER as STUDENT_HEADER
 from .closing_distillation import distillation_closing
 from .closing_translation import translation_closing
 from .denoising import Denoising
 from .distillation import Distillation, initial_student
-from .in_context import InContext
 from .masked import Masked
-from .objective import Objective
+from .report import HEADER, causal_closing, masked_closing
 from .translation import Translation
 
 

@@ -5,15 +5,15 @@
 
 from pathlib import Path
 
-from .. import cli
-from ..atomic import write_json
 from ..checkpoint import check_trainer
-from ..devices import choose_device, process_count, process_group, process_rank
-from ..errors import UserError
-from ..recipes import with_recipe
-from ..runs import RESULTS, SETTINGS, choose_folder, find_run
-from ..training import train
-from . import continued
+from ..continued import run as continued
+from ..plumbing import settings as cli
+from ..plumbing.atomic import write_json
+from ..plumbing.devices import choose_device, process_count, process_group, process_rank
+from ..plumbing.errors import UserError
+from ..plumbing.folders import RESULTS, SETTINGS, choose_folder, find_run
+from ..training.loop import train
+from .recipes import with_recipe
 from .registry import (
     OBJECTIVES,
     check_fit,

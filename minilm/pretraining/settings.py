@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from ..errors import UserError
-from ..training import TrainingSettings
+from ..plumbing.errors import UserError
+from ..training.loop import TrainingSettings
 from .registry import OBJECTIVES
 
 

@@ -15,11 +15,11 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from ..errors import UserError
-from ..generation import generate
-from ..pairs import Pairs
-from ..tokenizer import BPE
-from .objective import IGNORED, SPLITS, Objective, count_correct, notes_on_cuts, tensors
+from ..model.generate import generate
+from ..plumbing.errors import UserError
+from ..texts.pairs import Pairs
+from ..tokenizer.bpe import BPE
+from ..training.objective import IGNORED, SPLITS, Objective, count_correct, notes_on_cuts, tensors
 
 
 class Translation(Objective):

@@ -3,8 +3,8 @@
 import copy
 from dataclasses import replace
 
-from .. import cli
-from . import closing
+from ..plumbing import settings as cli
+from . import report as closing
 from .loop import Task, train_ppo
 from .reward import Normalised
 from .settings import ReinforceSettings

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..models import Transformer
-from ..sampling import token_log_probabilities
+from ..model.sampling import token_log_probabilities
+from ..model.transformer import Transformer
 from .preferences import PairObjective, Preferences
 
 

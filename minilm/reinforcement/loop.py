@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 
 from ..checkpoint import append_log, check_state, load_trainer, save_model, save_trainer, trim_log
-from ..ctrl_c import ctrl_c_as_a_wish
-from ..errors import UserError
-from ..models import Transformer
-from ..runs import TRAINER
-from ..sampling import SamplingRule
-from ..training import Interrupted
+from ..model.sampling import SamplingRule
+from ..model.transformer import Transformer
+from ..plumbing.ctrl_c import ctrl_c_as_a_wish
+from ..plumbing.errors import UserError
+from ..plumbing.folders import TRAINER
+from ..training.loop import Interrupted
 from .ppo import adapted, make_batch, update
 from .preferences import Preferences
 from .rollout import Policy, Rollout, draw_answers, prompts_of_step, sampling_seed, score_answers, texts_of

@@ -24,8 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..devices import autocast
-from ..sampling import SamplingRule
+from ..model.sampling import SamplingRule
+from ..plumbing.devices import autocast
 from .rollout import Policy, Rollout
 from .settings import PPOSettings
 

@@ -12,14 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import world, world_tasks
-from ..config import ModelConfig
-from ..data import split_by_hash
-from ..errors import UserError
-from ..files import kind, read_jsonl, read_text, string_field
-from ..inputs import END, prompt_ids
-from ..pretraining.objective import Objective
-from ..tables import read_table
+from ..model.config import ModelConfig
+from ..plumbing.errors import UserError
+from ..texts.corpus import split_by_hash
+from ..texts.files import kind, read_jsonl, read_text, string_field
+from ..texts.tables import read_table
+from ..tokenizer.rows import END, prompt_ids
+from ..training.objective import Objective
+from ..world import story as world
+from ..world import tasks as world_tasks
 
 HELD_OUT_PAIRS, TRAIN_PROMPTS, TEST_PROMPTS = 1000, 3000, 1000  # of the embedded world
 HELD_OUT_SEED = 1_000_003  # added to the seed for what nothing is trained on

@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..checkpoint import load_config, load_weights
-from ..errors import UserError
-from ..extraction import last_token
-from ..models import Transformer, build
-from ..runs import TOKENIZER
-from ..tokenizer import BPE
+from ..extraction.features import last_token
+from ..model.transformer import Transformer, build
+from ..plumbing.errors import UserError
+from ..plumbing.folders import TOKENIZER
+from ..tokenizer.bpe import BPE
 from .preferences import PairObjective
 from .rollout import Rollout
 

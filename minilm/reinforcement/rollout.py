@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..devices import autocast
-from ..generation import sample
-from ..models import Transformer
-from ..sampling import SamplingRule, token_log_probabilities
+from ..model.generate import sample
+from ..model.sampling import SamplingRule, token_log_probabilities
+from ..model.transformer import Transformer
+from ..plumbing.devices import autocast
 
 
 class Policy(nn.Module):

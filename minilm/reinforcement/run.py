@@ -8,13 +8,13 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from .. import cli
-from ..atomic import write_json
-from ..devices import choose_device
-from ..models import Transformer
+from ..model.transformer import Transformer
+from ..plumbing import settings as cli
+from ..plumbing.atomic import write_json
+from ..plumbing.devices import choose_device
+from ..plumbing.folders import RESULTS, SETTINGS, choose_folder
 from ..pretraining.run import newest_or_train
-from ..runs import RESULTS, SETTINGS, choose_folder
-from . import closing
+from . import report as closing
 from .ablation import ablate
 from .loop import Task, mark_beginning, train_ppo
 from .preferences import load_preferences

@@ -7,7 +7,7 @@ model that saw no others would know nothing about grammar.
 
 from dataclasses import replace
 
-from ..models import Transformer
+from ..model.transformer import Transformer
 from .loop import Task
 from .preferences import Pair, encode_prompts
 from .rollout import draw_answers

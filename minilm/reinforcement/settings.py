@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from ..cli import CommonSettings
-from ..errors import UserError
-from ..flags import option_of
+from ..plumbing.errors import UserError
+from ..plumbing.flags import option_of
+from ..plumbing.settings import CommonSettings
 
 
 @dataclass(frozen=True, kw_only=True)

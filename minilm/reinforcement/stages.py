@@ -1,6 +1,6 @@
 """What comes before PPO: the policy and its task, the optional supervised start, the reward.
 
-Each stage is trained by the one loop (`minilm/training.py`) in a folder of its own inside the run's.
+Each stage is trained by the one loop (`minilm/training/loop.py`) in a folder of its own inside the run's.
 """
 
 import copy
@@ -9,15 +9,15 @@ from pathlib import Path
 
 import torch
 
-from ..atomic import write_json
 from ..checkpoint import load, load_trainer
-from ..errors import UserError
-from ..inputs import END
-from ..models import Transformer
-from ..pretraining.objective import Objective
-from ..runs import LOG, RESULTS, TRAINER, WEIGHTS, make_folder
-from ..sampling import SamplingRule
-from ..training import Interrupted, TrainingSettings, evaluate, train
+from ..model.sampling import SamplingRule
+from ..model.transformer import Transformer
+from ..plumbing.atomic import write_json
+from ..plumbing.errors import UserError
+from ..plumbing.folders import LOG, RESULTS, TRAINER, WEIGHTS, make_folder
+from ..tokenizer.rows import END
+from ..training.loop import Interrupted, TrainingSettings, evaluate, train
+from ..training.objective import Objective
 from .dpo import DirectPreference
 from .loop import Task, train_ppo
 from .preferences import Preferences, encode_prompts

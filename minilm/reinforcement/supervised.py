@@ -6,7 +6,7 @@ Source: Stiennon et al. 2020, section 3.1; Ouyang et al. 2022, "InstructGPT", se
 import torch
 from torch import Tensor
 
-from ..pretraining.objective import IGNORED, count_correct, summed_cross_entropy
+from ..training.objective import IGNORED, count_correct, summed_cross_entropy
 from .preferences import PairObjective
 
 

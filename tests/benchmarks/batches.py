@@ -13,6 +13,7 @@ import time
 import torch
 
 from minilm.checkpoint import save
+from minilm.pretraining.recipes import with_recipe
 from minilm.pretraining.registry import (
     copied_student,
     fresh_model,
@@ -21,8 +22,7 @@ from minilm.pretraining.registry import (
     make_tokenizer,
 )
 from minilm.pretraining.settings import PretrainingSettings
-from minilm.recipes import with_recipe
-from minilm.training import make_optimizer, train_step
+from minilm.training.loop import make_optimizer, train_step
 
 ROUNDS = 60
 TARGET = 0.05

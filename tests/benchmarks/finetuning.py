@@ -14,13 +14,13 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 from transformers.utils import logging
 
-from minilm.config import PRESETS
 from minilm.finetuning.classification import TextsWithTruth
 from minilm.finetuning.heads import Head, put_head_on
 from minilm.finetuning.settings import FinetuningSettings
-from minilm.inputs import TextRows
-from minilm.models import build
-from minilm.training import BETAS, make_optimizer, train_step
+from minilm.model.config import PRESETS
+from minilm.model.transformer import build
+from minilm.tokenizer.rows import TextRows
+from minilm.training.loop import BETAS, make_optimizer, train_step
 
 N_ROW, LENGTH, N_CLASS, N_TURN = 4, 64, 3, 12
 

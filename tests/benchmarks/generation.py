@@ -13,7 +13,7 @@ import time
 import torch
 
 import minilm
-from minilm.config import ModelConfig
+from minilm.model.config import ModelConfig
 
 B, N_PROMPT, N_NEW, V, D, LAYERS, HEADS = 8, 16, 112, 1000, 128, 4, 4
 ROUNDS = 9

@@ -13,13 +13,13 @@ import time
 
 import torch
 
-from minilm.config import PRESETS
-from minilm.models import build
+from minilm.model.config import PRESETS
+from minilm.model.sampling import SamplingRule
+from minilm.model.transformer import build
 from minilm.reinforcement.ppo import make_batch, update
 from minilm.reinforcement.reward import RewardModel
 from minilm.reinforcement.rollout import Policy, Rollout, draw_answers, frozen_copy, score_answers
 from minilm.reinforcement.settings import PPOSettings
-from minilm.sampling import SamplingRule
 
 B, N_PROMPT, N_NEW, ROUNDS, TARGET = 64, 21, 20, 7, 1.5
 SHAPE = PRESETS["gpt-tiny"]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from minilm.tokenizer import BPE, SPECIAL_TOKENS
+from minilm.tokenizer.bpe import BPE, SPECIAL_TOKENS
 
 try:
     import tokenizers

@@ -14,10 +14,10 @@ import time
 import numpy as np
 import torch
 
-from minilm.config import ModelConfig
-from minilm.models import build
-from minilm.pretraining.objective import summed_cross_entropy
-from minilm.training import BETAS, make_optimizer
+from minilm.model.config import ModelConfig
+from minilm.model.transformer import build
+from minilm.training.loop import BETAS, make_optimizer
+from minilm.training.objective import summed_cross_entropy
 
 ROUNDS = 12
 B, T, V = 8, 256, 8192

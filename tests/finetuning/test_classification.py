@@ -1,4 +1,4 @@
-"""Grades minilm/finetuning/classification.py: texts and pairs, and their classes."""
+"""Grades finetuning/classification.py: texts and pairs, and their classes."""
 
 import math
 
@@ -7,11 +7,11 @@ import small
 import torch
 import tuned
 
-from minilm.errors import UserError
 from minilm.finetuning.classification import Classification, Pair, TextsWithTruth
 from minilm.finetuning.comparison import prepared, train_quietly
 from minilm.finetuning.tasks import FineTuning, Prediction
-from minilm.inputs import text_rows
+from minilm.plumbing.errors import UserError
+from minilm.tokenizer.rows import text_rows
 
 PAIRS = [("Ana ran.", "Rui ran.", "yes"), ("A lamp.", "Two red pens.", "no"), ("Bread.", "Pens.", "no")]
 

@@ -1,4 +1,4 @@
-"""Grades minilm/finetuning/comparison.py: each way to tune, from the same start, for the same steps."""
+"""Grades finetuning/comparison.py: each way to tune, from the same start, for the same steps."""
 
 from dataclasses import replace
 
@@ -24,7 +24,7 @@ from minilm.finetuning.comparison import (
 )
 from minilm.finetuning.settings import rate_of
 from minilm.finetuning.tasks import FineTuning
-from minilm.training import train
+from minilm.training.loop import train
 
 
 def test_a_run_begins_with_the_body_and_a_head_of_the_seed():

@@ -1,11 +1,10 @@
-"""Grades minilm/finetuning/examples.py: what is learnt from, watched and measured on, all different."""
+"""Grades finetuning/examples.py: what is learnt from, watched and measured on, all different."""
 
 from pathlib import Path
 
 import pytest
 import tuned
 
-from minilm.errors import UserError
 from minilm.finetuning import examples
 from minilm.finetuning.classification import Classification
 from minilm.finetuning.examples import (
@@ -17,7 +16,8 @@ from minilm.finetuning.examples import (
     world_examples,
 )
 from minilm.finetuning.registry import TASKS
-from minilm.world import HELD_OUT_THINGS, SINGULAR_OF
+from minilm.plumbing.errors import UserError
+from minilm.world.story import HELD_OUT_THINGS, SINGULAR_OF
 
 
 @pytest.fixture(autouse=True)

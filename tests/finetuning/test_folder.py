@@ -1,4 +1,4 @@
-"""Grades minilm/finetuning/folder.py: what a fine-tuned folder holds, and that it says the same again."""
+"""Grades finetuning/folder.py: what a fine-tuned folder holds, and that it says the same again."""
 
 import json
 
@@ -8,7 +8,6 @@ import torch
 import tuned
 
 import minilm
-from minilm.errors import UserError
 from minilm.finetuning.comparison import prepared
 from minilm.finetuning.folder import (
     confusion_rows,
@@ -19,6 +18,7 @@ from minilm.finetuning.folder import (
 )
 from minilm.finetuning.similarity import Similarity
 from minilm.finetuning.tasks import Prediction
+from minilm.plumbing.errors import UserError
 
 
 def saved(tmp_path, tune: str = "all"):

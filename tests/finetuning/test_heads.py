@@ -1,14 +1,14 @@
-"""Grades minilm/finetuning/heads.py: the vector that a head reads, and what moves under it."""
+"""Grades finetuning/heads.py: the vector that a head reads, and what moves under it."""
 
 import pytest
 import small
 import torch
 import tuned
 
-from minilm.extraction import embed
+from minilm.extraction.features import embed
 from minilm.finetuning.heads import Head, WithHead, compared, moves, put_head_on
 from minilm.finetuning.moving import let_move
-from minilm.inputs import pair_rows, text_rows
+from minilm.tokenizer.rows import pair_rows, text_rows
 
 TEXTS = ["Rui sells bread.", "Ana found a lamp on Monday. The old baker likes it.", "Ana."]
 SECONDS = ["A lamp.", "Rui.", "The old baker sells two red pens."]

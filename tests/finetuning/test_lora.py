@@ -1,4 +1,4 @@
-"""Grades minilm/finetuning/lora.py: the model starts as it was, and is saved without a trace of LoRA."""
+"""Grades finetuning/lora.py: the model starts as it was, and is saved without a trace of LoRA."""
 
 import pytest
 import small
@@ -7,10 +7,10 @@ import tuned
 from torch import nn
 
 import minilm
-from minilm.errors import UserError
 from minilm.finetuning.heads import Head, put_head_on
 from minilm.finetuning.lora import TARGETS, LoRALinear, add_lora, lora_names, merged_state
 from minilm.finetuning.moving import let_move
+from minilm.plumbing.errors import UserError
 
 IDS = torch.randint(6, 200, (3, 9), generator=torch.Generator().manual_seed(0))
 

@@ -1,11 +1,11 @@
-"""Grades minilm/finetuning/moving.py: which weights move, and how fast."""
+"""Grades finetuning/moving.py: which weights move, and how fast."""
 
 import pytest
 import tuned
 
-from minilm.errors import UserError
 from minilm.finetuning.heads import Head, put_head_on
 from minilm.finetuning.moving import depth_of, let_move, n_last, pace_of
+from minilm.plumbing.errors import UserError
 
 
 def made(kind: str = "encoder", on: str = "text"):

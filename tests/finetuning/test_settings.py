@@ -1,4 +1,4 @@
-"""Grades minilm/finetuning/settings.py: what the flags are where they are not given."""
+"""Grades finetuning/settings.py: what the flags are where they are not given."""
 
 import re
 from dataclasses import fields
@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import tuned
 
-from minilm.config import PRESETS
-from minilm.errors import UserError
 from minilm.finetuning.registry import TASKS
 from minilm.finetuning.settings import WORLD, FinetuningSettings, default_seeds, rate_of, with_recipe
+from minilm.model.config import PRESETS
+from minilm.plumbing.errors import UserError
 
 
 def test_every_task_has_a_recipe():
@@ -57,8 +57,8 @@ def test_a_published_model_and_all_of_it_learn_more_slowly():
 
 def test_every_flag_is_read_somewhere():
     root = Path(__file__).parents[2]
-    files = [*root.glob("minilm/finetuning/*.py"), root / "minilm/training.py", root / "finetune.py"]
-    files += [root / "minilm/devices.py", root / "minilm/report.py"]
+    files = [*root.glob("minilm/finetuning/*.py"), root / "minilm/training/loop.py", root / "finetune.py"]
+    files += [root / "minilm/plumbing/devices.py", root / "minilm/plumbing/progress.py"]
     text = "\n".join(path.read_text(encoding="utf-8") for path in files)
     unread = [
         f.name for f in fields(FinetuningSettings) if not re.search(rf"(settings|own)\.{f.name}\b", text)

@@ -1,4 +1,4 @@
-"""Grades minilm/finetuning/similarity.py: two texts and a number, in one row or in two."""
+"""Grades finetuning/similarity.py: two texts and a number, in one row or in two."""
 
 import math
 import random
@@ -8,10 +8,10 @@ import small
 import torch
 import tuned
 
-from minilm.errors import UserError
 from minilm.finetuning.comparison import prepared, train_quietly
 from minilm.finetuning.similarity import Similarity, number
 from minilm.finetuning.tasks import Examples, FineTuning, Prediction
+from minilm.plumbing.errors import UserError
 
 SCORED = [("Ana ran.", "Rui ran.", 4.5), ("A lamp.", "Two red pens.", 0.5), ("Bread.", "Pens.", 1.0)]
 

@@ -1,4 +1,4 @@
-"""Grades minilm/finetuning/span.py: where an answer begins and ends, and the windows of a long text."""
+"""Grades finetuning/span.py: where an answer begins and ends, and the windows of a long text."""
 
 import json
 
@@ -7,10 +7,10 @@ import small
 import torch
 import tuned
 
-from minilm.errors import UserError
 from minilm.finetuning.comparison import prepared, train_quietly
 from minilm.finetuning.span import Found, Span, Windows, WordsOfText, best_spans
 from minilm.finetuning.tasks import Examples, FineTuning, Prediction
+from minilm.plumbing.errors import UserError
 
 TEXT = "Ana found a lamp on Monday. Rui sells bread."
 LONG = "Rui sells bread. " * 6 + "Ana found a lamp."

@@ -1,4 +1,4 @@
-"""Grades minilm/finetuning/tagging.py: the first token of a word carries its tag, and the others none."""
+"""Grades finetuning/tagging.py: the first token of a word carries its tag, and the others none."""
 
 import math
 
@@ -7,13 +7,13 @@ import small
 import torch
 import tuned
 
-from minilm.errors import UserError
 from minilm.finetuning import tagging
 from minilm.finetuning.comparison import prepared, train_quietly
 from minilm.finetuning.tagging import TaggedRows, Tagging
 from minilm.finetuning.tasks import Examples, FineTuning, Prediction
-from minilm.inputs import word_ids
-from minilm.pretraining.objective import IGNORED
+from minilm.plumbing.errors import UserError
+from minilm.tokenizer.rows import word_ids
+from minilm.training.objective import IGNORED
 
 SENTENCES = [
     (["Rui", "sells", "quinces", "."], ["B-who", "O", "B-what", "O"]),

@@ -1,4 +1,4 @@
-"""Grades minilm/finetuning/tasks.py: a task and its examples as an objective."""
+"""Grades finetuning/tasks.py: a task and its examples as an objective."""
 
 import signal
 
@@ -8,13 +8,13 @@ import torch
 import tuned
 
 from minilm.checkpoint import load_trainer, read_log
-from minilm.errors import UserError
 from minilm.finetuning.comparison import prepared
 from minilm.finetuning.heads import Head, put_head_on
 from minilm.finetuning.moving import pace_of
 from minilm.finetuning.tagging import Tagging
 from minilm.finetuning.tasks import Examples, FineTuning, Prediction, check_known, device_of, in_parts
-from minilm.training import Interrupted, evaluate, micro_batches, train
+from minilm.plumbing.errors import UserError
+from minilm.training.loop import Interrupted, evaluate, micro_batches, train
 
 
 def objective(n: int = 15, batch_size: int = 4, **options) -> FineTuning:

@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from minilm.config import ModelConfig
-from minilm.errors import UserError
 from minilm.finetuning import text_to_text
 from minilm.finetuning.tasks import Examples, FineTuning, Prediction
 from minilm.finetuning.text_to_text import MOST_LABELS, FlatIds, TextToText, fields_of
-from minilm.generation import generate
-from minilm.models import build
-from minilm.pretraining.objective import IGNORED
-from minilm.tokenizer import BPE, SPECIAL_TOKENS
-from minilm.training import micro_batches, train
-from minilm.world import HELD_OUT_THINGS, SINGULAR_OF, THINGS
+from minilm.model.config import ModelConfig
+from minilm.model.generate import generate
+from minilm.model.transformer import build
+from minilm.plumbing.errors import UserError
+from minilm.tokenizer.bpe import BPE, SPECIAL_TOKENS
+from minilm.training.loop import micro_batches, train
+from minilm.training.objective import IGNORED
+from minilm.world.story import HELD_OUT_THINGS, SINGULAR_OF, THINGS
 from tests import small
 
 KINDS = ("decoder", "encoder-decoder")

@@ -1,12 +1,12 @@
-"""Grades minilm/huggingface/configs.py: config.json in both directions, and what we cannot express."""
+"""Grades huggingface/configs.py: config.json in both directions, and what we cannot express."""
 
 from dataclasses import replace
 
 import pytest
 
-from minilm.config import PRESETS
-from minilm.errors import UserError
 from minilm.huggingface.configs import LAYOUTS, check_value, from_model_config, layout_of, to_model_config
+from minilm.model.config import PRESETS
+from minilm.plumbing.errors import UserError
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Grades minilm/huggingface/downloading.py against a server on this machine that fails in every way."""
+"""Grades huggingface/downloading.py against a server on this machine that fails in every way."""
 
 import hashlib
 import threading
@@ -9,7 +9,6 @@ import published
 import pytest
 
 import minilm
-from minilm.errors import UserError
 from minilm.huggingface import downloading
 from minilm.huggingface.downloading import (
     Redirects,
@@ -23,6 +22,7 @@ from minilm.huggingface.downloading import (
     receive,
     verify,
 )
+from minilm.plumbing.errors import UserError
 
 BIG = "model.safetensors"
 

@@ -1,4 +1,4 @@
-"""Grades minilm/huggingface/exporting.py: what was read comes back; what has no equivalent is refused."""
+"""Grades huggingface/exporting.py: what was read comes back; what has no equivalent is refused."""
 
 import json
 from dataclasses import replace
@@ -8,8 +8,6 @@ import pytest
 import torch
 
 import minilm
-from minilm.config import PRESETS, ModelConfig
-from minilm.errors import UserError
 from minilm.huggingface.exporting import (
     encoder_kind,
     export,
@@ -19,9 +17,11 @@ from minilm.huggingface.exporting import (
     target,
     their_tensors,
 )
-from minilm.models import build
-from minilm.tensorfile import read_tensors
-from minilm.tokenizer import BPE, SPECIAL_TOKENS
+from minilm.model.config import PRESETS, ModelConfig
+from minilm.model.transformer import build
+from minilm.plumbing.errors import UserError
+from minilm.plumbing.safetensors import read_tensors
+from minilm.tokenizer.bpe import BPE, SPECIAL_TOKENS
 
 SIZES = dict(vocab_size=270, d_model=12, n_head=3, d_ff=20, max_positions=9)
 

@@ -1,4 +1,4 @@
-"""Grades minilm/huggingface/loading.py: each weight at its place, what is missing or foreign named."""
+"""Grades huggingface/loading.py: each weight at its place, what is missing or foreign named."""
 
 import json
 
@@ -8,13 +8,13 @@ import torch
 
 import minilm
 from minilm import checkpoint
-from minilm.errors import UserError
 from minilm.huggingface.loading import config_of, fill, load, load_config, named_weights, without_copies
 from minilm.huggingface.names import NAMES
-from minilm.models import build
-from minilm.tensorfile import read_tensors, write_tensors
-from minilm.tokenizer import BPE
-from minilm.wordpiece import WordPiece
+from minilm.model.transformer import build
+from minilm.plumbing.errors import UserError
+from minilm.plumbing.safetensors import read_tensors, write_tensors
+from minilm.tokenizer.bpe import BPE
+from minilm.tokenizer.wordpiece import WordPiece
 
 KINDS = list(published.CONFIGS)
 # Some weights of ours, and where they stand in the files that `published` writes.

@@ -1,10 +1,10 @@
-"""Grades minilm/huggingface/names.py: every weight of ours has one name there."""
+"""Grades huggingface/names.py: every weight of ours has one name there."""
 
 import pytest
 
-from minilm.config import ModelConfig
 from minilm.huggingface.names import BUFFERS, NAMES, blocks, table_names, their_name
-from minilm.models import build
+from minilm.model.config import ModelConfig
+from minilm.model.transformer import build
 
 SIZES = dict(vocab_size=7, d_model=4, n_head=2, d_ff=6, max_positions=5)
 POST, PRE = dict(norm="post", embedding_norm=True), dict(norm="pre", final_norm=True)

@@ -9,16 +9,16 @@ import torch
 
 import minilm
 import train
-from minilm.data import Corpus
-from minilm.errors import UserError
-from minilm.inputs import decoder_begin
+from minilm.continued.run import PUBLISHED, Start, start_settings
+from minilm.in_context.prompts import decoder_start
+from minilm.plumbing.errors import UserError
+from minilm.plumbing.folders import RESULTS
 from minilm.pretraining.closing_denoising import rebuilt_examples, standing_share
-from minilm.pretraining.continued import PUBLISHED, Start, start_settings
 from minilm.pretraining.denoising import Denoising
-from minilm.pretraining.objective import IGNORED
 from minilm.pretraining.settings import PretrainingSettings
-from minilm.prompting import decoder_start
-from minilm.runs import RESULTS
+from minilm.texts.corpus import Corpus
+from minilm.tokenizer.rows import decoder_begin
+from minilm.training.objective import IGNORED
 
 OBJECTIVE = dict(bert="masked", distilbert="masked", roberta="masked", gpt2="causal", bart="denoising")
 
@@ -35,7 +35,7 @@ def test_training_goes_on_from_a_published_folder(kind, text, tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     flags = f"train.py --init {kind} --data {text} --steps 4 --batch-size 5 --context 24 --lr 1e-3 --warmup 1"
     monkeypatch.setattr("sys.argv", [*flags.split(), "--eval-every", "4", "--device", "cpu", "--out", "run"])
-    monkeypatch.setattr("minilm.pretraining.continued.load_texts", lambda settings: small.corpus())
+    monkeypatch.setattr("minilm.continued.run.load_texts", lambda settings: small.corpus())
     assert train.main() == 0
     results = json.loads((tmp_path / "run" / RESULTS).read_text())
     assert results["domain_loss_after"] < results["domain_loss_before"]

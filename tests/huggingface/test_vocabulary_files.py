@@ -1,15 +1,15 @@
-"""Grades minilm/huggingface/vocabulary_files.py: our tokenizers in the files of others."""
+"""Grades huggingface/vocabulary_files.py: our tokenizers in the files of others."""
 
 import json
 
 import pytest
 
-from minilm.errors import UserError
-from minilm.gpt2_vocabulary import byte_characters, token_name
-from minilm.huggingface.vocabularies import read_tokenizer
+from minilm.huggingface.gpt2_vocabulary import byte_characters, token_name
+from minilm.huggingface.tokenizers import read_tokenizer
 from minilm.huggingface.vocabulary_files import roles_of, rust_tokenizer, template, write_tokenizer
-from minilm.tokenizer import BPE, SPECIAL_TOKENS
-from minilm.wordpiece import WordPiece
+from minilm.plumbing.errors import UserError
+from minilm.tokenizer.bpe import BPE, SPECIAL_TOKENS
+from minilm.tokenizer.wordpiece import WordPiece
 
 TEXT = "a b ab\n[SEP] é漢"
 FRAME = ("[CLS]", "[SEP]")

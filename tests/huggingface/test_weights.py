@@ -1,4 +1,4 @@
-"""Grades minilm/huggingface/weights.py: files, shards, pickles refused, and GPT-2's turned matrices."""
+"""Grades huggingface/weights.py: files, shards, pickles refused, and GPT-2's turned matrices."""
 
 import json
 import pickle
@@ -6,10 +6,10 @@ import pickle
 import pytest
 import torch
 
-from minilm.config import ModelConfig
-from minilm.errors import UserError
 from minilm.huggingface.weights import can_be_cut, pack, read_file, read_weights, unpack
-from minilm.tensorfile import write_tensors
+from minilm.model.config import ModelConfig
+from minilm.plumbing.errors import UserError
+from minilm.plumbing.safetensors import write_tensors
 
 CONFIG = ModelConfig(vocab_size=5, n_decoder_layer=1, d_model=4, n_head=2)
 

@@ -1,4 +1,4 @@
-"""Grades the parts of minilm/model/blocks.py against the papers' formulas and PyTorch's own layers.
+"""Grades the parts of model/blocks.py against the papers' formulas and PyTorch's own layers.
 
 The stack: test_transformer_stack.py.
 
@@ -11,8 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from minilm.attention import BLOCKED
-from minilm.config import ModelConfig
+from minilm.model.attention import BLOCKED
 from minilm.model.blocks import (
     ACTIVATIONS,
     Block,
@@ -24,6 +23,7 @@ from minilm.model.blocks import (
     sinusoidal_positions,
     token_positions,
 )
+from minilm.model.config import ModelConfig
 
 B, T, S, D, H, D_FF = 2, 5, 7, 12, 3, 20
 LEFT = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])

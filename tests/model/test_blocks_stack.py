@@ -1,4 +1,4 @@
-"""Grades the stack of minilm/model/blocks.py: what it returns, what it sees, and its caches.
+"""Grades the stack of model/blocks.py: what it returns, what it sees, and its caches.
 
 Sizes are unequal everywhere, so that a swapped axis fails.
 """
@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from minilm.attention import alibi_bias
-from minilm.config import ModelConfig
-from minilm.errors import UserError
+from minilm.model.attention import alibi_bias
 from minilm.model.blocks import BlockCache, Stack, padding_bias
+from minilm.model.config import ModelConfig
+from minilm.plumbing.errors import UserError
 
 B, T, S, D, H, D_FF = 2, 5, 7, 12, 3, 20
 POSITIONS = ["learned", "sinusoidal", "alibi"]

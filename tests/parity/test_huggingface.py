@@ -8,11 +8,11 @@ import pytest
 import torch
 
 import minilm
-from minilm.config import ModelConfig
 from minilm.huggingface.configs import LAYOUTS
-from minilm.models import build
-from minilm.tokenizer import BPE, SPECIAL_TOKENS
-from minilm.wordpiece import WordPiece
+from minilm.model.config import ModelConfig
+from minilm.model.transformer import build
+from minilm.tokenizer.bpe import BPE, SPECIAL_TOKENS
+from minilm.tokenizer.wordpiece import WordPiece
 
 transformers = pytest.importorskip("transformers")
 transformers.logging.set_verbosity_error()

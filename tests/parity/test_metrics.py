@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from minilm.finetuning.metrics import accuracy, confusion_matrix, macro_f1, pearson, ranks, spearman
+from minilm.training.metrics import accuracy, confusion_matrix, macro_f1, pearson, ranks, spearman
 
 
 def random_classes(seed, n, n_class):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from minilm.probe import fit
+from minilm.extraction.probe import fit
 
 linear_model = pytest.importorskip("sklearn.linear_model")
 

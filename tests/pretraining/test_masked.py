@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from minilm.data import Corpus
-from minilm.errors import UserError
+from minilm.plumbing.errors import UserError
 from minilm.pretraining.masked import Masked, masked_logits, predict_masked
-from minilm.pretraining.objective import IGNORED
+from minilm.texts.corpus import Corpus
+from minilm.training.objective import IGNORED
 
 
 def original_rows(objective, step=0, split="train"):
@@ -167,7 +167,7 @@ def test_a_toy_next_sentence_set_is_learnt(byte_bpe, encoder):
     objective = Masked(Corpus("toy", texts, texts), byte_bpe, 16, 32, mask_share=0.1)
     model = encoder(len(byte_bpe.vocab), d_model=32, n_head=4, d_ff=64)
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3, betas=(0.9, 0.98))
-    for step in range(250):
+    for step in range(400):
         optimizer.zero_grad()
         objective.loss(model, objective.batch(step, "train"))[0].backward()
         optimizer.step()

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from minilm.data import Corpus
 from minilm.pretraining.masked import Masked, begins_word, choose_positions, whole_words
-from minilm.pretraining.objective import IGNORED
+from minilm.texts.corpus import Corpus
+from minilm.training.objective import IGNORED
 
 
 def within_5_sigma(count: int, n: int, share: float) -> bool:

@@ -7,8 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from minilm.data import sentences
-from minilm.errors import UserError
+from minilm.plumbing.errors import UserError
 from minilm.pretraining.next_sentence import (
     DOES_NOT_FOLLOW,
     FOLLOWS,
@@ -17,6 +16,7 @@ from minilm.pretraining.next_sentence import (
     SentencePairs,
     width_of,
 )
+from minilm.texts.corpus import sentences
 
 CONTEXT = 61
 

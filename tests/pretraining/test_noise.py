@@ -6,7 +6,7 @@ from itertools import pairwise, permutations
 import numpy as np
 import pytest
 
-from minilm.errors import UserError
+from minilm.plumbing.errors import UserError
 from minilm.pretraining import noise
 from minilm.pretraining.noise import MASK, MEAN_SPAN, NOISES, SHARE
 

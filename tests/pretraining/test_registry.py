@@ -1,4 +1,4 @@
-"""Grades minilm/pretraining/registry.py: from settings to text, tokenizer, objective and model."""
+"""Grades pretraining/registry.py: from settings to text, tokenizer, objective and model."""
 
 import dataclasses
 from pathlib import Path
@@ -7,14 +7,14 @@ import pytest
 import small
 import torch
 
-from minilm import world
 from minilm.checkpoint import save
-from minilm.config import PRESETS, ModelConfig
-from minilm.errors import UserError
+from minilm.model.config import PRESETS, ModelConfig
+from minilm.plumbing.errors import UserError
 from minilm.pretraining import registry
+from minilm.pretraining.recipes import DEFAULT_MODEL, with_recipe
 from minilm.pretraining.registry import OBJECTIVES, check_fit, fresh_model, load_texts, make_objective
 from minilm.pretraining.settings import PretrainingSettings
-from minilm.recipes import DEFAULT_MODEL, with_recipe
+from minilm.world import story as world
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)

@@ -1,4 +1,4 @@
-"""Grades minilm/pretraining/run.py: a whole run, and the model that a later regime starts from."""
+"""Grades pretraining/run.py: a whole run, and the model that a later regime starts from."""
 
 from pathlib import Path
 
@@ -6,12 +6,12 @@ import pytest
 import small
 
 import minilm
-from minilm import data
-from minilm.errors import UserError
+from minilm.plumbing.errors import UserError
+from minilm.plumbing.folders import RUN_FILES
 from minilm.pretraining import run
+from minilm.pretraining.recipes import with_recipe
 from minilm.pretraining.settings import PretrainingSettings
-from minilm.recipes import with_recipe
-from minilm.runs import RUN_FILES
+from minilm.texts import corpus as data
 
 
 @pytest.fixture(autouse=True)

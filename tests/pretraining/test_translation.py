@@ -9,13 +9,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from minilm.config import ModelConfig
-from minilm.errors import UserError
-from minilm.models import build
-from minilm.pairs import Pairs
-from minilm.pretraining.objective import IGNORED
+from minilm.model.config import ModelConfig
+from minilm.model.transformer import build
+from minilm.plumbing.errors import UserError
 from minilm.pretraining.translation import EncodedTexts, Translation, alike, smoothed_cross_entropy
-from minilm.tokenizer import BPE, SPECIAL_TOKENS
+from minilm.texts.pairs import Pairs
+from minilm.tokenizer.bpe import BPE, SPECIAL_TOKENS
+from minilm.training.objective import IGNORED
 
 
 def tagged_pairs(n: int, seed: int = 0, most: int = 9) -> list[tuple[str, str]]:

@@ -6,14 +6,14 @@ import pytest
 import small
 import torch
 
-from minilm.config import ModelConfig
-from minilm.inputs import END
-from minilm.models import build
+from minilm.model.config import ModelConfig
+from minilm.model.sampling import SamplingRule
+from minilm.model.transformer import build
 from minilm.reinforcement.loop import Task
 from minilm.reinforcement.preferences import Preferences, encode_prompts
 from minilm.reinforcement.rollout import Policy, Rollout, draw_answers, frozen_copy, score_answers
 from minilm.reinforcement.settings import ReinforceSettings
-from minilm.sampling import SamplingRule
+from minilm.tokenizer.rows import END
 
 PROMPTS = ["Ana likes", "Rui", "The old baker found two red", "Ana sells a lamp. The", "Rui found bread on"]
 

@@ -1,4 +1,4 @@
-"""Grades minilm/reinforcement/ablation.py: one detail changes a row, and every detail of the list has one."""
+"""Grades reinforcement/ablation.py: one detail changes a row, and every detail of the list has one."""
 
 import re
 

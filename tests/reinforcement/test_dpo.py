@@ -1,4 +1,4 @@
-"""Grades minilm/reinforcement/dpo.py against the formula of Rafailov et al. 2023, equation 7."""
+"""Grades reinforcement/dpo.py against the formula of Rafailov et al. 2023, equation 7."""
 
 import copy
 import math
@@ -9,7 +9,7 @@ import torch
 
 from minilm.reinforcement.dpo import DirectPreference, answer_log_probabilities
 from minilm.reinforcement.rollout import frozen_copy
-from minilm.training import train
+from minilm.training.loop import train
 
 TOKENIZER = small.tokenizer()
 
@@ -76,7 +76,7 @@ def test_the_reference_gets_no_gradient_and_does_not_move(gpt, objective, tmp_pa
 
 
 def test_parts_of_a_batch_add_up(gpt, objective):
-    from minilm.training import micro_batches
+    from minilm.training.loop import micro_batches
 
     for parameter in gpt.parameters():
         parameter.data += 0.05 * torch.randn_like(parameter)

@@ -1,4 +1,4 @@
-"""Grades minilm/reinforcement/ppo.py: each detail against a plain loop written from its formula."""
+"""Grades reinforcement/ppo.py: each detail against a plain loop written from its formula."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""Grades minilm/reinforcement/preferences.py: pairs and prompts as rows of ids."""
+"""Grades reinforcement/preferences.py: pairs and prompts as rows of ids."""
 
 import json
 
@@ -7,9 +7,7 @@ import pytest
 import small
 import torch
 
-from minilm import world
-from minilm.errors import UserError
-from minilm.inputs import END, prompt_ids
+from minilm.plumbing.errors import UserError
 from minilm.reinforcement import preferences as module
 from minilm.reinforcement.preferences import (
     PairObjective,
@@ -21,6 +19,8 @@ from minilm.reinforcement.preferences import (
     split_prompts,
     world_preferences,
 )
+from minilm.tokenizer.rows import END, prompt_ids
+from minilm.world import story as world
 
 TOKENIZER = small.tokenizer()
 

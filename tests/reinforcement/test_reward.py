@@ -1,4 +1,4 @@
-"""Grades minilm/reinforcement/reward.py: the scalar head, its loss, rules as rewards, normalising."""
+"""Grades reinforcement/reward.py: the scalar head, its loss, rules as rewards, normalising."""
 
 import copy
 import math
@@ -8,7 +8,7 @@ import small
 import torch
 
 from minilm.checkpoint import save, save_model
-from minilm.errors import UserError
+from minilm.plumbing.errors import UserError
 from minilm.reinforcement.reward import (
     BradleyTerry,
     LearnedReward,
@@ -20,8 +20,8 @@ from minilm.reinforcement.reward import (
     load_reward_model,
     reward_model_from,
 )
-from minilm.tokenizer import BPE, SPECIAL_TOKENS
-from minilm.training import train
+from minilm.tokenizer.bpe import BPE, SPECIAL_TOKENS
+from minilm.training.loop import train
 
 TOKENIZER = small.tokenizer()
 

@@ -1,4 +1,4 @@
-"""Grades minilm/reinforcement/rollout.py: what is drawn, and that one function scores it for both models."""
+"""Grades reinforcement/rollout.py: what is drawn, and that one function scores it for both models."""
 
 import copy
 
@@ -6,6 +6,7 @@ import pytest
 import small
 import torch
 
+from minilm.model.sampling import SamplingRule
 from minilm.reinforcement.rollout import (
     Policy,
     Rollout,
@@ -16,7 +17,6 @@ from minilm.reinforcement.rollout import (
     score_answers,
     texts_of,
 )
-from minilm.sampling import SamplingRule
 
 TOKENIZER = small.tokenizer()
 
@@ -111,7 +111,7 @@ def test_scores_are_those_of_policy_and_reference(gpt, task, rule):
 
 
 def test_the_drawn_tokens_score_what_the_generator_says(gpt, task, rule):
-    from minilm.generation import sample
+    from minilm.model.generate import sample
 
     written = sample(gpt, task.prompts, 7, rule, 5, overflow="stop")
     rollout = score_answers(

@@ -1,4 +1,4 @@
-"""Grades minilm/reinforcement/sampled_pairs.py: the policy's own answers as pairs, ties dropped."""
+"""Grades reinforcement/sampled_pairs.py: the policy's own answers as pairs, ties dropped."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Grades minilm/reinforcement/stages.py: what comes before PPO, each part by itself."""
+"""Grades reinforcement/stages.py: what comes before PPO, each part by itself."""
 
 import json
 from pathlib import Path
@@ -8,8 +8,7 @@ import small
 import torch
 
 from minilm.checkpoint import load_trainer, read_log, save
-from minilm.errors import UserError
-from minilm.inputs import END
+from minilm.plumbing.errors import UserError
 from minilm.reinforcement import stages
 from minilm.reinforcement.reward import LearnedReward, RuleReward, reward_model_from
 from minilm.reinforcement.rollout import draw_answers
@@ -27,8 +26,9 @@ from minilm.reinforcement.stages import (
     train_stage,
 )
 from minilm.reinforcement.supervised import Supervised
-from minilm.tokenizer import BPE
-from minilm.training import Interrupted
+from minilm.tokenizer.bpe import BPE
+from minilm.tokenizer.rows import END
+from minilm.training.loop import Interrupted
 
 CPU = torch.device("cpu")
 TOKENIZER = small.tokenizer()

@@ -1,13 +1,13 @@
-"""Grades minilm/reinforcement/supervised.py: the chosen answers, and nothing else, are labels."""
+"""Grades reinforcement/supervised.py: the chosen answers, and nothing else, are labels."""
 
 import pytest
 import small
 
-from minilm.inputs import END, prompt_ids
-from minilm.pretraining.objective import IGNORED
 from minilm.reinforcement.preferences import answer_ids
 from minilm.reinforcement.supervised import Supervised
-from minilm.training import train
+from minilm.tokenizer.rows import END, prompt_ids
+from minilm.training.loop import train
+from minilm.training.objective import IGNORED
 
 TOKENIZER = small.tokenizer()
 

@@ -1,0 +1,191 @@
+"""A linear probe: what a softmax regression can read out of frozen vectors, with a few labels or with all.
+
+    loss = mean of -log softmax(x W + b)[label] + l2 / 2 * |W|^2
+
+Many problems are solved at once: R draws of the labels, each with P variants (folds of the labels, strengths
+of the penalty). They share nothing, so one L-BFGS run minimises their sum. It is scikit-learn's
+`LogisticRegression` with C = 1 / (l2 N).
+
+Sources: Alain and Bengio 2016 (linear probes); Nocedal and Wright 2006, chapter 7 (L-BFGS).
+"""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..plumbing.errors import UserError
+
+L2_CHOICES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # strengths of the penalty to choose from
+L2_WITHOUT_CHOICE = 1e-1  # where one label a class leaves none to choose by
+N_FOLD = 4
+MANY_LABELS = 1000  # from here on one fold says enough
+MOST_WORDS = 5000  # columns of a bag of words
+WORD = re.compile(r"\w+")
+
+
+def fit(
+    x: Tensor, y: Tensor, n_class: int, l2: Tensor, weight: Tensor | None = None, steps: int = 300
+) -> tuple[Tensor, Tensor]:
+    """Return the weights (R, P, D, C) and biases (R, P, 1, C) that minimise the loss of each problem.
+
+    Args:
+        x: (R, N, D) vectors. y: (R, N) classes, from 0 to C - 1.
+        l2: (R, P) or (P,), the penalty of each problem.
+        weight: (P, N), how much an example counts in a variant; none: each counts 1.
+    """
+    R, N, D = x.shape
+    P = l2.shape[-1]
+    l2 = l2.to(x).expand(R, P)
+    weight = x.new_ones(P, N) if weight is None else weight.to(x)
+    weight = weight / weight.sum(1, keepdim=True)  # (P, N), each row sums to 1
+    W = x.new_zeros(R, P, D, n_class).requires_grad_()
+    b = x.new_zeros(R, P, 1, n_class).requires_grad_()
+    # The loss of a problem is about 1: below the rounding of their sum a line search would look for nothing.
+    rounding = R * P * torch.finfo(x.dtype).eps
+    optimizer = torch.optim.LBFGS(
+        [W, b], max_iter=steps, history_size=20, tolerance_grad=1e-6, tolerance_change=rounding,
+        line_search_fn="strong_wolfe",
+    )  # fmt: skip
+
+    def closure() -> Tensor:
+        """Return the sum of all losses, their gradients in place: what LBFGS asks for, often."""
+        optimizer.zero_grad()
+        loss = (nats(x, y, W, b) * weight).sum() + 0.5 * (l2 * W.square().sum((2, 3))).sum()
+        loss.backward()
+        return loss
+
+    with torch.enable_grad():
+        optimizer.step(closure)
+    return W.detach(), b.detach()
+
+
+def nats(x: Tensor, y: Tensor, W: Tensor, b: Tensor) -> Tensor:
+    """Return -log p(label) of each example in each problem: x (R, N, D), y (R, N) -> (R, P, N)."""
+    logits = x[:, None] @ W + b  # (R, 1, N, D) @ (R, P, D, C) -> (R, P, N, C)
+    labels = y[:, None].expand(logits.shape[:3])  # (R, P, N)
+    return F.cross_entropy(logits.flatten(0, 2), labels.flatten(), reduction="none").view(labels.shape)
+
+
+def folds_of(y: np.ndarray) -> np.ndarray:
+    """Return the fold of each label, (N,): those of a class are dealt out in turn, over up to N_FOLD folds.
+
+    All 0 where a class has one label: nothing can be put aside.
+    """
+    n_fold = min(N_FOLD, int(np.bincount(y)[np.unique(y)].min()))
+    fold = np.empty(len(y), dtype=np.int64)
+    for c in np.unique(y):
+        fold[y == c] = np.arange((y == c).sum()) % n_fold
+    return fold
+
+
+def choose_l2(x: Tensor, y: Tensor, n_class: int) -> Tensor:
+    """Return the penalty (R, 1) with the least loss on labels put aside, for each draw.
+
+    A quarter of each class's labels is the validation split, each quarter in turn (half and half where a
+    class has two). The test set has no part in it, and no further labels are used: a user with four labels a
+    class has four. With one label a class none can be put aside, and `L2_WITHOUT_CHOICE` is taken.
+    """
+    R, N, _ = x.shape
+    fold = folds_of(y[0].numpy())  # every draw has its labels in the order of the classes
+    n_fold = int(fold.max()) + 1
+    if n_fold == 1:
+        return torch.full((R, 1), L2_WITHOUT_CHOICE)
+    n_used = 1 if N > MANY_LABELS else n_fold
+    aside = torch.from_numpy(fold == np.arange(n_used)[:, None]).repeat_interleave(
+        len(L2_CHOICES), 0
+    )  # (P, N)
+    l2 = torch.tensor(L2_CHOICES).repeat(n_used)  # (P,)
+    W, b = fit(x, y, n_class, l2, (~aside).to(x.dtype), steps=60)  # near the minimum is enough to compare
+    loss = (nats(x, y, W, b) * aside).sum(-1)  # (R, P)
+    best = loss.view(R, n_used, len(L2_CHOICES)).sum(1).argmin(-1)  # (R,)
+    return torch.tensor(L2_CHOICES)[best][:, None]
+
+
+def in_few_directions(x: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
+    """Return x (R, N, D) and test (n, D) as (R, N, N) and (R, n, N) where N < D: the same problem, smaller.
+
+    N vectors span at most N directions. In others the weights of a minimum are 0, as the penalty asks, so the
+    vectors are turned into an orthonormal basis Q of their span: x = (x Q) Q^T, and x W = (x Q) (Q^T W).
+    """
+    if x.shape[1] >= x.shape[2]:
+        return x, test.expand(len(x), *test.shape)
+    Q = torch.linalg.qr(x.transpose(1, 2)).Q  # (R, D, N)
+    return x @ Q, test @ Q
+
+
+def draw_labels(y: np.ndarray, n_label: int | None, n_draw: int, seed: int) -> np.ndarray:
+    """Return (R, N) rows of examples to be labelled: `n_label` of each class, drawn anew R times.
+
+    Classes stand in order in each draw. `n_label` none: all examples, once.
+
+    Raises:
+        UserError: where a class has fewer examples.
+    """
+    classes, count = np.unique(y, return_counts=True)
+    if n_label is None:
+        return np.argsort(y, kind="stable")[None]
+    if n_label > count.min():
+        raise UserError(f"{n_label} labels a class: class {classes[count.argmin()]} has {count.min()}")
+    rng = np.random.default_rng(seed)
+    rows = [np.flatnonzero(y == c) for c in classes]
+    draws = [[rng.choice(row, n_label, replace=False) for row in rows] for _ in range(n_draw)]
+    return np.array(draws).reshape(n_draw, -1)
+
+
+def standardised(train: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
+    """Return the arrays (n, D) shifted and scaled so that each column of `train` has mean 0, deviation 1.
+
+    No label is needed for that, so all training texts serve even where few are labelled. A column that is
+    constant but for rounding stays near 0 rather than being blown up.
+    """
+    mean, deviation = train.mean(0), train.std(0)
+    scale = np.where(deviation > 1e-5 * (1 + np.abs(mean)), deviation, 1)
+    return [((x - mean) / scale).astype(np.float32) for x in (train, *others)]
+
+
+def probe_accuracy(
+    train: np.ndarray,
+    train_y: np.ndarray,
+    test: np.ndarray,
+    test_y: np.ndarray,
+    n_label: int | None = None,
+    n_draw: int = 10,
+    seed: int = 0,
+) -> float:
+    """Return the share of test texts that the probe puts into their class, the mean of `n_draw` draws.
+
+    Args:
+        train, test: (n, D) vectors, `standardised` already. train_y, test_y: (n,) classes from 0.
+        n_label: labels a class; none: all, in which case there is one draw.
+    """
+    rows = draw_labels(train_y, n_label, n_draw, seed)  # (R, N)
+    x, y = torch.from_numpy(train[rows]), torch.from_numpy(train_y[rows])  # (R, N, D), (R, N)
+    x, test_x = in_few_directions(x, torch.from_numpy(test))
+    n_class = int(max(train_y.max(), test_y.max())) + 1
+    W, b = fit(x, y, n_class, choose_l2(x, y, n_class))
+    logits = test_x @ W[:, 0] + b[:, 0]  # (R, n, D) @ (R, D, C) -> (R, n, C)
+    return float((logits.argmax(-1) == torch.from_numpy(test_y)).double().mean())
+
+
+def bag_of_words(train: Sequence[str], *others: Sequence[str]) -> list[np.ndarray]:
+    """Return how often each word is in each text, one (n, n_word) float32 array for each list of texts.
+
+    The words are those of the training texts, in lower case, at most the `MOST_WORDS` commonest.
+    """
+    bags = [[Counter(WORD.findall(text.lower())) for text in texts] for texts in (train, *others)]
+    total = Counter()
+    for bag in bags[0]:
+        total.update(bag)
+    column = {word: i for i, (word, _) in enumerate(total.most_common(MOST_WORDS))}
+    counts = [np.zeros((len(part), len(column)), dtype=np.float32) for part in bags]
+    for part, count in zip(bags, counts, strict=True):
+        for i, bag in enumerate(part):
+            for word, n in bag.items():
+                if word in column:
+                    count[i, column[word]] = n
+    return counts

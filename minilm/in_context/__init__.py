@@ -1,0 +1,1 @@
+"""Regime 6, in-context "learning" (em contexto): examples in the prompt, no weight changes."""

@@ -1,0 +1,1 @@
+"""The cellar: flags, folders, files written whole, devices, progress, errors. No slide shows it."""

@@ -1,0 +1,191 @@
+"""How well the answers fit the truth: each figure as the script that published results were counted with.
+
+    classification      accuracy, macro_f1, confusion_matrix    as scikit-learn
+    similarity          pearson, spearman                       as SciPy
+    tagging             entity_f1                               as conlleval, the script of CoNLL-2000 to 2003
+    question answering  squad_exact_match, squad_f1             as evaluate-v2.0.py of SQuAD
+    text to text        exact_match and BLEU, as of translations: `pretraining/bleu.py`
+
+The truth comes first everywhere but in SQuAD's two, which follow the script. All are shares from 0 to 1, the
+two correlations from -1 to 1.
+"""
+
+import re
+import string
+from collections import Counter
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from ..plumbing.errors import UserError
+from ..texts.files import one_line
+
+ENTITY_TAG = re.compile(r"O|[BIES]-.+")
+ARTICLES = re.compile(r"\b(a|an|the)\b")
+NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def accuracy(truth: Sequence, guess: Sequence) -> float:
+    """Return the share of guesses that are the truth.
+
+    Raises:
+        UserError: for no examples, or unequal numbers of them; so do all functions here that take two lists.
+    """
+    truth, guess = paired(truth, guess)
+    return float((truth == guess).mean())
+
+
+def macro_f1(truth: Sequence, guess: Sequence) -> float:
+    """Return the mean over the classes of F1 = 2 hits / (2 hits + misses + false alarms).
+
+    Rare classes count as much as frequent ones. The classes are those that occur in `truth` or in `guess`.
+    """
+    truth, guess = paired(truth, guess)
+    classes, ids = np.unique(np.concatenate([truth, guess]), return_inverse=True)
+    counts = confusion_matrix(ids[: len(truth)], ids[len(truth) :], len(classes))  # (C, C)
+    # row + column = 2 hits + misses + false alarms, above 0 for every class that occurs
+    return float((2 * counts.diagonal() / (counts.sum(0) + counts.sum(1))).mean())
+
+
+def confusion_matrix(truth: Sequence[int], guess: Sequence[int], n_class: int) -> np.ndarray:
+    """Return counts (C, C): row t, column g has how many examples of class t were taken for class g.
+
+    Raises:
+        UserError: for a class outside 0 to n_class - 1.
+    """
+    truth, guess = paired(truth, guess)
+    for name, ids in (("true", truth), ("guessed", guess)):
+        if ids.min() < 0 or ids.max() >= n_class:
+            raise UserError(
+                f"{name} classes from {ids.min()} to {ids.max()}: must be from 0 to {n_class - 1}"
+            )
+    cells = truth.astype(np.int64) * n_class + guess
+    return np.bincount(cells, minlength=n_class * n_class).reshape(n_class, n_class)
+
+
+def pearson(truth: Sequence[float], guess: Sequence[float]) -> float:
+    """Return the correlation: covariance / product of the deviations.
+
+    Differs from SciPy: where either side has one value only, and the correlation is not defined, it is 0 and
+    not NaN: such a guess knows nothing.
+
+    Raises:
+        UserError: for a number that is NaN or infinite (`spearman` too).
+    """
+    truth, guess = paired_numbers(truth, guess)
+    if np.ptp(truth) == 0 or np.ptp(guess) == 0:
+        return 0.0
+    a, b = truth - truth.mean(), guess - guess.mean()
+    return float(np.clip((a / np.linalg.norm(a)) @ (b / np.linalg.norm(b)), -1, 1))
+
+
+def spearman(truth: Sequence[float], guess: Sequence[float]) -> float:
+    """Return the correlation of the ranks: 1 where both sides put the examples in the same order."""
+    truth, guess = paired_numbers(truth, guess)  # NaN would get a rank
+    return pearson(ranks(truth), ranks(guess))
+
+
+def ranks(values: Sequence[float]) -> np.ndarray:
+    """Return the place of each value (n,) in ascending order, from 1; equal values share their mean place."""
+    _, group, count = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
+    return (count.cumsum() - (count - 1) / 2)[group]
+
+
+def entity_f1(truth: Sequence[Sequence[str]], guess: Sequence[Sequence[str]]) -> tuple[float, float, float]:
+    """Return (precision, recall, F1) of the entities of all sentences, given their tags (`entities`).
+
+    An entity is right where first word, last word and type all are. A share of nothing is 0.
+
+    Raises:
+        UserError: where a sentence has another number of tags, or a tag is none (`is_entity_tag`).
+    """
+    if len(truth) != len(guess):
+        raise UserError(f"{len(truth)} true sentences and {len(guess)} guessed ones: each needs the other")
+    n_true = n_guess = n_right = 0
+    for number, (gold, ours) in enumerate(zip(truth, guess, strict=True)):
+        if len(gold) != len(ours):
+            raise UserError(f"sentence {number}: {len(gold)} true tags and {len(ours)} guessed ones")
+        gold, ours = set(entities(gold)), set(entities(ours))
+        n_true, n_guess, n_right = n_true + len(gold), n_guess + len(ours), n_right + len(gold & ours)
+    return n_right / max(1, n_guess), n_right / max(1, n_true), 2 * n_right / max(1, n_true + n_guess)
+
+
+def is_entity_tag(tag: str) -> bool:
+    """Say whether a tag is O, or B-, I-, E- or S- and a type: IOB1, IOB2 (BIO) and BIOES tags are."""
+    return ENTITY_TAG.fullmatch(tag) is not None
+
+
+def entities(tags: Sequence[str]) -> list[tuple[int, int, str]]:
+    """Return (start, end, type) of each entity of a sentence: words start to end - 1.
+
+    conlleval forgives: I- or E- without a beginning begins an entity, and so does another type. That reads
+    IOB1, where B- stands between neighbours of one type only, and what a model gets wrong.
+    Source: Tjong Kim Sang and Buchholz 2000, conlleval's `startOfChunk` and `endOfChunk`; E- and S- as in its
+    port to Python, where B- after E- ends the first entity.
+    """
+    for tag in tags:
+        if not is_entity_tag(tag):
+            raise UserError(f"tag {tag!r}: entities have the tags O, or B-, I-, E-, S- and a type")
+    found, start = [], None
+    split = [tag.partition("-")[::2] for tag in ("O", *tags, "O")]  # (mark, type)
+    for place, ((last, last_type), (mark, type_)) in enumerate(pairwise(split)):
+        ends = last in "ES" or mark in "BSO" or last_type != type_
+        if start is not None and ends:
+            found.append((start, place, last_type))
+            start = None
+        if mark != "O" and (start is None or ends):
+            start = place
+    return found
+
+
+def normal_answer(text: str) -> str:
+    """Return the text in lower case, without punctuation and articles, single spaces between words.
+
+    Source: `normalize_answer` of SQuAD's script. Only ASCII marks are punctuation: "rock'n'roll" is one word.
+    """
+    return one_line(ARTICLES.sub(" ", text.lower().translate(NO_PUNCTUATION)))
+
+
+def squad_exact_match(prediction: str, answers: Sequence[str]) -> float:
+    """Return 1 where the prediction is one of the answers after `normal_answer`, else 0.
+
+    A question without an answer has `answers` [] and the prediction "" (Rajpurkar et al. 2018).
+    """
+    return float(normal_answer(prediction) in true_answers(answers))
+
+
+def squad_f1(prediction: str, answers: Sequence[str]) -> float:
+    """Return the F1 of the words that prediction and answer share, for the answer that it fits best.
+
+    Words count as often as they occur, in any order. Where either has no word (no answer), the F1 is 1 if
+    both have none, else 0.
+    """
+    ours = normal_answer(prediction).split()
+
+    def f1(theirs: list[str]) -> float:
+        if not ours or not theirs:
+            return float(ours == theirs)
+        return 2 * (Counter(ours) & Counter(theirs)).total() / (len(ours) + len(theirs))
+
+    return max(f1(answer.split()) for answer in true_answers(answers))
+
+
+def true_answers(answers: Sequence[str]) -> list[str]:
+    """Return the answers after `normal_answer`, without those of which nothing is left; none: [""]."""
+    return [text for text in map(normal_answer, answers) if text] or [""]
+
+
+def paired(truth: Sequence, guess: Sequence) -> tuple[np.ndarray, np.ndarray]:
+    """Return both sides as arrays (n,); UserError unless they are as many, and at least one."""
+    if len(truth) != len(guess) or not len(truth):
+        raise UserError(f"{len(truth)} true values and {len(guess)} guessed ones: each needs the other")
+    return np.asarray(truth), np.asarray(guess)
+
+
+def paired_numbers(truth: Sequence[float], guess: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Return both sides as float64 arrays (n,); UserError as `paired`, and for what is not finite."""
+    truth, guess = (np.asarray(side, dtype=np.float64) for side in paired(truth, guess))
+    if not (np.isfinite(truth).all() and np.isfinite(guess).all()):
+        raise UserError("a correlation of numbers that are not finite; did the training go wrong?")
+    return truth, guess

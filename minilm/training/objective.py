@@ -1,0 +1,87 @@
+"""What an objective is: it turns text into batches, and a batch into a loss.
+
+`batch` is a pure function of (seed, split, step): a run that is resumed needs no state of its data, and
+evaluating cannot disturb training. The denominators of a loss travel with its batch, so the losses and the
+metrics of micro-batches, or of processes, add up to those of the whole batch.
+"""
+
+import math
+from abc import ABC, abstractmethod
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..plumbing.errors import UserError
+from ..tokenizer.bpe import BPE
+
+IGNORED = -100  # label of a position that the loss leaves out
+SPLITS = ("train", "validation")
+
+
+class Objective(ABC):
+    """Base of all objectives; see `causal.Causal` for the shortest one.
+
+    Raises:
+        UserError: for a context, batch size or seed out of range.
+    """
+
+    name: str
+    notes: tuple[str, ...] = ()  # lines worth printing, such as how many texts were cut
+
+    def __init__(self, tokenizer: BPE, context: int, batch_size: int, seed: int = 0):
+        for flag, value, least in (("context", context, 1), ("batch-size", batch_size, 1), ("seed", seed, 0)):
+            if value < least:
+                raise UserError(f"--{flag} {value}: must be {least} or more")
+        self.tokenizer, self.context, self.batch_size, self.seed = tokenizer, context, batch_size, seed
+        # UTF-8 bytes that each token stands for, (V,); a special token stands for none
+        self.token_bytes = np.array([len(tokenizer.vocab[i]) for i in range(len(tokenizer.vocab))])
+        for token in tokenizer.special_tokens:
+            self.token_bytes[tokenizer.special_id(token)] = 0
+
+    @abstractmethod
+    def batch(self, step: int, split: str) -> dict[str, Tensor]:
+        """Return the batch of a step of `train`, or the whole `validation` set whatever the step."""
+
+    @abstractmethod
+    def loss(self, model, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of (a part of) a batch, and metrics that add up over the parts."""
+
+    def generator(self, step: int, split: str) -> np.random.Generator:
+        """Return the source of all chance in one batch; the validation set is the same at every step."""
+        return np.random.default_rng([self.seed, SPLITS.index(split), step if split == "train" else 0])
+
+
+def notes_on_cuts(n_cut: int, what: str, context: int) -> tuple[str, ...]:
+    """Return the line that says how many `what` were cut to fit a row, or none where none was."""
+    return (f"cut {n_cut:,} {what} to fit --context {context} tokens",) if n_cut else ()
+
+
+def tensors(arrays: dict) -> dict[str, Tensor]:
+    """Turn arrays of whole numbers into int64 tensors, and plain numbers into 0-d float32 tensors."""
+    return {
+        name: torch.from_numpy(value.astype(np.int64)) if np.ndim(value) else torch.tensor(float(value))
+        for name, value in arrays.items()
+    }
+
+
+def summed_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the sum of -log softmax(logits)[label] in nats; `IGNORED` labels count nothing.
+
+    Args:
+        logits: (..., V). labels: (...).
+    """
+    # The caller divides by at least 1: with no label left the loss is 0, where a mean would be NaN.
+    return F.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=IGNORED, reduction="sum")
+
+
+def perplexity(loss: float) -> float:
+    """Return exp(loss), for a mean loss in nats a token."""
+    # exp(710) is more than a float can hold, and a model that has diverged gets its table too.
+    return math.exp(min(loss, 700))
+
+
+def count_correct(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return how many labels are the token with the highest logit; logits (..., V), labels (...)."""
+    return (logits.argmax(-1) == labels).sum()  # an IGNORED label is no token, so it is never counted

@@ -1,0 +1,189 @@
+"""Grades extraction/features.py: the right layer, the right tokens, no padding, the order of the texts."""
+
+import numpy as np
+import pytest
+import small
+import torch
+
+from minilm.extraction.features import (
+    LAST_4,
+    POOLINGS,
+    Reading,
+    all_readings,
+    batches_of,
+    checked_rows,
+    embed,
+    extract,
+    hidden_batches,
+    last_token,
+    n_layer,
+    nearest,
+    pool,
+    reading,
+    token_mean,
+)
+from minilm.model.config import ModelConfig
+from minilm.model.transformer import build
+from minilm.plumbing.errors import UserError
+
+TOKENIZER = small.tokenizer()
+TEXTS = [
+    "Rui sells bread.",
+    "Ana found a lamp on Monday. Rui likes two red pens.",
+    "Ana sells a lamp.",
+    "Ana",
+]
+D, L = 12, 3
+
+
+def make(kind: str, **changes) -> torch.nn.Module:
+    """A model with dropout, in training mode, with 3 blocks in the stack that is read."""
+    blocks = dict(encoder=dict(n_encoder_layer=L), decoder=dict(n_decoder_layer=L))
+    blocks["encoder-decoder"] = dict(n_encoder_layer=L, n_decoder_layer=1)
+    sizes = dict(vocab_size=TOKENIZER.vocab_size, d_model=D, n_head=2, d_ff=20, max_positions=40)
+    torch.manual_seed(3)
+    return build(ModelConfig(**sizes | blocks[kind] | dict(dropout=0.5, final_norm=True) | changes)).train()
+
+
+def plain(model, text: str, how: Reading) -> np.ndarray:
+    """The slow reference: one text at a time, no padding, a loop over tokens."""
+    model.eval()
+    rows = checked_rows(TOKENIZER, model.config, [text])
+    with torch.no_grad():
+        states = [x[0].numpy() for x in model.hidden_states(torch.tensor(rows.ids))]  # L + 1 of (T, D)
+    model.train()
+    last_4 = [sum(state) / len(state) for state in states[-4:]]
+    one = states[how.layer]
+    return dict(
+        cls=lambda: one[0],
+        last=lambda: one[-1],
+        mean=lambda: sum(one) / len(one),
+        max=lambda: np.array([max(token[d] for token in one) for d in range(D)]),
+    ).get(how.pooling, lambda: sum(last_4) / 4 if how.pooling == "mean-last-4" else np.concatenate(last_4))()
+
+
+@pytest.mark.parametrize("kind", ["encoder", "decoder", "encoder-decoder"])
+def test_every_reading_equals_a_plain_loop_over_single_texts(kind):
+    model = make(kind)
+    readings = all_readings(model.config)
+    assert len(readings) == 4 * (L + 1) + 2 and n_layer(model.config) == L
+    rows = checked_rows(TOKENIZER, model.config, TEXTS)
+    for found, how in zip(extract(model, rows, readings, tokens_per_batch=45), readings, strict=True):
+        assert found.dtype == np.float32
+        for vector, text in zip(found, TEXTS, strict=True):
+            np.testing.assert_allclose(
+                vector,
+                plain(model, text, how),
+                atol=1e-5,
+                err_msg=f"{how}: padding counted, wrong layer, or rows in the order of their length?",
+            )
+    assert model.training, "the model must be left as it was"
+
+
+@pytest.mark.parametrize("positions", ["learned", "alibi"])
+def test_padding_changes_nothing_whatever_the_batches(positions):
+    model = make("decoder", positions=positions)
+    rows = checked_rows(TOKENIZER, model.config, TEXTS)
+    how = [Reading(L, pooling) for pooling in ("mean", "max", "last")]
+    alone, together = (extract(model, rows, how, tokens_per_batch=n) for n in (1, 1000))
+    for a, b in zip(alone, together, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_pooling_never_reads_padding():
+    states = [torch.randn(2, 5, 3) for _ in range(5)]
+    real = torch.tensor([[True] * 5, [True, True, False, False, False]])
+    for pooling in POOLINGS:
+        how = Reading(-1 if pooling in LAST_4 else 2, pooling)
+        before = pool(states, real, how)
+        poisoned = [state.masked_fill(~real[..., None], 1e6) for state in states]
+        assert torch.allclose(pool(poisoned, real, how), before), f"{pooling} counts padding"
+        full = torch.ones(2, 5, dtype=torch.bool)
+        assert torch.allclose(pool(states, full, how), pool(states, None, how), atol=1e-6), pooling
+        assert before.shape == (2, 12 if pooling == "concat-last-4" else 3)
+    assert torch.allclose(pool(states, real, Reading(2, "mean"))[1], states[2][1, :2].mean(0))
+    assert torch.allclose(token_mean(states[0], real)[1], states[0][1, :2].mean(0))
+    below = [state - 10 for state in states]  # all below 0: padding counted as 0 would be the greatest
+    assert torch.allclose(pool(below, real, Reading(1, "max"))[1], below[1][1, :2].amax(0))
+
+
+def test_the_last_token_is_the_last_real_one_whichever_side_is_padded():
+    hidden = torch.randn(4, 5, 3)
+    real = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [0, 0, 1, 1, 1], [1, 0, 0, 0, 0]])
+    expected = torch.stack([hidden[0, 4], hidden[1, 1], hidden[2, 4], hidden[3, 0]])
+    for mask in (real, real.bool()):
+        assert torch.equal(last_token(hidden, mask), expected), "counted real tokens, not found their end?"
+    assert torch.equal(last_token(hidden, None), hidden[:, 4]), "no mask: all are real"
+
+
+def test_layers_count_from_both_ends():
+    config = make("encoder").config
+    assert reading(config) == Reading(L, "mean")
+    assert [reading(config, layer).layer for layer in (0, 1, L, -1, -L - 1)] == [0, 1, L, L, 0]
+    assert reading(config, -1, "mean-last-4") == Reading(-1, "mean-last-4")
+    for layer in (L + 1, -L - 2):
+        with pytest.raises(UserError, match=rf"--layer {layer}: the model has 0 \(embeddings\) to {L}"):
+            reading(config, layer)
+    with pytest.raises(UserError, match="leave --layer out"):
+        reading(config, 2, "concat-last-4")
+    with pytest.raises(UserError, match="did you mean 'mean'"):
+        reading(config, -1, "meen")
+
+
+def test_a_decoder_reads_its_own_layers_and_an_encoder_decoder_the_encoders():
+    config = ModelConfig(n_encoder_layer=2, n_decoder_layer=5)
+    assert n_layer(config) == 2
+    assert n_layer(ModelConfig(n_decoder_layer=5)) == 5
+
+
+def test_batches_hold_rows_of_like_length_the_longest_first():
+    lengths = [3, 9, 4, 9, 1, 30]
+    batches = batches_of(lengths, 18)
+    assert [batch.tolist() for batch in batches] == [[5], [1, 3], [2, 0, 4]]
+    assert sorted(i for batch in batches for i in batch) == list(range(6)), "each row once"
+    assert batches_of([], 18) == []
+
+
+def test_hidden_batches_give_no_mask_where_nothing_is_padded():
+    model = make("encoder")
+    rows = checked_rows(TOKENIZER, model.config, [TEXTS[0], TEXTS[0], TEXTS[1]])
+    shapes = [(len(i), states[0].shape[1], real) for i, states, real in hidden_batches(model, rows, 25)]
+    lengths = [len(ids) for ids in rows.ids]
+    assert shapes == [(1, lengths[2], None), (2, lengths[0], None)]
+    ((_, states, real),) = hidden_batches(model, rows, 1000)
+    assert real.sum(1).tolist() == sorted(lengths, reverse=True)
+    assert len(states) == L + 1 and not states[0].requires_grad
+
+
+def test_embed_gives_the_vectors_in_the_order_of_the_texts():
+    model = make("encoder")
+    found = embed(model, TOKENIZER, TEXTS)
+    assert found.shape == (4, D) and found.dtype == np.float32
+    for i, text in enumerate(TEXTS):
+        np.testing.assert_allclose(found[i], plain(model, text, Reading(L, "mean")), atol=1e-5)
+    assert embed(model, TOKENIZER, TEXTS, 1, "cls").shape == (4, D)
+    assert embed(model, TOKENIZER, TEXTS, pooling="concat-last-4").shape == (4, 4 * D)
+    assert embed(model, TOKENIZER, []).shape == (0, D)
+
+
+def test_what_cannot_be_read_is_named(capsys):
+    model = make("encoder")
+    with pytest.raises(UserError, match=r"text 1 \(counted from 0\) is empty"):
+        embed(model, TOKENIZER, ["Ana", " \n"])
+    with pytest.raises(UserError, match="no tokenizer"):
+        embed(model, None, ["Ana"])
+    with pytest.raises(UserError, match="a list of texts"):
+        embed(model, TOKENIZER, "Ana")
+    assert capsys.readouterr().err == ""
+    long = "Ana sells bread. " * 40
+    cut = embed(model, TOKENIZER, [long, "Ana", long])
+    assert capsys.readouterr().err == "2 of 3 texts are longer than 40 tokens: cut.\n", "said once, counted"
+    assert np.isfinite(cut).all()
+
+
+def test_nearest_sorts_by_angle_not_by_length():
+    vectors = np.array([[10.0, 10.0], [1.0, 0.1], [-5.0, 0.0], [0.0, 0.0]])
+    found = nearest(vectors, np.array([2.0, 0.0]), 4)
+    assert [i for i, _ in found] == [1, 0, 3, 2]
+    assert found[1][1] == pytest.approx(0.5**0.5) and found[3][1] == pytest.approx(-1)
+    assert len(nearest(vectors, np.array([2.0, 0.0]), 2)) == 2

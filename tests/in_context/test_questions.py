@@ -1,0 +1,52 @@
+"""Grades in_context/questions.py: the questions never stood in training, and the curve is the log's."""
+
+import pytest
+
+from minilm.in_context import questions as in_context
+from minilm.in_context.questions import CHANCE, FORMAT, TASKS, curve, questions
+from minilm.world.few_shot import LABEL_WORDS, NONCE_WORDS, few_shot_documents, held_out_pair
+from minilm.world.story import HELD_OUT_THINGS, place_of
+
+HELD_OUT = {thing for things in HELD_OUT_THINGS.values() for thing in things}
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("k", [0, 1, 5])
+def test_every_question_has_its_examples(task, k):
+    asked = questions(task, k, 30, seed=3)
+    assert len(asked) == 30 and all(len(q.examples) == k and q.label in LABEL_WORDS for q in asked)
+    assert asked[10:] == questions(task, k, 20, seed=3, start=10), "a draw goes on where the last one ended"
+    assert asked != questions(task, k, 30, seed=4)
+    assert set(FORMAT.labels) == set(LABEL_WORDS) and CHANCE == 1 / 8
+
+
+def test_what_is_asked_was_not_trained():
+    for q in questions("new_pairings", 8, 100, 0):
+        assert held_out_pair(place_of(q.text), q.label) and q.text not in HELD_OUT
+        of_place = {label for text, label in q.examples if place_of(text) == place_of(q.text)}
+        assert of_place <= {q.label}, "the examples must give the answer"
+    for q in questions("story_items", 8, 100, 0):
+        assert q.text in HELD_OUT and not HELD_OUT & {text for text, _ in q.examples}
+    for q in questions("nonce_keys", 8, 100, 0):
+        assert q.text in NONCE_WORDS and (q.text, q.label) in q.examples, "a key that was seen before"
+
+
+def test_a_question_is_the_text_of_a_training_document():
+    (q,) = questions("new_pairings", 2, 1, 0)
+    words = [word for pair in (*q.examples, (q.text, q.label)) for word in pair]
+    assert FORMAT.prompt(q) + f" {q.label}" == "".join(f" {word}" for word in words)
+    document = next(d for d in few_shot_documents(30, 0) if d.startswith(" "))
+    assert len(document.split()) == 18
+    asked = {FORMAT.prompt(q) for task in TASKS for q in questions(task, in_context.PROBE_SHOTS, 50, 0)}
+    assert not any(d.rpartition(" ")[0] in asked for d in few_shot_documents(2000, 0))
+
+
+def test_the_curve_has_a_line_for_each_evaluation():
+    line = dict(split="validation", new_pairings=0.0, nonce_keys=0.5, story_items=1.0, loss=1.0)
+    log = [line | dict(step=0), dict(step=5, split="train", loss=1.0), line | dict(step=200, nonce_keys=0.25)]
+    head, first, second = curve(log, width=8)
+    assert head.split() == ["step", "new", "pairings", "nonce", "keys", "story", "items"]
+    assert first.split() == ["0", "0.00", "0.50", "####", "1.00", "########"]
+    assert second.split() == ["200", "0.00", "0.25", "##", "1.00", "########"]
+    assert head.index("nonce") == first.index("0.50") and head.index("story") == first.index("1.00")
+    assert curve([dict(step=0, split="validation", loss=1.0)]) == [], "a run that asked nothing has no curve"

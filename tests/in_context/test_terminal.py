@@ -1,0 +1,134 @@
+"""Grades in_context/terminal.py: texts for one prompt, and the loop that Ctrl-C and Ctrl-D steer."""
+
+import pytest
+import small
+
+from minilm.in_context import terminal
+from minilm.in_context.terminal import Pieces, Writer, loop
+from minilm.model.config import ModelConfig
+from minilm.model.generate import generate
+from minilm.model.transformer import build
+from minilm.plumbing.errors import UserError
+
+SPECIALS = {small.tokenizer().special_id(token) for token in small.tokenizer().special_tokens}
+
+
+def model_of(kind: str = "decoder", max_positions: int = 40):
+    layers = dict(n_encoder_layer=int("encoder" in kind), n_decoder_layer=int("decoder" in kind))
+    sizes = dict(vocab_size=small.tokenizer().vocab_size, d_model=12, n_head=3, d_ff=20, init_std=0.5)
+    return build(ModelConfig(**sizes, **layers, max_positions=max_positions))
+
+
+def writer_of(kind: str = "decoder", **options) -> Writer:
+    return Writer(model_of(kind), small.tokenizer(), **(dict(max_new_tokens=8) | options))
+
+
+@pytest.mark.parametrize("kind", ["decoder", "encoder-decoder"])
+def test_a_text_is_what_generate_writes(kind):
+    writer, tokenizer = writer_of(kind, temperature=0.9, top_k=20, top_p=0.95), small.tokenizer()
+    end, cls, sep = (tokenizer.special_id(t) for t in ("<|endoftext|>", "[CLS]", "[SEP]"))
+    prompt = [end, *tokenizer.encode("Ana sells")]
+    options = dict(eos_id=end)
+    if kind == "encoder-decoder":
+        prompt, options = [cls, *tokenizer.encode(" Ana sells"), sep], dict(eos_id=sep, decoder_start_id=cls)
+    options |= dict(temperature=0.9, top_k=20, top_p=0.95, forbidden_ids=SPECIALS - {options["eos_id"]})
+    for seed in (0, 1):
+        want = generate(writer.model, prompt, 8, seed=seed, **options)
+        want = want[1:] if kind == "encoder-decoder" else want[len(prompt) :]
+        assert writer.write("Ana sells", seed) == tokenizer.decode([i for i in want if i not in SPECIALS])
+    assert writer.write("Ana sells", 0) != writer.write("Ana sells", 1)
+
+
+@pytest.mark.parametrize("n_beam", [1, 3])
+def test_what_is_shown_is_what_is_written(n_beam):
+    shown, writer = [], writer_of(n_beam=n_beam)
+    text = writer.write("Rui", 3, shown.append)
+    assert "".join(shown) == text or text.endswith("\ufffd"), "a character may be cut off at the end"
+    assert len(shown) == (8 if n_beam == 1 else 1), "token by token; a search knows its text at the end"
+
+
+def test_print_shows_a_prompt_that_is_gone_on_with(capsys):
+    writer_of().print("Ana sells")
+    assert capsys.readouterr().out.startswith("Ana sells")
+    writer = writer_of("encoder-decoder")
+    writer.print("Ana sells")
+    assert capsys.readouterr().out == writer.write("Ana sells") + "\n", (
+        "its text is its own, not a continuation"
+    )
+
+
+def test_settings_are_those_of_the_flags():
+    assert writer_of().rule.temperature == 0.8 and writer_of(n_beam=2).rule.temperature == 1.0
+    assert writer_of(temperature=0.0).rule.temperature == 0.0, "0 is a value: greedy"
+    greedy = writer_of(temperature=0.0)
+    assert len({greedy.write("Rui", seed) for seed in range(4)}) == 1
+    assert SPECIALS - set(writer_of().rule.forbidden_ids) == {small.tokenizer().special_id("<|endoftext|>")}
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [(dict(temperature=-1.0), "temperature -1"), (dict(top_p=1.5), "top-p 1.5"), (dict(top_k=0), "top-k 0")],
+)
+def test_settings_outside_their_range_are_refused(options, found):
+    with pytest.raises(UserError, match=found):
+        writer_of(**options)
+
+
+def test_prompts_and_models_that_cannot_be_are_refused():
+    with pytest.raises(UserError, match=r"encoder.*extract\.py"):
+        writer_of("encoder")
+    for empty in ("", "  \n"):
+        with pytest.raises(UserError, match="empty"):
+            writer_of().write(empty)
+    with pytest.raises(UserError, match="40 positions"):
+        writer_of().write("x y " * 40)
+
+
+def test_pieces_wait_for_whole_characters():
+    pieces, tokenizer = Pieces(small.tokenizer(), SPECIALS), small.tokenizer()
+    ids = tokenizer.encode("é ã!")
+    assert len(ids) > 4, "the characters are spread over several tokens"
+    shown = [pieces.text(token) for token in ids]
+    assert "".join(shown) == "é ã!" and "\ufffd" not in "".join(shown) and shown[0] == ""
+    assert pieces.text(min(SPECIALS)) == ""
+
+
+def run_loop(typed: list, monkeypatch, write) -> list:
+    """Run the loop on what is typed; an exception is raised in place of a line."""
+    asked, lines = [], iter([*typed, EOFError])
+
+    def read(_):
+        line = next(lines)
+        if not isinstance(line, str):
+            raise line
+        return line
+
+    writer = writer_of()
+    monkeypatch.setattr(writer, "write", lambda *arguments: asked.append(arguments[:2]) or write(*arguments))
+    loop(writer, 5, read)
+    return asked
+
+
+def test_the_loop_ends_with_ctrl_d(monkeypatch, capsys):
+    asked = run_loop(["Ana", " ", "Rui"], monkeypatch, lambda prompt, seed, show: show(prompt.upper()))
+    assert asked == [("Ana", 5), ("Rui", 6)], "each answer draws anew; an empty line asks nothing"
+    out = capsys.readouterr().out
+    assert out.startswith(terminal.HELP) and "ANA\n" in out and "RUI\n" in out
+
+
+def test_ctrl_c_ends_an_answer_and_not_the_loop(monkeypatch, capsys):
+    def write(prompt, seed, show):
+        show("half of it")
+        if prompt == "Ana":
+            raise KeyboardInterrupt
+
+    assert len(run_loop(["Ana", KeyboardInterrupt, "Rui"], monkeypatch, write)) == 2
+    assert "half of it ...\n" in capsys.readouterr().out, "what was written stays"
+
+
+def test_a_mistake_is_told_and_the_loop_goes_on(monkeypatch, capsys):
+    def write(prompt, seed, show):
+        raise UserError("too long")
+
+    assert len(run_loop(["Ana", "Rui"], monkeypatch, write)) == 2
+    assert capsys.readouterr().err == "error: too long\n" * 2

@@ -1,0 +1,203 @@
+"""Grades model/beam_search.py against greedy decoding, a search in plain Python, and all texts there are."""
+
+import itertools
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from minilm.model.beam_search import Beam, beam_search, length_normaliser
+from minilm.model.config import ModelConfig
+from minilm.model.draft import Draft
+from minilm.model.generate import generate, sample
+from minilm.model.sampling import PLAIN, SamplingRule
+from minilm.model.transformer import build
+
+
+def model_of(V: int = 11, **fields):
+    sizes = dict(
+        vocab_size=V, n_decoder_layer=2, d_model=12, n_head=3, d_ff=20, max_positions=24, init_std=0.5
+    )
+    return build(ModelConfig(**(sizes | dict(dropout=0.0, attention_dropout=0.0) | fields))).eval()
+
+
+def search(model, prompts, n_new: int, n_beam: int, rule=PLAIN, length_penalty=0.6, pad_id=0):
+    limits = torch.full((len(prompts),), n_new)
+    with torch.inference_mode():
+        return beam_search(Draft(model, prompts, n_new, pad_id), rule, limits, n_beam, length_penalty, pad_id)
+
+
+@torch.no_grad()
+def log_probs_after(model, text: list[int], rule) -> list[float]:
+    return rule.log_probabilities(model(torch.tensor([text]))[0, -1]).tolist()
+
+
+def slow_search(model, prompt: list[int], n_new: int, n_beam: int, eos: int, length_penalty: float):
+    """Beam search over Python lists; the greedy text takes part at the end."""
+
+    def score(text):
+        return text[1] / ((5 + len(text[0])) / 6) ** length_penalty
+
+    def ended(text):
+        return text[0][-1:] == [eos] or len(text[0]) == n_new
+
+    def continued(text, width):
+        after = enumerate(log_probs_after(model, prompt + text[0], PLAIN))
+        grown = [(text[0] + [token], text[1] + p) for token, p in after]
+        return sorted(grown, key=score, reverse=True)[:width]
+
+    finished = []
+    for width in (1, n_beam):  # greedy first
+        beam = [([], 0.0)]
+        while not all(ended(text) for text in beam):
+            grown = [new for text in beam for new in ([text] if ended(text) else continued(text, width))]
+            beam = sorted(grown, key=score, reverse=True)[:width]
+            finished += [text for text in beam if ended(text)]
+    return max(finished, key=score)
+
+
+def test_length_normaliser_is_the_formula():
+    got = length_normaliser(torch.tensor([1, 7]), 0.6)
+    assert torch.allclose(got, torch.tensor([1.0, (12 / 6) ** 0.6])), "((5 + n) / (5 + 1)) ** length_penalty"
+    assert torch.equal(length_normaliser(torch.tensor([1, 7]), 0.0), torch.ones(2)), "0 switches it off"
+
+
+@pytest.mark.parametrize("length_penalty", [0.0, 0.6, 2.0])
+def test_one_beam_is_greedy(length_penalty):
+    model, prompts = model_of(), [[1, 2, 3], [4], [5, 6]]
+    ids, _, n_new = search(model, prompts, 9, 1, SamplingRule(eos_id=4), length_penalty)
+    greedy = generate(model, prompts, 9, temperature=0.0, eos_id=4)
+    have = [prompt + row[:n].tolist() for prompt, row, n in zip(prompts, ids, n_new, strict=True)]
+    assert have == greedy, "with one beam the likeliest token is taken at each step, and the end ends it"
+
+
+@pytest.mark.parametrize("length_penalty", [0.0, 0.6, 1.5])
+@pytest.mark.parametrize("eos", [None, 2])
+def test_a_wide_beam_finds_the_best_of_all_texts(eos, length_penalty):
+    V, n_new, prompt = 4, 4, [1, 3]
+    for seed in range(4):
+        torch.manual_seed(seed)
+        model, best = model_of(V), (-math.inf, None)
+        for text in itertools.product(range(V), repeat=n_new):
+            length = text.index(eos) + 1 if eos in text else n_new
+            if any(text[length:]):
+                continue  # the same text with another filling
+            with torch.no_grad():
+                logits = model(torch.tensor([prompt + list(text[:length])]))[0].log_softmax(-1)
+            total = sum(logits[1 + i, token].item() for i, token in enumerate(text[:length]))
+            best = max(best, (total / ((5 + length) / 6) ** length_penalty, text[:length]))
+        ids, log_probs, lengths = search(
+            model, [prompt], n_new, V**n_new, SamplingRule(eos_id=eos), length_penalty
+        )
+        assert tuple(ids[0, : lengths[0]].tolist()) == best[1], "a beam that drops nothing must find the best"
+        score = log_probs.sum().item() / ((5 + lengths[0].item()) / 6) ** length_penalty
+        assert math.isclose(score, best[0], abs_tol=1e-4)
+
+
+@pytest.mark.parametrize("n_beam", [2, 3, 5])
+@pytest.mark.parametrize("length_penalty", [0.0, 0.6, 2.0])
+def test_the_search_is_that_of_plain_python(n_beam, length_penalty):
+    model, prompts = model_of(V=7), [[1, 2, 3], [4], [5, 6]]
+    ids, log_probs, n_new = search(model, prompts, 7, n_beam, SamplingRule(eos_id=2), length_penalty)
+    for prompt, row, log_prob, n in zip(prompts, ids, log_probs, n_new, strict=True):
+        want, total = slow_search(model, prompt, 7, n_beam, 2, length_penalty)
+        assert row[:n].tolist() == want, f"prompt {prompt}: another text than the slow search"
+        assert math.isclose(log_prob.sum().item(), total, abs_tol=1e-4)
+        assert (row[n:] == 0).all() and (log_prob[n:] == 0).all(), "after its end a text is padding"
+
+
+def test_a_beam_is_never_below_greedy():
+    prompts = torch.randint(11, (24, 3))
+    for seed in range(4):
+        torch.manual_seed(seed)
+        model = model_of()
+        beam = sample(model, prompts, 8, n_beam=4).log_probs.sum(1)
+        text = generate(model, prompts, 8, temperature=0.0)
+        with torch.no_grad():
+            log_probs = model(text[:, :-1]).log_softmax(-1)[:, 2:]
+        greedy = log_probs.gather(2, text[:, 3:, None])[..., 0].sum(1)
+        assert (beam >= greedy - 1e-4).all(), "texts of equal length: the beam's is at least as likely"
+        assert (beam > greedy + 1e-4).any(), "and sometimes likelier, or nothing was searched"
+
+
+def test_the_temperature_of_greedy_decoding_changes_no_search():
+    model, prompts = model_of(), [[1, 2, 3], [4], [5, 6]]
+    found = generate(model, prompts, 8, n_beam=3, eos_id=4)
+    assert generate(model, prompts, 8, n_beam=3, eos_id=4, temperature=0.0) == found
+
+
+def test_limits_hold_for_each_row():
+    draft, limits = Draft(model_of(), [[1, 2], [3], [4, 5]], 5), torch.tensor([2, 5, 0])
+    with torch.inference_mode():
+        ids, log_probs, n_new = beam_search(draft, PLAIN, limits, 3, 0.6, 0)
+    assert n_new.tolist() == [2, 5, 0], "without an end token each row gets as many tokens as it may have"
+    assert ids[0, 2:].eq(0).all() and log_probs[2].eq(0).all()
+
+
+def beam_of(total, ended, length, limits=(4,), length_penalty=0.0) -> Beam:
+    """A beam in the middle of a search, with one prompt."""
+    draft = SimpleNamespace(length=1, ids=torch.arange(10).view(2, 5), log_probs=torch.zeros(2, 5))
+    beam = Beam(draft, PLAIN, torch.tensor(limits), 1, length_penalty, 0)
+    beam.total, beam.ended, beam.length = torch.tensor([total]), torch.tensor([ended]), torch.tensor([length])
+    return beam
+
+
+def test_a_new_beam_counts_the_prompt_once():
+    beam = Beam(Draft(model_of(), [[1, 2], [3]], 4), PLAIN, torch.tensor([4, 0]), 3, 0.6, 0)
+    assert beam.total.isfinite().tolist() == [[True, False, False, True]] * 2, (
+        "equal copies would be equal texts"
+    )
+    assert beam.ended.tolist() == [[False] * 4, [True] * 4] and beam.copies.tolist() == [0] * 4 + [1] * 4
+
+
+def test_advance_keeps_the_best_continuations():
+    beam = Beam(Draft(model_of(5), [[1, 2]], 4), PLAIN, torch.tensor([4]), 2, 0.6, 0)
+    beam.draft.reorder(beam.copies)
+    logits = torch.tensor([[0.1, 0.2, 0.5, 0.15, 0.05]]).log().expand(3, 5)
+    beam.advance(logits, 0)
+    assert beam.draft.ids[:, 2].tolist() == [2, 1, 2], "the two likeliest, and the greedy row"
+    assert torch.allclose(beam.total.exp(), torch.tensor([[0.5, 0.2, 0.5]]))
+    assert beam.length.tolist() == [[1, 1, 1]] and not beam.ended.any()
+
+
+def test_an_ended_text_competes_by_its_score():
+    beam = Beam(Draft(model_of(5), [[1, 2]], 4), PLAIN, torch.tensor([4]), 2, 1.0, 0)
+    beam.draft.reorder(beam.copies)
+    beam.total = torch.tensor([[-1.2, -1.95, -1.2]])
+    beam.length, beam.ended = torch.tensor([[3, 1, 3]]), torch.tensor([[False, True, False]])
+    beam.advance(torch.tensor([[0.1, 0.2, 0.5, 0.15, 0.05]]).log().expand(3, 5), 3)
+    # Of four tokens, -1.2 + log 0.2 = -2.81 has the score -1.87; of one token, -1.95 has the score -1.95.
+    assert beam.draft.ids[:, 2].tolist() == [2, 1, 2], "the score ranks, not the log-probability alone"
+    assert beam.length.tolist() == [[4, 4, 4]]
+
+
+def test_an_ended_text_stays_ended_where_it_moves():
+    beam = Beam(Draft(model_of(5), [[1, 2]], 4), PLAIN, torch.tensor([4]), 2, 0.6, 0)
+    beam.draft.reorder(beam.copies)
+    beam.total = torch.tensor([[-3.0, -0.5, -3.0]])
+    beam.length, beam.ended = torch.tensor([[2, 1, 2]]), torch.tensor([[False, True, False]])
+    beam.advance(torch.tensor([[0.1, 0.2, 0.5, 0.15, 0.05]]).log().expand(3, 5), 2)
+    assert beam.ended.tolist() == [[True, False, False]], "the ended text came first, and is still ended"
+    assert beam.length.tolist() == [[1, 3, 3]] and beam.total[0, 0] == -0.5, "its padding costs nothing"
+
+
+def test_remember_keeps_the_best_ended_text():
+    beam = beam_of([-1.0, -2.0], [False, True], [2, 2])
+    beam.remember(torch.tensor([[-1.0, -2.0]]))
+    assert beam.best_score.tolist() == [-2.0], "a text that is alive is no result yet"
+    assert beam.best_ids[0].tolist() == [6, 7, 8, 9] and beam.best_length.tolist() == [2]
+    beam.ended = torch.tensor([[True, True]])
+    beam.remember(torch.tensor([[-3.0, -4.0]]))
+    assert beam.best_score.tolist() == [-2.0], "a worse text must not replace it"
+
+
+def test_a_search_is_settled_when_no_text_can_win_any_more():
+    beam = beam_of([-1.0, -2.0], [False, True], [2, 2])
+    assert not beam.is_settled(), "nothing has been remembered"
+    beam.best_score = torch.tensor([-0.8])
+    assert beam.is_settled(), "more tokens never make -1.0 likelier"
+    beam.length_penalty = 1.0  # at most -1.0 / ((5 + 4) / 6) = -0.67; of its own two tokens -0.86
+    assert not beam.is_settled(), "a longer text is divided by more"
+    beam.ended = torch.tensor([[True, True]])
+    assert beam.is_settled(), "no text is alive"

@@ -1,0 +1,208 @@
+"""Grades model/config.py: the fields, what contradicts, and the table of published models.
+
+That every field is read by the model is graded in test_models_config.py, the parameter counts too.
+"""
+
+import dataclasses
+import json
+
+import pytest
+
+from minilm.model.config import PRESETS, ModelConfig, preset
+from minilm.plumbing.errors import UserError
+
+SMALL = dict(n_encoder_layer=1, d_model=12, n_head=3, d_ff=20, vocab_size=50)
+
+# (field, bad value, what the message must hold)
+BAD = [
+    ("vocab_size", 0, "--vocab-size 0"),
+    ("d_model", 0, "--d-model 0"),
+    ("d_model", -4, "--d-model -4"),
+    ("n_head", 0, "--n-head 0"),
+    ("n_head", 5, "--d-model 12 is not divisible by --n-head 5"),
+    ("d_ff", 0, "--d-ff 0"),
+    ("max_positions", 0, "--max-positions 0"),
+    ("n_segments", -1, "--n-segments -1"),
+    ("position_offset", -2, "--position-offset -2"),
+    ("init_std", -0.5, "--init-std -0.5"),
+    ("norm_eps", -1e-5, "--norm-eps -1e-05"),
+    ("n_encoder_layer", 0, "--n-encoder-layer 0, --n-decoder-layer 0"),
+    ("n_encoder_layer", -1, "--n-encoder-layer -1"),
+    ("n_decoder_layer", -1, "--n-decoder-layer -1"),
+    ("dropout", 1.0, "--dropout 1.0"),
+    ("dropout", -0.1, "--dropout -0.1"),
+    ("dropout", float("nan"), "--dropout nan"),
+    ("attention_dropout", 1.5, "--attention-dropout 1.5"),
+    ("positions", "rotary", "--positions rotary: must be one of learned, sinusoidal, alibi"),
+    ("norm", "prenorm", "did you mean 'pre'"),
+    ("activation", "gelu_tan", "did you mean 'gelu_tanh'"),
+    ("next_sentence", True, "--pooler"),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "message"), BAD)
+def test_a_contradiction_is_one_line_that_names_flag_and_value(field, value, message):
+    with pytest.raises(UserError) as caught:
+        ModelConfig(**(SMALL | {field: value}))
+    assert message in str(caught.value), f"{field}={value} must be named as the user typed it"
+    assert "\n" not in str(caught.value)
+
+
+def test_the_way_out_of_an_indivisible_width_works():
+    with pytest.raises(UserError, match="try --d-model 15"):
+        ModelConfig(**(SMALL | dict(n_head=5)))
+    ModelConfig(**(SMALL | dict(n_head=5, d_model=15)))
+
+
+@pytest.mark.parametrize(
+    "parts", [dict(pooler=True), dict(n_segments=2), dict(pooler=True, next_sentence=True)]
+)
+def test_parts_that_only_an_encoder_uses_need_one(parts):
+    decoder = SMALL | dict(n_encoder_layer=0, n_decoder_layer=1)
+    with pytest.raises(UserError, match="encoder"):
+        ModelConfig(**decoder, **parts)
+    ModelConfig(**(decoder | dict(n_encoder_layer=1)), **parts)
+
+
+@pytest.mark.parametrize("field", ["dropout", "attention_dropout"])
+@pytest.mark.parametrize("value", [0, 0.0, 0.999])
+def test_an_int_is_good_for_a_float(field, value):
+    assert getattr(ModelConfig(**SMALL, **{field: value}), field) == value
+
+
+def test_smallest_config_is_allowed():
+    ModelConfig(vocab_size=1, n_decoder_layer=1, d_model=1, n_head=1, d_ff=1, max_positions=1)
+
+
+def test_a_config_cannot_be_changed_by_accident():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        ModelConfig(**SMALL).d_model = 24
+
+
+@pytest.mark.parametrize(
+    ("encoder", "decoder", "kind"), [(2, 0, "encoder"), (0, 3, "decoder"), (2, 3, "encoder-decoder")]
+)
+def test_kind_and_depth(encoder, decoder, kind):
+    config = ModelConfig(**(SMALL | dict(n_encoder_layer=encoder, n_decoder_layer=decoder)))
+    assert config.kind == kind
+    assert config.n_layer == encoder + decoder
+
+
+def test_width_of_a_head():
+    assert ModelConfig(**SMALL).d_head == 4, "d_head = d_model / n_head"
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_dictionary_round_trip_through_json(name):
+    config = PRESETS[name]
+    written = json.loads(json.dumps(config.to_dict()))
+    assert set(written) == {field.name for field in dataclasses.fields(ModelConfig)}, "every field is saved"
+    assert ModelConfig.from_dict(written) == config
+
+
+def test_a_missing_field_takes_its_default():
+    assert ModelConfig.from_dict(SMALL) == ModelConfig(**SMALL)
+
+
+def test_an_unknown_field_is_named_with_the_nearest():
+    with pytest.raises(UserError, match=r"'d_modl'.*did you mean 'd_model'"):
+        ModelConfig.from_dict(SMALL | dict(d_modl=3))
+
+
+def test_from_dict_checks_the_values():
+    with pytest.raises(UserError, match="--n-head 5"):
+        ModelConfig.from_dict(SMALL | dict(n_head=5))
+
+
+@pytest.mark.parametrize("field", dataclasses.fields(ModelConfig), ids=lambda field: field.name)
+def test_every_field_has_a_default(field):
+    assert field.default is not dataclasses.MISSING, "a flag that is not given must have a value"
+
+
+def test_preset_finds_a_row():
+    assert preset("gpt2") is PRESETS["gpt2"]
+
+
+def test_an_unknown_preset_is_named_with_the_nearest():
+    with pytest.raises(UserError, match=r"'bert-bsae'.*did you mean 'bert-base'") as caught:
+        preset("bert-bsae")
+    assert all(name in str(caught.value) for name in PRESETS), "the message lists what there is"
+
+
+# The published sizes, as the papers print them: encoder blocks, decoder blocks, D, H, F, V, positions.
+SIZES = {
+    "transformer-base": (6, 6, 512, 8, 2048, 37000, 512),
+    "transformer-big": (6, 6, 1024, 16, 4096, 37000, 512),
+    "bert-base": (12, 0, 768, 12, 3072, 30522, 512),
+    "bert-large": (24, 0, 1024, 16, 4096, 30522, 512),
+    "distilbert": (6, 0, 768, 12, 3072, 30522, 512),
+    "gpt2": (0, 12, 768, 12, 3072, 50257, 1024),
+    "gpt2-medium": (0, 24, 1024, 16, 4096, 50257, 1024),
+    "gpt2-large": (0, 36, 1280, 20, 5120, 50257, 1024),
+    "gpt2-xl": (0, 48, 1600, 25, 6400, 50257, 1024),
+    "bart-base": (6, 6, 768, 12, 3072, 50265, 1024),
+    "bart-large": (12, 12, 1024, 16, 4096, 50265, 1024),
+}
+TINY = {
+    "bert-tiny": "bert-base",
+    "distilbert-tiny": "distilbert",
+    "gpt-tiny": "gpt2",
+    "gpt-alibi-tiny": "gpt2",
+    "bart-tiny": "bart-base",
+    "transformer-tiny": "transformer-base",
+}
+# How the families differ: the fields that make a BERT a BERT.
+_BERT = dict(positions="learned", norm="post", activation="gelu", embedding_norm=True, final_norm=False)
+_BERT |= dict(scale_embeddings=False, head_transform=True, head_bias=True, norm_eps=1e-12, init_std=0.02)
+_PLAIN = dict(n_segments=0, pooler=False, next_sentence=False)
+_NO_HEAD = dict(head_transform=False, head_bias=False, norm_eps=1e-5)
+FAMILIES = {
+    "transformer": dict(positions="sinusoidal", norm="post", activation="relu", embedding_norm=False)
+    | dict(final_norm=False, scale_embeddings=True, attention_dropout=0.0, **_PLAIN, **_NO_HEAD),
+    "bert": dict(n_segments=2, pooler=True, next_sentence=True, **_BERT),
+    "distilbert": dict(**_BERT, **_PLAIN),
+    "gpt2": dict(positions="learned", norm="pre", activation="gelu_tanh", embedding_norm=False)
+    | dict(final_norm=True, scale_embeddings=False, init_std=0.02, **_PLAIN, **_NO_HEAD),
+    "bart": dict(positions="learned", norm="post", activation="gelu", embedding_norm=True, position_offset=2)
+    | dict(final_norm=False, scale_embeddings=False, init_std=0.02, **_PLAIN, **_NO_HEAD),
+}
+
+
+def test_the_table_holds_exactly_the_presets_of_the_manual():
+    assert list(PRESETS) == [*SIZES, *TINY]
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_published_sizes(name):
+    c = PRESETS[name]
+    sizes = (c.n_encoder_layer, c.n_decoder_layer, c.d_model, c.n_head, c.d_ff, c.vocab_size, c.max_positions)
+    assert sizes == SIZES[name], "encoder, decoder, d_model, n_head, d_ff, vocab_size, max_positions"
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_published_families(name):
+    found = PRESETS[name].to_dict()
+    for field, value in FAMILIES[name.split("-")[0]].items():
+        assert found[field] == value, f"{name}: {field} is {found[field]}, published {value}"
+    assert PRESETS[name].tie_embeddings, "every published model of the table ties its output matrix"
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_dropout_of_the_papers(name):
+    assert PRESETS[name].dropout == (0.3 if name == "transformer-big" else 0.1)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_tiny_models_are_small_and_plain(name):
+    config = PRESETS[name]
+    assert config.norm == "pre" and config.final_norm, "post-norm delays the lesson at this width"
+    assert config.dropout == config.attention_dropout == 0, "a minute of training is no time to overfit"
+    assert config.init_std is None, "0.02 belongs to a width of 768"
+    assert not config.embedding_norm and not config.head_transform, "both delay the lesson at this width"
+    assert config.d_model <= 96 and config.n_layer <= 4 and config.vocab_size == 1024
+
+
+@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("field", ["kind", "n_segments", "activation", "pooler"])
+def test_tiny_models_are_of_their_family(name, field):
+    assert getattr(PRESETS[name], field) == getattr(PRESETS[TINY[name]], field)

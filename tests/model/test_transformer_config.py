@@ -1,0 +1,211 @@
+"""Grades that a model of model/transformer.py is what its config says: fields, sizes, first weights.
+
+Sizes are unequal everywhere, so that a swapped axis fails.
+"""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from minilm.model.attention import MultiHeadAttention
+from minilm.model.config import PRESETS, ModelConfig
+from minilm.model.transformer import build
+
+B, T, S, V, D, H, D_FF = 2, 5, 7, 31, 12, 3, 20
+KINDS = {"encoder": (2, 0), "decoder": (0, 2), "encoder-decoder": (1, 2)}
+TINY = [name for name in PRESETS if name.endswith("tiny")]
+
+
+def config(kind: str = "encoder", **fields) -> ModelConfig:
+    encoder, decoder = KINDS[kind]
+    small = dict(
+        vocab_size=V, n_encoder_layer=encoder, n_decoder_layer=decoder, d_model=D, n_head=H, d_ff=D_FF
+    )
+    return ModelConfig(**(small | dict(max_positions=10, dropout=0.0, attention_dropout=0.0) | fields))
+
+
+def ids(rows: int, length: int) -> torch.Tensor:
+    return torch.randint(V, (rows, length))
+
+
+def inputs(kind: str, rows: int = B) -> dict:
+    """Arguments of `forward`: segments for an encoder, and a text of its own for a decoder that has one."""
+    if kind == "decoder":
+        return dict(input_ids=ids(rows, T))
+    given = dict(input_ids=ids(rows, S), token_type_ids=torch.randint(2, (rows, S)))
+    return given | (dict(decoder_input_ids=ids(rows, T)) if kind == "encoder-decoder" else {})
+
+
+BASE = config("encoder-decoder", pooler=True, norm="post", init_std=0.3, final_norm=False)
+# field -> (another value, what of the model must change by it)
+CHANGED = {
+    "vocab_size": (33, "shapes"),
+    "n_encoder_layer": (2, "shapes"),
+    "n_decoder_layer": (1, "shapes"),
+    "d_model": (15, "shapes"),
+    "n_head": (4, "outputs"),
+    "d_ff": (21, "shapes"),
+    "max_positions": (12, "shapes"),
+    "n_segments": (2, "shapes"),
+    "positions": ("sinusoidal", "shapes"),
+    "position_offset": (2, "shapes"),
+    "init_std": (None, "first weights"),
+    "norm": ("pre", "outputs"),
+    "activation": ("relu", "outputs"),
+    "embedding_norm": (True, "shapes"),
+    "final_norm": (True, "shapes"),
+    "scale_embeddings": (True, "outputs"),
+    "tie_embeddings": (False, "shapes"),
+    "head_transform": (True, "shapes"),
+    "head_bias": (True, "shapes"),
+    "pooler": (False, "shapes"),
+    "next_sentence": (True, "shapes"),
+    "dropout": (0.4, "outputs in training"),
+    "attention_dropout": (0.4, "outputs in training"),
+    "norm_eps": (0.5, "outputs"),
+}
+
+
+def aspects(made: ModelConfig) -> dict:
+    """What can be seen of a model: shapes, first weights, and outputs with weights that depend on nothing."""
+    torch.manual_seed(1)
+    m = build(made)
+    seen = {"shapes": {name: p.shape for name, p in m.named_parameters()}}
+    seen["first weights"] = torch.cat([p.detach().flatten() for p in m.parameters()])
+    for p in m.parameters():
+        p.data = torch.cos(torch.arange(p.numel(), dtype=torch.float32) ** 1.5).view(p.shape) / 2
+    given = dict(input_ids=torch.arange(14).view(2, 7), decoder_input_ids=torch.arange(10).view(2, 5))
+    seen["outputs"] = m.eval()(**given).detach()
+    torch.manual_seed(2)
+    seen["outputs in training"] = m.train()(**given).detach()
+    return seen
+
+
+def differs(one, other) -> bool:
+    """Are two aspects of a model unlike?"""
+    if isinstance(one, dict):
+        return one != other
+    return one.shape != other.shape or not torch.allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(ModelConfig)])
+def test_every_field_of_the_config_changes_the_model(field):
+    assert field in CHANGED, f"a new field: say in CHANGED what of the model {field!r} must change"
+    value, what = CHANGED[field]
+    assert getattr(BASE, field) != value
+    before, after = aspects(BASE), aspects(dataclasses.replace(BASE, **{field: value}))
+    assert differs(before[what], after[what]), f"no line of the model reads {field!r}"
+    for other in ("shapes", "outputs"):
+        if what == "outputs in training":
+            assert not differs(before[other], after[other]), f"{field!r} must act in training only"
+
+
+def test_every_layer_norm_and_dropout_takes_its_number_from_the_config():
+    fields = dict(embedding_norm=True, final_norm=True, head_transform=True, norm_eps=0.01)
+    m = build(config("encoder-decoder", **fields, dropout=0.2, attention_dropout=0.3))
+    for name, module in m.named_modules():
+        if isinstance(module, nn.LayerNorm):
+            assert module.eps == 0.01, f"{name}: norm_eps"
+        elif isinstance(module, nn.Dropout):
+            assert module.p == 0.2, f"{name}: dropout"
+        elif isinstance(module, MultiHeadAttention):
+            assert module.dropout == 0.3, f"{name}: attention_dropout"
+
+
+def test_the_aspects_of_a_model_do_not_change_by_themselves():
+    before, after = aspects(BASE), aspects(BASE)
+    assert not any(differs(before[what], after[what]) for what in before)
+
+
+# Parameters with the pre-training heads, and without them (the pooler stays).
+PARAMETERS = {
+    "bert-base": (110_106_428, 109_482_240),
+    "bert-large": (336_226_108, 335_141_888),
+    "distilbert": (66_985_530, 66_362_880),
+    "gpt2": (124_439_808, 124_439_808),
+    "gpt2-medium": (354_823_168, 354_823_168),
+    "gpt2-large": (774_030_080, 774_030_080),
+    "gpt2-xl": (1_557_611_200, 1_557_611_200),
+    "bart-base": (139_420_416, 139_420_416),
+    "bart-large": (406_291_456, 406_291_456),
+    # The paper prints 65 and 213 million, without saying what it counts; these follow from its sizes.
+    "transformer-base": (63_082_496, 63_082_496),
+    "transformer-big": (214_245_376, 214_245_376),
+}
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_published_models_have_the_published_number_of_parameters(name):
+    with torch.device("meta"):  # shapes without memory
+        m = build(PRESETS[name])
+    assert (m.n_parameters(), m.n_parameters(heads=False)) == PARAMETERS[name]
+
+
+def count(c: ModelConfig) -> tuple[int, int]:
+    """Parameters by arithmetic: with the heads, and without."""
+    linear = lambda a, b: a * b + b
+    attention, norm = 4 * linear(c.d_model, c.d_model), 2 * c.d_model
+    feed_forward = linear(c.d_model, c.d_ff) + linear(c.d_ff, c.d_model) + norm
+    table = (c.max_positions + c.position_offset) * c.d_model if c.positions == "learned" else 0
+    stack = table + norm * c.embedding_norm + norm * c.final_norm
+    body = c.vocab_size * c.d_model + linear(c.d_model, c.d_model) * c.pooler
+    if c.n_encoder_layer:
+        body += stack + c.n_segments * c.d_model + c.n_encoder_layer * (attention + norm + feed_forward)
+    if c.n_decoder_layer:
+        parts = 2 if c.n_encoder_layer else 1
+        body += stack + c.n_decoder_layer * (parts * (attention + norm) + feed_forward)
+    heads = (linear(c.d_model, c.d_model) + norm) * c.head_transform + c.vocab_size * c.head_bias
+    heads += linear(c.d_model, 2) * c.next_sentence + c.vocab_size * c.d_model * (not c.tie_embeddings)
+    return body + heads, body
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("name", TINY)
+def test_every_tiny_preset_has_the_parameters_of_its_fields(name, tied):
+    made = dataclasses.replace(PRESETS[name], tie_embeddings=tied)
+    with torch.device("meta"):
+        m = build(made)
+    assert (m.n_parameters(), m.n_parameters(heads=False)) == count(made)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_tiny_presets_run(name):
+    m, given = build(PRESETS[name]), inputs(PRESETS[name].kind)
+    assert m(**given).isfinite().all()
+
+
+@pytest.mark.parametrize(("init_std", "expected"), [(0.02, 0.02), (None, 0.55 / math.sqrt(96)), (0.3, 0.3)])
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_first_weights_have_their_deviation(norm, init_std, expected):
+    """What a pre-norm block adds starts smaller, by the root of the number of additions (GPT-2's rule)."""
+    fields = dict(d_model=96, d_ff=200, vocab_size=500, max_positions=80, pooler=True, n_segments=2)
+    m = build(config("encoder-decoder", **fields, tie_embeddings=False, norm=norm, init_std=init_std))
+    n_additions = {"encoder": 2 * 1, "decoder": 3 * 2}  # parts of a block times blocks
+    for name, p in m.named_parameters():
+        if p.dim() == 1:
+            assert (p == ("norm" in name and name.endswith("weight"))).all(), f"{name}: biases 0, norms 1"
+            continue
+        std = expected
+        if norm == "pre" and name.endswith(("attention.out.weight", "down.weight")):
+            std = expected / math.sqrt(n_additions[name.split(".")[0]])
+        error = 5 * std / math.sqrt(2 * p.numel())  # of the deviation of so many draws
+        assert abs(p.std().item() - std) < error, f"{name}: deviation {p.std():.4f}, not {std:.4f}"
+        assert abs(p.mean().item()) < 5 * std / math.sqrt(p.numel()), f"{name}: mean {p.mean():.4f}, not 0"
+
+
+def test_published_presets_start_from_two_hundredths_and_tiny_ones_from_their_width():
+    m = build(dataclasses.replace(PRESETS["bert-base"], n_encoder_layer=1, vocab_size=100))
+    assert m.encoder.blocks[0].feed_forward.down.weight.std().item() == pytest.approx(0.02, rel=0.01)
+    tiny = build(PRESETS["bert-tiny"])
+    assert tiny.tokens.weight.std().item() == pytest.approx(0.55 / 8, rel=0.02)
+
+
+def test_the_seed_decides_the_first_weights():
+    states = []
+    for seed in (3, 3, 4):
+        torch.manual_seed(seed)
+        states.append(build(config("decoder")).tokens.weight)
+    assert torch.equal(states[0], states[1]) and not torch.equal(states[0], states[2])

@@ -1,0 +1,180 @@
+"""Grades what the models of model/transformer.py see: no padding, nothing later, and the same with a cache.
+
+Sizes are unequal everywhere, so that a swapped axis fails.
+"""
+
+import pytest
+import torch
+from torch import nn
+
+from minilm.model.config import ModelConfig
+from minilm.model.transformer import Transformer, build
+
+B, T, S, V, D, H, D_FF = 2, 5, 7, 31, 12, 3, 20
+KINDS = {"encoder": (2, 0), "decoder": (0, 2), "encoder-decoder": (1, 2)}
+POSITIONS = ["learned", "sinusoidal", "alibi"]
+PAD = {  # two rows, the first of them three or two tokens short
+    "left": torch.tensor([[0] * 3 + [1] * 4, [1] * 7]),
+    "right": torch.tensor([[1] * 4 + [0] * 3, [1] * 7]),
+}
+
+
+def config(kind: str = "encoder", **fields) -> ModelConfig:
+    encoder, decoder = KINDS[kind]
+    small = dict(
+        vocab_size=V, n_encoder_layer=encoder, n_decoder_layer=decoder, d_model=D, n_head=H, d_ff=D_FF
+    )
+    return ModelConfig(**(small | dict(max_positions=10, dropout=0.0, attention_dropout=0.0) | fields))
+
+
+def model(kind: str = "encoder", **fields) -> Transformer:
+    """A model with a value of its own in every parameter: what is left out must show."""
+    made = build(config(kind, **fields)).eval()
+    for p in made.parameters():
+        nn.init.normal_(p, std=0.4)
+    return made
+
+
+def ids(rows: int, length: int) -> torch.Tensor:
+    return torch.randint(V, (rows, length))
+
+
+def inputs(kind: str, rows: int = B) -> dict:
+    """Arguments of `forward`: segments for an encoder, and a text of its own for a decoder that has one."""
+    if kind == "decoder":
+        return dict(input_ids=ids(rows, T))
+    given = dict(input_ids=ids(rows, S), token_type_ids=torch.randint(2, (rows, S)))
+    return given | (dict(decoder_input_ids=ids(rows, T)) if kind == "encoder-decoder" else {})
+
+
+def padded(kind: str, side: str) -> tuple[dict, dict, torch.Tensor]:
+    """Arguments of a batch with padding, of its short row alone, and where that row has its logits."""
+    mask, given = PAD[side], dict(input_ids=ids(B, S), attention_mask=PAD[side])
+    real = mask[0].bool()
+    alone = dict(input_ids=given["input_ids"][:1, real])
+    if kind == "encoder-decoder":
+        decoder_mask = PAD["right"][:, 2:] if side == "right" else PAD["left"][:, :-2]
+        given |= dict(decoder_input_ids=ids(B, T), decoder_attention_mask=decoder_mask)
+        real = decoder_mask[0].bool()
+        alone |= dict(decoder_input_ids=given["decoder_input_ids"][:1, real])
+    return given, alone, real
+
+
+@pytest.mark.parametrize("explicit", [False, True], ids=["fast", "explicit"])
+@pytest.mark.parametrize("side", PAD)
+@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_sentence_alone_equals_the_same_in_a_padded_batch(kind, positions, side, explicit):
+    m = model(kind, positions=positions).use_explicit_attention(explicit)
+    given, alone, real = padded(kind, side)
+    assert (m(**given)[0, real] - m(**alone)[0]).abs().max() < 1e-5, "padding counts, or shifts the positions"
+
+
+def test_a_sentence_with_segments_alone_equals_the_same_in_a_padded_batch():
+    m, given = model(n_segments=2, pooler=True, next_sentence=True), inputs("encoder")
+    batch = m.hidden_states(**given, attention_mask=PAD["right"])[-1]
+    alone = m.hidden_states(**{name: value[:1, :4] for name, value in given.items()})[-1]
+    assert (batch[0, :4] - alone[0]).abs().max() < 1e-5
+    assert (m.next_sentence_logits(batch)[0] - m.next_sentence_logits(alone)[0]).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("explicit", [False, True], ids=["fast", "explicit"])
+@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize("kind", ["decoder", "encoder-decoder"])
+def test_changing_a_token_changes_no_logit_before_it(kind, positions, explicit):
+    m, given = model(kind, positions=positions).use_explicit_attention(explicit), inputs(kind)
+    name = "input_ids" if kind == "decoder" else "decoder_input_ids"
+    before = m(**given)
+    for t in range(T):
+        changed = given[name].clone()
+        changed[:, t] = (changed[:, t] + 1) % V
+        difference = (m(**(given | {name: changed})) - before).abs().amax(-1)  # (B, T)
+        assert (difference[:, :t] < 1e-6).all(), f"logits before position {t} see it"
+        assert (difference[:, t:] > 1e-4).all(), f"logits from position {t} on must see it"
+
+
+@pytest.mark.parametrize("kind", ["encoder", "encoder-decoder"])
+def test_every_logit_sees_every_token_of_the_encoder(kind):
+    m, given = model(kind), inputs(kind)
+    before = m(**given)
+    for s in range(S):
+        changed = given["input_ids"].clone()
+        changed[:, s] = (changed[:, s] + 1) % V
+        difference = (m(**(given | dict(input_ids=changed))) - before).abs().amax(-1)
+        assert (difference > 1e-5).all(), f"some position does not see token {s} of the encoder"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_of_a_batch_do_not_mix(kind):
+    m, given = model(kind), inputs(kind, rows=3)
+    one = m(**{name: value[1:2] for name, value in given.items()})
+    assert torch.allclose(m(**given)[1:2], one, atol=1e-5)
+
+
+def run_with_caches(m: Transformer, tokens, mask, memory, memory_mask, portions: list[int]) -> torch.Tensor:
+    """Logits (B, T, V) of tokens that are given `portions` at a time."""
+    caches, done, logits = m.new_caches(T, S), 0, []
+    for piece in tokens.split(portions, 1):
+        done += piece.shape[1]
+        seen = None if mask is None else mask[:, :done]
+        logits.append(m.vocabulary_logits(m.decode(piece, seen, memory, memory_mask, caches)[-1]))
+    return torch.cat(logits, 1)
+
+
+@pytest.mark.parametrize("explicit", [False, True], ids=["fast", "explicit"])
+@pytest.mark.parametrize("portions", [[1] * T, [3, 2], [2, 1, 1, 1]], ids=str)
+@pytest.mark.parametrize("mask", [None, PAD["left"][:, :-2]], ids=["full", "left"])
+@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize("kind", ["decoder", "encoder-decoder"])
+def test_cached_equals_uncached_at_each_step(kind, positions, mask, portions, explicit):
+    m, tokens = model(kind, positions=positions).use_explicit_attention(explicit), ids(B, T)
+    memory = memory_mask = None
+    if kind == "encoder-decoder":
+        memory_mask = PAD["right"]
+        memory = m.encode(ids(B, S), memory_mask)[-1]
+    whole = m.vocabulary_logits(m.decode(tokens, mask, memory, memory_mask)[-1])
+    cached = run_with_caches(m, tokens, mask, memory, memory_mask, portions)
+    real = torch.ones(B, T, dtype=torch.bool) if mask is None else mask.bool()
+    assert (cached - whole)[real].abs().max() < 1e-5, "positions, mask or keys drift with the cache"
+
+
+def test_reordered_caches_continue_the_chosen_rows():
+    """Beam search: after reordering, each row goes on as if it had been that row from the start."""
+    m, tokens, memory = model("encoder-decoder"), ids(3, T), torch.randn(3, S, D)
+    rows = torch.tensor([2, 0, 2])
+    caches = m.new_caches(T, S)
+    m.decode(tokens[:, :-1], None, memory, None, caches)
+    for cache in caches:
+        cache.reorder(rows)
+    found = m.decode(tokens[rows, -1:], None, memory[rows], None, caches)[-1]
+    expected = m.decode(tokens[rows], None, memory[rows])[-1][:, -1:]
+    assert (found - expected).abs().max() < 1e-5
+
+
+def test_new_caches_are_one_per_decoder_block_and_overflow_is_an_error():
+    m = model("decoder")
+    caches = m.new_caches(3)
+    assert len(caches) == 2
+    m.decode(ids(B, 3), caches=caches)
+    with pytest.raises(ValueError, match="the cache holds 3 positions, not 4"):
+        m.decode(ids(B, 1), caches=caches)
+
+
+@pytest.mark.parametrize("explicit", [False, True], ids=["fast", "explicit"])
+@pytest.mark.parametrize("side", PAD)
+@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_bfloat16_stays_finite_and_near(kind, positions, side, explicit):
+    """Under autocast, and with the weights themselves in bfloat16."""
+    m = build(config(kind, positions=positions)).eval().use_explicit_attention(explicit)
+    given, _, real = padded(kind, side)
+    exact = m(**given)[0, real]
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = m(**given)
+        mixed.float().logsumexp(-1).sum().backward()
+    assert all(p.grad.isfinite().all() for p in m.parameters())
+    half = m.bfloat16()(**given)
+    assert half.dtype == torch.bfloat16
+    for out in (mixed, half):
+        assert out.isfinite().all()
+        assert (out.float()[0, real] - exact).abs().max() < 0.05

@@ -1,0 +1,50 @@
+"""Grades plumbing/safetensors.py against the safetensors library, in both directions."""
+
+import pytest
+import torch
+
+from minilm.plumbing.errors import UserError
+from minilm.plumbing.safetensors import DTYPES, read_tensors, write_tensors
+
+library = pytest.importorskip("safetensors.torch")
+
+
+@pytest.fixture
+def tensors():
+    numbers = torch.linspace(0, 100, 15).reshape(3, 5)
+    named = {f"layer.{d}": numbers > 50 if d == torch.bool else numbers.to(d) for d in DTYPES.values()}
+    return named | {"scalar": torch.tensor(2.5), "empty": torch.zeros(0, 3), "odd": torch.ones(7).char()}
+
+
+def same(found: dict, expected: dict) -> bool:
+    if set(found) != set(expected):
+        return False
+    pairs = [(found[name], expected[name]) for name in expected]
+    return all(a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b) for a, b in pairs)
+
+
+def test_the_library_reads_what_we_write(tmp_path, tensors):
+    write_tensors(tmp_path / "a.safetensors", tensors, {"format": "pt", "note": "ç"})
+    assert same(library.load_file(tmp_path / "a.safetensors"), tensors)
+    from safetensors import safe_open
+
+    with safe_open(tmp_path / "a.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt", "note": "ç"}
+
+
+def test_we_read_what_the_library_writes(tmp_path, tensors):
+    library.save_file(tensors, tmp_path / "a.safetensors", metadata={"format": "pt"})
+    assert same(read_tensors(tmp_path / "a.safetensors"), tensors)
+
+
+def test_both_refuse_a_file_that_was_cut_off_or_changed(tmp_path, tensors):
+    from safetensors import SafetensorError
+
+    write_tensors(tmp_path / "a", tensors)
+    data = (tmp_path / "a").read_bytes()
+    for wrong in (data[:-1], data + b"\0", b"\xff" + data[1:], data.replace(b"BF16", b"BF61")):
+        (tmp_path / "b").write_bytes(wrong)
+        with pytest.raises(UserError):
+            read_tensors(tmp_path / "b")
+        with pytest.raises(SafetensorError):
+            library.load_file(tmp_path / "b")

@@ -1,0 +1,24 @@
+"""Grades plumbing/errors.py: the error of the user's, and the nearest name for a typing slip."""
+
+import pytest
+
+from minilm.plumbing.errors import UserError, suggest
+
+
+def test_user_error_is_a_value_error_with_its_message():
+    with pytest.raises(ValueError, match="line 3"):
+        raise UserError("data.txt, line 3: no label")
+
+
+def test_suggest_names_the_nearest_choice_only():
+    assert suggest("--stesp", ["--seed", "--steps", "--stop"]) == " (did you mean '--steps'?)"
+
+
+def test_suggest_is_empty_where_nothing_is_near():
+    assert suggest("zzz", ["masked", "causal"]) == ""
+    assert suggest("masked", []) == ""
+
+
+def test_suggest_takes_choices_that_are_no_strings(tmp_path):
+    assert suggest("127", iter([128, 9])) == " (did you mean '128'?)"
+    assert str(tmp_path / "masked") in suggest(str(tmp_path / "maskd"), [tmp_path / "masked"])

@@ -1,0 +1,196 @@
+"""Grades tokenizer/wordpiece.py: BERT's words, the longest pieces, and the interface of `BPE`."""
+
+import random
+import unicodedata
+
+import pytest
+
+from minilm.plumbing.errors import UserError
+from minilm.tokenizer.bpe import BPE
+from minilm.tokenizer.bpe import SPECIAL_TOKENS as OURS
+from minilm.tokenizer.wordpiece import (
+    ALIASES,
+    IDEOGRAPHS,
+    SPECIAL_TOKENS,
+    CharacterTable,
+    WordPiece,
+    clean_character,
+    is_ideograph,
+    is_punctuation,
+)
+
+TOKENS = [*SPECIAL_TOKENS, "un", "##aff", "##able", "##a", "the", "The", "cafe", "café", "x", "##x", ",", "!"]
+TOKENS += ["$", "漢", "字", "##字", "ςσ", "σσ", "##ing", "go", "-", "2", "##ª"]
+
+
+@pytest.fixture
+def wordpiece():
+    return WordPiece(TOKENS)
+
+
+def tokens(wordpiece: WordPiece, text: str, **options) -> list[str]:
+    return [wordpiece.tokens[i] for i in wordpiece.encode(text, **options)]
+
+
+def plain_words(text: str, lower_case: bool, strip_accents: bool, chinese: bool) -> list[str]:
+    """Basic tokenization as its authors describe it, a character at a time."""
+    words, new = [""], True
+    for char in text:
+        category = unicodedata.category(char)
+        if char in "\t\n\r" or category in ("Zs", "Zl", "Zp"):
+            words.append("")
+        elif category.startswith("C") and category != "Cn" or char == "\ufffd":
+            continue
+        else:
+            alone = chinese and any(a <= ord(char) <= b for a, b in IDEOGRAPHS)
+            words += ["", char, ""] if alone else []
+            words[-1] += "" if alone else char
+    done = []
+    for word in words:
+        if strip_accents:
+            word = "".join(c for c in unicodedata.normalize("NFD", word) if unicodedata.category(c) != "Mn")
+        if lower_case:
+            word = "".join(c.lower() for c in word)
+        new = True
+        for char in word:
+            ascii_symbol = char.isascii() and not char.isalnum()
+            if ascii_symbol or unicodedata.category(char).startswith("P"):
+                done.append(char)
+                new = True
+            else:
+                done += [char] if new else []
+                done[-1] += "" if new else char
+                new = False
+    return done
+
+
+@pytest.mark.parametrize("lower_case", [True, False])
+@pytest.mark.parametrize("strip_accents", [True, False, None])
+@pytest.mark.parametrize("chinese", [True, False])
+def test_words_are_those_of_the_plain_version(lower_case, strip_accents, chinese):
+    wordpiece = WordPiece(TOKENS, SPECIAL_TOKENS, None, lower_case, strip_accents, chinese)
+    strips = lower_case if strip_accents is None else strip_accents
+    letters = "aBcé Ñ  ñ\u0301\t\n\x00\x1c\u200d\u00a0\u3000.,$`^—¿漢字ΑΣİß가👩\ufffd"
+    draw = random.Random(0)
+    for _ in range(300):
+        text = "".join(draw.choices(letters, k=draw.randrange(25)))
+        found = [word for word in wordpiece.words(text) if word]
+        assert found == plain_words(text, lower_case, strips, chinese), f"other words for {text!r}"
+
+
+def test_the_longest_piece_is_taken_each_time(wordpiece):
+    assert tokens(wordpiece, "unaffable") == ["un", "##aff", "##able"], "the paper's example"
+    assert tokens(wordpiece, "una") == ["un", "##a"]
+    assert tokens(wordpiece, "unz the") == ["[UNK]", "the"], "a word with an unknown part is [UNK] as a whole"
+    assert tokens(wordpiece, "aff") == ["[UNK]"], "##aff stands inside a word alone"
+    assert tokens(wordpiece, "x" * 100) == ["x"] + ["##x"] * 99
+    assert tokens(wordpiece, "x" * 101) == ["[UNK]"], "a word of more than 100 characters"
+    assert wordpiece.pieces("xx") == (wordpiece.tokens.index("x"), wordpiece.tokens.index("##x"))
+
+
+def test_words_that_a_text_hides(wordpiece):
+    assert tokens(wordpiece, "The\u00a0CAFÉ,the") == ["the", "cafe", ",", "the"]
+    assert tokens(wordpiece, "th\u200de th\x00e th\ufffde") == ["the"] * 3, "invisible characters are dropped"
+    assert tokens(wordpiece, "x漢字x") == ["x", "漢", "字", "x"], "each ideograph is a word"
+    assert tokens(wordpiece, "ΣΣ") == ["σσ"], "letter by letter: a last sigma stays one"
+    assert tokens(WordPiece(TOKENS, lower_case=False), "The café the") == ["The", "café", "the"]
+    kept = WordPiece(TOKENS, lower_case=True, strip_accents=False)
+    assert tokens(kept, "The CAFÉ") == ["the", "café"]
+    whole = WordPiece(TOKENS, chinese_characters=False)
+    assert tokens(whole, "漢字") == ["漢", "##字"]
+
+
+def test_character_classes():
+    assert all(map(is_punctuation, '$+<=>^`|~!"#[]_—¿。')), "all symbols of ASCII, and what Unicode says"
+    assert not any(map(is_punctuation, "a9 é€±")), "other currencies and signs belong to their word"
+    assert all(map(is_ideograph, "漢㐀𠀀豈")) and not any(map(is_ideograph, "かカ가a"))
+    assert [clean_character(c) for c in "\ta\x07\u00ad\ue000\u2028漢"] == [" ", "a", "", "", "", " ", " 漢 "]
+    assert clean_character("漢", chinese_characters=False) == "漢"
+    table = CharacterTable(lambda character: character * 2)
+    assert "ab".translate(table) == "aabb" and table == {97: "aa", 98: "bb"}, "asked once for each"
+
+
+def test_special_tokens_are_found_whole_if_allowed(wordpiece):
+    assert tokens(wordpiece, "the[MASK]go [SEP]") == ["the", "[MASK]", "go", "[SEP]"]
+    assert "[MASK]" not in tokens(wordpiece, "the[MASK]", allow_special=False)
+    assert tokens(wordpiece, "[mask]")[0] == "[UNK]", "special tokens have one spelling"
+
+
+def test_ids_of_special_tokens(wordpiece):
+    assert [wordpiece.special_id(token) for token in SPECIAL_TOKENS] == [0, 1, 2, 3, 4]
+    assert wordpiece.special_id("<|endoftext|>") == 3, "[SEP] ends a text"
+    with pytest.raises(UserError, match=r"'\[CLSS\]' is no special token here \(did you mean '\[CLS\]'"):
+        wordpiece.special_id("[CLSS]")
+    with pytest.raises(UserError, match=r"lacks the special token '\[MASK\]'"):
+        WordPiece(TOKENS[:4])
+    with pytest.raises(UserError, match="alias 'a' stands for '<s>'"):
+        WordPiece(TOKENS, aliases={"a": "<s>"})
+    other = WordPiece(["<u>", "a"], ["<u>"], {"[UNK]": "<u>"})
+    assert other.encode("a b") == [1, 0]
+
+
+def test_the_interface_is_that_of_the_bpe(wordpiece):
+    bpe = BPE.train(["a"], 270, OURS)
+    for name in ("vocab", "vocab_size", "special_tokens", "aliases"):
+        assert type(getattr(wordpiece, name)) is type(getattr(bpe, name)), name
+    assert sorted(wordpiece.vocab) == list(range(wordpiece.vocab_size)) and wordpiece.vocab_size == len(
+        TOKENS
+    )
+    assert all(isinstance(token, bytes) for token in wordpiece.vocab.values())
+
+
+def test_bytes_that_a_token_stands_for(wordpiece):
+    stands = {wordpiece.tokens[i]: token for i, token in wordpiece.vocab.items()}
+    assert stands["go"] == b" go" and stands["##ing"] == b"ing", "a word begins with the space before it"
+    assert stands[","] == b"," and stands["[SEP]"] == b"[SEP]"
+
+
+def test_decode(wordpiece):
+    text = "the cafe, unaffable going!"
+    assert wordpiece.decode(wordpiece.encode(text)) == text
+    assert wordpiece.decode_bytes(wordpiece.encode("go")) == b" go"
+    assert wordpiece.decode([]) == ""
+    with pytest.raises(UserError, match="id 99 is not in the vocabulary of 28 ids"):
+        wordpiece.decode([99])
+
+
+@pytest.mark.parametrize(
+    "options", [{}, dict(lower_case=False, strip_accents=True, chinese_characters=False)]
+)
+def test_save_and_load(options, tmp_path):
+    wordpiece = WordPiece([*TOKENS, "\u2028", "\x85", "é"], aliases={"[CLS2]": "[CLS]"}, **options)
+    wordpiece.save(tmp_path / "tokenizer.json")
+    again = WordPiece.load(tmp_path / "tokenizer.json")
+    text = "The café 漢字 going [SEP] naïve"
+    assert again.tokens == wordpiece.tokens and again.encode(text) == wordpiece.encode(text)
+    assert again.special_id("[CLS2]") == 2 and again.special_tokens == wordpiece.special_tokens
+    assert ALIASES == {"<|endoftext|>": "[SEP]"}, "the default aliases stay as they are"
+
+
+def test_files_that_are_not_ours(tmp_path):
+    BPE.train(["a"], 256).save(tmp_path / "bpe.json")
+    with pytest.raises(UserError, match="bpe.json: its format is not"):
+        WordPiece.load(tmp_path / "bpe.json")
+    (tmp_path / "more.json").write_text('{"format": "minilm WordPiece 1", "tokens": ["a"], "b": 1}')
+    with pytest.raises(UserError, match="more.json: cannot be read as a WordPiece"):
+        WordPiece.load(tmp_path / "more.json")
+    with pytest.raises(UserError, match="none.txt"):
+        WordPiece.from_vocab(tmp_path / "none.txt")
+
+
+def test_a_published_vocabulary(tmp_path):
+    lines = [*TOKENS, "\u2028", "a\u0085", "the"]
+    (tmp_path / "vocab.txt").write_text("\n".join(lines) + "\n", encoding="utf-8", newline="")
+    wordpiece = WordPiece.from_vocab(tmp_path / "vocab.txt", lower_case=False)
+    assert list(wordpiece.tokens) == lines, "lines end with a line feed and with nothing else"
+    assert wordpiece.encode("the") == [len(lines) - 1], "of two equal tokens the later is used"
+    (tmp_path / "vocab.txt").write_text("\r\n".join(TOKENS), encoding="utf-8", newline="")
+    assert list(WordPiece.from_vocab(tmp_path / "vocab.txt").tokens) == TOKENS
+    (tmp_path / "vocab.txt").write_text("a\nb\n")
+    with pytest.raises(UserError, match=r"vocab.txt.*lacks the special token '\[PAD\]'"):
+        WordPiece.from_vocab(tmp_path / "vocab.txt")
+
+
+def test_a_vocabulary_cannot_grow(wordpiece):
+    with pytest.raises(UserError, match="--extend-vocabulary"):
+        wordpiece.extend(["text"], 5)

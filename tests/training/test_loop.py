@@ -1,0 +1,225 @@
+"""Grades training/loop.py: the learning rate, and the arithmetic of one step."""
+
+import math
+
+import pytest
+import small
+import torch
+
+from minilm.checkpoint import read_log
+from minilm.training import loop as training
+from minilm.training.loop import add_metrics, learning_rate, make_optimizer, micro_batches, train, train_step
+from minilm.training.objective import IGNORED
+
+KINDS = pytest.mark.parametrize("kind", ["causal", "masked"])
+
+
+class Recorder(torch.optim.SGD):
+    """Keeps the gradient that the loop hands to it, and moves nothing."""
+
+    def step(self):
+        self.gradient = torch.cat([p.grad.flatten() for g in self.param_groups for p in g["params"]])
+
+
+def gradient_of(model, objective, step=0, **changes) -> tuple[torch.Tensor, dict, torch.Tensor]:
+    """Return the gradient, the metrics and the norm of `train_step`."""
+    optimizer = Recorder(model.parameters(), lr=0.0)
+    metrics, norm, _ = train_step(
+        model, objective, optimizer, small.settings(**{"clip": 0.0} | changes), step
+    )
+    return optimizer.gradient, metrics, norm
+
+
+def flat(model) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def test_warm_up_rises_in_a_line_to_the_peak():
+    settings = small.settings(steps=10, warmup=4, lr=2.0)
+    rates = [learning_rate(step, settings) for step in range(4)]
+    assert rates == pytest.approx([0.5, 1.0, 1.5, 2.0]), "step 0 must already move; the last one is the peak"
+
+
+@pytest.mark.parametrize("warmup", [1, 4, 9])
+def test_each_schedule_is_its_formula(warmup):
+    steps, lr = 10, 2.0
+    end = steps + 1  # where linear and cosine reach 0, with steps counted from 1
+    for n in range(warmup, steps + 1):
+        expected = dict(
+            linear=lr * (end - n) / (end - warmup),
+            cosine=lr * 0.5 * (1 + math.cos(math.pi * (n - warmup) / (end - warmup))),
+            constant=lr,
+        )
+        expected["inverse-sqrt"] = lr * warmup**0.5 * min(n**-0.5, n * warmup**-1.5)
+        for schedule, rate in expected.items():
+            settings = small.settings(steps=steps, warmup=warmup, lr=lr, schedule=schedule)
+            assert learning_rate(n - 1, settings) == pytest.approx(rate), (schedule, n)
+
+
+def test_the_last_step_still_moves_the_weights():
+    for schedule in ("linear", "cosine"):
+        settings = small.settings(steps=100, warmup=10, schedule=schedule, lr=1.0)
+        assert 0 < learning_rate(99, settings) < 0.02, schedule
+
+
+def test_no_warm_up_starts_at_the_peak():
+    settings = small.settings(steps=4, warmup=0, lr=1.0)
+    assert [learning_rate(step, settings) for step in range(4)] == pytest.approx([1.0, 0.75, 0.5, 0.25])
+
+
+def test_a_run_shorter_than_its_warm_up_stays_below_the_peak():
+    for schedule in ("linear", "cosine", "inverse-sqrt", "constant"):
+        settings = small.settings(steps=3, warmup=10, lr=1.0, schedule=schedule)
+        assert [learning_rate(step, settings) for step in range(3)] == pytest.approx([0.1, 0.2, 0.3])
+
+
+def test_each_step_uses_its_learning_rate(tmp_path):
+    settings = small.settings(log_every=1)
+    train(small.model("causal"), small.objective("causal"), settings, tmp_path)
+    rates = [line["lr"] for line in read_log(tmp_path) if line["split"] == "train"]
+    assert rates == [learning_rate(step, settings) for step in range(6)]
+    model = small.model("causal")
+    before, optimizer = flat(model), make_optimizer(model, 0.0)
+    train_step(model, small.objective("causal"), optimizer, small.settings(warmup=2), 0)
+    longest = (flat(model) - before).abs().max()  # Adam's first step is lr * sign(gradient)
+    assert longest == pytest.approx(1.5e-3, rel=1e-2), "the first of two warm-up steps moves by lr / 2"
+
+
+def test_weight_decay_is_for_matrices_only():
+    model = small.model("masked")
+    decayed, plain = make_optimizer(model, 0.3).param_groups
+    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.3, 0.0)
+    names = {id(p): name for name, p in model.named_parameters()}
+    decayed, plain = ({names[id(p)] for p in group["params"]} for group in (decayed, plain))
+    assert decayed | plain == set(names.values()) and not decayed & plain
+    assert all(name.endswith("weight") for name in decayed)
+    assert "tokens.weight" in decayed
+    assert all("norm" in name or name.endswith("bias") for name in plain), plain
+    assert plain, "no norm and no bias was found"
+
+
+def test_frozen_weights_do_not_move():
+    model = small.model("masked")
+    model.tokens.weight.requires_grad_(False)
+    model.pooler.bias.requires_grad_(False)
+    optimizer = make_optimizer(model, 0.5)
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    assert id(model.tokens.weight) not in held and id(model.pooler.bias) not in held
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    train_step(model, small.objective("masked"), optimizer, small.settings(), 0)
+    for name, p in model.named_parameters():
+        assert torch.equal(p, before[name]) == (name in ("tokens.weight", "pooler.bias")), name
+
+
+def test_the_betas_are_those_of_the_transformer():
+    optimizer = make_optimizer(small.model("causal"), 0.1)
+    assert isinstance(optimizer, torch.optim.AdamW), "Adam would couple the decay to the gradient"
+    assert all(group["betas"] == (0.9, 0.98) for group in optimizer.param_groups)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 7, 10])
+def test_micro_batches_lose_no_row(n):
+    batch = dict(a=torch.arange(7), n_label=torch.tensor(5.0), b=torch.arange(14).view(7, 2))
+    parts = micro_batches(batch, n)
+    assert len(parts) == min(n, 7)
+    for name in ("a", "b"):
+        assert torch.equal(torch.cat([part[name] for part in parts]), batch[name]), "a row was lost or moved"
+    sizes = [len(part["a"]) for part in parts]
+    assert max(sizes) - min(sizes) <= 1 and min(sizes) > 0, sizes
+    assert all(part["n_label"] == 5.0 for part in parts), "a denominator must stay that of the whole batch"
+
+
+def test_add_metrics_adds_and_lets_go_of_the_graph():
+    totals = {}
+    for value in (1, 2.5):
+        add_metrics(totals, dict(loss=torch.tensor(float(value), requires_grad=True) * 2))
+    add_metrics(totals, dict(right=torch.tensor(3)))
+    assert {name: float(value) for name, value in totals.items()} == dict(loss=7.0, right=3.0)
+    assert not totals["loss"].requires_grad, "metrics that keep the graph keep all its memory"
+
+
+@KINDS
+def test_micro_batches_give_the_gradient_of_one_batch(kind):
+    objective = small.objective(kind)
+    batch = objective.batch(3, "train")
+    labels = batch["labels" if kind == "causal" else "masked_labels"]
+    counts = [int((part != IGNORED).sum()) for part in labels.tensor_split(3)]
+    assert len(set(counts)) > 1, "unequal token counts are what makes this hard"
+    model = small.model(kind)
+    loss, metrics = objective.loss(model, batch)
+    loss.backward()
+    expected = torch.cat([p.grad.flatten() for p in model.parameters()])
+    model.zero_grad()
+    for k in (1, 2, 3, 7):
+        gradient, totals, norm = gradient_of(model, objective, step=3, accumulate=k)
+        error = float((gradient - expected).abs().max())
+        assert error < 1e-6, f"{k} micro-batches: a mean of means is not the mean of all ({error})"
+        assert float(norm) == pytest.approx(float(expected.norm()), rel=1e-5)
+        for name, value in metrics.items():
+            assert float(totals[name]) == pytest.approx(float(value.detach()), rel=1e-5), name
+        assert all(p.grad is None for p in model.parameters()), "a gradient is left over for the next step"
+
+
+def test_a_step_counts_all_tokens_of_its_batch():
+    objective, model = small.objective("causal"), small.model("causal")
+    n = train_step(model, objective, Recorder(model.parameters(), lr=0), small.settings(accumulate=3), 0)[2]
+    assert n == small.BATCH_SIZE * small.CONTEXT
+
+
+@KINDS
+def test_with_all_labels_ignored_the_loss_is_0_and_the_gradient_finite(kind):
+    class Empty(type(small.objective(kind))):
+        def batch(self, step, split):
+            batch = super().batch(step, split)
+            name, n = ("labels", "n_label") if kind == "causal" else ("masked_labels", "n_masked")
+            batch[name].fill_(IGNORED)
+            return batch | {n: torch.tensor(1.0)}
+
+    objective, model = small.objective(kind), small.model(kind)
+    objective.__class__ = Empty
+    gradient, metrics, _ = gradient_of(model, objective)
+    assert float(metrics["loss" if kind == "causal" else "masked_loss"]) == 0.0
+    assert torch.isfinite(gradient).all()
+    if kind == "causal":
+        assert not gradient.any()
+    train_step(model, objective, make_optimizer(model, 0.1), small.settings(), 0)
+    assert torch.isfinite(flat(model)).all(), "one empty batch has ruined the weights"
+
+
+def test_clipping_shortens_the_gradient_and_keeps_its_direction():
+    model, objective = small.model("causal"), small.objective("causal")
+    whole, _, norm = gradient_of(model, objective)
+    assert float(norm) == pytest.approx(float(whole.norm()), rel=1e-5)
+    short, _, norm_before = gradient_of(model, objective, clip=0.01)
+    assert float(short.norm()) == pytest.approx(0.01, rel=1e-3)
+    assert torch.allclose(short / 0.01, whole / whole.norm(), atol=1e-4)
+    assert float(norm_before) == pytest.approx(float(norm)), "the log shows the length before clipping"
+    assert torch.allclose(gradient_of(model, objective, clip=1e3)[0], whole)
+
+
+class SameBatch(small.RaggedCausal):
+    """Every step has the same batch, of equal rows: what differs is chance in the model."""
+
+    def batch(self, step, split):
+        batch = super().batch(0, split)
+        return {name: v[:1].expand(len(v), -1) if v.dim() else v for name, v in batch.items()}
+
+
+def test_dropout_depends_on_seed_and_step_and_nothing_else(monkeypatch):
+    objective, model = small.objective("causal", batch_size=8), small.model("causal", dropout=0.5).train()
+    objective.__class__ = SameBatch
+
+    def at(step, **changes):
+        torch.rand(3)  # what was drawn before must not matter
+        return gradient_of(model, objective, step, batch_size=8, **changes)[0]
+
+    assert torch.equal(at(4), at(4)), "a resumed run would drop others than the uninterrupted one"
+    assert not torch.equal(at(4), at(5)), "every step drops the same"
+    assert not torch.equal(at(4), at(4, seed=1)), "every seed drops the same"
+    monkeypatch.setattr(training, "process_count", lambda: 2)
+    monkeypatch.setattr(training, "sum_over_processes", lambda tensors: None)
+    parts = []
+    for rank in (0, 1):
+        monkeypatch.setattr(training, "process_rank", lambda rank=rank: rank)
+        parts.append(at(4))
+    assert not torch.equal(*parts), "both processes drop the same"

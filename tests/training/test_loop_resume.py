@@ -1,0 +1,296 @@
+"""Grades training/loop.py: resuming, Ctrl-C, a loss that is not finite, several processes."""
+
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import small
+import torch
+
+from minilm import checkpoint
+from minilm.checkpoint import load, load_trainer, read_log, save_trainer
+from minilm.plumbing.errors import UserError
+from minilm.training import loop as training
+from minilm.training.loop import Interrupted, go_on_from, make_optimizer, save_checkpoint, train, train_step
+
+KINDS = pytest.mark.parametrize("kind", ["causal", "masked"])
+TWENTY = dict(steps=20, save_every=4, log_every=3, eval_every=5)
+
+
+class Killed(BaseException):
+    """Stands for the moment at which a process dies."""
+
+
+def run(kind: str, folder, step: int = -1, act=None, **changes) -> dict:
+    """Train a model with dropout in a folder; `act` is called in the batch of a step (`small.Disturbed`)."""
+    folder.mkdir(exist_ok=True)
+    # A resumed run starts from other weights, so that what is not restored is seen.
+    model = small.model(kind, dropout=0.3, seed=int(changes.get("resume", False)))
+    objective = small.Disturbed(small.objective(kind), step, act)
+    return train(model, objective, small.settings(**TWENTY | changes), folder, small.tokenizer())
+
+
+def kill():
+    raise Killed
+
+
+def ctrl_c():
+    signal.raise_signal(signal.SIGINT)
+
+
+def assert_same_run(found: Path, expected: Path) -> None:
+    """Compare all that two runs left, except what depends on the clock."""
+    states = [load_trainer(folder) for folder in (found, expected)]
+    logs = [read_log(folder) for folder in (found, expected)]
+    for state, log in zip(states, logs, strict=True):
+        del state["seconds"]
+        for line in log:
+            line.pop("tokens_per_second", None)
+    small.assert_equal(states[0], states[1])
+    small.assert_equal(logs[0], logs[1], "log")
+    small.assert_equal(*(load(folder)[0].state_dict() for folder in (found, expected)), "model")
+
+
+@KINDS
+def test_twenty_steps_are_ten_and_a_save_and_ten(kind, tmp_path):
+    whole = run(kind, tmp_path / "whole")
+    with pytest.raises(Interrupted, match="after step 10 of 20"):
+        run(kind, tmp_path / "parts", step=9, act=ctrl_c)
+    state = load_trainer(tmp_path / "parts")
+    assert state["seconds"] > 0
+    assert state["step"] == 10, "the checkpoint is of the step that was running, whole"
+    assert state["optimizer"]["state"], "the moments are missing"
+    resumed = run(kind, tmp_path / "parts", resume=True)
+    assert_same_run(tmp_path / "parts", tmp_path / "whole")
+    assert (resumed["before"], resumed["after"]) == (whole["before"], whole["after"])
+    assert resumed["seconds"] > state["seconds"], "the seconds before the interruption count"
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path):
+    run("masked", tmp_path / "whole")
+    with pytest.raises(Killed):
+        run("masked", tmp_path / "killed", step=15, act=kill)
+    assert load_trainer(tmp_path / "killed")["step"] == 12
+    assert max(line["step"] for line in read_log(tmp_path / "killed")) == 15
+    run("masked", tmp_path / "killed", resume=True)
+    assert_same_run(tmp_path / "killed", tmp_path / "whole")
+
+
+def test_resuming_a_run_that_has_all_its_steps_only_evaluates(tmp_path):
+    done = run("causal", tmp_path, steps=4)
+    again = run("causal", tmp_path, steps=4, resume=True, step=4, act=kill)
+    assert (again["before"], again["after"]) == (done["before"], done["after"])
+
+
+def test_flags_given_at_resuming_win_over_the_checkpoint(tmp_path):
+    run("causal", tmp_path, steps=4)
+    model = small.model("causal", seed=1)
+    optimizer = make_optimizer(model, 0.7)
+    state = go_on_from(tmp_path, model, optimizer)
+    assert state["step"] == 4
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.7, 0.0]
+    small.assert_equal(model.state_dict(), load_trainer(tmp_path)["model"])
+    moments = [optimizer.state[p]["exp_avg"] for g in optimizer.param_groups for p in g["params"]]
+    saved = load_trainer(tmp_path)["optimizer"]["state"]
+    small.assert_equal(moments, [saved[i]["exp_avg"] for i in range(len(saved))])
+
+
+def test_a_checkpoint_of_another_model_or_program_is_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"no trainer\.pt"):
+        run("causal", tmp_path, resume=True)
+    run("masked", tmp_path, steps=1)
+    with pytest.raises(UserError, match=r"trainer\.pt does not fit the model") as caught:
+        run("causal", tmp_path, resume=True)
+    assert "\n" not in str(caught.value)
+    save_trainer(tmp_path, {"step": 1, "model": small.model("causal").state_dict()})
+    with pytest.raises(UserError, match=r"trainer\.pt: not a trainer state of this loop, before, optimizer"):
+        run("causal", tmp_path, resume=True)
+    whole = (tmp_path / "trainer.pt").read_bytes()
+    (tmp_path / "trainer.pt").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"trainer\.pt: damaged"):
+        run("causal", tmp_path, resume=True)
+
+
+def test_save_checkpoint_writes_the_trainer_state_first(tmp_path, monkeypatch):
+    model = small.model("causal")
+    optimizer = make_optimizer(model, 0.1)
+    train_step(model, small.objective("causal"), optimizer, small.settings(), 0)
+    monkeypatch.setattr(checkpoint, "write_tensors", lambda path, state: kill())
+    with pytest.raises(Killed):
+        save_checkpoint(
+            tmp_path, model, optimizer, small.tokenizer(), step=1, seconds=2.5, before={"loss": 1.0}
+        )
+    monkeypatch.undo()
+    state = load_trainer(tmp_path)
+    small.assert_equal(state.pop("model"), model.state_dict())
+    small.assert_equal(state.pop("optimizer")["state"], optimizer.state_dict()["state"])
+    assert state == dict(step=1, seconds=2.5, before={"loss": 1.0})
+
+
+def test_ctrl_c_leaves_a_model_to_load(tmp_path):
+    with pytest.raises(Interrupted) as caught:
+        run("masked", tmp_path, step=0, act=ctrl_c)
+    assert "step 1 of 20" in str(caught.value) and str(tmp_path) in str(caught.value)
+    model, tokenizer = load(tmp_path)
+    small.assert_equal(model.state_dict(), load_trainer(tmp_path)["model"])
+    assert tokenizer.encode("Ana") == small.tokenizer().encode("Ana")
+
+
+def test_the_second_ctrl_c_ends_at_once(tmp_path):
+    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(KeyboardInterrupt):
+        run("causal", tmp_path, step=6, act=lambda: (ctrl_c(), ctrl_c()))
+    assert load_trainer(tmp_path)["step"] == 4, "the checkpoint before it is kept"
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+def test_ctrl_c_in_the_last_step_changes_nothing(tmp_path):
+    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    whole = run("causal", tmp_path / "whole", steps=5)
+    outcome = run("causal", tmp_path / "stopped", steps=5, step=4, act=ctrl_c)
+    assert outcome["after"] == whole["after"], "there was nothing left to stop"
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+@KINDS
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_stops_the_run(kind, value, tmp_path):
+    with pytest.raises(
+        UserError, match=r"not finite at step 7; .* keeps the last checkpoint\. .*--lr"
+    ) as caught:
+        run(kind, tmp_path, step=6, act=lambda: value, log_every=1, save_every=2)
+    assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
+    assert load_trainer(tmp_path)["step"] == 6, "nothing is saved from the bad step on"
+    assert all(torch.isfinite(value).all() for value in load(tmp_path)[0].state_dict().values())
+    assert read_log(tmp_path)[-1]["step"] == 6
+    assert all(math.isfinite(line["loss"]) for line in read_log(tmp_path))
+
+
+def test_before_the_first_checkpoint_the_message_does_not_promise_one(tmp_path):
+    with pytest.raises(UserError, match="at step 3; .* has no checkpoint yet"):
+        run("causal", tmp_path, step=2, act=lambda: math.nan)
+    assert [path.name for path in tmp_path.iterdir()] == ["log.jsonl"]
+
+
+def test_an_infinite_gradient_of_a_finite_loss_stops_the_run(tmp_path):
+    objective = small.objective("causal")
+    plain_loss, calls = objective.loss, []
+
+    def steep(model, batch):
+        loss, metrics = plain_loss(model, batch)
+        if model.training:
+            calls.append(1)
+        weight = model.tokens.weight[3, 2]
+        at_zero = (weight - weight.detach()).sqrt()  # 0, where the root's slope is infinite
+        return loss + (at_zero if len(calls) == 4 else 0.0), metrics
+
+    objective.loss = steep
+    for clip in (1.0, 0.0):
+        calls.clear()
+        folder = tmp_path / f"clip-{clip}"
+        folder.mkdir()
+        with pytest.raises(UserError, match="at step 4"):
+            train(small.model("causal"), objective, small.settings(save_every=3, clip=clip), folder)
+        assert load_trainer(folder)["step"] == 3
+        assert len(calls) == 4, "it did not stop at once"
+
+
+def test_weights_that_explode_in_the_last_step_are_not_saved(tmp_path):
+    with pytest.raises(UserError, match="validation part is not finite after step 1; .* no checkpoint yet"):
+        run("causal", tmp_path, steps=1, lr=1e38, warmup=0)
+    assert not (tmp_path / "trainer.pt").exists()
+
+
+class OnGpu(torch.Tensor):
+    """A tensor that says it lies on a GPU."""
+
+    device = torch.device("cuda")
+
+
+@pytest.mark.parametrize("due", ["log_every", "save_every", "eval_every"])
+def test_on_a_gpu_the_first_bad_step_is_remembered_until_the_loss_is_read(due, tmp_path, monkeypatch):
+    done = []
+
+    def step_on_gpu(model, objective, optimizer, settings, step):
+        metrics, norm, n_token = train_step(model, objective, optimizer, settings, step)
+        done.append(step + 1)
+        return metrics, norm.as_subclass(OnGpu), n_token
+
+    monkeypatch.setattr(training, "train_step", step_on_gpu)
+    rare = dict(log_every=100, save_every=100, eval_every=100) | {due: 4}
+    with pytest.raises(UserError, match="at step 6; .*"):
+        run("causal", tmp_path, step=5, act=lambda: math.nan, **rare)
+    assert done[-1] == 8, "reading each loss makes the GPU wait"
+    assert all(line["step"] <= 4 and math.isfinite(line["loss"]) for line in read_log(tmp_path))
+    if due == "save_every":
+        assert load_trainer(tmp_path)["step"] == 4
+
+
+# What each of two processes runs: it ends with its weights in FOLDER/KIND-RANK.pt.
+TWO_STEPS = """
+import sys
+from pathlib import Path
+import small, torch
+from minilm.plumbing.devices import process_group, process_rank
+from minilm.training.loop import train
+torch.set_num_threads(1)
+with process_group(torch.device("cpu")):
+    for kind in ("causal", "masked"):
+        name = kind if process_rank() == 0 else "a folder that is not there: only the first process writes"
+        folder = Path(sys.argv[1]) / name
+        model = small.model(kind).double()
+        outcome = train(model, small.objective(kind), small.settings(steps=2, log_every=1), folder)
+        torch.save(model.state_dict(), f"{sys.argv[1]}/{kind}-{process_rank()}.pt")
+"""
+
+
+def test_two_processes_train_as_one(tmp_path):
+    # In double precision: Adam divides a gradient by its own size, so where the true gradient is 0 (a key's
+    # bias) it turns the rounding errors of float32 into whole steps.
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    root = Path(__file__).parents[2]
+    paths = os.pathsep.join([str(root), str(root / "tests")])
+    environment = os.environ | dict(PYTHONPATH=paths, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    environment |= dict(WORLD_SIZE="2", OMP_NUM_THREADS="1")
+    for kind in ("causal", "masked"):
+        (tmp_path / kind).mkdir()
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", TWO_STEPS, str(tmp_path)],
+            env=environment | dict(RANK=str(rank), LOCAL_RANK=str(rank)),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    try:
+        for process in processes:
+            _, errors = process.communicate(timeout=300)
+            assert process.returncode == 0, errors
+    finally:
+        for process in processes:  # one that waits for another that has failed would wait for ever
+            process.kill()
+    for kind in ("causal", "masked"):
+        one = small.model(kind).double()
+        (tmp_path / "one" / kind).mkdir(parents=True)
+        train(one, small.objective(kind), small.settings(steps=2, log_every=1), tmp_path / "one" / kind)
+        expected = one.state_dict()
+        for rank in (0, 1):
+            found = torch.load(tmp_path / f"{kind}-{rank}.pt", weights_only=True)
+            error = max(float((found[name] - expected[name]).abs().max()) for name in expected)
+            assert error < 1e-6, f"{kind}, process {rank}: weights differ by {error}"
+        lines, alone = read_log(tmp_path / kind), read_log(tmp_path / "one" / kind)
+        assert [line["step"] for line in lines] == [0, 1, 2, 2], "the first process alone writes the log"
+        for name in ("loss", "gradient_norm"):
+            found, expected = ([line[name] for line in log if name in line] for log in (lines, alone))
+            assert found == pytest.approx(expected, rel=1e-6), f"{name} is not that of the whole batch"
+        small.assert_equal(
+            load_trainer(tmp_path / kind)["model"], torch.load(tmp_path / f"{kind}-0.pt", weights_only=True)
+        )

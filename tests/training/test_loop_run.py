@@ -1,0 +1,165 @@
+"""Grades training/loop.py: evaluation, the whole run, the log, and settings that cannot be."""
+
+import math
+
+import pytest
+import small
+import torch
+
+from minilm.checkpoint import load, read_log
+from minilm.plumbing.errors import UserError
+from minilm.training import loop as training
+from minilm.training.loop import evaluate, train
+
+KINDS = pytest.mark.parametrize("kind", ["causal", "masked"])
+
+
+def flat(model) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+@KINDS
+def test_evaluate_is_the_mean_over_all_of_the_validation_part(kind):
+    model, objective = small.model(kind, dropout=0.5), small.objective(kind)
+    with torch.no_grad():
+        expected = objective.loss(model.eval(), objective.batch(0, "validation"))[1]
+    model.train()
+    for changes in (dict(batch_size=1), dict(batch_size=2), dict(batch_size=100), dict(accumulate=3)):
+        found = evaluate(model, objective, small.settings(**changes))
+        assert list(found) == list(expected)
+        for name, value in found.items():
+            assert isinstance(value, float)
+            assert value == pytest.approx(float(expected[name]), rel=1e-5), (name, changes)
+
+
+def test_evaluate_leaves_no_trace():
+    model, objective = small.model("masked", dropout=0.5), small.objective("masked")
+    plain_loss, graphs = objective.loss, []
+    objective.loss = lambda model, batch: graphs.append(torch.is_grad_enabled()) or plain_loss(model, batch)
+    for mode in (True, False):
+        model.train(mode)
+        random_state = torch.get_rng_state()
+        evaluate(model, objective, small.settings())
+        assert model.training is mode and model.encoder.training is mode, "the mode must be put back"
+        assert torch.equal(torch.get_rng_state(), random_state), "it drew random numbers"
+    assert all(p.grad is None for p in model.parameters())
+    assert graphs and not any(graphs), "keeping what a gradient would need takes many times the memory"
+
+
+def test_evaluate_takes_no_more_rows_at_once_than_a_step():
+    objective, seen = small.objective("causal"), []
+    plain_loss = objective.loss
+    objective.loss = lambda model, batch: seen.append(len(batch["labels"])) or plain_loss(model, batch)
+    n_row = len(objective.batch(0, "validation")["labels"])
+    evaluate(small.model("causal"), objective, small.settings(batch_size=6, accumulate=2))
+    assert sum(seen) == n_row > 3 and max(seen) <= 3, seen
+
+
+@KINDS
+def test_evaluating_at_every_step_and_never_gives_the_same_weights(kind, tmp_path):
+    models = [small.model(kind, dropout=0.3) for _ in range(2)]
+    models[1].eval()  # as it comes out of `load`: to train it is the loop's business
+    for model, eval_every in zip(models, (1, 10**9), strict=True):
+        settings = small.settings(eval_every=eval_every, steps=8)
+        train(model, small.objective(kind), settings, tmp_path)
+    assert torch.equal(*map(flat, models)), "evaluation has disturbed training"
+    evaluated = [line["step"] for line in read_log(tmp_path) if line["split"] == "validation"]
+    assert evaluated == [0, *range(1, 9), 0, 8]
+
+
+@KINDS
+def test_a_model_learns(kind, tmp_path):
+    model, objective = small.model(kind), small.objective(kind)
+    settings = small.settings(steps=60, lr=2e-2, batch_size=small.BATCH_SIZE)
+    before = evaluate(model, objective, settings)
+    outcome = train(model, objective, settings, tmp_path, small.tokenizer())
+    assert outcome["before"] == before
+    assert outcome["after"]["loss"] < before["loss"] - 1
+    assert not model.training
+    loaded, tokenizer = load(tmp_path)
+    assert evaluate(loaded, objective, settings) == outcome["after"] == evaluate(model, objective, settings)
+    assert tokenizer.vocab == small.tokenizer().vocab
+    assert outcome["seconds"] > 0 and outcome["tokens_per_second"] > 0
+
+
+def test_the_log_has_a_line_where_one_is_due(tmp_path, monkeypatch):
+    saved = []
+    plain_save = training.save_trainer
+
+    def save_trainer(folder, state):
+        saved.append((state["step"], read_log(folder)[-1]["step"]))
+        plain_save(folder, state)
+
+    monkeypatch.setattr(training, "save_trainer", save_trainer)
+    model, objective = small.model("causal"), small.objective("causal")
+    settings = small.settings(steps=11, log_every=4, save_every=5, eval_every=3)
+    outcome = train(model, objective, settings, tmp_path)
+    log = read_log(tmp_path)
+    assert [line["step"] for line in log if line["split"] == "train"] == [4, 8, 11]
+    assert [line["step"] for line in log if line["split"] == "validation"] == [0, 3, 6, 9, 11]
+    assert [line["step"] for line in log] == sorted(line["step"] for line in log)
+    metrics = {"loss", "bits_per_byte", "accuracy"}
+    for line in log:
+        more = {"lr", "gradient_norm", "tokens_per_second"} if line["split"] == "train" else set()
+        assert set(line) == {"step", "split"} | metrics | more
+        assert all(math.isfinite(line[name]) for name in metrics | more)
+    assert {name: log[-1][name] for name in metrics} == outcome["after"]
+    assert [step for step, _ in saved] == [5, 10, 11], "every fifth step, and the last"
+    assert saved[-1][1] == 11, "a step is logged before it is saved, or a kill in between loses its line"
+
+
+def test_the_logged_loss_is_that_of_the_batch(tmp_path):
+    model, objective = small.model("causal"), small.objective("causal")
+    expected = float(objective.loss(small.model("causal"), objective.batch(0, "train"))[0].detach())
+    train(model, objective, small.settings(log_every=1, accumulate=3), tmp_path)
+    first = next(line for line in read_log(tmp_path) if line["split"] == "train")
+    assert first["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(("steps", "evaluated"), [(3, [0, 1, 2, 3]), (17, [0, 3, 6, 9, 12, 15, 17])])
+def test_about_eight_evaluations_where_nothing_is_said(steps, evaluated, tmp_path):
+    settings = small.settings(steps=steps, eval_every=None)
+    train(small.model("causal"), small.objective("causal"), settings, tmp_path)
+    assert [line["step"] for line in read_log(tmp_path) if line["split"] == "validation"] == evaluated
+
+
+@pytest.mark.parametrize(
+    ("wrong", "least"),
+    [(name, 1) for name in ("steps", "batch_size", "accumulate", "eval_every", "save_every", "log_every")]
+    + [(name, 0) for name in ("lr", "warmup", "weight_decay", "clip", "seed")],
+)
+def test_settings_below_their_least_value_are_named(wrong, least):
+    small.settings(**{wrong: least})
+    flag = "--" + wrong.replace("_", "-")
+    with pytest.raises(UserError, match=f"{flag} {least - 1}: must be {least} or more"):
+        small.settings(**{wrong: least - 1})
+
+
+def test_every_process_and_micro_batch_needs_a_row(monkeypatch):
+    small.settings(batch_size=6, accumulate=6)
+    with pytest.raises(UserError, match="--batch-size 6 .* at least --batch-size 7"):
+        small.settings(batch_size=6, accumulate=7)
+    monkeypatch.setattr(training, "process_count", lambda: 4)
+    with pytest.raises(UserError, match="4 processes: give at least --batch-size 8"):
+        small.settings(batch_size=7, accumulate=2)
+
+
+def test_bf16_computes_in_16_bits_and_keeps_32(tmp_path):
+    model, seen = small.model("masked"), set()
+    model.pooler.register_forward_hook(lambda module, given, out: seen.add(out.dtype))
+    outcome = train(model, small.objective("masked"), small.settings(precision="bf16"), tmp_path)
+    assert seen == {torch.bfloat16}, "training and evaluation both run in bf16"
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert math.isfinite(outcome["after"]["loss"])
+    assert {p.dtype for p in load(tmp_path)[0].parameters()} == {torch.float32}
+
+
+def test_compile_is_for_the_stacks_and_on_request_only(tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, *a, **k: compiled.append(self))
+    model = small.model("masked")
+    train(model, small.objective("masked"), small.settings(steps=1), tmp_path)
+    assert compiled == []
+    train(model, small.objective("masked"), small.settings(steps=1, compile=True), tmp_path)
+    assert compiled == [model.encoder]
+    assert load(tmp_path)[0].n_parameters() == model.n_parameters()

@@ -1,0 +1,260 @@
+"""The figures against facts, values that scikit-learn, SciPy, conlleval and SQuAD's script give, and against
+plain loops from the definitions."""
+
+import math
+import random
+
+import numpy as np
+import pytest
+
+from minilm.plumbing.errors import UserError
+from minilm.training.metrics import (
+    accuracy,
+    confusion_matrix,
+    entities,
+    entity_f1,
+    is_entity_tag,
+    macro_f1,
+    normal_answer,
+    paired,
+    paired_numbers,
+    pearson,
+    ranks,
+    spearman,
+    squad_exact_match,
+    squad_f1,
+    true_answers,
+)
+
+TRUTH, GUESS = [0, 0, 1, 1, 1, 2, 2, 3], [0, 1, 1, 1, 2, 2, 0, 4]
+
+
+def test_accuracy():
+    assert accuracy(TRUTH, GUESS) == 0.5
+    assert accuracy(["a", "b", "c"], ["a", "b", "b"]) == pytest.approx(2 / 3), "labels may be texts"
+
+
+def test_confusion_matrix_has_the_truth_in_its_rows():
+    expected = [[1, 1, 0, 0, 0], [0, 2, 1, 0, 0], [1, 0, 1, 0, 0], [0, 0, 0, 0, 1], [0, 0, 0, 0, 0]]
+    found = confusion_matrix(TRUTH, GUESS, 5)
+    assert found.tolist() == expected, "rows are the truth, columns the guesses"
+    assert np.issubdtype(found.dtype, np.integer)
+
+
+@pytest.mark.parametrize("truth, guess", [([0, 3], [0, 1]), ([0, 1], [0, 3]), ([-1, 0], [0, 0]), ([0], [-1])])
+def test_confusion_matrix_refuses_unknown_classes(truth, guess):
+    with pytest.raises(UserError, match="must be from 0 to 2"):
+        confusion_matrix(truth, guess, 3)
+
+
+def test_macro_f1_facts():
+    # f1_score(average="macro") of scikit-learn: the classes 3 and 4 have no hit
+    assert macro_f1(TRUTH, GUESS) == pytest.approx((1 / 2 + 2 / 3 + 1 / 2 + 0 + 0) / 5)
+    assert macro_f1([0] * 9 + [1], [0] * 10) == pytest.approx(0.47368421052631576), (
+        "the majority class must not look good"
+    )
+    assert macro_f1(["x", "y"], ["x", "y"]) == 1.0
+
+
+def test_macro_f1_equals_a_plain_loop():
+    rng = random.Random(0)
+    truth, guess = rng.choices("abcd", k=80), rng.choices("bcde", k=80)
+    total = 0.0
+    for label in "abcde":
+        hits = sum(t == g == label for t, g in zip(truth, guess, strict=True))
+        precision = hits / max(1, guess.count(label))
+        recall = hits / max(1, truth.count(label))
+        total += 2 * precision * recall / (precision + recall) if hits else 0
+    assert macro_f1(truth, guess) == pytest.approx(total / 5)
+
+
+X, Y = [1.0, 2.0, 3.0, 4.0, 5.0], [2.0, 1.0, 4.0, 3.0, 7.0]
+
+
+def test_correlations_facts():
+    assert pearson(X, Y) == pytest.approx(0.824163383692134)
+    assert spearman(X, Y) == pytest.approx(0.8)
+    assert spearman([1, 2, 2, 3], [1, 2, 3, 4]) == pytest.approx(0.9486832980505138), "ties share a rank"
+    assert spearman(X, [math.exp(4 * x) for x in X]) == 1.0 > pearson(X, [math.exp(4 * x) for x in X])
+    assert pearson(X, [-3 * x + 1 for x in X]) == spearman(X, [-(x**3) for x in X]) == -1.0
+
+
+def test_pearson_equals_the_definition():
+    rng = random.Random(1)
+    x = [rng.gauss(50, 3) for _ in range(30)]
+    y = [a + rng.gauss(0, 4) for a in x]
+    mean_x, mean_y = sum(x) / 30, sum(y) / 30
+    cov = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
+    expected = cov / math.sqrt(sum((a - mean_x) ** 2 for a in x) * sum((b - mean_y) ** 2 for b in y))
+    assert pearson(x, y) == pytest.approx(expected) and pearson(x, x) <= 1.0
+
+
+@pytest.mark.parametrize("correlation", [pearson, spearman])
+def test_a_constant_guess_correlates_with_nothing(correlation):
+    assert correlation(X, [0.1] * 5) == correlation([0.1] * 5, Y) == 0.0, "not NaN, nor a rounding error"
+
+
+@pytest.mark.parametrize("correlation", [pearson, spearman, paired_numbers])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_correlation_of_what_is_not_finite_is_refused(correlation, bad):
+    with pytest.raises(UserError, match="not finite"):
+        correlation(X, [*Y[:4], bad])
+
+
+def test_ranks_equal_a_plain_count():
+    values = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5]
+    expected = [sum(v < x for v in values) + (sum(v == x for v in values) + 1) / 2 for x in values]
+    assert ranks(values).tolist() == expected, "equal values take the mean of the places they fill"
+
+
+@pytest.mark.parametrize("metric", [accuracy, macro_f1, pearson, spearman, paired])
+@pytest.mark.parametrize("n_true, n_guess", [(0, 0), (2, 3), (3, 2), (1, 2)])
+def test_unequal_numbers_are_refused(metric, n_true, n_guess):
+    with pytest.raises(UserError, match=f"{n_true} true values and {n_guess} guessed"):
+        metric([1] * n_true, [1] * n_guess)
+
+
+def test_paired_numbers_are_floats():
+    truth, guess = paired_numbers([1, 2], [3, 4])
+    assert truth.dtype == guess.dtype == np.float64 and truth.tolist() == [1, 2] and guess.tolist() == [3, 4]
+
+
+# Entities
+
+BIO = "B-per I-per O B-loc B-loc I-loc O"
+CHUNKS = [
+    (BIO, [(0, 2, "per"), (3, 4, "loc"), (4, 6, "loc")]),
+    ("I-per I-per O I-loc B-loc I-loc I-per", [(0, 2, "per"), (3, 4, "loc"), (4, 6, "loc"), (6, 7, "per")]),
+    ("B-per I-per E-per S-loc B-loc E-loc O", [(0, 3, "per"), (3, 4, "loc"), (4, 6, "loc")]),
+    ("B-per I-loc I-loc", [(0, 1, "per"), (1, 3, "loc")]),  # another type begins another entity
+    ("E-per E-per I-per O E-per", [(0, 1, "per"), (1, 2, "per"), (2, 3, "per"), (4, 5, "per")]),
+    ("S-per I-per S-per E-per", [(0, 1, "per"), (1, 2, "per"), (2, 3, "per"), (3, 4, "per")]),
+    ("I-per S-per B-per S-per", [(0, 1, "per"), (1, 2, "per"), (2, 3, "per"), (3, 4, "per")]),
+    ("E-per B-per", [(0, 1, "per"), (1, 2, "per")]),
+    ("B-a-b I-a-b I-a", [(0, 2, "a-b"), (2, 3, "a")]),  # the first dash separates
+    ("O O", []),
+    ("", []),
+]
+
+
+@pytest.mark.parametrize("tags, expected", CHUNKS)
+def test_entities(tags, expected):
+    assert entities(tags.split()) == expected
+
+
+@pytest.mark.parametrize("tag, is_one", [("O", True), ("B-x", True), ("S-a-b", True), ("I-", False)]
+                         + [(tag, False) for tag in ("NOUN", "", "o", "U-x", "B", "OO", "B_x")])  # fmt: skip
+def test_tags(tag, is_one):
+    assert is_entity_tag(tag) == is_one
+    if not is_one:
+        with pytest.raises(UserError, match=f"tag '{tag}'"):
+            entities(["O", tag])
+
+
+def conlleval(truth, guess):
+    """The counts of the script, a word at a time, with its two tables of rules and its running state."""
+
+    def starts(last, last_type, mark, kind):
+        rules = mark in ("B", "S") or (mark in ("I", "E") and last in ("E", "S", "O"))
+        return rules or (mark != "O" and last_type != kind)
+
+    def ends(last, last_type, mark, kind):
+        rules = last in ("E", "S") or (last in ("B", "I") and mark in ("B", "S", "O"))
+        return rules or (last != "O" and last_type != kind)
+
+    def split(tag):
+        return (tag, "") if "-" not in tag else tuple(tag.split("-", 1))
+
+    n_true = n_guess = n_right = 0
+    for gold, ours in zip(truth, guess, strict=True):
+        inside, last_gold, last_ours = False, ("O", ""), ("O", "")
+        for a, b in zip([*gold, "O"], [*ours, "O"], strict=True):
+            a, b = split(a), split(b)
+            if inside:
+                both = ends(*last_gold, *a), ends(*last_ours, *b)
+                if all(both) and last_gold[1] == last_ours[1]:
+                    inside, n_right = False, n_right + 1
+                elif both[0] != both[1] or a[1] != b[1]:
+                    inside = False
+            start = starts(*last_gold, *a), starts(*last_ours, *b)
+            inside = inside or (all(start) and a[1] == b[1])
+            n_true, n_guess = n_true + start[0], n_guess + start[1]
+            last_gold, last_ours = a, b
+    return n_right / max(1, n_guess), n_right / max(1, n_true), 2 * n_right / max(1, n_true + n_guess)
+
+
+@pytest.mark.parametrize("marks", ["OBI", "OOBIES", "OI"])
+def test_entity_f1_equals_a_word_at_a_time(marks):
+    rng = random.Random(2)
+    tags = sorted({mark if mark == "O" else f"{mark}-{kind}" for mark in marks for kind in ("x", "y")})
+    for _ in range(60):
+        truth = [rng.choices(tags, k=rng.randint(0, 9)) for _ in range(5)]
+        guess = [[t if rng.random() < 0.7 else rng.choice(tags) for t in sentence] for sentence in truth]
+        found = entity_f1(truth, guess)
+        assert found == pytest.approx(conlleval(truth, guess)), (
+            f"{truth} {guess}: start, end and type must all be right"
+        )
+
+
+def test_entity_f1_facts():
+    truth = [BIO.split(), ["O", "S-loc"]]
+    guess = [["B-per", "I-per", "O", "B-loc", "I-loc", "I-loc", "O"], ["O", "S-loc"]]
+    # 4 true, 3 guessed, 2 right
+    assert entity_f1(truth, guess) == pytest.approx((2 / 3, 1 / 2, 4 / 7)), "(precision, recall, F1)"
+    assert entity_f1(truth, truth) == (1.0, 1.0, 1.0)
+    assert entity_f1(truth, [["O"] * 7, ["O"] * 2]) == (0.0, 0.0, 0.0)
+    assert entity_f1([["O"]], [["O"]]) == (0.0, 0.0, 0.0)
+    assert entity_f1([["B-x"], ["I-x"]], [["B-x"], ["B-x"]])[2] == 1.0, (
+        "no entity goes on in the next sentence"
+    )
+
+
+def test_entity_f1_refuses_unequal_numbers():
+    with pytest.raises(UserError, match="1 true sentences and 2"):
+        entity_f1([["O"]], [["O"], ["O"]])
+    with pytest.raises(UserError, match="sentence 1: 2 true tags and 1"):
+        entity_f1([["O"], ["O", "O"]], [["O"], ["O"]])
+
+
+# SQuAD
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("The Cat  sat, on a mat!\n", "cat sat on mat"),
+        ("Rock'n'Roll (an anthem)", "rocknroll anthem"),
+        ("the", ""),
+        ("theatre; banana-a", "theatre bananaa"),  # "a" after a dash is no article: the dash goes first
+        ("“Été” – a", "“été” –"),
+        ("A.N. Other", "other"),
+    ],
+)
+def test_normal_answer(text, expected):
+    assert normal_answer(text) == expected
+
+
+def test_true_answers():
+    assert true_answers(["The Cat", "a", "!"]) == ["cat"]
+    assert true_answers([]) == true_answers(["the"]) == [""]
+
+
+@pytest.mark.parametrize(
+    "prediction, answers, exact, f1",
+    [
+        ("the cat sat", ["Cat sat."], 1, 1),
+        ("cat", ["a dog", "cats", "The cat!"], 1, 1),  # the best of the answers
+        ("a red cat sat", ["the cat sat down"], 0, 2 / 3),
+        ("cat cat dog", ["cat dog dog bird"], 0, 4 / 7),  # a word counts as often as both have it
+        ("on mat sat cat", ["cat sat on mat"], 0, 1),
+        ("dog", ["cat"], 0, 0),
+        ("", [], 1, 1),
+        ("the", [], 1, 1),  # nothing is left of it, so it says "no answer"
+        ("cat", [], 0, 0),
+        ("", ["cat"], 0, 0),
+        ("", ["a", "cat"], 0, 0),  # an answer of which nothing is left is none
+    ],
+)
+def test_squad_facts(prediction, answers, exact, f1):
+    assert squad_exact_match(prediction, answers) == exact
+    assert squad_f1(prediction, answers) == pytest.approx(f1)

@@ -1,0 +1,190 @@
+"""What all objectives promise: batches that depend on (seed, split, step) alone, sums that add up."""
+
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from minilm.plumbing.errors import UserError
+from minilm.pretraining.causal import Causal
+from minilm.pretraining.masked import Masked
+from minilm.texts.corpus import Corpus
+from minilm.training.objective import (
+    IGNORED,
+    Objective,
+    count_correct,
+    notes_on_cuts,
+    perplexity,
+    summed_cross_entropy,
+    tensors,
+)
+
+MAKERS = {
+    "causal": Causal,
+    "masked, next sentence": Masked,
+    "masked": lambda *args, **kw: Masked(*args, **kw, next_sentence=False),
+    "masked, whole words": lambda *args, **kw: Masked(*args, **kw, whole_word=True),
+}
+
+
+@pytest.fixture(params=MAKERS)
+def make(request, tagged_corpus, bpe):
+    """A function that builds one of the objectives, on any texts, with any seed."""
+    return lambda corpus=tagged_corpus, seed=3: MAKERS[request.param](corpus, bpe, 61, 5, seed=seed)
+
+
+def equal(one: dict, other: dict) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_what_was_cut_is_a_note():
+    assert notes_on_cuts(0, "texts", 12) == ()
+    assert notes_on_cuts(1234, "texts", 12) == ("cut 1,234 texts to fit --context 12 tokens",)
+
+
+class Plain(Objective):
+    """The least that an objective is."""
+
+    def batch(self, step, split):
+        return {}
+
+    def loss(self, model, batch):
+        return 0.0, {}
+
+
+def test_batch_is_a_function_of_seed_split_and_step(make):
+    objective = make()
+    first = objective.batch(7, "train")
+    for step in (0, 7, 8):
+        objective.batch(step, "validation")
+        objective.batch(step, "train")
+    assert equal(objective.batch(7, "train"), first), "a batch depends on the batches made before it"
+    assert equal(make().batch(7, "train"), first), "another object with the same seed gives another batch"
+    assert not equal(objective.batch(8, "train"), first), "another step gives the same batch"
+    assert not equal(make(seed=4).batch(7, "train"), first), "another seed gives the same batch"
+    assert not equal(objective.batch(7, "validation"), first)
+
+
+def test_validation_batch_is_the_same_at_every_step(make):
+    objective = make()
+    for step in (1, 8):
+        assert equal(objective.batch(step, "validation"), objective.batch(0, "validation")), (
+            "figures taken at different steps must be about the same batch"
+        )
+
+
+def test_batches_never_read_the_other_split(make, documents, tagged_corpus):
+    objective, others = make(), documents(40, seed=9)
+    other_validation = make(Corpus("tagged", tagged_corpus.train, others))
+    other_train = make(Corpus("tagged", others, tagged_corpus.validation))
+    assert equal(objective.batch(2, "train"), other_validation.batch(2, "train"))
+    assert equal(objective.batch(0, "validation"), other_train.batch(0, "validation"))
+    assert not equal(objective.batch(2, "train"), other_train.batch(2, "train"))
+    assert not equal(objective.batch(0, "validation"), other_validation.batch(0, "validation"))
+
+
+def test_batches_leave_global_random_states_alone(make):
+    objective = make()
+    first = objective.batch(1, "train")
+    np.random.seed(5), torch.manual_seed(5), random.seed(5)
+    before = np.random.get_state()[1].tolist(), torch.get_rng_state().tolist(), random.getstate()
+    again = objective.batch(1, "train")
+    after = np.random.get_state()[1].tolist(), torch.get_rng_state().tolist(), random.getstate()
+    assert equal(first, again), "a batch must not read a global random state: resuming would change it"
+    assert before == after, "making a batch must not move a global random state: dropout would change"
+
+
+def test_training_batches_have_the_batch_size_and_fit_the_context(make):
+    for step in range(3):
+        B, T = make().batch(step, "train")["input_ids"].shape
+        assert B == 5 and T <= 61
+
+
+def test_generator_differs_by_seed_split_and_step(byte_bpe):
+    def draw(seed, step, split):
+        return Plain(byte_bpe, 8, 2, seed).generator(step, split).integers(2**62)
+
+    assert draw(3, 7, "train") == draw(3, 7, "train")
+    others = [draw(4, 7, "train"), draw(3, 8, "train"), draw(3, 7, "validation"), draw(7, 3, "train")]
+    assert len({draw(3, 7, "train"), draw(3, 0, "train"), *others}) == 6
+    assert draw(3, 7, "validation") == draw(3, 0, "validation")
+
+
+@pytest.mark.parametrize("text", ["", "D3 s1 été.", "日本 été \U0001f600 tree"])
+def test_token_bytes_are_those_of_the_text(text, bpe):
+    token_bytes = Plain(bpe, 8, 2).token_bytes
+    assert token_bytes.shape == (len(bpe.vocab),)
+    assert token_bytes[bpe.encode(text)].sum() == len(text.encode()), "count UTF-8 bytes, not characters"
+
+
+def test_special_tokens_have_no_bytes(bpe):
+    token_bytes = Plain(bpe, 8, 2).token_bytes
+    assert [token_bytes[bpe.special_id(token)] for token in bpe.special_tokens] == [0] * 6
+
+
+@pytest.mark.parametrize(
+    "arguments, named", [((0, 2, 0), "--context 0"), ((8, 0, 0), "--batch-size 0"), ((8, 2, -1), "--seed -1")]
+)
+def test_sizes_out_of_range_are_refused(byte_bpe, arguments, named):
+    with pytest.raises(UserError, match=named):
+        Plain(byte_bpe, *arguments)
+
+
+def test_an_objective_needs_batch_and_loss(byte_bpe):
+    class Half(Objective):
+        def batch(self, step, split):
+            return {}
+
+    with pytest.raises(TypeError, match="abstract"):
+        Half(byte_bpe, 8, 2)
+
+
+def test_tensors_are_int64_and_plain_numbers_0d_floats():
+    out = tensors(
+        dict(ids=np.array([[1, 2]], dtype=np.int32), flags=np.array([True]), n=3, m=np.int64(2**20))
+    )
+    assert out["ids"].dtype == out["flags"].dtype == torch.int64 and out["ids"].tolist() == [[1, 2]]
+    assert out["n"].shape == out["m"].shape == () and out["n"].dtype == torch.float32
+    assert out["n"] == 3 and out["m"] == 2**20
+
+
+def test_tensors_do_not_share_memory_with_the_stream():
+    ids = np.arange(4)
+    tensors(dict(ids=ids))["ids"].zero_()
+    assert ids.tolist() == [0, 1, 2, 3], "whoever changes a batch would change the text"
+
+
+def test_summed_cross_entropy_equals_a_plain_loop():
+    logits = torch.randn(2, 3, 7, dtype=torch.float64)
+    labels = torch.tensor([[6, IGNORED, 0], [IGNORED, 2, 3]])
+    expected = 0.0
+    for b in range(2):
+        for t in range(3):
+            if labels[b, t] != IGNORED:
+                p = logits[b, t].exp() / logits[b, t].exp().sum()
+                expected -= p[labels[b, t]].log().item()
+    assert summed_cross_entropy(logits, labels).item() == pytest.approx(expected, rel=1e-12), (
+        "a sum in nats over the labels that count, not a mean and not bits"
+    )
+
+
+def test_summed_cross_entropy_without_a_label_is_0_with_finite_gradients():
+    logits = torch.randn(2, 3, 7, requires_grad=True)
+    loss = summed_cross_entropy(logits, torch.full((2, 3), IGNORED))
+    loss.backward()
+    assert loss.item() == 0, "a mean over no labels is NaN"
+    assert torch.equal(logits.grad, torch.zeros(2, 3, 7))
+
+
+def test_count_correct_counts_the_highest_logit_and_no_ignored_label():
+    logits = torch.tensor([[[0.0, 2, 1], [3, 1, 1]], [[0, 1, 9], [0, 1, 9]]])
+    assert count_correct(logits, torch.tensor([[1, 0], [2, 1]])).item() == 3
+    assert count_correct(logits, torch.tensor([[1, IGNORED], [IGNORED, 1]])).item() == 1
+    assert count_correct(logits, torch.full((2, 2), IGNORED)).item() == 0
+
+
+def test_perplexity_is_how_many_tokens_one_would_hesitate_between():
+    assert perplexity(math.log(7)) == pytest.approx(7) and perplexity(0.0) == 1.0
+    assert math.isfinite(perplexity(5000.0)), "a model that has diverged gets its table too"
