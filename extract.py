@@ -32,18 +32,18 @@ from minilm.extraction.features import (
 )
 from minilm.extraction.probe_table import report
 from minilm.extraction.token_features import read_tokens, token_columns
-from minilm.plumbing import settings as cli
-from minilm.plumbing.atomic import write_json
 from minilm.plumbing.devices import choose_device
 from minilm.plumbing.errors import UserError
-from minilm.plumbing.folders import RESULTS, SETTINGS, choose_folder
+from minilm.plumbing.folders import RESULTS, SETTINGS, choose_folder, write_json
+from minilm.plumbing.settings import CommonSettings, parse_given, settings_dict, show
+from minilm.plumbing.terminal import exit_code
 from minilm.pretraining.run import newest_or_train
 
 NEXT = 'python extract.py --layer 1 --pooling cls --similar "Ana cooked some soup."'
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExtractionSettings(cli.CommonSettings):
+class ExtractionSettings(CommonSettings):
     """What is read, out of which model, and what for."""
 
     model: str | None = None  # run folder or Hugging Face folder; none: the newest runs/masked
@@ -122,7 +122,7 @@ def read_words(settings, folder: Path, model, tokenizer, how: dict) -> dict:
 
 def main() -> int:
     """Read the texts, and print what a linear probe finds in their vectors beside two baselines."""
-    given, _ = cli.parse_given(ExtractionSettings, None, description=__doc__)
+    given, _ = parse_given(ExtractionSettings, None, description=__doc__)
     settings, asked = ExtractionSettings(**given), given.get("probe")
     if settings.tokens and asked:
         raise UserError("--tokens --probe: the probe reads one vector a text; give one of the two")
@@ -132,8 +132,8 @@ def main() -> int:
     chosen_readings(settings, model.config)  # a layer that is not there is said before a folder is made
     folder = choose_folder("features", settings.out, settings.overwrite)
     (folder / FEATURES).unlink(missing_ok=True)  # --overwrite
-    write_json(folder / SETTINGS, cli.settings_dict(settings))
-    cli.show(settings)
+    write_json(folder / SETTINGS, settings_dict(settings))
+    show(settings)
     print()
     began = time.perf_counter()
     how = dict(tokens_per_batch=settings.tokens_per_batch, precision=settings.precision, progress=True)
@@ -149,4 +149,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main))
+    sys.exit(exit_code(main))

@@ -15,25 +15,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from minilm.checkpoint import load, read_log
+from minilm.checkpoint import load
 from minilm.in_context.prompt_files import FileQuestions
 from minilm.in_context.prompts import SCORES, checksum
 from minilm.in_context.questions import PROBE_SHOTS, curve
 from minilm.in_context.study import Study, figures, file_study, world_study
 from minilm.in_context.terminal import Writer, loop
 from minilm.model.sampling import SamplingRule
-from minilm.plumbing import settings as cli
-from minilm.plumbing.atomic import write_json
 from minilm.plumbing.devices import autocast, choose_device
 from minilm.plumbing.errors import UserError
-from minilm.plumbing.folders import LOG, RESULTS, SETTINGS, choose_folder
+from minilm.plumbing.folders import LOG, RESULTS, SETTINGS, choose_folder, read_log, write_json
+from minilm.plumbing.settings import CommonSettings, parse, settings_dict
+from minilm.plumbing.terminal import exit_code, table
 from minilm.pretraining.run import newest_or_train
 
 SHOTS = (0, 1, 2, 4, 8)
 
 
 @dataclass(frozen=True, kw_only=True)
-class PromptSettings(cli.CommonSettings):
+class PromptSettings(CommonSettings):
     """What the model reads, and what it is asked."""
 
     model: str | None = None  # run folder; none: the newest runs/in-context, with --prompt runs/causal
@@ -67,7 +67,7 @@ class PromptSettings(cli.CommonSettings):
 
 def main() -> int:
     """Write a text for --prompt, or print the accuracy against the number of examples."""
-    began, settings = time.perf_counter(), cli.parse(PromptSettings, description=__doc__)
+    began, settings = time.perf_counter(), parse(PromptSettings, description=__doc__)
     device = choose_device(settings.device)
     study = read_study(settings)
     name = "causal" if settings.prompt is not None or settings.data else "in-context"
@@ -111,10 +111,10 @@ def report(settings: PromptSettings, study: Study, folder: Path, model, tokenize
         shots = study.shots_that_fit(model, tokenizer, SHOTS) or SHOTS[:1]
     found = study.measure(model, tokenizer, shots)
     out = choose_folder("prompt", settings.out, settings.overwrite)
-    write_json(out / SETTINGS, cli.settings_dict(settings) | dict(model=str(folder)))
+    write_json(out / SETTINGS, settings_dict(settings) | dict(model=str(folder)))
     if lines := curve(read_log(folder) if not settings.data and (folder / LOG).exists() else []):
         print("", f"Right after {PROBE_SHOTS} examples, while {folder} was trained:", "", *lines, sep="\n")
-    print("\n" + cli.table(*study.table(found)))
+    print("\n" + table(*study.table(found)))
     if len(shots) < len(SHOTS) and settings.shots is None:
         print(f"More examples do not fit into the {model.config.max_positions} positions of {folder}.")
     print("", *study.examples(model, tokenizer, min(max(shots), 4)), "", sep="\n")
@@ -129,4 +129,4 @@ def report(settings: PromptSettings, study: Study, folder: Path, model, tokenize
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main))
+    sys.exit(exit_code(main))

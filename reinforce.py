@@ -13,15 +13,16 @@ trained first where there is none.
 import sys
 from dataclasses import replace
 
-from minilm.plumbing import settings as cli
 from minilm.plumbing.folders import choose_folder, read_settings
+from minilm.plumbing.settings import parse_given
+from minilm.plumbing.terminal import exit_code
 from minilm.reinforcement.run import reinforce
 from minilm.reinforcement.settings import ReinforceSettings
 
 
 def read_command() -> ReinforceSettings:
     """Return the settings of this command line; with --resume, laid over those of the run."""
-    given, _ = cli.parse_given(ReinforceSettings, None, description=__doc__)
+    given, _ = parse_given(ReinforceSettings, None, description=__doc__)
     settings = ReinforceSettings(**given)
     if not settings.resume:
         return settings
@@ -37,4 +38,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main))
+    sys.exit(exit_code(main))

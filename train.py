@@ -18,11 +18,11 @@ from dataclasses import replace
 
 from minilm.continued import run as continued
 from minilm.model.config import ModelConfig
-from minilm.plumbing import settings as cli
 from minilm.plumbing.devices import process_rank
 from minilm.plumbing.errors import UserError
-from minilm.plumbing.flags import option_of
 from minilm.plumbing.folders import choose_folder, read_settings
+from minilm.plumbing.settings import option_of, parse_given
+from minilm.plumbing.terminal import exit_code
 from minilm.pretraining.recipes import with_recipe
 from minilm.pretraining.registry import OBJECTIVES
 from minilm.pretraining.run import newest_or_train, pretrain
@@ -31,7 +31,7 @@ from minilm.pretraining.settings import PretrainingSettings
 
 def read_command() -> tuple[PretrainingSettings, dict]:
     """Return the settings, and the fields of the model that flags change, of this command line."""
-    given, overrides = cli.parse_given(PretrainingSettings, ModelConfig, description=__doc__)
+    given, overrides = parse_given(PretrainingSettings, ModelConfig, description=__doc__)
     settings, saved = PretrainingSettings(**given), {}
     if settings.resume:
         folder = choose_folder(settings.objective, settings.out, settings.overwrite, resume=True)
@@ -60,4 +60,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main))
+    sys.exit(exit_code(main))

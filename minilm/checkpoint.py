@@ -9,13 +9,12 @@
         log.jsonl           one JSON object per logged step
         results.json        the closing table; its presence says that the run is finished
 
-Each file is written beside and then renamed, so a file is old or new and never half (`plumbing/atomic.py`).
+Each file is written beside and then renamed, so a file is old or new and never half (`plumbing/folders.py`).
 Two files cannot be renamed at once: a process killed between them leaves one of an earlier step. That is why
 trainer.pt holds the weights too. Resuming reads trainer.pt alone, loading reads model.safetensors alone, and
 neither can mix two steps.
 """
 
-import json
 import pickle
 from collections import OrderedDict
 from pathlib import Path
@@ -28,21 +27,22 @@ from .huggingface import loading
 from .huggingface.downloading import PUBLISHED
 from .model.config import ModelConfig
 from .model.transformer import build
-from .plumbing.atomic import atomic_write, read_json, write_json
 from .plumbing.errors import UserError
-from .plumbing.flags import kind_of
 from .plumbing.folders import (
     CONFIG,
     FORMAT,
-    LOG,
     TOKENIZER,
     TRAINER,
     WEIGHTS,
+    atomic_write,
     empty_run_folder,
     make_folder,
     near_runs,
+    read_json,
+    write_json,
 )
 from .plumbing.safetensors import check_state, read_tensors, write_tensors
+from .plumbing.settings import kind_of
 from .tokenizer.bpe import BPE
 from .tokenizer.wordpiece import FORMAT as WORDPIECE
 from .tokenizer.wordpiece import WordPiece
@@ -211,33 +211,3 @@ def check_trainer(folder: str | Path, model: nn.Module) -> None:
     Asked before anything is written: flags that do not fit must leave the run as it was.
     """
     check_state(Path(folder) / TRAINER, load_trainer(folder)["model"], model.state_dict())
-
-
-def append_log(folder: str | Path, record: dict) -> None:
-    """Add one JSON object as a line to log.jsonl. Log step N before saving step N: see `trim_log`."""
-    with open(Path(folder) / LOG, "a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
-
-
-def read_log(folder: str | Path) -> list[dict]:
-    """Return the records of log.jsonl, none where there is no log.
-
-    A last line without its end was cut off by a kill and is left out. UserError for any other bad line.
-    """
-    path = Path(folder) / LOG
-    if not path.exists():
-        return []
-    *lines, _cut_off = path.read_bytes().split(b"\n")
-    records = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            records.append(json.loads(line))
-        except ValueError as error:
-            raise UserError(f"{path}, line {number}: not JSON ({error})") from None
-    return records
-
-
-def trim_log(folder: str | Path, step: int) -> None:
-    """Drop the records after `step`, to which a resumed run goes back, and a line that was cut off."""
-    kept = [record for record in read_log(folder) if record.get("step", 0) <= step]
-    atomic_write(Path(folder) / LOG, "".join(json.dumps(record) + "\n" for record in kept))

@@ -11,9 +11,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .checkpoint import read_log
-from .plumbing import settings as cli
 from .plumbing.errors import UserError
+from .plumbing.folders import read_log
+from .plumbing.terminal import exit_code
 
 
 def curves(folder: str | Path) -> dict[str, tuple[list[int], list[float]]]:
@@ -58,4 +58,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main))
+    sys.exit(exit_code(main))

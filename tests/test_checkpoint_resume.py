@@ -14,20 +14,11 @@ import pytest
 import torch
 
 from minilm import checkpoint
-from minilm.checkpoint import (
-    append_log,
-    check_plain,
-    load,
-    load_trainer,
-    read_log,
-    save_model,
-    save_trainer,
-    trim_log,
-)
+from minilm.checkpoint import check_plain, load, load_trainer, save_model, save_trainer
 from minilm.model.config import ModelConfig
 from minilm.model.transformer import build
 from minilm.plumbing.errors import UserError
-from minilm.plumbing.folders import choose_folder
+from minilm.plumbing.folders import append_log, choose_folder, read_log, trim_log
 from minilm.tokenizer.bpe import BPE
 
 SMALL = ModelConfig(

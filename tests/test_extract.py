@@ -15,7 +15,7 @@ from minilm.extraction import feature_files
 from minilm.extraction.feature_files import read_examples
 from minilm.extraction.features import embed
 from minilm.extraction.probe_table import RESULTS
-from minilm.plumbing import settings as cli
+from minilm.plumbing.terminal import exit_code
 
 TINY = "--device cpu --draws 2"
 
@@ -39,7 +39,7 @@ def script(monkeypatch, capsys):
     def call(flags: str = "", model: str = "--model model") -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["extract.py", *TINY.split(), *model.split(), *flags.split()])
         capsys.readouterr()
-        code = cli.run(extract.main)
+        code = exit_code(extract.main)
         return code, *capsys.readouterr()
 
     return call
@@ -119,7 +119,7 @@ def test_the_nearest_text_to_a_text_is_itself(monkeypatch, capsys):
     text = small.documents(5)[3]
     argv = ["extract.py", "--model", "model", "--data", "plain.txt", "--similar", text]
     monkeypatch.setattr(sys, "argv", argv)
-    assert cli.run(extract.main) == 0
+    assert exit_code(extract.main) == 0
     assert f"  1.000  {text}" in capsys.readouterr().out
 
 

@@ -15,7 +15,7 @@ from minilm.finetuning import examples
 from minilm.finetuning.tasks import FineTuning
 from minilm.model.config import ModelConfig
 from minilm.model.transformer import build
-from minilm.plumbing import settings as cli
+from minilm.plumbing.terminal import exit_code
 
 TINY = "--model body --steps 3 --batch-size 4 --lora-rank 2 --device cpu"
 
@@ -36,7 +36,7 @@ def script(tmp_path, monkeypatch, capsys):
     def call(flags: str = "") -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["finetune.py", *TINY.split(), *flags.split()])
         capsys.readouterr()
-        code = cli.run(finetune.main)
+        code = exit_code(finetune.main)
         return code, *capsys.readouterr()
 
     return call

@@ -6,9 +6,9 @@ import sys
 import pytest
 
 from minilm import plots
-from minilm.checkpoint import append_log
-from minilm.plumbing import settings as cli
 from minilm.plumbing.errors import UserError
+from minilm.plumbing.folders import append_log
+from minilm.plumbing.terminal import exit_code
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_a_folder_without_a_log_is_named(tmp_path):
 def test_the_picture_is_in_the_first_folder(run, monkeypatch, capsys):
     pytest.importorskip("matplotlib")
     monkeypatch.setattr(sys, "argv", ["plots.py", str(run), str(run)])
-    assert cli.run(plots.main) == 0
+    assert exit_code(plots.main) == 0
     assert (run / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert [path.name for path in run.iterdir() if path.suffix == ".tmp"] == []
     assert f"Saved in {run / 'loss.png'}" in capsys.readouterr().out
@@ -47,5 +47,5 @@ def test_without_matplotlib_the_extra_is_named(run, monkeypatch):
 
 def test_without_a_folder_the_command_is_named(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["plots.py"])
-    assert cli.run(plots.main) == 2
+    assert exit_code(plots.main) == 2
     assert "python -m minilm.plots runs/masked" in capsys.readouterr().err

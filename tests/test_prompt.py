@@ -12,7 +12,7 @@ import prompt
 from minilm.checkpoint import save
 from minilm.model.config import ModelConfig
 from minilm.model.transformer import build
-from minilm.plumbing import settings as cli
+from minilm.plumbing.terminal import exit_code
 from minilm.pretraining import run
 from minilm.pretraining.recipes import with_recipe
 from minilm.pretraining.settings import PretrainingSettings
@@ -43,7 +43,7 @@ def script(monkeypatch, capsys):
         words = [word for flag in flags for word in (flag.split() if flag.startswith("--") else [flag])]
         monkeypatch.setattr(sys, "argv", ["prompt.py", *words])
         capsys.readouterr()
-        code = cli.run(prompt.main)
+        code = exit_code(prompt.main)
         return code, *capsys.readouterr()
 
     return call

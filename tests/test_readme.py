@@ -16,7 +16,7 @@ import minilm
 from minilm.extraction import feature_files, token_features
 from minilm.finetuning import examples
 from minilm.model.config import PRESETS, ModelConfig
-from minilm.plumbing import settings as cli
+from minilm.plumbing.terminal import exit_code
 from minilm.reinforcement import preferences
 from minilm.texts import corpus as data
 from minilm.tokenizer.bpe import BPE, SPECIAL_TOKENS
@@ -143,7 +143,7 @@ def test_every_command_and_every_program_of_the_readme_runs(workplace, monkeypat
     for command in commands():
         script, *words = tiny(command)
         monkeypatch.setattr(sys, "argv", [script, *words])
-        code = cli.run(importlib.import_module(script.removesuffix(".py")).main)
+        code = exit_code(importlib.import_module(script.removesuffix(".py")).main)
         assert code == 0, f"README command fails: {command}\n{capsys.readouterr().err[-500:]}"
     programs = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert len(programs) >= 3, "the README's programs were not found"

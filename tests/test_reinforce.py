@@ -14,11 +14,11 @@ import torch
 
 import minilm
 import reinforce
-from minilm.checkpoint import load_trainer, read_log, save
+from minilm.checkpoint import load_trainer, save
 from minilm.model.config import ModelConfig
 from minilm.model.transformer import build
-from minilm.plumbing import settings as cli
-from minilm.plumbing.folders import RUN_FILES
+from minilm.plumbing.folders import RUN_FILES, read_log
+from minilm.plumbing.terminal import exit_code
 from minilm.reinforcement import loop, preferences
 from minilm.texts import corpus as data
 from minilm.training import loop as training
@@ -55,7 +55,7 @@ def script(monkeypatch, capsys):
     def call(flags: str = "", tiny: str = TINY) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["reinforce.py", *tiny.split(), *flags.split()])
         capsys.readouterr()
-        code = cli.run(reinforce.main)
+        code = exit_code(reinforce.main)
         return code, *capsys.readouterr()
 
     return call

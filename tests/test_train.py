@@ -13,9 +13,10 @@ import torch
 
 import minilm
 import train
-from minilm.checkpoint import read_log, save
-from minilm.plumbing import settings as cli
-from minilm.plumbing.folders import RUN_FILES
+from minilm.checkpoint import save
+from minilm.plumbing.folders import RUN_FILES, read_log
+from minilm.plumbing.settings import parse_with_overrides
+from minilm.plumbing.terminal import exit_code
 from minilm.pretraining import run
 from minilm.pretraining.masked import Masked
 from minilm.pretraining.recipes import with_recipe
@@ -43,7 +44,7 @@ def script(monkeypatch, capsys):
     def call(flags: str = "", tiny: str = TINY) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["train.py", *tiny.split(), *flags.split()])
         capsys.readouterr()
-        code = cli.run(train.main)
+        code = exit_code(train.main)
         return code, *capsys.readouterr()
 
     return call
@@ -132,9 +133,7 @@ def test_sentences_that_do_not_fit_are_counted_and_told_once(script, objective):
 
 def make(flags: str):
     """Return the objective and the model that flags name."""
-    settings, overrides = cli.parse_with_overrides(
-        PretrainingSettings, train.ModelConfig, (TINY + flags).split()
-    )
+    settings, overrides = parse_with_overrides(PretrainingSettings, train.ModelConfig, (TINY + flags).split())
     settings = with_recipe(settings)
     model = fresh_model(settings, overrides, small.tokenizer())
     return make_objective(settings, small.corpus(), small.tokenizer()), model

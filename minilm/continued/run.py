@@ -16,10 +16,9 @@ from tqdm import tqdm
 
 from ..checkpoint import CONFIG, is_published, load, load_config
 from ..model.transformer import Transformer, build
-from ..plumbing.atomic import read_json
 from ..plumbing.devices import choose_device, process_count
 from ..plumbing.errors import UserError
-from ..plumbing.folders import SETTINGS, read_settings
+from ..plumbing.folders import SETTINGS, read_json, read_settings
 from ..pretraining.recipes import DEFAULT_MODEL, LARGE, RECIPES
 from ..pretraining.registry import check_fit, load_texts, make_objective, texts_for_tokenizer
 from ..texts.corpus import Corpus

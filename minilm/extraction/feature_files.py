@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..plumbing.atomic import atomic_write
 from ..plumbing.errors import UserError
+from ..plumbing.folders import atomic_write
 from ..texts.files import kind, read_documents, read_jsonl, string_field, text_files
 from ..texts.tables import SUFFIXES, read_table
 from ..world import tasks as world_tasks

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ..model.transformer import build
-from ..plumbing import settings as cli
+from ..plumbing.terminal import table
 from ..tokenizer.rows import TextRows
 from .feature_files import Examples, classes_of
 from .features import LAST_4, POOLINGS, Reading, all_readings, extract, nearest
@@ -164,15 +164,15 @@ def report(
     tables = [label_table(task, sides, labels, test) for test in range(len(tests_y))]
     layer = "" if headline.layer < 0 else f"layer {headline.layer}, "
     print(f"Accuracy of a linear probe on {layer}{headline.pooling}, the mean of {settings.draws} draws:\n")
-    print(cli.table(tables[0], HEADER) + "\n")
+    print(table(tables[0], HEADER) + "\n")
     results = dict(zip(RESULTS, tables[0][0][1:4], strict=True))
     if len(tables) > 1:
         print("The same probes, on texts whose things and verbs stand in no labelled text:\n")
-        print(cli.table(tables[1], HEADER) + "\n")
+        print(table(tables[1], HEADER) + "\n")
         results |= {f"unseen_{name}": value for name, value in zip(RESULTS, tables[1][0][1:4], strict=True)}
     header, body = compare_layers(model, twin, rows, task, labels[0], how)
     print(f"Layer x pooling (labels a class: {labels[0]}), in brackets with random weights:\n")
-    print(cli.table(body, header) + "\n")
+    print(table(body, header) + "\n")
     print_neighbours(examples, vectors, sizes)
     return results | dict(labels_a_class=labels[0])
 

@@ -11,9 +11,8 @@ import io
 from pathlib import Path
 
 from ..checkpoint import load, load_weights
-from ..plumbing.atomic import atomic_write, read_json, write_json
 from ..plumbing.errors import UserError
-from ..plumbing.folders import CONFUSION, PREDICTIONS, TASK
+from ..plumbing.folders import CONFUSION, PREDICTIONS, TASK, atomic_write, read_json, write_json
 from ..training import metrics
 from .heads import WithHead
 from .registry import TASKS

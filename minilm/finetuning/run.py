@@ -11,11 +11,11 @@ import torch
 from ..checkpoint import check_trainer, load
 from ..model.config import PRESETS, preset
 from ..model.transformer import Transformer, build
-from ..plumbing import settings as cli
-from ..plumbing.atomic import read_json, write_json
 from ..plumbing.devices import choose_device
 from ..plumbing.errors import UserError
-from ..plumbing.folders import PREDICTIONS, RESULTS, SETTINGS, choose_folder, find_run
+from ..plumbing.folders import PREDICTIONS, RESULTS, SETTINGS, choose_folder, find_run, read_json, write_json
+from ..plumbing.settings import settings_dict, show
+from ..plumbing.terminal import table
 from ..pretraining.run import newest_or_train
 from ..tokenizer.bpe import BPE, SPECIAL_TOKENS
 from ..training.loop import train
@@ -102,8 +102,8 @@ def finetune(settings: FinetuningSettings) -> Path:
     out = choose_folder(settings.task, settings.out, settings.overwrite, settings.resume)
     if settings.resume:
         check_trainer(out, model)
-    write_json(out / SETTINGS, cli.settings_dict(settings))
-    cli.show(settings)
+    write_json(out / SETTINGS, settings_dict(settings))
+    show(settings)
     folder.save_task(out, task)
     pace = pace_of(body.config, settings.layer_decay, settings.unfreeze_every)
     outcome = train(model, objective, own, out, tokenizer, pace, settings.patience)
@@ -145,7 +145,7 @@ def close(settings, task: Task, examples: Examples, predictions, results: dict, 
     """Print the closing table and examples, and write results.json: the run is finished."""
     what = task.trivial(examples.train, examples.test[:1])[0]
     rows = comparison.table_rows(results, comparison.names_of(settings, what))
-    print("\n" + cli.table(rows, (*comparison.HEADER, task.metric)))
+    print("\n" + table(rows, (*comparison.HEADER, task.metric)))
     print("\n" + ", ".join(f"{name} {value:.3f}" for name, value in task.score(predictions).items()))
     labels = getattr(task, "labels", None)
     if labels:
@@ -153,7 +153,7 @@ def close(settings, task: Task, examples: Examples, predictions, results: dict, 
         folder.write_confusion(out, labels, rows)
         if len(labels) <= 12:
             print("\nTest examples, first seed: rows are truths, columns predictions\n")
-            print(cli.table(rows, ("", *labels)))
+            print(table(rows, ("", *labels)))
     print("\n" + "\n".join(chosen_examples(task, predictions)) + "\n")
     write_json(out / RESULTS, figures_of(settings, task, results))
     print(f"Saved in {out} (the model of seed {settings.seeds[0]}).")

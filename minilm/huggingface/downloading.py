@@ -19,9 +19,8 @@ from urllib.parse import quote
 
 from tqdm import tqdm
 
-from ..plumbing.atomic import read_json, write_json
 from ..plumbing.errors import UserError
-from ..plumbing.folders import make_folder
+from ..plumbing.folders import make_folder, read_json, write_json
 from .weights import FILES
 
 PUBLISHED = "hf:"  # how the name of a published model begins, where a folder could stand too

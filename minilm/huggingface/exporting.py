@@ -19,9 +19,8 @@ from torch import Tensor
 
 from ..checkpoint import load
 from ..model.config import ModelConfig
-from ..plumbing.atomic import read_json, write_json
 from ..plumbing.errors import UserError
-from ..plumbing.folders import SETTINGS, make_folder
+from ..plumbing.folders import SETTINGS, make_folder, read_json, write_json
 from ..plumbing.safetensors import write_tensors
 from .configs import from_model_config
 from .names import NAMES, their_name

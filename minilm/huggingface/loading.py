@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from ..model.config import ModelConfig
 from ..model.transformer import build
-from ..plumbing.atomic import read_json
 from ..plumbing.errors import UserError
+from ..plumbing.folders import read_json
 from ..plumbing.safetensors import check_state
 from .configs import layout_of, to_model_config
 from .downloading import cached

@@ -11,8 +11,8 @@ aliases, by the table ROLES.
 
 from pathlib import Path
 
-from ..plumbing.atomic import read_json
 from ..plumbing.errors import UserError
+from ..plumbing.folders import read_json
 from ..tokenizer.bpe import BPE
 from ..tokenizer.wordpiece import WordPiece
 from .gpt2_vocabulary import read_files

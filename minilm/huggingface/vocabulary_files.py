@@ -7,8 +7,8 @@ in training. Our objectives also put a space before each text that they encode w
 
 from pathlib import Path
 
-from ..plumbing.atomic import atomic_write, write_json
 from ..plumbing.errors import UserError
+from ..plumbing.folders import atomic_write, write_json
 from ..tokenizer.bpe import BPE
 from ..tokenizer.wordpiece import WordPiece
 from .gpt2_vocabulary import byte_characters, token_name

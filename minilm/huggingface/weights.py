@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ..model.config import ModelConfig
-from ..plumbing.atomic import read_json
 from ..plumbing.errors import UserError
+from ..plumbing.folders import read_json
 from ..plumbing.safetensors import read_tensors
 
 # What `torch.load` raises for damaged files, by the place of the damage.

@@ -4,11 +4,14 @@
 which the operating system lets only one process do.
 """
 
+import json
+import os
 import re
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
+from typing import BinaryIO
 
-from .atomic import LEFTOVER, read_json, remove_leftovers
 from .errors import UserError, suggest
 
 CONFIG, TOKENIZER, WEIGHTS = "config.json", "tokenizer.json", "model.safetensors"
@@ -19,6 +22,7 @@ RUN_FILES = (RESULTS, WEIGHTS, TRAINER, TOKENIZER, SETTINGS, CONFIG, LOG)
 TASK, PREDICTIONS, CONFUSION = "task.json", "predictions.tsv", "confusion.tsv"
 TASK_FILES = (PREDICTIONS, CONFUSION, TASK)
 FORMAT = "minilm"  # "format" in config.json
+LEFTOVER = re.compile(r".+\.\d+\.tmp")
 
 
 def choose_folder(
@@ -143,3 +147,88 @@ def near_runs(folder: Path) -> str:
     if folder.exists() or not folder.parent.is_dir():
         return ""
     return suggest(str(folder), [path for path in folder.parent.iterdir() if path.is_dir()])
+
+
+def atomic_write(path: str | Path, content: bytes | str | Callable[[BinaryIO], None]) -> None:
+    """Write a file that is never seen half written: bytes, a text, or what a function writes into a file.
+
+    Where anything fails the old file stays as it was. UserError where the system refuses: no such folder, no
+    permission, no space left.
+    """
+    path = Path(path)
+    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(beside, "wb") as file:
+            if callable(content):
+                content(file)
+            else:
+                file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())  # the bytes reach the disk before the name does
+        os.replace(beside, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
+    finally:
+        if beside.exists():
+            beside.unlink()
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Delete what processes that were killed while writing left in a folder: `NAME.PID.tmp`."""
+    for path in Path(folder).iterdir():
+        if LEFTOVER.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, value) -> None:
+    """Write `value` as readable JSON, atomically."""
+    atomic_write(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: str | Path) -> dict:
+    """Return the JSON object in a file; UserError names the file and the line of what is wrong."""
+    try:
+        value = json.loads(Path(path).read_bytes().decode("utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path}, line {error.lineno}: not JSON ({error.msg}, column {error.colno})"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 at byte {error.start}") from None
+    except RecursionError:
+        raise UserError(f"{path}: JSON nested too deeply") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: a JSON object was expected, found {type(value).__name__}")
+    return value
+
+
+def append_log(folder: str | Path, record: dict) -> None:
+    """Add one JSON object as a line to log.jsonl. Log step N before saving step N: see `trim_log`."""
+    with open(Path(folder) / LOG, "a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def read_log(folder: str | Path) -> list[dict]:
+    """Return the records of log.jsonl, none where there is no log.
+
+    A last line without its end was cut off by a kill and is left out. UserError for any other bad line.
+    """
+    path = Path(folder) / LOG
+    if not path.exists():
+        return []
+    *lines, _cut_off = path.read_bytes().split(b"\n")
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            records.append(json.loads(line))
+        except ValueError as error:
+            raise UserError(f"{path}, line {number}: not JSON ({error})") from None
+    return records
+
+
+def trim_log(folder: str | Path, step: int) -> None:
+    """Drop the records after `step`, to which a resumed run goes back, and a line that was cut off."""
+    kept = [record for record in read_log(folder) if record.get("step", 0) <= step]
+    atomic_write(Path(folder) / LOG, "".join(json.dumps(record) + "\n" for record in kept))

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..checkpoint import append_log
 from .devices import process_rank
 from .errors import UserError
-from .folders import TRAINER
+from .folders import TRAINER, append_log
 
 
 class Report:

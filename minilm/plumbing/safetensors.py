@@ -19,8 +19,8 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-from .atomic import atomic_write
 from .errors import UserError
+from .folders import atomic_write
 
 DTYPES = {
     "F64": torch.float64,

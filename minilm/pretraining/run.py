@@ -7,11 +7,11 @@ from pathlib import Path
 
 from ..checkpoint import check_trainer
 from ..continued import run as continued
-from ..plumbing import settings as cli
-from ..plumbing.atomic import write_json
 from ..plumbing.devices import choose_device, process_count, process_group, process_rank
 from ..plumbing.errors import UserError
-from ..plumbing.folders import RESULTS, SETTINGS, choose_folder, find_run
+from ..plumbing.folders import RESULTS, SETTINGS, choose_folder, find_run, write_json
+from ..plumbing.settings import settings_dict, show
+from ..plumbing.terminal import table
 from ..training.loop import train
 from .recipes import with_recipe
 from .registry import (
@@ -76,8 +76,8 @@ def pretrain(settings: PretrainingSettings, overrides: dict | None = None) -> Pa
     if settings.resume:
         check_trainer(folder, model)
     if process_rank() == 0:
-        write_json(folder / SETTINGS, cli.settings_dict(settings) | overrides)
-    cli.show(settings, overrides, script="train.py")
+        write_json(folder / SETTINGS, settings_dict(settings) | overrides)
+    show(settings, overrides, script="train.py")
     with process_group(device):
         outcome = train(model, objective, settings, folder, tokenizer)
         if process_rank() == 0:
@@ -96,10 +96,10 @@ def close(settings: PretrainingSettings, model, objective, outcome: dict, folder
     """Print the closing tables and the examples, and write results.json: the run is finished."""
     before, after, entry = outcome["before"], outcome["after"], OBJECTIVES[settings.objective]
     rows, results, examples = closing(settings, objective, model, before, after)
-    print("\n" + cli.table(rows, entry.header), *["", *examples, ""], sep="\n")
+    print("\n" + table(rows, entry.header), *["", *examples, ""], sep="\n")
     if start:
         rows, more = start.closing(model)
-        print(cli.table(rows, continued.HEADER) + "\n")
+        print(table(rows, continued.HEADER) + "\n")
         results |= more
     results |= dict(loss_before=before["loss"], loss_after=after["loss"])
     results |= dict(bits_per_byte=after["bits_per_byte"], tokens_per_second=outcome["tokens_per_second"])

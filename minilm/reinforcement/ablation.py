@@ -3,7 +3,7 @@
 import copy
 from dataclasses import replace
 
-from ..plumbing import settings as cli
+from ..plumbing.terminal import table
 from . import report as closing
 from .loop import Task, train_ppo
 from .reward import Normalised
@@ -48,7 +48,7 @@ def ablate(task: Task, settings: ReinforceSettings) -> list[dict]:
         answers = closing.measure(policy, task, settings.max_new_tokens, seed, start)
         rows.append((number, name, *figures(answers), seconds))
         found.append(dict(detail=number, name=name, seconds=seconds) | answers.figures)
-    print("\n" + cli.table(rows, HEADER))
+    print("\n" + table(rows, HEADER))
     return found
 
 

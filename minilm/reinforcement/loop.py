@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 
-from ..checkpoint import append_log, check_state, load_trainer, save_model, save_trainer, trim_log
+from ..checkpoint import check_state, load_trainer, save_model, save_trainer
 from ..model.sampling import SamplingRule
 from ..model.transformer import Transformer
 from ..plumbing.ctrl_c import ctrl_c_as_a_wish
 from ..plumbing.errors import UserError
-from ..plumbing.folders import TRAINER
+from ..plumbing.folders import TRAINER, append_log, trim_log
 from ..training.loop import Interrupted
 from .ppo import adapted, make_batch, update
 from .preferences import Preferences

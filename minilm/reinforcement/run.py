@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..model.transformer import Transformer
-from ..plumbing import settings as cli
-from ..plumbing.atomic import write_json
 from ..plumbing.devices import choose_device
-from ..plumbing.folders import RESULTS, SETTINGS, choose_folder
+from ..plumbing.folders import RESULTS, SETTINGS, choose_folder, write_json
+from ..plumbing.settings import settings_dict, show
+from ..plumbing.terminal import table
 from ..pretraining.run import newest_or_train
 from . import report as closing
 from .ablation import ablate
@@ -46,8 +46,8 @@ def reinforce(settings: ReinforceSettings) -> Path:
     task = make_task(preferences, tokenizer, model, settings)
     name = "ablation" if settings.ablate else "reinforce"  # an ablation leaves no policy behind
     folder = choose_folder(name, settings.out, settings.overwrite, settings.resume)
-    write_json(folder / SETTINGS, cli.settings_dict(replace(settings, resume=False, overwrite=False)))
-    cli.show(settings)
+    write_json(folder / SETTINGS, settings_dict(replace(settings, resume=False, overwrite=False)))
+    show(settings)
     if not settings.resume:
         mark_beginning(folder, model)
     if settings.compile:
@@ -60,7 +60,7 @@ def reinforce(settings: ReinforceSettings) -> Path:
         columns, speed = learn(model, task, settings, folder)
         results |= speed | closing_results(columns, settings.algorithm)
         shown = {key: columns[key] for key in ("start", settings.algorithm, "kl 0") if key in columns}
-        print("\n" + cli.table(closing.rows(columns), ("", *columns)) + "\n")
+        print("\n" + table(closing.rows(columns), ("", *columns)) + "\n")
         print(*closing.examples(shown), sep="\n")
     results |= dict(seconds=time.perf_counter() - began, seed=settings.seed)
     write_json(folder / RESULTS, results)

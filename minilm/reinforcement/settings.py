@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..plumbing.errors import UserError
-from ..plumbing.flags import option_of
-from ..plumbing.settings import CommonSettings
+from ..plumbing.settings import CommonSettings, option_of
 
 
 @dataclass(frozen=True, kw_only=True)

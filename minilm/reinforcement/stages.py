@@ -12,9 +12,8 @@ import torch
 from ..checkpoint import load, load_trainer
 from ..model.sampling import SamplingRule
 from ..model.transformer import Transformer
-from ..plumbing.atomic import write_json
 from ..plumbing.errors import UserError
-from ..plumbing.folders import LOG, RESULTS, TRAINER, WEIGHTS, make_folder
+from ..plumbing.folders import LOG, RESULTS, TRAINER, WEIGHTS, make_folder, write_json
 from ..tokenizer.rows import END
 from ..training.loop import Interrupted, TrainingSettings, evaluate, train
 from ..training.objective import Objective

@@ -16,8 +16,8 @@ from itertools import chain, pairwise
 from pathlib import Path
 
 from ..huggingface.gpt2_vocabulary import read_files, token_bytes
-from ..plumbing.atomic import atomic_write
 from ..plumbing.errors import UserError
+from ..plumbing.folders import atomic_write
 from .base import check_aliases, special_id
 from .merges import pre_tokens, train_fast
 

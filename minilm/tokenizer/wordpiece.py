@@ -16,8 +16,8 @@ from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 
-from ..plumbing.atomic import atomic_write, read_json
 from ..plumbing.errors import UserError
+from ..plumbing.folders import atomic_write, read_json
 from .base import check_aliases, special_id
 
 FORMAT = "minilm WordPiece 1"

@@ -18,11 +18,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..checkpoint import check_state, load_trainer, save_model, save_trainer, state_to_load, trim_log
+from ..checkpoint import check_state, load_trainer, save_model, save_trainer, state_to_load
 from ..plumbing.ctrl_c import ctrl_c_as_a_wish
 from ..plumbing.devices import autocast, process_count, process_rank, sum_over_processes, to_device
 from ..plumbing.errors import UserError
-from ..plumbing.folders import TRAINER
+from ..plumbing.folders import TRAINER, trim_log
 from ..plumbing.progress import Report
 from ..plumbing.settings import CommonSettings
 from .early_stopping import EarlyStopping

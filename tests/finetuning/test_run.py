@@ -13,9 +13,8 @@ from minilm.finetuning import examples, run
 from minilm.finetuning.folder import load_finetuned
 from minilm.finetuning.registry import TASKS
 from minilm.finetuning.settings import FinetuningSettings
-from minilm.plumbing.atomic import write_json
 from minilm.plumbing.errors import UserError
-from minilm.plumbing.folders import RUN_FILES, TASK_FILES
+from minilm.plumbing.folders import RUN_FILES, TASK_FILES, write_json
 
 
 @pytest.fixture(autouse=True)

@@ -7,13 +7,14 @@ import small
 import torch
 import tuned
 
-from minilm.checkpoint import load_trainer, read_log
+from minilm.checkpoint import load_trainer
 from minilm.finetuning.comparison import prepared
 from minilm.finetuning.heads import Head, put_head_on
 from minilm.finetuning.moving import pace_of
 from minilm.finetuning.tagging import Tagging
 from minilm.finetuning.tasks import Examples, FineTuning, Prediction, check_known, device_of, in_parts
 from minilm.plumbing.errors import UserError
+from minilm.plumbing.folders import read_log
 from minilm.training.loop import Interrupted, evaluate, micro_batches, train
 
 

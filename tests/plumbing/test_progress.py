@@ -6,9 +6,9 @@ import pytest
 import small
 import torch
 
-from minilm.checkpoint import read_log
 from minilm.plumbing import progress as report
 from minilm.plumbing.errors import UserError
+from minilm.plumbing.folders import read_log
 from minilm.plumbing.progress import Report
 
 

@@ -8,7 +8,7 @@ import torch
 
 from minilm.model.config import ModelConfig
 from minilm.model.transformer import build
-from minilm.plumbing import settings as cli
+from minilm.plumbing.terminal import table
 from minilm.pretraining import closing_denoising as closing
 from minilm.pretraining.denoising import Denoising
 from minilm.pretraining.noise import NOISES
@@ -184,6 +184,6 @@ def test_closing_has_the_figures_of_results_json(tiny, model):
         closing.commonest_share(tiny),
     ]
     assert all(len(row) == len(HEADER) for row in rows)
-    assert len(cli.table(rows, HEADER).splitlines()) == len(rows) + 2
+    assert len(table(rows, HEADER).splitlines()) == len(rows) + 2
     assert examples[-11:] == closing.rebuilt_examples(tiny, model)
     assert tiny.noises == ("infilling", "permutation"), "the run's own noise is changed"

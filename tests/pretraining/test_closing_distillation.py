@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from minilm.plumbing import settings as cli
+from minilm.plumbing.terminal import table
 from minilm.pretraining import closing_distillation as closing
 from minilm.pretraining.closing_distillation import HEADER, Smoothed, distillation_closing
 from minilm.pretraining.distillation import Distillation, initial_student
@@ -190,7 +190,7 @@ def test_closing_figures_are_those_of_the_models(objective, student, figures):
     assert [row[2] * 2 for row in rows] == [closing.block_weights(student) * 3] + [
         2 * row[2] for row in rows[1:]
     ]
-    assert "student, 60 texts" in cli.table(rows, HEADER)
+    assert "student, 60 texts" in table(rows, HEADER)
     assert len(examples) == 2 + 2 * 3 and "(it was: " in examples[3]
 
 

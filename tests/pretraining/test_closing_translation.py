@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from minilm.plumbing import settings as cli
+from minilm.plumbing.terminal import table
 from minilm.pretraining import closing_translation as closing
 from minilm.pretraining.report import HEADER
 from minilm.texts.pairs import Pairs, load_pairs
@@ -47,7 +47,7 @@ def test_closing_has_the_figures_of_results_json(objective):
     assert all(len(row) == len(HEADER) for row in rows)
     cells = [cell for row in rows for cell in row]
     assert all(value in cells for value in [*BEFORE.values(), *AFTER.values(), *results.values()])
-    assert len(cli.table(rows, HEADER).splitlines()) == len(rows) + 2
+    assert len(table(rows, HEADER).splitlines()) == len(rows) + 2
     assert len([line for line in examples if line in sources]) == 5, "five translations"
 
 

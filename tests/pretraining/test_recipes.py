@@ -7,7 +7,7 @@ import pytest
 
 from minilm.model.config import PRESETS
 from minilm.plumbing.errors import UserError
-from minilm.plumbing.flags import flags_of, words_for
+from minilm.plumbing.settings import flags_of, words_for
 from minilm.pretraining.recipes import DEFAULT_MODEL, RECIPES, filled_in, with_recipe
 from minilm.pretraining.settings import PretrainingSettings
 

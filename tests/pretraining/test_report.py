@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from minilm.plumbing import settings as cli
+from minilm.plumbing.terminal import table
 from minilm.pretraining import report as closing
 from minilm.pretraining.causal import Causal
 from minilm.pretraining.masked import Masked
@@ -114,7 +114,7 @@ def test_slot_accuracy_is_none_where_no_thing_is_a_token(world_corpus, encoder):
     assert closing.slot_accuracy(objective, model) is None
     before = measured(objective, model)
     rows, results, _ = closing.masked_closing(objective, model, before, before)
-    assert "slot_accuracy" not in results and "thing" not in cli.table(rows, closing.HEADER)
+    assert "slot_accuracy" not in results and "thing" not in table(rows, closing.HEADER)
 
 
 def test_unigram_loss_equals_a_plain_loop(tiny, byte_bpe):
@@ -255,7 +255,7 @@ def test_masked_closing_has_the_figures_of_results_json(world_corpus, world_bpe,
     assert all(value in cells for value in shown), "a figure is missing from the table"
     assert closing.unigram_loss(objective, "masked_labels") in cells
     assert 1 / len(world.PLACES) in cells and (0.5 in cells) == next_sentence, "what chance gives"
-    assert len(cli.table(rows, closing.HEADER).splitlines()) == len(rows) + 2
+    assert len(table(rows, closing.HEADER).splitlines()) == len(rows) + 2
     assert [line for line in examples if "____" in line]
 
 
@@ -280,7 +280,7 @@ def test_causal_closing_stands_beside_the_floor(world_corpus, world_bpe, decoder
     assert columns["bits per byte"] == (3.5, 0.3, floor["bits_per_byte"])
     assert columns["next token right"] == (0.01, 0.66, None)
     assert examples[-1] == objective.sample(model).strip()
-    assert len(cli.table(rows, closing.HEADER).splitlines()) == len(rows) + 2
+    assert len(table(rows, closing.HEADER).splitlines()) == len(rows) + 2
 
 
 def test_causal_closing_without_a_floor(tagged_corpus, bpe, decoder):

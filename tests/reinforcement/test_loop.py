@@ -10,8 +10,9 @@ import small
 import torch
 
 import minilm
-from minilm.checkpoint import load_trainer, read_log
+from minilm.checkpoint import load_trainer
 from minilm.plumbing.errors import UserError
+from minilm.plumbing.folders import read_log
 from minilm.reinforcement import loop
 from minilm.reinforcement.loop import Alarm, Task, line, mark_beginning, ppo_step, train_ppo
 from minilm.reinforcement.reward import RuleReward

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from minilm.plumbing import settings as cli
 from minilm.plumbing.errors import UserError
-from minilm.plumbing.flags import flags_of
+from minilm.plumbing.settings import flags_of, parse
 from minilm.reinforcement import settings as module
 from minilm.reinforcement.settings import ReinforceSettings
 
@@ -35,7 +34,7 @@ def test_the_defaults_are_valid_and_every_flag_has_a_help_text():
 )
 def test_values_out_of_range_are_refused(flags, message):
     with pytest.raises(UserError, match=message.replace("ppo|dpo", r"ppo\|dpo")):
-        cli.parse(ReinforceSettings, flags.split())
+        parse(ReinforceSettings, flags.split())
 
 
 def test_every_setting_is_read_somewhere():

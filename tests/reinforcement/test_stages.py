@@ -7,8 +7,9 @@ import pytest
 import small
 import torch
 
-from minilm.checkpoint import load_trainer, read_log, save
+from minilm.checkpoint import load_trainer, save
 from minilm.plumbing.errors import UserError
+from minilm.plumbing.folders import read_log
 from minilm.reinforcement import stages
 from minilm.reinforcement.reward import LearnedReward, RuleReward, reward_model_from
 from minilm.reinforcement.rollout import draw_answers

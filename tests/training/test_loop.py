@@ -6,7 +6,7 @@ import pytest
 import small
 import torch
 
-from minilm.checkpoint import read_log
+from minilm.plumbing.folders import read_log
 from minilm.training import loop as training
 from minilm.training.loop import add_metrics, learning_rate, make_optimizer, micro_batches, train, train_step
 from minilm.training.objective import IGNORED

@@ -6,7 +6,8 @@ import pytest
 import small
 import torch
 
-from minilm.checkpoint import load_trainer, read_log
+from minilm.checkpoint import load_trainer
+from minilm.plumbing.folders import read_log
 from minilm.training import loop as training
 from minilm.training.early_stopping import EarlyStopping
 from minilm.training.loop import learning_rate, make_optimizer, train, train_step

@@ -13,8 +13,9 @@ import small
 import torch
 
 from minilm import checkpoint
-from minilm.checkpoint import load, load_trainer, read_log, save_trainer
+from minilm.checkpoint import load, load_trainer, save_trainer
 from minilm.plumbing.errors import UserError
+from minilm.plumbing.folders import read_log
 from minilm.training import loop as training
 from minilm.training.loop import Interrupted, go_on_from, make_optimizer, save_checkpoint, train, train_step
 

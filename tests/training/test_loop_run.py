@@ -6,8 +6,9 @@ import pytest
 import small
 import torch
 
-from minilm.checkpoint import load, read_log
+from minilm.checkpoint import load
 from minilm.plumbing.errors import UserError
+from minilm.plumbing.folders import read_log
 from minilm.training import loop as training
 from minilm.training.loop import evaluate, train
 

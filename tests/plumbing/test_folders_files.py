@@ -1,12 +1,12 @@
-"""Grades plumbing/atomic.py: a file is whole or absent, and JSON says where it is wrong."""
+"""Grades plumbing/folders.py: a file is whole or absent, and JSON says where it is wrong."""
 
 import os
 from pathlib import Path
 
 import pytest
 
-from minilm.plumbing.atomic import atomic_write, read_json, remove_leftovers, write_json
 from minilm.plumbing.errors import UserError
+from minilm.plumbing.folders import atomic_write, read_json, remove_leftovers, write_json
 
 
 class Killed(BaseException):

@@ -1,4 +1,4 @@
-"""Grades plumbing/flags.py: the words after a flag become a value of the field's type, and back."""
+"""Grades plumbing/settings.py: the words after a flag become a value of the field's type, and back."""
 
 import shlex
 from dataclasses import MISSING, dataclass, field
@@ -7,7 +7,7 @@ from typing import Literal, Optional
 import pytest
 
 from minilm.plumbing.errors import UserError
-from minilm.plumbing.flags import (
+from minilm.plumbing.settings import (
     Flag,
     as_typed,
     comments_of,

@@ -1,0 +1,57 @@
+"""What a script says at its end: the closing table, an error in one line, the exit code."""
+
+import os
+import sys
+
+from .errors import UserError
+
+
+def table(rows, header, digits: int = 3) -> str:
+    """Return rows under their header as aligned text; columns of numbers stand at the right.
+
+    Floats have `digits` places after the point (where that would show 0: 1.0e-05), integers a comma every
+    three digits; none is `-`.
+    """
+    columns = []
+    for name, *values in zip(header, *rows, strict=True):
+        cells = [name, *(cell(value, digits) for value in values)]
+        numeric = all(value is None or isinstance(value, (int, float)) for value in values)
+        width = max(map(len, cells))
+        columns.append([text.rjust(width) if numeric else text.ljust(width) for text in cells])
+    head, *body = ["  ".join(line).rstrip() for line in zip(*columns, strict=True)]
+    return "\n".join([head, "-" * max(map(len, [head, *body])), *body])
+
+
+def cell(value, digits: int) -> str:
+    """Return the text of one cell of a table."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.1e}" if 0 < abs(value) < 0.5 * 10**-digits else f"{value:,.{digits}f}"
+    return str(value)
+
+
+def exit_code(main) -> int:
+    """Call `main()` and return the exit code: what it returns (none: 0), or that of how it ended.
+
+    2: a UserError, printed as one line. 130: Ctrl-C, told in one line. 141: the reader of a
+    pipe has left (`python train.py | head`). Anything else is a bug and keeps its traceback.
+    """
+    try:
+        code = main() or 0
+        sys.stdout.flush()
+        return code
+    except UserError as error:
+        print("error:", " ".join(str(error).splitlines()), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as stop:
+        print(stop if str(stop) else "stopped by Ctrl-C: nothing was being saved", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Python flushes stdout once more when it ends; without a reader that would print a traceback.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
