@@ -5,11 +5,11 @@ import random
 import pytest
 import torch
 
+from minilm import world
 from minilm.model.config import ModelConfig
 from minilm.model.transformer import build
 from minilm.texts.corpus import Corpus
 from minilm.tokenizer.bpe import BPE, SPECIAL_TOKENS
-from minilm.world import story as world
 
 # tests are tiny: threads that wait for each other on a busy machine cost five times more
 torch.set_num_threads(1)

@@ -13,6 +13,7 @@ import published
 import pytest
 
 import minilm
+from minilm import world
 from minilm.extraction import feature_files, token_features
 from minilm.finetuning import examples
 from minilm.model.config import PRESETS, ModelConfig
@@ -20,8 +21,6 @@ from minilm.plumbing.terminal import exit_code
 from minilm.reinforcement import preferences
 from minilm.texts import corpus as data
 from minilm.tokenizer.bpe import BPE, SPECIAL_TOKENS
-from minilm.world import story as world
-from minilm.world import tasks as world_tasks
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
 COMMAND = re.compile(r"(?:python|torchrun --nproc-per-node \d+) ([a-z]+\.py[^`\n]*)")
@@ -87,10 +86,10 @@ def workplace(tmp_path, monkeypatch):
     with gzip.open("more.jsonl.gz", "wt", encoding="utf-8") as file:
         file.writelines(json.dumps({"text": text}) + "\n" for text in texts)
     for name in ("train.tsv", "test.tsv", "reviews.tsv", "more.tsv"):
-        rows = world_tasks.labelled(24, seed=len(name))
+        rows = world.labelled(24, seed=len(name))
         lines = (f"{text[-30:]}\t{label}\n" for text, label in rows)  # two fit into 128 positions
         Path(name).write_text("".join(lines), encoding="utf-8")
-    tagged = world_tasks.tagging(12, seed=0)
+    tagged = world.tagging(12, seed=0)
     lines = ("".join(f"{word} {tag}\n" for word, tag in zip(*one, strict=True)) for one in tagged)
     lines = "\n".join(lines)
     for name in ("tags.conll", "train.conll", "test.conll"):

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
+from .. import world
 from ..plumbing.errors import UserError
 from ..plumbing.folders import atomic_write
 from ..texts.files import kind, read_documents, read_jsonl, string_field, text_files
 from ..texts.tables import SUFFIXES, read_table
-from ..world import tasks as world_tasks
 
 FEATURES = "features.npz"
 WORLD_TRAIN, WORLD_TEST = 384, 600  # stories: 64 a place to draw labels from, 100 a place to test on
@@ -41,7 +41,7 @@ def world_examples(seed: int) -> tuple[Examples, Examples, Examples]:
     sizes = ((WORLD_TRAIN, False), (WORLD_TEST, False), (WORLD_TEST, True))
     parts = []
     for (n, held_out), far in zip(sizes, WORLD_SEEDS, strict=True):
-        texts, labels = zip(*world_tasks.labelled(n, seed + far, held_out=held_out), strict=True)
+        texts, labels = zip(*world.labelled(n, seed + far, held_out=held_out), strict=True)
         parts.append(Examples("world", list(texts), list(labels)))
     return tuple(parts)
 

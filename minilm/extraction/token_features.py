@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .. import world
 from ..model.config import ModelConfig
 from ..plumbing.errors import UserError
 from ..texts.tables import read_conll
 from ..tokenizer.rows import END, TextRows, framed, starts_of, word_ids
-from ..world import tasks as world_tasks
 from .feature_files import read_examples
 from .features import checked_rows, hidden_batches, tell_cut
 
@@ -35,7 +35,7 @@ def read_tokens(data: str, tokenizer, config: ModelConfig, seed: int) -> Tokens:
         rows = checked_rows(tokenizer, config, read_examples(data).texts)
         names = [[tokenizer.decode([i]) for i in ids] for ids in rows.ids]
         return Tokens(rows, [list(range(len(ids))) for ids in rows.ids], names, None)
-    sentences = world_tasks.tagging(WORLD_SENTENCES, seed) if data == "world" else read_conll(data)[0]
+    sentences = world.tagging(WORLD_SENTENCES, seed) if data == "world" else read_conll(data)[0]
     rows, columns = word_rows(tokenizer, config, [words for words, _ in sentences])
     tell_cut(rows, config)
     kept = [len(found) for found in columns]

@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .. import world
 from ..plumbing.errors import UserError
 from ..texts.tables import read_table
 from ..tokenizer.rows import PairRows, TextRows, pair_rows, text_rows
 from ..training import metrics
-from ..world import tasks as world_tasks
 from .heads import Head
 from .tasks import Prediction, Rows, Task, check_known, device_of, in_parts
 
@@ -109,7 +109,7 @@ class Classification(TextTask):
     @classmethod
     def world(cls, n, seed, held_out):
         """Return sentences 2 to 4 of stories and their place, which no sentence names."""
-        return world_tasks.labelled(n, seed, "place", held_out)
+        return world.labelled(n, seed, "place", held_out)
 
     @classmethod
     def draw(cls, examples, n, seed):
@@ -185,4 +185,4 @@ class Pair(Classification):
     @classmethod
     def world(cls, n, seed, held_out):
         """Return sentences 2 and 3 of two stories, and whether both happen at the same place."""
-        return world_tasks.text_pairs(n, seed, held_out, short=True)
+        return world.text_pairs(n, seed, held_out, short=True)

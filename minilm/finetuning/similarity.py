@@ -17,9 +17,9 @@ import re
 
 import torch
 
+from .. import world
 from ..plumbing.errors import UserError
 from ..training import metrics
-from ..world import tasks as world_tasks
 from .classification import TextsWithTruth, TextTask
 from .tasks import Prediction
 
@@ -42,7 +42,7 @@ class Similarity(TextTask):
     @classmethod
     def world(cls, n, seed, held_out):
         """Return two stories, and how many of place, person and ending they share, from 0 to 5."""
-        return world_tasks.similarity(n, seed, held_out)
+        return world.similarity(n, seed, held_out)
 
     @classmethod
     def learn(cls, train):

@@ -17,12 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .. import world
 from ..plumbing.errors import UserError
 from ..texts.files import kind
 from ..texts.tables import read_squad, read_table
 from ..tokenizer.rows import TextRows, framed, text_ids
 from ..training import metrics
-from ..world import tasks as world_tasks
 from .heads import Head
 from .tasks import Prediction, Rows, Task, device_of, in_parts
 
@@ -56,7 +56,7 @@ class Span(Task):
     @classmethod
     def world(cls, n, seed, held_out):
         """Return stories, each with a question: who, what, where, when, or how somebody felt."""
-        examples = world_tasks.questions(n, seed, held_out)
+        examples = world.questions(n, seed, held_out)
         return [(text, question, [(answer, start)]) for text, question, answer, start in examples]
 
     @classmethod

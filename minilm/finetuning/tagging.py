@@ -15,13 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .. import world
 from ..model.draft import pad
 from ..plumbing.errors import UserError
 from ..texts.tables import read_conll
 from ..tokenizer.rows import TextRows, framed, starts_of, word_ids
 from ..training import metrics
 from ..training.objective import IGNORED
-from ..world import tasks as world_tasks
 from .heads import Head
 from .tasks import Prediction, Rows, Task, check_known, device_of, in_parts
 
@@ -47,7 +47,7 @@ class Tagging(Task):
     @classmethod
     def world(cls, n, seed, held_out):
         """Return the words of stories, and which are persons, things and places."""
-        return world_tasks.tagging(n, seed, held_out)
+        return world.tagging(n, seed, held_out)
 
     @classmethod
     def learn(cls, train):

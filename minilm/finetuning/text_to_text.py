@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import world
 from ..model.generate import generate
 from ..plumbing.errors import UserError
 from ..pretraining.translation import EncodedTexts, alike
@@ -24,7 +25,6 @@ from ..tokenizer.rows import END, decoder_begin, text_ids
 from ..training.bleu import corpus_bleu, exact_match, words
 from ..training.metrics import macro_f1
 from ..training.objective import IGNORED, count_correct, summed_cross_entropy, tensors
-from ..world import tasks as world_tasks
 from .tasks import Prediction, Rows, Task, device_of
 
 FIELDS = (("source", "target"), ("prompt", "response"))
@@ -71,7 +71,7 @@ class TextToText(Task):
     @classmethod
     def world(cls, n, seed, held_out):
         """Return n questions, each with its story before it, and their answers."""
-        examples = world_tasks.questions(n, seed, held_out)
+        examples = world.questions(n, seed, held_out)
         return [(f"{story} {question}", answer) for story, question, answer, _ in examples]
 
     @classmethod

@@ -1,6 +1,6 @@
 """What the default of regime 6 asks: labels that the model can only have read in the prompt.
 
-Three kinds of question on the documents of `world_few_shot.py`, each asked after k examples:
+Three kinds of question on the documents of `world.few_shot`, each asked after k examples:
 
     new_pairings    which label has this thing's place? place and label never met in training
     nonce_keys      which label had this key before? the key is no word and never had a label of its own
@@ -9,8 +9,7 @@ Three kinds of question on the documents of `world_few_shot.py`, each asked afte
 
 from collections.abc import Sequence
 
-from ..world import few_shot as world_few_shot
-from ..world.few_shot import LABEL_WORDS, few_shot
+from ..world import LABEL_WORDS, N_PAIRS, few_shot_pairs
 from .prompts import PromptFormat, Question
 
 TASKS = {
@@ -25,14 +24,14 @@ NAMES = {
 }
 CHANCE = 1 / len(LABEL_WORDS)
 FORMAT = PromptFormat({label: label for label in LABEL_WORDS}, template=" {text} {label}", separator="")
-PROBE_SHOTS = world_few_shot.N_PAIRS - 1
+PROBE_SHOTS = N_PAIRS - 1
 TEST_SEED = 2_000_003  # added to the seed, so that no question is a training document
 
 
 def questions(task: str, k: int, n: int, seed: int, start: int = 0) -> list[Question]:
     """Return the questions number start .. start + n - 1 of a task, each after k examples of its own."""
     documents = (
-        few_shot(seed + TEST_SEED, index, split="test", n_pairs=k + 1, **TASKS[task])
+        few_shot_pairs(seed + TEST_SEED, index, split="test", n_pairs=k + 1, **TASKS[task])
         for index in range(start, start + n)
     )
     return [Question(tuple(pairs[:-1]), *pairs[-1]) for pairs in documents]

@@ -4,7 +4,7 @@ import numpy as np
 
 from ..training.bleu import corpus_bleu, exact_match
 from ..training.objective import perplexity
-from ..world.portuguese import word_by_word
+from ..world import word_by_word
 from .translation import Translation
 
 

@@ -7,10 +7,10 @@ So each figure stands beside what a trivial method reaches.
 import numpy as np
 from torch import Tensor
 
+from .. import world
 from ..in_context.questions import CHANCE, NAMES
 from ..training.loop import micro_batches
 from ..training.objective import IGNORED, perplexity, tensors
-from ..world import story as world
 from .causal import Causal
 from .denoising import Denoising
 from .masked import Masked, predict_masked

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import world
 from ..model.config import ModelConfig
 from ..plumbing.errors import UserError
 from ..texts.corpus import split_by_hash
@@ -19,8 +20,6 @@ from ..texts.files import kind, read_jsonl, read_text, string_field
 from ..texts.tables import read_table
 from ..tokenizer.rows import END, prompt_ids
 from ..training.objective import Objective
-from ..world import story as world
-from ..world import tasks as world_tasks
 
 HELD_OUT_PAIRS, TRAIN_PROMPTS, TEST_PROMPTS = 1000, 3000, 1000  # of the embedded world
 HELD_OUT_SEED = 1_000_003  # added to the seed for what nothing is trained on
@@ -76,13 +75,13 @@ def load_preferences(
 
 
 def world_preferences(n_pairs: int, seed: int) -> Preferences:
-    """Return pairs of the embedded world (`world_tasks.preferences`) with the judge that made them."""
-    pairs = world_tasks.preferences(n_pairs, seed)
+    """Return pairs of the embedded world (`world.preferences`) with the judge that made them."""
+    pairs = world.preferences(n_pairs, seed)
     seen = {prompt for prompt, _, _ in pairs}
-    prompts = world_tasks.preference_prompts(TRAIN_PROMPTS, seed + 1)
+    prompts = world.preference_prompts(TRAIN_PROMPTS, seed + 1)
     seen |= set(prompts)
-    other_pairs = world_tasks.preferences(2 * HELD_OUT_PAIRS, seed + HELD_OUT_SEED)
-    other_prompts = world_tasks.preference_prompts(2 * TEST_PROMPTS, seed + HELD_OUT_SEED + 1)
+    other_pairs = world.preferences(2 * HELD_OUT_PAIRS, seed + HELD_OUT_SEED)
+    other_prompts = world.preference_prompts(2 * TEST_PROMPTS, seed + HELD_OUT_SEED + 1)
     held_out = [pair for pair in other_pairs if pair[0] not in seen][:HELD_OUT_PAIRS]
     test = [prompt for prompt in other_prompts if prompt not in seen][:TEST_PROMPTS]
     return Preferences("world", pairs, held_out, prompts, test, world.judge)

@@ -18,9 +18,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from .. import world
 from ..plumbing.errors import UserError, suggest
-from ..world import story as world
-from ..world.few_shot import few_shot_documents
 from . import files, python_docs
 
 SOURCES = (
@@ -226,7 +225,7 @@ def _world_corpus(source: str, seed: int, n_documents: int) -> Corpus:
         raise UserError(f"{source}: no such domain of the world{suggest(source, SOURCES)}")
     domain = source.partition(":")[2] or "stories"
     if domain.startswith("few-shot"):
-        write, floor = partial(few_shot_documents, repeats=domain == "few-shot"), None
+        write, floor = partial(world.few_shot_documents, repeats=domain == "few-shot"), None
     else:
         write, floor = partial(world.documents, domain=domain), partial(world.log_probability, domain=domain)
     train = write(n_documents, seed)

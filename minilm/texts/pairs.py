@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..plumbing.errors import UserError, suggest
-from ..world.tasks import translation_pairs
+from ..world import translation_pairs
 from . import files
 from .corpus import VALIDATION_SEED, VALIDATION_SHARE
 from .tables import SUFFIXES, read_aligned, read_table

@@ -11,7 +11,8 @@ import random
 from itertools import pairwise
 
 from ..plumbing.errors import UserError, suggest
-from .story import HELD_OUT_THINGS, HELD_OUT_VERBS, MOODS, NAMES, PLACES, THINGS, VERBS, Story, place_of
+from .story import Story, place_of
+from .words import HELD_OUT_THINGS, HELD_OUT_VERBS, MOODS, NAMES, PLACES, THINGS, VERBS
 
 LABEL_WORDS = ("moon", "star", "wind", "snow", "gold", "iron", "wood", "salt")
 NONCE_WORDS = tuple(
@@ -40,7 +41,7 @@ def labels_for(key: str, split: str) -> list[str]:
     return [label for label in LABEL_WORDS if held_out_pair(place, label) == (split == "test")]
 
 
-def few_shot(
+def few_shot_pairs(
     seed: int, index: int, kind: str, split: str = "train", n_pairs: int = N_PAIRS, items: str | None = None
 ) -> list[tuple[str, str]]:
     """Return document number `index` as (key, label) pairs; the last pair is the one to ask in a test.
@@ -134,5 +135,5 @@ def few_shot_documents(n: int, seed: int, repeats: bool = True) -> list[str]:
             documents.append(Story(seed, index).text)
         else:
             kind = rng.choices(KINDS, shares)[0]
-            documents.append(few_shot_text(few_shot(seed, index, kind)))
+            documents.append(few_shot_text(few_shot_pairs(seed, index, kind)))
     return documents

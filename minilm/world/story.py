@@ -19,47 +19,18 @@ from functools import cached_property
 from ..plumbing.errors import UserError, suggest
 from . import reports as world_reports
 from . import stories as world_stories
-from .grammar import Derived, Grammar, tokens
+from .grammar import Derived, Grammar
 from .reports import Report
 from .stories import noun, write_phrase
 from .words import (
     HAPPY_MOODS,
     HELD_OUT_THINGS,
     HELD_OUT_VERBS,
-    MOODS,
     NAMES,
     PLACES,
     THING_WORDS,
-    THINGS,
     VERB_WORDS,
-    VERBS,
 )
-
-__all__ = [
-    "DOMAINS",
-    "HAPPY_MOODS",
-    "HELD_OUT_THINGS",
-    "HELD_OUT_VERBS",
-    "MOODS",
-    "NAMES",
-    "PLACES",
-    "SINGULAR_OF",
-    "THINGS",
-    "VERBS",
-    "Report",
-    "Story",
-    "documents",
-    "judge",
-    "log_probability",
-    "parses",
-    "place_of",
-    "reports",
-    "stories",
-    "things_of",
-    "tokens",
-    "translate",
-]
-
 
 GRAMMAR = world_stories.GRAMMAR
 DOMAINS: dict[str, Grammar] = {"stories": GRAMMAR, "reports": world_reports.GRAMMAR}
@@ -194,14 +165,11 @@ def story_facts(story: Story) -> list[tuple[str, str, int, int]]:
     return facts
 
 
-def stories(n: int, seed: int = 0, start: int = 0) -> list[Story]:
-    """Return the stories number start .. start + n - 1 of a seed."""
-    return [Story(seed, index) for index in range(start, start + n)]
-
-
-def reports(n: int, seed: int = 0, start: int = 0) -> list[Report]:
-    """Return the reports number start .. start + n - 1 of a seed."""
-    return [Report(seed, index) for index in range(start, start + n)]
+def draw(n: int, seed: int = 0, domain: str = "stories", start: int = 0) -> list[Derived]:
+    """Return the texts number start .. start + n - 1 of a seed: `Story` objects, or `Report` objects."""
+    grammar_of(domain)
+    text = Story if domain == "stories" else Report
+    return [text(seed, index) for index in range(start, start + n)]
 
 
 def grammar_of(domain: str) -> Grammar:
@@ -215,8 +183,7 @@ def grammar_of(domain: str) -> Grammar:
 
 def documents(n: int, seed: int = 0, domain: str = "stories", start: int = 0) -> list[str]:
     """Return the texts number start .. start + n - 1 of a domain, "stories" or "reports"."""
-    grammar_of(domain)
-    return [item.text for item in (stories if domain == "stories" else reports)(n, seed, start)]
+    return [item.text for item in draw(n, seed, domain, start)]
 
 
 def log_probability(text: str, domain: str = "stories") -> float:
@@ -247,11 +214,6 @@ def translate(text: str, domain: str = "stories") -> str:
     if not found:
         raise UserError(f"not a text of the world's {domain}: {text[:60]!r}; only those can be translated")
     return " ".join(grammar.portuguese(found[0][0]))
-
-
-def things_of(place: str) -> tuple[str, ...]:
-    """Return every form (singular, plural) of the things that belong to a place."""
-    return tuple(form for thing in THINGS[place] for form in (thing, noun(thing, True)))
 
 
 def place_of(word: str) -> str | None:

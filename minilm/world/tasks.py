@@ -13,8 +13,8 @@ from collections import Counter
 from ..plumbing.errors import UserError, suggest
 from .grammar import Derived
 from .reports import Report
-from .story import GRAMMAR, PLACES, SINGULAR_OF, Story, picker
-from .words import ADJECTIVES
+from .story import GRAMMAR, SINGULAR_OF, Story, picker
+from .words import ADJECTIVES, PLACES
 
 LABELS = ("place", "mood")
 INSTRUCTIONS = {

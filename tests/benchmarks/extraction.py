@@ -25,8 +25,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import minilm
+from minilm import world
 from minilm.extraction.features import Reading, checked_rows, extract, n_layer
-from minilm.world import story as world
 
 ROUNDS, B, N_TEXT = 9, 32, 256
 THREADS = int(os.environ.get("OMP_NUM_THREADS", "2"))

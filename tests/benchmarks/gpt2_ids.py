@@ -16,9 +16,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from minilm import world
 from minilm.texts import python_docs
 from minilm.tokenizer.bpe import BPE
-from minilm.world import story as world
 
 PIECE = 100_000  # characters encoded at once
 

@@ -5,6 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from minilm import world
 from minilm.extraction import feature_files
 from minilm.extraction.feature_files import (
     Examples,
@@ -18,8 +19,6 @@ from minilm.extraction.feature_files import (
     world_examples,
 )
 from minilm.plumbing.errors import UserError
-from minilm.world import story as world
-from minilm.world import tasks as world_tasks
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +40,7 @@ def test_the_world_tests_on_other_stories_and_on_words_without_a_label():
     for part in (train, test, unseen):
         assert len(set(Counter(part.labels).values())) == 1 and set(part.labels) == set(world.PLACES)
     assert not set(train.texts) & set(test.texts)
-    in_training = {text for text, _ in world_tasks.labelled(24, 0)}
+    in_training = {text for text, _ in world.labelled(24, 0)}
     assert not in_training & set(train.texts), "not the stories of pre-training"
     words = [
         {w for w in " ".join(part.texts).replace(".", "").split() if world.place_of(w)}

@@ -5,11 +5,11 @@ import pytest
 import small
 import torch
 
+from minilm import world
 from minilm.extraction import token_features
 from minilm.extraction.token_features import extract_tokens, read_tokens, token_columns, word_rows
 from minilm.plumbing.errors import UserError
 from minilm.tokenizer.rows import text_rows
-from minilm.world import tasks as world_tasks
 
 TOKENIZER = small.tokenizer()
 WORDS = [["Ana", "likes", "Wollongong"], ["Rui", "sat", "."]]
@@ -82,6 +82,6 @@ def test_the_world_has_tagged_words(monkeypatch):
     monkeypatch.setattr(token_features, "WORLD_SENTENCES", 3)
     config = small.model("masked").config
     tokens = read_tokens("world", TOKENIZER, config, 5)
-    for words, tags, expected in zip(tokens.names, tokens.tags, world_tasks.tagging(3, 5), strict=True):
+    for words, tags, expected in zip(tokens.names, tokens.tags, world.tagging(3, 5), strict=True):
         assert len(words) == len(tags) < len(expected[0]), "cut at 24 tokens"
         assert (words, tags) == (expected[0][: len(words)], expected[1][: len(words)])

@@ -17,7 +17,7 @@ from minilm.finetuning.examples import (
 )
 from minilm.finetuning.registry import TASKS
 from minilm.plumbing.errors import UserError
-from minilm.world.story import HELD_OUT_THINGS, SINGULAR_OF
+from minilm.world import HELD_OUT_THINGS, SINGULAR_OF
 
 
 @pytest.fixture(autouse=True)

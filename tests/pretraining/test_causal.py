@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from minilm import world
 from minilm.plumbing.errors import UserError
 from minilm.pretraining.causal import Causal, overlapping_windows, token_stream
 from minilm.texts.corpus import Corpus
 from minilm.training.objective import IGNORED
-from minilm.world import story as world
 
 END = "<|endoftext|>"
 

@@ -10,7 +10,7 @@ from minilm.pretraining import closing_translation as closing
 from minilm.pretraining.report import HEADER
 from minilm.texts.pairs import Pairs, load_pairs
 from minilm.training.bleu import corpus_bleu, exact_match
-from minilm.world.portuguese import word_by_word
+from minilm.world import word_by_word
 
 BEFORE = dict(loss=6.5, plain_loss=6.4, bits_per_byte=3.5, accuracy=0.01)
 AFTER = dict(loss=1.6, plain_loss=0.4, bits_per_byte=0.3, accuracy=0.93)

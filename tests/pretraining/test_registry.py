@@ -7,6 +7,7 @@ import pytest
 import small
 import torch
 
+from minilm import world
 from minilm.checkpoint import save
 from minilm.model.config import PRESETS, ModelConfig
 from minilm.plumbing.errors import UserError
@@ -14,7 +15,6 @@ from minilm.pretraining import registry
 from minilm.pretraining.recipes import DEFAULT_MODEL, with_recipe
 from minilm.pretraining.registry import OBJECTIVES, check_fit, fresh_model, load_texts, make_objective
 from minilm.pretraining.settings import PretrainingSettings
-from minilm.world import story as world
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)

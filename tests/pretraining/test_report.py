@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from minilm import world
 from minilm.plumbing.terminal import table
 from minilm.pretraining import report as closing
 from minilm.pretraining.causal import Causal
@@ -15,7 +16,6 @@ from minilm.pretraining.masked import Masked
 from minilm.texts.corpus import Corpus
 from minilm.tokenizer.bpe import BPE, SPECIAL_TOKENS
 from minilm.training.objective import IGNORED
-from minilm.world import story as world
 
 
 class Oracle(nn.Module):
@@ -73,7 +73,7 @@ def hidden_tokens(objective) -> list[int]:
 
 
 def test_slot_accuracy_is_1_for_any_thing_of_the_place(objective, world_bpe):
-    model = Oracle(world_bpe, lambda text: {" " + world.things_of(place_in(text))[-1]: 1.0})
+    model = Oracle(world_bpe, lambda text: {" " + world.THINGS[place_in(text)][-1]: 1.0})
     assert closing.slot_accuracy(objective, model) == 1.0, "any thing of the same place counts, not one only"
     assert set(model.n_blank) == {1}, "one thing a row is hidden"
     assert sum(model.n_row) == len(objective.texts["validation"]) == 60
@@ -82,8 +82,8 @@ def test_slot_accuracy_is_1_for_any_thing_of_the_place(objective, world_bpe):
 
 def test_slot_accuracy_is_0_for_things_of_another_place_and_for_other_words(objective, world_bpe):
     def elsewhere(text):
-        place = list(world.PLACES).index(place_in(text))
-        return {" " + world.things_of(list(world.PLACES)[place - 1])[0]: 1.0}
+        place = world.PLACES.index(place_in(text))
+        return {" " + world.THINGS[world.PLACES[place - 1]][0]: 1.0}
 
     assert closing.slot_accuracy(objective, Oracle(world_bpe, elsewhere)) == 0.0
     for word in (" the", ".", "[MASK]", "[PAD]"):
@@ -101,7 +101,7 @@ def test_slot_accuracy_hides_things_only(objective, world_bpe):
 
 
 def test_slot_accuracy_of_one_thing_is_about_chance(objective, world_bpe):
-    thing = " " + world.things_of("farm")[0]
+    thing = " " + world.THINGS["farm"][0]
     accuracy = closing.slot_accuracy(objective, Oracle(world_bpe, lambda text: {thing: 1.0}))
     at_farm = np.mean([place_in(text) == "farm" for text in objective.corpus.validation])
     assert accuracy == pytest.approx(at_farm), "right in the stories of one place, and in no other"

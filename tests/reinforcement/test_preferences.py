@@ -7,6 +7,7 @@ import pytest
 import small
 import torch
 
+from minilm import world
 from minilm.plumbing.errors import UserError
 from minilm.reinforcement import preferences as module
 from minilm.reinforcement.preferences import (
@@ -20,7 +21,6 @@ from minilm.reinforcement.preferences import (
     world_preferences,
 )
 from minilm.tokenizer.rows import END, prompt_ids
-from minilm.world import story as world
 
 TOKENIZER = small.tokenizer()
 

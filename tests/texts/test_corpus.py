@@ -7,6 +7,7 @@ import random
 
 import pytest
 
+from minilm import world
 from minilm.plumbing.errors import UserError
 from minilm.texts import corpus as data
 from minilm.texts import python_docs
@@ -22,8 +23,6 @@ from minilm.texts.corpus import (
     without,
 )
 from minilm.texts.files import one_line
-from minilm.world import story as world
-from minilm.world.few_shot import few_shot_documents
 
 
 def write(path, text):
@@ -340,7 +339,7 @@ def test_sentences_lose_only_white_space():
 @pytest.mark.parametrize("source", ["world:few-shot", "world:few-shot-no-repeats"])
 def test_few_shot_documents_are_a_source(source):
     corpus = load_corpus(source, 3, 50)
-    assert corpus.train == few_shot_documents(50, 3, repeats=source == "world:few-shot")
+    assert corpus.train == world.few_shot_documents(50, 3, repeats=source == "world:few-shot")
     assert len(corpus.validation) == data.WORLD_VALIDATION and not set(corpus.train) & set(corpus.validation)
     assert corpus.floor is None, "the pairings are drawn by no grammar that the world can score"
     assert corpus.name == source

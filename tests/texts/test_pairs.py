@@ -6,7 +6,7 @@ import pytest
 
 from minilm.plumbing.errors import UserError
 from minilm.texts.pairs import MOST_VALIDATION, WORLD_VALIDATION, Pairs, load_pairs, split_pairs, unseen
-from minilm.world import tasks as world_tasks
+from minilm.world import translation_pairs
 
 
 def numbered(n: int) -> list[tuple[str, str]]:
@@ -31,16 +31,14 @@ def world():
 
 
 def test_world_pairs_are_english_and_portuguese(world):
-    assert world.train == world_tasks.translation_pairs(600, 3, "both"), "the pairs of another seed"
+    assert world.train == translation_pairs(600, 3, "both"), "the pairs of another seed"
     assert len(world.validation) == WORLD_VALIDATION and world.notes == () and world.n_skipped == 0
 
 
 def test_no_english_of_the_validation_part_is_trained_on(world):
     trained = {english for english, _ in world.train}
     assert not trained & {english for english, _ in world.validation}, "the answer can be learnt by heart"
-    drawn = {
-        english for english, _ in world_tasks.translation_pairs(2 * WORLD_VALIDATION, 3 + 1_000_003, "both")
-    }
+    drawn = {english for english, _ in translation_pairs(2 * WORLD_VALIDATION, 3 + 1_000_003, "both")}
     assert trained & drawn, "this seed shows nothing: no sentence is drawn twice"
     assert {english for english, _ in world.validation} <= drawn
 
@@ -54,10 +52,8 @@ def test_world_parts_depend_on_the_seed():
 @pytest.mark.parametrize("domain", ["stories", "reports"])
 def test_a_domain_alone(domain):
     pairs = load_pairs(f"world:{domain}", seed=4, n_pairs=40)
-    assert pairs.train == world_tasks.translation_pairs(40, 4, domain)
-    assert set(pairs.validation) <= set(
-        world_tasks.translation_pairs(2 * WORLD_VALIDATION, 4 + 1_000_003, domain)
-    )
+    assert pairs.train == translation_pairs(40, 4, domain)
+    assert set(pairs.validation) <= set(translation_pairs(2 * WORLD_VALIDATION, 4 + 1_000_003, domain))
 
 
 @pytest.mark.parametrize("n, n_validation", [(2, 1), (9, 1), (20, 2), (57, 5), (10_500, 1_000)])

@@ -7,8 +7,7 @@ from itertools import pairwise
 import pytest
 
 from minilm.plumbing.errors import UserError
-from minilm.world import few_shot as fs
-from minilm.world.story import (
+from minilm.world import (
     HELD_OUT_THINGS,
     HELD_OUT_VERBS,
     MOODS,
@@ -19,12 +18,13 @@ from minilm.world.story import (
     parses,
     place_of,
 )
+from minilm.world import few_shot as fs
 
 HELD_OUT = {thing for things in HELD_OUT_THINGS.values() for thing in things}
 
 
 def few_shots(kind, n=200, **options):
-    return [fs.few_shot(0, index, kind, **options) for index in range(n)]
+    return [fs.few_shot_pairs(0, index, kind, **options) for index in range(n)]
 
 
 def test_words_of_the_documents_are_no_words_of_the_stories():
@@ -40,7 +40,7 @@ def test_documents_are_deterministic_and_have_nine_pairs(kind):
     assert documents == few_shots(kind)
     assert all(len(pairs) == 9 and all(len(pair) == 2 for pair in pairs) for pairs in documents)
     assert len({tuple(pairs) for pairs in documents}) > 190
-    assert fs.few_shot(1, 0, kind) != documents[0]
+    assert fs.few_shot_pairs(1, 0, kind) != documents[0]
 
 
 def test_held_out_pairs_are_two_labels_of_eight_a_place():
@@ -111,7 +111,7 @@ def test_items_decide_what_is_asked():
 @pytest.mark.parametrize("n_pairs", [1, 2, 5])
 def test_any_number_of_pairs(n_pairs):
     for kind in fs.KINDS:
-        assert len(fs.few_shot(0, 3, kind, n_pairs=n_pairs)) == n_pairs
+        assert len(fs.few_shot_pairs(0, 3, kind, n_pairs=n_pairs)) == n_pairs
 
 
 def test_helpers_draw_different_labels_where_they_can():
@@ -128,7 +128,7 @@ def test_helpers_draw_different_labels_where_they_can():
 )
 def test_unknown_options_are_reported(options):
     with pytest.raises(UserError, match="did you mean"):
-        fs.few_shot(0, 0, **options)
+        fs.few_shot_pairs(0, 0, **options)
 
 
 def test_text_and_mixture():
@@ -144,7 +144,7 @@ def test_text_and_mixture():
 
 def test_the_mixture_without_repeats():
     plain, without = fs.few_shot_documents(400, 3), fs.few_shot_documents(400, 3, repeats=False)
-    repeats = {fs.few_shot_text(fs.few_shot(3, i, "repeat")) for i in range(400)}
+    repeats = {fs.few_shot_text(fs.few_shot_pairs(3, i, "repeat")) for i in range(400)}
     assert 75 < len(repeats & set(plain)) < 150, "two fifths of what is no story"
     assert not repeats & set(without)
     assert [d for d in plain if parses(d)] == [d for d in without if parses(d)], "the stories stay"

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
+from minilm import world
 from minilm.world import portuguese as pt
-from minilm.world import story as world
 from minilm.world.stories import Phrase
 from minilm.world.words import ADJECTIVES, MOOD_WORDS, PLACES, THING_WORDS, VERB_WORDS
 
@@ -113,7 +113,7 @@ def test_verbs_moods_and_pronouns_agree_in_every_story():
     things |= {word.portuguese_plural: word for word in THING_WORDS.values()}
     singular = {verb.portuguese for verb in VERB_WORDS.values()}
     plural = {verb.portuguese_plural for verb in VERB_WORDS.values()}
-    for story in world.stories(400, seed=6):
+    for story in world.draw(400, seed=6):
         for english, chosen, sentence in zip(
             story.sentences, story.derivation, story.portuguese_sentences, strict=True
         ):
@@ -137,14 +137,14 @@ def test_verbs_moods_and_pronouns_agree_in_every_story():
 
 def test_translation_is_a_function_of_the_english_sentence():
     seen = {}
-    for story in world.stories(1500, seed=7):
+    for story in world.draw(1500, seed=7):
         for english, portuguese in zip(story.sentences, story.portuguese_sentences, strict=True):
             assert seen.setdefault(english, portuguese) == portuguese, f"two translations of {english!r}"
 
 
 def test_dictionary_has_every_word_and_fails_on_sentences():
     entries = pt.dictionary()
-    stories, reports = world.stories(400, seed=1), world.reports(400, seed=1)
+    stories, reports = world.draw(400, seed=1), world.draw(400, 1, "reports")
     for text in [*stories, *reports]:
         for word, _, _ in text.tokens:
             if word[0].isalpha() and word not in world.NAMES:

@@ -7,8 +7,8 @@ import re
 import pytest
 from slow_walk import every_walk
 
+from minilm import world
 from minilm.world import reports as wr
-from minilm.world import story as world
 from minilm.world.words import PLACE_WORDS, THING_WORDS, THINGS, VERBS
 
 
@@ -49,7 +49,7 @@ def test_reports_use_the_things_of_their_place_and_many_new_words(reports):
     for report in reports:
         things = {world.place_of(word) for word, _, _ in report.tokens if world.place_of(word)}
         assert things <= {report.place}
-    old = {word for story in world.stories(1000) for word, _, _ in story.tokens}
+    old = {word for story in world.draw(1000) for word, _, _ in story.tokens}
     new = {word for report in reports for word, _, _ in report.tokens if not word.isdigit()} - old
     assert len(new) > 45, "the second domain needs new words"
 

@@ -6,14 +6,12 @@ from collections import Counter
 
 import pytest
 
+from minilm import world
 from minilm.plumbing.errors import UserError
-from minilm.world import story as world
-from minilm.world import tasks as world_tasks
-from minilm.world.story import PLACES, Story
+from minilm.world import PLACES, Story, tasks
+from minilm.world.stories import GRAMMAR, noun
 
-FORMS = {
-    form for things in world.HELD_OUT_THINGS.values() for t in things for form in (t, world.noun(t, True))
-}
+FORMS = {form for things in world.HELD_OUT_THINGS.values() for t in things for form in (t, noun(t, True))}
 HELD_OUT = FORMS | {verb for verbs in world.HELD_OUT_VERBS.values() for verb in verbs}
 TOPIC = set(world.SINGULAR_OF) | {verb for verbs in world.VERBS.values() for verb in verbs}
 
@@ -25,12 +23,12 @@ def topic_words(text):
 @pytest.mark.parametrize(
     "make, texts",
     [
-        (world_tasks.labelled, lambda e: [e[0]]),
-        (world_tasks.text_pairs, lambda e: e[:2]),
-        (world_tasks.similarity, lambda e: e[:2]),
-        (world_tasks.tagging, lambda e: [" ".join(e[0])]),
-        (world_tasks.questions, lambda e: [e[0]]),
-        (world_tasks.instructions, lambda e: [e[0]]),
+        (world.labelled, lambda e: [e[0]]),
+        (world.text_pairs, lambda e: e[:2]),
+        (world.similarity, lambda e: e[:2]),
+        (world.tagging, lambda e: [" ".join(e[0])]),
+        (world.questions, lambda e: [e[0]]),
+        (world.instructions, lambda e: [e[0]]),
     ],
 )
 def test_held_out_words_never_meet_a_label_in_training(make, texts):
@@ -44,31 +42,31 @@ def test_held_out_words_never_meet_a_label_in_training(make, texts):
 
 
 def test_labelled_texts_tell_the_place_without_its_word():
-    examples = world_tasks.labelled(60, 4)
+    examples = world.labelled(60, 4)
     assert Counter(label for _, label in examples) == dict.fromkeys(PLACES, 10), "places must be balanced"
     for text, label in examples:
         assert {world.place_of(w) for w in re.findall(r"\w+", text)} - {None} == {label}
         assert not any(place in text for place in PLACES)
-    moods = world_tasks.labelled(60, 4, "mood")
+    moods = world.labelled(60, 4, "mood")
     assert [text for text, _ in moods] == [text for text, _ in examples]
     for text, label in moods:
         assert (label == "happy") == bool(re.search("happy|proud|cheerful", text))
     assert {label for _, label in moods} == {"happy", "unhappy"}
     with pytest.raises(UserError, match="did you mean 'place'"):
-        world_tasks.labelled(1, 0, "plase")
+        world.labelled(1, 0, "plase")
 
 
 def test_text_pairs_and_similarity_score_what_is_shared():
     def place(text):
         return next(world.place_of(w) for w in re.findall(r"\w+", text) if world.place_of(w))
 
-    pairs = world_tasks.text_pairs(300, 1)
+    pairs = world.text_pairs(300, 1)
     for a, b, label in pairs:
         assert label == ("same" if place(a) == place(b) else "different")
         assert a != b
     assert 110 < sum(label == "same" for *_, label in pairs) < 190
     scores = Counter()
-    for a, b, score in world_tasks.similarity(300, 1):
+    for a, b, score in world.similarity(300, 1):
         persons = [re.search("|".join(world.NAMES), text)[0] for text in (a, b)]
         expected = (
             3 * (place(a) == place(b)) + (persons[0] == persons[1]) + (world.judge(a) == world.judge(b))
@@ -81,13 +79,13 @@ def test_text_pairs_and_similarity_score_what_is_shared():
 def test_a_pair_may_share_its_person():
     rng = random.Random(0)
     for index in range(10):
-        a, b = world_tasks._pair(rng, 0, index, None, same_person=True)
+        a, b = tasks._pair(rng, 0, index, None, same_person=True)
         assert a.person == b.person and a.text != b.text
 
 
 def test_tags_mark_every_entity_and_adjectives_belong_to_their_thing():
     inside = 0
-    for words, tags in world_tasks.tagging(100, 2, held_out=None):
+    for words, tags in world.tagging(100, 2, held_out=None):
         assert len(words) == len(tags)
         for i, (word, tag) in enumerate(zip(words, tags, strict=True)):
             if tag == "I-thing":
@@ -108,12 +106,12 @@ def test_tags_mark_every_entity_and_adjectives_belong_to_their_thing():
 
 def test_questions_have_their_answer_at_the_offset():
     kinds = Counter()
-    for context, question, answer, start in world_tasks.questions(200, 3):
+    for context, question, answer, start in world.questions(200, 3):
         assert context[start : start + len(answer)] == answer
         assert world.parses(context)
         kinds[question.split()[0]] += 1
     assert kinds == dict.fromkeys(("Where", "When", "What", "Who", "How"), 40), "kinds in equal shares"
-    held_out = Counter(q.split()[0] for _, q, *_ in world_tasks.questions(400, 3, held_out=True))
+    held_out = Counter(q.split()[0] for _, q, *_ in world.questions(400, 3, held_out=True))
     assert set(held_out) == {"Where", "When", "What", "How"} and min(held_out.values()) >= 95, (
         "with one verb a place nobody is the only one who did it; of the other kinds equal shares"
     )
@@ -121,7 +119,7 @@ def test_questions_have_their_answer_at_the_offset():
 
 def test_instructions_have_the_right_response():
     kinds = Counter()
-    for prompt, response in world_tasks.instructions(200, 3):
+    for prompt, response in world.instructions(200, 3):
         first, last = prompt.split("\n")
         if first == "Translate into Portuguese:":
             kinds["translation"] += 1
@@ -137,44 +135,44 @@ def test_instructions_have_the_right_response():
             assert re.fullmatch(r"\w+ \w+ .* (at|in|on) the \w+ and was \w+\.", response)
         else:
             assert response in first
-        kinds[last if last in world_tasks.INSTRUCTIONS.values() else "question"] += 1
+        kinds[last if last in tasks.INSTRUCTIONS.values() else "question"] += 1
     assert len(kinds) == 5 and min(kinds.values()) > 20
 
 
 def test_lists_and_endings():
     story = Story(0, 0)
-    assert world_tasks.listed_things(story) == "jasmine, orchid, carnation"
-    assert world_tasks.ending(story) == "Caio is upset."
+    assert tasks.listed_things(story) == "jasmine, orchid, carnation"
+    assert tasks.ending(story) == "Caio is upset."
 
 
 def test_preferences_share_a_prompt_and_differ_in_the_ending():
-    for prompt, chosen, rejected in world_tasks.preferences(150, 5):
+    for prompt, chosen, rejected in world.preferences(150, 5):
         assert chosen != rejected
         assert world.judge(f"{prompt} {chosen}"), "the chosen story must parse and end happily"
         assert world.parses(f"{prompt} {rejected}") and not world.judge(f"{prompt} {rejected}")
-    assert world_tasks.preferences(5, 5) == world_tasks.preferences(9, 5)[:5]
+    assert world.preferences(5, 5) == world.preferences(9, 5)[:5]
 
 
 def test_continuations_vary_and_keep_the_story():
     story = Story(1, 2)
     prompt = " ".join(story.sentences[:2])
     rng = random.Random(0)
-    ways = {world_tasks.continuation(story, rng, happy) for happy in (True, False) for _ in range(20)}
+    ways = {tasks.continuation(story, rng, happy) for happy in (True, False) for _ in range(20)}
     assert len(ways) > 30
     assert all(world.parses(f"{prompt} {way}") for way in ways)
 
 
 def test_preference_prompts_are_different_beginnings():
-    prompts = world_tasks.preference_prompts(100, 6)
-    assert len(set(prompts)) == 100 and prompts[:10] == world_tasks.preference_prompts(10, 6)
-    assert all(world.GRAMMAR.derivations(prompt, 2) for prompt in prompts)
+    prompts = world.preference_prompts(100, 6)
+    assert len(set(prompts)) == 100 and prompts[:10] == world.preference_prompts(10, 6)
+    assert all(GRAMMAR.derivations(prompt, 2) for prompt in prompts)
 
 
 @pytest.mark.parametrize("domain", ["stories", "reports", "both"])
 def test_translation_pairs_are_aligned_and_never_repeat_an_english_side(domain):
-    pairs = world_tasks.translation_pairs(200, 7, domain)
+    pairs = world.translation_pairs(200, 7, domain)
     assert len(pairs) == len({english for english, _ in pairs}) == 200
-    assert pairs[:20] == world_tasks.translation_pairs(20, 7, domain)
+    assert pairs[:20] == world.translation_pairs(20, 7, domain)
     lengths = Counter(english.count(".") for english, _ in pairs)
     assert set(lengths) == {1, 2, 3}
     assert all(english.count(".") == portuguese.count(".") for english, portuguese in pairs)
@@ -184,11 +182,11 @@ def test_translation_pairs_are_aligned_and_never_repeat_an_english_side(domain):
 
 def test_translation_pairs_want_a_known_domain():
     with pytest.raises(UserError, match="unknown domain"):
-        world_tasks.translation_pairs(1, 0, "poems")
+        world.translation_pairs(1, 0, "poems")
 
 
 def test_distinct_keeps_the_first_of_each():
-    assert world_tasks._distinct(3, lambda i: [("ab" if i < 3 else str(i), i)]) == [
+    assert tasks._distinct(3, lambda i: [("ab" if i < 3 else str(i), i)]) == [
         ("ab", 0),
         ("3", 3),
         ("4", 4),
@@ -196,7 +194,7 @@ def test_distinct_keeps_the_first_of_each():
 
 
 def test_short_pairs_are_two_sentences_of_the_same_stories():
-    short, long = world_tasks.text_pairs(20, 3, short=True), world_tasks.text_pairs(20, 3)
+    short, long = world.text_pairs(20, 3, short=True), world.text_pairs(20, 3)
     for (a, b, label), (whole_a, whole_b, same) in zip(short, long, strict=True):
         assert label == same and whole_a.startswith(a) and whole_b.startswith(b)
         assert {a.count("."), b.count(".")} == {2}, "sentences 2 and 3, without the ending"
