@@ -5,13 +5,12 @@ section 3. What was learnt before is partly forgotten; some of the earlier text,
 Robins 1995), keeps it.
 """
 
-import copy
 import random
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from ..checkpoint import CONFIG, is_published, load, load_config
@@ -25,6 +24,7 @@ from ..texts.corpus import Corpus
 from ..tokenizer.bpe import BPE
 from ..training.loop import TrainingSettings, evaluate, make_optimizer, train_step
 from ..training.objective import Objective
+from .new_tokens import extend_vocabulary
 
 # Of a model that no pre-training run of ours has left.
 OBJECTIVE_OF = {"encoder": "masked", "decoder": "causal", "encoder-decoder": "denoising"}
@@ -53,33 +53,6 @@ def with_replay(domain: Corpus, general: Corpus, share: float, seed: int) -> Cor
     mixed = domain.train + extra
     rng.shuffle(mixed)
     return replace(domain, train=mixed)
-
-
-def new_row(old: Tensor, how: str) -> Tensor:
-    """Return a new token's first row (D,), from the old rows (V, D): their mean, zeros, or a random draw.
-
-    The mean gives a new token the logit of an average one (Hewitt 2021); a random row may by chance be more
-    likely than any old token; zeros are between the two.
-    """
-    if how == "mean":
-        return old.mean(0)
-    if how == "zeros":
-        return torch.zeros_like(old[0])
-    return torch.randn_like(old[0]) * old.std()
-
-
-def extend_vocabulary(model: Transformer, tokenizer: BPE, how: str) -> Transformer:
-    """Return a copy of the model with rows for the tokens that `tokenizer` has more; the old ones stay."""
-    config = replace(model.config, vocab_size=tokenizer.vocab_size)
-    larger, state = build(config), copy.deepcopy(model.state_dict())
-    for name, new in larger.state_dict().items():
-        old = state[name]
-        if old.shape != new.shape:  # a matrix (V, D), or the bias (V,) of the vocabulary head
-            rows = old[:, None] if old.dim() == 1 else old
-            added = [new_row(rows, how) for _ in range(len(new) - len(old))]
-            state[name] = torch.cat([old, torch.stack(added).view(len(added), *old.shape[1:])])
-    larger.load_state_dict(state)
-    return larger.to(model.tokens.weight.device)
 
 
 def train_from_zero(model: Transformer, objective: Objective, settings: TrainingSettings) -> nn.Module:
