@@ -113,7 +113,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
             r"1 unexpected \(classifier.weight\)",
         ),
         "missing": (without(whole, key), rf"1 missing \({key}\)"),
-        "shape": (whole | {key: torch.zeros(12, 11)}, rf"{key}: 12x11, expected 12x12"),
+        "shape": (whole | {key: torch.zeros(12, 11)}, rf"{key}: \[12, 11\], expected \[12, 12\]"),
         "twice": (
             whole | {"bert.embeddings.LayerNorm.gamma": torch.ones(12)},
             "LayerNorm.weight stands there twice",
