@@ -94,7 +94,7 @@ def decoder():
 @pytest.fixture
 def assert_parts_add_up():
     """A function that compares loss, metrics and gradients of unequal parts of a batch with the whole."""
-    from minilm.training.loop import micro_batches
+    from minilm.training.objective import micro_batches
 
     def compare(objective, model, batch, n_part):
         def measure(parts):

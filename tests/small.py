@@ -80,6 +80,8 @@ class Disturbed:
     `act()` is called at `step`, counted from 0. Where it returns a number the loss is multiplied by it.
     """
 
+    update = state = None
+
     def __init__(self, objective, step: int, act):
         self.objective, self.step, self.act = objective, step, act
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from ..checkpoint import CONFIG, is_published, load, load_config
 from ..model.transformer import Transformer, build
@@ -22,7 +21,8 @@ from ..pretraining.recipes import DEFAULT_MODEL, LARGE, RECIPES
 from ..pretraining.registry import check_fit, load_texts, make_objective, texts_for_tokenizer
 from ..texts.corpus import Corpus
 from ..tokenizer.bpe import BPE
-from ..training.loop import TrainingSettings, evaluate, make_optimizer, train_step
+from ..training.checkpoints import evaluate
+from ..training.loop import TrainingSettings, train
 from ..training.objective import Objective
 from .new_tokens import extend_vocabulary
 
@@ -58,11 +58,9 @@ def with_replay(domain: Corpus, general: Corpus, share: float, seed: int) -> Cor
 def train_from_zero(model: Transformer, objective: Objective, settings: TrainingSettings) -> nn.Module:
     """Return a model of the same shape, trained on the domain alone for the same steps: the comparison."""
     torch.manual_seed(settings.seed)
-    fresh = build(model.config).to(model.tokens.weight.device).train()
-    optimizer = make_optimizer(fresh, settings.weight_decay)
-    for step in tqdm(range(settings.steps), desc="from zero", unit="step", ncols=100, disable=None):
-        train_step(fresh, objective, optimizer, settings, step)
-    return fresh.eval()
+    fresh = build(model.config).to(model.tokens.weight.device)
+    train(fresh, objective, settings, label="from zero")
+    return fresh
 
 
 def settings_of(start: str, settings_class: type) -> dict:

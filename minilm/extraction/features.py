@@ -20,9 +20,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..model.config import ModelConfig
-from ..plumbing.devices import autocast, to_device
+from ..plumbing.devices import autocast
 from ..plumbing.errors import UserError, suggest
 from ..tokenizer.rows import TextRows, text_rows
+from ..training.objective import to_device
 
 # cls: the first token; last: the last one; mean, max: over all tokens, number by number.
 # mean-last-4: the mean over all tokens of the mean of the last four hidden states (B, T, D).

@@ -4,15 +4,12 @@ Every way begins with the same examples and takes the same number of steps, or s
 """
 
 import statistics
-import time
 from dataclasses import dataclass, replace
 
 import torch
-from tqdm import tqdm
 
 from ..model.transformer import Transformer, build
-from ..training.early_stopping import EarlyStopping
-from ..training.loop import evaluate, is_turn, make_optimizer, train_step
+from ..training.loop import make_optimizer, train
 from .heads import WithHead, put_head_on
 from .moving import let_move, pace_of
 from .settings import FinetuningSettings, rate_of
@@ -51,18 +48,9 @@ def with_rate(settings: FinetuningSettings, body: Transformer) -> FinetuningSett
 def train_quietly(model: WithHead, objective: FineTuning, settings: FinetuningSettings) -> float:
     """Train as `training.train` does, without a folder and a log; return the seconds that it took."""
     pace = pace_of(model.config, settings.layer_decay, settings.unfreeze_every)
-    optimizer, start = make_optimizer(model.train(), settings.weight_decay, pace), time.perf_counter()
-    stopping = EarlyStopping(settings.patience)
-    for step in tqdm(range(settings.steps), desc=settings.tune, unit="step", ncols=100, disable=None):
-        if stopping.is_time():
-            break
-        train_step(model, objective, optimizer, settings, step)
-        if settings.patience and is_turn(step + 1, settings):
-            stopping.look(evaluate(model, objective, settings), model)
-    if settings.patience:
-        stopping.finish(evaluate(model, objective, settings), model)
-    model.eval()
-    return time.perf_counter() - start
+    optimizer = make_optimizer(model, settings.weight_decay, pace)
+    patience, label = settings.patience, settings.tune
+    return train(model, objective, settings, optimizer=optimizer, patience=patience, label=label)["seconds"]
 
 
 def measure(model: WithHead, task: Task, predictions: list[Prediction], seconds: float) -> Result:

@@ -18,7 +18,7 @@ from ..plumbing.settings import settings_dict, show
 from ..plumbing.terminal import table
 from ..pretraining.run import newest_or_train
 from ..tokenizer.bpe import BPE, SPECIAL_TOKENS
-from ..training.loop import train
+from ..training.loop import make_optimizer, train
 from . import comparison, folder
 from .comparison import Result
 from .examples import load_examples, read_file
@@ -106,7 +106,8 @@ def finetune(settings: FinetuningSettings) -> Path:
     show(settings)
     folder.save_task(out, task)
     pace = pace_of(body.config, settings.layer_decay, settings.unfreeze_every)
-    outcome = train(model, objective, own, out, tokenizer, pace, settings.patience)
+    optimizer = make_optimizer(model, own.weight_decay, pace)
+    outcome = train(model, objective, own, out, tokenizer, optimizer, settings.patience)
     predictions = task.predict(model, examples.test, 4 * settings.batch_size)
     folder.write_predictions(out / PREDICTIONS, task, predictions)
     first = comparison.measure(model, task, predictions, outcome["seconds"])

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ..model.config import ModelConfig
 from ..plumbing.errors import UserError, suggest
+from ..training.objective import Objective
 
 
 @dataclass(frozen=True)
@@ -157,14 +158,14 @@ class Task(ABC):
         return " ".join(str(value).split())
 
 
-class FineTuning:
+class FineTuning(Objective):
     """A task and its examples as an objective: `batch` and `loss`, for `minilm.training.loop.train`.
 
     `batch` is a pure function of (seed, split, step), as in `minilm/training/objective.py`.
     """
 
     def __init__(self, task: Task, examples: Examples, batch_size: int, seed: int = 0):
-        self.task, self.batch_size, self.seed = task, batch_size, seed
+        self.task, self.batch_size, self.seed = task, batch_size, seed  # of Objective's own it needs no more
         self.data = {"train": task.rows(examples.train), "validation": task.rows(examples.validation)}
 
     def batch(self, step: int, split: str) -> dict[str, Tensor]:

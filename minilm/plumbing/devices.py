@@ -40,13 +40,6 @@ def autocast(precision: str, device: torch.device):
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 
-def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """Copy a batch to the device; to a GPU from pinned memory, so that the copy waits for nothing."""
-    if device.type == "cuda":
-        return {name: value.pin_memory().to(device, non_blocking=True) for name, value in batch.items()}
-    return {name: value.to(device) for name, value in batch.items()}
-
-
 def process_rank() -> int:
     """Return the number of this process, from 0."""
     return int(os.environ.get("RANK", "0"))

@@ -8,8 +8,7 @@ import numpy as np
 import torch
 
 from ..model.generate import generate
-from ..plumbing.devices import to_device
-from ..training.loop import micro_batches
+from ..training.objective import micro_batches, to_device
 from .denoising import Denoising
 from .noise import NOISES
 from .report import unigram_loss

@@ -10,11 +10,12 @@ import copy
 import time
 
 from torch import Tensor
-from tqdm import tqdm
 
 from ..model.transformer import Transformer
 from ..plumbing.devices import process_count
-from ..training.loop import TrainingSettings, evaluate, make_optimizer, micro_batches, train_step
+from ..training.checkpoints import evaluate
+from ..training.loop import TrainingSettings, train
+from ..training.objective import micro_batches
 from .distillation import Distillation, initial_student
 from .masked import predict_masked
 from .report import fill_examples
@@ -99,11 +100,8 @@ def train_again(
     student = copy.deepcopy(model)
     first = initial_student(objective.teacher, model.config.n_encoder_layer)
     student.load_state_dict(first.state_dict())
-    optimizer = make_optimizer(student.train(), settings.weight_decay)
-    # no bar where the output is no terminal
-    for step in tqdm(range(settings.steps), desc=name, unit="step", ncols=100, disable=None):
-        train_step(student, objective, optimizer, settings, step)
-    return student.eval()
+    train(student, objective, settings, label=name)
+    return student
 
 
 def count_of(objective: Distillation) -> str:

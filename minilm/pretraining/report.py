@@ -9,8 +9,7 @@ from torch import Tensor
 
 from .. import world
 from ..in_context.questions import CHANCE, NAMES
-from ..training.loop import micro_batches
-from ..training.objective import IGNORED, perplexity, tensors
+from ..training.objective import IGNORED, micro_batches, perplexity, tensors
 from .causal import Causal
 from .denoising import Denoising
 from .masked import Masked, predict_masked

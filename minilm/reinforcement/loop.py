@@ -10,10 +10,9 @@ import torch
 from ..checkpoint import check_state, load_trainer, save_model, save_trainer
 from ..model.sampling import SamplingRule
 from ..model.transformer import Transformer
-from ..plumbing.ctrl_c import ctrl_c_as_a_wish
 from ..plumbing.errors import UserError
 from ..plumbing.folders import TRAINER, append_log, trim_log
-from ..training.loop import Interrupted
+from ..plumbing.progress import Interrupted, ctrl_c_as_a_wish
 from .ppo import adapted, make_batch, update
 from .preferences import Preferences
 from .rollout import Policy, Rollout, draw_answers, prompts_of_step, sampling_seed, score_answers, texts_of

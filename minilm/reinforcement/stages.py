@@ -14,8 +14,10 @@ from ..model.sampling import SamplingRule
 from ..model.transformer import Transformer
 from ..plumbing.errors import UserError
 from ..plumbing.folders import LOG, RESULTS, TRAINER, WEIGHTS, make_folder, write_json
+from ..plumbing.progress import Interrupted
 from ..tokenizer.rows import END
-from ..training.loop import Interrupted, TrainingSettings, evaluate, train
+from ..training.checkpoints import evaluate
+from ..training.loop import TrainingSettings, train
 from ..training.objective import Objective
 from .dpo import DirectPreference
 from .loop import Task, train_ppo

@@ -1,12 +1,13 @@
 """What an objective is: it turns text into batches, and a batch into a loss.
 
 `batch` is a pure function of (seed, split, step): a run that is resumed needs no state of its data, and
-evaluating cannot disturb training. The denominators of a loss travel with its batch, so the losses and the
-metrics of micro-batches, or of processes, add up to those of the whole batch.
+evaluating cannot disturb training. The denominators of a loss travel with its batch as 0-d tensors, counts of
+the whole batch, so the losses and metrics of micro-batches, or of processes, add up to those of one batch.
 """
 
 import math
 from abc import ABC, abstractmethod
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -21,7 +22,10 @@ SPLITS = ("train", "validation")
 
 
 class Objective(ABC):
-    """Base of all objectives; see `causal.Causal` for the shortest one.
+    """Base of all objectives; see `pretraining/causal.py` for the shortest one.
+
+    One whose step is not batch, loss, backward has a method `update(model, optimizer, settings, step)`, which
+    moves the weights in its own way and returns what `loop.train_step` does (PPO: `reinforcement/ppo.py`).
 
     Raises:
         UserError: for a context, batch size or seed out of range.
@@ -29,6 +33,8 @@ class Objective(ABC):
 
     name: str
     notes: tuple[str, ...] = ()  # lines worth printing, such as how many texts were cut
+    update = None
+    state: object = None  # what an update of its own carries from step to step, kept in each checkpoint
 
     def __init__(self, tokenizer: BPE, context: int, batch_size: int, seed: int = 0):
         for flag, value, least in (("context", context, 1), ("batch-size", batch_size, 1), ("seed", seed, 0)):
@@ -53,9 +59,24 @@ class Objective(ABC):
         return np.random.default_rng([self.seed, SPLITS.index(split), step if split == "train" else 0])
 
 
-def notes_on_cuts(n_cut: int, what: str, context: int) -> tuple[str, ...]:
-    """Return the line that says how many `what` were cut to fit a row, or none where none was."""
-    return (f"cut {n_cut:,} {what} to fit --context {context} tokens",) if n_cut else ()
+def micro_batches(batch: dict[str, Tensor], n: int) -> list[dict[str, Tensor]]:
+    """Cut a batch into n parts by rows; 0-d tensors, the denominators of the loss, go whole to each part.
+
+    The losses of the parts therefore add up to the loss of the batch, however unequal the parts are.
+    """
+    n_row = next(value.shape[0] for value in batch.values() if value.dim())
+    edges = [i * n_row // n for i in range(n + 1)]
+    return [
+        {name: value[start:end] if value.dim() else value for name, value in batch.items()}
+        for start, end in pairwise(edges)
+        if end > start
+    ]
+
+
+def add_metrics(totals: dict[str, Tensor], metrics: dict[str, Tensor]) -> None:
+    """Add the metrics of one part of a batch to those of the parts before it."""
+    for name, value in metrics.items():
+        totals[name] = totals.get(name, 0) + value.detach().float()
 
 
 def tensors(arrays: dict) -> dict[str, Tensor]:
@@ -64,6 +85,13 @@ def tensors(arrays: dict) -> dict[str, Tensor]:
         name: torch.from_numpy(value.astype(np.int64)) if np.ndim(value) else torch.tensor(float(value))
         for name, value in arrays.items()
     }
+
+
+def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """Copy a batch to the device; to a GPU from pinned memory, so that the copy waits for nothing."""
+    if device.type == "cuda":
+        return {name: value.pin_memory().to(device, non_blocking=True) for name, value in batch.items()}
+    return {name: value.to(device) for name, value in batch.items()}
 
 
 def summed_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -76,12 +104,17 @@ def summed_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=IGNORED, reduction="sum")
 
 
+def count_correct(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return how many labels are the token with the highest logit; logits (..., V), labels (...)."""
+    return (logits.argmax(-1) == labels).sum()  # an IGNORED label is no token, so it is never counted
+
+
 def perplexity(loss: float) -> float:
     """Return exp(loss), for a mean loss in nats a token."""
     # exp(710) is more than a float can hold, and a model that has diverged gets its table too.
     return math.exp(min(loss, 700))
 
 
-def count_correct(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return how many labels are the token with the highest logit; logits (..., V), labels (...)."""
-    return (logits.argmax(-1) == labels).sum()  # an IGNORED label is no token, so it is never counted
+def notes_on_cuts(n_cut: int, what: str, context: int) -> tuple[str, ...]:
+    """Return the line that says how many `what` were cut to fit a row, or none where none was."""
+    return (f"cut {n_cut:,} {what} to fit --context {context} tokens",) if n_cut else ()

@@ -13,7 +13,7 @@ from minilm.continued.run import HEADER, Start, train_from_zero, with_replay
 from minilm.plumbing.errors import UserError
 from minilm.pretraining.settings import PretrainingSettings
 from minilm.texts.corpus import Corpus, load_corpus
-from minilm.training.loop import evaluate
+from minilm.training.checkpoints import evaluate
 
 DOMAIN = Corpus(
     "domain", [f"Order {i}: zinc, {i % 7} boxes." for i in range(50)], ["Order 99: zinc, 3 boxes."]

@@ -15,7 +15,10 @@ from minilm.finetuning.tagging import Tagging
 from minilm.finetuning.tasks import Examples, FineTuning, Prediction, check_known, device_of, in_parts
 from minilm.plumbing.errors import UserError
 from minilm.plumbing.folders import read_log
-from minilm.training.loop import Interrupted, evaluate, micro_batches, train
+from minilm.plumbing.progress import Interrupted
+from minilm.training.checkpoints import evaluate
+from minilm.training.loop import make_optimizer, train
+from minilm.training.objective import micro_batches
 
 
 def objective(n: int = 15, batch_size: int = 4, **options) -> FineTuning:
@@ -75,8 +78,8 @@ def run(folder, resume: bool = False, tune: str = "all", act=None, step: int = -
     if resume and tune != "all":
         made.load_state_dict(prepared(tuned.body(dropout=0.3), task, settings, tune).state_dict())
     watched = small.Disturbed(FineTuning(task, tuned.examples(), 5), step, act)
-    pace = pace_of(body.config, 0.8, 3)
-    return made, train(made, watched, settings, folder, small.tokenizer(), pace, patience=9)
+    optimizer = make_optimizer(made, settings.weight_decay, pace_of(body.config, 0.8, 3))
+    return made, train(made, watched, settings, folder, small.tokenizer(), optimizer, patience=9)
 
 
 @pytest.mark.parametrize("tune", ["all", "lora", "head"])

@@ -6,6 +6,7 @@ import random
 
 import numpy as np
 import pytest
+import small
 import torch
 
 from minilm.finetuning import text_to_text
@@ -16,10 +17,9 @@ from minilm.model.generate import generate
 from minilm.model.transformer import build
 from minilm.plumbing.errors import UserError
 from minilm.tokenizer.bpe import BPE, SPECIAL_TOKENS
-from minilm.training.loop import micro_batches, train
-from minilm.training.objective import IGNORED
+from minilm.training.loop import train
+from minilm.training.objective import IGNORED, micro_batches
 from minilm.world import HELD_OUT_THINGS, SINGULAR_OF, THINGS
-from tests import small
 
 KINDS = ("decoder", "encoder-decoder")
 EXAMPLES = [

@@ -14,7 +14,6 @@ from minilm.plumbing.devices import (
     process_group,
     process_rank,
     sum_over_processes,
-    to_device,
 )
 from minilm.plumbing.errors import UserError
 
@@ -82,32 +81,6 @@ def test_bf16_is_for_matrix_products_and_on_request():
         assert (a + a).dtype == torch.float32
     with autocast("fp32", cpu):
         assert (a @ a.T).dtype == torch.float32
-
-
-def test_a_batch_goes_to_the_device_by_name():
-    batch = dict(input_ids=torch.arange(6).view(2, 3), n_label=torch.tensor(5.0))
-    moved = to_device(batch, torch.device("meta"))
-    assert list(moved) == list(batch)
-    assert all(value.device.type == "meta" for value in moved.values())
-    assert moved["input_ids"].shape == (2, 3) and moved["n_label"].shape == ()
-    assert all(torch.equal(value, batch[n]) for n, value in to_device(batch, torch.device("cpu")).items())
-
-
-def test_a_batch_goes_to_a_gpu_without_waiting():
-    class Spy:
-        """Notes what is asked of it."""
-
-        def pin_memory(self):
-            calls.append("pinned")
-            return self
-
-        def to(self, device, non_blocking=False):
-            calls.append((device.type, non_blocking))
-            return self
-
-    calls = []
-    to_device(dict(a=Spy()), torch.device("cuda"))
-    assert calls == ["pinned", ("cuda", True)], "a copy from memory that is not pinned waits"
 
 
 def test_without_torchrun_there_is_one_process(hardware):

@@ -8,7 +8,8 @@ from minilm.plumbing.terminal import table
 from minilm.pretraining import closing_distillation as closing
 from minilm.pretraining.closing_distillation import HEADER, Smoothed, distillation_closing
 from minilm.pretraining.distillation import Distillation, initial_student
-from minilm.training.loop import TrainingSettings, evaluate, make_optimizer, train_step
+from minilm.training.checkpoints import evaluate
+from minilm.training.loop import TrainingSettings, make_optimizer, train_step
 from minilm.training.objective import IGNORED
 
 SETTINGS = TrainingSettings(

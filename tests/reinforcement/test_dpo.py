@@ -76,7 +76,7 @@ def test_the_reference_gets_no_gradient_and_does_not_move(gpt, objective, tmp_pa
 
 
 def test_parts_of_a_batch_add_up(gpt, objective):
-    from minilm.training.loop import micro_batches
+    from minilm.training.objective import micro_batches
 
     for parameter in gpt.parameters():
         parameter.data += 0.05 * torch.randn_like(parameter)

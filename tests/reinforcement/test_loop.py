@@ -13,11 +13,11 @@ import minilm
 from minilm.checkpoint import load_trainer
 from minilm.plumbing.errors import UserError
 from minilm.plumbing.folders import read_log
+from minilm.plumbing.progress import Interrupted
 from minilm.reinforcement import loop
 from minilm.reinforcement.loop import Alarm, Task, line, mark_beginning, ppo_step, train_ppo
 from minilm.reinforcement.reward import RuleReward
 from minilm.reinforcement.rollout import Policy
-from minilm.training.loop import Interrupted
 
 METRICS = {
     *("reward", "kl", "entropy", "length", "ended", "value_error", "kl_coefficient", "judge", "policy_loss"),

@@ -10,6 +10,7 @@ import torch
 from minilm.checkpoint import load_trainer, save
 from minilm.plumbing.errors import UserError
 from minilm.plumbing.folders import read_log
+from minilm.plumbing.progress import Interrupted
 from minilm.reinforcement import stages
 from minilm.reinforcement.reward import LearnedReward, RuleReward, reward_model_from
 from minilm.reinforcement.rollout import draw_answers
@@ -29,7 +30,6 @@ from minilm.reinforcement.stages import (
 from minilm.reinforcement.supervised import Supervised
 from minilm.tokenizer.bpe import BPE
 from minilm.tokenizer.rows import END
-from minilm.training.loop import Interrupted
 
 CPU = torch.device("cpu")
 TOKENIZER = small.tokenizer()

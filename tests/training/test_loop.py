@@ -8,8 +8,8 @@ import torch
 
 from minilm.plumbing.folders import read_log
 from minilm.training import loop as training
-from minilm.training.loop import add_metrics, learning_rate, make_optimizer, micro_batches, train, train_step
-from minilm.training.objective import IGNORED
+from minilm.training.loop import learning_rate, make_optimizer, train, train_step
+from minilm.training.objective import IGNORED, add_metrics, micro_batches
 
 KINDS = pytest.mark.parametrize("kind", ["causal", "masked"])
 
@@ -24,7 +24,7 @@ class Recorder(torch.optim.SGD):
 def gradient_of(model, objective, step=0, **changes) -> tuple[torch.Tensor, dict, torch.Tensor]:
     """Return the gradient, the metrics and the norm of `train_step`."""
     optimizer = Recorder(model.parameters(), lr=0.0)
-    metrics, norm, _ = train_step(
+    metrics, norm, *_ = train_step(
         model, objective, optimizer, small.settings(**{"clip": 0.0} | changes), step
     )
     return optimizer.gradient, metrics, norm

@@ -8,8 +8,8 @@ import torch
 
 from minilm.checkpoint import load_trainer
 from minilm.plumbing.folders import read_log
-from minilm.training import loop as training
-from minilm.training.early_stopping import EarlyStopping
+from minilm.training import checkpoints
+from minilm.training.checkpoints import EarlyStopping
 from minilm.training.loop import learning_rate, make_optimizer, train, train_step
 
 
@@ -50,15 +50,15 @@ def test_without_a_pace_all_learn_at_the_one_rate():
 
 def test_a_run_stops_and_keeps_its_best_weights(tmp_path, monkeypatch):
     validation = iter([5.0, 4.0, 3.0, 3.5, 3.6, 3.7, 3.0])  # before, steps 1 to 4, at the end, of the best
-    monkeypatch.setattr(training, "evaluate", lambda *_: dict(loss=next(validation)))
+    monkeypatch.setattr(checkpoints, "evaluate", lambda *_: dict(loss=next(validation)))
     model, kept = small.model("causal"), []
-    look = EarlyStopping.look
+    note = EarlyStopping.note
 
-    def looking(self, metrics, model):
+    def noting(self, metrics, model):
         kept.append({name: value.clone() for name, value in model.state_dict().items()})
-        look(self, metrics, model)
+        note(self, metrics, model)
 
-    monkeypatch.setattr(EarlyStopping, "look", looking)
+    monkeypatch.setattr(EarlyStopping, "note", noting)
     settings = small.settings(steps=9, eval_every=1)
     outcome = train(model, small.objective("causal"), settings, tmp_path, patience=2)
     assert (outcome["steps"], outcome["after"]["loss"]) == (4, 3.0)

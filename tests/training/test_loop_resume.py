@@ -16,8 +16,10 @@ from minilm import checkpoint
 from minilm.checkpoint import load, load_trainer, save_trainer
 from minilm.plumbing.errors import UserError
 from minilm.plumbing.folders import read_log
+from minilm.plumbing.progress import Interrupted
 from minilm.training import loop as training
-from minilm.training.loop import Interrupted, go_on_from, make_optimizer, save_checkpoint, train, train_step
+from minilm.training.checkpoints import Run, go_on_from
+from minilm.training.loop import make_optimizer, train, train_step
 
 KINDS = pytest.mark.parametrize("kind", ["causal", "masked"])
 TWENTY = dict(steps=20, save_every=4, log_every=3, eval_every=5)
@@ -117,20 +119,20 @@ def test_a_checkpoint_of_another_model_or_program_is_one_line(tmp_path):
         run("causal", tmp_path, resume=True)
 
 
-def test_save_checkpoint_writes_the_trainer_state_first(tmp_path, monkeypatch):
+def test_a_checkpoint_writes_the_trainer_state_first(tmp_path, monkeypatch):
     model = small.model("causal")
     optimizer = make_optimizer(model, 0.1)
     train_step(model, small.objective("causal"), optimizer, small.settings(), 0)
     monkeypatch.setattr(checkpoint, "write_tensors", lambda path, state: kill())
+    run = Run(model, small.objective("causal"), optimizer, small.settings(), tmp_path, None, 0, None)
+    run.step = 1
     with pytest.raises(Killed):
-        save_checkpoint(
-            tmp_path, model, optimizer, small.tokenizer(), step=1, seconds=2.5, before={"loss": 1.0}
-        )
+        run.save()
     monkeypatch.undo()
     state = load_trainer(tmp_path)
     small.assert_equal(state.pop("model"), model.state_dict())
     small.assert_equal(state.pop("optimizer")["state"], optimizer.state_dict()["state"])
-    assert state == dict(step=1, seconds=2.5, before={"loss": 1.0})
+    assert (state["step"], state["before"]) == (1, run.before) and state["seconds"] > 0
 
 
 def test_ctrl_c_leaves_a_model_to_load(tmp_path):
@@ -218,9 +220,9 @@ def test_on_a_gpu_the_first_bad_step_is_remembered_until_the_loss_is_read(due, t
     done = []
 
     def step_on_gpu(model, objective, optimizer, settings, step):
-        metrics, norm, n_token = train_step(model, objective, optimizer, settings, step)
+        metrics, norm, *rest = train_step(model, objective, optimizer, settings, step)
         done.append(step + 1)
-        return metrics, norm.as_subclass(OnGpu), n_token
+        return metrics, norm.as_subclass(OnGpu), *rest
 
     monkeypatch.setattr(training, "train_step", step_on_gpu)
     rare = dict(log_every=100, save_every=100, eval_every=100) | {due: 4}

@@ -9,8 +9,10 @@ import torch
 from minilm.checkpoint import load
 from minilm.plumbing.errors import UserError
 from minilm.plumbing.folders import read_log
+from minilm.training import checkpoints
 from minilm.training import loop as training
-from minilm.training.loop import evaluate, train
+from minilm.training.checkpoints import evaluate
+from minilm.training.loop import train
 
 KINDS = pytest.mark.parametrize("kind", ["causal", "masked"])
 
@@ -85,13 +87,13 @@ def test_a_model_learns(kind, tmp_path):
 
 def test_the_log_has_a_line_where_one_is_due(tmp_path, monkeypatch):
     saved = []
-    plain_save = training.save_trainer
+    plain_save = checkpoints.save_trainer
 
     def save_trainer(folder, state):
         saved.append((state["step"], read_log(folder)[-1]["step"]))
         plain_save(folder, state)
 
-    monkeypatch.setattr(training, "save_trainer", save_trainer)
+    monkeypatch.setattr(checkpoints, "save_trainer", save_trainer)
     model, objective = small.model("causal"), small.objective("causal")
     settings = small.settings(steps=11, log_every=4, save_every=5, eval_every=3)
     outcome = train(model, objective, settings, tmp_path)

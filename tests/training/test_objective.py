@@ -19,6 +19,7 @@ from minilm.training.objective import (
     perplexity,
     summed_cross_entropy,
     tensors,
+    to_device,
 )
 
 MAKERS = {
@@ -188,3 +189,29 @@ def test_count_correct_counts_the_highest_logit_and_no_ignored_label():
 def test_perplexity_is_how_many_tokens_one_would_hesitate_between():
     assert perplexity(math.log(7)) == pytest.approx(7) and perplexity(0.0) == 1.0
     assert math.isfinite(perplexity(5000.0)), "a model that has diverged gets its table too"
+
+
+def test_a_batch_goes_to_the_device_by_name():
+    batch = dict(input_ids=torch.arange(6).view(2, 3), n_label=torch.tensor(5.0))
+    moved = to_device(batch, torch.device("meta"))
+    assert list(moved) == list(batch)
+    assert all(value.device.type == "meta" for value in moved.values())
+    assert moved["input_ids"].shape == (2, 3) and moved["n_label"].shape == ()
+    assert all(torch.equal(value, batch[n]) for n, value in to_device(batch, torch.device("cpu")).items())
+
+
+def test_a_batch_goes_to_a_gpu_without_waiting():
+    class Spy:
+        """Notes what is asked of it."""
+
+        def pin_memory(self):
+            calls.append("pinned")
+            return self
+
+        def to(self, device, non_blocking=False):
+            calls.append((device.type, non_blocking))
+            return self
+
+    calls = []
+    to_device(dict(a=Spy()), torch.device("cuda"))
+    assert calls == ["pinned", ("cuda", True)], "a copy from memory that is not pinned waits"
