@@ -12,7 +12,7 @@
 
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -35,7 +35,7 @@ from minilm.extraction.token_features import read_tokens, token_columns
 from minilm.plumbing.devices import choose_device
 from minilm.plumbing.errors import UserError
 from minilm.plumbing.folders import RESULTS, SETTINGS, choose_folder, write_json
-from minilm.plumbing.settings import CommonSettings, parse_given, settings_dict, show
+from minilm.plumbing.settings import CommonSettings, parse, show
 from minilm.plumbing.terminal import exit_code
 from minilm.pretraining.run import newest_or_train
 
@@ -122,7 +122,7 @@ def read_words(settings, folder: Path, model, tokenizer, how: dict) -> dict:
 
 def main() -> int:
     """Read the texts, and print what a linear probe finds in their vectors beside two baselines."""
-    given, _ = parse_given(ExtractionSettings, None, description=__doc__)
+    given, _ = parse(ExtractionSettings, description=__doc__)
     settings, asked = ExtractionSettings(**given), given.get("probe")
     if settings.tokens and asked:
         raise UserError("--tokens --probe: the probe reads one vector a text; give one of the two")
@@ -132,7 +132,7 @@ def main() -> int:
     chosen_readings(settings, model.config)  # a layer that is not there is said before a folder is made
     folder = choose_folder("features", settings.out, settings.overwrite)
     (folder / FEATURES).unlink(missing_ok=True)  # --overwrite
-    write_json(folder / SETTINGS, settings_dict(settings))
+    write_json(folder / SETTINGS, asdict(settings))
     show(settings)
     print()
     began = time.perf_counter()

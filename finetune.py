@@ -19,13 +19,13 @@ import sys
 from minilm.finetuning.run import finetune, predict
 from minilm.finetuning.settings import FinetuningSettings
 from minilm.plumbing.folders import choose_folder, read_settings
-from minilm.plumbing.settings import parse_given
+from minilm.plumbing.settings import parse
 from minilm.plumbing.terminal import exit_code
 
 
 def read_command() -> FinetuningSettings:
     """Return the settings of this command line, with --resume over those of the run that goes on."""
-    given, _ = parse_given(FinetuningSettings, None, description=__doc__)
+    given, _ = parse(FinetuningSettings, description=__doc__)
     if not given.get("resume"):
         return FinetuningSettings(**given)
     name, out = given.get("task", FinetuningSettings.task), given.get("out")

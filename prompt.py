@@ -11,7 +11,7 @@ few-shot documents (runs/in-context, trained first where it is not there: about 
 
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -25,7 +25,7 @@ from minilm.model.sampling import SamplingRule
 from minilm.plumbing.devices import autocast, choose_device
 from minilm.plumbing.errors import UserError
 from minilm.plumbing.folders import LOG, RESULTS, SETTINGS, choose_folder, read_log, write_json
-from minilm.plumbing.settings import CommonSettings, parse, settings_dict
+from minilm.plumbing.settings import CommonSettings, parse
 from minilm.plumbing.terminal import exit_code, table
 from minilm.pretraining.run import newest_or_train
 
@@ -67,7 +67,9 @@ class PromptSettings(CommonSettings):
 
 def main() -> int:
     """Write a text for --prompt, or print the accuracy against the number of examples."""
-    began, settings = time.perf_counter(), parse(PromptSettings, description=__doc__)
+    began = time.perf_counter()
+    given, _ = parse(PromptSettings, description=__doc__)
+    settings = PromptSettings(**given)
     device = choose_device(settings.device)
     study = read_study(settings)
     name = "causal" if settings.prompt is not None or settings.data else "in-context"
@@ -111,7 +113,7 @@ def report(settings: PromptSettings, study: Study, folder: Path, model, tokenize
         shots = study.shots_that_fit(model, tokenizer, SHOTS) or SHOTS[:1]
     found = study.measure(model, tokenizer, shots)
     out = choose_folder("prompt", settings.out, settings.overwrite)
-    write_json(out / SETTINGS, settings_dict(settings) | dict(model=str(folder)))
+    write_json(out / SETTINGS, asdict(settings) | dict(model=str(folder)))
     if lines := curve(read_log(folder) if not settings.data and (folder / LOG).exists() else []):
         print("", f"Right after {PROBE_SHOTS} examples, while {folder} was trained:", "", *lines, sep="\n")
     print("\n" + table(*study.table(found)))

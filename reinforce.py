@@ -14,7 +14,7 @@ import sys
 from dataclasses import replace
 
 from minilm.plumbing.folders import choose_folder, read_settings
-from minilm.plumbing.settings import parse_given
+from minilm.plumbing.settings import parse
 from minilm.plumbing.terminal import exit_code
 from minilm.reinforcement.run import reinforce
 from minilm.reinforcement.settings import ReinforceSettings
@@ -22,7 +22,7 @@ from minilm.reinforcement.settings import ReinforceSettings
 
 def read_command() -> ReinforceSettings:
     """Return the settings of this command line; with --resume, laid over those of the run."""
-    given, _ = parse_given(ReinforceSettings, None, description=__doc__)
+    given, _ = parse(ReinforceSettings, description=__doc__)
     settings = ReinforceSettings(**given)
     if not settings.resume:
         return settings

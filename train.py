@@ -21,7 +21,7 @@ from minilm.model.config import ModelConfig
 from minilm.plumbing.devices import process_rank
 from minilm.plumbing.errors import UserError
 from minilm.plumbing.folders import choose_folder, read_settings
-from minilm.plumbing.settings import option_of, parse_given
+from minilm.plumbing.settings import option_of, parse
 from minilm.plumbing.terminal import exit_code
 from minilm.pretraining.recipes import with_recipe
 from minilm.pretraining.registry import OBJECTIVES
@@ -31,7 +31,7 @@ from minilm.pretraining.settings import PretrainingSettings
 
 def read_command() -> tuple[PretrainingSettings, dict]:
     """Return the settings, and the fields of the model that flags change, of this command line."""
-    given, overrides = parse_given(PretrainingSettings, ModelConfig, description=__doc__)
+    given, overrides = parse(PretrainingSettings, ModelConfig, description=__doc__)
     settings, saved = PretrainingSettings(**given), {}
     if settings.resume:
         folder = choose_folder(settings.objective, settings.out, settings.overwrite, resume=True)

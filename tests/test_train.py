@@ -15,7 +15,7 @@ import minilm
 import train
 from minilm.checkpoint import save
 from minilm.plumbing.folders import RUN_FILES, read_log
-from minilm.plumbing.settings import parse_with_overrides
+from minilm.plumbing.settings import parse
 from minilm.plumbing.terminal import exit_code
 from minilm.pretraining import run
 from minilm.pretraining.masked import Masked
@@ -133,8 +133,8 @@ def test_sentences_that_do_not_fit_are_counted_and_told_once(script, objective):
 
 def make(flags: str):
     """Return the objective and the model that flags name."""
-    settings, overrides = parse_with_overrides(PretrainingSettings, train.ModelConfig, (TINY + flags).split())
-    settings = with_recipe(settings)
+    given, overrides = parse(PretrainingSettings, train.ModelConfig, (TINY + flags).split())
+    settings = with_recipe(PretrainingSettings(**given))
     model = fresh_model(settings, overrides, small.tokenizer())
     return make_objective(settings, small.corpus(), small.tokenizer()), model
 

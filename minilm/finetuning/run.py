@@ -3,7 +3,7 @@
 `finetune.py` is this with flags.
 """
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -14,7 +14,7 @@ from ..model.transformer import Transformer, build
 from ..plumbing.devices import choose_device
 from ..plumbing.errors import UserError
 from ..plumbing.folders import PREDICTIONS, RESULTS, SETTINGS, choose_folder, find_run, read_json, write_json
-from ..plumbing.settings import settings_dict, show
+from ..plumbing.settings import show
 from ..plumbing.terminal import table
 from ..pretraining.run import newest_or_train
 from ..tokenizer.bpe import BPE, SPECIAL_TOKENS
@@ -102,7 +102,7 @@ def finetune(settings: FinetuningSettings) -> Path:
     out = choose_folder(settings.task, settings.out, settings.overwrite, settings.resume)
     if settings.resume:
         check_trainer(out, model)
-    write_json(out / SETTINGS, settings_dict(settings))
+    write_json(out / SETTINGS, asdict(settings))
     show(settings)
     folder.save_task(out, task)
     pace = pace_of(body.config, settings.layer_decay, settings.unfreeze_every)

@@ -3,6 +3,7 @@
 `train.py` is this with flags. The later regimes call `newest_or_train` for a model to start from.
 """
 
+from dataclasses import asdict
 from pathlib import Path
 
 from ..checkpoint import check_trainer
@@ -10,7 +11,7 @@ from ..continued import run as continued
 from ..plumbing.devices import choose_device, process_count, process_group, process_rank
 from ..plumbing.errors import UserError
 from ..plumbing.folders import RESULTS, SETTINGS, choose_folder, find_run, write_json
-from ..plumbing.settings import settings_dict, show
+from ..plumbing.settings import show
 from ..plumbing.terminal import table
 from ..training.loop import train
 from .recipes import with_recipe
@@ -76,7 +77,7 @@ def pretrain(settings: PretrainingSettings, overrides: dict | None = None) -> Pa
     if settings.resume:
         check_trainer(folder, model)
     if process_rank() == 0:
-        write_json(folder / SETTINGS, settings_dict(settings) | overrides)
+        write_json(folder / SETTINGS, asdict(settings) | overrides)
     show(settings, overrides, script="train.py")
     with process_group(device):
         outcome = train(model, objective, settings, folder, tokenizer)

@@ -5,13 +5,13 @@
 
 import copy
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from ..model.transformer import Transformer
 from ..plumbing.devices import choose_device
 from ..plumbing.folders import RESULTS, SETTINGS, choose_folder, write_json
-from ..plumbing.settings import settings_dict, show
+from ..plumbing.settings import show
 from ..plumbing.terminal import table
 from ..pretraining.run import newest_or_train
 from . import report as closing
@@ -46,7 +46,7 @@ def reinforce(settings: ReinforceSettings) -> Path:
     task = make_task(preferences, tokenizer, model, settings)
     name = "ablation" if settings.ablate else "reinforce"  # an ablation leaves no policy behind
     folder = choose_folder(name, settings.out, settings.overwrite, settings.resume)
-    write_json(folder / SETTINGS, settings_dict(replace(settings, resume=False, overwrite=False)))
+    write_json(folder / SETTINGS, asdict(replace(settings, resume=False, overwrite=False)))
     show(settings)
     if not settings.resume:
         mark_beginning(folder, model)
