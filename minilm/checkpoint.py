@@ -98,7 +98,7 @@ def save(model: nn.Module, tokenizer, path: str | Path, overwrite: bool = False)
 def state_to_load(model: nn.Module) -> dict[str, Tensor]:
     """Return the weights that a model is loaded from, which may be simpler than the one that is trained.
 
-    LoRA's thin matrices are merged (`finetuning/lora.py`).
+    LoRA's thin matrices are merged (`finetuning/lora.py`), PPO's value head is left out.
     """
     return model.merged_state() if hasattr(model, "merged_state") else model.state_dict()
 

@@ -41,15 +41,15 @@ class Progress:
         """Tokens a second since the start, or since going on; evaluations take their share of the time."""
         return self.n_token / max(1e-9, time.perf_counter() - self.began)
 
-    def step(self, step: int, metrics: dict[str, Tensor], norm: Tensor, n_token: int, lr: float) -> None:
-        """Take note of one step; tell it where it is the turn of a line of the log."""
+    def step(self, step: int, metrics: dict, norm: Tensor | float, n_token: int, lr: float) -> None:
+        """Take note of one step, in tensors or floats; tell it where it is the turn of a line of the log."""
         self.n_token += n_token
         self.bar.update()
-        good = torch.isfinite(metrics["loss"]) & torch.isfinite(norm)
+        good = torch.isfinite(torch.as_tensor(metrics["loss"])) & torch.isfinite(torch.as_tensor(norm))
         bad_step = torch.where(good, torch.inf, float(step))
         self.first_bad = bad_step if self.first_bad is None else torch.minimum(self.first_bad, bad_step)
         told = step % self.settings.log_every == 0 or step == self.settings.steps
-        if told or norm.device.type == "cpu":
+        if told or good.device.type == "cpu":
             self.stop_if_not_finite()
         if told and self.logs:
             values, speed = {name: float(value) for name, value in metrics.items()}, self.tokens_per_second()

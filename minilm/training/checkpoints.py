@@ -82,13 +82,15 @@ class Run:
     def look(self) -> dict:
         """Return, and tell, what is known after so many steps: the metrics on the validation part.
 
-        Of an objective with an update of its own they are those of the last step. A quiet run is looked at
-        only where its patience may end it. Of several processes the first looks, and the others wait for it
-        in the next step, unless the patience of all may end.
+        Of an objective with an update of its own they are those of the last step, and it names those that are
+        told. A quiet run is looked at only where its patience may end it. Of several processes the first
+        looks, and the others wait for it in the next step, unless the patience of all may end.
         """
         self.progress.stop_if_not_finite()
         if self.objective.update:
-            self.progress.say(self.step, self.metrics)
+            shown = {name: self.metrics[name] for name in self.objective.shown if name in self.metrics}
+            if shown:
+                self.progress.say(self.step, shown)
             return self.metrics
         metrics, patience = {}, self.best.patience > 0
         if patience or (self.folder and process_rank() == 0):

@@ -154,7 +154,7 @@ def train(
         `before` and `after` (the metrics of `evaluate`), `seconds`, `tokens_per_second`, `steps` taken.
 
     Raises:
-        UserError: where the loss turns NaN or infinite; the last checkpoint stays as it was.
+        UserError: where the loss turns NaN or infinite, or a step fails; the last checkpoint stays as it was.
         Interrupted: on Ctrl-C, after a checkpoint.
     """
     optimizer = optimizer or make_optimizer(model, settings.weight_decay)
@@ -167,7 +167,10 @@ def train(
         for step in range(run.step, settings.steps):
             if run.best.is_time():
                 break
-            run.metrics, *rest = train_step(model, objective, optimizer, settings, step)
+            try:
+                run.metrics, *rest = train_step(model, objective, optimizer, settings, step)
+            except UserError as error:
+                raise run.progress.failed(f"step {step + 1}: {error}") from None
             run.step = step + 1
             run.progress.step(run.step, run.metrics, *rest)
             if run.step == settings.steps:

@@ -34,7 +34,8 @@ class Objective(ABC):
     name: str
     notes: tuple[str, ...] = ()  # lines worth printing, such as how many texts were cut
     update = None
-    state: object = None  # what an update of its own carries from step to step, kept in each checkpoint
+    shown: tuple[str, ...] = ()  # metrics of such an update that are worth a line for a person
+    state: object = None  # what it carries from step to step, kept in each checkpoint
 
     def __init__(self, tokenizer: BPE, context: int, batch_size: int, seed: int = 0):
         for flag, value, least in (("context", context, 1), ("batch-size", batch_size, 1), ("seed", seed, 0)):
