@@ -19,6 +19,7 @@ from minilm.checkpoint import load
 from minilm.in_context.prompt_files import FileQuestions
 from minilm.in_context.prompts import SCORES, checksum
 from minilm.in_context.questions import PROBE_SHOTS, curve
+from minilm.in_context.run import FewShot
 from minilm.in_context.study import Study, figures, file_study, world_study
 from minilm.in_context.terminal import Writer, loop
 from minilm.model.sampling import SamplingRule
@@ -72,8 +73,10 @@ def main() -> int:
     settings = PromptSettings(**given)
     device = choose_device(settings.device)
     study = read_study(settings)
-    name = "causal" if settings.prompt is not None or settings.data else "in-context"
-    folder = Path(settings.model or newest_or_train(name, settings.seed, settings.device))
+    name, kind = (
+        ("in-context", FewShot) if settings.prompt is None and not settings.data else ("causal", None)
+    )
+    folder = Path(settings.model or newest_or_train(name, settings.seed, settings.device, kind))
     model, tokenizer = load(folder, str(device))
     if tokenizer is None:
         raise UserError(f"{folder}: no tokenizer in it, and a prompt is text")

@@ -14,49 +14,27 @@ scales by flags alone: --model bert-base --data corpus/ --device cuda --precisio
 
 import sys
 from contextlib import redirect_stdout
-from dataclasses import replace
 
-from minilm.continued import run as continued
+from minilm.continued.run import Continued, continued_command
+from minilm.in_context.run import FewShot
 from minilm.model.config import ModelConfig
 from minilm.plumbing.devices import process_rank
-from minilm.plumbing.errors import UserError
-from minilm.plumbing.folders import choose_folder, read_settings
-from minilm.plumbing.settings import option_of, parse
+from minilm.plumbing.script import read_command
 from minilm.plumbing.terminal import exit_code
 from minilm.pretraining.recipes import with_recipe
-from minilm.pretraining.registry import OBJECTIVES
-from minilm.pretraining.run import newest_or_train, pretrain
-from minilm.pretraining.settings import PretrainingSettings
+from minilm.pretraining.run import PretrainingSettings, kind_of_run
 
 
-def read_command() -> tuple[PretrainingSettings, dict]:
-    """Return the settings, and the fields of the model that flags change, of this command line."""
-    given, overrides = parse(PretrainingSettings, ModelConfig, description=__doc__)
-    settings, saved = PretrainingSettings(**given), {}
-    if settings.resume:
-        folder = choose_folder(settings.objective, settings.out, settings.overwrite, resume=True)
-        saved, others = read_settings(folder, PretrainingSettings)
-        saved |= dict(overwrite=False)  # how the run began is no longer of interest
-        given["out"], overrides = str(folder), others | overrides
-    elif settings.init:
-        if settings.objective == "distillation":
-            raise UserError("--init: a student begins with its teacher's layers; give --teacher alone")
-        for name in (*overrides, *({"model", "tokenizer"} & given.keys())):
-            raise UserError(f"{option_of(name)}: with --init model and tokenizer are those of the run")
-        kept = {"objective", "model", "context"}.union(*(entry.options for entry in OBJECTIVES.values()))
-        saved = continued.start_settings(settings, given, kept)
-    return with_recipe(PretrainingSettings(**saved | given)), overrides
-
-
-def main() -> int:
+def main() -> None:
     """Train, and print what was learnt beside what a trivial method reaches."""
-    settings, overrides = read_command()
+    name_of = lambda given: given.get("objective", PretrainingSettings.objective)
+    given, overrides = read_command(PretrainingSettings, __doc__, name_of, ModelConfig)
+    if given.get("init") and not given.get("resume"):
+        given = continued_command(given, overrides)
+    settings = with_recipe(PretrainingSettings(**given))
+    kind = FewShot if FewShot.fits(settings) else kind_of_run(settings.objective)
     with redirect_stdout(None if process_rank() else sys.stdout):  # of several processes the first speaks
-        if settings.objective == "distillation" and settings.teacher is None:
-            teacher = newest_or_train("masked", settings.seed, settings.device)
-            settings = replace(settings, teacher=str(teacher))
-        pretrain(settings, overrides)
-    return 0
+        (Continued if settings.init else kind)(settings, overrides).run()
 
 
 if __name__ == "__main__":

@@ -10,12 +10,12 @@ import small
 
 import prompt
 from minilm.checkpoint import save
+from minilm.in_context.run import FewShot
 from minilm.model.config import ModelConfig
 from minilm.model.transformer import build
 from minilm.plumbing.terminal import exit_code
-from minilm.pretraining import run
 from minilm.pretraining.recipes import with_recipe
-from minilm.pretraining.settings import PretrainingSettings
+from minilm.pretraining.run import PretrainingSettings
 from minilm.texts import corpus as data
 
 ROWS = "".join(f"text {i}\t{'good' if i % 2 else 'bad'}\n" for i in range(12))
@@ -54,16 +54,14 @@ def results(folder: str = "runs/prompt") -> dict:
 
 
 def test_the_default_trains_its_model_and_asks_it(script, monkeypatch):
-    def tiny(settings):
-        assert settings == with_recipe(
-            PretrainingSettings(objective="causal", model="gpt-alibi-tiny", seed=3, device="cpu")
-        )
-        few = dict(steps=2, n_documents=60, vocab_size=500, seed=3, device="cpu")
-        settings = with_recipe(PretrainingSettings(objective="causal", model="gpt-alibi-tiny", **few))
-        return pretrain(settings, dict(d_model=8, n_head=4, d_ff=8))
+    def tiny(run):
+        default = dict(objective="causal", model="gpt-alibi-tiny", seed=3, device="cpu")
+        assert run.settings == with_recipe(PretrainingSettings(**default))
+        few = with_recipe(PretrainingSettings(**default, steps=2, n_documents=60, vocab_size=500))
+        return whole_run(FewShot(few, dict(d_model=8, n_head=4, d_ff=8)))
 
-    pretrain = run.pretrain
-    monkeypatch.setattr(run, "pretrain", tiny)
+    whole_run = FewShot.run
+    monkeypatch.setattr(FewShot, "run", tiny)
     code, out, err = script(FEW, "--seed 3")
     assert code == 0, err
     assert "No finished runs/in-context" in out and "Saved in runs/in-context" in out
@@ -122,7 +120,7 @@ def test_the_newest_gpt_writes_where_no_model_is_named(script, monkeypatch):
     monkeypatch.setattr(prompt, "newest_or_train", lambda *what: asked.append(what) or Path("decoder"))
     assert script("--max-new-tokens 2 --seed 4 --prompt", "Ana")[0] == 0
     assert script(f"--data train.tsv --shots 0 {FEW}")[0] == 0
-    assert asked == [("causal", 4, "auto"), ("causal", 0, "cpu")]
+    assert asked == [("causal", 4, "auto", None), ("causal", 0, "cpu", None)]
 
 
 def test_the_terminal_is_a_loop(script, monkeypatch):

@@ -1,25 +1,34 @@
-"""What a pre-training run ends with: a table beside its baselines, figures for results.json, examples.
+"""What a pre-training run ends with: its closing table, figures for results.json, examples to read.
 
-A loss alone shows little: a model that has learnt only which positions hold which words already looks good.
-So each figure stands beside what a trivial method reaches.
+Each closing has the same arguments (objective, model, metrics before and after, settings) and returns the
+table's rows, the figures, and the lines of the examples.
 """
 
 import numpy as np
 from torch import Tensor
 
 from .. import world
-from ..in_context.questions import CHANCE, NAMES
-from ..training.objective import IGNORED, micro_batches, perplexity, tensors
+from ..model.generate import generate
+from ..model.transformer import Transformer
+from ..plumbing.devices import process_count
+from ..training.bleu import corpus_bleu, exact_match
+from ..training.checkpoints import evaluate
+from ..training.loop import TrainingSettings
+from ..training.objective import perplexity, tensors
+from . import baselines, students
 from .causal import Causal
 from .denoising import Denoising
+from .distillation import Distillation
 from .masked import Masked, predict_masked
-from .next_sentence import FOLLOWS
+from .noise import NOISES
+from .translation import Translation
 
 HEADER = ("", "before", "after", "to compare", "")
+STUDENTS_HEADER = ("", "weights", "in blocks", "texts/s", "hidden tokens right", "their loss (nats)")
 
 
-def causal_closing(objective: Causal, model, before: dict, after: dict) -> tuple[list, dict, list[str]]:
-    """Return the table's rows, the figures for results.json, and a text that the model wrote."""
+def causal_closing(objective: Causal, model, before: dict, after: dict, settings) -> tuple[list, dict, list]:
+    """The loss beside the grammar's own, and a text that the model wrote."""
     floor = objective.floor()
     compared = "the grammar's own: no model can do better" if floor else ""
     before, after, floor = (
@@ -28,109 +37,33 @@ def causal_closing(objective: Causal, model, before: dict, after: dict) -> tuple
     names = {"loss": "loss (nats a token)", "perplexity": "perplexity", "bits_per_byte": "bits per byte"}
     rows = [(name, before[key], after[key], floor.get(key), compared) for key, name in names.items()]
     rows.append(("next token right", before["accuracy"], after["accuracy"], None, ""))
-    tasks = [task for task in NAMES if task in after]
-    rows += [(NAMES[task], before[task], after[task], CHANCE, "chance") for task in tasks]
     results = dict(perplexity=after["perplexity"], floor_bits_per_byte=floor.get("bits_per_byte"))
     return rows, results, ["A text that it wrote:", "", objective.sample(model).strip()]
 
 
-def masked_closing(objective: Masked, model, before: dict, after: dict) -> tuple[list, dict, list[str]]:
-    """Return the table's rows, the figures for results.json, and three filled-in blanks."""
-
-    def row(name: str, key: str, to_compare: float | None = None, what: str = "") -> tuple:
-        return name, before[key], after[key], to_compare, what
-
-    frequent, unigram = most_frequent_accuracy(objective), unigram_loss(objective, "masked_labels")
-    rows = [
-        row("loss (nats)", "loss"),
-        row("loss of hidden tokens", "masked_loss", unigram, "from word frequencies alone"),
-        row("bits per hidden byte", "bits_per_byte"),
-        row("hidden tokens right", "masked_accuracy", frequent, "always the commonest token"),
+def masked_closing(objective: Masked, model, before: dict, after: dict, settings) -> tuple[list, dict, list]:
+    """Hidden tokens beside the commonest one, things beside chance, pairs beside a shared rare word."""
+    frequent = baselines.most_frequent_accuracy(objective)
+    unigram = baselines.unigram_loss(objective, "masked_labels")
+    figures = [
+        ("loss (nats)", "loss", None, ""),
+        ("loss of hidden tokens", "masked_loss", unigram, "from word frequencies alone"),
+        ("bits per hidden byte", "bits_per_byte", None, ""),
+        ("hidden tokens right", "masked_accuracy", frequent, "always the commonest token"),
     ]
+    rows = [(name, before[key], after[key], *compared) for name, key, *compared in figures]
     results = dict(masked_accuracy=after["masked_accuracy"], masked_accuracy_baseline=frequent)
-    slot = slot_accuracy(objective, model) if objective.corpus.name == "world" else None
+    slot = baselines.slot_accuracy(objective, model) if objective.corpus.name == "world" else None
     if slot is not None:
         results["slot_accuracy"] = slot
         rows.append(("thing fits the place", None, slot, 1 / len(world.PLACES), "things at random"))
     if objective.next_sentence:
-        results["next_sentence_accuracy"] = after["next_sentence_accuracy"]
-        shared = results["shared_word_accuracy"] = shared_word_accuracy(objective)
-        rows.append(row("next sentence right", "next_sentence_accuracy", shared, "A and B share a rare word"))
+        key = "next_sentence_accuracy"
+        results[key], shared = after[key], baselines.shared_word_accuracy(objective)
+        results["shared_word_accuracy"] = shared
+        rows.append(("next sentence right", before[key], after[key], shared, "A and B share a rare word"))
         rows.append(("", None, None, 0.5, "chance"))
     return rows, results, ["Filled-in blanks:", "", *fill_examples(objective, model)]
-
-
-def slot_accuracy(objective: Masked, model) -> float | None:
-    """Return how often a hidden thing of a validation story is filled with a thing of the same place.
-
-    One thing a row is hidden. Positions and word frequencies alone find the right place one time in six.
-    None where the vocabulary is so small that no thing is a single token.
-    """
-    texts, vocab = objective.texts["validation"], objective.tokenizer.vocab
-    words = [vocab[i].decode(errors="replace").strip() for i in range(len(vocab))]
-    place_of = np.array([world.place_of(word) or "" for word in words])  # (V,)
-    rows = texts.true_rows(np.arange(len(texts)))
-    is_thing = place_of[rows["input_ids"]] != ""  # (N, T)
-    if not is_thing.any():
-        return None
-    rows = {name: value[is_thing.any(1)] for name, value in rows.items()}
-    is_thing = is_thing[is_thing.any(1)]
-    lot = np.random.default_rng(objective.seed).random(is_thing.shape)
-    hidden = (lot * is_thing).argmax(1)[:, None]  # (N, 1) one thing a row
-    truth = np.take_along_axis(rows["input_ids"], hidden, 1)
-    np.put_along_axis(rows["input_ids"], hidden, objective.tokenizer.special_id("[MASK]"), 1)
-    batch = tensors(rows | dict(masked_positions=hidden))
-    parts = micro_batches(batch, -(-len(hidden) // objective.batch_size))
-    guess = np.concatenate([predict_masked(model, part).argmax(-1).numpy() for part in parts])  # (N, 1)
-    return float((place_of[guess] == place_of[truth]).mean())
-
-
-def unigram_loss(objective: Masked | Denoising, name: str, n_end: int = 0) -> float:
-    """Return the loss, in nats a label, of knowing only how often each token occurs in training.
-
-    `name`: of the labels in the batch. `n_end`: how often [SEP], which is not in the texts, is a label.
-    """
-    count = np.bincount(objective.texts["train"].ids, minlength=len(objective.token_bytes)) + 1
-    count[objective.tokenizer.special_id("[SEP]")] += n_end
-    labels = objective.batch(0, "validation")[name].numpy()
-    return float(-np.log(count / count.sum())[labels[labels != IGNORED]].mean())
-
-
-def most_frequent_accuracy(objective: Masked) -> float:
-    """Return how often the commonest token of the training text is the hidden one, in validation."""
-    labels = objective.batch(0, "validation")["masked_labels"].numpy()
-    commonest = np.bincount(objective.texts["train"].ids).argmax()
-    return float((labels == commonest).sum() / (labels != IGNORED).sum())
-
-
-def shared_word_accuracy(objective: Masked) -> float:
-    """Return how often "B follows A where both hold the same rare token" is right, in validation.
-
-    Rare means: in at most a share of the texts. The share that serves best on training pairs is taken.
-    """
-    sides = {split: pair_words(objective, split) for split in ("train", "validation")}
-    rarity = np.concatenate(sides["train"][:2]).mean(0)  # (V,) share of the texts with this token
-
-    def accuracy(split: str, limit: float) -> float:
-        a, b, follows = sides[split]
-        return float(((a & b & (rarity <= limit)).any(1) == follows).mean())
-
-    limits = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-    return accuracy("validation", max(limits, key=lambda limit: accuracy("train", limit)))
-
-
-def pair_words(objective: Masked, split: str, n: int = 2000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return which tokens are in A, (N, V), in B, (N, V), and whether B follows, (N,), of up to n pairs."""
-    rows = objective.rows(split, objective.generator(0, split), n)
-    rows = {name: value[:n] for name, value in rows.items()}
-    sides = []
-    for segment in (0, 1):
-        inside = (rows["token_type_ids"] == segment) & ~np.isin(rows["input_ids"], objective.special_ids)
-        row, column = np.nonzero(inside)
-        present = np.zeros((len(inside), len(objective.token_bytes)), dtype=bool)
-        present[row, rows["input_ids"][row, column]] = True
-        sides.append(present)
-    return sides[0], sides[1], rows["next_sentence_labels"] == FOLLOWS
 
 
 def fill_examples(objective: Masked, model, n: int = 3) -> list[str]:
@@ -155,3 +88,113 @@ def fill_examples(objective: Masked, model, n: int = 3) -> list[str]:
         best = [f"{tokenizer.decode([g]).strip()} {v:.2f}" for g, v in zip(guesses, values, strict=True)]
         lines += [text, f"    {'   '.join(best)}   (it was: {tokenizer.decode([int(answer)]).strip()})"]
     return lines
+
+
+def denoising_closing(
+    objective: Denoising, model, before: dict, after: dict, settings
+) -> tuple[list, dict, list]:
+    """Kept and lost tokens beside trivial methods, the loss under each noise, and three rebuilt texts.
+
+    The figures are teacher-forced: the decoder sees the true text so far. The rebuilt texts show what it
+    writes when it sees its own.
+    """
+    # the end of each row is a label too
+    unigram = baselines.unigram_loss(objective, "labels", n_end=len(objective.texts["train"]))
+    copied, commonest = baselines.standing_share(objective), baselines.commonest_share(objective)
+    figures = [
+        ("loss (nats a token)", "loss", unigram, "from word frequencies alone"),
+        ("bits per byte", "bits_per_byte", None, ""),
+        ("kept tokens copied", "copy_accuracy", copied, "the input as it stands"),
+        ("lost tokens rebuilt", "rebuilt_accuracy", commonest, "the commonest token"),
+    ]
+    rows = [(name, before[key], after[key], *compared) for name, key, *compared in figures]
+    results = dict(reconstruction_loss=after["loss"], copy_accuracy=after["copy_accuracy"])
+    results |= dict(rebuilt_accuracy=after["rebuilt_accuracy"], unigram_loss=unigram)
+    for noise in NOISES:
+        loss = results[f"{noise}_loss"] = evaluate(model, objective.with_noise(noise), settings)["loss"]
+        rows.append((f"loss, {noise} alone", None, loss, unigram, ""))
+    return rows, results, ["Rebuilt texts:", "", *rebuilt_examples(objective, model)]
+
+
+def rebuilt_examples(objective: Denoising, model, n: int = 3) -> list[str]:
+    """Return lines that show n validation texts noised, rebuilt by the model alone, and as they were."""
+    tokenizer, texts = objective.tokenizer, objective.texts["validation"]
+    rng = np.random.default_rng(objective.seed)
+    chosen = rng.choice(len(texts), min(n, len(texts)), replace=False)
+    rows = objective.rows(texts, chosen, rng)
+    begin, end, pad = (tokenizer.special_id(token) for token in ("[CLS]", "[SEP]", "[PAD]"))
+    noised = [ids[ids != pad].tolist() for ids in rows["input_ids"]]
+    rebuilt = generate(
+        model, noised, objective.context - 1, temperature=0, eos_id=end, decoder_start_id=objective.begin
+    )
+    mask = tokenizer.decode([tokenizer.special_id("[MASK]")])
+    lines = []
+    for three in zip(noised, rebuilt, rows["decoder_input_ids"], strict=True):
+        for name, ids in zip(("noised:  ", "rebuilt: ", "original:"), three, strict=True):
+            text = tokenizer.decode([i for i in ids if i not in (begin, end, pad)])
+            lines.append(f"{name} {text.replace(mask, ' ____').strip()}".rstrip())
+        lines.append("")
+    return lines[:-1]
+
+
+def translation_closing(
+    objective: Translation, model, before: dict, after: dict, settings
+) -> tuple[list, dict, list]:
+    """Whole texts right and BLEU beside a dictionary's, and five translations.
+
+    All validation pairs are translated greedily. They are compared with what a dictionary gives word by word,
+    or, where the language is not the world's, with the source left as it is.
+    """
+    sources, references = zip(*objective.corpus.validation, strict=True)
+    ours = objective.translate(model, sources)
+    if objective.corpus.name.partition(":")[0] == "world":
+        baseline, what = [world.word_by_word(text) for text in sources], "word by word, from a dictionary"
+    else:
+        baseline, what = list(sources), "the source, not translated"
+    before, after = ({**m, "perplexity": perplexity(m["plain_loss"])} for m in (before, after))
+    names = {"loss": "loss, smoothed (nats)", "plain_loss": "loss (nats a token)"}
+    names |= {"perplexity": "perplexity", "bits_per_byte": "bits per byte", "accuracy": "next token right"}
+    rows = [(name, before[key], after[key], None, "") for key, name in names.items()]
+    results = {}
+    scores = ("exact_match", "whole texts right", exact_match), ("bleu", "BLEU", corpus_bleu)
+    for key, name, score in scores:
+        results[key], trivial = score(ours, references), score(baseline, references)
+        rows.append((name, None, results[key], trivial, what))
+    results["baseline_bleu"] = trivial
+    lines = ["Translations:"]
+    for i in np.random.default_rng(objective.seed).permutation(len(sources))[:5]:
+        verdict = "ours" if ours[i].split() != references[i].split() else "ours, right"
+        lines += ["", sources[i], f"    {ours[i]}   ({verdict})", f"    {references[i]}   (reference)"]
+    return rows, results, lines
+
+
+def distillation_closing(
+    objective: Distillation, model: Transformer, before: dict, after: dict, settings: TrainingSettings
+) -> tuple[list, dict, list]:
+    """The student beside its teacher, and beside students that had none (`students.py`).
+
+    The other students are trained now, each as long as the first one; where several processes share the work
+    none is. All are measured on the same validation texts.
+    """
+    teacher = objective.teacher
+    figures = dict(teacher=evaluate(teacher, objective, settings), student=after)
+    labels = dict(teacher="teacher", student=f"student, {students.count_of(objective)}")
+    speed = {
+        "teacher": students.texts_per_second(objective, teacher),
+        "student": students.texts_per_second(objective, model),
+    }
+    if process_count() == 1:
+        for name, (label, other) in students.other_lessons(objective).items():
+            student = students.train_again(model, other, settings, label.strip())
+            figures[name], labels[name] = evaluate(student, objective, settings), label
+    rows = []
+    for name, figure in figures.items():
+        shape, per_second = (teacher, speed["teacher"]) if name == "teacher" else (model, speed["student"])
+        sizes = (shape.n_parameters(), students.block_weights(shape), round(per_second))
+        rows.append((labels[name], *sizes, figure["masked_accuracy"], figure["masked_loss"]))
+    rows.insert(1, ("its layers as copied", *sizes, before["masked_accuracy"], before["masked_loss"]))
+    results = {f"{name}_accuracy": figure["masked_accuracy"] for name, figure in figures.items()}
+    results |= {f"{name}_loss": figure["masked_loss"] for name, figure in figures.items()}
+    results["student_block_fraction"] = students.block_weights(model) / students.block_weights(teacher)
+    results["student_speedup"] = speed["student"] / speed["teacher"]
+    return rows, results, ["Blanks that the student filled in:", "", *fill_examples(objective, model)]

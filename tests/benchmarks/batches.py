@@ -14,14 +14,14 @@ import torch
 
 from minilm.checkpoint import save
 from minilm.pretraining.recipes import with_recipe
-from minilm.pretraining.registry import (
+from minilm.pretraining.run import (
+    PretrainingSettings,
     copied_student,
     fresh_model,
     load_texts,
     make_objective,
     make_tokenizer,
 )
-from minilm.pretraining.settings import PretrainingSettings
 from minilm.training.loop import make_optimizer, train_step
 
 ROUNDS = 60

@@ -6,6 +6,7 @@ import published
 import pytest
 import small
 import torch
+from minilm.pretraining.closing_denoising import rebuilt_examples, standing_share
 
 import minilm
 import train
@@ -13,9 +14,8 @@ from minilm.continued.run import PUBLISHED, Start, start_settings
 from minilm.in_context.prompts import decoder_start
 from minilm.plumbing.errors import UserError
 from minilm.plumbing.folders import RESULTS
-from minilm.pretraining.closing_denoising import rebuilt_examples, standing_share
 from minilm.pretraining.denoising import Denoising
-from minilm.pretraining.settings import PretrainingSettings
+from minilm.pretraining.run import PretrainingSettings
 from minilm.texts.corpus import Corpus
 from minilm.tokenizer.rows import decoder_begin
 from minilm.training.objective import IGNORED

@@ -9,7 +9,7 @@ from minilm.model.config import PRESETS
 from minilm.plumbing.errors import UserError
 from minilm.plumbing.settings import option_of, parse, words_of
 from minilm.pretraining.recipes import DEFAULT_MODEL, RECIPES, filled_in, with_recipe
-from minilm.pretraining.settings import PretrainingSettings
+from minilm.pretraining.run import PretrainingSettings
 
 
 def test_every_objective_has_a_default_that_runs_on_a_cpu():

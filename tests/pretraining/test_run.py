@@ -1,16 +1,21 @@
 """Grades pretraining/run.py: a whole run, and the model that a later regime starts from."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import small
+import torch
 
 import minilm
+from minilm import world
+from minilm.checkpoint import save
+from minilm.model.config import PRESETS, ModelConfig
 from minilm.plumbing.errors import UserError
 from minilm.plumbing.folders import RUN_FILES
 from minilm.pretraining import run
-from minilm.pretraining.recipes import with_recipe
-from minilm.pretraining.settings import PretrainingSettings
+from minilm.pretraining.recipes import DEFAULT_MODEL, with_recipe
+from minilm.pretraining.run import OBJECTIVES, Distilling, Pretraining, PretrainingSettings, check_fit
 from minilm.texts import corpus as data
 
 
@@ -32,8 +37,102 @@ def settings(**changes) -> PretrainingSettings:
 SHAPE = dict(d_model=8, n_head=2, d_ff=12)
 
 
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_each_objective_is_wired_to_what_fits_it(name):
+    row = OBJECTIVES[name]
+    assert row.objective.name == name
+    assert PRESETS[DEFAULT_MODEL[name]].kind == row.kind, "the default model is one that it trains"
+    fields = {field.name for field in dataclasses.fields(PretrainingSettings)}
+    assert set(row.options) <= fields, "an option of the objective is a flag"
+    assert row.then.startswith("python train.py")
+
+
+def test_options_reach_the_objective():
+    common = dict(context=24, batch_size=7, seed=3)
+    settings = PretrainingSettings(objective="masked", whole_word=True, mask_share=0.3, **common)
+    objective = Pretraining(settings).objective(small.corpus(), small.tokenizer())
+    assert (objective.name, objective.whole_word, objective.mask_share) == ("masked", True, 0.3)
+    assert (objective.context, objective.batch_size, objective.seed) == (24, 7, 3)
+    settings = PretrainingSettings(objective="denoising", noise="deletion", **common)
+    assert Pretraining(settings).objective(small.corpus(), small.tokenizer()).noises == ("deletion",)
+
+
+def test_texts_are_documents_or_pairs():
+    corpus = Pretraining(PretrainingSettings(objective="causal", data=("world",), n_documents=12)).texts()
+    assert corpus.train == world.documents(12)
+    assert run.texts_for_tokenizer(corpus) == corpus.train
+    pairs = Pretraining(PretrainingSettings(objective="translation", data=("world",), n_documents=12)).texts()
+    assert len(pairs.train) == 12
+    texts = run.texts_for_tokenizer(pairs)
+    assert {text for pair in pairs.train for text in pair} == set(texts), "one vocabulary, both languages"
+
+
+def test_a_tokenizer_is_trained_read_or_that_of_the_run(tmp_path):
+    def tokenizer(**changes):
+        command = with_recipe(PretrainingSettings(vocab_size=290, out=str(tmp_path), **changes))
+        return Pretraining(command, SHAPE).start(small.corpus())[1]
+
+    assert tokenizer().vocab_size == 290
+    small.tokenizer().save(tmp_path / "tokenizer.json")
+    for more in (dict(resume=True), dict(tokenizer=str(tmp_path / "tokenizer.json"))):
+        assert tokenizer(**more).vocab == small.tokenizer().vocab
+
+
+def test_fresh_weights_are_those_of_the_seed():
+    def model(**changes):
+        command = with_recipe(PretrainingSettings(vocab_size=290, **changes))
+        return Pretraining(command, dict(d_ff=20)).start(small.corpus())[0]
+
+    one, same, other = model(seed=1), model(seed=1), model(seed=2)
+    small.assert_equal(one.state_dict(), same.state_dict())
+    assert not torch.equal(one.tokens.weight, other.tokens.weight)
+    assert (one.config.d_ff, one.config.vocab_size) == (20, 290)
+    plain = model(next_sentence=False)
+    assert plain.next_sentence is None and plain.pooler is None
+
+
+def test_what_does_not_fit_is_named():
+    settings = with_recipe(PretrainingSettings(objective="causal", context=64))
+    check_fit(settings, ModelConfig(n_decoder_layer=1))
+    with pytest.raises(UserError, match="kind decoder.*kind encoder; it fits --objective masked"):
+        check_fit(settings, ModelConfig(n_encoder_layer=1))
+    with pytest.raises(UserError, match="--context 64 .*32 positions.*--max-positions 64"):
+        check_fit(settings, ModelConfig(n_decoder_layer=1, max_positions=32))
+
+
+def test_a_student_is_made_of_its_teachers_layers(tmp_path):
+    teacher = small.model("masked")
+    save(teacher, small.tokenizer(), tmp_path / "teacher")
+    settings = with_recipe(PretrainingSettings(objective="distillation", teacher=str(tmp_path / "teacher")))
+    student, tokenizer = Distilling(settings, {"n_encoder_layer": 1}).start(None)
+    assert tokenizer.vocab == small.tokenizer().vocab and student.config.n_segments == 0
+    assert torch.equal(student.tokens.weight, teacher.tokens.weight)
+    objective = Distilling(settings).objective(small.corpus(), tokenizer)
+    assert torch.equal(objective.teacher.tokens.weight, teacher.tokens.weight)
+    with pytest.raises(UserError, match="--n-encoder-layer"):
+        Distilling(settings, {"d_ff": 3}).start(None)
+    save(teacher, None, tmp_path / "bare")
+    with pytest.raises(UserError, match="bare: no tokenizer in it"):
+        Distilling(dataclasses.replace(settings, teacher=str(tmp_path / "bare"))).start(None)
+
+
+def test_a_student_reads_few_of_the_texts_and_its_table_all(tmp_path):
+    settings = with_recipe(PretrainingSettings(objective="distillation", teacher="runs/masked"))
+    assert len(Distilling(settings).texts().train) == 30 and settings.n_documents == 140
+
+
+def test_a_later_regime_starts_from_a_model_that_can_read(tmp_path):
+    save(small.model("causal"), small.tokenizer(), tmp_path / "run")
+    folder, model, tokenizer = run.start_model(str(tmp_path / "run"), "causal", settings())
+    assert folder == str(tmp_path / "run") and model.config.kind == "decoder"
+    assert tokenizer.vocab == small.tokenizer().vocab
+    save(model, None, tmp_path / "bare")
+    with pytest.raises(UserError, match="bare: no tokenizer in it, and text cannot be read without one"):
+        run.start_model(tmp_path / "bare", "causal", settings())
+
+
 def test_a_run_returns_the_folder_that_holds_all_of_it(capsys):
-    folder = run.pretrain(settings(objective="causal"), SHAPE)
+    folder = Pretraining(settings(objective="causal"), SHAPE).run()
     assert folder == Path("runs/causal")
     assert sorted(path.name for path in folder.iterdir()) == sorted(RUN_FILES)
     assert minilm.load(folder)[0].config.d_ff == 12, "a field of the model that differs from its preset"
@@ -43,7 +142,7 @@ def test_a_run_returns_the_folder_that_holds_all_of_it(capsys):
 
 
 def test_the_newest_finished_run_is_taken(capsys):
-    folders = [run.pretrain(settings(objective="causal"), SHAPE) for _ in range(2)]
+    folders = [Pretraining(settings(objective="causal"), SHAPE).run() for _ in range(2)]
     capsys.readouterr()
     assert run.newest_or_train("causal") == folders[1]
     assert capsys.readouterr().out == "", "nothing is trained where there is a finished run"
@@ -53,7 +152,7 @@ def test_the_newest_finished_run_is_taken(capsys):
 
 def test_the_default_one_is_trained_where_there_is_none(monkeypatch, capsys):
     seen = []
-    monkeypatch.setattr(run, "pretrain", lambda settings: seen.append(settings) or Path("runs/masked"))
+    monkeypatch.setattr(Pretraining, "run", lambda self: seen.append(self.settings) or Path("runs/masked"))
     assert run.newest_or_train("masked", seed=3, device="cpu") == Path("runs/masked")
     assert seen == [with_recipe(PretrainingSettings(objective="masked", seed=3, device="cpu"))]
     assert "No finished runs/masked" in capsys.readouterr().out
@@ -64,31 +163,3 @@ def test_several_processes_do_not_train_what_they_start_from(monkeypatch):
     monkeypatch.setattr(run, "process_count", lambda: 2)
     with pytest.raises(UserError, match="no finished runs/masked.*train.py --objective masked makes one"):
         run.newest_or_train("masked")
-
-
-def test_of_several_processes_the_first_alone_makes_the_folder(monkeypatch):
-    command = settings(out="new")
-    monkeypatch.setenv("RANK", "1")
-    assert run.run_folder(command, "masked") == Path("new") and not Path("new").exists()
-    monkeypatch.setenv("RANK", "0")
-    assert run.run_folder(command, "masked") == Path("new") and Path("new").exists()
-    with pytest.raises(UserError, match="--out new exists"):
-        run.run_folder(command, "masked")
-
-
-def test_the_model_of_regime_6_is_found_by_its_own_name(monkeypatch):
-    seen = []
-    monkeypatch.setattr(run, "pretrain", lambda settings: seen.append(settings) or Path("runs/in-context"))
-    assert run.newest_or_train("in-context", seed=3, device="cpu") == Path("runs/in-context")
-    want = dict(objective="causal", model="gpt-alibi-tiny", seed=3, device="cpu")
-    assert seen == [with_recipe(PretrainingSettings(**want))]
-    assert seen[0].data == ("world:few-shot",)
-
-
-def test_gpt_on_few_shot_documents_is_told_from_other_gpts(capsys):
-    few = dict(data=("world:few-shot-no-repeats",), n_documents=40, vocab_size=400, steps=1)
-    folder = run.pretrain(settings(objective="causal", **few), SHAPE)
-    out = capsys.readouterr().out
-    assert folder == Path("runs/in-context"), "runs/causal is the GPT of the stories"
-    assert "lookup, key that is no word" in out and "Next: python prompt.py" in out
-    assert run.newest_or_train("in-context") == folder

@@ -1,4 +1,4 @@
-"""The figures at the end of a translation run, with translators whose answers are known."""
+"""Grades pretraining/report.py: the table of a translation, with translators whose answers are known."""
 
 import math
 from types import SimpleNamespace
@@ -6,8 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from minilm.plumbing.terminal import table
-from minilm.pretraining import closing_translation as closing
-from minilm.pretraining.report import HEADER
+from minilm.pretraining.report import HEADER, translation_closing
 from minilm.texts.pairs import Pairs, load_pairs
 from minilm.training.bleu import corpus_bleu, exact_match
 from minilm.world import word_by_word
@@ -35,7 +34,7 @@ def objective():
 
 
 def test_closing_has_the_figures_of_results_json(objective):
-    rows, results, examples = closing.translation_closing(objective, "model", BEFORE, AFTER)
+    rows, results, examples = translation_closing(objective, "model", BEFORE, AFTER, None)
     sources, references = zip(*PAIRS, strict=True)
     ours = [half_right(source) for source in sources]
     assert results == dict(
@@ -51,16 +50,17 @@ def test_closing_has_the_figures_of_results_json(objective):
     assert len([line for line in examples if line in sources]) == 5, "five translations"
 
 
-def test_perplexity_is_that_of_the_plain_loss():
-    columns = {name: (before, after) for name, before, after, _, _ in closing.loss_rows(BEFORE, AFTER)}
+def test_perplexity_is_that_of_the_plain_loss(objective):
+    rows, _, _ = translation_closing(objective, "model", BEFORE, AFTER, None)
+    columns = {name: (before, after) for name, before, after, _, _ in rows}
     assert columns["perplexity"] == (math.exp(6.4), math.exp(0.4)), "smoothing would add to it"
     assert columns["loss, smoothed (nats)"] == (6.5, 1.6) and columns["loss (nats a token)"] == (6.4, 0.4)
-    assert set(BEFORE) <= set(AFTER) and "perplexity" not in BEFORE, "the caller's figures were changed"
+    assert "perplexity" not in BEFORE, "the caller's figures were changed"
 
 
-def test_a_model_that_has_diverged_gets_its_table():
+def test_a_model_that_has_diverged_gets_its_table(objective):
     metrics = dict(loss=900.0, plain_loss=900.0, bits_per_byte=1.0, accuracy=0.0)
-    found = {row[0]: row[1] for row in closing.loss_rows(metrics, metrics)}
+    found = {row[0]: row[1] for row in translation_closing(objective, "model", metrics, metrics, None)[0]}
     assert 1e300 < found["perplexity"] < math.inf
 
 
@@ -69,8 +69,7 @@ def test_the_world_is_compared_with_its_dictionary():
     sources, references = zip(*pairs.validation, strict=True)
     expected = [word_by_word(source) for source in sources]
     objective = translated_by(lambda text: dict(pairs.validation)[text], pairs)
-    assert closing.baseline_translations(objective, sources)[0] == expected
-    rows, results, _ = closing.translation_closing(objective, "model", BEFORE, AFTER)
+    rows, results, _ = translation_closing(objective, "model", BEFORE, AFTER, None)
     assert results["exact_match"] == 1.0 and results["bleu"] == pytest.approx(100)
     assert results["baseline_bleu"] == corpus_bleu(expected, references) < 40
     by_name = {row[0]: row for row in rows}
@@ -79,25 +78,24 @@ def test_the_world_is_compared_with_its_dictionary():
 
 
 def test_real_pairs_are_compared_with_their_source(objective):
-    sources = [source for source, _ in PAIRS]
-    baseline, what = closing.baseline_translations(objective, sources)
-    assert baseline == sources and "dictionary" not in what
+    rows, results, _ = translation_closing(objective, "model", BEFORE, AFTER, None)
+    sources, references = zip(*PAIRS, strict=True)
+    assert results["baseline_bleu"] == corpus_bleu(sources, references)
+    assert rows[-1][4] == "the source, not translated"
 
 
-def test_examples_show_source_ours_and_reference():
-    lines = closing.example_lines(["s0", "s1", "s2"], ["t 0", "no", "t2"], ["t 0", "t1", "t2"], [1, 0])
-    assert [line.split("   ")[-2:] for line in lines if line.startswith(" ")] == [
-        [" no", "(ours)"],
-        [" t1", "(reference)"],
-        [" t 0", "(ours, right)"],
-        [" t 0", "(reference)"],
-    ]
-    assert [line for line in lines if not line.startswith(" ")] == ["s1", "", "s0"]
+def test_examples_show_source_ours_and_reference(objective):
+    lines = translation_closing(objective, "model", BEFORE, AFTER, None)[2]
+    for blank, source, ours, reference in zip(*[iter(lines[1:])] * 4, strict=True):
+        verdict = "ours, right" if half_right(source) == dict(PAIRS)[source] else "ours"
+        assert (blank, ours) == ("", f"    {half_right(source)}   ({verdict})")
+        assert reference == f"    {dict(PAIRS)[source]}   (reference)"
+    assert {"(ours)", "(ours, right)"} <= {line.split("   ")[-1] for line in lines}
 
 
 def test_examples_are_drawn_by_the_seed(objective):
     def shown(seed):
         objective.seed = seed
-        return closing.translation_closing(objective, "model", BEFORE, AFTER)[2]
+        return translation_closing(objective, "model", BEFORE, AFTER, None)[2]
 
     assert shown(1) == shown(1) != shown(2)

@@ -1,9 +1,9 @@
-"""What a distillation run ends with: the student beside its teacher, and beside students that had none.
+"""The students that a distilled one is compared with: they had no teacher, or many more texts.
 
 The student's own figures prove little: it began with the teacher's weights, and the texts teach too. So the
 same student learns again, from the same batches in the same steps, without its teacher, and with label
-smoothing, since soft targets might help just by being soft. The last rows are trained on all texts, where a
-teacher has little left to say.
+smoothing, since soft targets might help just by being soft. Where texts are few, others learn from all texts,
+where a teacher has little left to say.
 """
 
 import copy
@@ -12,15 +12,11 @@ import time
 from torch import Tensor
 
 from ..model.transformer import Transformer
-from ..plumbing.devices import process_count
-from ..training.checkpoints import evaluate
 from ..training.loop import TrainingSettings, train
 from ..training.objective import micro_batches
 from .distillation import Distillation, initial_student
 from .masked import predict_masked
-from .report import fill_examples
 
-HEADER = ("", "weights", "in blocks", "texts/s", "hidden tokens right", "their loss (nats)")
 SMOOTHING = 0.1  # Vaswani et al. 2017, section 5.4
 
 
@@ -32,40 +28,6 @@ class Smoothed(Distillation):
         (B, T), P = batch["input_ids"].shape, batch["masked_positions"].shape[1]
         config, zeros = self.teacher.config, batch["n_masked"].new_zeros
         return zeros(B, T, config.d_model), zeros(B, P, config.vocab_size)
-
-
-def distillation_closing(
-    objective: Distillation,
-    model: Transformer,
-    before: dict,
-    after: dict,
-    settings: TrainingSettings,
-    controls: bool = True,
-) -> tuple[list, dict, list[str]]:
-    """Return the table's rows (under HEADER), the figures for results.json, and three filled-in blanks.
-
-    With `controls` the other students are trained too, each as long as the first one; where several processes
-    share the work none is. All are measured on the same validation texts.
-    """
-    teacher = objective.teacher
-    figures = dict(teacher=evaluate(teacher, objective, settings), student=after)
-    labels = dict(teacher="teacher", student=f"student, {count_of(objective)}")
-    speed = dict(teacher=texts_per_second(objective, teacher), student=texts_per_second(objective, model))
-    if controls and process_count() == 1:
-        for name, (label, other) in other_lessons(objective).items():
-            student = train_again(model, other, settings, label.strip())
-            figures[name], labels[name] = evaluate(student, objective, settings), label
-    rows = []
-    for name, figure in figures.items():
-        shape, per_second = (teacher, speed["teacher"]) if name == "teacher" else (model, speed["student"])
-        sizes = (shape.n_parameters(), block_weights(shape), round(per_second))
-        rows.append((labels[name], *sizes, figure["masked_accuracy"], figure["masked_loss"]))
-    rows.insert(1, ("its layers as copied", *sizes, before["masked_accuracy"], before["masked_loss"]))
-    results = {f"{name}_accuracy": figure["masked_accuracy"] for name, figure in figures.items()}
-    results |= {f"{name}_loss": figure["masked_loss"] for name, figure in figures.items()}
-    results["student_block_fraction"] = block_weights(model) / block_weights(teacher)
-    results["student_speedup"] = speed["student"] / speed["teacher"]
-    return rows, results, ["Blanks that the student filled in:", "", *fill_examples(objective, model)]
 
 
 def other_lessons(objective: Distillation) -> dict[str, tuple[str, Distillation]]:

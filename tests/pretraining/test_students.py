@@ -1,13 +1,13 @@
-"""The closing table of a distillation: its figures measured again, and the other students' lessons."""
+"""Grades pretraining/students.py, and their closing table: its figures measured again."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from minilm.plumbing.terminal import table
-from minilm.pretraining import closing_distillation as closing
-from minilm.pretraining.closing_distillation import HEADER, Smoothed, distillation_closing
+from minilm.pretraining import report, students
 from minilm.pretraining.distillation import Distillation, initial_student
+from minilm.pretraining.students import Smoothed
 from minilm.training.checkpoints import evaluate
 from minilm.training.loop import TrainingSettings, make_optimizer, train_step
 from minilm.training.objective import IGNORED
@@ -60,8 +60,8 @@ def figures(objective, student):
 
 
 def test_smoothed_is_label_smoothing(objective, student, tagged_corpus, bpe):
-    lesson = closing.other_lessons(objective)["smoothed"][1]
-    assert isinstance(lesson, Smoothed) and closing.SMOOTHING == 0.1
+    lesson = students.other_lessons(objective)["smoothed"][1]
+    assert isinstance(lesson, Smoothed) and students.SMOOTHING == 0.1
     batch = lesson.batch(2, "train")
     keep = batch["masked_labels"] != IGNORED
     logits = student(batch["input_ids"], batch["attention_mask"])
@@ -79,7 +79,7 @@ def test_smoothed_is_label_smoothing(objective, student, tagged_corpus, bpe):
 
 
 def test_a_teacher_that_knows_nothing_says_0(objective):
-    lesson = closing.variant(objective, Smoothed)
+    lesson = students.variant(objective, Smoothed)
     batch = lesson.batch(0, "train")
     hidden, logits = lesson.ask_teacher(batch)
     assert hidden.shape == (*batch["input_ids"].shape, 12) and not hidden.any()
@@ -87,7 +87,7 @@ def test_a_teacher_that_knows_nothing_says_0(objective):
 
 
 def test_a_variant_differs_in_what_is_said_and_in_nothing_else(objective):
-    same = closing.variant(objective)
+    same = students.variant(objective)
     assert type(same) is Distillation
     for name in ("teacher", "temperature", "weights", "mask_share", "whole_word", "n_documents", "seed"):
         assert getattr(same, name) == getattr(objective, name), name
@@ -95,14 +95,14 @@ def test_a_variant_differs_in_what_is_said_and_in_nothing_else(objective):
     for step, split in ((0, "train"), (5, "train"), (0, "validation")):
         one, other = objective.batch(step, split), same.batch(step, split)
         assert all(torch.equal(one[name], other[name]) for name in one), "not the same batches"
-    other = closing.variant(objective, Smoothed, cosine_weight=0.0, temperature=1.0, n_documents=None)
+    other = students.variant(objective, Smoothed, cosine_weight=0.0, temperature=1.0, n_documents=None)
     assert type(other) is Smoothed and other.weights == objective.weights | dict(cosine=0.0)
     assert other.temperature == 1.0 and len(other.corpus.train) == 60
     assert objective.temperature == 3.0 and objective.weights["cosine"] == 0.2
 
 
 def test_the_other_students_learn_without_the_teacher_and_from_all_texts(objective):
-    lessons = closing.other_lessons(objective)
+    lessons = students.other_lessons(objective)
     assert list(lessons) == NAMES
     alone = dict(soft=0.0, masked=1.0, cosine=0.0)
     assert lessons["control"][1].weights == lessons["control_all_texts"][1].weights == alone
@@ -111,16 +111,16 @@ def test_the_other_students_learn_without_the_teacher_and_from_all_texts(objecti
     assert [label for label, _ in lessons.values()] == [
         "  without its teacher", "  with label smoothing", "student, 60 texts", "  without its teacher"
     ]  # fmt: skip
-    every = closing.variant(objective, n_documents=None)
-    assert list(closing.other_lessons(every)) == NAMES[:2], "all texts twice"
+    every = students.variant(objective, n_documents=None)
+    assert list(students.other_lessons(every)) == NAMES[:2], "all texts twice"
 
 
 @pytest.mark.parametrize("name", NAMES[:2])
 def test_another_student_begins_as_the_first_did_and_does_the_same_steps(objective, student, name):
-    lesson = closing.other_lessons(objective)[name][1]
+    lesson = students.other_lessons(objective)[name][1]
     before = {key: value.clone() for key, value in student.state_dict().items()}
     teacher = {key: value.clone() for key, value in objective.teacher.state_dict().items()}
-    found = closing.train_again(student, lesson, SETTINGS, name)
+    found = students.train_again(student, lesson, SETTINGS, name)
     expected = initial_student(objective.teacher, 2).train()
     optimizer = make_optimizer(expected, SETTINGS.weight_decay)
     for step in range(SETTINGS.steps):
@@ -138,7 +138,7 @@ def test_another_student_keeps_the_shape_of_the_first(objective, student):
     for module in student.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.4
-    found = closing.train_again(student, closing.variant(objective), SETTINGS, "")
+    found = students.train_again(student, students.variant(objective), SETTINGS, "")
     assert {m.p for m in found.modules() if isinstance(m, torch.nn.Dropout)} == {0.4}
     assert found.config == student.config
 
@@ -146,20 +146,20 @@ def test_another_student_keeps_the_shape_of_the_first(objective, student):
 def test_block_weights_count_the_blocks_alone(student, teacher):
     D, d_ff = 12, 20
     one = 4 * (D * D + D) + (D * d_ff + d_ff) + (d_ff * D + D) + 4 * D  # attention, feed-forward, two norms
-    assert closing.block_weights(student) == 2 * one and closing.block_weights(teacher) == 3 * one
+    assert students.block_weights(student) == 2 * one and students.block_weights(teacher) == 3 * one
 
 
 def test_count_of_names_the_training_texts(objective):
-    assert closing.count_of(objective) == "11 texts"
+    assert students.count_of(objective) == "11 texts"
     objective.corpus.train = ["a"] * 12345
-    assert closing.count_of(objective) == "12,345 texts"
+    assert students.count_of(objective) == "12,345 texts"
 
 
 def test_texts_per_second_is_that_of_the_best_try(objective, student, monkeypatch):
     clock, seen = iter([0.0, 5.0, 10.0, 10.5, 20.0, 21.0]), []
-    monkeypatch.setattr(closing.time, "perf_counter", lambda: next(clock))
-    monkeypatch.setattr(closing, "predict_masked", lambda model, part: seen.append((model, part)))
-    speed = closing.texts_per_second(objective, student, n_try=3)
+    monkeypatch.setattr(students.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(students, "predict_masked", lambda model, part: seen.append((model, part)))
+    speed = students.texts_per_second(objective, student, n_try=3)
     n_row = len(seen[0][1]["input_ids"])
     assert len(seen) == 3 and all(model is student for model, _ in seen)
     assert n_row <= objective.batch_size, "more rows at a time than a step has: memory"
@@ -168,11 +168,11 @@ def test_texts_per_second_is_that_of_the_best_try(objective, student, monkeypatc
 
 def test_closing_figures_are_those_of_the_models(objective, student, figures):
     before, after = figures
-    rows, results, examples = distillation_closing(objective, student, before, after, SETTINGS)
-    lessons = closing.other_lessons(objective)
+    rows, results, examples = report.distillation_closing(objective, student, before, after, SETTINGS)
+    lessons = students.other_lessons(objective)
     models = dict(teacher=objective.teacher, student=student)
     models |= {
-        name: closing.train_again(student, lesson, SETTINGS, "") for name, (_, lesson) in lessons.items()
+        name: students.train_again(student, lesson, SETTINGS, "") for name, (_, lesson) in lessons.items()
     }
     for name, model in models.items():
         expected = evaluate(model, objective, SETTINGS)
@@ -188,21 +188,16 @@ def test_closing_figures_are_those_of_the_models(objective, student, figures):
     assert [row[4] for row in rows] == expected
     assert [row[5] for row in rows][1:3] == [before["masked_loss"], after["masked_loss"]]
     assert [row[1] for row in rows] == [objective.teacher.n_parameters()] + [student.n_parameters()] * 6
-    assert [row[2] * 2 for row in rows] == [closing.block_weights(student) * 3] + [
+    assert [row[2] * 2 for row in rows] == [students.block_weights(student) * 3] + [
         2 * row[2] for row in rows[1:]
     ]
-    assert "student, 60 texts" in table(rows, HEADER)
+    assert "student, 60 texts" in table(rows, report.STUDENTS_HEADER)
     assert len(examples) == 2 + 2 * 3 and "(it was: " in examples[3]
 
 
-@pytest.mark.parametrize("reason", ["controls", "processes"])
-def test_the_other_students_are_trained_on_request_and_by_one_process(
-    objective, student, figures, monkeypatch, reason
-):
-    monkeypatch.setattr(closing, "train_again", lambda *a: pytest.fail("a long training nobody asked for"))
-    if reason == "processes":  # train_step would wait for the others for ever
-        monkeypatch.setattr(closing, "process_count", lambda: 2)
-    rows, results, _ = distillation_closing(
-        objective, student, *figures, SETTINGS, controls=reason == "processes"
-    )
+def test_the_other_students_are_trained_by_one_process(objective, student, figures, monkeypatch):
+    # train_step would wait for the others for ever
+    monkeypatch.setattr(students, "train_again", lambda *a: pytest.fail("a long training nobody asked for"))
+    monkeypatch.setattr(report, "process_count", lambda: 2)
+    rows, results, _ = report.distillation_closing(objective, student, *figures, SETTINGS)
     assert len(rows) == 3 and "control_accuracy" not in results and "teacher_accuracy" in results

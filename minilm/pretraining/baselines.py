@@ -1,0 +1,104 @@
+"""What the figures of a run are compared with: what needs no model, or no understanding.
+
+A loss alone shows little: a model that has learnt only which positions hold which words already looks good.
+So each figure of the closing tables stands beside what a trivial method reaches.
+"""
+
+import numpy as np
+
+from .. import world
+from ..training.objective import IGNORED, micro_batches, tensors
+from .denoising import Denoising
+from .masked import Masked, predict_masked
+from .next_sentence import FOLLOWS
+
+
+def unigram_loss(objective: Masked | Denoising, name: str, n_end: int = 0) -> float:
+    """Return the loss, in nats a label, of knowing only how often each token occurs in training.
+
+    `name`: of the labels in the batch. `n_end`: how often [SEP], which is not in the texts, is a label.
+    """
+    count = np.bincount(objective.texts["train"].ids, minlength=len(objective.token_bytes)) + 1
+    count[objective.tokenizer.special_id("[SEP]")] += n_end
+    labels = objective.batch(0, "validation")[name].numpy()
+    return float(-np.log(count / count.sum())[labels[labels != IGNORED]].mean())
+
+
+def most_frequent_accuracy(objective: Masked) -> float:
+    """Return how often the commonest token of the training text is the hidden one, in validation."""
+    labels = objective.batch(0, "validation")["masked_labels"].numpy()
+    commonest = np.bincount(objective.texts["train"].ids).argmax()
+    return float((labels == commonest).sum() / (labels != IGNORED).sum())
+
+
+def slot_accuracy(objective: Masked, model) -> float | None:
+    """Return how often a hidden thing of a validation story is filled with a thing of the same place.
+
+    One thing a row is hidden. Positions and word frequencies alone find the right place one time in six.
+    None where the vocabulary is so small that no thing is a single token.
+    """
+    texts, vocab = objective.texts["validation"], objective.tokenizer.vocab
+    words = [vocab[i].decode(errors="replace").strip() for i in range(len(vocab))]
+    place_of = np.array([world.place_of(word) or "" for word in words])  # (V,)
+    rows = texts.true_rows(np.arange(len(texts)))
+    is_thing = place_of[rows["input_ids"]] != ""  # (N, T)
+    if not is_thing.any():
+        return None
+    rows = {name: value[is_thing.any(1)] for name, value in rows.items()}
+    is_thing = is_thing[is_thing.any(1)]
+    lot = np.random.default_rng(objective.seed).random(is_thing.shape)
+    hidden = (lot * is_thing).argmax(1)[:, None]  # (N, 1) one thing a row
+    truth = np.take_along_axis(rows["input_ids"], hidden, 1)
+    np.put_along_axis(rows["input_ids"], hidden, objective.tokenizer.special_id("[MASK]"), 1)
+    batch = tensors(rows | dict(masked_positions=hidden))
+    parts = micro_batches(batch, -(-len(hidden) // objective.batch_size))
+    guess = np.concatenate([predict_masked(model, part).argmax(-1).numpy() for part in parts])  # (N, 1)
+    return float((place_of[guess] == place_of[truth]).mean())
+
+
+def shared_word_accuracy(objective: Masked) -> float:
+    """Return how often "B follows A where both hold the same rare token" is right, in validation.
+
+    Rare means: in at most a share of the texts. The share that serves best on training pairs is taken.
+    """
+    sides = {split: pair_words(objective, split) for split in ("train", "validation")}
+    rarity = np.concatenate(sides["train"][:2]).mean(0)  # (V,) share of the texts with this token
+
+    def accuracy(split: str, limit: float) -> float:
+        a, b, follows = sides[split]
+        return float(((a & b & (rarity <= limit)).any(1) == follows).mean())
+
+    limits = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+    return accuracy("validation", max(limits, key=lambda limit: accuracy("train", limit)))
+
+
+def pair_words(objective: Masked, split: str, n: int = 2000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return which tokens are in A, (N, V), in B, (N, V), and whether B follows, (N,), of up to n pairs."""
+    rows = objective.rows(split, objective.generator(0, split), n)
+    rows = {name: value[:n] for name, value in rows.items()}
+    sides = []
+    for segment in (0, 1):
+        inside = (rows["token_type_ids"] == segment) & ~np.isin(rows["input_ids"], objective.special_ids)
+        row, column = np.nonzero(inside)
+        present = np.zeros((len(inside), len(objective.token_bytes)), dtype=bool)
+        present[row, rows["input_ids"][row, column]] = True
+        sides.append(present)
+    return sides[0], sides[1], rows["next_sentence_labels"] == FOLLOWS
+
+
+def standing_share(objective: Denoising) -> float:
+    """Return the share of surviving tokens that a copy of the input gets right: those at their old place."""
+    batch = {name: value.numpy() for name, value in objective.batch(0, "validation").items()}
+    first = len(objective.begin) - 1  # the column of the first label
+    kept, labels = batch["survived"][:, first:] == 1, batch["labels"][:, first:]  # (B, T)
+    width = min(kept.shape[1], batch["input_ids"].shape[1] - 1)  # behind [CLS]
+    stands = batch["input_ids"][:, 1 : 1 + width] == labels[:, :width]
+    return float((stands & kept[:, :width]).sum() / batch["n_kept"])
+
+
+def commonest_share(objective: Denoising) -> float:
+    """Return the share of lost tokens that are the commonest token of the training text."""
+    batch = objective.batch(0, "validation")
+    commonest = np.bincount(objective.texts["train"].ids).argmax()
+    lost = batch["survived"] == 0
+    return float((batch["labels"][lost] == int(commonest)).sum() / batch["n_lost"])

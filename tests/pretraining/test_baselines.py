@@ -1,0 +1,183 @@
+"""Grades pretraining/baselines.py: what trivial methods reach, against plain loops."""
+
+import math
+
+import numpy as np
+import pytest
+from oracle import Oracle, place_in
+
+from minilm import world
+from minilm.pretraining import baselines
+from minilm.pretraining.denoising import Denoising
+from minilm.pretraining.masked import Masked
+from minilm.pretraining.noise import NOISES
+from minilm.texts.corpus import Corpus
+from minilm.training.objective import IGNORED
+
+TRAIN = ["Aab q. Bbb q. Qa.", "Kkkkkkkkk kkkkkkkkkkk.", "Cab z. Ddd z.", "Acb k. Bad k.", "Cac w. Dda w."]
+VALIDATION = ["Akb k. Bkc k. Xxx a.", "Aak y. Bka k.", "Akk q. Bdk q.", "Cka v. Bak v.", "Dkk v."]
+
+
+@pytest.fixture
+def objective(world_corpus, world_bpe):
+    return Masked(world_corpus, world_bpe, 64, 16, seed=3)
+
+
+@pytest.fixture
+def tiny(byte_bpe):
+    """Documents so short that everything can be counted by hand; a token is a letter."""
+    train = ["Aab q. Bbb q.", "Cab z. Ddd z.", "Acb k. Bad k.", "Cac w. Dda w."]
+    validation = ["Abb x. Bbc x.", "Aaa y. Bba y.", "Acc q. Bdd q.", "Cca v. Bab v."]
+    return Masked(Corpus("tiny", train, validation), byte_bpe, 24, 6, seed=3)
+
+
+def hidden_tokens(objective) -> list[int]:
+    labels = objective.batch(0, "validation")["masked_labels"]
+    return labels[labels != IGNORED].tolist()
+
+
+def test_slot_accuracy_is_1_for_any_thing_of_the_place(objective, world_bpe):
+    model = Oracle(world_bpe, lambda text: {" " + world.THINGS[place_in(text)][-1]: 1.0})
+    assert baselines.slot_accuracy(objective, model) == 1.0, "any thing of the same place counts"
+    assert set(model.n_blank) == {1}, "one thing a row is hidden"
+    assert sum(model.n_row) == len(objective.texts["validation"]) == 60
+    assert max(model.n_row) <= 16, "more rows at a time than the user's --batch-size: memory"
+
+
+def test_slot_accuracy_is_0_for_things_of_another_place_and_for_other_words(objective, world_bpe):
+    def elsewhere(text):
+        place = world.PLACES.index(place_in(text))
+        return {" " + world.THINGS[world.PLACES[place - 1]][0]: 1.0}
+
+    assert baselines.slot_accuracy(objective, Oracle(world_bpe, elsewhere)) == 0.0
+    for word in (" the", ".", "[MASK]", "[PAD]"):
+        assert baselines.slot_accuracy(objective, Oracle(world_bpe, lambda text, w=word: {w: 1.0})) == 0.0
+
+
+def test_slot_accuracy_hides_things_only(objective, world_bpe):
+    true, seen = objective.texts["validation"].true_rows(np.arange(60))["input_ids"], []
+    model = Oracle(world_bpe, lambda text: seen.append(text) or {" the": 1.0})
+    baselines.slot_accuracy(objective, model)
+    for ids, shown in zip(true.tolist(), seen, strict=True):
+        before, after = shown.split("[MASK]")
+        word = world_bpe.decode(ids)[len(before) : -len(after)]
+        assert world.place_of(word.strip()), f"{word!r} is hidden, which is no thing"
+
+
+def test_slot_accuracy_of_one_thing_is_about_chance(objective, world_bpe):
+    thing = " " + world.THINGS["farm"][0]
+    accuracy = baselines.slot_accuracy(objective, Oracle(world_bpe, lambda text: {thing: 1.0}))
+    at_farm = np.mean([place_in(text) == "farm" for text in objective.corpus.validation])
+    assert accuracy == pytest.approx(at_farm), "right in the stories of one place, and in no other"
+
+
+def test_unigram_loss_equals_a_plain_loop(tiny, byte_bpe):
+    counts = dict.fromkeys(byte_bpe.vocab, 1)  # each token once for nothing, so that none has chance 0
+    for text in tiny.corpus.train:
+        for i in byte_bpe.encode(" " + text):
+            counts[i] += 1
+    total = sum(counts.values())
+    nats = [-math.log(counts[i] / total) for i in hidden_tokens(tiny)]
+    found = baselines.unigram_loss(tiny, "masked_labels")
+    assert found == pytest.approx(sum(nats) / len(nats)), "counted in training, in nats"
+
+
+def test_most_frequent_accuracy_equals_a_plain_loop(tiny, byte_bpe):
+    ids = [i for text in tiny.corpus.train for i in byte_bpe.encode(" " + text)]
+    commonest = max(set(ids), key=ids.count)
+    hidden = hidden_tokens(tiny)
+    expected = sum(i == commonest for i in hidden) / len(hidden)
+    assert 0 < expected < 1, "the test needs a commonest token that is hidden at times"
+    assert baselines.most_frequent_accuracy(tiny) == pytest.approx(expected)
+
+
+def plain_pairs(objective, split, n):
+    """(tokens of A, tokens of B, whether B follows) of each pair, read from the rows one by one."""
+    rows = objective.rows(split, objective.generator(0, split), n)
+    sep, pairs = objective.tokenizer.special_id("[SEP]"), []
+    for ids, label in zip(rows["input_ids"].tolist(), rows["next_sentence_labels"].tolist(), strict=True):
+        middle = ids.index(sep)
+        end = ids.index(sep, middle + 1)
+        pairs.append((set(ids[1:middle]), set(ids[middle + 1 : end]), label == 0))
+    return pairs[:n]
+
+
+@pytest.mark.parametrize("split, n", [("train", 40), ("validation", 40), ("validation", 3)])
+def test_pair_words_are_the_tokens_of_each_side(tiny, split, n):
+    a, b, follows = baselines.pair_words(tiny, split, n)
+    expected = plain_pairs(tiny, split, n)
+    assert len(a) == len(b) == len(follows) == len(expected) <= n
+    for i, (in_a, in_b, label) in enumerate(expected):
+        assert set(np.flatnonzero(a[i])) == in_a and set(np.flatnonzero(b[i])) == in_b
+        assert follows[i] == label, "0 is the class of a B that follows"
+
+
+@pytest.mark.parametrize("fixture", ["tiny", "objective"])
+def test_shared_word_accuracy_equals_a_plain_loop(fixture, request):
+    objective = request.getfixturevalue(fixture)
+    train, validation = plain_pairs(objective, "train", 2000), plain_pairs(objective, "validation", 2000)
+    texts = [a for a, _, _ in train] + [b for _, b, _ in train]
+    share = {i: sum(i in text for text in texts) / len(texts) for i in objective.tokenizer.vocab}
+
+    def accuracy(pairs, limit):
+        right = [any(share[i] <= limit for i in a & b) == follows for a, b, follows in pairs]
+        return sum(right) / len(right)
+
+    limits = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+    best = max(limits, key=lambda limit: accuracy(train, limit))
+    assert baselines.shared_word_accuracy(objective) == pytest.approx(accuracy(validation, best)), (
+        "the limit is chosen on training pairs and tried on validation pairs"
+    )
+
+
+@pytest.fixture
+def denoising(byte_bpe):
+    """Documents so short that everything can be counted by hand; a token is a letter."""
+    return Denoising(Corpus("tiny", TRAIN, VALIDATION), byte_bpe, 30, 3, seed=3)
+
+
+def validation_rows(objective):
+    """(noised ids, label ids, survived) of each validation row, without [CLS] and padding."""
+    batch, pad = objective.batch(0, "validation"), objective.tokenizer.special_id("[PAD]")
+    columns = (batch[name].tolist() for name in ("input_ids", "labels", "survived"))
+    for ids, labels, survived in zip(*columns, strict=True):
+        n = sum(label != IGNORED for label in labels)
+        yield [i for i in ids[1:] if i != pad], labels[:n], survived[: n - 1]
+
+
+def test_unigram_loss_with_ends_equals_a_plain_loop(denoising, byte_bpe):
+    counts = dict.fromkeys(byte_bpe.vocab, 1)  # each token once for nothing, so that none has chance 0
+    for text in TRAIN:
+        for i in byte_bpe.encode(" " + text) + [byte_bpe.special_id("[SEP]")]:
+            counts[i] += 1
+    total = sum(counts.values())
+    nats = [-math.log(counts[i] / total) for _, labels, _ in validation_rows(denoising) for i in labels]
+    found = baselines.unigram_loss(denoising, "labels", n_end=len(TRAIN))
+    assert found == pytest.approx(sum(nats) / len(nats)), "counted in training, in nats"
+
+
+@pytest.mark.parametrize("noise", ["infilling,permutation", *NOISES])
+def test_standing_share_equals_a_plain_loop(denoising, noise):
+    objective = denoising.with_noise(noise)
+    stands = n_kept = 0
+    for noised, labels, survived in validation_rows(objective):
+        for t, alive in enumerate(survived):
+            n_kept += alive
+            stands += alive and t < len(noised) and noised[t] == labels[t]
+    share = baselines.standing_share(objective)
+    assert share == pytest.approx(stands / n_kept)
+    assert (share == 1) == (noise == "masking"), "masking alone leaves every token at its place"
+
+
+def test_commonest_share_equals_a_plain_loop(denoising, byte_bpe):
+    ids = [i for text in TRAIN for i in byte_bpe.encode(" " + text)]
+    commonest = max(set(ids), key=ids.count)
+    lost = [
+        i
+        for _, labels, alive in validation_rows(denoising)
+        for i, a in zip(labels, alive, strict=False)
+        if not a
+    ]
+    expected = lost.count(commonest) / len(lost)
+    assert 0 < expected < 1, "the test needs a commonest token that is lost at times"
+    assert baselines.commonest_share(denoising) == pytest.approx(expected)
