@@ -91,7 +91,7 @@ def save(model: nn.Module, tokenizer, path: str | Path, overwrite: bool = False)
         if not overwrite:
             raise UserError(f"{folder} exists already: choose another name, or overwrite=True to replace it")
         empty_run_folder(folder)
-    make_folder(folder, exist_ok=True)
+    make_folder(folder)
     save_model(folder, state_to_load(model), model.config.to_dict(), tokenizer)
 
 

@@ -251,7 +251,7 @@ def test_dpo_goes_on_too(script, monkeypatch):
         ("--preferences ties.jsonl", "pair 2 .* chosen and rejected are both"),
         ("--preferences holes.jsonl", "line 1: no field 'rejected'"),
         ("--reward-function no_such_rules:f", "cannot import no_such_rules"),
-        ("--resume --out nowhere", "nothing to continue in nowhere"),
+        ("--resume --out nowhere", "no trainer.pt in nowhere"),
         ("--kll 0.1", "unknown flag --kll"),
         ("--supervised-steps 2 --reward-function my_rule_of_the_test:f --prompts prompts.txt", "needs pairs"),
     ],

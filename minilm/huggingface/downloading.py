@@ -72,7 +72,7 @@ def download(name: str, cache: str | Path | None = None) -> Path:
     folder = Path(cache or cache_folder()) / name.replace("/", "--")
     if (folder / DONE).exists():
         return folder
-    make_folder(folder, exist_ok=True)
+    make_folder(folder)
     got = {}
     if not fetch(name, "config.json", folder, got):
         raise UserError(f"hf:{name}: {endpoint()} has no config.json of that name, or no such model")

@@ -43,7 +43,7 @@ def export(run_folder: str | Path, folder: str | Path) -> list[str]:
     model, tokenizer = load(run_folder)
     kind = target(model.config, tokenizer, str(run_folder))
     tensors, notes = their_tensors(model, kind)
-    make_folder(folder, exist_ok=True)
+    make_folder(folder)
     values = from_model_config(model.config, kind) | special_ids(tokenizer, kind, model.config)
     if tokenizer is not None:
         write_tokenizer(tokenizer, folder, frame(model.config, Path(run_folder)), model.config.max_positions)

@@ -1,7 +1,7 @@
-"""Which folder a run writes into: nothing existing is overwritten, and two runs never share one.
+"""Run folders and the files in them: nothing existing is overwritten, nothing is ever half written.
 
 `runs/masked` is the first run of that name, `runs/masked-2` the second. A folder is claimed by making it,
-which the operating system lets only one process do.
+which the operating system lets only one process do, so two runs never share one.
 """
 
 import json
@@ -10,94 +10,78 @@ import re
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import BinaryIO
 
 from .errors import UserError, suggest
 
+RUNS = Path("runs")  # under the folder that a script is started in
 CONFIG, TOKENIZER, WEIGHTS = "config.json", "tokenizer.json", "model.safetensors"
 TRAINER, SETTINGS, LOG, RESULTS = "trainer.pt", "settings.json", "log.jsonl", "results.json"
 # In the order in which --overwrite deletes them: what marks a folder as a run of ours goes last.
 RUN_FILES = (RESULTS, WEIGHTS, TRAINER, TOKENIZER, SETTINGS, CONFIG, LOG)
 # What fine-tuning adds: the task and its labels, what it says of the test examples, who is taken for whom.
-TASK, PREDICTIONS, CONFUSION = "task.json", "predictions.tsv", "confusion.tsv"
-TASK_FILES = (PREDICTIONS, CONFUSION, TASK)
+TASK_FILES = TASK, PREDICTIONS, CONFUSION = "task.json", "predictions.tsv", "confusion.tsv"
 FORMAT = "minilm"  # "format" in config.json
-LEFTOVER = re.compile(r".+\.\d+\.tmp")
+LEFTOVER = re.compile(r".+\.\d+\.tmp")  # NAME.PID.tmp, of a process that was killed while writing
 
 
-def choose_folder(
-    name: str, out: str | None = None, overwrite: bool = False, resume: bool = False, root: str = "runs"
-) -> Path:
+def choose_folder(name: str, out: str | None = None, overwrite: bool = False, resume: bool = False) -> Path:
     """Return the folder of a run, made if it is new. Nothing existing is overwritten unless asked for.
 
-    Without `out`: `root/name`, or `root/name-2` and so on where that is taken; with `resume` the newest of
-    these that was interrupted. With an `out` that exists: `resume` continues it, `overwrite` empties it.
-    Otherwise UserError.
+    Without `out`: `runs/name`, or `runs/name-2` and so on where that is taken. An `out` that exists is a
+    UserError, unless `overwrite` empties it. `resume`: see `folder_to_resume`.
     """
     if overwrite and resume:
         raise UserError("--overwrite and --resume: one replaces a run, the other continues it; give one")
-    if out is None:
-        if overwrite:
-            raise UserError("--overwrite needs --out FOLDER; without --out every run has a new folder")
-        return newest_interrupted(name, root) if resume else next_folder(name, root)
-    folder = Path(out)
+    if overwrite and out is None:
+        raise UserError("--overwrite needs --out FOLDER; without --out every run has a new folder")
     if resume:
-        if not (folder / TRAINER).exists():
-            what = f"no {TRAINER} in it" if folder.exists() else f"no such folder{near_runs(folder)}"
-            raise UserError(f"--resume: nothing to continue in {folder}, {what}")
-        remove_leftovers(folder)
-        return folder
-    if overwrite and folder.exists():
-        empty_run_folder(folder)
-    elif not make_folder(folder):
-        resumable = (folder / TRAINER).exists()
-        way = "add --resume to continue it or" if resumable else "choose another name, or add"
-        raise UserError(f"--out {folder} exists: {way} --overwrite to replace it")
+        return folder_to_resume(name, out)
+    if out is None:
+        number = max(numbered(name), default=0) + 1
+        while not make_folder(folder := RUNS / (name if number == 1 else f"{name}-{number}")):
+            number += 1  # another process took it just now
+    elif overwrite and Path(out).exists():
+        empty_run_folder(folder := Path(out))
+    elif not make_folder(folder := Path(out)):
+        go_on = "--resume to continue it or " if (folder / TRAINER).exists() else ""
+        raise UserError(f"--out {folder} exists: name another, or add {go_on}--overwrite to replace it")
     (folder / LOG).touch()  # marks it as ours even when the run is killed before its first checkpoint
     return folder
 
 
-def next_folder(name: str, root: str) -> Path:
-    """Make and return `root/name`, or with the number after the highest there is."""
-    number = max(numbered(name, root), default=0)
-    while True:
-        number += 1
-        folder = Path(root) / (name if number == 1 else f"{name}-{number}")
-        if make_folder(folder):  # else another process took it just now
-            (folder / LOG).touch()
-            return folder
+def folder_to_resume(name: str, out: str | None) -> Path:
+    """Return `out`, or the newest run of this name that was interrupted; UserError without a checkpoint."""
+    runs = [Path(out)] if out else [run for run in numbered(name).values() if not (run / RESULTS).exists()]
+    resumable = [run for run in runs if (run / TRAINER).exists()]
+    if not resumable:
+        where = f"{out}{near_runs(runs[0])}" if out else f"an unfinished {RUNS / name}; name it by --out"
+        raise UserError(f"--resume: nothing to continue, no {TRAINER} in {where}")
+    remove_leftovers(resumable[-1])
+    return resumable[-1]
 
 
-def numbered(name: str, root: str) -> dict[int, Path]:
-    """Return what has the name of such a run in `root`, by number: `name` is 1, `name-2` is 2."""
+def numbered(name: str) -> dict[int, Path]:
+    """Return what has the name of such a run under runs/, by number and in its order: `name-2` is 2."""
     pattern = re.compile(re.escape(name) + r"(?:-([1-9]\d*))?")
-    paths = Path(root).iterdir() if Path(root).is_dir() else ()
-    matches = ((pattern.fullmatch(path.name), path) for path in paths)
-    return {int(match[1] or 1): path for match, path in matches if match}
+    matches = [(pattern.fullmatch(path.name), path) for path in RUNS.glob("*")]
+    return dict(sorted((int(match[1] or 1), path) for match, path in matches if match))
 
 
-def find_run(name: str, root: str = "runs") -> Path | None:
+def find_run(name: str) -> Path | None:
     """Return the finished run of this name (it has a results.json) with the highest number; else None."""
-    finished = {n: path for n, path in numbered(name, root).items() if (path / RESULTS).exists()}
-    return finished[max(finished)] if finished else None
+    finished = [run for run in numbered(name).values() if (run / RESULTS).exists()]
+    return finished[-1] if finished else None
 
 
-def newest_interrupted(name: str, root: str) -> Path:
-    """Return the newest run of this name that has a checkpoint and no results; UserError without one."""
-    runs = numbered(name, root).items()
-    open_runs = {n: p for n, p in runs if (p / TRAINER).exists() and not (p / RESULTS).exists()}
-    if not open_runs:
-        raise UserError(
-            f"--resume: no interrupted run of {Path(root) / name} has a checkpoint; name it by --out"
-        )
-    remove_leftovers(open_runs[max(open_runs)])
-    return open_runs[max(open_runs)]
+def near_runs(folder: Path) -> str:
+    """Return a suggestion for a folder that is not there: the nearest name beside it."""
+    return "" if folder.exists() else suggest(str(folder), filter(Path.is_dir, folder.parent.glob("*")))
 
 
-def make_folder(folder: Path, exist_ok: bool = False) -> bool:
+def make_folder(folder: Path) -> bool:
     """Make a folder and those above it. False where it was there: of two processes one alone gets True."""
     try:
-        folder.mkdir(parents=True, exist_ok=exist_ok)
+        folder.mkdir(parents=True)
     except FileExistsError:
         return False
     except OSError as error:
@@ -110,50 +94,28 @@ def empty_run_folder(folder: Path) -> None:
     if not folder.is_dir():
         raise UserError(f"{folder} is a file, not a run folder")
     names = [path.name for path in folder.iterdir()]
-    foreign = [
-        name for name in names if name not in (*TASK_FILES, *RUN_FILES) and not LEFTOVER.fullmatch(name)
-    ]
+    foreign = [n for n in names if n not in (*RUN_FILES, *TASK_FILES) and not LEFTOVER.fullmatch(n)]
     ours = not names or (LOG in names and (SETTINGS in names or not foreign))
-    if CONFIG in names and not ours:
-        ours = read_json(folder / CONFIG).get("format") == FORMAT
-    if not ours:
-        raise UserError(
-            f"{folder} is not a run folder of ours (it holds {(foreign or names)[0]}): not replaced"
-        )
+    if not ours and not (CONFIG in names and read_json(folder / CONFIG).get("format") == FORMAT):
+        found = (foreign or names)[0]
+        raise UserError(f"{folder} is not a run folder of ours (it holds {found}): not replaced")
     remove_leftovers(folder)
     for name in (RESULTS, *TASK_FILES, *RUN_FILES):
         (folder / name).unlink(missing_ok=True)
 
 
-def read_settings(folder: Path, settings_class: type) -> tuple[dict, dict]:
-    """Return (settings, overrides) that settings.json of a run holds: fields of the class, and others.
-
-    Lists become tuples again. UserError where the file is missing, broken, or that of another script.
-    """
-    path = folder / SETTINGS
-    if not path.exists():
-        raise UserError(f"{folder}: not a run to go on from, no {SETTINGS} in it{near_runs(folder)}")
-    names = {field.name for field in fields(settings_class)}
-    saved = {k: tuple(v) if isinstance(v, list) else v for k, v in read_json(path).items()}
-    mark = next(iter(settings_class.__annotations__))  # --objective, --task, --algorithm: each has its own
-    if mark not in saved:
-        raise UserError(f"{path}: no {mark!r} in it, so it is the run of another script")
-    own = {name: value for name, value in saved.items() if name in names}
-    return own, {name: value for name, value in saved.items() if name not in names}
+def remove_leftovers(folder: Path) -> None:
+    """Delete what processes that were killed while writing left in a folder."""
+    for path in folder.iterdir():
+        if LEFTOVER.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
-def near_runs(folder: Path) -> str:
-    """Return a suggestion for a folder that is not there: the nearest name beside it."""
-    if folder.exists() or not folder.parent.is_dir():
-        return ""
-    return suggest(str(folder), [path for path in folder.parent.iterdir() if path.is_dir()])
-
-
-def atomic_write(path: str | Path, content: bytes | str | Callable[[BinaryIO], None]) -> None:
+def atomic_write(path: str | Path, content: bytes | str | Callable) -> None:
     """Write a file that is never seen half written: bytes, a text, or what a function writes into a file.
 
-    Where anything fails the old file stays as it was. UserError where the system refuses: no such folder, no
-    permission, no space left.
+    A process may be killed at any moment, so all goes into a file beside the target, which then takes its
+    name in one step of the operating system. UserError where that refuses: no such folder, no space left.
     """
     path = Path(path)
     beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
@@ -173,13 +135,6 @@ def atomic_write(path: str | Path, content: bytes | str | Callable[[BinaryIO], N
             beside.unlink()
 
 
-def remove_leftovers(folder: str | Path) -> None:
-    """Delete what processes that were killed while writing left in a folder: `NAME.PID.tmp`."""
-    for path in Path(folder).iterdir():
-        if LEFTOVER.fullmatch(path.name):
-            path.unlink(missing_ok=True)
-
-
 def write_json(path: str | Path, value) -> None:
     """Write `value` as readable JSON, atomically."""
     atomic_write(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
@@ -188,20 +143,26 @@ def write_json(path: str | Path, value) -> None:
 def read_json(path: str | Path) -> dict:
     """Return the JSON object in a file; UserError names the file and the line of what is wrong."""
     try:
-        value = json.loads(Path(path).read_bytes().decode("utf-8"))
+        value = json.loads(Path(path).read_bytes())
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path}, line {error.lineno}: not JSON ({error.msg}, column {error.colno})"
-        ) from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 at byte {error.start}") from None
-    except RecursionError:
-        raise UserError(f"{path}: JSON nested too deeply") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error})") from None
     if not isinstance(value, dict):
         raise UserError(f"{path}: a JSON object was expected, found {type(value).__name__}")
     return value
+
+
+def read_settings(folder: Path, settings_class: type) -> tuple[dict, dict]:
+    """Return (settings, overrides) of a run: the fields of the class, tuples again, and what is left."""
+    if not (folder / SETTINGS).exists():
+        raise UserError(f"{folder}: not a run to go on from, no {SETTINGS} in it{near_runs(folder)}")
+    saved = {k: tuple(v) if isinstance(v, list) else v for k, v in read_json(folder / SETTINGS).items()}
+    mark = next(iter(settings_class.__annotations__))  # --objective, --task, --algorithm: each has its own
+    if mark not in saved:
+        raise UserError(f"{folder / SETTINGS}: no {mark!r} in it, so it is the run of another script")
+    own = {field.name: saved.pop(field.name) for field in fields(settings_class) if field.name in saved}
+    return own, saved
 
 
 def append_log(folder: str | Path, record: dict) -> None:
@@ -211,14 +172,9 @@ def append_log(folder: str | Path, record: dict) -> None:
 
 
 def read_log(folder: str | Path) -> list[dict]:
-    """Return the records of log.jsonl, none where there is no log.
-
-    A last line without its end was cut off by a kill and is left out. UserError for any other bad line.
-    """
+    """Return the records of log.jsonl, if there is one; a last line that a kill has cut off is left out."""
     path = Path(folder) / LOG
-    if not path.exists():
-        return []
-    *lines, _cut_off = path.read_bytes().split(b"\n")
+    *lines, _cut_off = path.read_bytes().split(b"\n") if path.exists() else [b""]
     records = []
     for number, line in enumerate(lines, start=1):
         try:

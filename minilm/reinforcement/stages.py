@@ -90,7 +90,7 @@ def train_stage(
     lr: float,
 ) -> dict:
     """Train `model` in `folder` and return what `training.train` does; with --resume a checkpoint goes on."""
-    make_folder(folder, exist_ok=True)
+    make_folder(folder)
     (folder / LOG).touch()
     stage = TrainingSettings(
         steps=steps,

@@ -3,19 +3,30 @@
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
-from minilm.plumbing import folders as runs
+from minilm.plumbing import folders
 from minilm.plumbing.errors import UserError
 from minilm.plumbing.folders import (
+    RUN_FILES,
+    TASK_FILES,
+    append_log,
+    atomic_write,
     choose_folder,
     empty_run_folder,
     find_run,
+    folder_to_resume,
     make_folder,
     near_runs,
-    newest_interrupted,
+    numbered,
+    read_json,
+    read_log,
     read_settings,
+    remove_leftovers,
+    trim_log,
+    write_json,
 )
 
 
@@ -28,15 +39,12 @@ def run(path, *names, config='{"format": "minilm"}'):
     """Make a run folder with these files."""
     os.makedirs(path)
     for name in names:
-        with open(f"{path}/{name}", "w") as file:
-            file.write(config if name == "config.json" else "old")
-    return path
+        Path(path, name).write_text(config if name == "config.json" else "old")
 
 
 def test_a_run_without_out_gets_the_next_free_name():
     names = [choose_folder("masked").as_posix() for _ in range(3)]
     assert names == ["runs/masked", "runs/masked-2", "runs/masked-3"]
-    assert choose_folder("causal", root="else").as_posix() == "else/causal"
 
 
 def test_the_next_number_is_above_the_highest():
@@ -47,20 +55,18 @@ def test_the_next_number_is_above_the_highest():
 
 def test_a_file_of_the_name_is_not_overwritten():
     os.makedirs("runs")
-    with open("runs/masked", "w") as file:
-        file.write("mine")
+    Path("runs/masked").write_text("mine")
     assert choose_folder("masked").name == "masked-2"
 
 
 def test_processes_that_choose_at_once_never_share_a_folder():
     with ThreadPoolExecutor(8) as pool:
-        chosen = list(pool.map(lambda _: choose_folder("masked"), range(24)))
-    assert len(set(chosen)) == 24
+        assert len(set(pool.map(lambda _: choose_folder("masked"), range(24)))) == 24
 
 
 def test_a_name_taken_between_looking_and_making_is_passed_over(monkeypatch):
     run("runs/masked", "log.jsonl")
-    monkeypatch.setattr(runs, "numbered", lambda name, root: {})
+    monkeypatch.setattr(folders, "numbered", lambda name: {})
     assert choose_folder("masked").name == "masked-2"
 
 
@@ -71,23 +77,20 @@ def test_out_is_made_with_the_folders_above_it():
 
 def test_an_out_that_exists_is_an_error_that_names_the_flags_that_help():
     run("vectors", "log.jsonl")
-    with pytest.raises(UserError, match=r"--out vectors exists: choose another name, or add --overwrite"):
+    with pytest.raises(UserError, match=r"--out vectors exists: name another, or add --overwrite"):
         choose_folder("features", out="vectors")  # there is nothing to resume
     run("mine", "log.jsonl", "trainer.pt")
     with pytest.raises(UserError, match=r"--out mine exists.*--resume.*--overwrite"):
         choose_folder("masked", out="mine")
-    assert open("mine/log.jsonl").read() == "old"  # noqa: SIM115
+    assert Path("mine/log.jsonl").read_text() == "old"
 
 
 def test_overwrite_replaces_a_run_and_keeps_what_is_not_of_the_run():
-    run("mine", *runs.RUN_FILES, "trainer.pt.99.tmp", "notes.txt")
+    run("mine", *RUN_FILES, *TASK_FILES, "trainer.pt.99.tmp", "notes.txt")
     os.makedirs("mine/pictures")
     assert choose_folder("masked", out="mine", overwrite=True).name == "mine"
     assert sorted(os.listdir("mine")) == ["log.jsonl", "notes.txt", "pictures"]
     assert os.path.getsize("mine/log.jsonl") == 0
-
-
-def test_overwrite_of_what_does_not_exist_is_a_new_run():
     assert os.listdir(choose_folder("masked", out="new", overwrite=True)) == ["log.jsonl"]
 
 
@@ -99,7 +102,7 @@ def test_overwrite_of_what_does_not_exist_is_a_new_run():
         (["log.jsonl", "settings.json", "features.npy"], "", True),
         (["config.json", "model.safetensors", "notes.txt"], '{"format": "minilm"}', True),
         (["config.json", "model.safetensors", "tokenizer.json"], '{"model_type": "bert"}', False),
-        (["settings.json", "launch.json"], "", False),
+        (["settings.json", "launch.json", "trainer.pt.99.tmp"], "", False),
         (["settings.json"], "", False),
         (["log.jsonl", "thesis.txt"], "", False),
         (["thesis.txt"], "", False),
@@ -109,29 +112,30 @@ def test_only_a_run_folder_of_ours_is_emptied(names, config, ours, tmp_path):
     run("folder", *names, config=config)
     if ours:
         empty_run_folder(tmp_path / "folder")
-        assert set(os.listdir("folder")) == set(names) - set(runs.RUN_FILES)
+        assert set(os.listdir("folder")) == set(names) - set(RUN_FILES)
     else:
         with pytest.raises(UserError, match="not a run folder of ours .* not replaced"):
             choose_folder("masked", out="folder", overwrite=True)
         assert sorted(os.listdir("folder")) == sorted(names)
 
 
-def test_a_file_is_not_a_run_folder(tmp_path):
-    (tmp_path / "mine").write_text("mine")
-    with pytest.raises(UserError, match="is a file"):
-        choose_folder("masked", out="mine", overwrite=True)
-    with pytest.raises(UserError, match="exists"):
-        choose_folder("masked", out="mine")
-    with pytest.raises(UserError, match="cannot be made"):
-        choose_folder("masked", out="mine/inside")
-    assert (tmp_path / "mine").read_text() == "mine"
+def test_a_file_is_not_a_run_folder():
+    Path("mine").write_text("mine")
+    for how, message in [
+        (dict(out="mine", overwrite=True), "is a file"),
+        (dict(out="mine"), "exists"),
+        (dict(out="mine/inside"), "cannot be made"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            choose_folder("masked", **how)
+    assert Path("mine").read_text() == "mine"
 
 
 def test_emptying_deletes_what_marks_a_run_last(tmp_path, monkeypatch):
     """Killed in the middle, the folder must still be a run folder that --overwrite takes."""
-    run("mine", *runs.RUN_FILES)
+    run("mine", *RUN_FILES)
     deleted = []
-    monkeypatch.setattr(runs.Path, "unlink", lambda path, missing_ok: deleted.append(path.name))
+    monkeypatch.setattr(folders.Path, "unlink", lambda path, missing_ok: deleted.append(path.name))
     empty_run_folder(tmp_path / "mine")
     assert deleted[0] == "results.json", "a run that is being deleted is no finished run"
     assert deleted[-1] == "log.jsonl"
@@ -140,19 +144,18 @@ def test_emptying_deletes_what_marks_a_run_last(tmp_path, monkeypatch):
 def test_resume_continues_in_the_same_folder():
     run("mine", "trainer.pt", "log.jsonl", "model.safetensors.12.tmp")
     assert choose_folder("masked", out="mine", resume=True).name == "mine"
-    assert sorted(os.listdir("mine")) == ["log.jsonl", "trainer.pt"], (
-        "leftovers of the kill are gone, no more"
-    )
+    assert sorted(os.listdir("mine")) == ["log.jsonl", "trainer.pt"], "of a kill's leftovers only"
 
 
 def test_resume_of_what_cannot_be_resumed():
     run("runs/mine", "log.jsonl")
-    with pytest.raises(UserError, match=r"nothing to continue in runs/mine, no trainer\.pt"):
-        choose_folder("masked", out="runs/mine", resume=True)
-    with pytest.raises(UserError, match=r"no such folder \(did you mean 'runs/mine'\?\)"):
-        choose_folder("masked", out="runs/mime", resume=True)
-    with pytest.raises(UserError, match="no interrupted run of runs/masked"):
-        choose_folder("masked", resume=True)
+    for out, message in [
+        ("runs/mine", r"nothing to continue, no trainer\.pt in runs/mine$"),
+        ("runs/mime", r"in runs/mime \(did you mean 'runs/mine'\?\)"),
+        (None, "no trainer.pt in an unfinished runs/masked; name it by --out"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            choose_folder("masked", out=out, resume=True)
     assert os.listdir("runs") == ["mine"], "a refused --resume makes no folder"
 
 
@@ -162,9 +165,8 @@ def test_resume_without_out_takes_the_newest_interrupted_run():
     run("runs/masked-3", "log.jsonl")
     run("runs/masked-4", "trainer.pt", "results.json")
     run("runs/causal-9", "trainer.pt")
-    assert choose_folder("masked", resume=True).name == "masked-2"
+    assert folder_to_resume("masked", None).name == "masked-2"
     assert os.listdir("runs/masked-2") == ["trainer.pt"]
-    assert newest_interrupted("causal", "runs").name == "causal-9"
 
 
 def test_flags_that_contradict_each_other():
@@ -176,30 +178,30 @@ def test_flags_that_contradict_each_other():
 
 
 def test_the_newest_finished_run_is_found():
-    assert find_run("masked") is None
+    assert find_run("masked") is None, "not even a folder runs/ is there"
     for name in ["masked", "masked-2", "masked-9", "masked-10"]:
         run(f"runs/{name}", "results.json")
     run("runs/masked-11", "model.safetensors")
     run("runs/masked-x", "results.json")
     assert find_run("masked").as_posix() == "runs/masked-10", "10 is newer than 9, 11 is not finished"
     assert find_run("causal") is None
-    assert find_run("masked", root="nowhere") is None
 
 
 def test_runs_by_number():
-    for name in ["a+b", "a+b-2", "aab-3", "a+b-0", "a+b-x"]:
+    for name in ["a+b-10", "a+b-2", "a+b", "aab-3", "a+b-0", "a+b-x"]:
         run(f"runs/{name}")
-    assert {n: p.name for n, p in runs.numbered("a+b", "runs").items()} == {1: "a+b", 2: "a+b-2"}
-
-
-def test_next_folder_makes_it():
-    assert runs.next_folder("masked", "else").is_dir()
+    assert [(n, p.name) for n, p in numbered("a+b").items()] == [(1, "a+b"), (2, "a+b-2"), (10, "a+b-10")]
 
 
 def test_make_folder_says_whether_it_is_new(tmp_path):
-    assert make_folder(tmp_path / "a" / "b") is True
-    assert make_folder(tmp_path / "a" / "b") is False
-    assert make_folder(tmp_path / "a" / "b", exist_ok=True) is True
+    assert [make_folder(tmp_path / "a" / "b") for _ in range(2)] == [True, False]
+
+
+def test_near_runs_suggests_folders_only(tmp_path):
+    run("runs/masked")
+    Path("runs/maskad").write_text("")
+    assert near_runs(Path("runs/maskd")) == f" (did you mean '{Path('runs/masked')}'?)"
+    assert near_runs(Path("runs/masked")) == near_runs(tmp_path / "nowhere" / "masked") == ""
 
 
 @dataclass
@@ -209,34 +211,141 @@ class Settings:
 
 
 def test_saved_settings_are_read_back(tmp_path):
+    with pytest.raises(UserError, match="no settings.json"):
+        read_settings(tmp_path, Settings)
     (tmp_path / "settings.json").write_text('{"steps": 7, "data": ["a", "b"], "n_head": 2}')
     own, others = read_settings(tmp_path, Settings)
     assert own == {"steps": 7, "data": ("a", "b")}, "JSON's lists are tuples of the settings"
     assert others == {"n_head": 2}
-
-
-def test_settings_that_are_missing(tmp_path):
-    with pytest.raises(UserError, match="no settings.json"):
-        read_settings(tmp_path, Settings)
-
-
-def test_the_settings_of_another_script_are_not_read(tmp_path):
     (tmp_path / "settings.json").write_text('{"task": "pair", "data": ["a"]}')
-    with pytest.raises(
-        UserError, match="settings.json: no 'steps' in it, so it is the run of another script"
-    ):
+    with pytest.raises(UserError, match="settings.json: no 'steps' in it, so it is .* another script"):
         read_settings(tmp_path, Settings)
 
 
-def test_near_runs_suggests_folders_only(tmp_path):
-    run("runs/masked")
-    (tmp_path / "runs" / "maskad").write_text("")
-    assert near_runs(tmp_path / "runs" / "maskd").endswith("masked'?)")
-    assert near_runs(tmp_path / "runs" / "masked") == ""
-    assert near_runs(tmp_path / "nowhere" / "masked") == ""
+class Killed(BaseException):
+    """Stands for the moment at which a process dies."""
 
 
-def test_a_fine_tuned_folder_is_replaced_whole(tmp_path):
-    run("mine", *runs.RUN_FILES, *runs.TASK_FILES)
-    empty_run_folder(tmp_path / "mine")
-    assert [path.name for path in (tmp_path / "mine").iterdir()] == []
+@pytest.mark.parametrize("content", [b"\x00\xff", "ã\n", lambda file: file.write(b"abc")])
+def test_bytes_texts_and_functions_are_written(content):
+    atomic_write("a.bin", content)
+    data = b"abc" if callable(content) else content if isinstance(content, bytes) else content.encode()
+    assert Path("a.bin").read_bytes() == data
+    assert os.listdir() == ["a.bin"], "the file beside must be gone"
+
+
+def test_a_kill_before_the_renaming_leaves_the_old_file(monkeypatch):
+    atomic_write("a.txt", "old")
+
+    def kill(source, target):
+        assert Path("a.txt").read_text() == "old", "the target must not be touched before the renaming"
+        assert Path(source).read_text() == "new", "the new content must be complete before the renaming"
+        raise Killed
+
+    monkeypatch.setattr(os, "replace", kill)
+    with pytest.raises(Killed):
+        atomic_write("a.txt", "new")
+    assert Path("a.txt").read_text() == "old"
+
+
+def test_the_bytes_are_on_disk_before_the_renaming(monkeypatch):
+    calls, real = [], (os.fsync, os.replace)
+    monkeypatch.setattr(os, "fsync", lambda fd: (calls.append("fsync"), real[0](fd)))
+    monkeypatch.setattr(os, "replace", lambda a, b: (calls.append("replace"), real[1](a, b)))
+    atomic_write("a", "x")
+    assert calls == ["fsync", "replace"]
+
+
+def test_a_writer_that_fails_leaves_the_old_file_and_nothing_beside():
+    atomic_write("a.txt", "old")
+
+    def fail(file):
+        file.write(b"half")
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        atomic_write("a.txt", fail)
+    assert (Path("a.txt").read_text(), os.listdir()) == ("old", ["a.txt"])
+
+
+@pytest.mark.parametrize("path", ["none/a.txt", "file/a.txt"])
+def test_what_the_system_refuses_is_a_user_error(path):
+    Path("file").write_text("")
+    with pytest.raises(UserError, match=r"a\.txt: cannot be written \("):
+        atomic_write(path, "x")
+
+
+def test_leftovers_are_removed_and_nothing_else(tmp_path, monkeypatch):
+    others = ["model.safetensors", "mine.tmp", "123.tmp", "a.b.tmp", "a.1.tmp.txt"]
+    seen = ["model.safetensors.123.tmp"]
+    monkeypatch.setattr(os, "replace", lambda source, target: seen.append(os.path.basename(source)))
+    atomic_write("a.txt", "x")
+    for name in seen + others:
+        Path(name).write_text("")
+    remove_leftovers(tmp_path)
+    assert sorted(os.listdir()) == sorted(others), f"a killed writer leaves {seen[1]}"
+
+
+def test_json_is_read_as_it_was_written():
+    value = {"name": "ação", "loss": 0.1, "shots": [1, None]}
+    write_json("a.json", value)
+    assert read_json("a.json") == value
+    assert "ação" in Path("a.json").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b'{"a": 1,\n "b": }', "not JSON .*line 2"),
+        (b"", "not JSON .*line 1"),
+        (b"[1]", "a JSON object was expected, found list"),
+        (b'{"a": "\xff"}', "not JSON .*position 7"),
+    ],
+)
+def test_wrong_json_names_file_and_place(data, message):
+    Path("a.json").write_bytes(data)
+    with pytest.raises(UserError, match=rf"a\.json: {message}"):
+        read_json("a.json")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_json("none.json")
+
+
+def test_the_log_comes_back_and_is_on_disk_at_once(tmp_path):
+    assert read_log(tmp_path) == []
+    records = [{"step": 1, "split": "train", "loss": 0.1}, {"step": 2, "note": "a\nb ç"}]
+    for n, record in enumerate(records, start=1):
+        append_log(tmp_path, record)
+        assert read_log(tmp_path) == records[:n]
+    assert len(Path("log.jsonl").read_text().splitlines()) == 2, "one line a record"
+
+
+def test_a_line_cut_off_by_a_kill_is_left_out(tmp_path):
+    append_log(tmp_path, {"step": 1})
+    append_log(tmp_path, {"step": 2, "note": "ç"})
+    data = Path("log.jsonl").read_bytes()
+    for length in range(data.index(b"\n") + 1, len(data)):
+        Path("log.jsonl").write_bytes(data[:length])
+        assert read_log(tmp_path) == [{"step": 1}]
+    trim_log(tmp_path, 5)
+    append_log(tmp_path, {"step": 2})
+    assert read_log(tmp_path) == [{"step": 1}, {"step": 2}], "after a cut line the next must start on its own"
+
+
+def test_a_bad_line_in_the_middle_is_named(tmp_path):
+    Path("log.jsonl").write_bytes(b'{"step": 1}\n{"st\n{"step": 3}\n')
+    with pytest.raises(UserError, match=r"log\.jsonl, line 2: not JSON"):
+        read_log(tmp_path)
+
+
+def test_a_resumed_log_equals_an_uninterrupted_one(tmp_path):
+    def write(first: int):
+        for step in range(first, 7):
+            append_log(tmp_path, {"step": step, "loss": 1 / (step + 1)} if step else {"note": "no step"})
+            append_log(tmp_path, {"step": step, "split": "validation"})
+
+    write(0)
+    whole = Path("log.jsonl").read_bytes()
+    trim_log(tmp_path, 4)
+    assert len(read_log(tmp_path)) == 10, "a record without a step stays"
+    write(5)
+    assert Path("log.jsonl").read_bytes() == whole
