@@ -37,7 +37,7 @@ def test_what_is_given_is_laid_over_the_run_that_goes_on(monkeypatch):
     Path(folder, "trainer.pt").touch()
     given, overrides = command(monkeypatch, "--resume --steps 7")
     assert overrides == {} and Settings(**given) == Settings(steps=7, seed=2, resume=True, out="runs/count")
-    with pytest.raises(UserError, match="no interrupted run of runs/sort"):
+    with pytest.raises(UserError, match="in an unfinished runs/sort"):
         command(monkeypatch, "--resume --task sort")
 
 
