@@ -111,3 +111,17 @@ def assert_equal(found, expected, where: str = "state") -> None:
         assert torch.equal(found, expected), f"{where} differs by {(found - expected).abs().max()}"
     else:
         assert found == expected, f"{where}: {found}, expected {expected}"
+
+
+def learn(objective, model, n_step: int, lr: float) -> None:
+    """Train the model for some steps, as plainly as can be."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr, betas=(0.9, 0.98))
+    for step in range(n_step):
+        optimizer.zero_grad()
+        objective.loss(model, objective.batch(step, "train"))[0].backward()
+        optimizer.step()
+
+
+def within_5_sigma(count: int, n: int, share: float) -> bool:
+    """Whether `count` of n independent draws fits a chance of `share` each."""
+    return abs(count - n * share) <= 5 * (n * share * (1 - share)) ** 0.5 + 1e-9

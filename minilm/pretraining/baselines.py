@@ -40,7 +40,7 @@ def slot_accuracy(objective: Masked, model) -> float | None:
     texts, vocab = objective.texts["validation"], objective.tokenizer.vocab
     words = [vocab[i].decode(errors="replace").strip() for i in range(len(vocab))]
     place_of = np.array([world.place_of(word) or "" for word in words])  # (V,)
-    rows = texts.true_rows(np.arange(len(texts)))
+    rows = texts.rows(np.arange(len(texts)))
     is_thing = place_of[rows["input_ids"]] != ""  # (N, T)
     if not is_thing.any():
         return None

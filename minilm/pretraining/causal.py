@@ -13,7 +13,7 @@ from ..model.generate import generate
 from ..plumbing.errors import UserError
 from ..texts.corpus import Corpus
 from ..tokenizer.bpe import BPE
-from ..training.objective import IGNORED, Objective, count_correct, summed_cross_entropy, tensors
+from ..training.objective import IGNORED, SPLITS, Objective, count_correct, summed_cross_entropy, tensors
 
 
 class Causal(Objective):
@@ -23,12 +23,8 @@ class Causal(Objective):
 
     def __init__(self, corpus: Corpus, tokenizer: BPE, context: int, batch_size: int, seed: int = 0):
         super().__init__(tokenizer, context, batch_size, seed)
-        self.corpus = corpus
-        end = tokenizer.special_id("<|endoftext|>")
-        self.streams = {
-            split: token_stream(tokenizer, documents, end)
-            for split, documents in (("train", corpus.train), ("validation", corpus.validation))
-        }
+        self.corpus, self.end = corpus, tokenizer.special_id("<|endoftext|>")
+        self.streams = {split: token_stream(tokenizer, getattr(corpus, split), self.end) for split in SPLITS}
         if len(self.streams["train"]) <= context:
             raise UserError(
                 f"{corpus.name}: the training text has {len(self.streams['train'])} tokens, fewer than one "
@@ -48,11 +44,9 @@ class Causal(Objective):
             inputs, labels = windows[:, :-1], windows[:, 1:]
         else:
             inputs, labels = overlapping_windows(stream, T)
-        counted = labels != IGNORED
-        n_byte = self.token_bytes[labels[counted]].sum()
-        return tensors(
-            dict(input_ids=inputs, labels=labels, n_label=max(1, counted.sum()), n_byte=max(1, n_byte))
-        )
+        counted = labels[labels != IGNORED]
+        counts = dict(n_label=max(1, len(counted)), n_byte=max(1, self.token_bytes[counted].sum()))
+        return tensors(dict(input_ids=inputs, labels=labels) | counts)
 
     def loss(self, model, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the mean over the labels in nats; metrics `loss`, `bits_per_byte`, `accuracy`."""
@@ -81,10 +75,9 @@ class Causal(Objective):
 
     def sample(self, model, n_token: int = 100, prompt: str = "") -> str:
         """Return `prompt` and a text that the model continues it with, drawn at temperature 0.8."""
-        end = self.tokenizer.special_id("<|endoftext|>")
-        ids = [end, *self.tokenizer.encode(prompt)]
-        out = generate(model, [ids], max_new_tokens=n_token, temperature=0.8, eos_id=end, seed=self.seed)[0]
-        return self.tokenizer.decode([i for i in out if i != end])
+        ids = [self.end, *self.tokenizer.encode(prompt)]
+        out = generate(model, [ids], n_token, temperature=0.8, eos_id=self.end, seed=self.seed)[0]
+        return self.tokenizer.decode([i for i in out if i != self.end])
 
 
 def token_stream(tokenizer: BPE, documents: list[str], end: int) -> np.ndarray:

@@ -15,7 +15,6 @@ import math
 import random
 from dataclasses import replace
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -26,7 +25,7 @@ from ..plumbing.errors import UserError
 from ..texts.corpus import Corpus
 from ..tokenizer.bpe import BPE
 from ..training.objective import IGNORED, count_correct, summed_cross_entropy
-from .masked import Masked, masked_logits
+from .masked import Masked, states_and_logits
 
 
 class Distillation(Masked):
@@ -41,16 +40,13 @@ class Distillation(Masked):
     on the rows of RoBERTa, filled across documents. A teacher without segments gets those rows.
 
     Args:
-        corpus: all texts there are.
-        teacher: a trained encoder with the vocabulary of `tokenizer`.
-        teacher_tokenizer: the teacher's own, to compare with; none: only the sizes are compared.
+        teacher: a trained encoder with the vocabulary of `tokenizer`. teacher_tokenizer: to compare with.
         temperature: divides the logits before the softmax of the soft targets.
         soft_weight, masked_weight, cosine_weight: of the three losses; 0 switches one off.
-        n_documents: training texts to learn from, drawn by `seed`; none: all.
+        n_documents: training texts of `corpus` to learn from, drawn by `seed`; none: all.
 
     Raises:
-        UserError: for a teacher that is no encoder or has another vocabulary, a temperature or a weight out
-            of range, and as `Masked`.
+        UserError: for a teacher that does not fit, and a number out of range.
     """
 
     name = "distillation"
@@ -76,29 +72,21 @@ class Distillation(Masked):
         check_teacher(teacher.config, tokenizer, teacher_tokenizer)
         if not temperature > 0:
             raise UserError(f"--temperature {temperature}: must be above 0 (DistilBERT: 2)")
-        weights = dict(soft=soft_weight, masked=masked_weight, cosine=cosine_weight)
-        for term, weight in weights.items():
-            if not weight >= 0:
-                raise UserError(f"--{term}-weight {weight}: must be 0 or more")
-        if not any(weights.values()):
-            raise UserError("--soft-weight, --masked-weight and --cosine-weight are all 0: nothing to learn")
+        self.weights = dict(soft=soft_weight, masked=masked_weight, cosine=cosine_weight)
+        if not (all(weight >= 0 for weight in self.weights.values()) and any(self.weights.values())):
+            given = ", ".join(f"--{term}-weight {weight}" for term, weight in self.weights.items())
+            raise UserError(f"{given}: must be 0 or more, and not all of them 0")
         pairs = teacher.config.n_segments > 0
         few = some_documents(corpus, n_documents, seed)
         super().__init__(few, tokenizer, context, batch_size, seed, pairs, mask_share, whole_word)
-        self.next_sentence = False  # `texts` may hold pairs, but nobody asks whether B follows A
+        self.next_sentence = False  # `texts` may hold pairs, but B follows A in each, and nobody asks
         self.teacher = teacher.requires_grad_(False).eval()
-        self.temperature, self.weights = temperature, weights
-        self.all_texts, self.n_documents = corpus, n_documents
+        self.temperature, self.all_texts, self.n_documents = temperature, corpus, n_documents
 
     def batch(self, step: int, split: str) -> dict[str, Tensor]:
-        """Return the batch of `Masked`, without next_sentence_labels, and the denominator n_token (0-d)."""
+        """Return the batch of `Masked`, and the denominator n_token (0-d)."""
         batch = super().batch(step, split)
         return batch | dict(n_token=batch["attention_mask"].sum().float())
-
-    def rows(self, split: str, rng: np.random.Generator, n: int) -> dict[str, np.ndarray]:
-        """Return n training rows, or all validation rows, before anything is hidden; B follows A in each."""
-        texts = self.texts[split]
-        return texts.true_rows(rng.integers(0, len(texts), n) if split == "train" else np.arange(len(texts)))
 
     def loss(self, model: Transformer, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted sum of the three losses, and each of them as a metric.
@@ -107,37 +95,26 @@ class Distillation(Masked):
         over all real tokens. The teacher is asked only where one of its two terms has a weight. Differs from
         the authors' code, which takes the soft targets of every token: a teacher has learnt hidden ones.
         """
-        hidden, logits = last_states_and_logits(model, batch)  # (B, T, D), (B, P, V)
+        hidden, logits = states_and_logits(model, batch)  # (B, T, D), (B, P, V)
         total = summed_cross_entropy(logits, batch["masked_labels"])
         losses = dict(masked=total / batch["n_masked"])
         if self.weights["soft"] or self.weights["cosine"]:
-            teacher_hidden, targets = self.ask_teacher(batch)
+            teacher_hidden, teacher_logits = self.ask_teacher(batch)
             counted = batch["masked_labels"] != IGNORED
-            soft = soft_target_loss(logits, targets, counted, self.temperature)
-            losses["soft"] = soft / batch["n_masked"]
-            losses["cosine"] = cosine_loss(hidden, teacher_hidden, batch["attention_mask"])
-            losses["cosine"] = losses["cosine"] / batch["n_token"]
+            soft = soft_target_loss(logits, teacher_logits, counted, self.temperature)
+            cosine = cosine_loss(hidden, teacher_hidden, batch["attention_mask"])
+            losses |= dict(soft=soft / batch["n_masked"], cosine=cosine / batch["n_token"])
         loss = sum(self.weights[term] * value for term, value in losses.items())
-        metrics = {f"{term}_loss": value for term, value in losses.items()}
-        n_right = count_correct(logits, batch["masked_labels"])
-        return loss, metrics | {
+        return loss, {f"{term}_loss": value for term, value in losses.items()} | {
             "loss": loss,
-            "masked_accuracy": n_right / batch["n_masked"],
+            "masked_accuracy": count_correct(logits, batch["masked_labels"]) / batch["n_masked"],
             "bits_per_byte": total / math.log(2) / batch["n_byte"],
         }
 
     @torch.no_grad()
     def ask_teacher(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return the teacher's last hidden states (B, T, D) and its logits at the hidden tokens (B, P, V)."""
-        return last_states_and_logits(self.teacher, batch)
-
-
-def last_states_and_logits(model: Transformer, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Return the last hidden states (B, T, D) and the logits (B, P, V) at the hidden tokens."""
-    # Segments mean nothing to a student: its embeddings have none.
-    inputs = batch["input_ids"], batch["attention_mask"], batch.get("token_type_ids")
-    hidden = model.hidden_states(*inputs)[-1]
-    return hidden, masked_logits(model, hidden, batch["masked_positions"])
+        return states_and_logits(self.teacher, batch)
 
 
 def soft_target_loss(logits: Tensor, teacher_logits: Tensor, counted: Tensor, temperature: float) -> Tensor:
@@ -171,40 +148,24 @@ def cosine_loss(hidden: Tensor, teacher_hidden: Tensor, attention_mask: Tensor) 
 def initial_student(teacher: Transformer, n_layer: int | None = None) -> Transformer:
     """Return a student with the weights of every second layer of the teacher, or of n_layer spread evenly.
 
-    The embeddings, the last norm and the vocabulary head are copies of the teacher's too.
+    The embeddings, the last norm and the vocabulary head are copies of the teacher's too; segments, pooler
+    and next sentence are left out. UserError where the teacher is no encoder, or has fewer layers.
     """
-    student = build(student_config(teacher.config, n_layer))
-    taken = layers_taken(teacher.config.n_encoder_layer, student.config.n_encoder_layer)
-    weights = {}
-    for name in student.state_dict():
-        stack, part, *rest = name.split(".")
-        if (stack, part) == ("encoder", "blocks"):
-            rest[0] = str(taken[int(rest[0])])
-        weights[name] = teacher.state_dict()[".".join([stack, part, *rest])]
-    student.load_state_dict(weights)
-    return student
-
-
-def student_config(teacher: ModelConfig, n_layer: int | None = None) -> ModelConfig:
-    """Return the teacher's shape with half its layers (or n_layer), without segments, pooler, next sentence.
-
-    Raises:
-        UserError: where the teacher is no encoder, or has fewer layers than the student.
-    """
-    check_encoder(teacher)
-    n_teacher = teacher.n_encoder_layer
+    check_encoder(teacher.config)
+    n_teacher = teacher.config.n_encoder_layer
     n_layer = max(1, n_teacher // 2) if n_layer is None else n_layer
     if n_layer > n_teacher:
         raise UserError(
             f"--n-encoder-layer {n_layer}: the student is deeper than its teacher, which has {n_teacher} "
             f"layers to copy from; give {n_teacher} or fewer"
         )
-    return replace(teacher, n_encoder_layer=n_layer, n_segments=0, pooler=False, next_sentence=False)
-
-
-def layers_taken(n_teacher: int, n_student: int) -> list[int]:
-    """Return which layers of the teacher become the student's: 0, 2, 4, ... of a teacher twice as deep."""
-    return [i * n_teacher // n_student for i in range(n_student)]
+    left_out = dict(n_segments=0, pooler=False, next_sentence=False)
+    student = build(replace(teacher.config, n_encoder_layer=n_layer, **left_out))
+    weights = teacher.state_dict()
+    student.load_state_dict({name: weights[name] for name in student.state_dict()})
+    for i, block in enumerate(student.encoder.blocks):  # layers 0, 2, 4, ... of a teacher twice as deep
+        block.load_state_dict(teacher.encoder.blocks[i * n_teacher // n_layer].state_dict())
+    return student
 
 
 def check_encoder(config: ModelConfig) -> None:
@@ -219,15 +180,11 @@ def check_encoder(config: ModelConfig) -> None:
 def check_teacher(config: ModelConfig, tokenizer: BPE, teacher_tokenizer: BPE | None = None) -> None:
     """Raise UserError unless the teacher is an encoder with the same vocabulary as the student."""
     check_encoder(config)
-    found = None
-    theirs, ours = {} if teacher_tokenizer is None else teacher_tokenizer.vocab, tokenizer.vocab
-    if config.vocab_size != tokenizer.vocab_size:
-        found = f"{config.vocab_size} tokens, and the tokenizer has {tokenizer.vocab_size}"
-    elif differing := [i for i in theirs if theirs[i] != ours.get(i)]:
-        found = f"token {differing[0]} is {theirs[differing[0]]}, and in the tokenizer {ours[differing[0]]}"
-    if found:
+    theirs = (teacher_tokenizer or tokenizer).vocab
+    if config.vocab_size != tokenizer.vocab_size or theirs != tokenizer.vocab:
         raise UserError(
-            f"--teacher: another vocabulary, {found}; a student has its teacher's, so leave --tokenizer out"
+            f"--teacher: its vocabulary of {config.vocab_size} tokens is not the tokenizer's of "
+            f"{tokenizer.vocab_size}; a student has its teacher's, so leave --tokenizer out"
         )
 
 

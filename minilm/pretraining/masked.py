@@ -5,12 +5,12 @@ each time a text is seen ("dynamic masking", Liu et al. 2019, section 4.1; the p
 """
 
 import math
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..plumbing.errors import UserError
 from ..texts.corpus import Corpus
 from ..tokenizer.bpe import BPE
 from ..training.objective import (
@@ -22,15 +22,11 @@ from ..training.objective import (
     summed_cross_entropy,
     tensors,
 )
-from .next_sentence import PackedSentences, SentencePairs
+from .next_sentence import PackedSentences, SentencePairs, padded
 
 
 class Masked(Objective):
-    """Masked tokens, with next sentence (BERT) or without (RoBERTa).
-
-    Raises:
-        UserError: for a `mask_share` outside 0 to 1, or a text too short for pairs.
-    """
+    """Masked tokens, with next sentence (BERT) or without (RoBERTa)."""
 
     name = "masked"
 
@@ -46,17 +42,12 @@ class Masked(Objective):
         whole_word: bool = False,
     ):
         super().__init__(tokenizer, context, batch_size, seed)
-        if not 0 <= mask_share <= 1:
-            raise UserError(f"--mask-share {mask_share}: a share of the tokens, from 0 to 1 (BERT: 0.15)")
         self.corpus, self.next_sentence = corpus, next_sentence
         self.mask_share, self.whole_word = mask_share, whole_word
-        documents = dict(zip(SPLITS, (corpus.train, corpus.validation), strict=True))
-        if next_sentence:
-            self.texts = {s: SentencePairs(d, tokenizer, context, corpus.name) for s, d in documents.items()}
-        else:
-            self.texts = {s: PackedSentences(d, tokenizer, context) for s, d in documents.items()}
-        n_cut = sum(texts.n_cut for texts in self.texts.values())
-        self.notes = notes_on_cuts(n_cut, "sentences", context)
+        make = partial(SentencePairs, name=corpus.name) if next_sentence else PackedSentences
+        self.texts = {split: make(getattr(corpus, split), tokenizer, context) for split in SPLITS}
+        self.notes = notes_on_cuts(sum(t.n_cut for t in self.texts.values()), "sentences", context)
+        self.mask = tokenizer.special_id("[MASK]")
         self.special_ids = np.array([tokenizer.special_id(token) for token in tokenizer.special_tokens])
         self.is_special = np.isin(np.arange(len(self.token_bytes)), self.special_ids)  # (V,)
         self.ordinary_ids = np.flatnonzero(~self.is_special)
@@ -72,21 +63,20 @@ class Masked(Objective):
         """
         rng = self.generator(step, split)
         rows = self.rows(split, rng, self.batch_size)
-        ids = rows["input_ids"]
-        may_hide = ~self.is_special[ids]
-        positions, counted = choose_positions(
-            may_hide, self.mask_share, rng, self.begins_word[ids] if self.whole_word else None
-        )
+        ids = rows["input_ids"]  # (B, T)
+        starts_word = self.begins_word[ids] if self.whole_word else None
+        positions, counted = choose_positions(~self.is_special[ids], self.mask_share, rng, starts_word)
         labels = np.where(counted, np.take_along_axis(ids, positions, 1), IGNORED)  # (B, P)
-        rows["input_ids"] = self.hide(ids, positions, counted, rng)
-        n_byte = self.token_bytes[labels[counted]].sum()
-        denominators = dict(n_masked=max(1, counted.sum()), n_byte=max(1, n_byte), n_row=len(ids))
-        return tensors(rows | dict(masked_positions=positions, masked_labels=labels) | denominators)
+        rows |= dict(input_ids=self.hide(ids, positions, counted, rng))
+        rows |= dict(masked_positions=positions, masked_labels=labels)
+        rows |= dict(n_masked=max(1, counted.sum()), n_row=len(ids))
+        return tensors(rows | dict(n_byte=max(1, self.token_bytes[labels[counted]].sum())))
 
     def rows(self, split: str, rng: np.random.Generator, n: int) -> dict[str, np.ndarray]:
         """Return n training rows, or all validation rows, before anything is hidden."""
         texts = self.texts[split]
-        return texts.rows(rng.integers(0, len(texts), n) if split == "train" else np.arange(len(texts)), rng)
+        chosen = rng.integers(0, len(texts), n) if split == "train" else np.arange(len(texts))
+        return texts.rows(chosen, rng if self.next_sentence else None)
 
     def hide(
         self, ids: np.ndarray, positions: np.ndarray, counted: np.ndarray, rng: np.random.Generator
@@ -95,20 +85,18 @@ class Masked(Objective):
 
         Some stay or change so that the model cannot rely on a token just because it is not [MASK].
         """
-        original = np.take_along_axis(ids, positions, 1)  # (B, P)
-        fate = rng.random(positions.shape)
+        fate = rng.random(positions.shape)  # (B, P)
         random = self.ordinary_ids[rng.integers(0, len(self.ordinary_ids), positions.shape)]
-        replacement = np.where(fate < 0.8, self.tokenizer.special_id("[MASK]"), random)
-        replacement = np.where(fate < 0.9, replacement, original)
+        original = np.take_along_axis(ids, positions, 1)
+        replacement = np.where(fate < 0.8, self.mask, np.where(fate < 0.9, random, original))
+        row, place = np.nonzero(counted)
         hidden = ids.copy()
-        row, column = np.nonzero(counted)
-        hidden[row, positions[row, column]] = replacement[row, column]
+        hidden[row, positions[row, place]] = replacement[row, place]
         return hidden
 
     def loss(self, model, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the sum of both losses, each a mean in nats; metrics of each."""
-        states = model.hidden_states(batch["input_ids"], batch["attention_mask"], batch.get("token_type_ids"))
-        logits = masked_logits(model, states[-1], batch["masked_positions"])  # (B, P, V)
+        hidden, logits = states_and_logits(model, batch)  # (B, T, D), (B, P, V)
         total = summed_cross_entropy(logits, batch["masked_labels"])
         masked_loss = total / batch["n_masked"]
         metrics = {
@@ -119,23 +107,28 @@ class Masked(Objective):
         }
         if self.next_sentence:
             labels = batch["next_sentence_labels"]
-            logits = model.next_sentence_logits(states[-1])  # (B, 2)
+            logits = model.next_sentence_logits(hidden)  # (B, 2), read at [CLS]
             metrics["next_sentence_loss"] = summed_cross_entropy(logits, labels) / batch["n_row"]
             metrics["next_sentence_accuracy"] = count_correct(logits, labels) / batch["n_row"]
             metrics["loss"] = masked_loss + metrics["next_sentence_loss"]
         return metrics["loss"], metrics
 
 
-def begins_word(token: bytes) -> bool:
-    """Return whether a word begins with this token, as " cat" and "," do; "s" and part of a letter go on."""
-    text = token.decode(errors="ignore")
-    return text != "" and not text[0].isalnum()
+def states_and_logits(model, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the last hidden states (B, T, D), and the logits (B, P, V) at `masked_positions` alone."""
+    # Segments mean nothing to a student of `distillation.py`: its embeddings have none.
+    inputs = batch["input_ids"], batch["attention_mask"], batch.get("token_type_ids")
+    hidden = model.hidden_states(*inputs)[-1]  # (B, T, D)
+    at = batch["masked_positions"][:, :, None].expand(-1, -1, hidden.shape[-1])  # (B, P, D)
+    return hidden, model.vocabulary_logits(hidden.gather(1, at))
 
 
-def masked_logits(model, hidden: Tensor, positions: Tensor) -> Tensor:
-    """Return logits (B, P, V) at positions (B, P) of hidden states (B, T, D), and at no other."""
-    at = positions[:, :, None].expand(-1, -1, hidden.shape[-1])  # (B, P, D)
-    return model.vocabulary_logits(hidden.gather(1, at))
+@torch.no_grad()
+def predict_masked(model, batch: dict[str, Tensor]) -> Tensor:
+    """Return the probabilities (B, P, V) of each token at `masked_positions`."""
+    device = next(model.parameters()).device
+    batch = {name: value.to(device) for name, value in batch.items()}
+    return states_and_logits(model, batch)[1].softmax(-1).cpu()
 
 
 def choose_positions(
@@ -151,39 +144,36 @@ def choose_positions(
     Returns:
         positions (B, P) and counted (B, P), which is False on the places that a row with fewer leaves empty.
     """
-    n_hidden = np.maximum(1, np.rint(share * may_hide.sum(1)).astype(np.int64))  # (B,)
-    n_hidden = np.minimum(n_hidden, may_hide.sum(1))
-    lot = rng.random(may_hide.shape)
-    if starts_word is not None:  # all tokens of a word draw the lot of its first token
-        column = np.arange(may_hide.shape[1])
-        first = np.maximum.accumulate(np.where(starts_word | ~may_hide, column, 0), axis=1)
-        lot = np.take_along_axis(lot, first, 1)
-    lot[~may_hide] = 2.0  # never among the first
-    order = lot.argsort(1, kind="stable")  # (B, T); the tokens of a word stay side by side
-    counted = np.arange(may_hide.shape[1]) < n_hidden[:, None]
-    if starts_word is not None:
-        counted = whole_words(np.take_along_axis(lot, order, 1), counted)
-    P = max(1, int(counted.sum(1).max()))
-    return order[:, :P], counted[:, :P]
+    draws, chosen = rng.random(may_hide.shape), []  # (B, T); tokens are hidden in the order of their draws
+    for row, at in enumerate(map(np.flatnonzero, may_hide)):  # at: the positions of the row's ordinary tokens
+        n = max(1, round(share * len(at)))
+        if starts_word is None:
+            chosen.append(at[draws[row, at].argsort()][:n])
+        else:
+            chosen.append(whole_words(at.tolist(), starts_word[row], draws[row], n))
+    positions = padded(chosen, -1, max(map(len, chosen)))
+    return np.maximum(positions, 0), positions >= 0
 
 
-def whole_words(lot: np.ndarray, counted: np.ndarray) -> np.ndarray:
-    """Shorten each row of `counted` (B, T) to whole words; equal neighbours in `lot` (B, T) are one word.
+def whole_words(at: list[int], starts_word: np.ndarray, draws: np.ndarray, n: int) -> list[int]:
+    """Return the positions of whole words in the order of the draws of their first tokens, together up to n.
 
-    A row whose first word alone is longer than its share keeps that word.
+    A first word that alone is longer than its share is hidden whole.
     """
-    ends_word = np.append(lot[:, 1:] != lot[:, :-1], np.ones((len(lot), 1), dtype=bool), axis=1)
-    column = np.arange(lot.shape[1])
-    last = np.where(ends_word & counted, column + 1, 0).max(1)  # tokens up to the last whole word that fits
-    first_word = ends_word.argmax(1) + 1
-    n = np.where(counted.any(1), np.maximum(last, first_word), 0)
-    return column < n[:, None]
+    words = []
+    for previous, t in zip([None, *at], at, strict=False):
+        if starts_word[t] or previous != t - 1:  # a special token ends a word too
+            words.append([])
+        words[-1].append(t)
+    hidden = []
+    for word in sorted(words, key=lambda word: draws[word[0]]):
+        if hidden and len(hidden) + len(word) > n:
+            break
+        hidden += word
+    return hidden
 
 
-@torch.no_grad()
-def predict_masked(model, batch: dict[str, Tensor]) -> Tensor:
-    """Return the probabilities (B, P, V) of each token at `masked_positions`."""
-    device = next(model.parameters()).device
-    names = ("input_ids", "attention_mask", "token_type_ids", "masked_positions")
-    ids, mask, types, positions = (batch[n].to(device) if n in batch else None for n in names)
-    return masked_logits(model, model.hidden_states(ids, mask, types)[-1], positions).softmax(-1).cpu()
+def begins_word(token: bytes) -> bool:
+    """Return whether a word begins with this token, as " cat" and "," do; "s" and part of a letter go on."""
+    text = token.decode(errors="ignore")
+    return text != "" and not text[0].isalnum()

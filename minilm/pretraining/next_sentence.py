@@ -1,4 +1,7 @@
-"""The rows of BERT: pairs of texts, of which the second follows the first or does not.
+"""The rows of BERT: pairs of texts, of which B follows A or does not.
+
+    input_ids          [CLS] Ana sold it . [SEP] Rui was glad . [SEP] [PAD] ...
+    token_type_ids       0    0   0   0 0   0     1   1   1   1  1     0
 
 Source: Devlin et al. 2019, section 3.1, task 2, and appendix A.2. Half of the pairs are true.
 `PackedSentences` gives the rows of RoBERTa instead (Liu et al. 2019, section 4.2, FULL-SENTENCES): no pairs
@@ -16,162 +19,140 @@ from ..tokenizer.bpe import BPE
 FOLLOWS, DOES_NOT_FOLLOW = 0, 1  # classes of the next-sentence head
 
 
-class EncodedSentences:
-    """The sentences of many documents as one array of ids, cut into windows that fit a row.
+class SentenceRuns:
+    """Documents cut into runs of as many whole sentences of one document as fit into a row.
 
     Every sentence is encoded with a space before it, so that a word is the same token wherever it stands.
-    What is beyond the first `longest` tokens of a sentence is left out; `n_cut` counts such sentences.
+    One that is longer than its share of a row is cut; `n_cut` counts such sentences.
 
-    Raises:
-        UserError: where `longest` leaves no room for a token.
+    Args:
+        n_text: texts in a row. [CLS], and a [SEP] behind each, leave the rest of `context` to them.
+        across_documents: a run may go on in the next document.
     """
 
-    def __init__(self, documents: list[str], tokenizer: BPE, longest: int):
-        if longest < 1:
-            raise UserError("--context is too short: give 5 or more (3 with --no-next-sentence)")
-        flat, lengths, document_of = array("i"), [], []
-        self.n_cut = 0
+    def __init__(self, documents: list[str], tokenizer: BPE, context: int, n_text=1, across_documents=False):
+        self.context, self.n_cut = context, 0
+        self.cls, self.sep, self.pad = map(tokenizer.special_id, ("[CLS]", "[SEP]", "[PAD]"))
+        room = context - n_text - 1
+        flat, edges, runs, document_of = array("i"), [0], [], []
         for d, document in enumerate(documents):
-            for sentence in sentences(document):
+            for i, sentence in enumerate(sentences(document)):
                 ids = tokenizer.encode(" " + sentence, allow_special=False)
-                self.n_cut += len(ids) > longest
-                flat.extend(ids[:longest])
-                lengths.append(min(len(ids), longest))
-                document_of.append(d)
-        self.ids = np.array(flat)  # (n,)
-        self.edges = np.cumsum([0, *lengths])  # sentence s is ids[edges[s] : edges[s + 1]]
-        self.document_of = np.array(document_of, dtype=np.int64)  # of each sentence
+                self.n_cut += len(ids) > room // n_text
+                flat.extend(ids[: room // n_text])
+                edges.append(len(flat))
+                if runs and (i > 0 or across_documents) and len(flat) - edges[runs[-1][0]] <= room:
+                    runs[-1][1] += 1  # the sentence fits behind those before it
+                else:
+                    runs.append([len(edges) - 2, len(edges) - 1])
+                    document_of.append(d)
+        self.ids, self.edges = np.array(flat), np.array(edges)  # sentence s is ids[edges[s] : edges[s + 1]]
+        self.runs = np.array(runs, dtype=np.int64).reshape(-1, 2)  # (N, 2) first sentence, one after the last
+        self.document_of = np.array(document_of)  # (N,) of each run
 
-    def windows(self, budget: int, across_documents: bool = False) -> np.ndarray:
-        """Return (N, 2): first sentence, and the one after the last, of runs of up to `budget` tokens."""
-        windows, start = [], 0
-        for s in range(1, len(self.document_of) + 1):
-            goes_on = s < len(self.document_of) and self.edges[s + 1] - self.edges[start] <= budget
-            if goes_on and (across_documents or self.document_of[s] == self.document_of[start]):
-                continue
-            windows.append((start, s))
-            start = s
-        return np.array(windows, dtype=np.int64).reshape(-1, 2)
+    def __len__(self) -> int:
+        return len(self.runs)
 
 
-class SentencePairs:
-    """Rows [CLS] A [SEP] B [SEP]: A and B are the two halves of a window, or B is another window's half.
+class SentencePairs(SentenceRuns):
+    """Rows [CLS] A [SEP] B [SEP]: A and B are the two halves of a run, or B is another run's half.
 
-    Differs from the paper: a window is cut at its middle sentence rather than anywhere, and a false B is
-    taken from the windows whose B has the same place in its document, as many sentences and about as many
-    tokens. Otherwise the length or the position of B gives the answer away.
+    Differs from the paper: a run is cut at its middle sentence rather than anywhere, and a false B is taken
+    from the runs whose B has the same place in its document, as many sentences and about as many tokens.
+    Otherwise the length or the position of B gives the answer away.
 
     Raises:
         UserError: where fewer than two documents have a pair.
     """
 
     def __init__(self, documents: list[str], tokenizer: BPE, context: int, name: str = "this text"):
-        self.tokenizer, self.context = tokenizer, context
-        encoded = EncodedSentences(documents, tokenizer, longest=(context - 3) // 2)
-        windows = encoded.windows(budget=context - 3)
-        windows = windows[windows[:, 1] - windows[:, 0] >= 2]  # a single sentence has no next one
-        first, last = windows.T
-        middle = (first + last) // 2
-        self.ids, self.n_cut = encoded.ids, encoded.n_cut
-        # places in ids, each (N,): A ends where B starts
-        self.a_start, self.b_start, self.b_end = (encoded.edges[edge] for edge in (first, middle, last))
-        self.document = encoded.document_of[first]
-        if len(np.unique(self.document)) < 2:
+        super().__init__(documents, tokenizer, context, n_text=2)
+        has_next = self.runs[:, 1] - self.runs[:, 0] >= 2  # a single sentence has no next one
+        self.runs, self.document_of = self.runs[has_next], self.document_of[has_next]
+        if len(np.unique(self.document_of)) < 2:
             raise UserError(
                 f"{name}: next-sentence pairs need two documents of two sentences each that fit --context "
                 f"{context}; give more text, a larger --context, or --no-next-sentence"
             )
-        self.b_hash = np.array(
-            [hash(self.ids[s:e].tobytes()) for s, e in zip(self.b_start, self.b_end, strict=True)]
-        )
-        is_first = np.concatenate([[True], self.document[1:] != self.document[:-1]])
-        # windows by place in the document, then sentences of B, then tokens of B; equals in a random order,
-        # since those next to each other in the text share a topic
-        tie = np.random.default_rng(0).random(len(first))
-        self.alike = np.lexsort((tie, self.b_end - self.b_start, last - middle, ~is_first))
-        self.rank = np.argsort(self.alike)  # where each window stands in that order
+        first, last = self.runs.T
+        middle = (first + last) // 2
+        # (N,) each: A is ids[start : middle], and B ids[middle : end]
+        self.start, self.middle, self.end = self.edges[[first, middle, last]]
+        # Neighbours in this order have a B alike: runs by place in the document, then sentences of B, then
+        # its tokens; equals in a random order, since those next to each other in the text share a topic.
+        is_first = np.append(True, self.document_of[1:] != self.document_of[:-1])
+        tie = np.random.default_rng(0).random(len(self))
+        self.order = np.lexsort((tie, self.end - self.middle, last - middle, ~is_first))
+        self.rank = np.argsort(self.order)  # where each run stands in that order
 
-    def __len__(self) -> int:
-        return len(self.a_start)
+    def a(self, run: int) -> list[int]:
+        """Return the ids of a run's first half."""
+        return self.ids[self.start[run] : self.middle[run]].tolist()
 
-    def rows(self, chosen: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Return one row for each chosen window, half of them with a false B where there is one.
+    def b(self, run: int) -> list[int]:
+        """Return the ids of a run's second half, the text that follows A."""
+        return self.ids[self.middle[run] : self.end[run]].tolist()
+
+    def rows(self, chosen: np.ndarray, rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
+        """Return one row for each chosen run (B,). B follows A; with `rng`, in half of the rows it does not.
 
         Returns:
             input_ids, attention_mask, token_type_ids (B, T); next_sentence_labels (B,).
         """
-        labels = (rng.random(len(chosen)) < 0.5).astype(np.int64)
-        other = self.false_partners(chosen, rng)
-        labels[other < 0] = FOLLOWS
-        second = np.where(labels == FOLLOWS, chosen, other)
-        rows = self.pack(chosen, second)
-        return rows | {"next_sentence_labels": labels}
+        second = chosen if rng is None else self.second_runs(chosen, rng)
+        ids, segments = [], []
+        for a, b in zip(map(self.a, chosen), map(self.b, second), strict=True):
+            ids.append([self.cls, *a, self.sep, *b, self.sep])
+            segments.append([0] * (len(a) + 2) + [1] * (len(b) + 1))
+        ids, segments = padded(ids, self.pad, self.context), padded(segments, 0, self.context)
+        labels = np.where(second == chosen, FOLLOWS, DOES_NOT_FOLLOW)
+        rows = dict(input_ids=ids, attention_mask=ids != self.pad, token_type_ids=segments)
+        return rows | dict(next_sentence_labels=labels)
 
-    def true_rows(self, chosen: np.ndarray) -> dict[str, np.ndarray]:
-        """Return input_ids, attention_mask, token_type_ids (B, T) of the chosen windows, B the true one."""
-        return self.pack(chosen, chosen)
-
-    def false_partners(self, chosen: np.ndarray, rng: np.random.Generator, n_try: int = 8) -> np.ndarray:
-        """Return for each chosen window one whose B is alike but does not follow; -1 where none was found."""
+    def second_runs(self, chosen: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Return the runs (B,) that B is from: half of the time the chosen one, else one with a B alike."""
+        false = rng.random(len(chosen)) < 0.5
         reach = max(8, len(self) // 100)  # in a long text the lengths are as good as equal that near
-        shape = len(chosen), n_try
-        steps = rng.integers(1, reach + 1, shape) * (2 * rng.integers(0, 2, shape) - 1)  # forth or back
-        candidates = self.alike[(self.rank[chosen][:, None] + steps) % len(self)]  # (B, n_try)
-        good = self.document[candidates] != self.document[chosen][:, None]
-        good &= self.b_hash[candidates] != self.b_hash[chosen][:, None]  # other words too, not just elsewhere
-        room = self.context - 3 - (self.b_start - self.a_start)[chosen]
-        # A false B is never cut to fit: that would give it away.
-        good &= (self.b_end - self.b_start)[candidates] <= room[:, None]
-        first_good = good.argmax(1)
-        return np.where(good.any(1), candidates[np.arange(len(chosen)), first_good], -1)
+        steps = rng.integers(1, reach + 1, (len(chosen), 8)) * (2 * rng.integers(0, 2, (len(chosen), 8)) - 1)
+        near = self.order[
+            (self.rank[chosen][:, None] + steps) % len(self)
+        ]  # (B, 8), the first that fits is taken
+        second = chosen.copy()
+        for row in np.flatnonzero(false):
+            fitting = (other for other in near[row] if self.may_be_false(chosen[row], other))
+            second[row] = next(fitting, chosen[row])
+        return second
 
-    def pack(self, first: np.ndarray, second: np.ndarray) -> dict[str, np.ndarray]:
-        """Lay out [CLS] A [SEP] B [SEP] [PAD] ..., A of the windows `first`, B of the windows `second`."""
-        a = (self.b_start - self.a_start)[first][:, None]  # (B, 1) tokens of A
-        b = (self.b_end - self.b_start)[second][:, None]
-        column = np.arange(width_of(a + b + 3, self.context))  # (T,)
-        in_a, in_b = (column >= 1) & (column <= a), (column >= a + 2) & (column <= a + b + 1)
-        source = np.where(in_a, self.a_start[first][:, None] + column - 1, 0)
-        source = np.where(in_b, self.b_start[second][:, None] + column - a - 2, source)
-        ids = np.where(in_a | in_b, self.ids[source], self.tokenizer.special_id("[PAD]"))
-        ids[:, 0] = self.tokenizer.special_id("[CLS]")
-        ids[(column == a + 1) | (column == a + b + 2)] = self.tokenizer.special_id("[SEP]")
-        return {
-            "input_ids": ids,
-            "attention_mask": (column < a + b + 3).astype(np.int64),
-            "token_type_ids": ((column >= a + 2) & (column < a + b + 3)).astype(np.int64),
-        }
+    def may_be_false(self, run: int, other: int) -> bool:
+        """Return whether the B of another run may stand behind the A of this one as a false one."""
+        a, b = self.a(run), self.b(other)
+        return (
+            self.document_of[other] != self.document_of[run]
+            and b != self.b(run)  # other words too, not just elsewhere
+            and len(a) + len(b) <= self.context - 3  # a false B is never cut to fit: that would give it away
+        )
 
 
-class PackedSentences:
+class PackedSentences(SentenceRuns):
     """Rows [CLS] sentence sentence ... [SEP], filled with whole sentences across documents."""
 
     def __init__(self, documents: list[str], tokenizer: BPE, context: int):
-        self.tokenizer, self.context = tokenizer, context
-        encoded = EncodedSentences(documents, tokenizer, longest=context - 2)
-        first, last = encoded.windows(budget=context - 2, across_documents=True).T
-        self.ids, self.start, self.end = encoded.ids, encoded.edges[first], encoded.edges[last]
-        self.n_cut = encoded.n_cut
+        super().__init__(documents, tokenizer, context, across_documents=True)
 
-    def __len__(self) -> int:
-        return len(self.start)
-
-    def rows(self, chosen: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Return `true_rows`: nothing is left to chance."""
-        return self.true_rows(chosen)
-
-    def true_rows(self, chosen: np.ndarray) -> dict[str, np.ndarray]:
-        """Return input_ids and attention_mask (B, T), one row for each chosen window."""
-        n = (self.end - self.start)[chosen][:, None]  # (B, 1)
-        column = np.arange(width_of(n + 2, self.context))  # (T,)
-        inside = (column >= 1) & (column <= n)
-        source = np.where(inside, self.start[chosen][:, None] + column - 1, 0)
-        ids = np.where(inside, self.ids[source], self.tokenizer.special_id("[PAD]"))
-        ids[:, 0] = self.tokenizer.special_id("[CLS]")
-        ids[column == n + 1] = self.tokenizer.special_id("[SEP]")
-        return {"input_ids": ids, "attention_mask": (column < n + 2).astype(np.int64)}
+    def rows(self, chosen: np.ndarray, rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
+        """Return input_ids and attention_mask (B, T) of the chosen runs (B,); nothing is left to chance."""
+        runs = [self.ids[start:end].tolist() for start, end in self.edges[self.runs[chosen]]]
+        ids = padded([[self.cls, *run, self.sep] for run in runs], self.pad, self.context)
+        return dict(input_ids=ids, attention_mask=ids != self.pad)
 
 
-def width_of(lengths: np.ndarray, context: int) -> int:
-    """Return the columns that rows of these lengths need: a multiple of 8, at most `context`."""
-    return min(context, -(-int(lengths.max()) // 8) * 8)
+def padded(rows: list, filling: int, longest: int) -> np.ndarray:
+    """Return rows of unequal lengths as one array (B, T), `filling` behind each.
+
+    T is a multiple of 8, so that there are few different shapes, but at most `longest`.
+    """
+    T = min(longest, -(-max(map(len, rows)) // 8) * 8)
+    out = np.full((len(rows), T), filling)
+    for line, row in zip(out, rows, strict=True):
+        line[: len(row)] = row
+    return out

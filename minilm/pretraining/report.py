@@ -70,7 +70,7 @@ def fill_examples(objective: Masked, model, n: int = 3) -> list[str]:
     """Return lines that show n validation texts with one word hidden, and the model's three best guesses."""
     texts, tokenizer = objective.texts["validation"], objective.tokenizer
     rng = np.random.default_rng(objective.seed)
-    rows = texts.true_rows(rng.choice(len(texts), min(n, len(texts)), replace=False))
+    rows = texts.rows(rng.choice(len(texts), min(n, len(texts)), replace=False))
     count = np.bincount(objective.texts["train"].ids, minlength=len(objective.token_bytes))
     is_rare = (count < 0.02 * count.sum()) & (objective.token_bytes > 2)  # hide a word worth guessing
     fits = is_rare[rows["input_ids"]] | (~is_rare[rows["input_ids"]].any(1, keepdims=True))

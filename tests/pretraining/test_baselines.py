@@ -55,7 +55,7 @@ def test_slot_accuracy_is_0_for_things_of_another_place_and_for_other_words(obje
 
 
 def test_slot_accuracy_hides_things_only(objective, world_bpe):
-    true, seen = objective.texts["validation"].true_rows(np.arange(60))["input_ids"], []
+    true, seen = objective.texts["validation"].rows(np.arange(60))["input_ids"], []
     model = Oracle(world_bpe, lambda text: seen.append(text) or {" the": 1.0})
     baselines.slot_accuracy(objective, model)
     for ids, shown in zip(true.tolist(), seen, strict=True):

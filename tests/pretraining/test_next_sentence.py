@@ -11,10 +11,10 @@ from minilm.plumbing.errors import UserError
 from minilm.pretraining.next_sentence import (
     DOES_NOT_FOLLOW,
     FOLLOWS,
-    EncodedSentences,
     PackedSentences,
     SentencePairs,
-    width_of,
+    SentenceRuns,
+    padded,
 )
 from minilm.texts.corpus import sentences
 
@@ -60,52 +60,43 @@ def tags(ids: list[int], bpe) -> list[tuple[int, int]]:
 
 
 def test_sentences_are_encoded_with_a_space_before(texts, bpe):
-    encoded = EncodedSentences(texts, bpe, longest=14)
-    flat = [(d, s) for d, text in enumerate(texts) for s in sentences(text)]
-    assert encoded.document_of.tolist() == [d for d, _ in flat]
-    for i, (_, sentence) in enumerate(flat):
+    encoded = SentenceRuns(texts, bpe, context=16)  # 14 tokens and two special ones
+    flat = [s for text in texts for s in sentences(text)]
+    for i, sentence in enumerate(flat):
         ids = encoded.ids[encoded.edges[i] : encoded.edges[i + 1]].tolist()
         assert ids == bpe.encode(" " + sentence)[:14], "with a space before, cut at the longest length"
-    assert encoded.n_cut == sum(len(bpe.encode(" " + s)) > 14 for t in texts for s in sentences(t)) > 0
-    assert encoded.edges[-1] == len(encoded.ids)
+    assert encoded.n_cut == sum(len(bpe.encode(" " + s)) > 14 for s in flat) > 0
+    assert len(encoded.edges) == len(flat) + 1 and encoded.edges[-1] == len(encoded.ids)
 
 
 def test_special_tokens_in_a_document_are_plain_text(bpe):
-    encoded = EncodedSentences(["A [MASK] here. [SEP] <|endoftext|>"], bpe, longest=50)
+    encoded = SentenceRuns(["A [MASK] here. [SEP] <|endoftext|>"], bpe, 50)
     assert encoded.ids.min() >= len(bpe.special_tokens), "a document can hide its own words"
     assert bpe.decode(encoded.ids) == " A [MASK] here. [SEP] <|endoftext|>"
 
 
-@pytest.mark.parametrize("across", [False, True])
-def test_windows_hold_as_many_whole_sentences_as_fit(texts, bpe, across):
-    budget = 40
-    encoded = EncodedSentences(texts, bpe, longest=budget)
-    expected, n_token, previous = [], 0, None
-    for s, document in enumerate(encoded.document_of.tolist()):
-        n = int(encoded.edges[s + 1] - encoded.edges[s])
-        if expected and n_token + n <= budget and (across or document == previous):
+@pytest.mark.parametrize("n_text, across", [(1, False), (1, True), (2, False)])
+def test_runs_hold_as_many_whole_sentences_as_fit(texts, bpe, n_text, across):
+    runs = SentenceRuns(texts, bpe, 42, n_text, across)
+    room = 42 - 1 - n_text  # beside [CLS] and a [SEP] after each text
+    expected, documents, n_token, previous = [], [], 0, None
+    for s, document in enumerate(d for d, text in enumerate(texts) for _ in sentences(text)):
+        n = int(runs.edges[s + 1] - runs.edges[s])
+        assert n <= room // n_text, "a sentence is longer than its share"
+        if expected and n_token + n <= room and (across or document == previous):
             expected[-1][1], n_token = s + 1, n_token + n
         else:
             expected.append([s, s + 1])
+            documents.append(document)
             n_token = n
         previous = document
-    assert encoded.windows(budget, across_documents=across).tolist() == expected
-
-
-def test_windows_of_nothing(bpe):
-    assert EncodedSentences([], bpe, longest=5).windows(9).shape == (0, 2)
-
-
-@pytest.mark.parametrize("make, least", [(SentencePairs, 5), (PackedSentences, 3)])
-def test_a_context_too_short_for_any_text_is_refused(texts, bpe, make, least):
-    with pytest.raises(UserError, match="--context"):
-        make(texts, bpe, least - 1)
-    rows = make(texts, bpe, least).true_rows(np.arange(4))
-    assert rows["input_ids"].shape == (4, least)
+    assert runs.runs.tolist() == expected and len(runs) == len(expected)
+    assert runs.document_of.tolist() == documents
+    assert SentenceRuns([], bpe, 9).runs.shape == (0, 2)
 
 
 def test_true_b_follows_a_in_the_document(pairs, texts, bpe):
-    rows = pairs.true_rows(np.arange(len(pairs)))
+    rows = pairs.rows(np.arange(len(pairs)))
     seen = []
     for b in range(len(pairs)):
         a, second = parse(rows, b, bpe)
@@ -113,9 +104,9 @@ def test_true_b_follows_a_in_the_document(pairs, texts, bpe):
         document, start = names[0]
         assert names == [(document, start + i) for i in range(len(names))], "B does not go on where A ends"
         assert bpe.decode(a + second) in " " + texts[document], "A and B are not the text itself"
-        assert 0 <= len(tags(second, bpe)) - len(tags(a, bpe)) <= 1, "a window is cut at its middle sentence"
+        assert 0 <= len(tags(second, bpe)) - len(tags(a, bpe)) <= 1, "a run is cut at its middle sentence"
         seen += names
-    assert len(seen) == len(set(seen)), "a sentence is in two windows"
+    assert len(seen) == len(set(seen)), "a sentence is in two runs"
     n_sentence = {d: len(sentences(text)) for d, text in enumerate(texts)}
     lost = [n - sum(d == document for d, _ in seen) for document, n in n_sentence.items()]
     assert max(lost) <= 1, "more is left out than one sentence at a document's end"
@@ -146,18 +137,10 @@ def test_false_b_is_from_another_document_where_there_are_few(documents, bpe):
     assert n_false > len(pairs), "the test needs false pairs"
 
 
-def test_a_is_the_chosen_window(pairs, bpe):
-    chosen = np.array([5, 3, 3, 20, 0])
-    rows, true = pairs.rows(chosen, np.random.default_rng(0)), pairs.true_rows(chosen)
-    for b in range(len(chosen)):
-        assert parse(rows, b, bpe)[0] == parse(true, b, bpe)[0]
-        assert parse(true, b, bpe)[0][0] == pairs.ids[pairs.a_start[chosen[b]]]
-
-
 def test_false_b_is_never_the_true_text(byte_bpe):
     texts = [f"D{d} says it. {'Ab ab.' if d % 3 else 'Xy xy.'}" for d in range(60)]
     pairs = SentencePairs(texts, byte_bpe, CONTEXT)
-    true = pairs.true_rows(np.arange(60))
+    true = pairs.rows(np.arange(60))
     n_false = 0
     for seed in range(5):
         rows = pairs.rows(np.arange(60), np.random.default_rng(seed))
@@ -171,8 +154,9 @@ def test_false_b_is_never_the_true_text(byte_bpe):
 
 def test_without_a_false_partner_the_label_says_that_b_follows(bpe):
     pairs = SentencePairs([f"D{d} says it. Yes, it is." for d in range(20)], bpe, CONTEXT)
-    rows = pairs.rows(np.arange(20), np.random.default_rng(0))
-    assert (pairs.false_partners(np.arange(20), np.random.default_rng(0)) == -1).all()
+    chosen = np.arange(20)
+    assert (pairs.second_runs(chosen, np.random.default_rng(0)) == chosen).all()
+    rows = pairs.rows(chosen, np.random.default_rng(0))
     assert (rows["next_sentence_labels"] == FOLLOWS).all(), "labelled false, and yet B follows"
 
 
@@ -184,32 +168,32 @@ def test_both_classes_make_about_half(many_pairs):
     assert FOLLOWS == 0 and DOES_NOT_FOLLOW == 1, "the order of the classes in published checkpoints"
 
 
-def test_false_partners_are_alike_and_fit(many_pairs, bpe):
+def test_a_and_b_are_those_of_the_chosen_runs(many_pairs, bpe):
+    chosen = np.array([5, 3, 3, 20, 0, 9, 8, 33])
+    second = many_pairs.second_runs(chosen, np.random.default_rng(0))
+    rows = many_pairs.rows(chosen, np.random.default_rng(0))
+    halves = zip(map(many_pairs.a, chosen), map(many_pairs.b, second), strict=True)
+    assert [parse(rows, b, bpe) for b in range(8)] == list(halves)
+    assert (rows["next_sentence_labels"] == (second != chosen)).all() and 0 < (second != chosen).sum() < 8
+
+
+def test_false_b_are_alike_and_fit(many_pairs, bpe):
     chosen = np.arange(len(many_pairs))
-    partner = many_pairs.false_partners(chosen, np.random.default_rng(0))
-    found = partner >= 0
-    assert found.mean() > 0.98
-    n_b = many_pairs.b_end - many_pairs.b_start
-    n_a = many_pairs.b_start - many_pairs.a_start
-    assert (n_a[found] + n_b[partner[found]] <= CONTEXT - 3).all(), (
-        "a false B cut to fit shows that it is false"
-    )
-    assert np.abs(n_b[found] - n_b[partner[found]]).mean() < 2, "false B are not as long as the true ones"
-    b_tags = [
-        tags(many_pairs.ids[s:e], bpe) for s, e in zip(many_pairs.b_start, many_pairs.b_end, strict=True)
-    ]
-    a_place = [
-        tags(many_pairs.ids[s:e], bpe)[0][1]
-        for s, e in zip(many_pairs.a_start, many_pairs.b_start, strict=True)
-    ]
-    pairs = [(i, int(partner[i])) for i in chosen[found]]
-    assert np.mean([len(b_tags[i]) == len(b_tags[j]) for i, j in pairs]) > 0.93, (
-        "as many sentences as the true B"
-    )
-    assert np.mean([(a_place[i] == 0) == (a_place[j] == 0) for i, j in pairs]) > 0.97, "from the same place"
-    assert (partner != many_pairs.false_partners(chosen, np.random.default_rng(1))).mean() > 0.8
-    counts = Counter(partner[found].tolist())
-    assert max(counts.values()) < 12, "some B are false all the time: knowing them by heart is enough"
+    second = many_pairs.second_runs(chosen, np.random.default_rng(0))
+    pairs = [(i, j) for i, j in enumerate(second) if i != j]
+    a, b = [many_pairs.a(i) for i in chosen], [many_pairs.b(i) for i in chosen]
+    assert all(len(a[i]) + len(b[j]) <= CONTEXT - 3 for i, j in pairs), "a cut B is false"
+    assert all(many_pairs.may_be_false(i, j) for i, j in pairs)
+    assert not any(many_pairs.may_be_false(i, i) for i in chosen[:9]), "the true B is no false one"
+    assert np.mean([abs(len(b[i]) - len(b[j])) for i, j in pairs]) < 2, "not as long as the true ones"
+    alike = np.mean([len(tags(b[i], bpe)) == len(tags(b[j], bpe)) for i, j in pairs])
+    assert alike > 0.93, "as many sentences as the true B"
+    first = [tags(ids, bpe)[0][1] == 0 for ids in a]
+    assert np.mean([first[i] == first[j] for i, j in pairs]) > 0.97, "from the same place"
+    other = many_pairs.second_runs(chosen, np.random.default_rng(1))
+    assert np.mean([other[i] != j for i, j in pairs]) > 0.8, "drawn anew each time"
+    most = max(Counter(j for _, j in pairs).values())
+    assert most < 9, "some B are false all the time: knowing them by heart is enough"
 
 
 def features(pairs, rows: dict, bpe) -> dict[str, list]:
@@ -244,38 +228,28 @@ def test_no_rule_on_length_or_position_tells_false_from_true(many_pairs, bpe):
 def test_long_sentences_are_cut(bpe):
     long = "word " * 100
     texts = [f"Start {d} {long}. Then {d} {long}." for d in range(4)]
-    rows = SentencePairs(texts, bpe, 41).true_rows(np.arange(4))
+    rows = SentencePairs(texts, bpe, 41).rows(np.arange(4))
     assert rows["input_ids"].shape == (4, 41)
     for b in range(4):
         a, second = parse(rows, b, bpe)
         assert len(a) == len(second) == 19, "half of the context each"
 
 
-def test_rows_are_as_wide_as_the_longest_needs(pairs):
-    n = (pairs.b_end - pairs.a_start) + 3
-    for chosen in (n.argsort()[:3], n.argsort()[-3:]):
-        width = pairs.true_rows(chosen)["input_ids"].shape[1]
-        assert width >= n[chosen].max() and (width - n[chosen].max() < 8) and width <= CONTEXT
-
-
-@pytest.mark.parametrize(
-    "longest, context, width", [(1, 61, 8), (8, 61, 8), (9, 61, 16), (57, 61, 61), (61, 61, 61)]
-)
-def test_width_of(longest, context, width):
-    assert width_of(np.array([[1], [longest]]), context) == width
+@pytest.mark.parametrize("longest, T", [(1, 8), (8, 8), (9, 16), (57, 61), (61, 61)])
+def test_rows_are_padded_to_a_multiple_of_8_or_the_context(longest, T):
+    rows = padded([[5], [7] * longest, []], -1, 61)
+    assert rows.tolist() == [[5] + [-1] * (T - 1), [7] * longest + [-1] * (T - longest), [-1] * T]
 
 
 def test_documents_of_one_sentence_give_no_pair(bpe):
     texts = ["Alone 1.", "D0 a. D0 b.", "Alone 2.", "D1 a. D1 b. D1 c.", "Alone 3."]
     pairs = SentencePairs(texts, bpe, CONTEXT)
     assert len(pairs) == 2
-    rows = pairs.true_rows(np.arange(2))
+    rows = pairs.rows(np.arange(2))
     assert [bpe.decode(parse(rows, b, bpe)[0]) for b in range(2)] == [" D0 a.", " D1 a."]
 
 
-@pytest.mark.parametrize(
-    "texts", [["D0 a. D0 b. D0 c. D0 d."], ["D0 a. D0 b.", "Alone."], ["Alone.", "Alone, too."], []]
-)
+@pytest.mark.parametrize("texts", [["D0 a. D0 b. D0 c. D0 d."], ["D0 a. D0 b.", "Alone."], []])
 def test_one_document_is_too_few(bpe, texts):
     with pytest.raises(UserError, match=r"plays\.txt.*--no-next-sentence"):
         SentencePairs(texts, bpe, CONTEXT, name="plays.txt")
@@ -288,7 +262,7 @@ def packed(texts, bpe):
 
 def test_packed_rows_hold_every_sentence_once_in_order(packed, texts, bpe):
     cls, sep, pad = (bpe.special_id(f"[{name}]") for name in ("CLS", "SEP", "PAD"))
-    rows = packed.true_rows(np.arange(len(packed)))
+    rows = packed.rows(np.arange(len(packed)))
     assert rows.keys() == {"input_ids", "attention_mask"} and rows["input_ids"].shape[1] <= CONTEXT
     text, across = [], False
     for ids, mask in zip(rows["input_ids"].tolist(), rows["attention_mask"].tolist(), strict=True):
@@ -307,8 +281,8 @@ def test_packed_rows_hold_every_sentence_once_in_order(packed, texts, bpe):
     assert across, "rows are filled across documents"
 
 
-def test_packed_rows_take_the_chosen_windows(packed):
-    everything = packed.true_rows(np.arange(len(packed)))["input_ids"]
+def test_packed_rows_take_the_chosen_runs(packed):
+    everything = packed.rows(np.arange(len(packed)))["input_ids"]
     chosen = np.array([4, 0, 4])
     rows = packed.rows(chosen, np.random.default_rng(0))
     width = rows["input_ids"].shape[1]
@@ -318,5 +292,5 @@ def test_packed_rows_take_the_chosen_windows(packed):
 
 def test_packed_rows_cut_long_sentences(bpe):
     packed = PackedSentences(["Start " + "word " * 100], bpe, 21)
-    rows = packed.true_rows(np.arange(len(packed)))
+    rows = packed.rows(np.arange(len(packed)))
     assert rows["input_ids"].shape == (1, 21) and rows["attention_mask"].all()
