@@ -44,7 +44,6 @@ from .plumbing.folders import (
 from .plumbing.safetensors import check_state, read_tensors, write_tensors
 from .plumbing.settings import kind_of
 from .tokenizer.bpe import BPE
-from .tokenizer.wordpiece import FORMAT as WORDPIECE
 from .tokenizer.wordpiece import WordPiece
 
 ZIP = b"PK\x03\x04"  # how the files of torch.save begin; they have been zip files since PyTorch 1.6
@@ -77,7 +76,7 @@ def is_published(path: str | Path) -> bool:
 
 def load_tokenizer(path: str | Path) -> BPE | WordPiece:
     """Return the tokenizer that a file of ours holds, of either kind; UserError for any other file."""
-    kind = WordPiece if read_json(path).get("format") == WORDPIECE else BPE
+    kind = WordPiece if read_json(path).get("format") == WordPiece.FORMAT else BPE
     return kind.load(path)
 
 

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import torch
 
-from minilm.huggingface.gpt2_vocabulary import byte_characters, token_name
 from minilm.plumbing.safetensors import write_tensors
-from minilm.tokenizer.bpe import BPE
+from minilm.tokenizer.bpe import BPE, token_name
 
 D, F, P = 12, 20, 32  # width, inner width, positions
 WORDS = [
@@ -169,9 +168,8 @@ def folder(path: Path, kind: str, tensors: dict | None = None, **changes) -> Pat
 
 def write_bpe_files(path: Path, tokenizer: BPE) -> None:
     """Write vocab.json and merges.txt as GPT-2's."""
-    characters = byte_characters()
     special = {tokenizer.special_id(token): token for token in tokenizer.special_tokens}
-    names = {special.get(i) or token_name(token, characters): i for i, token in tokenizer.vocab.items()}
+    names = {special.get(i) or token_name(token): i for i, token in tokenizer.vocab.items()}
     (path / "vocab.json").write_text(json.dumps(names), encoding="utf-8")
-    lines = [" ".join(token_name(token, characters) for token in pair) for pair in tokenizer.merges]
+    lines = [" ".join(token_name(token) for token in pair) for pair in tokenizer.merges]
     (path / "merges.txt").write_text("\n".join(["#version: 0.2", *lines]) + "\n", encoding="utf-8")

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from ..model.config import ModelConfig
 from ..plumbing.devices import autocast
 from ..plumbing.errors import UserError, suggest
-from ..tokenizer.rows import TextRows, text_rows
+from ..tokenizer.rows import RaggedRows, text_rows
 from ..training.objective import to_device
 
 # cls: the first token; last: the last one; mean, max: over all tokens, number by number.
@@ -115,7 +115,7 @@ def last_token(hidden: Tensor, real: Tensor | None) -> Tensor:
     return hidden[torch.arange(len(hidden), device=hidden.device), last]
 
 
-def checked_rows(tokenizer, config: ModelConfig, texts: Sequence[str]) -> TextRows:
+def checked_rows(tokenizer, config: ModelConfig, texts: Sequence[str]) -> RaggedRows:
     """Return the texts as rows (`tokenizer/rows.py`); UserError without tokenizer and for an empty text."""
     if tokenizer is None:
         raise UserError("the model has no tokenizer: its folder holds none, and text cannot be read without")
@@ -129,7 +129,7 @@ def checked_rows(tokenizer, config: ModelConfig, texts: Sequence[str]) -> TextRo
     return rows
 
 
-def tell_cut(rows: TextRows, config: ModelConfig) -> None:
+def tell_cut(rows: RaggedRows, config: ModelConfig) -> None:
     """Say how many texts did not fit into the model's positions."""
     if rows.n_cut:
         longest = config.max_positions
@@ -153,7 +153,7 @@ def batches_of(lengths: Sequence[int], tokens_per_batch: int) -> list[np.ndarray
 
 def hidden_batches(
     model,
-    rows: TextRows,
+    rows: RaggedRows,
     tokens_per_batch: int | None = None,
     precision: str = "fp32",
     progress: bool = False,
@@ -170,7 +170,7 @@ def hidden_batches(
     hidden = None if progress else True  # none: shown at a terminal only
     try:
         with tqdm(total=len(rows), desc="reading", unit="text", ncols=100, disable=hidden) as bar:
-            for chosen in batches_of([len(ids) for ids in rows.ids], tokens_per_batch):
+            for chosen in batches_of(rows.lengths, tokens_per_batch):
                 batch = rows.batch(chosen.tolist())
                 mask = batch.pop("attention_mask")
                 padded = bool((mask == 0).any())
@@ -185,8 +185,8 @@ def hidden_batches(
         model.train(trains)
 
 
-def extract(model, rows: TextRows, readings: Sequence[Reading], **how) -> list[np.ndarray]:
-    """Return for each reading float32 vectors (n, D), row i that of `rows.ids[i]`, in one pass.
+def extract(model, rows: RaggedRows, readings: Sequence[Reading], **how) -> list[np.ndarray]:
+    """Return for each reading float32 vectors (n, D), row i that of `rows[i]`, in one pass.
 
     `how`: the options of `hidden_batches`.
     """

@@ -12,7 +12,7 @@ import torch
 
 from ..model.transformer import build
 from ..plumbing.terminal import table
-from ..tokenizer.rows import TextRows
+from ..tokenizer.rows import RaggedRows
 from .feature_files import Examples, classes_of
 from .features import LAST_4, POOLINGS, Reading, all_readings, extract, nearest
 from .probe import bag_of_words, probe_accuracy, standardised
@@ -117,14 +117,16 @@ def layer_table(
     return ("layer", *columns), rows
 
 
-def compare_layers(model, twin, rows: TextRows, task: Task, n_label, how: dict) -> tuple[tuple, list[tuple]]:
+def compare_layers(
+    model, twin, rows: RaggedRows, task: Task, n_label, how: dict
+) -> tuple[tuple, list[tuple]]:
     """Return header and rows of the layer x pooling table, from every reading of some of the texts."""
     ys = [task.train_y, task.tests_y[0]]
     chosen = [table_rows(ys[0], n_label), table_rows(ys[1], 1)]
     sizes = [len(part) for part in chosen]
     numbers = np.concatenate([chosen[0], chosen[1] + len(ys[0])])
-    marks = None if rows.segments is None else [rows.segments[i] for i in numbers]
-    some = TextRows([rows.ids[i] for i in numbers], marks, rows.pad_id, 0)
+    n_first = None if rows.n_first is None else rows.n_first[numbers]
+    some = RaggedRows([rows[i] for i in numbers], rows.pad_id, n_first=n_first)
     readings = all_readings(model.config)
     both = []
     for one in (model, twin):
@@ -136,7 +138,7 @@ def compare_layers(model, twin, rows: TextRows, task: Task, n_label, how: dict) 
 
 def report(
     model,
-    rows: TextRows,
+    rows: RaggedRows,
     parts: dict[str, Examples],
     headline: Reading,
     vectors: np.ndarray,

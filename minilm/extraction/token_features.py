@@ -5,6 +5,7 @@ A word of several tokens is read at its first one, as in BERT's tagging (Devlin 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from .. import world
 from ..model.config import ModelConfig
 from ..plumbing.errors import UserError
 from ..texts.tables import read_conll
-from ..tokenizer.rows import END, TextRows, framed, starts_of, word_ids
+from ..tokenizer.rows import RaggedRows, framed, rows_of, word_ids
 from .feature_files import read_examples
 from .features import checked_rows, hidden_batches, tell_cut
 
@@ -23,7 +24,7 @@ WORLD_SENTENCES = 384
 class Tokens:
     """Rows, and what is wanted of row i: its columns `columns[i]`, called `names[i]`, tagged `tags[i]`."""
 
-    rows: TextRows
+    rows: RaggedRows
     columns: list[list[int]]
     names: list[list[str]]
     tags: list[list[str]] | None
@@ -33,8 +34,8 @@ def read_tokens(data: str, tokenizer, config: ModelConfig, seed: int) -> Tokens:
     """Return the words of a .conll file or of the world's tagged stories; of other files all tokens."""
     if data != "world" and not data.lower().endswith(".conll"):
         rows = checked_rows(tokenizer, config, read_examples(data).texts)
-        names = [[tokenizer.decode([i]) for i in ids] for ids in rows.ids]
-        return Tokens(rows, [list(range(len(ids))) for ids in rows.ids], names, None)
+        names = [[tokenizer.decode([i]) for i in ids] for ids in rows]
+        return Tokens(rows, [list(range(n)) for n in rows.lengths], names, None)
     sentences = world.tagging(WORLD_SENTENCES, seed) if data == "world" else read_conll(data)[0]
     rows, columns = word_rows(tokenizer, config, [words for words, _ in sentences])
     tell_cut(rows, config)
@@ -47,7 +48,7 @@ def read_tokens(data: str, tokenizer, config: ModelConfig, seed: int) -> Tokens:
 
 def word_rows(
     tokenizer, config: ModelConfig, sentences: Sequence[Sequence[str]]
-) -> tuple[TextRows, list[list[int]]]:
+) -> tuple[RaggedRows, list[list[int]]]:
     """Return sentences, given as words, as rows, and for each the column of the first token of each word.
 
     A row too long for the model is cut; words beyond the cut have no column.
@@ -56,23 +57,21 @@ def word_rows(
         UserError: for a word that the tokenizer drops altogether.
     """
     room = config.max_positions - len(framed(tokenizer, config, [])[0])
-    rows, segments, columns, n_cut = [], [], [], 0
+    rows, columns, n_cut = [], [], 0
     for words in sentences:
         pieces = word_ids(tokenizer, config, words)
         if [] in pieces:
             word = words[pieces.index([])]
             raise UserError(f"the word {word!r} has no token in this vocabulary: take it out")
-        ids, starts = [token for piece in pieces for token in piece], starts_of(pieces)
+        ids = [token for piece in pieces for token in piece]
+        starts = accumulate([1, *map(len, pieces[:-1])])  # 1: [CLS], or the decoder's END
         n_cut += len(ids) > room
-        row, marks = framed(tokenizer, config, ids[:room])
-        rows.append(row)
-        segments.append(marks)
-        columns.append([1 + start for start in starts if start < room])  # 1: [CLS], or the decoder's END
-    pad_id = tokenizer.special_id(END if config.kind == "decoder" else "[PAD]")
-    return TextRows(rows, segments if config.n_segments else None, pad_id, n_cut), columns
+        rows.append(framed(tokenizer, config, ids[:room]))
+        columns.append([start for start in starts if start <= room])
+    return rows_of(tokenizer, config, rows, n_cut), columns
 
 
-def extract_tokens(model, rows: TextRows, layer: int, **how) -> list[np.ndarray]:
+def extract_tokens(model, rows: RaggedRows, layer: int, **how) -> list[np.ndarray]:
     """Return the float32 vectors of each row's tokens, special ones included: n arrays (T, D).
 
     `layer` is 0 to n_layer or negative; `how`: the options of `hidden_batches`.
@@ -81,7 +80,7 @@ def extract_tokens(model, rows: TextRows, layer: int, **how) -> list[np.ndarray]
     for chosen, states, _ in hidden_batches(model, rows, **how):
         hidden = states[layer].float().cpu().numpy()  # (B, T, D)
         for i, vectors in zip(chosen, hidden, strict=True):
-            found[i] = vectors[: len(rows.ids[i])].copy()  # a view would keep the whole batch in memory
+            found[i] = vectors[: rows.lengths[i]].copy()  # a view would keep the whole batch in memory
     return found
 
 

@@ -8,6 +8,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,27 +16,29 @@ from torch import Tensor
 from .. import world
 from ..plumbing.errors import UserError
 from ..texts.tables import read_table
-from ..tokenizer.rows import PairRows, TextRows, pair_rows, text_rows
+from ..tokenizer.rows import RaggedRows, text_rows
 from ..training import metrics
 from .heads import Head
 from .tasks import Prediction, Rows, Task, check_known, device_of, in_parts
 
 
 class TextsWithTruth(Rows):
-    """Rows of `inputs.py`, each with a label (a class's number, or a number) and a weight."""
+    """Texts, each with a label (a class's number, or a number) and a weight; or pairs, two rows each."""
 
-    def __init__(self, texts: TextRows | PairRows, labels: Sequence, weights: Sequence[float]):
-        self.texts, self.ids, self.n_cut = texts, texts.ids, texts.n_cut
+    def __init__(self, texts: RaggedRows, labels: Sequence, weights: Sequence[float]):
+        self.texts, self.n_cut, apart = texts, texts.n_cut, len(texts) > len(labels)
+        self.row = np.arange(len(texts)).reshape((-1, 2) if apart else -1)  # (N,), of pairs (N, 2)
+        self.lengths = texts.lengths.reshape(len(labels), -1).sum(1)
         self.labels, self.weights = torch.tensor(labels), torch.tensor(weights)
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.lengths)
 
     def batch(self, chosen: Sequence[int]) -> dict[str, Tensor]:
         """Return the batch of the texts, labels and weights (B,), the denominators n_row, n_weight."""
         chosen = list(chosen)
         weights = self.weights[chosen]
-        rows = self.texts.batch(chosen) | dict(labels=self.labels[chosen], weights=weights)
+        rows = self.texts.batch(self.row[chosen]) | dict(labels=self.labels[chosen], weights=weights)
         return rows | dict(n_row=torch.tensor(float(len(chosen))), n_weight=weights.sum())
 
 
@@ -75,11 +78,12 @@ class TextTask(Task):
         """Return a linear layer on the one vector of a text, or on the two vectors of a pair."""
         return Head(self.config, n_output, on="apart" if self.apart else "text")
 
-    def text_rows(self, examples: list[tuple]) -> TextRows | PairRows:
-        """Return the texts, or pairs of texts, as rows of the model."""
+    def text_rows(self, examples: list[tuple]) -> RaggedRows:
+        """Return the texts, or pairs of texts, as rows of the model; of pairs apart, both rows in turn."""
         sides = list(zip(*(example[: self.n_text] for example in examples), strict=True))
-        make = pair_rows if self.apart else text_rows
-        return make(self.tokenizer, self.config, *sides, longest=self.context)
+        if self.apart:
+            sides = [[text for pair in zip(*sides, strict=True) for text in pair]]
+        return text_rows(self.tokenizer, self.config, *sides, longest=self.context)
 
     def outputs(self, model, examples: list[tuple], batch_size: int) -> Tensor:
         """Return the head's output for each example, (N, n_output)."""

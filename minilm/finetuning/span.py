@@ -21,7 +21,7 @@ from .. import world
 from ..plumbing.errors import UserError
 from ..texts.files import kind
 from ..texts.tables import read_squad, read_table
-from ..tokenizer.rows import TextRows, framed, text_ids
+from ..tokenizer.rows import framed, rows_of, text_ids
 from ..training import metrics
 from .heads import Head
 from .tasks import Prediction, Rows, Task, device_of, in_parts
@@ -155,14 +155,13 @@ class Windows(Rows):
 
     def __init__(self, task: Span, examples: list[tuple]):
         self.task, self.n_cut = task, 0
-        self.example, self.ids, self.marks, self.labels = [], [], [], []
+        self.example, self.labels, self.framed = [], [], []
         self.begin, self.of_token = [], []  # of each row: place of its text, number of the first token in it
         self.texts = [WordsOfText(task.tokenizer, example[0]) for example in examples]
         for i, (_, question, answers) in enumerate(examples):
             self.add(i, text_ids(task.tokenizer, task.config, question), answers)
-        pad_id = task.tokenizer.special_id("[PAD]")
-        marks = self.marks if task.config.n_segments else None
-        self.rows = TextRows(self.ids, marks, pad_id, 0)
+        self.rows = rows_of(task.tokenizer, task.config, self.framed)
+        self.lengths = self.rows.lengths
 
     def add(self, i: int, question: list[int], answers: list | None) -> None:
         """Add the windows of one example; of a question at most half the context is kept."""
@@ -175,12 +174,11 @@ class Windows(Rows):
         start = 0
         while True:
             end = min(start + room, len(text.ids))
-            row, marks = framed(task.tokenizer, task.config, question, text.ids[start:end])
+            self.framed.append(framed(task.tokenizer, task.config, question, text.ids[start:end]))
             inside = answer is not None and start <= answer[0] and answer[1] < end
             shift = n_before - start
             self.labels.append([answer[0] + shift, answer[1] + shift] if inside else [0, 0])
-            for column, value in ((self.example, i), (self.ids, row), (self.marks, marks)):
-                column.append(value)
+            self.example.append(i)
             self.begin.append(n_before)
             self.of_token.append(start)
             if end == len(text.ids):
@@ -188,18 +186,18 @@ class Windows(Rows):
             start += max(1, room // 2)
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.lengths)
 
     def batch(self, chosen: Sequence[int]) -> dict[str, Tensor]:
-        """Return the rows of `TextRows.batch`, labels (B, 2), begin and end, and the denominator n_row."""
+        """Return the rows of `RaggedRows.batch`, labels (B, 2), begin and end, and the denominator n_row."""
         labels = torch.tensor([self.labels[r] for r in chosen])
         return self.rows.batch(chosen) | dict(labels=labels, n_row=torch.tensor(float(len(labels))))
 
     def in_text(self, chosen: Sequence[int]) -> Tensor:
         """Return (B, T), true where a row's token belongs to the text."""
-        column = torch.arange(max(len(self.ids[r]) for r in chosen))
+        column = torch.arange(max(self.lengths[r] for r in chosen))
         begin = torch.tensor([self.begin[r] for r in chosen])[:, None]
-        end = torch.tensor([len(self.ids[r]) - 1 for r in chosen])[:, None]
+        end = torch.tensor([self.lengths[r] - 1 for r in chosen])[:, None]
         return (column >= begin) & (column < end)
 
     def answer(self, r: int, first: int, last: int) -> str:

@@ -10,6 +10,7 @@ A word is one or several tokens. Its first token carries its tag, the loss ignor
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,7 @@ from .. import world
 from ..model.draft import pad
 from ..plumbing.errors import UserError
 from ..texts.tables import read_conll
-from ..tokenizer.rows import TextRows, framed, starts_of, word_ids
+from ..tokenizer.rows import framed, rows_of, word_ids
 from ..training import metrics
 from ..training.objective import IGNORED
 from .heads import Head
@@ -137,31 +138,30 @@ class TaggedRows(Rows):
     """Words as tokens; `first[i]` are the places of the words' first tokens in row i."""
 
     def __init__(self, task: Tagging, examples: list[tuple]):
-        self.n_cut, self.first, ids, segments, labels = 0, [], [], [], []
+        self.n_cut, self.first, rows, self.labels = 0, [], [], []
         number = {tag: i for i, tag in enumerate(task.tags)}
         room = task.context - 2  # [CLS] and [SEP]
         unknown = [task.tokenizer.special_id("[UNK]")]  # for a word of which the tokenizer makes nothing
         for words, tags in examples:
             pieces = [ids or unknown for ids in word_ids(task.tokenizer, task.config, words)]
             flat = [token for piece in pieces for token in piece]
-            starts = starts_of(pieces)
+            starts = accumulate([1, *map(len, pieces[:-1])])  # 1: [CLS]
             self.n_cut += len(flat) > room
-            row, marks = framed(task.tokenizer, task.config, flat[:room])
-            first = [1 + start for start in starts if start < room]
-            label = [IGNORED] * len(row)
+            rows.append(framed(task.tokenizer, task.config, flat[:room]))
+            first = [start for start in starts if start <= room]
+            label = [IGNORED] * len(rows[-1][0])
             for place, tag in zip(first, tags or ["O"] * len(words)):  # noqa: B905 - words that were cut
                 label[place] = number.get(tag, IGNORED)
-            for column, value in ((self.first, first), (ids, row), (segments, marks), (labels, label)):
-                column.append(value)
-        pad_id = task.tokenizer.special_id("[PAD]")
-        self.texts = TextRows(ids, segments if task.config.n_segments else None, pad_id, self.n_cut)
-        self.ids, self.labels = ids, labels
+            self.first.append(first)
+            self.labels.append(label)
+        self.texts = rows_of(task.tokenizer, task.config, rows, self.n_cut)
+        self.lengths = self.texts.lengths
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.lengths)
 
     def batch(self, chosen: Sequence[int]) -> dict[str, Tensor]:
-        """Return the rows of `TextRows.batch`, labels (B, T), and the denominator n_label."""
+        """Return the rows of `RaggedRows.batch`, labels (B, T), and the denominator n_label."""
         labels, _ = pad([self.labels[i] for i in chosen], IGNORED, "right")
         n_label = (labels != IGNORED).sum().clamp(min=1).float()
         return self.texts.batch(chosen) | dict(labels=labels, n_label=n_label)

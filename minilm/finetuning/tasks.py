@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ..model.config import ModelConfig
 from ..plumbing.errors import UserError, suggest
+from ..tokenizer.rows import alike
 from ..training.objective import Objective
 
 
@@ -57,6 +58,7 @@ class Rows(ABC):
     """Examples as rows of ids with what the loss needs; there may be several rows an example (`span.py`)."""
 
     n_cut: int = 0  # rows that were cut to the context
+    lengths: np.ndarray  # (N,) tokens of each row
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -198,11 +200,9 @@ def check_known(found: Iterable[str], known: Sequence[str], what: str, name: str
         raise UserError(f"{name}: {what} that training does not have: {told}{more}{near}")
 
 
-def in_parts(rows, batch_size: int, device) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+def in_parts(rows, batch_size: int, device) -> Iterator[tuple[np.ndarray, dict[str, Tensor]]]:
     """Yield all rows as (indices, batch on the device), one batch at a time; rows of like length together."""
-    order = sorted(range(len(rows)), key=lambda i: len(rows.ids[i]))
-    for start in range(0, len(order), batch_size):
-        part = order[start : start + batch_size]
+    for part in alike(rows.lengths, batch_size):
         yield part, {name: value.to(device) for name, value in rows.batch(part).items()}
 
 

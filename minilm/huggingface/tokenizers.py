@@ -15,7 +15,6 @@ from ..plumbing.errors import UserError
 from ..plumbing.folders import read_json
 from ..tokenizer.bpe import BPE
 from ..tokenizer.wordpiece import WordPiece
-from .gpt2_vocabulary import read_files
 
 # Our name -> the roles, in transformers' words, of which the first that the vocabulary has plays it. GPT-2
 # has one special token, which begins, ends and fills; the attention mask alone tells padding from text.
@@ -87,8 +86,10 @@ def read_wordpiece(folder: Path, whole: dict, settings: dict) -> WordPiece:
     roles = _BERT | special_roles(folder, settings)
     path = folder / "vocab.txt"
     if path.exists():
-        tokens = WordPiece.from_vocab(path, special_tokens=(roles["unk"],), aliases={"[UNK]": roles["unk"]})
-        tokens = list(tokens.tokens)
+        try:
+            tokens = path.read_text("utf-8").removesuffix("\n").split("\n")  # U+2028 may be a token
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: cannot be read as a WordPiece vocabulary ({error})") from None
     else:
         tokens = token_list(whole["model"].get("vocab"), folder / "tokenizer.json")
     tokens, specials = with_added(tokens, roles, added_tokens(folder, whole), folder)
@@ -101,12 +102,11 @@ def read_bpe(folder: Path, whole: dict, settings: dict, kind: str) -> tuple[BPE,
     path = folder / "vocab.json"
     try:
         if path.exists() and (folder / "merges.txt").exists():
-            ids, merges = read_files(path, folder / "merges.txt")
+            ids, merges = read_json(path), (folder / "merges.txt").read_text("utf-8").split("\n")
         else:
             path = folder / "tokenizer.json"
             check_byte_level(whole, path)
             ids, merges = whole["model"]["vocab"], whole["model"]["merges"]
-            merges = [pair.split(" ") if isinstance(pair, str) else pair for pair in merges]
         ids = ids | added_tokens(folder, whole)
         names = dict.fromkeys([*roles.values(), *added_tokens(folder, whole)])
         specials = [name for name in names if name in ids and len(name.encode()) > 1]

@@ -9,9 +9,8 @@ from pathlib import Path
 
 from ..plumbing.errors import UserError
 from ..plumbing.folders import atomic_write, write_json
-from ..tokenizer.bpe import BPE
+from ..tokenizer.bpe import BPE, token_name
 from ..tokenizer.wordpiece import WordPiece
-from .gpt2_vocabulary import byte_characters, token_name
 
 
 def write_tokenizer(
@@ -51,10 +50,9 @@ def roles_of(tokenizer: BPE | WordPiece) -> dict[str, str]:
 
 def rust_tokenizer(bpe: BPE, frame: tuple[str | None, str | None]) -> dict:
     """Return the tokenizer.json of a BPE."""
-    characters = byte_characters()
     specials = {token: bpe.special_id(token) for token in bpe.special_tokens}
     taken = set(specials.values())
-    vocab = {token_name(token, characters): i for i, token in bpe.vocab.items() if i not in taken} | specials
+    vocab = {token_name(token): i for i, token in bpe.vocab.items() if i not in taken} | specials
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     return {
@@ -79,7 +77,7 @@ def rust_tokenizer(bpe: BPE, frame: tuple[str | None, str | None]) -> dict:
             "byte_fallback": False,
             "ignore_merges": False,
             "vocab": dict(sorted(vocab.items(), key=lambda item: item[1])),
-            "merges": [[token_name(a, characters), token_name(b, characters)] for a, b in bpe.merges],
+            "merges": [[token_name(a), token_name(b)] for a, b in bpe.merges],
         },
     }
 

@@ -1,26 +1,96 @@
-"""Special tokens by their names and by aliases.
+"""What BPE and WordPiece share: special tokens and their aliases, decoding, a cache of words, one JSON file.
 
-Our code asks a tokenizer for [CLS], [SEP], [PAD], [MASK] and <|endoftext|>. A published vocabulary may have
-other tokens for these parts, such as <s> and </s>; its aliases say which (ROLES in
-`huggingface/vocabularies.py`).
+The two differ in what a word is (`words`) and in how it becomes ids (`encode_word`).
 """
 
+import json
+import operator
+import re
 from collections.abc import Iterable
+from functools import lru_cache
+from itertools import chain
+from pathlib import Path
 
 from ..plumbing.errors import UserError, suggest
+from ..plumbing.folders import atomic_write, read_json
+
+CACHE = 2**15  # distinct words whose ids are remembered: most words of a text are among its commonest
 
 
-def check_aliases(aliases: dict[str, str] | None, special_tokens: Iterable[str]) -> dict[str, str]:
-    """Return a copy of the aliases; UserError where one stands for no special token."""
-    for alias, token in (aliases or {}).items():
-        if token not in special_tokens:
-            raise UserError(f"alias {alias!r} stands for {token!r}, which is no special token")
-    return dict(aliases or {})
+class Tokenizer:
+    """Base of both. `vocab`: id -> the bytes it stands for. UserError for an alias of no special token.
 
+    Our code asks for [CLS], [SEP], [PAD], [MASK] and <|endoftext|>; where a published vocabulary has <s> and
+    </s> for these parts, its `aliases` say so.
+    """
 
-def special_id(token: str, ids: dict[str, int], aliases: dict[str, str]) -> int:
-    """Return the id of a special token or of what its name is an alias of; UserError for another name."""
-    name = token if token in ids else aliases.get(token)
-    if name is None:
-        raise UserError(f"{token!r} is no special token here{suggest(token, [*ids, *aliases])}")
-    return ids[name]
+    FORMAT: str  # "format" in the file that `save` writes, and the arguments that it holds:
+    SAVED: tuple[str, ...]
+
+    def __init__(self, vocab: dict[int, bytes], special_ids: dict[str, int], aliases: dict[str, str] | None):
+        self.vocab, self.special_tokens, self.aliases = vocab, tuple(special_ids), dict(aliases or {})
+        self._special_ids = special_ids
+        for alias, token in self.aliases.items():
+            if token not in special_ids:
+                raise UserError(f"alias {alias!r} stands for {token!r}, which is no special token")
+        longest_first = sorted(special_ids, key=len, reverse=True)  # re takes the first that fits
+        either = "|".join(map(re.escape, longest_first)) or "(?!)"  # (?!): found nowhere
+        self._specials = re.compile(f"({either})")
+        self._encode_cached = lru_cache(CACHE)(self.encode_word)
+
+    @property
+    def vocab_size(self) -> int:
+        """All ids are below this: the rows that an embedding needs."""
+        return max(self.vocab) + 1
+
+    def special_id(self, token: str) -> int:
+        """Return the id of a special token, or of its alias; UserError where there is none of that name."""
+        name = token if token in self._special_ids else self.aliases.get(token)
+        if name is None:
+            near = suggest(token, [*self._special_ids, *self.aliases])
+            raise UserError(f"{token!r} is no special token here{near}")
+        return self._special_ids[name]
+
+    def encode(self, text: str, allow_special: bool = True) -> list[int]:
+        """Text -> ids, none put around it; special tokens in it count as such if allowed, longest first."""
+        ids = []
+        for i, part in enumerate(self._specials.split(text) if allow_special else [text]):
+            if i % 2:  # `split` returns text, special token, text, ...
+                ids.append(self._special_ids[part])
+            else:
+                ids += chain.from_iterable(map(self._encode_cached, self.words(part)))
+        return ids
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """Ids -> bytes; UserError names an id that the vocabulary lacks."""
+        try:
+            return b"".join([self.vocab[i] for i in map(operator.index, ids)])
+        except KeyError as error:
+            raise UserError(f"id {error.args[0]} is not in the vocabulary of {len(self.vocab)} ids") from None
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Ids -> text; bytes that are no UTF-8 become U+FFFD. UserError as `decode_bytes`."""
+        return self.decode_bytes(ids).decode("utf-8", "replace")
+
+    def save(self, path: str | Path) -> None:
+        """Write, or replace, one JSON file, atomically. A byte xx that is no UTF-8 is written \\udcxx."""
+        data = {"format": self.FORMAT} | {name: getattr(self, name) for name in self.SAVED}
+        options = dict(ensure_ascii=False, separators=(",\n", ": "))
+        text = json.dumps(data, default=lambda token: token.decode("utf-8", "surrogateescape"), **options)
+        atomic_write(path, text.encode("utf-8", "backslashreplace") + b"\n")  # writes \udcxx as JSON does
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Tokenizer":
+        """Read what `save` wrote; UserError names a file that is missing, damaged or another program's."""
+        data = read_json(path)
+        try:
+            if data.pop("format", None) != cls.FORMAT:
+                raise ValueError(f"its format is not {cls.FORMAT!r}")
+            return cls(**cls.read(data))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path}: cannot be read as a tokenizer saved by minilm ({error})") from None
+
+    @staticmethod
+    def read(data: dict) -> dict:
+        """Return the arguments of the constructor from what the file holds."""
+        return data

@@ -1,73 +1,157 @@
-"""Byte-level byte-pair encoding: text -> pre-tokens -> bytes -> merges -> ids.
+"""Byte-level byte-pair encoding: text -> words (pre-tokens) -> bytes -> merges -> ids.
 
 Sennrich, Haddow and Birch 2016 (arXiv 1508.07909, section 3.2), over bytes as in GPT-2 (Radford et al. 2019,
-section 2.2), so that no text holds an unknown token. `merges.py` learns which neighbours to join, `BPE` joins
-them.
+section 2.2). `train_naive` learns which neighbours to join, and is the one to read; `train_fast` finds the
+same merges sooner; `BPE` joins them.
 """
 
 import json
 import operator
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
 from heapq import heapify, heappop, heappush
 from itertools import chain, pairwise
 from pathlib import Path
 
-from ..huggingface.gpt2_vocabulary import read_files, token_bytes
 from ..plumbing.errors import UserError
-from ..plumbing.folders import atomic_write
-from .base import check_aliases, special_id
-from .merges import pre_tokens, train_fast
+from .base import Tokenizer
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "<|endoftext|>")
-FORMAT = "minilm byte-level BPE 1"
 CHUNK = 2**14  # characters that `encode_iterable` looks at together
-CACHE = 2**15  # distinct pre-tokens whose ids are remembered
+# Why bytes: 256 tokens spell every text of every script, so no text holds an unknown token.
+BYTES = [bytes([byte]) for byte in range(256)]
+# GPT-2's files write a byte as a character that shows: its own, else the next one from U+0100 on.
+_SHOWN, _spare = {*range(33, 127), *range(161, 173), *range(174, 256)}, iter(range(256, 512))
+BYTE_CHARACTERS = [chr(byte if byte in _SHOWN else next(_spare)) for byte in range(256)]
+# GPT-2's '(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+ for ASCII. White space is
+# spelt out: Python's \s also holds \x1c-\x1f, which are no White_Space in Unicode, `regex` and Rust.
+GPT2_PATTERN = re.compile(
+    r"'(?:[sdmt]|ll|ve|re)| ?[A-Za-z]+| ?[0-9]+| ?[^\t-\r A-Za-z0-9]+|[\t-\r ]+(?![^\t-\r ])|[\t-\r ]+"
+)
 
 
-def _check_utf8(text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        found = f"character {error.start} is the lone surrogate {text[error.start]!r}"
-        raise UserError(f"{found}, which has no UTF-8: read the text anew, or use encode_bytes") from None
+def _stand_in(match: re.Match) -> str:
+    """Return an ASCII character of the same class as the one found, in the Unicode of the running Python."""
+    char = match.group()
+    # isalpha is exactly \p{L}; isnumeric is \p{N} and letters such as U+4E00, "one". No contraction holds
+    # an "A", and no word begins with a tab.
+    return "A" if char.isalpha() else "0" if char.isnumeric() else "\t" if char.isspace() else "!"
 
 
-class BPE:
-    """A tokenizer: `vocab` (id -> bytes), `merges` (pairs of bytes in the order learnt), `special_tokens`.
+def pre_tokens(text: str, pattern: re.Pattern | None = None) -> list[str]:
+    """Cut a text into the words that no merge crosses; joined, they are the text.
 
-    A special token that `vocab` lacks gets the next free id. `pattern`, of Python's `re`, finds pre-tokens
-    (None: GPT-2's). `aliases`: names by which `special_id` knows special tokens too; a published vocabulary
-    has "</s>", and who asks for "[SEP]" gets it. UserError: no id for a byte or merge, specials repeated or
-    of one byte, an alias of no special token, bad pattern.
+    Without `pattern`: GPT-2's. With one: its matches, and whatever stands between two matches.
+    """
+    if pattern is None and text.isascii():
+        return GPT2_PATTERN.findall(text)
+    shape = re.sub(r"[^\x00-\x7f]", _stand_in, text) if pattern is None else text
+    spans = (match.span() for match in (pattern or GPT2_PATTERN).finditer(shape))
+    return [text[a:b] for a, b in pairwise([0, *chain.from_iterable(spans), len(text)]) if a < b]
+
+
+def join(tokens: list, pair: tuple, new) -> list:
+    """Replace each `pair` of neighbours by `new`, from left to right."""
+    joined = []
+    for token in tokens:
+        if joined and token == pair[1] and joined[-1] == pair[0]:
+            joined[-1] = new
+        else:
+            joined.append(token)
+    return joined
+
+
+def train_naive(words: dict[bytes, int], n_merges: int) -> list[tuple[bytes, bytes]]:
+    """Learn merges (Sennrich et al. 2016, section 3.2): count all pairs, join the best, count all again.
+
+    `words`: distinct word -> how often it occurs. Fewer merges come back where the pairs run out.
+    """
+    sequences, merges = {word: [BYTES[byte] for byte in word] for word in words}, []
+    while len(merges) < n_merges:
+        counts = Counter()
+        for word, tokens in sequences.items():
+            for pair in pairwise(tokens):
+                counts[pair] += words[word]  # a word that occurs a thousand times is looked at once
+        if not counts:
+            break
+        # Ties go to the greater pair of byte strings (the rule of Stanford's CS336): without some rule the
+        # same text would give another vocabulary on another machine.
+        best = max(counts, key=lambda pair: (counts[pair], pair))
+        merges.append(best)
+        sequences = {word: join(tokens, best, best[0] + best[1]) for word, tokens in sequences.items()}
+    return merges
+
+
+def train_fast(words: dict[bytes, int], n_merges: int, cut=None) -> list[tuple[bytes, bytes]]:
+    """Learn what `train_naive` does: count once, then recount only the words that hold the joined pair.
+
+    `cut` says which tokens a word starts as; none: its bytes.
     """
 
-    def __init__(
-        self, vocab: dict, merges: list, special_tokens=(), pattern: str | None = None, aliases=None
-    ):
-        self.vocab, self.merges, self.pattern = dict(vocab), [(a, b) for a, b in merges], pattern
-        self.special_tokens, ids = tuple(special_tokens), {token: i for i, token in vocab.items()}
-        for token in self.special_tokens:
-            if len(token.encode()) < 2 or self.special_tokens.count(token) > 1:
+    def ranked(pair: tuple[bytes, bytes]) -> tuple:
+        # A heap gives its smallest first, so all is negated: the most frequent pair, then the greatest. The 1
+        # that ends a token puts "ab" before its own beginning "a".
+        return -counts[pair], *((*map(operator.neg, token), 1) for token in pair), pair
+
+    sequences = {word: cut(word) if cut else [BYTES[byte] for byte in word] for word in words}
+    counts, holders, merges = Counter(), defaultdict(set), []  # holders: pair -> the words that hold it
+    for word, tokens in sequences.items():
+        for pair in pairwise(tokens):
+            counts[pair] += words[word]
+            holders[pair].add(word)
+    heap = list(map(ranked, counts))
+    heapify(heap)
+    while heap and len(merges) < n_merges:
+        negative_count, *_, pair = heappop(heap)
+        if -negative_count != counts[pair]:  # from before other merges took some of these pairs
+            if counts[pair]:
+                heappush(heap, ranked(pair))
+            continue
+        merges.append(pair)
+        new, born = pair[0] + pair[1], set()
+        for word in holders.pop(pair):
+            for old in pairwise(sequences[word]):
+                counts[old] -= words[word]
+            sequences[word] = join(sequences[word], pair, new)
+            for now in pairwise(sequences[word]):
+                counts[now] += words[word]
+                if new in now:
+                    born.add(now)
+                    holders[now].add(word)
+        for pair in born:
+            heappush(heap, ranked(pair))
+    return merges
+
+
+class BPE(Tokenizer):
+    """A tokenizer: `vocab` (id -> bytes), `merges` (pairs of bytes in the order learnt), `special_tokens`.
+
+    A special token that `vocab` lacks gets the next free id. `pattern`, of Python's `re`, finds the words
+    (None: GPT-2's). UserError: no id for a byte or merge, specials repeated or of one byte, bad pattern.
+    """
+
+    FORMAT = "minilm byte-level BPE 1"
+    SAVED = ("pattern", "special_tokens", "aliases", "vocab", "merges")
+
+    def __init__(self, vocab: dict, merges: list, special_tokens=(), pattern=None, aliases=None):
+        vocab, special_ids, ids = dict(vocab), {}, {token: i for i, token in vocab.items()}
+        for token in special_tokens:
+            if len(token.encode()) < 2 or token in special_ids:
                 raise UserError(f"special token {token!r} stands there twice, or has less than two bytes")
-            new_id = ids.setdefault(token.encode(), max(self.vocab, default=-1) + 1)
-            self.vocab[new_id] = token.encode()
-        self._special_ids = {token: ids[token.encode()] for token in self.special_tokens}
-        self.aliases = check_aliases(aliases, self.special_tokens)
-        longest_first = sorted(self.special_tokens, key=len, reverse=True)
-        self._specials = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")  # (?!): found nowhere
+            special_ids[token] = ids.setdefault(token.encode(), max(vocab, default=-1) + 1)
+            vocab[special_ids[token]] = token.encode()
+        super().__init__(vocab, special_ids, aliases)
+        self.merges, self.pattern = [(a, b) for a, b in merges], pattern
         try:
             self._pattern = None if pattern is None else re.compile(pattern)
-            self._byte_ids = [ids[bytes([byte])] for byte in range(256)]
+            self._byte_ids = [ids[byte] for byte in BYTES]
             self._joined = [ids[a + b] for a, b in self.merges]  # rank of a merge -> id of its result
             self._ranks = {(ids[a], ids[b]): rank for rank, (a, b) in enumerate(self.merges)}
         except re.error as error:
             raise UserError(f"pattern {pattern!r} is no regular expression of Python's re: {error}") from None
         except KeyError as error:
             raise UserError(f"the vocabulary has no id for {error}, a byte or part of a merge") from None
-        self._merge_cached = lru_cache(CACHE)(self._merge)
 
     @classmethod
     def train(cls, texts, vocab_size: int, special_tokens=(), pattern=None, learn=train_fast) -> "BPE":
@@ -76,92 +160,43 @@ class BPE:
         Ids: special tokens in their order, the 256 bytes, the merges. A special token cuts a text and is not
         learnt from. UserError: `vocab_size` below 256 + special tokens, a text without UTF-8, and as `BPE`.
         """
-        start = [token.encode() for token in special_tokens] + [bytes([byte]) for byte in range(256)]
+        start = [token.encode() for token in special_tokens] + BYTES
         if vocab_size < len(start):
-            raise UserError(
-                f"vocab_size {vocab_size}: must be {len(start)} or more, bytes and special tokens"
-            )
+            raise UserError(f"vocab_size {vocab_size}: must be {len(start)} or more (bytes, special tokens)")
         untrained = cls(dict(enumerate(start)), [], special_tokens, pattern)
-        merges = learn(untrained._count_words(texts), vocab_size - len(start))
+        merges = learn(untrained.count_words(texts), vocab_size - len(start))
         return cls(dict(enumerate(start + [a + b for a, b in merges])), merges, special_tokens, pattern)
 
     def extend(self, texts, n_new: int) -> "BPE":
         """Return a BPE with up to `n_new` more tokens, learnt from `texts`; the old ids stay as they are."""
-
-        def cut(word: bytes) -> list[bytes]:
-            return [self.vocab[i] for i in self.encode_bytes(word, allow_special=False)]
-
-        merges = train_fast(self._count_words(texts), n_new, cut)
-        known = set(self.vocab.values())
+        words, known = self.count_words(texts), set(self.vocab.values())
+        merges = train_fast(
+            words, n_new, lambda word: [self.vocab[i] for i in self.encode_word(word.decode())]
+        )
         new = [token for token in dict.fromkeys(a + b for a, b in merges) if token not in known]
         vocab = self.vocab | dict(enumerate(new, start=self.vocab_size))
         return BPE(vocab, self.merges + merges, self.special_tokens, self.pattern, self.aliases)
 
-    def _count_words(self, texts) -> dict[bytes, int]:
-        words = Counter()
+    def count_words(self, texts) -> dict[bytes, int]:
+        """Count each distinct word once for all: merging looks at thousands of words, not at millions."""
+        counts = Counter()
         for text in [texts] if isinstance(texts, str) else texts:
-            _check_utf8(text)
-            for part in self._specials.split(text):
-                words.update(pre_tokens(part, self._pattern))
-        return {word.encode(): count for word, count in words.items()}
+            for part in self._specials.split(text)[::2]:  # text, special token, text, ...
+                counts.update(self.words(part))
+        return {word.encode(): count for word, count in counts.items()}
 
-    @property
-    def vocab_size(self) -> int:
-        """All ids are below this: the rows that an embedding needs."""
-        return max(self.vocab) + 1
+    def words(self, text: str) -> list[str]:
+        """Cut a text into its words. UserError for half a UTF-16 pair, which has no bytes in UTF-8."""
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            found = f"{text[error.start]!r} after {text[: error.start][-20:]!r}"
+            raise UserError(f"a lone surrogate, {found}: read the text anew, with errors='replace'") from None
+        return pre_tokens(text, self._pattern)
 
-    def special_id(self, token: str) -> int:
-        """Return the id of a special token, or of its alias; UserError where there is none of that name."""
-        return special_id(token, self._special_ids, self.aliases)
-
-    def encode(self, text: str, allow_special: bool = True) -> list[int]:
-        """Text -> ids that `decode` turns back; special tokens in it count as such if allowed, longest first.
-
-        UserError for a lone surrogate (half a UTF-16 pair), so that what `decode` returns can be printed.
-        """
-        _check_utf8(text)
-        return self._encode(text, allow_special)[0]
-
-    def encode_bytes(self, data: bytes, allow_special: bool = True) -> list[int]:
-        """Any bytes -> ids that `decode_bytes` turns back; for valid UTF-8 the ids of `encode`."""
-        return self._encode(data.decode("utf-8", "surrogateescape"), allow_special)[0]
-
-    def encode_iterable(self, iterable: Iterable[str], allow_special: bool = True) -> Iterator[int]:
-        """Yield the ids that `encode` gives for the joined strings (lines of a file, say), cut anywhere.
-
-        Memory: the cache, `CHUNK` characters, the longest two pre-tokens (a megabyte without a space is one).
-        This holds for a `pattern` that never looks behind its match, nor ahead past the next two pre-tokens.
-        """
-        waiting, enough = "", CHUNK
-        for chunk in iterable:
-            for start in range(0, len(chunk), CHUNK):
-                waiting += chunk[start : start + CHUNK]
-                if len(waiting) >= enough:
-                    _check_utf8(waiting)
-                    ids, end = self._encode(waiting, allow_special, more_follows=True)
-                    yield from ids
-                    waiting = waiting[end:]
-                    enough = CHUNK + 2 * len(waiting)  # so a long pre-token is not searched for every chunk
-        yield from self.encode(waiting, allow_special)
-
-    def _encode(self, text: str, allow_special: bool, more_follows: bool = False) -> tuple[list[int], int]:
-        """Return ids and where they end: with the text or, if more follows, where that can change nothing."""
-        longest = max(map(len, self.special_tokens), default=1)
-        in_sight = len(text) - (longest - 1 if more_follows else 0)  # a special that starts before is whole
-        ids, start = [], 0
-        for match in self._specials.finditer(text) if allow_special else ():
-            if match.start() < in_sight:
-                pieces = pre_tokens(text[start : match.start()], self._pattern)
-                ids += *chain.from_iterable(map(self._merge_cached, pieces)), self._special_ids[match.group()]
-                start = match.end()
-        pieces = pre_tokens(text[start : max(start, in_sight)], self._pattern)
-        if more_follows:
-            pieces = pieces[:-2]  # two, not one: "'" and "l" become "'ll" when an "l" follows
-        return ids + [*chain.from_iterable(map(self._merge_cached, pieces))], start + sum(map(len, pieces))
-
-    def _merge(self, piece: str) -> tuple[int, ...]:
-        """One pre-token -> ids, by the merge learnt first, leftmost first, while one applies; n log n."""
-        ids = [*(self._byte_ids[byte] for byte in piece.encode("utf-8", "surrogateescape")), None]
+    def encode_word(self, word: str) -> tuple[int, ...]:
+        """One word -> ids, by the merge learnt first, leftmost first, while one applies; n log n."""
+        ids = [*(self._byte_ids[byte] for byte in word.encode()), None]
         left, right = [*range(-1, len(ids) - 1)], [*range(1, len(ids)), 0]  # a ring that None closes
         heap = [(self._ranks[pair], i) for i, pair in enumerate(pairwise(ids)) if pair in self._ranks]
         heapify(heap)
@@ -171,57 +206,77 @@ class BPE:
             if self._ranks.get((ids[i], ids[j])) == rank:  # else another merge took one of the two
                 ids[i], ids[j], right[i] = self._joined[rank], None, right[j]
                 left[right[i]] = i
-                for k in (left[i], i):
+                for k in (left[i], i):  # the new token's pairs, with its neighbours on both sides
                     rank = self._ranks.get((ids[k], ids[right[k]]))
                     if rank is not None:
                         heappush(heap, (rank, k))
         return tuple(i for i in ids if i is not None)
 
-    def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """Ids -> bytes; UserError names an id that the vocabulary lacks."""
-        try:
-            return b"".join([self.vocab[i] for i in map(operator.index, ids)])
-        except KeyError as error:
-            raise UserError(f"id {error.args[0]} is not in the vocabulary of {len(self.vocab)} ids") from None
+    def encode_iterable(self, iterable: Iterable[str], allow_special: bool = True) -> Iterator[int]:
+        """Yield the ids that `encode` gives for the joined strings (lines of a file, say), cut anywhere.
 
-    def decode(self, ids: Iterable[int]) -> str:
-        """Ids -> text; bytes that are no UTF-8 become U+FFFD. UserError as `decode_bytes`."""
-        return self.decode_bytes(ids).decode("utf-8", "replace")
+        Memory: the cache, `CHUNK` characters, the longest two words (a megabyte without a space is one).
+        This holds for a `pattern` that never looks behind its match, nor ahead past the next two words.
+        """
+        waiting, enough = "", CHUNK
+        for chunk in iterable:
+            for start in range(0, len(chunk), CHUNK):
+                waiting += chunk[start : start + CHUNK]
+                if len(waiting) >= enough:
+                    ids, end = self._encode_settled(waiting, allow_special)
+                    yield from ids
+                    waiting = waiting[end:]
+                    enough = CHUNK + 2 * len(waiting)  # so a long word is not searched for every chunk
+        yield from self.encode(waiting, allow_special)
 
-    def save(self, path: str | Path) -> None:
-        """Write, or replace, one JSON file, atomically. A byte xx that is no UTF-8 is written \\udcxx."""
-        vocab = {i: token.decode("utf-8", "surrogateescape") for i, token in self.vocab.items()}
-        merges = [[token.decode("utf-8", "surrogateescape") for token in pair] for pair in self.merges]
-        head = {"format": FORMAT, "pattern": self.pattern, "special_tokens": self.special_tokens}
-        head |= {"aliases": self.aliases}
-        data = head | {"vocab": vocab, "merges": merges}
-        text = json.dumps(data, ensure_ascii=False, separators=(",\n", ": "))
-        atomic_write(path, text.encode("utf-8", "backslashreplace") + b"\n")  # writes \udcxx as JSON does
+    def _encode_settled(self, text: str, allow_special: bool) -> tuple[list[int], int]:
+        """Return the ids that no text behind this one can change, and where in it they end."""
+        longest = max(map(len, self.special_tokens), default=1)
+        in_sight = len(text) - longest + 1  # a special token that begins before is seen whole
+        found = self._specials.finditer(text) if allow_special else ()
+        start = max((match.end() for match in found if match.start() < in_sight), default=0)
+        # Two words are held back, not one: "'" and "l" become "'ll" when an "l" follows.
+        words = self.words(text[start : max(start, in_sight)])[:-2]
+        ids = self.encode(text[:start], allow_special)
+        return ids + [*chain.from_iterable(map(self._encode_cached, words))], start + sum(map(len, words))
 
-    @classmethod
-    def load(cls, path: str | Path) -> "BPE":
-        """Read what `save` wrote; UserError names a file that is missing, damaged or another program's."""
-        try:
-            data = json.loads(Path(path).read_text("utf-8"))
-            if data.get("format") != FORMAT:
-                raise ValueError(f"its format is {data.get('format')!r}, {FORMAT!r} is expected")
-            vocab = {int(i): token.encode("utf-8", "surrogateescape") for i, token in data["vocab"].items()}
-            merges = [[token.encode("utf-8", "surrogateescape") for token in pair] for pair in data["merges"]]
-            return cls(vocab, merges, data["special_tokens"], data["pattern"], data.get("aliases"))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path}: cannot be read as a tokenizer saved by minilm ({error})") from None
+    @staticmethod
+    def read(data: dict) -> dict:
+        """Return the arguments of the constructor: text becomes bytes, \\udcxx the byte xx."""
+
+        def token(text: str) -> bytes:
+            return text.encode("utf-8", "surrogateescape")
+
+        vocab = {int(i): token(text) for i, text in data["vocab"].items()}
+        return data | dict(vocab=vocab, merges=[(token(a), token(b)) for a, b in data["merges"]])
 
     @classmethod
     def from_gpt2(cls, vocab_json, merges_txt, special_tokens=("<|endoftext|>",), aliases=None) -> "BPE":
         """Read GPT-2's two files (or BART's, RoBERTa's, with their special tokens); UserError as `load`."""
         try:
-            return cls.from_names(*read_files(vocab_json, merges_txt), special_tokens, aliases)
+            ids, merges = json.loads(Path(vocab_json).read_text("utf-8")), Path(merges_txt).read_text("utf-8")
+            return cls.from_names(ids, merges.split("\n"), special_tokens, aliases)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{vocab_json}, {merges_txt}: not GPT-2's vocabulary files ({error})") from None
 
     @classmethod
     def from_names(cls, ids: dict[str, int], merges: list, special_tokens=(), aliases=None) -> "BPE":
-        """Build from ids and merges that are written as in GPT-2's files (`gpt2_vocabulary.py`)."""
-        token_of = token_bytes(ids, special_tokens)
+        """Build from what GPT-2's files hold: ids by name, and merges, the lines "a b" or pairs.
+
+        Special tokens stand there as plain text. TypeError for a character that stands for no byte.
+        """
+        byte_of = {character: byte for byte, character in enumerate(BYTE_CHARACTERS)}
+        token_of = {name: bytes(map(byte_of.get, name)) for name in ids.keys() - {*special_tokens}}
+        token_of |= {name: name.encode() for name in special_tokens}
         vocab = {i: token_of[name] for name, i in ids.items()}
-        return cls(vocab, [(token_of[a], token_of[b]) for a, b in merges], special_tokens, aliases=aliases)
+        pairs = []
+        for merge in merges:
+            if merge and merge[:9] != "#version:":  # the first line; the last one is empty
+                a, b = merge.split(" ") if isinstance(merge, str) else merge
+                pairs.append((token_of[a], token_of[b]))
+        return cls(vocab, pairs, special_tokens, aliases=aliases)
+
+
+def token_name(token: bytes) -> str:
+    """Return a token as GPT-2's files write it."""
+    return "".join([BYTE_CHARACTERS[byte] for byte in token])

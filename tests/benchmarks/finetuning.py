@@ -19,7 +19,7 @@ from minilm.finetuning.heads import Head, put_head_on
 from minilm.finetuning.settings import FinetuningSettings
 from minilm.model.config import PRESETS
 from minilm.model.transformer import build
-from minilm.tokenizer.rows import TextRows
+from minilm.tokenizer.rows import RaggedRows
 from minilm.training.loop import BETAS, make_optimizer, train_step
 
 N_ROW, LENGTH, N_CLASS, N_TURN = 4, 64, 3, 12
@@ -30,7 +30,7 @@ class SameBatch:
 
     def __init__(self):
         ids = torch.randint(1000, 30000, (N_ROW, LENGTH)).tolist()
-        texts = TextRows(ids, [[0] * LENGTH] * N_ROW, 0, 0)
+        texts = RaggedRows(ids, n_first=[LENGTH] * N_ROW)
         self.rows = TextsWithTruth(texts, [i % N_CLASS for i in range(N_ROW)], [1.0] * N_ROW)
 
     def batch(self, step, split):

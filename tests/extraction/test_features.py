@@ -50,7 +50,7 @@ def plain(model, text: str, how: Reading) -> np.ndarray:
     model.eval()
     rows = checked_rows(TOKENIZER, model.config, [text])
     with torch.no_grad():
-        states = [x[0].numpy() for x in model.hidden_states(torch.tensor(rows.ids))]  # L + 1 of (T, D)
+        states = [x[0].numpy() for x in model.hidden_states(torch.tensor(list(rows)))]  # L + 1 of (T, D)
     model.train()
     last_4 = [sum(state) / len(state) for state in states[-4:]]
     one = states[how.layer]
@@ -148,7 +148,7 @@ def test_hidden_batches_give_no_mask_where_nothing_is_padded():
     model = make("encoder")
     rows = checked_rows(TOKENIZER, model.config, [TEXTS[0], TEXTS[0], TEXTS[1]])
     shapes = [(len(i), states[0].shape[1], real) for i, states, real in hidden_batches(model, rows, 25)]
-    lengths = [len(ids) for ids in rows.ids]
+    lengths = rows.lengths.tolist()
     assert shapes == [(1, lengths[2], None), (2, lengths[0], None)]
     ((_, states, real),) = hidden_batches(model, rows, 1000)
     assert real.sum(1).tolist() == sorted(lengths, reverse=True)

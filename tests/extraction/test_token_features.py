@@ -21,9 +21,9 @@ def test_a_word_is_read_at_its_first_token(kind):
     config = MODELS[kind].config
     rows, columns = word_rows(TOKENIZER, config, WORDS)
     joined = text_rows(TOKENIZER, config, ["Ana likes Wollongong", "Rui sat."])
-    assert rows.ids == joined.ids, "a space before each word, none before a full stop"
-    assert (rows.pad_id, rows.n_cut, rows.segments) == (joined.pad_id, 0, joined.segments)
-    for ids, words, found in zip(rows.ids, WORDS, columns, strict=True):
+    assert list(rows) == list(joined), "a space before each word, none before a full stop"
+    assert (rows.pad_id, rows.n_cut) == (joined.pad_id, 0)
+    for ids, words, found in zip(rows, WORDS, columns, strict=True):
         assert len(found) == len(words)
         for word, start, end in zip(words, found, [*found[1:], len(ids) - 1], strict=True):
             assert TOKENIZER.decode(ids[start:end]).strip() == word
@@ -32,7 +32,7 @@ def test_a_word_is_read_at_its_first_token(kind):
 def test_words_beyond_the_cut_have_no_column():
     config = MODELS["masked"].config
     rows, (columns, short) = word_rows(TOKENIZER, config, [["Ana", "sat"] * 30, ["Ana"]])
-    assert rows.n_cut == 1 and len(rows.ids[0]) == config.max_positions
+    assert rows.n_cut == 1 and rows.lengths[0] == config.max_positions
     assert 1 < len(columns) < 60 and max(columns) < config.max_positions - 1 and short == [1]
     with pytest.raises(UserError, match="the word '' has no token"):
 
@@ -47,7 +47,7 @@ def test_words_beyond_the_cut_have_no_column():
 def test_tokens_are_those_of_the_row_alone(kind):
     model = MODELS[kind]
     rows, _ = word_rows(TOKENIZER, model.config, WORDS)
-    for ids, found in zip(rows.ids, extract_tokens(model, rows, 1, tokens_per_batch=100), strict=True):
+    for ids, found in zip(rows, extract_tokens(model, rows, 1, tokens_per_batch=100), strict=True):
         expected = model.hidden_states(torch.tensor([ids]))[1][0].detach()
         assert found.dtype == np.float32 and found.base is None
         np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -75,7 +75,7 @@ def test_columns_of_a_text_are_all_its_tokens(tmp_path):
     found = token_columns(model, tokens, 0)
     assert found["labels"] is None
     assert "".join(found["tokens"]) == "[CLS] Ana sat.[SEP][CLS] Rui[SEP]"
-    assert len(found["embeddings"]) == len(found["tokens"]) == sum(map(len, tokens.rows.ids))
+    assert len(found["embeddings"]) == len(found["tokens"]) == tokens.rows.lengths.sum()
 
 
 def test_the_world_has_tagged_words(monkeypatch):

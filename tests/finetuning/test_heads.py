@@ -8,7 +8,7 @@ import tuned
 from minilm.extraction.features import embed
 from minilm.finetuning.heads import Head, WithHead, compared, moves, put_head_on
 from minilm.finetuning.moving import let_move
-from minilm.tokenizer.rows import pair_rows, text_rows
+from minilm.tokenizer.rows import text_rows
 
 TEXTS = ["Rui sells bread.", "Ana found a lamp on Monday. The old baker likes it.", "Ana."]
 SECONDS = ["A lamp.", "Rui.", "The old baker sells two red pens."]
@@ -16,10 +16,10 @@ SECONDS = ["A lamp.", "Rui.", "The old baker sells two red pens."]
 
 def batch(model, texts=TEXTS) -> dict:
     if model.head.on == "apart":
-        rows = pair_rows(small.tokenizer(), model.config, texts, SECONDS[: len(texts)])
-    else:
-        rows = text_rows(small.tokenizer(), model.config, texts)
-    return rows.batch(range(len(texts)))
+        pairs = [text for pair in zip(texts, SECONDS, strict=False) for text in pair]
+        rows = text_rows(small.tokenizer(), model.config, pairs)
+        return rows.batch([[2 * i, 2 * i + 1] for i in range(len(texts))])
+    return text_rows(small.tokenizer(), model.config, texts).batch(range(len(texts)))
 
 
 def made(kind: str, on: str = "text", n_output: int = 5, **changes) -> WithHead:

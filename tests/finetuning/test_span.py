@@ -54,9 +54,10 @@ def test_one_window_marks_question_text_and_answer():
     assert rows.example == [0, 1, 2, 3] and rows.n_cut == 0
     encode, (cls, sep) = small.tokenizer().encode, map(small.tokenizer().special_id, ("[CLS]", "[SEP]"))
     question = encode(" Who found?")
-    assert rows.ids[0] == [cls, *question, sep, *encode(" " + TEXT), sep]
+    assert rows.rows[0] == [cls, *question, sep, *encode(" " + TEXT), sep]
     batch = rows.batch([1, 3])
-    assert batch["token_type_ids"][0].tolist()[: len(rows.marks[1])] == rows.marks[1]
+    n, n_first = len(rows.rows[1]), rows.begin[1]
+    assert batch["token_type_ids"][0].tolist()[:n] == [0] * n_first + [1] * (n - n_first)
     for row, r in enumerate([1, 3]):
         assert rows.answer(r, *batch["labels"][row].tolist()) == ASKED[r][2][0][0]
     assert float(batch["n_row"]) == 2
@@ -72,8 +73,8 @@ def test_a_long_text_is_read_through_windows_that_overlap():
     task = task_of(context=24)
     rows = Windows(task, asked)
     of_first = [r for r, i in enumerate(rows.example) if i == 0]
-    assert len(of_first) > 2 and max(len(rows.ids[r]) for r in of_first) == 24
-    seen = [rows.ids[r][rows.begin[r] : -1] for r in of_first]
+    assert len(of_first) > 2 and max(rows.lengths[of_first]) == 24
+    seen = [rows.rows[r][rows.begin[r] : -1] for r in of_first]
     whole, place = WordsOfText(small.tokenizer(), LONG).ids, 0
     for r, part in zip(of_first, seen, strict=True):
         start = rows.of_token[r]
@@ -89,12 +90,12 @@ def test_a_long_text_is_read_through_windows_that_overlap():
 
 def test_a_question_longer_than_half_the_row_is_cut():
     rows = Windows(task_of(context=24), [example(TEXT, "why " * 60, "Ana")])
-    assert rows.n_cut == 1 and all(len(ids) <= 24 for ids in rows.ids)
+    assert rows.n_cut == 1 and rows.lengths.max() <= 24
 
 
 def test_a_row_has_room_for_some_text_or_is_refused():
     rows = Windows(task_of(context=7), ASKED)
-    assert all(len(ids) <= 7 for ids in rows.ids) and rows.in_text(range(len(rows))).any(1).all()
+    assert rows.lengths.max() <= 7 and rows.in_text(range(len(rows))).any(1).all()
     with pytest.raises(UserError, match="--context 6: no room for question and text; give 7 or more"):
         task_of(context=6)
 
@@ -115,7 +116,7 @@ def test_the_loss_is_the_mean_of_both_ends():
 def test_padding_takes_no_part():
     task = task_of()
     model, rows, asked = model_of(task), task.rows(ASKED), range(len(ASKED))
-    assert len(set(map(len, rows.ids))) > 1
+    assert len(set(rows.lengths)) > 1
     alone = [task.loss(model, rows.batch([i]))[0].item() for i in asked]
     assert task.loss(model, rows.batch(asked))[0].item() == pytest.approx(sum(alone) / len(alone), abs=1e-5)
     alone = [task.predict(model, [one], 1)[0] for one in ASKED]

@@ -38,7 +38,8 @@ def model_of(task, seed: int = 0):
 def test_a_word_that_leaves_nothing_is_unknown(monkeypatch):
     monkeypatch.setattr(tagging, "word_ids", lambda tokenizer, config, words: [[3], []])
     rows = task_of().rows([(["a", "\u200b"], ["O", "O"])])
-    assert rows.ids == [[CLS, 3, small.tokenizer().special_id("[UNK]"), SEP]], "each word needs a first token"
+    unknown = small.tokenizer().special_id("[UNK]")
+    assert list(rows.texts) == [[CLS, 3, unknown, SEP]], "each word needs a first token"
     assert rows.first == [[1, 2]]
 
 
@@ -94,7 +95,7 @@ def test_tags_are_learnt_and_predicted_in_order():
 def test_words_beyond_the_context_are_cut_counted_and_outside():
     task = task_of(context=8)
     rows = TaggedRows(task, SENTENCES)
-    assert rows.n_cut == 2 and max(map(len, rows.ids)) == 8
+    assert rows.n_cut == 2 and rows.lengths.max() == 8
     found = task.predict(model_of(task), SENTENCES, 2)
     assert [len(p.guess) for p in found] == [4, 7, 1]
     kept = len(rows.first[1])
@@ -105,7 +106,7 @@ def test_a_word_longer_than_the_positions_keeps_its_first_token():
     task = task_of()
     long = [(["Rui", "z" * 900, "ran"], ["B-who", "O", "O"])]
     rows = task.rows(long)
-    assert len(rows.ids[0]) == tuned.CONTEXT and rows.n_cut == 1 and len(rows.first[0]) == 2
+    assert rows.lengths[0] == tuned.CONTEXT and rows.n_cut == 1 and len(rows.first[0]) == 2
     assert math.isfinite(task.loss(model_of(task), rows.batch([0]))[0].item())
     assert len(task.predict(model_of(task), long, 1)[0].guess) == 3
 

@@ -122,7 +122,7 @@ def test_in_parts_covers_all_rows_and_pads_little():
     for part, batch in parts:
         small.assert_equal(batch, rows.batch(part))
     assert iter(one := in_parts(rows, 4, torch.device("cpu"))) is one, "not all batches at once on a GPU"
-    longest = [max(len(rows.ids[i]) for i in part) for part, _ in parts]
+    longest = [max(rows.lengths[part]) for part, _ in parts]
     assert longest == sorted(longest), "rows of similar length stand together"
 
 

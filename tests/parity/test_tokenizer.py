@@ -6,8 +6,7 @@ import unicodedata
 
 import pytest
 
-from minilm.tokenizer.bpe import BPE, SPECIAL_TOKENS
-from minilm.tokenizer.merges import pre_tokens
+from minilm.tokenizer.bpe import BPE, SPECIAL_TOKENS, pre_tokens
 
 MIXED = (
     "Don't stop; we'll say they've 12 naïve cafés.\r\n\r\n\tTabs \u00a0 and\u2003wide   spaces  \n"

@@ -1,41 +1,105 @@
-"""Grades tokenizer/base.py: a special token by its name or by an alias."""
+"""Grades tokenizer/base.py through both tokenizers: special tokens, decoding, the cache, the file."""
 
+import os
+
+import numpy as np
 import pytest
 
 from minilm.plumbing.errors import UserError
-from minilm.tokenizer.base import check_aliases, special_id
+from minilm.tokenizer import base
 from minilm.tokenizer.bpe import BPE
+from minilm.tokenizer.wordpiece import WordPiece
 
-IDS = {"</s>": 2, "[PAD]": 5}
 ALIASES = {"[SEP]": "</s>", "[PAD]": "</s>"}
+TOKENS = ["[PAD]", "<s>", "</s>", "</s><s>", "[UNK]", "they", "a", "##b"]
+PIECES = ["</s>", "[PAD]", "</s><s>", "<s>", "[UNK]"]
 
 
-def test_a_name_comes_before_an_alias():
-    assert special_id("</s>", IDS, ALIASES) == special_id("[SEP]", IDS, ALIASES) == 2
-    assert special_id("[PAD]", IDS, ALIASES) == 5, "a token of that name is there"
+@pytest.fixture(params=[BPE, WordPiece])
+def tokenizer(request):
+    if request.param is WordPiece:
+        return WordPiece(TOKENS, PIECES, ALIASES)
+    plain = BPE.train(["they they ab"], 275)
+    return BPE(plain.vocab, plain.merges, PIECES, aliases=ALIASES)
 
 
-def test_a_name_that_is_not_known():
+def test_the_interface_is_the_same(tokenizer):
+    assert sorted(tokenizer.vocab) == list(range(tokenizer.vocab_size)) and tokenizer.aliases == ALIASES
+    assert all(isinstance(token, bytes) for token in tokenizer.vocab.values())
+    assert tokenizer.special_tokens == tuple(PIECES)
+
+
+def test_a_name_comes_before_an_alias(tokenizer):
+    assert tokenizer.special_id("</s>") == tokenizer.special_id("[SEP]")
+    assert tokenizer.special_id("[PAD]") != tokenizer.special_id("</s>"), "a token of that name is there"
     with pytest.raises(UserError, match=r"'\[SEPP\]' is no special token here \(did you mean '\[SEP\]'"):
-        special_id("[SEPP]", IDS, ALIASES)
+        tokenizer.special_id("[SEPP]")
 
 
-def test_aliases_are_checked_and_copied():
-    given = {"[SEP]": "</s>"}
-    found = check_aliases(given, ["</s>"])
-    assert found == given and found is not given and check_aliases(None, []) == {}
-    with pytest.raises(UserError, match=r"alias '\[SEP\]' stands for '</s>', which is no special token"):
-        check_aliases(given, ["<s>"])
+def test_an_alias_of_no_special_token():
+    for make in (
+        lambda aliases: WordPiece(TOKENS, PIECES, aliases),
+        lambda aliases: BPE({}, [], (), None, aliases),
+    ):
+        with pytest.raises(UserError, match=r"alias 'x' stands for 'they', which is no special token"):
+            make({"x": "they"})
 
 
-def test_a_bpe_keeps_its_aliases(tmp_path):
-    plain = BPE.train(["a b"], 258, ["<s>", "</s>"])
-    bpe = BPE(plain.vocab, plain.merges, plain.special_tokens, aliases={"[CLS]": "<s>"})
-    assert bpe.special_id("[CLS]") == bpe.special_id("<s>") == 0
-    assert bpe.encode("[CLS]") == plain.encode("[CLS]"), "in a text an alias is nothing special"
-    bpe.save(tmp_path / "tokenizer.json")
-    assert BPE.load(tmp_path / "tokenizer.json").special_id("[CLS]") == 0
-    assert bpe.extend(["ab ab"], 1).aliases == bpe.aliases
-    text = (tmp_path / "tokenizer.json").read_text("utf-8").replace('"aliases"', '"other"')
-    (tmp_path / "old.json").write_text(text, encoding="utf-8")
-    assert BPE.load(tmp_path / "old.json").aliases == {}, "a file from before there were aliases"
+def test_special_tokens_in_a_text(tokenizer):
+    they, start, end = tokenizer.encode("they"), tokenizer.special_id("<s>"), tokenizer.special_id("</s>")
+    assert tokenizer.encode("<s>they</s>they") == [start, *they, end, *they]
+    assert not {start, end} & set(tokenizer.encode("<s>they</s>", allow_special=False)), "none were allowed"
+    assert tokenizer.encode("</s><s><s>") == [tokenizer.special_id("</s><s>"), start], (
+        "the longest comes first"
+    )
+    assert tokenizer.special_id("[SEP]") not in tokenizer.encode("[SEP]"), (
+        "an alias in a text is nothing special"
+    )
+    assert tokenizer.encode("<S>") == tokenizer.encode("<S>", allow_special=False), "they have one spelling"
+
+
+def test_ids_from_numpy_and_ids_that_do_not_exist(tokenizer):
+    assert tokenizer.decode(np.array(tokenizer.encode("they they"), dtype=np.int32)).endswith("they they")
+    assert tokenizer.decode_bytes(tokenizer.encode("they")).strip() == b"they" and tokenizer.decode([]) == ""
+    for wrong in (tokenizer.vocab_size, -1, 10**9):
+        message = rf"id {wrong} is not in the vocabulary of {len(tokenizer.vocab)} ids"
+        with pytest.raises(UserError, match=message):
+            tokenizer.decode([5, wrong])
+    with pytest.raises(TypeError):
+        tokenizer.decode([3.5])
+
+
+def test_the_cache_is_bounded(monkeypatch, tokenizer):
+    monkeypatch.setattr(base, "CACHE", 8)
+    small = type(tokenizer)(**{name: getattr(tokenizer, name) for name in tokenizer.SAVED})
+    text = " ".join(map(str, range(500))) + " again" * 50
+    assert small.encode(text) == tokenizer.encode(text)
+    info = small._encode_cached.cache_info()
+    assert info.currsize <= 8 and info.hits >= 49, "repeated words are remembered, and not all of them"
+
+
+def test_save_and_load(tokenizer, tmp_path):
+    tokenizer.save(tmp_path / "t.json")
+    again = type(tokenizer).load(str(tmp_path / "t.json"))
+    assert (again.vocab, again.special_tokens, again.aliases) == (tokenizer.vocab, tuple(PIECES), ALIASES)
+    assert again.encode("they <s>ab é") == tokenizer.encode("they <s>ab é")
+    assert again.aliases is not ALIASES and again.special_id("[SEP]") == tokenizer.special_id("[SEP]")
+    other = BPE if type(tokenizer) is WordPiece else WordPiece
+    with pytest.raises(UserError, match=f"t.json: cannot be read as a tokenizer .*is not '{other.FORMAT}'"):
+        other.load(tmp_path / "t.json")
+    with pytest.raises(UserError, match="none.json"):
+        other.load(tmp_path / "none.json")
+
+
+def test_saving_replaces_the_file_at_once_or_not_at_all(tokenizer, tmp_path, monkeypatch):
+    path = tmp_path / "tokenizer.json"
+    BPE.train(["old"], 256).save(path)
+    before = path.read_bytes()
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(UserError, match="tokenizer.json.*disk full"):
+        tokenizer.save(path)
+    assert path.read_bytes() == before, "the old file must stay whole until the new one is"

@@ -1,7 +1,9 @@
-"""Grades tokenizer/rows.py: a text becomes the row that the model was trained on."""
+"""Grades tokenizer/rows.py: a text becomes the row that the model was trained on, rows become batches."""
 
+import random
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import small
 import torch
@@ -9,12 +11,12 @@ import torch
 from minilm.model.config import ModelConfig
 from minilm.plumbing.errors import UserError
 from minilm.tokenizer.rows import (
+    RaggedRows,
+    alike,
     decoder_begin,
     framed,
-    pair_rows,
     prompt_ids,
-    room_of,
-    starts_of,
+    rows_of,
     text_ids,
     text_rows,
     word_ids,
@@ -32,10 +34,47 @@ def ids(text: str) -> list[int]:
     return TOKENIZER.encode(text)
 
 
+def test_rows_come_back_and_what_is_too_long_is_counted():
+    lists = [[5, 6, 7], [], [8], [9] * 4]
+    rows = RaggedRows(iter(lists), longest=3, n_cut=2)
+    assert list(rows) == [[5, 6, 7], [], [8], [9] * 3] and rows.n_cut == 3 and len(rows) == 4
+    assert rows.lengths.tolist() == [3, 0, 1, 3] and rows.edges.tolist() == [0, 3, 3, 4, 7]
+    assert rows.ids.tolist() == [5, 6, 7, 8, 9, 9, 9] and rows[-1] == [9] * 3
+    assert list(RaggedRows(lists)) == lists and RaggedRows(lists).n_cut == 0
+    assert len(RaggedRows([])) == 0
+
+
+def test_a_batch_is_padded_on_the_right():
+    lists = [[5, 6, 7, 8], [-100], [8, 9], []]
+    rows = RaggedRows(lists, pad_id=3, n_first=[2, 1, 2, 0])
+    padded, real = rows.padded([2, 0, 1])
+    assert padded.tolist() == [[8, 9, 3, 3], [5, 6, 7, 8], [-100, 3, 3, 3]]
+    assert real.sum(1).tolist() == [2, 4, 1] and real[:, 0].all()
+    batch = rows.batch([2, 0, 1])
+    assert {name: value.dtype for name, value in batch.items()} == dict.fromkeys(batch, torch.int64)
+    assert (batch["input_ids"].numpy() == padded).all() and (batch["attention_mask"].numpy() == real).all()
+    assert batch["token_type_ids"].tolist() == [[0] * 4, [0, 0, 1, 1], [0] * 4], "padding is of text A"
+    assert "token_type_ids" not in RaggedRows(lists).batch([0]), "this model has no segments"
+    pairs = rows.batch([[1, 2], [2, 1], [1, 1]])
+    assert pairs["input_ids"].shape == (3, 2, 2), "(B, 2, T)"
+    assert pairs["input_ids"][1].tolist() == [[8, 9], [-100, 3]] and not pairs["token_type_ids"].any()
+    assert rows.padded([3])[0].shape == (1, 0)
+
+
+def test_rows_of_similar_length_stand_together():
+    lengths = random.Random(0).choices(range(9), k=23)
+    parts = alike(lengths, 4)
+    assert [len(part) for part in parts] == [4] * 5 + [3]
+    order = np.concatenate(parts).tolist()
+    assert order == sorted(range(23), key=lengths.__getitem__), "shortest first, equal ones as they stood"
+    assert alike([], 4) == []
+
+
 def test_a_text_is_framed_as_in_pre_training():
-    assert text_rows(TOKENIZER, ENCODER, [A]).ids == [[CLS, *ids(" " + A), SEP]], "a space before the text"
-    assert text_rows(TOKENIZER, BOTH, [A]).ids == [[CLS, *ids(" " + A), SEP]]
-    assert text_rows(TOKENIZER, DECODER, [A]).ids == [[END, *ids(A), END]], "a GPT reads no space there"
+    assert list(text_rows(TOKENIZER, ENCODER, [A])) == [[CLS, *ids(" " + A), SEP]], "a space before the text"
+    assert list(text_rows(TOKENIZER, BOTH, [A])) == [[CLS, *ids(" " + A), SEP]]
+    assert list(text_rows(TOKENIZER, DECODER, [A])) == [[END, *ids(A), END]], "a GPT reads no space there"
+    assert SEP not in text_ids(TOKENIZER, ENCODER, "one [SEP] two"), "special tokens in a text are text"
 
 
 def test_a_prompt_is_a_text_that_has_begun():
@@ -49,53 +88,37 @@ def test_a_decoder_begins_with_cls_and_that_of_a_published_bart_with_its_start_b
     assert decoder_begin(bart) == [2, 0], "BART's labels are shifted by </s>: </s> <s> text"
 
 
-def test_special_tokens_in_a_text_are_text():
-    assert SEP not in text_ids(TOKENIZER, ENCODER, "one [SEP] two")
-
-
 @pytest.mark.parametrize("config", [ENCODER, DECODER, BOTH])
 def test_words_are_cut_as_in_a_text(config):
     words = ["Rui", "sells", "quinces", ".", "Ana", ",", "too", "!"]
     pieces = word_ids(TOKENIZER, config, words)
     flat = [token for piece in pieces for token in piece]
     assert flat == text_ids(TOKENIZER, config, "Rui sells quinces. Ana, too!"), "not as in pre-training"
-    assert len(pieces) == len(words) and starts_of([[5, 6], [7], [8, 9, 9], [1]]) == [0, 2, 3, 6]
+    assert len(pieces) == len(words)
 
 
 def test_a_pair_has_a_separator_and_two_segments():
-    rows = text_rows(TOKENIZER, ENCODER, [A], [B])
     a, b = ids(" " + A), ids(" " + B)
-    assert rows.ids == [[CLS, *a, SEP, *b, SEP]]
-    assert rows.segments == [[0] * (len(a) + 2) + [1] * (len(b) + 1)]
-    assert text_rows(TOKENIZER, BOTH, [A], [B]).segments is None, "this model has no segments"
-    assert text_rows(TOKENIZER, DECODER, [A], [B]).ids == [[END, *ids(A), END, *ids(B), END]]
+    rows = text_rows(TOKENIZER, ENCODER, [A, B], [B, A])
+    assert rows[0] == [CLS, *a, SEP, *b, SEP] and rows.n_cut == 0
+    assert rows.batch([0])["token_type_ids"].tolist() == [[0] * (len(a) + 2) + [1] * (len(b) + 1)]
+    assert rows.batch([1, 0])["input_ids"][0].tolist() == [CLS, *b, SEP, *a, SEP]
+    assert text_rows(TOKENIZER, BOTH, [A], [B]).n_first is None, "this model has no segments"
+    assert text_rows(TOKENIZER, DECODER, [A], [B])[0] == [END, *ids(A), END, *ids(B), END]
+    assert not text_rows(TOKENIZER, ENCODER, [A]).batch([0])["token_type_ids"].any()
 
 
 def test_published_vocabularies_with_s_have_two_separators_between_texts():
-    class Published:
-        special_tokens = ("<s>", "</s>")
-
-        def special_id(self, token):
-            return {"[CLS]": 0, "[SEP]": 2}[token]
-
-    assert framed(Published(), ENCODER, [7], [8, 9]) == ([0, 7, 2, 2, 8, 9, 2], [0, 0, 0, 0, 1, 1, 1])
-    assert framed(Published(), ENCODER, [7]) == ([0, 7, 2], [0, 0, 0])
+    published = SimpleNamespace(special_tokens=("<s>", "</s>"), special_id={"[CLS]": 0, "[SEP]": 2}.get)
+    assert framed(published, ENCODER, [7], [8, 9]) == ([0, 7, 2, 2, 8, 9, 2], 4)
+    assert framed(published, ENCODER, [7]) == ([0, 7, 2], 3)
 
 
-def test_a_batch_is_padded_on_the_right():
-    rows = text_rows(TOKENIZER, ENCODER, [A, B, A], [B, A, A])
-    batch = rows.batch([2, 0])
-    n = [len(rows.ids[2]), len(rows.ids[0])]
-    assert batch["input_ids"].shape == (2, max(n))
-    for row, (i, length) in enumerate(zip([2, 0], n, strict=True)):
-        assert batch["input_ids"][row, :length].tolist() == rows.ids[i]
-        assert (batch["input_ids"][row, length:] == PAD).all()
-        assert batch["attention_mask"][row].tolist() == [1] * length + [0] * (max(n) - length)
-        assert batch["token_type_ids"][row, :length].tolist() == rows.segments[i]
-    assert all(value.dtype == torch.int64 for value in batch.values())
-    assert batch["attention_mask"].shape == (2, max(n))
-    assert "token_type_ids" not in text_rows(TOKENIZER, BOTH, [A]).batch([0])
-    assert len(rows) == 3
+def test_rows_have_the_padding_and_the_segments_of_their_model():
+    made = [([1, 2, 3], 2), ([4], 1)]
+    rows = rows_of(TOKENIZER, ENCODER, made, n_cut=5)
+    assert list(rows) == [[1, 2, 3], [4]] and rows.n_first.tolist() == [2, 1] and rows.n_cut == 5
+    assert [rows_of(TOKENIZER, config, made).pad_id for config in (ENCODER, BOTH, DECODER)] == [PAD, PAD, END]
 
 
 def slow_room(n_first: int, n_second: int, room: int) -> tuple[int, int]:
@@ -108,40 +131,22 @@ def slow_room(n_first: int, n_second: int, room: int) -> tuple[int, int]:
     return n_first, n_second
 
 
-@pytest.mark.parametrize("room", [1, 2, 5, 6, 11])
+@pytest.mark.parametrize("room", [2, 3, 5, 6, 11])
 def test_the_longer_text_is_cut_first(room):
-    for a in range(9):
-        for b in range(9):
-            assert room_of(a, b, room) == slow_room(a, b, room), f"{a} and {b} tokens into {room}"
+    sizes = [(a, b) for a in range(9) for b in range(9)]
+    letters = SimpleNamespace(encode=lambda text, **_: [*map(ord, text)], special_tokens=(), special_id=len)
+    firsts, seconds = ["a" * a for a, _ in sizes], ["b" * b for _, b in sizes]
+    rows = text_rows(letters, DECODER, firsts, seconds, longest=room + 3)
+    for row, (a, b) in zip(rows, sizes, strict=True):
+        found = row.count(ord("a")), row.count(ord("b"))
+        assert found == slow_room(a, b, room), f"{a} and {b} tokens into {room}"
+    assert rows.n_cut == sum(a + b > room for a, b in sizes)
 
 
 def test_what_is_cut_is_counted_and_fits():
     rows = text_rows(TOKENIZER, ENCODER, [A, A * 9, A], [A, A, B * 9], longest=21)
-    assert rows.n_cut == 2
-    assert [len(row) for row in rows.ids[1:]] == [21, 21] and all(row[-1] == SEP for row in rows.ids)
-    assert len(text_rows(TOKENIZER, ENCODER, [A * 9]).ids[0]) == ENCODER.max_positions
-
-
-def test_a_length_without_room_is_named():
+    assert rows.n_cut == 2 and rows.lengths[1:].tolist() == [21, 21] and all(row[-1] == SEP for row in rows)
+    assert text_rows(TOKENIZER, ENCODER, [A * 9]).lengths[0] == ENCODER.max_positions
     for longest, seconds in ((2, None), (4, [B]), (31, None)):
         with pytest.raises(UserError, match=f"--context {longest}: a row must have from . to 30 tokens"):
             text_rows(TOKENIZER, ENCODER, [A], seconds, longest=longest)
-
-
-def test_a_pair_apart_is_two_rows_as_of_one_text_each():
-    rows = pair_rows(TOKENIZER, ENCODER, [A, B, A], [B, A, A])
-    alone = text_rows(TOKENIZER, ENCODER, [A, B])
-    a, b = alone.ids
-    assert len(rows) == 3 and rows.ids == [a + b, b + a, a + a] and rows.n_cut == 0
-    batch = rows.batch([2, 0])
-    n = max(len(a), len(b))
-    assert batch["input_ids"].shape == (2, 2, n), "(B, 2, T)"
-    for pair, sides in zip(batch["input_ids"].tolist(), [(a, a), (a, b)], strict=True):
-        for row, ids in zip(pair, sides, strict=True):
-            assert row == ids + [PAD] * (n - len(ids))
-    assert batch["attention_mask"].sum(-1).tolist() == [[len(a), len(a)], [len(a), len(b)]]
-    assert not batch["token_type_ids"].any(), "each text is the first of its row"
-    cut = pair_rows(TOKENIZER, DECODER, [A, "Ana."], [B, "Ana."], longest=6)
-    assert cut.n_cut == 2 and {len(ids) for ids in cut.rows.ids[:2]} == {6}
-    with pytest.raises(ValueError, match="zip"):
-        pair_rows(TOKENIZER, ENCODER, [A], [])

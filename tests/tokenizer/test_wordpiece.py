@@ -6,18 +6,7 @@ import unicodedata
 import pytest
 
 from minilm.plumbing.errors import UserError
-from minilm.tokenizer.bpe import BPE
-from minilm.tokenizer.bpe import SPECIAL_TOKENS as OURS
-from minilm.tokenizer.wordpiece import (
-    ALIASES,
-    IDEOGRAPHS,
-    SPECIAL_TOKENS,
-    CharacterTable,
-    WordPiece,
-    clean_character,
-    is_ideograph,
-    is_punctuation,
-)
+from minilm.tokenizer.wordpiece import ALIASES, IDEOGRAPHS, SPECIAL_TOKENS, CharacterTable, WordPiece
 
 TOKENS = [*SPECIAL_TOKENS, "un", "##aff", "##able", "##a", "the", "The", "cafe", "café", "x", "##x", ",", "!"]
 TOKENS += ["$", "漢", "字", "##字", "ςσ", "σσ", "##ing", "go", "-", "2", "##ª"]
@@ -85,7 +74,7 @@ def test_the_longest_piece_is_taken_each_time(wordpiece):
     assert tokens(wordpiece, "aff") == ["[UNK]"], "##aff stands inside a word alone"
     assert tokens(wordpiece, "x" * 100) == ["x"] + ["##x"] * 99
     assert tokens(wordpiece, "x" * 101) == ["[UNK]"], "a word of more than 100 characters"
-    assert wordpiece.pieces("xx") == (wordpiece.tokens.index("x"), wordpiece.tokens.index("##x"))
+    assert wordpiece.encode_word("xx") == (wordpiece.tokens.index("x"), wordpiece.tokens.index("##x"))
 
 
 def test_words_that_a_text_hides(wordpiece):
@@ -101,42 +90,25 @@ def test_words_that_a_text_hides(wordpiece):
 
 
 def test_character_classes():
-    assert all(map(is_punctuation, '$+<=>^`|~!"#[]_—¿。')), "all symbols of ASCII, and what Unicode says"
-    assert not any(map(is_punctuation, "a9 é€±")), "other currencies and signs belong to their word"
-    assert all(map(is_ideograph, "漢㐀𠀀豈")) and not any(map(is_ideograph, "かカ가a"))
-    assert [clean_character(c) for c in "\ta\x07\u00ad\ue000\u2028漢"] == [" ", "a", "", "", "", " ", " 漢 "]
-    assert clean_character("漢", chinese_characters=False) == "漢"
+    plain = WordPiece(TOKENS, chinese_characters=False)
+    for character in '$+<=>^`|~!"#[]_—¿。':
+        assert plain.words(f"a{character}b") == ["a", character, "b"], f"{character} is punctuation"
+    assert plain.words("a9€±b") == ["a9€±b"], "other currencies and signs belong to their word"
+    kept = WordPiece(TOKENS, strip_accents=False).words("漢㐀𠀀かカ가")
+    assert [word for word in kept if word] == [*"漢㐀𠀀", "かカ가"], "kana and Hangul are no ideographs"
+    assert plain.words("a\tb\x07c\u00add\ue000e\u2028f") == ["a", "bcde", "f"]
     table = CharacterTable(lambda character: character * 2)
     assert "ab".translate(table) == "aabb" and table == {97: "aa", 98: "bb"}, "asked once for each"
 
 
-def test_special_tokens_are_found_whole_if_allowed(wordpiece):
-    assert tokens(wordpiece, "the[MASK]go [SEP]") == ["the", "[MASK]", "go", "[SEP]"]
-    assert "[MASK]" not in tokens(wordpiece, "the[MASK]", allow_special=False)
-    assert tokens(wordpiece, "[mask]")[0] == "[UNK]", "special tokens have one spelling"
-
-
-def test_ids_of_special_tokens(wordpiece):
+def test_special_tokens(wordpiece):
     assert [wordpiece.special_id(token) for token in SPECIAL_TOKENS] == [0, 1, 2, 3, 4]
     assert wordpiece.special_id("<|endoftext|>") == 3, "[SEP] ends a text"
-    with pytest.raises(UserError, match=r"'\[CLSS\]' is no special token here \(did you mean '\[CLS\]'"):
-        wordpiece.special_id("[CLSS]")
+    assert tokens(wordpiece, "the[MASK]go [SEP]") == ["the", "[MASK]", "go", "[SEP]"]
     with pytest.raises(UserError, match=r"lacks the special token '\[MASK\]'"):
         WordPiece(TOKENS[:4])
-    with pytest.raises(UserError, match="alias 'a' stands for '<s>'"):
-        WordPiece(TOKENS, aliases={"a": "<s>"})
-    other = WordPiece(["<u>", "a"], ["<u>"], {"[UNK]": "<u>"})
-    assert other.encode("a b") == [1, 0]
-
-
-def test_the_interface_is_that_of_the_bpe(wordpiece):
-    bpe = BPE.train(["a"], 270, OURS)
-    for name in ("vocab", "vocab_size", "special_tokens", "aliases"):
-        assert type(getattr(wordpiece, name)) is type(getattr(bpe, name)), name
-    assert sorted(wordpiece.vocab) == list(range(wordpiece.vocab_size)) and wordpiece.vocab_size == len(
-        TOKENS
-    )
-    assert all(isinstance(token, bytes) for token in wordpiece.vocab.values())
+    other = WordPiece(["<u>", "a", "a"], ["<u>"], {"[UNK]": "<u>"})
+    assert other.encode("a b") == [2, 0], "of two equal tokens the later is used"
 
 
 def test_bytes_that_a_token_stands_for(wordpiece):
@@ -148,10 +120,7 @@ def test_bytes_that_a_token_stands_for(wordpiece):
 def test_decode(wordpiece):
     text = "the cafe, unaffable going!"
     assert wordpiece.decode(wordpiece.encode(text)) == text
-    assert wordpiece.decode_bytes(wordpiece.encode("go")) == b" go"
-    assert wordpiece.decode([]) == ""
-    with pytest.raises(UserError, match="id 99 is not in the vocabulary of 28 ids"):
-        wordpiece.decode([99])
+    assert wordpiece.decode_bytes(wordpiece.encode("go")) == b" go" and wordpiece.decode([]) == ""
 
 
 @pytest.mark.parametrize(
@@ -168,27 +137,9 @@ def test_save_and_load(options, tmp_path):
 
 
 def test_files_that_are_not_ours(tmp_path):
-    BPE.train(["a"], 256).save(tmp_path / "bpe.json")
-    with pytest.raises(UserError, match="bpe.json: its format is not"):
-        WordPiece.load(tmp_path / "bpe.json")
     (tmp_path / "more.json").write_text('{"format": "minilm WordPiece 1", "tokens": ["a"], "b": 1}')
-    with pytest.raises(UserError, match="more.json: cannot be read as a WordPiece"):
+    with pytest.raises(UserError, match="more.json: cannot be read as a tokenizer"):
         WordPiece.load(tmp_path / "more.json")
-    with pytest.raises(UserError, match="none.txt"):
-        WordPiece.from_vocab(tmp_path / "none.txt")
-
-
-def test_a_published_vocabulary(tmp_path):
-    lines = [*TOKENS, "\u2028", "a\u0085", "the"]
-    (tmp_path / "vocab.txt").write_text("\n".join(lines) + "\n", encoding="utf-8", newline="")
-    wordpiece = WordPiece.from_vocab(tmp_path / "vocab.txt", lower_case=False)
-    assert list(wordpiece.tokens) == lines, "lines end with a line feed and with nothing else"
-    assert wordpiece.encode("the") == [len(lines) - 1], "of two equal tokens the later is used"
-    (tmp_path / "vocab.txt").write_text("\r\n".join(TOKENS), encoding="utf-8", newline="")
-    assert list(WordPiece.from_vocab(tmp_path / "vocab.txt").tokens) == TOKENS
-    (tmp_path / "vocab.txt").write_text("a\nb\n")
-    with pytest.raises(UserError, match=r"vocab.txt.*lacks the special token '\[PAD\]'"):
-        WordPiece.from_vocab(tmp_path / "vocab.txt")
 
 
 def test_a_vocabulary_cannot_grow(wordpiece):
