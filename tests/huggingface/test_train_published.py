@@ -6,17 +6,16 @@ import published
 import pytest
 import small
 import torch
-from minilm.pretraining.closing_denoising import rebuilt_examples, standing_share
 
 import minilm
 import train
-from minilm.continued.run import PUBLISHED, Start, start_settings
+from minilm.continued.run import PUBLISHED, continued_command
 from minilm.in_context.prompts import decoder_start
-from minilm.plumbing.errors import UserError
 from minilm.plumbing.folders import RESULTS
+from minilm.pretraining.baselines import standing_share
 from minilm.pretraining.denoising import Denoising
-from minilm.pretraining.run import PretrainingSettings
-from minilm.texts.corpus import Corpus
+from minilm.pretraining.report import rebuilt_examples
+from minilm.pretraining.run import Pretraining
 from minilm.tokenizer.rows import decoder_begin
 from minilm.training.objective import IGNORED
 
@@ -35,8 +34,10 @@ def test_training_goes_on_from_a_published_folder(kind, text, tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     flags = f"train.py --init {kind} --data {text} --steps 4 --batch-size 5 --context 24 --lr 1e-3 --warmup 1"
     monkeypatch.setattr("sys.argv", [*flags.split(), "--eval-every", "4", "--device", "cpu", "--out", "run"])
-    monkeypatch.setattr("minilm.continued.run.load_texts", lambda settings: small.corpus())
-    assert train.main() == 0
+    read = Pretraining.texts  # of what the model knew before, which nobody has, a little is enough
+    known = lambda run: read(run) if run.settings.data == (text,) else small.corpus()
+    monkeypatch.setattr(Pretraining, "texts", known)
+    train.main()
     results = json.loads((tmp_path / "run" / RESULTS).read_text())
     assert results["domain_loss_after"] < results["domain_loss_before"]
     settings = json.loads((tmp_path / "run" / "settings.json").read_text())
@@ -51,31 +52,14 @@ def test_training_goes_on_from_a_published_folder(kind, text, tmp_path, monkeypa
 
 
 def test_settings_that_fit_a_published_model(tmp_path):
-    published.folder(tmp_path / "bert", "bert")
-    settings = PretrainingSettings(init=str(tmp_path / "bert"))
-    found = start_settings(settings, {}, set())
-    assert found["context"] == published.P, "no more than its positions"
-    assert found == dict(found, **PUBLISHED, objective="masked", model="bert-base", next_sentence=True)
-    published.folder(tmp_path / "gpt2", "gpt2")
-    settings = PretrainingSettings(init=str(tmp_path / "gpt2"))
-    assert start_settings(settings, {}, set())["model"] == "gpt2"
-    assert start_settings(settings, {"objective": "masked"}, set())["model"] == "bert-base", (
-        "the flag comes first"
-    )
-
-
-def test_of_a_run_of_ours_only_what_goes_on_is_taken(tmp_path):
-    minilm.save(small.model("causal"), small.tokenizer(), tmp_path / "run")
-    (tmp_path / "run" / "settings.json").write_text('{"objective": "causal", "steps": 9, "context": 24}')
-    settings = PretrainingSettings(init=str(tmp_path / "run"))
-    assert start_settings(settings, {}, {"objective", "context"}) == dict(objective="causal", context=24)
-
-
-def test_a_folder_without_vocabulary_cannot_go_on(tmp_path):
-    (published.folder(tmp_path / "bert", "bert") / "vocab.txt").unlink()
-    settings = PretrainingSettings(init=str(tmp_path / "bert"), context=24, data=("x",))
-    with pytest.raises(UserError, match="no tokenizer in it"):
-        Start(settings, Corpus("x", small.documents(9), small.documents(3)))
+    start = str(published.folder(tmp_path / "bert", "bert"))
+    found = continued_command(dict(init=start), {})
+    fits = dict(objective="masked", model="bert-base", next_sentence=True, context=published.P)
+    assert found == PUBLISHED | fits | dict(init=start), "no more than its positions"
+    start = str(published.folder(tmp_path / "gpt2", "gpt2"))
+    assert continued_command(dict(init=start), {})["model"] == "gpt2"
+    given = dict(init=start, objective="masked")
+    assert continued_command(given, {})["model"] == "bert-base", "the flag comes first"
 
 
 def test_the_decoder_of_a_published_bart_starts_from_its_own_token(tmp_path):
