@@ -71,10 +71,10 @@ def read_examples(path: str) -> Examples:
 def jsonl_texts(path: Path) -> list[str]:
     """Return the field `text` of each line; UserError names the line of an empty one."""
     texts = []
-    for number, record in read_jsonl(path):
-        text = string_field(record, "text", f"{path}, line {number}")
+    for where, record in read_jsonl(path):
+        text = string_field(record, "text", where)
         if not text.strip():
-            raise UserError(f"{path}, line {number}: an empty text, there is nothing to read a vector from")
+            raise UserError(f"{where}: an empty text, there is nothing to read a vector from")
         texts.append(text)
     if not texts:
         raise UserError(f"{path}: no text in it")

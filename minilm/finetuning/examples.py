@@ -1,10 +1,9 @@
 """Where the examples of a task come from: the embedded world, or the user's files."""
 
-import random
 from pathlib import Path
 
 from ..plumbing.errors import UserError
-from ..texts.corpus import VALIDATION_SEED, VALIDATION_SHARE
+from ..texts.corpus import VALIDATION_SEED, VALIDATION_SHARE, hold_out
 from .registry import TASKS
 from .settings import WITH_CLASSES, WORLD, FinetuningSettings
 from .tasks import Examples, Task
@@ -48,7 +47,12 @@ def file_examples(task: type[Task], settings: FinetuningSettings) -> Examples:
         skipped += sum(n for _, n in read)
     train, validation = parts["train"], parts["validation"]
     if not validation:
-        train, validation = hold_out(train, settings.seed, settings.data[0])
+        if len(train) < 2:
+            needs = "needs at least two, one to learn from, one to watch"
+            raise UserError(f"{settings.data[0]}: {len(train)} example; {needs}")
+        train, validation = hold_out(
+            train, max(1, len(train) // VALIDATION_SHARE), f"watched {settings.seed}"
+        )
     if settings.n_examples is not None and settings.n_examples < len(train):
         train = task.draw(train, settings.n_examples, settings.seed)
     notes = looks_like_header(task, parts["train"], settings.data[0])
@@ -82,15 +86,3 @@ def read_file(
         return task.read(Path(path), skip_bad, truth)
     except UserError as error:
         raise UserError(f"{error} (--task {task.name} reads {task.columns})") from None
-
-
-def hold_out(examples: list[tuple], seed: int, name: str) -> tuple[list[tuple], list[tuple]]:
-    """Return (train, validation): a tenth of the examples, drawn by the seed, is watched."""
-    if len(examples) < 2:
-        raise UserError(
-            f"{name}: {len(examples)} example; needs at least two, one to learn from, one to watch"
-        )
-    n = max(1, len(examples) // VALIDATION_SHARE)
-    watched = set(random.Random(f"watched {seed}").sample(range(len(examples)), n))
-    train = [example for i, example in enumerate(examples) if i not in watched]
-    return train, [examples[i] for i in sorted(watched)]

@@ -4,6 +4,7 @@ import random
 from collections.abc import Sequence
 
 from ..plumbing.errors import UserError
+from ..texts.corpus import hold_out
 from ..texts.tables import read_table
 from .prompts import PromptFormat, Question, draw_questions
 
@@ -28,7 +29,7 @@ class FileQuestions:
             if not n_held:
                 raise UserError(f"{data}: {len(rows)} rows, too few to hold some back: give --test FILE")
             draw.shuffle(rows)  # a file may be sorted by its labels
-            rows, tests = rows[:-n_held], rows[-n_held:]
+            rows, tests = hold_out(rows, n_held)
         else:
             tests = read_table(test, ("text", "label"))[0]
         self.examples = rows

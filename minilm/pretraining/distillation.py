@@ -12,7 +12,6 @@ the temperature 2 are those of the authors' code; the paper gives neither.
 """
 
 import math
-import random
 from dataclasses import replace
 
 import torch
@@ -22,7 +21,7 @@ from torch import Tensor
 from ..model.config import ModelConfig
 from ..model.transformer import Transformer, build
 from ..plumbing.errors import UserError
-from ..texts.corpus import Corpus
+from ..texts.corpus import Corpus, draw
 from ..tokenizer.bpe import BPE
 from ..training.objective import IGNORED, count_correct, summed_cross_entropy
 from .masked import Masked, states_and_logits
@@ -192,7 +191,4 @@ def some_documents(corpus: Corpus, n: int | None, seed: int) -> Corpus:
     """Return the corpus with n of its training documents, drawn by the seed; none, or too many: all."""
     if n is not None and n < 1:
         raise UserError(f"--n-documents {n}: must be 1 or more")
-    if n is None or n >= len(corpus.train):
-        return corpus
-    drawn = sorted(random.Random(seed).sample(range(len(corpus.train)), n))
-    return replace(corpus, train=[corpus.train[i] for i in drawn])
+    return replace(corpus, train=draw(corpus.train, n, seed))

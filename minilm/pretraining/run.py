@@ -115,7 +115,7 @@ class PretrainingSettings(TrainingSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        self.check_least(dict(context=8))
+        self.check_least(dict(context=8, n_documents=1))
         if not 0 < self.mask_share <= 1:
             raise UserError(f"--mask-share {self.mask_share}: must be above 0 and at most 1")
         if not 0 <= self.replay < 1 or self.extend_vocabulary < 0:

@@ -121,15 +121,15 @@ def read_prompts(path: str | Path) -> list[str]:
     """
     path = Path(path)
     if kind(path) == ".jsonl":
-        found = [(n, string_field(r, "prompt", f"{path}, line {n}").strip()) for n, r in read_jsonl(path)]
+        found = [(where, string_field(record, "prompt", where).strip()) for where, record in read_jsonl(path)]
     elif kind(path) == ".txt":
         lines = read_text(path).rstrip().split("\n")
-        found = [(n, line.strip()) for n, line in enumerate(lines, start=1)]
+        found = [(f"{path}, line {n}", line.strip()) for n, line in enumerate(lines, start=1)]
     else:
         raise UserError(f"{path}: prompts of kind {kind(path) or '(no suffix)'!r}; expected .txt or .jsonl")
-    for number, prompt in found:
+    for where, prompt in found:
         if not prompt:
-            raise UserError(f"{path}, line {number}: an empty prompt; give one prompt a line")
+            raise UserError(f"{where}: an empty prompt; give one prompt a line")
     if not found:
         raise UserError(f"{path}: no prompts; give one a line")
     return [prompt for _, prompt in found]

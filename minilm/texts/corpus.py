@@ -1,41 +1,38 @@
 """Sources of text -> documents, split into a training and a validation part that share no document.
 
-    load_corpus("world")               endless stories of the embedded world, whose floor is known
-    load_corpus("python-docs:tkinter") docstrings that every Python carries
+    load_corpus("world")                   endless stories of the embedded world, whose floor is known
+    load_corpus("python-docs")             the reference text and the docstrings that every Python carries
     load_corpus(["plays.txt", "corpus/"])  the user's files and folders (minilm/texts/files.py says which)
 
 The split goes by document, never by position inside one: a model that has read the first half of a document
-knows much of the second. Nothing here knows about tokens. A source name wins over a file of that name: write
-./world for the file.
+knows much of the second. A source name wins over a file of that name: write ./world for the file.
 """
 
+import ast
 import hashlib
+import inspect
 import os
 import random
 import re
+import sysconfig
+import warnings
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from itertools import accumulate
 from pathlib import Path
 
 from .. import world
 from ..plumbing.errors import UserError, suggest
-from . import files, python_docs
+from .files import missing, one_line, read_documents, text_files
 
-SOURCES = (
-    "world",
-    "world:reports",
-    "world:few-shot",
-    "world:few-shot-no-repeats",
-    "python-docs",
-    "python-docs:PACKAGE",
-)
+SOURCES = ("world", "world:reports", "world:few-shot", "world:few-shot-no-repeats", "python-docs")
 WORLD_TRAIN, WORLD_VALIDATION = 20_000, 1_000  # documents
 VALIDATION_SEED = 1_000_003  # added to the seed for the world's validation part
 VALIDATION_SHARE = 10  # one part in so many is for validation
 FEW_DOCUMENTS = 10  # a file with fewer goes to one part as a whole, where there are other files
-PIECE = 1_000  # characters of a piece of a document too long to be dealt out
-SHORTEST_PIECE = 100
+PIECE, SHORTEST_PIECE = 1_000, 100  # characters of a piece of the document that is cut
 
 # An end of sentence mark with closing quotes, then white space and an opening quote or a letter of any script
 # ([^\W\d_]); or a line's end. `sentences` then looks whether what follows is lower case.
@@ -43,21 +40,24 @@ SENTENCE_END = re.compile(r"""[.!?…]["'”’)\]]*\s+(?=["'“‘(\[]|[^\W\d_]
 LINE_OR_SENTENCE_END = re.compile(r"""\n|[.!?…]["'”’)\]]*\s|。""")
 SPACE = re.compile(r"\s")
 
+LIBRARY = Path(sysconfig.get_path("stdlib"))  # the sources of `python-docs`
+SKIPPED_FOLDERS = ("test", "tests", "idle_test", "__pycache__", "pydoc_data")
+SHORTEST_DOCSTRING = 20  # characters; shorter ones are mostly a name again
+TOPIC_SIZE = 1_000  # characters of reference prose in one document, at least, where the topic has them
+
 
 @dataclass
 class Corpus:
-    """The documents of one source, in two parts.
+    """The documents of one source, in two parts; `notes` are lines worth printing.
 
     `floor(text)` is a document's log-probability in nats under the source's own grammar: no model's mean loss
     can be expected below the mean of `-floor`. It is None where the grammar is unknown, as for all real text.
-    `n_removed` counts the duplicates that were removed, and `notes` are lines worth printing.
     """
 
     name: str
     train: list[str]
     validation: list[str]
     floor: Callable[[str], float] | None = None
-    n_removed: int = 0
     notes: tuple[str, ...] = ()
 
     @property
@@ -65,61 +65,154 @@ class Corpus:
         """Bytes (UTF-8) of the training documents, without what separates them."""
         return sum(len(text.encode()) for text in self.train)
 
-    @property
-    def validation_bytes(self) -> int:
-        """Bytes (UTF-8) of the validation documents, without what separates them."""
-        return sum(len(text.encode()) for text in self.validation)
-
     def summary(self) -> str:
         """Return one line: name, documents and megabytes of both parts."""
-        return (
-            f"{self.name}: {len(self.train):,} training documents ({self.train_bytes / 1e6:.2f} MB), "
-            f"{len(self.validation):,} validation documents ({self.validation_bytes / 1e6:.2f} MB)"
-        )
+        megabytes, others = self.train_bytes / 1e6, sum(len(text.encode()) for text in self.validation) / 1e6
+        validation = f"{len(self.validation):,} validation documents ({others:.2f} MB)"
+        return f"{self.name}: {len(self.train):,} training documents ({megabytes:.2f} MB), {validation}"
 
 
-def load_corpus(
-    source: str | Path | Sequence[str | Path],
-    seed: int = 0,
-    n_documents: int | None = None,
-    errors: str = "strict",
-) -> Corpus:
+def load_corpus(source, seed: int = 0, n_documents: int | None = None, errors: str = "strict") -> Corpus:
     """Return the training and validation documents of a source, or of one or several files and folders.
 
     `n_documents` limits the training part (of `world` it is the size, 20,000 by default): so many of its
     documents are drawn by `seed`, and the validation part stays. `errors="replace"` reads on over invalid
-    UTF-8. Raises UserError for an unknown source, for whatever files.py finds wrong, and for a source
-    that does not give a document to each part.
+    UTF-8. UserError for an unknown source, for what files.py finds wrong, and where a part would be empty.
     """
-    sources = [str(one) for one in ([source] if isinstance(source, str | Path) else source)]
-    if n_documents is not None and n_documents < 1:
-        raise UserError(f"{n_documents} documents: expected 1 or more")
-    families = [name.partition(":")[0] for name in sources]
-    if len(sources) > 1 and {"world", "python-docs"} & set(families):
-        raise UserError(f"{', '.join(sources)}: only files and folders can be joined; give one named source")
-    if families == ["world"]:
-        corpus = _world_corpus(sources[0], seed, n_documents or WORLD_TRAIN)
-    elif families == ["python-docs"]:
-        corpus = _python_docs_corpus(sources[0], seed)
+    sources = checked_sources(source, SOURCES)
+    name, domain = sources[0], dict(domain=sources[0].partition(":")[2] or "stories")
+    if name == "python-docs":
+        corpus = Corpus(name, *split_by_hash(python_docs(), seed))
+    elif name.startswith("world:few-shot"):
+        write = partial(world.few_shot_documents, repeats=name == "world:few-shot")
+        corpus = Corpus(name, *world_parts(write, n_documents or WORLD_TRAIN, seed))
+    elif name in SOURCES:
+        parts = world_parts(partial(world.documents, **domain), n_documents or WORLD_TRAIN, seed)
+        corpus = Corpus(name, *parts, floor=partial(world.log_probability, **domain))
     else:
-        corpus = _files_corpus(sources, seed, errors)
+        corpus = files_corpus(sources, seed, errors)
     if not corpus.train or not corpus.validation:
-        raise UserError(
-            f"{corpus.name}: {len(corpus.train)} training and {len(corpus.validation)} validation documents; "
-            "needs at least two different documents (a blank line ends one), or a text of some sentences"
-        )
-    if n_documents is not None and n_documents < len(corpus.train):
-        drawn = sorted(random.Random(seed).sample(range(len(corpus.train)), n_documents))
-        corpus.train = [corpus.train[i] for i in drawn]
+        found = "one document alone" if corpus.validation else "an empty file"
+        needs = "at least two different documents (a blank line ends one), or a text of some sentences"
+        raise UserError(f"{corpus.name}: {found}; needs {needs}")
+    corpus.train = draw(corpus.train, n_documents, seed)
     return corpus
 
 
+def checked_sources(source, known: Iterable[str]) -> list[str]:
+    """Return the one known source or the existing files and folders that are meant; UserError for others."""
+    sources = [str(one) for one in ([source] if isinstance(source, str | Path) else source)]
+    for name in sources:
+        if name.partition(":")[0] in ("world", "python-docs"):
+            if len(sources) > 1:
+                wrong = "only files and folders can be joined"
+                raise UserError(f"{', '.join(sources)}: {wrong}; give {name} alone")
+            if name not in known:
+                raise UserError(f"{name}: expected one of {', '.join(known)}{suggest(name, known)}")
+        elif not os.path.exists(name):
+            raise missing(Path(name), tuple(known))
+    return sources
+
+
+def hold_out(items: Sequence, n: int, seed=None) -> tuple[list, list]:
+    """Return (the other items, n of them), both in their order: the last n, or n drawn by a seed."""
+    places = range(len(items))
+    held = set(places[len(items) - n :] if seed is None else random.Random(seed).sample(places, n))
+    return [items[i] for i in places if i not in held], [items[i] for i in places if i in held]
+
+
+def draw(items: list, n: int | None, seed) -> list:
+    """Return n of the items in their order, drawn by a seed; all where n is none, or there are no more."""
+    return items if n is None or n >= len(items) else hold_out(items, n, seed)[1]
+
+
+def split_by_hash(texts: Iterable[str], seed: int) -> tuple[list[str], list[str]]:
+    """Return (train, validation): about a tenth for validation, chosen by a hash of seed and text.
+
+    A text is in the same part whichever others stand beside it. At least the smallest hash is for validation.
+    """
+    keys = {text: f"{seed} {one_line(text)}".encode() for text in texts}
+    scores = {text: int(hashlib.sha256(key).hexdigest(), 16) for text, key in keys.items()}
+    bound = max(2**256 // VALIDATION_SHARE, min(scores.values(), default=0) + 1)
+    train = [text for text, score in scores.items() if score >= bound]
+    return train, [text for text, score in scores.items() if score < bound]
+
+
+def without(items: list, others: list, text_of: Callable = str) -> list:
+    """Return the items whose text is not that of one of the others, white space aside."""
+    known = {one_line(text_of(item)) for item in others}
+    return [item for item in items if one_line(text_of(item)) not in known]
+
+
+def world_parts(write: Callable, n: int, seed: int, text_of: Callable = str) -> tuple[list, list]:
+    """Return (train, validation) of two different seeds; nothing of validation stands in train too."""
+    train, drawn = write(n, seed), write(2 * WORLD_VALIDATION, seed + VALIDATION_SEED)
+    return train, without(drawn, train, text_of)[:WORLD_VALIDATION]
+
+
+def files_corpus(sources: list[str], seed: int, errors: str) -> Corpus:
+    """Return the documents of files and folders, each file once; no document is in both parts."""
+    files = {file.resolve(): file for source in sources for file in text_files(Path(source))}
+    found = [read_documents(file, errors) for file in files.values()]
+    texts = [text for documents in found for text in documents]
+    # The document that is more than half of the whole, as a text without blank lines is, could be in one part
+    # only, and would leave nothing to speak of to the other.
+    half = sum(map(len, texts)) / 2
+    pieces = {text: cut(text) for text in texts if len(text) > half}
+    n_pieces = sum(len(parts) for parts in pieces.values() if len(parts) > 1)
+    whole = [[part for text in one for part in pieces.get(text, [text])] for one in found if one]
+    train, validation = split_files(whole, seed)
+    # Removed from training, so that validation stays the last tenth; within a part a play may repeat itself.
+    kept = without(train, validation)
+    notes = {
+        "passed over {:,} empty files": found.count([]),
+        "cut one long document into {:,} pieces, at line and sentence ends": n_pieces,
+        "removed {:,} training documents that stand in the validation part too": len(train) - len(kept),
+    }
+    name = sources[0] + (f" and {len(sources) - 1} more" if len(sources) > 1 else "")
+    return Corpus(name, kept, validation, notes=tuple(note.format(n) for note, n in notes.items() if n))
+
+
+def split_files(files: list[list[str]], seed: int) -> tuple[list[str], list[str]]:
+    """Return (train, validation) of files given as lists of documents.
+
+    Of a file with ten documents or more, or of an only file, the last tenth of the bytes is for validation.
+    Smaller files go to one part whole: about a tenth of them, drawn by `seed`, at least one of two.
+    """
+    small = [i for i, documents in enumerate(files) if len(documents) < FEW_DOCUMENTS and len(files) > 1]
+    n_held = max(1, round(len(small) / VALIDATION_SHARE)) if len(small) > 1 else 0
+    kept, held = map(set, hold_out(small, n_held, seed))
+    train, validation = [], []
+    for i, documents in enumerate(files):
+        starts = [0, *accumulate(len(text.encode()) for text in documents)]
+        last_tenth = bisect_left(starts, starts[-1] - starts[-1] // VALIDATION_SHARE)
+        border = len(documents) if i in kept else 0 if i in held else min(last_tenth, len(documents) - 1)
+        train += documents[:border]
+        validation += documents[border:]
+    return train, validation
+
+
+def cut(text: str) -> list[str]:
+    """Return the pieces of a long text: about 1,000 characters each; of a short one a tenth, at least 100.
+
+    A piece ends with a line or a sentence; where none ends for as long again, with a word; else anywhere.
+    """
+    size = min(PIECE, max(SHORTEST_PIECE, len(text) // VALIDATION_SHARE))
+    pieces, start = [], 0
+    while len(text) - start > size:
+        window = (text, start + size, start + 2 * size)
+        end = LINE_OR_SENTENCE_END.search(*window) or SPACE.search(*window)
+        stop = end.end() if end else start + 2 * size
+        pieces.append(text[start:stop])
+        start = stop
+    return [piece.strip() for piece in [*pieces, text[start:]] if piece.strip()]
+
+
 def sentences(text: str) -> list[str]:
-    """Return the sentences of a text, by rule.
+    """Return the sentences of a text, by rule; nothing but white space between them is lost.
 
     One ends after `.`, `!`, `?` (and closing quotes) before a space and a capital or an opening quote, and at
     each line's end unless the next line goes on in lower case. A blank line always ends one.
-    Nothing but white space between sentences is lost: `" ".join(sentences(text)).split() == text.split()`.
     Abbreviations are not known: "Mr. Smith" is two sentences.
     """
     parts, start = [], 0
@@ -131,152 +224,55 @@ def sentences(text: str) -> list[str]:
     return [part.strip() for part in [*parts, text[start:]] if part.strip()]
 
 
-def cut(text: str) -> list[str]:
-    """Return the pieces of a long text: about 1,000 characters each; of a short one a tenth, at least 100.
+@cache
+def python_docs() -> tuple[str, ...]:
+    """Return the English that every Python carries, in documents; what an installation lacks is left out.
 
-    A piece ends with a line or a sentence; where none ends for as long again, with a word; else anywhere.
+    About half a megabyte of reference prose (`pydoc_data.topics`) and one and a half of docstrings. These are
+    parsed out of the sources: nothing of the library runs. Duplicates stand once, white space aside.
     """
-    size = min(PIECE, max(SHORTEST_PIECE, len(text) // VALIDATION_SHARE))
-    pieces, start = [], 0
-    while len(text) - start > size:
-        end = LINE_OR_SENTENCE_END.search(text, start + size, start + 2 * size)
-        end = end or SPACE.search(text, start + size, start + 2 * size)
-        stop = end.end() if end else start + 2 * size
-        pieces.append(text[start:stop])
-        start = stop
-    pieces.append(text[start:])
-    return [piece.strip() for piece in pieces if piece.strip()]
+    try:
+        from pydoc_data.topics import topics
+    except ImportError:
+        topics = {}
+    found = topic_documents(topics)
+    for folder, folders, names in os.walk(LIBRARY):
+        # A folder whose name no module can have, such as site-packages, holds no module of the library.
+        folders[:] = sorted(name for name in folders if name not in SKIPPED_FOLDERS and name.isidentifier())
+        for name in sorted(name for name in names if name.endswith(".py")):
+            try:
+                found += docstrings(Path(folder, name).read_text(encoding="utf-8"))
+            except (SyntaxError, ValueError, OSError):
+                continue  # a template, another encoding, no permission: the rest of the library is enough
+    if not found:
+        raise UserError(f"python-docs: this Python has neither pydoc_data nor sources in {LIBRARY}")
+    return tuple({one_line(text): text for text in found}.values())
 
 
-def cut_giant(documents_of_files: list[list[str]]) -> tuple[list[list[str]], int]:
-    """Cut the document that is more than half of the whole source, as a text without blank lines is.
-
-    It could be in one part only, and would leave nothing to speak of to the other. Returns the documents of
-    each file and the number of pieces, 0 where nothing was cut.
-    """
-    total = sum(len(text) for documents in documents_of_files for text in documents)
-    result, n_pieces = [], 0
-    for documents in documents_of_files:
-        result.append([])
-        for text in documents:
-            pieces = cut(text) if 2 * len(text) > total else [text]
-            n_pieces += len(pieces) if len(pieces) > 1 else 0
-            result[-1] += pieces
-    return result, n_pieces
-
-
-def last_tenth(documents: list[str]) -> int:
-    """Return the index of the first document that begins in the last tenth of the bytes, else of the last."""
-    sizes = [len(text.encode()) for text in documents]
-    total, start = sum(sizes), 0
-    for index, size in enumerate(sizes):
-        if VALIDATION_SHARE * start >= (VALIDATION_SHARE - 1) * total:
-            return index
-        start += size
-    return len(documents) - 1
+def topic_documents(topics: dict[str, str]) -> list[str]:
+    """Return reference prose as documents: successive new paragraphs of one topic, TOPIC_SIZE or more."""
+    found, seen = [], {""}
+    for name in sorted(topics):
+        group = []
+        for paragraph in re.split(r"\n\s*\n", topics[name].strip()):
+            if one_line(paragraph) not in seen:  # about a fifth stand in several topics
+                seen.add(one_line(paragraph))
+                group.append(paragraph.strip("\n"))
+            if sum(map(len, group)) >= TOPIC_SIZE:
+                found.append("\n\n".join(group))
+                group = []
+        found += ["\n\n".join(group)] if group else []
+    return found
 
 
-def split(documents_of_files: list[list[str]], seed: int) -> tuple[list[str], list[str]]:
-    """Return (train, validation) of files given as lists of documents.
-
-    Of a file with ten documents or more, or of an only file, the last tenth is for validation, so that "the
-    last 10 % of the file" is what is measured. Smaller files go to one part whole: about a tenth of them,
-    drawn by `seed`, is for validation, at least one of two.
-    """
-    small = [i for i, documents in enumerate(documents_of_files) if len(documents) < FEW_DOCUMENTS]
-    if len(documents_of_files) == 1:
-        small = []
-    n_drawn = max(1, round(len(small) / VALIDATION_SHARE)) if len(small) > 1 else 0
-    drawn = set(random.Random(seed).sample(small, n_drawn))
-    train, validation = [], []
-    for i, documents in enumerate(documents_of_files):
-        border = last_tenth(documents)
-        if i in small:
-            border = 0 if i in drawn else len(documents)
-        train += documents[:border]
-        validation += documents[border:]
-    return train, validation
-
-
-def split_by_hash(documents: Iterable[str], seed: int) -> tuple[list[str], list[str]]:
-    """Return (train, validation): about a tenth for validation, chosen by a hash of seed and text.
-
-    A document is in the same part whichever others stand beside it, so that a domain's validation documents
-    were not in the training part of a larger source either. At least the smallest hash is for validation.
-    """
-    scores = {}
-    for text in documents:
-        digest = hashlib.sha256(f"{seed} {files.one_line(text)}".encode())
-        scores[text] = int(digest.hexdigest(), 16)
-    bound = max(2**256 // VALIDATION_SHARE, min(scores.values(), default=0) + 1)
-    train = [text for text, score in scores.items() if score >= bound]
-    return train, [text for text, score in scores.items() if score < bound]
-
-
-def without(documents: list[str], others: list[str]) -> list[str]:
-    """Return the documents that do not stand among `others`, compared word for word (white space aside)."""
-    known = {files.one_line(text) for text in others}
-    return [text for text in documents if files.one_line(text) not in known]
-
-
-def _world_corpus(source: str, seed: int, n_documents: int) -> Corpus:
-    """Return stories of two different seeds, without the validation stories that are training stories too."""
-    if source not in SOURCES:
-        raise UserError(f"{source}: no such domain of the world{suggest(source, SOURCES)}")
-    domain = source.partition(":")[2] or "stories"
-    if domain.startswith("few-shot"):
-        write, floor = partial(world.few_shot_documents, repeats=domain == "few-shot"), None
-    else:
-        write, floor = partial(world.documents, domain=domain), partial(world.log_probability, domain=domain)
-    train = write(n_documents, seed)
-    drawn = write(2 * WORLD_VALIDATION, seed + VALIDATION_SEED)
-    new = without(drawn, train)
-    return Corpus(source, train, new[:WORLD_VALIDATION], floor, n_removed=len(drawn) - len(new))
-
-
-def _python_docs_corpus(source: str, seed: int) -> Corpus:
-    """Return the documents of this Python's own documentation, or of one package, dealt out by hash."""
-    train, validation = split_by_hash(python_docs.documents(source.partition(":")[2]), seed)
-    return Corpus(source, train, validation)
-
-
-def _files_corpus(sources: list[str], seed: int, errors: str) -> Corpus:
-    """Return the documents of files and folders, dealt out by `split`, none in both parts."""
-    documents_of_files, n_empty = _read_files([Path(source) for source in sources], errors)
-    documents_of_files, n_pieces = cut_giant(documents_of_files)
-    train, validation = split(documents_of_files, seed)
-    # Removed from training, so that validation stays the last tenth; within a part a play may repeat itself.
-    kept = without(train, validation)
-    n_removed = len(train) - len(kept)
-    notes = []
-    if n_empty:
-        notes.append(f"passed over {n_empty:,} empty files")
-    if n_pieces:
-        notes.append(f"cut one long document into {n_pieces:,} pieces, at line and sentence ends")
-    if n_removed:
-        notes.append(f"removed {n_removed:,} training documents that stand in the validation part too")
-    name = sources[0] + (f" and {len(sources) - 1} more" if len(sources) > 1 else "")
-    return Corpus(name, kept, validation, n_removed=n_removed, notes=tuple(notes))
-
-
-def _read_files(paths: list[Path], errors: str) -> tuple[list[list[str]], int]:
-    """Return each file's documents and the number of empty files passed over in folders; each file once."""
-    if not paths:
-        raise UserError("no source given; expected one of " + ", ".join(SOURCES) + ", or files and folders")
-    for path in paths:
-        if not os.path.exists(path):
-            raise files.missing(path, SOURCES)
-    found, n_empty, seen = [], 0, set()
-    for path in paths:
-        for file in files.text_files(path):
-            if file.resolve() in seen:
-                continue
-            seen.add(file.resolve())
-            documents = files.read_documents(file, errors)
-            if documents:
-                found.append(documents)
-            elif file == path:
-                raise UserError(f"{file}: empty file; expected text")
-            else:
-                n_empty += 1
-    return found, n_empty
+def docstrings(source: str) -> list[str]:
+    """Return the docstrings of a module, its classes and functions, without indentation, breadth first."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # old escapes in string literals are not the user's concern
+        nodes = [ast.parse(source)]
+    found = []
+    for node in nodes:  # grows while it is read
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            found.append(inspect.cleandoc(ast.get_docstring(node, clean=False) or "").strip())
+            nodes.extend(node.body)
+    return [text for text in found if len(text) >= SHORTEST_DOCSTRING]

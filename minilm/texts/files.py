@@ -1,4 +1,4 @@
-"""The user's text files: bytes -> text -> documents, with the file and the place named in every error.
+"""The user's text files: bytes -> text -> lines or documents, with file and place named in every error.
 
 A document is what one blank line separates from the next in a `.txt`, or one line's `"text"` in a `.jsonl`.
 Either may be compressed (`.txt.gz`, `.jsonl.gz`), and a folder stands for all such files under it.
@@ -23,80 +23,65 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def kind(path: Path) -> str:
+def kind(path: Path | str) -> str:
     """Return the file's suffix in lower case without `.gz`: `plays.TXT.gz` -> `.txt`."""
-    name = path.name.lower().removesuffix(".gz")
-    return os.path.splitext(name)[1]
+    return Path(Path(path).name.lower().removesuffix(".gz")).suffix
 
 
 def missing(path: Path, names: tuple[str, ...] = ()) -> UserError:
-    """Return the error for a path that does not exist, with the nearest name in its folder or in `names`."""
-    folder = path.parent
-    if not os.path.isdir(folder):
-        return UserError(f"{path}: no such file or folder; the folder {folder} does not exist either")
-    neighbours = [str(folder / entry) for entry in sorted(os.listdir(folder)) if not entry.startswith(".")]
+    """Return the error for a path that is no file, with the nearest name in its folder or in `names`."""
+    if os.path.exists(path):
+        return UserError(f"{path}: not a regular file; expected a file to read")
+    if not os.path.isdir(path.parent):
+        return UserError(f"{path}: no such file or folder; the folder {path.parent} does not exist either")
     what = "no such file or folder" + (f", nor one of the sources {', '.join(names)}" if names else "")
-    return UserError(f"{path}: {what}{suggest(str(path), [*names, *neighbours])}")
+    return UserError(f"{path}: {what}{suggest(str(path), [*names, *sorted(path.parent.glob('[!.]*'))])}")
 
 
-def read_bytes(path: Path) -> bytes:
-    """Return the file's bytes, decompressed where its name ends in `.gz`.
+def read_text(path: Path | str, errors: str = "strict") -> str:
+    """Return a file's text: UTF-8, unpacked if `.gz`, without a byte order mark, line ends as `\\n`.
 
-    Raises UserError where the file is missing, no regular file, unreadable or not valid gzip.
+    UserError for a file that is missing, unreadable, no complete gzip, binary, or not UTF-8 (with the byte's
+    offset after unpacking); `errors="replace"` puts U+FFFD there instead.
     """
     path = Path(path)
-    if not os.path.exists(path):
+    if not os.path.isfile(path):
         raise missing(path)
-    if not path.is_file():
-        raise UserError(f"{path}: not a regular file; expected a file to read")
     try:
+        data = path.read_bytes()
         if path.name.lower().endswith(".gz"):
-            with gzip.open(path) as file:
-                return file.read()
-        return path.read_bytes()
+            data = gzip.decompress(data)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(f"{path}: not a complete gzip file ({error}); compress it again") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
-
-
-def read_text(path: Path, errors: str = "strict") -> str:
-    """Return the file's text: UTF-8, without a byte order mark, line ends as `\\n`.
-
-    `errors="replace"` puts U+FFFD where the bytes are not UTF-8 instead of raising. Raises UserError for
-    invalid UTF-8 (with the byte offset, counted from 0 after decompression) and for a binary file.
-    """
-    if errors not in ("strict", "replace"):
-        raise UserError(
-            f"--errors {errors}: expected strict or replace{suggest(errors, ('strict', 'replace'))}"
-        )
-    data = read_bytes(path)
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise UserError(f"{path}: starts with a UTF-16 byte order mark; save it as UTF-8")
-    if b"\x00" in data:
-        raise UserError(f"{path}: binary file (a zero byte at offset {data.index(0)}); expected UTF-8 text")
+    if b"\x00" in data or data[:2] in (b"\xff\xfe", b"\xfe\xff"):  # the second: byte order marks
+        raise UserError(f"{path}: a binary file or UTF-16 (0 at offset {data.find(0)}); save it as UTF-8")
     try:
         text = data.decode("utf-8", errors)
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path}: byte {error.start} (0x{data[error.start]:02x}) is not valid UTF-8; "
-            "save the file as UTF-8, or (train.py) go on with --errors replace"
-        ) from None
+        found = f"byte {error.start} (0x{data[error.start]:02x}) is not valid UTF-8; save it as UTF-8"
+        raise UserError(f"{path}: {found}, or (train.py) go on with --errors replace") from None
     return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
 
 
-def read_jsonl(path: Path, errors: str = "strict") -> Iterator[tuple[int, dict]]:
-    """Yield (line number from 1, object) for each line that is not blank; UserError where it is no object."""
-    for number, line in enumerate(read_text(path, errors).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}, line {number}: not JSON ({error}): {line[:40]!r}") from None
-        if not isinstance(record, dict):
-            raise UserError(f"{path}, line {number}: found {line[:40]!r}, expected a JSON object")
-        yield number, record
+def read_lines(path: Path | str, errors: str = "strict") -> Iterator[tuple[str, str]]:
+    """Yield (where, line) for each line, blank ones too; `where`, "FILE, line N", begins an error."""
+    for number, line in enumerate(read_text(path, errors).removesuffix("\n").split("\n"), start=1):
+        yield f"{path}, line {number}", line
+
+
+def read_jsonl(path: Path | str, errors: str = "strict") -> Iterator[tuple[str, dict]]:
+    """Yield (where, object) for each line that is not blank; UserError where it is no object."""
+    for where, line in read_lines(path, errors):
+        if line.strip():
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise UserError(f"{where}: not JSON ({error}): {line[:40]!r}") from None
+            if not isinstance(record, dict):
+                raise UserError(f"{where}: found {line[:40]!r}, expected a JSON object")
+            yield where, record
 
 
 def string_field(record: dict, field: str, where: str, errors: str = "strict") -> str:
@@ -107,30 +92,21 @@ def string_field(record: dict, field: str, where: str, errors: str = "strict") -
     value = record[field]
     if not isinstance(value, str):
         raise UserError(f"{where}: {field!r} is {value!r:.40}, expected a string")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:
-        # JSON can name half of a surrogate pair, which no tokenizer could turn into bytes.
-        if errors == "replace":
-            return re.sub("[\ud800-\udfff]", "\ufffd", value)
-        raise UserError(f"{where}: half a surrogate pair at character {error.start} of {field!r}") from None
-    return value
+    half = re.search("[\ud800-\udfff]", value)  # JSON can name half of a surrogate pair: no UTF-8 has it
+    if half and errors == "strict":
+        raise UserError(f"{where}: half a surrogate pair at character {half.start()} of {field!r}")
+    return re.sub("[\ud800-\udfff]", "\ufffd", value) if half else value
 
 
 def read_documents(path: Path, errors: str = "strict") -> list[str]:
     """Return the documents of one `.txt` or `.jsonl` file (or `.gz` of these) in order; [] if it is empty."""
     if kind(path) == ".jsonl":
-        texts = (
-            string_field(record, "text", f"{path}, line {number}", errors)
-            for number, record in read_jsonl(path, errors)
-        )
+        texts = [string_field(record, "text", where, errors) for where, record in read_jsonl(path, errors)]
     elif kind(path) == ".txt":
-        texts = (part.strip("\n") for part in BLANK_LINES.split(read_text(path, errors)))
+        texts = [part.strip("\n") for part in BLANK_LINES.split(read_text(path, errors))]
     else:
-        raise UserError(
-            f"{path}: a text file of kind {kind(path) or '(no suffix)'!r}; "
-            f"expected {', '.join(TEXT_SUFFIXES)}, one of these as .gz, or a folder of them"
-        )
+        expected = f"{', '.join(TEXT_SUFFIXES)}, one of these as .gz, or a folder of them"
+        raise UserError(f"{path}: a text file of kind {kind(path) or '(no suffix)'!r}; expected {expected}")
     return [text for text in texts if text.strip()]
 
 
@@ -141,9 +117,8 @@ def text_files(path: Path) -> list[Path]:
     """
     if not path.is_dir():
         return [path]
-    inside = (p for p in path.rglob("*") if kind(p) in TEXT_SUFFIXES and p.is_file())
-    files = sorted(p for p in inside if not any(part.startswith(".") for part in p.relative_to(path).parts))
-    if not files:
-        expected = ", ".join(TEXT_SUFFIXES)
-        raise UserError(f"{path}: a folder without text files; expected {expected}, or .gz of these")
-    return files
+    inside = sorted(p for p in path.rglob("*") if kind(p) in TEXT_SUFFIXES and p.is_file())
+    found = [p for p in inside if not any(part.startswith(".") for part in p.relative_to(path).parts)]
+    if not found:
+        raise UserError(f"{path}: no text files in it; expected {', '.join(TEXT_SUFFIXES)}, or .gz of these")
+    return found

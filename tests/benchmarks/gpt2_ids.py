@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from minilm import world
-from minilm.texts import python_docs
+from minilm.texts.corpus import python_docs
 from minilm.tokenizer.bpe import BPE
 
 PIECE = 100_000  # characters encoded at once
@@ -39,7 +39,7 @@ def scripts(n: int, seed: int) -> str:
 
 def mixed_text(n_byte: int) -> list[str]:
     """Return pieces of text of so many bytes in all, no two alike."""
-    docs = "\n".join(python_docs.documents())
+    docs = "\n".join(python_docs())
     code = "\n".join(
         p.read_text("utf-8", "replace") for p in sorted(Path(random.__file__).parent.glob("*.py"))
     )

