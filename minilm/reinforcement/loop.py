@@ -178,7 +178,7 @@ def mark_beginning(folder: Path, model: Transformer) -> None:
 def save_checkpoint(folder: Path, policy: Policy, optimizer, task: Task, rest: dict) -> None:
     """Write what `go_on_from` reads, and the policy as a model to load."""
     save_trainer(folder, rest | dict(model=policy.state_dict(), optimizer=optimizer.state_dict()))
-    save_model(folder, policy.model.state_dict(), policy.model.config.to_dict(), task.tokenizer)
+    save_model(folder, policy.model, task.tokenizer)
 
 
 def go_on_from(folder: Path, policy: Policy, optimizer) -> dict:

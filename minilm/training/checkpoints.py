@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..checkpoint import load_trainer, save_model, save_trainer, state_to_load
+from ..checkpoint import load_trainer, save_model, save_trainer
 from ..plumbing.devices import autocast, process_count, process_rank
 from ..plumbing.errors import UserError
 from ..plumbing.folders import TRAINER, trim_log
@@ -118,7 +118,7 @@ class Run:
         state |= dict(stopping=self.best.state, objective=self.objective.state)
         state |= dict(model=self.model.state_dict(), optimizer=self.optimizer.state_dict())
         save_trainer(self.folder, state)
-        save_model(self.folder, state_to_load(self.model), self.model.config.to_dict(), self.tokenizer)
+        save_model(self.folder, self.model, self.tokenizer)
 
     def interrupted(self) -> Interrupted:
         """Return how a run ends that somebody has stopped."""

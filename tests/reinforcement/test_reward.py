@@ -113,7 +113,7 @@ def test_a_folder_without_a_reward_model_is_refused(gpt, tmp_path):
 
 def test_the_learned_reward_is_the_model_s_and_never_moves(gpt, rollout, tmp_path):
     model = RewardModel(gpt)
-    save_model(tmp_path, model.state_dict(), gpt.config.to_dict(), TOKENIZER)
+    save_model(tmp_path, model, TOKENIZER)
     reward = LearnedReward(model)
     torch.testing.assert_close(reward(rollout, []), model(rollout.ids, rollout.mask).detach())
     assert not any(p.requires_grad for p in model.parameters())
