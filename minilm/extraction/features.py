@@ -20,6 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..model.config import ModelConfig
+from ..model.pooling import last_token, token_mean
 from ..plumbing.devices import autocast
 from ..plumbing.errors import UserError, suggest
 from ..tokenizer.rows import RaggedRows, text_rows
@@ -97,22 +98,6 @@ def pool(states: Sequence[Tensor], real: Tensor | None, how: Reading) -> Tensor:
     if how.pooling == "max":
         return (hidden if real is None else hidden.masked_fill(~real[..., None], -torch.inf)).amax(1)
     return last_token(hidden, real)
-
-
-def token_mean(hidden: Tensor, real: Tensor | None) -> Tensor:
-    """Return the mean over the real tokens: (B, T, D), (B, T) -> (B, D)."""
-    if real is None:
-        return hidden.mean(1)
-    weight = real.to(hidden.dtype) / real.sum(1, keepdim=True)  # (B, T), each row sums to 1
-    return (weight[:, None] @ hidden)[:, 0]  # (B, 1, T) @ (B, T, D) -> (B, 1, D) -> (B, D)
-
-
-def last_token(hidden: Tensor, real: Tensor | None) -> Tensor:
-    """Return the state of the last real token, whichever side is padded: (B, T, D), (B, T) -> (B, D)."""
-    if real is None:
-        return hidden[:, -1]
-    last = (real * torch.arange(real.shape[1], device=real.device)).argmax(1)  # (B,)
-    return hidden[torch.arange(len(hidden), device=hidden.device), last]
 
 
 def checked_rows(tokenizer, config: ModelConfig, texts: Sequence[str]) -> RaggedRows:

@@ -17,8 +17,8 @@ The two vectors of a pair are the means over all tokens of each text (Reimers an
 import torch
 from torch import Tensor, nn
 
-from ..extraction.features import last_token, token_mean
 from ..model.config import ModelConfig
+from ..model.pooling import last_token, token_mean
 from ..model.transformer import Transformer
 from .lora import merged_state
 

@@ -7,68 +7,56 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# What is added to a score that must not count. Finite, so that a query that may look at nothing (a padding
-# token on the left) gives ordinary numbers, which nobody reads, where -inf would give NaN.
+# What is added to a score that must not count: its weight is then exactly 0, as with -inf. But a query that
+# may look at nothing (padding on the left) has only such scores: -inf would make its row 0 / 0 = NaN, and one
+# NaN spoils every gradient. Finite, they give ordinary numbers, which nobody reads.
 BLOCKED = -1e9
 
 # Differs from the paper (Press et al. 2022: 2^(-8h/H) for head h): steeper, for contexts of tens of tokens.
-# The first head sees little more than the token before, the last one sees all tokens alike.
+# The first head sees little more than the token before, the last one sees all tokens alike; then again.
 ALIBI_SLOPES = (1.5, 0.5, 0.1, 0.0)
 
 
 def causal_mask(n_query: int, n_key: int, device=None) -> Tensor:
     """Return a boolean (T, S) mask: query t may look at key s where s is not later.
 
-    The queries are the last T of the S positions, so query t stands at position S - T + t.
+    The queries are the last T of the S positions (with a cache T < S): query t stands at position S - T + t.
     """
     query = torch.arange(n_key - n_query, n_key, device=device)  # (T,)
-    return torch.arange(n_key, device=device) <= query[:, None]  # (T, S)
+    return torch.arange(n_key, device=device) <= query[:, None]  # (S,) <= (T, 1) -> (T, S)
 
 
 def alibi_bias(n_head: int, n_query: int, n_key: int, device=None) -> Tensor:
     """Return (H, T, S): minus slope times distance, added to the scores in place of position embeddings.
 
-    Source: Press et al. 2022, "Train Short, Test Long", section 3. Differs from the paper: other slopes (see
-    `ALIBI_SLOPES`; head h takes slope h mod 4), and in an encoder the distance counts in both directions.
+    Source: Press et al. 2022, section 3. Differs from the paper: in an encoder both directions count.
     """
     query = torch.arange(n_key - n_query, n_key, device=device)
     distance = (torch.arange(n_key, device=device) - query[:, None]).abs()  # (T, S)
     slopes = torch.tensor([ALIBI_SLOPES[h % len(ALIBI_SLOPES)] for h in range(n_head)], device=device)
-    return -slopes[:, None, None] * distance  # (H, T, S)
+    return -slopes[:, None, None] * distance  # (H, 1, 1) * (T, S) -> (H, T, S)
 
 
-def explicit_attention(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, causal: bool = False, dropout: float = 0.0
-) -> tuple[Tensor, Tensor]:
-    """Attention written out (Vaswani et al. 2017, equation 1).
+def explicit_attention(q, k, v, bias=None, causal=False, dropout=0.0) -> tuple[Tensor, Tensor]:
+    """Attention written out (equation 1), of q (B, H, T, d_head) to k and v (B, H, S, d_head).
 
-    Args:
-        q: (B, H, T, d_head). k, v: (B, H, S, d_head).
-        bias: added to the scores, broadcast to (B, H, T, S); `BLOCKED` where a query must not look.
-        causal: query t looks at no key after it.
-        dropout: share of the weights set to zero.
-
-    Returns:
-        The mixed values (B, H, T, d_head) and the weights (B, H, T, S). A row of weights sums to 1 before
-        dropout.
+    `bias` is added to the scores, broadcast to (B, H, T, S): `BLOCKED` where a query must not look. Returns
+    the mixed values (B, H, T, d_head) and the weights (B, H, T, S).
     """
-    # (B, H, T, d_head) @ (B, H, d_head, S) -> (B, H, T, S)
-    scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
+    # A sum of d_head products of size 1 has size sqrt(d_head). Divided by it, the scores keep their size at
+    # any width; undivided, the softmax would give one key all the weight and the others no gradient.
+    scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5  # (.., T, d_head) @ (.., d_head, S) -> (.., T, S)
     if bias is not None:
         scores = scores + bias
     if causal:
         scores = scores.masked_fill(~causal_mask(q.shape[-2], k.shape[-2], q.device), BLOCKED)
-    weights = F.dropout(scores.softmax(dim=-1), dropout)  # (B, H, T, S)
+    weights = scores.softmax(dim=-1)  # over the keys: each query shares out a weight of 1
+    weights = F.dropout(weights, dropout)  # (B, H, T, S)
     return weights @ v, weights  # (B, H, T, S) @ (B, H, S, d_head) -> (B, H, T, d_head)
 
 
-def fast_attention(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, causal: bool = False, dropout: float = 0.0
-) -> Tensor:
-    """The same as `explicit_attention` in one fused call, which never holds the (T, S) weights in memory.
-
-    Source: Dao et al. 2022, "FlashAttention". Shapes as in `explicit_attention`; no weights are returned.
-    """
+def fast_attention(q, k, v, bias=None, causal=False, dropout=0.0) -> Tensor:
+    """The same in one fused call, which never holds the (T, S) weights (Dao et al. 2022, FlashAttention)."""
     if causal and (bias is not None or q.shape[-2] != k.shape[-2]):  # PyTorch's is_causal covers neither case
         later = ~causal_mask(q.shape[-2], k.shape[-2], q.device)  # (T, S)
         bias, causal = (q.new_zeros(()) if bias is None else bias).masked_fill(later, BLOCKED), False
@@ -76,10 +64,7 @@ def fast_attention(
 
 
 class KeyValueCache:
-    """The keys and values of one attention layer, kept while a text is generated token by token.
-
-    Self-attention appends to buffers of a fixed length; cross-attention stores the encoder's once.
-    """
+    """The keys and values of one layer, kept while a text is written: a later token does not change them."""
 
     def __init__(self, max_length: int):
         self.max_length = max_length
@@ -87,21 +72,16 @@ class KeyValueCache:
         self.k = self.v = None  # (B, H, max_length, d_head) each, made at the first call
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store k and v (B, H, T, d_head) of T new positions; return those of all S positions so far.
-
-        Raises:
-            ValueError: where they do not fit; the cache stays as it was.
-        """
+        """Store k and v (B, H, T, d_head) of T new positions; return those of all S positions so far."""
+        B, H, T, d_head = k.shape
+        if self.length + T > self.max_length:
+            raise ValueError(f"the cache holds {self.max_length} positions, not {self.length + T}")
         if self.k is None:
-            B, H, _, d_head = k.shape
             self.k = k.new_empty(B, H, self.max_length, d_head)
             self.v = k.new_empty(B, H, self.max_length, d_head)
-        start, end = self.length, self.length + k.shape[2]
-        if end > self.max_length:
-            raise ValueError(f"the cache holds {self.max_length} positions, not {end}")
-        self.k.narrow(2, start, end - start).copy_(k)  # [:, :, start:end] does the same in twice the time
-        self.v.narrow(2, start, end - start).copy_(v)
-        self.length = end
+        self.k.narrow(2, self.length, T).copy_(k)  # a slice does the same in twice the time
+        self.v.narrow(2, self.length, T).copy_(v)
+        self.length += T
         return self.contents()
 
     def contents(self) -> tuple[Tensor, Tensor]:
@@ -115,41 +95,30 @@ class KeyValueCache:
 
 
 class MultiHeadAttention(nn.Module):
-    """H attentions side by side, each on d_head = D / H numbers (Vaswani et al. 2017, section 3.2.2).
-
-    With `explicit` set, `explicit_attention` runs in place of `fast_attention` and the weights of the last
-    call stay in `weights`, (B, H, T, S), to be printed.
-    """
+    """H attentions side by side, each on d_head = D / H numbers (section 3.2.2): each may look elsewhere."""
 
     def __init__(self, d_model: int, n_head: int, dropout: float = 0.0):
         super().__init__()
         self.n_head = n_head
         self.dropout = dropout
-        self.q = nn.Linear(d_model, d_model)
+        self.q = nn.Linear(d_model, d_model)  # W_Q of all heads in one matrix; W_K, W_V likewise
         self.k = nn.Linear(d_model, d_model)
         self.v = nn.Linear(d_model, d_model)
-        self.out = nn.Linear(d_model, d_model)
-        self.explicit = False
-        self.weights: Tensor | None = None
+        self.out = nn.Linear(d_model, d_model)  # W_O, which mixes the heads
+        self.explicit = False  # true: attention written out, whose last weights stay in `weights`
+        self.weights: Tensor | None = None  # (B, H, T, S)
 
-    def forward(
-        self,
-        x: Tensor,
-        memory: Tensor | None = None,
-        bias: Tensor | None = None,
-        causal: bool = False,
-        cache: KeyValueCache | None = None,
-    ) -> Tensor:
+    def forward(self, x: Tensor, memory=None, bias=None, causal=False, cache=None) -> Tensor:
         """Let each position of x (B, T, D) gather from x or, in cross-attention, from memory (B, S, D).
 
-        `bias` and `causal` are those of `explicit_attention`. Returns (B, T, D).
+        `bias`, `causal`: as in `explicit_attention`; `cache`: a `KeyValueCache`. Returns (B, T, D).
         """
-        q = self.split_heads(self.q(x))
+        q = self.split_heads(self.q(x))  # (B, H, T, d_head)
         if memory is not None and cache is not None and cache.length:  # the encoder's text does not change
             k, v = cache.contents()
         else:
             source = x if memory is None else memory
-            k, v = self.split_heads(self.k(source)), self.split_heads(self.v(source))
+            k, v = self.split_heads(self.k(source)), self.split_heads(self.v(source))  # (B, H, S, d_head)
             if cache is not None:
                 k, v = cache.append(k, v)
         dropout = self.dropout if self.training else 0.0
@@ -157,10 +126,10 @@ class MultiHeadAttention(nn.Module):
             mixed, self.weights = explicit_attention(q, k, v, bias, causal, dropout)
         else:
             mixed = fast_attention(q, k, v, bias, causal, dropout)
-        # (B, H, T, d_head) -> (B, T, H, d_head) -> (B, T, D)
+        # (B, H, T, d_head) -> (B, T, H, d_head) -> (B, T, D): the heads' results side by side
         return self.out(mixed.transpose(1, 2).flatten(2))
 
     def split_heads(self, x: Tensor) -> Tensor:
-        """(B, T, D) -> (B, H, T, d_head)."""
+        """(B, T, D) -> (B, T, H, d_head) -> (B, H, T, d_head)."""
         B, T, D = x.shape
         return x.view(B, T, self.n_head, D // self.n_head).transpose(1, 2)

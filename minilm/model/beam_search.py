@@ -10,58 +10,24 @@ from .sampling import NEVER, SamplingRule
 def length_normaliser(n_token: Tensor, length_penalty: float) -> Tensor:
     """Return what the log-probability of n new tokens is divided by: ((5 + n) / 6) ** length_penalty.
 
-    A longer text is always less likely, so without the division (length_penalty 0) short texts win.
-    Source: Wu et al. 2016, "Google's Neural Machine Translation System", section 7, equation 14, without the
-    coverage term. Vaswani et al. 2017, section 6.1, take 0.6.
+    Source: Wu et al. 2016, equation 14, without coverage. Vaswani et al. 2017, section 6.1, take 0.6.
     """
+    # Each token multiplies by a probability below 1: undivided (length_penalty 0), short texts always win.
     return ((5.0 + n_token) / 6.0) ** length_penalty
 
 
-def beam_search(
-    draft: Draft, rule: SamplingRule, limits: Tensor, n_beam: int, length_penalty: float, pad_id: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Write the best continuation that a beam finds for each of B prompts.
-
-    At each step every text of the beam is continued by every token, and the `n_beam` best of these are kept.
-    A text that has ended stays in the beam with its final score until better ones push it out; the best of
-    them is remembered even then. One beam is greedy decoding. The score is the log-probability divided by
-    `length_normaliser`.
-
-    Differs from the usual search: the greedy text is written along and takes part at the end. A beam can drop
-    it and end up below it; so it never does here.
-
-    Args:
-        draft: the prompts, a `Draft` of B rows with room for max(limits) new tokens.
-        rule: the `SamplingRule` that gives the log-probabilities.
-        limits: (B,), the most new tokens that each text may have.
-        pad_id: what stands after the end of a text.
-
-    Returns:
-        The new tokens (B, n), their log-probabilities (B, n), and how many there are (B,).
-    """
-    beam = Beam(draft, rule, limits, n_beam, length_penalty, pad_id)
-    logits = draft.next_logits()[beam.copies]  # the prompt is read once; each text of the beam gets a copy
-    draft.reorder(beam.copies)
-    for step in range(int(limits.max())):
-        beam.advance(logits if step == 0 else draft.next_logits(), step)
-        if beam.is_settled():
-            break
-    return beam.best_ids, beam.best_log_probs, beam.best_length
-
-
 class Beam:
-    """The K texts kept for each of B prompts and the greedy one, R = K + 1 rows; and the best that ended."""
+    """The K = n_beam texts kept for each of B prompts, and the greedy one: R = K + 1 rows a prompt.
 
-    def __init__(
-        self,
-        draft: Draft,
-        rule: SamplingRule,
-        limits: Tensor,
-        n_beam: int,
-        length_penalty: float,
-        pad_id: int,
-    ):
-        B, R, n_prompt, device = len(limits), n_beam + 1, draft.length, limits.device
+    At each step every text is continued by every token, and the K best of these are kept, by log-probability
+    / `length_normaliser`. A text that has ended stays with its final score until better ones push it out; the
+    best of them is remembered even then. Differs from the usual search: the greedy text is written along and
+    takes part at the end, as a beam can drop it and end up below it.
+    """
+
+    def __init__(self, draft: Draft, rule: SamplingRule, limits, n_beam, length_penalty, pad_id):
+        """`draft`: B prompts. `limits`: (B,), the most new tokens of each. `pad_id` stands after the end."""
+        B, R, device = len(limits), n_beam + 1, limits.device
         self.draft, self.rule, self.limits, self.length_penalty = draft, rule, limits, length_penalty
         self.first_row = torch.arange(B, device=device)[:, None] * R  # (B, 1)
         self.copies = torch.arange(B, device=device).repeat_interleave(R)  # (B * R,)
@@ -69,23 +35,33 @@ class Beam:
         self.total[:, [0, -1]] = 0.0  # all K are the prompt: counting one avoids K equal texts
         self.length = torch.zeros(B, R, dtype=torch.long, device=device)  # new tokens
         self.ended = (limits <= 0)[:, None].expand(B, R)
-        self.pad_id, self.new = pad_id, slice(n_prompt, None)  # the columns of the new tokens
+        self.pad_id, self.new = pad_id, slice(draft.length, None)  # the columns of the new tokens
         self.best_score = torch.full((B,), NEVER, device=device)
         self.best_ids = torch.full_like(draft.ids[:, self.new], pad_id)  # (B, n)
         self.best_log_probs = torch.zeros_like(draft.log_probs[:, self.new])  # (B, n)
         self.best_length = torch.zeros_like(limits)
 
-    def advance(self, logits: Tensor, step: int) -> None:
+    def search(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the new tokens (B, n), their log-probabilities (B, n), and how many there are (B,)."""
+        logits = self.draft.next_logits()[self.copies]  # the prompt is read once; each text gets a copy
+        self.draft.reorder(self.copies)
+        for step in range(int(self.limits.max())):
+            self.advance(self.draft.next_logits() if step else logits)
+            if self.is_settled():
+                break
+        return self.best_ids, self.best_log_probs, self.best_length
+
+    def advance(self, logits: Tensor) -> None:
         """Continue every text by every token and keep the K best; logits (B * R, V)."""
         B, R, V = *self.total.shape, logits.shape[-1]
-        log_probs = self.rule.log_probabilities(logits, self.draft.seen, step).view(B, R, V)
+        log_probs = self.rule.log_probabilities(logits).view(B, R, V)
         padding = torch.full_like(log_probs[0, 0], NEVER)  # (V,)
         padding[self.pad_id] = 0.0  # an ended text is continued by padding, for nothing
         log_probs = torch.where(self.ended[..., None], padding, log_probs)
-        total = self.total[..., None] + log_probs  # (B, R, V)
+        total = self.total[..., None] + log_probs  # (B, R, 1) + (B, R, V) -> (B, R, V)
         length = self.length + ~self.ended  # (B, R)
         scores = total / length_normaliser(length, self.length_penalty)[..., None]
-        best = scores[:, :-1].flatten(1).topk(R - 1).indices  # (B, K) out of (B, K * V)
+        best = scores[:, :-1].flatten(1).topk(R - 1).indices  # (B, K) out of (B, K * V): all texts compete
         greedy = scores[:, -1:].argmax(2) + (R - 1) * V  # (B, 1), goes on from its own row alone
         index = torch.cat([best, greedy], dim=1)  # (B, R) into (B, R * V)
         parent, token = index // V, index % V

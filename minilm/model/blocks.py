@@ -1,9 +1,7 @@
-"""The transformer: embeddings, the feed-forward part, a block, and a stack of blocks.
+"""The transformer: what comes in, the feed-forward part, a block, and a stack of blocks.
 
 Encoder and decoder are the same stack. They differ by the mask (a decoder's position sees no later one) and
-by cross-attention (a decoder's block also looks at the encoder's result).
-
-Sources: Vaswani et al. 2017, section 3; Devlin et al. 2019 (segments); Radford et al. 2019 (pre-norm).
+by cross-attention (a decoder's block also looks at the encoder's result). Vaswani et al. 2017, section 3.
 """
 
 import torch
@@ -11,10 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..plumbing.errors import UserError
-from .attention import BLOCKED, KeyValueCache, MultiHeadAttention, alibi_bias
+from .attention import BLOCKED, MultiHeadAttention, alibi_bias
 from .config import ModelConfig
 
-ALL = slice(None)  # positions
 ACTIVATIONS = {
     "relu": F.relu,
     "gelu": F.gelu,
@@ -25,6 +22,7 @@ ACTIVATIONS = {
 def sinusoidal_positions(n_position: int, d_model: int) -> Tensor:
     """Return (n_position, D): sines in even columns, cosines in odd (Vaswani et al. 2017, section 3.5)."""
     position = torch.arange(n_position, dtype=torch.float64)[:, None]  # (n_position, 1)
+    # Wavelengths from 2 pi to 10000 * 2 pi: fast columns tell neighbours apart, slow ones near from far.
     rate = 10000.0 ** (-torch.arange(0, d_model, 2, dtype=torch.float64) / d_model)  # (D / 2,)
     table = torch.zeros(n_position, d_model, dtype=torch.float64)
     table[:, 0::2] = torch.sin(position * rate)
@@ -39,45 +37,44 @@ def token_positions(attention_mask: Tensor | None, n_query: int, n_past: int, de
     """
     if attention_mask is None:
         return torch.arange(n_past, n_past + n_query, device=device)
-    return (attention_mask.long().cumsum(1) - 1).clamp(min=0)[:, -n_query:]
+    return (attention_mask.long().cumsum(1) - 1).clamp(min=0)[:, -n_query:]  # 0 0 1 1 1 -> 0 0 0 1 2
 
 
-class Embeddings(nn.Module):
-    """What is added to the token vectors before the first block: position, segment, norm, dropout."""
+def padding_bias(attention_mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """Mask (B, S), 1 for real and 0 for padding -> (B, 1, 1, S), 0 and `BLOCKED`, to add to scores."""
+    if attention_mask is None:
+        return None
+    return (attention_mask == 0)[:, None, None, :].to(dtype) * BLOCKED
+
+
+class InputRepresentation(nn.Module):
+    """Token vectors + positions + segments: what the first block reads (Devlin et al. 2019, figure 2)."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        D = config.d_model
+        D, n_position = config.d_model, config.max_positions + config.position_offset
         self.offset = config.position_offset
+        # Token vectors are small where they are the output matrix, too; sinusoids have size 1 (section 3.4).
         self.scale = D**0.5 if config.scale_embeddings else 1.0
-        self.position = self.segment = self.norm = None
-        if config.positions == "learned":
-            self.position = nn.Embedding(config.max_positions + config.position_offset, D)
-        if config.positions == "sinusoidal":
-            table = sinusoidal_positions(config.max_positions + config.position_offset, D)
-            self.register_buffer("sinusoid", table, persistent=False)
-        self.kind = config.positions
-        self.max_positions = config.max_positions
-        if config.n_segments:
-            self.segment = nn.Embedding(config.n_segments, D)
-        if config.embedding_norm:
-            self.norm = nn.LayerNorm(D, eps=config.norm_eps)
+        self.position = nn.Embedding(n_position, D) if config.positions == "learned" else None
+        sinusoid = sinusoidal_positions(n_position, D) if config.positions == "sinusoidal" else None
+        self.register_buffer("sinusoid", sinusoid, persistent=False)
+        self.segment = nn.Embedding(config.n_segments, D) if config.n_segments else None
+        self.norm = nn.LayerNorm(D, eps=config.norm_eps) if config.embedding_norm else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, token_vectors: Tensor, positions: Tensor, token_type_ids: Tensor | None) -> Tensor:
         """Token vectors (B, T, D), positions (T,) or (B, T), segments (B, T) -> hidden states (B, T, D)."""
         x = token_vectors if self.scale == 1 else token_vectors * self.scale
-        if self.kind == "learned":
-            x = x + self.position(positions + self.offset)
-        elif self.kind == "sinusoidal":
+        if self.position is not None:
+            x = x + self.position(positions + self.offset)  # (B, T, D) + (T, D) or (B, T, D)
+        elif self.sinusoid is not None:  # neither: ALiBi's bias tells the order
             x = x + self.sinusoid[positions + self.offset]
         if self.segment is not None:
             if token_type_ids is None:  # a single text is text A
                 token_type_ids = torch.zeros(x.shape[:2], dtype=torch.long, device=x.device)
             x = x + self.segment(token_type_ids)
-        if self.norm is not None:
-            x = self.norm(x)
-        return self.dropout(x) if self.training else x
+        return self.dropout(self.norm(x))
 
 
 class FeedForward(nn.Module):
@@ -94,25 +91,8 @@ class FeedForward(nn.Module):
         return self.down(self.activation(self.up(x)))
 
 
-class BlockCache:
-    """The caches of one block: its own earlier positions, and the encoder's text."""
-
-    def __init__(self, max_length: int, memory_length: int = 0):
-        self.self_attention = KeyValueCache(max_length)
-        self.cross_attention = KeyValueCache(memory_length)
-
-    def reorder(self, rows: Tensor) -> None:
-        """See `KeyValueCache.reorder`."""
-        self.self_attention.reorder(rows)
-        self.cross_attention.reorder(rows)
-
-
 class Block(nn.Module):
-    """Self-attention, cross-attention where there is an encoder to look at, feed-forward.
-
-    Each part is added to the stream x, with the layer norm after the sum (`post`, as in the paper of 2017) or
-    before the part (`pre`, as in GPT-2).
-    """
+    """Self-attention, cross-attention where there is an encoder to look at, feed-forward."""
 
     def __init__(self, config: ModelConfig, cross: bool):
         super().__init__()
@@ -126,127 +106,92 @@ class Block(nn.Module):
         self.feed_forward_norm = nn.LayerNorm(D, eps=config.norm_eps)
         self.dropout = nn.Dropout(config.dropout)
 
-    def add(self, x: Tensor, part, norm: nn.LayerNorm, wanted: slice = ALL) -> Tensor:
-        """x + part(norm(x)) in pre-norm, norm(x + part(x)) in post-norm; (B, T, D) -> (B, T, D).
+    def forward(self, x: Tensor, bias, causal, memory=None, memory_bias=None, cache=None) -> Tensor:
+        """Hidden states x (B, T, D) -> (B, T, D); memory (B, S, D) is the encoder's result, if any."""
+        own, past = cache or (None, None)
+        x = self.add(x, self.self_attention, self.self_attention_norm, bias=bias, causal=causal, cache=own)
+        if self.cross_attention is not None:
+            x = self.add(x, self.cross_attention, self.cross_attention_norm, memory, memory_bias, cache=past)
+        return self.add(x, self.feed_forward, self.feed_forward_norm)
 
-        `wanted`: the positions that `part` gives, and so does this.
-        """
-        change = part(norm(x)) if self.pre else part(x)
-        x = x if wanted == ALL else x[:, wanted]
+    def add(self, x: Tensor, part: nn.Module, norm: nn.LayerNorm, *args, **options) -> Tensor:
+        """Add to the stream x (B, T, D) what a part makes of it and of its other arguments."""
+        # post, as in 2017: norm(x + part(x)). The gradient passes every norm on its way down, and deep stacks
+        #     need a long warm-up for that.
+        # pre, as in GPT-2: x + part(norm(x)). The stream runs from the input to the end untouched, and so
+        #     does its gradient: deep stacks train easily. It grows from sum to sum; a final norm ends that.
+        change = part(norm(x) if self.pre else x, *args, **options)
         if self.training:  # calling it to change nothing would cost a twentieth of a generated token
             change = self.dropout(change)
         return x + change if self.pre else norm(x + change)
 
-    def forward(
-        self,
-        x: Tensor,
-        bias: Tensor | None,
-        causal: bool,
-        memory: Tensor | None = None,
-        memory_bias: Tensor | None = None,
-        cache: BlockCache | None = None,
-        wanted: slice = ALL,
-    ) -> Tensor:
-        """Hidden states x (B, T, D) -> (B, T, D); memory (B, S, D) is the encoder's result, if any.
+    def forward_at(self, chosen: slice, x: Tensor, bias, causal, memory=None, memory_bias=None) -> Tensor:
+        """`forward(x, ...)[:, chosen]`, (B, n, D), without the work for the other positions.
 
-        Only the positions that are `wanted` are computed, (B, n_wanted, D): they look at all T, but what the
-        others would become is left out.
+        The chosen ones still look at all T. With `causal` they must be the last ones, slice(-n, None).
         """
-        own = cache.self_attention if cache else None
-        if wanted == ALL:
-            look = lambda h: self.self_attention(h, None, bias, causal, own)
-        else:
-            look = lambda h: self.self_attention(h[:, wanted], h, rows_of(bias, wanted), causal)
-        x = self.add(x, look, self.self_attention_norm, wanted)
+        norm = self.self_attention_norm
+        h = norm(x) if self.pre else x  # (B, T, D)
+        if bias is not None and bias.shape[2] > 1:  # a row for each query
+            bias = bias[:, :, chosen]  # (., ., T, S) -> (., ., n, S)
+        change = self.dropout(self.self_attention(h[:, chosen], h, bias, causal))  # (B, n, D)
+        x = x[:, chosen] + change if self.pre else norm(x[:, chosen] + change)
         if self.cross_attention is not None:
-            past = cache.cross_attention if cache else None
-            look = lambda h: self.cross_attention(h, memory, memory_bias, False, past)
-            x = self.add(x, look, self.cross_attention_norm)
+            x = self.add(x, self.cross_attention, self.cross_attention_norm, memory, memory_bias)
         return self.add(x, self.feed_forward, self.feed_forward_norm)
 
 
 class Stack(nn.Module):
-    """Embeddings and n_layer blocks: an encoder, or with `causal` a decoder."""
+    """The input and n_layer blocks: an encoder, or with `causal` a decoder."""
 
     def __init__(self, config: ModelConfig, n_layer: int, causal: bool, cross: bool = False):
         super().__init__()
         self.config = config
         self.causal = causal
-        self.embeddings = Embeddings(config)
+        self.embeddings = InputRepresentation(config)
         self.blocks = nn.ModuleList(Block(config, cross) for _ in range(n_layer))
-        self.norm = nn.LayerNorm(config.d_model, eps=config.norm_eps) if config.final_norm else None
+        self.norm = nn.LayerNorm(config.d_model, eps=config.norm_eps) if config.final_norm else nn.Identity()
 
     def forward(
-        self,
-        token_vectors: Tensor,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        memory: Tensor | None = None,
-        memory_mask: Tensor | None = None,
-        caches: list[BlockCache] | None = None,
-        wanted: slice = ALL,
+        self, vectors, attention_mask=None, token_type_ids=None, memory=None, memory_mask=None, caches=None
     ) -> tuple[Tensor, ...]:
-        """Run all blocks.
+        """Token vectors (B, T, D) -> n_layer + 1 hidden states (B, T, D): the input, then each block's.
 
-        Args:
-            token_vectors: (B, T, D), the rows of the token embedding.
-            attention_mask: (B, S), 1 for a real token and 0 for padding; with caches S counts the past too,
-                else S = T.
-            token_type_ids: (B, T), 0 for text A and 1 for text B.
-            memory, memory_mask: the encoder's last hidden states (B, S, D) and their mask (B, S).
-            caches: one per block, to continue a text of which only the T newest tokens are given.
-            wanted: without caches, the positions of the last block that are computed; with `causal` they must
-                be the last ones, slice(-n, None).
-
-        Returns:
-            n_layer + 1 hidden states (B, T, D): the embeddings first, the last one after the final norm
-            (and (B, n_wanted, D) where not all are wanted).
-
-        Raises:
-            UserError: where the text is longer than `max_positions`.
-            ValueError: where the mask is not (B, S), and for caches where not all positions are wanted.
+        `attention_mask` (B, S): 1 real, 0 padding. `token_type_ids` (B, T): 0 text A, 1 text B. `memory`: the
+        encoder's last hidden states (B, S, D), with their mask. `caches`: one pair a block (`new_caches`), to
+        continue a text of which only the T newest of S tokens are given; without, S = T.
         """
-        if caches and wanted != ALL:  # the last block would keep no keys and values
-            raise ValueError("caches need all positions: leave n_last out")
-        T = token_vectors.shape[1]
-        n_past = caches[0].self_attention.length if caches else 0
-        S = n_past + T
-        if S > self.config.max_positions:
-            raise UserError(
-                f"{S} tokens, but the model has {self.config.max_positions} positions: cut the text"
-            )
-        if attention_mask is not None and attention_mask.shape[1] != S:  # would broadcast, and be wrong
-            raise ValueError(f"attention_mask has {attention_mask.shape[1]} columns for {S} positions")
-        positions = token_positions(attention_mask, T, n_past, token_vectors.device)
-        x = self.embeddings(token_vectors, positions, token_type_ids)
-        bias = self.attention_bias(attention_mask, T, S, x)
-        memory_bias = None if memory is None else padding_bias(memory_mask, x.dtype)
-        causal = self.causal and T > 1  # the newest token alone may look at everything there is
+        n_past = caches[0][0].length if caches else 0
+        x, *sight = self.prepare(vectors, attention_mask, token_type_ids, memory, memory_mask, n_past)
         states = [x]
         for i, block in enumerate(self.blocks):
-            here = wanted if i == len(self.blocks) - 1 else ALL
-            x = block(x, bias, causal, memory, memory_bias, caches[i] if caches else None, here)
-            states.append(x)
-        if self.norm is not None:
-            states[-1] = self.norm(x)
-        return tuple(states)
+            states.append(block(states[-1], *sight, caches[i] if caches else None))
+        return (*states[:-1], self.norm(states[-1]))
 
-    def attention_bias(self, attention_mask: Tensor | None, T: int, S: int, x: Tensor) -> Tensor | None:
-        """Return what is added to the scores (B, H, T, S): padding blocked, distance penalised."""
-        bias = padding_bias(attention_mask, x.dtype)
+    def forward_at(self, chosen: slice, *args) -> tuple[Tensor, ...]:
+        """`forward(*args)` without caches; the last states hold the chosen positions alone, (B, n, D)."""
+        x, *sight = self.prepare(*args)
+        states = [x]
+        for block in self.blocks[:-1]:  # every position: the last block looks at all of them
+            states.append(block(states[-1], *sight))
+        return (*states, self.norm(self.blocks[-1].forward_at(chosen, states[-1], *sight)))
+
+    def prepare(
+        self, vectors, attention_mask=None, token_type_ids=None, memory=None, memory_mask=None, n_past=0
+    ) -> tuple:
+        """Return what the first block reads, and what each block is told besides (see `Block.forward`)."""
+        T, limit = vectors.shape[1], self.config.max_positions
+        S = n_past + T
+        if S > limit:
+            raise UserError(f"{S} tokens, but the model has {limit} positions: cut the text")
+        if attention_mask is not None and attention_mask.shape[1] != S:  # would broadcast, and be wrong
+            raise ValueError(f"attention_mask has {attention_mask.shape[1]} columns for {S} positions")
+        positions = token_positions(attention_mask, T, n_past, vectors.device)
+        x = self.embeddings(vectors, positions, token_type_ids)
+        bias = padding_bias(attention_mask, x.dtype)  # (B, 1, 1, S) or none
         if self.config.positions == "alibi":
-            penalty = alibi_bias(self.config.n_head, T, S, x.device).to(x.dtype)  # (H, T, S)
-            bias = penalty[None] if bias is None else bias + penalty
-        return bias
-
-
-def rows_of(bias: Tensor | None, wanted: slice) -> Tensor | None:
-    """Return what these queries of a bias (B or 1, H or 1, T or 1, S) have added to their scores."""
-    return bias if bias is None or bias.shape[2] == 1 else bias[:, :, wanted]
-
-
-def padding_bias(attention_mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """Mask (B, S), 1 for real and 0 for padding -> (B, 1, 1, S), 0 and `BLOCKED`, to add to scores."""
-    if attention_mask is None:
-        return None
-    return (attention_mask == 0)[:, None, None, :].to(dtype) * BLOCKED
+            penalty = alibi_bias(self.config.n_head, T, S, x.device).to(x.dtype)[None]  # (1, H, T, S)
+            bias = penalty if bias is None else bias + penalty  # (B, H, T, S)
+        memory_bias = None if memory is None else padding_bias(memory_mask, x.dtype)
+        causal = self.causal and T > 1  # the newest token alone may look at everything there is
+        return x, bias, causal, memory, memory_bias

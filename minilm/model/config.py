@@ -1,4 +1,4 @@
-"""What a model is: one frozen dataclass, and one row of a table for each published model.
+"""What a model is: one frozen dataclass, and the table of the published models.
 
 BERT, GPT-2, BART, DistilBERT and the Transformer of 2017 differ in the fields below and in nothing else.
 """
@@ -11,11 +11,7 @@ from ..plumbing.errors import UserError, suggest
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The shape of a model. Nothing else says what a model is.
-
-    Raises:
-        UserError: when the fields contradict each other; the message names the flag.
-    """
+    """The shape of a model. Raises UserError, which names the flag, when the fields contradict each other."""
 
     vocab_size: int = 30522  # V: tokens of the vocabulary
     n_encoder_layer: int = 0  # blocks of the encoder, in which every token sees every token (0: no encoder)
@@ -43,43 +39,30 @@ class ModelConfig:
     norm_eps: float = 1e-5  # added to the variance inside the layer norm
 
     def __post_init__(self):
-        for name in ("vocab_size", "d_model", "n_head", "d_ff", "max_positions"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{_flag(name)} {getattr(self, name)}: must be 1 or more")
-        for name in ("n_segments", "position_offset", "init_std", "norm_eps"):
-            if (getattr(self, name) or 0) < 0:
-                raise UserError(f"{_flag(name)} {getattr(self, name)}: must not be below 0")
-        if self.n_encoder_layer < 0 or self.n_decoder_layer < 0 or self.n_layer == 0:
-            raise UserError(
-                f"--n-encoder-layer {self.n_encoder_layer}, --n-decoder-layer {self.n_decoder_layer}: "
-                "at least one must be 1 or more, none below 0"
-            )
+        for name, value in asdict(self).items():
+            if name in ("vocab_size", "d_model", "n_head", "d_ff", "max_positions"):
+                right, must = value >= 1, "be 1 or more"
+            elif name in ("dropout", "attention_dropout"):
+                right, must = 0 <= value < 1, "lie in [0, 1)"
+            elif name in ("positions", "norm", "activation"):
+                allowed = ModelConfig.__annotations__[name].__args__
+                right = value in allowed
+                must = f"be one of {', '.join(allowed)}{suggest(str(value), allowed)}"
+            else:
+                right, must = value is None or value >= 0, "not be below 0"
+            if not right:
+                raise UserError(f"--{name.replace('_', '-')} {value}: must {must}")
+        if self.n_layer == 0:
+            raise UserError("--n-encoder-layer 0, --n-decoder-layer 0: at least one must be 1 or more")
         if self.d_model % self.n_head:
             raise UserError(
-                f"--d-model {self.d_model} is not divisible by --n-head {self.n_head}: "
-                f"each head takes d_model / n_head numbers; try --d-model {self.n_head * self.d_head}"
+                f"--d-model {self.d_model} is not divisible by --n-head {self.n_head}: each head takes an "
+                f"equal share; try --d-model {self.n_head * (self.d_model // self.n_head + 1)}"
             )
-        if self.next_sentence and not (self.pooler and self.n_encoder_layer):
-            raise UserError(
-                "--next-sentence needs an encoder and --pooler: its head reads the pooled first token"
-            )
-        if (self.pooler or self.n_segments) and not self.n_encoder_layer:
+        if not self.n_encoder_layer and (self.pooler or self.n_segments):
             raise UserError("--pooler and --n-segments need an encoder: a decoder alone uses neither")
-        for name in ("dropout", "attention_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"{_flag(name)} {getattr(self, name)}: must lie in [0, 1)")
-        for name in ("positions", "norm", "activation"):
-            allowed = _choices(name)
-            if getattr(self, name) not in allowed:
-                value = str(getattr(self, name))
-                raise UserError(
-                    f"{_flag(name)} {value}: must be one of {', '.join(allowed)}{suggest(value, allowed)}"
-                )
-
-    @property
-    def d_head(self) -> int:
-        """Width of one attention head, rounded up where `n_head` does not divide `d_model`."""
-        return -(-self.d_model // self.n_head)
+        if self.next_sentence and not self.pooler:
+            raise UserError("--next-sentence needs --pooler: its head reads the pooled first token")
 
     @property
     def n_layer(self) -> int:
@@ -97,11 +80,7 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values: dict) -> "ModelConfig":
-        """Build a configuration from `to_dict`'s dictionary; a missing field takes its default.
-
-        Raises:
-            UserError: for a field that does not exist; the message names the nearest one.
-        """
+        """Build a configuration from `to_dict`'s dictionary; a missing field takes its default."""
         names = [field.name for field in fields(cls)]
         for name in values:
             if name not in names:
@@ -109,69 +88,63 @@ class ModelConfig:
         return cls(**values)
 
 
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
+# How the published models differ, apart from their sizes (Vaswani et al. 2017, Devlin et al. 2019, Sanh et
+# al. 2019, Radford et al. 2019, Lewis et al. 2020):
+# fmt: off
+NAMES = (            "Transformer", "BERT",    "DistilBERT", "GPT-2",     "BART")
+TABLE = {
+    "vocab_size":        (37000,        30522,     30522,     50257,       50265),
+    "max_positions":     (512,          512,       512,       1024,        1024),
+    "positions":         ("sinusoidal", "learned", "learned", "learned",   "learned"),
+    "position_offset":   (0,            0,         0,         0,           2),
+    "scale_embeddings":  (True,         False,     False,     False,       False),
+    "embedding_norm":    (False,        True,      True,      False,       True),
+    "norm":              ("post",       "post",    "post",    "pre",       "post"),
+    "final_norm":        (False,        False,     False,     True,        False),
+    "norm_eps":          (1e-5,         1e-12,     1e-12,     1e-5,        1e-5),
+    "activation":        ("relu",       "gelu",    "gelu",    "gelu_tanh", "gelu"),
+    "attention_dropout": (0.0,          0.1,       0.1,       0.1,         0.1),
+    "init_std":          (None,         0.02,      0.02,      0.02,        0.02),
+    "head_transform":    (False,        True,      True,      False,       False),
+    "head_bias":         (False,        True,      True,      False,       False),
+    "n_segments":        (0,            2,         0,         0,           0),
+    "pooler":            (False,        True,      False,     False,       False),
+    "next_sentence":     (False,        True,      False,     False,       False),
+}
+# fmt: on
+# The CPU-sized models differ from the papers: at these widths and in a minute, the papers' choices delay the
+# moment at which attention begins to work. With a norm on the embeddings and a dense layer at the end a
+# bert-tiny knows the right place of a thing about half the time after 1,500 steps, without nearly always.
+# ALiBi: bart-tiny rebuilds short texts sooner with it, and gpt-alibi-tiny, the model of regime 6, learns to
+# read examples, as the token before is cheap to find (README).
+TINY = dict(vocab_size=1024, max_positions=128, norm="pre", final_norm=True, norm_eps=1e-5, init_std=None)
+TINY |= dict(embedding_norm=False, head_transform=False, dropout=0.0, attention_dropout=0.0)
 
 
-def _choices(name: str) -> tuple:
-    return ModelConfig.__annotations__[name].__args__
+def _row(family: str, encoder: int, decoder: int, d_model: int, n_head: int, **other) -> ModelConfig:
+    row = {field: values[NAMES.index(family)] for field, values in TABLE.items()}
+    row |= dict(n_encoder_layer=encoder, n_decoder_layer=decoder, d_model=d_model, n_head=n_head)
+    return ModelConfig(**row | dict(d_ff=4 * d_model) | other)
 
 
-# The parts that a family of models shares; a row of PRESETS adds its sizes.
-_BERT = dict(
-    norm="post", embedding_norm=True, head_transform=True, head_bias=True, norm_eps=1e-12, init_std=0.02
-)  # Devlin et al. 2019
-_GPT2 = dict(
-    vocab_size=50257, max_positions=1024, final_norm=True, activation="gelu_tanh", init_std=0.02
-)  # Radford et al. 2019
-_BART = dict(
-    vocab_size=50265, max_positions=1024, position_offset=2, norm="post", embedding_norm=True, init_std=0.02
-)  # Lewis et al. 2020
-_TRANSFORMER = dict(
-    vocab_size=37000,
-    positions="sinusoidal",
-    norm="post",
-    activation="relu",
-    scale_embeddings=True,
-    attention_dropout=0.0,
-)  # Vaswani et al. 2017
-_PAIRS = dict(n_segments=2, pooler=True, next_sentence=True)
-# The CPU-sized models differ from the papers: pre-norm with a final norm, no norm on the embeddings, no dense
-# layer before the vocabulary, no dropout. At these widths and in a minute, the papers' choices delay the
-# moment at which attention begins to work: with that norm and that layer a bert-tiny knows the right place of
-# a thing about half the time after 1,500 steps, without them nearly always.
-# bart-tiny has ALiBi positions: it rebuilds short texts sooner with them. gpt-alibi-tiny is the model of
-# regime 6: with positions that make the token before cheap to find, it learns to read examples (README).
-_TINY = dict(vocab_size=1024, max_positions=128, norm="pre", final_norm=True, norm_eps=1e-5, init_std=None)
-_TINY |= dict(embedding_norm=False, head_transform=False, dropout=0.0, attention_dropout=0.0)
-
-
-def _sizes(d_model: int, n_head: int, encoder: int = 0, decoder: int = 0) -> dict:
-    sizes = dict(d_model=d_model, n_head=n_head, d_ff=4 * d_model)
-    return sizes | dict(n_encoder_layer=encoder, n_decoder_layer=decoder)
-
-
-PRESETS: dict[str, ModelConfig] = {
-    name: ModelConfig(**row)
-    for name, row in {
-        "transformer-base": _TRANSFORMER | _sizes(512, 8, encoder=6, decoder=6),
-        "transformer-big": _TRANSFORMER | _sizes(1024, 16, encoder=6, decoder=6) | dict(dropout=0.3),
-        "bert-base": _BERT | _PAIRS | _sizes(768, 12, encoder=12),
-        "bert-large": _BERT | _PAIRS | _sizes(1024, 16, encoder=24),
-        "distilbert": _BERT | _sizes(768, 12, encoder=6),
-        "gpt2": _GPT2 | _sizes(768, 12, decoder=12),
-        "gpt2-medium": _GPT2 | _sizes(1024, 16, decoder=24),
-        "gpt2-large": _GPT2 | _sizes(1280, 20, decoder=36),
-        "gpt2-xl": _GPT2 | _sizes(1600, 25, decoder=48),
-        "bart-base": _BART | _sizes(768, 12, encoder=6, decoder=6),
-        "bart-large": _BART | _sizes(1024, 16, encoder=12, decoder=12),
-        "bert-tiny": _BERT | _PAIRS | _TINY | _sizes(64, 4, encoder=2),
-        "distilbert-tiny": _BERT | _TINY | _sizes(64, 4, encoder=1),
-        "gpt-tiny": _GPT2 | _TINY | _sizes(96, 4, decoder=2),
-        "gpt-alibi-tiny": _GPT2 | _TINY | _sizes(64, 4, decoder=2) | dict(positions="alibi"),
-        "bart-tiny": _BART | _TINY | _sizes(64, 4, encoder=2, decoder=2) | dict(positions="alibi"),
-        "transformer-tiny": _TRANSFORMER | _TINY | _sizes(96, 4, encoder=2, decoder=2),
-    }.items()
+PRESETS: dict[str, ModelConfig] = {  # blocks of the encoder, of the decoder, d_model, n_head
+    "transformer-base": _row("Transformer", 6, 6, 512, 8),
+    "transformer-big": _row("Transformer", 6, 6, 1024, 16, dropout=0.3),
+    "bert-base": _row("BERT", 12, 0, 768, 12),
+    "bert-large": _row("BERT", 24, 0, 1024, 16),
+    "distilbert": _row("DistilBERT", 6, 0, 768, 12),
+    "gpt2": _row("GPT-2", 0, 12, 768, 12),
+    "gpt2-medium": _row("GPT-2", 0, 24, 1024, 16),
+    "gpt2-large": _row("GPT-2", 0, 36, 1280, 20),
+    "gpt2-xl": _row("GPT-2", 0, 48, 1600, 25),
+    "bart-base": _row("BART", 6, 6, 768, 12),
+    "bart-large": _row("BART", 12, 12, 1024, 16),
+    "bert-tiny": _row("BERT", 2, 0, 64, 4, **TINY),
+    "distilbert-tiny": _row("DistilBERT", 1, 0, 64, 4, **TINY),
+    "gpt-tiny": _row("GPT-2", 0, 2, 96, 4, **TINY),
+    "gpt-alibi-tiny": _row("GPT-2", 0, 2, 64, 4, **TINY, positions="alibi"),
+    "bart-tiny": _row("BART", 2, 2, 64, 4, **TINY, positions="alibi"),
+    "transformer-tiny": _row("Transformer", 2, 2, 96, 4, **TINY),
 }
 
 

@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from ..plumbing.errors import UserError
 
@@ -12,36 +13,30 @@ KEPT = 0.75
 
 
 def pad(texts: list[list[int]], pad_id: int, side: str, device=None) -> tuple[Tensor, Tensor | None]:
-    """Put texts of unequal length into ids (B, T), with `pad_id` on the "left" or on the "right".
+    """Return texts of unequal length as ids (B, T), with `pad_id` on the "left" or the "right", and the mask.
 
-    Also returns the mask (B, T), true for real tokens, or none where no text needs padding.
+    The mask (B, T) is true for real tokens, or none where no text needs padding.
     """
-    lengths = torch.tensor([len(text) for text in texts])
-    column = torch.arange(int(lengths.max()))  # (T,)
-    real = column < lengths[:, None] if side == "right" else column >= lengths.max() - lengths[:, None]
-    ids = torch.full(real.shape, pad_id)
-    ids[real] = torch.tensor([token for text in texts for token in text])
-    return ids.to(device), None if real.all() else real.to(device)
+    rows = [torch.tensor(text, dtype=torch.long) for text in texts]
+    ids = pad_sequence(rows, True, pad_id, side).to(device)
+    real = pad_sequence([torch.ones_like(row, dtype=torch.bool) for row in rows], True, False, side)
+    return ids, None if real.all() else real.to(device)
 
 
 class Draft:
     """The texts of a batch while they are written, and what the model remembers of them.
 
-    Texts end in the same column of `ids`. Row i begins in column first[i]; what stands before is padding on
-    the left, or has slid out of sight. Positions are counted from first[i], so a row is what it is alone.
+    They end in the same column of `ids`: a step writes one column. Row i begins in column first[i], after
+    padding or what has slid out of sight. Positions are counted from there, so a row is what it is alone.
     """
 
-    def __init__(
-        self, model, prompts, n_new: int, pad_id: int = 0, memory=None, memory_mask=None, use_cache=True
-    ):
-        self.model, self.use_cache = model, use_cache
-        self.memory, self.memory_mask = memory, memory_mask  # (B, S_encoder, D), (B, S_encoder)
+    def __init__(self, model, prompts, n_new, pad_id=0, memory=None, memory_mask=None):
+        self.model, self.memory, self.memory_mask = model, memory, memory_mask  # ..., (B, S, D), (B, S)
         prompt_ids, _ = pad(prompts, pad_id, "left", model.tokens.weight.device)
         self.length = prompt_ids.shape[1]  # columns that are written
         self.ids = F.pad(prompt_ids, (0, n_new), value=pad_id)  # (B, S + n_new)
         self.log_probs = torch.zeros(self.ids.shape, device=self.ids.device)  # 0 for the prompt
         self.first = [self.length - len(prompt) for prompt in prompts]
-        self.seen = None  # (B, V), kept where somebody sets it to `tokens_seen`
         self.begin()
 
     def begin(self) -> None:
@@ -53,27 +48,22 @@ class Draft:
             self.mask = column >= torch.tensor(self.first, device=self.ids.device)[:, None]
         room = min(self.model.config.max_positions, self.ids.shape[1] - self.start)
         memory_length = 0 if self.memory is None else self.memory.shape[1]
-        self.caches = self.model.new_caches(room, memory_length) if self.use_cache else None
+        self.caches = self.model.new_caches(room, memory_length)
 
     def next_logits(self) -> Tensor:
-        """Return the logits (B, V) for the token after each text.
-
-        Raises:
-            UserError: where the model gives no numbers.
-        """
+        """Return the logits (B, V) for the token after each text; UserError where they are no numbers."""
         limit = self.model.config.max_positions
         if self.length - self.start > limit:
             kept = max(1, int(KEPT * limit))
             self.first = [f if self.length - f <= limit else self.length - kept for f in self.first]
             self.begin()
-        unread = self.ids[:, self.n_read : self.length]
+        unread = self.ids[:, self.n_read : self.length]  # after the first step one column
         mask = None if self.mask is None else self.mask[:, : self.length - self.start]
         hidden = self.model.decode(unread, mask, self.memory, self.memory_mask, self.caches)[-1]
         logits = self.model.vocabulary_logits(hidden[:, -1]).float()  # (B, D) -> (B, V)
         if self.n_read == self.start and logits.isnan().any():
             raise UserError("the model's logits are NaN: its training went wrong; take an earlier checkpoint")
-        if self.use_cache:
-            self.n_read = self.length
+        self.n_read = self.length
         return logits
 
     def append(self, token: Tensor, log_prob: Tensor) -> None:
@@ -81,27 +71,17 @@ class Draft:
         self.ids[:, self.length] = token
         self.log_probs[:, self.length] = log_prob
         self.length += 1
-        if self.seen is not None:
-            self.seen.scatter_(1, token[:, None], True)
 
     def reorder(self, rows: Tensor) -> None:
         """Make row i continue the text of row `rows[i]`; texts of one prompt stay next to each other."""
         grows = len(rows) != len(self.ids)
         self.first = [self.first[row] for row in rows.tolist()]
         self.ids, self.log_probs = self.ids[rows], self.log_probs[rows]
-        self.seen = None if self.seen is None else self.seen[rows]
         self.mask = None if self.mask is None else self.mask[rows]
-        for cache in self.caches or ():
-            cache.self_attention.reorder(rows)
+        for own, past in self.caches:
+            own.reorder(rows)
             if grows:  # after that, the texts that change places have read the same text
-                cache.cross_attention.reorder(rows)
+                past.reorder(rows)
         if grows and self.memory is not None:
             self.memory = self.memory[rows]
             self.memory_mask = None if self.memory_mask is None else self.memory_mask[rows]
-
-    def tokens_seen(self) -> Tensor:
-        """Return which tokens each text has, boolean (B, V)."""
-        count = torch.zeros(len(self.ids), self.model.config.vocab_size, device=self.ids.device)
-        column = torch.arange(self.length, device=self.ids.device)
-        real = column >= torch.tensor(self.first, device=self.ids.device)[:, None]  # (B, S)
-        return count.scatter_add_(1, self.ids[:, : self.length], real.to(count.dtype)) > 0

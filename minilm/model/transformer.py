@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .blocks import ACTIVATIONS, BlockCache, Stack
+from .attention import KeyValueCache, MultiHeadAttention
+from .blocks import ACTIVATIONS, Stack
 from .config import ModelConfig
 
 
@@ -39,36 +40,23 @@ class Transformer(nn.Module):
         self.shrink_residual_outputs()
 
     def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        decoder_input_ids: Tensor | None = None,
-        decoder_attention_mask: Tensor | None = None,
-    ) -> Tensor:
+        self, input_ids: Tensor, attention_mask=None, token_type_ids=None,
+        decoder_input_ids=None, decoder_attention_mask=None,
+    ) -> Tensor:  # fmt: skip
         """Return the logits (B, T, V) of the decoder, or of the encoder where there is no decoder.
 
-        Args:
-            input_ids: (B, T) token ids, of the encoder where there is one.
-            attention_mask: (B, T), 1 for a real token and 0 for padding; none: all are real.
-            token_type_ids: (B, T), 0 for text A and 1 for text B.
-            decoder_input_ids, decoder_attention_mask: the same for the decoder of an encoder-decoder.
+        `input_ids`, `attention_mask` (1 real, 0 padding) and `token_type_ids` (0 text A, 1 text B) are (B, T)
+        each, the encoder's where there is one; the others are the decoder's of an encoder-decoder.
         """
         if self.encoder is not None and self.decoder is not None and decoder_input_ids is None:
             raise ValueError("an encoder-decoder gives logits for decoder_input_ids, and none were given")
-        states = self.hidden_states(
-            input_ids, attention_mask, token_type_ids, decoder_input_ids, decoder_attention_mask
-        )
-        return self.vocabulary_logits(states[-1])
+        given = input_ids, attention_mask, token_type_ids, decoder_input_ids, decoder_attention_mask
+        return self.vocabulary_logits(self.hidden_states(*given)[-1])  # (B, T, D) -> (B, T, V)
 
     def hidden_states(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        decoder_input_ids: Tensor | None = None,
-        decoder_attention_mask: Tensor | None = None,
-    ) -> tuple[Tensor, ...]:
+        self, input_ids: Tensor, attention_mask=None, token_type_ids=None,
+        decoder_input_ids=None, decoder_attention_mask=None,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
         """Return n_layer + 1 tensors (B, T, D), the embeddings first; arguments as in `forward`.
 
         They are the decoder's, or the encoder's where there is no decoder or no `decoder_input_ids`.
@@ -80,42 +68,31 @@ class Transformer(nn.Module):
             return states
         return self.decode(decoder_input_ids, decoder_attention_mask, states[-1], attention_mask)
 
-    def encode(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        n_first: int | None = None,
-    ) -> tuple[Tensor, ...]:
+    def encode(self, input_ids, attention_mask=None, token_type_ids=None, n_first=None) -> tuple[Tensor, ...]:
         """Return the encoder's n_encoder_layer + 1 hidden states (B, T, D).
 
-        `n_first`: so many positions are wanted of the last hidden states; the last block computes no others.
+        With `n_first` the last of them has so many positions, and the others are not computed.
         """
-        wanted = slice(n_first)  # none: all
-        return self.encoder(self.tokens(input_ids), attention_mask, token_type_ids, wanted=wanted)
+        given = self.tokens(input_ids), attention_mask, token_type_ids  # (B, T) -> (B, T, D)
+        return self.encoder(*given) if n_first is None else self.encoder.forward_at(slice(n_first), *given)
 
     def decode(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        memory: Tensor | None = None,
-        memory_mask: Tensor | None = None,
-        caches: list[BlockCache] | None = None,
-        n_last: int | None = None,
+        self, input_ids, attention_mask=None, memory=None, memory_mask=None, caches=None, n_last=None
     ) -> tuple[Tensor, ...]:
-        """Return the decoder's n_decoder_layer + 1 hidden states (B, T, D).
+        """Return the decoder's n_decoder_layer + 1 hidden states (B, T, D); arguments as in `Stack.forward`.
 
-        `memory` (B, S, D), `memory_mask` (B, S): the encoder's result. `caches`: those of `new_caches`.
-        `n_last`, without caches: so many positions are wanted of the last hidden states; the last block
-        computes no others.
+        With `n_last` the last of them has so many positions, and the others are not computed.
         """
-        wanted = slice(None if n_last is None else -n_last, None)
-        vectors = self.tokens(input_ids)
-        return self.decoder(vectors, attention_mask, None, memory, memory_mask, caches, wanted)
+        given = self.tokens(input_ids), attention_mask, None, memory, memory_mask
+        if n_last is None:
+            return self.decoder(*given, caches)
+        if caches:  # the last block would keep no keys and values of the others
+            raise ValueError("caches need all positions: leave n_last out")
+        return self.decoder.forward_at(slice(-n_last, None), *given)
 
-    def new_caches(self, max_length: int, memory_length: int = 0) -> list[BlockCache]:
-        """Return empty caches, one per decoder block, for texts of up to `max_length` tokens."""
-        return [BlockCache(max_length, memory_length) for _ in self.decoder.blocks]
+    def new_caches(self, max_length: int, memory_length: int = 0) -> list[tuple]:
+        """Return empty caches for texts of up to `max_length` tokens: (own, cross), one pair a block."""
+        return [(KeyValueCache(max_length), KeyValueCache(memory_length)) for _ in self.decoder.blocks]
 
     def vocabulary_logits(self, hidden: Tensor) -> Tensor:
         """Turn last hidden states (..., D) of any positions into logits (..., V)."""
@@ -137,7 +114,7 @@ class Transformer(nn.Module):
         std = 0.55 * self.config.d_model**-0.5 if std is None else std
         if isinstance(module, (nn.Linear, nn.Embedding)):
             nn.init.normal_(module.weight, std=std)
-        if isinstance(module, nn.Linear) and module.bias is not None:
+        if getattr(module, "bias", None) is not None:
             nn.init.zeros_(module.bias)
 
     def shrink_residual_outputs(self) -> None:
@@ -145,26 +122,24 @@ class Transformer(nn.Module):
 
         Source: Radford et al. 2019, section 2.3. Post-norm models norm each sum and do not need it.
         """
-        if self.config.norm == "post":
-            return
-        for stack in filter(None, (self.encoder, self.decoder)):
+        for stack in filter(None, (self.encoder, self.decoder)) if self.config.norm == "pre" else ():
             for block in stack.blocks:
                 attentions = filter(None, (block.self_attention, block.cross_attention))
                 outputs = [a.out for a in attentions] + [block.feed_forward.down]
-                for layer in outputs:
+                for layer in outputs:  # a sum of n such terms has sqrt(n) times the size of one
                     layer.weight.data.mul_((len(outputs) * len(stack.blocks)) ** -0.5)
 
     def use_explicit_attention(self, explicit: bool = True) -> "Transformer":
         """Choose attention written out, which keeps its weights for printing, or the fast path."""
-        for block in (b for stack in filter(None, (self.encoder, self.decoder)) for b in stack.blocks):
-            for attention in filter(None, (block.self_attention, block.cross_attention)):
-                attention.explicit, attention.weights = explicit, None
+        for module in self.modules():
+            if isinstance(module, MultiHeadAttention):
+                module.explicit, module.weights = explicit, None
         return self
 
     def n_parameters(self, heads: bool = True) -> int:
         """Count the weights; without `heads`, leave out what serves pre-training only (not the pooler)."""
-        own = [p for m in (self.vocabulary, self.next_sentence) if m is not None for p in m.parameters()]
-        return sum(p.numel() for p in self.parameters()) - (0 if heads else sum(p.numel() for p in own))
+        left_out = () if heads else ("vocabulary.", "next_sentence.")
+        return sum(p.numel() for name, p in self.named_parameters() if not name.startswith(left_out))
 
 
 class VocabularyHead(nn.Module):
@@ -180,11 +155,13 @@ class VocabularyHead(nn.Module):
         self.output = None if config.tie_embeddings else nn.Linear(D, V, bias=False)
 
     def forward(self, hidden: Tensor, token_vectors: Tensor) -> Tensor:
-        """(..., D) -> (..., V): where weights are tied, a score is the product with the token's vector."""
+        """Hidden states (..., D), the vectors of all tokens (V, D) -> (..., V)."""
         if self.dense is not None:
             hidden = self.norm(self.activation(self.dense(hidden)))
+        # Tied (Press and Wolf 2017): a score is the product with the token's own vector. What is learnt of a
+        # token that is read serves where it is to be written, and V * D weights are saved, a third of gpt2's.
         weight = token_vectors if self.output is None else self.output.weight
-        return F.linear(hidden, weight, self.bias)
+        return F.linear(hidden, weight, self.bias)  # (..., D) @ (D, V) -> (..., V)
 
 
 def build(config: ModelConfig) -> Transformer:

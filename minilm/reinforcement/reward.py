@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..checkpoint import load_config, load_weights
-from ..extraction.features import last_token
+from ..model.pooling import last_token
 from ..model.transformer import Transformer, build
 from ..plumbing.errors import UserError
 from ..plumbing.folders import TOKENIZER

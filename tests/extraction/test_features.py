@@ -15,12 +15,10 @@ from minilm.extraction.features import (
     embed,
     extract,
     hidden_batches,
-    last_token,
     n_layer,
     nearest,
     pool,
     reading,
-    token_mean,
 )
 from minilm.model.config import ModelConfig
 from minilm.model.transformer import build
@@ -102,18 +100,8 @@ def test_pooling_never_reads_padding():
         assert torch.allclose(pool(states, full, how), pool(states, None, how), atol=1e-6), pooling
         assert before.shape == (2, 12 if pooling == "concat-last-4" else 3)
     assert torch.allclose(pool(states, real, Reading(2, "mean"))[1], states[2][1, :2].mean(0))
-    assert torch.allclose(token_mean(states[0], real)[1], states[0][1, :2].mean(0))
     below = [state - 10 for state in states]  # all below 0: padding counted as 0 would be the greatest
     assert torch.allclose(pool(below, real, Reading(1, "max"))[1], below[1][1, :2].amax(0))
-
-
-def test_the_last_token_is_the_last_real_one_whichever_side_is_padded():
-    hidden = torch.randn(4, 5, 3)
-    real = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [0, 0, 1, 1, 1], [1, 0, 0, 0, 0]])
-    expected = torch.stack([hidden[0, 4], hidden[1, 1], hidden[2, 4], hidden[3, 0]])
-    for mask in (real, real.bool()):
-        assert torch.equal(last_token(hidden, mask), expected), "counted real tokens, not found their end?"
-    assert torch.equal(last_token(hidden, None), hidden[:, 4]), "no mask: all are real"
 
 
 def test_layers_count_from_both_ends():

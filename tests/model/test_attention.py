@@ -1,4 +1,4 @@
-"""Grades model/attention.py against a triple loop over the formula. The layer: test_attention_layer.py.
+"""Grades model/attention.py: a triple loop over the formula, PyTorch's own layer, and a cache against none.
 
 Sizes are unequal everywhere, so that a swapped axis fails.
 """
@@ -11,6 +11,8 @@ import torch
 from minilm.model.attention import (
     ALIBI_SLOPES,
     BLOCKED,
+    KeyValueCache,
+    MultiHeadAttention,
     alibi_bias,
     causal_mask,
     explicit_attention,
@@ -18,6 +20,9 @@ from minilm.model.attention import (
 )
 
 B, H, D_HEAD = 2, 3, 4
+D = H * D_HEAD
+PATHS = {"fast": fast_attention, "explicit": lambda *a: explicit_attention(*a)[0]}
+both_paths = pytest.mark.parametrize("path", PATHS)
 
 
 def qkv(T: int, S: int, dtype=torch.float32) -> tuple:
@@ -26,11 +31,12 @@ def qkv(T: int, S: int, dtype=torch.float32) -> tuple:
     return q, k, v
 
 
-def padding(S: int, side: str, dtype=torch.float32) -> torch.Tensor:
+def padding(S: int, side: str | None, dtype=torch.float32) -> torch.Tensor | None:
     """A bias (B, 1, 1, S): the first row is padded by two positions, the second is full."""
+    if side is None:
+        return None
     blocked = torch.zeros(B, 1, 1, S, dtype=torch.bool)
-    blocked[0, ..., : 2 if side == "left" else 0] = True
-    blocked[0, ..., S - 2 if side == "right" else S :] = True
+    blocked[0, ..., slice(2) if side == "left" else slice(S - 2, S)] = True
     return blocked * torch.tensor(BLOCKED, dtype=dtype)
 
 
@@ -52,12 +58,13 @@ MASKS = {
     "cross-attention to a longer text": (3, 7, False, "right", False),
     "cross-attention to a shorter text": (7, 3, False, "right", False),
 }
+every_mask = pytest.mark.parametrize("name", MASKS)
 
 
 def case(name: str, dtype=torch.float32) -> tuple:
     """The (q, k, v), bias and causal of one mask."""
     T, S, causal, side, alibi = MASKS[name]
-    bias = padding(S, side, dtype) if side else None
+    bias = padding(S, side, dtype)
     if alibi:
         penalty = alibi_bias(H, T, S).to(dtype)[None]
         bias = penalty if bias is None else bias + penalty
@@ -85,30 +92,21 @@ def slow_attention(q, k, v, name: str) -> torch.Tensor:
     for b in range(B):
         for h in range(H):
             for t in range(T):
-                seen = [s for s in range(S) if may[b, t, s]]
-                scores = [
-                    sum(a * c for a, c in zip(q[b, h, t].tolist(), k[b, h, s].tolist(), strict=True))
-                    for s in seen
-                ]
-                scores = [score / math.sqrt(D_HEAD) for score in scores]
-                if alibi:
-                    far = [abs(S - T + t - s) for s in seen]
-                    scores = [a - ALIBI_SLOPES[h] * distance for a, distance in zip(scores, far, strict=True)]
-                total = sum(math.exp(score) for score in scores)
-                if seen:
-                    out[b, h, t] = sum(
-                        math.exp(a) / total * v[b, h, s] for a, s in zip(scores, seen, strict=True)
-                    )
+                total, mixed = 0.0, torch.zeros(D_HEAD, dtype=q.dtype)
+                for s in range(S):
+                    if may[b, t, s]:
+                        score = sum(q[b, h, t] * k[b, h, s]).item() / math.sqrt(D_HEAD)
+                        score -= ALIBI_SLOPES[h] * abs(S - T + t - s) if alibi else 0
+                        total += math.exp(score)
+                        mixed += math.exp(score) * v[b, h, s]
+                if total:
+                    out[b, h, t] = mixed / total
     return out
 
 
-def test_causal_mask_is_a_lower_triangle():
+def test_causal_mask_is_a_lower_triangle_whose_queries_come_last():
     assert causal_mask(3, 3).tolist() == [[True, False, False], [True, True, False], [True, True, True]]
-
-
-def test_causal_mask_with_a_past():
-    """With a cache the queries are the last T of S positions, not the first."""
-    assert causal_mask(2, 5).tolist() == [[True] * 4 + [False], [True] * 5]
+    assert causal_mask(2, 5).tolist() == [[True] * 4 + [False], [True] * 5], "the queries are the last T of S"
     assert causal_mask(1, 4).tolist() == [[True] * 4], "the newest token sees everything"
 
 
@@ -124,19 +122,18 @@ def test_alibi_bias_is_minus_slope_times_distance():
     assert bias[0, 0, 4] == 0 and bias[0, 0, 0] == -6, "query 0 of 3 stands at position 4 of 7"
 
 
-@pytest.mark.parametrize("name", MASKS)
+@every_mask
 def test_explicit_equals_the_loops(name):
     (q, k, v), bias, causal = case(name, torch.float64)
     expected = slow_attention(q, k, v, name)
-    read = ~expected.isnan()
     out, _ = explicit_attention(q, k, v, bias, causal)
     tolerance = 1e-8 if MASKS[name][4] else 1e-10  # the slopes are float32
-    assert (out - expected)[read].abs().max() < tolerance, (
+    assert (out - expected)[~expected.isnan()].abs().max() < tolerance, (
         "softmax(q k^T / sqrt(d_head)) v, over the keys only"
     )
 
 
-@pytest.mark.parametrize("name", MASKS)
+@every_mask
 def test_fast_equals_explicit(name):
     """Also where a query may look at nothing: both paths must give the same ordinary numbers."""
     (q, k, v), bias, causal = case(name)
@@ -144,13 +141,13 @@ def test_fast_equals_explicit(name):
     assert difference.max() < 1e-5, f"{name}: the two paths mask differently"
 
 
-@pytest.mark.parametrize("name", MASKS)
+@every_mask
 def test_fast_and_explicit_have_the_same_gradient(name):
     """For a loss that, as every loss does, reads no query that may look at nothing."""
     tensors, bias, causal = case(name)
     read = allowed(name).any(-1)[:, None, :, None]  # (B, 1, T, 1)
     gradients = []
-    for path in (fast_attention, lambda *a: explicit_attention(*a)[0]):
+    for path in PATHS.values():
         leaves = [x.clone().requires_grad_() for x in tensors]
         out = path(*leaves, bias, causal)
         (out * torch.linspace(-1, 1, out.numel()).view(out.shape) * read).sum().backward()
@@ -160,7 +157,7 @@ def test_fast_and_explicit_have_the_same_gradient(name):
         assert (fast - explicit).abs().max() < 1e-5, what
 
 
-@pytest.mark.parametrize("name", MASKS)
+@every_mask
 def test_weights_sum_to_one_and_blocked_keys_get_exactly_none(name):
     (q, k, v), bias, causal = case(name)
     _, weights = explicit_attention(q, k, v, bias, causal)
@@ -172,9 +169,7 @@ def test_weights_sum_to_one_and_blocked_keys_get_exactly_none(name):
     assert (weights[may] > 0).all(), "an open key must count"
 
 
-@pytest.mark.parametrize(
-    "path", [fast_attention, lambda *a: explicit_attention(*a)[0]], ids=["fast", "explicit"]
-)
+@both_paths
 @pytest.mark.parametrize("name", [name for name in MASKS if MASKS[name][3]])
 def test_what_padding_holds_does_not_matter(name, path):
     (q, k, v), bias, causal = case(name)
@@ -183,54 +178,160 @@ def test_what_padding_holds_does_not_matter(name, path):
     other_k.transpose(1, 2)[padded] = 30.0
     other_v.transpose(1, 2)[padded] = -1e4
     reads = allowed(name).any(-1)[:, None].expand(B, H, -1)  # (B, H, T)
-    before, after = path(q, k, v, bias, causal), path(q, other_k, other_v, bias, causal)
+    before, after = PATHS[path](q, k, v, bias, causal), PATHS[path](q, other_k, other_v, bias, causal)
     assert (before - after)[reads].abs().max() < 1e-6, "a padded key or value leaks"
 
 
-@pytest.mark.parametrize(
-    "path", [fast_attention, lambda *a: explicit_attention(*a)[0]], ids=["fast", "explicit"]
-)
+@both_paths
 def test_a_query_that_may_look_at_nothing_stays_finite(path):
     leaves = [x.requires_grad_() for x in qkv(4, 4)]
-    out = path(*leaves, torch.full((B, 1, 1, 4), BLOCKED), True)
+    out = PATHS[path](*leaves, torch.full((B, 1, 1, 4), BLOCKED), True)
     out.square().sum().backward()
     assert out.isfinite().all(), "-inf minus -inf is NaN: block with a large finite number"
     assert all(x.grad.isfinite().all() for x in leaves)
 
 
-@pytest.mark.parametrize("name", MASKS)
+@every_mask
 def test_bfloat16_stays_near(name):
     (q, k, v), bias, causal = case(name)
     exact, _ = explicit_attention(q, k, v, bias, causal)
     half = [x.bfloat16() for x in (q, k, v)]
     small = None if bias is None else bias.bfloat16()
     read = allowed(name).any(-1)[:, None].expand(B, H, -1)
-    for out in (fast_attention(*half, small, causal), explicit_attention(*half, small, causal)[0]):
+    for path in PATHS.values():
+        out = path(*half, small, causal)
         assert out.dtype == torch.bfloat16, "a mask of another precision changes that of the result"
         assert out.isfinite().all()
         assert (out.float() - exact)[read].abs().max() < 0.1
 
 
-def dropped_weights(path: str, share: float) -> torch.Tensor:
-    """The weights after dropout: with equal scores and v = identity, the output shows them."""
-    S = 40
-    q = k = torch.zeros(B, H, S, S)
-    v = torch.eye(S).expand(B, H, S, S)
-    return (fast_attention if path == "fast" else lambda *a: explicit_attention(*a)[1])(
-        q, k, v, None, False, share
-    )
-
-
-@pytest.mark.parametrize("path", ["fast", "explicit"])
+@both_paths
 def test_dropout_takes_its_share_of_the_weights(path):
     share, S = 0.3, 40
-    weights = dropped_weights(path, share)
+    q = k = torch.zeros(B, H, S, S)  # equal scores and v = identity: the output shows the weights
+    weights = PATHS[path](q, k, torch.eye(S).expand(B, H, S, S), None, False, share)
     zeros, n = (weights == 0).sum().item(), weights.numel()
-    assert abs(zeros - share * n) < 5 * math.sqrt(n * share * (1 - share)), (
-        f"{zeros / n:.3f} dropped, not {share}"
-    )
+    assert abs(zeros - share * n) < 5 * math.sqrt(n * share * (1 - share)), f"{zeros / n:.3f}, not {share}"
     kept = weights[weights != 0]
-    assert torch.allclose(kept, torch.full_like(kept, 1 / S / (1 - share))), (
-        "what stays is divided by 1 - share"
-    )
-    assert (dropped_weights(path, 0.0) != 0).all()
+    assert torch.allclose(kept, torch.tensor(1 / S / (1 - share))), "what stays is divided by 1 - share"
+
+
+# The cache
+
+
+def cache_of(*lengths: int, max_length: int = 6) -> tuple:
+    """A cache that was filled in portions, and all that went in."""
+    k, v = torch.randn(2, B, H, sum(lengths), D_HEAD)
+    cache = KeyValueCache(max_length)
+    for portion in zip(k.split(lengths, 2), v.split(lengths, 2), strict=True):
+        returned = cache.append(*portion)
+    return cache, k, v, returned
+
+
+@pytest.mark.parametrize("lengths", [(2, 1, 3), (2, 1)])
+def test_cache_returns_all_positions_so_far(lengths):
+    cache, k, v, returned = cache_of(*lengths)
+    for all_k, all_v in (returned, cache.contents()):
+        assert all_k.shape == k.shape, "unused room must not be looked at"
+        assert torch.equal(all_k, k) and torch.equal(all_v, v), "old positions first, k and v not exchanged"
+    assert cache.length == sum(lengths)
+
+
+def test_cache_overflow_is_an_error_and_harms_nothing():
+    cache, k, v, _ = cache_of(3, 2)
+    with pytest.raises(ValueError, match="6 positions, not 7"):
+        cache.append(k[:, :, :2], v[:, :, :2])
+    assert torch.equal(cache.append(k[:, :, :1], v[:, :, :1])[0], torch.cat([k, k[:, :, :1]], dim=2))
+
+
+def test_reorder_moves_drops_and_doubles_rows():
+    cache, k, v, _ = cache_of(2, 2)
+    cache.reorder(torch.tensor([1, 1, 0]))
+    held_k, held_v = cache.contents()
+    assert torch.equal(held_k, k[[1, 1, 0]]), "row i must hold what row rows[i] held"
+    assert torch.equal(held_v, v[[1, 1, 0]])
+    new = torch.randn(3, H, 1, D_HEAD)
+    both = torch.cat([k[[1, 1, 0]], new], dim=2)
+    assert torch.equal(cache.append(new, new)[0], both), "it goes on from there"
+    empty = KeyValueCache(3)
+    empty.reorder(torch.tensor([1, 0]))
+    assert empty.length == 0
+
+
+# The layer
+
+
+def with_torch_layer() -> tuple[MultiHeadAttention, torch.nn.MultiheadAttention]:
+    """Our layer and PyTorch's, with the same weights, in float64."""
+    ours = MultiHeadAttention(D, H).double()
+    theirs = torch.nn.MultiheadAttention(D, H, batch_first=True).double()
+    for p in theirs.parameters():
+        torch.nn.init.normal_(p, std=0.5)  # biases too
+    with torch.no_grad():
+        for i, layer in enumerate((ours.q, ours.k, ours.v)):
+            layer.weight.copy_(theirs.in_proj_weight[i * D : (i + 1) * D])
+            layer.bias.copy_(theirs.in_proj_bias[i * D : (i + 1) * D])
+    ours.out.load_state_dict(theirs.out_proj.state_dict())
+    return ours, theirs
+
+
+@both_paths
+@pytest.mark.parametrize("side", [None, "left", "right"])
+@pytest.mark.parametrize("T", [None, 4], ids=["self", "cross"])
+def test_layer_equals_pytorch(side, T, path):
+    ours, theirs = with_torch_layer()
+    ours.explicit = path == "explicit"
+    S = 6
+    memory = torch.randn(B, S, D, dtype=torch.float64)
+    x = memory if T is None else torch.randn(B, T, D, dtype=torch.float64)
+    bias = padding(S, side, torch.float64)
+    ignored = None if bias is None else (bias != 0).view(B, S)
+    expected, weights = theirs(x, memory, memory, key_padding_mask=ignored, average_attn_weights=False)
+    out = ours(x, None if T is None else memory, bias)
+    assert (out - expected).abs().max() < 1e-10, "head h takes the numbers h * d_head to (h + 1) * d_head"
+    assert ours.weights is None or (ours.weights - weights).abs().max() < 1e-10
+    assert (ours.weights is None) == (path == "fast"), "explicit keeps the weights (B, H, T, S)"
+
+
+@pytest.mark.parametrize("side", [None, "right"])
+def test_causal_layer_equals_pytorch(side):
+    ours, theirs = with_torch_layer()
+    T = 6
+    x = torch.randn(B, T, D, dtype=torch.float64)
+    bias = padding(T, side, torch.float64)
+    ignored = None if bias is None else (bias != 0).view(B, T)
+    later = torch.ones(T, T, dtype=torch.bool).triu(1)
+    expected, _ = theirs(x, x, x, key_padding_mask=ignored, attn_mask=later)
+    assert (ours(x, bias=bias, causal=True) - expected).abs().max() < 1e-10
+
+
+@both_paths
+@pytest.mark.parametrize("portions", [[1] * 7, [3, 1, 2, 1], [7]], ids=str)
+def test_layer_with_cache_equals_without(portions, path):
+    layer, x = MultiHeadAttention(D, H).double(), torch.randn(B, 7, D, dtype=torch.float64)
+    layer.explicit = path == "explicit"
+    cache = KeyValueCache(9)
+    pieces = [layer(piece, causal=True, cache=cache) for piece in x.split(portions, 1)]
+    assert (torch.cat(pieces, 1) - layer(x, causal=True)).abs().max() < 1e-12
+
+
+def test_cross_attention_reads_the_memory_once():
+    """The encoder's text does not change, so its keys and values are computed at the first call only."""
+    layer, cache = MultiHeadAttention(D, H), KeyValueCache(9)  # with room to spare, which must not be read
+    memory, first, second = torch.randn(B, 7, D), torch.randn(B, 2, D), torch.randn(B, 1, D)
+    assert torch.allclose(layer(first, memory, cache=cache), layer(first, memory), atol=1e-6)
+    calls = []
+    layer.k.register_forward_hook(lambda *_: calls.append("k"))
+    assert torch.allclose(layer(second, memory, cache=cache), layer(second, memory), atol=1e-6)
+    assert calls == ["k"], "the cached call must not compute the keys again (the other call does)"
+    assert cache.length == 7
+
+
+@both_paths
+def test_layer_drops_weights_in_training_only(path):
+    layer, x = MultiHeadAttention(D, H, dropout=0.5), torch.randn(B, 5, D)
+    layer.explicit = path == "explicit"
+    plain = MultiHeadAttention(D, H)
+    plain.load_state_dict(layer.state_dict())
+    assert not torch.equal(layer(x), layer(x)), "no dropout while training"
+    assert torch.allclose(layer.eval()(x), plain(x), atol=1e-6), "dropout must stop outside training"

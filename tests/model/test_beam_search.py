@@ -6,26 +6,25 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from unequal import writer
 
-from minilm.model.beam_search import Beam, beam_search, length_normaliser
-from minilm.model.config import ModelConfig
+from minilm.model.beam_search import Beam, length_normaliser
 from minilm.model.draft import Draft
 from minilm.model.generate import generate, sample
 from minilm.model.sampling import PLAIN, SamplingRule
-from minilm.model.transformer import build
+
+PROMPTS = [[1, 2, 3], [4], [5, 6]]
 
 
-def model_of(V: int = 11, **fields):
-    sizes = dict(
-        vocab_size=V, n_decoder_layer=2, d_model=12, n_head=3, d_ff=20, max_positions=24, init_std=0.5
-    )
-    return build(ModelConfig(**(sizes | dict(dropout=0.0, attention_dropout=0.0) | fields))).eval()
+def model_of(V: int = 11):
+    return writer(vocab_size=V, max_positions=24, init_std=0.5)
 
 
-def search(model, prompts, n_new: int, n_beam: int, rule=PLAIN, length_penalty=0.6, pad_id=0):
-    limits = torch.full((len(prompts),), n_new)
+def search(model, prompts, n_new, n_beam, rule=PLAIN, length_penalty=0.6):
+    limits = torch.full((len(prompts),), n_new) if isinstance(n_new, int) else torch.tensor(n_new)
     with torch.inference_mode():
-        return beam_search(Draft(model, prompts, n_new, pad_id), rule, limits, n_beam, length_penalty, pad_id)
+        draft = Draft(model, prompts, int(limits.max()))
+        return Beam(draft, rule, limits, n_beam, length_penalty, 0).search()
 
 
 @torch.no_grad()
@@ -65,10 +64,10 @@ def test_length_normaliser_is_the_formula():
 
 @pytest.mark.parametrize("length_penalty", [0.0, 0.6, 2.0])
 def test_one_beam_is_greedy(length_penalty):
-    model, prompts = model_of(), [[1, 2, 3], [4], [5, 6]]
-    ids, _, n_new = search(model, prompts, 9, 1, SamplingRule(eos_id=4), length_penalty)
-    greedy = generate(model, prompts, 9, temperature=0.0, eos_id=4)
-    have = [prompt + row[:n].tolist() for prompt, row, n in zip(prompts, ids, n_new, strict=True)]
+    model = model_of()
+    ids, _, n_new = search(model, PROMPTS, 9, 1, SamplingRule(eos_id=4), length_penalty)
+    greedy = generate(model, PROMPTS, 9, temperature=0.0, eos_id=4)
+    have = [prompt + row[:n].tolist() for prompt, row, n in zip(PROMPTS, ids, n_new, strict=True)]
     assert have == greedy, "with one beam the likeliest token is taken at each step, and the end ends it"
 
 
@@ -87,9 +86,8 @@ def test_a_wide_beam_finds_the_best_of_all_texts(eos, length_penalty):
                 logits = model(torch.tensor([prompt + list(text[:length])]))[0].log_softmax(-1)
             total = sum(logits[1 + i, token].item() for i, token in enumerate(text[:length]))
             best = max(best, (total / ((5 + length) / 6) ** length_penalty, text[:length]))
-        ids, log_probs, lengths = search(
-            model, [prompt], n_new, V**n_new, SamplingRule(eos_id=eos), length_penalty
-        )
+        rule = SamplingRule(eos_id=eos)
+        ids, log_probs, lengths = search(model, [prompt], n_new, V**n_new, rule, length_penalty)
         assert tuple(ids[0, : lengths[0]].tolist()) == best[1], "a beam that drops nothing must find the best"
         score = log_probs.sum().item() / ((5 + lengths[0].item()) / 6) ** length_penalty
         assert math.isclose(score, best[0], abs_tol=1e-4)
@@ -98,9 +96,9 @@ def test_a_wide_beam_finds_the_best_of_all_texts(eos, length_penalty):
 @pytest.mark.parametrize("n_beam", [2, 3, 5])
 @pytest.mark.parametrize("length_penalty", [0.0, 0.6, 2.0])
 def test_the_search_is_that_of_plain_python(n_beam, length_penalty):
-    model, prompts = model_of(V=7), [[1, 2, 3], [4], [5, 6]]
-    ids, log_probs, n_new = search(model, prompts, 7, n_beam, SamplingRule(eos_id=2), length_penalty)
-    for prompt, row, log_prob, n in zip(prompts, ids, log_probs, n_new, strict=True):
+    model = model_of(V=7)
+    ids, log_probs, n_new = search(model, PROMPTS, 7, n_beam, SamplingRule(eos_id=2), length_penalty)
+    for prompt, row, log_prob, n in zip(PROMPTS, ids, log_probs, n_new, strict=True):
         want, total = slow_search(model, prompt, 7, n_beam, 2, length_penalty)
         assert row[:n].tolist() == want, f"prompt {prompt}: another text than the slow search"
         assert math.isclose(log_prob.sum().item(), total, abs_tol=1e-4)
@@ -122,15 +120,13 @@ def test_a_beam_is_never_below_greedy():
 
 
 def test_the_temperature_of_greedy_decoding_changes_no_search():
-    model, prompts = model_of(), [[1, 2, 3], [4], [5, 6]]
-    found = generate(model, prompts, 8, n_beam=3, eos_id=4)
-    assert generate(model, prompts, 8, n_beam=3, eos_id=4, temperature=0.0) == found
+    model = model_of()
+    found = generate(model, PROMPTS, 8, n_beam=3, eos_id=4)
+    assert generate(model, PROMPTS, 8, n_beam=3, eos_id=4, temperature=0.0) == found
 
 
 def test_limits_hold_for_each_row():
-    draft, limits = Draft(model_of(), [[1, 2], [3], [4, 5]], 5), torch.tensor([2, 5, 0])
-    with torch.inference_mode():
-        ids, log_probs, n_new = beam_search(draft, PLAIN, limits, 3, 0.6, 0)
+    ids, log_probs, n_new = search(model_of(), PROMPTS, [2, 5, 0], 3)
     assert n_new.tolist() == [2, 5, 0], "without an end token each row gets as many tokens as it may have"
     assert ids[0, 2:].eq(0).all() and log_probs[2].eq(0).all()
 
@@ -151,35 +147,42 @@ def test_a_new_beam_counts_the_prompt_once():
     assert beam.ended.tolist() == [[False] * 4, [True] * 4] and beam.copies.tolist() == [0] * 4 + [1] * 4
 
 
-def test_advance_keeps_the_best_continuations():
-    beam = Beam(Draft(model_of(5), [[1, 2]], 4), PLAIN, torch.tensor([4]), 2, 0.6, 0)
-    beam.draft.reorder(beam.copies)
-    logits = torch.tensor([[0.1, 0.2, 0.5, 0.15, 0.05]]).log().expand(3, 5)
-    beam.advance(logits, 0)
-    assert beam.draft.ids[:, 2].tolist() == [2, 1, 2], "the two likeliest, and the greedy row"
-    assert torch.allclose(beam.total.exp(), torch.tensor([[0.5, 0.2, 0.5]]))
-    assert beam.length.tolist() == [[1, 1, 1]] and not beam.ended.any()
+P = [0.1, 0.2, 0.5, 0.15, 0.05]  # of the five tokens, after every text
 
 
-def test_an_ended_text_competes_by_its_score():
+# (probability, length, ended) of the two texts and the greedy one, before and after; last: their new tokens
+ADVANCES = {
+    "the two likeliest, and the greedy row": (
+        [(1.0, 0, False), (1e-9, 0, False), (1.0, 0, False)],
+        [(0.5, 1, False), (0.2, 1, False), (0.5, 1, False)],
+        [2, 1, 2],
+    ),
+    # 0.3 * 0.2 of four tokens has the score log(0.06) / 1.5 = -1.88, and 0.14 of one token log(0.14) = -1.97
+    "the score ranks, not the log-probability alone": (
+        [(0.3, 3, False), (0.14, 1, True), (0.3, 3, False)],
+        [(0.15, 4, True), (0.06, 4, True), (0.15, 4, True)],
+        [2, 1, 2],
+    ),
+    "an ended text comes first by its score, stays ended, and its padding costs nothing": (
+        [(0.05, 2, False), (0.6, 1, True), (0.05, 2, False)],
+        [(0.6, 1, True), (0.025, 3, False), (0.025, 3, False)],
+        [0, 2, 2],
+    ),
+}
+
+
+@pytest.mark.parametrize("what", ADVANCES)
+def test_advance_keeps_the_best_continuations(what):
+    before, after, tokens = ADVANCES[what]
     beam = Beam(Draft(model_of(5), [[1, 2]], 4), PLAIN, torch.tensor([4]), 2, 1.0, 0)
     beam.draft.reorder(beam.copies)
-    beam.total = torch.tensor([[-1.2, -1.95, -1.2]])
-    beam.length, beam.ended = torch.tensor([[3, 1, 3]]), torch.tensor([[False, True, False]])
-    beam.advance(torch.tensor([[0.1, 0.2, 0.5, 0.15, 0.05]]).log().expand(3, 5), 3)
-    # Of four tokens, -1.2 + log 0.2 = -2.81 has the score -1.87; of one token, -1.95 has the score -1.95.
-    assert beam.draft.ids[:, 2].tolist() == [2, 1, 2], "the score ranks, not the log-probability alone"
-    assert beam.length.tolist() == [[4, 4, 4]]
-
-
-def test_an_ended_text_stays_ended_where_it_moves():
-    beam = Beam(Draft(model_of(5), [[1, 2]], 4), PLAIN, torch.tensor([4]), 2, 0.6, 0)
-    beam.draft.reorder(beam.copies)
-    beam.total = torch.tensor([[-3.0, -0.5, -3.0]])
-    beam.length, beam.ended = torch.tensor([[2, 1, 2]]), torch.tensor([[False, True, False]])
-    beam.advance(torch.tensor([[0.1, 0.2, 0.5, 0.15, 0.05]]).log().expand(3, 5), 2)
-    assert beam.ended.tolist() == [[True, False, False]], "the ended text came first, and is still ended"
-    assert beam.length.tolist() == [[1, 3, 3]] and beam.total[0, 0] == -0.5, "its padding costs nothing"
+    total, length, ended = (torch.tensor([column]) for column in zip(*before, strict=True))
+    beam.total, beam.length, beam.ended = total.log(), length, ended
+    beam.advance(torch.tensor(P).log().expand(3, 5))
+    total, length, ended = (list(column) for column in zip(*after, strict=True))
+    assert beam.draft.ids[:, 2].tolist() == tokens, what
+    assert torch.allclose(beam.total.exp(), torch.tensor([total])), what
+    assert beam.length.tolist() == [length] and beam.ended.tolist() == [ended], what
 
 
 def test_remember_keeps_the_best_ended_text():

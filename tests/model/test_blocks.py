@@ -1,8 +1,6 @@
 """Grades the parts of model/blocks.py against the papers' formulas and PyTorch's own layers.
 
-The stack: test_transformer_stack.py.
-
-Sizes are unequal everywhere, so that a swapped axis fails.
+The stack: test_blocks_stack.py. Sizes are unequal everywhere, so that a swapped axis fails.
 """
 
 import math
@@ -10,36 +8,25 @@ import math
 import pytest
 import torch
 from torch import nn
+from unequal import POSITIONS, B, D, F, H, S, T, config, randomise
 
-from minilm.model.attention import BLOCKED
+from minilm.model.attention import BLOCKED, alibi_bias
 from minilm.model.blocks import (
     ACTIVATIONS,
     Block,
-    BlockCache,
-    Embeddings,
     FeedForward,
+    InputRepresentation,
     Stack,
     padding_bias,
     sinusoidal_positions,
     token_positions,
 )
-from minilm.model.config import ModelConfig
 
-B, T, S, D, H, D_FF = 2, 5, 7, 12, 3, 20
 LEFT = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
 RIGHT = LEFT.flip(1)
-
-
-def config(**fields) -> ModelConfig:
-    small = dict(vocab_size=30, n_encoder_layer=2, n_decoder_layer=2, d_model=D, n_head=H, d_ff=D_FF)
-    return ModelConfig(**(small | dict(max_positions=9, dropout=0.0, attention_dropout=0.0) | fields))
-
-
-def randomise(module: nn.Module) -> nn.Module:
-    """Give every parameter a value of its own: a norm or bias that is left out must show."""
-    for p in module.parameters():
-        nn.init.normal_(p, std=0.5)
-    return module
+LATER = torch.ones(T, T, dtype=torch.bool).triu(1)
+MEMORY_MASK = torch.tensor([[1, 1, 1, 0, 0, 0, 0], [0, 1, 1, 1, 1, 1, 1]])
+both_norms = pytest.mark.parametrize("norm", ["post", "pre"])
 
 
 @pytest.mark.parametrize("d_model", [6, 7])
@@ -64,56 +51,53 @@ def test_positions_count_the_real_tokens(row, n_query):
     for s in range(6 - n_query, 6):
         assert found[1, s - 6] == s
         if row[s]:
-            assert found[0, s - 6] == sum(row[:s]), (
-                "a token's position is the number of real tokens before it"
-            )
+            assert found[0, s - 6] == sum(row[:s]), "a position is the number of real tokens before it"
 
 
 def test_positions_without_a_mask_go_on_after_the_past():
     assert token_positions(None, 3, 4, "cpu").tolist() == [4, 5, 6]
 
 
-def embed(part: Embeddings, positions: list, segments=None) -> tuple[torch.Tensor, torch.Tensor]:
+def test_padding_bias():
+    bias = padding_bias(LEFT, torch.float32)
+    assert bias.shape == (B, 1, 1, T), "(B, 1, 1, S): the same for every head and query"
+    assert bias[:, 0, 0].tolist() == [[BLOCKED, BLOCKED, 0, 0, 0], [0] * 5]
+    assert padding_bias(LEFT.bool(), torch.float64).dtype == torch.float64, "a mask of booleans is good, too"
+    assert padding_bias(None, torch.float32) is None
+
+
+def embed(part: InputRepresentation, positions: list, segments=None) -> tuple[torch.Tensor, torch.Tensor]:
     """The token vectors that went in and what came out."""
     vectors = torch.randn(B, len(positions), D)
     return vectors, part(vectors, torch.tensor(positions), segments)
 
 
 @pytest.mark.parametrize("offset", [0, 2])
-def test_learned_positions_are_rows_of_the_table(offset):
-    part = Embeddings(config(position_offset=offset))
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_positions_are_rows_of_the_table(positions, offset):
+    part = InputRepresentation(config(positions=positions, position_offset=offset))
     vectors, x = embed(part, [0, 3, 8])
-    assert part.position.weight.shape == (9 + offset, D), "max_positions rows, and the unused ones before"
-    assert torch.allclose(x, vectors + part.position.weight[[offset, 3 + offset, 8 + offset]])
-
-
-@pytest.mark.parametrize("offset", [0, 2])
-def test_sinusoidal_positions_are_rows_of_the_table(offset):
-    part = Embeddings(config(positions="sinusoidal", position_offset=offset))
-    vectors, x = embed(part, [0, 3, 8])
-    assert torch.allclose(x, vectors + sinusoidal_positions(20, D)[[offset, 3 + offset, 8 + offset]])
-    assert not list(part.parameters()) and not part.state_dict(), "the table is computed: nothing to save"
-
-
-def test_alibi_adds_nothing_to_the_embeddings():
-    vectors, x = embed(Embeddings(config(positions="alibi")), [0, 1, 2])
-    assert torch.equal(x, vectors)
-
-
-def test_each_row_has_its_own_positions():
-    part = Embeddings(config())
-    vectors, positions = torch.randn(B, 3, D), torch.tensor([[0, 0, 1], [4, 5, 6]])
-    assert torch.allclose(part(vectors, positions, None), vectors + part.position.weight[positions])
+    if positions == "learned":
+        assert part.position.weight.shape == (10 + offset, D), (
+            "max_positions rows, and the unused ones before"
+        )
+        table = part.position.weight
+        each = torch.tensor([[0, 0, 1], [4, 5, 6]])
+        assert torch.allclose(part(vectors, each, None), vectors + table[each + offset]), "a row has its own"
+    else:
+        assert not part.state_dict(), "nothing to save: the table is computed, or there is none"
+        table = sinusoidal_positions(20, D) * (positions == "sinusoidal")  # ALiBi adds nothing here
+    assert torch.allclose(x, vectors + table[[offset, 3 + offset, 8 + offset]])
 
 
 def test_scale_is_the_root_of_the_width_and_touches_the_tokens_only():
-    part = Embeddings(config(scale_embeddings=True))
+    part = InputRepresentation(config(scale_embeddings=True))
     vectors, x = embed(part, [1, 2])
     assert torch.allclose(x, vectors * math.sqrt(D) + part.position.weight[[1, 2]])
 
 
 def test_segments_are_added_and_default_to_text_a():
-    part = Embeddings(config(positions="alibi", n_segments=2))
+    part = InputRepresentation(config(positions="alibi", n_segments=2))
     segments = torch.tensor([[0, 0, 1], [0, 1, 1]])
     vectors, x = embed(part, [0, 1, 2], segments)
     assert torch.allclose(x, vectors + part.segment.weight[segments])
@@ -122,7 +106,7 @@ def test_segments_are_added_and_default_to_text_a():
 
 
 def test_norm_comes_last_and_is_the_layer_norm():
-    part = randomise(Embeddings(config(embedding_norm=True, n_segments=2, norm_eps=0.3)))
+    part = randomise(InputRepresentation(config(embedding_norm=True, n_segments=2, norm_eps=0.3)))
     vectors, x = embed(part, [0, 1])
     plain = vectors + part.position.weight[:2] + part.segment.weight[0]
     centred = plain - plain.mean(-1, keepdim=True)
@@ -130,21 +114,29 @@ def test_norm_comes_last_and_is_the_layer_norm():
     assert torch.allclose(x, expected * part.norm.weight + part.norm.bias, atol=1e-5)
 
 
-def share_of_zeros(x: torch.Tensor, share: float) -> bool:
-    """Is the share of zeros in x within five standard deviations of `share`?"""
-    return abs((x == 0).sum().item() - share * x.numel()) < 5 * math.sqrt(x.numel() * share * (1 - share))
+def drops(x: torch.Tensor, share: float, kept: float) -> bool:
+    """Is the share of zeros within five standard deviations, and the rest divided by 1 - share?"""
+    off = abs((x == 0).sum().item() - share * x.numel())
+    return off < 5 * math.sqrt(x.numel() * share * (1 - share)) and torch.allclose(
+        x[x != 0], torch.tensor(kept / (1 - share))
+    )
 
 
-def test_embeddings_drop_their_share_in_training_only():
-    part, ones = Embeddings(config(positions="alibi", dropout=0.3)), torch.ones(20, 40, D)
-    x = part(ones, torch.arange(40), None)
-    assert share_of_zeros(x, 0.3), f"{(x == 0).float().mean():.3f} dropped, not 0.3"
-    assert torch.allclose(x[x != 0], torch.tensor(1 / 0.7)), "what stays is divided by 1 - share"
+def test_the_input_drops_its_share_in_training_only():
+    part, ones = InputRepresentation(config(positions="alibi", dropout=0.3)), torch.ones(20, 40, D)
+    assert drops(part(ones, torch.arange(40), None), 0.3, 1.0)
     assert torch.equal(part.eval()(ones, torch.arange(40), None), ones)
 
 
+def test_dropout_falls_on_the_part_and_not_on_the_stream():
+    x, one = torch.full((20, 40, D), 3.0), torch.ones(20, 40, D)
+    block = Block(config(norm="pre", dropout=0.3), cross=False)
+    assert drops(block.add(x, lambda h: one, nn.Identity()) - x, 0.3, 1.0)
+    assert torch.equal(block.eval().add(x, lambda h: one, nn.Identity()), x + one)
+
+
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_activations_follow_their_formulas(name):
+def test_activations_and_feed_forward_follow_their_formulas(name):
     formula = {
         "relu": lambda x: max(0.0, x),
         "gelu": lambda x: x * (1 + math.erf(x / math.sqrt(2))) / 2,
@@ -153,35 +145,20 @@ def test_activations_follow_their_formulas(name):
     x = torch.linspace(-4, 4, 41, dtype=torch.float64)
     expected = torch.tensor([formula(value) for value in x.tolist()], dtype=torch.float64)
     assert (ACTIVATIONS[name](x) - expected).abs().max() < 1e-12
-
-
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_feed_forward_is_two_layers_with_a_bend(activation):
-    part = randomise(FeedForward(config(activation=activation)))
-    assert part.up.weight.shape == (D_FF, D) and part.down.weight.shape == (D, D_FF)
-    x = torch.randn(B, T, D)
-    inner = ACTIVATIONS[activation](x @ part.up.weight.T + part.up.bias)
+    part, x = randomise(FeedForward(config(activation=name))), torch.randn(B, T, D)
+    assert part.up.weight.shape == (F, D) and part.down.weight.shape == (D, F)
+    inner = ACTIVATIONS[name](x @ part.up.weight.T + part.up.bias)
     assert torch.allclose(part(x), inner @ part.down.weight.T + part.down.bias, atol=1e-5)
 
 
 def test_norm_stands_where_the_papers_put_it():
     x, norm, part = torch.randn(B, T, D), randomise(nn.LayerNorm(D)), nn.Linear(D, D)
     post, pre = (Block(config(norm=kind), cross=False) for kind in ("post", "pre"))
-    assert torch.allclose(post.add(x, part, norm), norm(x + part(x))), (
-        "Vaswani et al. 2017: LayerNorm(x + part(x))"
-    )
-    assert torch.allclose(pre.add(x, part, norm), x + part(norm(x))), (
-        "Radford et al. 2019: x + part(LayerNorm(x))"
-    )
+    assert torch.allclose(post.add(x, part, norm), norm(x + part(x))), "2017: LayerNorm(x + part(x))"
+    assert torch.allclose(pre.add(x, part, norm), x + part(norm(x))), "GPT-2: x + part(LayerNorm(x))"
 
 
-def test_dropout_falls_on_the_part_and_not_on_the_stream():
-    x, one = torch.full((20, 40, D), 3.0), torch.ones(20, 40, D)
-    block = Block(config(norm="pre", dropout=0.3), cross=False)
-    added = block.add(x, lambda h: one, nn.Identity()) - x
-    assert share_of_zeros(added, 0.3)
-    assert torch.allclose(added[added != 0], torch.tensor(1 / 0.7))
-    assert torch.equal(block.eval().add(x, lambda h: one, nn.Identity()), x + one)
+# Against PyTorch
 
 
 def copy_attention(ours, theirs) -> None:
@@ -205,83 +182,66 @@ def copy_block(ours: Block, theirs) -> None:
     ours.feed_forward.down.load_state_dict(theirs.linear2.state_dict())
 
 
-def torch_layer(kind: type, norm: str, activation: str) -> nn.Module:
+def torch_layer(cross: bool, norm: str, activation: str) -> nn.Module:
+    kind = nn.TransformerDecoderLayer if cross else nn.TransformerEncoderLayer
     options = dict(dropout=0.0, activation=activation, batch_first=True, norm_first=norm == "pre")
-    return randomise(kind(D, H, D_FF, dtype=torch.float64, **options))
+    return randomise(kind(D, H, F, dtype=torch.float64, **options))
 
 
 @pytest.mark.parametrize("mask", [None, LEFT, RIGHT], ids=["full", "left", "right"])
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
-@pytest.mark.parametrize("norm", ["post", "pre"])
-def test_encoder_block_equals_pytorch(norm, activation, mask):
-    theirs = torch_layer(nn.TransformerEncoderLayer, norm, activation)
-    ours = Block(config(norm=norm, activation=activation), cross=False).double()
-    copy_block(ours, theirs)
-    x = torch.randn(B, T, D, dtype=torch.float64)
-    expected = theirs(x, src_key_padding_mask=None if mask is None else mask == 0)
-    assert (ours(x, padding_bias(mask, x.dtype), causal=False) - expected).abs().max() < 1e-10
-
-
-@pytest.mark.parametrize("mask", [None, RIGHT], ids=["full", "right"])
-@pytest.mark.parametrize("activation", ["relu", "gelu"])
-@pytest.mark.parametrize("norm", ["post", "pre"])
-def test_decoder_block_equals_pytorch(norm, activation, mask):
-    theirs = torch_layer(nn.TransformerDecoderLayer, norm, activation)
-    ours = Block(config(norm=norm, activation=activation), cross=True).double()
+@pytest.mark.parametrize("cross", [False, True], ids=["encoder", "decoder"])
+@both_norms
+def test_block_equals_pytorch(norm, cross, activation, mask):
+    theirs = torch_layer(cross, norm, activation)
+    ours = Block(config(norm=norm, activation=activation), cross).double()
     copy_block(ours, theirs)
     x, memory = torch.randn(B, T, D, dtype=torch.float64), torch.randn(B, S, D, dtype=torch.float64)
-    memory_mask = torch.tensor([[1, 1, 1, 0, 0, 0, 0], [0, 1, 1, 1, 1, 1, 1]])
-    padded = None if mask is None else mask == 0
-    later = torch.ones(T, T, dtype=torch.bool).triu(1)
-    expected = theirs(
-        x, memory, tgt_mask=later, tgt_key_padding_mask=padded, memory_key_padding_mask=memory_mask == 0
-    )
-    out = ours(x, padding_bias(mask, x.dtype), True, memory, padding_bias(memory_mask, x.dtype))
-    assert (out - expected).abs().max() < 1e-10
-
-
-def test_padding_bias():
-    bias = padding_bias(LEFT, torch.float32)
-    assert bias.shape == (B, 1, 1, T), "(B, 1, 1, S): the same for every head and query"
-    assert bias[:, 0, 0].tolist() == [[BLOCKED, BLOCKED, 0, 0, 0], [0] * 5]
-    assert padding_bias(LEFT.bool(), torch.float64).dtype == torch.float64, "a mask of booleans is good, too"
-    assert padding_bias(None, torch.float32) is None
-
-
-def test_block_cache_reorders_both_parts():
-    cache = BlockCache(4, 3)
-    for part in (cache.self_attention, cache.cross_attention):
-        part.append(*torch.randn(2, B, H, 3, 4))
-    before = [part.contents()[0].clone() for part in (cache.self_attention, cache.cross_attention)]
-    cache.reorder(torch.tensor([1, 1]))
-    for part, k in zip((cache.self_attention, cache.cross_attention), before, strict=True):
-        assert torch.equal(part.contents()[0], k[[1, 1]])
-
-
-@pytest.mark.parametrize("kind", ["encoder", "cross"])
-@pytest.mark.parametrize("norm", ["post", "pre"])
-def test_stack_equals_pytorch(norm, kind):
-    causal = kind == "cross"
-    ours = Stack(config(norm=norm, final_norm=True), 2, causal, cross=causal).double()
-    layer = torch_layer(
-        nn.TransformerDecoderLayer if ours.causal else nn.TransformerEncoderLayer, norm, "gelu"
-    )
-    norm = nn.LayerNorm(D, dtype=torch.float64)
-    if ours.causal:
-        theirs = randomise(nn.TransformerDecoder(layer, 2, norm))
+    padded, bias = None if mask is None else mask == 0, padding_bias(mask, x.dtype)
+    if cross:
+        masks = dict(tgt_key_padding_mask=padded, memory_key_padding_mask=MEMORY_MASK == 0)
+        expected = theirs(x, memory, tgt_mask=LATER, **masks)
+        out = ours(x, bias, True, memory, padding_bias(MEMORY_MASK, x.dtype))
     else:
-        theirs = randomise(nn.TransformerEncoder(layer, 2, norm, enable_nested_tensor=False))
+        expected, out = theirs(x, src_key_padding_mask=padded), ours(x, bias, False)
+    read = torch.ones(B, T, dtype=torch.bool) if mask is None else mask.bool()
+    assert (out - expected)[read].abs().max() < 1e-10
+
+
+@pytest.mark.parametrize("cross", [False, True], ids=["encoder", "decoder"])
+@both_norms
+def test_stack_equals_pytorch(norm, cross):
+    ours = Stack(config(norm=norm, final_norm=True), 2, cross, cross).double()
+    layer, last = torch_layer(cross, norm, "gelu"), nn.LayerNorm(D, dtype=torch.float64)
+    if cross:
+        theirs = randomise(nn.TransformerDecoder(layer, 2, last))
+    else:
+        theirs = randomise(nn.TransformerEncoder(layer, 2, last, enable_nested_tensor=False))
     for block, other in zip(ours.blocks, theirs.layers, strict=True):
         copy_block(block, other)
     ours.norm.load_state_dict(theirs.norm.state_dict())
     vectors, memory = torch.randn(B, T, D, dtype=torch.float64), torch.randn(B, S, D, dtype=torch.float64)
-    if ours.causal:
-        memory_mask = torch.tensor([[1, 1, 0, 1, 1, 1, 0], [1] * S])
-        states = ours(vectors, RIGHT, memory=memory, memory_mask=memory_mask)
-        later = torch.ones(T, T, dtype=torch.bool).triu(1)
-        masks = dict(tgt_key_padding_mask=RIGHT == 0, memory_key_padding_mask=memory_mask == 0)
-        expected = theirs(states[0], memory, tgt_mask=later, **masks)
+    if cross:
+        states = ours(vectors, RIGHT, memory=memory, memory_mask=MEMORY_MASK)
+        masks = dict(tgt_key_padding_mask=RIGHT == 0, memory_key_padding_mask=MEMORY_MASK == 0)
+        expected = theirs(states[0], memory, tgt_mask=LATER, **masks)
     else:
         states = ours(vectors, RIGHT)
         expected = theirs(states[0], src_key_padding_mask=RIGHT == 0)
     assert (states[-1] - expected).abs().max() < 1e-10
+
+
+@pytest.mark.parametrize("side", [None, "left"])
+@pytest.mark.parametrize("alibi", [False, True])
+@pytest.mark.parametrize("cross", [False, True], ids=["encoder", "decoder"])
+@both_norms
+def test_chosen_positions_of_a_block_are_what_they_are_among_all(norm, cross, alibi, side):
+    block, x = randomise(Block(config(norm=norm), cross)).double(), torch.randn(B, T, D).double()
+    memory = torch.randn(B, S, D).double() if cross else None
+    bias = padding_bias(LEFT, x.dtype) if side else None
+    if alibi:
+        bias = alibi_bias(H, T, T).double()[None] + (0 if bias is None else bias)
+    given = x, bias, cross, memory, padding_bias(MEMORY_MASK, x.dtype) if cross else None
+    for chosen in [slice(-1, None), slice(-2, None)] + ([] if cross else [slice(1), slice(2)]):
+        part, whole = block.forward_at(chosen, *given), block(*given)
+        assert torch.allclose(part, whole[:, chosen]), f"{chosen} must look at all {T}, with their own bias"

@@ -4,51 +4,39 @@ import math
 
 import pytest
 import torch
+from unequal import PROMPTS, writer
 
 import minilm
-from minilm.model.config import ModelConfig
-from minilm.model.draft import KEPT, Draft
+from minilm.model.draft import KEPT, Draft, pad
 from minilm.model.generate import (
     Sample,
     check_decoder,
     check_prompt,
     check_settings,
-    decoder_prompt,
     evaluation_mode,
     generate,
-    join,
     read_prompts,
     sample,
     write,
 )
 from minilm.model.sampling import PLAIN, SamplingRule, draw, token_log_probabilities, uniform_numbers
-from minilm.model.transformer import build
 from minilm.plumbing.errors import UserError
 
 V = 11
-PROMPTS = [[3, 1, 4, 1, 5], [9, 2], [6, 5, 3, 5]]
 KINDS = ["decoder", "encoder-decoder"]
+every_kind = pytest.mark.parametrize("kind", KINDS)
+both_searches = pytest.mark.parametrize("n_beam", [1, 3])
 RULES = [
     PLAIN,
     SamplingRule(temperature=0.7, top_k=6),
-    SamplingRule(1.5, (0, 7), min_new_tokens=3, eos_id=4, temperature=1.3, top_p=0.9),
+    SamplingRule((0, 7), temperature=1.3, top_p=0.9, eos_id=4),
 ]
 SETTINGS = [
     dict(),
     dict(temperature=0.7, top_k=6),
-    dict(repetition_penalty=1.5, forbidden_ids=[0, 7], min_new_tokens=3, eos_id=4, top_p=0.9),
+    dict(forbidden_ids=[0, 7], eos_id=4, top_p=0.9),
     dict(n_beam=3, eos_id=4),
 ]
-
-
-def model_of(kind: str = "decoder", **fields):
-    layers = {
-        "decoder": dict(n_decoder_layer=2),
-        "encoder": dict(n_encoder_layer=2),
-        "encoder-decoder": dict(n_encoder_layer=1, n_decoder_layer=2),
-    }
-    sizes = dict(vocab_size=V, d_model=12, n_head=3, d_ff=20, max_positions=16, dropout=0.0, init_std=0.3)
-    return build(ModelConfig(**(sizes | layers[kind] | dict(attention_dropout=0.0) | fields)))
 
 
 def start(kind: str) -> dict:
@@ -60,12 +48,10 @@ def slow_texts(model, prompts, n_new: int, rule=PLAIN, seeds=(0,)) -> list[list[
     texts = []
     for prompt, seed in zip(prompts, seeds, strict=True):
         text = list(prompt)
-        for step, number in enumerate(uniform_numbers(seed, 1, n_new)[0]):
+        for number in uniform_numbers(seed, 1, n_new)[0]:
             with torch.no_grad():
                 logits = model(torch.tensor([text]))[:, -1]
-            seen = torch.zeros(1, V, dtype=torch.bool)
-            seen[0, text] = True
-            token = draw(rule.log_probabilities(logits, seen, step), number[None]).item()
+            token = draw(rule.log_probabilities(logits), number[None]).item()
             text.append(token)
             if token == rule.eos_id:
                 break
@@ -74,9 +60,9 @@ def slow_texts(model, prompts, n_new: int, rule=PLAIN, seeds=(0,)) -> list[list[
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
-@pytest.mark.parametrize("kind", KINDS)
+@every_kind
 def test_a_batch_of_unequal_prompts_is_its_prompts_one_by_one(kind, settings):
-    model, options = model_of(kind), settings | start(kind)
+    model, options = writer(kind), settings | start(kind)
     together = generate(model, PROMPTS, 9, seed=[5, 6, 7], **options)
     alone = [generate(model, [p], 9, seed=[s], **options)[0] for p, s in zip(PROMPTS, (5, 6, 7), strict=True)]
     assert together == alone, "padding or a neighbour changes a text"
@@ -87,53 +73,37 @@ def test_a_batch_of_unequal_prompts_is_its_prompts_one_by_one(kind, settings):
 
 @pytest.mark.parametrize("rule", RULES)
 def test_texts_are_those_of_the_plain_loop(rule):
-    model = model_of()
+    model = writer()
     got = sample(model, PROMPTS, 9, rule, seed=[5, 6, 7])
     have = [ids[mask].tolist() for ids, mask in zip(got.ids, got.mask, strict=True)]
     assert have == slow_texts(model, PROMPTS, 9, rule, (5, 6, 7))
 
 
-@pytest.mark.parametrize("settings", SETTINGS)
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_cache_changes_nothing(kind, settings):
-    model, options = model_of(kind), settings | start(kind)
-    cached = generate(model, PROMPTS, 9, seed=3, **options)
-    assert cached == generate(model, PROMPTS, 9, seed=3, use_cache=False, **options)
-
-
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("kind", KINDS)
+@every_kind
 def test_log_probabilities_are_those_of_the_distribution_that_was_drawn_from(kind, rule):
-    model = model_of(kind)
+    model = writer(kind)
     got = sample(model, PROMPTS, 9, rule, seed=3, **start(kind))
     assert isinstance(got, Sample) and got.log_probs.shape == (3, got.ids.shape[1] - got.n_prompt)
-    want = token_log_probabilities(
-        model.eval(), got.ids, got.mask, got.encoder_ids, got.encoder_mask, rule, got.n_prompt
-    )
+    source = pad(PROMPTS, 0, "right") if kind == "encoder-decoder" else (None, None)
+    want = token_log_probabilities(model, got.ids, got.mask, *source, rule, got.n_prompt)
     assert torch.allclose(got.log_probs, want, atol=1e-5), "sampling and scoring use two distributions"
-    assert (got.log_probs[got.mask[:, got.n_prompt :]] < 0).all(), (
-        "each drawn token has a probability below 1"
-    )
-    assert (got.log_probs[~got.mask[:, got.n_prompt :]] == 0).all(), "what follows the end counts nothing"
-
-
-def test_log_probabilities_of_a_beam_are_the_models_own():
-    model = model_of()
-    got = sample(model, PROMPTS, 9, SamplingRule(eos_id=4), n_beam=3)
-    want = token_log_probabilities(model.eval(), got.ids, got.mask, n_prompt=got.n_prompt)
-    assert torch.allclose(got.log_probs, want, atol=1e-5)
-
-
-def test_a_sample_can_take_part_in_a_loss():
-    model = model_of("encoder-decoder")
-    got = sample(model, PROMPTS, 5, decoder_start_id=8)
-    new = token_log_probabilities(model, got.ids, got.mask, got.encoder_ids, got.encoder_mask)
-    ((new - got.log_probs).exp() * got.log_probs).sum().backward()
+    real = got.mask[:, got.n_prompt :]
+    assert (got.log_probs[real] < 0).all(), "each drawn token has a probability below 1"
+    assert (got.log_probs[~real] == 0).all(), "what follows the end counts nothing"
+    (want.exp() * got.log_probs).sum().backward()  # a sample can take part in a loss
     assert model.tokens.weight.grad.abs().sum() > 0
 
 
+def test_log_probabilities_of_a_beam_are_the_models_own():
+    model = writer()
+    got = sample(model, PROMPTS, 9, SamplingRule(eos_id=4), n_beam=3)
+    want = token_log_probabilities(model, got.ids, got.mask, n_prompt=got.n_prompt)
+    assert torch.allclose(got.log_probs, want, atol=1e-5)
+
+
 def test_frequencies_are_those_of_the_model():
-    model, n = model_of().eval(), 4000
+    model, n = writer().eval(), 4000
     ids = generate(model, torch.tensor([[3, 1]]).expand(n, 2), 1, temperature=0.8, top_k=5)
     with torch.no_grad():
         log_probs = SamplingRule(temperature=0.8, top_k=5).log_probabilities(
@@ -147,7 +117,7 @@ def test_frequencies_are_those_of_the_model():
 
 
 def test_temperature_zero_takes_the_likeliest_token():
-    model = model_of().eval()
+    model = writer().eval()
     text = generate(model, [3, 1], 8, temperature=0.0)
     with torch.no_grad():
         want = model(torch.tensor([text]))[0].argmax(-1)[1:-1].tolist()
@@ -156,7 +126,7 @@ def test_temperature_zero_takes_the_likeliest_token():
 
 
 def test_a_seed_gives_the_same_text_whatever_the_batch():
-    model = model_of()
+    model = writer()
     texts = generate(model, [[3, 1]] * 4, 8, seed=2)
     assert generate(model, [[3, 1]] * 4, 8, seed=2) == texts
     assert generate(model, [[3, 1]] * 2 + [[4, 4, 4, 4]], 8, seed=2)[:2] == texts[:2], "the neighbours matter"
@@ -166,7 +136,7 @@ def test_a_seed_gives_the_same_text_whatever_the_batch():
 
 
 def test_what_comes_back_has_the_shape_of_what_went_in():
-    model = model_of()
+    model = writer()
     lists = generate(model, PROMPTS, 4, seed=2)
     assert [text[: len(p)] for text, p in zip(lists, PROMPTS, strict=True)] == PROMPTS, (
         "the prompt comes first"
@@ -181,16 +151,16 @@ def test_what_comes_back_has_the_shape_of_what_went_in():
 
 
 def test_an_encoder_decoder_gives_the_decoders_text():
-    model = model_of("encoder-decoder")
+    model = writer("encoder-decoder")
     texts = generate(model, PROMPTS, 4, decoder_start_id=[8, 3])
     assert [text[:2] for text in texts] == [[8, 3]] * 3 and [len(text) for text in texts] == [6] * 3
     batch = generate(model, torch.tensor([PROMPTS[0]] * 2), 4, decoder_start_id=8)
     assert batch.shape == (2, 5) and batch[:, 0].tolist() == [8, 8]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@every_kind
 def test_a_padded_tensor_with_its_mask_is_the_list_of_prompts(kind):
-    model, width = model_of(kind), 5
+    model, width = writer(kind), 5
     ids = torch.tensor([[7] * (width - len(p)) + p for p in PROMPTS])
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in PROMPTS])
     got = generate(model, ids, 6, attention_mask=mask, seed=2, **start(kind))
@@ -209,7 +179,7 @@ def end_of(model, prompts, n_new: int) -> int:
 
 
 def test_a_text_stops_at_the_end_token_and_the_rest_goes_on():
-    model = model_of()
+    model = writer()
     end = end_of(model, PROMPTS, 9)
     free, ended = generate(model, PROMPTS, 9, seed=2), generate(model, PROMPTS, 9, seed=2, eos_id=end)
     for prompt, long, short in zip(PROMPTS, free, ended, strict=True):
@@ -224,7 +194,7 @@ def test_a_text_stops_at_the_end_token_and_the_rest_goes_on():
 
 
 def test_the_loop_stops_when_all_have_ended():
-    model, steps = model_of(), []
+    model, steps = writer(), []
     decode = model.decode
     model.decode = lambda *args: steps.append(1) or decode(*args)
     end = generate(model, [3, 1], 1, temperature=0.0)[-1]
@@ -233,24 +203,15 @@ def test_the_loop_stops_when_all_have_ended():
     assert len(steps) == 1, "nothing is left to write after the first token"
 
 
-@pytest.mark.parametrize("n_beam", [1, 3])
-def test_min_new_tokens_holds_back_the_end(n_beam):
-    model, end = model_of(), end_of(model_of(), PROMPTS, 4)
-    for text, prompt in zip(
-        generate(model, PROMPTS, 9, eos_id=end, min_new_tokens=5, n_beam=n_beam), PROMPTS, strict=True
-    ):
-        assert end not in text[len(prompt) :][:5], "the end came before min_new_tokens others"
-
-
-@pytest.mark.parametrize("n_beam", [1, 3])
+@both_searches
 def test_forbidden_tokens_never_come(n_beam):
-    text = generate(model_of(), [3], 60, forbidden_ids=[3, 5, 6], n_beam=n_beam)
+    text = generate(writer(), [3], 60, forbidden_ids=[3, 5, 6], n_beam=n_beam)
     assert not {3, 5, 6} & set(text[1:])
 
 
-@pytest.mark.parametrize("n_beam", [1, 3])
+@both_searches
 def test_overflow_stops_at_the_last_position(n_beam):
-    model = model_of(max_positions=8)
+    model = writer(max_positions=8)
     texts = generate(model, PROMPTS, 20, overflow="stop", n_beam=n_beam)
     assert [len(text) for text in texts] == [8, 8, 8], "a row stops when it is as long as the positions"
     assert generate(model, PROMPTS[:1], 20, overflow="stop", n_beam=n_beam) == texts[:1]
@@ -259,20 +220,19 @@ def test_overflow_stops_at_the_last_position(n_beam):
     assert free == texts[0], "before the end of the positions both do the same"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@every_kind
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_overflow_slides_on_and_each_row_as_if_alone(kind, settings):
-    model, options = model_of(kind, max_positions=8), settings | start(kind) | dict(min_new_tokens=20)
+    model, options = writer(kind, max_positions=8), settings | start(kind) | dict(eos_id=None)
     texts = generate(model, PROMPTS, 20, seed=[5, 6, 7], **options)
     assert texts == [
         generate(model, p, 20, seed=s, **options) for p, s in zip(PROMPTS, (5, 6, 7), strict=True)
     ]
-    assert texts == generate(model, PROMPTS, 20, seed=[5, 6, 7], use_cache=False, **options)
     assert all(len(text) >= 21 for text in texts)
 
 
 def test_a_sliding_text_sees_its_newest_part():
-    model, text, window = model_of(max_positions=8).eval(), [3, 1], [3, 1]
+    model, text, window = writer(max_positions=8).eval(), [3, 1], [3, 1]
     for _ in range(20):
         window = window[-int(KEPT * 8) :] if len(window) > 8 else window
         with torch.no_grad():
@@ -282,7 +242,7 @@ def test_a_sliding_text_sees_its_newest_part():
 
 
 def test_the_model_is_left_as_it_was():
-    model = model_of(dropout=0.5, attention_dropout=0.5).train()
+    model = writer(dropout=0.5, attention_dropout=0.5).train()
     model.decoder.blocks[0].eval()
     modes, state = [m.training for m in model.modules()], torch.get_rng_state()
     texts = generate(model, PROMPTS, 6)
@@ -296,7 +256,7 @@ def test_the_model_is_left_as_it_was():
 
 
 def test_evaluation_mode_restores_each_module_even_after_an_error():
-    model = model_of().train()
+    model = writer().train()
     model.tokens.eval()
     with pytest.raises(ZeroDivisionError), evaluation_mode(model):
         assert not any(m.training for m in model.modules())
@@ -305,7 +265,7 @@ def test_evaluation_mode_restores_each_module_even_after_an_error():
 
 
 def test_write_draws_until_the_limits():
-    model, limits = model_of().eval(), torch.tensor([2, 4])
+    model, limits = writer().eval(), torch.tensor([2, 4])
     with torch.inference_mode():
         ids, log_probs, n_new = write(Draft(model, [[1], [2, 3]], 4), PLAIN, limits, 5, 7)
     assert ids.shape == log_probs.shape == (2, 4) and n_new.tolist() == [2, 4]
@@ -315,24 +275,16 @@ def test_write_draws_until_the_limits():
     assert ids[0, 0] == first[0]
 
 
-def test_join_puts_prompts_and_new_tokens_together():
-    new = torch.tensor([[5, 6, 0, 0], [7, 0, 0, 0]]), torch.tensor([[-1.0, -2, 0, 0], [-3, 0, 0, 0]])
-    got = join([[1, 2], [3]], 9, *new, torch.tensor([2, 1]), None, None)
-    assert got.ids.tolist() == [[1, 2, 5, 6], [9, 3, 7, 0]] and got.n_prompt == 2
-    assert got.mask.tolist() == [[True] * 4, [False, True, True, False]]
-    assert got.log_probs.tolist() == [[-1.0, -2.0], [-3.0, 0.0]] and got.encoder_ids is None
-
-
 @pytest.mark.parametrize("settings", [dict(), dict(temperature=0.0), dict(n_beam=2)])
 def test_a_broken_model_is_named(settings):
-    model = model_of()
+    model = writer()
     model.tokens.weight.data[3] = math.nan
     with pytest.raises(UserError, match="NaN"):
         generate(model, [3, 1], 4, **settings)
 
 
 def test_read_prompts_takes_one_or_many():
-    config = model_of().config
+    config = writer().config
     for one in (
         [1, 2],
         (1, 2),
@@ -359,12 +311,12 @@ def test_read_prompts_takes_one_or_many():
 )
 def test_prompts_that_the_model_cannot_read_are_refused(prompt, found):
     with pytest.raises(UserError, match=found):
-        check_prompt(prompt, "prompt 3", model_of().config)
+        check_prompt(prompt, "prompt 3", writer().config)
     with pytest.raises(UserError, match=found):
-        generate(model_of(), [[1, 2], prompt], 4)
+        generate(writer(), [[1, 2], prompt], 4)
     for empty in ([], [[]], torch.zeros(0, dtype=torch.long), torch.zeros(0, 3), torch.zeros(2, 0)):
         with pytest.raises(UserError, match="empty"):
-            generate(model_of(), empty)
+            generate(writer(), empty)
 
 
 @pytest.mark.parametrize(
@@ -373,34 +325,31 @@ def test_prompts_that_the_model_cannot_read_are_refused(prompt, found):
         dict(max_new_tokens=-1), dict(temperature=-1.0), dict(top_k=0), dict(top_p=0.0), dict(top_p=1.5),
         dict(n_beam=0), dict(n_beam=2, top_k=3), dict(n_beam=2, top_p=0.5), dict(n_beam=2, temperature=0.5),
         dict(length_penalty=-1.0), dict(overflow="slidd"), dict(pad_id=V), dict(eos_id=V), dict(seed=-1),
-        dict(forbidden_ids=[V]), dict(seed=[1, 2]), dict(repetition_penalty=0.0), dict(min_new_tokens=-1),
+        dict(forbidden_ids=[V]), dict(forbidden_ids=range(V)), dict(seed=[1, 2]),
     ],
 )  # fmt: skip
 def test_bad_settings_are_refused(options):
     with pytest.raises(UserError):
-        generate(model_of(), [1, 2], **options)
+        generate(writer(), [1, 2], **options)
 
 
 def test_check_settings_names_the_way_out():
     def message(model=None, n_new=4, rule=PLAIN, n_beam=1, length_penalty=0.6, pad_id=0, overflow="slide"):
         with pytest.raises(UserError) as error:
-            check_settings(model or model_of(), n_new, rule, n_beam, length_penalty, pad_id, overflow)
+            check_settings(model or writer(), n_new, rule, n_beam, length_penalty, pad_id, overflow)
         return str(error.value)
 
-    assert "embeddings" in message(model_of("encoder")), "say what an encoder can do instead"
-    assert "did you mean 'slide'" in message(overflow="slidd")
+    assert "embeddings" in message(writer("encoder")), "say what an encoder can do instead"
+    assert "must be slide or stop" in message(overflow="slidd")
     assert "draws nothing" in message(n_beam=2, rule=SamplingRule(top_k=3))
-    check_settings(model_of(), 4, SamplingRule(temperature=0.0), 2, 0.0, 0, "stop")
+    assert "[-1, 11]: the vocabulary has the ids 0 to 10" in message(rule=SamplingRule((-1, 3), eos_id=V))
+    check_settings(writer(), 4, SamplingRule(temperature=0.0), 2, 0.0, 0, "stop")
 
 
-def test_an_encoder_decoder_needs_a_start():
-    config = model_of().config
-    assert decoder_prompt(3, config) == [3] and decoder_prompt((3, 4), config) == [3, 4]
-    for bad in (None, V, []):
-        with pytest.raises(UserError, match="decoder_start_id"):
-            decoder_prompt(bad, config)
+@pytest.mark.parametrize("bad", [None, V, []])
+def test_an_encoder_decoder_needs_a_start(bad):
     with pytest.raises(UserError, match="decoder_start_id"):
-        generate(model_of("encoder-decoder"), [1, 2], 4)
+        generate(writer("encoder-decoder"), [1, 2], 4, decoder_start_id=bad)
 
 
 def test_generate_is_a_public_name():
@@ -409,20 +358,20 @@ def test_generate_is_a_public_name():
 
 def test_each_token_is_shown_as_soon_as_it_is_drawn():
     seen = []
-    written = sample(model_of(), [[1, 2, 3], [4]], 5, SamplingRule(), seed=2, watch=seen.append)
+    written = sample(writer(), [[1, 2, 3], [4]], 5, SamplingRule(), seed=2, watch=seen.append)
     assert torch.equal(torch.stack(seen, dim=1), written.ids[:, written.n_prompt :])
 
     def stop(token):
         raise KeyboardInterrupt
 
-    model = model_of().train()
+    model = writer().train()
     with pytest.raises(KeyboardInterrupt):
         sample(model, [[1, 2, 3]], 5, watch=stop)
     assert model.training, "Ctrl-C in the middle of a text leaves the model as it was"
 
 
 def test_check_decoder_refuses_an_encoder():
-    check_decoder(model_of())
-    check_decoder(model_of("encoder-decoder"))
+    check_decoder(writer())
+    check_decoder(writer("encoder-decoder"))
     with pytest.raises(UserError, match="extract.py"):
-        check_decoder(model_of("encoder"))
+        check_decoder(writer("encoder"))

@@ -1,64 +1,27 @@
 """Grades model/transformer.py: what a model returns, its heads, and how its parameters live.
 
-What it may see: test_models_sight.py. That it is what its config says: test_models_config.py.
-
+What it may see: test_transformer_sight.py. That it is what its config says: test_transformer_config.py.
 Sizes are unequal everywhere, so that a swapped axis fails.
 """
 
 import pytest
 import torch
 from torch import nn
+from unequal import KINDS, PAD, POSITIONS, B, D, H, S, T, V, config, ids, inputs, model
 
-from minilm.model.config import ModelConfig
 from minilm.model.transformer import Transformer, VocabularyHead, build
 
-B, T, S, V, D, H, D_FF = 2, 5, 7, 31, 12, 3, 20
-KINDS = {"encoder": (2, 0), "decoder": (0, 2), "encoder-decoder": (1, 2)}
-POSITIONS = ["learned", "sinusoidal", "alibi"]
-PAD = {  # two rows, the first of them three or two tokens short
-    "left": torch.tensor([[0] * 3 + [1] * 4, [1] * 7]),
-    "right": torch.tensor([[1] * 4 + [0] * 3, [1] * 7]),
-}
+every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
-def config(kind: str = "encoder", **fields) -> ModelConfig:
-    encoder, decoder = KINDS[kind]
-    small = dict(
-        vocab_size=V, n_encoder_layer=encoder, n_decoder_layer=decoder, d_model=D, n_head=H, d_ff=D_FF
-    )
-    return ModelConfig(**(small | dict(max_positions=10, dropout=0.0, attention_dropout=0.0) | fields))
-
-
-def model(kind: str = "encoder", **fields) -> Transformer:
-    """A model with a value of its own in every parameter: what is left out must show."""
-    made = build(config(kind, **fields)).eval()
-    for p in made.parameters():
-        nn.init.normal_(p, std=0.4)
-    return made
-
-
-def ids(rows: int, length: int) -> torch.Tensor:
-    return torch.randint(V, (rows, length))
-
-
-def inputs(kind: str, rows: int = B) -> dict:
-    """Arguments of `forward`: segments for an encoder, and a text of its own for a decoder that has one."""
-    if kind == "decoder":
-        return dict(input_ids=ids(rows, T))
-    given = dict(input_ids=ids(rows, S), token_type_ids=torch.randint(2, (rows, S)))
-    return given | (dict(decoder_input_ids=ids(rows, T)) if kind == "encoder-decoder" else {})
-
-
-@pytest.mark.parametrize("kind", KINDS)
+@every_kind
 def test_shapes_of_logits_and_hidden_states(kind):
     m, given = model(kind), inputs(kind)
     length = S if kind == "encoder" else T
     assert m(**given).shape == (B, length, V)
     states = m.hidden_states(**given)
     assert [state.shape for state in states] == [(B, length, D)] * 3, "n_layer + 1, the embeddings first"
-    assert torch.equal(m.vocabulary_logits(states[-1]), m(**given)), (
-        "the logits come from the last hidden states"
-    )
+    assert torch.equal(m.vocabulary_logits(states[-1]), m(**given)), "the logits come from the last states"
 
 
 def test_build_makes_what_the_config_says():
@@ -74,9 +37,7 @@ def test_an_encoder_decoder_needs_decoder_input_ids():
     with pytest.raises(ValueError, match="decoder_input_ids"):
         m(given["input_ids"])
     states = m.hidden_states(given["input_ids"])
-    assert len(states) == 2 and states[0].shape == (B, S, D), (
-        "without them the hidden states are the encoder's"
-    )
+    assert len(states) == 2 and states[0].shape == (B, S, D), "without them the states are the encoder's"
 
 
 def test_encode_then_decode_is_the_whole_model():
@@ -85,15 +46,25 @@ def test_encode_then_decode_is_the_whole_model():
     whole = m.hidden_states(**given, attention_mask=mask, decoder_attention_mask=decoder_mask)
     memory = m.encode(given["input_ids"], mask, given["token_type_ids"])[-1]
     parts = m.decode(given["decoder_input_ids"], decoder_mask, memory, mask)
-    for one, other in zip(whole, parts, strict=True):
-        assert torch.equal(one, other)
+    assert all(map(torch.equal, whole, parts)) and len(whole) == len(parts)
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_first_and_last_positions_alone_are_what_they_are_among_all(n):
+    m, given, mask = model("encoder-decoder"), ids(B, S), PAD["right"]
+    whole, part = m.encode(given, mask), m.encode(given, mask, n_first=n)
+    torch.testing.assert_close(part[-1], whole[-1][:, :n])
+    m, mask = model("decoder"), PAD["left"]
+    whole, part = m.decode(given, mask), m.decode(given, mask, n_last=n)
+    assert torch.equal(part[-2], whole[-2])
+    torch.testing.assert_close(part[-1], whole[-1][:, -n:])
+    with pytest.raises(ValueError, match="caches need all positions"):  # the next token would see too little
+        m.decode(given, caches=m.new_caches(S), n_last=n)
 
 
 def test_one_token_embedding_serves_both_stacks():
-    m = model("encoder-decoder")
-    names = [name for name, _ in m.named_parameters() if name.startswith("tokens")]
-    assert names == ["tokens.weight"]
-    given = inputs("encoder-decoder")
+    m, given = model("encoder-decoder"), inputs("encoder-decoder")
+    assert [name for name, _ in m.named_parameters() if name.startswith("tokens")] == ["tokens.weight"]
     before_in, before_out = m.encode(given["input_ids"])[0], m.decode(given["decoder_input_ids"])[0]
     m.tokens.weight.data += 1
     assert torch.allclose(m.encode(given["input_ids"])[0], before_in + 1, atol=1e-5)
@@ -133,30 +104,18 @@ def test_logits_of_chosen_positions_only():
     assert torch.allclose(m.vocabulary_logits(hidden[chosen]), m.vocabulary_logits(hidden)[chosen], atol=1e-5)
 
 
-def test_pooled_is_tanh_of_a_layer_on_the_first_token():
-    m, hidden = model(pooler=True), torch.randn(B, T, D)
-    expected = torch.tanh(hidden[:, 0] @ m.pooler.weight.T + m.pooler.bias)
-    assert torch.allclose(m.pooled(hidden), expected, atol=1e-6)
-
-
-def test_next_sentence_logits_read_the_pooled_vector():
+def test_pooled_and_next_sentence_read_the_first_token():
     m, hidden = model(pooler=True, next_sentence=True), torch.randn(B, T, D)
-    expected = m.pooled(hidden) @ m.next_sentence.weight.T + m.next_sentence.bias
+    pooled = torch.tanh(hidden[:, 0] @ m.pooler.weight.T + m.pooler.bias)
+    assert torch.allclose(m.pooled(hidden), pooled, atol=1e-6)
+    expected = pooled @ m.next_sentence.weight.T + m.next_sentence.bias
     assert m.next_sentence_logits(hidden).shape == (B, 2)
     assert torch.allclose(m.next_sentence_logits(hidden), expected, atol=1e-6)
 
 
-def test_more_tokens_than_positions_are_refused():
-    with pytest.raises(ValueError, match="11 tokens.* 10 positions"):
-        model("decoder")(ids(B, 11))
-
-
-# Every field of the config is read
-
-
 @pytest.mark.parametrize("norm", ["pre", "post"])
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("kind", KINDS)
+@every_kind
 def test_no_parameter_is_dead(kind, tied, norm):
     fields = dict(embedding_norm=True, final_norm=True, head_transform=True, head_bias=True)
     if kind != "decoder":
@@ -174,44 +133,51 @@ def test_no_parameter_is_dead(kind, tied, norm):
         assert name.endswith("k.bias") or (p.grad != 0).any(), f"{name} never learns"
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_tied_embeddings_are_one_tensor(kind):
-    m = model(kind)
-    names = list(m.state_dict())
-    assert "tokens.weight" in names and m.vocabulary.output is None
+@pytest.mark.parametrize("tied", [True, False])
+@every_kind
+def test_tied_embeddings_are_one_tensor_and_untied_ones_two(kind, tied):
+    m = model(kind, tie_embeddings=tied)
     storages = [p.untyped_storage().data_ptr() for p in m.state_dict().values()]
     assert len(set(storages)) == len(storages), "a tensor is saved twice under two names"
+    assert ("vocabulary.output.weight" in m.state_dict()) == (not tied)
     hidden = m.hidden_states(**inputs(kind))[-1].detach()
     before = m.vocabulary_logits(hidden)
     m.tokens.weight.data[3] += 1.0
     changed = (m.vocabulary_logits(hidden) - before).abs().amax((0, 1)) > 1e-4  # (V,)
-    assert changed.nonzero().flatten().tolist() == [3], "row 3 of the embedding gives the logit of token 3"
+    assert changed.nonzero().flatten().tolist() == [3] * tied, (
+        "row 3 of the embedding gives the logit of token 3"
+    )
 
 
-def test_untied_embeddings_are_two():
-    m = model(tie_embeddings=False)
-    hidden = m.hidden_states(ids(B, T))[-1].detach()
-    before = m.vocabulary_logits(hidden)
-    m.tokens.weight.data[3] += 1.0
-    assert torch.equal(m.vocabulary_logits(hidden), before), "the output matrix must not follow the embedding"
-    assert m.vocabulary.output.weight.shape == (V, D)
-
-
-@pytest.mark.parametrize("kind", KINDS)
+@every_kind
 @pytest.mark.parametrize("positions", POSITIONS)
 def test_the_state_dict_holds_the_parameters_and_nothing_else(positions, kind):
-    m = model(kind, positions=positions, pooler=kind != "decoder")
+    m, other = (model(kind, positions=positions, pooler=kind != "decoder") for _ in range(2))
     assert set(m.state_dict()) == {name for name, _ in m.named_parameters()}, (
         "buffers are computed, not saved"
     )
-    other, given = model(kind, positions=positions, pooler=kind != "decoder"), inputs(kind)
+    given = inputs(kind)
     assert not torch.equal(other(**given), m(**given))
     other.load_state_dict(m.state_dict(), strict=True)
     assert torch.equal(other(**given), m(**given))
 
 
+def test_weights_keep_the_names_under_which_run_folders_hold_them():
+    m = model("encoder-decoder", n_segments=2, embedding_norm=True, final_norm=True, tie_embeddings=False)
+    names = {name.replace(".0.", ".N.") for name in m.state_dict() if ".1." not in name}
+    linear = lambda *layers: {f"{layer}.{what}" for layer in layers for what in ("weight", "bias")}
+    block = [f"self_attention.{part}" for part in ("q", "k", "v", "out")]
+    block += ["self_attention_norm", "feed_forward.up", "feed_forward.down", "feed_forward_norm"]
+    cross = [part.replace("self", "cross") for part in block if "self" in part]
+    stacks = {f"{stack}.blocks.N.{name}" for stack in ("encoder", "decoder") for name in linear(*block)}
+    stacks |= {f"{stack}.embeddings.position.weight" for stack in ("encoder", "decoder")}
+    stacks |= {f"decoder.blocks.N.{name}" for name in linear(*cross)} | {"encoder.embeddings.segment.weight"}
+    stacks |= linear("encoder.norm", "decoder.norm", "encoder.embeddings.norm", "decoder.embeddings.norm")
+    assert names == stacks | {"tokens.weight", "vocabulary.output.weight"}
+
+
 @pytest.mark.parametrize("field", ["dropout", "attention_dropout"])
-@pytest.mark.parametrize("kind", KINDS)
+@every_kind
 def test_dropout_acts_in_training_only(kind, field):
     m, given = model(kind, **{field: 0.5}), inputs(kind)
     assert torch.equal(m(**given), m(**given)), "evaluation must be deterministic"
@@ -222,7 +188,7 @@ def test_dropout_acts_in_training_only(kind, field):
     assert not torch.allclose(m(**given), m(**given), atol=1e-3), f"{field} does nothing in training"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@every_kind
 def test_explicit_attention_shows_its_weights_and_changes_nothing(kind):
     m, given = model(kind), inputs(kind)
     fast = m(**given)
@@ -231,32 +197,13 @@ def test_explicit_attention_shows_its_weights_and_changes_nothing(kind):
     shapes = {"encoder": (S, S), "decoder": (T, T)}
     for side in kind.split("-"):
         for block in getattr(m, side).blocks:
-            assert block.self_attention.weights.shape == (B, H, *shapes[side])
-            if side == "decoder":
-                later = torch.ones(T, T, dtype=torch.bool).triu(1)
-                assert (block.self_attention.weights[..., later] == 0).all(), (
-                    "the weights show the causal mask"
-                )
+            weights = block.self_attention.weights
+            assert weights.shape == (B, H, *shapes[side])
+            later = torch.ones(shapes[side], dtype=torch.bool).triu(1)
+            assert (weights[..., later] == 0).all() == (side == "decoder"), "they show the causal mask"
             if block.cross_attention is not None:
                 assert block.cross_attention.weights.shape == (B, H, T, S)
     m.use_explicit_attention(False)
     assert torch.equal(m(**given), fast)
     block = (m.decoder or m.encoder).blocks[0]
     assert block.self_attention.weights is None, "old weights must not be taken for those of the last call"
-
-
-def test_decode_can_give_the_last_positions_alone():
-    torch.manual_seed(0)
-    model = build(ModelConfig(vocab_size=30, n_decoder_layer=2, d_model=12, n_head=3, d_ff=20, dropout=0.0))
-    ids = torch.randint(30, (2, 7))
-    whole, part = model.eval().decode(ids)[-1], model.decode(ids, n_last=3)[-1]
-    torch.testing.assert_close(part, whole[:, -3:])
-
-
-def test_encode_can_give_the_first_positions_alone():
-    torch.manual_seed(0)
-    model = build(ModelConfig(vocab_size=30, n_encoder_layer=2, d_model=12, n_head=3, d_ff=20, dropout=0.0))
-    ids, mask = torch.randint(30, (2, 7)), torch.tensor([[1] * 7, [1] * 4 + [0] * 3])
-    whole, part = model.eval().encode(ids, mask)[-1], model.encode(ids, mask, n_first=1)[-1]
-    torch.testing.assert_close(part, whole[:, :1])
-    assert model.encode(ids, mask)[-1].shape == (2, 7, 12), "without n_first all positions are wanted"

@@ -9,36 +9,13 @@ import math
 import pytest
 import torch
 from torch import nn
+from unequal import config, inputs
 
 from minilm.model.attention import MultiHeadAttention
 from minilm.model.config import PRESETS, ModelConfig
 from minilm.model.transformer import build
 
-B, T, S, V, D, H, D_FF = 2, 5, 7, 31, 12, 3, 20
-KINDS = {"encoder": (2, 0), "decoder": (0, 2), "encoder-decoder": (1, 2)}
 TINY = [name for name in PRESETS if name.endswith("tiny")]
-
-
-def config(kind: str = "encoder", **fields) -> ModelConfig:
-    encoder, decoder = KINDS[kind]
-    small = dict(
-        vocab_size=V, n_encoder_layer=encoder, n_decoder_layer=decoder, d_model=D, n_head=H, d_ff=D_FF
-    )
-    return ModelConfig(**(small | dict(max_positions=10, dropout=0.0, attention_dropout=0.0) | fields))
-
-
-def ids(rows: int, length: int) -> torch.Tensor:
-    return torch.randint(V, (rows, length))
-
-
-def inputs(kind: str, rows: int = B) -> dict:
-    """Arguments of `forward`: segments for an encoder, and a text of its own for a decoder that has one."""
-    if kind == "decoder":
-        return dict(input_ids=ids(rows, T))
-    given = dict(input_ids=ids(rows, S), token_type_ids=torch.randint(2, (rows, S)))
-    return given | (dict(decoder_input_ids=ids(rows, T)) if kind == "encoder-decoder" else {})
-
-
 BASE = config("encoder-decoder", pooler=True, norm="post", init_std=0.3, final_norm=False)
 # field -> (another value, what of the model must change by it)
 CHANGED = {
