@@ -14,6 +14,7 @@ from minilm.in_context.run import FewShot
 from minilm.model.config import ModelConfig
 from minilm.model.transformer import build
 from minilm.plumbing.terminal import exit_code
+from minilm.pretraining import run
 from minilm.pretraining.recipes import with_recipe
 from minilm.pretraining.run import PretrainingSettings
 from minilm.texts import corpus as data
@@ -54,9 +55,9 @@ def results(folder: str = "runs/prompt") -> dict:
 
 
 def test_the_default_trains_its_model_and_asks_it(script, monkeypatch):
-    def tiny(run):
+    def tiny(self):
         default = dict(objective="causal", model="gpt-alibi-tiny", seed=3, device="cpu")
-        assert run.settings == with_recipe(PretrainingSettings(**default))
+        assert self.settings == with_recipe(PretrainingSettings(**default))
         few = with_recipe(PretrainingSettings(**default, steps=2, n_documents=60, vocab_size=500))
         return whole_run(FewShot(few, dict(d_model=8, n_head=4, d_ff=8)))
 
@@ -117,7 +118,7 @@ def test_a_prompt_is_written_to(script, kind):
 
 def test_the_newest_gpt_writes_where_no_model_is_named(script, monkeypatch):
     asked = []
-    monkeypatch.setattr(prompt, "newest_or_train", lambda *what: asked.append(what) or Path("decoder"))
+    monkeypatch.setattr(run, "newest_or_train", lambda *what: asked.append(what) or Path("decoder"))
     assert script("--max-new-tokens 2 --seed 4 --prompt", "Ana")[0] == 0
     assert script(f"--data train.tsv --shots 0 {FEW}")[0] == 0
     assert asked == [("causal", 4, "auto", None), ("causal", 0, "cpu", None)]

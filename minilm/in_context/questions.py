@@ -5,12 +5,21 @@ Three kinds of question on the documents of `world.few_shot`, each asked after k
     new_pairings    which label has this thing's place? place and label never met in training
     nonce_keys      which label had this key before? the key is no word and never had a label of its own
     story_items     as new_pairings, for a thing that training shows in stories alone
+
+`train.py --objective causal --data world:few-shot` asks them on the way, so that the log shows at which step
+the ability appears.
 """
 
 from collections.abc import Sequence
 
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..pretraining.causal import Causal
 from ..world import LABEL_WORDS, N_PAIRS, few_shot_pairs
 from .prompts import PromptFormat, Question
+from .scores import answers
 
 TASKS = {
     "new_pairings": dict(kind="category", items="known"),
@@ -25,6 +34,7 @@ NAMES = {
 CHANCE = 1 / len(LABEL_WORDS)
 FORMAT = PromptFormat({label: label for label in LABEL_WORDS}, template=" {text} {label}", separator="")
 PROBE_SHOTS = N_PAIRS - 1
+N_PROBE = 100  # questions of each task that are asked on the way
 TEST_SEED = 2_000_003  # added to the seed, so that no question is a training document
 
 
@@ -35,6 +45,41 @@ def questions(task: str, k: int, n: int, seed: int, start: int = 0) -> list[Ques
         for index in range(start, start + n)
     )
     return [Question(tuple(pairs[:-1]), *pairs[-1]) for pairs in documents]
+
+
+class InContext(Causal):
+    """GPT on few-shot documents: training is that of `causal.py` to the bit, validation also asks.
+
+    The metrics of validation have the accuracy of each task, as shares of all questions, so that those of the
+    parts of a batch add up.
+    """
+
+    def __init__(self, corpus, tokenizer, context: int, batch_size: int, seed: int = 0):
+        super().__init__(corpus, tokenizer, context, batch_size, seed)
+        self.asked = [(task, q) for task in TASKS for q in questions(task, PROBE_SHOTS, N_PROBE, seed)]
+
+    def batch(self, step: int, split: str) -> dict[str, Tensor]:
+        """As `Causal.batch`; a validation row also carries the questions that are asked with it, or -1."""
+        batch = super().batch(step, split)
+        if split == "train":
+            return batch
+        n_row = len(batch["input_ids"])
+        # each row of probes (N, P) has every N-th question: a part of the batch asks its own
+        probes = np.full((n_row, -(-len(self.asked) // n_row)), -1)
+        probes.T.flat[: len(self.asked)] = np.arange(len(self.asked))
+        return batch | dict(probes=torch.from_numpy(probes))
+
+    def loss(self, model, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """As `Causal.loss`, with the questions of this part of the batch."""
+        loss, metrics = super().loss(model, batch)
+        if "probes" not in batch:
+            return loss, metrics
+        right = dict.fromkeys(TASKS, 0.0)
+        asked = [self.asked[i] for i in batch["probes"][batch["probes"] >= 0].tolist()]
+        given = answers(model, self.tokenizer, FORMAT, [q for _, q in asked]) if asked else []
+        for (task, question), answer in zip(asked, given, strict=True):
+            right[task] += (answer == question.label) / N_PROBE
+        return loss, metrics | {task: torch.tensor(share) for task, share in right.items()}
 
 
 def curve(log: Sequence[dict], width: int = 20) -> list[str]:

@@ -1,11 +1,39 @@
-"""A study of in-context learning: accuracy against the number of examples, and its controls, as a table."""
+"""A study of in-context learning: accuracy against the number of examples, and its controls."""
 
-from collections.abc import Callable
+import hashlib
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import mean, stdev
 
-from . import questions as in_context
-from .prompt_files import FileQuestions
-from .prompts import CONTROLS, Interval, PromptFormat, Question, accuracy_by_shots, answers, prompt_length
+import torch
+
+from .prompts import CONTROLS, PromptFormat, Question, relabelled
+from .scores import accuracy, answers, prompt_length
+
+T_975 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)  # Student's t, 1 to 9 degrees of freedom
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The mean over several draws, and the half width of its 95 % confidence interval (Student's t)."""
+
+    mean: float
+    half: float | None  # none: one draw says nothing about the spread
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Interval":
+        """Return the interval of the values of independent draws."""
+        n = len(values)
+        if n < 2:
+            return cls(mean(values), None)
+        degrees = n - 1  # above 9, the first terms of a series in 1 / degrees are right to 0.01
+        t = T_975[degrees - 1] if degrees <= len(T_975) else 1.96 + 2.37 / degrees + 2.82 / degrees**2
+        return cls(mean(values), t * stdev(values) / math.sqrt(n))
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f}" + ("" if self.half is None else f" ±{self.half:.3f}")
+
 
 Draw = Callable[[int, int], list[Question]]  # (k examples, number of the draw) -> questions
 Found = dict[tuple[str, str], dict[int, Interval]]  # (task, control) -> shots -> accuracy
@@ -24,24 +52,26 @@ class Study:
     score: str
 
     def measure(self, model, tokenizer, shots) -> Found:
-        """Ask all the questions."""
-        first = next(iter(self.draws))
-        rows = [(first, control) for control in CONTROLS]
-        rows += [(task, "gold") for task in self.draws if task != first]
-        how = (self.n_draw, self.score)
-        return {
-            (task, control): accuracy_by_shots(
-                model, tokenizer, self.prompt_format, self.draws[task], shots, control, *how
-            )
-            for task, control in rows
-        }
+        """Ask all the questions. Without examples there are no labels for a control to change."""
+        first, *others = self.draws
+        found = {}
+        for task, control in [(first, control) for control in CONTROLS] + [(task, "gold") for task in others]:
+            by_shots = found[task, control] = {}
+            for k in shots if control == "gold" else filter(None, shots):
+                values = []
+                for number in range(self.n_draw):
+                    asked = self.draws[task](k, number)
+                    asked = relabelled(asked, control, list(self.prompt_format.words), number)
+                    values.append(accuracy(model, tokenizer, self.prompt_format, asked, self.score))
+                by_shots[k] = Interval.of(values)
+        return found
 
     def shots_that_fit(self, model, tokenizer, shots) -> tuple[int, ...]:
         """Return the numbers of examples with which every prompt fits into the model's positions."""
-        limit = model.config.max_positions
+        limit, draw = model.config.max_positions, next(iter(self.draws.values()))
 
         def fits(k: int) -> bool:
-            asked = (q for seed in range(self.n_draw) for q in self.draws[next(iter(self.draws))](k, seed))
+            asked = (question for number in range(self.n_draw) for question in draw(k, number))
             return all(prompt_length(tokenizer, model.config, self.prompt_format, q) <= limit for q in asked)
 
         return tuple(k for k in shots if fits(k))
@@ -51,11 +81,10 @@ class Study:
         shots = list(next(iter(found.values())))
         rows = []
         for (task, control), by_shots in found.items():
-            if not by_shots:  # a control without examples
-                continue
-            name = self.names[task] if control == "gold" else f"    the same, {control} labels"
-            cells = [str(by_shots[k]) if k in by_shots else "-" for k in shots]
-            rows.append((name, *cells, f"{self.chance:.3f}"))
+            if by_shots:  # a control without examples has none
+                name = self.names[task] if control == "gold" else f"    the same, {control} labels"
+                cells = [str(by_shots[k]) if k in by_shots else "-" for k in shots]
+                rows.append((name, *cells, f"{self.chance:.3f}"))
         return rows, ("examples in the prompt:", *map(str, shots), self.against)
 
     def examples(self, model, tokenizer, k: int) -> list[str]:
@@ -69,32 +98,10 @@ class Study:
         return lines
 
 
-def world_study(seed: int, n_draw: int, n_test: int, score: str) -> Study:
-    """Return the study of the embedded world: the three tasks of `in_context.py`."""
-
-    def draw_of(task: str) -> Draw:
-        return lambda k, draw: in_context.questions(task, k, n_test, seed, start=draw * n_test)
-
-    draws = {task: draw_of(task) for task in in_context.TASKS}
-    return Study(draws, in_context.NAMES, in_context.FORMAT, in_context.CHANCE, "chance", n_draw, score)
-
-
-def file_study(files: FileQuestions, seed: int, n_draw: int, score: str) -> Study:
-    """Return the study of a user's labelled files."""
-    draws = {"files": lambda k, draw: files.questions(k, seed + draw)}
-    names = {"files": files.data}
-    return Study(draws, names, files.format, files.majority(), "commonest label", n_draw, score)
-
-
-def figures(found: Found) -> dict:
-    """Return what results.json says: of most examples, but for `accuracy`, which has each number of them."""
-    of = {f"{task}, {control}": by_shots for (task, control), by_shots in found.items()}
-    keys = {
-        "nonce_keys, gold": "lookup_accuracy",
-        "story_items, gold": "story_item_accuracy",
-        "new_pairings, shuffled": "shuffled_accuracy",
-        "files, shuffled": "shuffled_accuracy",
-    }
-    first = next(iter(found.values()))
-    results = dict(accuracy={str(k): interval.mean for k, interval in first.items()})
-    return results | {keys[name]: of[name][max(of[name])].mean for name in of if name in keys and of[name]}
+def checksum(model) -> str:
+    """Return 16 hexadecimal digits that change with any bit of any weight (SHA-256)."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.state_dict().items()):
+        flat = weight.detach().cpu().flatten()
+        digest.update(name.encode() + flat.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -5,11 +5,12 @@ A decoder goes on with the prompt; an encoder-decoder reads it and writes its ow
 
 import codecs
 import sys
+from collections.abc import Callable
 
 from ..model.generate import SamplingRule, check_decoder, sample
 from ..plumbing.errors import UserError
 from ..tokenizer.rows import END, prompt_ids
-from .prompts import decoder_start
+from .scores import decoder_start
 
 HELP = "Type the beginning of a text. Arrows recall earlier ones, Ctrl-C ends an answer, Ctrl-D leaves."
 
@@ -32,22 +33,16 @@ class Writer:
         n_beam: int = 1,
     ):
         check_decoder(model)
-        self.model, self.tokenizer, self.max_new_tokens, self.n_beam = (
-            model,
-            tokenizer,
-            max_new_tokens,
-            n_beam,
-        )
-        self.eos_id = tokenizer.special_id(END if model.config.kind == "decoder" else "[SEP]")
+        self.model, self.tokenizer = model, tokenizer
+        self.max_new_tokens, self.n_beam = max_new_tokens, n_beam
+        end = tokenizer.special_id(END if model.config.kind == "decoder" else "[SEP]")
         self.special_ids = {tokenizer.special_id(token) for token in tokenizer.special_tokens}
         if temperature is None:
             temperature = 1.0 if n_beam > 1 else 0.8
-        forbidden = tuple(sorted(self.special_ids - {self.eos_id}))
-        self.rule = SamplingRule(
-            forbidden_ids=forbidden, eos_id=self.eos_id, temperature=temperature, top_k=top_k, top_p=top_p
-        )
+        how = dict(temperature=temperature, top_k=top_k, top_p=top_p)
+        self.rule = SamplingRule(forbidden_ids=tuple(sorted(self.special_ids - {end})), eos_id=end, **how)
 
-    def write(self, prompt: str, seed: int = 0, show=None) -> str:
+    def write(self, prompt: str, seed: int = 0, show: Callable[[str], None] = lambda piece: None) -> str:
         """Return what the model writes for a prompt; `show` gets it piece by piece as it is written.
 
         Raises:
@@ -55,27 +50,26 @@ class Writer:
         """
         if not prompt.strip():
             raise UserError("the prompt is empty: give the beginning of a text")
-        pieces = Pieces(self.tokenizer, self.special_ids)
-        new = []
+        tokenizer, config = self.tokenizer, self.model.config
+        pieces = codecs.getincrementaldecoder("utf-8")("replace")  # a character may be spread over tokens
 
         def watch(token) -> None:
-            new.append(int(token[0]))
-            if show:
-                show(pieces.text(new[-1]))
+            written = [int(token[0])] if int(token[0]) not in self.special_ids else []
+            show(pieces.decode(tokenizer.decode_bytes(written)))
 
         written = sample(
             self.model,
-            [prompt_ids(self.tokenizer, self.model.config, prompt)],
+            [prompt_ids(tokenizer, config, prompt)],
             self.max_new_tokens,
             self.rule,
             seed,
             self.n_beam,
-            decoder_start_id=decoder_start(self.tokenizer, self.model.config) or None,
+            decoder_start_id=decoder_start(tokenizer, config) or None,
             watch=watch,
         )
         ids = written.ids[0, written.n_prompt :].tolist()
-        text = self.tokenizer.decode([i for i in ids if i not in self.special_ids])
-        if show and self.n_beam > 1:  # a search knows its text at the end only
+        text = tokenizer.decode([i for i in ids if i not in self.special_ids])
+        if self.n_beam > 1:  # a search knows its text at the end only
             show(text)
         return text
 
@@ -85,20 +79,6 @@ class Writer:
             show(prompt)
         self.write(prompt, seed, show)
         print()
-
-
-class Pieces:
-    """The text of tokens that come one by one: a character may be spread over several of them."""
-
-    def __init__(self, tokenizer, special_ids):
-        self.tokenizer, self.special_ids = tokenizer, special_ids
-        self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
-
-    def text(self, token: int) -> str:
-        """Return the characters that this token completes; a special token is not shown."""
-        if token in self.special_ids:
-            return ""
-        return self.decoder.decode(self.tokenizer.decode_bytes([token]))
 
 
 def show(piece: str) -> None:
@@ -113,7 +93,6 @@ def loop(writer: Writer, seed: int = 0, read=input) -> None:
     except ImportError:  # Windows
         pass
     print(HELP)
-    number = 0
     while True:
         try:
             prompt = read("\n> ")
@@ -126,10 +105,10 @@ def loop(writer: Writer, seed: int = 0, read=input) -> None:
         if not prompt.strip():
             continue
         try:
-            writer.write(prompt, seed + number, show)
+            writer.write(prompt, seed, show)
         except KeyboardInterrupt:
             show(" ...")
         except UserError as error:
             print("error:", error, file=sys.stderr)
         print()
-        number += 1
+        seed += 1  # each answer draws anew

@@ -1,9 +1,15 @@
 """Grades in_context/questions.py: the questions never stood in training, and the curve is the log's."""
 
 import pytest
+import torch
 
 from minilm.in_context import questions as in_context
-from minilm.in_context.questions import CHANCE, FORMAT, TASKS, curve, questions
+from minilm.in_context.questions import CHANCE, FORMAT, TASKS, InContext, curve, questions
+from minilm.in_context.scores import answers
+from minilm.pretraining.causal import Causal
+from minilm.texts import corpus as data
+from minilm.texts.corpus import load_corpus
+from minilm.tokenizer.bpe import BPE, SPECIAL_TOKENS
 from minilm.world import HELD_OUT_THINGS, LABEL_WORDS, few_shot_documents, place_of
 from minilm.world.few_shot import NONCE_WORDS, held_out_pair
 
@@ -17,7 +23,7 @@ def test_every_question_has_its_examples(task, k):
     assert len(asked) == 30 and all(len(q.examples) == k and q.label in LABEL_WORDS for q in asked)
     assert asked[10:] == questions(task, k, 20, seed=3, start=10), "a draw goes on where the last one ended"
     assert asked != questions(task, k, 30, seed=4)
-    assert set(FORMAT.labels) == set(LABEL_WORDS) and CHANCE == 1 / 8
+    assert set(FORMAT.words) == set(LABEL_WORDS) and CHANCE == 1 / 8
 
 
 def test_what_is_asked_was_not_trained():
@@ -50,3 +56,56 @@ def test_the_curve_has_a_line_for_each_evaluation():
     assert second.split() == ["200", "0.00", "0.25", "##", "1.00", "########"]
     assert head.index("nonce") == first.index("0.50") and head.index("story") == first.index("1.00")
     assert curve([dict(step=0, split="validation", loss=1.0)]) == [], "a run that asked nothing has no curve"
+
+
+@pytest.fixture
+def made(monkeypatch, decoder):
+    """The objective on few texts with 5 questions a task, and a model."""
+    monkeypatch.setattr(data, "WORLD_VALIDATION", 4)
+    monkeypatch.setattr(in_context, "N_PROBE", 5)
+    corpus = load_corpus("world:few-shot", 0, 60)
+    tokenizer = BPE.train(corpus.train, 500, SPECIAL_TOKENS)
+    return InContext(corpus, tokenizer, 24, 4), decoder(tokenizer.vocab_size, init_std=0.5)
+
+
+def test_training_is_that_of_causal_to_the_bit(made):
+    objective, model = made
+    plain = Causal(objective.corpus, objective.tokenizer, 24, 4)
+    for step in (0, 3):
+        batch, want = objective.batch(step, "train"), plain.batch(step, "train")
+        assert set(batch) == set(want) and all(torch.equal(batch[name], want[name]) for name in want)
+        loss, metrics = objective.loss(model, batch)
+        assert torch.equal(loss, plain.loss(model, want)[0]) and not set(TASKS) & set(metrics)
+
+
+def test_an_evaluation_asks_each_question_once(made):
+    objective, _ = made
+    batch = objective.batch(0, "validation")
+    probes = batch["probes"]
+    assert len(probes) == len(batch["input_ids"]), "cut into parts by rows, like everything else"
+    assert sorted(probes[probes >= 0].tolist()) == list(range(15))
+    assert torch.equal(probes, objective.batch(7, "validation")["probes"])
+    assert [task for task, _ in objective.asked] == [task for task in TASKS for _ in range(5)]
+    assert all(len(question.examples) == 8 for _, question in objective.asked)
+
+
+def test_the_metrics_are_the_accuracies(made):
+    objective, model = made
+    model.eval()
+    given = answers(model, objective.tokenizer, FORMAT, [question for _, question in objective.asked])
+    right = dict.fromkeys(TASKS, 0)
+    for (task, question), answer in zip(objective.asked, given, strict=True):
+        right[task] += answer == question.label
+    batch = objective.batch(0, "validation")
+    metrics = objective.loss(model, batch)[1]
+    assert {task: float(metrics[task]) for task in TASKS} == pytest.approx(
+        {t: n / 5 for t, n in right.items()}
+    )
+    nothing = objective.loss(model, batch | dict(probes=torch.tensor([[-1]])))[1]
+    assert [float(nothing[task]) for task in TASKS] == [0, 0, 0], "a part without a question counts nothing"
+
+
+def test_parts_of_a_batch_add_up(made, assert_parts_add_up):
+    objective, model = made
+    model.eval()
+    assert_parts_add_up(objective, model, objective.batch(0, "validation"), 3)

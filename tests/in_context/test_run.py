@@ -1,10 +1,13 @@
-"""Grades in_context/run.py: the GPT that reads few-shot documents, and its rows in the table."""
+"""Grades in_context/run.py: the GPT that reads few-shot documents, and the questions of a user's files."""
 
 from pathlib import Path
 
 import pytest
 
-from minilm.in_context.run import FewShot
+from minilm.in_context import questions as in_context
+from minilm.in_context.run import FewShot, PromptSettings, figures, make_study, named
+from minilm.in_context.study import Interval
+from minilm.plumbing.errors import UserError
 from minilm.pretraining import run
 from minilm.pretraining.recipes import with_recipe
 from minilm.pretraining.run import Pretraining, PretrainingSettings
@@ -45,3 +48,93 @@ def test_the_default_one_is_trained_where_there_is_none(tmp_path, monkeypatch):
     want = dict(objective="causal", model="gpt-alibi-tiny", seed=3, device="cpu")
     assert seen == [with_recipe(PretrainingSettings(**want))]
     assert seen[0].data == ("world:few-shot",)
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """Return the study of train.tsv, sorted by label, and test.tsv, with other flags if given."""
+    monkeypatch.chdir(tmp_path)
+    rows = [f"text {i}\t{'good' if i < 12 else 'bad'}" for i in range(20)]
+    Path("train.tsv").write_text("\n".join(rows), encoding="utf-8")
+    Path("test.tsv").write_text("label\ttext\nbad\tx\ngood\ty\nbad\tz\n", encoding="utf-8")
+
+    def study(**changes):
+        given = dict(data="train.tsv", test="test.tsv", template="{text} {label}", n_draw=2) | changes
+        return make_study(PromptSettings(**given))
+
+    return study
+
+
+def test_the_world_is_asked_its_three_tasks():
+    study = make_study(PromptSettings(seed=5, n_draw=2, n_test=7, score="mean"))
+    assert list(study.draws) == list(in_context.TASKS) and (study.n_draw, study.score) == (2, "mean")
+    assert study.draws["nonce_keys"](3, 1) == in_context.questions("nonce_keys", 3, 7, 5, start=7)
+    assert not set(study.draws["nonce_keys"](3, 0)) & set(study.draws["nonce_keys"](3, 1))
+    assert study.chance == 0.125
+
+
+def test_the_examples_and_the_texts_come_from_their_files(files):
+    study = files()
+    asked = study.draws["files"](3, 0)
+    assert [(q.text, q.label) for q in asked] == [("x", "bad"), ("y", "good"), ("z", "bad")]
+    assert all(text.startswith("text ") for text, _ in asked[0].examples) and len(asked[0].examples) == 3
+    assert study.draws["files"](3, 1)[0].examples != asked[0].examples, "another draw, other examples"
+    assert files(seed=1).draws["files"](3, 0) == study.draws["files"](3, 1)
+    assert list(study.prompt_format.words) == ["bad", "good"]
+    assert study.prompt_format.separator == "\n", "backslash n is typed"
+    assert study.chance == pytest.approx(1 / 3), "the commonest label of the examples, not of the tests"
+    assert study.against == "commonest label"
+
+
+def test_few_texts_are_asked_where_few_are_wanted(files):
+    draw = files(n_test=2).draws["files"]
+    assert [q.text for q in draw(0, 0)] == [q.text for q in draw(1, 5)] and len(draw(0, 0)) == 2
+
+
+def test_without_a_test_file_some_rows_are_held_back(files):
+    asked = files(test=None).draws["files"](16, 0)
+    assert len(asked) == 4
+    assert not {q.text for q in asked} & {text for text, _ in asked[0].examples}, (
+        "a text to ask is no example"
+    )
+    labels = {label for _, label in asked[0].examples}
+    assert labels == {"good", "bad"}, "a sorted file was cut at its end"
+    Path("train.tsv").write_text("a\t0\nb\t1\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"train\.tsv: 2 rows.*--test"):
+        files(test=None)
+
+
+def test_labels_get_their_words(files):
+    assert named(["0", "1"], ()) == {"0": "0", "1": "1"}
+    assert named(["0", "1"], ["1=good=fine"]) == {"0": "0", "1": "good=fine"}
+    assert files(label_words=("bad=poor",)).prompt_format.words == {"bad": "poor", "good": "good"}
+    for wrong in ("good", "gud=x", "=x"):
+        with pytest.raises(UserError, match=f"--label-words {wrong}.*bad, good"):
+            files(label_words=(wrong,))
+
+
+def test_a_label_of_the_test_file_alone_is_named(files):
+    Path("test.tsv").write_text("x\tgood\ny\tmixed\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"test\.tsv, row 2.*'mixed'.*train\.tsv \(bad, good\)"):
+        files()
+
+
+def test_more_examples_than_there_are_is_named(files):
+    assert len(files(shots=(20,)).draws["files"](20, 0)[0].examples) == 20
+    with pytest.raises(UserError, match=r"--shots 21: train\.tsv has 20 examples"):
+        files(shots=(0, 21))
+
+
+def test_the_figures_are_those_of_most_examples():
+    found = {
+        (task, control): {k: Interval(10 * i + k, None) for k in ((0, 4, 2) if control == "gold" else (4, 2))}
+        for i, (task, control) in enumerate(
+            [("new_pairings", c) for c in ("gold", "shuffled", "random")]
+            + [("nonce_keys", "gold"), ("story_items", "gold")]
+        )
+    }
+    assert figures(found) == dict(
+        accuracy={"0": 0, "4": 4, "2": 2}, shuffled_accuracy=14, lookup_accuracy=34, story_item_accuracy=44
+    )
+    only_zero = {key: {0: by[0]} if 0 in by else {} for key, by in found.items()}
+    assert "shuffled_accuracy" not in figures(only_zero), "no examples, no labels to shuffle"

@@ -1,13 +1,14 @@
 """Grades in_context/study.py: which questions are asked, under which controls, and what is reported."""
 
-from pathlib import Path
+import math
 
+import pytest
 import small
+import torch
 
-from minilm.in_context import questions as in_context
-from minilm.in_context.prompt_files import FileQuestions
-from minilm.in_context.prompts import Interval, PromptFormat, Question, accuracy, prompt_length
-from minilm.in_context.study import Study, figures, file_study, world_study
+from minilm.in_context.prompts import PromptFormat, Question
+from minilm.in_context.scores import accuracy, prompt_length
+from minilm.in_context.study import Interval, Study, checksum
 from minilm.model.config import ModelConfig
 from minilm.model.transformer import build
 
@@ -74,35 +75,25 @@ def test_examples_show_prompt_and_answer():
     assert lines[1].endswith(("(right)", "(a)"))
 
 
-def test_the_world_is_asked_its_three_tasks():
-    study = world_study(seed=5, n_draw=2, n_test=7, score="mean")
-    assert list(study.draws) == list(in_context.TASKS) and (study.n_draw, study.score) == (2, "mean")
-    assert study.draws["nonce_keys"](3, 1) == in_context.questions("nonce_keys", 3, 7, 5, start=7)
-    assert not set(study.draws["nonce_keys"](3, 0)) & set(study.draws["nonce_keys"](3, 1))
-    assert study.chance == 0.125
+def test_the_interval_is_students():
+    interval = Interval.of([0.5, 0.7, 0.9])
+    assert interval.mean == pytest.approx(0.7) and interval.half == pytest.approx(4.30 * 0.2 / math.sqrt(3))
+    assert str(interval) == "0.700 ±0.497"
+    assert Interval.of([0.25]) == Interval(0.25, None) and str(Interval.of([0.25])) == "0.250"
+    for n, t in ((12, 2.201), (20, 2.093), (40, 2.023), (400, 1.966)):  # as printed in any table
+        many = Interval.of([0.0, 1.0] * (n // 2))
+        assert many.half == pytest.approx(t * math.sqrt(n / 4 / (n - 1)) / math.sqrt(n), rel=5e-3)
 
 
-def test_files_are_asked_with_other_examples_in_each_draw(tmp_path):
-    path = Path(tmp_path, "train.tsv")
-    path.write_text("".join(f"text {i}\t{i % 2}\n" for i in range(20)), encoding="utf-8")
-    files = FileQuestions(str(path), None, 99, (), "{text} {label}", " ")
-    study = file_study(files, seed=3, n_draw=2, score="sum")
-    assert study.draws["files"](2, 1) == files.questions(2, 4)
-    assert study.chance == files.majority() and study.against == "commonest label"
-    found = study.measure(model_of(), small.tokenizer(), (0, 1))
-    assert set(figures(found)) == {"accuracy", "shuffled_accuracy"}
-
-
-def test_the_figures_are_those_of_most_examples():
-    found = {
-        (task, control): {k: Interval(10 * i + k, None) for k in ((0, 4, 2) if control == "gold" else (4, 2))}
-        for i, (task, control) in enumerate(
-            [("new_pairings", c) for c in ("gold", "shuffled", "random")]
-            + [("nonce_keys", "gold"), ("story_items", "gold")]
-        )
-    }
-    assert figures(found) == dict(
-        accuracy={"0": 0, "4": 4, "2": 2}, shuffled_accuracy=14, lookup_accuracy=34, story_item_accuracy=44
-    )
-    only_zero = {key: {0: by[0]} if 0 in by else {} for key, by in found.items()}
-    assert "shuffled_accuracy" not in figures(only_zero), "no examples, no labels to shuffle"
+def test_the_checksum_sees_the_smallest_change():
+    model = model_of()
+    before = checksum(model)
+    study_of().measure(model, small.tokenizer(), (1,))
+    assert checksum(model) == before and len(before) == 16, "asking moves no weight"
+    for name, weight in model.named_parameters():
+        with torch.no_grad():
+            last = weight.view(-1)[-1].clone()
+            weight.view(-1)[-1] += 1e-5
+            assert checksum(model) != before, f"{name} is left out"
+            weight.view(-1)[-1] = last
+    assert checksum(model) == before

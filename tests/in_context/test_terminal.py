@@ -1,10 +1,13 @@
 """Grades in_context/terminal.py: texts for one prompt, and the loop that Ctrl-C and Ctrl-D steer."""
 
+from types import SimpleNamespace
+
 import pytest
 import small
+import torch
 
 from minilm.in_context import terminal
-from minilm.in_context.terminal import Pieces, Writer, loop
+from minilm.in_context.terminal import Writer, loop
 from minilm.model.config import ModelConfig
 from minilm.model.generate import generate
 from minilm.model.transformer import build
@@ -84,13 +87,19 @@ def test_prompts_and_models_that_cannot_be_are_refused():
         writer_of().write("x y " * 40)
 
 
-def test_pieces_wait_for_whole_characters():
-    pieces, tokenizer = Pieces(small.tokenizer(), SPECIALS), small.tokenizer()
-    ids = tokenizer.encode("é ã!")
-    assert len(ids) > 4, "the characters are spread over several tokens"
-    shown = [pieces.text(token) for token in ids]
-    assert "".join(shown) == "é ã!" and "\ufffd" not in "".join(shown) and shown[0] == ""
-    assert pieces.text(min(SPECIALS)) == ""
+def test_pieces_wait_for_whole_characters(monkeypatch):
+    ids = [*small.tokenizer().encode("é ã!"), min(SPECIALS)]
+    assert len(ids) > 5, "the characters are spread over several tokens"
+
+    def sample(*_, watch, **__):
+        for token in ids:
+            watch(torch.tensor([token]))
+        return SimpleNamespace(ids=torch.tensor([ids]), n_prompt=0)
+
+    monkeypatch.setattr(terminal, "sample", sample)
+    shown = []
+    assert writer_of().write("Ana", 0, shown.append) == "é ã!" == "".join(shown)
+    assert shown[0] == shown[-1] == "", "half a character and a special token are not shown"
 
 
 def run_loop(typed: list, monkeypatch, write) -> list:

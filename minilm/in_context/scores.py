@@ -1,0 +1,136 @@
+"""How a model answers: of all labels, the one whose tokens are the likeliest continuation of the prompt.
+
+    prompt -> log p(label | prompt) -> score of each label -> answer
+
+Source: Brown et al. 2020, section 2.4; calibration: Zhao et al. 2021, "Calibrate Before Use", section 5.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ..model.config import ModelConfig
+from ..model.draft import pad
+from ..model.generate import check_decoder, check_prompt, evaluation_mode
+from ..model.sampling import next_token_distributions
+from ..tokenizer.rows import END, decoder_begin, prompt_ids, text_ids
+from .prompts import PromptFormat, Question
+
+SCORES = ("sum", "mean", "calibrated")
+CONTENT_FREE = ("N/A", "[MASK]", "")  # texts that call for no label: Zhao et al. 2021, section 5
+
+
+def label_tokens(tokenizer, prompt_format: PromptFormat, config: ModelConfig) -> list[tuple[int, ...]]:
+    """Return the ids of each label."""
+    if config.kind == "decoder":
+        labels = [tuple(tokenizer.encode(text, False)) for text in prompt_format.continuations()]
+        follows = tokenizer.encode(prompt_format.ending(), False) or [tokenizer.special_id(END)]
+    else:
+        labels = [tuple(text_ids(tokenizer, config, word)) for word in prompt_format.words.values()]
+        follows = [tokenizer.special_id("[SEP]")]
+    # Where one label begins another ("new", "news"), each gets the token that follows a label in the prompt:
+    # without it the shorter one, being a part of the longer, could never be the less likely.
+    nested = any(a != b and b[: len(a)] == a for a in labels for b in labels)
+    return [(*label, follows[0]) for label in labels] if nested else labels
+
+
+def prompt_length(tokenizer, config: ModelConfig, prompt_format: PromptFormat, question: Question) -> int:
+    """Return the positions that a question needs: those of its prompt and, in a decoder, of its labels."""
+    length = len(prompt_ids(tokenizer, config, prompt_format.prompt(question)))
+    if config.kind != "decoder":
+        return length
+    return length + max(map(len, label_tokens(tokenizer, prompt_format, config))) - 1
+
+
+def decoder_start(tokenizer, config: ModelConfig) -> list[int]:
+    """Return what an encoder-decoder's decoder begins with, nothing for other models."""
+    return decoder_begin(tokenizer) if config.kind == "encoder-decoder" else []
+
+
+@torch.inference_mode()
+def label_log_likelihoods(
+    model, tokenizer, prompts: Sequence[str], labels: list[tuple[int, ...]], batch_size: int = 128
+) -> Tensor:
+    """Return log p(tokens of the label | prompt) in nats, (N, n_label); a decoder continues the prompt.
+
+    An encoder-decoder's encoder reads the prompt, and its decoder writes the label. Equal prompts are read
+    once.
+
+    Raises:
+        UserError: for an encoder, which cannot continue a text, and for a prompt longer than the positions.
+    """
+    check_decoder(model)
+    distinct = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
+    rows = [prompt_ids(tokenizer, model.config, prompt) for prompt in distinct]
+    longest = 0 if model.encoder is not None else max(map(len, labels)) - 1
+    for row in rows:
+        check_prompt(row + [0] * longest, "a prompt with its examples", model.config)
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))  # equal lengths need no padding
+    result = torch.empty(len(rows), len(labels))
+    start = decoder_start(tokenizer, model.config)
+    with evaluation_mode(model):
+        for first in range(0, len(order), batch_size):
+            chosen = order[first : first + batch_size]
+            result[chosen] = batch_likelihoods(model, [rows[i] for i in chosen], labels, start).cpu()
+    return result[[distinct[prompt] for prompt in prompts]]
+
+
+def batch_likelihoods(model, prompts: list[list[int]], labels: list[tuple[int, ...]], start) -> Tensor:
+    """Return (B, n_label) for one batch of prompts: the sum of log p(token | all before it) over each label.
+
+    Labels that differ in their last token only are scored together, so labels of one token cost one pass.
+    """
+    device = model.tokens.weight.device
+    encoder_ids = encoder_mask = None
+    if model.encoder is not None:
+        encoder_ids, encoder_mask = pad(prompts, 0, "right", device)
+        prompts = [start] * len(prompts)
+    scores = torch.empty(len(prompts), len(labels), device=device)
+    for head in {label[:-1] for label in labels}:
+        # The column of the last token is a filling: what is asked is its distribution.
+        ids, mask = pad([[*prompt, *head, 0] for prompt in prompts], 0, "left", device)  # (B, S + L)
+        inputs = (model, ids, mask, encoder_ids, encoder_mask)
+        log_probs = next_token_distributions(*inputs, n_prompt=ids.shape[1] - len(head) - 1)  # (B, L, V)
+        places = [i for i, label in enumerate(labels) if label[:-1] == head]
+        scores[:, places] = log_probs[:, -1, [labels[i][-1] for i in places]]  # (B, labels with this head)
+        of_head = torch.zeros((), device=device)
+        for t, token in enumerate(head):
+            of_head = of_head + log_probs[:, t, token]
+        scores[:, places] += of_head[..., None]
+    return scores
+
+
+def label_scores(model, tokenizer, prompt_format: PromptFormat, questions, score: str = "sum") -> Tensor:
+    """Return the score of each label for each question, (N, n_label); the highest is the answer.
+
+    `sum` is the log-likelihood of the label's tokens, `mean` is that per token. `calibrated` divides the
+    probability of a label, among all labels, by what it has where the text says nothing: a label that is
+    likely anyway wins no more often. Differs from Zhao et al.: the whole label counts, not its first token.
+    """
+    labels = label_tokens(tokenizer, prompt_format, model.config)
+
+    def likelihoods(asked: Sequence[Question]) -> Tensor:
+        return label_log_likelihoods(model, tokenizer, [prompt_format.prompt(q) for q in asked], labels)
+
+    scores = likelihoods(questions)
+    if score == "mean":
+        return scores / torch.tensor([len(label) for label in labels])
+    if score == "calibrated":
+        free = [likelihoods([replace(q, text=text) for q in questions]) for text in CONTENT_FREE]
+        expected = torch.stack([values.softmax(-1) for values in free]).mean(0)  # (N, n_label)
+        return scores.log_softmax(-1) - expected.log()
+    return scores
+
+
+def answers(model, tokenizer, prompt_format: PromptFormat, questions, score: str = "sum") -> list[str]:
+    """Return the label that the model gives to each question."""
+    best = label_scores(model, tokenizer, prompt_format, questions, score).argmax(-1).tolist()
+    return [list(prompt_format.words)[i] for i in best]
+
+
+def accuracy(model, tokenizer, prompt_format: PromptFormat, questions, score: str = "sum") -> float:
+    """Return the share of the questions that the model answers right."""
+    given = answers(model, tokenizer, prompt_format, questions, score)
+    return sum(a == q.label for a, q in zip(given, questions, strict=True)) / len(questions)

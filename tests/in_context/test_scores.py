@@ -1,0 +1,139 @@
+"""Grades in_context/scores.py: label scores against one text read at a time, without padding."""
+
+import pytest
+import small
+import torch
+
+from minilm.in_context import scores as scoring
+from minilm.in_context.prompts import PromptFormat, Question
+from minilm.model.config import ModelConfig
+from minilm.model.transformer import build
+from minilm.plumbing.errors import UserError
+from minilm.tokenizer.rows import prompt_ids
+
+WORDS = {"0": "bad", "1": "good", "2": "so so"}
+FORMAT = PromptFormat(WORDS, "Text: {text} Label: {label}.", " | ")
+EXAMPLES = [(f"text {i}", "012"[i % 3]) for i in range(10)]
+
+
+def model_of(kind: str = "decoder", **fields):
+    layers = dict(n_encoder_layer=int("encoder" in kind), n_decoder_layer=int("decoder" in kind))
+    sizes = dict(vocab_size=small.tokenizer().vocab_size, d_model=12, n_head=3, d_ff=20, max_positions=90)
+    return build(ModelConfig(**(sizes | layers | dict(init_std=0.5, dropout=0.3) | fields)))
+
+
+def question(k: int = 2, text: str = "it rains") -> Question:
+    return Question(tuple(EXAMPLES[:k]), text, "1")
+
+
+@torch.no_grad()
+def slow_likelihood(model, prompt: list[int], label: tuple[int, ...], start: list[int]) -> float:
+    """One prompt and one label at a time, token by token, without padding."""
+    total = 0.0
+    for i, token in enumerate(label):
+        if model.encoder is None:
+            logits = model(torch.tensor([[*prompt, *label[:i]]]))
+        else:
+            logits = model(torch.tensor([prompt]), decoder_input_ids=torch.tensor([[*start, *label[:i]]]))
+        total += logits[0, -1].log_softmax(-1)[token].item()
+    return total
+
+
+def test_labels_that_begin_alike_get_their_end():
+    tokenizer, config = small.tokenizer(), model_of().config
+    plain = PromptFormat({"a": "Ana", "b": "lamp"}, "{text} {label}", " |")
+    assert scoring.label_tokens(tokenizer, plain, config) == [
+        tuple(tokenizer.encode(" Ana")), tuple(tokenizer.encode(" lamp")),
+    ]  # fmt: skip
+    nested = PromptFormat({"a": "x", "b": "xy", "c": "z"}, "{text} {label}", "|")
+    labels = scoring.label_tokens(tokenizer, nested, config)
+    assert [tokenizer.decode(ids) for ids in labels] == [" x|", " xy|", " z|"], (
+        "'x' begins 'xy': its likelihood alone can never be the smaller one"
+    )
+    assert not any(a != b and b[: len(a)] == a for a in labels for b in labels)
+    last = PromptFormat({"a": "x", "b": "xy"}, "{text} {label}", "")
+    end = tokenizer.special_id("<|endoftext|>")
+    assert [ids[-1] for ids in scoring.label_tokens(tokenizer, last, config)] == [end, end]
+    both = model_of("encoder-decoder").config
+    assert scoring.label_tokens(tokenizer, nested, both)[0][-1] == tokenizer.special_id("[SEP]")
+
+
+def test_only_the_decoder_of_an_encoder_decoder_has_a_start_of_its_own():
+    tokenizer = small.tokenizer()
+    assert scoring.decoder_start(tokenizer, model_of().config) == []
+    both = model_of("encoder-decoder").config
+    assert scoring.decoder_start(tokenizer, both) == [tokenizer.special_id("[CLS]")]
+
+
+@pytest.mark.parametrize("kind", ["decoder", "encoder-decoder"])
+@pytest.mark.parametrize("batch_size", [1, 3, 128])
+def test_likelihoods_are_those_of_one_text_at_a_time(kind, batch_size):
+    model, tokenizer = model_of(kind), small.tokenizer()
+    labels = [(7, 8, 9), (7, 8, 10), (11,), (12,), (7,)]
+    prompts = ["Ana sells bread", "Rui", "The old baker likes two red pens", "Rui", "a lamp on Monday"]
+    model.train()
+    got = scoring.label_log_likelihoods(model, tokenizer, prompts, labels, batch_size)
+    assert model.training and got.shape == (5, 5), "a model is left as it was"
+    model.eval()
+    start = scoring.decoder_start(tokenizer, model.config)
+    for i, prompt in enumerate(prompts):
+        ids = prompt_ids(tokenizer, model.config, prompt)
+        want = [slow_likelihood(model, ids, label, start) for label in labels]
+        assert got[i].tolist() == pytest.approx(want, abs=1e-4), f"{prompt}: padding or the label's place"
+    one = scoring.batch_likelihoods(model, [ids, ids[:-1]], labels, start)
+    assert one[0].tolist() == pytest.approx(want, abs=1e-4)
+
+
+def test_an_encoder_says_what_it_can_do_instead():
+    with pytest.raises(UserError, match=r"encoder.*extract\.py"):
+        scoring.label_log_likelihoods(model_of("encoder"), small.tokenizer(), ["a"], [(1,)])
+
+
+def test_a_prompt_longer_than_the_positions_is_named():
+    tokenizer = small.tokenizer()
+    asked = Question((), "x" * 40, "0")
+    form = PromptFormat({"0": "x", "1": "yyyy"}, "{text} {label}")
+    length = scoring.prompt_length(tokenizer, model_of().config, form, asked)
+    for positions in (length - 1, length):
+        model = model_of(max_positions=positions)
+        if positions == length:
+            scoring.label_scores(model, tokenizer, form, [asked])
+        else:
+            with pytest.raises(UserError, match=f"{positions} positions"):
+                scoring.label_scores(model, tokenizer, form, [asked])
+    both = model_of("encoder-decoder", max_positions=60)
+    n_prompt = len(prompt_ids(tokenizer, both.config, form.prompt(asked)))
+    assert scoring.prompt_length(tokenizer, both.config, form, asked) == n_prompt
+
+
+def test_scores_follow_their_formulas():
+    model, tokenizer = model_of(), small.tokenizer()
+    asked = [question(1), question(2, "Ana sells")]
+
+    def scores(score, questions=asked):
+        return scoring.label_scores(model, tokenizer, FORMAT, questions, score)
+
+    labels = scoring.label_tokens(tokenizer, FORMAT, model.config)
+    total = scores("sum")
+    assert torch.allclose(scores("mean"), total / torch.tensor([float(len(label)) for label in labels]))
+    free = [
+        scores("sum", [Question(q.examples, text, q.label) for q in asked]).softmax(-1)
+        for text in ("N/A", "[MASK]", "")
+    ]
+    want = total.softmax(-1) / (sum(free) / 3)
+    got = scores("calibrated")
+    assert torch.allclose(got.exp(), want, atol=1e-5), "p(label) / its mean where the text says nothing"
+    free_question = [Question(asked[0].examples, text, "1") for text in scoring.CONTENT_FREE]
+    mean_free = scores("calibrated", free_question).exp().mean(0)
+    assert torch.allclose(mean_free, torch.ones(3), atol=1e-5), "without content no label may win on average"
+
+
+def test_the_answer_has_the_highest_score():
+    model, tokenizer = model_of(), small.tokenizer()
+    asked = [question(1, text) for text in ("it rains", "Ana", "bread", "two red pens")]
+    best = scoring.label_scores(model, tokenizer, FORMAT, asked, "mean").argmax(-1)
+    given = scoring.answers(model, tokenizer, FORMAT, asked, "mean")
+    assert given == ["012"[i] for i in best]
+    right = [Question(q.examples, q.text, label) for q, label in zip(asked, given, strict=True)]
+    wrong = [Question(q.examples, q.text, "x") for q in asked]
+    assert scoring.accuracy(model, tokenizer, FORMAT, right[:1] + wrong[1:], "mean") == 0.25
