@@ -41,8 +41,9 @@ def test_the_picture_is_in_the_first_folder(run, monkeypatch, capsys):
 
 def test_without_matplotlib_the_extra_is_named(run, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(sys, "argv", ["plots.py", str(run)])
     with pytest.raises(UserError, match=r"pip install -e '\.\[plots\]'"):
-        plots.draw([run], run / "loss.png")
+        plots.main()
 
 
 def test_without_a_folder_the_command_is_named(monkeypatch, capsys):

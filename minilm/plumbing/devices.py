@@ -19,17 +19,14 @@ from .errors import UserError
 def choose_device(name: str) -> torch.device:
     """Return the device called `name`; `auto` is the GPU of CUDA where there is one, else the CPU.
 
-    Apple's GPU (`mps`) is taken on request only: its results differ a little from the CPU's.
-
-    Raises:
-        UserError: where the machine has no such device.
+    Apple's GPU (`mps`) is taken on request only: its results differ a little from the CPU's. UserError where
+    the machine has no such device.
     """
+    is_there = dict(cpu=True, cuda=torch.cuda.is_available(), mps=torch.backends.mps.is_available())
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: PyTorch finds no CUDA GPU here; use --device cpu (or auto)")
-    if name == "mps" and not torch.backends.mps.is_available():
-        raise UserError("--device mps: PyTorch finds no Apple GPU here; use --device cpu (or auto)")
+        name = "cuda" if is_there["cuda"] else "cpu"
+    if not is_there[name]:
+        raise UserError(f"--device {name}: PyTorch finds no such GPU here; use --device cpu (or auto)")
     if name == "cuda" and process_count() > 1:
         return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     return torch.device(name)

@@ -6,15 +6,11 @@ import sys
 from .errors import UserError
 
 
-def table(rows, header, digits: int = 3) -> str:
-    """Return rows under their header as aligned text; columns of numbers stand at the right.
-
-    Floats have `digits` places after the point (where that would show 0: 1.0e-05), integers a comma every
-    three digits; none is `-`.
-    """
+def table(rows, header) -> str:
+    """Return rows under their header as aligned text; columns of numbers stand at the right."""
     columns = []
     for name, *values in zip(header, *rows, strict=True):
-        cells = [name, *(cell(value, digits) for value in values)]
+        cells = [name, *(cell(value) for value in values)]
         numeric = all(value is None or isinstance(value, (int, float)) for value in values)
         width = max(map(len, cells))
         columns.append([text.rjust(width) if numeric else text.ljust(width) for text in cells])
@@ -22,17 +18,13 @@ def table(rows, header, digits: int = 3) -> str:
     return "\n".join([head, "-" * max(map(len, [head, *body])), *body])
 
 
-def cell(value, digits: int) -> str:
-    """Return the text of one cell of a table."""
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
+def cell(value) -> str:
+    """Return the text of one cell of a table: 110,106,428, 0.123, and 1.0e-05 where that would show 0.000."""
+    if value is None or isinstance(value, bool):
+        return {None: "-", True: "yes", False: "no"}[value]
     if isinstance(value, float):
-        return f"{value:.1e}" if 0 < abs(value) < 0.5 * 10**-digits else f"{value:,.{digits}f}"
-    return str(value)
+        return f"{value:.1e}" if 0 < abs(value) < 0.0005 else f"{value:,.3f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def exit_code(main) -> int:

@@ -70,6 +70,7 @@ def test_a_device_that_is_not_there_is_an_error(hardware, name, other):
 
 def test_each_process_has_its_own_gpu(hardware, second_of_two):
     hardware(cuda=True)
+    assert (process_rank(), process_count()) == (1, 2)
     assert choose_device("auto") == choose_device("cuda") == torch.device("cuda", 1)
     assert choose_device("cpu") == torch.device("cpu")
 
@@ -83,20 +84,13 @@ def test_bf16_is_for_matrix_products_and_on_request():
         assert (a @ a.T).dtype == torch.float32
 
 
-def test_without_torchrun_there_is_one_process(hardware):
-    assert (process_rank(), process_count()) == (0, 1)
-
-
-def test_torchrun_says_which_process_this_is(second_of_two):
-    assert (process_rank(), process_count()) == (1, 2)
-
-
 def test_one_process_joins_no_group_and_sums_nothing(hardware, monkeypatch):
     def never(*_):
         raise AssertionError("one process has nobody to talk to")
 
     monkeypatch.setattr(devices.dist, "init_process_group", never)
     monkeypatch.setattr(devices.dist, "all_reduce", never)
+    assert (process_rank(), process_count()) == (0, 1)
     with process_group(torch.device("cpu")):
         value = torch.arange(3.0)
         sum_over_processes([value])
