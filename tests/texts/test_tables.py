@@ -108,10 +108,7 @@ def test_conll_errors_name_the_line(write, message):
     assert "c.txt, line 4: 3 columns" in text and "'x'" in text and "where the first line has 2" in text
     left = [(["Anna", "ran"], ["B", "O"]), (["Cara"], ["B"])]
     assert read_conll(path, skip_bad=True) == (left, 1), "the whole sentence is left out, and counted once"
-
-
-def test_words_to_be_tagged_need_no_tags(write):
-    sentences, _ = read_conll(write("a.txt", "Anna\nran\n\nHome\n"), tagged=False)
+    sentences, _ = read_conll(write("d.txt", "Anna\nran\n\nHome\n"), tagged=False)
     assert [words for words, _ in sentences] == [["Anna", "ran"], ["Home"]]
 
 
