@@ -8,13 +8,12 @@ Source: Devlin et al. 2019, section 3.1, task 2, and appendix A.2. Half of the p
 and no such question. Differs from that paper: no separator between two documents.
 """
 
-from array import array
-
 import numpy as np
 
 from ..plumbing.errors import UserError
 from ..texts.corpus import sentences
 from ..tokenizer.bpe import BPE
+from ..tokenizer.rows import RaggedRows
 
 FOLLOWS, DOES_NOT_FOLLOW = 0, 1  # classes of the next-sentence head
 
@@ -31,24 +30,22 @@ class SentenceRuns:
     """
 
     def __init__(self, documents: list[str], tokenizer: BPE, context: int, n_text=1, across_documents=False):
-        self.context, self.n_cut = context, 0
+        self.context, room = context, context - n_text - 1
         self.cls, self.sep, self.pad = map(tokenizer.special_id, ("[CLS]", "[SEP]", "[PAD]"))
-        room = context - n_text - 1
-        flat, edges, runs, document_of = array("i"), [0], [], []
-        for d, document in enumerate(documents):
-            for i, sentence in enumerate(sentences(document)):
-                ids = tokenizer.encode(" " + sentence, allow_special=False)
-                self.n_cut += len(ids) > room // n_text
-                flat.extend(ids[: room // n_text])
-                edges.append(len(flat))
-                if runs and (i > 0 or across_documents) and len(flat) - edges[runs[-1][0]] <= room:
-                    runs[-1][1] += 1  # the sentence fits behind those before it
-                else:
-                    runs.append([len(edges) - 2, len(edges) - 1])
-                    document_of.append(d)
-        self.ids, self.edges = np.array(flat), np.array(edges)  # sentence s is ids[edges[s] : edges[s + 1]]
+        texts = [(d, sentence) for d, document in enumerate(documents) for sentence in sentences(document)]
+        ids = (tokenizer.encode(" " + sentence, allow_special=False) for _, sentence in texts)
+        rows = RaggedRows(ids, longest=room // n_text)
+        self.ids, self.edges = rows.ids, rows.edges  # sentence s is ids[edges[s] : edges[s + 1]]
+        self.n_cut = rows.n_cut
+        runs = []
+        for s, (document, _) in enumerate(texts):
+            goes_on = runs and (across_documents or document == texts[s - 1][0])
+            if goes_on and self.edges[s + 1] - self.edges[runs[-1][0]] <= room:
+                runs[-1][1] = s + 1
+            else:
+                runs.append([s, s + 1])
         self.runs = np.array(runs, dtype=np.int64).reshape(-1, 2)  # (N, 2) first sentence, one after the last
-        self.document_of = np.array(document_of)  # (N,) of each run
+        self.document_of = np.array([texts[first][0] for first, _ in runs])  # (N,)
 
     def __len__(self) -> int:
         return len(self.runs)
@@ -76,22 +73,15 @@ class SentencePairs(SentenceRuns):
             )
         first, last = self.runs.T
         middle = (first + last) // 2
-        # (N,) each: A is ids[start : middle], and B ids[middle : end]
-        self.start, self.middle, self.end = self.edges[[first, middle, last]]
+        start, border, end = self.edges[[first, middle, last]]  # (N,) each
+        self.a = RaggedRows(self.ids[i:j] for i, j in zip(start, border, strict=True))
+        self.b = RaggedRows(self.ids[i:j] for i, j in zip(border, end, strict=True))
         # Neighbours in this order have a B alike: runs by place in the document, then sentences of B, then
         # its tokens; equals in a random order, since those next to each other in the text share a topic.
         is_first = np.append(True, self.document_of[1:] != self.document_of[:-1])
         tie = np.random.default_rng(0).random(len(self))
-        self.order = np.lexsort((tie, self.end - self.middle, last - middle, ~is_first))
+        self.order = np.lexsort((tie, self.b.lengths, last - middle, ~is_first))
         self.rank = np.argsort(self.order)  # where each run stands in that order
-
-    def a(self, run: int) -> list[int]:
-        """Return the ids of a run's first half."""
-        return self.ids[self.start[run] : self.middle[run]].tolist()
-
-    def b(self, run: int) -> list[int]:
-        """Return the ids of a run's second half, the text that follows A."""
-        return self.ids[self.middle[run] : self.end[run]].tolist()
 
     def rows(self, chosen: np.ndarray, rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
         """Return one row for each chosen run (B,). B follows A; with `rng`, in half of the rows it does not.
@@ -101,7 +91,7 @@ class SentencePairs(SentenceRuns):
         """
         second = chosen if rng is None else self.second_runs(chosen, rng)
         ids, segments = [], []
-        for a, b in zip(map(self.a, chosen), map(self.b, second), strict=True):
+        for a, b in ((self.a[i], self.b[j]) for i, j in zip(chosen, second, strict=True)):
             ids.append([self.cls, *a, self.sep, *b, self.sep])
             segments.append([0] * (len(a) + 2) + [1] * (len(b) + 1))
         ids, segments = padded(ids, self.pad, self.context), padded(segments, 0, self.context)
@@ -111,12 +101,11 @@ class SentencePairs(SentenceRuns):
 
     def second_runs(self, chosen: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Return the runs (B,) that B is from: half of the time the chosen one, else one with a B alike."""
-        false = rng.random(len(chosen)) < 0.5
+        B = len(chosen)
+        false = rng.random(B) < 0.5
         reach = max(8, len(self) // 100)  # in a long text the lengths are as good as equal that near
-        steps = rng.integers(1, reach + 1, (len(chosen), 8)) * (2 * rng.integers(0, 2, (len(chosen), 8)) - 1)
-        near = self.order[
-            (self.rank[chosen][:, None] + steps) % len(self)
-        ]  # (B, 8), the first that fits is taken
+        steps = rng.integers(1, reach + 1, (B, 8)) * (2 * rng.integers(0, 2, (B, 8)) - 1)  # forth or back
+        near = self.order[(self.rank[chosen][:, None] + steps) % len(self)]  # (B, 8) runs to try
         second = chosen.copy()
         for row in np.flatnonzero(false):
             fitting = (other for other in near[row] if self.may_be_false(chosen[row], other))
@@ -125,11 +114,11 @@ class SentencePairs(SentenceRuns):
 
     def may_be_false(self, run: int, other: int) -> bool:
         """Return whether the B of another run may stand behind the A of this one as a false one."""
-        a, b = self.a(run), self.b(other)
+        room = self.context - 3 - self.a.lengths[run]
         return (
             self.document_of[other] != self.document_of[run]
-            and b != self.b(run)  # other words too, not just elsewhere
-            and len(a) + len(b) <= self.context - 3  # a false B is never cut to fit: that would give it away
+            and self.b[other] != self.b[run]  # other words too, not just elsewhere
+            and self.b.lengths[other] <= room  # a false B is never cut to fit: that would give it away
         )
 
 

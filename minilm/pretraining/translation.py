@@ -9,7 +9,6 @@ the right words so far, not its own ("teacher forcing"); its causal mask hides t
 """
 
 import math
-from array import array
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,6 +18,7 @@ from ..model.generate import generate
 from ..plumbing.errors import UserError
 from ..texts.pairs import Pairs
 from ..tokenizer.bpe import BPE
+from ..tokenizer.rows import RaggedRows, alike
 from ..training.objective import IGNORED, SPLITS, Objective, count_correct, notes_on_cuts, tensors
 
 
@@ -46,17 +46,24 @@ class Translation(Objective):
         self.corpus, self.label_smoothing = corpus, label_smoothing
         # [CLS] and [SEP] are this project's one pair of tokens for begin and end.
         self.begin, self.end, self.pad = map(tokenizer.special_id, ("[CLS]", "[SEP]", "[PAD]"))
-        self.sources, self.targets = (
-            {
-                split: EncodedTexts([pair[side] for pair in getattr(corpus, split)], tokenizer, context)
-                for split in SPLITS
-            }
-            for side in (0, 1)
-        )
-        n_cut = sum(texts.n_cut for side in (self.sources, self.targets) for texts in side.values())
+        self.sources, self.decoder_inputs, self.labels = {}, {}, {}
+        for split in SPLITS:
+            pairs = getattr(corpus, split)
+            self.sources[split] = self.encoded([source for source, _ in pairs], self.pad)
+            labels = self.labels[split] = self.encoded([target for _, target in pairs], IGNORED)
+            self.decoder_inputs[split] = RaggedRows(([self.begin, *row[:-1]] for row in labels), self.pad)
+        n_cut = sum(rows.n_cut for side in (self.sources, self.labels) for rows in side.values())
         self.notes = notes_on_cuts(n_cut, "texts", context)
         self.n_bucket = max(1, len(corpus.train) // batch_size)  # batches an epoch
         self.epoch, self.buckets = -1, None
+
+    def encoded(self, texts: Sequence[str], pad_id: int) -> RaggedRows:
+        """Return each text as ids with [SEP] at its end; one that is cut has none: it did not end there.
+
+        A text is encoded with a space before it, so that a word is the same token wherever it stands.
+        """
+        ids = ([*self.tokenizer.encode(" " + text, allow_special=False), self.end] for text in texts)
+        return RaggedRows(ids, pad_id, longest=self.context)
 
     def batch(self, step: int, split: str) -> dict[str, Tensor]:
         """Return pairs padded to the longest of them.
@@ -66,24 +73,22 @@ class Translation(Objective):
             where a shorter target has ended; the denominators n_label, n_byte (0-d).
         """
         chosen = self.bucket(step) if split == "train" else np.arange(len(self.corpus.validation))  # (B,)
-        sources, real = self.sources[split].rows(chosen, self.pad)  # (B, S)
-        targets, counted = self.targets[split].rows(chosen, self.pad)  # (B, T)
-        decoder = np.full_like(targets, self.begin)
-        decoder[:, 1:] = np.where(counted[:, 1:], targets[:, :-1], self.pad)
-        rows = dict(input_ids=sources, attention_mask=real, decoder_input_ids=decoder)
-        rows |= dict(labels=np.where(counted, targets, IGNORED))
-        n_byte = self.token_bytes[targets[counted]].sum()
+        sources, real = self.sources[split].padded(chosen)  # (B, S)
+        decoder_inputs, _ = self.decoder_inputs[split].padded(chosen)  # (B, T)
+        labels, counted = self.labels[split].padded(chosen)
+        rows = dict(input_ids=sources, attention_mask=real, decoder_input_ids=decoder_inputs, labels=labels)
+        n_byte = self.token_bytes[labels[counted]].sum()
         return tensors(rows | dict(n_label=counted.sum(), n_byte=max(1, n_byte)))
 
     def bucket(self, step: int) -> np.ndarray:
         """Return the training pairs (B,) of a step. An epoch's buckets are kept until the next one begins."""
         epoch, turn = divmod(step, self.n_bucket)
         if epoch != self.epoch:
-            self.epoch, self.buckets = epoch, self.deal(epoch)
+            self.epoch, self.buckets = epoch, self.buckets_of(epoch)
         return self.buckets[turn]
 
-    def deal(self, epoch: int) -> np.ndarray:
-        """Deal the training pairs out to buckets (n_bucket, B) of similar length, each pair once at most.
+    def buckets_of(self, epoch: int) -> np.ndarray:
+        """Return the training pairs in buckets (n_bucket, B) of similar length, each pair once at most.
 
         Padding is computed for nothing, and there is little of it among rows of one length (section 5.1).
         Differs from the paper: a batch is so many pairs, not so many tokens. A remainder too small for a
@@ -91,7 +96,7 @@ class Translation(Objective):
         """
         rng, n = self.generator(epoch, "train"), len(self.corpus.train)
         order = np.resize(rng.permutation(n), self.n_bucket * self.batch_size)
-        longest = np.maximum(self.sources["train"].lengths, self.targets["train"].lengths)
+        longest = np.maximum(self.sources["train"].lengths, self.labels["train"].lengths)
         order = order[np.argsort(longest[order], kind="stable")]  # equal lengths in a new order each epoch
         return rng.permutation(order.reshape(self.n_bucket, self.batch_size))  # mixes the rows, the buckets
 
@@ -120,54 +125,16 @@ class Translation(Objective):
 
         Texts beyond the context are cut. Texts of similar length are written together.
         """
-        sources = EncodedTexts(texts, self.tokenizer, self.context)
+        sources = self.encoded(texts, self.pad)
         specials = {self.tokenizer.special_id(token) for token in self.tokenizer.special_tokens}
         options = dict(temperature=0, n_beam=n_beam, eos_id=self.end, forbidden_ids=specials - {self.end})
         options |= dict(decoder_start_id=self.begin, pad_id=self.pad, overflow="stop")
         translations = [""] * len(texts)
         for chosen in alike(sources.lengths, 4 * self.batch_size):
-            prompts = [sources.text(i) for i in chosen]
-            written = generate(model, prompts, max_new_tokens=self.context, **options)
+            written = generate(model, [sources[i] for i in chosen], max_new_tokens=self.context, **options)
             for i, ids in zip(chosen, written, strict=True):
                 translations[i] = self.tokenizer.decode([t for t in ids if t not in specials]).strip()
         return translations
-
-
-class EncodedTexts:
-    """Texts as one array of ids, [SEP] at the end of each; one of more than `longest` tokens is cut.
-
-    Every text is encoded with a space before it, so that a word is the same token wherever it stands. A text
-    that was cut has no [SEP]: it did not end there.
-    """
-
-    def __init__(self, texts: Sequence[str], tokenizer: BPE, longest: int):
-        flat, lengths, end = array("i"), [], tokenizer.special_id("[SEP]")
-        self.n_cut = 0
-        for text in texts:
-            ids = [*tokenizer.encode(" " + text, allow_special=False), end]
-            self.n_cut += len(ids) > longest
-            flat.extend(ids[:longest])
-            lengths.append(min(len(ids), longest))
-        self.ids, self.lengths = np.array(flat), np.array(lengths, dtype=np.int64)
-        self.starts = self.lengths.cumsum() - self.lengths  # text i is at starts[i]
-
-    def text(self, i: int) -> list[int]:
-        """Return the ids of one text."""
-        return self.ids[self.starts[i] : self.starts[i] + self.lengths[i]].tolist()
-
-    def rows(self, chosen: np.ndarray, pad_id: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the ids (B, T) of the chosen texts (B,), padded on the right, and where they are real."""
-        n = self.lengths[chosen][:, None]  # (B, 1)
-        column = np.arange(n.max())  # (T,)
-        real = column < n
-        place = np.where(real, self.starts[chosen][:, None] + column, 0)
-        return np.where(real, self.ids[place], pad_id), real
-
-
-def alike(lengths: Sequence[int], batch_size: int) -> list[np.ndarray]:
-    """Cut the indices of all rows into batches of similar length: padding is computed for nothing."""
-    order = np.argsort(lengths, kind="stable")
-    return np.split(order, range(batch_size, len(order), batch_size)) if len(order) else []
 
 
 def smoothed_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:

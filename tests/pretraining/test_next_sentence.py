@@ -172,8 +172,8 @@ def test_a_and_b_are_those_of_the_chosen_runs(many_pairs, bpe):
     chosen = np.array([5, 3, 3, 20, 0, 9, 8, 33])
     second = many_pairs.second_runs(chosen, np.random.default_rng(0))
     rows = many_pairs.rows(chosen, np.random.default_rng(0))
-    halves = zip(map(many_pairs.a, chosen), map(many_pairs.b, second), strict=True)
-    assert [parse(rows, b, bpe) for b in range(8)] == list(halves)
+    halves = [(many_pairs.a[i], many_pairs.b[j]) for i, j in zip(chosen, second, strict=True)]
+    assert [parse(rows, b, bpe) for b in range(8)] == halves
     assert (rows["next_sentence_labels"] == (second != chosen)).all() and 0 < (second != chosen).sum() < 8
 
 
@@ -181,7 +181,7 @@ def test_false_b_are_alike_and_fit(many_pairs, bpe):
     chosen = np.arange(len(many_pairs))
     second = many_pairs.second_runs(chosen, np.random.default_rng(0))
     pairs = [(i, j) for i, j in enumerate(second) if i != j]
-    a, b = [many_pairs.a(i) for i in chosen], [many_pairs.b(i) for i in chosen]
+    a, b = list(many_pairs.a), list(many_pairs.b)
     assert all(len(a[i]) + len(b[j]) <= CONTEXT - 3 for i, j in pairs), "a cut B is false"
     assert all(many_pairs.may_be_false(i, j) for i, j in pairs)
     assert not any(many_pairs.may_be_false(i, i) for i in chosen[:9]), "the true B is no false one"

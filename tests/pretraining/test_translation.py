@@ -2,19 +2,19 @@
 
 import math
 import random
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
 import pytest
+import small
 import torch
 import torch.nn.functional as F
 
-from minilm.model.config import ModelConfig
-from minilm.model.transformer import build
 from minilm.plumbing.errors import UserError
-from minilm.pretraining.translation import EncodedTexts, Translation, alike, smoothed_cross_entropy
+from minilm.pretraining.translation import Translation, smoothed_cross_entropy
 from minilm.texts.pairs import Pairs
-from minilm.tokenizer.bpe import BPE, SPECIAL_TOKENS
+from minilm.tokenizer.bpe import SPECIAL_TOKENS
 from minilm.training.objective import IGNORED
 
 
@@ -47,19 +47,8 @@ def objective(make):
 
 
 @pytest.fixture
-def translator():
-    """A function that builds a small encoder-decoder, as random as the seed of the test."""
-
-    def make(vocab_size, max_positions=64, **changes):
-        sizes = dict(n_encoder_layer=1, n_decoder_layer=1, d_model=12, n_head=3, d_ff=20, final_norm=True)
-        config = dict(vocab_size=vocab_size, max_positions=max_positions, dropout=0.0, attention_dropout=0.0)
-        return build(ModelConfig(**config | sizes | changes))
-
-    return make
-
-
-def equal(one: dict, other: dict) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+def translator(encoder):
+    return partial(encoder, pairs=False, n_decoder_layer=1)
 
 
 def texts_of(objective, batch) -> list[tuple[str, str]]:
@@ -109,17 +98,6 @@ def test_special_tokens_in_a_text_are_plain_text(byte_bpe):
     assert (batch["labels"] == byte_bpe.special_id("[CLS]")).sum() == 0
 
 
-def test_batch_is_a_function_of_seed_split_and_step(make):
-    objective, first = make(), make().batch(20, "train")
-    for step in (0, 19, 40, 20):
-        objective.batch(step, "validation")
-        batch = objective.batch(step, "train")
-    assert equal(batch, first), "a batch depends on the batches made before it"
-    assert not equal(objective.batch(21, "train"), first)
-    assert not equal(make(seed=4).batch(20, "train"), first)
-    assert equal(objective.batch(5, "validation"), make(seed=4).batch(0, "validation"))
-
-
 @pytest.mark.parametrize("batch_size, n_left_out", [(7, 0), (9, 0), (10, 3), (63, 0)])
 def test_an_epoch_has_each_pair_once(make, batch_size, n_left_out):
     objective = make(batch_size=batch_size)
@@ -152,8 +130,8 @@ def test_little_of_a_training_batch_is_padding(make):
     assert n_pad / n_all < 0.1, "a batch holds long and short pairs: most of its work is for nothing"
 
 
-def test_buckets_come_in_a_random_order_and_are_dealt_anew_each_epoch(objective):
-    first, second = objective.deal(0), objective.deal(1)
+def test_buckets_come_in_a_random_order_and_are_new_each_epoch(objective):
+    first, second = objective.buckets_of(0), objective.buckets_of(1)
     assert first.shape == (9, 7)
     longest = objective.sources["train"].lengths[first].max(1)
     assert (np.diff(longest) < 0).any() and (np.diff(longest) > 0).any(), (
@@ -188,14 +166,13 @@ def test_long_texts_are_cut_and_counted(make, bpe, corpus):
     assert make(context=max(map(max, lengths))).notes == ()
 
 
-def test_encoded_texts(byte_bpe):
-    texts = EncodedTexts(["ab", "", "abcdef"], byte_bpe, longest=5)
-    sep, letters = byte_bpe.special_id("[SEP]"), byte_bpe.encode(" abcdef")
-    expected = [[*letters[:3], sep], [letters[0], sep], letters[:5]]
-    assert [texts.text(i) for i in range(3)] == expected and texts.lengths.tolist() == [4, 2, 5]
-    assert texts.n_cut == 1
-    ids, real = texts.rows(np.array([1, 0]), pad_id=99)
-    assert ids.tolist() == [expected[1] + [99, 99], expected[0]] and real.sum(1).tolist() == [2, 4]
+def test_texts_are_encoded_with_a_space_before_and_sep_behind(make, byte_bpe):
+    objective = make(context=5)
+    objective.tokenizer = byte_bpe
+    rows, letters = objective.encoded(["ab", "", "abcdef"], pad_id=99), byte_bpe.encode(" abcdef")
+    expected = [[*letters[:3], objective.end], [letters[0], objective.end], letters[:5]]
+    assert list(rows) == expected and rows.n_cut == 1, "a text that was cut has not ended"
+    assert rows.padded([1, 0])[0].tolist() == [expected[1] + [99, 99], expected[0]]
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.4])
@@ -245,33 +222,6 @@ def test_loss_and_metrics_equal_a_plain_loop(objective, translator):
     assert metrics["accuracy"].item() == pytest.approx(n_right / n, rel=1e-6)
 
 
-def test_what_stands_in_the_padding_changes_nothing(objective, translator):
-    model, batch = translator(len(objective.tokenizer.vocab)), objective.batch(0, "validation")
-    model.requires_grad_(False)
-    before = objective.loss(model, batch)[0]
-    changed = {name: value.clone() for name, value in batch.items()}
-    changed["input_ids"][batch["attention_mask"] == 0] = 20
-    changed["decoder_input_ids"][batch["labels"] == IGNORED] = 21
-    assert not torch.equal(changed["input_ids"], batch["input_ids"])
-    torch.testing.assert_close(objective.loss(model, changed)[0], before)
-    changed["input_ids"][0, 0] = 20
-    assert objective.loss(model, changed)[0] != before, "the loss does not depend on the source"
-
-
-def test_without_labels_the_loss_is_0_and_gradients_are_finite(objective, translator):
-    model, batch = translator(len(objective.tokenizer.vocab)), objective.batch(0, "train")
-    loss, metrics = objective.loss(model, batch | dict(labels=torch.full_like(batch["labels"], IGNORED)))
-    loss.backward()
-    assert loss.item() == 0 and all(value.item() == 0 for value in metrics.values())
-    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
-
-
-@pytest.mark.parametrize("split, n_part", [("train", 2), ("validation", 4)])
-def test_parts_of_a_batch_add_up(objective, translator, assert_parts_add_up, split, n_part):
-    model = translator(len(objective.tokenizer.vocab))
-    assert_parts_add_up(objective, model, objective.batch(0, split), n_part)
-
-
 @pytest.mark.parametrize("smoothing", [-0.1, 1.0, math.nan])
 def test_smoothing_out_of_range_is_refused(make, smoothing):
     with pytest.raises(UserError, match="--label-smoothing"):
@@ -308,34 +258,21 @@ def test_translate_gives_each_text_its_own_translation(make, translator):
     assert objective.translate(model, texts[:1]) == found[:1]
 
 
-def test_alike_puts_similar_lengths_together():
-    assert [part.tolist() for part in alike([5, 1, 4, 1, 9], 2)] == [[1, 3], [2, 0], [4]]
-    assert alike([], 3) == []
-
-
 def test_translate_stays_within_the_positions(make, translator):
     objective = make(context=16)
     model = translator(len(objective.tokenizer.vocab), max_positions=16)
     assert len(objective.translate(model, ["window " * 50, "a"])) == 2
 
 
-def test_a_small_model_learns_to_translate():
+def test_a_small_model_learns_to_translate(byte_bpe, translator):
     """Letters become other letters, in the opposite order, and no text was seen before."""
     rng = random.Random(0)
     sources = sorted({"".join(rng.choices("abcd", k=rng.randint(1, 4))) for _ in range(900)})
     rng.shuffle(sources)
     pairs = [(text, text[::-1].upper()) for text in sources]
-    bpe = BPE.train([], 256 + len(SPECIAL_TOKENS), SPECIAL_TOKENS)
-    objective = Translation(Pairs("letters", pairs[30:], pairs[:30]), bpe, 8, 32)
-    sizes = dict(d_model=32, n_head=4, d_ff=64, n_encoder_layer=1, n_decoder_layer=1)
-    model = build(
-        ModelConfig(vocab_size=262, max_positions=8, dropout=0, attention_dropout=0, final_norm=True, **sizes)
-    )
-    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-    for step in range(250):
-        optimizer.zero_grad()
-        objective.loss(model, objective.batch(step, "train"))[0].backward()
-        optimizer.step()
+    objective = Translation(Pairs("letters", pairs[30:], pairs[:30]), byte_bpe, 8, 32)
+    model = translator(262, max_positions=8, d_model=32, n_head=4, d_ff=64)
+    small.learn(objective, model, 250, lr=5e-3)
     found = objective.translate(model, [source for source, _ in pairs[:30]])
     n_right = sum(ours == theirs for ours, (_, theirs) in zip(found, pairs[:30], strict=True))
     assert n_right >= 20, f"{n_right} of 30 right: does the decoder see the source, and not its own label?"
