@@ -18,10 +18,9 @@ from torch import Tensor
 from .. import world
 from ..model.generate import generate
 from ..plumbing.errors import UserError
-from ..pretraining.translation import EncodedTexts, alike
 from ..texts.files import kind, read_jsonl, read_text
 from ..texts.tables import read_table
-from ..tokenizer.rows import END, decoder_begin, text_ids
+from ..tokenizer.rows import END, RaggedRows, alike, decoder_begin, text_ids
 from ..training.bleu import corpus_bleu, exact_match, words
 from ..training.metrics import macro_f1
 from ..training.objective import IGNORED, count_correct, summed_cross_entropy, tensors
@@ -202,15 +201,14 @@ class AnswerRows(Rows):
         self.task, self.n_cut = task, n_cut
         if task.is_decoder:
             # One text: each label is the token that follows, and the source's are ignored.
-            self.inputs = FlatIds(
-                [[*source, *answer[:-1]] for source, answer in zip(sources, answers, strict=True)]
-            )
+            both = zip(sources, answers, strict=True)
+            self.inputs = RaggedRows(([*source, *answer[:-1]] for source, answer in both), task.pad)
             given, self.encoder = [len(source) - 1 for source in sources], None
         else:
-            self.inputs = FlatIds([[*task.decoder_begin, *answer[:-1]] for answer in answers])
-            given, self.encoder = [len(task.decoder_begin) - 1] * len(answers), FlatIds(sources)
+            self.inputs = RaggedRows(([*task.decoder_begin, *a[:-1]] for a in answers), task.pad)
+            given, self.encoder = [len(task.decoder_begin) - 1] * len(answers), RaggedRows(sources, task.pad)
         labels = [[IGNORED] * n + answer for n, answer in zip(given, answers, strict=True)]
-        self.labels = FlatIds(labels)
+        self.labels = RaggedRows(labels, IGNORED)
         self.lengths = (self.encoder or self.inputs).lengths
 
     def __len__(self) -> int:
@@ -225,23 +223,14 @@ class AnswerRows(Rows):
             after; n_label (0-d).
         """
         chosen = np.asarray(chosen)
-        labels, _ = self.labels.rows(chosen, IGNORED)
-        inputs, real = self.inputs.rows(chosen, self.task.pad)
+        labels, _ = self.labels.padded(chosen)
+        inputs, real = self.inputs.padded(chosen)
         rows = dict(input_ids=inputs, attention_mask=real)
         if self.encoder is not None:
             # The decoder needs no mask: padding stands after the answer, where the causal mask hides it.
-            sources, real = self.encoder.rows(chosen, self.task.pad)
+            sources, real = self.encoder.padded(chosen)
             rows = dict(input_ids=sources, attention_mask=real, decoder_input_ids=inputs)
         return tensors(rows | dict(labels=labels, n_label=max(1, (labels != IGNORED).sum())))
-
-
-class FlatIds(EncodedTexts):
-    """Rows of ids of any lengths as one array, from which a batch is cut without a loop over tokens."""
-
-    def __init__(self, rows: list[list[int]]):
-        self.lengths = np.array([len(row) for row in rows], dtype=np.int64)
-        self.ids = np.array([token for row in rows for token in row], dtype=np.int64)
-        self.starts = self.lengths.cumsum() - self.lengths
 
 
 def fields_of(path) -> tuple[str, str]:

@@ -75,8 +75,10 @@ class Distillation(Masked):
         if not (all(weight >= 0 for weight in self.weights.values()) and any(self.weights.values())):
             given = ", ".join(f"--{term}-weight {weight}" for term, weight in self.weights.items())
             raise UserError(f"{given}: must be 0 or more, and not all of them 0")
+        if n_documents is not None and n_documents < 1:
+            raise UserError(f"--n-documents {n_documents}: must be 1 or more")
         pairs = teacher.config.n_segments > 0
-        few = some_documents(corpus, n_documents, seed)
+        few = replace(corpus, train=draw(corpus.train, n_documents, seed))
         super().__init__(few, tokenizer, context, batch_size, seed, pairs, mask_share, whole_word)
         self.next_sentence = False  # `texts` may hold pairs, but B follows A in each, and nobody asks
         self.teacher = teacher.requires_grad_(False).eval()
@@ -185,10 +187,3 @@ def check_teacher(config: ModelConfig, tokenizer: BPE, teacher_tokenizer: BPE | 
             f"--teacher: its vocabulary of {config.vocab_size} tokens is not the tokenizer's of "
             f"{tokenizer.vocab_size}; a student has its teacher's, so leave --tokenizer out"
         )
-
-
-def some_documents(corpus: Corpus, n: int | None, seed: int) -> Corpus:
-    """Return the corpus with n of its training documents, drawn by the seed; none, or too many: all."""
-    if n is not None and n < 1:
-        raise UserError(f"--n-documents {n}: must be 1 or more")
-    return replace(corpus, train=draw(corpus.train, n, seed))

@@ -4,14 +4,13 @@ import json
 import math
 import random
 
-import numpy as np
 import pytest
 import small
 import torch
 
 from minilm.finetuning import text_to_text
 from minilm.finetuning.tasks import Examples, FineTuning, Prediction
-from minilm.finetuning.text_to_text import MOST_LABELS, FlatIds, TextToText, fields_of
+from minilm.finetuning.text_to_text import MOST_LABELS, TextToText, fields_of
 from minilm.model.config import ModelConfig
 from minilm.model.generate import generate
 from minilm.model.transformer import build
@@ -444,14 +443,6 @@ def test_a_published_bart_is_given_what_it_was_trained_to_begin_with():
 
 
 # Helpers
-
-
-def test_flat_ids():
-    rows = FlatIds([[1, 2, 3], [4], [5, 6]])
-    ids, real = rows.rows(np.array([2, 0, 1]), 9)
-    assert ids.tolist() == [[5, 6, 9], [1, 2, 3], [4, 9, 9]]
-    assert real.tolist() == [[True, True, False], [True] * 3, [True, False, False]]
-    assert rows.lengths.tolist() == [3, 1, 2]
 
 
 def test_batches_are_a_function_of_seed_and_step():

@@ -13,9 +13,7 @@ from minilm.pretraining.distillation import (
     cosine_loss,
     initial_student,
     soft_target_loss,
-    some_documents,
 )
-from minilm.texts.corpus import Corpus
 from minilm.tokenizer.bpe import BPE, SPECIAL_TOKENS
 from minilm.training.loop import TrainingSettings, make_optimizer, train_step
 from minilm.training.objective import IGNORED
@@ -351,21 +349,12 @@ def test_options_out_of_range_are_named(teacher, tagged_corpus, bpe, changes, me
         make(teacher, tagged_corpus, bpe, **changes)
 
 
-def test_few_documents_are_drawn_from_all_by_the_seed():
-    corpus = Corpus("numbers", [str(i) for i in range(100)], ["a", "b"], len)
-    few = some_documents(corpus, 10, seed=4)
-    assert len(set(few.train)) == 10 and set(few.train) <= set(corpus.train)
-    assert few.validation == corpus.validation and few.floor is len and few.name == "numbers"
-    assert few.train == some_documents(corpus, 10, seed=4).train != some_documents(corpus, 10, seed=5).train
-    assert few.train != corpus.train[:10], "the first ones are all from the beginning of one file"
-    for n in (None, 100, 1000):
-        assert some_documents(corpus, n, seed=4).train == corpus.train
-    assert len(corpus.train) == 100, "the corpus itself must stay whole"
-
-
 def test_training_rows_come_from_few_documents_and_validation_rows_from_all(teacher, tagged_corpus, bpe):
-    few, every = (make(teacher, tagged_corpus, bpe, n_documents=n) for n in (7, None))
-    assert len(few.corpus.train) == 7 and few.all_texts is tagged_corpus
+    few, same, every = (make(teacher, tagged_corpus, bpe, n_documents=n) for n in (7, 7, None))
+    train = tagged_corpus.train
+    assert few.corpus.train == same.corpus.train != train[:7], "the first ones are all from one file"
+    assert len(few.corpus.train) == 7 and set(few.corpus.train) <= set(train) and len(train) == 60
+    assert few.all_texts is tagged_corpus and every.corpus.train == train
     assert len(few.texts["train"]) < len(every.texts["train"])
     one, other = few.batch(0, "validation"), every.batch(0, "validation")
     assert all(torch.equal(one[name], other[name]) for name in one), "measured on other texts"
