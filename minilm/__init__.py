@@ -14,8 +14,8 @@ Shapes, everywhere in the code:
     L  n_layer: blocks in a stack
     P  masked positions kept per sequence
 
-`minilm.load`, `minilm.save`, `minilm.build`, `minilm.generate`, `minilm.PRESETS` and `minilm.BPE` are the
-names for programs. They are imported on first use, so that `import minilm` costs nothing.
+The names for programs are `load`, `save`, `export`, `build`, `generate`, `embed`, `PRESETS` and `BPE`. They
+are imported on first use, so that `import minilm` costs nothing.
 """
 
 import importlib
@@ -23,13 +23,15 @@ import importlib
 _HOMES = {
     "load": "checkpoint",
     "save": "checkpoint",
+    "export": "checkpoint",
     "build": "model.transformer",
     "generate": "model.generate",
+    "embed": "extraction.features",
     "PRESETS": "model.config",
     "BPE": "tokenizer.bpe",
 }
 
-__all__ = ["BPE", "PRESETS", "build", "generate", "load", "save"]
+__all__ = ["BPE", "PRESETS", "build", "embed", "export", "generate", "load", "save"]
 
 
 def __getattr__(name: str):

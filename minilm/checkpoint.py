@@ -20,13 +20,12 @@ import torch
 from torch import nn
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
-from .huggingface import loading
-from .huggingface.downloading import PUBLISHED
+from .huggingface import exporting, loading
 from .model.config import ModelConfig
 from .model.transformer import build
 from .plumbing import folders
 from .plumbing.errors import UserError
-from .plumbing.folders import CONFIG, FORMAT, TOKENIZER, TRAINER, WEIGHTS, read_json
+from .plumbing.folders import CONFIG, FORMAT, SETTINGS, TOKENIZER, TRAINER, WEIGHTS, read_json
 from .plumbing.safetensors import check_state, read_tensors, write_tensors
 from .plumbing.settings import kind_of, parts_of
 from .tokenizer.bpe import BPE
@@ -67,10 +66,21 @@ def save_model(folder: Path, model: nn.Module, tokenizer=None) -> None:
     write_tensors(folder / WEIGHTS, state)
 
 
+def export(run_folder: str | Path, folder: str | Path) -> list[str]:
+    """Write a run folder as one that transformers opens; return notes on what could not go along.
+
+    UserError where `folder` holds anything, or transformers has no model like this one.
+    """
+    settings = Path(run_folder) / SETTINGS
+    translates = settings.exists() and read_json(settings).get("objective") == "translation"
+    frame = (None if translates else "[CLS]", "[SEP]")  # what stood around a text in training
+    return exporting.export_model(*load(run_folder), folder, frame, str(run_folder))
+
+
 def is_published(path: str | Path) -> bool:
     """Return whether this is a Hugging Face folder, or the name "hf:NAME" of a published model."""
     config = Path(path) / CONFIG
-    return str(path).startswith(PUBLISHED) or (config.exists() and "model_type" in read_json(config))
+    return str(path).startswith(loading.PUBLISHED) or (config.exists() and "model_type" in read_json(config))
 
 
 def load_tokenizer(path: str | Path) -> BPE | WordPiece:

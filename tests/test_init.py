@@ -44,7 +44,8 @@ def test_public_names_are_the_objects_of_their_modules():
     assert minilm.PRESETS is PRESETS
     assert minilm.build is build
     assert minilm.BPE is BPE
-    assert set(minilm.__all__) == {"load", "save", "build", "generate", "PRESETS", "BPE"}
+    assert minilm.export is minilm.huggingface.export and minilm.embed is minilm.extraction.features.embed
+    assert set(minilm.__all__) == {"load", "save", "export", "build", "generate", "embed", "PRESETS", "BPE"}
 
 
 def test_modules_are_reached_as_attributes():

@@ -5,19 +5,19 @@
     download    NAME -> the folder in the cache that holds it
 
 What each architecture calls its weights stands in `names.py`, what its config.json says in `configs.py`.
-Files of weights are read in `weights.py`, vocabularies in `vocabularies.py`, and written in
-`vocabulary_files.py`.
 """
 
 import importlib
 
-_HOMES = {"load": "loading", "load_config": "loading", "export": "exporting", "download": "downloading"}
+# `export` reads a run folder, which `checkpoint.py` knows and this room does not.
+_HOMES = dict.fromkeys(("load", "load_config", "download"), "minilm.huggingface.loading")
+_HOMES |= {"export": "minilm.checkpoint"}
 
 __all__ = ["download", "export", "load", "load_config"]
 
 
 def __getattr__(name: str):
-    """Import a public name the first time that it is asked for, so that the package needs no cycle."""
+    """Import a public name the first time that it is asked for."""
     if name in _HOMES:
-        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+        return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""A run folder of ours -> a folder that transformers opens, with exactly the numbers that our model computes.
+"""A model of ours -> a folder that transformers opens, with exactly the numbers that our model computes.
 
     our model                                       there
     encoder, post-norm, embedding norm              bert, distilbert or roberta
@@ -8,7 +8,10 @@
     encoder-decoder, pre-norm, final norm           blenderbot
 
 Sinusoids are written as a table of positions, which they are. What no class of transformers computes is
-refused, with the flags that make a model which can be exported.
+refused, with the flags that make a model which can be exported. A BPE becomes tokenizer.json, the format of
+the Rust library `tokenizers`; a WordPiece becomes vocab.txt. Called as by default, with special tokens, they
+put [CLS] before and [SEP] behind a text, as the model had it in training. Our objectives also put a space
+before each text that they encode with a BPE: give it there too.
 """
 
 import sys
@@ -17,19 +20,23 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..checkpoint import load
 from ..model.config import ModelConfig
 from ..plumbing.errors import UserError
-from ..plumbing.folders import SETTINGS, make_folder, read_json, write_json
+from ..plumbing.folders import atomic_write, make_folder, write_json
 from ..plumbing.safetensors import write_tensors
+from ..tokenizer.bpe import BPE, token_name
+from ..tokenizer.wordpiece import WordPiece
 from .configs import from_model_config
+from .loading import CONFIG, SAFE, pack
 from .names import NAMES, their_name
-from .vocabulary_files import write_tokenizer
-from .weights import SAFE, pack
+
+Frame = tuple[str | None, str | None]  # what stands before and behind a text, by our names
+# What a special token is called by transformers, and by us; eos is <|endoftext|> where there is no [CLS].
+ROLES = dict(cls="[CLS]", sep="[SEP]", pad="[PAD]", mask="[MASK]", unk="[UNK]", bos="[CLS]", eos="[SEP]")
 
 
-def export(run_folder: str | Path, folder: str | Path) -> list[str]:
-    """Write a run folder as one that `transformers.AutoModel...from_pretrained` and `AutoTokenizer` open.
+def export_model(model, tokenizer, folder: str | Path, frame: Frame, name: str = "the model") -> list[str]:
+    """Write a folder that `transformers.AutoModel...from_pretrained` and `AutoTokenizer` open.
 
     Returns:
         notes on what could not go along, which also go to stderr.
@@ -37,67 +44,55 @@ def export(run_folder: str | Path, folder: str | Path) -> list[str]:
     Raises:
         UserError: where `folder` holds anything, or transformers has no model like this one.
     """
-    folder = Path(folder)
+    folder, config = Path(folder), model.config
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists already: choose another name")
-    model, tokenizer = load(run_folder)
-    kind = target(model.config, tokenizer, str(run_folder))
+    kind = target(config, tokenizer, name)
     tensors, notes = their_tensors(model, kind)
     make_folder(folder)
-    values = from_model_config(model.config, kind) | special_ids(tokenizer, kind, model.config)
     if tokenizer is not None:
-        write_tokenizer(tokenizer, folder, frame(model.config, Path(run_folder)), model.config.max_positions)
-    write_json(folder / "config.json", values)
+        frame = (None, None) if config.kind == "decoder" else frame
+        write_tokenizer(tokenizer, folder, frame, config.max_positions)
+    write_json(folder / CONFIG, from_model_config(config, kind) | special_ids(tokenizer, kind, config))
     write_tensors(folder / SAFE, tensors)
     for note in notes:
         print(f"{folder}: {note}", file=sys.stderr)
     return notes
 
 
-def target(config: ModelConfig, tokenizer, where: str) -> str:
+def target(config: ModelConfig, tokenizer, name: str) -> str:
     """Return the model type that computes what our model does.
 
     UserError, with the flags to train with instead, where there is none.
     """
-    flags = {
+    kind, post = config.kind, config.norm == "post"
+    needed = {
         "--positions learned": config.positions == "alibi",
-        "--embedding-norm": config.norm == "post" and not config.embedding_norm,
-        "--no-embedding-norm": config.norm == "pre" and config.embedding_norm,
-        "--final-norm": config.norm == "pre" and not config.final_norm,
-        "--no-final-norm": config.norm == "post" and config.final_norm,
-        "--norm pre --final-norm --no-embedding-norm": config.kind == "decoder" and config.norm == "post",
+        "--embedding-norm": post and not config.embedding_norm and kind != "decoder",
+        "--no-embedding-norm": not post and config.embedding_norm,
+        "--final-norm": not post and not config.final_norm,
+        "--no-final-norm": post and config.final_norm and kind != "decoder",
+        "--norm pre --final-norm --no-embedding-norm": post and kind == "decoder",
         "--no-head-transform": config.head_transform and config.n_decoder_layer > 0,
-        "--no-head-bias": config.head_bias and config.kind == "decoder",
-        "--no-scale-embeddings": config.scale_embeddings and config.kind != "encoder-decoder",
-        "--tie-embeddings": not config.tie_embeddings and config.kind == "encoder-decoder",
-        "--norm-eps 1e-5": config.norm_eps != 1e-5 and config.kind == "encoder-decoder",
+        "--no-head-bias": config.head_bias and kind == "decoder",
+        "--no-scale-embeddings": config.scale_embeddings and kind != "encoder-decoder",
+        "--tie-embeddings": not config.tie_embeddings and kind == "encoder-decoder",
+        "--norm-eps 1e-5": config.norm_eps != 1e-5 and kind == "encoder-decoder",
     }
-    needed = [flag for flag, needs in flags.items() if needs]
-    if config.kind == "decoder" and config.norm == "post":
-        needed = [flag for flag in needed if flag not in ("--embedding-norm", "--no-final-norm")]
-    if needed:
+    if flags := " ".join(flag for flag, needs in needed.items() if needs):
         raise UserError(
-            f"{where}: transformers has no {config.kind} that computes what this one does; one trained with "
-            f"{' '.join(needed)} can be exported"
+            f"{name}: transformers has no {kind} that computes what this one does; one trained with {flags} "
+            "can be exported"
         )
-    if config.kind == "decoder":
-        return "gpt2"
-    if config.kind == "encoder-decoder":
-        return "bart" if config.norm == "post" else "blenderbot"
-    if config.norm == "pre":
-        return "megatron-bert"
-    return encoder_kind(config, tokenizer)
-
-
-def encoder_kind(config: ModelConfig, tokenizer) -> str:
-    """Return which post-norm encoder this is: the three differ in their positions and heads alone."""
+    if kind != "encoder" or not post:
+        return {"encoder": "megatron-bert", "decoder": "gpt2"}.get(kind, "bart" if post else "blenderbot")
+    # The three post-norm encoders differ in their positions and heads alone.
     pad_id = optional_id(tokenizer, "[PAD]")
     counted_from_pad = config.position_offset > 0 and pad_id in (None, config.position_offset - 1)
     if counted_from_pad and not config.next_sentence and config.activation == "gelu":
         return "roberta"
-    if not (config.n_segments or config.pooler) and config.norm_eps == 1e-12:
-        return "distilbert"
-    return "bert"
+    plain = not (config.n_segments or config.pooler) and config.norm_eps == 1e-12
+    return "distilbert" if plain else "bert"
 
 
 def optional_id(tokenizer, name: str) -> int | None:
@@ -114,11 +109,10 @@ def their_tensors(model, kind: str) -> tuple[dict[str, Tensor], list[str]]:
     offset = {"bart": 2, "roberta": config.position_offset}.get(kind, 0)
     for side in ("encoder", "decoder"):
         if (stack := getattr(model, side)) is not None:
-            rows = stack.embeddings.sinusoid if config.positions == "sinusoidal" else None
-            rows = state[f"{side}.embeddings.position.weight"] if rows is None else rows
+            name = f"{side}.embeddings.position.weight"
+            rows = stack.embeddings.sinusoid if config.positions == "sinusoidal" else state[name]
             unused = torch.zeros(offset, config.d_model)
-            rows = torch.cat([unused, rows[config.position_offset :]])
-            state[f"{side}.embeddings.position.weight"] = rows
+            state[name] = torch.cat([unused, rows[config.position_offset :]])
     notes, encoder = [], config.kind == "encoder"
     if encoder and kind != "distilbert" and not config.n_segments:
         state["encoder.embeddings.segment.weight"] = torch.zeros(1, config.d_model)
@@ -142,25 +136,78 @@ def their_tensors(model, kind: str) -> tuple[dict[str, Tensor], list[str]]:
 def special_ids(tokenizer, kind: str, config: ModelConfig) -> dict:
     """Return what config.json says of special tokens: with which a text begins and ends, and the padding."""
     if tokenizer is None:
-        return {"pad_token_id": config.position_offset - 1} if kind == "roberta" else {"pad_token_id": None}
-
-    def number(name: str) -> int | None:
-        return optional_id(tokenizer, name)
-
-    if kind == "gpt2":
-        end = number("<|endoftext|>")
-        return {"bos_token_id": end, "eos_token_id": end, "pad_token_id": number("[PAD]")}
-    ids = {"bos_token_id": number("[CLS]"), "eos_token_id": number("[SEP]"), "pad_token_id": number("[PAD]")}
+        return {"pad_token_id": config.position_offset - 1 if kind == "roberta" else None}
+    begin, end = ("<|endoftext|>", "<|endoftext|>") if kind == "gpt2" else ("[CLS]", "[SEP]")
+    ids = dict(bos_token_id=begin, eos_token_id=end, pad_token_id="[PAD]")
     if kind in ("bart", "blenderbot"):
-        start = number("[START]" if "[START]" in tokenizer.aliases else "[CLS]")
-        ids |= {"decoder_start_token_id": start, "forced_eos_token_id": None}
-    return ids
+        ids["decoder_start_token_id"] = "[START]" if "[START]" in tokenizer.aliases else "[CLS]"
+    ids = {key: optional_id(tokenizer, name) for key, name in ids.items()}
+    return ids | ({"forced_eos_token_id": None} if kind in ("bart", "blenderbot") else {})
 
 
-def frame(config: ModelConfig, run_folder: Path) -> tuple[str | None, str | None]:
-    """Return what stands before and after a text that the model reads: [CLS] and [SEP], as in training."""
-    if config.kind == "decoder":
-        return None, None
-    settings = run_folder / SETTINGS
-    translates = settings.exists() and read_json(settings).get("objective") == "translation"
-    return (None if translates else "[CLS]"), "[SEP]"
+def write_tokenizer(tokenizer: BPE | WordPiece, folder: Path, frame: Frame, longest: int) -> None:
+    """Write the tokenizer's files.
+
+    UserError for a BPE with a pattern of its own, which the Rust library may read otherwise than Python.
+    """
+    roles = ROLES if "[CLS]" in tokenizer.special_tokens else ROLES | {"eos": "<|endoftext|>"}
+    settings = {"model_max_length": longest}
+    for role, ours in roles.items():
+        token = ours if ours in tokenizer.special_tokens else tokenizer.aliases.get(ours)
+        settings |= {} if token is None else {f"{role}_token": token}
+    if isinstance(tokenizer, WordPiece):
+        atomic_write(folder / "vocab.txt", "".join(token + "\n" for token in tokenizer.tokens))
+        settings |= {"tokenizer_class": "BertTokenizer", "do_lower_case": tokenizer.lower_case}
+        settings |= {"strip_accents": tokenizer.strip_accents}
+        settings |= {"tokenize_chinese_chars": tokenizer.chinese_characters}
+    else:
+        if tokenizer.pattern is not None:
+            raise UserError("the tokenizer cuts text by a pattern of its own: only GPT-2's can be exported")
+        settings |= {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+        write_json(folder / "tokenizer.json", rust_tokenizer(tokenizer, frame))
+    write_json(folder / "tokenizer_config.json", settings)
+
+
+def rust_tokenizer(bpe: BPE, frame: Frame) -> dict:
+    """Return the tokenizer.json of a BPE."""
+    specials = {token: bpe.special_id(token) for token in bpe.special_tokens}
+    taken = set(specials.values())
+    vocab = {token_name(token): i for i, token in bpe.vocab.items() if i not in taken} | specials
+    byte_level = dict(type="ByteLevel", add_prefix_space=False, trim_offsets=True, use_regex=True)
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False) | {"special": True}
+    model = dict.fromkeys(("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix"))
+    model |= dict.fromkeys(("fuse_unk", "byte_fallback", "ignore_merges"), False)
+    by_id = lambda item: item[1]
+    return dict(
+        version="1.0",
+        truncation=None,
+        padding=None,
+        added_tokens=[
+            {"id": i, "content": token, **flags} for token, i in sorted(specials.items(), key=by_id)
+        ],
+        normalizer=None,
+        pre_tokenizer=byte_level,
+        post_processor=template(bpe, frame),
+        decoder=byte_level,
+        model=dict(
+            type="BPE",
+            **model,
+            vocab=dict(sorted(vocab.items(), key=by_id)),
+            merges=[[token_name(a), token_name(b)] for a, b in bpe.merges],
+        ),
+    )
+
+
+def template(bpe: BPE, frame: Frame) -> dict | None:
+    """Return the rule that puts special tokens around one text or two; None where none stand there."""
+    if frame == (None, None):
+        return None
+    before, behind = ([bpe.aliases.get(name, name)] if name else [] for name in frame)
+
+    def part(kind: str, names: list[str], segment: int) -> list[dict]:
+        return [{kind: {"id": name, "type_id": segment}} for name in names]
+
+    single = part("SpecialToken", before, 0) + part("Sequence", ["A"], 0) + part("SpecialToken", behind, 0)
+    pair = single + part("Sequence", ["B"], 1) + part("SpecialToken", behind, 1)
+    tokens = {token: dict(id=token, ids=[bpe.special_id(token)], tokens=[token]) for token in before + behind}
+    return dict(type="TemplateProcessing", single=single, pair=pair, special_tokens=tokens)

@@ -1,27 +1,49 @@
-"""A Hugging Face folder -> our model and tokenizer.
+"""A Hugging Face folder, or hf:NAME, which is downloaded first -> our model and tokenizer.
 
-What is in the file and has no place in the model is an error, as is what the model needs and the file lacks.
-The heads of pre-training alone may be missing, as they are in many published files: they are drawn at random,
-and that is said.
+What the weights have and has no place in the model is an error, as is what the model needs and they lack. The
+heads of pre-training alone may be missing, as they are in many published files: they are drawn at random, and
+that is said.
+
+A download is kept in MINILM_CACHE, else ~/.cache/minilm. A file takes its name there when its size, and if it
+is large its SHA-256, are what the server lists. download.json, written last, says that the folder is whole;
+from then on nothing is asked of the network. HF_ENDPOINT names another server with the same interface.
 """
 
+import json
+import os
+import re
+import socket
 import sys
+from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.parse import quote
+from urllib.request import urlopen
 
+import torch
 from torch import Tensor, nn
 
 from ..model.config import ModelConfig
 from ..model.transformer import build
 from ..plumbing.errors import UserError
-from ..plumbing.folders import read_json
-from ..plumbing.safetensors import check_state
+from ..plumbing.folders import make_folder, read_json, write_json
+from ..plumbing.safetensors import check_state, read_tensors
 from .configs import layout_of, to_model_config
-from .downloading import cached
 from .names import NAMES, Names, table_names, their_name
 from .tokenizers import read_tokenizer
-from .weights import read_weights, unpack
 
+PUBLISHED = "hf:"  # how the name of a published model begins, where a folder could stand too
+NAME = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*(?:@[\w.-]+)?")
+TIMEOUT = 30  # seconds without a byte
+CONFIG, DONE = "config.json", "download.json"
+SAFE, PICKLED, INDEX = "model.safetensors", "pytorch_model.bin", ".index.json"
+FILES = (SAFE, SAFE + INDEX, PICKLED, PICKLED + INDEX)  # the first there is, is read
+OTHERS = ("vocab.txt", "vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json")
+OTHERS += ("special_tokens_map.json", "added_tokens.json")
 HEADS = ("vocabulary", "pooler", "next_sentence")
+MATRICES = re.compile(r"transformer\.h\.\d+\.(attn|mlp)\.c_\w+\.weight")  # GPT-2's, which are turned
+FUSED = re.compile(r"(transformer\.h\.\d+\.attn\.c_attn)\.(weight|bias)")  # q, k and v in one
 
 
 def load(path: str | Path, device: str = "cpu") -> tuple[nn.Module, object]:
@@ -34,15 +56,12 @@ def load(path: str | Path, device: str = "cpu") -> tuple[nn.Module, object]:
         UserError: for an unknown model type, a value that we cannot express, and weights that are missing,
             unexpected, damaged or of another shape; the message names them.
     """
-    folder = cached(path)
-    values = read_json(folder / "config.json")
-    layout_of(values, str(folder / "config.json"))  # before gigabytes are read
-    tensors = named_weights(folder, values)
-    model = build(config_of(folder, values, tensors))
+    folder, values, config, tensors = read_folder(path)
+    model = build(config)
     notes = fill(model, tensors, values["model_type"], folder)
     tokenizer, more = read_tokenizer(folder, values)
-    if tokenizer is not None and tokenizer.vocab_size > model.config.vocab_size:
-        rows = f"{tokenizer.vocab_size} ids, and the model rows for {model.config.vocab_size}"
+    if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
+        rows = f"{tokenizer.vocab_size} ids, and the model rows for {config.vocab_size}"
         raise UserError(f"{folder}: the vocabulary has {rows}")
     for note in notes + more:
         print(f"{folder}: {note}", file=sys.stderr)
@@ -51,26 +70,22 @@ def load(path: str | Path, device: str = "cpu") -> tuple[nn.Module, object]:
 
 def load_config(path: str | Path) -> ModelConfig:
     """Return the ModelConfig of a Hugging Face folder or of "hf:NAME"; UserError as `load`."""
-    folder = cached(path)
-    values = read_json(folder / "config.json")
-    layout_of(values, str(folder / "config.json"))
-    return config_of(folder, values, named_weights(folder, values))
+    return read_folder(path)[2]
 
 
-def config_of(folder: Path, values: dict, tensors: dict[str, Tensor]) -> ModelConfig:
-    """Return the ModelConfig that config.json and the names of the weights describe."""
-    modules = {name for name in ("pooler", "final_logits_bias") if any(name in found for found in tensors)}
-    return to_model_config(values, str(folder / "config.json"), modules)
-
-
-def named_weights(folder: Path, values: dict) -> dict[str, Tensor]:
-    """Return the weights of a folder under the names of the tables, without buffers."""
+def read_folder(path: str | Path) -> tuple[Path, dict, ModelConfig, dict[str, Tensor]]:
+    """Return the folder, its config.json, the ModelConfig, and the weights under the names of the tables."""
+    name = str(path)
+    folder = download(name.removeprefix(PUBLISHED)) if name.startswith(PUBLISHED) else Path(path)
+    values, where = read_json(folder / CONFIG), str(folder / CONFIG)
+    layout_of(values, where)  # before gigabytes are read
     tensors, found = {}, read_weights(folder)
     for name, new in table_names(found, NAMES[values["model_type"]]).items():
         if new in tensors:
             raise UserError(f"{folder}: {new} stands there twice, once as {name}")
         tensors[new] = found[name]
-    return tensors
+    modules = {name for name in ("pooler", "final_logits_bias") if any(name in found for found in tensors)}
+    return folder, values, to_model_config(values, where, modules), tensors
 
 
 def fill(model: nn.Module, tensors: dict[str, Tensor], kind: str, folder: Path) -> list[str]:
@@ -100,3 +115,152 @@ def without_copies(tensors: dict[str, Tensor], names: Names, wanted: set[str]) -
             tensors[name] = tensors[copy] if untied else tensors.get(name, tensors[copy])
             del tensors[copy]
     return tensors
+
+
+def unpack(tensors: dict[str, Tensor], kind: str, config: ModelConfig) -> dict[str, Tensor]:
+    """Return tensors as the name tables have them: matrices (out, in), q, k and v apart, float32.
+
+    A lone row of segments is added to every position: each token has it, so the sum is the same. A tensor of
+    another shape than it should have stays: it is reported where shapes are compared.
+    """
+    tensors = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
+    for name in list(tensors) if kind == "gpt2" else ():
+        if MATRICES.fullmatch(name) and tensors[name].dim() == 2:
+            tensors[name] = tensors[name].T
+        fused = FUSED.fullmatch(name)
+        if fused and tensors[name].dim() and len(tensors[name]) % 3 == 0:
+            parts = tensors.pop(name).chunk(3)
+            tensors |= {f"{fused[1]}.{part}.{fused[2]}": x for part, x in zip("qkv", parts, strict=True)}
+    if "final_logits_bias" in tensors:  # (1, V)
+        tensors["final_logits.bias"] = tensors.pop("final_logits_bias").flatten()
+    segments = next((name for name in tensors if name.endswith("token_type_embeddings.weight")), None)
+    if segments and not config.n_segments and tensors[segments].shape[:1] == (1,):
+        positions = segments.replace("token_type", "position")
+        if positions in tensors and tensors[positions].shape[1:] == tensors[segments].shape[1:]:
+            tensors[positions] = tensors[positions] + tensors.pop(segments)
+    return tensors
+
+
+def pack(tensors: dict[str, Tensor], kind: str) -> dict[str, Tensor]:
+    """Undo `unpack`, but for the segments."""
+    tensors = dict(tensors)
+    if kind == "gpt2":
+        for name in [name for name in tensors if ".c_attn.q." in name]:
+            parts = [tensors.pop(name.replace(".q.", f".{part}.")) for part in "qkv"]
+            tensors[name.replace(".q.", ".")] = torch.cat(parts)
+        for name in filter(MATRICES.fullmatch, list(tensors)):
+            tensors[name] = tensors[name].T
+    if "final_logits.bias" in tensors:
+        tensors["final_logits_bias"] = tensors.pop("final_logits.bias")[None]
+    return tensors
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """Return the tensors of a folder by their names in it: one file, or several that an index lists.
+
+    UserError where there is none, a shard is missing, or a file is damaged.
+    """
+    name = next((name for name in FILES if (folder / name).exists()), None)
+    if name is None:
+        raise UserError(f"{folder}: no weights in it; expected one of {', '.join(FILES)}")
+    listed, tensors = weight_map(folder / name) if name.endswith(INDEX) else {}, {}
+    for file in dict.fromkeys(listed.values()) if name.endswith(INDEX) else [name]:
+        if not (folder / file).exists():
+            raise UserError(f"{folder}: the shard {file} is missing")
+        tensors |= read_tensors(folder / file) if file.endswith(".safetensors") else unpickled(folder / file)
+    if absent := [tensor for tensor in listed if tensor not in tensors]:
+        raise UserError(f"{folder}: {absent[0]} is not in {listed[absent[0]]}, where {name} says it is")
+    return tensors
+
+
+def weight_map(path: Path) -> dict[str, str]:
+    """Return tensor -> file of an index of shards; UserError for files that are not in its folder."""
+    listed = read_json(path).get("weight_map")
+    if not isinstance(listed, dict) or not all(isinstance(shard, str) for shard in listed.values()):
+        raise UserError(f"{path}: no weight_map of tensors and files in it")
+    for shard in listed.values():
+        if Path(shard).name != shard:
+            raise UserError(f"{path}: {shard!r} is not the name of a file in the folder")
+    return listed
+
+
+def unpickled(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file of torch.save; UserError where it is damaged, or could run code."""
+    try:
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+        return {name: tensor.detach() for name, tensor in tensors.items()}
+    except Exception as error:  # noqa: BLE001 - of nearly any kind, by the place of the damage
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path}: damaged, or more than tensors by name ({reason})") from None
+
+
+def download(name: str, cache: str | Path | None = None) -> Path:
+    """Return the folder with config, weights and vocabulary of a published model, downloaded if need be.
+
+    `name`: "OWNER/MODEL" or "MODEL", with "@REVISION" for another revision than main. UserError for a name
+    that does not exist, a network that fails, and a file that is not what the server lists.
+    """
+    if not NAME.fullmatch(name) or ".." in name:
+        raise UserError(f"hf:{name}: not the name of a model; names are OWNER/MODEL, or OWNER/MODEL@REVISION")
+    cache = cache or os.environ.get("MINILM_CACHE") or Path.home() / ".cache" / "minilm"
+    folder = Path(cache) / name.replace("/", "--")
+    if (folder / DONE).exists():
+        return folder
+    server = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+    if not server.startswith(("https://", "http://")):
+        raise UserError(f"HF_ENDPOINT {server}: must begin with https:// (or http://)")
+    model, _, revision = name.partition("@")
+    model, revision = quote(model), quote(revision or "main", safe="")
+    with (
+        network(f"hf:{name}"),
+        urlopen(f"{server}/api/models/{model}/revision/{revision}?blobs=true") as answer,
+    ):
+        listed = json.load(answer)["siblings"]
+        files = {f["rfilename"]: (f["size"], (f.get("lfs") or {}).get("sha256")) for f in listed}
+    weights = next((file for file in (SAFE, SAFE + INDEX) if file in files), SAFE)
+    wanted = [CONFIG, weights, *(file for file in OTHERS if file in files)]
+    make_folder(folder)
+    print(f"hf:{name}: downloading into {folder}", file=sys.stderr)
+    for file in wanted:  # the shards join them once their index is there
+        if file not in files:
+            raise UserError(f"hf:{name}: {server} has no {file} of it; pickled weights are not downloaded")
+        url = f"{server}/{model}/resolve/{revision}/{quote(file)}"
+        fetch(url, folder / file, *files[file], f"hf:{name} {file}")
+        if file.endswith(INDEX):
+            wanted += dict.fromkeys(weight_map(folder / file).values())
+    write_json(folder / DONE, {"name": name, "endpoint": server, "files": wanted})
+    return folder
+
+
+def fetch(url: str, path: Path, size: int, sha256: str | None, label: str) -> None:
+    """Download a file of this size and SHA-256 into its place, unless it is there; UserError otherwise."""
+    if path.exists() and path.stat().st_size == size:
+        return
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with network(label):
+            torch.hub.download_url_to_file(url, str(part), hash_prefix=sha256, progress=sys.stderr.isatty())
+        found = part.stat().st_size
+        if found != size:  # a connection that ends early looks like the end of the file
+            raise UserError(f"{label}: cut off after {found:,} of {size:,} bytes; run the command again")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def network(label: str):
+    """Set a time limit for what is asked of the network, and tell in one line what goes wrong."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT)
+    try:
+        yield
+    except HTTPError as error:
+        hidden = "; there is no such model, or it is private" if error.code in (401, 404) else ""
+        raise UserError(f"{label}: the server answers {error.code} ({error.reason}){hidden}") from None
+    except (OSError, HTTPException) as error:
+        raise UserError(f"{label}: the network failed ({getattr(error, 'reason', error)})") from None
+    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(f"{label}: not what was expected ({error}); run the command again") from None
+    finally:
+        socket.setdefaulttimeout(before)

@@ -1,7 +1,7 @@
-"""What transformers calls the weights that we have: one table an architecture, ours -> theirs.
+"""What transformers calls the weights that we have: tables, a column an architecture.
 
-`{i}` is the number of a block; weight and bias are copied of each. The names are those of the class with all
-heads of pre-training (`BertForPreTraining` and so on).
+The names are those of the class with all heads of pre-training (`BertForPreTraining` and so on); weight and
+bias are copied of each module. "-": there is no such module. A column may name more than a model type has.
 """
 
 import re
@@ -10,171 +10,98 @@ from typing import NamedTuple
 
 
 class Names(NamedTuple):
-    """How an architecture names its weights."""
+    """How a model type names its weights."""
 
-    table: dict[str, str]  # our module -> theirs
+    table: dict[str, str]  # our module -> theirs; {i} is the number of a block
     prefix: str  # what a checkpoint without heads leaves out of the names
     copies: dict[str, str]  # second names of a weight -> its name in the table
 
 
-def blocks(ours: str, theirs: str, parts: dict[str, str]) -> dict[str, str]:
-    """Return the rows of all parts of a block."""
-    return {f"{ours}.{{i}}.{a}": f"{theirs}.{{i}}.{b}" for a, b in parts.items()}
+def columns(text: str) -> list[dict[str, str]]:
+    """Return each column of a table but the first, as a dictionary from the first."""
+    first, *others = zip(*(line.split() for line in text.strip().splitlines()), strict=True)
+    return [{a: b for a, b in zip(first, other, strict=True) if b != "-"} for other in others]
 
 
-# Old files repeat the token embedding as the head's matrix, and the head's bias inside that matrix.
-_BERT_COPIES = {
-    "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
-    "cls.predictions.decoder.bias": "cls.predictions.bias",
-}
-_BERT_ATTENTION = {
-    "self_attention.q": "attention.self.query",
-    "self_attention.k": "attention.self.key",
-    "self_attention.v": "attention.self.value",
-    "self_attention.out": "attention.output.dense",
-    "feed_forward.up": "intermediate.dense",
-    "feed_forward.down": "output.dense",
-}
-_BERT_BLOCK = _BERT_ATTENTION | {
-    "self_attention_norm": "attention.output.LayerNorm",
-    "feed_forward_norm": "output.LayerNorm",
-}
-_BERT_EMBEDDINGS = {
-    "tokens": "bert.embeddings.word_embeddings",
-    "encoder.embeddings.position": "bert.embeddings.position_embeddings",
-    "encoder.embeddings.segment": "bert.embeddings.token_type_embeddings",
-}
-_BERT_HEADS = {
-    "pooler": "bert.pooler.dense",
-    "next_sentence": "cls.seq_relationship",
-    "vocabulary.dense": "cls.predictions.transform.dense",
-    "vocabulary.norm": "cls.predictions.transform.LayerNorm",
-    "vocabulary": "cls.predictions",  # its bias
-    "vocabulary.output": "cls.predictions.decoder",
-}
-_BERT = {
-    **_BERT_EMBEDDINGS,
-    "encoder.embeddings.norm": "bert.embeddings.LayerNorm",
-    **blocks("encoder.blocks", "bert.encoder.layer", _BERT_BLOCK),
-    **_BERT_HEADS,
-}
+# Outside the blocks, after the prefix.
+_BERT, _GPT2, _BART = columns("""
+tokens                       embeddings.word_embeddings        wte   shared
+encoder.embeddings.position  embeddings.position_embeddings    -     encoder.embed_positions
+encoder.embeddings.segment   embeddings.token_type_embeddings  -     -
+encoder.embeddings.norm      embeddings.LayerNorm              -     encoder.layernorm_embedding
+encoder.norm                 encoder.ln                        -     encoder.layer_norm
+decoder.embeddings.position  -                                 wpe   decoder.embed_positions
+decoder.embeddings.norm      -                                 -     decoder.layernorm_embedding
+decoder.norm                 -                                 ln_f  decoder.layer_norm
+pooler                       pooler.dense                      -     -
+""")
+# Inside a block. GPT-2 has q, k and v in one matrix, and every matrix turned: `loading.py` sees to that.
+_BERT_BLOCK, _DISTILBERT_BLOCK, _GPT2_BLOCK, _BART_BLOCK = columns("""
+self_attention.q      attention.self.query        attention.q_lin    attn.c_attn.q  self_attn.q_proj
+self_attention.k      attention.self.key          attention.k_lin    attn.c_attn.k  self_attn.k_proj
+self_attention.v      attention.self.value        attention.v_lin    attn.c_attn.v  self_attn.v_proj
+self_attention.out    attention.output.dense      attention.out_lin  attn.c_proj    self_attn.out_proj
+self_attention_norm   attention.output.LayerNorm  sa_layer_norm      ln_1           self_attn_layer_norm
+cross_attention.q     -                           -                  -              encoder_attn.q_proj
+cross_attention.k     -                           -                  -              encoder_attn.k_proj
+cross_attention.v     -                           -                  -              encoder_attn.v_proj
+cross_attention.out   -                           -                  -              encoder_attn.out_proj
+cross_attention_norm  -                           -                  -              encoder_attn_layer_norm
+feed_forward.up       intermediate.dense          ffn.lin1           mlp.c_fc       fc1
+feed_forward.down     output.dense                ffn.lin2           mlp.c_proj     fc2
+feed_forward_norm     output.LayerNorm            output_layer_norm  ln_2           final_layer_norm
+""")
+# The heads, which have no prefix; of `vocabulary` itself there is a bias.
+_BERT_HEADS, _ROBERTA_HEADS, _DISTILBERT_HEADS, _GPT2_HEADS, _BART_HEADS = columns("""
+vocabulary.dense  cls.predictions.transform.dense     lm_head.dense      vocab_transform  -       -
+vocabulary.norm   cls.predictions.transform.LayerNorm lm_head.layer_norm vocab_layer_norm -       -
+vocabulary        cls.predictions                     lm_head            vocab_projector  -       final_logits
+vocabulary.output cls.predictions.decoder             lm_head.decoder    vocab_projector  lm_head -
+next_sentence     cls.seq_relationship                -                  -                -       -
+""")
+
+
+def names(prefix: str, outside: dict, stacks: dict, block: dict, heads: dict, *seconds: str) -> Names:
+    """Return the names of a model type.
+
+    `stacks`: what its stacks of blocks are called. `seconds`: modules whose matrix is the token embedding,
+    once more; old files of BERT and RoBERTa also have a bias there, which is the head's.
+    """
+    rows = dict(outside)
+    for side, theirs in stacks.items():
+        rows |= {f"{side}.blocks.{{i}}.{a}": f"{theirs}.{{i}}.{b}" for a, b in block.items()}
+    table = {ours: prefix + theirs for ours, theirs in rows.items()} | heads
+    copies = {f"{second}.weight": f"{table['tokens']}.weight" for second in seconds}
+    copies |= {f"{s}.bias": s.replace(".decoder", ".bias") for s in seconds if s.endswith(".decoder")}
+    return Names(table, prefix, copies)
+
+
+_LAYER = {"encoder": "encoder.layer"}
 # BERT with the norms before the parts (Shoeybi et al. 2019, "Megatron-LM"): our pre-norm encoders.
-_MEGATRON_BERT = {
-    **_BERT_EMBEDDINGS,
-    **blocks(
-        "encoder.blocks",
-        "bert.encoder.layer",
-        _BERT_ATTENTION | {"self_attention_norm": "attention.ln", "feed_forward_norm": "ln"},
-    ),
-    "encoder.norm": "bert.encoder.ln",
-    **_BERT_HEADS,
-}
-_ROBERTA_HEADS = {
-    "vocabulary.dense": "lm_head.dense",
-    "vocabulary.norm": "lm_head.layer_norm",
-    "vocabulary": "lm_head",  # its bias
-    "vocabulary.output": "lm_head.decoder",
-}
-_ROBERTA = {
-    ours: theirs.replace("bert.", "roberta.", 1)
-    for ours, theirs in _BERT.items()
-    if not theirs.startswith("cls.")
-} | _ROBERTA_HEADS
-_DISTILBERT_BLOCK = {
-    "self_attention.q": "attention.q_lin",
-    "self_attention.k": "attention.k_lin",
-    "self_attention.v": "attention.v_lin",
-    "self_attention.out": "attention.out_lin",
-    "self_attention_norm": "sa_layer_norm",
-    "feed_forward.up": "ffn.lin1",
-    "feed_forward.down": "ffn.lin2",
-    "feed_forward_norm": "output_layer_norm",
-}
-_DISTILBERT = {
-    "tokens": "distilbert.embeddings.word_embeddings",
-    "encoder.embeddings.position": "distilbert.embeddings.position_embeddings",
-    "encoder.embeddings.norm": "distilbert.embeddings.LayerNorm",
-    **blocks("encoder.blocks", "distilbert.transformer.layer", _DISTILBERT_BLOCK),
-    "vocabulary.dense": "vocab_transform",
-    "vocabulary.norm": "vocab_layer_norm",
-    "vocabulary": "vocab_projector",  # its bias
-    "vocabulary.output": "vocab_projector",
-}
-# GPT-2 keeps q, k and v in one matrix, and every matrix turned: `weights.py` cuts and turns them.
-_GPT2_BLOCK = {
-    "self_attention.q": "attn.c_attn.q",
-    "self_attention.k": "attn.c_attn.k",
-    "self_attention.v": "attn.c_attn.v",
-    "self_attention.out": "attn.c_proj",
-    "self_attention_norm": "ln_1",
-    "feed_forward.up": "mlp.c_fc",
-    "feed_forward.down": "mlp.c_proj",
-    "feed_forward_norm": "ln_2",
-}
-_GPT2 = {
-    "tokens": "transformer.wte",
-    "decoder.embeddings.position": "transformer.wpe",
-    **blocks("decoder.blocks", "transformer.h", _GPT2_BLOCK),
-    "decoder.norm": "transformer.ln_f",
-    "vocabulary.output": "lm_head",
-}
-_BART_BLOCK = {
-    "self_attention.q": "self_attn.q_proj",
-    "self_attention.k": "self_attn.k_proj",
-    "self_attention.v": "self_attn.v_proj",
-    "self_attention.out": "self_attn.out_proj",
-    "self_attention_norm": "self_attn_layer_norm",
-    "feed_forward.up": "fc1",
-    "feed_forward.down": "fc2",
-    "feed_forward_norm": "final_layer_norm",
-}
-_BART_CROSS = {
-    "cross_attention.q": "encoder_attn.q_proj",
-    "cross_attention.k": "encoder_attn.k_proj",
-    "cross_attention.v": "encoder_attn.v_proj",
-    "cross_attention.out": "encoder_attn.out_proj",
-    "cross_attention_norm": "encoder_attn_layer_norm",
-}
-_BART = {
-    "tokens": "model.shared",
-    "encoder.embeddings.position": "model.encoder.embed_positions",
-    "encoder.embeddings.norm": "model.encoder.layernorm_embedding",
-    "decoder.embeddings.position": "model.decoder.embed_positions",
-    "decoder.embeddings.norm": "model.decoder.layernorm_embedding",
-    **blocks("encoder.blocks", "model.encoder.layers", _BART_BLOCK),
-    **blocks("decoder.blocks", "model.decoder.layers", _BART_BLOCK | _BART_CROSS),
-    "vocabulary": "final_logits",  # its bias, final_logits_bias
-}
-_BART_COPIES = {
-    "model.encoder.embed_tokens.weight": "model.shared.weight",
-    "model.decoder.embed_tokens.weight": "model.shared.weight",
-    "lm_head.weight": "model.shared.weight",
-}
-# A BART with the norms before the parts (Roller et al. 2021): our pre-norm encoder-decoders.
-_BLENDERBOT = {ours: theirs for ours, theirs in _BART.items() if "layernorm_embedding" not in theirs} | {
-    "encoder.norm": "model.encoder.layer_norm",
-    "decoder.norm": "model.decoder.layer_norm",
-}
-
+_MEGATRON_BLOCK = _BERT_BLOCK | {"self_attention_norm": "attention.ln", "feed_forward_norm": "ln"}
+_BART_NAMES = names(
+    "model.",
+    _BART,
+    {"encoder": "encoder.layers", "decoder": "decoder.layers"},
+    _BART_BLOCK,
+    _BART_HEADS,
+    *("model.encoder.embed_tokens", "model.decoder.embed_tokens", "lm_head"),
+)
 NAMES: dict[str, Names] = {
-    "bert": Names(_BERT, "bert.", _BERT_COPIES),
-    "megatron-bert": Names(_MEGATRON_BERT, "bert.", _BERT_COPIES),
-    "roberta": Names(
-        _ROBERTA,
-        "roberta.",
-        {
-            "lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight",
-            "lm_head.decoder.bias": "lm_head.bias",
-        },
-    ),
-    "distilbert": Names(
-        _DISTILBERT,
+    "bert": names("bert.", _BERT, _LAYER, _BERT_BLOCK, _BERT_HEADS, "cls.predictions.decoder"),
+    "megatron-bert": names("bert.", _BERT, _LAYER, _MEGATRON_BLOCK, _BERT_HEADS, "cls.predictions.decoder"),
+    "roberta": names("roberta.", _BERT, _LAYER, _BERT_BLOCK, _ROBERTA_HEADS, "lm_head.decoder"),
+    "distilbert": names(
         "distilbert.",
-        {"vocab_projector.weight": "distilbert.embeddings.word_embeddings.weight"},
+        _BERT,
+        {"encoder": "transformer.layer"},
+        _DISTILBERT_BLOCK,
+        _DISTILBERT_HEADS,
+        "vocab_projector",
     ),
-    "gpt2": Names(_GPT2, "transformer.", {"lm_head.weight": "transformer.wte.weight"}),
-    "bart": Names(_BART, "model.", _BART_COPIES),
-    "blenderbot": Names(_BLENDERBOT, "model.", _BART_COPIES),
+    "gpt2": names("transformer.", _GPT2, {"decoder": "h"}, _GPT2_BLOCK, _GPT2_HEADS, "lm_head"),
+    "bart": _BART_NAMES,
+    "blenderbot": _BART_NAMES,  # a BART with the norms before the parts (Roller et al. 2021)
 }
 
 # Numbers that are no weights: the positions 0, 1, 2, ..., GPT-2's causal mask, BART's number of a version.
@@ -183,13 +110,11 @@ NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 def their_name(ours: str, names: Names) -> str | None:
-    """Return what the architecture calls one of our weights; None where it has nothing like it."""
+    """Return what the model type calls one of our weights; None where it has nothing like it."""
     module, _, what = ours.rpartition(".")
-    number = NUMBER.search(module + ".")
-    theirs = names.table.get(NUMBER.sub("{i}", module + ".").removesuffix("."))
-    if theirs is None:
-        return None
-    return f"{theirs.replace('{i}', number[0]) if number else theirs}.{what}"
+    number = NUMBER.search(module)
+    theirs = names.table.get(NUMBER.sub("{i}", module))
+    return theirs and f"{theirs.replace('{i}', number[0]) if number else theirs}.{what}"
 
 
 def table_names(found: Iterable[str], names: Names) -> dict[str, str]:

@@ -28,12 +28,16 @@ ROLES = {
 }
 # The decoder of an encoder-decoder may start from another token than [CLS]: that is [START] then.
 DECODER_START = {"bart": 2, "blenderbot": 1}  # decoder_start_token_id, where config.json does not say it
-_BERT = {"cls": "[CLS]", "sep": "[SEP]", "pad": "[PAD]", "mask": "[MASK]", "unk": "[UNK]"}
-_GPT2 = dict.fromkeys(("bos", "eos", "unk"), "<|endoftext|>")
-_ROBERTA = {"bos": "<s>", "cls": "<s>", "eos": "</s>", "sep": "</s>", "pad": "<pad>", "mask": "<mask>"}
-_ROBERTA |= {"unk": "<unk>"}
 # What plays a role where no file of the folder says.
-DEFAULTS = {"gpt2": _GPT2, "roberta": _ROBERTA, "bart": _ROBERTA, "blenderbot": _ROBERTA}
+_BERT = dict(cls="[CLS]", sep="[SEP]", pad="[PAD]", mask="[MASK]", unk="[UNK]")
+_GPT2 = dict.fromkeys(("bos", "eos", "unk"), "<|endoftext|>")
+_ROBERTA = dict(bos="<s>", cls="<s>", eos="</s>", sep="</s>", pad="<pad>", mask="<mask>", unk="<unk>")
+# Switches of WordPiece: ours, in tokenizer_config.json, in the normalizer of tokenizer.json, where none says.
+SWITCHES = (
+    ("lower_case", "do_lower_case", "lowercase", True),
+    ("strip_accents", "strip_accents", "strip_accents", None),
+    ("chinese_characters", "tokenize_chinese_chars", "handle_chinese_chars", True),
+)
 
 
 def read_tokenizer(folder: Path, values: dict) -> tuple[BPE | WordPiece | None, list[str]]:
@@ -41,28 +45,21 @@ def read_tokenizer(folder: Path, values: dict) -> tuple[BPE | WordPiece | None, 
 
     UserError for a vocabulary that is damaged, or of a kind that we do not have.
     """
+    whole, settings = (
+        optional_json(folder / "tokenizer.json"),
+        optional_json(folder / "tokenizer_config.json"),
+    )
     try:
-        return known_tokenizer(folder, values)
-    except (KeyError, TypeError, AttributeError) as error:  # JSON of another shape than any tokenizer's
-        raise UserError(f"{folder}: its vocabulary files are damaged ({error!r})") from None
-
-
-def known_tokenizer(folder: Path, values: dict) -> tuple[BPE | WordPiece | None, list[str]]:
-    """Do what `read_tokenizer` does, for files whose JSON has the right shape."""
-    settings = optional_json(folder / "tokenizer_config.json")
-    whole = optional_json(folder / "tokenizer.json")
-    model = whole.get("model") or {}
-    if (folder / "vocab.txt").exists() or model.get("type") == "WordPiece":
-        return read_wordpiece(folder, whole, settings), []
-    if (folder / "vocab.json").exists() and (folder / "merges.txt").exists() or model.get("type") == "BPE":
-        tokenizer, notes = read_bpe(folder, whole, settings, values["model_type"])
-        tokenizer.aliases |= start_alias(tokenizer, values)
-        return tokenizer, notes
-    if model:
-        raise UserError(
-            f"{folder / 'tokenizer.json'}: a tokenizer of type {model.get('type')!r}; "
-            "ours are WordPiece and BPE"
-        )
+        kind = (whole.get("model") or {}).get("type")
+        if (folder / "vocab.txt").exists() or kind == "WordPiece":
+            return read_wordpiece(folder, whole, settings), []
+        if (folder / "vocab.json").exists() and (folder / "merges.txt").exists() or kind == "BPE":
+            return read_bpe(folder, whole, settings, values)
+        if whole.get("model"):
+            raise UserError(f"a tokenizer of type {kind!r}; ours are WordPiece and BPE")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # JSON of another shape, say
+        said = str(error) if isinstance(error, UserError) else f"damaged ({error!r})"
+        raise UserError(f"{folder}: its vocabulary cannot be read: {said}") from None
     return None, ["no vocabulary in it, so texts cannot be read"]
 
 
@@ -74,59 +71,52 @@ def optional_json(path: Path) -> dict:
 def read_wordpiece(folder: Path, whole: dict, settings: dict) -> WordPiece:
     """Return the WordPiece of a folder; tokenizer_config.json, then tokenizer.json, say how it reads text."""
     normalizer = whole.get("normalizer") or {}
-
-    def switch(key: str, other: str, default):
-        return settings[key] if key in settings else normalizer.get(other, default)
-
-    options = {
-        "lower_case": switch("do_lower_case", "lowercase", True),
-        "strip_accents": switch("strip_accents", "strip_accents", None),
-        "chinese_characters": switch("tokenize_chinese_chars", "handle_chinese_chars", True),
+    switches = {
+        ours: settings[key] if key in settings else normalizer.get(other, default)
+        for ours, key, other, default in SWITCHES
     }
-    roles = _BERT | special_roles(folder, settings)
+    roles, added = _BERT | special_roles(folder, settings), added_tokens(folder, whole)
     path = folder / "vocab.txt"
     if path.exists():
-        try:
-            tokens = path.read_text("utf-8").removesuffix("\n").split("\n")  # U+2028 may be a token
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path}: cannot be read as a WordPiece vocabulary ({error})") from None
+        tokens = path.read_text("utf-8").removesuffix("\n").split("\n")  # U+2028, say, may be a token
     else:
-        tokens = token_list(whole["model"].get("vocab"), folder / "tokenizer.json")
-    tokens, specials = with_added(tokens, roles, added_tokens(folder, whole), folder)
-    return WordPiece(tokens, specials, aliases(roles, specials), **options)
+        vocabulary = whole["model"]["vocab"]
+        tokens = sorted(vocabulary, key=vocabulary.get)
+        if [vocabulary[token] for token in tokens] != list(range(len(tokens))):
+            raise UserError("the ids in tokenizer.json are not 0, 1, 2, ...")
+    new = sorted(added.keys() - {*tokens}, key=added.get)
+    if [added[name] for name in new] != list(range(len(tokens), len(tokens) + len(new))):
+        raise UserError("the ids of its added tokens do not follow those of the vocabulary")
+    tokens += new
+    specials = specials_of(roles, added, {*tokens})
+    return WordPiece(tokens, specials, aliases(roles, specials), **switches)
 
 
-def read_bpe(folder: Path, whole: dict, settings: dict, kind: str) -> tuple[BPE, list[str]]:
-    """Return the byte-level BPE of a folder of this model type, and notes."""
-    roles = DEFAULTS.get(kind, _ROBERTA) | special_roles(folder, settings)
-    path = folder / "vocab.json"
-    try:
-        if path.exists() and (folder / "merges.txt").exists():
-            ids, merges = read_json(path), (folder / "merges.txt").read_text("utf-8").split("\n")
-        else:
-            path = folder / "tokenizer.json"
-            check_byte_level(whole, path)
-            ids, merges = whole["model"]["vocab"], whole["model"]["merges"]
-        ids = ids | added_tokens(folder, whole)
-        names = dict.fromkeys([*roles.values(), *added_tokens(folder, whole)])
-        specials = [name for name in names if name in ids and len(name.encode()) > 1]
-        tokenizer = BPE.from_names(ids, merges, specials, aliases(roles, specials))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: cannot be read as a byte-level BPE ({error})") from None
+def read_bpe(folder: Path, whole: dict, settings: dict, values: dict) -> tuple[BPE, list[str]]:
+    """Return the byte-level BPE of a folder with this config.json, and notes."""
+    kind, added = values["model_type"], added_tokens(folder, whole)
+    roles = (_GPT2 if kind == "gpt2" else _ROBERTA) | special_roles(folder, settings)
+    if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
+        ids, merges = read_json(folder / "vocab.json"), (folder / "merges.txt").read_text("utf-8").split("\n")
+    else:
+        cutter, normalizer = whole.get("pre_tokenizer") or {}, whole.get("normalizer")
+        if cutter.get("type") != "ByteLevel" or cutter.get("use_regex") is False or normalizer:
+            found = (normalizer or cutter).get("type")
+            raise UserError(f"it cuts text by {found!r}; of BPE we have GPT-2's, 'ByteLevel' alone")
+        ids, merges = whole["model"]["vocab"], whole["model"]["merges"]
+    ids = ids | added
+    specials = [name for name in specials_of(roles, added, ids) if len(name.encode()) > 1]
+    tokenizer = BPE.from_names(ids, merges, specials, aliases(roles, specials))
+    start_id = values.get("decoder_start_token_id", DECODER_START.get(kind))
+    start = tokenizer.vocab.get(start_id, b"").decode("utf-8", "replace")
+    if kind in DECODER_START and start in specials and start_id != tokenizer.special_id("[CLS]"):
+        tokenizer.aliases["[START]"] = start
     notes = []
     if settings.get("add_prefix_space"):
         notes.append("its tokenizer reads every text with a space before it: encode(' ' + text)")
     if greedy := [entry["content"] for entry in whole.get("added_tokens") or () if entry.get("lstrip")]:
         notes.append(f"its tokenizer drops the spaces before {', '.join(greedy)}: write none there")
     return tokenizer, notes
-
-
-def check_byte_level(whole: dict, path: Path) -> None:
-    """Raise UserError unless a tokenizer.json cuts text as GPT-2 does, into bytes."""
-    cutter = whole.get("pre_tokenizer") or {}
-    if cutter.get("type") != "ByteLevel" or cutter.get("use_regex") is False or whole.get("normalizer"):
-        found = (whole.get("normalizer") or cutter).get("type")
-        raise UserError(f"{path}: it cuts text by {found!r}; of BPE we have GPT-2's, 'ByteLevel' alone")
 
 
 def special_roles(folder: Path, settings: dict) -> dict[str, str]:
@@ -147,7 +137,12 @@ def added_tokens(folder: Path, whole: dict) -> dict[str, int]:
     return added | optional_json(folder / "added_tokens.json")
 
 
-def aliases(roles: dict[str, str], specials) -> dict[str, str]:
+def specials_of(roles: dict[str, str], added: dict[str, int], known) -> list[str]:
+    """Return the special tokens: those that play a role, then those that were added, if they are known."""
+    return [name for name in dict.fromkeys([*roles.values(), *added]) if name in known]
+
+
+def aliases(roles: dict[str, str], specials: list[str]) -> dict[str, str]:
     """Return our name -> the special token that plays its part, where the two differ."""
     found = {}
     for ours, candidates in ROLES.items():
@@ -155,30 +150,3 @@ def aliases(roles: dict[str, str], specials) -> dict[str, str]:
         if token is not None and ours not in specials:
             found[ours] = token
     return found
-
-
-def start_alias(tokenizer: BPE, values: dict) -> dict[str, str]:
-    """Return the alias [START] of the token that a decoder starts from, where it is not [CLS]."""
-    default = DECODER_START.get(values["model_type"])
-    token = tokenizer.vocab.get(values.get("decoder_start_token_id", default), b"").decode("utf-8", "replace")
-    if default is None or token not in tokenizer.special_tokens:
-        return {}
-    return {} if tokenizer.special_id(token) == tokenizer.special_id("[CLS]") else {"[START]": token}
-
-
-def token_list(vocabulary, path: Path) -> list[str]:
-    """Return the tokens of a tokenizer.json in the order of their ids; UserError where an id is left out."""
-    if not isinstance(vocabulary, dict) or sorted(vocabulary.values()) != list(range(len(vocabulary))):
-        raise UserError(f"{path}: the ids of its vocabulary are not 0, 1, 2, ...")
-    return sorted(vocabulary, key=vocabulary.get)
-
-
-def with_added(tokens: list[str], roles: dict, added: dict[str, int], folder: Path) -> tuple[list, list]:
-    """Return the tokens with the added ones behind them, and which of all are special."""
-    known = set(tokens)
-    new = sorted((name for name in added if name not in known), key=added.get)
-    if [added[name] for name in new] != list(range(len(tokens), len(tokens) + len(new))):
-        raise UserError(f"{folder}: the ids of its added tokens do not follow those of the vocabulary")
-    tokens = tokens + new
-    names = dict.fromkeys([*roles.values(), *added])
-    return tokens, [name for name in names if name in known or name in added]

@@ -9,20 +9,24 @@ import torch
 
 import minilm
 from minilm.huggingface.exporting import (
-    encoder_kind,
-    export,
-    frame,
+    export_model,
     optional_id,
+    rust_tokenizer,
     special_ids,
     target,
+    template,
     their_tensors,
+    write_tokenizer,
 )
+from minilm.huggingface.tokenizers import read_tokenizer
 from minilm.model.config import PRESETS, ModelConfig
 from minilm.model.transformer import build
 from minilm.plumbing.errors import UserError
 from minilm.plumbing.safetensors import read_tensors
-from minilm.tokenizer.bpe import BPE, SPECIAL_TOKENS
+from minilm.tokenizer.bpe import BPE, SPECIAL_TOKENS, token_name
+from minilm.tokenizer.wordpiece import WordPiece
 
+FRAME = ("[CLS]", "[SEP]")
 SIZES = dict(vocab_size=270, d_model=12, n_head=3, d_ff=20, max_positions=9)
 
 
@@ -36,24 +40,18 @@ def small(name: str, **changes) -> ModelConfig:
 
 @pytest.fixture(scope="module")
 def bpe():
-    return BPE.train(["a b c"], 270, SPECIAL_TOKENS)
+    return BPE.train(["a b c ab"], 270, SPECIAL_TOKENS)
 
 
 @pytest.mark.parametrize("kind", published.CONFIGS)
 def test_a_published_model_comes_back_as_it_was(kind, tmp_path):
     folder = published.folder(tmp_path / "published", kind)
-    minilm.save(*minilm.load(folder), tmp_path / "run")
-    export(tmp_path / "run", tmp_path / "back")
+    export_model(*minilm.load(folder), tmp_path / "back", FRAME)
     config = json.loads((tmp_path / "back" / "config.json").read_text())
     assert config["model_type"] == kind
     known = json.loads((folder / "config.json").read_text())
-    assert {key: config[key] for key in known if key != "n_ctx"} == {
-        k: v for k, v in known.items() if k != "n_ctx"
-    }
-    before, after = (
-        read_tensors(folder / "model.safetensors"),
-        read_tensors(tmp_path / "back" / "model.safetensors"),
-    )
+    assert known.items() <= {**config, "n_ctx": known.get("n_ctx")}.items()
+    before, after = (read_tensors(path / "model.safetensors") for path in (folder, tmp_path / "back"))
     for name, tensor in after.items():
         original = before.get(name, before.get(name.removeprefix("transformer.")))
         if kind == "roberta" and ("position" in name or "token_type" in name):
@@ -88,8 +86,7 @@ def test_our_models_come_back_with_their_numbers(name, changes, kind, bpe, tmp_p
     model = build(small(name, **changes)).eval()
     for p in model.parameters():
         torch.nn.init.normal_(p, std=0.3)
-    minilm.save(model, bpe, tmp_path / "run")
-    export(tmp_path / "run", tmp_path / "out")
+    export_model(model, bpe, tmp_path / "out", FRAME)
     assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == kind
     again, tokenizer = minilm.load(tmp_path / "out")
     ids = torch.tensor([[5, 6, 7, 8]])
@@ -128,58 +125,63 @@ def test_what_has_no_equivalent_is_refused_with_the_flags_that_help(name, change
 
 
 def test_an_encoder_without_the_dense_layer_goes_without_its_head(bpe, tmp_path, capsys):
-    minilm.save(build(small("bert-tiny")), bpe, tmp_path / "run")
-    notes = export(tmp_path / "run", tmp_path / "out")
+    notes = export_model(build(small("bert-tiny")), bpe, tmp_path / "out", FRAME)
     assert len(notes) == 1 and "--head-transform" in notes[0] and notes[0] in capsys.readouterr().err
     tensors = read_tensors(tmp_path / "out" / "model.safetensors")
     assert not any(name.startswith("cls.predictions") for name in tensors)
     assert "cls.seq_relationship.weight" in tensors
-    minilm.save(build(small("distilbert-tiny")), bpe, tmp_path / "run2")
-    assert any("no pooler" in note for note in export(tmp_path / "run2", tmp_path / "out2"))
+    notes = export_model(build(small("distilbert-tiny")), bpe, tmp_path / "out2", FRAME)
+    assert any("no pooler" in note for note in notes)
 
 
 def test_nothing_is_overwritten(bpe, tmp_path):
-    minilm.save(build(small("gpt-tiny")), bpe, tmp_path / "run")
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "mine").write_text("x")
-    with pytest.raises(UserError, match="out exists already"):
-        export(tmp_path / "run", tmp_path / "out")
+    (tmp_path / "mine").write_text("x")
+    for taken in (tmp_path, tmp_path / "mine"):
+        with pytest.raises(UserError, match=f"{taken} exists already"):
+            export_model(build(small("gpt-tiny")), bpe, taken, FRAME)
+
+
+@pytest.mark.parametrize(
+    ("name", "objective"), [("transformer-tiny", "translation"), ("bert-base", "masked")]
+)
+def test_a_run_folder(name, objective, bpe, tmp_path):
+    minilm.save(build(small(name)), bpe, tmp_path / "run")
+    (tmp_path / "run" / "settings.json").write_text(json.dumps(dict(objective=objective, out="translation")))
+    minilm.export(tmp_path / "run", tmp_path / "out")
+    rule = str(json.loads((tmp_path / "out" / "tokenizer.json").read_text())["post_processor"]["single"])
+    assert "[SEP]" in rule and ("[CLS]" in rule) == (objective == "masked"), "as the model had it in training"
+    minilm.save(build(small("bart-tiny")), bpe, tmp_path / "alibi")
+    with pytest.raises(UserError, match="alibi: transformers has no encoder-decoder"):
+        minilm.export(tmp_path / "alibi", tmp_path / "no")
 
 
 def test_which_post_norm_encoder(bpe):
-    assert encoder_kind(small("distilbert"), bpe) == "distilbert"
-    assert encoder_kind(small("bert-base"), bpe) == "bert"
     offset = small("distilbert", position_offset=bpe.special_id("[PAD]") + 1)
-    assert encoder_kind(offset, bpe) == "roberta"
-    assert encoder_kind(replace(offset, position_offset=4), bpe) == "distilbert", (
-        "positions are told by the padding"
-    )
-    assert encoder_kind(replace(offset, position_offset=4), None) == "roberta"
+    far = replace(offset, position_offset=4)
+    for config, tokenizer, kind in (
+        (small("distilbert"), bpe, "distilbert"),
+        (small("bert-base"), bpe, "bert"),
+        (small("bert-base"), BPE.train([], 256), "bert"),  # without padding
+        (offset, bpe, "roberta"),
+        (far, bpe, "distilbert"),  # positions are told by the padding
+        (far, None, "roberta"),
+    ):
+        assert target(config, tokenizer, "x") == kind
 
 
 def test_special_ids(bpe):
     plain = BPE.train([], 256)
     assert [optional_id(t, "[PAD]") for t in (bpe, plain, None)] == [bpe.special_id("[PAD]"), None, None]
-    assert encoder_kind(small("bert-base"), plain) == "bert", "a tokenizer without padding is no obstacle"
     cls, sep, pad, end = map(bpe.special_id, ("[CLS]", "[SEP]", "[PAD]", "<|endoftext|>"))
-    assert special_ids(bpe, "gpt2", small("gpt2")) == dict(
-        bos_token_id=end, eos_token_id=end, pad_token_id=pad
-    )
+    ids = dict(bos_token_id=end, eos_token_id=end, pad_token_id=pad)
+    assert special_ids(bpe, "gpt2", small("gpt2")) == ids
     ids = special_ids(bpe, "bart", small("bart-base"))
     assert ids["decoder_start_token_id"] == cls == ids["bos_token_id"] and ids["eos_token_id"] == sep
-    published_bart = BPE(bpe.vocab, bpe.merges, SPECIAL_TOKENS, aliases={"[START]": "[SEP]"})
-    assert special_ids(published_bart, "bart", small("bart-base"))["decoder_start_token_id"] == sep
+    assert ids["forced_eos_token_id"] is None
+    bart = BPE(bpe.vocab, bpe.merges, SPECIAL_TOKENS, aliases={"[START]": "[SEP]"})
+    assert special_ids(bart, "bart", small("bart-base"))["decoder_start_token_id"] == sep
     assert special_ids(None, "roberta", small("distilbert", position_offset=2)) == {"pad_token_id": 1}
-    assert special_ids(BPE.train([], 256), "bert", small("bert-base"))["eos_token_id"] is None
-
-
-def test_what_stands_around_a_text(tmp_path):
-    assert frame(small("gpt2"), tmp_path) == (None, None)
-    assert frame(small("bert-base"), tmp_path) == ("[CLS]", "[SEP]")
-    (tmp_path / "settings.json").write_text('{"objective": "denoising", "out": "translation"}')
-    assert frame(small("bart-base"), tmp_path) == ("[CLS]", "[SEP]"), "a name of a folder is no objective"
-    (tmp_path / "settings.json").write_text('{"objective": "translation"}')
-    assert frame(small("transformer-tiny"), tmp_path) == (None, "[SEP]")
+    assert special_ids(plain, "bert", small("bert-base"))["eos_token_id"] is None
 
 
 def test_positions_are_laid_out_as_they_have_them():
@@ -191,3 +193,57 @@ def test_positions_are_laid_out_as_they_have_them():
     tensors, _ = their_tensors(model, "blenderbot")
     assert torch.equal(tensors["model.encoder.embed_positions.weight"], model.encoder.embeddings.sinusoid)
     assert tensors["final_logits_bias"].shape == (1, 270)
+
+
+# Tokenizers
+
+
+def test_a_bpe_there_and_back(bpe, tmp_path):
+    write_tokenizer(bpe, tmp_path, FRAME, 77)
+    again, notes = read_tokenizer(tmp_path, {"model_type": "bert"})
+    text, ids = "a b ab\n[SEP] é漢", list(map(bpe.special_id, SPECIAL_TOKENS))
+    assert again.encode(text) == bpe.encode(text) and notes == []
+    assert list(map(again.special_id, SPECIAL_TOKENS)) == ids
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert settings["model_max_length"] == 77 and settings["eos_token"] == "[SEP]"
+    assert settings["pad_token"] == "[PAD]" and settings["mask_token"] == "[MASK]"
+    gpt2 = BPE({**bpe.vocab, 300: b"<|end|>"}, bpe.merges, ["<|end|>"], aliases={"<|endoftext|>": "<|end|>"})
+    write_tokenizer(gpt2, tmp_path, (None, None), 9)
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert {name: token for name, token in settings.items() if name.endswith("_token")} == {
+        "eos_token": "<|end|>"
+    }
+    with pytest.raises(UserError, match="pattern of its own"):
+        write_tokenizer(BPE.train(["a"], 256, pattern=r"\w+"), tmp_path, FRAME, 9)
+
+
+def test_the_file_of_the_rust_library(bpe):
+    data = rust_tokenizer(bpe, FRAME)
+    assert data["model"]["vocab"]["[MASK]"] == bpe.special_id("[MASK]")
+    assert len(data["model"]["vocab"]) == bpe.vocab_size
+    assert data["model"]["merges"][0] == [token_name(token) for token in bpe.merges[0]]
+    assert [entry["content"] for entry in data["added_tokens"]] == list(SPECIAL_TOKENS)
+    assert data["pre_tokenizer"]["add_prefix_space"] is False, "our encode adds none"
+
+
+def test_what_stands_around_texts(bpe):
+    def names(rule: list[dict]) -> list[tuple]:
+        return [(part["id"], part["type_id"]) for entry in rule for part in entry.values()]
+
+    rule = template(bpe, FRAME)
+    assert names(rule["pair"]) == [("[CLS]", 0), ("A", 0), ("[SEP]", 0), ("B", 1), ("[SEP]", 1)]
+    assert rule["special_tokens"]["[SEP]"]["ids"] == [bpe.special_id("[SEP]")]
+    assert template(bpe, (None, None)) is None
+    assert names(template(bpe, (None, "[SEP]"))["single"]) == [("A", 0), ("[SEP]", 0)]
+    other = BPE.train(["a"], 260, ["<s>", "</s>"])
+    other.aliases = {"[CLS]": "<s>", "[SEP]": "</s>"}
+    assert template(other, FRAME)["single"][0] == {"SpecialToken": {"id": "<s>", "type_id": 0}}
+
+
+def test_a_wordpiece_there_and_back(tmp_path):
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "ab", "##c", "\u2028", "é"]
+    wordpiece = WordPiece(tokens, lower_case=False, strip_accents=True, chinese_characters=False)
+    write_tokenizer(wordpiece, tmp_path, FRAME, 9)
+    again, _ = read_tokenizer(tmp_path, {"model_type": "bert"})
+    assert again.tokens == wordpiece.tokens
+    assert (again.lower_case, again.strip_accents, again.chinese_characters) == (False, True, False)

@@ -1,6 +1,13 @@
-"""Grades huggingface/loading.py: each weight at its place, what is missing or foreign named."""
+"""Grades huggingface/loading.py: downloads where everything fails, files, each weight's place."""
 
+import hashlib
 import json
+import os
+import pickle
+import socket
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import published
 import pytest
@@ -8,15 +15,281 @@ import torch
 
 import minilm
 from minilm import checkpoint
-from minilm.huggingface.loading import config_of, fill, load, load_config, named_weights, without_copies
+from minilm.huggingface import loading
+from minilm.huggingface.loading import (
+    download,
+    fill,
+    load,
+    load_config,
+    network,
+    pack,
+    read_folder,
+    read_weights,
+    unpack,
+    unpickled,
+    weight_map,
+    without_copies,
+)
 from minilm.huggingface.names import NAMES
+from minilm.model.config import ModelConfig
 from minilm.model.transformer import build
 from minilm.plumbing.errors import UserError
 from minilm.plumbing.safetensors import read_tensors, write_tensors
 from minilm.tokenizer.bpe import BPE
 from minilm.tokenizer.wordpiece import WordPiece
 
-KINDS = list(published.CONFIGS)
+SAFE, INDEX = "model.safetensors", "model.safetensors.index.json"
+D = published.D
+
+# Downloading
+
+
+class Hub:
+    """What the server has and does; `log` are the paths that were asked for."""
+
+    def __init__(self, folder: Path):
+        self.files = {path.name: path.read_bytes() for path in folder.iterdir()}
+        self.log, self.cut, self.corrupt, self.broken, self.status = [], {}, set(), set(), 200
+
+    def answer(self, request) -> None:
+        self.log.append(request.path)
+        name, path = request.path.rsplit("/", 1)[-1], request.path
+        if self.status != 200:
+            return request.send_error(self.status)
+        if path.startswith("/api/models/owner/model/revision/"):
+            files = [{"rfilename": name, "size": len(data)} for name, data in self.files.items()]
+            for entry in files:
+                if entry["rfilename"].endswith(".safetensors"):  # of large files there is a SHA-256
+                    entry["lfs"] = {"sha256": hashlib.sha256(self.files[entry["rfilename"]]).hexdigest()}
+            data = json.dumps({"siblings": files}).encode()
+        elif path.startswith("/owner/model/resolve/") and name == SAFE:  # large files live on another server
+            request.send_response(302)
+            request.send_header("Location", "/cdn" + path)
+            return request.end_headers()
+        elif "/owner/model/resolve/" in path and name in self.files:
+            data = self.files[name]
+        else:
+            return request.send_error(401)
+        request.send_response(200)
+        if name in self.broken:
+            request.send_header("Transfer-Encoding", "chunked")
+            data = b"5\r\n" + data[:5] + b"\r\nff\r\n" + data[5:9]
+        else:
+            request.send_header("Content-Length", str(len(data)))
+        request.end_headers()
+        data = data.replace(b"a", b"b") if name in self.corrupt else data
+        request.wfile.write(data[: self.cut.get(name, len(data))])
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    hub = Hub(published.folder(tmp_path / "bert", "bert"))
+    methods = dict(do_GET=lambda request: hub.answer(request), log_message=lambda *_: None)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (BaseHTTPRequestHandler,), methods))
+    threading.Thread(target=server.serve_forever, kwargs=dict(poll_interval=0.01), daemon=True).start()
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}/")
+    monkeypatch.setenv("MINILM_CACHE", str(tmp_path / "cache"))
+    for proxy in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(proxy, raising=False)
+    yield hub
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_published_model_by_its_name(hub, tmp_path, capsys):
+    model, tokenizer = minilm.load("hf:owner/model")
+    assert model.config.n_encoder_layer == 2 and tokenizer.vocab_size == len(published.BERT_TOKENS)
+    folder = tmp_path / "cache" / "owner--model"
+    assert "downloading into" in capsys.readouterr().err
+    assert {path.name for path in folder.iterdir()} == {*hub.files, "download.json"}, "nothing half is left"
+    assert all((folder / name).read_bytes() == data for name, data in hub.files.items())
+    asked = len(hub.log)
+    assert minilm.load("hf:owner/model")[0].config == model.config and download("owner/model") == folder
+    assert len(hub.log) == asked, "a complete folder asks nothing of the network"
+    assert download("owner/model@v1.0").name == "owner--model@v1.0", "a revision has a folder of its own"
+    assert all("/v1.0" in path for path in hub.log[asked:])
+
+
+@pytest.mark.parametrize("file", ["vocab.txt", SAFE])
+def test_no_half_file_is_taken_for_whole(hub, tmp_path, file):
+    folder, n = tmp_path / "cache" / "owner--model", len(hub.files[file])
+    for failure, message in (
+        (hub.cut, f"{file}: .*(cut off after {n // 3:,} of {n:,} bytes|invalid hash).*run the command again"),
+        (hub.broken, f"hf:owner/model {file}: the network failed .*IncompleteRead"),
+    ):
+        failure |= {file: n // 3} if failure is hub.cut else {file}
+        with pytest.raises(UserError, match=message) as caught:
+            download("owner/model")
+        assert "\n" not in str(caught.value)
+        assert {path.name for path in folder.iterdir()} <= {*hub.files} - {file}, "no half file has the name"
+        failure.clear()
+    asked = len(hub.log)
+    assert (download("owner/model") / file).read_bytes() == hub.files[file]
+    assert not any(path.endswith("config.json") and "tokenizer" not in path for path in hub.log[asked:]), (
+        "what was there already is not asked for again"
+    )
+
+
+def test_a_corrupted_file_is_not_kept(hub, tmp_path):
+    hub.corrupt.add(SAFE)
+    with pytest.raises(UserError, match=f"{SAFE}: not what was expected .*hash.*run the command again"):
+        download("owner/model")
+    assert not list((tmp_path / "cache" / "owner--model").glob(f"{SAFE}*"))
+
+
+def test_shards(hub):
+    hub.files["one.safetensors"] = whole = hub.files.pop(SAFE)
+    hub.files[INDEX] = b'{"weight_map": {"a": "one.safetensors", "b": "one.safetensors"}}'
+    assert (download("owner/model") / "one.safetensors").read_bytes() == whole
+    hub.files[INDEX] = b'{"weight_map": {"a": "../../x"}}'
+    with pytest.raises(UserError, match=r"index.json: '../../x' is not the name of a file in the folder"):
+        download("owner/model@other")
+    hub.files[INDEX] = b'{"weight_map": {"a": "two.safetensors"}}'
+    with pytest.raises(UserError, match="hf:owner/model@third: http.* has no two.safetensors of it"):
+        download("owner/model@third")
+
+
+def test_what_is_not_there(hub, monkeypatch, tmp_path):
+    with pytest.raises(UserError, match="hf:owner/nobody: the server answers 401 .*no such model, or it"):
+        download("owner/nobody")
+    hub.files["pytorch_model.bin"] = hub.files.pop(SAFE)
+    with pytest.raises(UserError, match=f"has no {SAFE} of it; pickled weights are not downloaded"):
+        download("owner/model")
+    hub.status = 503
+    with pytest.raises(UserError, match=r"hf:owner/model: the server answers 503 \([^;]*\)$"):
+        download("owner/model")
+    for name in ("../x", "a/b/c", "", "/etc", "a/..", "a b"):
+        with pytest.raises(UserError, match="not the name of a model"):
+            download(name)
+    monkeypatch.setenv("HF_ENDPOINT", "file:///etc")
+    with pytest.raises(UserError, match="HF_ENDPOINT file:///etc: must begin with https"):
+        download("owner/model")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+    with pytest.raises(UserError, match="hf:owner/model: the network failed .*refused"):
+        download("owner/model", tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_time_limit_for_the_network_alone():
+    with network("x"):
+        assert socket.getdefaulttimeout() == loading.TIMEOUT
+    assert socket.getdefaulttimeout() is None
+    with (
+        pytest.raises(UserError, match="^x: not what was expected .*siblings"),
+        network("x"),
+    ):
+        raise KeyError("siblings")
+
+
+def test_the_cache_is_at_home_by_default(hub, monkeypatch, tmp_path):
+    monkeypatch.delenv("MINILM_CACHE")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert download("owner/model") == tmp_path / ".cache" / "minilm" / "owner--model"
+
+
+# Files of weights
+
+
+@pytest.fixture
+def shards(tmp_path):
+    for number, name in enumerate("abc"):
+        write_tensors(tmp_path / f"model-{number}.safetensors", {name: torch.full((2,), float(number))})
+    listed = {name: f"model-{number}.safetensors" for number, name in enumerate("abc")}
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": listed}))
+    return tmp_path
+
+
+def test_shards_are_put_together(shards):
+    assert {name: t.tolist() for name, t in read_weights(shards).items()} == dict(
+        a=[0, 0], b=[1, 1], c=[2, 2]
+    )
+    write_tensors(shards / "model-1.safetensors", {"other": torch.zeros(1)})
+    with pytest.raises(UserError, match="b is not in model-1.safetensors, where .*index.json says it is"):
+        read_weights(shards)
+    (shards / "model-1.safetensors").unlink()
+    with pytest.raises(UserError, match="the shard model-1.safetensors is missing"):
+        read_weights(shards)
+
+
+@pytest.mark.parametrize("text", ['{"weight_map": {"a": "../a"}}', '{"weight_map": {"a": 3}}', "{}"])
+def test_an_index_that_leads_elsewhere(tmp_path, text):
+    (tmp_path / INDEX).write_text(text)
+    with pytest.raises(UserError, match="index.json: (no weight_map|'../a' is not the name of a file)"):
+        weight_map(tmp_path / INDEX)
+    os.remove(tmp_path / INDEX)
+    with pytest.raises(UserError, match="no weights in it; expected one of model.safetensors, .*_model.bin"):
+        read_weights(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_pickled_weights_are_read_and_code_is_not(tmp_path):
+    torch.save({"a": torch.arange(3)}, tmp_path / "pytorch_model.bin")
+    assert read_weights(tmp_path)["a"].tolist() == [0, 1, 2]
+    torch.save({"a": torch.arange(3)}, tmp_path / "old.bin", _use_new_zipfile_serialization=False)
+    assert unpickled(tmp_path / "old.bin")["a"].tolist() == [0, 1, 2], "files from before PyTorch 1.6"
+
+    class Code:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "it ran"),)
+
+    torch.save({"a": Code()}, tmp_path / "code.bin")
+    (tmp_path / "plain.bin").write_bytes(pickle.dumps(Code()))
+    (tmp_path / "cut.bin").write_bytes((tmp_path / "pytorch_model.bin").read_bytes()[:100])
+    torch.save([1, 2], tmp_path / "list.bin")
+    for name in ("code.bin", "plain.bin", "cut.bin", "list.bin"):
+        with pytest.raises(UserError, match=f"{name}: damaged, or more than tensors by name"):
+            unpickled(tmp_path / name)
+    assert not (tmp_path / "it ran").exists()
+
+
+# Tensors that are laid out unlike ours
+
+CONFIG = ModelConfig(vocab_size=5, n_decoder_layer=1, d_model=4, n_head=2)
+
+
+def test_gpt2_is_turned_and_cut_in_three():
+    D, stem = 4, "transformer.h.7.attn.c_attn"
+    fused, bias, up = torch.randn(D, 3 * D), torch.randn(3 * D), torch.randn(D, 9)
+    given = {f"{stem}.weight": fused, f"{stem}.bias": bias, "transformer.h.7.mlp.c_fc.weight": up}
+    given["transformer.wte.weight"] = torch.randn(5, D)
+    found = unpack(given, "gpt2", CONFIG)
+    x = torch.randn(2, D)
+    for part, expected in zip("qkv", (x @ fused + bias).split(D, dim=-1), strict=True):
+        mine = torch.nn.functional.linear(x, found[f"{stem}.{part}.weight"], found[f"{stem}.{part}.bias"])
+        assert torch.allclose(mine, expected, atol=1e-6), f"{part} is another third of c_attn"
+    assert torch.equal(found["transformer.h.7.mlp.c_fc.weight"], up.T)
+    assert torch.equal(found["transformer.wte.weight"], given["transformer.wte.weight"]), "embeddings stay"
+    back = pack(found, "gpt2")
+    assert set(back) == set(given) and all(torch.equal(back[name], given[name]) for name in given)
+    for odd in (torch.zeros(7), torch.tensor(1.0)):
+        assert list(unpack({f"{stem}.bias": odd}, "gpt2", CONFIG)) == [f"{stem}.bias"], (
+            "its shape is told later"
+        )
+
+
+def test_the_bias_of_bart_is_a_row():
+    found = unpack({"final_logits_bias": torch.arange(5.0)[None]}, "bart", CONFIG)
+    assert found["final_logits.bias"].shape == (5,)
+    assert pack(found, "bart")["final_logits_bias"].shape == (1, 5)
+
+
+def test_a_lone_segment_goes_into_the_positions():
+    given = {"bert.embeddings.token_type_embeddings.weight": torch.ones(1, 4)}
+    given |= {"bert.embeddings.position_embeddings.weight": torch.arange(8.0).view(2, 4)}
+    found = unpack(given, "bert", CONFIG)
+    assert list(found) == ["bert.embeddings.position_embeddings.weight"]
+    assert found["bert.embeddings.position_embeddings.weight"][1].tolist() == [5, 6, 7, 8]
+    assert given["bert.embeddings.position_embeddings.weight"][1, 0] == 4, "the given tensors stay"
+
+
+def test_half_precision_becomes_whole():
+    given = {"a": torch.ones(2).bfloat16(), "b": torch.ones(2).half(), "c": torch.ones(2).int()}
+    kinds = [t.dtype for t in unpack(given, "bert", CONFIG).values()]
+    assert kinds == [torch.float32, torch.float32, torch.int32]
+
+
+# Folders
+
 # Some weights of ours, and where they stand in the files that `published` writes.
 PLACES = {
     "bert": {
@@ -41,83 +314,65 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", published.CONFIGS)
 def test_weights_stand_at_their_places(kind, tmp_path, capsys):
     folder = published.folder(tmp_path / kind, kind)
     model, tokenizer = minilm.load(folder)
-    stored, state = read_tensors(folder / "model.safetensors"), model.state_dict()
+    stored, state = read_tensors(folder / SAFE), model.state_dict()
     for ours, theirs in PLACES[kind].items():
         assert torch.equal(state[ours], stored[theirs]), ours
     assert not model.training and capsys.readouterr().err == "", "nothing is missing, so nothing is said"
     assert isinstance(tokenizer, WordPiece if "bert" in kind and kind != "roberta" else BPE)
     assert model.config == load_config(folder) == checkpoint.load_config(folder)
-    logits = model(
-        torch.tensor([[5, 6, 7]]), decoder_input_ids=torch.tensor([[2, 5]]) if kind == "bart" else None
-    )
-    assert logits.isfinite().all()
+    decoder_ids = torch.tensor([[2, 5]]) if kind == "bart" else None
+    assert model(torch.tensor([[5, 6, 7]]), decoder_input_ids=decoder_ids).isfinite().all()
 
 
 def test_a_lone_segment_is_in_every_position(tmp_path):
     folder = published.folder(tmp_path / "roberta", "roberta")
     model, _ = load(folder)
-    stored = read_tensors(folder / "model.safetensors")
-    embeddings = "roberta.embeddings."
-    expected = stored[f"{embeddings}word_embeddings.weight"][[7, 8]]
-    expected = expected + stored[f"{embeddings}position_embeddings.weight"][[2, 3]]  # 0 and 1 are not counted
-    expected = expected + stored[f"{embeddings}token_type_embeddings.weight"][0]
-    expected = torch.nn.functional.layer_norm(
-        expected, (12,), stored[f"{embeddings}LayerNorm.weight"], stored[f"{embeddings}LayerNorm.bias"]
-    )
+    stored = {name.removeprefix("roberta.embeddings."): t for name, t in read_tensors(folder / SAFE).items()}
+    expected = stored["word_embeddings.weight"][[7, 8]] + stored["token_type_embeddings.weight"][0]
+    expected = expected + stored["position_embeddings.weight"][[2, 3]]  # 0 and 1 are not counted
+    norm = stored["LayerNorm.weight"], stored["LayerNorm.bias"]
+    expected = torch.nn.functional.layer_norm(expected, (D,), *norm)
     assert torch.allclose(model.hidden_states(torch.tensor([[7, 8]]))[0][0], expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("prefix", ["", "transformer."])
-def test_old_and_new_prefixes(prefix, tmp_path):
+def test_old_names(tmp_path):
     V = published.bpe(published.SPECIALS["gpt2"]).vocab_size
-    torch.manual_seed(3)
-    model, _ = load(published.folder(tmp_path / "a", "gpt2", published.gpt2(V, prefix)))
-    torch.manual_seed(3)
-    other, _ = load(published.folder(tmp_path / "b", "gpt2", published.gpt2(V, "transformer.")))
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
-
-
-def test_the_norms_of_the_first_bert(tmp_path):
-    tensors = published.bert() | published.bert_heads()
-    old = {
-        n.replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta"): t
-        for n, t in tensors.items()
-    }
+    models = []
+    for prefix in ("", "transformer."):
+        torch.manual_seed(3)
+        models.append(load(published.folder(tmp_path / f"a{prefix}", "gpt2", published.gpt2(V, prefix)))[0])
+    assert all(torch.equal(a, b) for a, b in zip(*(model.parameters() for model in models), strict=True))
+    tensors, old = published.bert() | published.bert_heads(), {}
+    for name, tensor in tensors.items():  # the norms of the first BERT
+        old[name.replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta")] = tensor
     model, _ = load(published.folder(tmp_path / "old", "bert", old))
     assert torch.equal(model.encoder.embeddings.norm.bias, tensors["bert.embeddings.LayerNorm.bias"])
 
 
 def test_an_export_of_sentence_transformers_has_no_heads(tmp_path, capsys):
     bare = published.bert("")
-    bare |= {"pooler.dense.weight": torch.eye(12), "pooler.dense.bias": torch.zeros(12)}
+    bare |= {"pooler.dense.weight": torch.eye(D), "pooler.dense.bias": torch.zeros(D)}
     model, _ = load(published.folder(tmp_path / "bare", "bert", bare))
     note = capsys.readouterr().err
     assert "drawn at random" in note and "cls.seq_relationship" in note and "cls.predictions" in note
-    assert "pooler" not in note and torch.equal(model.pooler.weight, torch.eye(12))
-
-
-def without(tensors: dict, *names: str) -> dict:
-    return {name: tensor for name, tensor in tensors.items() if name not in names}
+    assert "pooler" not in note and torch.equal(model.pooler.weight, torch.eye(D))
 
 
 def test_weights_that_do_not_fit_are_named(tmp_path):
     whole = published.bert() | published.bert_heads()
-    key = "bert.encoder.layer.1.attention.self.key.weight"
+    key, twice = "bert.encoder.layer.1.attention.self.key.weight", "bert.embeddings.LayerNorm.gamma"
     wrong = {
         "unexpected": (
-            whole | {"classifier.weight": torch.zeros(2, 12)},
-            r"1 unexpected \(classifier.weight\)",
+            whole | {"classifier.weight": torch.zeros(2, D)},
+            r"1 unexpected \(classifier",
         ),
-        "missing": (without(whole, key), rf"1 missing \({key}\)"),
-        "shape": (whole | {key: torch.zeros(12, 11)}, rf"{key}: \[12, 11\], expected \[12, 12\]"),
-        "twice": (
-            whole | {"bert.embeddings.LayerNorm.gamma": torch.ones(12)},
-            "LayerNorm.weight stands there twice",
-        ),
+        "missing": ({name: t for name, t in whole.items() if name != key}, rf"1 missing \({key}\)"),
+        "shape": (whole | {key: torch.zeros(D, 11)}, rf"{key}: \[{D}, 11\], expected \[{D}, {D}\]"),
+        "twice": (whole | {twice: torch.ones(D)}, "LayerNorm.weight stands there twice"),
     }
     for name, (tensors, message) in wrong.items():
         with pytest.raises(UserError, match=message) as caught:
@@ -125,28 +380,19 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
         assert str(tmp_path / name) in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_more_ids_than_rows(tmp_path):
+def test_folders_that_are_not_whole(tmp_path, capsys):
     folder = published.folder(tmp_path / "bert", "bert")
     with open(folder / "vocab.txt", "a", encoding="utf-8") as file:
         file.write("extra\n")
     with pytest.raises(UserError, match="the vocabulary has 98 ids, and the model rows for 97"):
         load(folder)
-
-
-def test_an_unknown_kind_is_said_before_the_weights_are_read(tmp_path):
-    folder = published.folder(tmp_path / "bert", "bert")
-    (folder / "config.json").write_text('{"model_type": "t5"}')
-    (folder / "model.safetensors").unlink()
-    with pytest.raises(UserError, match="config.json: model_type 't5' is none of ours"):
-        minilm.load(folder)
-    with pytest.raises(UserError, match="'t5'"):
-        load_config(folder)
-
-
-def test_a_folder_without_vocabulary(tmp_path, capsys):
-    folder = published.folder(tmp_path / "bert", "bert")
     (folder / "vocab.txt").unlink()
     assert load(folder)[1] is None and "no vocabulary" in capsys.readouterr().err
+    (folder / "config.json").write_text('{"model_type": "t5"}')
+    (folder / SAFE).unlink()
+    for read in (minilm.load, load_config):  # before the weights are looked for
+        with pytest.raises(UserError, match="config.json: model_type 't5' is none of ours"):
+            read(folder)
 
 
 def test_second_names():
@@ -163,14 +409,8 @@ def test_second_names():
 
 
 def test_parts(tmp_path):
-    folder = published.folder(tmp_path / "gpt2", "gpt2")
-    values = json.loads((folder / "config.json").read_text())
-    tensors = named_weights(folder, values)
-    assert "transformer.h.0.attn.c_attn.weight" in tensors and not any(
-        "masked_bias" in name for name in tensors
-    )
-    model = build(config_of(folder, values, tensors))
-    assert fill(model, tensors, "gpt2", folder) == []
-    write_tensors(folder / "model.safetensors", {"a": torch.zeros(1)})
-    with pytest.raises(UserError, match="missing"):
-        load(folder)
+    folder, values, config, tensors = read_folder(published.folder(tmp_path / "gpt2", "gpt2"))
+    assert folder == tmp_path / "gpt2" and values["n_embd"] == config.d_model == D
+    assert "transformer.h.0.attn.c_attn.weight" in tensors
+    assert not any("masked_bias" in name for name in tensors), "buffers are left out"
+    assert fill(build(config), tensors, "gpt2", folder) == []

@@ -8,21 +8,19 @@ import pytest
 from minilm.huggingface.tokenizers import (
     added_tokens,
     aliases,
-    check_byte_level,
-    known_tokenizer,
     optional_json,
     read_bpe,
     read_tokenizer,
     read_wordpiece,
     special_roles,
-    start_alias,
-    token_list,
-    with_added,
+    specials_of,
 )
 from minilm.plumbing.errors import UserError
 from minilm.tokenizer.bpe import BPE
 
 TEXT = "Ana sells Bread, résumé <mask> [MASK] 12"
+BERT, GPT2, ROBERTA, BART = ({"model_type": kind} for kind in ("bert", "gpt2", "roberta", "bart"))
+BYTES = {"type": "ByteLevel"}
 
 
 def write(path, **files):
@@ -37,7 +35,7 @@ def test_roles_of_published_bpes(kind, tmp_path):
     original = published.bpe(published.SPECIALS[kind])
     assert tokenizer.encode(TEXT) == original.encode(TEXT) and notes == []
     if kind == "gpt2":
-        names = {"[CLS]": "<|endoftext|>", "[SEP]": "<|endoftext|>", "[PAD]": "<|endoftext|>"}
+        names = dict.fromkeys(("[CLS]", "[SEP]", "[PAD]"), "<|endoftext|>")
         with pytest.raises(UserError, match=r"'\[MASK\]' is no special token here"):
             tokenizer.special_id("[MASK]")
     else:
@@ -53,135 +51,130 @@ def test_roles_of_published_bpes(kind, tmp_path):
     tokenizer.save(tmp_path / "saved.json")
     again = BPE.load(tmp_path / "saved.json")
     assert again.special_id("[SEP]") == tokenizer.special_id("[SEP]"), "roles are kept with the tokenizer"
-    assert again.extend(["zzz zzz"], 1).special_id("[SEP]") == tokenizer.special_id("[SEP]")
+    assert again.extend(["zzz zzz"], 1).aliases == tokenizer.aliases
 
 
 @pytest.mark.parametrize("pairs", [True, False])
 def test_a_bpe_in_one_file(pairs, tmp_path):
     folder = published.folder(tmp_path / "roberta", "roberta")
     ids = json.loads((folder / "vocab.json").read_text())
-    merges = [line.split(" ") for line in (folder / "merges.txt").read_text().split("\n")[1:-1]]
+    merges = (folder / "merges.txt").read_text().split("\n")[1:-1]
     special = [{"id": ids.pop(token), "content": token} for token in published.SPECIALS["roberta"]]
-    expected, _ = read_bpe(folder, {}, {}, "roberta")
+    expected, _ = read_bpe(folder, {}, {}, ROBERTA)
     (folder / "vocab.json").unlink(), (folder / "merges.txt").unlink()
-    model = {"type": "BPE", "vocab": ids, "merges": merges if pairs else [" ".join(pair) for pair in merges]}
-    write(folder, tokenizer={"model": model, "pre_tokenizer": {"type": "ByteLevel"}, "added_tokens": special})
-    tokenizer, _ = read_tokenizer(folder, {"model_type": "roberta"})
+    model = {"type": "BPE", "vocab": ids, "merges": [line.split(" ") for line in merges] if pairs else merges}
+    write(folder, tokenizer={"model": model, "pre_tokenizer": BYTES, "added_tokens": special})
+    tokenizer, _ = read_tokenizer(folder, ROBERTA)
     assert tokenizer.encode(TEXT) == expected.encode(TEXT)
     assert tokenizer.special_id("[MASK]") == expected.special_id("<mask>")
 
 
 def test_a_wordpiece_in_one_file_or_in_a_list(tmp_path):
     folder = published.folder(tmp_path / "bert", "bert")
-    expected, _ = read_tokenizer(folder, {"model_type": "bert"})
-    assert expected.tokens == tuple(published.BERT_TOKENS) and expected.special_id("<|endoftext|>") == 4
+    with open(folder / "vocab.txt", "a", encoding="utf-8", newline="") as file:
+        file.write("\u2028\na\u0085\r\n")
+    expected, _ = read_tokenizer(folder, BERT)
+    more = ("\u2028", "a\u0085")  # lines end with a line feed and with nothing else
+    assert expected.tokens == (*published.BERT_TOKENS, *more) and expected.special_id("<|endoftext|>") == 4
     (folder / "vocab.txt").unlink()
-    vocab = {token: i for i, token in enumerate(published.BERT_TOKENS)}
+    vocab = {token: i for i, token in reversed(list(enumerate(expected.tokens)))}
     write(folder, tokenizer={"model": {"type": "WordPiece", "vocab": vocab}})
-    assert read_tokenizer(folder, {"model_type": "bert"})[0].encode(TEXT) == expected.encode(TEXT)
+    again = read_tokenizer(folder, BERT)[0]
+    assert again.tokens == expected.tokens and again.encode(TEXT) == expected.encode(TEXT)
 
 
 def test_switches_of_tokenizer_config(tmp_path):
     folder = published.folder(tmp_path / "bert", "bert")
     normalizer = {"lowercase": False, "strip_accents": True, "handle_chinese_chars": False}
-    one = read_wordpiece(folder, {"normalizer": normalizer}, {})
-    assert (one.lower_case, one.strip_accents, one.chinese_characters) == (False, True, False)
     settings = {"do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True}
-    two = read_wordpiece(folder, {"normalizer": normalizer}, settings)
-    assert (two.lower_case, two.strip_accents, two.chinese_characters) == (True, None, True)
-    default = read_wordpiece(folder, {}, {})
-    assert (default.lower_case, default.strip_accents, default.chinese_characters) == (True, None, True)
+    for whole, said, expected in (
+        ({"normalizer": normalizer}, {}, (False, True, False)),
+        ({"normalizer": normalizer}, settings, (True, None, True)),
+        ({}, {}, (True, None, True)),
+    ):
+        found = read_wordpiece(folder, whole, said)
+        assert (found.lower_case, found.strip_accents, found.chinese_characters) == expected
 
 
 def test_other_names_of_special_tokens(tmp_path):
     folder = published.folder(tmp_path / "bert", "bert")
-    write(
-        folder,
-        special_tokens_map={"mask_token": {"content": "[unused0]"}},
-        tokenizer_config={"sep_token": "."},
-    )
-    tokenizer, _ = read_tokenizer(folder, {"model_type": "bert"})
+    write(folder, special_tokens_map={"mask_token": {"content": "[unused0]"}})
+    write(folder, tokenizer_config={"sep_token": "."})
+    tokenizer, _ = read_tokenizer(folder, BERT)
     assert tokenizer.special_id("[MASK]") == 1 and "[MASK]" not in tokenizer.special_tokens
     assert tokenizer.special_id("[SEP]") == published.BERT_TOKENS.index(".")
     assert special_roles(folder, {"sep_token": "x", "cls_token": None}) == {"mask": "[unused0]", "sep": "x"}
+    roles = {"eos": "</s>", "cls": "[CLS]"}
+    assert aliases(roles, ["</s>", "[CLS]"]) == dict.fromkeys(["[SEP]", "[PAD]", "<|endoftext|>"], "</s>")
+    assert specials_of({"cls": "a", "sep": "a", "pad": "b"}, {"c": 1}, {"a", "c", "d"}) == ["a", "c"]
 
 
 def test_added_tokens(tmp_path):
     folder = published.folder(tmp_path / "roberta", "roberta")
-    n = read_bpe(folder, {}, {}, "roberta")[0].vocab_size
+    n = read_bpe(folder, {}, {}, ROBERTA)[0].vocab_size
     write(folder, added_tokens={"<user>": n})
-    tokenizer, _ = read_bpe(folder, {}, {}, "roberta")
+    tokenizer, _ = read_bpe(folder, {}, {}, ROBERTA)
     assert tokenizer.encode("a<user>b")[1] == n == tokenizer.special_id("<user>")
     assert added_tokens(folder, {"added_tokens": [{"content": "<x>", "id": 3}]}) == {"<x>": 3, "<user>": n}
-    assert with_added(["a"], {"cls": "a"}, {"b": 1}, folder) == (["a", "b"], ["a", "b"])
+    folder, n = published.folder(tmp_path / "bert", "bert"), len(published.BERT_TOKENS)
+    write(folder, added_tokens={"<b>": n + 1, "<a>": n})
+    tokenizer, _ = read_tokenizer(folder, BERT)
+    assert tokenizer.tokens[n:] == ("<a>", "<b>") and tokenizer.encode("the <b>")[-1] == n + 1
+    write(folder, added_tokens={"<b>": n + 1})
     with pytest.raises(UserError, match="do not follow"):
-        with_added(["a"], {}, {"b": 2}, folder)
+        read_tokenizer(folder, BERT)
 
 
-def test_a_space_before_every_text_is_said(tmp_path):
+def test_what_is_otherwise_there_is_said(tmp_path):
     folder = published.folder(tmp_path / "gpt2", "gpt2")
     write(folder, tokenizer_config={"add_prefix_space": True})
-    assert "encode(' ' + text)" in read_tokenizer(folder, {"model_type": "gpt2"})[1][0]
-
-
-def test_spaces_that_a_mask_drops_are_said(tmp_path):
+    assert "encode(' ' + text)" in read_tokenizer(folder, GPT2)[1][0]
     folder = published.folder(tmp_path / "roberta", "roberta")
-    n = read_bpe(folder, {}, {}, "roberta")[0].special_id("[MASK]")
+    n = read_bpe(folder, {}, {}, ROBERTA)[0].special_id("[MASK]")
     tokens = [{"id": 0, "content": "<s>", "lstrip": False}, {"id": n, "content": "<mask>", "lstrip": True}]
     write(folder, tokenizer={"added_tokens": tokens})
-    notes = read_tokenizer(folder, {"model_type": "roberta"})[1]
+    notes = read_tokenizer(folder, ROBERTA)[1]
     assert notes == ["its tokenizer drops the spaces before <mask>: write none there"]
 
 
-def test_vocabularies_that_we_do_not_have(tmp_path):
-    folder = published.folder(tmp_path / "gpt2", "gpt2")
-    (folder / "merges.txt").write_text("#version: 0.2\na\n")
-    with pytest.raises(UserError, match="vocab.json: cannot be read as a byte-level BPE"):
-        read_tokenizer(folder, {"model_type": "gpt2"})
-    (folder / "merges.txt").unlink()
-    write(folder, tokenizer={"model": {"type": "Unigram"}})
-    with pytest.raises(
-        UserError, match="tokenizer.json: a tokenizer of type 'Unigram'; ours are WordPiece and BPE"
-    ):
-        read_tokenizer(folder, {"model_type": "gpt2"})
-    for cutter in ({"type": "Metaspace"}, {"type": "ByteLevel", "use_regex": False}, None):
-        with pytest.raises(UserError, match="x: it cuts text by"):
-            check_byte_level({"pre_tokenizer": cutter}, "x")
-    with pytest.raises(UserError, match="'NFC'"):
-        check_byte_level({"pre_tokenizer": {"type": "ByteLevel"}, "normalizer": {"type": "NFC"}}, "x")
-    with pytest.raises(UserError, match="the ids of its vocabulary are not 0, 1, 2"):
-        token_list({"a": 0, "b": 2}, "x")
-
-
 def test_where_a_decoder_starts(tmp_path):
-    tokenizer, _ = read_tokenizer(published.folder(tmp_path / "bart", "bart"), {"model_type": "bart"})
+    folder = published.folder(tmp_path / "bart", "bart")
+    tokenizer, _ = read_tokenizer(folder, BART)
     assert tokenizer.special_id("[START]") == 2 == tokenizer.special_id("</s>")
-    assert start_alias(tokenizer, {"model_type": "bart", "decoder_start_token_id": 0}) == {}, "that is [CLS]"
-    assert start_alias(tokenizer, {"model_type": "bart", "decoder_start_token_id": 99}) == {}
-    assert start_alias(tokenizer, {"model_type": "roberta"}) == {}, "no decoder"
+    for values in (BART | {"decoder_start_token_id": 0}, BART | {"decoder_start_token_id": 99}, ROBERTA):
+        assert "[START]" not in read_tokenizer(folder, values)[0].aliases, "[CLS], no token, no decoder"
+
+
+PIECES = {"type": "WordPiece", "vocab": {"[UNK]": 0}}
 
 
 @pytest.mark.parametrize(
-    "whole",
+    ("whole", "message"),
     [
-        {"model": [1]},
-        {"model": {"type": "WordPiece", "vocab": [["[UNK]", -1.0]]}},
-        {"model": {"type": "BPE", "vocab": {}}, "pre_tokenizer": {"type": "ByteLevel"}},
-        {"model": {"type": "BPE", "vocab": {}, "merges": [3]}, "pre_tokenizer": {"type": "ByteLevel"}},
-        {"model": {"type": "WordPiece", "vocab": {"[UNK]": 0}}, "added_tokens": [{"id": 3}]},
-        {"model": {"type": "WordPiece", "vocab": {"[UNK]": 0}}, "normalizer": "x"},
+        ({"model": [1]}, "damaged"),
+        ({"model": {"type": "WordPiece", "vocab": [["[UNK]", -1.0]]}}, "damaged"),
+        ({"model": {"type": "BPE", "vocab": {}}, "pre_tokenizer": BYTES}, "damaged"),
+        ({"model": {"type": "BPE", "vocab": {}, "merges": [3]}, "pre_tokenizer": BYTES}, "damaged"),
+        ({"model": PIECES, "added_tokens": [{"id": 3}]}, "damaged"),
+        ({"model": PIECES, "normalizer": "x"}, "damaged"),
+        ({"model": {"type": "WordPiece", "vocab": {"a": 0, "b": 2}}}, "are not 0, 1, 2"),
+        ({"model": {"type": "Unigram"}}, "a tokenizer of type 'Unigram'; ours are WordPiece and BPE"),
+        ({"model": {"type": "BPE"}, "pre_tokenizer": {"type": "Metaspace"}}, "it cuts text by 'Metaspace'"),
+        ({"model": {"type": "BPE"}, "pre_tokenizer": BYTES | {"use_regex": False}}, "it cuts text by"),
+        ({"model": {"type": "BPE"}, "pre_tokenizer": BYTES, "normalizer": {"type": "NFC"}}, "'NFC'"),
+        ({"model": {"type": "BPE"}}, "it cuts text by None"),
     ],
 )
-def test_damaged_files_are_named(whole, tmp_path):
+def test_damaged_and_foreign_files_are_named(whole, message, tmp_path):
     write(tmp_path, tokenizer=whole)
-    with pytest.raises(UserError, match=str(tmp_path)):
-        read_tokenizer(tmp_path, {"model_type": "bert"})
+    with pytest.raises(UserError, match=f"^{tmp_path}: its vocabulary cannot be read: .*{message}"):
+        read_tokenizer(tmp_path, BERT)
+    for name, content in (("merges.txt", "#version: 0.2\na\n"), ("vocab.json", '{"a": 0}')):
+        (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=f"^{tmp_path}: its vocabulary cannot be read"):
+        read_tokenizer(tmp_path, GPT2)
 
 
-def test_parts(tmp_path):
-    assert token_list({"b": 1, "a": 0}, "x") == ["a", "b"]
+def test_no_files(tmp_path):
     assert optional_json(tmp_path / "none.json") == {}
-    assert known_tokenizer(tmp_path, {"model_type": "bert"})[0] is None
-    assert aliases({"eos": "</s>", "cls": "[CLS]"}, ["</s>", "[CLS]"]) == {
-        **dict.fromkeys(["[SEP]", "[PAD]", "<|endoftext|>"], "</s>")
-    }
+    assert read_tokenizer(tmp_path, BERT) == (None, ["no vocabulary in it, so texts cannot be read"])

@@ -10,7 +10,6 @@ import torch
 import minilm
 import train
 from minilm.continued.run import PUBLISHED, continued_command
-from minilm.in_context.prompts import decoder_start
 from minilm.plumbing.folders import RESULTS
 from minilm.pretraining.baselines import standing_share
 from minilm.pretraining.denoising import Denoising
@@ -67,14 +66,14 @@ def test_the_decoder_of_a_published_bart_starts_from_its_own_token(tmp_path):
     start, cls = tokenizer.special_id("</s>"), tokenizer.special_id("<s>")
     assert decoder_begin(tokenizer) == [start, cls]
     assert decoder_begin(small.tokenizer()) == [small.tokenizer().special_id("[CLS]")]
-    assert decoder_start(tokenizer, model.config) == [start, cls], "prompting and writing"
     plain = Denoising(small.corpus(), tokenizer, 24, 7, noise="masking")
     plain.begin = [cls]
     objective = Denoising(small.corpus(), tokenizer, 24, 7, noise="masking")
     one, two = plain.batch(3, "train"), objective.batch(3, "train")
     assert (two["decoder_input_ids"][:, 0] == start).all() and (two["labels"][:, 0] == IGNORED).all()
     for name in ("decoder_input_ids", "labels", "survived"):
-        assert torch.equal(two[name][:, 1:], one[name]), name
+        n = min(two[name].shape[1] - 1, one[name].shape[1])  # widths are rounded up
+        assert torch.equal(two[name][:, 1 : n + 1], one[name][:, :n]), name
     assert two["n_label"] == one["n_label"] and two["decoder_input_ids"].shape[1] <= 24
     assert standing_share(objective) == standing_share(plain)
     lines = rebuilt_examples(objective, model.eval())
