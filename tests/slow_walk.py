@@ -1,5 +1,11 @@
 """All sentences that a grammar can write, found by trying every choice."""
 
+import math
+import random
+from collections import Counter
+
+import pytest
+
 
 class Branch(Exception):
     """The walk needs a value that the path does not have yet."""
@@ -23,3 +29,16 @@ def every_walk(grammar, before):
             yield grammar.expand(pick, len(before) + 1)
         except Branch as branch:
             paths += [(*path, value) for value in branch.args[0]]
+
+
+def assert_exact(grammar, before):
+    """The sentences that may follow have one derivation each and probabilities that sum to one."""
+    prefix = grammar.log_probability(" ".join(grammar.english(before)), len(before)) if before else 0.0
+    walks = list(every_walk(grammar, before))
+    texts = Counter(" ".join(grammar.english(derivation)) for derivation, _ in walks)
+    twice = [text for text, count in texts.items() if count > 1]
+    assert not twice, f"two derivations write the same text: {twice[:2]}"
+    assert sum(math.exp(score - prefix) for _, score in walks) == pytest.approx(1.0)
+    for derivation, score in random.Random(0).sample(walks, min(len(walks), 100)):
+        found = grammar.derivations(" ".join(grammar.english(derivation)), len(before) + 1)
+        assert len(found) == 1 and found[0][1] == pytest.approx(score)

@@ -1,13 +1,12 @@
 """The embedded world: a grammar of everyday stories with exact probabilities, labels and translations.
 
-What other rooms use of it: `from minilm import world`, then `world.Story(seed=0, index=0)`,
-`world.documents(100)`, `world.judge(text)`.
+What other rooms use: `from minilm import world`, then `world.Story(seed=0, index=0)`, `world.judge(text)`.
 """
 
 from .few_shot import LABEL_WORDS, N_PAIRS, few_shot_documents, few_shot_pairs
 from .portuguese import word_by_word
 from .reports import Report
-from .story import SINGULAR_OF, Story, documents, draw, judge, log_probability, parses, place_of, translate
+from .story import Story, documents, draw, judge, log_probability, parses, translate
 from .tasks import (
     instructions,
     labelled,
@@ -19,4 +18,4 @@ from .tasks import (
     text_pairs,
     translation_pairs,
 )
-from .words import HAPPY_MOODS, HELD_OUT_THINGS, HELD_OUT_VERBS, MOODS, NAMES, PLACES, THINGS, VERBS
+from .words import HAPPY_MOODS, HELD_OUT, HELD_OUT_THINGS, NAMES, PLACES, SINGULAR_OF, THINGS, VERBS, place_of

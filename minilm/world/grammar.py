@@ -1,21 +1,27 @@
 """The machine behind the embedded world: weighted templates, their exact probability, and the way back.
 
-A text is a few sentences. Each sentence is one *template* in two languages, whose {slots} are filled by
-*choices*: finite distributions that may depend on what was chosen before. The same walk (`Grammar.expand`)
-serves to draw a text, to score one and to check one; only the function that picks each value differs. A
-derivation is a list with one dict of chosen values a sentence. The grammars are written so that each text has
-one derivation at most, hence the probability of the derivation is the probability of the text (the tests
-count the derivations).
+A text is a few sentences. Each is one *template* in two languages, whose {slots} are filled by *choices*:
+finite distributions that may depend on what was chosen before. The same walk (`Grammar.expand`) draws a text,
+scores one and checks one; only the function that picks each value differs. A derivation is a list with one
+dict of chosen values a sentence.
+
+A grammar is written as a table: the templates of sentence 1, a blank line, those of sentence 2, and so on.
+A template is its weight and its English, and under it its Portuguese:
+
+    2  {person} went to the {place} {time}.
+       {person} foi {to_place} {time}.
 """
 
+import inspect
 import itertools
 import math
 import random
 import re
 from bisect import bisect_right
-from collections.abc import Callable
-from functools import cached_property
-from typing import NamedTuple
+from collections import namedtuple
+from functools import cache, cached_property
+
+LINES = r"(\d+)  (.+)\n   (.+)"  # weight, English, Portuguese
 
 
 class Choice:
@@ -31,71 +37,70 @@ class Choice:
         """Return a value, by inversion of the cumulative distribution."""
         return self.values[bisect_right(self.cumulative, rng.random())]
 
-    def log_probability(self, value) -> float:
-        """Return the log-probability of a value in nats; -inf for one that cannot be chosen."""
-        return self.logs.get(value, -math.inf)
+
+@cache
+def uniform(values: tuple, but=None) -> Choice:
+    """Return the distribution that gives every value, all `but` one, the same probability."""
+    return Choice({value: 1.0 for value in values if value != but})
 
 
-def uniform(values) -> Choice:
-    """Return the distribution that gives every value the same probability."""
-    return Choice(dict.fromkeys(values, 1.0))
+def by_name(function):
+    """Return `function` as one of the dict of choices: each goes to the parameter of its name (or None)."""
+    names = tuple(inspect.signature(function).parameters)
+    return lambda chosen: function(*[chosen.get(name) for name in names])
 
 
-class Template(NamedTuple):
-    """One sentence: literal pieces and slot names in turn, and what reading and writing it needs."""
+class Slot:
+    """How one slot shows a choice in English, and how it is read back.
 
-    english: tuple[str, ...]  # literal, slot, literal, slot, ..., literal
-    portuguese: tuple[str, ...]
-    choices: tuple[str, ...]  # the choices its slots ask for, in the order of the English slots
-    slots: tuple[str, ...]
-    pattern: re.Pattern  # one group a slot
+    `texts` is {text: value}, or the values where they are their own texts; `pattern` matches at least these.
+    `write` is given where the text depends on other choices too ("she"): the names of its parameters.
+    """
 
-
-class Slot(NamedTuple):
-    """How one slot is written in English, which choice it shows, and how it is read back."""
-
-    english: Callable[[dict], str]
-    choice: str | None  # None: the slot follows from other choices ("it", "them")
-    read: dict  # lower-case text -> value of the choice
-    pattern: str = r"\w+"  # a superset of the keys of `read`; one word by default
+    def __init__(self, choice: str | None, texts, pattern: str = r"\w+", write=None):
+        texts = texts if isinstance(texts, dict) else {str(value): value for value in texts}
+        self.choice, self.pattern = choice, pattern  # choice None: all follows from others ("it", "them")
+        self.read = {text.lower(): value for text, value in texts.items()}
+        text_of = {value: text for text, value in texts.items()}
+        self.write = by_name(write) if write else lambda chosen: text_of[chosen[choice]]
 
 
-def pieces(template: str) -> tuple[str, ...]:
-    """Split "a {b} c" into ("a ", "b", " c"): slot names at the odd places."""
-    return tuple(re.split(r"\{(\w+)\}", template))
+# One sentence in two languages; the pattern of the English one, a named group a slot; what its slots show.
+Template = namedtuple("Template", "english portuguese pattern choices")
 
 
-def fill(template: tuple[str, ...], values) -> str:
-    """Return the pieces with each slot replaced by `values(slot)`, starting with a capital."""
-    text = "".join(values(piece) if i % 2 else piece for i, piece in enumerate(template))
+def fill(template: str, slots: dict, chosen: dict) -> str:
+    """Return a template filled, with a capital: a slot without a function shows the choice of its name."""
+    names = re.findall(r"\{(\w+)\}", template)
+    text = template.format(**{name: slots[name](chosen) if name in slots else chosen[name] for name in names})
     return text[0].upper() + text[1:]
 
 
 class Grammar:
-    """Sentences in order, each a table of (weight, English template, Portuguese template).
+    """A table of templates (above), and what fills them.
 
-    `rules[name](chosen)` returns the `Choice` of that name, given the dict of what has been chosen so far in
-    the sentence; `chosen["before"]` is the dict of the sentence before. Choices named in `carried` are made
-    once a text.
+    The functions in `rules` return the `Choice` of their name, those in `portuguese` the Portuguese text of
+    theirs. Their parameters name what was chosen before in the sentence; `before` is the dict of all that was
+    chosen in the sentence before. Choices named in `carried` are made once a text.
     """
 
-    def __init__(self, sentences, slots: dict[str, Slot], rules: dict, portuguese: dict, carried=()):
-        self.slots, self.rules, self.portuguese_slots, self.carried = slots, rules, portuguese, carried
-        self.templates = [
-            Choice({self._template(english, translation): weight for weight, english, translation in table})
-            for table in sentences
+    def __init__(self, table: str, slots: dict[str, Slot], rules: dict, portuguese: dict, carried=()):
+        self.slots, self.carried = slots, carried
+        self.english_slots = {name: slot.write for name, slot in slots.items()}
+        self.portuguese_slots = {name: by_name(write) for name, write in portuguese.items()}
+        self.rules = {name: by_name(rule) for name, rule in rules.items()}
+        self.templates = [  # for each sentence the Choice of its template
+            Choice({self._template(*lines): int(weight) for weight, *lines in re.findall(LINES, sentence)})
+            for sentence in table.split("\n\n")
         ]
 
     def _template(self, english: str, portuguese: str) -> Template:
-        parts = pieces(english)
-        slots = parts[1::2]
-        choices = [self.slots[slot].choice for slot in slots if self.slots[slot].choice]
-        literals = (parts[0][:1].upper() + parts[0][1:], *parts[1:])
-        pattern = "".join(
-            f"((?i:{self.slots[piece].pattern}))" if i % 2 else re.escape(piece)
-            for i, piece in enumerate(literals)
-        )
-        return Template(parts, pieces(portuguese), tuple(choices), slots, re.compile(pattern))
+        def group(match):  # of a slot; (?i:...) as it has a capital where it begins the sentence
+            return f"(?P<{match[1]}>(?i:{self.slots[match[1]].pattern}))"
+
+        pattern = re.compile(re.sub(r"\\{(\w+)\\}", group, re.escape(english[0].upper() + english[1:])))
+        choices = [self.slots[name].choice for name in pattern.groupindex if self.slots[name].choice]
+        return Template(english, portuguese, pattern, tuple(choices))
 
     def expand(self, pick, n_sentences: int | None = None) -> tuple[list[dict], float]:
         """Walk the grammar; return (derivation, log-probability in nats).
@@ -107,16 +112,16 @@ class Grammar:
         for position, templates in enumerate(self.templates[:n_sentences]):
             chosen = {name: chosen[name] for name in self.carried if name in chosen} | {"before": chosen}
             chosen["template"] = template = pick(position, "template", templates)
-            total += templates.log_probability(template)
+            total += templates.logs[template]
             for name in template.choices:
                 if name in chosen:
                     continue
                 choice = self.rules[name](chosen)
-                value = pick(position, name, choice)
-                total += choice.log_probability(value)
+                chosen[name] = pick(position, name, choice)
+                # exact, by the chain rule: log p(text) is the sum of log p(choice | the choices before it)
+                total += choice.logs.get(chosen[name], -math.inf)
                 if total == -math.inf:
                     return derivation, total
-                chosen[name] = value
             derivation.append(chosen)
         return derivation, total
 
@@ -126,42 +131,33 @@ class Grammar:
 
     def english(self, derivation: list[dict]) -> list[str]:
         """Return the English sentences of a derivation."""
-        return [
-            fill(c["template"].english, lambda slot, c=c: self.slots[slot].english(c)) for c in derivation
-        ]
+        return [fill(chosen["template"].english, self.english_slots, chosen) for chosen in derivation]
 
     def portuguese(self, derivation: list[dict]) -> list[str]:
         """Return the Portuguese sentences of a derivation, aligned with the English ones."""
-        slots = self.portuguese_slots
-        return [fill(c["template"].portuguese, lambda slot, c=c: slots[slot](c)) for c in derivation]
+        return [fill(chosen["template"].portuguese, self.portuguese_slots, chosen) for chosen in derivation]
 
-    def _read(self, position: int, sentence: str) -> list[dict]:
-        """Return the choices that each template of this position sees in a sentence (mostly one template)."""
-        readings = []
+    def _readings(self, position: int, sentence: str):
+        """Yield the choices that each template of this position sees in a sentence (mostly one template)."""
         for template in self.templates[position].values:
-            match = template.pattern.fullmatch(sentence)
-            if match:
-                values = {"template": template}
-                for slot, text in zip(template.slots, match.groups(), strict=True):
-                    values[self.slots[slot].choice] = self.slots[slot].read.get(text.lower())
-                readings.append(values)
-        return readings
+            if match := template.pattern.fullmatch(sentence):
+                seen = [(self.slots[name], text.lower()) for name, text in match.groupdict().items()]
+                yield {"template": template} | {slot.choice: slot.read.get(text) for slot, text in seen}
 
     def derivations(self, text: str, n_sentences: int | None = None) -> list[tuple[list[dict], float]]:
-        """Return every (derivation, log-probability) of a text: none, or one (the grammars are unambiguous).
+        """Return every (derivation, log-probability) of a text: none, or one.
 
-        Strict: the reading is written out again and must equal the text, so agreement, a/an, capitals, names
-        and spaces are all checked by the same code that writes them. With `n_sentences` the text is the first
-        few sentences only.
+        The grammars are written so that no text has two derivations (the tests count them), hence the
+        probability of the derivation is that of the text. With `n_sentences` the text is the first few
+        sentences only.
         """
         sentences = re.split(r"(?<=\.) ", text)
         if len(sentences) != len(self.templates[:n_sentences]):
             return []
         found = []
-        for values in itertools.product(*(self._read(i, sentence) for i, sentence in enumerate(sentences))):
-            walk = self.expand(
-                lambda position, name, choice, values=values: values[position][name], n_sentences
-            )
+        for read in itertools.product(*(self._readings(i, sentence) for i, sentence in enumerate(sentences))):
+            walk = self.expand(lambda position, name, _, read=read: read[position][name], n_sentences)
+            # strict: what was read is written again, which checks agreement, a/an, capitals and spaces
             if walk[1] > -math.inf and self.english(walk[0]) == sentences:
                 found.append(walk)
         return found
@@ -171,38 +167,25 @@ class Grammar:
         return max((score for _, score in self.derivations(text, n_sentences)), default=-math.inf)
 
 
-_TOKEN = re.compile(r"\w+|[^\w\s]")
-
-
-def tokens(text: str) -> list[tuple[str, int, int]]:
-    """Return (word, start, end) of each word and punctuation mark of a text."""
-    return [(match[0], *match.span()) for match in _TOKEN.finditer(text)]
-
-
 class Derived:
-    """A text drawn from a grammar: its sentences, its exact log-probability, its translation."""
+    """A text drawn from the `grammar` of its class, with its exact log-probability and its translation."""
 
-    def __init__(self, grammar: Grammar, derivation: list[dict], log_probability: float):
-        self.grammar, self.derivation = grammar, derivation
-        self.log_probability = log_probability  # nats, of the whole text
+    grammar: Grammar
 
-    @cached_property
-    def sentences(self) -> list[str]:
-        return self.grammar.english(self.derivation)
-
-    @cached_property
-    def text(self) -> str:
-        return " ".join(self.sentences)
+    def __init__(self, derivation: list[dict], log_probability: float):
+        self.derivation, self.log_probability = derivation, log_probability  # nats, of the whole text
+        self.sentences = self.grammar.english(derivation)
+        self.text = " ".join(self.sentences)
 
     @cached_property
     def portuguese_sentences(self) -> list[str]:
         return self.grammar.portuguese(self.derivation)
 
-    @cached_property
+    @property
     def portuguese(self) -> str:
         return " ".join(self.portuguese_sentences)
 
     @cached_property
     def tokens(self) -> list[tuple[str, int, int]]:
         """(word, start, end) of each word and punctuation mark: text[start:end] == word."""
-        return tokens(self.text)
+        return [(match[0], *match.span()) for match in re.finditer(r"\w+|[^\w\s]", self.text)]

@@ -1,15 +1,16 @@
 """Reports: another register over the same places, exactly scored, with agreement of their own."""
 
-import math
 import random
-import re
 
 import pytest
-from slow_walk import every_walk
+from slow_walk import assert_exact
 
 from minilm import world
 from minilm.world import reports as wr
-from minilm.world.words import PLACE_WORDS, THING_WORDS, THINGS, VERBS
+from minilm.world.grammar import Grammar, uniform
+from minilm.world.words import THINGS, VERBS, Phrase
+
+GRAMMAR = wr.Report.grammar
 
 
 @pytest.fixture(scope="module")
@@ -25,96 +26,70 @@ def test_reports_are_deterministic_and_different(reports):
 
 def test_each_report_has_one_derivation_and_its_probability(reports):
     for report in reports:
-        found = wr.GRAMMAR.derivations(report.text)
+        found = GRAMMAR.derivations(report.text)
         assert len(found) == 1 and found[0][1] == pytest.approx(report.log_probability)
         assert world.log_probability(report.text, "reports") == pytest.approx(report.log_probability)
         assert world.parses(report.text, "reports") and not world.parses(report.text)
         assert not world.judge(report.text)
 
 
-def test_each_sentence_sums_to_one_over_distinct_texts():
-    before, _ = wr.GRAMMAR.sample(random.Random(3))
-    for n_before in (0, 2, 3):
-        walks = list(every_walk(wr.GRAMMAR, before[:n_before]))
-        prefix = 0.0
-        if n_before:
-            text = " ".join(wr.GRAMMAR.english(before[:n_before]))
-            prefix = wr.GRAMMAR.log_probability(text, n_before)
-        assert sum(math.exp(score - prefix) for _, score in walks) == pytest.approx(1.0)
-        texts = {wr.GRAMMAR.english(derivation)[-1] for derivation, _ in walks}
-        assert len(texts) == len(walks), "two derivations write the same sentence"
+@pytest.mark.parametrize("n_before", [0, 2, 3])
+def test_each_sentence_sums_to_one_over_distinct_texts(n_before):
+    rules = wr.RULES | {"number": lambda: uniform((5, 50))}  # two of the 99 numbers: the others are alike
+    grammar = Grammar(wr.REPORT, wr.SLOTS, rules, wr.PORTUGUESE, GRAMMAR.carried)
+    assert_exact(grammar, grammar.sample(random.Random(3))[0][:n_before])
 
 
 def test_reports_use_the_things_of_their_place_and_many_new_words(reports):
     for report in reports:
-        things = {world.place_of(word) for word, _, _ in report.tokens if world.place_of(word)}
-        assert things <= {report.place}
+        assert {world.place_of(word) for word, _, _ in report.tokens} <= {None, report.place}
     old = {word for story in world.draw(1000) for word, _, _ in story.tokens}
     new = {word for report in reports for word, _, _ in report.tokens if not word.isdigit()} - old
     assert len(new) > 45, "the second domain needs new words"
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "Report 0: the farm was inspected by Ana on Monday.",
-        "Report 100: the farm was inspected by Ana on Monday.",
-        "Report 5: the farm was inspected by Ana on Sunday.",
-        "Report 05: the farm was inspected by Ana on Monday.",
-    ],
-)
-def test_reading_is_strict(text):
-    assert wr.GRAMMAR.derivations(text, 1) == []
-    assert len(wr.GRAMMAR.derivations("Report 5: the farm was inspected by Ana on Monday.", 1)) == 1
-
-
-def test_slots_are_read_as_they_are_written():
-    for name, slot in wr.report_slots().items():
-        for text in slot.read:
-            assert re.fullmatch(slot.pattern, text, re.IGNORECASE), f"slot {name} cannot read {text!r}"
-    assert wr.write_lot(("two hundred", "daisy")) == "two hundred daisies"
+@pytest.mark.parametrize("wrong", ["Report 0:", "Report 100:", "Report 05:", "on Sunday", "By Ana", "Was"])
+def test_reading_is_strict(wrong):
+    right = "Report 5: the farm was inspected by Ana on Monday."
+    assert len(GRAMMAR.derivations(right, 1)) == 1
+    part = {"R": "Report 5:", "o": "on Monday", "B": "by Ana", "W": "was"}[wrong[0]]
+    assert GRAMMAR.derivations(right.replace(part, wrong), 1) == []
 
 
 def test_rules_stay_inside_the_place():
-    rules = wr.report_rules()
-    assert {thing for _, thing in rules["lot"]({"place": "farm"}).values} == set(THINGS["farm"])
-    second = rules["lot2"]({"place": "farm", "lot": ("two", "cow")})
-    assert "cow" not in {thing for _, thing in second.values}
-    assert set(rules["verb2"]({"place": "farm", "verb": "fed"}).values) == set(VERBS["farm"]) - {"fed"}
-    assert "Ana" not in rules["official"]({"person": "Ana"}).values
-    assert rules["number"]({}).values[-1] == 99
+    assert {goods.thing for goods in wr.RULES["goods"]("farm").values} == set(THINGS["farm"])
+    assert len(wr.goods_of("farm").values) == 8 * 7 and wr.goods_of("farm").values[0].plural
+    second = wr.RULES["goods2"]("farm", Phrase("two", None, "cow", True))
+    assert {goods.thing for goods in second.values} == set(THINGS["farm"]) - {"cow"}
+    assert set(wr.RULES["verb2"]("farm", "fed").values) == set(VERBS["farm"]) - {"fed"}
+    assert "Ana" not in wr.RULES["official"]("Ana").values
+    assert wr.RULES["number"]().values[-1] == 99
 
 
-def test_portuguese_agreement():
-    lots = {"lot": ("two", "apple"), "lot2": ("two hundred", "lemon"), "verb": "sold", "thing": "cup"}
-    assert wr.write_lot_portuguese(lots["lot"]) == "duas maçãs"
-    assert wr.write_lot_portuguese(lots["lot2"]) == "duzentos limões"
-    assert wr.lots_gender(lots, "lot") == "f" and wr.lots_gender(lots, "lot", "lot2") == "m"
-    assert wr.passive("verb", lots, "lot") == "vendidas"
-    assert wr.passive("verb", lots, "lot", "lot2") == "vendidos"
-    assert wr.day({"day": "Monday"}, "em") == "na segunda-feira"
-    assert wr.day({"day": "Saturday"}, "de") == "do sábado"
-    assert (
-        wr.of_thing("marcado", False)(lots) == "marcada" and wr.of_thing("marcado", True)(lots) == "marcadas"
-    )
-    for place in PLACE_WORDS:
-        assert wr.place_gender({"place": place}) == PLACE_WORDS[place].gender
+REPORTS = """
+Report 7: on Saturday, inspector Ana visited the beach. = Relatório 7: no sábado, a inspetora Ana visitou a praia.
+Two shells and five hats were lost. = Duas conchas e cinco chapéus foram perdidos.
+No acceptable towels were recorded. = Nenhuma toalha aceitável foi registrada.
+A new inspection is required before Friday. = Uma nova inspeção é exigida antes da sexta-feira.
+
+Report 8: the farm was inspected by Hugo on Monday. = Relatório 8: a fazenda foi inspecionada por Hugo na segunda-feira.
+Two hens were fed and twenty pigs were followed. = Duas galinhas foram alimentadas e vinte porcos foram seguidos.
+Two hundred cows were considered irregular and removed. = Duzentas vacas foram consideradas irregulares e removidas.
+The accounts of the farm were approved. = As contas da fazenda foram aprovadas.
+
+Report 9: according to inspector Hugo, the garden was visited on Friday. = Relatório 9: segundo o inspetor Hugo, o jardim foi visitado na sexta-feira.
+During this period, five roses were watered and registered. = Durante este período, cinco rosas foram regadas e registradas.
+The roses were declared unsuitable by the committee. = As rosas foram declaradas inadequadas pela comissão.
+The missing receipts were requested from Ana. = Os recibos que faltavam foram pedidos a Ana.
+
+Report 9: the farm was inspected by Ana on Friday. = Relatório 9: a fazenda foi inspecionada por Ana na sexta-feira.
+A total of two goats was declared by the owner. = Um total de duas cabras foi declarado pelo proprietário.
+Each horse was marked with a number. = Cada cavalo foi marcado com um número.
+The document was signed by Bia and archived. = O documento foi assinado por Bia e arquivado.
+"""  # noqa: E501
 
 
-def test_whole_report():
-    english = (
-        "Report 7: on Saturday, inspector Ana visited the beach. Two shells and five hats were lost. "
-        "No acceptable towels were recorded. A new inspection is required before Friday."
-    )
-    assert world.translate(english, "reports") == (
-        "Relatório 7: no sábado, a inspetora Ana visitou a praia. Duas conchas e cinco chapéus foram "
-        "perdidos. Nenhuma toalha aceitável foi registrada. Uma nova inspeção é exigida antes da sexta-feira."
-    )
-
-
-def test_passive_participles_agree_in_every_report(reports):
-    for report in reports:
-        for chosen, sentence in zip(report.derivation, report.portuguese_sentences, strict=True):
-            if "lot" in chosen and "lot2" not in chosen and " foram " in sentence:
-                ending = "as" if THING_WORDS[chosen["lot"][1]].gender == "f" else "os"
-                assert re.search(r" foram (\w+)", sentence)[1].endswith(ending), sentence
+def test_whole_reports():
+    for report in REPORTS.split("\n\n"):
+        english, portuguese = zip(*(line.split(" = ") for line in report.strip().splitlines()), strict=True)
+        assert world.translate(" ".join(english), "reports") == " ".join(portuguese)
