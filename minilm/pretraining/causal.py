@@ -41,9 +41,9 @@ class Causal(Objective):
         if split == "train":
             starts = self.generator(step, split).integers(0, len(stream) - T, self.batch_size)  # (B,)
             windows = stream[starts[:, None] + np.arange(T + 1)]  # (B, T + 1)
-            inputs, labels = windows[:, :-1], windows[:, 1:]
+            inputs, labels = windows[:, :-1], windows[:, 1:]  # (B, T): a label is one later
         else:
-            inputs, labels = overlapping_windows(stream, T)
+            inputs, labels = overlapping_windows(stream, T)  # (N, T)
         counted = labels[labels != IGNORED]
         counts = dict(n_label=max(1, len(counted)), n_byte=max(1, self.token_bytes[counted].sum()))
         return tensors(dict(input_ids=inputs, labels=labels) | counts)
@@ -51,11 +51,11 @@ class Causal(Objective):
     def loss(self, model, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the mean over the labels in nats; metrics `loss`, `bits_per_byte`, `accuracy`."""
         logits = model(batch["input_ids"])  # (B, T, V)
-        total = summed_cross_entropy(logits, batch["labels"])
+        total = summed_cross_entropy(logits, batch["labels"])  # -log p of each label, in nats
         loss = total / batch["n_label"]
         return loss, {
             "loss": loss,
-            "bits_per_byte": total / math.log(2) / batch["n_byte"],
+            "bits_per_byte": total / math.log(2) / batch["n_byte"],  # tokenizers can be compared by it
             "accuracy": count_correct(logits, batch["labels"]) / batch["n_label"],
         }
 
@@ -97,10 +97,10 @@ def overlapping_windows(stream: np.ndarray, T: int) -> tuple[np.ndarray, np.ndar
     """
     stride = max(1, T // 2)
     n_label = len(stream) - 1
-    starts = np.arange(0, max(1, n_label - T + stride), stride)  # (N,)
+    starts = np.arange(0, max(1, n_label - T + stride), stride)  # (N,), each half a window later
     where = starts[:, None] + np.arange(T)  # (N, T) places in the stream
     inputs = stream[np.minimum(where, n_label)]
     labels = stream[np.minimum(where + 1, n_label)].copy()
-    labels[where >= n_label] = IGNORED
-    labels[1:, : T - stride] = IGNORED
+    labels[where >= n_label] = IGNORED  # the text has ended
+    labels[1:, : T - stride] = IGNORED  # context only: an earlier window has these labels
     return inputs, labels

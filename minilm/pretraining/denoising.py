@@ -17,7 +17,6 @@ import numpy as np
 from torch import Tensor
 
 from ..texts.corpus import Corpus
-from ..tokenizer.bpe import BPE
 from ..tokenizer.rows import decoder_begin
 from ..training.objective import IGNORED, SPLITS, Objective, notes_on_cuts, summed_cross_entropy, tensors
 from .next_sentence import SentenceRuns, padded
@@ -25,26 +24,15 @@ from .noise import MASK, corrupt, noise_names
 
 
 class Denoising(Objective):
-    """Rows are runs of whole sentences of one document.
+    """Rows are runs of whole sentences of one document. UserError for an unknown noise.
 
     The decoder of a published BART reads one token more before [CLS] (`rows.decoder_begin`), for which there
     is no label.
-
-    Raises:
-        UserError: for an unknown noise.
     """
 
     name = "denoising"
 
-    def __init__(
-        self,
-        corpus: Corpus,
-        tokenizer: BPE,
-        context: int,
-        batch_size: int,
-        seed: int = 0,
-        noise: str = "infilling,permutation",
-    ):
+    def __init__(self, corpus: Corpus, tokenizer, context, batch_size, seed=0, noise="infilling,permutation"):
         super().__init__(tokenizer, context, batch_size, seed)
         self.corpus, self.noises = corpus, noise_names(noise)
         self.begin, self.mask = decoder_begin(tokenizer), tokenizer.special_id("[MASK]")
@@ -68,17 +56,11 @@ class Denoising(Objective):
         chosen = rng.integers(0, len(texts), self.batch_size) if split == "train" else everything
         rows = self.rows(texts, chosen, rng)
         counted = rows["labels"][rows["labels"] != IGNORED]
-        denominators = dict(
-            n_label=len(counted),
-            n_byte=self.token_bytes[counted].sum(),
-            n_kept=(rows["survived"] == 1).sum(),
-            n_lost=(rows["survived"] == 0).sum(),
-        )
-        return tensors(rows | {name: max(1, n) for name, n in denominators.items()})
+        counts = dict(n_label=len(counted), n_byte=self.token_bytes[counted].sum())
+        counts |= dict(n_kept=(rows["survived"] == 1).sum(), n_lost=(rows["survived"] == 0).sum())
+        return tensors(rows | {name: max(1, n) for name, n in counts.items()})
 
-    def rows(
-        self, texts: SentenceRuns, chosen: np.ndarray, rng: np.random.Generator
-    ) -> dict[str, np.ndarray]:
+    def rows(self, texts: SentenceRuns, chosen: np.ndarray, rng) -> dict[str, np.ndarray]:
         """Spoil the chosen texts and lay them out.
 
         Returns:
@@ -87,19 +69,17 @@ class Denoising(Objective):
             `IGNORED` for [SEP] and padding.
         """
         encoder, decoder, labels, survived = [], [], [], []
-        before = [IGNORED] * (len(self.begin) - 1)  # no labels
+        unasked = [IGNORED] * (len(self.begin) - 1)  # the decoder is given [CLS] behind its first token
         for first, last in texts.runs[chosen]:
-            sentences = [np.arange(start, end) for start, end in pairwise(texts.edges[first : last + 1])]
-            # Inserted masks may make a row too long. What is cut off then has not survived.
-            places = corrupt(sentences, self.noises, rng)[: self.context - 2]
+            edges = texts.edges[first : last + 1]  # where its sentences begin and the last one ends
+            places = corrupt([np.arange(i, j) for i, j in pairwise(edges)], self.noises, rng)
+            places = places[: self.context - 2]  # [MASK] for no token may make it too long
             noised = np.where(places == MASK, self.mask, texts.ids[places])
+            ids, kept = texts.ids[edges[0] : edges[-1]].tolist(), set(places.tolist())
             encoder.append([texts.cls, *noised.tolist(), texts.sep])
-            start, end = texts.edges[[first, last]]
-            ids, stays = texts.ids[start:end], np.zeros(end - start, dtype=int)  # (n,)
-            stays[places[places != MASK] - start] = 1
-            decoder.append([*self.begin, *ids.tolist()])
-            labels.append([*before, *ids.tolist(), texts.sep])
-            survived.append([*before, *stays.tolist(), IGNORED])
+            decoder.append([*self.begin, *ids])
+            labels.append([*unasked, *ids, texts.sep])
+            survived.append([*unasked, *(place in kept for place in range(edges[0], edges[-1])), IGNORED])
         encoder = padded(encoder, texts.pad, self.context)
         return dict(
             input_ids=encoder,
@@ -117,12 +97,12 @@ class Denoising(Objective):
         """
         # The decoder needs no mask: padding comes after the text, where no token of the text looks.
         logits = model(batch["input_ids"], batch["attention_mask"], None, batch["decoder_input_ids"])
-        total = summed_cross_entropy(logits, batch["labels"])  # logits (B, T, V)
+        total = summed_cross_entropy(logits, batch["labels"])  # of logits (B, T, V), in nats
         right = logits.argmax(-1) == batch["labels"]  # (B, T)
         loss = total / batch["n_label"]
         return loss, {
             "loss": loss,
-            "bits_per_byte": total / math.log(2) / batch["n_byte"],
+            "bits_per_byte": total / math.log(2) / batch["n_byte"],  # whatever the tokenizer
             "copy_accuracy": (right & (batch["survived"] == 1)).sum() / batch["n_kept"],
             "rebuilt_accuracy": (right & (batch["survived"] == 0)).sum() / batch["n_lost"],
         }

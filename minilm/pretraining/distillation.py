@@ -68,7 +68,13 @@ class Distillation(Masked):
         mask_share: float = 0.15,
         whole_word: bool = False,
     ):
-        check_teacher(teacher.config, tokenizer, teacher_tokenizer)
+        check_encoder(teacher.config)
+        theirs = (teacher_tokenizer or tokenizer).vocab
+        if teacher.config.vocab_size != tokenizer.vocab_size or theirs != tokenizer.vocab:
+            raise UserError(
+                f"--teacher: its vocabulary of {teacher.config.vocab_size} tokens is not the tokenizer's of "
+                f"{tokenizer.vocab_size}; a student has its teacher's, so leave --tokenizer out"
+            )
         if not temperature > 0:
             raise UserError(f"--temperature {temperature}: must be above 0 (DistilBERT: 2)")
         self.weights = dict(soft=soft_weight, masked=masked_weight, cosine=cosine_weight)
@@ -98,14 +104,14 @@ class Distillation(Masked):
         """
         hidden, logits = states_and_logits(model, batch)  # (B, T, D), (B, P, V)
         total = summed_cross_entropy(logits, batch["masked_labels"])
-        losses = dict(masked=total / batch["n_masked"])
+        losses = dict(masked=total / batch["n_masked"])  # as in `masked.py`
         if self.weights["soft"] or self.weights["cosine"]:
-            teacher_hidden, teacher_logits = self.ask_teacher(batch)
-            counted = batch["masked_labels"] != IGNORED
+            teacher_hidden, teacher_logits = self.ask_teacher(batch)  # (B, T, D), (B, P, V)
+            counted = batch["masked_labels"] != IGNORED  # (B, P)
             soft = soft_target_loss(logits, teacher_logits, counted, self.temperature)
             cosine = cosine_loss(hidden, teacher_hidden, batch["attention_mask"])
             losses |= dict(soft=soft / batch["n_masked"], cosine=cosine / batch["n_token"])
-        loss = sum(self.weights[term] * value for term, value in losses.items())
+        loss = sum(self.weights[term] * value for term, value in losses.items())  # 5 soft + 2 masked + cosine
         return loss, {f"{term}_loss": value for term, value in losses.items()} | {
             "loss": loss,
             "masked_accuracy": count_correct(logits, batch["masked_labels"]) / batch["n_masked"],
@@ -130,9 +136,9 @@ def soft_target_loss(logits: Tensor, teacher_logits: Tensor, counted: Tensor, te
     Args:
         logits, teacher_logits: (B, P, V). counted: (B, P), whether the place counts.
     """
-    teacher = (teacher_logits / temperature).log_softmax(-1)
-    student = (logits / temperature).log_softmax(-1)
-    divergence = (teacher.exp() * (teacher - student)).sum(-1)  # (B, P)
+    teacher = (teacher_logits / temperature).log_softmax(-1)  # (B, P, V), log p
+    student = (logits / temperature).log_softmax(-1)  # log q
+    divergence = (teacher.exp() * (teacher - student)).sum(-1)  # (B, P), sum over V of p (log p - log q)
     return temperature**2 * (divergence * counted).sum()
 
 
@@ -163,8 +169,8 @@ def initial_student(teacher: Transformer, n_layer: int | None = None) -> Transfo
     left_out = dict(n_segments=0, pooler=False, next_sentence=False)
     student = build(replace(teacher.config, n_encoder_layer=n_layer, **left_out))
     weights = teacher.state_dict()
-    student.load_state_dict({name: weights[name] for name in student.state_dict()})
-    for i, block in enumerate(student.encoder.blocks):  # layers 0, 2, 4, ... of a teacher twice as deep
+    student.load_state_dict({name: weights[name] for name in student.state_dict()})  # layers 0, 1, 2, ...
+    for i, block in enumerate(student.encoder.blocks):  # then 0, 2, 4, ... of a teacher twice as deep
         block.load_state_dict(teacher.encoder.blocks[i * n_teacher // n_layer].state_dict())
     return student
 
@@ -175,15 +181,4 @@ def check_encoder(config: ModelConfig) -> None:
         raise UserError(
             f"--teacher: its model is of kind {config.kind}, and distillation needs an encoder: "
             "train.py --objective masked trains one"
-        )
-
-
-def check_teacher(config: ModelConfig, tokenizer: BPE, teacher_tokenizer: BPE | None = None) -> None:
-    """Raise UserError unless the teacher is an encoder with the same vocabulary as the student."""
-    check_encoder(config)
-    theirs = (teacher_tokenizer or tokenizer).vocab
-    if config.vocab_size != tokenizer.vocab_size or theirs != tokenizer.vocab:
-        raise UserError(
-            f"--teacher: its vocabulary of {config.vocab_size} tokens is not the tokenizer's of "
-            f"{tokenizer.vocab_size}; a student has its teacher's, so leave --tokenizer out"
         )

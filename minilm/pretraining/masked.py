@@ -21,6 +21,7 @@ from ..training.objective import (
     notes_on_cuts,
     summed_cross_entropy,
     tensors,
+    to_device,
 )
 from .next_sentence import PackedSentences, SentencePairs, padded
 
@@ -66,11 +67,11 @@ class Masked(Objective):
         ids = rows["input_ids"]  # (B, T)
         starts_word = self.begins_word[ids] if self.whole_word else None
         positions, counted = choose_positions(~self.is_special[ids], self.mask_share, rng, starts_word)
-        labels = np.where(counted, np.take_along_axis(ids, positions, 1), IGNORED)  # (B, P)
-        rows |= dict(input_ids=self.hide(ids, positions, counted, rng))
-        rows |= dict(masked_positions=positions, masked_labels=labels)
-        rows |= dict(n_masked=max(1, counted.sum()), n_row=len(ids))
-        return tensors(rows | dict(n_byte=max(1, self.token_bytes[labels[counted]].sum())))
+        labels = np.where(counted, np.take_along_axis(ids, positions, 1), IGNORED)  # (B, P), what stood there
+        hidden = self.hide(ids, positions, counted, rng)
+        rows |= dict(input_ids=hidden, masked_positions=positions, masked_labels=labels, n_row=len(ids))
+        n_byte = self.token_bytes[labels[counted]].sum()
+        return tensors(rows | dict(n_masked=max(1, counted.sum()), n_byte=max(1, n_byte)))
 
     def rows(self, split: str, rng: np.random.Generator, n: int) -> dict[str, np.ndarray]:
         """Return n training rows, or all validation rows, before anything is hidden."""
@@ -78,18 +79,16 @@ class Masked(Objective):
         chosen = rng.integers(0, len(texts), n) if split == "train" else np.arange(len(texts))
         return texts.rows(chosen, rng if self.next_sentence else None)
 
-    def hide(
-        self, ids: np.ndarray, positions: np.ndarray, counted: np.ndarray, rng: np.random.Generator
-    ) -> np.ndarray:
+    def hide(self, ids: np.ndarray, positions: np.ndarray, counted: np.ndarray, rng) -> np.ndarray:
         """Replace chosen tokens: 80 % by [MASK], 10 % by a random token, 10 % stay; (B, T) -> (B, T).
 
         Some stay or change so that the model cannot rely on a token just because it is not [MASK].
         """
-        fate = rng.random(positions.shape)  # (B, P)
+        fate = rng.random(positions.shape)  # (B, P), one draw decides: 80 + 10 + 10 %
         random = self.ordinary_ids[rng.integers(0, len(self.ordinary_ids), positions.shape)]
         original = np.take_along_axis(ids, positions, 1)
         replacement = np.where(fate < 0.8, self.mask, np.where(fate < 0.9, random, original))
-        row, place = np.nonzero(counted)
+        row, place = np.nonzero(counted)  # (n,) each: all hidden tokens of the batch
         hidden = ids.copy()
         hidden[row, positions[row, place]] = replacement[row, place]
         return hidden
@@ -97,7 +96,7 @@ class Masked(Objective):
     def loss(self, model, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the sum of both losses, each a mean in nats; metrics of each."""
         hidden, logits = states_and_logits(model, batch)  # (B, T, D), (B, P, V)
-        total = summed_cross_entropy(logits, batch["masked_labels"])
+        total = summed_cross_entropy(logits, batch["masked_labels"])  # nats, the visible tokens left out
         masked_loss = total / batch["n_masked"]
         metrics = {
             "loss": masked_loss,
@@ -105,7 +104,7 @@ class Masked(Objective):
             "masked_accuracy": count_correct(logits, batch["masked_labels"]) / batch["n_masked"],
             "bits_per_byte": total / math.log(2) / batch["n_byte"],
         }
-        if self.next_sentence:
+        if self.next_sentence:  # task 2
             labels = batch["next_sentence_labels"]
             logits = model.next_sentence_logits(hidden)  # (B, 2), read at [CLS]
             metrics["next_sentence_loss"] = summed_cross_entropy(logits, labels) / batch["n_row"]
@@ -126,14 +125,11 @@ def states_and_logits(model, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def predict_masked(model, batch: dict[str, Tensor]) -> Tensor:
     """Return the probabilities (B, P, V) of each token at `masked_positions`."""
-    device = next(model.parameters()).device
-    batch = {name: value.to(device) for name, value in batch.items()}
+    batch = to_device(batch, next(model.parameters()).device)
     return states_and_logits(model, batch)[1].softmax(-1).cpu()
 
 
-def choose_positions(
-    may_hide: np.ndarray, share: float, rng: np.random.Generator, starts_word: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+def choose_positions(may_hide: np.ndarray, share: float, rng: np.random.Generator, starts_word=None) -> tuple:
     """Draw the tokens to hide: `share` of those a row may hide, rounded, at least one.
 
     Args:
@@ -145,13 +141,14 @@ def choose_positions(
         positions (B, P) and counted (B, P), which is False on the places that a row with fewer leaves empty.
     """
     draws, chosen = rng.random(may_hide.shape), []  # (B, T); tokens are hidden in the order of their draws
-    for row, at in enumerate(map(np.flatnonzero, may_hide)):  # at: the positions of the row's ordinary tokens
+    for row, draw in enumerate(draws):
+        at = np.flatnonzero(may_hide[row])  # positions of the row's ordinary tokens
         n = max(1, round(share * len(at)))
         if starts_word is None:
-            chosen.append(at[draws[row, at].argsort()][:n])
+            chosen.append(at[draw[at].argsort()][:n])  # those with the n lowest draws
         else:
-            chosen.append(whole_words(at.tolist(), starts_word[row], draws[row], n))
-    positions = padded(chosen, -1, max(map(len, chosen)))
+            chosen.append(whole_words(at.tolist(), starts_word[row], draw, n))
+    positions = padded(chosen, -1, max(map(len, chosen)))  # (B, P)
     return np.maximum(positions, 0), positions >= 0
 
 

@@ -17,7 +17,6 @@ from torch import Tensor
 from ..model.generate import generate
 from ..plumbing.errors import UserError
 from ..texts.pairs import Pairs
-from ..tokenizer.bpe import BPE
 from ..tokenizer.rows import RaggedRows, alike
 from ..training.objective import IGNORED, SPLITS, Objective, count_correct, notes_on_cuts, tensors
 
@@ -25,21 +24,12 @@ from ..training.objective import IGNORED, SPLITS, Objective, count_correct, note
 class Translation(Objective):
     """Rows are pairs; a training batch holds pairs of similar length.
 
-    Raises:
-        UserError: for a `label_smoothing` outside [0, 1).
+    UserError for a `label_smoothing` outside [0, 1).
     """
 
     name = "translation"
 
-    def __init__(
-        self,
-        corpus: Pairs,
-        tokenizer: BPE,
-        context: int,
-        batch_size: int,
-        seed: int = 0,
-        label_smoothing: float = 0.1,
-    ):
+    def __init__(self, corpus: Pairs, tokenizer, context, batch_size, seed=0, label_smoothing=0.1):
         super().__init__(tokenizer, context, batch_size, seed)
         if not 0 <= label_smoothing < 1:
             raise UserError(f"--label-smoothing {label_smoothing}: must be from 0 to below 1 (paper: 0.1)")
@@ -77,7 +67,7 @@ class Translation(Objective):
         decoder_inputs, _ = self.decoder_inputs[split].padded(chosen)  # (B, T)
         labels, counted = self.labels[split].padded(chosen)
         rows = dict(input_ids=sources, attention_mask=real, decoder_input_ids=decoder_inputs, labels=labels)
-        n_byte = self.token_bytes[labels[counted]].sum()
+        n_byte = self.token_bytes[labels[counted]].sum()  # of the targets, in UTF-8
         return tensors(rows | dict(n_label=counted.sum(), n_byte=max(1, n_byte)))
 
     def bucket(self, step: int) -> np.ndarray:
@@ -151,5 +141,5 @@ def smoothed_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> 
     counted = labels != IGNORED
     right = log_probs.gather(-1, labels.clamp(min=0)[..., None])[..., 0]  # (...)
     plain = -(right * counted).sum()
-    uniform = -(log_probs.mean(-1) * counted).sum()
-    return (1 - smoothing) * plain + smoothing * uniform, plain
+    uniform = -(log_probs.mean(-1) * counted).sum()  # against 1 / V for each token
+    return (1 - smoothing) * plain + smoothing * uniform, plain  # the cross-entropy is linear in its target

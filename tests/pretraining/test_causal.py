@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import small
 
-from minilm import world
 from minilm.plumbing.errors import UserError
 from minilm.pretraining.causal import Causal, overlapping_windows, token_stream
 from minilm.texts.corpus import Corpus
@@ -129,15 +128,6 @@ def test_floor_is_the_mean_of_the_grammar(bpe):
     floor = Causal(corpus, bpe, 7, 2).floor()
     assert floor["loss"] == pytest.approx(6.5 / n_token), "nats a token, the end tokens included"
     assert floor["bits_per_byte"] == pytest.approx(6.5 / math.log(2) / (5 + 7)), "bits a byte of text"
-
-
-def test_floor_of_the_world_is_its_log_probability(world_corpus, world_bpe):
-    nats = [-world.log_probability(text) for text in world_corpus.validation]
-    n_byte = sum(len(text.encode()) for text in world_corpus.validation)
-    floor = Causal(world_corpus, world_bpe, 32, 4).floor()
-    assert floor["bits_per_byte"] == pytest.approx(sum(nats) / math.log(2) / n_byte)
-    n_token = sum(len(world_bpe.encode(text)) + 1 for text in world_corpus.validation)
-    assert floor["loss"] == pytest.approx(sum(nats) / n_token)
 
 
 def test_floor_of_a_text_whose_grammar_is_unknown_is_empty(objective):

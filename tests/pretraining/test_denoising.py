@@ -94,10 +94,8 @@ def test_survived_says_which_tokens_the_encoder_still_reads(letters, byte_bpe, n
 
 
 def test_permutation_moves_whole_sentences(objective, bpe):
-    moved = 0
-    for noised, original, survived in rows_of(
-        objective.with_noise("permutation").batch(0, "validation"), bpe
-    ):
+    moved, batch = 0, objective.with_noise("permutation").batch(0, "validation")
+    for noised, original, survived in rows_of(batch, bpe):
         before, after = (re.findall(r" D[^.]*\.", bpe.decode(ids)) for ids in (original, noised))
         assert sorted(after) == sorted(before) and "".join(after) == bpe.decode(noised)
         assert survived == [1] * len(original)
@@ -206,18 +204,13 @@ def test_accuracies_of_a_model_that_knows_one_letter(letters, byte_bpe, encoder_
     model.vocabulary.bias.data[letter] = 1e4
     batch = letters.with_noise("masking").batch(0, "train")
     metrics = letters.loss(model, batch)[1]
-    where = batch["labels"] == letter
-    kept, lost = (float((batch["survived"][where] == s).sum()) for s in (1, 0))
-    assert kept and lost and kept + lost == 16, (
-        "the test needs rows that kept the letter and rows that lost it"
-    )
+    kept, lost = (float((batch["survived"][batch["labels"] == letter] == s).sum()) for s in (1, 0))
+    assert kept and lost and kept + lost == 16, "the test needs rows that kept and rows that lost the letter"
     assert metrics["copy_accuracy"].item() == pytest.approx(kept / float(batch["n_kept"]))
     assert metrics["rebuilt_accuracy"].item() == pytest.approx(lost / float(batch["n_lost"]))
     model.vocabulary.bias.data[byte_bpe.special_id("[SEP]")] = 1e5
     metrics = letters.loss(model, batch)[1]
-    assert metrics["copy_accuracy"] == metrics["rebuilt_accuracy"] == 0, (
-        "the end of a text counts for neither"
-    )
+    assert metrics["copy_accuracy"] == metrics["rebuilt_accuracy"] == 0, "the end counts for neither"
 
 
 def test_unknown_noises_are_refused(objective, tagged_corpus, bpe):

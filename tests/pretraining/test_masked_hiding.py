@@ -81,22 +81,6 @@ def test_whole_words_are_hidden_whole_or_not_at_all():
             assert chosen or not words
 
 
-def test_a_first_word_longer_than_the_share_is_hidden_whole():
-    may_hide = np.ones((1, 8), dtype=bool)
-    starts_word = np.array([[True] + [False] * 7])
-    positions, counted = choose_positions(may_hide, 0.25, np.random.default_rng(0), starts_word)
-    assert sorted(positions[counted].tolist()) == list(range(8))
-
-
-def test_words_of_one_token_are_hidden_equally_often():
-    n, T = 4000, 12
-    may_hide = np.ones((n, T), dtype=bool)
-    positions, counted = choose_positions(may_hide, 0.25, np.random.default_rng(0), np.ones_like(may_hide))
-    assert (counted.sum(1) == 3).all()
-    for t in range(T):
-        assert within_5_sigma((positions[counted] == t).sum(), n, 3 / T)
-
-
 @pytest.mark.parametrize(
     "n, expected",
     [
@@ -210,16 +194,6 @@ def test_80_10_10(objective):
     assert within_5_sigma(len(drawn), n, 0.1 - accident), "10 % become a random token"
     assert (drawn >= n_special).all(), "a random token is a special one"
     assert len(set(drawn.tolist())) > 0.9 * (V - n_special), "random tokens come from the whole vocabulary"
-
-
-def test_80_10_10_in_batches(world_corpus, world_bpe):
-    objective = Masked(world_corpus, world_bpe, 64, 200, mask_share=0.3)
-    batch = objective.batch(0, "train")
-    labels = batch["masked_labels"]
-    shown = batch["input_ids"].gather(1, batch["masked_positions"])[labels != IGNORED]
-    labels, n = labels[labels != IGNORED], int(batch["n_masked"])
-    assert within_5_sigma((shown == world_bpe.special_id("[MASK]")).sum().item(), n, 0.8)
-    assert within_5_sigma((shown == labels).sum().item(), n, 0.1 + 0.1 / 1018)
 
 
 def test_masks_are_drawn_anew_each_time(byte_bpe):

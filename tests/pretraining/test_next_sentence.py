@@ -225,16 +225,6 @@ def test_no_rule_on_length_or_position_tells_false_from_true(many_pairs, bpe):
         assert accuracy < 0.54, f"{name} alone tells true from false in {accuracy:.0%} of the rows"
 
 
-def test_long_sentences_are_cut(bpe):
-    long = "word " * 100
-    texts = [f"Start {d} {long}. Then {d} {long}." for d in range(4)]
-    rows = SentencePairs(texts, bpe, 41).rows(np.arange(4))
-    assert rows["input_ids"].shape == (4, 41)
-    for b in range(4):
-        a, second = parse(rows, b, bpe)
-        assert len(a) == len(second) == 19, "half of the context each"
-
-
 @pytest.mark.parametrize("longest, T", [(1, 8), (8, 8), (9, 16), (57, 61), (61, 61)])
 def test_rows_are_padded_to_a_multiple_of_8_or_the_context(longest, T):
     rows = padded([[5], [7] * longest, []], -1, 61)
@@ -288,9 +278,3 @@ def test_packed_rows_take_the_chosen_runs(packed):
     width = rows["input_ids"].shape[1]
     assert (rows["input_ids"] == everything[chosen][:, :width]).all()
     assert len(packed) == len(everything) > 5
-
-
-def test_packed_rows_cut_long_sentences(bpe):
-    packed = PackedSentences(["Start " + "word " * 100], bpe, 21)
-    rows = packed.rows(np.arange(len(packed)))
-    assert rows["input_ids"].shape == (1, 21) and rows["attention_mask"].all()
