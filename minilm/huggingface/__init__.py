@@ -9,15 +9,13 @@ What each architecture calls its weights stands in `names.py`, what its config.j
 
 import importlib
 
-# `export` reads a run folder, which `checkpoint.py` knows and this room does not.
-_HOMES = dict.fromkeys(("load", "load_config", "download"), "minilm.huggingface.loading")
-_HOMES |= {"export": "minilm.checkpoint"}
-
 __all__ = ["download", "export", "load", "load_config"]
 
 
 def __getattr__(name: str):
     """Import a public name the first time that it is asked for."""
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # `export` reads a run folder, which `checkpoint.py` knows and this room does not.
+    home = "minilm.checkpoint" if name == "export" else "minilm.huggingface.loading"
+    return getattr(importlib.import_module(home), name)

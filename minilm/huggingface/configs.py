@@ -44,46 +44,31 @@ class Layout(NamedTuple):
 
 
 _PRE = dict(norm="pre", embedding_norm=False, final_norm=True)
-_BERT_BASE, _BERT_LARGE, _BART_LARGE = PRESETS["bert-base"], PRESETS["bert-large"], PRESETS["bart-large"]
-_BLENDERBOT = dict(
-    vocab_size=8008, d_model=2560, n_encoder_layer=2, n_decoder_layer=24, n_head=32, d_ff=10240
-)
-_NO_DECODER = {"is_decoder": False, "add_cross_attention": False}
-_BERT_ONLY = {"position_embedding_type": "absolute", "pruned_heads": {}} | _NO_DECODER
-_GPT2_ONLY = {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False}
-_GPT2_ONLY |= {"add_cross_attention": False, "pruned_heads": {}}
-_BART_ONLY = {"tie_word_embeddings": True, "is_decoder": False, "static_position_embeddings": False}
-_BART_ONLY |= {"add_bias_logits": False}
-_BART_POST = {"normalize_before": False, "normalize_embedding": True, "add_final_layer_norm": False}
-_BART_PRE = {"normalize_before": True, "normalize_embedding": False, "add_final_layer_norm": True}
+_ROBERTA = replace(PRESETS["bert-base"], vocab_size=50265, next_sentence=False)
+_MEGATRON = replace(PRESETS["bert-large"], vocab_size=29056, **_PRE)
+_BART_LARGE = replace(PRESETS["bart-large"], attention_dropout=0.0)
+_BLENDERBOT = dict(vocab_size=8008, d_model=2560, n_encoder_layer=2, n_decoder_layer=24, n_head=32)
+_BLENDERBOT = replace(_BART_LARGE, **_PRE, **_BLENDERBOT, d_ff=10240, max_positions=128, position_offset=0)
+_WHOLE = {"pruned_heads": {}}
+_BERT_ONLY = dict(position_embedding_type="absolute", is_decoder=False, add_cross_attention=False) | _WHOLE
+_GPT2_ONLY = dict(scale_attn_weights=True, scale_attn_by_inverse_layer_idx=False, add_cross_attention=False)
+_BOTH_ONLY = dict(tie_word_embeddings=True, is_decoder=False, static_position_embeddings=False)
+_BOTH_ONLY |= dict(add_bias_logits=False)
+_BART_ONLY = dict(normalize_before=False, normalize_embedding=True, add_final_layer_norm=False)
+_BART_ONLY |= dict(extra_pos_embeddings=2) | _BOTH_ONLY
+_PRE_ONLY = dict(normalize_before=True, normalize_embedding=False, add_final_layer_norm=True) | _BOTH_ONLY
 # Both stacks look alike in ours; the keys on the left must say what those on the right say.
 _BOTH = {"decoder_attention_heads": "encoder_attention_heads", "decoder_ffn_dim": "encoder_ffn_dim"}
 
 LAYOUTS: dict[str, Layout] = {
-    "bert": Layout(_BERT, _BERT_BASE, _BERT_ONLY, "BertForPreTraining"),
+    "bert": Layout(_BERT, PRESETS["bert-base"], _BERT_ONLY, "BertForPreTraining"),
     # positions count from pad_token_id + 1, and the table has that many rows more
-    "roberta": Layout(
-        _BERT, replace(_BERT_BASE, vocab_size=50265, next_sentence=False), _BERT_ONLY, "RobertaForMaskedLM"
-    ),
-    "megatron-bert": Layout(
-        _BERT, replace(_BERT_LARGE, vocab_size=29056, **_PRE), _BERT_ONLY, "MegatronBertForPreTraining"
-    ),
-    "distilbert": Layout(_DISTILBERT, PRESETS["distilbert"], {"pruned_heads": {}}, "DistilBertForMaskedLM"),
-    "gpt2": Layout(_GPT2, PRESETS["gpt2"], _GPT2_ONLY, "GPT2LMHeadModel"),
-    "bart": Layout(
-        _BART,
-        replace(_BART_LARGE, attention_dropout=0.0),
-        _BART_ONLY | _BART_POST | {"extra_pos_embeddings": 2},
-        "BartForConditionalGeneration",
-    ),
-    "blenderbot": Layout(
-        _BART,
-        replace(
-            _BART_LARGE, attention_dropout=0.0, max_positions=128, position_offset=0, **_PRE, **_BLENDERBOT
-        ),
-        _BART_ONLY | _BART_PRE,
-        "BlenderbotForConditionalGeneration",
-    ),
+    "roberta": Layout(_BERT, _ROBERTA, _BERT_ONLY, "RobertaForMaskedLM"),
+    "megatron-bert": Layout(_BERT, _MEGATRON, _BERT_ONLY, "MegatronBertForPreTraining"),
+    "distilbert": Layout(_DISTILBERT, PRESETS["distilbert"], _WHOLE, "DistilBertForMaskedLM"),
+    "gpt2": Layout(_GPT2, PRESETS["gpt2"], _GPT2_ONLY | _WHOLE, "GPT2LMHeadModel"),
+    "bart": Layout(_BART, _BART_LARGE, _BART_ONLY, "BartForConditionalGeneration"),
+    "blenderbot": Layout(_BART, _BLENDERBOT, _PRE_ONLY, "BlenderbotForConditionalGeneration"),
 }
 
 

@@ -7,10 +7,9 @@
     encoder-decoder, post-norm, embedding norm      bart
     encoder-decoder, pre-norm, final norm           blenderbot
 
-Sinusoids are written as a table of positions, which they are. What no class of transformers computes is
-refused, with the flags that make a model which can be exported. A BPE becomes tokenizer.json, the format of
-the Rust library `tokenizers`; a WordPiece becomes vocab.txt. Called as by default, with special tokens, they
-put [CLS] before and [SEP] behind a text, as the model had it in training. Our objectives also put a space
+What no class of transformers computes is refused, with the flags that make a model which can be exported. A
+BPE becomes tokenizer.json, the format of the Rust library `tokenizers`; a WordPiece becomes vocab.txt. By
+default they put [CLS] before and [SEP] behind a text, as it was in training. Our objectives also put a space
 before each text that they encode with a BPE: give it there too.
 """
 
@@ -36,20 +35,15 @@ ROLES = dict(cls="[CLS]", sep="[SEP]", pad="[PAD]", mask="[MASK]", unk="[UNK]", 
 
 
 def export_model(model, tokenizer, folder: str | Path, frame: Frame, name: str = "the model") -> list[str]:
-    """Write a folder that `transformers.AutoModel...from_pretrained` and `AutoTokenizer` open.
+    """Write a folder that transformers' AutoModel and AutoTokenizer open; return, and tell, what is left out.
 
-    Returns:
-        notes on what could not go along, which also go to stderr.
-
-    Raises:
-        UserError: where `folder` holds anything, or transformers has no model like this one.
+    UserError where `folder` holds anything, or transformers has no model like this one.
     """
     folder, config = Path(folder), model.config
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} exists already: choose another name")
     kind = target(config, tokenizer, name)
     tensors, notes = their_tensors(model, kind)
-    make_folder(folder)
+    if not make_folder(folder) and (folder.is_file() or any(folder.iterdir())):
+        raise UserError(f"{folder} exists already: choose another name")
     if tokenizer is not None:
         frame = (None, None) if config.kind == "decoder" else frame
         write_tokenizer(tokenizer, folder, frame, config.max_positions)
@@ -61,10 +55,7 @@ def export_model(model, tokenizer, folder: str | Path, frame: Frame, name: str =
 
 
 def target(config: ModelConfig, tokenizer, name: str) -> str:
-    """Return the model type that computes what our model does.
-
-    UserError, with the flags to train with instead, where there is none.
-    """
+    """Return the model type that computes what ours does; UserError, with flags that help, without one."""
     kind, post = config.kind, config.norm == "post"
     needed = {
         "--positions learned": config.positions == "alibi",
@@ -118,10 +109,8 @@ def their_tensors(model, kind: str) -> tuple[dict[str, Tensor], list[str]]:
         state["encoder.embeddings.segment.weight"] = torch.zeros(1, config.d_model)
     if encoder and not config.head_transform:
         state = {name: tensor for name, tensor in state.items() if not name.startswith("vocabulary.")}
-        notes.append(
-            "without its vocabulary head: there it has a dense layer, which --head-transform trains; "
-            "the encoder is whole"
-        )
+        head = "there it has a dense layer, which --head-transform trains; the encoder is whole"
+        notes.append(f"without its vocabulary head: {head}")
     elif kind != "gpt2":
         state.setdefault("vocabulary.bias", torch.zeros(config.vocab_size))
     if encoder and not config.pooler and kind in ("bert", "megatron-bert"):
@@ -146,10 +135,7 @@ def special_ids(tokenizer, kind: str, config: ModelConfig) -> dict:
 
 
 def write_tokenizer(tokenizer: BPE | WordPiece, folder: Path, frame: Frame, longest: int) -> None:
-    """Write the tokenizer's files.
-
-    UserError for a BPE with a pattern of its own, which the Rust library may read otherwise than Python.
-    """
+    """Write the tokenizer's files; UserError for a BPE with a pattern, which Rust may read otherwise."""
     roles = ROLES if "[CLS]" in tokenizer.special_tokens else ROLES | {"eos": "<|endoftext|>"}
     settings = {"model_max_length": longest}
     for role, ours in roles.items():
@@ -175,26 +161,17 @@ def rust_tokenizer(bpe: BPE, frame: Frame) -> dict:
     vocab = {token_name(token): i for i, token in bpe.vocab.items() if i not in taken} | specials
     byte_level = dict(type="ByteLevel", add_prefix_space=False, trim_offsets=True, use_regex=True)
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False) | {"special": True}
-    model = dict.fromkeys(("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix"))
-    model |= dict.fromkeys(("fuse_unk", "byte_fallback", "ignore_merges"), False)
     by_id = lambda item: item[1]
+    merges = [[token_name(a), token_name(b)] for a, b in bpe.merges]
     return dict(
         version="1.0",
-        truncation=None,
-        padding=None,
         added_tokens=[
             {"id": i, "content": token, **flags} for token, i in sorted(specials.items(), key=by_id)
         ],
-        normalizer=None,
         pre_tokenizer=byte_level,
         post_processor=template(bpe, frame),
         decoder=byte_level,
-        model=dict(
-            type="BPE",
-            **model,
-            vocab=dict(sorted(vocab.items(), key=by_id)),
-            merges=[[token_name(a), token_name(b)] for a, b in bpe.merges],
-        ),
+        model=dict(type="BPE", vocab=dict(sorted(vocab.items(), key=by_id)), merges=merges),
     )
 
 

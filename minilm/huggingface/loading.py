@@ -1,8 +1,7 @@
 """A Hugging Face folder, or hf:NAME, which is downloaded first -> our model and tokenizer.
 
-What the weights have and has no place in the model is an error, as is what the model needs and they lack. The
-heads of pre-training alone may be missing, as they are in many published files: they are drawn at random, and
-that is said.
+What the weights have and has no place in the model is an error, as is what the model needs and they lack; the
+heads of pre-training alone may be missing, as they are in many published files.
 
 A download is kept in MINILM_CACHE, else ~/.cache/minilm. A file takes its name there when its size, and if it
 is large its SHA-256, are what the server lists. download.json, written last, says that the folder is whole;
@@ -47,14 +46,11 @@ FUSED = re.compile(r"(transformer\.h\.\d+\.attn\.c_attn)\.(weight|bias)")  # q, 
 
 
 def load(path: str | Path, device: str = "cpu") -> tuple[nn.Module, object]:
-    """Return (model, tokenizer) of a Hugging Face folder or of "hf:NAME", the model in evaluation mode.
+    """Return (model, tokenizer or None) of a Hugging Face folder or "hf:NAME", the model in evaluation mode.
 
-    The tokenizer is None where the folder has none. What is missing and drawn at random, and what the folder
-    says that has no meaning here, goes to stderr.
-
-    Raises:
-        UserError: for an unknown model type, a value that we cannot express, and weights that are missing,
-            unexpected, damaged or of another shape; the message names them.
+    What is missing and drawn at random, and what the folder says that has no meaning here, goes to stderr.
+    UserError for an unknown model type, a value that we cannot express, and weights that are missing,
+    unexpected, damaged or of another shape; the message names them.
     """
     folder, values, config, tensors = read_folder(path)
     model = build(config)
@@ -89,10 +85,7 @@ def read_folder(path: str | Path) -> tuple[Path, dict, ModelConfig, dict[str, Te
 
 
 def fill(model: nn.Module, tensors: dict[str, Tensor], kind: str, folder: Path) -> list[str]:
-    """Copy the weights into the model; return notes on what is drawn at random, or was left out.
-
-    UserError unless every name and every shape fits.
-    """
+    """Copy the weights into the model, unless a name or a shape is wrong; tell what is drawn at random."""
     names, state = NAMES[kind], model.state_dict()
     theirs = {their_name(ours, names): ours for ours in state}
     found = unpack(without_copies(tensors, names, set(theirs)), kind, model.config)
@@ -104,13 +97,11 @@ def fill(model: nn.Module, tensors: dict[str, Tensor], kind: str, folder: Path) 
 
 
 def without_copies(tensors: dict[str, Tensor], names: Names, wanted: set[str]) -> dict[str, Tensor]:
-    """Leave out the second names of tied weights; where a file has only the second name, use that.
-
-    Of an untied head the bias inside the matrix is the one that transformers adds.
-    """
+    """Leave out the second names of tied weights; where a file has only the second name, use that."""
     tensors = dict(tensors)
     for copy, name in names.copies.items():
         if copy in tensors and copy not in wanted:
+            # of an untied head the bias inside the matrix is the one that transformers adds
             untied = copy.replace(".bias", ".weight") in wanted
             tensors[name] = tensors[copy] if untied else tensors.get(name, tensors[copy])
             del tensors[copy]
@@ -156,19 +147,16 @@ def pack(tensors: dict[str, Tensor], kind: str) -> dict[str, Tensor]:
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """Return the tensors of a folder by their names in it: one file, or several that an index lists.
-
-    UserError where there is none, a shard is missing, or a file is damaged.
-    """
+    """Return the tensors of a folder by their names in it: one file, or several that an index lists."""
     name = next((name for name in FILES if (folder / name).exists()), None)
     if name is None:
         raise UserError(f"{folder}: no weights in it; expected one of {', '.join(FILES)}")
-    listed, tensors = weight_map(folder / name) if name.endswith(INDEX) else {}, {}
-    for file in dict.fromkeys(listed.values()) if name.endswith(INDEX) else [name]:
+    listed, tensors = weight_map(folder / name) if name.endswith(INDEX) else None, {}
+    for file in [name] if listed is None else dict.fromkeys(listed.values()):
         if not (folder / file).exists():
             raise UserError(f"{folder}: the shard {file} is missing")
         tensors |= read_tensors(folder / file) if file.endswith(".safetensors") else unpickled(folder / file)
-    if absent := [tensor for tensor in listed if tensor not in tensors]:
+    if absent := [tensor for tensor in listed or () if tensor not in tensors]:
         raise UserError(f"{folder}: {absent[0]} is not in {listed[absent[0]]}, where {name} says it is")
     return tensors
 

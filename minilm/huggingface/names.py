@@ -36,7 +36,7 @@ decoder.norm                 -                                 ln_f  decoder.lay
 pooler                       pooler.dense                      -     -
 """)
 # Inside a block. GPT-2 has q, k and v in one matrix, and every matrix turned: `loading.py` sees to that.
-_BERT_BLOCK, _DISTILBERT_BLOCK, _GPT2_BLOCK, _BART_BLOCK = columns("""
+_BERT_BLOCK, _DISTIL_BLOCK, _GPT2_BLOCK, _BART_BLOCK = columns("""
 self_attention.q      attention.self.query        attention.q_lin    attn.c_attn.q  self_attn.q_proj
 self_attention.k      attention.self.key          attention.k_lin    attn.c_attn.k  self_attn.k_proj
 self_attention.v      attention.self.value        attention.v_lin    attn.c_attn.v  self_attn.v_proj
@@ -52,7 +52,7 @@ feed_forward.down     output.dense                ffn.lin2           mlp.c_proj 
 feed_forward_norm     output.LayerNorm            output_layer_norm  ln_2           final_layer_norm
 """)
 # The heads, which have no prefix; of `vocabulary` itself there is a bias.
-_BERT_HEADS, _ROBERTA_HEADS, _DISTILBERT_HEADS, _GPT2_HEADS, _BART_HEADS = columns("""
+_BERT_HEADS, _ROBERTA_HEADS, _DISTIL_HEADS, _GPT2_HEADS, _BART_HEADS = columns("""
 vocabulary.dense  cls.predictions.transform.dense     lm_head.dense      vocab_transform  -       -
 vocabulary.norm   cls.predictions.transform.LayerNorm lm_head.layer_norm vocab_layer_norm -       -
 vocabulary        cls.predictions                     lm_head            vocab_projector  -       final_logits
@@ -76,32 +76,21 @@ def names(prefix: str, outside: dict, stacks: dict, block: dict, heads: dict, *s
     return Names(table, prefix, copies)
 
 
-_LAYER = {"encoder": "encoder.layer"}
 # BERT with the norms before the parts (Shoeybi et al. 2019, "Megatron-LM"): our pre-norm encoders.
 _MEGATRON_BLOCK = _BERT_BLOCK | {"self_attention_norm": "attention.ln", "feed_forward_norm": "ln"}
-_BART_NAMES = names(
-    "model.",
-    _BART,
-    {"encoder": "encoder.layers", "decoder": "decoder.layers"},
-    _BART_BLOCK,
-    _BART_HEADS,
-    *("model.encoder.embed_tokens", "model.decoder.embed_tokens", "lm_head"),
-)
+_LAYER, _DISTIL, _H = {"encoder": "encoder.layer"}, {"encoder": "transformer.layer"}, {"decoder": "h"}
+_LAYERS = {"encoder": "encoder.layers", "decoder": "decoder.layers"}
+_SHARED = ("model.encoder.embed_tokens", "model.decoder.embed_tokens", "lm_head")
+
 NAMES: dict[str, Names] = {
     "bert": names("bert.", _BERT, _LAYER, _BERT_BLOCK, _BERT_HEADS, "cls.predictions.decoder"),
     "megatron-bert": names("bert.", _BERT, _LAYER, _MEGATRON_BLOCK, _BERT_HEADS, "cls.predictions.decoder"),
     "roberta": names("roberta.", _BERT, _LAYER, _BERT_BLOCK, _ROBERTA_HEADS, "lm_head.decoder"),
-    "distilbert": names(
-        "distilbert.",
-        _BERT,
-        {"encoder": "transformer.layer"},
-        _DISTILBERT_BLOCK,
-        _DISTILBERT_HEADS,
-        "vocab_projector",
-    ),
-    "gpt2": names("transformer.", _GPT2, {"decoder": "h"}, _GPT2_BLOCK, _GPT2_HEADS, "lm_head"),
-    "bart": _BART_NAMES,
-    "blenderbot": _BART_NAMES,  # a BART with the norms before the parts (Roller et al. 2021)
+    "distilbert": names("distilbert.", _BERT, _DISTIL, _DISTIL_BLOCK, _DISTIL_HEADS, "vocab_projector"),
+    "gpt2": names("transformer.", _GPT2, _H, _GPT2_BLOCK, _GPT2_HEADS, "lm_head"),
+    "bart": names("model.", _BART, _LAYERS, _BART_BLOCK, _BART_HEADS, *_SHARED),
+    # a BART with the norms before the parts (Roller et al. 2021)
+    "blenderbot": names("model.", _BART, _LAYERS, _BART_BLOCK, _BART_HEADS, *_SHARED),
 }
 
 # Numbers that are no weights: the positions 0, 1, 2, ..., GPT-2's causal mask, BART's number of a version.

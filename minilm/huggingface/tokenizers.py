@@ -5,8 +5,7 @@
     tokenizer.json              either, in one file
     tokenizer_config.json, special_tokens_map.json, added_tokens.json: switches and special tokens
 
-Our code asks for [CLS], [SEP], [PAD], [MASK] and <|endoftext|>. A vocabulary that calls them otherwise gets
-aliases, by the table ROLES.
+A vocabulary that calls [CLS], [SEP], [PAD], [MASK] and <|endoftext|> otherwise gets aliases by ROLES.
 """
 
 from pathlib import Path
@@ -18,14 +17,8 @@ from ..tokenizer.wordpiece import WordPiece
 
 # Our name -> the roles, in transformers' words, of which the first that the vocabulary has plays it. GPT-2
 # has one special token, which begins, ends and fills; the attention mask alone tells padding from text.
-ROLES = {
-    "[CLS]": ("cls", "bos", "eos"),
-    "[SEP]": ("sep", "eos"),
-    "[PAD]": ("pad", "eos"),
-    "[MASK]": ("mask",),
-    "[UNK]": ("unk",),
-    "<|endoftext|>": ("eos", "sep"),
-}
+ROLES = {"[CLS]": ("cls", "bos", "eos"), "[SEP]": ("sep", "eos"), "[PAD]": ("pad", "eos")}
+ROLES |= {"[MASK]": ("mask",), "[UNK]": ("unk",), "<|endoftext|>": ("eos", "sep")}
 # The decoder of an encoder-decoder may start from another token than [CLS]: that is [START] then.
 DECODER_START = {"bart": 2, "blenderbot": 1}  # decoder_start_token_id, where config.json does not say it
 # What plays a role where no file of the folder says.

@@ -1,7 +1,4 @@
-"""What BPE and WordPiece share: special tokens and their aliases, decoding, a cache of words, one JSON file.
-
-The two differ in what a word is (`words`) and in how it becomes ids (`encode_word`).
-"""
+"""What BPE and WordPiece share: special tokens and aliases, decoding, a cache of words, one JSON file."""
 
 import json
 import operator
@@ -14,18 +11,18 @@ from pathlib import Path
 from ..plumbing.errors import UserError, suggest
 from ..plumbing.folders import atomic_write, read_json
 
+AS_TEXT = ("utf-8", "surrogateescape")  # bytes in JSON: a byte xx that is no UTF-8 becomes \udcxx
 CACHE = 2**15  # distinct words whose ids are remembered: most words of a text are among its commonest
 
 
 class Tokenizer:
-    """Base of both. `vocab`: id -> the bytes it stands for. UserError for an alias of no special token.
+    """They differ in what a word is (`words`) and how it becomes ids (`encode_word`). `vocab`: id -> bytes.
 
     Our code asks for [CLS], [SEP], [PAD], [MASK] and <|endoftext|>; where a published vocabulary has <s> and
-    </s> for these parts, its `aliases` say so.
+    </s> for these parts, its `aliases` say so. UserError for an alias of no special token.
     """
 
-    FORMAT: str  # "format" in the file that `save` writes, and the arguments that it holds:
-    SAVED: tuple[str, ...]
+    FORMAT, SAVED = "", ()  # "format" in the file, and which of the constructor's arguments it holds
 
     def __init__(self, vocab: dict[int, bytes], special_ids: dict[str, int], aliases: dict[str, str] | None):
         self.vocab, self.special_tokens, self.aliases = vocab, tuple(special_ids), dict(aliases or {})
@@ -73,10 +70,10 @@ class Tokenizer:
         return self.decode_bytes(ids).decode("utf-8", "replace")
 
     def save(self, path: str | Path) -> None:
-        """Write, or replace, one JSON file, atomically. A byte xx that is no UTF-8 is written \\udcxx."""
+        """Write, or replace, one JSON file, atomically."""
         data = {"format": self.FORMAT} | {name: getattr(self, name) for name in self.SAVED}
         options = dict(ensure_ascii=False, separators=(",\n", ": "))
-        text = json.dumps(data, default=lambda token: token.decode("utf-8", "surrogateescape"), **options)
+        text = json.dumps(data, default=lambda token: token.decode(*AS_TEXT), **options)
         atomic_write(path, text.encode("utf-8", "backslashreplace") + b"\n")  # writes \udcxx as JSON does
 
     @classmethod

@@ -1,8 +1,7 @@
 """Byte-level byte-pair encoding: text -> words (pre-tokens) -> bytes -> merges -> ids.
 
 Sennrich, Haddow and Birch 2016 (arXiv 1508.07909, section 3.2), over bytes as in GPT-2 (Radford et al. 2019,
-section 2.2). `train_naive` learns which neighbours to join, and is the one to read; `train_fast` finds the
-same merges sooner; `BPE` joins them.
+section 2.2). `train_naive` learns which neighbours to join, `train_fast` the same sooner, `BPE` joins them.
 """
 
 import json
@@ -15,7 +14,7 @@ from itertools import chain, pairwise
 from pathlib import Path
 
 from ..plumbing.errors import UserError
-from .base import Tokenizer
+from .base import AS_TEXT, Tokenizer
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "<|endoftext|>")
 CHUNK = 2**14  # characters that `encode_iterable` looks at together
@@ -40,10 +39,7 @@ def _stand_in(match: re.Match) -> str:
 
 
 def pre_tokens(text: str, pattern: re.Pattern | None = None) -> list[str]:
-    """Cut a text into the words that no merge crosses; joined, they are the text.
-
-    Without `pattern`: GPT-2's. With one: its matches, and whatever stands between two matches.
-    """
+    """Cut a text into words that no merge crosses: GPT-2's, or the matches of `pattern` and all between."""
     if pattern is None and text.isascii():
         return GPT2_PATTERN.findall(text)
     shape = re.sub(r"[^\x00-\x7f]", _stand_in, text) if pattern is None else text
@@ -84,10 +80,7 @@ def train_naive(words: dict[bytes, int], n_merges: int) -> list[tuple[bytes, byt
 
 
 def train_fast(words: dict[bytes, int], n_merges: int, cut=None) -> list[tuple[bytes, bytes]]:
-    """Learn what `train_naive` does: count once, then recount only the words that hold the joined pair.
-
-    `cut` says which tokens a word starts as; none: its bytes.
-    """
+    """Learn what `train_naive` does, but recount only words with the joined pair; `cut`: word -> tokens."""
 
     def ranked(pair: tuple[bytes, bytes]) -> tuple:
         # A heap gives its smallest first, so all is negated: the most frequent pair, then the greatest. The 1
@@ -125,10 +118,10 @@ def train_fast(words: dict[bytes, int], n_merges: int, cut=None) -> list[tuple[b
 
 
 class BPE(Tokenizer):
-    """A tokenizer: `vocab` (id -> bytes), `merges` (pairs of bytes in the order learnt), `special_tokens`.
+    """`vocab`: id -> bytes. `merges`: pairs of bytes in the order learnt. `pattern`: see `pre_tokens`.
 
-    A special token that `vocab` lacks gets the next free id. `pattern`, of Python's `re`, finds the words
-    (None: GPT-2's). UserError: no id for a byte or merge, specials repeated or of one byte, bad pattern.
+    A special token that `vocab` lacks gets the next free id. UserError for one that is repeated or of one
+    byte, for a byte or merge without an id, and for a bad pattern.
     """
 
     FORMAT = "minilm byte-level BPE 1"
@@ -158,7 +151,7 @@ class BPE(Tokenizer):
         """Learn `vocab_size` ids from an iterable of str, fewer if no pair is left. `learn`: fast or naive.
 
         Ids: special tokens in their order, the 256 bytes, the merges. A special token cuts a text and is not
-        learnt from. UserError: `vocab_size` below 256 + special tokens, a text without UTF-8, and as `BPE`.
+        learnt from. UserError: `vocab_size` below 256 + special tokens, and as `BPE` and `words`.
         """
         start = [token.encode() for token in special_tokens] + BYTES
         if vocab_size < len(start):
@@ -169,10 +162,11 @@ class BPE(Tokenizer):
 
     def extend(self, texts, n_new: int) -> "BPE":
         """Return a BPE with up to `n_new` more tokens, learnt from `texts`; the old ids stay as they are."""
-        words, known = self.count_words(texts), set(self.vocab.values())
-        merges = train_fast(
-            words, n_new, lambda word: [self.vocab[i] for i in self.encode_word(word.decode())]
+        known, cut = (
+            {*self.vocab.values()},
+            lambda word: [self.vocab[i] for i in self.encode_word(word.decode())],
         )
+        merges = train_fast(self.count_words(texts), n_new, cut)
         new = [token for token in dict.fromkeys(a + b for a, b in merges) if token not in known]
         vocab = self.vocab | dict(enumerate(new, start=self.vocab_size))
         return BPE(vocab, self.merges + merges, self.special_tokens, self.pattern, self.aliases)
@@ -190,8 +184,8 @@ class BPE(Tokenizer):
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            found = f"{text[error.start]!r} after {text[: error.start][-20:]!r}"
-            raise UserError(f"a lone surrogate, {found}: read the text anew, with errors='replace'") from None
+            found = f"a lone surrogate, {text[error.start]!r} after {text[: error.start][-20:]!r}"
+            raise UserError(f"{found}: read the text anew, with errors='replace'") from None
         return pre_tokens(text, self._pattern)
 
     def encode_word(self, word: str) -> tuple[int, ...]:
@@ -215,8 +209,8 @@ class BPE(Tokenizer):
     def encode_iterable(self, iterable: Iterable[str], allow_special: bool = True) -> Iterator[int]:
         """Yield the ids that `encode` gives for the joined strings (lines of a file, say), cut anywhere.
 
-        Memory: the cache, `CHUNK` characters, the longest two words (a megabyte without a space is one).
-        This holds for a `pattern` that never looks behind its match, nor ahead past the next two words.
+        Memory: the cache, `CHUNK` characters, the longest two words (a megabyte without a space is one). A
+        `pattern` may not look behind its match, nor ahead past the next two words.
         """
         waiting, enough = "", CHUNK
         for chunk in iterable:
@@ -243,12 +237,9 @@ class BPE(Tokenizer):
     @staticmethod
     def read(data: dict) -> dict:
         """Return the arguments of the constructor: text becomes bytes, \\udcxx the byte xx."""
-
-        def token(text: str) -> bytes:
-            return text.encode("utf-8", "surrogateescape")
-
-        vocab = {int(i): token(text) for i, text in data["vocab"].items()}
-        return data | dict(vocab=vocab, merges=[(token(a), token(b)) for a, b in data["merges"]])
+        vocab = {int(i): text.encode(*AS_TEXT) for i, text in data["vocab"].items()}
+        merges = [(a.encode(*AS_TEXT), b.encode(*AS_TEXT)) for a, b in data["merges"]]
+        return data | dict(vocab=vocab, merges=merges)
 
     @classmethod
     def from_gpt2(cls, vocab_json, merges_txt, special_tokens=("<|endoftext|>",), aliases=None) -> "BPE":
@@ -261,20 +252,14 @@ class BPE(Tokenizer):
 
     @classmethod
     def from_names(cls, ids: dict[str, int], merges: list, special_tokens=(), aliases=None) -> "BPE":
-        """Build from what GPT-2's files hold: ids by name, and merges, the lines "a b" or pairs.
-
-        Special tokens stand there as plain text. TypeError for a character that stands for no byte.
-        """
+        """Build from ids and merges as in GPT-2's files, where special tokens stand as plain text."""
         byte_of = {character: byte for byte, character in enumerate(BYTE_CHARACTERS)}
         token_of = {name: bytes(map(byte_of.get, name)) for name in ids.keys() - {*special_tokens}}
         token_of |= {name: name.encode() for name in special_tokens}
         vocab = {i: token_of[name] for name, i in ids.items()}
-        pairs = []
-        for merge in merges:
-            if merge and merge[:9] != "#version:":  # the first line; the last one is empty
-                a, b = merge.split(" ") if isinstance(merge, str) else merge
-                pairs.append((token_of[a], token_of[b]))
-        return cls(vocab, pairs, special_tokens, aliases=aliases)
+        merges = [merge for merge in merges if merge and merge[:9] != "#version:"]  # the first line
+        pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in merges)
+        return cls(vocab, [(token_of[a], token_of[b]) for a, b in pairs], special_tokens, aliases=aliases)
 
 
 def token_name(token: bytes) -> str:

@@ -1,10 +1,8 @@
-"""Whole texts, and pairs of texts, as the rows of ids that a trained model knows.
+"""Whole texts, and pairs of texts, as the rows of ids that a trained model knows from its pre-training.
 
-    encoder            [CLS] text [SEP]    [CLS] text A [SEP] text B [SEP], marked 0 ... 0 1 ... 1
-    decoder            <|endoftext|> text <|endoftext|>
-    encoder-decoder    [CLS] text [SEP]
-
-A text looks as it did in pre-training: a trained model is of little use on rows of another make.
+encoder            [CLS] text [SEP]    [CLS] text A [SEP] text B [SEP], marked 0 ... 0 1 ... 1
+decoder            <|endoftext|> text <|endoftext|>
+encoder-decoder    [CLS] text [SEP]
 """
 
 from array import array
@@ -46,10 +44,7 @@ class RaggedRows:
         return self.ids[self.edges[:-1][i] : self.edges[1:][i]].tolist()
 
     def padded(self, chosen: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Return the rows `chosen` (B,) as ids (B, T), padded on the right, and which are real (B, T).
-
-        Pairs of rows, (B, 2), come as (B, 2, T).
-        """
+        """Return rows (B,) as ids (B, T), padded on the right, and which are real; (B, 2) as (B, 2, T)."""
         chosen = np.asarray(chosen)
         lengths = self.lengths[chosen][..., None]  # (B, 1)
         column = np.arange(lengths.max())  # (T,)
@@ -74,23 +69,21 @@ def alike(lengths: Sequence[int], batch_size: int) -> list[np.ndarray]:
 
 
 def text_rows(tokenizer, config: ModelConfig, texts: Sequence[str], seconds=None, longest=None) -> RaggedRows:
-    """Return each text, or each text with the one in `seconds` of the same index, as a row.
+    """Return each text, or pair with one of `seconds`, as a row of at most `longest` tokens (none: all).
 
-    `longest`: tokens of a row, special ones included; none: all positions of the model. Longer texts are cut
-    at their end. UserError where it leaves no room for a token, or is more than the model's positions.
+    Longer texts are cut at their end. UserError where no token fits, or more than the model has positions.
     """
     longest, n_text = config.max_positions if longest is None else longest, 1 if seconds is None else 2
-    n_special = len(framed(tokenizer, config, *[[]] * n_text)[0])
-    least = n_special + n_text
-    if not least <= longest <= config.max_positions:
-        raise UserError(f"--context {longest}: a row must have from {least} to {config.max_positions} tokens")
-    rows, n_cut, room = [], 0, longest - n_special
+    room = longest - len(framed(tokenizer, config, *[[]] * n_text)[0])
+    if room < n_text or longest > config.max_positions:
+        limits = f"{longest - room + n_text} to {config.max_positions}"
+        raise UserError(f"--context {longest}: a row must have from {limits} tokens")
+    rows, n_cut = [], 0
     for i, text in enumerate(texts):
         first = text_ids(tokenizer, config, text)
         second = [] if seconds is None else text_ids(tokenizer, config, seconds[i])
         n_cut += len(first) + len(second) > room
-        # The longer of two gives up tokens first, until each has half of the room: `_truncate_seq_pair` of
-        # Devlin et al. 2019's code, without its loop.
+        # The longer of two gives up tokens until each has half of the room: as in Devlin et al. 2019's code.
         first = first[: max(room - len(second), -(-room // 2))]
         second = second[: room - len(first)]
         rows.append(framed(tokenizer, config, first, None if seconds is None else second))
@@ -99,8 +92,7 @@ def text_rows(tokenizer, config: ModelConfig, texts: Sequence[str], seconds=None
 
 def framed(tokenizer, config: ModelConfig, first: list[int], second=None) -> tuple[list[int], int]:
     """Return a row with its special tokens, and how many of its tokens stand before text B."""
-    begin, end = (END, END) if config.kind == "decoder" else ("[CLS]", "[SEP]")
-    begin, end = tokenizer.special_id(begin), tokenizer.special_id(end)
+    begin, end = map(tokenizer.special_id, (END, END) if config.kind == "decoder" else ("[CLS]", "[SEP]"))
     if second is None:
         return [begin, *first, end], len(first) + 2
     # Liu et al. 2019 and Lewis et al. 2020, whose [SEP] is </s>, put two of them between texts.
@@ -131,15 +123,12 @@ def prompt_ids(tokenizer, config: ModelConfig, prompt: str) -> list[int]:
 
 def word_ids(tokenizer, config: ModelConfig, words: Sequence[str]) -> list[list[int]]:
     """Return the tokens of each word as in a text: a space before it, not before a full stop; maybe none."""
-    pieces = [text_ids(tokenizer, config, word) for word in words[:1]]
-    for word in words[1:]:
-        space = "" if word.startswith(NO_SPACE_BEFORE) else " "
-        pieces.append(tokenizer.encode(space + word, allow_special=False))
-    return pieces
+    first = [text_ids(tokenizer, config, word) for word in words[:1]]
+    others = (word if word.startswith(NO_SPACE_BEFORE) else " " + word for word in words[1:])
+    return first + [tokenizer.encode(word, allow_special=False) for word in others]
 
 
 def decoder_begin(tokenizer) -> list[int]:
-    """Return the ids from which an encoder-decoder's decoder starts: [CLS], of a published BART </s> <s>."""
-    # BART's own loss shifts its labels so.
+    """Return what an encoder-decoder's decoder starts from: [CLS]; BART shifts its labels by </s> <s>."""
     start = [tokenizer.special_id("[START]")] if "[START]" in tokenizer.aliases else []
     return [*start, tokenizer.special_id("[CLS]")]

@@ -2,8 +2,7 @@
 
 Sources: Devlin et al. 2019 and the authors' code (basic tokenization); Wu et al. 2016, "Google's Neural
 Machine Translation System", section 4.1 (word pieces). Spaces are not tokens, so a text does not come back
-exactly. What a character is, the running Python's Unicode says; the Rust library `tokenizers` asks that of
-2015 and differs in some five hundred characters.
+exactly. The Unicode is that of the running Python; that of the Rust library `tokenizers` is of 2015.
 """
 
 import unicodedata
@@ -15,8 +14,7 @@ from .base import Tokenizer
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 ALIASES = {"<|endoftext|>": "[SEP]"}  # only [SEP] ends anything in BERT, so it separates documents too
 LONGEST_WORD = 100  # characters; a longer word is [UNK]
-# Blocks of ideographs, each of which is a word of its own. The authors' code also has U+2B820 to U+2B91F; the
-# Rust library `tokenizers`, which publishes most vocabularies today, begins at U+2B920, and so do we.
+# Blocks of ideographs, each a word, as in the Rust library; the authors' code also has U+2B820 to U+2B91F.
 IDEOGRAPHS = ((0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F), (0x2B740, 0x2B81F))
 IDEOGRAPHS += ((0x2B920, 0x2CEAF), (0xF900, 0xFAFF), (0x2F800, 0x2FA1F))
 
@@ -54,9 +52,8 @@ class WordPiece(Tokenizer):
         self.chinese_characters = chinese_characters
         self._strips = lower_case if strip_accents is None else strip_accents
         self._ids = {token: i for i, token in enumerate(self.tokens)}
-        for token in special_tokens:
-            if token not in self._ids:
-                raise UserError(f"the vocabulary of {len(tokens)} tokens lacks the special token {token!r}")
+        if lacking := [token for token in special_tokens if token not in self._ids]:
+            raise UserError(f"the vocabulary of {len(tokens)} tokens lacks the special token {lacking[0]!r}")
         special_ids = {token: self._ids[token] for token in special_tokens}
         vocab = {}  # what an id stands for: "##ing" is b"ing", "go" begins a word, b" go"; "," has no space
         for i, token in enumerate(self.tokens):
@@ -65,7 +62,6 @@ class WordPiece(Tokenizer):
             vocab[i] = (" " * begins + text).encode("utf-8", "replace")
         super().__init__(vocab, special_ids, ALIASES if aliases is None else aliases)
         self._unknown = self.special_id("[UNK]")
-        self._longest = max(map(len, self.tokens))
         self._clean, self._shape = CharacterTable(self._clean_rule), CharacterTable(self._shape_rule)
 
     def words(self, text: str) -> list[str]:
@@ -96,14 +92,11 @@ class WordPiece(Tokenizer):
         return character.lower() if self.lower_case else character
 
     def encode_word(self, word: str) -> tuple[int, ...]:
-        """Return the ids of a word: each time the longest piece that fits (greedy, from the left).
-
-        A word of which some part is in no piece is [UNK] as a whole.
-        """
+        """One word -> ids, each time the longest piece that fits; [UNK] where some part is in no piece."""
         ids, start = [], 0
         while start < len(word) <= LONGEST_WORD:
             prefix = "##" if start else ""  # a piece that goes on: no token is needed for the spaces then
-            for end in range(min(len(word), start + self._longest), start, -1):
+            for end in range(len(word), start, -1):
                 if (found := self._ids.get(prefix + word[start:end])) is not None:
                     break
             else:
