@@ -11,11 +11,11 @@ import small
 
 import extract
 import minilm
-from minilm.extraction import feature_files
-from minilm.extraction.feature_files import read_examples
+from minilm.extraction import run
 from minilm.extraction.features import embed
-from minilm.extraction.probe_table import RESULTS
+from minilm.extraction.run import RESULTS, read_examples
 from minilm.plumbing.terminal import exit_code
+from minilm.pretraining import run as pretraining
 
 TINY = "--device cpu --draws 2"
 
@@ -24,8 +24,8 @@ TINY = "--device cpu --draws 2"
 def _here(tmp_path, monkeypatch):
     """Work in a folder of its own, with a model, labelled texts and a small world."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(feature_files, "WORLD_TRAIN", 24)
-    monkeypatch.setattr(feature_files, "WORLD_TEST", 12)
+    monkeypatch.setattr(run, "WORLD_TRAIN", 24)
+    monkeypatch.setattr(run, "WORLD_TEST", 12)
     minilm.save(small.model("masked"), small.tokenizer(), "model")
     rows = [(text, "red" if "red" in text else "other") for text in small.documents(30)]
     Path("rows.tsv").write_text("".join(f"{a}\t{b}\n" for a, b in rows), encoding="utf-8")
@@ -51,10 +51,10 @@ def results(folder: str) -> dict:
 
 def test_the_default_probes_the_newest_masked_run_on_the_world(script, monkeypatch):
     asked = []
-    monkeypatch.setattr(extract, "newest_or_train", lambda *given: asked.append(given) or "model")
+    monkeypatch.setattr(pretraining, "newest_or_train", lambda *given: asked.append(given) or "model")
     code, out, err = script("--seed 3", model="")
     assert code == 0, err
-    assert asked == [("masked", 3, "cpu")]
+    assert asked == [("masked", 3, "cpu", None)]
     found = results("runs/features")
     assert {*RESULTS, "seconds", "seed"} <= set(found) and found["seed"] == 3
     assert all(0 <= found[name] <= 1 for name in RESULTS)
@@ -74,10 +74,10 @@ def test_flags_reach_the_vectors(script):
     assert code == 0, err
     model, tokenizer = minilm.load("model")
     with np.load("a/features.npz") as saved:
-        assert saved["texts"].tolist() == read_examples("rows.tsv").texts
+        assert saved["texts"].tolist() == [text for text, _ in read_examples("rows.tsv")]
         expected = embed(model, tokenizer, saved["texts"].tolist(), 0, "max")
         np.testing.assert_allclose(saved["embeddings"], expected, atol=1e-5)
-        assert saved["labels"].tolist() == read_examples("rows.tsv").labels
+        assert saved["labels"].tolist() == [label for _, label in read_examples("rows.tsv")]
     assert not set(RESULTS) & set(results("a"))
 
 

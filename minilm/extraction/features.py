@@ -101,7 +101,11 @@ def pool(states: Sequence[Tensor], real: Tensor | None, how: Reading) -> Tensor:
 
 
 def checked_rows(tokenizer, config: ModelConfig, texts: Sequence[str]) -> RaggedRows:
-    """Return the texts as rows (`tokenizer/rows.py`); UserError without tokenizer and for an empty text."""
+    """Return the texts as rows (`tokenizer/rows.py`), and say how many were cut to the model's positions.
+
+    Raises:
+        UserError: without a tokenizer, and for an empty text.
+    """
     if tokenizer is None:
         raise UserError("the model has no tokenizer: its folder holds none, and text cannot be read without")
     if isinstance(texts, str):
@@ -109,16 +113,15 @@ def checked_rows(tokenizer, config: ModelConfig, texts: Sequence[str]) -> Ragged
     for i, text in enumerate(texts):
         if not text.strip():
             raise UserError(f"text {i} (counted from 0) is empty: there is nothing to read a vector from")
-    rows = text_rows(tokenizer, config, texts)
-    tell_cut(rows, config)
-    return rows
+    return tell_cut(text_rows(tokenizer, config, texts), config)
 
 
-def tell_cut(rows: RaggedRows, config: ModelConfig) -> None:
-    """Say how many texts did not fit into the model's positions."""
+def tell_cut(rows: RaggedRows, config: ModelConfig) -> RaggedRows:
+    """Return the rows, having said how many of their texts did not fit into the model's positions."""
     if rows.n_cut:
         longest = config.max_positions
         print(f"{rows.n_cut} of {len(rows)} texts are longer than {longest} tokens: cut.", file=sys.stderr)
+    return rows
 
 
 def batches_of(lengths: Sequence[int], tokens_per_batch: int) -> list[np.ndarray]:

@@ -1,13 +1,11 @@
-"""Grades extraction/token_features.py: one vector a token, one vector a word."""
+"""Grades extraction/tokens.py: one vector a token, one vector a word."""
 
 import numpy as np
 import pytest
 import small
 import torch
 
-from minilm import world
-from minilm.extraction import token_features
-from minilm.extraction.token_features import extract_tokens, read_tokens, token_columns, word_rows
+from minilm.extraction.tokens import extract_tokens, word_rows
 from minilm.plumbing.errors import UserError
 from minilm.tokenizer.rows import text_rows
 
@@ -51,37 +49,3 @@ def test_tokens_are_those_of_the_row_alone(kind):
         expected = model.hidden_states(torch.tensor([ids]))[1][0].detach()
         assert found.dtype == np.float32 and found.base is None
         np.testing.assert_allclose(found, expected, atol=1e-5)
-
-
-def test_columns_of_a_conll_file(tmp_path):
-    path = tmp_path / "a.conll"
-    path.write_text("Ana B-person\nlikes O\nbread O\n\nRui B-person\nsat O\n", encoding="utf-8")
-    model = MODELS["masked"]
-    tokens = read_tokens(str(path), TOKENIZER, model.config, 0)
-    found = token_columns(model, tokens, -1)
-    assert found["tokens"] == ["Ana", "likes", "bread", "Rui", "sat"]
-    assert found["labels"] == ["B-person", "O", "O", "B-person", "O"]
-    assert found["text_of"].tolist() == [0, 0, 0, 1, 1]
-    states = extract_tokens(model, tokens.rows, -1)
-    np.testing.assert_array_equal(found["embeddings"][3], states[1][1])
-    np.testing.assert_array_equal(found["embeddings"][1], states[0][tokens.columns[0][1]])
-
-
-def test_columns_of_a_text_are_all_its_tokens(tmp_path):
-    path = tmp_path / "a.txt"
-    path.write_text("Ana sat.\n\nRui", encoding="utf-8")
-    model = MODELS["masked"]
-    tokens = read_tokens(str(path), TOKENIZER, model.config, 0)
-    found = token_columns(model, tokens, 0)
-    assert found["labels"] is None
-    assert "".join(found["tokens"]) == "[CLS] Ana sat.[SEP][CLS] Rui[SEP]"
-    assert len(found["embeddings"]) == len(found["tokens"]) == tokens.rows.lengths.sum()
-
-
-def test_the_world_has_tagged_words(monkeypatch):
-    monkeypatch.setattr(token_features, "WORLD_SENTENCES", 3)
-    config = small.model("masked").config
-    tokens = read_tokens("world", TOKENIZER, config, 5)
-    for words, tags, expected in zip(tokens.names, tokens.tags, world.tagging(3, 5), strict=True):
-        assert len(words) == len(tags) < len(expected[0]), "cut at 24 tokens"
-        assert (words, tags) == (expected[0][: len(words)], expected[1][: len(words)])

@@ -1,0 +1,113 @@
+"""Grades extraction/layers.py: what is compared with what, on which texts, with how many labels."""
+
+import numpy as np
+import pytest
+import small
+import torch
+
+from minilm.extraction import layers
+from minilm.extraction.features import POOLINGS, Reading, all_readings, checked_rows, extract
+from minilm.extraction.layers import (
+    Probe,
+    compare_layers,
+    layer_table,
+    random_twin,
+    table_rows,
+    words_as_vectors,
+)
+from minilm.extraction.probe import probe_accuracy
+
+TOKENIZER, MODEL = small.tokenizer(), small.model("masked", seed=4)
+SEEN, UNSEEN = ("bread", "a lamp"), ("pens", "hats")
+
+
+def texts(n: int, words: tuple[str, str], seed: int) -> list[str]:
+    """n texts that tell their class by one of two words, in turn."""
+    names = np.random.default_rng(seed).choice(["Ana", "Rui", "Eva"], n)
+    return [f"{name} sells {words[i % 2]}." for i, name in enumerate(names)]
+
+
+PARTS = [texts(20, SEEN, 0), texts(8, SEEN, 1), texts(8, UNSEEN, 2)]
+ROWS = checked_rows(TOKENIZER, MODEL.config, [text for part in PARTS for text in part])
+Y = [np.arange(n) % 2 for n in (20, 8, 8)]
+PROBE = Probe(Y, n_draw=3, seed=0)
+
+
+def test_vectors_are_cut_into_parts_of_one_scale():
+    x = np.random.default_rng(0).normal(5, 3, (36, 2))
+    found = PROBE.parts(x)
+    assert [len(part) for part in found] == [20, 8, 8]
+    mean, deviation = x[:20].mean(0), x[:20].std(0)
+    np.testing.assert_allclose(found[0], (x[:20] - mean) / deviation, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found[2], (x[28:] - mean) / deviation, rtol=1e-4, atol=1e-5)
+
+
+def test_a_probe_measures_the_part_that_is_asked_for():
+    vectors = words_as_vectors(*PARTS)
+    assert PROBE.accuracy(vectors, "all") == 1, "the word tells the label"
+    assert PROBE.accuracy(vectors, "all", 2) == pytest.approx(0.5, abs=0.3), "words never seen tell nothing"
+    assert PROBE.accuracy(vectors, 2) == probe_accuracy(vectors[0], Y[0], vectors[1], Y[1], 2, 3, 0)
+    assert Probe([Y[0], np.array([1, 1, 0, 1])], 1, 0).chance() == 0.75
+
+
+def test_the_twin_has_other_weights_and_leaves_the_generator_alone():
+    state = torch.get_rng_state()
+    twins = [random_twin(MODEL, seed).tokens.weight for seed in (1, 1, 2)]
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(twins[0], twins[1]) and not torch.equal(twins[0], twins[2])
+    assert twins[0].shape == MODEL.tokens.weight.shape and not torch.equal(twins[0], MODEL.tokens.weight)
+    assert not random_twin(MODEL, 1).training
+
+
+def test_numbers_of_labels_that_a_class_lacks_are_left_out():
+    few = Probe([np.array([0, 0, 0, 1, 1])], 1, 0)
+    assert few.usable_labels((1, 2, 3, "all")) == ([1, 2, "all"], [3])
+    assert few.usable_labels((4, 16)) == (["all"], [4, 16])
+
+
+def test_a_row_for_each_number_of_labels():
+    vectors = words_as_vectors(*PARTS)
+    noise = [x * 0 for x in vectors]
+    rows = PROBE.label_table([vectors, noise], [2, "all"], 1)
+    assert rows == [
+        ("2", PROBE.accuracy(vectors, 2), 0.5, 0.5),
+        ("all", PROBE.accuracy(vectors, "all"), 0.5, 0.5),
+    ]
+    assert PROBE.label_table([vectors], ["all"], 2)[0][1] == PROBE.accuracy(vectors, "all", 2)
+
+
+def test_the_layer_table_takes_as_many_texts_of_each_class(monkeypatch):
+    monkeypatch.setattr(layers, "TABLE_TEXTS", 6)
+    y = np.array([0] * 10 + [1] * 2 + [2] * 10)
+    assert table_rows(y, 1).tolist() == [0, 1, 10, 11, 12, 13]
+    assert table_rows(y, "all").tolist() == [0, 1, 10, 11, 12, 13]
+    assert np.bincount(y[table_rows(y, 5)]).tolist() == [5, 2, 5], "as many as there are labels to draw"
+
+
+def test_each_cell_of_the_layer_table_is_its_readings():
+    readings = all_readings(MODEL.config)
+    accuracy = {one: [i / 10, 0.5] for i, one in enumerate(readings)}
+    header, rows = layer_table(accuracy)
+    assert header == ("layer", *POOLINGS[:4])
+    cells = [f"{i / 10:.3f} (0.500)" for i in range(len(readings))]
+    assert rows == [
+        ("0", *cells[:4]),
+        ("1", *cells[4:8]),
+        ("mean-last-4", "", cells[8], "", ""),
+        ("concat-last-4", "", cells[9], "", ""),
+    ]
+
+
+def test_layers_are_compared_on_the_vectors_of_their_own_texts(monkeypatch):
+    monkeypatch.setattr(layers, "TABLE_TEXTS", 8)
+    twin = random_twin(MODEL, 0)
+    _, rows = compare_layers(MODEL, twin, ROWS, PROBE, 2, dict(tokens_per_batch=64))
+    train, test = table_rows(Y[0], 2), table_rows(Y[1], 1)
+    assert len(train) == len(test) == 8
+    some = checked_rows(TOKENIZER, MODEL.config, [(PARTS[0] + PARTS[1])[i] for i in [*train, *(test + 20)]])
+    smaller = Probe([Y[0][train], Y[1][test]], 3, 0)
+    cells = []
+    for model in (MODEL, twin):
+        (x,) = extract(model, some, [Reading(1, "mean")])
+        cells.append(smaller.accuracy(smaller.parts(x), 2))
+    assert rows[1][2] == f"{cells[0]:.3f} ({cells[1]:.3f})"

@@ -1,0 +1,217 @@
+"""Grades extraction/run.py: which texts and labels are read, how they are split, reported and written."""
+
+from collections import Counter
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import small
+
+from minilm import world
+from minilm.extraction import run
+from minilm.extraction.features import Reading, checked_rows, extract
+from minilm.extraction.layers import Probe, random_twin, words_as_vectors
+from minilm.extraction.run import (
+    RESULTS,
+    classes_of,
+    read_examples,
+    read_parts,
+    report,
+    split_examples,
+    text_columns,
+    token_columns,
+)
+from minilm.extraction.tokens import extract_tokens
+from minilm.plumbing.errors import UserError
+
+TOKENIZER, MODEL = small.tokenizer(), small.model("masked", seed=4)
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run, "WORLD_TRAIN", 24)
+    monkeypatch.setattr(run, "WORLD_TEST", 18)
+    monkeypatch.setattr(run, "WORLD_SENTENCES", 3)
+
+
+def write(name: str, text: str) -> str:
+    with open(name, "w", encoding="utf-8") as file:
+        file.write(text)
+    return name
+
+
+def settings(**changes) -> SimpleNamespace:
+    given = dict(labels=(1, 50, "all"), draws=3, seed=7, probe=False, similar=None, layer=-1, data="world")
+    return SimpleNamespace(**given | changes)
+
+
+def test_the_world_tests_on_other_stories_and_on_words_without_a_label():
+    parts = read_parts("world", None, None, 0)
+    assert [len(part) for part in parts.values()] == [24, 18, 18] and list(parts) == [
+        "train",
+        "test",
+        "unseen",
+    ]
+    texts = {part: {text for text, _ in examples} for part, examples in parts.items()}
+    for examples in parts.values():
+        counts = Counter(label for _, label in examples)
+        assert len(set(counts.values())) == 1 and set(counts) == set(world.PLACES)
+    assert not texts["train"] & texts["test"]
+    assert not {text for text, _ in world.labelled(24, 0)} & texts["train"], "not the stories of pre-training"
+    words = [
+        {w for w in " ".join(texts[part]).replace(".", "").split() if world.place_of(w)}
+        for part in ("train", "unseen")
+    ]
+    assert words[0] and words[1] and not words[0] & words[1]
+    assert read_parts("world", None, None, 1) != parts
+
+
+def test_tables_have_labels_and_documents_none():
+    rows = [("Ana sat.", "calm"), ("Rui ran.", "fast")]
+    for name in (
+        write("a.tsv", "".join(f"{text}\t{label}\n" for text, label in rows)),
+        write("a.csv", "label,text\n" + "".join(f"{label},{text}\n" for text, label in rows)),
+        write("a.jsonl", "".join(f'{{"text": "{text}", "label": "{label}"}}\n' for text, label in rows)),
+    ):
+        assert read_examples(name) == rows
+    for name in (
+        write("b.txt", "Ana sat.\n\nRui ran.\n"),
+        write("b.jsonl", '{"text": "Ana sat."}\n\n{"text": "Rui ran."}\n'),
+    ):
+        assert read_examples(name) == [("Ana sat.", None), ("Rui ran.", None)]
+    assert len(read_examples(".")) == 6, "a folder is its .txt and .jsonl files"
+
+
+def test_an_empty_text_or_label_is_named_by_its_line():
+    with pytest.raises(UserError, match="a.tsv, line 2: nothing in 'text'"):
+        read_examples(write("a.tsv", "Ana\tx\n \ty\n"))
+    with pytest.raises(UserError, match="a.jsonl, line 2: an empty text"):
+        read_examples(write("a.jsonl", '{"text": "Ana"}\n{"text": " "}\n'))
+    with pytest.raises(UserError, match="a.jsonl, line 2: no field 'label'"):
+        read_examples(write("a.jsonl", '{"text": "Ana", "label": "x"}\n{"text": "Rui"}\n'))
+    with pytest.raises(UserError, match="e.txt: no text"):
+        read_examples(write("e.txt", " \n\n"))
+    with pytest.raises(UserError, match="e.jsonl: no text"):
+        read_examples(write("e.jsonl", "\n"))
+    with pytest.raises(UserError, match="did you mean 'a.tsv'"):
+        read_examples("b.tsv")
+
+
+def test_a_quarter_of_each_class_is_for_testing():
+    examples = [(f"t{i}", label) for i, label in enumerate("xxxxxxxxyyzzzzz")]
+    parts = split_examples(examples, "f", seed=3)
+    assert Counter(label for _, label in parts["test"]) == dict(x=2, y=1, z=1)
+    assert sorted(parts["train"] + parts["test"]) == sorted(examples), "each text in one part"
+    assert parts["test"] == [example for example in examples if example in parts["test"]], "in their order"
+    assert split_examples(examples, "f", 3) == parts != split_examples(examples, "f", 4)
+    with pytest.raises(UserError, match="f: the label 'y' has one example"):
+        split_examples([("a", "x"), ("b", "y"), ("c", "x")], "f", 0)
+
+
+def test_classes_are_the_sorted_labels_of_the_training_part():
+    train = [("a", "pear"), ("b", "fig"), ("c", "pear")]
+    train_y, test_y = classes_of(dict(train=train, test=[("d", "pear")]))
+    assert train_y.tolist() == [1, 0, 1] and test_y.tolist() == [1]
+    with pytest.raises(UserError, match="g: the label 'kiwi' is in no example of f"):
+        classes_of(dict(train=train, test=[("d", "kiwi")]), ("f", "g"))
+    with pytest.raises(UserError, match="--probe: g has no labels"):
+        classes_of(dict(train=train, test=[("d", None)]), ("f", "g"))
+    with pytest.raises(UserError, match="--probe: h has the single label 'fig'"):
+        classes_of(dict(train=[("a", "fig"), ("b", "fig")]), ("h",))
+
+
+def test_the_parts_of_a_command():
+    labelled = write("a.tsv", "".join(f"text {i}\t{i % 2}\n" for i in range(8)))
+    plain, other = write("b.txt", "Ana sat."), write("c.tsv", "one\t0\n")
+    sizes = lambda *given: {name: len(part) for name, part in read_parts(*given, seed=0).items()}
+    assert sizes("world", None, None) == dict(train=24, test=18, unseen=18)
+    assert sizes(labelled, None, None) == sizes(labelled, None, True) == dict(train=6, test=2)
+    assert sizes(labelled, None, False) == dict(train=8)
+    assert sizes(labelled, other, None) == dict(train=8, test=1)
+    assert sizes("world", write("d.tsv", "x\tbeach\n"), None) == dict(train=24, test=1)
+    assert sizes(plain, None, None) == sizes(plain, None, False) == dict(train=1)
+    for given in ((plain, None, True), (plain, other, None), (labelled, plain, None)):
+        with pytest.raises(UserError, match="b.txt has no labels; give a .tsv"):
+            read_parts(*given, seed=0)
+    single = write("s.tsv", "one\t0\ntwo\t0\n")
+    with pytest.raises(UserError, match="single label '0'"):
+        read_parts(single, None, None, 0)
+
+
+PARTS = {
+    name: [(f"{who} sells {words[i % 2]}.", "xy"[i % 2]) for i, who in enumerate(["Ana", "Rui", "Eva"] * n)]
+    for name, n, words in (
+        ("train", 6, ("bread", "a lamp")),
+        ("test", 2, ("bread", "a lamp")),
+        ("unseen", 2, ("pens", "hats")),
+    )
+}
+ROWS = checked_rows(TOKENIZER, MODEL.config, [text for part in PARTS.values() for text, _ in part])
+
+
+def test_the_report_names_its_figures(capsys):
+    (vectors,) = extract(MODEL, ROWS, [Reading(1, "mean")])
+    how = dict(tokens_per_batch=64)
+    found, lines = report(MODEL, ROWS, PARTS, Reading(1, "mean"), vectors, settings(), how)
+    probe = Probe(classes_of(PARTS), 3, 7)
+    (random,) = extract(random_twin(MODEL, 7), ROWS, [Reading(1, "mean")])
+    sides = [probe.parts(vectors), probe.parts(random)]
+    sides.append(words_as_vectors(*([text for text, _ in part] for part in PARTS.values())))
+    for name, side in zip(RESULTS, sides, strict=True):
+        assert found[name] == probe.accuracy(side, 1), name
+        assert found[f"unseen_{name}"] == probe.accuracy(side, 1, 2), name
+    assert found["labels_a_class"] == 1
+    assert "Labels a class: 50 left out" in capsys.readouterr().out
+    out = "\n".join(lines)
+    assert "layer 1, mean, the mean of 3 draws" in out
+    assert "stand in no labelled text" in out and "Layer x pooling (labels a class: 1)" in out
+
+
+def test_neighbours_are_texts_to_learn_from(monkeypatch):
+    parts = dict(train=[("aa", "x"), ("bb", "y")], test=[("cc", "y")])
+    vectors = np.array([[1.0, 0], [0, 1], [0.1, 1]])
+    monkeypatch.setattr(run, "extract", lambda *_, **__: [vectors])
+    monkeypatch.setattr(run, "compare_layers", lambda *_: (("layer",), [("0",)]))
+    _, lines = report(MODEL, None, parts, Reading(1, "mean"), vectors, settings(labels=("all",)), {})
+    assert lines[-3:] == ["  cc  (y)", "    0.995  bb  (y)", ""]
+
+
+def test_the_columns_have_an_entry_a_text():
+    parts = dict(train=[("é.", "x"), ("Rui sat.", "yy")], test=[("Ana.", "x")])
+    readings = [Reading(layer, "mean") for layer in (0, 1)]
+    columns, results, lines = text_columns(settings(layer="all"), MODEL, TOKENIZER, parts, readings, {})
+    assert columns["embeddings"].shape == (3, 2, 8) and columns["embeddings"].dtype == np.float32
+    assert columns["texts"] == ("é.", "Rui sat.", "Ana.") and columns["labels"] == ("x", "yy", "x")
+    assert columns["split"] == ["train", "train", "test"]
+    assert results == dict(n_text=3, width=8) and lines == []
+    parts = dict(train=[("Ana.", None)])
+    assert text_columns(settings(), MODEL, TOKENIZER, parts, readings[:1], {})[0]["labels"] is None
+
+
+def test_columns_of_a_conll_file():
+    path = write("a.conll", "Ana B-person\nlikes O\nbread O\n\nRui B-person\nsat O\n")
+    found, results, _ = token_columns(settings(data=path), MODEL, TOKENIZER, -1, {})
+    assert found["tokens"] == ["Ana", "likes", "bread", "Rui", "sat"]
+    assert found["labels"] == ["B-person", "O", "O", "B-person", "O"]
+    assert found["text_of"].tolist() == [0, 0, 0, 1, 1] and results["n_token"] == 5
+    rows, places = run.word_rows(TOKENIZER, MODEL.config, [["Ana", "likes", "bread"], ["Rui", "sat"]])
+    states = extract_tokens(MODEL, rows, -1)
+    np.testing.assert_array_equal(found["embeddings"][3], states[1][1])
+    np.testing.assert_array_equal(found["embeddings"][1], states[0][places[0][1]])
+
+
+def test_columns_of_a_text_are_all_its_tokens():
+    found, _, _ = token_columns(settings(data=write("a.txt", "Ana sat.\n\nRui")), MODEL, TOKENIZER, 0, {})
+    assert found["labels"] is None and len(found["embeddings"]) == len(found["tokens"])
+    assert "".join(found["tokens"]) == "[CLS] Ana sat.[SEP][CLS] Rui[SEP]"
+
+
+def test_the_world_has_tagged_words():
+    found, results, _ = token_columns(settings(seed=5), MODEL, TOKENIZER, 0, {})
+    for i, (words, tags) in enumerate(world.tagging(3, 5)):
+        rows = np.flatnonzero(found["text_of"] == i)
+        assert 0 < len(rows) < len(words), "cut at 24 tokens"
+        assert [found["tokens"][j] for j in rows] == words[: len(rows)]
+        assert [found["labels"][j] for j in rows] == tags[: len(rows)]
+    assert results["n_text"] == 3
