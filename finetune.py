@@ -18,30 +18,16 @@ import sys
 
 from minilm.finetuning.run import finetune, predict
 from minilm.finetuning.settings import FinetuningSettings
-from minilm.plumbing.folders import choose_folder, read_settings
-from minilm.plumbing.settings import parse
+from minilm.plumbing.script import read_command
 from minilm.plumbing.terminal import exit_code
 
 
-def read_command() -> FinetuningSettings:
-    """Return the settings of this command line, with --resume over those of the run that goes on."""
-    given, _ = parse(FinetuningSettings, description=__doc__)
-    if not given.get("resume"):
-        return FinetuningSettings(**given)
-    name, out = given.get("task", FinetuningSettings.task), given.get("out")
-    folder = choose_folder(name, out, given.get("overwrite", False), resume=True)
-    saved, _ = read_settings(folder, FinetuningSettings)
-    return FinetuningSettings(**saved | dict(overwrite=False) | given | dict(out=str(folder)))
-
-
-def main() -> int:
+def main() -> None:
     """Fine-tune and print the comparison, or predict with a model that is fine-tuned already."""
-    settings = read_command()
-    if settings.predict:
-        predict(settings)
-    else:
-        finetune(settings)
-    return 0
+    name_of = lambda given: given.get("task", FinetuningSettings.task)
+    given, _ = read_command(FinetuningSettings, __doc__, name_of)
+    settings = FinetuningSettings(**given)
+    (predict if settings.predict else finetune)(settings)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import torch
 
 import finetune
 import minilm
-from minilm.finetuning import examples
+from minilm.finetuning import run
 from minilm.finetuning.tasks import FineTuning
 from minilm.model.config import ModelConfig
 from minilm.model.transformer import build
@@ -24,8 +24,8 @@ TINY = "--model body --steps 3 --batch-size 4 --lora-rank 2 --device cpu"
 def script(tmp_path, monkeypatch, capsys):
     """Return a function that runs finetune.py with flags in a folder of its own: code, output, errors."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(examples, "WORLD_VALIDATION", 6)
-    monkeypatch.setattr(examples, "WORLD_TEST", 8)
+    monkeypatch.setattr(run, "WORLD_VALIDATION", 6)
+    monkeypatch.setattr(run, "WORLD_TEST", 8)
     shape = dict(
         n_encoder_layer=2, n_segments=2, pooler=True, d_model=8, n_head=2, d_ff=12, max_positions=128
     )
@@ -51,11 +51,11 @@ def test_the_default_compares_the_ways_to_tune(script):
     assert code == 0, err
     for row in ("majority class", "all, from random weights", "head only", "LoRA, rank 2", "all weights"):
         assert row in out
-    assert "rows are truths, columns predictions" in out and out.count("(it is: ") == 3
+    assert "true, taken for:" in out and out.count("(it is: ") == 3
     found = json.loads(Path("runs/classification/results.json").read_text())
     assert found["metric"] == "accuracy" and found["seed"] == 0
     code, _, err = script("--out runs/classification")
-    assert code == 2 and "exists: add --resume" in err
+    assert code == 2 and "exists: " in err and "add --resume" in err
     code, _, err = script("--out runs/classification --overwrite --seeds 0 --no-compare")
     assert code == 0, err
     assert script("--seeds 0 --no-compare")[0] == 0 and Path("runs/classification-2").is_dir()
@@ -110,7 +110,7 @@ def test_files_are_read_before_a_model_is_trained(script):
 
 BAD = {
     "no such file": ("--data absent.tsv", "absent.tsv: no such file"),
-    "a single class": ("--data one.tsv", "one.tsv: all 4 examples have the label 'x'"),
+    "a single class": ("--data one.tsv", "one.tsv: of 4 examples to learn from all have the label 'x'"),
     "an empty text": ("--data empty.tsv", "empty.tsv, line 2: nothing in 'text'"),
     "a missing column": ("--data column.csv", "column.csv, line 2: found 1 columns, expected 2"),
     "semicolons": ("--data semicolons.csv", "expected 2 (with text, label); separated by semicolons?"),
@@ -127,7 +127,7 @@ BAD = {
         "--tune lastt:1",
         "--tune lastt:1: expected all, head, lora, last:N (N: 1 or more blocks) (did you",
     ),
-    "rank": ("--lora-rank 99", "--lora-rank 99: must be from 1 to the model's width, 8"),
+    "rank": ("--lora-rank 99", "--lora-rank 99 is above the model's width, 8"),
     "flag": ("--tun all", "unknown flag --tun (did you mean '--tune'?)"),
 }
 

@@ -15,7 +15,7 @@ import pytest
 import minilm
 from minilm import world
 from minilm.extraction import feature_files, token_features
-from minilm.finetuning import examples
+from minilm.finetuning import run as finetuning
 from minilm.model.config import PRESETS, ModelConfig
 from minilm.plumbing.terminal import exit_code
 from minilm.reinforcement import preferences
@@ -73,8 +73,8 @@ def workplace(tmp_path, monkeypatch):
     monkeypatch.setattr(data, "WORLD_VALIDATION", 20)
     monkeypatch.setattr(feature_files, "WORLD_TEST", 12)
     monkeypatch.setattr(token_features, "WORLD_SENTENCES", 12)
-    monkeypatch.setattr(examples, "WORLD_VALIDATION", 6)
-    monkeypatch.setattr(examples, "WORLD_TEST", 8)
+    monkeypatch.setattr(finetuning, "WORLD_VALIDATION", 6)
+    monkeypatch.setattr(finetuning, "WORLD_TEST", 8)
     for name, n in dict(HELD_OUT_PAIRS=12, TRAIN_PROMPTS=15, TEST_PROMPTS=7).items():
         monkeypatch.setattr(preferences, name, n)
     texts = world.documents(60)

@@ -6,10 +6,13 @@ import small
 import torch
 
 from minilm.finetuning.classification import Classification
+from minilm.finetuning.comparison import prepared, trained
+from minilm.finetuning.heads import WithHead, put_head_on
 from minilm.finetuning.settings import FinetuningSettings
-from minilm.finetuning.tasks import Examples
+from minilm.finetuning.tasks import Task
 from minilm.model.config import ModelConfig
 from minilm.model.transformer import build
+from minilm.texts.examples import Parts
 
 KINDS = ("encoder", "decoder", "encoder-decoder")
 CONTEXT = 40
@@ -43,15 +46,15 @@ def labelled(n: int, seed: int = 0) -> list[tuple[str, str]]:
     return [(f"{goods[labels[i % 3]]}! {text}.", labels[i % 3]) for i, text in enumerate(texts)]
 
 
-def examples(n: int = 15) -> Examples:
+def parts(n: int = 15) -> Parts:
     """Return labelled texts in three parts."""
-    return Examples(labelled(n), labelled(6, seed=1), labelled(9, seed=2), "small")
+    return Parts(labelled(n), labelled(6, seed=1), labelled(9, seed=2))
 
 
-def classification(model_config: ModelConfig | None = None, **options) -> Classification:
-    """Return the task of `labelled`."""
-    known = Classification.learn(labelled(15))
-    return Classification(small.tokenizer(), model_config or config(), CONTEXT, known, **options)
+def task(cls: type[Task] = Classification, train=None, kind="encoder", context=CONTEXT, **options) -> Task:
+    """Return a task that has learnt what is to be known of the training examples (none: `labelled`)."""
+    shape = kind if isinstance(kind, ModelConfig) else config(kind)
+    return cls(small.tokenizer(), shape, context, cls.learn(train or labelled(15)), **options)
 
 
 def settings(**changes) -> FinetuningSettings:
@@ -59,4 +62,17 @@ def settings(**changes) -> FinetuningSettings:
     short = dict(
         steps=4, batch_size=5, warmup=1, schedule="linear", weight_decay=0.1, lr=5e-3, context=CONTEXT
     )
-    return FinetuningSettings(**short | dict(seeds=(0,), eval_every=100) | changes)
+    return FinetuningSettings(**short | dict(seeds=(0,), eval_every=100, compare=False) | changes)
+
+
+def model(made: Task, seed: int = 0) -> WithHead:
+    """Return a body of random weights with the head of a task."""
+    return put_head_on(body(made.config.kind, seed), made.head()).eval()
+
+
+def learnt(made: Task, train: list[tuple], test: list[tuple] | None = None, **changes) -> WithHead:
+    """Return a model that has learnt a task from examples."""
+    own = settings(**dict(lr=2e-2, warmup=5) | changes)
+    tuned, objective = prepared(body(made.config.kind), made, Parts(train, train, test or train), own)
+    trained(tuned, objective, own)
+    return tuned

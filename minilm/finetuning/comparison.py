@@ -4,22 +4,26 @@ Every way begins with the same examples and takes the same number of steps, or s
 """
 
 import statistics
-from dataclasses import dataclass, replace
+from collections import Counter
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from ..model.transformer import Transformer, build
+from ..texts.examples import Parts
 from ..training.loop import make_optimizer, train
 from .heads import WithHead, put_head_on
-from .moving import let_move, pace_of
-from .settings import FinetuningSettings, rate_of
-from .tasks import Examples, FineTuning, Prediction, Task
+from .moving import SMALL, let_move, rate_of, share_and_start
+from .settings import FinetuningSettings
+from .tasks import FineTuning, HeadTask, Prediction, Task
 
 HEADER = ("what moves", "weights", "share", "seconds")  # then the metric
 
 
-@dataclass
-class Result:
+class Result(NamedTuple):
     """One way, for one seed."""
 
     n_moving: int
@@ -29,96 +33,96 @@ class Result:
 
 
 def prepared(
-    body: Transformer, task: Task, settings: FinetuningSettings, tune: str, from_random: bool = False
-) -> WithHead:
-    """Return the model that fine-tuning starts with: body, fresh head, and the weights chosen that move."""
+    body: Transformer, task: Task, parts: Parts, settings: FinetuningSettings, from_random: bool = False
+) -> tuple[WithHead, FineTuning]:
+    """Return the model that `settings.tune` starts with, the weights chosen that move, and its objective."""
     torch.manual_seed(settings.seed)
     if from_random:
         body = build(body.config).to(body.tokens.weight.device)
     model = put_head_on(body, task.head())
-    let_move(model, tune, settings.lora_rank, settings.lora_alpha, settings.lora_targets)
-    return model
+    let_move(model, settings.tune, settings.lora_rank, settings.lora_alpha, settings.lora_targets)
+    return model, FineTuning(task, parts, settings.batch_size, settings.seed)
 
 
-def with_rate(settings: FinetuningSettings, body: Transformer) -> FinetuningSettings:
-    """Return the settings with the learning rate of their way to tune, unless one was given."""
-    return settings if settings.lr is not None else replace(settings, lr=rate_of(settings, body.config))
-
-
-def train_quietly(model: WithHead, objective: FineTuning, settings: FinetuningSettings) -> float:
-    """Train as `training.train` does, without a folder and a log; return the seconds that it took."""
-    pace = pace_of(model.config, settings.layer_decay, settings.unfreeze_every)
-    optimizer = make_optimizer(model, settings.weight_decay, pace)
-    patience, label = settings.patience, settings.tune
-    return train(model, objective, settings, optimizer=optimizer, patience=patience, label=label)["seconds"]
-
-
-def measure(model: WithHead, task: Task, predictions: list[Prediction], seconds: float) -> Result:
-    """Return what a trained model reaches, given what it says about the test examples."""
-    n_used = sum(p.numel() for name, p in model.named_parameters() if model.in_use(name))
-    score = task.score(predictions)[task.metric]
-    return Result(model.n_moving(), model.n_moving() / n_used, seconds, score)
-
-
-def one_way(
-    body: Transformer, task: Task, examples: Examples, settings: FinetuningSettings, from_random: bool = False
-) -> Result:
-    """Train one way, `settings.tune`, and return what it reaches."""
-    own = with_rate(settings, body)
-    model = prepared(body, task, own, own.tune, from_random)
-    objective = FineTuning(task, examples, own.batch_size, own.seed)
-    seconds = train_quietly(model, objective, own)
-    return measure(model, task, task.predict(model, examples.test, 4 * own.batch_size), seconds)
+def trained(
+    model: WithHead,
+    objective: FineTuning,
+    settings: FinetuningSettings,
+    folder: Path | None = None,
+    tokenizer=None,
+) -> tuple[Result, list[Prediction]]:
+    """Train what moves, in a `folder` or quietly; return what is reached, and what the test examples get."""
+    if settings.lr is None:
+        small = objective.task.recipe.get("rate", SMALL)
+        settings = replace(settings, lr=rate_of(settings.tune, model.config.d_model, small))
+    how = dict(layer_decay=settings.layer_decay, unfreeze_every=settings.unfreeze_every)
+    speed = partial(share_and_start, config=model.config, **how)
+    optimizer = make_optimizer(model, settings.weight_decay, speed)
+    label = None if folder else settings.tune
+    outcome = train(model, objective, settings, folder, tokenizer, optimizer, settings.patience, label)
+    predictions = objective.task.predict(model, objective.parts.test, 4 * settings.batch_size)
+    score = objective.task.score([p.truth for p in predictions], [p.guess for p in predictions])
+    n_moving = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    share = n_moving / sum(p.numel() for name, p in model.named_parameters() if model.in_use(name))
+    return Result(n_moving, share, outcome["seconds"], score[objective.task.metric]), predictions
 
 
 def other_ways(
-    body: Transformer, task: Task, examples: Examples, settings: FinetuningSettings
+    body: Transformer, task: Task, parts: Parts, settings: FinetuningSettings
 ) -> dict[str, Result]:
-    """Return the results of the ways that the settings did not choose: `scratch`, `head`, `lora`, `all`."""
-    ways = ["scratch", "head", "lora", "all"] if task.head() is not None else ["scratch", "lora", "all"]
-    results = {}
-    for way in ways:
-        if way != settings.tune:
-            own = other_settings(settings, "all" if way == "scratch" else way)
-            results[way] = one_way(body, task, examples, own, from_random=way == "scratch")
+    """Return the results of the ways that the settings did not choose, and of the one that needs no model."""
+    test = [truth for *_, truth in parts.test]
+    score = task.score(test, task.trivial(parts.train, parts.test))[task.metric]
+    results = {"trivial": Result(0, 0.0, None, score)}
+    for way in ("scratch", "head", "lora", "all") if settings.compare else ():
+        tune = "all" if way == "scratch" else way
+        if way != settings.tune and (way != "head" or isinstance(task, HeadTask)):
+            # A rate that was given is meant for the chosen way.
+            own = settings if tune == settings.tune else replace(settings, tune=tune, lr=None)
+            results[way], _ = trained(*prepared(body, task, parts, own, way == "scratch"), own)
     return results
 
 
-def other_settings(settings: FinetuningSettings, tune: str) -> FinetuningSettings:
-    """Return the settings for another way to tune; a rate that was given is meant for its own way."""
-    return settings if tune == settings.tune else replace(settings, tune=tune, lr=None)
+def closing(results: dict[str, list[Result]], settings: FinetuningSettings, task: Task) -> tuple[list, dict]:
+    """Return the rows under HEADER, means over the seeds, and the figures of results.json.
 
-
-def trivial(task: Task, examples: Examples) -> Result:
-    """Return the score of what needs no model."""
-    _, guesses = task.trivial(examples.train, examples.test)
-    truths = [example[-1] for example in examples.test]
-    predictions = [Prediction("", truth, guess) for truth, guess in zip(truths, guesses, strict=True)]
-    return Result(0, 0.0, None, task.score(predictions)[task.metric])
-
-
-def mean_and_deviation(values: list[float]) -> tuple[float, float | None]:
-    """Return the mean, and with two values or more the standard deviation of the sample."""
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
-
-
-def names_of(settings: FinetuningSettings, trivial: str) -> dict[str, str]:
-    """Return what the table calls each way, `all` last unless it was not chosen."""
-    lora = f"LoRA, rank {settings.lora_rank}"
-    chosen = {"all": "all weights", "head": "head only", "lora": lora}
-    names = dict(trivial=trivial, scratch="all, from random weights", head="head only", lora=lora)
-    names |= {"all": "all weights", "chosen": chosen.get(settings.tune, settings.tune)}
-    return names
-
-
-def table_rows(results: dict[str, list[Result]], names: dict[str, str]) -> list[tuple]:
-    """Return the rows under HEADER, means over the seeds."""
-    rows = []
+    `results`: of each way a list over the seeds; `chosen` is the way of the settings.
+    """
+    names = dict(trivial=task.baseline, scratch="all, from random weights", head="head only")
+    names |= dict(lora=f"LoRA, rank {settings.lora_rank}", all="all weights")
+    names |= dict(chosen=names.get(settings.tune, settings.tune))
+    rows, figures = [], dict(metric=task.metric)
     for way in (way for way in names if way in results):
-        found = results[way]
-        mean, deviation = mean_and_deviation([result.score for result in found])
+        n_moving, share, times, scores = zip(*results[way], strict=True)
+        mean, deviation = statistics.fmean(scores), statistics.stdev(scores) if len(scores) > 1 else None
         score = f"{mean:.3f}" + ("" if deviation is None else f" ± {deviation:.3f}")
-        times = [result.seconds for result in found if result.seconds is not None]
-        seconds = f"{statistics.fmean(times):.1f}" if times else "-"
-        rows.append((names[way], found[0].n_moving, f"{100 * found[0].share:.1f} %", seconds, score))
-    return rows
+        seconds = "-" if None in times else f"{statistics.fmean(times):.1f}"
+        rows.append((names[way], n_moving[0], f"{100 * share[0]:.1f} %", seconds, score))
+        figures[f"{way}_score"] = mean
+    figures["majority_score"], figures["score"] = figures.pop("trivial_score"), figures.pop("chosen_score")
+    if settings.tune in ("head", "lora"):
+        figures[f"{settings.tune}_score"] = figures["score"]
+    return rows, figures | dict(score_deviation=deviation, moving_weights=n_moving[0])
+
+
+def confusion(labels: list[str], predictions: list[Prediction]) -> list[tuple]:
+    """Return a row for each true label: the label, then how often it was taken for which."""
+    counts = Counter((p.truth, p.guess) for p in predictions)
+    return [(truth, *(counts[truth, guess] for guess in labels)) for truth in labels]
+
+
+def told(task: Task, predictions: list[Prediction]) -> list[str]:
+    """Return lines with all figures of the first seed, and three of its predictions, one of them wrong."""
+    figures = task.score([p.truth for p in predictions], [p.guess for p in predictions])
+    wrong = [p for p in predictions if task.written(p.truth) != task.written(p.guess)][:1]
+    chosen = [*wrong, *(p for p in predictions if p not in wrong)][:3]
+    lines = [line for p in sorted(chosen, key=predictions.index) for line in shown(task, p)]
+    return ["First seed: " + ", ".join(f"{name} {value:.3f}" for name, value in figures.items()), "", *lines]
+
+
+def shown(task: Task, prediction: Prediction) -> list[str]:
+    """Return lines that show a prediction to a person."""
+    p = prediction
+    sure = "" if p.probability is None else f" {p.probability:.2f}"
+    truth = "" if p.truth is None else f"   (it is: {task.shown(p.truth, p.text)})"
+    return [p.text, f"    {task.shown(p.guess, p.text)}{sure}{truth}"]

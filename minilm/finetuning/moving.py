@@ -9,22 +9,15 @@
 import re
 
 from ..model.config import ModelConfig
-from ..plumbing.errors import UserError, suggest
+from ..pretraining.recipes import LARGE
 from .heads import HEAD, WithHead
-from .lora import add_lora, lora_names
+from .lora import THIN, add_lora
 
-WAYS = ("all", "head", "lora", "last:N")
 BLOCK = re.compile(r"(encoder|decoder)\.blocks\.(\d+)\.")
-
-
-def n_last(tune: str) -> int | None:
-    """Return N of `last:N`, None for the other ways; UserError for a way that there is not."""
-    match = re.fullmatch(r"last:(\d+)", tune)
-    if match and int(match[1]) > 0:
-        return int(match[1])
-    if tune in ("all", "head", "lora"):
-        return None
-    raise UserError(f"--tune {tune}: expected {', '.join(WAYS)} (N: 1 or more blocks){suggest(tune, WAYS)}")
+# A small model learns at such a rate; a published one at that of Devlin et al. 2019, appendix A.3. What is
+# new, a head or LoRA's matrices, has far to go and needs more.
+SMALL, PUBLISHED = 1e-3, 3e-5
+TIMES = {"all": 1, "last": 1, "head": 10, "lora": 5}
 
 
 def depth_of(name: str, config: ModelConfig) -> int:
@@ -42,44 +35,34 @@ def depth_of(name: str, config: ModelConfig) -> int:
     return config.n_layer if name.startswith("decoder.norm.") else config.n_layer + 1
 
 
-def let_move(
-    model: WithHead, tune: str, rank: int = 8, alpha: float = 16.0, targets: tuple[str, ...] = ("q", "v")
-) -> None:
-    """Let the weights move that `tune` names; `lora` adds its matrices, drawn by torch's generator.
-
-    Raises:
-        UserError: for a `tune` that there is not, more blocks than the model has, and `head` without one.
-    """
-    n = n_last(tune)
-    if tune == "head" and model.head is None:
-        raise UserError("--tune head: this task has no head of its own; use all, lora or last:N")
-    if n is not None and n > model.config.n_layer:
-        raise UserError(f"--tune {tune}: the model has {model.config.n_layer} blocks")
-    in_use = [name for name, _ in model.named_parameters() if model.in_use(name)]
-    if tune == "lora":
+def let_move(model: WithHead, tune: str, rank: int = 8, alpha: float = 16.0, targets=("q", "v")) -> None:
+    """Let the weights move that `tune` names, no others; LoRA's matrices are drawn by torch's generator."""
+    way, _, n_block = tune.partition(":")
+    if way == "lora":
         add_lora(model, rank, alpha, targets)
-        model.move([name for name in in_use if name.startswith(HEAD)] + lora_names(model))
-    elif tune == "head":
-        model.move([name for name in in_use if name.startswith(HEAD)])
-    elif n is not None:
-        lowest = model.config.n_layer + 1 - n
-        model.move([name for name in in_use if depth_of(name, model.config) >= lowest])
-    else:
-        model.move(in_use)
+    for name, parameter in model.named_parameters():
+        moves = name.startswith(HEAD) or name.endswith(THIN)  # what is new always moves
+        if way in ("all", "last"):
+            lowest = 0 if way == "all" else model.config.n_layer + 1 - int(n_block)
+            moves = model.in_use(name) and depth_of(name, model.config) >= lowest
+        parameter.requires_grad_(moves)
+    model.train(model.training)  # a part that rests from now on has no dropout
 
 
-def pace_of(config: ModelConfig, layer_decay: float, unfreeze_every: int):
-    """Return the `pace` of `training.make_optimizer`: how fast a weight moves, and from which step.
+def rate_of(tune: str, d_model: int, small: float = SMALL) -> float:
+    """Return the highest learning rate for a way to tune a model of this width."""
+    return (small if d_model < LARGE else PUBLISHED) * TIMES[tune.partition(":")[0]]
+
+
+def share_and_start(name: str, config: ModelConfig, layer_decay: float, unfreeze_every: int):
+    """Return a weight's share of the learning rate, and the first step in which it moves.
 
     `layer_decay` xi: each block learns at xi times the rate of the one above it (Howard and Ruder 2018,
     "discriminative fine-tuning", section 3.2; 1: all at the same). `unfreeze_every` n: the head moves from
     the start, and every n steps one block more, from the top down ("gradual unfreezing", section 3.3; 0: all
     from the start). Differs from the paper: Adam's moments of a block that waits are kept up already.
     """
-    top = config.n_layer + 1
-
-    def pace(name: str) -> tuple[float, int]:
-        below = top - depth_of(name, config)
-        return layer_decay**below, unfreeze_every * below
-
-    return pace
+    # Low blocks know words, high ones the old task. What lies deep is worth keeping, and the first gradients
+    # that come down from a head which knows nothing yet would spoil it.
+    below = config.n_layer + 1 - depth_of(name, config)
+    return layer_decay**below, unfreeze_every * below

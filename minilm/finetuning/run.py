@@ -1,201 +1,191 @@
 """A whole fine-tuning run: examples, model, training, the comparison, the fine-tuned folder.
 
-`finetune.py` is this with flags.
+`finetune.py` is this with flags. What such a folder holds beyond a run folder:
+
+    task.json         the task's name, what it knows of the labels, tokens a row, its options
+    predictions.tsv   text, truth, prediction, probability of each test example
+    confusion.tsv     of a task with classes: rows are truths, columns predictions
 """
 
-from dataclasses import asdict, replace
+from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from ..checkpoint import check_trainer, load
+from ..checkpoint import check_trainer, load, load_weights
 from ..model.config import PRESETS, preset
-from ..model.transformer import Transformer, build
+from ..model.transformer import build
 from ..plumbing.devices import choose_device
 from ..plumbing.errors import UserError
-from ..plumbing.folders import PREDICTIONS, RESULTS, SETTINGS, choose_folder, find_run, read_json, write_json
-from ..plumbing.settings import show
-from ..plumbing.terminal import table
-from ..pretraining.run import newest_or_train
+from ..plumbing.folders import (
+    CONFUSION,
+    PREDICTIONS,
+    SETTINGS,
+    TASK,
+    choose_folder,
+    find_run,
+    read_json,
+    write_json,
+)
+from ..plumbing.script import begin, finish
+from ..pretraining.run import start_model
+from ..texts.corpus import VALIDATION_SEED
+from ..texts.examples import Parts, check_parts, cut, read_examples, texts_in, write_rows
 from ..tokenizer.bpe import BPE, SPECIAL_TOKENS
-from ..training.loop import make_optimizer, train
-from . import comparison, folder
-from .comparison import Result
-from .examples import load_examples, read_file
-from .lora import check_lora
-from .moving import pace_of
-from .registry import TASKS, check_kind
-from .settings import ON_PAIRS, FinetuningSettings, default_seeds, with_recipe
-from .tasks import Examples, FineTuning, Task
+from .comparison import HEADER, closing, confusion, other_ways, prepared, shown, told, trained
+from .heads import WithHead
+from .settings import PAIRS, TASKS, WITH_CLASSES, FinetuningSettings, check_fit, with_recipe
+from .tasks import FineTuning, Prediction, Task
 
 VOCABULARY = 1024  # tokens, where a preset begins from random weights
-
-
-def load_body(settings: FinetuningSettings) -> tuple:
-    """Return the settings with the model and the context resolved, the model, and its tokenizer.
-
-    The model is that of a folder, or a preset with random weights.
-
-    Raises:
-        UserError: for a model without a tokenizer, one that cannot do the task, or too few positions.
-    """
-    device = choose_device(settings.device).type
-    if settings.model is None:
-        start = newest_or_train(TASKS[settings.task].start, settings.seed, settings.device)
-        settings = replace(settings, model=str(start))
-    is_preset = settings.model in PRESETS
-    body, tokenizer = fresh_body(settings, device) if is_preset else load(settings.model, device)
-    if tokenizer is None:
-        raise UserError(f"{settings.model}: no tokenizer in it, and the examples are text")
-    check_kind(settings.task, body.config, settings.model)
-    longest = body.config.max_positions
-    if settings.context is None:
-        path = Path(settings.model) / SETTINGS
-        known = read_json(path).get("context") if path.exists() else None
-        settings = replace(settings, context=min(known or longest, longest))
-    if settings.context > longest:
-        raise UserError(f"--context {settings.context} is above the model's {longest} positions")
-    return settings, body, tokenizer
-
-
-def fresh_body(settings: FinetuningSettings, device: str) -> tuple[Transformer, BPE]:
-    """Return a preset with random weights, and a tokenizer trained on the examples to learn from."""
-    texts = [" ".join(words_in(example)) for example in load_examples(settings).train]
-    tokenizer = BPE.train(texts, VOCABULARY, SPECIAL_TOKENS)
-    torch.manual_seed(settings.seed)
-    return build(replace(preset(settings.model), vocab_size=tokenizer.vocab_size)).to(device), tokenizer
-
-
-def words_in(example) -> list[str]:
-    """Return all texts in an example, the truth among them: lists and tuples of texts, and of others."""
-    if isinstance(example, (list, tuple)):
-        return [text for part in example for text in words_in(part)]
-    return [example] if isinstance(example, str) else []
-
-
-def make_task(settings: FinetuningSettings, body: Transformer, tokenizer, examples: Examples) -> Task:
-    """Return the task, with what it learns of the training examples."""
-    task = TASKS[settings.task]
-    options = dict(balanced=True) if settings.class_weights else {}
-    options |= dict(pairs=settings.pairs or task.pairs) if settings.task in ON_PAIRS else {}
-    return task(tokenizer, body.config, settings.context, task.learn(examples.train), **options)
+WORLD_VALIDATION, WORLD_TEST = 200, 600  # examples
+TEST_SEED = 4_000_037  # of the test examples of the world: no recipe was chosen by them
 
 
 def finetune(settings: FinetuningSettings) -> Path:
     """Train the model on the task, print the comparison, and return the fine-tuned folder."""
-    settings = replace(settings, seeds=settings.seeds or default_seeds(settings))
-    # The later seeds and the comparison come last, their mistakes not; a mistake in a file before all.
-    parts = [load_examples(replace(settings, seed=seed)) for seed in settings.seeds]
-    examples = parts[0]
-    settings, body, tokenizer = load_body(settings)
-    if settings.compare or settings.tune == "lora":
-        check_lora(body.config.d_model, settings.lora_rank, settings.lora_targets)
-    settings = with_recipe(settings, len(examples.train))
-    print(examples.summary(), *examples.notes, sep="\n")
-    task = make_task(settings, body, tokenizer, examples)
-    own = replace(comparison.with_rate(settings, body), seed=settings.seeds[0])
-    model = comparison.prepared(body, task, own, settings.tune)
-    objective = FineTuning(task, examples, settings.batch_size, own.seed)
-    n_cut = sum(rows.n_cut for rows in objective.data.values())
-    if n_cut:
-        print(f"cut {n_cut:,} rows to --context {settings.context} tokens")
-    out = choose_folder(settings.task, settings.out, settings.overwrite, settings.resume)
-    if settings.resume:
-        check_trainer(out, model)
-    write_json(out / SETTINGS, asdict(settings))
-    show(settings)
-    folder.save_task(out, task)
-    pace = pace_of(body.config, settings.layer_decay, settings.unfreeze_every)
-    optimizer = make_optimizer(model, own.weight_decay, pace)
-    outcome = train(model, objective, own, out, tokenizer, optimizer, settings.patience)
-    predictions = task.predict(model, examples.test, 4 * settings.batch_size)
-    folder.write_predictions(out / PREDICTIONS, task, predictions)
-    first = comparison.measure(model, task, predictions, outcome["seconds"])
-    results = more_runs(settings, body, tokenizer, parts, first)
-    close(settings, task, examples, predictions, results, out)
+    if settings.seeds is None:  # one, or where the world gives so few examples that luck decides ten
+        n = 1 if settings.data else TASKS[settings.task].recipe.get("n_run", 1)
+        settings = replace(settings, seeds=tuple(settings.seed * n + i for i in range(n)))
+    parts = load_parts(settings)  # of all seeds: a mistake in a file is told before anything is trained
+    settings, body, tokenizer = load_body(settings, parts[0])
+    settings = with_recipe(settings, len(parts[0].train))
+    options = dict(pairs=settings.pairs or PAIRS.get(settings.task), balanced=settings.class_weights)
+    results, out = defaultdict(list), None
+    for seed, one in zip(settings.seeds, parts, strict=True):
+        own, known = replace(settings, seed=seed), TASKS[settings.task].learn(one.train)
+        task = TASKS[settings.task](tokenizer, body.config, settings.context, known, **options)
+        model, objective = prepared(body, task, one, own)
+        if out is None:  # the first seed's model is kept, with what it says
+            out, first = start(settings, model, objective), task
+            result, predictions = trained(model, objective, own, out, tokenizer)
+            write_predictions(out, task, predictions)
+        else:
+            result, _ = trained(model, objective, own)
+        results["chosen"].append(result)
+        for way, result in other_ways(body, task, one, own).items():
+            results[way].append(result)
+    close(settings, first, predictions, results, out)
     return out
 
 
-def more_runs(
-    settings, body: Transformer, tokenizer, parts: list[Examples], first: Result
-) -> dict[str, list[Result]]:
-    """Return the results of every way, a list over the seeds; `chosen` is the way of the settings.
+def start(settings: FinetuningSettings, model: WithHead, objective: FineTuning) -> Path:
+    """Say what is learnt from, and return the folder of the run with what is known of its task."""
+    sizes = zip(objective.parts, ("to learn from", "to watch", "to measure on"), strict=True)
+    print("examples:", ", ".join(f"{len(part):,} {use}" for part, use in sizes))
+    n_cut = sum(rows.texts.n_cut for rows in objective.rows.values())
+    if n_cut:
+        print(f"cut {n_cut:,} rows to --context {settings.context} tokens")
+    if settings.resume:
+        check_trainer(settings.out, model)  # before anything is written
+    out, task = begin(settings.task, settings), objective.task
+    options = dict(pairs=task.pairs) if task.name in PAIRS else {}
+    write_json(out / TASK, dict(task=task.name, context=task.context, known=task.known, options=options))
+    return out
 
-    `parts`: the examples of each seed.
+
+def load_parts(settings: FinetuningSettings) -> list[Parts]:
+    """Return the examples that the settings name, for each seed."""
+    task, n, parts = TASKS[settings.task], settings.n_examples, []
+    if settings.data is None:
+        # The things and verbs of the test examples are held out: no label has ever touched them.
+        test = task.world(WORLD_TEST, TEST_SEED, held_out=True)
+        for seed in settings.seeds:
+            watched = task.world(WORLD_VALIDATION, seed + VALIDATION_SEED, held_out=False)
+            parts.append(
+                Parts(task.world(n or task.recipe["n_examples"], seed, held_out=False), watched, test)
+            )
+        return parts
+    files = (settings.data, [settings.validation], [settings.test])
+    read = [read_examples(paths, task.fields, settings.skip_bad, numbers=task.is_number) for paths in files]
+    name, n_skipped, labels = " and ".join(settings.data), sum(n for _, n in read), task.truths(read[0][0])
+    if n_skipped:
+        print(f"left out {n_skipped:,} examples (--skip-bad)")
+    if task.name in WITH_CLASSES and labels.count(labels[0]) == 1 and len(set(labels)) < len(labels):
+        header = f"if that line is a header, name its columns {' and '.join(task.fields)}"
+        print(f"{settings.data[0]}: nothing but its first example is labelled {labels[0]!r}; {header}")
+    watched = settings.validation or f"{name}, the part that is watched (--validation FILE for another)"
+    names = (name, watched, settings.test or watched)
+    for seed in settings.seeds:
+        parts.append(cut(*(examples for examples, _ in read), seed, n, task.name in WITH_CLASSES))
+        check_parts(parts[-1], task.truths, task.fields[-1], names, task.closed)
+    return parts
+
+
+def load_body(settings: FinetuningSettings, parts: Parts) -> tuple:
+    """Return the settings with the model and the context resolved, the model, and its tokenizer.
+
+    A preset has random weights, and a tokenizer trained on the examples to learn from.
     """
-    results: dict[str, list[Result]] = {
-        "trivial": [],
-        "scratch": [],
-        "head": [],
-        "lora": [],
-        "chosen": [first],
-    }
-    for i, (seed, examples) in enumerate(zip(settings.seeds, parts, strict=True)):
-        own = replace(settings, seed=seed)
-        task = make_task(own, body, tokenizer, examples)
-        if settings.compare:
-            for way, result in comparison.other_ways(body, task, examples, own).items():
-                results.setdefault(way, []).append(result)
-        if i:
-            results["chosen"].append(comparison.one_way(body, task, examples, own))
-        results["trivial"].append(comparison.trivial(task, examples))
-    return {way: found for way, found in results.items() if found}
+    if settings.model in PRESETS:
+        texts = [" ".join(texts_in(example)) for example in parts.train]
+        tokenizer = BPE.train(texts, VOCABULARY, SPECIAL_TOKENS)
+        torch.manual_seed(settings.seed)
+        config = replace(preset(settings.model), vocab_size=tokenizer.vocab_size)
+        source, body = settings.model, build(config).to(choose_device(settings.device))
+    else:
+        source, body, tokenizer = start_model(settings.model, TASKS[settings.task].start, settings)
+    path, longest = Path(source) / SETTINGS, body.config.max_positions
+    known = read_json(path).get("context") if path.exists() else None
+    settings = replace(
+        settings, model=str(source), context=settings.context or min(known or longest, longest)
+    )
+    check_fit(settings, body.config)
+    return settings, body, tokenizer
 
 
-def close(settings, task: Task, examples: Examples, predictions, results: dict, out: Path) -> None:
-    """Print the closing table and examples, and write results.json: the run is finished."""
-    what = task.trivial(examples.train, examples.test[:1])[0]
-    rows = comparison.table_rows(results, comparison.names_of(settings, what))
-    print("\n" + table(rows, (*comparison.HEADER, task.metric)))
-    print("\n" + ", ".join(f"{name} {value:.3f}" for name, value in task.score(predictions).items()))
-    labels = getattr(task, "labels", None)
-    if labels:
-        rows = folder.confusion_rows(labels, predictions)
-        folder.write_confusion(out, labels, rows)
-        if len(labels) <= 12:
-            print("\nTest examples, first seed: rows are truths, columns predictions\n")
-            print(table(rows, ("", *labels)))
-    print("\n" + "\n".join(chosen_examples(task, predictions)) + "\n")
-    write_json(out / RESULTS, figures_of(settings, task, results))
-    print(f"Saved in {out} (the model of seed {settings.seeds[0]}).")
-    print(f"Next: python finetune.py --model {out} --predict FILE")
-
-
-def figures_of(settings, task: Task, results: dict[str, list[Result]]) -> dict:
-    """Return what results.json holds: each way's mean score over the seeds, and what the chosen way took."""
-    means = {way: comparison.mean_and_deviation([r.score for r in found]) for way, found in results.items()}
-    figures = {f"{way}_score": mean for way, (mean, _) in means.items()}
-    score, deviation = means["chosen"]
-    del figures["chosen_score"]
-    figures["majority_score"] = figures.pop("trivial_score")
-    if settings.tune in ("head", "lora"):
-        figures[f"{settings.tune}_score"] = score
-    first = results["chosen"][0]
-    figures |= dict(score=score, metric=task.metric, moving_weights=first.n_moving)
-    figures |= dict(seconds=first.seconds, seed=settings.seed)
-    return figures | ({} if deviation is None else dict(score_deviation=deviation))
-
-
-def chosen_examples(task: Task, predictions, n: int = 3) -> list[str]:
-    """Return lines that show n predictions, a wrong one among them if there is one."""
-    wrong = [p for p in predictions if task.written(p.truth) != task.written(p.guess)][:1]
-    chosen = (wrong + [p for p in predictions if p not in wrong])[:n]
-    return [line for p in sorted(chosen, key=predictions.index) for line in task.shown(p)]
+def close(settings, task: Task, predictions: list[Prediction], results: dict, out: Path) -> None:
+    """Print the closing tables and examples, and write results.json: the run is finished."""
+    rows, figures = closing(results, settings, task)
+    tables, lines = [(rows, (*HEADER, task.metric))], told(task, predictions)
+    if task.name in WITH_CLASSES:
+        rows, labels = confusion(task.labels, predictions), task.labels
+        write_rows(out / CONFUSION, [("truth", *labels), *rows])
+        tables += [(rows, ("true, taken for:", *labels))] * (len(labels) <= 12)
+    then, seconds = f"python finetune.py --model {out} --predict FILE", results["chosen"][0].seconds
+    finish(out, settings, tables, lines, figures, seconds, then)
 
 
 def predict(settings: FinetuningSettings) -> Path:
     """Say what the fine-tuned --model thinks of the texts in a file; return the folder of the predictions."""
-    device = choose_device(settings.device).type
     source = settings.model or find_run(settings.task)
     if source is None:
         raise UserError(f"--predict: no finished runs/{settings.task}; name the fine-tuned folder by --model")
-    model, task = folder.load_finetuned(source, device)
-    examples, n_skipped = read_file(TASKS[task.name], settings.predict, settings.skip_bad, truth=False)
+    model, task = load_finetuned(source, str(choose_device(settings.device)))
+    examples, n_skipped = read_examples([settings.predict], task.fields, settings.skip_bad, truth=False)
     predictions = task.predict(model, examples, 4 * (settings.batch_size or 32))
     out = choose_folder("predictions", settings.out, settings.overwrite)
-    folder.write_predictions(out / PREDICTIONS, task, predictions)
-    print(*(line for p in predictions[:3] for line in task.shown(p)), sep="\n")
+    write_predictions(out, task, predictions)
+    print(*(line for p in predictions[:3] for line in shown(task, p)), sep="\n")
     if n_skipped:
         print(f"left out {n_skipped:,} examples (--skip-bad)")
     print(f"\nSaved {len(predictions):,} predictions of {source} in {out / PREDICTIONS}.")
     return out
+
+
+def write_predictions(folder: Path, task: Task, predictions: list[Prediction]) -> None:
+    """Write predictions.tsv."""
+    rows = [("text", "truth", "prediction", "probability")]
+    for p in predictions:
+        truth = "" if p.truth is None else task.written(p.truth)
+        chance = "" if p.probability is None else f"{p.probability:.4f}"
+        rows.append((p.text, truth, task.written(p.guess), chance))
+    write_rows(folder / PREDICTIONS, rows)
+
+
+def load_finetuned(folder: str | Path, device: str = "cpu") -> tuple[WithHead, Task]:
+    """Return (model, task) of a fine-tuned folder; UserError where it is none."""
+    path, (body, tokenizer) = Path(folder) / TASK, load(folder, device)
+    if not path.exists():
+        way_out = f"python finetune.py --model {folder} does that first"
+        raise UserError(f"{folder}: not fine-tuned, no {TASK} in it; {way_out}")
+    saved = read_json(path)
+    try:
+        made, options = TASKS[saved["task"]], saved.get("options", {})
+        task = made(tokenizer, body.config, saved["context"], saved["known"], **options)
+        model = WithHead(body.config, task.head())
+    except (LookupError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not a task of ours ({type(error).__name__}: {error})") from None
+    load_weights(folder, model)
+    return model.to(device).eval(), task

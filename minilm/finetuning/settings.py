@@ -1,17 +1,27 @@
-"""The flags of fine-tuning, and what they are where they are not given: one row a task."""
+"""The flags of fine-tuning, what they are where they are not given, and which of them go together."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
 from ..model.config import ModelConfig
-from ..plumbing.errors import UserError
-from ..pretraining.recipes import LARGE, filled_in
+from ..plumbing.errors import UserError, suggest
+from ..pretraining.recipes import filled_in
 from ..training.loop import TrainingSettings
-from .moving import n_last
-from .registry import TASKS
+from .classification import Classification, Pair
+from .lora import TARGETS
+from .similarity import Similarity
+from .span import Span
+from .tagging import Tagging
+from .tasks import Task
+from .text_to_text import TextToText
 
-ON_PAIRS = ("pair", "similarity")  # tasks on two texts
+TASKS: dict[str, type[Task]] = {
+    task.name: task for task in (Classification, Pair, Similarity, Tagging, Span, TextToText)
+}
+PAIRS = dict(pair="together", similarity="apart")  # tasks on two texts, and where these meet
 WITH_CLASSES = ("classification", "pair")
+WAYS = ("all", "head", "lora", "last:N")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +43,7 @@ class FinetuningSettings(TrainingSettings):
     seeds: tuple[int, ...] | None = None  # runs with other examples and heads: mean and deviation
     lora_rank: int = 8  # rank of what LoRA adds to a matrix
     lora_alpha: float = 16.0  # LoRA adds alpha / rank times its product
-    lora_targets: tuple[str, ...] = ("q", "v")  # matrices that LoRA adds to: q, k, v, out, up, down
+    lora_targets: tuple[Literal[TARGETS], ...] = ("q", "v")  # matrices that LoRA adds to
     layer_decay: float = 1.0  # each block learns at this times the rate of the one above it
     unfreeze_every: int = 0  # steps after which one block more begins to move, from the top (0: all at once)
     patience: int = 0  # stop after so many evaluations without a lower loss, keep the best (0: all steps)
@@ -41,54 +51,54 @@ class FinetuningSettings(TrainingSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        n_last(self.tune)
+        if not re.fullmatch(r"all|head|lora|last:[1-9]\d*", self.tune):
+            near = suggest(self.tune, WAYS)
+            raise UserError(f"--tune {self.tune}: expected {', '.join(WAYS)} (N: 1 or more blocks){near}")
         if not 0 < self.layer_decay <= 1:
             raise UserError(f"--layer-decay {self.layer_decay}: must be above 0 and at most 1")
-        self.check_least(dict(unfreeze_every=0, patience=0, n_examples=1, context=3))
+        least = dict(unfreeze_every=0, patience=0, n_examples=1, lora_rank=1)
+        self.check_least(least | dict(context=TASKS[self.task].least_context))
         if self.class_weights and self.task not in WITH_CLASSES:
             raise UserError(f"--class-weights: --task {self.task} has no classes")
-        if self.pairs and self.task not in ON_PAIRS:
+        if self.pairs and self.task not in PAIRS:
             raise UserError(f"--pairs {self.pairs}: --task {self.task} does not compare two texts")
         if self.seeds and min(self.seeds) < 0:
             raise UserError(f"--seeds {min(self.seeds)}: must be 0 or more")
+        for name in ("test", "validation") if self.data is None else ():
+            if getattr(self, name):
+                raise UserError(f"--{name} {getattr(self, name)}: needs --data, examples to learn from")
 
 
-# Of our small models on the world: measured on two CPU cores (README).
-WORLD = {
-    "classification": dict(n_examples=24, steps=100, batch_size=24, n_run=10),
-    "pair": dict(n_examples=300, steps=300, batch_size=32),
-    "similarity": dict(n_examples=3000, steps=1000, batch_size=32, rate=3e-3),
-    "tagging": dict(n_examples=200, steps=200, batch_size=32),
-    "span": dict(n_examples=1500, steps=500, batch_size=32),
-    "text-to-text": dict(n_examples=3000, steps=200, batch_size=32),
-}
-# A small model learns at such a rate; a published one at that of Devlin et al. 2019, appendix A.3. What is
-# new, a head or LoRA's matrices, has far to go and needs more.
-SMALL, PUBLISHED = 1e-3, 3e-5
-RATES = {"all": 1, "last": 1, "head": 10, "lora": 5}
+def check_fit(settings: FinetuningSettings, config: ModelConfig) -> None:
+    """Raise UserError where a model cannot do what is asked."""
+    task, kind = TASKS[settings.task], config.kind
+    if kind not in task.kinds:
+        possible = ", ".join(name for name, other in TASKS.items() if kind in other.kinds)
+        raise UserError(
+            f"--task {task.name} needs a model of kind {' or '.join(task.kinds)}, and {settings.model} is of "
+            f"kind {kind}; it can do --task {possible}"
+        )
+    if settings.context > config.max_positions:
+        raise UserError(f"--context {settings.context} is above the model's {config.max_positions} positions")
+    if settings.lora_rank > config.d_model and (settings.compare or settings.tune == "lora"):
+        raise UserError(f"--lora-rank {settings.lora_rank} is above the model's width, {config.d_model}")
+    if settings.tune.startswith("last:") and int(settings.tune[5:]) > config.n_layer:
+        raise UserError(f"--tune {settings.tune}: the model has {config.n_layer} blocks")
+    if settings.tune == "head" and task is TextToText:
+        raise UserError("--tune head: this task has no head of its own; use all, lora or last:N")
+
+
 EPOCHS = 4  # of a user's examples; Devlin et al. 2019: 2 to 4
-
-
-def rate_of(settings: FinetuningSettings, config: ModelConfig) -> float:
-    """Return the highest learning rate for a way to tune a model of this width."""
-    small = WORLD[settings.task].get("rate", SMALL)
-    return (small if config.d_model < LARGE else PUBLISHED) * RATES[settings.tune.partition(":")[0]]
-
-
-def default_seeds(settings: FinetuningSettings) -> tuple[int, ...]:
-    """Return the seeds of the runs: one, or ten where the world gives so few examples that luck decides."""
-    n = WORLD[settings.task].get("n_run", 1) if settings.data is None else 1
-    return tuple(settings.seed * n + i for i in range(n))
 
 
 def with_recipe(settings: FinetuningSettings, n_example: int) -> FinetuningSettings:
     """Return the settings with every field of the recipe filled in that is none.
 
     `n_example`: examples to learn from, which give the steps where they are the user's. `lr` stays none
-    where it was not given: each way to tune has its own (`rate_of`).
+    where it was not given: each way to tune has its own (`moving.rate_of`).
     """
     recipe = dict(batch_size=32, schedule="linear", weight_decay=0.01)
-    recipe |= WORLD[settings.task] if settings.data is None else {}
+    recipe |= TASKS[settings.task].recipe if settings.data is None else {}
     n_row = settings.batch_size or recipe["batch_size"]
     recipe.setdefault("steps", max(100, -(-EPOCHS * n_example // n_row)))
     recipe["warmup"] = (settings.steps or recipe["steps"]) // 10

@@ -8,50 +8,43 @@ E . T_j that it ends at j; the best span has the greatest sum. A question withou
 An answer begins and ends with a word, so that no tokenizer has to say which letters its tokens stand for.
 """
 
+import math
 import re
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .. import world
-from ..plumbing.errors import UserError
-from ..texts.files import kind
-from ..texts.tables import read_squad, read_table
 from ..tokenizer.rows import framed, rows_of, text_ids
 from ..training import metrics
-from .heads import Head
-from .tasks import Prediction, Rows, Task, device_of, in_parts
+from .tasks import HeadTask, LabelledRows, Prediction, commonest
 
 WORD = re.compile(r"\w+|[^\w\s]")  # a run of letters and digits, or one mark
 LONGEST_ANSWER = 30  # tokens; that of the authors' code
 BLOCKED = -1e30
 
 
-class Span(Task):
+@dataclass(frozen=True)
+class Window:
+    """A row [CLS] question [SEP] part of the text [SEP]."""
+
+    example: int  # number of the example
+    row: tuple[list[int], int]  # as `framed` gives it: ids, and how many of them stand before the text
+    letters: list[tuple[int, int]]  # of each token of the text: where its word begins and ends in the text
+    label: list[int]  # positions of the answer's first and last token
+
+
+class Span(HeadTask):
     """A text, a question, and the right answers with their places, none where there is no answer."""
 
-    name, metric, kinds = "span", "exact_match", ("encoder",)
-    columns = "SQuAD 1.1 or 2.0 (.json)"
-
-    def __init__(self, tokenizer, config, context, known=None):
-        super().__init__(tokenizer, config, context, known)
-        n_special = len(framed(tokenizer, config, [], [])[0])
-        if context - context // 2 <= n_special:  # half of a row may be question (`Windows.add`)
-            least = 2 * n_special + 1
-            raise UserError(f"--context {context}: no room for question and text; give {least} or more")
-
-    @classmethod
-    def read(cls, path, skip_bad=False, truth=True):
-        """Return (examples, n_skipped) of a SQuAD file; without truth also of a table: context, question."""
-        if not truth and kind(path) != ".json":
-            rows, n_skipped = read_table(path, ("context", "question"), skip_bad)
-            return [(*row, None) for row in rows], n_skipped
-        found, n_skipped = read_squad(path, skip_bad, answered=truth)
-        return [(e["context"], e["question"], e["answers"] if truth else None) for e in found], n_skipped
+    name, metric, baseline = "span", "exact_match", "usual answer"
+    fields, kinds, least_context = ("context", "question", "answers"), ("encoder",), 9
+    on, n_output = "position", 2  # scores of "begins here" and "ends here"
+    recipe: ClassVar = dict(n_examples=1500, steps=500, batch_size=32)
 
     @classmethod
     def world(cls, n, seed, held_out):
@@ -62,74 +55,90 @@ class Span(Task):
     @classmethod
     def learn(cls, train):
         """Return whether there are questions without an answer; only then will the model say so."""
-        if not any(answers for *_, answers in train):
-            raise UserError(f"none of the {len(train)} questions has an answer: there is nothing to find")
         return dict(impossible=any(not answers for *_, answers in train))
 
-    def head(self):
-        """Return a linear layer from the vector of each position to two scores: begins here, ends here."""
-        return Head(self.config, 2, on="position")
+    @classmethod
+    def truths(cls, examples):
+        """Return the answers, and the one that any question may have: none."""
+        return ["", *(text for *_, answers in examples for text, _ in answers)]
+
+    def windows(self, examples: list[tuple]) -> list[Window]:
+        """Return the windows of all texts, each half over the one before; half of a row may be question."""
+        found = []
+        for i, (text, question, answers) in enumerate(examples):
+            ids, letters = tokens_of(self.tokenizer, text)
+            question = text_ids(self.tokenizer, self.config, question)[: self.context // 2]
+            room = (
+                self.context - framed(self.tokenizer, self.config, question, [])[1] - 1
+            )  # and the last [SEP]
+            answer, begin = answers[0] if answers else ("", 0)
+            end = begin + len(answer)
+            inside = [t for t, (a, b) in enumerate(letters) if a < end and b > begin]  # tokens of the answer
+            # Why they overlap: an answer that one window cuts in two stands whole in the next, and no word is
+            # read without what stands around it. Differs from the authors' code: of a token in two windows
+            # both scores count, not only that with more text around it.
+            step = max(1, room // 2)
+            for start in range(0, max(1, len(ids) - room + step), step):
+                part = slice(start, start + room)
+                row = framed(self.tokenizer, self.config, question, ids[part])
+                label = [0, 0]  # [CLS]: no answer, or not in this window
+                if inside and start <= inside[0] and inside[-1] < start + room:
+                    label = [row[1] + inside[0] - start, row[1] + inside[-1] - start]
+                found.append(Window(i, row, letters[part], label))
+        return found
 
     def rows(self, examples):
-        """Return the windows of all texts, with the places of the answers."""
-        return Windows(self, examples)
+        """Return the windows of all texts as rows, with the places of the answers."""
+        rows = self.window_rows(self.windows(examples))
+        questions = [text_ids(self.tokenizer, self.config, question) for _, question, _ in examples]
+        rows.texts.n_cut = sum(len(ids) > self.context // 2 for ids in questions)
+        return rows
 
-    def logits(self, model, batch: dict[str, Tensor]) -> Tensor:
-        """Return the scores (B, T, 2) of beginning and ending at each position, `BLOCKED` on padding.
-
-        Differs from the authors' code, in whose softmax padding takes part: there every row is as long.
-        """
-        padding = batch["attention_mask"] == 0  # (B, T)
-        return model.output(batch).float().masked_fill(padding[..., None], BLOCKED)
+    def window_rows(self, windows: list[Window]) -> LabelledRows:
+        """Return windows as rows."""
+        rows = rows_of(self.tokenizer, self.config, [window.row for window in windows])
+        return LabelledRows(rows, torch.tensor([window.label for window in windows]))
 
     def loss(self, model, batch):
         """Return the mean of both cross-entropies in nats; metrics `loss`, and `accuracy`, both right."""
-        logits, labels = self.logits(model, batch), batch["labels"]  # (B, T, 2), (B, 2)
-        # (B, T, 2) against (B, 2): the positions are the classes
-        total = F.cross_entropy(logits, labels, reduction="sum") / 2
-        right = (logits.argmax(1) == labels).all(1).sum() / batch["n_row"]
+        padding = batch["attention_mask"] == 0  # (B, T)
+        # Differs from the authors' code, in whose softmax padding takes part: there every row is as long.
+        logits = model.output(batch).float().masked_fill(padding[..., None], BLOCKED)  # (B, T, 2)
+        # (B, T, 2) against labels (B, 2): the positions are the classes
+        total = F.cross_entropy(logits, batch["labels"], reduction="sum") / 2
+        right = (logits.argmax(1) == batch["labels"]).all(1).sum() / batch["n_row"]
         return total / batch["n_row"], dict(loss=total / batch["n_row"], accuracy=right)
 
-    @torch.no_grad()
     def predict(self, model, examples, batch_size):
         """Return the best answer of all windows of a text, "" for none; no answer must be best in each."""
-        rows = Windows(self, examples)
-        best = [Found(BLOCKED, 0.0, "")] * len(examples)
-        none = [-BLOCKED] * len(examples)
-        for part, batch in in_parts(rows, batch_size, device_of(model)):
-            log_probs = self.logits(model, batch).log_softmax(1).cpu()  # (B, T, 2)
-            scores, places = best_spans(log_probs, rows.in_text(part))
-            for row, window in enumerate(part):
-                i = rows.example[window]
-                score, answer = float(scores[row]), rows.answer(window, *places[row].tolist())
-                if score > best[i].score:
-                    best[i] = Found(score, float(scores[row].exp()), answer)
-                none[i] = min(none[i], float(log_probs[row, 0].sum()))
-        return [
-            Prediction(f"{question} | {text}", answers, *self.decide(found, absent))
-            for (text, question, answers), found, absent in zip(examples, best, none, strict=True)
-        ]
+        windows = self.windows(examples)
+        best, absent = [(-math.inf, "")] * len(examples), [math.inf] * len(examples)
+        outputs = self.outputs(model, self.window_rows(windows), batch_size)
+        for window, scores in zip(windows, outputs, strict=True):
+            i, log_probs = window.example, scores.log_softmax(0)  # (T, 2)
+            absent[i] = min(absent[i], float(log_probs[0].sum()))
+            if window.letters:  # a text without a word has no answer
+                score, first, last = best_span(log_probs[window.row[1] : -1])
+                answer = examples[i][0][window.letters[first][0] : window.letters[last][1]]
+                best[i] = max(best[i], (score, answer), key=itemgetter(0))
+        found = []
+        for (text, question, truth), (score, guess), none in zip(examples, best, absent, strict=True):
+            if self.known["impossible"] and none > score:
+                score, guess = none, ""
+            found.append(Prediction(f"{question} | {text}", truth, guess, math.exp(score)))
+        return found
 
-    def decide(self, found: "Found", absent: float) -> tuple[str, float]:
-        """Return the answer and its probability: the span, or "" where that is likelier and allowed."""
-        if self.known["impossible"] and absent > found.score:
-            return "", float(torch.tensor(absent).exp())
-        return found.answer, found.probability
-
-    def score(self, predictions):
+    def score(self, truth, guess):
         """Return exact match and F1, as the script of SQuAD counts them."""
-        pairs = [(p.guess, [text for text, _ in p.truth]) for p in predictions]
-        exact = sum(metrics.squad_exact_match(guess, truth) for guess, truth in pairs) / len(pairs)
+        pairs = [(ours, [text for text, _ in theirs]) for theirs, ours in zip(truth, guess, strict=True)]
+        exact = sum(metrics.squad_exact_match(*pair) for pair in pairs) / len(pairs)
         return dict(exact_match=exact, f1=sum(metrics.squad_f1(*pair) for pair in pairs) / len(pairs))
 
     @classmethod
     def trivial(cls, train, test):
         """Give the commonest training answer to a question that begins with the same word."""
-        counts: dict[str, Counter] = {}
-        for _, question, answers in train:
-            counts.setdefault(question.split()[0], Counter())[answers[0][0] if answers else ""] += 1
-        usual = {word: found.most_common(1)[0][0] for word, found in counts.items()}
-        return "usual answer", [usual.get(question.split()[0], "") for _, question, _ in test]
+        usual = commonest((asked.split()[0], answers[0][0] if answers else "") for _, asked, answers in train)
+        return [usual.get(question.split()[0], "") for _, question, _ in test]
 
     def written(self, value):
         """Return the answer, or all right ones."""
@@ -137,111 +146,22 @@ class Span(Task):
         return super().written(" / ".join(texts) or "(no answer)")
 
 
-@dataclass(frozen=True)
-class Found:
-    """The best span so far of a text."""
-
-    score: float  # log-probability of its begin plus that of its end
-    probability: float
-    answer: str
-
-
-class Windows(Rows):
-    """Rows [CLS] question [SEP] window [SEP]; a long text has several windows, each half over the last one.
-
-    `example[r]` is the example that row r belongs to. Differs from the authors' code: of a token in two
-    windows both scores count, not only that with more text around it.
-    """
-
-    def __init__(self, task: Span, examples: list[tuple]):
-        self.task, self.n_cut = task, 0
-        self.example, self.labels, self.framed = [], [], []
-        self.begin, self.of_token = [], []  # of each row: place of its text, number of the first token in it
-        self.texts = [WordsOfText(task.tokenizer, example[0]) for example in examples]
-        for i, (_, question, answers) in enumerate(examples):
-            self.add(i, text_ids(task.tokenizer, task.config, question), answers)
-        self.rows = rows_of(task.tokenizer, task.config, self.framed)
-        self.lengths = self.rows.lengths
-
-    def add(self, i: int, question: list[int], answers: list | None) -> None:
-        """Add the windows of one example; of a question at most half the context is kept."""
-        task, text = self.task, self.texts[i]
-        self.n_cut += len(question) > task.context // 2
-        question = question[: task.context // 2]
-        n_before = len(framed(task.tokenizer, task.config, question, [])[0]) - 1  # all but the last [SEP]
-        room = task.context - n_before - 1
-        answer = text.tokens_of(*answers[0]) if answers else None
-        start = 0
-        while True:
-            end = min(start + room, len(text.ids))
-            self.framed.append(framed(task.tokenizer, task.config, question, text.ids[start:end]))
-            inside = answer is not None and start <= answer[0] and answer[1] < end
-            shift = n_before - start
-            self.labels.append([answer[0] + shift, answer[1] + shift] if inside else [0, 0])
-            self.example.append(i)
-            self.begin.append(n_before)
-            self.of_token.append(start)
-            if end == len(text.ids):
-                return
-            start += max(1, room // 2)
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def batch(self, chosen: Sequence[int]) -> dict[str, Tensor]:
-        """Return the rows of `RaggedRows.batch`, labels (B, 2), begin and end, and the denominator n_row."""
-        labels = torch.tensor([self.labels[r] for r in chosen])
-        return self.rows.batch(chosen) | dict(labels=labels, n_row=torch.tensor(float(len(labels))))
-
-    def in_text(self, chosen: Sequence[int]) -> Tensor:
-        """Return (B, T), true where a row's token belongs to the text."""
-        column = torch.arange(max(self.lengths[r] for r in chosen))
-        begin = torch.tensor([self.begin[r] for r in chosen])[:, None]
-        end = torch.tensor([self.lengths[r] - 1 for r in chosen])[:, None]
-        return (column >= begin) & (column < end)
-
-    def answer(self, r: int, first: int, last: int) -> str:
-        """Return the text from the word of one position of row r to the word of another."""
-        shift = self.of_token[r] - self.begin[r]
-        return self.texts[self.example[r]].between(first + shift, last + shift)
+def tokens_of(tokenizer, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    """Return the ids of a text, and for each where its word begins and ends in the text."""
+    ids, letters = [], []
+    for match in WORD.finditer(text):
+        # As in a whole text: a space before a word, none before a mark that stands close.
+        close = match.start() > 0 and not text[match.start() - 1].isspace()
+        pieces = tokenizer.encode(("" if close else " ") + match.group(), allow_special=False)
+        ids += pieces
+        letters += [match.span()] * len(pieces)
+    return ids, letters
 
 
-class WordsOfText:
-    """A text as tokens, each of which knows its word, and so its letters."""
-
-    def __init__(self, tokenizer, text: str):
-        self.text, self.ids, self.word, self.spans = text, [], [], []
-        for match in WORD.finditer(text):
-            # As in a whole text: a space before a word, none before a mark that stands close.
-            close = match.start() > 0 and not text[match.start() - 1].isspace()
-            ids = tokenizer.encode(("" if close else " ") + match.group(), allow_special=False)
-            self.ids += ids
-            self.word += [len(self.spans)] * len(ids)
-            self.spans.append(match.span())
-
-    def tokens_of(self, answer: str, start: int) -> tuple[int, int] | None:
-        """Return the first and the last token of an answer at a place; None where it has none."""
-        end = start + len(answer)
-        touched = {w for w, (a, b) in enumerate(self.spans) if a < end and b > start}
-        tokens = [t for t, word in enumerate(self.word) if word in touched]
-        return (tokens[0], tokens[-1]) if tokens else None
-
-    def between(self, first: int, last: int) -> str:
-        """Return the letters from the word of token `first` to that of token `last`."""
-        if not self.ids:
-            return ""
-        return self.text[self.spans[self.word[first]][0] : self.spans[self.word[last]][1]]
-
-
-def best_spans(log_probs: Tensor, allowed: Tensor, longest: int = LONGEST_ANSWER) -> tuple[Tensor, Tensor]:
-    """Return the best sum of begin and end (B,), and its two positions (B, 2).
-
-    Args:
-        log_probs: (B, T, 2). allowed: (B, T), where an answer may begin and end.
-    """
-    begin, end = log_probs.masked_fill(~allowed[..., None], BLOCKED).unbind(-1)  # (B, T)
-    T = begin.shape[1]
-    fits = torch.ones(T, T, dtype=torch.bool).triu().tril(longest - 1)  # begins before it ends, not too long
-    sums = (begin[:, :, None] + end[:, None, :]).masked_fill(~fits, 2 * BLOCKED)  # (B, T, T)
-    score, place = sums.flatten(1).max(1)
-    return score, torch.stack([place // T, place % T], 1)
+def best_span(log_probs: Tensor, longest: int = LONGEST_ANSWER) -> tuple[float, int, int]:
+    """Return the greatest sum of begin and end, and both places, of the positions of a text (T, 2)."""
+    begin, end = log_probs.unbind(-1)  # (T,) each
+    sums = begin[:, None] + end[None, :]  # (T, T): begins at the row's place, ends at the column's
+    fits = torch.ones_like(sums).triu().tril(longest - 1)  # begins before it ends, not too long
+    score, place = sums.masked_fill(fits == 0, -math.inf).flatten().max(0)
+    return float(score), *divmod(int(place), len(sums))

@@ -4,16 +4,17 @@ A task knows nothing of training. `FineTuning` below makes an objective of a tas
 one loop (`training/loop.py`) trains it; `comparison.py` trains it again from random weights, with a frozen
 body and so on, and asks `score` each time.
 
+    Type I    `HeadTask`: the answer is read off a head on top of the model (`heads.py`)
+    Type II   no new head: the model writes the answer (`text_to_text.py`)
+
 An example is a tuple: what the model may see, then the truth, `(text, label)` or `(source, target)`. The
 truth is None where it is not known (`--predict`).
 """
 
-import random
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,9 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from ..model.config import ModelConfig
-from ..plumbing.errors import UserError, suggest
-from ..tokenizer.rows import alike
-from ..training.objective import Objective
+from ..texts.examples import Parts
+from ..tokenizer.rows import RaggedRows, alike, text_rows
+from ..training.objective import IGNORED, Objective, to_device
+from .heads import Head
 
 
 @dataclass(frozen=True)
@@ -36,36 +38,38 @@ class Prediction:
     probability: float | None = None  # that the model gave to its guess; none where it gives none
 
 
-@dataclass
-class Examples:
-    """The examples of a task: to learn from, to watch while learning, and to measure on."""
+class LabelledRows:
+    """Examples as rows of ids, and what the loss compares with: labels, and other columns of a batch.
 
-    train: list[tuple]
-    validation: list[tuple]
-    test: list[tuple]
-    name: str = "world"
-    notes: tuple[str, ...] = ()  # lines worth printing
+    `n_row` an example: two where the texts of a pair are apart, rows 2 i and 2 i + 1 those of example i.
+    """
 
-    def summary(self) -> str:
-        """Return one line: name, and examples of each part."""
-        return (
-            f"{self.name}: {len(self.train):,} examples to learn from, {len(self.validation):,} to watch, "
-            f"{len(self.test):,} to measure on"
-        )
+    def __init__(self, texts: RaggedRows, labels: RaggedRows | Tensor, n_row: int = 1, **columns):
+        self.texts, self.columns = texts, dict(labels=labels) | columns
+        numbers = np.arange(len(texts))
+        self.numbers = numbers if n_row == 1 else numbers.reshape(-1, n_row)  # (N,) or (N, 2)
+        self.lengths = texts.lengths.reshape(-1, n_row).sum(1)  # tokens of each example, (N,)
 
+    def __len__(self) -> int:
+        return len(self.lengths)
 
-class Rows(ABC):
-    """Examples as rows of ids with what the loss needs; there may be several rows an example (`span.py`)."""
-
-    n_cut: int = 0  # rows that were cut to the context
-    lengths: np.ndarray  # (N,) tokens of each row
-
-    @abstractmethod
-    def __len__(self) -> int: ...
-
-    @abstractmethod
     def batch(self, chosen: Sequence[int]) -> dict[str, Tensor]:
-        """Return the chosen rows: input_ids (B, T) and so on, labels, and the loss's denominators (0-d)."""
+        """Return the chosen examples, padded to the longest of them.
+
+        Returns:
+            input_ids, attention_mask, perhaps token_type_ids (B, T), of pairs apart (B, 2, T); labels and the
+            other columns (B, ...); the denominators of a loss (0-d): n_row, the examples, and n_label, the
+            labels that are not `IGNORED`, or their weights.
+        """
+        chosen = np.asarray(chosen)
+        batch = self.texts.batch(self.numbers[chosen])
+        for name, column in self.columns.items():
+            ragged = isinstance(column, RaggedRows)
+            batch[name] = torch.from_numpy(column.padded(chosen)[0]).long() if ragged else column[chosen]
+        # At least 1: without a label the loss is 0, and not NaN.
+        n_label = (batch["labels"] != IGNORED).sum().clamp(min=1).float()
+        n_label = batch["weights"].sum() if "weights" in batch else n_label
+        return batch | dict(n_row=torch.tensor(float(len(chosen))), n_label=n_label)
 
 
 class Task(ABC):
@@ -74,30 +78,26 @@ class Task(ABC):
     Args:
         known: what `learn` found in the training examples, such as the names of the labels.
         context: most tokens of a row.
-
-    Raises:
-        UserError: for a model of a kind that cannot do the task.
+        pairs: of two texts, "together" in one row of the model, or "apart", each in a row of its own, so that
+            the head alone compares them.
+        balanced: rare classes count as much as frequent ones.
     """
 
     name: ClassVar[str]  # of --task
     metric: ClassVar[str]  # of the score: the first key of what `score` returns
+    baseline: ClassVar[str]  # what `trivial` does, in two or three words
+    fields: ClassVar[tuple[str, ...]]  # of an example, the truth last: the columns of a file
     kinds: ClassVar[tuple[str, ...]] = ("encoder", "decoder", "encoder-decoder")  # of models that can do it
     start: ClassVar[str] = "masked"  # objective of the model to start from, where none is named
-    pairs: ClassVar[str] = "together"  # in one row, where nothing else is asked; only of tasks on two texts
-    columns: ClassVar[str]  # what a file of examples holds, for errors and the help
+    least_context: ClassVar[int] = 3  # tokens of a row
+    closed: ClassVar[bool] = False  # no other truth is possible than those of training
+    is_number: ClassVar[bool] = False  # the truth is a number
+    recipe: ClassVar[dict]  # of a small model on the world, measured on two CPU cores
 
-    def __init__(self, tokenizer, config: ModelConfig, context: int, known: dict | None = None):
-        if config.kind not in self.kinds:
-            raise UserError(
-                f"--task {self.name} needs a model of kind {' or '.join(self.kinds)}, not {config.kind}"
-            )
-        self.tokenizer, self.config, self.context, self.known = tokenizer, config, context, known or {}
-        self.options: dict[str, Any] = {}  # further arguments that a saved task needs to be made again
-
-    @classmethod
-    @abstractmethod
-    def read(cls, path: str | Path, skip_bad: bool = False, truth: bool = True) -> tuple[list[tuple], int]:
-        """Return (examples, n_skipped) of a file; without `truth` it holds none, and theirs is None."""
+    def __init__(self, tokenizer, config: ModelConfig, context: int, known: dict, pairs=None, balanced=False):
+        self.tokenizer, self.config, self.context, self.known = tokenizer, config, context, known
+        self.pairs, self.balanced = pairs, balanced
+        self.labels = known.get("labels", known.get("tags", ()))  # names of the classes
 
     @classmethod
     @abstractmethod
@@ -105,28 +105,21 @@ class Task(ABC):
         """Return n examples of the embedded world; with `held_out` their topic words have no label yet."""
 
     @classmethod
-    def draw(cls, examples: list[tuple], n: int, seed: int) -> list[tuple]:
-        """Return n of the examples, drawn by the seed."""
-        return random.Random(f"examples {seed}").sample(examples, n)
+    @abstractmethod
+    def learn(cls, train: list[tuple]) -> dict:
+        """Return what is to be known of the training examples, as JSON can write it: `known`."""
 
     @classmethod
-    def learn(cls, train: list[tuple]) -> dict:
-        """Return what is to be known of the training examples, as JSON can write it: `known`.
-
-        Raises UserError where nothing can be learnt from them, as from a single class.
-        """
-        return {}
-
-    @classmethod  # noqa: B027 - most tasks have nothing to check
-    def check(cls, known: dict, examples: list[tuple], name: str) -> None:
-        """Raise UserError where examples do not fit what is known: a label that training did not have."""
+    def truths(cls, examples: list[tuple]) -> list:
+        """Return the truths of all examples, one after the other: the labels, or the tags of all words."""
+        return [example[-1] for example in examples]
 
     def head(self) -> nn.Module | None:
         """Return the fresh head of this task, or None where the model's own vocabulary head serves."""
         return None
 
     @abstractmethod
-    def rows(self, examples: list[tuple]) -> Rows:
+    def rows(self, examples: list[tuple]) -> LabelledRows:
         """Return the examples as rows."""
 
     @abstractmethod
@@ -138,74 +131,83 @@ class Task(ABC):
         """Return a prediction for each example, the model in evaluation mode."""
 
     @abstractmethod
-    def score(self, predictions: list[Prediction]) -> dict[str, float]:
-        """Return the figures by name, `metric` first; all predictions have a truth."""
+    def score(self, truth: list, guess: list) -> dict[str, float]:
+        """Return the figures by name, `metric` first."""
 
     @classmethod
-    @abstractmethod
-    def trivial(cls, train: list[tuple], test: list[tuple]) -> tuple[str, list]:
-        """Return what needs no model, in two or three words, and its guess for each test example.
-
-        The commonest label of the training examples, for instance: "majority class".
-        """
-
-    def shown(self, prediction: Prediction) -> list[str]:
-        """Return lines that show a prediction to a person."""
-        sure = "" if prediction.probability is None else f" {prediction.probability:.2f}"
-        truth = "" if prediction.truth is None else f"   (it is: {self.written(prediction.truth)})"
-        return [prediction.text, f"    {self.written(prediction.guess)}{sure}{truth}"]
+    def trivial(cls, train: list[tuple], test: list[tuple]) -> list:
+        """Return a guess for each test example that needs no model: here the commonest truth, every time."""
+        return [commonest((None, truth) for *_, truth in train)[None]] * len(test)
 
     def written(self, value) -> str:
         """Return a truth or a guess as one cell of predictions.tsv."""
         return " ".join(str(value).split())
 
+    def shown(self, value, text: str) -> str:
+        """Return a truth or a guess about a text as a person likes to read it."""
+        return self.written(value)
+
+
+class HeadTask(Task):
+    """Type I: the output of a head is a score for each class, or a number, of a text or of each position."""
+
+    on = "text"  # what the head reads, "text" or "position" (`heads.py`)
+    n_output: int | None = None  # numbers that the head gives; none: one for each label
+
+    def head(self):
+        """Return a linear layer from what it reads to its numbers."""
+        on = "apart" if self.pairs == "apart" else self.on
+        return Head(self.config, self.n_output or len(self.labels), on)
+
+    def text_rows(self, examples: list[tuple], labels: Tensor, **columns) -> LabelledRows:
+        """Return the text, or the two texts, of each example as a row; apart as two rows."""
+        texts, n_row = [example[:-1] for example in examples], 1
+        if self.pairs == "apart":
+            texts, n_row = [(text,) for pair in texts for text in pair], 2
+        rows = text_rows(self.tokenizer, self.config, *zip(*texts, strict=True), longest=self.context)
+        return LabelledRows(rows, labels, n_row, **columns)
+
+    @torch.no_grad()
+    def outputs(self, model, rows: LabelledRows, batch_size: int) -> list[Tensor]:
+        """Return the head's output for each row: (n_output,), on positions (T, n_output) of real tokens."""
+        found = [torch.empty(0)] * len(rows)
+        for chosen in alike(rows.lengths, batch_size):
+            batch = to_device(rows.batch(chosen), model.tokens.weight.device)
+            for i, output in zip(chosen, model.output(batch).float().cpu(), strict=True):
+                found[i] = output[: rows.lengths[i]] if self.on == "position" else output
+        return found
+
 
 class FineTuning(Objective):
-    """A task and its examples as an objective: `batch` and `loss`, for `minilm.training.loop.train`.
+    """A task and its examples as an objective: `batch` and `loss`, for the one loop.
 
-    `batch` is a pure function of (seed, split, step), as in `minilm/training/objective.py`.
+    `batch` is a pure function of (seed, split, step), as in `training/objective.py`.
     """
 
-    def __init__(self, task: Task, examples: Examples, batch_size: int, seed: int = 0):
-        self.task, self.batch_size, self.seed = task, batch_size, seed  # of Objective's own it needs no more
-        self.data = {"train": task.rows(examples.train), "validation": task.rows(examples.validation)}
+    def __init__(self, task: Task, parts: Parts, batch_size: int, seed: int = 0):
+        self.task, self.parts, self.batch_size, self.seed = task, parts, batch_size, seed
+        self.rows = dict(train=task.rows(parts.train), validation=task.rows(parts.validation))
 
     def batch(self, step: int, split: str) -> dict[str, Tensor]:
         """Return the batch of a step of `train`, or the whole `validation` part whatever the step."""
-        rows = self.data[split]
+        rows = self.rows[split]
         return rows.batch(self.chosen(step, len(rows)) if split == "train" else range(len(rows)))
 
-    def chosen(self, step: int, n_row: int) -> list[int]:
-        """Return the rows of a step: every row once before any comes again, each epoch in a new order."""
+    def chosen(self, step: int, n: int) -> list[int]:
+        """Return the rows of a step: each of n once before any comes again, every epoch in a new order."""
         places = range(step * self.batch_size, (step + 1) * self.batch_size)
-        orders = {epoch: self.order(epoch, n_row) for epoch in {place // n_row for place in places}}
-        return [int(orders[place // n_row][place % n_row]) for place in places]
-
-    def order(self, epoch: int, n_row: int) -> np.ndarray:
-        """Return the order of the rows in an epoch, (n_row,)."""
-        return np.random.default_rng([self.seed, epoch]).permutation(n_row)
+        epochs = {place // n for place in places}
+        orders = {epoch: np.random.default_rng([self.seed, epoch]).permutation(n) for epoch in epochs}
+        return [int(orders[place // n][place % n]) for place in places]
 
     def loss(self, model, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the task's loss and metrics."""
         return self.task.loss(model, batch)
 
 
-def check_known(found: Iterable[str], known: Sequence[str], what: str, name: str) -> None:
-    """Raise UserError where labels, or tags (`what`), of the examples `name` are none of those known."""
-    unknown = Counter(label for label in found if label not in known)
-    if unknown:
-        told = ", ".join(f"{label!r} ({n:,} times)" for label, n in unknown.most_common(5))
-        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
-        near = suggest(str(next(iter(unknown))), known)
-        raise UserError(f"{name}: {what} that training does not have: {told}{more}{near}")
-
-
-def in_parts(rows, batch_size: int, device) -> Iterator[tuple[np.ndarray, dict[str, Tensor]]]:
-    """Yield all rows as (indices, batch on the device), one batch at a time; rows of like length together."""
-    for part in alike(rows.lengths, batch_size):
-        yield part, {name: value.to(device) for name, value in rows.batch(part).items()}
-
-
-def device_of(model) -> torch.device:
-    """Return the device that a model's weights are on."""
-    return next(model.parameters()).device
+def commonest(pairs: Iterable[tuple]) -> dict:
+    """Return for each key the value that it mostly has in pairs (key, value)."""
+    counts: dict[Any, Counter] = {}
+    for key, value in pairs:
+        counts.setdefault(key, Counter())[value] += 1
+    return {key: found.most_common(1)[0][0] for key, found in counts.items()}

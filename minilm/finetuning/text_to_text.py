@@ -3,13 +3,13 @@
     encoder-decoder    the encoder reads [CLS] source [SEP]; the decoder reads [CLS] and writes answer [SEP]
     decoder            <|endoftext|> source, a line break, answer <|endoftext|>
 
-A source may be an instruction, a question with its text, or a text whose label is the answer. A decoder reads
-it in one row with the answer, but **the loss is on the answer only**, its end included: the source is given,
-and learning to write sources would take from learning to write answers. Papers: Raffel et al. 2020, section
-2.4, for tasks as texts; Radford et al. 2018, section 3.3, for rows with a token between their parts.
+A source may be an instruction, a question with its text, or a text whose label is the answer. Papers: Raffel
+et al. 2020, section 2.4, for tasks as texts; Radford et al. 2018, section 3.3, for rows with a token between
+their parts.
 """
 
 from collections import Counter
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -17,16 +17,12 @@ from torch import Tensor
 
 from .. import world
 from ..model.generate import generate
-from ..plumbing.errors import UserError
-from ..texts.files import kind, read_jsonl, read_text
-from ..texts.tables import read_table
 from ..tokenizer.rows import END, RaggedRows, alike, decoder_begin, text_ids
 from ..training.bleu import corpus_bleu, exact_match, words
 from ..training.metrics import macro_f1
-from ..training.objective import IGNORED, count_correct, summed_cross_entropy, tensors
-from .tasks import Prediction, Rows, Task, device_of
+from ..training.objective import IGNORED, count_correct, summed_cross_entropy, to_device
+from .tasks import LabelledRows, Prediction, Task
 
-FIELDS = (("source", "target"), ("prompt", "response"))
 ANSWER = "\n"  # between source and answer of a decoder: it says that the answer begins
 MOST_LABELS = 20  # different answers of a classification written as text
 SENTENCE = 4  # words: of shorter answers BLEU, which counts runs of 4 words, says nothing
@@ -40,13 +36,14 @@ class TextToText(Task):
     answer, in training as in use, so that a long source is cut at the same place in both.
     """
 
-    name, metric, kinds = "text-to-text", "exact_match", ("decoder", "encoder-decoder")
-    start = "denoising"
-    columns = "source and target, or prompt and response (.tsv, .csv, .jsonl)"
+    name, metric, baseline = "text-to-text", "exact_match", "commonest answer"
+    fields, kinds = ("source", "target"), ("decoder", "encoder-decoder")
+    start, least_context = "denoising", 8
+    recipe: ClassVar = dict(n_examples=3000, steps=200, batch_size=32)
     n_beam = 1  # answers are the likeliest token each time; above 1: beam search
 
-    def __init__(self, tokenizer, config, context, known=None):
-        super().__init__(tokenizer, config, context, known)
+    def __init__(self, tokenizer, config, context, known, **options):
+        super().__init__(tokenizer, config, context, known, **options)
         self.is_decoder = config.kind == "decoder"
         self.end, self.pad = map(tokenizer.special_id, (END, END) if self.is_decoder else ("[SEP]", "[PAD]"))
         self.begin = [tokenizer.special_id(END if self.is_decoder else "[CLS]")]
@@ -55,17 +52,7 @@ class TextToText(Task):
         self.specials = {tokenizer.special_id(token) for token in tokenizer.special_tokens}
         # An answer may take half of a decoder's context, all of an encoder-decoder's.
         self.most_answer = context // 2 if self.is_decoder else context - len(self.decoder_begin)
-        if self.most_answer < 2:
-            raise UserError(f"--context {context}: too short for a source and an answer; give 8 or more")
-        longest = self.answer_ids(self.known.get("longest_answer", ""))[0]
-        self.n_answer = max(2, len(longest))
-
-    @classmethod
-    def read(cls, path, skip_bad=False, truth=True):
-        """Return (examples, n_skipped) of a table of pairs, or of instructions and their responses."""
-        fields = fields_of(path)
-        rows, n_skipped = read_table(path, fields if truth else fields[:1], skip_bad)
-        return (rows if truth else [(*row, None) for row in rows]), n_skipped
+        self.n_answer = max(2, len(self.answer_ids(known["longest_answer"])))
 
     @classmethod
     def world(cls, n, seed, held_out):
@@ -79,55 +66,59 @@ class TextToText(Task):
 
         They are labels where there are few (`MOST_LABELS`), each of them two times or more.
         """
-        counts = Counter(target for _, target in train)
-        if len(counts) < 2:
-            raise UserError(
-                f"all {len(train)} training examples have the answer {str(*counts)[:40]!r}: nothing to learn"
-            )
+        counts = Counter(cls.truths(train))
         known = dict(longest_answer=max(counts, key=lambda text: (len(text.encode()), text)))
         if len(counts) <= MOST_LABELS and min(counts.values()) > 1:
             known["labels"] = sorted(counts)
         return known
 
-    @classmethod
-    def trivial(cls, train, test):
-        """Return the commonest answer, for every test example."""
-        commonest = Counter(target for _, target in train).most_common(1)[0][0]
-        return "commonest answer", [commonest] * len(test)
-
-    def answer_ids(self, text: str) -> tuple[list[int], bool]:
-        """Return the ids of an answer with its end, and whether it had to be cut: then it has none."""
+    def answer_ids(self, text: str) -> list[int]:
+        """Return the ids of an answer with its end; one that had to be cut has none."""
         # After a line break or [CLS] alike a word is the token it is inside a text: the one with a space.
         ours = self.is_decoder or "[CLS]" in self.tokenizer.special_tokens
         ids = [*self.tokenizer.encode(" " + text if ours else text, allow_special=False), self.end]
-        return ids[: self.most_answer], len(ids) > self.most_answer
+        return ids[: self.most_answer]
 
     def source_ids(self, text: str, n_answer: int) -> tuple[list[int], bool]:
         """Return the ids that stand before an answer of `n_answer` tokens, and whether the text was cut."""
-        ids = text_ids(self.tokenizer, self.config, text)
-        if self.is_decoder:
+        ids, after = text_ids(self.tokenizer, self.config, text), [self.end]
+        room = self.context - len(self.begin) - 1
+        if self.is_decoder:  # the answer stands in the same row; its end is a label, and no input
             after = self.tokenizer.encode(ANSWER, allow_special=False)
-            # The answer's end is a label, and no input.
-            room = self.context - len(self.begin) - len(after) - max(n_answer, self.n_answer) + 1
-        else:
-            after, room = [self.end], self.context - len(self.begin) - 1
-        room = max(0, room)
+            room = max(0, room - len(after) - max(n_answer, self.n_answer) + 2)
         return [*self.begin, *ids[max(0, len(ids) - room) :], *after], len(ids) > room
 
     def rows(self, examples):
-        """Return the examples as rows; without a truth there is nothing to learn from them."""
+        """Return the examples as rows."""
         answers = [self.answer_ids(target) for _, target in examples]
-        sources = [
-            self.source_ids(example[0], len(a)) for example, (a, _) in zip(examples, answers, strict=True)
-        ]
-        n_cut = sum(source[1] or answer[1] for source, answer in zip(sources, answers, strict=True))
-        return AnswerRows(self, [ids for ids, _ in sources], [ids for ids, _ in answers], n_cut)
+        pairs = zip(examples, answers, strict=True)
+        sources, was_cut = zip(
+            *(self.source_ids(source, len(ids)) for (source, _), ids in pairs), strict=True
+        )
+        n_cut = sum(cut or ids[-1] != self.end for cut, ids in zip(was_cut, answers, strict=True))
+        return self.answer_rows(sources, answers, n_cut)
+
+    def answer_rows(self, sources, answers, n_cut: int = 0) -> LabelledRows:
+        """Return sources and answers, as ids, as rows; an encoder-decoder's have `decoder_input_ids`.
+
+        A label is the token that the decoder must say at a position: the one that follows there.
+        """
+        given = sources if self.is_decoder else [self.decoder_begin] * len(answers)
+        both = list(zip(given, answers, strict=True))
+        read = RaggedRows(([*before, *answer[:-1]] for before, answer in both), self.pad, n_cut=n_cut)
+        # Why answers alone are labels: the source is given, and learning to write sources would take from
+        # learning to write answers. With the answer's end, or the model would never learn to stop.
+        labels = RaggedRows(([IGNORED] * (len(before) - 1) + answer for before, answer in both), IGNORED)
+        if self.is_decoder:
+            return LabelledRows(read, labels)
+        # The decoder needs no mask: padding stands after the answer, where the causal mask hides it.
+        return LabelledRows(RaggedRows(sources, self.pad, n_cut=n_cut), labels, decoder_input_ids=read)
 
     def loss(self, model, batch):
         """Return the mean over the answers' tokens in nats; metrics `loss`, and `accuracy` a token."""
         logits, labels = self.answer_logits(model, batch)
         loss = summed_cross_entropy(logits, labels) / batch["n_label"]
-        return loss, {"loss": loss, "accuracy": count_correct(logits, labels) / batch["n_label"]}
+        return loss, dict(loss=loss, accuracy=count_correct(logits, labels) / batch["n_label"])
 
     def answer_logits(self, model, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return the logits (N, V) and the labels (N,) of the N positions that have a label, row by row."""
@@ -139,10 +130,11 @@ class TextToText(Task):
 
     def predict(self, model, examples, batch_size):
         """Return the answer to each source, and the probability of all its tokens together."""
-        prompts = [self.source_ids(source, 0)[0] for source, *_ in examples]
+        prompts = [self.source_ids(source, 0)[0] for source, _ in examples]
         answers = self.write(model, prompts, batch_size)
-        chances = self.probabilities(model, AnswerRows(self, prompts, answers, 0), batch_size)
-        both = zip(examples, map(self.text_of, answers), chances, strict=True)
+        texts = [self.tokenizer.decode([t for t in ids if t not in self.specials]).strip() for ids in answers]
+        chances = self.probabilities(model, self.answer_rows(prompts, answers), batch_size)
+        both = zip(examples, texts, chances, strict=True)
         return [Prediction(source, truth, guess, chance) for (source, truth), guess, chance in both]
 
     def write(self, model, prompts: list[list[int]], batch_size: int) -> list[list[int]]:
@@ -160,16 +152,12 @@ class TextToText(Task):
                 answers[i] = ids[len(prompts[i] if self.is_decoder else self.decoder_begin) :]
         return answers
 
-    def text_of(self, answer: list[int]) -> str:
-        """Return an answer's text, without its end."""
-        return self.tokenizer.decode([token for token in answer if token not in self.specials]).strip()
-
     @torch.no_grad()
-    def probabilities(self, model, rows: "AnswerRows", batch_size: int) -> list[float]:
+    def probabilities(self, model, rows: LabelledRows, batch_size: int) -> list[float]:
         """Return for each row the probability that the model gives to the answer after its source."""
         found = np.zeros(len(rows))
         for chosen in alike(rows.lengths, batch_size):
-            batch = {name: value.to(device_of(model)) for name, value in rows.batch(chosen).items()}
+            batch = to_device(rows.batch(chosen), model.tokens.weight.device)
             logits, labels = self.answer_logits(model, batch)
             log_probs = logits.float().log_softmax(-1).gather(1, labels[:, None])[:, 0]  # (N,)
             row = (batch["labels"] != IGNORED).nonzero()[:, 0]  # (N,)
@@ -177,67 +165,16 @@ class TextToText(Task):
             found[chosen] = sums.exp().cpu().numpy()
         return found.tolist()
 
-    def score(self, predictions):
+    def score(self, truth, guess):
         """Return `exact_match`, white space aside, and what else fits the answers.
 
         Of labels: `macro_f1`, and `not_a_label`, the share of answers that are none of the labels. Their
         exact match is the accuracy: Raffel et al. 2020 count such answers as wrong too. Of sentences: `bleu`.
         """
-        truth, guess = zip(*((p.truth, p.guess) for p in predictions), strict=True)
         figures = {"exact_match": exact_match(guess, truth)}
-        if "labels" in self.known:
-            labels = set(self.known["labels"])
+        if self.labels:
             figures["macro_f1"] = macro_f1(truth, guess)
-            figures["not_a_label"] = sum(text not in labels for text in guess) / len(guess)
+            figures["not_a_label"] = sum(text not in self.labels for text in guess) / len(guess)
         elif np.mean([len(words(text)) for text in truth]) >= SENTENCE:
             figures["bleu"] = corpus_bleu(guess, truth)
         return figures
-
-
-class AnswerRows(Rows):
-    """Sources and answers as ids; only the answers' tokens, their end among them, are labels."""
-
-    def __init__(self, task: TextToText, sources: list[list[int]], answers: list[list[int]], n_cut: int):
-        self.task, self.n_cut = task, n_cut
-        if task.is_decoder:
-            # One text: each label is the token that follows, and the source's are ignored.
-            both = zip(sources, answers, strict=True)
-            self.inputs = RaggedRows(([*source, *answer[:-1]] for source, answer in both), task.pad)
-            given, self.encoder = [len(source) - 1 for source in sources], None
-        else:
-            self.inputs = RaggedRows(([*task.decoder_begin, *a[:-1]] for a in answers), task.pad)
-            given, self.encoder = [len(task.decoder_begin) - 1] * len(answers), RaggedRows(sources, task.pad)
-        labels = [[IGNORED] * n + answer for n, answer in zip(given, answers, strict=True)]
-        self.labels = RaggedRows(labels, IGNORED)
-        self.lengths = (self.encoder or self.inputs).lengths
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def batch(self, chosen):
-        """Return the chosen rows, padded to the longest of them.
-
-        Returns:
-            input_ids, attention_mask (B, T); of an encoder-decoder's encoder (B, S), and decoder_input_ids
-            (B, T); labels (B, T), the token that the decoder must say, `IGNORED` before the answer and
-            after; n_label (0-d).
-        """
-        chosen = np.asarray(chosen)
-        labels, _ = self.labels.padded(chosen)
-        inputs, real = self.inputs.padded(chosen)
-        rows = dict(input_ids=inputs, attention_mask=real)
-        if self.encoder is not None:
-            # The decoder needs no mask: padding stands after the answer, where the causal mask hides it.
-            sources, real = self.encoder.padded(chosen)
-            rows = dict(input_ids=sources, attention_mask=real, decoder_input_ids=inputs)
-        return tensors(rows | dict(labels=labels, n_label=max(1, (labels != IGNORED).sum())))
-
-
-def fields_of(path) -> tuple[str, str]:
-    """Return the names of a table's columns: prompt and response where its first line names one of them."""
-    if kind(path) == ".jsonl":
-        names = set(next(iter(read_jsonl(path)), (0, {}))[1])
-    else:
-        first = next((line for line in read_text(path).split("\n") if line.strip()), "")
-        names = {cell.strip().strip('"').lower() for cell in first.replace(",", "\t").split("\t")}
-    return FIELDS[1] if names & set(FIELDS[1]) else FIELDS[0]

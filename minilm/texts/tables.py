@@ -16,6 +16,7 @@ from ..plumbing.errors import UserError
 from .files import kind, read_jsonl, read_lines, read_text, string_field
 
 SUFFIXES = (".tsv", ".csv", ".jsonl")
+OTHER_NAMES = {"prompt": "source", "response": "target"}
 Rows = tuple[list[tuple[str, ...]], int]  # rows, n_skipped
 csv.field_size_limit(2**31 - 1)  # a cell may hold a long document
 
@@ -44,7 +45,8 @@ def read_table(path: str | Path, fields: Sequence[str], skip_bad: bool = False) 
     skipped: a quote not closed, a line that is not JSON, a header that names some of the fields only.
     """
     if kind(path) == ".jsonl":
-        parts = ((where, list(record), list(record.values())) for where, record in read_jsonl(path))
+        records = read_jsonl(path)
+        parts = ((where, known_names(record, fields), list(record.values())) for where, record in records)
     elif kind(path) in SUFFIXES:
         parts = columns(path, fields)
     else:
@@ -76,7 +78,7 @@ def columns(path: str | Path, fields: Sequence[str]) -> Iterator[tuple[str, Sequ
     where, names = f"{path}, line 1", None
     try:
         for cells in reader:
-            header = [cell.strip().lower() for cell in cells]
+            header = known_names([cell.strip().lower() for cell in cells], fields)
             if names is None and set(fields) <= set(header):
                 names = header
             elif names is None and set(fields) & set(header):
@@ -87,6 +89,11 @@ def columns(path: str | Path, fields: Sequence[str]) -> Iterator[tuple[str, Sequ
             where = f"{path}, line {reader.line_num + 1}"  # the line where the next row begins
     except csv.Error as error:
         raise UserError(f"{where}: {error}; is a quote opened here, never closed?") from None
+
+
+def known_names(names: Iterable[str], fields: Sequence[str]) -> list[str]:
+    """Return names of columns; a prompt is a source, a response a target, where these are the fields."""
+    return [OTHER_NAMES[name] if OTHER_NAMES.get(name) in fields else name for name in names]
 
 
 def row(fields: Sequence[str], where: str, names: Sequence[str], cells: Sequence) -> tuple[str, ...]:

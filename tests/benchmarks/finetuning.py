@@ -14,9 +14,9 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 from transformers.utils import logging
 
-from minilm.finetuning.classification import TextsWithTruth
 from minilm.finetuning.heads import Head, put_head_on
 from minilm.finetuning.settings import FinetuningSettings
+from minilm.finetuning.tasks import LabelledRows
 from minilm.model.config import PRESETS
 from minilm.model.transformer import build
 from minilm.tokenizer.rows import RaggedRows
@@ -31,7 +31,7 @@ class SameBatch:
     def __init__(self):
         ids = torch.randint(1000, 30000, (N_ROW, LENGTH)).tolist()
         texts = RaggedRows(ids, n_first=[LENGTH] * N_ROW)
-        self.rows = TextsWithTruth(texts, [i % N_CLASS for i in range(N_ROW)], [1.0] * N_ROW)
+        self.rows = LabelledRows(texts, torch.arange(N_ROW) % N_CLASS)
 
     def batch(self, step, split):
         return self.rows.batch(range(N_ROW))

@@ -1,7 +1,5 @@
 """Grades finetuning/comparison.py: each way to tune, from the same start, for the same steps."""
 
-from dataclasses import replace
-
 import pytest
 import small
 import torch
@@ -10,117 +8,145 @@ import tuned
 from minilm.finetuning import comparison
 from minilm.finetuning.comparison import (
     Result,
-    mean_and_deviation,
-    measure,
-    names_of,
-    one_way,
-    other_settings,
+    closing,
+    confusion,
     other_ways,
     prepared,
-    table_rows,
-    train_quietly,
-    trivial,
-    with_rate,
+    shown,
+    told,
+    trained,
 )
-from minilm.finetuning.settings import rate_of
-from minilm.finetuning.tasks import FineTuning
-from minilm.training.loop import train
+from minilm.finetuning.moving import rate_of
+from minilm.finetuning.tagging import Tagging
+from minilm.finetuning.tasks import Prediction
+from minilm.plumbing.folders import read_log
+
+
+def start(**changes):
+    """Return the model, the objective and the settings of a run."""
+    settings = tuned.settings(**dict(lora_rank=2) | changes)
+    return *prepared(tuned.body(), tuned.task(), tuned.parts(), settings), settings
 
 
 def test_a_run_begins_with_the_body_and_a_head_of_the_seed():
-    body, task = tuned.body(seed=5), tuned.classification()
-    first = prepared(body, task, tuned.settings(), "all")
+    body, task, parts = tuned.body(seed=5), tuned.task(), tuned.parts()
+    first, same, other = (prepared(body, task, parts, tuned.settings(seed=s))[0] for s in (0, 0, 1))
     small.assert_equal(dict(body.state_dict()), {n: first.state_dict()[n] for n in body.state_dict()})
-    same, other = (prepared(body, task, tuned.settings(seed=seed), "all") for seed in (0, 1))
     assert torch.equal(first.head.linear.weight, same.head.linear.weight)
     assert not torch.equal(first.head.linear.weight, other.head.linear.weight)
-    fresh = prepared(body, task, tuned.settings(), "all", from_random=True)
+    fresh, objective = prepared(body, task, parts, tuned.settings(seed=7), from_random=True)
     assert not torch.equal(fresh.tokens.weight, body.tokens.weight), "from random: nothing of the body"
+    assert (objective.seed, objective.batch_size, objective.parts) == (7, 5, parts)
 
 
-def test_only_what_is_named_moves():
-    task, examples = tuned.classification(), tuned.examples()
-    for tune in ("head", "lora", "last:1", "all"):
-        settings = tuned.settings(tune=tune, lora_rank=2)
-        model = prepared(tuned.body(), task, settings, tune)
-        before = {name: p.detach().clone() for name, p in model.named_parameters()}
-        train_quietly(model, FineTuning(task, examples, 5), settings)
-        changed = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
-        assert changed == {name for name, p in model.named_parameters() if p.requires_grad}, tune
-        assert not model.training
-
-
-def test_the_pace_reaches_the_optimizer():
-    task, examples = tuned.classification(), tuned.examples()
-    settings = tuned.settings(unfreeze_every=2, steps=3)  # the head from step 0, the last block from step 2
-    model = prepared(tuned.body(), task, settings, "all")
+def moved(**changes) -> tuple[set[str], set[str]]:
+    """Return the names of the weights that a run changed, and of those that it lets move."""
+    model, objective, settings = start(**changes)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    train_quietly(model, FineTuning(task, examples, 5), settings)
-    moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
-    assert "head.linear.weight" in moved and "encoder.blocks.1.feed_forward.up.weight" in moved
-    assert "encoder.blocks.0.feed_forward.up.weight" not in moved and "tokens.weight" not in moved
+    trained(model, objective, settings)
+    assert not model.training
+    changed = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    return changed, {name for name, p in model.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("tune", ["head", "lora", "last:1", "all"])
+def test_only_what_is_named_moves(tune):
+    changed, moving = moved(tune=tune)
+    assert changed == moving
+
+
+def test_shares_of_the_rate_and_first_steps_reach_the_optimizer():
+    changed, _ = moved(unfreeze_every=2, steps=3)  # the head from step 0, the last block from step 2
+    assert {"head.linear.weight", "encoder.blocks.1.feed_forward.up.weight"} <= changed
+    assert not {"encoder.blocks.0.feed_forward.up.weight", "tokens.weight"} & changed
+    decayed, plain = start(layer_decay=0.5), start()
+    for model, objective, settings in (decayed, plain):
+        trained(model, objective, settings)
+    assert not torch.equal(decayed[0].tokens.weight, plain[0].tokens.weight)
+
+
+def test_what_is_reached():
+    model, objective, settings = start(tune="head")
+    result, predictions = trained(model, objective, settings)
+    assert result.score == sum(p.truth == p.guess for p in predictions) / 9 and len(predictions) == 9
+    n_used = sum(p.numel() for name, p in model.named_parameters() if model.in_use(name))
+    assert (result.n_moving, result.share) == (39, pytest.approx(39 / n_used)) and result.seconds > 0
+
+
+def test_a_run_with_a_folder_is_that_without(tmp_path):
+    """The first seed's run is kept; without its patience the others would train on."""
+    for patience in (0, 1):
+        states = []
+        for folder in (None, tmp_path):
+            model, objective, settings = start(steps=40, lr=0.3, patience=patience, eval_every=3)
+            result, _ = trained(model, objective, settings, folder, small.tokenizer())
+            states.append((dict(model.state_dict()), result.score))
+        small.assert_equal(*states)
+        steps = [line["step"] for line in read_log(tmp_path)]
+        assert (max(steps) < 40) == bool(patience), "a test in which nothing stops"
+        for path in tmp_path.iterdir():
+            path.unlink()
 
 
 def test_the_other_ways_are_those_that_were_not_chosen():
-    task, examples, body = tuned.classification(), tuned.examples(), tuned.body()
-    settings = tuned.settings(steps=2)
-    assert list(other_ways(body, task, examples, settings)) == ["scratch", "head", "lora"]
-    found = other_ways(body, task, examples, tuned.settings(steps=2, tune="head", lora_rank=2))
-    assert list(found) == ["scratch", "lora", "all"]
-    assert found["scratch"].n_moving == found["all"].n_moving > found["lora"].n_moving
-    assert found["all"].share == 1.0 and 0 < found["lora"].share < 1
+    task, parts, body = tuned.task(), tuned.parts(), tuned.body()
+
+    def found(**changes):
+        return other_ways(
+            body, task, parts, tuned.settings(**dict(steps=2, compare=True, lora_rank=2) | changes)
+        )
+
+    assert found(compare=False) == {"trivial": Result(0, 0.0, None, pytest.approx(1 / 3))}
+    assert list(found()) == ["trivial", "scratch", "head", "lora"]
+    results = found(tune="head")
+    assert list(results) == ["trivial", "scratch", "lora", "all"]
+    assert results["scratch"].n_moving == results["all"].n_moving > results["lora"].n_moving
+    assert results["all"].share == 1.0 and 0 < results["lora"].share < 1
 
 
 def test_each_way_has_its_own_rate_and_the_same_steps(monkeypatch):
-    seen = []
-    monkeypatch.setattr(comparison, "train_quietly", lambda model, objective, own: seen.append(own) or 0.0)
-    task, examples, body = tuned.classification(), tuned.examples(), tuned.body()
-    other_ways(body, task, examples, tuned.settings(steps=7, lr=0.25))
-    one_way(body, task, examples, tuned.settings(steps=7, lr=0.25))
-    rates = [(own.tune, own.lr) for own in seen]
-    own_rates = [(tune, rate_of(tuned.settings(tune=tune), body.config)) for tune in ("head", "lora")]
-    assert rates == [("all", 0.25), *own_rates, ("all", 0.25)], "a given rate is meant for the chosen way"
-    assert {own.steps for own in seen} == {7}
-    assert with_rate(tuned.settings(lr=None, tune="lora"), body).lr == rate_of(
-        tuned.settings(tune="lora"), body.config
-    )
-    assert other_settings(tuned.settings(lr=0.25), "head").lr is None
+    seen, plain = [], comparison.train
+    monkeypatch.setattr(comparison, "train", lambda m, o, own, *a: seen.append(own) or plain(m, o, own, *a))
+    other_ways(tuned.body(), tuned.task(), tuned.parts(), tuned.settings(steps=3, lr=0.25, compare=True))
+    trained(*start(steps=3, lr=None, tune="last:1"))
+    expected = [("all", 0.25), *((tune, rate_of(tune, 12)) for tune in ("head", "lora", "last:1"))]
+    assert [(own.tune, own.lr) for own in seen] == expected, "a given rate is meant for the chosen way"
+    assert {own.steps for own in seen} == {3}
 
 
-def test_each_seed_stops_by_the_same_patience(tmp_path):
-    """The first seed's run is that of `training.train`; without its rule the others would train on."""
-    task, examples, settings = tuned.classification(), tuned.examples(), tuned.settings(steps=40, lr=0.3)
-    for patience in (0, 1):
-        own = replace(settings, patience=patience, eval_every=3)
-        quiet, told = (prepared(tuned.body(), task, own, "all") for _ in range(2))
-        train_quietly(quiet, FineTuning(task, examples, 5), own)
-        outcome = train(told, FineTuning(task, examples, 5), own, tmp_path, patience=patience)
-        assert (outcome["steps"] < 40) == bool(patience), "a test in which nothing stops"
-        small.assert_equal(quiet.state_dict(), told.state_dict())
-
-
-def test_measure_and_what_needs_no_model():
-    task, examples = tuned.classification(), tuned.examples()
-    model = prepared(tuned.body(), task, tuned.settings(), "head").eval()
-    predictions = task.predict(model, examples.test, 4)
-    found = measure(model, task, predictions, 1.5)
-    assert found.score == sum(p.truth == p.guess for p in predictions) / 9
-    assert (found.n_moving, found.seconds) == (39, 1.5)
-    assert found.share == pytest.approx(39 / prepared(tuned.body(), task, tuned.settings(), "all").n_moving())
-    assert trivial(task, examples) == Result(0, 0.0, None, pytest.approx(1 / 3))
-
-
-def test_the_table_has_means_over_the_seeds():
-    assert mean_and_deviation([0.5]) == (0.5, None)
-    assert mean_and_deviation([1.0, 2.0, 3.0]) == (2.0, 1.0)
+def test_the_table_and_the_figures_are_means_over_the_seeds():
     results = {
         "chosen": [Result(1234, 1.0, 2.0, 0.5), Result(1234, 1.0, 4.0, 0.7)],
-        "trivial": [Result(0, 0.0, None, 0.25)],
-        "lora": [Result(99, 0.08, 1.0, 0.625)],
+        "trivial": [Result(0, 0.0, None, 0.25)] * 2,
+        "lora": [Result(99, 0.08, 1.0, 0.625)] * 2,
     }
-    assert table_rows(results, names_of(tuned.settings(lora_rank=4), "majority class")) == [
-        ("majority class", 0, "0.0 %", "-", "0.250"),
-        ("LoRA, rank 4", 99, "8.0 %", "1.0", "0.625"),
+    rows, figures = closing(results, tuned.settings(lora_rank=4), tuned.task())
+    assert rows == [
+        ("majority class", 0, "0.0 %", "-", "0.250 ± 0.000"),
+        ("LoRA, rank 4", 99, "8.0 %", "1.0", "0.625 ± 0.000"),
         ("all weights", 1234, "100.0 %", "3.0", "0.600 ± 0.141"),
     ]
-    assert names_of(tuned.settings(tune="last:2"), "x")["chosen"] == "last:2"
+    expected = dict(metric="accuracy", majority_score=0.25, lora_score=0.625, score=pytest.approx(0.6))
+    assert figures == expected | dict(score_deviation=pytest.approx(0.1414, abs=1e-4), moving_weights=1234)
+    alone = {way: found[:1] for way, found in results.items() if way != "lora"}
+    for tune, name in (("head", "head only"), ("last:2", "last:2")):
+        rows, figures = closing(alone, tuned.settings(tune=tune), tuned.task())
+        assert rows[-1] == (name, 1234, "100.0 %", "2.0", "0.500") and figures["score_deviation"] is None
+        assert figures.get("head_score") == (0.5 if tune == "head" else None)
+
+
+def test_confusion_has_a_row_for_each_truth():
+    predictions = [Prediction("", t, g) for t, g in zip("aabbb", "abbba", strict=True)]
+    assert confusion(["a", "b", "c"], predictions) == [("a", 1, 1, 0), ("b", 1, 2, 0), ("c", 0, 0, 0)]
+
+
+def test_three_predictions_are_told_a_wrong_one_among_them():
+    predictions = [Prediction(f"text {i}", "x", "x" if i < 7 else "y", 0.5) for i in range(9)]
+    lines = told(tuned.task(), predictions)
+    assert lines[0].startswith("First seed: accuracy 0.778, macro_f1 ") and not lines[1]
+    assert lines[2::2] == ["text 0", "text 1", "text 7"]
+    assert lines[3::2] == ["    x 0.50   (it is: x)"] * 2 + ["    y 0.50   (it is: x)"]
+    assert shown(tuned.task(), Prediction("a", None, "x")) == ["a", "    x"]
+    tagging = tuned.task(Tagging, [(["Ana", "b"], ["B-who", "O"])])
+    found = shown(tagging, Prediction("Ana ran", ["O", "O"], ["B-who", "O"], 0.9))
+    assert found == ["Ana ran", "    who Ana 0.90   (it is: -)"]

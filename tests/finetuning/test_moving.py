@@ -4,13 +4,12 @@ import pytest
 import tuned
 
 from minilm.finetuning.heads import Head, put_head_on
-from minilm.finetuning.moving import depth_of, let_move, n_last, pace_of
-from minilm.plumbing.errors import UserError
+from minilm.finetuning.moving import depth_of, let_move, rate_of, share_and_start
 
 
-def made(kind: str = "encoder", on: str = "text"):
+def made(kind: str = "encoder"):
     body = tuned.body(kind)
-    return put_head_on(body, Head(body.config, 3, on))
+    return put_head_on(body, Head(body.config, 3, "text"))
 
 
 def moving(model) -> set[str]:
@@ -35,16 +34,10 @@ def test_depth_counts_from_the_embeddings_up():
 
 
 @pytest.mark.parametrize("kind", tuned.KINDS)
-def test_head_moves_the_head_alone(kind):
+def test_head_moves_the_head_alone_and_all_what_is_in_use(kind):
     model = made(kind)
     let_move(model, "head")
     assert moving(model) == {"head.linear.weight", "head.linear.bias"}
-    assert model.n_moving() == 12 * 3 + 3
-
-
-@pytest.mark.parametrize("kind", tuned.KINDS)
-def test_all_moves_what_is_in_use(kind):
-    model = made(kind)
     let_move(model, "all")
     assert moving(model) == {name for name, _ in model.named_parameters() if model.in_use(name)}
 
@@ -60,30 +53,22 @@ def test_last_moves_the_blocks_nearest_to_the_head():
     assert moving(model) == {name for name, _ in model.named_parameters() if name.startswith(expected)}
 
 
-def test_a_way_that_there_is_not_is_one_line():
-    assert (n_last("last:12"), n_last("all"), n_last("head"), n_last("lora")) == (12, None, None, None)
-    for tune in ("heads", "last", "last:0", "last:-1", "last:x"):
-        with pytest.raises(UserError, match=f"--tune {tune}: expected all, head, lora, last:N"):
-            n_last(tune)
-    with pytest.raises(UserError, match="--tune last:3: the model has 2 blocks"):
-        let_move(made(), "last:3")
-    with pytest.raises(UserError, match="--tune head: this task has no head of its own"):
-        let_move(put_head_on(tuned.body("decoder"), None), "head")
+def test_a_published_model_and_all_of_it_learn_more_slowly():
+    assert rate_of("all", 768) < 1e-4 < rate_of("all", 64) == rate_of("all", 64, 1e-3)
+    for width in (64, 768):
+        rates = [rate_of(tune, width) for tune in ("all", "last:1", "lora", "head")]
+        assert rates[0] == rates[1] < rates[2] < rates[3]
+    assert rate_of("all", 64, small=3e-3) == 3e-3 and rate_of("all", 768, small=3e-3) == rate_of("all", 768)
 
 
 def test_each_block_learns_more_slowly_than_the_one_above_it():
-    pace = pace_of(tuned.config(), 0.5, 0)
     names = ("head.linear.weight", "encoder.blocks.1.feed_forward.up.weight", "tokens.weight")
-    assert [pace(name) for name in names] == [(1.0, 0), (0.5, 0), (0.125, 0)]
-    assert pace_of(tuned.config(), 1.0, 0)("tokens.weight") == (1.0, 0)
+    found = [share_and_start(name, tuned.config(), 0.5, 0) for name in names]
+    assert found == [(1.0, 0), (0.5, 0), (0.125, 0)]
+    assert share_and_start("tokens.weight", tuned.config(), 1.0, 0) == (1.0, 0)
 
 
 def test_blocks_wake_from_the_top_down():
-    pace = pace_of(tuned.config(), 1.0, 30)
-    names = (
-        "head.linear.bias",
-        "encoder.norm.weight",
-        "encoder.blocks.0.self_attention.q.bias",
-        "tokens.weight",
-    )
-    assert [pace(name) for name in names] == [(1.0, 0), (1.0, 30), (1.0, 60), (1.0, 90)]
+    names = ("head.linear.bias", "encoder.norm.weight", "encoder.blocks.0.self_attention.q.bias")
+    found = [share_and_start(name, tuned.config(), 1.0, 30) for name in (*names, "tokens.weight")]
+    assert found == [(1.0, 0), (1.0, 30), (1.0, 60), (1.0, 90)]

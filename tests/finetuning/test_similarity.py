@@ -4,32 +4,23 @@ import math
 import random
 
 import pytest
-import small
 import torch
 import tuned
 
-from minilm.finetuning.comparison import prepared, train_quietly
-from minilm.finetuning.similarity import Similarity, number
-from minilm.finetuning.tasks import Examples, FineTuning, Prediction
-from minilm.plumbing.errors import UserError
+from minilm.finetuning.similarity import Similarity
 
 SCORED = [("Ana ran.", "Rui ran.", 4.5), ("A lamp.", "Two red pens.", 0.5), ("Bread.", "Pens.", 1.0)]
 
 
 def task_of(train=SCORED, kind: str = "encoder", pairs: str = "apart") -> Similarity:
-    known = Similarity.learn(train)
-    return Similarity(small.tokenizer(), tuned.config(kind), tuned.CONTEXT, known, pairs=pairs)
-
-
-def model_of(task, **changes):
-    return prepared(tuned.body(task.config.kind), task, tuned.settings(**changes), "all").eval()
+    return tuned.task(Similarity, train, kind, pairs=pairs)
 
 
 @pytest.mark.parametrize("pairs", ["together", "apart"])
 @pytest.mark.parametrize("kind", tuned.KINDS)
 def test_each_kind_of_model_gives_numbers(kind, pairs):
     task = task_of(kind=kind, pairs=pairs)
-    model = model_of(task)
+    model = tuned.model(task)
     loss, _ = task.loss(model, task.rows(SCORED).batch([2, 0]))
     loss.backward()
     assert math.isfinite(loss.item()) and len(task.predict(model, SCORED, 2)) == 3
@@ -43,16 +34,15 @@ def sold(n: int, seed: int) -> list[tuple[str, str, float]]:
 
 
 def test_apart_learns_what_is_shared():
-    task = task_of(sold(60, 0))
-    model = model_of(task)
-    objective = FineTuning(task, Examples(sold(60, 0), sold(9, 1), []), 12)
-    train_quietly(model, objective, tuned.settings(steps=80, batch_size=12, lr=2e-2, warmup=8))
-    assert task.score(task.predict(model, sold(40, 2), 7))["spearman"] > 0.7
+    task, test = task_of(sold(60, 0)), sold(40, 2)
+    model = tuned.learnt(task, sold(60, 0), sold(9, 1), steps=80, batch_size=12, warmup=8)
+    guesses = [p.guess for p in task.predict(model, test, 7)]
+    assert task.score(task.truths(test), guesses)["spearman"] > 0.7
 
 
 def test_apart_the_order_of_predictions_is_that_of_the_examples():
     task = task_of()
-    model = model_of(task)
+    model = tuned.model(task)
     together = [p.guess for p in task.predict(model, SCORED, 2)]
     alone = [task.predict(model, [example], 1)[0].guess for example in SCORED]
     assert together == pytest.approx(alone, abs=1e-5)
@@ -62,29 +52,18 @@ def test_apart_the_order_of_predictions_is_that_of_the_examples():
     )
 
 
-def test_a_pair_apart_is_cut_into_micro_batches_as_any_row():
-    task = task_of()
-    model = model_of(task)
-    whole, _ = task.loss(model, task.rows(SCORED).batch([0, 1, 2]))
-    parts = [task.rows(SCORED).batch([0, 1, 2]) for _ in range(3)]
-    for i, part in enumerate(parts):
-        part |= {name: value[i : i + 1] for name, value in part.items() if value.dim()}
-    torch.testing.assert_close(sum(task.loss(model, part)[0] for part in parts), whole)
-
-
 def test_scores_and_what_needs_no_model():
-    assert Similarity.trivial(SCORED, [("A b, c.", "a B. d", 0)]) == ("shared words", [0.5])
-    pairs = [Prediction("", t, g) for t, g in ((1.0, 2.0), (2.0, 8.0), (3.0, 9.0))]
-    scores = task_of().score(pairs)
+    assert Similarity.trivial(SCORED, [("A b, c.", "a B. d", 0)]) == [0.5]
+    scores = task_of().score([1.0, 2.0, 3.0], [2.0, 8.0, 9.0])
     assert list(scores) == ["spearman", "pearson"] and scores["spearman"] == pytest.approx(1.0)
     assert scores["pearson"] < 0.99
 
 
 def test_numbers_are_learnt_in_deviations_and_given_back_as_they_are():
     task = task_of()
-    labels = task.rows(SCORED).labels
+    labels = task.rows(SCORED).columns["labels"]
     assert labels.mean().abs() < 1e-6 and float(labels.std()) == pytest.approx(1.0)
-    model = model_of(task)
+    model = tuned.model(task)
     with torch.no_grad():
         model.head.linear.weight.zero_()
         model.head.linear.bias.fill_(1.0)
@@ -95,24 +74,6 @@ def test_numbers_are_learnt_in_deviations_and_given_back_as_they_are():
     loss, _ = task.loss(model, task.rows(SCORED).batch(range(3)))
     assert loss.item() == pytest.approx(float(((1.0 - labels) ** 2).mean()))
     assert task.written(2.0) == "2.000"
-
-
-def test_a_single_score_is_nothing_to_learn():
-    with pytest.raises(UserError, match="all 2 examples have the score 1"):
-        Similarity.learn([("a", "b", 1.0), ("a", "c", 1.0)])
-
-
-def test_labels_are_numbers(tmp_path):
-    path = tmp_path / "a.tsv"
-    path.write_text("a\tb\t2.5\n", encoding="utf-8")
-    assert Similarity.read(path) == ([("a", "b", 2.5)], 0)
-    path.write_text("a\tb\n", encoding="utf-8")
-    assert Similarity.read(path, truth=False) == ([("a", "b", None)], 0)
-    path.write_text("a\tb\thigh\n", encoding="utf-8")
-    with pytest.raises(UserError, match="a.tsv: the label 'high' is no number"):
-        Similarity.read(path)
-    with pytest.raises(UserError, match="the label 'inf' is no number"):
-        number("inf", "b.tsv")
 
 
 def test_the_world_scores_place_person_and_ending():

@@ -1,6 +1,7 @@
-"""Grades finetuning/tasks.py: a task and its examples as an objective."""
+"""Grades finetuning/tasks.py: examples as rows, and a task and its examples as an objective."""
 
 import signal
+from functools import partial
 
 import pytest
 import small
@@ -9,25 +10,64 @@ import tuned
 
 from minilm.checkpoint import load_trainer
 from minilm.finetuning.comparison import prepared
-from minilm.finetuning.heads import Head, put_head_on
-from minilm.finetuning.moving import pace_of
+from minilm.finetuning.moving import share_and_start
+from minilm.finetuning.similarity import Similarity
+from minilm.finetuning.span import Span
 from minilm.finetuning.tagging import Tagging
-from minilm.finetuning.tasks import Examples, FineTuning, Prediction, check_known, device_of, in_parts
-from minilm.plumbing.errors import UserError
+from minilm.finetuning.tasks import FineTuning, LabelledRows, commonest
 from minilm.plumbing.folders import read_log
 from minilm.plumbing.progress import Interrupted
+from minilm.tokenizer.rows import RaggedRows, text_rows
 from minilm.training.checkpoints import evaluate
 from minilm.training.loop import make_optimizer, train
-from minilm.training.objective import micro_batches
+from minilm.training.objective import IGNORED, micro_batches
+
+SCORED = [("Ana ran.", "Rui ran.", 4.5), ("A lamp.", "Two red pens.", 0.5), ("Bread.", "Pens.", 1.0)]
 
 
 def objective(n: int = 15, batch_size: int = 4, **options) -> FineTuning:
-    return FineTuning(tuned.classification(**options), tuned.examples(n), batch_size, seed=3)
+    return FineTuning(tuned.task(**options), tuned.parts(n), batch_size, seed=3)
 
 
-def model(tune: str = "all", **changes):
-    body = tuned.body(**changes)
-    return prepared(body, tuned.classification(body.config), tuned.settings(), tune)
+def test_labelled_rows_are_texts_with_columns():
+    texts = RaggedRows([[5], [6, 7, 8], [9, 9]], 0)
+    rows = LabelledRows(texts, torch.tensor([4, 5, 6]), weights=torch.tensor([0.25, 0.5, 1.0]))
+    batch = rows.batch([2, 0])
+    assert len(rows) == 3 and rows.lengths.tolist() == [1, 3, 2]
+    assert batch["input_ids"].tolist() == [[9, 9], [5, 0]] and batch["labels"].tolist() == [6, 4]
+    assert batch["weights"].tolist() == [1.0, 0.25]
+    assert (float(batch["n_row"]), float(batch["n_label"])) == (2.0, 1.25), "labels count by their weights"
+    assert float(rows.batch([0])["n_label"]) == 0.25
+    ragged = LabelledRows(texts, RaggedRows([[1], [IGNORED, 2, 3], [IGNORED] * 2], IGNORED)).batch([1, 0])
+    assert ragged["labels"].tolist() == [[IGNORED, 2, 3], [1, IGNORED, IGNORED]]
+    assert float(ragged["n_label"]) == 3
+    empty = LabelledRows(texts, RaggedRows([[IGNORED]] * 3, IGNORED)).batch([0, 1])
+    assert float(empty["n_label"]) == 1, "no label left: the loss is 0, not NaN"
+
+
+def test_the_texts_of_a_pair_are_one_row_or_two():
+    apart, together = (tuned.task(Similarity, SCORED, pairs=pairs) for pairs in ("apart", "together"))
+    rows = apart.rows(SCORED)
+    ids = rows.batch([2, 0])["input_ids"]
+    texts = text_rows(small.tokenizer(), tuned.config(), ["Bread.", "Pens.", "Ana ran.", "Rui ran."])
+    assert ids.shape[:2] == (2, 2) and torch.equal(ids.flatten(0, 1), texts.batch(range(4))["input_ids"])
+    assert rows.lengths[2] == texts.lengths[:2].sum() and len(rows) == 3
+    one = together.rows(SCORED).batch([0])
+    expected = text_rows(small.tokenizer(), tuned.config(), ["Ana ran."], ["Rui ran."]).batch([0])
+    assert torch.equal(one["input_ids"], expected["input_ids"])
+    assert torch.equal(one["token_type_ids"], expected["token_type_ids"])
+    assert (apart.head().on, together.head().on, apart.head().linear.out_features) == ("apart", "text", 1)
+
+
+@pytest.mark.parametrize("n", [3, 40])
+def test_outputs_come_in_the_order_of_the_rows_without_padding(n):
+    task, words = tuned.task(Tagging, [(["a", "b"], ["O", "B-x"])]), ["Ana", "sells", "bread"]
+    examples = [(words * (1 + i % 4), None) for i in range(7)]
+    rows, model = task.rows(examples), tuned.model(task)
+    found = task.outputs(model, rows, n)
+    assert [len(scores) for scores in found] == rows.lengths.tolist() and not found[0].requires_grad
+    torch.testing.assert_close(found[2], model.output(rows.batch([2]))[0], rtol=1e-4, atol=1e-5)
+    assert found[0].shape[1] == 2 == task.head().linear.out_features
 
 
 def test_an_epoch_has_every_row_once_in_an_order_of_its_own():
@@ -36,9 +76,9 @@ def test_an_epoch_has_every_row_once_in_an_order_of_its_own():
     epochs = [places[i : i + 15] for i in range(0, 60, 15)]
     assert all(sorted(epoch) == list(range(15)) for epoch in epochs), "a row is left out, or comes twice"
     assert len({tuple(epoch) for epoch in epochs}) == 4, "every epoch has the same order"
-    assert list(made.order(2, 15)) == epochs[2]
     assert made.chosen(7, 15) == objective().chosen(7, 15), "a batch is a pure function of seed and step"
     assert len(made.chosen(0, 2)) == 4, "fewer rows than a batch has: they come again"
+    small.assert_equal(made.batch(3, "train"), made.rows["train"].batch(made.chosen(3, 15)))
 
 
 def test_the_validation_batch_is_all_of_it_whatever_the_step():
@@ -48,22 +88,30 @@ def test_the_validation_batch_is_all_of_it_whatever_the_step():
     small.assert_equal(first, second)
 
 
-@pytest.mark.parametrize("balanced", [False, True])
-def test_parts_of_a_batch_add_up_to_it(balanced):
-    made, tuned_model = objective(n=14, batch_size=7, balanced=balanced), model()
-    batch = made.batch(0, "train")
+PARTS = [
+    (tuned.task(), tuned.labelled(7)),
+    (tuned.task(train=tuned.labelled(13), balanced=True), tuned.labelled(7)),
+    (tuned.task(Similarity, SCORED, pairs="apart"), SCORED),
+    (tuned.task(Span, [("Ana ran.", "Who?", [("Ana", 0)])]), [("Ana ran.", "Who?", [("Ana", 0)])] * 3),
+    (tuned.task(Tagging, [(["a", "b"], ["O", "B-x"])]), [(["b"] * n, ["O"] * n) for n in (1, 5, 2)]),
+]
+
+
+@pytest.mark.parametrize("task, examples", PARTS)
+def test_parts_of_a_batch_add_up_to_it(task, examples):
+    made, model = task.rows(examples).batch(range(len(examples))), tuned.model(task)
 
     def gradient(parts):
-        tuned_model.zero_grad()
-        total = 0.0
-        for part in parts:
-            loss, metrics = made.loss(tuned_model, part)
+        model.zero_grad()
+        losses = [task.loss(model, part) for part in parts]
+        for loss, metrics in losses:
             loss.backward()
-            total += float(metrics["loss"].detach())
-        return total, torch.cat([p.grad.flatten() for p in tuned_model.parameters() if p.grad is not None])
+            assert metrics["loss"].item() == loss.item()
+        total = sum(loss.item() for loss, _ in losses)
+        return total, torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
-    whole, whole_gradient = gradient([batch])
-    parts, parts_gradient = gradient(micro_batches(batch, 3))
+    whole, whole_gradient = gradient([made])
+    parts, parts_gradient = gradient(micro_batches(made, 3))
     assert parts == pytest.approx(whole, rel=1e-5), "divide by the batch's count, not by the part's"
     torch.testing.assert_close(parts_gradient, whole_gradient, rtol=1e-4, atol=1e-6)
 
@@ -71,14 +119,15 @@ def test_parts_of_a_batch_add_up_to_it(balanced):
 def run(folder, resume: bool = False, tune: str = "all", act=None, step: int = -1, **changes):
     """Train a model with dropout for 20 steps; a resumed run begins with other weights."""
     folder.mkdir(exist_ok=True)
-    settings = tuned.settings(steps=20, eval_every=5, save_every=100, resume=resume, **changes)
-    body = tuned.body(seed=int(resume), dropout=0.3)
-    task = tuned.classification(body.config)
-    made = prepared(body, task, settings, tune)
+    settings = tuned.settings(steps=20, eval_every=5, save_every=100, resume=resume, tune=tune, **changes)
+    config = tuned.config(dropout=0.3)
+    task, parts = tuned.task(kind=config), tuned.parts()
+    made, objective = prepared(tuned.body(seed=int(resume), dropout=0.3), task, parts, settings)
     if resume and tune != "all":
-        made.load_state_dict(prepared(tuned.body(dropout=0.3), task, settings, tune).state_dict())
-    watched = small.Disturbed(FineTuning(task, tuned.examples(), 5), step, act)
-    optimizer = make_optimizer(made, settings.weight_decay, pace_of(body.config, 0.8, 3))
+        made.load_state_dict(prepared(tuned.body(dropout=0.3), task, parts, settings)[0].state_dict())
+    speed = partial(share_and_start, config=config, layer_decay=0.8, unfreeze_every=3)
+    optimizer = make_optimizer(made, settings.weight_decay, speed)
+    watched = small.Disturbed(objective, step, act)
     return made, train(made, watched, settings, folder, small.tokenizer(), optimizer, patience=9)
 
 
@@ -99,55 +148,29 @@ def test_evaluation_does_not_change_training(tmp_path):
     states = []
     for name, every in (("often", 1), ("never", 100)):
         (tmp_path / name).mkdir()
-        made = model(dropout=0.3)
-        train(made, objective(), tuned.settings(steps=6, eval_every=every), tmp_path / name)
+        settings = tuned.settings(steps=6, eval_every=every)
+        task = tuned.task(kind=tuned.config(dropout=0.3))
+        made, objective = prepared(tuned.body(dropout=0.3), task, tuned.parts(), settings)
+        train(made, objective, settings, tmp_path / name)
         states.append(dict(made.state_dict()))
         assert len([line for line in read_log(tmp_path / name) if line["split"] == "validation"]) > 1
+        assert evaluate(made, objective, settings).keys() == {"loss", "accuracy"}
     small.assert_equal(*states)
 
 
-def test_both_sides_of_a_class_learn():
-    made, task = model(), tuned.classification()
-    for label in range(3):
-        made.zero_grad()
-        rows = task.rows([e for e in tuned.labelled(15) if e[1] == task.labels[label]])
-        task.loss(made, rows.batch(range(len(rows))))[0].backward()
-        assert made.head.linear.weight.grad[label].abs().sum() > 0, f"class {label} gets no gradient"
+def test_each_class_learns():
+    task = tuned.task()
+    model = tuned.model(task)
+    for number, label in enumerate(task.labels):
+        model.zero_grad()
+        rows = task.rows([example for example in tuned.labelled(15) if example[1] == label])
+        task.loss(model, rows.batch(range(len(rows))))[0].backward()
+        assert model.head.linear.weight.grad[number].abs().sum() > 0, f"class {label} gets no gradient"
 
 
-def test_in_parts_covers_all_rows_and_pads_little():
-    rows = tuned.classification().rows(tuned.labelled(11))
-    parts = list(in_parts(rows, 4, torch.device("cpu")))
-    assert sorted(i for part, _ in parts for i in part) == list(range(11))
-    for part, batch in parts:
-        small.assert_equal(batch, rows.batch(part))
-    assert iter(one := in_parts(rows, 4, torch.device("cpu"))) is one, "not all batches at once on a GPU"
-    longest = [max(rows.lengths[part]) for part, _ in parts]
-    assert longest == sorted(longest), "rows of similar length stand together"
-
-
-def test_a_model_that_cannot_do_the_task():
-    with pytest.raises(UserError, match="--task tagging needs a model of kind encoder, not decoder"):
-        Tagging(small.tokenizer(), tuned.config("decoder"), 20, dict(tags=["O"]))
-
-
-def test_summary_and_small_things():
-    made = Examples([1, 2], [3], [], "a.tsv")
-    assert made.summary() == "a.tsv: 2 examples to learn from, 1 to watch, 0 to measure on"
-    assert Prediction("text", None, "x").probability is None
-    assert tuned.classification().written(" a\tb\n c") == "a b c"
-    assert device_of(put_head_on(tuned.body(), Head(tuned.config(), 2, "text"))).type == "cpu"
-    assert evaluate(model(), objective(), tuned.settings()).keys() == {"loss", "accuracy"}
-    examples = list(range(30))
-    drawn = Tagging.draw(examples, 7, seed=1)
-    assert len(set(drawn)) == 7 and drawn == Tagging.draw(examples, 7, 1) != Tagging.draw(examples, 7, 2)
-
-
-def test_labels_that_training_does_not_have_are_named_the_commonest_first():
-    check_known(["a", "b", "a"], ["a", "b"], "labels", "t.tsv")
-    with pytest.raises(
-        UserError, match=r"^t.tsv: tags .* not have: 'rian' \(2 times\), 'x' \(1 .*'rain'\?\)$"
-    ):
-        check_known(iter(["rian", "sun", "x", "rian"]), ["rain", "sun"], "tags", "t.tsv")
-    with pytest.raises(UserError, match=r"'5' \(1 times\) and 2 more$"):
-        check_known("12345671", ["a"], "labels", "t.tsv")
+def test_the_commonest_truth_and_how_truths_are_written():
+    assert commonest([("a", 1), ("b", 2), ("a", 3), ("a", 3)]) == dict(a=3, b=2)
+    task = tuned.task()
+    assert task.trivial([("a", "x"), ("b", "y"), ("c", "y")], [("d", "x"), ("e", "z")]) == ["y", "y"]
+    assert task.truths([("d", "x"), ("e", "z")]) == ["x", "z"]
+    assert task.written(" a\tb\n c") == task.shown(" a\tb\n c", "text") == "a b c"

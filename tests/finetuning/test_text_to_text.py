@@ -1,4 +1,4 @@
-"""Text to text against plain loops: layout, what is cut, the loss on the answer only, writing, scores."""
+"""Grades finetuning/text_to_text.py against plain loops: rows, cuts, the loss on the answer only, writing."""
 
 import json
 import math
@@ -9,12 +9,12 @@ import small
 import torch
 
 from minilm.finetuning import text_to_text
-from minilm.finetuning.tasks import Examples, FineTuning, Prediction
-from minilm.finetuning.text_to_text import MOST_LABELS, TextToText, fields_of
+from minilm.finetuning.tasks import FineTuning
+from minilm.finetuning.text_to_text import MOST_LABELS, TextToText
 from minilm.model.config import ModelConfig
 from minilm.model.generate import generate
 from minilm.model.transformer import build
-from minilm.plumbing.errors import UserError
+from minilm.texts.examples import Parts
 from minilm.tokenizer.bpe import BPE, SPECIAL_TOKENS
 from minilm.training.loop import train
 from minilm.training.objective import IGNORED, micro_batches
@@ -28,6 +28,7 @@ EXAMPLES = [
     ("Ana likes two red pens. Rui sells bread. Who sells bread?", "Rui"),
 ]
 PAD, CLS, SEP, END = map(small.tokenizer().special_id, ("[PAD]", "[CLS]", "[SEP]", "<|endoftext|>"))
+each_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 def model_of(kind: str, max_positions: int = 64, vocab_size: int | None = None, **changes):
@@ -54,50 +55,55 @@ def laid_out(kind: str, source: str, target: str) -> tuple[list[int], list[int],
     return [CLS, *encode(" " + source), SEP], [CLS, *answer[:-1]], answer
 
 
-@pytest.mark.parametrize("kind", KINDS)
+def plain_logits(model, encoder_ids: list[int], ids: list[int]) -> torch.Tensor:
+    """Return the logits (T, V) of one text, by itself."""
+    ids, read = torch.tensor([ids]), torch.tensor([encoder_ids])
+    return model(*((read, None, None, ids) if encoder_ids else (ids,)))[0]
+
+
+@each_kind
 def test_rows_are_sources_with_their_answers(kind):
     chosen = [2, 0, 3]
     batch = task_of(kind).rows(EXAMPLES).batch(chosen)
-    read, decoder = ("input_ids", "decoder_input_ids") if kind != "decoder" else (None, "input_ids")
+    decoder = "input_ids" if kind == "decoder" else "decoder_input_ids"
+    filling = END if kind == "decoder" else PAD
     for row, i in enumerate(chosen):
         encoder_ids, ids, labels = laid_out(kind, *EXAMPLES[i])
         found = batch[decoder][row].tolist()
-        filling = END if kind == "decoder" else PAD
         assert found == ids + [filling] * (len(found) - len(ids)), "the decoder reads what stood before"
         found = batch["labels"][row].tolist()
         assert found == labels + [IGNORED] * (len(found) - len(labels)), "labels: the answer and its end only"
-        if read:
-            found = batch[read][row].tolist()
-            assert found == encoder_ids + [PAD] * (len(found) - len(encoder_ids))
-        n = len(encoder_ids or ids)
-        assert batch["attention_mask"][row].tolist() == [1] * n + [0] * (
-            len(batch["attention_mask"][row]) - n
-        )
+        found, read = batch["input_ids"][row].tolist(), encoder_ids or ids
+        assert found == read + [filling] * (len(found) - len(read))
+        mask = batch["attention_mask"][row].tolist()
+        assert mask == [1] * len(read) + [0] * (len(found) - len(read))
     assert batch["labels"].shape == batch[decoder].shape
     assert batch["n_label"] == sum(len(small.tokenizer().encode(" " + EXAMPLES[i][1])) + 1 for i in chosen)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_loss_and_accuracy_equal_a_plain_loop(kind):
+@each_kind
+def test_loss_and_accuracy_equal_a_plain_loop_and_parts_add_up(kind):
     model, task = model_of(kind).double(), task_of(kind)
     total, n_right, n = 0.0, 0, 0
     for example in EXAMPLES:  # one at a time, so without any padding
         encoder_ids, ids, labels = laid_out(kind, *example)
-        ids = torch.tensor([ids])
-        inputs = (ids,) if kind == "decoder" else (torch.tensor([encoder_ids]), None, None, ids)
-        logits = model(*inputs)
-        for t, label in enumerate(labels):
+        for logits, label in zip(plain_logits(model, encoder_ids, ids), labels, strict=True):
             if label != IGNORED:
-                log_probs = logits[0, t].log_softmax(-1)
-                total, n = total - log_probs[label].item(), n + 1
-                n_right += int(log_probs.argmax()) == label
-    loss, metrics = task.loss(model, task.rows(EXAMPLES).batch(range(4)))
+                total, n = total - logits.log_softmax(-1)[label].item(), n + 1
+                n_right += int(logits.argmax()) == label
+    batch = task.rows(EXAMPLES).batch(range(4))
+    loss, metrics = task.loss(model, batch)
     assert loss.item() == pytest.approx(total / n), "a mean over the answers' tokens and their ends"
     assert metrics["loss"].item() == loss.item()
     assert metrics["accuracy"].item() == pytest.approx(n_right / n)
+    parts = [task.loss(model, part)[1] for part in micro_batches(batch, 3)]
+    for name, value in metrics.items():
+        assert sum(part[name].item() for part in parts) == pytest.approx(value.item()), (
+            f"{name}: divide by the count of the batch, not of its part"
+        )
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@each_kind
 def test_prompt_labels_change_no_loss_and_answer_labels_do(kind):
     model, task = model_of(kind), task_of(kind)
     prompts = [task.rows([(source, "bread")]).batch([0]) for source in ("1234?", "5678?")]
@@ -133,7 +139,7 @@ def test_no_position_of_the_prompt_is_asked_for_a_token():
     assert asked == [(int(batch["n_label"]), model.config.d_model)]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@each_kind
 def test_without_labels_the_loss_is_0_and_gradients_are_finite(kind):
     model, task = model_of(kind), task_of(kind)
     batch = task.rows(EXAMPLES).batch(range(4))
@@ -143,7 +149,7 @@ def test_without_labels_the_loss_is_0_and_gradients_are_finite(kind):
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@each_kind
 def test_what_stands_in_the_padding_changes_nothing(kind):
     model, task = model_of(kind), task_of(kind)
     batch = task.rows(EXAMPLES).batch(range(4))
@@ -155,25 +161,14 @@ def test_what_stands_in_the_padding_changes_nothing(kind):
     torch.testing.assert_close(task.loss(model, changed)[0], task.loss(model, batch)[0])
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_parts_of_a_batch_add_up(kind):
-    model, task = model_of(kind), task_of(kind)
-    batch = task.rows(EXAMPLES).batch(range(4))
-    whole, parts = task.loss(model, batch), [task.loss(model, part) for part in micro_batches(batch, 3)]
-    for name in whole[1]:
-        assert sum(metrics[name].item() for _, metrics in parts) == pytest.approx(whole[1][name].item()), (
-            f"{name}: divide by the count of the batch, not of its part"
-        )
-
-
 # Too long
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@each_kind
 def test_a_long_source_loses_its_beginning_and_the_answer_is_kept(kind):
     task, (source, target) = task_of(kind, context=24), EXAMPLES[3]
     rows = task.rows([(source, target), ("Who?", "Rui")])
-    assert rows.n_cut == 1, "one of the two was cut"
+    assert rows.texts.n_cut == 1, "one of the two was cut"
     encoder_ids, ids, labels = laid_out(kind, source, target)
     batch = rows.batch([0])
     answer = [label for label in labels if label != IGNORED]
@@ -188,14 +183,13 @@ def test_a_long_source_loses_its_beginning_and_the_answer_is_kept(kind):
     assert rows.batch([0, 1])["input_ids"].shape[1] <= 24
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@each_kind
 def test_a_long_source_is_cut_alike_in_training_and_in_use(kind):
     task, source = task_of(kind, context=24), EXAMPLES[3][0]
     prompts = [task.source_ids(source, n)[0] for n in (0, 2, task.n_answer)]
     assert prompts[0] == prompts[1] == prompts[2], "no token of the answer's room may go to the source"
     assert task.source_ids("Who?", 0)[1] is False and task.source_ids(source, 0)[1] is True
-    encode = small.tokenizer().encode
-    longest = len(encode(" The old baker and Ana")) + 1
+    longest = len(small.tokenizer().encode(" The old baker and Ana")) + 1
     assert task.n_answer == (longest if kind != "decoder" else 12), "half of a decoder's context at most"
 
 
@@ -211,11 +205,10 @@ def test_a_source_gives_way_to_an_answer_longer_than_those_of_training():
 @pytest.mark.parametrize("kind, n_kept", [("decoder", 12), ("encoder-decoder", 23)])
 def test_an_answer_longer_than_its_share_is_cut_and_has_no_end(kind, n_kept):
     task, target = task_of(kind, context=24), "bread " * 30
-    ids, was_cut = task.answer_ids(target)
-    assert was_cut and ids == small.tokenizer().encode(" " + target)[:n_kept], "it has not ended there"
+    ids = task.answer_ids(target)
+    assert ids == small.tokenizer().encode(" " + target)[:n_kept], "it has not ended there"
     rows = task.rows([("Who?", target)])
-    assert rows.n_cut == 1 and rows.batch([0])["n_label"] == n_kept
-    assert not task.answer_ids("bread")[1]
+    assert rows.texts.n_cut == 1 and rows.batch([0])["n_label"] == n_kept
 
 
 # Writing
@@ -229,35 +222,25 @@ def plain_answer(model, kind: str, source: str, most: int) -> tuple[str, float]:
     start = [END, *bpe.encode(source), *bpe.encode("\n")] if kind == "decoder" else [CLS]
     new, chance = [], 0.0
     while len(new) < most:
-        ids = torch.tensor([start + new])
-        inputs = (ids,) if kind == "decoder" else (torch.tensor([encoder_ids]), None, None, ids)
-        logits = model(*inputs)
-        log_probs = logits[0, -1].log_softmax(-1)
+        log_probs = plain_logits(model, encoder_ids, start + new)[-1].log_softmax(-1)
         allowed = log_probs.clone()
         allowed[[i for i in specials if i != end]] = -math.inf
         new.append(int(allowed.argmax()))
         chance += log_probs[new[-1]].item()
         if new[-1] == end:
             break
-    text = bpe.decode([i for i in new if i not in specials]).strip()
-    return text, math.exp(chance)
+    return bpe.decode([i for i in new if i not in specials]).strip(), math.exp(chance)
 
 
-def trained(kind: str, **changes):
-    """Return a task and a model that has learnt the four examples by heart, all but a little."""
-    model, task = model_of(kind, d_model=24, **changes), task_of(kind)
-    objective = FineTuning(task, Examples(EXAMPLES, EXAMPLES[:1], []), 4)
+@each_kind
+def test_answers_equal_a_plain_loop(kind):
+    model, task = model_of(kind, d_model=24), task_of(kind)
+    objective = FineTuning(task, Parts(EXAMPLES, EXAMPLES[:1], []), 4)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    for step in range(60):
+    for step in range(60):  # the four examples are known by heart, all but a little
         optimizer.zero_grad()
         objective.loss(model, objective.batch(step, "train"))[0].backward()
         optimizer.step()
-    return model, task
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_answers_equal_a_plain_loop(kind):
-    model, task = trained(kind)
     sources = [source for source, _ in EXAMPLES] + [
         "Ana?",
         "two red pens on Monday. The old baker likes what?",
@@ -269,9 +252,10 @@ def test_answers_equal_a_plain_loop(kind):
     assert [p.text for p in found] == sources and all(p.truth is None for p in found)
     for prediction, (_, chance) in zip(found, expected, strict=True):
         assert prediction.probability == pytest.approx(chance, rel=1e-3), "of all tokens that it wrote"
+    assert task.predict(model, [], 4) == []
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@each_kind
 def test_answers_that_never_end_stop_and_stay_within_the_positions(kind, monkeypatch):
     model, task, written = model_of(kind, 24), task_of(kind, 24), []
     monkeypatch.setattr(
@@ -291,11 +275,7 @@ def test_beam_search_is_an_option():
     assert task.write(model, prompts, 2) != greedy
 
 
-def test_no_examples_no_predictions():
-    assert task_of("decoder").predict(model_of("decoder"), [], 4) == []
-
-
-@pytest.mark.parametrize("kind", KINDS)
+@each_kind
 def test_a_small_model_learns_to_answer_what_it_has_not_seen(kind, tmp_path):
     """The answer is the letter that stands twice, in capitals. Trained by the one loop."""
     texts = [(x, y) for x in "abcdefg" for y in "abcdefg" if x != y]
@@ -305,35 +285,26 @@ def test_a_small_model_learns_to_answer_what_it_has_not_seen(kind, tmp_path):
     bpe = BPE.train([], 256 + len(SPECIAL_TOKENS), SPECIAL_TOKENS)
     model = model_of(kind, 16, bpe.vocab_size, d_model=32, n_head=4, d_ff=64)
     task = TextToText(bpe, model.config, 16, TextToText.learn(examples))
-    objective = FineTuning(task, Examples(examples, test, []), 32)
     settings = small.settings(steps=150, batch_size=32, lr=1e-2, warmup=10, weight_decay=0.0)
-    outcome = train(model, objective, settings, tmp_path, bpe)
-    figures = task.score(task.predict(model, test, 32))
+    outcome = train(model, FineTuning(task, Parts(examples, test, []), 32), settings, tmp_path, bpe)
+    figures = task.score(task.truths(test), [p.guess for p in task.predict(model, test, 32)])
     assert figures["exact_match"] >= 0.8, f"{figures}: is the answer's label the token that follows?"
     assert figures["not_a_label"] <= 0.1 and outcome["after"]["loss"] < outcome["before"]["loss"] / 3
 
 
-# Scores, examples, files
+# Scores, examples, models
 
 
-def predictions(pairs) -> list[Prediction]:
-    return [Prediction("source", truth, guess) for truth, guess in pairs]
-
-
-def test_score_of_labels():
+def test_scores_of_labels_of_sentences_and_of_words():
     task = task_of("decoder", examples=[("s", "yes"), ("s", "no")] * 3)
-    assert task.known["labels"] == ["no", "yes"]
-    found = task.score(predictions([("yes", "yes"), ("no", "no"), ("yes", "no"), ("no", "never")]))
+    assert task.labels == ["no", "yes"]
+    found = task.score(["yes", "no", "yes", "no"], ["yes", "no", "no", "never"])
     # F1: yes 2/3, no 1/2, and "never" 0
     assert found == pytest.approx(dict(exact_match=1 / 2, macro_f1=7 / 18, not_a_label=1 / 4))
     assert next(iter(found)) == TextToText.metric == "exact_match", "the score comes first"
-
-
-def test_score_of_sentences_has_bleu_and_of_words_has_not():
-    task = task_of("decoder")
-    sentence = "Ana sold the old lamp."
-    assert task.score(predictions([(sentence, sentence)] * 2)) == pytest.approx(dict(exact_match=1, bleu=100))
-    assert task.score(predictions([("lamp", "lamp"), ("a pen", "pen")])) == dict(exact_match=0.5)
+    task, sentences = task_of("decoder"), ["Ana sold the old lamp."] * 2
+    assert task.score(sentences, sentences) == pytest.approx(dict(exact_match=1, bleu=100))
+    assert task.score(["lamp", "a pen"], ["lamp", "pen"]) == dict(exact_match=0.5)
 
 
 def test_what_is_learnt_of_the_examples():
@@ -342,13 +313,6 @@ def test_what_is_learnt_of_the_examples():
     assert TextToText.learn(twice)["labels"] == sorted({target for _, target in twice})
     assert "labels" not in TextToText.learn([*twice, ("s", "x"), ("s", "x")]), "too many to be labels"
     json.dumps(TextToText.learn(twice))
-    with pytest.raises(UserError, match="all 2 training examples have the answer 'yes'"):
-        TextToText.learn([("a", "yes"), ("b", "yes")])
-
-
-def test_trivial_is_the_commonest_answer():
-    train_set = [("a", "x"), ("b", "y"), ("c", "y")]
-    assert TextToText.trivial(train_set, [("d", "x"), ("e", "z")]) == ("commonest answer", ["y", "y"])
 
 
 @pytest.mark.parametrize("held_out", [False, True])
@@ -359,62 +323,9 @@ def test_questions_of_the_world(held_out):
     known = {thing for things in THINGS.values() for thing in things} - rare
     for source, target in examples:
         assert source.endswith("?") and target in source, "the answer stands in the story"
-        things = {
-            SINGULAR_OF[w] for w in source.replace(".", " ").replace("?", " ").split() if w in SINGULAR_OF
-        }
-        assert not things & (known if held_out else rare)
+        words = source.replace(".", " ").replace("?", " ").split()
+        assert not {SINGULAR_OF.get(word) for word in words} & (known if held_out else rare)
     assert len({target for _, target in examples}) > 10
-
-
-FILES = [
-    ("pairs.tsv", "source\ttarget\nWho?\tAna\n", "source"),
-    ("pairs.csv", 'n,response,prompt\n1,"Ana, Rui",Who?\n', "prompt"),
-    ("plain.tsv", "Who?\tAna\n", "source"),
-    ("chat.jsonl", '{"prompt": "Who?", "response": "Ana"}\n', "prompt"),
-    ("pairs.jsonl", '{"source": "Who?", "target": "Ana"}\n', "source"),
-]
-
-
-@pytest.mark.parametrize("name, text, first", FILES)
-def test_files_of_pairs_and_of_instructions(tmp_path, name, text, first):
-    path = tmp_path / name
-    path.write_text(text)
-    assert fields_of(path)[0] == first
-    target = "Ana, Rui" if name == "pairs.csv" else "Ana"
-    assert TextToText.read(path) == ([("Who?", target)], 0)
-    if name != "plain.tsv":
-        assert TextToText.read(path, truth=False) == ([("Who?", None)], 0), (
-            "no truth is read, even where one is"
-        )
-
-
-def test_bad_rows_are_named_or_counted(tmp_path):
-    path = tmp_path / "pairs.tsv"
-    path.write_text("source\ttarget\nWho?\t\nWhere?\there\n")
-    with pytest.raises(UserError, match="pairs.tsv, line 2"):
-        TextToText.read(path)
-    assert TextToText.read(path, skip_bad=True) == ([("Where?", "here")], 1)
-
-
-def test_a_file_to_answer_without_answers(tmp_path):
-    path = tmp_path / "questions.tsv"
-    path.write_text("prompt\nWho?\nWhere?\n")
-    assert TextToText.read(path, truth=False) == ([("Who?", None), ("Where?", None)], 0)
-
-
-# Models
-
-
-def test_an_encoder_cannot_write():
-    config = small.model("masked").config
-    with pytest.raises(UserError, match="decoder or encoder-decoder, not encoder"):
-        TextToText(small.tokenizer(), config, 24, {})
-
-
-def test_too_short_a_context_is_refused():
-    config = model_of("decoder").config
-    with pytest.raises(UserError, match="--context 3"):
-        TextToText(small.tokenizer(), config, 3, {})
 
 
 class Published:
@@ -440,14 +351,3 @@ def test_a_published_bart_is_given_what_it_was_trained_to_begin_with():
     assert batch["decoder_input_ids"].tolist() == [[end, s, c]], "its decoder begins with </s> <s>"
     assert batch["labels"].tolist() == [[IGNORED, c, end]], "<s> is given, not asked"
     assert len(task.predict(model, [("ab", None), ("b", "c")], 2)) == 2
-
-
-# Helpers
-
-
-def test_batches_are_a_function_of_seed_and_step():
-    task = task_of("encoder-decoder")
-    one, other = (FineTuning(task, Examples(EXAMPLES, EXAMPLES, []), 3, seed=1) for _ in range(2))
-    for step in (5, 0):
-        a, b = one.batch(step, "train"), other.batch(step, "train")
-        assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)

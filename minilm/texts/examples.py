@@ -1,0 +1,133 @@
+"""Examples of a task from the user's files: read, cut into three parts, checked, and written.
+
+An example is a tuple: what a model may see, then the truth.
+"""
+
+import math
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from ..plumbing.errors import UserError, suggest
+from ..plumbing.folders import atomic_write
+from .corpus import VALIDATION_SHARE, hold_out
+from .files import kind
+from .tables import read_conll, read_squad, read_table
+
+OTHER_FILES = {"tags": "CoNLL columns", "answers": "SQuAD 1.1 or 2.0 (.json)"}  # by the truth; else tables
+
+
+class Parts(NamedTuple):
+    """The examples of a task in three parts."""
+
+    train: list[tuple]  # to learn from
+    validation: list[tuple]  # to watch while learning
+    test: list[tuple]  # to measure on
+
+
+def read_examples(
+    paths: Iterable[str | None], fields: Sequence[str], skip_bad=False, truth=True, numbers=False
+) -> tuple[list[tuple], int]:
+    """Return (examples, n_skipped) of all files that are given: tuples of the fields, the truth last.
+
+    Words with tags come from CoNLL columns, questions with answers from SQuAD's JSON, all others from tables.
+    Without `truth` there need be none, and it is None. With `numbers` it is a number.
+    """
+    examples, n_skipped = [], 0
+    for path in map(Path, filter(None, paths)):
+        try:
+            rows, n = read_file(path, fields, skip_bad, truth)
+        except UserError as error:
+            files = OTHER_FILES.get(fields[-1], ".tsv, .csv, .jsonl")
+            raise UserError(f"{error} (expected {', '.join(fields)}: {files})") from None
+        if truth and numbers:
+            rows = [(*row[:-1], number(row[-1], path)) for row in rows]
+        examples += rows if truth else [(*row, None) for row in rows]
+        n_skipped += n
+    return examples, n_skipped
+
+
+def read_file(path: Path, fields: Sequence[str], skip_bad: bool, truth: bool) -> tuple[list[tuple], int]:
+    """Return (rows, n_skipped) of one file; rows without truths end before them."""
+    if fields[-1] == "tags":
+        rows, n_skipped = read_conll(path, skip_bad, tagged=truth)
+    elif fields[-1] == "answers" and (truth or kind(path) == ".json"):
+        found, n_skipped = read_squad(path, skip_bad, answered=truth)
+        rows = [tuple(example[field] for field in fields) for example in found]
+    elif truth:
+        return read_table(path, fields, skip_bad)
+    else:
+        try:
+            return read_table(path, fields[:-1], skip_bad)
+        except UserError as error:  # without a header a table may hold a truth that nobody asked for
+            try:
+                rows, n_skipped = read_table(path, fields, skip_bad)
+            except UserError:
+                raise error from None
+    return rows if truth else [row[:-1] for row in rows], n_skipped
+
+
+def number(label: str, path: Path) -> float:
+    """Return a label as a number; UserError where it is none."""
+    try:
+        value = float(label)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise UserError(f"{path}: the label {label!r} is no number, as a score is")
+    return value
+
+
+def cut(given: list, watched: list, test: list, seed: int, n: int | None = None, by_class=False) -> Parts:
+    """Return three parts: with nothing to watch a tenth of `given` is, with no test what is watched.
+
+    `n`: so many examples to learn from, drawn by the seed; by class, the classes take turns as long as they
+    have any.
+    """
+    if not watched:
+        given, watched = hold_out(given, max(1, len(given) // VALIDATION_SHARE), f"watched {seed}")
+    rng = random.Random(f"examples {seed}")
+    if n is not None and n < len(given) and not by_class:
+        given = rng.sample(given, n)
+    elif n is not None and n < len(given):
+        given, seen, turns = rng.sample(given, len(given)), Counter(), []
+        for *_, label in given:
+            turns.append(seen[label])
+            seen[label] += 1
+        if n < len(seen):
+            raise UserError(f"--n-examples {n}: fewer examples than the {len(seen)} classes")
+        given = [given[i] for i in sorted(sorted(range(len(given)), key=turns.__getitem__)[:n])]
+    return Parts(given, watched, test or watched)
+
+
+def check_parts(parts: Parts, truths: Callable, what: str, names: Sequence[str], closed: bool) -> None:
+    """Raise UserError where nothing can be learnt: all truths (`what`: labels, for instance) are the same.
+
+    `closed`: also where a truth to watch or to measure on is none of those to learn from. `truths` finds
+    those of a part; `names` are what to call the three.
+    """
+    known, *others = map(truths, parts)
+    if len(set(known)) < 2:
+        found = f"of {len(parts.train)} examples to learn from all have the {what} {str(known[:1])[1:-1]:.40}"
+        raise UserError(f"{names[0]}: {found}; it takes two or more")
+    known = set(known)
+    for found, name in zip(others, names[1:], strict=True) if closed else ():
+        unknown = Counter(truth for truth in found if truth not in known).most_common(5)
+        if unknown:
+            told = ", ".join(f"{truth!r} ({n:,} times)" for truth, n in unknown)
+            raise UserError(f"{name}: {what} unknown to training: {told}{suggest(unknown[0][0], known)}")
+
+
+def texts_in(example) -> list[str]:
+    """Return all texts in an example, the truth among them: lists and tuples of texts, and of others."""
+    if isinstance(example, (list, tuple)):
+        return [text for part in example for text in texts_in(part)]
+    return [example] if isinstance(example, str) else []
+
+
+def write_rows(path: Path, rows: Iterable[Sequence]) -> None:
+    """Write rows as tab-separated lines; white space in a cell becomes single spaces."""
+    lines = ("\t".join(" ".join(str(cell).split()) for cell in row) for row in rows)
+    atomic_write(path, "\n".join(lines) + "\n")
