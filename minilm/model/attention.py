@@ -18,20 +18,15 @@ ALIBI_SLOPES = (1.5, 0.5, 0.1, 0.0)
 
 
 def causal_mask(n_query: int, n_key: int, device=None) -> Tensor:
-    """Return a boolean (T, S) mask: query t may look at key s where s is not later.
-
-    The queries are the last T of the S positions (with a cache T < S): query t stands at position S - T + t.
-    """
-    query = torch.arange(n_key - n_query, n_key, device=device)  # (T,)
+    """Return a boolean (T, S) mask: a query may look at the keys that do not come later."""
+    query = torch.arange(n_key - n_query, n_key, device=device)  # (T,): the last T of the S positions
     return torch.arange(n_key, device=device) <= query[:, None]  # (S,) <= (T, 1) -> (T, S)
 
 
 def alibi_bias(n_head: int, n_query: int, n_key: int, device=None) -> Tensor:
-    """Return (H, T, S): minus slope times distance, added to the scores in place of position embeddings.
-
-    Source: Press et al. 2022, section 3. Differs from the paper: in an encoder both directions count.
-    """
+    """Return (H, T, S): minus slope times distance, added to the scores (Press et al. 2022, section 3)."""
     query = torch.arange(n_key - n_query, n_key, device=device)
+    # Differs from the paper: an encoder sees later keys, too, and there the distance counts the same.
     distance = (torch.arange(n_key, device=device) - query[:, None]).abs()  # (T, S)
     slopes = torch.tensor([ALIBI_SLOPES[h % len(ALIBI_SLOPES)] for h in range(n_head)], device=device)
     return -slopes[:, None, None] * distance  # (H, 1, 1) * (T, S) -> (H, T, S)
@@ -67,15 +62,12 @@ class KeyValueCache:
     """The keys and values of one layer, kept while a text is written: a later token does not change them."""
 
     def __init__(self, max_length: int):
-        self.max_length = max_length
-        self.length = 0
+        self.max_length, self.length = max_length, 0
         self.k = self.v = None  # (B, H, max_length, d_head) each, made at the first call
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Store k and v (B, H, T, d_head) of T new positions; return those of all S positions so far."""
         B, H, T, d_head = k.shape
-        if self.length + T > self.max_length:
-            raise ValueError(f"the cache holds {self.max_length} positions, not {self.length + T}")
         if self.k is None:
             self.k = k.new_empty(B, H, self.max_length, d_head)
             self.v = k.new_empty(B, H, self.max_length, d_head)
@@ -99,8 +91,7 @@ class MultiHeadAttention(nn.Module):
 
     def __init__(self, d_model: int, n_head: int, dropout: float = 0.0):
         super().__init__()
-        self.n_head = n_head
-        self.dropout = dropout
+        self.n_head, self.dropout = n_head, dropout
         self.q = nn.Linear(d_model, d_model)  # W_Q of all heads in one matrix; W_K, W_V likewise
         self.k = nn.Linear(d_model, d_model)
         self.v = nn.Linear(d_model, d_model)

@@ -8,11 +8,8 @@ from .sampling import NEVER, SamplingRule
 
 
 def length_normaliser(n_token: Tensor, length_penalty: float) -> Tensor:
-    """Return what the log-probability of n new tokens is divided by: ((5 + n) / 6) ** length_penalty.
-
-    Source: Wu et al. 2016, equation 14, without coverage. Vaswani et al. 2017, section 6.1, take 0.6.
-    """
-    # Each token multiplies by a probability below 1: undivided (length_penalty 0), short texts always win.
+    """Return what the log-probability of n new tokens is divided by (Wu et al. 2016, equation 14)."""
+    # Each token multiplies by a probability below 1: undivided (penalty 0), short texts win. In 2017: 0.6.
     return ((5.0 + n_token) / 6.0) ** length_penalty
 
 

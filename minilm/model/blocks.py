@@ -31,12 +31,10 @@ def sinusoidal_positions(n_position: int, d_model: int) -> Tensor:
 
 
 def token_positions(attention_mask: Tensor | None, n_query: int, n_past: int, device) -> Tensor:
-    """Return the position of each query, (T,) or (B, T): its count among the real tokens of its row, from 0.
-
-    With a mask (B, S) padding does not count, so a text gets the same positions whichever side is padded.
-    """
+    """Return the position of each query, (T,) or (B, T): how many real tokens of its row come before it."""
     if attention_mask is None:
         return torch.arange(n_past, n_past + n_query, device=device)
+    # Padding does not count, so a text gets the same positions whichever side is padded.
     return (attention_mask.long().cumsum(1) - 1).clamp(min=0)[:, -n_query:]  # 0 0 1 1 1 -> 0 0 0 1 2
 
 
@@ -126,12 +124,9 @@ class Block(nn.Module):
         return x + change if self.pre else norm(x + change)
 
     def forward_at(self, chosen: slice, x: Tensor, bias, causal, memory=None, memory_bias=None) -> Tensor:
-        """`forward(x, ...)[:, chosen]`, (B, n, D), without the work for the other positions.
-
-        The chosen ones still look at all T. With `causal` they must be the last ones, slice(-n, None).
-        """
+        """`forward(x, ...)[:, chosen]`, (B, n, D); with `causal` the last positions, slice(-n, None)."""
         norm = self.self_attention_norm
-        h = norm(x) if self.pre else x  # (B, T, D)
+        h = norm(x) if self.pre else x  # (B, T, D): all T are looked at, what they would become is left out
         if bias is not None and bias.shape[2] > 1:  # a row for each query
             bias = bias[:, :, chosen]  # (., ., T, S) -> (., ., n, S)
         change = self.dropout(self.self_attention(h[:, chosen], h, bias, causal))  # (B, n, D)
@@ -146,8 +141,7 @@ class Stack(nn.Module):
 
     def __init__(self, config: ModelConfig, n_layer: int, causal: bool, cross: bool = False):
         super().__init__()
-        self.config = config
-        self.causal = causal
+        self.config, self.causal = config, causal
         self.embeddings = InputRepresentation(config)
         self.blocks = nn.ModuleList(Block(config, cross) for _ in range(n_layer))
         self.norm = nn.LayerNorm(config.d_model, eps=config.norm_eps) if config.final_norm else nn.Identity()

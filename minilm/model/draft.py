@@ -13,10 +13,7 @@ KEPT = 0.75
 
 
 def pad(texts: list[list[int]], pad_id: int, side: str, device=None) -> tuple[Tensor, Tensor | None]:
-    """Return texts of unequal length as ids (B, T), with `pad_id` on the "left" or the "right", and the mask.
-
-    The mask (B, T) is true for real tokens, or none where no text needs padding.
-    """
+    """Return ids (B, T), padded on the "left" or "right", and their mask, none where nothing is padded."""
     rows = [torch.tensor(text, dtype=torch.long) for text in texts]
     ids = pad_sequence(rows, True, pad_id, side).to(device)
     real = pad_sequence([torch.ones_like(row, dtype=torch.bool) for row in rows], True, False, side)
@@ -31,7 +28,7 @@ class Draft:
     """
 
     def __init__(self, model, prompts, n_new, pad_id=0, memory=None, memory_mask=None):
-        self.model, self.memory, self.memory_mask = model, memory, memory_mask  # ..., (B, S, D), (B, S)
+        self.model, self.memory, self.memory_mask = model, memory, memory_mask  # of (B, S_encoder) tokens
         prompt_ids, _ = pad(prompts, pad_id, "left", model.tokens.weight.device)
         self.length = prompt_ids.shape[1]  # columns that are written
         self.ids = F.pad(prompt_ids, (0, n_new), value=pad_id)  # (B, S + n_new)

@@ -1,7 +1,4 @@
-"""Text out of a model: from prompts to continuations, for decoders and encoder-decoders.
-
-`generate`: ids in, ids out, what most programs need. `sample`: the same with the log-probabilities.
-"""
+"""Text out of a model: `generate` gives ids for ids, `sample` their log-probabilities, too."""
 
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
@@ -41,8 +38,8 @@ def generate(
         seed: the same seed gives the same text every time; see `uniform_numbers` for batches.
         options: those of `sample`.
 
-    Returns the prompts with their new tokens, the end included (of an encoder-decoder the decoder's ids). One
-    prompt gives one text of the same type, a list lists without padding, a (B, T) tensor (B, T + n) with
+    Returns the prompts with their new tokens, the end included (of an encoder-decoder the decoder's ids): for
+    one prompt a text of the same type, for a list lists without padding, for (B, T) a tensor (B, T + n) with
     `pad_id` after each end. Raises UserError for a bad setting, or a prompt that the model cannot read.
     """
     rule = SamplingRule(tuple(forbidden_ids), temperature, top_k, top_p, eos_id)
@@ -84,9 +81,7 @@ def sample(
             encoder_ids, memory_mask = pad(prompts, pad_id, "right", device)
             memory = model.encode(encoder_ids, memory_mask)[-1]  # (B, S_encoder, D), once for all steps
             start = [decoder_start_id] if isinstance(decoder_start_id, int) else list(decoder_start_id or ())
-            check_prompt(
-                start, "decoder_start_id, with which an encoder-decoder's texts begin,", model.config
-            )
+            check_prompt(start, "decoder_start_id (what an encoder-decoder begins with)", model.config)
             prompts = [start] * len(prompts)
         room = [model.config.max_positions - len(prompt) for prompt in prompts]
         limits = [min(max_new_tokens, left) if overflow == "stop" else max_new_tokens for left in room]
@@ -107,10 +102,7 @@ def sample(
 
 
 def write(draft: Draft, rule: SamplingRule, limits: Tensor, seed, pad_id: int, watch=None) -> tuple:
-    """Draw token after token until each text has ended or has its limit (B,) of new tokens.
-
-    Returns the new tokens (B, n), their log-probabilities (B, n), and how many there are (B,).
-    """
+    """Draw token after token until each text has ended or reached its limit (B,); return as `Beam.search`."""
     n_prompt, n_step = draft.length, int(limits.max())
     uniform = uniform_numbers(seed, len(limits), n_step, limits.device)  # (B, n_step)
     ended = limits <= 0
@@ -155,9 +147,9 @@ def read_prompts(input_ids, attention_mask: Tensor | None, config) -> list[list[
     """Return the prompts as lists of ids, without padding; `input_ids` as in `generate`."""
     prompts, _ = listed(input_ids)
     if attention_mask is not None:
-        shapes = tuple(getattr(input_ids, "shape", ())), tuple(attention_mask.shape)
-        if shapes[0] != shapes[1] or len(shapes[1]) != 2:
-            raise UserError(f"attention_mask {shapes[1]}: needs input_ids as a tensor (B, T) of that shape")
+        shape = tuple(attention_mask.shape)
+        if len(shape) != 2 or getattr(input_ids, "shape", None) != shape:
+            raise UserError(f"attention_mask {shape}: needs input_ids as a tensor (B, T) of that shape")
         prompts = [ids[mask].tolist() for ids, mask in zip(input_ids, attention_mask.bool(), strict=True)]
     for i, prompt in enumerate(prompts):
         check_prompt(prompt, f"prompt {i}", config)

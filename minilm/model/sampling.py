@@ -1,7 +1,7 @@
 """From logits to a distribution over the next token, and from the distribution to a token.
 
-One rule serves the generator, which draws, and the scorer, which says how likely a draw was. A policy that is
-sampled under one distribution and scored under another learns from wrong ratios, so there is no second one.
+One rule serves the generator, which draws, and the scorer, which says how likely a draw was: a policy that is
+sampled under one distribution and scored under another learns from wrong ratios.
 """
 
 from collections.abc import Sequence
@@ -76,8 +76,7 @@ def uniform_numbers(seed: int | Sequence[int], n_row: int, n_step: int, device=N
     """Return (n_row, n_step) numbers in (0, 1], each row from a generator of its own.
 
     One seed: row i draws from its stream i, so equal prompts in a batch get different texts. A seed for each
-    row: row i draws from stream 0 of seed i, as it would alone, in any batch. UserError for a negative seed,
-    or another number of seeds.
+    row: row i draws from stream 0 of seed i, as it would alone.
     """
     one = isinstance(seed, (int, np.integer))
     streams = [(int(seed), row) for row in range(n_row)] if one else [(int(s), 0) for s in seed]
@@ -124,13 +123,10 @@ def token_log_probabilities(
     A token outside top-k or top-p has minus infinity: for ratios of two models, as in PPO, leave both off.
 
     Args:
-        ids: (B, T) texts, of the decoder where there is an encoder too.
-        mask: (B, T), 1 for a real token and 0 for padding; padding gets the log-probability 0.
+        ids, mask: (B, T), the decoder's; padding, where the mask is 0, gets the log-probability 0.
         encoder_ids, encoder_mask: (B, S), the text that an encoder-decoder reads.
-        rule: the `SamplingRule` under which the tokens count.
         n_prompt: columns of `ids` that were given, padding included; the tokens after them are scored.
-        hidden: the decoder's last hidden states where they are known, (B, n, D): of columns n_prompt - 1 to
-            T - 2, from which the new tokens were drawn.
+        hidden: (B, n, D), where they are known, the states that the new tokens are drawn from.
     """
     log_probs = next_token_distributions(model, ids, mask, encoder_ids, encoder_mask, rule, n_prompt, hidden)
     chosen = log_probs.gather(2, ids[:, n_prompt:, None])[..., 0]  # (B, n, V) -> (B, n)

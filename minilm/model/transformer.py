@@ -45,8 +45,8 @@ class Transformer(nn.Module):
     ) -> Tensor:  # fmt: skip
         """Return the logits (B, T, V) of the decoder, or of the encoder where there is no decoder.
 
-        `input_ids`, `attention_mask` (1 real, 0 padding) and `token_type_ids` (0 text A, 1 text B) are (B, T)
-        each, the encoder's where there is one; the others are the decoder's of an encoder-decoder.
+        `attention_mask`: 1 real, 0 padding; `token_type_ids`: 0 text A, 1 text B; (B, T) as the ids. These
+        three are the encoder's where there is one, the other two those of the decoder behind it.
         """
         if self.encoder is not None and self.decoder is not None and decoder_input_ids is None:
             raise ValueError("an encoder-decoder gives logits for decoder_input_ids, and none were given")
@@ -57,10 +57,7 @@ class Transformer(nn.Module):
         self, input_ids: Tensor, attention_mask=None, token_type_ids=None,
         decoder_input_ids=None, decoder_attention_mask=None,
     ) -> tuple[Tensor, ...]:  # fmt: skip
-        """Return n_layer + 1 tensors (B, T, D), the embeddings first; arguments as in `forward`.
-
-        They are the decoder's, or the encoder's where there is no decoder or no `decoder_input_ids`.
-        """
+        """Return n_layer + 1 tensors (B, T, D), the input first; without decoder (ids) the encoder's."""
         if self.encoder is None:
             return self.decode(input_ids, attention_mask)
         states = self.encode(input_ids, attention_mask, token_type_ids)
@@ -69,20 +66,14 @@ class Transformer(nn.Module):
         return self.decode(decoder_input_ids, decoder_attention_mask, states[-1], attention_mask)
 
     def encode(self, input_ids, attention_mask=None, token_type_ids=None, n_first=None) -> tuple[Tensor, ...]:
-        """Return the encoder's n_encoder_layer + 1 hidden states (B, T, D).
-
-        With `n_first` the last of them has so many positions, and the others are not computed.
-        """
+        """Return the encoder's hidden states; `n_first`: of the last, only so many positions are computed."""
         given = self.tokens(input_ids), attention_mask, token_type_ids  # (B, T) -> (B, T, D)
         return self.encoder(*given) if n_first is None else self.encoder.forward_at(slice(n_first), *given)
 
     def decode(
         self, input_ids, attention_mask=None, memory=None, memory_mask=None, caches=None, n_last=None
     ) -> tuple[Tensor, ...]:
-        """Return the decoder's n_decoder_layer + 1 hidden states (B, T, D); arguments as in `Stack.forward`.
-
-        With `n_last` the last of them has so many positions, and the others are not computed.
-        """
+        """Return the decoder's hidden states; `n_last`: of the last, only so many positions are computed."""
         given = self.tokens(input_ids), attention_mask, None, memory, memory_mask
         if n_last is None:
             return self.decoder(*given, caches)
@@ -118,15 +109,13 @@ class Transformer(nn.Module):
             nn.init.zeros_(module.bias)
 
     def shrink_residual_outputs(self) -> None:
-        """Divide what pre-norm blocks add to the stream by the root of the number of additions.
-
-        Source: Radford et al. 2019, section 2.3. Post-norm models norm each sum and do not need it.
-        """
+        """Divide what pre-norm blocks add to the stream by sqrt(additions) (Radford et al. 2019, 2.3)."""
+        # A sum of n such terms has sqrt(n) times the size of one. Post-norm models norm each sum instead.
         for stack in filter(None, (self.encoder, self.decoder)) if self.config.norm == "pre" else ():
             for block in stack.blocks:
                 attentions = filter(None, (block.self_attention, block.cross_attention))
                 outputs = [a.out for a in attentions] + [block.feed_forward.down]
-                for layer in outputs:  # a sum of n such terms has sqrt(n) times the size of one
+                for layer in outputs:
                     layer.weight.data.mul_((len(outputs) * len(stack.blocks)) ** -0.5)
 
     def use_explicit_attention(self, explicit: bool = True) -> "Transformer":
@@ -136,10 +125,9 @@ class Transformer(nn.Module):
                 module.explicit, module.weights = explicit, None
         return self
 
-    def n_parameters(self, heads: bool = True) -> int:
-        """Count the weights; without `heads`, leave out what serves pre-training only (not the pooler)."""
-        left_out = () if heads else ("vocabulary.", "next_sentence.")
-        return sum(p.numel() for name, p in self.named_parameters() if not name.startswith(left_out))
+    def n_parameters(self) -> int:
+        """Count the weights."""
+        return sum(p.numel() for p in self.parameters())
 
 
 class VocabularyHead(nn.Module):

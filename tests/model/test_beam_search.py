@@ -131,25 +131,22 @@ def test_limits_hold_for_each_row():
     assert ids[0, 2:].eq(0).all() and log_probs[2].eq(0).all()
 
 
-def beam_of(total, ended, length, limits=(4,), length_penalty=0.0) -> Beam:
-    """A beam in the middle of a search, with one prompt."""
+def beam_in_the_middle() -> Beam:
+    """One prompt, a text that is alive and a greedy one that has ended, of two tokens each."""
     draft = SimpleNamespace(length=1, ids=torch.arange(10).view(2, 5), log_probs=torch.zeros(2, 5))
-    beam = Beam(draft, PLAIN, torch.tensor(limits), 1, length_penalty, 0)
-    beam.total, beam.ended, beam.length = torch.tensor([total]), torch.tensor([ended]), torch.tensor([length])
+    beam = Beam(draft, PLAIN, torch.tensor([4]), 1, 0.0, 0)
+    beam.total, beam.length = torch.tensor([[-1.0, -2.0]]), torch.tensor([[2, 2]])
+    beam.ended = torch.tensor([[False, True]])
     return beam
 
 
 def test_a_new_beam_counts_the_prompt_once():
     beam = Beam(Draft(model_of(), [[1, 2], [3]], 4), PLAIN, torch.tensor([4, 0]), 3, 0.6, 0)
-    assert beam.total.isfinite().tolist() == [[True, False, False, True]] * 2, (
-        "equal copies would be equal texts"
-    )
+    assert beam.total.isfinite().tolist() == [[True, False, False, True]] * 2, "equal copies, equal texts"
     assert beam.ended.tolist() == [[False] * 4, [True] * 4] and beam.copies.tolist() == [0] * 4 + [1] * 4
 
 
 P = [0.1, 0.2, 0.5, 0.15, 0.05]  # of the five tokens, after every text
-
-
 # (probability, length, ended) of the two texts and the greedy one, before and after; last: their new tokens
 ADVANCES = {
     "the two likeliest, and the greedy row": (
@@ -186,7 +183,7 @@ def test_advance_keeps_the_best_continuations(what):
 
 
 def test_remember_keeps_the_best_ended_text():
-    beam = beam_of([-1.0, -2.0], [False, True], [2, 2])
+    beam = beam_in_the_middle()
     beam.remember(torch.tensor([[-1.0, -2.0]]))
     assert beam.best_score.tolist() == [-2.0], "a text that is alive is no result yet"
     assert beam.best_ids[0].tolist() == [6, 7, 8, 9] and beam.best_length.tolist() == [2]
@@ -196,7 +193,7 @@ def test_remember_keeps_the_best_ended_text():
 
 
 def test_a_search_is_settled_when_no_text_can_win_any_more():
-    beam = beam_of([-1.0, -2.0], [False, True], [2, 2])
+    beam = beam_in_the_middle()
     assert not beam.is_settled(), "nothing has been remembered"
     beam.best_score = torch.tensor([-0.8])
     assert beam.is_settled(), "more tokens never make -1.0 likelier"

@@ -52,10 +52,7 @@ def test_positions_count_the_real_tokens(row, n_query):
         assert found[1, s - 6] == s
         if row[s]:
             assert found[0, s - 6] == sum(row[:s]), "a position is the number of real tokens before it"
-
-
-def test_positions_without_a_mask_go_on_after_the_past():
-    assert token_positions(None, 3, 4, "cpu").tolist() == [4, 5, 6]
+    assert token_positions(None, 3, 4, "cpu").tolist() == [4, 5, 6], "without a mask: after the past"
 
 
 def test_padding_bias():

@@ -82,23 +82,6 @@ def test_cross_attention_sees_the_memory_and_none_of_its_padding():
     assert torch.equal((gradient != 0).any(-1), MEMORY_MASK.bool()), "every real token, no padding"
 
 
-@pytest.mark.parametrize("portions", [[1] * T, [2, 1, 2], [T]], ids=str)
-@pytest.mark.parametrize("kind", ["decoder", "cross"])
-@every_position
-def test_stack_with_caches_equals_without(positions, kind, portions):
-    ours, vectors = stack(kind, positions=positions), random()
-    memory = (random(S), MEMORY_MASK) if kind == "cross" else (None, None)
-    whole = ours(vectors, LEFT, None, *memory)
-    caches, done = caches_of(ours, 9), 0
-    for piece in vectors.split(portions, 1):
-        end = done + piece.shape[1]
-        part = ours(piece, LEFT[:, :end], None, *memory, caches)
-        for ours_now, all_at_once in zip(part, whole, strict=True):
-            difference = (ours_now - all_at_once[:, done:end]).abs()[LEFT[:, done:end] == 1]
-            assert difference.numel() == 0 or difference.max() < 1e-10, f"tokens {done} to {end - 1} drift"
-        done = end
-
-
 @every_position
 def test_too_many_tokens_are_refused(positions):
     ours = stack("decoder", positions=positions)

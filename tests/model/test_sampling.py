@@ -57,9 +57,6 @@ def test_top_p_keeps_the_smallest_nucleus(p):
     kept = support(keep_top_p(logits, p).flatten(0, 1))
     for row, have in zip(logits.double().flatten(0, 1).tolist(), kept, strict=True):
         assert have == slow_nucleus(row, p), f"top-p {p}: the fewest likeliest tokens that reach p together"
-
-
-def test_top_p_keeps_the_token_that_crosses_p():
     logits = torch.tensor([[0.5, 0.3, 0.2]]).log()
     assert support(keep_top_p(logits, 0.6)) == [{0, 1}], "the token that crosses p belongs to the nucleus"
     assert support(keep_top_p(torch.zeros(1, 4), 0.3)) == [{0, 1, 2, 3}], "equal tokens stay together"
@@ -123,20 +120,18 @@ def test_frequencies_are_those_of_the_distribution():
     for token, p in enumerate(log_probs.exp().tolist()):
         bound = 5 * math.sqrt(n * p * (1 - p)) + 1e-9
         count = int((tokens == token).sum())
-        assert abs(count - n * p) <= bound, (
-            f"token {token}: {count} of {n}, expected {n * p:.0f} +- {bound:.0f}"
-        )
+        assert abs(count - n * p) <= bound, f"token {token}: {count}, expected {n * p:.0f} +- {bound:.0f}"
 
 
 def test_uniform_numbers_do_not_depend_on_the_batch():
+    before = torch.get_rng_state()
     three = uniform_numbers(5, 3, 8)
+    assert torch.equal(torch.get_rng_state(), before), "torch's numbers belong to the training"
     assert three.shape == (3, 8) and three.dtype == torch.float32
     numpy_row = np.random.default_rng(np.random.SeedSequence(5, spawn_key=(2,))).random(8)  # in [0, 1)
     assert np.allclose(three[2], 1 - numpy_row), "0 would draw a token of probability 0: take 1 minus it"
     assert len({tuple(row) for row in three.tolist()}) == 3, "equal prompts in a batch must get unequal texts"
-    assert torch.equal(uniform_numbers(5, 2, 4), three[:2, :4]), (
-        "more rows or steps must not change the first"
-    )
+    assert torch.equal(uniform_numbers(5, 2, 4), three[:2, :4]), "more must not change the first"
     assert torch.equal(uniform_numbers(np.int64(5), 3, 8), three), "a seed may be numpy's integer"
     assert not torch.equal(uniform_numbers(6, 3, 8), three)
 
@@ -145,18 +140,9 @@ def test_a_seed_per_row_gives_each_row_what_it_gets_alone():
     rows = uniform_numbers([9, 5, 9], 3, 6)
     for row, seed in zip(rows, (9, 5, 9), strict=True):
         assert torch.equal(row, uniform_numbers(seed, 1, 6)[0]), "row i of a list of seeds = seed i alone"
-
-
-def test_uniform_numbers_leave_torch_alone():
-    before = torch.get_rng_state()
-    uniform_numbers(1, 2, 3)
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_bad_seeds_are_refused():
-    for seed in (-1, [3, -2], [1, 2, 3]):
+    for bad in (-1, [3, -2], [1, 2, 3]):
         with pytest.raises(UserError, match="seed"):
-            uniform_numbers(seed, 2, 4)
+            uniform_numbers(bad, 2, 4)
 
 
 RULES = [PLAIN, SamplingRule(temperature=0.6), SamplingRule((3,), temperature=1.2, top_k=7, top_p=0.9)]
@@ -191,19 +177,12 @@ def test_scores_need_no_mask_and_take_known_hidden_states():
     plain = token_log_probabilities(model, texts)
     want = model(texts).log_softmax(-1)[:, :-1].gather(2, texts[:, 1:, None])[..., 0]
     assert torch.allclose(plain, want, atol=1e-5), "column t must be scored by the logits of column t - 1"
+    distributions = next_token_distributions(model, texts)
+    assert torch.allclose(distributions.exp().sum(-1), torch.ones(3, 6)) and distributions.shape[2] == V
     for hidden in (model.decode(texts[:, :-1])[-1], model.decode(texts[:, :-1], n_last=5)[-1]):
         got = token_log_probabilities(model, texts, hidden=hidden, n_prompt=2)
         assert torch.allclose(got, plain[:, 1:], atol=1e-5)
     assert token_log_probabilities(model, texts, n_prompt=7).shape == (3, 0), "nothing new, nothing to score"
-
-
-def test_distributions_sum_to_one_and_hold_the_scores():
-    model, texts, rule = writer(), ids(3, 7, V), SamplingRule(temperature=0.8, top_k=5)
-    log_probs = next_token_distributions(model, texts, rule=rule, n_prompt=3)
-    assert log_probs.shape == (3, 4, V)
-    assert torch.allclose(log_probs.exp().sum(-1), torch.ones(3, 4), atol=1e-5)
-    scores = token_log_probabilities(model, texts, rule=rule, n_prompt=3)
-    assert torch.equal(log_probs.gather(2, texts[:, 3:, None])[..., 0], scores)
 
 
 def test_gradients_flow_through_the_scores():
