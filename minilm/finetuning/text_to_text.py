@@ -18,8 +18,7 @@ from torch import Tensor
 from .. import world
 from ..model.generate import generate
 from ..tokenizer.rows import END, RaggedRows, alike, decoder_begin, text_ids
-from ..training.bleu import corpus_bleu, exact_match, words
-from ..training.metrics import macro_f1
+from ..training.metrics import corpus_bleu, exact_match, macro_f1, words
 from ..training.objective import IGNORED, count_correct, summed_cross_entropy, to_device
 from .tasks import LabelledRows, Prediction, Task
 

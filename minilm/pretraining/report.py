@@ -11,9 +11,9 @@ from .. import world
 from ..model.generate import generate
 from ..model.transformer import Transformer
 from ..plumbing.devices import process_count
-from ..training.bleu import corpus_bleu, exact_match
 from ..training.checkpoints import evaluate
 from ..training.loop import TrainingSettings
+from ..training.metrics import corpus_bleu, exact_match
 from ..training.objective import perplexity, tensors
 from . import baselines, students
 from .causal import Causal

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from minilm.training.bleu import corpus_bleu, words
+from minilm.training.metrics import corpus_bleu, words
 
 MARKS = [
     *"aabbccdé 0159.,-'\"!?()[]{}:;/&%$#@*+=<>^_`|~\\",

@@ -8,7 +8,7 @@ import pytest
 from minilm.plumbing.terminal import table
 from minilm.pretraining.report import HEADER, translation_closing
 from minilm.texts.pairs import Pairs, load_pairs
-from minilm.training.bleu import corpus_bleu, exact_match
+from minilm.training.metrics import corpus_bleu, exact_match
 from minilm.world import word_by_word
 
 BEFORE = dict(loss=6.5, plain_loss=6.4, bits_per_byte=3.5, accuracy=0.01)
