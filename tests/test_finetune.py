@@ -125,7 +125,7 @@ BAD = {
     "not fine-tuned": ("--predict good.tsv", "body: not fine-tuned, no task.json"),
     "way": (
         "--tune lastt:1",
-        "--tune lastt:1: expected all, head, lora, last:N (N: 1 or more blocks) (did you",
+        "--tune lastt:1: expected all, head, lora, or last:N, N blocks or more (did you mean",
     ),
     "rank": ("--lora-rank 99", "--lora-rank 99 is above the model's width, 8"),
     "flag": ("--tun all", "unknown flag --tun (did you mean '--tune'?)"),

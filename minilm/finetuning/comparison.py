@@ -7,7 +7,6 @@ import statistics
 from collections import Counter
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -32,10 +31,8 @@ class Result(NamedTuple):
     score: float
 
 
-def prepared(
-    body: Transformer, task: Task, parts: Parts, settings: FinetuningSettings, from_random: bool = False
-) -> tuple[WithHead, FineTuning]:
-    """Return the model that `settings.tune` starts with, the weights chosen that move, and its objective."""
+def prepared(body: Transformer, task: Task, parts: Parts, settings, from_random=False) -> tuple:
+    """Return the model that `settings.tune` starts with, the weights that move chosen, and its objective."""
     torch.manual_seed(settings.seed)
     if from_random:
         body = build(body.config).to(body.tokens.weight.device)
@@ -44,14 +41,8 @@ def prepared(
     return model, FineTuning(task, parts, settings.batch_size, settings.seed)
 
 
-def trained(
-    model: WithHead,
-    objective: FineTuning,
-    settings: FinetuningSettings,
-    folder: Path | None = None,
-    tokenizer=None,
-) -> tuple[Result, list[Prediction]]:
-    """Train what moves, in a `folder` or quietly; return what is reached, and what the test examples get."""
+def trained(model: WithHead, objective: FineTuning, settings, folder=None, tokenizer=None) -> tuple:
+    """Train what moves, in a `folder` or quietly; return the `Result`, and predictions of test examples."""
     if settings.lr is None:
         small = objective.task.recipe.get("rate", SMALL)
         settings = replace(settings, lr=rate_of(settings.tune, model.config.d_model, small))
@@ -67,9 +58,7 @@ def trained(
     return Result(n_moving, share, outcome["seconds"], score[objective.task.metric]), predictions
 
 
-def other_ways(
-    body: Transformer, task: Task, parts: Parts, settings: FinetuningSettings
-) -> dict[str, Result]:
+def other_ways(body: Transformer, task: Task, parts: Parts, settings) -> dict[str, Result]:
     """Return the results of the ways that the settings did not choose, and of the one that needs no model."""
     test = [truth for *_, truth in parts.test]
     score = task.score(test, task.trivial(parts.train, parts.test))[task.metric]
@@ -124,5 +113,5 @@ def shown(task: Task, prediction: Prediction) -> list[str]:
     """Return lines that show a prediction to a person."""
     p = prediction
     sure = "" if p.probability is None else f" {p.probability:.2f}"
-    truth = "" if p.truth is None else f"   (it is: {task.shown(p.truth, p.text)})"
-    return [p.text, f"    {task.shown(p.guess, p.text)}{sure}{truth}"]
+    truth = "" if p.truth is None else f"   (it is: {task.written(p.truth, p.text)})"
+    return [p.text, f"    {task.written(p.guess, p.text)}{sure}{truth}"]

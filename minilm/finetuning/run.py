@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from ..checkpoint import check_trainer, load, load_weights
-from ..model.config import PRESETS, preset
+from ..model.config import PRESETS
 from ..model.transformer import build
 from ..plumbing.devices import choose_device
 from ..plumbing.errors import UserError
@@ -33,9 +33,10 @@ from ..pretraining.run import start_model
 from ..texts.corpus import VALIDATION_SEED
 from ..texts.examples import Parts, check_parts, cut, read_examples, texts_in, write_rows
 from ..tokenizer.bpe import BPE, SPECIAL_TOKENS
+from .classification import Classification
 from .comparison import HEADER, closing, confusion, other_ways, prepared, shown, told, trained
 from .heads import WithHead
-from .settings import PAIRS, TASKS, WITH_CLASSES, FinetuningSettings, check_fit, with_recipe
+from .settings import PAIRS, TASKS, FinetuningSettings, check_fit, with_recipe
 from .tasks import FineTuning, Prediction, Task
 
 VOCABULARY = 1024  # tokens, where a preset begins from random weights
@@ -52,22 +53,21 @@ def finetune(settings: FinetuningSettings) -> Path:
     settings, body, tokenizer = load_body(settings, parts[0])
     settings = with_recipe(settings, len(parts[0].train))
     options = dict(pairs=settings.pairs or PAIRS.get(settings.task), balanced=settings.class_weights)
-    results, out = defaultdict(list), None
+    results = defaultdict(list)
     for seed, one in zip(settings.seeds, parts, strict=True):
         own, known = replace(settings, seed=seed), TASKS[settings.task].learn(one.train)
         task = TASKS[settings.task](tokenizer, body.config, settings.context, known, **options)
         model, objective = prepared(body, task, one, own)
-        if out is None:  # the first seed's model is kept, with what it says
-            out, first = start(settings, model, objective), task
-            result, predictions = trained(model, objective, own, out, tokenizer)
-            write_predictions(out, task, predictions)
-        else:
-            result, _ = trained(model, objective, own)
+        out = None if results else start(settings, model, objective)  # the first seed's model is kept
+        result, predictions = trained(model, objective, own, out, tokenizer)
         results["chosen"].append(result)
+        if out:
+            first = task, predictions, out
+            write_predictions(*first)
         for way, result in other_ways(body, task, one, own).items():
             results[way].append(result)
-    close(settings, first, predictions, results, out)
-    return out
+    close(settings, results, *first)
+    return first[-1]
 
 
 def start(settings: FinetuningSettings, model: WithHead, objective: FineTuning) -> Path:
@@ -86,31 +86,37 @@ def start(settings: FinetuningSettings, model: WithHead, objective: FineTuning) 
 
 
 def load_parts(settings: FinetuningSettings) -> list[Parts]:
-    """Return the examples that the settings name, for each seed."""
-    task, n, parts = TASKS[settings.task], settings.n_examples, []
+    """Return the examples that the settings name, for each seed; UserError where they teach nothing."""
+    task, names, parts = TASKS[settings.task], ("world",) * 3, []
     if settings.data is None:
+        n = settings.n_examples or task.recipe["n_examples"]
         # The things and verbs of the test examples are held out: no label has ever touched them.
         test = task.world(WORLD_TEST, TEST_SEED, held_out=True)
         for seed in settings.seeds:
             watched = task.world(WORLD_VALIDATION, seed + VALIDATION_SEED, held_out=False)
-            parts.append(
-                Parts(task.world(n or task.recipe["n_examples"], seed, held_out=False), watched, test)
-            )
-        return parts
-    files = (settings.data, [settings.validation], [settings.test])
+            parts.append(Parts(task.world(n, seed, held_out=False), watched, test))
+    else:
+        names, parts = read_parts(settings)
+    for one in parts:
+        check_parts(one, task.truths, task.fields[-1], names, task.closed)
+    return parts
+
+
+def read_parts(settings: FinetuningSettings) -> tuple[tuple[str, str, str], list[Parts]]:
+    """Return the names of the three parts, and those of the user's files for each seed."""
+    task, name = TASKS[settings.task], " and ".join(settings.data)
+    files, classes = (settings.data, [settings.validation], [settings.test]), issubclass(task, Classification)
     read = [read_examples(paths, task.fields, settings.skip_bad, numbers=task.is_number) for paths in files]
-    name, n_skipped, labels = " and ".join(settings.data), sum(n for _, n in read), task.truths(read[0][0])
+    n_skipped, labels = sum(n for _, n in read), task.truths(read[0][0])
     if n_skipped:
         print(f"left out {n_skipped:,} examples (--skip-bad)")
-    if task.name in WITH_CLASSES and labels.count(labels[0]) == 1 and len(set(labels)) < len(labels):
+    if classes and labels.count(labels[0]) == 1 and len(set(labels)) < len(labels):
         header = f"if that line is a header, name its columns {' and '.join(task.fields)}"
         print(f"{settings.data[0]}: nothing but its first example is labelled {labels[0]!r}; {header}")
     watched = settings.validation or f"{name}, the part that is watched (--validation FILE for another)"
-    names = (name, watched, settings.test or watched)
-    for seed in settings.seeds:
-        parts.append(cut(*(examples for examples, _ in read), seed, n, task.name in WITH_CLASSES))
-        check_parts(parts[-1], task.truths, task.fields[-1], names, task.closed)
-    return parts
+    given = [examples for examples, _ in read]
+    parts = [cut(*given, seed, settings.n_examples, classes) for seed in settings.seeds]
+    return (name, watched, settings.test or watched), parts
 
 
 def load_body(settings: FinetuningSettings, parts: Parts) -> tuple:
@@ -122,24 +128,23 @@ def load_body(settings: FinetuningSettings, parts: Parts) -> tuple:
         texts = [" ".join(texts_in(example)) for example in parts.train]
         tokenizer = BPE.train(texts, VOCABULARY, SPECIAL_TOKENS)
         torch.manual_seed(settings.seed)
-        config = replace(preset(settings.model), vocab_size=tokenizer.vocab_size)
+        config = replace(PRESETS[settings.model], vocab_size=tokenizer.vocab_size)
         source, body = settings.model, build(config).to(choose_device(settings.device))
     else:
         source, body, tokenizer = start_model(settings.model, TASKS[settings.task].start, settings)
     path, longest = Path(source) / SETTINGS, body.config.max_positions
     known = read_json(path).get("context") if path.exists() else None
-    settings = replace(
-        settings, model=str(source), context=settings.context or min(known or longest, longest)
-    )
+    context = settings.context or min(known or longest, longest)
+    settings = replace(settings, model=str(source), context=context)
     check_fit(settings, body.config)
     return settings, body, tokenizer
 
 
-def close(settings, task: Task, predictions: list[Prediction], results: dict, out: Path) -> None:
+def close(settings, results: dict, task: Task, predictions: list[Prediction], out: Path) -> None:
     """Print the closing tables and examples, and write results.json: the run is finished."""
     rows, figures = closing(results, settings, task)
     tables, lines = [(rows, (*HEADER, task.metric))], told(task, predictions)
-    if task.name in WITH_CLASSES:
+    if isinstance(task, Classification):
         rows, labels = confusion(task.labels, predictions), task.labels
         write_rows(out / CONFUSION, [("truth", *labels), *rows])
         tables += [(rows, ("true, taken for:", *labels))] * (len(labels) <= 12)
@@ -156,7 +161,7 @@ def predict(settings: FinetuningSettings) -> Path:
     examples, n_skipped = read_examples([settings.predict], task.fields, settings.skip_bad, truth=False)
     predictions = task.predict(model, examples, 4 * (settings.batch_size or 32))
     out = choose_folder("predictions", settings.out, settings.overwrite)
-    write_predictions(out, task, predictions)
+    write_predictions(task, predictions, out)
     print(*(line for p in predictions[:3] for line in shown(task, p)), sep="\n")
     if n_skipped:
         print(f"left out {n_skipped:,} examples (--skip-bad)")
@@ -164,13 +169,12 @@ def predict(settings: FinetuningSettings) -> Path:
     return out
 
 
-def write_predictions(folder: Path, task: Task, predictions: list[Prediction]) -> None:
+def write_predictions(task: Task, predictions: list[Prediction], folder: Path) -> None:
     """Write predictions.tsv."""
     rows = [("text", "truth", "prediction", "probability")]
     for p in predictions:
-        truth = "" if p.truth is None else task.written(p.truth)
         chance = "" if p.probability is None else f"{p.probability:.4f}"
-        rows.append((p.text, truth, task.written(p.guess), chance))
+        rows.append((p.text, "" if p.truth is None else task.written(p.truth), task.written(p.guess), chance))
     write_rows(folder / PREDICTIONS, rows)
 
 

@@ -20,8 +20,7 @@ TASKS: dict[str, type[Task]] = {
     task.name: task for task in (Classification, Pair, Similarity, Tagging, Span, TextToText)
 }
 PAIRS = dict(pair="together", similarity="apart")  # tasks on two texts, and where these meet
-WITH_CLASSES = ("classification", "pair")
-WAYS = ("all", "head", "lora", "last:N")
+EPOCHS = 4  # of a user's examples; Devlin et al. 2019: 2 to 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,13 +51,15 @@ class FinetuningSettings(TrainingSettings):
     def __post_init__(self):
         super().__post_init__()
         if not re.fullmatch(r"all|head|lora|last:[1-9]\d*", self.tune):
-            near = suggest(self.tune, WAYS)
-            raise UserError(f"--tune {self.tune}: expected {', '.join(WAYS)} (N: 1 or more blocks){near}")
+            near = suggest(self.tune, ("all", "head", "lora", "last:N"))
+            raise UserError(
+                f"--tune {self.tune}: expected all, head, lora, or last:N, N blocks or more{near}"
+            )
         if not 0 < self.layer_decay <= 1:
             raise UserError(f"--layer-decay {self.layer_decay}: must be above 0 and at most 1")
         least = dict(unfreeze_every=0, patience=0, n_examples=1, lora_rank=1)
         self.check_least(least | dict(context=TASKS[self.task].least_context))
-        if self.class_weights and self.task not in WITH_CLASSES:
+        if self.class_weights and not issubclass(TASKS[self.task], Classification):
             raise UserError(f"--class-weights: --task {self.task} has no classes")
         if self.pairs and self.task not in PAIRS:
             raise UserError(f"--pairs {self.pairs}: --task {self.task} does not compare two texts")
@@ -86,9 +87,6 @@ def check_fit(settings: FinetuningSettings, config: ModelConfig) -> None:
         raise UserError(f"--tune {settings.tune}: the model has {config.n_layer} blocks")
     if settings.tune == "head" and task is TextToText:
         raise UserError("--tune head: this task has no head of its own; use all, lora or last:N")
-
-
-EPOCHS = 4  # of a user's examples; Devlin et al. 2019: 2 to 4
 
 
 def with_recipe(settings: FinetuningSettings, n_example: int) -> FinetuningSettings:

@@ -72,6 +72,6 @@ class Similarity(HeadTask):
         words = [[set(WORD.findall(text.lower())) for text in pair] for *pair, _ in test]
         return [len(a & b) / max(1, len(a | b)) for a, b in words]
 
-    def written(self, value):
+    def written(self, value, text=None):
         """Return the number with three digits."""
         return f"{value:.3f}"

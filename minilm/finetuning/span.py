@@ -68,9 +68,8 @@ class Span(HeadTask):
         for i, (text, question, answers) in enumerate(examples):
             ids, letters = tokens_of(self.tokenizer, text)
             question = text_ids(self.tokenizer, self.config, question)[: self.context // 2]
-            room = (
-                self.context - framed(self.tokenizer, self.config, question, [])[1] - 1
-            )  # and the last [SEP]
+            n_before = framed(self.tokenizer, self.config, question, [])[1]
+            room = self.context - n_before - 1  # the last [SEP]
             answer, begin = answers[0] if answers else ("", 0)
             end = begin + len(answer)
             inside = [t for t, (a, b) in enumerate(letters) if a < end and b > begin]  # tokens of the answer
@@ -83,20 +82,16 @@ class Span(HeadTask):
                 row = framed(self.tokenizer, self.config, question, ids[part])
                 label = [0, 0]  # [CLS]: no answer, or not in this window
                 if inside and start <= inside[0] and inside[-1] < start + room:
-                    label = [row[1] + inside[0] - start, row[1] + inside[-1] - start]
+                    label = [n_before + inside[0] - start, n_before + inside[-1] - start]
                 found.append(Window(i, row, letters[part], label))
         return found
 
-    def rows(self, examples):
+    def rows(self, examples, windows=None):
         """Return the windows of all texts as rows, with the places of the answers."""
-        rows = self.window_rows(self.windows(examples))
+        windows = windows or self.windows(examples)
         questions = [text_ids(self.tokenizer, self.config, question) for _, question, _ in examples]
-        rows.texts.n_cut = sum(len(ids) > self.context // 2 for ids in questions)
-        return rows
-
-    def window_rows(self, windows: list[Window]) -> LabelledRows:
-        """Return windows as rows."""
-        rows = rows_of(self.tokenizer, self.config, [window.row for window in windows])
+        n_cut = sum(len(ids) > self.context // 2 for ids in questions)
+        rows = rows_of(self.tokenizer, self.config, [window.row for window in windows], n_cut)
         return LabelledRows(rows, torch.tensor([window.label for window in windows]))
 
     def loss(self, model, batch):
@@ -113,7 +108,7 @@ class Span(HeadTask):
         """Return the best answer of all windows of a text, "" for none; no answer must be best in each."""
         windows = self.windows(examples)
         best, absent = [(-math.inf, "")] * len(examples), [math.inf] * len(examples)
-        outputs = self.outputs(model, self.window_rows(windows), batch_size)
+        outputs = self.outputs(model, self.rows(examples, windows), batch_size)
         for window, scores in zip(windows, outputs, strict=True):
             i, log_probs = window.example, scores.log_softmax(0)  # (T, 2)
             absent[i] = min(absent[i], float(log_probs[0].sum()))
@@ -140,7 +135,7 @@ class Span(HeadTask):
         usual = commonest((asked.split()[0], answers[0][0] if answers else "") for _, asked, answers in train)
         return [usual.get(question.split()[0], "") for _, question, _ in test]
 
-    def written(self, value):
+    def written(self, value, text=None):
         """Return the answer, or all right ones."""
         texts = [value] if isinstance(value, str) else list(dict.fromkeys(text for text, _ in value))
         return super().written(" / ".join(texts) or "(no answer)")

@@ -90,12 +90,9 @@ class Tagging(HeadTask):
         usual = commonest(pair for words, tags in train for pair in zip(words, tags, strict=True))
         return [[usual.get(word, "O") for word in words] for words, _ in test]
 
-    def written(self, value):
-        """Return the tags with spaces between."""
-        return " ".join(value)
-
-    def shown(self, value, text):
-        """Return the entities: "person Ana, place market"."""
-        words = text.split(" ")
-        found = (f"{kind} {' '.join(words[a:b])}" for a, b, kind in metrics.entities(value))
-        return ", ".join(found) or "-"
+    def written(self, value, text=None):
+        """Return the tags with spaces between; with the text, the entities: "person Ana, place market"."""
+        if text is None:
+            return " ".join(value)
+        words, entities = text.split(" "), metrics.entities(value)
+        return ", ".join(f"{kind} {' '.join(words[a:b])}" for a, b, kind in entities) or "-"

@@ -139,13 +139,9 @@ class Task(ABC):
         """Return a guess for each test example that needs no model: here the commonest truth, every time."""
         return [commonest((None, truth) for *_, truth in train)[None]] * len(test)
 
-    def written(self, value) -> str:
-        """Return a truth or a guess as one cell of predictions.tsv."""
+    def written(self, value, text: str | None = None) -> str:
+        """Return a truth or a guess as a cell of predictions.tsv; with its text, as a person reads it."""
         return " ".join(str(value).split())
-
-    def shown(self, value, text: str) -> str:
-        """Return a truth or a guess about a text as a person likes to read it."""
-        return self.written(value)
 
 
 class HeadTask(Task):
@@ -179,10 +175,7 @@ class HeadTask(Task):
 
 
 class FineTuning(Objective):
-    """A task and its examples as an objective: `batch` and `loss`, for the one loop.
-
-    `batch` is a pure function of (seed, split, step), as in `training/objective.py`.
-    """
+    """A task and its examples as an objective: its batch depends on seed, split and step alone."""
 
     def __init__(self, task: Task, parts: Parts, batch_size: int, seed: int = 0):
         self.task, self.parts, self.batch_size, self.seed = task, parts, batch_size, seed

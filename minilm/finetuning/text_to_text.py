@@ -9,9 +9,9 @@ their parts.
 """
 
 from collections import Counter
+from statistics import fmean
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -89,12 +89,11 @@ class TextToText(Task):
 
     def rows(self, examples):
         """Return the examples as rows."""
-        answers = [self.answer_ids(target) for _, target in examples]
-        pairs = zip(examples, answers, strict=True)
-        sources, was_cut = zip(
-            *(self.source_ids(source, len(ids)) for (source, _), ids in pairs), strict=True
-        )
-        n_cut = sum(cut or ids[-1] != self.end for cut, ids in zip(was_cut, answers, strict=True))
+        sources, answers, n_cut = [], [self.answer_ids(target) for _, target in examples], 0
+        for (source, _), answer in zip(examples, answers, strict=True):
+            ids, was_cut = self.source_ids(source, len(answer))
+            sources.append(ids)
+            n_cut += was_cut or answer[-1] != self.end
         return self.answer_rows(sources, answers, n_cut)
 
     def answer_rows(self, sources, answers, n_cut: int = 0) -> LabelledRows:
@@ -154,26 +153,25 @@ class TextToText(Task):
     @torch.no_grad()
     def probabilities(self, model, rows: LabelledRows, batch_size: int) -> list[float]:
         """Return for each row the probability that the model gives to the answer after its source."""
-        found = np.zeros(len(rows))
+        found = [0.0] * len(rows)
         for chosen in alike(rows.lengths, batch_size):
             batch = to_device(rows.batch(chosen), model.tokens.weight.device)
             logits, labels = self.answer_logits(model, batch)
             log_probs = logits.float().log_softmax(-1).gather(1, labels[:, None])[:, 0]  # (N,)
-            row = (batch["labels"] != IGNORED).nonzero()[:, 0]  # (N,)
-            sums = torch.zeros(len(chosen), device=row.device).index_add(0, row, log_probs)  # (B,)
-            found[chosen] = sums.exp().cpu().numpy()
-        return found.tolist()
+            n_label = (batch["labels"] != IGNORED).sum(1).tolist()  # of each row
+            for i, own in zip(chosen, log_probs.split(n_label), strict=True):
+                found[i] = own.sum().exp().item()
+        return found
 
     def score(self, truth, guess):
-        """Return `exact_match`, white space aside, and what else fits the answers.
+        """Return `exact_match`, white space aside; of labels also `macro_f1`, of sentences `bleu`.
 
-        Of labels: `macro_f1`, and `not_a_label`, the share of answers that are none of the labels. Their
-        exact match is the accuracy: Raffel et al. 2020 count such answers as wrong too. Of sentences: `bleu`.
+        `not_a_label`: the share of answers that are no label; they are wrong, as in Raffel et al. 2020.
         """
         figures = {"exact_match": exact_match(guess, truth)}
         if self.labels:
             figures["macro_f1"] = macro_f1(truth, guess)
             figures["not_a_label"] = sum(text not in self.labels for text in guess) / len(guess)
-        elif np.mean([len(words(text)) for text in truth]) >= SENTENCE:
+        elif fmean(len(words(text)) for text in truth) >= SENTENCE:
             figures["bleu"] = corpus_bleu(guess, truth)
         return figures

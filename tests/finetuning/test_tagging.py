@@ -115,8 +115,8 @@ def test_what_is_learnt_of_the_examples():
 
 def test_what_a_person_is_shown():
     task, (words, tags) = task_of(), SENTENCES[1]
-    assert task.shown(tags, " ".join(words)) == "who The old baker, what pens"
-    assert task.shown(["O"], "Ana") == "-" and task.written(["B-who", "O"]) == "B-who O"
+    assert task.written(tags, " ".join(words)) == "who The old baker, what pens"
+    assert task.written(["O"], "Ana") == "-" and task.written(["B-who", "O"]) == "B-who O"
 
 
 def test_the_world_gives_words_and_tags():

@@ -173,4 +173,4 @@ def test_the_commonest_truth_and_how_truths_are_written():
     task = tuned.task()
     assert task.trivial([("a", "x"), ("b", "y"), ("c", "y")], [("d", "x"), ("e", "z")]) == ["y", "y"]
     assert task.truths([("d", "x"), ("e", "z")]) == ["x", "z"]
-    assert task.written(" a\tb\n c") == task.shown(" a\tb\n c", "text") == "a b c"
+    assert task.written(" a\tb\n c") == task.written(" a\tb\n c", "text") == "a b c"
