@@ -14,14 +14,7 @@ import torch
 
 from minilm.checkpoint import save
 from minilm.pretraining.recipes import with_recipe
-from minilm.pretraining.run import (
-    PretrainingSettings,
-    copied_student,
-    fresh_model,
-    load_texts,
-    make_objective,
-    make_tokenizer,
-)
+from minilm.pretraining.run import Pretraining, PretrainingSettings, kind_of_run
 from minilm.training.loop import make_optimizer, train_step
 
 ROUNDS = 60
@@ -43,6 +36,8 @@ COMMANDS = {
 class Prepared:
     """An objective whose batch is made already, so that a step is timed without it."""
 
+    update = None
+
     def __init__(self, objective, batch):
         self.loss = objective.loss
         self.batch = lambda step, split: batch
@@ -51,13 +46,10 @@ class Prepared:
 def measure(command: dict, teacher: str) -> tuple[float, float]:
     """Return the fewest seconds of making a batch, and of a training step without making it."""
     settings = with_recipe(PretrainingSettings(**command, device="cpu", teacher=teacher))
-    corpus = load_texts(settings)
-    if settings.objective == "distillation":
-        model, tokenizer = copied_student(settings, {})
-    else:
-        tokenizer = make_tokenizer(settings, corpus)
-        model = fresh_model(settings, {}, tokenizer)
-    objective = make_objective(settings, corpus, tokenizer)
+    run = kind_of_run(settings.objective)(settings)
+    corpus = run.texts()
+    model, tokenizer = run.start(corpus)
+    objective = run.objective(corpus, tokenizer)
     optimizer = make_optimizer(model, settings.weight_decay)
     batches, steps = [], []
     for step in range(ROUNDS):
@@ -72,9 +64,8 @@ def measure(command: dict, teacher: str) -> tuple[float, float]:
 
 def random_teacher(folder: str) -> str:
     """Save a teacher with random weights, which costs what a trained one costs, and return its folder."""
-    settings = with_recipe(PretrainingSettings(objective="masked"))
-    tokenizer = make_tokenizer(settings, load_texts(settings))
-    save(fresh_model(settings, {}, tokenizer), tokenizer, folder)
+    run = Pretraining(with_recipe(PretrainingSettings(objective="masked")))
+    save(*run.start(run.texts()), folder)
     return folder
 
 
