@@ -1,4 +1,4 @@
-"""Grades README.md: each command and each program in it runs, at a tiny size and without a network."""
+"""Grades the READMEs: each command and each program in them runs, at a tiny size and without a network."""
 
 import gzip
 import importlib
@@ -14,7 +14,7 @@ import pytest
 
 import minilm
 from minilm import world
-from minilm.extraction import feature_files, token_features
+from minilm.extraction import run as extraction
 from minilm.finetuning import run as finetuning
 from minilm.model.config import PRESETS, ModelConfig
 from minilm.plumbing.terminal import exit_code
@@ -22,7 +22,10 @@ from minilm.reinforcement import preferences
 from minilm.texts import corpus as data
 from minilm.tokenizer.bpe import BPE, SPECIAL_TOKENS
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
+ROOT = Path(__file__).parents[1]
+REGIMES = ("pretraining", "continued", "extraction", "finetuning", "reinforcement", "in_context")
+READMES = [ROOT / "README.md", *(ROOT / "minilm" / room / "README.md" for room in REGIMES)]
+README = "\n".join(path.read_text(encoding="utf-8") for path in READMES).replace("\\\n", " ")
 COMMAND = re.compile(r"(?:python|torchrun --nproc-per-node \d+) ([a-z]+\.py[^`\n]*)")
 # Flags behind a command that make it small; a later flag wins.
 TINY = {
@@ -68,11 +71,11 @@ def workplace(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))  # reinforce.py looks for rules beside the user's files
     monkeypatch.delitem(sys.modules, "my_rules", raising=False)  # that of another test
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))  # of the loop at the terminal
-    for module, name in ((data, "WORLD"), (feature_files, "WORLD")):
+    for module, name in ((data, "WORLD"), (extraction, "WORLD")):
         monkeypatch.setattr(module, f"{name}_TRAIN", 60)
     monkeypatch.setattr(data, "WORLD_VALIDATION", 20)
-    monkeypatch.setattr(feature_files, "WORLD_TEST", 12)
-    monkeypatch.setattr(token_features, "WORLD_SENTENCES", 12)
+    monkeypatch.setattr(extraction, "WORLD_TEST", 12)
+    monkeypatch.setattr(extraction, "WORLD_SENTENCES", 12)
     monkeypatch.setattr(finetuning, "WORLD_VALIDATION", 6)
     monkeypatch.setattr(finetuning, "WORLD_TEST", 8)
     for name, n in dict(HELD_OUT_PAIRS=12, TRAIN_PROMPTS=15, TEST_PROMPTS=7).items():
@@ -150,8 +153,27 @@ def test_every_command_and_every_program_of_the_readme_runs(workplace, monkeypat
         exec(compile(program, "README.md", "exec"), {})  # noqa: S102 - our own text
 
 
-def test_every_file_that_the_readme_names_exists():
-    names = re.findall(r"`((?:minilm|tests)/[\w/]+\.py)`", README)
-    assert names, "the README names no file"
-    root = Path(__file__).parent.parent
-    assert [name for name in names if not (root / name).exists()] == []
+@pytest.mark.parametrize("path", READMES, ids=lambda path: path.parent.name)
+def test_every_file_that_a_readme_names_exists(path):
+    text = path.read_text(encoding="utf-8")
+    names = re.findall(r"`((?:minilm|tests)/[\w/]+\.py)`", text) if path.parent == ROOT else []
+    rooms = re.findall(r"`((?:\.\./)?[a-z_/]+\.py)`", text) if path.parent != ROOT else []
+    scripts = {"train.py", "extract.py", "finetune.py", "reinforce.py", "prompt.py"}
+    assert names or rooms, "it names no file to read"
+    assert [name for name in names if not (ROOT / name).exists()] == []
+    assert [name for name in rooms if name not in scripts and not (path.parent / name).exists()] == []
+
+
+def test_readmes_are_short_enough_to_be_read():
+    lines = {path.parent.name: path.read_text(encoding="utf-8").count("\n") for path in READMES}
+    newcomer, *rooms = lines.values()
+    assert newcomer <= 220 and all(60 <= n <= 140 for n in rooms), lines
+
+
+@pytest.mark.parametrize("room", REGIMES)
+def test_a_regime_by_hand_fits_on_a_slide(room):
+    text = (ROOT / "minilm" / room / "README.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert program.count("\n") <= 25, "the regime by hand has at most 25 lines"
+    for section in ("## The formula", "## Three files to read", "## By hand", "## Figures", "## Questions"):
+        assert section in text, f"{room}/README.md has no section {section!r}"
