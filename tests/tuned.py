@@ -1,7 +1,5 @@
 """What the tests of fine-tuning share: small models of each kind, and examples that are learnt at once."""
 
-from dataclasses import replace
-
 import small
 import torch
 
@@ -25,11 +23,9 @@ def config(kind: str = "encoder", **changes) -> ModelConfig:
         "decoder": dict(n_decoder_layer=2),
         "encoder-decoder": dict(n_encoder_layer=2, n_decoder_layer=1),
     }[kind]
-    sizes = dict(
-        vocab_size=small.tokenizer().vocab_size, d_model=12, n_head=3, d_ff=20, max_positions=CONTEXT
-    )
-    made = ModelConfig(**sizes, **shape, final_norm=True, dropout=0.0, attention_dropout=0.0)
-    return replace(made, **changes)
+    shape |= dict(vocab_size=small.tokenizer().vocab_size, d_model=12, n_head=3, d_ff=20)
+    shape |= dict(max_positions=CONTEXT, final_norm=True, dropout=0.0, attention_dropout=0.0)
+    return ModelConfig(**shape | changes)
 
 
 def body(kind: str = "encoder", seed: int = 0, **changes) -> torch.nn.Module:
@@ -59,10 +55,9 @@ def task(cls: type[Task] = Classification, train=None, kind="encoder", context=C
 
 def settings(**changes) -> FinetuningSettings:
     """Return settings of a short run with these changes."""
-    short = dict(
-        steps=4, batch_size=5, warmup=1, schedule="linear", weight_decay=0.1, lr=5e-3, context=CONTEXT
-    )
-    return FinetuningSettings(**short | dict(seeds=(0,), eval_every=100, compare=False) | changes)
+    short = dict(steps=4, batch_size=5, warmup=1, schedule="linear", weight_decay=0.1, lr=5e-3)
+    short |= dict(context=CONTEXT, seeds=(0,), eval_every=100, compare=False)
+    return FinetuningSettings(**short | changes)
 
 
 def model(made: Task, seed: int = 0) -> WithHead:

@@ -32,15 +32,15 @@ class Tagging(HeadTask):
 
     @classmethod
     def truths(cls, examples):
-        """Return the tags of all words."""
-        return [tag for _, tags in examples for tag in tags]
+        """Return the tags of all words; UserError for one that marks no entity."""
+        tags = [tag for _, tags in examples for tag in tags]
+        metrics.entities(tags)
+        return tags
 
     @classmethod
     def learn(cls, train):
-        """Return the tags, in alphabetical order; UserError for one that marks no entity."""
-        tags = sorted(set(cls.truths(train)))
-        metrics.entities(tags)
-        return dict(tags=tags)
+        """Return the tags, in alphabetical order."""
+        return dict(tags=sorted(set(cls.truths(train))))
 
     def rows(self, examples):
         """Return the words as rows, with a label at the first token of each; without tags any label."""

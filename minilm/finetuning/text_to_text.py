@@ -39,7 +39,6 @@ class TextToText(Task):
     fields, kinds = ("source", "target"), ("decoder", "encoder-decoder")
     start, least_context = "denoising", 8
     recipe: ClassVar = dict(n_examples=3000, steps=200, batch_size=32)
-    n_beam = 1  # answers are the likeliest token each time; above 1: beam search
 
     def __init__(self, tokenizer, config, context, known, **options):
         super().__init__(tokenizer, config, context, known, **options)
@@ -136,11 +135,11 @@ class TextToText(Task):
         return [Prediction(source, truth, guess, chance) for (source, truth), guess, chance in both]
 
     def write(self, model, prompts: list[list[int]], batch_size: int) -> list[list[int]]:
-        """Return the ids of the answer to each prompt; prompts of similar length are read together.
+        """Return the ids of the likeliest answer, token by token; prompts of similar length go together.
 
         An answer ends with its end token, or without one at twice the longest training answer.
         """
-        options = dict(temperature=0, n_beam=self.n_beam, eos_id=self.end, pad_id=self.pad, overflow="stop")
+        options = dict(temperature=0, eos_id=self.end, pad_id=self.pad, overflow="stop")
         options |= dict(forbidden_ids=self.specials - {self.end}, max_new_tokens=2 * self.n_answer)
         options |= {} if self.is_decoder else dict(decoder_start_id=self.decoder_begin)
         answers: list[list[int]] = [[]] * len(prompts)

@@ -108,10 +108,16 @@ def check_parts(parts: Parts, truths: Callable, what: str, names: Sequence[str],
     `closed`: also where a truth to watch or to measure on is none of those to learn from. `truths` finds
     those of a part; `names` are what to call the three.
     """
-    known, *others = map(truths, parts)
+    found = []
+    for part, name in zip(parts, names, strict=True):
+        try:
+            found.append(truths(part))
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from None
+    known, *others = found
     if len(set(known)) < 2:
-        found = f"of {len(parts.train)} examples to learn from all have the {what} {str(known[:1])[1:-1]:.40}"
-        raise UserError(f"{names[0]}: {found}; it takes two or more")
+        same = f"of {len(parts.train)} examples to learn from all have the {what} {[*known, 0][0]!r:.40}"
+        raise UserError(f"{names[0]}: {same if parts.train else 'one example'}; it takes two or more")
     known = set(known)
     for found, name in zip(others, names[1:], strict=True) if closed else ():
         unknown = Counter(truth for truth in found if truth not in known).most_common(5)

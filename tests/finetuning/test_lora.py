@@ -9,7 +9,6 @@ from torch import nn
 import minilm
 from minilm.finetuning.heads import Head, put_head_on
 from minilm.finetuning.lora import TARGETS, THIN, LoRALinear, add_lora, merged_state
-from minilm.finetuning.moving import let_move
 
 IDS = torch.randint(6, 200, (3, 9), generator=torch.Generator().manual_seed(0))
 
@@ -64,14 +63,3 @@ def test_targets_name_the_layers():
     assert found == expected | {"decoder.blocks.0.cross_attention.q"}
     assert len(thin(model)) == 2 * len(found)
     assert tuned.body("encoder-decoder").state_dict().keys() <= model.state_dict().keys()
-
-
-def test_only_the_thin_matrices_and_the_head_learn():
-    body = tuned.body()
-    model = put_head_on(body, Head(body.config, 3, "text")).train()
-    let_move(model, "lora", rank=2, alpha=4.0, targets=("v",))
-    model.output(dict(input_ids=IDS, attention_mask=torch.ones_like(IDS))).pow(2).sum().backward()
-    moving = {name for name, p in model.named_parameters() if p.requires_grad}
-    assert moving == set(thin(model)) | {"head.linear.weight", "head.linear.bias"}
-    assert {name for name, p in model.named_parameters() if p.grad is not None} == moving
-    assert model.encoder.blocks[0].training, "LoRA learns in this block, so it has its dropout"

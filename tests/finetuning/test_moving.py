@@ -61,14 +61,8 @@ def test_a_published_model_and_all_of_it_learn_more_slowly():
     assert rate_of("all", 64, small=3e-3) == 3e-3 and rate_of("all", 768, small=3e-3) == rate_of("all", 768)
 
 
-def test_each_block_learns_more_slowly_than_the_one_above_it():
-    names = ("head.linear.weight", "encoder.blocks.1.feed_forward.up.weight", "tokens.weight")
-    found = [share_and_start(name, tuned.config(), 0.5, 0) for name in names]
-    assert found == [(1.0, 0), (0.5, 0), (0.125, 0)]
+def test_blocks_learn_more_slowly_and_wake_later_from_the_top_down():
+    names = ("head.linear.bias", "encoder.norm.weight", "encoder.blocks.0.feed_forward.up.bias")
+    found = [share_and_start(name, tuned.config(), 0.5, 30) for name in (*names, "tokens.weight")]
+    assert found == [(1.0, 0), (0.5, 30), (0.25, 60), (0.125, 90)]
     assert share_and_start("tokens.weight", tuned.config(), 1.0, 0) == (1.0, 0)
-
-
-def test_blocks_wake_from_the_top_down():
-    names = ("head.linear.bias", "encoder.norm.weight", "encoder.blocks.0.self_attention.q.bias")
-    found = [share_and_start(name, tuned.config(), 1.0, 30) for name in (*names, "tokens.weight")]
-    assert found == [(1.0, 0), (1.0, 30), (1.0, 60), (1.0, 90)]

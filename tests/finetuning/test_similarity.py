@@ -40,18 +40,6 @@ def test_apart_learns_what_is_shared():
     assert task.score(task.truths(test), guesses)["spearman"] > 0.7
 
 
-def test_apart_the_order_of_predictions_is_that_of_the_examples():
-    task = task_of()
-    model = tuned.model(task)
-    together = [p.guess for p in task.predict(model, SCORED, 2)]
-    alone = [task.predict(model, [example], 1)[0].guess for example in SCORED]
-    assert together == pytest.approx(alone, abs=1e-5)
-    swapped = [(b, a, score) for a, b, score in SCORED]
-    assert [p.guess for p in task.predict(model, swapped, 2)] != pytest.approx(alone, abs=1e-3), (
-        "the head is also told which vector is whose"
-    )
-
-
 def test_scores_and_what_needs_no_model():
     assert Similarity.trivial(SCORED, [("A b, c.", "a B. d", 0)]) == [0.5]
     scores = task_of().score([1.0, 2.0, 3.0], [2.0, 8.0, 9.0])

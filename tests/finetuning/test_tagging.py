@@ -1,7 +1,5 @@
 """Grades finetuning/tagging.py: the first token of a word carries its tag, and the others none."""
 
-import math
-
 import pytest
 import small
 import torch
@@ -93,23 +91,19 @@ def test_words_beyond_the_context_are_cut_counted_and_outside():
 
 
 def test_a_word_longer_than_the_positions_keeps_its_first_token():
-    task = task_of()
-    long = [(["Rui", "z" * 900, "ran"], ["B-who", "O", "O"])]
-    rows, model = task.rows(long), tuned.model(task)
+    task, long = task_of(), [(["Rui", "z" * 900, "ran"], ["B-who", "O", "O"])]
+    rows = task.rows(long)
     assert rows.lengths.tolist() == [tuned.CONTEXT] and rows.texts.n_cut == 1
     assert float(rows.batch([0])["n_label"]) == 2
-    assert math.isfinite(task.loss(model, rows.batch([0]))[0].item())
-    (found,) = task.predict(model, long, 1)
-    assert len(found.guess) == 3
-    (found,) = task_of(context=3).predict(model, [(["z" * 900], None)], 1)
-    assert found.probability > 0, "one token of one word"
+    (found,) = task.predict(tuned.model(task), long, 1)
+    assert len(found.guess) == 3 and 0 < found.probability < 1
 
 
 def test_what_is_learnt_of_the_examples():
     assert Tagging.learn(SENTENCES) == dict(tags=["B-what", "B-who", "I-who", "O"])
     assert Tagging.truths(SENTENCES[2:] + SENTENCES[:1]) == ["B-who", "B-who", "O", "B-what", "O"]
     with pytest.raises(UserError, match="tag 'NOUN': entities have the tags O, or B-"):
-        Tagging.learn([(["a", "b"], ["O", "NOUN"])])
+        Tagging.truths([(["a", "b"], ["O", "NOUN"])])
     assert Tagging.trivial(SENTENCES, [(["Ana", "sells", "Rita"], [])]) == [["B-who", "O", "O"]]
 
 

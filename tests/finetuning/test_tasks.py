@@ -1,25 +1,15 @@
 """Grades finetuning/tasks.py: examples as rows, and a task and its examples as an objective."""
 
-import signal
-from functools import partial
-
 import pytest
 import small
 import torch
 import tuned
 
-from minilm.checkpoint import load_trainer
-from minilm.finetuning.comparison import prepared
-from minilm.finetuning.moving import share_and_start
 from minilm.finetuning.similarity import Similarity
 from minilm.finetuning.span import Span
 from minilm.finetuning.tagging import Tagging
 from minilm.finetuning.tasks import FineTuning, LabelledRows, commonest
-from minilm.plumbing.folders import read_log
-from minilm.plumbing.progress import Interrupted
 from minilm.tokenizer.rows import RaggedRows, text_rows
-from minilm.training.checkpoints import evaluate
-from minilm.training.loop import make_optimizer, train
 from minilm.training.objective import IGNORED, micro_batches
 
 SCORED = [("Ana ran.", "Rui ran.", 4.5), ("A lamp.", "Two red pens.", 0.5), ("Bread.", "Pens.", 1.0)]
@@ -114,48 +104,6 @@ def test_parts_of_a_batch_add_up_to_it(task, examples):
     parts, parts_gradient = gradient(micro_batches(made, 3))
     assert parts == pytest.approx(whole, rel=1e-5), "divide by the batch's count, not by the part's"
     torch.testing.assert_close(parts_gradient, whole_gradient, rtol=1e-4, atol=1e-6)
-
-
-def run(folder, resume: bool = False, tune: str = "all", act=None, step: int = -1, **changes):
-    """Train a model with dropout for 20 steps; a resumed run begins with other weights."""
-    folder.mkdir(exist_ok=True)
-    settings = tuned.settings(steps=20, eval_every=5, save_every=100, resume=resume, tune=tune, **changes)
-    config = tuned.config(dropout=0.3)
-    task, parts = tuned.task(kind=config), tuned.parts()
-    made, objective = prepared(tuned.body(seed=int(resume), dropout=0.3), task, parts, settings)
-    if resume and tune != "all":
-        made.load_state_dict(prepared(tuned.body(dropout=0.3), task, parts, settings)[0].state_dict())
-    speed = partial(share_and_start, config=config, layer_decay=0.8, unfreeze_every=3)
-    optimizer = make_optimizer(made, settings.weight_decay, speed)
-    watched = small.Disturbed(objective, step, act)
-    return made, train(made, watched, settings, folder, small.tokenizer(), optimizer, patience=9)
-
-
-@pytest.mark.parametrize("tune", ["all", "lora", "head"])
-def test_twenty_steps_are_ten_and_a_save_and_ten(tmp_path, tune):
-    run(tmp_path / "whole", tune=tune)
-    with pytest.raises(Interrupted):
-        run(tmp_path / "parts", tune=tune, step=9, act=lambda: signal.raise_signal(signal.SIGINT))
-    assert load_trainer(tmp_path / "parts")["step"] == 10
-    run(tmp_path / "parts", resume=True, tune=tune)
-    states = [load_trainer(tmp_path / name) for name in ("parts", "whole")]
-    for state in states:
-        del state["seconds"]
-    small.assert_equal(*states)
-
-
-def test_evaluation_does_not_change_training(tmp_path):
-    states = []
-    for name, every in (("often", 1), ("never", 100)):
-        (tmp_path / name).mkdir()
-        settings = tuned.settings(steps=6, eval_every=every)
-        task = tuned.task(kind=tuned.config(dropout=0.3))
-        made, objective = prepared(tuned.body(dropout=0.3), task, tuned.parts(), settings)
-        train(made, objective, settings, tmp_path / name)
-        states.append(dict(made.state_dict()))
-        assert len([line for line in read_log(tmp_path / name) if line["split"] == "validation"]) > 1
-        assert evaluate(made, objective, settings).keys() == {"loss", "accuracy"}
-    small.assert_equal(*states)
 
 
 def test_each_class_learns():

@@ -2,7 +2,6 @@
 
 import json
 import math
-import random
 
 import pytest
 import small
@@ -16,9 +15,7 @@ from minilm.model.generate import generate
 from minilm.model.transformer import build
 from minilm.texts.examples import Parts
 from minilm.tokenizer.bpe import BPE, SPECIAL_TOKENS
-from minilm.training.loop import train
 from minilm.training.objective import IGNORED, micro_batches
-from minilm.world import HELD_OUT_THINGS, SINGULAR_OF, THINGS
 
 KINDS = ("decoder", "encoder-decoder")
 EXAMPLES = [
@@ -119,26 +116,6 @@ def test_prompt_labels_change_no_loss_and_answer_labels_do(kind):
             assert changed != before, f"label {column} of answer {row} does not count"
 
 
-def test_no_position_of_the_prompt_is_asked_for_a_token():
-    """A decoder computes logits for the answers alone, and nothing pulls at the last states of the prompt."""
-    model, task = model_of("decoder"), task_of("decoder")
-    batch, states, asked = task.rows(EXAMPLES).batch(range(4)), [], []
-    plain, head = model.hidden_states, model.vocabulary_logits
-
-    def hidden_states(*args, **options):
-        states.append(plain(*args, **options)[-1])
-        return (states[0],)
-
-    model.hidden_states = hidden_states
-    model.vocabulary_logits = lambda hidden: asked.append(hidden.shape) or head(hidden)
-    loss = task.loss(model, batch)[0]
-    gradient = torch.autograd.grad(loss, states[0])[0].abs().sum(-1)  # (B, T)
-    assert ((gradient > 0) == (batch["labels"] != IGNORED)).all(), (
-        "the loss is on the answer, all of it, only"
-    )
-    assert asked == [(int(batch["n_label"]), model.config.d_model)]
-
-
 @each_kind
 def test_without_labels_the_loss_is_0_and_gradients_are_finite(kind):
     model, task = model_of(kind), task_of(kind)
@@ -147,18 +124,6 @@ def test_without_labels_the_loss_is_0_and_gradients_are_finite(kind):
     loss.backward()
     assert loss.item() == 0 and all(value.item() == 0 for value in metrics.values())
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
-
-
-@each_kind
-def test_what_stands_in_the_padding_changes_nothing(kind):
-    model, task = model_of(kind), task_of(kind)
-    batch = task.rows(EXAMPLES).batch(range(4))
-    changed = batch | dict(input_ids=batch["input_ids"].masked_fill(batch["attention_mask"] == 0, 20))
-    if kind != "decoder":
-        after = batch["labels"] == IGNORED
-        changed["decoder_input_ids"] = batch["decoder_input_ids"].masked_fill(after, 21)
-    assert not torch.equal(changed["input_ids"], batch["input_ids"])
-    torch.testing.assert_close(task.loss(model, changed)[0], task.loss(model, batch)[0])
 
 
 # Too long
@@ -193,22 +158,17 @@ def test_a_long_source_is_cut_alike_in_training_and_in_use(kind):
     assert task.n_answer == (longest if kind != "decoder" else 12), "half of a decoder's context at most"
 
 
-def test_a_source_gives_way_to_an_answer_longer_than_those_of_training():
-    task, encode = task_of("decoder", 24, EXAMPLES[3:] + EXAMPLES[:1]), small.tokenizer().encode
-    source, target = EXAMPLES[3][0], "a lamp a lamp"
-    assert len(encode(" " + target)) + 1 > task.n_answer
-    batch = task.rows([(source, target)]).batch([0])
-    assert [x for x in batch["labels"][0].tolist() if x != IGNORED] == [*encode(" " + target), END]
-    assert batch["input_ids"].shape[1] == 24
-
-
 @pytest.mark.parametrize("kind, n_kept", [("decoder", 12), ("encoder-decoder", 23)])
-def test_an_answer_longer_than_its_share_is_cut_and_has_no_end(kind, n_kept):
-    task, target = task_of(kind, context=24), "bread " * 30
-    ids = task.answer_ids(target)
-    assert ids == small.tokenizer().encode(" " + target)[:n_kept], "it has not ended there"
-    rows = task.rows([("Who?", target)])
-    assert rows.texts.n_cut == 1 and rows.batch([0])["n_label"] == n_kept
+def test_a_source_gives_way_to_a_long_answer_until_that_has_its_share_and_is_cut(kind, n_kept):
+    task, encode = task_of(kind, 24, EXAMPLES[3:] + EXAMPLES[:1]), small.tokenizer().encode
+    for target, n in (("a lamp a lamp", None), ("bread " * 30, n_kept)):
+        expected = [*encode(" " + target), task.end][:n]
+        assert len(expected) > task.n_answer and (expected[-1] == task.end) == (n is None)
+        rows = task.rows([(EXAMPLES[3][0], target)])
+        batch = rows.batch([0])
+        assert [x for x in batch["labels"][0].tolist() if x != IGNORED] == expected and rows.texts.n_cut == 1
+        assert batch["input_ids"].shape[1] <= 24
+        assert bool(task.rows([("Who?", target)]).texts.n_cut) == (n is not None), "a cut answer counts too"
 
 
 # Writing
@@ -241,14 +201,16 @@ def test_answers_equal_a_plain_loop(kind):
         optimizer.zero_grad()
         objective.loss(model, objective.batch(step, "train"))[0].backward()
         optimizer.step()
-    sources = [source for source, _ in EXAMPLES] + [
+    sources = [
+        *(source for source, _ in EXAMPLES),
         "Ana?",
         "two red pens on Monday. The old baker likes what?",
     ]
     expected = [plain_answer(model, kind, source, 2 * task.n_answer) for source in sources]
     found = task.predict(model, [(source, None) for source in sources], batch_size=4)
     assert [p.guess for p in found] == [text for text, _ in expected], "in another order, or not greedy"
-    assert len({p.guess for p in found}) >= 4, "the test needs different answers"
+    right = sum(p.guess == target for p, (_, target) in zip(found, EXAMPLES, strict=False))
+    assert right >= 3, "is the answer's label the token that follows?"
     assert [p.text for p in found] == sources and all(p.truth is None for p in found)
     for prediction, (_, chance) in zip(found, expected, strict=True):
         assert prediction.probability == pytest.approx(chance, rel=1e-3), "of all tokens that it wrote"
@@ -265,31 +227,6 @@ def test_answers_that_never_end_stop_and_stay_within_the_positions(kind, monkeyp
     assert all(len(ids) <= 24 for ids in written), "longer than the positions"
     n_given = len(task.source_ids("?", 0)[0]) if kind == "decoder" else 1
     assert len(written[0]) <= n_given + 2 * task.n_answer, "twice the longest training answer is enough"
-
-
-def test_beam_search_is_an_option():
-    model, task = model_of("encoder-decoder", init_std=0.9), task_of("encoder-decoder")
-    prompts = [task.source_ids(source, 0)[0] for source, _ in EXAMPLES]
-    greedy = task.write(model, prompts, 2)
-    task.n_beam = 3
-    assert task.write(model, prompts, 2) != greedy
-
-
-@each_kind
-def test_a_small_model_learns_to_answer_what_it_has_not_seen(kind, tmp_path):
-    """The answer is the letter that stands twice, in capitals. Trained by the one loop."""
-    texts = [(x, y) for x in "abcdefg" for y in "abcdefg" if x != y]
-    examples = [("".join(word), x.upper()) for x, y in texts for word in ((x, x, y), (x, y, x), (y, x, x))]
-    random.Random(0).shuffle(examples)
-    test, examples = examples[:40], examples[40:]
-    bpe = BPE.train([], 256 + len(SPECIAL_TOKENS), SPECIAL_TOKENS)
-    model = model_of(kind, 16, bpe.vocab_size, d_model=32, n_head=4, d_ff=64)
-    task = TextToText(bpe, model.config, 16, TextToText.learn(examples))
-    settings = small.settings(steps=150, batch_size=32, lr=1e-2, warmup=10, weight_decay=0.0)
-    outcome = train(model, FineTuning(task, Parts(examples, test, []), 32), settings, tmp_path, bpe)
-    figures = task.score(task.truths(test), [p.guess for p in task.predict(model, test, 32)])
-    assert figures["exact_match"] >= 0.8, f"{figures}: is the answer's label the token that follows?"
-    assert figures["not_a_label"] <= 0.1 and outcome["after"]["loss"] < outcome["before"]["loss"] / 3
 
 
 # Scores, examples, models
@@ -315,16 +252,10 @@ def test_what_is_learnt_of_the_examples():
     json.dumps(TextToText.learn(twice))
 
 
-@pytest.mark.parametrize("held_out", [False, True])
-def test_questions_of_the_world(held_out):
-    examples = TextToText.world(40, 3, held_out)
-    assert examples == TextToText.world(40, 3, held_out) and len(examples) == 40
-    rare = {thing for things in HELD_OUT_THINGS.values() for thing in things}
-    known = {thing for things in THINGS.values() for thing in things} - rare
-    for source, target in examples:
-        assert source.endswith("?") and target in source, "the answer stands in the story"
-        words = source.replace(".", " ").replace("?", " ").split()
-        assert not {SINGULAR_OF.get(word) for word in words} & (known if held_out else rare)
+def test_questions_of_the_world():
+    examples = TextToText.world(40, 3, True)
+    assert examples == TextToText.world(40, 3, True) != TextToText.world(40, 3, False) and len(examples) == 40
+    assert all(source.endswith("?") and target in source for source, target in examples)
     assert len({target for _, target in examples}) > 10
 
 

@@ -108,7 +108,15 @@ def test_parts_must_teach_something_and_ask_for_nothing_else(message):
     )
     found = message(check_parts, Parts([("a", 1.5)] * 4, [], []), truths, "score", names, False)
     assert found == "train.tsv: of 4 examples to learn from all have the score 1.5; it takes two or more"
-    assert "of 0 examples" in message(check_parts, Parts([], train, train), truths, "label", names, False)
+    assert "train.tsv: one example;" in message(
+        check_parts, Parts([], train, train), truths, "x", names, False
+    )
+
+    def strict(part):
+        return truths(part) if part != asked else number("high", "it")
+
+    found = message(check_parts, Parts(train, train, asked), strict, "label", names, closed=False)
+    assert found.startswith("test.tsv: it: the label 'high'"), "which file is it?"
 
 
 def test_texts_in_an_example():
