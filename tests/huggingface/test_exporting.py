@@ -33,9 +33,8 @@ SIZES = dict(vocab_size=270, d_model=12, n_head=3, d_ff=20, max_positions=9)
 def small(name: str, **changes) -> ModelConfig:
     """Return a preset at a small size."""
     config = PRESETS[name].to_dict() | SIZES
-    return ModelConfig(
-        **config | {n: min(2, config[n]) for n in ("n_encoder_layer", "n_decoder_layer")} | changes
-    )
+    two = {name: min(2, config[name]) for name in ("n_encoder_layer", "n_decoder_layer")}
+    return ModelConfig(**config | two | changes)
 
 
 @pytest.fixture(scope="module")
@@ -115,13 +114,11 @@ def test_what_has_no_equivalent_is_refused_with_the_flags_that_help(name, change
         target(small(name, **changes), bpe, "runs/x")
     message = str(caught.value)
     assert message.startswith("runs/x: transformers has no") and f"with {flags} can be exported" in message
-    settled = {}
     for flag in flags.split(" --"):
-        field, _, value = flag.removeprefix("--").partition(" ")
-        settled[field.removeprefix("no-").replace("-", "_")] = value or not field.startswith("no-")
-    if "norm_eps" in settled:
-        settled["norm_eps"] = float(settled["norm_eps"])
-    assert target(small(name, **changes | settled), bpe, "runs/x"), "the flags do help"
+        field, _, value = flag.removeprefix("--").replace("-", "_").partition(" ")
+        value = 1e-5 if field == "norm_eps" else value or not field.startswith("no_")
+        changes = changes | {field.removeprefix("no_"): value}
+    assert target(small(name, **changes), bpe, "runs/x"), "the flags do help"
 
 
 def test_an_encoder_without_the_dense_layer_goes_without_its_head(bpe, tmp_path, capsys):
@@ -141,10 +138,9 @@ def test_nothing_is_overwritten(bpe, tmp_path):
             export_model(build(small("gpt-tiny")), bpe, taken, FRAME)
 
 
-@pytest.mark.parametrize(
-    ("name", "objective"), [("transformer-tiny", "translation"), ("bert-base", "masked")]
-)
-def test_a_run_folder(name, objective, bpe, tmp_path):
+@pytest.mark.parametrize("objective", ["translation", "masked"])
+def test_a_run_folder(objective, bpe, tmp_path):
+    name = dict(translation="transformer-tiny", masked="bert-base")[objective]
     minilm.save(build(small(name)), bpe, tmp_path / "run")
     (tmp_path / "run" / "settings.json").write_text(json.dumps(dict(objective=objective, out="translation")))
     minilm.export(tmp_path / "run", tmp_path / "out")

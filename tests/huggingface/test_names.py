@@ -50,9 +50,8 @@ def test_names_by_hand():
 
 def test_tables():
     assert columns("a x -\nb.c y.z w\n") == [{"a": "x", "b.c": "y.z"}, {"b.c": "w"}]
-    made = names(
-        "p.", {"tokens": "t"}, {"encoder": "layers"}, {"q": "query"}, {"head": "cls"}, "a", "b.decoder"
-    )
+    tables = {"tokens": "t"}, {"encoder": "layers"}, {"q": "query"}, {"head": "cls"}
+    made = names("p.", *tables, "a", "b.decoder")
     table = {"tokens": "p.t", "encoder.blocks.{i}.q": "p.layers.{i}.query", "head": "cls"}
     copies = {"a.weight": "p.t.weight", "b.decoder.weight": "p.t.weight", "b.decoder.bias": "b.bias"}
     assert made == (table, "p.", copies)

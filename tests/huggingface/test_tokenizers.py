@@ -5,16 +5,8 @@ import json
 import published
 import pytest
 
-from minilm.huggingface.tokenizers import (
-    added_tokens,
-    aliases,
-    optional_json,
-    read_bpe,
-    read_tokenizer,
-    read_wordpiece,
-    special_roles,
-    specials_of,
-)
+from minilm.huggingface import tokenizers
+from minilm.huggingface.tokenizers import aliases, read_bpe, read_tokenizer, read_wordpiece, special_roles
 from minilm.plumbing.errors import UserError
 from minilm.tokenizer.bpe import BPE
 
@@ -106,7 +98,10 @@ def test_other_names_of_special_tokens(tmp_path):
     assert special_roles(folder, {"sep_token": "x", "cls_token": None}) == {"mask": "[unused0]", "sep": "x"}
     roles = {"eos": "</s>", "cls": "[CLS]"}
     assert aliases(roles, ["</s>", "[CLS]"]) == dict.fromkeys(["[SEP]", "[PAD]", "<|endoftext|>"], "</s>")
-    assert specials_of({"cls": "a", "sep": "a", "pad": "b"}, {"c": 1}, {"a", "c", "d"}) == ["a", "c"]
+    assert tokenizers.specials_of({"cls": "a", "sep": "a", "pad": "b"}, {"c": 1}, {"a", "c", "d"}) == [
+        "a",
+        "c",
+    ]
 
 
 def test_added_tokens(tmp_path):
@@ -115,7 +110,10 @@ def test_added_tokens(tmp_path):
     write(folder, added_tokens={"<user>": n})
     tokenizer, _ = read_bpe(folder, {}, {}, ROBERTA)
     assert tokenizer.encode("a<user>b")[1] == n == tokenizer.special_id("<user>")
-    assert added_tokens(folder, {"added_tokens": [{"content": "<x>", "id": 3}]}) == {"<x>": 3, "<user>": n}
+    assert tokenizers.added_tokens(folder, {"added_tokens": [{"content": "<x>", "id": 3}]}) == {
+        "<x>": 3,
+        "<user>": n,
+    }
     folder, n = published.folder(tmp_path / "bert", "bert"), len(published.BERT_TOKENS)
     write(folder, added_tokens={"<b>": n + 1, "<a>": n})
     tokenizer, _ = read_tokenizer(folder, BERT)
@@ -176,5 +174,5 @@ def test_damaged_and_foreign_files_are_named(whole, message, tmp_path):
 
 
 def test_no_files(tmp_path):
-    assert optional_json(tmp_path / "none.json") == {}
+    assert tokenizers.optional_json(tmp_path / "none.json") == {}
     assert read_tokenizer(tmp_path, BERT) == (None, ["no vocabulary in it, so texts cannot be read"])

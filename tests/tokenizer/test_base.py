@@ -49,12 +49,8 @@ def test_special_tokens_in_a_text(tokenizer):
     they, start, end = tokenizer.encode("they"), tokenizer.special_id("<s>"), tokenizer.special_id("</s>")
     assert tokenizer.encode("<s>they</s>they") == [start, *they, end, *they]
     assert not {start, end} & set(tokenizer.encode("<s>they</s>", allow_special=False)), "none were allowed"
-    assert tokenizer.encode("</s><s><s>") == [tokenizer.special_id("</s><s>"), start], (
-        "the longest comes first"
-    )
-    assert tokenizer.special_id("[SEP]") not in tokenizer.encode("[SEP]"), (
-        "an alias in a text is nothing special"
-    )
+    assert tokenizer.encode("</s><s><s>") == [tokenizer.special_id("</s><s>"), start], "longest first"
+    assert tokenizer.special_id("[SEP]") not in tokenizer.encode("[SEP]"), "an alias in a text is plain"
     assert tokenizer.encode("<S>") == tokenizer.encode("<S>", allow_special=False), "they have one spelling"
 
 

@@ -158,17 +158,14 @@ def test_a_tiny_corpus_gives_a_smaller_vocabulary():
     assert BPE.train("abc", 258).merges == [(b"b", b"c"), (b"a", b"bc")], "one str is one text, not letters"
 
 
-@pytest.mark.parametrize(("size", "specials"), [(255, ()), (261, SPECIAL_TOKENS), (0, ()), (-1, ())])
+@pytest.mark.parametrize(("size", "specials"), [(255, ()), (261, SPECIAL_TOKENS), (-1, ())])
 def test_a_vocabulary_too_small_names_the_minimum(size, specials):
     with pytest.raises(UserError, match=f"{size}.*{256 + len(specials)}"):
         BPE.train(["text"], size, specials)
     assert BPE.train(["text"], 256 + len(specials), specials).merges == []
-
-
-@pytest.mark.parametrize("specials", [["<s>", "<s>"], [""], ["<s>", "x"], "<s>"])
-def test_bad_special_tokens(specials):
-    with pytest.raises(UserError, match="special token"):
-        BPE.train(["text"], 400, specials)
+    for bad in (["<s>", "<s>"], [""], ["<s>", "x"], "<s>"):
+        with pytest.raises(UserError, match="special token"):
+            BPE.train(["text"], 400, bad)
 
 
 # Encoding and decoding
@@ -199,7 +196,6 @@ def test_decode_gives_every_text_back(bpe):
     text = MIXED + "".join(SPECIAL_TOKENS) + MIXED
     assert bpe.decode(bpe.encode(text)) == text == bpe.decode(bpe.encode(text, allow_special=False))
     assert bpe.encode("") == [] and bpe.decode([]) == ""
-    assert BPE.train([""], 256).encode("\x00a") == [0, 97], "without special tokens the byte 0 has id 0"
 
 
 def test_a_lone_surrogate_is_an_error_with_its_place(bpe):
@@ -240,8 +236,7 @@ def test_the_constructor_refuses_what_cannot_encode(bpe):
 def test_a_very_long_pre_token_comes_back_whole():
     rng = random.Random(7)
     bpe = BPE.train([random_text(rng, "abcd", 9) + " " for _ in range(300)], 600)
-    text = random_text(rng, "abcd", 60_000)
-    # a pass over the whole pre-token for each merge would take minutes here
+    text = random_text(rng, "abcd", 60_000)  # a pass over all of it for each merge would take minutes
     assert bpe.decode(bpe.encode(text)) == text
 
 
@@ -254,25 +249,8 @@ def test_a_stream_gives_the_ids_of_the_joined_text_wherever_it_is_cut(monkeypatc
     specials = (*SPECIAL_TOKENS, "[SEP][SEP]", "[SEP] x")
     stream = BPE(bpe.vocab, bpe.merges, specials, pattern)
     rng = random.Random(8)
-    words = [
-        "they",
-        "'ll",
-        "'",
-        "l",
-        "  ",
-        "\n",
-        " ",
-        "é",
-        "漢",
-        "12",
-        "!",
-        "[SE",
-        "P]",
-        "\x1c",
-        "don't",
-        "s",
-    ]
-    words += specials
+    words = ["they", "'ll", "'", "l", "é", "漢", "12", "!", "[SE", "P]", "\x1c", "don't", "s"]
+    words += ["  ", "\n", " ", *specials]
     for _ in range(400):
         text = "".join(rng.choices(words, k=rng.randrange(30)))
         cuts = sorted(rng.choices(range(len(text) + 1), k=rng.randrange(12)))
@@ -326,17 +304,16 @@ def test_a_stream_searches_a_long_pre_token_a_few_times_only(monkeypatch, bpe):
 @pytest.mark.parametrize("pattern", [None, r"\S+|\s", "[a-c]+|(.)"])
 def test_save_and_load_keep_the_ids(tmp_path, pattern):
     trained = BPE.train([MIXED * 2, "caf\xe9 abcabc"], 330, SPECIAL_TOKENS, pattern)
-    trained.save(tmp_path / "tokenizer.json")
-    loaded = BPE.load(str(tmp_path / "tokenizer.json"))
+    trained.save(tmp_path / "t.json")
+    loaded = BPE.load(tmp_path / "t.json")
     assert loaded.pattern == pattern, "the pattern was lost: the ids change silently"
     assert (loaded.vocab, loaded.merges) == (trained.vocab, trained.merges)
     for text in (MIXED, "abcabc, the [SEP] café  \n"):
         assert loaded.encode(text) == trained.encode(text)
-    assert BPE.train([MIXED], 330, pattern=r"\S+|\s").encode(MIXED) != BPE.train([MIXED], 330).encode(MIXED)
-    data = json.loads((tmp_path / "tokenizer.json").read_text("utf-8"))
+    data = json.loads((tmp_path / "t.json").read_text("utf-8"))
     del data["aliases"]
-    (tmp_path / "old.json").write_text(json.dumps(data))
-    assert BPE.load(tmp_path / "old.json").aliases == {}, "a file from before there were aliases"
+    (tmp_path / "t.json").write_text(json.dumps(data))
+    assert BPE.load(tmp_path / "t.json").aliases == {}, "a file from before there were aliases"
 
 
 def test_the_file_is_readable_json_that_keeps_every_byte(tmp_path, bpe):
@@ -366,20 +343,13 @@ def test_damaged_and_foreign_files_are_named(tmp_path, bpe):
         "foreign": {"version": "1.0"},
     }
     files = {what: json.dumps(data | change).encode() for what, change in changes.items()}
-    files |= {
-        "truncated": good[: len(good) // 2].encode(),
-        "empty": b"",
-        "binary": b"\xff\xfe\x00",
-        "list": b"[1]",
-    }
+    files |= {"truncated": good[: len(good) // 2].encode(), "empty": b""}
+    files |= {"binary": b"\xff\xfe\x00", "list": b"[1]"}
     for what, content in files.items():
         (tmp_path / f"{what}.json").write_bytes(content)
         with pytest.raises(UserError, match=f"{what}.json") as error:
             BPE.load(tmp_path / f"{what}.json")
         assert "\n" not in str(error.value), f"{what}: one line"
-
-
-# GPT-2's files
 
 
 def gpt2_name(token):
@@ -406,26 +376,21 @@ def test_gpt2_files_give_the_same_tokenizer(tmp_path):
     assert all(token_name(token) == gpt2_name(token) for token in plain.vocab.values())
     assert loaded.vocab == trained.vocab and loaded.merges == trained.merges
     assert loaded.encode(text + "<|endoftext|>") == trained.encode(text) + [450], "<|endoftext|> is special"
-    names = json.loads((tmp_path / "vocab.json").read_text()) | {"<a mask>": 451}
-    (tmp_path / "vocab.json").write_text(json.dumps(names))
-    specials = ["<s>", "<a mask>", "<|endoftext|>"]
-    named = BPE.from_gpt2(tmp_path / "vocab.json", tmp_path / "merges.txt", specials)
+    vocab_json, specials = tmp_path / "vocab.json", ["<s>", "<a mask>", "<|endoftext|>"]
+    vocab_json.write_text(json.dumps(json.loads(vocab_json.read_text()) | {"<a mask>": 451}))
+    named = BPE.from_gpt2(vocab_json, tmp_path / "merges.txt", specials)
     assert [named.special_id(token) for token in specials] == [452, 451, 450], "they stand there as they are"
 
 
 def test_damaged_gpt2_files_are_named(tmp_path, bpe):
     vocab, merges = write_gpt2(bpe, tmp_path)
     good_vocab, good_merges = vocab.read_text(), merges.read_text("utf-8")
-    for bad_vocab, bad_merges in [
-        (good_vocab[:500], good_merges),
-        ('{"a b": 1}', good_merges),
-        ("[]", good_merges),
-        (good_vocab, good_merges + "one two three\n"),
-        (good_vocab, good_merges + "unknown pair\n"),
-        (good_vocab, "<html>"),
-    ]:
-        vocab.write_text(bad_vocab)
-        merges.write_text(bad_merges, "utf-8")
+    bad = [(vocab, text) for text in (good_vocab[:500], '{"a b": 1}', "[]")]
+    bad += [(merges, text) for text in (good_merges + "1 2 3\n", good_merges + "un known\n", "<html>")]
+    for path, text in bad:
+        vocab.write_text(good_vocab)
+        merges.write_text(good_merges, "utf-8")
+        path.write_text(text, "utf-8")
         with pytest.raises(UserError, match="vocab.json.*merges.txt"):
             BPE.from_gpt2(vocab, merges)
     with pytest.raises(UserError, match="nowhere"):
