@@ -11,30 +11,18 @@ trained first where there is none.
 """
 
 import sys
-from dataclasses import replace
 
-from minilm.plumbing.folders import choose_folder, read_settings
-from minilm.plumbing.settings import parse
+from minilm.plumbing.script import read_command
 from minilm.plumbing.terminal import exit_code
-from minilm.reinforcement.run import reinforce
+from minilm.reinforcement.run import Reinforcement
 from minilm.reinforcement.settings import ReinforceSettings
 
 
-def read_command() -> ReinforceSettings:
-    """Return the settings of this command line; with --resume, laid over those of the run."""
-    given, _ = parse(ReinforceSettings, description=__doc__)
-    settings = ReinforceSettings(**given)
-    if not settings.resume:
-        return settings
-    folder = choose_folder("reinforce", settings.out, settings.overwrite, resume=True)
-    saved, _ = read_settings(folder, ReinforceSettings)
-    return replace(ReinforceSettings(**saved | given), out=str(folder))
-
-
-def main() -> int:
+def main() -> None:
     """Learn, and print what the reward, the judge and the KL say before and after."""
-    reinforce(read_command())
-    return 0
+    name_of = lambda given: "ablation" if given.get("ablate") else "reinforce"
+    given, _ = read_command(ReinforceSettings, __doc__, name_of)
+    Reinforcement(ReinforceSettings(**given)).run()
 
 
 if __name__ == "__main__":

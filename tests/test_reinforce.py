@@ -19,9 +19,9 @@ from minilm.model.config import ModelConfig
 from minilm.model.transformer import build
 from minilm.plumbing.folders import RUN_FILES, read_log
 from minilm.plumbing.terminal import exit_code
-from minilm.reinforcement import loop, preferences
+from minilm.reinforcement import preferences
 from minilm.texts import corpus as data
-from minilm.training import loop as training
+from minilm.training import loop
 
 TINY = (
     "--steps 4 --batch-size 6 --max-new-tokens 8 --reward-steps 3 --reward-batch-size 4 --dpo-steps 2 "
@@ -86,9 +86,7 @@ def test_the_default_shows_reward_ppo_hack_and_dpo(script):
     assert found["reward_accuracy_low"] <= found["reward_accuracy"] <= found["reward_accuracy_high"]
     header = next(text for text in out.splitlines() if "start" in text and "kl 0" in text)
     assert header.split() == ["start", "ppo", "kl", "0", "dpo"]
-    assert len(re.findall(r"^    start    [* ] ", out, re.MULTILINE)) == 5, (
-        "five pairs of texts from the same prompts"
-    )
+    assert len(re.findall(r"^    start    [* ] ", out, re.MULTILINE)) == 5, "five answers to the same prompts"
     for row in ("reward (", "judge:", "judge prefers", "KL (nats", "perplexity", "different answers"):
         assert any(text.startswith(row) for text in out.splitlines()), row
     assert "Saved in runs/reinforce" in out and "Next: python reinforce.py" in out
@@ -96,44 +94,33 @@ def test_the_default_shows_reward_ppo_hack_and_dpo(script):
     assert files == set(RUN_FILES) | {"reward-1", "reward", "dpo"}
     assert minilm.load("runs/reinforce")[0].config.kind == "decoder"
     assert [record["step"] for record in read_log("runs/reinforce")] == [1, 2, 3, 4]
-
-
-def test_a_second_run_gets_the_next_folder_and_can_reuse_the_reward(script):
-    assert script()[0] == 0
+    # a second run gets the next folder, and can use the reward model of the first
     code, _, err = script("--reward runs/reinforce/reward --no-contrast")
     assert code == 0, err
-    found = results("runs/reinforce-2")
-    assert "hacked_judge" not in found and not Path("runs/reinforce-2/reward").exists()
-    assert found["reward_accuracy"] == results("runs/reinforce")["reward_accuracy"]
+    again = results("runs/reinforce-2")
+    assert "hacked_judge" not in again and not Path("runs/reinforce-2/reward").exists()
+    assert again["reward_accuracy"] == found["reward_accuracy"]
 
 
 def test_without_a_gpt_the_default_one_is_trained_first(script, monkeypatch):
-    for path in Path("runs/causal").iterdir():
-        path.unlink()
-    asked = []
-
-    def train_first(objective, seed, device):
-        asked.append((objective, seed, device))
-        return Path("gpt")
-
+    Path("runs/causal/results.json").unlink()
     save(policy(), small.tokenizer(), "gpt")
-    monkeypatch.setattr("minilm.reinforcement.run.newest_or_train", train_first)
+    asked = []
+    monkeypatch.setattr("minilm.pretraining.run.newest_or_train", lambda *args: asked.append(args) or "gpt")
     code, _, err = script("--seed 3 --no-contrast")
     assert code == 0, err
-    assert asked == [("causal", 3, "cpu")]
+    assert asked[0][:3] == ("causal", 3, "cpu")
     assert json.loads(Path("runs/reinforce/settings.json").read_text())["model"] == "gpt"
 
 
 def test_dpo_in_the_same_table(script):
     code, _, err = script("--algorithm dpo")
     assert code == 0, err
+    promised = {"judge_before", "judge_after", "win_rate", "kl", "distinct_ratio", "reward_accuracy"}
     found = results("runs/reinforce")
-    assert {"judge_before", "judge_after", "win_rate", "kl", "distinct_ratio", "reward_accuracy"} <= set(
-        found
-    )
+    assert promised <= set(found) and found["kl"] != 0
     before, after = (minilm.load(name)[0].state_dict() for name in ("runs/causal", "runs/reinforce"))
     assert any(not torch.equal(before[name], after[name]) for name in before), "the policy was not saved"
-    assert found["kl"] != 0
 
 
 def test_the_user_s_pairs_and_prompts(script):
@@ -150,17 +137,8 @@ def test_a_rule_as_reward_needs_no_pairs(script):
     Path("my_rules_of_the_test.py").write_text("def short(prompt, answer):\n    return -len(answer)\n")
     code, out, err = script("--reward-function my_rules_of_the_test:short --prompts prompts.txt")
     assert code == 0, err
-    found = results("runs/reinforce")
-    assert "reward_accuracy" not in found and "dpo" not in out.split("KL (nats")[0].splitlines()[-3]
+    assert "reward_accuracy" not in results("runs/reinforce") and "dpo:" not in out
     assert not Path("runs/reinforce/reward").exists()
-
-
-def test_a_supervised_start_moves_the_reference_too(script):
-    code, _, err = script("--supervised-steps 3 --no-contrast")
-    assert code == 0, err
-    assert read_log("runs/reinforce")[0]["kl"] == 0, "the reference is what PPO starts from"
-    start = minilm.load("runs/reinforce/supervised")[0].state_dict()
-    assert any(not torch.equal(start[k], v) for k, v in minilm.load("runs/causal")[0].state_dict().items())
 
 
 def test_ablation_prints_a_row_a_detail(script):
@@ -171,71 +149,45 @@ def test_ablation_prints_a_row_a_detail(script):
     assert all(row["name"] in out for row in rows)
 
 
-def interrupted(script, monkeypatch, flags: str, at: int) -> str:
-    """Run with a Ctrl-C in PPO's step `at`; return what was printed."""
-    inner, calls = loop.ppo_step, []
+@pytest.fixture
+def interrupted(script, monkeypatch):
+    """Return a function that runs with a Ctrl-C in the optimiser's step `at`, counted over all stages."""
 
-    def step(*args):
-        calls.append(1)
-        if len(calls) == at:
-            os.kill(os.getpid(), signal.SIGINT)
-        return inner(*args)
+    def call(flags: str, at: int) -> None:
+        inner, calls = loop.train_step, []
 
-    monkeypatch.setattr(loop, "ppo_step", step)
-    code, _, err = script(flags)
-    monkeypatch.setattr(loop, "ppo_step", inner)
-    assert code == 130
-    return err
+        def step(*args):
+            calls.append(1)
+            if len(calls) == at:
+                os.kill(os.getpid(), signal.SIGINT)
+            return inner(*args)
 
+        monkeypatch.setattr(loop, "train_step", step)
+        code, _, err = script(f"--out part {flags}")
+        monkeypatch.setattr(loop, "train_step", inner)
+        assert code == 130 and "to go on: --resume --out part" in err
 
-@pytest.mark.parametrize("flags", ["", "--supervised-steps 2"])
-def test_an_interrupted_run_goes_on_bit_for_bit(script, monkeypatch, flags):
-    assert script(f"--out whole --seed 5 {flags}")[0] == 0
-    told = interrupted(script, monkeypatch, f"--out part --seed 5 {flags}", at=4)
-    assert "--resume --out part" in told and load_trainer("part")["step"] == 3
-    code, out, err = script("--resume --out part", tiny="")
-    assert code == 0, err
-    assert "Reward model:\n" not in out, "the reward models were finished: they are loaded"
-    whole, part = (minilm.load(name)[0].state_dict() for name in ("whole", "part"))
-    small.assert_equal(part, whole)
-    same = {key: value for key, value in results("whole").items() if "second" not in key}
-    assert {key: value for key, value in results("part").items() if "second" not in key} == same
+    return call
 
 
-@pytest.mark.parametrize("flags", ["--supervised-steps 4", "", "--algorithm dpo"])
-def test_a_run_stopped_before_ppo_goes_on_too(script, monkeypatch, flags):
-    assert script(f"--no-contrast --out whole {flags}")[0] == 0
-    inner, calls = training.train_step, []
-
-    def step(*args):
-        calls.append(1)
-        if len(calls) == 2:
-            os.kill(os.getpid(), signal.SIGINT)
-        return inner(*args)
-
-    monkeypatch.setattr(training, "train_step", step)
-    code, _, err = script(f"--no-contrast --out part {flags}")
-    assert code == 130 and "to go on: --resume --out part" in err
+# the steps of a run: the first reward model 1, a look for its mistakes 2, the reward model 3, PPO 6, hack 3
+@pytest.mark.parametrize(
+    "flags, at, done",
+    [("", 2, 0), ("", 4, 0), ("--seed 5", 9, 3), ("", 13, 6), ("--algorithm dpo", 7, 1)],
+    ids=["look", "reward model", "ppo", "hack", "dpo"],
+)
+def test_an_interrupted_run_goes_on_bit_for_bit(script, interrupted, flags, at, done):
+    assert script(f"--out whole --steps 6 {flags}")[0] == 0
+    interrupted(f"--steps 6 {flags}", at)
+    assert load_trainer("part")["step"] == done
     code, _, err = script("--resume --out part", tiny="")
     assert code == 0, err
     small.assert_equal(*(minilm.load(name)[0].state_dict() for name in ("whole", "part")))
-
-
-def test_a_run_stopped_while_it_looks_for_mistakes_goes_on_too(script, monkeypatch):
-    assert script("--no-contrast --out whole --steps 6")[0] == 0
-    told = interrupted(script, monkeypatch, "--no-contrast --out part --steps 6", at=1)
-    assert "to go on: --resume --out part" in told and load_trainer("part")["step"] == 0
-    assert script("--resume --out part", tiny="")[0] == 0
-    small.assert_equal(*(minilm.load(name)[0].state_dict() for name in ("whole", "part")))
-
-
-def test_dpo_goes_on_too(script, monkeypatch):
-    assert script("--algorithm dpo --out whole")[0] == 0
-    assert script("--algorithm dpo --out part")[0] == 0
-    Path("part/results.json").unlink()
-    code, _, err = script("--resume --out part", tiny="")
-    assert code == 0, err
-    small.assert_equal(*(minilm.load(name)[0].state_dict() for name in ("whole", "part")))
+    whole, part = (
+        {key: value for key, value in results(name).items() if "second" not in key}
+        for name in ("whole", "part")
+    )
+    assert part == whole
 
 
 @pytest.mark.parametrize(
@@ -249,11 +201,11 @@ def test_dpo_goes_on_too(script, monkeypatch):
         ("--max-new-tokens 250", "leaves no room for --max-new-tokens 250"),
         ("--prompts prompts.txt", "--preferences FILE"),
         ("--preferences ties.jsonl", "pair 2 .* chosen and rejected are both"),
-        ("--preferences holes.jsonl", "line 1: no field 'rejected'"),
-        ("--reward-function no_such_rules:f", "cannot import no_such_rules"),
-        ("--resume --out nowhere", "no trainer.pt in nowhere"),
+        ("--preferences holes.jsonl", "line 1: .*'rejected'"),
+        ("--preferences absent.jsonl --model nowhere", "absent.jsonl: no such file"),
+        ("--reward-function no_such_rules:f", "cannot import .*no_such_rules"),
+        ("--resume --out nowhere", "nothing to continue, no trainer.pt in nowhere"),
         ("--kll 0.1", "unknown flag --kll"),
-        ("--supervised-steps 2 --reward-function my_rule_of_the_test:f --prompts prompts.txt", "needs pairs"),
     ],
 )
 def test_mistakes_are_one_line_and_cost_nothing(script, flags, message):
@@ -261,9 +213,7 @@ def test_mistakes_are_one_line_and_cost_nothing(script, flags, message):
     one = dict(prompt="Ana", chosen="a", rejected="b")
     Path("ties.jsonl").write_text(json.dumps(one) + "\n" + json.dumps(one | dict(rejected="a")))
     Path("holes.jsonl").write_text(json.dumps(dict(prompt="Ana", chosen="a")))
-    Path("my_rule_of_the_test.py").write_text("def f(prompt, answer):\n    return 0.0\n")
-    encoder = policy(n_decoder_layer=0, n_encoder_layer=1)
-    save(encoder, small.tokenizer(), "encoder")
+    save(policy(n_decoder_layer=0, n_encoder_layer=1), small.tokenizer(), "encoder")
     save(policy(), None, "mute")
     save(policy(), minilm.BPE.train(small.documents(9), 300, small.tokenizer().special_tokens), "foreign")
     code, _, err = script(flags)
@@ -286,7 +236,3 @@ def test_an_existing_folder_is_not_overwritten(script):
     code, _, err = script("--out here")
     assert code == 2 and "--overwrite" in err
     assert script("--out here --no-contrast --overwrite")[0] == 0
-
-
-def test_files_are_read_before_a_model_is_trained(script):
-    assert "absent.jsonl: no such file" in script("--preferences absent.jsonl --model nowhere")[2]

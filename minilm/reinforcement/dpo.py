@@ -5,12 +5,12 @@ Model".
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..model.sampling import token_log_probabilities
 from ..model.transformer import Transformer
-from .preferences import PairObjective, Preferences
+from .preferences import PairObjective
+from .rollout import Environment
 
 
 class DirectPreference(PairObjective):
@@ -18,37 +18,19 @@ class DirectPreference(PairObjective):
 
     name = "dpo"
 
-    def __init__(
-        self,
-        preferences: Preferences,
-        tokenizer,
-        reference: Transformer,
-        batch_size: int,
-        seed: int = 0,
-        beta: float = 0.1,
-    ):
-        super().__init__(preferences, tokenizer, reference.config, batch_size, seed)
-        self.reference, self.beta = reference, beta
+    def __init__(self, preferences, env: Environment, batch_size: int, seed: int = 0, beta: float = 0.1):
+        super().__init__(preferences, env, batch_size, seed)
+        self.beta = beta
 
-    def loss(self, model: Transformer, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the mean over the pairs; Rafailov et al. 2023, equation 7.
+    def rewards(self, model: Transformer, batch: dict[str, Tensor]) -> Tensor:
+        """Return the implicit rewards r = beta (log pi(answer) - log reference(answer)), (B, 2).
 
-        With the implicit reward r = beta (log pi(answer) - log reference(answer)) the loss is that of the
-        reward model, -log sigmoid(r(chosen) - r(rejected)).
-
-        Metrics: `loss` (nats a pair), `accuracy` (share of the pairs whose chosen answer has the higher
-        implicit reward), `margin` (mean difference of the two), `chosen_reward` (mean implicit reward of the
-        chosen answers; where it falls below 0 both answers have become less likely).
+        With them the loss, -log sigmoid(r(chosen) - r(rejected)), is equation 7. Where the mean reward of the
+        chosen answers falls below 0, both answers have become less likely.
         """
         with torch.no_grad():
             before = answer_log_probabilities(self.reference, batch)
-        rewards = self.beta * (answer_log_probabilities(model, batch) - before)  # (B, 2)
-        margin, n = rewards[:, 0] - rewards[:, 1], batch["n_pair"]
-        loss = -F.logsigmoid(margin).sum() / n
-        chosen = rewards[:, 0].sum() / n
-        return loss, dict(
-            loss=loss, accuracy=(margin > 0).sum() / n, margin=margin.sum() / n, chosen_reward=chosen
-        )
+        return self.beta * (answer_log_probabilities(model, batch) - before)
 
 
 def answer_log_probabilities(model: Transformer, batch: dict[str, Tensor]) -> Tensor:

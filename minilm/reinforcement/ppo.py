@@ -1,4 +1,4 @@
-"""Proximal policy optimisation of a GPT: sample -> score -> advantage -> update.
+"""Proximal policy optimisation of a GPT: sample -> score -> advantage -> update, in `PPO.update`.
 
 Source: Schulman et al. 2017, "Proximal Policy Optimization Algorithms"; for text, Ziegler et al. 2019,
 "Fine-Tuning Language Models from Human Preferences" (below by its sections), and Stiennon et al. 2020. The
@@ -20,41 +20,169 @@ details that make it work, each with its flag; `python reinforce.py --ablate` me
         is exactly 1 and each KL exactly 0                                     (no switch: it would be a bug)
 """
 
+import sys
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..model.sampling import SamplingRule
 from ..plumbing.devices import autocast
-from .rollout import Policy, Rollout
-from .settings import PPOSettings
+from ..plumbing.errors import UserError
+from ..training.loop import TrainingSettings, train
+from .rollout import Environment, Policy, Rollout, draw_answers, score_answers
 
 
-def token_rewards(rollout: Rollout, scores: Tensor, kl_coefficient: float, settings: PPOSettings) -> Tensor:
+@dataclass(frozen=True, kw_only=True)
+class PPODetails:
+    """The details of PPO, with their numbers in the list of minilm/reinforcement/ppo.py."""
+
+    zero_value_head: bool = True  # 1: the value head begins at 0
+    kl: float = 0.1  # 2: coefficient of the KL penalty; 0: none
+    kl_per_token: bool = True  # 2: each token pays its own KL; no: the last one pays for all
+    adaptive_kl: bool = False  # 3: move the coefficient so that the KL approaches --kl-target
+    kl_target: float = 3.0  # 3: in nats a sequence
+    reward_at_end: bool = True  # 4: the last token gets the reward; no: all tokens share it equally
+    missing_end_score: float | None = -1.0  # 5: reward of an answer without an end token; none: as any other
+    gamma: float = 1.0  # 6: what a reward one token later is worth now
+    gae_lambda: float = 0.95  # 6: 1: the whole future counts as it came, 0: one token and the value after it
+    whiten_rewards: bool = True  # 7: rewards to deviation 1, the mean stays
+    whiten_advantages: bool = True  # 7: advantages to mean 0 and deviation 1
+    clip_ratio: float = 0.2  # 8: how far from 1 a ratio still earns; 0: no clipping
+    clip_value: float = 0.2  # 8: how far a value may move in one step; 0: no clipping
+    value_weight: float = 0.1  # weight of the value loss beside the policy loss
+    epochs: int = 3  # 9: passes over the answers of a step
+    minibatches: int = 2  # 9: updates a pass
+    shuffle: bool = True  # 9: other minibatches in each pass
+    anneal: bool = True  # 10: the learning rate falls to 0 in a line; no: it stays
+    normalise_reward: bool = True  # 11: reward to mean 0 and deviation 1 on samples of the reference
+    warn_kl: float = 10.0  # nats a sequence above which a warning is printed
+    stop_kl: float = 200.0  # nats a sequence above which the run stops
+
+
+def train_ppo(model, env: Environment, details: PPODetails, settings: TrainingSettings, folder=None) -> dict:
+    """Let the model learn in place, by the one loop; return what `training.loop.train` does."""
+    torch.manual_seed(settings.seed)  # for a value head that does not begin at 0
+    policy = Policy(model, details.zero_value_head)
+    # eps larger than usual: Huang et al. 2022, "The 37 Implementation Details of PPO", detail 3
+    optimizer = torch.optim.Adam(policy.parameters(), lr=settings.lr, eps=1e-5)
+    return train(policy, PPO(env, details), settings, folder, env.tokenizer, optimizer)
+
+
+class PPO:
+    """An objective of the one loop (`training/loop.py`) whose update of a step is its own.
+
+    `state` is the coefficient of the KL, which may move (detail 3): each checkpoint keeps it.
+    """
+
+    shown = ("reward", "kl", "entropy", "length", "judge")  # of the metrics, in the lines for a person
+
+    def __init__(self, env: Environment, details: PPODetails):
+        self.env, self.details, self.state, self.warned = env, details, details.kl, False
+
+    def update(self, policy: Policy, optimizer, settings: TrainingSettings, step: int) -> tuple:
+        """Sample, score, compute advantages, update; return what `training.loop.train_step` does."""
+        env, details, seed = self.env, self.details, settings.seed
+        # Sample. Prompts and answers depend on seed and step alone, so a resumed run draws the same ones.
+        chosen = np.random.default_rng([seed, step, 0]).integers(0, len(env.prompts), settings.batch_size)
+        seed_of_answers = int(np.random.default_rng([seed, step, 1]).integers(2**62))
+        prompts = [env.prompts[i] for i in chosen]
+        rollout = draw_answers(policy.model, env, prompts, seed_of_answers, settings.precision)
+        # Score: each token by policy, reference and value head, each whole text by the reward.
+        score_answers(rollout, policy, env, settings.precision)
+        texts = env.texts(rollout)
+        scores = env.reward.scores(rollout, texts)  # (B,)
+        # Advantage: how much better each token turned out than its value had said.
+        batch = make_batch(rollout, scores, self.state, details)
+        metrics = self.measure(rollout, scores, texts, batch)
+        self.watch(metrics["kl"], step, settings.lr)
+        # Update, in several passes over the same answers: they are too dear to be used once.
+        lr = learning_rate(step, settings, details.anneal)
+        learnt = self.learn(policy, optimizer, batch, settings, step, lr)
+        if details.adaptive_kl:
+            self.state = adapted(self.state, metrics["kl"], details.kl_target)
+        norm = learnt.pop("gradient_norm")
+        return metrics | learnt, norm, rollout.ids.numel(), lr
+
+    def measure(self, rollout: Rollout, scores: Tensor, texts: list, batch: dict) -> dict[str, float]:
+        """Return the metrics of the answers of a step; those of the update are in `ppo_loss`.
+
+        reward: mean score of the answers, in deviations of the reference's own (KL not subtracted).
+        kl: mean of log pi - log reference over whole answers, nats a sequence; 0 in the first step. Rising
+            without the reward: the policy forgets its language. Far below 0: sampled and scored differently.
+        entropy: minus the mean log-probability of the drawn tokens, nats a token, an unbiased estimate.
+            Falling to 0: one answer to everything.
+        length: tokens of an answer, the end token included. ended: share of the answers that came to an end.
+        value_error: variance of (return - value) over that of the returns. Below 1 the value head helps.
+        judge: share of the answers that meet the true preference, where it is known. PPO never sees it.
+        kl_coefficient: that of this step.
+        """
+        real = rollout.answer_mask
+        returns, errors = batch["returns"][real], (batch["returns"] - batch["values"])[real]
+        metrics = dict(
+            reward=float(scores.mean()),
+            kl=float(rollout.kl().mean()),
+            entropy=-float(rollout.log_probs.sum() / real.sum()),
+            length=float(rollout.lengths.float().mean()),
+            ended=float(rollout.ended.float().mean()),
+            value_error=float(errors.var(correction=0) / returns.var(correction=0).clamp(min=1e-8)),
+            kl_coefficient=self.state,
+        )
+        judged = self.env.judged(texts)
+        return metrics if judged is None else metrics | dict(judge=sum(judged) / len(judged))
+
+    def watch(self, kl: float, step: int, lr: float) -> None:
+        """Warn once where the KL passes `warn_kl`; UserError where it is above `stop_kl`."""
+        told, details = f"KL {kl:.1f} nats a sequence, above", self.details
+        if kl > details.stop_kl:
+            told = f"{told} --stop-kl {details.stop_kl:g}: the policy has left its language"
+            raise UserError(f"{told}. Raise --kl above {details.kl:g} or lower --lr {lr:g}")
+        if kl > details.warn_kl and not self.warned:
+            self.warned, told = True, f"warning: step {step + 1}: {told} --warn-kl {details.warn_kl:g}"
+            print(f"{told}: a larger --kl or a smaller --lr holds the policy's language", file=sys.stderr)
+
+    def learn(self, policy, optimizer, batch: dict, settings: TrainingSettings, step: int, lr: float) -> dict:
+        """Learn from a batch of answers in `epochs` passes of `minibatches` updates; return mean metrics."""
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        n_row, details, taken = len(batch["ids"]), self.details, []
+        random = np.random.default_rng([settings.seed, step, 2])
+        for _ in range(details.epochs):
+            order = random.permutation(n_row) if details.shuffle else np.arange(n_row)
+            for rows in np.array_split(order, details.minibatches):
+                part = {name: value[rows] for name, value in batch.items()}
+                with autocast(settings.precision, batch["ids"].device):
+                    loss, metrics = ppo_loss(policy, part, self.env.rule, details)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), settings.clip or np.inf)
+                optimizer.step()
+                taken.append(metrics | dict(loss=loss.detach(), gradient_norm=norm))
+        return {name: float(sum(one[name] for one in taken)) / len(taken) for name in taken[0]}
+
+
+def token_rewards(rollout: Rollout, scores: Tensor, kl_coefficient: float, details: PPODetails) -> Tensor:
     """Return what each new token earns, (B, n): its share of the score (B,) minus its price in KL.
 
-    Source: Ziegler et al. 2019, equation 2, spread over the tokens as in their code.
+    r_t = [t is the last token] score - kl (log pi(token_t) - log ref(token_t)). Source: Ziegler et al. 2019,
+    equation 2, spread over the tokens as in their code.
     """
     mask = rollout.answer_mask  # (B, n)
     last = torch.arange(mask.shape[1], device=mask.device) == rollout.lengths[:, None] - 1  # (B, n)
-    if settings.missing_end_score is not None:
-        scores = torch.where(rollout.ended, scores, settings.missing_end_score)
+    if details.missing_end_score is not None:
+        scores = torch.where(rollout.ended, scores, details.missing_end_score)
     kl = rollout.log_probs - rollout.reference_log_probs  # (B, n), 0 after the end
-    if not settings.kl_per_token:
+    if not details.kl_per_token:
         kl = kl.sum(1, keepdim=True) * last
-    share = last if settings.reward_at_end else mask / rollout.lengths[:, None].clamp(min=1)
+    share = last if details.reward_at_end else mask / rollout.lengths[:, None].clamp(min=1)
     return scores[:, None] * share - kl_coefficient * kl
 
 
 def advantages(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, gae_lambda: float) -> Tensor:
-    """Return by how much each token turned out better than its value said, (B, n).
+    """Return by how much each token turned out better than its value said; all (B, n), padded at the right.
 
     A_t = delta_t + gamma lambda A_(t+1) with delta_t = r_t + gamma V_(t+1) - V_t, and nothing after the end.
     Source: Schulman et al. 2016, "High-Dimensional Continuous Control Using GAE", equation 16.
-
-    Args:
-        rewards, values: (B, n); values of padding do not matter.
-        mask: (B, n), true for real tokens, which stand at the left.
     """
     values = values * mask
     result = torch.zeros_like(rewards)
@@ -78,26 +206,28 @@ def whiten(x: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
     return ((x - mean) / deviation + (0.0 if shift_mean else mean)) * mask
 
 
-def make_batch(rollout: Rollout, scores: Tensor, kl_coefficient: float, settings: PPOSettings) -> dict:
+def make_batch(rollout: Rollout, scores: Tensor, kl_coefficient: float, details: PPODetails) -> dict:
     """Return what the update learns from: the rollout's tensors, `advantages` and `returns`, rows first."""
-    mask = rollout.answer_mask
-    rewards = token_rewards(rollout, scores, kl_coefficient, settings)
-    if settings.whiten_rewards:
+    mask, values = rollout.answer_mask, rollout.values
+    rewards = token_rewards(rollout, scores, kl_coefficient, details)
+    if details.whiten_rewards:
+        # The mean stays: taken from each token, it would be a price on length. As in Ziegler et al.'s code.
         rewards = whiten(rewards, mask, shift_mean=False)
-    raw = advantages(rewards, rollout.values, mask, settings.gamma, settings.gae_lambda)
-    returns = raw + rollout.values  # what the values should have been
-    return dict(
-        ids=rollout.ids,
-        mask=rollout.mask,
-        log_probs=rollout.log_probs,
-        values=rollout.values,
-        advantages=whiten(raw, mask) if settings.whiten_advantages else raw,
-        returns=returns,
+    raw = advantages(rewards, values, mask, details.gamma, details.gae_lambda)
+    batch = dict(ids=rollout.ids, mask=rollout.mask, log_probs=rollout.log_probs, values=values)
+    # the returns are what the values should have been
+    return batch | dict(
+        advantages=whiten(raw, mask) if details.whiten_advantages else raw, returns=raw + values
     )
 
 
-def ppo_loss(policy: Policy, batch: dict, rule: SamplingRule, settings: PPOSettings) -> tuple[Tensor, dict]:
+def ppo_loss(policy: Policy, batch: dict, rule, details: PPODetails) -> tuple[Tensor, dict]:
     """Return the loss of a minibatch and its metrics; Schulman et al. 2017, equations 7 and 9.
+
+    loss = -mean over the tokens of min(ratio A, clip(ratio, 1 - e, 1 + e) A) + value_weight * value loss
+    with ratio = pi(token) / pi_old(token). So a token that turned out well (A > 0) earns nothing more once it
+    is 1 + e times as likely, a bad one once it is 1 - e times as likely; but a ratio that went the wrong way
+    may come back.
 
     Metrics: `policy_loss`; `value_loss`; `ratio`, the mean of new / old probability, near 1 when all is well;
     `clipped`, the share of the tokens whose ratio was cut, 0.05 to 0.3 in a lively run; `step_kl`, the mean
@@ -106,68 +236,35 @@ def ppo_loss(policy: Policy, batch: dict, rule: SamplingRule, settings: PPOSetti
     n_prompt = batch["ids"].shape[1] - batch["log_probs"].shape[1]
     log_probs, values = policy(batch["ids"], batch["mask"], n_prompt, rule)
     mask = batch["mask"][:, n_prompt:]  # (B, n)
-    ratio = (log_probs - batch["log_probs"]).exp()  # (B, n)
-    bound = settings.clip_ratio or float("inf")
-    gain = torch.minimum(ratio * batch["advantages"], ratio.clamp(1 - bound, 1 + bound) * batch["advantages"])
+    log_ratio = log_probs - batch["log_probs"]  # (B, n)
+    ratio, e = log_ratio.exp(), details.clip_ratio or np.inf
+    gain = torch.minimum(ratio * batch["advantages"], ratio.clamp(1 - e, 1 + e) * batch["advantages"])
     policy_loss = -masked_mean(gain, mask)
-    bound = settings.clip_value or float("inf")
+    # The larger of two errors: beyond the bound a value gains nothing by nearing its return, and still loses
+    # by moving away (Huang et al. 2022, "The 37 Implementation Details of PPO", detail 9).
+    bound = details.clip_value or np.inf
     near = batch["values"] + (values - batch["values"]).clamp(-bound, bound)
     errors = torch.maximum((values - batch["returns"]) ** 2, (near - batch["returns"]) ** 2)
     value_loss = 0.5 * masked_mean(errors, mask)
-    loss = policy_loss + settings.value_weight * value_loss
-    cut = (ratio - 1).abs() > (settings.clip_ratio or float("inf"))
-    with torch.no_grad():
-        log_ratio = log_probs - batch["log_probs"]
-        return loss, dict(
-            policy_loss=policy_loss.detach(),
-            value_loss=value_loss.detach(),
-            ratio=masked_mean(ratio.detach(), mask),
-            clipped=masked_mean(cut.float(), mask),
-            # Schulman 2020, "Approximating KL divergence": never negative, and of low variance
-            step_kl=masked_mean(log_ratio.exp() - 1 - log_ratio, mask),
-        )
+    metrics = dict(policy_loss=policy_loss, value_loss=value_loss, ratio=masked_mean(ratio, mask))
+    metrics["clipped"] = masked_mean(((ratio - 1).abs() > e).float(), mask)
+    # Schulman 2020, "Approximating KL divergence": never negative, and of low variance
+    metrics["step_kl"] = masked_mean(ratio - 1 - log_ratio, mask)
+    loss = policy_loss + details.value_weight * value_loss
+    return loss, {name: value.detach() for name, value in metrics.items()}
 
 
-def update(
-    policy: Policy, optimizer, batch: dict, rule: SamplingRule, settings: PPOSettings, step: int
-) -> dict[str, float]:
-    """Learn from a batch of answers in `epochs` passes of `minibatches` updates; return the mean metrics."""
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate(step, settings)
-    n_row, totals = len(batch["ids"]), {}
-    random = np.random.default_rng([settings.seed, step, 2])
-    for _ in range(settings.epochs):
-        order = random.permutation(n_row) if settings.shuffle else np.arange(n_row)
-        for rows in np.array_split(order, settings.minibatches):
-            part = {name: value[rows] for name, value in batch.items()}
-            with autocast(settings.precision, batch["ids"].device):
-                loss, metrics = ppo_loss(policy, part, rule, settings)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), settings.clip or float("inf"))
-            optimizer.step()
-            for name, value in (metrics | dict(loss=loss.detach(), gradient_norm=norm)).items():
-                totals[name] = totals.get(name, 0) + value
-    n = settings.epochs * settings.minibatches
-    return {name: float(value) / n for name, value in totals.items()} | dict(lr=learning_rate(step, settings))
-
-
-def learning_rate(step: int, settings: PPOSettings) -> float:
+def learning_rate(step: int, settings: TrainingSettings, anneal: bool) -> float:
     """Return the learning rate of a step, counted from 0: it rises over `warmup` steps, then falls to 0.
 
     Differs from Ziegler et al. 2019, who do not warm up: Adam's first updates are as large as `lr` whatever
     the gradient, and on a small model that is enough to leave the language before anything is learnt.
     """
     rise = min(1.0, (step + 1) / (settings.warmup or 1))
-    return settings.lr * rise * (1 - step / settings.steps if settings.anneal else 1.0)
+    return settings.lr * rise * (1 - step / settings.steps if anneal else 1.0)
 
 
-def adapted(kl_coefficient: float, kl: float, settings: PPOSettings) -> float:
-    """Return the KL coefficient of the next step: larger where the KL (nats a sequence) is above its target.
-
-    Source: Ziegler et al. 2019, section 2.2, with K = 0.1.
-    """
-    if not settings.adaptive_kl:
-        return kl_coefficient
-    error = min(max((kl - settings.kl_target) / settings.kl_target, -0.2), 0.2)
+def adapted(kl_coefficient: float, kl: float, target: float) -> float:
+    """Return the next KL coefficient: larger where the KL is above its target (section 2.2)."""
+    error = min(max((kl - target) / target, -0.2), 0.2)
     return kl_coefficient * (1 + 0.1 * error)

@@ -5,24 +5,26 @@ answer. Reward model and DPO learn from the same rows; PPO needs prompts alone.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 
 import numpy as np
-import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .. import world
 from ..model.config import ModelConfig
+from ..model.transformer import Transformer
 from ..plumbing.errors import UserError
 from ..texts.corpus import split_by_hash
-from ..texts.files import kind, read_jsonl, read_text, string_field
+from ..texts.files import kind, read_lines
 from ..texts.tables import read_table
-from ..tokenizer.rows import END, prompt_ids
-from ..training.objective import Objective
+from ..tokenizer.rows import RaggedRows, prompt_ids
+from ..training.objective import Objective, tensors
+from .rollout import Environment, draw_answers
 
 HELD_OUT_PAIRS, TRAIN_PROMPTS, TEST_PROMPTS = 1000, 3000, 1000  # of the embedded world
 HELD_OUT_SEED = 1_000_003  # added to the seed for what nothing is trained on
+PROMPTS_AT_ONCE = 64  # whose answers are drawn in one batch
 Pair = tuple[str, str, str]  # prompt, chosen, rejected
 
 
@@ -38,48 +40,40 @@ class Preferences:
     judge: Callable[[str], bool] | None = None  # the true preference on whole texts, where it is known
     own_held_out_pairs: list[Pair] = field(default_factory=list)  # of answers that the policy wrote itself
 
-    def summary(self) -> str:
-        """Return one line: how many pairs and prompts there are."""
-        return (
-            f"{self.name}: {len(self.pairs):,} pairs and {len(self.held_out_pairs):,} held-out ones, "
-            f"{len(self.prompts):,} prompts and {len(self.test_prompts):,} held-out ones"
-        )
-
 
 def load_preferences(
     preferences: str | None, prompts: str | None, n_pairs: int, seed: int, needs_pairs: bool = True
 ) -> Preferences:
     """Return the pairs and prompts of the user's files; without any, those of the embedded world.
 
-    Without a file of prompts, the prompts of the pairs serve. About a tenth of the prompts, with all their
-    pairs, is held out. `needs_pairs` False lets a file of prompts stand alone.
-
-    Raises:
-        UserError: for whatever is wrong in a file, or too little to hold anything out.
+    Without a file of prompts (.txt, one a line, or a table with `prompt`) those of the pairs serve. About a
+    tenth of the prompts, with all their pairs, is held out. `needs_pairs` False lets prompts stand alone.
+    UserError for what is wrong in a file, a tie, or too little to hold anything out.
     """
     if not preferences and not prompts:
         return world_preferences(n_pairs, seed)
     if needs_pairs and not preferences:
-        raise UserError(
-            f"--prompts {prompts}: the pairs to learn from are missing; add --preferences FILE, or say what "
-            "is good by --reward FOLDER or --reward-function module:function"
-        )
-    pairs = read_pairs(preferences) if preferences else []
-    train, held_out = split_prompts([prompt for prompt, _, _ in pairs], preferences, seed)
-    result = Preferences(preferences or prompts, [], [], train, held_out)
-    for pair in pairs:
-        (result.held_out_pairs if pair[0] in set(held_out) else result.pairs).append(pair)
+        way_out = "add --preferences FILE, --reward FOLDER or --reward-function module:function"
+        raise UserError(f"--prompts {prompts}: what is a good answer to them is not said; {way_out}")
+    pairs = read_table(preferences, ("prompt", "chosen", "rejected"))[0] if preferences else []
+    for number, (prompt, chosen, rejected) in enumerate(pairs, start=1):
+        if chosen == rejected:
+            where = f"{preferences}, pair {number} ({prompt[:30]!r})"
+            raise UserError(f"{where}: chosen and rejected are both {chosen[:40]!r}; leave the pair out")
+    train, held_out = split_prompts([pair[0] for pair in pairs], preferences, seed) if pairs else ([], [])
+    both = [[pair for pair in pairs if pair[0] in part] for part in (set(train), set(held_out))]
     if prompts:
-        result.prompts, result.test_prompts = split_prompts(read_prompts(prompts), prompts, seed)
-    return result
+        is_text = kind(prompts) == ".txt"
+        found = read_lines(prompts) if is_text else read_table(prompts, ("prompt",))[0]
+        train, held_out = split_prompts([row[-1].strip() for row in found], prompts, seed)
+    return Preferences(preferences or prompts, *both, train, held_out)
 
 
 def world_preferences(n_pairs: int, seed: int) -> Preferences:
     """Return pairs of the embedded world (`world.preferences`) with the judge that made them."""
     pairs = world.preferences(n_pairs, seed)
-    seen = {prompt for prompt, _, _ in pairs}
     prompts = world.preference_prompts(TRAIN_PROMPTS, seed + 1)
-    seen |= set(prompts)
+    seen = {prompt for prompt, _, _ in pairs} | set(prompts)
     other_pairs = world.preferences(2 * HELD_OUT_PAIRS, seed + HELD_OUT_SEED)
     other_prompts = world.preference_prompts(2 * TEST_PROMPTS, seed + HELD_OUT_SEED + 1)
     held_out = [pair for pair in other_pairs if pair[0] not in seen][:HELD_OUT_PAIRS]
@@ -87,122 +81,95 @@ def world_preferences(n_pairs: int, seed: int) -> Preferences:
     return Preferences("world", pairs, held_out, prompts, test, world.judge)
 
 
-def split_prompts(prompts: list[str], path: str | None, seed: int) -> tuple[list[str], list[str]]:
-    """Return (train, held out), each prompt once; UserError where there are fewer than two."""
-    if not prompts:
-        return [], []
-    train, held_out = split_by_hash(dict.fromkeys(prompts), seed)
+def split_prompts(prompts: list[str], path: str, seed: int) -> tuple[list[str], list[str]]:
+    """Return (train, held out), each prompt once; UserError for fewer than two."""
+    train, held_out = split_by_hash(filter(None, prompts), seed)
     if not train:
-        raise UserError(f"{path}: one prompt alone; at least two different ones are needed, one to hold out")
+        raise UserError(f"{path}: one prompt or none; two different ones are needed, one to hold out")
     return train, held_out
 
 
-def read_pairs(path: str | Path) -> list[Pair]:
-    """Return the (prompt, chosen, rejected) of a .jsonl, .tsv or .csv file.
-
-    Raises:
-        UserError: see `tables.read_table`; and for a pair whose two answers are the same.
-    """
-    rows, _ = read_table(path, ("prompt", "chosen", "rejected"))
-    for number, (prompt, chosen, rejected) in enumerate(rows, start=1):
-        if chosen == rejected:
-            raise UserError(
-                f"{path}, pair {number} ({prompt[:30]!r}): chosen and rejected are both {chosen[:40]!r}; "
-                "nothing can be learnt from a tie, leave it out"
-            )
-    return rows
-
-
-def read_prompts(path: str | Path) -> list[str]:
-    """Return the prompts of a .txt file, one a line, or of a .jsonl file with `prompt`.
-
-    Raises:
-        UserError: for an empty prompt, another kind of file, or no prompt at all.
-    """
-    path = Path(path)
-    if kind(path) == ".jsonl":
-        found = [(where, string_field(record, "prompt", where).strip()) for where, record in read_jsonl(path)]
-    elif kind(path) == ".txt":
-        lines = read_text(path).rstrip().split("\n")
-        found = [(f"{path}, line {n}", line.strip()) for n, line in enumerate(lines, start=1)]
-    else:
-        raise UserError(f"{path}: prompts of kind {kind(path) or '(no suffix)'!r}; expected .txt or .jsonl")
-    for where, prompt in found:
-        if not prompt:
-            raise UserError(f"{where}: an empty prompt; give one prompt a line")
-    if not found:
-        raise UserError(f"{path}: no prompts; give one a line")
-    return [prompt for _, prompt in found]
-
-
-def answer_ids(tokenizer, answer: str) -> list[int]:
-    """Return the ids of an answer as it follows its prompt: a space, the answer, <|endoftext|>."""
-    return [*tokenizer.encode(" " + answer, allow_special=False), tokenizer.special_id(END)]
-
-
-def encode_prompts(
-    tokenizer, prompts: list[str], config: ModelConfig, max_new_tokens: int
-) -> list[list[int]]:
+def encode_prompts(tokenizer, prompts: list[str], config: ModelConfig, max_new_tokens: int) -> list[list]:
     """Return the ids of each prompt; UserError for one after which the answer does not fit."""
     rows = [prompt_ids(tokenizer, config, prompt) for prompt in prompts]
     for prompt, row in zip(prompts, rows, strict=True):
         if len(row) + max_new_tokens > config.max_positions:
-            raise UserError(
-                f"the prompt {prompt[:40]!r} has {len(row)} tokens, which leaves no room for "
-                f"--max-new-tokens {max_new_tokens} in the model's {config.max_positions} positions: shorten "
-                "one of the two"
-            )
+            room = f"--max-new-tokens {max_new_tokens} in the model's {config.max_positions} positions"
+            what = f"has {len(row)} tokens, which leaves no room for {room}: shorten one of the two"
+            raise UserError(f"the prompt {prompt[:40]!r} {what}")
     return rows
 
 
 class PairObjective(Objective):
-    """Batches of pairs; what is made of them is the business of the reward model and of DPO."""
+    """The chosen answer of a pair is to have a higher reward than the rejected one.
 
-    def __init__(
-        self,
-        preferences: Preferences,
-        tokenizer,
-        config: ModelConfig,
-        batch_size: int,
-        seed: int = 0,
-    ):
-        super().__init__(tokenizer, config.max_positions, batch_size, seed)
-        self.config = config
-        self.rows = {
-            "train": self.padded(preferences.pairs),
-            "validation": self.padded(preferences.held_out_pairs),
-        }
+    What a reward is (B, 2) is said by `rewards`: of a reward model (`reward.py`), or of DPO (`dpo.py`).
+    """
 
-    def padded(self, pairs: list[Pair]) -> dict[str, np.ndarray]:
-        """Return ids (N, 2, T), chosen first, with their lengths (N, 2) and those of the prompts (N,)."""
-        prompts = [prompt_ids(self.tokenizer, self.config, prompt) for prompt, _, _ in pairs]
-        answers = [[answer_ids(self.tokenizer, answer) for answer in pair[1:]] for pair in pairs]
-        lengths = np.array(
-            [[len(p) + len(a) for a in two] for p, two in zip(prompts, answers, strict=True)]
-        )  # (N, 2)
-        if lengths.max() > self.context:
-            prompt = pairs[lengths.max(1).argmax()][0]
-            raise UserError(
-                f"the pair of the prompt {prompt[:40]!r} has {lengths.max()} tokens, but the model has "
-                f"{self.context} positions: shorten it or leave it out"
-            )
-        ids = np.full((len(pairs), 2, lengths.max()), self.tokenizer.special_id(END))
-        for i, (prompt, two) in enumerate(zip(prompts, answers, strict=True)):
-            for j, answer in enumerate(two):
-                ids[i, j, : lengths[i, j]] = prompt + answer
-        return dict(ids=ids, lengths=lengths, n_prompt=np.array([len(prompt) for prompt in prompts]))
+    def __init__(self, preferences: Preferences, env: Environment, batch_size: int, seed: int = 0):
+        super().__init__(env.tokenizer, env.reference.config.max_positions, batch_size, seed)
+        self.reference, self.end = env.reference, env.rule.eos_id
+        both = dict(train=preferences.pairs, validation=preferences.held_out_pairs)
+        self.rows = {split: self.encode(pairs) for split, pairs in both.items()}
+
+    def encode(self, pairs: list[Pair]) -> tuple[RaggedRows, np.ndarray]:
+        """Return the whole texts of N pairs, 2 N rows, chosen first; and the lengths of the prompts (N,)."""
+        texts, n_prompt = [], []
+        for prompt, *answers in pairs:
+            given = prompt_ids(self.tokenizer, self.reference.config, prompt)
+            ids = [self.tokenizer.encode(" " + answer, allow_special=False) for answer in answers]
+            texts += [[*given, *answer, self.end] for answer in ids]
+            n_prompt.append(len(given))
+            if (longest := max(map(len, texts[-2:]))) > self.context:
+                what = f"has {longest} tokens, but the model has {self.context} positions"
+                raise UserError(f"the pair of the prompt {prompt[:40]!r} {what}: shorten it or leave it out")
+        return RaggedRows(texts, self.end), np.array(n_prompt)
 
     def batch(self, step: int, split: str) -> dict[str, Tensor]:
         """Return input_ids and attention_mask (B, 2, T), n_prompt (B,) and the number of pairs, n_pair."""
-        rows = self.rows[split]
-        chosen = np.arange(len(rows["ids"]))
+        rows, n_prompt = self.rows[split]
+        chosen = np.arange(len(n_prompt))
         if split == "train":
             chosen = self.generator(step, split).integers(0, len(chosen), self.batch_size)
-        lengths = rows["lengths"][chosen]  # (B, 2)
-        T = lengths.max()
-        return dict(
-            input_ids=torch.from_numpy(rows["ids"][chosen, :, :T]),
-            attention_mask=torch.from_numpy(np.arange(T) < lengths[..., None]),
-            n_prompt=torch.from_numpy(rows["n_prompt"][chosen]),
-            n_pair=torch.tensor(float(len(chosen))),
-        )
+        ids, real = rows.padded(2 * chosen[:, None] + np.arange(2))  # (B, 2, T)
+        n = dict(n_prompt=n_prompt[chosen], n_pair=len(chosen))
+        return tensors(dict(input_ids=ids, attention_mask=real) | n)
+
+    def loss(self, model, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the mean over the pairs of -log sigmoid(r(chosen) - r(rejected)), in nats.
+
+        The sigmoid says how probable it is that the chosen one is preferred (Bradley and Terry 1952).
+        Metrics: `loss`, `accuracy` (share of the pairs whose chosen answer has the higher reward), `margin`
+        (mean difference of the two), `chosen_reward` (mean reward of the chosen answers).
+        """
+        rewards, n = self.rewards(model, batch), batch["n_pair"]  # (B, 2)
+        chosen, margin = rewards[:, 0], rewards[:, 0] - rewards[:, 1]  # (B,) each
+        each = dict(loss=-F.logsigmoid(margin), accuracy=margin > 0, margin=margin, chosen_reward=chosen)
+        metrics = {name: value.sum() / n for name, value in each.items()}
+        return metrics["loss"], metrics
+
+
+def sampled_pairs(
+    model: Transformer, env: Environment, prompts: list[str], n_answer: int, seed: int, temperature: float
+) -> list[Pair]:
+    """Return pairs of a model's own answers as the judge prefers them, `n_answer` drawn for each prompt.
+
+    People too compare what the policy has written, mistakes included (Ziegler et al. 2019, section 2;
+    Stiennon et al. 2020, section 3.1): a reward model that saw none would know no grammar. Each answer is in
+    one pair at most; ties and answers that never ended are left out.
+    """
+    env, pairs = replace(env, rule=replace(env.rule, temperature=temperature)), []
+    rows = encode_prompts(env.tokenizer, prompts, model.config, env.max_new_tokens)
+    for start in range(0, len(rows), PROMPTS_AT_ONCE):
+        batch = [row for row in rows[start : start + PROMPTS_AT_ONCE] for _ in range(n_answer)]
+        rollout = draw_answers(model, env, batch, seed + start)
+        # as they will stand in a pair, one space after the prompt
+        texts = [(prompt, " " + answer.strip()) for prompt, answer in env.texts(rollout)]
+        judged, ended = env.judged(texts), rollout.ended.tolist()
+        for i, prompt in enumerate(prompts[start : start + PROMPTS_AT_ONCE]):
+            liked, others = {}, {}  # the answers in the order in which they were drawn, each once
+            for j in range(i * n_answer, (i + 1) * n_answer):
+                if ended[j] and (answer := texts[j][1].strip()):
+                    (liked if judged[j] else others)[answer] = None
+            pairs += [(prompt, good, bad) for good, bad in zip(liked, others, strict=False)]
+    return pairs

@@ -1,14 +1,12 @@
-"""Rolling out: the policy answers prompts, and everything that the update needs to know is written down.
+"""Rolling out: the policy answers prompts, and all that the update needs to know of them is written down.
 
-One function, `sampling.token_log_probabilities`, scores what `generation.sample` draws, for the policy and
-the reference alike. A policy that samples under one distribution and is scored under another learns from
-wrong ratios and shows a negative KL.
+One function, `sampling.token_log_probabilities`, scores what `generate.sample` draws, for both models alike.
+Sampled under one distribution and scored under another, the ratios are wrong and the KL negative.
 """
 
-import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +14,7 @@ from ..model.generate import sample
 from ..model.sampling import SamplingRule, token_log_probabilities
 from ..model.transformer import Transformer
 from ..plumbing.devices import autocast
+from ..training.objective import perplexity
 
 
 class Policy(nn.Module):
@@ -23,7 +22,7 @@ class Policy(nn.Module):
 
     def __init__(self, model: Transformer, zero_value_head: bool = True):
         super().__init__()
-        self.model = model
+        self.model, self.config = model, model.config
         D = model.config.d_model
         self.value_head = nn.Linear(D, 1)
         nn.init.zeros_(self.value_head.bias)
@@ -31,6 +30,15 @@ class Policy(nn.Module):
             nn.init.zeros_(self.value_head.weight)
         else:
             nn.init.normal_(self.value_head.weight, std=(D + 1) ** -0.5)
+        self.to(model.tokens.weight.device).eval()
+
+    def train(self, mode: bool = True) -> "Policy":
+        """Stay in evaluation mode: with dropout the ratios of the first update would not be 1."""
+        return super().train(False)
+
+    def merged_state(self) -> dict[str, Tensor]:
+        """Return what is saved as a model: the GPT without the value head."""
+        return self.model.state_dict()
 
     def forward(self, ids: Tensor, mask: Tensor, n_prompt: int, rule: SamplingRule) -> tuple[Tensor, Tensor]:
         """Return the log-probabilities and the values of the new tokens, each (B, n); 0 after the end.
@@ -39,9 +47,8 @@ class Policy(nn.Module):
         """
         n = ids.shape[1] - n_prompt
         hidden = self.model.decode(ids[:, :-1], mask[:, :-1], n_last=n)[-1]  # (B, n, D)
-        log_probs = token_log_probabilities(
-            self.model, ids, mask, rule=rule, n_prompt=n_prompt, hidden=hidden
-        )  # (B, n)
+        known = dict(rule=rule, n_prompt=n_prompt, hidden=hidden)
+        log_probs = token_log_probabilities(self.model, ids, mask, **known)  # (B, n)
         values = self.value_head(hidden)[..., 0].float()  # (B, n)
         return log_probs, values.masked_fill(~mask[:, n_prompt:], 0.0)
 
@@ -73,66 +80,106 @@ class Rollout:
         return (self.log_probs - self.reference_log_probs).sum(1)
 
 
-def frozen_copy(model: Transformer) -> Transformer:
-    """Return the reference: a copy that shares no storage with the model and never learns."""
-    return copy.deepcopy(model).eval().requires_grad_(False)
+@dataclass
+class Environment:
+    """What a policy acts in, however it learns: what it is asked, what it earns, what it must not leave."""
+
+    tokenizer: object
+    reference: Transformer  # frozen: where the policy began
+    rule: SamplingRule  # under which answers are drawn and scored
+    max_new_tokens: int
+    prompts: list[list[int]]
+    test_prompts: list[list[int]]
+    judge: Callable[[str], bool] | None = None  # the true preference on whole texts, where it is known
+    reward: object = None  # its `scores` of a rollout and the texts of it are (B,): `reward.py`
+
+    def texts(self, rollout: Rollout) -> list[tuple[str, str]]:
+        """Return the (prompt, answer) of each row, without the end token; an answer keeps its first space."""
+        texts, S, end = [], rollout.n_prompt, self.rule.eos_id
+        for ids, mask in zip(rollout.ids, rollout.mask, strict=True):
+            parts = ids[:S][mask[:S]], ids[S:][mask[S:]]
+            prompt, answer = (self.tokenizer.decode(part[part != end].tolist()) for part in parts)
+            texts.append((prompt.strip(), answer))
+        return texts
+
+    def judged(self, texts: list[tuple[str, str]]) -> list[bool] | None:
+        """Return the true preference for each text; none where it is unknown."""
+        return None if self.judge is None else [self.judge(prompt + answer) for prompt, answer in texts]
 
 
 def draw_answers(
-    model: Transformer,
-    prompts: list[list[int]],
-    rule: SamplingRule,
-    max_new_tokens: int,
-    seed: int,
-    precision: str = "fp32",
+    model: Transformer, env: Environment, prompts: list[list[int]], seed: int, precision: str = "fp32"
 ) -> Rollout:
     """Let the model answer the prompts, lists of ids; the rollout has no scores yet."""
     with autocast(precision, model.tokens.weight.device):  # drawn in the precision in which it is scored
-        written = sample(model, prompts, max_new_tokens, rule, seed, overflow="stop")
-    new = written.ids[:, written.n_prompt :]
-    ended = ((new == rule.eos_id) & written.mask[:, written.n_prompt :]).any(1)
-    return Rollout(written.ids, written.mask, written.n_prompt, ended)
+        written = sample(model, prompts, env.max_new_tokens, env.rule, seed, overflow="stop")
+    new, real = written.ids[:, written.n_prompt :], written.mask[:, written.n_prompt :]  # (B, n)
+    return Rollout(written.ids, written.mask, written.n_prompt, ((new == env.rule.eos_id) & real).any(1))
 
 
 @torch.no_grad()
-def score_answers(
-    rollout: Rollout, policy: Policy, reference: Transformer, rule: SamplingRule, precision: str = "fp32"
-) -> Rollout:
+def score_answers(rollout: Rollout, policy: Policy, env: Environment, precision: str = "fp32") -> Rollout:
     """Fill in the log-probabilities of both models and the values, with one pass of each over the texts.
 
     The policy is scored again although `sample` knows its log-probabilities: with the cache they differ in
     the last digits, and the ratio of the first update is to be exactly 1.
     """
-    args = rollout.ids, rollout.mask
+    args, how = (rollout.ids, rollout.mask), dict(rule=env.rule, n_prompt=rollout.n_prompt)
     with autocast(precision, rollout.ids.device):
-        rollout.log_probs, rollout.values = policy(*args, rollout.n_prompt, rule)
-        rollout.reference_log_probs = token_log_probabilities(
-            reference, *args, rule=rule, n_prompt=rollout.n_prompt
-        )
+        rollout.log_probs, rollout.values = policy(*args, **how)
+        rollout.reference_log_probs = token_log_probabilities(env.reference, *args, **how)
     return rollout
 
 
-def prompts_of_step(prompts: list[list[int]], batch_size: int, seed: int, step: int) -> list[list[int]]:
-    """Return the prompts of a step, a pure function of seed and step, so that resuming needs no state."""
-    chosen = np.random.default_rng([seed, step, 0]).integers(0, len(prompts), batch_size)
-    return [prompts[i] for i in chosen]
+@dataclass
+class Measured:
+    """Answers to the test prompts, and what was measured on them.
 
-
-def sampling_seed(seed: int, step: int) -> int:
-    """Return the seed with which the answers of a step are drawn."""
-    return int(np.random.default_rng([seed, step, 1]).integers(2**62))
-
-
-def texts_of(rollout: Rollout, tokenizer, end_id: int) -> list[tuple[str, str]]:
-    """Return the (prompt, answer) of each row as texts without the end token; prompt + answer is the whole.
-
-    So the answer keeps the space with which it begins.
+    The reward model's score is what was optimised, so it cannot tell success from cheating. Beside it stands
+    the true preference (the world's judge): it has compared pairs for the reward model, PPO never asks it.
     """
-    texts = []
-    for ids, mask in zip(rollout.ids, rollout.mask, strict=True):
-        S = rollout.n_prompt
-        parts = (ids[:S], mask[:S]), (ids[S:], mask[S:])
-        words = ([i for i in part[real].tolist() if i != end_id] for part, real in parts)
-        prompt, answer = (tokenizer.decode(ids) for ids in words)
-        texts.append((prompt.strip(), answer))
-    return texts
+
+    texts: list[tuple[str, str]]  # prompt, answer
+    scores: Tensor  # (B,)
+    judged: list[bool] | None
+    figures: dict[str, float]  # see `measure`
+
+
+@torch.no_grad()
+def measure(model: Transformer, env: Environment, seed: int, start: Measured | None = None) -> Measured:
+    """Return a model's answers to the test prompts, compared with those of the starting policy.
+
+    reward: mean score. judge: share of the texts that meet the true preference.
+    win_rate: of the prompts for which the judge likes exactly one of the two answers (the model's and the
+        start's), the share in which it likes the model's; 0.5 where there is none.
+    win_rate_ties_half: the same over all prompts, a tie counting one half. With a judge that says yes or no
+        it cannot exceed 1 - (judge of the start) / 2.
+    reward_win_rate: share of the prompts for which the reward is higher than the start's, ties one half.
+    kl: mean of log pi - log reference over whole answers, nats a sequence.
+    perplexity: exp of minus the reference's mean log-probability a token: how strange the answers look to the
+        model that it all began with.
+    distinct: share of the answers that differ from all before them. length: tokens an answer.
+    """
+    rollout = draw_answers(model, env, env.test_prompts, seed)
+    texts, known = env.texts(rollout), dict(rule=env.rule, n_prompt=rollout.n_prompt)
+    scores, judged, n = env.reward.scores(rollout, texts), env.judged(texts), len(texts)
+    own = token_log_probabilities(model, rollout.ids, rollout.mask, **known)  # (B, n)
+    reference = token_log_probabilities(env.reference, rollout.ids, rollout.mask, **known)
+    figures = dict(
+        reward=float(scores.mean()),
+        kl=float((own - reference).sum() / n),
+        perplexity=perplexity(float(-reference.sum() / rollout.lengths.sum())),
+        distinct=len({answer for _, answer in texts}) / n,
+        length=float(rollout.lengths.float().mean()),
+    )
+    if judged is not None:
+        figures["judge"] = sum(judged) / n
+    if start is not None:
+        gain = scores - start.scores
+        figures["reward_win_rate"] = float(((gain > 0).float() + (gain == 0).float() / 2).mean())
+    if start is not None and judged is not None:
+        both = list(zip(judged, start.judged, strict=True))
+        wins, losses = both.count((True, False)), both.count((False, True))
+        figures["win_rate"] = wins / (wins + losses) if wins + losses else 0.5
+        figures["win_rate_ties_half"] = (wins + (n - wins - losses) / 2) / n
+    return Measured(texts, scores, judged, figures)

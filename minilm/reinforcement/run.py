@@ -1,130 +1,166 @@
-"""A whole run: a GPT, optionally a supervised start, a reward, PPO or DPO, the contrasts, the closing table.
-
-`reinforce.py` is this with flags.
-"""
+"""A whole run: a GPT, a reward, PPO or DPO, the contrasts, the closing table (`reinforce.py`)."""
 
 import copy
 import time
-from dataclasses import asdict, replace
+from dataclasses import fields, replace
 from pathlib import Path
 
+from ..checkpoint import load_trainer, save_trainer
+from ..model.sampling import SamplingRule
 from ..model.transformer import Transformer
-from ..plumbing.devices import choose_device
-from ..plumbing.folders import RESULTS, SETTINGS, choose_folder, write_json
-from ..plumbing.settings import show
-from ..plumbing.terminal import table
-from ..pretraining.run import newest_or_train
-from . import report as closing
-from .ablation import ablate
-from .loop import Task, mark_beginning, train_ppo
-from .preferences import load_preferences
+from ..plumbing.errors import UserError
+from ..plumbing.folders import RESULTS, TRAINER, choose_folder, write_json
+from ..plumbing.progress import Interrupted
+from ..plumbing.script import begin, finish
+from ..pretraining.run import start_model
+from ..tokenizer.rows import END
+from ..training.loop import TrainingSettings, train
+from . import report, reward
+from .dpo import DirectPreference
+from .ppo import train_ppo
+from .preferences import encode_prompts, load_preferences, sampled_pairs
+from .rollout import Environment, measure
 from .settings import ReinforceSettings
-from .stages import (
-    NO_BOUND,
-    check_reward,
-    collect_and_reward,
-    load_policy,
-    make_task,
-    supervised_start,
-    train_dpo,
-)
+
+UNBOUND = dict(warn_kl=1e9, stop_kl=1e9)  # where an explosion of the KL is part of the lesson
 
 
-def reinforce(settings: ReinforceSettings) -> Path:
-    """Run everything that the settings ask for and return the run folder."""
-    began, device = time.perf_counter(), choose_device(settings.device)
-    needs_pairs = settings.algorithm == "dpo" or not (settings.reward or settings.reward_function)
-    preferences = load_preferences(
-        settings.preferences, settings.prompts, settings.n_pairs, settings.seed, needs_pairs
-    )
-    if settings.model is None:
-        found = newest_or_train("causal", settings.seed, settings.device)
-        settings = replace(settings, model=str(found))
-    model, tokenizer = load_policy(settings.model, device)
-    print(f"Policy: {settings.model}, {model.n_parameters():,} weights.\n{preferences.summary()}")
-    check_reward(preferences, tokenizer, model, settings)
-    task = make_task(preferences, tokenizer, model, settings)
-    name = "ablation" if settings.ablate else "reinforce"  # an ablation leaves no policy behind
-    folder = choose_folder(name, settings.out, settings.overwrite, settings.resume)
-    write_json(folder / SETTINGS, asdict(replace(settings, resume=False, overwrite=False)))
-    show(settings)
-    if not settings.resume:
-        mark_beginning(folder, model)
-    if settings.compile:
-        model.decoder.compile(dynamic=True)
-    supervised_start(model, task, settings, folder)
-    results = collect_and_reward(task, settings, folder)
-    if settings.ablate:
-        results["ablation"] = ablate(task, settings)
-    else:
-        columns, speed = learn(model, task, settings, folder)
-        results |= speed | closing_results(columns, settings.algorithm)
-        shown = {key: columns[key] for key in ("start", settings.algorithm, "kl 0") if key in columns}
-        print("\n" + table(closing.rows(columns), ("", *columns)) + "\n")
-        print(*closing.examples(shown), sep="\n")
-    results |= dict(seconds=time.perf_counter() - began, seed=settings.seed)
-    write_json(folder / RESULTS, results)
-    print(f"\nSaved in {folder} ({results['seconds']:.0f} s).")
-    print(f"Next: {next_command(settings, folder)}")
-    return folder
+class Reinforcement:
+    """A run. Making one reads all that it needs, so that mistakes are found before anything is trained."""
 
+    def __init__(self, settings: ReinforceSettings):
+        s = settings
+        needs_pairs = s.algorithm == "dpo" or not (s.reward or s.reward_function)
+        self.preferences = found = load_preferences(s.preferences, s.prompts, s.n_pairs, s.seed, needs_pairs)
+        source, model, tokenizer = start_model(s.model, "causal", s)
+        self.settings = replace(s, model=str(source))
+        if model.config.kind != "decoder":
+            what = f"--model {source}: of kind {model.config.kind}, and a policy has to write"
+            raise UserError(f"{what}; give a decoder, such as the run of python train.py --objective causal")
+        rule, n = SamplingRule(eos_id=tokenizer.special_id(END), temperature=s.temperature), s.max_new_tokens
+        both = found.prompts, found.test_prompts
+        prompts = (encode_prompts(tokenizer, texts, model.config, n) for texts in both)
+        self.env = Environment(tokenizer, model.requires_grad_(False), rule, n, *prompts, found.judge)
+        if found.pairs:
+            self.pairs(reward.BradleyTerry)  # each must fit the model
+        self.given = reward.Rule(reward.load_function(s.reward_function)) if s.reward_function else None
+        if s.reward:
+            self.given = reward.load_reward_model(s.reward, tokenizer, model.tokens.weight.device.type)
+        print(f"Policy: {source}, {model.n_parameters():,} weights; {found.name}: {len(found.pairs):,} pairs")
 
-def next_command(settings: ReinforceSettings, folder: Path) -> str:
-    """Return what to try after this run."""
-    if settings.preferences or settings.prompts or settings.reward_function:
-        return f"python prompt.py --model {folder} --prompt TEXT"
-    if settings.ablate or settings.algorithm == "dpo":
-        return f"python reinforce.py --kl 0.3 --model {settings.model}"
-    reward = settings.reward or folder / "reward"
-    return f"python reinforce.py --ablate --model {settings.model} --reward {reward}"
+    def run(self) -> Path:
+        """Do everything that the settings ask for and return the run folder."""
+        s, began = self.settings, time.perf_counter()
+        self.folder = begin("ablation" if s.ablate else "reinforce", s)
+        if not s.resume:  # so that a run which is stopped before PPO begins can go on too
+            save_trainer(self.folder, dict(step=0, model=self.env.reference.state_dict()))
+        try:
+            accuracy = self.make_reward()
+            table, lines, results = report.closing(*self.learn(), s)
+        except KeyboardInterrupt as stop:
+            raise Interrupted(f"stopped, saved; to go on: --resume --out {self.folder}") from stop
+        seconds, then = time.perf_counter() - began, report.next_command(s, self.folder)
+        finish(self.folder, s, [table], lines, accuracy | results, seconds, then)
+        return self.folder
 
+    def pairs(self, kind: type, *arguments):
+        """Return the objective of a kind on all pairs so far."""
+        s = self.settings
+        return kind(self.preferences, self.env, s.reward_batch_size, s.seed, *arguments)
 
-def learn(model: Transformer, task: Task, settings: ReinforceSettings, folder: Path) -> tuple[dict, dict]:
-    """Train the policy, then the contrasts; return the columns of the closing table, and figures of speed."""
-    seed = settings.seed + closing.SEED
-    columns = {"start": closing.measure(task.reference, task, settings.max_new_tokens, seed)}
+    def stage(self, folder: Path | None, settings: ReinforceSettings, **changes) -> TrainingSettings:
+        """Return the settings of a training: in a folder that has a checkpoint, with --resume, it goes on."""
+        resume = bool(folder) and settings.resume and (folder / TRAINER).exists()
+        resume = resume and load_trainer(folder)["step"] > 0
+        if folder and folder != self.folder and not resume:
+            choose_folder("", str(folder), overwrite=True)
+        names = {field.name for field in fields(TrainingSettings)} & set(vars(settings))
+        values = {name: getattr(settings, name) for name in names} | changes
+        return TrainingSettings(**values | dict(resume=resume))
 
-    def measured(policy: Transformer) -> closing.Answers:
-        return closing.measure(policy, task, settings.max_new_tokens, seed, columns["start"])
+    def train_on_pairs(self, model, objective, folder: Path, steps: int, lr: float) -> dict:
+        """Train a reward model, or a policy by DPO."""
+        changes = dict(steps=steps, batch_size=self.settings.reward_batch_size, lr=lr, eval_every=steps)
+        changes |= dict(warmup=min(20, steps // 2), schedule="linear", weight_decay=0.01)
+        settings = self.stage(folder, self.settings, **changes)
+        return train(model, objective, settings, folder, self.env.tokenizer)
 
-    if settings.algorithm == "dpo":
-        outcome = train_dpo(model, task, settings, folder)
-        columns["dpo"] = measured(model)
-        rows = settings.dpo_steps * settings.reward_batch_size
-        return columns, dict(sequences_per_second=2 * rows / outcome["seconds"])
-    print("PPO:")
-    seconds = train_ppo(model, task, settings, folder)
-    columns["ppo"] = measured(model)
-    if settings.contrast:
-        print("\nThe hack, the same with --kl 0:")
-        hacked = copy.deepcopy(task.reference).requires_grad_(True)
-        train_ppo(hacked, task, without_kl(settings))
-        columns["kl 0"] = measured(hacked)
-        if task.preferences.pairs:
-            print("\nDPO, on the same pairs:")
-            direct = copy.deepcopy(task.reference).requires_grad_(True)
-            train_dpo(direct, task, settings, folder / "dpo")
-            columns["dpo"] = measured(direct)
-    speed = settings.steps * settings.batch_size / seconds
-    return columns, dict(sequences_per_second=speed, ppo_seconds=seconds)
+    def train_ppo(self, policy: Transformer, folder: Path | None = None, **changes) -> dict:
+        """Let a policy learn by PPO, with these changes of the settings."""
+        s, env = replace(self.settings, **changes), self.env
+        if not s.normalise_reward:  # in what it learns from; all are measured by the same one
+            env = replace(env, reward=env.reward.reward)
+        return train_ppo(policy, env, s, self.stage(folder, s, log_every=1, eval_every=s.log_every), folder)
 
+    def make_reward(self) -> dict[str, float]:
+        """Put a reward into the environment; return its accuracy on held-out pairs, where there are any.
 
-def without_kl(settings: ReinforceSettings) -> ReinforceSettings:
-    """Return the settings of the hack: no KL penalty, no alarm, half the steps."""
-    changes = dict(kl=0.0, adaptive_kl=False, warn_kl=NO_BOUND, stop_kl=NO_BOUND)
-    return replace(settings, **changes, steps=max(1, settings.steps // 2))
+        A policy that learns finds what its reward model does not know. So, where a judge can compare answers,
+        further rounds let PPO look for it in a third of its steps, compare what it writes then, and train the
+        reward model anew on all pairs. Source: Ziegler et al. 2019, section 2.3 (online data collection).
+        """
+        s, env, found, figures = self.settings, self.env, self.preferences, {}
+        own_pairs = env.judge and s.sampled_prompts and not s.reward_function
+        last, writer = s.rounds - 1 if own_pairs and not self.given else 0, env.reference
+        for number in range(last + 1):
+            if number:
+                print("PPO for a while, to find what the reward model does not know:")
+                writer = copy.deepcopy(env.reference).requires_grad_(True)
+                self.train_ppo(writer, steps=max(1, s.steps // 3), **UNBOUND)
+            if own_pairs:
+                self.collect(writer, number)
+            objective = self.pairs(reward.BradleyTerry) if found.pairs else None
+            if not (model := self.given):
+                print("Reward model:")
+                model = reward.reward_model_from(env.reference, s.seed)
+                folder = self.folder / ("reward" if number == last else f"reward-{number + 1}")
+                steps = s.reward_steps if number == last else max(1, s.reward_steps // 2)
+                self.train_on_pairs(model, objective, folder, steps, s.reward_lr)
+            both = (("", found.held_out_pairs), ("own_", found.own_held_out_pairs))
+            for own, pairs in both if objective and not s.reward_function else ():
+                if pairs:
+                    name = own + "reward_accuracy"
+                    share, low, high = reward.held_out_accuracy(model, objective, pairs)
+                    print(f"{name}: {share:.3f} of {len(pairs):,} (95 % interval {low:.3f} to {high:.3f})")
+                    figures |= {name: share, f"{name}_low": low, f"{name}_high": high}
+            if not self.given:
+                write_json(folder / RESULTS, figures | dict(seed=s.seed))
+            env.reward = reward.Normalised(model, env, s.seed + 1)
+        return figures
 
+    def collect(self, writer: Transformer, number: int) -> None:
+        """Add pairs of a model's own answers, to learn from and held out; each time to other prompts."""
+        s, found = self.settings, self.preferences
+        others = list(dict.fromkeys(prompt for prompt, _, _ in found.held_out_pairs))
+        n = max(1, s.sampled_prompts // s.rounds)
+        n_other = max(1, min(n // 4, len(others) // s.rounds))
+        seed, new = 2 * (s.seed + 1000 * number), []
+        for prompts in (found.prompts[number * n :][:n], others[number * n_other :][:n_other]):
+            drawn = s.answers_a_prompt, (seed + len(new)) * 10**6, s.pair_temperature
+            new.append(sampled_pairs(writer, self.env, prompts, *drawn))
+        found.pairs += new[0]
+        found.own_held_out_pairs += new[1]
+        print(f"Pairs of the policy's own answers: {len(new[0]):,}, and {len(new[1]):,} held out.")
 
-def closing_results(columns: dict[str, closing.Answers], algorithm: str) -> dict[str, float]:
-    """Return the figures of the closing table for results.json."""
-    start, after = columns["start"].figures, columns[algorithm].figures
-    results = {name: value for name, value in after.items() if name not in ("judge", "distinct", "reward")}
-    results |= dict(reward_before=start["reward"], reward_after=after["reward"])
-    results["distinct_ratio"] = after["distinct"] / start["distinct"]
-    if "judge" in after:
-        results |= dict(judge_before=start["judge"], judge_after=after["judge"])
-    for column, name in (("kl 0", "hacked"), ("dpo", "dpo")):
-        if column in columns and column != algorithm:
-            figures = columns[column].figures
-            results |= {f"{name}_{key}": figures[key] for key in ("judge", "reward", "kl") if key in figures}
-    return results
+    def learn(self) -> tuple[dict, dict]:
+        """Train a policy in each way; return what is measured, the start first, and the seconds."""
+        s, env, seconds = self.settings, self.env, {}
+        columns = dict(start=measure(env.reference, env, s.seed + 2))
+        ways = {s.algorithm: {}}
+        if s.contrast and s.algorithm == "ppo":  # the hack, and the same pairs without a reward model
+            ways["kl 0"] = UNBOUND | dict(kl=0.0, adaptive_kl=False, steps=max(1, s.steps // 2))
+            ways |= dict(dpo={}) if self.preferences.pairs else {}
+        if s.ablate:
+            ways = {name: UNBOUND | changes for _, name, changes in report.SWITCHES}
+        for name, changes in ways.items():
+            print(f"\n{name}:")
+            policy = copy.deepcopy(env.reference).requires_grad_(True)
+            folder = self.folder if name == s.algorithm else None
+            if name == "dpo":
+                objective, folder = self.pairs(DirectPreference, s.dpo_beta), folder or self.folder / "dpo"
+                outcome = self.train_on_pairs(policy, objective, folder, s.dpo_steps, s.dpo_lr)
+            else:
+                outcome = self.train_ppo(policy, folder, **changes)
+            seconds[name] = outcome["seconds"]
+            columns[name] = measure(policy, env, s.seed + 2, columns["start"])
+        return columns, seconds

@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ..model.blocks import Stack
 from ..plumbing.devices import autocast, process_count, process_rank, sum_over_processes
 from ..plumbing.errors import UserError
 from ..plumbing.progress import ctrl_c_as_a_wish
@@ -159,7 +160,7 @@ def train(
     """
     optimizer = optimizer or make_optimizer(model, settings.weight_decay)
     if settings.compile:
-        for stack in filter(None, (model.encoder, model.decoder)):
+        for stack in (module for module in model.modules() if isinstance(module, Stack)):
             stack.compile()
     run = Run(model, objective, optimizer, settings, folder, tokenizer, patience, label)
     model.train()

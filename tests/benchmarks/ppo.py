@@ -8,6 +8,7 @@ what draws and what scores differ. They take turns, and the shortest time of eac
 status 1 where the ratio falls short.
 """
 
+import copy
 import sys
 import time
 
@@ -16,28 +17,36 @@ import torch
 from minilm.model.config import PRESETS
 from minilm.model.sampling import SamplingRule
 from minilm.model.transformer import build
-from minilm.reinforcement.ppo import make_batch, update
+from minilm.reinforcement.ppo import PPO, PPODetails, make_batch
 from minilm.reinforcement.reward import RewardModel
-from minilm.reinforcement.rollout import Policy, Rollout, draw_answers, frozen_copy, score_answers
-from minilm.reinforcement.settings import PPOSettings
+from minilm.reinforcement.rollout import Environment, Policy, Rollout, draw_answers, score_answers
+from minilm.training.loop import TrainingSettings
 
 B, N_PROMPT, N_NEW, ROUNDS, TARGET = 64, 21, 20, 7, 1.5
 SHAPE = PRESETS["gpt-tiny"]
 RULE = SamplingRule(temperature=0.7)
-SETTINGS = PPOSettings(batch_size=B, max_new_tokens=N_NEW, missing_end_score=None)
+DETAILS = PPODetails(missing_end_score=None)
+SETTINGS = TrainingSettings(batch_size=B)
+
+
+def learn(policy, optimizer, rollout: Rollout, scores: torch.Tensor, number: int) -> None:
+    """Make the update of a step, which is the same for both."""
+    objective = PPO(Environment(None, None, RULE, N_NEW, [], []), DETAILS)
+    batch = make_batch(rollout, scores, 0.1, DETAILS)
+    objective.learn(policy, optimizer, batch, SETTINGS, number, 1e-4)
 
 
 def ours():
     """Return a function that makes one step of PPO with this project's models."""
-    policy = Policy(build(SHAPE)).eval()
-    reference, reward = frozen_copy(policy.model), RewardModel(build(SHAPE)).eval().requires_grad_(False)
+    policy, reward = Policy(build(SHAPE)), RewardModel(build(SHAPE)).eval()
+    reference = copy.deepcopy(policy.model).requires_grad_(False)
+    env = Environment(None, reference, RULE, N_NEW, [], [])
     optimizer = torch.optim.Adam(policy.parameters(), lr=1e-4)
 
     def step(prompts: torch.Tensor, number: int) -> torch.Tensor:
-        rollout = draw_answers(policy.model, prompts.tolist(), RULE, N_NEW, number)
-        score_answers(rollout, policy, reference, RULE)
-        scores = reward(rollout.ids, rollout.mask)
-        update(policy, optimizer, make_batch(rollout, scores, 0.1, SETTINGS), RULE, SETTINGS, number)
+        rollout = draw_answers(policy.model, env, prompts.tolist(), number)
+        score_answers(rollout, policy, env)
+        learn(policy, optimizer, rollout, reward.scores(rollout, []), number)
         return rollout.ids
 
     return step
@@ -87,7 +96,7 @@ def hugging_face():
             rollout.reference_log_probs = chosen(logits, ids, N_PROMPT)
             last = trunk(ids, attention_mask=mask, use_cache=False).last_hidden_state[:, -1]
             scores = head(last)[:, 0]
-        update(policy, optimizer, make_batch(rollout, scores, 0.1, SETTINGS), RULE, SETTINGS, number)
+        learn(policy, optimizer, rollout, scores, number)
         return ids
 
     return step

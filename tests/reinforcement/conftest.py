@@ -1,17 +1,19 @@
-"""What the tests of regime 5 share: tiny policies, pairs with a plain preference, a task."""
+"""What the tests of regime 5 share: tiny policies, pairs with a plain preference, an environment, a run."""
 
+import copy
 import random
 
 import pytest
 import small
 import torch
 
+from minilm.checkpoint import save
 from minilm.model.config import ModelConfig
 from minilm.model.sampling import SamplingRule
 from minilm.model.transformer import build
-from minilm.reinforcement.loop import Task
+from minilm.reinforcement import run
 from minilm.reinforcement.preferences import Preferences, encode_prompts
-from minilm.reinforcement.rollout import Policy, Rollout, draw_answers, frozen_copy, score_answers
+from minilm.reinforcement.rollout import Environment, Policy, Rollout, draw_answers, score_answers
 from minilm.reinforcement.settings import ReinforceSettings
 from minilm.tokenizer.rows import END
 
@@ -26,18 +28,32 @@ def tiny_gpt(seed: int = 0, **changes):
     return build(ModelConfig(**sizes | rest | changes))
 
 
+def move(model, size: float = 0.05) -> None:
+    """Let a model leave where it was."""
+    for parameter in model.parameters():
+        parameter.data += size * torch.randn_like(parameter)
+
+
 def plain_pairs(n: int, seed: int = 0) -> list[tuple[str, str, str]]:
     """Return pairs in which the answer about bread is preferred to the one about a lamp."""
     draw = random.Random(seed)
-    names = ["Ana", "Rui", "The old baker", "Ana and Rui"]
+    names, ends = ["Ana", "Rui", "The old baker", "Ana and Rui"], [".", " on Monday."]
     return [
         (
             f"{draw.choice(names)} {draw.choice(['sells', 'found', 'likes'])}",
-            "bread" + draw.choice([".", " on Monday."]),
-            "a lamp" + draw.choice([".", " on Monday."]),
+            "bread" + draw.choice(ends),
+            "a lamp" + draw.choice(ends),
         )
         for _ in range(n)
     ]
+
+
+class MeanId:
+    """A reward without a model: the mean id of the new tokens, in hundreds."""
+
+    def scores(self, rollout: Rollout, texts) -> torch.Tensor:
+        new = (rollout.ids * rollout.mask)[:, rollout.n_prompt :]
+        return new.sum(1) / rollout.lengths.clamp(min=1) / 100
 
 
 @pytest.fixture
@@ -56,11 +72,20 @@ def pairs():
 
 
 @pytest.fixture
+def moved(gpt):
+    """A policy that has left where it began, the `gpt`."""
+    policy = copy.deepcopy(gpt)
+    move(policy)
+    return policy
+
+
+@pytest.fixture
 def preferences():
     """Pairs and prompts; the judge likes a text that has "e"."""
     other = ["Ana likes bread. Ana", "Two red pens"]
-    judge = lambda text: "e" in text
-    return Preferences("plain", plain_pairs(40), plain_pairs(9, seed=1), PROMPTS, other, judge)
+    return Preferences(
+        "plain", plain_pairs(40), plain_pairs(9, seed=1), PROMPTS, other, lambda text: "e" in text
+    )
 
 
 @pytest.fixture
@@ -82,33 +107,44 @@ def settings():
     return make
 
 
-def mean_id(rollout: Rollout, texts) -> torch.Tensor:
-    """A reward without a model: the mean id of the new tokens, in hundreds."""
-    return (rollout.ids * rollout.mask)[:, rollout.n_prompt :].sum(1) / rollout.lengths.clamp(min=1) / 100
-
-
 @pytest.fixture
-def task(gpt, preferences, rule):
+def env(gpt, preferences, rule):
     tokenizer = small.tokenizer()
     prompts, test = (
         encode_prompts(tokenizer, texts, gpt.config, 7)
         for texts in (preferences.prompts, preferences.test_prompts)
     )
-    return Task(preferences, tokenizer, frozen_copy(gpt), rule, prompts, test, mean_id)
+    reference = copy.deepcopy(gpt).requires_grad_(False)
+    return Environment(tokenizer, reference, rule, 7, prompts, test, preferences.judge, MeanId())
 
 
 @pytest.fixture
-def rollout(gpt, task, rule):
+def rollout(gpt, env):
     """Scored answers of unequal lengths, by a policy that has left the reference.
 
     Row 2 came to an end; the others did not.
     """
-    policy = Policy(gpt, zero_value_head=False).eval()
-    for parameter in gpt.parameters():
-        parameter.data += 0.02 * torch.randn_like(parameter)
-    found = draw_answers(gpt, task.prompts, rule, 7, seed=3)
+    policy = Policy(gpt, zero_value_head=False)
+    move(gpt, 0.02)
+    found = draw_answers(gpt, env, env.prompts, seed=3)
     n = found.ids.shape[1] - found.n_prompt
     for row, length in enumerate([n, 3, 5, 1, 4]):
         found.mask[row, found.n_prompt + length :] = False
     found.ended = torch.tensor([False, False, True, False, False])
-    return score_answers(found, policy, task.reference, rule)
+    return score_answers(found, policy, env)
+
+
+@pytest.fixture
+def reinforcement(gpt, preferences, settings, tmp_path, monkeypatch):
+    """A function that makes a run on the plain preferences, in a folder of its own."""
+    save(gpt, small.tokenizer(), tmp_path / "gpt")
+    monkeypatch.setattr(run, "load_preferences", lambda *_: copy.deepcopy(preferences))
+
+    def make(folder: str = "run", **changes) -> run.Reinforcement:
+        made = run.Reinforcement(settings(model=str(tmp_path / "gpt"), **changes))
+        made.folder = tmp_path / folder
+        made.folder.mkdir(exist_ok=True)
+        made.env.reward = MeanId()
+        return made
+
+    return make

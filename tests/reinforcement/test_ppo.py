@@ -1,11 +1,22 @@
-"""Grades reinforcement/ppo.py: each detail against a plain loop written from its formula."""
+"""Grades reinforcement/ppo.py: each detail against a plain loop written from its formula, and whole runs."""
 
 import copy
+import math
+import os
+import signal
 
 import pytest
+import small
 import torch
 
+import minilm
+from minilm.checkpoint import load_trainer
+from minilm.plumbing.errors import UserError
+from minilm.plumbing.folders import read_log
+from minilm.plumbing.progress import Interrupted
 from minilm.reinforcement.ppo import (
+    PPO,
+    PPODetails,
     adapted,
     advantages,
     learning_rate,
@@ -13,10 +24,23 @@ from minilm.reinforcement.ppo import (
     masked_mean,
     ppo_loss,
     token_rewards,
-    update,
+    train_ppo,
     whiten,
 )
+from minilm.reinforcement.reward import Rule
 from minilm.reinforcement.rollout import Policy, draw_answers, score_answers
+
+SCORES = torch.tensor([1.0, -2.0, 0.5, 3.0, 0.25])
+
+
+def details(**changes) -> PPODetails:
+    return PPODetails(**dict(missing_end_score=None) | changes)
+
+
+def training(**changes):
+    """Return settings of a short run: each step is logged, every second one told and saved."""
+    short = dict(steps=4, batch_size=6, warmup=0, log_every=1, eval_every=2, save_every=2)
+    return small.settings(**short | changes)
 
 
 def random_batch(n_row: int = 4, n: int = 6):
@@ -44,78 +68,62 @@ def test_6_advantages_equal_the_sum_written_out(gamma, gae_lambda):
             found[row, :n], torch.tensor(expected), msg=f"row {row}: is the value after the end 0?"
         )
         assert (found[row, n:] == 0).all(), "padding has no advantage"
+    assert torch.equal(found, advantages(rewards, values + 7.0 * ~mask, mask, gamma, gae_lambda))
 
 
-def test_6_advantages_do_not_read_padding():
-    rewards, values, mask = random_batch()
-    found = advantages(rewards, values, mask, 1.0, 0.95)
-    assert torch.equal(found, advantages(rewards, values + 7.0 * ~mask, mask, 1.0, 0.95))
-
-
-def test_6_with_lambda_1_the_value_of_the_future_is_what_came():
-    rewards, values, mask = random_batch()
-    found = advantages(rewards, values, mask, 1.0, 1.0)
-    to_come = rewards.flip(1).cumsum(1).flip(1)  # rewards of padding are 0
-    torch.testing.assert_close(found, (to_come - values) * mask)
-
-
-def test_2_and_4_the_reward_is_the_score_at_the_last_token_and_a_price_for_each(rollout, settings):
-    scores = torch.tensor([1.0, -2.0, 0.5, 3.0, 0.25])
-    found = token_rewards(rollout, scores, 0.3, settings(missing_end_score=None))
-    for row in range(len(scores)):
+def test_2_and_4_the_reward_is_the_score_at_the_last_token_and_a_price_for_each(rollout):
+    found = token_rewards(rollout, SCORES, 0.3, details())
+    for row in range(len(SCORES)):
         n = int(rollout.lengths[row])
         for t in range(found.shape[1]):
             kl = float(rollout.log_probs[row, t] - rollout.reference_log_probs[row, t])
-            expected = (-0.3 * kl if t < n else 0.0) + (float(scores[row]) if t == n - 1 else 0.0)
+            expected = (-0.3 * kl if t < n else 0.0) + (float(SCORES[row]) if t == n - 1 else 0.0)
             assert found[row, t] == pytest.approx(expected, abs=1e-6), (
                 f"row {row}, token {t} of {n}: the score belongs to the last real token, -kl (log pi - log "
                 "reference) to every one"
             )
 
 
-def test_2_the_kl_can_be_paid_at_the_end(rollout, settings):
-    scores = torch.zeros(5)
-    each = token_rewards(rollout, scores, 0.3, settings(missing_end_score=None))
-    end = token_rewards(rollout, scores, 0.3, settings(missing_end_score=None, kl_per_token=False))
+def test_2_the_kl_can_be_paid_at_the_end(rollout):
+    each = token_rewards(rollout, torch.zeros(5), 0.3, details())
+    end = token_rewards(rollout, torch.zeros(5), 0.3, details(kl_per_token=False))
     torch.testing.assert_close(end.sum(1), each.sum(1))
-    last = rollout.lengths - 1
     assert (end != 0).sum(1).tolist() == [1] * 5
-    torch.testing.assert_close(end[torch.arange(5), last], -0.3 * rollout.kl())
+    torch.testing.assert_close(end[torch.arange(5), rollout.lengths - 1], -0.3 * rollout.kl())
 
 
-def test_2_without_a_coefficient_the_reference_does_not_matter(rollout, settings):
-    scores = torch.ones(5)
-    found = token_rewards(rollout, scores, 0.0, settings(missing_end_score=None))
-    assert torch.equal(found.sum(1), scores) and ((found != 0).sum(1) == 1).all()
+def test_2_without_a_coefficient_the_reference_does_not_matter(rollout):
+    found = token_rewards(rollout, torch.ones(5), 0.0, details())
+    assert torch.equal(found.sum(1), torch.ones(5)) and ((found != 0).sum(1) == 1).all()
 
 
-def test_3_the_coefficient_follows_its_target(settings):
-    adaptive = settings(adaptive_kl=True, kl_target=2.0)
-    assert adapted(0.5, 2.0, adaptive) == 0.5
-    assert adapted(0.5, 2.2, adaptive) == pytest.approx(0.5 * (1 + 0.1 * 0.1)), "0.1 (kl - target) / target"
-    assert adapted(0.5, 90.0, adaptive) == pytest.approx(0.5 * 1.02), "the error is clipped to 0.2"
-    assert adapted(0.5, -90.0, adaptive) == pytest.approx(0.5 * 0.98)
-    assert adapted(0.5, 90.0, settings()) == 0.5, "fixed unless --adaptive-kl"
+def test_3_the_coefficient_follows_its_target():
+    assert adapted(0.5, 2.0, 2.0) == 0.5
+    assert adapted(0.5, 2.2, 2.0) == pytest.approx(0.5 * (1 + 0.1 * 0.1)), "0.1 (kl - target) / target"
+    assert adapted(0.5, 90.0, 2.0) == pytest.approx(0.5 * 1.02), "the error is clipped to 0.2"
+    assert adapted(0.5, -90.0, 2.0) == pytest.approx(0.5 * 0.98)
 
 
-def test_4_the_score_can_be_shared_by_all_tokens(rollout, settings):
-    scores = torch.tensor([1.0, -2.0, 0.5, 3.0, 0.25])
-    found = token_rewards(rollout, scores, 0.0, settings(missing_end_score=None, reward_at_end=False))
-    torch.testing.assert_close(found.sum(1), scores)
+@pytest.mark.parametrize("adaptive", [True, False])
+def test_3_the_coefficient_of_the_next_step_is_the_state_of_the_objective(gpt, env, adaptive):
+    objective = PPO(env, details(kl=0.5, adaptive_kl=adaptive, kl_target=2.0))
+    train_step(objective, gpt, step=0)  # its KL is 0
+    assert objective.state == (pytest.approx(0.5 * 0.98) if adaptive else 0.5)
+
+
+def test_4_the_score_can_be_shared_by_all_tokens(rollout):
+    found = token_rewards(rollout, SCORES, 0.0, details(reward_at_end=False))
+    torch.testing.assert_close(found.sum(1), SCORES)
     for row in range(5):
         n = int(rollout.lengths[row])
-        torch.testing.assert_close(found[row, :n], (scores[row] / n).expand(n))
+        torch.testing.assert_close(found[row, :n], (SCORES[row] / n).expand(n))
         assert (found[row, n:] == 0).all(), "padding earns nothing"
 
 
-def test_5_an_answer_without_its_end_gets_the_fixed_score(rollout, settings):
-    scores = torch.tensor([1.0, 2.0, 0.5, 3.0, 0.25])
-    found = token_rewards(rollout, scores, 0.0, settings(missing_end_score=-1.5)).sum(1)
+def test_5_an_answer_without_its_end_gets_the_fixed_score(rollout):
+    found = token_rewards(rollout, SCORES, 0.0, details(missing_end_score=-1.5)).sum(1)
     assert found.tolist() == [-1.5, -1.5, 0.5, -1.5, -1.5]
-    assert (
-        token_rewards(rollout, scores, 0.0, settings(missing_end_score=None)).sum(1).tolist()
-        == scores.tolist()
-    )
+    assert token_rewards(rollout, SCORES, 0.0, details()).sum(1).tolist() == SCORES.tolist()
 
 
 @pytest.mark.parametrize("shift_mean", [True, False])
@@ -130,31 +138,26 @@ def test_7_whitening_counts_real_tokens_only(shift_mean):
     torch.testing.assert_close(found, whiten(x + 100.0 * ~mask, mask, shift_mean), msg="padding was counted")
 
 
-def test_7_whitening_equal_numbers_gives_numbers():
+def test_7_whitening_of_little_gives_numbers():
     mask = torch.ones(2, 3, dtype=torch.bool)
-    assert whiten(torch.full((2, 3), 4.0), mask).abs().max() < 1e-3
+    assert whiten(torch.full((2, 3), 4.0), mask).abs().max() < 1e-3, "equal numbers have a deviation of 0"
+    assert masked_mean(torch.ones(2, 3), ~mask) == 0
 
 
-def test_masked_mean_of_nothing_is_0():
-    assert masked_mean(torch.ones(2, 3), torch.zeros(2, 3, dtype=torch.bool)) == 0
-
-
-def test_the_batch_is_made_of_these_parts(rollout, settings):
-    scores, off = torch.randn(5), dict(whiten_rewards=False, whiten_advantages=False)
-    plain = make_batch(rollout, scores, 0.2, settings(**off))
-    rewards = token_rewards(rollout, scores, 0.2, settings())
-    raw = advantages(rewards, rollout.values, rollout.answer_mask, 1.0, 0.95)
+def test_the_batch_is_made_of_these_parts(rollout):
+    plain = make_batch(rollout, SCORES, 0.2, details(whiten_rewards=False, whiten_advantages=False))
+    rewards, real = token_rewards(rollout, SCORES, 0.2, details()), rollout.answer_mask
+    raw = advantages(rewards, rollout.values, real, 1.0, 0.95)
     torch.testing.assert_close(plain["advantages"], raw)
     torch.testing.assert_close(plain["returns"], raw + rollout.values, msg="returns = advantages + values")
-    both = make_batch(rollout, scores, 0.2, settings())
-    real = rollout.answer_mask
+    both = make_batch(rollout, SCORES, 0.2, details())
     assert both["advantages"][real].mean() == pytest.approx(0, abs=1e-5)
     white = advantages(whiten(rewards, real, False), rollout.values, real, 1.0, 0.95)
     torch.testing.assert_close(both["returns"], white + rollout.values)
     assert both["ids"] is rollout.ids and both["log_probs"] is rollout.log_probs
 
 
-def plain_loss(batch, log_probs, values, settings) -> float:
+def plain_loss(batch, log_probs, values, details) -> float:
     """Return the loss of Schulman et al. 2017 token by token."""
     n_prompt = batch["ids"].shape[1] - log_probs.shape[1]
     gains, errors = [], []
@@ -164,22 +167,20 @@ def plain_loss(batch, log_probs, values, settings) -> float:
             advantage, old = float(batch["advantages"][row, t]), float(batch["values"][row, t])
             value, target = float(values[row, t]), float(batch["returns"][row, t])
             cut, near = ratio, value
-            if settings.clip_ratio:
-                cut = min(max(ratio, 1 - settings.clip_ratio), 1 + settings.clip_ratio)
-            if settings.clip_value:
-                near = old + min(max(value - old, -settings.clip_value), settings.clip_value)
+            if details.clip_ratio:
+                cut = min(max(ratio, 1 - details.clip_ratio), 1 + details.clip_ratio)
+            if details.clip_value:
+                near = old + min(max(value - old, -details.clip_value), details.clip_value)
             gains.append(min(ratio * advantage, cut * advantage))
             errors.append(max((value - target) ** 2, (near - target) ** 2) / 2)
-    return -sum(gains) / len(gains) + settings.value_weight * sum(errors) / len(errors)
+    return -sum(gains) / len(gains) + details.value_weight * sum(errors) / len(errors)
 
 
 @pytest.mark.parametrize("clips", [(0.2, 0.2), (0.0, 0.2), (0.05, 0.0), (0.0, 0.0)])
-def test_8_the_loss_equals_a_plain_loop(rollout, settings, gpt, rule, clips):
-    changed = settings(clip_ratio=clips[0], clip_value=clips[1], value_weight=0.7)
-    batch = make_batch(rollout, torch.randn(5), 0.2, changed)
-    policy = Policy(gpt, zero_value_head=False).eval()
-    for parameter in policy.parameters():
-        parameter.data += 0.1 * torch.randn_like(parameter)
+def test_8_the_loss_equals_a_plain_loop(rollout, moved, rule, clips):
+    changed = details(clip_ratio=clips[0], clip_value=clips[1], value_weight=0.7)
+    batch = make_batch(rollout, SCORES, 0.2, changed)
+    policy = Policy(moved, zero_value_head=False)
     log_probs, values = (x.detach() for x in policy(rollout.ids, rollout.mask, rollout.n_prompt, rule))
     loss, metrics = ppo_loss(policy, batch, rule, changed)
     assert loss.item() == pytest.approx(plain_loss(batch, log_probs, values, changed), rel=1e-4)
@@ -191,106 +192,258 @@ def test_8_the_loss_equals_a_plain_loop(rollout, settings, gpt, rule, clips):
     assert metrics["clipped"] > 0 or not clips[0], "the test is to move ratios beyond the bound"
 
 
-def test_8_a_clipped_ratio_earns_no_more(rollout, settings, gpt, rule):
-    batch = make_batch(rollout, torch.randn(5), 0.0, settings())
+def test_8_a_clipped_ratio_earns_no_more(rollout, gpt, rule):
+    batch = make_batch(rollout, SCORES, 0.0, details())
     batch["advantages"] = torch.ones_like(batch["advantages"]) * rollout.answer_mask
     batch["log_probs"] = batch["log_probs"] - 1.0  # as if every token had become e times as likely
-    policy = Policy(gpt).eval()
-    only_gain = settings(value_weight=0.0)
-    ppo_loss(policy, batch, rule, only_gain)[0].backward()
+    policy = Policy(gpt)
+    ppo_loss(policy, batch, rule, details(value_weight=0.0))[0].backward()
     assert all(p.grad is None or p.grad.abs().max() == 0 for p in policy.model.parameters())
-    ppo_loss(policy, batch, rule, settings(value_weight=0.0, clip_ratio=0.0))[0].backward()
+    ppo_loss(policy, batch, rule, details(value_weight=0.0, clip_ratio=0.0))[0].backward()
     assert any(p.grad.abs().max() > 0 for p in policy.model.parameters() if p.grad is not None)
 
 
-def test_12_before_the_first_update_each_ratio_is_1_and_each_kl_0(gpt, task, rule, settings):
-    policy = Policy(gpt).eval()
-    rollout = draw_answers(gpt, task.prompts, rule, 7, seed=0)
-    score_answers(rollout, policy, task.reference, rule)
-    assert torch.equal(rollout.log_probs, rollout.reference_log_probs), (
-        "KL is not exactly 0: scored in two ways"
-    )
+def test_12_before_the_first_update_each_ratio_is_1_and_each_kl_0(make_gpt, env, rule):
+    gpt = make_gpt(dropout=0.5, attention_dropout=0.5)
+    policy, env.reference = Policy(gpt).train(), copy.deepcopy(gpt).eval()
+    rollout = score_answers(draw_answers(gpt, env, env.prompts, seed=0), policy, env)
+    message = "KL is not exactly 0: scored in two ways"
+    assert torch.equal(rollout.log_probs, rollout.reference_log_probs), message
     log_probs, _ = policy(rollout.ids, rollout.mask, rollout.n_prompt, rule)
     assert torch.equal((log_probs - rollout.log_probs).exp(), torch.ones_like(log_probs)), "a ratio is not 1"
-    _, metrics = ppo_loss(policy, make_batch(rollout, torch.randn(5), 0.1, settings()), rule, settings())
+    _, metrics = ppo_loss(policy, make_batch(rollout, SCORES, 0.1, details()), rule, details())
     assert (metrics["ratio"], metrics["clipped"], metrics["step_kl"]) == (1, 0, 0)
 
 
-class Watched(torch.nn.Module):
-    """A policy that notes the rows of each minibatch."""
-
-    def __init__(self, policy):
-        super().__init__()
-        self.policy, self.seen = policy, []
-
-    def forward(self, ids, mask, n_prompt, rule):
-        self.seen.append(ids.tolist())
-        return self.policy(ids, mask, n_prompt, rule)
+def seen_by_update(rollout, gpt, env, changed, step=1, **changes):
+    """Return the rows of each minibatch of an update, its metrics and its optimiser."""
+    policy, seen = Policy(copy.deepcopy(gpt)), []
+    policy.register_forward_pre_hook(lambda module, args: seen.append(args[0].tolist()))
+    optimizer = torch.optim.Adam(policy.parameters(), lr=1.0)
+    batch = make_batch(rollout, SCORES, 0.1, changed)
+    metrics = PPO(env, changed).learn(policy, optimizer, batch, training(**changes), step, 2e-3)
+    return seen, metrics, optimizer
 
 
-def seen_by_update(rollout, gpt, rule, changed, step=1):
-    policy = Watched(Policy(copy.deepcopy(gpt)).eval())
-    optimizer = torch.optim.Adam(policy.parameters(), lr=changed.lr)
-    batch = make_batch(rollout, torch.randn(5), 0.1, changed)
-    return policy.seen, update(policy, optimizer, batch, rule, changed, step), optimizer
-
-
-def test_9_each_pass_sees_every_answer_once(rollout, settings, gpt, rule):
-    seen, _, _ = seen_by_update(rollout, gpt, rule, settings(epochs=3, minibatches=2))
+def test_9_each_pass_sees_every_answer_once(rollout, gpt, env):
+    seen, _, optimizer = seen_by_update(rollout, gpt, env, details(epochs=3, minibatches=2))
     assert [len(rows) for rows in seen] == [3, 2] * 3, "two minibatches a pass, as equal as possible"
     passes = [seen[i] + seen[i + 1] for i in (0, 2, 4)]
     assert all(sorted(rows) == sorted(rollout.ids.tolist()) for rows in passes), "a pass has each answer once"
-    assert len({str(rows) for rows in passes}) > 1, "the answers are dealt anew in each pass"
+    assert len({str(rows) for rows in passes}) > 1, "each pass has other minibatches"
+    assert optimizer.param_groups[0]["lr"] == 2e-3
 
 
-def test_9_without_shuffling_the_order_stays(rollout, settings, gpt, rule):
-    seen, _, _ = seen_by_update(rollout, gpt, rule, settings(epochs=2, minibatches=2, shuffle=False))
+def test_9_without_shuffling_the_order_stays(rollout, gpt, env):
+    seen, _, _ = seen_by_update(rollout, gpt, env, details(epochs=2, minibatches=2, shuffle=False))
     assert seen[0] + seen[1] == seen[2] + seen[3] == rollout.ids.tolist()
 
 
-def test_9_one_pass_and_one_minibatch(rollout, settings, gpt, rule):
-    seen, metrics, _ = seen_by_update(rollout, gpt, rule, settings(epochs=1, minibatches=1))
+def test_9_one_pass_and_one_minibatch(rollout, gpt, env):
+    seen, metrics, _ = seen_by_update(rollout, gpt, env, details(epochs=1, minibatches=1))
     assert [len(rows) for rows in seen] == [5]
     assert metrics["ratio"] == pytest.approx(1, abs=1e-5), "a single update starts from the drawn policy"
 
 
-@pytest.mark.parametrize(
-    "step, anneal, share", [(0, True, 1.0), (1, True, 0.75), (3, True, 0.25), (3, False, 1.0)]
-)
-def test_10_the_learning_rate_falls_in_a_line(rollout, settings, gpt, rule, step, anneal, share):
-    changed = settings(steps=4, anneal=anneal)
-    _, metrics, optimizer = seen_by_update(rollout, gpt, rule, changed, step)
-    assert metrics["lr"] == optimizer.param_groups[0]["lr"] == pytest.approx(changed.lr * share)
-
-
-def test_10_the_learning_rate_rises_first(settings):
-    changed = settings(steps=10, warmup=4, lr=1.0)
-    found = [learning_rate(step, changed) for step in range(10)]
+def test_10_the_learning_rate_rises_and_falls_in_a_line():
+    found = [learning_rate(step, training(steps=10, warmup=4, lr=1.0), True) for step in range(10)]
     assert found == pytest.approx([0.25, 0.5 * 0.9, 0.75 * 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
-    assert learning_rate(0, settings(steps=10, warmup=1, lr=1.0)) == 1
+    assert learning_rate(0, training(steps=10, warmup=1, lr=1.0), True) == 1
+    assert [learning_rate(step, training(lr=1.0), False) for step in range(4)] == [1.0] * 4
 
 
-def test_an_update_makes_good_answers_likelier(rollout, settings, gpt, rule):
-    policy = Policy(gpt).eval()
+def test_an_update_makes_good_answers_likelier(rollout, gpt, env, rule):
+    policy, scores = Policy(gpt), torch.tensor([2.0, -2.0, 2.0, -2.0, -2.0])
     optimizer = torch.optim.Adam(policy.parameters(), lr=1e-2)
-    scores = torch.tensor([2.0, -2.0, 2.0, -2.0, -2.0])
     rollout.values.zero_()
-    batch = make_batch(rollout, scores, 0.0, settings(missing_end_score=None))
-    metrics = update(policy, optimizer, batch, rule, settings(lr=1e-2, anneal=False), 0)
+    batch = make_batch(rollout, scores, 0.0, details())
+    metrics = PPO(env, details()).learn(policy, optimizer, batch, training(), 0, 1e-2)
     gain = (policy(rollout.ids, rollout.mask, rollout.n_prompt, rule)[0] - rollout.log_probs).sum(1)
     assert gain[scores > 0].min() > 0 > gain[scores < 0].max(), "the gradient goes the wrong way"
-    assert all(torch.isfinite(torch.tensor(value)) for value in metrics.values())
-    assert metrics["gradient_norm"] > 0
+    assert all(math.isfinite(value) for value in metrics.values()) and metrics["gradient_norm"] > 0
 
 
-def test_the_gradient_is_clipped(rollout, settings, gpt, rule):
-    start = copy.deepcopy(gpt).requires_grad_(False)
+def test_the_gradient_is_clipped(rollout, gpt, env):
     moved = []
     for clip in (1e-4, 0.0):
-        policy = Policy(copy.deepcopy(gpt)).eval()
-        optimizer = torch.optim.SGD(policy.parameters(), lr=1.0)
-        changed = settings(clip=clip, epochs=1, minibatches=1, lr=1.0, anneal=False)
-        update(policy, optimizer, make_batch(rollout, torch.randn(5), 0.1, changed), rule, changed, 0)
-        pairs = zip(policy.model.parameters(), start.parameters(), strict=True)
-        moved.append(float(sum(((a.detach() - b) ** 2).sum() for a, b in pairs)) ** 0.5)
+        policy, changed = Policy(copy.deepcopy(gpt)), details(epochs=1, minibatches=1)
+        optimizer = torch.optim.SGD(policy.parameters())
+        batch = make_batch(rollout, SCORES, 0.1, changed)
+        PPO(env, changed).learn(policy, optimizer, batch, training(clip=clip), 0, 1.0)
+        both = zip(policy.model.parameters(), gpt.parameters(), strict=True)
+        moved.append(float(sum(((a - b).detach() ** 2).sum() for a, b in both)) ** 0.5)
     assert moved[0] <= 1.01e-4 < moved[1], "clip 0 means no clipping, and a small clip a small step"
+
+
+def train_step(objective, gpt, step, **changes):
+    """Return what one update returns, of a policy with a random value head."""
+    policy = Policy(gpt, zero_value_head=changes.pop("zero_value_head", False))
+    return objective.update(policy, torch.optim.Adam(policy.parameters()), training(**changes), step)
+
+
+def watch(env, act):
+    """Return the environment with a reward that first calls `act(number of the call)`, and adds it."""
+    env, inner, calls = copy.copy(env), env.reward, []
+
+    class Watched:
+        def scores(self, rollout, texts):
+            calls.append((rollout, texts))
+            return inner.scores(rollout, texts) + (act(len(calls)) or 0.0)
+
+    env.reward = Watched()
+    return env, calls
+
+
+def test_the_metrics_of_a_step_are_what_their_names_say(moved, env):
+    watched, calls = watch(env, lambda call: 0.0)
+    metrics, norm, n_token, lr = train_step(PPO(watched, details(kl=0.25)), moved, step=1, lr=1e-3)
+    ((rollout, texts),) = calls
+    explained = PPO.measure.__doc__ + ppo_loss.__doc__
+    for name in set(metrics) - {"loss"}:
+        assert f"{name}:" in explained or f"`{name}`" in explained, f"explain {name} in a docstring"
+    assert metrics["reward"] == pytest.approx(float(env.reward.scores(rollout, texts).mean()))
+    assert metrics["kl"] == pytest.approx(float(rollout.kl().mean())) and metrics["kl"] != 0
+    n_new = int(rollout.answer_mask.sum())
+    assert metrics["entropy"] == pytest.approx(-float(rollout.log_probs.sum()) / n_new), "nats a real token"
+    assert metrics["length"] == pytest.approx(n_new / 6) and metrics["kl_coefficient"] == 0.25
+    assert metrics["ended"] == pytest.approx(float(rollout.ended.float().mean()))
+    assert metrics["judge"] == sum("e" in prompt + answer for prompt, answer in texts) / 6
+    assert all(math.isfinite(value) for value in metrics.values())
+    assert (n_token, lr) == (rollout.ids.numel(), 1e-3 * 3 / 4) and norm > 0
+
+
+def test_value_error_is_1_for_values_of_0(gpt, env):
+    metrics = train_step(PPO(env, details()), gpt, step=0, zero_value_head=True)[0]
+    assert metrics["value_error"] == pytest.approx(1)
+
+
+def test_a_single_token_has_a_finite_variance_and_no_judge_no_metric(gpt, env):
+    # One prompt whose answer ends at once: a variance over n - 1 would be NaN, and stop the run.
+    env.judge, env.max_new_tokens = None, 1
+    metrics = train_step(PPO(env, details(minibatches=1)), gpt, step=0, batch_size=1)[0]
+    assert all(math.isfinite(value) for value in metrics.values()) and "judge" not in metrics
+
+
+def test_prompts_and_answers_of_a_step_depend_on_seed_and_step_alone(gpt, env):
+    def drawn(seed: int, step: int) -> list:
+        watched, calls = watch(env, lambda call: 0.0)
+        train_step(PPO(watched, details()), copy.deepcopy(gpt), step, seed=seed, batch_size=9)
+        return calls[0][1]
+
+    first = drawn(1, 2)
+    assert first == drawn(1, 2) and first != drawn(2, 2) and first != drawn(1, 3)
+    given = [prompt for step in range(4) for prompt, _ in drawn(0, step)]
+    assert len(set(given)) == len(env.prompts), "every prompt gets its turn"
+
+
+def test_the_policy_learns_what_is_rewarded(gpt, env):
+    wanted, before = 200, copy.deepcopy(gpt)
+
+    class Wanted:
+        def scores(self, rollout, texts):
+            return (rollout.ids[:, rollout.n_prompt :] == wanted).float().sum(1)
+
+    env.reward = Wanted()
+    outcome = train_ppo(gpt, env, details(kl=0.02), training(steps=30, batch_size=16, lr=1e-2))
+    ids = torch.tensor(env.prompts[:1])
+    after, start = (model(ids)[0, -1].softmax(-1)[wanted].item() for model in (gpt, before))
+    assert after > 5 * start and outcome["seconds"] > 0
+
+
+def test_a_run_leaves_a_log_and_a_model_that_loads(gpt, env, tmp_path, capsys):
+    train_ppo(gpt, env, details(), training(steps=5), tmp_path)
+    log = read_log(tmp_path)
+    assert [record["step"] for record in log] == [1, 2, 3, 4, 5]
+    assert set(log[0]) >= {"kl_coefficient", "policy_loss", "lr", "gradient_norm", "judge", "split"}
+    assert log[0]["kl"] == 0, "before the first update policy and reference are the same"
+    model, tokenizer = minilm.load(tmp_path)
+    small.assert_equal(model.state_dict(), gpt.state_dict())
+    assert tokenizer.vocab == env.tokenizer.vocab
+    told = [line.split() for line in capsys.readouterr().err.splitlines() if line.startswith("step")]
+    assert [words[1] for words in told] == ["2", "4", "5"]
+    assert told[0][2::2] == ["reward", "kl", "entropy", "length", "judge"]
+
+
+@pytest.mark.parametrize("changes", [{}, dict(adaptive_kl=True, kl_target=0.01, anneal=False, epochs=1)])
+@pytest.mark.parametrize("by_ctrl_c", [True, False])
+def test_resuming_is_exact(make_gpt, env, tmp_path, changes, by_ctrl_c):
+    whole, part, fresh = make_gpt(), make_gpt(), make_gpt(seed=5)  # fresh weights: the checkpoint's count
+    folders = tmp_path / "whole", tmp_path / "part"
+    for folder in folders:
+        folder.mkdir()
+    train_ppo(whole, env, details(**changes), training(), folders[0])
+
+    def stop(call):
+        if call == 3 and by_ctrl_c:
+            os.kill(os.getpid(), signal.SIGINT)
+        elif call == 3:
+            raise UserError("stopped by the test")
+
+    with pytest.raises(
+        Interrupted if by_ctrl_c else UserError, match="after step 3 of 4, saved|step 3: stopped by the test"
+    ):
+        train_ppo(part, watch(env, stop)[0], details(**changes), training(), folders[1])
+    assert load_trainer(folders[1])["step"] == (3 if by_ctrl_c else 2)
+    train_ppo(fresh, env, details(**changes), training(resume=True), folders[1])
+    small.assert_equal(fresh.state_dict(), whole.state_dict())
+    states, logs = [load_trainer(folder) for folder in folders], [read_log(folder) for folder in folders]
+    for state, log in zip(states, logs, strict=True):
+        assert state.pop("seconds") > 0 and all(record.pop("tokens_per_second") for record in log)
+    small.assert_equal(*states)
+    small.assert_equal(*logs)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), ZeroDivisionError()])
+def test_a_rule_that_fails_stops_and_keeps_the_checkpoint(gpt, env, tmp_path, wrong):
+    calls = []
+
+    def rule(prompt, answer):
+        calls.append(1)
+        if len(calls) > 3 * 6 and isinstance(wrong, Exception):
+            raise wrong
+        return wrong if len(calls) > 3 * 6 else 1.0
+
+    env.reward = Rule(rule)
+    with pytest.raises(UserError, match="step 4: the reward function .* answer .*keeps the last checkpoint"):
+        train_ppo(gpt, env, details(), training(), tmp_path)
+    assert load_trainer(tmp_path)["step"] == 2
+    assert all(p.isfinite().all() for p in minilm.load(tmp_path)[0].parameters())
+
+
+def test_numbers_that_are_not_finite_are_never_saved(gpt, env, tmp_path):
+    env, _ = watch(env, lambda call: float("nan") if call == 3 else 0.0)
+    with pytest.raises(UserError, match="not finite at step 3; .* keeps the last checkpoint. Try .*--lr"):
+        train_ppo(gpt, env, details(), training(save_every=1), tmp_path)
+    assert load_trainer(tmp_path)["step"] == 2
+
+
+def test_kl_warns_once_at_one_bound_and_stops_at_another(env, capsys):
+    objective = PPO(env, details(warn_kl=3.0, stop_kl=8.0, kl=0.07))
+    objective.watch(2.9, 0, 0.01)
+    assert capsys.readouterr().err == ""
+    objective.watch(3.1, 1, 0.01)
+    assert "step 2: KL 3.1 nats a sequence, above --warn-kl 3" in (told := capsys.readouterr().err)
+    assert "--kl" in told and "--lr" in told, "say which flag helps"
+    objective.watch(7.9, 2, 0.01)
+    assert capsys.readouterr().err == "", "one warning is enough"
+    with pytest.raises(UserError, match="KL 8.1 .*above --stop-kl 8: .*--kl above 0.07 or lower --lr 0.01"):
+        objective.watch(8.1, 3, 0.01)
+
+
+def test_an_exploding_run_stops_before_it_is_saved(gpt, env, tmp_path):
+    wild = details(kl=0.0, clip_ratio=0.0, stop_kl=2.0)
+    with pytest.raises(UserError, match="above --stop-kl 2: .* keeps the last checkpoint"):
+        train_ppo(gpt, env, wild, training(lr=0.5, clip=0.0, save_every=1), tmp_path)
+    assert all(record["kl"] <= 2 for record in read_log(tmp_path))
+
+
+def test_the_run_depends_on_its_seed_alone(make_gpt, env, tmp_path):
+    found = []
+    for noise, seed in ((1, 0), (2, 0), (1, 9)):
+        policy, folder = make_gpt(), tmp_path if noise == 2 else None  # logging and saving change nothing
+        torch.manual_seed(noise)
+        changed = training(steps=2, seed=seed, save_every=noise)
+        train_ppo(policy, env, details(zero_value_head=False), changed, folder)
+        found.append(policy.state_dict())
+    small.assert_equal(found[0], found[1])
+    assert any(not torch.equal(found[0][name], found[2][name]) for name in found[0])

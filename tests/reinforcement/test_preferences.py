@@ -1,6 +1,8 @@
-"""Grades reinforcement/preferences.py: pairs and prompts as rows of ids."""
+"""Grades reinforcement/preferences.py: pairs and prompts as rows of ids, and pairs of own answers."""
 
 import json
+import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,26 +14,25 @@ from minilm.plumbing.errors import UserError
 from minilm.reinforcement import preferences as module
 from minilm.reinforcement.preferences import (
     PairObjective,
-    answer_ids,
     encode_prompts,
     load_preferences,
-    read_pairs,
-    read_prompts,
+    sampled_pairs,
     split_prompts,
     world_preferences,
 )
 from minilm.tokenizer.rows import END, prompt_ids
 
 TOKENIZER = small.tokenizer()
+PROMPTS = ["Ana likes", "Rui", "The old baker found two red", "Ana sells a lamp. The"]
 
 
-class Rows(PairObjective):
-    """The pairs alone, without a loss."""
+class LastIds(PairObjective):
+    """A reward without a model: how many tokens a text has, in tens."""
 
     name = "rows"
 
-    def loss(self, model, batch):
-        raise NotImplementedError
+    def rewards(self, model, batch):
+        return batch["attention_mask"].sum(2) / 10
 
 
 @pytest.fixture
@@ -52,51 +53,35 @@ def records(pairs) -> list[dict]:
 
 
 def test_pairs_are_read_from_each_kind_of_table(write, pairs):
-    expected = pairs(5)
-    assert read_pairs(write("a.jsonl", records(expected))) == expected
-    table = "\n".join("\t".join(pair) for pair in expected)
-    assert read_pairs(write("b.tsv", table)) == expected
-    header = "rejected,prompt,chosen\n" + "\n".join(f"{r},{p},{c}" for p, c, r in expected)
-    assert read_pairs(write("c.csv", header)) == expected
-
-
-def test_equal_answers_are_refused_with_file_and_number(write, pairs):
-    path = write("a.jsonl", records([*pairs(2), ("Ana", "same", "same ")]))
-    with pytest.raises(UserError, match="a.jsonl, pair 3 .'Ana'.: chosen and rejected are both 'same'"):
-        read_pairs(path)
-
-
-@pytest.mark.parametrize("missing", ["prompt", "chosen", "rejected"])
-def test_a_missing_or_empty_field_is_refused_with_its_line(write, pairs, missing):
-    good = records(pairs(1))
-    bad = [{k: v for k, v in good[0].items() if k != missing}, good[0] | {missing: " "}]
-    for record in bad:
-        with pytest.raises(UserError, match=f"a.jsonl, line 2: .*{missing}"):
-            read_pairs(write("a.jsonl", [*good, record]))
-
-
-def test_prompts_are_read_from_lines_and_objects(write):
-    assert read_prompts(write("p.txt", " Ana \nRui likes\n\n")) == ["Ana", "Rui likes"]
-    assert read_prompts(write("p.jsonl", [dict(prompt="Ana\nand Rui "), dict(prompt="Rui", x=1)])) == [
-        "Ana\nand Rui",
-        "Rui",
-    ]
+    expected = pairs(30)
+    tsv = "\n".join("\t".join(pair) for pair in expected)
+    csv = "rejected,prompt,chosen\n" + "\n".join(f"{r},{p},{c}" for p, c, r in expected)
+    for path in (
+        write("a.jsonl", records(expected)),
+        write("b.tsv", tsv),
+        write("c.csv", csv),
+    ):
+        found = load_preferences(path, None, 9, seed=0)
+        assert sorted(found.pairs + found.held_out_pairs) == sorted(expected)
 
 
 @pytest.mark.parametrize(
     "name, content, message",
     [
-        ("p.txt", "Ana\n \nRui", "line 2: an empty prompt"),
-        ("p.txt", "", "line 1: an empty prompt"),
-        ("p.jsonl", [dict(prompt=" ")], "line 1: an empty prompt"),
-        ("p.jsonl", "", "no prompts"),
-        ("p.jsonl", [dict(text="Ana")], "line 1: no field 'prompt'"),
-        ("p.md", "Ana", "of kind '.md'; expected .txt or .jsonl"),
+        ("a.jsonl", [("Ana", "good", "bad"), ("Ana", "same", "same ")], "pair 2 .'Ana'.: .* both 'same'"),
+        ("a.jsonl", [("Ana", "good", " ")], "line 1: .*rejected"),
+        ("p.txt", "", "p.txt: one prompt or none; two different ones"),
+        ("p.txt", "Ana\n \nAna\n", "p.txt: one prompt or none; two different ones"),
+        ("p.jsonl", [dict(prompt=" ")], "line 1: .*prompt"),
+        ("p.jsonl", [dict(text="Ana")], "line 1: .*'prompt'"),
+        ("p.md", "Ana", "of kind '.md'"),
     ],
 )
-def test_bad_prompts_are_refused(write, name, content, message):
+def test_what_cannot_be_learnt_from_is_refused(write, name, content, message):
+    is_pairs = isinstance(content[0], tuple) if content else False
+    path = write(name, records(content) if is_pairs else content)
     with pytest.raises(UserError, match=message):
-        read_prompts(write(name, content))
+        load_preferences(path if is_pairs else None, None if is_pairs else path, 9, 0, needs_pairs=False)
 
 
 def test_no_prompt_is_both_learnt_from_and_measured_on(write, pairs):
@@ -104,35 +89,28 @@ def test_no_prompt_is_both_learnt_from_and_measured_on(write, pairs):
     found = load_preferences(path, None, 9, seed=0)
     assert found.name == path and found.judge is None
     assert len(found.pairs) + len(found.held_out_pairs) == 300 and found.held_out_pairs
-    assert not {p for p, _, _ in found.pairs} & {p for p, _, _ in found.held_out_pairs}
-    assert set(found.prompts) == {p for p, _, _ in found.pairs} and len(found.prompts) == len(
-        set(found.prompts)
-    )
-    assert set(found.test_prompts) == {p for p, _, _ in found.held_out_pairs}
-    assert "pairs" in found.summary() and "prompts" in found.summary()
+    learnt, held_out = ({prompt for prompt, _, _ in p} for p in (found.pairs, found.held_out_pairs))
+    assert not learnt & held_out
+    assert set(found.prompts) == learnt and len(found.prompts) == len(learnt)
+    assert set(found.test_prompts) == held_out
 
 
 def test_a_file_of_prompts_takes_the_place_of_the_pairs_own(write, pairs):
-    path = write("a.jsonl", records(pairs(30)))
-    prompts = write("p.txt", "\n".join(f"Prompt {i}" for i in range(40)))
-    found = load_preferences(path, prompts, 9, seed=0)
-    assert sorted(found.prompts + found.test_prompts) == sorted(f"Prompt {i}" for i in range(40))
-    assert not set(found.prompts) & set(found.test_prompts) and found.test_prompts
-    assert len(found.pairs) + len(found.held_out_pairs) == 30
+    path, asked = write("a.jsonl", records(pairs(30))), [f"Prompt {i}" for i in range(40)]
+    for prompts in (
+        write("p.txt", " " + "\n\n".join(asked) + "\n\n"),
+        write("p.jsonl", [dict(prompt=one, x=1) for one in asked]),
+    ):
+        found = load_preferences(path, prompts, 9, seed=0)
+        assert sorted(found.prompts + found.test_prompts) == sorted(asked) and found.test_prompts
+        assert len(found.pairs) + len(found.held_out_pairs) == 30
+        with pytest.raises(UserError, match="--preferences FILE, --reward FOLDER or --reward-function"):
+            load_preferences(None, prompts, 9, seed=0)
+        alone = load_preferences(None, prompts, 9, seed=0, needs_pairs=False)
+        assert alone.pairs == alone.held_out_pairs == [] and alone.prompts == found.prompts
 
 
-def test_prompts_alone_need_another_reward(write):
-    prompts = write("p.txt", "Ana\nRui\nBia")
-    with pytest.raises(UserError, match="--preferences FILE.*--reward FOLDER or --reward-function"):
-        load_preferences(None, prompts, 9, seed=0)
-    found = load_preferences(None, prompts, 9, seed=0, needs_pairs=False)
-    assert found.pairs == found.held_out_pairs == [] and len(found.prompts + found.test_prompts) == 3
-
-
-def test_one_prompt_alone_cannot_be_held_out():
-    with pytest.raises(UserError, match="x.txt: one prompt alone"):
-        split_prompts(["Ana", "Ana"], "x.txt", seed=0)
-    assert split_prompts([], None, seed=0) == ([], [])
+def test_one_prompt_is_held_out():
     train, held_out = split_prompts(["Ana", "Rui", "Ana"], "x.txt", seed=0)
     assert sorted(train + held_out) == ["Ana", "Rui"] and train and held_out
 
@@ -148,76 +126,114 @@ def test_the_world_s_pairs_and_prompts_are_apart_and_judged(monkeypatch):
     for prompt, chosen, rejected in found.pairs[:10] + found.held_out_pairs[:10]:
         assert found.judge(f"{prompt} {chosen}") and not found.judge(f"{prompt} {rejected}")
     assert found.judge is world.judge
-    assert world_preferences(60, seed=3) == found != world_preferences(60, seed=4)
-
-
-def test_prompt_and_answer_together_are_the_ids_of_the_whole_text(gpt):
-    end = TOKENIZER.special_id(END)
-    whole = TOKENIZER.encode("Ana likes bread on Monday.")
-    assert prompt_ids(TOKENIZER, gpt.config, "Ana likes") + answer_ids(TOKENIZER, "bread on Monday.") == [
-        end,
-        *whole,
-        end,
-    ]
-    assert prompt_ids(TOKENIZER, gpt.config, END).count(end) == 1, "a prompt cannot end the text: it is plain"
-    assert answer_ids(TOKENIZER, END).count(end) == 1
+    assert load_preferences(None, None, 60, seed=3) == found != world_preferences(60, seed=4)
 
 
 def test_a_prompt_that_leaves_no_room_is_named(gpt):
     text = "Ana likes bread on Monday. " * 3
-    n = len(prompt_ids(TOKENIZER, gpt.config, text))
-    assert encode_prompts(TOKENIZER, ["Rui", text], gpt.config, 64 - n) == [
-        prompt_ids(TOKENIZER, gpt.config, "Rui"),
-        prompt_ids(TOKENIZER, gpt.config, text),
-    ]
+    rows = [prompt_ids(TOKENIZER, gpt.config, prompt) for prompt in ("Rui", text)]
+    n = len(rows[1])
+    assert encode_prompts(TOKENIZER, ["Rui", text], gpt.config, 64 - n) == rows
     with pytest.raises(
         UserError, match=f"'Ana likes .* has {n} tokens.*--max-new-tokens {65 - n} .*64 positions"
     ):
         encode_prompts(TOKENIZER, ["Rui", text], gpt.config, 65 - n)
 
 
-def test_a_batch_holds_both_answers_of_each_pair(gpt, preferences):
-    objective = Rows(preferences, TOKENIZER, gpt.config, 5, seed=2)
+def test_prompt_and_answer_together_are_the_ids_of_the_whole_text(env):
+    end, whole = TOKENIZER.special_id(END), TOKENIZER.encode("Ana likes bread on Monday.")
+    preferences = module.Preferences("one", [("Ana likes", "bread on Monday.", END)], [], [], [])
+    rows, n_prompt = LastIds(preferences, env, 5).rows["train"]
+    assert rows[0] == [end, *whole, end]
+    assert rows[0][: n_prompt[0]] == prompt_ids(TOKENIZER, env.reference.config, "Ana likes")
+    assert rows[1].count(end) == 2, "an answer cannot end the text: it is plain"
+
+
+def test_a_batch_holds_both_answers_of_each_pair(env, preferences):
+    objective, seen = LastIds(preferences, env, 5, seed=2), set()
     expected = {
-        tuple((*prompt_ids(TOKENIZER, gpt.config, pair[0]), *answer_ids(TOKENIZER, a)) for a in pair[1:])
-        for pair in preferences.pairs
+        tuple(TOKENIZER.decode(TOKENIZER.encode(f"{prompt} {answer}")) for answer in answers)
+        for prompt, *answers in preferences.pairs
     }
-    seen = set()
     for step in range(60):
         batch = objective.batch(step, "train")
-        ids, mask = batch["input_ids"], batch["attention_mask"]
-        assert ids.shape == mask.shape and ids.shape[:2] == (5, 2) and mask.any(0).any(0).all(), (
-            "no empty column"
-        )
-        for row in range(5):
-            two = tuple(tuple(ids[row, i][mask[row, i]].tolist()) for i in (0, 1))
-            assert two in expected, "chosen first, padded on the right"
-            seen.add(two)
-            n = int(batch["n_prompt"][row])
+        ids, mask = batch["input_ids"], batch["attention_mask"].bool()
+        assert ids.shape == mask.shape and ids.shape[:2] == (5, 2) and mask.any(0).any(0).all()
+        for row, n in enumerate(batch["n_prompt"].tolist()):
+            two = [ids[row, i][mask[row, i]].tolist() for i in (0, 1)]
             assert two[0][:n] == two[1][:n] and TOKENIZER.decode(two[0][n:]).startswith(" bread")
+            seen.add(tuple(TOKENIZER.decode(text[1:-1]) for text in two))
         assert batch["n_pair"] == 5
-    assert seen == expected, "every pair gets its turn"
+    assert seen == expected, "every pair gets its turn, chosen first"
 
 
-def test_batches_depend_on_seed_split_and_step_alone(gpt, preferences):
-    one, other = (Rows(preferences, TOKENIZER, gpt.config, 5, seed=seed) for seed in (2, 3))
+def test_batches_depend_on_seed_split_and_step_alone(env, preferences):
+    one, other = (LastIds(preferences, env, 5, seed=seed) for seed in (2, 3))
     small.assert_equal(one.batch(7, "train"), one.batch(7, "train"))
-    assert not torch.equal(
-        one.batch(7, "train")["n_prompt"], one.batch(8, "train")["n_prompt"]
-    ) or not torch.equal(one.batch(7, "train")["n_prompt"], other.batch(7, "train")["n_prompt"])
+    lengths = [each.batch(step, "train")["n_prompt"] for each, step in ((one, 7), (one, 8), (other, 7))]
+    assert not (torch.equal(lengths[0], lengths[1]) and torch.equal(lengths[0], lengths[2]))
     validation = one.batch(0, "validation")
     small.assert_equal(validation, one.batch(5, "validation"))
     assert validation["n_pair"] == len(preferences.held_out_pairs) == len(validation["input_ids"])
 
 
-def test_a_pair_that_is_too_long_is_named(gpt, preferences):
+def test_a_pair_that_is_too_long_is_named(env, preferences):
     preferences.pairs.append(("Bia likes", "bread " * 80, "a lamp"))
     with pytest.raises(UserError, match="the pair of the prompt 'Bia likes' has .* 64 positions"):
-        Rows(preferences, TOKENIZER, gpt.config, 5)
+        LastIds(preferences, env, 5)
 
 
-def test_padding_is_not_counted_as_text(gpt, preferences):
-    rows = Rows(preferences, TOKENIZER, gpt.config, 5).rows["train"]
-    assert rows["ids"].shape[:2] == rows["lengths"].shape == (40, 2)
-    assert rows["lengths"].max() == rows["ids"].shape[2] and rows["lengths"].min() < rows["ids"].shape[2]
-    assert (rows["n_prompt"] < rows["lengths"].min(1)).all() and rows["ids"].dtype == np.int64
+def test_the_loss_is_that_of_bradley_and_terry(env, preferences):
+    objective = LastIds(preferences, env, 5)
+    batch = objective.batch(0, "validation")
+    lengths = batch["attention_mask"].sum(2).tolist()
+    margins = np.array([(chosen - rejected) / 10 for chosen, rejected in lengths])
+    loss, metrics = objective.loss(None, batch)
+    assert loss.item() == metrics["loss"].item() == pytest.approx(np.log1p(np.exp(-margins)).mean(), rel=1e-5)
+    assert metrics["accuracy"].item() == pytest.approx((margins > 0).mean())
+    assert metrics["margin"].item() == pytest.approx(margins.mean(), rel=1e-5)
+    assert metrics["chosen_reward"].item() == pytest.approx(math.fsum(a for a, _ in lengths) / 90, rel=1e-5)
+
+
+@pytest.fixture
+def talkative(env, make_gpt):
+    """The environment with a reference that ends its answers after a few tokens; draw pairs from it."""
+    env.reference = make_gpt(head_bias=True)
+    env.reference.vocabulary.bias.data[env.rule.eos_id] = 3.0
+    env.judge, env.max_new_tokens = lambda text: len(text) % 2 == 0, 20
+    return env
+
+
+def drawn(env, prompts=PROMPTS * 5, n_answer=6, temperature=0.8):
+    return sampled_pairs(env.reference, env, prompts, n_answer, 1, temperature)
+
+
+def test_a_liked_answer_is_paired_with_another_to_the_same_prompt(talkative):
+    pairs = drawn(talkative)
+    assert len({answer for _, *two in pairs for answer in two}) > 5, "the answers are drawn, not repeated"
+    for prompt, chosen, rejected in pairs:
+        assert prompt in PROMPTS and chosen == chosen.strip() and chosen and rejected
+        assert talkative.judge(f"{prompt} {chosen}") and not talkative.judge(f"{prompt} {rejected}")
+
+
+def test_an_answer_is_in_one_pair_at_most(talkative):
+    answers = [answer for pair in drawn(talkative, ["Ana likes"], 30) for answer in pair[1:]]
+    assert len(answers) == len(set(answers)) > 1
+
+
+def test_ties_and_answers_that_never_end_are_left_out(talkative):
+    assert drawn(replace(talkative, judge=lambda text: True)) == []
+    assert drawn(replace(talkative, judge=lambda text: False)) == []
+    assert drawn(replace(talkative, max_new_tokens=1)) == [], "an answer cut off by the limit is no answer"
+
+
+def test_the_answers_are_drawn_at_their_own_temperature(talkative):
+    cold, warm = (drawn(talkative, temperature=temperature) for temperature in (0.3, 1.2))
+    assert cold != warm and talkative.rule.temperature == 0.8, "the rule of PPO stays"
+    assert cold == drawn(talkative, temperature=0.3)
+
+
+def test_many_prompts_are_answered_in_parts(talkative, monkeypatch):
+    monkeypatch.setattr(module, "PROMPTS_AT_ONCE", 3)
+    prompts = [prompt for prompt, _, _ in drawn(talkative)]
+    assert prompts == sorted(prompts, key=(PROMPTS * 5).index) or len(set(prompts)) > 1

@@ -1,90 +1,82 @@
-"""Grades reinforcement/report.py: the figures of the closing table, each against its definition."""
+"""Grades reinforcement/report.py: the closing table, the examples, the switches of the details."""
 
-import copy
-import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
 
-from minilm.reinforcement.report import Answers, examples, measure, rows, win_rates
-from minilm.reinforcement.rollout import draw_answers
+from minilm.reinforcement import ppo
+from minilm.reinforcement.report import SWITCHES, closing, examples, next_command
+from minilm.reinforcement.rollout import Measured
+from minilm.reinforcement.settings import ReinforceSettings
 
 
-@pytest.fixture
-def moved(gpt):
-    policy = copy.deepcopy(gpt)
-    for parameter in policy.parameters():
-        parameter.data += 0.1 * torch.randn_like(parameter)
-    return policy
+def test_every_switchable_detail_has_a_row():
+    numbers = {int(n) for n in re.findall(r"^ +(\d+)  ", ppo.__doc__, re.MULTILINE)}
+    assert numbers == set(range(1, 13)), "the list of details in the docstring"
+    assert {number for number, _, _ in SWITCHES} == (numbers - {12}) | {0}, "12 has no switch, 0 is the whole"
 
 
-def test_the_start_has_no_kl_and_nothing_to_be_compared_with(task):
-    start = measure(task.reference, task, 7, seed=2)
-    assert start.figures["kl"] == 0
-    assert not {"win_rate", "reward_win_rate", "win_rate_ties_half"} & set(start.figures)
+def test_each_row_differs_from_the_defaults_in_its_own_detail(settings):
+    for number, name, changes in SWITCHES:
+        defaults = ReinforceSettings.__dataclass_fields__
+        assert all(defaults[field].default != value for field, value in changes.items()), f"{name}: the same"
+        assert bool(changes) == bool(number)
+        settings(**changes)
+    flags = {field for _, _, changes in SWITCHES for field in changes}
+    named = {flag.replace("-", "_").removeprefix("no_") for flag in re.findall(r"--([a-z-]+)", ppo.__doc__)}
+    assert flags == named - {"ablate"}, "the docstring's flags and the rows are the same"
 
 
-def test_the_figures_are_those_of_the_answers(task, moved):
-    task.test_prompts = task.prompts * 3
-    start = measure(task.reference, task, 7, seed=2)
-    found = measure(moved, task, 7, seed=2, start=start)
-    rollout = draw_answers(moved, task.test_prompts, task.rule, 7, seed=2)
-    assert found.texts == task.texts(rollout), "the answers to the test prompts, drawn with the seed"
-    n_token, n = int(rollout.answer_mask.sum()), len(task.test_prompts)
-    logs = {"own": 0.0, "reference": 0.0}
-    for row in range(n):
-        ids = rollout.ids[row][rollout.mask[row]]
-        n_prompt = int(rollout.mask[row, : rollout.n_prompt].sum())
-        for name, model in (("own", moved), ("reference", task.reference)):
-            logits = (model(ids[None])[0].detach() / task.rule.temperature).log_softmax(-1)
-            logs[name] += sum(float(logits[t - 1, ids[t]]) for t in range(n_prompt, len(ids)))
-    figures = found.figures
-    assert figures["kl"] == pytest.approx((logs["own"] - logs["reference"]) / n, abs=1e-4), "nats a sequence"
-    assert figures["perplexity"] == pytest.approx(math.exp(-logs["reference"] / n_token), rel=1e-4)
-    assert figures["reward"] == pytest.approx(float(task.reward(rollout, found.texts).mean()))
-    assert figures["judge"] == sum("e" in p + a for p, a in found.texts) / n
-    assert figures["distinct"] == len({a for _, a in found.texts}) / n
-    assert figures["length"] == pytest.approx(n_token / n)
-    better = [
-        (b > a) + (b == a) / 2 for a, b in zip(start.scores.tolist(), found.scores.tolist(), strict=True)
-    ]
-    assert figures["reward_win_rate"] == pytest.approx(sum(better) / n)
-    assert figures["win_rate"] == win_rates(found.judged, start.judged)["win_rate"]
+def measured(judged=None, texts=(), **figures) -> Measured:
+    return Measured([(f"prompt {i}", text) for i, text in enumerate(texts)], torch.zeros(0), judged, figures)
 
 
-def test_the_judge_s_win_rate_leaves_ties_out():
-    after, start = [True, True, True, False, False, True], [False, False, True, True, False, True]
-    assert win_rates(after, start) == dict(win_rate=2 / 3, win_rate_ties_half=(2 + 3 / 2) / 6)
-    assert win_rates([True, False], [True, False]) == dict(win_rate=0.5, win_rate_ties_half=0.5)
+def test_the_results_are_the_figures_under_their_names(settings):
+    columns = {
+        "start": measured(reward=0.1, judge=0.4, distinct=0.8),
+        "ppo": measured(reward=1.5, judge=0.9, distinct=0.6, kl=3.0, win_rate=0.95, length=14.0),
+        "kl 0": measured(reward=2.5, judge=0.0, distinct=0.1, kl=25.0),
+        "dpo": measured(reward=1.0, judge=0.7, distinct=0.7, kl=2.0),
+    }
+    (rows, header), _, found = closing(columns, {"ppo": 2.0, "kl 0": 1.0, "dpo": 3.0}, settings())
+    assert found.pop("distinct_ratio") == pytest.approx(0.75)
+    assert found == dict(
+        kl=3.0, win_rate=0.95, length=14.0, reward_before=0.1, reward_after=1.5, judge_before=0.4,
+        judge_after=0.9, hacked_judge=0.0, hacked_reward=2.5, hacked_kl=25.0, dpo_judge=0.7, dpo_reward=1.0,
+        dpo_kl=2.0, ppo_seconds=2.0, sequences_per_second=4 * 6 / 2.0,
+    )  # fmt: skip
+    assert header == ("", "start", "ppo", "kl 0", "dpo")
+    assert [row[1:] for row in rows] == [
+        (0.1, 1.5, 2.5, 1.0), (0.4, 0.9, 0.0, 0.7), (None, 0.95, None, None), (None, 3.0, 25.0, 2.0),
+        (0.8, 0.6, 0.1, 0.7), (None, 14.0, None, None),
+    ]  # fmt: skip
+    two = {"start": columns["start"], "dpo": columns["dpo"]}
+    _, _, found = closing(two, {"dpo": 3.0}, settings(algorithm="dpo"))
+    assert found["judge_after"] == 0.7 and "dpo_judge" not in found and "hacked_judge" not in found
+    assert found["sequences_per_second"] == 2 * 3 * 4 / 3.0
 
 
-def test_without_a_judge_its_figures_are_absent(task):
-    task.preferences.judge = None
-    start = measure(task.reference, task, 7, seed=2)
-    found = measure(task.reference, task, 7, seed=2, start=start)
-    assert not {"judge", "win_rate"} & set(found.figures) and found.figures["reward_win_rate"] == 0.5
-    table = rows(dict(start=start, ppo=found))
-    assert not any("judge" in row[0] for row in table)
-    assert all("*" not in text for text in examples(dict(start=start, ppo=found)))
+def test_without_a_judge_there_are_no_figures_of_it(settings):
+    columns = {"start": measured(reward=0.1, distinct=1.0), "ppo": measured(reward=1.5, distinct=1.0)}
+    (rows, _), _, found = closing(columns, {"ppo": 1.0}, settings())
+    assert {name for name in found if "judge" in name} == set() and not any("judge" in row[0] for row in rows)
 
 
-def answers(judged, *texts) -> Answers:
-    figures = dict(reward=0.5, judge=sum(judged) / len(judged), kl=1.0)
-    return Answers(
-        [(f"prompt {i}", text) for i, text in enumerate(texts)], torch.zeros(len(texts)), judged, figures
-    )
-
-
-def test_a_row_a_figure_and_a_column_a_policy():
-    start, ppo = answers([True, False], " a", " b"), answers([True, True], " c", "")
-    ppo.figures["win_rate"] = 0.9
-    table = rows({"start": start, "ppo": ppo})
-    assert [row[1:] for row in table] == [(0.5, 0.5), (0.5, 1.0), (None, 0.9), (1.0, 1.0)]
-    assert "reward" in table[0][0] and "judge" in table[1][0]
+def test_an_ablation_has_a_row_a_switch(settings):
+    columns = dict.fromkeys((name for _, name, _ in SWITCHES), measured(reward=0.5, distinct=1.0))
+    columns = {"start": measured(reward=0.0, distinct=0.9, kl=0.0)} | columns
+    seconds = {name: number for number, name, _ in SWITCHES}
+    (rows, header), lines, found = closing(columns, seconds, settings(ablate=True))
+    assert len(rows) == len(SWITCHES) + 1 and lines == [] and len(header) == len(rows[0])
+    assert rows[0] == [None, "(start)", 0.0, None, 0.0, 0.9, None]
+    assert rows[2] == [1, "value head begins at random", 0.5, None, None, 1.0, 1]
+    assert found["ablation"][1] == dict(detail=1, name=rows[2][1], seconds=1, reward=0.5, distinct=1.0)
 
 
 def test_examples_show_each_policy_s_answer_to_the_same_prompt():
-    start, ppo = answers([True, False], " a", " b"), answers([True, True], " c", "")
+    start, ppo = measured([True, False], (" a", " b")), measured([True, True], (" c", ""))
     assert examples({"start": start, "ppo": ppo}, n=5) == [
         "prompt 0",
         "    start    * a",
@@ -93,4 +85,18 @@ def test_examples_show_each_policy_s_answer_to_the_same_prompt():
         "    start      b",
         "    ppo      * (nothing)",
     ]
-    assert len(examples({"start": start}, n=1)) == 2
+    assert examples({"start": measured(None, (" a", " b"))}, n=1) == ["prompt 0", "    start    a"]
+
+
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        (dict(model="m"), "python reinforce.py --ablate --model m --reward run/reward"),
+        (dict(model="m", reward="r"), "python reinforce.py --ablate --model m --reward r"),
+        (dict(model="m", ablate=True), "python reinforce.py --kl 0.3 --model m"),
+        (dict(model="m", algorithm="dpo"), "python reinforce.py --kl 0.3 --model m"),
+        (dict(prompts="p.txt"), "python prompt.py --model run --prompt TEXT"),
+    ],
+)
+def test_the_next_command_fits_the_run(settings, changes, expected):
+    assert next_command(settings(**changes), Path("run")) == expected

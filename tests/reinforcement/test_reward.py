@@ -1,4 +1,4 @@
-"""Grades reinforcement/reward.py: the scalar head, its loss, rules as rewards, normalising."""
+"""Grades reinforcement/reward.py: the scalar head, rules as rewards, normalising, accuracy."""
 
 import copy
 import math
@@ -7,15 +7,15 @@ import pytest
 import small
 import torch
 
-from minilm.checkpoint import save, save_model
+from minilm.checkpoint import save
 from minilm.plumbing.errors import UserError
+from minilm.reinforcement import reward as module
 from minilm.reinforcement.reward import (
     BradleyTerry,
-    LearnedReward,
     Normalised,
     RewardModel,
-    RuleReward,
-    confidence_interval,
+    Rule,
+    held_out_accuracy,
     load_function,
     load_reward_model,
     reward_model_from,
@@ -42,6 +42,13 @@ def test_the_reward_is_read_from_the_last_real_token(gpt):
     torch.testing.assert_close(model(moved, left), found, msg="the side of the padding must not matter")
 
 
+def test_the_scores_of_a_rollout_are_the_model_s_and_data(gpt, rollout):
+    model = RewardModel(gpt)
+    found = model.scores(rollout, [])
+    torch.testing.assert_close(found, model(rollout.ids, rollout.mask).detach())
+    assert not found.requires_grad
+
+
 def test_the_head_begins_with_deviation_1_over_the_root_of_d_model_plus_1(make_gpt):
     model = RewardModel(make_gpt(d_model=600, n_head=2, d_ff=4)).requires_grad_(False)
     assert model.head.weight.std() == pytest.approx(601**-0.5, rel=0.1)
@@ -58,34 +65,22 @@ def test_a_reward_model_starts_from_a_copy_of_the_policy(gpt):
     small.assert_equal(gpt.state_dict(), before)
     frozen = copy.deepcopy(gpt).requires_grad_(False)
     assert all(p.requires_grad for p in reward_model_from(frozen, 4).parameters()), "all of it learns"
-    assert torch.equal(reward_model_from(gpt, 4).head.weight, reward_model_from(gpt, 4).head.weight)
-    assert not torch.equal(reward_model_from(gpt, 4).head.weight, reward_model_from(gpt, 5).head.weight)
+    heads = [reward_model_from(gpt, seed).head.weight for seed in (4, 4, 5)]
+    assert torch.equal(heads[0], heads[1]) and not torch.equal(heads[0], heads[2])
 
 
-def test_the_loss_is_that_of_bradley_and_terry(gpt, preferences):
-    objective = BradleyTerry(preferences, TOKENIZER, gpt.config, 5, seed=1)
-    model = RewardModel(gpt).double().requires_grad_(False)
-    model.head.weight.data *= 30
+def test_each_text_of_a_pair_has_its_reward(gpt, env, preferences):
+    objective, model = BradleyTerry(preferences, env, 5, seed=1), RewardModel(gpt).requires_grad_(False)
     batch = objective.batch(0, "train")
-    expected, right, margins = 0.0, 0, 0.0
+    found = objective.rewards(model, batch)
     for row in range(5):
-        mask = batch["attention_mask"][row]
-        rewards = [
-            float(model(batch["input_ids"][row, i][mask[i]][None], torch.ones(1, int(mask[i].sum()))))
-            for i in (0, 1)
-        ]
-        margin = rewards[0] - rewards[1]  # chosen first
-        expected += math.log1p(math.exp(-margin)) / 5
-        right, margins = right + (margin > 0) / 5, margins + margin / 5
-    loss, metrics = objective.loss(model, batch)
-    assert float(loss) == pytest.approx(expected, rel=1e-5)
-    assert float(metrics["accuracy"]) == pytest.approx(right) and 0 < right < 1
-    assert float(metrics["margin"]) == pytest.approx(margins, rel=1e-4)
+        for i in (0, 1):  # alone and without padding
+            ids = batch["input_ids"][row, i][batch["attention_mask"][row, i].bool()]
+            assert found[row, i] == pytest.approx(float(model(ids[None], None)), abs=1e-5)
 
 
-def test_a_reward_model_learns_a_plain_preference(gpt, preferences, tmp_path):
-    objective = BradleyTerry(preferences, TOKENIZER, gpt.config, 8)
-    model = reward_model_from(gpt, 0)
+def test_a_reward_model_learns_a_plain_preference(gpt, env, preferences, tmp_path):
+    objective, model = BradleyTerry(preferences, env, 8), reward_model_from(gpt, 0)
     outcome = train(model, objective, small.settings(steps=25, batch_size=8, lr=1e-2), tmp_path, TOKENIZER)
     assert outcome["after"]["accuracy"] == 1 and outcome["after"]["loss"] < 0.3
     again = load_reward_model(tmp_path, TOKENIZER)
@@ -93,93 +88,98 @@ def test_a_reward_model_learns_a_plain_preference(gpt, preferences, tmp_path):
     assert not again.training
 
 
-def test_a_model_with_another_tokenizer_is_refused(gpt, tmp_path):
-    other = BPE.train(small.documents(40, seed=9), 300, SPECIAL_TOKENS)
-    save(RewardModel(gpt), other, tmp_path / "reward")
-    with pytest.raises(UserError, match="another tokenizer"):
-        load_reward_model(tmp_path / "reward", TOKENIZER)
-
-
-def test_a_folder_without_a_reward_model_is_refused(gpt, tmp_path):
+def test_a_folder_without_a_reward_model_of_these_tokens_is_refused(gpt, tmp_path):
+    save(RewardModel(gpt), BPE.train(small.documents(40, seed=9), 300, SPECIAL_TOKENS), tmp_path / "foreign")
     save(gpt, TOKENIZER, tmp_path / "policy")
-    with pytest.raises(UserError, match="is it a reward model"):
-        load_reward_model(tmp_path / "policy", TOKENIZER)
     save(RewardModel(gpt), None, tmp_path / "silent")
-    with pytest.raises(UserError, match="no tokenizer.json"):
-        load_reward_model(tmp_path / "silent", TOKENIZER)
-    with pytest.raises(UserError, match="no such folder"):
-        load_reward_model(tmp_path / "nowhere", TOKENIZER)
+    for name, message in (
+        ("foreign", "another tokenizer"),
+        ("policy", "is it a reward model"),
+        ("silent", "tokenizer.json"),
+        ("nowhere", "no such folder"),
+    ):
+        with pytest.raises(UserError, match=message):
+            load_reward_model(tmp_path / name, TOKENIZER)
 
 
-def test_the_learned_reward_is_the_model_s_and_never_moves(gpt, rollout, tmp_path):
-    model = RewardModel(gpt)
-    save_model(tmp_path, model, TOKENIZER)
-    reward = LearnedReward(model)
-    torch.testing.assert_close(reward(rollout, []), model(rollout.ids, rollout.mask).detach())
-    assert not any(p.requires_grad for p in model.parameters())
+def test_the_accuracy_is_that_of_the_pairs_with_wilson_s_interval(gpt, env, preferences):
+    objective, model = BradleyTerry(preferences, env, 4), reward_model_from(gpt, 0)
+    expected = float(objective.loss(model, objective.batch(0, "validation"))[1]["accuracy"])
+    share, low, high = held_out_accuracy(model, objective, preferences.held_out_pairs)
+    assert share == pytest.approx(expected) and 0 < share < 1
+    assert share * 9 == pytest.approx(round(share * 9), abs=1e-12), "a share, without float32's rounding"
+    for end in (low, high):  # the ends solve (p - share)^2 = z^2 p (1 - p) / n
+        assert (end - share) ** 2 == pytest.approx(1.96**2 * end * (1 - end) / 9, rel=1e-9)
+    assert low < share < high
+    turned = [(p, b, a) for p, a, b in preferences.held_out_pairs]
+    assert held_out_accuracy(model, objective, turned)[0] == pytest.approx(1 - share)
 
 
 def test_a_rule_scores_prompt_and_answer(rollout):
     texts = [("p", " a"), ("prompt", " answer"), ("", ""), ("x", " yy"), ("x", " z")]
-    found = RuleReward(lambda prompt, answer: len(prompt) + 10 * len(answer))(rollout, texts)
+    found = Rule(lambda prompt, answer: len(prompt) + 10 * len(answer)).scores(rollout, texts)
     assert found.tolist() == [11, 66, 0, 21, 11], "the answer comes without outer white space"
     assert found.dtype == torch.float32
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), "bad", None])
+@pytest.mark.parametrize("value", [math.nan, math.inf, "bad", None, ZeroDivisionError("oh")])
 def test_a_rule_that_gives_no_number_names_the_text(rollout, value):
-    rule = RuleReward(lambda prompt, answer: value if answer == "worse" else 1.0)
-    with pytest.raises(UserError, match="the reward function .*'worse'") as error:
-        rule(rollout, [("p", " fine"), ("Ana", " worse")])
-    assert "'Ana'" in str(error.value)
+    def worse(prompt, answer):
+        if answer == "worse" and isinstance(value, Exception):
+            raise value
+        return value if answer == "worse" else 1.0
 
-
-def test_a_rule_that_raises_names_the_text_and_the_error(rollout):
-    with pytest.raises(UserError, match="raised ZeroDivisionError .* for 'Ana' and the answer 'x'"):
-        RuleReward(lambda prompt, answer: 1 / 0)(rollout, [("Ana", " x")])
+    with pytest.raises(UserError, match="the reward function (gave|raised) .* for 'Ana' and .*'worse'"):
+        Rule(worse).scores(rollout, [("p", " fine"), ("Ana", " worse")])
 
 
 def test_a_function_is_found_by_its_name(tmp_path, monkeypatch):
     (tmp_path / "my_rules.py").write_text(
-        "def short(prompt, answer):\n    return -len(answer)\n\nlevel = 3\n"
+        "level = 3\n\ndef short(prompt, answer):\n    return -len(answer)\n"
     )
     (tmp_path / "broken_rules.py").write_text("1 / 0\n")
     monkeypatch.chdir(tmp_path)
     assert load_function("my_rules:short")("a", "bcd") == -3
     for name, message in (
         ("my_rules", "expected module:function"),
-        (":short", "expected module:function"),
-        ("no_such_rules:short", "cannot import no_such_rules"),
-        ("broken_rules:short", "cannot import broken_rules .*division"),
-        ("my_rules:long", "no function long"),
-        ("my_rules:level", "no function level"),
+        (":short", "cannot import"),
+        ("no_such_rules:short", "cannot import .*no_such_rules"),
+        ("broken_rules:short", "cannot import .*division"),
+        ("my_rules:long", "cannot import .*long"),
+        ("my_rules:level", "expected module:function"),
     ):
         with pytest.raises(UserError, match=message):
             load_function(name)
 
 
-def test_11_rewards_are_normalised_on_the_reference_s_samples(rollout):
-    raw = torch.tensor([1.0, 2.0, 4.0, 8.0, 5.0])
-    reward = Normalised(lambda rollout, texts: raw, rollout, [])
-    found = reward(rollout, [])
-    assert found.mean() == pytest.approx(0, abs=1e-6) and found.std(correction=0) == pytest.approx(
-        1, rel=1e-5
+class Fixed:
+    """A reward that gives these numbers, whatever the texts."""
+
+    def __init__(self, *values: float):
+        self.values, self.seen = torch.tensor(values), []
+
+    def scores(self, rollout, texts):
+        self.seen.append(texts)
+        return self.values
+
+
+def test_11_rewards_are_normalised_on_the_reference_s_samples(env, rollout, monkeypatch):
+    monkeypatch.setattr(module, "N_SAMPLE", 5)
+    raw = Fixed(1.0, 2.0, 4.0, 8.0, 5.0)
+    reward = Normalised(raw, env, seed=3)
+    (texts,) = raw.seen
+    assert len(texts) == 6 and {prompt for prompt, _ in texts} == {"Ana likes bread. Ana", "Two red pens"}
+    found = reward.scores(rollout, [])
+    assert found.mean() == pytest.approx(0, abs=1e-6)
+    assert found.std(correction=0) == pytest.approx(1, rel=1e-5)
+    deviation, raw.values = raw.values.std(correction=0), raw.values + 2.45
+    assert reward.scores(rollout, []).mean() == pytest.approx(2.45 / float(deviation), rel=1e-5), (
+        "later samples keep the shift and scale"
     )
-    reward.reward = lambda rollout, texts: raw + 2.45  # later samples keep the shift and scale
-    assert reward(rollout, []).mean() == pytest.approx(2.45 / float(raw.std(correction=0)), rel=1e-5)
-    assert torch.equal(Normalised(lambda rollout, texts: raw, rollout, [], on=False)(rollout, []), raw)
+    again = Fixed(0.0)
+    Normalised(again, env, seed=3)
+    assert again.seen == [texts], "the samples are drawn by the seed"
 
 
-def test_11_a_reward_that_is_always_the_same_stays_finite(rollout):
-    reward = Normalised(lambda rollout, texts: torch.full((5,), 3.0), rollout, [])
-    assert torch.equal(reward(rollout, []), torch.zeros(5))
-
-
-def test_the_interval_is_wilson_s():
-    low, high = confidence_interval(0.98, 500)
-    assert low == pytest.approx(0.9636, abs=1e-3) and high == pytest.approx(0.9891, abs=1e-3)
-    for share, n in ((0.3, 40), (0.98, 500), (0.5, 7)):  # the ends solve (p - share)^2 = z^2 p (1 - p) / n
-        for end in confidence_interval(share, n):
-            assert (end - share) ** 2 == pytest.approx(1.96**2 * end * (1 - end) / n, rel=1e-9)
-    assert confidence_interval(1.0, 20)[1] <= 1 and confidence_interval(0.0, 20)[0] == pytest.approx(0)
-    assert confidence_interval(0.9, 1000)[0] > confidence_interval(0.9, 100)[0]
+def test_11_a_reward_that_is_always_the_same_stays_finite(env, rollout):
+    assert torch.equal(Normalised(Fixed(3.0, 3.0), env, 0).scores(rollout, []), torch.zeros(2))

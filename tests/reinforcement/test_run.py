@@ -1,81 +1,230 @@
-"""Grades reinforcement/run.py: the ways of learning, the results (whole runs: test_reinforce.py)."""
+"""Grades reinforcement/run.py: the stages of a run, its ways of learning (whole runs: test_reinforce.py)."""
 
-from pathlib import Path
+import copy
+import json
 
 import pytest
 import small
-import torch
 
+from minilm.checkpoint import load_trainer, save, save_trainer
+from minilm.plumbing.errors import UserError
+from minilm.plumbing.folders import read_log
 from minilm.reinforcement import run
-from minilm.reinforcement.report import Answers
-from minilm.reinforcement.run import closing_results, learn, next_command, without_kl
+from minilm.reinforcement.dpo import DirectPreference
+from minilm.reinforcement.report import SWITCHES
+from minilm.reinforcement.reward import RewardModel, Rule
+from minilm.reinforcement.rollout import draw_answers
+from minilm.tokenizer.bpe import BPE
+from minilm.tokenizer.rows import END
+
+TOKENIZER = small.tokenizer()
 
 
-def answers(**figures) -> Answers:
-    return Answers([], torch.zeros(0), None, figures)
+def test_a_run_begins_with_the_rule_the_prompts_and_a_frozen_reference(reinforcement, gpt, preferences):
+    made = reinforcement(temperature=0.6)
+    env = made.env
+    assert (env.rule.temperature, env.rule.eos_id) == (0.6, TOKENIZER.special_id(END))
+    assert env.rule.top_k is None and env.rule.top_p is None, "a ratio of two models needs all tokens"
+    assert len(env.prompts) == len(preferences.prompts) and env.judge is not None
+    assert len(env.test_prompts) == len(preferences.test_prompts)
+    small.assert_equal(env.reference.state_dict(), gpt.state_dict())
+    assert not env.reference.training and not any(p.requires_grad for p in env.reference.parameters())
+    assert made.settings.model.endswith("gpt") and made.given is None
 
 
-def test_the_results_are_the_figures_under_their_names():
-    columns = {
-        "start": answers(reward=0.1, judge=0.4, distinct=0.8),
-        "ppo": answers(reward=1.5, judge=0.9, distinct=0.6, kl=3.0, win_rate=0.95, length=14.0),
-        "kl 0": answers(reward=2.5, judge=0.0, distinct=0.1, kl=25.0),
-        "dpo": answers(reward=1.0, judge=0.7, distinct=0.7, kl=2.0),
-    }
-    found = closing_results(columns, "ppo")
-    assert found.pop("distinct_ratio") == pytest.approx(0.75)
-    assert found == dict(
-        kl=3.0, win_rate=0.95, length=14.0, reward_before=0.1, reward_after=1.5, judge_before=0.4,
-        judge_after=0.9,
-        hacked_judge=0.0, hacked_reward=2.5, hacked_kl=25.0, dpo_judge=0.7, dpo_reward=1.0, dpo_kl=2.0,
-    )  # fmt: skip
-    found = closing_results({"start": columns["start"], "dpo": columns["dpo"]}, "dpo")
-    assert found["judge_after"] == 0.7 and "dpo_judge" not in found and "hacked_judge" not in found
+def test_a_policy_is_a_decoder_that_can_end_a_text(reinforcement, make_gpt, tmp_path):
+    reinforcement()
+    save(make_gpt(n_decoder_layer=0, n_encoder_layer=1), TOKENIZER, tmp_path / "gpt", overwrite=True)
+    with pytest.raises(UserError, match="of kind encoder, and a policy has to write"):
+        reinforcement()
+    save(make_gpt(), BPE.train(small.documents(9), 300), tmp_path / "gpt", overwrite=True)
+    with pytest.raises(UserError, match=r"'<\|endoftext\|>' is no special token"):
+        reinforcement()
 
 
-def test_without_a_judge_there_are_no_figures_of_it():
-    columns = {"start": answers(reward=0.1, distinct=1.0), "ppo": answers(reward=1.5, distinct=1.0)}
-    assert set(closing_results(columns, "ppo")) == {"reward_before", "reward_after", "distinct_ratio"}
+def test_what_cannot_be_learnt_from_is_found_first(reinforcement, preferences, tmp_path):
+    with pytest.raises(UserError, match="leaves no room for --max-new-tokens 60"):
+        reinforcement(max_new_tokens=60)
+    with pytest.raises(UserError, match="is it a reward model"):
+        reinforcement(reward=str(tmp_path / "gpt"))
+    with pytest.raises(UserError, match="cannot import .*no_such_rules"):
+        reinforcement(reward_function="no_such_rules:f")
+    preferences.pairs.append(("Ana", "ran. " * 200, "slept."))
+    with pytest.raises(UserError, match="the pair of the prompt 'Ana' has .* tokens"):
+        reinforcement()
 
 
-def test_the_hack_is_the_same_without_kl(settings):
-    changed = without_kl(settings(steps=9, adaptive_kl=True, kl=0.3, lr=0.07))
-    assert (changed.kl, changed.adaptive_kl, changed.steps, changed.lr) == (0.0, False, 4, 0.07)
-    assert changed.stop_kl > 1e6, "here the explosion is the lesson"
-    assert without_kl(settings(steps=1)).steps == 1
+def test_a_stage_trains_in_its_folder_and_goes_on_there(reinforcement, make_gpt):
+    made, gpt = reinforcement(), make_gpt()
+    objective, folder = made.pairs(DirectPreference, 0.3), made.folder / "stage"
+    assert (objective.beta, objective.batch_size) == (0.3, 4)
+    outcome = made.train_on_pairs(gpt, objective, folder, 3, 1e-2)
+    assert set(outcome) >= {"before", "after", "seconds"} and load_trainer(folder)["step"] == 3
+    again = make_gpt(seed=4)
+    reinforcement(resume=True).train_on_pairs(again, objective, folder, 3, 1e-2)
+    small.assert_equal(again.state_dict(), gpt.state_dict())
+    (folder / "results.json").write_text("{}")
+    other = make_gpt(seed=4)
+    made.train_on_pairs(other, objective, folder, 1, 1e-2)
+    assert not (folder / "results.json").exists() and len(read_log(folder)) == 3, "it begins anew"
 
 
-def test_each_way_of_learning_starts_from_the_same_policy(gpt, task, settings, tmp_path, monkeypatch):
-    starts, inner = {}, run.train_ppo
-
-    def watched(model, task, changed, folder=None):
-        starts[changed.kl] = {name: value.clone() for name, value in model.state_dict().items()}
-        return inner(model, task, changed, folder)
-
-    monkeypatch.setattr(run, "train_ppo", watched)
-    columns, speed = learn(gpt, task, settings(kl=0.1), tmp_path)
-    assert list(columns) == ["start", "ppo", "kl 0", "dpo"] and set(starts) == {0.1, 0.0}
-    small.assert_equal(starts[0.0], starts[0.1])
-    small.assert_equal(starts[0.1], dict(task.reference.state_dict()))
-    assert columns["start"].figures["kl"] == 0 < abs(columns["dpo"].figures["kl"])
-    assert speed["sequences_per_second"] == pytest.approx(4 * 6 / speed["ppo_seconds"])
+def test_a_run_that_had_not_begun_begins(reinforcement, make_gpt):
+    whole, late = make_gpt(), make_gpt()
+    reinforcement().train_ppo(whole)
+    made = reinforcement(resume=True)
+    save_trainer(made.folder, dict(step=0, model=make_gpt(seed=7).state_dict()))
+    made.train_ppo(late, made.folder)
+    small.assert_equal(late.state_dict(), whole.state_dict())
+    assert load_trainer(made.folder)["step"] == 4
 
 
-def test_contrasts_can_be_left_out(gpt, task, settings, tmp_path):
-    assert list(learn(gpt, task, settings(contrast=False), tmp_path)[0]) == ["start", "ppo"]
-    task.preferences.pairs.clear()
-    assert list(learn(gpt, task, settings(), tmp_path)[0]) == ["start", "ppo", "kl 0"]
+def test_ppo_learns_with_the_changes_it_is_given(reinforcement, make_gpt, monkeypatch):
+    seen, made = [], reinforcement(kl=0.5, clip=0.3, lr=0.07)
+    monkeypatch.setattr(run, "train_ppo", lambda *args: seen.append(args))
+    made.env.reward = raw = Rule(lambda prompt, answer: 1.0)
+    raw.reward = "what it was before it was normalised"
+    gpt = make_gpt()
+    made.train_ppo(gpt, kl=0.0, steps=9)
+    made.train_ppo(gpt, made.folder, normalise_reward=False)
+    (model, env, details, training, folder), second = seen
+    assert model is gpt and env is made.env and folder is None and second[4] == made.folder
+    assert (details.kl, training.steps, training.clip, training.lr) == (0.0, 9, 0.3, 0.07)
+    assert (training.log_every, training.eval_every, training.save_every) == (1, 2, 2)
+    assert second[1].reward == raw.reward and made.env.reward is raw
 
 
+def watched(monkeypatch, made) -> list:
+    """Note what `make_reward` does, in order, instead of doing it."""
+    told, reference = [], made.env.reference
+    monkeypatch.setattr(made, "collect", lambda model, number: told.append((model is reference, number)))
+    monkeypatch.setattr(
+        made, "train_on_pairs", lambda model, objective, folder, steps, lr: told.append((folder.name, steps))
+    )
+    monkeypatch.setattr(made, "train_ppo", lambda model, **changes: told.append(("ppo", changes["steps"])))
+    monkeypatch.setattr(run, "write_json", lambda *_: None)
+    return told
+
+
+def test_the_second_collection_is_of_a_policy_that_has_learnt(reinforcement, monkeypatch):
+    made = reinforcement(rounds=2, steps=9, reward_steps=30)
+    told = watched(monkeypatch, made)
+    made.make_reward()
+    assert told == [(True, 0), ("reward-1", 15), ("ppo", 3), (False, 1), ("reward", 30)]
+
+
+@pytest.mark.parametrize("judged", [True, False])
 @pytest.mark.parametrize(
     "changes, expected",
     [
-        (dict(model="m"), "python reinforce.py --ablate --model m --reward run/reward"),
-        (dict(model="m", reward="r"), "python reinforce.py --ablate --model m --reward r"),
-        (dict(model="m", ablate=True), "python reinforce.py --kl 0.3 --model m"),
-        (dict(model="m", algorithm="dpo"), "python reinforce.py --kl 0.3 --model m"),
-        (dict(prompts="p.txt"), "python prompt.py --model run --prompt TEXT"),
+        (dict(rounds=1), [(True, 0), ("reward", 3)]),
+        (dict(reward="folder"), [(True, 0)]),
+        (dict(reward_function="a:b"), []),
+        (dict(sampled_prompts=0), [("reward", 3)]),
     ],
 )
-def test_the_next_command_fits_the_run(settings, changes, expected):
-    assert next_command(settings(**changes), Path("run")) == expected
+def test_pairs_are_collected_only_where_they_are_learnt_from(
+    reinforcement, monkeypatch, changes, expected, judged, gpt
+):
+    monkeypatch.setattr(run.reward, "load_reward_model", lambda *_: RewardModel(gpt))
+    monkeypatch.setattr(run.reward, "load_function", lambda name: lambda prompt, answer: 1.0)
+    made = reinforcement(**changes)
+    made.env.judge = made.env.judge if judged else None
+    told = watched(monkeypatch, made)
+    made.make_reward()
+    assert told == [step for step in expected if judged or step != (True, 0)], "nobody compares the answers"
+
+
+def test_a_reward_is_trained_normalised_and_kept(reinforcement, capsys):
+    made = reinforcement(reward_steps=25, reward_batch_size=8, reward_lr=1e-2, sampled_prompts=0)
+    made.preferences.own_held_out_pairs = [(p, b, a) for p, a, b in made.preferences.held_out_pairs]
+    found = made.make_reward()
+    assert found["reward_accuracy"] == 1 and found["reward_accuracy_low"] < 1
+    assert found["own_reward_accuracy"] == 0, "these are turned round"
+    assert "reward_accuracy: 1.000 of 9 (95 % interval" in capsys.readouterr().out
+    assert json.loads((made.folder / "reward" / "results.json").read_text()) == found | dict(seed=0)
+    assert read_log(made.folder / "reward"), "the reward model has a log of its own"
+    env = made.env
+    rollout = draw_answers(env.reference, env, env.test_prompts * 32, seed=1)
+    scores = env.reward.scores(rollout, env.texts(rollout))
+    assert scores.mean() == pytest.approx(0, abs=1e-4)
+    assert scores.std(correction=0) == pytest.approx(1, abs=1e-4)
+    given = reinforcement("other", reward=str(made.folder / "reward"), sampled_prompts=0)
+    assert given.make_reward()["reward_accuracy"] == 1 and not any(given.folder.iterdir())
+
+
+def test_each_collection_adds_pairs_from_prompts_of_its_own(reinforcement, monkeypatch, capsys):
+    asked = []
+
+    def drawn(model, env, prompts, *rest):
+        asked.append((model, prompts, rest))
+        return [(prompt, "good", "bad") for prompt in prompts]
+
+    monkeypatch.setattr(run, "sampled_pairs", drawn)
+    made = reinforcement(sampled_prompts=9, rounds=2, answers_a_prompt=3, pair_temperature=0.9, seed=4)
+    preferences = made.preferences
+    preferences.prompts = [f"Prompt {i}" for i in range(9)]
+    preferences.held_out_pairs = [(f"Held out {i // 2}", "a", "b") for i in range(8)]
+    before = len(preferences.pairs)
+    for number in (0, 1):
+        made.collect("writer", number)
+    assert [prompts for _, prompts, _ in asked] == [
+        [f"Prompt {i}" for i in range(4)],
+        ["Held out 0"],
+        [f"Prompt {i}" for i in range(4, 8)],
+        ["Held out 1"],
+    ]
+    assert len(preferences.pairs) == before + 8 and len(preferences.own_held_out_pairs) == 2
+    assert preferences.pairs[before] == ("Prompt 0", "good", "bad")
+    assert {(model, n, heat) for model, _, (n, _, heat) in asked} == {("writer", 3, 0.9)}
+    assert len({seed for _, _, (_, seed, _) in asked}) == 4, "every collection draws anew"
+    assert "4, and 1 held out" in capsys.readouterr().out
+
+
+def test_each_way_of_learning_starts_from_the_same_policy(reinforcement, gpt, monkeypatch):
+    made = reinforcement(kl=0.1, adaptive_kl=True)
+    starts, inner = [], made.train_ppo
+
+    def train_ppo(model, *rest, **changes):
+        starts.append((copy.deepcopy(model.state_dict()), changes))
+        return inner(model, *rest, **changes)
+
+    monkeypatch.setattr(made, "train_ppo", train_ppo)
+    columns, seconds = made.learn()
+    assert list(columns) == ["start", "ppo", "kl 0", "dpo"] and list(seconds) == ["ppo", "kl 0", "dpo"]
+    (first, changes), (second, without_kl) = starts
+    small.assert_equal(first, gpt.state_dict())
+    small.assert_equal(second, gpt.state_dict())
+    assert changes == {} and without_kl.pop("stop_kl") > 1e6, "here the explosion is the lesson"
+    assert without_kl.pop("warn_kl") and without_kl == dict(kl=0.0, adaptive_kl=False, steps=2)
+    assert columns["start"].figures["kl"] == 0 < abs(columns["dpo"].figures["kl"])
+    assert load_trainer(made.folder)["step"] == 4 and load_trainer(made.folder / "dpo")["step"] == 3
+    small.assert_equal(made.env.reference.state_dict(), gpt.state_dict())
+
+
+def test_contrasts_can_be_left_out(reinforcement):
+    assert list(reinforcement(contrast=False).learn()[0]) == ["start", "ppo"]
+    made = reinforcement()
+    made.preferences.pairs.clear()
+    assert list(made.learn()[0]) == ["start", "ppo", "kl 0"]
+
+
+def test_dpo_learns_in_the_folder_of_the_run(reinforcement):
+    made = reinforcement(algorithm="dpo", dpo_steps=12, dpo_lr=1e-2, reward_batch_size=8)
+    columns, _ = made.learn()
+    assert list(columns) == ["start", "dpo"] and load_trainer(made.folder)["step"] == 12
+    assert read_log(made.folder)[-1]["accuracy"] > 0.9
+
+
+def test_an_ablation_is_a_run_a_switch_without_a_folder(reinforcement, monkeypatch, capsys):
+    monkeypatch.setattr(run.report, "SWITCHES", (SWITCHES[0], (2, "no KL", dict(kl=0.0)), SWITCHES[-1]))
+    made = reinforcement(ablate=True, kl=0.5)
+    made.env.reward = run.reward.Normalised(Rule(lambda prompt, answer: 50.0 * len(answer)), made.env, 0)
+    columns, seconds = made.learn()
+    assert list(columns) == ["start", "nothing", "no KL", "reward not normalised"] and len(seconds) == 3
+    figures = [columns[name].figures for name in columns]
+    assert figures[1]["kl"] != figures[2]["kl"] != figures[3]["kl"], "a change did not reach its run"
+    assert abs(figures[3]["reward"]) < 9, "the column has one unit for all rows"
+    again = made.learn()[0]
+    assert [again[name].figures for name in again] == figures
+    assert not any(made.folder.iterdir()) and "no KL:" in capsys.readouterr().out
