@@ -13,7 +13,7 @@ from torch import Tensor, nn
 BLOCKED = -1e9
 
 # Differs from the paper (Press et al. 2022: 2^(-8h/H) for head h): steeper, for contexts of tens of tokens.
-# The first head sees little more than the token before, the last one sees all tokens alike; then again.
+# Head h takes slope h mod 4: the first sees little more than the token before, the last all tokens alike.
 ALIBI_SLOPES = (1.5, 0.5, 0.1, 0.0)
 
 
