@@ -23,7 +23,7 @@ from ..training.objective import (
     tensors,
     to_device,
 )
-from .next_sentence import PackedSentences, SentencePairs, padded
+from .next_sentence import PackedSentences, SentencePairs
 
 
 class Masked(Objective):
@@ -140,34 +140,30 @@ def choose_positions(may_hide: np.ndarray, share: float, rng: np.random.Generato
     Returns:
         positions (B, P) and counted (B, P), which is False on the places that a row with fewer leaves empty.
     """
-    draws, chosen = rng.random(may_hide.shape), []  # (B, T); tokens are hidden in the order of their draws
-    for row, draw in enumerate(draws):
-        at = np.flatnonzero(may_hide[row])  # positions of the row's ordinary tokens
-        n = max(1, round(share * len(at)))
-        if starts_word is None:
-            chosen.append(at[draw[at].argsort()][:n])  # those with the n lowest draws
-        else:
-            chosen.append(whole_words(at.tolist(), starts_word[row], draw, n))
-    positions = padded(chosen, -1, max(map(len, chosen)))  # (B, P)
-    return np.maximum(positions, 0), positions >= 0
+    column, n_may = np.arange(may_hide.shape[1]), may_hide.sum(1)  # (T,), (B,)
+    draws = rng.random(may_hide.shape)  # (B, T); the tokens with the lowest draws are hidden
+    if starts_word is not None:  # all tokens of a word have the draw of its first token
+        first = np.maximum.accumulate(np.where(starts_word | ~may_hide, column, 0), axis=1)
+        draws = np.take_along_axis(draws, first, 1)
+    draws[~may_hide] = 2.0  # never among the lowest
+    order = draws.argsort(1, kind="stable")  # (B, T); the tokens of a word stay side by side
+    counted = column < np.rint(share * n_may).clip(1, n_may)[:, None]
+    if starts_word is not None:
+        counted = whole_words(np.take_along_axis(draws, order, 1), counted)
+    P = max(1, counted.sum(1).max())
+    return order[:, :P], counted[:, :P]
 
 
-def whole_words(at: list[int], starts_word: np.ndarray, draws: np.ndarray, n: int) -> list[int]:
-    """Return the positions of whole words in the order of the draws of their first tokens, together up to n.
+def whole_words(draws: np.ndarray, counted: np.ndarray) -> np.ndarray:
+    """Shorten each row of `counted` (B, T) to whole words; equal neighbours in `draws` (B, T) are one word.
 
     A first word that alone is longer than its share is hidden whole.
     """
-    words = []
-    for previous, t in zip([None, *at], at, strict=False):
-        if starts_word[t] or previous != t - 1:  # a special token ends a word too
-            words.append([])
-        words[-1].append(t)
-    hidden = []
-    for word in sorted(words, key=lambda word: draws[word[0]]):
-        if hidden and len(hidden) + len(word) > n:
-            break
-        hidden += word
-    return hidden
+    column = np.arange(1, draws.shape[1] + 1)
+    ends_word = np.append(draws[:, 1:] != draws[:, :-1], np.full((len(draws), 1), True), axis=1)  # (B, T)
+    last = np.where(ends_word & counted, column, 0).max(1)  # tokens up to the last whole word that fits
+    first_word = ends_word.argmax(1) + 1
+    return (column <= np.maximum(last, first_word)[:, None]) & counted[:, :1]  # no token, no word
 
 
 def begins_word(token: bytes) -> bool:

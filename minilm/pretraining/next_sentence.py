@@ -90,13 +90,12 @@ class SentencePairs(SentenceRuns):
             input_ids, attention_mask, token_type_ids (B, T); next_sentence_labels (B,).
         """
         second = chosen if rng is None else self.second_runs(chosen, rng)
-        ids, segments = [], []
-        for a, b in ((self.a[i], self.b[j]) for i, j in zip(chosen, second, strict=True)):
-            ids.append([self.cls, *a, self.sep, *b, self.sep])
-            segments.append([0] * (len(a) + 2) + [1] * (len(b) + 1))
-        ids, segments = padded(ids, self.pad, self.context), padded(segments, 0, self.context)
+        pairs = [(self.a[i], self.b[j]) for i, j in zip(chosen, second, strict=True)]
+        ids = padded([[self.cls, *a, self.sep, *b, self.sep] for a, b in pairs], self.pad, self.context)
+        real, is_sep = ids != self.pad, ids == self.sep  # (B, T)
+        segments = (is_sep.cumsum(1) - is_sep > 0) & real  # 1 behind the first [SEP]
         labels = np.where(second == chosen, FOLLOWS, DOES_NOT_FOLLOW)
-        rows = dict(input_ids=ids, attention_mask=ids != self.pad, token_type_ids=segments)
+        rows = dict(input_ids=ids, attention_mask=real, token_type_ids=segments)
         return rows | dict(next_sentence_labels=labels)
 
     def second_runs(self, chosen: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -82,22 +82,19 @@ def test_whole_words_are_hidden_whole_or_not_at_all():
 
 
 @pytest.mark.parametrize(
-    "n, expected",
+    "draws, n, expected",
     [
-        (1, [6]),
-        (3, [6, 2, 3]),
-        (5, [6, 2, 3]),  # the third word does not fit
-        (6, [6, 2, 3, 7, 8, 9]),
-        (7, [6, 2, 3, 7, 8, 9, 1]),
+        ([1, 1, 2, 3, 3, 3], 2, 2),
+        ([1, 1, 2, 3, 3, 3], 3, 3),
+        ([1, 1, 2, 3, 3, 3], 5, 3),  # the third word does not fit
+        ([1, 1, 2, 3, 3, 3], 6, 6),
+        ([1, 1, 1, 1, 2, 2], 1, 4),  # the first word always stays whole
+        ([1, 1, 1, 1, 2, 2], 0, 0),  # nothing to hide
     ],
 )
-def test_whole_words_come_in_the_order_of_their_draws(n, expected):
-    """Words 1, 2 3, 6 and 7 8 9 of a row whose tokens 0, 4 and 5 are special."""
-    starts_word = np.isin(np.arange(10), [1, 2, 7])  # 6 starts one too, since 5 is none
-    draws = np.array([0, 0.9, 0.3, 0, 0, 0, 0.1, 0.5, 0, 0])
-    assert whole_words([1, 2, 3, 6, 7, 8, 9], starts_word, draws, n) == expected
-    assert whole_words([2, 3], starts_word, draws, 1) == [2, 3], "a first word always stays whole"
-    assert whole_words([], starts_word, draws, 1) == []
+def test_whole_words_shortens_to_the_end_of_a_word(draws, n, expected):
+    out = whole_words(np.array([draws, draws]), np.array([np.arange(6) < n, np.arange(6) < 6]))
+    assert out.tolist() == [[t < expected for t in range(6)], [True] * 6]
 
 
 def test_begins_word():
