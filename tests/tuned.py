@@ -5,12 +5,12 @@ import torch
 
 from minilm.finetuning.classification import Classification
 from minilm.finetuning.comparison import prepared, trained
+from minilm.finetuning.examples import Parts
 from minilm.finetuning.heads import WithHead, put_head_on
 from minilm.finetuning.settings import FinetuningSettings
 from minilm.finetuning.tasks import Task
 from minilm.model.config import ModelConfig
 from minilm.model.transformer import build
-from minilm.texts.examples import Parts
 
 KINDS = ("encoder", "decoder", "encoder-decoder")
 CONTEXT = 40

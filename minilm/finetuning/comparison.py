@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 
 from ..model.transformer import Transformer, build
-from ..texts.examples import Parts
 from ..training.loop import make_optimizer, train
+from .examples import Parts
 from .heads import WithHead, put_head_on
 from .moving import SMALL, let_move, rate_of, share_and_start
 from .settings import FinetuningSettings

@@ -31,10 +31,10 @@ from ..plumbing.folders import (
 from ..plumbing.script import begin, finish
 from ..pretraining.run import start_model
 from ..texts.corpus import VALIDATION_SEED
-from ..texts.examples import Parts, check_parts, cut, read_examples, texts_in, write_rows
 from ..tokenizer.bpe import BPE, SPECIAL_TOKENS
 from .classification import Classification
 from .comparison import HEADER, closing, confusion, other_ways, prepared, shown, told, trained
+from .examples import Parts, check_parts, cut, read_examples, texts_in, write_rows
 from .heads import WithHead
 from .settings import PAIRS, TASKS, FinetuningSettings, check_fit, with_recipe
 from .tasks import FineTuning, Prediction, Task

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from ..model.config import ModelConfig
-from ..texts.examples import Parts
 from ..tokenizer.rows import RaggedRows, alike, text_rows
 from ..training.objective import IGNORED, Objective, to_device
+from .examples import Parts
 from .heads import Head
 
 

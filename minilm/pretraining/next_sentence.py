@@ -11,9 +11,9 @@ and no such question. Differs from that paper: no separator between two document
 import numpy as np
 
 from ..plumbing.errors import UserError
-from ..texts.corpus import sentences
 from ..tokenizer.bpe import BPE
 from ..tokenizer.rows import RaggedRows
+from .sentences import sentences
 
 FOLLOWS, DOES_NOT_FOLLOW = 0, 1  # classes of the next-sentence head
 

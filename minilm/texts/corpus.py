@@ -4,13 +4,11 @@
     load_corpus("python-docs")             the reference text and the docstrings that every Python carries
     load_corpus(["plays.txt", "corpus/"])  the user's files and folders (minilm/texts/files.py says which)
 
-The split goes by document, never by position inside one: a model that has read the first half of a document
-knows much of the second. A source name wins over a file of that name: write ./world for the file.
+The split goes by document: a model that has read the first half of one knows much of the second. A source
+name wins over a file of that name: write ./world for the file.
 """
 
 import ast
-import hashlib
-import inspect
 import os
 import random
 import re
@@ -20,7 +18,8 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from itertools import accumulate
+from hashlib import sha256
+from itertools import accumulate, chain
 from pathlib import Path
 
 from .. import world
@@ -33,13 +32,8 @@ VALIDATION_SEED = 1_000_003  # added to the seed for the world's validation part
 VALIDATION_SHARE = 10  # one part in so many is for validation
 FEW_DOCUMENTS = 10  # a file with fewer goes to one part as a whole, where there are other files
 PIECE, SHORTEST_PIECE = 1_000, 100  # characters of a piece of the document that is cut
-
-# An end of sentence mark with closing quotes, then white space and an opening quote or a letter of any script
-# ([^\W\d_]); or a line's end. `sentences` then looks whether what follows is lower case.
-SENTENCE_END = re.compile(r"""[.!?…]["'”’)\]]*\s+(?=["'“‘(\[]|[^\W\d_])|\n\s*""")
-LINE_OR_SENTENCE_END = re.compile(r"""\n|[.!?…]["'”’)\]]*\s|。""")
 SPACE = re.compile(r"\s")
-
+LINE_OR_SENTENCE_END = re.compile(r"""\n|[.!?…]["'”’)\]]*\s|。""")
 LIBRARY = Path(sysconfig.get_path("stdlib"))  # the sources of `python-docs`
 SKIPPED_FOLDERS = ("test", "tests", "idle_test", "__pycache__", "pydoc_data")
 SHORTEST_DOCSTRING = 20  # characters; shorter ones are mostly a name again
@@ -48,17 +42,15 @@ TOPIC_SIZE = 1_000  # characters of reference prose in one document, at least, w
 
 @dataclass
 class Corpus:
-    """The documents of one source, in two parts; `notes` are lines worth printing.
-
-    `floor(text)` is a document's log-probability in nats under the source's own grammar: no model's mean loss
-    can be expected below the mean of `-floor`. It is None where the grammar is unknown, as for all real text.
-    """
+    """The documents of one source, in two parts."""
 
     name: str
     train: list[str]
     validation: list[str]
+    # A document's log-probability in nats under the source's own grammar, unknown for all real text. No mean
+    # loss of a model can be expected below the mean of `-floor`.
     floor: Callable[[str], float] | None = None
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # lines worth printing
 
     @property
     def train_bytes(self) -> int:
@@ -67,34 +59,32 @@ class Corpus:
 
     def summary(self) -> str:
         """Return one line: name, documents and megabytes of both parts."""
-        megabytes, others = self.train_bytes / 1e6, sum(len(text.encode()) for text in self.validation) / 1e6
-        validation = f"{len(self.validation):,} validation documents ({others:.2f} MB)"
-        return f"{self.name}: {len(self.train):,} training documents ({megabytes:.2f} MB), {validation}"
+        train = f"{len(self.train):,} training documents ({self.train_bytes / 1e6:.2f} MB)"
+        megabytes = sum(len(text.encode()) for text in self.validation) / 1e6
+        return f"{self.name}: {train}, {len(self.validation):,} validation documents ({megabytes:.2f} MB)"
 
 
 def load_corpus(source, seed: int = 0, n_documents: int | None = None, errors: str = "strict") -> Corpus:
-    """Return the training and validation documents of a source, or of one or several files and folders.
+    """Return the documents of a source, or of one or several files and folders; UserError for an empty part.
 
     `n_documents` limits the training part (of `world` it is the size, 20,000 by default): so many of its
-    documents are drawn by `seed`, and the validation part stays. `errors="replace"` reads on over invalid
-    UTF-8. UserError for an unknown source, for what files.py finds wrong, and where a part would be empty.
+    documents are drawn by `seed`, and the validation part stays. `errors="replace"` reads on over bad UTF-8.
     """
     sources = checked_sources(source, SOURCES)
-    name, domain = sources[0], dict(domain=sources[0].partition(":")[2] or "stories")
-    if name == "python-docs":
-        corpus = Corpus(name, *split_by_hash(python_docs(), seed))
-    elif name.startswith("world:few-shot"):
-        write = partial(world.few_shot_documents, repeats=name == "world:few-shot")
-        corpus = Corpus(name, *world_parts(write, n_documents or WORLD_TRAIN, seed))
-    elif name in SOURCES:
-        parts = world_parts(partial(world.documents, **domain), n_documents or WORLD_TRAIN, seed)
-        corpus = Corpus(name, *parts, floor=partial(world.log_probability, **domain))
-    else:
+    name, domain = sources[0], sources[0].partition(":")[2] or "stories"
+    if name not in SOURCES:
         corpus = files_corpus(sources, seed, errors)
+    elif name == "python-docs":
+        corpus = Corpus(name, *split_by_hash(python_docs(), seed))
+    else:
+        write, floor = partial(world.documents, domain=domain), partial(world.log_probability, domain=domain)
+        if domain.startswith("few-shot"):
+            write, floor = partial(world.few_shot_documents, repeats=domain == "few-shot"), None
+        corpus = Corpus(name, *world_parts(write, n_documents or WORLD_TRAIN, seed), floor)
     if not corpus.train or not corpus.validation:
         found = "one document alone" if corpus.validation else "an empty file"
-        needs = "at least two different documents (a blank line ends one), or a text of some sentences"
-        raise UserError(f"{corpus.name}: {found}; needs {needs}")
+        expected = "at least two different documents (a blank line ends one), or a text of some sentences"
+        raise UserError(f"{corpus.name}: found {found}, expected {expected}")
     corpus.train = draw(corpus.train, n_documents, seed)
     return corpus
 
@@ -103,14 +93,13 @@ def checked_sources(source, known: Iterable[str]) -> list[str]:
     """Return the one known source or the existing files and folders that are meant; UserError for others."""
     sources = [str(one) for one in ([source] if isinstance(source, str | Path) else source)]
     for name in sources:
-        if name.partition(":")[0] in ("world", "python-docs"):
-            if len(sources) > 1:
-                wrong = "only files and folders can be joined"
-                raise UserError(f"{', '.join(sources)}: {wrong}; give {name} alone")
-            if name not in known:
-                raise UserError(f"{name}: expected one of {', '.join(known)}{suggest(name, known)}")
-        elif not os.path.exists(name):
-            raise missing(Path(name), tuple(known))
+        if name.partition(":")[0] not in ("world", "python-docs"):
+            if not os.path.exists(name):
+                raise missing(Path(name), tuple(known))
+        elif len(sources) > 1:
+            raise UserError(f"{', '.join(sources)}: only files and folders can be joined; give {name} alone")
+        elif name not in known:
+            raise UserError(f"{name}: expected one of {', '.join(known)}{suggest(name, known)}")
     return sources
 
 
@@ -127,13 +116,9 @@ def draw(items: list, n: int | None, seed) -> list:
 
 
 def split_by_hash(texts: Iterable[str], seed: int) -> tuple[list[str], list[str]]:
-    """Return (train, validation): about a tenth for validation, chosen by a hash of seed and text.
-
-    A text is in the same part whichever others stand beside it. At least the smallest hash is for validation.
-    """
-    keys = {text: f"{seed} {one_line(text)}".encode() for text in texts}
-    scores = {text: int(hashlib.sha256(key).hexdigest(), 16) for text, key in keys.items()}
-    bound = max(2**256 // VALIDATION_SHARE, min(scores.values(), default=0) + 1)
+    """Return (train, validation), the latter a tenth by a hash of seed and text: the company has no say."""
+    scores = {text: int(sha256(f"{seed} {one_line(text)}".encode()).hexdigest(), 16) for text in texts}
+    bound = max(2**256 // VALIDATION_SHARE, min(scores.values(), default=0) + 1)  # one at least is below
     train = [text for text, score in scores.items() if score >= bound]
     return train, [text for text, score in scores.items() if score < bound]
 
@@ -154,14 +139,12 @@ def files_corpus(sources: list[str], seed: int, errors: str) -> Corpus:
     """Return the documents of files and folders, each file once; no document is in both parts."""
     files = {file.resolve(): file for source in sources for file in text_files(Path(source))}
     found = [read_documents(file, errors) for file in files.values()]
-    texts = [text for documents in found for text in documents]
-    # The document that is more than half of the whole, as a text without blank lines is, could be in one part
-    # only, and would leave nothing to speak of to the other.
-    half = sum(map(len, texts)) / 2
-    pieces = {text: cut(text) for text in texts if len(text) > half}
-    n_pieces = sum(len(parts) for parts in pieces.values() if len(parts) > 1)
-    whole = [[part for text in one for part in pieces.get(text, [text])] for one in found if one]
-    train, validation = split_files(whole, seed)
+    # A document that is more than half of the whole, as a text without blank lines is, is cut into pieces: it
+    # would leave nothing to speak of to the other part.
+    half = sum(len(text) for documents in found for text in documents) / 2
+    pieces = [[cut(text) if len(text) > half else [text] for text in documents] for documents in found]
+    n_pieces = sum(len(parts) for documents in pieces for parts in documents if len(parts) > 1)
+    train, validation = split_files([list(chain(*documents)) for documents in pieces if documents], seed)
     # Removed from training, so that validation stays the last tenth; within a part a play may repeat itself.
     kept = without(train, validation)
     notes = {
@@ -169,7 +152,7 @@ def files_corpus(sources: list[str], seed: int, errors: str) -> Corpus:
         "cut one long document into {:,} pieces, at line and sentence ends": n_pieces,
         "removed {:,} training documents that stand in the validation part too": len(train) - len(kept),
     }
-    name = sources[0] + (f" and {len(sources) - 1} more" if len(sources) > 1 else "")
+    name = sources[0] + f" and {len(sources) - 1} more" * (len(sources) > 1)
     return Corpus(name, kept, validation, notes=tuple(note.format(n) for note, n in notes.items() if n))
 
 
@@ -193,7 +176,7 @@ def split_files(files: list[list[str]], seed: int) -> tuple[list[str], list[str]
 
 
 def cut(text: str) -> list[str]:
-    """Return the pieces of a long text: about 1,000 characters each; of a short one a tenth, at least 100.
+    """Return the pieces of a text: about 1,000 characters each, of a short one a tenth, at least 100.
 
     A piece ends with a line or a sentence; where none ends for as long again, with a word; else anywhere.
     """
@@ -202,46 +185,28 @@ def cut(text: str) -> list[str]:
     while len(text) - start > size:
         window = (text, start + size, start + 2 * size)
         end = LINE_OR_SENTENCE_END.search(*window) or SPACE.search(*window)
-        stop = end.end() if end else start + 2 * size
-        pieces.append(text[start:stop])
-        start = stop
+        pieces.append(text[start : end.end() if end else start + 2 * size])
+        start += len(pieces[-1])
     return [piece.strip() for piece in [*pieces, text[start:]] if piece.strip()]
-
-
-def sentences(text: str) -> list[str]:
-    """Return the sentences of a text, by rule; nothing but white space between them is lost.
-
-    One ends after `.`, `!`, `?` (and closing quotes) before a space and a capital or an opening quote, and at
-    each line's end unless the next line goes on in lower case. A blank line always ends one.
-    Abbreviations are not known: "Mr. Smith" is two sentences.
-    """
-    parts, start = [], 0
-    for end in SENTENCE_END.finditer(text):
-        goes_on = text[end.end() : end.end() + 1].islower() and end.group().count("\n") < 2
-        if not goes_on:
-            parts.append(text[start : end.end()])
-            start = end.end()
-    return [part.strip() for part in [*parts, text[start:]] if part.strip()]
 
 
 @cache
 def python_docs() -> tuple[str, ...]:
-    """Return the English that every Python carries, in documents; what an installation lacks is left out.
+    """Return the English that every Python carries, each document once: reference prose and docstrings.
 
-    About half a megabyte of reference prose (`pydoc_data.topics`) and one and a half of docstrings. These are
-    parsed out of the sources: nothing of the library runs. Duplicates stand once, white space aside.
+    About two megabytes, less where something is not installed. Sources are parsed: nothing of them runs.
     """
     try:
         from pydoc_data.topics import topics
     except ImportError:
         topics = {}
     found = topic_documents(topics)
-    for folder, folders, names in os.walk(LIBRARY):
+    for folder, folders, _ in os.walk(LIBRARY):
         # A folder whose name no module can have, such as site-packages, holds no module of the library.
         folders[:] = sorted(name for name in folders if name not in SKIPPED_FOLDERS and name.isidentifier())
-        for name in sorted(name for name in names if name.endswith(".py")):
+        for file in sorted(Path(folder).glob("*.py")):
             try:
-                found += docstrings(Path(folder, name).read_text(encoding="utf-8"))
+                found += docstrings(file.read_text(encoding="utf-8"))
             except (SyntaxError, ValueError, OSError):
                 continue  # a template, another encoding, no permission: the rest of the library is enough
     if not found:
@@ -253,15 +218,14 @@ def topic_documents(topics: dict[str, str]) -> list[str]:
     """Return reference prose as documents: successive new paragraphs of one topic, TOPIC_SIZE or more."""
     found, seen = [], {""}
     for name in sorted(topics):
-        group = []
+        groups = [[]]
         for paragraph in re.split(r"\n\s*\n", topics[name].strip()):
             if one_line(paragraph) not in seen:  # about a fifth stand in several topics
                 seen.add(one_line(paragraph))
-                group.append(paragraph.strip("\n"))
-            if sum(map(len, group)) >= TOPIC_SIZE:
-                found.append("\n\n".join(group))
-                group = []
-        found += ["\n\n".join(group)] if group else []
+                if sum(map(len, groups[-1])) >= TOPIC_SIZE:
+                    groups.append([])
+                groups[-1].append(paragraph.strip("\n"))
+        found += ["\n\n".join(group) for group in groups if group]
     return found
 
 
@@ -273,6 +237,6 @@ def docstrings(source: str) -> list[str]:
     found = []
     for node in nodes:  # grows while it is read
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-            found.append(inspect.cleandoc(ast.get_docstring(node, clean=False) or "").strip())
+            found.append((ast.get_docstring(node) or "").strip())
             nodes.extend(node.body)
     return [text for text in found if len(text) >= SHORTEST_DOCSTRING]

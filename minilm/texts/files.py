@@ -39,11 +39,7 @@ def missing(path: Path, names: tuple[str, ...] = ()) -> UserError:
 
 
 def read_text(path: Path | str, errors: str = "strict") -> str:
-    """Return a file's text: UTF-8, unpacked if `.gz`, without a byte order mark, line ends as `\\n`.
-
-    UserError for a file that is missing, unreadable, no complete gzip, binary, or not UTF-8 (with the byte's
-    offset after unpacking); `errors="replace"` puts U+FFFD there instead.
-    """
+    """Return a file's text: UTF-8, unpacked if `.gz`, without a byte order mark, line ends as `\\n`."""
     path = Path(path)
     if not os.path.isfile(path):
         raise missing(path)
@@ -60,8 +56,8 @@ def read_text(path: Path | str, errors: str = "strict") -> str:
     try:
         text = data.decode("utf-8", errors)
     except UnicodeDecodeError as error:
-        found = f"byte {error.start} (0x{data[error.start]:02x}) is not valid UTF-8; save it as UTF-8"
-        raise UserError(f"{path}: {found}, or (train.py) go on with --errors replace") from None
+        found = f"byte {error.start} (0x{data[error.start]:02x}) is not UTF-8"
+        raise UserError(f"{path}: {found}; save it as UTF-8, or (train.py) --errors replace") from None
     return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -87,8 +83,7 @@ def read_jsonl(path: Path | str, errors: str = "strict") -> Iterator[tuple[str, 
 def string_field(record: dict, field: str, where: str, errors: str = "strict") -> str:
     """Return `record[field]`, a string that UTF-8 can write; otherwise UserError beginning with `where`."""
     if field not in record:
-        found = ", ".join(map(repr, record)) or "none"
-        raise UserError(f"{where}: no field {field!r} (found: {found}){suggest(field, record)}")
+        raise UserError(f"{where}: no field {field!r} in {[*record]}{suggest(field, record)}")
     value = record[field]
     if not isinstance(value, str):
         raise UserError(f"{where}: {field!r} is {value!r:.40}, expected a string")
@@ -105,20 +100,16 @@ def read_documents(path: Path, errors: str = "strict") -> list[str]:
     elif kind(path) == ".txt":
         texts = [part.strip("\n") for part in BLANK_LINES.split(read_text(path, errors))]
     else:
-        expected = f"{', '.join(TEXT_SUFFIXES)}, one of these as .gz, or a folder of them"
-        raise UserError(f"{path}: a text file of kind {kind(path) or '(no suffix)'!r}; expected {expected}")
+        raise UserError(f"{path}: expected a text ({', '.join(TEXT_SUFFIXES)}, .gz of these, or a folder)")
     return [text for text in texts if text.strip()]
 
 
 def text_files(path: Path) -> list[Path]:
-    """Return the text files that a path stands for: itself, or all of a folder, recursively and sorted.
-
-    Hidden files and folders, and files of other kinds, are passed over. UserError where nothing is left.
-    """
+    """Return the text files that a path stands for: itself, or all of a folder but hidden ones, sorted."""
     if not path.is_dir():
         return [path]
-    inside = sorted(p for p in path.rglob("*") if kind(p) in TEXT_SUFFIXES and p.is_file())
-    found = [p for p in inside if not any(part.startswith(".") for part in p.relative_to(path).parts)]
+    inside = sorted(file for file in path.rglob("*") if kind(file) in TEXT_SUFFIXES and file.is_file())
+    found = [file for file in inside if "/." not in f"/{file.relative_to(path).as_posix()}"]
     if not found:
         raise UserError(f"{path}: no text files in it; expected {', '.join(TEXT_SUFFIXES)}, or .gz of these")
     return found

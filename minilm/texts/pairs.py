@@ -40,8 +40,7 @@ def load_pairs(source, seed: int = 0, n_pairs: int | None = None, skip_bad: bool
     """Return the pairs of the world, of a table (several are joined), or of two aligned files.
 
     Of files the last tenth is for validation, at most 1,000 pairs. `n_pairs` limits the training part: of the
-    world it is the size, of files so many are drawn by `seed`. UserError for an unknown source, for what
-    tables.py finds wrong (bad rows too unless `skip_bad`), and where a part would be empty.
+    world it is the size, of files so many are drawn by `seed`. UserError where a part would be empty.
     """
     sources = checked_sources(source, DOMAINS)
     name = " and ".join(sources)
@@ -54,10 +53,8 @@ def load_pairs(source, seed: int = 0, n_pairs: int | None = None, skip_bad: bool
     elif len(sources) == 2 and not tables:
         read = [read_aligned(*sources, skip_bad)]
     else:
-        expected = (
-            f"{', '.join(DOMAINS)}, tables ({', '.join(SUFFIXES)}, or .gz of these) of source and target"
-        )
-        raise UserError(f"{name}: expected {expected}, or two files whose lines belong together")
+        known = f"{', '.join(DOMAINS)}, tables of source and target ({', '.join(SUFFIXES)}, or .gz of these)"
+        raise UserError(f"{name}: expected {known}, or two files whose lines belong together")
     rows = [row for part, _ in read for row in part]
     others, validation = hold_out(rows, min(MOST_VALIDATION, max(1, len(rows) // VALIDATION_SHARE)))
     train = without(others, validation, SOURCE)

@@ -1,7 +1,7 @@
-"""Labelled examples from the user's files: tables, aligned files, CoNLL columns and SQuAD JSON.
+"""Examples from the user's files: tables, aligned files, CoNLL columns and SQuAD JSON.
 
-Every reader names the file and the line of what it cannot use. With `skip_bad=True` such rows are left out
-and counted instead, which is why these readers return `(examples, n_skipped)`.
+Every reader returns `(examples, n_skipped)`, an example being a tuple with the truth last. What it cannot use
+is an error that names file and line; with `skip_bad=True` it is left out and counted instead.
 """
 
 import csv
@@ -17,11 +17,11 @@ from .files import kind, read_jsonl, read_lines, read_text, string_field
 
 SUFFIXES = (".tsv", ".csv", ".jsonl")
 OTHER_NAMES = {"prompt": "source", "response": "target"}
-Rows = tuple[list[tuple[str, ...]], int]  # rows, n_skipped
+Rows = tuple[list[tuple], int]  # rows, n_skipped
 csv.field_size_limit(2**31 - 1)  # a cell may hold a long document
 
 
-def usable(make: Callable, parts: Iterable[tuple], path, what: str, skip_bad: bool) -> tuple[list, int]:
+def usable(make: Callable, parts: Iterable[tuple], path, what: str, skip_bad: bool) -> Rows:
     """Return (`make(*part)` of each part, n_skipped): a UserError is raised, or with `skip_bad` counted."""
     made, n_skipped = [], 0
     for part in parts:
@@ -36,46 +36,27 @@ def usable(make: Callable, parts: Iterable[tuple], path, what: str, skip_bad: bo
     return made, n_skipped
 
 
-def read_table(path: str | Path, fields: Sequence[str], skip_bad: bool = False) -> Rows:
+def read_table(path: str | Path, fields: Sequence[str], skip_bad=False, spare=()) -> Rows:
     """Return (rows, n_skipped): each row a tuple of strings in the order of `fields`, such as (text, label).
 
     `.tsv` (a tab separates, quotes mean nothing), `.csv` (quotes as in RFC 4180) or `.jsonl`, also as `.gz`.
     A first line that names all the fields is a header: columns may stand in any order, and further ones are
-    passed over. A row is bad with another number of columns, or with nothing in one of the fields. Never
-    skipped: a quote not closed, a line that is not JSON, a header that names some of the fields only.
+    passed over; without one, the column `spare` may come last. A row is bad with columns too many or few, or
+    with nothing in a field. Never skipped: a quote not closed, no JSON, a header with some of the fields.
     """
+    if kind(path) not in SUFFIXES:
+        raise UserError(f"{path}: expected a table ({', '.join(SUFFIXES)}, or .gz of these)")
+    parts = columns(path, fields, spare)
     if kind(path) == ".jsonl":
-        records = read_jsonl(path)
-        parts = ((where, known_names(record, fields), list(record.values())) for where, record in records)
-    elif kind(path) in SUFFIXES:
-        parts = columns(path, fields)
-    else:
-        found = kind(path) or "(no suffix)"
-        raise UserError(f"{path}: a table of kind {found!r}; expected {', '.join(SUFFIXES)}, or .gz of these")
+        parts = ((where, known_names(found, fields), [*found.values()]) for where, found in read_jsonl(path))
     return usable(partial(row, fields), parts, path, f"rows of {', '.join(fields)}", skip_bad)
 
 
-def read_aligned(source_path: str | Path, target_path: str | Path, skip_bad: bool = False) -> Rows:
-    """Return (rows, n_skipped) of two files whose lines belong together: each row (source, target).
-
-    Lines blank in both files are passed over; blank in one is a bad row. UserError for unequal files.
-    """
-    both, fields = f"{source_path} and {target_path}", ("source", "target")
-    sources, targets = ([line for _, line in read_lines(path)] for path in (source_path, target_path))
-    if len(sources) != len(targets):
-        raise UserError(
-            f"{both} have {len(sources)} and {len(targets)} lines; each line needs its translation"
-        )
-    pairs = enumerate(zip(sources, targets, strict=True), start=1)
-    parts = ((f"{both}, line {n}", fields, pair) for n, pair in pairs if "".join(pair).strip())
-    return usable(partial(row, fields), parts, both, "pairs of lines", skip_bad)
-
-
-def columns(path: str | Path, fields: Sequence[str]) -> Iterator[tuple[str, Sequence[str], list[str]]]:
+def columns(path: str | Path, fields: Sequence[str], spare: Sequence[str]) -> Iterator[tuple]:
     """Yield (where, names, cells) of each row of a `.csv` or `.tsv` after the header, if there is one."""
     dialect = dict(delimiter="\t", quoting=csv.QUOTE_NONE) if kind(path) == ".tsv" else {}
     reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True, **dialect)
-    where, names = f"{path}, line 1", None
+    where, names, longer = f"{path}, line 1", None, (*fields, *spare)
     try:
         for cells in reader:
             header = known_names([cell.strip().lower() for cell in cells], fields)
@@ -84,7 +65,7 @@ def columns(path: str | Path, fields: Sequence[str]) -> Iterator[tuple[str, Sequ
             elif names is None and set(fields) & set(header):
                 raise UserError(f"{where}: found the header {header}, expected {fields}; rename the columns")
             elif any(header):
-                names = names or fields
+                names = names or (longer if len(cells) == len(longer) else fields)
                 yield where, names, cells
             where = f"{path}, line {reader.line_num + 1}"  # the line where the next row begins
     except csv.Error as error:
@@ -111,33 +92,45 @@ def row(fields: Sequence[str], where: str, names: Sequence[str], cells: Sequence
     return texts
 
 
-def read_conll(path: str | Path, skip_bad: bool = False, tagged: bool = True) -> tuple[list[tuple], int]:
+def read_aligned(source: str | Path, target: str | Path, skip_bad=False) -> Rows:
+    """Return (rows, n_skipped) of two files whose lines belong together: each row (source, target).
+
+    Lines blank in both files are passed over; blank in one is a bad row.
+    """
+    both, fields = f"{source} and {target}", ("source", "target")
+    a, b = ([line for _, line in read_lines(path)] for path in (source, target))
+    if len(a) != len(b):
+        raise UserError(f"{both} have {len(a)} and {len(b)} lines; each line needs its translation")
+    pairs = enumerate(zip(a, b, strict=True), start=1)
+    parts = ((f"{both}, line {n}", fields, pair) for n, pair in pairs if "".join(pair).strip())
+    return usable(partial(row, fields), parts, both, "pairs of lines", skip_bad)
+
+
+def read_conll(path: str | Path, skip_bad=False, tagged: bool = True) -> Rows:
     """Return (sentences, n_skipped) of a CoNLL file; a sentence is (words, tags), its first and last columns.
 
     White space separates columns, a blank line ends a sentence, `-DOCSTART-` lines are passed over. A
     sentence is bad with a line of another number of columns than the first line's, or if `tagged` of one.
     """
-    lines = [(where, line.split()) for where, line in read_lines(path)]
-    lines = [(where, cells) for where, cells in lines if cells[:1] != ["-DOCSTART-"]]
-    n_column = next((len(cells) for _, cells in lines if cells), 0)
+    lines = [(where, line.split()) for where, line in read_lines(path) if line.split()[:1] != ["-DOCSTART-"]]
+    n_column = max(1 + tagged, next((len(cells) for _, cells in lines if cells), 0))
 
     def sentence(*words: tuple[str, list[str]]) -> tuple[list[str], list[str]]:
         for where, cells in words:
-            if tagged and len(cells) == 1:
-                raise UserError(f"{where}: one column {cells[0]!r}, expected a word and a tag")
             if len(cells) != n_column:
-                raise UserError(f"{where}: {len(cells)} columns {cells}, where the first line has {n_column}")
+                expected = f"{n_column}, the word first" + ", the tag last, as in the first line" * tagged
+                raise UserError(f"{where}: found {len(cells)} columns {cells}, expected {expected}")
         return [cells[0] for _, cells in words], [cells[-1] for _, cells in words]
 
     sentences = (words for is_text, words in groupby(lines, lambda line: bool(line[1])) if is_text)
     return usable(sentence, sentences, path, "sentences, a line for each word and its tag", skip_bad)
 
 
-def read_squad(path: str | Path, skip_bad: bool = False, answered: bool = True) -> tuple[list[dict], int]:
+def read_squad(path: str | Path, skip_bad=False, answered: bool = True) -> Rows:
     """Return (examples, n_skipped) of a SQuAD 1.1 or 2.0 file (Rajpurkar et al. 2016 and 2018).
 
-    An example is a dict: `context`, `question` (str), `answers` (list of (text, start in characters)) and
-    `impossible` (bool). Without `answered` nobody asks for answers, and all are left empty.
+    An example is (context, question, answers); an answer is its text and its start in characters, and an
+    impossible question has none. Without `answered` nobody asks for answers, and all are left empty.
     """
     text, where, parts = read_text(path), str(path), []
     try:
@@ -154,21 +147,21 @@ def read_squad(path: str | Path, skip_bad: bool = False, answered: bool = True) 
     return usable(partial(squad_example, answered), parts, path, "usable question", skip_bad)
 
 
-def squad_example(answered: bool, where: str, context: str, question: dict) -> dict:
+def squad_example(answered: bool, where: str, context: str, asked: dict) -> tuple[str, str, list]:
     """Return the example of one question; UserError where an answer is not at its place in the context."""
     try:
-        where += f" (id {question['id']})" if "id" in question else ""
-        text, impossible = question["question"].strip(), bool(question.get("is_impossible"))
-        given = question["answers"] if answered and not impossible else []
+        where += f" (id {asked['id']})" if "id" in asked else ""
+        question, impossible = asked["question"].strip(), bool(asked.get("is_impossible"))
+        given = asked["answers"] if answered and not impossible else []
         answers = [(answer["text"], answer["answer_start"]) for answer in given]
-        misplaced = [(a, i) for a, i in answers if i < 0 or not context.startswith(a, i) or not a]
+        for answer, start in answers:
+            if start < 0 or not answer or not context.startswith(answer, start):
+                found = context[start : start + len(answer)] if start >= 0 else ""
+                stands = f"; it stands at {context.index(answer)}" if answer and answer in context else ""
+                raise UserError(f"{where}: answer {answer!r} at {start}, the context has {found!r}{stands}")
     except (KeyError, TypeError, AttributeError):
         expected = "question, and answers of text and answer_start (SQuAD JSON)"
-        raise UserError(f"{where}: found {question!r:.60}, expected {expected}") from None
-    for answer, start in misplaced:
-        found = context[start : start + len(answer)] if start >= 0 else ""
-        stands = f"; it stands at {context.index(answer)}" if answer and answer in context else ""
-        raise UserError(f"{where}: answer {answer!r} at {start}, where the context has {found!r}{stands}")
-    if not text or not (answers or impossible or not answered):
-        raise UserError(f"{where}: {'no answer' if text else 'an empty question'}; expected both")
-    return dict(context=context, question=text, answers=answers, impossible=impossible)
+        raise UserError(f"{where}: found {asked!r:.60}, expected {expected}") from None
+    if not question or not (answers or impossible or not answered):
+        raise UserError(f"{where}: {'no answer' if question else 'an empty question'}; expected both")
+    return context, question, answers

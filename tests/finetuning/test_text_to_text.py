@@ -8,12 +8,12 @@ import small
 import torch
 
 from minilm.finetuning import text_to_text
+from minilm.finetuning.examples import Parts
 from minilm.finetuning.tasks import FineTuning
 from minilm.finetuning.text_to_text import MOST_LABELS, TextToText
 from minilm.model.config import ModelConfig
 from minilm.model.generate import generate
 from minilm.model.transformer import build
-from minilm.texts.examples import Parts
 from minilm.tokenizer.bpe import BPE, SPECIAL_TOKENS
 from minilm.training.objective import IGNORED, micro_batches
 

@@ -16,7 +16,7 @@ from minilm.pretraining.next_sentence import (
     SentenceRuns,
     padded,
 )
-from minilm.texts.corpus import sentences
+from minilm.pretraining.sentences import sentences
 
 CONTEXT = 61
 

@@ -32,12 +32,11 @@ def test_what_cannot_be_read_is_named(tmp_path, write, message, monkeypatch):
     flipped = whole[:20] + bytes([whole[20] ^ 0xFF]) + whole[21:]
     assert read_text(write("a.txt.gz", whole)) == "text and more text" * 9
     for name, data in dict(half=whole[: len(whole) // 2], no=b"not compressed", flipped=flipped).items():
-        text = message(read_text, write(f"{name}.txt.gz", data))
-        assert f"{name}.txt.gz: not a complete gzip file" in text
+        assert f"{name}.txt.gz: not a complete gzip" in message(read_text, write(f"{name}.txt.gz", data))
     assert "no such file" in message(read_text, tmp_path / "absent.txt")
     assert "regular file" in message(read_text, tmp_path)
     monkeypatch.setattr("pathlib.Path.read_bytes", lambda path: os.listdir(path))
-    assert "a.txt.gz: cannot be read (Not a directory)" in message(read_text, tmp_path / "a.txt.gz")
+    assert "Not a directory" in message(read_text, tmp_path / "a.txt.gz")
 
 
 def test_read_text_drops_the_byte_order_mark_and_foreign_line_ends(write):
@@ -77,10 +76,8 @@ def test_read_jsonl_names_the_line_that_is_no_object(write, message, bad):
 
 def test_string_field_says_what_was_found(message):
     assert string_field({"text": "a", "id": 3}, "text", "here") == "a"
-    assert "here: no field 'text' (found: 'txt', 'id') (did you mean 'txt'?)" in message(
-        string_field, {"txt": "a", "id": 3}, "text", "here"
-    )
-    assert "found: none" in message(string_field, {}, "text", "here")
+    expected = "here: no field 'text' in ['txt', 'id'] (did you mean 'txt'?)"
+    assert message(string_field, {"txt": "a", "id": 3}, "text", "here") == expected
     assert "'text' is 12, expected a string" in message(string_field, {"text": 12}, "text", "here")
     half = json.loads('{"text": "ab\\ud83d."}')  # of a surrogate pair, which no tokenizer makes bytes of
     assert "character 2" in message(string_field, half, "text", "here")
@@ -112,9 +109,9 @@ def test_errors_replace_reaches_documents(write, message, name, data, place):
 
 
 def test_an_unknown_suffix_lists_the_known_ones(write, message):
-    text = message(read_documents, write("a.pdf", "x"))
-    assert "'.pdf'" in text and ".txt" in text and ".jsonl" in text and ".gz" in text
-    assert "no suffix" in message(read_documents, write("README", "x"))
+    for name in ("a.pdf", "README"):
+        text = message(read_documents, write(name, "x"))
+        assert f"{name}: expected a text (.txt, .jsonl, .gz of these, or a folder)" in text
 
 
 def test_a_folder_stands_for_its_text_files_in_order(tmp_path, write, message):

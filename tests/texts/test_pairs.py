@@ -75,8 +75,7 @@ def test_texts_are_both_sides_of_the_training_pairs():
 
 
 def test_bad_rows_are_an_error_or_are_counted(table, message):
-    rows = [*numbered(10), ("no tab",), ("", "alvo"), *numbered(20)[10:]]
-    path = table("pairs.tsv", rows)
+    path = table("pairs.tsv", [*numbered(10), ("no tab",), ("", "alvo"), *numbered(20)[10:]])
     assert "pairs.tsv, line 11: found 1 columns" in message(load_pairs, path)
     pairs = load_pairs(path, skip_bad=True)
     assert pairs.notes == ("left out 2 rows that are no pair (--skip-bad)",)
@@ -106,7 +105,7 @@ def test_n_pairs_limits_the_training_part_only(table):
         ("{}/b.tsv", "no such file"),
         ("{}/a.txt", "two files whose lines belong together"),
         (["{}/a.txt", "{}/a.tsv"], "two files whose lines belong together"),
-        (["{}/a.txt", "{}/a.txt", "{}/a.txt"], "two files whose lines belong together"),
+        (["{}/a.txt"] * 3, "two files whose lines belong together"),
         ("{}/one.tsv", "1 pairs, none left to train on"),
         ("{}/same.tsv", "12 pairs, none left to train on"),
         ("{}/empty.tsv", "no rows"),

@@ -6,7 +6,13 @@ import json
 import pytest
 
 from minilm.plumbing.errors import UserError
-from minilm.texts.tables import read_aligned, read_conll, read_squad, read_table, usable
+from minilm.texts.tables import (
+    read_aligned,
+    read_conll,
+    read_squad,
+    read_table,
+    usable,
+)
 
 FIELDS, GOOD = ("text", "label"), '{"text":"sun","label":"good"}'
 
@@ -77,9 +83,8 @@ def test_a_bad_row_is_an_error_or_counted(write, message, name, good, bad, expec
 
 
 def test_tables_without_rows_or_of_another_kind(tmp_path, write, message):
-    assert "no rows of text, label (0 skipped)" in message(
-        read_table, write("a.tsv", "text\tlabel\n"), FIELDS
-    )
+    empty = write("a.tsv", "text\tlabel\n")
+    assert "no rows of text, label (0 skipped)" in message(read_table, empty, FIELDS)
     assert "(2 skipped)" in message(read_table, write("b.tsv", "a\nb\n"), FIELDS, skip_bad=True)
     assert ".tsv, .csv, .jsonl" in message(read_table, write("a.xlsx", "x"), FIELDS)
     assert "no such file" in message(read_table, str(tmp_path / "absent.tsv"), FIELDS)
@@ -101,11 +106,12 @@ def test_conll_takes_the_first_and_the_last_column(write):
 
 
 def test_conll_errors_name_the_line(write, message):
-    assert "a.txt, line 3: one column 'ran'" in message(read_conll, write("a.txt", "Anna B\n\nran\n"))
+    for n, text in ((3, "Anna B\n\nran\n"), (1, "ran\n\nAnna B\n")):
+        expected = f"a.txt, line {n}: found 1 columns ['ran'], expected 2, the word first, the tag last"
+        assert expected in message(read_conll, write("a.txt", text))
     assert "no sentences" in message(read_conll, write("b.txt", "\n\n"))
     path = write("c.txt", "Anna B\nran O\n\nBea x B\nran O\n\nCara B\n")
-    text = message(read_conll, path)
-    assert "c.txt, line 4: 3 columns" in text and "'x'" in text and "where the first line has 2" in text
+    assert "c.txt, line 4: found 3 columns ['Bea', 'x', 'B'], expected 2" in message(read_conll, path)
     left = [(["Anna", "ran"], ["B", "O"]), (["Cara"], ["B"])]
     assert read_conll(path, skip_bad=True) == (left, 1), "the whole sentence is left out, and counted once"
     sentences, _ = read_conll(write("d.txt", "Anna\nran\n\nHome\n"), tagged=False)
@@ -132,14 +138,13 @@ def question(text="Who?", answers=((0, "Anna"),), **more):
 
 def test_squad_of_both_versions(squad):
     path = squad(question(answers=[(0, "Anna"), (18, "Bea")], id="q1"), question("Why?", is_impossible=True))
-    first = dict(context=CONTEXT, question="Who?", answers=[("Anna", 0), ("Bea", 18)], impossible=False)
-    assert read_squad(path) == ([first, first | dict(question="Why?", answers=[], impossible=True)], 0)
+    assert read_squad(path) == ([(CONTEXT, "Who?", [("Anna", 0), ("Bea", 18)]), (CONTEXT, "Why?", [])], 0)
 
 
 @pytest.mark.parametrize(
     "bad, expected",
     [
-        (question(answers=[(1, "Anna")], id="q7"), "(id q7): answer 'Anna' at 1, where the context has 'nna"),
+        (question(answers=[(1, "Anna")], id="q7"), "(id q7): answer 'Anna' at 1, the context has 'nna"),
         (question(answers=[(17, "Bea")]), "it stands at 18"),
         (question(answers=[(0, "Cara")]), "answer 'Cara' at 0"),
         (question(answers=[(-8, "the")]), "answer 'the' at -8"),
@@ -162,7 +167,7 @@ def test_squad_questions_that_do_not_fit_are_named_or_counted(squad, message, ba
 
 def test_questions_to_be_answered_need_no_answers(squad):
     examples, _ = read_squad(squad({"question": "Who?"}, question("When?", [(1, "Anna")])), answered=False)
-    assert [(e["question"], e["answers"]) for e in examples] == [("Who?", []), ("When?", [])]
+    assert examples == [(CONTEXT, "Who?", []), (CONTEXT, "When?", [])]
 
 
 def test_squad_files_of_another_shape(write, squad, message):

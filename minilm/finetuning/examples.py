@@ -1,4 +1,4 @@
-"""Examples of a task from the user's files: read, cut into three parts, checked, and written.
+"""The examples of a task: read, cut into three parts, checked, and written.
 
 An example is a tuple: what a model may see, then the truth.
 """
@@ -7,16 +7,17 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from ..plumbing.errors import UserError, suggest
 from ..plumbing.folders import atomic_write
-from .corpus import VALIDATION_SHARE, hold_out
-from .files import kind
-from .tables import read_conll, read_squad, read_table
+from ..texts.corpus import VALIDATION_SHARE, hold_out
+from ..texts.files import kind
+from ..texts.tables import read_conll, read_squad, read_table
 
-OTHER_FILES = {"tags": "CoNLL columns", "answers": "SQuAD 1.1 or 2.0 (.json)"}  # by the truth; else tables
+OTHER_FILES = {"tags": "CoNLL columns", "answers": "SQuAD 1.1 or 2.0 (.json)"}  # by the last field
 
 
 class Parts(NamedTuple):
@@ -30,69 +31,49 @@ class Parts(NamedTuple):
 def read_examples(
     paths: Iterable[str | None], fields: Sequence[str], skip_bad=False, truth=True, numbers=False
 ) -> tuple[list[tuple], int]:
-    """Return (examples, n_skipped) of all files that are given: tuples of the fields, the truth last.
+    """Return the examples of all files that are given, and n_skipped: CoNLL for tags, SQuAD for answers.
 
-    Words with tags come from CoNLL columns, questions with answers from SQuAD's JSON, all others from tables.
-    Without `truth` there need be none, and it is None. With `numbers` it is a number.
+    All others are tables. Without `truth` there need be none, and it is None. With `numbers` it is a number.
     """
     examples, n_skipped = [], 0
-    for path in map(Path, filter(None, paths)):
+    wanted, spare = (fields, ()) if truth else (fields[:-1], fields[-1:])
+    for path in filter(None, paths):
         try:
-            rows, n = read_file(path, fields, skip_bad, truth)
+            if fields[-1] == "tags":
+                rows, n = read_conll(path, skip_bad, tagged=truth)
+            elif fields[-1] == "answers" and (truth or kind(path) == ".json"):
+                rows, n = read_squad(path, skip_bad, answered=truth)
+            else:
+                rows, n = read_table(path, wanted, skip_bad, spare)
         except UserError as error:
             files = OTHER_FILES.get(fields[-1], ".tsv, .csv, .jsonl")
             raise UserError(f"{error} (expected {', '.join(fields)}: {files})") from None
         if truth and numbers:
             rows = [(*row[:-1], number(row[-1], path)) for row in rows]
-        examples += rows if truth else [(*row, None) for row in rows]
+        examples += rows if truth else [(*row[: len(wanted)], None) for row in rows]
         n_skipped += n
     return examples, n_skipped
 
 
-def read_file(path: Path, fields: Sequence[str], skip_bad: bool, truth: bool) -> tuple[list[tuple], int]:
-    """Return (rows, n_skipped) of one file; rows without truths end before them."""
-    if fields[-1] == "tags":
-        rows, n_skipped = read_conll(path, skip_bad, tagged=truth)
-    elif fields[-1] == "answers" and (truth or kind(path) == ".json"):
-        found, n_skipped = read_squad(path, skip_bad, answered=truth)
-        rows = [tuple(example[field] for field in fields) for example in found]
-    elif truth:
-        return read_table(path, fields, skip_bad)
-    else:
-        try:
-            return read_table(path, fields[:-1], skip_bad)
-        except UserError as error:  # without a header a table may hold a truth that nobody asked for
-            try:
-                rows, n_skipped = read_table(path, fields, skip_bad)
-            except UserError:
-                raise error from None
-    return rows if truth else [row[:-1] for row in rows], n_skipped
-
-
-def number(label: str, path: Path) -> float:
+def number(label: str, path: str) -> float:
     """Return a label as a number; UserError where it is none."""
-    try:
-        value = float(label)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise UserError(f"{path}: the label {label!r} is no number, as a score is")
-    return value
+    with suppress(ValueError):
+        if math.isfinite(value := float(label)):
+            return value
+    raise UserError(f"{path}: the label {label!r} is no number, as a score is")
 
 
 def cut(given: list, watched: list, test: list, seed: int, n: int | None = None, by_class=False) -> Parts:
     """Return three parts: with nothing to watch a tenth of `given` is, with no test what is watched.
 
-    `n`: so many examples to learn from, drawn by the seed; by class, the classes take turns as long as they
-    have any.
+    `n`: so many to learn from, drawn by the seed; by class, the classes take turns as long as they have any.
     """
     if not watched:
         given, watched = hold_out(given, max(1, len(given) // VALIDATION_SHARE), f"watched {seed}")
-    rng = random.Random(f"examples {seed}")
-    if n is not None and n < len(given) and not by_class:
-        given = rng.sample(given, n)
-    elif n is not None and n < len(given):
-        given, seen, turns = rng.sample(given, len(given)), Counter(), []
+    if n is not None and n < len(given):
+        given = random.Random(f"examples {seed}").sample(given, len(given) if by_class else n)
+    if by_class and n is not None and n < len(given):
+        seen, turns = Counter(), []
         for *_, label in given:
             turns.append(seen[label])
             seen[label] += 1
@@ -114,11 +95,11 @@ def check_parts(parts: Parts, truths: Callable, what: str, names: Sequence[str],
             found.append(truths(part))
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
-    known, *others = found
-    if len(set(known)) < 2:
-        same = f"of {len(parts.train)} examples to learn from all have the {what} {[*known, 0][0]!r:.40}"
+    train, *others = found
+    known = set(train)
+    if len(known) < 2:
+        same = f"of {len(parts.train)} examples to learn from all have the {what} {[*train, 0][0]!r:.40}"
         raise UserError(f"{names[0]}: {same if parts.train else 'one example'}; it takes two or more")
-    known = set(known)
     for found, name in zip(others, names[1:], strict=True) if closed else ():
         unknown = Counter(truth for truth in found if truth not in known).most_common(5)
         if unknown:

@@ -1,0 +1,154 @@
+"""Grades finetuning/examples.py: read from every kind of file, cut into three parts, checked, written."""
+
+import json
+
+import pytest
+
+from minilm.finetuning.examples import Parts, check_parts, cut, number, read_examples, texts_in, write_rows
+from minilm.plumbing.errors import UserError
+
+
+def written(folder, name, text):
+    """Write a file; return its path as a flag gives it."""
+    (folder / name).write_text(text)
+    return str(folder / name)
+
+
+QUESTIONS = [
+    {"question": "Who?", "answers": [{"text": "Ana", "answer_start": 0}]},
+    {"question": "Why?", "answers": [], "is_impossible": True},
+]
+SQUAD = json.dumps({"data": [{"paragraphs": [{"context": "Ana ran.", "qas": QUESTIONS}]}]})
+FILES = [
+    ("a.tsv", "Ana ran.\tx\nRui.\ty\n", ("text", "label"), [("Ana ran.", "x"), ("Rui.", "y")]),
+    ("a.csv", "label,text\nx,Ana\n", ("text", "label"), [("Ana", "x")]),
+    ("a.conll", "Rui B-who\nran O\n\nAna B-who\n", ("words", "tags"),
+     [(["Rui", "ran"], ["B-who", "O"]), (["Ana"], ["B-who"])]),
+    ("a.json", SQUAD, ("context", "question", "answers"),
+     [("Ana ran.", "Who?", [("Ana", 0)]), ("Ana ran.", "Why?", [])]),
+    ("pairs.csv", 'n,response,prompt\n1,"Ana, Rui",Who?\n', ("source", "target"), [("Who?", "Ana, Rui")]),
+    ("chat.jsonl", '{"prompt": "Who?", "response": "Ana"}\n', ("source", "target"), [("Who?", "Ana")]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name, text, fields, examples", FILES)
+def test_files_are_read_with_their_truths_and_without(tmp_path, name, text, fields, examples):
+    path = written(tmp_path, name, text)
+    assert read_examples([path, None], fields) == (examples, 0)
+    unknown = [(*example[:-1], None) for example in examples]
+    assert read_examples([path], fields, truth=False) == (unknown, 0), "truths that nobody asked for"
+    assert read_examples([path, path], fields)[0] == examples * 2
+
+
+@pytest.mark.parametrize(
+    "name, text, fields, example",
+    [
+        ("a.tsv", "Ana ran.\n", ("text", "label"), ("Ana ran.", None)),
+        ("a.conll", "Rui\nran\n", ("words", "tags"), (["Rui", "ran"], None)),
+        ("a.tsv", "Ana ran.\tWho?\n", ("context", "question", "answers"), ("Ana ran.", "Who?", None)),
+        ("a.tsv", "prompt\nWho?\n", ("source", "target"), ("Who?", None)),
+        ("a.tsv", "a\tb\n", ("text_a", "text_b", "label"), ("a", "b", None)),
+    ],
+)
+def test_files_to_be_predicted_need_no_truths(tmp_path, name, text, fields, example):
+    assert read_examples([written(tmp_path, name, text)], fields, truth=False) == ([example], 0)
+
+
+@pytest.mark.parametrize(
+    "text, fields, truth, expected",
+    [
+        (
+            "a\tx\nalone\n",
+            ("text", "label"),
+            True,
+            "line 2: found 1 .* .expected text, label: .tsv, .csv, .json",
+        ),
+        ("a\tb\tc\td\n", ("text", "label"), False, "found 4 columns, expected 1"),
+        ("A B-a\nran\n", ("words", "tags"), True, r"found 1 columns \['ran'\].*expected words, tags: CoNLL"),
+        ("a\tx\n", ("context", "question", "answers"), True, "SQuAD 1.1 or 2.0"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_one_line_that_says_what_it_should_hold(
+    tmp_path, text, fields, truth, expected
+):
+    with pytest.raises(UserError, match=expected):
+        read_examples([written(tmp_path, "a.tsv", text)], fields, truth=truth)
+
+
+def test_rows_that_are_skipped_are_counted_over_all_files(tmp_path):
+    path = written(tmp_path, "a.tsv", "a\tx\nalone\n\ty\n")
+    assert read_examples([path, path], ("text", "label"), skip_bad=True) == ([("a", "x")] * 2, 4)
+
+
+def test_scores_are_numbers(tmp_path):
+    path, fields = written(tmp_path, "a.tsv", "a\tb\t2.5\n"), ("text_a", "text_b", "label")
+    assert read_examples([path], fields, numbers=True) == ([("a", "b", 2.5)], 0)
+    assert read_examples([path], fields, truth=False, numbers=True) == ([("a", "b", None)], 0)
+    for label in ("high", "inf", "nan"):
+        with pytest.raises(UserError, match=f"^b.tsv: the label '{label}' is no number, as a score is$"):
+            number(label, "b.tsv")
+
+
+def test_a_tenth_is_watched_where_nothing_else_is_given():
+    given = [(f"text {i}", "xyz"[i % 3]) for i in range(40)]
+    parts = cut(given, [], [], seed=0)
+    assert list(map(len, parts)) == [36, 4, 4] and parts.test == parts.validation
+    assert sorted(parts.train + parts.validation) == sorted(given), "an example is lost, or in both"
+    assert cut(given, [], [("t", "x")], 1).validation != parts.validation, "the seed draws"
+    assert cut(given, [("w", "z")], [("t", "x")], 0) == Parts(given, [("w", "z")], [("t", "x")])
+    assert list(map(len, cut(given[:1], [], [], 0))) == [0, 1, 1]
+
+
+def test_few_examples_are_drawn_by_the_seed_and_classes_take_turns():
+    examples = [("a", "x")] * 40 + [("b", "y")] * 3 + [("c", "z")] * 20
+    watched = [("w", "x")]
+
+    def drawn(n, seed=1, given=examples, by_class=True):
+        return cut(given, watched, [], seed, n, by_class).train
+
+    assert sorted(label for _, label in drawn(9)) == ["x"] * 3 + ["y"] * 3 + ["z"] * 3
+    assert drawn(500) == examples
+    numbered = [(str(i), "xy"[i % 2]) for i in range(50)]
+    for by_class in (True, False):
+        one, other = (drawn(6, seed, numbered, by_class) for seed in (0, 1))
+        assert len(set(one)) == 6 and one != other and one == drawn(6, 0, numbered, by_class)
+    with pytest.raises(UserError, match="^--n-examples 2: fewer examples than the 3 classes$"):
+        drawn(2)
+
+
+TRAIN, ASKED = [("a", "sun"), ("b", "rain")], [("x", "Rain"), ("y", "Rain"), ("z", "snow"), ("w", "sun")]
+UNKNOWN = r"label unknown to training: 'Rain' \(2 times\), 'snow' \(1 times\) \(did you mean 'rain'\?\)$"
+
+
+@pytest.mark.parametrize(
+    "parts, expected",
+    [
+        ((TRAIN, TRAIN, ASKED), f"^test.tsv: {UNKNOWN}"),
+        ((TRAIN, ASKED, TRAIN), f"^watch.tsv: {UNKNOWN}"),
+        (([("a", 1.5)] * 4, [], []), "^train.tsv: of 4 examples .* the label 1.5; it takes two or more$"),
+        (([], TRAIN, TRAIN), "^train.tsv: one example;"),
+        ((TRAIN, TRAIN, [("a", None)]), "^test.tsv: a label is missing"),
+    ],
+)
+def test_parts_must_teach_something_and_ask_for_nothing_else(parts, expected):
+    def check(parts, closed):
+        check_parts(Parts(*parts), truths, "label", ("train.tsv", "watch.tsv", "test.tsv"), closed)
+
+    def truths(part):
+        if ("a", None) in part:
+            raise UserError("a label is missing")
+        return [label for _, label in part]
+
+    with pytest.raises(UserError, match=expected):
+        check(parts, closed=True)
+    check((TRAIN, TRAIN, TRAIN), closed=True)
+    check((TRAIN, ASKED, ASKED), closed=False)
+
+
+def test_texts_in_an_example():
+    assert texts_in(("a b", ["c", ("d", 3)], None, 2.5)) == ["a b", "c", "d"]
+
+
+def test_rows_are_lines_whose_cells_are_one_line(tmp_path):
+    write_rows(tmp_path / "a.tsv", [("text", "n"), ("a\tb\nc", 3), ("", 0.5)])
+    assert (tmp_path / "a.tsv").read_text() == "text\tn\na b c\t3\n\t0.5\n"
