@@ -33,10 +33,7 @@ from .tokenizer.wordpiece import WordPiece
 
 
 def load(path: str | Path, device: str = "cpu") -> tuple[nn.Module, BPE | WordPiece | None]:
-    """Return (model, tokenizer or None) of a run folder, a Hugging Face folder, or a published "hf:NAME".
-
-    The model is in evaluation mode. UserError names the file that is missing or wrong.
-    """
+    """Return (model in evaluation mode, tokenizer or None) of a run, a Hugging Face folder, or "hf:NAME"."""
     if is_published(path):
         return loading.load(path, device)
     folder = Path(path)
@@ -67,10 +64,7 @@ def save_model(folder: Path, model: nn.Module, tokenizer=None) -> None:
 
 
 def export(run_folder: str | Path, folder: str | Path) -> list[str]:
-    """Write a run folder as one that transformers opens; return notes on what could not go along.
-
-    UserError where `folder` holds anything, or transformers has no model like this one.
-    """
+    """Write a run folder as one that transformers opens; return notes on what could not go along."""
     settings = Path(run_folder) / SETTINGS
     translates = settings.exists() and read_json(settings).get("objective") == "translation"
     frame = (None if translates else "[CLS]", "[SEP]")  # what stood around a text in training
@@ -126,8 +120,8 @@ def load_weights(folder: str | Path, model: nn.Module) -> None:
 def save_trainer(folder: str | Path, state: dict) -> None:
     """Write trainer.pt: everything from which training goes on, in one file, so of one step.
 
-    `state` has `step`, `model` (the weights) and whatever else the loop needs, in dictionaries, lists and
-    tuples, of numbers, texts and tensors. ValueError for anything else: `load_trainer` would refuse it.
+    `state` has `step`, `model` (the weights) and what else the loop needs, all of it plain data and tensors.
+    ValueError for anything else: `load_trainer` would refuse it.
     """
     path = Path(folder) / TRAINER
     folders.atomic_write(path, lambda file: torch.save(state, file))
@@ -136,16 +130,12 @@ def save_trainer(folder: str | Path, state: dict) -> None:
 
 
 def load_trainer(folder: str | Path, device: str = "cpu") -> dict:
-    """Return what `save_trainer` wrote, its tensors on `device`.
-
-    UserError where there is none, where it is damaged, or more than plain data: a pickle that would run code
-    is refused and not run (`weights_only`).
-    """
+    """Return what `save_trainer` wrote, its tensors on `device`; UserError where it is missing or damaged."""
     path, way_out = Path(folder) / TRAINER, "--overwrite starts the run anew"
     if not path.is_file():
         raise UserError(f"{folder}: no {TRAINER} to go on from; {way_out}")
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(path, map_location=device, weights_only=True)  # a pickle that runs code is refused
     except Exception as error:  # noqa: BLE001 - of nearly any kind, by the place of the damage
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path}: damaged, or more than plain data ({reason}); {way_out}") from None

@@ -100,7 +100,8 @@ def read_documents(path: Path, errors: str = "strict") -> list[str]:
     elif kind(path) == ".txt":
         texts = [part.strip("\n") for part in BLANK_LINES.split(read_text(path, errors))]
     else:
-        raise UserError(f"{path}: expected a text ({', '.join(TEXT_SUFFIXES)}, .gz of these, or a folder)")
+        expected = f"{', '.join(TEXT_SUFFIXES)}, .gz of these, or a folder of them"
+        raise UserError(f"{path}: a text of kind {kind(path)!r}; expected {expected}")
     return [text for text in texts if text.strip()]
 
 

@@ -122,8 +122,7 @@ def test_a_text_without_blank_lines_is_cut_at_line_ends(write):
     assert "\n".join(corpus.train + corpus.validation).split("\n") == lines, "cutting must lose nothing"
     assert 0.06 < len(corpus.validation) / len(corpus.train) < 0.14
     assert all(900 < len(text) < 2_000 for text in corpus.train)
-    n_pieces = len(corpus.train + corpus.validation)
-    assert corpus.notes == (f"cut one long document into {n_pieces} pieces, at line and sentence ends",)
+    assert f"cut one long document into {len(corpus.train + corpus.validation)} pieces" in corpus.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -178,7 +177,6 @@ def test_what_is_neither_a_source_nor_a_path(tmp_path, monkeypatch, write, messa
     for near in ("world", "plays.txt", "world:reports", "python-docs", "world:few-shot"):
         assert f"did you mean '{near}'" in message(load_corpus, near.replace("o", "oo", 1).replace("pl", "p"))
     assert "only files and folders can be joined" in message(load_corpus, ["world", "plays.txt"])
-    assert ".jsonl" in message(load_corpus, write("a.pdf", "x"))
     assert load_corpus("plays.txt").train
 
 

@@ -109,9 +109,9 @@ def test_errors_replace_reaches_documents(write, message, name, data, place):
 
 
 def test_an_unknown_suffix_lists_the_known_ones(write, message):
-    for name in ("a.pdf", "README"):
-        text = message(read_documents, write(name, "x"))
-        assert f"{name}: expected a text (.txt, .jsonl, .gz of these, or a folder)" in text
+    for name, kind in (("a.pdf", ".pdf"), ("README", "")):
+        expected = f"{name}: a text of kind {kind!r}; expected .txt, .jsonl, .gz of these, or a folder"
+        assert expected in message(read_documents, write(name, "x"))
 
 
 def test_a_folder_stands_for_its_text_files_in_order(tmp_path, write, message):

@@ -6,13 +6,7 @@ import json
 import pytest
 
 from minilm.plumbing.errors import UserError
-from minilm.texts.tables import (
-    read_aligned,
-    read_conll,
-    read_squad,
-    read_table,
-    usable,
-)
+from minilm.texts.tables import read_aligned, read_conll, read_squad, read_table, usable
 
 FIELDS, GOOD = ("text", "label"), '{"text":"sun","label":"good"}'
 
@@ -114,8 +108,8 @@ def test_conll_errors_name_the_line(write, message):
     assert "c.txt, line 4: found 3 columns ['Bea', 'x', 'B'], expected 2" in message(read_conll, path)
     left = [(["Anna", "ran"], ["B", "O"]), (["Cara"], ["B"])]
     assert read_conll(path, skip_bad=True) == (left, 1), "the whole sentence is left out, and counted once"
-    sentences, _ = read_conll(write("d.txt", "Anna\nran\n\nHome\n"), tagged=False)
-    assert [words for words, _ in sentences] == [["Anna", "ran"], ["Home"]]
+    left, _ = read_conll(write("d.txt", "Anna\nran\n\nHome\n"), tagged=False)
+    assert [words for words, _ in left] == [["Anna", "ran"], ["Home"]]
 
 
 CONTEXT = "Anna found a key. Bea found the key."
@@ -161,8 +155,7 @@ def test_squad_questions_that_do_not_fit_are_named_or_counted(squad, message, ba
     path = squad(question(), bad)
     text = message(read_squad, path)
     assert "a.json, data[0].paragraphs[0].qas[1]" in text and expected in text
-    examples, n_skipped = read_squad(path, skip_bad=True)
-    assert len(examples) == 1 and n_skipped == 1
+    assert read_squad(path, skip_bad=True) == ([(CONTEXT, "Who?", [("Anna", 0)])], 1)
 
 
 def test_questions_to_be_answered_need_no_answers(squad):
