@@ -17,6 +17,7 @@ from minilm.extraction.run import RESULTS, read_examples
 from minilm.plumbing.terminal import exit_code
 from minilm.pretraining import run as pretraining
 
+pytestmark = pytest.mark.filterwarnings("ignore:.* texts are longer")
 TINY = "--device cpu --draws 2"
 
 
@@ -36,8 +37,9 @@ def _here(tmp_path, monkeypatch):
 def script(monkeypatch, capsys):
     """Return a function that runs extract.py with flags: exit code, standard output, standard error."""
 
-    def call(flags: str = "", model: str = "--model model") -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["extract.py", *TINY.split(), *model.split(), *flags.split()])
+    def call(flags: str = "", *words: str, model: str = "--model model") -> tuple[int, str, str]:
+        given = [*TINY.split(), *model.split(), *flags.split(), *words]
+        monkeypatch.setattr(sys, "argv", ["extract.py", *given])
         capsys.readouterr()
         code = exit_code(extract.main)
         return code, *capsys.readouterr()
@@ -69,27 +71,21 @@ def test_the_default_probes_the_newest_masked_run_on_the_world(script, monkeypat
     assert json.loads(Path("runs/features/settings.json").read_text())["draws"] == 2
 
 
-def test_flags_reach_the_vectors(script):
-    code, _, err = script("--data rows.tsv --layer 0 --pooling max --out a --no-probe")
+@pytest.mark.parametrize("flags", ["--data rows.tsv --layer 0 --no-probe", "--data plain.txt --layer all"])
+def test_flags_reach_the_vectors(script, flags):
+    code, _, err = script(f"{flags} --pooling max --out a")
     assert code == 0, err
     model, tokenizer = minilm.load("model")
     with np.load("a/features.npz") as saved:
-        assert saved["texts"].tolist() == [text for text, _ in read_examples("rows.tsv")]
-        expected = embed(model, tokenizer, saved["texts"].tolist(), 0, "max")
-        np.testing.assert_allclose(saved["embeddings"], expected, atol=1e-5)
-        assert saved["labels"].tolist() == [label for _, label in read_examples("rows.tsv")]
+        texts, vectors = saved["texts"].tolist(), saved["embeddings"]
+        if "all" in flags:
+            assert vectors.shape == (5, 2, 8) and "labels" not in saved.files
+            np.testing.assert_allclose(vectors[:, 1], embed(model, tokenizer, texts, 1, "max"), atol=1e-5)
+            vectors = vectors[:, 0]
+        else:
+            assert list(zip(texts, saved["labels"].tolist(), strict=True)) == read_examples("rows.tsv")
+        np.testing.assert_allclose(vectors, embed(model, tokenizer, texts, 0, "max"), atol=1e-5)
     assert not set(RESULTS) & set(results("a"))
-
-
-def test_every_layer_at_once(script):
-    code, _, err = script("--data plain.txt --layer all --out a")
-    assert code == 0, err
-    model, tokenizer = minilm.load("model")
-    with np.load("a/features.npz") as saved:
-        assert saved["embeddings"].shape == (5, 2, 8) and "labels" not in saved.files
-        for layer in (0, 1):
-            expected = embed(model, tokenizer, saved["texts"].tolist(), layer)
-            np.testing.assert_allclose(saved["embeddings"][:, layer], expected, atol=1e-5)
 
 
 def test_the_users_labels_are_probed(script):
@@ -106,21 +102,13 @@ def test_the_users_labels_are_probed(script):
 
 
 def test_similar_lists_the_nearest_texts(script):
-    query = small.documents(5)[3]
-    Path("query.txt").write_text(query)
-    code, out, err = script("--data plain.txt --similar x")
+    text = small.documents(5)[3]
+    code, out, err = script("--data plain.txt", "--similar", text)
     assert code == 0, err
-    lines = out.split("Nearest to 'x':")[1].strip().splitlines()[:5]
+    lines = out.split(f"Nearest to {text!r}:")[1].strip().splitlines()[:5]
+    assert lines[0] == f"1.000  {text}", "the nearest text to a text is itself"
     cosines = [float(line.split()[0]) for line in lines]
     assert len(cosines) == 5 and cosines == sorted(cosines, reverse=True)
-
-
-def test_the_nearest_text_to_a_text_is_itself(monkeypatch, capsys):
-    text = small.documents(5)[3]
-    argv = ["extract.py", "--model", "model", "--data", "plain.txt", "--similar", text]
-    monkeypatch.setattr(sys, "argv", argv)
-    assert exit_code(extract.main) == 0
-    assert f"  1.000  {text}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("kind", ["causal", "masked"])
@@ -138,11 +126,10 @@ def test_token_vectors(script, kind):
 
 def test_a_decoders_first_token_is_explained(script):
     minilm.save(small.model("causal"), small.tokenizer(), "decoder")
-    code, out, err = script("--data rows.tsv --pooling cls --labels 2", model="--model decoder")
-    assert code == 0, err
-    assert "first token sees itself alone" in out
-    code, out, err = script("--data rows.tsv --pooling last --labels 2", model="--model decoder")
-    assert code == 0 and "first token" not in out
+    for pooling in ("cls", "last"):
+        flags = f"--data rows.tsv --pooling {pooling} --no-probe"
+        code, out, err = script(flags, model="--model decoder")
+        assert code == 0 and ("first token sees itself alone" in out) == (pooling == "cls"), err
 
 
 def test_nothing_is_overwritten_unless_asked(script):
@@ -167,7 +154,7 @@ BAD = {
     "--data rows.tsv --test few.tsv": ["few.tsv: the label 'x' is in no example of rows.tsv"],
     "--model bare": ["bare: no tokenizer"],
     "--model modle": ["modle", "did you mean 'model'"],
-    "--labels 0": ["--labels 0: each must be 1 or more"],
+    "--labels 2,0,all": ["--labels 0: must be 1 or more"],
     "--draws 0": ["--draws 0: must be 1 or more"],
     "--tokens-per-batch 0": ["--tokens-per-batch 0"],
     "--tokens --probe": ["one vector a text"],

@@ -3,14 +3,14 @@
     embed(model, tokenizer, texts)      -> (n, D), one vector a text
 
 Which layer: 0 are the embeddings, n_layer is the last block, negative numbers count from the end. Which
-states: a decoder's, an encoder's, of an encoder-decoder those of the encoder. Which tokens: see `Pooling`. No
+states: a decoder's, an encoder's, of an encoder-decoder those of the encoder. Which tokens: see `pool`. No
 pooling counts padding. All count the special tokens, [CLS] and [SEP] or <|endoftext|>: so do the published
 sentence encoders, whose attention mask is 1 there (Reimers and Gurevych 2019, mean pooling).
 
 Source: Devlin et al. 2019, section 5.3 and table 7, the feature-based approach with BERT.
 """
 
-import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
@@ -20,22 +20,18 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..model.config import ModelConfig
+from ..model.generate import evaluation_mode
 from ..model.pooling import last_token, token_mean
 from ..plumbing.devices import autocast
 from ..plumbing.errors import UserError, suggest
 from ..tokenizer.rows import RaggedRows, text_rows
 from ..training.objective import to_device
 
-# cls: the first token; last: the last one; mean, max: over all tokens, number by number.
-# mean-last-4: the mean over all tokens of the mean of the last four hidden states (B, T, D).
-# concat-last-4: the means over all tokens of the last four, side by side: 4 D numbers a text.
-# The last four of a model with two blocks are the three there are. Differs from the paper: table 7 takes the
-# vector of each token, we take their mean.
 Pooling = Literal["cls", "mean", "max", "last", "mean-last-4", "concat-last-4"]
 POOLINGS: tuple[str, ...] = Pooling.__args__
+ONE_LAYER, LAST_4 = POOLINGS[:4], POOLINGS[4:]  # what a pooling reads
 # Padding included. The hidden states of a small batch stay in a CPU's caches: a quarter faster than 4,096.
 TOKENS_PER_BATCH = {"cpu": 1024, "cuda": 16384}
-LAST_4 = ("mean-last-4", "concat-last-4")
 
 
 class Reading(NamedTuple):
@@ -51,61 +47,46 @@ def n_layer(config: ModelConfig) -> int:
 
 
 def reading(config: ModelConfig, layer: int = -1, pooling: str = "mean") -> Reading:
-    """Return the reading with its layer counted from 0.
-
-    Raises:
-        UserError: for a pooling that does not exist, a layer that the model does not have, and a layer beside
-            a pooling that reads the last four.
-    """
+    """Return the reading, layers counted from 0; UserError for a layer or pooling that is not there."""
     if pooling not in POOLINGS:
-        raise UserError(
-            f"--pooling {pooling}: must be one of {', '.join(POOLINGS)}{suggest(pooling, POOLINGS)}"
-        )
+        hint = suggest(pooling, POOLINGS)
+        raise UserError(f"--pooling {pooling}: must be one of {', '.join(POOLINGS)}{hint}")
     if pooling in LAST_4:
         if layer != -1:
             raise UserError(f"--layer {layer}: --pooling {pooling} reads the last four; leave --layer out")
         return Reading(-1, pooling)
     n = n_layer(config)
     if not -n - 1 <= layer <= n:
-        raise UserError(
-            f"--layer {layer}: the model has 0 (embeddings) to {n}, or -1 (the last) to {-n - 1}; "
-            "all is every one of them"
-        )
+        there = f"0 (embeddings) to {n}, or -1 (the last) to {-n - 1}; all is every one of them"
+        raise UserError(f"--layer {layer}: the model has {there}")
     return Reading(layer % (n + 1), pooling)
-
-
-def all_readings(config: ModelConfig) -> list[Reading]:
-    """Return every layer with every pooling of one layer, then the poolings of the last four."""
-    one_layer = [pooling for pooling in POOLINGS if pooling not in LAST_4]
-    table = [Reading(layer, pooling) for layer in range(n_layer(config) + 1) for pooling in one_layer]
-    return table + [Reading(-1, pooling) for pooling in LAST_4]
 
 
 def pool(states: Sequence[Tensor], real: Tensor | None, how: Reading) -> Tensor:
     """Hidden states, n_layer + 1 of (B, T, D), and which tokens are real, (B, T) -> vectors (B, D).
 
-    `real` none: all are. `concat-last-4` gives (B, 4 D).
+    `real` none: all are. `concat-last-4` gives (B, 4 D), of a model with two blocks the three states it has.
+    Differs from the paper: table 7 takes the vector of each token, we take their mean.
     """
-    if how.pooling == "concat-last-4":
-        return torch.cat([token_mean(state, real) for state in states[-4:]], dim=1)
-    if how.pooling == "mean-last-4":
-        return token_mean(torch.stack(tuple(states[-4:])).mean(0), real)
+    # Padding does not count: a text has one vector, however long the others of its batch are.
     hidden = states[how.layer]  # (B, T, D)
     if how.pooling == "cls":
-        return hidden[:, 0]
-    if how.pooling == "mean":
-        return token_mean(hidden, real)
-    if how.pooling == "max":
+        return hidden[:, 0]  # an encoder's [CLS] sees the whole text; a decoder's first token itself alone
+    if how.pooling == "last":
+        return last_token(hidden, real)  # a decoder's last token is the only one that sees the whole text
+    if how.pooling == "max":  # number by number; of padding, -inf, never
         return (hidden if real is None else hidden.masked_fill(~real[..., None], -torch.inf)).amax(1)
-    return last_token(hidden, real)
+    if how.pooling == "mean-last-4":
+        return token_mean(torch.stack(tuple(states[-4:])).mean(0), real)
+    if how.pooling == "concat-last-4":
+        return torch.cat([token_mean(state, real) for state in states[-4:]], dim=1)
+    # Nothing in pre-training asks one state to hold a whole text: each token's tells of the words around it,
+    # and their mean keeps what they have in common.
+    return token_mean(hidden, real)
 
 
 def checked_rows(tokenizer, config: ModelConfig, texts: Sequence[str]) -> RaggedRows:
-    """Return the texts as rows (`tokenizer/rows.py`), and say how many were cut to the model's positions.
-
-    Raises:
-        UserError: without a tokenizer, and for an empty text.
-    """
+    """Return the texts as rows, cut to the model's positions; UserError for what cannot be read."""
     if tokenizer is None:
         raise UserError("the model has no tokenizer: its folder holds none, and text cannot be read without")
     if isinstance(texts, str):
@@ -113,23 +94,18 @@ def checked_rows(tokenizer, config: ModelConfig, texts: Sequence[str]) -> Ragged
     for i, text in enumerate(texts):
         if not text.strip():
             raise UserError(f"text {i} (counted from 0) is empty: there is nothing to read a vector from")
-    return tell_cut(text_rows(tokenizer, config, texts), config)
+    return text_rows(tokenizer, config, texts)
 
 
-def tell_cut(rows: RaggedRows, config: ModelConfig) -> RaggedRows:
-    """Return the rows, having said how many of their texts did not fit into the model's positions."""
-    if rows.n_cut:
-        longest = config.max_positions
-        print(f"{rows.n_cut} of {len(rows)} texts are longer than {longest} tokens: cut.", file=sys.stderr)
-    return rows
+def cut_note(rows: RaggedRows) -> str:
+    """Say how many texts did not fit into the model's positions."""
+    return f"{rows.n_cut} of {len(rows)} texts are longer than {max(rows.lengths)} tokens: cut."
 
 
 def batches_of(lengths: Sequence[int], tokens_per_batch: int) -> list[np.ndarray]:
-    """Return the rows as batches, the longest first, of at most so many tokens with padding (or one row).
-
-    Rows of like length come together, so little is padding; the longest first, so that what does not fit into
-    the memory fails at once.
-    """
+    """Return the rows as batches of at most so many tokens with padding (or one row)."""
+    # Rows of like length come together, so little is padding; the longest first, so that what does not fit
+    # into the memory fails at once.
     order = np.argsort(-np.asarray(lengths), kind="stable")
     batches, start = [], 0
     while start < len(order):
@@ -140,65 +116,50 @@ def batches_of(lengths: Sequence[int], tokens_per_batch: int) -> list[np.ndarray
 
 
 def hidden_batches(
-    model,
-    rows: RaggedRows,
-    tokens_per_batch: int | None = None,
-    precision: str = "fp32",
-    progress: bool = False,
+    model, rows: RaggedRows, tokens_per_batch: int | None = None, precision="fp32", progress: bool = False
 ) -> Iterator[tuple[np.ndarray, tuple[Tensor, ...], Tensor | None]]:
     """Yield (rows of the batch, hidden states n_layer + 1 of (B, T, D), real tokens (B, T) or none).
 
-    None where no token is padding. `tokens_per_batch` none: `TOKENS_PER_BATCH` of the device. The model is in
-    evaluation mode meanwhile, and no gradient is kept.
+    None where no token is padding. `tokens_per_batch` none: `TOKENS_PER_BATCH` of the device.
     """
     device = model.tokens.weight.device
     tokens_per_batch = tokens_per_batch or TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH["cuda"])
-    trains = model.training
-    model.eval()
     hidden = None if progress else True  # none: shown at a terminal only
-    try:
-        with tqdm(total=len(rows), desc="reading", unit="text", ncols=100, disable=hidden) as bar:
-            for chosen in batches_of(rows.lengths, tokens_per_batch):
-                batch = rows.batch(chosen.tolist())
-                mask = batch.pop("attention_mask")
-                padded = bool((mask == 0).any())
-                batch, mask = to_device(batch, device), mask.to(device) if padded else None
-                # A decoder's real tokens see nothing of what is padded behind them: no mask, a faster path.
-                given = None if model.config.kind == "decoder" else mask
-                with torch.inference_mode(), autocast(precision, device):
-                    states = model.hidden_states(**batch, attention_mask=given)
-                yield chosen, states, None if mask is None else mask.bool()
-                bar.update(len(chosen))
-    finally:
-        model.train(trains)
+    bar = tqdm(total=len(rows), desc="reading", unit="text", ncols=100, disable=hidden)
+    with bar, evaluation_mode(model):  # dropout would give another vector each time
+        for chosen in batches_of(rows.lengths, tokens_per_batch):
+            batch = rows.batch(chosen.tolist())
+            real = batch.pop("attention_mask").bool()  # (B, T)
+            batch, real = to_device(batch, device), None if real.all() else real.to(device)
+            # A decoder's real tokens see nothing of what is padded behind them: no mask, a faster path.
+            mask = None if model.config.kind == "decoder" else real
+            with torch.inference_mode(), autocast(precision, device):
+                states = model.hidden_states(**batch, attention_mask=mask)
+            yield chosen, states, real
+            bar.update(len(chosen))
 
 
 def extract(model, rows: RaggedRows, readings: Sequence[Reading], **how) -> list[np.ndarray]:
-    """Return for each reading float32 vectors (n, D), row i that of `rows[i]`, in one pass.
-
-    `how`: the options of `hidden_batches`.
-    """
-    found: list[np.ndarray | None] = [None] * len(readings)
+    """Return for each reading float32 vectors (n, D), all in one pass; `how`: options of `hidden_batches`."""
+    D, n_state = model.config.d_model, n_layer(model.config) + 1
+    widths = [D * min(4, n_state) if one.pooling == "concat-last-4" else D for one in readings]
+    found = [np.empty((len(rows), width), dtype=np.float32) for width in widths]
     for chosen, states, real in hidden_batches(model, rows, **how):
-        for k, one in enumerate(readings):
-            vectors = pool(states, real, one).float().cpu().numpy()  # (B, D)
-            if found[k] is None:
-                found[k] = np.empty((len(rows), vectors.shape[1]), dtype=np.float32)
-            found[k][chosen] = vectors
-    width = model.config.d_model
-    return [np.empty((0, width), dtype=np.float32) if vectors is None else vectors for vectors in found]
+        for vectors, one in zip(found, readings, strict=True):
+            vectors[chosen] = pool(states, real, one).float().cpu().numpy()  # (B, D)
+    return found
 
 
 def embed(model, tokenizer, texts: Sequence[str], layer: int = -1, pooling: str = "mean") -> np.ndarray:
     """Return one float32 vector a text, (n, D) (4 D with `concat-last-4`), in the order of the texts.
 
-    A text longer than the model's positions is cut at its end; how many are is said on standard error.
-
-    Raises:
-        UserError: for an unknown pooling, a layer that is not there, an empty text, and without tokenizer.
+    A text longer than the model's positions is cut at its end, with a warning. UserError for a pooling or a
+    layer that is not there, for an empty text, and without tokenizer.
     """
-    one = reading(model.config, layer, pooling)
-    return extract(model, checked_rows(tokenizer, model.config, texts), [one])[0]
+    rows, one = checked_rows(tokenizer, model.config, texts), reading(model.config, layer, pooling)
+    if rows.n_cut:
+        warnings.warn(cut_note(rows), stacklevel=2)
+    return extract(model, rows, [one])[0]
 
 
 def nearest(vectors: np.ndarray, query: np.ndarray, n: int = 5) -> list[tuple[int, float]]:

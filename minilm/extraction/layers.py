@@ -5,15 +5,15 @@ inputs but knows nothing, and a bag of words. The layer x pooling table says whi
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from ..model.transformer import build
 from ..tokenizer.rows import RaggedRows
-from .features import LAST_4, POOLINGS, Reading, all_readings, extract
-from .probe import bag_of_words, probe_accuracy, standardised
+from .features import LAST_4, ONE_LAYER, Reading, extract, n_layer
+from .probe import probe_accuracy, standardised
 
 TABLE_TEXTS = 2000  # at most about so many texts of a part: all readings of all texts could fill the memory
 HEADER = ("labels a class", "pre-trained", "random weights", "bag of words", "chance")
@@ -40,10 +40,6 @@ class Probe:
         sides = vectors[0], self.classes[0], vectors[test], self.classes[test]
         return probe_accuracy(*sides, None if n_label == "all" else n_label, self.n_draw, self.seed)
 
-    def chance(self, test: int = 1) -> float:
-        """Return how often the commonest class of a part is right."""
-        return float(np.bincount(self.classes[test]).max() / len(self.classes[test]))
-
     def usable_labels(self, labels: Sequence) -> tuple[list, list]:
         """Return the numbers of labels that every class has ("all" where none is), and those too many."""
         fewest = int(np.bincount(self.classes[0]).min())
@@ -52,9 +48,9 @@ class Probe:
 
     def label_table(self, sides: Sequence[list[np.ndarray]], labels: Sequence, test: int) -> list[tuple]:
         """Return a row under HEADER for each number of labels; `sides` are the vectors of its columns."""
-        return [
-            (str(n), *(self.accuracy(side, n, test) for side in sides), self.chance(test)) for n in labels
-        ]
+        y = self.classes[test]
+        chance = float(np.bincount(y).max() / len(y))  # how often the commonest class is right
+        return [(str(n), *(self.accuracy(side, n, test) for side in sides), chance) for n in labels]
 
 
 def random_twin(model, seed: int) -> torch.nn.Module:
@@ -64,11 +60,6 @@ def random_twin(model, seed: int) -> torch.nn.Module:
         return build(model.config).to(model.tokens.weight.device).eval()
 
 
-def words_as_vectors(*parts: Sequence[str]) -> list[np.ndarray]:
-    """Return the bags of words of the texts to learn from and of each test set."""
-    return standardised(*bag_of_words(*parts))
-
-
 def table_rows(y: np.ndarray, n_label) -> np.ndarray:
     """Return which examples the layer table is made from: as many of each class, about TABLE_TEXTS in all."""
     classes = np.unique(y)
@@ -76,35 +67,29 @@ def table_rows(y: np.ndarray, n_label) -> np.ndarray:
     return np.concatenate([np.flatnonzero(y == c)[:n_each] for c in classes])
 
 
-def compare_layers(
-    model, twin, rows: RaggedRows, probe: Probe, n_label, how: dict
-) -> tuple[tuple, list[tuple]]:
-    """Return header and rows of the layer x pooling table, from every reading of some of the texts.
+def compare_layers(model, twin, rows: RaggedRows, probe: Probe, n_label, how: dict) -> tuple:
+    """Return header and rows of the layer x pooling table: accuracies, in brackets with random weights.
 
-    `rows`: of all texts, part after part. `how`: the options of `extract`.
+    `rows`: of all texts, part after part; some are read. `how`: the options of `extract`.
     """
-    ys = probe.classes[:2]
-    chosen = [table_rows(ys[0], n_label), table_rows(ys[1], 1)]
-    numbers = np.concatenate([chosen[0], chosen[1] + len(ys[0])])
+    train, test = probe.classes[:2]
+    chosen = [table_rows(train, n_label), table_rows(test, 1)]
+    numbers = np.concatenate([chosen[0], chosen[1] + len(train)])
     n_first = None if rows.n_first is None else rows.n_first[numbers]
     some = RaggedRows([rows[i] for i in numbers], rows.pad_id, n_first=n_first)
-    smaller = Probe([y[part] for y, part in zip(ys, chosen, strict=True)], probe.n_draw, probe.seed)
-    readings, accuracy = all_readings(model.config), {}
-    for side in (model, twin):
-        for one, vectors in zip(readings, extract(side, some, readings, **how), strict=True):
-            accuracy.setdefault(one, []).append(smaller.accuracy(smaller.parts(vectors), n_label))
-    return layer_table(accuracy)
-
-
-def layer_table(accuracy: dict[Reading, list[float]]) -> tuple[tuple, list[tuple]]:
-    """Return header and rows: of each reading its accuracy, in brackets that of random weights.
-
-    The poolings of the last four layers stand below, in the column of the mean: that is how they pool.
-    """
-    columns = [pooling for pooling in POOLINGS if pooling not in LAST_4]
-    cell = {one: "{:.3f} ({:.3f})".format(*both) for one, both in accuracy.items()}
-    layers = sorted({one.layer for one in accuracy if one.pooling not in LAST_4})
-    rows = [(str(layer), *(cell[Reading(layer, pooling)] for pooling in columns)) for layer in layers]
-    for pooling in LAST_4:
-        rows.append((pooling, *(cell[Reading(-1, pooling)] if c == "mean" else "" for c in columns)))
-    return ("layer", *columns), rows
+    smaller = replace(probe, classes=[train[chosen[0]], test[chosen[1]]])
+    layers = range(n_layer(model.config) + 1)
+    readings = [Reading(layer, pooling) for layer in layers for pooling in ONE_LAYER]
+    readings += [Reading(-1, pooling) for pooling in LAST_4]
+    ours, fresh = (
+        [
+            smaller.accuracy(smaller.parts(vectors), n_label)
+            for vectors in extract(side, some, readings, **how)
+        ]
+        for side in (model, twin)
+    )
+    cell = {one: f"{a:.3f} ({b:.3f})" for one, a, b in zip(readings, ours, fresh, strict=True)}
+    body = [(str(layer), *(cell[layer, pooling] for pooling in ONE_LAYER)) for layer in layers]
+    for pooling in LAST_4:  # in the column of the mean: that is how they pool
+        body.append((pooling, *(cell[-1, pooling] if column == "mean" else "" for column in ONE_LAYER)))
+    return ("layer", *ONE_LAYER), body

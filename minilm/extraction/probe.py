@@ -2,9 +2,8 @@
 
     loss = mean of -log softmax(x W + b)[label] + l2 / 2 * |W|^2
 
-Many problems are solved at once: R draws of the labels, each with P variants (folds of the labels, strengths
-of the penalty). They share nothing, so one L-BFGS run minimises their sum. It is scikit-learn's
-`LogisticRegression` with C = 1 / (l2 N).
+It is scikit-learn's `LogisticRegression` with C = 1 / (l2 N). Many problems are solved at once: R draws of
+the labels, each in P variants (folds of the labels, strengths of the penalty).
 
 Sources: Alain and Bengio 2016 (linear probes); Nocedal and Wright 2006, chapter 7 (L-BFGS).
 """
@@ -17,8 +16,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from ..plumbing.errors import UserError
 
 L2_CHOICES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # strengths of the penalty to choose from
 L2_WITHOUT_CHOICE = 1e-1  # where one label a class leaves none to choose by
@@ -42,11 +39,14 @@ def fit(
     P = l2.shape[-1]
     l2 = l2.to(x).expand(R, P)
     weight = x.new_ones(P, N) if weight is None else weight.to(x)
-    weight = weight / weight.sum(1, keepdim=True)  # (P, N), each row sums to 1
+    weight = weight / weight.sum(1, keepdim=True)  # (P, N), each row sums to 1: a weighted mean
+    # At 0 every class is as likely as any other. The loss has one minimum, so the start decides nothing.
     W = x.new_zeros(R, P, D, n_class).requires_grad_()
     b = x.new_zeros(R, P, 1, n_class).requires_grad_()
     # The loss of a problem is about 1: below the rounding of their sum a line search would look for nothing.
     rounding = R * P * torch.finfo(x.dtype).eps
+    # L-BFGS: a probe is to be at its minimum, or its accuracy would tell of a learning rate. The loss is
+    # smooth and all examples fit in, so the last 20 gradients tell its curvature: no rate, tens of steps.
     optimizer = torch.optim.LBFGS(
         [W, b], max_iter=steps, history_size=20, tolerance_grad=1e-6, tolerance_change=rounding,
         line_search_fn="strong_wolfe",
@@ -55,7 +55,11 @@ def fit(
     def closure() -> Tensor:
         """Return the sum of all losses, their gradients in place: what LBFGS asks for, often."""
         optimizer.zero_grad()
-        loss = (nats(x, y, W, b) * weight).sum() + 0.5 * (l2 * W.square().sum((2, 3))).sum()
+        # R P problems at once: one product of all costs little more than one of a single small problem. They
+        # share no weight, so their sum is least where each of them is.
+        data = (nats(x, y, W, b) * weight).sum()  # mean of -log softmax(x W + b)[label], summed over R and P
+        penalty = 0.5 * (l2 * W.square().sum((2, 3))).sum()  # l2 / 2 |W|^2; b may shift freely
+        loss = data + penalty
         loss.backward()
         return loss
 
@@ -72,7 +76,7 @@ def nats(x: Tensor, y: Tensor, W: Tensor, b: Tensor) -> Tensor:
 
 
 def folds_of(y: np.ndarray) -> np.ndarray:
-    """Return the fold of each label, (N,): those of a class are dealt out in turn, over up to N_FOLD folds.
+    """Return the fold of each label, (N,): the labels of a class take turns, over up to N_FOLD folds.
 
     All 0 where a class has one label: nothing can be put aside.
     """
@@ -84,36 +88,33 @@ def folds_of(y: np.ndarray) -> np.ndarray:
 
 
 def choose_l2(x: Tensor, y: Tensor, n_class: int) -> Tensor:
-    """Return the penalty (R, 1) with the least loss on labels put aside, for each draw.
+    """Return the penalty (R, 1) with the least loss on labels put aside, for each draw: cross-validation.
 
-    A quarter of each class's labels is the validation split, each quarter in turn (half and half where a
-    class has two). The test set has no part in it, and no further labels are used: a user with four labels a
-    class has four. With one label a class none can be put aside, and `L2_WITHOUT_CHOICE` is taken.
+    The test set has no part in it, and no further labels are used: a user with four labels a class has four.
+    With one label a class none can be put aside, and `L2_WITHOUT_CHOICE` is taken.
     """
     R, N, _ = x.shape
     fold = folds_of(y[0].numpy())  # every draw has its labels in the order of the classes
     n_fold = int(fold.max()) + 1
     if n_fold == 1:
         return torch.full((R, 1), L2_WITHOUT_CHOICE)
-    n_used = 1 if N > MANY_LABELS else n_fold
-    aside = torch.from_numpy(fold == np.arange(n_used)[:, None]).repeat_interleave(
-        len(L2_CHOICES), 0
-    )  # (P, N)
-    l2 = torch.tensor(L2_CHOICES).repeat(n_used)  # (P,)
-    W, b = fit(x, y, n_class, l2, (~aside).to(x.dtype), steps=60)  # near the minimum is enough to compare
+    n_used, choices = 1 if N > MANY_LABELS else n_fold, torch.tensor(L2_CHOICES)
+    # A variant of the problem for each fold that is put aside, with each strength: P = n_used * 5.
+    aside = torch.from_numpy(fold == np.arange(n_used)[:, None])  # (n_used, N)
+    aside = aside.repeat_interleave(len(choices), 0)  # (P, N)
+    learnt = (~aside).to(x.dtype)
+    W, b = fit(x, y, n_class, choices.repeat(n_used), learnt, steps=60)  # near enough to compare
     loss = (nats(x, y, W, b) * aside).sum(-1)  # (R, P)
-    best = loss.view(R, n_used, len(L2_CHOICES)).sum(1).argmin(-1)  # (R,)
-    return torch.tensor(L2_CHOICES)[best][:, None]
+    best = loss.view(R, n_used, len(choices)).sum(1).argmin(-1)  # (R,)
+    return choices[best][:, None]
 
 
 def in_few_directions(x: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
-    """Return x (R, N, D) and test (n, D) as (R, N, N) and (R, n, N) where N < D: the same problem, smaller.
-
-    N vectors span at most N directions. In others the weights of a minimum are 0, as the penalty asks, so the
-    vectors are turned into an orthonormal basis Q of their span: x = (x Q) Q^T, and x W = (x Q) (Q^T W).
-    """
+    """Return x (R, N, D) and test (n, D) as (R, N, N) and (R, n, N) where N < D: the same, smaller."""
     if x.shape[1] >= x.shape[2]:
         return x, test.expand(len(x), *test.shape)
+    # N vectors span at most N directions. In others the weights of a minimum are 0, as the penalty asks, so
+    # an orthonormal basis of their span is enough: x = (x Q) Q^T, and x W = (x Q) (Q^T W).
     Q = torch.linalg.qr(x.transpose(1, 2)).Q  # (R, D, N)
     return x @ Q, test @ Q
 
@@ -122,41 +123,38 @@ def draw_labels(y: np.ndarray, n_label: int | None, n_draw: int, seed: int) -> n
     """Return (R, N) rows of examples to be labelled: `n_label` of each class, drawn anew R times.
 
     Classes stand in order in each draw. `n_label` none: all examples, once.
-
-    Raises:
-        UserError: where a class has fewer examples.
     """
-    classes, count = np.unique(y, return_counts=True)
     if n_label is None:
         return np.argsort(y, kind="stable")[None]
-    if n_label > count.min():
-        raise UserError(f"{n_label} labels a class: class {classes[count.argmin()]} has {count.min()}")
     rng = np.random.default_rng(seed)
-    rows = [np.flatnonzero(y == c) for c in classes]
+    rows = [np.flatnonzero(y == c) for c in np.unique(y)]
     draws = [[rng.choice(row, n_label, replace=False) for row in rows] for _ in range(n_draw)]
     return np.array(draws).reshape(n_draw, -1)
+
+
+def split(labels: Sequence[str], seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows to learn from and those to test on, in order: a quarter of each class, at least one."""
+    labels, rng = np.array(labels), np.random.default_rng(seed)
+    rows = [rng.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)]
+    held = np.concatenate([part[: max(1, len(part) // 4)] for part in rows])
+    return np.delete(np.arange(len(labels)), held), np.sort(held)
 
 
 def standardised(train: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
     """Return the arrays (n, D) shifted and scaled so that each column of `train` has mean 0, deviation 1.
 
-    No label is needed for that, so all training texts serve even where few are labelled. A column that is
-    constant but for rounding stays near 0 rather than being blown up.
+    No label is needed for that, so all training texts serve even where few are labelled.
     """
     mean, deviation = train.mean(0), train.std(0)
+    # a column that is constant but for rounding stays near 0 rather than being blown up
     scale = np.where(deviation > 1e-5 * (1 + np.abs(mean)), deviation, 1)
     return [((x - mean) / scale).astype(np.float32) for x in (train, *others)]
 
 
 def probe_accuracy(
-    train: np.ndarray,
-    train_y: np.ndarray,
-    test: np.ndarray,
-    test_y: np.ndarray,
-    n_label: int | None = None,
-    n_draw: int = 10,
-    seed: int = 0,
-) -> float:
+    train: np.ndarray, train_y: np.ndarray, test: np.ndarray, test_y: np.ndarray,
+    n_label: int | None = None, n_draw: int = 10, seed: int = 0,
+) -> float:  # fmt: skip
     """Return the share of test texts that the probe puts into their class, the mean of `n_draw` draws.
 
     Args:
@@ -178,14 +176,11 @@ def bag_of_words(train: Sequence[str], *others: Sequence[str]) -> list[np.ndarra
     The words are those of the training texts, in lower case, at most the `MOST_WORDS` commonest.
     """
     bags = [[Counter(WORD.findall(text.lower())) for text in texts] for texts in (train, *others)]
-    total = Counter()
-    for bag in bags[0]:
-        total.update(bag)
+    total = Counter(word for bag in bags[0] for word in bag.elements())
     column = {word: i for i, (word, _) in enumerate(total.most_common(MOST_WORDS))}
     counts = [np.zeros((len(part), len(column)), dtype=np.float32) for part in bags]
     for part, count in zip(bags, counts, strict=True):
         for i, bag in enumerate(part):
-            for word, n in bag.items():
-                if word in column:
-                    count[i, column[word]] = n
+            for word in bag.keys() & column.keys():
+                count[i, column[word]] = bag[word]
     return counts

@@ -14,15 +14,11 @@ from ..tokenizer.rows import RaggedRows, framed, rows_of, word_ids
 from .features import hidden_batches
 
 
-def word_rows(
-    tokenizer, config: ModelConfig, sentences: Sequence[Sequence[str]]
-) -> tuple[RaggedRows, list[list[int]]]:
-    """Return sentences, given as words, as rows, and for each the column of the first token of each word.
+def word_rows(tokenizer, config: ModelConfig, sentences: Sequence[Sequence[str]]) -> tuple:
+    """Return sentences, given as words, as rows, and for each the columns of the first token of each word.
 
-    A row too long for the model is cut; words beyond the cut have no column.
-
-    Raises:
-        UserError: for a word that the tokenizer drops altogether.
+    A row too long for the model is cut; words beyond the cut have no column. UserError for a word that the
+    tokenizer drops altogether.
     """
     room = config.max_positions - len(framed(tokenizer, config, [])[0])
     rows, columns, n_cut = [], [], 0

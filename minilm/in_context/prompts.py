@@ -24,11 +24,7 @@ class Question:
 
 @dataclass(frozen=True)
 class PromptFormat:
-    """How examples and a text become a prompt.
-
-    Raises:
-        UserError: for a template without {text} before {label}, or words that are missing, empty or equal.
-    """
+    """How examples and a text become a prompt; UserError for a template or words that cannot do."""
 
     words: dict[str, str]  # label -> what it is called in the prompt, in the order of the scores
     template: str = "{text} : {label}"
@@ -41,9 +37,9 @@ class PromptFormat:
         if len(self.words) < 2:
             raise UserError(f"one label alone ({', '.join(self.words)}): nothing to choose from; give two")
         for label, word in self.words.items():
-            others = [other for other, same in self.words.items() if same == word and other != label]
-            if not word.strip() or others:
-                what = "is empty" if not word.strip() else f"stands for {others[0]} too"
+            same = [other for other in self.words if self.words[other] == word and other != label]
+            if same or not word.strip():
+                what = f"stands for {same[0]} too" if word.strip() else "is empty"
                 raise UserError(f"the word {word!r} of the label {label} {what}: each label needs its own")
 
     def prompt(self, question: Question) -> str:
@@ -65,27 +61,16 @@ class PromptFormat:
 
 
 def draw_questions(examples, tests, k: int, seed: int) -> list[Question]:
-    """Return a question for each (text, label) of `tests`, all after the same k examples.
-
-    The seed draws the examples and their order; k examples of a seed begin its k + 1 examples.
-
-    Raises:
-        UserError: where there are fewer than k examples.
-    """
-    if not 0 <= k <= len(examples):
-        raise UserError(f"--shots {k}: must be from 0 to {len(examples)}, the number of examples")
+    """Return a question for each (text, label) of `tests`, all after the same k examples of the seed."""
     order = random.Random(f"examples {seed}").sample(range(len(examples)), len(examples))
-    chosen = tuple(examples[i] for i in order[:k])
+    chosen = tuple(examples[i] for i in order[:k])  # which begin the k + 1 examples of this seed
     return [Question(chosen, text, label) for text, label in tests]
 
 
-def relabelled(
-    questions: Sequence[Question], control: str, labels: Sequence[str], seed: int
-) -> list[Question]:
-    """Return the questions with other labels in their examples.
+def relabelled(questions: Sequence[Question], control: str, labels: Sequence[str], seed: int) -> list:
+    """Return the questions with other labels in their examples: a model that reads them falls to chance.
 
-    Source: Min et al. 2022, "Rethinking the Role of Demonstrations", section 4. A model that answers as well
-    as before has not read what the labels say.
+    Source: Min et al. 2022, "Rethinking the Role of Demonstrations", section 4.
     """
     given = [label for question in questions for _, label in question.examples]
     rng = random.Random(f"{control} labels {seed}")

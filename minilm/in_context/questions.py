@@ -48,11 +48,7 @@ def questions(task: str, k: int, n: int, seed: int, start: int = 0) -> list[Ques
 
 
 class InContext(Causal):
-    """GPT on few-shot documents: training is that of `causal.py` to the bit, validation also asks.
-
-    The metrics of validation have the accuracy of each task, as shares of all questions, so that those of the
-    parts of a batch add up.
-    """
+    """GPT on few-shot documents: training is that of `causal.py` to the bit, validation also asks."""
 
     def __init__(self, corpus, tokenizer, context: int, batch_size: int, seed: int = 0):
         super().__init__(corpus, tokenizer, context, batch_size, seed)
@@ -78,15 +74,12 @@ class InContext(Causal):
         asked = [self.asked[i] for i in batch["probes"][batch["probes"] >= 0].tolist()]
         given = answers(model, self.tokenizer, FORMAT, [q for _, q in asked]) if asked else []
         for (task, question), answer in zip(asked, given, strict=True):
-            right[task] += (answer == question.label) / N_PROBE
+            right[task] += (answer == question.label) / N_PROBE  # shares, so that parts of a batch add up
         return loss, metrics | {task: torch.tensor(share) for task, share in right.items()}
 
 
 def curve(log: Sequence[dict], width: int = 20) -> list[str]:
-    """Return lines that draw the accuracies of all tasks over the training steps, from a run's log.
-
-    A run without such accuracies has no lines.
-    """
+    """Return lines that draw the accuracies over the training steps, from a run's log; none without them."""
     lines = []
     for line in log:
         if line["split"] == "validation" and all(task in line for task in TASKS):

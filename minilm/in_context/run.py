@@ -2,7 +2,6 @@
 
 import random
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -19,11 +18,12 @@ from ..texts.tables import read_table
 from .prompts import PromptFormat, draw_questions
 from .questions import CHANCE, FORMAT, NAMES, PROBE_SHOTS, TASKS, InContext, curve, questions
 from .scores import SCORES
-from .study import Found, Study, checksum
-from .terminal import Writer, loop
+from .study import Study, checksum
+from .terminal import Writer, loop, show
 
 SHOTS = (0, 1, 2, 4, 8)
 HELD_BACK = 5  # without a test file, one part in so many of the examples is asked
+FIGURES = dict(nonce_keys="lookup_accuracy", story_items="story_item_accuracy", shuffled="shuffled_accuracy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +49,7 @@ class PromptSettings(CommonSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        self.check_least(dict(n_draw=1, n_test=1, n_beam=1, max_new_tokens=1))
-        if self.shots is not None and min(self.shots) < 0:
-            raise UserError(f"--shots {min(self.shots)}: must be 0 or more")
+        self.check_least(dict(n_draw=1, n_test=1, n_beam=1, max_new_tokens=1, shots=0))
         if self.prompt is not None and not self.prompt.strip():
             raise UserError("--prompt is empty: give the beginning of a text, or - to type at the terminal")
         SamplingRule(temperature=self.temperature or 0.0, top_k=self.top_k, top_p=self.top_p)  # or UserError
@@ -83,7 +81,7 @@ class FewShot(Pretraining):
 
 def answer_prompts(settings: PromptSettings) -> None:
     """Write a text for --prompt, or print the accuracy against the number of examples."""
-    began, study = time.perf_counter(), None if settings.prompt is not None else make_study(settings)
+    began, study = time.perf_counter(), make_study(settings) if settings.prompt is None else None
     name, kind = ("causal", None) if settings.prompt is not None or settings.data else ("in-context", FewShot)
     folder, model, tokenizer = start_model(settings.model, name, settings, kind)
     if settings.compile and model.decoder is not None:
@@ -97,74 +95,58 @@ def answer_prompts(settings: PromptSettings) -> None:
         if settings.prompt == "-":
             loop(writer, settings.seed)
         else:
-            writer.print(settings.prompt, settings.seed)
+            show("" if model.encoder else settings.prompt)  # a decoder goes on with it
+            writer.write(settings.prompt, settings.seed, show)
+            print()
 
 
 def make_study(settings: PromptSettings) -> Study:
-    """Return what is asked: the three tasks of the embedded world, or the texts of the user's files."""
-    seed, n = settings.seed, settings.n_test
-    if settings.data:
-        return file_study(settings)
-    draws = {
-        task: lambda k, number, task=task: questions(task, k, n, seed, start=number * n) for task in TASKS
-    }
-    return Study(draws, NAMES, FORMAT, CHANCE, "chance", settings.n_draw, settings.score)
+    """Return what is asked: the tasks of the embedded world; of files in every draw the same texts."""
+    n, seed, how = settings.n_test, settings.seed, (settings.n_draw, settings.score)
+    if not settings.data:
+        draws = {task: lambda k, i, task=task: questions(task, k, n, seed, start=i * n) for task in TASKS}
+        return Study(draws, NAMES, FORMAT, CHANCE, "chance", *how)
+    examples, asked = examples_and_tests(settings)
+    given = [label for _, label in examples]
+    words = {label: label for label in sorted(set(given))}
+    for option in settings.label_words:
+        label, sign, word = option.partition("=")
+        if not sign or label not in words:
+            expected = f"expected LABEL=WORD with a label of {', '.join(list(words)[:9])}"
+            raise UserError(f"--label-words {option}: {expected}")
+        words[label] = word
+    prompt_format = PromptFormat(words, settings.template, settings.separator.replace("\\n", "\n"))
+    share = [label for _, label in asked].count(max(words, key=given.count)) / len(asked)
+    draws = {"files": lambda k, number: draw_questions(examples, asked, k, seed + number)}
+    return Study(draws, {"files": settings.data}, prompt_format, share, "commonest label", *how)
 
 
-def file_study(settings: PromptSettings) -> Study:
-    """Return the study of --data and --test: the same texts are asked in every draw, after other examples.
-
-    Raises:
-        UserError: for what `tables.read_table` finds wrong, too few rows, and a label that only the texts to
-            be asked have.
-    """
+def examples_and_tests(settings: PromptSettings) -> tuple[list, list]:
+    """Return the (text, label) of --data and --test; UserError for files that no study can be made of."""
     data, test = settings.data, settings.test
     examples, rng = read_table(data, ("text", "label"))[0], random.Random("texts to ask")
     if test is None:
-        n_held = len(examples) // HELD_BACK
-        if not n_held:
+        if len(examples) < HELD_BACK:
             raise UserError(f"{data}: {len(examples)} rows, too few to hold some back: give --test FILE")
         rng.shuffle(examples)  # a file may be sorted by its labels
-        examples, asked = hold_out(examples, n_held)
+        examples, asked = hold_out(examples, len(examples) // HELD_BACK)
     else:
         asked = read_table(test, ("text", "label"))[0]
-    given = [label for _, label in examples]
-    labels = sorted(set(given))
+    labels, most = sorted({label for _, label in examples}), max(settings.shots or SHOTS)
     for number, (_, label) in enumerate(asked, start=1):
         if label not in labels:
-            raise UserError(
-                f"{test or data}, row {number} of the texts to ask: the label {label!r} is in no "
-                f"example of {data} ({', '.join(labels[:9])}): add examples of it or take the row out"
-            )
-    asked = rng.sample(asked, settings.n_test) if settings.n_test < len(asked) else asked
-    if max(settings.shots or (0,)) > len(examples):
-        raise UserError(f"--shots {max(settings.shots)}: {data} has {len(examples)} examples")
-    words = named(labels, settings.label_words)
-    prompt_format = PromptFormat(words, settings.template, settings.separator.replace("\\n", "\n"))
-    commonest = max(labels, key=given.count)
-    share = sum(label == commonest for _, label in asked) / len(asked)
-    draws = {"files": lambda k, number: draw_questions(examples, asked, k, settings.seed + number)}
-    how = (settings.n_draw, settings.score)
-    return Study(draws, {"files": data}, prompt_format, share, "commonest label", *how)
-
-
-def named(labels: Sequence[str], words: Sequence[str]) -> dict[str, str]:
-    """Return what each label is called: by `words`, "label=word" each, or by its own name."""
-    names = dict(zip(labels, labels, strict=True))
-    for given in words:
-        label, sign, word = given.partition("=")
-        if not sign or label not in names:
-            expected = f"expected LABEL=WORD with a label of {', '.join(labels[:9])}"
-            raise UserError(f"--label-words {given}: {expected}")
-        names[label] = word
-    return names
+            where = f"{test or data}, row {number} of the texts to ask"
+            wrong = f"the label {label!r} is in no example of {data} ({', '.join(labels[:9])})"
+            raise UserError(f"{where}: {wrong}: add examples of it or take the row out")
+    if most > len(examples):
+        raise UserError(f"--shots {most}: {data} has {len(examples)} examples")
+    return examples, rng.sample(asked, settings.n_test) if settings.n_test < len(asked) else asked
 
 
 def report(settings: PromptSettings, study: Study, model, tokenizer, began: float) -> None:
     """Ask everything; print the tables, examples and checksums, and write the run folder."""
-    folder, before, shots = Path(settings.model), checksum(model), settings.shots
-    if shots is None:
-        shots = study.shots_that_fit(model, tokenizer, SHOTS) or SHOTS[:1]
+    folder, before = Path(settings.model), checksum(model)
+    shots = settings.shots or study.shots_that_fit(model, tokenizer, SHOTS) or SHOTS[:1]
     found = study.measure(model, tokenizer, shots)
     out = begin("prompt", settings)
     if lines := curve(read_log(folder) if not settings.data and (folder / LOG).exists() else []):
@@ -172,22 +154,12 @@ def report(settings: PromptSettings, study: Study, model, tokenizer, began: floa
     lines = study.examples(model, tokenizer, min(max(shots), 4))
     if len(shots) < len(SHOTS) and settings.shots is None:
         lines.insert(0, f"More examples do not fit into the {model.config.max_positions} positions.\n")
-    after = checksum(model)
-    if after != before:
+    if (after := checksum(model)) != before:
         raise RuntimeError(f"the weights of {folder} moved: {before} before, {after} after")
     lines += ["", f"Weights of {folder} before: {before}, after: {after}. No weight changed."]
+    results = dict(accuracy={str(k): interval.mean for k, interval in next(iter(found.values())).items()})
+    for (task, control), by_shots in found.items():
+        if name := FIGURES.get(task if control == "gold" else control):
+            results[name] = by_shots[max(by_shots)].mean  # of most examples
     seconds, then = time.perf_counter() - began, 'python prompt.py --prompt "Yesterday, Ana"'
-    finish(out, settings, [study.table(found)], lines, figures(found), seconds, then)
-
-
-def figures(found: Found) -> dict:
-    """Return what results.json says: of most examples, but for `accuracy`, which has each number of them."""
-    keys = {
-        ("nonce_keys", "gold"): "lookup_accuracy",
-        ("story_items", "gold"): "story_item_accuracy",
-        ("new_pairings", "shuffled"): "shuffled_accuracy",
-        ("files", "shuffled"): "shuffled_accuracy",
-    }
-    first = next(iter(found.values()))
-    results = dict(accuracy={str(k): interval.mean for k, interval in first.items()})
-    return results | {keys[row]: by[max(by)].mean for row, by in found.items() if row in keys and by}
+    finish(out, settings, [study.table(found)], lines, results, seconds, then)

@@ -38,38 +38,29 @@ def label_tokens(tokenizer, prompt_format: PromptFormat, config: ModelConfig) ->
 
 def prompt_length(tokenizer, config: ModelConfig, prompt_format: PromptFormat, question: Question) -> int:
     """Return the positions that a question needs: those of its prompt and, in a decoder, of its labels."""
-    length = len(prompt_ids(tokenizer, config, prompt_format.prompt(question)))
-    if config.kind != "decoder":
-        return length
-    return length + max(map(len, label_tokens(tokenizer, prompt_format, config))) - 1
-
-
-def decoder_start(tokenizer, config: ModelConfig) -> list[int]:
-    """Return what an encoder-decoder's decoder begins with, nothing for other models."""
-    return decoder_begin(tokenizer) if config.kind == "encoder-decoder" else []
+    n_prompt = len(prompt_ids(tokenizer, config, prompt_format.prompt(question)))
+    n_label = max(map(len, label_tokens(tokenizer, prompt_format, config)))
+    return n_prompt + (n_label - 1 if config.kind == "decoder" else 0)
 
 
 @torch.inference_mode()
 def label_log_likelihoods(
     model, tokenizer, prompts: Sequence[str], labels: list[tuple[int, ...]], batch_size: int = 128
 ) -> Tensor:
-    """Return log p(tokens of the label | prompt) in nats, (N, n_label); a decoder continues the prompt.
+    """Return log p(tokens of the label | prompt) in nats, (N, n_label); the encoder reads it if there is one.
 
-    An encoder-decoder's encoder reads the prompt, and its decoder writes the label. Equal prompts are read
-    once.
-
-    Raises:
-        UserError: for an encoder, which cannot continue a text, and for a prompt longer than the positions.
+    UserError for an encoder alone, which cannot continue a text, and for a prompt longer than the positions.
     """
     check_decoder(model)
+    # Equal prompts are read once: calibration asks the same few texts after the same examples, over and over.
     distinct = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
     rows = [prompt_ids(tokenizer, model.config, prompt) for prompt in distinct]
-    longest = 0 if model.encoder is not None else max(map(len, labels)) - 1
+    n_more = 0 if model.encoder else max(map(len, labels)) - 1  # a label's last token is asked, not read
     for row in rows:
-        check_prompt(row + [0] * longest, "a prompt with its examples", model.config)
+        check_prompt(row + [0] * n_more, "a prompt with its examples", model.config)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))  # equal lengths need no padding
     result = torch.empty(len(rows), len(labels))
-    start = decoder_start(tokenizer, model.config)
+    start = decoder_begin(tokenizer) if model.encoder else []
     with evaluation_mode(model):
         for first in range(0, len(order), batch_size):
             chosen = order[first : first + batch_size]
@@ -78,36 +69,32 @@ def label_log_likelihoods(
 
 
 def batch_likelihoods(model, prompts: list[list[int]], labels: list[tuple[int, ...]], start) -> Tensor:
-    """Return (B, n_label) for one batch of prompts: the sum of log p(token | all before it) over each label.
-
-    Labels that differ in their last token only are scored together, so labels of one token cost one pass.
-    """
+    """Return (B, n_label): log p(label | prompt) = sum over t of log p(label_t | prompt, label_<t)."""
     device = model.tokens.weight.device
     encoder_ids = encoder_mask = None
-    if model.encoder is not None:
-        encoder_ids, encoder_mask = pad(prompts, 0, "right", device)
+    if model.encoder:
+        encoder_ids, encoder_mask = pad(prompts, 0, "right", device)  # (B, S)
         prompts = [start] * len(prompts)
     scores = torch.empty(len(prompts), len(labels), device=device)
+    # One pass scores all labels that differ in their last token only: where labels are single tokens, the
+    # only pass, whose last distribution has the probability of each.
     for head in {label[:-1] for label in labels}:
-        # The column of the last token is a filling: what is asked is its distribution.
+        # Padded on the left, so that the labels stand in the same columns; the last token's is a filling.
         ids, mask = pad([[*prompt, *head, 0] for prompt in prompts], 0, "left", device)  # (B, S + L)
         inputs = (model, ids, mask, encoder_ids, encoder_mask)
         log_probs = next_token_distributions(*inputs, n_prompt=ids.shape[1] - len(head) - 1)  # (B, L, V)
-        places = [i for i, label in enumerate(labels) if label[:-1] == head]
-        scores[:, places] = log_probs[:, -1, [labels[i][-1] for i in places]]  # (B, labels with this head)
-        of_head = torch.zeros((), device=device)
-        for t, token in enumerate(head):
-            of_head = of_head + log_probs[:, t, token]
-        scores[:, places] += of_head[..., None]
+        of_head = sum(log_probs[:, t, token] for t, token in enumerate(head))  # (B,), or 0
+        for i, label in enumerate(labels):
+            if label[:-1] == head:
+                scores[:, i] = log_probs[:, -1, label[-1]] + of_head
     return scores
 
 
 def label_scores(model, tokenizer, prompt_format: PromptFormat, questions, score: str = "sum") -> Tensor:
     """Return the score of each label for each question, (N, n_label); the highest is the answer.
 
-    `sum` is the log-likelihood of the label's tokens, `mean` is that per token. `calibrated` divides the
-    probability of a label, among all labels, by what it has where the text says nothing: a label that is
-    likely anyway wins no more often. Differs from Zhao et al.: the whole label counts, not its first token.
+    `sum` is the log-likelihood of the label's tokens, `mean` is that per token, `calibrated` compares it with
+    what the label has where the text says nothing.
     """
     labels = label_tokens(tokenizer, prompt_format, model.config)
 
@@ -116,8 +103,10 @@ def label_scores(model, tokenizer, prompt_format: PromptFormat, questions, score
 
     scores = likelihoods(questions)
     if score == "mean":
-        return scores / torch.tensor([len(label) for label in labels])
+        return scores / torch.tensor([len(label) for label in labels])  # a long label is not the less likely
     if score == "calibrated":
+        # p(label) / its mean over texts that call for no label: one that is likely anyway wins no more often.
+        # Differs from Zhao et al.: the whole label counts, not its first token.
         free = [likelihoods([replace(q, text=text) for q in questions]) for text in CONTENT_FREE]
         expected = torch.stack([values.softmax(-1) for values in free]).mean(0)  # (N, n_label)
         return scores.log_softmax(-1) - expected.log()

@@ -35,7 +35,6 @@ class Interval:
         return f"{self.mean:.3f}" + ("" if self.half is None else f" ±{self.half:.3f}")
 
 
-Draw = Callable[[int, int], list[Question]]  # (k examples, number of the draw) -> questions
 Found = dict[tuple[str, str], dict[int, Interval]]  # (task, control) -> shots -> accuracy
 
 
@@ -43,7 +42,7 @@ Found = dict[tuple[str, str], dict[int, Interval]]  # (task, control) -> shots -
 class Study:
     """What is asked, and how its answers are scored. The controls are those of the first task."""
 
-    draws: dict[str, Draw]  # by task
+    draws: dict[str, Callable[[int, int], list[Question]]]  # by task: (k, number of the draw) -> questions
     names: dict[str, str]  # of the tasks, in the table
     prompt_format: PromptFormat
     chance: float  # accuracy of what the table compares with ...
@@ -54,37 +53,33 @@ class Study:
     def measure(self, model, tokenizer, shots) -> Found:
         """Ask all the questions. Without examples there are no labels for a control to change."""
         first, *others = self.draws
-        found = {}
+        form, found = self.prompt_format, {}
         for task, control in [(first, control) for control in CONTROLS] + [(task, "gold") for task in others]:
-            by_shots = found[task, control] = {}
             for k in shots if control == "gold" else filter(None, shots):
                 values = []
                 for number in range(self.n_draw):
-                    asked = self.draws[task](k, number)
-                    asked = relabelled(asked, control, list(self.prompt_format.words), number)
-                    values.append(accuracy(model, tokenizer, self.prompt_format, asked, self.score))
-                by_shots[k] = Interval.of(values)
+                    asked = relabelled(self.draws[task](k, number), control, list(form.words), number)
+                    values.append(accuracy(model, tokenizer, form, asked, self.score))
+                found.setdefault((task, control), {})[k] = Interval.of(values)
         return found
 
     def shots_that_fit(self, model, tokenizer, shots) -> tuple[int, ...]:
         """Return the numbers of examples with which every prompt fits into the model's positions."""
-        limit, draw = model.config.max_positions, next(iter(self.draws.values()))
+        config, draw = model.config, next(iter(self.draws.values()))
 
-        def fits(k: int) -> bool:
+        def longest(k: int) -> int:
             asked = (question for number in range(self.n_draw) for question in draw(k, number))
-            return all(prompt_length(tokenizer, model.config, self.prompt_format, q) <= limit for q in asked)
+            return max(prompt_length(tokenizer, config, self.prompt_format, question) for question in asked)
 
-        return tuple(k for k in shots if fits(k))
+        return tuple(k for k in shots if longest(k) <= config.max_positions)
 
     def table(self, found: Found) -> tuple[list[tuple], tuple[str, ...]]:
         """Return the rows and the header: a column for each number of examples."""
-        shots = list(next(iter(found.values())))
-        rows = []
+        shots, rows = list(next(iter(found.values()))), []
         for (task, control), by_shots in found.items():
-            if by_shots:  # a control without examples has none
-                name = self.names[task] if control == "gold" else f"    the same, {control} labels"
-                cells = [str(by_shots[k]) if k in by_shots else "-" for k in shots]
-                rows.append((name, *cells, f"{self.chance:.3f}"))
+            name = self.names[task] if control == "gold" else f"    the same, {control} labels"
+            cells = [str(by_shots[k]) if k in by_shots else "-" for k in shots]
+            rows.append((name, *cells, f"{self.chance:.3f}"))
         return rows, ("examples in the prompt:", *map(str, shots), self.against)
 
     def examples(self, model, tokenizer, k: int) -> list[str]:

@@ -57,11 +57,12 @@ class CommonSettings:
                 raise UserError(f"{given} would delete {option_of(name)} {source}: name another")
 
     def check_least(self, least: dict[str, float]) -> None:
-        """Raise UserError for a field below its least value; one that is none is left alone."""
+        """Raise UserError for a number below its least value, one of a tuple too; none and words are not."""
         for name, bound in least.items():
-            value = getattr(self, name)
-            if value is not None and value < bound:
-                raise UserError(f"{option_of(name)} {value}: must be {bound} or more")
+            values = getattr(self, name)
+            for value in values if isinstance(values, tuple) else [values]:
+                if isinstance(value, (int, float)) and value < bound:
+                    raise UserError(f"{option_of(name)} {value}: must be {bound} or more")
 
 
 def parse(settings_class: type, override_class=None, argv=None, description="") -> tuple[dict, dict]:

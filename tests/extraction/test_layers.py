@@ -6,16 +6,9 @@ import small
 import torch
 
 from minilm.extraction import layers
-from minilm.extraction.features import POOLINGS, Reading, all_readings, checked_rows, extract
-from minilm.extraction.layers import (
-    Probe,
-    compare_layers,
-    layer_table,
-    random_twin,
-    table_rows,
-    words_as_vectors,
-)
-from minilm.extraction.probe import probe_accuracy
+from minilm.extraction.features import Reading, checked_rows, extract
+from minilm.extraction.layers import Probe, compare_layers, random_twin, table_rows
+from minilm.extraction.probe import bag_of_words, probe_accuracy, standardised
 
 TOKENIZER, MODEL = small.tokenizer(), small.model("masked", seed=4)
 SEEN, UNSEEN = ("bread", "a lamp"), ("pens", "hats")
@@ -31,6 +24,7 @@ PARTS = [texts(20, SEEN, 0), texts(8, SEEN, 1), texts(8, UNSEEN, 2)]
 ROWS = checked_rows(TOKENIZER, MODEL.config, [text for part in PARTS for text in part])
 Y = [np.arange(n) % 2 for n in (20, 8, 8)]
 PROBE = Probe(Y, n_draw=3, seed=0)
+BAGS = standardised(*bag_of_words(*PARTS))
 
 
 def test_vectors_are_cut_into_parts_of_one_scale():
@@ -43,11 +37,9 @@ def test_vectors_are_cut_into_parts_of_one_scale():
 
 
 def test_a_probe_measures_the_part_that_is_asked_for():
-    vectors = words_as_vectors(*PARTS)
-    assert PROBE.accuracy(vectors, "all") == 1, "the word tells the label"
-    assert PROBE.accuracy(vectors, "all", 2) == pytest.approx(0.5, abs=0.3), "words never seen tell nothing"
-    assert PROBE.accuracy(vectors, 2) == probe_accuracy(vectors[0], Y[0], vectors[1], Y[1], 2, 3, 0)
-    assert Probe([Y[0], np.array([1, 1, 0, 1])], 1, 0).chance() == 0.75
+    assert PROBE.accuracy(BAGS, "all") == 1, "the word tells the label"
+    assert PROBE.accuracy(BAGS, "all", 2) == pytest.approx(0.5, abs=0.3), "words never seen tell nothing"
+    assert PROBE.accuracy(BAGS, 2) == probe_accuracy(BAGS[0], Y[0], BAGS[1], Y[1], 2, 3, 0)
 
 
 def test_the_twin_has_other_weights_and_leaves_the_generator_alone():
@@ -66,14 +58,11 @@ def test_numbers_of_labels_that_a_class_lacks_are_left_out():
 
 
 def test_a_row_for_each_number_of_labels():
-    vectors = words_as_vectors(*PARTS)
-    noise = [x * 0 for x in vectors]
-    rows = PROBE.label_table([vectors, noise], [2, "all"], 1)
-    assert rows == [
-        ("2", PROBE.accuracy(vectors, 2), 0.5, 0.5),
-        ("all", PROBE.accuracy(vectors, "all"), 0.5, 0.5),
-    ]
-    assert PROBE.label_table([vectors], ["all"], 2)[0][1] == PROBE.accuracy(vectors, "all", 2)
+    probe = Probe([Y[0], Y[1], np.array([1, 1, 0, 1, 0, 1, 1, 1])], 3, 0)
+    noise = [x * 0 for x in BAGS]
+    found = [("2", probe.accuracy(BAGS, 2), 0.5, 0.5), ("all", probe.accuracy(BAGS, "all"), 0.5, 0.5)]
+    assert probe.label_table([BAGS, noise], [2, "all"], 1) == found
+    assert probe.label_table([BAGS], ["all"], 2) == [("all", probe.accuracy(BAGS, "all", 2), 0.75)]
 
 
 def test_the_layer_table_takes_as_many_texts_of_each_class(monkeypatch):
@@ -84,30 +73,19 @@ def test_the_layer_table_takes_as_many_texts_of_each_class(monkeypatch):
     assert np.bincount(y[table_rows(y, 5)]).tolist() == [5, 2, 5], "as many as there are labels to draw"
 
 
-def test_each_cell_of_the_layer_table_is_its_readings():
-    readings = all_readings(MODEL.config)
-    accuracy = {one: [i / 10, 0.5] for i, one in enumerate(readings)}
-    header, rows = layer_table(accuracy)
-    assert header == ("layer", *POOLINGS[:4])
-    cells = [f"{i / 10:.3f} (0.500)" for i in range(len(readings))]
-    assert rows == [
-        ("0", *cells[:4]),
-        ("1", *cells[4:8]),
-        ("mean-last-4", "", cells[8], "", ""),
-        ("concat-last-4", "", cells[9], "", ""),
-    ]
-
-
 def test_layers_are_compared_on_the_vectors_of_their_own_texts(monkeypatch):
     monkeypatch.setattr(layers, "TABLE_TEXTS", 8)
     twin = random_twin(MODEL, 0)
-    _, rows = compare_layers(MODEL, twin, ROWS, PROBE, 2, dict(tokens_per_batch=64))
+    header, rows = compare_layers(MODEL, twin, ROWS, PROBE, 2, dict(tokens_per_batch=64))
+    assert header == ("layer", "cls", "mean", "max", "last")
+    assert [row[0] for row in rows] == ["0", "1", "mean-last-4", "concat-last-4"]
+    assert all(row[1] == row[3] == row[4] == "" for row in rows[2:]), "the last four stand under the mean"
     train, test = table_rows(Y[0], 2), table_rows(Y[1], 1)
     assert len(train) == len(test) == 8
     some = checked_rows(TOKENIZER, MODEL.config, [(PARTS[0] + PARTS[1])[i] for i in [*train, *(test + 20)]])
     smaller = Probe([Y[0][train], Y[1][test]], 3, 0)
-    cells = []
-    for model in (MODEL, twin):
-        (x,) = extract(model, some, [Reading(1, "mean")])
-        cells.append(smaller.accuracy(smaller.parts(x), 2))
-    assert rows[1][2] == f"{cells[0]:.3f} ({cells[1]:.3f})"
+    places = {Reading(0, "max"): (0, 3), Reading(1, "mean"): (1, 2), Reading(-1, "concat-last-4"): (3, 2)}
+    for one, (row, column) in places.items():
+        vectors = [extract(model, some, [one])[0] for model in (MODEL, twin)]
+        ours, fresh = (smaller.accuracy(smaller.parts(x), 2) for x in vectors)
+        assert rows[row][column] == f"{ours:.3f} ({fresh:.3f})", one

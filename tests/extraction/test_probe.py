@@ -15,11 +15,11 @@ from minilm.extraction.probe import (
     in_few_directions,
     nats,
     probe_accuracy,
+    split,
     standardised,
 )
-from minilm.plumbing.errors import UserError
 
-R, N, D, C = 3, 14, 5, 4
+R, N, D, C = 3, 14, 5, 4  # unequal sizes
 
 
 def problem(seed: int = 0, noise: float = 1.0, n: int = N) -> tuple[torch.Tensor, torch.Tensor]:
@@ -119,8 +119,14 @@ def test_labels_are_drawn_by_class():
     assert (draw_labels(y, 4, 6, 1) == rows).all() and (draw_labels(y, 4, 6, 2) != rows).any()
     everything = draw_labels(y, None, 6, 1)
     assert everything.shape == (1, 35) and sorted(everything[0]) == list(range(35))
-    with pytest.raises(UserError, match="11 labels a class: class 1 has 10"):
-        draw_labels(y, 11, 1, 0)
+
+
+def test_a_quarter_of_each_class_is_for_testing():
+    labels = list("xxxxxxxxyyzzzzz")
+    train, test = split(labels, seed=3)
+    assert [labels[i] for i in test] == list("xxyz"), "in their order"
+    assert sorted([*train, *test]) == list(range(15)) and train.tolist() == sorted(train), "each in one part"
+    assert (split(labels, 3)[1] == test).all() and (split(labels, 4)[1] != test).any()
 
 
 def test_vectors_are_scaled_by_the_training_part_alone():

@@ -1,12 +1,15 @@
 """Grades in_context/run.py: the GPT that reads few-shot documents, and the questions of a user's files."""
 
+import json
 from pathlib import Path
 
 import pytest
+import small
 
+import minilm
 from minilm.in_context import questions as in_context
-from minilm.in_context.run import FewShot, PromptSettings, figures, make_study, named
-from minilm.in_context.study import Interval
+from minilm.in_context.run import FewShot, PromptSettings, make_study, report
+from minilm.in_context.study import Interval, Study
 from minilm.plumbing.errors import UserError
 from minilm.pretraining import run
 from minilm.pretraining.recipes import with_recipe
@@ -105,9 +108,8 @@ def test_without_a_test_file_some_rows_are_held_back(files):
 
 
 def test_labels_get_their_words(files):
-    assert named(["0", "1"], ()) == {"0": "0", "1": "1"}
-    assert named(["0", "1"], ["1=good=fine"]) == {"0": "0", "1": "good=fine"}
-    assert files(label_words=("bad=poor",)).prompt_format.words == {"bad": "poor", "good": "good"}
+    assert files().prompt_format.words == {"bad": "bad", "good": "good"}
+    assert files(label_words=("bad=poor=er",)).prompt_format.words == {"bad": "poor=er", "good": "good"}
     for wrong in ("good", "gud=x", "=x"):
         with pytest.raises(UserError, match=f"--label-words {wrong}.*bad, good"):
             files(label_words=(wrong,))
@@ -125,16 +127,22 @@ def test_more_examples_than_there_are_is_named(files):
         files(shots=(0, 21))
 
 
-def test_the_figures_are_those_of_most_examples():
+def test_the_figures_are_those_of_most_examples(files, monkeypatch, decoder):
+    model, tokenizer = decoder(small.tokenizer().vocab_size), small.tokenizer()
+    minilm.save(model, tokenizer, "model")
+    rows = [("new_pairings", c) for c in ("gold", "shuffled", "random")]
+    rows += [("nonce_keys", "gold"), ("story_items", "gold")]
     found = {
         (task, control): {k: Interval(10 * i + k, None) for k in ((0, 4, 2) if control == "gold" else (4, 2))}
-        for i, (task, control) in enumerate(
-            [("new_pairings", c) for c in ("gold", "shuffled", "random")]
-            + [("nonce_keys", "gold"), ("story_items", "gold")]
-        )
+        for i, (task, control) in enumerate(rows)
     }
-    assert figures(found) == dict(
-        accuracy={"0": 0, "4": 4, "2": 2}, shuffled_accuracy=14, lookup_accuracy=34, story_item_accuracy=44
-    )
-    only_zero = {key: {0: by[0]} if 0 in by else {} for key, by in found.items()}
-    assert "shuffled_accuracy" not in figures(only_zero), "no examples, no labels to shuffle"
+    monkeypatch.setattr(Study, "measure", lambda *_: found)
+    settings = PromptSettings(model="model", n_test=1, shots=(0, 4, 2))
+    report(settings, make_study(settings), model, tokenizer, 0.0)
+    written = json.loads(Path("runs/prompt/results.json").read_text())
+    assert written.pop("accuracy") == {"0": 0, "4": 4, "2": 2} and written.pop("seconds") > 0
+    assert written == dict(seed=0, shuffled_accuracy=14, lookup_accuracy=34, story_item_accuracy=44)
+    sums = iter("ab")
+    monkeypatch.setattr("minilm.in_context.run.checksum", lambda model: next(sums))
+    with pytest.raises(RuntimeError, match="moved: a before, b after"):
+        report(settings, make_study(settings), model, tokenizer, 0.0)

@@ -58,13 +58,6 @@ def test_labels_that_begin_alike_get_their_end():
     assert scoring.label_tokens(tokenizer, nested, both)[0][-1] == tokenizer.special_id("[SEP]")
 
 
-def test_only_the_decoder_of_an_encoder_decoder_has_a_start_of_its_own():
-    tokenizer = small.tokenizer()
-    assert scoring.decoder_start(tokenizer, model_of().config) == []
-    both = model_of("encoder-decoder").config
-    assert scoring.decoder_start(tokenizer, both) == [tokenizer.special_id("[CLS]")]
-
-
 @pytest.mark.parametrize("kind", ["decoder", "encoder-decoder"])
 @pytest.mark.parametrize("batch_size", [1, 3, 128])
 def test_likelihoods_are_those_of_one_text_at_a_time(kind, batch_size):
@@ -75,7 +68,7 @@ def test_likelihoods_are_those_of_one_text_at_a_time(kind, batch_size):
     got = scoring.label_log_likelihoods(model, tokenizer, prompts, labels, batch_size)
     assert model.training and got.shape == (5, 5), "a model is left as it was"
     model.eval()
-    start = scoring.decoder_start(tokenizer, model.config)
+    start = [tokenizer.special_id("[CLS]")]
     for i, prompt in enumerate(prompts):
         ids = prompt_ids(tokenizer, model.config, prompt)
         want = [slow_likelihood(model, ids, label, start) for label in labels]
@@ -94,13 +87,9 @@ def test_a_prompt_longer_than_the_positions_is_named():
     asked = Question((), "x" * 40, "0")
     form = PromptFormat({"0": "x", "1": "yyyy"}, "{text} {label}")
     length = scoring.prompt_length(tokenizer, model_of().config, form, asked)
-    for positions in (length - 1, length):
-        model = model_of(max_positions=positions)
-        if positions == length:
-            scoring.label_scores(model, tokenizer, form, [asked])
-        else:
-            with pytest.raises(UserError, match=f"{positions} positions"):
-                scoring.label_scores(model, tokenizer, form, [asked])
+    scoring.label_scores(model_of(max_positions=length), tokenizer, form, [asked])
+    with pytest.raises(UserError, match=f"{length - 1} positions"):
+        scoring.label_scores(model_of(max_positions=length - 1), tokenizer, form, [asked])
     both = model_of("encoder-decoder", max_positions=60)
     n_prompt = len(prompt_ids(tokenizer, both.config, form.prompt(asked)))
     assert scoring.prompt_length(tokenizer, both.config, form, asked) == n_prompt

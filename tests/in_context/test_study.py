@@ -37,6 +37,7 @@ def test_the_first_task_is_asked_under_each_control():
     values = [accuracy(model, tokenizer, study.prompt_format, study.draws["two"](3, s)) for s in range(2)]
     assert found["two", "gold"][3] == Interval.of(values)
     assert list(found["one", "random"]) == [3] and list(found["one", "gold"]) == [0, 3]
+    assert list(study.measure(model, tokenizer, (0,))) == [("one", "gold"), ("two", "gold")]
 
 
 def test_the_table_has_a_column_for_each_number_of_examples():
@@ -50,23 +51,15 @@ def test_the_table_has_a_column_for_each_number_of_examples():
     assert rows[0] == ("the first", "0.100 ±0.010", "0.900", "0.500")
     assert rows[1][0].strip() == "the same, shuffled labels" and rows[1][1:] == ("-", "0.250 ±0.050", "0.500")
     assert rows[2][0] == "the second"
-    without = {("one", "gold"): {0: Interval(0.1, 0.01)}, ("one", "random"): {}}
-    assert len(study_of().table(without)[0]) == 1, "a control without examples asks nothing"
 
 
 def test_shots_that_fit_leave_room_for_the_label():
     study, tokenizer = study_of(), small.tokenizer()
-    longest = {
-        k: max(
-            prompt_length(tokenizer, model_of().config, study.prompt_format, q)
-            for seed in range(2)
-            for q in study.draws["one"](k, seed)
-        )
-        for k in (0, 1, 2, 4)
-    }
-    assert study.shots_that_fit(model_of(longest[2]), tokenizer, (0, 1, 2, 4)) == (0, 1, 2)
-    assert study.shots_that_fit(model_of(longest[2] - 1), tokenizer, (0, 1, 2, 4)) == (0, 1)
-    study.measure(model_of(longest[2]), tokenizer, (0, 1, 2))
+    asked = study.draws["one"](2, 0) + study.draws["one"](2, 1)
+    longest = max(prompt_length(tokenizer, model_of().config, study.prompt_format, q) for q in asked)
+    assert study.shots_that_fit(model_of(longest), tokenizer, (0, 1, 2, 4)) == (0, 1, 2)
+    assert study.shots_that_fit(model_of(longest - 1), tokenizer, (0, 1, 2, 4)) == (0, 1)
+    study.measure(model_of(longest), tokenizer, (0, 1, 2))
 
 
 def test_examples_show_prompt_and_answer():

@@ -50,16 +50,6 @@ def test_what_is_shown_is_what_is_written(n_beam):
     assert len(shown) == (8 if n_beam == 1 else 1), "token by token; a search knows its text at the end"
 
 
-def test_print_shows_a_prompt_that_is_gone_on_with(capsys):
-    writer_of().print("Ana sells")
-    assert capsys.readouterr().out.startswith("Ana sells")
-    writer = writer_of("encoder-decoder")
-    writer.print("Ana sells")
-    assert capsys.readouterr().out == writer.write("Ana sells") + "\n", (
-        "its text is its own, not a continuation"
-    )
-
-
 def test_settings_are_those_of_the_flags():
     assert writer_of().rule.temperature == 0.8 and writer_of(n_beam=2).rule.temperature == 1.0
     assert writer_of(temperature=0.0).rule.temperature == 0.0, "0 is a value: greedy"
@@ -68,21 +58,9 @@ def test_settings_are_those_of_the_flags():
     assert SPECIALS - set(writer_of().rule.forbidden_ids) == {small.tokenizer().special_id("<|endoftext|>")}
 
 
-@pytest.mark.parametrize(
-    ("options", "found"),
-    [(dict(temperature=-1.0), "temperature -1"), (dict(top_p=1.5), "top-p 1.5"), (dict(top_k=0), "top-k 0")],
-)
-def test_settings_outside_their_range_are_refused(options, found):
-    with pytest.raises(UserError, match=found):
-        writer_of(**options)
-
-
 def test_prompts_and_models_that_cannot_be_are_refused():
     with pytest.raises(UserError, match=r"encoder.*extract\.py"):
         writer_of("encoder")
-    for empty in ("", "  \n"):
-        with pytest.raises(UserError, match="empty"):
-            writer_of().write(empty)
     with pytest.raises(UserError, match="40 positions"):
         writer_of().write("x y " * 40)
 
@@ -114,7 +92,8 @@ def run_loop(typed: list, monkeypatch, write) -> list:
 
     writer = writer_of()
     monkeypatch.setattr(writer, "write", lambda *arguments: asked.append(arguments[:2]) or write(*arguments))
-    loop(writer, 5, read)
+    monkeypatch.setattr("builtins.input", read)
+    loop(writer, 5)
     return asked
 
 

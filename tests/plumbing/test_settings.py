@@ -278,6 +278,8 @@ def test_a_field_below_its_least_value_is_named_by_its_flag():
     with pytest.raises(UserError, match="--vocab-size 2: must be 3 or more"):
         Settings(vocab_size=2).check_least(dict(lr=0, vocab_size=3))
     Settings(vocab_size=3, lr=0.0, steps=None).check_least(dict(lr=0, vocab_size=3, steps=1))
+    with pytest.raises(UserError, match="--shots 1: must be 2"):
+        Settings(shots=(2, 1)).check_least(dict(shots=2))
 
 
 def test_what_a_run_reads_from_is_not_overwritten_by_it():
