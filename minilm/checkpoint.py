@@ -85,7 +85,7 @@ def load_tokenizer(path: str | Path) -> BPE | WordPiece:
 def load_config(folder: str | Path) -> ModelConfig:
     """Return the ModelConfig of a folder, ours or Hugging Face's; UserError where config.json is wrong."""
     if is_published(folder):
-        return loading.load_config(folder)
+        return loading.read_folder(folder)[2]
     path = Path(folder) / CONFIG
     if not path.exists():
         what = f"no {CONFIG} in it" if path.parent.is_dir() else "no such folder"

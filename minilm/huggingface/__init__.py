@@ -9,13 +9,10 @@ What each architecture calls its weights stands in `names.py`, what its config.j
 
 import importlib
 
-__all__ = ["download", "export", "load", "load_config"]
+from .loading import download, load
 
 
 def __getattr__(name: str):
-    """Import a public name the first time that it is asked for."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # `export` reads a run folder, which `checkpoint.py` knows and this room does not.
-    home = "minilm.checkpoint" if name == "export" else "minilm.huggingface.loading"
-    return getattr(importlib.import_module(home), name)
+    if name == "export":  # it reads a run folder, which `checkpoint.py` knows and this room does not
+        return importlib.import_module("minilm.checkpoint").export
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,8 +10,9 @@ from ..model.config import PRESETS, ModelConfig
 from ..plumbing.errors import UserError, suggest
 from .names import columns
 
-ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "gelu_new": "gelu_tanh"}
-SPELLINGS = {"gelu_python": "gelu", "gelu_pytorch_tanh": "gelu_new"}  # of the same
+# Theirs -> ours; of two that are the same we write the first.
+ACTIVATIONS = dict(relu="relu", gelu="gelu", gelu_new="gelu_tanh", gelu_python="gelu")
+ACTIVATIONS["gelu_pytorch_tanh"] = "gelu_tanh"
 # Our field, and its key in the config.json of each family.
 _BERT, _DISTILBERT, _GPT2, _BART = columns("""
 vocab_size        vocab_size               vocab_size              vocab_size          vocab_size
@@ -36,9 +37,7 @@ class Layout(NamedTuple):
     """What the config.json of a model type says."""
 
     keys: dict[str, str]  # our field -> key
-    default: (
-        ModelConfig  # where a key is missing; fields without a key are the same in all models of this type
-    )
+    default: ModelConfig  # where a key is missing; what has no key is the same in all models of this type
     only: dict[str, object]  # key -> the one value that we can express; it is also the default
     architecture: str  # the class of transformers with all heads of pre-training
 
@@ -52,11 +51,10 @@ _BLENDERBOT = replace(_BART_LARGE, **_PRE, **_BLENDERBOT, d_ff=10240, max_positi
 _WHOLE = {"pruned_heads": {}}
 _BERT_ONLY = dict(position_embedding_type="absolute", is_decoder=False, add_cross_attention=False) | _WHOLE
 _GPT2_ONLY = dict(scale_attn_weights=True, scale_attn_by_inverse_layer_idx=False, add_cross_attention=False)
-_BOTH_ONLY = dict(tie_word_embeddings=True, is_decoder=False, static_position_embeddings=False)
-_BOTH_ONLY |= dict(add_bias_logits=False)
-_BART_ONLY = dict(normalize_before=False, normalize_embedding=True, add_final_layer_norm=False)
-_BART_ONLY |= dict(extra_pos_embeddings=2) | _BOTH_ONLY
-_PRE_ONLY = dict(normalize_before=True, normalize_embedding=False, add_final_layer_norm=True) | _BOTH_ONLY
+_BART_ONLY = dict(tie_word_embeddings=True, is_decoder=False, add_bias_logits=False, normalize_before=False)
+_BART_ONLY |= dict(normalize_embedding=True, add_final_layer_norm=False, static_position_embeddings=False)
+_PRE_ONLY = _BART_ONLY | dict(normalize_before=True, normalize_embedding=False, add_final_layer_norm=True)
+_BART_ONLY |= dict(extra_pos_embeddings=2)
 # Both stacks look alike in ours; the keys on the left must say what those on the right say.
 _BOTH = {"decoder_attention_heads": "encoder_attention_heads", "decoder_ffn_dim": "encoder_ffn_dim"}
 
@@ -72,30 +70,28 @@ LAYOUTS: dict[str, Layout] = {
 }
 
 
-def layout_of(values: dict, where: str) -> Layout:
-    """Return the layout of a config.json; UserError, with those that we know, for another model type."""
-    kind = values.get("model_type")
-    if kind not in LAYOUTS:
-        near = suggest(str(kind), LAYOUTS)
-        raise UserError(f"{where}: model_type {kind!r} is none of ours{near}: {', '.join(LAYOUTS)}")
-    return LAYOUTS[kind]
+def choice(table: dict, key: str, value, where: str):
+    """Return what a table has for a value of config.json; UserError, with the nearest, if there is none."""
+    if value not in table:
+        known = f"none of ours{suggest(str(value), table)}: {', '.join(table)}"
+        raise UserError(f"{where}: {key} {value!r} is {known}")
+    return table[value]
 
 
 def to_model_config(values: dict, where: str, modules: set[str] = frozenset()) -> ModelConfig:
-    """Return the ModelConfig that a config.json describes.
+    """Return the ModelConfig that a config.json describes; UserError names a key that we cannot express.
 
     `modules`: of `pooler` and `final_logits_bias`, which config.json does not tell, those in the weights.
-    UserError for a value that we cannot express; the message names the key.
     """
-    kind, layout = values.get("model_type"), layout_of(values, where)
+    kind = values.get("model_type")
+    layout = choice(LAYOUTS, "model_type", kind, where)
     for key, value in layout.only.items():
         if values.get(key, value) != value:
             raise UserError(f"{where}: {key} is {values[key]!r}, and only {value!r} can be expressed here")
     for key, other in _BOTH.items():
         if values.get(key, values.get(other)) != values.get(other):
-            raise UserError(
-                f"{where}: {key} is {values[key]!r} and {other} is not: both stacks are alike here"
-            )
+            differ = f"{key} is {values[key]!r} and {other} is not"
+            raise UserError(f"{where}: {differ}: both stacks are alike here")
     values = {key: value for key, value in values.items() if (key, value) != ("n_inner", None)}
     given = {field: key for field, key in layout.keys.items() if key in values}
     found = {field: check_value(where, key, field, values[key]) for field, key in given.items()}
@@ -120,11 +116,7 @@ def to_model_config(values: dict, where: str, modules: set[str] = frozenset()) -
 def check_value(where: str, key: str, field: str, value):
     """Return a value of config.json as our field has it; UserError for one of another type, or unknown."""
     if field == "activation":
-        value = SPELLINGS.get(value, value)
-        if value not in ACTIVATIONS:
-            near = suggest(str(value), ACTIVATIONS)
-            raise UserError(f"{where}: {key} {value!r} is none of ours{near}: {', '.join(ACTIVATIONS)}")
-        return ACTIVATIONS[value]
+        return choice(ACTIVATIONS, key, value, where)
     expected = ModelConfig.__annotations__[field]
     kinds = {int: (int,), bool: (bool,)}.get(expected, (int, float))
     if type(value) not in kinds:
@@ -136,9 +128,8 @@ def from_model_config(config: ModelConfig, kind: str) -> dict:
     """Return the config.json of a model that `exporting.target` found to be of this kind."""
     layout = LAYOUTS[kind]
     values = {key: getattr(config, field) for field, key in layout.keys.items()}
-    values[layout.keys["activation"]] = {ours: theirs for theirs, ours in ACTIVATIONS.items()}[
-        config.activation
-    ]
+    spelled = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
+    values[layout.keys["activation"]] = spelled[config.activation]
     if config.init_std is None:
         values[layout.keys["init_std"]] = 0.55 * config.d_model**-0.5
     if "type_vocab_size" in values:

@@ -8,9 +8,8 @@
     encoder-decoder, pre-norm, final norm           blenderbot
 
 What no class of transformers computes is refused, with the flags that make a model which can be exported. A
-BPE becomes tokenizer.json, the format of the Rust library `tokenizers`; a WordPiece becomes vocab.txt. By
-default they put [CLS] before and [SEP] behind a text, as it was in training. Our objectives also put a space
-before each text that they encode with a BPE: give it there too.
+BPE becomes tokenizer.json, the format of the Rust library `tokenizers`; a WordPiece becomes vocab.txt. Both
+put [CLS] and [SEP] around a text, as in training; the space that our objectives put before it, you must give.
 """
 
 import sys
@@ -28,6 +27,7 @@ from ..tokenizer.wordpiece import WordPiece
 from .configs import from_model_config
 from .loading import CONFIG, SAFE, pack
 from .names import NAMES, their_name
+from .tokenizers import SWITCHES
 
 Frame = tuple[str | None, str | None]  # what stands before and behind a text, by our names
 # What a special token is called by transformers, and by us; eos is <|endoftext|> where there is no [CLS].
@@ -39,8 +39,7 @@ def export_model(model, tokenizer, folder: str | Path, frame: Frame, name: str =
 
     UserError where `folder` holds anything, or transformers has no model like this one.
     """
-    folder, config = Path(folder), model.config
-    kind = target(config, tokenizer, name)
+    folder, config, kind = Path(folder), model.config, target(model.config, tokenizer, name)
     tensors, notes = their_tensors(model, kind)
     if not make_folder(folder) and (folder.is_file() or any(folder.iterdir())):
         raise UserError(f"{folder} exists already: choose another name")
@@ -71,10 +70,8 @@ def target(config: ModelConfig, tokenizer, name: str) -> str:
         "--norm-eps 1e-5": config.norm_eps != 1e-5 and kind == "encoder-decoder",
     }
     if flags := " ".join(flag for flag, needs in needed.items() if needs):
-        raise UserError(
-            f"{name}: transformers has no {kind} that computes what this one does; one trained with {flags} "
-            "can be exported"
-        )
+        known = f"transformers has no {kind} that computes what this one does"
+        raise UserError(f"{name}: {known}; one trained with {flags} can be exported")
     if kind != "encoder" or not post:
         return {"encoder": "megatron-bert", "decoder": "gpt2"}.get(kind, "bart" if post else "blenderbot")
     # The three post-norm encoders differ in their positions and heads alone.
@@ -88,10 +85,8 @@ def target(config: ModelConfig, tokenizer, name: str) -> str:
 
 def optional_id(tokenizer, name: str) -> int | None:
     """Return the id of a special token, None where there is no such token or no tokenizer."""
-    try:
-        return None if tokenizer is None else tokenizer.special_id(name)
-    except UserError:
-        return None
+    known = tokenizer is not None and name in (*tokenizer.special_tokens, *tokenizer.aliases)
+    return tokenizer.special_id(name) if known else None
 
 
 def their_tensors(model, kind: str) -> tuple[dict[str, Tensor], list[str]]:
@@ -119,7 +114,7 @@ def their_tensors(model, kind: str) -> tuple[dict[str, Tensor], list[str]]:
     for copy, name in NAMES[kind].copies.items():
         if not config.tie_embeddings and copy.endswith(".bias") and name in names:
             names[copy] = names[name]  # of an untied head they add this one
-    return pack(names, kind), notes
+    return pack(names), notes
 
 
 def special_ids(tokenizer, kind: str, config: ModelConfig) -> dict:
@@ -137,15 +132,13 @@ def special_ids(tokenizer, kind: str, config: ModelConfig) -> dict:
 def write_tokenizer(tokenizer: BPE | WordPiece, folder: Path, frame: Frame, longest: int) -> None:
     """Write the tokenizer's files; UserError for a BPE with a pattern, which Rust may read otherwise."""
     roles = ROLES if "[CLS]" in tokenizer.special_tokens else ROLES | {"eos": "<|endoftext|>"}
-    settings = {"model_max_length": longest}
-    for role, ours in roles.items():
-        token = ours if ours in tokenizer.special_tokens else tokenizer.aliases.get(ours)
-        settings |= {} if token is None else {f"{role}_token": token}
+    called = tokenizer.aliases | {token: token for token in tokenizer.special_tokens}
+    settings = {f"{role}_token": called[ours] for role, ours in roles.items() if ours in called}
+    settings["model_max_length"] = longest
     if isinstance(tokenizer, WordPiece):
         atomic_write(folder / "vocab.txt", "".join(token + "\n" for token in tokenizer.tokens))
-        settings |= {"tokenizer_class": "BertTokenizer", "do_lower_case": tokenizer.lower_case}
-        settings |= {"strip_accents": tokenizer.strip_accents}
-        settings |= {"tokenize_chinese_chars": tokenizer.chinese_characters}
+        settings |= {key: getattr(tokenizer, ours) for ours, key, *_ in SWITCHES}
+        settings["tokenizer_class"] = "BertTokenizer"
     else:
         if tokenizer.pattern is not None:
             raise UserError("the tokenizer cuts text by a pattern of its own: only GPT-2's can be exported")
@@ -156,22 +149,19 @@ def write_tokenizer(tokenizer: BPE | WordPiece, folder: Path, frame: Frame, long
 
 def rust_tokenizer(bpe: BPE, frame: Frame) -> dict:
     """Return the tokenizer.json of a BPE."""
-    specials = {token: bpe.special_id(token) for token in bpe.special_tokens}
-    taken = set(specials.values())
-    vocab = {token_name(token): i for i, token in bpe.vocab.items() if i not in taken} | specials
+    specials = {bpe.special_id(token): token for token in bpe.special_tokens}
+    vocab = {specials.get(i) or token_name(token): i for i, token in sorted(bpe.vocab.items())}
     byte_level = dict(type="ByteLevel", add_prefix_space=False, trim_offsets=True, use_regex=True)
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False) | {"special": True}
-    by_id = lambda item: item[1]
+    added = [{"id": i, "content": token, **flags} for i, token in sorted(specials.items())]
     merges = [[token_name(a), token_name(b)] for a, b in bpe.merges]
     return dict(
         version="1.0",
-        added_tokens=[
-            {"id": i, "content": token, **flags} for token, i in sorted(specials.items(), key=by_id)
-        ],
+        added_tokens=added,
         pre_tokenizer=byte_level,
         post_processor=template(bpe, frame),
         decoder=byte_level,
-        model=dict(type="BPE", vocab=dict(sorted(vocab.items(), key=by_id)), merges=merges),
+        model=dict(type="BPE", vocab=vocab, merges=merges),
     )
 
 

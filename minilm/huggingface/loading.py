@@ -3,9 +3,9 @@
 What the weights have and has no place in the model is an error, as is what the model needs and they lack; the
 heads of pre-training alone may be missing, as they are in many published files.
 
-A download is kept in MINILM_CACHE, else ~/.cache/minilm. A file takes its name there when its size, and if it
-is large its SHA-256, are what the server lists. download.json, written last, says that the folder is whole;
-from then on nothing is asked of the network. HF_ENDPOINT names another server with the same interface.
+A download is kept in MINILM_CACHE, else ~/.cache/minilm; a file takes its name there when its size and, if it
+is large, its SHA-256 are what the server lists. Once download.json, written last, says that the folder is
+whole, nothing is asked of the network. HF_ENDPOINT names another server with the same interface.
 """
 
 import json
@@ -28,7 +28,7 @@ from ..model.transformer import build
 from ..plumbing.errors import UserError
 from ..plumbing.folders import make_folder, read_json, write_json
 from ..plumbing.safetensors import check_state, read_tensors
-from .configs import layout_of, to_model_config
+from .configs import LAYOUTS, choice, to_model_config
 from .names import NAMES, Names, table_names, their_name
 from .tokenizers import read_tokenizer
 
@@ -48,33 +48,26 @@ FUSED = re.compile(r"(transformer\.h\.\d+\.attn\.c_attn)\.(weight|bias)")  # q, 
 def load(path: str | Path, device: str = "cpu") -> tuple[nn.Module, object]:
     """Return (model, tokenizer or None) of a Hugging Face folder or "hf:NAME", the model in evaluation mode.
 
-    What is missing and drawn at random, and what the folder says that has no meaning here, goes to stderr.
-    UserError for an unknown model type, a value that we cannot express, and weights that are missing,
-    unexpected, damaged or of another shape; the message names them.
+    What is drawn at random or has no meaning here goes to stderr. UserError for an unknown model type, a
+    value that we cannot express, and weights that are missing, unexpected, damaged or of another shape.
     """
     folder, values, config, tensors = read_folder(path)
     model = build(config)
     notes = fill(model, tensors, values["model_type"], folder)
     tokenizer, more = read_tokenizer(folder, values)
     if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
-        rows = f"{tokenizer.vocab_size} ids, and the model rows for {config.vocab_size}"
-        raise UserError(f"{folder}: the vocabulary has {rows}")
+        ids = f"{tokenizer.vocab_size} ids, and the model rows for {config.vocab_size}"
+        raise UserError(f"{folder}: the vocabulary has {ids}")
     for note in notes + more:
         print(f"{folder}: {note}", file=sys.stderr)
     return model.to(device).eval(), tokenizer
 
 
-def load_config(path: str | Path) -> ModelConfig:
-    """Return the ModelConfig of a Hugging Face folder or of "hf:NAME"; UserError as `load`."""
-    return read_folder(path)[2]
-
-
 def read_folder(path: str | Path) -> tuple[Path, dict, ModelConfig, dict[str, Tensor]]:
     """Return the folder, its config.json, the ModelConfig, and the weights under the names of the tables."""
-    name = str(path)
-    folder = download(name.removeprefix(PUBLISHED)) if name.startswith(PUBLISHED) else Path(path)
+    folder = download(str(path)[len(PUBLISHED) :]) if str(path).startswith(PUBLISHED) else Path(path)
     values, where = read_json(folder / CONFIG), str(folder / CONFIG)
-    layout_of(values, where)  # before gigabytes are read
+    choice(LAYOUTS, "model_type", values.get("model_type"), where)  # before gigabytes are read
     tensors, found = {}, read_weights(folder)
     for name, new in table_names(found, NAMES[values["model_type"]]).items():
         if new in tensors:
@@ -88,7 +81,7 @@ def fill(model: nn.Module, tensors: dict[str, Tensor], kind: str, folder: Path) 
     """Copy the weights into the model, unless a name or a shape is wrong; tell what is drawn at random."""
     names, state = NAMES[kind], model.state_dict()
     theirs = {their_name(ours, names): ours for ours in state}
-    found = unpack(without_copies(tensors, names, set(theirs)), kind, model.config)
+    found = unpack(without_copies(tensors, names, set(theirs)), model.config)
     absent = [name for name in theirs if name not in found and theirs[name].split(".")[0] in HEADS]
     check_state(folder, found, {name: state[ours] for name, ours in theirs.items() if name not in absent})
     model.load_state_dict({theirs[name]: tensor for name, tensor in found.items()}, strict=False)
@@ -101,21 +94,20 @@ def without_copies(tensors: dict[str, Tensor], names: Names, wanted: set[str]) -
     tensors = dict(tensors)
     for copy, name in names.copies.items():
         if copy in tensors and copy not in wanted:
-            # of an untied head the bias inside the matrix is the one that transformers adds
-            untied = copy.replace(".bias", ".weight") in wanted
-            tensors[name] = tensors[copy] if untied else tensors.get(name, tensors[copy])
-            del tensors[copy]
+            second, untied = tensors.pop(copy), copy.replace(".bias", ".weight") in wanted
+            # Of an untied head the bias inside the matrix is the one that transformers adds.
+            tensors[name] = second if untied else tensors.get(name, second)
     return tensors
 
 
-def unpack(tensors: dict[str, Tensor], kind: str, config: ModelConfig) -> dict[str, Tensor]:
+def unpack(tensors: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
     """Return tensors as the name tables have them: matrices (out, in), q, k and v apart, float32.
 
-    A lone row of segments is added to every position: each token has it, so the sum is the same. A tensor of
-    another shape than it should have stays: it is reported where shapes are compared.
+    A lone row of segments is added to every position: each token has it, so the sum is the same. What has
+    another shape than it should stays, to be reported where shapes are compared.
     """
     tensors = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
-    for name in list(tensors) if kind == "gpt2" else ():
+    for name in list(tensors):
         if MATRICES.fullmatch(name) and tensors[name].dim() == 2:
             tensors[name] = tensors[name].T
         fused = FUSED.fullmatch(name)
@@ -132,15 +124,14 @@ def unpack(tensors: dict[str, Tensor], kind: str, config: ModelConfig) -> dict[s
     return tensors
 
 
-def pack(tensors: dict[str, Tensor], kind: str) -> dict[str, Tensor]:
+def pack(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Undo `unpack`, but for the segments."""
     tensors = dict(tensors)
-    if kind == "gpt2":
-        for name in [name for name in tensors if ".c_attn.q." in name]:
-            parts = [tensors.pop(name.replace(".q.", f".{part}.")) for part in "qkv"]
-            tensors[name.replace(".q.", ".")] = torch.cat(parts)
-        for name in filter(MATRICES.fullmatch, list(tensors)):
-            tensors[name] = tensors[name].T
+    for name in [name for name in tensors if ".c_attn.q." in name]:
+        parts = [tensors.pop(name.replace(".q.", f".{part}.")) for part in "qkv"]
+        tensors[name.replace(".q.", ".")] = torch.cat(parts)
+    for name in filter(MATRICES.fullmatch, list(tensors)):
+        tensors[name] = tensors[name].T
     if "final_logits.bias" in tensors:
         tensors["final_logits_bias"] = tensors.pop("final_logits.bias")[None]
     return tensors
@@ -175,18 +166,16 @@ def weight_map(path: Path) -> dict[str, str]:
 def unpickled(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a file of torch.save; UserError where it is damaged, or could run code."""
     try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
-        return {name: tensor.detach() for name, tensor in tensors.items()}
+        return {n: t.detach() for n, t in torch.load(path, map_location="cpu", weights_only=True).items()}
     except Exception as error:  # noqa: BLE001 - of nearly any kind, by the place of the damage
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path}: damaged, or more than tensors by name ({reason})") from None
 
 
 def download(name: str, cache: str | Path | None = None) -> Path:
-    """Return the folder with config, weights and vocabulary of a published model, downloaded if need be.
+    """Return the folder of a published model, OWNER/MODEL or MODEL (@REVISION, else main), downloaded if new.
 
-    `name`: "OWNER/MODEL" or "MODEL", with "@REVISION" for another revision than main. UserError for a name
-    that does not exist, a network that fails, and a file that is not what the server lists.
+    UserError for a name that does not exist, a network that fails, a file that is not what the server lists.
     """
     if not NAME.fullmatch(name) or ".." in name:
         raise UserError(f"hf:{name}: not the name of a model; names are OWNER/MODEL, or OWNER/MODEL@REVISION")
@@ -199,10 +188,8 @@ def download(name: str, cache: str | Path | None = None) -> Path:
         raise UserError(f"HF_ENDPOINT {server}: must begin with https:// (or http://)")
     model, _, revision = name.partition("@")
     model, revision = quote(model), quote(revision or "main", safe="")
-    with (
-        network(f"hf:{name}"),
-        urlopen(f"{server}/api/models/{model}/revision/{revision}?blobs=true") as answer,
-    ):
+    listing = f"{server}/api/models/{model}/revision/{revision}?blobs=true"
+    with network(f"hf:{name}"), urlopen(listing) as answer:
         listed = json.load(answer)["siblings"]
         files = {f["rfilename"]: (f["size"], (f.get("lfs") or {}).get("sha256")) for f in listed}
     weights = next((file for file in (SAFE, SAFE + INDEX) if file in files), SAFE)

@@ -6,15 +6,6 @@ bias are copied of each module. "-": there is no such module. A column may name 
 
 import re
 from collections.abc import Iterable
-from typing import NamedTuple
-
-
-class Names(NamedTuple):
-    """How a model type names its weights."""
-
-    table: dict[str, str]  # our module -> theirs; {i} is the number of a block
-    prefix: str  # what a checkpoint without heads leaves out of the names
-    copies: dict[str, str]  # second names of a weight -> its name in the table
 
 
 def columns(text: str) -> list[dict[str, str]]:
@@ -42,11 +33,6 @@ self_attention.k      attention.self.key          attention.k_lin    attn.c_attn
 self_attention.v      attention.self.value        attention.v_lin    attn.c_attn.v  self_attn.v_proj
 self_attention.out    attention.output.dense      attention.out_lin  attn.c_proj    self_attn.out_proj
 self_attention_norm   attention.output.LayerNorm  sa_layer_norm      ln_1           self_attn_layer_norm
-cross_attention.q     -                           -                  -              encoder_attn.q_proj
-cross_attention.k     -                           -                  -              encoder_attn.k_proj
-cross_attention.v     -                           -                  -              encoder_attn.v_proj
-cross_attention.out   -                           -                  -              encoder_attn.out_proj
-cross_attention_norm  -                           -                  -              encoder_attn_layer_norm
 feed_forward.up       intermediate.dense          ffn.lin1           mlp.c_fc       fc1
 feed_forward.down     output.dense                ffn.lin2           mlp.c_proj     fc2
 feed_forward_norm     output.LayerNorm            output_layer_norm  ln_2           final_layer_norm
@@ -61,37 +47,45 @@ next_sentence     cls.seq_relationship                -                  -      
 """)
 
 
-def names(prefix: str, outside: dict, stacks: dict, block: dict, heads: dict, *seconds: str) -> Names:
-    """Return the names of a model type.
-
-    `stacks`: what its stacks of blocks are called. `seconds`: modules whose matrix is the token embedding,
-    once more; old files of BERT and RoBERTa also have a bias there, which is the head's.
-    """
-    rows = dict(outside)
-    for side, theirs in stacks.items():
-        rows |= {f"{side}.blocks.{{i}}.{a}": f"{theirs}.{{i}}.{b}" for a, b in block.items()}
-    table = {ours: prefix + theirs for ours, theirs in rows.items()} | heads
-    copies = {f"{second}.weight": f"{table['tokens']}.weight" for second in seconds}
-    copies |= {f"{s}.bias": s.replace(".decoder", ".bias") for s in seconds if s.endswith(".decoder")}
-    return Names(table, prefix, copies)
-
-
-# BERT with the norms before the parts (Shoeybi et al. 2019, "Megatron-LM"): our pre-norm encoders.
+# BART's second attention part, and BERT with the norms before the parts (Shoeybi et al. 2019, "Megatron-LM").
+_CROSS = {ours: theirs for ours, theirs in _BART_BLOCK.items() if ours.startswith("self_attention")}
+_BART_BLOCK |= {a.replace("self", "cross"): b.replace("self", "encoder", 1) for a, b in _CROSS.items()}
 _MEGATRON_BLOCK = _BERT_BLOCK | {"self_attention_norm": "attention.ln", "feed_forward_norm": "ln"}
+
+
+class Names:
+    """How a model type names its weights.
+
+    table   our module -> theirs; {i} is the number of a block
+    prefix  what a checkpoint without heads leaves out of the names
+    copies  second names of a weight -> its name in the table
+    """
+
+    def __init__(self, prefix: str, outside: dict, stacks: dict, block: dict, heads: dict, *seconds: str):
+        rows = dict(outside)
+        for side, theirs in stacks.items():
+            rows |= {f"{side}.blocks.{{i}}.{a}": f"{theirs}.{{i}}.{b}" for a, b in block.items()}
+        self.prefix, self.table = prefix, {a: prefix + b for a, b in rows.items()} | heads
+        # Modules whose matrix is the token embedding once more; old files of BERT and RoBERTa also have a
+        # bias there, which is the head's.
+        self.copies = {f"{second}.weight": f"{self.table['tokens']}.weight" for second in seconds}
+        decoders = [second for second in seconds if second.endswith(".decoder")]
+        self.copies |= {f"{name}.bias": name.replace(".decoder", ".bias") for name in decoders}
+
+
 _LAYER, _DISTIL, _H = {"encoder": "encoder.layer"}, {"encoder": "transformer.layer"}, {"decoder": "h"}
 _LAYERS = {"encoder": "encoder.layers", "decoder": "decoder.layers"}
 _SHARED = ("model.encoder.embed_tokens", "model.decoder.embed_tokens", "lm_head")
 
 NAMES: dict[str, Names] = {
-    "bert": names("bert.", _BERT, _LAYER, _BERT_BLOCK, _BERT_HEADS, "cls.predictions.decoder"),
-    "megatron-bert": names("bert.", _BERT, _LAYER, _MEGATRON_BLOCK, _BERT_HEADS, "cls.predictions.decoder"),
-    "roberta": names("roberta.", _BERT, _LAYER, _BERT_BLOCK, _ROBERTA_HEADS, "lm_head.decoder"),
-    "distilbert": names("distilbert.", _BERT, _DISTIL, _DISTIL_BLOCK, _DISTIL_HEADS, "vocab_projector"),
-    "gpt2": names("transformer.", _GPT2, _H, _GPT2_BLOCK, _GPT2_HEADS, "lm_head"),
-    "bart": names("model.", _BART, _LAYERS, _BART_BLOCK, _BART_HEADS, *_SHARED),
-    # a BART with the norms before the parts (Roller et al. 2021)
-    "blenderbot": names("model.", _BART, _LAYERS, _BART_BLOCK, _BART_HEADS, *_SHARED),
+    "bert": Names("bert.", _BERT, _LAYER, _BERT_BLOCK, _BERT_HEADS, "cls.predictions.decoder"),
+    "megatron-bert": Names("bert.", _BERT, _LAYER, _MEGATRON_BLOCK, _BERT_HEADS, "cls.predictions.decoder"),
+    "roberta": Names("roberta.", _BERT, _LAYER, _BERT_BLOCK, _ROBERTA_HEADS, "lm_head.decoder"),
+    "distilbert": Names("distilbert.", _BERT, _DISTIL, _DISTIL_BLOCK, _DISTIL_HEADS, "vocab_projector"),
+    "gpt2": Names("transformer.", _GPT2, _H, _GPT2_BLOCK, _GPT2_HEADS, "lm_head"),
+    "bart": Names("model.", _BART, _LAYERS, _BART_BLOCK, _BART_HEADS, *_SHARED),
 }
+NAMES["blenderbot"] = NAMES["bart"]  # with the norms before the parts (Roller et al. 2021)
 
 # Numbers that are no weights: the positions 0, 1, 2, ..., GPT-2's causal mask, BART's number of a version.
 BUFFERS = re.compile(r"(.*\.)?(position_ids|version)|(.*\.)?attn\.(bias|masked_bias)")
@@ -109,10 +103,8 @@ def their_name(ours: str, names: Names) -> str | None:
 def table_names(found: Iterable[str], names: Names) -> dict[str, str]:
     """Return for each name in a file the one in the table, buffers left out.
 
-    A checkpoint without heads has no prefix. The norms of the first BERT have `gamma` and `beta`, today's
-    have `weight` and `bias`.
+    A checkpoint without heads has no prefix; the norms of the first BERT have `gamma` and `beta`.
     """
     kept = [name for name in found if not BUFFERS.fullmatch(name)]
     prefix = "" if any(name.startswith(names.prefix) for name in kept) else names.prefix
-    modern = {name: re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name)) for name in kept}
-    return {name: prefix + new for name, new in modern.items()}
+    return {name: prefix + re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name)) for name in kept}

@@ -34,14 +34,9 @@ SWITCHES = (
 
 
 def read_tokenizer(folder: Path, values: dict) -> tuple[BPE | WordPiece | None, list[str]]:
-    """Return the tokenizer of a folder with this config.json, None where it has none, and notes.
-
-    UserError for a vocabulary that is damaged, or of a kind that we do not have.
-    """
-    whole, settings = (
-        optional_json(folder / "tokenizer.json"),
-        optional_json(folder / "tokenizer_config.json"),
-    )
+    """Return the tokenizer of a folder with this config.json, if any, and notes; UserError if unreadable."""
+    whole = read_json(folder / "tokenizer.json", optional=True)
+    settings = read_json(folder / "tokenizer_config.json", optional=True)
     try:
         kind = (whole.get("model") or {}).get("type")
         if (folder / "vocab.txt").exists() or kind == "WordPiece":
@@ -56,39 +51,27 @@ def read_tokenizer(folder: Path, values: dict) -> tuple[BPE | WordPiece | None, 
     return None, ["no vocabulary in it, so texts cannot be read"]
 
 
-def optional_json(path: Path) -> dict:
-    """Return the JSON object in a file, an empty one where there is no file."""
-    return read_json(path) if path.exists() else {}
-
-
 def read_wordpiece(folder: Path, whole: dict, settings: dict) -> WordPiece:
     """Return the WordPiece of a folder; tokenizer_config.json, then tokenizer.json, say how it reads text."""
     normalizer = whole.get("normalizer") or {}
-    switches = {
-        ours: settings[key] if key in settings else normalizer.get(other, default)
-        for ours, key, other, default in SWITCHES
-    }
-    roles, added = _BERT | special_roles(folder, settings), added_tokens(folder, whole)
-    path = folder / "vocab.txt"
+    switches = {name: settings.get(a, normalizer.get(b, default)) for name, a, b, default in SWITCHES}
+    roles, added = roles_and_added(folder, whole, settings, _BERT)
+    path, tokens, ids = folder / "vocab.txt", [], added
     if path.exists():
         tokens = path.read_text("utf-8").removesuffix("\n").split("\n")  # U+2028, say, may be a token
     else:
-        vocabulary = whole["model"]["vocab"]
-        tokens = sorted(vocabulary, key=vocabulary.get)
-        if [vocabulary[token] for token in tokens] != list(range(len(tokens))):
-            raise UserError("the ids in tokenizer.json are not 0, 1, 2, ...")
-    new = sorted(added.keys() - {*tokens}, key=added.get)
-    if [added[name] for name in new] != list(range(len(tokens), len(tokens) + len(new))):
-        raise UserError("the ids of its added tokens do not follow those of the vocabulary")
-    tokens += new
-    specials = specials_of(roles, added, {*tokens})
-    return WordPiece(tokens, specials, aliases(roles, specials), **switches)
+        ids = added | whole["model"]["vocab"]
+    more = sorted(ids.keys() - {*tokens}, key=ids.get)
+    if [ids[token] for token in more] != list(range(len(tokens), len(tokens) + len(more))):
+        raise UserError("the ids of its vocabulary and its added tokens are not 0, 1, 2, ...")
+    tokens += more
+    return WordPiece(tokens, *specials_and_aliases(roles, added, {*tokens}), **switches)
 
 
 def read_bpe(folder: Path, whole: dict, settings: dict, values: dict) -> tuple[BPE, list[str]]:
     """Return the byte-level BPE of a folder with this config.json, and notes."""
-    kind, added = values["model_type"], added_tokens(folder, whole)
-    roles = (_GPT2 if kind == "gpt2" else _ROBERTA) | special_roles(folder, settings)
+    kind = values["model_type"]
+    roles, added = roles_and_added(folder, whole, settings, _GPT2 if kind == "gpt2" else _ROBERTA)
     if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
         ids, merges = read_json(folder / "vocab.json"), (folder / "merges.txt").read_text("utf-8").split("\n")
     else:
@@ -98,48 +81,40 @@ def read_bpe(folder: Path, whole: dict, settings: dict, values: dict) -> tuple[B
             raise UserError(f"it cuts text by {found!r}; of BPE we have GPT-2's, 'ByteLevel' alone")
         ids, merges = whole["model"]["vocab"], whole["model"]["merges"]
     ids = ids | added
-    specials = [name for name in specials_of(roles, added, ids) if len(name.encode()) > 1]
-    tokenizer = BPE.from_names(ids, merges, specials, aliases(roles, specials))
+    known = {name for name in ids if len(name.encode()) > 1}  # a byte is text and no special token
+    specials, aliases = specials_and_aliases(roles, added, known)
+    tokenizer = BPE.from_names(ids, merges, specials, aliases)
     start_id = values.get("decoder_start_token_id", DECODER_START.get(kind))
     start = tokenizer.vocab.get(start_id, b"").decode("utf-8", "replace")
     if kind in DECODER_START and start in specials and start_id != tokenizer.special_id("[CLS]"):
         tokenizer.aliases["[START]"] = start
-    notes = []
-    if settings.get("add_prefix_space"):
-        notes.append("its tokenizer reads every text with a space before it: encode(' ' + text)")
+    prefix = "its tokenizer reads every text with a space before it: encode(' ' + text)"
+    notes = [prefix] if settings.get("add_prefix_space") else []
     if greedy := [entry["content"] for entry in whole.get("added_tokens") or () if entry.get("lstrip")]:
         notes.append(f"its tokenizer drops the spaces before {', '.join(greedy)}: write none there")
     return tokenizer, notes
 
 
-def special_roles(folder: Path, settings: dict) -> dict[str, str]:
-    """Return role -> token, as special_tokens_map.json and tokenizer_config.json have it."""
-    said = optional_json(folder / "special_tokens_map.json") | settings
-    roles = {}
+def roles_and_added(folder: Path, whole: dict, settings: dict, roles: dict) -> tuple[dict, dict[str, int]]:
+    """Return role -> token, `roles` where no file says, and token -> id of what was added to a vocabulary."""
+    said = read_json(folder / "special_tokens_map.json", optional=True) | settings
     for role in ("cls", "sep", "pad", "mask", "unk", "bos", "eos"):
         token = said.get(f"{role}_token")
         token = token.get("content") if isinstance(token, dict) else token
         if isinstance(token, str) and token:
-            roles[role] = token
-    return roles
-
-
-def added_tokens(folder: Path, whole: dict) -> dict[str, int]:
-    """Return token -> id of what was added to a vocabulary after it was made."""
+            roles = roles | {role: token}
     added = {entry["content"]: entry["id"] for entry in whole.get("added_tokens") or ()}
-    return added | optional_json(folder / "added_tokens.json")
+    return roles, added | read_json(folder / "added_tokens.json", optional=True)
 
 
-def specials_of(roles: dict[str, str], added: dict[str, int], known) -> list[str]:
-    """Return the special tokens: those that play a role, then those that were added, if they are known."""
-    return [name for name in dict.fromkeys([*roles.values(), *added]) if name in known]
+def specials_and_aliases(roles: dict[str, str], added: dict[str, int], known) -> tuple[list, dict[str, str]]:
+    """Return the special tokens, those that play a role and then those that were added, if they are known.
 
-
-def aliases(roles: dict[str, str], specials: list[str]) -> dict[str, str]:
-    """Return our name -> the special token that plays its part, where the two differ."""
-    found = {}
+    Aliases: our name -> the special token that plays its part, where the two differ.
+    """
+    specials, aliases = [name for name in dict.fromkeys([*roles.values(), *added]) if name in known], {}
     for ours, candidates in ROLES.items():
         token = next((roles[role] for role in candidates if roles.get(role) in specials), None)
         if token is not None and ours not in specials:
-            found[ours] = token
-    return found
+            aliases[ours] = token
+    return specials, aliases

@@ -140,8 +140,10 @@ def write_json(path: str | Path, value) -> None:
     atomic_write(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_json(path: str | Path) -> dict:
-    """Return the JSON object in a file; UserError names the file and the line of what is wrong."""
+def read_json(path: str | Path, optional: bool = False) -> dict:
+    """Return the JSON object in a file, {} where an `optional` one is not there; UserError names the line."""
+    if optional and not Path(path).exists():
+        return {}
     try:
         value = json.loads(Path(path).read_bytes())
     except OSError as error:

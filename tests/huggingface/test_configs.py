@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from minilm.huggingface.configs import LAYOUTS, check_value, from_model_config, layout_of, to_model_config
+from minilm.huggingface.configs import LAYOUTS, check_value, choice, from_model_config, to_model_config
 from minilm.model.config import PRESETS
 from minilm.plumbing.errors import UserError
 
@@ -80,6 +80,8 @@ def test_what_cannot_be_expressed_is_named(kind, values, message):
 
 
 def test_parts():
-    assert layout_of({"model_type": "bert"}, "x") is LAYOUTS["bert"]
+    assert choice({"a": 1}, "key", "a", "x") == 1
+    with pytest.raises(UserError, match=r"x: key 'aab' is none of ours \(did you mean 'aaa'\?\): aaa, c"):
+        choice({"aaa": 1, "c": 2}, "key", "aab", "x")
     assert check_value("x", "hidden_act", "activation", "gelu_new") == "gelu_tanh"
     assert check_value("x", "dropout", "dropout", 0) == 0, "a whole number is a fine share"

@@ -16,7 +16,7 @@ import torch
 import minilm
 from minilm import checkpoint
 from minilm.huggingface import loading
-from minilm.huggingface.loading import download, load, load_config, read_weights, unpack, unpickled
+from minilm.huggingface.loading import download, load, read_weights, unpack, unpickled
 from minilm.huggingface.names import NAMES
 from minilm.model.config import ModelConfig
 from minilm.model.transformer import build
@@ -238,32 +238,32 @@ def test_gpt2_is_turned_and_cut_in_three():
     fused, bias, up = torch.randn(D, 3 * D), torch.randn(3 * D), torch.randn(D, 9)
     given = {f"{stem}.weight": fused, f"{stem}.bias": bias, "transformer.h.7.mlp.c_fc.weight": up}
     given["transformer.wte.weight"] = torch.randn(5, D)
-    found = unpack(given, "gpt2", CONFIG)
+    found = unpack(given, CONFIG)
     x = torch.randn(2, D)
     for part, expected in zip("qkv", (x @ fused + bias).split(D, dim=-1), strict=True):
         mine = torch.nn.functional.linear(x, found[f"{stem}.{part}.weight"], found[f"{stem}.{part}.bias"])
         assert torch.allclose(mine, expected, atol=1e-6), f"{part} is another third of c_attn"
     assert torch.equal(found["transformer.h.7.mlp.c_fc.weight"], up.T)
     assert torch.equal(found["transformer.wte.weight"], given["transformer.wte.weight"]), "embeddings stay"
-    back = loading.pack(found, "gpt2")
+    back = loading.pack(found)
     assert set(back) == set(given) and all(torch.equal(back[name], given[name]) for name in given)
     for odd in (torch.zeros(7), torch.tensor(1.0)):
-        assert list(unpack({f"{stem}.bias": odd}, "gpt2", CONFIG)) == [f"{stem}.bias"], "told later"
+        assert list(unpack({f"{stem}.bias": odd}, CONFIG)) == [f"{stem}.bias"], "told later"
 
 
 def test_other_layouts():
-    found = unpack({"final_logits_bias": torch.arange(5.0)[None]}, "bart", CONFIG)
+    found = unpack({"final_logits_bias": torch.arange(5.0)[None]}, CONFIG)
     assert found["final_logits.bias"].shape == (5,), "the bias of BART is a row"
-    assert loading.pack(found, "bart")["final_logits_bias"].shape == (1, 5)
+    assert loading.pack(found)["final_logits_bias"].shape == (1, 5)
     given = {"a": torch.ones(2).bfloat16(), "b": torch.ones(2).half(), "c": torch.ones(2).int()}
-    kinds = [t.dtype for t in unpack(given, "bert", CONFIG).values()]
+    kinds = [t.dtype for t in unpack(given, CONFIG).values()]
     assert kinds == [torch.float32, torch.float32, torch.int32], "half precision becomes whole"
 
 
 def test_a_lone_segment_goes_into_the_positions():
     given = {"bert.embeddings.token_type_embeddings.weight": torch.ones(1, 4)}
     given |= {"bert.embeddings.position_embeddings.weight": torch.arange(8.0).view(2, 4)}
-    found = unpack(given, "bert", CONFIG)
+    found = unpack(given, CONFIG)
     assert list(found) == ["bert.embeddings.position_embeddings.weight"]
     assert found["bert.embeddings.position_embeddings.weight"][1].tolist() == [5, 6, 7, 8]
     assert given["bert.embeddings.position_embeddings.weight"][1, 0] == 4, "the given tensors stay"
@@ -295,7 +295,7 @@ def test_weights_stand_at_their_places(kind, tmp_path, capsys):
         assert its_kind != kind or torch.equal(state[ours], stored[theirs]), ours
     assert not model.training and capsys.readouterr().err == "", "nothing is missing, so nothing is said"
     assert isinstance(tokenizer, WordPiece if "bert" in kind and kind != "roberta" else BPE)
-    assert model.config == load_config(folder) == checkpoint.load_config(folder)
+    assert model.config == checkpoint.load_config(folder)
     decoder_ids = torch.tensor([[2, 5]]) if kind == "bart" else None
     assert model(torch.tensor([[5, 6, 7]]), decoder_input_ids=decoder_ids).isfinite().all()
 
@@ -362,7 +362,7 @@ def test_folders_that_are_not_whole(tmp_path, capsys):
     assert load(folder)[1] is None and "no vocabulary" in capsys.readouterr().err
     (folder / "config.json").write_text('{"model_type": "t5"}')
     (folder / SAFE).unlink()
-    for read in (minilm.load, load_config):  # before the weights are looked for
+    for read in (minilm.load, checkpoint.load_config):  # before the weights are looked for
         with pytest.raises(UserError, match="config.json: model_type 't5' is none of ours"):
             read(folder)
 

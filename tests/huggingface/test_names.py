@@ -2,7 +2,7 @@
 
 import pytest
 
-from minilm.huggingface.names import BUFFERS, NAMES, columns, names, table_names, their_name
+from minilm.huggingface.names import BUFFERS, NAMES, Names, columns, table_names, their_name
 from minilm.model.config import ModelConfig
 from minilm.model.transformer import build
 
@@ -51,10 +51,10 @@ def test_names_by_hand():
 def test_tables():
     assert columns("a x -\nb.c y.z w\n") == [{"a": "x", "b.c": "y.z"}, {"b.c": "w"}]
     tables = {"tokens": "t"}, {"encoder": "layers"}, {"q": "query"}, {"head": "cls"}
-    made = names("p.", *tables, "a", "b.decoder")
+    made = Names("p.", *tables, "a", "b.decoder")
     table = {"tokens": "p.t", "encoder.blocks.{i}.q": "p.layers.{i}.query", "head": "cls"}
     copies = {"a.weight": "p.t.weight", "b.decoder.weight": "p.t.weight", "b.decoder.bias": "b.bias"}
-    assert made == (table, "p.", copies)
+    assert (made.table, made.prefix, made.copies) == (table, "p.", copies)
 
 
 def test_prefixes_and_old_endings():

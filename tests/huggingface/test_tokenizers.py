@@ -5,8 +5,13 @@ import json
 import published
 import pytest
 
-from minilm.huggingface import tokenizers
-from minilm.huggingface.tokenizers import aliases, read_bpe, read_tokenizer, read_wordpiece, special_roles
+from minilm.huggingface.tokenizers import (
+    read_bpe,
+    read_tokenizer,
+    read_wordpiece,
+    roles_and_added,
+    specials_and_aliases,
+)
 from minilm.plumbing.errors import UserError
 from minilm.tokenizer.bpe import BPE
 
@@ -95,13 +100,12 @@ def test_other_names_of_special_tokens(tmp_path):
     tokenizer, _ = read_tokenizer(folder, BERT)
     assert tokenizer.special_id("[MASK]") == 1 and "[MASK]" not in tokenizer.special_tokens
     assert tokenizer.special_id("[SEP]") == published.BERT_TOKENS.index(".")
-    assert special_roles(folder, {"sep_token": "x", "cls_token": None}) == {"mask": "[unused0]", "sep": "x"}
-    roles = {"eos": "</s>", "cls": "[CLS]"}
-    assert aliases(roles, ["</s>", "[CLS]"]) == dict.fromkeys(["[SEP]", "[PAD]", "<|endoftext|>"], "</s>")
-    assert tokenizers.specials_of({"cls": "a", "sep": "a", "pad": "b"}, {"c": 1}, {"a", "c", "d"}) == [
-        "a",
-        "c",
-    ]
+    said = {"sep_token": "x", "cls_token": None}
+    roles = roles_and_added(folder, {}, said, {"pad": "p", "sep": "s"})[0]
+    assert roles == {"mask": "[unused0]", "sep": "x", "pad": "p"}
+    known, aliases = {"</s>", "[CLS]", "d", "e"}, dict.fromkeys(["[SEP]", "[PAD]", "<|endoftext|>"], "</s>")
+    found = specials_and_aliases({"eos": "</s>", "bos": "</s>", "cls": "[CLS]", "mask": "m"}, {"d": 1}, known)
+    assert found == (["</s>", "[CLS]", "d"], aliases), "those that play a role, then those that were added"
 
 
 def test_added_tokens(tmp_path):
@@ -110,16 +114,14 @@ def test_added_tokens(tmp_path):
     write(folder, added_tokens={"<user>": n})
     tokenizer, _ = read_bpe(folder, {}, {}, ROBERTA)
     assert tokenizer.encode("a<user>b")[1] == n == tokenizer.special_id("<user>")
-    assert tokenizers.added_tokens(folder, {"added_tokens": [{"content": "<x>", "id": 3}]}) == {
-        "<x>": 3,
-        "<user>": n,
-    }
+    whole = {"added_tokens": [{"content": "<x>", "id": 3}]}
+    assert roles_and_added(folder, whole, {}, {})[1] == {"<x>": 3, "<user>": n}
     folder, n = published.folder(tmp_path / "bert", "bert"), len(published.BERT_TOKENS)
     write(folder, added_tokens={"<b>": n + 1, "<a>": n})
     tokenizer, _ = read_tokenizer(folder, BERT)
     assert tokenizer.tokens[n:] == ("<a>", "<b>") and tokenizer.encode("the <b>")[-1] == n + 1
     write(folder, added_tokens={"<b>": n + 1})
-    with pytest.raises(UserError, match="do not follow"):
+    with pytest.raises(UserError, match="are not 0, 1, 2"):
         read_tokenizer(folder, BERT)
 
 
@@ -174,5 +176,4 @@ def test_damaged_and_foreign_files_are_named(whole, message, tmp_path):
 
 
 def test_no_files(tmp_path):
-    assert tokenizers.optional_json(tmp_path / "none.json") == {}
     assert read_tokenizer(tmp_path, BERT) == (None, ["no vocabulary in it, so texts cannot be read"])

@@ -274,6 +274,7 @@ def test_json_is_read_as_it_was_written():
     value = {"name": "ação", "loss": 0.1, "shots": [1, None]}
     write_json("a.json", value)
     assert read_json("a.json") == value
+    assert read_json("none.json", optional=True) == {} and read_json("a.json", optional=True) == value
     assert "ação" in Path("a.json").read_text(encoding="utf-8")
 
 
