@@ -9,8 +9,8 @@
         log.jsonl           one JSON object per logged step
         results.json        the closing table; its presence says that the run is finished
 
-A file is old or new and never half (`plumbing/folders.py`), but a process killed between two files leaves one
-of an earlier step. That is why trainer.pt holds the weights too: resuming reads trainer.pt alone.
+A file is old or new and never half, but a process killed between two files leaves one of an earlier step.
+That is why trainer.pt holds the weights too: resuming reads trainer.pt alone.
 """
 
 from dataclasses import fields
@@ -36,8 +36,7 @@ def load(path: str | Path, device: str = "cpu") -> tuple[nn.Module, BPE | WordPi
     """Return (model in evaluation mode, tokenizer or None) of a run, a Hugging Face folder, or "hf:NAME"."""
     if is_published(path):
         return loading.load(path, device)
-    folder = Path(path)
-    model = build(load_config(folder))
+    folder, model = Path(path), build(load_config(path))
     load_weights(folder, model)
     tokenizer = load_tokenizer(folder / TOKENIZER) if (folder / TOKENIZER).exists() else None
     return model.to(device).eval(), tokenizer
@@ -65,16 +64,15 @@ def save_model(folder: Path, model: nn.Module, tokenizer=None) -> None:
 
 def export(run_folder: str | Path, folder: str | Path) -> list[str]:
     """Write a run folder as one that transformers opens; return notes on what could not go along."""
-    settings = Path(run_folder) / SETTINGS
-    translates = settings.exists() and read_json(settings).get("objective") == "translation"
-    frame = (None if translates else "[CLS]", "[SEP]")  # what stood around a text in training
+    objective = read_json(Path(run_folder) / SETTINGS, optional=True).get("objective")
+    frame = (None if objective == "translation" else "[CLS]", "[SEP]")  # what stood around a text in training
     return exporting.export_model(*load(run_folder), folder, frame, str(run_folder))
 
 
 def is_published(path: str | Path) -> bool:
     """Return whether this is a Hugging Face folder, or the name "hf:NAME" of a published model."""
-    config = Path(path) / CONFIG
-    return str(path).startswith(loading.PUBLISHED) or (config.exists() and "model_type" in read_json(config))
+    named = str(path).startswith(loading.PUBLISHED)
+    return named or "model_type" in read_json(Path(path) / CONFIG, optional=True)
 
 
 def load_tokenizer(path: str | Path) -> BPE | WordPiece:
@@ -88,16 +86,16 @@ def load_config(folder: str | Path) -> ModelConfig:
         return loading.read_folder(folder)[2]
     path = Path(folder) / CONFIG
     if not path.exists():
-        what = f"no {CONFIG} in it" if path.parent.is_dir() else "no such folder"
-        raise UserError(f"{folder}: not a run folder of ours, {what}{folders.near_runs(path.parent)}")
+        what = f"no {CONFIG} in it" if Path(folder).is_dir() else "no such folder"
+        raise UserError(f"{folder}: not a run folder of ours, {what}{folders.near_runs(Path(folder))}")
     values = read_json(path)
     if values.pop("format", None) != FORMAT:
         raise UserError(f'{path}: "format": "{FORMAT}" is missing, so it is not a config of ours')
     for field in fields(ModelConfig):
         kinds = {part if isinstance(part, type) else type(part) for part in parts_of(field.type).values()}
+        kinds |= {int} if float in kinds else set()
         found = values.get(field.name, field.default)
-        as_float = type(found) is int and float in kinds  # but not true, which to Python is an int
-        if type(found) not in kinds and not as_float:
+        if type(found) not in kinds:  # type() and not isinstance(): to Python true is an int
             raise UserError(f"{path}: {field.name!r} is {found!r}, expected {kind_of(field.type)}")
     try:
         return ModelConfig.from_dict(values)
@@ -118,10 +116,9 @@ def load_weights(folder: str | Path, model: nn.Module) -> None:
 
 
 def save_trainer(folder: str | Path, state: dict) -> None:
-    """Write trainer.pt: everything from which training goes on, in one file, so of one step.
+    """Write trainer.pt: `step`, `model` (the weights) and whatever else the loop needs to go on.
 
-    `state` has `step`, `model` (the weights) and what else the loop needs, all of it plain data and tensors.
-    ValueError for anything else: `load_trainer` would refuse it.
+    ValueError for anything but plain data and tensors: `load_trainer` would refuse it.
     """
     path = Path(folder) / TRAINER
     folders.atomic_write(path, lambda file: torch.save(state, file))

@@ -1,9 +1,7 @@
 """Where the arithmetic runs: device, precision, and how many processes share a step.
 
-    torchrun --nproc-per-node 8 train.py ...
-
-starts eight processes that find each other by the variables RANK, WORLD_SIZE and LOCAL_RANK. Without them
-there is one process, and the functions below do nothing.
+`torchrun --nproc-per-node 8 train.py ...` starts eight processes that find each other by the variables RANK,
+WORLD_SIZE and LOCAL_RANK. Without them there is one process, and the functions below do nothing.
 """
 
 import os
@@ -17,10 +15,9 @@ from .errors import UserError
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device called `name`; `auto` is the GPU of CUDA where there is one, else the CPU.
+    """Return the device called `name`; UserError where the machine has none such.
 
-    Apple's GPU (`mps`) is taken on request only: its results differ a little from the CPU's. UserError where
-    the machine has no such device.
+    `auto` is the GPU of CUDA where there is one, else the CPU; Apple's (`mps`) gives slightly other results.
     """
     is_there = dict(cpu=True, cuda=torch.cuda.is_available(), mps=torch.backends.mps.is_available())
     if name == "auto":
@@ -50,16 +47,15 @@ def process_count() -> int:
 @contextmanager
 def process_group(device: torch.device):
     """Join the other processes for the length of a `with` block."""
-    if process_count() == 1:
-        yield
-        return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)  # else each process would also take memory of the first GPU
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    if several := process_count() > 1:
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # else each process would also take memory of the first GPU
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield
     finally:
-        dist.destroy_process_group()
+        if several:
+            dist.destroy_process_group()
 
 
 def sum_over_processes(tensors: list[Tensor]) -> None:

@@ -25,10 +25,9 @@ LEFTOVER = re.compile(r".+\.\d+\.tmp")  # NAME.PID.tmp, of a process that was ki
 
 
 def choose_folder(name: str, out: str | None = None, overwrite: bool = False, resume: bool = False) -> Path:
-    """Return the folder of a run, made if it is new. Nothing existing is overwritten unless asked for.
+    """Return the folder of a run: `out`, or a new `runs/name`, `runs/name-2` and so on where that is taken.
 
-    Without `out`: `runs/name`, or `runs/name-2` and so on where that is taken. An `out` that exists is a
-    UserError, unless `overwrite` empties it. `resume`: see `folder_to_resume`.
+    An `out` that exists is a UserError, unless `overwrite` empties it. `resume`: see `folder_to_resume`.
     """
     if overwrite and resume:
         raise UserError("--overwrite and --resume: one replaces a run, the other continues it; give one")
@@ -96,7 +95,7 @@ def empty_run_folder(folder: Path) -> None:
     names = [path.name for path in folder.iterdir()]
     foreign = [n for n in names if n not in (*RUN_FILES, *TASK_FILES) and not LEFTOVER.fullmatch(n)]
     ours = not names or (LOG in names and (SETTINGS in names or not foreign))
-    if not ours and not (CONFIG in names and read_json(folder / CONFIG).get("format") == FORMAT):
+    if not (ours or read_json(folder / CONFIG, optional=True).get("format") == FORMAT):
         found = (foreign or names)[0]
         raise UserError(f"{folder} is not a run folder of ours (it holds {found}): not replaced")
     remove_leftovers(folder)
@@ -114,8 +113,7 @@ def remove_leftovers(folder: Path) -> None:
 def atomic_write(path: str | Path, content: bytes | str | Callable) -> None:
     """Write a file that is never seen half written: bytes, a text, or what a function writes into a file.
 
-    A process may be killed at any moment, so all goes into a file beside the target, which then takes its
-    name in one step of the operating system. UserError where that refuses: no such folder, no space left.
+    All goes into a file beside it, which then takes its name in one step. UserError where the system refuses.
     """
     path = Path(path)
     beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")

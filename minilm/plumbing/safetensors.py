@@ -4,8 +4,8 @@
     n bytes     JSON: {"name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}, ...}
     the rest    the numbers, little-endian; data_offsets count from here
 
-Unlike a pickle it cannot run code. The tensors must follow each other without gap or overlap and end where
-the file ends, so no claim in the header asks for more memory than the file has bytes.
+It cannot run code, unlike a pickle. The tensors follow each other without gap or overlap and end with the
+file, so no claim in the header asks for more memory than the file has bytes.
 """
 
 import json
@@ -81,6 +81,5 @@ def check_state(path, found: dict[str, torch.Tensor], expected: dict[str, torch.
         "unexpected": [n for n in ours if n not in wanted],
         "misshapen": [f"{n}: {ours[n]}, expected {s}" for n, s in wanted.items() if ours.get(n, s) != s],
     }
-    texts = [f"{len(names)} {what} ({', '.join(names[:3])})" for what, names in wrong.items() if names]
-    if texts:
+    if texts := [f"{len(names)} {what} ({', '.join(names[:3])})" for what, names in wrong.items() if names]:
         raise UserError(f"{path} does not fit the model: {'; '.join(texts)}")

@@ -53,8 +53,8 @@ class CommonSettings:
         for name in ("model", "init", "teacher", "reward") if self.out and self.overwrite else ():
             source = getattr(self, name, None)
             if source and Path(source).resolve() == Path(self.out).resolve():
-                given = f"--out {self.out} --overwrite"
-                raise UserError(f"{given} would delete {option_of(name)} {source}: name another")
+                lost = f"{option_of(name)} {source}"
+                raise UserError(f"--out {self.out} --overwrite would delete {lost}: name another")
 
     def check_least(self, least: dict[str, float]) -> None:
         """Raise UserError for a number below its least value, one of a tuple too; none and words are not."""
@@ -68,8 +68,7 @@ class CommonSettings:
 def parse(settings_class: type, override_class=None, argv=None, description="") -> tuple[dict, dict]:
     """Return (given, overrides): the fields of two dataclasses that `argv` gives (none: the command line).
 
-    A script lays what is given over the settings of a run that goes on, and the overrides over a preset or a
-    saved config: `dataclasses.replace(config, **overrides)`. A name of both belongs to the settings.
+    Overrides are laid over a preset or a saved config; a name of both classes belongs to the settings.
     UserError for an unknown flag and for a value that does not fit; `--help` leaves with SystemExit(0).
     """
     parser = argparse.ArgumentParser(
@@ -96,10 +95,7 @@ def parse(settings_class: type, override_class=None, argv=None, description="") 
 
 
 def add_flags(parser: argparse.ArgumentParser, settings_class: type, taken=frozenset()) -> None:
-    """Give the parser a flag for each field: the class's own under their heading, then the inherited ones.
-
-    `taken`: names to leave out, those of the settings, where the class is the one of the overrides.
-    """
+    """Give the parser a flag for each field, the class's own first; of overrides, none that is `taken`."""
     missing = {field.name: field for field in fields(settings_class) if field.name not in taken}
     for declaring in filter(is_dataclass, settings_class.__mro__):
         note = "Only what is given changes." if taken else None
@@ -182,10 +178,7 @@ def words_of(value) -> list[str]:
 
 
 def show(settings, overrides: dict | None = None, script: str | None = None) -> None:
-    """Print the command that reads back as the same settings and overrides, ready to be pasted into a shell.
-
-    Defaults are written out, except one that is none or empty. `script`: that which takes these settings.
-    """
+    """Print the command that reads back as these settings: all but defaults that are none or empty."""
     values = {field.name: (getattr(settings, field.name), field.default) for field in fields(settings)}
     own_first = dict.fromkeys([*type(settings).__annotations__, *values])
     typed = {n: values[n][0] for n in own_first if values[n] not in [(None, None), ((), ()), ("", "")]}
@@ -193,8 +186,7 @@ def show(settings, overrides: dict | None = None, script: str | None = None) -> 
     for name, value in (typed | (overrides or {})).items():
         words = words_of(value)
         part = option_of(name) + ("=" if words[0].startswith("-") else " ") + shlex.join(words)
-        if isinstance(value, bool):
-            part = option_of(name if value else "no_" + name)
+        part = option_of(name if value else "no_" + name) if isinstance(value, bool) else part
         if len(lines[-1]) + 1 + len(part) > WIDTH:
             lines.append("   ")
         lines[-1] += " " + part

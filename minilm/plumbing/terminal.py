@@ -30,8 +30,8 @@ def cell(value) -> str:
 def exit_code(main) -> int:
     """Call `main()` and return the exit code: what it returns (none: 0), or that of how it ended.
 
-    2: a UserError, printed as one line. 130: Ctrl-C, told in one line. 141: the reader of a
-    pipe has left (`python train.py | head`). Anything else is a bug and keeps its traceback.
+    2: a UserError, in one line. 130: Ctrl-C, in one line. 141: the reader of a pipe has left (`| head`).
+    Anything else is a bug and keeps its traceback.
     """
     try:
         code = main() or 0
