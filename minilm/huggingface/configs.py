@@ -79,9 +79,9 @@ def choice(table: dict, key: str, value, where: str):
 
 
 def to_model_config(values: dict, where: str, modules: set[str] = frozenset()) -> ModelConfig:
-    """Return the ModelConfig that a config.json describes; UserError names a key that we cannot express.
+    """Return the ModelConfig of a config.json; `modules`: "pooler", "final_logits_bias", if in the weights.
 
-    `modules`: of `pooler` and `final_logits_bias`, which config.json does not tell, those in the weights.
+    UserError for a value that we cannot express; the message names the key.
     """
     kind = values.get("model_type")
     layout = choice(LAYOUTS, "model_type", kind, where)

@@ -30,22 +30,19 @@ from .names import NAMES, their_name
 from .tokenizers import SWITCHES
 
 Frame = tuple[str | None, str | None]  # what stands before and behind a text, by our names
-# What a special token is called by transformers, and by us; eos is <|endoftext|> where there is no [CLS].
+# A special token's name in transformers, and ours; eos is <|endoftext|> where there is no [CLS].
 ROLES = dict(cls="[CLS]", sep="[SEP]", pad="[PAD]", mask="[MASK]", unk="[UNK]", bos="[CLS]", eos="[SEP]")
 
 
 def export_model(model, tokenizer, folder: str | Path, frame: Frame, name: str = "the model") -> list[str]:
-    """Write a folder that transformers' AutoModel and AutoTokenizer open; return, and tell, what is left out.
-
-    UserError where `folder` holds anything, or transformers has no model like this one.
-    """
+    """Write a new folder that AutoModel and AutoTokenizer open; return, and tell, what is left out."""
     folder, config, kind = Path(folder), model.config, target(model.config, tokenizer, name)
     tensors, notes = their_tensors(model, kind)
     if not make_folder(folder) and (folder.is_file() or any(folder.iterdir())):
         raise UserError(f"{folder} exists already: choose another name")
     if tokenizer is not None:
-        frame = (None, None) if config.kind == "decoder" else frame
-        write_tokenizer(tokenizer, folder, frame, config.max_positions)
+        around = (None, None) if config.kind == "decoder" else frame
+        write_tokenizer(tokenizer, folder, around, config.max_positions)
     write_json(folder / CONFIG, from_model_config(config, kind) | special_ids(tokenizer, kind, config))
     write_tensors(folder / SAFE, tensors)
     for note in notes:
@@ -122,11 +119,12 @@ def special_ids(tokenizer, kind: str, config: ModelConfig) -> dict:
     if tokenizer is None:
         return {"pad_token_id": config.position_offset - 1 if kind == "roberta" else None}
     begin, end = ("<|endoftext|>", "<|endoftext|>") if kind == "gpt2" else ("[CLS]", "[SEP]")
-    ids = dict(bos_token_id=begin, eos_token_id=end, pad_token_id="[PAD]")
+    names = dict(bos_token_id=begin, eos_token_id=end, pad_token_id="[PAD]")
+    ids = {key: optional_id(tokenizer, name) for key, name in names.items()}
     if kind in ("bart", "blenderbot"):
-        ids["decoder_start_token_id"] = "[START]" if "[START]" in tokenizer.aliases else "[CLS]"
-    ids = {key: optional_id(tokenizer, name) for key, name in ids.items()}
-    return ids | ({"forced_eos_token_id": None} if kind in ("bart", "blenderbot") else {})
+        start = "[START]" if "[START]" in tokenizer.aliases else "[CLS]"
+        ids |= dict(decoder_start_token_id=optional_id(tokenizer, start), forced_eos_token_id=None)
+    return ids
 
 
 def write_tokenizer(tokenizer: BPE | WordPiece, folder: Path, frame: Frame, longest: int) -> None:

@@ -1,7 +1,7 @@
 """A Hugging Face folder, or hf:NAME, which is downloaded first -> our model and tokenizer.
 
-What the weights have and has no place in the model is an error, as is what the model needs and they lack; the
-heads of pre-training alone may be missing, as they are in many published files.
+Weights without a place in the model are an error, as are those that it lacks; the heads of pre-training alone
+may be missing, as they are in many published files.
 
 A download is kept in MINILM_CACHE, else ~/.cache/minilm; a file takes its name there when its size and, if it
 is large, its SHA-256 are what the server lists. Once download.json, written last, says that the folder is
@@ -56,8 +56,8 @@ def load(path: str | Path, device: str = "cpu") -> tuple[nn.Module, object]:
     notes = fill(model, tensors, values["model_type"], folder)
     tokenizer, more = read_tokenizer(folder, values)
     if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
-        ids = f"{tokenizer.vocab_size} ids, and the model rows for {config.vocab_size}"
-        raise UserError(f"{folder}: the vocabulary has {ids}")
+        n_id, n_row = tokenizer.vocab_size, config.vocab_size
+        raise UserError(f"{folder}: the vocabulary has {n_id} ids, and the model rows for {n_row}")
     for note in notes + more:
         print(f"{folder}: {note}", file=sys.stderr)
     return model.to(device).eval(), tokenizer
@@ -103,8 +103,7 @@ def without_copies(tensors: dict[str, Tensor], names: Names, wanted: set[str]) -
 def unpack(tensors: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
     """Return tensors as the name tables have them: matrices (out, in), q, k and v apart, float32.
 
-    A lone row of segments is added to every position: each token has it, so the sum is the same. What has
-    another shape than it should stays, to be reported where shapes are compared.
+    A lone row of segments is added to every position: each token has it. What is misshapen stays as it is.
     """
     tensors = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
     for name in list(tensors):
@@ -215,8 +214,7 @@ def fetch(url: str, path: Path, size: int, sha256: str | None, label: str) -> No
     try:
         with network(label):
             torch.hub.download_url_to_file(url, str(part), hash_prefix=sha256, progress=sys.stderr.isatty())
-        found = part.stat().st_size
-        if found != size:  # a connection that ends early looks like the end of the file
+        if (found := part.stat().st_size) != size:  # a connection that ends early looks like the file's end
             raise UserError(f"{label}: cut off after {found:,} of {size:,} bytes; run the command again")
         os.replace(part, path)
     finally:

@@ -108,10 +108,7 @@ def roles_and_added(folder: Path, whole: dict, settings: dict, roles: dict) -> t
 
 
 def specials_and_aliases(roles: dict[str, str], added: dict[str, int], known) -> tuple[list, dict[str, str]]:
-    """Return the special tokens, those that play a role and then those that were added, if they are known.
-
-    Aliases: our name -> the special token that plays its part, where the two differ.
-    """
+    """Return the known tokens that play a role, then those added; our name -> the one that plays its part."""
     specials, aliases = [name for name in dict.fromkeys([*roles.values(), *added]) if name in known], {}
     for ours, candidates in ROLES.items():
         token = next((roles[role] for role in candidates if roles.get(role) in specials), None)

@@ -15,13 +15,10 @@ from .errors import UserError
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device called `name`; UserError where the machine has none such.
-
-    `auto` is the GPU of CUDA where there is one, else the CPU; Apple's (`mps`) gives slightly other results.
-    """
+    """Return the device called `name` (auto: CUDA's GPU, else the CPU); UserError where there is none such."""
     is_there = dict(cpu=True, cuda=torch.cuda.is_available(), mps=torch.backends.mps.is_available())
     if name == "auto":
-        name = "cuda" if is_there["cuda"] else "cpu"
+        name = "cuda" if is_there["cuda"] else "cpu"  # Apple's only on request: its results differ a little
     if not is_there[name]:
         raise UserError(f"--device {name}: PyTorch finds no such GPU here; use --device cpu (or auto)")
     if name == "cuda" and process_count() > 1:
