@@ -15,7 +15,7 @@ from .errors import UserError
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device called `name` (auto: CUDA's GPU, else the CPU); UserError where there is none such."""
+    """Return the device called `name` (auto: CUDA's GPU, else the CPU); UserError where it is not there."""
     is_there = dict(cpu=True, cuda=torch.cuda.is_available(), mps=torch.backends.mps.is_available())
     if name == "auto":
         name = "cuda" if is_there["cuda"] else "cpu"  # Apple's only on request: its results differ a little

@@ -125,7 +125,7 @@ class Read(argparse.Action):
         try:
             value = value_of(parts, words or ["true"] * (self.const is bool))
         except ValueError:
-            found = " ".join([option, *words]) + ("" if words else " without a value")
+            found = " ".join([option, *(words or ["without a value"])])
             near = suggest(words[-1], parts.keys() - {"integer", "number", "text"}) if words else ""
             raise UserError(f"{found}: expected {kind_of(self.const)}{near}") from None
         setattr(namespace, self.dest, value if option == option_of(self.dest) else not value)  # --no-compile
@@ -186,7 +186,8 @@ def show(settings, overrides: dict | None = None, script: str | None = None) -> 
     for name, value in (typed | (overrides or {})).items():
         words = words_of(value)
         part = option_of(name) + ("=" if words[0].startswith("-") else " ") + shlex.join(words)
-        part = option_of(name if value else "no_" + name) if isinstance(value, bool) else part
+        if isinstance(value, bool):
+            part = option_of(name if value else "no_" + name)
         if len(lines[-1]) + 1 + len(part) > WIDTH:
             lines.append("   ")
         lines[-1] += " " + part
