@@ -28,46 +28,25 @@ from .masked import Masked, states_and_logits
 
 
 class Distillation(Masked):
-    """Masked tokens without next sentence, and what a teacher says about them.
-
-    The teacher is frozen: in evaluation mode, without gradients, outside the optimizer. It has to be on the
-    device of the student.
+    """Masked tokens without next sentence, and what a frozen teacher says about them.
 
     A teacher with segments gets what it was trained on: [CLS] A [SEP] B [SEP], B the true next text, and the
     segments. The student reads the same tokens and has no segments. Differs from the authors' code, which
     calls everything segment A: a bert-tiny that gets 0.69 of the hidden tokens right then gets 0.60, and 0.20
     on the rows of RoBERTa, filled across documents. A teacher without segments gets those rows.
 
-    Args:
-        teacher: a trained encoder with the vocabulary of `tokenizer`. teacher_tokenizer: to compare with.
-        temperature: divides the logits before the softmax of the soft targets.
-        soft_weight, masked_weight, cosine_weight: of the three losses; 0 switches one off.
-        n_documents: training texts of `corpus` to learn from, drawn by `seed`; none: all.
-
-    Raises:
-        UserError: for a teacher that does not fit, and a number out of range.
+    The weights are those of the three losses, 0 switches one off. `n_documents` training texts of `corpus`
+    are learnt from, drawn by `seed`; none: all. UserError for a teacher that does not fit.
     """
 
     name = "distillation"
 
     def __init__(
-        self,
-        corpus: Corpus,
-        tokenizer: BPE,
-        context: int,
-        batch_size: int,
-        seed: int = 0,
-        *,
-        teacher: Transformer,
-        teacher_tokenizer: BPE | None = None,
-        temperature: float = 2.0,
-        soft_weight: float = 5.0,
-        masked_weight: float = 2.0,
-        cosine_weight: float = 1.0,
-        n_documents: int | None = None,
-        mask_share: float = 0.15,
-        whole_word: bool = False,
-    ):
+        self, corpus: Corpus, tokenizer: BPE, context: int, batch_size: int, seed: int = 0,
+        *, teacher: Transformer, teacher_tokenizer: BPE | None = None, temperature: float = 2.0,
+        soft_weight: float = 5.0, masked_weight: float = 2.0, cosine_weight: float = 1.0,
+        n_documents: int | None = None, mask_share: float = 0.15, whole_word: bool = False,
+    ):  # fmt: skip
         check_encoder(teacher.config)
         theirs = (teacher_tokenizer or tokenizer).vocab
         if teacher.config.vocab_size != tokenizer.vocab_size or theirs != tokenizer.vocab:

@@ -32,16 +32,9 @@ class Masked(Objective):
     name = "masked"
 
     def __init__(
-        self,
-        corpus: Corpus,
-        tokenizer: BPE,
-        context: int,
-        batch_size: int,
-        seed: int = 0,
-        next_sentence: bool = True,
-        mask_share: float = 0.15,
-        whole_word: bool = False,
-    ):
+        self, corpus: Corpus, tokenizer: BPE, context: int, batch_size: int, seed: int = 0,
+        next_sentence: bool = True, mask_share: float = 0.15, whole_word: bool = False,
+    ):  # fmt: skip
         super().__init__(tokenizer, context, batch_size, seed)
         self.corpus, self.next_sentence = corpus, next_sentence
         self.mask_share, self.whole_word = mask_share, whole_word

@@ -56,11 +56,9 @@ class Translation(Objective):
         return RaggedRows(ids, pad_id, longest=self.context)
 
     def batch(self, step: int, split: str) -> dict[str, Tensor]:
-        """Return pairs padded to the longest of them.
+        """Return pairs padded to the longest of them, and the denominators n_label, n_byte (0-d).
 
-        Returns:
-            input_ids, attention_mask (B, S), of the encoder; decoder_input_ids, labels (B, T), `IGNORED`
-            where a shorter target has ended; the denominators n_label, n_byte (0-d).
+        input_ids, attention_mask (B, S) are the encoder's; decoder_input_ids, labels (B, T) the decoder's.
         """
         chosen = self.bucket(step) if split == "train" else np.arange(len(self.corpus.validation))  # (B,)
         sources, real = self.sources[split].padded(chosen)  # (B, S)
@@ -132,10 +130,7 @@ def smoothed_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> 
 
     The target is no longer the right token alone, but 1 - smoothing of it and smoothing of the uniform
     distribution over all V tokens (Szegedy et al. 2016, section 7; Vaswani et al. 2017, section 5.4): a model
-    that is never rewarded for being certain stays able to change its mind.
-
-    Args:
-        logits: (..., V). labels: (...), `IGNORED` ones count nothing.
+    that is never rewarded for being certain stays able to change its mind. Labels (...) may be `IGNORED`.
     """
     log_probs = logits.log_softmax(-1)  # (..., V)
     counted = labels != IGNORED

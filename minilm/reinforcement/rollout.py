@@ -156,8 +156,7 @@ def measure(model: Transformer, env: Environment, seed: int, start: Measured | N
         it cannot exceed 1 - (judge of the start) / 2.
     reward_win_rate: share of the prompts for which the reward is higher than the start's, ties one half.
     kl: mean of log pi - log reference over whole answers, nats a sequence.
-    perplexity: exp of minus the reference's mean log-probability a token: how strange the answers look to the
-        model that it all began with.
+    perplexity: that of the answers under the reference: how strange they look to where it all began.
     distinct: share of the answers that differ from all before them. length: tokens an answer.
     """
     rollout = draw_answers(model, env, env.test_prompts, seed)

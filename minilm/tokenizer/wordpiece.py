@@ -40,14 +40,10 @@ class WordPiece(Tokenizer):
     SAVED = ("tokens", "special_tokens", "aliases", "lower_case", "strip_accents", "chinese_characters")
 
     def __init__(
-        self,
-        tokens: Sequence[str],
-        special_tokens: Sequence[str] = SPECIAL_TOKENS,
-        aliases: dict[str, str] | None = None,
-        lower_case: bool = True,
-        strip_accents: bool | None = None,
-        chinese_characters: bool = True,
-    ):
+        self, tokens: Sequence[str], special_tokens: Sequence[str] = SPECIAL_TOKENS,
+        aliases: dict[str, str] | None = None, lower_case: bool = True,
+        strip_accents: bool | None = None, chinese_characters: bool = True,
+    ):  # fmt: skip
         self.tokens, self.lower_case, self.strip_accents = tuple(tokens), lower_case, strip_accents
         self.chinese_characters = chinese_characters
         self._strips = lower_case if strip_accents is None else strip_accents

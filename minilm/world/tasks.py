@@ -104,11 +104,8 @@ def instructions(n: int, seed: int, held_out: bool | None = False) -> list[tuple
             task, response = "Summarize the story.", story.summary
         elif kind == "translation":
             i = rng.randrange(len(story.sentences))
-            text, task, response = (
-                "Translate into Portuguese:",
-                story.sentences[i],
-                story.portuguese_sentences[i],
-            )
+            text, task = "Translate into Portuguese:", story.sentences[i]
+            response = story.portuguese_sentences[i]
         elif kind == "list":  # singular, each once, in the order of the text: "apple, lemon"
             things = dict.fromkeys(SINGULAR_OF[word] for word, _, _ in story.tokens if word in SINGULAR_OF)
             task, response = "List the things of the story.", ", ".join(things)
@@ -152,8 +149,7 @@ def preference_prompts(n: int, seed: int) -> list[str]:
 def translation_pairs(n: int, seed: int, domain: str = "stories") -> list[tuple[str, str]]:
     """Return n (English, Portuguese) pairs, no English side twice: one to three sentences in a row.
 
-    Every sentence can be translated by itself: "it" and "them" have their noun in the same sentence. For a
-    test set, take pairs of another seed and leave out those whose English side is in the training pairs.
+    Every sentence can be translated by itself: "it" and "them" have their noun in the same sentence.
     `domain` is "stories", "reports" or "both".
     """
     check("domain", domain, ("stories", "reports", "both"))
