@@ -1,7 +1,6 @@
 """Grades extract.py: the whole of regime 3 at tiny size, and one line for each mistake of the user."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -111,9 +110,8 @@ def test_similar_lists_the_nearest_texts(script):
     assert len(cosines) == 5 and cosines == sorted(cosines, reverse=True)
 
 
-@pytest.mark.parametrize("kind", ["causal", "masked"])
-def test_token_vectors(script, kind):
-    minilm.save(small.model(kind), small.tokenizer(), "other")
+def test_token_vectors(script):
+    minilm.save(small.model("causal"), small.tokenizer(), "other")
     Path("tags.conll").write_text("Ana B-person\nsat O\n\nRui B-person\n", encoding="utf-8")
     code, _, err = script("--data tags.conll --tokens --layer 0 --out a", model="--model other")
     assert code == 0, err
@@ -132,31 +130,14 @@ def test_a_decoders_first_token_is_explained(script):
         assert code == 0 and ("first token sees itself alone" in out) == (pooling == "cls"), err
 
 
-def test_nothing_is_overwritten_unless_asked(script):
-    assert script("--data plain.txt")[0] == script("--data plain.txt")[0] == 0
-    assert Path("runs/features-2/features.npz").exists()
-    code, _, err = script("--data plain.txt --out runs/features")
-    assert code == 2 and "--overwrite" in err
-    code, _, err = script("--data rows.tsv --no-probe --out runs/features --overwrite")
-    assert code == 0, err
-    with np.load("runs/features/features.npz") as saved:
-        assert len(saved["texts"]) == 30
-
-
 BAD = {
     "--layer 2": ["--layer 2: the model has 0 (embeddings) to 1"],
-    "--layer all --pooling concat-last-4": ["leave --layer out"],
     "--pooling meen": ["--pooling meen", "did you mean 'mean'"],
     "--data plain.txt --probe": ["plain.txt has no labels"],
-    "--data one.tsv": ["the single label 'x'"],
-    "--data few.tsv": ["the label 'x' has one example"],
     "--data gap.tsv": ["gap.tsv, line 2: nothing in 'text'"],
-    "--data rows.tsv --test few.tsv": ["few.tsv: the label 'x' is in no example of rows.tsv"],
     "--model bare": ["bare: no tokenizer"],
     "--model modle": ["modle", "did you mean 'model'"],
     "--labels 2,0,all": ["--labels 0: must be 1 or more"],
-    "--draws 0": ["--draws 0: must be 1 or more"],
-    "--tokens-per-batch 0": ["--tokens-per-batch 0"],
     "--tokens --probe": ["one vector a text"],
     "--tokens --similar x": ["--tokens goes without"],
     "--layer all --similar x": ["take one layer"],
@@ -167,8 +148,6 @@ BAD = {
 
 @pytest.mark.parametrize("flags", BAD)
 def test_a_mistake_is_one_line_and_leaves_nothing_behind(script, flags):
-    Path("one.tsv").write_text("Ana\tx\nRui\tx\n")
-    Path("few.tsv").write_text("Ana\tx\nRui\ty\nEva\tz\n")
     Path("gap.tsv").write_text("Ana\tx\n \ty\n")
     minilm.save(small.model("masked"), None, "bare")
     code, _, err = script(flags)
@@ -184,9 +163,3 @@ def test_texts_that_are_cut_are_counted_once(script):
     Path("long.txt").write_text(f"{long}\n\nAna.\n\n{long}")
     code, _, err = script("--data long.txt")
     assert code == 0 and err == "2 of 3 texts are longer than 24 tokens: cut.\n"
-
-
-def test_the_script_itself_ends_with_its_exit_code():
-    command = [sys.executable, extract.__file__, "--data", "mising.tsv"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (2, "") and done.stderr.startswith("error: mising.tsv")

@@ -105,9 +105,8 @@ def test_words_template_and_separator_reach_the_prompt(script):
 
 @pytest.mark.parametrize("kind", ["decoder", "encoder-decoder"])
 def test_a_prompt_is_written_to(script, kind):
-    texts = [
-        script(f"--model {kind} --max-new-tokens 6 --seed {s} --prompt", "Ana sells")[1] for s in (0, 0, 1)
-    ]
+    flags = f"--model {kind} --max-new-tokens 6 --prompt"
+    texts = [script(flags, "Ana sells", f"--seed {seed}")[1] for seed in (0, 0, 1)]
     assert texts[0] == texts[1] != texts[2]
     assert texts[0].startswith("Ana sells") == (kind == "decoder")
     code, _, err = script(f"--model {kind} --max-new-tokens 4 --n-beam 2 --prompt", "Ana")
@@ -138,28 +137,22 @@ BAD = {
     ("--model decodr --prompt", "Ana"): ["decodr", "did you mean 'decoder'?"],
     ("--temperature -1 --prompt", "Ana"): ["temperature -1"],
     ("--top-p 0 --prompt", "Ana"): ["top-p 0", "(0, 1]"],
-    ("--top-p 1.2 --prompt", "Ana"): ["top-p 1.2", "(0, 1]"],
     ("--top-k 0 --prompt", "Ana"): ["top-k 0"],
     ("--n-beam 2 --top-k 3 --prompt", "Ana"): ["n-beam 2", "top-k"],
-    ("--n-beam 0 --prompt", "Ana"): ["--n-beam 0: must be 1"],
     ("--max-new-tokens -3 --prompt", "Ana"): ["--max-new-tokens -3: must be 1"],
     ("--data train.tsv --shots 1,13",): ["--shots 13", "train.tsv", "10 examples"],
     ("--data train.tsv --shots 8",): ["70 positions", "examples"],
     ("--data few.tsv",): ["--shots 8", "few.tsv has 4 examples"],
     ("--data train.tsv --shots -1",): ["--shots -1"],
-    ("--shots 0 --n-draw 0",): ["--n-draw 0"],
-    ("--data train.tsv --test other.tsv",): ["other.tsv", "'mixed'", "train.tsv"],
     ("--test test.tsv",): ["--test test.tsv", "--data"],
     ("--data missing.tsv",): ["missing.tsv"],
     ("--data train.tsv --label-words good=bad",): ["'bad'", "good"],
-    ("--data train.tsv --template {text}",): ["--template"],
     ("--data train.tsv --score means",): ["did you mean 'mean'?"],
 }
 
 
 @pytest.mark.parametrize("flags", BAD)
 def test_a_mistake_is_one_line(script, flags):
-    Path("other.tsv").write_text("x\tmixed\n", encoding="utf-8")
     Path("few.tsv").write_text(ROWS[: ROWS.index("text 5")], encoding="utf-8")
     model = [] if "--model" in flags[0] else ["--model decoder"]
     code, _, err = script(*model, *flags)
@@ -168,11 +161,3 @@ def test_a_mistake_is_one_line(script, flags):
     for word in BAD[flags]:
         assert word in err, f"{word!r} is not named in: {err}"
     assert not Path("runs").exists(), "a study that could not begin leaves a folder"
-
-
-def test_a_run_is_not_overwritten(script):
-    flags = f"--data train.tsv --model decoder --shots 0 {FEW} --out mine"
-    assert script(flags)[0] == 0
-    code, _, err = script(flags)
-    assert code == 2 and "mine exists" in err and "--overwrite" in err
-    assert script(flags + " --overwrite --seed 5")[0] == 0 and results("mine")["seed"] == 5

@@ -5,20 +5,8 @@ import pytest
 import small
 import torch
 
-from minilm.extraction.features import (
-    LAST_4,
-    ONE_LAYER,
-    POOLINGS,
-    Reading,
-    batches_of,
-    checked_rows,
-    embed,
-    extract,
-    hidden_batches,
-    nearest,
-    pool,
-    reading,
-)
+from minilm.extraction import features
+from minilm.extraction.features import Reading, checked_rows, embed, extract
 from minilm.model.config import ModelConfig
 from minilm.model.transformer import build
 from minilm.plumbing.errors import UserError
@@ -53,14 +41,15 @@ def plain(model, text: str, how: Reading) -> np.ndarray:
     one = states[how.layer]
     highest = np.array([max(token[d] for token in one) for d in range(D)])
     vectors = (one[0], sum(one) / len(one), highest, one[-1], sum(last_4) / 4, np.concatenate(last_4))
-    return vectors[POOLINGS.index(how.pooling)]
+    return vectors[features.POOLINGS.index(how.pooling)]
 
 
+@pytest.mark.parametrize("positions", ["learned", "alibi"])
 @pytest.mark.parametrize("kind", ["encoder", "decoder", "encoder-decoder"])
-def test_every_reading_equals_a_plain_loop_over_single_texts(kind):
-    model = make(kind)
-    readings = [Reading(layer, pooling) for layer in range(L + 1) for pooling in ONE_LAYER]
-    readings += [Reading(-1, pooling) for pooling in LAST_4]
+def test_every_reading_equals_a_plain_loop_over_single_texts(kind, positions):
+    model = make(kind, positions=positions)
+    readings = [Reading(layer, pooling) for layer in range(L + 1) for pooling in features.ONE_LAYER]
+    readings += [Reading(-1, pooling) for pooling in features.LAST_4]
     rows = checked_rows(TOKENIZER, model.config, TEXTS)
     for found, how in zip(extract(model, rows, readings, tokens_per_batch=45), readings, strict=True):
         assert found.dtype == np.float32
@@ -70,61 +59,55 @@ def test_every_reading_equals_a_plain_loop_over_single_texts(kind):
     assert model.training, "the model must be left as it was"
 
 
-@pytest.mark.parametrize("positions", ["learned", "alibi"])
-def test_padding_changes_nothing_whatever_the_batches(positions):
-    model = make("decoder", positions=positions)
-    rows = checked_rows(TOKENIZER, model.config, TEXTS)
-    how = [Reading(L, pooling) for pooling in ("mean", "max", "last")]
-    alone, together = (extract(model, rows, how, tokens_per_batch=n) for n in (1, 1000))
-    for a, b in zip(alone, together, strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-5)
-
-
 def test_pooling_never_reads_padding():
     states = [torch.randn(2, 5, 3) for _ in range(5)]
     real = torch.tensor([[True] * 5, [True, True, False, False, False]])
-    for pooling in POOLINGS:
-        how = Reading(-1 if pooling in LAST_4 else 2, pooling)
-        before = pool(states, real, how)
+    for pooling in features.POOLINGS:
+        how = Reading(-1 if pooling in features.LAST_4 else 2, pooling)
+        before = features.pool(states, real, how)
         poisoned = [state.masked_fill(~real[..., None], 1e6) for state in states]
-        assert torch.allclose(pool(poisoned, real, how), before), f"{pooling} counts padding"
+        assert torch.allclose(features.pool(poisoned, real, how), before), f"{pooling} counts padding"
         full = torch.ones(2, 5, dtype=torch.bool)
-        assert torch.allclose(pool(states, full, how), pool(states, None, how), atol=1e-6), pooling
+        assert torch.allclose(
+            features.pool(states, full, how), features.pool(states, None, how), atol=1e-6
+        ), pooling
         assert before.shape == (2, 12 if pooling == "concat-last-4" else 3)
-    assert torch.allclose(pool(states, real, Reading(2, "mean"))[1], states[2][1, :2].mean(0))
+    assert torch.allclose(features.pool(states, real, Reading(2, "mean"))[1], states[2][1, :2].mean(0))
     below = [state - 10 for state in states]  # all below 0: padding counted as 0 would be the greatest
-    assert torch.allclose(pool(below, real, Reading(1, "max"))[1], below[1][1, :2].amax(0))
+    assert torch.allclose(features.pool(below, real, Reading(1, "max"))[1], below[1][1, :2].amax(0))
 
 
 def test_layers_count_from_both_ends():
     config = make("encoder-decoder").config  # of the encoder's 3 blocks, not the decoder's 1
-    assert reading(config) == Reading(L, "mean")
-    assert [reading(config, layer).layer for layer in (0, 1, L, -1, -L - 1)] == [0, 1, L, L, 0]
-    assert reading(config, -1, "mean-last-4") == Reading(-1, "mean-last-4")
+    assert features.reading(config) == Reading(L, "mean")
+    assert [features.reading(config, layer).layer for layer in (0, 1, L, -1, -L - 1)] == [0, 1, L, L, 0]
+    assert features.reading(config, -1, "mean-last-4") == Reading(-1, "mean-last-4")
     for layer in (L + 1, -L - 2):
         with pytest.raises(UserError, match=rf"--layer {layer}: the model has 0 \(embeddings\) to {L}"):
-            reading(config, layer)
+            features.reading(config, layer)
     with pytest.raises(UserError, match="leave --layer out"):
-        reading(config, 2, "concat-last-4")
+        features.reading(config, 2, "concat-last-4")
     with pytest.raises(UserError, match="did you mean 'mean'"):
-        reading(config, -1, "meen")
+        features.reading(config, -1, "meen")
 
 
 def test_batches_hold_rows_of_like_length_the_longest_first():
     lengths = [3, 9, 4, 9, 1, 30]
-    batches = batches_of(lengths, 18)
+    batches = features.batches_of(lengths, 18)
     assert [batch.tolist() for batch in batches] == [[5], [1, 3], [2, 0, 4]]
     assert sorted(i for batch in batches for i in batch) == list(range(6)), "each row once"
-    assert batches_of([], 18) == []
+    assert features.batches_of([], 18) == []
 
 
 def test_hidden_batches_give_no_mask_where_nothing_is_padded():
     model = make("encoder")
     rows = checked_rows(TOKENIZER, model.config, [TEXTS[0], TEXTS[0], TEXTS[1]])
-    shapes = [(len(i), states[0].shape[1], real) for i, states, real in hidden_batches(model, rows, 25)]
+    shapes = [
+        (len(i), states[0].shape[1], real) for i, states, real in features.hidden_batches(model, rows, 25)
+    ]
     lengths = rows.lengths.tolist()
     assert shapes == [(1, lengths[2], None), (2, lengths[0], None)]
-    ((_, states, real),) = hidden_batches(model, rows, 1000)
+    ((_, states, real),) = features.hidden_batches(model, rows, 1000)
     assert real.sum(1).tolist() == sorted(lengths, reverse=True)
     assert len(states) == L + 1 and not states[0].requires_grad
 
@@ -155,7 +138,7 @@ def test_what_cannot_be_read_is_named():
 
 def test_nearest_sorts_by_angle_not_by_length():
     vectors = np.array([[10.0, 10.0], [1.0, 0.1], [-5.0, 0.0], [0.0, 0.0]])
-    found = nearest(vectors, np.array([2.0, 0.0]), 4)
+    found = features.nearest(vectors, np.array([2.0, 0.0]), 4)
     assert [i for i, _ in found] == [1, 0, 3, 2]
     assert found[1][1] == pytest.approx(0.5**0.5) and found[3][1] == pytest.approx(-1)
-    assert len(nearest(vectors, np.array([2.0, 0.0]), 2)) == 2
+    assert len(features.nearest(vectors, np.array([2.0, 0.0]), 2)) == 2

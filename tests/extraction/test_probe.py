@@ -4,20 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from minilm.extraction.probe import (
-    L2_CHOICES,
-    L2_WITHOUT_CHOICE,
-    bag_of_words,
-    choose_l2,
-    draw_labels,
-    fit,
-    folds_of,
-    in_few_directions,
-    nats,
-    probe_accuracy,
-    split,
-    standardised,
-)
+from minilm.extraction import probe
 
 R, N, D, C = 3, 14, 5, 4  # unequal sizes
 
@@ -31,20 +18,11 @@ def problem(seed: int = 0, noise: float = 1.0, n: int = N) -> tuple[torch.Tensor
     return torch.from_numpy(x), torch.from_numpy(y).expand(R, n)
 
 
-def test_nats_are_minus_the_log_probability_of_the_label():
-    x, y = problem()
-    W, b = torch.randn(R, 2, D, C).double(), torch.randn(R, 2, 1, C).double()
-    found = nats(x, y, W, b)
-    assert found.shape == (R, 2, N)
-    p = (x[2, 7] @ W[2, 1] + b[2, 1, 0]).softmax(-1)[y[2, 7]]
-    assert found[2, 1, 7] == pytest.approx(-p.log().item())
-
-
 def test_each_problem_is_at_its_own_minimum():
     x, y = problem()
     l2, weight = torch.tensor([0.01, 0.3]), torch.ones(2, N)
     weight[1, 5:9] = 0
-    W, b = fit(x, y, C, l2, weight)
+    W, b = probe.fit(x, y, C, l2, weight)
     assert W.shape == (R, 2, D, C) and b.shape == (R, 2, 1, C)
     for r in range(R):
         for p in range(2):
@@ -56,84 +34,67 @@ def test_each_problem_is_at_its_own_minimum():
             assert max(g.abs().max() for g in gradients) < 1e-4, "not at the minimum of this problem's loss"
 
 
-def test_an_example_that_does_not_count_changes_nothing():
-    x, y = problem()
-    weight = torch.ones(1, N)
-    weight[0, 3] = 0
-    before = fit(x, y, C, torch.tensor([0.1]), weight)[0]
-    x = x.clone()
-    x[:, 3] += 100
-    assert torch.allclose(before, fit(x, y, C, torch.tensor([0.1]), weight)[0], atol=1e-3)
-
-
-def test_a_stronger_penalty_makes_smaller_weights_and_leaves_the_bias_free():
-    x, y = problem()
-    W, b = fit(x, y, C, torch.tensor([1e-3, 1e-1, 1e2]))
-    size = W.square().sum((2, 3)).mean(0)
-    assert size[0] > size[1] > size[2] and size[2] < 1e-3
-    share = torch.bincount(y[0], minlength=C) / N
-    assert torch.allclose(b[:, 2, 0].softmax(-1).float(), share.expand(R, C), atol=5e-3), "penalised bias"
-
-
 def test_folds_deal_out_each_class():
     y = np.array([0] * 5 + [1] * 8 + [2] * 4)
-    fold = folds_of(y)
+    fold = probe.folds_of(y)
     for c in range(3):
         assert set(fold[y == c]) == {0, 1, 2, 3}
         assert np.ptp(np.bincount(fold[y == c])) <= 1
-    assert set(folds_of(np.array([0, 0, 0, 1, 1]))) == {0, 1}, "each fold needs a label of each class"
-    assert set(folds_of(np.array([0, 1, 1, 1]))) == {0}
+    assert set(probe.folds_of(np.array([0, 0, 0, 1, 1]))) == {0, 1}, "each fold needs a label of each class"
+    assert set(probe.folds_of(np.array([0, 1, 1, 1]))) == {0}
 
 
 def slow_l2(x: torch.Tensor, y: torch.Tensor) -> float:
     """One draw: for each strength and each fold a fit of its own; the least loss on what was put aside."""
-    fold = torch.from_numpy(folds_of(y.numpy()))
+    fold = torch.from_numpy(probe.folds_of(y.numpy()))
     total = []
-    for l2 in L2_CHOICES:
+    for l2 in probe.L2_CHOICES:
         loss = 0.0
         for k in range(int(fold.max()) + 1):
             inside = fold != k
-            W, b = fit(x[None, inside], y[None, inside], C, torch.tensor([l2]))  # each to its end
-            loss += nats(x[None, ~inside], y[None, ~inside], W, b).sum().item()
+            W, b = probe.fit(x[None, inside], y[None, inside], C, torch.tensor([l2]))  # each to its end
+            loss += probe.nats(x[None, ~inside], y[None, ~inside], W, b).sum().item()
         total.append(loss)
-    return L2_CHOICES[int(np.argmin(total))]
+    return probe.L2_CHOICES[int(np.argmin(total))]
 
 
 def test_the_penalty_is_chosen_on_labels_put_aside():
     x, y = problem(1, noise=2.0, n=24)
     x = torch.cat([x, torch.randn(R, 24, 20, dtype=torch.float64)], dim=2)
-    found = choose_l2(x, y, C)
+    found = probe.choose_l2(x, y, C)
     assert found.shape == (R, 1)
     assert found[:, 0].tolist() == pytest.approx([slow_l2(x[r], y[r]) for r in range(R)])
-    assert (found > min(L2_CHOICES)).any(), "noise asks for a penalty"
-    one = choose_l2(x[:, ::6], y[:, ::6], C)
-    assert one.flatten().tolist() == pytest.approx([L2_WITHOUT_CHOICE] * R), "one label: none to put aside"
+    assert (found > min(probe.L2_CHOICES)).any(), "noise asks for a penalty"
+    one = probe.choose_l2(x[:, ::6], y[:, ::6], C)
+    assert one.flatten().tolist() == pytest.approx([probe.L2_WITHOUT_CHOICE] * R), (
+        "one label: none to put aside"
+    )
 
 
 def test_labels_are_drawn_by_class():
     y = np.array([2, 0, 1] * 10 + [0] * 5)
-    rows = draw_labels(y, 4, 6, seed=1)
+    rows = probe.draw_labels(y, 4, 6, seed=1)
     assert rows.shape == (6, 12)
     assert (y[rows] == np.repeat([0, 1, 2], 4)).all()
     assert all(len(set(row)) == 12 for row in rows) and len({tuple(row) for row in rows}) == 6
-    assert (draw_labels(y, 4, 6, 1) == rows).all() and (draw_labels(y, 4, 6, 2) != rows).any()
-    everything = draw_labels(y, None, 6, 1)
+    assert (probe.draw_labels(y, 4, 6, 1) == rows).all() and (probe.draw_labels(y, 4, 6, 2) != rows).any()
+    everything = probe.draw_labels(y, None, 6, 1)
     assert everything.shape == (1, 35) and sorted(everything[0]) == list(range(35))
 
 
 def test_a_quarter_of_each_class_is_for_testing():
     labels = list("xxxxxxxxyyzzzzz")
-    train, test = split(labels, seed=3)
+    train, test = probe.split(labels, seed=3)
     assert [labels[i] for i in test] == list("xxyz"), "in their order"
     assert sorted([*train, *test]) == list(range(15)) and train.tolist() == sorted(train), "each in one part"
-    assert (split(labels, 3)[1] == test).all() and (split(labels, 4)[1] != test).any()
+    assert (probe.split(labels, 3)[1] == test).all() and (probe.split(labels, 4)[1] != test).any()
 
 
 def test_vectors_are_scaled_by_the_training_part_alone():
     rng = np.random.default_rng(0)
     train, test = rng.normal(3, 5, (50, 3)), rng.normal(7, 5, (20, 3))
     train[:, 1] = 4 + 1e-9 * rng.normal(size=50)
-    a, b = standardised(train, test)
+    a, b = probe.standardised(train, test)
     assert a.dtype == b.dtype == np.float32
     np.testing.assert_allclose(a.mean(0), 0, atol=1e-5)
     np.testing.assert_allclose(a.std(0)[[0, 2]], 1, atol=1e-5)
@@ -145,13 +106,15 @@ def test_the_probe_learns_what_can_be_read_and_no_more():
     x, y = problem(2, noise=0.3, n=80)
     train, test = (part.numpy().astype(np.float32) for part in x[:2])
     labels = y[0].numpy()
-    assert probe_accuracy(train, labels, test, labels, 1) > 0.9
-    assert probe_accuracy(train, labels, test, labels) == 1
+    assert probe.probe_accuracy(train, labels, test, labels, 1) > 0.9
+    assert probe.probe_accuracy(train, labels, test, labels) == 1
     noise = np.random.default_rng(0).normal(size=(2, 80, D)).astype(np.float32)
-    assert probe_accuracy(noise[0], labels, noise[1], labels) < 0.45
+    assert probe.probe_accuracy(noise[0], labels, noise[1], labels) < 0.45
     shuffled = (labels + 1) % C
-    assert probe_accuracy(train, labels, test, shuffled) == 0, "the classes of the test part are not read"
-    again = [probe_accuracy(train, labels, noise[1], labels, 2, 3, seed) for seed in (5, 5, 6)]
+    assert probe.probe_accuracy(train, labels, test, shuffled) == 0, (
+        "the classes of the test part are not read"
+    )
+    again = [probe.probe_accuracy(train, labels, noise[1], labels, 2, 3, seed) for seed in (5, 5, 6)]
     assert again[0] == again[1] != again[2]
 
 
@@ -159,19 +122,19 @@ def test_few_vectors_of_many_numbers_are_a_small_problem_with_the_same_answer():
     rng = np.random.default_rng(0)
     x, test = (torch.from_numpy(rng.normal(size=shape)) for shape in ((R, 8, 30), (11, 30)))
     y = (torch.arange(8) % C).expand(R, 8)
-    small, small_test = in_few_directions(x, test)
+    small, small_test = probe.in_few_directions(x, test)
     assert small.shape == (R, 8, 8) and small_test.shape == (R, 11, 8)
     logits = []
     for a, b in ((x, test.expand(R, 11, 30)), (small, small_test)):
-        W, bias = fit(a, y, C, torch.tensor([0.1]))
+        W, bias = probe.fit(a, y, C, torch.tensor([0.1]))
         logits.append(b @ W[:, 0] + bias[:, 0])
     assert torch.allclose(*logits, atol=1e-3), "the labels must not depend on the basis"
-    same, same_test = in_few_directions(x[..., :5], test[:, :5])
+    same, same_test = probe.in_few_directions(x[..., :5], test[:, :5])
     assert torch.equal(same, x[..., :5]) and torch.equal(same_test[1], test[:, :5])
 
 
 def test_a_bag_counts_the_words_of_the_training_texts():
-    train, test = bag_of_words(["The cat, the dog", "a cat"], ["Cat THE the bird!", ""])
+    train, test = probe.bag_of_words(["The cat, the dog", "a cat"], ["Cat THE the bird!", ""])
     assert train.dtype == np.float32 and train.shape == (2, 4) and test.shape == (2, 4)
     assert sorted(train[0]) == [0, 1, 1, 2] and sorted(train[1]) == [0, 0, 1, 1]
     assert sorted(test[0]) == [0, 0, 1, 2] and test[1].sum() == 0
@@ -181,5 +144,5 @@ def test_a_bag_counts_the_words_of_the_training_texts():
 
 def test_a_bag_keeps_the_commonest_words(monkeypatch):
     monkeypatch.setattr("minilm.extraction.probe.MOST_WORDS", 1)
-    (train,) = bag_of_words(["b a b", "b c"])
+    (train,) = probe.bag_of_words(["b a b", "b c"])
     assert train.tolist() == [[2], [1]]

@@ -13,7 +13,7 @@ from minilm.in_context.study import Interval, Study
 from minilm.plumbing.errors import UserError
 from minilm.pretraining import run
 from minilm.pretraining.recipes import with_recipe
-from minilm.pretraining.run import Pretraining, PretrainingSettings
+from minilm.pretraining.run import PretrainingSettings
 
 
 def settings(**changes) -> PretrainingSettings:
@@ -21,17 +21,10 @@ def settings(**changes) -> PretrainingSettings:
     return with_recipe(PretrainingSettings(**short | dict(steps=1, batch_size=5, device="cpu") | changes))
 
 
-@pytest.mark.parametrize(
-    ("changes", "fits"),
-    [
-        ({}, True),
-        (dict(data=("world:few-shot",)), True),
-        (dict(data=("world",)), False),
-        (dict(objective="masked"), False),  # BERT reads no examples
-    ],
-)
-def test_few_shot_documents_are_for_gpt(changes, fits):
-    assert FewShot.fits(settings(**changes)) is fits
+def test_few_shot_documents_are_for_gpt():
+    assert FewShot.fits(settings()) and FewShot.fits(settings(data=("world:few-shot",)))
+    assert not FewShot.fits(settings(data=("world",)))
+    assert not FewShot.fits(settings(objective="masked")), "BERT reads no examples"
 
 
 def test_gpt_on_few_shot_documents_is_told_from_other_gpts(tmp_path, monkeypatch, capsys):
@@ -41,16 +34,6 @@ def test_gpt_on_few_shot_documents_is_told_from_other_gpts(tmp_path, monkeypatch
     assert folder == Path("runs/in-context"), "runs/causal is the GPT of the stories"
     assert "lookup, key that is no word" in out and "Next: python prompt.py" in out
     assert run.newest_or_train("in-context", kind=FewShot) == folder
-
-
-def test_the_default_one_is_trained_where_there_is_none(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    seen = []
-    monkeypatch.setattr(Pretraining, "run", lambda self: seen.append(self.settings) or Path("runs/x"))
-    assert run.newest_or_train("in-context", 3, "cpu", FewShot) == Path("runs/x")
-    want = dict(objective="causal", model="gpt-alibi-tiny", seed=3, device="cpu")
-    assert seen == [with_recipe(PretrainingSettings(**want))]
-    assert seen[0].data == ("world:few-shot",)
 
 
 @pytest.fixture
@@ -86,10 +69,6 @@ def test_the_examples_and_the_texts_come_from_their_files(files):
     assert list(study.prompt_format.words) == ["bad", "good"]
     assert study.prompt_format.separator == "\n", "backslash n is typed"
     assert study.chance == pytest.approx(1 / 3), "the commonest label of the examples, not of the tests"
-    assert study.against == "commonest label"
-
-
-def test_few_texts_are_asked_where_few_are_wanted(files):
     draw = files(n_test=2).draws["files"]
     assert [q.text for q in draw(0, 0)] == [q.text for q in draw(1, 5)] and len(draw(0, 0)) == 2
 
@@ -97,10 +76,8 @@ def test_few_texts_are_asked_where_few_are_wanted(files):
 def test_without_a_test_file_some_rows_are_held_back(files):
     asked = files(test=None).draws["files"](16, 0)
     assert len(asked) == 4
-    assert not {q.text for q in asked} & {text for text, _ in asked[0].examples}, (
-        "a text to ask is no example"
-    )
-    labels = {label for _, label in asked[0].examples}
+    texts, labels = map(set, zip(*asked[0].examples, strict=True))
+    assert not {q.text for q in asked} & texts, "a text to ask is no example"
     assert labels == {"good", "bad"}, "a sorted file was cut at its end"
     Path("train.tsv").write_text("a\t0\nb\t1\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"train\.tsv: 2 rows.*--test"):
@@ -115,16 +92,13 @@ def test_labels_get_their_words(files):
             files(label_words=(wrong,))
 
 
-def test_a_label_of_the_test_file_alone_is_named(files):
-    Path("test.tsv").write_text("x\tgood\ny\tmixed\n", encoding="utf-8")
-    with pytest.raises(UserError, match=r"test\.tsv, row 2.*'mixed'.*train\.tsv \(bad, good\)"):
-        files()
-
-
-def test_more_examples_than_there_are_is_named(files):
+def test_files_that_cannot_be_asked_are_named(files):
     assert len(files(shots=(20,)).draws["files"](20, 0)[0].examples) == 20
     with pytest.raises(UserError, match=r"--shots 21: train\.tsv has 20 examples"):
         files(shots=(0, 21))
+    Path("test.tsv").write_text("x\tgood\ny\tmixed\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"test\.tsv, row 2.*'mixed'.*train\.tsv \(bad, good\)"):
+        files()
 
 
 def test_the_figures_are_those_of_most_examples(files, monkeypatch, decoder):

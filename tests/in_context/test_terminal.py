@@ -104,19 +104,11 @@ def test_the_loop_ends_with_ctrl_d(monkeypatch, capsys):
     assert out.startswith(terminal.HELP) and "ANA\n" in out and "RUI\n" in out
 
 
-def test_ctrl_c_ends_an_answer_and_not_the_loop(monkeypatch, capsys):
+def test_ctrl_c_and_a_mistake_end_an_answer_and_not_the_loop(monkeypatch, capsys):
     def write(prompt, seed, show):
         show("half of it")
-        if prompt == "Ana":
-            raise KeyboardInterrupt
+        raise KeyboardInterrupt if prompt == "Ana" else UserError("too long")
 
-    assert len(run_loop(["Ana", KeyboardInterrupt, "Rui"], monkeypatch, write)) == 2
-    assert "half of it ...\n" in capsys.readouterr().out, "what was written stays"
-
-
-def test_a_mistake_is_told_and_the_loop_goes_on(monkeypatch, capsys):
-    def write(prompt, seed, show):
-        raise UserError("too long")
-
-    assert len(run_loop(["Ana", "Rui"], monkeypatch, write)) == 2
-    assert capsys.readouterr().err == "error: too long\n" * 2
+    assert len(run_loop(["Ana", KeyboardInterrupt, "Rui", "Eva"], monkeypatch, write)) == 3
+    out, err = capsys.readouterr()
+    assert "half of it ...\n" in out and err == "error: too long\n" * 2, "what was written stays"
