@@ -150,6 +150,19 @@ def extract(model, rows: RaggedRows, readings: Sequence[Reading], **how) -> list
     return found
 
 
+def extract_tokens(model, rows: RaggedRows, layer: int, **how) -> list[np.ndarray]:
+    """Return the float32 vectors of each row's tokens, special ones included: n arrays (T, D).
+
+    `layer` is 0 to n_layer or negative; `how`: the options of `hidden_batches`.
+    """
+    found = [np.empty(0)] * len(rows)
+    for chosen, states, _ in hidden_batches(model, rows, **how):
+        hidden = states[layer].float().cpu().numpy()  # (B, T, D)
+        for i, vectors in zip(chosen, hidden, strict=True):
+            found[i] = vectors[: rows.lengths[i]].copy()  # a view would keep the whole batch in memory
+    return found
+
+
 def embed(model, tokenizer, texts: Sequence[str], layer: int = -1, pooling: str = "mean") -> np.ndarray:
     """Return one float32 vector a text, (n, D) (4 D with `concat-last-4`), in the order of the texts.
 

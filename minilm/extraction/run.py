@@ -18,11 +18,20 @@ from ..plumbing.terminal import table
 from ..pretraining.run import start_model
 from ..texts.files import kind, read_documents, read_jsonl, text_files
 from ..texts.tables import SUFFIXES, read_conll, read_table
-from ..tokenizer.rows import RaggedRows
-from .features import Pooling, Reading, checked_rows, cut_note, extract, n_layer, nearest, reading
+from ..tokenizer.rows import RaggedRows, word_rows
+from .features import (
+    Pooling,
+    Reading,
+    checked_rows,
+    cut_note,
+    extract,
+    extract_tokens,
+    n_layer,
+    nearest,
+    reading,
+)
 from .layers import HEADER, Probe, compare_layers, random_twin
 from .probe import bag_of_words, split, standardised
-from .tokens import extract_tokens, word_rows
 
 FEATURES = "features.npz"
 WORLD_TRAIN, WORLD_TEST = 384, 600  # stories: 64 a place to draw labels from, 100 a place to test on
@@ -112,7 +121,7 @@ def token_columns(settings, model, tokenizer, parts: dict, readings: list[Readin
     data, config = settings.data, model.config
     if data == "world" or data.lower().endswith(".conll"):
         sentences = world.tagging(WORLD_SENTENCES, settings.seed) if data == "world" else read_conll(data)[0]
-        rows, places = word_rows(tokenizer, config, [words for words, _ in sentences])
+        rows, places = word_rows(tokenizer, config, [words for words, _ in sentences], config.max_positions)
         kept = [
             (pair, len(found)) for pair, found in zip(sentences, places, strict=True)
         ]  # some words are cut

@@ -8,11 +8,10 @@ A word is one or several tokens. Its first token carries its tag, the loss ignor
     labels    B     O   -     O   B     -      O
 """
 
-from itertools import chain
 from typing import ClassVar
 
 from .. import world
-from ..tokenizer.rows import RaggedRows, framed, rows_of, word_ids
+from ..tokenizer.rows import RaggedRows, word_rows
 from ..training import metrics
 from ..training.objective import IGNORED, count_correct, summed_cross_entropy
 from .tasks import HeadTask, LabelledRows, Prediction, commonest
@@ -44,20 +43,15 @@ class Tagging(HeadTask):
 
     def rows(self, examples):
         """Return the words as rows, with a label at the first token of each; without tags any label."""
-        number = {tag: i for i, tag in enumerate(self.labels)}
-        unknown = [self.tokenizer.special_id("[UNK]")]  # for a word of which the tokenizer makes nothing
-        rows, labels, room, n_cut = [], [], self.context - 2, 0  # [CLS] and [SEP]
-        for words, tags in examples:
-            pieces = [ids or unknown for ids in word_ids(self.tokenizer, self.config, words)]
-            # Why the first piece: a word has one tag, and a loss on all pieces would count long words more.
-            # Its vector has seen the others, and in use nobody has to choose between pieces that disagree.
-            marks = [0] * len(words) if tags is None else [number.get(tag, IGNORED) for tag in tags]
-            marks = [[mark] + [IGNORED] * (len(ids) - 1) for mark, ids in zip(marks, pieces, strict=True)]
-            ids, marks = list(chain(*pieces)), list(chain(*marks))
-            n_cut += len(ids) > room
-            rows.append(framed(self.tokenizer, self.config, ids[:room]))
-            labels.append([IGNORED, *marks[:room], IGNORED])
-        return LabelledRows(rows_of(self.tokenizer, self.config, rows, n_cut), RaggedRows(labels, IGNORED))
+        number, words = {tag: i for i, tag in enumerate(self.labels)}, [words for words, _ in examples]
+        rows, columns = word_rows(self.tokenizer, self.config, words, self.context)
+        labels = []
+        for n_token, places, (_, tags) in zip(rows.lengths, columns, examples, strict=True):
+            # A word has one label: a loss on all its pieces would count long words more.
+            labels.append([IGNORED] * n_token)
+            for place, tag in zip(places, tags or places, strict=False):
+                labels[-1][place] = 0 if tags is None else number.get(tag, IGNORED)
+        return LabelledRows(rows, RaggedRows(labels, IGNORED))
 
     def loss(self, model, batch):
         """Return the mean cross-entropy of the words in nats; metrics `loss`, and `accuracy` a word."""

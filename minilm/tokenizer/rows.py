@@ -7,6 +7,7 @@ encoder-decoder    [CLS] text [SEP]
 
 from array import array
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -122,10 +123,32 @@ def prompt_ids(tokenizer, config: ModelConfig, prompt: str) -> list[int]:
 
 
 def word_ids(tokenizer, config: ModelConfig, words: Sequence[str]) -> list[list[int]]:
-    """Return the tokens of each word as in a text: a space before it, not before a full stop; maybe none."""
+    """Return the tokens of each word as in a text: a space before it, not before a full stop.
+
+    A word of which the tokenizer makes nothing is [UNK].
+    """
     first = [text_ids(tokenizer, config, word) for word in words[:1]]
     others = (word if word.startswith(NO_SPACE_BEFORE) else " " + word for word in words[1:])
-    return first + [tokenizer.encode(word, allow_special=False) for word in others]
+    pieces = first + [tokenizer.encode(word, allow_special=False) for word in others]
+    return [ids or [tokenizer.special_id("[UNK]")] for ids in pieces]
+
+
+def word_rows(tokenizer, config: ModelConfig, sentences: Iterable[Sequence[str]], longest: int) -> tuple:
+    """Return sentences, given as words, as rows, and for each the columns of the first token of each word.
+
+    Why the first: its vector has seen the others, and nobody has to choose between pieces that disagree
+    (Devlin et al. 2019, section 5.3). A row longer than `longest` is cut; words beyond have no column.
+    """
+    room = longest - len(framed(tokenizer, config, [])[0])
+    rows, columns, n_cut = [], [], 0
+    for words in sentences:
+        pieces = word_ids(tokenizer, config, words)
+        ids = [token for piece in pieces for token in piece]
+        starts = accumulate(map(len, pieces[:-1]), initial=1)  # 1: [CLS], or the decoder's END
+        n_cut += len(ids) > room
+        rows.append(framed(tokenizer, config, ids[:room]))
+        columns.append([start for start in starts if start <= room])
+    return rows_of(tokenizer, config, rows, n_cut), columns
 
 
 def decoder_begin(tokenizer) -> list[int]:

@@ -10,11 +10,10 @@ import small
 
 from minilm import world
 from minilm.extraction import run
-from minilm.extraction.features import Reading, checked_rows, extract
+from minilm.extraction.features import Reading, checked_rows, extract, extract_tokens
 from minilm.extraction.layers import Probe, random_twin
 from minilm.extraction.probe import bag_of_words, standardised
 from minilm.extraction.run import RESULTS, check_labels, read_examples, read_parts, report
-from minilm.extraction.tokens import extract_tokens
 from minilm.plumbing.errors import UserError
 
 TOKENIZER, MODEL = small.tokenizer(), small.model("masked", seed=4)
@@ -170,7 +169,7 @@ def test_columns_of_a_conll_file():
     assert found["tokens"] == ["Ana", "likes", "bread", "Rui", "sat"]
     assert found["labels"] == ["B-person", "O", "O", "B-person", "O"]
     assert found["text_of"].tolist() == [0, 0, 0, 1, 1] and results["n_token"] == 5
-    rows, places = run.word_rows(TOKENIZER, MODEL.config, [["Ana", "likes", "bread"], ["Rui", "sat"]])
+    rows, places = run.word_rows(TOKENIZER, MODEL.config, [["Ana", "likes", "bread"], ["Rui", "sat"]], 24)
     states = extract_tokens(MODEL, rows, -1)
     np.testing.assert_array_equal(found["embeddings"][3], states[1][1])
     np.testing.assert_array_equal(found["embeddings"][1], states[0][places[0][1]])

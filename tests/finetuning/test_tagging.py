@@ -5,7 +5,6 @@ import small
 import torch
 import tuned
 
-from minilm.finetuning import tagging
 from minilm.finetuning.tagging import Tagging
 from minilm.plumbing.errors import UserError
 from minilm.tokenizer.rows import word_ids
@@ -25,15 +24,6 @@ PAD, CLS, SEP = map(small.tokenizer().special_id, ("[PAD]", "[CLS]", "[SEP]"))
 
 def task_of(context: int = tuned.CONTEXT) -> Tagging:
     return tuned.task(Tagging, SENTENCES, context=context)
-
-
-def test_a_word_that_leaves_nothing_is_unknown(monkeypatch):
-    monkeypatch.setattr(tagging, "word_ids", lambda tokenizer, config, words: [[3], []])
-    rows = task_of().rows([(["a", "\u200b"], ["O", "O"])])
-    assert rows.texts[0] == [CLS, 3, small.tokenizer().special_id("[UNK]"), SEP], (
-        "each word needs a first token"
-    )
-    assert [label == IGNORED for label in rows.columns["labels"][0]] == [True, False, False, True]
 
 
 def test_the_first_token_carries_the_tag():
