@@ -16,18 +16,9 @@ import torch
 from ..checkpoint import check_trainer, load, load_weights
 from ..model.config import PRESETS
 from ..model.transformer import build
+from ..plumbing import folders
 from ..plumbing.devices import choose_device
 from ..plumbing.errors import UserError
-from ..plumbing.folders import (
-    CONFUSION,
-    PREDICTIONS,
-    SETTINGS,
-    TASK,
-    choose_folder,
-    find_run,
-    read_json,
-    write_json,
-)
 from ..plumbing.script import begin, finish
 from ..pretraining.run import start_model
 from ..texts.corpus import VALIDATION_SEED
@@ -80,8 +71,9 @@ def start(settings: FinetuningSettings, model: WithHead, objective: FineTuning) 
     if settings.resume:
         check_trainer(settings.out, model)  # before anything is written
     out, task = begin(settings.task, settings), objective.task
-    options = dict(pairs=task.pairs) if task.name in PAIRS else {}
-    write_json(out / TASK, dict(task=task.name, context=task.context, known=task.known, options=options))
+    saved = dict(task=task.name, context=task.context, known=task.known)
+    saved["options"] = dict(pairs=task.pairs) if task.name in PAIRS else {}
+    folders.write_json(out / folders.TASK, saved)
     return out
 
 
@@ -132,8 +124,8 @@ def load_body(settings: FinetuningSettings, parts: Parts) -> tuple:
         source, body = settings.model, build(config).to(choose_device(settings.device))
     else:
         source, body, tokenizer = start_model(settings.model, TASKS[settings.task].start, settings)
-    path, longest = Path(source) / SETTINGS, body.config.max_positions
-    known = read_json(path).get("context") if path.exists() else None
+    path, longest = Path(source) / folders.SETTINGS, body.config.max_positions
+    known = folders.read_json(path).get("context") if path.exists() else None
     context = settings.context or min(known or longest, longest)
     settings = replace(settings, model=str(source), context=context)
     check_fit(settings, body.config)
@@ -146,7 +138,7 @@ def close(settings, results: dict, task: Task, predictions: list[Prediction], ou
     tables, lines = [(rows, (*HEADER, task.metric))], told(task, predictions)
     if isinstance(task, Classification):
         rows, labels = confusion(task.labels, predictions), task.labels
-        write_rows(out / CONFUSION, [("truth", *labels), *rows])
+        write_rows(out / folders.CONFUSION, [("truth", *labels), *rows])
         tables += [(rows, ("true, taken for:", *labels))] * (len(labels) <= 12)
     then, seconds = f"python finetune.py --model {out} --predict FILE", results["chosen"][0].seconds
     finish(out, settings, tables, lines, figures, seconds, then)
@@ -154,18 +146,18 @@ def close(settings, results: dict, task: Task, predictions: list[Prediction], ou
 
 def predict(settings: FinetuningSettings) -> Path:
     """Say what the fine-tuned --model thinks of the texts in a file; return the folder of the predictions."""
-    source = settings.model or find_run(settings.task)
+    source = settings.model or folders.find_run(settings.task)
     if source is None:
         raise UserError(f"--predict: no finished runs/{settings.task}; name the fine-tuned folder by --model")
     model, task = load_finetuned(source, str(choose_device(settings.device)))
     examples, n_skipped = read_examples([settings.predict], task.fields, settings.skip_bad, truth=False)
     predictions = task.predict(model, examples, 4 * (settings.batch_size or 32))
-    out = choose_folder("predictions", settings.out, settings.overwrite)
+    out = folders.choose_folder("predictions", settings.out, settings.overwrite)
     write_predictions(task, predictions, out)
     print(*(line for p in predictions[:3] for line in shown(task, p)), sep="\n")
     if n_skipped:
         print(f"left out {n_skipped:,} examples (--skip-bad)")
-    print(f"\nSaved {len(predictions):,} predictions of {source} in {out / PREDICTIONS}.")
+    print(f"\nSaved {len(predictions):,} predictions of {source} in {out / folders.PREDICTIONS}.")
     return out
 
 
@@ -175,16 +167,16 @@ def write_predictions(task: Task, predictions: list[Prediction], folder: Path) -
     for p in predictions:
         chance = "" if p.probability is None else f"{p.probability:.4f}"
         rows.append((p.text, "" if p.truth is None else task.written(p.truth), task.written(p.guess), chance))
-    write_rows(folder / PREDICTIONS, rows)
+    write_rows(folder / folders.PREDICTIONS, rows)
 
 
 def load_finetuned(folder: str | Path, device: str = "cpu") -> tuple[WithHead, Task]:
     """Return (model, task) of a fine-tuned folder; UserError where it is none."""
-    path, (body, tokenizer) = Path(folder) / TASK, load(folder, device)
+    path, (body, tokenizer) = Path(folder) / folders.TASK, load(folder, device)
     if not path.exists():
         way_out = f"python finetune.py --model {folder} does that first"
-        raise UserError(f"{folder}: not fine-tuned, no {TASK} in it; {way_out}")
-    saved = read_json(path)
+        raise UserError(f"{folder}: not fine-tuned, no {folders.TASK} in it; {way_out}")
+    saved = folders.read_json(path)
     try:
         made, options = TASKS[saved["task"]], saved.get("options", {})
         task = made(tokenizer, body.config, saved["context"], saved["known"], **options)

@@ -75,10 +75,8 @@ def check_fit(settings: FinetuningSettings, config: ModelConfig) -> None:
     task, kind = TASKS[settings.task], config.kind
     if kind not in task.kinds:
         possible = ", ".join(name for name, other in TASKS.items() if kind in other.kinds)
-        raise UserError(
-            f"--task {task.name} needs a model of kind {' or '.join(task.kinds)}, and {settings.model} is of "
-            f"kind {kind}; it can do --task {possible}"
-        )
+        needed = f"--task {task.name} needs a model of kind {' or '.join(task.kinds)}"
+        raise UserError(f"{needed}, and {settings.model} is of kind {kind}; it can do --task {possible}")
     if settings.context > config.max_positions:
         raise UserError(f"--context {settings.context} is above the model's {config.max_positions} positions")
     if settings.lora_rank > config.d_model and (settings.compare or settings.tune == "lora"):
@@ -90,10 +88,9 @@ def check_fit(settings: FinetuningSettings, config: ModelConfig) -> None:
 
 
 def with_recipe(settings: FinetuningSettings, n_example: int) -> FinetuningSettings:
-    """Return the settings with every field of the recipe filled in that is none.
+    """Return the settings with every field filled in that is none, but `lr`: each way to tune has its own.
 
-    `n_example`: examples to learn from, which give the steps where they are the user's. `lr` stays none
-    where it was not given: each way to tune has its own (`moving.rate_of`).
+    `n_example`: examples to learn from, which give the steps where they are the user's.
     """
     recipe = dict(batch_size=32, schedule="linear", weight_decay=0.01)
     recipe |= TASKS[settings.task].recipe if settings.data is None else {}

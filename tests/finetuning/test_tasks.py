@@ -9,6 +9,7 @@ from minilm.finetuning.similarity import Similarity
 from minilm.finetuning.span import Span
 from minilm.finetuning.tagging import Tagging
 from minilm.finetuning.tasks import FineTuning, LabelledRows, commonest
+from minilm.finetuning.text_to_text import TextToText
 from minilm.tokenizer.rows import RaggedRows, text_rows
 from minilm.training.objective import IGNORED, micro_batches
 
@@ -121,4 +122,5 @@ def test_the_commonest_truth_and_how_truths_are_written():
     task = tuned.task()
     assert task.trivial([("a", "x"), ("b", "y"), ("c", "y")], [("d", "x"), ("e", "z")]) == ["y", "y"]
     assert task.truths([("d", "x"), ("e", "z")]) == ["x", "z"]
+    assert tuned.task(TextToText, [("a", "x")], "decoder").head() is None, "type II has no new head"
     assert task.written(" a\tb\n c") == task.written(" a\tb\n c", "text") == "a b c"
