@@ -5,6 +5,7 @@ decoder and an encoder-decoder give their last token's vector instead (`heads.py
 """
 
 from collections import Counter
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -21,11 +22,7 @@ class Classification(HeadTask):
     name, metric, baseline, closed = "classification", "accuracy", "majority class", True
     fields = ("text", "label")
     recipe: ClassVar = dict(n_examples=24, steps=100, batch_size=24, n_run=10)
-
-    @classmethod
-    def world(cls, n, seed, held_out):
-        """Return sentences 2 to 4 of stories and their place, which no sentence names."""
-        return world.labelled(n, seed, "place", held_out)
+    world = staticmethod(partial(world.labelled, label="place"))  # sentences 2 to 4, which do not name it
 
     @classmethod
     def learn(cls, train):
@@ -66,8 +63,4 @@ class Pair(Classification):
 
     name, fields, least_context = "pair", ("text_a", "text_b", "label"), 6
     recipe: ClassVar = dict(n_examples=300, steps=300, batch_size=32)
-
-    @classmethod
-    def world(cls, n, seed, held_out):
-        """Return sentences 2 and 3 of two stories, and whether both happen at the same place."""
-        return world.text_pairs(n, seed, held_out, short=True)
+    world = staticmethod(partial(world.text_pairs, short=True))  # do both happen at the same place?

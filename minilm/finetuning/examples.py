@@ -89,20 +89,18 @@ def check_parts(parts: Parts, truths: Callable, what: str, names: Sequence[str],
     `closed`: also where a truth to watch or to measure on is none of those to learn from. `truths` finds
     those of a part; `names` are what to call the three.
     """
-    found = []
+    known = None
     for part, name in zip(parts, names, strict=True):
         try:
-            found.append(truths(part))
+            found = truths(part)
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
-    train, *others = found
-    known = set(train)
-    if len(known) < 2:
-        same = f"of {len(parts.train)} examples to learn from all have the {what} {[*train, 0][0]!r:.40}"
-        raise UserError(f"{names[0]}: {same if parts.train else 'one example'}; it takes two or more")
-    for found, name in zip(others, names[1:], strict=True) if closed else ():
+        known = known or set(found)  # of those to learn from
+        if len(known) < 2:
+            same = f"of {len(part)} examples to learn from all have the {what} {[*found, 0][0]!r:.40}"
+            raise UserError(f"{name}: {same if part else 'one example'}; it takes two or more")
         unknown = Counter(truth for truth in found if truth not in known).most_common(5)
-        if unknown:
+        if unknown and closed:
             told = ", ".join(f"{truth!r} ({n:,} times)" for truth, n in unknown)
             raise UserError(f"{name}: {what} unknown to training: {told}{suggest(unknown[0][0], known)}")
 

@@ -125,7 +125,7 @@ def load_body(settings: FinetuningSettings, parts: Parts) -> tuple:
     else:
         source, body, tokenizer = start_model(settings.model, TASKS[settings.task].start, settings)
     path, longest = Path(source) / folders.SETTINGS, body.config.max_positions
-    known = folders.read_json(path).get("context") if path.exists() else None
+    known = folders.read_json(path, optional=True).get("context")
     context = settings.context or min(known or longest, longest)
     settings = replace(settings, model=str(source), context=context)
     check_fit(settings, body.config)

@@ -13,7 +13,7 @@ truth is None where it is not known (`--predict`).
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -93,16 +93,13 @@ class Task(ABC):
     closed: ClassVar[bool] = False  # no other truth is possible than those of training
     is_number: ClassVar[bool] = False  # the truth is a number
     recipe: ClassVar[dict]  # of a small model on the world, measured on two CPU cores
+    # (n, seed, held_out) -> n examples of the embedded world; held out: whose topic words have no label yet
+    world: ClassVar[Callable[..., list[tuple]]]
 
     def __init__(self, tokenizer, config: ModelConfig, context: int, known: dict, pairs=None, balanced=False):
         self.tokenizer, self.config, self.context, self.known = tokenizer, config, context, known
         self.pairs, self.balanced = pairs, balanced
         self.labels = known.get("labels", known.get("tags", ()))  # names of the classes
-
-    @classmethod
-    @abstractmethod
-    def world(cls, n: int, seed: int, held_out: bool) -> list[tuple]:
-        """Return n examples of the embedded world; with `held_out` their topic words have no label yet."""
 
     @classmethod
     @abstractmethod

@@ -76,7 +76,7 @@ def test_scores_and_what_is_learnt_of_the_examples():
 
 
 def test_the_world_gives_examples_of_each():
-    assert {len(example) for example in Classification.world(6, 0, False)} == {2}
-    examples = Pair.world(20, 0, True)
-    assert {len(example) for example in examples} == {3} and examples == Pair.world(20, 0, True)
-    assert {label for *_, label in Pair.world(20, 0, False)} == {"same", "different"}
+    assert {len(example) for example in Classification.world(6, 0, held_out=False)} == {2}
+    examples = Pair.world(20, 0, held_out=True)
+    assert {len(example) for example in examples} == {3} and examples == Pair.world(20, 0, held_out=True)
+    assert {label for *_, label in Pair.world(20, 0, held_out=False)} == {"same", "different"}

@@ -77,6 +77,8 @@ def test_the_validation_batch_is_all_of_it_whatever_the_step():
     first, second = made.batch(0, "validation"), made.batch(5, "validation")
     assert first["input_ids"].shape[0] == 6
     small.assert_equal(first, second)
+    model = tuned.model(made.task)
+    assert made.loss(model, first)[0] == made.task.loss(model, first)[0]
 
 
 PARTS = [
