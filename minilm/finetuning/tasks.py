@@ -56,10 +56,8 @@ class LabelledRows:
     def batch(self, chosen: Sequence[int]) -> dict[str, Tensor]:
         """Return the chosen examples, padded to the longest of them.
 
-        Returns:
-            input_ids, attention_mask, perhaps token_type_ids (B, T), of pairs apart (B, 2, T); labels and the
-            other columns (B, ...); the denominators of a loss (0-d): n_row, the examples, and n_label, the
-            labels that are not `IGNORED`, or their weights.
+        They are input_ids, attention_mask, perhaps token_type_ids (B, T), of pairs apart (B, 2, T); labels
+        and other columns (B, ...); the counts n_row, and n_label, of the labels that are not `IGNORED`.
         """
         chosen = np.asarray(chosen)
         batch = self.texts.batch(self.numbers[chosen])
@@ -75,12 +73,9 @@ class LabelledRows:
 class Task(ABC):
     """Base of all tasks; see `classification.py` for the shortest one.
 
-    Args:
-        known: what `learn` found in the training examples, such as the names of the labels.
-        context: most tokens of a row.
-        pairs: of two texts, "together" in one row of the model, or "apart", each in a row of its own, so that
-            the head alone compares them.
-        balanced: rare classes count as much as frequent ones.
+    `known`: what `learn` found in the training examples, such as the names of the labels. `context`: most
+    tokens of a row. `pairs`: two texts are "together" in one row of the model, or "apart", so that the head
+    alone compares them. `balanced`: rare classes count as much as frequent ones.
     """
 
     name: ClassVar[str]  # of --task

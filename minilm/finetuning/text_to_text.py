@@ -30,9 +30,8 @@ SENTENCE = 4  # words: of shorter answers BLEU, which counts runs of 4 words, sa
 class TextToText(Task):
     """A source, and the text that belongs to it.
 
-    A source too long for the context loses its beginning, since instruction and question mostly stand at the
-    end, and the answer is kept. The room for answers, `n_answer` tokens, is that of the longest training
-    answer, in training as in use, so that a long source is cut at the same place in both.
+    A source too long for the context loses its beginning: instruction and question mostly stand at the end.
+    The room for answers, `n_answer` tokens, is that of the longest training answer, in training as in use.
     """
 
     name, metric, baseline = "text-to-text", "exact_match", "commonest answer"
@@ -60,10 +59,7 @@ class TextToText(Task):
 
     @classmethod
     def learn(cls, train):
-        """Return the longest answer, and where the answers are labels, all of them.
-
-        They are labels where there are few (`MOST_LABELS`), each of them two times or more.
-        """
+        """Return the longest answer, and all answers where they are few, each at least twice: labels."""
         counts = Counter(cls.truths(train))
         known = dict(longest_answer=max(counts, key=lambda text: (len(text.encode()), text)))
         if len(counts) <= MOST_LABELS and min(counts.values()) > 1:
@@ -96,10 +92,7 @@ class TextToText(Task):
         return self.answer_rows(sources, answers, n_cut)
 
     def answer_rows(self, sources, answers, n_cut: int = 0) -> LabelledRows:
-        """Return sources and answers, as ids, as rows; an encoder-decoder's have `decoder_input_ids`.
-
-        A label is the token that the decoder must say at a position: the one that follows there.
-        """
+        """Return sources and answers, as ids, as rows; a label is the token that follows at its position."""
         given = sources if self.is_decoder else [self.decoder_begin] * len(answers)
         both = list(zip(given, answers, strict=True))
         read = RaggedRows(([*before, *answer[:-1]] for before, answer in both), self.pad, n_cut=n_cut)
@@ -135,10 +128,7 @@ class TextToText(Task):
         return [Prediction(source, truth, guess, chance) for (source, truth), guess, chance in both]
 
     def write(self, model, prompts: list[list[int]], batch_size: int) -> list[list[int]]:
-        """Return the ids of the likeliest answer, token by token; prompts of similar length go together.
-
-        An answer ends with its end token, or without one at twice the longest training answer.
-        """
+        """Return the ids of the likeliest answer: up to its end, or to twice the longest training answer."""
         options = dict(temperature=0, eos_id=self.end, pad_id=self.pad, overflow="stop")
         options |= dict(forbidden_ids=self.specials - {self.end}, max_new_tokens=2 * self.n_answer)
         options |= {} if self.is_decoder else dict(decoder_start_id=self.decoder_begin)

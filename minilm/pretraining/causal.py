@@ -92,8 +92,7 @@ def token_stream(tokenizer: BPE, documents: list[str], end: int) -> np.ndarray:
 def overlapping_windows(stream: np.ndarray, T: int) -> tuple[np.ndarray, np.ndarray]:
     """Cut a stream into windows that each label T / 2 tokens not labelled before (the first one: T).
 
-    Returns:
-        inputs (N, T) and labels (N, T), `IGNORED` where an earlier window has the label or the text ended.
+    Labels (N, T) of the inputs (N, T) are `IGNORED` where an earlier window has them or the text ended.
     """
     stride = max(1, T // 2)
     n_label = len(stream) - 1

@@ -46,11 +46,7 @@ class Denoising(Objective):
         return other
 
     def batch(self, step: int, split: str) -> dict[str, Tensor]:
-        """Return `rows` of texts drawn at random, or of all validation texts, and their denominators.
-
-        Returns:
-            the tensors of `rows`; n_label, n_byte, n_kept and n_lost (0-d).
-        """
+        """Return `rows` of texts drawn at random, or of all, and n_label, n_byte, n_kept, n_lost (0-d)."""
         rng, texts = self.generator(step, split), self.texts[split]
         everything = np.arange(len(texts))
         chosen = rng.integers(0, len(texts), self.batch_size) if split == "train" else everything
@@ -61,12 +57,10 @@ class Denoising(Objective):
         return tensors(rows | {name: max(1, n) for name, n in counts.items()})
 
     def rows(self, texts: SentenceRuns, chosen: np.ndarray, rng) -> dict[str, np.ndarray]:
-        """Spoil the chosen texts and lay them out.
+        """Spoil the chosen texts: input_ids, attention_mask (B, S); decoder_input_ids, labels (B, T).
 
-        Returns:
-            input_ids and attention_mask (B, S) of the encoder; decoder_input_ids and labels (B, T);
-            survived (B, T): 1 where the noised text still holds the label's token, 0 where it does not,
-            `IGNORED` for [SEP] and padding.
+        survived (B, T) is 1 where the noised text still holds the label's token, 0 where it does not,
+        `IGNORED` for [SEP] and padding.
         """
         encoder, decoder, labels, survived = [], [], [], []
         unasked = [IGNORED] * (len(self.begin) - 1)  # the decoder is given [CLS] behind its first token

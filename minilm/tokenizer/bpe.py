@@ -162,11 +162,8 @@ class BPE(Tokenizer):
 
     def extend(self, texts, n_new: int) -> "BPE":
         """Return a BPE with up to `n_new` more tokens, learnt from `texts`; the old ids stay as they are."""
-        known, cut = (
-            {*self.vocab.values()},
-            lambda word: [self.vocab[i] for i in self.encode_word(word.decode())],
-        )
-        merges = train_fast(self.count_words(texts), n_new, cut)
+        known, cut = {*self.vocab.values()}, lambda word: map(self.vocab.get, self.encode_word(word.decode()))
+        merges = train_fast(self.count_words(texts), n_new, lambda word: [*cut(word)])
         new = [token for token in dict.fromkeys(a + b for a, b in merges) if token not in known]
         vocab = self.vocab | dict(enumerate(new, start=self.vocab_size))
         return BPE(vocab, self.merges + merges, self.special_tokens, self.pattern, self.aliases)

@@ -39,10 +39,8 @@ def few_shot_pairs(
 ) -> list[tuple[str, str]]:
     """Return document number `index` as (key, label) pairs; the last pair is the one to ask in a test.
 
-    `items` says which keys are asked. None: known things, in lookup documents nonce words too (30 %).
-    "known": known things only. "nonce" (lookup): nonce words only. "stories": held-out things, which no
-    training document has; in a category document the examples stay known, and the last key alone is such a
-    thing.
+    `items` says which keys are asked: "known" things, "nonce" words (lookup), or held-out things of "stories"
+    (in a category document as the last key alone). None: known things, in lookup documents nonce words too.
     """
     check("kind", kind, ("lookup", "category", "repeat"))
     check("split", split, ("train", "test"))

@@ -145,11 +145,10 @@ class Grammar:
                 yield {"template": template} | {slot.choice: slot.read.get(text) for slot, text in seen}
 
     def derivations(self, text: str, n_sentences: int | None = None) -> list[tuple[list[dict], float]]:
-        """Return every (derivation, log-probability) of a text: none, or one.
+        """Return every (derivation, log-probability) of a text, or of its first few sentences: none, or one.
 
         The grammars are written so that no text has two derivations (the tests count them), hence the
-        probability of the derivation is that of the text. With `n_sentences` the text is the first few
-        sentences only.
+        probability of the derivation is that of the text.
         """
         sentences = re.split(r"(?<=\.) ", text)
         if len(sentences) != len(self.templates[:n_sentences]):

@@ -57,10 +57,7 @@ class Story(Derived):
 
     @cached_property
     def facts(self) -> list[tuple[str, str, int, int]]:
-        """(question, answer, start, end) with text[start:end] == answer: where, when, what, who, the mood.
-
-        No question has two answers.
-        """
+        """(question, answer, start, end) with text[start:end] == answer; no question has two answers."""
         facts, person = [], self.person
 
         def add(question, answer, position):
@@ -88,10 +85,7 @@ class Story(Derived):
 
 
 def picker(rng: random.Random, held_out: bool | None = None, happy: bool | None = None, **fixed):
-    """Return a `pick` for `Grammar.expand` that draws again until a value keeps the conditions of `Story`.
-
-    `happy` chooses among the moods.
-    """
+    """Return a `pick` for `Grammar.expand` that draws again until a value keeps the conditions of `Story`."""
 
     def fits(name, value):
         if name in fixed:
