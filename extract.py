@@ -13,8 +13,8 @@
 import sys
 
 from minilm.extraction.run import ExtractionSettings, extract_features
+from minilm.plumbing.script import exit_code
 from minilm.plumbing.settings import parse
-from minilm.plumbing.terminal import exit_code
 
 
 def main() -> None:

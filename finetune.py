@@ -18,8 +18,7 @@ import sys
 
 from minilm.finetuning.run import finetune, predict
 from minilm.finetuning.settings import FinetuningSettings
-from minilm.plumbing.script import read_command
-from minilm.plumbing.terminal import exit_code
+from minilm.plumbing.script import exit_code, read_command
 
 
 def main() -> None:

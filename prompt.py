@@ -12,8 +12,8 @@ few-shot documents (runs/in-context, trained first where it is not there: about 
 import sys
 
 from minilm.in_context.run import PromptSettings, answer_prompts
+from minilm.plumbing.script import exit_code
 from minilm.plumbing.settings import parse
-from minilm.plumbing.terminal import exit_code
 
 
 def main() -> None:

@@ -12,8 +12,7 @@ trained first where there is none.
 
 import sys
 
-from minilm.plumbing.script import read_command
-from minilm.plumbing.terminal import exit_code
+from minilm.plumbing.script import exit_code, read_command
 from minilm.reinforcement.run import Reinforcement
 from minilm.reinforcement.settings import ReinforceSettings
 

@@ -18,11 +18,8 @@ from contextlib import redirect_stdout
 from minilm.continued.run import Continued, continued_command
 from minilm.in_context.run import FewShot
 from minilm.model.config import ModelConfig
-from minilm.plumbing.devices import process_rank
-from minilm.plumbing.script import read_command
-from minilm.plumbing.terminal import exit_code
-from minilm.pretraining.recipes import with_recipe
-from minilm.pretraining.run import PretrainingSettings, kind_of_run
+from minilm.plumbing.script import exit_code, process_rank, read_command
+from minilm.pretraining.run import PretrainingSettings, kind_of_run, with_recipe
 
 
 def main() -> None:
@@ -32,9 +29,11 @@ def main() -> None:
     if given.get("init") and not given.get("resume"):
         given = continued_command(given, overrides)
     settings = with_recipe(PretrainingSettings(**given))
-    kind = FewShot if FewShot.fits(settings) else kind_of_run(settings.objective)
+    # A GPT on few-shot documents is asked questions on the way.
+    asked = settings.objective == "causal" and settings.data[0].startswith("world:few-shot")
+    kind = Continued if settings.init else FewShot if asked else kind_of_run(settings.objective)
     with redirect_stdout(None if process_rank() else sys.stdout):  # of several processes the first speaks
-        (Continued if settings.init else kind)(settings, overrides).run()
+        kind(settings, overrides).run()
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .plumbing.errors import UserError
 from .plumbing.folders import atomic_write, read_log
-from .plumbing.terminal import exit_code
+from .plumbing.script import exit_code
 
 
 def curves(folder: str | Path) -> dict[str, tuple[list[int], list[float]]]:

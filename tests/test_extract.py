@@ -13,7 +13,7 @@ import minilm
 from minilm.extraction import run
 from minilm.extraction.features import embed
 from minilm.extraction.run import RESULTS, read_examples
-from minilm.plumbing.terminal import exit_code
+from minilm.plumbing.script import exit_code
 from minilm.pretraining import run as pretraining
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* texts are longer")

@@ -15,7 +15,7 @@ from minilm.finetuning import run
 from minilm.finetuning.tasks import FineTuning
 from minilm.model.config import ModelConfig
 from minilm.model.transformer import build
-from minilm.plumbing.terminal import exit_code
+from minilm.plumbing.script import exit_code
 
 TINY = "--model body --steps 3 --batch-size 4 --lora-rank 2 --device cpu"
 

@@ -8,7 +8,7 @@ import pytest
 from minilm import plots
 from minilm.plumbing.errors import UserError
 from minilm.plumbing.folders import append_log
-from minilm.plumbing.terminal import exit_code
+from minilm.plumbing.script import exit_code
 
 
 @pytest.fixture

@@ -13,10 +13,9 @@ from minilm.checkpoint import save
 from minilm.in_context.run import FewShot
 from minilm.model.config import ModelConfig
 from minilm.model.transformer import build
-from minilm.plumbing.terminal import exit_code
+from minilm.plumbing.script import exit_code
 from minilm.pretraining import run
-from minilm.pretraining.recipes import with_recipe
-from minilm.pretraining.run import PretrainingSettings
+from minilm.pretraining.run import PretrainingSettings, with_recipe
 from minilm.texts import corpus as data
 
 ROWS = "".join(f"text {i}\t{'good' if i % 2 else 'bad'}\n" for i in range(12))

@@ -17,7 +17,7 @@ from minilm import world
 from minilm.extraction import run as extraction
 from minilm.finetuning import run as finetuning
 from minilm.model.config import PRESETS, ModelConfig
-from minilm.plumbing.terminal import exit_code
+from minilm.plumbing.script import exit_code
 from minilm.reinforcement import preferences
 from minilm.texts import corpus as data
 from minilm.tokenizer.bpe import BPE, SPECIAL_TOKENS

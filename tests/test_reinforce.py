@@ -18,7 +18,7 @@ from minilm.checkpoint import load_trainer, save
 from minilm.model.config import ModelConfig
 from minilm.model.transformer import build
 from minilm.plumbing.folders import RUN_FILES, read_log
-from minilm.plumbing.terminal import exit_code
+from minilm.plumbing.script import exit_code
 from minilm.reinforcement import preferences
 from minilm.texts import corpus as data
 from minilm.training import loop

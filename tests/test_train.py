@@ -15,13 +15,12 @@ import minilm
 import train
 from minilm.checkpoint import save
 from minilm.plumbing.folders import RUN_FILES, read_log
+from minilm.plumbing.script import exit_code
 from minilm.plumbing.settings import parse
-from minilm.plumbing.terminal import exit_code
 from minilm.pretraining import run
 from minilm.pretraining.masked import Masked
-from minilm.pretraining.recipes import with_recipe
 from minilm.pretraining.report import causal_closing
-from minilm.pretraining.run import Pretraining, PretrainingSettings
+from minilm.pretraining.run import Pretraining, PretrainingSettings, with_recipe
 from minilm.texts import corpus as data
 
 TINY = "--steps 4 --vocab-size 300 --d-model 8 --n-head 2 --d-ff 12 --batch-size 5 --context 32 --device cpu"

@@ -11,9 +11,9 @@ import torch
 
 from ..checkpoint import CONFIG, is_published, load, load_config
 from ..model.transformer import build
-from ..plumbing.devices import choose_device, process_count
 from ..plumbing.errors import UserError
 from ..plumbing.folders import SETTINGS, read_json, read_settings
+from ..plumbing.script import choose_device, process_count
 from ..plumbing.settings import option_of
 from ..pretraining.recipes import DEFAULT_MODEL, LARGE, RECIPES
 from ..pretraining.run import OBJECTIVES, Pretraining, PretrainingSettings, check_fit, texts_for_tokenizer

@@ -22,10 +22,9 @@ from tqdm import tqdm
 from ..model.config import ModelConfig
 from ..model.generate import evaluation_mode
 from ..model.pooling import last_token, token_mean
-from ..plumbing.devices import autocast
 from ..plumbing.errors import UserError, suggest
 from ..tokenizer.rows import RaggedRows, text_rows
-from ..training.objective import to_device
+from ..training.objective import autocast, to_device
 
 Pooling = Literal["cls", "mean", "max", "last", "mean-last-4", "concat-last-4"]
 POOLINGS: tuple[str, ...] = Pooling.__args__

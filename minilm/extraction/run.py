@@ -12,9 +12,8 @@ import numpy as np
 from .. import world
 from ..plumbing.errors import UserError
 from ..plumbing.folders import atomic_write
-from ..plumbing.script import begin, finish
+from ..plumbing.script import begin, finish, table
 from ..plumbing.settings import CommonSettings
-from ..plumbing.terminal import table
 from ..pretraining.run import start_model
 from ..texts.files import kind, read_documents, read_jsonl, text_files
 from ..texts.tables import SUFFIXES, read_conll, read_table

@@ -17,9 +17,8 @@ from ..checkpoint import check_trainer, load, load_weights
 from ..model.config import PRESETS
 from ..model.transformer import build
 from ..plumbing import folders
-from ..plumbing.devices import choose_device
 from ..plumbing.errors import UserError
-from ..plumbing.script import begin, finish
+from ..plumbing.script import begin, choose_device, finish
 from ..pretraining.run import start_model
 from ..texts.corpus import VALIDATION_SEED
 from ..tokenizer.bpe import BPE, SPECIAL_TOKENS

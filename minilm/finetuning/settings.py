@@ -6,7 +6,6 @@ from typing import Literal
 
 from ..model.config import ModelConfig
 from ..plumbing.errors import UserError, suggest
-from ..pretraining.recipes import filled_in
 from ..training.loop import TrainingSettings
 from .classification import Classification, Pair
 from .lora import TARGETS
@@ -97,4 +96,4 @@ def with_recipe(settings: FinetuningSettings, n_example: int) -> FinetuningSetti
     n_row = settings.batch_size or recipe["batch_size"]
     recipe.setdefault("steps", max(100, -(-EPOCHS * n_example // n_row)))
     recipe["warmup"] = (settings.steps or recipe["steps"]) // 10
-    return filled_in(settings, recipe)
+    return settings.filled_in(recipe)

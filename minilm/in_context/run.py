@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from ..model.sampling import SamplingRule
-from ..plumbing.devices import autocast, choose_device
 from ..plumbing.errors import UserError
 from ..plumbing.folders import LOG, read_log
-from ..plumbing.script import begin, finish
+from ..plumbing.script import begin, choose_device, finish
 from ..plumbing.settings import CommonSettings
 from ..pretraining.run import Pretraining, PretrainingSettings, start_model
 from ..texts.corpus import hold_out
 from ..texts.tables import read_table
+from ..training.objective import autocast
 from .prompts import PromptFormat, draw_questions
 from .questions import CHANCE, FORMAT, NAMES, PROBE_SHOTS, TASKS, InContext, curve, questions
 from .scores import SCORES
@@ -66,11 +66,6 @@ class FewShot(Pretraining):
         super().__init__(settings, overrides)
         self.name, self.then = "in-context", "python prompt.py"
         self.row = self.row._replace(objective=InContext)
-
-    @staticmethod
-    def fits(settings: PretrainingSettings) -> bool:
-        """Say whether a command asks for such a run."""
-        return settings.objective == "causal" and settings.data[0].startswith("world:few-shot")
 
     def closing(self, objective, model, before: dict, after: dict) -> tuple[list, dict, list[str]]:
         """As in `Pretraining`, with a row for each task."""

@@ -47,7 +47,7 @@ class ModelConfig:
             elif name in ("positions", "norm", "activation"):
                 allowed = ModelConfig.__annotations__[name].__args__
                 right = value in allowed
-                must = f"be one of {', '.join(allowed)}{suggest(str(value), allowed)}"
+                must = "" if right else f"be one of {', '.join(allowed)}{suggest(str(value), allowed)}"
             else:
                 right, must = value is None or value >= 0, "not be below 0"
             if not right:

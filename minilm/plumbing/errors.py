@@ -6,7 +6,7 @@ import difflib
 class UserError(ValueError):
     """A mistake of the user's. The message is one line that names the file, the value and the way out.
 
-    The scripts print it without a traceback and end with exit code 2 (`plumbing/terminal.py`).
+    The scripts print it without a traceback and end with exit code 2 (`plumbing/script.py`).
     """
 
 

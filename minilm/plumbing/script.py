@@ -1,13 +1,60 @@
-"""How each of the five scripts begins and ends: the command, the run's folder, the closing table."""
+"""How each of the five scripts begins and ends: device, command, the run's folder, closing table, exit code.
 
+    torchrun --nproc-per-node 8 train.py ...
+
+starts eight processes that find each other by the variables RANK, WORLD_SIZE and LOCAL_RANK; without them
+there is one.
+"""
+
+import os
+import sys
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from .devices import process_rank
+import torch
+import torch.distributed as dist
+
+from .errors import UserError
 from .folders import RESULTS, SETTINGS, choose_folder, read_settings, write_json
 from .settings import parse, show
-from .terminal import table
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device called `name` (auto: CUDA's GPU, else the CPU); UserError where it is not there."""
+    is_there = dict(cpu=True, cuda=torch.cuda.is_available(), mps=torch.backends.mps.is_available())
+    if name == "auto":
+        name = "cuda" if is_there["cuda"] else "cpu"  # Apple's only on request: its results differ a little
+    if not is_there[name]:
+        raise UserError(f"--device {name}: PyTorch finds no such GPU here; use --device cpu (or auto)")
+    if name == "cuda" and process_count() > 1:
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    return torch.device(name)
+
+
+def process_rank() -> int:
+    """Return the number of this process, from 0."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def process_count() -> int:
+    """Return how many processes share a step."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+@contextmanager
+def process_group(device: torch.device):
+    """Join the other processes for the length of a `with` block."""
+    if several := process_count() > 1:
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # else each process would also take memory of the first GPU
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        if several:
+            dist.destroy_process_group()
 
 
 def read_command(
@@ -61,3 +108,46 @@ def finish(
     write_json(folder / RESULTS, {name: value for name, value in results.items() if value is not None})
     print(f"Saved in {folder} ({seconds:.0f} s).")
     print(f"Next: {then}")
+
+
+def table(rows, header) -> str:
+    """Return rows under their header as aligned text; columns of numbers stand at the right."""
+    columns = []
+    for name, *values in zip(header, *rows, strict=True):
+        cells = [name, *(cell(value) for value in values)]
+        numeric = all(value is None or isinstance(value, (int, float)) for value in values)
+        width = max(map(len, cells))
+        columns.append([text.rjust(width) if numeric else text.ljust(width) for text in cells])
+    head, *body = ["  ".join(line).rstrip() for line in zip(*columns, strict=True)]
+    return "\n".join([head, "-" * max(map(len, [head, *body])), *body])
+
+
+def cell(value) -> str:
+    """Return the text of one cell of a table: 110,106,428, 0.123, and 1.0e-05 where that would show 0.000."""
+    if value is None or isinstance(value, bool):
+        return {None: "-", True: "yes", False: "no"}[value]
+    if isinstance(value, float):
+        return f"{value:.1e}" if 0 < abs(value) < 0.0005 else f"{value:,.3f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def exit_code(main) -> int:
+    """Call `main()` and return the exit code: what it returns (none: 0), or that of how it ended.
+
+    2: a UserError, in one line. 130: Ctrl-C, in one line. 141: the reader of a pipe has left (`| head`).
+    Anything else is a bug and keeps its traceback.
+    """
+    try:
+        code = main() or 0
+        sys.stdout.flush()
+        return code
+    except UserError as error:
+        print("error:", " ".join(str(error).splitlines()), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as stop:
+        print(stop if str(stop) else "stopped by Ctrl-C: nothing was being saved", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Python flushes stdout once more when it ends; without a reader that would print a traceback.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141

@@ -25,7 +25,7 @@ import re
 import shlex
 import sys
 from contextlib import suppress
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import NoneType
@@ -63,6 +63,11 @@ class CommonSettings:
             for value in values if isinstance(values, tuple) else [values]:
                 if isinstance(value, (int, float)) and value < bound:
                     raise UserError(f"{option_of(name)} {value}: must be {bound} or more")
+
+    def filled_in(self, recipe: dict):
+        """Return these settings with every field that is none taken from the recipe, where that has it."""
+        empty = [field.name for field in fields(self) if getattr(self, field.name) is None]
+        return replace(self, **{name: recipe[name] for name in empty if name in recipe})
 
 
 def parse(settings_class: type, override_class=None, argv=None, description="") -> tuple[dict, dict]:

@@ -46,14 +46,22 @@ def slot_accuracy(objective: Masked, model) -> float | None:
         return None
     rows = {name: value[is_thing.any(1)] for name, value in rows.items()}
     is_thing = is_thing[is_thing.any(1)]
-    lot = np.random.default_rng(objective.seed).random(is_thing.shape)
-    hidden = (lot * is_thing).argmax(1)[:, None]  # (N, 1) one thing a row
-    truth = np.take_along_axis(rows["input_ids"], hidden, 1)
-    np.put_along_axis(rows["input_ids"], hidden, objective.tokenizer.special_id("[MASK]"), 1)
-    batch = tensors(rows | dict(masked_positions=hidden))
-    parts = micro_batches(batch, -(-len(hidden) // objective.batch_size))
+    truth, batch = hide_one(objective, rows, is_thing, np.random.default_rng(objective.seed))
+    parts = micro_batches(batch, -(-len(truth) // objective.batch_size))
     guess = np.concatenate([predict_masked(model, part).argmax(-1).numpy() for part in parts])  # (N, 1)
     return float((place_of[guess] == place_of[truth]).mean())
+
+
+def hide_one(objective: Masked, rows: dict, may_hide: np.ndarray, rng) -> tuple[np.ndarray, dict]:
+    """Hide one token in each row, drawn from those that it may hide (N, T).
+
+    Returns:
+        What stood there, (N, 1), and the batch for `predict_masked`.
+    """
+    hidden = (rng.random(may_hide.shape) * may_hide).argmax(1)[:, None]  # (N, 1)
+    truth = np.take_along_axis(rows["input_ids"], hidden, 1)
+    np.put_along_axis(rows["input_ids"], hidden, objective.mask, 1)
+    return truth, tensors(rows | dict(masked_positions=hidden))
 
 
 def shared_word_accuracy(objective: Masked) -> float:

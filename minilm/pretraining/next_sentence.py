@@ -8,14 +8,34 @@ Source: Devlin et al. 2019, section 3.1, task 2, and appendix A.2. Half of the p
 and no such question. Differs from that paper: no separator between two documents.
 """
 
+import re
+from array import array
+
 import numpy as np
 
 from ..plumbing.errors import UserError
 from ..tokenizer.bpe import BPE
-from ..tokenizer.rows import RaggedRows
-from .sentences import sentences
 
 FOLLOWS, DOES_NOT_FOLLOW = 0, 1  # classes of the next-sentence head
+# An end of sentence mark with closing quotes, then white space and an opening quote or a letter of any script
+# ([^\W\d_]); or a line's end. `sentences` then looks whether what follows is lower case.
+SENTENCE_END = re.compile(r"""[.!?…]["'”’)\]]*\s+(?=["'“‘(\[]|[^\W\d_])|\n\s*""")
+
+
+def sentences(text: str) -> list[str]:
+    """Return the sentences of a text; nothing but white space between them is lost.
+
+    One ends after `.`, `!`, `?` (and closing quotes) before a space and a capital or an opening quote, and at
+    each line's end unless the next line goes on in lower case. A blank line always ends one.
+    Abbreviations are not known: "Mr. Smith" is two sentences.
+    """
+    parts, start = [], 0
+    for end in SENTENCE_END.finditer(text):
+        goes_on = text[end.end() : end.end() + 1].islower() and end.group().count("\n") < 2
+        if not goes_on:
+            parts.append(text[start : end.end()])
+            start = end.end()
+    return [part.strip() for part in [*parts, text[start:]] if part.strip()]
 
 
 class SentenceRuns:
@@ -33,10 +53,13 @@ class SentenceRuns:
         self.context, room = context, context - n_text - 1
         self.cls, self.sep, self.pad = map(tokenizer.special_id, ("[CLS]", "[SEP]", "[PAD]"))
         texts = [(d, sentence) for d, document in enumerate(documents) for sentence in sentences(document)]
-        ids = (tokenizer.encode(" " + sentence, allow_special=False) for _, sentence in texts)
-        rows = RaggedRows(ids, longest=room // n_text)
-        self.ids, self.edges = rows.ids, rows.edges  # sentence s is ids[edges[s] : edges[s + 1]]
-        self.n_cut = rows.n_cut
+        ids, edges, self.n_cut, longest = array("i"), [0], 0, room // n_text
+        for _, sentence in texts:
+            tokens = tokenizer.encode(" " + sentence, allow_special=False)
+            self.n_cut += len(tokens) > longest
+            ids.extend(tokens[:longest])
+            edges.append(len(ids))
+        self.ids, self.edges = np.array(ids), np.array(edges)  # sentence s is ids[edges[s] : edges[s + 1]]
         runs = []
         for s, (document, _) in enumerate(texts):
             goes_on = runs and (across_documents or document == texts[s - 1][0])
@@ -73,14 +96,14 @@ class SentencePairs(SentenceRuns):
             )
         first, last = self.runs.T
         middle = (first + last) // 2
-        start, border, end = self.edges[[first, middle, last]]  # (N,) each
-        self.a = RaggedRows(self.ids[i:j] for i, j in zip(start, border, strict=True))
-        self.b = RaggedRows(self.ids[i:j] for i, j in zip(border, end, strict=True))
+        # A of a run is ids[start : border], its B ids[border : end]; (N,) each
+        self.start, self.border, self.end = self.edges[[first, middle, last]]
+        self.a_lengths, self.b_lengths = self.border - self.start, self.end - self.border
         # Neighbours in this order have a B alike: runs by place in the document, then sentences of B, then
         # its tokens; equals in a random order, since those next to each other in the text share a topic.
         is_first = np.append(True, self.document_of[1:] != self.document_of[:-1])
         tie = np.random.default_rng(0).random(len(self))
-        self.order = np.lexsort((tie, self.b.lengths, last - middle, ~is_first))
+        self.order = np.lexsort((tie, self.b_lengths, last - middle, ~is_first))
         self.rank = np.argsort(self.order)  # where each run stands in that order
 
     def rows(self, chosen: np.ndarray, rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
@@ -90,8 +113,11 @@ class SentencePairs(SentenceRuns):
             input_ids, attention_mask, token_type_ids (B, T); next_sentence_labels (B,).
         """
         second = chosen if rng is None else self.second_runs(chosen, rng)
-        pairs = [(self.a[i], self.b[j]) for i, j in zip(chosen, second, strict=True)]
-        ids = padded([[self.cls, *a, self.sep, *b, self.sep] for a, b in pairs], self.pad, self.context)
+        ids = []
+        for i, j in zip(chosen, second, strict=True):
+            a, b = self.ids[self.start[i] : self.border[i]], self.ids[self.border[j] : self.end[j]]
+            ids.append([self.cls, *a.tolist(), self.sep, *b.tolist(), self.sep])
+        ids = padded(ids, self.pad, self.context)
         real, is_sep = ids != self.pad, ids == self.sep  # (B, T)
         segments = (is_sep.cumsum(1) - is_sep > 0) & real  # 1 behind the first [SEP]
         labels = np.where(second == chosen, FOLLOWS, DOES_NOT_FOLLOW)
@@ -113,11 +139,12 @@ class SentencePairs(SentenceRuns):
 
     def may_be_false(self, run: int, other: int) -> bool:
         """Return whether the B of another run may stand behind the A of this one as a false one."""
-        room = self.context - 3 - self.a.lengths[run]
+        room = self.context - 3 - self.a_lengths[run]
+        b, other_b = (self.ids[self.border[i] : self.end[i]] for i in (run, other))
         return (
             self.document_of[other] != self.document_of[run]
-            and self.b[other] != self.b[run]  # other words too, not just elsewhere
-            and self.b.lengths[other] <= room  # a false B is never cut to fit: that would give it away
+            and not np.array_equal(other_b, b)  # other words too, not just elsewhere
+            and self.b_lengths[other] <= room  # a false B is never cut to fit: that would give it away
         )
 
 

@@ -9,12 +9,10 @@ from torch import Tensor
 
 from .. import world
 from ..model.generate import generate
-from ..model.transformer import Transformer
-from ..plumbing.devices import process_count
+from ..plumbing.script import process_count
 from ..training.checkpoints import evaluate
-from ..training.loop import TrainingSettings
 from ..training.metrics import corpus_bleu, exact_match
-from ..training.objective import perplexity, tensors
+from ..training.objective import perplexity
 from . import baselines, students
 from .causal import Causal
 from .denoising import Denoising
@@ -27,40 +25,47 @@ HEADER = ("", "before", "after", "to compare", "")
 STUDENTS_HEADER = ("", "weights", "in blocks", "texts/s", "hidden tokens right", "their loss (nats)")
 
 
-def causal_closing(objective: Causal, model, before: dict, after: dict, settings) -> tuple[list, dict, list]:
+def table_rows(before: dict, after: dict, figures: list[tuple]) -> list[tuple]:
+    """Return a row for each figure: its name, its key, and perhaps what it is compared with and why."""
+    return [(name, before[key], after[key], *(compared or (None, ""))) for name, key, *compared in figures]
+
+
+def with_perplexity(metrics: dict, key: str) -> dict:
+    """Return the metrics, if any, with the perplexity of a loss among them."""
+    return metrics and metrics | dict(perplexity=perplexity(metrics[key]))
+
+
+def causal_closing(objective: Causal, model, before: dict, after: dict, settings) -> tuple:
     """The loss beside the grammar's own, and a text that the model wrote."""
-    floor = objective.floor()
-    compared = "the grammar's own: no model can do better" if floor else ""
-    before, after, floor = (
-        {**m, "perplexity": perplexity(m["loss"])} if m else m for m in (before, after, floor)
-    )
+    before, after = with_perplexity(before, "loss"), with_perplexity(after, "loss")
+    floor = with_perplexity(objective.floor(), "loss")
     names = {"loss": "loss (nats a token)", "perplexity": "perplexity", "bits_per_byte": "bits per byte"}
-    rows = [(name, before[key], after[key], floor.get(key), compared) for key, name in names.items()]
-    rows.append(("next token right", before["accuracy"], after["accuracy"], None, ""))
+    what = "the grammar's own: no model can do better" if floor else ""
+    figures = [(name, key, floor.get(key), what) for key, name in names.items()]
+    rows = table_rows(before, after, [*figures, ("next token right", "accuracy")])
     results = dict(perplexity=after["perplexity"], floor_bits_per_byte=floor.get("bits_per_byte"))
     return rows, results, ["A text that it wrote:", "", objective.sample(model).strip()]
 
 
-def masked_closing(objective: Masked, model, before: dict, after: dict, settings) -> tuple[list, dict, list]:
+def masked_closing(objective: Masked, model, before: dict, after: dict, settings) -> tuple:
     """Hidden tokens beside the commonest one, things beside chance, pairs beside a shared rare word."""
     frequent = baselines.most_frequent_accuracy(objective)
     unigram = baselines.unigram_loss(objective, "masked_labels")
     figures = [
-        ("loss (nats)", "loss", None, ""),
+        ("loss (nats)", "loss"),
         ("loss of hidden tokens", "masked_loss", unigram, "from word frequencies alone"),
-        ("bits per hidden byte", "bits_per_byte", None, ""),
+        ("bits per hidden byte", "bits_per_byte"),
         ("hidden tokens right", "masked_accuracy", frequent, "always the commonest token"),
     ]
-    rows = [(name, before[key], after[key], *compared) for name, key, *compared in figures]
+    rows = table_rows(before, after, figures)
     results = dict(masked_accuracy=after["masked_accuracy"], masked_accuracy_baseline=frequent)
     slot = baselines.slot_accuracy(objective, model) if objective.corpus.name == "world" else None
     if slot is not None:
         results["slot_accuracy"] = slot
         rows.append(("thing fits the place", None, slot, 1 / len(world.PLACES), "things at random"))
     if objective.next_sentence:
-        key = "next_sentence_accuracy"
-        results[key], shared = after[key], baselines.shared_word_accuracy(objective)
-        results["shared_word_accuracy"] = shared
+        key, shared = "next_sentence_accuracy", baselines.shared_word_accuracy(objective)
+        results |= {key: after[key], "shared_word_accuracy": shared}
         rows.append(("next sentence right", before[key], after[key], shared, "A and B share a rare word"))
         rows.append(("", None, None, 0.5, "chance"))
     return rows, results, ["Filled-in blanks:", "", *fill_examples(objective, model)]
@@ -75,24 +80,19 @@ def fill_examples(objective: Masked, model, n: int = 3) -> list[str]:
     is_rare = (count < 0.02 * count.sum()) & (objective.token_bytes > 2)  # hide a word worth guessing
     fits = is_rare[rows["input_ids"]] | (~is_rare[rows["input_ids"]].any(1, keepdims=True))
     fits &= ~np.isin(rows["input_ids"], objective.special_ids)
-    hidden = (rng.random(fits.shape) * fits).argmax(1)[:, None]  # (n, 1)
-    truth = np.take_along_axis(rows["input_ids"], hidden, 1)[:, 0]
-    np.put_along_axis(rows["input_ids"], hidden, tokenizer.special_id("[MASK]"), 1)
-    top = predict_masked(model, tensors(rows | dict(masked_positions=hidden)))[:, 0].topk(3)
-    lines = []
-    for ids, answer, values, guesses in zip(rows["input_ids"], truth, *map(Tensor.tolist, top), strict=True):
-        shown = [int(i) for i in ids if i == tokenizer.special_id("[MASK]") or i not in objective.special_ids]
+    truth, batch = baselines.hide_one(objective, rows, fits, rng)
+    lines, mask = [], tokenizer.decode([objective.mask])
+    guesses = map(Tensor.tolist, predict_masked(model, batch)[:, 0].topk(3))
+    for ids, (answer,), values, best in zip(rows["input_ids"], truth, *guesses, strict=True):
+        shown = [int(i) for i in ids if i == objective.mask or i not in objective.special_ids]
         blank = " ____" if tokenizer.vocab[int(answer)].startswith(b" ") else "____"
-        mask = tokenizer.decode([tokenizer.special_id("[MASK]")])
         text = tokenizer.decode(shown).replace(mask, blank).strip()
-        best = [f"{tokenizer.decode([g]).strip()} {v:.2f}" for g, v in zip(guesses, values, strict=True)]
+        best = [f"{tokenizer.decode([i]).strip()} {p:.2f}" for i, p in zip(best, values, strict=True)]
         lines += [text, f"    {'   '.join(best)}   (it was: {tokenizer.decode([int(answer)]).strip()})"]
     return lines
 
 
-def denoising_closing(
-    objective: Denoising, model, before: dict, after: dict, settings
-) -> tuple[list, dict, list]:
+def denoising_closing(objective: Denoising, model, before: dict, after: dict, settings) -> tuple:
     """Kept and lost tokens beside trivial methods, the loss under each noise, and three rebuilt texts.
 
     The figures are teacher-forced: the decoder sees the true text so far. The rebuilt texts show what it
@@ -103,11 +103,11 @@ def denoising_closing(
     copied, commonest = baselines.standing_share(objective), baselines.commonest_share(objective)
     figures = [
         ("loss (nats a token)", "loss", unigram, "from word frequencies alone"),
-        ("bits per byte", "bits_per_byte", None, ""),
+        ("bits per byte", "bits_per_byte"),
         ("kept tokens copied", "copy_accuracy", copied, "the input as it stands"),
         ("lost tokens rebuilt", "rebuilt_accuracy", commonest, "the commonest token"),
     ]
-    rows = [(name, before[key], after[key], *compared) for name, key, *compared in figures]
+    rows = table_rows(before, after, figures)
     results = dict(reconstruction_loss=after["loss"], copy_accuracy=after["copy_accuracy"])
     results |= dict(rebuilt_accuracy=after["rebuilt_accuracy"], unigram_loss=unigram)
     for noise in NOISES:
@@ -122,7 +122,7 @@ def rebuilt_examples(objective: Denoising, model, n: int = 3) -> list[str]:
     rng = np.random.default_rng(objective.seed)
     chosen = rng.choice(len(texts), min(n, len(texts)), replace=False)
     rows = objective.rows(texts, chosen, rng)
-    begin, end, pad = (tokenizer.special_id(token) for token in ("[CLS]", "[SEP]", "[PAD]"))
+    begin, end, pad = map(tokenizer.special_id, ("[CLS]", "[SEP]", "[PAD]"))
     noised = [ids[ids != pad].tolist() for ids in rows["input_ids"]]
     rebuilt = generate(
         model, noised, objective.context - 1, temperature=0, eos_id=end, decoder_start_id=objective.begin
@@ -137,13 +137,11 @@ def rebuilt_examples(objective: Denoising, model, n: int = 3) -> list[str]:
     return lines[:-1]
 
 
-def translation_closing(
-    objective: Translation, model, before: dict, after: dict, settings
-) -> tuple[list, dict, list]:
+def translation_closing(objective: Translation, model, before: dict, after: dict, settings) -> tuple:
     """Whole texts right and BLEU beside a dictionary's, and five translations.
 
-    All validation pairs are translated greedily. They are compared with what a dictionary gives word by word,
-    or, where the language is not the world's, with the source left as it is.
+    All validation pairs are translated greedily. Where the language is not the world's, there is no
+    dictionary, and they are compared with the source left as it is.
     """
     sources, references = zip(*objective.corpus.validation, strict=True)
     ours = objective.translate(model, sources)
@@ -151,10 +149,11 @@ def translation_closing(
         baseline, what = [world.word_by_word(text) for text in sources], "word by word, from a dictionary"
     else:
         baseline, what = list(sources), "the source, not translated"
-    before, after = ({**m, "perplexity": perplexity(m["plain_loss"])} for m in (before, after))
-    names = {"loss": "loss, smoothed (nats)", "plain_loss": "loss (nats a token)"}
-    names |= {"perplexity": "perplexity", "bits_per_byte": "bits per byte", "accuracy": "next token right"}
-    rows = [(name, before[key], after[key], None, "") for key, name in names.items()]
+    before, after = with_perplexity(before, "plain_loss"), with_perplexity(after, "plain_loss")
+    figures = [("loss, smoothed (nats)", "loss"), ("loss (nats a token)", "plain_loss")]
+    figures += [("perplexity", "perplexity"), ("bits per byte", "bits_per_byte")]
+    figures += [("next token right", "accuracy")]
+    rows = table_rows(before, after, figures)
     results = {}
     scores = ("exact_match", "whole texts right", exact_match), ("bleu", "BLEU", corpus_bleu)
     for key, name, score in scores:
@@ -168,9 +167,7 @@ def translation_closing(
     return rows, results, lines
 
 
-def distillation_closing(
-    objective: Distillation, model: Transformer, before: dict, after: dict, settings: TrainingSettings
-) -> tuple[list, dict, list]:
+def distillation_closing(objective: Distillation, model, before: dict, after: dict, settings) -> tuple:
     """The student beside its teacher, and beside students that had none (`students.py`).
 
     The other students are trained now, each as long as the first one; where several processes share the work
@@ -179,22 +176,19 @@ def distillation_closing(
     teacher = objective.teacher
     figures = dict(teacher=evaluate(teacher, objective, settings), student=after)
     labels = dict(teacher="teacher", student=f"student, {students.count_of(objective)}")
-    speed = {
-        "teacher": students.texts_per_second(objective, teacher),
-        "student": students.texts_per_second(objective, model),
-    }
+    speed = {model: students.texts_per_second(objective, model) for model in (teacher, model)}
     if process_count() == 1:
         for name, (label, other) in students.other_lessons(objective).items():
             student = students.train_again(model, other, settings, label.strip())
             figures[name], labels[name] = evaluate(student, objective, settings), label
     rows = []
     for name, figure in figures.items():
-        shape, per_second = (teacher, speed["teacher"]) if name == "teacher" else (model, speed["student"])
-        sizes = (shape.n_parameters(), students.block_weights(shape), round(per_second))
+        shape = teacher if name == "teacher" else model
+        sizes = (shape.n_parameters(), students.block_weights(shape), round(speed[shape]))
         rows.append((labels[name], *sizes, figure["masked_accuracy"], figure["masked_loss"]))
     rows.insert(1, ("its layers as copied", *sizes, before["masked_accuracy"], before["masked_loss"]))
     results = {f"{name}_accuracy": figure["masked_accuracy"] for name, figure in figures.items()}
     results |= {f"{name}_loss": figure["masked_loss"] for name, figure in figures.items()}
     results["student_block_fraction"] = students.block_weights(model) / students.block_weights(teacher)
-    results["student_speedup"] = speed["student"] / speed["teacher"]
+    results["student_speedup"] = speed[model] / speed[teacher]
     return rows, results, ["Blanks that the student filled in:", "", *fill_examples(objective, model)]

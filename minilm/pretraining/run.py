@@ -3,7 +3,7 @@
 `train.py` is this with flags. The later regimes call `start_model` for a model to start from.
 
 To add an objective: a class (`training/objective.py` says what it has to do), its closing in `report.py`, a
-row of OBJECTIVES below, its flags in `PretrainingSettings`, and in `recipes.py` the model that it trains.
+row of OBJECTIVES, its flags in `PretrainingSettings`, and in `recipes.py` the model that it trains.
 """
 
 from collections.abc import Callable
@@ -14,12 +14,11 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 
 from ..checkpoint import check_trainer, load, load_tokenizer
-from ..model.config import ModelConfig, preset
+from ..model.config import PRESETS, ModelConfig, preset
 from ..model.transformer import build
-from ..plumbing.devices import choose_device, process_count, process_group, process_rank
-from ..plumbing.errors import UserError
+from ..plumbing.errors import UserError, suggest
 from ..plumbing.folders import TOKENIZER, find_run
-from ..plumbing.script import begin, finish
+from ..plumbing.script import begin, choose_device, finish, process_count, process_group, process_rank
 from ..texts.corpus import load_corpus
 from ..texts.pairs import load_pairs
 from ..tokenizer.bpe import BPE, SPECIAL_TOKENS
@@ -30,7 +29,7 @@ from .causal import Causal
 from .denoising import Denoising
 from .distillation import Distillation, initial_student
 from .masked import Masked
-from .recipes import with_recipe
+from .recipes import CONTINUED, DEFAULT_MODEL, RECIPES
 from .translation import Translation
 
 
@@ -38,49 +37,24 @@ class Row(NamedTuple):
     """What a run has to know of its objective."""
 
     objective: type[Objective]
-    kind: str  # of the models that it trains: `ModelConfig.kind`
     closing: Callable  # of `report.py`
-    then: str  # what to try after it
+    then: str  # flags of train.py to try after it
     options: tuple[str, ...] = ()  # settings that are arguments of the class
-    header: tuple[str, ...] = report.HEADER
 
 
+MASKING, SMOOTHING = ("mask_share", "whole_word"), ("label_smoothing",)
+DISTILLING = ("temperature", "soft_weight", "masked_weight", "cosine_weight", "n_documents", *MASKING)
 OBJECTIVES: dict[str, Row] = {
-    "masked": Row(
-        Masked,
-        "encoder",
-        report.masked_closing,
-        "python train.py --objective causal",
-        ("next_sentence", "mask_share", "whole_word"),
-    ),
-    "causal": Row(
-        Causal,
-        "decoder",
-        report.causal_closing,
-        "python train.py --init runs/causal --data world:reports",
-    ),
+    "masked": Row(Masked, report.masked_closing, "--objective causal", ("next_sentence", *MASKING)),
+    "causal": Row(Causal, report.causal_closing, "--init runs/causal --data world:reports"),
     "denoising": Row(
-        Denoising,
-        "encoder-decoder",
-        report.denoising_closing,
-        "python train.py --objective denoising --noise deletion",
-        ("noise",),
+        Denoising, report.denoising_closing, "--objective denoising --noise deletion", ("noise",)
     ),
     "translation": Row(
-        Translation,
-        "encoder-decoder",
-        report.translation_closing,
-        "python train.py --objective translation --label-smoothing 0",
-        ("label_smoothing",),
+        Translation, report.translation_closing, "--objective translation --label-smoothing 0", SMOOTHING
     ),
     "distillation": Row(
-        Distillation,
-        "encoder",
-        report.distillation_closing,
-        "python train.py --objective distillation --soft-weight 0",
-        ("temperature", "soft_weight", "masked_weight", "cosine_weight")
-        + ("n_documents", "mask_share", "whole_word"),
-        report.STUDENTS_HEADER,
+        Distillation, report.distillation_closing, "--objective distillation --soft-weight 0", DISTILLING
     ),
 }
 
@@ -127,11 +101,9 @@ class PretrainingSettings(TrainingSettings):
 class Pretraining:
     """One run, from its settings to its closing table; all weights start from zero.
 
-    Other kinds of run change a step of it: `Distilling` below, continued training (`continued/run.py`), the
-    GPT that learns to read examples (`in_context/run.py`).
-
-    Args:
-        overrides: fields of the model that differ from its preset.
+    `overrides` are fields of the model that differ from its preset. Other kinds of run change a step of it:
+    `Distilling` below, continued training (`continued/run.py`), the GPT that learns to read examples
+    (`in_context/run.py`).
     """
 
     defaults: ClassVar[dict] = {}  # settings of the run that `newest_or_train` makes
@@ -139,7 +111,7 @@ class Pretraining:
     def __init__(self, settings: PretrainingSettings, overrides: dict | None = None):
         self.settings, self.overrides = settings, overrides or {}
         self.row = OBJECTIVES[settings.objective]
-        self.name, self.then = settings.objective, self.row.then
+        self.name, self.then = settings.objective, f"python train.py {self.row.then}"
 
     def texts(self):
         """Return the Corpus, or for translation the Pairs, that the settings name."""
@@ -151,10 +123,8 @@ class Pretraining:
     def start(self, corpus) -> tuple[torch.nn.Module, BPE]:
         """Return the model that training begins with, and its tokenizer."""
         s, config = self.settings, preset(self.settings.model)
-        if s.resume and not s.tokenizer:
-            tokenizer = load_tokenizer(Path(s.out) / TOKENIZER)
-        elif s.tokenizer:
-            tokenizer = load_tokenizer(s.tokenizer)
+        if s.tokenizer or s.resume:
+            tokenizer = load_tokenizer(s.tokenizer or Path(s.out) / TOKENIZER)
         else:
             tokenizer = BPE.train(texts_for_tokenizer(corpus), s.vocab_size, SPECIAL_TOKENS)
         changes = dict(vocab_size=tokenizer.vocab_size)
@@ -173,7 +143,8 @@ class Pretraining:
     def closing(self, objective: Objective, model, before: dict, after: dict) -> tuple[list, dict, list[str]]:
         """Return the closing tables, the figures for results.json, and the lines of the examples."""
         rows, results, examples = self.row.closing(objective, model, before, after, self.settings)
-        return [(rows, self.row.header)], results, examples
+        header = report.STUDENTS_HEADER if self.row.objective is Distillation else report.HEADER
+        return [(rows, header)], results, examples
 
     def run(self) -> Path:
         """Read the text, make or load the model, train it, and return the run folder that keeps it."""
@@ -184,20 +155,19 @@ class Pretraining:
         check_fit(settings, model.config)
         model.to(device)
         objective = self.objective(corpus, tokenizer)
-        for note in objective.notes:
-            print(note)
+        print(*objective.notes, sep="\n", end="\n" if objective.notes else "")
         if settings.resume:  # asked before anything is written: flags that do not fit leave the run as it was
             check_trainer(settings.out, model)
         folder = begin(self.name, settings, self.overrides, "train.py")
         with process_group(device):
             outcome = train(model, objective, settings, folder, tokenizer)
             if process_rank() == 0:
-                before, after = outcome["before"], outcome["after"]
+                before, after, n_weight = outcome["before"], outcome["after"], model.n_parameters()
                 tables, results, examples = self.closing(objective, model, before, after)
-                results |= dict(loss_before=before["loss"], loss_after=after["loss"])
-                results |= dict(bits_per_byte=after["bits_per_byte"], parameters=model.n_parameters())
+                results |= dict(loss_before=before["loss"], loss_after=after["loss"], parameters=n_weight)
+                results |= dict(bits_per_byte=after["bits_per_byte"])
                 results |= dict(tokens_per_second=outcome["tokens_per_second"])
-                lines = [*examples, "", f"{model.n_parameters():,} weights."]
+                lines = [*examples, "", f"{n_weight:,} weights."]
                 finish(folder, settings, tables, lines, results, outcome["seconds"], self.then)
         return folder
 
@@ -218,14 +188,9 @@ class Distilling(Pretraining):
     def start(self, corpus) -> tuple[torch.nn.Module, BPE]:
         """Return a student made of the teacher's layers, and the teacher's tokenizer."""
         if set(self.overrides) - {"n_encoder_layer"}:
-            raise UserError(
-                "a student has its teacher's shape: of the model's flags only --n-encoder-layer fits"
-            )
-        teacher, tokenizer = load(self.settings.teacher)
-        if tokenizer is None:
-            raise UserError(
-                f"{self.settings.teacher}: no tokenizer in it, and the student shares its teacher's"
-            )
+            what_fits = "of the model's flags only --n-encoder-layer fits"
+            raise UserError(f"a student has its teacher's shape: {what_fits}")
+        teacher, tokenizer = load_reader(self.settings.teacher)
         return initial_student(teacher, self.overrides.get("n_encoder_layer")), tokenizer
 
     def objective(self, corpus, tokenizer: BPE, **more) -> Objective:
@@ -239,6 +204,21 @@ def texts_for_tokenizer(corpus) -> list[str]:
     return corpus.texts() if hasattr(corpus, "texts") else corpus.train
 
 
+def with_recipe(settings: PretrainingSettings) -> PretrainingSettings:
+    """Return the settings with `model`, and every field that is none, filled in from the model's recipe.
+
+    UserError where the preset has no recipe.
+    """
+    model = settings.model or DEFAULT_MODEL[settings.objective]
+    if model not in RECIPES:
+        known = "" if model in PRESETS else suggest(model, RECIPES)
+        if Path(model).is_dir():
+            known = ", and a folder is given by --init"
+        raise UserError(f"--model {model}: no preset that this script trains{known}: {', '.join(RECIPES)}")
+    recipe = RECIPES[model] | (CONTINUED if settings.init else {})
+    return settings.filled_in(recipe | dict(model=model))
+
+
 def check_fit(settings: PretrainingSettings, config: ModelConfig) -> None:
     """Raise UserError unless the objective trains such models, and rows fit the positions."""
     if settings.context > config.max_positions:
@@ -246,14 +226,15 @@ def check_fit(settings: PretrainingSettings, config: ModelConfig) -> None:
             f"--context {settings.context} is above the model's {config.max_positions} positions; "
             f"give a smaller --context or --max-positions {settings.context}"
         )
-    name, kind = settings.init or settings.model, OBJECTIVES[settings.objective].kind
-    if kind != config.kind:
-        fitting = " or ".join(name for name, row in OBJECTIVES.items() if row.kind == config.kind)
+    name, objective = settings.init or settings.model, settings.objective
+    kinds = {name: PRESETS[model].kind for name, model in DEFAULT_MODEL.items()}
+    if kinds[objective] != config.kind:
+        fitting = " or ".join(name for name, kind in kinds.items() if kind == config.kind)
         raise UserError(
-            f"--objective {settings.objective} trains a model of kind {kind}, and {name} is of kind "
+            f"--objective {objective} trains a model of kind {kinds[objective]}, and {name} is of kind "
             f"{config.kind}; it fits --objective {fitting}"
         )
-    if settings.objective == "masked" and settings.next_sentence and not config.next_sentence:
+    if objective == "masked" and settings.next_sentence and not config.next_sentence:
         raise UserError(f"{name} has no head for the next sentence: add --no-next-sentence")
 
 
@@ -267,11 +248,8 @@ def newest_or_train(
 ) -> Path:
     """Return the newest finished run of a name under runs/; where there is none, train the default one.
 
-    The name is that of an objective, or that of the `kind` of run. The tokenizer, the weights and the text
-    of the default are drawn from `seed`.
-
-    Raises:
-        UserError: where it is not there and several processes ask, of which the first alone knows its folder.
+    The name is that of an objective, or that of the `kind` of run; all of the default is drawn from `seed`.
+    UserError where several processes ask for one that is not there: the first alone would know its folder.
     """
     found = find_run(name)
     if found is None and process_count() > 1:
@@ -288,13 +266,14 @@ def newest_or_train(
 def start_model(
     source: str | None, name: str, settings, kind: type[Pretraining] | None = None
 ) -> tuple[Path | str, torch.nn.Module, BPE]:
-    """Return (folder, model, tokenizer) that a later regime starts from: `source`, or the default run `name`.
-
-    Raises:
-        UserError: where there is no tokenizer, without which no text can be read.
-    """
+    """Return (folder, model, tokenizer) that a later regime starts from: `source`, else the run `name`."""
     source = source or newest_or_train(name, settings.seed, settings.device, kind)
-    model, tokenizer = load(source, str(choose_device(settings.device)))
+    return source, *load_reader(source, str(choose_device(settings.device)))
+
+
+def load_reader(source: Path | str, device: str = "cpu") -> tuple[torch.nn.Module, BPE]:
+    """Return the model and the tokenizer of a folder; UserError where there is no tokenizer in it."""
+    model, tokenizer = load(source, device)
     if tokenizer is None:
         raise UserError(f"{source}: no tokenizer in it, and text cannot be read without one")
-    return source, model, tokenizer
+    return model, tokenizer

@@ -27,9 +27,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..plumbing.devices import autocast
 from ..plumbing.errors import UserError
 from ..training.loop import TrainingSettings, train
+from ..training.objective import autocast
 from .rollout import Environment, Policy, Rollout, draw_answers, score_answers
 
 

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from ..model.generate import sample
 from ..model.sampling import SamplingRule, token_log_probabilities
 from ..model.transformer import Transformer
-from ..plumbing.devices import autocast
-from ..training.objective import perplexity
+from ..training.objective import autocast, perplexity
 
 
 class Policy(nn.Module):

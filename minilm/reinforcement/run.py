@@ -10,10 +10,10 @@ from ..model.sampling import SamplingRule
 from ..model.transformer import Transformer
 from ..plumbing.errors import UserError
 from ..plumbing.folders import RESULTS, TRAINER, choose_folder, write_json
-from ..plumbing.progress import Interrupted
 from ..plumbing.script import begin, finish
 from ..pretraining.run import start_model
 from ..tokenizer.rows import END
+from ..training.checkpoints import Interrupted
 from ..training.loop import TrainingSettings, train
 from . import report, reward
 from .dpo import DirectPreference

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from .. import world
 from ..plumbing.errors import UserError, suggest
-from .files import missing, one_line, read_documents, text_files
+from .files import missing, read_documents, text_files
 
 SOURCES = ("world", "world:reports", "world:few-shot", "world:few-shot-no-repeats", "python-docs")
 WORLD_TRAIN, WORLD_VALIDATION = 20_000, 1_000  # documents
@@ -113,6 +113,11 @@ def hold_out(items: Sequence, n: int, seed=None) -> tuple[list, list]:
 def draw(items: list, n: int | None, seed) -> list:
     """Return n of the items in their order, drawn by a seed; all where n is none, or there are no more."""
     return items if n is None or n >= len(items) else hold_out(items, n, seed)[1]
+
+
+def one_line(text: str) -> str:
+    """Return the text with each run of white space as one space: what makes two documents duplicates."""
+    return " ".join(text.split())
 
 
 def split_by_hash(texts: Iterable[str], seed: int) -> tuple[list[str], list[str]]:

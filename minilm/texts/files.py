@@ -18,11 +18,6 @@ TEXT_SUFFIXES = (".txt", ".jsonl")
 BLANK_LINES = re.compile(r"\n(?:[^\S\n]*\n)+")
 
 
-def one_line(text: str) -> str:
-    """Return the text with each run of white space as one space: what makes two documents duplicates."""
-    return " ".join(text.split())
-
-
 def kind(path: Path | str) -> str:
     """Return the file's suffix in lower case without `.gz`: `plays.TXT.gz` -> `.txt`."""
     return Path(Path(path).name.lower().removesuffix(".gz")).suffix

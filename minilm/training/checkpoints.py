@@ -1,18 +1,23 @@
-"""What stands beside the steps of a run: evaluations, checkpoints that it goes on from, the best weights."""
+"""What stands beside the steps of a run: what is told, measured and kept of it, and how it is stopped."""
 
 import math
+import signal
+import sys
+import time
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from ..checkpoint import load_trainer, save_model, save_trainer
-from ..plumbing.devices import autocast, process_count, process_rank
 from ..plumbing.errors import UserError
-from ..plumbing.folders import TRAINER, trim_log
-from ..plumbing.progress import Interrupted, Progress
+from ..plumbing.folders import TRAINER, append_log, trim_log
 from ..plumbing.safetensors import check_state
-from .objective import Objective, add_metrics, micro_batches, to_device
+from ..plumbing.script import process_count, process_rank
+from .objective import Objective, add_metrics, autocast, micro_batches, to_device
 
 
 @torch.no_grad()
@@ -34,9 +39,9 @@ def evaluate(model: torch.nn.Module, objective: Objective, settings) -> dict[str
 class EarlyStopping:
     """Keeps the weights with the lowest validation loss, and stops where it rises.
 
-    A model that learns from few examples soon knows them by heart; its loss on others then rises, however
-    long its own goes on falling. After `patience` evaluations in a row without a new lowest loss it is time
-    to stop; 0: never, and the last weights are kept. Source: Prechelt 1998, "Early Stopping - But When?".
+    A model that learns from few examples soon knows them by heart: its loss on others rises while its own
+    falls. After `patience` evaluations in a row without a new lowest loss it is time to stop; 0: never, and
+    the last weights are kept. Source: Prechelt 1998, "Early Stopping - But When?".
     """
 
     def __init__(self, patience: int):
@@ -58,6 +63,75 @@ class EarlyStopping:
         """Give the model the weights that were kept, if any."""
         if self.state["model"] is not None:
             model.load_state_dict(self.state["model"])
+
+
+class Progress:
+    """Tells how training goes: a bar, lines for a person, log.jsonl.
+
+    Reading a number makes a GPU wait for it, so the loss is read only when it is told, and one that is not
+    finite is noted on the GPU, by its step. Without a folder the bar, with its `label`, is all that is seen.
+    """
+
+    def __init__(self, folder: Path | None, settings, start: int, earlier_seconds: float, label: str | None):
+        self.folder, self.settings, self.n_token = folder, settings, 0
+        self.began, self.earlier_seconds = time.perf_counter(), earlier_seconds
+        self.first_bad: Tensor | None = None  # first step of a loss that is not finite
+        # of several processes the first speaks; none: shown at a terminal only
+        hidden, self.logs = (True, False) if process_rank() else (None, folder is not None)
+        n_step = settings.steps
+        self.bar = tqdm(total=n_step, initial=start, desc=label, disable=hidden, unit="step", ncols=100)
+
+    def seconds(self) -> float:
+        """Seconds of training so far, those before an interruption included."""
+        return self.earlier_seconds + time.perf_counter() - self.began
+
+    def tokens_per_second(self) -> float:
+        """Tokens a second since the start, or since going on; evaluations take their share of the time."""
+        return self.n_token / max(1e-9, time.perf_counter() - self.began)
+
+    def step(self, step: int, metrics: dict, norm: Tensor | float, n_token: int, lr: float) -> None:
+        """Take note of one step, in tensors or floats; tell it where it is the turn of a line of the log."""
+        self.n_token += n_token
+        self.bar.update()
+        good = torch.isfinite(torch.as_tensor(metrics["loss"])) & torch.isfinite(torch.as_tensor(norm))
+        bad_step = torch.where(good, torch.inf, float(step))
+        self.first_bad = bad_step if self.first_bad is None else torch.minimum(self.first_bad, bad_step)
+        told = step % self.settings.log_every == 0 or step == self.settings.steps
+        if told or good.device.type == "cpu":
+            self.stop_if_not_finite()
+        if told and self.logs:
+            values, speed = {name: float(value) for name, value in metrics.items()}, self.tokens_per_second()
+            self.bar.set_postfix(loss=f"{values['loss']:.3f}", tokens_s=f"{speed:,.0f}", refresh=False)
+            line = dict(lr=lr, gradient_norm=float(norm), tokens_per_second=round(speed))
+            append_log(self.folder, dict(step=step, split="train") | values | line)
+
+    def evaluation(self, step: int, metrics: dict[str, float]) -> None:
+        """Tell the metrics on the validation part; UserError where its loss is not finite."""
+        if self.logs:
+            append_log(self.folder, dict(step=step, split="validation") | metrics)
+        self.say(step, metrics)
+        if not math.isfinite(metrics["loss"]):
+            raise self.failed(f"the loss on the validation part is not finite after step {step}", True)
+
+    def say(self, step: int, metrics: dict[str, float]) -> None:
+        """Print the metrics of a step for a person, above the bar."""
+        told = "  ".join(f"{name} {float(value):.3f}" for name, value in metrics.items())
+        self.bar.write(f"step {step:5d}  {told}", file=sys.stderr)
+
+    def stop_if_not_finite(self) -> None:
+        """Raise UserError where a loss or gradient so far was NaN or infinite."""
+        if self.first_bad is not None and (step := float(self.first_bad)) != math.inf:
+            raise self.failed(f"the loss or its gradient is not finite at step {step:.0f}", True)
+
+    def failed(self, why: object, diverged: bool = False) -> UserError:
+        """Return the error that ends the run, with what is left of it and the way out."""
+        self.bar.close()
+        left = "nothing was being saved"
+        if self.folder is not None:
+            is_kept = (self.folder / TRAINER).exists()
+            left = f"{self.folder} {'keeps the last checkpoint' if is_kept else 'has no checkpoint yet'}"
+        advice = f". Try a smaller --lr than {self.settings.lr:g}, or a longer --warmup" if diverged else ""
+        return UserError(f"{why}; {left}{advice}")
 
 
 class Run:
@@ -92,10 +166,10 @@ class Run:
             if shown:
                 self.progress.say(self.step, shown)
             return self.metrics
-        metrics, patience = {}, self.best.patience > 0
-        if patience or (self.folder and process_rank() == 0):
+        metrics, tells = {}, self.folder and process_rank() == 0
+        if self.best.patience or tells:
             metrics = evaluate(self.model, self.objective, self.settings)
-        if self.folder and process_rank() == 0:
+        if tells:
             self.progress.evaluation(self.step, metrics)
         return metrics
 
@@ -120,20 +194,19 @@ class Run:
         save_trainer(self.folder, state)
         save_model(self.folder, self.model, self.tokenizer)
 
-    def interrupted(self) -> Interrupted:
+    def interrupted(self) -> "Interrupted":
         """Return how a run ends that somebody has stopped."""
         self.progress.bar.close()
-        kept = (
-            f", saved; to go on: --resume --out {self.folder}" if self.folder else ": nothing was being saved"
-        )
+        kept = ": nothing was being saved"
+        if self.folder:
+            kept = f", saved; to go on: --resume --out {self.folder}"
         return Interrupted(f"stopped after step {self.step} of {self.settings.steps}{kept}")
 
 
 def go_on_from(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict:
     """Put weights and moments of a checkpoint in place, drop what the log has after it; return its state.
 
-    Raises:
-        UserError: where the checkpoint is damaged, or of another model or program.
+    UserError where the checkpoint is damaged, or of another model or program.
     """
     state, path = load_trainer(folder), folder / TRAINER
     missing = {"optimizer", "seconds", "before"} - set(state)
@@ -147,3 +220,31 @@ def go_on_from(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Opti
     if process_rank() == 0:
         trim_log(folder, state["step"])
     return state
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, after the checkpoint was saved; the message says how to go on."""
+
+
+@contextmanager
+def ctrl_c_as_a_wish():
+    """Turn the first Ctrl-C (or a cluster's SIGTERM) into `wish.stop`, so that no step is cut in half.
+
+    The second one ends the program at once. Outside the main thread signals are left as they are.
+    """
+    wish = SimpleNamespace(stop=False)
+
+    def handle(signum, frame):
+        if wish.stop:
+            raise KeyboardInterrupt
+        wish.stop = True
+
+    try:
+        earlier = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread
+        earlier = {}
+    try:
+        yield wish
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)

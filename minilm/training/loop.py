@@ -2,7 +2,7 @@
 
 An objective says what a batch is and what its loss is (`objective.py`). Everything here is the same for all
 of them: AdamW, warm-up and decay of the learning rate, clipping, micro-batches, several processes. What is
-told and kept of a run stands beside its steps (`checkpoints.py`, `plumbing/progress.py`).
+told and kept of a run stands beside its steps (`checkpoints.py`).
 
     torchrun --nproc-per-node 8 train.py ...    the same step on eight processes, one gradient
 """
@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from ..model.blocks import Stack
-from ..plumbing.devices import autocast, process_count, process_rank, sum_over_processes
 from ..plumbing.errors import UserError
-from ..plumbing.progress import ctrl_c_as_a_wish
+from ..plumbing.script import process_count, process_rank
 from ..plumbing.settings import CommonSettings
-from .checkpoints import Run
-from .objective import Objective, add_metrics, micro_batches, to_device
+from .checkpoints import Run, ctrl_c_as_a_wish
+from .objective import Objective, add_metrics, autocast, micro_batches, to_device
 
 BETAS = (0.9, 0.98)  # of AdamW: Vaswani et al. 2017, section 5.3
 
@@ -46,10 +46,8 @@ class TrainingSettings(CommonSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        lowest = dict.fromkeys(("seed", "lr", "warmup", "weight_decay", "clip"), 0)
-        lowest |= dict.fromkeys(("steps", "batch_size", "accumulate"), 1)
-        lowest |= dict.fromkeys(("eval_every", "save_every", "log_every"), 1)
-        self.check_least(lowest)
+        self.check_least(dict.fromkeys(("seed", "lr", "warmup", "weight_decay", "clip"), 0))
+        self.check_least(dict(steps=1, batch_size=1, accumulate=1, eval_every=1, save_every=1, log_every=1))
         parts = self.accumulate * process_count()
         if self.batch_size is not None and self.batch_size < parts:
             raise UserError(
@@ -72,7 +70,7 @@ def learning_rate(step: int, settings: TrainingSettings) -> float:
     share = {
         "linear": 1 - done,
         "cosine": (1 + math.cos(math.pi * done)) / 2,
-        # Differs from the paper: the peak is `lr`, where the paper has (d_model * warmup)^-0.5.
+        # differs from the paper: the peak is `lr`, where the paper has (d_model * warmup)^-0.5.
         "inverse-sqrt": math.sqrt(warmup / (step + 1)),
         "constant": 1.0,
     }
@@ -90,6 +88,7 @@ def make_optimizer(
     `share_and_start` gives a weight, by its name, a share of the learning rate and the step from which it
     moves (`finetuning/moving.py`).
     """
+    # Decay keeps matrices small; it spares vectors: biases, and scales of norms, whose rest is 1 and not 0.
     groups: dict[tuple, list] = {}
     for name, p in model.named_parameters():
         if p.requires_grad:
@@ -102,8 +101,10 @@ def make_optimizer(
     return torch.optim.AdamW(rows, lr=0.0, betas=BETAS, fused=fused)
 
 
-def train_step(model, objective: Objective, optimizer, settings: TrainingSettings, step: int) -> tuple:
-    """Move the weights once, unless the objective has an update of its own.
+def train_step(
+    model, objective: Objective, optimizer, settings: TrainingSettings, step: int, rank: int = 0, n_process=1
+) -> tuple:
+    """Move the weights once, unless the objective has an update of its own; process `rank` of `n_process`.
 
     Returns:
         The batch's metrics, the length of its gradient before clipping, its tokens (padding included), and
@@ -111,7 +112,7 @@ def train_step(model, objective: Objective, optimizer, settings: TrainingSetting
     """
     if objective.update:
         return objective.update(model, optimizer, settings, step)
-    device, rank, n_process = next(model.parameters()).device, process_rank(), process_count()
+    device = next(model.parameters()).device
     # Dropout depends on the step and not on what was drawn before, so a resumed run needs no random state.
     torch.manual_seed(hash((settings.seed, step, rank)) % 2**63)
     lr = learning_rate(step, settings)
@@ -123,15 +124,26 @@ def train_step(model, objective: Objective, optimizer, settings: TrainingSetting
     for part in micro_batches(batch, settings.accumulate * n_process)[rank::n_process]:
         with autocast(settings.precision, device):
             loss, metrics = objective.loss(model, to_device(part, device))
-        loss.backward()  # gradients of the parts add up in p.grad
+        # Each part divides by counts of the whole batch: losses, and gradients in p.grad, add up to its own.
+        loss.backward()
         add_metrics(totals, metrics)
     moving = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    sum_over_processes([p.grad for p in moving])
-    sum_over_processes(list(totals.values()))
-    norm = torch.nn.utils.clip_grad_norm_(moving, settings.clip or float("inf"))
+    if n_process > 1:
+        sum_over_processes([p.grad for p in moving])
+        sum_over_processes(list(totals.values()))
+    # One odd batch could throw the weights far off: a gradient that is too long keeps its direction alone.
+    norm = torch.nn.utils.clip_grad_norm_(moving, settings.clip or math.inf)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return totals, norm, batch["input_ids"].numel(), lr
+
+
+def sum_over_processes(tensors: list[Tensor]) -> None:
+    """Replace each tensor, in place and in one message, by its sum over all processes."""
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    dist.all_reduce(flat)
+    for tensor, total in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(total.view_as(tensor))
 
 
 def train(
@@ -146,10 +158,8 @@ def train(
 ) -> dict:
     """Train `model` with `objective`, and keep it in `folder` with its `tokenizer`.
 
-    Args:
-        folder: none for the quiet runs of a comparison, of which only a bar with the `label` is seen.
-        optimizer: none: that of `make_optimizer`.
-        patience: as in `EarlyStopping`.
+    Without a folder it is a quiet run of a comparison, of which only a bar with the `label` is seen. Without
+    an optimizer it has that of `make_optimizer`. `patience`: as in `EarlyStopping`.
 
     Returns:
         `before` and `after` (the metrics of `evaluate`), `seconds`, `tokens_per_second`, `steps` taken.
@@ -164,12 +174,13 @@ def train(
             stack.compile()
     run = Run(model, objective, optimizer, settings, folder, tokenizer, patience, label)
     model.train()
+    process = process_rank(), process_count()
     with ctrl_c_as_a_wish() as wish:
         for step in range(run.step, settings.steps):
             if run.best.is_time():
                 break
             try:
-                run.metrics, *rest = train_step(model, objective, optimizer, settings, step)
+                run.metrics, *rest = train_step(model, objective, optimizer, settings, step, *process)
             except UserError as error:
                 raise run.progress.failed(f"step {step + 1}: {error}") from None
             run.step = step + 1

@@ -20,7 +20,7 @@ from itertools import pairwise
 import numpy as np
 
 from ..plumbing.errors import UserError
-from ..texts.files import one_line
+from ..texts.corpus import one_line
 
 ENTITY_TAG = re.compile(r"O|[BIES]-.+")
 ARTICLES = re.compile(r"\b(a|an|the)\b")

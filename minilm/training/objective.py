@@ -95,6 +95,11 @@ def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tenso
     return {name: value.to(device) for name, value in batch.items()}
 
 
+def autocast(precision: str, device: torch.device):
+    """Return a context in which `precision` bf16 runs matrix products in bfloat16 (weights stay fp32)."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
 def summed_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the sum of -log softmax(logits)[label] in nats; `IGNORED` labels count nothing.
 

@@ -10,8 +10,8 @@ pairings apart, and the held-out things of the world occur in stories only.
 import random
 from itertools import cycle, pairwise
 
-from .story import Story
-from .words import HELD_OUT, HELD_OUT_THINGS, MOODS, NAMES, PLACES, THINGS, VERBS, check, place_of
+from .story import Story, check
+from .words import HELD_OUT, HELD_OUT_THINGS, MOODS, NAMES, PLACES, THINGS, VERBS, place_of
 
 LABEL_WORDS = ("moon", "star", "wind", "snow", "gold", "iron", "wood", "salt")
 NONCE_WORDS = tuple(

@@ -15,11 +15,11 @@ import random
 import re
 from functools import cached_property
 
-from ..plumbing.errors import UserError
+from ..plumbing.errors import UserError, suggest
 from .grammar import Derived
 from .reports import Report
 from .stories import GRAMMAR, at_place, sentence_phrases, write_phrase
-from .words import HAPPY_MOODS, HELD_OUT, NAMES, PLACES, SINGULAR_OF, VERB_WORDS, check
+from .words import HAPPY_MOODS, HELD_OUT, NAMES, PLACES, SINGULAR_OF, VERB_WORDS
 
 ENTITY = dict.fromkeys(NAMES, "person") | dict.fromkeys(SINGULAR_OF, "thing") | dict.fromkeys(PLACES, "place")
 
@@ -104,6 +104,12 @@ def picker(rng: random.Random, held_out: bool | None = None, happy: bool | None 
         return value
 
     return pick
+
+
+def check(kind: str, value, known) -> None:
+    """Raise UserError where a value of some kind is none of those that are known."""
+    if value not in known:
+        raise UserError(f"unknown {kind} {value!r}{suggest(str(value), known)}; there are {', '.join(known)}")
 
 
 DOMAINS = {"stories": Story, "reports": Report}

@@ -9,8 +9,8 @@ import random
 from collections import Counter
 
 from .reports import Report
-from .story import Story, draw, picker
-from .words import ADJECTIVES, PLACES, SINGULAR_OF, check
+from .story import Story, check, draw, picker
+from .words import ADJECTIVES, PLACES, SINGULAR_OF
 
 
 def labelled(n: int, seed: int, label: str = "place", held_out: bool | None = False) -> list[tuple[str, str]]:

@@ -7,8 +7,6 @@ without naming it. With more things, or verbs that fit anywhere, the same lesson
 
 from collections import namedtuple
 
-from ..plumbing.errors import UserError, suggest
-
 # The columns of the tables. Gender: of the Portuguese noun, "m" or "f".
 Place = namedtuple("Place", "english preposition portuguese gender")
 Day = namedtuple("Day", "english portuguese gender")
@@ -138,9 +136,3 @@ acceptable aceitável aceitável aceitáveis aceitáveis
 def place_of(word: str) -> str | None:
     """Return the place that a thing (in either number) belongs to, None for any other word."""
     return THING_WORDS[SINGULAR_OF[word]].place if word in SINGULAR_OF else None
-
-
-def check(kind: str, value, known) -> None:
-    """Raise UserError where a value of some kind is none of those that are known."""
-    if value not in known:
-        raise UserError(f"unknown {kind} {value!r}{suggest(str(value), known)}; there are {', '.join(known)}")

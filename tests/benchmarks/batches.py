@@ -13,8 +13,7 @@ import time
 import torch
 
 from minilm.checkpoint import save
-from minilm.pretraining.recipes import with_recipe
-from minilm.pretraining.run import Pretraining, PretrainingSettings, kind_of_run
+from minilm.pretraining.run import Pretraining, PretrainingSettings, kind_of_run, with_recipe
 from minilm.training.loop import make_optimizer, train_step
 
 ROUNDS = 60

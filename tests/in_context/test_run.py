@@ -12,8 +12,7 @@ from minilm.in_context.run import FewShot, PromptSettings, make_study, report
 from minilm.in_context.study import Interval, Study
 from minilm.plumbing.errors import UserError
 from minilm.pretraining import run
-from minilm.pretraining.recipes import with_recipe
-from minilm.pretraining.run import PretrainingSettings
+from minilm.pretraining.run import PretrainingSettings, with_recipe
 
 
 def settings(**changes) -> PretrainingSettings:

@@ -1,14 +1,32 @@
-"""Grades plumbing/script.py: how a run begins and ends, whichever script it is of."""
+"""Grades plumbing/script.py: how a run begins and ends, whichever script it is of, and where it runs.
+
+Two real processes train in tests/training/test_loop_resume.py; here their messages are played.
+"""
 
 import json
+import os
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
+from minilm.plumbing import script
 from minilm.plumbing.errors import UserError
-from minilm.plumbing.script import begin, finish, read_command
+from minilm.plumbing.script import (
+    begin,
+    cell,
+    choose_device,
+    exit_code,
+    finish,
+    process_count,
+    process_group,
+    process_rank,
+    read_command,
+    table,
+)
 from minilm.plumbing.settings import CommonSettings
 
 
@@ -84,3 +102,128 @@ def test_a_run_ends_with_its_table_its_figures_and_what_to_try_next(capsys):
         "Saved in runs/count (61 s).",
         "Next: python more.py",
     ]
+
+
+def test_table_aligns_numbers_at_the_right_and_words_at_the_left():
+    text = table((row for row in [["accuracy", 0.5, None], ["loss", 10.25, 2]]), ["", "before", "after"])
+    assert text.splitlines() == [
+        "          before  after",
+        "-----------------------",
+        "accuracy   0.500      -",
+        "loss      10.250      2",
+    ]
+    assert table([["a", "xxx"], ["bb", "x"]], ["name", "text"]).splitlines()[2:] == ["a     xxx", "bb    x"]
+    assert table([], ["a", "b"]) == "a  b\n----"
+    with pytest.raises(ValueError):
+        table([[1, 2], [3]], ["a", "b"])
+
+
+def test_cells():
+    values = [None, True, False, 110106428, 0.12345, 0.0, 1e-5, -1e-5, 0.0005, 1, float("nan"), "text"]
+    texts = "- yes no 110,106,428 0.123 0.000 1.0e-05 -1.0e-05 0.001 1 nan text"
+    assert [cell(value) for value in values] == texts.split()
+
+
+@pytest.mark.parametrize(
+    ("ending", "code", "message"),
+    [
+        (UserError("file.txt:\nline 3"), 2, "error: file.txt: line 3\n"),
+        (KeyboardInterrupt(), 130, "stopped by Ctrl-C: nothing was being saved\n"),
+        (KeyboardInterrupt("saved in runs/masked"), 130, "saved in runs/masked\n"),
+    ],
+)
+def test_an_ending_is_one_line_and_an_exit_code(ending, code, message, capsys):
+    def main():
+        raise ending
+
+    assert exit_code(main) == code
+    assert capsys.readouterr() == ("", message), "one line, on stderr"
+
+
+def test_what_is_no_mistake_of_the_user_s_is_returned_or_keeps_its_traceback():
+    assert [exit_code(lambda: None), exit_code(lambda: 3)] == [0, 3]
+    with pytest.raises(ValueError, match="invalid literal"):
+        exit_code(lambda: int("x"))
+
+
+def test_it_is_quiet_where_the_reader_of_a_pipe_has_left():
+    reader, writer = os.pipe()
+    os.close(reader)
+    code = "from minilm.plumbing.script import exit_code; exit(exit_code(lambda: print('x')))"
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(script.__file__).parents[2],
+        env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (141, b"")
+
+
+@pytest.fixture
+def hardware(monkeypatch):
+    """Return a function that says which devices PyTorch finds."""
+
+    def found(cuda: bool = False, mps: bool = False):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    return found
+
+
+@pytest.fixture
+def second_of_two(monkeypatch):
+    """Be the second of two processes, as torchrun says it."""
+    for name, value in dict(RANK=1, WORLD_SIZE=2, LOCAL_RANK=1).items():
+        monkeypatch.setenv(name, str(value))
+
+
+def test_auto_takes_a_cuda_gpu_and_else_the_cpu(hardware):
+    hardware()
+    assert choose_device("auto") == torch.device("cpu")
+    hardware(cuda=True)
+    assert choose_device("auto") == torch.device("cuda")
+    hardware(mps=True)
+    assert choose_device("auto") == torch.device("cpu"), "Apple's GPU is taken on request only"
+
+
+def test_a_device_that_is_there_is_taken(hardware):
+    hardware(cuda=True, mps=True)
+    for name in ("cpu", "cuda", "mps"):
+        assert choose_device(name) == torch.device(name)
+
+
+@pytest.mark.parametrize(("name", "other"), [("cuda", "mps"), ("mps", "cuda")])
+def test_a_device_that_is_not_there_is_an_error(hardware, name, other):
+    hardware(**{other: True})
+    with pytest.raises(UserError, match=f"--device {name}.*--device cpu"):
+        choose_device(name)
+
+
+def test_each_process_has_its_own_gpu(hardware, second_of_two):
+    hardware(cuda=True)
+    assert (process_rank(), process_count()) == (1, 2)
+    assert choose_device("auto") == choose_device("cuda") == torch.device("cuda", 1)
+    assert choose_device("cpu") == torch.device("cpu")
+
+
+def test_one_process_joins_no_group(hardware, monkeypatch):
+    monkeypatch.setattr(script.dist, "init_process_group", None)
+    assert (process_rank(), process_count()) == (0, 1)
+    with process_group(torch.device("cpu")) as nothing:
+        assert nothing is None
+
+
+@pytest.mark.parametrize(("device", "backend"), [("cpu", "gloo"), ("cuda:1", "nccl")])
+def test_a_group_is_joined_and_left(second_of_two, monkeypatch, device, backend):
+    calls = []
+    monkeypatch.setattr(script.dist, "init_process_group", lambda name: calls.append(name))
+    monkeypatch.setattr(script.dist, "destroy_process_group", lambda: calls.append("left"))
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: calls.append(device.index))
+    with pytest.raises(ZeroDivisionError), process_group(torch.device(device)):
+        raise ZeroDivisionError
+    assert calls == ([] if device == "cpu" else [1]) + [backend, "left"], "left even where the work fails"

@@ -11,8 +11,8 @@ import torch
 
 from minilm.plumbing.errors import UserError
 from minilm.pretraining.denoising import Denoising
+from minilm.pretraining.next_sentence import sentences
 from minilm.pretraining.noise import NOISES
-from minilm.pretraining.sentences import sentences
 from minilm.texts.corpus import Corpus
 from minilm.training.objective import IGNORED
 

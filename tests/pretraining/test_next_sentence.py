@@ -15,8 +15,8 @@ from minilm.pretraining.next_sentence import (
     SentencePairs,
     SentenceRuns,
     padded,
+    sentences,
 )
-from minilm.pretraining.sentences import sentences
 
 CONTEXT = 61
 
@@ -168,12 +168,19 @@ def test_both_classes_make_about_half(many_pairs):
     assert FOLLOWS == 0 and DOES_NOT_FOLLOW == 1, "the order of the classes in published checkpoints"
 
 
+def sides(pairs) -> tuple[list, list]:
+    """The tokens of A and of B of each run."""
+    ids, cuts = pairs.ids.tolist(), list(zip(pairs.start, pairs.border, pairs.end, strict=True))
+    return [ids[i:j] for i, j, _ in cuts], [ids[i:j] for _, i, j in cuts]
+
+
 def test_a_and_b_are_those_of_the_chosen_runs(many_pairs, bpe):
     chosen = np.array([5, 3, 3, 20, 0, 9, 8, 33])
     second = many_pairs.second_runs(chosen, np.random.default_rng(0))
     rows = many_pairs.rows(chosen, np.random.default_rng(0))
-    halves = [(many_pairs.a[i], many_pairs.b[j]) for i, j in zip(chosen, second, strict=True)]
-    assert [parse(rows, b, bpe) for b in range(8)] == halves
+    a, b = sides(many_pairs)
+    halves = [(a[i], b[j]) for i, j in zip(chosen, second, strict=True)]
+    assert [parse(rows, row, bpe) for row in range(8)] == halves
     assert (rows["next_sentence_labels"] == (second != chosen)).all() and 0 < (second != chosen).sum() < 8
 
 
@@ -181,7 +188,7 @@ def test_false_b_are_alike_and_fit(many_pairs, bpe):
     chosen = np.arange(len(many_pairs))
     second = many_pairs.second_runs(chosen, np.random.default_rng(0))
     pairs = [(i, j) for i, j in enumerate(second) if i != j]
-    a, b = list(many_pairs.a), list(many_pairs.b)
+    a, b = sides(many_pairs)
     assert all(len(a[i]) + len(b[j]) <= CONTEXT - 3 for i, j in pairs), "a cut B is false"
     assert all(many_pairs.may_be_false(i, j) for i, j in pairs)
     assert not any(many_pairs.may_be_false(i, i) for i in chosen[:9]), "the true B is no false one"

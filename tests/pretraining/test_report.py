@@ -8,7 +8,7 @@ import torch
 from oracle import Oracle
 
 from minilm import world
-from minilm.plumbing.terminal import table
+from minilm.plumbing.script import table
 from minilm.pretraining import baselines, report
 from minilm.pretraining.causal import Causal
 from minilm.pretraining.masked import Masked

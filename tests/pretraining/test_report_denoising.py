@@ -6,7 +6,7 @@ import torch
 
 from minilm.model.config import ModelConfig
 from minilm.model.transformer import build
-from minilm.plumbing.terminal import table
+from minilm.plumbing.script import table
 from minilm.pretraining import baselines, report
 from minilm.pretraining.denoising import Denoising
 from minilm.pretraining.noise import NOISES

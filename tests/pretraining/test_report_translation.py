@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from minilm.plumbing.terminal import table
+from minilm.plumbing.script import table
 from minilm.pretraining.report import HEADER, translation_closing
 from minilm.texts.pairs import Pairs, load_pairs
 from minilm.training.metrics import corpus_bleu, exact_match

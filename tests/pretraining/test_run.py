@@ -10,12 +10,18 @@ import torch
 import minilm
 from minilm import world
 from minilm.checkpoint import save
-from minilm.model.config import PRESETS, ModelConfig
+from minilm.model.config import ModelConfig
 from minilm.plumbing.errors import UserError
 from minilm.plumbing.folders import RUN_FILES
 from minilm.pretraining import run
-from minilm.pretraining.recipes import DEFAULT_MODEL, with_recipe
-from minilm.pretraining.run import OBJECTIVES, Distilling, Pretraining, PretrainingSettings, check_fit
+from minilm.pretraining.run import (
+    OBJECTIVES,
+    Distilling,
+    Pretraining,
+    PretrainingSettings,
+    check_fit,
+    with_recipe,
+)
 from minilm.texts import corpus as data
 
 
@@ -41,10 +47,9 @@ SHAPE = dict(d_model=8, n_head=2, d_ff=12)
 def test_each_objective_is_wired_to_what_fits_it(name):
     row = OBJECTIVES[name]
     assert row.objective.name == name
-    assert PRESETS[DEFAULT_MODEL[name]].kind == row.kind, "the default model is one that it trains"
     fields = {field.name for field in dataclasses.fields(PretrainingSettings)}
     assert set(row.options) <= fields, "an option of the objective is a flag"
-    assert row.then.startswith("python train.py")
+    assert row.then.startswith("--")
 
 
 def test_options_reach_the_objective():

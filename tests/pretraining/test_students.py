@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from minilm.plumbing.terminal import table
+from minilm.plumbing.script import table
 from minilm.pretraining import report, students
 from minilm.pretraining.distillation import Distillation, initial_student
 from minilm.pretraining.students import Smoothed

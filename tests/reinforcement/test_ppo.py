@@ -13,7 +13,6 @@ import minilm
 from minilm.checkpoint import load_trainer
 from minilm.plumbing.errors import UserError
 from minilm.plumbing.folders import read_log
-from minilm.plumbing.progress import Interrupted
 from minilm.reinforcement.ppo import (
     PPO,
     PPODetails,
@@ -29,6 +28,7 @@ from minilm.reinforcement.ppo import (
 )
 from minilm.reinforcement.reward import Rule
 from minilm.reinforcement.rollout import Policy, draw_answers, score_answers
+from minilm.training.checkpoints import Interrupted
 
 SCORES = torch.tensor([1.0, -2.0, 0.5, 3.0, 0.25])
 

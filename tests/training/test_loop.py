@@ -21,12 +21,11 @@ class Recorder(torch.optim.SGD):
         self.gradient = torch.cat([p.grad.flatten() for g in self.param_groups for p in g["params"]])
 
 
-def gradient_of(model, objective, step=0, **changes) -> tuple[torch.Tensor, dict, torch.Tensor]:
+def gradient_of(model, objective, step=0, process=(0, 1), **changes) -> tuple:
     """Return the gradient, the metrics and the norm of `train_step`."""
     optimizer = Recorder(model.parameters(), lr=0.0)
-    metrics, norm, *_ = train_step(
-        model, objective, optimizer, small.settings(**{"clip": 0.0} | changes), step
-    )
+    settings = small.settings(**{"clip": 0.0} | changes)
+    metrics, norm, *_ = train_step(model, objective, optimizer, settings, step, *process)
     return optimizer.gradient, metrics, norm
 
 
@@ -216,10 +215,18 @@ def test_dropout_depends_on_seed_and_step_and_nothing_else(monkeypatch):
     assert torch.equal(at(4), at(4)), "a resumed run would drop others than the uninterrupted one"
     assert not torch.equal(at(4), at(5)), "every step drops the same"
     assert not torch.equal(at(4), at(4, seed=1)), "every seed drops the same"
-    monkeypatch.setattr(training, "process_count", lambda: 2)
     monkeypatch.setattr(training, "sum_over_processes", lambda tensors: None)
-    parts = []
-    for rank in (0, 1):
-        monkeypatch.setattr(training, "process_rank", lambda rank=rank: rank)
-        parts.append(at(4))
-    assert not torch.equal(*parts), "both processes drop the same"
+    assert not torch.equal(*(at(4, process=(rank, 2)) for rank in (0, 1))), "both processes drop the same"
+
+
+def test_tensors_are_summed_in_place_and_in_one_message(monkeypatch):
+    messages = []  # of two processes whose tensors are equal
+    monkeypatch.setattr(
+        training.dist, "all_reduce", lambda flat: messages.append(flat.numel()) or flat.mul_(2)
+    )
+    tensors = [torch.arange(6.0).view(2, 3), torch.tensor(5.0), torch.arange(4.0).view(4, 1).T]
+    same, expected = list(tensors), [2 * tensor for tensor in tensors]
+    training.sum_over_processes(tensors)
+    assert all(a is b for a, b in zip(tensors, same, strict=True))
+    assert all(map(torch.equal, tensors, expected)), "values went to wrong places"
+    assert messages == [11], "a message for each tensor is slow"

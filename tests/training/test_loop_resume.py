@@ -16,9 +16,8 @@ from minilm import checkpoint
 from minilm.checkpoint import load, load_trainer, save_trainer
 from minilm.plumbing.errors import UserError
 from minilm.plumbing.folders import read_log
-from minilm.plumbing.progress import Interrupted
 from minilm.training import loop as training
-from minilm.training.checkpoints import Run, go_on_from
+from minilm.training.checkpoints import Interrupted, Run, go_on_from
 from minilm.training.loop import make_optimizer, train, train_step
 
 KINDS = pytest.mark.parametrize("kind", ["causal", "masked"])
@@ -219,8 +218,8 @@ class OnGpu(torch.Tensor):
 def test_on_a_gpu_the_first_bad_step_is_remembered_until_the_loss_is_read(due, tmp_path, monkeypatch):
     done = []
 
-    def step_on_gpu(model, objective, optimizer, settings, step):
-        metrics, norm, *rest = train_step(model, objective, optimizer, settings, step)
+    def step_on_gpu(model, objective, optimizer, settings, step, *process):
+        metrics, norm, *rest = train_step(model, objective, optimizer, settings, step, *process)
         done.append(step + 1)
         return metrics, norm.as_subclass(OnGpu), *rest
 
@@ -239,7 +238,7 @@ TWO_STEPS = """
 import sys
 from pathlib import Path
 import small, torch
-from minilm.plumbing.devices import process_group, process_rank
+from minilm.plumbing.script import process_group, process_rank
 from minilm.training.loop import train
 torch.set_num_threads(1)
 with process_group(torch.device("cpu")):

@@ -14,6 +14,7 @@ from minilm.texts.corpus import Corpus
 from minilm.training.objective import (
     IGNORED,
     Objective,
+    autocast,
     count_correct,
     notes_on_cuts,
     perplexity,
@@ -155,6 +156,13 @@ def test_tensors_do_not_share_memory_with_the_stream():
     ids = np.arange(4)
     tensors(dict(ids=ids))["ids"].zero_()
     assert ids.tolist() == [0, 1, 2, 3], "whoever changes a batch would change the text"
+
+
+def test_bf16_is_for_matrix_products_and_on_request():
+    a = torch.rand(3, 4)
+    for precision, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
+        with autocast(precision, torch.device("cpu")):
+            assert (a @ a.T).dtype == dtype and (a + a).dtype == torch.float32
 
 
 def test_summed_cross_entropy_equals_a_plain_loop():

@@ -9,7 +9,7 @@ import pytest
 from minilm import world
 from minilm.plumbing.errors import UserError
 from minilm.world import Story
-from minilm.world.story import ENTITY, domain_class, picker
+from minilm.world.story import ENTITY, check, domain_class, picker
 
 N = 300
 GRAMMAR = Story.grammar
@@ -176,3 +176,11 @@ def test_shared_words_alone_do_not_settle_next_sentence_prediction():
     assert 0.81 < accuracy < 0.87, accuracy
     same_place = sum(stories[i - 1].place == stories[i].place for i in range(3000)) / 3000
     assert 0.90 < 1 - same_place / 2 < 0.94
+
+
+def test_check_names_the_nearest():
+    check("place", "farm", world.PLACES)
+    with pytest.raises(
+        UserError, match="unknown place 'markt'.*did you mean 'market'.*there are market, kitchen"
+    ):
+        check("place", "markt", world.PLACES)

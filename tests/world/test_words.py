@@ -2,9 +2,6 @@
 
 from collections import Counter
 
-import pytest
-
-from minilm.plumbing.errors import UserError
 from minilm.world import words
 
 
@@ -70,11 +67,3 @@ def test_things_belong_to_one_place():
     assert words.place_of("lemon") == words.place_of("lemons") == "market"
     assert words.place_of("bought") is None and words.place_of("market") is None
     assert len(words.SINGULAR_OF) == 96 and set(map(words.place_of, words.SINGULAR_OF)) == set(words.PLACES)
-
-
-def test_check_names_the_nearest():
-    words.check("place", "farm", words.PLACES)
-    with pytest.raises(
-        UserError, match="unknown place 'markt'.*did you mean 'market'.*there are market, kitchen"
-    ):
-        words.check("place", "markt", words.PLACES)

@@ -1,4 +1,4 @@
-"""Grades plumbing/progress.py: what a run tells a person and its log, and how it stops."""
+"""Grades training/checkpoints.py: what a run tells a person and its log, and how it stops."""
 
 import math
 import signal
@@ -8,10 +8,10 @@ import pytest
 import small
 import torch
 
-from minilm.plumbing import progress as report
 from minilm.plumbing.errors import UserError
 from minilm.plumbing.folders import read_log
-from minilm.plumbing.progress import Progress, ctrl_c_as_a_wish
+from minilm.training import checkpoints as report
+from minilm.training.checkpoints import Progress, ctrl_c_as_a_wish
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

@@ -1,11 +1,11 @@
-"""Grades pretraining/sentences.py: where a sentence ends, and that no word is lost."""
+"""Grades pretraining/next_sentence.py: where a sentence ends, and that no word is lost."""
 
 import random
 
 import pytest
 
 from minilm import world
-from minilm.pretraining.sentences import sentences
+from minilm.pretraining.next_sentence import sentences
 
 
 @pytest.mark.parametrize(
