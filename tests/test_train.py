@@ -14,13 +14,12 @@ import torch
 import minilm
 import train
 from minilm.checkpoint import save
+from minilm.in_context.run import FewShot
 from minilm.plumbing.folders import RUN_FILES, read_log
 from minilm.plumbing.script import exit_code
-from minilm.plumbing.settings import parse
 from minilm.pretraining import run
 from minilm.pretraining.masked import Masked
-from minilm.pretraining.report import causal_closing
-from minilm.pretraining.run import Pretraining, PretrainingSettings, with_recipe
+from minilm.pretraining.run import Distilling, Pretraining
 from minilm.texts import corpus as data
 
 TINY = "--steps 4 --vocab-size 300 --d-model 8 --n-head 2 --d-ff 12 --batch-size 5 --context 32 --device cpu"
@@ -129,39 +128,6 @@ def test_sentences_that_do_not_fit_are_counted_and_told_once(script, objective):
     assert code == 0 and "to fit" not in out
 
 
-def make(flags: str):
-    """Return the objective and the model that flags name."""
-    given, overrides = parse(PretrainingSettings, train.ModelConfig, (TINY + flags).split())
-    settings = with_recipe(PretrainingSettings(**given))
-    run = Pretraining(settings, overrides)
-    model, tokenizer = run.start(small.corpus())
-    return run.objective(small.corpus(), tokenizer), model
-
-
-def test_flags_reach_the_objective():
-    objective, _ = make(" --whole-word --mask-share 0.4 --seed 7 --context 40")
-    assert (objective.whole_word, objective.mask_share, objective.next_sentence) == (True, 0.4, True)
-    assert (objective.seed, objective.context, objective.batch_size) == (7, 40, 5)
-    objective, _ = make(" --no-next-sentence")
-    assert (objective.whole_word, objective.mask_share, objective.next_sentence) == (False, 0.15, False)
-    objective, _ = make(" --objective causal --seed 7 --context 40")
-    assert (objective.name, objective.seed, objective.context) == ("causal", 7, 40)
-
-
-def test_flags_reach_the_model():
-    _, model = make(" --n-encoder-layer 3 --dropout 0 --norm post --vocab-size 999")
-    assert (model.config.n_encoder_layer, model.config.dropout, model.config.norm) == (3, 0, "post")
-    assert 300 < model.config.vocab_size < 999, "the tokenizer says how many tokens there are"
-    weights = [make(f" --seed {seed}")[1].tokens.weight for seed in (1, 1, 2)]
-    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
-
-
-def test_a_model_that_has_diverged_still_gets_its_table():
-    objective, model = make(" --objective causal")
-    metrics = dict(loss=800.0, bits_per_byte=700.0, accuracy=0.0)
-    assert math.isfinite(causal_closing(objective, model, metrics, metrics, None)[1]["perplexity"])
-
-
 def test_whole_words_and_a_ready_tokenizer(script):
     small.tokenizer().save("tokens.json")
     code, _, err = script("--data texts.txt --whole-word --tokenizer tokens.json --vocab-size 400")
@@ -192,6 +158,22 @@ def test_an_interrupted_run_goes_on(script, monkeypatch):
     assert [line["step"] for line in read_log("parts") if line["split"] == "train"] == [3, 4]
     settings = json.loads(Path("parts/settings.json").read_text())
     assert (settings["norm_eps"], settings["log_every"], settings["d_ff"]) == (1e-5, 1, 12)
+
+
+@pytest.mark.parametrize(
+    ("flags", "kind"),
+    [
+        ("--objective causal --data world:few-shot", FewShot),
+        ("--objective causal --data world:few-shot-no-repeats", FewShot),
+        ("--objective causal --data world", Pretraining),
+        ("--objective masked --data world:few-shot", Pretraining),  # BERT reads no examples
+        ("--objective distillation --teacher runs/masked", Distilling),
+    ],
+)
+def test_few_shot_documents_are_for_gpt(script, monkeypatch, flags, kind):
+    seen = []
+    monkeypatch.setattr(Pretraining, "run", lambda self: seen.append(type(self)))
+    assert script(flags)[0] == 0 and seen == [kind]
 
 
 def test_of_several_processes_the_first_alone_speaks(script, monkeypatch):

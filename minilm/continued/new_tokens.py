@@ -13,12 +13,8 @@ from ..tokenizer.bpe import BPE
 
 
 def new_row(old: Tensor, how: str) -> Tensor:
-    """Return a new token's first row (D,), from the old rows (V, D): their mean, zeros, or a random draw.
-
-    The mean gives a new token the logit of an average one (Hewitt 2021); a random row may by chance be more
-    likely than any old token; zeros are between the two.
-    """
-    if how == "mean":
+    """Return a new token's first row (D,), from the old rows (V, D): their mean, zeros, or a random draw."""
+    if how == "mean":  # the logit of an average token, where a random row may beat all old ones (Hewitt 2021)
         return old.mean(0)
     if how == "zeros":
         return torch.zeros_like(old[0])

@@ -9,14 +9,21 @@ from pathlib import Path
 
 import torch
 
-from ..checkpoint import CONFIG, is_published, load, load_config
+from ..checkpoint import CONFIG, is_published, load_config
 from ..model.transformer import build
 from ..plumbing.errors import UserError
 from ..plumbing.folders import SETTINGS, read_json, read_settings
 from ..plumbing.script import choose_device, process_count
 from ..plumbing.settings import option_of
 from ..pretraining.recipes import DEFAULT_MODEL, LARGE, RECIPES
-from ..pretraining.run import OBJECTIVES, Pretraining, PretrainingSettings, check_fit, texts_for_tokenizer
+from ..pretraining.run import (
+    OBJECTIVES,
+    Pretraining,
+    PretrainingSettings,
+    check_fit,
+    load_reader,
+    texts_for_tokenizer,
+)
 from ..training.checkpoints import evaluate
 from ..training.loop import train
 from .new_tokens import extend_vocabulary
@@ -25,8 +32,8 @@ from .replay import with_replay
 # Of a model that no pre-training run of ours has left.
 OBJECTIVE_OF = {"encoder": "masked", "decoder": "causal", "encoder-decoder": "denoising"}
 LARGE_MODEL = dict(masked="bert-base", causal="gpt2", denoising="bart-base", translation="bart-base")
-# What a published model goes on with where the flags do not say. Its weights are far better than any that a
-# few hundred steps make, so the rate is small, as in fine-tuning (Devlin et al. 2019, appendix A.3).
+# A published model's weights are better than any that a few hundred steps make: a small rate, as in
+# fine-tuning (Devlin et al. 2019, appendix A.3).
 PUBLISHED = dict(steps=400, batch_size=16, lr=5e-5, warmup=50)
 
 HEADER = ("", "general: loss", "bits per byte", "domain: loss", "bits per byte")
@@ -44,14 +51,12 @@ class Continued(Pretraining):
     def start(self, corpus) -> tuple:
         """Return the model, with rows for new tokens if asked for, and the tokenizer; measure both first."""
         s = self.settings
-        model, tokenizer = load(s.init, choose_device(s.device).type)
-        if tokenizer is None:
-            raise UserError(f"{s.init}: no tokenizer in it, so no text can be read")
+        model, tokenizer = load_reader(s.init, choose_device(s.device).type)
         check_fit(s, model.config)
-        known = dict(data=("world",))  # nobody has the text that a published model knew
         saved = settings_of(s.init)
         # Its seed too: that of this run would choose as validation what the model has read.
-        known |= {name: saved[name] for name in ("data", "seed") if name in saved}
+        known = {name: saved[name] for name in ("data", "seed") if name in saved}
+        known = dict(data=("world",)) | known  # nobody has the text that a published model knew
         self.domain, self.general = corpus, Pretraining(replace(s, **known)).texts()
         self.before = self.measure(model, tokenizer)
         if s.extend_vocabulary:
@@ -75,18 +80,14 @@ class Continued(Pretraining):
         return tuple(figures)
 
     def closing(self, objective, model, before: dict, after: dict) -> tuple[list, dict, list[str]]:
-        """As in `Pretraining`, with a table of both texts before and after: what was learnt and forgotten.
-
-        It ends with a model of the same shape, trained on the domain alone for the same steps. Where several
-        processes share the work that one is left out: one process alone closes a run.
-        """
+        """As in `Pretraining`, with a table of both texts before and after: what was learnt and forgotten."""
         tables, results, examples = super().closing(objective, model, before, after)
         settings, tokenizer = self.settings, objective.tokenizer
         measured = self.measure(model, tokenizer)
         rows = [("before", *self.before), ("after", *measured)]
         results |= dict(general_loss_before=self.before[0], general_loss_after=measured[0])
         results |= dict(domain_loss_before=self.before[2], domain_loss_after=measured[2])
-        if process_count() == 1:
+        if process_count() == 1:  # the others have left, and a step waits for the gradients of all
             torch.manual_seed(settings.seed)
             zero = build(model.config).to(model.tokens.weight.device)
             train(zero, super().objective(self.domain, tokenizer), settings, label="from zero")
@@ -96,10 +97,7 @@ class Continued(Pretraining):
 
 
 def settings_of(start: str) -> dict:
-    """Return the settings of a pre-training run; none for a model that came about in another way.
-
-    It may be published, fine-tuned, or saved by a program. UserError where there is no model at all.
-    """
+    """Return the settings of a pre-training run; none for a model that came about otherwise."""
     folder = Path(start)
     known = read_json(folder / SETTINGS) if (folder / SETTINGS).exists() else {}
     if is_published(start) or ((folder / CONFIG).exists() and "objective" not in known):
@@ -110,13 +108,9 @@ def settings_of(start: str) -> dict:
 def continued_command(given: dict, overrides: dict) -> dict:
     """Return what is given on the command line, laid over what a continued run takes over from its start.
 
-    Of a pre-training run that is what its settings.json says of objective, model, context and the objective's
-    options. Another model has none: it gets the objective that fits its kind, the recipe of the preset most
-    like it, its own positions as the limit of the context, and if it is published or large the steps of
-    PUBLISHED.
-
-    Raises:
-        UserError: for flags that the start has decided already.
+    Of a pre-training run these are objective, model, context and options of its settings. Another model
+    gets the objective that fits its kind, the recipe of the preset most like it, and PUBLISHED if it is so or
+    large. UserError for flags that the start has decided already.
     """
     if given.get("objective") == "distillation":
         raise UserError("--init: a student begins with its teacher's layers; give --teacher alone")

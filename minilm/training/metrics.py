@@ -37,19 +37,13 @@ WORD_RULES = (
 
 
 def accuracy(truth: Sequence, guess: Sequence) -> float:
-    """Return the share of guesses that are the truth.
-
-    UserError for no examples, or unequal numbers of them; so in all functions here that take two lists.
-    """
+    """Return the share of guesses that are the truth; as below, UserError for none or unequal numbers."""
     truth, guess = paired(truth, guess)
     return float((truth == guess).mean())
 
 
 def macro_f1(truth: Sequence, guess: Sequence) -> float:
-    """Return the mean over the classes of F1 = 2 hits / (2 hits + misses + false alarms).
-
-    Rare classes count as much as frequent ones. The classes are those that occur in `truth` or in `guess`.
-    """
+    """Return the mean of F1 = 2 hits / (2 hits + misses + false alarms) over all classes that occur."""
     truth, guess = paired(truth, guess)
     classes, ids = np.unique(np.concatenate([truth, guess]), return_inverse=True)
     counts = confusion_matrix(ids[: len(truth)], ids[len(truth) :], len(classes))  # (C, C)
@@ -58,33 +52,21 @@ def macro_f1(truth: Sequence, guess: Sequence) -> float:
 
 
 def confusion_matrix(truth: Sequence[int], guess: Sequence[int], n_class: int) -> np.ndarray:
-    """Return counts (C, C): row t, column g has how many examples of class t were taken for class g.
-
-    Raises:
-        UserError: for a class outside 0 to n_class - 1.
-    """
+    """Return counts (C, C): row t, column g has how many examples of class t were taken for class g."""
     truth, guess = paired(truth, guess)
     for name, ids in (("true", truth), ("guessed", guess)):
         if ids.min() < 0 or ids.max() >= n_class:
-            raise UserError(
-                f"{name} classes from {ids.min()} to {ids.max()}: must be from 0 to {n_class - 1}"
-            )
+            found = f"{name} classes from {ids.min()} to {ids.max()}"
+            raise UserError(f"{found}: must be from 0 to {n_class - 1}")
     cells = truth.astype(np.int64) * n_class + guess
     return np.bincount(cells, minlength=n_class * n_class).reshape(n_class, n_class)
 
 
 def pearson(truth: Sequence[float], guess: Sequence[float]) -> float:
-    """Return the correlation: covariance / product of the deviations.
-
-    Differs from SciPy: where either side has one value only, and the correlation is not defined, it is 0 and
-    not NaN: such a guess knows nothing.
-
-    Raises:
-        UserError: for a number that is NaN or infinite (`spearman` too).
-    """
+    """Return the correlation: covariance / product of the deviations."""
     truth, guess = paired_numbers(truth, guess)
     if np.ptp(truth) == 0 or np.ptp(guess) == 0:
-        return 0.0
+        return 0.0  # differs from SciPy, which has NaN: a guess of one value knows nothing
     a, b = truth - truth.mean(), guess - guess.mean()
     return float(np.clip((a / np.linalg.norm(a)) @ (b / np.linalg.norm(b)), -1, 1))
 
@@ -104,10 +86,8 @@ def ranks(values: Sequence[float]) -> np.ndarray:
 def entity_f1(truth: Sequence[Sequence[str]], guess: Sequence[Sequence[str]]) -> tuple[float, float, float]:
     """Return (precision, recall, F1) of the entities of all sentences, given their tags (`entities`).
 
-    An entity is right where first word, last word and type all are. A share of nothing is 0.
-
-    Raises:
-        UserError: where a sentence has another number of tags, or a tag is none (`is_entity_tag`).
+    An entity is right where first word, last word and type all are. A share of nothing is 0. UserError where
+    a sentence has another number of tags, or a tag is none (`is_entity_tag`).
     """
     if len(truth) != len(guess):
         raise UserError(f"{len(truth)} true sentences and {len(guess)} guessed ones: each needs the other")
@@ -128,10 +108,9 @@ def is_entity_tag(tag: str) -> bool:
 def entities(tags: Sequence[str]) -> list[tuple[int, int, str]]:
     """Return (start, end, type) of each entity of a sentence: words start to end - 1.
 
-    conlleval forgives: I- or E- without a beginning begins an entity, and so does another type. That reads
-    IOB1, where B- stands between neighbours of one type only, and what a model gets wrong.
-    Source: Tjong Kim Sang and Buchholz 2000, conlleval's `startOfChunk` and `endOfChunk`; E- and S- as in its
-    port to Python, where B- after E- ends the first entity.
+    I- or E- without a beginning begins an entity, and so does another type: that reads IOB1, where B- stands
+    between neighbours of one type only, and what a model gets wrong. Source: Tjong Kim Sang and Buchholz
+    2000, conlleval's `startOfChunk` and `endOfChunk`; E- and S- as in its port to Python.
     """
     for tag in tags:
         if not is_entity_tag(tag):
@@ -149,32 +128,22 @@ def entities(tags: Sequence[str]) -> list[tuple[int, int, str]]:
 
 
 def normal_answer(text: str) -> str:
-    """Return the text in lower case, without punctuation and articles, single spaces between words.
-
-    Source: `normalize_answer` of SQuAD's script. Only ASCII marks are punctuation: "rock'n'roll" is one word.
-    """
+    """Return the text in lower case, without (ASCII) punctuation and articles, as SQuAD's script does."""
     return one_line(ARTICLES.sub(" ", text.lower().translate(NO_PUNCTUATION)))
 
 
 def squad_exact_match(prediction: str, answers: Sequence[str]) -> float:
-    """Return 1 where the prediction is one of the answers after `normal_answer`, else 0.
-
-    A question without an answer has `answers` [] and the prediction "" (Rajpurkar et al. 2018).
-    """
+    """Return 1 where the prediction is one of the answers after `normal_answer`, else 0; none is ""."""
     return float(normal_answer(prediction) in true_answers(answers))
 
 
 def squad_f1(prediction: str, answers: Sequence[str]) -> float:
-    """Return the F1 of the words that prediction and answer share, for the answer that it fits best.
-
-    Words count as often as they occur, in any order. Where either has no word (no answer), the F1 is 1 if
-    both have none, else 0.
-    """
+    """Return the F1 of the words that both share, as often as both have them, for the best answer."""
     ours = normal_answer(prediction).split()
 
     def f1(theirs: list[str]) -> float:
         if not ours or not theirs:
-            return float(ours == theirs)
+            return float(ours == theirs)  # no answer (Rajpurkar et al. 2018)
         return 2 * (Counter(ours) & Counter(theirs)).total() / (len(ours) + len(theirs))
 
     return max(f1(answer.split()) for answer in true_answers(answers))
@@ -192,10 +161,7 @@ def exact_match(translations: Sequence[str], references: Sequence[str]) -> float
 
 
 def words(text: str) -> list[str]:
-    """Return the words and marks of a text, as mteval-v13a separates them; capitals stay.
-
-    What BLEU is depends on what a word is (Post 2018, "A Call for Clarity in Reporting BLEU Scores").
-    """
+    """Return the words and marks of a text, as mteval-v13a separates them: BLEU depends on it (Post 2018)."""
     text = text.replace("<skipped>", "").replace("-\n", "").replace("\n", " ")
     for entity, char in (("&quot;", '"'), ("&amp;", "&"), ("&lt;", "<"), ("&gt;", ">")):
         text = text.replace(entity, char)
@@ -211,9 +177,6 @@ def corpus_bleu(translations: Sequence[str], references: Sequence[str]) -> float
     The geometric mean of the clipped precisions of runs of 1 to 4 words, times a penalty for brevity; counts
     are summed over the corpus before dividing, so it is no mean over sentences. Source: Papineni et al. 2002,
     "BLEU: a Method for Automatic Evaluation of Machine Translation", section 2.
-
-    Differs from the paper: where no run of some length is right, its precision counts as half of one run, a
-    quarter the second time, and so on (sacrebleu's default, Chen and Cherry 2014, smoothing 3), not as 0.
     """
     paired(references, translations)
     right, total, n_word, n_reference_word = [0] * MAX_ORDER, [0] * MAX_ORDER, 0, 0
@@ -230,8 +193,9 @@ def corpus_bleu(translations: Sequence[str], references: Sequence[str]) -> float
         return 0.0
     logs, share = [], 1.0
     for k in range(MAX_ORDER):
-        if right[k] == 0:
-            share /= 2
+        # differs from the paper, where it is 0: where no run of a length is right half of one counts, a
+        # quarter the second time, and so on (sacrebleu's default, Chen and Cherry 2014, smoothing 3)
+        share /= 1 if right[k] else 2
         logs.append(math.log((right[k] or share) / total[k]))
     # Precision alone would reward a translation of the few words that are certain (section 2.2.2).
     brevity = min(1.0, math.exp(1 - n_reference_word / n_word))

@@ -26,9 +26,6 @@ class Objective(ABC):
 
     One whose step is not batch, loss, backward has a method `update(model, optimizer, settings, step)`, which
     moves the weights in its own way and returns what `loop.train_step` does (PPO: `reinforcement/ppo.py`).
-
-    Raises:
-        UserError: for a context, batch size or seed out of range.
     """
 
     name: str
@@ -101,11 +98,7 @@ def autocast(precision: str, device: torch.device):
 
 
 def summed_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the sum of -log softmax(logits)[label] in nats; `IGNORED` labels count nothing.
-
-    Args:
-        logits: (..., V). labels: (...).
-    """
+    """Return the sum of -log softmax(logits)[label] in nats, IGNORED ones left out; (..., V), (...)."""
     # The caller divides by at least 1: with no label left the loss is 0, where a mean would be NaN.
     return F.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=IGNORED, reduction="sum")
 

@@ -88,18 +88,15 @@ def test_a_run_of_another_regime_goes_on_as_its_kind_of_model_does(settings, tmp
         continued_command(dict(init=str(tmp_path / "absent")), {})
 
 
-@pytest.mark.parametrize(
-    ("given", "overrides", "flag"),
-    [
+def test_what_the_start_has_decided_already_is_named(settings):
+    for given, overrides, message in (
         (dict(objective="distillation"), {}, "--init: a student"),
         (dict(model="gpt2"), {}, "--model: with --init"),
         (dict(tokenizer="t.json"), {}, "--tokenizer: with --init"),
         ({}, dict(d_ff=3), "--d-ff: with --init"),
-    ],
-)
-def test_what_the_start_has_decided_already_is_named(settings, given, overrides, flag):
-    with pytest.raises(UserError, match=flag):
-        continued_command(dict(init=settings.init) | given, overrides)
+    ):
+        with pytest.raises(UserError, match=message):
+            continued_command(dict(init=settings.init) | given, overrides)
 
 
 def test_a_start_with_new_tokens_and_replay(settings):
@@ -110,17 +107,12 @@ def test_a_start_with_new_tokens_and_replay(settings):
     assert len(run.before) == 4 and run.name == "causal-continued"
 
 
-def test_replay_of_pairs_is_refused(settings):
-    with pytest.raises(UserError, match="--replay"):
-        started(settings, objective="translation", replay=0.1)
-
-
-def test_an_objective_that_does_not_fit_names_those_that_do(settings):
-    with pytest.raises(UserError, match="kind encoder.*kind decoder; it fits --objective causal"):
-        started(settings, objective="masked")
-
-
-def test_a_start_without_a_tokenizer_is_named(settings, tmp_path):
+def test_a_start_that_does_not_fit_is_named(settings, tmp_path):
     save(small.model("causal"), None, tmp_path / "bare")
-    with pytest.raises(UserError, match="bare: no tokenizer in it"):
-        started(settings, init=str(tmp_path / "bare"))
+    for changes, message in (
+        (dict(objective="translation", replay=0.1), "--replay"),
+        (dict(objective="masked"), "kind encoder.*kind decoder; it fits --objective causal"),
+        (dict(init=str(tmp_path / "bare")), "bare: no tokenizer in it"),
+    ):
+        with pytest.raises(UserError, match=message):
+            started(settings, **changes)

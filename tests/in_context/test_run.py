@@ -20,12 +20,6 @@ def settings(**changes) -> PretrainingSettings:
     return with_recipe(PretrainingSettings(**short | dict(steps=1, batch_size=5, device="cpu") | changes))
 
 
-def test_few_shot_documents_are_for_gpt():
-    assert FewShot.fits(settings()) and FewShot.fits(settings(data=("world:few-shot",)))
-    assert not FewShot.fits(settings(data=("world",)))
-    assert not FewShot.fits(settings(objective="masked")), "BERT reads no examples"
-
-
 def test_gpt_on_few_shot_documents_is_told_from_other_gpts(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     folder = FewShot(settings(), dict(d_model=8, n_head=2, d_ff=12)).run()

@@ -293,3 +293,8 @@ def test_what_a_run_reads_from_is_not_overwritten_by_it():
         FromModel(model="./runs/../runs/a/", out="runs/a", overwrite=True)
     FromModel(model="runs/a", out="runs/b", overwrite=True)
     FromModel(model="runs/a", out="runs/a")  # choose_folder says that it exists
+
+
+def test_only_what_is_none_is_filled_in():
+    settings = CommonSettings(seed=0).filled_in(dict(seed=7, out="here", not_a_field=3))
+    assert (settings.seed, settings.out) == (0, "here"), "0 is a value, not a gap"

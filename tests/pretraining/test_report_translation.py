@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from minilm.plumbing.script import table
 from minilm.pretraining.report import HEADER, translation_closing
 from minilm.texts.pairs import Pairs, load_pairs
 from minilm.training.metrics import corpus_bleu, exact_match
@@ -46,7 +45,7 @@ def test_closing_has_the_figures_of_results_json(objective):
     assert all(len(row) == len(HEADER) for row in rows)
     cells = [cell for row in rows for cell in row]
     assert all(value in cells for value in [*BEFORE.values(), *AFTER.values(), *results.values()])
-    assert len(table(rows, HEADER).splitlines()) == len(rows) + 2
+    assert rows[-1][4] == "the source, not translated"
     assert len([line for line in examples if line in sources]) == 5, "five translations"
 
 
@@ -56,12 +55,6 @@ def test_perplexity_is_that_of_the_plain_loss(objective):
     assert columns["perplexity"] == (math.exp(6.4), math.exp(0.4)), "smoothing would add to it"
     assert columns["loss, smoothed (nats)"] == (6.5, 1.6) and columns["loss (nats a token)"] == (6.4, 0.4)
     assert "perplexity" not in BEFORE, "the caller's figures were changed"
-
-
-def test_a_model_that_has_diverged_gets_its_table(objective):
-    metrics = dict(loss=900.0, plain_loss=900.0, bits_per_byte=1.0, accuracy=0.0)
-    found = {row[0]: row[1] for row in translation_closing(objective, "model", metrics, metrics, None)[0]}
-    assert 1e300 < found["perplexity"] < math.inf
 
 
 def test_the_world_is_compared_with_its_dictionary():
@@ -75,13 +68,6 @@ def test_the_world_is_compared_with_its_dictionary():
     by_name = {row[0]: row for row in rows}
     assert by_name["whole texts right"][3] == exact_match(expected, references) < 0.1
     assert "dictionary" in by_name["BLEU"][4]
-
-
-def test_real_pairs_are_compared_with_their_source(objective):
-    rows, results, _ = translation_closing(objective, "model", BEFORE, AFTER, None)
-    sources, references = zip(*PAIRS, strict=True)
-    assert results["baseline_bleu"] == corpus_bleu(sources, references)
-    assert rows[-1][4] == "the source, not translated"
 
 
 def test_examples_show_source_ours_and_reference(objective):

@@ -12,8 +12,17 @@ import pytest
 from minilm import world
 from minilm.plumbing.errors import UserError
 from minilm.texts import corpus as data
-from minilm.texts.corpus import Corpus, cut, draw, hold_out, load_corpus, python_docs, split_by_hash, without
-from minilm.texts.files import one_line
+from minilm.texts.corpus import (
+    Corpus,
+    cut,
+    draw,
+    hold_out,
+    load_corpus,
+    one_line,
+    python_docs,
+    split_by_hash,
+    without,
+)
 
 
 def speeches(n: int, seed: int = 0) -> list[str]:
@@ -307,3 +316,7 @@ def test_this_python_once_and_without_importing_the_library():
     imported = {name for name in set(sys.modules) - before if not name.startswith("pydoc_data")}
     assert not imported, f"reading docstrings imported {sorted(imported)[:5]}"
     assert python_docs() is found, "a second call in a process reads no file again"
+
+
+def test_one_line_keeps_the_words_and_nothing_else():
+    assert one_line("  To\tbe,\n\n or not ") == "To be, or not"

@@ -10,10 +10,6 @@ from minilm.texts import files
 from minilm.texts.files import read_documents, read_jsonl, read_text, string_field, text_files
 
 
-def test_one_line_keeps_the_words_and_nothing_else():
-    assert files.one_line("  To\tbe,\n\n or not ") == "To be, or not"
-
-
 def test_kind_looks_through_gz_and_case():
     kinds = {"x/a.txt": ".txt", "A.B.TXT.GZ": ".txt", "a.jsonl.gz": ".jsonl", "a.gz": "", "a": ""}
     assert {name: files.kind(name) for name in kinds} == kinds

@@ -1,4 +1,8 @@
-"""Grades training/checkpoints.py: when to stop, and what is kept."""
+"""Grades training/checkpoints.py: what is measured, told and kept of a run, and how it is stopped."""
+
+import math
+import signal
+import threading
 
 import pytest
 import small
@@ -8,8 +12,48 @@ from minilm.checkpoint import load_trainer
 from minilm.plumbing.errors import UserError
 from minilm.plumbing.folders import read_log
 from minilm.training import checkpoints
-from minilm.training.checkpoints import EarlyStopping, Run
+from minilm.training.checkpoints import EarlyStopping, Progress, Run, ctrl_c_as_a_wish, evaluate
 from minilm.training.loop import train
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+KINDS = pytest.mark.parametrize("kind", ["causal", "masked"])
+
+
+@KINDS
+def test_evaluate_is_the_mean_over_all_of_the_validation_part(kind):
+    model, objective = small.model(kind, dropout=0.5), small.objective(kind)
+    with torch.no_grad():
+        expected = objective.loss(model.eval(), objective.batch(0, "validation"))[1]
+    model.train()
+    for changes in (dict(batch_size=1), dict(batch_size=2), dict(batch_size=100), dict(accumulate=3)):
+        found = evaluate(model, objective, small.settings(**changes))
+        assert list(found) == list(expected)
+        for name, value in found.items():
+            assert isinstance(value, float)
+            assert value == pytest.approx(float(expected[name]), rel=1e-5), (name, changes)
+
+
+def test_evaluate_leaves_no_trace():
+    model, objective = small.model("masked", dropout=0.5), small.objective("masked")
+    plain_loss, graphs = objective.loss, []
+    objective.loss = lambda model, batch: graphs.append(torch.is_grad_enabled()) or plain_loss(model, batch)
+    for mode in (True, False):
+        model.train(mode)
+        random_state = torch.get_rng_state()
+        evaluate(model, objective, small.settings())
+        assert model.training is mode and model.encoder.training is mode, "the mode must be put back"
+        assert torch.equal(torch.get_rng_state(), random_state), "it drew random numbers"
+    assert all(p.grad is None for p in model.parameters())
+    assert graphs and not any(graphs), "keeping what a gradient would need takes many times the memory"
+
+
+def test_evaluate_takes_no_more_rows_at_once_than_a_step():
+    objective, seen = small.objective("causal"), []
+    plain_loss = objective.loss
+    objective.loss = lambda model, batch: seen.append(len(batch["labels"])) or plain_loss(model, batch)
+    n_row = len(objective.batch(0, "validation")["labels"])
+    evaluate(small.model("causal"), objective, small.settings(batch_size=6, accumulate=2))
+    assert sum(seen) == n_row > 3 and max(seen) <= 3, seen
 
 
 def test_early_stopping_counts_evaluations_without_a_new_lowest_loss():
@@ -42,6 +86,42 @@ def test_the_last_step_is_looked_at_before_the_best_weights_are_put_back(last, k
     torch.nn.init.constant_(model.tokens.weight, 2.0)
     run.finish()
     assert (model.tokens.weight == kept).all(), f"loss {last} at the last step, 2.0 before"
+
+
+def test_a_run_stops_and_keeps_its_best_weights(tmp_path, monkeypatch):
+    validation = iter([5.0, 4.0, 3.0, 3.5, 3.6, 3.7, 3.0])  # before, steps 1 to 4, at the end, of the best
+    monkeypatch.setattr(checkpoints, "evaluate", lambda *_: dict(loss=next(validation)))
+    model, kept = small.model("causal"), []
+    note = EarlyStopping.note
+
+    def noting(self, metrics, model):
+        kept.append({name: value.clone() for name, value in model.state_dict().items()})
+        note(self, metrics, model)
+
+    monkeypatch.setattr(EarlyStopping, "note", noting)
+    settings = small.settings(steps=9, eval_every=1)
+    outcome = train(model, small.objective("causal"), settings, tmp_path, patience=2)
+    assert (outcome["steps"], outcome["after"]["loss"]) == (4, 3.0)
+    small.assert_equal(dict(model.state_dict()), kept[1])
+    state = load_trainer(tmp_path)
+    assert state["step"] == 4 and state["stopping"]["loss"] == 3.0
+    assert [line["loss"] for line in read_log(tmp_path) if line["split"] == "validation"][-1] == 3.0
+
+
+def test_a_resumed_run_remembers_what_was_best(tmp_path):
+    for name, changes in (("whole", {}), ("parts", dict(resume=True))):
+        (tmp_path / name).mkdir()
+        settings = dict(steps=8, eval_every=1, save_every=4, lr=0.3)
+        objective, how = small.objective("causal"), dict(patience=3)
+        if changes:
+            stopped = small.Disturbed(objective, 5, lambda: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                train(small.model("causal"), stopped, small.settings(**settings), tmp_path / name, **how)
+        train(small.model("causal"), objective, small.settings(**settings | changes), tmp_path / name, **how)
+    whole, parts = (load_trainer(tmp_path / name) for name in ("whole", "parts"))
+    assert math.isfinite(whole["stopping"]["loss"])
+    for name in ("stopping", "model"):
+        small.assert_equal(parts[name], whole[name])
 
 
 class Counting:
@@ -83,3 +163,83 @@ def test_an_update_of_its_own_is_logged_told_and_goes_on(tmp_path, capsys):
     capsys.readouterr()
     train(part, Counting(), settings, tmp_path, optimizer=optimizer(part))
     assert "step" not in capsys.readouterr().err, "of a finished run there is no step to tell of"
+
+
+def test_a_report_measures_time_and_speed(tmp_path, monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(checkpoints.time, "perf_counter", lambda: now)
+    told = Progress(tmp_path, small.settings(log_every=2), 3, 50.0, None)
+    metrics, norm = dict(loss=torch.tensor(1.5)), torch.tensor(0.5)
+    told.step(4, metrics, norm, 30, 0.1)
+    now = 104.0
+    assert told.seconds() == 54.0, "the time before an interruption counts"
+    assert told.tokens_per_second() == 7.5
+    told.step(5, metrics, norm, 10, 0.2)
+    told.step(6, metrics, norm, 20, 0.3)
+    first, second = read_log(tmp_path)
+    assert (first["step"], second["step"]) == (4, 6), "a log line every second step"
+    expected = dict(step=6, split="train", loss=1.5, lr=0.3, gradient_norm=0.5, tokens_per_second=15)
+    assert second == expected
+    told.bar.close()
+
+
+def test_evaluations_are_told_to_a_person(tmp_path, capsys):
+    told = Progress(tmp_path, small.settings(), 0, 0.0, None)
+    told.evaluation(5, dict(loss=2.25, accuracy=0.5))
+    told.bar.close()
+    assert "step     5  loss 2.250  accuracy 0.500" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("loss", "norm"), [(math.inf, 1.0), (math.nan, 1.0), (1.0, math.nan), (1.0, -math.inf)]
+)
+def test_loss_and_gradient_are_both_looked_at(loss, norm, tmp_path):
+    told = Progress(tmp_path, small.settings(), 0, 0.0, None)
+    told.step(1, dict(loss=torch.tensor(1.0)), torch.tensor(1.0), 1, 0.1)
+    with pytest.raises(UserError, match="at step 2;"):
+        told.step(2, dict(loss=torch.tensor(loss)), torch.tensor(norm), 1, 0.1)
+
+
+def test_without_a_folder_nothing_is_kept_or_lost(capsys):
+    told = Progress(None, small.settings(log_every=1), 0, 0.0, "from zero")
+    told.step(1, dict(loss=torch.tensor(1.0)), torch.tensor(1.0), 1, 0.1)
+    with pytest.raises(UserError, match="at step 2; nothing was being saved. Try a smaller --lr"):
+        told.step(2, dict(loss=torch.tensor(math.nan)), torch.tensor(1.0), 1, 0.1)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_the_first_signal_only_notes_the_wish(number):
+    for _ in range(2):
+        with ctrl_c_as_a_wish() as wish:
+            assert not wish.stop, "the wish of an earlier run stops this one"
+            signal.raise_signal(number)
+            assert wish.stop
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_the_second_signal_ends_at_once(number):
+    with pytest.raises(KeyboardInterrupt), ctrl_c_as_a_wish():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(number)
+        raise AssertionError("the second signal did not end the block")
+
+
+def test_the_handlers_are_put_back_however_the_block_ends():
+    handlers = [signal.getsignal(number) for number in SIGNALS]
+    with pytest.raises(ZeroDivisionError), ctrl_c_as_a_wish():
+        assert [signal.getsignal(number) for number in SIGNALS] != handlers
+        raise ZeroDivisionError
+    assert [signal.getsignal(number) for number in SIGNALS] == handlers
+
+
+def test_outside_the_main_thread_signals_are_left_alone():
+    handlers, seen = [signal.getsignal(number) for number in SIGNALS], []
+
+    def work():
+        with ctrl_c_as_a_wish() as wish:
+            seen.append((wish.stop, [signal.getsignal(number) for number in SIGNALS]))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [(False, handlers)]

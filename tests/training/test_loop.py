@@ -9,7 +9,7 @@ import torch
 from minilm.plumbing.folders import read_log
 from minilm.training import loop as training
 from minilm.training.loop import learning_rate, make_optimizer, train, train_step
-from minilm.training.objective import IGNORED, add_metrics, micro_batches
+from minilm.training.objective import IGNORED
 
 KINDS = pytest.mark.parametrize("kind", ["causal", "masked"])
 
@@ -22,21 +22,25 @@ class Recorder(torch.optim.SGD):
 
 
 def gradient_of(model, objective, step=0, process=(0, 1), **changes) -> tuple:
-    """Return the gradient, the metrics and the norm of `train_step`."""
+    """Return the gradient, the metrics, the norm and the number of tokens of `train_step`."""
     optimizer = Recorder(model.parameters(), lr=0.0)
     settings = small.settings(**{"clip": 0.0} | changes)
-    metrics, norm, *_ = train_step(model, objective, optimizer, settings, step, *process)
-    return optimizer.gradient, metrics, norm
+    metrics, norm, n_token, _ = train_step(model, objective, optimizer, settings, step, *process)
+    return optimizer.gradient, metrics, norm, n_token
 
 
 def flat(model) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
-def test_warm_up_rises_in_a_line_to_the_peak():
-    settings = small.settings(steps=10, warmup=4, lr=2.0)
-    rates = [learning_rate(step, settings) for step in range(4)]
-    assert rates == pytest.approx([0.5, 1.0, 1.5, 2.0]), "step 0 must already move; the last one is the peak"
+@pytest.mark.parametrize(
+    ("steps", "warmup", "rates"),
+    [(10, 4, [0.25, 0.5, 0.75, 1.0]), (3, 10, [0.1, 0.2, 0.3]), (4, 0, [1.0, 0.75, 0.5, 0.25])],
+)
+def test_warm_up_rises_in_a_line_to_the_peak(steps, warmup, rates):
+    settings = small.settings(steps=steps, warmup=warmup, lr=1.0)
+    found = [learning_rate(step, settings) for step in range(len(rates))]
+    assert found == pytest.approx(rates), "step 0 must already move; the last one of the warm-up is the peak"
 
 
 @pytest.mark.parametrize("warmup", [1, 4, 9])
@@ -55,23 +59,6 @@ def test_each_schedule_is_its_formula(warmup):
             assert learning_rate(n - 1, settings) == pytest.approx(rate), (schedule, n)
 
 
-def test_the_last_step_still_moves_the_weights():
-    for schedule in ("linear", "cosine"):
-        settings = small.settings(steps=100, warmup=10, schedule=schedule, lr=1.0)
-        assert 0 < learning_rate(99, settings) < 0.02, schedule
-
-
-def test_no_warm_up_starts_at_the_peak():
-    settings = small.settings(steps=4, warmup=0, lr=1.0)
-    assert [learning_rate(step, settings) for step in range(4)] == pytest.approx([1.0, 0.75, 0.5, 0.25])
-
-
-def test_a_run_shorter_than_its_warm_up_stays_below_the_peak():
-    for schedule in ("linear", "cosine", "inverse-sqrt", "constant"):
-        settings = small.settings(steps=3, warmup=10, lr=1.0, schedule=schedule)
-        assert [learning_rate(step, settings) for step in range(3)] == pytest.approx([0.1, 0.2, 0.3])
-
-
 def test_each_step_uses_its_learning_rate(tmp_path):
     settings = small.settings(log_every=1)
     train(small.model("causal"), small.objective("causal"), settings, tmp_path)
@@ -84,17 +71,35 @@ def test_each_step_uses_its_learning_rate(tmp_path):
     assert longest == pytest.approx(1.5e-3, rel=1e-2), "the first of two warm-up steps moves by lr / 2"
 
 
-def test_weight_decay_is_for_matrices_only():
-    model = small.model("masked")
-    decayed, plain = make_optimizer(model, 0.3).param_groups
-    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.3, 0.0)
-    names = {id(p): name for name, p in model.named_parameters()}
-    decayed, plain = ({names[id(p)] for p in group["params"]} for group in (decayed, plain))
-    assert decayed | plain == set(names.values()) and not decayed & plain
-    assert all(name.endswith("weight") for name in decayed)
-    assert "tokens.weight" in decayed
-    assert all("norm" in name or name.endswith("bias") for name in plain), plain
-    assert plain, "no norm and no bias was found"
+def halves(name: str) -> tuple[float, int]:
+    """Biases at half the rate; the embeddings from step 2 on."""
+    return (0.5 if name.endswith("bias") else 1.0), (2 if name.startswith("tokens") else 0)
+
+
+def test_every_moving_weight_is_in_one_group_with_its_rate_and_decay():
+    model, settings = small.model("causal"), small.settings()
+    for optimizer, expected in (
+        (make_optimizer(model, 0.3), lambda name: (1.0, 0)),
+        (make_optimizer(model, 0.3, halves), halves),
+    ):
+        assert isinstance(optimizer, torch.optim.AdamW), "Adam would couple the decay to the gradient"
+        weights = [(id(p), group) for group in optimizer.param_groups for p in group["params"]]
+        held = dict(weights)
+        assert len(held) == len(weights) == len([*model.parameters()])
+        for name, p in model.named_parameters():
+            group = held[id(p)]
+            assert (group["share"], group["first_step"]) == expected(name)
+            assert group["weight_decay"] == (0.3 if p.dim() >= 2 else 0.0), "decay is for matrices only"
+            assert group["betas"] == (0.9, 0.98), "those of the Transformer"
+    for step in (0, 1, 2):
+        before = model.tokens.weight.detach().clone()
+        train_step(model, small.objective("causal"), optimizer, settings, step)
+        rate = learning_rate(step, settings)
+        for group in optimizer.param_groups:
+            rests = step < group["first_step"]
+            assert group["lr"] == (0.0 if rests else pytest.approx(rate * group["share"]))
+        moved = not torch.equal(model.tokens.weight, before)
+        assert moved == (step == 2), "a weight that rests must not decay either"
 
 
 def test_frozen_weights_do_not_move():
@@ -110,33 +115,6 @@ def test_frozen_weights_do_not_move():
         assert torch.equal(p, before[name]) == (name in ("tokens.weight", "pooler.bias")), name
 
 
-def test_the_betas_are_those_of_the_transformer():
-    optimizer = make_optimizer(small.model("causal"), 0.1)
-    assert isinstance(optimizer, torch.optim.AdamW), "Adam would couple the decay to the gradient"
-    assert all(group["betas"] == (0.9, 0.98) for group in optimizer.param_groups)
-
-
-@pytest.mark.parametrize("n", [1, 2, 3, 7, 10])
-def test_micro_batches_lose_no_row(n):
-    batch = dict(a=torch.arange(7), n_label=torch.tensor(5.0), b=torch.arange(14).view(7, 2))
-    parts = micro_batches(batch, n)
-    assert len(parts) == min(n, 7)
-    for name in ("a", "b"):
-        assert torch.equal(torch.cat([part[name] for part in parts]), batch[name]), "a row was lost or moved"
-    sizes = [len(part["a"]) for part in parts]
-    assert max(sizes) - min(sizes) <= 1 and min(sizes) > 0, sizes
-    assert all(part["n_label"] == 5.0 for part in parts), "a denominator must stay that of the whole batch"
-
-
-def test_add_metrics_adds_and_lets_go_of_the_graph():
-    totals = {}
-    for value in (1, 2.5):
-        add_metrics(totals, dict(loss=torch.tensor(float(value), requires_grad=True) * 2))
-    add_metrics(totals, dict(right=torch.tensor(3)))
-    assert {name: float(value) for name, value in totals.items()} == dict(loss=7.0, right=3.0)
-    assert not totals["loss"].requires_grad, "metrics that keep the graph keep all its memory"
-
-
 @KINDS
 def test_micro_batches_give_the_gradient_of_one_batch(kind):
     objective = small.objective(kind)
@@ -150,19 +128,14 @@ def test_micro_batches_give_the_gradient_of_one_batch(kind):
     expected = torch.cat([p.grad.flatten() for p in model.parameters()])
     model.zero_grad()
     for k in (1, 2, 3, 7):
-        gradient, totals, norm = gradient_of(model, objective, step=3, accumulate=k)
+        gradient, totals, norm, n_token = gradient_of(model, objective, step=3, accumulate=k)
+        assert n_token == batch["input_ids"].numel(), "of all micro-batches, padding included"
         error = float((gradient - expected).abs().max())
         assert error < 1e-6, f"{k} micro-batches: a mean of means is not the mean of all ({error})"
         assert float(norm) == pytest.approx(float(expected.norm()), rel=1e-5)
         for name, value in metrics.items():
             assert float(totals[name]) == pytest.approx(float(value.detach()), rel=1e-5), name
         assert all(p.grad is None for p in model.parameters()), "a gradient is left over for the next step"
-
-
-def test_a_step_counts_all_tokens_of_its_batch():
-    objective, model = small.objective("causal"), small.model("causal")
-    n = train_step(model, objective, Recorder(model.parameters(), lr=0), small.settings(accumulate=3), 0)[2]
-    assert n == small.BATCH_SIZE * small.CONTEXT
 
 
 @KINDS
@@ -176,7 +149,7 @@ def test_with_all_labels_ignored_the_loss_is_0_and_the_gradient_finite(kind):
 
     objective, model = small.objective(kind), small.model(kind)
     objective.__class__ = Empty
-    gradient, metrics, _ = gradient_of(model, objective)
+    gradient, metrics, *_ = gradient_of(model, objective)
     assert float(metrics["loss" if kind == "causal" else "masked_loss"]) == 0.0
     assert torch.isfinite(gradient).all()
     if kind == "causal":
@@ -187,9 +160,9 @@ def test_with_all_labels_ignored_the_loss_is_0_and_the_gradient_finite(kind):
 
 def test_clipping_shortens_the_gradient_and_keeps_its_direction():
     model, objective = small.model("causal"), small.objective("causal")
-    whole, _, norm = gradient_of(model, objective)
+    whole, _, norm, _ = gradient_of(model, objective)
     assert float(norm) == pytest.approx(float(whole.norm()), rel=1e-5)
-    short, _, norm_before = gradient_of(model, objective, clip=0.01)
+    short, _, norm_before, _ = gradient_of(model, objective, clip=0.01)
     assert float(short.norm()) == pytest.approx(0.01, rel=1e-3)
     assert torch.allclose(short / 0.01, whole / whole.norm(), atol=1e-4)
     assert float(norm_before) == pytest.approx(float(norm)), "the log shows the length before clipping"

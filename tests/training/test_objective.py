@@ -14,8 +14,10 @@ from minilm.texts.corpus import Corpus
 from minilm.training.objective import (
     IGNORED,
     Objective,
+    add_metrics,
     autocast,
     count_correct,
+    micro_batches,
     notes_on_cuts,
     perplexity,
     summed_cross_entropy,
@@ -59,6 +61,7 @@ class Plain(Objective):
 def test_batch_is_a_function_of_seed_split_and_step(make):
     objective = make()
     first = objective.batch(7, "train")
+    assert len(first["input_ids"]) == 5 and first["input_ids"].shape[1] <= 61
     for step in (0, 7, 8):
         objective.batch(step, "validation")
         objective.batch(step, "train")
@@ -66,15 +69,8 @@ def test_batch_is_a_function_of_seed_split_and_step(make):
     assert equal(make().batch(7, "train"), first), "another object with the same seed gives another batch"
     assert not equal(objective.batch(8, "train"), first), "another step gives the same batch"
     assert not equal(make(seed=4).batch(7, "train"), first), "another seed gives the same batch"
-    assert not equal(objective.batch(7, "validation"), first)
-
-
-def test_validation_batch_is_the_same_at_every_step(make):
-    objective = make()
-    for step in (1, 8):
-        assert equal(objective.batch(step, "validation"), objective.batch(0, "validation")), (
-            "figures taken at different steps must be about the same batch"
-        )
+    assert not equal(validation := objective.batch(7, "validation"), first)
+    assert equal(objective.batch(0, "validation"), validation), "at all steps the figures are of one batch"
 
 
 def test_batches_never_read_the_other_split(make, documents, tagged_corpus):
@@ -98,31 +94,11 @@ def test_batches_leave_global_random_states_alone(make):
     assert before == after, "making a batch must not move a global random state: dropout would change"
 
 
-def test_training_batches_have_the_batch_size_and_fit_the_context(make):
-    for step in range(3):
-        B, T = make().batch(step, "train")["input_ids"].shape
-        assert B == 5 and T <= 61
-
-
-def test_generator_differs_by_seed_split_and_step(byte_bpe):
-    def draw(seed, step, split):
-        return Plain(byte_bpe, 8, 2, seed).generator(step, split).integers(2**62)
-
-    assert draw(3, 7, "train") == draw(3, 7, "train")
-    others = [draw(4, 7, "train"), draw(3, 8, "train"), draw(3, 7, "validation"), draw(7, 3, "train")]
-    assert len({draw(3, 7, "train"), draw(3, 0, "train"), *others}) == 6
-    assert draw(3, 7, "validation") == draw(3, 0, "validation")
-
-
 @pytest.mark.parametrize("text", ["", "D3 s1 été.", "日本 été \U0001f600 tree"])
 def test_token_bytes_are_those_of_the_text(text, bpe):
     token_bytes = Plain(bpe, 8, 2).token_bytes
     assert token_bytes.shape == (len(bpe.vocab),)
     assert token_bytes[bpe.encode(text)].sum() == len(text.encode()), "count UTF-8 bytes, not characters"
-
-
-def test_special_tokens_have_no_bytes(bpe):
-    token_bytes = Plain(bpe, 8, 2).token_bytes
     assert [token_bytes[bpe.special_id(token)] for token in bpe.special_tokens] == [0] * 6
 
 
@@ -143,19 +119,35 @@ def test_an_objective_needs_batch_and_loss(byte_bpe):
         Half(byte_bpe, 8, 2)
 
 
+@pytest.mark.parametrize("n", [1, 2, 3, 7, 10])
+def test_micro_batches_lose_no_row(n):
+    batch = dict(a=torch.arange(7), n_label=torch.tensor(5.0), b=torch.arange(14).view(7, 2))
+    parts = micro_batches(batch, n)
+    assert len(parts) == min(n, 7)
+    for name in ("a", "b"):
+        assert torch.equal(torch.cat([part[name] for part in parts]), batch[name]), "a row was lost or moved"
+    sizes = [len(part["a"]) for part in parts]
+    assert max(sizes) - min(sizes) <= 1 and min(sizes) > 0, sizes
+    assert all(part["n_label"] == 5.0 for part in parts), "a denominator must stay that of the whole batch"
+
+
+def test_add_metrics_adds_and_lets_go_of_the_graph():
+    totals = {}
+    for value in (1, 2.5):
+        add_metrics(totals, dict(loss=torch.tensor(float(value), requires_grad=True) * 2))
+    add_metrics(totals, dict(right=torch.tensor(3)))
+    assert {name: float(value) for name, value in totals.items()} == dict(loss=7.0, right=3.0)
+    assert not totals["loss"].requires_grad, "metrics that keep the graph keep all its memory"
+
+
 def test_tensors_are_int64_and_plain_numbers_0d_floats():
-    out = tensors(
-        dict(ids=np.array([[1, 2]], dtype=np.int32), flags=np.array([True]), n=3, m=np.int64(2**20))
-    )
+    ids = np.array([[1, 2]])
+    tensors(dict(ids=ids))["ids"].zero_()
+    assert ids.tolist() == [[1, 2]], "whoever changes a batch would change the text"
+    out = tensors(dict(ids=ids.astype(np.int32), flags=np.array([True]), n=3, m=np.int64(2**20)))
     assert out["ids"].dtype == out["flags"].dtype == torch.int64 and out["ids"].tolist() == [[1, 2]]
     assert out["n"].shape == out["m"].shape == () and out["n"].dtype == torch.float32
     assert out["n"] == 3 and out["m"] == 2**20
-
-
-def test_tensors_do_not_share_memory_with_the_stream():
-    ids = np.arange(4)
-    tensors(dict(ids=ids))["ids"].zero_()
-    assert ids.tolist() == [0, 1, 2, 3], "whoever changes a batch would change the text"
 
 
 def test_bf16_is_for_matrix_products_and_on_request():
