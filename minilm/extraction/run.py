@@ -77,15 +77,14 @@ def extract_features(given: dict) -> Path:
     parts = {} if settings.tokens else read_parts(settings.data, settings.test, asked, settings.seed)
     settings = replace(settings, probe=asked is not False and "test" in parts)
     source, model, tokenizer = start_model(settings.model, "masked", settings)
-    config = model.config
     for stack in filter(None, (model.encoder, model.decoder) if settings.compile else ()):
         stack.compile(dynamic=True)
-    whose = " (the states are the encoder's)" if config.kind == "encoder-decoder" else ""
-    print(f"Reading {source}: {config.kind}{whose}, {n_layer(config)} blocks.")
-    if config.kind == "decoder" and settings.pooling == "cls":
+    whose = " (the states are the encoder's)" if model.config.kind == "encoder-decoder" else ""
+    print(f"Reading {source}: {model.config.kind}{whose}, {n_layer(model.config)} blocks.")
+    if model.config.kind == "decoder" and settings.pooling == "cls":
         print("cls: a decoder's first token sees itself alone, so all texts look alike; take last or mean.")
-    layers = range(n_layer(config) + 1) if settings.layer == "all" else [settings.layer]
-    readings = [reading(config, layer, settings.pooling) for layer in layers]
+    layers = range(n_layer(model.config) + 1) if settings.layer == "all" else [settings.layer]
+    readings = [reading(model.config, layer, settings.pooling) for layer in layers]
     folder, began = begin("features", settings), time.perf_counter()
     how = dict(tokens_per_batch=settings.tokens_per_batch, precision=settings.precision, progress=True)
     read = token_columns if settings.tokens else text_columns
@@ -201,7 +200,8 @@ def read_examples(path: str) -> list[Example]:
             raise UserError(f"{path}: no text in it")
         return [(text, None) for text in texts]
     if kind(file) == ".jsonl" and not any("label" in record for _, record in read_jsonl(file)):
-        return [(text, None) for (text,) in read_table(file, ("text",))[0]]
+        read_table(file, ("text",))  # or UserError, for an empty text
+        return [(record["text"], None) for _, record in read_jsonl(file)]
     return read_table(file, ("text", "label"))[0]
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import small
 
+import minilm
 from minilm import world
 from minilm.extraction import run
 from minilm.extraction.features import Reading, checked_rows, extract, extract_tokens
@@ -61,11 +62,9 @@ def test_tables_have_labels_and_documents_none():
         write("a.jsonl", "".join(f'{{"text": "{text}", "label": "{label}"}}\n' for text, label in rows)),
     ):
         assert read_examples(name) == rows
-    for name in (
-        write("b.txt", "Ana sat.\n\nRui ran.\n"),
-        write("b.jsonl", '{"text": "Ana sat."}\n\n{"text": "Rui ran."}\n'),
-    ):
-        assert read_examples(name) == [("Ana sat.", None), ("Rui ran.", None)]
+    plain = write("b.txt", "Ana sat.\n\nRui ran.\n")
+    records = write("b.jsonl", '{"text": "Ana sat."}\n\n{"text": "Rui ran."}\n')
+    assert read_examples(plain) == read_examples(records) == [("Ana sat.", None), ("Rui ran.", None)]
     assert len(read_examples(".")) == 6, "a folder is its .txt and .jsonl files"
 
 
@@ -161,6 +160,17 @@ def test_the_columns_have_an_entry_a_text():
 
 def token_columns(layer: int, **changes) -> tuple[dict, dict]:
     return run.token_columns(settings(**changes), MODEL, TOKENIZER, {}, [Reading(layer, "mean")], {})[:2]
+
+
+def test_texts_that_are_cut_are_counted_once(capsys):
+    minilm.save(MODEL, TOKENIZER, "model")
+    texts = ["Ana sells bread. " * 20, "Ana.", "Rui sells bread. " * 20]
+    data = write("long.jsonl", "".join(f'{{"text": "{text}"}}\n' for text in texts))
+    folder = run.extract_features(dict(model="model", data=data))
+    assert capsys.readouterr().err == "2 of 3 texts are longer than 24 tokens: cut.\n"
+    assert np.load(folder / run.FEATURES)["texts"].tolist() == texts
+    with pytest.raises(UserError, match="--similar: an empty query"):
+        run.ExtractionSettings(similar=" ")
 
 
 def test_columns_of_a_conll_file():

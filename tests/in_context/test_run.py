@@ -8,7 +8,7 @@ import small
 
 import minilm
 from minilm.in_context import questions as in_context
-from minilm.in_context.run import FewShot, PromptSettings, make_study, report
+from minilm.in_context.run import FewShot, PromptSettings, answer_prompts, make_study, report
 from minilm.in_context.study import Interval, Study
 from minilm.plumbing.errors import UserError
 from minilm.pretraining import run
@@ -94,9 +94,11 @@ def test_files_that_cannot_be_asked_are_named(files):
         files()
 
 
-def test_the_figures_are_those_of_most_examples(files, monkeypatch, decoder):
+def test_the_figures_are_those_of_most_examples(files, monkeypatch, decoder, capsys):
     model, tokenizer = decoder(small.tokenizer().vocab_size), small.tokenizer()
     minilm.save(model, tokenizer, "model")
+    answer_prompts(PromptSettings(model="model", prompt="Ana sells", max_new_tokens=2))
+    assert capsys.readouterr().out.startswith("Ana sells"), "a decoder goes on with the prompt"
     rows = [("new_pairings", c) for c in ("gold", "shuffled", "random")]
     rows += [("nonce_keys", "gold"), ("story_items", "gold")]
     found = {
