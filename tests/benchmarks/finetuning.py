@@ -28,6 +28,8 @@ N_ROW, LENGTH, N_CLASS, N_TURN = 4, 64, 3, 12
 class SameBatch:
     """One batch for every step, and the loss of `Classification`."""
 
+    update = None  # its step is that of the loop
+
     def __init__(self):
         ids = torch.randint(1000, 30000, (N_ROW, LENGTH)).tolist()
         texts = RaggedRows(ids, n_first=[LENGTH] * N_ROW)
