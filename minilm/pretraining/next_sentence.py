@@ -115,8 +115,8 @@ class SentencePairs(SentenceRuns):
         second = chosen if rng is None else self.second_runs(chosen, rng)
         ids = []
         for i, j in zip(chosen, second, strict=True):
-            a, b = self.ids[self.start[i] : self.border[i]], self.ids[self.border[j] : self.end[j]]
-            ids.append([self.cls, *a.tolist(), self.sep, *b.tolist(), self.sep])
+            a = self.ids[self.start[i] : self.border[i]].tolist()
+            ids.append([self.cls, *a, self.sep, *self.text_b(j), self.sep])
         ids = padded(ids, self.pad, self.context)
         real, is_sep = ids != self.pad, ids == self.sep  # (B, T)
         segments = (is_sep.cumsum(1) - is_sep > 0) & real  # 1 behind the first [SEP]
@@ -140,12 +140,15 @@ class SentencePairs(SentenceRuns):
     def may_be_false(self, run: int, other: int) -> bool:
         """Return whether the B of another run may stand behind the A of this one as a false one."""
         room = self.context - 3 - self.a_lengths[run]
-        b, other_b = (self.ids[self.border[i] : self.end[i]] for i in (run, other))
         return (
             self.document_of[other] != self.document_of[run]
-            and not np.array_equal(other_b, b)  # other words too, not just elsewhere
             and self.b_lengths[other] <= room  # a false B is never cut to fit: that would give it away
+            and self.text_b(other) != self.text_b(run)  # other words too, not just elsewhere
         )
+
+    def text_b(self, run: int) -> list[int]:
+        """Return the tokens of a run's B."""
+        return self.ids[self.border[run] : self.end[run]].tolist()
 
 
 class PackedSentences(SentenceRuns):
