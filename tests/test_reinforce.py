@@ -65,12 +65,6 @@ def results(folder: str) -> dict:
     return json.loads(Path(folder, "results.json").read_text(encoding="utf-8"))
 
 
-PROMISED = {
-    *("reward_accuracy", "judge_before", "judge_after", "win_rate", "kl", "distinct_ratio", "hacked_judge"),
-    *("sequences_per_second", "seconds", "seed"),
-}
-
-
 def write_pairs(n: int = 30) -> None:
     names = [f"Ana {i}" for i in range(n)]
     records = [dict(prompt=f"{name} likes", chosen="bread.", rejected="a lamp.") for name in names]
@@ -82,7 +76,9 @@ def test_the_default_shows_reward_ppo_hack_and_dpo(script):
     code, out, err = script()
     assert code == 0, err
     found = results("runs/reinforce")
-    assert set(found) >= PROMISED and all(math.isfinite(value) for value in found.values())
+    promised = "reward_accuracy judge_before judge_after win_rate kl distinct_ratio hacked_judge dpo_judge"
+    assert set(found) >= {*promised.split(), "sequences_per_second", "seconds", "seed"}
+    assert all(math.isfinite(value) for value in found.values())
     assert found["reward_accuracy_low"] <= found["reward_accuracy"] <= found["reward_accuracy_high"]
     header = next(text for text in out.splitlines() if "start" in text and "kl 0" in text)
     assert header.split() == ["start", "ppo", "kl", "0", "dpo"]
@@ -111,16 +107,6 @@ def test_without_a_gpt_the_default_one_is_trained_first(script, monkeypatch):
     assert code == 0, err
     assert asked[0][:3] == ("causal", 3, "cpu")
     assert json.loads(Path("runs/reinforce/settings.json").read_text())["model"] == "gpt"
-
-
-def test_dpo_in_the_same_table(script):
-    code, _, err = script("--algorithm dpo")
-    assert code == 0, err
-    promised = {"judge_before", "judge_after", "win_rate", "kl", "distinct_ratio", "reward_accuracy"}
-    found = results("runs/reinforce")
-    assert promised <= set(found) and found["kl"] != 0
-    before, after = (minilm.load(name)[0].state_dict() for name in ("runs/causal", "runs/reinforce"))
-    assert any(not torch.equal(before[name], after[name]) for name in before), "the policy was not saved"
 
 
 def test_the_user_s_pairs_and_prompts(script):
@@ -204,8 +190,6 @@ def test_an_interrupted_run_goes_on_bit_for_bit(script, interrupted, flags, at, 
         ("--preferences holes.jsonl", "line 1: .*'rejected'"),
         ("--preferences absent.jsonl --model nowhere", "absent.jsonl: no such file"),
         ("--reward-function no_such_rules:f", "cannot import .*no_such_rules"),
-        ("--resume --out nowhere", "nothing to continue, no trainer.pt in nowhere"),
-        ("--kll 0.1", "unknown flag --kll"),
     ],
 )
 def test_mistakes_are_one_line_and_cost_nothing(script, flags, message):
@@ -219,20 +203,3 @@ def test_mistakes_are_one_line_and_cost_nothing(script, flags, message):
     code, _, err = script(flags)
     assert code == 2 and re.search(message, err) and len(err.strip().splitlines()) == 1, err
     assert not Path("runs/reinforce").exists(), "the mistake was found too late"
-
-
-def test_a_rule_that_fails_keeps_the_last_checkpoint(script):
-    Path("late_rules_of_the_test.py").write_text(
-        "calls = []\n\ndef late(prompt, answer):\n    calls.append(1)\n"
-        "    return float('nan') if len(calls) > 70 + 7 + 3 * 6 else 1.0\n"
-    )
-    code, _, err = script("--reward-function late_rules_of_the_test:late --out run")
-    assert code == 2 and "step 4: the reward function gave nan" in err and "keeps the last checkpoint" in err
-    assert load_trainer("run")["step"] == 2 and not Path("run/results.json").exists()
-
-
-def test_an_existing_folder_is_not_overwritten(script):
-    assert script("--out here --no-contrast")[0] == 0
-    code, _, err = script("--out here")
-    assert code == 2 and "--overwrite" in err
-    assert script("--out here --no-contrast --overwrite")[0] == 0

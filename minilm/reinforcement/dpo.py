@@ -16,8 +16,6 @@ from .rollout import Environment
 class DirectPreference(PairObjective):
     """The policy's own log-probability, beside the reference's, is the reward of a Bradley-Terry model."""
 
-    name = "dpo"
-
     def __init__(self, preferences, env: Environment, batch_size: int, seed: int = 0, beta: float = 0.1):
         super().__init__(preferences, env, batch_size, seed)
         self.beta = beta

@@ -94,7 +94,7 @@ class PPO:
         scores = env.reward.scores(rollout, texts)  # (B,)
         # Advantage: how much better each token turned out than its value had said.
         batch = make_batch(rollout, scores, self.state, details)
-        metrics = self.measure(rollout, scores, texts, batch)
+        metrics = self.describe(rollout, scores, texts, batch)
         self.watch(metrics["kl"], step, settings.lr)
         # Update, in several passes over the same answers: they are too dear to be used once.
         lr = learning_rate(step, settings, details.anneal)
@@ -104,7 +104,7 @@ class PPO:
         norm = learnt.pop("gradient_norm")
         return metrics | learnt, norm, rollout.ids.numel(), lr
 
-    def measure(self, rollout: Rollout, scores: Tensor, texts: list, batch: dict) -> dict[str, float]:
+    def describe(self, rollout: Rollout, scores: Tensor, texts: list, batch: dict) -> dict[str, float]:
         """Return the metrics of the answers of a step; those of the update are in `ppo_loss`.
 
         reward: mean score of the answers, in deviations of the reference's own (KL not subtracted).

@@ -54,8 +54,6 @@ class RewardModel(nn.Module):
 class BradleyTerry(PairObjective):
     """What a reward model learns: the reward of a whole text."""
 
-    name = "reward"
-
     def rewards(self, model: RewardModel, batch: dict[str, Tensor]) -> Tensor:
         """Return the rewards of both texts of each pair, (B, 2)."""
         ids, mask = (batch[name].flatten(0, 1) for name in ("input_ids", "attention_mask"))  # (2 B, T)

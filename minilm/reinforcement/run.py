@@ -68,15 +68,14 @@ class Reinforcement:
         s = self.settings
         return kind(self.preferences, self.env, s.reward_batch_size, s.seed, *arguments)
 
-    def stage(self, folder: Path | None, settings: ReinforceSettings, **changes) -> TrainingSettings:
+    def stage(self, folder: Path | None, s: ReinforceSettings, **changes) -> TrainingSettings:
         """Return the settings of a training: in a folder that has a checkpoint, with --resume, it goes on."""
-        resume = bool(folder) and settings.resume and (folder / TRAINER).exists()
-        resume = resume and load_trainer(folder)["step"] > 0
-        if folder and folder != self.folder and not resume:
+        goes_on = folder and s.resume and (folder / TRAINER).exists() and load_trainer(folder)["step"] > 0
+        if folder and folder != self.folder and not goes_on:
             choose_folder("", str(folder), overwrite=True)
-        names = {field.name for field in fields(TrainingSettings)} & set(vars(settings))
-        values = {name: getattr(settings, name) for name in names} | changes
-        return TrainingSettings(**values | dict(resume=resume))
+        names = {field.name for field in fields(TrainingSettings)} & set(vars(s))
+        values = {name: getattr(s, name) for name in names} | changes
+        return TrainingSettings(**values | dict(resume=bool(goes_on)))
 
     def train_on_pairs(self, model, objective, folder: Path, steps: int, lr: float) -> dict:
         """Train a reward model, or a policy by DPO."""

@@ -36,16 +36,10 @@ def move(model, size: float = 0.05) -> None:
 
 def plain_pairs(n: int, seed: int = 0) -> list[tuple[str, str, str]]:
     """Return pairs in which the answer about bread is preferred to the one about a lamp."""
-    draw = random.Random(seed)
-    names, ends = ["Ana", "Rui", "The old baker", "Ana and Rui"], [".", " on Monday."]
-    return [
-        (
-            f"{draw.choice(names)} {draw.choice(['sells', 'found', 'likes'])}",
-            "bread" + draw.choice(ends),
-            "a lamp" + draw.choice(ends),
-        )
-        for _ in range(n)
-    ]
+    draw, ends = random.Random(seed), [".", " on Monday."]
+    names, verbs = ["Ana", "Rui", "The old baker", "Ana and Rui"], ["sells", "found", "likes"]
+    prompts = (f"{draw.choice(names)} {draw.choice(verbs)}" for _ in range(n))
+    return [(prompt, "bread" + draw.choice(ends), "a lamp" + draw.choice(ends)) for prompt in prompts]
 
 
 class MeanId:
@@ -82,10 +76,8 @@ def moved(gpt):
 @pytest.fixture
 def preferences():
     """Pairs and prompts; the judge likes a text that has "e"."""
-    other = ["Ana likes bread. Ana", "Two red pens"]
-    return Preferences(
-        "plain", plain_pairs(40), plain_pairs(9, seed=1), PROMPTS, other, lambda text: "e" in text
-    )
+    other, judge = ["Ana likes bread. Ana", "Two red pens"], lambda text: "e" in text
+    return Preferences("plain", plain_pairs(40), plain_pairs(9, seed=1), PROMPTS, other, judge)
 
 
 @pytest.fixture
@@ -98,10 +90,8 @@ def settings():
     """Settings of a short run; call it with what is to differ."""
 
     def make(**changes) -> ReinforceSettings:
-        short = dict(
-            steps=4, batch_size=6, max_new_tokens=7, log_every=2, save_every=2, lr=3e-3, device="cpu"
-        )
-        short |= dict(warmup=0, reward_steps=3, reward_batch_size=4, dpo_steps=3, n_pairs=20)
+        short = dict(steps=4, batch_size=6, max_new_tokens=7, log_every=2, save_every=2, lr=3e-3, warmup=0)
+        short |= dict(reward_steps=3, reward_batch_size=4, dpo_steps=3, device="cpu")
         return ReinforceSettings(**short | changes)
 
     return make
@@ -109,13 +99,10 @@ def settings():
 
 @pytest.fixture
 def env(gpt, preferences, rule):
-    tokenizer = small.tokenizer()
-    prompts, test = (
-        encode_prompts(tokenizer, texts, gpt.config, 7)
-        for texts in (preferences.prompts, preferences.test_prompts)
-    )
+    both = preferences.prompts, preferences.test_prompts
+    prompts = (encode_prompts(small.tokenizer(), texts, gpt.config, 7) for texts in both)
     reference = copy.deepcopy(gpt).requires_grad_(False)
-    return Environment(tokenizer, reference, rule, 7, prompts, test, preferences.judge, MeanId())
+    return Environment(small.tokenizer(), reference, rule, 7, *prompts, preferences.judge, MeanId())
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import torch
 
 from minilm.reinforcement.dpo import DirectPreference, answer_log_probabilities
 from minilm.training.loop import train
-from minilm.training.objective import micro_batches
 
 TOKENIZER = small.tokenizer()
 
@@ -60,11 +59,6 @@ def test_the_loss_equals_the_formula(gpt, moved, objective):
     assert metrics["accuracy"].item() == pytest.approx(sum(margin > 0 for margin in margins) / 5)
 
 
-def test_at_the_start_the_loss_is_log_2(gpt, objective):
-    loss, metrics = objective.loss(gpt, objective.batch(3, "train"))
-    assert loss.item() == pytest.approx(math.log(2), abs=1e-6) and metrics["margin"] == 0
-
-
 def test_the_reference_gets_no_gradient_and_does_not_move(gpt, objective, tmp_path):
     before = copy.deepcopy(objective.reference.state_dict())
     outcome = train(gpt, objective, small.settings(steps=15, batch_size=5, lr=1e-2), tmp_path, TOKENIZER)
@@ -72,10 +66,5 @@ def test_the_reference_gets_no_gradient_and_does_not_move(gpt, objective, tmp_pa
     assert outcome["after"]["accuracy"] == 1 and outcome["after"]["loss"] < outcome["before"]["loss"]
 
 
-def test_parts_of_a_batch_add_up(moved, objective):
-    batch = objective.batch(0, "train")
-    whole = objective.loss(moved, batch)[1]
-    parts = [objective.loss(moved, part)[1] for part in micro_batches(batch, 3)]
-    for name in whole:
-        total = sum(part[name].item() for part in parts)
-        assert total == pytest.approx(whole[name].item(), abs=1e-5), f"{name}: divide by the batch's pairs"
+def test_parts_of_a_batch_add_up(moved, objective, assert_parts_add_up):
+    assert_parts_add_up(objective, moved, objective.batch(0, "train"), 3)

@@ -92,11 +92,6 @@ def test_2_the_kl_can_be_paid_at_the_end(rollout):
     torch.testing.assert_close(end[torch.arange(5), rollout.lengths - 1], -0.3 * rollout.kl())
 
 
-def test_2_without_a_coefficient_the_reference_does_not_matter(rollout):
-    found = token_rewards(rollout, torch.ones(5), 0.0, details())
-    assert torch.equal(found.sum(1), torch.ones(5)) and ((found != 0).sum(1) == 1).all()
-
-
 def test_3_the_coefficient_follows_its_target():
     assert adapted(0.5, 2.0, 2.0) == 0.5
     assert adapted(0.5, 2.2, 2.0) == pytest.approx(0.5 * (1 + 0.1 * 0.1)), "0.1 (kl - target) / target"
@@ -192,17 +187,6 @@ def test_8_the_loss_equals_a_plain_loop(rollout, moved, rule, clips):
     assert metrics["clipped"] > 0 or not clips[0], "the test is to move ratios beyond the bound"
 
 
-def test_8_a_clipped_ratio_earns_no_more(rollout, gpt, rule):
-    batch = make_batch(rollout, SCORES, 0.0, details())
-    batch["advantages"] = torch.ones_like(batch["advantages"]) * rollout.answer_mask
-    batch["log_probs"] = batch["log_probs"] - 1.0  # as if every token had become e times as likely
-    policy = Policy(gpt)
-    ppo_loss(policy, batch, rule, details(value_weight=0.0))[0].backward()
-    assert all(p.grad is None or p.grad.abs().max() == 0 for p in policy.model.parameters())
-    ppo_loss(policy, batch, rule, details(value_weight=0.0, clip_ratio=0.0))[0].backward()
-    assert any(p.grad.abs().max() > 0 for p in policy.model.parameters() if p.grad is not None)
-
-
 def test_12_before_the_first_update_each_ratio_is_1_and_each_kl_0(make_gpt, env, rule):
     gpt = make_gpt(dropout=0.5, attention_dropout=0.5)
     policy, env.reference = Policy(gpt).train(), copy.deepcopy(gpt).eval()
@@ -232,17 +216,8 @@ def test_9_each_pass_sees_every_answer_once(rollout, gpt, env):
     assert all(sorted(rows) == sorted(rollout.ids.tolist()) for rows in passes), "a pass has each answer once"
     assert len({str(rows) for rows in passes}) > 1, "each pass has other minibatches"
     assert optimizer.param_groups[0]["lr"] == 2e-3
-
-
-def test_9_without_shuffling_the_order_stays(rollout, gpt, env):
     seen, _, _ = seen_by_update(rollout, gpt, env, details(epochs=2, minibatches=2, shuffle=False))
-    assert seen[0] + seen[1] == seen[2] + seen[3] == rollout.ids.tolist()
-
-
-def test_9_one_pass_and_one_minibatch(rollout, gpt, env):
-    seen, metrics, _ = seen_by_update(rollout, gpt, env, details(epochs=1, minibatches=1))
-    assert [len(rows) for rows in seen] == [5]
-    assert metrics["ratio"] == pytest.approx(1, abs=1e-5), "a single update starts from the drawn policy"
+    assert seen[0] + seen[1] == seen[2] + seen[3] == rollout.ids.tolist(), "without shuffling the order stays"
 
 
 def test_10_the_learning_rate_rises_and_falls_in_a_line():
@@ -250,17 +225,6 @@ def test_10_the_learning_rate_rises_and_falls_in_a_line():
     assert found == pytest.approx([0.25, 0.5 * 0.9, 0.75 * 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
     assert learning_rate(0, training(steps=10, warmup=1, lr=1.0), True) == 1
     assert [learning_rate(step, training(lr=1.0), False) for step in range(4)] == [1.0] * 4
-
-
-def test_an_update_makes_good_answers_likelier(rollout, gpt, env, rule):
-    policy, scores = Policy(gpt), torch.tensor([2.0, -2.0, 2.0, -2.0, -2.0])
-    optimizer = torch.optim.Adam(policy.parameters(), lr=1e-2)
-    rollout.values.zero_()
-    batch = make_batch(rollout, scores, 0.0, details())
-    metrics = PPO(env, details()).learn(policy, optimizer, batch, training(), 0, 1e-2)
-    gain = (policy(rollout.ids, rollout.mask, rollout.n_prompt, rule)[0] - rollout.log_probs).sum(1)
-    assert gain[scores > 0].min() > 0 > gain[scores < 0].max(), "the gradient goes the wrong way"
-    assert all(math.isfinite(value) for value in metrics.values()) and metrics["gradient_norm"] > 0
 
 
 def test_the_gradient_is_clipped(rollout, gpt, env):
@@ -277,7 +241,7 @@ def test_the_gradient_is_clipped(rollout, gpt, env):
 
 def train_step(objective, gpt, step, **changes):
     """Return what one update returns, of a policy with a random value head."""
-    policy = Policy(gpt, zero_value_head=changes.pop("zero_value_head", False))
+    policy = Policy(gpt, zero_value_head=False)
     return objective.update(policy, torch.optim.Adam(policy.parameters()), training(**changes), step)
 
 
@@ -298,7 +262,7 @@ def test_the_metrics_of_a_step_are_what_their_names_say(moved, env):
     watched, calls = watch(env, lambda call: 0.0)
     metrics, norm, n_token, lr = train_step(PPO(watched, details(kl=0.25)), moved, step=1, lr=1e-3)
     ((rollout, texts),) = calls
-    explained = PPO.measure.__doc__ + ppo_loss.__doc__
+    explained = PPO.describe.__doc__ + ppo_loss.__doc__
     for name in set(metrics) - {"loss"}:
         assert f"{name}:" in explained or f"`{name}`" in explained, f"explain {name} in a docstring"
     assert metrics["reward"] == pytest.approx(float(env.reward.scores(rollout, texts).mean()))
@@ -308,20 +272,21 @@ def test_the_metrics_of_a_step_are_what_their_names_say(moved, env):
     assert metrics["length"] == pytest.approx(n_new / 6) and metrics["kl_coefficient"] == 0.25
     assert metrics["ended"] == pytest.approx(float(rollout.ended.float().mean()))
     assert metrics["judge"] == sum("e" in prompt + answer for prompt, answer in texts) / 6
-    assert all(math.isfinite(value) for value in metrics.values())
     assert (n_token, lr) == (rollout.ids.numel(), 1e-3 * 3 / 4) and norm > 0
 
 
-def test_value_error_is_1_for_values_of_0(gpt, env):
-    metrics = train_step(PPO(env, details()), gpt, step=0, zero_value_head=True)[0]
-    assert metrics["value_error"] == pytest.approx(1)
-
-
 def test_a_single_token_has_a_finite_variance_and_no_judge_no_metric(gpt, env):
-    # One prompt whose answer ends at once: a variance over n - 1 would be NaN, and stop the run.
     env.judge, env.max_new_tokens = None, 1
     metrics = train_step(PPO(env, details(minibatches=1)), gpt, step=0, batch_size=1)[0]
-    assert all(math.isfinite(value) for value in metrics.values()) and "judge" not in metrics
+    assert all(map(math.isfinite, metrics.values())), "over n - 1 the variance of one token is NaN"
+    assert "judge" not in metrics
+
+
+def test_value_error_is_1_for_values_of_0(gpt, env):
+    policy = Policy(gpt)
+    rollout = score_answers(draw_answers(gpt, env, env.prompts, seed=0), policy, env)
+    batch = make_batch(rollout, SCORES, 0.1, details())
+    assert PPO(env, details()).describe(rollout, SCORES, [("a", "e")], batch)["value_error"] == 1
 
 
 def test_prompts_and_answers_of_a_step_depend_on_seed_and_step_alone(gpt, env):
@@ -393,17 +358,9 @@ def test_resuming_is_exact(make_gpt, env, tmp_path, changes, by_ctrl_c):
     small.assert_equal(*logs)
 
 
-@pytest.mark.parametrize("wrong", [float("nan"), ZeroDivisionError()])
-def test_a_rule_that_fails_stops_and_keeps_the_checkpoint(gpt, env, tmp_path, wrong):
-    calls = []
-
-    def rule(prompt, answer):
-        calls.append(1)
-        if len(calls) > 3 * 6 and isinstance(wrong, Exception):
-            raise wrong
-        return wrong if len(calls) > 3 * 6 else 1.0
-
-    env.reward = Rule(rule)
+def test_a_rule_that_fails_stops_and_keeps_the_checkpoint(gpt, env, tmp_path):
+    numbers = iter([1.0] * 3 * 6)
+    env.reward = Rule(lambda prompt, answer: next(numbers, math.nan))
     with pytest.raises(UserError, match="step 4: the reward function .* answer .*keeps the last checkpoint"):
         train_ppo(gpt, env, details(), training(), tmp_path)
     assert load_trainer(tmp_path)["step"] == 2

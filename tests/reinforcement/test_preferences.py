@@ -17,7 +17,6 @@ from minilm.reinforcement.preferences import (
     encode_prompts,
     load_preferences,
     sampled_pairs,
-    split_prompts,
     world_preferences,
 )
 from minilm.tokenizer.rows import END, prompt_ids
@@ -28,8 +27,6 @@ PROMPTS = ["Ana likes", "Rui", "The old baker found two red", "Ana sells a lamp.
 
 class LastIds(PairObjective):
     """A reward without a model: how many tokens a text has, in tens."""
-
-    name = "rows"
 
     def rewards(self, model, batch):
         return batch["attention_mask"].sum(2) / 10
@@ -56,11 +53,8 @@ def test_pairs_are_read_from_each_kind_of_table(write, pairs):
     expected = pairs(30)
     tsv = "\n".join("\t".join(pair) for pair in expected)
     csv = "rejected,prompt,chosen\n" + "\n".join(f"{r},{p},{c}" for p, c, r in expected)
-    for path in (
-        write("a.jsonl", records(expected)),
-        write("b.tsv", tsv),
-        write("c.csv", csv),
-    ):
+    for name, content in (("a.jsonl", records(expected)), ("b.tsv", tsv), ("c.csv", csv)):
+        path = write(name, content)
         found = load_preferences(path, None, 9, seed=0)
         assert sorted(found.pairs + found.held_out_pairs) == sorted(expected)
 
@@ -73,7 +67,6 @@ def test_pairs_are_read_from_each_kind_of_table(write, pairs):
         ("p.txt", "", "p.txt: one prompt or none; two different ones"),
         ("p.txt", "Ana\n \nAna\n", "p.txt: one prompt or none; two different ones"),
         ("p.jsonl", [dict(prompt=" ")], "line 1: .*prompt"),
-        ("p.jsonl", [dict(text="Ana")], "line 1: .*'prompt'"),
         ("p.md", "Ana", "of kind '.md'"),
     ],
 )
@@ -108,11 +101,6 @@ def test_a_file_of_prompts_takes_the_place_of_the_pairs_own(write, pairs):
             load_preferences(None, prompts, 9, seed=0)
         alone = load_preferences(None, prompts, 9, seed=0, needs_pairs=False)
         assert alone.pairs == alone.held_out_pairs == [] and alone.prompts == found.prompts
-
-
-def test_one_prompt_is_held_out():
-    train, held_out = split_prompts(["Ana", "Rui", "Ana"], "x.txt", seed=0)
-    assert sorted(train + held_out) == ["Ana", "Rui"] and train and held_out
 
 
 def test_the_world_s_pairs_and_prompts_are_apart_and_judged(monkeypatch):
@@ -196,8 +184,9 @@ def test_the_loss_is_that_of_bradley_and_terry(env, preferences):
 
 
 @pytest.fixture
-def talkative(env, make_gpt):
-    """The environment with a reference that ends its answers after a few tokens; draw pairs from it."""
+def talkative(env, make_gpt, monkeypatch):
+    """The environment with a reference that ends its answers after a few tokens; three prompts at once."""
+    monkeypatch.setattr(module, "PROMPTS_AT_ONCE", 3)
     env.reference = make_gpt(head_bias=True)
     env.reference.vocabulary.bias.data[env.rule.eos_id] = 3.0
     env.judge, env.max_new_tokens = lambda text: len(text) % 2 == 0, 20
@@ -231,9 +220,3 @@ def test_the_answers_are_drawn_at_their_own_temperature(talkative):
     cold, warm = (drawn(talkative, temperature=temperature) for temperature in (0.3, 1.2))
     assert cold != warm and talkative.rule.temperature == 0.8, "the rule of PPO stays"
     assert cold == drawn(talkative, temperature=0.3)
-
-
-def test_many_prompts_are_answered_in_parts(talkative, monkeypatch):
-    monkeypatch.setattr(module, "PROMPTS_AT_ONCE", 3)
-    prompts = [prompt for prompt, _, _ in drawn(talkative)]
-    assert prompts == sorted(prompts, key=(PROMPTS * 5).index) or len(set(prompts)) > 1

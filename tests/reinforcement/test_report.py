@@ -58,12 +58,6 @@ def test_the_results_are_the_figures_under_their_names(settings):
     assert found["sequences_per_second"] == 2 * 3 * 4 / 3.0
 
 
-def test_without_a_judge_there_are_no_figures_of_it(settings):
-    columns = {"start": measured(reward=0.1, distinct=1.0), "ppo": measured(reward=1.5, distinct=1.0)}
-    (rows, _), _, found = closing(columns, {"ppo": 1.0}, settings())
-    assert {name for name in found if "judge" in name} == set() and not any("judge" in row[0] for row in rows)
-
-
 def test_an_ablation_has_a_row_a_switch(settings):
     columns = dict.fromkeys((name for _, name, _ in SWITCHES), measured(reward=0.5, distinct=1.0))
     columns = {"start": measured(reward=0.0, distinct=0.9, kl=0.0)} | columns
@@ -93,7 +87,6 @@ def test_examples_show_each_policy_s_answer_to_the_same_prompt():
     [
         (dict(model="m"), "python reinforce.py --ablate --model m --reward run/reward"),
         (dict(model="m", reward="r"), "python reinforce.py --ablate --model m --reward r"),
-        (dict(model="m", ablate=True), "python reinforce.py --kl 0.3 --model m"),
         (dict(model="m", algorithm="dpo"), "python reinforce.py --kl 0.3 --model m"),
         (dict(prompts="p.txt"), "python prompt.py --model run --prompt TEXT"),
     ],

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import signal
 
 import pytest
 import small
@@ -9,6 +10,7 @@ import small
 from minilm.checkpoint import load_trainer, save, save_trainer
 from minilm.plumbing.errors import UserError
 from minilm.plumbing.folders import read_log
+from minilm.plumbing.progress import Interrupted
 from minilm.reinforcement import run
 from minilm.reinforcement.dpo import DirectPreference
 from minilm.reinforcement.report import SWITCHES
@@ -156,28 +158,23 @@ def test_a_reward_is_trained_normalised_and_kept(reinforcement, capsys):
 def test_each_collection_adds_pairs_from_prompts_of_its_own(reinforcement, monkeypatch, capsys):
     asked = []
 
-    def drawn(model, env, prompts, *rest):
-        asked.append((model, prompts, rest))
+    def drawn(model, env, prompts, n_answer, seed, temperature):
+        assert (model, n_answer, temperature) == ("writer", 3, 0.9)
+        asked.append((prompts, seed))
         return [(prompt, "good", "bad") for prompt in prompts]
 
     monkeypatch.setattr(run, "sampled_pairs", drawn)
     made = reinforcement(sampled_prompts=9, rounds=2, answers_a_prompt=3, pair_temperature=0.9, seed=4)
-    preferences = made.preferences
-    preferences.prompts = [f"Prompt {i}" for i in range(9)]
-    preferences.held_out_pairs = [(f"Held out {i // 2}", "a", "b") for i in range(8)]
-    before = len(preferences.pairs)
+    found, before = made.preferences, len(made.preferences.pairs)
+    found.prompts = [f"Prompt {i}" for i in range(9)]
+    found.held_out_pairs = [(f"Held out {i // 2}", "a", "b") for i in range(8)]
     for number in (0, 1):
         made.collect("writer", number)
-    assert [prompts for _, prompts, _ in asked] == [
-        [f"Prompt {i}" for i in range(4)],
-        ["Held out 0"],
-        [f"Prompt {i}" for i in range(4, 8)],
-        ["Held out 1"],
-    ]
-    assert len(preferences.pairs) == before + 8 and len(preferences.own_held_out_pairs) == 2
-    assert preferences.pairs[before] == ("Prompt 0", "good", "bad")
-    assert {(model, n, heat) for model, _, (n, _, heat) in asked} == {("writer", 3, 0.9)}
-    assert len({seed for _, _, (_, seed, _) in asked}) == 4, "every collection draws anew"
+    prompts, seeds = zip(*asked, strict=True)
+    assert list(prompts) == [found.prompts[:4], ["Held out 0"], found.prompts[4:8], ["Held out 1"]]
+    assert len(set(seeds)) == 4, "every collection draws anew"
+    assert len(found.pairs) == before + 8 and len(found.own_held_out_pairs) == 2
+    assert found.pairs[before] == ("Prompt 0", "good", "bad")
     assert "4, and 1 held out" in capsys.readouterr().out
 
 
@@ -228,3 +225,16 @@ def test_an_ablation_is_a_run_a_switch_without_a_folder(reinforcement, monkeypat
     again = made.learn()[0]
     assert [again[name].figures for name in again] == figures
     assert not any(made.folder.iterdir()) and "no KL:" in capsys.readouterr().out
+
+
+def test_a_run_ends_with_its_results_and_says_how_to_go_on(reinforcement, tmp_path, monkeypatch):
+    changes = dict(out=str(tmp_path / "whole"), sampled_prompts=0, contrast=False)
+    folder = reinforcement(**changes).run()
+    found = json.loads((folder / "results.json").read_text())
+    assert {"reward_accuracy", "judge_after", "kl", "ppo_seconds", "seconds"} <= set(found)
+    assert json.loads((folder / "settings.json").read_text())["model"] == str(tmp_path / "gpt")
+    made = reinforcement(**changes | dict(out=str(tmp_path / "part")))
+    monkeypatch.setattr(made, "learn", lambda: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(Interrupted, match="to go on: --resume --out .*part"):
+        made.run()
+    assert load_trainer(tmp_path / "part")["step"] == 0, "so that it can go on"

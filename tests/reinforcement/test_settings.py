@@ -17,9 +17,7 @@ from minilm.training.loop import TrainingSettings
     "flags, message",
     [
         ("--steps 0", "--steps 0: must be 1 or more"),
-        ("--save-every 0", "--save-every 0: must be 1 or more"),
         ("--kl -0.1", "--kl -0.1: must be 0 or more"),
-        ("--warmup -1", "--warmup -1: must be 0 or more"),
         ("--gae-lambda 1.5", r"--gae-lambda 1.5: both must lie in \[0, 1\]"),
         ("--gamma 2", r"--gamma 2.0 .*: both must lie in \[0, 1\]"),
         ("--temperature 0", "--temperature 0.0: must be above 0"),
