@@ -81,13 +81,8 @@ def compare_layers(model, twin, rows: RaggedRows, probe: Probe, n_label, how: di
     layers = range(n_layer(model.config) + 1)
     readings = [Reading(layer, pooling) for layer in layers for pooling in ONE_LAYER]
     readings += [Reading(-1, pooling) for pooling in LAST_4]
-    ours, fresh = (
-        [
-            smaller.accuracy(smaller.parts(vectors), n_label)
-            for vectors in extract(side, some, readings, **how)
-        ]
-        for side in (model, twin)
-    )
+    vectors = (extract(side, some, readings, **how) for side in (model, twin))
+    ours, fresh = ([smaller.accuracy(smaller.parts(one), n_label) for one in side] for side in vectors)
     cell = {one: f"{a:.3f} ({b:.3f})" for one, a, b in zip(readings, ours, fresh, strict=True)}
     body = [(str(layer), *(cell[layer, pooling] for pooling in ONE_LAYER)) for layer in layers]
     for pooling in LAST_4:  # in the column of the mean: that is how they pool

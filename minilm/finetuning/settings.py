@@ -51,9 +51,8 @@ class FinetuningSettings(TrainingSettings):
         super().__post_init__()
         if not re.fullmatch(r"all|head|lora|last:[1-9]\d*", self.tune):
             near = suggest(self.tune, ("all", "head", "lora", "last:N"))
-            raise UserError(
-                f"--tune {self.tune}: expected all, head, lora, or last:N, N blocks or more{near}"
-            )
+            expected = f"all, head, lora, or last:N, N blocks or more{near}"
+            raise UserError(f"--tune {self.tune}: expected {expected}")
         if not 0 < self.layer_decay <= 1:
             raise UserError(f"--layer-decay {self.layer_decay}: must be above 0 and at most 1")
         least = dict(unfreeze_every=0, patience=0, n_examples=1, lora_rank=1)

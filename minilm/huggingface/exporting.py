@@ -153,14 +153,9 @@ def rust_tokenizer(bpe: BPE, frame: Frame) -> dict:
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False) | {"special": True}
     added = [{"id": i, "content": token, **flags} for i, token in sorted(specials.items())]
     merges = [[token_name(a), token_name(b)] for a, b in bpe.merges]
-    return dict(
-        version="1.0",
-        added_tokens=added,
-        pre_tokenizer=byte_level,
-        post_processor=template(bpe, frame),
-        decoder=byte_level,
-        model=dict(type="BPE", vocab=vocab, merges=merges),
-    )
+    around = dict(pre_tokenizer=byte_level, post_processor=template(bpe, frame), decoder=byte_level)
+    model = dict(type="BPE", vocab=vocab, merges=merges)
+    return dict(version="1.0", added_tokens=added, **around, model=model)
 
 
 def template(bpe: BPE, frame: Frame) -> dict | None:

@@ -42,8 +42,8 @@ class Beam:
         """Return the new tokens (B, n), their log-probabilities (B, n), and how many there are (B,)."""
         logits = self.draft.next_logits()[self.copies]  # the prompt is read once; each text gets a copy
         self.draft.reorder(self.copies)
-        for step in range(int(self.limits.max())):
-            self.advance(self.draft.next_logits() if step else logits)
+        for t in range(int(self.limits.max())):
+            self.advance(self.draft.next_logits() if t else logits)
             if self.is_settled():
                 break
         return self.best_ids, self.best_log_probs, self.best_length

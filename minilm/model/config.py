@@ -55,10 +55,9 @@ class ModelConfig:
         if self.n_layer == 0:
             raise UserError("--n-encoder-layer 0, --n-decoder-layer 0: at least one must be 1 or more")
         if self.d_model % self.n_head:
-            raise UserError(
-                f"--d-model {self.d_model} is not divisible by --n-head {self.n_head}: each head takes an "
-                f"equal share; try --d-model {self.n_head * (self.d_model // self.n_head + 1)}"
-            )
+            what = f"--d-model {self.d_model} is not divisible by --n-head {self.n_head}"
+            fitting = self.n_head * (self.d_model // self.n_head + 1)
+            raise UserError(f"{what}: each head takes an equal share; try --d-model {fitting}")
         if not self.n_encoder_layer and (self.pooler or self.n_segments):
             raise UserError("--pooler and --n-segments need an encoder: a decoder alone uses neither")
         if self.next_sentence and not self.pooler:

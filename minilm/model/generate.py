@@ -106,14 +106,14 @@ def write(draft: Draft, rule: SamplingRule, limits: Tensor, seed, pad_id: int, w
     n_prompt, n_step = draft.length, int(limits.max())
     uniform = uniform_numbers(seed, len(limits), n_step, limits.device)  # (B, n_step)
     ended = limits <= 0
-    for step in range(n_step):
+    for t in range(n_step):
         log_probs = rule.log_probabilities(draft.next_logits())  # (B, V)
-        token = draw(log_probs, uniform[:, step])  # (B,)
+        token = draw(log_probs, uniform[:, t])  # (B,)
         draft.append(token, log_probs.gather(1, token[:, None])[:, 0])
         if watch:
             watch(token)
         if rule.eos_id is not None:
-            ended |= (token == rule.eos_id) | (limits <= step + 1)
+            ended |= (token == rule.eos_id) | (limits <= t + 1)
             if ended.all():
                 break
     ids, log_probs = draft.ids[:, n_prompt:], draft.log_probs[:, n_prompt:]  # (B, n)

@@ -58,10 +58,7 @@ def process_group(device: torch.device):
 
 
 def read_command(
-    settings_class: type,
-    description: str,
-    name_of: Callable[[dict], str],
-    override_class: type | None = None,
+    settings_class: type, description: str, name_of: Callable[[dict], str], override_class: type | None = None
 ) -> tuple[dict, dict]:
     """Return (given, overrides), the flags of this command line as in `parse`.
 

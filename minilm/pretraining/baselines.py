@@ -55,8 +55,7 @@ def slot_accuracy(objective: Masked, model) -> float | None:
 def hide_one(objective: Masked, rows: dict, may_hide: np.ndarray, rng) -> tuple[np.ndarray, dict]:
     """Hide one token in each row, drawn from those that it may hide (N, T).
 
-    Returns:
-        What stood there, (N, 1), and the batch for `predict_masked`.
+    Returns what stood there, (N, 1), and the batch for `predict_masked`.
     """
     hidden = (rng.random(may_hide.shape) * may_hide).argmax(1)[:, None]  # (N, 1)
     truth = np.take_along_axis(rows["input_ids"], hidden, 1)

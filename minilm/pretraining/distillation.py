@@ -50,10 +50,9 @@ class Distillation(Masked):
         check_encoder(teacher.config)
         theirs = (teacher_tokenizer or tokenizer).vocab
         if teacher.config.vocab_size != tokenizer.vocab_size or theirs != tokenizer.vocab:
-            raise UserError(
-                f"--teacher: its vocabulary of {teacher.config.vocab_size} tokens is not the tokenizer's of "
-                f"{tokenizer.vocab_size}; a student has its teacher's, so leave --tokenizer out"
-            )
+            found = f"its vocabulary of {teacher.config.vocab_size} tokens is not the tokenizer's of"
+            way_out = "a student has its teacher's, so leave --tokenizer out"
+            raise UserError(f"--teacher: {found} {tokenizer.vocab_size}; {way_out}")
         if not temperature > 0:
             raise UserError(f"--temperature {temperature}: must be above 0 (DistilBERT: 2)")
         self.weights = dict(soft=soft_weight, masked=masked_weight, cosine=cosine_weight)
@@ -111,9 +110,7 @@ def soft_target_loss(logits: Tensor, teacher_logits: Tensor, counted: Tensor, te
     makes the gradient about T^2 times smaller, and the factor T^2 makes up for it, so that the weight of this
     term means the same at every temperature. Differs from the paper: KL instead of cross-entropy, less by the
     teacher's own entropy. The gradient is the same, and 0 says that the student agrees with its teacher.
-
-    Args:
-        logits, teacher_logits: (B, P, V). counted: (B, P), whether the place counts.
+    The logits are (B, P, V), `counted` (B, P).
     """
     teacher = (teacher_logits / temperature).log_softmax(-1)  # (B, P, V), log p
     student = (logits / temperature).log_softmax(-1)  # log q
@@ -122,11 +119,7 @@ def soft_target_loss(logits: Tensor, teacher_logits: Tensor, counted: Tensor, te
 
 
 def cosine_loss(hidden: Tensor, teacher_hidden: Tensor, attention_mask: Tensor) -> Tensor:
-    """Return the sum over the real tokens of 1 - cosine of student's and teacher's hidden states.
-
-    Args:
-        hidden, teacher_hidden: (B, T, D). attention_mask: (B, T), 1 for a real token and 0 for padding.
-    """
+    """Return the sum of 1 - cosine of both hidden states (B, T, D) over the real tokens of a mask."""
     cosine = F.cosine_similarity(hidden, teacher_hidden, dim=-1)  # (B, T)
     return ((1 - cosine) * attention_mask).sum()
 
@@ -141,10 +134,8 @@ def initial_student(teacher: Transformer, n_layer: int | None = None) -> Transfo
     n_teacher = teacher.config.n_encoder_layer
     n_layer = max(1, n_teacher // 2) if n_layer is None else n_layer
     if n_layer > n_teacher:
-        raise UserError(
-            f"--n-encoder-layer {n_layer}: the student is deeper than its teacher, which has {n_teacher} "
-            f"layers to copy from; give {n_teacher} or fewer"
-        )
+        what = f"--n-encoder-layer {n_layer}: the student is deeper than its teacher, which has {n_teacher}"
+        raise UserError(f"{what} layers to copy from; give {n_teacher} or fewer")
     left_out = dict(n_segments=0, pooler=False, next_sentence=False)
     student = build(replace(teacher.config, n_encoder_layer=n_layer, **left_out))
     weights = teacher.state_dict()
@@ -157,7 +148,5 @@ def initial_student(teacher: Transformer, n_layer: int | None = None) -> Transfo
 def check_encoder(config: ModelConfig) -> None:
     """Raise UserError unless the teacher is an encoder."""
     if config.kind != "encoder":
-        raise UserError(
-            f"--teacher: its model is of kind {config.kind}, and distillation needs an encoder: "
-            "train.py --objective masked trains one"
-        )
+        what = f"--teacher: its model is of kind {config.kind}, and distillation needs an encoder:"
+        raise UserError(f"{what} train.py --objective masked trains one")

@@ -50,10 +50,9 @@ class Masked(Objective):
     def batch(self, step: int, split: str) -> dict[str, Tensor]:
         """Return the rows of `next_sentence` with some tokens hidden.
 
-        Returns:
-            input_ids, attention_mask and, for pairs, token_type_ids (B, T); next_sentence_labels (B,);
-            masked_positions (B, P) and masked_labels (B, P), `IGNORED` in rows that hide fewer than P tokens;
-            the denominators n_masked, n_byte, n_row (0-d).
+        They are input_ids, attention_mask and, for pairs, token_type_ids (B, T); next_sentence_labels (B,);
+        masked_positions (B, P) and masked_labels (B, P), `IGNORED` in rows that hide fewer than P tokens; the
+        denominators n_masked, n_byte, n_row (0-d).
         """
         rng = self.generator(step, split)
         rows = self.rows(split, rng, self.batch_size)
@@ -125,13 +124,10 @@ def predict_masked(model, batch: dict[str, Tensor]) -> Tensor:
 def choose_positions(may_hide: np.ndarray, share: float, rng: np.random.Generator, starts_word=None) -> tuple:
     """Draw the tokens to hide: `share` of those a row may hide, rounded, at least one.
 
-    Args:
-        may_hide: (B, T), False for special tokens and padding.
-        starts_word: (B, T), where a word starts; given, whole words are drawn: all of a word or nothing
-            ("whole word masking", a later release of the authors of BERT), up to the same number of tokens.
-
-    Returns:
-        positions (B, P) and counted (B, P), which is False on the places that a row with fewer leaves empty.
+    `may_hide` (B, T) is False for special tokens and padding. With `starts_word` (B, T), where a word starts,
+    all of a word is drawn or nothing ("whole word masking", a later release of the authors of BERT), up to
+    the same number of tokens. Returns positions (B, P) and counted (B, P), which is False on the places that
+    a row with fewer leaves empty.
     """
     column, n_may = np.arange(may_hide.shape[1]), may_hide.sum(1)  # (T,), (B,)
     draws = rng.random(may_hide.shape)  # (B, T); the tokens with the lowest draws are hidden

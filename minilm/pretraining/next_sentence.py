@@ -79,10 +79,7 @@ class SentencePairs(SentenceRuns):
 
     Differs from the paper: a run is cut at its middle sentence rather than anywhere, and a false B is taken
     from the runs whose B has the same place in its document, as many sentences and about as many tokens.
-    Otherwise the length or the position of B gives the answer away.
-
-    Raises:
-        UserError: where fewer than two documents have a pair.
+    Otherwise the length or the place of B gives the answer away. UserError unless two documents have pairs.
     """
 
     def __init__(self, documents: list[str], tokenizer: BPE, context: int, name: str = "this text"):
@@ -90,10 +87,8 @@ class SentencePairs(SentenceRuns):
         has_next = self.runs[:, 1] - self.runs[:, 0] >= 2  # a single sentence has no next one
         self.runs, self.document_of = self.runs[has_next], self.document_of[has_next]
         if len(np.unique(self.document_of)) < 2:
-            raise UserError(
-                f"{name}: next-sentence pairs need two documents of two sentences each that fit --context "
-                f"{context}; give more text, a larger --context, or --no-next-sentence"
-            )
+            what = f"{name}: next-sentence pairs need two documents of two sentences each that fit --context"
+            raise UserError(f"{what} {context}; give more text, a larger --context, or --no-next-sentence")
         first, last = self.runs.T
         middle = (first + last) // 2
         # A of a run is ids[start : border], its B ids[border : end]; (N,) each
@@ -109,8 +104,7 @@ class SentencePairs(SentenceRuns):
     def rows(self, chosen: np.ndarray, rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
         """Return one row for each chosen run (B,). B follows A; with `rng`, in half of the rows it does not.
 
-        Returns:
-            input_ids, attention_mask, token_type_ids (B, T); next_sentence_labels (B,).
+        They are input_ids, attention_mask, token_type_ids (B, T); next_sentence_labels (B,).
         """
         second = chosen if rng is None else self.second_runs(chosen, rng)
         ids = []

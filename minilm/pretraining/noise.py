@@ -85,8 +85,6 @@ def noise_names(noise: str) -> tuple[str, ...]:
     names = tuple(name.strip() for name in noise.split(","))
     for name in names:
         if name not in NOISES:
-            raise UserError(
-                f"--noise {noise}: no noise called {name!r}{suggest(name, NOISES)}; "
-                f"choose one or more of {', '.join(NOISES)}, with commas between"
-            )
+            what = f"--noise {noise}: no noise called {name!r}{suggest(name, NOISES)};"
+            raise UserError(f"{what} choose one or more of {', '.join(NOISES)}, with commas between")
     return names

@@ -222,18 +222,14 @@ def with_recipe(settings: PretrainingSettings) -> PretrainingSettings:
 def check_fit(settings: PretrainingSettings, config: ModelConfig) -> None:
     """Raise UserError unless the objective trains such models, and rows fit the positions."""
     if settings.context > config.max_positions:
-        raise UserError(
-            f"--context {settings.context} is above the model's {config.max_positions} positions; "
-            f"give a smaller --context or --max-positions {settings.context}"
-        )
+        what = f"--context {settings.context} is above the model's {config.max_positions} positions;"
+        raise UserError(f"{what} give a smaller --context or --max-positions {settings.context}")
     name, objective = settings.init or settings.model, settings.objective
     kinds = {name: PRESETS[model].kind for name, model in DEFAULT_MODEL.items()}
     if kinds[objective] != config.kind:
         fitting = " or ".join(name for name, kind in kinds.items() if kind == config.kind)
-        raise UserError(
-            f"--objective {objective} trains a model of kind {kinds[objective]}, and {name} is of kind "
-            f"{config.kind}; it fits --objective {fitting}"
-        )
+        what = f"--objective {objective} trains a model of kind {kinds[objective]}, and {name} is of kind"
+        raise UserError(f"{what} {config.kind}; it fits --objective {fitting}")
     if objective == "masked" and settings.next_sentence and not config.next_sentence:
         raise UserError(f"{name} has no head for the next sentence: add --no-next-sentence")
 

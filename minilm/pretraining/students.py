@@ -55,9 +55,7 @@ def variant(objective: Distillation, kind: type = Distillation, **changes) -> Di
     return kind(objective.all_texts, *common, **own | changes)
 
 
-def train_again(
-    model: Transformer, objective: Distillation, settings: TrainingSettings, name: str
-) -> Transformer:
+def train_again(model, objective: Distillation, settings: TrainingSettings, name: str) -> Transformer:
     """Return the student `model` trained anew with another objective, from the teacher's layers on."""
     student = copy.deepcopy(model)
     first = initial_student(objective.teacher, model.config.n_encoder_layer)

@@ -215,10 +215,8 @@ def make_batch(rollout: Rollout, scores: Tensor, kl_coefficient: float, details:
         rewards = whiten(rewards, mask, shift_mean=False)
     raw = advantages(rewards, values, mask, details.gamma, details.gae_lambda)
     batch = dict(ids=rollout.ids, mask=rollout.mask, log_probs=rollout.log_probs, values=values)
-    # the returns are what the values should have been
-    return batch | dict(
-        advantages=whiten(raw, mask) if details.whiten_advantages else raw, returns=raw + values
-    )
+    batch["returns"] = raw + values  # what the values should have been
+    return batch | dict(advantages=whiten(raw, mask) if details.whiten_advantages else raw)
 
 
 def ppo_loss(policy: Policy, batch: dict, rule, details: PPODetails) -> tuple[Tensor, dict]:

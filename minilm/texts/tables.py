@@ -45,9 +45,8 @@ def read_table(path: str | Path, fields: Sequence[str], skip_bad=False, spare=()
     with nothing in a field. Never skipped: a quote not closed, no JSON, a header with some of the fields.
     """
     if kind(path) not in SUFFIXES:
-        raise UserError(
-            f"{path}: a table of kind {kind(path)!r}; expected {', '.join(SUFFIXES)}, or .gz of these"
-        )
+        expected = f"{', '.join(SUFFIXES)}, or .gz of these"
+        raise UserError(f"{path}: a table of kind {kind(path)!r}; expected {expected}")
     parts = columns(path, fields, spare)
     if kind(path) == ".jsonl":
         parts = ((where, known_names(found, fields), [*found.values()]) for where, found in read_jsonl(path))

@@ -50,10 +50,8 @@ class TrainingSettings(CommonSettings):
         self.check_least(dict(steps=1, batch_size=1, accumulate=1, eval_every=1, save_every=1, log_every=1))
         parts = self.accumulate * process_count()
         if self.batch_size is not None and self.batch_size < parts:
-            raise UserError(
-                f"--batch-size {self.batch_size} cannot be cut into --accumulate {self.accumulate} times "
-                f"{process_count()} processes: give at least --batch-size {parts}"
-            )
+            what = f"--batch-size {self.batch_size} cannot be cut into --accumulate {self.accumulate} times"
+            raise UserError(f"{what} {process_count()} processes: give at least --batch-size {parts}")
 
 
 def learning_rate(step: int, settings: TrainingSettings) -> float:
@@ -106,9 +104,8 @@ def train_step(
 ) -> tuple:
     """Move the weights once, unless the objective has an update of its own; process `rank` of `n_process`.
 
-    Returns:
-        The batch's metrics, the length of its gradient before clipping, its tokens (padding included), and
-        the learning rate.
+    Returns the batch's metrics, the length of its gradient before clipping, its tokens (padding included),
+    and the learning rate.
     """
     if objective.update:
         return objective.update(model, optimizer, settings, step)
@@ -161,12 +158,9 @@ def train(
     Without a folder it is a quiet run of a comparison, of which only a bar with the `label` is seen. Without
     an optimizer it has that of `make_optimizer`. `patience`: as in `EarlyStopping`.
 
-    Returns:
-        `before` and `after` (the metrics of `evaluate`), `seconds`, `tokens_per_second`, `steps` taken.
-
-    Raises:
-        UserError: where the loss turns NaN or infinite, or a step fails; the last checkpoint stays as it was.
-        Interrupted: on Ctrl-C, after a checkpoint.
+    Returns `before` and `after` (the metrics of `evaluate`), `seconds`, `tokens_per_second`, `steps` taken.
+    UserError where the loss turns NaN or infinite, or a step fails, and the last checkpoint stays as it was;
+    Interrupted on Ctrl-C, after a checkpoint.
     """
     optimizer = optimizer or make_optimizer(model, settings.weight_decay)
     if settings.compile:

@@ -10,7 +10,6 @@ import small
 from minilm.checkpoint import load_trainer, save, save_trainer
 from minilm.plumbing.errors import UserError
 from minilm.plumbing.folders import read_log
-from minilm.plumbing.progress import Interrupted
 from minilm.reinforcement import run
 from minilm.reinforcement.dpo import DirectPreference
 from minilm.reinforcement.report import SWITCHES
@@ -18,6 +17,7 @@ from minilm.reinforcement.reward import RewardModel, Rule
 from minilm.reinforcement.rollout import draw_answers
 from minilm.tokenizer.bpe import BPE
 from minilm.tokenizer.rows import END
+from minilm.training.checkpoints import Interrupted
 
 TOKENIZER = small.tokenizer()
 
