@@ -154,3 +154,21 @@ def test_slot_accuracy_is_none_where_no_thing_is_a_token(world_corpus, encoder):
     before = measured(objective, model)
     rows, results, _ = masked_closing(objective, model, before, before, None)
     assert "slot_accuracy" not in results and "thing" not in table(rows, HEADER)
+
+
+def test_distillation_closing_stands_beside_the_teacher(objective, encoder, monkeypatch):
+    """Its other students are graded in test_students.py: several processes train none."""
+    V = len(objective.tokenizer.vocab)
+    before, after = (dict(masked_accuracy=share, masked_loss=1 - share) for share in (0.2, 0.7))
+    objective.teacher, student = encoder(V, n_encoder_layer=2), encoder(V)
+    monkeypatch.setattr(report, "process_count", lambda: 2)
+    monkeypatch.setattr(report, "evaluate", lambda *_: dict(masked_accuracy=0.9, masked_loss=0.1))
+    speed = lambda objective, model: 8.0 if model is student else 5.0
+    monkeypatch.setattr(report.students, "texts_per_second", speed)
+    rows, results, examples = report.distillation_closing(objective, student, before, after, None)
+    assert [(row[0], *row[3:5]) for row in rows] == [
+        ("teacher", 5, 0.9), ("its layers as copied", 8, 0.2), ("student, 500 texts", 8, 0.7)
+    ]  # fmt: skip
+    assert (results["student_accuracy"], results["teacher_loss"]) == (0.7, 0.1)
+    assert (results["student_speedup"], results["student_block_fraction"]) == (1.6, 0.5)
+    assert len(examples) == 2 + 2 * 3

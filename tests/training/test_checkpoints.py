@@ -124,6 +124,15 @@ def test_a_resumed_run_remembers_what_was_best(tmp_path):
         small.assert_equal(parts[name], whole[name])
 
 
+@pytest.mark.parametrize("has_folder", [True, False])
+def test_a_run_that_was_stopped_says_how_to_go_on(tmp_path, has_folder):
+    folder = tmp_path if has_folder else None
+    run = Run(small.model("causal"), small.objective("causal"), None, small.settings(), folder, None, 0, None)
+    run.step = 4
+    kept = f", saved; to go on: --resume --out {tmp_path}" if has_folder else ": nothing was being saved"
+    assert str(run.interrupted()) == f"stopped after step 4 of 6{kept}"
+
+
 class Counting:
     """An objective whose update of a step is its own: it adds what it has counted to a weight."""
 
