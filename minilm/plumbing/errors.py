@@ -4,16 +4,10 @@ import difflib
 
 
 class UserError(ValueError):
-    """A mistake of the user's. The message is one line that names the file, the value and the way out.
-
-    The scripts print it without a traceback and end with exit code 2 (`plumbing/script.py`).
-    """
+    """A mistake of the user's: one line that names the file, the value and the way out; no traceback."""
 
 
 def suggest(word: str, choices) -> str:
-    """Return ` (did you mean 'x'?)` for the choice nearest to `word`, or an empty string where none is near.
-
-    The search is the standard library's `difflib` (Ratcliff and Obershelp 1988), cutoff 0.5.
-    """
+    """Return ` (did you mean 'x'?)` for the choice nearest to `word`, or an empty string if none is near."""
     near = difflib.get_close_matches(word, [str(choice) for choice in choices], n=1, cutoff=0.5)
     return f" (did you mean {near[0]!r}?)" if near else ""

@@ -1,7 +1,6 @@
 """Run folders and the files in them: nothing existing is overwritten, nothing is ever half written.
 
-`runs/masked` is the first run of that name, `runs/masked-2` the second. A folder is claimed by making it,
-which the operating system lets only one process do, so two runs never share one.
+A folder is claimed by making it, which the system lets only one process do: two runs never share one.
 """
 
 import json
@@ -27,14 +26,20 @@ LEFTOVER = re.compile(r".+\.\d+\.tmp")  # NAME.PID.tmp, of a process that was ki
 def choose_folder(name: str, out: str | None = None, overwrite: bool = False, resume: bool = False) -> Path:
     """Return the folder of a run: `out`, or a new `runs/name`, `runs/name-2` and so on where that is taken.
 
-    An `out` that exists is a UserError, unless `overwrite` empties it. `resume`: see `folder_to_resume`.
+    With `overwrite` an `out` that exists is emptied; `resume` takes it, or the newest interrupted run.
     """
     if overwrite and resume:
         raise UserError("--overwrite and --resume: one replaces a run, the other continues it; give one")
     if overwrite and out is None:
         raise UserError("--overwrite needs --out FOLDER; without --out every run has a new folder")
     if resume:
-        return folder_to_resume(name, out)
+        runs = [Path(out)] if out else [r for r in numbered(name).values() if not (r / RESULTS).exists()]
+        resumable = [run for run in runs if (run / TRAINER).exists()]
+        if not resumable:
+            where = f"{out}{near_runs(runs[0])}" if out else f"an unfinished {RUNS / name}; name it by --out"
+            raise UserError(f"--resume: nothing to continue, no {TRAINER} in {where}")
+        remove_leftovers(resumable[-1])
+        return resumable[-1]
     if out is None:
         number = max(numbered(name), default=0) + 1
         while not make_folder(folder := RUNS / (name if number == 1 else f"{name}-{number}")):
@@ -48,17 +53,6 @@ def choose_folder(name: str, out: str | None = None, overwrite: bool = False, re
     return folder
 
 
-def folder_to_resume(name: str, out: str | None) -> Path:
-    """Return `out`, or the newest run of this name that was interrupted; UserError without a checkpoint."""
-    runs = [Path(out)] if out else [run for run in numbered(name).values() if not (run / RESULTS).exists()]
-    resumable = [run for run in runs if (run / TRAINER).exists()]
-    if not resumable:
-        where = f"{out}{near_runs(runs[0])}" if out else f"an unfinished {RUNS / name}; name it by --out"
-        raise UserError(f"--resume: nothing to continue, no {TRAINER} in {where}")
-    remove_leftovers(resumable[-1])
-    return resumable[-1]
-
-
 def numbered(name: str) -> dict[int, Path]:
     """Return what has the name of such a run under runs/, by number and in its order: `name-2` is 2."""
     pattern = re.compile(re.escape(name) + r"(?:-([1-9]\d*))?")
@@ -68,8 +62,7 @@ def numbered(name: str) -> dict[int, Path]:
 
 def find_run(name: str) -> Path | None:
     """Return the finished run of this name (it has a results.json) with the highest number; else None."""
-    finished = [run for run in numbered(name).values() if (run / RESULTS).exists()]
-    return finished[-1] if finished else None
+    return next((run for run in reversed(numbered(name).values()) if (run / RESULTS).exists()), None)
 
 
 def near_runs(folder: Path) -> str:
@@ -111,12 +104,8 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def atomic_write(path: str | Path, content: bytes | str | Callable) -> None:
-    """Write a file that is never seen half written: bytes, a text, or what a function writes into a file.
-
-    All goes into a file beside it, which then takes its name in one step. UserError where the system refuses.
-    """
-    path = Path(path)
-    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    """Write bytes, a text, or what a function writes into a file: never seen half written."""
+    beside = Path(f"{path}.{os.getpid()}.tmp")  # which takes the name in one step, once it is whole
     try:
         with open(beside, "wb") as file:
             if callable(content):

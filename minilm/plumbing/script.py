@@ -1,9 +1,7 @@
 """How each of the five scripts begins and ends: device, command, the run's folder, closing table, exit code.
 
-    torchrun --nproc-per-node 8 train.py ...
-
-starts eight processes that find each other by the variables RANK, WORLD_SIZE and LOCAL_RANK; without them
-there is one.
+`torchrun --nproc-per-node 8 train.py ...` starts eight processes, which find each other by the variables
+RANK, WORLD_SIZE and LOCAL_RANK; without them there is one.
 """
 
 import os
@@ -60,11 +58,7 @@ def process_group(device: torch.device):
 def read_command(
     settings_class: type, description: str, name_of: Callable[[dict], str], override_class: type | None = None
 ) -> tuple[dict, dict]:
-    """Return (given, overrides), the flags of this command line as in `parse`.
-
-    With --resume they are laid over those of the run that goes on: the one in --out, or the newest that was
-    interrupted of the name that `name_of` makes of what is given.
-    """
+    """Return (given, overrides) as `parse` does; with --resume laid over what the run began with."""
     given, overrides = parse(settings_class, override_class, description=description)
     if given.get("resume"):
         folder = choose_folder(name_of(given), given.get("out"), given.get("overwrite", False), resume=True)
@@ -76,12 +70,8 @@ def read_command(
 
 
 def begin(name: str, settings, overrides: dict | None = None, script: str | None = None) -> Path:
-    """Return the folder of a run of this name, with the command in settings.json, and print the command.
-
-    Of several processes the first makes the folder; the others write nothing into it. `script`: the one that
-    takes these settings, where another one runs.
-    """
-    if process_rank() or getattr(settings, "resume", False):
+    """Return the folder of a run of this name, with the command (of `script`) in it, and print that."""
+    if process_rank() or getattr(settings, "resume", False):  # the first of several processes makes it
         folder = Path(settings.out or "runs")
     else:
         folder = choose_folder(name, settings.out, settings.overwrite)
@@ -94,10 +84,7 @@ def begin(name: str, settings, overrides: dict | None = None, script: str | None
 def finish(
     folder: Path, settings, tables: list[tuple], lines: list[str], results: dict, seconds: float, then: str
 ) -> None:
-    """Print the closing tables, (rows, header) each, and the lines; write results.json: the run is finished.
-
-    `then`: the command to try next. Results that are none are left out.
-    """
+    """Print the closing tables (rows, header) and lines, write results.json, say what to try `then`."""
     for rows, header in tables:
         print("\n" + table(rows, header))
     print("", *lines, "", sep="\n")

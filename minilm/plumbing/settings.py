@@ -8,13 +8,8 @@
     given, _ = parse(Settings)                  python train.py --steps 500 --data a.txt b.txt
 
 The field `d_model` is the flag `--d-model`, the comment on its line is its help text, and its type says which
-words may follow, apart by a space or by `=`:
-
-    int, float, str             one word; a whole number such as 0 is a float too
-    bool                        nothing for true: --compile; --no-compile or --compile false for false
-    Literal["pre", "post"]      one of these words
-    X | None                    none, or what X takes
-    tuple[X, ...]               one or more words; commas separate too (--shots 0,1,2) unless X is str
+words may follow: of a Literal one of its own, of `X | None` also `none`, of a tuple several, which commas
+separate too (--shots 0,1,2) unless they are texts; after a bool nothing (--compile, --no-compile) or `false`.
 """
 
 import argparse
@@ -74,7 +69,6 @@ def parse(settings_class: type, override_class=None, argv=None, description="") 
     """Return (given, overrides): the fields of two dataclasses that `argv` gives (none: the command line).
 
     Overrides are laid over a preset or a saved config; a name of both classes belongs to the settings.
-    UserError for an unknown flag and for a value that does not fit; `--help` leaves with SystemExit(0).
     """
     parser = argparse.ArgumentParser(
         usage="%(prog)s [--flag value ...]",
@@ -95,8 +89,7 @@ def parse(settings_class: type, override_class=None, argv=None, description="") 
         what = unknown if word.startswith("-") else f"{rest[0]!r} belongs to no flag"
         raise UserError(f"{what}; --help lists all flags")
     given = vars(namespace)
-    overrides = {name: given.pop(name) for name in list(given) if name not in names}
-    return given, overrides
+    return given, {name: given.pop(name) for name in list(given) if name not in names}
 
 
 def add_flags(parser: argparse.ArgumentParser, settings_class: type, taken=frozenset()) -> None:

@@ -4,8 +4,7 @@
     load_corpus("python-docs")             the reference text and the docstrings that every Python carries
     load_corpus(["plays.txt", "corpus/"])  the user's files and folders (minilm/texts/files.py says which)
 
-The split goes by document: a model that has read the first half of one knows much of the second. A source
-name wins over a file of that name: write ./world for the file.
+No document is cut by the split. A source name wins over a file of that name: write ./world for the file.
 """
 
 import ast
@@ -30,14 +29,10 @@ SOURCES = ("world", "world:reports", "world:few-shot", "world:few-shot-no-repeat
 WORLD_TRAIN, WORLD_VALIDATION = 20_000, 1_000  # documents
 VALIDATION_SEED = 1_000_003  # added to the seed for the world's validation part
 VALIDATION_SHARE = 10  # one part in so many is for validation
-FEW_DOCUMENTS = 10  # a file with fewer goes to one part as a whole, where there are other files
 PIECE, SHORTEST_PIECE = 1_000, 100  # characters of a piece of the document that is cut
-SPACE = re.compile(r"\s")
 LINE_OR_SENTENCE_END = re.compile(r"""\n|[.!?…]["'”’)\]]*\s|。""")
 LIBRARY = Path(sysconfig.get_path("stdlib"))  # the sources of `python-docs`
 SKIPPED_FOLDERS = ("test", "tests", "idle_test", "__pycache__", "pydoc_data")
-SHORTEST_DOCSTRING = 20  # characters; shorter ones are mostly a name again
-TOPIC_SIZE = 1_000  # characters of reference prose in one document, at least, where the topic has them
 
 
 @dataclass
@@ -47,8 +42,7 @@ class Corpus:
     name: str
     train: list[str]
     validation: list[str]
-    # A document's log-probability in nats under the source's own grammar, unknown for all real text. No mean
-    # loss of a model can be expected below the mean of `-floor`.
+    # A document's log-probability in nats under the source's grammar: no mean loss is below that of -floor.
     floor: Callable[[str], float] | None = None
     notes: tuple[str, ...] = ()  # lines worth printing
 
@@ -144,8 +138,7 @@ def files_corpus(sources: list[str], seed: int, errors: str) -> Corpus:
     """Return the documents of files and folders, each file once; no document is in both parts."""
     files = {file.resolve(): file for source in sources for file in text_files(Path(source))}
     found = [read_documents(file, errors) for file in files.values()]
-    # A document that is more than half of the whole, as a text without blank lines is, is cut into pieces: it
-    # would leave nothing to speak of to the other part.
+    # More than half of the whole, as a text without blank lines is, would leave the other part nothing.
     half = sum(len(text) for documents in found for text in documents) / 2
     pieces = [[cut(text) if len(text) > half else [text] for text in documents] for documents in found]
     n_pieces = sum(len(parts) for documents in pieces for parts in documents if len(parts) > 1)
@@ -162,12 +155,11 @@ def files_corpus(sources: list[str], seed: int, errors: str) -> Corpus:
 
 
 def split_files(files: list[list[str]], seed: int) -> tuple[list[str], list[str]]:
-    """Return (train, validation) of files given as lists of documents.
+    """Return (train, validation) of files given as lists of documents: of each the last tenth is validation.
 
-    Of a file with ten documents or more, or of an only file, the last tenth of the bytes is for validation.
-    Smaller files go to one part whole: about a tenth of them, drawn by `seed`, at least one of two.
+    Files of fewer than ten documents go to one part whole, a tenth of them, drawn, to validation.
     """
-    small = [i for i, documents in enumerate(files) if len(documents) < FEW_DOCUMENTS and len(files) > 1]
+    small = [i for i, documents in enumerate(files) if len(documents) < 10 and len(files) > 1]
     n_held = max(1, round(len(small) / VALIDATION_SHARE)) if len(small) > 1 else 0
     kept, held = map(set, hold_out(small, n_held, seed))
     train, validation = [], []
@@ -189,7 +181,7 @@ def cut(text: str) -> list[str]:
     pieces, start = [], 0
     while len(text) - start > size:
         window = (text, start + size, start + 2 * size)
-        end = LINE_OR_SENTENCE_END.search(*window) or SPACE.search(*window)
+        end = LINE_OR_SENTENCE_END.search(*window) or re.compile(r"\s").search(*window)
         pieces.append(text[start : end.end() if end else start + 2 * size])
         start += len(pieces[-1])
     return [piece.strip() for piece in [*pieces, text[start:]] if piece.strip()]
@@ -197,10 +189,7 @@ def cut(text: str) -> list[str]:
 
 @cache
 def python_docs() -> tuple[str, ...]:
-    """Return the English that every Python carries, each document once: reference prose and docstrings.
-
-    About two megabytes, less where something is not installed. Sources are parsed: nothing of them runs.
-    """
+    """Return the English that every Python carries, each document once: reference prose and docstrings."""
     try:
         from pydoc_data.topics import topics
     except ImportError:
@@ -220,14 +209,14 @@ def python_docs() -> tuple[str, ...]:
 
 
 def topic_documents(topics: dict[str, str]) -> list[str]:
-    """Return reference prose as documents: successive new paragraphs of one topic, TOPIC_SIZE or more."""
+    """Return reference prose as documents: successive new paragraphs of one topic, about 1,000 characters."""
     found, seen = [], {""}
     for name in sorted(topics):
         groups = [[]]
         for paragraph in re.split(r"\n\s*\n", topics[name].strip()):
             if one_line(paragraph) not in seen:  # about a fifth stand in several topics
                 seen.add(one_line(paragraph))
-                if sum(map(len, groups[-1])) >= TOPIC_SIZE:
+                if sum(map(len, groups[-1])) >= 1_000:
                     groups.append([])
                 groups[-1].append(paragraph.strip("\n"))
         found += ["\n\n".join(group) for group in groups if group]
@@ -244,4 +233,4 @@ def docstrings(source: str) -> list[str]:
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             found.append((ast.get_docstring(node) or "").strip())
             nodes.extend(node.body)
-    return [text for text in found if len(text) >= SHORTEST_DOCSTRING]
+    return [text for text in found if len(text) >= 20]  # shorter ones are mostly a name again

@@ -16,11 +16,9 @@ from .corpus import VALIDATION_SHARE, Corpus, checked_sources, draw, hold_out, w
 from .files import kind
 from .tables import SUFFIXES, read_aligned, read_table
 
-# Source -> domain of the world. Stories alone are learnt in half the time: seldom do they need an agreement
-# across the sentence, as in "oito mochilas e cinco réguas foram escolhidas".
+# Source -> domain of the world. Stories alone are learnt in half the time: few agree across the sentence.
 DOMAINS = {"world": "both", "world:stories": "stories", "world:reports": "reports"}
 WORLD_TRAIN = 5_000  # pairs
-MOST_VALIDATION = 1_000  # pairs of a file: to translate more would take longer than it tells
 SOURCE = itemgetter(0)
 
 
@@ -56,7 +54,7 @@ def load_pairs(source, seed: int = 0, n_pairs: int | None = None, skip_bad: bool
         known = f"{', '.join(DOMAINS)}, tables of source and target ({', '.join(SUFFIXES)}, or .gz of these)"
         raise UserError(f"{name}: expected {known}, or two files whose lines belong together")
     rows = [row for part, _ in read for row in part]
-    others, validation = hold_out(rows, min(MOST_VALIDATION, max(1, len(rows) // VALIDATION_SHARE)))
+    others, validation = hold_out(rows, min(1_000, max(1, len(rows) // VALIDATION_SHARE)))
     train = without(others, validation, SOURCE)
     if not train:
         raise UserError(f"{name}: {len(rows)} pairs, none left to train on; needs two different sources")

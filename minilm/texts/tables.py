@@ -45,8 +45,8 @@ def read_table(path: str | Path, fields: Sequence[str], skip_bad=False, spare=()
     with nothing in a field. Never skipped: a quote not closed, no JSON, a header with some of the fields.
     """
     if kind(path) not in SUFFIXES:
-        expected = f"{', '.join(SUFFIXES)}, or .gz of these"
-        raise UserError(f"{path}: a table of kind {kind(path)!r}; expected {expected}")
+        known = ", ".join(SUFFIXES)
+        raise UserError(f"{path}: a table of kind {kind(path)!r}; expected {known}, or .gz of these")
     parts = columns(path, fields, spare)
     if kind(path) == ".jsonl":
         parts = ((where, known_names(found, fields), [*found.values()]) for where, found in read_jsonl(path))
@@ -94,10 +94,7 @@ def row(fields: Sequence[str], where: str, names: Sequence[str], cells: Sequence
 
 
 def read_aligned(source: str | Path, target: str | Path, skip_bad=False) -> Rows:
-    """Return (rows, n_skipped) of two files whose lines belong together: each row (source, target).
-
-    Lines blank in both files are passed over; blank in one is a bad row.
-    """
+    """Return (rows, n_skipped) of two files whose lines belong together; blank in one alone is a bad row."""
     both, fields = f"{source} and {target}", ("source", "target")
     a, b = ([line for _, line in read_lines(path)] for path in (source, target))
     if len(a) != len(b):

@@ -17,7 +17,6 @@ from minilm.plumbing.folders import (
     choose_folder,
     empty_run_folder,
     find_run,
-    folder_to_resume,
     make_folder,
     near_runs,
     numbered,
@@ -158,7 +157,7 @@ def test_resume_without_out_takes_the_newest_interrupted_run():
     run("runs/masked-3", "log.jsonl")
     run("runs/masked-4", "trainer.pt", "results.json")
     run("runs/causal-9", "trainer.pt")
-    assert folder_to_resume("masked", None).name == "masked-2"
+    assert choose_folder("masked", resume=True).name == "masked-2"
     assert os.listdir("runs/masked-2") == ["trainer.pt"]
 
 
