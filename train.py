@@ -15,8 +15,9 @@ scales by flags alone: --model bert-base --data corpus/ --device cuda --precisio
 import sys
 from contextlib import redirect_stdout
 
-from minilm.continued.run import Continued, continued_command
-from minilm.in_context.run import FewShot
+from minilm.continued.forgetting import Continued
+from minilm.continued.run import continued_command
+from minilm.in_context.questions import FewShot
 from minilm.model.config import ModelConfig
 from minilm.plumbing.script import exit_code, process_rank, read_command
 from minilm.pretraining.run import PretrainingSettings, kind_of_run, with_recipe

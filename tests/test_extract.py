@@ -12,7 +12,8 @@ import extract
 import minilm
 from minilm.extraction import run
 from minilm.extraction.features import embed
-from minilm.extraction.run import RESULTS, read_examples
+from minilm.extraction.layers import RESULTS
+from minilm.extraction.run import read_examples
 from minilm.plumbing.script import exit_code
 from minilm.pretraining import run as pretraining
 

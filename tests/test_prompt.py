@@ -10,7 +10,7 @@ import small
 
 import prompt
 from minilm.checkpoint import save
-from minilm.in_context.run import FewShot
+from minilm.in_context.questions import FewShot
 from minilm.model.config import ModelConfig
 from minilm.model.transformer import build
 from minilm.plumbing.script import exit_code

@@ -14,7 +14,7 @@ import torch
 import minilm
 import train
 from minilm.checkpoint import save
-from minilm.in_context.run import FewShot
+from minilm.in_context.questions import FewShot
 from minilm.plumbing.folders import RUN_FILES, read_log
 from minilm.plumbing.script import exit_code
 from minilm.pretraining import run

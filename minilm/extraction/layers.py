@@ -11,11 +11,13 @@ import numpy as np
 import torch
 
 from ..model.transformer import build
+from ..plumbing.script import table
 from ..tokenizer.rows import RaggedRows
-from .features import LAST_4, ONE_LAYER, Reading, extract, n_layer
-from .probe import probe_accuracy, standardised
+from .features import LAST_4, ONE_LAYER, Reading, extract, n_layer, nearest
+from .probe import bag_of_words, probe_accuracy, standardised
 
 TABLE_TEXTS = 2000  # at most about so many texts of a part: all readings of all texts could fill the memory
+RESULTS = ("probe_accuracy", "random_probe_accuracy", "bag_of_words_accuracy")
 HEADER = ("labels a class", "pre-trained", "random weights", "bag of words", "chance")
 
 
@@ -88,3 +90,39 @@ def compare_layers(model, twin, rows: RaggedRows, probe: Probe, n_label, how: di
     for pooling in LAST_4:  # in the column of the mean: that is how they pool
         body.append((pooling, *(cell[-1, pooling] if column == "mean" else "" for column in ONE_LAYER)))
     return ("layer", *ONE_LAYER), body
+
+
+def probe_tables(
+    model, rows, parts: dict, headline: Reading, vectors, asked: Sequence, n_draw: int, seed: int, how: dict
+) -> tuple[dict, list]:
+    """Return the probe's figures, and its tables as lines; `vectors`: of all texts, read by `headline`.
+
+    `parts`: name -> (text, label) of each; the first is learnt from. `asked`: numbers of labels a class.
+    """
+    names = sorted({label for _, label in parts["train"]})
+    classes = [np.array([names.index(label) for _, label in part]) for part in parts.values()]
+    probe = Probe(classes, n_draw, seed)
+    labels, too_many = probe.usable_labels(asked)
+    twin = random_twin(model, seed)
+    sides = [probe.parts(side) for side in (vectors, extract(twin, rows, [headline], **how)[0])]
+    sides.append(standardised(*bag_of_words(*([text for text, _ in part] for part in parts.values()))))
+    layer = "" if headline.layer < 0 else f"layer {headline.layer}, "
+    title = f"Accuracy of a linear probe on {layer}{headline.pooling}, the mean of {n_draw} draws:"
+    results, left_out = (
+        {},
+        f"Labels a class: {', '.join(map(str, too_many))} left out, a class has fewer examples.",
+    )
+    lines = [left_out, ""] if too_many else []
+    for test, unseen in enumerate(["", "unseen_"][: len(parts) - 1], start=1):
+        found = probe.label_table(sides, labels, test)
+        lines += [title, "", table(found, HEADER), ""]
+        title = "The same probes, on texts whose things and verbs stand in no labelled text:"
+        results |= {unseen + name: value for name, value in zip(RESULTS, found[0][1:4], strict=True)}
+    header, body = compare_layers(model, twin, rows, probe, labels[0], how)
+    lines += [f"Layer x pooling (labels a class: {labels[0]}), in brackets with random weights:", ""]
+    lines += [table(body, header), "", "Test texts, and the nearest text to learn from:", ""]
+    train, *_, test = parts.values()
+    for (text, label), vector in zip(test[:2], vectors[-len(test) :], strict=False):
+        ((j, cosine),) = nearest(vectors[: len(train)], vector, 1)
+        lines += [f"  {text}  ({label})", f"    {cosine:.3f}  {train[j][0]}  ({train[j][1]})"]
+    return results | dict(labels_a_class=labels[0]), [*lines, ""]

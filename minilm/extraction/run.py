@@ -12,7 +12,7 @@ import numpy as np
 from .. import world
 from ..plumbing.errors import UserError
 from ..plumbing.folders import atomic_write
-from ..plumbing.script import begin, finish, table
+from ..plumbing.script import begin, finish
 from ..plumbing.settings import CommonSettings
 from ..pretraining.run import start_model
 from ..texts.files import kind, read_documents, read_jsonl, text_files
@@ -29,14 +29,13 @@ from .features import (
     nearest,
     reading,
 )
-from .layers import HEADER, Probe, compare_layers, random_twin
-from .probe import bag_of_words, split, standardised
+from .layers import probe_tables
+from .probe import split
 
 FEATURES = "features.npz"
 WORLD_TRAIN, WORLD_TEST = 384, 600  # stories: 64 a place to draw labels from, 100 a place to test on
 WORLD_SEEDS = (2_000_003, 2_000_023, 2_000_033)  # added to the seed: other stories than those of pre-training
 WORLD_SENTENCES = 384
-RESULTS = ("probe_accuracy", "random_probe_accuracy", "bag_of_words_accuracy")
 NEXT = 'python extract.py --layer 1 --pooling cls --similar "Ana cooked some soup."'
 
 Example = tuple[str, str | None]  # text, label if there is one
@@ -106,7 +105,9 @@ def text_columns(settings, model, tokenizer, parts: dict, readings: list[Reading
     columns["split"] = [name for name, part in parts.items() for _ in part]
     figures, lines = {}, []
     if settings.probe:
-        figures, lines = report(model, rows, parts, readings[-1], found[-1], settings, how)
+        figures, lines = probe_tables(
+            model, rows, parts, readings[-1], found[-1], settings.labels, settings.draws, settings.seed, how
+        )
     if settings.similar:
         query = extract(model, tell_cut(checked_rows(tokenizer, model.config, [settings.similar])), readings)
         near = [f"  {cosine:.3f}  {texts[i]}" for i, cosine in nearest(found[0], query[0][0])]
@@ -140,35 +141,6 @@ def tell_cut(rows: RaggedRows) -> RaggedRows:
     if rows.n_cut:
         print(cut_note(rows), file=sys.stderr)
     return rows
-
-
-def report(model, rows, parts: dict, headline: Reading, vectors, settings, how: dict) -> tuple[dict, list]:
-    """Return the probe's figures, and its tables as lines; `vectors`: of all texts, read by `headline`."""
-    names = sorted({label for _, label in parts["train"]})
-    classes = [np.array([names.index(label) for _, label in part]) for part in parts.values()]
-    probe = Probe(classes, settings.draws, settings.seed)
-    labels, too_many = probe.usable_labels(settings.labels)
-    if too_many:
-        print(f"Labels a class: {', '.join(map(str, too_many))} left out, a class has fewer examples.")
-    twin = random_twin(model, settings.seed)
-    sides = [probe.parts(side) for side in (vectors, extract(twin, rows, [headline], **how)[0])]
-    sides.append(standardised(*bag_of_words(*([text for text, _ in part] for part in parts.values()))))
-    layer = "" if headline.layer < 0 else f"layer {headline.layer}, "
-    title = f"Accuracy of a linear probe on {layer}{headline.pooling}, the mean of {settings.draws} draws:"
-    results, lines = {}, []
-    for test, unseen in enumerate(["", "unseen_"][: len(parts) - 1], start=1):
-        found = probe.label_table(sides, labels, test)
-        lines += [title, "", table(found, HEADER), ""]
-        title = "The same probes, on texts whose things and verbs stand in no labelled text:"
-        results |= {unseen + name: value for name, value in zip(RESULTS, found[0][1:4], strict=True)}
-    header, body = compare_layers(model, twin, rows, probe, labels[0], how)
-    lines += [f"Layer x pooling (labels a class: {labels[0]}), in brackets with random weights:", ""]
-    lines += [table(body, header), "", "Test texts, and the nearest text to learn from:", ""]
-    train, *_, test = parts.values()
-    for (text, label), vector in zip(test[:2], vectors[-len(test) :], strict=False):
-        ((j, cosine),) = nearest(vectors[: len(train)], vector, 1)
-        lines += [f"  {text}  ({label})", f"    {cosine:.3f}  {train[j][0]}  ({train[j][1]})"]
-    return results | dict(labels_a_class=labels[0]), [*lines, ""]
 
 
 def read_parts(data: str, test: str | None, probe: bool | None, seed: int) -> dict[str, list[Example]]:

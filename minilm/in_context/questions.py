@@ -11,12 +11,14 @@ the ability appears.
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..pretraining.causal import Causal
+from ..pretraining.run import Pretraining, PretrainingSettings
 from ..world import LABEL_WORDS, N_PAIRS, few_shot_pairs
 from .prompts import PromptFormat, Question
 from .scores import answers
@@ -76,6 +78,23 @@ class InContext(Causal):
         for (task, question), answer in zip(asked, given, strict=True):
             right[task] += (answer == question.label) / N_PROBE  # shares, so that parts of a batch add up
         return loss, metrics | {task: torch.tensor(share) for task, share in right.items()}
+
+
+class FewShot(Pretraining):
+    """A GPT that learns so: `prompt.py` starts from it."""
+
+    defaults: ClassVar[dict] = dict(objective="causal", model="gpt-alibi-tiny")
+
+    def __init__(self, settings: PretrainingSettings, overrides: dict | None = None):
+        super().__init__(settings, overrides)
+        self.name, self.then = "in-context", "python prompt.py"
+        self.row = self.row._replace(objective=InContext)
+
+    def closing(self, objective, model, before: dict, after: dict) -> tuple[list, dict, list[str]]:
+        """As in `Pretraining`, with a row for each task."""
+        [(rows, header)], results, examples = super().closing(objective, model, before, after)
+        rows += [(name, before[task], after[task], CHANCE, "chance") for task, name in NAMES.items()]
+        return [(rows, header)], results, examples
 
 
 def curve(log: Sequence[dict], width: int = 20) -> list[str]:

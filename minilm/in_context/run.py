@@ -4,19 +4,19 @@ import random
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 from ..model.sampling import SamplingRule
 from ..plumbing.errors import UserError
 from ..plumbing.folders import LOG, read_log
 from ..plumbing.script import begin, choose_device, finish
 from ..plumbing.settings import CommonSettings
-from ..pretraining.run import Pretraining, PretrainingSettings, start_model
+from ..pretraining.run import start_model
 from ..texts.corpus import hold_out
 from ..texts.tables import read_table
 from ..training.objective import autocast
 from .prompts import PromptFormat, draw_questions
-from .questions import CHANCE, FORMAT, NAMES, PROBE_SHOTS, TASKS, InContext, curve, questions
+from .questions import CHANCE, FORMAT, NAMES, PROBE_SHOTS, TASKS, FewShot, curve, questions
 from .scores import SCORES
 from .study import Study, checksum
 from .terminal import Writer, loop, show
@@ -55,23 +55,6 @@ class PromptSettings(CommonSettings):
         SamplingRule(temperature=self.temperature or 0.0, top_k=self.top_k, top_p=self.top_p)  # or UserError
         if self.test and not self.data:
             raise UserError(f"--test {self.test} needs --data: the file with the examples")
-
-
-class FewShot(Pretraining):
-    """GPT on few-shot documents: it is asked on the way (`questions.py`), and `prompt.py` starts from it."""
-
-    defaults: ClassVar[dict] = dict(objective="causal", model="gpt-alibi-tiny")
-
-    def __init__(self, settings: PretrainingSettings, overrides: dict | None = None):
-        super().__init__(settings, overrides)
-        self.name, self.then = "in-context", "python prompt.py"
-        self.row = self.row._replace(objective=InContext)
-
-    def closing(self, objective, model, before: dict, after: dict) -> tuple[list, dict, list[str]]:
-        """As in `Pretraining`, with a row for each task."""
-        [(rows, header)], results, examples = super().closing(objective, model, before, after)
-        rows += [(name, before[task], after[task], CHANCE, "chance") for task, name in NAMES.items()]
-        return [(rows, header)], results, examples
 
 
 def answer_prompts(settings: PromptSettings) -> None:

@@ -7,9 +7,9 @@ So each figure of the closing tables stands beside what a trivial method reaches
 import numpy as np
 
 from .. import world
-from ..training.objective import IGNORED, micro_batches, tensors
+from ..training.objective import IGNORED, micro_batches
 from .denoising import Denoising
-from .masked import Masked, predict_masked
+from .masked import Masked, hide_one, predict_masked
 from .next_sentence import FOLLOWS
 
 
@@ -50,17 +50,6 @@ def slot_accuracy(objective: Masked, model) -> float | None:
     parts = micro_batches(batch, -(-len(truth) // objective.batch_size))
     guess = np.concatenate([predict_masked(model, part).argmax(-1).numpy() for part in parts])  # (N, 1)
     return float((place_of[guess] == place_of[truth]).mean())
-
-
-def hide_one(objective: Masked, rows: dict, may_hide: np.ndarray, rng) -> tuple[np.ndarray, dict]:
-    """Hide one token in each row, drawn from those that it may hide (N, T).
-
-    Returns what stood there, (N, 1), and the batch for `predict_masked`.
-    """
-    hidden = (rng.random(may_hide.shape) * may_hide).argmax(1)[:, None]  # (N, 1)
-    truth = np.take_along_axis(rows["input_ids"], hidden, 1)
-    np.put_along_axis(rows["input_ids"], hidden, objective.mask, 1)
-    return truth, tensors(rows | dict(masked_positions=hidden))
 
 
 def shared_word_accuracy(objective: Masked) -> float:

@@ -16,6 +16,7 @@ from itertools import pairwise
 import numpy as np
 from torch import Tensor
 
+from ..model.generate import generate
 from ..texts.corpus import Corpus
 from ..tokenizer.rows import decoder_begin
 from ..training.objective import IGNORED, SPLITS, Objective, notes_on_cuts, summed_cross_entropy, tensors
@@ -100,3 +101,24 @@ class Denoising(Objective):
             "copy_accuracy": (right & (batch["survived"] == 1)).sum() / batch["n_kept"],
             "rebuilt_accuracy": (right & (batch["survived"] == 0)).sum() / batch["n_lost"],
         }
+
+
+def rebuilt_examples(objective: Denoising, model, n: int = 3) -> list[str]:
+    """Return lines that show n validation texts noised, rebuilt by the model alone, and as they were."""
+    tokenizer, texts = objective.tokenizer, objective.texts["validation"]
+    rng = np.random.default_rng(objective.seed)
+    chosen = rng.choice(len(texts), min(n, len(texts)), replace=False)
+    rows = objective.rows(texts, chosen, rng)
+    begin, end, pad = map(tokenizer.special_id, ("[CLS]", "[SEP]", "[PAD]"))
+    noised = [ids[ids != pad].tolist() for ids in rows["input_ids"]]
+    rebuilt = generate(
+        model, noised, objective.context - 1, temperature=0, eos_id=end, decoder_start_id=objective.begin
+    )
+    mask = tokenizer.decode([tokenizer.special_id("[MASK]")])
+    lines = []
+    for three in zip(noised, rebuilt, rows["decoder_input_ids"], strict=True):
+        for name, ids in zip(("noised:  ", "rebuilt: ", "original:"), three, strict=True):
+            text = tokenizer.decode([i for i in ids if i not in (begin, end, pad)])
+            lines.append(f"{name} {text.replace(mask, ' ____').strip()}".rstrip())
+        lines.append("")
+    return lines[:-1]

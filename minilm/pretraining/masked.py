@@ -121,6 +121,38 @@ def predict_masked(model, batch: dict[str, Tensor]) -> Tensor:
     return states_and_logits(model, batch)[1].softmax(-1).cpu()
 
 
+def hide_one(objective: Masked, rows: dict, may_hide: np.ndarray, rng) -> tuple[np.ndarray, dict]:
+    """Hide one token in each row, drawn from those that it may hide (N, T).
+
+    Returns what stood there, (N, 1), and the batch for `predict_masked`.
+    """
+    hidden = (rng.random(may_hide.shape) * may_hide).argmax(1)[:, None]  # (N, 1)
+    truth = np.take_along_axis(rows["input_ids"], hidden, 1)
+    np.put_along_axis(rows["input_ids"], hidden, objective.mask, 1)
+    return truth, tensors(rows | dict(masked_positions=hidden))
+
+
+def fill_examples(objective: Masked, model, n: int = 3) -> list[str]:
+    """Return lines that show n validation texts with one word hidden, and the model's three best guesses."""
+    texts, tokenizer = objective.texts["validation"], objective.tokenizer
+    rng = np.random.default_rng(objective.seed)
+    rows = texts.rows(rng.choice(len(texts), min(n, len(texts)), replace=False))
+    count = np.bincount(objective.texts["train"].ids, minlength=len(objective.token_bytes))
+    is_rare = (count < 0.02 * count.sum()) & (objective.token_bytes > 2)  # hide a word worth guessing
+    fits = is_rare[rows["input_ids"]] | (~is_rare[rows["input_ids"]].any(1, keepdims=True))
+    fits &= ~np.isin(rows["input_ids"], objective.special_ids)
+    truth, batch = hide_one(objective, rows, fits, rng)
+    lines, mask = [], tokenizer.decode([objective.mask])
+    guesses = map(Tensor.tolist, predict_masked(model, batch)[:, 0].topk(3))
+    for ids, (answer,), values, best in zip(rows["input_ids"], truth, *guesses, strict=True):
+        shown = [int(i) for i in ids if i == objective.mask or i not in objective.special_ids]
+        blank = " ____" if tokenizer.vocab[int(answer)].startswith(b" ") else "____"
+        text = tokenizer.decode(shown).replace(mask, blank).strip()
+        best = [f"{tokenizer.decode([i]).strip()} {p:.2f}" for i, p in zip(best, values, strict=True)]
+        lines += [text, f"    {'   '.join(best)}   (it was: {tokenizer.decode([int(answer)]).strip()})"]
+    return lines
+
+
 def choose_positions(may_hide: np.ndarray, share: float, rng: np.random.Generator, starts_word=None) -> tuple:
     """Draw the tokens to hide: `share` of those a row may hide, rounded, at least one.
 

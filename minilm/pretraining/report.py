@@ -5,19 +5,17 @@ table's rows, the figures, and the lines of the examples.
 """
 
 import numpy as np
-from torch import Tensor
 
 from .. import world
-from ..model.generate import generate
 from ..plumbing.script import process_count
 from ..training.checkpoints import evaluate
 from ..training.metrics import corpus_bleu, exact_match
 from ..training.objective import perplexity
 from . import baselines, students
 from .causal import Causal
-from .denoising import Denoising
+from .denoising import Denoising, rebuilt_examples
 from .distillation import Distillation
-from .masked import Masked, predict_masked
+from .masked import Masked, fill_examples
 from .noise import NOISES
 from .translation import Translation
 
@@ -71,27 +69,6 @@ def masked_closing(objective: Masked, model, before: dict, after: dict, settings
     return rows, results, ["Filled-in blanks:", "", *fill_examples(objective, model)]
 
 
-def fill_examples(objective: Masked, model, n: int = 3) -> list[str]:
-    """Return lines that show n validation texts with one word hidden, and the model's three best guesses."""
-    texts, tokenizer = objective.texts["validation"], objective.tokenizer
-    rng = np.random.default_rng(objective.seed)
-    rows = texts.rows(rng.choice(len(texts), min(n, len(texts)), replace=False))
-    count = np.bincount(objective.texts["train"].ids, minlength=len(objective.token_bytes))
-    is_rare = (count < 0.02 * count.sum()) & (objective.token_bytes > 2)  # hide a word worth guessing
-    fits = is_rare[rows["input_ids"]] | (~is_rare[rows["input_ids"]].any(1, keepdims=True))
-    fits &= ~np.isin(rows["input_ids"], objective.special_ids)
-    truth, batch = baselines.hide_one(objective, rows, fits, rng)
-    lines, mask = [], tokenizer.decode([objective.mask])
-    guesses = map(Tensor.tolist, predict_masked(model, batch)[:, 0].topk(3))
-    for ids, (answer,), values, best in zip(rows["input_ids"], truth, *guesses, strict=True):
-        shown = [int(i) for i in ids if i == objective.mask or i not in objective.special_ids]
-        blank = " ____" if tokenizer.vocab[int(answer)].startswith(b" ") else "____"
-        text = tokenizer.decode(shown).replace(mask, blank).strip()
-        best = [f"{tokenizer.decode([i]).strip()} {p:.2f}" for i, p in zip(best, values, strict=True)]
-        lines += [text, f"    {'   '.join(best)}   (it was: {tokenizer.decode([int(answer)]).strip()})"]
-    return lines
-
-
 def denoising_closing(objective: Denoising, model, before: dict, after: dict, settings) -> tuple:
     """Kept and lost tokens beside trivial methods, the loss under each noise, and three rebuilt texts.
 
@@ -114,27 +91,6 @@ def denoising_closing(objective: Denoising, model, before: dict, after: dict, se
         loss = results[f"{noise}_loss"] = evaluate(model, objective.with_noise(noise), settings)["loss"]
         rows.append((f"loss, {noise} alone", None, loss, unigram, ""))
     return rows, results, ["Rebuilt texts:", "", *rebuilt_examples(objective, model)]
-
-
-def rebuilt_examples(objective: Denoising, model, n: int = 3) -> list[str]:
-    """Return lines that show n validation texts noised, rebuilt by the model alone, and as they were."""
-    tokenizer, texts = objective.tokenizer, objective.texts["validation"]
-    rng = np.random.default_rng(objective.seed)
-    chosen = rng.choice(len(texts), min(n, len(texts)), replace=False)
-    rows = objective.rows(texts, chosen, rng)
-    begin, end, pad = map(tokenizer.special_id, ("[CLS]", "[SEP]", "[PAD]"))
-    noised = [ids[ids != pad].tolist() for ids in rows["input_ids"]]
-    rebuilt = generate(
-        model, noised, objective.context - 1, temperature=0, eos_id=end, decoder_start_id=objective.begin
-    )
-    mask = tokenizer.decode([tokenizer.special_id("[MASK]")])
-    lines = []
-    for three in zip(noised, rebuilt, rows["decoder_input_ids"], strict=True):
-        for name, ids in zip(("noised:  ", "rebuilt: ", "original:"), three, strict=True):
-            text = tokenizer.decode([i for i in ids if i not in (begin, end, pad)])
-            lines.append(f"{name} {text.replace(mask, ' ____').strip()}".rstrip())
-        lines.append("")
-    return lines[:-1]
 
 
 def translation_closing(objective: Translation, model, before: dict, after: dict, settings) -> tuple:

@@ -102,8 +102,8 @@ class Pretraining:
     """One run, from its settings to its closing table; all weights start from zero.
 
     `overrides` are fields of the model that differ from its preset. Other kinds of run change a step of it:
-    `Distilling` below, continued training (`continued/run.py`), the GPT that learns to read examples
-    (`in_context/run.py`).
+    `Distilling` below, continued training (`continued/forgetting.py`), the GPT that learns to read
+    examples (`in_context/questions.py`).
     """
 
     defaults: ClassVar[dict] = {}  # settings of the run that `newest_or_train` makes

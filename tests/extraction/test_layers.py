@@ -7,7 +7,7 @@ import torch
 
 from minilm.extraction import layers
 from minilm.extraction.features import Reading, checked_rows, extract
-from minilm.extraction.layers import Probe, compare_layers, random_twin, table_rows
+from minilm.extraction.layers import RESULTS, Probe, compare_layers, probe_tables, random_twin, table_rows
 from minilm.extraction.probe import bag_of_words, probe_accuracy, standardised
 
 TOKENIZER, MODEL = small.tokenizer(), small.model("masked", seed=4)
@@ -88,3 +88,39 @@ def test_layers_are_compared_on_the_vectors_of_their_own_texts(monkeypatch):
         vectors = [extract(model, some, [one])[0] for model in (MODEL, twin)]
         ours, fresh = (smaller.accuracy(smaller.parts(x), 2) for x in vectors)
         assert rows[row][column] == f"{ours:.3f} ({fresh:.3f})", one
+
+
+STORIES = {
+    name: [(f"{who} sells {words[i % 2]}.", "xy"[i % 2]) for i, who in enumerate(["Ana", "Rui", "Eva"] * n)]
+    for name, n, words in (
+        ("train", 6, ("bread", "a lamp")),
+        ("test", 2, ("bread", "a lamp")),
+        ("unseen", 2, ("pens", "hats")),
+    )
+}
+STORY_ROWS = checked_rows(TOKENIZER, MODEL.config, [text for part in STORIES.values() for text, _ in part])
+
+
+def test_the_tables_name_their_figures():
+    (vectors,) = extract(MODEL, STORY_ROWS, [Reading(1, "mean")])
+    how = dict(tokens_per_batch=64)
+    found, lines = probe_tables(
+        MODEL, STORY_ROWS, STORIES, Reading(1, "mean"), vectors, (1, 50, "all"), 3, 7, how
+    )
+    probe = Probe([np.array(["xy".index(label) for _, label in part]) for part in STORIES.values()], 3, 7)
+    (random,) = extract(random_twin(MODEL, 7), STORY_ROWS, [Reading(1, "mean")])
+    sides = [probe.parts(vectors), probe.parts(random)]
+    sides.append(standardised(*bag_of_words(*([text for text, _ in part] for part in STORIES.values()))))
+    for name, side in zip(RESULTS, sides, strict=True):
+        assert found[name] == probe.accuracy(side, 1), name
+        assert found[f"unseen_{name}"] == probe.accuracy(side, 1, 2), name
+    assert found["labels_a_class"] == 1
+    assert "Labels a class: 50 left out" in lines[0]
+    nearest = int(np.argmax([vectors[-6] @ x / np.linalg.norm(x) for x in vectors[:18]]))
+    text, label = STORIES["train"][nearest]
+    assert lines[-5] == "  Ana sells pens.  (x)" and lines[-4].endswith(f"  {text}  ({label})"), (
+        "not in a test"
+    )
+    out = "\n".join(lines)
+    assert "layer 1, mean, the mean of 3 draws" in out
+    assert "stand in no labelled text" in out and "Layer x pooling (labels a class: 1)" in out

@@ -11,10 +11,8 @@ import small
 import minilm
 from minilm import world
 from minilm.extraction import run
-from minilm.extraction.features import Reading, checked_rows, extract, extract_tokens
-from minilm.extraction.layers import Probe, random_twin
-from minilm.extraction.probe import bag_of_words, standardised
-from minilm.extraction.run import RESULTS, check_labels, read_examples, read_parts, report
+from minilm.extraction.features import Reading, extract_tokens
+from minilm.extraction.run import check_labels, read_examples, read_parts
 from minilm.plumbing.errors import UserError
 
 TOKENIZER, MODEL = small.tokenizer(), small.model("masked", seed=4)
@@ -110,40 +108,6 @@ def test_the_parts_of_a_command():
     for given in ((plain, None, True), (plain, other, None), (labelled, plain, None)):
         with pytest.raises(UserError, match="b.txt has no labels; give a .tsv"):
             read_parts(*given, seed=0)
-
-
-PARTS = {
-    name: [(f"{who} sells {words[i % 2]}.", "xy"[i % 2]) for i, who in enumerate(["Ana", "Rui", "Eva"] * n)]
-    for name, n, words in (
-        ("train", 6, ("bread", "a lamp")),
-        ("test", 2, ("bread", "a lamp")),
-        ("unseen", 2, ("pens", "hats")),
-    )
-}
-ROWS = checked_rows(TOKENIZER, MODEL.config, [text for part in PARTS.values() for text, _ in part])
-
-
-def test_the_report_names_its_figures(capsys):
-    (vectors,) = extract(MODEL, ROWS, [Reading(1, "mean")])
-    how = dict(tokens_per_batch=64)
-    found, lines = report(MODEL, ROWS, PARTS, Reading(1, "mean"), vectors, settings(), how)
-    probe = Probe([np.array(["xy".index(label) for _, label in part]) for part in PARTS.values()], 3, 7)
-    (random,) = extract(random_twin(MODEL, 7), ROWS, [Reading(1, "mean")])
-    sides = [probe.parts(vectors), probe.parts(random)]
-    sides.append(standardised(*bag_of_words(*([text for text, _ in part] for part in PARTS.values()))))
-    for name, side in zip(RESULTS, sides, strict=True):
-        assert found[name] == probe.accuracy(side, 1), name
-        assert found[f"unseen_{name}"] == probe.accuracy(side, 1, 2), name
-    assert found["labels_a_class"] == 1
-    assert "Labels a class: 50 left out" in capsys.readouterr().out
-    nearest = int(np.argmax([vectors[-6] @ x / np.linalg.norm(x) for x in vectors[:18]]))
-    text, label = PARTS["train"][nearest]
-    assert lines[-5] == "  Ana sells pens.  (x)" and lines[-4].endswith(f"  {text}  ({label})"), (
-        "not in a test"
-    )
-    out = "\n".join(lines)
-    assert "layer 1, mean, the mean of 3 draws" in out
-    assert "stand in no labelled text" in out and "Layer x pooling (labels a class: 1)" in out
 
 
 def test_the_columns_have_an_entry_a_text():

@@ -12,8 +12,7 @@ import train
 from minilm.continued.run import PUBLISHED, continued_command
 from minilm.plumbing.folders import RESULTS
 from minilm.pretraining.baselines import standing_share
-from minilm.pretraining.denoising import Denoising
-from minilm.pretraining.report import rebuilt_examples
+from minilm.pretraining.denoising import Denoising, rebuilt_examples
 from minilm.pretraining.run import Pretraining
 from minilm.tokenizer.rows import decoder_begin
 from minilm.training.objective import IGNORED

@@ -8,7 +8,8 @@ import small
 
 import minilm
 from minilm.in_context import questions as in_context
-from minilm.in_context.run import FewShot, PromptSettings, answer_prompts, make_study, report
+from minilm.in_context.questions import FewShot
+from minilm.in_context.run import PromptSettings, answer_prompts, make_study, report
 from minilm.in_context.study import Interval, Study
 from minilm.plumbing.errors import UserError
 from minilm.pretraining import run

@@ -9,9 +9,9 @@ from oracle import Oracle
 
 from minilm import world
 from minilm.plumbing.script import table
-from minilm.pretraining import baselines, report
+from minilm.pretraining import baselines
 from minilm.pretraining.causal import Causal
-from minilm.pretraining.masked import Masked
+from minilm.pretraining.masked import Masked, fill_examples
 from minilm.pretraining.report import HEADER, causal_closing, masked_closing
 from minilm.texts.corpus import Corpus
 from minilm.tokenizer.bpe import BPE, SPECIAL_TOKENS
@@ -40,7 +40,7 @@ def measured(objective, model) -> dict[str, float]:
 def test_fill_examples_show_the_blank_its_truth_and_the_three_best(objective, world_bpe):
     chances = {" cow": 0.5, " the": 0.3, ".": 0.15, " farm": 0.05}
     model = Oracle(world_bpe, lambda text: {token: math.log(p) for token, p in chances.items()})
-    lines = report.fill_examples(objective, model)
+    lines = fill_examples(objective, model)
     assert len(lines) == 6 and len(set(lines[::2])) == 3, "three different texts, a line and its guesses each"
     for shown, guesses in zip(lines[::2], lines[1::2], strict=True):
         assert shown.count("____") == 1 and "[" not in shown, "one blank, and no [CLS], [SEP] or [PAD]"
@@ -57,7 +57,7 @@ def test_fill_examples_give_the_probabilities_of_their_own_text(objective, world
         p = text.count("a") / 100  # special tokens hold no small letters
         return {" cow": math.log(p), " the": math.log(1 - p)}
 
-    lines = report.fill_examples(objective, Oracle(world_bpe, answer))
+    lines = fill_examples(objective, Oracle(world_bpe, answer))
     for shown, guesses in zip(lines[::2], lines[1::2], strict=True):
         text = shown.replace("____", "")
         assert f"cow {text.count('a') / 100:.2f}" in guesses, "the probabilities of another text"
@@ -65,14 +65,14 @@ def test_fill_examples_give_the_probabilities_of_their_own_text(objective, world
 
 
 def test_a_blank_inside_a_word_touches_the_word(tiny, byte_bpe):
-    lines = report.fill_examples(tiny, Oracle(byte_bpe, lambda text: {"x": 1.0}))
+    lines = fill_examples(tiny, Oracle(byte_bpe, lambda text: {"x": 1.0}))
     for shown, guesses in zip(lines[::2], lines[1::2], strict=True):
         truth = re.search(r"it was: (.*)\)", guesses)[1]
         assert shown.replace("____", truth) in tiny.corpus.validation
 
 
 def test_fill_examples_show_no_text_twice(tiny, byte_bpe):
-    lines = report.fill_examples(tiny, Oracle(byte_bpe, lambda text: {"x": 1.0}), n=9)
+    lines = fill_examples(tiny, Oracle(byte_bpe, lambda text: {"x": 1.0}), n=9)
     truths = [re.search(r"it was: (.*)\)", guesses)[1] for guesses in lines[1::2]]
     texts = [shown.replace("____", truth) for shown, truth in zip(lines[::2], truths, strict=True)]
     assert sorted(texts) == sorted(tiny.corpus.validation), (
@@ -81,7 +81,7 @@ def test_fill_examples_show_no_text_twice(tiny, byte_bpe):
 
 
 def test_fill_examples_hide_words_worth_guessing(objective, world_bpe):
-    lines = report.fill_examples(objective, Oracle(world_bpe, lambda text: {" the": 1.0}), n=60)
+    lines = fill_examples(objective, Oracle(world_bpe, lambda text: {" the": 1.0}), n=60)
     ids = [i for text in objective.corpus.train for i in world_bpe.encode(" " + text)]
     for guesses in lines[1::2]:
         truth = re.search(r"it was: (.*)\)", guesses)[1]
@@ -91,7 +91,7 @@ def test_fill_examples_hide_words_worth_guessing(objective, world_bpe):
 
 def test_fill_examples_without_pairs(world_corpus, world_bpe, encoder):
     objective = Masked(world_corpus, world_bpe, 64, 16, next_sentence=False)
-    lines = report.fill_examples(objective, encoder(len(world_bpe.vocab), pairs=False))
+    lines = fill_examples(objective, encoder(len(world_bpe.vocab), pairs=False))
     assert len(lines) == 6 and all(line.count("____") == 1 for line in lines[::2])
 
 

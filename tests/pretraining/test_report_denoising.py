@@ -8,7 +8,8 @@ from minilm.model.config import ModelConfig
 from minilm.model.transformer import build
 from minilm.plumbing.script import table
 from minilm.pretraining import baselines, report
-from minilm.pretraining.denoising import Denoising
+from minilm.pretraining import denoising as denoising_room
+from minilm.pretraining.denoising import Denoising, rebuilt_examples
 from minilm.pretraining.noise import NOISES
 from minilm.pretraining.report import HEADER
 from minilm.texts.corpus import Corpus
@@ -36,7 +37,7 @@ def model(byte_bpe):
 
 def test_rebuilt_examples_show_the_text_noised_rebuilt_and_as_it_was(denoising, model, byte_bpe):
     model.vocabulary.bias.data[byte_bpe.encode("j")[0]] = 1e4
-    lines = report.rebuilt_examples(denoising, model)
+    lines = rebuilt_examples(denoising, model)
     assert len(lines) == 3 * 3 + 2 and lines[3::4] == ["", ""], (
         "three texts of three lines, a blank line between"
     )
@@ -62,16 +63,16 @@ def test_the_model_is_asked_to_stop_at_sep(denoising, model, byte_bpe, monkeypat
         asked.append((prompts, options))
         return [[begin, *byte_bpe.encode("xyz"), end] for _ in prompts]
 
-    monkeypatch.setattr(report, "generate", generate)
-    assert report.rebuilt_examples(denoising, model)[1::4] == ["rebuilt:  xyz"] * 3
+    monkeypatch.setattr(denoising_room, "generate", generate)
+    assert rebuilt_examples(denoising, model)[1::4] == ["rebuilt:  xyz"] * 3
     ((prompts, options),) = asked
     assert options["eos_id"] == end and options["decoder_start_id"] == [begin]
     assert all(ids[0] == begin and ids[-1] == end and pad not in ids for ids in prompts)
 
 
 def test_rebuilt_examples_are_the_likeliest_tokens_given_the_noised_text(denoising, model, byte_bpe):
-    lines = report.rebuilt_examples(denoising, model, n=2)
-    assert lines == report.rebuilt_examples(denoising, model, n=2), "nothing is drawn"
+    lines = rebuilt_examples(denoising, model, n=2)
+    assert lines == rebuilt_examples(denoising, model, n=2), "nothing is drawn"
     rng = np.random.default_rng(denoising.seed)
     chosen = rng.choice(5, 2, replace=False)
     rows = denoising.rows(denoising.texts["validation"], chosen, rng)
@@ -88,7 +89,7 @@ def test_rebuilt_examples_are_the_likeliest_tokens_given_the_noised_text(denoisi
 
 def test_rebuilt_examples_of_few_texts(byte_bpe, model):
     objective = Denoising(Corpus("one", TRAIN, ["Ab c."]), byte_bpe, 30, 3)
-    lines = report.rebuilt_examples(objective, model, n=9)
+    lines = rebuilt_examples(objective, model, n=9)
     assert len(lines) == 3 and lines[2] == "original: Ab c.", "no text twice"
 
 
@@ -116,5 +117,5 @@ def test_closing_has_the_figures_of_results_json(denoising, model):
         assert columns[name][:3] == [before[key], after[key], trivial]
     assert all(len(row) == len(HEADER) for row in rows)
     assert len(table(rows, HEADER).splitlines()) == len(rows) + 2
-    assert examples[-11:] == report.rebuilt_examples(denoising, model)
+    assert examples[-11:] == rebuilt_examples(denoising, model)
     assert denoising.noises == ("infilling", "permutation"), "the run's own noise is changed"

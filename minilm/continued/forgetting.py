@@ -1,0 +1,101 @@
+"""Regime 2, continued training: the same objective goes on, from a checkpoint, on text of a domain.
+
+What was learnt before is partly forgotten, so both texts are measured, before and after; replay mixes some of
+the text known before into the domain's, and less is forgotten.
+
+Sources: Howard and Ruder 2018, "ULMFiT", section 3.2; Gururangan et al. 2020, "Don't Stop Pretraining",
+section 3.
+"""
+
+import random
+from dataclasses import replace
+
+import torch
+
+from ..model.transformer import build
+from ..plumbing.errors import UserError
+from ..plumbing.script import choose_device, process_count
+from ..pretraining.run import Pretraining, PretrainingSettings, check_fit, load_reader, texts_for_tokenizer
+from ..texts.corpus import Corpus
+from ..training.checkpoints import evaluate
+from ..training.loop import train
+from .new_tokens import extend_vocabulary
+from .run import settings_of
+
+HEADER = ("", "general: loss", "bits per byte", "domain: loss", "bits per byte")
+
+
+class Continued(Pretraining):
+    """A run that goes on from `settings.init`, on the domain's text and some of the text known before."""
+
+    def __init__(self, settings: PretrainingSettings, overrides: dict | None = None):
+        super().__init__(settings, overrides)
+        self.name += "-continued"
+        if settings.replay and settings.objective == "translation":
+            raise UserError("--replay mixes in documents, and translation learns from pairs: leave it out")
+
+    def start(self, corpus) -> tuple:
+        """Return the model, with rows for new tokens if asked for, and the tokenizer; measure both first."""
+        s = self.settings
+        model, tokenizer = load_reader(s.init, choose_device(s.device).type)
+        check_fit(s, model.config)
+        saved = settings_of(s.init)
+        # Its seed too: that of this run would choose as validation what the model has read.
+        known = {name: saved[name] for name in ("data", "seed") if name in saved}
+        known = dict(data=("world",)) | known  # nobody has the text that a published model knew
+        self.domain, self.general = corpus, Pretraining(replace(s, **known)).texts()
+        self.before = self.measure(model, tokenizer)
+        if s.extend_vocabulary:
+            tokenizer = tokenizer.extend(texts_for_tokenizer(corpus), s.extend_vocabulary)
+            torch.manual_seed(s.seed)
+            model = extend_vocabulary(model, tokenizer, s.new_rows)
+        return model, tokenizer
+
+    def objective(self, corpus, tokenizer, **more):
+        """As in `Pretraining`, with replay."""
+        if self.settings.replay:
+            corpus = with_replay(corpus, self.general, self.settings.replay, self.settings.seed)
+        return super().objective(corpus, tokenizer, **more)
+
+    def measure(self, model, tokenizer) -> tuple[float, ...]:
+        """Return the loss and the bits per byte on the general text, then both on the domain's."""
+        figures = []
+        for corpus in (self.general, self.domain):
+            metrics = evaluate(model, super().objective(corpus, tokenizer), self.settings)
+            figures += [metrics["loss"], metrics["bits_per_byte"]]
+        return tuple(figures)
+
+    def closing(self, objective, model, before: dict, after: dict) -> tuple[list, dict, list[str]]:
+        """As in `Pretraining`, with a table of both texts before and after: what was learnt and forgotten."""
+        tables, results, examples = super().closing(objective, model, before, after)
+        settings, tokenizer = self.settings, objective.tokenizer
+        measured = self.measure(model, tokenizer)
+        rows = [("before", *self.before), ("after", *measured)]
+        results |= dict(general_loss_before=self.before[0], general_loss_after=measured[0])
+        results |= dict(domain_loss_before=self.before[2], domain_loss_after=measured[2])
+        if process_count() == 1:  # the others have left, and a step waits for the gradients of all
+            torch.manual_seed(settings.seed)
+            zero = build(model.config).to(model.tokens.weight.device)
+            train(zero, super().objective(self.domain, tokenizer), settings, label="from zero")
+            rows.append(("the domain alone, from zero", *self.measure(zero, tokenizer)))
+            results["scratch_domain_loss"] = rows[-1][3]
+        return [*tables, (rows, HEADER)], results, examples
+
+
+def with_replay(domain: Corpus, general: Corpus, share: float, seed: int) -> Corpus:
+    """Return the domain's corpus with so many general training documents that they make `share` of the bytes.
+
+    They are drawn by `seed`, and drawn again where there are too few. The validation part stays the domain's.
+    Source: Robins 1995, "Catastrophic Forgetting, Rehearsal and Pseudorehearsal".
+    """
+    wanted = share / (1 - share) * domain.train_bytes  # share = wanted / (wanted + train_bytes)
+    rng, extra, n_byte = random.Random(f"replay {seed}"), [], 0
+    while n_byte < wanted:
+        for document in rng.sample(general.train, len(general.train)):
+            if n_byte >= wanted:
+                break
+            extra.append(document)
+            n_byte += len(document.encode())
+    mixed = domain.train + extra
+    rng.shuffle(mixed)
+    return replace(domain, train=mixed)

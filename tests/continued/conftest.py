@@ -1,0 +1,22 @@
+"""A start for continued training."""
+
+import json
+
+import pytest
+import small
+
+from minilm.checkpoint import save
+from minilm.pretraining.run import PretrainingSettings
+
+
+@pytest.fixture
+def settings(tmp_path):
+    """A saved causal model that knows general.txt, and the settings to go on with domain.txt."""
+    (tmp_path / "general.txt").write_text("\n\n".join(small.documents(60)), encoding="utf-8")
+    save(small.model("causal"), small.tokenizer(), tmp_path / "run")
+    saved = dict(objective="causal", data=[str(tmp_path / "general.txt")])
+    (tmp_path / "run" / "settings.json").write_text(json.dumps(saved), encoding="utf-8")
+    return PretrainingSettings(
+        **dict(objective="causal", init=str(tmp_path / "run"), context=24, batch_size=7, steps=3, lr=1e-2),
+        **dict(data=("domain",), warmup=1, schedule="constant", weight_decay=0.0, device="cpu"),
+    )

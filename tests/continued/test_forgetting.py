@@ -1,0 +1,97 @@
+"""Grades continued/forgetting.py: both texts measured before and after, new tokens, replay."""
+
+import dataclasses
+import json
+
+import pytest
+import small
+
+from minilm.checkpoint import save
+from minilm.continued import forgetting
+from minilm.continued.forgetting import HEADER, Continued, with_replay
+from minilm.plumbing.errors import UserError
+from minilm.pretraining.run import Pretraining
+from minilm.texts.corpus import Corpus, load_corpus
+from minilm.training.checkpoints import evaluate
+
+DOMAIN = Corpus("domain", small.documents(30, seed=3), small.documents(9, seed=4))
+REPORTS = Corpus(
+    "domain", [f"Order {i}: zinc, {i % 7} boxes." for i in range(50)], ["Order 99: zinc, 3 boxes."]
+)
+GENERAL = Corpus("general", [f"The cat {i} slept." for i in range(30)], ["The cat slept."])
+
+
+def started(settings, corpus=DOMAIN, **changes) -> tuple:
+    """Return a run that has read its start, and the objective on the domain."""
+    run = Continued(dataclasses.replace(settings, **changes))
+    model, tokenizer = run.start(corpus)
+    return run, model, run.objective(corpus, tokenizer)
+
+
+def test_both_texts_are_measured_before_and_after(settings, monkeypatch):
+    run, model, objective = started(settings)
+    assert run.general.name.endswith("general.txt") and objective.corpus is DOMAIN
+    monkeypatch.setattr(Pretraining, "closing", lambda *_: (["first"], dict(loss=1.0), ["example"]))
+    tables, results, examples = run.closing(objective, model, {}, {})
+    assert tables[0] == "first" and examples == ["example"] and results["loss"] == 1.0
+    rows, header = tables[1]
+    assert [row[0] for row in rows] == ["before", "after", "the domain alone, from zero"]
+    assert all(len(row) == len(header) for row in rows) and header == HEADER
+    assert rows[0][1:] == rows[1][1:], "nothing was trained in between"
+    plain = small.Causal(DOMAIN, small.tokenizer(), 24, 7)
+    assert results["domain_loss_before"] == evaluate(model, plain, settings)["loss"]
+    assert results["general_loss_before"] == rows[0][1] and results["domain_loss_after"] == rows[1][3]
+    assert results["scratch_domain_loss"] == rows[2][3] < results["domain_loss_before"], "three steps at 0.01"
+    assert run.closing(objective, model, {}, {})[1] == results, "the model from zero is drawn by the seed"
+
+
+def test_of_several_processes_the_one_that_closes_the_run_trains_nothing(settings, monkeypatch):
+    """A step waits for the gradients of all processes, and the others have left."""
+    run, model, objective = started(settings)
+    monkeypatch.setattr(Pretraining, "closing", lambda *_: ([], {}, []))
+    monkeypatch.setattr(forgetting, "process_count", lambda: 2)
+    monkeypatch.setattr(forgetting, "train", None)
+    tables, results, _ = run.closing(objective, model, {}, {})
+    assert [row[0] for row in tables[0][0]] == ["before", "after"] and "scratch_domain_loss" not in results
+
+
+def test_the_general_text_is_split_as_it_was_when_the_model_read_it(settings, tmp_path):
+    saved = dict(objective="causal", data=["python-docs"], seed=5)
+    (tmp_path / "run" / "settings.json").write_text(json.dumps(saved), encoding="utf-8")
+    run, _, _ = started(settings, seed=6, n_documents=50)
+    assert run.general.validation == load_corpus("python-docs", 5).validation
+    assert run.general.validation != load_corpus("python-docs", 6).validation
+
+
+def test_a_start_with_new_tokens_and_replay(settings):
+    run, model, objective = started(settings, extend_vocabulary=11, replay=0.5)
+    V = small.tokenizer().vocab_size
+    assert objective.tokenizer.vocab_size == model.config.vocab_size == V + 11
+    assert set(objective.corpus.train) > set(DOMAIN.train)
+    assert len(run.before) == 4 and run.name == "causal-continued"
+
+
+def test_a_start_that_does_not_fit_is_named(settings, tmp_path):
+    save(small.model("causal"), None, tmp_path / "bare")
+    for changes, message in (
+        (dict(objective="translation", replay=0.1), "--replay"),
+        (dict(objective="masked"), "kind encoder.*kind decoder; it fits --objective causal"),
+        (dict(init=str(tmp_path / "bare")), "bare: no tokenizer in it"),
+    ):
+        with pytest.raises(UserError, match=message):
+            started(settings, **changes)
+
+
+def test_replay_mixes_in_the_share_of_bytes_that_was_asked_for():
+    for share in (0.1, 0.5, 0.9):
+        mixed = with_replay(REPORTS, GENERAL, share, seed=1)
+        extra = [text for text in mixed.train if text in GENERAL.train]
+        n_byte = sum(len(text.encode()) for text in extra)
+        longest = max(len(text.encode()) for text in GENERAL.train)
+        wanted = share / (1 - share) * REPORTS.train_bytes
+        assert wanted <= n_byte <= wanted + longest, "the share is general bytes / all bytes"
+        assert sorted(text for text in mixed.train if text not in GENERAL.train) == sorted(REPORTS.train)
+        assert mixed.validation == REPORTS.validation, "the figures are about the domain"
+        assert mixed.train == with_replay(REPORTS, GENERAL, share, seed=1).train, "drawn by the seed"
+        assert mixed.train != with_replay(REPORTS, GENERAL, share, seed=2).train
+    assert REPORTS.train[0].startswith("Order 0"), "the domain's own list stays as it was"
