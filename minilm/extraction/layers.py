@@ -108,11 +108,9 @@ def probe_tables(
     sides.append(standardised(*bag_of_words(*([text for text, _ in part] for part in parts.values()))))
     layer = "" if headline.layer < 0 else f"layer {headline.layer}, "
     title = f"Accuracy of a linear probe on {layer}{headline.pooling}, the mean of {n_draw} draws:"
-    results, left_out = (
-        {},
-        f"Labels a class: {', '.join(map(str, too_many))} left out, a class has fewer examples.",
-    )
-    lines = [left_out, ""] if too_many else []
+    results, lines, left_out = {}, [], ", ".join(map(str, too_many))
+    if too_many:
+        lines = [f"Labels a class: {left_out} left out, a class has fewer examples.", ""]
     for test, unseen in enumerate(["", "unseen_"][: len(parts) - 1], start=1):
         found = probe.label_table(sides, labels, test)
         lines += [title, "", table(found, HEADER), ""]
