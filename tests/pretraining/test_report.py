@@ -9,7 +9,7 @@ from oracle import Oracle
 
 from minilm import world
 from minilm.plumbing.script import table
-from minilm.pretraining import baselines
+from minilm.pretraining import baselines, report
 from minilm.pretraining.causal import Causal
 from minilm.pretraining.masked import Masked, fill_examples
 from minilm.pretraining.report import HEADER, causal_closing, masked_closing
