@@ -58,8 +58,7 @@ def save_model(folder: Path, model: nn.Module, tokenizer=None) -> None:
     if tokenizer is not None:
         tokenizer.save(folder / TOKENIZER)
     # Simpler weights than those that are trained: LoRA's thin matrices merged, PPO's value head left out.
-    state = model.merged_state() if hasattr(model, "merged_state") else model.state_dict()
-    write_tensors(folder / WEIGHTS, state)
+    write_tensors(folder / WEIGHTS, getattr(model, "merged_state", model.state_dict)())
 
 
 def export(run_folder: str | Path, folder: str | Path) -> list[str]:
@@ -116,10 +115,7 @@ def load_weights(folder: str | Path, model: nn.Module) -> None:
 
 
 def save_trainer(folder: str | Path, state: dict) -> None:
-    """Write trainer.pt: `step`, `model` (the weights) and whatever else the loop needs to go on.
-
-    ValueError for anything but plain data and tensors: `load_trainer` would refuse it.
-    """
+    """Write trainer.pt: `step`, `model` (the weights) and what else the loop needs: plain data, tensors."""
     path = Path(folder) / TRAINER
     folders.atomic_write(path, lambda file: torch.save(state, file))
     if refused := get_unsafe_globals_in_checkpoint(path):

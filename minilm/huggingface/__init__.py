@@ -1,11 +1,4 @@
-"""Published checkpoints in and out: folders of Hugging Face's transformers.
-
-    load        a folder, or hf:NAME -> our model and tokenizer
-    export      a run folder -> a folder that transformers opens
-    download    NAME -> the folder in the cache that holds it
-
-What each architecture calls its weights stands in `names.py`, what its config.json says in `configs.py`.
-"""
+"""Published checkpoints in (`load`, `download`) and out (`export`), as folders of transformers."""
 
 import importlib
 

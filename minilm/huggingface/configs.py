@@ -73,16 +73,13 @@ LAYOUTS: dict[str, Layout] = {
 def choice(table: dict, key: str, value, where: str):
     """Return what a table has for a value of config.json; UserError, with the nearest, if there is none."""
     if value not in table:
-        known = f"none of ours{suggest(str(value), table)}: {', '.join(table)}"
-        raise UserError(f"{where}: {key} {value!r} is {known}")
+        near = suggest(str(value), table)
+        raise UserError(f"{where}: {key} {value!r} is none of ours{near}: {', '.join(table)}")
     return table[value]
 
 
 def to_model_config(values: dict, where: str, modules: set[str] = frozenset()) -> ModelConfig:
-    """Return the ModelConfig of a config.json; `modules`: "pooler", "final_logits_bias", if in the weights.
-
-    UserError for a value that we cannot express; the message names the key.
-    """
+    """Return the ModelConfig of a config.json; `modules`: "pooler", "final_logits_bias" if in the weights."""
     kind = values.get("model_type")
     layout = choice(LAYOUTS, "model_type", kind, where)
     for key, value in layout.only.items():
@@ -90,8 +87,7 @@ def to_model_config(values: dict, where: str, modules: set[str] = frozenset()) -
             raise UserError(f"{where}: {key} is {values[key]!r}, and only {value!r} can be expressed here")
     for key, other in _BOTH.items():
         if values.get(key, values.get(other)) != values.get(other):
-            differ = f"{key} is {values[key]!r} and {other} is not"
-            raise UserError(f"{where}: {differ}: both stacks are alike here")
+            raise UserError(f"{where}: {key} is {values[key]!r} and {other} is not: both stacks are alike")
     values = {key: value for key, value in values.items() if (key, value) != ("n_inner", None)}
     given = {field: key for field, key in layout.keys.items() if key in values}
     found = {field: check_value(where, key, field, values[key]) for field, key in given.items()}
@@ -117,8 +113,7 @@ def check_value(where: str, key: str, field: str, value):
     """Return a value of config.json as our field has it; UserError for one of another type, or unknown."""
     if field == "activation":
         return choice(ACTIVATIONS, key, value, where)
-    expected = ModelConfig.__annotations__[field]
-    kinds = {int: (int,), bool: (bool,)}.get(expected, (int, float))
+    kinds = {int: (int,), bool: (bool,)}.get(ModelConfig.__annotations__[field], (int, float))
     if type(value) not in kinds:
         raise UserError(f"{where}: {key} is {value!r}, expected {kinds[-1].__name__}")
     return value
@@ -128,8 +123,7 @@ def from_model_config(config: ModelConfig, kind: str) -> dict:
     """Return the config.json of a model that `exporting.target` found to be of this kind."""
     layout = LAYOUTS[kind]
     values = {key: getattr(config, field) for field, key in layout.keys.items()}
-    spelled = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
-    values[layout.keys["activation"]] = spelled[config.activation]
+    values[layout.keys["activation"]] = next(a for a, b in ACTIVATIONS.items() if b == config.activation)
     if config.init_std is None:
         values[layout.keys["init_std"]] = 0.55 * config.d_model**-0.5
     if "type_vocab_size" in values:

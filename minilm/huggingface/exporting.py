@@ -7,16 +7,15 @@
     encoder-decoder, post-norm, embedding norm      bart
     encoder-decoder, pre-norm, final norm           blenderbot
 
-What no class of transformers computes is refused, with the flags that make a model which can be exported. A
-BPE becomes tokenizer.json, the format of the Rust library `tokenizers`; a WordPiece becomes vocab.txt. Both
-put [CLS] and [SEP] around a text, as in training; the space that our objectives put before it, you must give.
+What no class of transformers computes is refused, with the flags that help. A BPE becomes tokenizer.json, of
+the Rust library `tokenizers`, a WordPiece vocab.txt. Both put [CLS] and [SEP] around a text, as in training;
+the space that our objectives put before it, you must give.
 """
 
 import sys
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from ..model.config import ModelConfig
 from ..plumbing.errors import UserError
@@ -41,7 +40,7 @@ def export_model(model, tokenizer, folder: str | Path, frame: Frame, name: str =
     if not make_folder(folder) and (folder.is_file() or any(folder.iterdir())):
         raise UserError(f"{folder} exists already: choose another name")
     if tokenizer is not None:
-        around = (None, None) if config.kind == "decoder" else frame
+        around = frame if config.n_encoder_layer else (None, None)
         write_tokenizer(tokenizer, folder, around, config.max_positions)
     write_json(folder / CONFIG, from_model_config(config, kind) | special_ids(tokenizer, kind, config))
     write_tensors(folder / SAFE, tensors)
@@ -67,8 +66,7 @@ def target(config: ModelConfig, tokenizer, name: str) -> str:
         "--norm-eps 1e-5": config.norm_eps != 1e-5 and kind == "encoder-decoder",
     }
     if flags := " ".join(flag for flag, needs in needed.items() if needs):
-        known = f"transformers has no {kind} that computes what this one does"
-        raise UserError(f"{name}: {known}; one trained with {flags} can be exported")
+        raise UserError(f"{name}: transformers has no {kind} like it; one with {flags} can be exported")
     if kind != "encoder" or not post:
         return {"encoder": "megatron-bert", "decoder": "gpt2"}.get(kind, "bart" if post else "blenderbot")
     # The three post-norm encoders differ in their positions and heads alone.
@@ -76,8 +74,7 @@ def target(config: ModelConfig, tokenizer, name: str) -> str:
     counted_from_pad = config.position_offset > 0 and pad_id in (None, config.position_offset - 1)
     if counted_from_pad and not config.next_sentence and config.activation == "gelu":
         return "roberta"
-    plain = not (config.n_segments or config.pooler) and config.norm_eps == 1e-12
-    return "distilbert" if plain else "bert"
+    return "bert" if config.n_segments or config.pooler or config.norm_eps != 1e-12 else "distilbert"
 
 
 def optional_id(tokenizer, name: str) -> int | None:
@@ -86,7 +83,7 @@ def optional_id(tokenizer, name: str) -> int | None:
     return tokenizer.special_id(name) if known else None
 
 
-def their_tensors(model, kind: str) -> tuple[dict[str, Tensor], list[str]]:
+def their_tensors(model, kind: str) -> tuple[dict[str, torch.Tensor], list[str]]:
     """Return the weights under their names, and notes on what has no name there."""
     config, state = model.config, dict(model.state_dict())
     offset = {"bart": 2, "roberta": config.position_offset}.get(kind, 0)
@@ -94,15 +91,13 @@ def their_tensors(model, kind: str) -> tuple[dict[str, Tensor], list[str]]:
         if (stack := getattr(model, side)) is not None:
             name = f"{side}.embeddings.position.weight"
             rows = stack.embeddings.sinusoid if config.positions == "sinusoidal" else state[name]
-            unused = torch.zeros(offset, config.d_model)
-            state[name] = torch.cat([unused, rows[config.position_offset :]])
+            state[name] = torch.cat([torch.zeros(offset, config.d_model), rows[config.position_offset :]])
     notes, encoder = [], config.kind == "encoder"
     if encoder and kind != "distilbert" and not config.n_segments:
         state["encoder.embeddings.segment.weight"] = torch.zeros(1, config.d_model)
     if encoder and not config.head_transform:
         state = {name: tensor for name, tensor in state.items() if not name.startswith("vocabulary.")}
-        head = "there it has a dense layer, which --head-transform trains; the encoder is whole"
-        notes.append(f"without its vocabulary head: {head}")
+        notes.append("without its vocabulary head: there it has a dense layer, which --head-transform trains")
     elif kind != "gpt2":
         state.setdefault("vocabulary.bias", torch.zeros(config.vocab_size))
     if encoder and not config.pooler and kind in ("bert", "megatron-bert"):
@@ -132,7 +127,6 @@ def write_tokenizer(tokenizer: BPE | WordPiece, folder: Path, frame: Frame, long
     roles = ROLES if "[CLS]" in tokenizer.special_tokens else ROLES | {"eos": "<|endoftext|>"}
     called = tokenizer.aliases | {token: token for token in tokenizer.special_tokens}
     settings = {f"{role}_token": called[ours] for role, ours in roles.items() if ours in called}
-    settings["model_max_length"] = longest
     if isinstance(tokenizer, WordPiece):
         atomic_write(folder / "vocab.txt", "".join(token + "\n" for token in tokenizer.tokens))
         settings |= {key: getattr(tokenizer, ours) for ours, key, *_ in SWITCHES}
@@ -142,26 +136,16 @@ def write_tokenizer(tokenizer: BPE | WordPiece, folder: Path, frame: Frame, long
             raise UserError("the tokenizer cuts text by a pattern of its own: only GPT-2's can be exported")
         settings |= {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
         write_json(folder / "tokenizer.json", rust_tokenizer(tokenizer, frame))
-    write_json(folder / "tokenizer_config.json", settings)
+    write_json(folder / "tokenizer_config.json", settings | {"model_max_length": longest})
 
 
 def rust_tokenizer(bpe: BPE, frame: Frame) -> dict:
-    """Return the tokenizer.json of a BPE."""
+    """Return the tokenizer.json of a BPE; its post-processor puts the frame around one text or two."""
     specials = {bpe.special_id(token): token for token in bpe.special_tokens}
     vocab = {specials.get(i) or token_name(token): i for i, token in sorted(bpe.vocab.items())}
-    byte_level = dict(type="ByteLevel", add_prefix_space=False, trim_offsets=True, use_regex=True)
+    model = dict(type="BPE", vocab=vocab, merges=[[token_name(a), token_name(b)] for a, b in bpe.merges])
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False) | {"special": True}
     added = [{"id": i, "content": token, **flags} for i, token in sorted(specials.items())]
-    merges = [[token_name(a), token_name(b)] for a, b in bpe.merges]
-    around = dict(pre_tokenizer=byte_level, post_processor=template(bpe, frame), decoder=byte_level)
-    model = dict(type="BPE", vocab=vocab, merges=merges)
-    return dict(version="1.0", added_tokens=added, **around, model=model)
-
-
-def template(bpe: BPE, frame: Frame) -> dict | None:
-    """Return the rule that puts special tokens around one text or two; None where none stand there."""
-    if frame == (None, None):
-        return None
     before, behind = ([bpe.aliases.get(name, name)] if name else [] for name in frame)
 
     def part(kind: str, names: list[str], segment: int) -> list[dict]:
@@ -170,4 +154,7 @@ def template(bpe: BPE, frame: Frame) -> dict | None:
     single = part("SpecialToken", before, 0) + part("Sequence", ["A"], 0) + part("SpecialToken", behind, 0)
     pair = single + part("Sequence", ["B"], 1) + part("SpecialToken", behind, 1)
     tokens = {token: dict(id=token, ids=[bpe.special_id(token)], tokens=[token]) for token in before + behind}
-    return dict(type="TemplateProcessing", single=single, pair=pair, special_tokens=tokens)
+    around = dict(type="TemplateProcessing", single=single, pair=pair, special_tokens=tokens)
+    byte_level = dict(type="ByteLevel", add_prefix_space=False, trim_offsets=True, use_regex=True)
+    steps = dict(pre_tokenizer=byte_level, post_processor=around if tokens else None, decoder=byte_level)
+    return dict(version="1.0", added_tokens=added, **steps, model=model)

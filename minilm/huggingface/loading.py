@@ -1,11 +1,9 @@
 """A Hugging Face folder, or hf:NAME, which is downloaded first -> our model and tokenizer.
 
-Weights without a place in the model are an error, as are those that it lacks; the heads of pre-training alone
-may be missing, as they are in many published files.
-
-A download is kept in MINILM_CACHE, else ~/.cache/minilm; a file takes its name there when its size and, if it
-is large, its SHA-256 are what the server lists. Once download.json, written last, says that the folder is
-whole, nothing is asked of the network. HF_ENDPOINT names another server with the same interface.
+Weights without a place in the model are an error, as are those that it lacks but for heads of pre-training.
+A download is kept in MINILM_CACHE, else ~/.cache/minilm, if its size and, where it is large, its SHA-256 are
+what the server lists. Once download.json, written last, says that the folder is whole, nothing is asked of
+the network. HF_ENDPOINT names another server with the same interface.
 """
 
 import json
@@ -33,7 +31,6 @@ from .names import NAMES, Names, table_names, their_name
 from .tokenizers import read_tokenizer
 
 PUBLISHED = "hf:"  # how the name of a published model begins, where a folder could stand too
-NAME = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*(?:@[\w.-]+)?")
 TIMEOUT = 30  # seconds without a byte
 CONFIG, DONE = "config.json", "download.json"
 SAFE, PICKLED, INDEX = "model.safetensors", "pytorch_model.bin", ".index.json"
@@ -42,23 +39,16 @@ OTHERS = ("vocab.txt", "vocab.json", "merges.txt", "tokenizer.json", "tokenizer_
 OTHERS += ("special_tokens_map.json", "added_tokens.json")
 HEADS = ("vocabulary", "pooler", "next_sentence")
 MATRICES = re.compile(r"transformer\.h\.\d+\.(attn|mlp)\.c_\w+\.weight")  # GPT-2's, which are turned
-FUSED = re.compile(r"(transformer\.h\.\d+\.attn\.c_attn)\.(weight|bias)")  # q, k and v in one
 
 
 def load(path: str | Path, device: str = "cpu") -> tuple[nn.Module, object]:
-    """Return (model, tokenizer or None) of a Hugging Face folder or "hf:NAME", the model in evaluation mode.
-
-    What is drawn at random or has no meaning here goes to stderr. UserError for an unknown model type, a
-    value that we cannot express, and weights that are missing, unexpected, damaged or of another shape.
-    """
+    """Return (model in evaluation mode, tokenizer or None) of a Hugging Face folder or "hf:NAME"."""
     folder, values, config, tensors = read_folder(path)
+    tokenizer, notes = read_tokenizer(folder, values)
+    if tokenizer is not None and (n := tokenizer.vocab_size) > config.vocab_size:
+        raise UserError(f"{folder}: the vocabulary has {n} ids, and the model rows for {config.vocab_size}")
     model = build(config)
-    notes = fill(model, tensors, values["model_type"], folder)
-    tokenizer, more = read_tokenizer(folder, values)
-    if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
-        n_id, n_row = tokenizer.vocab_size, config.vocab_size
-        raise UserError(f"{folder}: the vocabulary has {n_id} ids, and the model rows for {n_row}")
-    for note in notes + more:
+    for note in fill(model, tensors, values["model_type"], folder) + notes:
         print(f"{folder}: {note}", file=sys.stderr)
     return model.to(device).eval(), tokenizer
 
@@ -101,15 +91,12 @@ def without_copies(tensors: dict[str, Tensor], names: Names, wanted: set[str]) -
 
 
 def unpack(tensors: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-    """Return tensors as the name tables have them: matrices (out, in), q, k and v apart, float32.
-
-    A lone row of segments is added to every position: each token has it. What is misshapen stays as it is.
-    """
+    """Return tensors as in the name tables: (out, in), q, k, v apart, float32; what is misshapen stays."""
     tensors = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
     for name in list(tensors):
         if MATRICES.fullmatch(name) and tensors[name].dim() == 2:
             tensors[name] = tensors[name].T
-        fused = FUSED.fullmatch(name)
+        fused = re.fullmatch(r"(transformer\.h\.\d+\.attn\.c_attn)\.(weight|bias)", name)
         if fused and tensors[name].dim() and len(tensors[name]) % 3 == 0:
             parts = tensors.pop(name).chunk(3)
             tensors |= {f"{fused[1]}.{part}.{fused[2]}": x for part, x in zip("qkv", parts, strict=True)}
@@ -118,6 +105,7 @@ def unpack(tensors: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor]
     segments = next((name for name in tensors if name.endswith("token_type_embeddings.weight")), None)
     if segments and not config.n_segments and tensors[segments].shape[:1] == (1,):
         positions = segments.replace("token_type", "position")
+        # every token has the lone row of segments, so it is added to every position
         if positions in tensors and tensors[positions].shape[1:] == tensors[segments].shape[1:]:
             tensors[positions] = tensors[positions] + tensors.pop(segments)
     return tensors
@@ -154,11 +142,9 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 def weight_map(path: Path) -> dict[str, str]:
     """Return tensor -> file of an index of shards; UserError for files that are not in its folder."""
     listed = read_json(path).get("weight_map")
-    if not isinstance(listed, dict) or not all(isinstance(shard, str) for shard in listed.values()):
-        raise UserError(f"{path}: no weight_map of tensors and files in it")
-    for shard in listed.values():
-        if Path(shard).name != shard:
-            raise UserError(f"{path}: {shard!r} is not the name of a file in the folder")
+    for shard in listed.values() if isinstance(listed, dict) else [listed]:
+        if not isinstance(shard, str) or Path(shard).name != shard:
+            raise UserError(f"{path}: in its weight_map {shard!r} is not the name of a file in the folder")
     return listed
 
 
@@ -172,11 +158,8 @@ def unpickled(path: Path) -> dict[str, Tensor]:
 
 
 def download(name: str, cache: str | Path | None = None) -> Path:
-    """Return the folder of a published model, OWNER/MODEL or MODEL (@REVISION, else main), downloaded if new.
-
-    UserError for a name that does not exist, a network that fails, a file that is not what the server lists.
-    """
-    if not NAME.fullmatch(name) or ".." in name:
+    """Return the folder of a published model, OWNER/MODEL or MODEL, @REVISION or main, downloaded if new."""
+    if not re.fullmatch(r"([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*(@[\w.-]+)?", name) or ".." in name:
         raise UserError(f"hf:{name}: not the name of a model; names are OWNER/MODEL, or OWNER/MODEL@REVISION")
     cache = cache or os.environ.get("MINILM_CACHE") or Path.home() / ".cache" / "minilm"
     folder = Path(cache) / name.replace("/", "--")
@@ -185,8 +168,7 @@ def download(name: str, cache: str | Path | None = None) -> Path:
     server = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
     if not server.startswith(("https://", "http://")):
         raise UserError(f"HF_ENDPOINT {server}: must begin with https:// (or http://)")
-    model, _, revision = name.partition("@")
-    model, revision = quote(model), quote(revision or "main", safe="")
+    model, _, revision = quote(name if "@" in name else f"{name}@main", safe="/@").partition("@")
     listing = f"{server}/api/models/{model}/revision/{revision}?blobs=true"
     with network(f"hf:{name}"), urlopen(listing) as answer:
         listed = json.load(answer)["siblings"]
@@ -198,27 +180,18 @@ def download(name: str, cache: str | Path | None = None) -> Path:
     for file in wanted:  # the shards join them once their index is there
         if file not in files:
             raise UserError(f"hf:{name}: {server} has no {file} of it; pickled weights are not downloaded")
-        url = f"{server}/{model}/resolve/{revision}/{quote(file)}"
-        fetch(url, folder / file, *files[file], f"hf:{name} {file}")
+        path, (size, sha256), label = folder / file, files[file], f"hf:{name} {file}"
+        if not path.exists() or path.stat().st_size != size:
+            url = f"{server}/{model}/resolve/{revision}/{quote(file)}"
+            with network(label):  # torch gives a file its name at the end, if the hash is right
+                torch.hub.download_url_to_file(url, str(path), sha256, progress=sys.stderr.isatty())
+            if (found := path.stat().st_size) != size:  # a connection that ended early
+                path.unlink()
+                raise UserError(f"{label}: cut off after {found:,} of {size:,} bytes; run the command again")
         if file.endswith(INDEX):
             wanted += dict.fromkeys(weight_map(folder / file).values())
     write_json(folder / DONE, {"name": name, "endpoint": server, "files": wanted})
     return folder
-
-
-def fetch(url: str, path: Path, size: int, sha256: str | None, label: str) -> None:
-    """Download a file of this size and SHA-256 into its place, unless it is there; UserError otherwise."""
-    if path.exists() and path.stat().st_size == size:
-        return
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with network(label):
-            torch.hub.download_url_to_file(url, str(part), hash_prefix=sha256, progress=sys.stderr.isatty())
-        if (found := part.stat().st_size) != size:  # a connection that ends early looks like the file's end
-            raise UserError(f"{label}: cut off after {found:,} of {size:,} bytes; run the command again")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 @contextmanager

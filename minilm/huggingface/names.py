@@ -1,11 +1,10 @@
-"""What transformers calls the weights that we have: tables, a column an architecture.
+"""What transformers calls the weights that we have: tables, a column an architecture ("-": no such module).
 
 The names are those of the class with all heads of pre-training (`BertForPreTraining` and so on); weight and
-bias are copied of each module. "-": there is no such module. A column may name more than a model type has.
+bias are copied of each module. A column may name more than a model type has.
 """
 
 import re
-from collections.abc import Iterable
 
 
 def columns(text: str) -> list[dict[str, str]]:
@@ -45,8 +44,6 @@ vocabulary        cls.predictions                     lm_head            vocab_p
 vocabulary.output cls.predictions.decoder             lm_head.decoder    vocab_projector  lm_head -
 next_sentence     cls.seq_relationship                -                  -                -       -
 """)
-
-
 # BART's second attention part, and BERT with the norms before the parts (Shoeybi et al. 2019, "Megatron-LM").
 _CROSS = {ours: theirs for ours, theirs in _BART_BLOCK.items() if ours.startswith("self_attention")}
 _BART_BLOCK |= {a.replace("self", "cross"): b.replace("self", "encoder", 1) for a, b in _CROSS.items()}
@@ -54,9 +51,7 @@ _MEGATRON_BLOCK = _BERT_BLOCK | {"self_attention_norm": "attention.ln", "feed_fo
 
 
 class Names:
-    """How a model type names its weights.
-
-    `table`: our module -> theirs; {i} is the number of a block. `prefix`: what a checkpoint without heads
+    """`table`: our module -> theirs; {i} is the number of a block. `prefix`: what a checkpoint without heads
     leaves out of the names. `copies`: second names of a weight -> its name in the table.
     """
 
@@ -65,11 +60,9 @@ class Names:
         for side, theirs in stacks.items():
             rows |= {f"{side}.blocks.{{i}}.{a}": f"{theirs}.{{i}}.{b}" for a, b in block.items()}
         self.prefix, self.table = prefix, {a: prefix + b for a, b in rows.items()} | heads
-        # Modules whose matrix is the token embedding once more; old files of BERT and RoBERTa also have a
-        # bias there, which is the head's.
+        # The token embedding once more; old files of BERT and RoBERTa have a bias there, which is the head's.
         self.copies = {f"{second}.weight": f"{self.table['tokens']}.weight" for second in seconds}
-        decoders = [second for second in seconds if second.endswith(".decoder")]
-        self.copies |= {f"{name}.bias": name.replace(".decoder", ".bias") for name in decoders}
+        self.copies |= {f"{s}.bias": f"{s[:-7]}bias" for s in seconds if s.endswith(".decoder")}
 
 
 _LAYER, _DISTIL, _H = {"encoder": "encoder.layer"}, {"encoder": "transformer.layer"}, {"decoder": "h"}
@@ -99,11 +92,8 @@ def their_name(ours: str, names: Names) -> str | None:
     return theirs and f"{theirs.replace('{i}', number[0]) if number else theirs}.{what}"
 
 
-def table_names(found: Iterable[str], names: Names) -> dict[str, str]:
-    """Return for each name in a file the one in the table, buffers left out.
-
-    A checkpoint without heads has no prefix; the norms of the first BERT have `gamma` and `beta`.
-    """
+def table_names(found: list[str] | dict[str, object], names: Names) -> dict[str, str]:
+    """Return for each name in a file the one in the table, buffers left out; old norms had gamma, beta."""
     kept = [name for name in found if not BUFFERS.fullmatch(name)]
     prefix = "" if any(name.startswith(names.prefix) for name in kept) else names.prefix
     return {name: prefix + re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name)) for name in kept}

@@ -1,11 +1,8 @@
 """Vocabulary files of Hugging Face folders -> our tokenizers.
 
-    vocab.txt                   WordPiece (BERT, DistilBERT)
-    vocab.json, merges.txt      byte-level BPE (GPT-2, RoBERTa, BART)
-    tokenizer.json              either, in one file
-    tokenizer_config.json, special_tokens_map.json, added_tokens.json: switches and special tokens
-
-A vocabulary that calls [CLS], [SEP], [PAD], [MASK] and <|endoftext|> otherwise gets aliases by ROLES.
+WordPiece (BERT, DistilBERT) stands in vocab.txt, byte-level BPE (GPT-2, RoBERTa, BART) in vocab.json and
+merges.txt, or either in tokenizer.json; the other files hold switches and special tokens. A vocabulary that
+calls [CLS], [SEP], [PAD], [MASK] and <|endoftext|> otherwise gets aliases by ROLES.
 """
 
 from pathlib import Path
@@ -56,11 +53,10 @@ def read_wordpiece(folder: Path, whole: dict, settings: dict) -> WordPiece:
     normalizer = whole.get("normalizer") or {}
     switches = {name: settings.get(a, normalizer.get(b, default)) for name, a, b, default in SWITCHES}
     roles, added = roles_and_added(folder, whole, settings, _BERT)
-    path, tokens, ids = folder / "vocab.txt", [], added
-    if path.exists():
-        tokens = path.read_text("utf-8").removesuffix("\n").split("\n")  # U+2028, say, may be a token
+    if (path := folder / "vocab.txt").exists():  # its lines end with a line feed alone: U+2028 may be a token
+        tokens, ids = path.read_text("utf-8").removesuffix("\n").split("\n"), added
     else:
-        ids = added | whole["model"]["vocab"]
+        tokens, ids = [], added | whole["model"]["vocab"]
     more = sorted(ids.keys() - {*tokens}, key=ids.get)
     if [ids[token] for token in more] != list(range(len(tokens), len(tokens) + len(more))):
         raise UserError("the ids of its vocabulary and its added tokens are not 0, 1, 2, ...")
@@ -77,8 +73,7 @@ def read_bpe(folder: Path, whole: dict, settings: dict, values: dict) -> tuple[B
     else:
         cutter, normalizer = whole.get("pre_tokenizer") or {}, whole.get("normalizer")
         if cutter.get("type") != "ByteLevel" or cutter.get("use_regex") is False or normalizer:
-            found = (normalizer or cutter).get("type")
-            raise UserError(f"it cuts text by {found!r}; of BPE we have GPT-2's, 'ByteLevel' alone")
+            raise UserError(f"it cuts text by {(normalizer or cutter).get('type')!r}; ours by 'ByteLevel'")
         ids, merges = whole["model"]["vocab"], whole["model"]["merges"]
     ids = ids | added
     known = {name for name in ids if len(name.encode()) > 1}  # a byte is text and no special token
@@ -109,9 +104,6 @@ def roles_and_added(folder: Path, whole: dict, settings: dict, roles: dict) -> t
 
 def specials_and_aliases(roles: dict[str, str], added: dict[str, int], known) -> tuple[list, dict[str, str]]:
     """Return the known tokens that play a role, then those added; our name -> the one that plays its part."""
-    specials, aliases = [name for name in dict.fromkeys([*roles.values(), *added]) if name in known], {}
-    for ours, candidates in ROLES.items():
-        token = next((roles[role] for role in candidates if roles.get(role) in specials), None)
-        if token is not None and ours not in specials:
-            aliases[ours] = token
-    return specials, aliases
+    specials = [name for name in dict.fromkeys([*roles.values(), *added]) if name in known]
+    fit = {ours: [roles[r] for r in those if roles.get(r) in specials] for ours, those in ROLES.items()}
+    return specials, {ours: tokens[0] for ours, tokens in fit.items() if tokens and ours not in specials}

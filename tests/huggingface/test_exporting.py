@@ -14,7 +14,6 @@ from minilm.huggingface.exporting import (
     rust_tokenizer,
     special_ids,
     target,
-    template,
     their_tensors,
     write_tokenizer,
 )
@@ -226,14 +225,15 @@ def test_what_stands_around_texts(bpe):
     def names(rule: list[dict]) -> list[tuple]:
         return [(part["id"], part["type_id"]) for entry in rule for part in entry.values()]
 
-    rule = template(bpe, FRAME)
+    rule = rust_tokenizer(bpe, FRAME)["post_processor"]
     assert names(rule["pair"]) == [("[CLS]", 0), ("A", 0), ("[SEP]", 0), ("B", 1), ("[SEP]", 1)]
     assert rule["special_tokens"]["[SEP]"]["ids"] == [bpe.special_id("[SEP]")]
-    assert template(bpe, (None, None)) is None
-    assert names(template(bpe, (None, "[SEP]"))["single"]) == [("A", 0), ("[SEP]", 0)]
+    assert rust_tokenizer(bpe, (None, None))["post_processor"] is None
+    assert names(rust_tokenizer(bpe, (None, "[SEP]"))["post_processor"]["single"]) == [("A", 0), ("[SEP]", 0)]
     other = BPE.train(["a"], 260, ["<s>", "</s>"])
     other.aliases = {"[CLS]": "<s>", "[SEP]": "</s>"}
-    assert template(other, FRAME)["single"][0] == {"SpecialToken": {"id": "<s>", "type_id": 0}}
+    first = rust_tokenizer(other, FRAME)["post_processor"]["single"][0]
+    assert first == {"SpecialToken": {"id": "<s>", "type_id": 0}}
 
 
 def test_a_wordpiece_there_and_back(tmp_path):

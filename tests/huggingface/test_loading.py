@@ -127,7 +127,7 @@ def test_shards(hub):
     hub.files[INDEX] = b'{"weight_map": {"a": "one.safetensors", "b": "one.safetensors"}}'
     assert (download("owner/model") / "one.safetensors").read_bytes() == whole
     hub.files[INDEX] = b'{"weight_map": {"a": "../../x"}}'
-    with pytest.raises(UserError, match=r"index.json: '../../x' is not the name of a file in the folder"):
+    with pytest.raises(UserError, match=r"index.json: .*'../../x' is not the name of a file in the folder"):
         download("owner/model@other")
     hub.files[INDEX] = b'{"weight_map": {"a": "two.safetensors"}}'
     with pytest.raises(UserError, match="hf:owner/model@third: http.* has no two.safetensors of it"):
@@ -200,7 +200,7 @@ def test_shards_are_put_together(shards):
 @pytest.mark.parametrize("text", ['{"weight_map": {"a": "../a"}}', '{"weight_map": {"a": 3}}', "{}"])
 def test_an_index_that_leads_elsewhere(tmp_path, text):
     (tmp_path / INDEX).write_text(text)
-    with pytest.raises(UserError, match="index.json: (no weight_map|'../a' is not the name of a file)"):
+    with pytest.raises(UserError, match="index.json: .* ('../a'|3|None) is not the name of a file"):
         loading.weight_map(tmp_path / INDEX)
     os.remove(tmp_path / INDEX)
     with pytest.raises(UserError, match="no weights in it; expected one of model.safetensors, .*_model.bin"):
