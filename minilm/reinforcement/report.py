@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from .ppo import SWITCHES
 from .rollout import Measured
 from .settings import ReinforceSettings
 
@@ -16,28 +17,6 @@ FIGURES = {
     "length": "tokens an answer",
 }
 ABLATION = ("detail", "name", "reward", "judge", "kl", "distinct", "seconds")  # columns
-# number of the detail in ppo.py, what is switched off, and how
-SWITCHES: tuple[tuple[int, str, dict], ...] = (
-    (0, "nothing", {}),
-    (1, "value head begins at random", dict(zero_value_head=False)),
-    (2, "no KL", dict(kl=0.0)),
-    (2, "KL paid at the end", dict(kl_per_token=False)),
-    (3, "KL coefficient adapts", dict(adaptive_kl=True)),
-    (4, "reward spread over the tokens", dict(reward_at_end=False)),
-    (5, "no penalty without an end", dict(missing_end_score=None)),
-    (6, "lambda 1: no values in the future", dict(gae_lambda=1.0)),
-    (6, "lambda 0: one token ahead", dict(gae_lambda=0.0)),
-    (7, "rewards as they are", dict(whiten_rewards=False)),
-    (7, "advantages as they are", dict(whiten_advantages=False)),
-    (8, "ratio not clipped", dict(clip_ratio=0.0)),
-    (8, "value not clipped", dict(clip_value=0.0)),
-    (9, "one pass", dict(epochs=1)),
-    (9, "one minibatch", dict(minibatches=1)),
-    (9, "minibatches not shuffled", dict(shuffle=False)),
-    (10, "no warm-up", dict(warmup=0)),
-    (10, "learning rate stays", dict(anneal=False)),
-    (11, "reward not normalised", dict(normalise_reward=False)),
-)
 
 
 def closing(columns: dict[str, Measured], seconds: dict, settings: ReinforceSettings) -> tuple:

@@ -3,6 +3,7 @@
 import copy
 import math
 import os
+import re
 import signal
 
 import pytest
@@ -13,8 +14,10 @@ import minilm
 from minilm.checkpoint import load_trainer
 from minilm.plumbing.errors import UserError
 from minilm.plumbing.folders import read_log
+from minilm.reinforcement import ppo
 from minilm.reinforcement.ppo import (
     PPO,
+    SWITCHES,
     PPODetails,
     adapted,
     advantages,
@@ -28,6 +31,7 @@ from minilm.reinforcement.ppo import (
 )
 from minilm.reinforcement.reward import Rule
 from minilm.reinforcement.rollout import Policy, draw_answers, score_answers
+from minilm.reinforcement.settings import ReinforceSettings
 from minilm.training.checkpoints import Interrupted
 
 SCORES = torch.tensor([1.0, -2.0, 0.5, 3.0, 0.25])
@@ -404,3 +408,20 @@ def test_the_run_depends_on_its_seed_alone(make_gpt, env, tmp_path):
         found.append(policy.state_dict())
     small.assert_equal(found[0], found[1])
     assert any(not torch.equal(found[0][name], found[2][name]) for name in found[0])
+
+
+def test_every_switchable_detail_has_a_row():
+    numbers = {int(n) for n in re.findall(r"^ +(\d+)  ", ppo.__doc__, re.MULTILINE)}
+    assert numbers == set(range(1, 13)), "the list of details in the docstring"
+    assert {number for number, _, _ in SWITCHES} == (numbers - {12}) | {0}, "12 has no switch, 0 is the whole"
+
+
+def test_each_row_differs_from_the_defaults_in_its_own_detail(settings):
+    for number, name, changes in SWITCHES:
+        defaults = ReinforceSettings.__dataclass_fields__
+        assert all(defaults[field].default != value for field, value in changes.items()), f"{name}: the same"
+        assert bool(changes) == bool(number)
+        settings(**changes)
+    flags = {field for _, _, changes in SWITCHES for field in changes}
+    named = {flag.replace("-", "_").removeprefix("no_") for flag in re.findall(r"--([a-z-]+)", ppo.__doc__)}
+    assert flags == named - {"ablate"}, "the docstring's flags and the rows are the same"

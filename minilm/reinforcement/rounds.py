@@ -1,0 +1,118 @@
+"""The steps of regime 5 in rounds: pairs (`collect`) -> reward (`make_reward`) -> policy (`learn`).
+
+Source: Ouyang et al. 2022, figure 2, whose first step is here the pre-training of the policy. A policy that
+learns finds what its reward model does not know. So, where a judge can compare answers, further rounds let
+PPO look for it in a third of its steps, compare what it writes then, and train the reward model anew on all
+pairs: Ziegler et al. 2019, section 2.3 (online data collection).
+"""
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+
+from ..model.transformer import Transformer
+from ..plumbing.folders import RESULTS, write_json
+from ..training.loop import train
+from .dpo import DirectPreference
+from .ppo import SWITCHES, train_ppo
+from .preferences import Preferences, sampled_pairs
+from .reward import BradleyTerry, Normalised, held_out_accuracy, reward_model_from
+from .rollout import Environment, measure
+from .settings import ReinforceSettings
+
+UNBOUND = dict(warn_kl=1e9, stop_kl=1e9)  # where an explosion of the KL is part of the lesson
+
+
+class Rounds:
+    """The steps; a run adds `stage`, the settings of one training, and `folder`, where models are kept."""
+
+    def __init__(self, settings: ReinforceSettings, preferences: Preferences, env: Environment):
+        self.settings, self.preferences, self.env = settings, preferences, env
+        self.given = None  # a reward that need not be learnt
+
+    def pairs(self, kind: type, *arguments):
+        """Return the objective of a kind on all pairs so far."""
+        s = self.settings
+        return kind(self.preferences, self.env, s.reward_batch_size, s.seed, *arguments)
+
+    def train_on_pairs(self, model, objective, folder: Path, steps: int, lr: float) -> dict:
+        """Train a reward model, or a policy by DPO."""
+        changes = dict(steps=steps, batch_size=self.settings.reward_batch_size, lr=lr, eval_every=steps)
+        changes |= dict(warmup=min(20, steps // 2), schedule="linear", weight_decay=0.01)
+        stage = self.stage(folder, self.settings, **changes)
+        return train(model, objective, stage, folder, self.env.tokenizer)
+
+    def train_ppo(self, policy: Transformer, folder: Path | None = None, **changes) -> dict:
+        """Let a policy learn by PPO, with these changes of the settings."""
+        s, env = replace(self.settings, **changes), self.env
+        if not s.normalise_reward:  # in what it learns from; all are measured by the same one
+            env = replace(env, reward=env.reward.reward)
+        return train_ppo(policy, env, s, self.stage(folder, s, log_every=1, eval_every=s.log_every), folder)
+
+    def make_reward(self) -> dict[str, float]:
+        """Put a reward into the environment; return its accuracy on held-out pairs, where there are any."""
+        s, env, found, figures = self.settings, self.env, self.preferences, {}
+        own_pairs = env.judge and s.sampled_prompts and not s.reward_function
+        last, writer = s.rounds - 1 if own_pairs and not self.given else 0, env.reference
+        for number in range(last + 1):
+            if number:
+                print("PPO for a while, to find what the reward model does not know:")
+                writer = copy.deepcopy(env.reference).requires_grad_(True)
+                self.train_ppo(writer, steps=max(1, s.steps // 3), **UNBOUND)
+            if own_pairs:
+                self.collect(writer, number)
+            objective = self.pairs(BradleyTerry) if found.pairs else None
+            if not (model := self.given):
+                print("Reward model:")
+                model = reward_model_from(env.reference, s.seed)
+                folder = self.folder / ("reward" if number == last else f"reward-{number + 1}")
+                steps = s.reward_steps if number == last else max(1, s.reward_steps // 2)
+                self.train_on_pairs(model, objective, folder, steps, s.reward_lr)
+            both = (("", found.held_out_pairs), ("own_", found.own_held_out_pairs))
+            for own, pairs in both if objective and not s.reward_function else ():
+                if pairs:
+                    name = own + "reward_accuracy"
+                    share, low, high = held_out_accuracy(model, objective, pairs)
+                    print(f"{name}: {share:.3f} of {len(pairs):,} (95 % interval {low:.3f} to {high:.3f})")
+                    figures |= {name: share, f"{name}_low": low, f"{name}_high": high}
+            if not self.given:
+                write_json(folder / RESULTS, figures | dict(seed=s.seed))
+            env.reward = Normalised(model, env, s.seed + 1)
+        return figures
+
+    def collect(self, writer: Transformer, number: int) -> None:
+        """Add pairs of a model's own answers, to learn from and held out; each time to other prompts."""
+        s, found = self.settings, self.preferences
+        others = list(dict.fromkeys(prompt for prompt, _, _ in found.held_out_pairs))
+        n = max(1, s.sampled_prompts // s.rounds)
+        n_other = max(1, min(n // 4, len(others) // s.rounds))
+        seed, new = 2 * (s.seed + 1000 * number), []
+        for prompts in (found.prompts[number * n :][:n], others[number * n_other :][:n_other]):
+            drawn = s.answers_a_prompt, (seed + len(new)) * 10**6, s.pair_temperature
+            new.append(sampled_pairs(writer, self.env, prompts, *drawn))
+        found.pairs += new[0]
+        found.own_held_out_pairs += new[1]
+        print(f"Pairs of the policy's own answers: {len(new[0]):,}, and {len(new[1]):,} held out.")
+
+    def learn(self) -> tuple[dict, dict]:
+        """Train a policy in each way; return what is measured, the start first, and the seconds."""
+        s, env, seconds = self.settings, self.env, {}
+        columns = dict(start=measure(env.reference, env, s.seed + 2))
+        ways = {s.algorithm: {}}
+        if s.contrast and s.algorithm == "ppo":  # the hack, and the same pairs without a reward model
+            ways["kl 0"] = UNBOUND | dict(kl=0.0, adaptive_kl=False, steps=max(1, s.steps // 2))
+            ways |= dict(dpo={}) if self.preferences.pairs else {}
+        if s.ablate:
+            ways = {name: UNBOUND | changes for _, name, changes in SWITCHES}
+        for name, changes in ways.items():
+            print(f"\n{name}:")
+            policy = copy.deepcopy(env.reference).requires_grad_(True)
+            folder = self.folder if name == s.algorithm else None
+            if name == "dpo":
+                objective, folder = self.pairs(DirectPreference, s.dpo_beta), folder or self.folder / "dpo"
+                outcome = self.train_on_pairs(policy, objective, folder, s.dpo_steps, s.dpo_lr)
+            else:
+                outcome = self.train_ppo(policy, folder, **changes)
+            seconds[name] = outcome["seconds"]
+            columns[name] = measure(policy, env, s.seed + 2, columns["start"])
+        return columns, seconds
