@@ -17,8 +17,7 @@ CONFIG, TOKENIZER, WEIGHTS = "config.json", "tokenizer.json", "model.safetensors
 TRAINER, SETTINGS, LOG, RESULTS = "trainer.pt", "settings.json", "log.jsonl", "results.json"
 # In the order in which --overwrite deletes them: what marks a folder as a run of ours goes last.
 RUN_FILES = (RESULTS, WEIGHTS, TRAINER, TOKENIZER, SETTINGS, CONFIG, LOG)
-# What fine-tuning adds: the task and its labels, what it says of the test examples, who is taken for whom.
-TASK_FILES = TASK, PREDICTIONS, CONFUSION = "task.json", "predictions.tsv", "confusion.tsv"
+TASK_FILES = TASK, PREDICTIONS, CONFUSION = "task.json", "predictions.tsv", "confusion.tsv"  # of fine-tuning
 FORMAT = "minilm"  # "format" in config.json
 LEFTOVER = re.compile(r".+\.\d+\.tmp")  # NAME.PID.tmp, of a process that was killed while writing
 
@@ -56,8 +55,7 @@ def choose_folder(name: str, out: str | None = None, overwrite: bool = False, re
 def numbered(name: str) -> dict[int, Path]:
     """Return what has the name of such a run under runs/, by number and in its order: `name-2` is 2."""
     pattern = re.compile(re.escape(name) + r"(?:-([1-9]\d*))?")
-    matches = [(pattern.fullmatch(path.name), path) for path in RUNS.glob("*")]
-    return dict(sorted((int(match[1] or 1), path) for match, path in matches if match))
+    return dict(sorted((int(m[1] or 1), run) for run in RUNS.glob("*") if (m := pattern.fullmatch(run.name))))
 
 
 def find_run(name: str) -> Path | None:
@@ -150,8 +148,7 @@ def read_settings(folder: Path, settings_class: type) -> tuple[dict, dict]:
     mark = next(iter(settings_class.__annotations__))  # --objective, --task, --algorithm: each has its own
     if mark not in saved:
         raise UserError(f"{folder / SETTINGS}: no {mark!r} in it, so it is the run of another script")
-    own = {field.name: saved.pop(field.name) for field in fields(settings_class) if field.name in saved}
-    return own, saved
+    return {each.name: saved.pop(each.name) for each in fields(settings_class) if each.name in saved}, saved
 
 
 def append_log(folder: str | Path, record: dict) -> None:

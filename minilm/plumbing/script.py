@@ -55,9 +55,7 @@ def process_group(device: torch.device):
             dist.destroy_process_group()
 
 
-def read_command(
-    settings_class: type, description: str, name_of: Callable[[dict], str], override_class: type | None = None
-) -> tuple[dict, dict]:
+def read_command(settings_class: type, description: str, name_of: Callable, override_class=None) -> tuple:
     """Return (given, overrides) as `parse` does; with --resume laid over what the run began with."""
     given, overrides = parse(settings_class, override_class, description=description)
     if given.get("resume"):
@@ -81,9 +79,7 @@ def begin(name: str, settings, overrides: dict | None = None, script: str | None
     return folder
 
 
-def finish(
-    folder: Path, settings, tables: list[tuple], lines: list[str], results: dict, seconds: float, then: str
-) -> None:
+def finish(folder: Path, settings, tables: list, lines: list[str], results: dict, seconds: float, then: str):
     """Print the closing tables (rows, header) and lines, write results.json, say what to try `then`."""
     for rows, header in tables:
         print("\n" + table(rows, header))
@@ -118,8 +114,7 @@ def cell(value) -> str:
 def exit_code(main) -> int:
     """Call `main()` and return the exit code: what it returns (none: 0), or that of how it ended.
 
-    2: a UserError, in one line. 130: Ctrl-C, in one line. 141: the reader of a pipe has left (`| head`).
-    Anything else is a bug and keeps its traceback.
+    2: a UserError. 130: Ctrl-C. 141: the reader of a pipe has left (`| head`). A bug keeps its traceback.
     """
     try:
         code = main() or 0

@@ -70,13 +70,9 @@ def parse(settings_class: type, override_class=None, argv=None, description="") 
 
     Overrides are laid over a preset or a saved config; a name of both classes belongs to the settings.
     """
-    parser = argparse.ArgumentParser(
-        usage="%(prog)s [--flag value ...]",
-        description=description,
-        formatter_class=partial(Help, max_help_position=6, width=WIDTH),
-        argument_default=argparse.SUPPRESS,  # what is not given is absent
-        allow_abbrev=False,
-    )
+    how = dict(usage="%(prog)s [--flag value ...]", description=description, allow_abbrev=False)
+    how["formatter_class"] = partial(Help, max_help_position=6, width=WIDTH)
+    parser = argparse.ArgumentParser(**how, argument_default=argparse.SUPPRESS)  # what is not given is absent
     parser._negative_number_matcher = re.compile(r"-\.?\d")  # else -1e-3 and -1,-2 would be taken for flags
     names = {field.name for field in fields(settings_class)}
     add_flags(parser, settings_class)

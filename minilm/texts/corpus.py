@@ -15,6 +15,7 @@ import sysconfig
 import warnings
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from hashlib import sha256
@@ -42,8 +43,7 @@ class Corpus:
     name: str
     train: list[str]
     validation: list[str]
-    # A document's log-probability in nats under the source's grammar: no mean loss is below that of -floor.
-    floor: Callable[[str], float] | None = None
+    floor: Callable[[str], float] | None = None  # log-probability in nats under the source's own grammar
     notes: tuple[str, ...] = ()  # lines worth printing
 
     @property
@@ -61,8 +61,7 @@ class Corpus:
 def load_corpus(source, seed: int = 0, n_documents: int | None = None, errors: str = "strict") -> Corpus:
     """Return the documents of a source, or of one or several files and folders; UserError for an empty part.
 
-    `n_documents` limits the training part (of `world` it is the size, 20,000 by default): so many of its
-    documents are drawn by `seed`, and the validation part stays. `errors="replace"` reads on over bad UTF-8.
+    So many as `n_documents` are drawn by `seed` for training. `errors="replace"` reads on over bad UTF-8.
     """
     sources = checked_sources(source, SOURCES)
     name, domain = sources[0], sources[0].partition(":")[2] or "stories"
@@ -173,10 +172,7 @@ def split_files(files: list[list[str]], seed: int) -> tuple[list[str], list[str]
 
 
 def cut(text: str) -> list[str]:
-    """Return the pieces of a text: about 1,000 characters each, of a short one a tenth, at least 100.
-
-    A piece ends with a line or a sentence; where none ends for as long again, with a word; else anywhere.
-    """
+    """Return pieces of about 1,000 characters, or a tenth, that end with a line, sentence or word."""
     size = min(PIECE, max(SHORTEST_PIECE, len(text) // VALIDATION_SHARE))
     pieces, start = [], 0
     while len(text) - start > size:
@@ -190,19 +186,17 @@ def cut(text: str) -> list[str]:
 @cache
 def python_docs() -> tuple[str, ...]:
     """Return the English that every Python carries, each document once: reference prose and docstrings."""
-    try:
+    found = []
+    with suppress(ImportError):
         from pydoc_data.topics import topics
-    except ImportError:
-        topics = {}
-    found = topic_documents(topics)
+
+        found += topic_documents(topics)
     for folder, folders, _ in os.walk(LIBRARY):
         # A folder whose name no module can have, such as site-packages, holds no module of the library.
         folders[:] = sorted(name for name in folders if name not in SKIPPED_FOLDERS and name.isidentifier())
         for file in sorted(Path(folder).glob("*.py")):
-            try:
+            with suppress(SyntaxError, ValueError, OSError):  # a template, another encoding, no permission
                 found += docstrings(file.read_text(encoding="utf-8"))
-            except (SyntaxError, ValueError, OSError):
-                continue  # a template, another encoding, no permission: the rest of the library is enough
     if not found:
         raise UserError(f"python-docs: this Python has neither pydoc_data nor sources in {LIBRARY}")
     return tuple({one_line(text): text for text in found}.values())

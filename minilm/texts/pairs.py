@@ -37,8 +37,7 @@ class Pairs(Corpus):
 def load_pairs(source, seed: int = 0, n_pairs: int | None = None, skip_bad: bool = False) -> Pairs:
     """Return the pairs of the world, of a table (several are joined), or of two aligned files.
 
-    Of files the last tenth is for validation, at most 1,000 pairs. `n_pairs` limits the training part: of the
-    world it is the size, of files so many are drawn by `seed`. UserError where a part would be empty.
+    Of files the last tenth is for validation, at most 1,000 pairs. So many as `n_pairs` are for training.
     """
     sources = checked_sources(source, DOMAINS)
     name = " and ".join(sources)

@@ -16,7 +16,7 @@ from ..plumbing.errors import UserError
 from .files import kind, read_jsonl, read_lines, read_text, string_field
 
 SUFFIXES = (".tsv", ".csv", ".jsonl")
-OTHER_NAMES = {"prompt": "source", "response": "target"}
+OTHER_NAMES = {"prompt": "source", "response": "target"}  # where these are the fields
 Rows = tuple[list[tuple], int]  # rows, n_skipped
 csv.field_size_limit(2**31 - 1)  # a cell may hold a long document
 
@@ -41,8 +41,7 @@ def read_table(path: str | Path, fields: Sequence[str], skip_bad=False, spare=()
 
     `.tsv` (a tab separates, quotes mean nothing), `.csv` (quotes as in RFC 4180) or `.jsonl`, also as `.gz`.
     A first line that names all the fields is a header: columns may stand in any order, and further ones are
-    passed over; without one, the column `spare` may come last. A row is bad with columns too many or few, or
-    with nothing in a field. Never skipped: a quote not closed, no JSON, a header with some of the fields.
+    passed over; without one, the column `spare` may come last. A file that is no table is never skipped.
     """
     if kind(path) not in SUFFIXES:
         known = ", ".join(SUFFIXES)
@@ -107,8 +106,7 @@ def read_aligned(source: str | Path, target: str | Path, skip_bad=False) -> Rows
 def read_conll(path: str | Path, skip_bad=False, tagged: bool = True) -> Rows:
     """Return (sentences, n_skipped) of a CoNLL file; a sentence is (words, tags), its first and last columns.
 
-    White space separates columns, a blank line ends a sentence, `-DOCSTART-` lines are passed over. A
-    sentence is bad with a line of another number of columns than the first line's, or if `tagged` of one.
+    A sentence is bad with a line of another number of columns than the first line's, or if `tagged` of one.
     """
     lines = [(where, line.split()) for where, line in read_lines(path) if line.split()[:1] != ["-DOCSTART-"]]
     n_column = max(1 + tagged, next((len(cells) for _, cells in lines if cells), 0))
@@ -127,8 +125,7 @@ def read_conll(path: str | Path, skip_bad=False, tagged: bool = True) -> Rows:
 def read_squad(path: str | Path, skip_bad=False, answered: bool = True) -> Rows:
     """Return (examples, n_skipped) of a SQuAD 1.1 or 2.0 file (Rajpurkar et al. 2016 and 2018).
 
-    An example is (context, question, answers); an answer is its text and its start in characters, and an
-    impossible question has none. Without `answered` nobody asks for answers, and all are left empty.
+    An example is (context, question, answers of text and start in characters: none without `answered`).
     """
     text, where, parts = read_text(path), str(path), []
     try:
