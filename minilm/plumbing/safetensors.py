@@ -4,8 +4,7 @@
     n bytes     JSON: {"name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}, ...}
     the rest    the numbers, little-endian; data_offsets count from here
 
-It cannot run code, unlike a pickle. The tensors follow each other without gap or overlap and end with the
-file, so no claim in the header asks for more memory than the file has bytes.
+Unlike a pickle it cannot run code. Tensors without gap or overlap ask for no memory that the file has not.
 """
 
 import json

@@ -26,9 +26,8 @@ def choose_device(name: str) -> torch.device:
         name = "cuda" if is_there["cuda"] else "cpu"  # Apple's only on request: its results differ a little
     if not is_there[name]:
         raise UserError(f"--device {name}: PyTorch finds no such GPU here; use --device cpu (or auto)")
-    if name == "cuda" and process_count() > 1:
-        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-    return torch.device(name)
+    number = ":" + os.environ["LOCAL_RANK"] if name == "cuda" and process_count() > 1 else ""
+    return torch.device(name + number)
 
 
 def process_rank() -> int:
@@ -69,10 +68,8 @@ def read_command(settings_class: type, description: str, name_of: Callable, over
 
 def begin(name: str, settings, overrides: dict | None = None, script: str | None = None) -> Path:
     """Return the folder of a run of this name, with the command (of `script`) in it, and print that."""
-    if process_rank() or getattr(settings, "resume", False):  # the first of several processes makes it
-        folder = Path(settings.out or "runs")
-    else:
-        folder = choose_folder(name, settings.out, settings.overwrite)
+    made = process_rank() or getattr(settings, "resume", False)  # by the first of several processes
+    folder = Path(settings.out or "runs") if made else choose_folder(name, settings.out, settings.overwrite)
     if process_rank() == 0:
         write_json(folder / SETTINGS, asdict(settings) | (overrides or {}))
     show(settings, overrides, script)

@@ -61,8 +61,7 @@ class CommonSettings:
 
     def filled_in(self, recipe: dict):
         """Return these settings with every field that is none taken from the recipe, where that has it."""
-        empty = [field.name for field in fields(self) if getattr(self, field.name) is None]
-        return replace(self, **{name: recipe[name] for name in empty if name in recipe})
+        return replace(self, **{n: value for n, value in recipe.items() if getattr(self, n, "") is None})
 
 
 def parse(settings_class: type, override_class=None, argv=None, description="") -> tuple[dict, dict]:

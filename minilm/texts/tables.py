@@ -46,20 +46,21 @@ def read_table(path: str | Path, fields: Sequence[str], skip_bad=False, spare=()
     if kind(path) not in SUFFIXES:
         known = ", ".join(SUFFIXES)
         raise UserError(f"{path}: a table of kind {kind(path)!r}; expected {known}, or .gz of these")
-    parts = columns(path, fields, spare)
+    ours = {name: field for name, field in OTHER_NAMES.items() if field in fields}
+    parts = columns(path, fields, spare, ours)
     if kind(path) == ".jsonl":
-        parts = ((where, known_names(found, fields), [*found.values()]) for where, found in read_jsonl(path))
+        parts = ((at, [ours.get(n, n) for n in found], [*found.values()]) for at, found in read_jsonl(path))
     return usable(partial(row, fields), parts, path, f"rows of {', '.join(fields)}", skip_bad)
 
 
-def columns(path: str | Path, fields: Sequence[str], spare: Sequence[str]) -> Iterator[tuple]:
+def columns(path: str | Path, fields: Sequence[str], spare: Sequence[str], ours: dict) -> Iterator[tuple]:
     """Yield (where, names, cells) of each row of a `.csv` or `.tsv` after the header, if there is one."""
     dialect = dict(delimiter="\t", quoting=csv.QUOTE_NONE) if kind(path) == ".tsv" else {}
     reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True, **dialect)
     where, names, longer = f"{path}, line 1", None, (*fields, *spare)
     try:
         for cells in reader:
-            header = known_names([cell.strip().lower() for cell in cells], fields)
+            header = [ours.get(name, name) for name in (cell.strip().lower() for cell in cells)]
             if names is None and set(fields) <= set(header):
                 names = header
             elif names is None and set(fields) & set(header):
@@ -70,11 +71,6 @@ def columns(path: str | Path, fields: Sequence[str], spare: Sequence[str]) -> It
             where = f"{path}, line {reader.line_num + 1}"  # the line where the next row begins
     except csv.Error as error:
         raise UserError(f"{where}: {error}; is a quote opened here, never closed?") from None
-
-
-def known_names(names: Iterable[str], fields: Sequence[str]) -> list[str]:
-    """Return names of columns; a prompt is a source, a response a target, where these are the fields."""
-    return [OTHER_NAMES[name] if OTHER_NAMES.get(name) in fields else name for name in names]
 
 
 def row(fields: Sequence[str], where: str, names: Sequence[str], cells: Sequence) -> tuple[str, ...]:
@@ -104,10 +100,7 @@ def read_aligned(source: str | Path, target: str | Path, skip_bad=False) -> Rows
 
 
 def read_conll(path: str | Path, skip_bad=False, tagged: bool = True) -> Rows:
-    """Return (sentences, n_skipped) of a CoNLL file; a sentence is (words, tags), its first and last columns.
-
-    A sentence is bad with a line of another number of columns than the first line's, or if `tagged` of one.
-    """
+    """Return (sentences, n_skipped) of a CoNLL file; a sentence is (words, tags), first and last columns."""
     lines = [(where, line.split()) for where, line in read_lines(path) if line.split()[:1] != ["-DOCSTART-"]]
     n_column = max(1 + tagged, next((len(cells) for _, cells in lines if cells), 0))
 
@@ -123,10 +116,7 @@ def read_conll(path: str | Path, skip_bad=False, tagged: bool = True) -> Rows:
 
 
 def read_squad(path: str | Path, skip_bad=False, answered: bool = True) -> Rows:
-    """Return (examples, n_skipped) of a SQuAD 1.1 or 2.0 file (Rajpurkar et al. 2016 and 2018).
-
-    An example is (context, question, answers of text and start in characters: none without `answered`).
-    """
+    """Return (rows, skipped) of SQuAD (Rajpurkar et al. 2016, 2018): (context, question, [(text, start)])."""
     text, where, parts = read_text(path), str(path), []
     try:
         for i, article in enumerate(json.loads(text)["data"]):
