@@ -4,7 +4,8 @@
     load_corpus("python-docs")             the reference text and the docstrings that every Python carries
     load_corpus(["plays.txt", "corpus/"])  the user's files and folders (minilm/texts/files.py says which)
 
-No document is cut by the split. A source name wins over a file of that name: write ./world for the file.
+The split goes by document: a model that has read the first half of one knows much of the second. A source
+name wins over a file of that name: write ./world for the file.
 """
 
 import ast

@@ -1,6 +1,7 @@
 """The user's text files: bytes -> text -> lines or documents, with file and place named in every error.
 
-A document is what one blank line separates from the next in a `.txt`, or one line's `"text"` in a `.jsonl`.
+A document is what one blank line separates from the next in a `.txt`, or one line's `"text"` in a `.jsonl`;
+a `.gz` of either is read too, and a folder stands for all such files under it.
 """
 
 import gzip

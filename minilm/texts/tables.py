@@ -100,7 +100,11 @@ def read_aligned(source: str | Path, target: str | Path, skip_bad=False) -> Rows
 
 
 def read_conll(path: str | Path, skip_bad=False, tagged: bool = True) -> Rows:
-    """Return (sentences, n_skipped) of a CoNLL file; a sentence is (words, tags), first and last columns."""
+    """Return (sentences, n_skipped) of a CoNLL file; a sentence is (words, tags), first and last columns.
+
+    White space separates columns, a blank line ends a sentence, `-DOCSTART-` lines are passed over. All lines
+    have as many columns as the first, or the sentence is bad; so it is with one column alone if `tagged`.
+    """
     lines = [(where, line.split()) for where, line in read_lines(path) if line.split()[:1] != ["-DOCSTART-"]]
     n_column = max(1 + tagged, next((len(cells) for _, cells in lines if cells), 0))
 
@@ -116,7 +120,10 @@ def read_conll(path: str | Path, skip_bad=False, tagged: bool = True) -> Rows:
 
 
 def read_squad(path: str | Path, skip_bad=False, answered: bool = True) -> Rows:
-    """Return (rows, skipped) of SQuAD (Rajpurkar et al. 2016, 2018): (context, question, [(text, start)])."""
+    """Return (examples, n_skipped) of a SQuAD 1.1 or 2.0 file (Rajpurkar et al. 2016 and 2018).
+
+    An example is (context, question, [(answer, its first character)]), without `answered` with no answers.
+    """
     text, where, parts = read_text(path), str(path), []
     try:
         for i, article in enumerate(json.loads(text)["data"]):
