@@ -1,7 +1,7 @@
 """Grades reinforcement/run.py: the checks at the door, going on, the end (whole runs: test_reinforce.py)."""
 
 import json
-import signal
+from unittest.mock import Mock
 
 import pytest
 import small
@@ -83,7 +83,7 @@ def test_a_run_ends_with_its_results_and_says_how_to_go_on(reinforcement, tmp_pa
     assert {"reward_accuracy", "judge_after", "kl", "ppo_seconds", "seconds"} <= set(found)
     assert json.loads((folder / "settings.json").read_text())["model"] == str(tmp_path / "gpt")
     made = reinforcement(**changes | dict(out=str(tmp_path / "part")))
-    monkeypatch.setattr(made, "learn", lambda: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(made, "learn", Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(Interrupted, match="to go on: --resume --out .*part"):
         made.run()
     assert load_trainer(tmp_path / "part")["step"] == 0, "so that it can go on"
