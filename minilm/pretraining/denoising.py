@@ -70,11 +70,13 @@ class Denoising(Objective):
             places = corrupt([np.arange(i, j) for i, j in pairwise(edges)], self.noises, rng)
             places = places[: self.context - 2]  # [MASK] for no token may make it too long
             noised = np.where(places == MASK, self.mask, texts.ids[places])
-            ids, kept = texts.ids[edges[0] : edges[-1]].tolist(), set(places.tolist())
+            ids = texts.ids[edges[0] : edges[-1]].tolist()
+            kept = np.zeros(len(ids), dtype=int)
+            kept[places[places != MASK] - edges[0]] = 1
             encoder.append([texts.cls, *noised.tolist(), texts.sep])
             decoder.append([*self.begin, *ids])
             labels.append([*unasked, *ids, texts.sep])
-            survived.append([*unasked, *(place in kept for place in range(edges[0], edges[-1])), IGNORED])
+            survived.append([*unasked, *kept.tolist(), IGNORED])
         encoder = padded(encoder, texts.pad, self.context)
         return dict(
             input_ids=encoder,

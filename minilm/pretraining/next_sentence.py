@@ -107,13 +107,15 @@ class SentencePairs(SentenceRuns):
         They are input_ids, attention_mask, token_type_ids (B, T); next_sentence_labels (B,).
         """
         second = chosen if rng is None else self.second_runs(chosen, rng)
-        ids = []
-        for i, j in zip(chosen, second, strict=True):
-            a = self.ids[self.start[i] : self.border[i]].tolist()
-            ids.append([self.cls, *a, self.sep, *self.text_b(j), self.sep])
-        ids = padded(ids, self.pad, self.context)
-        real, is_sep = ids != self.pad, ids == self.sep  # (B, T)
-        segments = (is_sep.cumsum(1) - is_sep > 0) & real  # 1 behind the first [SEP]
+        a, b = self.a_lengths[chosen][:, None], self.b_lengths[second][:, None]  # (B, 1)
+        # [CLS] at 0, A from 1, [SEP] at a + 1, B from a + 2, [SEP] at a + b + 2, then padding; (T,)
+        place = np.arange(width((a + b).max() + 3, self.context))
+        source = np.where(place <= a, self.start[chosen][:, None] - 1, self.border[second][:, None] - a - 2)
+        ids = self.ids[(source + place).clip(0, len(self.ids) - 1)]  # (B, T)
+        ids[:, 0], real = self.cls, place <= a + b + 2
+        ids[(place == a + 1) | (place == a + b + 2)] = self.sep
+        ids[~real] = self.pad
+        segments = (place > a + 1) & real
         labels = np.where(second == chosen, FOLLOWS, DOES_NOT_FOLLOW)
         rows = dict(input_ids=ids, attention_mask=real, token_type_ids=segments)
         return rows | dict(next_sentence_labels=labels)
@@ -153,18 +155,23 @@ class PackedSentences(SentenceRuns):
 
     def rows(self, chosen: np.ndarray, rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
         """Return input_ids and attention_mask (B, T) of the chosen runs (B,); nothing is left to chance."""
-        runs = [self.ids[start:end].tolist() for start, end in self.edges[self.runs[chosen]]]
-        ids = padded([[self.cls, *run, self.sep] for run in runs], self.pad, self.context)
-        return dict(input_ids=ids, attention_mask=ids != self.pad)
+        start, end = self.edges[self.runs[chosen]].T[..., None]  # (B, 1) each
+        place = np.arange(width((end - start).max() + 2, self.context))  # (T,), [CLS] at 0
+        ids = self.ids[(start + place - 1).clip(0, len(self.ids) - 1)]  # (B, T)
+        ids[:, 0], real = self.cls, place < end - start + 2
+        ids[place == end - start + 1] = self.sep
+        ids[~real] = self.pad
+        return dict(input_ids=ids, attention_mask=real)
 
 
 def padded(rows: list, filling: int, longest: int) -> np.ndarray:
-    """Return rows of unequal lengths as one array (B, T), `filling` behind each.
-
-    T is a multiple of 8, so that there are few different shapes, but at most `longest`.
-    """
-    T = min(longest, -(-max(map(len, rows)) // 8) * 8)
-    out = np.full((len(rows), T), filling)
+    """Return rows of unequal lengths as one array (B, T), `filling` behind each."""
+    out = np.full((len(rows), width(max(map(len, rows)), longest)), filling)
     for line, row in zip(out, rows, strict=True):
         line[: len(row)] = row
     return out
+
+
+def width(n: int, longest: int) -> int:
+    """Return T for rows of up to n tokens: a multiple of 8, so that shapes are few, but at most `longest`."""
+    return min(longest, -(-n // 8) * 8)

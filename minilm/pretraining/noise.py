@@ -69,10 +69,10 @@ def infilling(tokens: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     n_kept = len(tokens)
     n_span = int(SHARE * n_kept / MEAN_SPAN + rng.random())  # rounded at random, so that the mean is right
     lengths = []
-    for length in rng.poisson(MEAN_SPAN, n_span):
+    for length in rng.poisson(MEAN_SPAN, n_span).tolist():
         lengths.append(min(length, n_kept))  # no longer than what is left
         n_kept -= lengths[-1]
-    gaps = np.sort(rng.integers(0, n_kept + 1, n_span))  # kept tokens before each span
+    gaps = sorted(rng.integers(0, n_kept + 1, n_span).tolist())  # kept tokens before each span
     out = tokens.tolist()
     for i, (gap, length) in enumerate(zip(gaps, lengths, strict=True)):
         start = gap + i  # each span before this one is one MASK by now
