@@ -63,26 +63,23 @@ class Denoising(Objective):
         survived (B, T) is 1 where the noised text still holds the label's token, 0 where it does not,
         `IGNORED` for [SEP] and padding.
         """
-        encoder, decoder, labels, survived = [], [], [], []
+        encoder, survived = [], []
         unasked = [IGNORED] * (len(self.begin) - 1)  # the decoder is given [CLS] behind its first token
         for first, last in texts.runs[chosen]:
-            edges = texts.edges[first : last + 1]  # where its sentences begin and the last one ends
+            edges = texts.edges[first : last + 1].tolist()  # where its sentences begin and the last one ends
             places = corrupt([np.arange(i, j) for i, j in pairwise(edges)], self.noises, rng)
             places = places[: self.context - 2]  # [MASK] for no token may make it too long
             noised = np.where(places == MASK, self.mask, texts.ids[places])
-            ids = texts.ids[edges[0] : edges[-1]].tolist()
-            kept = np.zeros(len(ids), dtype=int)
-            kept[places[places != MASK] - edges[0]] = 1
             encoder.append([texts.cls, *noised.tolist(), texts.sep])
-            decoder.append([*self.begin, *ids])
-            labels.append([*unasked, *ids, texts.sep])
+            kept = np.zeros(edges[-1] - edges[0], dtype=int)
+            kept[places[places != MASK] - edges[0]] = 1
             survived.append([*unasked, *kept.tolist(), IGNORED])
         encoder = padded(encoder, texts.pad, self.context)
         return dict(
             input_ids=encoder,
             attention_mask=encoder != texts.pad,
-            decoder_input_ids=padded(decoder, texts.pad, self.context),
-            labels=padded(labels, IGNORED, self.context),
+            decoder_input_ids=texts.framed(chosen, self.begin, [], texts.pad),
+            labels=texts.framed(chosen, unasked, [texts.sep], IGNORED),
             survived=padded(survived, IGNORED, self.context),
         )
 

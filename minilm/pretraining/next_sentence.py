@@ -73,6 +73,17 @@ class SentenceRuns:
     def __len__(self) -> int:
         return len(self.runs)
 
+    def framed(self, chosen: np.ndarray, before: list[int], behind: list[int], filling: int) -> np.ndarray:
+        """Return the tokens of the chosen runs with these before and behind them, then `filling`; (B, T)."""
+        start, end = self.edges[self.runs[chosen]].T[..., None]  # (B, 1) each
+        first, last = len(before), len(before) + end - start  # where the run stands in its row
+        place = np.arange(width(last.max() + len(behind), self.context))  # (T,)
+        ids = self.ids[(start + place - first).clip(0, len(self.ids) - 1)]  # (B, T)
+        ids[:, :first], ids[place >= last] = before, filling
+        for i, token in enumerate(behind):
+            ids[place == last + i] = token
+        return ids
+
 
 class SentencePairs(SentenceRuns):
     """Rows [CLS] A [SEP] B [SEP]: A and B are the two halves of a run, or B is another run's half.
@@ -155,13 +166,8 @@ class PackedSentences(SentenceRuns):
 
     def rows(self, chosen: np.ndarray, rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
         """Return input_ids and attention_mask (B, T) of the chosen runs (B,); nothing is left to chance."""
-        start, end = self.edges[self.runs[chosen]].T[..., None]  # (B, 1) each
-        place = np.arange(width((end - start).max() + 2, self.context))  # (T,), [CLS] at 0
-        ids = self.ids[(start + place - 1).clip(0, len(self.ids) - 1)]  # (B, T)
-        ids[:, 0], real = self.cls, place < end - start + 2
-        ids[place == end - start + 1] = self.sep
-        ids[~real] = self.pad
-        return dict(input_ids=ids, attention_mask=real)
+        ids = self.framed(chosen, [self.cls], [self.sep], self.pad)
+        return dict(input_ids=ids, attention_mask=ids != self.pad)
 
 
 def padded(rows: list, filling: int, longest: int) -> np.ndarray:
