@@ -84,7 +84,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(script, monkeypatch, flags)
 
 
 def test_a_resume_that_does_not_fit_leaves_the_run_as_it_was(script):
-    write("three.tsv", "Ana.\tx\nRui.\ty\nBo.\tz\n" * 8)
+    write("three.tsv", "".join(f"Ana {i}.\tx\nRui {i}.\ty\nBo {i}.\tz\n" for i in range(8)))
     assert script("--seeds 0 --no-compare --out mine")[0] == 0
     before = {path.name: path.read_bytes() for path in Path("mine").iterdir()}
     for flags in ("--data three.tsv", "--tune lora"):
@@ -100,10 +100,14 @@ def test_a_resume_needs_no_flag_that_the_run_knows(script):
 
 
 def test_a_mistake_in_the_examples_of_a_later_seed_comes_first(script):
-    write("rare.tsv", "Ana.\tx\nRui.\ty\n" * 8 + "Bo.\tz\n")  # some seed watches the only z
-    code, _, err = script(f"--data rare.tsv --no-compare --seeds {','.join(map(str, range(40)))}")
-    assert code == 2 and "rare.tsv, the part that is watched (--validation FILE for another)" in err
-    assert "'z' (1 times)" in err and not Path("runs").exists()
+    write("rare.tsv", "".join(f"Ana {i}.\tx\nRui {i}.\ty\n" for i in range(8)) + "Bo.\tz\n")
+    seeds = ",".join(map(str, range(40)))
+    assert script(f"--data rare.tsv --steps 1 --no-compare --seeds {seeds}")[0] == 0, (
+        "the only z was held out"
+    )
+    write("same.tsv", "Ana.\tx\nRui.\ty\n" * 8)
+    code, _, err = script("--data same.tsv --no-compare --seeds 0,1 --out other")
+    assert code == 2 and "no examples can be held out" in err and not Path("other").exists()
 
 
 BAD = [
@@ -111,8 +115,8 @@ BAD = [
     ("--data one.tsv", "one.tsv: of 4 examples to learn from all have the label 'x'"),
     ("--data empty.tsv", "empty.tsv, line 2: nothing in 'text'"),
     ("--data good.tsv --test other.tsv", "'z' (2 times)"),
-    ("--data good.tsv --n-examples 1", "--n-examples 1: fewer examples than the 2"),
-    ("--task tagging --data bad.conll", "': entities have the tags O, or"),
+    ("--data good.tsv --n-examples 1", "--n-examples 1: too few to learn each of the 2"),
+    ("--task tagging --data bad.conll", "tag 'y': entities have the tags O, or"),
     ("--task span --data good.tsv", "good.tsv: not JSON"),
     ("--task similarity --data pair.tsv", "the label 'x' is no number"),
     ("--task text-to-text", "it can do --task classification, pair, similarity, tagging, span"),
@@ -127,9 +131,9 @@ BAD = [
 
 @pytest.mark.parametrize("flags, expected", BAD)
 def test_a_mistake_is_one_line_and_leaves_no_folder(script, flags, expected):
-    write("good.tsv", "Ana.\tx\nRui.\ty\n" * 6)
-    write("bad.conll", "Ana x\n\nRui y\n")
-    write("one.tsv", "Ana.\tx\n" * 5)
+    write("good.tsv", "".join(f"Ana {i}.\tx\nRui {i}.\ty\n" for i in range(6)))
+    write("bad.conll", "Ana B-x\n\nRui y\n")
+    write("one.tsv", "".join(f"Ana {i}.\tx\n" for i in range(5)))
     write("empty.tsv", "Ana.\tx\n\ty\n")
     write("other.tsv", "Ana.\tx\nBo.\tz\nCy.\tz\n")
     write("pair.tsv", "a\tb\tx\n")

@@ -8,14 +8,17 @@ the labels, each in P variants (folds of the labels, strengths of the penalty).
 Sources: Alain and Bengio 2016 (linear probes); Nocedal and Wright 2006, chapter 7 (L-BFGS).
 """
 
+import random
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from ..texts.corpus import one_line
 
 L2_CHOICES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # strengths of the penalty to choose from
 L2_WITHOUT_CHOICE = 1e-1  # where one label a class leaves none to choose by
@@ -132,12 +135,25 @@ def draw_labels(y: np.ndarray, n_label: int | None, n_draw: int, seed: int) -> n
     return np.array(draws).reshape(n_draw, -1)
 
 
-def split(labels: Sequence[str], seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows to learn from and those to test on, in order: a quarter of each class, at least one."""
-    labels, rng = np.array(labels), np.random.default_rng(seed)
-    rows = [rng.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)]
-    held = np.concatenate([part[: max(1, len(part) // 4)] for part in rows])
-    return np.delete(np.arange(len(labels)), held), np.sort(held)
+def split(examples: Sequence[tuple], n: int, seed, labels_of: Callable | None = None) -> tuple[list, list]:
+    """Return (examples to learn from, about n held out), in order: no text stands on both sides.
+
+    A text is the first field, so of a question its context; where all share that, all fields but the truth.
+    Of no label (`labels_of` an example) the last example is held out, so there may be none to hold out.
+    """
+    labels_of, groups = labels_of or (lambda example: ()), {}
+    n_field = 1 if len({one_line(str(first)) for first, *_ in examples}) > 1 else -1
+    for i, example in enumerate(examples):
+        groups.setdefault(one_line(" ".join(map(str, example[:n_field]))), []).append(i)
+    held, smallest = set(), min(map(len, groups.values()))
+    left = Counter(label for example in examples for label in labels_of(example))
+    for text in random.Random(seed).sample(sorted(groups), len(groups)):
+        room, own = n - len(held), Counter(label for i in groups[text] for label in labels_of(examples[i]))
+        if room > 0 and len(groups[text]) <= max(room, smallest) and all(left[y] > own[y] for y in own):
+            held.update(groups[text])
+            left.subtract(own)
+    numbers = range(len(examples))
+    return [examples[i] for i in numbers if i not in held], [examples[i] for i in sorted(held)]
 
 
 def standardised(train: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:

@@ -4,6 +4,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Literal
 
@@ -39,6 +40,7 @@ WORLD_SENTENCES = 384
 NEXT = 'python extract.py --layer 1 --pooling cls --similar "Ana cooked some soup."'
 
 Example = tuple[str, str | None]  # text, label if there is one
+LABELS = itemgetter(slice(1, 2))  # of an example
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,8 +160,10 @@ def read_parts(data: str, test: str | None, probe: bool | None, seed: int) -> di
         return parts
     check_labels(parts, (data, test))
     if test is None:
-        rows = split([label for _, label in train], seed)
-        parts = {name: [train[i] for i in part] for name, part in zip(("train", "test"), rows, strict=True)}
+        learnt, tested = split(train, max(1, len(train) // 4), seed, LABELS)
+        if not tested:
+            raise UserError(f"{data}: no label has two different texts, one to test on; give --test FILE")
+        parts = dict(train=learnt, test=tested)
     return parts
 
 
@@ -187,9 +191,7 @@ def check_labels(parts: dict[str, list[Example]], sources: tuple[str, ...]) -> N
             raise UserError(f"--probe: {source} has no labels; {give}")
         if unknown := [label for label in labels if label not in count]:
             raise UserError(f"{source}: the label {unknown[0]!r} is in no example of {sources[0]}")
-    rarest = min(count, key=lambda label: (count[label], label))
     if len(count) == 1:
-        raise UserError(f"--probe: {sources[0]} has the single label {rarest!r}; it takes two or more")
-    if len(parts) == 1 and count[rarest] == 1:
-        takes = "it takes two, one to learn from and one to test on (or give --test FILE)"
-        raise UserError(f"{sources[0]}: the label {rarest!r} has one example; {takes}")
+        raise UserError(
+            f"--probe: {sources[0]} has the single label {next(iter(count))!r}; it takes two or more"
+        )

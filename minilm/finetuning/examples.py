@@ -11,9 +11,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from ..extraction.probe import split
 from ..plumbing.errors import UserError, suggest
 from ..plumbing.folders import atomic_write
-from ..texts.corpus import VALIDATION_SHARE, hold_out
+from ..texts.corpus import VALIDATION_SHARE
 from ..texts.files import kind
 from ..texts.tables import read_conll, read_squad, read_table
 
@@ -63,23 +64,34 @@ def number(label: str, path: str) -> float:
     raise UserError(f"{path}: the label {label!r} is no number, as a score is")
 
 
-def cut(given: list, watched: list, test: list, seed: int, n: int | None = None, by_class=False) -> Parts:
+def cut(
+    given: list, watched: list, test: list, seed: int, n: int | None = None, labels_of=None, selects=False
+) -> Parts:
     """Return three parts: with nothing to watch a tenth of `given` is, with no test what is watched.
 
-    `n`: so many to learn from, drawn by the seed; by class, the classes take turns as long as they have any.
+    `selects`: what is watched decides when to stop, so another tenth is the test. `n`: so many to learn from,
+    drawn by the seed; the labels, where there are `labels_of` an example, take turns as long as they last.
     """
+    size = max(1, len(given) // VALIDATION_SHARE)
     if not watched:
-        given, watched = hold_out(given, max(1, len(given) // VALIDATION_SHARE), f"watched {seed}")
+        given, watched = split(given, size, f"watched {seed}", labels_of)
+    if selects and not test:
+        given, test = split(given, size, f"measured {seed}", labels_of)
+    if not watched or (selects and not test):
+        raise UserError(
+            "--data: no examples can be held out but a label's last: give --validation and --test FILE"
+        )
     if n is not None and n < len(given):
-        given = random.Random(f"examples {seed}").sample(given, len(given) if by_class else n)
-    if by_class and n is not None and n < len(given):
+        given = random.Random(f"examples {seed}").sample(given, len(given) if labels_of else n)
+    if labels_of and n is not None and n < len(given):
         seen, turns = Counter(), []
-        for *_, label in given:
-            turns.append(seen[label])
-            seen[label] += 1
-        if n < len(seen):
-            raise UserError(f"--n-examples {n}: fewer examples than the {len(seen)} classes")
-        given = [given[i] for i in sorted(sorted(range(len(given)), key=turns.__getitem__)[:n])]
+        for labels in map(labels_of, given):
+            turns.append(min(seen[label] for label in labels))
+            seen.update(labels)
+        chosen = sorted(range(len(given)), key=turns.__getitem__)[:n]
+        given = [given[i] for i in sorted(chosen)]
+        if len({label for example in given for label in labels_of(example)}) < len(seen):
+            raise UserError(f"--n-examples {n}: too few to learn each of the {len(seen)} labels")
     return Parts(given, watched, test or watched)
 
 

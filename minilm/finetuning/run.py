@@ -78,7 +78,7 @@ def start(settings: FinetuningSettings, model: WithHead, objective: FineTuning) 
 
 def load_parts(settings: FinetuningSettings) -> list[Parts]:
     """Return the examples that the settings name, for each seed; UserError where they teach nothing."""
-    task, names, parts = TASKS[settings.task], ("world",) * 3, []
+    task, names, parts = TASKS[settings.task], names_of(settings), []
     if settings.data is None:
         n = settings.n_examples or task.recipe["n_examples"]
         # The things and verbs of the test examples are held out: no label has ever touched them.
@@ -87,27 +87,36 @@ def load_parts(settings: FinetuningSettings) -> list[Parts]:
             watched = task.world(WORLD_VALIDATION, seed + VALIDATION_SEED, held_out=False)
             parts.append(Parts(task.world(n, seed, held_out=False), watched, test))
     else:
-        names, parts = read_parts(settings)
+        parts = read_parts(settings)
     for one in parts:
         check_parts(one, task.truths, task.fields[-1], names, task.closed)
     return parts
 
 
-def read_parts(settings: FinetuningSettings) -> tuple[tuple[str, str, str], list[Parts]]:
-    """Return the names of the three parts, and those of the user's files for each seed."""
-    task, name = TASKS[settings.task], " and ".join(settings.data)
-    files, classes = (settings.data, [settings.validation], [settings.test]), issubclass(task, Classification)
-    read = [read_examples(paths, task.fields, settings.skip_bad, numbers=task.is_number) for paths in files]
-    n_skipped, labels = sum(n for _, n in read), task.truths(read[0][0])
-    if n_skipped:
-        print(f"left out {n_skipped:,} examples (--skip-bad)")
-    if classes and labels.count(labels[0]) == 1 and len(set(labels)) < len(labels):
-        header = f"if that line is a header, name its columns {' and '.join(task.fields)}"
-        print(f"{settings.data[0]}: nothing but its first example is labelled {labels[0]!r}; {header}")
+def names_of(settings: FinetuningSettings) -> tuple[str, str, str]:
+    """Return what to call the examples to learn from, to watch and to measure on."""
+    if settings.data is None:
+        return "world", "world", "world, with words that no label has touched"
+    name = " and ".join(settings.data)
     watched = settings.validation or f"{name}, the part that is watched (--validation FILE for another)"
+    apart = f"{name}, a part that is neither learnt from nor watched (--test FILE for another)"
+    return name, watched, settings.test or (apart if settings.patience else watched)
+
+
+def read_parts(settings: FinetuningSettings) -> list[Parts]:
+    """Return the three parts of the user's files for each seed; say which texts a test asks again."""
+    task, files = TASKS[settings.task], (settings.data, [settings.validation], [settings.test])
+    read = [read_examples(paths, task.fields, settings.skip_bad, numbers=task.is_number) for paths in files]
+    if n_skipped := sum(n for _, n in read):
+        print(f"left out {n_skipped:,} examples (--skip-bad)")
     given = [examples for examples, _ in read]
-    parts = [cut(*given, seed, settings.n_examples, classes) for seed in settings.seeds]
-    return (name, watched, settings.test or watched), parts
+    learnt = {str(example[:-1]) for example in given[0]}
+    for name, part in zip((settings.validation, settings.test), given[1:], strict=True):
+        if again := sum(str(example[:-1]) in learnt for example in part):
+            print(f"{name}: {again:,} of {len(part):,} examples stand in {settings.data[0]} too")
+    labels_of = (lambda example: task.truths([example])) if task.closed else None
+    how = settings.n_examples, labels_of, settings.patience > 0
+    return [cut(*given, seed, *how) for seed in settings.seeds]
 
 
 def load_body(settings: FinetuningSettings, parts: Parts) -> tuple:
@@ -134,7 +143,11 @@ def load_body(settings: FinetuningSettings, parts: Parts) -> tuple:
 def close(settings, results: dict, task: Task, predictions: list[Prediction], out: Path) -> None:
     """Print the closing tables and examples, and write results.json: the run is finished."""
     rows, figures = closing(results, settings, task)
-    tables, lines = [(rows, (*HEADER, task.metric))], told(task, predictions)
+    tables = [(rows, (*HEADER, task.metric))]
+    lines = [
+        f"Measured on {len(predictions):,} examples of {names_of(settings)[2]}.",
+        *told(task, predictions),
+    ]
     if isinstance(task, Classification):
         rows, labels = confusion(task.labels, predictions), task.labels
         write_rows(out / folders.CONFUSION, [("truth", *labels), *rows])

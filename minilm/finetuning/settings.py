@@ -30,7 +30,7 @@ class FinetuningSettings(TrainingSettings):
     model: str | None = None  # run folder, Hugging Face folder, or preset (random weights); none: runs/masked
     data: tuple[str, ...] | None = None  # files of examples to learn from; none: the embedded world
     validation: str | None = None  # file of examples to watch while learning; none: a tenth of --data
-    test: str | None = None  # file of examples to measure on; none: those that are watched
+    test: str | None = None  # file of examples to measure on; none: those watched, with --patience a tenth
     predict: str | None = None  # a file without truths: say what the fine-tuned --model thinks of it
     skip_bad: bool = False  # leave out and count examples that are not as they should be
     n_examples: int | None = None  # examples to learn from, drawn by the seed; none: all (of the world a few)

@@ -3,16 +3,17 @@
 import random
 import time
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Literal
 
+from ..extraction.probe import split
 from ..model.sampling import SamplingRule
 from ..plumbing.errors import UserError
 from ..plumbing.folders import LOG, read_log
 from ..plumbing.script import begin, choose_device, finish
 from ..plumbing.settings import CommonSettings
 from ..pretraining.run import start_model
-from ..texts.corpus import hold_out
 from ..texts.tables import read_table
 from ..training.objective import autocast
 from .prompts import PromptFormat, draw_questions
@@ -106,8 +107,7 @@ def examples_and_tests(settings: PromptSettings) -> tuple[list, list]:
     if test is None:
         if len(examples) < HELD_BACK:
             raise UserError(f"{data}: {len(examples)} rows, too few to hold some back: give --test FILE")
-        rng.shuffle(examples)  # a file may be sorted by its labels
-        examples, asked = hold_out(examples, len(examples) // HELD_BACK)
+        examples, asked = split(examples, len(examples) // HELD_BACK, "texts to ask", itemgetter(slice(1, 2)))
     else:
         asked = read_table(test, ("text", "label"))[0]
     labels, most = sorted({label for _, label in examples}), max(settings.shots or SHOTS)

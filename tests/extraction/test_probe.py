@@ -1,5 +1,7 @@
 """Grades extraction/probe.py: the softmax regression, how its labels are drawn, and the bag of words."""
 
+from operator import itemgetter
+
 import numpy as np
 import pytest
 import torch
@@ -82,12 +84,26 @@ def test_labels_are_drawn_by_class():
     assert everything.shape == (1, 35) and sorted(everything[0]) == list(range(35))
 
 
-def test_a_quarter_of_each_class_is_for_testing():
-    labels = list("xxxxxxxxyyzzzzz")
-    train, test = probe.split(labels, seed=3)
-    assert [labels[i] for i in test] == list("xxyz"), "in their order"
-    assert sorted([*train, *test]) == list(range(15)) and train.tolist() == sorted(train), "each in one part"
-    assert (probe.split(labels, 3)[1] == test).all() and (probe.split(labels, 4)[1] != test).any()
+@pytest.mark.parametrize("seed", range(9))
+def test_no_text_is_on_both_sides_and_no_last_label_is_held_out(seed):
+    first = [(f"text {i // 10}", "xy"[i // 10 % 2]) for i in range(300)]
+    asked = [(f"story {i // 5}", f"question {i}", [(f"answer {i}", 3)]) for i in range(100)]
+    for examples, labels_of in ((first, itemgetter(1)), (asked, None)):
+        train, held = probe.split(examples, 40, seed, labels_of)
+        assert {text for text, *_ in train}.isdisjoint(text for text, *_ in held), "tested on what was learnt"
+        assert len(held) == 40 and len(train) + len(held) == len(examples), "an example is lost, or in both"
+        assert (
+            sorted(held, key=examples.index) == held and probe.split(examples, 40, seed, labels_of)[1] == held
+        )
+    assert probe.split(asked, 40, seed)[1] != probe.split(asked, 40, seed + 1)[1]
+    rare = [(f"text {i}", "xy"[i % 2]) for i in range(19)] + [("alone", "z")]
+    train, held = probe.split(rare, 5, seed, itemgetter(1))
+    assert ("alone", "z") in train and len(held) == 5, "a label that is tested and never learnt"
+    one_story = [("story", f"question {i // 2}", []) for i in range(20)]
+    train, held = probe.split(one_story, 4, seed)
+    assert len(held) == 4 and not {asked for _, asked, _ in train} & {asked for _, asked, _ in held}
+    few = [("a  b", "x"), ("a b", "x"), ("a\nb", "x"), ("c", "x"), ("c", "x")]
+    assert len(probe.split(few, 1, seed)[1]) in (2, 3), "white space makes no other text"
 
 
 def test_vectors_are_scaled_by_the_training_part_alone():

@@ -1,6 +1,8 @@
 """Grades finetuning/examples.py: read from every kind of file, cut into three parts, checked, written."""
 
 import json
+from itertools import chain
+from operator import itemgetter
 
 import pytest
 
@@ -99,20 +101,33 @@ def test_a_tenth_is_watched_where_nothing_else_is_given():
     assert list(map(len, cut(given[:1], [], [], 0))) == [0, 1, 1]
 
 
+def test_what_was_watched_to_stop_is_not_what_is_measured_on():
+    given = [(f"text {i}", "xyz"[i % 3]) for i in range(40)]
+    parts = cut(given, [], [], 0, selects=True)
+    assert sorted(chain(*parts)) == sorted(given), "a score on examples that patience has chosen by"
+    assert list(map(len, parts)) == [32, 4, 4]
+    assert len(cut(given, given[:2], [], 0, selects=True).test) == 4, "a file to watch is none to measure on"
+    assert cut(given, [], given[:2], 0, selects=True).test == given[:2]
+    with pytest.raises(UserError, match="no examples can be held out but a label's last"):
+        cut([("a", "x"), ("b", "y"), ("c", "z")], [], [], 0, labels_of=itemgetter(1))
+
+
 def test_few_examples_are_drawn_by_the_seed_and_classes_take_turns():
     examples = [("a", "x")] * 40 + [("b", "y")] * 3 + [("c", "z")] * 20
     watched = [("w", "x")]
 
-    def drawn(n, seed=1, given=examples, by_class=True):
-        return cut(given, watched, [], seed, n, by_class).train
+    def drawn(n, seed=1, given=examples, labels_of=itemgetter(slice(1, 2))):
+        return cut(given, watched, [], seed, n, labels_of).train
 
     assert sorted(label for _, label in drawn(9)) == ["x"] * 3 + ["y"] * 3 + ["z"] * 3
     assert drawn(500) == examples
     numbered = [(str(i), "xy"[i % 2]) for i in range(50)]
-    for by_class in (True, False):
-        one, other = (drawn(6, seed, numbered, by_class) for seed in (0, 1))
-        assert len(set(one)) == 6 and one != other and one == drawn(6, 0, numbered, by_class)
-    with pytest.raises(UserError, match="^--n-examples 2: fewer examples than the 3 classes$"):
+    for labels_of in (itemgetter(slice(1, 2)), None):
+        one, other = (drawn(6, seed, numbered, labels_of) for seed in (0, 1))
+        assert len(set(one)) == 6 and one != other and one == drawn(6, 0, numbered, labels_of)
+    tagged = [([f"w{i}"], ["O"]) for i in range(30)] + [(["Ana"], ["B-who"]), (["oboe"], ["B-what"])]
+    assert {tag for _, (tag,) in drawn(3, 0, tagged, itemgetter(1))} == {"O", "B-who", "B-what"}
+    with pytest.raises(UserError, match="^--n-examples 2: too few to learn each of the 3 labels$"):
         drawn(2)
 
 

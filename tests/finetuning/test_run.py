@@ -119,23 +119,27 @@ def test_no_topic_word_of_the_worlds_test_examples_has_had_a_label():
 def test_examples_of_files_are_watched_drawn_and_measured_on(capsys):
     write("watch.tsv", ["w\tshop"])
     write("test.tsv", ["other\tschool", "more\tshop", "\tshop"])
-    two = load_parts(on_files(test="test.tsv", skip_bad=True, seeds=(0, 1), n_examples=6))
+    several = load_parts(on_files(test="test.tsv", skip_bad=True, seeds=(0, 1, 2), n_examples=6))
     assert "left out 1 examples (--skip-bad)" in capsys.readouterr().out
-    for parts in two:
+    for parts in several:
         assert list(map(len, parts)) == [6, 2, 2] and set(parts.train).isdisjoint(parts.validation)
         assert sorted(label for _, label in parts.train) == ["bakery"] * 2 + ["school"] * 2 + ["shop"] * 2
-    assert two[0].validation != two[1].validation
+    assert len({str(parts.validation) for parts in several}) > 1, "the seed draws what is watched"
     (one,) = load_parts(on_files(validation="watch.tsv"))
     assert (len(one.train), one.validation, one.test) == (24, [("w", "shop")], [("w", "shop")])
 
 
-def test_a_header_with_other_names_is_pointed_out(capsys):
-    lines = [f"text {i}\t{'xyz'[i % 3]}" for i in range(40)]
-    for first, expected in (("review\tsentiment", True), ("a\tx", False)):
-        write("train.tsv", [first, *lines])
-        write("watched.tsv", [first, *lines])
-        load_parts(on_files(validation="watched.tsv"))
-        assert ("labelled 'sentiment'; if that line is a header" in capsys.readouterr().out) == expected
+def test_it_is_said_which_part_is_measured_on_and_what_was_learnt_before(capsys):
+    write("test.tsv", ["other\tschool", Path("train.tsv").read_text(encoding="utf-8").splitlines()[0]])
+    run.finetune(on_files(test="test.tsv"))
+    out = capsys.readouterr().out
+    assert "Measured on 2 examples of test.tsv." in out
+    assert "test.tsv: 1 of 2 examples stand in train.tsv too" in out
+    run.finetune(on_files())
+    assert "Measured on 2 examples of train.tsv, the part that is watched" in capsys.readouterr().out
+    run.finetune(on_files(patience=2))
+    assert "a part that is neither learnt from nor watched" in capsys.readouterr().out
+    assert set(map(len, load_parts(on_files(patience=2))[0])) == {20, 2}
 
 
 # Models
