@@ -46,8 +46,8 @@ class PromptFormat:
         """Return the examples and the text, up to where the label is due."""
         before, _, after = self.template.partition("{label}")
         shown = [before.replace("{text}", text) + self.words[y] + after for text, y in question.examples]
-        # A space before the label goes with the label: for a byte-level BPE " good" is one token.
-        return self.separator.join([*shown, before.replace("{text}", question.text).rstrip(" ")])
+        # The last space before the label goes with the label: for a byte-level BPE " good" is one token.
+        return self.separator.join([*shown, before.removesuffix(" ").replace("{text}", question.text)])
 
     def continuations(self) -> list[str]:
         """Return what each label looks like where it is due."""

@@ -5,7 +5,8 @@
 Source: Brown et al. 2020, section 2.4; calibration: Zhao et al. 2021, "Calibrate Before Use", section 5.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
@@ -36,10 +37,15 @@ def label_tokens(tokenizer, prompt_format: PromptFormat, config: ModelConfig) ->
     return [(*label, follows[0]) for label in labels] if nested else labels
 
 
-def prompt_length(tokenizer, config: ModelConfig, prompt_format: PromptFormat, question: Question) -> int:
-    """Return the positions that a question needs: those of its prompt and, in a decoder, of its labels."""
-    n_prompt = len(prompt_ids(tokenizer, config, prompt_format.prompt(question)))
+def positions_needed(
+    tokenizer, config: ModelConfig, prompt_format: PromptFormat, questions: Iterable[Question], score: str
+) -> int:
+    """Return the positions of the longest prompt that a score asks and, in a decoder, of its label."""
     n_label = max(map(len, label_tokens(tokenizer, prompt_format, config)))
+    texts = CONTENT_FREE if score == "calibrated" else ()
+    asked = (prompt for q in questions for prompt in (q, *(replace(q, text=text) for text in texts)))
+    prompts = set(map(prompt_format.prompt, asked))
+    n_prompt = max(len(prompt_ids(tokenizer, config, prompt)) for prompt in prompts)
     return n_prompt + (n_label - 1 if config.kind == "decoder" else 0)
 
 
@@ -108,8 +114,9 @@ def label_scores(model, tokenizer, prompt_format: PromptFormat, questions, score
         # p(label) / its mean over texts that call for no label: one that is likely anyway wins no more often.
         # Differs from Zhao et al.: the whole label counts, not its first token.
         free = [likelihoods([replace(q, text=text) for q in questions]) for text in CONTENT_FREE]
-        expected = torch.stack([values.softmax(-1) for values in free]).mean(0)  # (N, n_label)
-        return scores.log_softmax(-1) - expected.log()
+        # The log of a mean by logsumexp: a softmax is 0, its log -inf, 104 nats below the likeliest label.
+        expected = torch.stack(free).log_softmax(-1).logsumexp(0) - math.log(len(free))  # (N, n_label)
+        return scores.log_softmax(-1) - expected
     return scores
 
 

@@ -4,12 +4,13 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import mean, stdev
 
 import torch
 
 from .prompts import CONTROLS, PromptFormat, Question, relabelled
-from .scores import accuracy, answers, prompt_length
+from .scores import accuracy, answers, positions_needed
 
 T_975 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)  # Student's t, 1 to 9 degrees of freedom
 
@@ -19,14 +20,14 @@ class Interval:
     """The mean over several draws, and the half width of its 95 % confidence interval (Student's t)."""
 
     mean: float
-    half: float | None  # none: one draw says nothing about the spread
+    half: float | None  # none: one draw, or several with equal results, say nothing about the spread
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Interval":
         """Return the interval of the values of independent draws."""
         n = len(values)
-        if n < 2:
-            return cls(mean(values), None)
+        if len(set(values)) == 1:
+            return cls(values[0], None)
         degrees = n - 1  # above 9, the first terms of a series in 1 / degrees are right to 0.01
         t = T_975[degrees - 1] if degrees <= len(T_975) else 1.96 + 2.37 / degrees + 2.82 / degrees**2
         return cls(mean(values), t * stdev(values) / math.sqrt(n))
@@ -50,26 +51,35 @@ class Study:
     n_draw: int
     score: str
 
+    @property
+    def rows(self) -> list[tuple[str, str]]:
+        """The (task, control) of each row."""
+        first, *others = self.draws
+        return [(first, control) for control in CONTROLS] + [(task, "gold") for task in others]
+
+    def asked(self, task: str, control: str, k: int) -> list[list[Question]]:
+        """Return the questions of every draw, each after k examples."""
+        drawn, labels = (
+            [self.draws[task](k, number) for number in range(self.n_draw)],
+            [*self.prompt_format.words],
+        )
+        return [relabelled(questions, control, labels, number) for number, questions in enumerate(drawn)]
+
     def measure(self, model, tokenizer, shots) -> Found:
         """Ask all the questions. Without examples there are no labels for a control to change."""
-        first, *others = self.draws
-        form, found = self.prompt_format, {}
-        for task, control in [(first, control) for control in CONTROLS] + [(task, "gold") for task in others]:
-            for k in shots if control == "gold" else filter(None, shots):
-                values = []
-                for number in range(self.n_draw):
-                    asked = relabelled(self.draws[task](k, number), control, list(form.words), number)
-                    values.append(accuracy(model, tokenizer, form, asked, self.score))
-                found.setdefault((task, control), {})[k] = Interval.of(values)
-        return found
+        ask, found = partial(accuracy, model, tokenizer, self.prompt_format, score=self.score), {}
+        for row in self.rows:
+            ks = shots if row[1] == "gold" else filter(None, shots)
+            found[row] = {k: Interval.of([*map(ask, self.asked(*row, k))]) for k in ks}
+        return {row: by_shots for row, by_shots in found.items() if by_shots}
 
     def shots_that_fit(self, model, tokenizer, shots) -> tuple[int, ...]:
         """Return the numbers of examples with which every prompt fits into the model's positions."""
-        config, draw = model.config, next(iter(self.draws.values()))
+        config = model.config
 
         def longest(k: int) -> int:
-            asked = (question for number in range(self.n_draw) for question in draw(k, number))
-            return max(prompt_length(tokenizer, config, self.prompt_format, question) for question in asked)
+            questions = (q for row in self.rows for draw in self.asked(*row, k) for q in draw)
+            return positions_needed(tokenizer, config, self.prompt_format, questions, self.score)
 
         return tuple(k for k in shots if longest(k) <= config.max_positions)
 

@@ -30,14 +30,14 @@ def test_a_prompt_ends_where_the_label_is_due():
     assert FORMAT.prompt(braces) == "Text: a {label} b Label: bad. | Text: {text} Label:", "a text is a text"
 
 
-@pytest.mark.parametrize("start", ["Text: {text} Label: ", "{text} ", " {text} = "])
+@pytest.mark.parametrize("start", ["Text: {text} Label: ", "{text} ", " {text} = ", "{text}:  "])
 def test_prompt_and_label_are_the_tokens_of_the_example(start):
     tokenizer = small.tokenizer()
     form = PromptFormat(WORDS, start + "{label}", "\n")
     asked = question()
     for word, label in zip(form.continuations(), WORDS.values(), strict=True):
         whole = form.prompt(asked) + word
-        assert whole.endswith(start.replace("{text}", "it rains") + label)
+        assert whole.endswith(start.replace("{text}", "it rains") + label), "not as in the examples"
         assert tokenizer.encode(form.prompt(asked)) + tokenizer.encode(word) == tokenizer.encode(whole)
 
 

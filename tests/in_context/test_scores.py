@@ -86,13 +86,13 @@ def test_a_prompt_longer_than_the_positions_is_named():
     tokenizer = small.tokenizer()
     asked = Question((), "x" * 40, "0")
     form = PromptFormat({"0": "x", "1": "yyyy"}, "{text} {label}")
-    length = scoring.prompt_length(tokenizer, model_of().config, form, asked)
+    length = scoring.positions_needed(tokenizer, model_of().config, form, [question(0, "x"), asked], "sum")
     scoring.label_scores(model_of(max_positions=length), tokenizer, form, [asked])
     with pytest.raises(UserError, match=f"{length - 1} positions"):
         scoring.label_scores(model_of(max_positions=length - 1), tokenizer, form, [asked])
     both = model_of("encoder-decoder", max_positions=60)
     n_prompt = len(prompt_ids(tokenizer, both.config, form.prompt(asked)))
-    assert scoring.prompt_length(tokenizer, both.config, form, asked) == n_prompt
+    assert scoring.positions_needed(tokenizer, both.config, form, [asked], "sum") == n_prompt
 
 
 def test_scores_follow_their_formulas():
@@ -109,6 +109,16 @@ def test_scores_follow_their_formulas():
     want = total.softmax(-1) / (sum(scores("sum", questions).softmax(-1) for questions in empty) / 3)
     got = scores("calibrated")
     assert torch.allclose(got.exp(), want, atol=1e-5), "p(label) / its mean where the text says nothing"
+
+
+def test_a_label_that_is_all_but_impossible_never_wins_when_calibrated(monkeypatch):
+    far = {"it rains": [-300.0, -10.0, -500.0], "N/A": [-5.0, -40.0, -400.0]}
+    fixed = torch.tensor([far["it rains"], far["N/A"], far["N/A"], far["N/A"]])
+    waiting = iter(fixed[:, None])
+    monkeypatch.setattr(scoring, "label_log_likelihoods", lambda *_: next(waiting))
+    (found,) = scoring.label_scores(model_of(), small.tokenizer(), FORMAT, [question()], "calibrated")
+    want = (fixed[0].double().log_softmax(-1) - fixed[1].double().log_softmax(-1)).float()
+    torch.testing.assert_close(found, want, msg="a probability that float32 cannot hold became +inf or nan")
 
 
 def test_the_answer_has_the_highest_score():

@@ -6,7 +6,7 @@ import pytest
 import small
 
 from minilm.in_context.prompts import PromptFormat, Question
-from minilm.in_context.scores import accuracy, prompt_length
+from minilm.in_context.scores import accuracy, positions_needed
 from minilm.in_context.study import Interval, Study, checksum
 from minilm.model.config import ModelConfig
 from minilm.model.transformer import build
@@ -17,7 +17,7 @@ def model_of(max_positions: int = 120):
     return build(ModelConfig(vocab_size=small.tokenizer().vocab_size, **sizes)).eval()
 
 
-def study_of(n_draw: int = 2, score: str = "sum") -> Study:
+def study_of(n_draw: int = 2, score: str = "sum", word: str = "v") -> Study:
     def draw(word):
         return lambda k, seed: [
             Question(tuple((f"{word}{i}", "ab"[i % 2]) for i in range(k)), f"{word} {seed} {i}", "ab"[i % 2])
@@ -26,7 +26,7 @@ def study_of(n_draw: int = 2, score: str = "sum") -> Study:
 
     form = PromptFormat({"a": "x", "b": "y"}, "{text} {label}", "|")
     names = {"one": "the first", "two": "the second"}
-    return Study({"one": draw("u"), "two": draw("v")}, names, form, 0.5, "a coin", n_draw, score)
+    return Study({"one": draw("u"), "two": draw(word)}, names, form, 0.5, "a coin", n_draw, score)
 
 
 def test_the_first_task_is_asked_under_each_control():
@@ -52,12 +52,16 @@ def test_the_table_has_a_column_for_each_number_of_examples():
     assert rows[2][0] == "the second"
 
 
-def test_shots_that_fit_leave_room_for_the_label():
-    study, tokenizer = study_of(), small.tokenizer()
-    asked = study.draws["one"](2, 0) + study.draws["one"](2, 1)
-    longest = max(prompt_length(tokenizer, model_of().config, study.prompt_format, q) for q in asked)
-    assert study.shots_that_fit(model_of(longest), tokenizer, (0, 1, 2, 4)) == (0, 1, 2)
-    assert study.shots_that_fit(model_of(longest - 1), tokenizer, (0, 1, 2, 4)) == (0, 1)
+@pytest.mark.parametrize("score", ["sum", "calibrated"])
+@pytest.mark.parametrize("word", ["u", "a much longer word"])
+def test_shots_that_fit_leave_room_for_whatever_is_asked(word, score):
+    study, tokenizer = study_of(score=score, word=word), small.tokenizer()
+    asked = [q for task in study.draws for seed in range(2) for q in study.draws[task](2, seed)]
+    longest = positions_needed(tokenizer, model_of().config, study.prompt_format, asked, score)
+    if (word, score) == ("u", "calibrated"):  # "[MASK]" is longer than the texts
+        assert longest > positions_needed(tokenizer, model_of().config, study.prompt_format, asked, "sum")
+    for n, fit in ((longest, (0, 1, 2)), (longest - 1, (0, 1))):
+        assert study.shots_that_fit(model_of(n), tokenizer, (0, 1, 2, 4)) == fit, "a prompt was not measured"
     study.measure(model_of(longest), tokenizer, (0, 1, 2))
 
 
@@ -72,6 +76,7 @@ def test_the_interval_is_students():
     assert interval.mean == pytest.approx(0.7) and interval.half == pytest.approx(4.30 * 0.2 / math.sqrt(3))
     assert str(interval) == "0.700 ±0.497"
     assert Interval.of([0.25]) == Interval(0.25, None) and str(Interval.of([0.25])) == "0.250"
+    assert str(Interval.of([0.25] * 5)) == "0.250", "five equal results do not make it certain: no ±0.000"
     for n, t in ((12, 2.201), (20, 2.093), (40, 2.023), (400, 1.966)):  # as printed in any table
         many = Interval.of([0.0, 1.0] * (n // 2))
         assert many.half == pytest.approx(t * math.sqrt(n / 4 / (n - 1)) / math.sqrt(n), rel=5e-3)
