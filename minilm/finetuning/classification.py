@@ -25,7 +25,7 @@ class Classification(HeadTask):
     world = staticmethod(partial(world.labelled, label="place"))  # sentences 2 to 4, which do not name it
 
     @classmethod
-    def learn(cls, train):
+    def learn(cls, train, tokenizer=None):
         """Return the labels in alphabetical order, and how many examples have each."""
         counts = Counter(cls.truths(train))
         return dict(labels=sorted(counts), counts=[counts[label] for label in sorted(counts)])

@@ -45,7 +45,7 @@ def finetune(settings: FinetuningSettings) -> Path:
     options = dict(pairs=settings.pairs or PAIRS.get(settings.task), balanced=settings.class_weights)
     results = defaultdict(list)
     for seed, one in zip(settings.seeds, parts, strict=True):
-        own, known = replace(settings, seed=seed), TASKS[settings.task].learn(one.train)
+        own, known = replace(settings, seed=seed), TASKS[settings.task].learn(one.train, tokenizer)
         task = TASKS[settings.task](tokenizer, body.config, settings.context, known, **options)
         model, objective = prepared(body, task, one, own)
         out = None if results else start(settings, model, objective)  # the first seed's model is kept

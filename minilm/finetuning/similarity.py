@@ -33,7 +33,7 @@ class Similarity(HeadTask):
     world = staticmethod(world.similarity)  # 0 to 5: how much of place, person and ending two stories share
 
     @classmethod
-    def learn(cls, train):
+    def learn(cls, train, tokenizer=None):
         """Return the mean and the deviation of the numbers."""
         values = torch.tensor(cls.truths(train))
         return dict(mean=float(values.mean()), deviation=float(values.std()))

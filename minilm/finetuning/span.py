@@ -53,7 +53,7 @@ class Span(HeadTask):
         return [(text, question, [(answer, start)]) for text, question, answer, start in examples]
 
     @classmethod
-    def learn(cls, train):
+    def learn(cls, train, tokenizer=None):
         """Return whether there are questions without an answer; only then will the model say so."""
         return dict(impossible=any(not answers for *_, answers in train))
 

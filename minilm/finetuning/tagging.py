@@ -33,7 +33,7 @@ class Tagging(HeadTask):
         return tags
 
     @classmethod
-    def learn(cls, train):
+    def learn(cls, train, tokenizer=None):
         """Return the tags, in alphabetical order."""
         return dict(tags=sorted(set(cls.truths(train))))
 

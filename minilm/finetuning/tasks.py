@@ -98,7 +98,7 @@ class Task(ABC):
 
     @classmethod
     @abstractmethod
-    def learn(cls, train: list[tuple]) -> dict:
+    def learn(cls, train: list[tuple], tokenizer=None) -> dict:
         """Return what is to be known of the training examples, as JSON can write it: `known`."""
 
     @classmethod

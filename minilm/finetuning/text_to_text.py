@@ -58,10 +58,11 @@ class TextToText(Task):
         return [(f"{story} {question}", answer) for story, question, answer, _ in examples]
 
     @classmethod
-    def learn(cls, train):
-        """Return the longest answer, and all answers where they are few, each at least twice: labels."""
+    def learn(cls, train, tokenizer):
+        """Return the answer of most tokens, and all where they are few, each at least twice: labels."""
         counts = Counter(cls.truths(train))
-        known = dict(longest_answer=max(counts, key=lambda text: (len(text.encode()), text)))
+        # In tokens, not in letters: a short answer of rare letters takes more room than a long one of words.
+        known = dict(longest_answer=max(counts, key=lambda text: (len(tokenizer.encode(" " + text)), text)))
         if len(counts) <= MOST_LABELS and min(counts.values()) > 1:
             known["labels"] = sorted(counts)
         return known
@@ -159,7 +160,7 @@ class TextToText(Task):
         """
         figures = {"exact_match": exact_match(guess, truth)}
         if self.labels:
-            figures["macro_f1"] = macro_f1(truth, guess)
+            figures["macro_f1"] = macro_f1(truth, guess, {*self.labels, *truth})
             figures["not_a_label"] = sum(text not in self.labels for text in guess) / len(guess)
         elif fmean(len(words(text)) for text in truth) >= SENTENCE:
             figures["bleu"] = corpus_bleu(guess, truth)

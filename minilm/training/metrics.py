@@ -14,7 +14,7 @@ import math
 import re
 import string
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -42,13 +42,17 @@ def accuracy(truth: Sequence, guess: Sequence) -> float:
     return float((truth == guess).mean())
 
 
-def macro_f1(truth: Sequence, guess: Sequence) -> float:
-    """Return the mean of F1 = 2 hits / (2 hits + misses + false alarms) over all classes that occur."""
+def macro_f1(truth: Sequence, guess: Sequence, labels: Iterable | None = None) -> float:
+    """Return the mean of F1 = 2 hits / (2 hits + misses + false alarms) over all classes that occur.
+
+    `labels`: over these alone. A guess that is none of them is a miss of its truth, and no class of its own.
+    """
     truth, guess = paired(truth, guess)
     classes, ids = np.unique(np.concatenate([truth, guess]), return_inverse=True)
     counts = confusion_matrix(ids[: len(truth)], ids[len(truth) :], len(classes))  # (C, C)
     # row + column = 2 hits + misses + false alarms, above 0 for every class that occurs
-    return float((2 * counts.diagonal() / (counts.sum(0) + counts.sum(1))).mean())
+    f1 = 2 * counts.diagonal() / (counts.sum(0) + counts.sum(1))  # (C,)
+    return float(f1[np.isin(classes, classes if labels is None else [*labels])].mean())
 
 
 def confusion_matrix(truth: Sequence[int], guess: Sequence[int], n_class: int) -> np.ndarray:

@@ -38,7 +38,7 @@ def model_of(kind: str, max_positions: int = 64, vocab_size: int | None = None, 
 
 def task_of(kind: str, context: int = 64, examples=EXAMPLES) -> TextToText:
     config = model_of(kind, context).config
-    return TextToText(small.tokenizer(), config, context, TextToText.learn(examples))
+    return TextToText(small.tokenizer(), config, context, TextToText.learn(examples, small.tokenizer()))
 
 
 def laid_out(kind: str, source: str, target: str) -> tuple[list[int], list[int], list[int]]:
@@ -236,8 +236,12 @@ def test_scores_of_labels_of_sentences_and_of_words():
     task = task_of("decoder", examples=[("s", "yes"), ("s", "no")] * 3)
     assert task.labels == ["no", "yes"]
     found = task.score(["yes", "no", "yes", "no"], ["yes", "no", "no", "never"])
-    # F1: yes 2/3, no 1/2, and "never" 0
-    assert found == pytest.approx(dict(exact_match=1 / 2, macro_f1=7 / 18, not_a_label=1 / 4))
+    # F1: yes 2/3, no 1/2
+    assert found == pytest.approx(dict(exact_match=1 / 2, macro_f1=7 / 12, not_a_label=1 / 4))
+    truth, right = ["yes", "no"] * 50, ["yes", "no"] * 40
+    for junk in (["x"] * 20, [f"x{i}" for i in range(20)]):  # 80 hits, 20 misses: F1 of each label 8/9
+        f1 = task.score(truth, right + junk)["macro_f1"]
+        assert f1 == pytest.approx(8 / 9), "an invented answer counts as one more class"
     assert next(iter(found)) == TextToText.metric == "exact_match", "the score comes first"
     task, sentences = task_of("decoder"), ["Ana sold the old lamp."] * 2
     assert task.score(sentences, sentences) == pytest.approx(dict(exact_match=1, bleu=100))
@@ -245,11 +249,17 @@ def test_scores_of_labels_of_sentences_and_of_words():
 
 
 def test_what_is_learnt_of_the_examples():
-    assert TextToText.learn(EXAMPLES) == dict(longest_answer="The old baker and Ana"), "no labels: each once"
+    assert TextToText.learn(EXAMPLES, small.tokenizer()) == dict(longest_answer="The old baker and Ana"), (
+        "no labels: each once"
+    )
+    rare = [("s", "Rui sells bread on Monday"), ("s", "Zürich, Łódź")]  # fewer letters, more tokens
+    assert TextToText.learn(rare, small.tokenizer())["longest_answer"] == "Zürich, Łódź", "it was cut"
     twice = [("s", f"answer {i}") for i in range(MOST_LABELS)] * 2
-    assert TextToText.learn(twice)["labels"] == sorted({target for _, target in twice})
-    assert "labels" not in TextToText.learn([*twice, ("s", "x"), ("s", "x")]), "too many to be labels"
-    json.dumps(TextToText.learn(twice))
+    assert TextToText.learn(twice, small.tokenizer())["labels"] == sorted({target for _, target in twice})
+    assert "labels" not in TextToText.learn([*twice, ("s", "x"), ("s", "x")], small.tokenizer()), (
+        "too many to be labels"
+    )
+    json.dumps(TextToText.learn(twice, small.tokenizer()))
 
 
 def test_questions_of_the_world():
@@ -275,7 +285,7 @@ class Published:
 
 def test_a_published_bart_is_given_what_it_was_trained_to_begin_with():
     tokenizer, model = Published(), model_of("encoder-decoder", vocab_size=259)
-    task = TextToText(tokenizer, model.config, 20, TextToText.learn(EXAMPLES))
+    task = TextToText(tokenizer, model.config, 20, TextToText.learn(EXAMPLES, tokenizer))
     batch = task.rows([("ab", "c")]).batch([0])
     s, end, (a, b, c) = tokenizer.special_id("<s>"), tokenizer.special_id("</s>"), tokenizer.encode("abc")
     assert batch["input_ids"].tolist() == [[s, a, b, end]], "no space before the text"

@@ -21,6 +21,8 @@ def test_classification_equals_sklearn(n, n_class):
         assert accuracy(truth, guess) == pytest.approx(theirs.accuracy_score(truth, guess))
         expected = theirs.f1_score(truth, guess, average="macro", zero_division=0)
         assert macro_f1(truth, guess) == pytest.approx(expected)
+        expected = theirs.f1_score(truth, guess, labels=[*{*truth}], average="macro", zero_division=0)
+        assert macro_f1(truth, guess, {*truth}) == pytest.approx(expected), "of these labels alone"
         expected = theirs.confusion_matrix(truth, guess, labels=range(n_class))
         assert confusion_matrix(truth, guess, n_class).tolist() == expected.tolist()
 

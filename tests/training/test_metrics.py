@@ -62,13 +62,14 @@ def test_macro_f1_facts():
 def test_macro_f1_equals_a_plain_loop():
     rng = random.Random(0)
     truth, guess = rng.choices("abcd", k=80), rng.choices("bcde", k=80)
-    total = 0.0
+    each = {}
     for label in "abcde":
         hits = sum(t == g == label for t, g in zip(truth, guess, strict=True))
         precision = hits / max(1, guess.count(label))
         recall = hits / max(1, truth.count(label))
-        total += 2 * precision * recall / (precision + recall) if hits else 0
-    assert macro_f1(truth, guess) == pytest.approx(total / 5)
+        each[label] = 2 * precision * recall / (precision + recall) if hits else 0
+    assert macro_f1(truth, guess) == pytest.approx(sum(each.values()) / 5)
+    assert macro_f1(truth, guess, "bcd") == pytest.approx(sum(each[label] for label in "bcd") / 3)
 
 
 X, Y = [1.0, 2.0, 3.0, 4.0, 5.0], [2.0, 1.0, 4.0, 3.0, 7.0]
