@@ -46,7 +46,7 @@ def process_group(device: torch.device):
     if several := process_count() > 1:
         if device.type == "cuda":
             torch.cuda.set_device(device)  # else each process would also take memory of the first GPU
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield
     finally:

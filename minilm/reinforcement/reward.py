@@ -43,12 +43,12 @@ class RewardModel(nn.Module):
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Texts (B, T) with their mask, 1 for real tokens, padded on either side -> rewards (B,)."""
         hidden = self.trunk.hidden_states(ids, mask)[-1]  # (B, T, D)
-        return self.head(last_token(hidden, mask))[:, 0]
+        return self.head(last_token(hidden, mask))[:, 0].float()  # under autocast too
 
     @torch.no_grad()
     def scores(self, rollout: Rollout, texts: list[tuple[str, str]]) -> Tensor:
         """Return the rewards of a rollout's whole texts, (B,)."""
-        return self(rollout.ids, rollout.mask).float()
+        return self(rollout.ids, rollout.mask)
 
 
 class BradleyTerry(PairObjective):

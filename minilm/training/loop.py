@@ -113,9 +113,6 @@ def train_step(
     # Dropout depends on the step and not on what was drawn before, so a resumed run needs no random state.
     torch.manual_seed(hash((settings.seed, step, rank)) % 2**63)
     lr = learning_rate(step, settings)
-    for group in optimizer.param_groups:
-        # At a rate of 0 a weight rests: AdamW's decay is multiplied by the rate too.
-        group["lr"] = lr * group.get("share", 1.0) if step >= group.get("first_step", 0) else 0.0
     batch = objective.batch(step, "train")
     totals: dict[str, Tensor] = {}
     for part in micro_batches(batch, settings.accumulate * n_process)[rank::n_process]:
@@ -124,6 +121,11 @@ def train_step(
         # Each part divides by counts of the whole batch: losses, and gradients in p.grad, add up to its own.
         loss.backward()
         add_metrics(totals, metrics)
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("share", 1.0)
+        if step < group.get("first_step", 0):
+            for p in group["params"]:
+                p.grad = None  # it rests: no decay, no moments, and no part in the length that is clipped
     moving = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     if n_process > 1:
         sum_over_processes([p.grad for p in moving])
@@ -141,6 +143,14 @@ def sum_over_processes(tensors: list[Tensor]) -> None:
     dist.all_reduce(flat)
     for tensor, total in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
         tensor.copy_(total.view_as(tensor))
+
+
+def any_process_wishes(wish: bool) -> bool:
+    """Return whether one of the processes has a wish; each waits here for all others."""
+    votes = torch.tensor([float(wish)])  # on the CPU, so that no GPU is waited for
+    if process_count() > 1:
+        sum_over_processes([votes])
+    return bool(votes)
 
 
 def train(
@@ -183,9 +193,13 @@ def train(
                 break  # looked at and saved below
             if run.step % (settings.eval_every or -(-settings.steps // 8)) == 0:
                 run.best.note(run.look(), model)
-            if run.step % settings.save_every == 0 or wish.stop:
+            stop = any_process_wishes(wish.stop)
+            if run.step % settings.save_every == 0 or stop:
                 run.save()
-            if wish.stop:
+            if stop:
+                any_process_wishes(
+                    stop
+                )  # who left while the first one saves would end it: torchrun stops all
                 raise run.interrupted()
         after = run.finish()
     model.eval()

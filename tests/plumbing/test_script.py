@@ -218,7 +218,7 @@ def test_one_process_joins_no_group(hardware, monkeypatch):
         assert nothing is None
 
 
-@pytest.mark.parametrize(("device", "backend"), [("cpu", "gloo"), ("cuda:1", "nccl")])
+@pytest.mark.parametrize(("device", "backend"), [("cpu", "gloo"), ("cuda:1", "cpu:gloo,cuda:nccl")])
 def test_a_group_is_joined_and_left(second_of_two, monkeypatch, device, backend):
     calls = []
     monkeypatch.setattr(script.dist, "init_process_group", lambda name: calls.append(name))

@@ -8,11 +8,11 @@ import torch
 
 from minilm.pretraining.causal import Causal
 from minilm.pretraining.denoising import Denoising
-from minilm.pretraining.distillation import Distillation, initial_student
+from minilm.pretraining.distillation import Distillation, initial_student, soft_target_loss
 from minilm.pretraining.masked import Masked
-from minilm.pretraining.translation import Translation
+from minilm.pretraining.translation import Translation, smoothed_cross_entropy
 from minilm.texts.pairs import Pairs
-from minilm.training.objective import IGNORED
+from minilm.training.objective import IGNORED, autocast, summed_cross_entropy
 
 SIZES = dict(context=61, batch_size=9)
 NAMES = ("causal", "masked", "packed", "whole words", "denoising", "translation", "distillation")
@@ -75,6 +75,22 @@ def test_parts_of_a_batch_add_up(made, assert_parts_add_up, split, n_part):
     make, model = made
     objective = make()
     assert_parts_add_up(objective, model, objective.batch(0, split), n_part)
+
+
+LOSSES = dict(
+    hidden_tokens=lambda logits: summed_cross_entropy(logits, torch.arange(6).view(2, 3)),
+    smoothed=lambda logits: smoothed_cross_entropy(logits, torch.arange(6).view(2, 3), 0.1)[0],
+    soft=lambda logits: soft_target_loss(logits, logits.flip(0), torch.ones(2, 3), 2.0),
+)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_loss_of_logits_in_bf16_is_computed_in_float32(loss):
+    torch.manual_seed(0)
+    logits = 3 * torch.randn(2, 3, 11).bfloat16()
+    with autocast("bf16", torch.device("cpu")):
+        found = LOSSES[loss](logits)
+    assert found.item() == pytest.approx(LOSSES[loss](logits.float()).item(), rel=1e-6), "three digits"
 
 
 def test_without_labels_the_loss_is_0_and_gradients_are_finite(made):

@@ -190,10 +190,10 @@ def test_label_smoothing_equals_a_plain_loop(smoothing):
                 smoothed -= q * p[k].log().item()
             plain -= p[labels[b, t]].log().item()
     found = smoothed_cross_entropy(logits, labels, smoothing)
-    assert found[0].item() == pytest.approx(smoothed, rel=1e-12), (
+    assert found[0].item() == pytest.approx(smoothed, rel=1e-6), (
         "smoothing / V for every token, the right one too"
     )
-    assert found[1].item() == pytest.approx(plain, rel=1e-12)
+    assert found[1].item() == pytest.approx(plain, rel=1e-6)
     theirs = F.cross_entropy(
         logits.flatten(0, 1), labels.flatten(), label_smoothing=smoothing, reduction="sum"
     )

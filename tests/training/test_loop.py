@@ -96,10 +96,22 @@ def test_every_moving_weight_is_in_one_group_with_its_rate_and_decay():
         train_step(model, small.objective("causal"), optimizer, settings, step)
         rate = learning_rate(step, settings)
         for group in optimizer.param_groups:
-            rests = step < group["first_step"]
-            assert group["lr"] == (0.0 if rests else pytest.approx(rate * group["share"]))
+            assert group["lr"] == pytest.approx(rate * group["share"])
         moved = not torch.equal(model.tokens.weight, before)
         assert moved == (step == 2), "a weight that rests must not decay either"
+        assert (model.tokens.weight in optimizer.state) == (step == 2), "it has no moments while it rests"
+
+
+def test_the_length_that_is_clipped_is_that_of_the_weights_that_move():
+    model, objective = small.model("causal"), small.objective("causal")
+    objective.loss(model, objective.batch(0, "train"))[0].backward()
+    moving = [p.grad for name, p in model.named_parameters() if not name.startswith("tokens")]
+    expected = torch.cat([gradient.flatten() for gradient in moving]).norm()
+    model.zero_grad()
+    norm = train_step(model, objective, make_optimizer(model, 0.3, halves), small.settings(), 0)[1]
+    assert norm == pytest.approx(float(expected), rel=1e-5), (
+        "weights that rest made the others' steps shorter"
+    )
 
 
 def test_frozen_weights_do_not_move():

@@ -223,12 +223,13 @@ def test_on_a_gpu_the_first_bad_step_is_remembered_until_the_loss_is_read(due, t
         assert load_trainer(tmp_path)["step"] == 4
 
 
-# What each of two processes runs: it ends with its weights in FOLDER/KIND-RANK.pt.
+# What each of two processes runs: it ends with its weights in FOLDER/KIND-RANK.pt, and is stopped in another.
 TWO_STEPS = """
-import sys
+import signal, sys
 from pathlib import Path
 import small, torch
 from minilm.plumbing.script import process_group, process_rank
+from minilm.training.checkpoints import Interrupted
 from minilm.training.loop import train
 torch.set_num_threads(1)
 with process_group(torch.device("cpu")):
@@ -238,6 +239,17 @@ with process_group(torch.device("cpu")):
         model = small.model(kind).double()
         outcome = train(model, small.objective(kind), small.settings(steps=2, log_every=1), folder)
         torch.save(model.state_dict(), f"{sys.argv[1]}/{kind}-{process_rank()}.pt")
+    one_is_told = small.Disturbed(
+        small.objective("causal"), 2, lambda: signal.raise_signal(signal.SIGTERM) if process_rank() else None
+    )
+    folder = Path(sys.argv[1]) / "stopped"
+    try:
+        train(small.model("causal"), one_is_told, small.settings(steps=9), folder)
+    except Interrupted as stop:
+        assert "step 3 of 9" in str(stop), stop
+        assert (folder / "trainer.pt").exists(), "one has left while the other saves: torchrun would end both"
+    else:
+        raise AssertionError("a signal to one of two processes is lost")
 """
 
 
@@ -251,8 +263,8 @@ def test_two_processes_train_as_one(tmp_path):
     paths = os.pathsep.join([str(root), str(root / "tests")])
     environment = os.environ | dict(PYTHONPATH=paths, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     environment |= dict(WORLD_SIZE="2", OMP_NUM_THREADS="1")
-    for kind in ("causal", "masked"):
-        (tmp_path / kind).mkdir()
+    for name in ("causal", "masked", "stopped"):
+        (tmp_path / name).mkdir()
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", TWO_STEPS, str(tmp_path)],
@@ -269,6 +281,7 @@ def test_two_processes_train_as_one(tmp_path):
     finally:
         for process in processes:  # one that waits for another that has failed would wait for ever
             process.kill()
+    assert load_trainer(tmp_path / "stopped")["step"] == 3, "both stop after the same step"
     for kind in ("causal", "masked"):
         one = small.model(kind).double()
         (tmp_path / "one" / kind).mkdir(parents=True)
