@@ -107,12 +107,12 @@ def test_a_mistake_in_the_examples_of_a_later_seed_comes_first(script):
     )
     write("same.tsv", "Ana.\tx\nRui.\ty\n" * 8)
     code, _, err = script("--data same.tsv --no-compare --seeds 0,1 --out other")
-    assert code == 2 and "no examples can be held out" in err and not Path("other").exists()
+    assert code == 2 and "all that can be held out" in err and not Path("other").exists()
 
 
 BAD = [
     ("--data absent.tsv --model runs/masked", "absent.tsv: no such file"),  # before a model is trained
-    ("--data one.tsv", "one.tsv: of 4 examples to learn from all have the label 'x'"),
+    ("--data one.tsv", "one.tsv: of 5 examples to learn from all have the label 'x'"),
     ("--data empty.tsv", "empty.tsv, line 2: nothing in 'text'"),
     ("--data good.tsv --test other.tsv", "'z' (2 times)"),
     ("--data good.tsv --n-examples 1", "--n-examples 1: too few to learn each of the 2"),

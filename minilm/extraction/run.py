@@ -192,6 +192,4 @@ def check_labels(parts: dict[str, list[Example]], sources: tuple[str, ...]) -> N
         if unknown := [label for label in labels if label not in count]:
             raise UserError(f"{source}: the label {unknown[0]!r} is in no example of {sources[0]}")
     if len(count) == 1:
-        raise UserError(
-            f"--probe: {sources[0]} has the single label {next(iter(count))!r}; it takes two or more"
-        )
+        raise UserError(f"--probe: {sources[0]} has the single label {[*count]}; it takes two or more")

@@ -3,6 +3,8 @@
 An example is a tuple: what a model may see, then the truth.
 """
 
+import csv
+import io
 import math
 import random
 from collections import Counter
@@ -27,6 +29,33 @@ class Parts(NamedTuple):
     train: list[tuple]  # to learn from
     validation: list[tuple]  # to watch while learning
     test: list[tuple]  # to measure on
+
+
+def names_of(settings) -> tuple[str, str, str]:
+    """Return what to call the examples to learn from, to watch and to measure on."""
+    if settings.data is None:
+        return "world", "world", "world, with words that no label has touched"
+    name = " and ".join(settings.data)
+    watched = settings.validation or f"{name}, the part that is watched (--validation FILE for another)"
+    apart = f"{name}, a part that is neither learnt from nor watched (--test FILE for another)"
+    return name, watched, settings.test or (apart if settings.patience else watched)
+
+
+def read_parts(task, settings) -> list[Parts]:
+    """Return the three parts of the user's files for each seed; say how much of a test is learnt too."""
+    files = settings.data, [settings.validation], [settings.test]
+    read = [read_examples(paths, task.fields, settings.skip_bad, numbers=task.is_number) for paths in files]
+    if n_skipped := sum(n for _, n in read):
+        print(f"left out {n_skipped:,} examples (--skip-bad)")
+    given = [examples for examples, _ in read]
+    learnt = {str(example[:-1]) for example in given[0]}
+    for name, part in zip((settings.validation, settings.test), given[1:], strict=True):
+        if again := sum(str(example[:-1]) in learnt for example in part):
+            print(f"{name}: {again:,} of {len(part):,} examples stand in {settings.data[0]} too")
+    # What is wrong with the whole is told before anything is held out.
+    check_parts(Parts(given[0], [], []), task.truths, task.fields[-1], names_of(settings), task.closed)
+    labels_of = (lambda example: task.truths([example])) if task.closed else None
+    return [cut(*given, s, settings.n_examples, labels_of, settings.patience > 0) for s in settings.seeds]
 
 
 def read_examples(
@@ -64,10 +93,8 @@ def number(label: str, path: str) -> float:
     raise UserError(f"{path}: the label {label!r} is no number, as a score is")
 
 
-def cut(
-    given: list, watched: list, test: list, seed: int, n: int | None = None, labels_of=None, selects=False
-) -> Parts:
-    """Return three parts: with nothing to watch a tenth of `given` is, with no test what is watched.
+def cut(given: list, watched: list, test: list, seed, n: int | None = None, labels_of=None, selects=False):
+    """Return the `Parts`: with nothing to watch a tenth of `given` is, with no test what is watched.
 
     `selects`: what is watched decides when to stop, so another tenth is the test. `n`: so many to learn from,
     drawn by the seed; the labels, where there are `labels_of` an example, take turns as long as they last.
@@ -78,9 +105,7 @@ def cut(
     if selects and not test:
         given, test = split(given, size, f"measured {seed}", labels_of)
     if not watched or (selects and not test):
-        raise UserError(
-            "--data: no examples can be held out but a label's last: give --validation and --test FILE"
-        )
+        raise UserError("--data: all that can be held out is a label's last: give --validation and --test")
     if n is not None and n < len(given):
         given = random.Random(f"examples {seed}").sample(given, len(given) if labels_of else n)
     if labels_of and n is not None and n < len(given):
@@ -88,8 +113,7 @@ def cut(
         for labels in map(labels_of, given):
             turns.append(min(seen[label] for label in labels))
             seen.update(labels)
-        chosen = sorted(range(len(given)), key=turns.__getitem__)[:n]
-        given = [given[i] for i in sorted(chosen)]
+        given = [given[i] for i in sorted(sorted(range(len(given)), key=turns.__getitem__)[:n])]
         if len({label for example in given for label in labels_of(example)}) < len(seen):
             raise UserError(f"--n-examples {n}: too few to learn each of the {len(seen)} labels")
     return Parts(given, watched, test or watched)
@@ -125,6 +149,8 @@ def texts_in(example) -> list[str]:
 
 
 def write_rows(path: Path, rows: Iterable[Sequence]) -> None:
-    """Write rows as tab-separated lines; white space in a cell becomes single spaces."""
-    lines = ("\t".join(" ".join(str(cell).split()) for cell in row) for row in rows)
-    atomic_write(path, "\n".join(lines) + "\n")
+    """Write rows as tab-separated lines, quoted as `csv` and spreadsheets read them; a cell is one line."""
+    file = io.StringIO(newline="")
+    cells = ([" ".join(str(cell).split()) for cell in row] for row in rows)
+    csv.writer(file, "excel-tab", lineterminator="\n").writerows(cells)
+    atomic_write(path, file.getvalue())

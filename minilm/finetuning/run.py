@@ -24,7 +24,7 @@ from ..texts.corpus import VALIDATION_SEED
 from ..tokenizer.bpe import BPE, SPECIAL_TOKENS
 from .classification import Classification
 from .comparison import HEADER, closing, confusion, other_ways, prepared, shown, told, trained
-from .examples import Parts, check_parts, cut, read_examples, texts_in, write_rows
+from .examples import Parts, check_parts, names_of, read_examples, read_parts, texts_in, write_rows
 from .heads import WithHead
 from .settings import PAIRS, TASKS, FinetuningSettings, check_fit, with_recipe
 from .tasks import FineTuning, Prediction, Task
@@ -87,36 +87,10 @@ def load_parts(settings: FinetuningSettings) -> list[Parts]:
             watched = task.world(WORLD_VALIDATION, seed + VALIDATION_SEED, held_out=False)
             parts.append(Parts(task.world(n, seed, held_out=False), watched, test))
     else:
-        parts = read_parts(settings)
+        parts = read_parts(task, settings)
     for one in parts:
         check_parts(one, task.truths, task.fields[-1], names, task.closed)
     return parts
-
-
-def names_of(settings: FinetuningSettings) -> tuple[str, str, str]:
-    """Return what to call the examples to learn from, to watch and to measure on."""
-    if settings.data is None:
-        return "world", "world", "world, with words that no label has touched"
-    name = " and ".join(settings.data)
-    watched = settings.validation or f"{name}, the part that is watched (--validation FILE for another)"
-    apart = f"{name}, a part that is neither learnt from nor watched (--test FILE for another)"
-    return name, watched, settings.test or (apart if settings.patience else watched)
-
-
-def read_parts(settings: FinetuningSettings) -> list[Parts]:
-    """Return the three parts of the user's files for each seed; say which texts a test asks again."""
-    task, files = TASKS[settings.task], (settings.data, [settings.validation], [settings.test])
-    read = [read_examples(paths, task.fields, settings.skip_bad, numbers=task.is_number) for paths in files]
-    if n_skipped := sum(n for _, n in read):
-        print(f"left out {n_skipped:,} examples (--skip-bad)")
-    given = [examples for examples, _ in read]
-    learnt = {str(example[:-1]) for example in given[0]}
-    for name, part in zip((settings.validation, settings.test), given[1:], strict=True):
-        if again := sum(str(example[:-1]) in learnt for example in part):
-            print(f"{name}: {again:,} of {len(part):,} examples stand in {settings.data[0]} too")
-    labels_of = (lambda example: task.truths([example])) if task.closed else None
-    how = settings.n_examples, labels_of, settings.patience > 0
-    return [cut(*given, seed, *how) for seed in settings.seeds]
 
 
 def load_body(settings: FinetuningSettings, parts: Parts) -> tuple:
@@ -144,10 +118,8 @@ def close(settings, results: dict, task: Task, predictions: list[Prediction], ou
     """Print the closing tables and examples, and write results.json: the run is finished."""
     rows, figures = closing(results, settings, task)
     tables = [(rows, (*HEADER, task.metric))]
-    lines = [
-        f"Measured on {len(predictions):,} examples of {names_of(settings)[2]}.",
-        *told(task, predictions),
-    ]
+    part = f"Measured on {len(predictions):,} examples of {names_of(settings)[2]}."
+    lines = [part, *told(task, predictions)]
     if isinstance(task, Classification):
         rows, labels = confusion(task.labels, predictions), task.labels
         write_rows(out / folders.CONFUSION, [("truth", *labels), *rows])

@@ -1,13 +1,15 @@
 """A tag for each word, from the vectors of its pieces: the names of persons and places, for instance.
 
 A word is one or several tokens. Its first token carries its tag, the loss ignores the others (Devlin et al.
-2019, section 5.3). Entities are counted as conlleval does, whole or not at all.
+2019, section 5.3). Entities are counted as conlleval does, whole or not at all;
+of tags that mark none, such as parts of speech, each counts.
 
     words     Ana   weighed   a   pumpkin      .
     tokens    Ana   we  ighed a   pump  kin    .
     labels    B     O   -     O   B     -      O
 """
 
+from itertools import chain
 from typing import ClassVar
 
 from .. import world
@@ -27,10 +29,16 @@ class Tagging(HeadTask):
 
     @classmethod
     def truths(cls, examples):
-        """Return the tags of all words; UserError for one that marks no entity."""
+        """Return the tags of all words; UserError for one that is none of entities where others are."""
         tags = [tag for _, tags in examples for tag in tags]
-        metrics.entities(tags)
+        if any("-" in tag[1:] and metrics.is_entity_tag(tag) for tag in tags):
+            metrics.entities(tags)
         return tags
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.marks_entities = all(map(metrics.is_entity_tag, self.labels))
+        self.metric = "entity_f1" if self.marks_entities else "accuracy"
 
     @classmethod
     def learn(cls, train, tokenizer=None):
@@ -58,31 +66,39 @@ class Tagging(HeadTask):
     def predict(self, model, examples, batch_size):
         """Return the likeliest tag of each word; the probability is that of the least certain word.
 
-        Words beyond the context are O.
+        Words beyond the context are O, or where no entities are marked _.
         """
         rows, found = self.rows([(words, None) for words, _ in examples]), []
         outputs = zip(rows.columns["labels"], self.outputs(model, rows, batch_size), strict=True)
         for (words, truth), (labels, scores) in zip(examples, outputs, strict=True):
             at = [place for place, label in enumerate(labels) if label != IGNORED]  # first tokens of words
             chances, best = scores[at].softmax(-1).max(-1)  # (n_word, n_tag) -> (n_word,)
-            guess = [self.labels[i] for i in best.tolist()] + ["O"] * (len(words) - len(at))
-            found.append(Prediction(" ".join(words), truth, guess, min(chances.tolist(), default=0.0)))
+            beyond = ["O" if self.marks_entities else "_"] * (len(words) - len(at))
+            guess = [self.labels[i] for i in best.tolist()] + beyond
+            text = " ".join("_".join(word.split()) for word in words)  # so that words and tags stay as many
+            found.append(Prediction(text, truth, guess, min(chances.tolist(), default=0.0)))
         return found
 
     def score(self, truth, guess):
-        """Return F1, precision and recall of whole entities."""
+        """Return F1, precision and recall of whole entities; of tags that mark none accuracy."""
+        if not self.marks_entities:
+            return dict(accuracy=metrics.accuracy([*chain(*truth)], [*chain(*guess)]))
         precision, recall, f1 = metrics.entity_f1(truth, guess)
         return dict(entity_f1=f1, precision=precision, recall=recall)
 
     @classmethod
     def trivial(cls, train, test):
-        """Give each word the tag that it mostly has in training, a new word O."""
+        """Give each word the tag that it mostly has in training, a new word the commonest (O, mostly)."""
         usual = commonest(pair for words, tags in train for pair in zip(words, tags, strict=True))
-        return [[usual.get(word, "O") for word in words] for words, _ in test]
+        other = commonest((None, tag) for tag in cls.truths(train))[None]
+        return [[usual.get(word, other) for word in words] for words, _ in test]
 
     def written(self, value, text=None):
         """Return the tags with spaces between; with the text, the entities: "person Ana, place market"."""
         if text is None:
             return " ".join(value)
-        words, entities = text.split(" "), metrics.entities(value)
-        return ", ".join(f"{kind} {' '.join(words[a:b])}" for a, b, kind in entities) or "-"
+        words = text.split(" ")
+        if not self.marks_entities:
+            return " ".join(map("/".join, zip(words, value, strict=True)))
+        entities = (f"{kind} {' '.join(words[a:b])}".strip() for a, b, kind in metrics.entities(value))
+        return ", ".join(entities) or "-"

@@ -1,8 +1,10 @@
 """Regime 6 from its flags to its table: the world's questions or a user's files, and the GPT they are for."""
 
 import random
+import re
 import time
 from dataclasses import dataclass, replace
+from itertools import chain
 from operator import itemgetter
 from pathlib import Path
 from typing import Literal
@@ -88,7 +90,8 @@ def make_study(settings: PromptSettings) -> Study:
     examples, asked = examples_and_tests(settings)
     given = [label for _, label in examples]
     words = {label: label for label in sorted(set(given))}
-    for option in settings.label_words:
+    commas = re.compile(f",(?=(?:{'|'.join(map(re.escape, words))})=)")  # a word may hold others
+    for option in chain(*map(commas.split, settings.label_words)):
         label, sign, word = option.partition("=")
         if not sign or label not in words:
             expected = f"expected LABEL=WORD with a label of {', '.join(list(words)[:9])}"

@@ -7,6 +7,8 @@ is an error that names file and line; with `skip_bad=True` it is left out and co
 import csv
 import io
 import json
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import groupby
@@ -17,6 +19,11 @@ from .files import kind, read_jsonl, read_lines, read_text, string_field
 
 SUFFIXES = (".tsv", ".csv", ".jsonl")
 OTHER_NAMES = {"prompt": "source", "response": "target"}  # where these are the fields
+# A first line of such names alone is somebody's header.
+HEADER = re.compile(
+    "text|sentence|review|comment|message|tweet|title|label|class|category|sentiment|topic|rating|score|id|index|"
+    "question|answer|query|input|output|source|target|prompt|response|instruction|premise|hypothesis|sentence[12]"
+)
 Rows = tuple[list[tuple], int]  # rows, n_skipped
 csv.field_size_limit(2**31 - 1)  # a cell may hold a long document
 
@@ -57,20 +64,36 @@ def columns(path: str | Path, fields: Sequence[str], spare: Sequence[str], ours:
     """Yield (where, names, cells) of each row of a `.csv` or `.tsv` after the header, if there is one."""
     dialect = dict(delimiter="\t", quoting=csv.QUOTE_NONE) if kind(path) == ".tsv" else {}
     reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True, **dialect)
-    where, names, longer = f"{path}, line 1", None, (*fields, *spare)
+    where, names, longer, in_order = f"{path}, line 1", None, (*fields, *spare), []
     try:
         for cells in reader:
             header = [ours.get(name, name) for name in (cell.strip().lower() for cell in cells)]
-            if names is None and set(fields) <= set(header):
+            is_first = names is None and any(header)
+            if is_first and set(fields) <= set(header):
                 names = header
-            elif names is None and set(fields) & set(header):
+            elif is_first and (set(fields) & set(header) or all(map(HEADER.fullmatch, header))):
                 raise UserError(f"{where}: found the header {header}, expected {fields}; rename the columns")
             elif any(header):
                 names = names or (longer if len(cells) == len(longer) else fields)
+                in_order += [cells] * (names == fields and len(cells) == len(fields))
                 yield where, names, cells
             where = f"{path}, line {reader.line_num + 1}"  # the line where the next row begins
     except csv.Error as error:
         raise UserError(f"{where}: {error}; is a quote opened here, never closed?") from None
+    if fields[-1] == "label" and in_order:
+        check_order(path, fields, in_order)
+
+
+def check_order(path: str | Path, fields: Sequence[str], rows: list[Sequence[str]]) -> None:
+    """Raise UserError where rows without a header have no label last, or a header that `HEADER` lacks."""
+    counts, n_text, first = Counter(cells[-1] for cells in rows), len({(*c[:-1],) for c in rows}), rows[0]
+    n_name = sum(not re.fullmatch(r"[-+.\d]+", label) for label in counts)  # numbers need not repeat
+    expected = f"; where it is not {', '.join(fields)} in this order, a first line is to name the columns"
+    if n_text < len(counts) or n_name > max(10, len(rows) / 2):
+        found = f"{n_text:,} different texts, {len(counts):,} different labels in {len(rows):,} rows"
+        raise UserError(f"{path}: {found}{expected}")
+    if counts[first[-1]] == 1 and len(counts) <= len(rows) / 2 and all(map(str.isidentifier, first)):
+        raise UserError(f"{path}: nothing but the first row has the label {first[-1]!r}{expected}")
 
 
 def row(fields: Sequence[str], where: str, names: Sequence[str], cells: Sequence) -> tuple[str, ...]:
@@ -85,6 +108,8 @@ def row(fields: Sequence[str], where: str, names: Sequence[str], cells: Sequence
     texts = tuple(string_field(record, field, where).strip() for field in fields)
     if "" in texts:
         raise UserError(f"{where}: nothing in {fields[texts.index('')]!r}; expected {', '.join(fields)}")
+    if fields[-1] == "label" and texts[-1].lower() in ("-1", "nan"):
+        raise UserError(f"{where}: the label {texts[-1]!r} mostly means none; leave the row out or name it")
     return texts
 
 
@@ -102,11 +127,16 @@ def read_aligned(source: str | Path, target: str | Path, skip_bad=False) -> Rows
 def read_conll(path: str | Path, skip_bad=False, tagged: bool = True) -> Rows:
     """Return (sentences, n_skipped) of a CoNLL file; a sentence is (words, tags), first and last columns.
 
-    White space separates columns, a blank line ends a sentence, `-DOCSTART-` lines are passed over. All lines
-    have as many columns as the first, or the sentence is bad; so it is with one column alone if `tagged`.
+    Tabs separate columns where the first line has one, else runs of spaces; a no-break space is part of a
+    word. A blank line ends a sentence; `-DOCSTART-` lines are passed over, and "# ..." of another number of
+    columns. All lines have as many columns as the first, or the sentence is bad, and two or more if `tagged`.
     """
-    lines = [(where, line.split()) for where, line in read_lines(path) if line.split()[:1] != ["-DOCSTART-"]]
-    n_column = max(1 + tagged, next((len(cells) for _, cells in lines if cells), 0))
+    lines = [(at, line.strip(" \t")) for at, line in read_lines(path) if line[:10] != "-DOCSTART-"]
+    first = next((line for _, line in lines if line.strip() and line[0] != "#"), "")
+    columns = re.compile(r" *\t[\t ]*" if "\t" in first else "[ \t]+")
+    n_column = max(1 + tagged, len(columns.split(first)))
+    both = [(at, line, columns.split(line) if line.strip() else []) for at, line in lines]
+    lines = [(at, cells) for at, line, cells in both if len(cells) == n_column or line[:2] != "# "]
 
     def sentence(*words: tuple[str, list[str]]) -> tuple[list[str], list[str]]:
         for where, cells in words:
@@ -116,7 +146,12 @@ def read_conll(path: str | Path, skip_bad=False, tagged: bool = True) -> Rows:
         return [cells[0] for _, cells in words], [cells[-1] for _, cells in words]
 
     sentences = (words for is_text, words in groupby(lines, lambda line: bool(line[1])) if is_text)
-    return usable(sentence, sentences, path, "sentences, a line for each word and its tag", skip_bad)
+    found = usable(sentence, sentences, path, "sentences, a line for each word and its tag", skip_bad)
+    words, tags = ({item for pair in found[0] for item in pair[column]} for column in (0, 1))
+    if len(tags) > len(words) or (tagged and all(first == "1" for (first, *_), _ in found[0])):
+        told = f"{len(words):,} words such as {min(words)!r} and {len(tags):,} tags such as {min(tags)!r}"
+        raise UserError(f"{path}: {told}; expected the word in the first column, its tag in the last")
+    return found
 
 
 def read_squad(path: str | Path, skip_bad=False, answered: bool = True) -> Rows:
@@ -133,7 +168,8 @@ def read_squad(path: str | Path, skip_bad=False, answered: bool = True) -> Rows:
                 context = paragraph["context"] + ""  # a TypeError where it is no text
                 parts += [(f"{where}.qas[{k}]", context, qa) for k, qa in enumerate(paragraph["qas"])]
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: not JSON ({error})") from None
+        lines = "; JSON lines? Expected one object, as SQuAD JSON is" * str(error).startswith("Extra data")
+        raise UserError(f"{where}: not JSON ({error}){lines}") from None
     except (KeyError, TypeError) as error:
         raise UserError(f"{where}: {error!r}; expected data, paragraphs, context, qas (SQuAD JSON)") from None
     return usable(partial(squad_example, answered), parts, path, "usable question", skip_bad)
@@ -155,5 +191,6 @@ def squad_example(answered: bool, where: str, context: str, asked: dict) -> tupl
         expected = "question, and answers of text and answer_start (SQuAD JSON)"
         raise UserError(f"{where}: found {asked!r:.60}, expected {expected}") from None
     if not question or not (answers or impossible or not answered):
-        raise UserError(f"{where}: {'no answer' if question else 'an empty question'}; expected both")
+        none = 'no answer, nor "is_impossible": true, which says in SQuAD 2.0 that there is none'
+        raise UserError(f"{where}: {none if question else 'an empty question; expected one'}")
     return context, question, answers

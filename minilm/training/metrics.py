@@ -22,7 +22,8 @@ import numpy as np
 from ..plumbing.errors import UserError
 from ..texts.corpus import one_line
 
-ENTITY_TAG = re.compile(r"O|[BIES]-.+")
+ENTITY_TAG = re.compile(r"O|[BIESMLU](-.+)?")
+MARKS = dict(M="I", L="E", U="S")  # of BMES and BILOU tags, under the names of BIOES
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 MAX_ORDER = 4  # longest run of words that BLEU counts
@@ -105,7 +106,7 @@ def entity_f1(truth: Sequence[Sequence[str]], guess: Sequence[Sequence[str]]) ->
 
 
 def is_entity_tag(tag: str) -> bool:
-    """Say whether a tag is O, or B-, I-, E- or S- and a type: IOB1, IOB2 (BIO) and BIOES tags are."""
+    """Say whether a tag is O, or a mark of IOB1, IOB2 (BIO), BIOES, BMES or BILOU: B, or with a type B-x."""
     return ENTITY_TAG.fullmatch(tag) is not None
 
 
@@ -118,9 +119,11 @@ def entities(tags: Sequence[str]) -> list[tuple[int, int, str]]:
     """
     for tag in tags:
         if not is_entity_tag(tag):
-            raise UserError(f"tag {tag!r}: entities have the tags O, or B-, I-, E-, S- and a type")
+            raise UserError(
+                f"tag {tag!r}: entities have the tags O, or B-, I-, E-, S- (M-, L-, U-) and a type"
+            )
     found, start = [], None
-    split = [tag.partition("-")[::2] for tag in ("O", *tags, "O")]  # (mark, type)
+    split = [(MARKS.get(tag[0], tag[0]), tag[2:]) for tag in ("O", *tags, "O")]  # (mark, type)
     for place, ((last, last_type), (mark, type_)) in enumerate(pairwise(split)):
         ends = last in "ES" or mark in "BSO" or last_type != type_
         if start is not None and ends:

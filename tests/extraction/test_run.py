@@ -84,7 +84,7 @@ def test_an_empty_text_or_label_is_named_by_its_line():
     ("train", "test", "found"),
     [
         ("pfp", "k", "g: the label 'k' is in no example of f"), ("pfp", [None], "--probe: g has no labels"),
-        ("ff", None, "--probe: f has the single label 'f'"), ("pfp", None, None),
+        ("ff", None, "--probe: f has the single label ..f"), ("pfp", None, None),
         ("pfp", "ff", None), ("pfpf", None, None),
     ],
 )  # fmt: skip

@@ -1,5 +1,6 @@
 """Grades finetuning/examples.py: read from every kind of file, cut into three parts, checked, written."""
 
+import csv
 import json
 from itertools import chain
 from operator import itemgetter
@@ -108,7 +109,7 @@ def test_what_was_watched_to_stop_is_not_what_is_measured_on():
     assert list(map(len, parts)) == [32, 4, 4]
     assert len(cut(given, given[:2], [], 0, selects=True).test) == 4, "a file to watch is none to measure on"
     assert cut(given, [], given[:2], 0, selects=True).test == given[:2]
-    with pytest.raises(UserError, match="no examples can be held out but a label's last"):
+    with pytest.raises(UserError, match="all that can be held out is a label's last"):
         cut([("a", "x"), ("b", "y"), ("c", "z")], [], [], 0, labels_of=itemgetter(1))
 
 
@@ -165,5 +166,10 @@ def test_texts_in_an_example():
 
 
 def test_rows_are_lines_whose_cells_are_one_line(tmp_path):
-    write_rows(tmp_path / "a.tsv", [("text", "n"), ("a\tb\nc", 3), ("", 0.5)])
-    assert (tmp_path / "a.tsv").read_text() == "text\tn\na b c\t3\n\t0.5\n"
+    rows = [("text", "n"), ("a\tb\nc", 3), ("", 0.5), ('"Well, she said', 1), ('5" wide', 2), ("=1", "")]
+    write_rows(tmp_path / "a.tsv", rows)
+    assert (tmp_path / "a.tsv").read_text().startswith("text\tn\na b c\t3\n\t0.5\n")
+    with open(tmp_path / "a.tsv", newline="") as file:
+        found = list(csv.reader(file, "excel-tab"))
+    expected = [[" ".join(str(cell).split()) for cell in row] for row in rows]
+    assert found == expected, "a quote at the beginning of a cell swallows the rows after it"

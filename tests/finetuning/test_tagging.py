@@ -93,7 +93,7 @@ def test_what_is_learnt_of_the_examples():
     assert Tagging.learn(SENTENCES) == dict(tags=["B-what", "B-who", "I-who", "O"])
     assert Tagging.truths(SENTENCES[2:] + SENTENCES[:1]) == ["B-who", "B-who", "O", "B-what", "O"]
     with pytest.raises(UserError, match="tag 'NOUN': entities have the tags O, or B-"):
-        Tagging.truths([(["a", "b"], ["O", "NOUN"])])
+        Tagging.truths([(["a", "b"], ["B-who", "NOUN"])])
     assert Tagging.trivial(SENTENCES, [(["Ana", "sells", "Rita"], [])]) == [["B-who", "O", "O"]]
 
 
@@ -101,6 +101,23 @@ def test_what_a_person_is_shown():
     task, (words, tags) = task_of(), SENTENCES[1]
     assert task.written(tags, " ".join(words)) == "who The old baker, what pens"
     assert task.written(["O"], "Ana") == "-" and task.written(["B-who", "O"]) == "B-who O"
+
+
+def test_tags_that_mark_no_entity_are_counted_by_the_word():
+    sentences = [(["Rui", "sells", "New York"], ["NAME", "VERB", "NAME"]), (["Ana", "ran"], ["NAME", "VERB"])]
+    task = tuned.task(Tagging, sentences * 2, context=5)
+    assert (
+        task.metric == "accuracy"
+        and tuned.task(Tagging, [(["a"] * 3, ["B", "I", "O"])]).metric == "entity_f1"
+    )
+    assert task.score([["NAME", "VERB"], ["VERB"]], [["NAME", "NAME"], ["VERB"]]) == dict(accuracy=2 / 3)
+    assert Tagging.trivial(sentences, [(["ran", "Bo"], [])]) == [["VERB", "NAME"]], (
+        "a new word: the commonest"
+    )
+    found = task.predict(tuned.model(task), sentences, 2)[0]
+    assert len(found.guess) == 3 and found.guess[-1] == "_", "a word that was cut has no tag of its own"
+    assert found.text == "Rui sells New_York", "one place in the text for one tag"
+    assert task.written(["NAME", "VERB", "NAME"], found.text) == "Rui/NAME sells/VERB New_York/NAME"
 
 
 def test_the_world_gives_words_and_tags():

@@ -81,6 +81,10 @@ def test_without_a_test_file_some_rows_are_held_back(files):
 def test_labels_get_their_words(files):
     assert files().prompt_format.words == {"bad": "bad", "good": "good"}
     assert files(label_words=("bad=poor=er",)).prompt_format.words == {"bad": "poor=er", "good": "good"}
+    assert files(label_words=("bad=no,gud=x,good=yes, sir",)).prompt_format.words == {
+        "bad": "no,gud=x",
+        "good": "yes, sir",
+    }, "a comma before another label's name begins its word"
     for wrong in ("good", "gud=x", "=x"):
         with pytest.raises(UserError, match=f"--label-words {wrong}.*bad, good"):
             files(label_words=(wrong,))

@@ -44,6 +44,40 @@ def test_a_header_that_names_only_some_fields_is_not_taken_for_an_example(write,
     assert "line 1" in text and "'sentence', 'label'" in text and "'text', 'label'" in text
 
 
+MANY = [(f"text {i} is long", "xyz"[i % 3]) for i in range(30)]
+
+
+@pytest.mark.parametrize(
+    "rows, expected",
+    [
+        ([("review", "sentiment"), *MANY], "line 1: found the header ['review', 'sentiment'], expected"),
+        ([("id", "review", "sentiment"), *((1, *row) for row in MANY)], "found the header ['id', 'review',"),
+        ([("contents", "verdict"), *MANY], "nothing but the first row has the label 'verdict'; where"),
+        (
+            [(label, text) for text, label in MANY[:7]],
+            "3 different texts, 7 different labels in 7 rows; where",
+        ),
+        (
+            [(text, f"{label} {text}") for text, label in MANY],
+            "30 different labels in 30 rows; where it is not text, label in",
+        ),
+    ],
+)
+def test_a_header_of_other_names_and_columns_in_another_order_are_not_learnt(write, message, rows, expected):
+    lines = "".join("\t".join(map(str, row)) + "\n" for row in rows)
+    assert expected in message(read_table, write("a.tsv", lines), FIELDS, skip_bad=True)
+
+
+def test_columns_that_are_named_or_hold_numbers_may_have_what_labels_they_want(write, message):
+    lines = "".join(f"{label} {text}\t{label}\n" for text, label in MANY)
+    assert len(read_table(write("a.tsv", "label\ttext\n" + lines), FIELDS)[0]) == 30, "one example a class"
+    scores = "".join(f"a {i}\tb\t{i / 7:.3f}\n" for i in range(30))
+    assert len(read_table(write("b.tsv", scores), ("text_a", "text_b", "label"))[0]) == 30
+    assert len(read_table(write("c.tsv", "Sunny\tgood\n" + scores.replace("\tb", "")), FIELDS)[0]) == 31
+    named = message(read_table, write("d.csv", "question,answer\nWho?,Ana\n"), ("source", "target"))
+    assert "found the header ['question', 'answer']" in named
+
+
 def test_csv_quotes_hold_commas_quotes_and_lines(write, message):
     path = write("a.csv", 'text,label\n"a, ""b""\nc",x\n\nd,y,z\n')
     assert read_table(path, FIELDS, skip_bad=True) == ([('a, "b"\nc', "x")], 1)
@@ -64,6 +98,8 @@ def test_a_quote_never_closed_is_named_where_it_opens(write, message, text):
         ("a.jsonl", GOOD, '{"text":"","label":"g"}', "nothing in 'text'"),
         ("a.jsonl", GOOD, '{"text":5,"label":"g"}', "'text' is 5, expected a str"),
         ("a.jsonl", GOOD, '{"label":"g"}', "no field 'text'"),
+        ("a.jsonl", GOOD, '{"text":"sun","label":-1}', "the label '-1' mostly means none"),
+        ("a.jsonl", GOOD, '{"text":"sun","label":NaN}', "the label 'nan' mostly means none"),
         ("a.tsv", "sun\tgood", "alone", "found 1 columns, expected 2 (with text, label)"),
         ("a.tsv", "sun\tgood", "a\tb\tc", "found 3 columns, expected 2 (with text, label)"),
         ("a.csv", "sun,good", "sun;good", "separated by semicolons?"),
@@ -97,6 +133,24 @@ def test_conll_takes_the_first_and_the_last_column(write):
     text = "-DOCSTART- -X- O O\n\nAnna NNP I-NP B-PER\nran VBD I-VP O\n\n \nHome\tNN\tI-NP\tO\n# # O O"
     sentences = [(["Anna", "ran"], ["B-PER", "O"]), (["Home", "#"], ["O", "O"])]
     assert read_conll(write("a.conll", text)) == (sentences, 0)
+
+
+@pytest.mark.parametrize(
+    "text, sentence",
+    [
+        ("1\u00a0000\tB-NUM\nNew York\tB-LOC", (["1\u00a0000", "New York"], ["B-NUM", "B-LOC"])),
+        ("1\u00a0000  B-NUM\nran   O", (["1\u00a0000", "ran"], ["B-NUM", "O"])),
+        ("# id 3\nAna\tx \t NOUN\n# text = Ana ran\nran\t\tx\tVERB", (["Ana", "ran"], ["NOUN", "VERB"])),
+        ("# a b c\n# O\nAna B\n", (["#", "Ana"], ["O", "B"])),
+    ],
+)
+def test_conll_columns_are_torn_at_tabs_or_spaces_alone_and_comments_passed_over(write, text, sentence):
+    assert read_conll(write("a.conll", text)) == ([sentence], 0)
+
+
+@pytest.mark.parametrize("text", ["O\tAna\nO\tran\nO\tB\n", "1\tAna\tNOUN\t_\n2\tran\tVERB\t_\n"])
+def test_conll_columns_in_another_order_are_not_learnt(write, message, text):
+    assert "expected the word in the first column" in message(read_conll, write("a.conll", text))
 
 
 def test_conll_errors_name_the_line(write, message):
@@ -145,7 +199,7 @@ def test_squad_of_both_versions(squad):
         (question(answers=[(0, "")]), "answer '' at 0"),
         (question(answers=[(0, None)]), "expected question, and answers of text and answer_start"),
         (question(answers=[("0", "Anna")]), "expected question, and answers of text and answer_start"),
-        (question(answers=[]), "no answer"),
+        (question(answers=[]), 'no answer, nor "is_impossible": true'),
         (question(text=" "), "an empty question"),
         ({"answers": []}, "found {'answers': []}, expected question"),
         ("Who?", "found 'Who?', expected question"),
@@ -173,3 +227,9 @@ def test_squad_files_of_another_shape(write, squad, message):
         assert expected in message(read_squad, write("a.json", text), skip_bad=True)
     assert "no usable question" in message(read_squad, squad())
     assert "a.json, data[0].paragraphs[0]: TypeError" in message(read_squad, squad(context=None))
+
+
+def test_squad_as_json_lines_is_said_to_be_that(write, message):
+    line = json.dumps(dict(context=CONTEXT, **question()))
+    assert "JSON lines? Expected one object" in message(read_squad, write("a.jsonl", f"{line}\n{line}\n"))
+    assert "expected data, paragraphs" in message(read_squad, write("b.jsonl", line))

@@ -134,6 +134,8 @@ CHUNKS = [
     ("I-per S-per B-per S-per", [(0, 1, "per"), (1, 2, "per"), (2, 3, "per"), (3, 4, "per")]),
     ("E-per B-per", [(0, 1, "per"), (1, 2, "per")]),
     ("B-a-b I-a-b I-a", [(0, 2, "a-b"), (2, 3, "a")]),  # the first dash separates
+    ("B-per M-per L-per U-per U-per O", [(0, 3, "per"), (3, 4, "per"), (4, 5, "per")]),
+    ("B I O I B", [(0, 2, ""), (3, 4, ""), (4, 5, "")]),
     ("O O", []),
     ("", []),
 ]
@@ -145,7 +147,8 @@ def test_entities(tags, expected):
 
 
 @pytest.mark.parametrize("tag, is_one", [("O", True), ("B-x", True), ("S-a-b", True), ("I-", False)]
-                         + [(tag, False) for tag in ("NOUN", "", "o", "U-x", "B", "OO", "B_x")])  # fmt: skip
+                         + [(tag, False) for tag in ("NOUN", "", "o", "X-x", "OO", "B_x")]
+                         + [(tag, True) for tag in ("B", "I", "M-x", "L-x", "U-x")])  # fmt: skip
 def test_tags(tag, is_one):
     assert is_entity_tag(tag) == is_one
     if not is_one:
