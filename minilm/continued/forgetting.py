@@ -15,12 +15,19 @@ import torch
 from ..model.transformer import build
 from ..plumbing.errors import UserError
 from ..plumbing.script import choose_device, process_count
-from ..pretraining.run import Pretraining, PretrainingSettings, check_fit, load_reader, texts_for_tokenizer
-from ..texts.corpus import Corpus
+from ..pretraining.run import (
+    Pretraining,
+    PretrainingSettings,
+    check_fit,
+    leave_out_read,
+    load_reader,
+    settings_of,
+    texts_for_tokenizer,
+)
+from ..texts.corpus import Corpus, without
 from ..training.checkpoints import evaluate
 from ..training.loop import train
 from .new_tokens import extend_vocabulary
-from .run import settings_of
 
 HEADER = ("", "general: loss", "bits per byte", "domain: loss", "bits per byte")
 
@@ -34,16 +41,24 @@ class Continued(Pretraining):
         if settings.replay and settings.objective == "translation":
             raise UserError("--replay mixes in documents, and translation learns from pairs: leave it out")
 
+    def texts(self):
+        """As in `Pretraining`, without what the model has read in the validation part."""
+        corpus = super().texts()
+        leave_out_read(corpus, self.settings.init)
+        return corpus
+
     def start(self, corpus) -> tuple:
         """Return the model, with rows for new tokens if asked for, and the tokenizer; measure both first."""
         s = self.settings
         model, tokenizer = load_reader(s.init, choose_device(s.device).type)
         check_fit(s, model.config)
         saved = settings_of(s.init)
-        # Its seed too: that of this run would choose as validation what the model has read.
+        # Its seed too: that of this run would draw other texts of the world.
         known = {name: saved[name] for name in ("data", "seed") if name in saved}
         known = dict(data=("world",)) | known  # nobody has the text that a published model knew
         self.domain, self.general = corpus, Pretraining(replace(s, **known)).texts()
+        self.general.train = without(self.general.train, corpus.validation)  # for replay
+        self.general.leave_out(corpus.train, "this run")
         self.before = self.measure(model, tokenizer)
         if s.extend_vocabulary:
             tokenizer = tokenizer.extend(texts_for_tokenizer(corpus), s.extend_vocabulary)

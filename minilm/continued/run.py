@@ -1,13 +1,10 @@
 """What a continued run takes over from its start, and what the command line may still say."""
 
-from pathlib import Path
-
-from ..checkpoint import CONFIG, is_published, load_config
+from ..checkpoint import is_published, load_config
 from ..plumbing.errors import UserError
-from ..plumbing.folders import SETTINGS, read_json, read_settings
 from ..plumbing.settings import option_of
 from ..pretraining.recipes import DEFAULT_MODEL, LARGE, RECIPES
-from ..pretraining.run import OBJECTIVES, PretrainingSettings
+from ..pretraining.run import OBJECTIVES, settings_of
 
 # Of a model that no pre-training run of ours has left.
 OBJECTIVE_OF = {"encoder": "masked", "decoder": "causal", "encoder-decoder": "denoising"}
@@ -15,15 +12,6 @@ LARGE_MODEL = dict(masked="bert-base", causal="gpt2", denoising="bart-base", tra
 # A published model's weights are better than any that a few hundred steps make: a small rate, as in
 # fine-tuning (Devlin et al. 2019, appendix A.3).
 PUBLISHED = dict(steps=400, batch_size=16, lr=5e-5, warmup=50)
-
-
-def settings_of(start: str) -> dict:
-    """Return the settings of a pre-training run; none for a model that came about otherwise."""
-    folder = Path(start)
-    known = read_json(folder / SETTINGS) if (folder / SETTINGS).exists() else {}
-    if is_published(start) or ((folder / CONFIG).exists() and "objective" not in known):
-        return {}
-    return read_settings(folder, PretrainingSettings)[0]
 
 
 def continued_command(given: dict, overrides: dict) -> dict:

@@ -6,13 +6,14 @@ RANK, WORLD_SIZE and LOCAL_RANK; without them there is one.
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from tqdm import tqdm
 
 from .errors import UserError
 from .folders import RESULTS, SETTINGS, choose_folder, read_settings, write_json
@@ -38,6 +39,12 @@ def process_rank() -> int:
 def process_count() -> int:
     """Return how many processes share a step."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def shown(items: Iterable, what: str) -> Iterable:
+    """Go through the items; at a terminal a stretch of more than five seconds shows a bar."""
+    hidden = True if process_rank() else None
+    return tqdm(items, what, delay=5, disable=hidden, leave=False, ncols=100)
 
 
 @contextmanager

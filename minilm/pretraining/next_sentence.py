@@ -17,17 +17,22 @@ from ..plumbing.errors import UserError
 from ..tokenizer.bpe import BPE
 
 FOLLOWS, DOES_NOT_FOLLOW = 0, 1  # classes of the next-sentence head
-# An end of sentence mark with closing quotes, then white space and an opening quote or a letter of any script
-# ([^\W\d_]); or a line's end. `sentences` then looks whether what follows is lower case.
-SENTENCE_END = re.compile(r"""[.!?…]["'”’)\]]*\s+(?=["'“‘(\[]|[^\W\d_])|\n\s*""")
+# An end of sentence mark with closing quotes, then white space and an opening quote or mark, a letter or a
+# digit of any script ([^\W_]); `sentences` then looks whether that is lower case. Or a mark of a script that
+# writes no spaces, unless the text goes on behind a closing quote (「はい。」と言った。). Or a line's end.
+SENTENCE_END = re.compile(
+    r"""[.!?…؟۔।॥]["'”’“»›)\]]*\s+(?=["'“‘„«‹(\[¿¡]|[^\W_])"""
+    r"""|[。！？｡]+(?:(?![”’」』）】》。！？｡])|[”’」』）】》]+(?=[\s“‘「『（【《]))\s*"""
+    r"""|\n\s*"""
+)
 
 
 def sentences(text: str) -> list[str]:
     """Return the sentences of a text; nothing but white space between them is lost.
 
-    One ends after `.`, `!`, `?` (and closing quotes) before a space and a capital or an opening quote, and at
-    each line's end unless the next line goes on in lower case. A blank line always ends one.
-    Abbreviations are not known: "Mr. Smith" is two sentences.
+    One ends after `.`, `!`, `?` (and closing quotes) before a space and a capital, a digit or an opening
+    quote, after `。`, and at each line's end unless the next line goes on in lower case. A blank line always
+    ends one. Abbreviations are not known: "Mr. Smith" is two sentences, and so is "No. 5".
     """
     parts, start = [], 0
     for end in SENTENCE_END.finditer(text):

@@ -13,11 +13,11 @@ from typing import ClassVar, Literal, NamedTuple
 
 import torch
 
-from ..checkpoint import check_trainer, load, load_tokenizer
+from ..checkpoint import CONFIG, check_trainer, is_published, load, load_tokenizer
 from ..model.config import PRESETS, ModelConfig, preset
 from ..model.transformer import build
 from ..plumbing.errors import UserError, suggest
-from ..plumbing.folders import TOKENIZER, find_run
+from ..plumbing.folders import SETTINGS, TOKENIZER, find_run, read_json, read_settings
 from ..plumbing.script import begin, choose_device, finish, process_count, process_group, process_rank
 from ..texts.corpus import load_corpus
 from ..texts.pairs import load_pairs
@@ -183,7 +183,9 @@ class Distilling(Pretraining):
 
     def texts(self):
         """Return all texts: the closing table compares the student with one that saw them all."""
-        return load_corpus(self.settings.data, self.settings.seed, None, self.settings.errors)
+        corpus = load_corpus(self.settings.data, self.settings.seed, None, self.settings.errors)
+        leave_out_read(corpus, self.settings.teacher)
+        return corpus
 
     def start(self, corpus) -> tuple[torch.nn.Module, BPE]:
         """Return a student made of the teacher's layers, and the teacher's tokenizer."""
@@ -197,6 +199,27 @@ class Distilling(Pretraining):
         """As in `Pretraining`, with the teacher."""
         teacher, teacher_tokenizer = load(self.settings.teacher, choose_device(self.settings.device).type)
         return super().objective(corpus, tokenizer, teacher=teacher, teacher_tokenizer=teacher_tokenizer)
+
+
+def settings_of(start: str) -> dict:
+    """Return the settings of a pre-training run; none for a model that came about otherwise."""
+    folder = Path(start)
+    known = read_json(folder / SETTINGS) if (folder / SETTINGS).exists() else {}
+    if is_published(start) or ((folder / CONFIG).exists() and "objective" not in known):
+        return {}
+    return read_settings(folder, PretrainingSettings)[0]
+
+
+def leave_out_read(corpus, start: str | None) -> None:
+    """Take out of validation what the model `start` and those before it have read; say where nobody knows."""
+    while start:
+        saved = settings_of(start)
+        if not saved:
+            corpus.notes += (f"nobody knows what {start} has read: validation texts may be among it",)
+            return
+        read = kind_of_run(saved["objective"])(PretrainingSettings(**saved | dict(resume=False))).texts()
+        corpus.leave_out(read.train, start)
+        start = saved.get("init") or saved.get("teacher")
 
 
 def texts_for_tokenizer(corpus) -> list[str]:

@@ -60,12 +60,12 @@ def load_preferences(
         if chosen == rejected:
             where = f"{preferences}, pair {number} ({prompt[:30]!r})"
             raise UserError(f"{where}: chosen and rejected are both {chosen[:40]!r}; leave the pair out")
-    train, held_out = split_prompts([pair[0] for pair in pairs], preferences, seed) if pairs else ([], [])
+    train, held_out = split_prompts([pair[0] for pair in pairs], preferences) if pairs else ([], [])
     both = [[pair for pair in pairs if pair[0] in part] for part in (set(train), set(held_out))]
     if prompts:
         is_text = kind(prompts) == ".txt"
         found = read_lines(prompts) if is_text else read_table(prompts, ("prompt",))[0]
-        train, held_out = split_prompts([row[-1].strip() for row in found], prompts, seed)
+        train, held_out = split_prompts([row[-1].strip() for row in found], prompts)
     return Preferences(preferences or prompts, *both, train, held_out)
 
 
@@ -81,9 +81,9 @@ def world_preferences(n_pairs: int, seed: int) -> Preferences:
     return Preferences("world", pairs, held_out, prompts, test, world.judge)
 
 
-def split_prompts(prompts: list[str], path: str, seed: int) -> tuple[list[str], list[str]]:
+def split_prompts(prompts: list[str], path: str) -> tuple[list[str], list[str]]:
     """Return (train, held out), each prompt once; UserError for fewer than two."""
-    train, held_out = split_by_hash(filter(None, prompts), seed)
+    train, held_out = split_by_hash(dict.fromkeys(filter(None, prompts)))
     if not train:
         raise UserError(f"{path}: one prompt or none; two different ones are needed, one to hold out")
     return train, held_out

@@ -4,8 +4,10 @@
     load_corpus("python-docs")             the reference text and the docstrings that every Python carries
     load_corpus(["plays.txt", "corpus/"])  the user's files and folders (minilm/texts/files.py says which)
 
-The split goes by document: a model that has read the first half of one knows much of the second. A source
-name wins over a file of that name: write ./world for the file.
+The split goes by document: a model that has read the first half of one knows much of the second. The side of
+a document of files or of python-docs follows from its words alone, so no other seed, no part of the source,
+and no run that goes on with more of it brings a validation document into training. A source name wins over a
+file of that name: write ./world for the file.
 """
 
 import ast
@@ -14,17 +16,20 @@ import random
 import re
 import sysconfig
 import warnings
-from bisect import bisect_left
+from bisect import bisect
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from hashlib import sha256
-from itertools import accumulate, chain
+from itertools import chain
+from operator import itemgetter
 from pathlib import Path
+from typing import ClassVar
 
 from .. import world
 from ..plumbing.errors import UserError, suggest
+from ..plumbing.script import shown
 from .files import missing, read_documents, text_files
 
 SOURCES = ("world", "world:reports", "world:few-shot", "world:few-shot-no-repeats", "python-docs")
@@ -32,7 +37,7 @@ WORLD_TRAIN, WORLD_VALIDATION = 20_000, 1_000  # documents
 VALIDATION_SEED = 1_000_003  # added to the seed for the world's validation part
 VALIDATION_SHARE = 10  # one part in so many is for validation
 PIECE, SHORTEST_PIECE = 1_000, 100  # characters of a piece of the document that is cut
-LINE_OR_SENTENCE_END = re.compile(r"""\n|[.!?…]["'”’)\]]*\s|。""")
+LINE_OR_SENTENCE_END = re.compile(r"""\n|[.!?…؟۔।॥]["'”’»)\]]*\s|[。！？｡][”’」』）]*""")
 LIBRARY = Path(sysconfig.get_path("stdlib"))  # the sources of `python-docs`
 SKIPPED_FOLDERS = ("test", "tests", "idle_test", "__pycache__", "pydoc_data")
 
@@ -46,6 +51,7 @@ class Corpus:
     validation: list[str]
     floor: Callable[[str], float] | None = None  # log-probability in nats under the source's own grammar
     notes: tuple[str, ...] = ()  # lines worth printing
+    text_of: ClassVar[Callable] = str  # what is read of one of them: of a pair its source
 
     @property
     def train_bytes(self) -> int:
@@ -58,6 +64,15 @@ class Corpus:
         megabytes = sum(len(text.encode()) for text in self.validation) / 1e6
         return f"{self.name}: {train}, {len(self.validation):,} validation documents ({megabytes:.2f} MB)"
 
+    def leave_out(self, read: Iterable, reader: str) -> None:
+        """Take out of validation what its reader has read, where two texts are left; say so either way."""
+        unread = without(self.validation, read, self.text_of)
+        if n := len(self.validation) - len(unread):
+            too_few = f"{reader} has read {n:,} of them, and too few others are left: the figures flatter it"
+            note = f"left out {n:,} validation texts that {reader} has read" if len(unread) > 1 else too_few
+            self.validation = unread if len(unread) > 1 else self.validation
+            self.notes += (note,)
+
 
 def load_corpus(source, seed: int = 0, n_documents: int | None = None, errors: str = "strict") -> Corpus:
     """Return the documents of a source, or of one or several files and folders; UserError for an empty part.
@@ -67,9 +82,9 @@ def load_corpus(source, seed: int = 0, n_documents: int | None = None, errors: s
     sources = checked_sources(source, SOURCES)
     name, domain = sources[0], sources[0].partition(":")[2] or "stories"
     if name not in SOURCES:
-        corpus = files_corpus(sources, seed, errors)
+        corpus = files_corpus(sources, errors)
     elif name == "python-docs":
-        corpus = Corpus(name, *split_by_hash(python_docs(), seed))
+        corpus = Corpus(name, *split_by_hash(python_docs()))
     else:
         write, floor = partial(world.documents, domain=domain), partial(world.log_probability, domain=domain)
         if domain.startswith("few-shot"):
@@ -114,12 +129,19 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def split_by_hash(texts: Iterable[str], seed: int) -> tuple[list[str], list[str]]:
-    """Return (train, validation), the latter a tenth by a hash of seed and text: the company has no say."""
-    scores = {text: int(sha256(f"{seed} {one_line(text)}".encode()).hexdigest(), 16) for text in texts}
-    bound = max(2**256 // VALIDATION_SHARE, min(scores.values(), default=0) + 1)  # one at least is below
-    train = [text for text, score in scores.items() if score >= bound]
-    return train, [text for text, score in scores.items() if score < bound]
+def split_by_hash(items: Iterable, text_of: Callable = str) -> tuple[list, list]:
+    """Return (train, validation), the latter a tenth by a hash of each item's text: the company has no say.
+
+    Only where a tenth is too little, at least two texts of four or more are held out, and two are left.
+    """
+    items = list(items)
+    scores = [sha256(one_line(text_of(item)).encode()).digest() for item in items]
+    ranked = sorted(set(scores))
+    least = 2 if len(ranked) > 3 else 1  # two: a text and one that does not follow it
+    n_held = bisect(ranked, (2**256 // VALIDATION_SHARE).to_bytes(32, "big"))
+    held = set(ranked[: max(1, min(max(n_held, least), len(ranked) - least))])
+    train = [item for item, score in zip(items, scores, strict=True) if score not in held]
+    return train, [item for item, score in zip(items, scores, strict=True) if score in held]
 
 
 def without(items: list, others: list, text_of: Callable = str) -> list:
@@ -134,16 +156,22 @@ def world_parts(write: Callable, n: int, seed: int, text_of: Callable = str) -> 
     return train, without(drawn, train, text_of)[:WORLD_VALIDATION]
 
 
-def files_corpus(sources: list[str], seed: int, errors: str) -> Corpus:
-    """Return the documents of files and folders, each file once; no document is in both parts."""
+def files_corpus(sources: list[str], errors: str) -> Corpus:
+    """Return the documents of files and folders, each file once; no document is in both parts.
+
+    Of several files one of fewer than ten documents goes to one part whole.
+    """
     files = {file.resolve(): file for source in sources for file in text_files(Path(source))}
-    found = [read_documents(file, errors) for file in files.values()]
+    found = [read_documents(file, errors) for file in shown(files.values(), "files")]
     # More than half of the whole, as a text without blank lines is, would leave the other part nothing.
     half = sum(len(text) for documents in found for text in documents) / 2
     pieces = [[cut(text) if len(text) > half else [text] for text in documents] for documents in found]
     n_pieces = sum(len(parts) for documents in pieces for parts in documents if len(parts) > 1)
-    train, validation = split_files([list(chain(*documents)) for documents in pieces if documents], seed)
-    # Removed from training, so that validation stays the last tenth; within a part a play may repeat itself.
+    keyed = []  # (the text whose hash decides, a document)
+    for documents in (list(chain(*parts)) for parts in pieces):
+        is_small = len(documents) < 10 and len(files) > 1
+        keyed += [(" ".join(documents) if is_small else text, text) for text in documents]
+    train, validation = ([text for _, text in part] for part in split_by_hash(keyed, itemgetter(0)))
     kept = without(train, validation)
     notes = {
         "passed over {:,} empty files": found.count([]),
@@ -152,24 +180,6 @@ def files_corpus(sources: list[str], seed: int, errors: str) -> Corpus:
     }
     name = sources[0] + f" and {len(sources) - 1} more" * (len(sources) > 1)
     return Corpus(name, kept, validation, notes=tuple(note.format(n) for note, n in notes.items() if n))
-
-
-def split_files(files: list[list[str]], seed: int) -> tuple[list[str], list[str]]:
-    """Return (train, validation) of files given as lists of documents: of each the last tenth is validation.
-
-    Files of fewer than ten documents go to one part whole, a tenth of them, drawn, to validation.
-    """
-    small = [i for i, documents in enumerate(files) if len(documents) < 10 and len(files) > 1]
-    n_held = max(1, round(len(small) / VALIDATION_SHARE)) if len(small) > 1 else 0
-    kept, held = map(set, hold_out(small, n_held, seed))
-    train, validation = [], []
-    for i, documents in enumerate(files):
-        starts = [0, *accumulate(len(text.encode()) for text in documents)]
-        last_tenth = bisect_left(starts, starts[-1] - starts[-1] // VALIDATION_SHARE)
-        border = len(documents) if i in kept else 0 if i in held else min(last_tenth, len(documents) - 1)
-        train += documents[:border]
-        validation += documents[border:]
-    return train, validation
 
 
 def cut(text: str) -> list[str]:

@@ -34,7 +34,10 @@ def missing(path: Path, names: tuple[str, ...] = ()) -> UserError:
 
 
 def read_text(path: Path | str, errors: str = "strict") -> str:
-    """Return a file's text: UTF-8, unpacked if `.gz`, without a byte order mark, line ends as `\\n`."""
+    """Return a file's text: UTF-8, unpacked if `.gz`, without a byte order mark, line ends as `\\n`.
+
+    A lone `\\r` ends a line only where no `\\n` does: elsewhere it is one stray character, read as a space.
+    """
     path = Path(path)
     if not os.path.isfile(path):
         raise missing(path)
@@ -53,7 +56,8 @@ def read_text(path: Path | str, errors: str = "strict") -> str:
     except UnicodeDecodeError as error:
         found = f"byte {error.start} (0x{data[error.start]:02x}) is not UTF-8"
         raise UserError(f"{path}: {found}; save it as UTF-8, or (train.py) --errors replace") from None
-    return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    text = text.removeprefix("\ufeff").replace("\r\n", "\n")
+    return text.replace("\r", " " if "\n" in text else "\n")
 
 
 def read_lines(path: Path | str, errors: str = "strict") -> Iterator[tuple[str, str]]:

@@ -12,7 +12,7 @@ from operator import itemgetter
 
 from .. import world
 from ..plumbing.errors import UserError
-from .corpus import VALIDATION_SHARE, Corpus, checked_sources, draw, hold_out, without, world_parts
+from .corpus import Corpus, checked_sources, draw, split_by_hash, world_parts
 from .files import kind
 from .tables import SUFFIXES, read_aligned, read_table
 
@@ -24,6 +24,8 @@ SOURCE = itemgetter(0)
 
 class Pairs(Corpus):
     """The pairs (source, target) of one source of text, in two parts; no grammar knows their floor."""
+
+    text_of = SOURCE
 
     def texts(self) -> list[str]:
         """Return both sides of the training pairs: what one vocabulary for both languages is made of."""
@@ -37,7 +39,7 @@ class Pairs(Corpus):
 def load_pairs(source, seed: int = 0, n_pairs: int | None = None, skip_bad: bool = False) -> Pairs:
     """Return the pairs of the world, of a table (several are joined), or of two aligned files.
 
-    Of files the last tenth is for validation, at most 1,000 pairs. So many as `n_pairs` are for training.
+    Of files a tenth is kept from training, and 1,000 pairs at most validate. So many as `n_pairs` train.
     """
     sources = checked_sources(source, DOMAINS)
     name = " and ".join(sources)
@@ -53,13 +55,9 @@ def load_pairs(source, seed: int = 0, n_pairs: int | None = None, skip_bad: bool
         known = f"{', '.join(DOMAINS)}, tables of source and target ({', '.join(SUFFIXES)}, or .gz of these)"
         raise UserError(f"{name}: expected {known}, or two files whose lines belong together")
     rows = [row for part, _ in read for row in part]
-    others, validation = hold_out(rows, min(1_000, max(1, len(rows) // VALIDATION_SHARE)))
-    train = without(others, validation, SOURCE)
+    train, validation = split_by_hash(rows, SOURCE)
     if not train:
         raise UserError(f"{name}: {len(rows)} pairs, none left to train on; needs two different sources")
-    notes = {
-        "left out {:,} rows that are no pair (--skip-bad)": sum(n_skipped for _, n_skipped in read),
-        "removed {:,} training pairs whose source is in the validation part too": len(others) - len(train),
-    }
-    notes = tuple(note.format(n) for note, n in notes.items() if n)
-    return Pairs(name, draw(train, n_pairs, seed), validation, notes=notes)
+    n_skipped = sum(n for _, n in read)
+    notes = (f"left out {n_skipped:,} rows that are no pair (--skip-bad)",) if n_skipped else ()
+    return Pairs(name, draw(train, n_pairs, seed), draw(validation, 1_000, 0), notes=notes)

@@ -122,7 +122,8 @@ def test_a_student_is_made_of_its_teachers_layers(tmp_path):
 
 
 def test_a_student_reads_few_of_the_texts_and_its_table_all(tmp_path):
-    settings = with_recipe(PretrainingSettings(objective="distillation", teacher="runs/masked"))
+    save(small.model("masked"), small.tokenizer(), tmp_path / "run")
+    settings = with_recipe(PretrainingSettings(objective="distillation", teacher=str(tmp_path / "run")))
     assert len(Distilling(settings).texts().train) == 30 and settings.n_documents == 140
 
 

@@ -37,8 +37,9 @@ def test_what_cannot_be_read_is_named(tmp_path, write, message, monkeypatch):
 
 def test_read_text_drops_the_byte_order_mark_and_foreign_line_ends(write):
     path = write("a.txt", b"\xef\xbb\xbfone\r\ntwo\rthree\nfour\n")
-    assert read_text(path) == "one\ntwo\nthree\nfour\n"
-    assert list(files.read_lines(path))[2:] == [(f"{path}, line 3", "three"), (f"{path}, line 4", "four")]
+    assert read_text(path) == "one\ntwo three\nfour\n", "one stray \\r shifts all lines after it"
+    assert list(files.read_lines(path))[1:] == [(f"{path}, line 2", "two three"), (f"{path}, line 3", "four")]
+    assert read_text(write("old.txt", b"one\rtwo\r")) == "one\ntwo\n", "a file without any \\n has \\r for it"
 
 
 def test_invalid_utf8_is_named_with_its_byte_offset(write, message):
