@@ -16,6 +16,7 @@ from ..plumbing.folders import atomic_write
 from ..plumbing.script import begin, finish
 from ..plumbing.settings import CommonSettings
 from ..pretraining.run import start_model
+from ..texts.corpus import one_line
 from ..texts.files import kind, read_documents, read_jsonl, text_files
 from ..texts.tables import SUFFIXES, read_conll, read_table
 from ..tokenizer.rows import RaggedRows, word_rows
@@ -37,6 +38,7 @@ FEATURES = "features.npz"
 WORLD_TRAIN, WORLD_TEST = 384, 600  # stories: 64 a place to draw labels from, 100 a place to test on
 WORLD_SEEDS = (2_000_003, 2_000_023, 2_000_033)  # added to the seed: other stories than those of pre-training
 WORLD_SENTENCES = 384
+SHOWN = 200  # characters of a near text
 NEXT = 'python extract.py --layer 1 --pooling cls --similar "Ana cooked some soup."'
 
 Example = tuple[str, str | None]  # text, label if there is one
@@ -112,7 +114,9 @@ def text_columns(settings, model, tokenizer, parts: dict, readings: list[Reading
         )
     if settings.similar:
         query = extract(model, tell_cut(checked_rows(tokenizer, model.config, [settings.similar])), readings)
-        near = [f"  {cosine:.3f}  {texts[i]}" for i, cosine in nearest(found[0], query[0][0])]
+        near = [
+            f"  {cosine:.3f}  {one_line(texts[i])[:SHOWN]}" for i, cosine in nearest(found[0], query[0][0])
+        ]
         lines += [f"Nearest to {settings.similar!r}:", "", *near, ""]
     return columns, dict(n_text=len(texts), width=vectors.shape[-1]) | figures, lines
 
@@ -174,6 +178,8 @@ def read_examples(path: str) -> list[Example]:
         texts = [text for each in text_files(file) for text in read_documents(each)]
         if not texts:
             raise UserError(f"{path}: no text in it")
+        if len(texts) == 1 and (n_line := len(texts[0].splitlines())) > 1:
+            print(f"{path}: its {n_line:,} lines are one text; a blank line ends one", file=sys.stderr)
         return [(text, None) for text in texts]
     if kind(file) == ".jsonl" and not any("label" in record for _, record in read_jsonl(file)):
         read_table(file, ("text",))  # or UserError, for an empty text

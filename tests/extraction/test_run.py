@@ -137,6 +137,17 @@ def test_texts_that_are_cut_are_counted_once(capsys):
         run.ExtractionSettings(similar=" ")
 
 
+def test_lines_that_are_one_text_are_pointed_out(capsys):
+    minilm.save(MODEL, TOKENIZER, "model")
+    data = write("lines.txt", "Ana sat.\nRui ran.\n" + "Bo slept. " * 90)
+    run.extract_features(dict(model="model", data=data, similar="Ana"))
+    told = capsys.readouterr()
+    assert "lines.txt: its 3 lines are one text; a blank line ends one" in told.err
+    assert "  Ana sat. Rui ran. Bo slept." in told.out and "Bo slept. " * 30 not in told.out, "printed whole"
+    run.read_examples(write("two.txt", "Ana sat.\nRui ran.\n\nBo slept."))
+    assert not capsys.readouterr().err
+
+
 def test_columns_of_a_conll_file():
     path = write("a.conll", "Ana B-person\nlikes O\nbread O\n\nRui B-person\nsat O\n")
     found, results = token_columns(-1, data=path)
