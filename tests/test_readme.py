@@ -106,12 +106,11 @@ def workplace(tmp_path, monkeypatch):
 def files_of_the_later_regimes() -> None:
     """Write what finetune.py and reinforce.py read in the README."""
     for name in ("trec.train.tsv", "trec.test.tsv"):
-        Path(name).write_text("Who was it?\tHUM\nWhere is it?\tLOC\n" * 12, encoding="utf-8")
+        rows = (f"Who was it in {i}?\tHUM\nWhere is it in {i}?\tLOC\n" for i in range(12))
+        Path(name).write_text("".join(rows), encoding="utf-8")
     Path("new.tsv").write_text("She picked a lily.\nHe saw a crab.\n", encoding="utf-8")
-    context = "Ana found a lamp on Monday."
-    answer = dict(text="a lamp", answer_start=context.index("a lamp"))
-    questions = [dict(id=str(i), question="What did Ana find?", answers=[answer]) for i in range(12)]
-    paragraphs = [dict(context=context, qas=questions)]
+    question = dict(question="What did Ana find?", answers=[dict(text="a lamp", answer_start=10)])
+    paragraphs = [dict(context=f"Ana found a lamp on day {i}.", qas=[question]) for i in range(12)]
     Path("squad.json").write_text(json.dumps(dict(data=[dict(paragraphs=paragraphs)])), encoding="utf-8")
     files = {
         "instructions.jsonl": dict(prompt="Who found it?", response="NAME."),

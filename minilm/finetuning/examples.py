@@ -134,7 +134,7 @@ def check_parts(parts: Parts, truths: Callable, what: str, names: Sequence[str],
         known = known or set(found)  # of those to learn from
         if len(known) < 2:
             same = f"of {len(part)} examples to learn from all have the {what} {[*found, 0][0]!r:.40}"
-            raise UserError(f"{name}: {same if part else 'one example'}; it takes two or more")
+            raise UserError(f"{name}: {same if part else 'one text alone'}; it takes two or more")
         unknown = Counter(truth for truth in found if truth not in known).most_common(5)
         if unknown and closed:
             told = ", ".join(f"{truth!r} ({n:,} times)" for truth, n in unknown)

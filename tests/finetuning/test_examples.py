@@ -142,7 +142,7 @@ UNKNOWN = r"label unknown to training: 'Rain' \(2 times\), 'snow' \(1 times\) \(
         ((TRAIN, TRAIN, ASKED), f"^test.tsv: {UNKNOWN}"),
         ((TRAIN, ASKED, TRAIN), f"^watch.tsv: {UNKNOWN}"),
         (([("a", 1.5)] * 4, [], []), "^train.tsv: of 4 examples .* the label 1.5; it takes two or more$"),
-        (([], TRAIN, TRAIN), "^train.tsv: one example;"),
+        (([], TRAIN, TRAIN), "^train.tsv: one text alone;"),
         ((TRAIN, TRAIN, [("a", None)]), "^test.tsv: a label is missing"),
     ],
 )
