@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -25,7 +26,7 @@ from ..training.loop import TrainingSettings
 from .preferences import Pair, PairObjective
 from .rollout import Environment, Rollout, draw_answers
 
-N_SAMPLE = 64  # at least so many answers tell the mean and deviation of a reward
+N_SAMPLE = 512  # answers that tell the mean and deviation of a reward
 
 
 class RewardModel(nn.Module):
@@ -126,12 +127,13 @@ class Rule:
 class Normalised:
     """A reward shifted and scaled to mean 0 and deviation 1 on samples of the reference policy.
 
-    Source: Ziegler et al. 2019, section 2. So the KL coefficient means the same for every reward.
+    Source: Ziegler et al. 2019, section 2. So the KL coefficient means the same for every reward. The samples
+    answer prompts that are learnt from: nothing of a run comes from those it is measured on.
     """
 
     def __init__(self, reward, env: Environment, seed: int):
-        prompts = env.test_prompts * -(-N_SAMPLE // len(env.test_prompts))  # each several times
-        rollout = draw_answers(env.reference, env, prompts, seed)
+        chosen = np.random.default_rng(seed).integers(0, len(env.prompts), N_SAMPLE)
+        rollout = draw_answers(env.reference, env, [env.prompts[i] for i in chosen], seed)
         scores = reward.scores(rollout, env.texts(rollout))
         spread = float(scores.std(correction=0))
         self.reward, self.mean = reward, float(scores.mean())
