@@ -4,20 +4,24 @@ Source: Schulman et al. 2017, "Proximal Policy Optimization Algorithms"; for tex
 "Fine-Tuning Language Models from Human Preferences" (below by its sections), and Stiennon et al. 2020. The
 details that make it work, each with its flag; `python reinforce.py --ablate` measures a run without each:
 
-     1  the value head begins at 0                                             --no-zero-value-head
+     1  the value head begins at 0, and its loss weighs a tenth  --no-zero-value-head, --value-weight 1
      2  each token pays for leaving the frozen reference: -kl (log pi - log ref)   --kl 0, --no-kl-per-token
      3  the coefficient `kl` is fixed, or follows a target (section 2.2)         --adaptive-kl
      4  the reward arrives at the last token only                              --no-reward-at-end
      5  an answer without its end token gets a fixed low reward                --missing-end-score none
      6  advantages by GAE (Schulman et al. 2016), gamma 1, lambda 0.95         --gae-lambda 1
-     7  rewards whitened without their mean, advantages with it, real tokens only
-                                              --no-whiten-rewards, --no-whiten-advantages
+     7  advantages whitened over the real tokens, rewards not    --no-whiten-advantages, --whiten-rewards
      8  clipped ratio, clipped value                                           --clip-ratio 0, --clip-value 0
      9  several passes over shuffled minibatches                  --epochs 1, --minibatches 1, --no-shuffle
     10  the learning rate rises over a few steps and falls to 0 in a line      --warmup 0, --no-anneal
     11  the reward has mean 0 and deviation 1 on the reference's samples       --no-normalise-reward
     12  one function draws and scores, at one temperature, without dropout: before the first update each ratio
         is exactly 1 and each KL exactly 0                                     (no switch: it would be a bug)
+
+Differs from the papers: Ziegler et al.'s code whitens rewards too (7), which puts the same price, or pay, on
+each token. The value head reads the policy's last states, as theirs, and its loss moves them: with a large
+weight (1) a policy that knows little is lost; Stiennon et al. give it a network of its own. The rate warms up
+(10). Losses are means over tokens: a long answer counts more than a short one.
 """
 
 import sys
@@ -46,11 +50,11 @@ class PPODetails:
     missing_end_score: float | None = -1.0  # 5: reward of an answer without an end token; none: as any other
     gamma: float = 1.0  # 6: what a reward one token later is worth now
     gae_lambda: float = 0.95  # 6: 1: the whole future counts as it came, 0: one token and the value after it
-    whiten_rewards: bool = True  # 7: rewards to deviation 1, the mean stays
+    whiten_rewards: bool = False  # 7: rewards to deviation 1, the mean stays
     whiten_advantages: bool = True  # 7: advantages to mean 0 and deviation 1
     clip_ratio: float = 0.2  # 8: how far from 1 a ratio still earns; 0: no clipping
     clip_value: float = 0.2  # 8: how far a value may move in one step; 0: no clipping
-    value_weight: float = 0.1  # weight of the value loss beside the policy loss
+    value_weight: float = 0.1  # 1: weight of the value loss beside the policy loss
     epochs: int = 3  # 9: passes over the answers of a step
     minibatches: int = 2  # 9: updates a pass
     shuffle: bool = True  # 9: other minibatches in each pass
@@ -62,13 +66,14 @@ class PPODetails:
 
 SWITCHES = (  # number of the detail, what is switched off in an ablation, and how
     (0, "nothing", {}), (1, "value head begins at random", dict(zero_value_head=False)),
+    (1, "value loss weighs 1", dict(value_weight=1.0)),
     (2, "no KL", dict(kl=0.0)), (2, "KL paid at the end", dict(kl_per_token=False)),
     (3, "KL coefficient adapts", dict(adaptive_kl=True)),
     (4, "reward spread over the tokens", dict(reward_at_end=False)),
     (5, "no penalty without an end", dict(missing_end_score=None)),
     (6, "lambda 1: no values in the future", dict(gae_lambda=1.0)),
     (6, "lambda 0: one token ahead", dict(gae_lambda=0.0)),
-    (7, "rewards as they are", dict(whiten_rewards=False)),
+    (7, "rewards whitened", dict(whiten_rewards=True)),
     (7, "advantages as they are", dict(whiten_advantages=False)),
     (8, "ratio not clipped", dict(clip_ratio=0.0)), (8, "value not clipped", dict(clip_value=0.0)),
     (9, "one pass", dict(epochs=1)), (9, "one minibatch", dict(minibatches=1)),
@@ -101,6 +106,7 @@ class PPO:
     def update(self, policy: Policy, optimizer, settings: TrainingSettings, step: int) -> tuple:
         """Sample, score, compute advantages, update; return what `training.loop.train_step` does."""
         env, details, seed = self.env, self.details, settings.seed
+        policy.eval()  # with dropout the ratios of the first update would not be 1
         # Sample. Prompts and answers depend on seed and step alone, so a resumed run draws the same ones.
         chosen = np.random.default_rng([seed, step, 0]).integers(0, len(env.prompts), settings.batch_size)
         seed_of_answers = int(np.random.default_rng([seed, step, 1]).integers(2**62))
@@ -229,7 +235,7 @@ def make_batch(rollout: Rollout, scores: Tensor, kl_coefficient: float, details:
     mask, values = rollout.answer_mask, rollout.values
     rewards = token_rewards(rollout, scores, kl_coefficient, details)
     if details.whiten_rewards:
-        # The mean stays: taken from each token, it would be a price on length. As in Ziegler et al.'s code.
+        # As in Ziegler et al.'s code: a token of 0 becomes mean - mean / deviation, a price on length.
         rewards = whiten(rewards, mask, shift_mean=False)
     raw = advantages(rewards, values, mask, details.gamma, details.gae_lambda)
     batch = dict(ids=rollout.ids, mask=rollout.mask, log_probs=rollout.log_probs, values=values)

@@ -25,15 +25,8 @@ class Policy(nn.Module):
         D = model.config.d_model
         self.value_head = nn.Linear(D, 1)
         nn.init.zeros_(self.value_head.bias)
-        if zero_value_head:
-            nn.init.zeros_(self.value_head.weight)
-        else:
-            nn.init.normal_(self.value_head.weight, std=(D + 1) ** -0.5)
-        self.to(model.tokens.weight.device).eval()
-
-    def train(self, mode: bool = True) -> "Policy":
-        """Stay in evaluation mode: with dropout the ratios of the first update would not be 1."""
-        return super().train(False)
+        nn.init.normal_(self.value_head.weight, std=0.0 if zero_value_head else (D + 1) ** -0.5)
+        self.to(model.tokens.weight.device)
 
     def merged_state(self) -> dict[str, Tensor]:
         """Return what is saved as a model: the GPT without the value head."""
@@ -151,8 +144,6 @@ def measure(model: Transformer, env: Environment, seed: int, start: Measured | N
     reward: mean score. judge: share of the texts that meet the true preference.
     win_rate: of the prompts for which the judge likes exactly one of the two answers (the model's and the
         start's), the share in which it likes the model's; 0.5 where there is none.
-    win_rate_ties_half: the same over all prompts, a tie counting one half. With a judge that says yes or no
-        it cannot exceed 1 - (judge of the start) / 2.
     reward_win_rate: share of the prompts for which the reward is higher than the start's, ties one half.
     kl: mean of log pi - log reference over whole answers, nats a sequence.
     perplexity: that of the answers under the reference: how strange they look to where it all began.
@@ -179,5 +170,4 @@ def measure(model: Transformer, env: Environment, seed: int, start: Measured | N
         both = list(zip(judged, start.judged, strict=True))
         wins, losses = both.count((True, False)), both.count((False, True))
         figures["win_rate"] = wins / (wins + losses) if wins + losses else 0.5
-        figures["win_rate_ties_half"] = (wins + (n - wins - losses) / 2) / n
     return Measured(texts, scores, judged, figures)

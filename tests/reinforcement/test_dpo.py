@@ -59,6 +59,15 @@ def test_the_loss_equals_the_formula(gpt, moved, objective):
     assert metrics["accuracy"].item() == pytest.approx(sum(margin > 0 for margin in margins) / 5)
 
 
+def test_before_the_first_update_the_loss_is_log_2_with_dropout_too(make_gpt, env, preferences):
+    gpt = make_gpt(dropout=0.5, attention_dropout=0.5)
+    env.reference = copy.deepcopy(gpt).eval().requires_grad_(False)
+    objective = DirectPreference(preferences, env, 5)
+    loss, metrics = objective.loss(gpt.train(), objective.batch(0, "train"))
+    assert loss == torch.tensor(2.0).log(), "the policy drops out and its reference does not"
+    assert metrics["margin"] == 0 and metrics["chosen_reward"] == 0
+
+
 def test_the_reference_gets_no_gradient_and_does_not_move(gpt, objective, tmp_path):
     before = copy.deepcopy(objective.reference.state_dict())
     outcome = train(gpt, objective, small.settings(steps=15, batch_size=5, lr=1e-2), tmp_path, TOKENIZER)

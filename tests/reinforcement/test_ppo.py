@@ -143,13 +143,26 @@ def test_7_whitening_of_little_gives_numbers():
     assert masked_mean(torch.ones(2, 3), ~mask) == 0
 
 
+@pytest.mark.parametrize("score", [2.0, -2.0])
+def test_7_answers_of_equal_score_earn_the_same_whatever_their_length(rollout, score):
+    rollout.reference_log_probs = rollout.log_probs  # no KL to pay
+    rollout.values = torch.zeros_like(rollout.values)
+    scores = torch.full((5,), score)
+    first, biased = (
+        make_batch(rollout, scores, 0.1, details(gae_lambda=1.0, **changes))["returns"][:, 0]
+        for changes in ({}, dict(whiten_rewards=True))
+    )
+    assert first.tolist() == pytest.approx([score] * 5), "the reward pays, or charges, for length"
+    assert len(set(biased.tolist())) == len(set(rollout.lengths.tolist())), "whitening them is another matter"
+
+
 def test_the_batch_is_made_of_these_parts(rollout):
-    plain = make_batch(rollout, SCORES, 0.2, details(whiten_rewards=False, whiten_advantages=False))
+    plain = make_batch(rollout, SCORES, 0.2, details(whiten_advantages=False))
     rewards, real = token_rewards(rollout, SCORES, 0.2, details()), rollout.answer_mask
     raw = advantages(rewards, rollout.values, real, 1.0, 0.95)
     torch.testing.assert_close(plain["advantages"], raw)
     torch.testing.assert_close(plain["returns"], raw + rollout.values, msg="returns = advantages + values")
-    both = make_batch(rollout, SCORES, 0.2, details())
+    both = make_batch(rollout, SCORES, 0.2, details(whiten_rewards=True))
     assert both["advantages"][real].mean() == pytest.approx(0, abs=1e-5)
     white = advantages(whiten(rewards, real, False), rollout.values, real, 1.0, 0.95)
     torch.testing.assert_close(both["returns"], white + rollout.values)
@@ -193,7 +206,7 @@ def test_8_the_loss_equals_a_plain_loop(rollout, moved, rule, clips):
 
 def test_12_before_the_first_update_each_ratio_is_1_and_each_kl_0(make_gpt, env, rule):
     gpt = make_gpt(dropout=0.5, attention_dropout=0.5)
-    policy, env.reference = Policy(gpt).train(), copy.deepcopy(gpt).eval()
+    policy, env.reference = Policy(gpt.eval()), copy.deepcopy(gpt)
     rollout = score_answers(draw_answers(gpt, env, env.prompts, seed=0), policy, env)
     message = "KL is not exactly 0: scored in two ways"
     assert torch.equal(rollout.log_probs, rollout.reference_log_probs), message
@@ -201,6 +214,9 @@ def test_12_before_the_first_update_each_ratio_is_1_and_each_kl_0(make_gpt, env,
     assert torch.equal((log_probs - rollout.log_probs).exp(), torch.ones_like(log_probs)), "a ratio is not 1"
     _, metrics = ppo_loss(policy, make_batch(rollout, SCORES, 0.1, details()), rule, details())
     assert (metrics["ratio"], metrics["clipped"], metrics["step_kl"]) == (1, 0, 0)
+    once = details(epochs=1, minibatches=1)
+    after = train_ppo(make_gpt(dropout=0.5), env, once, training(steps=1))["after"]
+    assert (after["ratio"], after["step_kl"]) == (1, 0), "the loop trains a policy that drops out"
 
 
 def seen_by_update(rollout, gpt, env, changed, step=1, **changes):

@@ -20,10 +20,8 @@ def test_1_the_value_head_begins_at_0_or_at_random(gpt, rollout, rule):
     assert (random.value_head.bias == 0).all()
 
 
-def test_a_policy_never_drops_out_and_is_saved_without_its_value_head(make_gpt):
-    gpt = make_gpt(dropout=0.5)
+def test_a_policy_is_saved_without_its_value_head(gpt):
     policy = Policy(gpt)
-    assert policy.train() is policy and not any(module.training for module in policy.modules())
     small.assert_equal(policy.merged_state(), gpt.state_dict())
     assert policy.config == gpt.config
 
@@ -131,14 +129,13 @@ def test_the_figures_are_those_of_the_answers(env, moved):
         length=pytest.approx(n_token / n),
         reward_win_rate=pytest.approx(sum(better) / n),
         win_rate=wins / (wins + losses),
-        win_rate_ties_half=(wins + (n - wins - losses) / 2) / n,
     )
 
 
 def test_a_judge_that_sees_no_difference_and_none_at_all(env):
     start = measure(env.reference, env, seed=2)
     same = measure(env.reference, env, seed=2, start=start).figures
-    assert (same["win_rate"], same["win_rate_ties_half"], same["reward_win_rate"]) == (0.5, 0.5, 0.5)
+    assert (same["win_rate"], same["reward_win_rate"]) == (0.5, 0.5)
     env.judge = None
     start = measure(env.reference, env, seed=2)
     found = measure(env.reference, env, seed=2, start=start).figures
