@@ -29,11 +29,11 @@ def main() -> None:
     given, overrides = read_command(PretrainingSettings, __doc__, name_of, ModelConfig)
     if given.get("init") and not given.get("resume"):
         given = continued_command(given, overrides)
-    settings = with_recipe(PretrainingSettings(**given))
-    # A GPT on few-shot documents is asked questions on the way.
-    asked = settings.objective == "causal" and settings.data[0].startswith("world:few-shot")
-    kind = Continued if settings.init else FewShot if asked else kind_of_run(settings.objective)
     with redirect_stdout(None if process_rank() else sys.stdout):  # of several processes the first speaks
+        settings = with_recipe(PretrainingSettings(**given))
+        # A GPT on few-shot documents is asked questions on the way.
+        asked = settings.objective == "causal" and settings.data[0].startswith("world:few-shot")
+        kind = Continued if settings.init else FewShot if asked else kind_of_run(settings.objective)
         kind(settings, overrides).run()
 
 

@@ -15,6 +15,7 @@ import torch
 from ..model.transformer import build
 from ..plumbing.errors import UserError
 from ..plumbing.script import choose_device, process_count
+from ..pretraining.recipes import LARGE, RECIPES
 from ..pretraining.run import (
     Pretraining,
     PretrainingSettings,
@@ -85,15 +86,20 @@ class Continued(Pretraining):
         tables, results, examples = super().closing(objective, model, before, after)
         settings, tokenizer = self.settings, objective.tokenizer
         measured = self.measure(model, tokenizer)
-        rows = [("before", *self.before), ("after", *measured)]
+        rows = [("before", *self.before), (f"after, rate {settings.lr:g}", *measured)]
         results |= dict(general_loss_before=self.before[0], general_loss_after=measured[0])
         results |= dict(domain_loss_before=self.before[2], domain_loss_after=measured[2])
         if process_count() == 1:  # the others have left, and a step waits for the gradients of all
-            torch.manual_seed(settings.seed)
-            zero = build(model.config).to(model.tokens.weight.device)
-            train(zero, super().objective(self.domain, tokenizer), settings, label="from zero")
-            rows.append(("the domain alone, from zero", *self.measure(zero, tokenizer)))
-            results["scratch_domain_loss"] = rows[-1][3]
+            # A comparison is fair where each side has the rate that suits it. From zero that is the recipe's,
+            # or in so few steps a larger one (README).
+            rate, is_small = RECIPES[settings.model]["lr"], model.config.d_model < LARGE
+            for lr in (rate, 3 * rate) if is_small else (rate,):
+                label = f"the domain alone, from zero, rate {lr:g}"
+                torch.manual_seed(settings.seed)
+                zero = build(model.config).to(model.tokens.weight.device)
+                train(zero, super().objective(self.domain, tokenizer), replace(settings, lr=lr), label=label)
+                rows.append((label, *self.measure(zero, tokenizer)))
+            results["scratch_domain_loss"] = min(row[3] for row in rows[2:])
         return [*tables, (rows, HEADER)], results, examples
 
 

@@ -11,13 +11,13 @@ OBJECTIVE_OF = {"encoder": "masked", "decoder": "causal", "encoder-decoder": "de
 LARGE_MODEL = dict(masked="bert-base", causal="gpt2", denoising="bart-base", translation="bart-base")
 # A published model's weights are better than any that a few hundred steps make: a small rate, as in
 # fine-tuning (Devlin et al. 2019, appendix A.3).
-PUBLISHED = dict(steps=400, batch_size=16, lr=5e-5, warmup=50)
+PUBLISHED = dict(batch_size=16, lr=5e-5)
 
 
 def continued_command(given: dict, overrides: dict) -> dict:
     """Return what is given on the command line, laid over what a continued run takes over from its start.
 
-    Of a pre-training run these are objective, model, context and options of its settings. Another model
+    Of a pre-training run these are objective, model, context, rate and options of its settings. Another model
     gets the objective that fits its kind, the recipe of the preset most like it, and PUBLISHED if it is so or
     large. UserError for flags that the start has decided already.
     """
@@ -27,7 +27,7 @@ def continued_command(given: dict, overrides: dict) -> dict:
         raise UserError(f"{option_of(name)}: with --init model and tokenizer are those of the run")
     saved = settings_of(given["init"])
     if saved:
-        kept = {"objective", "model", "context"}.union(*(row.options for row in OBJECTIVES.values()))
+        kept = {"objective", "model", "context", "lr"}.union(*(row.options for row in OBJECTIVES.values()))
         return {name: value for name, value in saved.items() if name in kept} | given
     config = load_config(given["init"])
     is_small = config.d_model < LARGE and not is_published(given["init"])

@@ -2,6 +2,10 @@
 
 The tiny rows were measured on two CPU cores and show their lesson in about a minute or two (README). The
 published rows are those of the papers, for real text and real hardware.
+
+Differs from the papers: every row has the AdamW of `training/loop.py`, with betas 0.9 and 0.98, eps 1e-8 and
+gradients clipped at 1. Vaswani et al. have eps 1e-9 and clip nothing (--clip 0), Devlin et al. have a second
+beta of 0.999, Brown et al. one of 0.95; the others do not say.
 """
 
 LARGE = 256  # d_model from which on a model learns at the rates of published ones
@@ -40,7 +44,8 @@ RECIPES: dict[str, dict] = {
     "bart-large": _BART | dict(lr=2e-4),
     # Sanh et al. 2019, section 3: batches of up to 4,000 texts; a rate and a length of ours
     "distilbert": _BERT | dict(steps=100_000, batch_size=4000, lr=5e-4, warmup=5000),
-    # Devlin et al. 2019, appendix A.2: a million steps of 256 sequences
+    # Devlin et al. 2019, appendix A.2: a million steps of 256 sequences. Differs from the paper: in nine
+    # steps of ten theirs have 128 tokens. That is a run with --context 128, and --init on it with --context 512.
     "bert-base": _BERT | dict(steps=1_000_000, batch_size=256, lr=1e-4, warmup=10_000),
     "bert-large": _BERT | dict(steps=1_000_000, batch_size=256, lr=1e-4, warmup=10_000),
     # Radford et al. 2019 do not give the schedule; these are of the order of Brown et al. 2020, table 2.1
@@ -50,5 +55,6 @@ RECIPES: dict[str, dict] = {
     "gpt2-xl": _GPT2 | dict(lr=2e-4),
 }
 
-# What continued training changes of the recipe of the model it starts from.
-CONTINUED = dict(data=("world:reports",), steps=400, lr=1e-3, warmup=50)
+# What continued training changes of the recipe of the model it starts from. The rate stays that of the model:
+# a larger one learns more of the domain and forgets more (`continued/README.md`).
+CONTINUED = dict(data=("world:reports",), steps=400, warmup=50)

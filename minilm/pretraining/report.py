@@ -126,8 +126,8 @@ def translation_closing(objective: Translation, model, before: dict, after: dict
 def distillation_closing(objective: Distillation, model, before: dict, after: dict, settings) -> tuple:
     """The student beside its teacher, and beside students that had none (`students.py`).
 
-    The other students are trained now, each as long as the first one; where several processes share the work
-    none is. All are measured on the same validation texts.
+    The other students are trained now, with the first one's steps and patience; where several processes share
+    the work none is. All are measured on the same validation texts.
     """
     teacher = objective.teacher
     figures = dict(teacher=evaluate(teacher, objective, settings), student=after)
@@ -147,4 +147,5 @@ def distillation_closing(objective: Distillation, model, before: dict, after: di
     results |= {f"{name}_loss": figure["masked_loss"] for name, figure in figures.items()}
     results["student_block_fraction"] = students.block_weights(model) / students.block_weights(teacher)
     results["student_speedup"] = speed[model] / speed[teacher]
-    return rows, results, ["Blanks that the student filled in:", "", *fill_examples(objective, model)]
+    lines = ["Each student is kept as it was when its loss on the validation texts was lowest.", ""]
+    return rows, results, [*lines, "Blanks that the student filled in:", "", *fill_examples(objective, model)]

@@ -107,6 +107,7 @@ class Pretraining:
     """
 
     defaults: ClassVar[dict] = {}  # settings of the run that `newest_or_train` makes
+    patience: ClassVar[int] = 0  # as in `EarlyStopping`
 
     def __init__(self, settings: PretrainingSettings, overrides: dict | None = None):
         self.settings, self.overrides = settings, overrides or {}
@@ -160,7 +161,7 @@ class Pretraining:
             check_trainer(settings.out, model)
         folder = begin(self.name, settings, self.overrides, "train.py")
         with process_group(device):
-            outcome = train(model, objective, settings, folder, tokenizer)
+            outcome = train(model, objective, settings, folder, tokenizer, patience=self.patience)
             if process_rank() == 0:
                 before, after, n_weight = outcome["before"], outcome["after"], model.n_parameters()
                 tables, results, examples = self.closing(objective, model, before, after)
@@ -174,6 +175,8 @@ class Pretraining:
 
 class Distilling(Pretraining):
     """A student begins with layers of its teacher: the newest runs/masked, where none is named."""
+
+    patience = report.students.PATIENCE
 
     def __init__(self, settings: PretrainingSettings, overrides: dict | None = None):
         if settings.teacher is None:
@@ -238,8 +241,12 @@ def with_recipe(settings: PretrainingSettings) -> PretrainingSettings:
         if Path(model).is_dir():
             known = ", and a folder is given by --init"
         raise UserError(f"--model {model}: no preset that this script trains{known}: {', '.join(RECIPES)}")
-    recipe = RECIPES[model] | (CONTINUED if settings.init else {})
-    return settings.filled_in(recipe | dict(model=model))
+    recipe = RECIPES[model] | (CONTINUED if settings.init else {}) | dict(model=model)
+    steps, warmup = recipe["steps"], recipe["warmup"]
+    if settings.warmup is None and (settings.steps or steps) < steps:  # a short run is to reach its rate too
+        recipe["warmup"] = warmup * settings.steps // steps
+        print(f"warm-up: {recipe['warmup']:,} steps, as {warmup:,} are for {steps:,} (--warmup for another)")
+    return settings.filled_in(recipe)
 
 
 def check_fit(settings: PretrainingSettings, config: ModelConfig) -> None:

@@ -1,7 +1,7 @@
 """The students that a distilled one is compared with: they had no teacher, or many more texts.
 
 The student's own figures prove little: it began with the teacher's weights, and the texts teach too. So the
-same student learns again, from the same batches in the same steps, without its teacher, and with label
+same student learns again, from the same batches with the same patience, without its teacher, and with label
 smoothing, since soft targets might help just by being soft. Where texts are few, others learn from all texts,
 where a teacher has little left to say.
 """
@@ -18,6 +18,9 @@ from .distillation import Distillation, initial_student
 from .masked import predict_masked
 
 SMOOTHING = 0.1  # Vaswani et al. 2017, section 5.4
+# Of every student, the distilled one too. One without a teacher soon knows few texts by heart, and its loss
+# on others rises: at the last step it would look worse than it can be.
+PATIENCE = 3
 
 
 class Smoothed(Distillation):
@@ -60,7 +63,7 @@ def train_again(model, objective: Distillation, settings: TrainingSettings, name
     student = copy.deepcopy(model)
     first = initial_student(objective.teacher, model.config.n_encoder_layer)
     student.load_state_dict(first.state_dict())
-    train(student, objective, settings, label=name)
+    train(student, objective, settings, label=name, patience=PATIENCE)
     return student
 
 

@@ -24,7 +24,7 @@ from ..plumbing.settings import CommonSettings
 from .checkpoints import Run, ctrl_c_as_a_wish
 from .objective import Objective, add_metrics, autocast, micro_batches, to_device
 
-BETAS = (0.9, 0.98)  # of AdamW: Vaswani et al. 2017, section 5.3
+BETAS = (0.9, 0.98)  # of AdamW: Vaswani et al. 2017, section 5.3; `pretraining/recipes.py` says who differs
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,5 +18,7 @@ def settings(tmp_path):
     (tmp_path / "run" / "settings.json").write_text(json.dumps(saved), encoding="utf-8")
     return PretrainingSettings(
         **dict(objective="causal", init=str(tmp_path / "run"), context=24, batch_size=7, steps=3, lr=1e-2),
-        **dict(data=("domain",), warmup=1, schedule="constant", weight_decay=0.0, device="cpu"),
+        **dict(
+            data=("domain",), model="gpt-tiny", warmup=1, schedule="constant", weight_decay=0.0, device="cpu"
+        ),
     )

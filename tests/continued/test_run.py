@@ -8,6 +8,7 @@ import small
 from minilm.continued.forgetting import Continued
 from minilm.continued.run import continued_command
 from minilm.plumbing.errors import UserError
+from minilm.pretraining.run import PretrainingSettings, with_recipe
 from minilm.texts.corpus import Corpus
 
 
@@ -26,6 +27,14 @@ def test_a_run_of_another_regime_goes_on_as_its_kind_of_model_does(settings, tmp
     assert continued_command(given, {}) == found, "a model that a program has saved"
     with pytest.raises(UserError, match="not a run to go on from"):
         continued_command(dict(init=str(tmp_path / "absent")), {})
+
+
+def test_a_run_goes_on_at_its_own_rate(settings, tmp_path):
+    saved = dict(objective="causal", model="gpt-tiny", lr=7e-4, warmup=9)
+    (tmp_path / "run" / "settings.json").write_text(json.dumps(saved), encoding="utf-8")
+    found = with_recipe(PretrainingSettings(**continued_command(dict(init=settings.init), {})))
+    assert (found.lr, found.warmup, found.steps) == (7e-4, 50, 400), "its rate, and not its length"
+    assert continued_command(dict(init=settings.init, lr=2e-4), {})["lr"] == 2e-4, "what is given wins"
 
 
 def test_what_the_start_has_decided_already_is_named(settings):

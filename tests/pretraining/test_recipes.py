@@ -42,6 +42,31 @@ def test_flags_win_over_the_recipe():
     assert replace(settings, **changes) == settings
 
 
+@pytest.mark.parametrize(
+    ("given", "warmup"),
+    [
+        (dict(model="bert-tiny", steps=60), 6),
+        (dict(model="bert-base", steps=5000), 50),
+        (dict(model="bert-tiny", init="runs/masked", steps=40), 5),
+        (dict(model="bert-tiny", steps=60, warmup=59), 59),
+        (dict(model="bert-tiny", steps=9000), 200),
+    ],
+)
+def test_a_warm_up_that_was_not_given_shrinks_with_the_run_and_that_is_said(given, warmup, capsys):
+    settings = with_recipe(PretrainingSettings(**given))
+    assert settings.warmup == warmup, "a run shorter than its warm-up never reaches its rate"
+    shrunk = "warmup" not in given and given["steps"] < 9000
+    assert (f"warm-up: {warmup} steps" in capsys.readouterr().out) == shrunk
+    assert with_recipe(settings) == settings, "a resumed run keeps it"
+
+
+@pytest.mark.parametrize("model", RECIPES)
+def test_a_model_goes_on_at_the_rate_of_its_own_size(model):
+    settings = with_recipe(PretrainingSettings(model=model, init="runs/masked"))
+    assert settings.lr == RECIPES[model]["lr"], "gpt2-xl would go on at five times its rate"
+    assert settings.steps == 400
+
+
 def test_the_recipe_is_that_of_the_model_and_not_of_the_objective():
     settings = with_recipe(PretrainingSettings(objective="masked", model="bert-large"))
     assert settings.lr == RECIPES["bert-large"]["lr"]

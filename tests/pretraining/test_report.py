@@ -171,4 +171,4 @@ def test_distillation_closing_stands_beside_the_teacher(objective, encoder, monk
     ]  # fmt: skip
     assert (results["student_accuracy"], results["teacher_loss"]) == (0.7, 0.1)
     assert (results["student_speedup"], results["student_block_fraction"]) == (1.6, 0.5)
-    assert len(examples) == 2 + 2 * 3
+    assert len(examples) == 4 + 2 * 3

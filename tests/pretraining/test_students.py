@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from minilm.plumbing.script import table
 from minilm.pretraining import report, students
 from minilm.pretraining.distillation import Distillation, initial_student
+from minilm.pretraining.run import Distilling
 from minilm.pretraining.students import Smoothed
 from minilm.training.checkpoints import evaluate
 from minilm.training.loop import TrainingSettings, make_optimizer, train_step
@@ -126,6 +127,15 @@ def test_another_student_begins_as_the_first_did_and_does_the_same_steps(objecti
     assert evaluate(found, lesson, SETTINGS)["loss"] < evaluate(student, lesson, SETTINGS)["loss"]
 
 
+def test_all_students_have_the_same_patience(objective, student, monkeypatch):
+    taken = []
+    monkeypatch.setattr(students, "train", lambda *_, **options: taken.append(options["patience"]))
+    for lesson in students.other_lessons(objective).values():
+        students.train_again(student, lesson[1], SETTINGS, "")
+    told = "one that overfits is measured at its worst beside one that does not"
+    assert taken == [Distilling.patience] * len(NAMES) and Distilling.patience > 0, told
+
+
 def test_block_weights_count_the_blocks_alone(student, teacher):
     D, d_ff = 12, 20
     one = 4 * (D * D + D) + (D * d_ff + d_ff) + (d_ff * D + D) + 4 * D  # attention, feed-forward, two norms
@@ -166,7 +176,7 @@ def test_closing_figures_are_those_of_the_models(objective, student, figures):
     assert [row[1] for row in rows] == [objective.teacher.n_parameters()] + [student.n_parameters()] * 6
     assert [2 * row[2] for row in rows] == [students.block_weights(student) * n for n in (3, *[2] * 6)]
     assert "student, 60 texts" in table(rows, report.STUDENTS_HEADER)
-    assert len(examples) == 2 + 2 * 3 and "(it was: " in examples[3]
+    assert len(examples) == 4 + 2 * 3 and "(it was: " in examples[5]
 
 
 def test_the_other_students_are_trained_by_one_process(objective, student, figures, monkeypatch):
