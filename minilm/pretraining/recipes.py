@@ -44,8 +44,8 @@ RECIPES: dict[str, dict] = {
     "bart-large": _BART | dict(lr=2e-4),
     # Sanh et al. 2019, section 3: batches of up to 4,000 texts; a rate and a length of ours
     "distilbert": _BERT | dict(steps=100_000, batch_size=4000, lr=5e-4, warmup=5000),
-    # Devlin et al. 2019, appendix A.2: a million steps of 256 sequences. Differs from the paper: its rows have
-    # 128 tokens in nine steps of ten. That is a run with --context 128, then --init on it with --context 512.
+    # Devlin et al. 2019, appendix A.2: a million steps of 256 sequences. Differs from the paper, where nine
+    # steps of ten have 128 tokens: that is a run with --context 128, then --init on it with --context 512.
     "bert-base": _BERT | dict(steps=1_000_000, batch_size=256, lr=1e-4, warmup=10_000),
     "bert-large": _BERT | dict(steps=1_000_000, batch_size=256, lr=1e-4, warmup=10_000),
     # Radford et al. 2019 do not give the schedule; these are of the order of Brown et al. 2020, table 2.1
