@@ -90,8 +90,7 @@ class Continued(Pretraining):
         results |= dict(general_loss_before=self.before[0], general_loss_after=measured[0])
         results |= dict(domain_loss_before=self.before[2], domain_loss_after=measured[2])
         if process_count() == 1:  # the others have left, and a step waits for the gradients of all
-            # A comparison is fair where each side has the rate that suits it. From zero that is the recipe's,
-            # or in so few steps a larger one (README).
+            # Each side has a rate that suits it: from zero the recipe's, or in few steps a larger one.
             rate, is_small = RECIPES[settings.model]["lr"], model.config.d_model < LARGE
             for lr in (rate, 3 * rate) if is_small else (rate,):
                 label = f"the domain alone, from zero, rate {lr:g}"

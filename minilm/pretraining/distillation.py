@@ -40,6 +40,9 @@ class Distillation(Masked):
     """
 
     name = "distillation"
+    # With the teacher or without: who has none soon knows few texts by heart, and its loss on others rises.
+    # At the last step it would look worse than it can be.
+    patience = 3
 
     def __init__(
         self, corpus: Corpus, tokenizer: BPE, context: int, batch_size: int, seed: int = 0,
@@ -59,8 +62,6 @@ class Distillation(Masked):
         if not (all(weight >= 0 for weight in self.weights.values()) and any(self.weights.values())):
             given = ", ".join(f"--{term}-weight {weight}" for term, weight in self.weights.items())
             raise UserError(f"{given}: must be 0 or more, and not all of them 0")
-        if n_documents is not None and n_documents < 1:
-            raise UserError(f"--n-documents {n_documents}: must be 1 or more")
         pairs = teacher.config.n_segments > 0
         few = replace(corpus, train=draw(corpus.train, n_documents, seed))
         super().__init__(few, tokenizer, context, batch_size, seed, pairs, mask_share, whole_word)

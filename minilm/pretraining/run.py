@@ -107,7 +107,6 @@ class Pretraining:
     """
 
     defaults: ClassVar[dict] = {}  # settings of the run that `newest_or_train` makes
-    patience: ClassVar[int] = 0  # as in `EarlyStopping`
 
     def __init__(self, settings: PretrainingSettings, overrides: dict | None = None):
         self.settings, self.overrides = settings, overrides or {}
@@ -161,7 +160,7 @@ class Pretraining:
             check_trainer(settings.out, model)
         folder = begin(self.name, settings, self.overrides, "train.py")
         with process_group(device):
-            outcome = train(model, objective, settings, folder, tokenizer, patience=self.patience)
+            outcome = train(model, objective, settings, folder, tokenizer, patience=objective.patience)
             if process_rank() == 0:
                 before, after, n_weight = outcome["before"], outcome["after"], model.n_parameters()
                 tables, results, examples = self.closing(objective, model, before, after)
@@ -175,8 +174,6 @@ class Pretraining:
 
 class Distilling(Pretraining):
     """A student begins with layers of its teacher: the newest runs/masked, where none is named."""
-
-    patience = report.students.PATIENCE
 
     def __init__(self, settings: PretrainingSettings, overrides: dict | None = None):
         if settings.teacher is None:

@@ -6,7 +6,6 @@ smoothing, since soft targets might help just by being soft. Where texts are few
 where a teacher has little left to say.
 """
 
-import copy
 import time
 
 from torch import Tensor
@@ -18,9 +17,6 @@ from .distillation import Distillation, initial_student
 from .masked import predict_masked
 
 SMOOTHING = 0.1  # Vaswani et al. 2017, section 5.4
-# Of every student, the distilled one too. One without a teacher soon knows few texts by heart, and its loss
-# on others rises: at the last step it would look worse than it can be.
-PATIENCE = 3
 
 
 class Smoothed(Distillation):
@@ -60,10 +56,9 @@ def variant(objective: Distillation, kind: type = Distillation, **changes) -> Di
 
 def train_again(model, objective: Distillation, settings: TrainingSettings, name: str) -> Transformer:
     """Return the student `model` trained anew with another objective, from the teacher's layers on."""
-    student = copy.deepcopy(model)
-    first = initial_student(objective.teacher, model.config.n_encoder_layer)
-    student.load_state_dict(first.state_dict())
-    train(student, objective, settings, label=name, patience=PATIENCE)
+    student = initial_student(objective.teacher, model.config.n_encoder_layer)
+    student.to(model.tokens.weight.device)
+    train(student, objective, settings, label=name, patience=objective.patience)
     return student
 
 

@@ -33,6 +33,7 @@ class Objective(ABC):
     update = None
     shown: tuple[str, ...] = ()  # metrics of such an update that are worth a line for a person
     state: object = None  # what it carries from step to step, kept in each checkpoint
+    patience = 0  # of a run of pre-training, as in `checkpoints.EarlyStopping`
 
     def __init__(self, tokenizer: BPE, context: int, batch_size: int, seed: int = 0):
         for flag, value, least in (("context", context, 1), ("batch-size", batch_size, 1), ("seed", seed, 0)):

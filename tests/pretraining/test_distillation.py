@@ -298,8 +298,7 @@ def test_a_teacher_with_another_vocabulary_is_refused(teacher, tagged_corpus, bp
     "changes, message",
     [(dict(temperature=t), f"--temperature {t}") for t in (0.0, -2.0, math.nan)]
     + [({f"{term}_weight": w}, f"--{term}-weight {w}") for term, w in (("soft", -1.0), ("cosine", math.nan))]
-    + [({"masked_weight": -0.5}, "--masked-weight -0.5"), (dict.fromkeys(WEIGHTS, 0), "not all of them 0")]
-    + [(dict(n_documents=0), "--n-documents 0: must be 1 or more")],
+    + [({"masked_weight": -0.5}, "--masked-weight -0.5"), (dict.fromkeys(WEIGHTS, 0), "not all of them 0")],
 )
 def test_options_out_of_range_are_named(teacher, tagged_corpus, bpe, changes, message):
     with pytest.raises(UserError, match=message):

@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from minilm.plumbing.script import table
 from minilm.pretraining import report, students
 from minilm.pretraining.distillation import Distillation, initial_student
-from minilm.pretraining.run import Distilling
 from minilm.pretraining.students import Smoothed
 from minilm.training.checkpoints import evaluate
 from minilm.training.loop import TrainingSettings, make_optimizer, train_step
@@ -133,7 +132,7 @@ def test_all_students_have_the_same_patience(objective, student, monkeypatch):
     for lesson in students.other_lessons(objective).values():
         students.train_again(student, lesson[1], SETTINGS, "")
     told = "one that overfits is measured at its worst beside one that does not"
-    assert taken == [Distilling.patience] * len(NAMES) and Distilling.patience > 0, told
+    assert taken == [objective.patience] * len(NAMES) and objective.patience > 0, told
 
 
 def test_block_weights_count_the_blocks_alone(student, teacher):
