@@ -178,7 +178,7 @@ def test_few_shot_documents_are_for_gpt(script, monkeypatch, flags, kind):
 
 def test_of_several_processes_the_first_alone_speaks(script, monkeypatch):
     monkeypatch.setenv("RANK", "1")
-    monkeypatch.setattr(run, "train", lambda *_: {})  # has its own test with two real processes
+    monkeypatch.setattr(run, "train", lambda *_, patience: {})  # has its own test with two real processes
     code, out, err = script("--data texts.txt")
     assert (code, out, err) == (0, "", "")
     assert not Path("runs").exists()
