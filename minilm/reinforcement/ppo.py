@@ -4,7 +4,7 @@ Source: Schulman et al. 2017, "Proximal Policy Optimization Algorithms"; for tex
 "Fine-Tuning Language Models from Human Preferences" (below by its sections), and Stiennon et al. 2020. The
 details that make it work, each with its flag; `python reinforce.py --ablate` measures a run without each:
 
-     1  the value head begins at 0, and its loss weighs a tenth  --no-zero-value-head, --value-weight 1
+     1  the value head begins at 0, and its loss weighs little   --no-zero-value-head, --value-weight 1
      2  each token pays for leaving the frozen reference: -kl (log pi - log ref)   --kl 0, --no-kl-per-token
      3  the coefficient `kl` is fixed, or follows a target (section 2.2)         --adaptive-kl
      4  the reward arrives at the last token only                              --no-reward-at-end
@@ -54,7 +54,7 @@ class PPODetails:
     whiten_advantages: bool = True  # 7: advantages to mean 0 and deviation 1
     clip_ratio: float = 0.2  # 8: how far from 1 a ratio still earns; 0: no clipping
     clip_value: float = 0.2  # 8: how far a value may move in one step; 0: no clipping
-    value_weight: float = 0.1  # 1: weight of the value loss beside the policy loss
+    value_weight: float = 0.01  # 1: weight of the value loss beside the policy loss
     epochs: int = 3  # 9: passes over the answers of a step
     minibatches: int = 2  # 9: updates a pass
     shuffle: bool = True  # 9: other minibatches in each pass

@@ -27,8 +27,8 @@ class ReinforceSettings(PPODetails, CommonSettings):
     reward_batch_size: int = 32  # pairs a step
     reward_lr: float = 1e-3  # highest learning rate of the reward model
     dpo_steps: int = 150  # steps of DPO
-    dpo_lr: float = 1e-4  # highest learning rate of DPO
-    dpo_beta: float = 0.3  # DPO's price of leaving the reference
+    dpo_lr: float = 3e-4  # highest learning rate of DPO
+    dpo_beta: float = 1.0  # DPO's price of leaving the reference
     steps: int = 100  # times that the policy answers a batch of prompts and learns from it
     batch_size: int = 64  # answers a step
     max_new_tokens: int = 32  # longest answer, in tokens
