@@ -16,15 +16,7 @@ from ..model.transformer import build
 from ..plumbing.errors import UserError
 from ..plumbing.script import choose_device, process_count
 from ..pretraining.recipes import LARGE, RECIPES
-from ..pretraining.run import (
-    Pretraining,
-    PretrainingSettings,
-    check_fit,
-    leave_out_read,
-    load_reader,
-    settings_of,
-    texts_for_tokenizer,
-)
+from ..pretraining.run import Pretraining, PretrainingSettings, check_fit, load_reader, settings_of
 from ..texts.corpus import Corpus, without
 from ..training.checkpoints import evaluate
 from ..training.loop import train
@@ -42,27 +34,22 @@ class Continued(Pretraining):
         if settings.replay and settings.objective == "translation":
             raise UserError("--replay mixes in documents, and translation learns from pairs: leave it out")
 
-    def texts(self):
-        """As in `Pretraining`, without what the model has read in the validation part."""
-        corpus = super().texts()
-        leave_out_read(corpus, self.settings.init)
-        return corpus
-
     def start(self, corpus) -> tuple:
         """Return the model, with rows for new tokens if asked for, and the tokenizer; measure both first."""
         s = self.settings
         model, tokenizer = load_reader(s.init, choose_device(s.device).type)
         check_fit(s, model.config)
         saved = settings_of(s.init)
+        if not saved:
+            print(f"nobody knows what {s.init} has read: texts of the validation part may be among it")
         # Its seed too: that of this run would draw other texts of the world.
         known = {name: saved[name] for name in ("data", "seed") if name in saved}
         known = dict(data=("world",)) | known  # nobody has the text that a published model knew
         self.domain, self.general = corpus, Pretraining(replace(s, **known)).texts()
         self.general.train = without(self.general.train, corpus.validation)  # for replay
-        self.general.leave_out(corpus.train, "this run")
         self.before = self.measure(model, tokenizer)
         if s.extend_vocabulary:
-            tokenizer = tokenizer.extend(texts_for_tokenizer(corpus), s.extend_vocabulary)
+            tokenizer = tokenizer.extend(corpus.texts(), s.extend_vocabulary)
             torch.manual_seed(s.seed)
             model = extend_vocabulary(model, tokenizer, s.new_rows)
         return model, tokenizer

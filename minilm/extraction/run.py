@@ -114,9 +114,8 @@ def text_columns(settings, model, tokenizer, parts: dict, readings: list[Reading
         )
     if settings.similar:
         query = extract(model, tell_cut(checked_rows(tokenizer, model.config, [settings.similar])), readings)
-        near = [
-            f"  {cosine:.3f}  {one_line(texts[i])[:SHOWN]}" for i, cosine in nearest(found[0], query[0][0])
-        ]
+        pairs = nearest(found[0], query[0][0])
+        near = [f"  {cosine:.3f}  {one_line(texts[i])[:SHOWN]}" for i, cosine in pairs]
         lines += [f"Nearest to {settings.similar!r}:", "", *near, ""]
     return columns, dict(n_text=len(texts), width=vectors.shape[-1]) | figures, lines
 

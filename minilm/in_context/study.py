@@ -59,11 +59,8 @@ class Study:
 
     def asked(self, task: str, control: str, k: int) -> list[list[Question]]:
         """Return the questions of every draw, each after k examples."""
-        drawn, labels = (
-            [self.draws[task](k, number) for number in range(self.n_draw)],
-            [*self.prompt_format.words],
-        )
-        return [relabelled(questions, control, labels, number) for number, questions in enumerate(drawn)]
+        labels, draw = [*self.prompt_format.words], self.draws[task]
+        return [relabelled(draw(k, number), control, labels, number) for number in range(self.n_draw)]
 
     def measure(self, model, tokenizer, shots) -> Found:
         """Ask all the questions. Without examples there are no labels for a control to change."""

@@ -126,7 +126,7 @@ class Pretraining:
         if s.tokenizer or s.resume:
             tokenizer = load_tokenizer(s.tokenizer or Path(s.out) / TOKENIZER)
         else:
-            tokenizer = BPE.train(texts_for_tokenizer(corpus), s.vocab_size, SPECIAL_TOKENS)
+            tokenizer = BPE.train(corpus.texts(), s.vocab_size, SPECIAL_TOKENS)
         changes = dict(vocab_size=tokenizer.vocab_size)
         if config.next_sentence and not s.next_sentence:
             changes |= dict(next_sentence=False, pooler=False, n_segments=0)
@@ -183,9 +183,7 @@ class Distilling(Pretraining):
 
     def texts(self):
         """Return all texts: the closing table compares the student with one that saw them all."""
-        corpus = load_corpus(self.settings.data, self.settings.seed, None, self.settings.errors)
-        leave_out_read(corpus, self.settings.teacher)
-        return corpus
+        return load_corpus(self.settings.data, self.settings.seed, None, self.settings.errors)
 
     def start(self, corpus) -> tuple[torch.nn.Module, BPE]:
         """Return a student made of the teacher's layers, and the teacher's tokenizer."""
@@ -208,23 +206,6 @@ def settings_of(start: str) -> dict:
     if is_published(start) or ((folder / CONFIG).exists() and "objective" not in known):
         return {}
     return read_settings(folder, PretrainingSettings)[0]
-
-
-def leave_out_read(corpus, start: str | None) -> None:
-    """Take out of validation what the model `start` and those before it have read; say where nobody knows."""
-    while start:
-        saved = settings_of(start)
-        if not saved:
-            corpus.notes += (f"nobody knows what {start} has read: validation texts may be among it",)
-            return
-        read = kind_of_run(saved["objective"])(PretrainingSettings(**saved | dict(resume=False))).texts()
-        corpus.leave_out(read.train, start)
-        start = saved.get("init") or saved.get("teacher")
-
-
-def texts_for_tokenizer(corpus) -> list[str]:
-    """Return the training texts; of pairs both sides, since one vocabulary serves both languages."""
-    return corpus.texts() if hasattr(corpus, "texts") else corpus.train
 
 
 def with_recipe(settings: PretrainingSettings) -> PretrainingSettings:

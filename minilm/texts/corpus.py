@@ -25,7 +25,6 @@ from hashlib import sha256
 from itertools import chain
 from operator import itemgetter
 from pathlib import Path
-from typing import ClassVar
 
 from .. import world
 from ..plumbing.errors import UserError, suggest
@@ -51,7 +50,10 @@ class Corpus:
     validation: list[str]
     floor: Callable[[str], float] | None = None  # log-probability in nats under the source's own grammar
     notes: tuple[str, ...] = ()  # lines worth printing
-    text_of: ClassVar[Callable] = str  # what is read of one of them: of a pair its source
+
+    def texts(self) -> list[str]:
+        """Return the training texts, what a vocabulary is made of."""
+        return self.train
 
     @property
     def train_bytes(self) -> int:
@@ -63,15 +65,6 @@ class Corpus:
         train = f"{len(self.train):,} training documents ({self.train_bytes / 1e6:.2f} MB)"
         megabytes = sum(len(text.encode()) for text in self.validation) / 1e6
         return f"{self.name}: {train}, {len(self.validation):,} validation documents ({megabytes:.2f} MB)"
-
-    def leave_out(self, read: Iterable, reader: str) -> None:
-        """Take out of validation what its reader has read, where two texts are left; say so either way."""
-        unread = without(self.validation, read, self.text_of)
-        if n := len(self.validation) - len(unread):
-            too_few = f"{reader} has read {n:,} of them, and too few others are left: the figures flatter it"
-            note = f"left out {n:,} validation texts that {reader} has read" if len(unread) > 1 else too_few
-            self.validation = unread if len(unread) > 1 else self.validation
-            self.notes += (note,)
 
 
 def load_corpus(source, seed: int = 0, n_documents: int | None = None, errors: str = "strict") -> Corpus:

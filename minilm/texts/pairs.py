@@ -25,8 +25,6 @@ SOURCE = itemgetter(0)
 class Pairs(Corpus):
     """The pairs (source, target) of one source of text, in two parts; no grammar knows their floor."""
 
-    text_of = SOURCE
-
     def texts(self) -> list[str]:
         """Return both sides of the training pairs: what one vocabulary for both languages is made of."""
         return [text for pair in self.train for text in pair]

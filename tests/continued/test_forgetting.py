@@ -63,33 +63,17 @@ def test_of_several_processes_the_one_that_closes_the_run_trains_nothing(setting
     ] and "scratch_domain_loss" not in results
 
 
-def test_the_general_text_is_the_one_that_the_model_has_read(settings, tmp_path):
+def test_the_general_text_is_the_one_that_the_model_has_read(settings, tmp_path, capsys):
     saved = dict(objective="causal", data=["world"], seed=5)
     (tmp_path / "run" / "settings.json").write_text(json.dumps(saved), encoding="utf-8")
     run, _, _ = started(settings, seed=6, n_documents=50)
     assert run.general.validation == load_corpus("world", 5, 50).validation
-
-
-def test_what_any_model_before_has_read_is_kept_out_of_validation(settings, tmp_path):
-    """The start has read other texts, and the model before it some that validation has."""
-    documents = small.documents(60, seed=9)
-    for name, texts in (("general", documents[:5]), ("domain", documents)):
-        (tmp_path / f"{name}.txt").write_text("\n\n".join(texts), encoding="utf-8")
-    domain = str(tmp_path / "domain.txt")
-    plain = load_corpus(domain)
-    (tmp_path / "first").mkdir()
-    (tmp_path / "old.txt").write_text("\n\n".join(plain.validation[1:4] * 2), encoding="utf-8")
-    first = dict(objective="causal", data=[str(tmp_path / "old.txt")])
-    second = dict(objective="causal", data=[str(tmp_path / "general.txt")], init=str(tmp_path / "first"))
-    for folder, saved in (("first", first), ("run", second)):
-        (tmp_path / folder / "settings.json").write_text(json.dumps(saved), encoding="utf-8")
-    run = Continued(dataclasses.replace(settings, data=(domain,)))
-    read, corpus = load_corpus(tmp_path / "old.txt").train, run.texts()
-    assert read and not set(read) & set(corpus.validation), "the model before the start has read them"
-    assert f"that {tmp_path / 'first'} has read" in corpus.notes[-1]
-    (tmp_path / "first" / "settings.json").write_text(json.dumps(dict(task="classification")))
-    (tmp_path / "first" / "config.json").write_text("{}")
-    assert f"nobody knows what {tmp_path / 'first'} has read" in run.texts().notes[-1]
+    assert "nobody knows" not in capsys.readouterr().out
+    (tmp_path / "run" / "settings.json").unlink()
+    started(settings)
+    assert "nobody knows what" in capsys.readouterr().out, (
+        "validation texts may be known, and nothing says so"
+    )
 
 
 def test_a_start_with_new_tokens_and_replay(settings):

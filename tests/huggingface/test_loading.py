@@ -338,10 +338,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
     whole = published.bert() | published.bert_heads()
     key, twice = "bert.encoder.layer.1.attention.self.key.weight", "bert.embeddings.LayerNorm.gamma"
     wrong = {
-        "unexpected": (
-            whole | {"classifier.weight": torch.zeros(2, D)},
-            r"1 unexpected \(classifier",
-        ),
+        "unexpected": (whole | {"classifier.weight": torch.zeros(2, D)}, r"1 unexpected \(classifier"),
         "missing": ({name: t for name, t in whole.items() if name != key}, rf"1 missing \({key}\)"),
         "shape": (whole | {key: torch.zeros(D, 11)}, rf"{key}: \[{D}, 11\], expected \[{D}, {D}\]"),
         "twice": (whole | {twice: torch.ones(D)}, "LayerNorm.weight stands there twice"),

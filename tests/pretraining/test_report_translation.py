@@ -37,9 +37,7 @@ def test_closing_has_the_figures_of_results_json(objective):
     sources, references = zip(*PAIRS, strict=True)
     ours = [half_right(source) for source in sources]
     assert results == dict(
-        exact_match=0.5,
-        bleu=corpus_bleu(ours, references),
-        baseline_bleu=corpus_bleu(sources, references),
+        exact_match=0.5, bleu=corpus_bleu(ours, references), baseline_bleu=corpus_bleu(sources, references)
     )
     assert 0 <= results["baseline_bleu"] < results["bleu"] < 100
     assert all(len(row) == len(HEADER) for row in rows)

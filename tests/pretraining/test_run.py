@@ -65,11 +65,11 @@ def test_options_reach_the_objective():
 def test_texts_are_documents_or_pairs():
     corpus = Pretraining(PretrainingSettings(objective="causal", data=("world",), n_documents=12)).texts()
     assert corpus.train == world.documents(12)
-    assert run.texts_for_tokenizer(corpus) == corpus.train
+    assert corpus.texts() == corpus.train
     pairs = Pretraining(PretrainingSettings(objective="translation", data=("world",), n_documents=12)).texts()
     assert len(pairs.train) == 12
-    texts = run.texts_for_tokenizer(pairs)
-    assert {text for pair in pairs.train for text in pair} == set(texts), "one vocabulary, both languages"
+    both = {text for pair in pairs.train for text in pair}
+    assert both == set(pairs.texts()), "one vocabulary, both languages"
 
 
 def test_a_tokenizer_is_trained_read_or_that_of_the_run(tmp_path):

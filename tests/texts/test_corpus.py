@@ -24,7 +24,6 @@ from minilm.texts.corpus import (
     split_by_hash,
     without,
 )
-from minilm.texts.pairs import Pairs
 from minilm.tokenizer.bpe import BPE, SPECIAL_TOKENS
 
 
@@ -127,18 +126,6 @@ def test_one_short_document_is_cut_so_that_bert_can_read_it(write, end):
     corpus = load_corpus(write("short.txt", text))
     tokenizer = BPE.train(corpus.train, 400, SPECIAL_TOKENS)
     assert all(len(SentencePairs(part, tokenizer, 64)) for part in (corpus.train, corpus.validation))
-
-
-def test_what_a_start_has_read_leaves_validation(write):
-    corpus = Corpus("new", ["a"], ["b", "c  c", "d", "e"])
-    corpus.leave_out(["c c", "d", "x"], "runs/masked")
-    assert corpus.validation == ["b", "e"], "validated on texts that the start was trained on"
-    assert corpus.notes == ("left out 2 validation texts that runs/masked has read",)
-    corpus.leave_out(["b"], "runs/old")
-    assert corpus.validation == ["b", "e"] and "runs/old has read 1 of them" in corpus.notes[1]
-    pairs = Pairs("pairs", [], [("a", "x"), ("b", "y"), ("c", "z")])
-    pairs.leave_out([("b", "other")], "runs/translation")
-    assert pairs.validation == [("a", "x"), ("c", "z")], "the same source with another target has been read"
 
 
 def test_several_paths_and_each_file_once(tmp_path, write):
