@@ -79,10 +79,7 @@ def nats(x: Tensor, y: Tensor, W: Tensor, b: Tensor) -> Tensor:
 
 
 def folds_of(y: np.ndarray) -> np.ndarray:
-    """Return the fold of each label, (N,): the labels of a class take turns, over up to N_FOLD folds.
-
-    All 0 where a class has one label: nothing can be put aside.
-    """
+    """Return the fold of each label (N,), in turn over up to N_FOLD; all 0 where a class has one label."""
     n_fold = min(N_FOLD, int(np.bincount(y)[np.unique(y)].min()))
     fold = np.empty(len(y), dtype=np.int64)
     for c in np.unique(y):
@@ -123,10 +120,7 @@ def in_few_directions(x: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def draw_labels(y: np.ndarray, n_label: int | None, n_draw: int, seed: int) -> np.ndarray:
-    """Return (R, N) rows of examples to be labelled: `n_label` of each class, drawn anew R times.
-
-    Classes stand in order in each draw. `n_label` none: all examples, once.
-    """
+    """Return (R, N) rows to be labelled: `n_label` of each class in order, R draws (none: all, once)."""
     if n_label is None:
         return np.argsort(y, kind="stable")[None]
     rng = np.random.default_rng(seed)
@@ -157,10 +151,7 @@ def split(examples: Sequence[tuple], n: int, seed, labels_of: Callable | None = 
 
 
 def standardised(train: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
-    """Return the arrays (n, D) shifted and scaled so that each column of `train` has mean 0, deviation 1.
-
-    No label is needed for that, so all training texts serve even where few are labelled.
-    """
+    """Return the arrays (n, D) scaled so that each column of `train` has mean 0 and deviation 1."""
     mean, deviation = train.mean(0), train.std(0)
     # a column that is constant but for rounding stays near 0 rather than being blown up
     scale = np.where(deviation > 1e-5 * (1 + np.abs(mean)), deviation, 1)

@@ -73,10 +73,7 @@ def other_ways(body: Transformer, task: Task, parts: Parts, settings) -> dict[st
 
 
 def closing(results: dict[str, list[Result]], settings: FinetuningSettings, task: Task) -> tuple[list, dict]:
-    """Return the rows under HEADER, means over the seeds, and the figures of results.json.
-
-    `results`: of each way a list over the seeds; `chosen` is the way of the settings.
-    """
+    """Return the rows under HEADER and the figures of results.json: of each way the means over its seeds."""
     names = dict(trivial=task.baseline, scratch="all, from random weights", head="head only")
     names |= dict(lora=f"LoRA, rank {settings.lora_rank}", all="all weights")
     names |= dict(chosen=names.get(settings.tune, settings.tune))

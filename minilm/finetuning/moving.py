@@ -21,10 +21,7 @@ TIMES = {"all": 1, "last": 1, "head": 10, "lora": 5}
 
 
 def depth_of(name: str, config: ModelConfig) -> int:
-    """Return how deep a weight lies: 0 the embeddings, 1 to n_layer the blocks, n_layer + 1 all above.
-
-    The decoder's blocks come after the encoder's, and a stack's final norm goes with its last block.
-    """
+    """Return how deep a weight lies: 0 embeddings, 1 to n_layer blocks (encoder first), n_layer + 1 above."""
     block = BLOCK.match(name)
     if block:
         return int(block[2]) + 1 + (config.n_encoder_layer if block[1] == "decoder" else 0)

@@ -94,10 +94,7 @@ def load_parts(settings: FinetuningSettings) -> list[Parts]:
 
 
 def load_body(settings: FinetuningSettings, parts: Parts) -> tuple:
-    """Return the settings with the model and the context resolved, the model, and its tokenizer.
-
-    A preset has random weights, and a tokenizer trained on the examples to learn from.
-    """
+    """Return settings with model and context resolved, the model (of a preset: random), and its tokenizer."""
     if settings.model in PRESETS:
         texts = [" ".join(texts_in(example)) for example in parts.train]
         tokenizer = BPE.train(texts, VOCABULARY, SPECIAL_TOKENS)

@@ -122,10 +122,7 @@ def predict_masked(model, batch: dict[str, Tensor]) -> Tensor:
 
 
 def hide_one(objective: Masked, rows: dict, may_hide: np.ndarray, rng) -> tuple[np.ndarray, dict]:
-    """Hide one token in each row, drawn from those that it may hide (N, T).
-
-    Returns what stood there, (N, 1), and the batch for `predict_masked`.
-    """
+    """Hide one token a row of those it may (N, T); return the truth (N, 1), a batch for `predict_masked`."""
     hidden = (rng.random(may_hide.shape) * may_hide).argmax(1)[:, None]  # (N, 1)
     truth = np.take_along_axis(rows["input_ids"], hidden, 1)
     np.put_along_axis(rows["input_ids"], hidden, objective.mask, 1)

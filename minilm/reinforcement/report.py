@@ -20,10 +20,7 @@ ABLATION = ("detail", "name", "reward", "judge", "kl", "distinct", "seconds")  #
 
 
 def closing(columns: dict[str, Measured], seconds: dict, settings: ReinforceSettings) -> tuple:
-    """Return the closing table with its header, the lines of the examples, and the figures for results.json.
-
-    `columns`: each way of learning, the start first; `seconds`: what it took.
-    """
+    """Return the closing table, the lines of examples, the figures; of `columns` the start stands first."""
     name, figures = settings.algorithm, {column: answers.figures for column, answers in columns.items()}
     if settings.ablate:
         found = [dict(detail=n, name=key, seconds=seconds[key]) | figures[key] for n, key, _ in SWITCHES]

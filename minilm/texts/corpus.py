@@ -17,7 +17,7 @@ import re
 import sysconfig
 import warnings
 from bisect import bisect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
@@ -105,16 +105,14 @@ def checked_sources(source, known: Iterable[str]) -> list[str]:
     return sources
 
 
-def hold_out(items: Sequence, n: int, seed=None) -> tuple[list, list]:
-    """Return (the other items, n of them), both in their order: the last n, or n drawn by a seed."""
-    places = range(len(items))
-    held = set(places[len(items) - n :] if seed is None else random.Random(seed).sample(places, n))
-    return [items[i] for i in places if i not in held], [items[i] for i in places if i in held]
-
-
 def draw(items: list, n: int | None, seed) -> list:
     """Return n of the items in their order, drawn by a seed; all where n is none, or there are no more."""
-    return items if n is None or n >= len(items) else hold_out(items, n, seed)[1]
+    places = range(len(items))
+    return (
+        items
+        if n is None or n >= len(items)
+        else [items[i] for i in sorted(random.Random(seed).sample(places, n))]
+    )
 
 
 def one_line(text: str) -> str:

@@ -123,10 +123,7 @@ def prompt_ids(tokenizer, config: ModelConfig, prompt: str) -> list[int]:
 
 
 def word_ids(tokenizer, config: ModelConfig, words: Sequence[str]) -> list[list[int]]:
-    """Return the tokens of each word as in a text: a space before it, not before a full stop.
-
-    A word of which the tokenizer makes nothing is [UNK].
-    """
+    """Return the tokens of each word as in a text: a space before all but a full stop; [UNK] for none."""
     first = [text_ids(tokenizer, config, word) for word in words[:1]]
     others = (word if word.startswith(NO_SPACE_BEFORE) else " " + word for word in words[1:])
     pieces = first + [tokenizer.encode(word, allow_special=False) for word in others]

@@ -204,10 +204,7 @@ class Run:
 
 
 def go_on_from(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict:
-    """Put weights and moments of a checkpoint in place, drop what the log has after it; return its state.
-
-    UserError where the checkpoint is damaged, or of another model or program.
-    """
+    """Put a checkpoint's weights and moments in place, drop what the log has after it; return its state."""
     state, path = load_trainer(folder), folder / TRAINER
     missing = {"optimizer", "seconds", "before"} - set(state)
     if missing:

@@ -14,10 +14,7 @@ from .words import ADJECTIVES, PLACES, SINGULAR_OF
 
 
 def labelled(n: int, seed: int, label: str = "place", held_out: bool | None = False) -> list[tuple[str, str]]:
-    """Return (text, label): the place, or "happy"/"unhappy"; the place word itself is never in the text.
-
-    Places take turns, so that the first 6 k examples have k of each.
-    """
+    """Return (text, label): the place, taking turns and never in the text itself, or "happy"/"unhappy"."""
     check("label", label, ("place", "mood"))
     stories = [Story(seed, index, held_out, place=PLACES[index % len(PLACES)]) for index in range(n)]
     if label == "place":
@@ -49,10 +46,7 @@ def text_pairs(n: int, seed: int, held_out: bool | None = False, short: bool = F
 
 
 def similarity(n: int, seed: int, held_out: bool | None = False) -> list[tuple[str, str, float]]:
-    """Return (story, story, score 0-5): 3 for the same place, 1 for the same person, 1 for the same ending.
-
-    Each of the three is shared by about half of the pairs; an ending is happy or unhappy.
-    """
+    """Return (story, story, score 0-5): 3 for the same place, 1 for the same person, 1 for the ending."""
     return [
         (a.text, b.text, 3.0 * (a.place == b.place) + (a.person == b.person) + (a.happy == b.happy))
         for a, b in pairs("similarity", n, seed, held_out, same_person=True)
