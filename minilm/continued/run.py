@@ -3,8 +3,8 @@
 from ..checkpoint import is_published, load_config
 from ..plumbing.errors import UserError
 from ..plumbing.settings import option_of
-from ..pretraining.recipes import DEFAULT_MODEL, LARGE, RECIPES
-from ..pretraining.run import OBJECTIVES, settings_of
+from ..pretraining.recipes import LARGE, RECIPES
+from ..pretraining.run import OBJECTIVES, options_of, settings_of
 
 # Of a model that no pre-training run of ours has left.
 OBJECTIVE_OF = {"encoder": "masked", "decoder": "causal", "encoder-decoder": "denoising"}
@@ -26,13 +26,14 @@ def continued_command(given: dict, overrides: dict) -> dict:
     for name in (*overrides, *({"model", "tokenizer"} & given.keys())):
         raise UserError(f"{option_of(name)}: with --init model and tokenizer are those of the run")
     saved = settings_of(given["init"])
-    if saved:
-        kept = {"objective", "model", "context", "lr"}.union(*(row.options for row in OBJECTIVES.values()))
+    if saved and saved["objective"] != "distillation":  # a student goes on by itself, as its kind does
+        options = options_of(OBJECTIVES[saved["objective"]].objective, saved)
+        kept = {"objective", "model", "lr"} | options.keys() - {"batch_size", "seed"}
         return {name: value for name, value in saved.items() if name in kept} | given
     config = load_config(given["init"])
     is_small = config.d_model < LARGE and not is_published(given["init"])
     objective = given.get("objective") or OBJECTIVE_OF[config.kind]
-    model = (DEFAULT_MODEL if is_small else LARGE_MODEL)[objective]
+    model = OBJECTIVES[objective].model if is_small else LARGE_MODEL[objective]
     context = min(RECIPES[model]["context"], config.max_positions)
     saved = dict(objective=objective, model=model, context=context, next_sentence=config.next_sentence)
     return saved | ({} if is_small else PUBLISHED) | given

@@ -39,8 +39,6 @@ WORLD_TRAIN, WORLD_TEST = 384, 600  # stories: 64 a place to draw labels from, 1
 WORLD_SEEDS = (2_000_003, 2_000_023, 2_000_033)  # added to the seed: other stories than those of pre-training
 WORLD_SENTENCES = 384
 SHOWN = 200  # characters of a near text
-NEXT = 'python extract.py --layer 1 --pooling cls --similar "Ana cooked some soup."'
-
 Example = tuple[str, str | None]  # text, label if there is one
 LABELS = itemgetter(slice(1, 2))  # of an example
 
@@ -95,7 +93,8 @@ def extract_features(given: dict) -> Path:
     arrays = {name: np.array(column) for name, column in columns.items() if column is not None}
     atomic_write(folder / FEATURES, lambda file: np.savez(file, **arrays))  # read without pickle
     lines.append(f"Vectors of {len(columns['embeddings']):,} texts or tokens: {folder / FEATURES}")
-    finish(folder, settings, [], lines, results, time.perf_counter() - began, NEXT)
+    then = f"python extract.py --model {source} --data {settings.data} --pooling cls --similar TEXT"
+    finish(folder, settings, [], lines, results, time.perf_counter() - began, then)
     return folder
 
 

@@ -22,6 +22,7 @@ from ..plumbing.script import begin, choose_device, finish
 from ..pretraining.run import start_model
 from ..texts.corpus import VALIDATION_SEED
 from ..tokenizer.bpe import BPE, SPECIAL_TOKENS
+from ..training.metrics import share_interval
 from .classification import Classification
 from .comparison import HEADER, closing, confusion, other_ways, prepared, shown, told, trained
 from .examples import Parts, check_parts, names_of, read_examples, read_parts, texts_in, write_rows
@@ -115,8 +116,12 @@ def close(settings, results: dict, task: Task, predictions: list[Prediction], ou
     """Print the closing tables and examples, and write results.json: the run is finished."""
     rows, figures = closing(results, settings, task)
     tables = [(rows, (*HEADER, task.metric))]
-    part = f"Measured on {len(predictions):,} examples of {names_of(settings)[2]}."
-    lines = [part, *told(task, predictions)]
+    n, sure = len(predictions), ""
+    if task.metric in ("accuracy", "exact_match"):
+        sure = "; 95 % interval of the first seed {:.3f} to {:.3f}".format(
+            *share_interval(results["chosen"][0].score, n)
+        )
+    lines = [f"Measured on {n:,} examples of {names_of(settings)[2]}{sure}.", *told(task, predictions)]
     if isinstance(task, Classification):
         rows, labels = confusion(task.labels, predictions), task.labels
         write_rows(out / folders.CONFUSION, [("truth", *labels), *rows])

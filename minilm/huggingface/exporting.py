@@ -53,7 +53,7 @@ def target(config: ModelConfig, tokenizer, name: str) -> str:
     """Return the model type that computes what ours does; UserError, with flags that help, without one."""
     kind, post = config.kind, config.norm == "post"
     needed = {
-        "--positions learned": config.positions == "alibi",
+        "--positions learned": config.positions not in ("learned", "sinusoidal"),
         "--embedding-norm": post and not config.embedding_norm and kind != "decoder",
         "--no-embedding-norm": not post and config.embedding_norm,
         "--final-norm": not post and not config.final_norm,

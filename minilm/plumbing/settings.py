@@ -171,10 +171,10 @@ def words_of(value) -> list[str]:
 
 
 def show(settings, overrides: dict | None = None, script: str | None = None) -> None:
-    """Print the command that reads back as these settings: all but defaults that are none or empty."""
+    """Print the command that reads back as these settings: all that is not the default of its flag."""
     values = {field.name: (getattr(settings, field.name), field.default) for field in fields(settings)}
     own_first = dict.fromkeys([*type(settings).__annotations__, *values])
-    typed = {n: values[n][0] for n in own_first if values[n] not in [(None, None), ((), ()), ("", "")]}
+    typed = {name: values[name][0] for name in own_first if values[name][0] != values[name][1]}
     lines = [script or os.path.basename(sys.argv[0])]
     for name, value in (typed | (overrides or {})).items():
         words = words_of(value)

@@ -7,18 +7,18 @@ So each figure of the closing tables stands beside what a trivial method reaches
 import numpy as np
 
 from .. import world
-from ..training.objective import IGNORED, micro_batches
+from ..training.objective import IGNORED, Objective, micro_batches
 from .denoising import Denoising
 from .masked import Masked, hide_one, predict_masked
 from .next_sentence import FOLLOWS
 
 
-def unigram_loss(objective: Masked | Denoising, name: str, n_end: int = 0) -> float:
-    """Return the loss, in nats a label, of knowing only how often each token occurs in training.
+def unigram_loss(objective: Objective, ids: np.ndarray, name: str, n_end: int = 0) -> float:
+    """Return the loss, in nats a label, of knowing only how often each token is among the training ids.
 
     `name`: of the labels in the batch. `n_end`: how often [SEP], which is not in the texts, is a label.
     """
-    count = np.bincount(objective.texts["train"].ids, minlength=len(objective.token_bytes)) + 1
+    count = np.bincount(ids, minlength=len(objective.token_bytes)) + 1
     count[objective.tokenizer.special_id("[SEP]")] += n_end
     labels = objective.batch(0, "validation")[name].numpy()
     return float(-np.log(count / count.sum())[labels[labels != IGNORED]].mean())

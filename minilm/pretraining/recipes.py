@@ -10,15 +10,6 @@ beta of 0.999, Brown et al. one of 0.95; the others do not say.
 
 LARGE = 256  # d_model from which on a model learns at the rates of published ones
 
-# The preset that an objective trains when --model is not given.
-DEFAULT_MODEL = {
-    "masked": "bert-tiny",
-    "causal": "gpt-tiny",
-    "denoising": "bart-tiny",
-    "translation": "transformer-tiny",
-    "distillation": "distilbert-tiny",
-}
-
 _TINY = dict(data=("world",), vocab_size=1024, context=64, batch_size=32, lr=3e-3, warmup=200)
 _TINY |= dict(schedule="cosine", weight_decay=0.05)
 _BERT = dict(data=("python-docs",), vocab_size=30522, context=512, schedule="linear", weight_decay=0.01)

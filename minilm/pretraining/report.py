@@ -20,6 +20,7 @@ from .noise import NOISES
 from .translation import Translation
 
 HEADER = ("", "before", "after", "to compare", "")
+NATS = "A loss in nats is -ln p of what was right: 0.69 where it had one chance in two, 2.30 one in ten."
 STUDENTS_HEADER = ("", "weights", "in blocks", "texts/s", "hidden tokens right", "their loss (nats)")
 
 
@@ -33,13 +34,26 @@ def with_perplexity(metrics: dict, key: str) -> dict:
     return metrics and metrics | dict(perplexity=perplexity(metrics[key]))
 
 
+def lowest_loss(log: list[dict], last: float) -> list[str]:
+    """Return a line where the validation loss has risen by more than a hundredth since it was lowest."""
+    looks = [(line["loss"], line["step"]) for line in log if line["split"] == "validation"]
+    loss, step = min(looks, default=(last, 0))
+    told = f"The loss on the validation texts was lowest at step {step:,}, {loss:.3f}: fewer steps will do."
+    return [told] if last > 1.01 * loss else []
+
+
 def causal_closing(objective: Causal, model, before: dict, after: dict, settings) -> tuple:
     """The loss beside the grammar's own, and a text that the model wrote."""
     before, after = with_perplexity(before, "loss"), with_perplexity(after, "loss")
     floor = with_perplexity(objective.floor(), "loss")
     names = {"loss": "loss (nats a token)", "perplexity": "perplexity", "bits_per_byte": "bits per byte"}
-    what = "the grammar's own: no model can do better" if floor else ""
-    figures = [(name, key, floor.get(key), what) for key, name in names.items()]
+    compared, what = floor, "the grammar's own: no model can do better"
+    if not floor:
+        loss = baselines.unigram_loss(objective, objective.streams["train"], "labels")
+        bits = loss * after["bits_per_byte"] / after["loss"]
+        compared, what = dict(loss=loss, bits_per_byte=bits), "from word frequencies alone"
+        compared = with_perplexity(compared, "loss")
+    figures = [(name, key, compared[key], what) for key, name in names.items()]
     rows = table_rows(before, after, [*figures, ("next token right", "accuracy")])
     results = dict(perplexity=after["perplexity"], floor_bits_per_byte=floor.get("bits_per_byte"))
     return rows, results, ["A text that it wrote:", "", objective.sample(model).strip()]
@@ -48,7 +62,7 @@ def causal_closing(objective: Causal, model, before: dict, after: dict, settings
 def masked_closing(objective: Masked, model, before: dict, after: dict, settings) -> tuple:
     """Hidden tokens beside the commonest one, things beside chance, pairs beside a shared rare word."""
     frequent = baselines.most_frequent_accuracy(objective)
-    unigram = baselines.unigram_loss(objective, "masked_labels")
+    unigram = baselines.unigram_loss(objective, objective.texts["train"].ids, "masked_labels")
     figures = [
         ("loss (nats)", "loss"),
         ("loss of hidden tokens", "masked_loss", unigram, "from word frequencies alone"),
@@ -76,7 +90,8 @@ def denoising_closing(objective: Denoising, model, before: dict, after: dict, se
     writes when it sees its own.
     """
     # the end of each row is a label too
-    unigram = baselines.unigram_loss(objective, "labels", n_end=len(objective.texts["train"]))
+    texts = objective.texts["train"]
+    unigram = baselines.unigram_loss(objective, texts.ids, "labels", n_end=len(texts))
     copied, commonest = baselines.standing_share(objective), baselines.commonest_share(objective)
     figures = [
         ("loss (nats a token)", "loss", unigram, "from word frequencies alone"),

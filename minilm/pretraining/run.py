@@ -3,11 +3,12 @@
 `train.py` is this with flags. The later regimes call `start_model` for a model to start from.
 
 To add an objective: a class (`training/objective.py` says what it has to do), its closing in `report.py`, a
-row of OBJECTIVES, its flags in `PretrainingSettings`, and in `recipes.py` the model that it trains.
+row of OBJECTIVES, and its flags in `PretrainingSettings`: each goes to the argument of its name.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from inspect import signature
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
 
@@ -17,7 +18,7 @@ from ..checkpoint import CONFIG, check_trainer, is_published, load, load_tokeniz
 from ..model.config import PRESETS, ModelConfig, preset
 from ..model.transformer import build
 from ..plumbing.errors import UserError, suggest
-from ..plumbing.folders import SETTINGS, TOKENIZER, find_run, read_json, read_settings
+from ..plumbing.folders import SETTINGS, TOKENIZER, find_run, read_json, read_log, read_settings
 from ..plumbing.script import begin, choose_device, finish, process_count, process_group, process_rank
 from ..texts.corpus import load_corpus
 from ..texts.pairs import load_pairs
@@ -29,7 +30,7 @@ from .causal import Causal
 from .denoising import Denoising
 from .distillation import Distillation, initial_student
 from .masked import Masked
-from .recipes import CONTINUED, DEFAULT_MODEL, RECIPES
+from .recipes import CONTINUED, RECIPES
 from .translation import Translation
 
 
@@ -38,24 +39,16 @@ class Row(NamedTuple):
 
     objective: type[Objective]
     closing: Callable  # of `report.py`
-    then: str  # flags of train.py to try after it
-    options: tuple[str, ...] = ()  # settings that are arguments of the class
+    model: str  # preset that is trained where --model names none
+    then: str  # more flags of train.py to try after it, on the same text; {run} is its folder
 
 
-MASKING, SMOOTHING = ("mask_share", "whole_word"), ("label_smoothing",)
-DISTILLING = ("temperature", "soft_weight", "masked_weight", "cosine_weight", "n_documents", *MASKING)
 OBJECTIVES: dict[str, Row] = {
-    "masked": Row(Masked, report.masked_closing, "--objective causal", ("next_sentence", *MASKING)),
-    "causal": Row(Causal, report.causal_closing, "--init runs/causal --data world:reports"),
-    "denoising": Row(
-        Denoising, report.denoising_closing, "--objective denoising --noise deletion", ("noise",)
-    ),
-    "translation": Row(
-        Translation, report.translation_closing, "--objective translation --label-smoothing 0", SMOOTHING
-    ),
-    "distillation": Row(
-        Distillation, report.distillation_closing, "--objective distillation --soft-weight 0", DISTILLING
-    ),
+    "masked": Row(Masked, report.masked_closing, "bert-tiny", "--whole-word --vocab-size 400"),
+    "causal": Row(Causal, report.causal_closing, "gpt-tiny", "--init {run} --data world:reports"),
+    "denoising": Row(Denoising, report.denoising_closing, "bart-tiny", "--noise deletion"),
+    "translation": Row(Translation, report.translation_closing, "transformer-tiny", "--label-smoothing 0"),
+    "distillation": Row(Distillation, report.distillation_closing, "distilbert-tiny", "--soft-weight 0"),
 }
 
 
@@ -111,7 +104,8 @@ class Pretraining:
     def __init__(self, settings: PretrainingSettings, overrides: dict | None = None):
         self.settings, self.overrides = settings, overrides or {}
         self.row = OBJECTIVES[settings.objective]
-        self.name, self.then = settings.objective, f"python train.py {self.row.then}"
+        self.name = settings.objective
+        self.then = f"python train.py --objective {self.name} {self.row.then}"
 
     def texts(self):
         """Return the Corpus, or for translation the Pairs, that the settings name."""
@@ -136,9 +130,8 @@ class Pretraining:
 
     def objective(self, corpus, tokenizer: BPE, **more) -> Objective:
         """Return what is learnt from the texts; `more` are further arguments of its class."""
-        s = self.settings
-        options = {name: getattr(s, name) for name in self.row.options} | more
-        return self.row.objective(corpus, tokenizer, s.context, s.batch_size, s.seed, **options)
+        options = options_of(self.row.objective, vars(self.settings)) | more
+        return self.row.objective(corpus, tokenizer, **options)
 
     def closing(self, objective: Objective, model, before: dict, after: dict) -> tuple[list, dict, list[str]]:
         """Return the closing tables, the figures for results.json, and the lines of the examples."""
@@ -156,6 +149,8 @@ class Pretraining:
         model.to(device)
         objective = self.objective(corpus, tokenizer)
         print(*objective.notes, sep="\n", end="\n" if objective.notes else "")
+        if objective.head is not None:
+            model.head = objective.head.to(device)
         if settings.resume:  # asked before anything is written: flags that do not fit leave the run as it was
             check_trainer(settings.out, model)
         folder = begin(self.name, settings, self.overrides, "train.py")
@@ -165,10 +160,14 @@ class Pretraining:
                 before, after, n_weight = outcome["before"], outcome["after"], model.n_parameters()
                 tables, results, examples = self.closing(objective, model, before, after)
                 results |= dict(loss_before=before["loss"], loss_after=after["loss"], parameters=n_weight)
-                results |= dict(bits_per_byte=after["bits_per_byte"])
+                results |= dict(bits_per_byte=after.get("bits_per_byte"))
                 results |= dict(tokens_per_second=outcome["tokens_per_second"])
-                lines = [*examples, "", f"{n_weight:,} weights."]
-                finish(folder, settings, tables, lines, results, outcome["seconds"], self.then)
+                lines = [report.NATS, "", *examples, "", *report.lowest_loss(read_log(folder), after["loss"])]
+                lines.append(f"{n_weight:,} weights.")
+                is_world = settings.data[0].startswith("world")
+                then = self.then if is_world else "python extract.py --model {run} --data FILE"
+                then, seconds = then.format(run=folder), outcome["seconds"]
+                finish(folder, settings, tables, lines, results, seconds, then)
         return folder
 
 
@@ -208,12 +207,18 @@ def settings_of(start: str) -> dict:
     return read_settings(folder, PretrainingSettings)[0]
 
 
+def options_of(objective: type[Objective], settings: dict) -> dict:
+    """Return the settings that are arguments of the class, by their name there."""
+    taken = signature(objective).parameters.keys() - {"corpus", "tokenizer", "teacher"}
+    return {name: value for name, value in settings.items() if name in taken}
+
+
 def with_recipe(settings: PretrainingSettings) -> PretrainingSettings:
     """Return the settings with `model`, and every field that is none, filled in from the model's recipe.
 
     UserError where the preset has no recipe.
     """
-    model = settings.model or DEFAULT_MODEL[settings.objective]
+    model = settings.model or OBJECTIVES[settings.objective].model
     if model not in RECIPES:
         known = "" if model in PRESETS else suggest(model, RECIPES)
         if Path(model).is_dir():
@@ -233,7 +238,7 @@ def check_fit(settings: PretrainingSettings, config: ModelConfig) -> None:
         what = f"--context {settings.context} is above the model's {config.max_positions} positions;"
         raise UserError(f"{what} give a smaller --context or --max-positions {settings.context}")
     name, objective = settings.init or settings.model, settings.objective
-    kinds = {name: PRESETS[model].kind for name, model in DEFAULT_MODEL.items()}
+    kinds = {name: PRESETS[row.model].kind for name, row in OBJECTIVES.items()}
     if kinds[objective] != config.kind:
         fitting = " or ".join(name for name, kind in kinds.items() if kind == config.kind)
         what = f"--objective {objective} trains a model of kind {kinds[objective]}, and {name} is of kind"
@@ -253,17 +258,25 @@ def newest_or_train(
     """Return the newest finished run of a name under runs/; where there is none, train the default one.
 
     The name is that of an objective, or that of the `kind` of run; all of the default is drawn from `seed`.
+    What is started from is said, and where it is another text or length than the default's, that too.
     UserError where several processes ask for one that is not there: the first alone would know its folder.
     """
-    found = find_run(name)
+    found, kind = find_run(name), kind or kind_of_run(name)
+    default = PretrainingSettings(**dict(objective=name) | kind.defaults, seed=seed, device=device)
+    default = with_recipe(default)
+    command = f"python train.py --objective {default.objective}" + f" --model {default.model}" * bool(
+        kind.defaults
+    )
     if found is None and process_count() > 1:
-        what_to_do = f"python train.py --objective {name} makes one"
-        raise UserError(f"no finished runs/{name} to start from: {what_to_do}")
+        raise UserError(f"no finished runs/{name} to start from: {command} makes one")
     if found is None:
         print(f"No finished runs/{name} to start from yet, so the default one is trained first.")
-        kind = kind or kind_of_run(name)
-        settings = PretrainingSettings(**dict(objective=name) | kind.defaults, seed=seed, device=device)
-        found = kind(with_recipe(settings)).run()
+        return kind(default).run()
+    known = vars(default) | settings_of(str(found))
+    what, usual = (f"{' '.join(s['data'])}, {s['steps']:,} steps" for s in (known, vars(default)))
+    print(f"Starting from {found}: {what}.")
+    if what != usual:
+        print(f"That is not the default, {usual}, which this makes: {command}")
     return found
 
 

@@ -23,6 +23,7 @@ from ..plumbing.folders import TOKENIZER
 from ..tokenizer.bpe import BPE
 from ..training.checkpoints import evaluate
 from ..training.loop import TrainingSettings
+from ..training.metrics import share_interval
 from .preferences import Pair, PairObjective
 from .rollout import Environment, Rollout, draw_answers
 
@@ -82,13 +83,11 @@ def load_reward_model(folder: str | Path, tokenizer: BPE, device: str = "cpu") -
 
 
 def held_out_accuracy(model: RewardModel, objective: BradleyTerry, pairs: list[Pair]) -> tuple:
-    """Return the share of pairs that are ranked right, and the ends of its 95 % interval (Wilson 1927)."""
-    objective.rows["validation"], n, z = objective.encode(pairs), len(pairs), 1.96
+    """Return the share of pairs that are ranked right, and the ends of its 95 % interval."""
+    objective.rows["validation"], n = objective.encode(pairs), len(pairs)
     share = evaluate(model, objective, TrainingSettings(batch_size=objective.batch_size))["accuracy"]
     share = round(share * n) / n  # sums of float32 may end above 1
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return share, centre - half, centre + half
+    return share, *share_interval(share, n)
 
 
 def load_function(name: str) -> Callable[[str, str], float]:

@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..plumbing.errors import UserError
 from ..tokenizer.bpe import BPE
@@ -33,6 +33,7 @@ class Objective(ABC):
     update = None
     shown: tuple[str, ...] = ()  # metrics of such an update that are worth a line for a person
     state: object = None  # what it carries from step to step, kept in each checkpoint
+    head: nn.Module | None = None  # weights of its own, which `loss` finds as `model.head`
     patience = 0  # of a run of pre-training, as in `checkpoints.EarlyStopping`
 
     def __init__(self, tokenizer: BPE, context: int, batch_size: int, seed: int = 0):

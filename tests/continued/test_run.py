@@ -5,6 +5,7 @@ import json
 import pytest
 import small
 
+from minilm.checkpoint import save
 from minilm.continued.forgetting import Continued
 from minilm.continued.run import continued_command
 from minilm.plumbing.errors import UserError
@@ -29,11 +30,20 @@ def test_a_run_of_another_regime_goes_on_as_its_kind_of_model_does(settings, tmp
         continued_command(dict(init=str(tmp_path / "absent")), {})
 
 
+def test_a_student_goes_on_without_its_teacher(settings, tmp_path):
+    save(small.model("masked"), small.tokenizer(), tmp_path / "student")
+    saved = dict(objective="distillation", model="distilbert-tiny", n_documents=140, teacher="runs/masked")
+    (tmp_path / "student" / "settings.json").write_text(json.dumps(saved), encoding="utf-8")
+    found = continued_command(dict(init=str(tmp_path / "student")), {})
+    assert found["objective"] == "masked" and "n_documents" not in found, "its few texts were the lesson's"
+
+
 def test_a_run_goes_on_at_its_own_rate(settings, tmp_path):
-    saved = dict(objective="causal", model="gpt-tiny", lr=7e-4, warmup=9)
+    saved = dict(objective="causal", model="gpt-tiny", lr=7e-4, warmup=9, seed=3)
     (tmp_path / "run" / "settings.json").write_text(json.dumps(saved), encoding="utf-8")
     found = with_recipe(PretrainingSettings(**continued_command(dict(init=settings.init), {})))
     assert (found.lr, found.warmup, found.steps) == (7e-4, 50, 400), "its rate, and not its length"
+    assert found.seed == 0, "the seed is that of the command"
     assert continued_command(dict(init=settings.init, lr=2e-4), {})["lr"] == 2e-4, "what is given wins"
 
 

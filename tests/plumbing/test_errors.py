@@ -14,6 +14,13 @@ def test_suggest_names_the_nearest_choice_only():
     assert suggest("--stesp", ["--seed", "--steps", "--stop"]) == " (did you mean '--steps'?)"
 
 
+def test_words_of_the_slides_are_found():
+    ours = ["masked", "causal", "denoising", "translation", "distillation"]
+    for word, name in (("mlm", "masked"), ("BERT", "masked"), ("gpt", "causal"), ("bart", "denoising")):
+        assert suggest(word, ours) == f" (did you mean {name!r}?)"
+    assert suggest("bert", ["causal", "bert-tiny"]) == " (did you mean 'bert-tiny'?)", "only where we have it"
+
+
 def test_suggest_is_empty_where_nothing_is_near():
     assert suggest("zzz", ["masked", "causal"]) == ""
     assert suggest("masked", []) == ""

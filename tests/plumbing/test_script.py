@@ -81,7 +81,7 @@ def test_a_run_begins_with_its_command(capsys):
     saved = json.loads((folder / "settings.json").read_text())
     assert (saved["steps"], saved["d_model"]) == (4, 8)
     printed = capsys.readouterr().out
-    assert printed.startswith("train.py --task count --steps 4") and "--d-model 8" in printed
+    assert printed.startswith("train.py --steps 4") and "--d-model 8" in printed
 
 
 def test_a_run_ends_with_its_table_its_figures_and_what_to_try_next(capsys):

@@ -71,7 +71,7 @@ def test_unigram_loss_equals_a_plain_loop(tiny, byte_bpe):
             counts[i] += 1
     total = sum(counts.values())
     nats = [-math.log(counts[i] / total) for i in hidden_tokens(tiny)]
-    found = baselines.unigram_loss(tiny, "masked_labels")
+    found = baselines.unigram_loss(tiny, tiny.texts["train"].ids, "masked_labels")
     assert found == pytest.approx(sum(nats) / len(nats)), "counted in training, in nats"
 
 
@@ -145,7 +145,7 @@ def test_unigram_loss_with_ends_equals_a_plain_loop(denoising, byte_bpe):
             counts[i] += 1
     total = sum(counts.values())
     nats = [-math.log(counts[i] / total) for _, labels, _ in validation_rows(denoising) for i in labels]
-    found = baselines.unigram_loss(denoising, "labels", n_end=len(TRAIN))
+    found = baselines.unigram_loss(denoising, denoising.texts["train"].ids, "labels", n_end=len(TRAIN))
     assert found == pytest.approx(sum(nats) / len(nats)), "counted in training, in nats"
 
 

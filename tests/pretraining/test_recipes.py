@@ -8,16 +8,16 @@ import pytest
 from minilm.model.config import PRESETS
 from minilm.plumbing.errors import UserError
 from minilm.plumbing.settings import option_of, parse, words_of
-from minilm.pretraining.recipes import DEFAULT_MODEL, RECIPES
-from minilm.pretraining.run import PretrainingSettings, with_recipe
+from minilm.pretraining.recipes import RECIPES
+from minilm.pretraining.run import OBJECTIVES, PretrainingSettings, with_recipe
 
 
 def test_every_objective_has_a_default_that_runs_on_a_cpu():
     objectives = get_args(get_type_hints(PretrainingSettings)["objective"])
-    assert set(DEFAULT_MODEL) == set(objectives)
-    for objective, model in DEFAULT_MODEL.items():
-        assert with_recipe(PretrainingSettings(objective=objective)).model == model
-        assert model.endswith("-tiny") and RECIPES[model]["data"] == ("world",)
+    assert set(OBJECTIVES) == set(objectives)
+    for objective, row in OBJECTIVES.items():
+        assert with_recipe(PretrainingSettings(objective=objective)).model == row.model
+        assert row.model.endswith("-tiny") and RECIPES[row.model]["data"] == ("world",)
 
 
 @pytest.mark.parametrize("model", RECIPES)

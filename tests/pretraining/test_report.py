@@ -12,7 +12,7 @@ from minilm.plumbing.script import table
 from minilm.pretraining import baselines, report
 from minilm.pretraining.causal import Causal
 from minilm.pretraining.masked import Masked, fill_examples
-from minilm.pretraining.report import HEADER, causal_closing, masked_closing
+from minilm.pretraining.report import HEADER, causal_closing, lowest_loss, masked_closing
 from minilm.texts.corpus import Corpus
 from minilm.tokenizer.bpe import BPE, SPECIAL_TOKENS
 
@@ -114,7 +114,7 @@ def test_masked_closing_has_the_figures_of_results_json(world_corpus, world_bpe,
     cells = [cell for row in rows for cell in row]
     shown = [before["loss"], after["loss"], after["masked_loss"], after["bits_per_byte"], *results.values()]
     assert all(value in cells for value in shown), "a figure is missing from the table"
-    assert baselines.unigram_loss(objective, "masked_labels") in cells
+    assert baselines.unigram_loss(objective, objective.texts["train"].ids, "masked_labels") in cells
     assert 1 / len(world.PLACES) in cells and (0.5 in cells) == next_sentence, "what chance gives"
     assert len(table(rows, HEADER).splitlines()) == len(rows) + 2
     assert [line for line in examples if "____" in line]
@@ -137,12 +137,24 @@ def test_causal_closing_stands_beside_the_floor(world_corpus, world_bpe, decoder
     assert len(table(rows, HEADER).splitlines()) == len(rows) + 2
 
 
+def test_a_loss_that_rose_again_is_told_with_its_step():
+    log = [dict(split="train", loss=0.1, step=9)]
+    log += [
+        dict(split="validation", loss=loss, step=step)
+        for step, loss in ((0, 3.0), (250, 0.359), (500, 0.374))
+    ]
+    assert "lowest at step 250, 0.359" in lowest_loss(log, 0.374)[0]
+    assert lowest_loss(log, 0.361) == [] == lowest_loss([], 1.0), "less than a hundredth is noise"
+
+
 def test_causal_closing_without_a_floor(tagged_corpus, bpe, decoder):
     objective, model = Causal(tagged_corpus, bpe, 32, 4), decoder(len(bpe.vocab))
     metrics = dict(loss=2000.0, bits_per_byte=3.5, accuracy=0.5)
     rows, results, _ = causal_closing(objective, model, metrics, metrics, None)
     assert 1e300 < results["perplexity"] < math.inf, "exp overflows, and the run ends without its table"
-    assert [row[3] for row in rows] == [None] * 4 and results["floor_bits_per_byte"] is None
+    nats = baselines.unigram_loss(objective, objective.streams["train"], "labels")
+    assert rows[0][3] == nats, "how often each token occurs, where no floor is known"
+    assert math.isclose(rows[1][3], math.exp(nats)) and results["floor_bits_per_byte"] is None
     assert not any("grammar" in row[4] for row in rows), "no grammar is known of a real text"
 
 

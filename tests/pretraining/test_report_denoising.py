@@ -101,7 +101,7 @@ def test_closing_has_the_figures_of_results_json(denoising, model):
     assert results["copy_accuracy"] == after["copy_accuracy"]
     assert results["rebuilt_accuracy"] == after["rebuilt_accuracy"]
     assert results["unigram_loss"] == baselines.unigram_loss(
-        denoising, "labels", n_end=len(denoising.texts["train"])
+        denoising, denoising.texts["train"].ids, "labels", n_end=len(denoising.texts["train"])
     )
     for noise in NOISES:
         alone = evaluate(model, denoising.with_noise(noise), SETTINGS)["loss"]

@@ -1,6 +1,8 @@
 """Grades pretraining/run.py: a whole run, and the model that a later regime starts from."""
 
 import dataclasses
+import inspect
+import json
 from pathlib import Path
 
 import pytest
@@ -14,11 +16,13 @@ from minilm.model.config import ModelConfig
 from minilm.plumbing.errors import UserError
 from minilm.plumbing.folders import RUN_FILES
 from minilm.pretraining import run
+from minilm.pretraining.causal import Causal
 from minilm.pretraining.run import (
     OBJECTIVES,
     Distilling,
     Pretraining,
     PretrainingSettings,
+    Row,
     check_fit,
     with_recipe,
 )
@@ -47,9 +51,35 @@ SHAPE = dict(d_model=8, n_head=2, d_ff=12)
 def test_each_objective_is_wired_to_what_fits_it(name):
     row = OBJECTIVES[name]
     assert row.objective.name == name
-    fields = {field.name for field in dataclasses.fields(PretrainingSettings)}
-    assert set(row.options) <= fields, "an option of the objective is a flag"
+    taken = inspect.signature(row.objective).parameters.keys()
+    flags = {field.name for field in dataclasses.fields(PretrainingSettings)}
+    assert taken - flags <= {"corpus", "teacher_tokenizer"}, "an option of the objective is a flag"
     assert row.then.startswith("--")
+
+
+def test_an_objective_of_ones_own_with_a_head_is_a_row_of_the_table(monkeypatch):
+    class Sorted(Causal):
+        """Is the token that follows a later one of the vocabulary?"""
+
+        name = "sorted"
+
+        def __init__(self, corpus, tokenizer, context, batch_size, seed=0, mask_share=0.5):
+            super().__init__(corpus, tokenizer, context, batch_size, seed)
+            self.head, self.share = torch.nn.Linear(8, 1), mask_share
+
+        def loss(self, model, batch):
+            found = model.head(model.hidden_states(batch["input_ids"])[-1]).squeeze(-1)
+            later = (batch["labels"] > batch["input_ids"]).float()
+            loss = torch.nn.functional.binary_cross_entropy_with_logits(found, later)
+            return loss, dict(loss=loss)
+
+    row = Row(Sorted, lambda objective, *_: ([], dict(share=objective.share), []), "gpt-tiny", "--lr 1")
+    monkeypatch.setitem(OBJECTIVES, "sorted", row)
+    folder = Pretraining(settings(objective="sorted", mask_share=0.3), SHAPE).run()
+    results = json.loads((folder / "results.json").read_text())
+    assert results["share"] == 0.3, "a setting goes to the argument of its name"
+    assert "bits_per_byte" not in results and results["loss_after"] != results["loss_before"]
+    assert "head.weight" in torch.load(folder / "trainer.pt")["model"] and minilm.load(folder)
 
 
 def test_options_reach_the_objective():
@@ -144,14 +174,19 @@ def test_a_run_returns_the_folder_that_holds_all_of_it(capsys):
     assert minilm.load(folder)[0].config.d_ff == 12, "a field of the model that differs from its preset"
     out = capsys.readouterr().out
     assert "train.py --objective causal" in out, "the command of a script that only needs a model is another"
-    assert "loss (nats a token)" in out and f"Saved in {folder}" in out and "Next: python train.py" in out
+    assert "loss (nats a token)" in out and f"Saved in {folder}" in out and "nats is -ln p" in out
+    assert f"Next: python extract.py --model {folder} --data FILE" in out, "the world is not what it has read"
 
 
 def test_the_newest_finished_run_is_taken(capsys):
     folders = [Pretraining(settings(objective="causal"), SHAPE).run() for _ in range(2)]
     capsys.readouterr()
     assert run.newest_or_train("causal") == folders[1]
-    assert capsys.readouterr().out == "", "nothing is trained where there is a finished run"
+    out = capsys.readouterr().out
+    assert f"Starting from {folders[1]}: texts.txt, 2 steps." in out and "weights" not in out, (
+        "nothing is trained"
+    )
+    assert "not the default, world, 1,600 steps, which this makes: python train.py --objective causal" in out
     (folders[1] / "results.json").unlink()
     assert run.newest_or_train("causal") == folders[0], "a run without results.json is not finished"
 
