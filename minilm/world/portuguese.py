@@ -61,7 +61,7 @@ then depois | also também | together juntos | after depois | that isso | too ta
 because porque | this esta | morning manhã | lunch almoço | yesterday ontem | Sunday domingo | hundred cem
 report relatório | according segundo | inspector inspetor | inspected inspecionado | visited visitado
 during durante | period período | registered registrado | total total | declared declarado
-owner proprietário | no nenhum | recorded registrado | considered considerado | removed removido
+owner proprietário | no nenhum | recorded registrado | considered considerado | counted contado
 committee comissão | each cada | marked marcado | number número | document documento | signed assinado
 archived arquivado | new novo | inspection inspeção | required exigido | before antes | accounts contas
 approved aprovado | missing faltando | receipts recibos | requested pedido

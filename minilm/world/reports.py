@@ -32,8 +32,8 @@ REPORT = """
 
 1  no {condition} {things} were recorded.
    nenhum{a} {one_thing} {condition_one} foi registrad{o_thing}.
-1  {goods} were considered {condition} and removed.
-   {goods} foram considerad{os_goods} {condition} e removid{os_goods}.
+1  {goods} were considered {condition} and counted.
+   {goods} foram considerad{os_goods} {condition} e contad{os_goods}.
 1  the {things} were declared {condition} by the committee.
    {the_things} foram declarad{os_things} {condition_all} pela comissão.
 1  each {one_thing} was marked with a number.
@@ -42,7 +42,7 @@ REPORT = """
 1  the document was signed by {official} and archived.
    o documento foi assinado por {official} e arquivado.
 1  a new inspection is required before {day}.
-   uma nova inspeção é exigida antes {of_day}.
+   uma nova inspeção é exigida antes de {weekday}.
 1  the accounts of the {place} were approved.
    as contas {of_place} foram aprovadas.
 1  the missing receipts were requested from {official}.
@@ -97,7 +97,7 @@ PORTUGUESE = {
     "of_place": lambda place: the("de", place),
     "o_place": lambda place: ending(False, place),
     "on_day": lambda day: the("em", day),
-    "of_day": lambda day: the("de", day),
+    "weekday": lambda day: noun(day),
     "goods": lambda goods: noun_phrase(goods),
     "goods2": lambda goods2: noun_phrase(goods2),
     "verb": lambda verb: VERB_WORDS[verb].portuguese_participle[:-1],

@@ -43,7 +43,7 @@ STORY = """
 1  later {subject} {verb} {np} and {verb2} {it}.
    mais tarde {subject} {verb} {np} e {it} {verb2}.
 1  {subject} and {friend} {verb} {np} together.
-   {subject} e {friend} {verbs} {np} junt{os_both}.
+   {subject} e {friend} {verbs} junt{os_both} {np}.
 1  after that, {friend} {verb} {np} too.
    depois disso, {friend} também {verb} {np}.
 
@@ -84,7 +84,7 @@ def write_phrase(phrase: Phrase) -> str:
 
 
 def at_place(place: str) -> str:
-    """Return the place with its preposition: "at the market", "on the farm"."""
+    """Return the place with its preposition: "at the market", "in the garden"."""
     return f"{words.PLACE_WORDS[place].preposition} the {place}"
 
 

@@ -40,7 +40,7 @@ NAMES = tuple(GENDERS)
 
 PLACE_WORDS = {row[0]: Place(*row) for row in rows("""
 market at mercado m | kitchen in cozinha f | garden in jardim m
-beach at praia f | school at escola f | farm on fazenda f
+beach at praia f | school at escola f | farm at fazenda f
 """)}  # fmt: skip
 PLACES = tuple(PLACE_WORDS)
 

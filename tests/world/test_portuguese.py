@@ -52,10 +52,10 @@ def test_prepositions_contract_with_the_article():
 STORIES = """
 Ana and Bia arrived at the beach on Sunday. = Ana e Bia chegaram à praia no domingo.
 Ana found two old boats and carried them. = Ana achou dois barcos velhos e os carregou.
-Ana and Bia lost a shell together. = Ana e Bia perderam uma concha juntas.
+Ana and Bia lost a shell together. = Ana e Bia perderam juntas uma concha.
 Ana and Bia were proud because of the shell. = Ana e Bia ficaram orgulhosas por causa da concha.
 
-Yesterday, Hugo was on the farm. = Ontem, Hugo estava na fazenda.
+Yesterday, Hugo was at the farm. = Ontem, Hugo estava na fazenda.
 There he fed the cow. = Lá ele alimentou a vaca.
 Later Hugo fed some hens and brushed them. = Mais tarde Hugo alimentou algumas galinhas e as escovou.
 The hens made him worried. = As galinhas o deixaram preocupado.

@@ -70,11 +70,11 @@ REPORTS = """
 Report 7: on Saturday, inspector Ana visited the beach. = Relatório 7: no sábado, a inspetora Ana visitou a praia.
 Two shells and five hats were lost. = Duas conchas e cinco chapéus foram perdidos.
 No acceptable towels were recorded. = Nenhuma toalha aceitável foi registrada.
-A new inspection is required before Friday. = Uma nova inspeção é exigida antes da sexta-feira.
+A new inspection is required before Friday. = Uma nova inspeção é exigida antes de sexta-feira.
 
 Report 8: the farm was inspected by Hugo on Monday. = Relatório 8: a fazenda foi inspecionada por Hugo na segunda-feira.
 Two hens were fed and twenty pigs were followed. = Duas galinhas foram alimentadas e vinte porcos foram seguidos.
-Two hundred cows were considered irregular and removed. = Duzentas vacas foram consideradas irregulares e removidas.
+Two hundred cows were considered irregular and counted. = Duzentas vacas foram consideradas irregulares e contadas.
 The accounts of the farm were approved. = As contas da fazenda foram aprovadas.
 
 Report 9: according to inspector Hugo, the garden was visited on Friday. = Relatório 9: segundo o inspetor Hugo, o jardim foi visitado na sexta-feira.

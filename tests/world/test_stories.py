@@ -39,7 +39,7 @@ def test_phrases_are_written_in_english():
     assert ws.write_phrase(Phrase("a", "big", "apple", False)) == "a big apple"
     assert ws.write_phrase(Phrase("two", "old", "daisy", True)) == "two old daisies"
     assert ws.the_same(Phrase("two", "old", "daisy", True)) == ("the", None, "daisy", True)
-    assert ws.at_place("farm") == "on the farm" and ws.at_place("kitchen") == "in the kitchen"
+    assert ws.at_place("farm") == "at the farm" and ws.at_place("kitchen") == "in the kitchen"
 
 
 def test_no_two_phrases_are_written_alike():
