@@ -142,5 +142,5 @@ def report(settings: PromptSettings, study: Study, model, tokenizer, began: floa
     for (task, control), by_shots in found.items():
         if name := FIGURES.get(task if control == "gold" else control):
             results[name] = by_shots[max(by_shots)].mean  # of most examples
-    seconds, then = time.perf_counter() - began, 'python prompt.py --prompt "Yesterday, Ana"'
+    seconds, then = time.perf_counter() - began, f"python prompt.py --model {folder} --prompt TEXT"
     finish(out, settings, [study.table(found)], lines, results, seconds, then)
