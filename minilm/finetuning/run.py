@@ -68,6 +68,8 @@ def start(settings: FinetuningSettings, model: WithHead, objective: FineTuning) 
     n_cut = sum(rows.texts.n_cut for rows in objective.rows.values())
     if n_cut:
         print(f"cut {n_cut:,} rows to --context {settings.context} tokens")
+    if note := objective.task.note(objective.parts):
+        print(note)
     if settings.resume:
         check_trainer(settings.out, model)  # before anything is written
     out, task = begin(settings.task, settings), objective.task

@@ -5,11 +5,11 @@ row is [CLS] question [SEP] text [SEP]. A score S . T_i says that the answer beg
 E . T_j that it ends at j; the best span has the greatest sum. A question without an answer begins and ends at
 [CLS]. A text too long for a row is read through windows that overlap.
 
-An answer begins and ends with a word, so that no tokenizer has to say which letters its tokens stand for.
+An answer begins and ends with a token, as with the published readers: the tokenizer says which letters each
+stands for. An answer that begins or ends inside a token cannot be written exactly, and is counted.
 """
 
 import math
-import re
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import ClassVar
@@ -19,11 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import world
-from ..tokenizer.rows import framed, rows_of, text_ids
+from ..tokenizer.rows import framed, located_ids, rows_of, text_ids
 from ..training import metrics
 from .tasks import HeadTask, LabelledRows, Prediction, commonest
 
-WORD = re.compile(r"\w+|[^\w\s]")  # a run of letters and digits, or one mark
 LONGEST_ANSWER = 30  # tokens; that of the authors' code
 BLOCKED = -1e30
 
@@ -34,7 +33,7 @@ class Window:
 
     example: int  # number of the example
     row: tuple[list[int], int]  # as `framed` gives it: ids, and how many of them stand before the text
-    letters: list[tuple[int, int]]  # of each token of the text: where its word begins and ends in the text
+    letters: list[tuple[int, int]]  # of each token of the text: which letters text[a:b] it stands for
     label: list[int]  # positions of the answer's first and last token
 
 
@@ -66,13 +65,11 @@ class Span(HeadTask):
         """Return the windows of all texts, each half over the one before; half of a row may be question."""
         found = []
         for i, (text, question, answers) in enumerate(examples):
-            ids, letters = tokens_of(self.tokenizer, text)
+            ids, letters = located_ids(self.tokenizer, self.config, text)
             question = text_ids(self.tokenizer, self.config, question)[: self.context // 2]
             n_before = framed(self.tokenizer, self.config, question, [])[1]
             room = self.context - n_before - 1  # the last [SEP]
-            answer, begin = answers[0] if answers else ("", 0)
-            end = begin + len(answer)
-            inside = [t for t, (a, b) in enumerate(letters) if a < end and b > begin]  # tokens of the answer
+            inside = tokens_inside(letters, *answers[0]) if answers else []
             # Why they overlap: an answer that one window cuts in two stands whole in the next, and no word is
             # read without what stands around it. Differs from the authors' code: of a token in two windows
             # both scores count, not only that with more text around it.
@@ -85,6 +82,18 @@ class Span(HeadTask):
                     label = [n_before + inside[0] - start, n_before + inside[-1] - start]
                 found.append(Window(i, row, letters[part], label))
         return found
+
+    def note(self, parts):
+        """Say how many answers to measure on cannot be written exactly, whatever a model learns."""
+        n = sum(not self.can_be_written(text, answers) for text, _, answers in parts.test)
+        return f"{n:,} of {len(parts.test):,} answers to measure on cannot be written exactly"
+
+    def can_be_written(self, text: str, answers: list[tuple]) -> bool:
+        """Say whether a right answer, if there is one, is a run of at most `LONGEST_ANSWER` tokens."""
+        _, letters = located_ids(self.tokenizer, self.config, text)
+        runs = [run for answer in answers if (run := tokens_inside(letters, *answer))]
+        spans = [text[letters[run[0]][0] : letters[run[-1]][1]] for run in runs if len(run) <= LONGEST_ANSWER]
+        return not answers or any(self.score([answers], [span])["exact_match"] for span in spans)
 
     def rows(self, examples, windows=None):
         """Return the windows of all texts as rows, with the places of the answers."""
@@ -110,9 +119,11 @@ class Span(HeadTask):
         best, absent = [(-math.inf, "")] * len(examples), [math.inf] * len(examples)
         outputs = self.outputs(model, self.rows(examples, windows), batch_size)
         for window, scores in zip(windows, outputs, strict=True):
+            # Differs from the authors' code, which compares the raw scores of all windows: in the softmax of
+            # a window [CLS], "not here", takes its share, and one without the answer has little left.
             i, log_probs = window.example, scores.log_softmax(0)  # (T, 2)
             absent[i] = min(absent[i], float(log_probs[0].sum()))
-            if window.letters:  # a text without a word has no answer
+            if window.letters:  # a text without a token has no answer
                 score, first, last = best_span(log_probs[window.row[1] : -1])
                 answer = examples[i][0][window.letters[first][0] : window.letters[last][1]]
                 best[i] = max(best[i], (score, answer), key=itemgetter(0))
@@ -141,16 +152,9 @@ class Span(HeadTask):
         return super().written(" / ".join(texts) or "(no answer)")
 
 
-def tokens_of(tokenizer, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-    """Return the ids of a text, and for each where its word begins and ends in the text."""
-    ids, letters = [], []
-    for match in WORD.finditer(text):
-        # As in a whole text: a space before a word, none before a mark that stands close.
-        close = match.start() > 0 and not text[match.start() - 1].isspace()
-        pieces = tokenizer.encode(("" if close else " ") + match.group(), allow_special=False)
-        ids += pieces
-        letters += [match.span()] * len(pieces)
-    return ids, letters
+def tokens_inside(letters: list[tuple[int, int]], answer: str, begin: int) -> list[int]:
+    """Return which tokens have letters of an answer that begins at this place of the text."""
+    return [t for t, (a, b) in enumerate(letters) if a < begin + len(answer) and b > begin]
 
 
 def best_span(log_probs: Tensor, longest: int = LONGEST_ANSWER) -> tuple[float, int, int]:

@@ -46,7 +46,6 @@ class TextToText(Task):
         self.begin = [tokenizer.special_id(END if self.is_decoder else "[CLS]")]
         # What the decoder is given before it writes.
         self.decoder_begin = self.begin if self.is_decoder else decoder_begin(tokenizer)
-        self.specials = {tokenizer.special_id(token) for token in tokenizer.special_tokens}
         # An answer may take half of a decoder's context, all of an encoder-decoder's.
         self.most_answer = context // 2 if self.is_decoder else context - len(self.decoder_begin)
         self.n_answer = max(2, len(self.answer_ids(known["longest_answer"])))
@@ -123,7 +122,7 @@ class TextToText(Task):
         """Return the answer to each source, and the probability of all its tokens together."""
         prompts = [self.source_ids(source, 0)[0] for source, _ in examples]
         answers = self.write(model, prompts, batch_size)
-        texts = [self.tokenizer.decode([t for t in ids if t not in self.specials]).strip() for ids in answers]
+        texts = [self.tokenizer.decode([t for t in ids if t != self.end]).strip() for ids in answers]
         chances = self.probabilities(model, self.answer_rows(prompts, answers), batch_size)
         both = zip(examples, texts, chances, strict=True)
         return [Prediction(source, truth, guess, chance) for (source, truth), guess, chance in both]
@@ -131,7 +130,8 @@ class TextToText(Task):
     def write(self, model, prompts: list[list[int]], batch_size: int) -> list[list[int]]:
         """Return the ids of the likeliest answer: up to its end, or to twice the longest training answer."""
         options = dict(temperature=0, eos_id=self.end, pad_id=self.pad, overflow="stop")
-        options |= dict(forbidden_ids=self.specials - {self.end}, max_new_tokens=2 * self.n_answer)
+        never = self.tokenizer.never_written(model.config.vocab_size, self.end)
+        options |= dict(forbidden_ids=never, max_new_tokens=2 * self.n_answer)
         options |= {} if self.is_decoder else dict(decoder_start_id=self.decoder_begin)
         answers: list[list[int]] = [[]] * len(prompts)
         for chosen in alike([len(prompt) for prompt in prompts], batch_size):

@@ -23,11 +23,11 @@ class Writer:
         check_decoder(model)
         self.model, self.tokenizer = model, tokenizer
         self.max_new_tokens, self.n_beam = max_new_tokens, n_beam
-        self.special_ids = {tokenizer.special_id(token) for token in tokenizer.special_tokens}
         end = tokenizer.special_id("[SEP]" if model.encoder else END)
         if temperature is None:
             temperature = 1.0 if n_beam > 1 else 0.8
-        self.rule = SamplingRule(tuple(sorted(self.special_ids - {end})), temperature, top_k, top_p, end)
+        never = tokenizer.never_written(model.config.vocab_size, end)
+        self.rule = SamplingRule(never, temperature, top_k, top_p, end)
 
     def write(self, prompt: str, seed: int = 0, show: Callable[[str], None] = lambda piece: None) -> str:
         """Return what the model writes; `show` gets it piece by piece. UserError for a prompt too long."""
@@ -35,7 +35,7 @@ class Writer:
         pieces = codecs.getincrementaldecoder("utf-8")("replace")  # a character may be spread over tokens
 
         def watch(token) -> None:
-            written = [i for i in token.tolist() if i not in self.special_ids]
+            written = [i for i in token.tolist() if i != self.rule.eos_id]
             show(pieces.decode(tokenizer.decode_bytes(written)))
 
         start = decoder_begin(tokenizer) if model.encoder else None
@@ -44,7 +44,7 @@ class Writer:
             self.n_beam, decoder_start_id=start, watch=watch,
         )  # fmt: skip
         ids = written.ids[0, written.n_prompt :].tolist()
-        text = tokenizer.decode([i for i in ids if i not in self.special_ids])
+        text = tokenizer.decode([i for i in ids if i != self.rule.eos_id])
         if self.n_beam > 1:  # a search knows its text at the end only
             show(text)
         return text

@@ -114,14 +114,14 @@ class Translation(Objective):
         Texts beyond the context are cut. Texts of similar length are written together.
         """
         sources = self.encoded(texts, self.pad)
-        specials = {self.tokenizer.special_id(token) for token in self.tokenizer.special_tokens}
-        options = dict(temperature=0, n_beam=n_beam, eos_id=self.end, forbidden_ids=specials - {self.end})
+        never = self.tokenizer.never_written(model.config.vocab_size, self.end)
+        options = dict(temperature=0, n_beam=n_beam, eos_id=self.end, forbidden_ids=never)
         options |= dict(decoder_start_id=self.begin, pad_id=self.pad, overflow="stop")
         translations = [""] * len(texts)
         for chosen in alike(sources.lengths, 4 * self.batch_size):
             written = generate(model, [sources[i] for i in chosen], max_new_tokens=self.context, **options)
             for i, ids in zip(chosen, written, strict=True):
-                translations[i] = self.tokenizer.decode([t for t in ids if t not in specials]).strip()
+                translations[i] = self.tokenizer.decode([t for t in ids[1:] if t != self.end]).strip()
         return translations
 
 

@@ -5,7 +5,7 @@ import operator
 import re
 from collections.abc import Iterable
 from functools import lru_cache
-from itertools import chain
+from itertools import accumulate, chain, pairwise
 from pathlib import Path
 
 from ..plumbing.errors import UserError, suggest
@@ -19,21 +19,29 @@ class Tokenizer:
     """They differ in what a word is (`words`) and how it becomes ids (`encode_word`). `vocab`: id -> bytes.
 
     Our code asks for [CLS], [SEP], [PAD], [MASK] and <|endoftext|>; where a published vocabulary has <s> and
-    </s> for these parts, its `aliases` say so. UserError for an alias of no special token.
+    </s> for these parts, its `aliases` say so. UserError for an alias of no special token. `added_ids`: words
+    that a published vocabulary was given later; found in every text before it is cut, and written as others.
     """
 
     FORMAT, SAVED = "", ()  # "format" in the file, and which of the constructor's arguments it holds
 
-    def __init__(self, vocab: dict[int, bytes], special_ids: dict[str, int], aliases: dict[str, str] | None):
+    def __init__(self, vocab: dict[int, bytes], special_ids: dict, aliases, added_ids: dict, fold=str):
         self.vocab, self.special_tokens, self.aliases = vocab, tuple(special_ids), dict(aliases or {})
-        self._special_ids = special_ids
+        self.added_tokens, self._special_ids = tuple(added_ids), special_ids
         for alias, token in self.aliases.items():
             if token not in special_ids:
                 raise UserError(f"alias {alias!r} stands for {token!r}, which is no special token")
-        longest_first = sorted(special_ids, key=len, reverse=True)  # re takes the first that fits
-        either = "|".join(map(re.escape, longest_first)) or "(?!)"  # (?!): found nowhere
-        self._specials = re.compile(f"({either})")
+        self._fold, self._added_ids = fold, {fold(token): i for token, i in added_ids.items()}
+        self._finders = self.finder(added_ids), self.finder(added_ids | special_ids)  # by `allow_special`
         self._encode_cached = lru_cache(CACHE)(self.encode_word)
+
+    def finder(self, tokens: Iterable[str]) -> re.Pattern:
+        """Return what finds these tokens in a text."""
+        longest_first = sorted(tokens, key=len, reverse=True)  # re takes the first that fits
+        exact = {*self._special_ids} if self._fold is str.lower else {*longest_first}
+        # Without "a", for ASCII alone, re would take "\u017f" for an "s", which `lower` does not.
+        either = (f"(?{'' if t in exact else 'ai'}:{re.escape(t)})" for t in longest_first)
+        return re.compile(f"({'|'.join(either) or '(?!)'})")  # (?!): found nowhere
 
     @property
     def vocab_size(self) -> int:
@@ -51,12 +59,36 @@ class Tokenizer:
     def encode(self, text: str, allow_special: bool = True) -> list[int]:
         """Text -> ids, none put around it; special tokens in it count as such if allowed, longest first."""
         ids = []
-        for i, part in enumerate(self._specials.split(text) if allow_special else [text]):
-            if i % 2:  # `split` returns text, special token, text, ...
-                ids.append(self._special_ids[part])
+        for i, part in enumerate(self._finders[allow_special].split(text)):
+            if i % 2:  # `split` returns text, token, text, ...
+                ids.append(self._special_ids.get(part, self._added_ids.get(self._fold(part))))
             else:
                 ids += chain.from_iterable(map(self._encode_cached, self.words(part)))
         return ids
+
+    def encode_located(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """`encode` without special tokens, and of each token which letters text[a:b] it stands for.
+
+        White space at its edges is left out. A token of a part of a letter, as of one of its bytes, stands
+        for all of it, and [UNK] for its whole word.
+        """
+        ids, places, start = [], [], 0
+        for i, part in enumerate(self._finders[False].split(text)):
+            for word, letters in [(part, [(0, len(part))])] if i % 2 else self.located_words(part):
+                found = [self._added_ids[self._fold(word)]] if i % 2 else self._encode_cached(word)
+                edges = [0, *accumulate(map(self.size, found))] if len(found) > 1 else [0, len(letters)]
+                for first, end in pairwise(edges):
+                    a, b = start + letters[first][0], start + letters[end - 1][1]
+                    a = b - len(text[a:b].lstrip())
+                    places.append((a, a + len(text[a:b].rstrip())))
+                ids += found
+            start += len(part)
+        return ids, places
+
+    def never_written(self, n_row: int, end: int) -> tuple[int, ...]:
+        """Return the ids that a text may not have: special tokens but its end, rows beyond the vocabulary."""
+        # A published model may have more rows than there are tokens, for speed.
+        return tuple({*range(n_row)} - self.vocab.keys() | {*self._special_ids.values()} - {end})
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """Ids -> bytes; UserError names an id that the vocabulary lacks."""

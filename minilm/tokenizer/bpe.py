@@ -125,16 +125,17 @@ class BPE(Tokenizer):
     """
 
     FORMAT = "minilm byte-level BPE 1"
-    SAVED = ("pattern", "special_tokens", "aliases", "vocab", "merges")
+    SAVED = ("pattern", "special_tokens", "added_tokens", "aliases", "vocab", "merges")
 
-    def __init__(self, vocab: dict, merges: list, special_tokens=(), pattern=None, aliases=None):
+    def __init__(self, vocab, merges, special_tokens=(), pattern=None, aliases=None, added_tokens=()):
         vocab, special_ids, ids = dict(vocab), {}, {token: i for i, token in vocab.items()}
         for token in special_tokens:
             if len(token.encode()) < 2 or token in special_ids:
                 raise UserError(f"special token {token!r} stands there twice, or has less than two bytes")
             special_ids[token] = ids.setdefault(token.encode(), max(vocab, default=-1) + 1)
             vocab[special_ids[token]] = token.encode()
-        super().__init__(vocab, special_ids, aliases)
+        added_ids = {token: ids[token.encode()] for token in added_tokens}
+        super().__init__(vocab, special_ids, aliases, added_ids)
         self.merges, self.pattern = [(a, b) for a, b in merges], pattern
         try:
             self._pattern = None if pattern is None else re.compile(pattern)
@@ -166,13 +167,14 @@ class BPE(Tokenizer):
         merges = train_fast(self.count_words(texts), n_new, lambda word: [*cut(word)])
         new = [token for token in dict.fromkeys(a + b for a, b in merges) if token not in known]
         vocab = self.vocab | dict(enumerate(new, start=self.vocab_size))
-        return BPE(vocab, self.merges + merges, self.special_tokens, self.pattern, self.aliases)
+        same = self.special_tokens, self.pattern, self.aliases, self.added_tokens
+        return BPE(vocab, self.merges + merges, *same)
 
     def count_words(self, texts) -> dict[bytes, int]:
         """Count each distinct word once for all: merging looks at thousands of words, not at millions."""
         counts = Counter()
         for text in [texts] if isinstance(texts, str) else texts:
-            for part in self._specials.split(text)[::2]:  # text, special token, text, ...
+            for part in self._finders[True].split(text)[::2]:  # text, token, text, ...
                 counts.update(self.words(part))
         return {word.encode(): count for word, count in counts.items()}
 
@@ -222,14 +224,25 @@ class BPE(Tokenizer):
 
     def _encode_settled(self, text: str, allow_special: bool) -> tuple[list[int], int]:
         """Return the ids that no text behind this one can change, and where in it they end."""
-        longest = max(map(len, self.special_tokens), default=1)
+        longest = max(map(len, (*self.special_tokens, *self.added_tokens)), default=1)
         in_sight = len(text) - longest + 1  # a special token that begins before is seen whole
-        found = self._specials.finditer(text) if allow_special else ()
+        found = self._finders[allow_special].finditer(text)
         start = max((match.end() for match in found if match.start() < in_sight), default=0)
         # Two words are held back, not one: "'" and "l" become "'ll" when an "l" follows.
         words = self.words(text[start : max(start, in_sight)])[:-2]
         ids = self.encode(text[:start], allow_special)
         return ids + [*chain.from_iterable(map(self._encode_cached, words))], start + sum(map(len, words))
+
+    def located_words(self, text: str) -> Iterator[tuple[str, list[tuple[int, int]]]]:
+        """Yield the words, and of each byte of a word which letter text[a:b] it is of."""
+        place = 0
+        for word in self.words(text):
+            yield word, [(i, i + 1) for i, letter in enumerate(word, start=place) for _ in letter.encode()]
+            place += len(word)
+
+    def size(self, token: int) -> int:
+        """Return of how many bytes a token is."""
+        return len(self.vocab[token])
 
     @staticmethod
     def read(data: dict) -> dict:
@@ -248,15 +261,17 @@ class BPE(Tokenizer):
             raise UserError(f"{vocab_json}, {merges_txt}: not GPT-2's vocabulary files ({error})") from None
 
     @classmethod
-    def from_names(cls, ids: dict[str, int], merges: list, special_tokens=(), aliases=None) -> "BPE":
-        """Build from ids and merges as in GPT-2's files, where special tokens stand as plain text."""
+    def from_names(cls, ids: dict[str, int], merges: list, special_tokens=(), aliases=None, added_tokens=()):
+        """Build from ids and merges as in GPT-2's files, where special and added tokens are plain text."""
+        whole = {*special_tokens, *added_tokens}
         byte_of = {character: byte for byte, character in enumerate(BYTE_CHARACTERS)}
-        token_of = {name: bytes(map(byte_of.get, name)) for name in ids.keys() - {*special_tokens}}
-        token_of |= {name: name.encode() for name in special_tokens}
+        token_of = {name: bytes(map(byte_of.get, name)) for name in ids.keys() - whole}
+        token_of |= {name: name.encode() for name in whole}
         vocab = {i: token_of[name] for name, i in ids.items()}
         merges = [merge for merge in merges if merge and merge[:9] != "#version:"]  # the first line
         pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in merges)
-        return cls(vocab, [(token_of[a], token_of[b]) for a, b in pairs], special_tokens, aliases=aliases)
+        merges = [(token_of[a], token_of[b]) for a, b in pairs]
+        return cls(vocab, merges, special_tokens, aliases=aliases, added_tokens=added_tokens)
 
 
 def token_name(token: bytes) -> str:

@@ -111,9 +111,19 @@ def rows_of(tokenizer, config: ModelConfig, rows: Sequence[tuple[list[int], int]
 
 def text_ids(tokenizer, config: ModelConfig, text: str) -> list[int]:
     """Return the ids of a text without special tokens."""
-    # An encoder of ours was trained on sentences with a space before them (`pretraining/next_sentence.py`).
-    ours = "[CLS]" in tokenizer.special_tokens and config.kind != "decoder"
-    return tokenizer.encode(" " + text if ours else text, allow_special=False)
+    return tokenizer.encode(space_before(tokenizer, config) + text, allow_special=False)
+
+
+def located_ids(tokenizer, config: ModelConfig, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    """Return `text_ids`, and of each token which letters text[a:b] it stands for."""
+    space = space_before(tokenizer, config)
+    ids, places = tokenizer.encode_located(space + text)
+    return ids, [(a - len(space), b - len(space)) for a, b in places]
+
+
+def space_before(tokenizer, config: ModelConfig) -> str:
+    """Return what stands before a text: an encoder of ours was trained on sentences with a space there."""
+    return " " if "[CLS]" in tokenizer.special_tokens and config.kind != "decoder" else ""
 
 
 def prompt_ids(tokenizer, config: ModelConfig, prompt: str) -> list[int]:

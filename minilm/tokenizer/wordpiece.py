@@ -6,7 +6,8 @@ exactly. The Unicode is that of the running Python; that of the Rust library `to
 """
 
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby, pairwise
 
 from ..plumbing.errors import UserError
 from .base import Tokenizer
@@ -37,18 +38,19 @@ class WordPiece(Tokenizer):
     """
 
     FORMAT = "minilm WordPiece 1"
-    SAVED = ("tokens", "special_tokens", "aliases", "lower_case", "strip_accents", "chinese_characters")
+    SAVED = ("tokens", "special_tokens", "added_tokens", "aliases")
+    SAVED += ("lower_case", "strip_accents", "chinese_characters")
 
     def __init__(
         self, tokens: Sequence[str], special_tokens: Sequence[str] = SPECIAL_TOKENS,
         aliases: dict[str, str] | None = None, lower_case: bool = True,
-        strip_accents: bool | None = None, chinese_characters: bool = True,
+        strip_accents: bool | None = None, chinese_characters: bool = True, added_tokens: Sequence[str] = (),
     ):  # fmt: skip
         self.tokens, self.lower_case, self.strip_accents = tuple(tokens), lower_case, strip_accents
         self.chinese_characters = chinese_characters
         self._strips = lower_case if strip_accents is None else strip_accents
         self._ids = {token: i for i, token in enumerate(self.tokens)}
-        if lacking := [token for token in special_tokens if token not in self._ids]:
+        if lacking := [token for token in (*special_tokens, *added_tokens) if token not in self._ids]:
             raise UserError(f"the vocabulary of {len(tokens)} tokens lacks the special token {lacking[0]!r}")
         special_ids = {token: self._ids[token] for token in special_tokens}
         vocab = {}  # what an id stands for: "##ing" is b"ing", "go" begins a word, b" go"; "," has no space
@@ -56,16 +58,37 @@ class WordPiece(Tokenizer):
             begins = token not in special_ids and token[:1].isalnum()
             text = token if token in special_ids else token.removeprefix("##")
             vocab[i] = (" " * begins + text).encode("utf-8", "replace")
-        super().__init__(vocab, special_ids, ALIASES if aliases is None else aliases)
+        added_ids = {token: self._ids[token] for token in added_tokens}
+        aliases = ALIASES if aliases is None else aliases
+        super().__init__(vocab, special_ids, aliases, added_ids, fold=str.lower if lower_case else str)
         self._unknown = self.special_id("[UNK]")
         self._clean, self._shape = CharacterTable(self._clean_rule), CharacterTable(self._shape_rule)
 
     def words(self, text: str) -> list[str]:
         """Cut a text into words and punctuation: BERT's basic tokenization."""
+        return self.shaped(text).split(" ")
+
+    def shaped(self, text: str) -> str:
+        """Return the words and punctuation of a text with spaces between."""
         text = text.translate(self._clean)
         if self._strips and not text.isascii():
             text = unicodedata.normalize("NFD", text)  # an accent becomes a character of its own
-        return text.translate(self._shape).split(" ")
+        return text.translate(self._shape)
+
+    def located_words(self, text: str) -> Iterator[tuple[str, list[tuple[int, int]]]]:
+        """Yield the words, and of each letter of a word which text[a:b] it comes from."""
+        # A letter with its combining marks: alone, either would be shaped otherwise.
+        starts = [i for i, letter in enumerate(text) if i == 0 or not unicodedata.combining(letter)]
+        places = pairwise([*starts, len(text)])
+        shaped = ((letter, (a, b)) for a, b in places for letter in self.shaped(text[a:b]))
+        for is_space, word in groupby(shaped, lambda located: located[0] == " "):
+            if not is_space:
+                letters, places = zip(*word, strict=True)
+                yield "".join(letters), places
+
+    def size(self, token: int) -> int:
+        """Return of how many letters a token is."""
+        return len(self.tokens[token].removeprefix("##"))
 
     def _clean_rule(self, character: str) -> str:
         """Turn white space into a space, drop control characters, set an ideograph apart."""

@@ -5,7 +5,9 @@ import small
 import torch
 import tuned
 
-from minilm.finetuning.span import Span, best_span, tokens_of
+from minilm.finetuning.examples import Parts
+from minilm.finetuning.span import Span, best_span
+from minilm.tokenizer.rows import located_ids
 
 TEXT = "Ana found a lamp on Monday. Rui sells bread."
 LONG = "Rui sells bread. " * 6 + "Ana found a lamp."
@@ -33,19 +35,15 @@ def answer(window, text: str) -> str:
     return text[window.letters[first][0] : window.letters[last][1]]
 
 
-def test_tokens_know_the_letters_of_their_words():
-    ids, letters = tokens_of(small.tokenizer(), TEXT)
-    assert ids == small.tokenizer().encode(" " + TEXT), "other rows than pre-training had"
-    assert [TEXT[a:b] for a, b in dict.fromkeys(letters)] == TEXT.replace(".", " .").split()
-    assert len(letters) == len(ids) and tokens_of(small.tokenizer(), " ") == ([], [])
-
-
-@pytest.mark.parametrize(
-    "given, widened", [("a lamp on", "a lamp on"), ("amp o", "lamp on"), ("y.", "Monday.")]
-)
-def test_an_answer_inside_words_is_widened_to_them(given, widened):
-    (window,) = task_of().windows([example(TEXT, "What?", given)])
-    assert answer(window, TEXT) == widened
+@pytest.mark.parametrize("given", ["a lamp on", "Ana", "y. R", "bread"])
+def test_an_answer_is_widened_to_the_tokens_that_it_touches(given):
+    task = task_of()
+    (window,) = task.windows([example(TEXT, "What?", given)])
+    found = answer(window, TEXT)
+    assert given in found and found == found.strip()
+    first, last = (place - window.row[1] for place in window.label)
+    for shorter in (window.letters[first + 1 : last + 1], window.letters[first:last]):
+        assert not shorter or given not in TEXT[shorter[0][0] : shorter[-1][1]], "a token too many"
 
 
 def test_one_window_marks_question_text_and_answer():
@@ -67,7 +65,7 @@ def test_a_long_text_is_read_through_windows_that_overlap():
     windows = task_of(context=24).windows([example(LONG, "What?", "lamp"), ASKED[3]])
     first = [window for window in windows if window.example == 0]
     assert len(first) > 2 and max(len(window.row[0]) for window in windows) == 24
-    (whole, letters), place = tokens_of(small.tokenizer(), LONG), 0
+    (whole, letters), place = located_ids(small.tokenizer(), tuned.config(), LONG), 0
     for window in first:
         n = len(window.letters)
         start = next(i for i in range(len(whole)) if letters[i : i + n] == window.letters)
@@ -140,6 +138,31 @@ def test_what_is_learnt_of_the_examples():
     assert set(Span.truths([example(TEXT, "Why?", None)])) == {""}, "one truth: nothing to find"
     assert len(set(Span.truths(ASKED[:1]))) == 2
     assert Span.trivial(ASKED, [(TEXT, "Who sells?", []), (TEXT, "Why?", [])]) == ["Ana", ""]
+
+
+CHINESE = [("王芳去年搬家以后住在杭州的一个老房子里。", "王芳住在哪里？", "杭州")]
+CHINESE += [
+    ("대구에서 태어난 민수는 학생이다.", "어디에서?", "대구"),
+    ("Rui é de Sa\u0303o Tomé.", "Onde?", "Sa\u0303o Tomé"),
+]
+
+
+@pytest.mark.parametrize("text, question, given", CHINESE)
+def test_answers_inside_a_run_of_letters_can_be_written(text, question, given):
+    task, one = task_of(200), example(text, question, given)
+    (window,) = task.windows([one])
+    assert answer(window, text) == given, "an answer ends where a token does, not where letters do"
+    assert task.can_be_written(text, one[2])
+
+
+def test_answers_that_no_tokens_spell_are_counted():
+    task, inside = task_of(), example(TEXT, "Who?", "nday")
+    assert len(small.tokenizer().encode(" Monday")) == 1
+    asked = [inside, ASKED[0], example(TEXT, "Why?", None), (TEXT, "Who?", [("nday", 20), ("Ana", 0)])]
+    # one of several right answers is enough
+    assert task.note(Parts(ASKED, ASKED, asked)).startswith("1 of 4 answers")
+    long = ("ж " * 40).strip()
+    assert not task.can_be_written(long, [(long, 0)]), "longer than any answer that is looked for"
 
 
 def test_scores_follow_squad():

@@ -269,22 +269,15 @@ def test_questions_of_the_world():
     assert len({target for _, target in examples}) > 10
 
 
-class Published:
-    """A tokenizer with the special tokens of BART: [CLS] is <s>, [SEP] is </s>."""
-
-    special_tokens = ("<s>", "<pad>", "</s>")
-
-    def __init__(self):
-        self.aliases = {"[CLS]": "<s>", "[PAD]": "<pad>", "[SEP]": "</s>", "[START]": "</s>"}
-        self.bpe = BPE.train([], 259, self.special_tokens)
-        self.encode, self.decode = self.bpe.encode, self.bpe.decode
-
-    def special_id(self, token: str) -> int:
-        return self.bpe.special_id(self.aliases.get(token, token))
+def published() -> BPE:
+    """Return a tokenizer with the special tokens of BART: [CLS] is <s>, [SEP] is </s>."""
+    bpe = BPE.train([], 259, ("<s>", "<pad>", "</s>"))
+    aliases = {"[CLS]": "<s>", "[PAD]": "<pad>", "[SEP]": "</s>", "[START]": "</s>"}
+    return BPE(bpe.vocab, bpe.merges, bpe.special_tokens, aliases=aliases)
 
 
 def test_a_published_bart_is_given_what_it_was_trained_to_begin_with():
-    tokenizer, model = Published(), model_of("encoder-decoder", vocab_size=259)
+    tokenizer, model = published(), model_of("encoder-decoder", vocab_size=259)
     task = TextToText(tokenizer, model.config, 20, TextToText.learn(EXAMPLES, tokenizer))
     batch = task.rows([("ab", "c")]).batch([0])
     s, end, (a, b, c) = tokenizer.special_id("<s>"), tokenizer.special_id("</s>"), tokenizer.encode("abc")
