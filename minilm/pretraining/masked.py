@@ -165,23 +165,33 @@ def choose_positions(may_hide: np.ndarray, share: float, rng: np.random.Generato
         draws = np.take_along_axis(draws, first, 1)
     draws[~may_hide] = 2.0  # never among the lowest
     order = draws.argsort(1, kind="stable")  # (B, T); the tokens of a word stay side by side
-    counted = column < np.rint(share * n_may).clip(1, n_may)[:, None]
+    n_hidden = np.rint(share * n_may).clip(1, n_may)  # (B,)
     if starts_word is not None:
-        counted = whole_words(np.take_along_axis(draws, order, 1), counted)
+        taken = whole_words(np.take_along_axis(draws, order, 1), n_hidden)
+        order = np.take_along_axis(order, (~taken).argsort(1, kind="stable"), 1)
+        n_hidden = taken.sum(1)
+    counted = column < n_hidden[:, None]
     P = max(1, counted.sum(1).max())
     return order[:, :P], counted[:, :P]
 
 
-def whole_words(draws: np.ndarray, counted: np.ndarray) -> np.ndarray:
-    """Shorten each row of `counted` (B, T) to whole words; equal neighbours in `draws` (B, T) are one word.
+def whole_words(draws: np.ndarray, n_hidden: np.ndarray) -> np.ndarray:
+    """Return which of the sorted `draws` (B, T) are hidden; equal ones are a word, from 1 on nothing is.
 
-    A first word that alone is longer than its share is hidden whole.
+    Word after word is taken if it fits into what is left of n_hidden (B,), else passed over. Differs from the
+    authors' code: where no word fits, the first is hidden whole, so that each row has something to learn.
     """
-    column = np.arange(1, draws.shape[1] + 1)
-    ends_word = np.append(draws[:, 1:] != draws[:, :-1], np.full((len(draws), 1), True), axis=1)  # (B, T)
-    last = np.where(ends_word & counted, column, 0).max(1)  # tokens up to the last whole word that fits
-    first_word = ends_word.argmax(1) + 1
-    return (column <= np.maximum(last, first_word)[:, None]) & counted[:, :1]  # no token, no word
+    B, T = draws.shape
+    word = np.append(np.zeros((B, 1), int), (draws[:, 1:] != draws[:, :-1]).cumsum(1), axis=1)  # (B, T)
+    length = np.bincount((word + T * np.arange(B)[:, None]).ravel(), draws.ravel() < 1, B * T).reshape(B, T)
+    taken, left = np.zeros((B, T), dtype=bool), n_hidden
+    for i in range(T):
+        taken[:, i] = (length[:, i] > 0) & (length[:, i] <= left)
+        left = left - length[:, i] * taken[:, i]
+        if not left.any():
+            break
+    taken[:, 0] |= ~taken.any(1)
+    return np.take_along_axis(taken, word, 1) & (draws < 1)
 
 
 def begins_word(token: bytes) -> bool:

@@ -75,26 +75,27 @@ def test_whole_words_are_hidden_whole_or_not_at_all():
             assert chosen == {t for word in hidden for t in word}, "a word is hidden in part"
             n_may = int(may_hide[b].sum())
             wanted = min(n_may, max(1, round(share * n_may)))
-            longest = max(map(len, words), default=0)
             assert len(chosen) <= wanted or len(hidden) == 1, "more is hidden than the share"
-            assert len(chosen) > wanted - longest, "another word would have fitted"
+            left = [len(word) for word in words if word not in hidden]
+            assert min(left, default=99) > wanted - len(chosen), "another word would have fitted"
             assert chosen or not words
 
 
 @pytest.mark.parametrize(
     "draws, n, expected",
     [
-        ([1, 1, 2, 3, 3, 3], 2, 2),
-        ([1, 1, 2, 3, 3, 3], 3, 3),
-        ([1, 1, 2, 3, 3, 3], 5, 3),  # the third word does not fit
-        ([1, 1, 2, 3, 3, 3], 6, 6),
-        ([1, 1, 1, 1, 2, 2], 1, 4),  # the first word always stays whole
-        ([1, 1, 1, 1, 2, 2], 0, 0),  # nothing to hide
+        ([0.1, 0.1, 0.2, 0.3, 0.3, 2], 3, "xxx   "),
+        ([0.1, 0.1, 0.2, 0.3, 0.3, 2], 4, "xxx   "),  # the third word does not fit
+        ([0.1, 0.1, 0.2, 0.3, 0.3, 2], 1, "  x   "),  # the first one does not, the second does
+        ([0.1, 0.2, 0.2, 0.2, 0.3, 0.4], 3, "x   xx"),
+        ([0.1, 0.1, 0.1, 0.1, 0.2, 0.2], 1, "xxxx  "),  # none fits: the first stays whole
+        ([2, 2, 2, 2, 2, 2], 1, "      "),  # nothing to hide
     ],
 )
-def test_whole_words_shortens_to_the_end_of_a_word(draws, n, expected):
-    out = whole_words(np.array([draws, draws]), np.array([np.arange(6) < n, np.arange(6) < 6]))
-    assert out.tolist() == [[t < expected for t in range(6)], [True] * 6]
+def test_words_that_do_not_fit_are_passed_over_and_the_next_are_tried(draws, n, expected):
+    out = whole_words(np.array([draws, draws]), np.array([n, 6]))
+    assert out[0].tolist() == [letter == "x" for letter in expected]
+    assert out[1].tolist() == [draw < 1 for draw in draws]
 
 
 def test_begins_word():
