@@ -85,7 +85,7 @@ def pool(states: Sequence[Tensor], real: Tensor | None, how: Reading) -> Tensor:
 
 
 def checked_rows(tokenizer, config: ModelConfig, texts: Sequence[str]) -> RaggedRows:
-    """Return the texts as rows, cut to the model's positions; UserError for what cannot be read."""
+    """Return the texts as rows, cut to the tokenizer's `longest` or the model's positions; or UserError."""
     if tokenizer is None:
         raise UserError("the model has no tokenizer: its folder holds none, and text cannot be read without")
     if isinstance(texts, str):
@@ -93,7 +93,7 @@ def checked_rows(tokenizer, config: ModelConfig, texts: Sequence[str]) -> Ragged
     for i, text in enumerate(texts):
         if not text.strip():
             raise UserError(f"text {i} (counted from 0) is empty: there is nothing to read a vector from")
-    return text_rows(tokenizer, config, texts)
+    return text_rows(tokenizer, config, texts, longest=tokenizer.longest)
 
 
 def cut_note(rows: RaggedRows) -> str:

@@ -5,8 +5,7 @@ row is [CLS] question [SEP] text [SEP]. A score S . T_i says that the answer beg
 E . T_j that it ends at j; the best span has the greatest sum. A question without an answer begins and ends at
 [CLS]. A text too long for a row is read through windows that overlap.
 
-An answer begins and ends with a token, as with the published readers: the tokenizer says which letters each
-stands for. An answer that begins or ends inside a token cannot be written exactly, and is counted.
+An answer begins and ends with a token, as the published ones do; one that does not is counted (`note`).
 """
 
 import math

@@ -130,12 +130,11 @@ class TextToText(Task):
     def write(self, model, prompts: list[list[int]], batch_size: int) -> list[list[int]]:
         """Return the ids of the likeliest answer: up to its end, or to twice the longest training answer."""
         options = dict(temperature=0, eos_id=self.end, pad_id=self.pad, overflow="stop")
-        never = self.tokenizer.never_written(model.config.vocab_size, self.end)
-        options |= dict(forbidden_ids=never, max_new_tokens=2 * self.n_answer)
+        options["forbidden_ids"] = self.tokenizer.never_written(model.config.vocab_size, self.end)
         options |= {} if self.is_decoder else dict(decoder_start_id=self.decoder_begin)
         answers: list[list[int]] = [[]] * len(prompts)
         for chosen in alike([len(prompt) for prompt in prompts], batch_size):
-            written = generate(model, [prompts[i] for i in chosen], **options)
+            written = generate(model, [prompts[i] for i in chosen], 2 * self.n_answer, **options)
             for i, ids in zip(chosen, written, strict=True):
                 answers[i] = ids[len(prompts[i] if self.is_decoder else self.decoder_begin) :]
         return answers

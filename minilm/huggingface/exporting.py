@@ -131,6 +131,7 @@ def write_tokenizer(tokenizer: BPE | WordPiece, folder: Path, frame: Frame, long
         atomic_write(folder / "vocab.txt", "".join(token + "\n" for token in tokenizer.tokens))
         settings |= {key: getattr(tokenizer, ours) for ours, key, *_ in SWITCHES}
         settings["tokenizer_class"] = "BertTokenizer"
+        write_json(folder / "added_tokens.json", {t: tokenizer.encode(t)[0] for t in tokenizer.added_tokens})
     else:
         if tokenizer.pattern is not None:
             raise UserError("the tokenizer cuts text by a pattern of its own: only GPT-2's can be exported")
@@ -141,11 +142,12 @@ def write_tokenizer(tokenizer: BPE | WordPiece, folder: Path, frame: Frame, long
 
 def rust_tokenizer(bpe: BPE, frame: Frame) -> dict:
     """Return the tokenizer.json of a BPE; its post-processor puts the frame around one text or two."""
-    specials = {bpe.special_id(token): token for token in bpe.special_tokens}
-    vocab = {specials.get(i) or token_name(token): i for i, token in sorted(bpe.vocab.items())}
+    whole = {bpe.encode(token)[0]: token for token in (*bpe.special_tokens, *bpe.added_tokens)}
+    vocab = {whole.get(i) or token_name(token): i for i, token in sorted(bpe.vocab.items())}
     model = dict(type="BPE", vocab=vocab, merges=[[token_name(a), token_name(b)] for a, b in bpe.merges])
-    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False) | {"special": True}
-    added = [{"id": i, "content": token, **flags} for i, token in sorted(specials.items())]
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    added = [{"id": i, "content": token, **flags} for i, token in sorted(whole.items())]
+    added = [entry | {"special": entry["content"] in bpe.special_tokens} for entry in added]
     before, behind = ([bpe.aliases.get(name, name)] if name else [] for name in frame)
 
     def part(kind: str, names: list[str], segment: int) -> list[dict]:

@@ -26,7 +26,7 @@ from ..model.transformer import build
 from ..plumbing.errors import UserError
 from ..plumbing.folders import make_folder, read_json, write_json
 from ..plumbing.safetensors import check_state, read_tensors
-from .configs import LAYOUTS, choice, to_model_config
+from .configs import LAYOUTS, check_value, choice, to_model_config
 from .names import NAMES, Names, table_names, their_name
 from .tokenizers import read_tokenizer
 
@@ -36,7 +36,8 @@ CONFIG, DONE = "config.json", "download.json"
 SAFE, PICKLED, INDEX = "model.safetensors", "pytorch_model.bin", ".index.json"
 FILES = (SAFE, SAFE + INDEX, PICKLED, PICKLED + INDEX)  # the first there is, is read
 OTHERS = ("vocab.txt", "vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json")
-OTHERS += ("special_tokens_map.json", "added_tokens.json")
+SENTENCES = "sentence_bert_config.json"  # of a model whose vectors are to be compared
+OTHERS += ("special_tokens_map.json", "added_tokens.json", SENTENCES)
 HEADS = ("vocabulary", "pooler", "next_sentence")
 MATRICES = re.compile(r"transformer\.h\.\d+\.(attn|mlp)\.c_\w+\.weight")  # GPT-2's, which are turned
 
@@ -47,6 +48,10 @@ def load(path: str | Path, device: str = "cpu") -> tuple[nn.Module, object]:
     tokenizer, notes = read_tokenizer(folder, values)
     if tokenizer is not None and (n := tokenizer.vocab_size) > config.vocab_size:
         raise UserError(f"{folder}: the vocabulary has {n} ids, and the model rows for {config.vocab_size}")
+    longest = read_json(folder / SENTENCES, optional=True).get("max_seq_length")
+    if tokenizer is not None and longest is not None:
+        longest = check_value(str(folder / SENTENCES), "max_seq_length", "max_positions", longest)
+        tokenizer.longest = min(longest, config.max_positions)
     model = build(config)
     for note in fill(model, tensors, values["model_type"], folder) + notes:
         print(f"{folder}: {note}", file=sys.stderr)

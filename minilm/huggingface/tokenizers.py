@@ -52,7 +52,7 @@ def read_wordpiece(folder: Path, whole: dict, settings: dict) -> WordPiece:
     """Return the WordPiece of a folder; tokenizer_config.json, then tokenizer.json, say how it reads text."""
     normalizer = whole.get("normalizer") or {}
     switches = {name: settings.get(a, normalizer.get(b, default)) for name, a, b, default in SWITCHES}
-    roles, added = roles_and_added(folder, whole, settings, _BERT)
+    roles, added, words = roles_and_added(folder, whole, settings, _BERT)
     if (path := folder / "vocab.txt").exists():  # its lines end with a line feed alone: U+2028 may be a token
         tokens, ids = path.read_text("utf-8").removesuffix("\n").split("\n"), added
     else:
@@ -61,13 +61,14 @@ def read_wordpiece(folder: Path, whole: dict, settings: dict) -> WordPiece:
     if [ids[token] for token in more] != list(range(len(tokens), len(tokens) + len(more))):
         raise UserError("the ids of its vocabulary and its added tokens are not 0, 1, 2, ...")
     tokens += more
-    return WordPiece(tokens, *specials_and_aliases(roles, added, {*tokens}), **switches)
+    known = {*tokens} - {*words}
+    return WordPiece(tokens, *specials_and_aliases(roles, added, known), added_tokens=words, **switches)
 
 
 def read_bpe(folder: Path, whole: dict, settings: dict, values: dict) -> tuple[BPE, list[str]]:
     """Return the byte-level BPE of a folder with this config.json, and notes."""
     kind = values["model_type"]
-    roles, added = roles_and_added(folder, whole, settings, _GPT2 if kind == "gpt2" else _ROBERTA)
+    roles, added, words = roles_and_added(folder, whole, settings, _GPT2 if kind == "gpt2" else _ROBERTA)
     if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
         ids, merges = read_json(folder / "vocab.json"), (folder / "merges.txt").read_text("utf-8").split("\n")
     else:
@@ -76,9 +77,9 @@ def read_bpe(folder: Path, whole: dict, settings: dict, values: dict) -> tuple[B
             raise UserError(f"it cuts text by {(normalizer or cutter).get('type')!r}; ours by 'ByteLevel'")
         ids, merges = whole["model"]["vocab"], whole["model"]["merges"]
     ids = ids | added
-    known = {name for name in ids if len(name.encode()) > 1}  # a byte is text and no special token
+    known = {name for name in ids if len(name.encode()) > 1} - {*words}  # a byte is no special token
     specials, aliases = specials_and_aliases(roles, added, known)
-    tokenizer = BPE.from_names(ids, merges, specials, aliases)
+    tokenizer = BPE.from_names(ids, merges, specials, aliases, words)
     start_id = values.get("decoder_start_token_id", DECODER_START.get(kind))
     start = tokenizer.vocab.get(start_id, b"").decode("utf-8", "replace")
     if kind in DECODER_START and start in specials and start_id != tokenizer.special_id("[CLS]"):
@@ -90,16 +91,21 @@ def read_bpe(folder: Path, whole: dict, settings: dict, values: dict) -> tuple[B
     return tokenizer, notes
 
 
-def roles_and_added(folder: Path, whole: dict, settings: dict, roles: dict) -> tuple[dict, dict[str, int]]:
-    """Return role -> token, `roles` where no file says, and token -> id of what was added to a vocabulary."""
+def roles_and_added(folder: Path, whole: dict, settings: dict, roles: dict) -> tuple[dict, dict, list[str]]:
+    """Return role -> token, `roles` where no file says; token -> id of what was added; what of it is text."""
     said = read_json(folder / "special_tokens_map.json", optional=True) | settings
     for role in ("cls", "sep", "pad", "mask", "unk", "bos", "eos"):
         token = said.get(f"{role}_token")
         token = token.get("content") if isinstance(token, dict) else token
         if isinstance(token, str) and token:
             roles = roles | {role: token}
+    listed = [*(whole.get("added_tokens") or ()), *(settings.get("added_tokens_decoder") or {}).values()]
+    special = {entry["content"] for entry in listed if entry.get("special", True)} | {*roles.values()}
+    for token in said.get("additional_special_tokens") or ():
+        special.add(token if isinstance(token, str) else token["content"])
     added = {entry["content"]: entry["id"] for entry in whole.get("added_tokens") or ()}
-    return roles, added | read_json(folder / "added_tokens.json", optional=True)
+    added |= read_json(folder / "added_tokens.json", optional=True)
+    return roles, added, [token for token in added if token not in special]
 
 
 def specials_and_aliases(roles: dict[str, str], added: dict[str, int], known) -> tuple[list, dict[str, str]]:

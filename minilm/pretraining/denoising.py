@@ -110,9 +110,9 @@ def rebuilt_examples(objective: Denoising, model, n: int = 3) -> list[str]:
     rows = objective.rows(texts, chosen, rng)
     begin, end, pad = map(tokenizer.special_id, ("[CLS]", "[SEP]", "[PAD]"))
     noised = [ids[ids != pad].tolist() for ids in rows["input_ids"]]
-    rebuilt = generate(
-        model, noised, objective.context - 1, temperature=0, eos_id=end, decoder_start_id=objective.begin
-    )
+    how = dict(temperature=0, eos_id=end, decoder_start_id=objective.begin)
+    how["forbidden_ids"] = tokenizer.never_written(model.config.vocab_size, end)
+    rebuilt = generate(model, noised, objective.context - 1, **how)
     mask = tokenizer.decode([tokenizer.special_id("[MASK]")])
     lines = []
     for three in zip(noised, rebuilt, rows["decoder_input_ids"], strict=True):

@@ -140,7 +140,7 @@ def fill_examples(objective: Masked, model, n: int = 3) -> list[str]:
     fits &= ~np.isin(rows["input_ids"], objective.special_ids)
     truth, batch = hide_one(objective, rows, fits, rng)
     lines, mask = [], tokenizer.decode([objective.mask])
-    guesses = map(Tensor.tolist, predict_masked(model, batch)[:, 0].topk(3))
+    guesses = map(Tensor.tolist, predict_masked(model, batch)[:, 0, : tokenizer.vocab_size].topk(3))
     for ids, (answer,), values, best in zip(rows["input_ids"], truth, *guesses, strict=True):
         shown = [int(i) for i in ids if i == objective.mask or i not in objective.special_ids]
         blank = " ____" if tokenizer.vocab[int(answer)].startswith(b" ") else "____"

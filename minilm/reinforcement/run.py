@@ -31,7 +31,8 @@ class Reinforcement(Rounds):
         if model.config.kind != "decoder":
             what = f"--model {source}: of kind {model.config.kind}, and a policy has to write"
             raise UserError(f"{what}; give a decoder, such as the run of python train.py --objective causal")
-        rule, n = SamplingRule(eos_id=tokenizer.special_id(END), temperature=s.temperature), s.max_new_tokens
+        end, n = tokenizer.special_id(END), s.max_new_tokens
+        rule = SamplingRule(tokenizer.never_written(model.config.vocab_size, end), s.temperature, eos_id=end)
         both = found.prompts, found.test_prompts
         prompts = (encode_prompts(tokenizer, texts, model.config, n) for texts in both)
         env = Environment(tokenizer, model.requires_grad_(False), rule, n, *prompts, found.judge)

@@ -24,6 +24,7 @@ class Tokenizer:
     """
 
     FORMAT, SAVED = "", ()  # "format" in the file, and which of the constructor's arguments it holds
+    longest = None  # tokens of a row beyond which a published model of text vectors reads nothing
 
     def __init__(self, vocab: dict[int, bytes], special_ids: dict, aliases, added_ids: dict, fold=str):
         self.vocab, self.special_tokens, self.aliases = vocab, tuple(special_ids), dict(aliases or {})
@@ -67,17 +68,16 @@ class Tokenizer:
         return ids
 
     def encode_located(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """`encode` without special tokens, and of each token which letters text[a:b] it stands for.
+        """`encode` without special tokens, and which text[a:b] each token stands for, no spaces around it.
 
-        White space at its edges is left out. A token of a part of a letter, as of one of its bytes, stands
-        for all of it, and [UNK] for its whole word.
+        That of a part of a letter, as of one of its bytes, stands for all of it, [UNK] for its whole word.
         """
         ids, places, start = [], [], 0
         for i, part in enumerate(self._finders[False].split(text)):
             for word, letters in [(part, [(0, len(part))])] if i % 2 else self.located_words(part):
                 found = [self._added_ids[self._fold(word)]] if i % 2 else self._encode_cached(word)
-                edges = [0, *accumulate(map(self.size, found))] if len(found) > 1 else [0, len(letters)]
-                for first, end in pairwise(edges):
+                sizes = [len(self.vocab[token]) for token in found[:-1]]
+                for first, end in pairwise([*accumulate(sizes, initial=0), len(letters)]):
                     a, b = start + letters[first][0], start + letters[end - 1][1]
                     a = b - len(text[a:b].lstrip())
                     places.append((a, a + len(text[a:b].rstrip())))
@@ -86,8 +86,7 @@ class Tokenizer:
         return ids, places
 
     def never_written(self, n_row: int, end: int) -> tuple[int, ...]:
-        """Return the ids that a text may not have: special tokens but its end, rows beyond the vocabulary."""
-        # A published model may have more rows than there are tokens, for speed.
+        """Return the ids that no text has: special tokens but its end, rows of a model without a token."""
         return tuple({*range(n_row)} - self.vocab.keys() | {*self._special_ids.values()} - {end})
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:

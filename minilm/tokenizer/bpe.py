@@ -240,10 +240,6 @@ class BPE(Tokenizer):
             yield word, [(i, i + 1) for i, letter in enumerate(word, start=place) for _ in letter.encode()]
             place += len(word)
 
-    def size(self, token: int) -> int:
-        """Return of how many bytes a token is."""
-        return len(self.vocab[token])
-
     @staticmethod
     def read(data: dict) -> dict:
         """Return the arguments of the constructor: text becomes bytes, \\udcxx the byte xx."""

@@ -5,9 +5,10 @@ Machine Translation System", section 4.1 (word pieces). Spaces are not tokens, s
 exactly. The Unicode is that of the running Python; that of the Rust library `tokenizers` is of 2015.
 """
 
+import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import groupby, pairwise
+from itertools import pairwise
 
 from ..plumbing.errors import UserError
 from .base import Tokenizer
@@ -76,19 +77,14 @@ class WordPiece(Tokenizer):
         return text.translate(self._shape)
 
     def located_words(self, text: str) -> Iterator[tuple[str, list[tuple[int, int]]]]:
-        """Yield the words, and of each letter of a word which text[a:b] it comes from."""
+        """Yield the words, and which text[a:b] each byte is of that `vocab` has for the word."""
         # A letter with its combining marks: alone, either would be shaped otherwise.
         starts = [i for i, letter in enumerate(text) if i == 0 or not unicodedata.combining(letter)]
         places = pairwise([*starts, len(text)])
-        shaped = ((letter, (a, b)) for a, b in places for letter in self.shaped(text[a:b]))
-        for is_space, word in groupby(shaped, lambda located: located[0] == " "):
-            if not is_space:
-                letters, places = zip(*word, strict=True)
-                yield "".join(letters), places
-
-    def size(self, token: int) -> int:
-        """Return of how many letters a token is."""
-        return len(self.tokens[token].removeprefix("##"))
+        shaped = [(letter, (a, b)) for a, b in places for letter in self.shaped(text[a:b])]
+        for word in re.finditer("[^ ]+", "".join(letter for letter, _ in shaped)):
+            places = [place for letter, place in shaped[slice(*word.span())] for _ in letter.encode()]
+            yield word.group(), places[:1] * word.group()[0].isalnum() + places  # that of the space first
 
     def _clean_rule(self, character: str) -> str:
         """Turn white space into a space, drop control characters, set an ideograph apart."""

@@ -9,12 +9,14 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import published
 import pytest
 import torch
 
 import minilm
 from minilm import checkpoint
+from minilm.extraction import embed
 from minilm.huggingface import loading
 from minilm.huggingface.loading import download, load, read_weights, unpack, unpickled
 from minilm.huggingface.names import NAMES
@@ -332,6 +334,16 @@ def test_an_export_of_sentence_transformers_has_no_heads(tmp_path, capsys):
     note = capsys.readouterr().err
     assert "drawn at random" in note and "cls.seq_relationship" in note and "cls.predictions" in note
     assert "pooler" not in note and torch.equal(model.pooler.weight, torch.eye(D))
+
+
+@pytest.mark.filterwarnings("ignore:.*cut")
+@pytest.mark.parametrize("longest, kept", [(9, 9), (40, published.P), (None, published.P)])
+def test_a_model_of_text_vectors_says_how_much_of_a_text_it_reads(longest, kept, tmp_path):
+    folder = published.folder(tmp_path / "bert", "bert")
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": longest}))
+    (model, tokenizer), text = load(folder), "ana sell " * 40
+    vectors = embed(model, tokenizer, [text, "ana sell " * ((kept - 2) // 2) + "ana" * (kept % 2)])
+    np.testing.assert_allclose(*vectors, atol=1e-6, err_msg="read on beyond max_seq_length")
 
 
 def test_weights_that_do_not_fit_are_named(tmp_path):

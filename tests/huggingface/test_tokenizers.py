@@ -5,6 +5,7 @@ import json
 import published
 import pytest
 
+from minilm.huggingface.exporting import write_tokenizer
 from minilm.huggingface.tokenizers import (
     read_bpe,
     read_tokenizer,
@@ -113,7 +114,7 @@ def test_added_tokens(tmp_path):
     n = read_bpe(folder, {}, {}, ROBERTA)[0].vocab_size
     write(folder, added_tokens={"<user>": n})
     tokenizer, _ = read_bpe(folder, {}, {}, ROBERTA)
-    assert tokenizer.encode("a<user>b")[1] == n == tokenizer.special_id("<user>")
+    assert tokenizer.encode("a<user>b")[1] == n
     whole = {"added_tokens": [{"content": "<x>", "id": 3}]}
     assert roles_and_added(folder, whole, {}, {})[1] == {"<x>": 3, "<user>": n}
     folder, n = published.folder(tmp_path / "bert", "bert"), len(published.BERT_TOKENS)
@@ -123,6 +124,28 @@ def test_added_tokens(tmp_path):
     write(folder, added_tokens={"<b>": n + 1})
     with pytest.raises(UserError, match="are not 0, 1, 2"):
         read_tokenizer(folder, BERT)
+
+
+@pytest.mark.parametrize("kind, text", [("gpt2", "breadcovid-x, Ana"), ("bert", "bread Covid-X, ana")])
+def test_an_added_word_is_one_token_of_a_text(kind, text, tmp_path):
+    folder = published.folder(tmp_path / kind, kind)
+    plain, _ = read_tokenizer(folder, {"model_type": kind})
+    n = plain.vocab_size
+    write(folder, tokenizer={"added_tokens": [dict(content="covid-x", id=n, special=False)]})
+    write(folder, added_tokens={"covid-x": n, "<new>": n + 1})
+    write(folder, tokenizer_config={"additional_special_tokens": ["<new>"]})
+    found, _ = read_tokenizer(folder, {"model_type": kind})
+    ids = found.encode(text + "<new>", allow_special=False)
+    assert len(plain.encode("covid-x")) > 5 and ids.count(n) == 1, "an added word is one token"
+    assert n + 1 not in ids, "a special token is read in a text"
+    assert "covid-x," in found.decode(ids) and {n, n + 2} - {*found.never_written(n + 3, 0)} == {n}
+    ids, places = found.encode_located(text)
+    assert text[slice(*places[ids.index(n)])].lower() == "covid-x"
+    found.save(tmp_path / "saved.json")
+    (tmp_path / "out").mkdir()
+    write_tokenizer(found, tmp_path / "out", (None, None), 9)
+    for again in type(found).load(tmp_path / "saved.json"), read_tokenizer(tmp_path / "out", BERT)[0]:
+        assert again.encode(text) == ids and again.added_tokens == ("covid-x",), "lost, or made special"
 
 
 def test_what_is_otherwise_there_is_said(tmp_path):

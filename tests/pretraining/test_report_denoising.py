@@ -32,11 +32,12 @@ def model(byte_bpe):
     torch.manual_seed(0)
     sizes = dict(n_encoder_layer=1, n_decoder_layer=1, d_model=12, n_head=3, d_ff=20)
     config = dict(max_positions=40, final_norm=True, head_bias=True, dropout=0.0, attention_dropout=0.0)
-    return build(ModelConfig(vocab_size=len(byte_bpe.vocab), **config | sizes)).eval()
+    return build(ModelConfig(vocab_size=len(byte_bpe.vocab) + 2, **config | sizes)).eval()
 
 
 def test_rebuilt_examples_show_the_text_noised_rebuilt_and_as_it_was(denoising, model, byte_bpe):
     model.vocabulary.bias.data[byte_bpe.encode("j")[0]] = 1e4
+    model.vocabulary.bias.data[-2:] = 1e5  # rows without a token
     lines = rebuilt_examples(denoising, model)
     assert len(lines) == 3 * 3 + 2 and lines[3::4] == ["", ""], (
         "three texts of three lines, a blank line between"

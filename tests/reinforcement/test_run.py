@@ -22,6 +22,7 @@ def test_a_run_begins_with_the_rule_the_prompts_and_a_frozen_reference(reinforce
     env = made.env
     assert (env.rule.temperature, env.rule.eos_id) == (0.6, TOKENIZER.special_id(END))
     assert env.rule.top_k is None and env.rule.top_p is None, "a ratio of two models needs all tokens"
+    assert TOKENIZER.special_id("[PAD]") in env.rule.forbidden_ids, "an answer may hold what no text does"
     assert len(env.prompts) == len(preferences.prompts) and env.judge is not None
     assert len(env.test_prompts) == len(preferences.test_prompts)
     small.assert_equal(env.reference.state_dict(), gpt.state_dict())

@@ -101,15 +101,12 @@ def test_saving_replaces_the_file_at_once_or_not_at_all(tokenizer, tmp_path, mon
     assert path.read_bytes() == before, "the old file must stay whole until the new one is"
 
 
-@pytest.mark.parametrize(
-    "text", ["Ana\u0301  sa\u0303o 漢字 大\u00ad x!", "  Hello,\nwörld ", "", "한국어 q\u0323\u0307"]
-)
+@pytest.mark.parametrize("text", ["\nthey abb,  x ", "Ana\u0301  sa\u0303o 大字 한국어 q\u0323\u0307"])
 def test_every_token_knows_its_letters(tokenizer, text):
     ids, places = tokenizer.encode_located(text)
-    assert ids == tokenizer.encode(text, allow_special=False)
-    assert len(places) == len(ids) and all(0 <= a <= b <= len(text) for a, b in places)
-    assert [a for a, _ in places] == sorted(a for a, _ in places)
+    assert ids == tokenizer.encode(text, allow_special=False) and places == sorted(places)
     read = {i for a, b in places for i in range(a, b)}
-    assert all(i in read or char.isspace() or char == "\u00ad" for i, char in enumerate(text)), (
-        "a letter of none"
-    )
+    assert read >= {i for i, char in enumerate(text) if not char.isspace()}, "a letter of no token"
+    for token, (a, b) in zip(ids, places, strict=True):
+        written = tokenizer.vocab[token].decode(errors="ignore").strip()
+        assert text[a:b] in ("", written) or not text.isascii() or written == "[UNK]"

