@@ -11,7 +11,7 @@ OBJECTIVE_OF = {"encoder": "masked", "decoder": "causal", "encoder-decoder": "de
 LARGE_MODEL = dict(masked="bert-base", causal="gpt2", denoising="bart-base", translation="bart-base")
 # A published model's weights are better than any that a few hundred steps make: a small rate, as in
 # fine-tuning (Devlin et al. 2019, appendix A.3).
-PUBLISHED = dict(batch_size=16, lr=5e-5)
+PUBLISHED = dict(batch_size=16, lr=5e-5, extend_vocabulary=0)
 
 
 def continued_command(given: dict, overrides: dict) -> dict:

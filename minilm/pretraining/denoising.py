@@ -38,7 +38,7 @@ class Denoising(Objective):
         self.corpus, self.noises = corpus, noise_names(noise)
         self.begin, self.mask = decoder_begin(tokenizer), tokenizer.special_id("[MASK]")
         self.texts = {split: SentenceRuns(getattr(corpus, split), tokenizer, context) for split in SPLITS}
-        self.notes = notes_on_cuts(sum(t.n_cut for t in self.texts.values()), "sentences", context)
+        self.notes = notes_on_cuts(sum(t.n_cut for t in self.texts.values()), "split {:,} sentences", context)
 
     def with_noise(self, noise: str) -> "Denoising":
         """Return the same objective on the same texts under another noise."""

@@ -40,7 +40,7 @@ class Masked(Objective):
         self.mask_share, self.whole_word = mask_share, whole_word
         make = partial(SentencePairs, name=corpus.name) if next_sentence else PackedSentences
         self.texts = {split: make(getattr(corpus, split), tokenizer, context) for split in SPLITS}
-        self.notes = notes_on_cuts(sum(t.n_cut for t in self.texts.values()), "sentences", context)
+        self.notes = notes_on_cuts(sum(t.n_cut for t in self.texts.values()), "split {:,} sentences", context)
         self.mask = tokenizer.special_id("[MASK]")
         self.special_ids = np.array([tokenizer.special_id(token) for token in tokenizer.special_tokens])
         self.is_special = np.isin(np.arange(len(self.token_bytes)), self.special_ids)  # (V,)
@@ -130,23 +130,37 @@ def hide_one(objective: Masked, rows: dict, may_hide: np.ndarray, rng) -> tuple[
 
 
 def fill_examples(objective: Masked, model, n: int = 3) -> list[str]:
-    """Return lines that show n validation texts with one word hidden, and the model's three best guesses."""
+    """Return lines that show n validation texts with one word hidden, and the model's three best guesses.
+
+    Of a word of several tokens all are hidden, and the guess is the likeliest token at each of their places.
+    """
     texts, tokenizer = objective.texts["validation"], objective.tokenizer
     rng = np.random.default_rng(objective.seed)
     rows = texts.rows(rng.choice(len(texts), min(n, len(texts)), replace=False))
-    count = np.bincount(objective.texts["train"].ids, minlength=len(objective.token_bytes))
+    ids, count = (
+        rows["input_ids"],
+        np.bincount(objective.texts["train"].ids, minlength=len(objective.token_bytes)),
+    )
     is_rare = (count < 0.02 * count.sum()) & (objective.token_bytes > 2)  # hide a word worth guessing
-    fits = is_rare[rows["input_ids"]] | (~is_rare[rows["input_ids"]].any(1, keepdims=True))
-    fits &= ~np.isin(rows["input_ids"], objective.special_ids)
-    truth, batch = hide_one(objective, rows, fits, rng)
-    lines, mask = [], tokenizer.decode([objective.mask])
-    guesses = map(Tensor.tolist, predict_masked(model, batch)[:, 0, : tokenizer.vocab_size].topk(3))
-    for ids, (answer,), values, best in zip(rows["input_ids"], truth, *guesses, strict=True):
-        shown = [int(i) for i in ids if i == objective.mask or i not in objective.special_ids]
-        blank = " ____" if tokenizer.vocab[int(answer)].startswith(b" ") else "____"
-        text = tokenizer.decode(shown).replace(mask, blank).strip()
-        best = [f"{tokenizer.decode([i]).strip()} {p:.2f}" for i, p in zip(best, values, strict=True)]
-        lines += [text, f"    {'   '.join(best)}   (it was: {tokenizer.decode([int(answer)]).strip()})"]
+    special = objective.is_special[ids]  # (n, T)
+    fits = (is_rare[ids] | ~is_rare[ids].any(1, keepdims=True)) & ~special
+    drawn = (rng.random(ids.shape) * fits).argmax(1)
+    word = (objective.begins_word[ids] | special).cumsum(1)  # (n, T), which word of its row a token is of
+    lines = []
+    for b, place in enumerate(drawn):
+        hidden = np.flatnonzero((word[b] == word[b, place]) & ~special[b])  # (P,)
+        parts = np.split(ids[b], [hidden[0], hidden[-1] + 1])
+        before, truth, behind = (
+            tokenizer.decode([i for i in part if i not in objective.special_ids]) for part in parts
+        )
+        ids[b, hidden] = objective.mask
+        row = {name: value[[b]] for name, value in rows.items()} | dict(masked_positions=hidden[None])
+        chances, best = predict_masked(model, tensors(row))[0, :, : tokenizer.vocab_size].topk(3)  # (P, 3)
+        n_guess = 3 if len(hidden) == 1 else 1
+        guesses = zip(best.T.tolist()[:n_guess], chances.prod(0).tolist(), strict=False)
+        told = [f"{tokenizer.decode(guess).strip()} {p:.2f}" for guess, p in guesses]
+        lines.append(f"{before}{' ' * truth.startswith(' ')}____{behind}".strip())
+        lines.append(f"    {'   '.join(told)}   (it was: {truth.strip()})")
     return lines
 
 

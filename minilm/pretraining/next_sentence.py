@@ -47,7 +47,7 @@ class SentenceRuns:
     """Documents cut into runs of as many whole sentences of one document as fit into a row.
 
     Every sentence is encoded with a space before it, so that a word is the same token wherever it stands.
-    One that is longer than its share of a row is cut; `n_cut` counts such sentences.
+    One that is longer than its share of a row stands as several; `n_cut` counts such sentences.
 
     Args:
         n_text: texts in a row. [CLS], and a [SEP] behind each, leave the rest of `context` to them.
@@ -57,23 +57,26 @@ class SentenceRuns:
     def __init__(self, documents: list[str], tokenizer: BPE, context: int, n_text=1, across_documents=False):
         self.context, room = context, context - n_text - 1
         self.cls, self.sep, self.pad = map(tokenizer.special_id, ("[CLS]", "[SEP]", "[PAD]"))
-        texts = [(d, sentence) for d, document in enumerate(documents) for sentence in sentences(document)]
-        ids, edges, self.n_cut, longest = array("i"), [0], 0, room // n_text
-        for _, sentence in texts:
+        ids, edges, owners, self.n_cut, longest = array("i"), [0], [], 0, room // n_text
+        for d, sentence in (
+            (d, part) for d, document in enumerate(documents) for part in sentences(document)
+        ):
             tokens = tokenizer.encode(" " + sentence, allow_special=False)
             self.n_cut += len(tokens) > longest
-            ids.extend(tokens[:longest])
-            edges.append(len(ids))
+            for start in range(0, len(tokens), longest):
+                ids.extend(tokens[start : start + longest])
+                edges.append(len(ids))
+                owners.append(d)
         self.ids, self.edges = np.array(ids), np.array(edges)  # sentence s is ids[edges[s] : edges[s + 1]]
         runs = []
-        for s, (document, _) in enumerate(texts):
-            goes_on = runs and (across_documents or document == texts[s - 1][0])
+        for s, document in enumerate(owners):
+            goes_on = runs and (across_documents or document == owners[s - 1])
             if goes_on and self.edges[s + 1] - self.edges[runs[-1][0]] <= room:
                 runs[-1][1] = s + 1
             else:
                 runs.append([s, s + 1])
         self.runs = np.array(runs, dtype=np.int64).reshape(-1, 2)  # (N, 2) first sentence, one after the last
-        self.document_of = np.array([texts[first][0] for first, _ in runs])  # (N,)
+        self.document_of = np.array([owners[first] for first, _ in runs])  # (N,)
 
     def __len__(self) -> int:
         return len(self.runs)

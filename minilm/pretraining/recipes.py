@@ -47,5 +47,5 @@ RECIPES: dict[str, dict] = {
 }
 
 # What continued training changes of the recipe of the model it starts from. The rate stays that of the model:
-# a larger one learns more of the domain and forgets more (`continued/README.md`).
-CONTINUED = dict(data=("world:reports",), steps=400, warmup=50)
+# a larger one learns more of the domain and forgets more (`continued/README.md`). Its words get tokens.
+CONTINUED = dict(data=("world:reports",), steps=400, warmup=50, extend_vocabulary=200)

@@ -76,17 +76,17 @@ class PretrainingSettings(TrainingSettings):
     masked_weight: float = 2.0  # distillation: weight of the hidden tokens themselves
     cosine_weight: float = 1.0  # distillation: weight of the angle between both hidden states
     init: str | None = None  # run or Hugging Face folder, or hf:NAME, to start from: continued training
-    extend_vocabulary: int = 0  # with --init: so many new tokens, learnt from the domain's text
+    extend_vocabulary: int | None = None  # with --init: so many new tokens, learnt from the domain's text
     new_rows: Literal["mean", "zeros", "random"] = "mean"  # what the rows of new tokens start as
     replay: float = 0.0  # with --init: share of general text mixed in, against forgetting
 
     def __post_init__(self):
         super().__post_init__()
-        self.check_least(dict(context=8, n_documents=1))
+        self.check_least(dict(context=8, n_documents=1, extend_vocabulary=0))
         if not 0 < self.mask_share <= 1:
             raise UserError(f"--mask-share {self.mask_share}: must be above 0 and at most 1")
-        if not 0 <= self.replay < 1 or self.extend_vocabulary < 0:
-            raise UserError("--replay must lie in [0, 1) and --extend-vocabulary must not be below 0")
+        if not 0 <= self.replay < 1:
+            raise UserError(f"--replay {self.replay}: must lie in [0, 1)")
         if (self.replay or self.extend_vocabulary) and not (self.init or self.resume):
             raise UserError("--replay and --extend-vocabulary need a model to go on with: add --init FOLDER")
 

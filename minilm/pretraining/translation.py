@@ -43,7 +43,7 @@ class Translation(Objective):
             labels = self.labels[split] = self.encoded([target for _, target in pairs], IGNORED)
             self.decoder_inputs[split] = RaggedRows(([self.begin, *row[:-1]] for row in labels), self.pad)
         n_cut = sum(rows.n_cut for side in (self.sources, self.labels) for rows in side.values())
-        self.notes = notes_on_cuts(n_cut, "texts", context)
+        self.notes = notes_on_cuts(n_cut, "cut {:,} texts", context)
         self.n_bucket = max(1, len(corpus.train) // batch_size)  # batches an epoch
         self.epoch, self.buckets = -1, None
 

@@ -117,5 +117,5 @@ def perplexity(loss: float) -> float:
 
 
 def notes_on_cuts(n_cut: int, what: str, context: int) -> tuple[str, ...]:
-    """Return the line that says how many `what` were cut to fit a row, or none where none was."""
-    return (f"cut {n_cut:,} {what} to fit --context {context} tokens",) if n_cut else ()
+    """Return the line that says how many did not fit a row and what became of them, or none for none."""
+    return (f"{what.format(n_cut)} to fit --context {context} tokens",) if n_cut else ()

@@ -28,7 +28,9 @@ def test_every_row_fills_the_settings_and_nothing_else(model):
         assert parse(PretrainingSettings, argv=argv)[0] == {name: value}
     settings = with_recipe(PretrainingSettings(model=model))
     left = {field.name for field in fields(settings) if getattr(settings, field.name) is None}
-    by_hand = {"out", "tokenizer", "eval_every", "init", "teacher", "n_documents"} - set(RECIPES[model])
+    by_hand = {"out", "tokenizer", "eval_every", "init", "teacher", "n_documents", "extend_vocabulary"} - set(
+        RECIPES[model]
+    )
     assert left == by_hand, "the loop needs a value for all others"
     assert settings.context <= PRESETS[model].max_positions
     assert settings.warmup < settings.steps

@@ -64,11 +64,13 @@ def test_fill_examples_give_the_probabilities_of_their_own_text(objective, world
     assert len({text.count("a") for text in lines[::2]}) > 1, "the test needs texts that differ"
 
 
-def test_a_blank_inside_a_word_touches_the_word(tiny, byte_bpe):
+def test_all_tokens_of_a_word_are_hidden(tiny, byte_bpe):
     lines = fill_examples(tiny, Oracle(byte_bpe, lambda text: {"x": 1.0}))
     for shown, guesses in zip(lines[::2], lines[1::2], strict=True):
         truth = re.search(r"it was: (.*)\)", guesses)[1]
         assert shown.replace("____", truth) in tiny.corpus.validation
+        assert not re.search(r"\w____|____\w", shown), "a piece of a word is a blank that says nothing"
+        assert re.fullmatch(f" +{'x' * len(truth)}x? 1.00   \\(.*", guesses), "a guess for each of its tokens"
 
 
 def test_fill_examples_show_no_text_twice(tiny, byte_bpe):

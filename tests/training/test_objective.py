@@ -44,8 +44,8 @@ def equal(one: dict, other: dict) -> bool:
 
 
 def test_what_was_cut_is_a_note():
-    assert notes_on_cuts(0, "texts", 12) == ()
-    assert notes_on_cuts(1234, "texts", 12) == ("cut 1,234 texts to fit --context 12 tokens",)
+    assert notes_on_cuts(0, "cut {:,} texts", 12) == ()
+    assert notes_on_cuts(1234, "cut {:,} texts", 12) == ("cut 1,234 texts to fit --context 12 tokens",)
 
 
 class Plain(Objective):
