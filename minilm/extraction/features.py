@@ -1,13 +1,8 @@
 """Regime 3, feature extraction: the hidden states of a trained model as vectors, its weights untouched.
 
-    embed(model, tokenizer, texts)      -> (n, D), one vector a text
-
-Which layer: 0 are the embeddings, n_layer is the last block, negative numbers count from the end. Which
-states: a decoder's, an encoder's, of an encoder-decoder those of the encoder. Which tokens: see `pool`. No
-pooling counts padding. All count the special tokens, [CLS] and [SEP] or <|endoftext|>: so do the published
-sentence encoders, whose attention mask is 1 there (Reimers and Gurevych 2019, mean pooling).
-
-Source: Devlin et al. 2019, section 5.3 and table 7, the feature-based approach with BERT.
+Layer 0 are the embeddings, n_layer is the last block; of an encoder-decoder the encoder's states are read. No
+pooling (see `pool`) counts padding. All count the special tokens, as the published sentence encoders do
+(Reimers and Gurevych 2019). Source: Devlin et al. 2019, section 5.3 and table 7, the feature-based approach.
 """
 
 import warnings
@@ -117,10 +112,7 @@ def batches_of(lengths: Sequence[int], tokens_per_batch: int) -> list[np.ndarray
 def hidden_batches(
     model, rows: RaggedRows, tokens_per_batch: int | None = None, precision="fp32", progress: bool = False
 ) -> Iterator[tuple[np.ndarray, tuple[Tensor, ...], Tensor | None]]:
-    """Yield (rows of the batch, hidden states n_layer + 1 of (B, T, D), real tokens (B, T) or none).
-
-    None where no token is padding. `tokens_per_batch` none: `TOKENS_PER_BATCH` of the device.
-    """
+    """Yield (rows of the batch, n_layer + 1 hidden states (B, T, D), real tokens (B, T), none: all are)."""
     device = model.tokens.weight.device
     tokens_per_batch = tokens_per_batch or TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH["cuda"])
     hidden = None if progress else True  # none: shown at a terminal only
@@ -150,10 +142,7 @@ def extract(model, rows: RaggedRows, readings: Sequence[Reading], **how) -> list
 
 
 def extract_tokens(model, rows: RaggedRows, layer: int, **how) -> list[np.ndarray]:
-    """Return the float32 vectors of each row's tokens, special ones included: n arrays (T, D).
-
-    `layer` is 0 to n_layer or negative; `how`: the options of `hidden_batches`.
-    """
+    """Return the float32 vectors of each row's tokens, special ones included: n arrays (T, D)."""
     found = [np.empty(0)] * len(rows)
     for chosen, states, _ in hidden_batches(model, rows, **how):
         hidden = states[layer].float().cpu().numpy()  # (B, T, D)
@@ -165,8 +154,7 @@ def extract_tokens(model, rows: RaggedRows, layer: int, **how) -> list[np.ndarra
 def embed(model, tokenizer, texts: Sequence[str], layer: int = -1, pooling: str = "mean") -> np.ndarray:
     """Return one float32 vector a text, (n, D) (4 D with `concat-last-4`), in the order of the texts.
 
-    A text longer than the model's positions is cut at its end, with a warning. UserError for a pooling or a
-    layer that is not there, for an empty text, and without tokenizer.
+    A text longer than the positions is cut, with a warning. UserError for what is not there, or empty.
     """
     rows, one = checked_rows(tokenizer, model.config, texts), reading(model.config, layer, pooling)
     if rows.n_cut:

@@ -23,10 +23,7 @@ HEADER = ("labels a class", "pre-trained", "random weights", "bag of words", "ch
 
 @dataclass
 class Probe:
-    """A probe to be trained on the first part of the texts and tested on the others, with few labels or all.
-
-    Vectors are lists of parts, (n, D) each, `standardised` by the first.
-    """
+    """A probe that learns from the first part; vectors are a list of parts, (n, D) each, in one scale."""
 
     classes: list[np.ndarray]  # of each part, (n,)
     n_draw: int
@@ -70,10 +67,7 @@ def table_rows(y: np.ndarray, n_label) -> np.ndarray:
 
 
 def compare_layers(model, twin, rows: RaggedRows, probe: Probe, n_label, how: dict) -> tuple:
-    """Return header and rows of the layer x pooling table: accuracies, in brackets with random weights.
-
-    `rows`: of all texts, part after part; some are read. `how`: the options of `extract`.
-    """
+    """Return header and rows of the layer x pooling table of some texts; in brackets with random weights."""
     train, test = probe.classes[:2]
     chosen = [table_rows(train, n_label), table_rows(test, 1)]
     numbers = np.concatenate([chosen[0], chosen[1] + len(train)])
@@ -95,10 +89,7 @@ def compare_layers(model, twin, rows: RaggedRows, probe: Probe, n_label, how: di
 def probe_tables(
     model, rows, parts: dict, headline: Reading, vectors, asked: Sequence, n_draw: int, seed: int, how: dict
 ) -> tuple[dict, list]:
-    """Return the probe's figures, and its tables as lines; `vectors`: of all texts, read by `headline`.
-
-    `parts`: name -> (text, label) of each; the first is learnt from. `asked`: numbers of labels a class.
-    """
+    """Return figures, and tables as lines; `parts`: name -> (text, label), `vectors`: those of all texts."""
     names = sorted({label for _, label in parts["train"]})
     classes = [np.array([names.index(label) for _, label in part]) for part in parts.values()]
     probe = Probe(classes, n_draw, seed)

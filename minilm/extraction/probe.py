@@ -33,10 +33,8 @@ def fit(
 ) -> tuple[Tensor, Tensor]:
     """Return the weights (R, P, D, C) and biases (R, P, 1, C) that minimise the loss of each problem.
 
-    Args:
-        x: (R, N, D) vectors. y: (R, N) classes, from 0 to C - 1.
-        l2: (R, P) or (P,), the penalty of each problem.
-        weight: (P, N), how much an example counts in a variant; none: each counts 1.
+    x: (R, N, D) vectors; y: (R, N) classes, from 0 to C - 1; l2: (R, P) or (P,), the penalty of each problem;
+    weight: (P, N), how much an example counts in a variant (none: 1).
     """
     R, N, D = x.shape
     P = l2.shape[-1]
@@ -60,9 +58,8 @@ def fit(
         optimizer.zero_grad()
         # R P problems at once: one product of all costs little more than one of a single small problem. They
         # share no weight, so their sum is least where each of them is.
-        data = (nats(x, y, W, b) * weight).sum()  # mean of -log softmax(x W + b)[label], summed over R and P
-        penalty = 0.5 * (l2 * W.square().sum((2, 3))).sum()  # l2 / 2 |W|^2; b may shift freely
-        loss = data + penalty
+        loss = (nats(x, y, W, b) * weight).sum()  # mean of -log softmax(x W + b)[label], summed over R and P
+        loss = loss + 0.5 * (l2 * W.square().sum((2, 3))).sum()  # l2 / 2 |W|^2; b may shift freely
         loss.backward()
         return loss
 
@@ -164,9 +161,8 @@ def probe_accuracy(
 ) -> float:  # fmt: skip
     """Return the share of test texts that the probe puts into their class, the mean of `n_draw` draws.
 
-    Args:
-        train, test: (n, D) vectors, `standardised` already. train_y, test_y: (n,) classes from 0.
-        n_label: labels a class; none: all, in which case there is one draw.
+    train, test: (n, D), `standardised`; train_y, test_y: (n,) classes from 0; n_label: labels a class, none:
+    all, in one draw.
     """
     rows = draw_labels(train_y, n_label, n_draw, seed)  # (R, N)
     x, y = torch.from_numpy(train[rows]), torch.from_numpy(train_y[rows])  # (R, N, D), (R, N)
@@ -178,10 +174,7 @@ def probe_accuracy(
 
 
 def bag_of_words(train: Sequence[str], *others: Sequence[str]) -> list[np.ndarray]:
-    """Return how often each word is in each text, one (n, n_word) float32 array for each list of texts.
-
-    The words are those of the training texts, in lower case, at most the `MOST_WORDS` commonest.
-    """
+    """Return counts (n, n_word) for each list of texts, of the MOST_WORDS commonest words of the first."""
     bags = [[Counter(WORD.findall(text.lower())) for text in texts] for texts in (train, *others)]
     total = Counter(word for bag in bags[0] for word in bag.elements())
     column = {word: i for i, (word, _) in enumerate(total.most_common(MOST_WORDS))}

@@ -20,17 +20,7 @@ from ..texts.corpus import one_line
 from ..texts.files import kind, read_documents, read_jsonl, text_files
 from ..texts.tables import SUFFIXES, read_conll, read_table
 from ..tokenizer.rows import RaggedRows, word_rows
-from .features import (
-    Pooling,
-    Reading,
-    checked_rows,
-    cut_note,
-    extract,
-    extract_tokens,
-    n_layer,
-    nearest,
-    reading,
-)
+from .features import Pooling, checked_rows, cut_note, extract, extract_tokens, n_layer, nearest, reading
 from .layers import probe_tables
 from .probe import split
 
@@ -38,7 +28,6 @@ FEATURES = "features.npz"
 WORLD_TRAIN, WORLD_TEST = 384, 600  # stories: 64 a place to draw labels from, 100 a place to test on
 WORLD_SEEDS = (2_000_003, 2_000_023, 2_000_033)  # added to the seed: other stories than those of pre-training
 WORLD_SENTENCES = 384
-SHOWN = 200  # characters of a near text
 Example = tuple[str, str | None]  # text, label if there is one
 LABELS = itemgetter(slice(1, 2))  # of an example
 
@@ -98,7 +87,7 @@ def extract_features(given: dict) -> Path:
     return folder
 
 
-def text_columns(settings, model, tokenizer, parts: dict, readings: list[Reading], how: dict) -> tuple:
+def text_columns(settings, model, tokenizer, parts: dict, readings: list, how: dict) -> tuple:
     """Return the columns of the .npz, one entry a text, the figures, and the lines to print."""
     texts, labels = zip(*(example for part in parts.values() for example in part), strict=True)
     rows = tell_cut(checked_rows(tokenizer, model.config, texts))
@@ -114,12 +103,12 @@ def text_columns(settings, model, tokenizer, parts: dict, readings: list[Reading
     if settings.similar:
         query = extract(model, tell_cut(checked_rows(tokenizer, model.config, [settings.similar])), readings)
         pairs = nearest(found[0], query[0][0])
-        near = [f"  {cosine:.3f}  {one_line(texts[i])[:SHOWN]}" for i, cosine in pairs]
+        near = [f"  {cosine:.3f}  {one_line(texts[i])[:200]}" for i, cosine in pairs]
         lines += [f"Nearest to {settings.similar!r}:", "", *near, ""]
     return columns, dict(n_text=len(texts), width=vectors.shape[-1]) | figures, lines
 
 
-def token_columns(settings, model, tokenizer, parts: dict, readings: list[Reading], how: dict) -> tuple:
+def token_columns(settings, model, tokenizer, parts: dict, readings: list, how: dict) -> tuple:
     """Return what `text_columns` does, an entry a token; of tagged stories and .conll files one a word."""
     data, config = settings.data, model.config
     if data == "world" or data.lower().endswith(".conll"):

@@ -1,15 +1,12 @@
 """A model of ours -> a folder that transformers opens, with exactly the numbers that our model computes.
 
-    our model                                       there
-    encoder, post-norm, embedding norm              bert, distilbert or roberta
-    encoder, pre-norm, final norm                   megatron-bert
-    decoder, pre-norm, final norm                   gpt2
-    encoder-decoder, post-norm, embedding norm      bart
-    encoder-decoder, pre-norm, final norm           blenderbot
+    our model           post-norm, embedding norm       pre-norm, final norm
+    encoder             bert, distilbert or roberta     megatron-bert
+    decoder             -                               gpt2
+    encoder-decoder     bart                            blenderbot
 
-What no class of transformers computes is refused, with the flags that help. A BPE becomes tokenizer.json, of
-the Rust library `tokenizers`, a WordPiece vocab.txt. Both put [CLS] and [SEP] around a text, as in training;
-the space that our objectives put before it, you must give.
+What no class of transformers computes is refused. A BPE becomes tokenizer.json, a WordPiece vocab.txt; both
+put [CLS] and [SEP] around a text, as in training; the space that our objectives put before it, you must give.
 """
 
 import sys

@@ -1,9 +1,8 @@
 """A Hugging Face folder, or hf:NAME, which is downloaded first -> our model and tokenizer.
 
-Weights without a place in the model are an error, as are those that it lacks but for heads of pre-training.
-A download is kept in MINILM_CACHE, else ~/.cache/minilm, if its size and, where it is large, its SHA-256 are
-what the server lists. Once download.json, written last, says that the folder is whole, nothing is asked of
-the network. HF_ENDPOINT names another server with the same interface.
+Weights without a place are an error, as are those that are missing, but for heads of pre-training. A download
+is kept in MINILM_CACHE, else ~/.cache/minilm, if sizes and SHA-256 are what the server lists; download.json,
+written last, says that it is whole. HF_ENDPOINT names another server with the same interface.
 """
 
 import json
@@ -80,8 +79,8 @@ def fill(model: nn.Module, tensors: dict[str, Tensor], kind: str, folder: Path) 
     absent = [name for name in theirs if name not in found and theirs[name].split(".")[0] in HEADS]
     check_state(folder, found, {name: state[ours] for name, ours in theirs.items() if name not in absent})
     model.load_state_dict({theirs[name]: tensor for name, tensor in found.items()}, strict=False)
-    heads = {name.rpartition(".")[0] for name in absent}
-    return [f"not in it, so drawn at random: {', '.join(sorted(heads))}"] if heads else []
+    heads = sorted({name.rpartition(".")[0] for name in absent})
+    return [f"not in it, so drawn at random: {', '.join(heads)}"] if heads else []
 
 
 def without_copies(tensors: dict[str, Tensor], names: Names, wanted: set[str]) -> dict[str, Tensor]:

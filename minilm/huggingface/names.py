@@ -51,9 +51,7 @@ _MEGATRON_BLOCK = _BERT_BLOCK | {"self_attention_norm": "attention.ln", "feed_fo
 
 
 class Names:
-    """`table`: our module -> theirs; {i} is the number of a block. `prefix`: what a checkpoint without heads
-    leaves out of the names. `copies`: second names of a weight -> its name in the table.
-    """
+    """`table`: our module -> theirs, {i} a block; `prefix`: of files with heads; `copies`: second names."""
 
     def __init__(self, prefix: str, outside: dict, stacks: dict, block: dict, heads: dict, *seconds: str):
         rows = dict(outside)

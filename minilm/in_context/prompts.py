@@ -68,10 +68,7 @@ def draw_questions(examples, tests, k: int, seed: int) -> list[Question]:
 
 
 def relabelled(questions: Sequence[Question], control: str, labels: Sequence[str], seed: int) -> list:
-    """Return the questions with other labels in their examples: a model that reads them falls to chance.
-
-    Source: Min et al. 2022, "Rethinking the Role of Demonstrations", section 4.
-    """
+    """Return the questions, other labels in their examples (Min et al. 2022, section 4): chance is left."""
     given = [label for question in questions for _, label in question.examples]
     rng = random.Random(f"{control} labels {seed}")
     if control == "shuffled":

@@ -6,8 +6,7 @@ Three kinds of question on the documents of `world.few_shot`, each asked after k
     nonce_keys      which label had this key before? the key is no word and never had a label of its own
     story_items     as new_pairings, for a thing that training shows in stories alone
 
-`train.py --objective causal --data world:few-shot` asks them on the way, so that the log shows at which step
-the ability appears.
+`train.py --objective causal --data world:few-shot` asks them on the way: the log shows when ability appears.
 """
 
 from collections.abc import Sequence
@@ -23,16 +22,13 @@ from ..world import LABEL_WORDS, N_PAIRS, few_shot_pairs
 from .prompts import PromptFormat, Question
 from .scores import answers
 
-TASKS = {
-    "new_pairings": dict(kind="category", items="known"),
-    "nonce_keys": dict(kind="lookup", items="nonce"),
-    "story_items": dict(kind="category", items="stories"),
-}
-NAMES = {
-    "new_pairings": "category, pairing never seen in training",
-    "nonce_keys": "lookup, key that is no word",
-    "story_items": "category, thing known from stories only",
-}
+_TABLE = (  # task, kind and items of `few_shot_pairs`, what the tables call it
+    ("new_pairings", "category", "known", "category, pairing never seen in training"),
+    ("nonce_keys", "lookup", "nonce", "lookup, key that is no word"),
+    ("story_items", "category", "stories", "category, thing known from stories only"),
+)
+TASKS = {task: dict(kind=kind, items=items) for task, kind, items, _ in _TABLE}
+NAMES = {task: name for task, *_, name in _TABLE}
 CHANCE = 1 / len(LABEL_WORDS)
 FORMAT = PromptFormat({label: label for label in LABEL_WORDS}, template=" {text} {label}", separator="")
 PROBE_SHOTS = N_PAIRS - 1
@@ -42,10 +38,8 @@ TEST_SEED = 2_000_003  # added to the seed, so that no question is a training do
 
 def questions(task: str, k: int, n: int, seed: int, start: int = 0) -> list[Question]:
     """Return the questions number start .. start + n - 1 of a task, each after k examples of its own."""
-    documents = (
-        few_shot_pairs(seed + TEST_SEED, index, split="test", n_pairs=k + 1, **TASKS[task])
-        for index in range(start, start + n)
-    )
+    how = dict(split="test", n_pairs=k + 1, **TASKS[task])
+    documents = (few_shot_pairs(seed + TEST_SEED, index, **how) for index in range(start, start + n))
     return [Question(tuple(pairs[:-1]), *pairs[-1]) for pairs in documents]
 
 

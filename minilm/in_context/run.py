@@ -25,7 +25,6 @@ from .study import Study, checksum
 from .terminal import Writer, loop, show
 
 SHOTS = (0, 1, 2, 4, 8)
-HELD_BACK = 5  # without a test file, one part in so many of the examples is asked
 FIGURES = dict(nonce_keys="lookup_accuracy", story_items="story_item_accuracy", shuffled="shuffled_accuracy")
 
 
@@ -108,9 +107,9 @@ def examples_and_tests(settings: PromptSettings) -> tuple[list, list]:
     data, test = settings.data, settings.test
     examples, rng = read_table(data, ("text", "label"))[0], random.Random("texts to ask")
     if test is None:
-        if len(examples) < HELD_BACK:
+        if len(examples) < 5:  # a fifth is asked
             raise UserError(f"{data}: {len(examples)} rows, too few to hold some back: give --test FILE")
-        examples, asked = split(examples, len(examples) // HELD_BACK, "texts to ask", itemgetter(slice(1, 2)))
+        examples, asked = split(examples, len(examples) // 5, "texts to ask", itemgetter(slice(1, 2)))
     else:
         asked = read_table(test, ("text", "label"))[0]
     labels, most = sorted({label for _, label in examples}), max(settings.shots or SHOTS)

@@ -53,10 +53,7 @@ def positions_needed(
 def label_log_likelihoods(
     model, tokenizer, prompts: Sequence[str], labels: list[tuple[int, ...]], batch_size: int = 128
 ) -> Tensor:
-    """Return log p(tokens of the label | prompt) in nats, (N, n_label); the encoder reads it if there is one.
-
-    UserError for an encoder alone, which cannot continue a text, and for a prompt longer than the positions.
-    """
+    """Return log p(tokens of the label | prompt) in nats, (N, n_label); UserError for what cannot be read."""
     check_decoder(model)
     # Equal prompts are read once: calibration asks the same few texts after the same examples, over and over.
     distinct = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
@@ -97,11 +94,7 @@ def batch_likelihoods(model, prompts: list[list[int]], labels: list[tuple[int, .
 
 
 def label_scores(model, tokenizer, prompt_format: PromptFormat, questions, score: str = "sum") -> Tensor:
-    """Return the score of each label for each question, (N, n_label); the highest is the answer.
-
-    `sum` is the log-likelihood of the label's tokens, `mean` is that per token, `calibrated` compares it with
-    what the label has where the text says nothing.
-    """
+    """Return the score of each label, (N, n_label): log-likelihood, per token, or against no text at all."""
     labels = label_tokens(tokenizer, prompt_format, model.config)
 
     def likelihoods(asked: Sequence[Question]) -> Tensor:

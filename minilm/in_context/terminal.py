@@ -21,8 +21,12 @@ class Writer:
         self, model, tokenizer, max_new_tokens=50, temperature=None, top_k=None, top_p=None, n_beam=1
     ):
         check_decoder(model)
-        self.model, self.tokenizer = model, tokenizer
-        self.max_new_tokens, self.n_beam = max_new_tokens, n_beam
+        self.model, self.tokenizer, self.max_new_tokens, self.n_beam = (
+            model,
+            tokenizer,
+            max_new_tokens,
+            n_beam,
+        )
         end = tokenizer.special_id("[SEP]" if model.encoder else END)
         if temperature is None:
             temperature = 1.0 if n_beam > 1 else 0.8
@@ -38,11 +42,9 @@ class Writer:
             written = [i for i in token.tolist() if i != self.rule.eos_id]
             show(pieces.decode(tokenizer.decode_bytes(written)))
 
-        start = decoder_begin(tokenizer) if model.encoder else None
-        written = sample(
-            model, [prompt_ids(tokenizer, model.config, prompt)], self.max_new_tokens, self.rule, seed,
-            self.n_beam, decoder_start_id=start, watch=watch,
-        )  # fmt: skip
+        how = dict(decoder_start_id=decoder_begin(tokenizer) if model.encoder else None, watch=watch)
+        prompts = [prompt_ids(tokenizer, model.config, prompt)]
+        written = sample(model, prompts, self.max_new_tokens, self.rule, seed, self.n_beam, **how)
         ids = written.ids[0, written.n_prompt :].tolist()
         text = tokenizer.decode([i for i in ids if i != self.rule.eos_id])
         if self.n_beam > 1:  # a search knows its text at the end only

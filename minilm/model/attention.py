@@ -69,8 +69,7 @@ class KeyValueCache:
         """Store k and v (B, H, T, d_head) of T new positions; return those of all S positions so far."""
         B, H, T, d_head = k.shape
         if self.k is None:
-            self.k = k.new_empty(B, H, self.max_length, d_head)
-            self.v = k.new_empty(B, H, self.max_length, d_head)
+            self.k, self.v = (k.new_empty(B, H, self.max_length, d_head) for _ in range(2))
         self.k.narrow(2, self.length, T).copy_(k)  # a slice does the same in twice the time
         self.v.narrow(2, self.length, T).copy_(v)
         self.length += T
@@ -100,10 +99,7 @@ class MultiHeadAttention(nn.Module):
         self.weights: Tensor | None = None  # (B, H, T, S)
 
     def forward(self, x: Tensor, memory=None, bias=None, causal=False, cache=None) -> Tensor:
-        """Let each position of x (B, T, D) gather from x or, in cross-attention, from memory (B, S, D).
-
-        `bias`, `causal`: as in `explicit_attention`; `cache`: a `KeyValueCache`. Returns (B, T, D).
-        """
+        """Let x (B, T, D) gather from x or, in cross-attention, from memory (B, S, D); return (B, T, D)."""
         q = self.split_heads(self.q(x))  # (B, H, T, d_head)
         if memory is not None and cache is not None and cache.length:  # the encoder's text does not change
             k, v = cache.contents()

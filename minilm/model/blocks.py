@@ -12,11 +12,8 @@ from ..plumbing.errors import UserError
 from .attention import BLOCKED, MultiHeadAttention, alibi_bias
 from .config import ModelConfig
 
-ACTIVATIONS = {
-    "relu": F.relu,
-    "gelu": F.gelu,
-    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),  # Hendrycks and Gimpel 2016; GPT-2's
-}
+# gelu_tanh: GPT-2's, Hendrycks and Gimpel 2016
+ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "gelu_tanh": lambda x: F.gelu(x, approximate="tanh")}
 
 
 def sinusoidal_positions(n_position: int, d_model: int) -> Tensor:

@@ -51,8 +51,7 @@ def generate(
     texts = [ids[mask] for ids, mask in zip(written.ids, written.mask, strict=True)]
     if isinstance(input_ids, Tensor):
         return texts[0]
-    texts = [text.tolist() for text in texts]
-    return texts if listed(input_ids)[1] else texts[0]
+    return [text.tolist() for text in texts] if listed(input_ids)[1] else texts[0].tolist()
 
 
 def sample(

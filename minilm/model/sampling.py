@@ -73,11 +73,7 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
 
 
 def uniform_numbers(seed: int | Sequence[int], n_row: int, n_step: int, device=None) -> Tensor:
-    """Return (n_row, n_step) numbers in (0, 1], each row from a generator of its own.
-
-    One seed: row i draws from its stream i, so equal prompts in a batch get different texts. A seed for each
-    row: row i draws from stream 0 of seed i, as it would alone.
-    """
+    """Return (n_row, n_step) numbers in (0, 1]: row i's stream i of one seed, or stream 0 of its own."""
     one = isinstance(seed, (int, np.integer))
     streams = [(int(seed), row) for row in range(n_row)] if one else [(int(s), 0) for s in seed]
     if len(streams) != n_row:

@@ -23,10 +23,7 @@ LEFTOVER = re.compile(r".+\.\d+\.tmp")  # NAME.PID.tmp, of a process that was ki
 
 
 def choose_folder(name: str, out: str | None = None, overwrite: bool = False, resume: bool = False) -> Path:
-    """Return the folder of a run: `out`, or a new `runs/name`, `runs/name-2` and so on where that is taken.
-
-    With `overwrite` an `out` that exists is emptied; `resume` takes it, or the newest interrupted run.
-    """
+    """Return a run's folder: `out`, emptied by `overwrite`, kept by `resume`; or the next `runs/name`."""
     if overwrite and resume:
         raise UserError("--overwrite and --resume: one replaces a run, the other continues it; give one")
     if overwrite and out is None:
@@ -72,11 +69,11 @@ def make_folder(folder: Path) -> bool:
     """Make a folder and those above it. False where it was there: of two processes one alone gets True."""
     try:
         folder.mkdir(parents=True)
+        return True
     except FileExistsError:
         return False
     except OSError as error:
         raise UserError(f"{folder}: cannot be made ({error.strerror})") from None
-    return True
 
 
 def empty_run_folder(folder: Path) -> None:

@@ -1,10 +1,8 @@
 """Tensors in a file, in the safetensors format (huggingface/safetensors, README, "Format"), by hand.
 
-    8 bytes     n, the length of the header (unsigned, little-endian)
-    n bytes     JSON: {"name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}, ...}
-    the rest    the numbers, little-endian; data_offsets count from here
-
-Unlike a pickle it cannot run code. Tensors without gap or overlap ask for no memory that the file has not.
+8 bytes     n, the length of the header (unsigned, little-endian)
+n bytes     JSON: {"name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}, ...}
+the rest    the numbers, little-endian; data_offsets count from here
 """
 
 import json

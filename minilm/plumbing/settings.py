@@ -5,8 +5,6 @@
         steps: int = 2000  # optimizer steps
         data: tuple[str, ...] = ("world",)  # sources, files and folders
 
-    given, _ = parse(Settings)                  python train.py --steps 500 --data a.txt b.txt
-
 The field `d_model` is the flag `--d-model`, the comment on its line is its help text, and its type says which
 words may follow: of a Literal one of its own, of `X | None` also `none`, of a tuple several, which commas
 separate too (--shots 0,1,2) unless they are texts; after a bool nothing (--compile, --no-compile) or `false`.
@@ -65,10 +63,7 @@ class CommonSettings:
 
 
 def parse(settings_class: type, override_class=None, argv=None, description="") -> tuple[dict, dict]:
-    """Return (given, overrides): the fields of two dataclasses that `argv` gives (none: the command line).
-
-    Overrides are laid over a preset or a saved config; a name of both classes belongs to the settings.
-    """
+    """Return (given, overrides): the fields of two dataclasses that `argv` gives (none: the command line)."""
     how = dict(usage="%(prog)s [--flag value ...]", description=description, allow_abbrev=False)
     how["formatter_class"] = partial(Help, max_help_position=6, width=WIDTH)
     parser = argparse.ArgumentParser(**how, argument_default=argparse.SUPPRESS)  # what is not given is absent

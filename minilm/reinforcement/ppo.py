@@ -93,10 +93,7 @@ def train_ppo(model, env: Environment, details: PPODetails, settings: TrainingSe
 
 
 class PPO:
-    """An objective of the one loop (`training/loop.py`) whose update of a step is its own.
-
-    `state` is the coefficient of the KL, which may move (detail 3): each checkpoint keeps it.
-    """
+    """An objective whose update of a step is its own; checkpoints keep `state`, the KL's coefficient."""
 
     shown = ("reward", "kl", "entropy", "length", "judge")  # of the metrics, in the lines for a person
 

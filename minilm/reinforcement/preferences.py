@@ -101,10 +101,7 @@ def encode_prompts(tokenizer, prompts: list[str], config: ModelConfig, max_new_t
 
 
 class PairObjective(Objective):
-    """The chosen answer of a pair is to have a higher reward than the rejected one.
-
-    What a reward is (B, 2) is said by `rewards`: of a reward model (`reward.py`), or of DPO (`dpo.py`).
-    """
+    """The chosen answer is to have the higher reward; the rewards (B, 2) are `reward.py`'s or `dpo.py`'s."""
 
     def __init__(self, preferences: Preferences, env: Environment, batch_size: int, seed: int = 0):
         super().__init__(env.tokenizer, env.reference.config.max_positions, batch_size, seed)

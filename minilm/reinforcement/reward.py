@@ -124,18 +124,14 @@ class Rule:
 
 
 class Normalised:
-    """A reward shifted and scaled to mean 0 and deviation 1 on samples of the reference policy.
-
-    Source: Ziegler et al. 2019, section 2. So the KL coefficient means the same for every reward. The samples
-    answer prompts that are learnt from: nothing of a run comes from those it is measured on.
-    """
+    """A reward with mean 0 and deviation 1 on the reference's samples (Ziegler et al. 2019, section 2)."""
 
     def __init__(self, reward, env: Environment, seed: int):
+        # prompts that are learnt from: nothing of a run comes from those it is measured on
         chosen = np.random.default_rng(seed).integers(0, len(env.prompts), N_SAMPLE)
         rollout = draw_answers(env.reference, env, [env.prompts[i] for i in chosen], seed)
         scores = reward.scores(rollout, env.texts(rollout))
-        spread = float(scores.std(correction=0))
-        self.reward, self.mean = reward, float(scores.mean())
+        self.reward, self.mean, spread = reward, float(scores.mean()), float(scores.std(correction=0))
         self.deviation = spread if spread > 1e-6 else 1.0  # of a reward that is the same for all texts
 
     def scores(self, rollout: Rollout, texts: list[tuple[str, str]]) -> Tensor:

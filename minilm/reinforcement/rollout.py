@@ -33,12 +33,10 @@ class Policy(nn.Module):
         return self.model.state_dict()
 
     def forward(self, ids: Tensor, mask: Tensor, n_prompt: int, rule: SamplingRule) -> tuple[Tensor, Tensor]:
-        """Return the log-probabilities and the values of the new tokens, each (B, n); 0 after the end.
-
-        The value of a token is judged before it is drawn, from the hidden state that it is drawn from.
-        """
+        """Return log-probabilities and values of the new tokens, (B, n) each; 0 after the end."""
         n = ids.shape[1] - n_prompt
-        hidden = self.model.decode(ids[:, :-1], mask[:, :-1], n_last=n)[-1]  # (B, n, D)
+        # (B, n, D), what each token is drawn from: its value is judged before it is drawn
+        hidden = self.model.decode(ids[:, :-1], mask[:, :-1], n_last=n)[-1]
         known = dict(rule=rule, n_prompt=n_prompt, hidden=hidden)
         log_probs = token_log_probabilities(self.model, ids, mask, **known)  # (B, n)
         values = self.value_head(hidden)[..., 0].float()  # (B, n)
@@ -111,11 +109,8 @@ def draw_answers(
 
 @torch.no_grad()
 def score_answers(rollout: Rollout, policy: Policy, env: Environment, precision: str = "fp32") -> Rollout:
-    """Fill in the log-probabilities of both models and the values, with one pass of each over the texts.
-
-    The policy is scored again although `sample` knows its log-probabilities: with the cache they differ in
-    the last digits, and the ratio of the first update is to be exactly 1.
-    """
+    """Fill in the log-probabilities of both models and the values, with one pass of each over the texts."""
+    # `sample` knows the policy's; with the cache they differ in the last digits, and the first ratio is 1
     args, how = (rollout.ids, rollout.mask), dict(rule=env.rule, n_prompt=rollout.n_prompt)
     with autocast(precision, rollout.ids.device):
         rollout.log_probs, rollout.values = policy(*args, **how)

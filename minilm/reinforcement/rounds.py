@@ -1,9 +1,8 @@
 """The steps of regime 5 in rounds: pairs (`collect`) -> reward (`make_reward`) -> policy (`learn`).
 
-Source: Ouyang et al. 2022, figure 2, whose first step is here the pre-training of the policy. A policy that
-learns finds what its reward model does not know. So, where a judge can compare answers, further rounds let
-PPO look for it in a third of its steps, compare what it writes then, and train the reward model anew on all
-pairs: Ziegler et al. 2019, section 2.3 (online data collection).
+Source: Ouyang et al. 2022, figure 2, whose first step is here the pre-training. A policy that learns finds
+what its reward model does not know: where a judge can compare answers, further rounds let PPO look for it and
+train the reward model anew on all pairs (Ziegler et al. 2019, section 2.3, online data collection).
 """
 
 import copy

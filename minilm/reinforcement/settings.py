@@ -46,11 +46,10 @@ class ReinforceSettings(PPODetails, CommonSettings):
         super().__post_init__()
         least = {field.name: int(field.type is int) for field in fields(self) if field.type in (int, float)}
         self.check_least(least | dict(seed=0, warmup=0, sampled_prompts=0))
-        s = self
-        most = f"--gamma {s.gamma} --gae-lambda {s.gae_lambda}: both must lie in [0, 1]"
+        s, share = self, f"--gamma {self.gamma} --gae-lambda {self.gae_lambda}"
         cut = f"--batch-size {s.batch_size} cannot be cut into --minibatches {s.minibatches}"
         for wrong, what in (
-            (max(s.gamma, s.gae_lambda) > 1, most),
+            (max(s.gamma, s.gae_lambda) > 1, f"{share}: both must lie in [0, 1]"),
             (s.adaptive_kl and not s.kl_target, "--kl-target 0.0: must be above 0 for --adaptive-kl"),
             (not s.temperature, "--temperature 0.0: must be above 0, to draw answers"),
             (not s.pair_temperature, "--pair-temperature 0.0: must be above 0, to draw answers"),

@@ -39,8 +39,7 @@ WORD_RULES = (
 
 def accuracy(truth: Sequence, guess: Sequence) -> float:
     """Return the share of guesses that are the truth; as below, UserError for none or unequal numbers."""
-    truth, guess = paired(truth, guess)
-    return float((truth == guess).mean())
+    return float(np.equal(*paired(truth, guess)).mean())
 
 
 def share_interval(share: float, n: int, z: float = 1.96) -> tuple[float, float]:
@@ -51,10 +50,7 @@ def share_interval(share: float, n: int, z: float = 1.96) -> tuple[float, float]
 
 
 def macro_f1(truth: Sequence, guess: Sequence, labels: Iterable | None = None) -> float:
-    """Return the mean of F1 = 2 hits / (2 hits + misses + false alarms) over all classes that occur.
-
-    `labels`: over these alone. A guess that is none of them is a miss of its truth, and no class of its own.
-    """
+    """Return the mean F1 = 2 hits / (2 hits + misses + false alarms) of the classes, or of `labels` alone."""
     truth, guess = paired(truth, guess)
     classes, ids = np.unique(np.concatenate([truth, guess]), return_inverse=True)
     counts = confusion_matrix(ids[: len(truth)], ids[len(truth) :], len(classes))  # (C, C)
@@ -96,11 +92,7 @@ def ranks(values: Sequence[float]) -> np.ndarray:
 
 
 def entity_f1(truth: Sequence[Sequence[str]], guess: Sequence[Sequence[str]]) -> tuple[float, float, float]:
-    """Return (precision, recall, F1) of the entities of all sentences, given their tags (`entities`).
-
-    An entity is right where first word, last word and type all are. A share of nothing is 0. UserError where
-    a sentence has another number of tags, or a tag is none (`is_entity_tag`).
-    """
+    """Return (precision, recall, F1) of entities, right where words and type are; UserError for a tag."""
     if len(truth) != len(guess):
         raise UserError(f"{len(truth)} true sentences and {len(guess)} guessed ones: each needs the other")
     n_true = n_guess = n_right = 0
@@ -126,9 +118,8 @@ def entities(tags: Sequence[str]) -> list[tuple[int, int, str]]:
     """
     for tag in tags:
         if not is_entity_tag(tag):
-            raise UserError(
-                f"tag {tag!r}: entities have the tags O, or B-, I-, E-, S- (M-, L-, U-) and a type"
-            )
+            expected = "entities have the tags O, or B-, I-, E-, S- (M-, L-, U-) and a type"
+            raise UserError(f"tag {tag!r}: {expected}")
     found, start = [], None
     split = [(MARKS.get(tag[0], tag[0]), tag[2:]) for tag in ("O", *tags, "O")]  # (mark, type)
     for place, ((last, last_type), (mark, type_)) in enumerate(pairwise(split)):
@@ -197,9 +188,8 @@ def corpus_bleu(translations: Sequence[str], references: Sequence[str]) -> float
     for ours, theirs in zip(map(words, translations), map(words, references), strict=True):
         n_word, n_reference_word = n_word + len(ours), n_reference_word + len(theirs)
         for k in range(MAX_ORDER):
-            runs, reference = (
-                Counter(zip(*(side[i:] for i in range(k + 1)), strict=False)) for side in (ours, theirs)
-            )
+            both = ([tuple(side[i : i + k + 1]) for i in range(len(side) - k)] for side in (ours, theirs))
+            runs, reference = map(Counter, both)
             total[k] += runs.total()
             # A run counts no more often than the reference has it: "the the the" earns one "the".
             right[k] += (runs & reference).total()

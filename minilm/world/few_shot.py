@@ -1,10 +1,9 @@
 """Documents for in-context learning: `key label key label ...`, with a new mapping in every document.
 
-Nothing about a mapping can be stored in the weights; it has to be read from the document. Three kinds:
-*lookup* (the label of a key is the one it had before), *category* (the label depends on the place that the
-key belongs to), *repeat* (random words, then the same words again; whether they help is measured in the
-README). What the tests ask never stood in a training document: `held_out_pair` keeps some (place, label)
-pairings apart, and the held-out things of the world occur in stories only.
+A mapping cannot be stored in the weights: it has to be read from the document. Three kinds: *lookup* (a key
+has the label it had before), *category* (that of its place), *repeat* (random words, then the same again).
+What the tests ask never stood in a training document: `held_out_pair` keeps some (place, label) pairings
+apart, and the held-out things of the world occur in stories only.
 """
 
 import random
@@ -14,11 +13,8 @@ from .story import Story, check
 from .words import HELD_OUT, HELD_OUT_THINGS, MOODS, NAMES, PLACES, THINGS, VERBS, place_of
 
 LABEL_WORDS = ("moon", "star", "wind", "snow", "gold", "iron", "wood", "salt")
-NONCE_WORDS = tuple(
-    start + end
-    for start in ("bo", "fa", "gi", "ku", "lo", "mi", "ne", "po")
-    for end in ("zak", "wix", "juf", "vop", "deg")
-)
+_STARTS, _ENDS = ("bo", "fa", "gi", "ku", "lo", "mi", "ne", "po"), ("zak", "wix", "juf", "vop", "deg")
+NONCE_WORDS = tuple(start + end for start in _STARTS for end in _ENDS)
 KNOWN_THINGS = {place: tuple(thing for thing in THINGS[place] if thing not in HELD_OUT) for place in PLACES}
 N_PAIRS, SHARE_NONCE = 9, 0.3
 
@@ -46,9 +42,9 @@ def few_shot_pairs(
     check("split", split, ("train", "test"))
     check("items", items or "known", ("known", "stories", "nonce"))
     rng = random.Random(f"few-shot {kind} {split} {items} {n_pairs} {seed} {index}")
-    if kind == "lookup":
-        return lookup(rng, split, n_pairs, items)
-    return category(rng, split, n_pairs, items) if kind == "category" else repeat(rng, n_pairs)
+    if kind == "repeat":
+        return repeat(rng, n_pairs)
+    return (lookup if kind == "lookup" else category)(rng, split, n_pairs, items)
 
 
 def different_labels(rng: random.Random, places: list[str | None], split: str) -> list[str]:
@@ -101,10 +97,7 @@ def repeat(rng: random.Random, n_pairs: int) -> list[tuple[str, str]]:
 
 
 def few_shot_documents(n: int, seed: int, repeats: bool = True) -> list[str]:
-    """Return the training mixture: 30 % stories; of the rest 30 % lookup, 30 % category, 40 % repeats.
-
-    Without `repeats` lookup and category documents stand in their place.
-    """
+    """Return 30 % stories; of the rest 30 % lookup, 30 % category, 40 % repeats (or without these)."""
     documents = []
     for index in range(n):
         rng = random.Random(f"few-shot mixture {seed} {index}")

@@ -1,12 +1,12 @@
 """The machine behind the embedded world: weighted templates, their exact probability, and the way back.
 
-A text is a few sentences. Each is one *template* in two languages, whose {slots} are filled by *choices*:
-finite distributions that may depend on what was chosen before. The same walk (`Grammar.expand`) draws a text,
-scores one and checks one; only the function that picks each value differs. A derivation is a list with one
-dict of chosen values a sentence.
+A sentence is one *template* in two languages, whose {slots} are filled by *choices*: finite distributions
+that may depend on what was chosen before. The same walk (`Grammar.expand`) draws a text, scores one and
+checks one; only the function that picks each value differs. A derivation is a list with a dict of values a
+sentence.
 
-A grammar is written as a table: the templates of sentence 1, a blank line, those of sentence 2, and so on.
-A template is its weight and its English, and under it its Portuguese:
+A grammar is a table: the templates of sentence 1, a blank line, those of sentence 2, and so on. A template is
+its weight and its English, and under it its Portuguese:
 
     2  {person} went to the {place} {time}.
        {person} foi {to_place} {time}.
@@ -145,11 +145,7 @@ class Grammar:
                 yield {"template": template} | {slot.choice: slot.read.get(text) for slot, text in seen}
 
     def derivations(self, text: str, n_sentences: int | None = None) -> list[tuple[list[dict], float]]:
-        """Return every (derivation, log-probability) of a text, or of its first few sentences: none, or one.
-
-        The grammars are written so that no text has two derivations (the tests count them), hence the
-        probability of the derivation is that of the text.
-        """
+        """Return each (derivation, log-probability) of a text, or its first sentences: none or one."""
         sentences = re.split(r"(?<=\.) ", text)
         if len(sentences) != len(self.templates[:n_sentences]):
             return []

@@ -1,9 +1,9 @@
 """Brazilian Portuguese for the embedded world: agreement, contractions, word order.
 
-A word-by-word dictionary must fail on the result: articles, adjectives, participles and pronouns agree in
-gender and number with the Portuguese noun ("two yellow apples": "duas maçãs amarelas"; "sold them": "as
-vendeu"), adjectives follow the noun, and the prepositions a, de, em, por contract with the article ("to the
-beach": "à praia"). All follows from the English sentence alone: its template, and the choices in its slots.
+A word-by-word dictionary must fail: articles, adjectives, participles and pronouns agree with the Portuguese
+noun ("two yellow apples": "duas maçãs amarelas"; "sold them": "as vendeu"), adjectives follow it,
+prepositions contract with the article ("to the beach": "à praia"). All follows from the English sentence
+alone.
 """
 
 import re
@@ -55,24 +55,21 @@ def noun_phrase(phrase) -> str:
 # Words that no other table has, for the dictionary: each with its most usual form.
 _OTHER_WORDS = """
 the o | a um | an um | and e | to a | at em | in em | on em | of de | with com | for por | by por | from de
-it o | them os | she ela | he ele | her ela | him ele | was foi | were foram | is é | went foi
-met encontrou | arrived chegou | came veio | made fez | felt sentiu | looked olhou | there lá | later depois
-then depois | also também | together juntos | after depois | that isso | too também | end fim
-because porque | this esta | morning manhã | lunch almoço | yesterday ontem | Sunday domingo | hundred cem
-report relatório | according segundo | inspector inspetor | inspected inspecionado | visited visitado
-during durante | period período | registered registrado | total total | declared declarado
-owner proprietário | no nenhum | recorded registrado | considered considerado | counted contado
-committee comissão | each cada | marked marcado | number número | document documento | signed assinado
-archived arquivado | new novo | inspection inspeção | required exigido | before antes | accounts contas
-approved aprovado | missing faltando | receipts recibos | requested pedido
+it o | them os | she ela | he ele | her ela | him ele | was foi | were foram | is é | went foi | met encontrou
+arrived chegou | came veio | made fez | felt sentiu | looked olhou | there lá | later depois | then depois
+also também | together juntos | after depois | that isso | too também | end fim | because porque | this esta
+morning manhã | lunch almoço | yesterday ontem | Sunday domingo | hundred cem | report relatório
+according segundo | inspector inspetor | inspected inspecionado | visited visitado | during durante
+period período | registered registrado | total total | declared declarado | owner proprietário | no nenhum
+recorded registrado | considered considerado | counted contado | committee comissão | each cada
+marked marcado | number número | document documento | signed assinado | archived arquivado | new novo
+inspection inspeção | required exigido | before antes | accounts contas | approved aprovado | missing faltando
+receipts recibos | requested pedido
 """
 
 
 def dictionary() -> dict[str, str]:
-    """Return one Portuguese word for every English word of both domains: the baseline of translation.
-
-    Nouns have the right form; where Portuguese agrees with something, the masculine singular stands.
-    """
+    """Return a Portuguese word for each English one, masculine singular where it agrees: the baseline."""
     entries = {english: noun.portuguese for english, noun in NOUNS.items()}
     entries |= {thing.plural: thing.portuguese_plural for thing in THING_WORDS.values()}
     verbs = words.VERB_WORDS.values()

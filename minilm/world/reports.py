@@ -1,8 +1,7 @@
 """The second domain, `world:reports`: the same people, places and things in the language of an office.
 
 Passive voice, quantities, numbers, weekdays, in all some fifty words that no story has: what continued
-training is for. The grammar is exact like that of the stories: `world.log_probability(text, "reports")` is
-the floor here.
+training is for. The grammar is exact like that of the stories.
 """
 
 import random
@@ -75,19 +74,13 @@ RULES = {
 _GOODS = {write_phrase(goods): goods for place in PLACES for goods in goods_of(place).values}
 _PATTERN = rf"(?:{'|'.join(sorted(QUANTITIES, key=len, reverse=True))}) \w+"  # "two hundred" before "two"
 _VERBS = {verb.participle: verb.english for verb in VERB_WORDS.values()}
-SLOTS = {
-    "number": Slot("number", NUMBERS),
-    "person": Slot("person", NAMES),
-    "official": Slot("official", NAMES),
-    "place": Slot("place", PLACES),
-    "day": Slot("day", tuple(DAYS)),
+_PLAIN = dict(number=NUMBERS, person=NAMES, official=NAMES, place=PLACES, verb=_VERBS, verb2=_VERBS)
+_PLAIN |= dict(day=tuple(DAYS), condition=tuple(CONDITIONS))
+SLOTS = {name: Slot(name, texts) for name, texts in _PLAIN.items()} | {
     "goods": Slot("goods", _GOODS, _PATTERN),
     "goods2": Slot("goods2", _GOODS, _PATTERN),
-    "verb": Slot("verb", _VERBS),
-    "verb2": Slot("verb2", _VERBS),
     "things": Slot("thing", {thing.plural: thing.english for thing in THING_WORDS.values()}),
     "one_thing": Slot("thing", tuple(THING_WORDS)),
-    "condition": Slot("condition", tuple(CONDITIONS)),
 }
 
 # A participle that agrees is its stem and an ending: o_place is that of the place, os_goods of several goods.

@@ -1,10 +1,9 @@
 """The grammar of stories: four sentences, English and Portuguese side by side.
 
-Somebody comes to a place (1), does two things that belong to the place (2, 3), and ends in some mood, because
-of a thing of sentence 3 (4). The place word stands in sentence 1 only. Given person, friend and place the
-sentences are independent, so sentences 3-4 of another story match those of this one in position, template
-and length. How often names return (`P_PRONOUN`) decides how far the shared-word rule gets in next-sentence
-prediction.
+Somebody comes to a place (1), does two things that belong there (2, 3), and ends in some mood, because of a
+thing of sentence 3 (4). The place word stands in sentence 1 only. Given person, friend and place the
+sentences are independent, so sentences 3-4 of another story fit as well. How often names return (`P_PRONOUN`)
+decides how far the shared-word rule gets in next-sentence prediction.
 """
 
 from functools import cache
@@ -147,21 +146,16 @@ def story_slots(w: Words) -> dict[str, Slot]:
 
         return Slot("subject", dict.fromkeys(w.names, "name") | {she: "pronoun", he: "pronoun"}, write=write)
 
-    return {
-        "person": Slot("person", w.names),
-        "friend": Slot("friend", w.names),
+    plain = dict(person=w.names, friend=w.names, place=w.places, verb=verbs, verb2=verbs, mood=MOODS)
+    return {name: Slot(name, texts) for name, texts in plain.items()} | {
         "subject": subject("she", "he"),
         "object": subject("her", "him"),
-        "place": Slot("place", w.places),
         "at_place": Slot("place", {at_place(place): place for place in w.places}, r"\w+ the \w+"),
         "time": Slot("time", w.times, "|".join(w.times)),
-        "verb": Slot("verb", verbs),
-        "verb2": Slot("verb2", verbs),
         "np": Slot("np", written, np),
         "np2": Slot("np2", written, np),
         "it": Slot(None, {"it": None, "them": None}, write=lambda np: "them" if np.plural else "it"),
         "thing": Slot("mention", {write_phrase(the_same(p)): the_same(p) for p in every}, r"the \w+"),
-        "mood": Slot("mood", MOODS),
     }
 
 

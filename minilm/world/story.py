@@ -133,10 +133,7 @@ def documents(n: int, seed: int = 0, domain: str = "stories", start: int = 0) ->
 
 
 def log_probability(text: str, domain: str = "stories") -> float:
-    """Return the exact log-probability of a text in nats under the grammar, -inf where it does not parse.
-
-    Minus its mean over documents is the floor: no model can have a lower loss on them.
-    """
+    """Return the exact log-probability in nats, -inf if it does not parse; minus its mean is the floor."""
     return domain_class(domain).grammar.log_probability(text)
 
 
@@ -146,10 +143,7 @@ def parses(text: str, domain: str = "stories") -> bool:
 
 
 def judge(text: str) -> bool:
-    """Return whether a text parses as a story *and* ends happily: the true preference of the PPO lesson.
-
-    A count of happy words alone could be cheated by a text that is nothing but happy words.
-    """
+    """Return whether a text parses and ends happily: PPO's true preference; happy words cannot cheat it."""
     return any(derivation[3]["mood"] in HAPPY_MOODS for derivation, _ in GRAMMAR.derivations(text))
 
 

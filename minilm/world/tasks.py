@@ -1,8 +1,7 @@
 """What the later regimes learn from the stories: labels, pairs, tags, questions, instructions, preferences.
 
-Each function returns a list of `n` examples, a pure function of its arguments. `held_out` False gives
-examples without any held-out thing or verb, True examples whose things and verbs are all held out: train on
-the one, test on the other, and no topic word of the test has ever been labelled (None mixes).
+Each returns a list of `n` examples, a pure function of its arguments. `held_out` False: without any held-out
+thing or verb, True: with no others, None: mixed. So no topic word of a test has ever been labelled.
 """
 
 import random
@@ -17,9 +16,8 @@ def labelled(n: int, seed: int, label: str = "place", held_out: bool | None = Fa
     """Return (text, label): the place, taking turns and never in the text itself, or "happy"/"unhappy"."""
     check("label", label, ("place", "mood"))
     stories = [Story(seed, index, held_out, place=PLACES[index % len(PLACES)]) for index in range(n)]
-    if label == "place":
-        return [(story.text_without_place, story.place) for story in stories]
-    return [(story.text_without_place, "happy" if story.happy else "unhappy") for story in stories]
+    moods = {True: "happy", False: "unhappy"}
+    return [(s.text_without_place, s.place if label == "place" else moods[s.happy]) for s in stories]
 
 
 def pairs(name: str, n: int, seed: int, held_out: bool | None, same_person: bool = False):
@@ -34,14 +32,11 @@ def pairs(name: str, n: int, seed: int, held_out: bool | None, same_person: bool
 
 
 def text_pairs(n: int, seed: int, held_out: bool | None = False, short: bool = False) -> list[tuple]:
-    """Return (text, text, "same" or "different"): whether both happen at the same place; half do.
-
-    The texts are sentences 2 to 4, with `short` 2 and 3: a pair of these fits a row of 64 tokens.
-    """
-    examples = []
+    """Return (text, text, "same" or "different" place), half each: sentences 2 to 4, with `short` 2 and 3."""
+    examples, some = [], slice(1, 3 if short else 4)  # a pair of the short ones fits a row of 64 tokens
     for a, b in pairs("pairs", n, seed, held_out):
-        texts = [" ".join(story.sentences[1 : 3 if short else 4]) for story in (a, b)]
-        examples.append((*texts, "same" if a.place == b.place else "different"))
+        label = "same" if a.place == b.place else "different"
+        examples.append((" ".join(a.sentences[some]), " ".join(b.sentences[some]), label))
     return examples
 
 
@@ -68,15 +63,11 @@ def tagging(n: int, seed: int, held_out: bool | None = False) -> list[tuple[list
 
 
 def questions(n: int, seed: int, held_out: bool | None = False) -> list[tuple[str, str, str, int]]:
-    """Return (context, question, answer, start) with context[start : start + len(answer)] == answer.
-
-    Of the kinds of question that a story allows (where, when, what, who, how) the one is asked that is the
-    rarest so far: most stories do not allow what and who, and answer the others by the pattern alone.
-    """
+    """Return (context, question, answer, start): of the kinds of question the one that is rarest so far."""
+    # most stories do not allow what and who, and answer where, when and how by the pattern alone
     rng, asked, examples = random.Random(f"questions {seed}"), Counter(), []
     for story in draw(n, seed, held_out=held_out):
-        kinds = sorted({question.split()[0] for question, *_ in story.facts})
-        kind = min(kinds, key=asked.__getitem__)
+        kind = min(sorted({question.split()[0] for question, *_ in story.facts}), key=asked.__getitem__)
         asked[kind] += 1
         question, answer, start, _ = rng.choice([fact for fact in story.facts if fact[0].startswith(kind)])
         examples.append((story.text, question, answer, start))
@@ -84,11 +75,7 @@ def questions(n: int, seed: int, held_out: bool | None = False) -> list[tuple[st
 
 
 def instructions(n: int, seed: int, held_out: bool | None = False) -> list[tuple[str, str]]:
-    """Return (prompt, response). The prompt is a story, a line break, and what to do.
-
-    Five kinds with equal shares: a question, a summary, a list of the things, the ending, and a translation
-    (there the prompt is the instruction, a line break, one sentence).
-    """
+    """Return (prompt, response) of five kinds with equal shares; a prompt: text, line break, what to do."""
     rng, examples = random.Random(f"instructions {seed}"), []
     for story in draw(n, seed, held_out=held_out):
         kind, text = rng.choice(("question", "summary", "translation", "list", "ending")), story.text
@@ -120,10 +107,7 @@ def continuation(story: Story, rng: random.Random, happy: bool) -> str:
 
 
 def preferences(n: int, seed: int) -> list[tuple[str, str, str]]:
-    """Return (prompt, chosen, rejected): sentences 1-2, and two ways to go on, one with a happy ending.
-
-    prompt + " " + either is a story that parses; `world.judge` accepts the chosen one only.
-    """
+    """Return (sentences 1-2, chosen, rejected): both endings parse, `world.judge` takes the chosen only."""
     rng = random.Random(f"preferences {seed}")
     return [
         (" ".join(story.sentences[:2]), continuation(story, rng, True), continuation(story, rng, False))
@@ -141,11 +125,7 @@ def preference_prompts(n: int, seed: int) -> list[str]:
 
 
 def translation_pairs(n: int, seed: int, domain: str = "stories") -> list[tuple[str, str]]:
-    """Return n (English, Portuguese) pairs, no English side twice: one to three sentences in a row.
-
-    Every sentence can be translated by itself: "it" and "them" have their noun in the same sentence.
-    `domain` is "stories", "reports" or "both".
-    """
+    """Return (English, Portuguese) of 1-3 sentences, each English once; of "stories", "reports" or "both"."""
     check("domain", domain, ("stories", "reports", "both"))
     pairs, index = {}, 0
     while len(pairs) < n:
