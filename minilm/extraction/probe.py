@@ -87,8 +87,7 @@ def folds_of(y: np.ndarray) -> np.ndarray:
 def choose_l2(x: Tensor, y: Tensor, n_class: int) -> Tensor:
     """Return the penalty (R, 1) with the least loss on labels put aside, for each draw: cross-validation.
 
-    The test set has no part in it, and no further labels are used: a user with four labels a class has four.
-    With one label a class none can be put aside, and `L2_WITHOUT_CHOICE` is taken.
+    No further labels are used: a user with four a class has four; with one `L2_WITHOUT_CHOICE` is taken.
     """
     R, N, _ = x.shape
     fold = folds_of(y[0].numpy())  # every draw has its labels in the order of the classes

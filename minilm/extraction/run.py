@@ -136,11 +136,8 @@ def tell_cut(rows: RaggedRows) -> RaggedRows:
 
 
 def read_parts(data: str, test: str | None, probe: bool | None, seed: int) -> dict[str, list[Example]]:
-    """Return the examples by part: `train`, and `test` where a probe is wanted (none: if there are labels).
-
-    The world's stories lack the word of their place; things and verbs of `unseen` stand in no labelled text.
-    """
-    if data == "world" and test is None:
+    """Return the examples by part: `train`, and `test` where a probe is wanted (none: if labels are)."""
+    if data == "world" and test is None:  # things and verbs of `unseen` stand in no labelled text
         sizes = dict(train=WORLD_TRAIN, test=WORLD_TEST, unseen=WORLD_TEST)
         drawn = zip(sizes.items(), WORLD_SEEDS, strict=True)
         return {name: world.labelled(n, seed + far, held_out=name == "unseen") for (name, n), far in drawn}

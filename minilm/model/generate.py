@@ -35,8 +35,7 @@ def generate(
             lengths or a (B, T) tensor. An encoder-decoder's encoder reads them.
         temperature, top_k, top_p, eos_id, forbidden_ids: see `SamplingRule`; temperature 0 is greedy.
         n_beam: above 1, beam search, which draws nothing: leave temperature, top_k and top_p alone.
-        seed: the same seed gives the same text every time; see `uniform_numbers` for batches.
-        options: those of `sample`.
+        seed: the same seed gives the same text, see `uniform_numbers`. options: those of `sample`.
 
     Returns the prompts with their new tokens, the end included (of an encoder-decoder the decoder's ids): for
     one prompt a text of the same type, for a list lists without padding, for (B, T) a tensor (B, T + n) with

@@ -46,9 +46,8 @@ def load_preferences(
 ) -> Preferences:
     """Return the pairs and prompts of the user's files; without any, those of the embedded world.
 
-    Without a file of prompts (.txt, one a line, or a table with `prompt`) those of the pairs serve. About a
-    tenth of the prompts, with all their pairs, is held out. `needs_pairs` False lets prompts stand alone.
-    UserError for what is wrong in a file, a tie, or too little to hold anything out.
+    Without a file of prompts (.txt, one a line, or a table with `prompt`) those of the pairs serve. A tenth
+    of them, with all their pairs, is held out. UserError for a wrong file, a tie, or too little to hold out.
     """
     if not preferences and not prompts:
         return world_preferences(n_pairs, seed)
@@ -153,9 +152,8 @@ def sampled_pairs(
 ) -> list[Pair]:
     """Return pairs of a model's own answers as the judge prefers them, `n_answer` drawn for each prompt.
 
-    People too compare what the policy has written, mistakes included (Ziegler et al. 2019, section 2;
-    Stiennon et al. 2020, section 3.1): a reward model that saw none would know no grammar. Each answer is in
-    one pair at most; ties and answers that never ended are left out.
+    As people do (Ziegler et al. 2019, section 2; Stiennon et al. 2020, section 3.1): a reward model that saw
+    no mistakes would know no grammar. Each answer is in one pair at most; ties and unended ones are left out.
     """
     env, pairs = replace(env, rule=replace(env.rule, temperature=temperature)), []
     rows = encode_prompts(env.tokenizer, prompts, model.config, env.max_new_tokens)

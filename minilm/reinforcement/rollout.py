@@ -120,15 +120,11 @@ def score_answers(rollout: Rollout, policy: Policy, env: Environment, precision:
 
 @dataclass
 class Measured:
-    """Answers to the test prompts, and what was measured on them.
-
-    The reward model's score is what was optimised, so it cannot tell success from cheating. Beside it stands
-    the true preference (the world's judge): it has compared pairs for the reward model, PPO never asks it.
-    """
+    """Answers to the test prompts, and what was measured on them."""
 
     texts: list[tuple[str, str]]  # prompt, answer
-    scores: Tensor  # (B,)
-    judged: list[bool] | None
+    scores: Tensor  # (B,), of the reward that was optimised: it cannot tell success from cheating
+    judged: list[bool] | None  # the true preference, which PPO never asks
     figures: dict[str, float]  # see `measure`
 
 

@@ -35,8 +35,7 @@ def few_shot_pairs(
 ) -> list[tuple[str, str]]:
     """Return document number `index` as (key, label) pairs; the last pair is the one to ask in a test.
 
-    `items` says which keys are asked: "known" things, "nonce" words (lookup), or held-out things of "stories"
-    (in a category document as the last key alone). None: known things, in lookup documents nonce words too.
+    `items`, the keys: "known" things, "nonce" words, held-out things of "stories"; None: those of training.
     """
     check("kind", kind, ("lookup", "category", "repeat"))
     check("split", split, ("train", "test"))

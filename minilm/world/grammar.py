@@ -51,13 +51,10 @@ def by_name(function):
 
 
 class Slot:
-    """How one slot shows a choice in English, and how it is read back.
-
-    `texts` is {text: value}, or the values where they are their own texts; `pattern` matches at least these.
-    `write` is given where the text depends on other choices too ("she"): the names of its parameters.
-    """
+    """How one slot shows a choice in English, and how it is read back by a pattern."""
 
     def __init__(self, choice: str | None, texts, pattern: str = r"\w+", write=None):
+        # {text: value}, or values that are their own texts; `write` where other choices count too ("she")
         texts = texts if isinstance(texts, dict) else {str(value): value for value in texts}
         self.choice, self.pattern = choice, pattern  # choice None: all follows from others ("it", "them")
         self.read = {text.lower(): value for text, value in texts.items()}
@@ -103,11 +100,7 @@ class Grammar:
         return Template(english, portuguese, pattern, tuple(choices))
 
     def expand(self, pick, n_sentences: int | None = None) -> tuple[list[dict], float]:
-        """Walk the grammar; return (derivation, log-probability in nats).
-
-        `pick(position, name, choice)` returns the value of each choice; a value that `choice` does not have
-        makes the log-probability -inf and ends the walk.
-        """
+        """Walk; return (derivation, log-probability in nats), -inf for a value that its choice lacks."""
         derivation, total, chosen = [], 0.0, {}
         for position, templates in enumerate(self.templates[:n_sentences]):
             chosen = {name: chosen[name] for name in self.carried if name in chosen} | {"before": chosen}

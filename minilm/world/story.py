@@ -27,8 +27,7 @@ ENTITY = dict.fromkeys(NAMES, "person") | dict.fromkeys(SINGULAR_OF, "thing") | 
 class Story(Derived):
     """Story number `index` of a seed, the same on every machine.
 
-    `place=` and `person=` fix these; `held_out` False avoids the held-out things and verbs, True uses no
-    others (None: all). `log_probability` is always that of the text under the whole grammar.
+    `place=`, `person=` fix these; `held_out` False: no held-out thing or verb, True: no other, None: all.
     """
 
     grammar = GRAMMAR

@@ -18,10 +18,7 @@ Phrase = namedtuple("Phrase", "determiner adjective thing plural")
 
 
 def rows(table: str):
-    """Yield the columns of each entry of a table; "place:" is the last column of the entries of its line.
-
-    "|" or a new line ends an entry, "_" stands for a space inside a column.
-    """
+    """Yield the columns of each entry ("|" ends one, "_" is a space); "place:" is the last of its line's."""
     for line in table.strip().splitlines():
         place, _, entries = line.rpartition(":")
         for entry in entries.split("|"):
