@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ..model.config import ModelConfig
+from ..plumbing.script import shown
 from ..tokenizer.rows import RaggedRows, alike, text_rows
 from ..training.objective import IGNORED, Objective, to_device
 from .examples import Parts
@@ -163,7 +164,7 @@ class HeadTask(Task):
     def outputs(self, model, rows: LabelledRows, batch_size: int) -> list[Tensor]:
         """Return the head's output for each row: (n_output,), on positions (T, n_output) of real tokens."""
         found = [torch.empty(0)] * len(rows)
-        for chosen in alike(rows.lengths, batch_size):
+        for chosen in shown(alike(rows.lengths, batch_size), "answers"):
             batch = to_device(rows.batch(chosen), model.tokens.weight.device)
             for i, output in zip(chosen, model.output(batch).float().cpu(), strict=True):
                 found[i] = output[: rows.lengths[i]] if self.on == "position" else output

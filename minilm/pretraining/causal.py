@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..model.generate import generate
 from ..plumbing.errors import UserError
+from ..plumbing.script import shown
 from ..texts.corpus import Corpus
 from ..tokenizer.bpe import BPE
 from ..training.objective import IGNORED, SPLITS, Objective, count_correct, summed_cross_entropy, tensors
@@ -83,7 +84,7 @@ class Causal(Objective):
 def token_stream(tokenizer: BPE, documents: list[str], end: int) -> np.ndarray:
     """Return the ids of all documents in one array (n,), `end` before each document and after the last."""
     ids = array("i", [end])  # four bytes a token, where a list takes eight and an object
-    for document in documents:
+    for document in shown(documents, "tokens"):
         ids.extend(tokenizer.encode(document, allow_special=False))
         ids.append(end)
     return np.array(ids)

@@ -14,6 +14,7 @@ from array import array
 import numpy as np
 
 from ..plumbing.errors import UserError
+from ..plumbing.script import shown
 from ..tokenizer.bpe import BPE
 
 FOLLOWS, DOES_NOT_FOLLOW = 0, 1  # classes of the next-sentence head
@@ -58,15 +59,14 @@ class SentenceRuns:
         self.context, room = context, context - n_text - 1
         self.cls, self.sep, self.pad = map(tokenizer.special_id, ("[CLS]", "[SEP]", "[PAD]"))
         ids, edges, owners, self.n_cut, longest = array("i"), [0], [], 0, room // n_text
-        for d, sentence in (
-            (d, part) for d, document in enumerate(documents) for part in sentences(document)
-        ):
-            tokens = tokenizer.encode(" " + sentence, allow_special=False)
-            self.n_cut += len(tokens) > longest
-            for start in range(0, len(tokens), longest):
-                ids.extend(tokens[start : start + longest])
-                edges.append(len(ids))
-                owners.append(d)
+        for d, document in enumerate(shown(documents, "tokens")):
+            for sentence in sentences(document):
+                tokens = tokenizer.encode(" " + sentence, allow_special=False)
+                self.n_cut += len(tokens) > longest
+                for start in range(0, len(tokens), longest):
+                    ids.extend(tokens[start : start + longest])
+                    edges.append(len(ids))
+                    owners.append(d)
         self.ids, self.edges = np.array(ids), np.array(edges)  # sentence s is ids[edges[s] : edges[s + 1]]
         runs = []
         for s, document in enumerate(owners):

@@ -60,6 +60,7 @@ class PretrainingSettings(TrainingSettings):
     model: str | None = None  # preset to start from, with random weights; none: the tiny one of the objective
     data: tuple[str, ...] | None = None  # world, world:reports, world:few-shot, python-docs, or your files
     n_documents: int | None = None  # training documents or pairs to use; none: all (of the world 20,000)
+    eval_rows: int | None = None  # validation rows, about; none: so few that looks take a tenth of the run
     errors: Literal["strict", "replace"] = "strict"  # replace: read on over bytes that are not UTF-8
     skip_bad: bool = False  # translation: leave out and count pairs with an empty side
     tokenizer: str | None = None  # a tokenizer.json; none: a BPE is trained on the data
@@ -82,7 +83,7 @@ class PretrainingSettings(TrainingSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        self.check_least(dict(context=8, n_documents=1, extend_vocabulary=0))
+        self.check_least(dict(context=8, n_documents=1, extend_vocabulary=0, eval_rows=1))
         if not 0 < self.mask_share <= 1:
             raise UserError(f"--mask-share {self.mask_share}: must be above 0 and at most 1")
         if not 0 <= self.replay < 1:
@@ -112,7 +113,8 @@ class Pretraining:
         s = self.settings
         if s.objective == "translation":
             return load_pairs(s.data, s.seed, s.n_documents, s.skip_bad)
-        return load_corpus(s.data, s.seed, s.n_documents, s.errors)
+        corpus = load_corpus(s.data, s.seed, s.n_documents, s.errors)
+        return corpus.watched(s.eval_rows, s.context) if s.eval_rows else corpus
 
     def start(self, corpus) -> tuple[torch.nn.Module, BPE]:
         """Return the model that training begins with, and its tokenizer."""
@@ -182,7 +184,7 @@ class Distilling(Pretraining):
 
     def texts(self):
         """Return all texts: the closing table compares the student with one that saw them all."""
-        return load_corpus(self.settings.data, self.settings.seed, None, self.settings.errors)
+        return Pretraining(replace(self.settings, n_documents=None)).texts()
 
     def start(self, corpus) -> tuple[torch.nn.Module, BPE]:
         """Return a student made of the teacher's layers, and the teacher's tokenizer."""
@@ -229,7 +231,9 @@ def with_recipe(settings: PretrainingSettings) -> PretrainingSettings:
     if settings.warmup is None and (settings.steps or steps) < steps:  # a short run is to reach its rate too
         recipe["warmup"] = warmup * settings.steps // steps
         print(f"warm-up: {recipe['warmup']:,} steps, as {warmup:,} are for {steps:,} (--warmup for another)")
-    return settings.filled_in(recipe)
+    # Ten looks at so many rows, each a third of the work of learning from one, take about a tenth of the run.
+    n_row = (settings.steps or steps) * (settings.batch_size or recipe["batch_size"])
+    return settings.filled_in(recipe | dict(eval_rows=max(16, min(1024, n_row // 32))))
 
 
 def check_fit(settings: PretrainingSettings, config: ModelConfig) -> None:

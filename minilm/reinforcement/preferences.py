@@ -15,6 +15,7 @@ from .. import world
 from ..model.config import ModelConfig
 from ..model.transformer import Transformer
 from ..plumbing.errors import UserError
+from ..plumbing.script import shown
 from ..texts.corpus import split_by_hash
 from ..texts.files import kind, read_lines
 from ..texts.tables import read_table
@@ -157,7 +158,7 @@ def sampled_pairs(
     """
     env, pairs = replace(env, rule=replace(env.rule, temperature=temperature)), []
     rows = encode_prompts(env.tokenizer, prompts, model.config, env.max_new_tokens)
-    for start in range(0, len(rows), PROMPTS_AT_ONCE):
+    for start in shown(range(0, len(rows), PROMPTS_AT_ONCE), "pairs"):
         batch = [row for row in rows[start : start + PROMPTS_AT_ONCE] for _ in range(n_answer)]
         rollout = draw_answers(model, env, batch, seed + start)
         # as they will stand in a pair, one space after the prompt

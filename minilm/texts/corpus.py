@@ -19,10 +19,10 @@ import warnings
 from bisect import bisect
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from hashlib import sha256
-from itertools import chain
+from itertools import accumulate, chain
 from operator import itemgetter
 from pathlib import Path
 
@@ -54,6 +54,18 @@ class Corpus:
     def texts(self) -> list[str]:
         """Return the training texts, what a vocabulary is made of."""
         return self.train
+
+    def watched(self, n_row: int, context: int) -> "Corpus":
+        """Return this corpus with about `n_row` rows of validation, 8 texts or more, drawn by their words.
+
+        A token is taken for three bytes.
+        """
+        ranked = sorted(self.validation, key=digest)
+        n_rows = accumulate(max(1, len(text.encode()) // (3 * context)) for text in ranked)
+        kept = {*ranked[: max(8, sum(n <= n_row for n in n_rows))]}
+        few, n = [text for text in self.validation if text in kept], len(self.validation)
+        note = f"{len(few):,} of {n:,} validation documents are watched, about {n_row:,} rows (--eval-rows)"
+        return self if len(few) == n else replace(self, validation=few, notes=(*self.notes, note))
 
     @property
     def train_bytes(self) -> int:
@@ -120,13 +132,18 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
+def digest(text: str) -> bytes:
+    """Return a number of 32 bytes that follows from the words of a text."""
+    return sha256(one_line(text).encode()).digest()
+
+
 def split_by_hash(items: Iterable, text_of: Callable = str) -> tuple[list, list]:
     """Return (train, validation), the latter a tenth by a hash of each item's text: the company has no say.
 
     Only where a tenth is too little, at least two texts of four or more are held out, and two are left.
     """
     items = list(items)
-    scores = [sha256(one_line(text_of(item)).encode()).digest() for item in items]
+    scores = [digest(text_of(item)) for item in items]
     ranked = sorted(set(scores))
     least = 2 if len(ranked) > 3 else 1  # two: a text and one that does not follow it
     n_held = bisect(ranked, (2**256 // VALIDATION_SHARE).to_bytes(32, "big"))

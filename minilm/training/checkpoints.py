@@ -16,7 +16,7 @@ from ..checkpoint import load_trainer, save_model, save_trainer
 from ..plumbing.errors import UserError
 from ..plumbing.folders import TRAINER, append_log, trim_log
 from ..plumbing.safetensors import check_state
-from ..plumbing.script import process_count, process_rank
+from ..plumbing.script import process_count, process_rank, shown
 from .objective import Objective, add_metrics, autocast, micro_batches, to_device
 
 
@@ -29,7 +29,7 @@ def evaluate(model: torch.nn.Module, objective: Objective, settings) -> dict[str
     n_row = next(value.shape[0] for value in batch.values() if value.dim())
     rows_that_fit = max(1, settings.batch_size // (settings.accumulate * process_count()))
     totals: dict[str, Tensor] = {}
-    for part in micro_batches(batch, -(-n_row // rows_that_fit)):
+    for part in shown(micro_batches(batch, -(-n_row // rows_that_fit)), "evaluation"):
         with autocast(settings.precision, device):
             add_metrics(totals, objective.loss(model, to_device(part, device))[1])
     model.train(was_training)

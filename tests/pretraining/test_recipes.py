@@ -36,6 +36,17 @@ def test_every_row_fills_the_settings_and_nothing_else(model):
     assert settings.warmup < settings.steps
 
 
+@pytest.mark.parametrize(
+    "given", [dict(), dict(steps=50), dict(steps=2, batch_size=2), dict(model="bert-base")]
+)
+def test_looks_at_the_validation_part_cost_less_than_a_tenth_of_the_run(given):
+    settings = with_recipe(PretrainingSettings(**given))
+    looks = 10 * settings.eval_rows / 3  # before, on the way and after; forward takes a third of a step
+    assert looks <= 0.105 * settings.steps * settings.batch_size or settings.eval_rows == 16
+    assert settings.eval_rows <= 1024, "ever more text would be looked at, however sure the figure is"
+    assert with_recipe(PretrainingSettings(**given, eval_rows=77)).eval_rows == 77
+
+
 def test_flags_win_over_the_recipe():
     changes = dict(lr=0.0, steps=3, warmup=0, data=("a.txt",), schedule="constant", weight_decay=0.0)
     settings = with_recipe(PretrainingSettings(model="bert-tiny", **changes))

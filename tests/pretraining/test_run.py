@@ -92,6 +92,15 @@ def test_options_reach_the_objective():
     assert Pretraining(settings).objective(small.corpus(), small.tokenizer()).noises == ("deletion",)
 
 
+def test_a_run_watches_as_many_rows_as_its_settings_say():
+    Path("many.txt").write_text("\n\n".join(small.documents(900)), encoding="utf-8")
+    for kind, objective in ((Pretraining, "masked"), (Distilling, "distillation")):
+        made = settings(objective=objective, data=("many.txt",), eval_rows=20, teacher="t", n_documents=30)
+        corpus = kind(made).texts()
+        assert 8 <= len(corpus.validation) <= 20 and "(--eval-rows)" in corpus.notes[-1]
+        assert (len(corpus.train) == 30) == (kind is Pretraining), "the closing table learns from all texts"
+
+
 def test_texts_are_documents_or_pairs():
     corpus = Pretraining(PretrainingSettings(objective="causal", data=("world",), n_documents=12)).texts()
     assert corpus.train == world.documents(12)

@@ -48,6 +48,22 @@ def test_what_is_drawn_keeps_the_order():
     assert draw(items, None, 0) == draw(items, 10, 0) == draw(items, 99, 0) == items
 
 
+def test_few_validation_documents_are_watched_drawn_by_their_words():
+    documents = speeches(400)  # of 20 to 230 bytes
+    whole = Corpus("name", ["a"], documents, notes=("first",))
+    few = whole.watched(90, context=20)
+    rows = sum(max(1, len(text.encode()) // 60) for text in few.validation)
+    assert 80 < rows <= 90 and few.train == ["a"], "an evaluation reads more rows than were asked for"
+    assert [text for text in documents if text in few.validation] == few.validation, "the order is lost"
+    assert few.notes == (
+        "first",
+        f"{len(few.validation)} of 400 validation documents are watched, about 90 rows (--eval-rows)",
+    )
+    turned = Corpus("other", ["b"], documents[::-1]).watched(90, context=20)
+    assert turned.validation == few.validation[::-1], "which are watched depends on more than their words"
+    assert whole.watched(10_000, 20) is whole and len(whole.watched(1, 20).validation) == 8
+
+
 def test_split_by_hash_does_not_depend_on_the_company():
     documents = speeches(3_000)
     train, validation = split_by_hash(documents)
