@@ -9,23 +9,8 @@ from minilm.plumbing.safetensors import write_tensors
 from minilm.tokenizer.bpe import BPE, token_name
 
 D, F, P = 12, 20, 32  # width, inner width, positions
-WORDS = [
-    "ana",
-    "rui",
-    "the",
-    "old",
-    "baker",
-    "sell",
-    "##s",
-    "found",
-    "like",
-    "##d",
-    "bread",
-    "a",
-    "lamp",
-    "two",
-]
-WORDS += ["red", "pen", "on", "monday", ",", ".", "b", "##a", "##r"]
+WORDS = ["ana", "rui", "the", "old", "baker", "sell", "##s", "found", "like", "##d", "bread", "a", "lamp"]
+WORDS += ["two", "red", "pen", "on", "monday", ",", ".", "b", "##a", "##r"]
 LETTERS = [prefix + letter for letter in "abcdefghijklmnopqrstuvwxyz0123456789'" for prefix in ("", "##")]
 BERT_TOKENS = ["[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *dict.fromkeys(WORDS + LETTERS)]
 TEXTS = ["Ana sells bread. Rui found a lamp.", "The old baker likes two red pens on Monday."] * 5
@@ -109,10 +94,8 @@ def gpt2(V: int, prefix: str = "") -> dict:
         tensors |= linear(layer + "attn.c_attn", D, 3 * D, True) | linear(layer + "attn.c_proj", D, D, True)
         tensors |= linear(layer + "mlp.c_fc", D, F, True) | linear(layer + "mlp.c_proj", F, D, True)
         tensors |= norm(layer + "ln_1") | norm(layer + "ln_2")
-        tensors |= {
-            layer + "attn.bias": torch.ones(1, 1, P, P).tril(),
-            layer + "attn.masked_bias": torch.tensor(-1e4),
-        }
+        tensors[layer + "attn.bias"] = torch.ones(1, 1, P, P).tril()
+        tensors[layer + "attn.masked_bias"] = torch.tensor(-1e4)
     return tensors | norm(f"{prefix}ln_f")
 
 

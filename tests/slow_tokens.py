@@ -22,9 +22,8 @@ def scan(text):
     """Cut a text by GPT-2's rules, a character at a time."""
     pieces, i = [], 0
     while i < len(text):
-        end = next(
-            (i + len(c) for c in ("'s", "'t", "'d", "'m", "'ll", "'ve", "'re") if text.startswith(c, i)), None
-        )
+        ends = ("'s", "'t", "'d", "'m", "'ll", "'ve", "'re")
+        end = next((i + len(c) for c in ends if text.startswith(c, i)), None)
         if end is None:
             start = i + (text[i] == " " and i + 1 < len(text) and kind_of(text[i + 1]) != "space")
             end = start + 1

@@ -22,10 +22,8 @@ def documents(n: int, seed: int = 0) -> list[str]:
     draw = random.Random(seed)
 
     def sentence() -> str:
-        who, what = (
-            draw.choice(["Ana", "Rui", "The old baker"]),
-            draw.choice(["bread", "a lamp", "two red pens"]),
-        )
+        who = draw.choice(["Ana", "Rui", "The old baker"])
+        what = draw.choice(["bread", "a lamp", "two red pens"])
         return f"{who} {draw.choice(['sells', 'found', 'likes'])} {what}{draw.choice(['', ' on Monday'])}."
 
     return [" ".join(sentence() for _ in range(draw.randint(2, 5))) for _ in range(n)]

@@ -90,9 +90,6 @@ def test_an_arrow_that_runs_upward_is_named(here, text, sentence, tmp_path, monk
 
 def test_one_loop_over_an_optimizer():
     files = {path: path.read_text(encoding="utf-8") for path in (ROOT / "minilm").rglob("*.py")}
-    found = {
-        str(path.relative_to(ROOT / "minilm")) for path, text in files.items() if "optimizer.step()" in text
-    }
-    assert found == {"training/loop.py", "reinforcement/ppo.py"}, (
-        "the loop, and PPO's update of one of its steps"
-    )
+    writes = [path.relative_to(ROOT / "minilm") for path, text in files.items() if "optimizer.step()" in text]
+    found = set(map(str, writes))
+    assert found == {"training/loop.py", "reinforcement/ppo.py"}, "the loop, and PPO's update of a step"

@@ -37,9 +37,8 @@ from minilm.plumbing.folders import append_log, choose_folder, read_log, trim_lo
 from minilm.tokenizer.bpe import BPE
 from minilm.tokenizer.wordpiece import SPECIAL_TOKENS, WordPiece
 
-SMALL = ModelConfig(
-    vocab_size=11, n_encoder_layer=1, d_model=6, n_head=2, d_ff=10, max_positions=7, dropout=0.5
-)
+SIZES = dict(vocab_size=11, n_encoder_layer=1, d_model=6, n_head=2, d_ff=10, max_positions=7)
+SMALL = ModelConfig(**SIZES, dropout=0.5)
 
 
 @pytest.fixture

@@ -26,9 +26,8 @@ def script(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(run, "WORLD_VALIDATION", 6)
     monkeypatch.setattr(run, "WORLD_TEST", 8)
-    shape = dict(
-        n_encoder_layer=2, n_segments=2, pooler=True, d_model=8, n_head=2, d_ff=12, max_positions=128
-    )
+    shape = dict(n_encoder_layer=2, n_segments=2, pooler=True, d_model=8, n_head=2, d_ff=12)
+    shape |= dict(max_positions=128)
     torch.manual_seed(0)
     body = build(ModelConfig(vocab_size=small.tokenizer().vocab_size, **shape, dropout=0.1))
     minilm.save(body, small.tokenizer(), "body")
@@ -102,9 +101,7 @@ def test_a_resume_needs_no_flag_that_the_run_knows(script):
 def test_a_mistake_in_the_examples_of_a_later_seed_comes_first(script):
     write("rare.tsv", "".join(f"Ana {i}.\tx\nRui {i}.\ty\n" for i in range(8)) + "Bo.\tz\n")
     seeds = ",".join(map(str, range(40)))
-    assert script(f"--data rare.tsv --steps 1 --no-compare --seeds {seeds}")[0] == 0, (
-        "the only z was held out"
-    )
+    assert script(f"--data rare.tsv --steps 1 --no-compare --seeds {seeds}")[0] == 0, "the one z was held out"
     write("same.tsv", "Ana.\tx\nRui.\ty\n" * 8)
     code, _, err = script("--data same.tsv --no-compare --seeds 0,1 --out other")
     assert code == 2 and "all that can be held out" in err and not Path("other").exists()

@@ -169,10 +169,8 @@ def test_an_interrupted_run_goes_on_bit_for_bit(script, interrupted, flags, at, 
     code, _, err = script("--resume --out part", tiny="")
     assert code == 0, err
     small.assert_equal(*(minilm.load(name)[0].state_dict() for name in ("whole", "part")))
-    whole, part = (
-        {key: value for key, value in results(name).items() if "second" not in key}
-        for name in ("whole", "part")
-    )
+    figures = [results(name).items() for name in ("whole", "part")]
+    whole, part = ({key: value for key, value in items if "second" not in key} for items in figures)
     assert part == whole
 
 

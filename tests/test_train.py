@@ -150,9 +150,7 @@ def test_an_interrupted_run_goes_on(script, monkeypatch):
     assert (code, calls) == (130, [1])
     assert err.splitlines()[-1].endswith("step 2 of 4, saved; to go on: --resume --out parts")
     assert not Path("parts/results.json").exists(), "a run that was stopped is not finished"
-    code, _, err = script(
-        "--resume --out parts --log-every 1 --norm-eps 1e-5", tiny=""
-    )  # the rest: settings.json
+    code, _, err = script("--resume --out parts --log-every 1 --norm-eps 1e-5", tiny="")  # the rest: as saved
     assert code == 0, err
     small.assert_equal(*(minilm.load(folder)[0].state_dict() for folder in ("parts", "whole")))
     assert [line["step"] for line in read_log("parts") if line["split"] == "train"] == [3, 4]

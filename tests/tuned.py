@@ -50,9 +50,8 @@ def parts(n: int = 15) -> Parts:
 def task(cls: type[Task] = Classification, train=None, kind="encoder", context=CONTEXT, **options) -> Task:
     """Return a task that has learnt what is to be known of the training examples (none: `labelled`)."""
     shape = kind if isinstance(kind, ModelConfig) else config(kind)
-    return cls(
-        small.tokenizer(), shape, context, cls.learn(train or labelled(15), small.tokenizer()), **options
-    )
+    known = cls.learn(train or labelled(15), small.tokenizer())
+    return cls(small.tokenizer(), shape, context, known, **options)
 
 
 def settings(**changes) -> FinetuningSettings:

@@ -40,9 +40,8 @@ def scripts(n: int, seed: int) -> str:
 def mixed_text(n_byte: int) -> list[str]:
     """Return pieces of text of so many bytes in all, no two alike."""
     docs = "\n".join(python_docs())
-    code = "\n".join(
-        p.read_text("utf-8", "replace") for p in sorted(Path(random.__file__).parent.glob("*.py"))
-    )
+    library = sorted(Path(random.__file__).parent.glob("*.py"))
+    code = "\n".join(path.read_text("utf-8", "replace") for path in library)
     pieces = [text[i : i + PIECE] for text in (docs, code) for i in range(0, len(text), PIECE)]
     for i in cycle(range(1_000)):
         if sum(len(piece.encode()) for piece in pieces) >= n_byte:

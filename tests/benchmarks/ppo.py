@@ -82,13 +82,11 @@ def hugging_face():
     policy, reference = HuggingFacePolicy().eval(), GPT2LMHeadModel(config).eval()
     trunk, head = GPT2Model(config).eval(), torch.nn.Linear(SHAPE.d_model, 1)
     optimizer = torch.optim.Adam(policy.parameters(), lr=1e-4)
-    drawing = dict(
-        max_new_tokens=N_NEW, do_sample=True, top_k=0, temperature=RULE.temperature, use_cache=True
-    )
+    given = dict(max_new_tokens=N_NEW, do_sample=True, top_k=0, temperature=RULE.temperature, use_cache=True)
 
     def step(prompts: torch.Tensor, number: int) -> torch.Tensor:
         with torch.no_grad():
-            ids = policy.model.generate(prompts, attention_mask=torch.ones_like(prompts), **drawing)
+            ids = policy.model.generate(prompts, attention_mask=torch.ones_like(prompts), **given)
             mask = torch.ones_like(ids, dtype=torch.bool)
             rollout = Rollout(ids, mask, N_PROMPT, torch.zeros(B, dtype=torch.bool))
             rollout.log_probs, rollout.values = policy(ids, mask, N_PROMPT, RULE)

@@ -26,9 +26,8 @@ VOCAB_SIZE = 4096
 def made_up_text(n_characters: int = 1_100_000, n_words: int = 15_000) -> str:
     """Words of random syllables, the k-th about 1/k as frequent as the first (Zipf), in sentences."""
     rng = random.Random(0)
-    syllables = [
-        a + b for a in "bdfghklmnprstvw" for b in ("a", "e", "i", "o", "u", "ea", "er", "in", "on", "st")
-    ]
+    vowels = ("a", "e", "i", "o", "u", "ea", "er", "in", "on", "st")
+    syllables = [a + b for a in "bdfghklmnprstvw" for b in vowels]
     words = ["".join(rng.choices(syllables, k=rng.choice((1, 1, 2, 2, 3, 4)))) for _ in range(n_words)]
     chosen = rng.choices(words, [1 / (rank + 1) for rank in range(n_words)], k=n_characters // 5)
     ends = rng.choices((" ", " ", " ", " ", " ", ", ", ". ", "'s ", ".\n"), k=len(chosen))

@@ -27,9 +27,8 @@ TARGET = 0.7
 
 def our_step():
     """Return a function that takes one training step of our model, and its matrix products' flops a step."""
-    config = ModelConfig(
-        vocab_size=V, max_positions=T, final_norm=True, activation="gelu_tanh", dropout=0.0, **SHAPE
-    )
+    sizes = dict(vocab_size=V, max_positions=T, dropout=0.0)
+    config = ModelConfig(final_norm=True, activation="gelu_tanh", **sizes, **SHAPE)
     config = ModelConfig(**config.to_dict() | dict(attention_dropout=0.0))
     model = build(config).train()
     optimizer = make_optimizer(model, 0.1)

@@ -15,9 +15,7 @@ from minilm.texts.corpus import Corpus, load_corpus
 from minilm.training.checkpoints import evaluate
 
 DOMAIN = Corpus("domain", small.documents(30, seed=3), small.documents(9, seed=4))
-REPORTS = Corpus(
-    "domain", [f"Order {i}: zinc, {i % 7} boxes." for i in range(50)], ["Order 99: zinc, 3 boxes."]
-)
+REPORTS = Corpus("domain", [f"Order {i}: zinc, {i % 7} boxes." for i in range(50)], ["Order 99: zinc, 3."])
 GENERAL = Corpus("general", [f"The cat {i} slept." for i in range(30)], ["The cat slept."])
 
 
@@ -36,9 +34,7 @@ def test_both_texts_are_measured_before_and_after(settings, monkeypatch):
     assert tables[0] == "first" and examples == ["example"] and results["loss"] == 1.0
     rows, header = tables[1]
     zero = [f"the domain alone, from zero, rate {rate}" for rate in (0.0025, 0.0075)]
-    assert [row[0] for row in rows] == ["before", "after, rate 0.01", *zero], (
-        "each side at rates that suit it"
-    )
+    assert [row[0] for row in rows] == ["before", "after, rate 0.01", *zero], "each side at rates of its own"
     assert all(len(row) == len(header) for row in rows) and header == HEADER
     assert rows[0][1:] == rows[1][1:], "nothing was trained in between"
     plain = small.Causal(DOMAIN, small.tokenizer(), 24, 7)
@@ -57,10 +53,8 @@ def test_of_several_processes_the_one_that_closes_the_run_trains_nothing(setting
     monkeypatch.setattr(forgetting, "process_count", lambda: 2)
     monkeypatch.setattr(forgetting, "train", None)
     tables, results, _ = run.closing(objective, model, {}, {})
-    assert [row[0] for row in tables[0][0]] == [
-        "before",
-        "after, rate 0.01",
-    ] and "scratch_domain_loss" not in results
+    assert [row[0] for row in tables[0][0]] == ["before", "after, rate 0.01"]
+    assert "scratch_domain_loss" not in results
 
 
 def test_the_general_text_is_the_one_that_the_model_has_read(settings, tmp_path, capsys):
@@ -71,9 +65,7 @@ def test_the_general_text_is_the_one_that_the_model_has_read(settings, tmp_path,
     assert "nobody knows" not in capsys.readouterr().out
     (tmp_path / "run" / "settings.json").unlink()
     started(settings)
-    assert "nobody knows what" in capsys.readouterr().out, (
-        "validation texts may be known, and nothing says so"
-    )
+    assert "nobody knows what" in capsys.readouterr().out, "validation texts may be known: nothing says so"
 
 
 def test_a_start_with_new_tokens_and_replay(settings):

@@ -12,12 +12,7 @@ from minilm.model.transformer import build
 from minilm.plumbing.errors import UserError
 
 TOKENIZER = small.tokenizer()
-TEXTS = [
-    "Rui sells bread.",
-    "Ana found a lamp on Monday. Rui likes two red pens.",
-    "Ana sells a lamp.",
-    "Ana",
-]
+TEXTS = ["Rui sells bread.", "Ana found a lamp on Monday. Rui likes two red pens.", "Ana sells pens.", "Ana"]
 D, L = 12, 3
 
 
@@ -68,9 +63,8 @@ def test_pooling_never_reads_padding():
         poisoned = [state.masked_fill(~real[..., None], 1e6) for state in states]
         assert torch.allclose(features.pool(poisoned, real, how), before), f"{pooling} counts padding"
         full = torch.ones(2, 5, dtype=torch.bool)
-        assert torch.allclose(
-            features.pool(states, full, how), features.pool(states, None, how), atol=1e-6
-        ), pooling
+        unpadded = (features.pool(states, mask, how) for mask in (full, None))
+        assert torch.allclose(*unpadded, atol=1e-6), pooling
         assert before.shape == (2, 12 if pooling == "concat-last-4" else 3)
     assert torch.allclose(features.pool(states, real, Reading(2, "mean"))[1], states[2][1, :2].mean(0))
     below = [state - 10 for state in states]  # all below 0: padding counted as 0 would be the greatest
@@ -102,9 +96,7 @@ def test_batches_hold_rows_of_like_length_the_longest_first():
 def test_hidden_batches_give_no_mask_where_nothing_is_padded():
     model = make("encoder")
     rows = checked_rows(TOKENIZER, model.config, [TEXTS[0], TEXTS[0], TEXTS[1]])
-    shapes = [
-        (len(i), states[0].shape[1], real) for i, states, real in features.hidden_batches(model, rows, 25)
-    ]
+    shapes = [(len(i), x[0].shape[1], real) for i, x, real in features.hidden_batches(model, rows, 25)]
     lengths = rows.lengths.tolist()
     assert shapes == [(1, lengths[2], None), (2, lengths[0], None)]
     ((_, states, real),) = features.hidden_batches(model, rows, 1000)

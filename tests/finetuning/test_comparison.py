@@ -91,9 +91,8 @@ def test_the_other_ways_are_those_that_were_not_chosen():
     task, parts, body = tuned.task(), tuned.parts(), tuned.body()
 
     def found(**changes):
-        return other_ways(
-            body, task, parts, tuned.settings(**dict(steps=2, compare=True, lora_rank=2) | changes)
-        )
+        own = tuned.settings(**dict(steps=2, compare=True, lora_rank=2) | changes)
+        return other_ways(body, task, parts, own)
 
     assert found(compare=False) == {"trivial": Result(0, 0.0, None, pytest.approx(1 / 3))}
     assert list(found()) == ["trivial", "scratch", "head", "lora"]

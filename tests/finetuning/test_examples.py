@@ -71,9 +71,7 @@ def test_files_to_be_predicted_need_no_truths(tmp_path, name, text, fields, exam
         ("a\tx\n", ("context", "question", "answers"), True, "SQuAD 1.1 or 2.0"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_one_line_that_says_what_it_should_hold(
-    tmp_path, text, fields, truth, expected
-):
+def test_what_is_wrong_with_a_file_is_one_line_that_says_what_fits(tmp_path, text, fields, truth, expected):
     with pytest.raises(UserError, match=expected):
         read_examples([written(tmp_path, "a.tsv", text)], fields, truth=truth)
 

@@ -106,14 +106,10 @@ def test_what_a_person_is_shown():
 def test_tags_that_mark_no_entity_are_counted_by_the_word():
     sentences = [(["Rui", "sells", "New York"], ["NAME", "VERB", "NAME"]), (["Ana", "ran"], ["NAME", "VERB"])]
     task = tuned.task(Tagging, sentences * 2, context=5)
-    assert (
-        task.metric == "accuracy"
-        and tuned.task(Tagging, [(["a"] * 3, ["B", "I", "O"])]).metric == "entity_f1"
-    )
+    assert task.metric == "accuracy"
+    assert tuned.task(Tagging, [(["a"] * 3, ["B", "I", "O"])]).metric == "entity_f1"
     assert task.score([["NAME", "VERB"], ["VERB"]], [["NAME", "NAME"], ["VERB"]]) == dict(accuracy=2 / 3)
-    assert Tagging.trivial(sentences, [(["ran", "Bo"], [])]) == [["VERB", "NAME"]], (
-        "a new word: the commonest"
-    )
+    assert Tagging.trivial(sentences, [(["ran", "Bo"], [])]) == [["VERB", "NAME"]], "new words: the commonest"
     found = task.predict(tuned.model(task), sentences, 2)[0]
     assert len(found.guess) == 3 and found.guess[-1] == "_", "a word that was cut has no tag of its own"
     assert found.text == "Rui sells New_York", "one place in the text for one tag"

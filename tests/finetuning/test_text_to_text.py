@@ -201,11 +201,8 @@ def test_answers_equal_a_plain_loop(kind):
         optimizer.zero_grad()
         objective.loss(model, objective.batch(step, "train"))[0].backward()
         optimizer.step()
-    sources = [
-        *(source for source, _ in EXAMPLES),
-        "Ana?",
-        "two red pens on Monday. The old baker likes what?",
-    ]
+    asked = ["Ana?", "two red pens on Monday. The old baker likes what?"]
+    sources = [source for source, _ in EXAMPLES] + asked
     expected = [plain_answer(model, kind, source, 2 * task.n_answer) for source in sources]
     found = task.predict(model, [(source, None) for source in sources], batch_size=4)
     assert [p.guess for p in found] == [text for text, _ in expected], "in another order, or not greedy"
@@ -220,9 +217,8 @@ def test_answers_equal_a_plain_loop(kind):
 @each_kind
 def test_answers_that_never_end_stop_and_stay_within_the_positions(kind, monkeypatch):
     model, task, written = model_of(kind, 24), task_of(kind, 24), []
-    monkeypatch.setattr(
-        text_to_text, "generate", lambda *a, **o: written.extend(generate(*a, **o)) or written
-    )
+    seen = lambda *a, **o: written.extend(generate(*a, **o)) or written
+    monkeypatch.setattr(text_to_text, "generate", seen)
     assert len(task.write(model, [task.source_ids(text, 0)[0] for text in ("Ana " * 40, "?")], 2)) == 2
     assert all(len(ids) <= 24 for ids in written), "longer than the positions"
     n_given = len(task.source_ids("?", 0)[0]) if kind == "decoder" else 1
@@ -249,16 +245,14 @@ def test_scores_of_labels_of_sentences_and_of_words():
 
 
 def test_what_is_learnt_of_the_examples():
-    assert TextToText.learn(EXAMPLES, small.tokenizer()) == dict(longest_answer="The old baker and Ana"), (
-        "no labels: each once"
-    )
+    known = TextToText.learn(EXAMPLES, small.tokenizer())
+    assert known == dict(longest_answer="The old baker and Ana"), "no labels: each once"
     rare = [("s", "Rui sells bread on Monday"), ("s", "Zürich, Łódź")]  # fewer letters, more tokens
     assert TextToText.learn(rare, small.tokenizer())["longest_answer"] == "Zürich, Łódź", "it was cut"
     twice = [("s", f"answer {i}") for i in range(MOST_LABELS)] * 2
     assert TextToText.learn(twice, small.tokenizer())["labels"] == sorted({target for _, target in twice})
-    assert "labels" not in TextToText.learn([*twice, ("s", "x"), ("s", "x")], small.tokenizer()), (
-        "too many to be labels"
-    )
+    known = TextToText.learn([*twice, ("s", "x"), ("s", "x")], small.tokenizer())
+    assert "labels" not in known, "too many to be labels"
     json.dumps(TextToText.learn(twice, small.tokenizer()))
 
 

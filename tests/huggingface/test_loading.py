@@ -188,9 +188,7 @@ def shards(tmp_path):
 
 
 def test_shards_are_put_together(shards):
-    assert [(name, t.tolist()) for name, t in read_weights(shards).items()] == [
-        *zip("abc", TWICE, strict=True)
-    ]
+    assert [(n, t.tolist()) for n, t in read_weights(shards).items()] == [*zip("abc", TWICE, strict=True)]
     write_tensors(shards / "model-1.safetensors", {"other": torch.zeros(1)})
     with pytest.raises(UserError, match="b is not in model-1.safetensors, where .*index.json says it is"):
         read_weights(shards)

@@ -128,9 +128,7 @@ def test_explicit_equals_the_loops(name):
     expected = slow_attention(q, k, v, name)
     out, _ = explicit_attention(q, k, v, bias, causal)
     tolerance = 1e-8 if MASKS[name][4] else 1e-10  # the slopes are float32
-    assert (out - expected)[~expected.isnan()].abs().max() < tolerance, (
-        "softmax(q k^T / sqrt(d_head)) v, over the keys only"
-    )
+    assert (out - expected)[~expected.isnan()].abs().max() < tolerance, "softmax(q k^T / sqrt(d_head)) v"
 
 
 @every_mask

@@ -75,9 +75,7 @@ def test_positions_are_rows_of_the_table(positions, offset):
     part = InputRepresentation(config(positions=positions, position_offset=offset))
     vectors, x = embed(part, [0, 3, 8])
     if positions == "learned":
-        assert part.position.weight.shape == (10 + offset, D), (
-            "max_positions rows, and the unused ones before"
-        )
+        assert part.position.weight.shape == (10 + offset, D), "max_positions rows, unused ones before"
         table = part.position.weight
         each = torch.tensor([[0, 0, 1], [4, 5, 6]])
         assert torch.allclose(part(vectors, each, None), vectors + table[each + offset]), "a row has its own"
@@ -114,9 +112,8 @@ def test_norm_comes_last_and_is_the_layer_norm():
 def drops(x: torch.Tensor, share: float, kept: float) -> bool:
     """Is the share of zeros within five standard deviations, and the rest divided by 1 - share?"""
     off = abs((x == 0).sum().item() - share * x.numel())
-    return off < 5 * math.sqrt(x.numel() * share * (1 - share)) and torch.allclose(
-        x[x != 0], torch.tensor(kept / (1 - share))
-    )
+    near = off < 5 * math.sqrt(x.numel() * share * (1 - share))
+    return near and torch.allclose(x[x != 0], torch.tensor(kept / (1 - share)))
 
 
 def test_the_input_drops_its_share_in_training_only():

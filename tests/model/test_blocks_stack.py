@@ -36,9 +36,7 @@ def test_stack_returns_the_embeddings_and_every_block(final_norm):
     ours, vectors = stack("encoder", final_norm=final_norm), random()
     states = ours(vectors)
     assert [state.shape for state in states] == [(B, T, D)] * 3, "n_layer + 1 hidden states"
-    assert torch.allclose(states[0], vectors + ours.embeddings.position.weight[:T]), (
-        "the embeddings come first"
-    )
+    assert torch.allclose(states[0], vectors + ours.embeddings.position.weight[:T]), "embeddings come first"
     assert torch.allclose(states[1], ours.blocks[0](states[0], None, False))
     last = ours.blocks[1](states[1], None, False)
     assert torch.allclose(states[2], ours.norm(last) if final_norm else last), "only the last one is normed"

@@ -31,9 +31,8 @@ def alone(draft: Draft, text: list[int], row: int) -> torch.Tensor:
     if draft.model.encoder is None:
         return draft.model(torch.tensor([text]))[0, -1]
     encoder_ids, mask = draft.source
-    return draft.model(encoder_ids[row : row + 1, : mask[row].sum()], decoder_input_ids=torch.tensor([text]))[
-        0, -1
-    ]
+    own, text = encoder_ids[row : row + 1, : mask[row].sum()], torch.tensor([text])
+    return draft.model(own, decoder_input_ids=text)[0, -1]
 
 
 def test_pad_fills_the_chosen_side():

@@ -23,17 +23,10 @@ V = 11
 KINDS = ["decoder", "encoder-decoder"]
 every_kind = pytest.mark.parametrize("kind", KINDS)
 both_searches = pytest.mark.parametrize("n_beam", [1, 3])
-RULES = [
-    PLAIN,
-    SamplingRule(temperature=0.7, top_k=6),
-    SamplingRule((0, 7), temperature=1.3, top_p=0.9, eos_id=4),
-]
-SETTINGS = [
-    dict(),
-    dict(temperature=0.7, top_k=6),
-    dict(forbidden_ids=[0, 7], eos_id=4, top_p=0.9),
-    dict(n_beam=3, eos_id=4),
-]
+RULES = [PLAIN, SamplingRule(temperature=0.7, top_k=6)]
+RULES += [SamplingRule((0, 7), temperature=1.3, top_p=0.9, eos_id=4)]
+SETTINGS = [dict(), dict(temperature=0.7, top_k=6), dict(n_beam=3, eos_id=4)]
+SETTINGS += [dict(forbidden_ids=[0, 7], eos_id=4, top_p=0.9)]
 
 
 def start(kind: str) -> dict:

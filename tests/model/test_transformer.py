@@ -144,18 +144,14 @@ def test_tied_embeddings_are_one_tensor_and_untied_ones_two(kind, tied):
     before = m.vocabulary_logits(hidden)
     m.tokens.weight.data[3] += 1.0
     changed = (m.vocabulary_logits(hidden) - before).abs().amax((0, 1)) > 1e-4  # (V,)
-    assert changed.nonzero().flatten().tolist() == [3] * tied, (
-        "row 3 of the embedding gives the logit of token 3"
-    )
+    assert changed.nonzero().flatten().tolist() == [3] * tied, "row 3 of the embedding gives token 3's logit"
 
 
 @every_kind
 @pytest.mark.parametrize("positions", POSITIONS)
 def test_the_state_dict_holds_the_parameters_and_nothing_else(positions, kind):
     m, other = (model(kind, positions=positions, pooler=kind != "decoder") for _ in range(2))
-    assert set(m.state_dict()) == {name for name, _ in m.named_parameters()}, (
-        "buffers are computed, not saved"
-    )
+    assert set(m.state_dict()) == {name for name, _ in m.named_parameters()}, "buffers are not saved"
     given = inputs(kind)
     assert not torch.equal(other(**given), m(**given))
     other.load_state_dict(m.state_dict(), strict=True)

@@ -6,16 +6,8 @@ import pytest
 
 from minilm.training.metrics import corpus_bleu, words
 
-MARKS = [
-    *"aabbccdé 0159.,-'\"!?()[]{}:;/&%$#@*+=<>^_`|~\\",
-    "  ",
-    "&amp;",
-    "&quot;",
-    "&lt;",
-    "\n",
-    "-\n",
-    "3,5",
-]
+MARKS = ["  ", "&amp;", "&quot;", "&lt;", "\n", "-\n", "3,5"]
+MARKS += "aabbccdé 0159.,-'\"!?()[]{}:;/&%$#@*+=<>^_`|~\\"
 
 
 def random_texts(n, alphabet, separator, most, seed=0):
@@ -45,20 +37,7 @@ def test_words_equal_sacrebleu():
 @pytest.mark.parametrize("n, most", [(1, 8), (2, 12), (30, 20), (400, 30)])
 def test_bleu_equals_sacrebleu(n, most):
     sacrebleu = pytest.importorskip("sacrebleu")
-    alphabet = [
-        "the",
-        "cat",
-        "don't",
-        "3,000",
-        "10-year",
-        "(sat)",
-        "é",
-        "mat.",
-        "mat,",
-        "U.S.",
-        "%",
-        "Report",
-    ]
+    alphabet = ["the", "cat", "don't", "3,000", "10-year", "(sat)", "é", "mat.", "mat,", "U.S.", "%", "Fin"]
     for seed in range(8):
         references = random_texts(n, alphabet, " ", most, seed)
         for translations in (changed(references, seed), random_texts(n, alphabet, " ", most, seed + 99)):

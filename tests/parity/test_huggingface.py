@@ -35,24 +35,15 @@ def sizes(kind: str, shape: tuple) -> dict:
             vocab_size=V, hidden_size=D, num_attention_heads=H, num_hidden_layers=L, intermediate_size=F
         ) | dict(max_position_embeddings=P)
     if kind == "distilbert":
-        return dict(
-            vocab_size=V,
-            dim=D,
-            n_heads=H,
-            n_layers=L,
-            hidden_dim=F,
-            max_position_embeddings=P,
-            pad_token_id=0,
-        )
+        named = dict(vocab_size=V, dim=D, n_heads=H, n_layers=L, hidden_dim=F)
+        return named | dict(max_position_embeddings=P, pad_token_id=0)
     if kind == "gpt2":
-        return dict(vocab_size=V, n_embd=D, n_head=H, n_layer=L, n_inner=F, n_positions=P) | dict(
-            bos_token_id=0, eos_token_id=0
-        )
+        named = dict(vocab_size=V, n_embd=D, n_head=H, n_layer=L, n_inner=F, n_positions=P)
+        return named | dict(bos_token_id=0, eos_token_id=0)
     sides = {f"{side}_{name}": value for side in ("encoder", "decoder") for name, value in
              dict(attention_heads=H, ffn_dim=F).items()}  # fmt: skip
-    return (
-        dict(vocab_size=V, d_model=D, encoder_layers=L, decoder_layers=M, max_position_embeddings=P) | sides
-    )
+    sides |= dict(encoder_layers=L, decoder_layers=M)
+    return sides | dict(vocab_size=V, d_model=D, max_position_embeddings=P)
 
 
 def randomise(model: torch.nn.Module) -> torch.nn.Module:
@@ -290,25 +281,10 @@ def test_our_bpe_there(preset, tmp_path):
 
 @pytest.mark.parametrize("lower_case", [True, False])
 def test_our_wordpiece_there(lower_case, tmp_path):
-    words = [
-        "ana",
-        "Ana",
-        "sell",
-        "##s",
-        "bread",
-        "on",
-        "naive",
-        "naïve",
-        "cafe",
-        "café",
-        "漢",
-        ",",
-        "##y",
-        "12",
-    ]
-    wordpiece = WordPiece(
-        ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words], lower_case=lower_case, chinese_characters=True
-    )
+    words = ["ana", "Ana", "sell", "##s", "bread", "on", "naive", "naïve", "cafe", "café"]
+    words += ["漢", ",", "##y", "12"]
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
+    wordpiece = WordPiece(tokens, lower_case=lower_case, chinese_characters=True)
     config = minilm.PRESETS["bert-base"].to_dict() | dict(vocab_size=len(words) + 5, d_model=12, d_ff=8)
     minilm.save(build(ModelConfig(**config | dict(n_encoder_layer=1))), wordpiece, tmp_path / "ours")
     minilm.huggingface.export(tmp_path / "ours", tmp_path / "exported")

@@ -35,9 +35,8 @@ def rust_tokenizer(bpe):
 
 def assigned_characters():
     """The characters that the running Python's Unicode knows; a newer letter is a symbol to us."""
-    return [
-        char for char in map(chr, range(sys.maxunicode + 1)) if unicodedata.category(char) not in ("Cn", "Cs")
-    ]
+    everything = map(chr, range(sys.maxunicode + 1))
+    return [char for char in everything if unicodedata.category(char) not in ("Cn", "Cs")]
 
 
 def random_texts(n, length):
@@ -71,12 +70,8 @@ def test_every_character_has_the_class_of_the_regex_package():
 def test_ids_equal_the_rust_library(bpe):
     rust = rust_tokenizer(bpe)
     everything = "".join(char for char in assigned_characters() if unicodedata.category(char) != "Co")
-    for text in [
-        MIXED,
-        MIXED + "[SEP]they[MASK] <|endoftext|>",
-        everything[:150_000],
-        *random_texts(1500, 60),
-    ]:
+    special = MIXED + "[SEP]they[MASK] <|endoftext|>"
+    for text in [MIXED, special, everything[:150_000], *random_texts(1500, 60)]:
         ids = bpe.encode(text)
         assert ids == rust.encode(text, add_special_tokens=False).ids, f"other ids for {text[:80]!r}"
         assert rust.decode(ids, skip_special_tokens=False) == bpe.decode(ids) == text

@@ -88,7 +88,6 @@ def test_embeddings_of_the_real_checkpoint(ours, folder, theirs):
     for mine, other in zip(states, expected.hidden_states, strict=True):
         assert (mine - other)[mask.bool()].abs().max() < 1e-4
     assert (model.pooled(states[-1]) - expected.pooler_output).abs().max() < 1e-4
-    mean = [
-        (x * mask[..., None]).sum(1) / mask.sum(1, True) for x in (states[-1], expected.last_hidden_state)
-    ]
+    both = (states[-1], expected.last_hidden_state)
+    mean = [(x * mask[..., None]).sum(1) / mask.sum(1, True) for x in both]
     assert (mean[0] - mean[1]).abs().max() < 1e-4

@@ -88,9 +88,8 @@ def test_a_run_ends_with_its_table_its_figures_and_what_to_try_next(capsys):
     folder = begin("count", Settings(seed=3))
     capsys.readouterr()
     tables = [([("loss", 2.0, 0.5)], ("", "before", "after")), ([("share", 0.25)], ("", "now"))]
-    finish(
-        folder, Settings(seed=3), tables, ["An example."], dict(loss=0.5, floor=None), 61.4, "python more.py"
-    )
+    figures = dict(loss=0.5, floor=None)
+    finish(folder, Settings(seed=3), tables, ["An example."], figures, 61.4, "python more.py")
     assert json.loads((folder / "results.json").read_text()) == dict(loss=0.5, seconds=61.4, seed=3)
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if line and line[0] not in "-"] == [

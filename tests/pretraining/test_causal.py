@@ -67,9 +67,7 @@ def test_validation_labels_each_token_once_with_context(T, n):
     inputs, labels = overlapping_windows(stream, T)
     assert inputs.shape == labels.shape and inputs.shape[1] == T
     counted = labels != IGNORED
-    assert labels[counted].tolist() == stream[1:].tolist(), (
-        "each token after the first is a label exactly once"
-    )
+    assert labels[counted].tolist() == stream[1:].tolist(), "each token after the first is a label once"
     assert (inputs[counted] + 1 == labels[counted]).all(), "a label is the token that follows its input"
     for row, (ids, has_label) in enumerate(zip(inputs.tolist(), counted.tolist(), strict=True)):
         if n == 1:
@@ -121,9 +119,8 @@ def test_loss_and_metrics_equal_a_plain_loop(objective, decoder, bpe):
 
 def test_floor_is_the_mean_of_the_grammar(bpe):
     texts = ["été", "a tree."]
-    corpus = Corpus(
-        "known", ["the sun of yesterday and a window"], texts, floor={"été": -2.5, "a tree.": -4.0}.get
-    )
+    floor = {"été": -2.5, "a tree.": -4.0}.get
+    corpus = Corpus("known", ["the sun of yesterday and a window"], texts, floor=floor)
     n_token = sum(len(bpe.encode(text)) + 1 for text in texts)  # the end of each document is predicted too
     floor = Causal(corpus, bpe, 7, 2).floor()
     assert floor["loss"] == pytest.approx(6.5 / n_token), "nats a token, the end tokens included"
@@ -150,9 +147,7 @@ def test_sample_continues_the_prompt_until_the_end_token(objective, decoder):
     model.vocabulary.bias.data[letter] = 1e4
     assert objective.sample(model, n_token=4, prompt="été") == "étéxxxx"
     model.vocabulary.bias.data[bpe.special_id(END)] = 1e5
-    assert objective.sample(model, n_token=4, prompt="été") == "été", (
-        "the end token ends a text and is not shown"
-    )
+    assert objective.sample(model, n_token=4, prompt="été") == "été", "the end ends a text and is not shown"
 
 
 def test_sample_is_drawn_from_the_seed(objective, decoder, tagged_corpus, bpe):

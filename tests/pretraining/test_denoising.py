@@ -63,16 +63,12 @@ def test_rows_are_runs_of_whole_sentences_of_one_document(objective, bpe):
     assert found == "".join(" " + s for text in objective.corpus.validation for s in sentences(text)), (
         "the validation batch holds every sentence once"
     )
-    runs = [
-        " " + " ".join(sentences(t)[i:j])
-        for t in objective.corpus.train
-        for i, j in combinations(range(10), 2)
-    ]
+    edges, documents = [*combinations(range(10), 2)], [sentences(t) for t in objective.corpus.train]
+    runs = [" " + " ".join(parts[i:j]) for parts in documents for i, j in edges]
     for step in range(3):
         for _, original, _ in rows_of(objective.batch(step, "train"), bpe):
-            assert len(original) <= CONTEXT - 2 and bpe.decode(original) in runs, (
-                "a row is no run of whole sentences"
-            )
+            assert len(original) <= CONTEXT - 2, "a row is too long"
+            assert bpe.decode(original) in runs, "a row is no run of whole sentences"
 
 
 def test_every_row_of_the_training_text_is_drawn(letters, byte_bpe):
@@ -121,9 +117,7 @@ def test_a_noised_text_that_grew_is_cut_to_the_context(byte_bpe):
         batch = objective.batch(step, "train")
         assert batch["input_ids"].shape[1] <= 12
         for noised, original, survived in rows_of(batch, byte_bpe):
-            assert survived == [int(i in noised) for i in original], (
-                "a token that is cut off has not survived"
-            )
+            assert survived == [int(i in noised) for i in original], "a token that is cut off is lost"
             grown += len(noised) == 10 and 0 in survived and sum(survived) == 9
     assert grown > 5, "a span of no token inserts a [MASK], and the last token no longer fits"
 

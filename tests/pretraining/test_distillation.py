@@ -48,9 +48,8 @@ def student(teacher):
 
 
 def make(teacher, corpus, bpe, **changes):
-    return Distillation(
-        corpus, bpe, 61, 9, seed=3, teacher=teacher, **dict(temperature=3.0) | WEIGHTS | changes
-    )
+    options = dict(temperature=3.0) | WEIGHTS | changes
+    return Distillation(corpus, bpe, 61, 9, seed=3, teacher=teacher, **options)
 
 
 def weights_of(model) -> dict:
@@ -128,10 +127,8 @@ def test_loss_and_metrics_equal_a_plain_loop(objective, student, split):
     ids, mask = batch["input_ids"], batch["attention_mask"]
     types = batch["token_type_ids"] if objective.teacher.config.n_segments else None
     ours, above = student(ids, mask).detach(), objective.teacher(ids, mask, types)
-    vectors, above_vectors = (
-        student.hidden_states(ids, mask)[-1],
-        objective.teacher.hidden_states(ids, mask, types)[-1],
-    )
+    vectors = student.hidden_states(ids, mask)[-1]
+    above_vectors = objective.teacher.hidden_states(ids, mask, types)[-1]
     masked = soft = cosine = n = n_right = n_byte = n_token = 0
     for b in range(len(ids)):
         for t, label in zip(batch["masked_positions"][b], batch["masked_labels"][b].tolist(), strict=True):
@@ -162,9 +159,7 @@ def test_the_default_weights_and_temperature_are_distilberts(teacher, tagged_cor
 
 
 @pytest.mark.parametrize("term", WEIGHTS)
-def test_each_term_alone_is_its_weight_times_its_loss(
-    objective, student, tagged_corpus, bpe, term, monkeypatch
-):
+def test_each_term_alone_is_its_weighted_loss(objective, student, tagged_corpus, bpe, term, monkeypatch):
     off = dict.fromkeys(WEIGHTS, 0.0)
     alone = make(objective.teacher, tagged_corpus, bpe, **off | {term: WEIGHTS[term]})
     plain, asked, batch = objective.teacher.hidden_states, [], objective.batch(0, "train")
@@ -184,9 +179,8 @@ def test_a_student_that_is_the_teacher_has_nothing_to_learn_from_it(objective):
 
 def test_training_moves_the_student_and_never_the_teacher(objective, student):
     teacher, before, first = objective.teacher, weights_of(objective.teacher), weights_of(student)
-    settings = TrainingSettings(
-        steps=3, batch_size=9, lr=1e-2, warmup=1, schedule="constant", weight_decay=0.1, accumulate=2
-    )
+    plan = dict(lr=1e-2, warmup=1, schedule="constant", weight_decay=0.1)
+    settings = TrainingSettings(steps=3, batch_size=9, accumulate=2, **plan)
     optimizer = make_optimizer(student.train(), settings.weight_decay)
     for step in range(3):
         train_step(student, objective, optimizer, settings, step)
@@ -252,9 +246,7 @@ def test_the_students_first_weights_are_the_teachers(teacher, n_layer, taken):
     left = {name for name in theirs if ".blocks." not in name} - set(others)
     assert all("segment" in name or "pooler" in name or "next_sentence" in name for name in left), left
     owners = {value.data_ptr() for value in theirs.values()}
-    assert all(value.data_ptr() not in owners for value in student.state_dict().values()), (
-        "shared, not copied"
-    )
+    assert all(p.data_ptr() not in owners for p in student.state_dict().values()), "shared, not copied"
 
 
 def test_a_student_has_its_teachers_shape_but_for_depth_segments_and_pooler(teacher):

@@ -78,9 +78,8 @@ def test_loss_and_metrics_equal_a_plain_loop(objective, model):
 
 def test_vocabulary_logits_are_computed_at_masked_positions_only(objective, model, monkeypatch):
     seen, plain = [], model.vocabulary_logits
-    monkeypatch.setattr(
-        model, "vocabulary_logits", lambda hidden: (seen.append(hidden.shape[:-1]), plain(hidden))[1]
-    )
+    counted = lambda hidden: (seen.append(hidden.shape[:-1]), plain(hidden))[1]
+    monkeypatch.setattr(model, "vocabulary_logits", counted)
     batch = objective.batch(0, "train")
     objective.loss(model, batch)
     assert [shape.numel() for shape in seen] == [batch["masked_positions"].numel()]

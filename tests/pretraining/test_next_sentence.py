@@ -45,9 +45,8 @@ def parse(rows: dict, b: int, bpe) -> tuple[list[int], list[int]]:
     a, second = ids[1:first], ids[first + 1 : n - 1]
     expected = [cls, *a, sep, *second, sep]
     assert ids == expected + [pad] * (len(ids) - n), "a row is [CLS] A [SEP] B [SEP] [PAD] ..."
-    assert rows["attention_mask"][b].tolist() == [1] * n + [0] * (len(ids) - n), (
-        "1 on every token, 0 on padding"
-    )
+    mask = [1] * n + [0] * (len(ids) - n)
+    assert rows["attention_mask"][b].tolist() == mask, "1 on every token, 0 on padding"
     types = [0] * (len(a) + 2) + [1] * (len(second) + 1) + [0] * (len(ids) - n)
     assert rows["token_type_ids"][b].tolist() == types, "0 up to the first [SEP], 1 from B to the last [SEP]"
     assert a and second and not {cls, sep, pad} & {*a, *second}
@@ -147,9 +146,8 @@ def test_false_b_is_never_the_true_text(byte_bpe):
         rows = pairs.rows(np.arange(60), np.random.default_rng(seed))
         for b in np.flatnonzero(rows["next_sentence_labels"] == DOES_NOT_FOLLOW):
             n_false += 1
-            assert parse(rows, b, byte_bpe)[1] != parse(true, b, byte_bpe)[1], (
-                "the false B has the words of the true one"
-            )
+            same = parse(rows, b, byte_bpe)[1] == parse(true, b, byte_bpe)[1]
+            assert not same, "the false B has the words of the true one"
     assert n_false > 100
 
 
@@ -265,17 +263,15 @@ def test_packed_rows_hold_every_sentence_once_in_order(packed, texts, bpe):
     text, across = [], False
     for ids, mask in zip(rows["input_ids"].tolist(), rows["attention_mask"].tolist(), strict=True):
         n = sum(mask)
-        assert ids == [cls, *ids[1 : n - 1], sep] + [pad] * (len(ids) - n) and mask == [1] * n + [0] * (
-            len(ids) - n
-        )
+        assert ids == [cls, *ids[1 : n - 1], sep] + [pad] * (len(ids) - n)
+        assert mask == [1] * n + [0] * (len(ids) - n)
         assert bpe.decode(ids[1 : n - 1]).startswith(" D") and bpe.decode(ids[1 : n - 1]).endswith("."), (
             "a row begins or ends inside a sentence"
         )
         across |= len({document for document, _ in tags(ids[1 : n - 1], bpe)}) > 1
         text += ids[1 : n - 1]
-    assert bpe.decode(text) == "".join(" " + s for t in texts for s in sentences(t)), (
-        "lost, twice, or out of order"
-    )
+    every = "".join(" " + s for t in texts for s in sentences(t))
+    assert bpe.decode(text) == every, "lost, twice, or out of order"
     assert across, "rows are filled across documents"
 
 

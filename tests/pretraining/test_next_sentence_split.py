@@ -38,11 +38,8 @@ def test_sentences_by_rule(text, expected):
 def test_sentences_lose_only_white_space():
     rng = random.Random(0)
     for _ in range(300):
-        text = "".join(
-            rng.choices(
-                ["a", "B", ". ", "!", "\n", " ", '"', "é", "\n\n", "7", "? ", "\t", "。", "」", "猫"], k=40
-            )
-        )
+        pieces = ["a", "B", ". ", "!", "\n", " ", '"', "é", "\n\n", "7", "? ", "\t", "。", "」", "猫"]
+        text = "".join(rng.choices(pieces, k=40))
         found = sentences(text)
         assert "".join("".join(found).split()) == "".join(text.split()), f"part of {text!r} was lost"
         assert "。" in text or " ".join(found).split() == text.split(), f"words of {text!r} were joined"

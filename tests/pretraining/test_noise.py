@@ -86,9 +86,8 @@ def test_infilling_lengths_are_poisson():
     chances = [math.exp(-MEAN_SPAN) * MEAN_SPAN**k / math.factorial(k) for k in range(most)]
     chances.append(1 - sum(chances))
     for length, (count, chance) in enumerate(zip(counts, chances, strict=True)):
-        assert within_5_sigma(count, times, chance), (
-            f"length {length}: {count / times:.4f} of the spans, Poisson has {chance:.4f}"
-        )
+        told = f"length {length}: {count / times:.4f} of the spans, Poisson has {chance:.4f}"
+        assert within_5_sigma(count, times, chance), told
     chi_square = sum((c - times * p) ** 2 / (times * p) for c, p in zip(counts, chances, strict=True))
     assert chi_square < most + 5 * math.sqrt(2 * most), f"chi-square {chi_square:.1f} at {most} degrees"
 
@@ -97,9 +96,7 @@ def test_infilling_takes_its_share_in_as_many_spans_as_that_needs():
     times, n = 1500, 45  # 4.5 spans of 3
     texts = noised("infilling", n, times)
     spans = [places.count(MASK) for places in texts]
-    assert set(spans) == {4, 5} and within_5_sigma(spans.count(5), times, 0.5), (
-        "rounded at random: 4.5 is meant"
-    )
+    assert set(spans) == {4, 5} and within_5_sigma(spans.count(5), times, 0.5), "4.5, rounded at random"
     lost = np.array([n - len(places) + k for places, k in zip(texts, spans, strict=True)])
     mean, variance = SHARE * n, SHARE * n + 9 * 0.25  # of Poisson lengths, and of 4 or 5 spans of 3
     assert abs(lost.mean() - mean) < 5 * math.sqrt(variance / times), f"{lost.mean() / n:.3f} of the tokens"

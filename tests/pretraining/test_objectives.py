@@ -41,9 +41,8 @@ def made(request, tagged_corpus, bpe, encoder, decoder):
             return Distillation(tagged_corpus, teacher=teacher, **options)
         if name in ("causal", "denoising"):
             return dict(causal=Causal, denoising=Denoising)[name](tagged_corpus, **options)
-        return Masked(
-            tagged_corpus, next_sentence=name != "packed", whole_word=name == "whole words", **options
-        )
+        options |= dict(next_sentence=name != "packed", whole_word=name == "whole words")
+        return Masked(tagged_corpus, **options)
 
     return make, model
 
@@ -105,9 +104,7 @@ def test_without_labels_the_loss_is_0_and_gradients_are_finite(made):
     loss, metrics = objective.loss(model, batch)
     loss.backward()
     rest = ("next_sentence_loss", "next_sentence_accuracy", "cosine_loss", "loss")  # not about tokens
-    assert all(value == 0 for name, value in metrics.items() if name not in rest), (
-        "a label that is none counts"
-    )
+    assert all(value == 0 for name, value in metrics.items() if name not in rest), "a label of none counts"
     assert loss.isfinite() and (loss == 0 or set(rest[:3]) & set(metrics))
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 

@@ -86,13 +86,10 @@ def test_the_recipe_is_that_of_the_model_and_not_of_the_objective():
 
 
 def test_what_is_no_preset_that_can_be_trained_is_named(tmp_path):
-    wrong = {
-        "bert-tinny": r" \(did you mean 'bert-tiny'\?\): ",
-        str(tmp_path): ", and a folder is given by --init: ",
-    }
+    wrong = {"bert-tinny": r" \(did you mean 'bert-tiny'\?\): "}
+    wrong[str(tmp_path)] = ", and a folder is given by --init: "
     wrong |= dict.fromkeys(set(PRESETS) - set(RECIPES), ": ")  # no typing slip
     for model, way_out in wrong.items():
-        with pytest.raises(
-            UserError, match=f"--model {model}: no preset that this script trains{way_out}bert-tiny, "
-        ):
+        told = f"--model {model}: no preset that this script trains{way_out}bert-tiny, "
+        with pytest.raises(UserError, match=told):
             with_recipe(PretrainingSettings(model=model))

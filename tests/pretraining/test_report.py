@@ -46,9 +46,7 @@ def test_fill_examples_show_the_blank_its_truth_and_the_three_best(objective, wo
         assert shown.count("____") == 1 and "[" not in shown, "one blank, and no [CLS], [SEP] or [PAD]"
         best, truth = re.fullmatch(r" +(.*?) +\(it was: (.+)\)", guesses).groups()
         assert best.split("   ") == ["cow 0.50", "the 0.30", ". 0.15"], "best first, with their probabilities"
-        assert shown.replace("____", truth) in objective.corpus.validation, (
-            "the truth does not fill the blank"
-        )
+        assert shown.replace("____", truth) in objective.corpus.validation, "the truth doesn't fill the blank"
         assert len(truth) > 1, "a full stop is not worth guessing"
 
 
@@ -77,9 +75,7 @@ def test_fill_examples_show_no_text_twice(tiny, byte_bpe):
     lines = fill_examples(tiny, Oracle(byte_bpe, lambda text: {"x": 1.0}), n=9)
     truths = [re.search(r"it was: (.*)\)", guesses)[1] for guesses in lines[1::2]]
     texts = [shown.replace("____", truth) for shown, truth in zip(lines[::2], truths, strict=True)]
-    assert sorted(texts) == sorted(tiny.corpus.validation), (
-        "each text once, where there are fewer than asked for"
-    )
+    assert sorted(texts) == sorted(tiny.corpus.validation), "each text once, where there are too few"
 
 
 def test_fill_examples_hide_words_worth_guessing(objective, world_bpe):
@@ -141,10 +137,8 @@ def test_causal_closing_stands_beside_the_floor(world_corpus, world_bpe, decoder
 
 def test_a_loss_that_rose_again_is_told_with_its_step():
     log = [dict(split="train", loss=0.1, step=9)]
-    log += [
-        dict(split="validation", loss=loss, step=step)
-        for step, loss in ((0, 3.0), (250, 0.359), (500, 0.374))
-    ]
+    losses = ((0, 3.0), (250, 0.359), (500, 0.374))
+    log += [dict(split="validation", loss=loss, step=step) for step, loss in losses]
     assert "lowest at step 250, 0.359" in lowest_loss(log, 0.374)[0]
     assert lowest_loss(log, 0.361) == [] == lowest_loss([], 1.0), "less than a hundredth is noise"
 

@@ -39,9 +39,7 @@ def test_rebuilt_examples_show_the_text_noised_rebuilt_and_as_it_was(denoising, 
     model.vocabulary.bias.data[byte_bpe.encode("j")[0]] = 1e4
     model.vocabulary.bias.data[-2:] = 1e5  # rows without a token
     lines = rebuilt_examples(denoising, model)
-    assert len(lines) == 3 * 3 + 2 and lines[3::4] == ["", ""], (
-        "three texts of three lines, a blank line between"
-    )
+    assert len(lines) == 3 * 3 + 2 and lines[3::4] == ["", ""], "three texts of three lines, a blank between"
     assert len(set(lines[2::4])) == 3, "three different texts"
     for noised, rebuilt, original in zip(lines[0::4], lines[1::4], lines[2::4], strict=True):
         assert rebuilt == "rebuilt:  " + "j" * 29, "what the model writes alone, up to a full context"
@@ -49,9 +47,7 @@ def test_rebuilt_examples_show_the_text_noised_rebuilt_and_as_it_was(denoising, 
         assert text in VALIDATION, "a validation text as it was"
         assert noised.startswith("noised:   ")
         shown = noised.removeprefix("noised:   ")
-        assert "[" not in shown and set(shown) <= {*text, "_", " "}, (
-            "no [CLS], [SEP] or [PAD]; masks are ____"
-        )
+        assert "[" not in shown and set(shown) <= {*text, "_", " "}, "no [CLS], [SEP], [PAD]; masks are ____"
         assert shown != text
     assert "____" in "".join(lines[0::4])
 

@@ -17,9 +17,8 @@ PAIRS = [(f"the small cat number {i} sleeps", f"o gato pequeno número {i} dorme
 
 def translated_by(function, pairs: Pairs):
     """An objective whose model translates with `function`."""
-    return SimpleNamespace(
-        corpus=pairs, seed=3, translate=lambda model, texts: [function(text) for text in texts]
-    )
+    written = lambda model, texts: [function(text) for text in texts]
+    return SimpleNamespace(corpus=pairs, seed=3, translate=written)
 
 
 def half_right(text):
@@ -36,9 +35,8 @@ def test_closing_has_the_figures_of_results_json(objective):
     rows, results, examples = translation_closing(objective, "model", BEFORE, AFTER, None)
     sources, references = zip(*PAIRS, strict=True)
     ours = [half_right(source) for source in sources]
-    assert results == dict(
-        exact_match=0.5, bleu=corpus_bleu(ours, references), baseline_bleu=corpus_bleu(sources, references)
-    )
+    bleu = dict(bleu=corpus_bleu(ours, references), baseline_bleu=corpus_bleu(sources, references))
+    assert results == dict(exact_match=0.5) | bleu
     assert 0 <= results["baseline_bleu"] < results["bleu"] < 100
     assert all(len(row) == len(HEADER) for row in rows)
     cells = [cell for row in rows for cell in row]

@@ -192,9 +192,7 @@ def test_the_newest_finished_run_is_taken(capsys):
     capsys.readouterr()
     assert run.newest_or_train("causal") == folders[1]
     out = capsys.readouterr().out
-    assert f"Starting from {folders[1]}: texts.txt, 2 steps." in out and "weights" not in out, (
-        "nothing is trained"
-    )
+    assert f"Starting from {folders[1]}: texts.txt, 2 steps." in out and "weights" not in out, "no training"
     assert "not the default, world, 1,600 steps, which this makes: python train.py --objective causal" in out
     (folders[1] / "results.json").unlink()
     assert run.newest_or_train("causal") == folders[0], "a run without results.json is not finished"

@@ -12,9 +12,8 @@ from minilm.training.checkpoints import evaluate
 from minilm.training.loop import TrainingSettings, make_optimizer, train_step
 from minilm.training.objective import IGNORED
 
-SETTINGS = TrainingSettings(
-    steps=4, batch_size=9, lr=2e-2, warmup=1, schedule="constant", weight_decay=0.1, seed=3
-)
+PLAN = dict(lr=2e-2, warmup=1, schedule="constant", weight_decay=0.1)
+SETTINGS = TrainingSettings(steps=4, batch_size=9, seed=3, **PLAN)
 NAMES = ["control", "smoothed", "student_all_texts", "control_all_texts"]
 
 
@@ -61,9 +60,7 @@ def test_smoothed_is_label_smoothing(objective, student, tagged_corpus, bpe):
     uniform = torch.full((len(bpe.vocab),), 1.0 / len(bpe.vocab))
     entropy = -(uniform * uniform.log()).sum()
     loss, metrics = lesson.loss(student, batch)
-    torch.testing.assert_close(
-        loss, expected - 0.1 * entropy, msg="0.9 of the label, 0.1 of all tokens alike"
-    )
+    torch.testing.assert_close(loss, expected - 0.1 * entropy, msg="0.9 the label, 0.1 of all tokens alike")
     assert metrics["masked_loss"].item() == pytest.approx(
         F.cross_entropy(logits[at][keep], batch["masked_labels"][keep]).item()
     ), "the metric is not smoothed"

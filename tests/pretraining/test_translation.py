@@ -134,9 +134,7 @@ def test_buckets_come_in_a_random_order_and_are_new_each_epoch(objective):
     first, second = objective.buckets_of(0), objective.buckets_of(1)
     assert first.shape == (9, 7)
     longest = objective.sources["train"].lengths[first].max(1)
-    assert (np.diff(longest) < 0).any() and (np.diff(longest) > 0).any(), (
-        "short pairs first: no longer random"
-    )
+    assert (np.diff(longest) < 0).any() and (np.diff(longest) > 0).any(), "short pairs first: not random"
     assert {frozenset(row) for row in first.tolist()} != {frozenset(row) for row in second.tolist()}, (
         "the same pairs stand together in every epoch"
     )
@@ -151,9 +149,8 @@ def test_fewer_pairs_than_rows_are_repeated(make):
 
 
 def test_long_texts_are_cut_and_counted(make, bpe, corpus):
-    lengths = [
-        [len(bpe.encode(" " + side)) + 1 for side in pair] for pair in corpus.train + corpus.validation
-    ]
+    pairs = corpus.train + corpus.validation
+    lengths = [[len(bpe.encode(" " + side)) + 1 for side in pair] for pair in pairs]
     n_cut = sum(n > 12 for pair in lengths for n in pair)
     objective = make(context=12)
     assert n_cut > 0 and objective.notes == (f"cut {n_cut} texts to fit --context 12 tokens",)
@@ -190,13 +187,10 @@ def test_label_smoothing_equals_a_plain_loop(smoothing):
                 smoothed -= q * p[k].log().item()
             plain -= p[labels[b, t]].log().item()
     found = smoothed_cross_entropy(logits, labels, smoothing)
-    assert found[0].item() == pytest.approx(smoothed, rel=1e-6), (
-        "smoothing / V for every token, the right one too"
-    )
+    assert found[0].item() == pytest.approx(smoothed, rel=1e-6), "smoothing / V for all, the right one too"
     assert found[1].item() == pytest.approx(plain, rel=1e-6)
-    theirs = F.cross_entropy(
-        logits.flatten(0, 1), labels.flatten(), label_smoothing=smoothing, reduction="sum"
-    )
+    flat = logits.flatten(0, 1), labels.flatten()
+    theirs = F.cross_entropy(*flat, label_smoothing=smoothing, reduction="sum")
     torch.testing.assert_close(found[0], theirs)
 
 

@@ -36,9 +36,7 @@ def test_only_the_answer_counts(gpt, objective):
     assert found.shape == (5, 2)
     for row, (chosen, rejected, n) in enumerate(rows(batch)):
         expected = [plain_log_probability(gpt, ids, n) for ids in (chosen, rejected)]
-        assert found[row].tolist() == pytest.approx(expected, abs=1e-4), (
-            "the prompt, padding or the end slipped in"
-        )
+        assert found[row].tolist() == pytest.approx(expected, abs=1e-4), "prompt, padding or end slipped in"
 
 
 def test_the_loss_equals_the_formula(gpt, moved, objective):
@@ -46,10 +44,8 @@ def test_the_loss_equals_the_formula(gpt, moved, objective):
     loss, metrics = objective.loss(moved, batch)
     losses, margins, chosen_rewards = [], [], []
     for chosen, rejected, n in rows(batch):
-        rewards = [
-            0.3 * (plain_log_probability(moved, ids, n) - plain_log_probability(gpt, ids, n))
-            for ids in (chosen, rejected)
-        ]
+        logs = [[plain_log_probability(m, ids, n) for m in (moved, gpt)] for ids in (chosen, rejected)]
+        rewards = [0.3 * (ours - before) for ours, before in logs]
         margins.append(rewards[0] - rewards[1])
         losses.append(-math.log(1 / (1 + math.exp(-margins[-1]))))
         chosen_rewards.append(rewards[0])

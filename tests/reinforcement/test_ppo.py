@@ -68,9 +68,8 @@ def test_6_advantages_equal_the_sum_written_out(gamma, gae_lambda):
     for row in range(4):
         n = int(mask[row].sum())
         expected = plain_gae(rewards[row, :n].tolist(), values[row, :n].tolist(), gamma, gae_lambda)
-        torch.testing.assert_close(
-            found[row, :n], torch.tensor(expected), msg=f"row {row}: is the value after the end 0?"
-        )
+        why = f"row {row}: is the value after the end 0?"
+        torch.testing.assert_close(found[row, :n], torch.tensor(expected), msg=why)
         assert (found[row, n:] == 0).all(), "padding has no advantage"
     assert torch.equal(found, advantages(rewards, values + 7.0 * ~mask, mask, gamma, gae_lambda))
 
@@ -364,9 +363,8 @@ def test_resuming_is_exact(make_gpt, env, tmp_path, changes, by_ctrl_c):
         elif call == 3:
             raise UserError("stopped by the test")
 
-    with pytest.raises(
-        Interrupted if by_ctrl_c else UserError, match="after step 3 of 4, saved|step 3: stopped by the test"
-    ):
+    told = "after step 3 of 4, saved|step 3: stopped by the test"
+    with pytest.raises(Interrupted if by_ctrl_c else UserError, match=told):
         train_ppo(part, watch(env, stop)[0], details(**changes), training(), folders[1])
     assert load_trainer(folders[1])["step"] == (3 if by_ctrl_c else 2)
     train_ppo(fresh, env, details(**changes), training(resume=True), folders[1])

@@ -90,10 +90,8 @@ def test_no_prompt_is_both_learnt_from_and_measured_on(write, pairs):
 
 def test_a_file_of_prompts_takes_the_place_of_the_pairs_own(write, pairs):
     path, asked = write("a.jsonl", records(pairs(30))), [f"Prompt {i}" for i in range(40)]
-    for prompts in (
-        write("p.txt", " " + "\n\n".join(asked) + "\n\n"),
-        write("p.jsonl", [dict(prompt=one, x=1) for one in asked]),
-    ):
+    texts = write("p.txt", " " + "\n\n".join(asked) + "\n\n")
+    for prompts in (texts, write("p.jsonl", [dict(prompt=one, x=1) for one in asked])):
         found = load_preferences(path, prompts, 9, seed=0)
         assert sorted(found.prompts + found.test_prompts) == sorted(asked) and found.test_prompts
         assert len(found.pairs) + len(found.held_out_pairs) == 30
@@ -122,9 +120,8 @@ def test_a_prompt_that_leaves_no_room_is_named(gpt):
     rows = [prompt_ids(TOKENIZER, gpt.config, prompt) for prompt in ("Rui", text)]
     n = len(rows[1])
     assert encode_prompts(TOKENIZER, ["Rui", text], gpt.config, 64 - n) == rows
-    with pytest.raises(
-        UserError, match=f"'Ana likes .* has {n} tokens.*--max-new-tokens {65 - n} .*64 positions"
-    ):
+    told = f"'Ana likes .* has {n} tokens.*--max-new-tokens {65 - n} .*64 positions"
+    with pytest.raises(UserError, match=told):
         encode_prompts(TOKENIZER, ["Rui", text], gpt.config, 65 - n)
 
 

@@ -82,9 +82,8 @@ def test_each_text_of_a_pair_has_its_reward(gpt, env, preferences):
 def test_both_answers_of_a_pair_are_read_without_dropout(make_gpt, env, preferences):
     objective = BradleyTerry(preferences, env, 5)
     model, batch = RewardModel(make_gpt(dropout=0.5)).train(), objective.batch(0, "train")
-    batch["input_ids"][:, 1], batch["attention_mask"][:, 1] = (
-        batch[name][:, 0] for name in ("input_ids", "attention_mask")
-    )
+    for name in ("input_ids", "attention_mask"):
+        batch[name][:, 1] = batch[name][:, 0]
     loss, _ = objective.loss(model, batch)
     assert loss == torch.tensor(2.0).log(), "one text against itself: dropout told it apart"
 
@@ -144,9 +143,8 @@ def test_a_rule_that_gives_no_number_names_the_text(rollout, value):
 
 
 def test_a_function_is_found_by_its_name(tmp_path, monkeypatch):
-    (tmp_path / "my_rules.py").write_text(
-        "level = 3\n\ndef short(prompt, answer):\n    return -len(answer)\n"
-    )
+    text = "level = 3\n\ndef short(prompt, answer):\n    return -len(answer)\n"
+    (tmp_path / "my_rules.py").write_text(text)
     (tmp_path / "broken_rules.py").write_text("1 / 0\n")
     monkeypatch.chdir(tmp_path)
     assert load_function("my_rules:short")("a", "bcd") == -3

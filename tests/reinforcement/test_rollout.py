@@ -114,9 +114,8 @@ def test_the_figures_are_those_of_the_answers(env, moved):
         for name, model in (("own", moved), ("reference", env.reference)):
             logits = (model(ids[None])[0].detach() / env.rule.temperature).log_softmax(-1)
             logs[name] += sum(float(logits[t - 1, ids[t]]) for t in range(n_prompt, len(ids)))
-    better = [
-        (b > a) + (b == a) / 2 for a, b in zip(start.scores.tolist(), found.scores.tolist(), strict=True)
-    ]
+    both = zip(start.scores.tolist(), found.scores.tolist(), strict=True)
+    better = [(b > a) + (b == a) / 2 for a, b in both]
     both = list(zip(found.judged, start.judged, strict=True))
     wins, losses = both.count((True, False)), both.count((False, True))
     assert wins and losses and wins + losses < n, "the test is to have wins, losses and ties"

@@ -34,9 +34,8 @@ def watched(monkeypatch, made) -> list:
     """Note what `make_reward` does, in order, instead of doing it."""
     told, reference = [], made.env.reference
     monkeypatch.setattr(made, "collect", lambda model, number: told.append((model is reference, number)))
-    monkeypatch.setattr(
-        made, "train_on_pairs", lambda model, objective, folder, steps, lr: told.append((folder.name, steps))
-    )
+    note = lambda model, objective, folder, steps, lr: told.append((folder.name, steps))
+    monkeypatch.setattr(made, "train_on_pairs", note)
     monkeypatch.setattr(made, "train_ppo", lambda model, **changes: told.append(("ppo", changes["steps"])))
     monkeypatch.setattr(rounds, "write_json", lambda *_: None)
     return told
@@ -59,9 +58,7 @@ def test_the_second_collection_is_of_a_policy_that_has_learnt(reinforcement, mon
         (dict(sampled_prompts=0), [("reward", 3)]),
     ],
 )
-def test_pairs_are_collected_only_where_they_are_learnt_from(
-    reinforcement, monkeypatch, changes, expected, judged, gpt
-):
+def test_pairs_are_collected_where_learnt_from(reinforcement, monkeypatch, changes, expected, judged, gpt):
     monkeypatch.setattr(reward, "load_reward_model", lambda *_: RewardModel(gpt))
     monkeypatch.setattr(reward, "load_function", lambda name: lambda prompt, answer: 1.0)
     made = reinforcement(**changes)

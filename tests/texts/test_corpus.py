@@ -41,9 +41,7 @@ def test_corpus_counts_bytes_not_characters():
 def test_what_is_drawn_keeps_the_order():
     items = list("abcdefghij")
     drawn = [draw(items, 3, seed) for seed in range(5)]
-    assert all(part == sorted(part) and len(set(part)) == 3 for part in drawn), (
-        "the order of the file is lost"
-    )
+    assert all(part == sorted(part) and len(set(part)) == 3 for part in drawn), "the file's order is lost"
     assert len(set(map(tuple, drawn))) > 1 and draw(items, 3, 4) == drawn[4]
     assert draw(items, None, 0) == draw(items, 10, 0) == draw(items, 99, 0) == items
 

@@ -52,9 +52,8 @@ def test_a_tenth_is_held_out_by_its_sources(table, n):
 def test_a_source_is_on_one_side(table):
     rows = [(f"a{i % 40}{' ' * (i % 3)} b", f"target {i}") for i in range(120)]
     pairs = load_pairs(table("a.tsv", rows))
-    train, validation = (
-        {" ".join(source.split()) for source, _ in p} for p in (pairs.train, pairs.validation)
-    )
+    sides = (pairs.train, pairs.validation)
+    train, validation = ({" ".join(source.split()) for source, _ in side} for side in sides)
     assert not train & validation, "the same source in other white space is the same source"
     assert len(pairs.train + pairs.validation) == 120 and pairs.notes == ()
 

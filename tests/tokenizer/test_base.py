@@ -37,10 +37,8 @@ def test_a_name_comes_before_an_alias(tokenizer):
 
 
 def test_an_alias_of_no_special_token():
-    for make in (
-        lambda aliases: WordPiece(TOKENS, PIECES, aliases),
-        lambda aliases: BPE({}, [], (), None, aliases),
-    ):
+    pieces = lambda aliases: WordPiece(TOKENS, PIECES, aliases)
+    for make in (pieces, lambda aliases: BPE({}, [], (), None, aliases)):
         with pytest.raises(UserError, match=r"alias 'x' stands for 'they', which is no special token"):
             make({"x": "they"})
 

@@ -53,9 +53,7 @@ def test_confusion_matrix_refuses_unknown_classes(truth, guess):
 def test_macro_f1_facts():
     # f1_score(average="macro") of scikit-learn: the classes 3 and 4 have no hit
     assert macro_f1(TRUTH, GUESS) == pytest.approx((1 / 2 + 2 / 3 + 1 / 2 + 0 + 0) / 5)
-    assert macro_f1([0] * 9 + [1], [0] * 10) == pytest.approx(0.47368421052631576), (
-        "the majority class must not look good"
-    )
+    assert macro_f1([0] * 9 + [1], [0] * 10) == pytest.approx(9 / 19), "the majority must not look good"
     assert macro_f1(["x", "y"], ["x", "y"]) == 1.0
 
 
@@ -196,9 +194,8 @@ def test_entity_f1_equals_a_word_at_a_time(marks):
         truth = [rng.choices(tags, k=rng.randint(0, 9)) for _ in range(5)]
         guess = [[t if rng.random() < 0.7 else rng.choice(tags) for t in sentence] for sentence in truth]
         found = entity_f1(truth, guess)
-        assert found == pytest.approx(conlleval(truth, guess)), (
-            f"{truth} {guess}: start, end and type must all be right"
-        )
+        why = f"{truth} {guess}: start, end and type must all be right"
+        assert found == pytest.approx(conlleval(truth, guess)), why
 
 
 def test_entity_f1_facts():
@@ -209,9 +206,7 @@ def test_entity_f1_facts():
     assert entity_f1(truth, truth) == (1.0, 1.0, 1.0)
     assert entity_f1(truth, [["O"] * 7, ["O"] * 2]) == (0.0, 0.0, 0.0)
     assert entity_f1([["O"]], [["O"]]) == (0.0, 0.0, 0.0)
-    assert entity_f1([["B-x"], ["I-x"]], [["B-x"], ["B-x"]])[2] == 1.0, (
-        "no entity goes on in the next sentence"
-    )
+    assert entity_f1([["B-x"], ["I-x"]], [["B-x"], ["B-x"]])[2] == 1.0, "no entity goes on in a new sentence"
 
 
 def test_entity_f1_refuses_unequal_numbers():
