@@ -1,6 +1,7 @@
 """What every test starts from (the same random numbers, one thread), and small texts, tokenizers, models."""
 
 import random
+import sys
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 from minilm import world
 from minilm.model.config import ModelConfig
 from minilm.model.transformer import build
+from minilm.plumbing.script import exit_code
 from minilm.texts.corpus import Corpus
 from minilm.tokenizer.bpe import BPE, SPECIAL_TOKENS
 
@@ -64,6 +66,19 @@ def world_corpus():
 @pytest.fixture(scope="session")
 def world_bpe(world_corpus):
     return BPE.train(world_corpus.train, 1024, SPECIAL_TOKENS)
+
+
+@pytest.fixture
+def run_script(monkeypatch, capsys):
+    """A function that runs a script with words behind its name: exit code, standard output and error."""
+
+    def run(module, *words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [f"{module.__name__}.py", *words])
+        capsys.readouterr()
+        code = exit_code(module.main)
+        return code, *capsys.readouterr()
+
+    return run
 
 
 @pytest.fixture

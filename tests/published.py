@@ -118,16 +118,11 @@ _BERT_SIZES = dict(hidden_size=D, num_hidden_layers=2, num_attention_heads=3, in
 CONFIGS = {
     "bert": _BERT_SIZES | dict(max_position_embeddings=P, type_vocab_size=2, vocab_size=len(BERT_TOKENS)),
     "roberta": _BERT_SIZES | dict(max_position_embeddings=P + 2, type_vocab_size=1, layer_norm_eps=1e-5),
-    "distilbert": dict(
-        dim=D, n_layers=2, n_heads=3, hidden_dim=F, max_position_embeddings=P, vocab_size=len(BERT_TOKENS)
-    ),
+    "distilbert": dict(dim=D, n_layers=2, n_heads=3, hidden_dim=F, max_position_embeddings=P)
+    | dict(vocab_size=len(BERT_TOKENS)),
     "gpt2": dict(n_embd=D, n_layer=2, n_head=3, n_inner=F, n_positions=P, n_ctx=P),
     "bart": dict(d_model=D, encoder_layers=2, decoder_layers=2, max_position_embeddings=P)
-    | {
-        f"{side}_{name}": n
-        for side in ("encoder", "decoder")
-        for name, n in (("attention_heads", 3), ("ffn_dim", F))
-    },
+    | dict(encoder_attention_heads=3, decoder_attention_heads=3, encoder_ffn_dim=F, decoder_ffn_dim=F),
 }
 
 

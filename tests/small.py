@@ -1,7 +1,9 @@
 """What several test files share: a text, a tokenizer, objectives and models that train in milliseconds."""
 
+import json
 import random
 from functools import cache
+from pathlib import Path
 
 import torch
 
@@ -109,6 +111,20 @@ def assert_equal(found, expected, where: str = "state") -> None:
         assert torch.equal(found, expected), f"{where} differs by {(found - expected).abs().max()}"
     else:
         assert found == expected, f"{where}: {found}, expected {expected}"
+
+
+def results(folder: str) -> dict:
+    """Return the figures that a run has written into its folder."""
+    return json.loads(Path(folder, "results.json").read_text(encoding="utf-8"))
+
+
+def check_error(outcome: tuple[int, str, str], *words: str) -> None:
+    """Check what a script came to: exit code 2, and one line that begins with "error:" and has all words."""
+    code, _, err = outcome
+    assert code == 2, err
+    assert err.startswith("error: ") and err.count("\n") == 1 and err.endswith("\n"), err
+    for word in words:
+        assert word in err, f"{word!r} is not named in: {err}"
 
 
 def learn(objective, model, n_step: int, lr: float) -> None:

@@ -17,19 +17,6 @@ import torch
 
 import minilm
 from minilm import checkpoint
-from minilm.checkpoint import (
-    check_trainer,
-    export,
-    is_published,
-    load,
-    load_config,
-    load_tokenizer,
-    load_trainer,
-    load_weights,
-    save,
-    save_model,
-    save_trainer,
-)
 from minilm.model.config import ModelConfig
 from minilm.model.transformer import build
 from minilm.plumbing.errors import UserError
@@ -52,8 +39,8 @@ def tokenizer():
 
 
 def test_load_gives_back_what_was_saved(model, tokenizer, tmp_path):
-    save(model, tokenizer, tmp_path / "run")
-    loaded, loaded_tokenizer = load(tmp_path / "run")
+    checkpoint.save(model, tokenizer, tmp_path / "run")
+    loaded, loaded_tokenizer = checkpoint.load(tmp_path / "run")
     assert loaded.config == SMALL
     assert not loaded.training, "a loaded model is for use: dropout must be off"
     for name, tensor in model.state_dict().items():
@@ -61,55 +48,55 @@ def test_load_gives_back_what_was_saved(model, tokenizer, tmp_path):
     ids = torch.tensor([[1, 2, 3, 4]])
     assert torch.equal(loaded(ids), model.eval()(ids))
     assert loaded_tokenizer.encode("to be") == tokenizer.encode("to be")
-    assert minilm.load is load
-    assert minilm.save is save
+    assert minilm.load is checkpoint.load
+    assert minilm.save is checkpoint.save
 
 
 def test_a_folder_without_a_tokenizer(model, tmp_path):
-    save(model, None, tmp_path / "run")
-    loaded, loaded_tokenizer = load(tmp_path / "run", device="meta")
+    checkpoint.save(model, None, tmp_path / "run")
+    loaded, loaded_tokenizer = checkpoint.load(tmp_path / "run", device="meta")
     assert loaded_tokenizer is None and loaded.tokens.weight.device.type == "meta"
     assert sorted(os.listdir(tmp_path / "run")) == ["config.json", "model.safetensors"]
     assert json.loads((tmp_path / "run" / "config.json").read_text())["format"] == "minilm"
 
 
 def test_save_overwrites_nothing_unless_asked(model, tokenizer, tmp_path):
-    save(model, tokenizer, tmp_path / "run")
+    checkpoint.save(model, tokenizer, tmp_path / "run")
     other = build(SMALL)
     with pytest.raises(UserError, match=r"run exists already.*overwrite=True"):
-        save(other, None, tmp_path / "run")
-    assert torch.equal(load(tmp_path / "run")[0].tokens.weight, model.tokens.weight)
-    save(other, None, tmp_path / "run", overwrite=True)
-    loaded, loaded_tokenizer = load(tmp_path / "run")
+        checkpoint.save(other, None, tmp_path / "run")
+    assert torch.equal(checkpoint.load(tmp_path / "run")[0].tokens.weight, model.tokens.weight)
+    checkpoint.save(other, None, tmp_path / "run", overwrite=True)
+    loaded, loaded_tokenizer = checkpoint.load(tmp_path / "run")
     assert torch.equal(loaded.tokens.weight, other.tokens.weight)
     assert loaded_tokenizer is None, "the tokenizer of the model before was left"
     (tmp_path / "mine").mkdir()
-    save(model, None, tmp_path / "mine")
+    checkpoint.save(model, None, tmp_path / "mine")
     (tmp_path / "mine" / "config.json").write_text("{}")
     with pytest.raises(UserError, match=r"not a run folder of ours \(it holds "):
-        save(model, None, tmp_path / "mine", overwrite=True)
+        checkpoint.save(model, None, tmp_path / "mine", overwrite=True)
     with pytest.raises(UserError, match="exists already"):
-        save(model, None, tmp_path / "mine" / "config.json")
+        checkpoint.save(model, None, tmp_path / "mine" / "config.json")
 
 
 def test_the_weights_are_written_last(model, tokenizer, tmp_path, monkeypatch):
     """A folder that holds weights must hold all that is needed to load them."""
     written, real = [], os.replace
     monkeypatch.setattr(os, "replace", lambda a, b: (written.append(Path(b).name), real(a, b)))
-    save(model, tokenizer, tmp_path / "run")
+    checkpoint.save(model, tokenizer, tmp_path / "run")
     assert written == ["config.json", "tokenizer.json", "model.safetensors"]
 
 
 def test_load_names_what_is_missing(model, tmp_path):
-    save(model, None, tmp_path / "masked")
+    checkpoint.save(model, None, tmp_path / "masked")
     with pytest.raises(UserError, match=r"maskd: .*no such folder \(did you mean '.*masked'"):
-        load(tmp_path / "maskd")
+        checkpoint.load(tmp_path / "maskd")
     (tmp_path / "masked" / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"no model\.safetensors in it"):
-        load(tmp_path / "masked")
+        checkpoint.load(tmp_path / "masked")
     (tmp_path / "masked" / "config.json").unlink()
     with pytest.raises(UserError, match=r"no config\.json in it"):
-        load(tmp_path / "masked")
+        checkpoint.load(tmp_path / "masked")
 
 
 @pytest.mark.parametrize(
@@ -132,7 +119,7 @@ def test_load_names_what_is_missing(model, tmp_path):
 )
 def test_a_config_that_is_wrong_or_foreign(tmp_path, text, message):
     (tmp_path / "config.json").write_text(text)
-    for read in (load, load_config):
+    for read in (checkpoint.load, checkpoint.load_config):
         with pytest.raises(UserError, match=message) as caught:
             read(tmp_path)
         assert str(tmp_path) in str(caught.value)
@@ -141,8 +128,8 @@ def test_a_config_that_is_wrong_or_foreign(tmp_path, text, message):
 @pytest.mark.parametrize("changes", [dict(), dict(dropout=0, init_std=None), dict(init_std=1, norm="post")])
 def test_the_config_comes_back(tmp_path, changes):
     config = replace(SMALL, **changes)
-    save_model(tmp_path, build(config))
-    assert load_config(str(tmp_path)) == config
+    checkpoint.save_model(tmp_path, build(config))
+    assert checkpoint.load_config(str(tmp_path)) == config
 
 
 def test_weights_simpler_than_the_trained_ones_are_saved(model, tmp_path):
@@ -151,45 +138,48 @@ def test_weights_simpler_than_the_trained_ones_are_saved(model, tmp_path):
 
         config, merged_state = SMALL, staticmethod(model.state_dict)
 
-    save_model(tmp_path, Merged())
-    assert torch.equal(load(tmp_path)[0].tokens.weight, model.tokens.weight)
+    checkpoint.save_model(tmp_path, Merged())
+    assert torch.equal(checkpoint.load(tmp_path)[0].tokens.weight, model.tokens.weight)
 
 
 def test_weights_of_another_model_are_refused(model, tmp_path):
-    save(model, None, tmp_path)
+    checkpoint.save(model, None, tmp_path)
     other = build(replace(SMALL, final_norm=True))
     with pytest.raises(UserError, match=r"model\.safetensors does not fit the model: 2 missing"):
-        load_weights(tmp_path, other)
+        checkpoint.load_weights(tmp_path, other)
     other = build(SMALL)
-    load_weights(tmp_path, other)
+    checkpoint.load_weights(tmp_path, other)
     assert torch.equal(other.tokens.weight, model.tokens.weight)
 
 
 def test_both_kinds_of_tokenizer_come_back(model, tokenizer, tmp_path):
     wordpiece = WordPiece([*SPECIAL_TOKENS, "to", "be"], lower_case=False)
     for name, saved in (("bpe", tokenizer), ("wordpiece", wordpiece)):
-        save(model, saved, tmp_path / name)
-        for found in (load(tmp_path / name)[1], load_tokenizer(tmp_path / name / "tokenizer.json")):
+        checkpoint.save(model, saved, tmp_path / name)
+        again = checkpoint.load_tokenizer(tmp_path / name / "tokenizer.json")
+        for found in (checkpoint.load(tmp_path / name)[1], again):
             assert type(found) is type(saved) and found.encode("to be To") == saved.encode("to be To")
     (tmp_path / "other.json").write_text('{"model": {"type": "BPE"}}')
     with pytest.raises(UserError, match="other.json: cannot be read as a tokenizer saved by minilm"):
-        load_tokenizer(tmp_path / "other.json")
+        checkpoint.load_tokenizer(tmp_path / "other.json")
 
 
 def test_export_says_what_stood_around_a_text_in_training(model, tmp_path, monkeypatch):
-    save(model, None, tmp_path)
+    checkpoint.save(model, None, tmp_path)
     monkeypatch.setattr(checkpoint.exporting, "export_model", lambda *given: given[2:])
-    assert export(tmp_path, "out") == ("out", ("[CLS]", "[SEP]"), str(tmp_path))
+    assert checkpoint.export(tmp_path, "out") == ("out", ("[CLS]", "[SEP]"), str(tmp_path))
     (tmp_path / "settings.json").write_text('{"objective": "translation"}')
-    assert export(tmp_path, "out")[1] == (None, "[SEP]"), "a sentence to translate begins with itself"
+    assert checkpoint.export(tmp_path, "out")[1] == (None, "[SEP]"), (
+        "a sentence to translate has no beginning"
+    )
 
 
 def test_published_models_are_told_from_runs(model, tmp_path):
-    save(model, None, tmp_path / "run")
+    checkpoint.save(model, None, tmp_path / "run")
     (tmp_path / "published").mkdir()
     (tmp_path / "published" / "config.json").write_text('{"model_type": "bert"}')
     paths = ["hf:owner/name", tmp_path / "published", tmp_path / "run", tmp_path / "none"]
-    assert [is_published(path) for path in paths] == [True, True, False, False]
+    assert [checkpoint.is_published(path) for path in paths] == [True, True, False, False]
 
 
 class Killed(BaseException):
@@ -208,8 +198,8 @@ def save_step(folder, step: int, tokenizer=None) -> None:
     """What the loop does at a checkpoint."""
     append_log(folder, {"step": step, "loss": 1 / step})
     state = constant(step).state_dict()
-    save_model(folder, constant(step), tokenizer)
-    save_trainer(folder, {"step": step, "model": state, "optimizer": [state]})
+    checkpoint.save_model(folder, constant(step), tokenizer)
+    checkpoint.save_trainer(folder, {"step": step, "model": state, "optimizer": [state]})
 
 
 def steps_in(state: dict[str, torch.Tensor]) -> set[float]:
@@ -239,9 +229,9 @@ def test_a_kill_at_any_write_leaves_one_step_whole(tokenizer, tmp_path, monkeypa
         with pytest.raises(Killed):
             save_step(folder, 2, tokenizer)
         monkeypatch.setattr(os, "replace", real)
-        state = load_trainer(folder)
+        state = checkpoint.load_trainer(folder)
         assert steps_in(state["model"]) == steps_in(state["optimizer"][0]) == {state["step"]}, kill_at
-        weights = steps_in(load(folder)[0].state_dict())
+        weights = steps_in(checkpoint.load(folder)[0].state_dict())
         assert weights in ({1.0}, {2.0}), "the weights to load must be of one step"
         trim_log(folder, state["step"])
         assert [record["step"] for record in read_log(folder)] == list(range(1, state["step"] + 1))
@@ -266,9 +256,9 @@ def test_a_real_kill_leaves_one_step_whole(tmp_path):
         assert process.stdout.readline() == b"1\n"
         time.sleep(random.random() * 0.2)
         process.kill()
-    state = load_trainer(tmp_path)
+    state = checkpoint.load_trainer(tmp_path)
     assert steps_in(state["model"]) == steps_in(state["optimizer"][0]) == {state["step"]}
-    (weights,) = steps_in(load(tmp_path)[0].state_dict())
+    (weights,) = steps_in(checkpoint.load(tmp_path)[0].state_dict())
     assert weights in (state["step"], state["step"] + 1)
     logged = [record["step"] for record in read_log(tmp_path)]
     assert logged[: state["step"]] == list(range(1, state["step"] + 1))
@@ -282,28 +272,29 @@ def test_a_trainer_state_comes_back(tmp_path):
     group = {"lr": 1e-3, "betas": (0.9, 0.98), "fused": None, "amsgrad": False, "params": [0]}
     state = {"step": 3, "model": {"w": torch.randn(2, 3)}, "random": torch.get_rng_state()}
     state |= {"optimizer": {"state": moments, "param_groups": [group]}, "before": {"x": 1.5}}
-    save_trainer(tmp_path, state)
-    found = load_trainer(tmp_path)
+    checkpoint.save_trainer(tmp_path, state)
+    found = checkpoint.load_trainer(tmp_path)
     assert (found["step"], found["before"]) == (3, {"x": 1.5})
     assert found["optimizer"]["param_groups"] == [group], "a tuple must stay a tuple, none must stay none"
     pairs = [(found["model"]["w"], state["model"]["w"]), (found["random"], state["random"])]
     pairs += [(found["optimizer"]["state"][0][name], moments[0][name]) for name in moments[0]]
     assert all(torch.equal(a, b) for a, b in pairs)
-    assert load_trainer(tmp_path, device="meta")["model"]["w"].device.type == "meta"
+    assert checkpoint.load_trainer(tmp_path, device="meta")["model"]["w"].device.type == "meta"
 
 
 def test_a_state_that_could_not_be_loaded_is_told_when_it_is_saved(tmp_path):
-    save_trainer(tmp_path, {"a": [1, (2.0, None, "x", True, torch.nn.Parameter(torch.ones(1)))], 3: {}})
+    deep = (2.0, None, "x", True, torch.nn.Parameter(torch.ones(1)))
+    checkpoint.save_trainer(tmp_path, {"a": [1, deep], 3: {}})
     for value in (np.float64(1), np.zeros(2), Path("x"), Attack(tmp_path)):
         with pytest.raises(ValueError, match=r"trainer\.pt: a trainer state holds plain data and tensors"):
-            save_trainer(tmp_path, {"step": 1, "model": {}, "deep": [value]})
+            checkpoint.save_trainer(tmp_path, {"step": 1, "model": {}, "deep": [value]})
 
 
 def test_the_trainer_state_of_another_model_is_refused(tmp_path):
     save_step(tmp_path, 1)
-    check_trainer(tmp_path, constant(2))
+    checkpoint.check_trainer(tmp_path, constant(2))
     with pytest.raises(UserError, match=r"trainer\.pt does not fit the model"):
-        check_trainer(tmp_path, torch.nn.Linear(2, 3))
+        checkpoint.check_trainer(tmp_path, torch.nn.Linear(2, 3))
 
 
 class Attack:
@@ -321,25 +312,25 @@ def test_a_pickle_that_runs_code_is_refused_and_not_run(tmp_path):
     for write in (torch.save, lambda value, path: path.write_bytes(pickle.dumps(value, 2))):
         write({"step": 1, "model": {}, "x": Attack(tmp_path / "broken-in")}, path)
         with pytest.raises(UserError, match=r"trainer\.pt: damaged, or more than plain"):
-            load_trainer(tmp_path)
+            checkpoint.load_trainer(tmp_path)
         assert not (tmp_path / "broken-in").exists(), "loading has run the code of the file"
 
 
 def test_a_foreign_trainer_file_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"no trainer\.pt"):
-        load_trainer(tmp_path)
+        checkpoint.load_trainer(tmp_path)
     for value in ([1], {"step": 1}, torch.ones(2)):
         torch.save(value, tmp_path / "trainer.pt")
         with pytest.raises(UserError, match="not a trainer state of ours"):
-            load_trainer(tmp_path)
+            checkpoint.load_trainer(tmp_path)
     for data in (b"", b"text", b"PK"):
         (tmp_path / "trainer.pt").write_bytes(data)
         with pytest.raises(UserError, match="damaged.*; --overwrite starts the run anew"):
-            load_trainer(tmp_path)
+            checkpoint.load_trainer(tmp_path)
 
 
 def test_a_damaged_trainer_file_is_one_line(tmp_path):
-    save_trainer(tmp_path, {"step": 1, "model": constant(1).state_dict()})
+    checkpoint.save_trainer(tmp_path, {"step": 1, "model": constant(1).state_dict()})
     data = (tmp_path / "trainer.pt").read_bytes()
     draw = random.Random(0)
     refused = 0
@@ -351,7 +342,7 @@ def test_a_damaged_trainer_file_is_one_line(tmp_path):
             damaged[draw.randrange(min(1500, len(data)))] ^= 1 << draw.randrange(8)
         (tmp_path / "trainer.pt").write_bytes(damaged)
         try:
-            load_trainer(tmp_path)
+            checkpoint.load_trainer(tmp_path)
         except UserError as error:
             refused += 1
             assert "\n" not in str(error)

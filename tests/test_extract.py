@@ -1,12 +1,12 @@
 """Grades extract.py: the whole of regime 3 at tiny size, and one line for each mistake of the user."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import small
+from small import check_error, results
 
 import extract
 import minilm
@@ -14,7 +14,6 @@ from minilm.extraction import run
 from minilm.extraction.features import embed
 from minilm.extraction.layers import RESULTS
 from minilm.extraction.run import read_examples
-from minilm.plumbing.script import exit_code
 from minilm.pretraining import run as pretraining
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* texts are longer")
@@ -34,21 +33,13 @@ def _here(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def script(monkeypatch, capsys):
+def script(run_script):
     """Return a function that runs extract.py with flags: exit code, standard output, standard error."""
 
     def call(flags: str = "", *words: str, model: str = "--model model") -> tuple[int, str, str]:
-        given = [*TINY.split(), *model.split(), *flags.split(), *words]
-        monkeypatch.setattr(sys, "argv", ["extract.py", *given])
-        capsys.readouterr()
-        code = exit_code(extract.main)
-        return code, *capsys.readouterr()
+        return run_script(extract, *f"{TINY} {model} {flags}".split(), *words)
 
     return call
-
-
-def results(folder: str) -> dict:
-    return json.loads(Path(folder, "results.json").read_text(encoding="utf-8"))
 
 
 def test_the_default_probes_the_newest_masked_run_on_the_world(script, monkeypatch):
@@ -150,9 +141,5 @@ BAD = {
 def test_a_mistake_is_one_line_and_leaves_nothing_behind(script, flags):
     Path("gap.tsv").write_text("Ana\tx\n \ty\n")
     minilm.save(small.model("masked"), None, "bare")
-    code, _, err = script(flags)
-    assert code == 2, err
-    assert err.startswith("error: ") and err.count("\n") == 1, err
-    for word in BAD[flags]:
-        assert word in err, f"{word!r} is not named in: {err}"
+    check_error(script(flags), *BAD[flags])
     assert not Path("runs").exists(), "a run that could not begin leaves a folder"

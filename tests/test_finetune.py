@@ -1,7 +1,6 @@
 """Grades finetune.py: regime 4 from the command line, and one line for each mistake of the user."""
 
 import signal
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,13 +14,12 @@ from minilm.finetuning import run
 from minilm.finetuning.tasks import FineTuning
 from minilm.model.config import ModelConfig
 from minilm.model.transformer import build
-from minilm.plumbing.script import exit_code
 
 TINY = "--model body --steps 3 --batch-size 4 --lora-rank 2 --device cpu"
 
 
 @pytest.fixture
-def script(tmp_path, monkeypatch, capsys):
+def script(tmp_path, monkeypatch, run_script):
     """Return a function that runs finetune.py with flags in a folder of its own: code, output, errors."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(run, "WORLD_VALIDATION", 6)
@@ -32,13 +30,7 @@ def script(tmp_path, monkeypatch, capsys):
     body = build(ModelConfig(vocab_size=small.tokenizer().vocab_size, **shape, dropout=0.1))
     minilm.save(body, small.tokenizer(), "body")
 
-    def call(flags: str = "") -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["finetune.py", *TINY.split(), *flags.split()])
-        capsys.readouterr()
-        code = exit_code(finetune.main)
-        return code, *capsys.readouterr()
-
-    return call
+    return lambda flags="": run_script(finetune, *TINY.split(), *flags.split())
 
 
 def write(name: str, text: str) -> None:

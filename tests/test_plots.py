@@ -8,7 +8,6 @@ import pytest
 from minilm import plots
 from minilm.plumbing.errors import UserError
 from minilm.plumbing.folders import append_log
-from minilm.plumbing.script import exit_code
 
 
 @pytest.fixture
@@ -30,13 +29,13 @@ def test_a_folder_without_a_log_is_named(tmp_path):
         plots.curves(tmp_path)
 
 
-def test_the_picture_is_in_the_first_folder(run, monkeypatch, capsys):
+def test_the_picture_is_in_the_first_folder(run, run_script):
     pytest.importorskip("matplotlib")
-    monkeypatch.setattr(sys, "argv", ["plots.py", str(run), str(run)])
-    assert exit_code(plots.main) == 0
+    code, out, _ = run_script(plots, str(run), str(run))
+    assert code == 0
     assert (run / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert [path.name for path in run.iterdir() if path.suffix == ".tmp"] == []
-    assert f"Saved in {run / 'loss.png'}" in capsys.readouterr().out
+    assert f"Saved in {run / 'loss.png'}" in out
 
 
 def test_without_matplotlib_the_extra_is_named(run, monkeypatch):
@@ -46,7 +45,6 @@ def test_without_matplotlib_the_extra_is_named(run, monkeypatch):
         plots.main()
 
 
-def test_without_a_folder_the_command_is_named(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["plots.py"])
-    assert exit_code(plots.main) == 2
-    assert "python -m minilm.plots runs/masked" in capsys.readouterr().err
+def test_without_a_folder_the_command_is_named(run_script):
+    code, _, err = run_script(plots)
+    assert code == 2 and "python -m minilm.plots runs/masked" in err

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import small
+from small import check_error, results
 
 import prompt
 from minilm.checkpoint import save
 from minilm.in_context.questions import FewShot
 from minilm.model.config import ModelConfig
 from minilm.model.transformer import build
-from minilm.plumbing.script import exit_code
 from minilm.pretraining import run
 from minilm.pretraining.run import PretrainingSettings, with_recipe
 from minilm.texts import corpus as data
@@ -36,21 +36,14 @@ def _here(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def script(monkeypatch, capsys):
+def script(run_script):
     """Return a function that runs prompt.py with flags: exit code, standard output, standard error."""
 
     def call(*flags: str) -> tuple[int, str, str]:
         words = [word for flag in flags for word in (flag.split() if flag.startswith("--") else [flag])]
-        monkeypatch.setattr(sys, "argv", ["prompt.py", *words])
-        capsys.readouterr()
-        code = exit_code(prompt.main)
-        return code, *capsys.readouterr()
+        return run_script(prompt, *words)
 
     return call
-
-
-def results(folder: str = "runs/prompt") -> dict:
-    return json.loads(Path(folder, "results.json").read_text(encoding="utf-8"))
 
 
 def test_the_default_trains_its_model_and_asks_it(script, monkeypatch):
@@ -69,7 +62,7 @@ def test_the_default_trains_its_model_and_asks_it(script, monkeypatch):
     for words in ("pairing never seen", "shuffled labels", "random labels", "no word", "stories only"):
         assert words in out, f"the table has no row of {words!r}"
     assert "nonce keys" in out and "\n    2  0." in out, "the curve over the training steps"
-    found = results()
+    found = results("runs/prompt")
     names = "accuracy lookup_accuracy story_item_accuracy shuffled_accuracy seconds seed"
     assert set(found) == set(names.split())
     assert list(found["accuracy"]) == ["0", "1", "2", "4", "8"] and found["seed"] == 3
@@ -84,9 +77,10 @@ def test_a_user_s_files_are_asked(script, kind, score):
     code, out, err = script(f"--data train.tsv --test test.tsv --model {kind} --score {score} {FEW}")
     assert code == 0, err
     assert "train.tsv" in out and "shuffled labels" in out and "commonest label" in out
-    assert set(results()) == {"accuracy", "shuffled_accuracy", "seconds", "seed"}
+    found = results("runs/prompt")
+    assert set(found) == {"accuracy", "shuffled_accuracy", "seconds", "seed"}
     if kind == "decoder":
-        assert list(results()["accuracy"]) == ["0", "1", "2", "4"]
+        assert list(found["accuracy"]) == ["0", "1", "2", "4"]
         assert "do not fit into the 70 positions" in out
     settings = json.loads(Path("runs/prompt/settings.json").read_text())
     assert (settings["model"], settings["score"]) == (kind, score)
@@ -153,9 +147,5 @@ BAD = {
 def test_a_mistake_is_one_line(script, flags):
     Path("few.tsv").write_text(ROWS[: ROWS.index("text 5")], encoding="utf-8")
     model = [] if "--model" in flags[0] else ["--model decoder"]
-    code, _, err = script(*model, *flags)
-    assert code == 2, err
-    assert err.startswith("error: ") and err.count("\n") == 1, err
-    for word in BAD[flags]:
-        assert word in err, f"{word!r} is not named in: {err}"
+    check_error(script(*model, *flags), *BAD[flags])
     assert not Path("runs").exists(), "a study that could not begin leaves a folder"

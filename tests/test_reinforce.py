@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import small
 import torch
+from small import results
 
 import minilm
 import reinforce
@@ -18,7 +19,6 @@ from minilm.checkpoint import load_trainer, save
 from minilm.model.config import ModelConfig
 from minilm.model.transformer import build
 from minilm.plumbing.folders import RUN_FILES, read_log
-from minilm.plumbing.script import exit_code
 from minilm.reinforcement import preferences
 from minilm.texts import corpus as data
 from minilm.training import loop
@@ -49,20 +49,9 @@ def policy(seed: int = 0, **changes):
 
 
 @pytest.fixture
-def script(monkeypatch, capsys):
+def script(run_script):
     """Return a function that runs reinforce.py with flags: exit code, standard output, standard error."""
-
-    def call(flags: str = "", tiny: str = TINY) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["reinforce.py", *tiny.split(), *flags.split()])
-        capsys.readouterr()
-        code = exit_code(reinforce.main)
-        return code, *capsys.readouterr()
-
-    return call
-
-
-def results(folder: str) -> dict:
-    return json.loads(Path(folder, "results.json").read_text(encoding="utf-8"))
+    return lambda flags="", tiny=TINY: run_script(reinforce, *tiny.split(), *flags.split())
 
 
 def write_pairs(n: int = 30) -> None:

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import small
 import torch
+from small import check_error
 
 import minilm
 import train
 from minilm.checkpoint import save
 from minilm.in_context.questions import FewShot
 from minilm.plumbing.folders import RUN_FILES, read_log
-from minilm.plumbing.script import exit_code
 from minilm.pretraining import run
 from minilm.pretraining.masked import Masked
 from minilm.pretraining.run import Distilling, Pretraining
@@ -35,20 +35,13 @@ def _here(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def script(monkeypatch, capsys):
+def script(run_script):
     """Return a function that runs train.py with flags: exit code, standard output, standard error."""
-
-    def call(flags: str = "", tiny: str = TINY) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["train.py", *tiny.split(), *flags.split()])
-        capsys.readouterr()
-        code = exit_code(train.main)
-        return code, *capsys.readouterr()
-
-    return call
+    return lambda flags="", tiny=TINY: run_script(train, *tiny.split(), *flags.split())
 
 
 def results(folder: str) -> dict:
-    found = json.loads(Path(folder, "results.json").read_text(encoding="utf-8"))
+    found = small.results(folder)
     assert all(math.isfinite(value) for value in found.values())
     return found
 
@@ -192,15 +185,6 @@ def test_the_script_itself_ends_with_its_exit_code():
 
 def write(name: str, content: bytes | str) -> None:
     Path(name).write_bytes(content if isinstance(content, bytes) else content.encode())
-
-
-def check_error(outcome: tuple[int, str, str], *words: str) -> None:
-    """Check: exit code 2, one line that begins with "error:" and has all words, and nothing left behind."""
-    code, _, err = outcome
-    assert code == 2, err
-    assert err.startswith("error: ") and err.count("\n") == 1 and err.endswith("\n"), err
-    for word in words:
-        assert word in err, f"{word!r} is not named in: {err}"
 
 
 BAD_TEXT = {

@@ -13,6 +13,7 @@ import time
 import torch
 
 from minilm.checkpoint import save
+from minilm.pretraining.noise import NOISES
 from minilm.pretraining.run import Pretraining, PretrainingSettings, kind_of_run, with_recipe
 from minilm.training.loop import make_optimizer, train_step
 
@@ -24,9 +25,7 @@ COMMANDS = {
     "masked, --no-next-sentence": dict(objective="masked", next_sentence=False),
     "masked, --whole-word": dict(objective="masked", whole_word=True),
     "denoising": dict(objective="denoising"),
-    "denoising, all five noises": dict(
-        objective="denoising", noise="masking,deletion,infilling,permutation,rotation"
-    ),
+    "denoising, all five noises": dict(objective="denoising", noise=",".join(NOISES)),
     "translation": dict(objective="translation"),
     "distillation": dict(objective="distillation"),
 }

@@ -54,11 +54,8 @@ def main() -> int:
     """Time all writers in turn and print the ratios."""
     torch.set_num_threads(2)
     torch.manual_seed(0)
-    config = ModelConfig(
-        vocab_size=V, n_decoder_layer=LAYERS, d_model=D, n_head=HEADS, d_ff=4 * D, max_positions=128,
-        final_norm=True, activation="gelu_tanh",
-    )  # fmt: skip
-    model = minilm.build(config)
+    sizes = dict(vocab_size=V, n_decoder_layer=LAYERS, d_model=D, n_head=HEADS, d_ff=4 * D, max_positions=128)
+    model = minilm.build(ModelConfig(**sizes, final_norm=True, activation="gelu_tanh"))
     ids = torch.randint(V, (B, N_PROMPT))
     writers = {
         "minilm": lambda ids: minilm.generate(model, ids, max_new_tokens=N_NEW),

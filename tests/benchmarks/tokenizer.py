@@ -48,12 +48,9 @@ def rust_training(text: str):
     """The Rust library trained on the text, with the same pre-tokens, bytes and special tokens as ours."""
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=VOCAB_SIZE,
-        show_progress=False,
-        special_tokens=list(SPECIAL_TOKENS),
-        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
-    )
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    own = dict(vocab_size=VOCAB_SIZE, special_tokens=list(SPECIAL_TOKENS), initial_alphabet=alphabet)
+    trainer = tokenizers.trainers.BpeTrainer(show_progress=False, **own)
     tokenizer.train_from_iterator([text], trainer)
     return tokenizer
 

@@ -16,9 +16,6 @@ def settings(tmp_path):
     save(small.model("causal"), small.tokenizer(), tmp_path / "run")
     saved = dict(objective="causal", data=[str(tmp_path / "general.txt")])
     (tmp_path / "run" / "settings.json").write_text(json.dumps(saved), encoding="utf-8")
-    return PretrainingSettings(
-        **dict(objective="causal", init=str(tmp_path / "run"), context=24, batch_size=7, steps=3, lr=1e-2),
-        **dict(
-            data=("domain",), model="gpt-tiny", warmup=1, schedule="constant", weight_decay=0.0, device="cpu"
-        ),
-    )
+    given = dict(objective="causal", init=str(tmp_path / "run"), data=("domain",), model="gpt-tiny")
+    given |= dict(context=24, batch_size=7, steps=3, lr=1e-2, warmup=1, schedule="constant")
+    return PretrainingSettings(**given, weight_decay=0.0, device="cpu")

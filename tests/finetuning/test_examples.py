@@ -60,12 +60,7 @@ def test_files_to_be_predicted_need_no_truths(tmp_path, name, text, fields, exam
 @pytest.mark.parametrize(
     "text, fields, truth, expected",
     [
-        (
-            "a\tx\nalone\n",
-            ("text", "label"),
-            True,
-            "line 2: found 1 .* .expected text, label: .tsv, .csv, .json",
-        ),
+        ("a\tx\nalone\n", ("text", "label"), True, "line 2: .* .expected text, label: .tsv, .csv, .json"),
         ("a\tb\tc\td\n", ("text", "label"), False, "found 4 columns, expected 1"),
         ("A B-a\nran\n", ("words", "tags"), True, r"found 1 columns \['ran'\].*expected words, tags: CoNLL"),
         ("a\tx\n", ("context", "question", "answers"), True, "SQuAD 1.1 or 2.0"),

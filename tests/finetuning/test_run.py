@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import small
 import tuned
+from small import results
 
 import minilm
 from minilm.finetuning import run
@@ -39,10 +40,6 @@ def settings(**changes) -> FinetuningSettings:
 
 def on_files(**changes) -> FinetuningSettings:
     return settings(**dict(data=("train.tsv",), seeds=(0,), n_examples=None) | changes)
-
-
-def results(folder: Path) -> dict:
-    return json.loads((folder / "results.json").read_text())
 
 
 @pytest.mark.parametrize("task", TASKS)

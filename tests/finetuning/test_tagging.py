@@ -10,12 +10,10 @@ from minilm.plumbing.errors import UserError
 from minilm.tokenizer.rows import word_ids
 from minilm.training.objective import IGNORED
 
+OLD = ["The", "old", "baker", "found", "two", "red", "pens"]
 SENTENCES = [
     (["Rui", "sells", "quinces", "."], ["B-who", "O", "B-what", "O"]),
-    (
-        ["The", "old", "baker", "found", "two", "red", "pens"],
-        ["B-who", "I-who", "I-who", "O", "O", "O", "B-what"],
-    ),
+    (OLD, ["B-who", "I-who", "I-who", "O", "O", "O", "B-what"]),
     (["Ana"], ["B-who"]),
 ]
 ENCODE = small.tokenizer().encode

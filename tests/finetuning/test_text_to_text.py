@@ -95,9 +95,8 @@ def test_loss_and_accuracy_equal_a_plain_loop_and_parts_add_up(kind):
     assert metrics["accuracy"].item() == pytest.approx(n_right / n)
     parts = [task.loss(model, part)[1] for part in micro_batches(batch, 3)]
     for name, value in metrics.items():
-        assert sum(part[name].item() for part in parts) == pytest.approx(value.item()), (
-            f"{name}: divide by the count of the batch, not of its part"
-        )
+        total = sum(part[name].item() for part in parts)
+        assert total == pytest.approx(value.item()), f"{name}: divide by the batch's count, not its part's"
 
 
 @each_kind

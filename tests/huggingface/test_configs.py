@@ -67,11 +67,7 @@ def test_a_deviation_that_the_width_sets_is_written_out():
         ("gpt2", dict(n_embd=None), "n_embd is None, expected int"),
         ("bart", dict(normalize_before=True), "normalize_before is True, and only False"),
         ("bart", dict(tie_word_embeddings=False), "tie_word_embeddings is False"),
-        (
-            "bart",
-            dict(encoder_ffn_dim=8, decoder_ffn_dim=9),
-            "decoder_ffn_dim is 9 and encoder_ffn_dim is not",
-        ),
+        ("bart", dict(encoder_ffn_dim=8, decoder_ffn_dim=9), "coder_ffn_dim is 9 and encoder_ffn_dim is not"),
     ],
 )
 def test_what_cannot_be_expressed_is_named(kind, values, message):

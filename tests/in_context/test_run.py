@@ -81,10 +81,8 @@ def test_without_a_test_file_some_rows_are_held_back(files):
 def test_labels_get_their_words(files):
     assert files().prompt_format.words == {"bad": "bad", "good": "good"}
     assert files(label_words=("bad=poor=er",)).prompt_format.words == {"bad": "poor=er", "good": "good"}
-    assert files(label_words=("bad=no,gud=x,good=yes, sir",)).prompt_format.words == {
-        "bad": "no,gud=x",
-        "good": "yes, sir",
-    }, "a comma before another label's name begins its word"
+    found = files(label_words=("bad=no,gud=x,good=yes, sir",)).prompt_format.words
+    assert found == {"bad": "no,gud=x", "good": "yes, sir"}, "a comma before another label's name begins it"
     for wrong in ("good", "gud=x", "=x"):
         with pytest.raises(UserError, match=f"--label-words {wrong}.*bad, good"):
             files(label_words=(wrong,))
@@ -106,10 +104,8 @@ def test_the_figures_are_those_of_most_examples(files, monkeypatch, decoder, cap
     assert capsys.readouterr().out.startswith("Ana sells"), "a decoder goes on with the prompt"
     rows = [("new_pairings", c) for c in ("gold", "shuffled", "random")]
     rows += [("nonce_keys", "gold"), ("story_items", "gold")]
-    found = {
-        (task, control): {k: Interval(10 * i + k, None) for k in ((0, 4, 2) if control == "gold" else (4, 2))}
-        for i, (task, control) in enumerate(rows)
-    }
+    shots = {"gold": (0, 4, 2), "shuffled": (4, 2), "random": (4, 2)}
+    found = {(t, c): {k: Interval(10 * i + k, None) for k in shots[c]} for i, (t, c) in enumerate(rows)}
     monkeypatch.setattr(Study, "measure", lambda *_: found)
     settings = PromptSettings(model="model", n_test=1, shots=(0, 4, 2))
     report(settings, make_study(settings), model, tokenizer, 0.0)

@@ -42,14 +42,12 @@ def slow_likelihood(model, prompt: list[int], label: tuple[int, ...], start: lis
 def test_labels_that_begin_alike_get_their_end():
     tokenizer, config = small.tokenizer(), model_of().config
     plain = PromptFormat({"a": "Ana", "b": "lamp"}, "{text} {label}", " |")
-    assert scoring.label_tokens(tokenizer, plain, config) == [
-        tuple(tokenizer.encode(" Ana")), tuple(tokenizer.encode(" lamp")),
-    ]  # fmt: skip
+    expected = [tuple(tokenizer.encode(word)) for word in (" Ana", " lamp")]
+    assert scoring.label_tokens(tokenizer, plain, config) == expected
     nested = PromptFormat({"a": "x", "b": "xy", "c": "z"}, "{text} {label}", "|")
     labels = scoring.label_tokens(tokenizer, nested, config)
-    assert [tokenizer.decode(ids) for ids in labels] == [" x|", " xy|", " z|"], (
-        "'x' begins 'xy': its likelihood alone can never be the smaller one"
-    )
+    written = [tokenizer.decode(ids) for ids in labels]
+    assert written == [" x|", " xy|", " z|"], "'x' begins 'xy': its likelihood is never the smaller one"
     assert not any(a != b and b[: len(a)] == a for a in labels for b in labels)
     last = PromptFormat({"a": "x", "b": "xy"}, "{text} {label}", "")
     end = tokenizer.special_id("<|endoftext|>")

@@ -10,17 +10,8 @@ import torch
 from torch import nn
 from unequal import POSITIONS, B, D, F, H, S, T, config, randomise
 
+from minilm.model import blocks
 from minilm.model.attention import BLOCKED, alibi_bias
-from minilm.model.blocks import (
-    ACTIVATIONS,
-    Block,
-    FeedForward,
-    InputRepresentation,
-    Stack,
-    padding_bias,
-    sinusoidal_positions,
-    token_positions,
-)
 
 LEFT = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
 RIGHT = LEFT.flip(1)
@@ -31,7 +22,7 @@ both_norms = pytest.mark.parametrize("norm", ["post", "pre"])
 
 @pytest.mark.parametrize("d_model", [6, 7])
 def test_sinusoids_follow_the_formula_of_the_paper(d_model):
-    table = sinusoidal_positions(11, d_model)
+    table = blocks.sinusoidal_positions(11, d_model)
     assert table.shape == (11, d_model) and table.dtype == torch.float32
     for position in range(11):
         for column in range(d_model):
@@ -45,25 +36,25 @@ def test_sinusoids_follow_the_formula_of_the_paper(d_model):
 @pytest.mark.parametrize("n_query", [6, 2, 1])
 def test_positions_count_the_real_tokens(row, n_query):
     mask = torch.tensor([row, [1] * 6])
-    found = token_positions(mask, n_query, 6 - n_query, mask.device)
+    found = blocks.token_positions(mask, n_query, 6 - n_query, mask.device)
     assert found.shape == (2, n_query)
     assert (found >= 0).all(), "no row of the table comes before row 0"
     for s in range(6 - n_query, 6):
         assert found[1, s - 6] == s
         if row[s]:
             assert found[0, s - 6] == sum(row[:s]), "a position is the number of real tokens before it"
-    assert token_positions(None, 3, 4, "cpu").tolist() == [4, 5, 6], "without a mask: after the past"
+    assert blocks.token_positions(None, 3, 4, "cpu").tolist() == [4, 5, 6], "without a mask: after the past"
 
 
 def test_padding_bias():
-    bias = padding_bias(LEFT, torch.float32)
+    bias = blocks.padding_bias(LEFT, torch.float32)
     assert bias.shape == (B, 1, 1, T), "(B, 1, 1, S): the same for every head and query"
     assert bias[:, 0, 0].tolist() == [[BLOCKED, BLOCKED, 0, 0, 0], [0] * 5]
-    assert padding_bias(LEFT.bool(), torch.float64).dtype == torch.float64, "a mask of booleans is good, too"
-    assert padding_bias(None, torch.float32) is None
+    assert blocks.padding_bias(LEFT.bool(), torch.float64).dtype == torch.float64, "booleans are good, too"
+    assert blocks.padding_bias(None, torch.float32) is None
 
 
-def embed(part: InputRepresentation, positions: list, segments=None) -> tuple[torch.Tensor, torch.Tensor]:
+def embed(part: blocks.InputRepresentation, positions: list, segments=None) -> tuple:
     """The token vectors that went in and what came out."""
     vectors = torch.randn(B, len(positions), D)
     return vectors, part(vectors, torch.tensor(positions), segments)
@@ -72,7 +63,7 @@ def embed(part: InputRepresentation, positions: list, segments=None) -> tuple[to
 @pytest.mark.parametrize("offset", [0, 2])
 @pytest.mark.parametrize("positions", POSITIONS)
 def test_positions_are_rows_of_the_table(positions, offset):
-    part = InputRepresentation(config(positions=positions, position_offset=offset))
+    part = blocks.InputRepresentation(config(positions=positions, position_offset=offset))
     vectors, x = embed(part, [0, 3, 8])
     if positions == "learned":
         assert part.position.weight.shape == (10 + offset, D), "max_positions rows, unused ones before"
@@ -81,18 +72,18 @@ def test_positions_are_rows_of_the_table(positions, offset):
         assert torch.allclose(part(vectors, each, None), vectors + table[each + offset]), "a row has its own"
     else:
         assert not part.state_dict(), "nothing to save: the table is computed, or there is none"
-        table = sinusoidal_positions(20, D) * (positions == "sinusoidal")  # ALiBi adds nothing here
+        table = blocks.sinusoidal_positions(20, D) * (positions == "sinusoidal")  # ALiBi adds nothing here
     assert torch.allclose(x, vectors + table[[offset, 3 + offset, 8 + offset]])
 
 
 def test_scale_is_the_root_of_the_width_and_touches_the_tokens_only():
-    part = InputRepresentation(config(scale_embeddings=True))
+    part = blocks.InputRepresentation(config(scale_embeddings=True))
     vectors, x = embed(part, [1, 2])
     assert torch.allclose(x, vectors * math.sqrt(D) + part.position.weight[[1, 2]])
 
 
 def test_segments_are_added_and_default_to_text_a():
-    part = InputRepresentation(config(positions="alibi", n_segments=2))
+    part = blocks.InputRepresentation(config(positions="alibi", n_segments=2))
     segments = torch.tensor([[0, 0, 1], [0, 1, 1]])
     vectors, x = embed(part, [0, 1, 2], segments)
     assert torch.allclose(x, vectors + part.segment.weight[segments])
@@ -101,7 +92,7 @@ def test_segments_are_added_and_default_to_text_a():
 
 
 def test_norm_comes_last_and_is_the_layer_norm():
-    part = randomise(InputRepresentation(config(embedding_norm=True, n_segments=2, norm_eps=0.3)))
+    part = randomise(blocks.InputRepresentation(config(embedding_norm=True, n_segments=2, norm_eps=0.3)))
     vectors, x = embed(part, [0, 1])
     plain = vectors + part.position.weight[:2] + part.segment.weight[0]
     centred = plain - plain.mean(-1, keepdim=True)
@@ -117,19 +108,19 @@ def drops(x: torch.Tensor, share: float, kept: float) -> bool:
 
 
 def test_the_input_drops_its_share_in_training_only():
-    part, ones = InputRepresentation(config(positions="alibi", dropout=0.3)), torch.ones(20, 40, D)
+    part, ones = blocks.InputRepresentation(config(positions="alibi", dropout=0.3)), torch.ones(20, 40, D)
     assert drops(part(ones, torch.arange(40), None), 0.3, 1.0)
     assert torch.equal(part.eval()(ones, torch.arange(40), None), ones)
 
 
 def test_dropout_falls_on_the_part_and_not_on_the_stream():
     x, one = torch.full((20, 40, D), 3.0), torch.ones(20, 40, D)
-    block = Block(config(norm="pre", dropout=0.3), cross=False)
+    block = blocks.Block(config(norm="pre", dropout=0.3), cross=False)
     assert drops(block.add(x, lambda h: one, nn.Identity()) - x, 0.3, 1.0)
     assert torch.equal(block.eval().add(x, lambda h: one, nn.Identity()), x + one)
 
 
-@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize("name", blocks.ACTIVATIONS)
 def test_activations_and_feed_forward_follow_their_formulas(name):
     formula = {
         "relu": lambda x: max(0.0, x),
@@ -138,16 +129,16 @@ def test_activations_and_feed_forward_follow_their_formulas(name):
     }[name]
     x = torch.linspace(-4, 4, 41, dtype=torch.float64)
     expected = torch.tensor([formula(value) for value in x.tolist()], dtype=torch.float64)
-    assert (ACTIVATIONS[name](x) - expected).abs().max() < 1e-12
-    part, x = randomise(FeedForward(config(activation=name))), torch.randn(B, T, D)
+    assert (blocks.ACTIVATIONS[name](x) - expected).abs().max() < 1e-12
+    part, x = randomise(blocks.FeedForward(config(activation=name))), torch.randn(B, T, D)
     assert part.up.weight.shape == (F, D) and part.down.weight.shape == (D, F)
-    inner = ACTIVATIONS[name](x @ part.up.weight.T + part.up.bias)
+    inner = blocks.ACTIVATIONS[name](x @ part.up.weight.T + part.up.bias)
     assert torch.allclose(part(x), inner @ part.down.weight.T + part.down.bias, atol=1e-5)
 
 
 def test_norm_stands_where_the_papers_put_it():
     x, norm, part = torch.randn(B, T, D), randomise(nn.LayerNorm(D)), nn.Linear(D, D)
-    post, pre = (Block(config(norm=kind), cross=False) for kind in ("post", "pre"))
+    post, pre = (blocks.Block(config(norm=kind), cross=False) for kind in ("post", "pre"))
     assert torch.allclose(post.add(x, part, norm), norm(x + part(x))), "2017: LayerNorm(x + part(x))"
     assert torch.allclose(pre.add(x, part, norm), x + part(norm(x))), "GPT-2: x + part(LayerNorm(x))"
 
@@ -156,15 +147,14 @@ def test_norm_stands_where_the_papers_put_it():
 
 
 def copy_attention(ours, theirs) -> None:
-    for layer, weight, bias in zip(
-        (ours.q, ours.k, ours.v), theirs.in_proj_weight.chunk(3), theirs.in_proj_bias.chunk(3), strict=True
-    ):
+    parts = zip(theirs.in_proj_weight.chunk(3), theirs.in_proj_bias.chunk(3), strict=True)
+    for layer, (weight, bias) in zip((ours.q, ours.k, ours.v), parts, strict=True):
         layer.weight.data.copy_(weight.data)
         layer.bias.data.copy_(bias.data)
     ours.out.load_state_dict(theirs.out_proj.state_dict())
 
 
-def copy_block(ours: Block, theirs) -> None:
+def copy_block(ours: blocks.Block, theirs) -> None:
     """Copy a torch.nn.Transformer{Encoder,Decoder}Layer's weights into our block."""
     copy_attention(ours.self_attention, theirs.self_attn)
     norms = [ours.self_attention_norm, ours.cross_attention_norm, ours.feed_forward_norm]
@@ -188,14 +178,14 @@ def torch_layer(cross: bool, norm: str, activation: str) -> nn.Module:
 @both_norms
 def test_block_equals_pytorch(norm, cross, activation, mask):
     theirs = torch_layer(cross, norm, activation)
-    ours = Block(config(norm=norm, activation=activation), cross).double()
+    ours = blocks.Block(config(norm=norm, activation=activation), cross).double()
     copy_block(ours, theirs)
     x, memory = torch.randn(B, T, D, dtype=torch.float64), torch.randn(B, S, D, dtype=torch.float64)
-    padded, bias = None if mask is None else mask == 0, padding_bias(mask, x.dtype)
+    padded, bias = None if mask is None else mask == 0, blocks.padding_bias(mask, x.dtype)
     if cross:
         masks = dict(tgt_key_padding_mask=padded, memory_key_padding_mask=MEMORY_MASK == 0)
         expected = theirs(x, memory, tgt_mask=LATER, **masks)
-        out = ours(x, bias, True, memory, padding_bias(MEMORY_MASK, x.dtype))
+        out = ours(x, bias, True, memory, blocks.padding_bias(MEMORY_MASK, x.dtype))
     else:
         expected, out = theirs(x, src_key_padding_mask=padded), ours(x, bias, False)
     read = torch.ones(B, T, dtype=torch.bool) if mask is None else mask.bool()
@@ -205,7 +195,7 @@ def test_block_equals_pytorch(norm, cross, activation, mask):
 @pytest.mark.parametrize("cross", [False, True], ids=["encoder", "decoder"])
 @both_norms
 def test_stack_equals_pytorch(norm, cross):
-    ours = Stack(config(norm=norm, final_norm=True), 2, cross, cross).double()
+    ours = blocks.Stack(config(norm=norm, final_norm=True), 2, cross, cross).double()
     layer, last = torch_layer(cross, norm, "gelu"), nn.LayerNorm(D, dtype=torch.float64)
     if cross:
         theirs = randomise(nn.TransformerDecoder(layer, 2, last))
@@ -230,12 +220,12 @@ def test_stack_equals_pytorch(norm, cross):
 @pytest.mark.parametrize("cross", [False, True], ids=["encoder", "decoder"])
 @both_norms
 def test_chosen_positions_of_a_block_are_what_they_are_among_all(norm, cross, alibi, side):
-    block, x = randomise(Block(config(norm=norm), cross)).double(), torch.randn(B, T, D).double()
+    block, x = randomise(blocks.Block(config(norm=norm), cross)).double(), torch.randn(B, T, D).double()
     memory = torch.randn(B, S, D).double() if cross else None
-    bias = padding_bias(LEFT, x.dtype) if side else None
+    bias = blocks.padding_bias(LEFT, x.dtype) if side else None
     if alibi:
         bias = alibi_bias(H, T, T).double()[None] + (0 if bias is None else bias)
-    given = x, bias, cross, memory, padding_bias(MEMORY_MASK, x.dtype) if cross else None
+    given = x, bias, cross, memory, blocks.padding_bias(MEMORY_MASK, x.dtype) if cross else None
     for chosen in [slice(-1, None), slice(-2, None)] + ([] if cross else [slice(1), slice(2)]):
         part, whole = block.forward_at(chosen, *given), block(*given)
         assert torch.allclose(part, whole[:, chosen]), f"{chosen} must look at all {T}, with their own bias"

@@ -15,30 +15,19 @@ SMALL = dict(n_encoder_layer=1, d_model=12, n_head=3, d_ff=20, vocab_size=50)
 
 # (field, bad value, what the message must hold)
 BAD = [
-    ("vocab_size", 0, "--vocab-size 0"),
-    ("d_model", 0, "--d-model 0"),
-    ("d_model", -4, "--d-model -4"),
-    ("n_head", 0, "--n-head 0"),
     ("n_head", 5, "--d-model 12 is not divisible by --n-head 5"),
-    ("d_ff", 0, "--d-ff 0"),
-    ("max_positions", 0, "--max-positions 0"),
-    ("n_segments", -1, "--n-segments -1"),
-    ("position_offset", -2, "--position-offset -2"),
-    ("init_std", -0.5, "--init-std -0.5"),
-    ("norm_eps", -1e-5, "--norm-eps -1e-05"),
     ("n_encoder_layer", 0, "--n-encoder-layer 0, --n-decoder-layer 0"),
-    ("n_encoder_layer", -1, "--n-encoder-layer -1"),
-    ("n_decoder_layer", -1, "--n-decoder-layer -1"),
-    ("dropout", 1.0, "--dropout 1.0"),
-    ("dropout", -0.1, "--dropout -0.1"),
-    ("dropout", float("nan"), "--dropout nan"),
-    ("attention_dropout", 1.5, "--attention-dropout 1.5"),
     ("positions", "rotary", "--positions rotary: must be one of learned, sinusoidal, alibi"),
     ("norm", "prenorm", "did you mean 'pre'"),
     ("activation", "gelu_tan", "did you mean 'gelu_tanh'"),
     ("next_sentence", True, "--pooler"),
     ("norm", 3, "--norm 3: must be one of post, pre"),
 ]
+OUT_OF_RANGE = dict(vocab_size=[0], d_model=[0, -4], n_head=[0], d_ff=[0], max_positions=[0], n_segments=[-1])
+OUT_OF_RANGE |= dict(position_offset=[-2], init_std=[-0.5], norm_eps=[-1e-5], attention_dropout=[1.5])
+OUT_OF_RANGE |= dict(n_encoder_layer=[-1], n_decoder_layer=[-1], dropout=[1.0, -0.1, float("nan")])
+for name, values in OUT_OF_RANGE.items():
+    BAD += [(name, value, f"--{name.replace('_', '-')} {value}") for value in values]
 
 
 @pytest.mark.parametrize(("field", "value", "message"), BAD)
@@ -126,14 +115,8 @@ SIZES = {
     "bart-base": (6, 6, 768, 12, 3072, 50265, 1024),
     "bart-large": (12, 12, 1024, 16, 4096, 50265, 1024),
 }
-TINY = {
-    "bert-tiny": "bert-base",
-    "distilbert-tiny": "distilbert",
-    "gpt-tiny": "gpt2",
-    "gpt-alibi-tiny": "gpt2",
-    "bart-tiny": "bart-base",
-    "transformer-tiny": "transformer-base",
-}
+TINY = {"bert-tiny": "bert-base", "distilbert-tiny": "distilbert", "gpt-tiny": "gpt2"}
+TINY |= {"gpt-alibi-tiny": "gpt2", "bart-tiny": "bart-base", "transformer-tiny": "transformer-base"}
 # How the families differ in what neither the sizes nor the number of parameters tell.
 FIELDS = ["positions", "norm", "activation", "norm_eps", "scale_embeddings", "init_std", "attention_dropout"]
 FAMILIES = {

@@ -10,8 +10,11 @@ def test_user_error_is_a_value_error_with_its_message():
         raise UserError("data.txt, line 3: no label")
 
 
-def test_suggest_names_the_nearest_choice_only():
+def test_suggest_names_the_nearest_choice_only(tmp_path):
+    assert suggest("zzz", ["masked", "causal"]) == suggest("masked", []) == "", "nothing is near"
     assert suggest("--stesp", ["--seed", "--steps", "--stop"]) == " (did you mean '--steps'?)"
+    assert suggest("127", iter([128, 9])) == " (did you mean '128'?)", "choices need not be strings"
+    assert str(tmp_path / "masked") in suggest(str(tmp_path / "maskd"), [tmp_path / "masked"])
 
 
 def test_words_of_the_slides_are_found():
@@ -19,13 +22,3 @@ def test_words_of_the_slides_are_found():
     for word, name in (("mlm", "masked"), ("BERT", "masked"), ("gpt", "causal"), ("bart", "denoising")):
         assert suggest(word, ours) == f" (did you mean {name!r}?)"
     assert suggest("bert", ["causal", "bert-tiny"]) == " (did you mean 'bert-tiny'?)", "only where we have it"
-
-
-def test_suggest_is_empty_where_nothing_is_near():
-    assert suggest("zzz", ["masked", "causal"]) == ""
-    assert suggest("masked", []) == ""
-
-
-def test_suggest_takes_choices_that_are_no_strings(tmp_path):
-    assert suggest("127", iter([128, 9])) == " (did you mean '128'?)"
-    assert str(tmp_path / "masked") in suggest(str(tmp_path / "maskd"), [tmp_path / "masked"])

@@ -9,24 +9,6 @@ import pytest
 
 from minilm.plumbing import folders
 from minilm.plumbing.errors import UserError
-from minilm.plumbing.folders import (
-    RUN_FILES,
-    TASK_FILES,
-    append_log,
-    atomic_write,
-    choose_folder,
-    empty_run_folder,
-    find_run,
-    make_folder,
-    near_runs,
-    numbered,
-    read_json,
-    read_log,
-    read_settings,
-    remove_leftovers,
-    trim_log,
-    write_json,
-)
 
 
 @pytest.fixture(autouse=True)
@@ -42,52 +24,52 @@ def run(path, *names, config='{"format": "minilm"}'):
 
 
 def test_a_run_without_out_gets_the_next_free_name():
-    names = [choose_folder("masked").as_posix() for _ in range(3)]
+    names = [folders.choose_folder("masked").as_posix() for _ in range(3)]
     assert names == ["runs/masked", "runs/masked-2", "runs/masked-3"]
 
 
 def test_the_next_number_is_above_the_highest():
     os.makedirs("runs")
     Path("runs/masked").write_text("a file of the name")
-    assert choose_folder("masked").name == "masked-2"
+    assert folders.choose_folder("masked").name == "masked-2"
     for name in ["masked-10", "masked-x", "masked-03", "masked-2-4", "unmasked-50", "causal-70"]:
         run(f"runs/{name}")
-    assert choose_folder("masked").name == "masked-11", "the newest run must have the highest number"
+    assert folders.choose_folder("masked").name == "masked-11", "the newest run must have the highest number"
 
 
 def test_processes_that_choose_at_once_never_share_a_folder():
     with ThreadPoolExecutor(8) as pool:
-        assert len(set(pool.map(lambda _: choose_folder("masked"), range(24)))) == 24
+        assert len(set(pool.map(lambda _: folders.choose_folder("masked"), range(24)))) == 24
 
 
 def test_a_name_taken_between_looking_and_making_is_passed_over(monkeypatch):
     run("runs/masked", "log.jsonl")
     monkeypatch.setattr(folders, "numbered", lambda name: {})
-    assert choose_folder("masked").name == "masked-2"
+    assert folders.choose_folder("masked").name == "masked-2"
 
 
 def test_out_is_made_with_the_folders_above_it():
-    assert choose_folder("masked", out="a/b/c").as_posix() == "a/b/c"
+    assert folders.choose_folder("masked", out="a/b/c").as_posix() == "a/b/c"
     assert os.listdir("a/b/c") == ["log.jsonl"], "an empty log marks the folder as a run"
 
 
 def test_an_out_that_exists_is_an_error_that_names_the_flags_that_help():
     run("vectors", "log.jsonl")
     with pytest.raises(UserError, match=r"--out vectors exists: name another, or add --overwrite"):
-        choose_folder("features", out="vectors")  # there is nothing to resume
+        folders.choose_folder("features", out="vectors")  # there is nothing to resume
     run("mine", "log.jsonl", "trainer.pt")
     with pytest.raises(UserError, match=r"--out mine exists.*--resume.*--overwrite"):
-        choose_folder("masked", out="mine")
+        folders.choose_folder("masked", out="mine")
     assert Path("mine/log.jsonl").read_text() == "old"
 
 
 def test_overwrite_replaces_a_run_and_keeps_what_is_not_of_the_run():
-    run("mine", *RUN_FILES, *TASK_FILES, "trainer.pt.99.tmp", "notes.txt")
+    run("mine", *folders.RUN_FILES, *folders.TASK_FILES, "trainer.pt.99.tmp", "notes.txt")
     os.makedirs("mine/pictures")
-    assert choose_folder("masked", out="mine", overwrite=True).name == "mine"
+    assert folders.choose_folder("masked", out="mine", overwrite=True).name == "mine"
     assert sorted(os.listdir("mine")) == ["log.jsonl", "notes.txt", "pictures"]
     assert os.path.getsize("mine/log.jsonl") == 0
-    assert os.listdir(choose_folder("masked", out="new", overwrite=True)) == ["log.jsonl"]
+    assert os.listdir(folders.choose_folder("masked", out="new", overwrite=True)) == ["log.jsonl"]
 
 
 @pytest.mark.parametrize(
@@ -107,11 +89,11 @@ def test_overwrite_replaces_a_run_and_keeps_what_is_not_of_the_run():
 def test_only_a_run_folder_of_ours_is_emptied(names, config, ours, tmp_path):
     run("folder", *names, config=config)
     if ours:
-        empty_run_folder(tmp_path / "folder")
-        assert set(os.listdir("folder")) == set(names) - set(RUN_FILES)
+        folders.empty_run_folder(tmp_path / "folder")
+        assert set(os.listdir("folder")) == set(names) - set(folders.RUN_FILES)
     else:
         with pytest.raises(UserError, match="not a run folder of ours .* not replaced"):
-            choose_folder("masked", out="folder", overwrite=True)
+            folders.choose_folder("masked", out="folder", overwrite=True)
         assert sorted(os.listdir("folder")) == sorted(names)
 
 
@@ -119,23 +101,23 @@ def test_a_file_is_not_a_run_folder():
     Path("mine").write_text("mine")
     for out, overwrite, message in [("mine", True, "a file"), ("mine/in", False, "cannot be made")]:
         with pytest.raises(UserError, match=message):
-            choose_folder("masked", out, overwrite)
+            folders.choose_folder("masked", out, overwrite)
     assert Path("mine").read_text() == "mine"
 
 
 def test_emptying_deletes_what_marks_a_run_last(tmp_path, monkeypatch):
     """Killed in the middle, the folder must still be a run folder that --overwrite takes."""
-    run("mine", *RUN_FILES)
+    run("mine", *folders.RUN_FILES)
     deleted = []
     monkeypatch.setattr(folders.Path, "unlink", lambda path, missing_ok: deleted.append(path.name))
-    empty_run_folder(tmp_path / "mine")
+    folders.empty_run_folder(tmp_path / "mine")
     assert deleted[0] == "results.json", "a run that is being deleted is no finished run"
     assert deleted[-1] == "log.jsonl"
 
 
 def test_resume_continues_in_the_same_folder():
     run("mine", "trainer.pt", "log.jsonl", "model.safetensors.12.tmp")
-    assert choose_folder("masked", out="mine", resume=True).name == "mine"
+    assert folders.choose_folder("masked", out="mine", resume=True).name == "mine"
     assert sorted(os.listdir("mine")) == ["log.jsonl", "trainer.pt"], "of a kill's leftovers only"
 
 
@@ -147,7 +129,7 @@ def test_resume_of_what_cannot_be_resumed():
         (None, "no trainer.pt in an unfinished runs/masked; name it by --out"),
     ]:
         with pytest.raises(UserError, match=message):
-            choose_folder("masked", out=out, resume=True)
+            folders.choose_folder("masked", out=out, resume=True)
     assert os.listdir("runs") == ["mine"], "a refused --resume makes no folder"
 
 
@@ -157,40 +139,41 @@ def test_resume_without_out_takes_the_newest_interrupted_run():
     run("runs/masked-3", "log.jsonl")
     run("runs/masked-4", "trainer.pt", "results.json")
     run("runs/causal-9", "trainer.pt")
-    assert choose_folder("masked", resume=True).name == "masked-2"
+    assert folders.choose_folder("masked", resume=True).name == "masked-2"
     assert os.listdir("runs/masked-2") == ["trainer.pt"]
 
 
 def test_flags_that_contradict_each_other():
     with pytest.raises(UserError, match="--overwrite and --resume"):
-        choose_folder("masked", out="mine", overwrite=True, resume=True)
+        folders.choose_folder("masked", out="mine", overwrite=True, resume=True)
     with pytest.raises(UserError, match="--overwrite needs --out"):
-        choose_folder("masked", overwrite=True)
+        folders.choose_folder("masked", overwrite=True)
     assert os.listdir() == []
 
 
 def test_the_newest_finished_run_is_found():
-    assert find_run("masked") is None, "not even a folder runs/ is there"
+    assert folders.find_run("masked") is None, "not even a folder runs/ is there"
     for name in ["masked", "masked-2", "masked-9", "masked-10"]:
         run(f"runs/{name}", "results.json")
     run("runs/masked-11", "model.safetensors")
     run("runs/masked-x", "results.json")
-    assert find_run("masked").as_posix() == "runs/masked-10", "10 is newer than 9, 11 is not finished"
-    assert find_run("causal") is None
+    assert folders.find_run("masked").as_posix() == "runs/masked-10", "10 is newer than 9, 11 is not finished"
+    assert folders.find_run("causal") is None
 
 
 def test_runs_by_number():
     for name in ["a+b-10", "a+b-2", "a+b", "aab-3", "a+b-0", "a+b-x"]:
-        assert make_folder(Path("runs", name)) is True
-        assert make_folder(Path("runs", name)) is False, "it was there"
-    assert [(n, p.name) for n, p in numbered("a+b").items()] == [(1, "a+b"), (2, "a+b-2"), (10, "a+b-10")]
+        assert folders.make_folder(Path("runs", name)) is True
+        assert folders.make_folder(Path("runs", name)) is False, "it was there"
+    found = [(n, path.name) for n, path in folders.numbered("a+b").items()]
+    assert found == [(1, "a+b"), (2, "a+b-2"), (10, "a+b-10")]
 
 
 def test_near_runs_suggests_folders_only(tmp_path):
     run("runs/masked")
     Path("runs/maskad").write_text("")
-    assert near_runs(Path("runs/maskd")) == f" (did you mean '{Path('runs/masked')}'?)"
-    assert near_runs(Path("runs/masked")) == near_runs(tmp_path / "nowhere" / "masked") == ""
+    assert folders.near_runs(Path("runs/maskd")) == f" (did you mean '{Path('runs/masked')}'?)"
+    assert folders.near_runs(Path("runs/masked")) == folders.near_runs(tmp_path / "nowhere" / "masked") == ""
 
 
 @dataclass
@@ -201,14 +184,14 @@ class Settings:
 
 def test_saved_settings_are_read_back(tmp_path):
     with pytest.raises(UserError, match="no settings.json"):
-        read_settings(tmp_path, Settings)
+        folders.read_settings(tmp_path, Settings)
     (tmp_path / "settings.json").write_text('{"steps": 7, "data": ["a", "b"], "n_head": 2}')
-    own, others = read_settings(tmp_path, Settings)
+    own, others = folders.read_settings(tmp_path, Settings)
     assert own == {"steps": 7, "data": ("a", "b")}, "JSON's lists are tuples of the settings"
     assert others == {"n_head": 2}
     (tmp_path / "settings.json").write_text('{"task": "pair", "data": ["a"]}')
     with pytest.raises(UserError, match="settings.json: no 'steps' in it, so it is .* another script"):
-        read_settings(tmp_path, Settings)
+        folders.read_settings(tmp_path, Settings)
 
 
 class Killed(BaseException):
@@ -217,13 +200,13 @@ class Killed(BaseException):
 
 def test_bytes_texts_and_functions_are_written():
     for content in (b"\xc3\xa3\n", "ã\n", lambda file: file.write(b"\xc3\xa3\n")):
-        atomic_write("a.bin", content)
+        folders.atomic_write("a.bin", content)
         assert Path("a.bin").read_bytes() == b"\xc3\xa3\n"
         assert os.listdir() == ["a.bin"], "the file beside must be gone"
 
 
 def test_a_kill_before_the_renaming_leaves_the_old_file(monkeypatch):
-    atomic_write("a.txt", "old")
+    folders.atomic_write("a.txt", "old")
 
     def kill(source, target):
         assert Path("a.txt").read_text() == "old", "the target must not be touched before the renaming"
@@ -232,7 +215,7 @@ def test_a_kill_before_the_renaming_leaves_the_old_file(monkeypatch):
 
     monkeypatch.setattr(os, "replace", kill)
     with pytest.raises(Killed):
-        atomic_write("a.txt", "new")
+        folders.atomic_write("a.txt", "new")
     assert Path("a.txt").read_text() == "old"
 
 
@@ -240,14 +223,14 @@ def test_the_bytes_are_on_disk_before_the_renaming(monkeypatch):
     calls, real = [], (os.fsync, os.replace)
     monkeypatch.setattr(os, "fsync", lambda fd: (calls.append("fsync"), real[0](fd)))
     monkeypatch.setattr(os, "replace", lambda a, b: (calls.append("replace"), real[1](a, b)))
-    atomic_write("a", "x")
+    folders.atomic_write("a", "x")
     assert calls == ["fsync", "replace"]
 
 
 def test_a_writer_that_fails_leaves_the_old_file_and_nothing_beside():
-    atomic_write("a.txt", "old")
+    folders.atomic_write("a.txt", "old")
     with pytest.raises(ZeroDivisionError):
-        atomic_write("a.txt", lambda file: file.write(b"half") / 0)
+        folders.atomic_write("a.txt", lambda file: file.write(b"half") / 0)
     assert (Path("a.txt").read_text(), os.listdir()) == ("old", ["a.txt"])
 
 
@@ -255,31 +238,32 @@ def test_what_the_system_refuses_is_a_user_error():
     Path("file").write_text("")
     for path in ("none/a.txt", "file/a.txt"):
         with pytest.raises(UserError, match=r"a\.txt: cannot be written \("):
-            atomic_write(path, "x")
+            folders.atomic_write(path, "x")
 
 
 def test_leftovers_are_removed_and_nothing_else(tmp_path, monkeypatch):
     others = ["model.safetensors", "mine.tmp", "123.tmp", "a.b.tmp", "a.1.tmp.txt"]
     seen = ["model.safetensors.123.tmp"]
     monkeypatch.setattr(os, "replace", lambda source, target: seen.append(os.path.basename(source)))
-    atomic_write("a.txt", "x")
+    folders.atomic_write("a.txt", "x")
     for name in seen + others:
         Path(name).write_text("")
-    remove_leftovers(tmp_path)
+    folders.remove_leftovers(tmp_path)
     assert sorted(os.listdir()) == sorted(others), f"a killed writer leaves {seen[1]}"
 
 
 def test_json_is_read_as_it_was_written():
     value = {"name": "ação", "loss": 0.1, "shots": [1, None]}
-    write_json("a.json", value)
-    assert read_json("a.json") == value
-    assert read_json("none.json", optional=True) == {} and read_json("a.json", optional=True) == value
+    folders.write_json("a.json", value)
+    assert folders.read_json("a.json") == value
+    assert folders.read_json("none.json", optional=True) == {}
+    assert folders.read_json("a.json", optional=True) == value
     assert "ação" in Path("a.json").read_text(encoding="utf-8")
 
 
 def test_wrong_json_names_file_and_place():
     with pytest.raises(UserError, match=r"a\.json: cannot be read"):
-        read_json("a.json")
+        folders.read_json("a.json")
     for data, message in {
         b'{"a": 1,\n "b": }': "not JSON .*line 2",
         b"[1]": "a JSON object was expected, found list",
@@ -287,45 +271,46 @@ def test_wrong_json_names_file_and_place():
     }.items():
         Path("a.json").write_bytes(data)
         with pytest.raises(UserError, match=rf"a\.json: {message}"):
-            read_json("a.json")
+            folders.read_json("a.json")
 
 
 def test_the_log_comes_back_and_is_on_disk_at_once(tmp_path):
-    assert read_log(tmp_path) == []
+    assert folders.read_log(tmp_path) == []
     records = [{"step": 1, "split": "train", "loss": 0.1}, {"step": 2, "note": "a\nb ç"}]
     for n, record in enumerate(records, start=1):
-        append_log(tmp_path, record)
-        assert read_log(tmp_path) == records[:n]
+        folders.append_log(tmp_path, record)
+        assert folders.read_log(tmp_path) == records[:n]
     assert len(Path("log.jsonl").read_text().splitlines()) == 2, "one line a record"
 
 
 def test_a_line_cut_off_by_a_kill_is_left_out(tmp_path):
-    append_log(tmp_path, {"step": 1})
-    append_log(tmp_path, {"step": 2, "note": "ç"})
+    folders.append_log(tmp_path, {"step": 1})
+    folders.append_log(tmp_path, {"step": 2, "note": "ç"})
     data = Path("log.jsonl").read_bytes()
     for length in range(data.index(b"\n") + 1, len(data)):
         Path("log.jsonl").write_bytes(data[:length])
-        assert read_log(tmp_path) == [{"step": 1}]
-    trim_log(tmp_path, 5)
-    append_log(tmp_path, {"step": 2})
-    assert read_log(tmp_path) == [{"step": 1}, {"step": 2}], "after a cut line the next must start on its own"
+        assert folders.read_log(tmp_path) == [{"step": 1}]
+    folders.trim_log(tmp_path, 5)
+    folders.append_log(tmp_path, {"step": 2})
+    assert folders.read_log(tmp_path) == [{"step": 1}, {"step": 2}], "after a cut line the next is on its own"
 
 
 def test_a_bad_line_in_the_middle_is_named(tmp_path):
     Path("log.jsonl").write_bytes(b'{"step": 1}\n{"st\n{"step": 3}\n')
     with pytest.raises(UserError, match=r"log\.jsonl, line 2: not JSON"):
-        read_log(tmp_path)
+        folders.read_log(tmp_path)
 
 
 def test_a_resumed_log_equals_an_uninterrupted_one(tmp_path):
     def write(first: int):
         for step in range(first, 7):
-            append_log(tmp_path, {"step": step, "loss": 1 / (step + 1)} if step else {"note": "no step"})
-            append_log(tmp_path, {"step": step, "split": "validation"})
+            record = {"step": step, "loss": 1 / (step + 1)} if step else {"note": "no step"}
+            folders.append_log(tmp_path, record)
+            folders.append_log(tmp_path, {"step": step, "split": "validation"})
 
     write(0)
     whole = Path("log.jsonl").read_bytes()
-    trim_log(tmp_path, 4)
-    assert len(read_log(tmp_path)) == 10, "a record without a step stays"
+    folders.trim_log(tmp_path, 4)
+    assert len(folders.read_log(tmp_path)) == 10, "a record without a step stays"
     write(5)
     assert Path("log.jsonl").read_bytes() == whole

@@ -49,9 +49,8 @@ def test_the_bytes_are_those_of_the_format(tmp_path):
     assert n % 8 == 0, "the header is filled up with spaces to a multiple of 8"
     header = json.loads(data[8 : 8 + n])
     assert header.pop("__metadata__") == {"format": "pt"}, "transformers asks where the tensors come from"
-    assert header == {"w": entry([2, 2], 0, 8, "I16"), "one": entry([1], 8, 9, "I8")}, (
-        "wide numbers come first, so that each tensor begins at a multiple of its number's size"
-    )
+    expected = {"w": entry([2, 2], 0, 8, "I16"), "one": entry([1], 8, 9, "I8")}
+    assert header == expected, "wide numbers come first: each tensor begins at a multiple of its size"
     assert data[8 + n :] == bytes([1, 0, 2, 0, 3, 0, 2, 1, 1]), "row by row, little-endian"
     write_tensors(tmp_path / "a", {})
     assert read_tensors(tmp_path / "a") == {}

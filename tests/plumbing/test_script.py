@@ -15,18 +15,6 @@ import torch
 
 from minilm.plumbing import script
 from minilm.plumbing.errors import UserError
-from minilm.plumbing.script import (
-    begin,
-    cell,
-    choose_device,
-    exit_code,
-    finish,
-    process_count,
-    process_group,
-    process_rank,
-    read_command,
-    table,
-)
 from minilm.plumbing.settings import CommonSettings
 
 
@@ -46,12 +34,12 @@ def _here(tmp_path, monkeypatch):
 
 def command(monkeypatch, flags: str) -> tuple[dict, dict]:
     monkeypatch.setattr(sys, "argv", ["script.py", *flags.split()])
-    return read_command(Settings, "A script.", lambda given: given.get("task", "count"))
+    return script.read_command(Settings, "A script.", lambda given: given.get("task", "count"))
 
 
 def test_what_is_given_is_laid_over_the_run_that_goes_on(monkeypatch):
     assert command(monkeypatch, "--steps 5") == (dict(steps=5), {})
-    folder = begin("count", Settings(steps=5, seed=2, overwrite=False))
+    folder = script.begin("count", Settings(steps=5, seed=2, overwrite=False))
     Path(folder, "trainer.pt").touch()
     given, overrides = command(monkeypatch, "--resume --steps 7")
     assert overrides == {} and Settings(**given) == Settings(steps=7, seed=2, resume=True, out="runs/count")
@@ -60,23 +48,23 @@ def test_what_is_given_is_laid_over_the_run_that_goes_on(monkeypatch):
 
 
 def test_how_a_run_began_is_of_no_interest_when_it_goes_on(monkeypatch):
-    begin("count", Settings(out="one"))
-    begin("count", Settings(out="one", overwrite=True))
+    script.begin("count", Settings(out="one"))
+    script.begin("count", Settings(out="one", overwrite=True))
     Path("one/trainer.pt").touch()
     assert command(monkeypatch, "--resume --out one")[0]["overwrite"] is False
 
 
 def test_of_several_processes_the_first_alone_makes_the_folder(monkeypatch):
     monkeypatch.setenv("RANK", "1")
-    assert begin("count", Settings(out="new")) == Path("new") and not Path("new").exists()
+    assert script.begin("count", Settings(out="new")) == Path("new") and not Path("new").exists()
     monkeypatch.setenv("RANK", "0")
-    assert begin("count", Settings(out="new")) == Path("new") and Path("new/settings.json").exists()
+    assert script.begin("count", Settings(out="new")) == Path("new") and Path("new/settings.json").exists()
     with pytest.raises(UserError, match="--out new exists"):
-        begin("count", Settings(out="new"))
+        script.begin("count", Settings(out="new"))
 
 
 def test_a_run_begins_with_its_command(capsys):
-    folder = begin("count", Settings(steps=4), dict(d_model=8), "train.py")
+    folder = script.begin("count", Settings(steps=4), dict(d_model=8), "train.py")
     assert folder == Path("runs/count")
     saved = json.loads((folder / "settings.json").read_text())
     assert (saved["steps"], saved["d_model"]) == (4, 8)
@@ -85,11 +73,11 @@ def test_a_run_begins_with_its_command(capsys):
 
 
 def test_a_run_ends_with_its_table_its_figures_and_what_to_try_next(capsys):
-    folder = begin("count", Settings(seed=3))
+    folder = script.begin("count", Settings(seed=3))
     capsys.readouterr()
     tables = [([("loss", 2.0, 0.5)], ("", "before", "after")), ([("share", 0.25)], ("", "now"))]
     figures = dict(loss=0.5, floor=None)
-    finish(folder, Settings(seed=3), tables, ["An example."], figures, 61.4, "python more.py")
+    script.finish(folder, Settings(seed=3), tables, ["An example."], figures, 61.4, "python more.py")
     assert json.loads((folder / "results.json").read_text()) == dict(loss=0.5, seconds=61.4, seed=3)
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if line and line[0] not in "-"] == [
@@ -104,23 +92,25 @@ def test_a_run_ends_with_its_table_its_figures_and_what_to_try_next(capsys):
 
 
 def test_table_aligns_numbers_at_the_right_and_words_at_the_left():
-    text = table((row for row in [["accuracy", 0.5, None], ["loss", 10.25, 2]]), ["", "before", "after"])
+    rows = (row for row in [["accuracy", 0.5, None], ["loss", 10.25, 2]])
+    text = script.table(rows, ["", "before", "after"])
     assert text.splitlines() == [
         "          before  after",
         "-----------------------",
         "accuracy   0.500      -",
         "loss      10.250      2",
     ]
-    assert table([["a", "xxx"], ["bb", "x"]], ["name", "text"]).splitlines()[2:] == ["a     xxx", "bb    x"]
-    assert table([], ["a", "b"]) == "a  b\n----"
+    words = script.table([["a", "xxx"], ["bb", "x"]], ["name", "text"])
+    assert words.splitlines()[2:] == ["a     xxx", "bb    x"]
+    assert script.table([], ["a", "b"]) == "a  b\n----"
     with pytest.raises(ValueError):
-        table([[1, 2], [3]], ["a", "b"])
+        script.table([[1, 2], [3]], ["a", "b"])
 
 
 def test_cells():
     values = [None, True, False, 110106428, 0.12345, 0.0, 1e-5, -1e-5, 0.0005, 1, float("nan"), "text"]
     texts = "- yes no 110,106,428 0.123 0.000 1.0e-05 -1.0e-05 0.001 1 nan text"
-    assert [cell(value) for value in values] == texts.split()
+    assert [script.cell(value) for value in values] == texts.split()
 
 
 @pytest.mark.parametrize(
@@ -135,28 +125,23 @@ def test_an_ending_is_one_line_and_an_exit_code(ending, code, message, capsys):
     def main():
         raise ending
 
-    assert exit_code(main) == code
+    assert script.exit_code(main) == code
     assert capsys.readouterr() == ("", message), "one line, on stderr"
 
 
 def test_what_is_no_mistake_of_the_user_s_is_returned_or_keeps_its_traceback():
-    assert [exit_code(lambda: None), exit_code(lambda: 3)] == [0, 3]
+    assert [script.exit_code(lambda: None), script.exit_code(lambda: 3)] == [0, 3]
     with pytest.raises(ValueError, match="invalid literal"):
-        exit_code(lambda: int("x"))
+        script.exit_code(lambda: int("x"))
 
 
 def test_it_is_quiet_where_the_reader_of_a_pipe_has_left():
     reader, writer = os.pipe()
     os.close(reader)
     code = "from minilm.plumbing.script import exit_code; exit(exit_code(lambda: print('x')))"
-    ended = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=Path(script.__file__).parents[2],
-        env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
-        stdout=writer,
-        stderr=subprocess.PIPE,
-        check=False,
-    )
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    how = dict(cwd=Path(script.__file__).parents[2], env=environment, stderr=subprocess.PIPE)
+    ended = subprocess.run([sys.executable, "-c", code], stdout=writer, check=False, **how)
     os.close(writer)
     assert (ended.returncode, ended.stderr) == (141, b"")
 
@@ -183,37 +168,37 @@ def second_of_two(monkeypatch):
 
 def test_auto_takes_a_cuda_gpu_and_else_the_cpu(hardware):
     hardware()
-    assert choose_device("auto") == torch.device("cpu")
+    assert script.choose_device("auto") == torch.device("cpu")
     hardware(cuda=True)
-    assert choose_device("auto") == torch.device("cuda")
+    assert script.choose_device("auto") == torch.device("cuda")
     hardware(mps=True)
-    assert choose_device("auto") == torch.device("cpu"), "Apple's GPU is taken on request only"
+    assert script.choose_device("auto") == torch.device("cpu"), "Apple's GPU is taken on request only"
 
 
 def test_a_device_that_is_there_is_taken(hardware):
     hardware(cuda=True, mps=True)
     for name in ("cpu", "cuda", "mps"):
-        assert choose_device(name) == torch.device(name)
+        assert script.choose_device(name) == torch.device(name)
 
 
 @pytest.mark.parametrize(("name", "other"), [("cuda", "mps"), ("mps", "cuda")])
 def test_a_device_that_is_not_there_is_an_error(hardware, name, other):
     hardware(**{other: True})
     with pytest.raises(UserError, match=f"--device {name}.*--device cpu"):
-        choose_device(name)
+        script.choose_device(name)
 
 
 def test_each_process_has_its_own_gpu(hardware, second_of_two):
     hardware(cuda=True)
-    assert (process_rank(), process_count()) == (1, 2)
-    assert choose_device("auto") == choose_device("cuda") == torch.device("cuda", 1)
-    assert choose_device("cpu") == torch.device("cpu")
+    assert (script.process_rank(), script.process_count()) == (1, 2)
+    assert script.choose_device("auto") == script.choose_device("cuda") == torch.device("cuda", 1)
+    assert script.choose_device("cpu") == torch.device("cpu")
 
 
 def test_one_process_joins_no_group(hardware, monkeypatch):
     monkeypatch.setattr(script.dist, "init_process_group", None)
-    assert (process_rank(), process_count()) == (0, 1)
-    with process_group(torch.device("cpu")) as nothing:
+    assert (script.process_rank(), script.process_count()) == (0, 1)
+    with script.process_group(torch.device("cpu")) as nothing:
         assert nothing is None
 
 
@@ -223,6 +208,6 @@ def test_a_group_is_joined_and_left(second_of_two, monkeypatch, device, backend)
     monkeypatch.setattr(script.dist, "init_process_group", lambda name: calls.append(name))
     monkeypatch.setattr(script.dist, "destroy_process_group", lambda: calls.append("left"))
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: calls.append(device.index))
-    with pytest.raises(ZeroDivisionError), process_group(torch.device(device)):
+    with pytest.raises(ZeroDivisionError), script.process_group(torch.device(device)):
         raise ZeroDivisionError
     assert calls == ([] if device == "cpu" else [1]) + [backend, "left"], "left even where the work fails"

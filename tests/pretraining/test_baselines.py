@@ -8,27 +8,8 @@ from oracle import Oracle, place_in
 
 from minilm import world
 from minilm.pretraining import baselines
-from minilm.pretraining.denoising import Denoising
-from minilm.pretraining.masked import Masked
 from minilm.pretraining.noise import NOISES
-from minilm.texts.corpus import Corpus
 from minilm.training.objective import IGNORED
-
-TRAIN = ["Aab q. Bbb q. Qa.", "Kkkkkkkkk kkkkkkkkkkk.", "Cab z. Ddd z.", "Acb k. Bad k.", "Cac w. Dda w."]
-VALIDATION = ["Akb k. Bkc k. Xxx a.", "Aak y. Bka k.", "Akk q. Bdk q.", "Cka v. Bak v.", "Dkk v."]
-
-
-@pytest.fixture
-def objective(world_corpus, world_bpe):
-    return Masked(world_corpus, world_bpe, 64, 16, seed=3)
-
-
-@pytest.fixture
-def tiny(byte_bpe):
-    """Documents so short that everything can be counted by hand; a token is a letter."""
-    train = ["Aab q. Bbb q.", "Cab z. Ddd z.", "Acb k. Bad k.", "Cac w. Dda w."]
-    validation = ["Abb x. Bbc x.", "Aaa y. Bba y.", "Acc q. Bdd q.", "Cca v. Bab v."]
-    return Masked(Corpus("tiny", train, validation), byte_bpe, 24, 6, seed=3)
 
 
 def hidden_tokens(objective) -> list[int]:
@@ -123,12 +104,6 @@ def test_shared_word_accuracy_equals_a_plain_loop(fixture, request):
     )
 
 
-@pytest.fixture
-def denoising(byte_bpe):
-    """Documents so short that everything can be counted by hand; a token is a letter."""
-    return Denoising(Corpus("tiny", TRAIN, VALIDATION), byte_bpe, 30, 3, seed=3)
-
-
 def validation_rows(objective):
     """(noised ids, label ids, survived) of each validation row, without [CLS] and padding."""
     batch, pad = objective.batch(0, "validation"), objective.tokenizer.special_id("[PAD]")
@@ -140,12 +115,13 @@ def validation_rows(objective):
 
 def test_unigram_loss_with_ends_equals_a_plain_loop(denoising, byte_bpe):
     counts = dict.fromkeys(byte_bpe.vocab, 1)  # each token once for nothing, so that none has chance 0
-    for text in TRAIN:
+    train = denoising.corpus.train
+    for text in train:
         for i in byte_bpe.encode(" " + text) + [byte_bpe.special_id("[SEP]")]:
             counts[i] += 1
     total = sum(counts.values())
     nats = [-math.log(counts[i] / total) for _, labels, _ in validation_rows(denoising) for i in labels]
-    found = baselines.unigram_loss(denoising, denoising.texts["train"].ids, "labels", n_end=len(TRAIN))
+    found = baselines.unigram_loss(denoising, denoising.texts["train"].ids, "labels", n_end=len(train))
     assert found == pytest.approx(sum(nats) / len(nats)), "counted in training, in nats"
 
 
@@ -163,7 +139,7 @@ def test_standing_share_equals_a_plain_loop(denoising, noise):
 
 
 def test_commonest_share_equals_a_plain_loop(denoising, byte_bpe):
-    ids = [i for text in TRAIN for i in byte_bpe.encode(" " + text)]
+    ids = [i for text in denoising.corpus.train for i in byte_bpe.encode(" " + text)]
     commonest = max(set(ids), key=ids.count)
     rows = [zip(labels, alive, strict=False) for _, labels, alive in validation_rows(denoising)]
     lost = [i for row in rows for i, a in row if not a]

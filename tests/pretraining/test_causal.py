@@ -83,9 +83,8 @@ def test_validation_batch_covers_the_validation_text(objective):
     labels = batch["labels"][batch["labels"] != IGNORED].tolist()
     assert labels == objective.streams["validation"].tolist()[1:]
     assert batch["n_label"] == len(labels)
-    assert batch["n_byte"] == sum(len(text.encode()) for text in objective.corpus.validation), (
-        "bytes of the text in UTF-8; a special token is no text"
-    )
+    n_byte = sum(len(text.encode()) for text in objective.corpus.validation)
+    assert batch["n_byte"] == n_byte, "bytes of the text in UTF-8; a special token is no text"
 
 
 def test_short_validation_text_works(bpe, decoder):

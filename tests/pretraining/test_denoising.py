@@ -60,9 +60,8 @@ def rows_of(batch: dict, bpe) -> list[tuple]:
 
 def test_rows_are_runs_of_whole_sentences_of_one_document(objective, bpe):
     found = "".join(bpe.decode(original) for _, original, _ in rows_of(objective.batch(0, "validation"), bpe))
-    assert found == "".join(" " + s for text in objective.corpus.validation for s in sentences(text)), (
-        "the validation batch holds every sentence once"
-    )
+    every = "".join(" " + s for text in objective.corpus.validation for s in sentences(text))
+    assert found == every, "the validation batch holds every sentence once"
     edges, documents = [*combinations(range(10), 2)], [sentences(t) for t in objective.corpus.train]
     runs = [" " + " ".join(parts[i:j]) for parts in documents for i, j in edges]
     for step in range(3):

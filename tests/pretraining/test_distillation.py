@@ -6,13 +6,7 @@ import pytest
 import torch
 
 from minilm.plumbing.errors import UserError
-from minilm.pretraining.distillation import (
-    Distillation,
-    check_encoder,
-    cosine_loss,
-    initial_student,
-    soft_target_loss,
-)
+from minilm.pretraining import distillation
 from minilm.tokenizer.bpe import BPE, SPECIAL_TOKENS
 from minilm.training.loop import TrainingSettings, make_optimizer, train_step
 from minilm.training.objective import IGNORED
@@ -39,7 +33,7 @@ def objective(teacher, tagged_corpus, bpe):
 @pytest.fixture
 def student(teacher):
     """A student that has already moved away from the teacher's layers."""
-    model = initial_student(teacher)
+    model = distillation.initial_student(teacher)
     torch.manual_seed(6)
     with torch.no_grad():
         for p in model.parameters():
@@ -49,7 +43,7 @@ def student(teacher):
 
 def make(teacher, corpus, bpe, **changes):
     options = dict(temperature=3.0) | WEIGHTS | changes
-    return Distillation(corpus, bpe, 61, 9, seed=3, teacher=teacher, **options)
+    return distillation.Distillation(corpus, bpe, 61, 9, seed=3, teacher=teacher, **options)
 
 
 def weights_of(model) -> dict:
@@ -71,7 +65,7 @@ def test_soft_targets_equal_a_plain_loop(temperature):
                 for t, s in zip(above, ours, strict=True):
                     t, s = t / sum(above), s / sum(ours)
                     nats += t * (math.log(t) - math.log(s))
-    found = soft_target_loss(logits, teacher_logits, counted, temperature)
+    found = distillation.soft_target_loss(logits, teacher_logits, counted, temperature)
     assert found.item() == pytest.approx(temperature**2 * nats), (
         "T^2 * sum of t (log t - log s), both softened, the teacher's probabilities before the logarithm"
     )
@@ -83,7 +77,7 @@ def test_soft_targets_pull_with_the_same_force_at_every_temperature():
     norms = []
     for temperature in (20.0, 40.0):
         moving = logits.clone().requires_grad_()
-        soft_target_loss(moving, teacher_logits, torch.ones(5, 1), temperature).backward()
+        distillation.soft_target_loss(moving, teacher_logits, torch.ones(5, 1), temperature).backward()
         norms.append(moving.grad.norm().item())
     assert norms[1] == pytest.approx(norms[0], rel=0.1), "without T^2 the gradient falls to a quarter"
 
@@ -91,7 +85,7 @@ def test_soft_targets_pull_with_the_same_force_at_every_temperature():
 def test_soft_targets_give_the_gradient_of_the_papers_cross_entropy():
     torch.manual_seed(0)
     logits, teacher_logits = torch.randn(2, 3, 9).double().requires_grad_(), torch.randn(2, 3, 9).double()
-    soft_target_loss(logits, teacher_logits, torch.ones(2, 3), 2.0).backward()
+    distillation.soft_target_loss(logits, teacher_logits, torch.ones(2, 3), 2.0).backward()
     found, logits.grad = logits.grad.clone(), None
     (-4 * ((teacher_logits / 2).softmax(-1) * (logits / 2).log_softmax(-1)).sum()).backward()
     torch.testing.assert_close(found, logits.grad)
@@ -110,14 +104,14 @@ def test_the_cosine_loss_equals_a_plain_loop():
                 product = sum(i * j for i, j in zip(x, y, strict=True))
                 lengths = math.sqrt(sum(i * i for i in x)) * math.sqrt(sum(j * j for j in y))
                 expected += 1 - product / lengths
-    found = cosine_loss(hidden, teacher_hidden, mask)
+    found = distillation.cosine_loss(hidden, teacher_hidden, mask)
     assert found.item() == pytest.approx(expected), "1 - cosine of each real token, padding left out"
 
 
 def test_the_cosine_loss_is_about_direction_only():
     hidden, mask = torch.randn(2, 3, 8).double(), torch.ones(2, 3)
-    assert cosine_loss(hidden, 7 * hidden, mask).item() == pytest.approx(0, abs=1e-9)
-    assert cosine_loss(hidden, -hidden, mask).item() == pytest.approx(12)
+    assert distillation.cosine_loss(hidden, 7 * hidden, mask).item() == pytest.approx(0, abs=1e-9)
+    assert distillation.cosine_loss(hidden, -hidden, mask).item() == pytest.approx(12)
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
@@ -154,7 +148,7 @@ def test_loss_and_metrics_equal_a_plain_loop(objective, student, split):
 
 
 def test_the_default_weights_and_temperature_are_distilberts(teacher, tagged_corpus, bpe):
-    objective = Distillation(tagged_corpus, bpe, 61, 9, teacher=teacher)
+    objective = distillation.Distillation(tagged_corpus, bpe, 61, 9, teacher=teacher)
     assert objective.weights == dict(soft=5, masked=2, cosine=1) and objective.temperature == 2
 
 
@@ -232,7 +226,7 @@ def test_rows_are_true_pairs_where_the_teacher_knows_pairs(objective, bpe):
 
 @pytest.mark.parametrize("n_layer, taken", [(None, [0, 2]), (1, [0]), (4, [0, 1, 2, 3])])
 def test_the_students_first_weights_are_the_teachers(teacher, n_layer, taken):
-    student = initial_student(teacher, n_layer)
+    student = distillation.initial_student(teacher, n_layer)
     theirs = teacher.state_dict()
     assert len(student.encoder.blocks) == len(taken)
     for i, layer in enumerate(taken):
@@ -250,26 +244,26 @@ def test_the_students_first_weights_are_the_teachers(teacher, n_layer, taken):
 
 
 def test_a_student_has_its_teachers_shape_but_for_depth_segments_and_pooler(teacher):
-    config, expected = initial_student(teacher).config, teacher.config.to_dict()
+    config, expected = distillation.initial_student(teacher).config, teacher.config.to_dict()
     changed = dict(n_encoder_layer=2, n_segments=0, pooler=False, next_sentence=False)
     assert config.to_dict() == expected | changed
-    shallow = initial_student(teacher, 1)
-    assert initial_student(shallow).config.n_encoder_layer == 1, "half of one layer is one"
+    shallow = distillation.initial_student(teacher, 1)
+    assert distillation.initial_student(shallow).config.n_encoder_layer == 1, "half of one layer is one"
 
 
 def test_a_student_deeper_than_its_teacher_is_refused(teacher):
     with pytest.raises(UserError, match="--n-encoder-layer 5: the student is deeper .* has 4 layers"):
-        initial_student(teacher, 5)
+        distillation.initial_student(teacher, 5)
     with pytest.raises(UserError, match="n-encoder-layer 0"):
-        initial_student(teacher, 0)
+        distillation.initial_student(teacher, 0)
 
 
 def test_a_teacher_that_is_no_encoder_is_refused(decoder, encoder, tagged_corpus, bpe):
     gpt, seq2seq = decoder(len(bpe.vocab)), encoder(len(bpe.vocab), n_decoder_layer=1)
     for model, kind in ((gpt, "decoder"), (seq2seq, "encoder-decoder")):
         for refuse in (
-            lambda model=model: check_encoder(model.config),
-            lambda model=model: initial_student(model),
+            lambda model=model: distillation.check_encoder(model.config),
+            lambda model=model: distillation.initial_student(model),
             lambda model=model: make(model, tagged_corpus, bpe),
         ):
             with pytest.raises(UserError, match=f"--teacher: .* of kind {kind}, .* --objective masked"):

@@ -32,10 +32,8 @@ def test_validation_is_the_whole_text_once(objective):
     batch = objective.batch(0, "validation")
     assert len(batch["input_ids"]) == len(texts) == batch["n_row"]
     if not objective.next_sentence:
-        assert (
-            original_rows(objective, 0, "validation")["input_ids"].tolist()
-            == texts.rows(np.arange(len(texts)))["input_ids"].tolist()
-        )
+        first, every = original_rows(objective, 0, "validation"), texts.rows(np.arange(len(texts)))
+        assert first["input_ids"].tolist() == every["input_ids"].tolist()
 
 
 def test_training_draws_from_all_windows(objective):
@@ -83,9 +81,8 @@ def test_vocabulary_logits_are_computed_at_masked_positions_only(objective, mode
     batch = objective.batch(0, "train")
     objective.loss(model, batch)
     assert [shape.numel() for shape in seen] == [batch["masked_positions"].numel()]
-    assert batch["masked_positions"].shape[1] == (batch["masked_labels"] != IGNORED).sum(1).max(), (
-        "P is what the fullest row hides, no more"
-    )
+    fullest = (batch["masked_labels"] != IGNORED).sum(1).max()
+    assert batch["masked_positions"].shape[1] == fullest, "P is what the fullest row hides, no more"
     assert seen[0].numel() < 0.2 * batch["input_ids"].numel()
 
 

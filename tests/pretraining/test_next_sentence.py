@@ -265,9 +265,8 @@ def test_packed_rows_hold_every_sentence_once_in_order(packed, texts, bpe):
         n = sum(mask)
         assert ids == [cls, *ids[1 : n - 1], sep] + [pad] * (len(ids) - n)
         assert mask == [1] * n + [0] * (len(ids) - n)
-        assert bpe.decode(ids[1 : n - 1]).startswith(" D") and bpe.decode(ids[1 : n - 1]).endswith("."), (
-            "a row begins or ends inside a sentence"
-        )
+        row = bpe.decode(ids[1 : n - 1])
+        assert row.startswith(" D") and row.endswith("."), "a row begins or ends inside a sentence"
         across |= len({document for document, _ in tags(ids[1 : n - 1], bpe)}) > 1
         text += ids[1 : n - 1]
     every = "".join(" " + s for t in texts for s in sentences(t))

@@ -133,9 +133,8 @@ def test_infilling_spans_fall_on_each_gap_equally_often(n):
         for gap in range(n_kept + 1):
             count = sum(gap in gaps for gaps in texts)
             chance = 1 - (1 - 1 / (n_kept + 1)) ** n_span
-            assert within_5_sigma(count, len(texts), chance), (
-                f"gap {gap} of {n_kept + 1} has a span in {count} of {len(texts)} texts: the edges count too"
-            )
+            told = f"gap {gap} of {n_kept + 1} has a span in {count} of {len(texts)} texts: the edges count"
+            assert within_5_sigma(count, len(texts), chance), told
 
 
 def test_a_span_longer_than_the_text_is_cut():

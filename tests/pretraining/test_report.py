@@ -13,21 +13,7 @@ from minilm.pretraining import baselines, report
 from minilm.pretraining.causal import Causal
 from minilm.pretraining.masked import Masked, fill_examples
 from minilm.pretraining.report import HEADER, causal_closing, lowest_loss, masked_closing
-from minilm.texts.corpus import Corpus
 from minilm.tokenizer.bpe import BPE, SPECIAL_TOKENS
-
-
-@pytest.fixture
-def objective(world_corpus, world_bpe):
-    return Masked(world_corpus, world_bpe, 64, 16, seed=3)
-
-
-@pytest.fixture
-def tiny(byte_bpe):
-    """Documents so short that everything can be counted by hand; a token is a letter."""
-    train = ["Aab q. Bbb q.", "Cab z. Ddd z.", "Acb k. Bad k.", "Cac w. Dda w."]
-    validation = ["Abb x. Bbc x.", "Aaa y. Bba y.", "Acc q. Bdd q.", "Cca v. Bab v."]
-    return Masked(Corpus("tiny", train, validation), byte_bpe, 24, 6, seed=3)
 
 
 @torch.no_grad()

@@ -16,15 +16,7 @@ from minilm.texts.corpus import Corpus
 from minilm.training.checkpoints import evaluate
 from minilm.training.loop import TrainingSettings
 
-TRAIN = ["Aab q. Bbb q. Qa.", "Kkkkkkkkk kkkkkkkkkkk.", "Cab z. Ddd z.", "Acb k. Bad k.", "Cac w. Dda w."]
-VALIDATION = ["Akb k. Bkc k. Xxx a.", "Aak y. Bka k.", "Akk q. Bdk q.", "Cka v. Bak v.", "Dkk v."]
 SETTINGS = TrainingSettings(batch_size=3)
-
-
-@pytest.fixture
-def denoising(byte_bpe):
-    """Documents so short that everything can be counted by hand; a token is a letter."""
-    return Denoising(Corpus("tiny", TRAIN, VALIDATION), byte_bpe, 30, 3, seed=3)
 
 
 @pytest.fixture
@@ -44,7 +36,7 @@ def test_rebuilt_examples_show_the_text_noised_rebuilt_and_as_it_was(denoising, 
     for noised, rebuilt, original in zip(lines[0::4], lines[1::4], lines[2::4], strict=True):
         assert rebuilt == "rebuilt:  " + "j" * 29, "what the model writes alone, up to a full context"
         text = original.removeprefix("original: ")
-        assert text in VALIDATION, "a validation text as it was"
+        assert text in denoising.corpus.validation, "a validation text as it was"
         assert noised.startswith("noised:   ")
         shown = noised.removeprefix("noised:   ")
         assert "[" not in shown and set(shown) <= {*text, "_", " "}, "no [CLS], [SEP], [PAD]; masks are ____"
@@ -85,7 +77,7 @@ def test_rebuilt_examples_are_the_likeliest_tokens_given_the_noised_text(denoisi
 
 
 def test_rebuilt_examples_of_few_texts(byte_bpe, model):
-    objective = Denoising(Corpus("one", TRAIN, ["Ab c."]), byte_bpe, 30, 3)
+    objective = Denoising(Corpus("one", ["Aab q. Bbb q."], ["Ab c."]), byte_bpe, 30, 3)
     lines = rebuilt_examples(objective, model, n=9)
     assert len(lines) == 3 and lines[2] == "original: Ab c.", "no text twice"
 
@@ -97,9 +89,8 @@ def test_closing_has_the_figures_of_results_json(denoising, model):
     assert results["reconstruction_loss"] == after["loss"]
     assert results["copy_accuracy"] == after["copy_accuracy"]
     assert results["rebuilt_accuracy"] == after["rebuilt_accuracy"]
-    assert results["unigram_loss"] == baselines.unigram_loss(
-        denoising, denoising.texts["train"].ids, "labels", n_end=len(denoising.texts["train"])
-    )
+    train = denoising.texts["train"]
+    assert results["unigram_loss"] == baselines.unigram_loss(denoising, train.ids, "labels", n_end=len(train))
     for noise in NOISES:
         alone = evaluate(model, denoising.with_noise(noise), SETTINGS)["loss"]
         assert results[f"{noise}_loss"] == alone, "each noise by itself, on the validation part"

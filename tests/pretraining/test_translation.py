@@ -69,10 +69,8 @@ def test_rows_are_pairs_with_a_beginning_and_an_end(objective, corpus, split):
     for row, (source, target) in enumerate(texts_of(objective, batch)):
         assert (source, target) in pairs, "a source stands beside the target of another pair"
         source, target = (bpe.encode(" " + text) for text in (source, target))
-        ids, mask, decoder, labels = (
-            batch[name][row].tolist()
-            for name in ("input_ids", "attention_mask", "decoder_input_ids", "labels")
-        )
+        names = ("input_ids", "attention_mask", "decoder_input_ids", "labels")
+        ids, mask, decoder, labels = (batch[name][row].tolist() for name in names)
         n, m = len(source) + 1, len(target) + 1
         assert ids == [*source, sep] + [pad] * (len(ids) - n)
         assert mask == [1] * n + [0] * (len(ids) - n)
@@ -135,9 +133,8 @@ def test_buckets_come_in_a_random_order_and_are_new_each_epoch(objective):
     assert first.shape == (9, 7)
     longest = objective.sources["train"].lengths[first].max(1)
     assert (np.diff(longest) < 0).any() and (np.diff(longest) > 0).any(), "short pairs first: not random"
-    assert {frozenset(row) for row in first.tolist()} != {frozenset(row) for row in second.tolist()}, (
-        "the same pairs stand together in every epoch"
-    )
+    one, other = ({frozenset(row) for row in epoch.tolist()} for epoch in (first, second))
+    assert one != other, "the same pairs stand together in every epoch"
     assert (objective.bucket(9 + 4) == second[4]).all() and (objective.bucket(4) == first[4]).all()
 
 

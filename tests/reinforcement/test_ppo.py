@@ -15,20 +15,6 @@ from minilm.checkpoint import load_trainer
 from minilm.plumbing.errors import UserError
 from minilm.plumbing.folders import read_log
 from minilm.reinforcement import ppo
-from minilm.reinforcement.ppo import (
-    PPO,
-    SWITCHES,
-    PPODetails,
-    adapted,
-    advantages,
-    learning_rate,
-    make_batch,
-    masked_mean,
-    ppo_loss,
-    token_rewards,
-    train_ppo,
-    whiten,
-)
 from minilm.reinforcement.reward import Rule
 from minilm.reinforcement.rollout import Policy, draw_answers, score_answers
 from minilm.reinforcement.settings import ReinforceSettings
@@ -37,8 +23,8 @@ from minilm.training.checkpoints import Interrupted
 SCORES = torch.tensor([1.0, -2.0, 0.5, 3.0, 0.25])
 
 
-def details(**changes) -> PPODetails:
-    return PPODetails(**dict(missing_end_score=None) | changes)
+def details(**changes) -> ppo.PPODetails:
+    return ppo.PPODetails(**dict(missing_end_score=None) | changes)
 
 
 def training(**changes):
@@ -64,53 +50,51 @@ def plain_gae(rewards, values, gamma, gae_lambda) -> list[float]:
 @pytest.mark.parametrize("gamma, gae_lambda", [(1.0, 0.95), (0.9, 0.7), (1.0, 1.0), (0.8, 0.0)])
 def test_6_advantages_equal_the_sum_written_out(gamma, gae_lambda):
     rewards, values, mask = random_batch()
-    found = advantages(rewards, values, mask, gamma, gae_lambda)
+    found = ppo.advantages(rewards, values, mask, gamma, gae_lambda)
     for row in range(4):
         n = int(mask[row].sum())
         expected = plain_gae(rewards[row, :n].tolist(), values[row, :n].tolist(), gamma, gae_lambda)
         why = f"row {row}: is the value after the end 0?"
         torch.testing.assert_close(found[row, :n], torch.tensor(expected), msg=why)
         assert (found[row, n:] == 0).all(), "padding has no advantage"
-    assert torch.equal(found, advantages(rewards, values + 7.0 * ~mask, mask, gamma, gae_lambda))
+    assert torch.equal(found, ppo.advantages(rewards, values + 7.0 * ~mask, mask, gamma, gae_lambda))
 
 
 def test_2_and_4_the_reward_is_the_score_at_the_last_token_and_a_price_for_each(rollout):
-    found = token_rewards(rollout, SCORES, 0.3, details())
+    found = ppo.token_rewards(rollout, SCORES, 0.3, details())
     for row in range(len(SCORES)):
         n = int(rollout.lengths[row])
         for t in range(found.shape[1]):
             kl = float(rollout.log_probs[row, t] - rollout.reference_log_probs[row, t])
             expected = (-0.3 * kl if t < n else 0.0) + (float(SCORES[row]) if t == n - 1 else 0.0)
-            assert found[row, t] == pytest.approx(expected, abs=1e-6), (
-                f"row {row}, token {t} of {n}: the score belongs to the last real token, -kl (log pi - log "
-                "reference) to every one"
-            )
+            told = f"row {row}, token {t} of {n}: the score is the last token's, -kl (log pi - log ref) all's"
+            assert found[row, t] == pytest.approx(expected, abs=1e-6), told
 
 
 def test_2_the_kl_can_be_paid_at_the_end(rollout):
-    each = token_rewards(rollout, torch.zeros(5), 0.3, details())
-    end = token_rewards(rollout, torch.zeros(5), 0.3, details(kl_per_token=False))
+    each = ppo.token_rewards(rollout, torch.zeros(5), 0.3, details())
+    end = ppo.token_rewards(rollout, torch.zeros(5), 0.3, details(kl_per_token=False))
     torch.testing.assert_close(end.sum(1), each.sum(1))
     assert (end != 0).sum(1).tolist() == [1] * 5
     torch.testing.assert_close(end[torch.arange(5), rollout.lengths - 1], -0.3 * rollout.kl())
 
 
 def test_3_the_coefficient_follows_its_target():
-    assert adapted(0.5, 2.0, 2.0) == 0.5
-    assert adapted(0.5, 2.2, 2.0) == pytest.approx(0.5 * (1 + 0.1 * 0.1)), "0.1 (kl - target) / target"
-    assert adapted(0.5, 90.0, 2.0) == pytest.approx(0.5 * 1.02), "the error is clipped to 0.2"
-    assert adapted(0.5, -90.0, 2.0) == pytest.approx(0.5 * 0.98)
+    assert ppo.adapted(0.5, 2.0, 2.0) == 0.5
+    assert ppo.adapted(0.5, 2.2, 2.0) == pytest.approx(0.5 * (1 + 0.1 * 0.1)), "0.1 (kl - target) / target"
+    assert ppo.adapted(0.5, 90.0, 2.0) == pytest.approx(0.5 * 1.02), "the error is clipped to 0.2"
+    assert ppo.adapted(0.5, -90.0, 2.0) == pytest.approx(0.5 * 0.98)
 
 
 @pytest.mark.parametrize("adaptive", [True, False])
 def test_3_the_coefficient_of_the_next_step_is_the_state_of_the_objective(gpt, env, adaptive):
-    objective = PPO(env, details(kl=0.5, adaptive_kl=adaptive, kl_target=2.0))
+    objective = ppo.PPO(env, details(kl=0.5, adaptive_kl=adaptive, kl_target=2.0))
     train_step(objective, gpt, step=0)  # its KL is 0
     assert objective.state == (pytest.approx(0.5 * 0.98) if adaptive else 0.5)
 
 
 def test_4_the_score_can_be_shared_by_all_tokens(rollout):
-    found = token_rewards(rollout, SCORES, 0.0, details(reward_at_end=False))
+    found = ppo.token_rewards(rollout, SCORES, 0.0, details(reward_at_end=False))
     torch.testing.assert_close(found.sum(1), SCORES)
     for row in range(5):
         n = int(rollout.lengths[row])
@@ -119,27 +103,28 @@ def test_4_the_score_can_be_shared_by_all_tokens(rollout):
 
 
 def test_5_an_answer_without_its_end_gets_the_fixed_score(rollout):
-    found = token_rewards(rollout, SCORES, 0.0, details(missing_end_score=-1.5)).sum(1)
+    found = ppo.token_rewards(rollout, SCORES, 0.0, details(missing_end_score=-1.5)).sum(1)
     assert found.tolist() == [-1.5, -1.5, 0.5, -1.5, -1.5]
-    assert token_rewards(rollout, SCORES, 0.0, details()).sum(1).tolist() == SCORES.tolist()
+    assert ppo.token_rewards(rollout, SCORES, 0.0, details()).sum(1).tolist() == SCORES.tolist()
 
 
 @pytest.mark.parametrize("shift_mean", [True, False])
 def test_7_whitening_counts_real_tokens_only(shift_mean):
     x, _, mask = random_batch()
     x = 3 * x + 5 * mask
-    found = whiten(x, mask, shift_mean)
+    found = ppo.whiten(x, mask, shift_mean)
     real, whitened = x[mask], found[mask]
     assert whitened.std(correction=0) == pytest.approx(1, abs=1e-4)
     assert whitened.mean() == pytest.approx(0 if shift_mean else float(real.mean()), abs=1e-4)
     assert (found[~mask] == 0).all(), "padding stays 0"
-    torch.testing.assert_close(found, whiten(x + 100.0 * ~mask, mask, shift_mean), msg="padding was counted")
+    whitened = ppo.whiten(x + 100.0 * ~mask, mask, shift_mean)
+    torch.testing.assert_close(found, whitened, msg="padding was counted")
 
 
 def test_7_whitening_of_little_gives_numbers():
     mask = torch.ones(2, 3, dtype=torch.bool)
-    assert whiten(torch.full((2, 3), 4.0), mask).abs().max() < 1e-3, "equal numbers have a deviation of 0"
-    assert masked_mean(torch.ones(2, 3), ~mask) == 0
+    assert ppo.whiten(torch.full((2, 3), 4.0), mask).abs().max() < 1e-3, "equal numbers have a deviation of 0"
+    assert ppo.masked_mean(torch.ones(2, 3), ~mask) == 0
 
 
 @pytest.mark.parametrize("score", [2.0, -2.0])
@@ -147,23 +132,21 @@ def test_7_answers_of_equal_score_earn_the_same_whatever_their_length(rollout, s
     rollout.reference_log_probs = rollout.log_probs  # no KL to pay
     rollout.values = torch.zeros_like(rollout.values)
     scores = torch.full((5,), score)
-    first, biased = (
-        make_batch(rollout, scores, 0.1, details(gae_lambda=1.0, **changes))["returns"][:, 0]
-        for changes in ({}, dict(whiten_rewards=True))
-    )
+    made = lambda **more: ppo.make_batch(rollout, scores, 0.1, details(gae_lambda=1.0, **more))
+    first, biased = (batch["returns"][:, 0] for batch in (made(), made(whiten_rewards=True)))
     assert first.tolist() == pytest.approx([score] * 5), "the reward pays, or charges, for length"
     assert len(set(biased.tolist())) == len(set(rollout.lengths.tolist())), "whitening them is another matter"
 
 
 def test_the_batch_is_made_of_these_parts(rollout):
-    plain = make_batch(rollout, SCORES, 0.2, details(whiten_advantages=False))
-    rewards, real = token_rewards(rollout, SCORES, 0.2, details()), rollout.answer_mask
-    raw = advantages(rewards, rollout.values, real, 1.0, 0.95)
+    plain = ppo.make_batch(rollout, SCORES, 0.2, details(whiten_advantages=False))
+    rewards, real = ppo.token_rewards(rollout, SCORES, 0.2, details()), rollout.answer_mask
+    raw = ppo.advantages(rewards, rollout.values, real, 1.0, 0.95)
     torch.testing.assert_close(plain["advantages"], raw)
     torch.testing.assert_close(plain["returns"], raw + rollout.values, msg="returns = advantages + values")
-    both = make_batch(rollout, SCORES, 0.2, details(whiten_rewards=True))
+    both = ppo.make_batch(rollout, SCORES, 0.2, details(whiten_rewards=True))
     assert both["advantages"][real].mean() == pytest.approx(0, abs=1e-5)
-    white = advantages(whiten(rewards, real, False), rollout.values, real, 1.0, 0.95)
+    white = ppo.advantages(ppo.whiten(rewards, real, False), rollout.values, real, 1.0, 0.95)
     torch.testing.assert_close(both["returns"], white + rollout.values)
     assert both["ids"] is rollout.ids and both["log_probs"] is rollout.log_probs
 
@@ -190,10 +173,10 @@ def plain_loss(batch, log_probs, values, details) -> float:
 @pytest.mark.parametrize("clips", [(0.2, 0.2), (0.0, 0.2), (0.05, 0.0), (0.0, 0.0)])
 def test_8_the_loss_equals_a_plain_loop(rollout, moved, rule, clips):
     changed = details(clip_ratio=clips[0], clip_value=clips[1], value_weight=0.7)
-    batch = make_batch(rollout, SCORES, 0.2, changed)
+    batch = ppo.make_batch(rollout, SCORES, 0.2, changed)
     policy = Policy(moved, zero_value_head=False)
     log_probs, values = (x.detach() for x in policy(rollout.ids, rollout.mask, rollout.n_prompt, rule))
-    loss, metrics = ppo_loss(policy, batch, rule, changed)
+    loss, metrics = ppo.ppo_loss(policy, batch, rule, changed)
     assert loss.item() == pytest.approx(plain_loss(batch, log_probs, values, changed), rel=1e-4)
     assert metrics["step_kl"] > 0
     ratio = (log_probs - batch["log_probs"]).exp()[rollout.answer_mask]
@@ -211,10 +194,10 @@ def test_12_before_the_first_update_each_ratio_is_1_and_each_kl_0(make_gpt, env,
     assert torch.equal(rollout.log_probs, rollout.reference_log_probs), message
     log_probs, _ = policy(rollout.ids, rollout.mask, rollout.n_prompt, rule)
     assert torch.equal((log_probs - rollout.log_probs).exp(), torch.ones_like(log_probs)), "a ratio is not 1"
-    _, metrics = ppo_loss(policy, make_batch(rollout, SCORES, 0.1, details()), rule, details())
+    _, metrics = ppo.ppo_loss(policy, ppo.make_batch(rollout, SCORES, 0.1, details()), rule, details())
     assert (metrics["ratio"], metrics["clipped"], metrics["step_kl"]) == (1, 0, 0)
     once = details(epochs=1, minibatches=1)
-    after = train_ppo(make_gpt(dropout=0.5), env, once, training(steps=1))["after"]
+    after = ppo.train_ppo(make_gpt(dropout=0.5), env, once, training(steps=1))["after"]
     assert (after["ratio"], after["step_kl"]) == (1, 0), "the loop trains a policy that drops out"
 
 
@@ -223,8 +206,8 @@ def seen_by_update(rollout, gpt, env, changed, step=1, **changes):
     policy, seen = Policy(copy.deepcopy(gpt)), []
     policy.register_forward_pre_hook(lambda module, args: seen.append(args[0].tolist()))
     optimizer = torch.optim.Adam(policy.parameters(), lr=1.0)
-    batch = make_batch(rollout, SCORES, 0.1, changed)
-    metrics = PPO(env, changed).learn(policy, optimizer, batch, training(**changes), step, 2e-3)
+    batch = ppo.make_batch(rollout, SCORES, 0.1, changed)
+    metrics = ppo.PPO(env, changed).learn(policy, optimizer, batch, training(**changes), step, 2e-3)
     return seen, metrics, optimizer
 
 
@@ -240,10 +223,10 @@ def test_9_each_pass_sees_every_answer_once(rollout, gpt, env):
 
 
 def test_10_the_learning_rate_rises_and_falls_in_a_line():
-    found = [learning_rate(step, training(steps=10, warmup=4, lr=1.0), True) for step in range(10)]
+    found = [ppo.learning_rate(step, training(steps=10, warmup=4, lr=1.0), True) for step in range(10)]
     assert found == pytest.approx([0.25, 0.5 * 0.9, 0.75 * 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
-    assert learning_rate(0, training(steps=10, warmup=1, lr=1.0), True) == 1
-    assert [learning_rate(step, training(lr=1.0), False) for step in range(4)] == [1.0] * 4
+    assert ppo.learning_rate(0, training(steps=10, warmup=1, lr=1.0), True) == 1
+    assert [ppo.learning_rate(step, training(lr=1.0), False) for step in range(4)] == [1.0] * 4
 
 
 def test_the_gradient_is_clipped(rollout, gpt, env):
@@ -251,8 +234,8 @@ def test_the_gradient_is_clipped(rollout, gpt, env):
     for clip in (1e-4, 0.0):
         policy, changed = Policy(copy.deepcopy(gpt)), details(epochs=1, minibatches=1)
         optimizer = torch.optim.SGD(policy.parameters())
-        batch = make_batch(rollout, SCORES, 0.1, changed)
-        PPO(env, changed).learn(policy, optimizer, batch, training(clip=clip), 0, 1.0)
+        batch = ppo.make_batch(rollout, SCORES, 0.1, changed)
+        ppo.PPO(env, changed).learn(policy, optimizer, batch, training(clip=clip), 0, 1.0)
         both = zip(policy.model.parameters(), gpt.parameters(), strict=True)
         moved.append(float(sum(((a - b).detach() ** 2).sum() for a, b in both)) ** 0.5)
     assert moved[0] <= 1.01e-4 < moved[1], "clip 0 means no clipping, and a small clip a small step"
@@ -279,9 +262,9 @@ def watch(env, act):
 
 def test_the_metrics_of_a_step_are_what_their_names_say(moved, env):
     watched, calls = watch(env, lambda call: 0.0)
-    metrics, norm, n_token, lr = train_step(PPO(watched, details(kl=0.25)), moved, step=1, lr=1e-3)
+    metrics, norm, n_token, lr = train_step(ppo.PPO(watched, details(kl=0.25)), moved, step=1, lr=1e-3)
     ((rollout, texts),) = calls
-    explained = PPO.describe.__doc__ + ppo_loss.__doc__
+    explained = ppo.PPO.describe.__doc__ + ppo.ppo_loss.__doc__
     for name in set(metrics) - {"loss"}:
         assert f"{name}:" in explained or f"`{name}`" in explained, f"explain {name} in a docstring"
     assert metrics["reward"] == pytest.approx(float(env.reward.scores(rollout, texts).mean()))
@@ -296,7 +279,7 @@ def test_the_metrics_of_a_step_are_what_their_names_say(moved, env):
 
 def test_a_single_token_has_a_finite_variance_and_no_judge_no_metric(gpt, env):
     env.judge, env.max_new_tokens = None, 1
-    metrics = train_step(PPO(env, details(minibatches=1)), gpt, step=0, batch_size=1)[0]
+    metrics = train_step(ppo.PPO(env, details(minibatches=1)), gpt, step=0, batch_size=1)[0]
     assert all(map(math.isfinite, metrics.values())), "over n - 1 the variance of one token is NaN"
     assert "judge" not in metrics
 
@@ -304,14 +287,14 @@ def test_a_single_token_has_a_finite_variance_and_no_judge_no_metric(gpt, env):
 def test_value_error_is_1_for_values_of_0(gpt, env):
     policy = Policy(gpt)
     rollout = score_answers(draw_answers(gpt, env, env.prompts, seed=0), policy, env)
-    batch = make_batch(rollout, SCORES, 0.1, details())
-    assert PPO(env, details()).describe(rollout, SCORES, [("a", "e")], batch)["value_error"] == 1
+    batch = ppo.make_batch(rollout, SCORES, 0.1, details())
+    assert ppo.PPO(env, details()).describe(rollout, SCORES, [("a", "e")], batch)["value_error"] == 1
 
 
 def test_prompts_and_answers_of_a_step_depend_on_seed_and_step_alone(gpt, env):
     def drawn(seed: int, step: int) -> list:
         watched, calls = watch(env, lambda call: 0.0)
-        train_step(PPO(watched, details()), copy.deepcopy(gpt), step, seed=seed, batch_size=9)
+        train_step(ppo.PPO(watched, details()), copy.deepcopy(gpt), step, seed=seed, batch_size=9)
         return calls[0][1]
 
     first = drawn(1, 2)
@@ -328,14 +311,14 @@ def test_the_policy_learns_what_is_rewarded(gpt, env):
             return (rollout.ids[:, rollout.n_prompt :] == wanted).float().sum(1)
 
     env.reward = Wanted()
-    outcome = train_ppo(gpt, env, details(kl=0.02), training(steps=30, batch_size=16, lr=1e-2))
+    outcome = ppo.train_ppo(gpt, env, details(kl=0.02), training(steps=30, batch_size=16, lr=1e-2))
     ids = torch.tensor(env.prompts[:1])
     after, start = (model(ids)[0, -1].softmax(-1)[wanted].item() for model in (gpt, before))
     assert after > 5 * start and outcome["seconds"] > 0
 
 
 def test_a_run_leaves_a_log_and_a_model_that_loads(gpt, env, tmp_path, capsys):
-    train_ppo(gpt, env, details(), training(steps=5), tmp_path)
+    ppo.train_ppo(gpt, env, details(), training(steps=5), tmp_path)
     log = read_log(tmp_path)
     assert [record["step"] for record in log] == [1, 2, 3, 4, 5]
     assert set(log[0]) >= {"kl_coefficient", "policy_loss", "lr", "gradient_norm", "judge", "split"}
@@ -355,7 +338,7 @@ def test_resuming_is_exact(make_gpt, env, tmp_path, changes, by_ctrl_c):
     folders = tmp_path / "whole", tmp_path / "part"
     for folder in folders:
         folder.mkdir()
-    train_ppo(whole, env, details(**changes), training(), folders[0])
+    ppo.train_ppo(whole, env, details(**changes), training(), folders[0])
 
     def stop(call):
         if call == 3 and by_ctrl_c:
@@ -365,9 +348,9 @@ def test_resuming_is_exact(make_gpt, env, tmp_path, changes, by_ctrl_c):
 
     told = "after step 3 of 4, saved|step 3: stopped by the test"
     with pytest.raises(Interrupted if by_ctrl_c else UserError, match=told):
-        train_ppo(part, watch(env, stop)[0], details(**changes), training(), folders[1])
+        ppo.train_ppo(part, watch(env, stop)[0], details(**changes), training(), folders[1])
     assert load_trainer(folders[1])["step"] == (3 if by_ctrl_c else 2)
-    train_ppo(fresh, env, details(**changes), training(resume=True), folders[1])
+    ppo.train_ppo(fresh, env, details(**changes), training(resume=True), folders[1])
     small.assert_equal(fresh.state_dict(), whole.state_dict())
     states, logs = [load_trainer(folder) for folder in folders], [read_log(folder) for folder in folders]
     for state, log in zip(states, logs, strict=True):
@@ -380,7 +363,7 @@ def test_a_rule_that_fails_stops_and_keeps_the_checkpoint(gpt, env, tmp_path):
     numbers = iter([1.0] * 3 * 6)
     env.reward = Rule(lambda prompt, answer: next(numbers, math.nan))
     with pytest.raises(UserError, match="step 4: the reward function .* answer .*keeps the last checkpoint"):
-        train_ppo(gpt, env, details(), training(), tmp_path)
+        ppo.train_ppo(gpt, env, details(), training(), tmp_path)
     assert load_trainer(tmp_path)["step"] == 2
     assert all(p.isfinite().all() for p in minilm.load(tmp_path)[0].parameters())
 
@@ -388,12 +371,12 @@ def test_a_rule_that_fails_stops_and_keeps_the_checkpoint(gpt, env, tmp_path):
 def test_numbers_that_are_not_finite_are_never_saved(gpt, env, tmp_path):
     env, _ = watch(env, lambda call: float("nan") if call == 3 else 0.0)
     with pytest.raises(UserError, match="not finite at step 3; .* keeps the last checkpoint. Try .*--lr"):
-        train_ppo(gpt, env, details(), training(save_every=1), tmp_path)
+        ppo.train_ppo(gpt, env, details(), training(save_every=1), tmp_path)
     assert load_trainer(tmp_path)["step"] == 2
 
 
 def test_kl_warns_once_at_one_bound_and_stops_at_another(env, capsys):
-    objective = PPO(env, details(warn_kl=3.0, stop_kl=8.0, kl=0.07))
+    objective = ppo.PPO(env, details(warn_kl=3.0, stop_kl=8.0, kl=0.07))
     objective.watch(2.9, 0, 0.01)
     assert capsys.readouterr().err == ""
     objective.watch(3.1, 1, 0.01)
@@ -408,7 +391,7 @@ def test_kl_warns_once_at_one_bound_and_stops_at_another(env, capsys):
 def test_an_exploding_run_stops_before_it_is_saved(gpt, env, tmp_path):
     wild = details(kl=0.0, clip_ratio=0.0, stop_kl=2.0)
     with pytest.raises(UserError, match="above --stop-kl 2: .* keeps the last checkpoint"):
-        train_ppo(gpt, env, wild, training(lr=0.5, clip=0.0, save_every=1), tmp_path)
+        ppo.train_ppo(gpt, env, wild, training(lr=0.5, clip=0.0, save_every=1), tmp_path)
     assert all(record["kl"] <= 2 for record in read_log(tmp_path))
 
 
@@ -418,7 +401,7 @@ def test_the_run_depends_on_its_seed_alone(make_gpt, env, tmp_path):
         policy, folder = make_gpt(), tmp_path if noise == 2 else None  # logging and saving change nothing
         torch.manual_seed(noise)
         changed = training(steps=2, seed=seed, save_every=noise)
-        train_ppo(policy, env, details(zero_value_head=False), changed, folder)
+        ppo.train_ppo(policy, env, details(zero_value_head=False), changed, folder)
         found.append(policy.state_dict())
     small.assert_equal(found[0], found[1])
     assert any(not torch.equal(found[0][name], found[2][name]) for name in found[0])
@@ -427,15 +410,15 @@ def test_the_run_depends_on_its_seed_alone(make_gpt, env, tmp_path):
 def test_every_switchable_detail_has_a_row():
     numbers = {int(n) for n in re.findall(r"^ +(\d+)  ", ppo.__doc__, re.MULTILINE)}
     assert numbers == set(range(1, 13)), "the list of details in the docstring"
-    assert {number for number, _, _ in SWITCHES} == (numbers - {12}) | {0}, "12 has no switch, 0 is the whole"
+    assert {number for number, *_ in ppo.SWITCHES} == (numbers - {12}) | {0}, "12 has no switch, 0 is all"
 
 
 def test_each_row_differs_from_the_defaults_in_its_own_detail(settings):
-    for number, name, changes in SWITCHES:
+    for number, name, changes in ppo.SWITCHES:
         defaults = ReinforceSettings.__dataclass_fields__
         assert all(defaults[field].default != value for field, value in changes.items()), f"{name}: the same"
         assert bool(changes) == bool(number)
         settings(**changes)
-    flags = {field for _, _, changes in SWITCHES for field in changes}
+    flags = {field for _, _, changes in ppo.SWITCHES for field in changes}
     named = {flag.replace("-", "_").removeprefix("no_") for flag in re.findall(r"--([a-z-]+)", ppo.__doc__)}
     assert flags == named - {"ablate"}, "the docstring's flags and the rows are the same"

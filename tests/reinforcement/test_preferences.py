@@ -136,10 +136,8 @@ def test_prompt_and_answer_together_are_the_ids_of_the_whole_text(env):
 
 def test_a_batch_holds_both_answers_of_each_pair(env, preferences):
     objective, seen = LastIds(preferences, env, 5, seed=2), set()
-    expected = {
-        tuple(TOKENIZER.decode(TOKENIZER.encode(f"{prompt} {answer}")) for answer in answers)
-        for prompt, *answers in preferences.pairs
-    }
+    decoded = lambda text: TOKENIZER.decode(TOKENIZER.encode(text))
+    expected = {tuple(decoded(f"{prompt} {answer}") for answer in two) for prompt, *two in preferences.pairs}
     for step in range(60):
         batch = objective.batch(step, "train")
         ids, mask = batch["input_ids"], batch["attention_mask"].bool()

@@ -101,12 +101,8 @@ def test_a_folder_without_a_reward_model_of_these_tokens_is_refused(gpt, tmp_pat
     save(RewardModel(gpt), BPE.train(small.documents(40, seed=9), 300, SPECIAL_TOKENS), tmp_path / "foreign")
     save(gpt, TOKENIZER, tmp_path / "policy")
     save(RewardModel(gpt), None, tmp_path / "silent")
-    for name, message in (
-        ("foreign", "another tokenizer"),
-        ("policy", "is it a reward model"),
-        ("silent", "tokenizer.json"),
-        ("nowhere", "no such folder"),
-    ):
+    wrong = dict(foreign="another tokenizer", policy="is it a reward model", silent="tokenizer.json")
+    for name, message in (wrong | dict(nowhere="no such folder")).items():
         with pytest.raises(UserError, match=message):
             load_reward_model(tmp_path / name, TOKENIZER)
 
@@ -182,9 +178,8 @@ def test_11_rewards_are_normalised_on_the_reference_s_samples(env, rollout, monk
     assert found.mean() == pytest.approx(0, abs=1e-6)
     assert found.std(correction=0) == pytest.approx(1, rel=1e-5)
     deviation, raw.values = raw.values.std(correction=0), raw.values + 2.45
-    assert reward.scores(rollout, []).mean() == pytest.approx(2.45 / float(deviation), rel=1e-5), (
-        "later samples keep the shift and scale"
-    )
+    kept = pytest.approx(2.45 / float(deviation), rel=1e-5)
+    assert reward.scores(rollout, []).mean() == kept, "later samples keep the shift and scale"
     again = Fixed(0.0)
     Normalised(again, env, seed=3)
     assert again.seen == [texts], "the samples are drawn by the seed"

@@ -77,10 +77,8 @@ def test_scores_are_those_of_policy_and_reference(gpt, moved, env, rule):
     small.assert_equal(rollout.values, policy(*args)[1].detach())
     small.assert_equal(rollout.reference_log_probs, Policy(gpt)(*args)[0].detach())
     assert not rollout.log_probs.requires_grad, "what was drawn is data: no gradient may flow into it"
-    expected = [
-        sum(float(a - b) for a, b in zip(*two, strict=True))
-        for two in zip(rollout.log_probs, rollout.reference_log_probs, strict=True)
-    ]
+    both = zip(rollout.log_probs, rollout.reference_log_probs, strict=True)
+    expected = [sum(float(a - b) for a, b in zip(*two, strict=True)) for two in both]
     assert rollout.kl().tolist() == pytest.approx(expected, abs=1e-4)
 
 

@@ -286,13 +286,9 @@ def library(tmp_path, write, monkeypatch):
     python_docs.cache_clear()
 
 
-DOCSTRINGS = [
-    "The module's text,\nindented below.",
-    "What outer does, said at length.",
-    "A thing with a text of its own.",
-    "What inner does, said at length.",
-    "A method's text with an old escape: \\d and more.",
-]
+DOCSTRINGS = ["The module's text,\nindented below.", "What outer does, said at length."]
+DOCSTRINGS += ["A thing with a text of its own.", "What inner does, said at length."]
+DOCSTRINGS += ["A method's text with an old escape: \\d and more."]
 
 
 def test_docstrings_of_module_classes_and_functions(recwarn):

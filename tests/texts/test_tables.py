@@ -53,16 +53,12 @@ MANY = [(f"text {i} is long", "xyz"[i % 3]) for i in range(30)]
         ([("review", "sentiment"), *MANY], "line 1: found the header ['review', 'sentiment'], expected"),
         ([("id", "review", "sentiment"), *((1, *row) for row in MANY)], "found the header ['id', 'review',"),
         ([("contents", "verdict"), *MANY], "nothing but the first row has the label 'verdict'; where"),
-        (
-            [(label, text) for text, label in MANY[:7]],
-            "3 different texts, 7 different labels in 7 rows; where",
-        ),
-        (
-            [(text, f"{label} {text}") for text, label in MANY],
-            "30 different labels in 30 rows; where it is not text, label in",
-        ),
+        ([(label, text) for text, label in MANY[:7]],
+         "3 different texts, 7 different labels in 7 rows; where"),
+        ([(text, f"{label} {text}") for text, label in MANY],
+         "30 different labels in 30 rows; where it is not text, label in"),
     ],
-)
+)  # fmt: skip
 def test_a_header_of_other_names_and_columns_in_another_order_are_not_learnt(write, message, rows, expected):
     lines = "".join("\t".join(map(str, row)) + "\n" for row in rows)
     assert expected in message(read_table, write("a.tsv", lines), FIELDS, skip_bad=True)

@@ -265,15 +265,9 @@ def test_two_processes_train_as_one(tmp_path):
     environment |= dict(WORLD_SIZE="2", OMP_NUM_THREADS="1")
     for name in ("causal", "masked", "stopped"):
         (tmp_path / name).mkdir()
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", TWO_STEPS, str(tmp_path)],
-            env=environment | dict(RANK=str(rank), LOCAL_RANK=str(rank)),
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in (0, 1)
-    ]
+    command = [sys.executable, "-c", TWO_STEPS, str(tmp_path)]
+    ranks = [environment | dict(RANK=str(rank), LOCAL_RANK=str(rank)) for rank in (0, 1)]
+    processes = [subprocess.Popen(command, env=own, stderr=subprocess.PIPE, text=True) for own in ranks]
     try:
         for process in processes:
             _, errors = process.communicate(timeout=300)

@@ -166,9 +166,8 @@ def test_summed_cross_entropy_equals_a_plain_loop():
             if labels[b, t] != IGNORED:
                 p = logits[b, t].exp() / logits[b, t].exp().sum()
                 expected -= p[labels[b, t]].log().item()
-    assert summed_cross_entropy(logits, labels).item() == pytest.approx(expected, rel=1e-12), (
-        "a sum in nats over the labels that count, not a mean and not bits"
-    )
+    found = summed_cross_entropy(logits, labels).item()
+    assert found == pytest.approx(expected, rel=1e-12), "a sum in nats over what counts, no mean and no bits"
 
 
 def test_summed_cross_entropy_without_a_label_is_0_with_finite_gradients():

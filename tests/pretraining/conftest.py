@@ -1,0 +1,28 @@
+"""Objectives that the baselines and the closing tables are graded on."""
+
+import pytest
+
+from minilm.pretraining.denoising import Denoising
+from minilm.pretraining.masked import Masked
+from minilm.texts.corpus import Corpus
+
+
+@pytest.fixture
+def objective(world_corpus, world_bpe):
+    return Masked(world_corpus, world_bpe, 64, 16, seed=3)
+
+
+@pytest.fixture
+def tiny(byte_bpe):
+    """Documents so short that everything can be counted by hand; a token is a letter."""
+    train = ["Aab q. Bbb q.", "Cab z. Ddd z.", "Acb k. Bad k.", "Cac w. Dda w."]
+    validation = ["Abb x. Bbc x.", "Aaa y. Bba y.", "Acc q. Bdd q.", "Cca v. Bab v."]
+    return Masked(Corpus("tiny", train, validation), byte_bpe, 24, 6, seed=3)
+
+
+@pytest.fixture
+def denoising(byte_bpe):
+    """The same for BART: words that stand still or move, and a document of one long sentence."""
+    train = ["Aab q. Bbb q. Qa.", "Kkkkkkkkk kkkkkkkkkkk.", "Cab z. Ddd z.", "Acb k. Bad k.", "Cac w. Dda w."]
+    validation = ["Akb k. Bkc k. Xxx a.", "Aak y. Bka k.", "Akk q. Bdk q.", "Cka v. Bak v.", "Dkk v."]
+    return Denoising(Corpus("tiny", train, validation), byte_bpe, 30, 3, seed=3)
