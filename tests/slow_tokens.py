@@ -36,5 +36,11 @@ def scan(text):
     return pieces
 
 
+def gpt2_name(token):
+    """A token as GPT-2's files write it: bytes without a glyph of their own move to U+0100 and on."""
+    moved = [byte for byte in range(256) if not (33 <= byte <= 126 or 161 <= byte <= 172 or 174 <= byte)]
+    return "".join(chr(256 + moved.index(byte)) if byte in moved else chr(byte) for byte in token)
+
+
 def random_text(rng, alphabet, length):
     return "".join(rng.choice(alphabet) for _ in range(length))

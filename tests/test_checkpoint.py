@@ -169,9 +169,7 @@ def test_export_says_what_stood_around_a_text_in_training(model, tmp_path, monke
     monkeypatch.setattr(checkpoint.exporting, "export_model", lambda *given: given[2:])
     assert checkpoint.export(tmp_path, "out") == ("out", ("[CLS]", "[SEP]"), str(tmp_path))
     (tmp_path / "settings.json").write_text('{"objective": "translation"}')
-    assert checkpoint.export(tmp_path, "out")[1] == (None, "[SEP]"), (
-        "a sentence to translate has no beginning"
-    )
+    assert checkpoint.export(tmp_path, "out")[1] == (None, "[SEP]"), "a text to translate has no beginning"
 
 
 def test_published_models_are_told_from_runs(model, tmp_path):

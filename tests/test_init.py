@@ -23,9 +23,10 @@ def test_importing_the_package_imports_nothing_heavy():
     assert loaded == "[]", f"`import minilm` must cost nothing, but it loads {loaded}"
 
 
-def test_a_name_without_torch_does_not_import_torch():
+def test_names_are_imported_one_by_one():
     seen = run("import sys, minilm; print(len(minilm.PRESETS) > 0, 'torch' in sys.modules)")
     assert seen == "True False", "the table of presets is plain data: it must not need torch"
+    assert run("import minilm; print(minilm.huggingface.export.__name__)") == "export", "a module, too"
 
 
 @pytest.mark.parametrize("name", minilm.__all__)
@@ -44,10 +45,6 @@ def test_public_names_are_the_objects_of_their_modules():
     assert minilm.BPE is BPE
     assert minilm.export is minilm.huggingface.export and minilm.embed is minilm.extraction.features.embed
     assert set(minilm.__all__) == {"load", "save", "export", "build", "generate", "embed", "PRESETS", "BPE"}
-
-
-def test_modules_are_reached_as_attributes():
-    assert run("import minilm; print(minilm.huggingface.export.__name__)") == "export"
 
 
 def test_an_unknown_name_is_an_attribute_error():

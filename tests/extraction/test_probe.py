@@ -143,16 +143,13 @@ def test_few_vectors_of_many_numbers_are_a_small_problem_with_the_same_answer():
     assert torch.equal(same, x[..., :5]) and torch.equal(same_test[1], test[:, :5])
 
 
-def test_a_bag_counts_the_words_of_the_training_texts():
+def test_a_bag_counts_the_commonest_words_of_the_training_texts(monkeypatch):
     train, test = probe.bag_of_words(["The cat, the dog", "a cat"], ["Cat THE the bird!", ""])
     assert train.dtype == np.float32 and train.shape == (2, 4) and test.shape == (2, 4)
     assert sorted(train[0]) == [0, 1, 1, 2] and sorted(train[1]) == [0, 0, 1, 1]
     assert sorted(test[0]) == [0, 0, 1, 2] and test[1].sum() == 0
     the = int(train[0].argmax())
     assert test[0, the] == 2, "columns must mean the same words in all parts"
-
-
-def test_a_bag_keeps_the_commonest_words(monkeypatch):
     monkeypatch.setattr("minilm.extraction.probe.MOST_WORDS", 1)
     (train,) = probe.bag_of_words(["b a b", "b c"])
     assert train.tolist() == [[2], [1]]

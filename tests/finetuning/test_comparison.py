@@ -6,16 +6,6 @@ import torch
 import tuned
 
 from minilm.finetuning import comparison
-from minilm.finetuning.comparison import (
-    Result,
-    closing,
-    confusion,
-    other_ways,
-    prepared,
-    shown,
-    told,
-    trained,
-)
 from minilm.finetuning.lora import THIN
 from minilm.finetuning.moving import rate_of
 from minilm.finetuning.tagging import Tagging
@@ -26,16 +16,17 @@ from minilm.plumbing.folders import read_log
 def start(**changes):
     """Return the model, the objective and the settings of a run."""
     settings = tuned.settings(**dict(lora_rank=2) | changes)
-    return *prepared(tuned.body(), tuned.task(), tuned.parts(), settings), settings
+    return *comparison.prepared(tuned.body(), tuned.task(), tuned.parts(), settings), settings
 
 
 def test_a_run_begins_with_the_body_and_a_head_of_the_seed():
     body, task, parts = tuned.body(seed=5), tuned.task(), tuned.parts()
-    first, same, other = (prepared(body, task, parts, tuned.settings(seed=s))[0] for s in (0, 0, 1))
+    begun = (comparison.prepared(body, task, parts, tuned.settings(seed=s)) for s in (0, 0, 1))
+    first, same, other = (model for model, _ in begun)
     small.assert_equal(dict(body.state_dict()), {n: first.state_dict()[n] for n in body.state_dict()})
     assert torch.equal(first.head.linear.weight, same.head.linear.weight)
     assert not torch.equal(first.head.linear.weight, other.head.linear.weight)
-    fresh, objective = prepared(body, task, parts, tuned.settings(seed=7), from_random=True)
+    fresh, objective = comparison.prepared(body, task, parts, tuned.settings(seed=7), from_random=True)
     assert not torch.equal(fresh.tokens.weight, body.tokens.weight), "from random: nothing of the body"
     assert (objective.seed, objective.batch_size, objective.parts) == (7, 5, parts)
 
@@ -44,7 +35,7 @@ def moved(**changes) -> tuple[set[str], set[str]]:
     """Return the names of the weights that a run changed, and of those that it lets move."""
     model, objective, settings = start(**changes)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    trained(model, objective, settings)
+    comparison.trained(model, objective, settings)
     assert not model.training
     changed = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
     return changed, {name for name, p in model.named_parameters() if p.requires_grad}
@@ -66,7 +57,7 @@ def test_shares_of_the_rate_and_first_steps_reach_the_optimizer():
 
 def test_what_is_reached():
     model, objective, settings = start(tune="head")
-    result, predictions = trained(model, objective, settings)
+    result, predictions = comparison.trained(model, objective, settings)
     assert result.score == sum(p.truth == p.guess for p in predictions) / 9 and len(predictions) == 9
     n_used = sum(p.numel() for name, p in model.named_parameters() if model.in_use(name))
     assert (result.n_moving, result.share) == (39, pytest.approx(39 / n_used)) and result.seconds > 0
@@ -78,7 +69,7 @@ def test_a_run_with_a_folder_is_that_without(tmp_path):
         states = []
         for folder in (None, tmp_path):
             model, objective, settings = start(steps=40, lr=0.3, patience=patience, eval_every=3)
-            result, _ = trained(model, objective, settings, folder, small.tokenizer())
+            result, _ = comparison.trained(model, objective, settings, folder, small.tokenizer())
             states.append((dict(model.state_dict()), result.score))
         small.assert_equal(*states)
         steps = [line["step"] for line in read_log(tmp_path)]
@@ -92,9 +83,9 @@ def test_the_other_ways_are_those_that_were_not_chosen():
 
     def found(**changes):
         own = tuned.settings(**dict(steps=2, compare=True, lora_rank=2) | changes)
-        return other_ways(body, task, parts, own)
+        return comparison.other_ways(body, task, parts, own)
 
-    assert found(compare=False) == {"trivial": Result(0, 0.0, None, pytest.approx(1 / 3))}
+    assert found(compare=False) == {"trivial": comparison.Result(0, 0.0, None, pytest.approx(1 / 3))}
     assert list(found()) == ["trivial", "scratch", "head", "lora"]
     results = found(tune="head")
     assert list(results) == ["trivial", "scratch", "lora", "all"]
@@ -105,8 +96,9 @@ def test_the_other_ways_are_those_that_were_not_chosen():
 def test_each_way_has_its_own_rate_and_the_same_steps(monkeypatch):
     seen, plain = [], comparison.train
     monkeypatch.setattr(comparison, "train", lambda m, o, own, *a: seen.append(own) or plain(m, o, own, *a))
-    other_ways(tuned.body(), tuned.task(), tuned.parts(), tuned.settings(steps=3, lr=0.25, compare=True))
-    trained(*start(steps=3, lr=None, tune="last:1"))
+    own = tuned.settings(steps=3, lr=0.25, compare=True)
+    comparison.other_ways(tuned.body(), tuned.task(), tuned.parts(), own)
+    comparison.trained(*start(steps=3, lr=None, tune="last:1"))
     expected = [("all", 0.25), *((tune, rate_of(tune, 12)) for tune in ("head", "lora", "last:1"))]
     assert [(own.tune, own.lr) for own in seen] == expected, "a given rate is meant for the chosen way"
     assert {own.steps for own in seen} == {3}
@@ -114,11 +106,11 @@ def test_each_way_has_its_own_rate_and_the_same_steps(monkeypatch):
 
 def test_the_table_and_the_figures_are_means_over_the_seeds():
     results = {
-        "chosen": [Result(1234, 1.0, 2.0, 0.5), Result(1234, 1.0, 4.0, 0.7)],
-        "trivial": [Result(0, 0.0, None, 0.25)] * 2,
-        "lora": [Result(99, 0.08, 1.0, 0.625)] * 2,
+        "chosen": [comparison.Result(1234, 1.0, 2.0, 0.5), comparison.Result(1234, 1.0, 4.0, 0.7)],
+        "trivial": [comparison.Result(0, 0.0, None, 0.25)] * 2,
+        "lora": [comparison.Result(99, 0.08, 1.0, 0.625)] * 2,
     }
-    rows, figures = closing(results, tuned.settings(lora_rank=4), tuned.task())
+    rows, figures = comparison.closing(results, tuned.settings(lora_rank=4), tuned.task())
     assert rows == [
         ("majority class", 0, "0.0 %", "-", "0.250 ± 0.000"),
         ("LoRA, rank 4", 99, "8.0 %", "1.0", "0.625 ± 0.000"),
@@ -128,23 +120,24 @@ def test_the_table_and_the_figures_are_means_over_the_seeds():
     assert figures == expected | dict(score_deviation=pytest.approx(0.1414, abs=1e-4), moving_weights=1234)
     alone = {way: found[:1] for way, found in results.items() if way != "lora"}
     for tune, name in (("head", "head only"), ("last:2", "last:2")):
-        rows, figures = closing(alone, tuned.settings(tune=tune), tuned.task())
+        rows, figures = comparison.closing(alone, tuned.settings(tune=tune), tuned.task())
         assert rows[-1] == (name, 1234, "100.0 %", "2.0", "0.500") and figures["score_deviation"] is None
         assert figures.get("head_score") == (0.5 if tune == "head" else None)
 
 
 def test_confusion_has_a_row_for_each_truth():
     predictions = [Prediction("", t, g) for t, g in zip("aabbb", "abbba", strict=True)]
-    assert confusion(["a", "b", "c"], predictions) == [("a", 1, 1, 0), ("b", 1, 2, 0), ("c", 0, 0, 0)]
+    found = comparison.confusion(["a", "b", "c"], predictions)
+    assert found == [("a", 1, 1, 0), ("b", 1, 2, 0), ("c", 0, 0, 0)]
 
 
 def test_three_predictions_are_told_a_wrong_one_among_them():
     predictions = [Prediction(f"text {i}", "x", "x" if i < 7 else "y", 0.5) for i in range(9)]
-    lines = told(tuned.task(), predictions)
+    lines = comparison.told(tuned.task(), predictions)
     assert lines[0].startswith("First seed: accuracy 0.778, macro_f1 ") and not lines[1]
     assert lines[2::2] == ["text 0", "text 1", "text 7"]
     assert lines[3::2] == ["    x 0.50   (it is: x)"] * 2 + ["    y 0.50   (it is: x)"]
-    assert shown(tuned.task(), Prediction("a", None, "x")) == ["a", "    x"]
+    assert comparison.shown(tuned.task(), Prediction("a", None, "x")) == ["a", "    x"]
     tagging = tuned.task(Tagging, [(["Ana", "b"], ["B-who", "O"])])
-    found = shown(tagging, Prediction("Ana ran", ["O", "O"], ["B-who", "O"], 0.9))
+    found = comparison.shown(tagging, Prediction("Ana ran", ["O", "O"], ["B-who", "O"], 0.9))
     assert found == ["Ana ran", "    who Ana 0.90   (it is: -)"]

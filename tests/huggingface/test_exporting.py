@@ -8,15 +8,8 @@ import pytest
 import torch
 
 import minilm
-from minilm.huggingface.exporting import (
-    export_model,
-    optional_id,
-    rust_tokenizer,
-    special_ids,
-    target,
-    their_tensors,
-    write_tokenizer,
-)
+from minilm.huggingface import exporting
+from minilm.huggingface.exporting import export_model, rust_tokenizer, special_ids, target, write_tokenizer
 from minilm.huggingface.tokenizers import read_tokenizer
 from minilm.model.config import PRESETS, ModelConfig
 from minilm.model.transformer import build
@@ -166,7 +159,8 @@ def test_which_post_norm_encoder(bpe):
 
 def test_special_ids(bpe):
     plain = BPE.train([], 256)
-    assert [optional_id(t, "[PAD]") for t in (bpe, plain, None)] == [bpe.special_id("[PAD]"), None, None]
+    found = [exporting.optional_id(tokenizer, "[PAD]") for tokenizer in (bpe, plain, None)]
+    assert found == [bpe.special_id("[PAD]"), None, None]
     cls, sep, pad, end = map(bpe.special_id, ("[CLS]", "[SEP]", "[PAD]", "<|endoftext|>"))
     ids = dict(bos_token_id=end, eos_token_id=end, pad_token_id=pad)
     assert special_ids(bpe, "gpt2", small("gpt2")) == ids
@@ -181,11 +175,11 @@ def test_special_ids(bpe):
 
 def test_positions_are_laid_out_as_they_have_them():
     model = build(small("bart-base", position_offset=1))
-    tensors, _ = their_tensors(model, "bart")
+    tensors, _ = exporting.their_tensors(model, "bart")
     rows = tensors["model.decoder.embed_positions.weight"]
     assert torch.equal(rows[2:], model.decoder.embeddings.position.weight[1:]) and rows[:2].eq(0).all()
     model = build(small("transformer-tiny"))
-    tensors, _ = their_tensors(model, "blenderbot")
+    tensors, _ = exporting.their_tensors(model, "blenderbot")
     assert torch.equal(tensors["model.encoder.embed_positions.weight"], model.encoder.embeddings.sinusoid)
     assert tensors["final_logits_bias"].shape == (1, 270)
 

@@ -5,14 +5,9 @@ import json
 import published
 import pytest
 
+from minilm.huggingface import tokenizers
 from minilm.huggingface.exporting import write_tokenizer
-from minilm.huggingface.tokenizers import (
-    read_bpe,
-    read_tokenizer,
-    read_wordpiece,
-    roles_and_added,
-    specials_and_aliases,
-)
+from minilm.huggingface.tokenizers import read_bpe, read_tokenizer, roles_and_added, specials_and_aliases
 from minilm.plumbing.errors import UserError
 from minilm.tokenizer.bpe import BPE
 
@@ -85,7 +80,7 @@ def test_switches_of_tokenizer_config(tmp_path):
         ({"normalizer": normalizer}, settings, (True, None, True)),
         ({}, {}, (True, None, True)),
     ):
-        found = read_wordpiece(folder, whole, said)
+        found = tokenizers.read_wordpiece(folder, whole, said)
         assert (found.lower_case, found.strip_accents, found.chinese_characters) == expected
 
 

@@ -1,27 +1,16 @@
-"""Grades model/attention.py: a triple loop over the formula, PyTorch's own layer, and a cache against none.
-
-Sizes are unequal everywhere, so that a swapped axis fails.
-"""
+"""Grades model/attention.py by loops over the formula, PyTorch's own layer, and a cache against none."""
 
 import math
 
 import pytest
 import torch
 
-from minilm.model.attention import (
-    ALIBI_SLOPES,
-    BLOCKED,
-    KeyValueCache,
-    MultiHeadAttention,
-    alibi_bias,
-    causal_mask,
-    explicit_attention,
-    fast_attention,
-)
+from minilm.model import attention
+from minilm.model.attention import KeyValueCache, MultiHeadAttention, causal_mask, explicit_attention
 
-B, H, D_HEAD = 2, 3, 4
+B, H, D_HEAD = 2, 3, 4  # unequal, so that a swapped axis fails
 D = H * D_HEAD
-PATHS = {"fast": fast_attention, "explicit": lambda *a: explicit_attention(*a)[0]}
+PATHS = {"fast": attention.fast_attention, "explicit": lambda *a: explicit_attention(*a)[0]}
 both_paths = pytest.mark.parametrize("path", PATHS)
 
 
@@ -37,7 +26,7 @@ def padding(S: int, side: str | None, dtype=torch.float32) -> torch.Tensor | Non
         return None
     blocked = torch.zeros(B, 1, 1, S, dtype=torch.bool)
     blocked[0, ..., slice(2) if side == "left" else slice(S - 2, S)] = True
-    return blocked * torch.tensor(BLOCKED, dtype=dtype)
+    return blocked * torch.tensor(attention.BLOCKED, dtype=dtype)
 
 
 # name -> (T, S, causal, side of the padding, alibi). A cache makes T smaller than S.
@@ -66,7 +55,7 @@ def case(name: str, dtype=torch.float32) -> tuple:
     T, S, causal, side, alibi = MASKS[name]
     bias = padding(S, side, dtype)
     if alibi:
-        penalty = alibi_bias(H, T, S).to(dtype)[None]
+        penalty = attention.alibi_bias(H, T, S).to(dtype)[None]
         bias = penalty if bias is None else bias + penalty
     return qkv(T, S, dtype), bias, causal
 
@@ -96,7 +85,7 @@ def slow_attention(q, k, v, name: str) -> torch.Tensor:
                 for s in range(S):
                     if may[b, t, s]:
                         score = sum(q[b, h, t] * k[b, h, s]).item() / math.sqrt(D_HEAD)
-                        score -= ALIBI_SLOPES[h] * abs(S - T + t - s) if alibi else 0
+                        score -= attention.ALIBI_SLOPES[h] * abs(S - T + t - s) if alibi else 0
                         total += math.exp(score)
                         mixed += math.exp(score) * v[b, h, s]
                 if total:
@@ -112,12 +101,12 @@ def test_causal_mask_is_a_lower_triangle_whose_queries_come_last():
 
 def test_alibi_bias_is_minus_slope_times_distance():
     T, S, n_head = 3, 7, 6
-    bias = alibi_bias(n_head, T, S)
+    bias = attention.alibi_bias(n_head, T, S)
     assert bias.shape == (n_head, T, S)
     for h in range(n_head):
         for t in range(T):
             for s in range(S):
-                expected = -ALIBI_SLOPES[h % 4] * abs((S - T + t) - s)
+                expected = -attention.ALIBI_SLOPES[h % 4] * abs((S - T + t) - s)
                 assert bias[h, t, s].item() == pytest.approx(expected), (h, t, s)
     assert bias[0, 0, 4] == 0 and bias[0, 0, 0] == -6, "query 0 of 3 stands at position 4 of 7"
 
@@ -135,7 +124,8 @@ def test_explicit_equals_the_loops(name):
 def test_fast_equals_explicit(name):
     """Also where a query may look at nothing: both paths must give the same ordinary numbers."""
     (q, k, v), bias, causal = case(name)
-    difference = (fast_attention(q, k, v, bias, causal) - explicit_attention(q, k, v, bias, causal)[0]).abs()
+    fast, explicit = (path(q, k, v, bias, causal) for path in PATHS.values())
+    difference = (fast - explicit).abs()
     assert difference.max() < 1e-5, f"{name}: the two paths mask differently, or give NaN (-inf minus -inf)"
 
 

@@ -1,7 +1,4 @@
-"""Grades the stack of model/blocks.py: what it returns, what it sees, its caches, and chosen positions alone.
-
-Sizes are unequal everywhere, so that a swapped axis fails.
-"""
+"""Grades the stack of model/blocks.py: what it returns, sees and keeps, and chosen positions alone."""
 
 import pytest
 import torch

@@ -6,16 +6,9 @@ import pytest
 import torch
 from unequal import PROMPTS, writer
 
+from minilm.model import generate as module
 from minilm.model.draft import pad
-from minilm.model.generate import (
-    Sample,
-    check_prompt,
-    check_settings,
-    evaluation_mode,
-    generate,
-    read_prompts,
-    sample,
-)
+from minilm.model.generate import check_settings, evaluation_mode, generate, read_prompts, sample
 from minilm.model.sampling import PLAIN, SamplingRule, draw, token_log_probabilities, uniform_numbers
 from minilm.plumbing.errors import UserError
 
@@ -71,7 +64,7 @@ def test_texts_are_those_of_the_plain_loop(rule):
 def test_log_probabilities_are_those_of_the_distribution_that_was_drawn_from(kind, rule):
     model = writer(kind)
     got = sample(model, PROMPTS, 9, rule, seed=3, **start(kind))
-    assert isinstance(got, Sample) and got.log_probs.shape == (3, got.ids.shape[1] - got.n_prompt)
+    assert isinstance(got, module.Sample) and got.log_probs.shape == (3, got.ids.shape[1] - got.n_prompt)
     source = pad(PROMPTS, 0, "right") if kind == "encoder-decoder" else (None, None)
     want = token_log_probabilities(model, got.ids, got.mask, *source, rule, got.n_prompt)
     assert torch.allclose(got.log_probs, want, atol=1e-5), "sampling and scoring use two distributions"
@@ -234,7 +227,7 @@ def test_read_prompts_takes_one_or_many():
 )
 def test_prompts_that_the_model_cannot_read_are_refused(prompt, found):
     with pytest.raises(UserError, match=found):
-        check_prompt(prompt, "prompt 3", writer().config)
+        module.check_prompt(prompt, "prompt 3", writer().config)
     with pytest.raises(UserError, match=found):
         generate(writer(), [[1, 2], prompt], 4)
     for empty in ([], [[]], torch.zeros(0, dtype=torch.long), torch.zeros(0, 3), torch.zeros(2, 0)):

@@ -1,7 +1,6 @@
 """Grades model/transformer.py: what a model returns, its heads, and how its parameters live.
 
 What it may see: test_transformer_sight.py. That it is what its config says: test_transformer_config.py.
-Sizes are unequal everywhere, so that a swapped axis fails.
 """
 
 import pytest

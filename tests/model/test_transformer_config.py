@@ -1,7 +1,4 @@
-"""Grades that a model of model/transformer.py is what its config says: fields, sizes, first weights.
-
-Sizes are unequal everywhere, so that a swapped axis fails.
-"""
+"""Grades that a model of model/transformer.py is what its config says: fields, sizes, first weights."""
 
 import dataclasses
 import math

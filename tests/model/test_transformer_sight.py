@@ -1,7 +1,4 @@
-"""Grades what the models of model/transformer.py see: no padding, nothing later, and the same with a cache.
-
-Sizes are unequal everywhere, so that a swapped axis fails.
-"""
+"""Grades what the models of model/transformer.py see: no padding, nothing later, the same with a cache."""
 
 import pytest
 import torch

@@ -27,12 +27,9 @@ def both():
     return minilm.BPE.from_gpt2(*files), theirs
 
 
-def test_the_published_size_and_some_published_ids(both):
+def test_the_published_size_and_the_ids_of_mixed_text(both):
     assert both[0].vocab_size == 50257 and both[0].special_id("<|endoftext|>") == 50256
     assert both[0].encode("Hello world<|endoftext|>") == [15496, 995, 50256]
-
-
-def test_ids_of_mixed_text(both):
     draw = random.Random(0)
     letters = " \n\t'sdtlve12,.!?-éß漢字かな가ي�👩‍👩‍👧½\u00a0\u3000<|endoftext|>"
     texts = [*python_docs()[:400], *world.documents(500)]

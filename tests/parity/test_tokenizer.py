@@ -5,6 +5,7 @@ import sys
 import unicodedata
 
 import pytest
+from slow_tokens import gpt2_name
 
 from minilm.tokenizer.bpe import BPE, SPECIAL_TOKENS, pre_tokens
 
@@ -15,17 +16,11 @@ MIXED = (
 )
 
 
-def rust_name(token):
-    """A token as the Rust library writes it: bytes without a glyph of their own move to U+0100 and on."""
-    moved = [byte for byte in range(256) if not (33 <= byte <= 126 or 161 <= byte <= 172 or 174 <= byte)]
-    return "".join(chr(256 + moved.index(byte)) if byte in moved else chr(byte) for byte in token)
-
-
 def rust_tokenizer(bpe):
     """The Rust library's tokenizer with our vocabulary, merges and special tokens."""
     rust = pytest.importorskip("tokenizers")
-    vocab = {rust_name(token): i for i, token in bpe.vocab.items()}
-    merges = [(rust_name(a), rust_name(b)) for a, b in bpe.merges]
+    vocab = {gpt2_name(token): i for i, token in bpe.vocab.items()}
+    merges = [(gpt2_name(a), gpt2_name(b)) for a, b in bpe.merges]
     tokenizer = rust.Tokenizer(rust.models.BPE(vocab, merges))
     tokenizer.pre_tokenizer = rust.pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = rust.decoders.ByteLevel()

@@ -166,16 +166,13 @@ def second_of_two(monkeypatch):
         monkeypatch.setenv(name, str(value))
 
 
-def test_auto_takes_a_cuda_gpu_and_else_the_cpu(hardware):
+def test_a_device_that_is_there_is_taken_and_auto_takes_a_cuda_gpu_or_the_cpu(hardware):
     hardware()
     assert script.choose_device("auto") == torch.device("cpu")
     hardware(cuda=True)
     assert script.choose_device("auto") == torch.device("cuda")
     hardware(mps=True)
     assert script.choose_device("auto") == torch.device("cpu"), "Apple's GPU is taken on request only"
-
-
-def test_a_device_that_is_there_is_taken(hardware):
     hardware(cuda=True, mps=True)
     for name in ("cpu", "cuda", "mps"):
         assert script.choose_device(name) == torch.device(name)

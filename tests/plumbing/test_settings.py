@@ -9,23 +9,12 @@ from typing import Literal, Optional
 
 import pytest
 
+from minilm.plumbing import settings as module
 from minilm.plumbing.errors import UserError
-from minilm.plumbing.settings import (
-    WIDTH,
-    CommonSettings,
-    add_flags,
-    kind_of,
-    option_of,
-    parse,
-    parts_of,
-    show,
-    value_of,
-    words_of,
-)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(CommonSettings):
+class Settings(module.CommonSettings):
     """Pre-training.
 
     lr: no flag, but a line of the docstring.
@@ -54,7 +43,7 @@ class Shape:
 
 
 def given(*words: str) -> dict:
-    return parse(Settings, argv=list(words))[0]
+    return module.parse(Settings, argv=list(words))[0]
 
 
 GOOD = [
@@ -87,35 +76,35 @@ BAD = [
 @pytest.mark.parametrize(("hint", "values"), GOOD)
 def test_words_become_a_value_of_the_type_and_back(hint, values):
     for words, value in values.items():
-        found = value_of(parts_of(hint), words.split(" "))
+        found = module.value_of(module.parts_of(hint), words.split(" "))
         assert found == value, f"{words} for {hint}"
         assert type(found) is type(value), f"{words} for {hint}: {found!r} has the wrong type"
-        assert value_of(parts_of(hint), words_of(value)) == value
+        assert module.value_of(module.parts_of(hint), module.words_of(value)) == value
 
 
 @pytest.mark.parametrize(("hint", "words"), [(hint, words) for hint, lines in BAD for words in lines])
 def test_words_that_do_not_fit_are_refused(hint, words):
     for given_words in (words.split(" "), []):
         with pytest.raises(ValueError):
-            value_of(parts_of(hint), given_words)
+            module.value_of(module.parts_of(hint), given_words)
     with pytest.raises(ValueError):
-        value_of(parts_of(tuple[str, ...]), [])
+        module.value_of(module.parts_of(tuple[str, ...]), [])
 
 
 def test_one_and_true_are_not_the_same_word():
-    words = [words_of(value) for value in (1, True, 0.0, (1, 2), (1, "a"))]
+    words = [module.words_of(value) for value in (1, True, 0.0, (1, 2), (1, "a"))]
     assert words == [["1"], ["true"], ["0.0"], ["1,2"], ["1", "a"]]
 
 
 def test_kinds_are_named_for_people():
     hints = [int, bool, float | None, int | Literal["a", "b"], tuple[str, ...], tuple[int, ...] | None]
     kinds = ["integer", "true|false", "number|none", "integer|a|b", "text ...", "integer|none ..."]
-    assert [kind_of(hint) for hint in hints] == kinds
+    assert [module.kind_of(hint) for hint in hints] == kinds
 
 
 def test_parts_of_a_union_leave_those_of_its_members_alone():
-    assert parts_of(bool | None) == {"true": True, "false": False, "none": None}
-    assert parts_of(bool) == {"true": True, "false": False}
+    assert module.parts_of(bool | None) == {"true": True, "false": False, "none": None}
+    assert module.parts_of(bool) == {"true": True, "false": False}
 
 
 def test_every_kind_of_field():
@@ -125,9 +114,9 @@ def test_every_kind_of_field():
 
 
 def test_what_is_not_given_is_absent(monkeypatch):
-    assert parse(Settings, Shape, []) == ({}, {})
+    assert module.parse(Settings, Shape, []) == ({}, {})
     monkeypatch.setattr(sys, "argv", ["train.py", "--seed", "7"])
-    assert parse(Settings) == ({"seed": 7}, {}), "a flag typed with its default's value counts as given"
+    assert module.parse(Settings) == ({"seed": 7}, {}), "a flag typed with its default's value is given"
 
 
 @pytest.mark.parametrize("form", ["--reward {}", "--reward={}"])
@@ -178,7 +167,7 @@ def test_a_mistake_is_one_line_that_names_it(line, message, capsys):
 
 def test_overrides_are_the_given_fields_of_the_second_class():
     argv = ["--d-model", "64", "--no-pre-norm", "--lr", "1", "--vocab-size", "7"]
-    found, overrides = parse(Settings, Shape, argv)
+    found, overrides = module.parse(Settings, Shape, argv)
     assert overrides == {"d_model": 64, "pre_norm": False}
     assert found == {"lr": 1.0, "vocab_size": 7}, "a name of both belongs to the settings"
 
@@ -186,12 +175,12 @@ def test_overrides_are_the_given_fields_of_the_second_class():
 def helps_of(settings_class: type) -> dict[str, str]:
     """Return the help text of each flag by its field."""
     parser = argparse.ArgumentParser(add_help=False)
-    add_flags(parser, settings_class)
+    module.add_flags(parser, settings_class)
     return {action.dest: action.help for action in parser._actions}
 
 
 @pytest.mark.parametrize(
-    ("module", "name"),
+    ("where", "name"),
     [
         ("train", "PretrainingSettings"),
         ("extract", "ExtractionSettings"),
@@ -201,11 +190,11 @@ def helps_of(settings_class: type) -> dict[str, str]:
         ("minilm.model.config", "ModelConfig"),
     ],
 )
-def test_every_field_is_a_flag_with_a_comment(module, name):
-    cls = getattr(importlib.import_module(module), name)
+def test_every_field_is_a_flag_with_a_comment(where, name):
+    cls = getattr(importlib.import_module(where), name)
     helps = helps_of(cls)
     assert helps.keys() == {field.name for field in fields(cls)}
-    bare = [option_of(name) for name, text in helps.items() if text.startswith(" (default")]
+    bare = [module.option_of(name) for name, text in helps.items() if text.startswith(" (default")]
     assert not bare, f"no comment in the line of {', '.join(bare)}"
 
 
@@ -221,7 +210,7 @@ def test_a_field_has_the_comment_of_the_class_that_declares_it():
 def test_help_is_printed_and_leaves_with_0(option, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/somewhere/train.py"])
     with pytest.raises(SystemExit) as caught:
-        parse(Settings, Shape, ["--lr", "1", option], "Train a model.\n\n    train.py  like this")
+        module.parse(Settings, Shape, ["--lr", "1", option], "Train a model.\n\n    train.py  like this")
     assert caught.value.code == 0
     text = capsys.readouterr().out
     assert text.startswith("usage: train.py ")
@@ -239,28 +228,29 @@ def test_help_is_printed_and_leaves_with_0(option, capsys, monkeypatch):
     ]:
         assert part in text, part
     assert text.count("--vocab-size") == 1
-    assert max(map(len, text.splitlines())) <= WIDTH
+    assert max(map(len, text.splitlines())) <= module.WIDTH
 
 
 @pytest.mark.parametrize("line", ["", "--no-nsp --lr -1e-3 --shots -1,2 --data 'a b' c", "--prompt=-x"])
 def test_the_shown_command_reads_back_as_the_same_settings(line, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["dir/train.py"])
-    found, overrides = parse(Settings, Shape, shlex.split(line) + ["--d-model", "32", "--clip", "none"])
+    argv = [*shlex.split(line), "--d-model", "32", "--clip", "none"]
+    found, overrides = module.parse(Settings, Shape, argv)
     settings = Settings(**found)
-    show(settings, overrides)
+    module.show(settings, overrides)
     text = capsys.readouterr().out
-    assert all(len(row) <= WIDTH + 2 for row in text.splitlines()), "long commands are broken"
+    assert all(len(row) <= module.WIDTH + 2 for row in text.splitlines()), "long commands are broken"
     program, *argv = shlex.split(text.replace("\\\n", ""))
     assert program == "train.py" and argv[:2] != ["--d-model", "32"], "the script's own settings first"
-    found, again = parse(Settings, Shape, argv)
+    found, again = module.parse(Settings, Shape, argv)
     assert (Settings(**found), again) == (settings, overrides)
     assert "--clip" in argv and "--task" not in argv, "a flag's default says nothing of this run"
-    show(settings, overrides, script="other.py")
+    module.show(settings, overrides, script="other.py")
     assert capsys.readouterr().out.startswith("other.py ")
 
 
 def test_common_settings_are_those_of_every_script():
-    names = [field.name for field in fields(CommonSettings)]
+    names = [field.name for field in fields(module.CommonSettings)]
     assert names == ["out", "seed", "device", "precision", "compile", "overwrite"]
 
 
@@ -274,7 +264,7 @@ def test_a_field_below_its_least_value_is_named_by_its_flag():
 
 def test_what_a_run_reads_from_is_not_overwritten_by_it():
     @dataclass(frozen=True, kw_only=True)
-    class FromModel(CommonSettings):
+    class FromModel(module.CommonSettings):
         """Reads a model."""
 
         model: str | None = None  # a folder
@@ -286,5 +276,5 @@ def test_what_a_run_reads_from_is_not_overwritten_by_it():
 
 
 def test_only_what_is_none_is_filled_in():
-    settings = CommonSettings(seed=0).filled_in(dict(seed=7, out="here", not_a_field=3))
+    settings = module.CommonSettings(seed=0).filled_in(dict(seed=7, out="here", not_a_field=3))
     assert (settings.seed, settings.out) == (0, "here"), "0 is a value, not a gap"

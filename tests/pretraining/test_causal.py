@@ -116,7 +116,8 @@ def test_loss_and_metrics_equal_a_plain_loop(objective, decoder, bpe):
     assert metrics["accuracy"].item() == pytest.approx(n_right / n, rel=1e-6)
 
 
-def test_floor_is_the_mean_of_the_grammar(bpe):
+def test_floor_is_the_mean_of_the_grammar(bpe, objective):
+    assert objective.floor() == {}, "the grammar of this text is unknown"
     texts = ["été", "a tree."]
     floor = {"été": -2.5, "a tree.": -4.0}.get
     corpus = Corpus("known", ["the sun of yesterday and a window"], texts, floor=floor)
@@ -124,10 +125,6 @@ def test_floor_is_the_mean_of_the_grammar(bpe):
     floor = Causal(corpus, bpe, 7, 2).floor()
     assert floor["loss"] == pytest.approx(6.5 / n_token), "nats a token, the end tokens included"
     assert floor["bits_per_byte"] == pytest.approx(6.5 / math.log(2) / (5 + 7)), "bits a byte of text"
-
-
-def test_floor_of_a_text_whose_grammar_is_unknown_is_empty(objective):
-    assert objective.floor() == {}
 
 
 def test_text_shorter_than_a_context_is_refused(bpe):

@@ -8,15 +8,8 @@ import numpy as np
 import pytest
 
 from minilm.plumbing.errors import UserError
-from minilm.pretraining.next_sentence import (
-    DOES_NOT_FOLLOW,
-    FOLLOWS,
-    PackedSentences,
-    SentencePairs,
-    SentenceRuns,
-    padded,
-    sentences,
-)
+from minilm.pretraining import next_sentence
+from minilm.pretraining.next_sentence import DOES_NOT_FOLLOW, FOLLOWS, SentencePairs, SentenceRuns, sentences
 
 CONTEXT = 61
 
@@ -233,7 +226,7 @@ def test_no_rule_on_length_or_position_tells_false_from_true(many_pairs, bpe):
 
 @pytest.mark.parametrize("longest, T", [(1, 8), (8, 8), (9, 16), (57, 61), (61, 61)])
 def test_rows_are_padded_to_a_multiple_of_8_or_the_context(longest, T):
-    rows = padded([[5], [7] * longest, []], -1, 61)
+    rows = next_sentence.padded([[5], [7] * longest, []], -1, 61)
     assert rows.tolist() == [[5] + [-1] * (T - 1), [7] * longest + [-1] * (T - longest), [-1] * T]
 
 
@@ -253,7 +246,7 @@ def test_one_document_is_too_few(bpe, texts):
 
 @pytest.fixture(scope="module")
 def packed(texts, bpe):
-    return PackedSentences(texts, bpe, CONTEXT)
+    return next_sentence.PackedSentences(texts, bpe, CONTEXT)
 
 
 def test_packed_rows_hold_every_sentence_once_in_order(packed, texts, bpe):

@@ -26,7 +26,8 @@ def test_every_row_fills_the_settings_and_nothing_else(model):
     for name, value in RECIPES[model].items():
         argv = [option_of(name), *words_of(value)]  # UserError for a value that the flag itself would refuse
         assert parse(PretrainingSettings, argv=argv)[0] == {name: value}
-    settings = with_recipe(PretrainingSettings(model=model))
+    settings = with_recipe(PretrainingSettings(objective="masked", model=model))
+    assert settings.lr == RECIPES[model]["lr"], "the recipe of the model, and not of the objective"
     left = {field.name for field in fields(settings) if getattr(settings, field.name) is None}
     by_hand = {"out", "tokenizer", "eval_every", "init", "teacher", "n_documents", "extend_vocabulary"} - set(
         RECIPES[model]
@@ -78,11 +79,6 @@ def test_a_model_goes_on_at_the_rate_of_its_own_size(model):
     settings = with_recipe(PretrainingSettings(model=model, init="runs/masked"))
     assert settings.lr == RECIPES[model]["lr"], "gpt2-xl would go on at five times its rate"
     assert settings.steps == 400
-
-
-def test_the_recipe_is_that_of_the_model_and_not_of_the_objective():
-    settings = with_recipe(PretrainingSettings(objective="masked", model="bert-large"))
-    assert settings.lr == RECIPES["bert-large"]["lr"]
 
 
 def test_what_is_no_preset_that_can_be_trained_is_named(tmp_path):

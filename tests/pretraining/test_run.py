@@ -17,15 +17,7 @@ from minilm.plumbing.errors import UserError
 from minilm.plumbing.folders import RUN_FILES
 from minilm.pretraining import run
 from minilm.pretraining.causal import Causal
-from minilm.pretraining.run import (
-    OBJECTIVES,
-    Distilling,
-    Pretraining,
-    PretrainingSettings,
-    Row,
-    check_fit,
-    with_recipe,
-)
+from minilm.pretraining.run import Distilling, Pretraining, PretrainingSettings, check_fit, with_recipe
 from minilm.texts import corpus as data
 
 
@@ -47,9 +39,9 @@ def settings(**changes) -> PretrainingSettings:
 SHAPE = dict(d_model=8, n_head=2, d_ff=12)
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", run.OBJECTIVES)
 def test_each_objective_is_wired_to_what_fits_it(name):
-    row = OBJECTIVES[name]
+    row = run.OBJECTIVES[name]
     assert row.objective.name == name
     taken = inspect.signature(row.objective).parameters.keys()
     flags = {field.name for field in dataclasses.fields(PretrainingSettings)}
@@ -73,8 +65,8 @@ def test_an_objective_of_ones_own_with_a_head_is_a_row_of_the_table(monkeypatch)
             loss = torch.nn.functional.binary_cross_entropy_with_logits(found, later)
             return loss, dict(loss=loss)
 
-    row = Row(Sorted, lambda objective, *_: ([], dict(share=objective.share), []), "gpt-tiny", "--lr 1")
-    monkeypatch.setitem(OBJECTIVES, "sorted", row)
+    row = run.Row(Sorted, lambda objective, *_: ([], dict(share=objective.share), []), "gpt-tiny", "--lr 1")
+    monkeypatch.setitem(run.OBJECTIVES, "sorted", row)
     folder = Pretraining(settings(objective="sorted", mask_share=0.3), SHAPE).run()
     results = json.loads((folder / "results.json").read_text())
     assert results["share"] == 0.3, "a setting goes to the argument of its name"
@@ -148,6 +140,7 @@ def test_a_student_is_made_of_its_teachers_layers(tmp_path):
     teacher = small.model("masked")
     save(teacher, small.tokenizer(), tmp_path / "teacher")
     settings = with_recipe(PretrainingSettings(objective="distillation", teacher=str(tmp_path / "teacher")))
+    assert len(Distilling(settings).texts().train) == 30 and settings.n_documents == 140, "few, and all of it"
     student, tokenizer = Distilling(settings, {"n_encoder_layer": 1}).start(None)
     assert tokenizer.vocab == small.tokenizer().vocab and student.config.n_segments == 0
     assert torch.equal(student.tokens.weight, teacher.tokens.weight)
@@ -158,12 +151,6 @@ def test_a_student_is_made_of_its_teachers_layers(tmp_path):
     save(teacher, None, tmp_path / "bare")
     with pytest.raises(UserError, match="bare: no tokenizer in it"):
         Distilling(dataclasses.replace(settings, teacher=str(tmp_path / "bare"))).start(None)
-
-
-def test_a_student_reads_few_of_the_texts_and_its_table_all(tmp_path):
-    save(small.model("masked"), small.tokenizer(), tmp_path / "run")
-    settings = with_recipe(PretrainingSettings(objective="distillation", teacher=str(tmp_path / "run")))
-    assert len(Distilling(settings).texts().train) == 30 and settings.n_documents == 140
 
 
 def test_a_later_regime_starts_from_a_model_that_can_read(tmp_path):

@@ -12,20 +12,14 @@ import torch
 from minilm import world
 from minilm.plumbing.errors import UserError
 from minilm.reinforcement import preferences as module
-from minilm.reinforcement.preferences import (
-    PairObjective,
-    encode_prompts,
-    load_preferences,
-    sampled_pairs,
-    world_preferences,
-)
+from minilm.reinforcement.preferences import encode_prompts, load_preferences, world_preferences
 from minilm.tokenizer.rows import END, prompt_ids
 
 TOKENIZER = small.tokenizer()
 PROMPTS = ["Ana likes", "Rui", "The old baker found two red", "Ana sells a lamp. The"]
 
 
-class LastIds(PairObjective):
+class LastIds(module.PairObjective):
     """A reward without a model: how many tokens a text has, in tens."""
 
     def rewards(self, model, batch):
@@ -189,7 +183,7 @@ def talkative(env, make_gpt, monkeypatch):
 
 
 def drawn(env, prompts=PROMPTS * 5, n_answer=6, temperature=0.8):
-    return sampled_pairs(env.reference, env, prompts, n_answer, 1, temperature)
+    return module.sampled_pairs(env.reference, env, prompts, n_answer, 1, temperature)
 
 
 def test_a_liked_answer_is_paired_with_another_to_the_same_prompt(talkative):

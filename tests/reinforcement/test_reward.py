@@ -10,16 +10,7 @@ import torch
 from minilm.checkpoint import save
 from minilm.plumbing.errors import UserError
 from minilm.reinforcement import reward as module
-from minilm.reinforcement.reward import (
-    BradleyTerry,
-    Normalised,
-    RewardModel,
-    Rule,
-    held_out_accuracy,
-    load_function,
-    load_reward_model,
-    reward_model_from,
-)
+from minilm.reinforcement.reward import BradleyTerry, Normalised, RewardModel, reward_model_from
 from minilm.tokenizer.bpe import BPE, SPECIAL_TOKENS
 from minilm.training.loop import train
 
@@ -92,7 +83,7 @@ def test_a_reward_model_learns_a_plain_preference(gpt, env, preferences, tmp_pat
     objective, model = BradleyTerry(preferences, env, 8), reward_model_from(gpt, 0)
     outcome = train(model, objective, small.settings(steps=25, batch_size=8, lr=1e-2), tmp_path, TOKENIZER)
     assert outcome["after"]["accuracy"] == 1 and outcome["after"]["loss"] < 0.3
-    again = load_reward_model(tmp_path, TOKENIZER)
+    again = module.load_reward_model(tmp_path, TOKENIZER)
     small.assert_equal(again.state_dict(), model.state_dict())
     assert not again.training
 
@@ -104,25 +95,25 @@ def test_a_folder_without_a_reward_model_of_these_tokens_is_refused(gpt, tmp_pat
     wrong = dict(foreign="another tokenizer", policy="is it a reward model", silent="tokenizer.json")
     for name, message in (wrong | dict(nowhere="no such folder")).items():
         with pytest.raises(UserError, match=message):
-            load_reward_model(tmp_path / name, TOKENIZER)
+            module.load_reward_model(tmp_path / name, TOKENIZER)
 
 
 def test_the_accuracy_is_that_of_the_pairs_with_wilson_s_interval(gpt, env, preferences):
     objective, model = BradleyTerry(preferences, env, 4), reward_model_from(gpt, 0)
     expected = float(objective.loss(model, objective.batch(0, "validation"))[1]["accuracy"])
-    share, low, high = held_out_accuracy(model, objective, preferences.held_out_pairs)
+    share, low, high = module.held_out_accuracy(model, objective, preferences.held_out_pairs)
     assert share == pytest.approx(expected) and 0 < share < 1
     assert share * 9 == pytest.approx(round(share * 9), abs=1e-12), "a share, without float32's rounding"
     for end in (low, high):  # the ends solve (p - share)^2 = z^2 p (1 - p) / n
         assert (end - share) ** 2 == pytest.approx(1.96**2 * end * (1 - end) / 9, rel=1e-9)
     assert low < share < high
     turned = [(p, b, a) for p, a, b in preferences.held_out_pairs]
-    assert held_out_accuracy(model, objective, turned)[0] == pytest.approx(1 - share)
+    assert module.held_out_accuracy(model, objective, turned)[0] == pytest.approx(1 - share)
 
 
 def test_a_rule_scores_prompt_and_answer(rollout):
     texts = [("p", " a"), ("prompt", " answer"), ("", ""), ("x", " yy"), ("x", " z")]
-    found = Rule(lambda prompt, answer: len(prompt) + 10 * len(answer)).scores(rollout, texts)
+    found = module.Rule(lambda prompt, answer: len(prompt) + 10 * len(answer)).scores(rollout, texts)
     assert found.tolist() == [11, 66, 0, 21, 11], "the answer comes without outer white space"
     assert found.dtype == torch.float32
 
@@ -135,7 +126,7 @@ def test_a_rule_that_gives_no_number_names_the_text(rollout, value):
         return value if answer == "worse" else 1.0
 
     with pytest.raises(UserError, match="the reward function (gave|raised) .* for 'Ana' and .*'worse'"):
-        Rule(worse).scores(rollout, [("p", " fine"), ("Ana", " worse")])
+        module.Rule(worse).scores(rollout, [("p", " fine"), ("Ana", " worse")])
 
 
 def test_a_function_is_found_by_its_name(tmp_path, monkeypatch):
@@ -143,7 +134,7 @@ def test_a_function_is_found_by_its_name(tmp_path, monkeypatch):
     (tmp_path / "my_rules.py").write_text(text)
     (tmp_path / "broken_rules.py").write_text("1 / 0\n")
     monkeypatch.chdir(tmp_path)
-    assert load_function("my_rules:short")("a", "bcd") == -3
+    assert module.load_function("my_rules:short")("a", "bcd") == -3
     for name, message in (
         ("my_rules", "expected module:function"),
         (":short", "cannot import"),
@@ -153,7 +144,7 @@ def test_a_function_is_found_by_its_name(tmp_path, monkeypatch):
         ("my_rules:level", "expected module:function"),
     ):
         with pytest.raises(UserError, match=message):
-            load_function(name)
+            module.load_function(name)
 
 
 class Fixed:

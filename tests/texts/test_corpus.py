@@ -13,16 +13,7 @@ from minilm import world
 from minilm.plumbing.errors import UserError
 from minilm.pretraining.next_sentence import SentencePairs
 from minilm.texts import corpus as data
-from minilm.texts.corpus import (
-    Corpus,
-    cut,
-    draw,
-    load_corpus,
-    one_line,
-    python_docs,
-    split_by_hash,
-    without,
-)
+from minilm.texts.corpus import Corpus, cut, draw, load_corpus, one_line, python_docs, split_by_hash, without
 from minilm.tokenizer.bpe import BPE, SPECIAL_TOKENS
 
 
@@ -85,6 +76,7 @@ def test_at_least_two_are_held_out_and_left_where_there_are_four():
 
 
 def test_without_compares_words_not_spacing():
+    assert one_line("  To\tbe,\n\n or not ") == "To be, or not", "the words and nothing else"
     assert without(["a  b", "ab", "c", "c"], ["a\nb", "d"]) == ["ab", "c", "c"]
     pairs = [("b", "1"), ("a", "2"), ("b", "3"), ("c", "4")]
     assert without(pairs, [("a ", "9"), ("d", "1")], lambda pair: pair[0]) == [pairs[0], *pairs[2:]]
@@ -335,7 +327,3 @@ def test_this_python_once_and_without_importing_the_library():
     imported = {name for name in set(sys.modules) - before if not name.startswith("pydoc_data")}
     assert not imported, f"reading docstrings imported {sorted(imported)[:5]}"
     assert python_docs() is found, "a second call in a process reads no file again"
-
-
-def test_one_line_keeps_the_words_and_nothing_else():
-    assert one_line("  To\tbe,\n\n or not ") == "To be, or not"

@@ -8,7 +8,7 @@ import tracemalloc
 from collections import Counter
 
 import pytest
-from slow_tokens import MIXED, kind_of, random_text, scan
+from slow_tokens import MIXED, gpt2_name, kind_of, random_text, scan
 
 from minilm.plumbing.errors import UserError
 from minilm.tokenizer import bpe as tokenizer
@@ -350,12 +350,6 @@ def test_damaged_and_foreign_files_are_named(tmp_path, bpe):
         with pytest.raises(UserError, match=f"{what}.json") as error:
             BPE.load(tmp_path / f"{what}.json")
         assert "\n" not in str(error.value), f"{what}: one line"
-
-
-def gpt2_name(token):
-    """A token as GPT-2's files write it: bytes without a glyph of their own move to U+0100 and on."""
-    moved = [byte for byte in range(256) if not (33 <= byte <= 126 or 161 <= byte <= 172 or 174 <= byte)]
-    return "".join(chr(256 + moved.index(byte)) if byte in moved else chr(byte) for byte in token)
 
 
 def write_gpt2(bpe, folder):

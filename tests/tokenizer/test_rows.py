@@ -10,18 +10,8 @@ import torch
 
 from minilm.model.config import ModelConfig
 from minilm.plumbing.errors import UserError
-from minilm.tokenizer.rows import (
-    RaggedRows,
-    alike,
-    decoder_begin,
-    framed,
-    located_ids,
-    prompt_ids,
-    rows_of,
-    text_ids,
-    text_rows,
-    word_ids,
-)
+from minilm.tokenizer import rows as module
+from minilm.tokenizer.rows import RaggedRows, decoder_begin, framed, prompt_ids, rows_of, text_ids, text_rows
 
 TOKENIZER = small.tokenizer()
 PAD, CLS, SEP, END = map(TOKENIZER.special_id, ("[PAD]", "[CLS]", "[SEP]", "<|endoftext|>"))
@@ -64,11 +54,11 @@ def test_a_batch_is_padded_on_the_right():
 
 def test_rows_of_similar_length_stand_together():
     lengths = random.Random(0).choices(range(9), k=23)
-    parts = alike(lengths, 4)
+    parts = module.alike(lengths, 4)
     assert [len(part) for part in parts] == [4] * 5 + [3]
     order = np.concatenate(parts).tolist()
     assert order == sorted(range(23), key=lengths.__getitem__), "shortest first, equal ones as they stood"
-    assert alike([], 4) == []
+    assert module.alike([], 4) == []
 
 
 def test_a_text_is_framed_as_in_pre_training():
@@ -76,7 +66,7 @@ def test_a_text_is_framed_as_in_pre_training():
     assert list(text_rows(TOKENIZER, BOTH, [A])) == [[CLS, *ids(" " + A), SEP]]
     assert list(text_rows(TOKENIZER, DECODER, [A])) == [[END, *ids(A), END]], "a GPT reads no space there"
     assert SEP not in text_ids(TOKENIZER, ENCODER, "one [SEP] two"), "special tokens in a text are text"
-    found, places = located_ids(TOKENIZER, ENCODER, A)
+    found, places = module.located_ids(TOKENIZER, ENCODER, A)
     assert found == text_ids(TOKENIZER, ENCODER, A) and places[0][0] == 0 and places[-1][1] == len(A)
 
 
@@ -94,7 +84,7 @@ def test_a_decoder_begins_with_cls_and_that_of_a_published_bart_with_its_start_b
 @pytest.mark.parametrize("config", [ENCODER, DECODER, BOTH])
 def test_words_are_cut_as_in_a_text(config):
     words = ["Rui", "sells", "quinces", ".", "Ana", ",", "too", "!"]
-    pieces = word_ids(TOKENIZER, config, words)
+    pieces = module.word_ids(TOKENIZER, config, words)
     flat = [token for piece in pieces for token in piece]
     assert flat == text_ids(TOKENIZER, config, "Rui sells quinces. Ana, too!"), "not as in pre-training"
     assert len(pieces) == len(words)

@@ -8,38 +8,20 @@ import numpy as np
 import pytest
 
 from minilm.plumbing.errors import UserError
-from minilm.training.metrics import (
-    accuracy,
-    confusion_matrix,
-    corpus_bleu,
-    entities,
-    entity_f1,
-    exact_match,
-    is_entity_tag,
-    macro_f1,
-    normal_answer,
-    paired,
-    paired_numbers,
-    pearson,
-    ranks,
-    spearman,
-    squad_exact_match,
-    squad_f1,
-    true_answers,
-    words,
-)
+from minilm.training import metrics
+from minilm.training.metrics import corpus_bleu, entity_f1, macro_f1, pearson, spearman, true_answers, words
 
 TRUTH, GUESS = [0, 0, 1, 1, 1, 2, 2, 3], [0, 1, 1, 1, 2, 2, 0, 4]
 
 
 def test_accuracy():
-    assert accuracy(TRUTH, GUESS) == 0.5
-    assert accuracy(["a", "b", "c"], ["a", "b", "b"]) == pytest.approx(2 / 3), "labels may be texts"
+    assert metrics.accuracy(TRUTH, GUESS) == 0.5
+    assert metrics.accuracy(["a", "b", "c"], ["a", "b", "b"]) == pytest.approx(2 / 3), "labels may be texts"
 
 
 def test_confusion_matrix_has_the_truth_in_its_rows():
     expected = [[1, 1, 0, 0, 0], [0, 2, 1, 0, 0], [1, 0, 1, 0, 0], [0, 0, 0, 0, 1], [0, 0, 0, 0, 0]]
-    found = confusion_matrix(TRUTH, GUESS, 5)
+    found = metrics.confusion_matrix(TRUTH, GUESS, 5)
     assert found.tolist() == expected, "rows are the truth, columns the guesses"
     assert np.issubdtype(found.dtype, np.integer)
 
@@ -47,7 +29,7 @@ def test_confusion_matrix_has_the_truth_in_its_rows():
 @pytest.mark.parametrize("truth, guess", [([0, 3], [0, 1]), ([0, 1], [0, 3]), ([-1, 0], [0, 0]), ([0], [-1])])
 def test_confusion_matrix_refuses_unknown_classes(truth, guess):
     with pytest.raises(UserError, match="must be from 0 to 2"):
-        confusion_matrix(truth, guess, 3)
+        metrics.confusion_matrix(truth, guess, 3)
 
 
 def test_macro_f1_facts():
@@ -96,21 +78,21 @@ def test_a_constant_guess_correlates_with_nothing(correlation):
     assert correlation(X, [0.1] * 5) == correlation([0.1] * 5, Y) == 0.0, "not NaN, nor a rounding error"
 
 
-@pytest.mark.parametrize("correlation", [pearson, spearman, paired_numbers])
+@pytest.mark.parametrize("correlation", [pearson, spearman, metrics.paired_numbers])
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_correlation_of_what_is_not_finite_is_refused(correlation, bad):
     with pytest.raises(UserError, match="not finite"):
         correlation(X, [*Y[:4], bad])
-    assert paired_numbers([1, 2], [3, 4])[0].dtype == np.float64
+    assert metrics.paired_numbers([1, 2], [3, 4])[0].dtype == np.float64
 
 
 def test_ranks_equal_a_plain_count():
     values = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5]
     expected = [sum(v < x for v in values) + (sum(v == x for v in values) + 1) / 2 for x in values]
-    assert ranks(values).tolist() == expected, "equal values take the mean of the places they fill"
+    assert metrics.ranks(values).tolist() == expected, "equal values take the mean of the places they fill"
 
 
-@pytest.mark.parametrize("metric", [accuracy, macro_f1, pearson, spearman, paired])
+@pytest.mark.parametrize("metric", [metrics.accuracy, macro_f1, pearson, spearman, metrics.paired])
 @pytest.mark.parametrize("n_true, n_guess", [(0, 0), (2, 3), (3, 2), (1, 2)])
 def test_unequal_numbers_are_refused(metric, n_true, n_guess):
     with pytest.raises(UserError, match=f"{n_true} true values and {n_guess} guessed"):
@@ -141,17 +123,17 @@ CHUNKS = [
 
 @pytest.mark.parametrize("tags, expected", CHUNKS)
 def test_entities(tags, expected):
-    assert entities(tags.split()) == expected
+    assert metrics.entities(tags.split()) == expected
 
 
 @pytest.mark.parametrize("tag, is_one", [("O", True), ("B-x", True), ("S-a-b", True), ("I-", False)]
                          + [(tag, False) for tag in ("NOUN", "", "o", "X-x", "OO", "B_x")]
                          + [(tag, True) for tag in ("B", "I", "M-x", "L-x", "U-x")])  # fmt: skip
 def test_tags(tag, is_one):
-    assert is_entity_tag(tag) == is_one
+    assert metrics.is_entity_tag(tag) == is_one
     if not is_one:
         with pytest.raises(UserError, match=f"tag '{tag}'"):
-            entities(["O", tag])
+            metrics.entities(["O", tag])
 
 
 def conlleval(truth, guess):
@@ -231,7 +213,7 @@ def test_entity_f1_refuses_unequal_numbers():
     ],
 )
 def test_normal_answer(text, expected):
-    assert normal_answer(text) == expected
+    assert metrics.normal_answer(text) == expected
 
 
 def test_true_answers():
@@ -256,8 +238,8 @@ def test_true_answers():
     ],
 )
 def test_squad_facts(prediction, answers, exact, f1):
-    assert squad_exact_match(prediction, answers) == exact
-    assert squad_f1(prediction, answers) == pytest.approx(f1)
+    assert metrics.squad_exact_match(prediction, answers) == exact
+    assert metrics.squad_f1(prediction, answers) == pytest.approx(f1)
 
 
 # Text to text
@@ -310,10 +292,10 @@ def test_brevity_penalty():
 
 
 def test_exact_match_is_the_share_of_whole_texts_and_forgives_white_space_only():
-    assert exact_match(["a b", "A", "c.", "d"], [" a  b\n", "a", "c", "d"]) == 0.5
-    assert exact_match(["a b"], ["ab"]) == 0.0
+    assert metrics.exact_match(["a b", "A", "c.", "d"], [" a  b\n", "a", "c", "d"]) == 0.5
+    assert metrics.exact_match(["a b"], ["ab"]) == 0.0
     with pytest.raises(ValueError, match="zip"):
-        exact_match(["a", "b"], ["a"])
+        metrics.exact_match(["a", "b"], ["a"])
 
 
 def test_bleu_facts():

@@ -11,19 +11,7 @@ from minilm.plumbing.errors import UserError
 from minilm.pretraining.causal import Causal
 from minilm.pretraining.masked import Masked
 from minilm.texts.corpus import Corpus
-from minilm.training.objective import (
-    IGNORED,
-    Objective,
-    add_metrics,
-    autocast,
-    count_correct,
-    micro_batches,
-    notes_on_cuts,
-    perplexity,
-    summed_cross_entropy,
-    tensors,
-    to_device,
-)
+from minilm.training import objective as module
 
 MAKERS = {
     "causal": Causal,
@@ -44,11 +32,11 @@ def equal(one: dict, other: dict) -> bool:
 
 
 def test_what_was_cut_is_a_note():
-    assert notes_on_cuts(0, "cut {:,} texts", 12) == ()
-    assert notes_on_cuts(1234, "cut {:,} texts", 12) == ("cut 1,234 texts to fit --context 12 tokens",)
+    assert module.notes_on_cuts(0, "cut {:,} texts", 12) == ()
+    assert module.notes_on_cuts(1234, "cut {:,} texts", 12) == ("cut 1,234 texts to fit --context 12 tokens",)
 
 
-class Plain(Objective):
+class Plain(module.Objective):
     """The least that an objective is."""
 
     def batch(self, step, split):
@@ -58,14 +46,21 @@ class Plain(Objective):
         return 0.0, {}
 
 
+def global_states() -> tuple:
+    return np.random.get_state()[1].tolist(), torch.get_rng_state().tolist(), random.getstate()
+
+
 def test_batch_is_a_function_of_seed_split_and_step(make):
     objective = make()
     first = objective.batch(7, "train")
+    np.random.seed(5), torch.manual_seed(5), random.seed(5)
+    before = global_states()
     assert len(first["input_ids"]) == 5 and first["input_ids"].shape[1] <= 61
     for step in (0, 7, 8):
         objective.batch(step, "validation")
         objective.batch(step, "train")
-    assert equal(objective.batch(7, "train"), first), "a batch depends on the batches made before it"
+    assert before == global_states(), "making a batch must not move a random state: dropout would change"
+    assert equal(objective.batch(7, "train"), first), "a batch depends on those before it or a random state"
     assert equal(make().batch(7, "train"), first), "another object with the same seed gives another batch"
     assert not equal(objective.batch(8, "train"), first), "another step gives the same batch"
     assert not equal(make(seed=4).batch(7, "train"), first), "another seed gives the same batch"
@@ -81,17 +76,6 @@ def test_batches_never_read_the_other_split(make, documents, tagged_corpus):
     assert equal(objective.batch(0, "validation"), other_train.batch(0, "validation"))
     assert not equal(objective.batch(2, "train"), other_train.batch(2, "train"))
     assert not equal(objective.batch(0, "validation"), other_validation.batch(0, "validation"))
-
-
-def test_batches_leave_global_random_states_alone(make):
-    objective = make()
-    first = objective.batch(1, "train")
-    np.random.seed(5), torch.manual_seed(5), random.seed(5)
-    before = np.random.get_state()[1].tolist(), torch.get_rng_state().tolist(), random.getstate()
-    again = objective.batch(1, "train")
-    after = np.random.get_state()[1].tolist(), torch.get_rng_state().tolist(), random.getstate()
-    assert equal(first, again), "a batch must not read a global random state: resuming would change it"
-    assert before == after, "making a batch must not move a global random state: dropout would change"
 
 
 @pytest.mark.parametrize("text", ["", "D3 s1 été.", "日本 été \U0001f600 tree"])
@@ -111,7 +95,7 @@ def test_sizes_out_of_range_are_refused(byte_bpe, arguments, named):
 
 
 def test_an_objective_needs_batch_and_loss(byte_bpe):
-    class Half(Objective):
+    class Half(module.Objective):
         def batch(self, step, split):
             return {}
 
@@ -122,7 +106,7 @@ def test_an_objective_needs_batch_and_loss(byte_bpe):
 @pytest.mark.parametrize("n", [1, 2, 3, 7, 10])
 def test_micro_batches_lose_no_row(n):
     batch = dict(a=torch.arange(7), n_label=torch.tensor(5.0), b=torch.arange(14).view(7, 2))
-    parts = micro_batches(batch, n)
+    parts = module.micro_batches(batch, n)
     assert len(parts) == min(n, 7)
     for name in ("a", "b"):
         assert torch.equal(torch.cat([part[name] for part in parts]), batch[name]), "a row was lost or moved"
@@ -134,17 +118,17 @@ def test_micro_batches_lose_no_row(n):
 def test_add_metrics_adds_and_lets_go_of_the_graph():
     totals = {}
     for value in (1, 2.5):
-        add_metrics(totals, dict(loss=torch.tensor(float(value), requires_grad=True) * 2))
-    add_metrics(totals, dict(right=torch.tensor(3)))
+        module.add_metrics(totals, dict(loss=torch.tensor(float(value), requires_grad=True) * 2))
+    module.add_metrics(totals, dict(right=torch.tensor(3)))
     assert {name: float(value) for name, value in totals.items()} == dict(loss=7.0, right=3.0)
     assert not totals["loss"].requires_grad, "metrics that keep the graph keep all its memory"
 
 
 def test_tensors_are_int64_and_plain_numbers_0d_floats():
     ids = np.array([[1, 2]])
-    tensors(dict(ids=ids))["ids"].zero_()
+    module.tensors(dict(ids=ids))["ids"].zero_()
     assert ids.tolist() == [[1, 2]], "whoever changes a batch would change the text"
-    out = tensors(dict(ids=ids.astype(np.int32), flags=np.array([True]), n=3, m=np.int64(2**20)))
+    out = module.tensors(dict(ids=ids.astype(np.int32), flags=np.array([True]), n=3, m=np.int64(2**20)))
     assert out["ids"].dtype == out["flags"].dtype == torch.int64 and out["ids"].tolist() == [[1, 2]]
     assert out["n"].shape == out["m"].shape == () and out["n"].dtype == torch.float32
     assert out["n"] == 3 and out["m"] == 2**20
@@ -153,26 +137,26 @@ def test_tensors_are_int64_and_plain_numbers_0d_floats():
 def test_bf16_is_for_matrix_products_and_on_request():
     a = torch.rand(3, 4)
     for precision, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
-        with autocast(precision, torch.device("cpu")):
+        with module.autocast(precision, torch.device("cpu")):
             assert (a @ a.T).dtype == dtype and (a + a).dtype == torch.float32
 
 
 def test_summed_cross_entropy_equals_a_plain_loop():
     logits = torch.randn(2, 3, 7, dtype=torch.float64)
-    labels = torch.tensor([[6, IGNORED, 0], [IGNORED, 2, 3]])
+    labels = torch.tensor([[6, module.IGNORED, 0], [module.IGNORED, 2, 3]])
     expected = 0.0
     for b in range(2):
         for t in range(3):
-            if labels[b, t] != IGNORED:
+            if labels[b, t] != module.IGNORED:
                 p = logits[b, t].exp() / logits[b, t].exp().sum()
                 expected -= p[labels[b, t]].log().item()
-    found = summed_cross_entropy(logits, labels).item()
+    found = module.summed_cross_entropy(logits, labels).item()
     assert found == pytest.approx(expected, rel=1e-12), "a sum in nats over what counts, no mean and no bits"
 
 
 def test_summed_cross_entropy_without_a_label_is_0_with_finite_gradients():
     logits = torch.randn(2, 3, 7, requires_grad=True)
-    loss = summed_cross_entropy(logits, torch.full((2, 3), IGNORED))
+    loss = module.summed_cross_entropy(logits, torch.full((2, 3), module.IGNORED))
     loss.backward()
     assert loss.item() == 0, "a mean over no labels is NaN"
     assert torch.equal(logits.grad, torch.zeros(2, 3, 7))
@@ -180,23 +164,24 @@ def test_summed_cross_entropy_without_a_label_is_0_with_finite_gradients():
 
 def test_count_correct_counts_the_highest_logit_and_no_ignored_label():
     logits = torch.tensor([[[0.0, 2, 1], [3, 1, 1]], [[0, 1, 9], [0, 1, 9]]])
-    assert count_correct(logits, torch.tensor([[1, 0], [2, 1]])).item() == 3
-    assert count_correct(logits, torch.tensor([[1, IGNORED], [IGNORED, 1]])).item() == 1
-    assert count_correct(logits, torch.full((2, 2), IGNORED)).item() == 0
+    assert module.count_correct(logits, torch.tensor([[1, 0], [2, 1]])).item() == 3
+    assert module.count_correct(logits, torch.tensor([[1, module.IGNORED], [module.IGNORED, 1]])).item() == 1
+    assert module.count_correct(logits, torch.full((2, 2), module.IGNORED)).item() == 0
 
 
 def test_perplexity_is_how_many_tokens_one_would_hesitate_between():
-    assert perplexity(math.log(7)) == pytest.approx(7) and perplexity(0.0) == 1.0
-    assert math.isfinite(perplexity(5000.0)), "a model that has diverged gets its table too"
+    assert module.perplexity(math.log(7)) == pytest.approx(7) and module.perplexity(0.0) == 1.0
+    assert math.isfinite(module.perplexity(5000.0)), "a model that has diverged gets its table too"
 
 
 def test_a_batch_goes_to_the_device_by_name():
     batch = dict(input_ids=torch.arange(6).view(2, 3), n_label=torch.tensor(5.0))
-    moved = to_device(batch, torch.device("meta"))
+    moved = module.to_device(batch, torch.device("meta"))
     assert list(moved) == list(batch)
     assert all(value.device.type == "meta" for value in moved.values())
     assert moved["input_ids"].shape == (2, 3) and moved["n_label"].shape == ()
-    assert all(torch.equal(value, batch[n]) for n, value in to_device(batch, torch.device("cpu")).items())
+    stayed = module.to_device(batch, torch.device("cpu"))
+    assert all(torch.equal(value, batch[name]) for name, value in stayed.items())
 
 
 def test_a_batch_goes_to_a_gpu_without_waiting():
@@ -212,5 +197,5 @@ def test_a_batch_goes_to_a_gpu_without_waiting():
             return self
 
     calls = []
-    to_device(dict(a=Spy()), torch.device("cuda"))
+    module.to_device(dict(a=Spy()), torch.device("cuda"))
     assert calls == ["pinned", ("cuda", True)], "a copy from memory that is not pinned waits"
