@@ -4,7 +4,7 @@ from ..checkpoint import is_published, load_config
 from ..plumbing.errors import UserError
 from ..plumbing.settings import option_of
 from ..pretraining.recipes import LARGE, RECIPES
-from ..pretraining.run import OBJECTIVES, options_of, settings_of
+from ..pretraining.run import OBJECTIVES, settings_of
 
 # Of a model that no pre-training run of ours has left.
 OBJECTIVE_OF = {"encoder": "masked", "decoder": "causal", "encoder-decoder": "denoising"}
@@ -27,7 +27,7 @@ def continued_command(given: dict, overrides: dict) -> dict:
         raise UserError(f"{option_of(name)}: with --init model and tokenizer are those of the run")
     saved = settings_of(given["init"])
     if saved and saved["objective"] != "distillation":  # a student goes on by itself, as its kind does
-        options = options_of(OBJECTIVES[saved["objective"]].objective, saved)
+        options = OBJECTIVES[saved["objective"]].objective.options(saved)
         kept = {"objective", "model", "lr"} | options.keys() - {"batch_size", "seed"}
         return {name: value for name, value in saved.items() if name in kept} | given
     config = load_config(given["init"])

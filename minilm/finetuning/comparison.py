@@ -13,6 +13,7 @@ import torch
 
 from ..model.transformer import Transformer, build
 from ..training.loop import make_optimizer, train
+from ..training.metrics import share_interval
 from .examples import Parts
 from .heads import WithHead, put_head_on
 from .moving import SMALL, let_move, rate_of, share_and_start
@@ -103,7 +104,11 @@ def told(task: Task, predictions: list[Prediction]) -> list[str]:
     wrong = [p for p in predictions if task.written(p.truth) != task.written(p.guess)][:1]
     chosen = [*wrong, *(p for p in predictions if p not in wrong)][:3]
     lines = [line for p in sorted(chosen, key=predictions.index) for line in shown(task, p)]
-    return ["First seed: " + ", ".join(f"{name} {value:.3f}" for name, value in figures.items()), "", *lines]
+    first = "First seed: " + ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
+    if task.metric in ("accuracy", "exact_match"):  # a share of the examples
+        low, high = share_interval(figures[task.metric], len(predictions))
+        first += f" (95 % interval of the {task.metric} {low:.3f} to {high:.3f})"
+    return [first, "", *lines]
 
 
 def shown(task: Task, prediction: Prediction) -> list[str]:

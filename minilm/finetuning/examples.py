@@ -154,3 +154,12 @@ def write_rows(path: Path, rows: Iterable[Sequence]) -> None:
     cells = ([" ".join(str(cell).split()) for cell in row] for row in rows)
     csv.writer(file, "excel-tab", lineterminator="\n").writerows(cells)
     atomic_write(path, file.getvalue())
+
+
+def write_predictions(task, predictions: list, path: Path) -> None:
+    """Write predictions.tsv: text, truth, prediction, probability of each."""
+    rows = [("text", "truth", "prediction", "probability")]
+    for p in predictions:
+        chance = "" if p.probability is None else f"{p.probability:.4f}"
+        rows.append((p.text, "" if p.truth is None else task.written(p.truth), task.written(p.guess), chance))
+    write_rows(path, rows)

@@ -22,10 +22,10 @@ from ..plumbing.script import begin, choose_device, finish
 from ..pretraining.run import start_model
 from ..texts.corpus import VALIDATION_SEED
 from ..tokenizer.bpe import BPE, SPECIAL_TOKENS
-from ..training.metrics import share_interval
+from . import examples
 from .classification import Classification
 from .comparison import HEADER, closing, confusion, other_ways, prepared, shown, told, trained
-from .examples import Parts, check_parts, names_of, read_examples, read_parts, texts_in, write_rows
+from .examples import Parts, check_parts, names_of, read_examples, read_parts, texts_in
 from .heads import WithHead
 from .settings import PAIRS, TASKS, FinetuningSettings, check_fit, with_recipe
 from .tasks import FineTuning, Prediction, Task
@@ -54,7 +54,7 @@ def finetune(settings: FinetuningSettings) -> Path:
         results["chosen"].append(result)
         if out:
             first = task, predictions, out
-            write_predictions(*first)
+            examples.write_predictions(task, predictions, out / folders.PREDICTIONS)
         for way, result in other_ways(body, task, one, own).items():
             results[way].append(result)
     close(settings, results, *first)
@@ -118,15 +118,11 @@ def close(settings, results: dict, task: Task, predictions: list[Prediction], ou
     """Print the closing tables and examples, and write results.json: the run is finished."""
     rows, figures = closing(results, settings, task)
     tables = [(rows, (*HEADER, task.metric))]
-    n, sure = len(predictions), ""
-    if task.metric in ("accuracy", "exact_match"):
-        sure = "; 95 % interval of the first seed {:.3f} to {:.3f}".format(
-            *share_interval(results["chosen"][0].score, n)
-        )
-    lines = [f"Measured on {n:,} examples of {names_of(settings)[2]}{sure}.", *told(task, predictions)]
+    part = f"Measured on {len(predictions):,} examples of {names_of(settings)[2]}."
+    lines = [part, *told(task, predictions)]
     if isinstance(task, Classification):
         rows, labels = confusion(task.labels, predictions), task.labels
-        write_rows(out / folders.CONFUSION, [("truth", *labels), *rows])
+        examples.write_rows(out / folders.CONFUSION, [("truth", *labels), *rows])
         tables += [(rows, ("true, taken for:", *labels))] * (len(labels) <= 12)
     then, seconds = f"python finetune.py --model {out} --predict FILE", results["chosen"][0].seconds
     finish(out, settings, tables, lines, figures, seconds, then)
@@ -138,24 +134,15 @@ def predict(settings: FinetuningSettings) -> Path:
     if source is None:
         raise UserError(f"--predict: no finished runs/{settings.task}; name the fine-tuned folder by --model")
     model, task = load_finetuned(source, str(choose_device(settings.device)))
-    examples, n_skipped = read_examples([settings.predict], task.fields, settings.skip_bad, truth=False)
-    predictions = task.predict(model, examples, 4 * (settings.batch_size or 32))
+    given, n_skipped = read_examples([settings.predict], task.fields, settings.skip_bad, truth=False)
+    predictions = task.predict(model, given, 4 * (settings.batch_size or 32))
     out = folders.choose_folder("predictions", settings.out, settings.overwrite)
-    write_predictions(task, predictions, out)
+    examples.write_predictions(task, predictions, out / folders.PREDICTIONS)
     print(*(line for p in predictions[:3] for line in shown(task, p)), sep="\n")
     if n_skipped:
         print(f"left out {n_skipped:,} examples (--skip-bad)")
     print(f"\nSaved {len(predictions):,} predictions of {source} in {out / folders.PREDICTIONS}.")
     return out
-
-
-def write_predictions(task: Task, predictions: list[Prediction], folder: Path) -> None:
-    """Write predictions.tsv."""
-    rows = [("text", "truth", "prediction", "probability")]
-    for p in predictions:
-        chance = "" if p.probability is None else f"{p.probability:.4f}"
-        rows.append((p.text, "" if p.truth is None else task.written(p.truth), task.written(p.guess), chance))
-    write_rows(folder / folders.PREDICTIONS, rows)
 
 
 def load_finetuned(folder: str | Path, device: str = "cpu") -> tuple[WithHead, Task]:

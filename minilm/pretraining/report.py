@@ -34,14 +34,6 @@ def with_perplexity(metrics: dict, key: str) -> dict:
     return metrics and metrics | dict(perplexity=perplexity(metrics[key]))
 
 
-def lowest_loss(log: list[dict], last: float) -> list[str]:
-    """Return a line where the validation loss has risen by more than a hundredth since it was lowest."""
-    looks = [(line["loss"], line["step"]) for line in log if line["split"] == "validation"]
-    loss, step = min(looks, default=(last, 0))
-    told = f"The loss on the validation texts was lowest at step {step:,}, {loss:.3f}: fewer steps will do."
-    return [told] if last > 1.01 * loss else []
-
-
 def causal_closing(objective: Causal, model, before: dict, after: dict, settings) -> tuple:
     """The loss beside the grammar's own, and a text that the model wrote."""
     before, after = with_perplexity(before, "loss"), with_perplexity(after, "loss")

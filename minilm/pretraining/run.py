@@ -8,7 +8,6 @@ row of OBJECTIVES, and its flags in `PretrainingSettings`: each goes to the argu
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from inspect import signature
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
 
@@ -23,6 +22,7 @@ from ..plumbing.script import begin, choose_device, finish, process_count, proce
 from ..texts.corpus import load_corpus
 from ..texts.pairs import load_pairs
 from ..tokenizer.bpe import BPE, SPECIAL_TOKENS
+from ..training.checkpoints import lowest_loss
 from ..training.loop import TrainingSettings, train
 from ..training.objective import Objective
 from . import report
@@ -132,7 +132,7 @@ class Pretraining:
 
     def objective(self, corpus, tokenizer: BPE, **more) -> Objective:
         """Return what is learnt from the texts; `more` are further arguments of its class."""
-        options = options_of(self.row.objective, vars(self.settings)) | more
+        options = self.row.objective.options(vars(self.settings)) | more
         return self.row.objective(corpus, tokenizer, **options)
 
     def closing(self, objective: Objective, model, before: dict, after: dict) -> tuple[list, dict, list[str]]:
@@ -164,7 +164,7 @@ class Pretraining:
                 results |= dict(loss_before=before["loss"], loss_after=after["loss"], parameters=n_weight)
                 results |= dict(bits_per_byte=after.get("bits_per_byte"))
                 results |= dict(tokens_per_second=outcome["tokens_per_second"])
-                lines = [report.NATS, "", *examples, "", *report.lowest_loss(read_log(folder), after["loss"])]
+                lines = [report.NATS, "", *examples, "", *lowest_loss(read_log(folder), after["loss"])]
                 lines.append(f"{n_weight:,} weights.")
                 is_world = settings.data[0].startswith("world")
                 then = self.then if is_world else "python extract.py --model {run} --data FILE"
@@ -207,12 +207,6 @@ def settings_of(start: str) -> dict:
     if is_published(start) or ((folder / CONFIG).exists() and "objective" not in known):
         return {}
     return read_settings(folder, PretrainingSettings)[0]
-
-
-def options_of(objective: type[Objective], settings: dict) -> dict:
-    """Return the settings that are arguments of the class, by their name there."""
-    taken = signature(objective).parameters.keys() - {"corpus", "tokenizer", "teacher"}
-    return {name: value for name, value in settings.items() if name in taken}
 
 
 def with_recipe(settings: PretrainingSettings) -> PretrainingSettings:

@@ -203,6 +203,14 @@ class Run:
         return Interrupted(f"stopped after step {self.step} of {self.settings.steps}{kept}")
 
 
+def lowest_loss(log: list[dict], last: float) -> list[str]:
+    """Return a line where the validation loss has risen by more than a hundredth since it was lowest."""
+    looks = [(line["loss"], line["step"]) for line in log if line["split"] == "validation"]
+    loss, step = min(looks, default=(last, 0))
+    told = f"The loss on the validation texts was lowest at step {step:,}, {loss:.3f}: fewer steps will do."
+    return [told] if last > 1.01 * loss else []
+
+
 def go_on_from(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict:
     """Put a checkpoint's weights and moments in place, drop what the log has after it; return its state."""
     state, path = load_trainer(folder), folder / TRAINER

@@ -7,6 +7,7 @@ the whole batch, so the losses and metrics of micro-batches, or of processes, ad
 
 import math
 from abc import ABC, abstractmethod
+from inspect import signature
 from itertools import pairwise
 
 import numpy as np
@@ -35,6 +36,12 @@ class Objective(ABC):
     state: object = None  # what it carries from step to step, kept in each checkpoint
     head: nn.Module | None = None  # weights of its own, which `loss` finds as `model.head`
     patience = 0  # of a run of pre-training, as in `checkpoints.EarlyStopping`
+
+    @classmethod
+    def options(cls, settings: dict) -> dict:
+        """Return the settings that are arguments of the class, by their name there."""
+        taken = signature(cls).parameters.keys() - {"corpus", "tokenizer", "teacher"}
+        return {name: value for name, value in settings.items() if name in taken}
 
     def __init__(self, tokenizer: BPE, context: int, batch_size: int, seed: int = 0):
         for flag, value, least in (("context", context, 1), ("batch-size", batch_size, 1), ("seed", seed, 0)):

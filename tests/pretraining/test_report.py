@@ -12,7 +12,7 @@ from minilm.plumbing.script import table
 from minilm.pretraining import baselines, report
 from minilm.pretraining.causal import Causal
 from minilm.pretraining.masked import Masked, fill_examples
-from minilm.pretraining.report import HEADER, causal_closing, lowest_loss, masked_closing
+from minilm.pretraining.report import HEADER, causal_closing, masked_closing
 from minilm.tokenizer.bpe import BPE, SPECIAL_TOKENS
 
 
@@ -119,14 +119,6 @@ def test_causal_closing_stands_beside_the_floor(world_corpus, world_bpe, decoder
     assert columns["next token right"] == (0.01, 0.66, None)
     assert examples[-1] == objective.sample(model).strip()
     assert len(table(rows, HEADER).splitlines()) == len(rows) + 2
-
-
-def test_a_loss_that_rose_again_is_told_with_its_step():
-    log = [dict(split="train", loss=0.1, step=9)]
-    losses = ((0, 3.0), (250, 0.359), (500, 0.374))
-    log += [dict(split="validation", loss=loss, step=step) for step, loss in losses]
-    assert "lowest at step 250, 0.359" in lowest_loss(log, 0.374)[0]
-    assert lowest_loss(log, 0.361) == [] == lowest_loss([], 1.0), "less than a hundredth is noise"
 
 
 def test_causal_closing_without_a_floor(tagged_corpus, bpe, decoder):

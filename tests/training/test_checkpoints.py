@@ -12,7 +12,7 @@ from minilm.checkpoint import load_trainer
 from minilm.plumbing.errors import UserError
 from minilm.plumbing.folders import read_log
 from minilm.training import checkpoints
-from minilm.training.checkpoints import EarlyStopping, Progress, Run, ctrl_c_as_a_wish, evaluate
+from minilm.training.checkpoints import EarlyStopping, Progress, Run, ctrl_c_as_a_wish, evaluate, lowest_loss
 from minilm.training.loop import train
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -252,3 +252,13 @@ def test_outside_the_main_thread_signals_are_left_alone():
     thread.start()
     thread.join()
     assert seen == [(False, handlers)]
+
+
+def test_a_loss_that_rose_again_is_told_with_its_step():
+    log = [dict(split="train", loss=0.1, step=9)]
+    log += [
+        dict(split="validation", loss=loss, step=step)
+        for step, loss in ((0, 3.0), (250, 0.359), (500, 0.374))
+    ]
+    assert "lowest at step 250, 0.359" in lowest_loss(log, 0.374)[0]
+    assert lowest_loss(log, 0.361) == [] == lowest_loss([], 1.0), "less than a hundredth is noise"
