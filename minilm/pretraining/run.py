@@ -168,8 +168,7 @@ class Pretraining:
                 lines.append(f"{n_weight:,} weights.")
                 is_world = settings.data[0].startswith("world")
                 then = self.then if is_world else "python extract.py --model {run} --data FILE"
-                then, seconds = then.format(run=folder), outcome["seconds"]
-                finish(folder, settings, tables, lines, results, seconds, then)
+                finish(folder, settings, tables, lines, results, outcome["seconds"], then.format(run=folder))
         return folder
 
 

@@ -197,9 +197,7 @@ def train(
             if run.step % settings.save_every == 0 or stop:
                 run.save()
             if stop:
-                any_process_wishes(
-                    stop
-                )  # who left while the first one saves would end it: torchrun stops all
+                any_process_wishes(stop)  # a process that leaves while the first saves would end it
                 raise run.interrupted()
         after = run.finish()
     model.eval()
