@@ -6,10 +6,11 @@ import small
 import torch
 
 from minilm.extraction import features
-from minilm.extraction.features import Reading, checked_rows, embed, extract
+from minilm.extraction.features import Reading, checked_rows, embed, extract, extract_tokens
 from minilm.model.config import ModelConfig
 from minilm.model.transformer import build
 from minilm.plumbing.errors import UserError
+from minilm.tokenizer.rows import word_rows
 
 TOKENIZER = small.tokenizer()
 TEXTS = ["Rui sells bread.", "Ana found a lamp on Monday. Rui likes two red pens.", "Ana sells pens.", "Ana"]
@@ -111,6 +112,16 @@ def test_embed_gives_the_vectors_in_the_order_of_the_texts():
     for i, text in enumerate(TEXTS):
         np.testing.assert_allclose(found[i], plain(model, text, Reading(L, "mean")), atol=1e-5)
     assert embed(model, TOKENIZER, [], pooling="concat-last-4").shape == (0, 4 * D)
+
+
+@pytest.mark.parametrize("kind", ["masked", "causal"])
+def test_tokens_are_those_of_the_row_alone(kind):
+    model, words = small.model(kind), [["Ana", "likes", "Wollongong"], ["Rui", "sat", "."]]
+    rows, _ = word_rows(TOKENIZER, model.config, words, 24)
+    for ids, found in zip(rows, extract_tokens(model, rows, 1, tokens_per_batch=100), strict=True):
+        expected = model.hidden_states(torch.tensor([ids]))[1][0].detach()
+        assert found.dtype == np.float32 and found.base is None
+        np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_what_cannot_be_read_is_named():

@@ -56,9 +56,7 @@ def test_sentences_are_encoded_with_a_space_before(texts, bpe):
     flat = [bpe.encode(" " + s) for text in texts for s in sentences(text)]
     pieces = [ids[i : i + 14] for ids in flat for i in range(0, len(ids), 14)]
     found = [ids.tolist() for ids in np.split(encoded.ids, encoded.edges[1:-1])]
-    assert found == pieces, (
-        "with a space before; what is too long for a row stands as several, and none is lost"
-    )
+    assert found == pieces, "with a space before; what is too long for a row stands as several, none is lost"
     assert encoded.n_cut == sum(len(ids) > 14 for ids in flat) > 0
 
 

@@ -29,10 +29,8 @@ def test_every_row_fills_the_settings_and_nothing_else(model):
     settings = with_recipe(PretrainingSettings(objective="masked", model=model))
     assert settings.lr == RECIPES[model]["lr"], "the recipe of the model, and not of the objective"
     left = {field.name for field in fields(settings) if getattr(settings, field.name) is None}
-    by_hand = {"out", "tokenizer", "eval_every", "init", "teacher", "n_documents", "extend_vocabulary"} - set(
-        RECIPES[model]
-    )
-    assert left == by_hand, "the loop needs a value for all others"
+    by_hand = {"out", "tokenizer", "eval_every", "init", "teacher", "n_documents", "extend_vocabulary"}
+    assert left == by_hand - set(RECIPES[model]), "the loop needs a value for all others"
     assert settings.context <= PRESETS[model].max_positions
     assert settings.warmup < settings.steps
 

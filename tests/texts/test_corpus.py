@@ -44,10 +44,8 @@ def test_few_validation_documents_are_watched_drawn_by_their_words():
     rows = sum(max(1, len(text.encode()) // 60) for text in few.validation)
     assert 80 < rows <= 90 and few.train == ["a"], "an evaluation reads more rows than were asked for"
     assert [text for text in documents if text in few.validation] == few.validation, "the order is lost"
-    assert few.notes == (
-        "first",
-        f"{len(few.validation)} of 400 validation documents are watched, about 90 rows (--eval-rows)",
-    )
+    watched = f"{len(few.validation)} of 400 validation documents are watched, about 90 rows (--eval-rows)"
+    assert few.notes == ("first", watched)
     turned = Corpus("other", ["b"], documents[::-1]).watched(90, context=20)
     assert turned.validation == few.validation[::-1], "which are watched depends on more than their words"
     assert whole.watched(10_000, 20) is whole and len(whole.watched(1, 20).validation) == 8

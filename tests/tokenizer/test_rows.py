@@ -143,3 +143,32 @@ def test_what_is_cut_is_counted_and_fits():
     for longest, seconds in ((2, None), (4, [B]), (31, None)):
         with pytest.raises(UserError, match=f"--context {longest}: a row must have from . to 30 tokens"):
             text_rows(TOKENIZER, ENCODER, [A], seconds, longest=longest)
+
+
+@pytest.mark.parametrize("config", [ENCODER, DECODER])
+def test_a_word_is_read_at_its_first_token(config):
+    sentences = [["Ana", "likes", "Wollongong"], ["Rui", "sat", "."]]
+    rows, columns = module.word_rows(TOKENIZER, config, sentences, config.max_positions)
+    joined = text_rows(TOKENIZER, config, ["Ana likes Wollongong", "Rui sat."])
+    assert list(rows) == list(joined), "a space before each word, none before a full stop"
+    assert (rows.pad_id, rows.n_cut) == (joined.pad_id, 0)
+    for row, words, found in zip(rows, sentences, columns, strict=True):
+        assert len(found) == len(words)
+        for word, start, end in zip(words, found, [*found[1:], len(row) - 1], strict=True):
+            assert TOKENIZER.decode(row[start:end]).strip() == word
+
+
+def test_words_beyond_the_cut_have_no_column():
+    rows, (columns, short) = module.word_rows(TOKENIZER, ENCODER, [["Ana", "sat"] * 30, ["Ana"]], 20)
+    assert rows.n_cut == 1 and rows.lengths[0] == 20
+    assert 1 < len(columns) < 60 and max(columns) < 19 and short == [1]
+
+
+def test_a_word_of_which_nothing_is_left_is_unknown():
+    class Empty(type(TOKENIZER)):
+        def encode(self, text, allow_special=True):
+            return []
+
+    empty = Empty(TOKENIZER.vocab, TOKENIZER.merges, TOKENIZER.special_tokens)
+    unknown = TOKENIZER.special_id("[UNK]")
+    assert module.word_ids(empty, ENCODER, ["", "x"]) == [[unknown], [unknown]]

@@ -284,13 +284,6 @@ def test_words(text, expected):
     assert words(text) == expected
 
 
-def test_brevity_penalty():
-    reference = "the cat sat on the mat today"
-    assert corpus_bleu(["the cat sat on"], [reference]) == pytest.approx(100 * math.exp(1 - 7 / 4))
-    longer = corpus_bleu([reference + " again"], [reference])
-    assert longer == pytest.approx(100 * (7 / 8 * 6 / 7 * 5 / 6 * 4 / 5) ** 0.25), "it pays by its precision"
-
-
 def test_exact_match_is_the_share_of_whole_texts_and_forgives_white_space_only():
     assert metrics.exact_match(["a b", "A", "c.", "d"], [" a  b\n", "a", "c", "d"]) == 0.5
     assert metrics.exact_match(["a b"], ["ab"]) == 0.0
@@ -298,7 +291,7 @@ def test_exact_match_is_the_share_of_whole_texts_and_forgives_white_space_only()
         metrics.exact_match(["a", "b"], ["a"])
 
 
-def test_bleu_facts():
+def test_bleu_facts_and_its_brevity_penalty():
     texts = ["The cat sat on the mat.", "Yes!", "A dog, and a cat, slept."]
     assert corpus_bleu(texts, texts) == pytest.approx(100)
     assert corpus_bleu(["A B C D e"], ["a b c d e"]) < 20, "capitals matter, and so does the order"
@@ -306,6 +299,10 @@ def test_bleu_facts():
     # right/total: words 5/6, pairs 3/5, threes 2/4, fours 1/3; 6 words for 7
     expected = 100 * math.exp(1 - 7 / 6) * (5 / 6 * 3 / 5 * 2 / 4 * 1 / 3) ** 0.25
     assert corpus_bleu(["a b c d x e"], ["a b c d e f g"]) == pytest.approx(expected)
+    reference = "the cat sat on the mat today"
+    assert corpus_bleu(["the cat sat on"], [reference]) == pytest.approx(100 * math.exp(1 - 7 / 4))
+    longer = corpus_bleu([reference + " again"], [reference])
+    assert longer == pytest.approx(100 * (7 / 8 * 6 / 7 * 5 / 6 * 4 / 5) ** 0.25), "it pays by its precision"
 
 
 def test_a_run_counts_no_more_often_than_the_reference_has_it():

@@ -127,6 +127,10 @@ def test_a_domain_is_stories_or_reports():
 
 
 def test_what_cannot_be_is_reported():
+    check("place", "farm", world.PLACES)
+    told = "unknown place 'markt'.*did you mean 'market'.*there are market, kitchen"
+    with pytest.raises(UserError, match=told):
+        check("place", "markt", world.PLACES)
     for fixed, message in ((dict(place="markt"), "did you mean 'market'"), (dict(hat="red"), "unknown hat")):
         with pytest.raises(UserError, match=message):
             Story(0, 0, **fixed)
@@ -176,10 +180,3 @@ def test_shared_words_alone_do_not_settle_next_sentence_prediction():
     assert 0.81 < accuracy < 0.87, accuracy
     same_place = sum(stories[i - 1].place == stories[i].place for i in range(3000)) / 3000
     assert 0.90 < 1 - same_place / 2 < 0.94
-
-
-def test_check_names_the_nearest():
-    check("place", "farm", world.PLACES)
-    told = "unknown place 'markt'.*did you mean 'market'.*there are market, kitchen"
-    with pytest.raises(UserError, match=told):
-        check("place", "markt", world.PLACES)
