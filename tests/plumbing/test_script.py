@@ -47,6 +47,19 @@ def test_what_is_given_is_laid_over_the_run_that_goes_on(monkeypatch):
         command(monkeypatch, "--resume --task sort")
 
 
+def test_a_bar_shows_a_long_stretch_and_changes_nothing(monkeypatch):
+    items = [3, 1, 2]
+    assert list(script.shown(items, "pairs")) == items and len(script.shown(items, "pairs")) == 3
+    seen = []
+    monkeypatch.setattr(script, "tqdm", lambda items, what, **how: seen.append((what, how)) or items)
+    script.shown(items, "pairs")
+    monkeypatch.setenv("RANK", "1")
+    script.shown(items, "rows")
+    (one, first), (_, second) = seen
+    assert one == "pairs" and first["delay"] == 5 and first["leave"] is False, "a short stretch shows nothing"
+    assert first["disable"] is None and second["disable"] is True, "of several processes the first speaks"
+
+
 def test_how_a_run_began_is_of_no_interest_when_it_goes_on(monkeypatch):
     script.begin("count", Settings(out="one"))
     script.begin("count", Settings(out="one", overwrite=True))

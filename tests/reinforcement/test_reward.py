@@ -13,6 +13,7 @@ from minilm.reinforcement import reward as module
 from minilm.reinforcement.reward import BradleyTerry, Normalised, RewardModel, reward_model_from
 from minilm.tokenizer.bpe import BPE, SPECIAL_TOKENS
 from minilm.training.loop import train
+from minilm.training.metrics import share_interval
 
 TOKENIZER = small.tokenizer()
 
@@ -104,9 +105,7 @@ def test_the_accuracy_is_that_of_the_pairs_with_wilson_s_interval(gpt, env, pref
     share, low, high = module.held_out_accuracy(model, objective, preferences.held_out_pairs)
     assert share == pytest.approx(expected) and 0 < share < 1
     assert share * 9 == pytest.approx(round(share * 9), abs=1e-12), "a share, without float32's rounding"
-    for end in (low, high):  # the ends solve (p - share)^2 = z^2 p (1 - p) / n
-        assert (end - share) ** 2 == pytest.approx(1.96**2 * end * (1 - end) / 9, rel=1e-9)
-    assert low < share < high
+    assert (low, high) == share_interval(share, 9)
     turned = [(p, b, a) for p, a, b in preferences.held_out_pairs]
     assert module.held_out_accuracy(model, objective, turned)[0] == pytest.approx(1 - share)
 

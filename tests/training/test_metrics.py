@@ -19,6 +19,14 @@ def test_accuracy():
     assert metrics.accuracy(["a", "b", "c"], ["a", "b", "b"]) == pytest.approx(2 / 3), "labels may be texts"
 
 
+@pytest.mark.parametrize("share, n", [(0.0, 7), (0.25, 24), (1.0, 3)])
+def test_the_ends_of_an_interval_solve_wilsons_equation(share, n):
+    low, high = metrics.share_interval(share, n)
+    for end in (low, high):  # (p - share)^2 = z^2 p (1 - p) / n
+        assert (end - share) ** 2 == pytest.approx(1.96**2 * end * (1 - end) / n, abs=1e-12)
+    assert -1e-12 < low <= share <= high < 1 + 1e-12 and low < high, "inside [0, 1], whatever n"
+
+
 def test_confusion_matrix_has_the_truth_in_its_rows():
     expected = [[1, 1, 0, 0, 0], [0, 2, 1, 0, 0], [1, 0, 1, 0, 0], [0, 0, 0, 0, 1], [0, 0, 0, 0, 0]]
     found = metrics.confusion_matrix(TRUTH, GUESS, 5)
