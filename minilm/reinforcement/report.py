@@ -7,7 +7,7 @@ from .rollout import Measured
 from .settings import ReinforceSettings
 
 FIGURES = {
-    "reward": "reward (deviations of the start's)",
+    "reward": "reward (standard deviations of the start's)",
     "judge": "judge: parses and ends happily",
     "win_rate": "judge prefers it to the start's",
     "reward_win_rate": "reward prefers it to the start's",

@@ -99,7 +99,7 @@ class Rounds:
         columns = dict(start=measure(env.reference, env, s.seed + 2))
         ways = {s.algorithm: {}}
         if s.contrast and s.algorithm == "ppo":  # the hack, and the same pairs without a reward model
-            ways["kl 0"] = UNBOUND | dict(kl=0.0, adaptive_kl=False, steps=max(1, s.steps // 2))
+            ways["kl 0"] = UNBOUND | dict(kl=0.0, adaptive_kl=False)
             ways |= dict(dpo={}) if self.preferences.pairs else {}
         if s.ablate:
             ways = {name: UNBOUND | changes for _, name, changes in SWITCHES}
