@@ -58,8 +58,9 @@ def fit(
         optimizer.zero_grad()
         # R P problems at once: one product of all costs little more than one of a single small problem. They
         # share no weight, so their sum is least where each of them is.
-        loss = (nats(x, y, W, b) * weight).sum()  # mean of -log softmax(x W + b)[label], summed over R and P
-        loss = loss + 0.5 * (l2 * W.square().sum((2, 3))).sum()  # l2 / 2 |W|^2; b may shift freely
+        data = (nats(x, y, W, b) * weight).sum()  # mean of -log softmax(x W + b)[label], summed over R and P
+        penalty = 0.5 * (l2 * W.square().sum((2, 3))).sum()  # l2 / 2 |W|^2; b may shift freely
+        loss = data + penalty
         loss.backward()
         return loss
 

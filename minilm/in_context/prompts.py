@@ -68,7 +68,7 @@ def draw_questions(examples, tests, k: int, seed: int) -> list[Question]:
 
 
 def relabelled(questions: Sequence[Question], control: str, labels: Sequence[str], seed: int) -> list:
-    """Return the questions, other labels in their examples (Min et al. 2022, section 4): chance is left."""
+    """Return the questions with other labels in their examples (Min et al. 2022, section 4)."""
     given = [label for question in questions for _, label in question.examples]
     rng = random.Random(f"{control} labels {seed}")
     if control == "shuffled":

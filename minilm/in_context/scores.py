@@ -94,7 +94,10 @@ def batch_likelihoods(model, prompts: list[list[int]], labels: list[tuple[int, .
 
 
 def label_scores(model, tokenizer, prompt_format: PromptFormat, questions, score: str = "sum") -> Tensor:
-    """Return the score of each label, (N, n_label): log-likelihood, per token, or against no text at all."""
+    """Return the score of each label for each question, (N, n_label); the highest is the answer.
+
+    `sum`: log-likelihood of its tokens; `mean`: per token; `calibrated`: against a text of nothing.
+    """
     labels = label_tokens(tokenizer, prompt_format, model.config)
 
     def likelihoods(asked: Sequence[Question]) -> Tensor:

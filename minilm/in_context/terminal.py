@@ -21,12 +21,8 @@ class Writer:
         self, model, tokenizer, max_new_tokens=50, temperature=None, top_k=None, top_p=None, n_beam=1
     ):
         check_decoder(model)
-        self.model, self.tokenizer, self.max_new_tokens, self.n_beam = (
-            model,
-            tokenizer,
-            max_new_tokens,
-            n_beam,
-        )
+        self.model, self.tokenizer = model, tokenizer
+        self.max_new_tokens, self.n_beam = max_new_tokens, n_beam
         end = tokenizer.special_id("[SEP]" if model.encoder else END)
         if temperature is None:
             temperature = 1.0 if n_beam > 1 else 0.8

@@ -99,7 +99,10 @@ class MultiHeadAttention(nn.Module):
         self.weights: Tensor | None = None  # (B, H, T, S)
 
     def forward(self, x: Tensor, memory=None, bias=None, causal=False, cache=None) -> Tensor:
-        """Let x (B, T, D) gather from x or, in cross-attention, from memory (B, S, D); return (B, T, D)."""
+        """Let each position of x (B, T, D) gather from x or, in cross-attention, from memory (B, S, D).
+
+        `bias`, `causal`: as in `explicit_attention`; `cache`: a `KeyValueCache`. Returns (B, T, D).
+        """
         q = self.split_heads(self.q(x))  # (B, H, T, d_head)
         if memory is not None and cache is not None and cache.length:  # the encoder's text does not change
             k, v = cache.contents()

@@ -2,7 +2,7 @@
 
 8 bytes     n, the length of the header (unsigned, little-endian)
 n bytes     JSON: {"name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}, ...}
-the rest    the numbers, little-endian; data_offsets count from here
+the rest    the numbers, little-endian; data_offsets count from here: unlike a pickle nothing can run
 """
 
 import json

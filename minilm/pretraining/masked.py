@@ -137,10 +137,8 @@ def fill_examples(objective: Masked, model, n: int = 3) -> list[str]:
     texts, tokenizer = objective.texts["validation"], objective.tokenizer
     rng = np.random.default_rng(objective.seed)
     rows = texts.rows(rng.choice(len(texts), min(n, len(texts)), replace=False))
-    ids, count = (
-        rows["input_ids"],
-        np.bincount(objective.texts["train"].ids, minlength=len(objective.token_bytes)),
-    )
+    ids = rows["input_ids"]  # (n, T)
+    count = np.bincount(objective.texts["train"].ids, minlength=len(objective.token_bytes))
     is_rare = (count < 0.02 * count.sum()) & (objective.token_bytes > 2)  # hide a word worth guessing
     special = objective.is_special[ids]  # (n, T)
     fits = (is_rare[ids] | ~is_rare[ids].any(1, keepdims=True)) & ~special

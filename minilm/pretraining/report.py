@@ -42,7 +42,7 @@ def causal_closing(objective: Causal, model, before: dict, after: dict, settings
     compared, what = floor, "the grammar's own: no model can do better"
     if not floor:
         loss = baselines.unigram_loss(objective, objective.streams["train"], "labels")
-        bits = loss * after["bits_per_byte"] / after["loss"]
+        bits = loss * before["bits_per_byte"] / before["loss"]  # not after: that loss may be 0
         compared, what = dict(loss=loss, bits_per_byte=bits), "from word frequencies alone"
         compared = with_perplexity(compared, "loss")
     figures = [(name, key, compared[key], what) for key, name in names.items()]

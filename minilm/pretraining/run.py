@@ -166,7 +166,7 @@ class Pretraining:
                 results |= dict(tokens_per_second=outcome["tokens_per_second"])
                 lines = [report.NATS, "", *examples, "", *lowest_loss(read_log(folder), after["loss"])]
                 lines.append(f"{n_weight:,} weights.")
-                is_world = settings.data[0].startswith("world")
+                is_world = settings.data[0].partition(":")[0] == "world"
                 then = self.then if is_world else "python extract.py --model {run} --data FILE"
                 finish(folder, settings, tables, lines, results, outcome["seconds"], then.format(run=folder))
         return folder
@@ -259,11 +259,9 @@ def newest_or_train(
     UserError where several processes ask for one that is not there: the first alone would know its folder.
     """
     found, kind = find_run(name), kind or kind_of_run(name)
-    default = PretrainingSettings(**dict(objective=name) | kind.defaults, seed=seed, device=device)
-    default = with_recipe(default)
-    command = f"python train.py --objective {default.objective}" + f" --model {default.model}" * bool(
-        kind.defaults
-    )
+    how = dict(objective=name) | kind.defaults
+    default = with_recipe(PretrainingSettings(**how, seed=seed, device=device))
+    command = " ".join(["python train.py", *(f"--{flag} {value}" for flag, value in how.items())])
     if found is None and process_count() > 1:
         raise UserError(f"no finished runs/{name} to start from: {command} makes one")
     if found is None:

@@ -119,12 +119,9 @@ def checked_sources(source, known: Iterable[str]) -> list[str]:
 
 def draw(items: list, n: int | None, seed) -> list:
     """Return n of the items in their order, drawn by a seed; all where n is none, or there are no more."""
-    places = range(len(items))
-    return (
-        items
-        if n is None or n >= len(items)
-        else [items[i] for i in sorted(random.Random(seed).sample(places, n))]
-    )
+    if n is None or n >= len(items):
+        return items
+    return [items[i] for i in sorted(random.Random(seed).sample(range(len(items)), n))]
 
 
 def one_line(text: str) -> str:

@@ -63,7 +63,8 @@ def tagging(n: int, seed: int, held_out: bool | None = False) -> list[tuple[list
 
 
 def questions(n: int, seed: int, held_out: bool | None = False) -> list[tuple[str, str, str, int]]:
-    """Return (context, question, answer, start): of the kinds of question the one that is rarest so far."""
+    """Return (context, question, answer, start) with context[start : start + len(answer)] == answer."""
+    # of the kinds of question that a story allows the rarest so far is asked:
     # most stories do not allow what and who, and answer where, when and how by the pattern alone
     rng, asked, examples = random.Random(f"questions {seed}"), Counter(), []
     for story in draw(n, seed, held_out=held_out):

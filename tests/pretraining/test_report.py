@@ -130,6 +130,8 @@ def test_causal_closing_without_a_floor(tagged_corpus, bpe, decoder):
     assert rows[0][3] == nats, "how often each token occurs, where no floor is known"
     assert math.isclose(rows[1][3], math.exp(nats)) and results["floor_bits_per_byte"] is None
     assert not any("grammar" in row[4] for row in rows), "no grammar is known of a real text"
+    by_heart = dict(loss=0.0, bits_per_byte=0.0, accuracy=1.0)
+    assert causal_closing(objective, model, metrics, by_heart, None)[0][2][3] == rows[2][3], "bits of a token"
 
 
 def test_slot_accuracy_is_none_where_no_thing_is_a_token(world_corpus, encoder):

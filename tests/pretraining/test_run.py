@@ -164,7 +164,8 @@ def test_a_later_regime_starts_from_a_model_that_can_read(tmp_path):
 
 
 def test_a_run_returns_the_folder_that_holds_all_of_it(capsys):
-    folder = Pretraining(settings(objective="causal"), SHAPE).run()
+    Path("texts.txt").rename("world.txt")  # of the user's, whatever it is called
+    folder = Pretraining(settings(objective="causal", data=("world.txt",)), SHAPE).run()
     assert folder == Path("runs/causal")
     assert sorted(path.name for path in folder.iterdir()) == sorted(RUN_FILES)
     assert minilm.load(folder)[0].config.d_ff == 12, "a field of the model that differs from its preset"
