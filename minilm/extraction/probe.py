@@ -9,7 +9,6 @@ Sources: Alain and Bengio 2016 (linear probes); Nocedal and Wright 2006, chapter
 """
 
 import random
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 
@@ -19,13 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..texts.corpus import one_line
+from ..training.metrics import WORD
 
 L2_CHOICES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # strengths of the penalty to choose from
 L2_WITHOUT_CHOICE = 1e-1  # where one label a class leaves none to choose by
 N_FOLD = 4
 MANY_LABELS = 1000  # from here on one fold says enough
 MOST_WORDS = 5000  # columns of a bag of words
-WORD = re.compile(r"\w+")
 
 
 def fit(

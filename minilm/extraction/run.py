@@ -113,7 +113,8 @@ def token_columns(settings, model, tokenizer, parts: dict, readings: list, how: 
     data, config = settings.data, model.config
     if data == "world" or data.lower().endswith(".conll"):
         sentences = world.tagging(WORLD_SENTENCES, settings.seed) if data == "world" else read_conll(data)[0]
-        rows, places = word_rows(tokenizer, config, [words for words, _ in sentences], config.max_positions)
+        longest = tokenizer.longest or config.max_positions
+        rows, places = word_rows(tokenizer, config, [words for words, _ in sentences], longest)
         # Some words are cut.
         kept = [(pair, len(found)) for pair, found in zip(sentences, places, strict=True)]
         names, tags = ([item for pair, n in kept for item in pair[column][:n]] for column in (0, 1))

@@ -12,7 +12,6 @@ what each says, and a small model does not learn it on its way to [CLS]; in |u -
 is then also a vector of every text by itself: `extract.py --similar` with the fine-tuned folder.
 """
 
-import re
 from typing import ClassVar
 
 import torch
@@ -20,8 +19,6 @@ import torch
 from .. import world
 from ..training import metrics
 from .tasks import HeadTask, Prediction
-
-WORD = re.compile(r"\w+")  # without the mark that stands close to it
 
 
 class Similarity(HeadTask):
@@ -65,7 +62,7 @@ class Similarity(HeadTask):
     @classmethod
     def trivial(cls, train, test):
         """Guess by the share of words that both texts have: of all those in either."""
-        words = [[set(WORD.findall(text.lower())) for text in pair] for *pair, _ in test]
+        words = [[set(metrics.WORD.findall(text.lower())) for text in pair] for *pair, _ in test]
         return [len(a & b) / max(1, len(a | b)) for a, b in words]
 
     def written(self, value, text=None):

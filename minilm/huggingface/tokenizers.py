@@ -37,7 +37,7 @@ def read_tokenizer(folder: Path, values: dict) -> tuple[BPE | WordPiece | None, 
     try:
         kind = (whole.get("model") or {}).get("type")
         if (folder / "vocab.txt").exists() or kind == "WordPiece":
-            return read_wordpiece(folder, whole, settings), []
+            return read_wordpiece(folder, whole, settings), differing(whole, "single_word")
         if (folder / "vocab.json").exists() and (folder / "merges.txt").exists() or kind == "BPE":
             return read_bpe(folder, whole, settings, values)
         if whole.get("model"):
@@ -86,9 +86,15 @@ def read_bpe(folder: Path, whole: dict, settings: dict, values: dict) -> tuple[B
         tokenizer.aliases["[START]"] = start
     prefix = "its tokenizer reads every text with a space before it: encode(' ' + text)"
     notes = [prefix] if settings.get("add_prefix_space") else []
-    if greedy := [entry["content"] for entry in whole.get("added_tokens") or () if entry.get("lstrip")]:
-        notes.append(f"its tokenizer drops the spaces before {', '.join(greedy)}: write none there")
-    return tokenizer, notes
+    return tokenizer, notes + differing(whole, "lstrip", "single_word")
+
+
+def differing(whole: dict, *switches: str) -> list[str]:
+    """Return notes on tokens that were added with switches which ours does not have."""
+    said = dict(lstrip="drops the spaces before {}: write none there")
+    said |= dict(single_word="reads {} only as a whole word; ours inside a word too")
+    found = {s: [e["content"] for e in whole.get("added_tokens") or () if e.get(s)] for s in switches}
+    return ["its tokenizer " + said[s].format(", ".join(tokens)) for s, tokens in found.items() if tokens]
 
 
 def roles_and_added(folder: Path, whole: dict, settings: dict, roles: dict) -> tuple[dict, dict, list[str]]:

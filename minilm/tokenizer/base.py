@@ -102,7 +102,8 @@ class Tokenizer:
 
     def save(self, path: str | Path) -> None:
         """Write, or replace, one JSON file, atomically."""
-        data = {"format": self.FORMAT} | {name: getattr(self, name) for name in self.SAVED}
+        names = [*self.SAVED] + ["longest"] * (self.longest is not None)
+        data = {"format": self.FORMAT} | {name: getattr(self, name) for name in names}
         options = dict(ensure_ascii=False, separators=(",\n", ": "))
         text = json.dumps(data, default=lambda token: token.decode(*AS_TEXT), **options)
         atomic_write(path, text.encode("utf-8", "backslashreplace") + b"\n")  # writes \udcxx as JSON does
@@ -114,7 +115,10 @@ class Tokenizer:
         try:
             if data.pop("format", None) != cls.FORMAT:
                 raise ValueError(f"its format is not {cls.FORMAT!r}")
-            return cls(**cls.read(data))
+            longest = data.pop("longest", None)
+            tokenizer = cls(**cls.read(data))
+            tokenizer.longest = longest
+            return tokenizer
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: cannot be read as a tokenizer saved by minilm ({error})") from None
 

@@ -168,7 +168,9 @@ class BPE(Tokenizer):
         new = [token for token in dict.fromkeys(a + b for a, b in merges) if token not in known]
         vocab = self.vocab | dict(enumerate(new, start=self.vocab_size))
         same = self.special_tokens, self.pattern, self.aliases, self.added_tokens
-        return BPE(vocab, self.merges + merges, *same)
+        more = BPE(vocab, self.merges + merges, *same)
+        more.longest = self.longest
+        return more
 
     def count_words(self, texts) -> dict[bytes, int]:
         """Count each distinct word once for all: merging looks at thousands of words, not at millions."""

@@ -25,6 +25,9 @@ from ..texts.corpus import one_line
 ENTITY_TAG = re.compile(r"O|[BIESMLU](-.+)?")
 MARKS = dict(M="I", L="E", U="S")  # of BMES and BILOU tags, under the names of BIOES
 ARTICLES = re.compile(r"\b(a|an|the)\b")
+# A word of a bag of words; of scripts without spaces a letter (Thai to Khmer, Chinese and Japanese).
+ALONE = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"
+WORD = re.compile(rf"[{ALONE}]|[^\W{ALONE}]+")
 NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 MAX_ORDER = 4  # longest run of words that BLEU counts
 # The NIST script's rules, in its order: what stands by itself. "3,000.5" and "don't" stay whole, "10-year" is

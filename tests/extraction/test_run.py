@@ -148,7 +148,7 @@ def test_lines_that_are_one_text_are_pointed_out(capsys):
     assert not capsys.readouterr().err
 
 
-def test_columns_of_a_conll_file():
+def test_columns_of_a_conll_file(monkeypatch):
     path = write("a.conll", "Ana B-person\nlikes O\nbread O\n\nRui B-person\nsat O\n")
     found, results = token_columns(-1, data=path)
     assert found["tokens"] == ["Ana", "likes", "bread", "Rui", "sat"]
@@ -158,6 +158,9 @@ def test_columns_of_a_conll_file():
     states = extract_tokens(MODEL, rows, -1)
     np.testing.assert_array_equal(found["embeddings"][3], states[1][1])
     np.testing.assert_array_equal(found["embeddings"][1], states[0][places[0][1]])
+    with monkeypatch.context() as patch:
+        patch.setattr(TOKENIZER, "longest", 3)
+        assert token_columns(-1, data=path)[0]["tokens"] == ["Ana", "Rui"], "read on beyond `longest`"
 
 
 def test_columns_of_a_text_are_all_its_tokens():

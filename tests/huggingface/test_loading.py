@@ -342,6 +342,9 @@ def test_a_model_of_text_vectors_says_how_much_of_a_text_it_reads(longest, kept,
     (model, tokenizer), text = load(folder), "ana sell " * 40
     vectors = embed(model, tokenizer, [text, "ana sell " * ((kept - 2) // 2) + "ana" * (kept % 2)])
     np.testing.assert_allclose(*vectors, atol=1e-6, err_msg="read on beyond max_seq_length")
+    minilm.save(model, tokenizer, tmp_path / "run")
+    again = embed(*minilm.load(tmp_path / "run"), [text])[0]
+    np.testing.assert_allclose(again, vectors[0], atol=1e-6, err_msg="forgotten in a run folder")
 
 
 def test_weights_that_do_not_fit_are_named(tmp_path):

@@ -148,6 +148,10 @@ def test_what_is_otherwise_there_is_said(tmp_path):
     write(folder, tokenizer={"added_tokens": tokens})
     notes = read_tokenizer(folder, ROBERTA)[1]
     assert notes == ["its tokenizer drops the spaces before <mask>: write none there"]
+    folder, n = published.folder(tmp_path / "bert", "bert"), len(published.BERT_TOKENS)
+    tokens = [{"id": n, "content": "covid", "single_word": True, "special": False}]
+    write(folder, tokenizer={"added_tokens": tokens}, added_tokens={"covid": n})
+    assert "reads covid only as a whole word" in read_tokenizer(folder, BERT)[1][0]
 
 
 def test_where_a_decoder_starts(tmp_path):
