@@ -150,7 +150,7 @@ def test_a_bag_counts_the_commonest_words_of_the_training_texts(monkeypatch):
     assert sorted(test[0]) == [0, 0, 1, 2] and test[1].sum() == 0
     the = int(train[0].argmax())
     assert test[0, the] == 2, "columns must mean the same words in all parts"
-    for text, n_word in (("猫と犬、猫", 3), ("แมวA1หมา", 7), ("não, NÃO", 1)):
+    for text, n_word in (("猫と犬、猫", 3), ("แมวA1หมา", 6), ("não, NÃO", 1)):
         assert probe.bag_of_words([text])[0].shape == (1, n_word), f"{text}: where no spaces are, letters"
     monkeypatch.setattr("minilm.extraction.probe.MOST_WORDS", 1)
     (train,) = probe.bag_of_words(["b a b", "b c"])
