@@ -13,7 +13,6 @@ A file is old or new and never half, but a process killed between two files leav
 That is why trainer.pt holds the weights too: resuming reads trainer.pt alone.
 """
 
-from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -27,9 +26,13 @@ from .plumbing import folders
 from .plumbing.errors import UserError
 from .plumbing.folders import CONFIG, FORMAT, SETTINGS, TOKENIZER, TRAINER, WEIGHTS, read_json
 from .plumbing.safetensors import check_state, read_tensors, write_tensors
-from .plumbing.settings import kind_of, parts_of
+from .plumbing.settings import checked
 from .tokenizer.bpe import BPE
 from .tokenizer.wordpiece import WordPiece
+
+# What trainer.pt holds for resuming: the moments of each weight that moves, what patience and objective carry.
+STATE = dict(step=int, seconds=float, before=dict | None, model=dict, optimizer=dict, stopping=dict)
+STATE["objective"] = float | None
 
 
 def load(path: str | Path, device: str = "cpu") -> tuple[nn.Module, BPE | WordPiece | None]:
@@ -54,9 +57,19 @@ def save(model: nn.Module, tokenizer, path: str | Path, overwrite: bool = False)
 
 def save_model(folder: Path, model: nn.Module, tokenizer=None) -> None:
     """Write config.json, tokenizer.json and model.safetensors, the weights last: with them it is a model."""
+    save_description(folder, model, tokenizer)
+    save_weights(folder, model)
+
+
+def save_description(folder: Path, model: nn.Module, tokenizer=None) -> None:
+    """Write config.json and tokenizer.json."""
     folders.write_json(folder / CONFIG, {"format": FORMAT, **model.config.to_dict()})
     if tokenizer is not None:
         tokenizer.save(folder / TOKENIZER)
+
+
+def save_weights(folder: Path, model: nn.Module) -> None:
+    """Write model.safetensors."""
     # Simpler weights than those that are trained: LoRA's thin matrices merged, PPO's value head left out.
     write_tensors(folder / WEIGHTS, getattr(model, "merged_state", model.state_dict)())
 
@@ -90,14 +103,8 @@ def load_config(folder: str | Path) -> ModelConfig:
     values = read_json(path)
     if values.pop("format", None) != FORMAT:
         raise UserError(f'{path}: "format": "{FORMAT}" is missing, so it is not a config of ours')
-    for field in fields(ModelConfig):
-        kinds = {part if isinstance(part, type) else type(part) for part in parts_of(field.type).values()}
-        kinds |= {int} if float in kinds else set()
-        found = values.get(field.name, field.default)
-        if type(found) not in kinds:  # type() and not isinstance(): to Python true is an int
-            raise UserError(f"{path}: {field.name!r} is {found!r}, expected {kind_of(field.type)}")
     try:
-        return ModelConfig.from_dict(values)
+        return ModelConfig.from_dict(checked(path, values, ModelConfig.__annotations__))
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
 
@@ -134,9 +141,28 @@ def load_trainer(folder: str | Path, device: str = "cpu") -> dict:
         raise UserError(f"{path}: damaged, or more than plain data ({reason}); {way_out}") from None
     if not isinstance(state, dict) or not {"step", "model"} <= set(state):
         raise UserError(f"{path}: not a trainer state of ours, 'step' and 'model' are missing")
+    return checked(path, state, STATE)
+
+
+def moving(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the weights that are trained, by name."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def check_trainer(folder: str | Path, model: nn.Module) -> dict:
+    """Return what trainer.pt holds; UserError unless it is of such a model, of which the same weights move."""
+    state, path, trained = load_trainer(folder), Path(folder) / TRAINER, moving(model)
+    if missing := STATE.keys() - state.keys():
+        raise UserError(f"{path}: not the state of a training, {', '.join(sorted(missing))} is missing")
+    check_state(path, state["model"], model.state_dict())
+    moments, best = checked(path, state["optimizer"], dict.fromkeys(trained, dict)), state["stopping"]
+    for name in sorted(trained.keys() ^ moments.keys()):
+        then, now = ("moved", "does not") if name in moments else ("did not move", "does")
+        way_out = "let the same weights move as before, or begin another run"
+        raise UserError(f"{path}: {name!r} {then} in this run, and {now} now: {way_out}")
+    found = {f"{key} of {name}": t for name, group in moments.items() for key, t in group.items()}
+    rows = {name: dict(step=torch.empty(()), exp_avg=trained[name], exp_avg_sq=trained[name]) for name in moments}
+    check_state(path, found, {f"{key} of {name}": t for name in rows if moments[name] for key, t in rows[name].items()})
+    if checked(path, best, dict(n_worse=int, model=dict | None)).get("model") is not None:
+        check_state(path, best["model"], model.state_dict())
     return state
-
-
-def check_trainer(folder: str | Path, model: nn.Module) -> None:
-    """Raise UserError unless trainer.pt is of such a model, before anything of the run is written."""
-    check_state(Path(folder) / TRAINER, load_trainer(folder)["model"], model.state_dict())

@@ -9,6 +9,7 @@ import torch
 from minilm import world
 from minilm.model.config import ModelConfig
 from minilm.model.transformer import build
+from minilm.plumbing.folders import unlock
 from minilm.plumbing.script import exit_code
 from minilm.texts.corpus import Corpus
 from minilm.tokenizer.bpe import BPE, SPECIAL_TOKENS
@@ -20,6 +21,8 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+    yield
+    unlock()
 
 
 def tagged_documents(n: int, seed: int = 0, most: int = 9) -> list[str]:

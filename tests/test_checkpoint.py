@@ -1,5 +1,6 @@
 """Grades checkpoint.py: loading gives back what was saved, a kill loses nothing, resuming is safe."""
 
+import copy
 import json
 import os
 import pickle
@@ -194,14 +195,23 @@ def constant(value: float) -> torch.nn.Module:
 
 def save_step(folder, step: int, tokenizer=None) -> None:
     """What the loop does at a checkpoint."""
-    append_log(folder, {"step": step, "loss": 1 / step})
+    append_log(folder, {"step": step, "split": "train", "loss": 1 / step})
     state = constant(step).state_dict()
     checkpoint.save_model(folder, constant(step), tokenizer)
-    checkpoint.save_trainer(folder, {"step": step, "model": state, "optimizer": [state]})
+    moments = {
+        name: dict(step=torch.tensor(step), exp_avg=t, exp_avg_sq=t)
+        for name, t in state.items() if name in checkpoint.moving(constant(step))
+    }  # fmt: skip
+    rest = dict(seconds=0.5, before=None, stopping=dict(loss=1.0, n_worse=0, model=None), objective=None)
+    checkpoint.save_trainer(folder, rest | dict(step=step, model=state, optimizer=moments))
 
 
 def steps_in(state: dict[str, torch.Tensor]) -> set[float]:
     return {value for tensor in state.values() for value in tensor.unique().tolist()}
+
+
+def moments_in(state: dict) -> set[float]:
+    return {value for moments in state["optimizer"].values() for value in steps_in(moments)}
 
 
 @pytest.mark.parametrize("after", [False, True])
@@ -228,10 +238,10 @@ def test_a_kill_at_any_write_leaves_one_step_whole(tokenizer, tmp_path, monkeypa
             save_step(folder, 2, tokenizer)
         monkeypatch.setattr(os, "replace", real)
         state = checkpoint.load_trainer(folder)
-        assert steps_in(state["model"]) == steps_in(state["optimizer"][0]) == {state["step"]}, kill_at
+        assert steps_in(state["model"]) == moments_in(state) == {state["step"]}, kill_at
         weights = steps_in(checkpoint.load(folder)[0].state_dict())
         assert weights in ({1.0}, {2.0}), "the weights to load must be of one step"
-        trim_log(folder, state["step"])
+        trim_log(folder, lambda line, last=state["step"]: line["step"] <= last)
         assert [record["step"] for record in read_log(folder)] == list(range(1, state["step"] + 1))
         seen.add((state["step"], *weights))
     assert (1, 1.0) in seen
@@ -255,7 +265,7 @@ def test_a_real_kill_leaves_one_step_whole(tmp_path):
         time.sleep(random.random() * 0.2)
         process.kill()
     state = checkpoint.load_trainer(tmp_path)
-    assert steps_in(state["model"]) == steps_in(state["optimizer"][0]) == {state["step"]}
+    assert steps_in(state["model"]) == moments_in(state) == {state["step"]}
     (weights,) = steps_in(checkpoint.load(tmp_path)[0].state_dict())
     assert weights in (state["step"], state["step"] + 1)
     logged = [record["step"] for record in read_log(tmp_path)]
@@ -293,6 +303,36 @@ def test_the_trainer_state_of_another_model_is_refused(tmp_path):
     checkpoint.check_trainer(tmp_path, constant(2))
     with pytest.raises(UserError, match=r"trainer\.pt does not fit the model"):
         checkpoint.check_trainer(tmp_path, torch.nn.Linear(2, 3))
+
+
+def test_moments_are_those_of_the_same_weights(tmp_path):
+    """Taken by position they would lie on others: a crash, or a wrong step without a word."""
+    save_step(tmp_path, 1)
+    good = checkpoint.load_trainer(tmp_path)
+    name, rests = "tokens.weight", constant(2)
+    rests.get_parameter(name).requires_grad_(False)
+    with pytest.raises(UserError, match=rf"'{name}' moved in this run, and does not now"):
+        checkpoint.check_trainer(tmp_path, rests)
+    for spoil, said in (
+        (lambda state: state["optimizer"].pop(name), f"'{name}' did not move in this run, and does now"),
+        (lambda state: state["optimizer"].update({name: 3}), "expected object"),
+        (lambda state: state["optimizer"][name].pop("exp_avg"), f"1 missing .exp_avg of {name}"),
+        (lambda state: state["optimizer"][name].update(exp_avg=torch.ones(5)), "1 misshapen .exp_avg of"),
+        (lambda state: state["optimizer"][name].update(exp_avg="x"), "1 misshapen .exp_avg of"),
+        (lambda state: state["stopping"].update(n_worse="x"), "'n_worse' is 'x', expected integer"),
+        (lambda state: state["stopping"].update(model={}), "missing .tokens.weight"),
+        (lambda state: state["model"].update({name: 1.0}), "1 misshapen"),
+        (lambda state: state.update(step=1.0), "'step' is 1.0, expected integer"),
+        (lambda state: state.update(before=3), "'before' is 3, expected object|none"),
+    ):
+        state = copy.deepcopy(good)
+        spoil(state)
+        checkpoint.save_trainer(tmp_path, state)
+        with pytest.raises(UserError, match=rf"trainer\.pt.*{said}"):
+            checkpoint.check_trainer(tmp_path, constant(2))
+    good["optimizer"][name] = {}
+    checkpoint.save_trainer(tmp_path, good)
+    checkpoint.check_trainer(tmp_path, constant(2))
 
 
 class Attack:

@@ -1,6 +1,7 @@
 """What a user can put right: one exception for it, and the nearest name for a typing slip."""
 
 import difflib
+import re
 
 # What slides and papers say, and what it is called here.
 SLIDES = dict(bert="masked", mlm="masked", gpt="causal", clm="causal", bart="denoising", mt="translation")
@@ -8,8 +9,25 @@ SLIDES |= dict(distilbert="distillation", ner="tagging", pos="tagging", qa="span
 SLIDES |= dict(sts="similarity", sentiment="classification", seq2seq="text-to-text", rlhf="ppo")
 
 
+# What a terminal would obey: control characters, and those that turn the direction of writing.
+CONTROLS = {i: f"\\x{i:02x}" for i in (*range(32), *range(127, 160)) if chr(i) not in "\t\n"}
+CONTROLS |= {i: f"\\u{i:04x}" for i in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
+LONG_VALUE = re.compile(r"""(?<!\w)(['"])((?:(?!\1).){100})(?:(?!\1).)+\1""")
+
+
 class UserError(ValueError):
     """A mistake of the user's: one line that names the file, the value and the way out; no traceback."""
+
+
+def as_line(error: object) -> str:
+    """Return an error as one line for a terminal: quoted values cut at 100 characters, all of it at 1,000."""
+    text = LONG_VALUE.sub(r"\1\2...\1", " ".join(str(error).splitlines()))
+    return text.translate(CONTROLS | {ord("\t"): "\\t"})[:1000]
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Say whether this is how Python, or PyTorch on a CPU or a GPU, runs out of memory."""
+    return isinstance(error, MemoryError) or bool(re.search("allocate memory|out of memory", str(error)))
 
 
 def suggest(word: str, choices) -> str:

@@ -3,23 +3,34 @@
 A folder is claimed by making it, which the system lets only one process do: two runs never share one.
 """
 
+import atexit
 import json
 import os
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
 from .errors import UserError, suggest
+from .settings import checked
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing keeps two runs out of one folder there
+    fcntl = None
 
 RUNS = Path("runs")  # under the folder that a script is started in
 CONFIG, TOKENIZER, WEIGHTS = "config.json", "tokenizer.json", "model.safetensors"
 TRAINER, SETTINGS, LOG, RESULTS = "trainer.pt", "settings.json", "log.jsonl", "results.json"
 # In the order in which --overwrite deletes them: what marks a folder as a run of ours goes last.
 RUN_FILES = (RESULTS, WEIGHTS, TRAINER, TOKENIZER, SETTINGS, CONFIG, LOG)
+LOCK = "lock"  # the id of the process that writes into the folder
 TASK_FILES = TASK, PREDICTIONS, CONFUSION = "task.json", "predictions.tsv", "confusion.tsv"  # of fine-tuning
 FORMAT = "minilm"  # "format" in config.json
 LEFTOVER = re.compile(r".+\.\d+\.tmp")  # NAME.PID.tmp, of a process that was killed while writing
+RECORD = dict(step=int, split=str, loss=float)  # what each line of log.jsonl has, and of which type
+locked: dict[Path, object] = {}  # locks of this process, open: closing a file gives its lock up
 
 
 def choose_folder(name: str, out: str | None = None, overwrite: bool = False, resume: bool = False) -> Path:
@@ -34,6 +45,7 @@ def choose_folder(name: str, out: str | None = None, overwrite: bool = False, re
         if not resumable:
             where = f"{out}{near_runs(runs[0])}" if out else f"an unfinished {RUNS / name}; name it by --out"
             raise UserError(f"--resume: nothing to continue, no {TRAINER} in {where}")
+        lock(resumable[-1])
         remove_leftovers(resumable[-1])
         return resumable[-1]
     if out is None:
@@ -41,12 +53,45 @@ def choose_folder(name: str, out: str | None = None, overwrite: bool = False, re
         while not make_folder(folder := RUNS / (name if number == 1 else f"{name}-{number}")):
             number += 1  # another process took it just now
     elif overwrite and Path(out).exists():
-        empty_run_folder(folder := Path(out))
+        empty_run_folder(folder := Path(out), lock)
     elif not make_folder(folder := Path(out)):
         go_on = "--resume to continue it or " if (folder / TRAINER).exists() else ""
         raise UserError(f"--out {folder} exists: name another, or add {go_on}--overwrite to replace it")
+    lock(folder)
     (folder / LOG).touch()  # marks it as ours even when the run is killed before its first checkpoint
     return folder
+
+
+def lock(folder: Path) -> None:
+    """Keep a folder for this process, as long as it lives; UserError where another one writes there."""
+    path = folder.resolve() / LOCK
+    if fcntl is None or path in locked:
+        return
+    file = open(path, "a+")  # noqa: SIM115 - kept open
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.seek(0)
+        way_out = "wait for its end, or name another --out"
+        raise UserError(f"{folder}: process {file.read()} is writing there; {way_out}") from None
+    if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+        return lock(folder)  # its owner has ended just now, and taken the file along
+    file.seek(0)
+    if owner := file.read():
+        print(f"{path}: process {owner[:20]!r} has left it and ended: taken over", file=sys.stderr)
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    locked[path] = file
+
+
+@atexit.register
+def unlock(*folders: Path) -> None:
+    """Give up these folders, or all that this process has locked."""
+    for path in [folder.resolve() / LOCK for folder in folders] or [*locked]:
+        if file := locked.pop(path, None):
+            path.unlink(missing_ok=True)
+            file.close()
 
 
 def numbered(name: str) -> dict[int, Path]:
@@ -76,16 +121,18 @@ def make_folder(folder: Path) -> bool:
         raise UserError(f"{folder}: cannot be made ({error.strerror})") from None
 
 
-def empty_run_folder(folder: Path) -> None:
-    """Delete the files of a run, and nothing else; UserError unless the folder is a run folder of ours."""
+def empty_run_folder(folder: Path, claim: Callable[[Path], None] = lambda folder: None) -> None:
+    """Delete the files of a run, and nothing else; UserError unless the folder is ours, and free to `claim`."""
     if not folder.is_dir():
         raise UserError(f"{folder} is a file, not a run folder")
     names = [path.name for path in folder.iterdir()]
-    foreign = [n for n in names if n not in (*RUN_FILES, *TASK_FILES) and not LEFTOVER.fullmatch(n)]
-    ours = not names or (LOG in names and (SETTINGS in names or not foreign))
+    known = (*RUN_FILES, *TASK_FILES, LOCK)
+    foreign = [name for name in names if name not in known and not LEFTOVER.fullmatch(name)]
+    ours = not {*names} - {LOCK} or (LOG in names and (SETTINGS in names or not foreign))
     if not (ours or read_json(folder / CONFIG, optional=True).get("format") == FORMAT):
         found = (foreign or names)[0]
         raise UserError(f"{folder} is not a run folder of ours (it holds {found}): not replaced")
+    claim(folder)
     remove_leftovers(folder)
     for name in (RESULTS, *TASK_FILES, *RUN_FILES):
         (folder / name).unlink(missing_ok=True)
@@ -110,8 +157,9 @@ def atomic_write(path: str | Path, content: bytes | str | Callable) -> None:
             file.flush()
             os.fsync(file.fileno())  # the bytes reach the disk before the name does
         os.replace(beside, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
+    except (OSError, RuntimeError) as error:  # the second: torch.save, where the disk is full
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+        raise UserError(f"{path}: cannot be written ({reason})") from error
     finally:
         if beside.exists():
             beside.unlink()
@@ -130,44 +178,56 @@ def read_json(path: str | Path, optional: bool = False) -> dict:
         value = json.loads(Path(path).read_bytes())
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({error})") from None
     if not isinstance(value, dict):
         raise UserError(f"{path}: a JSON object was expected, found {type(value).__name__}")
     return value
 
 
-def read_settings(folder: Path, settings_class: type) -> tuple[dict, dict]:
-    """Return (settings, overrides) of a run: the fields of the class, tuples again, and what is left."""
-    if not (folder / SETTINGS).exists():
+def read_settings(folder: Path, settings_class: type, override_class=None) -> tuple[dict, dict]:
+    """Return (settings, overrides) of a run, each of its type: the fields of both classes; or UserError."""
+    path = folder / SETTINGS
+    if not path.exists():
         raise UserError(f"{folder}: not a run to go on from, no {SETTINGS} in it{near_runs(folder)}")
-    saved = {k: tuple(v) if isinstance(v, list) else v for k, v in read_json(folder / SETTINGS).items()}
-    mark = next(iter(settings_class.__annotations__))  # --objective, --task, --algorithm: each has its own
-    if mark not in saved:
-        raise UserError(f"{folder / SETTINGS}: no {mark!r} in it, so it is the run of another script")
-    return {each.name: saved.pop(each.name) for each in fields(settings_class) if each.name in saved}, saved
+    saved, mark = read_json(path), next(iter(settings_class.__annotations__))
+    if mark not in saved:  # --objective, --task, --algorithm: each script has its own
+        raise UserError(f"{path}: no {mark!r} in it, so it is the run of another script")
+    parts = []
+    for each in filter(None, (settings_class, override_class)):
+        types = {field.name: field.type for field in fields(each)}
+        parts.append(checked(path, {name: saved.pop(name) for name in types if name in saved}, types))
+    for name in saved:
+        raise UserError(f"{path}: {name!r} is no setting of this script")
+    return parts[0], {} if override_class is None else parts[1]
 
 
 def append_log(folder: str | Path, record: dict) -> None:
     """Add one JSON object as a line to log.jsonl. Log step N before saving step N: see `trim_log`."""
-    with open(Path(folder) / LOG, "a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
+    try:
+        with open(Path(folder) / LOG, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+    except OSError as error:
+        raise UserError(f"{Path(folder) / LOG}: cannot be written ({error.strerror})") from None
 
 
 def read_log(folder: str | Path) -> list[dict]:
-    """Return the records of log.jsonl, if there is one; a last line that a kill has cut off is left out."""
+    """Return the records of log.jsonl, if there is one, without a last line that was cut off; or UserError."""
     path = Path(folder) / LOG
-    *lines, _cut_off = path.read_bytes().split(b"\n") if path.exists() else [b""]
-    records = []
+    lines, records = path.read_bytes().splitlines() if path.exists() else [], []
     for number, line in enumerate(lines, start=1):
         try:
-            records.append(json.loads(line))
-        except ValueError as error:
-            raise UserError(f"{path}, line {number}: not JSON ({error})") from None
+            record = json.loads(line)
+            if not isinstance(record, dict) or RECORD.keys() - record.keys():
+                raise ValueError(f"expected an object with {', '.join(RECORD)}")
+            records.append(checked("it", record, RECORD))
+        except (ValueError, RecursionError) as error:
+            if number < len(lines):
+                raise UserError(f"{path}, line {number}: not a record of a log ({error})") from None
     return records
 
 
-def trim_log(folder: str | Path, step: int) -> None:
-    """Drop the records after `step`, to which a resumed run goes back, and a line that was cut off."""
-    kept = [record for record in read_log(folder) if record.get("step", 0) <= step]
+def trim_log(folder: str | Path, keep: Callable[[dict], bool]) -> None:
+    """Drop the records that are not to be kept, and a line that was cut off."""
+    kept = [record for record in read_log(folder) if keep(record)]
     atomic_write(Path(folder) / LOG, "".join(json.dumps(record) + "\n" for record in kept))

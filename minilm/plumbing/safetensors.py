@@ -72,7 +72,7 @@ def read_tensors(path) -> dict[str, torch.Tensor]:
 
 def check_state(path, found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
     """Raise UserError, naming the first few, unless both have the same names with the same shapes."""
-    ours, wanted = ({n: [*t.shape] for n, t in state.items()} for state in (found, expected))
+    ours, wanted = ({n: [*getattr(t, "shape", "?")] for n, t in state.items()} for state in (found, expected))
     wrong = {
         "missing": [n for n in wanted if n not in ours],
         "unexpected": [n for n in ours if n not in wanted],

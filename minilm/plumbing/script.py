@@ -15,9 +15,9 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-from .errors import UserError
-from .folders import RESULTS, SETTINGS, choose_folder, read_settings, write_json
-from .settings import parse, show
+from .errors import CONTROLS, UserError, as_line, out_of_memory
+from .folders import RESULTS, SETTINGS, TRAINER, choose_folder, locked, read_settings, unlock, write_json
+from .settings import option_of, parse, show, words_of
 
 
 def choose_device(name: str) -> torch.device:
@@ -66,7 +66,15 @@ def read_command(settings_class: type, description: str, name_of: Callable, over
     given, overrides = parse(settings_class, override_class, description=description)
     if given.get("resume"):
         folder = choose_folder(name_of(given), given.get("out"), given.get("overwrite", False), resume=True)
-        saved, others = read_settings(folder, settings_class)
+        saved, others = read_settings(folder, settings_class, override_class)
+        if (code := saved.pop("reward_function", None)) and "reward_function" not in given:
+            way_out = f"if you trust it, name it again: --reward-function {code}"
+            raise UserError(f"--resume: the reward of this run is code, which no file may name; {way_out}")
+        for name, value in ({**given, **overrides} if process_rank() == 0 else {}).items():
+            before = (saved | others).get(name, value)
+            if before != value and name not in ("out", "resume"):
+                then, now = (" ".join(words_of(each)) for each in (before, value))
+                print(f"{option_of(name)} {now}, and {then} before", file=sys.stderr)
         # how the run began, by replacing another one, is no longer of interest
         given = saved | dict(overwrite=False) | given | dict(out=str(folder))
         overrides = others | overrides
@@ -90,6 +98,7 @@ def finish(folder: Path, settings, tables: list, lines: list[str], results: dict
     print("", *lines, "", sep="\n")
     results = results | dict(seconds=seconds, seed=settings.seed)
     write_json(folder / RESULTS, {name: value for name, value in results.items() if value is not None})
+    unlock(folder)
     print(f"Saved in {folder} ({seconds:.0f} s).")
     print(f"Next: {then}")
 
@@ -118,19 +127,47 @@ def cell(value) -> str:
 def exit_code(main) -> int:
     """Call `main()` and return the exit code: what it returns (none: 0), or that of how it ended.
 
-    2: a UserError. 130: Ctrl-C. 141: the reader of a pipe has left (`| head`). A bug keeps its traceback.
+    2: a UserError, or what the system refuses: a full disk, a folder that may not be read, too little memory.
+    130: Ctrl-C. 141: the reader of a pipe has left (`| head`). A bug keeps its traceback.
     """
+    prepare_streams()
     try:
         code = main() or 0
         sys.stdout.flush()
         return code
-    except UserError as error:
-        print("error:", " ".join(str(error).splitlines()), file=sys.stderr)
-        return 2
     except KeyboardInterrupt as stop:
-        print(stop if str(stop) else "stopped by Ctrl-C: nothing was being saved", file=sys.stderr)
+        kept = next((path.parent for path in reversed(locked) if (path.parent / TRAINER).exists()), None)
+        way_out = f"; to go on: --resume --out {kept}" if kept else ": nothing was being saved"
+        print(stop if str(stop) else f"stopped by Ctrl-C{way_out}", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # Python flushes stdout once more when it ends; without a reader that would print a traceback.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    except OSError as error:
+        try:
+            sys.stdout.flush()
+        except OSError:
+            # Python flushes stdout once more when it ends; where nobody reads, that would print a traceback.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return 141
+        print("error:", as_line(f"{error.filename or 'output'}: {error.strerror or error}"), file=sys.stderr)
+        return 2
+    except (UserError, MemoryError, RuntimeError) as error:
+        if not isinstance(error, UserError) and not out_of_memory(error):
+            raise
+        print("error:", as_line(error) or "out of memory", file=sys.stderr)
+        return 2
+    finally:
+        unlock()
+
+
+def prepare_streams() -> None:
+    """Let output be written whatever is in it: labels, texts and names are other people's.
+
+    A control character shows as its escape, and so does a letter that the terminal's encoding does not have.
+    A stream that was closed (`>&-`) swallows what is written.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - as long as the process lives
+        getattr(sys, name).reconfigure(errors="backslashreplace")
+    write = sys.stdout.write
+    sys.stdout.write = lambda text: write(text.translate(CONTROLS))

@@ -28,7 +28,7 @@ from .errors import UserError, suggest
 
 WIDTH = 100  # columns of the help and of a printed command
 NAMES = {int: {"integer": int}, float: {"number": float}, str: {"text": str}, NoneType: {"none": None}}
-NAMES[bool] = {"true": True, "false": False}
+NAMES |= {bool: {"true": True, "false": False}, dict: {"object": dict}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,8 +144,7 @@ def value_of(parts: dict, words: list[str]):
     """Return the value that words stand for, of a type made of `parts`; ValueError where they do not fit."""
     if "..." in parts and words and (words != ["none"] or "none" not in parts):
         words = words if "text" in parts else ",".join(words).split(",")
-        inner = {name: part for name, part in parts.items() if name not in ("...", "none")}
-        return tuple(value_of(inner, [word]) for word in words)
+        return tuple(value_of(of_one(parts), [word]) for word in words)
     (word,) = words  # a ValueError where there are none or several
     for name, part in parts.items():
         if name.lower() == word.lower() and not isinstance(part, type):
@@ -155,6 +154,31 @@ def value_of(parts: dict, words: list[str]):
             if kind in parts.values() and (kind is not float or math.isfinite(float(word))):
                 return kind(word)
     raise ValueError
+
+
+def of_one(parts: dict) -> dict:
+    """Return what one value of a tuple is made of."""
+    return {name: part for name, part in parts.items() if name not in ("...", "none")}
+
+
+def fits(value, parts: dict) -> bool:
+    """Say whether a value of a file is of a type made of `parts`; for a tuple JSON has a list."""
+    if "..." in parts and value is not None:
+        return isinstance(value, (list, tuple)) and all(fits(item, of_one(parts)) for item in value)
+    if type(value) is int and float in parts.values() or isinstance(value, float) and not math.isfinite(value):
+        return type(value) is int
+    if isinstance(value, dict):
+        return dict in parts.values()
+    # type() and not isinstance(): to Python true is an int, and equal to 1.
+    return any(type(value) is part or type(value) is type(part) and value == part for part in parts.values())
+
+
+def checked(where, values: dict, types: dict) -> dict:
+    """Return the values of a file, lists as tuples; UserError for one that is not of its type."""
+    for name, hint in types.items():
+        if name in values and not fits(values[name], parts_of(hint)):
+            raise UserError(f"{where}: {name!r} is {values[name]!r:.100}, expected {kind_of(hint)}")
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 def words_of(value) -> list[str]:

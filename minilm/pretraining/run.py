@@ -205,7 +205,7 @@ def settings_of(start: str) -> dict:
     known = read_json(folder / SETTINGS) if (folder / SETTINGS).exists() else {}
     if is_published(start) or ((folder / CONFIG).exists() and "objective" not in known):
         return {}
-    return read_settings(folder, PretrainingSettings)[0]
+    return read_settings(folder, PretrainingSettings, ModelConfig)[0]
 
 
 def with_recipe(settings: PretrainingSettings) -> PretrainingSettings:

@@ -5,6 +5,7 @@ a `.gz` of either is read too, and a folder stands for all such files under it.
 """
 
 import gzip
+import io
 import json
 import os
 import re
@@ -44,7 +45,10 @@ def read_text(path: Path | str, errors: str = "strict") -> str:
     try:
         data = path.read_bytes()
         if path.name.lower().endswith(".gz"):
-            data = gzip.decompress(data)
+            n_most = 100 * len(data) + 10**7
+            data = gzip.GzipFile(fileobj=io.BytesIO(data)).read(n_most)
+            if len(data) == n_most:
+                raise UserError(f"{path}: unpacks to over a hundred times its size, which no text does")
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(f"{path}: not a complete gzip file ({error}); compress it again") from None
     except OSError as error:

@@ -179,7 +179,9 @@ def squad_example(answered: bool, where: str, context: str, asked: dict) -> tupl
     """Return the example of one question; UserError where an answer is not at its place in the context."""
     try:
         where += f" (id {asked['id']})" if "id" in asked else ""
-        question, impossible = asked["question"].strip(), bool(asked.get("is_impossible"))
+        question, impossible = asked["question"].strip(), asked.get("is_impossible", False)
+        if not isinstance(impossible, bool):
+            raise UserError(f"{where}: 'is_impossible' is {impossible!r}, expected true or false")
         given = asked["answers"] if answered and not impossible else []
         answers = [(answer["text"], answer["answer_start"]) for answer in given]
         for answer, start in answers:

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..checkpoint import load_trainer, save_model, save_trainer
+from ..checkpoint import check_trainer, moving, save_description, save_trainer, save_weights
 from ..plumbing.errors import UserError
 from ..plumbing.folders import TRAINER, append_log, trim_log
-from ..plumbing.safetensors import check_state
 from ..plumbing.script import process_count, process_rank, shown
 from .objective import Objective, add_metrics, autocast, micro_batches, to_device
 
@@ -147,8 +146,10 @@ class Run:
         if folder and settings.resume:
             state = go_on_from(folder, model, optimizer)
             self.step, self.before, seconds = state["step"], state["before"], state["seconds"]
-            self.best.state = state.get("stopping", self.best.state)
-            objective.state = state.get("objective")
+            self.best.state, objective.state = state["stopping"], state["objective"]
+        elif folder and process_rank() == 0:  # first of all: a run that is killed has all but its weights
+            save_description(folder, model, tokenizer)
+            trim_log(folder, lambda record: False)  # of a run that was killed before its first checkpoint
         self.progress = Progress(folder, settings, self.step, seconds, label)
         if self.before is None and objective.update is None:
             self.before = self.look()
@@ -178,6 +179,8 @@ class Run:
         if self.best.patience:
             self.best.note(evaluate(self.model, self.objective, self.settings), self.model)
             self.best.put_back(self.model)
+        if self.folder and process_rank() == 0:  # looked at once more, with the best weights or after --resume
+            trim_log(self.folder, lambda line: line["split"] == "train" or line["step"] < self.step)
         after = self.look() if self.folder or self.objective.update else {}
         self.save()
         self.progress.bar.close()
@@ -190,9 +193,9 @@ class Run:
             return
         state = dict(step=self.step, seconds=self.progress.seconds(), before=self.before)
         state |= dict(stopping=self.best.state, objective=self.objective.state)
-        state |= dict(model=self.model.state_dict(), optimizer=self.optimizer.state_dict())
-        save_trainer(self.folder, state)
-        save_model(self.folder, self.model, self.tokenizer)
+        moments = {name: self.optimizer.state[p] for name, p in moving(self.model).items()}
+        save_trainer(self.folder, state | dict(model=self.model.state_dict(), optimizer=moments))
+        save_weights(self.folder, self.model)
 
     def interrupted(self) -> "Interrupted":
         """Return how a run ends that somebody has stopped."""
@@ -213,17 +216,14 @@ def lowest_loss(log: list[dict], last: float) -> list[str]:
 
 def go_on_from(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict:
     """Put a checkpoint's weights and moments in place, drop what the log has after it; return its state."""
-    state, path = load_trainer(folder), folder / TRAINER
-    missing = {"optimizer", "seconds", "before"} - set(state)
-    if missing:
-        raise UserError(f"{path}: not a trainer state of this loop, {', '.join(sorted(missing))} is missing")
-    check_state(path, state["model"], model.state_dict())
+    state = check_trainer(folder, model)
     model.load_state_dict(state["model"])
     # The moments are the checkpoint's; weight decay and the like are what the flags now say.
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict(dict(state=state["optimizer"]["state"], param_groups=groups))
+    for name, p in moving(model).items():
+        if moments := state["optimizer"][name]:  # none: it rests still
+            optimizer.state[p] = {key: value.to(p) for key, value in moments.items()}
     if process_rank() == 0:
-        trim_log(folder, state["step"])
+        trim_log(folder, lambda record: record["step"] <= state["step"])
     return state
 
 

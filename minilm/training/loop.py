@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..model.blocks import Stack
-from ..plumbing.errors import UserError
+from ..plumbing.errors import UserError, out_of_memory
 from ..plumbing.script import process_count, process_rank
 from ..plumbing.settings import CommonSettings
 from .checkpoints import Run, ctrl_c_as_a_wish
@@ -140,7 +140,10 @@ def train_step(
 def sum_over_processes(tensors: list[Tensor]) -> None:
     """Replace each tensor, in place and in one message, by its sum over all processes."""
     flat = torch.cat([tensor.flatten() for tensor in tensors])
-    dist.all_reduce(flat)
+    try:
+        dist.all_reduce(flat)
+    except RuntimeError as error:
+        raise UserError(f"another of the {process_count()} processes has ended ({error}): see above") from None
     for tensor, total in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
         tensor.copy_(total.view_as(tensor))
 
@@ -185,8 +188,11 @@ def train(
                 break
             try:
                 run.metrics, *rest = train_step(model, objective, optimizer, settings, step, *process)
-            except UserError as error:
-                raise run.progress.failed(f"step {step + 1}: {error}") from None
+            except (UserError, MemoryError, RuntimeError) as error:
+                if not isinstance(error, UserError) and not out_of_memory(error):
+                    raise
+                more = f"; try --accumulate {2 * settings.accumulate}" if out_of_memory(error) else ""
+                raise run.progress.failed(f"step {step + 1}: {str(error) or 'no memory'}{more}") from None
             run.step = step + 1
             run.progress.step(run.step, run.metrics, *rest)
             if run.step == settings.steps:

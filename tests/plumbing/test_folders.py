@@ -1,6 +1,9 @@
 """Grades plumbing/folders.py: which folder a run writes into, and that nothing of anybody's is lost."""
 
+import json
 import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +53,7 @@ def test_a_name_taken_between_looking_and_making_is_passed_over(monkeypatch):
 
 def test_out_is_made_with_the_folders_above_it():
     assert folders.choose_folder("masked", out="a/b/c").as_posix() == "a/b/c"
-    assert os.listdir("a/b/c") == ["log.jsonl"], "an empty log marks the folder as a run"
+    assert {*os.listdir("a/b/c")} == {"lock", "log.jsonl"}, "an empty log marks the folder as a run"
 
 
 def test_an_out_that_exists_is_an_error_that_names_the_flags_that_help():
@@ -67,9 +70,9 @@ def test_overwrite_replaces_a_run_and_keeps_what_is_not_of_the_run():
     run("mine", *folders.RUN_FILES, *folders.TASK_FILES, "trainer.pt.99.tmp", "notes.txt")
     os.makedirs("mine/pictures")
     assert folders.choose_folder("masked", out="mine", overwrite=True).name == "mine"
-    assert sorted(os.listdir("mine")) == ["log.jsonl", "notes.txt", "pictures"]
+    assert sorted(os.listdir("mine")) == ["lock", "log.jsonl", "notes.txt", "pictures"]
     assert os.path.getsize("mine/log.jsonl") == 0
-    assert os.listdir(folders.choose_folder("masked", out="new", overwrite=True)) == ["log.jsonl"]
+    assert {*os.listdir(folders.choose_folder("masked", "new", overwrite=True))} == {"lock", "log.jsonl"}
 
 
 @pytest.mark.parametrize(
@@ -118,7 +121,7 @@ def test_emptying_deletes_what_marks_a_run_last(tmp_path, monkeypatch):
 def test_resume_continues_in_the_same_folder():
     run("mine", "trainer.pt", "log.jsonl", "model.safetensors.12.tmp")
     assert folders.choose_folder("masked", out="mine", resume=True).name == "mine"
-    assert sorted(os.listdir("mine")) == ["log.jsonl", "trainer.pt"], "of a kill's leftovers only"
+    assert sorted(os.listdir("mine")) == ["lock", "log.jsonl", "trainer.pt"], "of a kill's leftovers only"
 
 
 def test_resume_of_what_cannot_be_resumed():
@@ -140,7 +143,7 @@ def test_resume_without_out_takes_the_newest_interrupted_run():
     run("runs/masked-4", "trainer.pt", "results.json")
     run("runs/causal-9", "trainer.pt")
     assert folders.choose_folder("masked", resume=True).name == "masked-2"
-    assert os.listdir("runs/masked-2") == ["trainer.pt"]
+    assert sorted(os.listdir("runs/masked-2")) == ["lock", "trainer.pt"]
 
 
 def test_flags_that_contradict_each_other():
@@ -182,13 +185,31 @@ class Settings:
     data: tuple[str, ...] = ()
 
 
+@dataclass
+class Overrides:
+    n_head: int = 1
+
+
 def test_saved_settings_are_read_back(tmp_path):
     with pytest.raises(UserError, match="no settings.json"):
         folders.read_settings(tmp_path, Settings)
     (tmp_path / "settings.json").write_text('{"steps": 7, "data": ["a", "b"], "n_head": 2}')
-    own, others = folders.read_settings(tmp_path, Settings)
+    own, others = folders.read_settings(tmp_path, Settings, Overrides)
     assert own == {"steps": 7, "data": ("a", "b")}, "JSON's lists are tuples of the settings"
     assert others == {"n_head": 2}
+    with pytest.raises(UserError, match="settings.json: 'n_head' is no setting of this script"):
+        folders.read_settings(tmp_path, Settings)
+    for text, said in (
+        ('{"steps": true}', "'steps' is True, expected integer"),
+        ('{"steps": 1.0}', "'steps' is 1.0, expected integer"),
+        ('{"steps": 1, "data": "a"}', "'data' is 'a', expected text ..."),
+        ('{"steps": 1, "data": ["a", 3]}', r"'data' is \['a', 3\]"),
+        ('{"steps": 1, "n_head": null}', "'n_head' is None"),
+        ("[" * 10**5, "not JSON"),
+    ):
+        (tmp_path / "settings.json").write_text(text)
+        with pytest.raises(UserError, match=said):
+            folders.read_settings(tmp_path, Settings, Overrides)
     (tmp_path / "settings.json").write_text('{"task": "pair", "data": ["a"]}')
     with pytest.raises(UserError, match="settings.json: no 'steps' in it, so it is .* another script"):
         folders.read_settings(tmp_path, Settings)
@@ -274,43 +295,82 @@ def test_wrong_json_names_file_and_place():
             folders.read_json("a.json")
 
 
+def record(step: int, split: str = "train", **more) -> dict:
+    return dict(step=step, split=split, loss=1 / (step + 1)) | more
+
+
 def test_the_log_comes_back_and_is_on_disk_at_once(tmp_path):
     assert folders.read_log(tmp_path) == []
-    records = [{"step": 1, "split": "train", "loss": 0.1}, {"step": 2, "note": "a\nb ç"}]
-    for n, record in enumerate(records, start=1):
-        folders.append_log(tmp_path, record)
+    records = [record(1), record(2, note="a\nb ç")]
+    for n, line in enumerate(records, start=1):
+        folders.append_log(tmp_path, line)
         assert folders.read_log(tmp_path) == records[:n]
     assert len(Path("log.jsonl").read_text().splitlines()) == 2, "one line a record"
 
 
 def test_a_line_cut_off_by_a_kill_is_left_out(tmp_path):
-    folders.append_log(tmp_path, {"step": 1})
-    folders.append_log(tmp_path, {"step": 2, "note": "ç"})
+    folders.append_log(tmp_path, record(1))
+    folders.append_log(tmp_path, record(2, note="ç"))
     data = Path("log.jsonl").read_bytes()
-    for length in range(data.index(b"\n") + 1, len(data)):
-        Path("log.jsonl").write_bytes(data[:length])
-        assert folders.read_log(tmp_path) == [{"step": 1}]
-    folders.trim_log(tmp_path, 5)
-    folders.append_log(tmp_path, {"step": 2})
-    assert folders.read_log(tmp_path) == [{"step": 1}, {"step": 2}], "after a cut line the next is on its own"
+    for length in range(data.index(b"\n") + 1, len(data) - 1):
+        for end in (b"", b"\n"):
+            Path("log.jsonl").write_bytes(data[:length] + end)
+            assert folders.read_log(tmp_path) == [record(1)]
+    folders.trim_log(tmp_path, lambda line: True)
+    folders.append_log(tmp_path, record(2))
+    assert folders.read_log(tmp_path) == [record(1), record(2)], "after a cut line the next is on its own"
 
 
-def test_a_bad_line_in_the_middle_is_named(tmp_path):
-    Path("log.jsonl").write_bytes(b'{"step": 1}\n{"st\n{"step": 3}\n')
-    with pytest.raises(UserError, match=r"log\.jsonl, line 2: not JSON"):
+@pytest.mark.parametrize("line", ['{"st', "7", '{"step": 1}', '{"step": 1.5, "split": "train", "loss": 1}'])
+def test_a_bad_line_in_the_middle_is_named(tmp_path, line):
+    Path("log.jsonl").write_text("\n".join([json.dumps(record(1)), line, json.dumps(record(3))]))
+    with pytest.raises(UserError, match=r"log\.jsonl, line 2: not a record of a log"):
         folders.read_log(tmp_path)
 
 
 def test_a_resumed_log_equals_an_uninterrupted_one(tmp_path):
     def write(first: int):
         for step in range(first, 7):
-            record = {"step": step, "loss": 1 / (step + 1)} if step else {"note": "no step"}
-            folders.append_log(tmp_path, record)
-            folders.append_log(tmp_path, {"step": step, "split": "validation"})
+            folders.append_log(tmp_path, record(step))
+            folders.append_log(tmp_path, record(step, "validation"))
 
     write(0)
     whole = Path("log.jsonl").read_bytes()
-    folders.trim_log(tmp_path, 4)
-    assert len(folders.read_log(tmp_path)) == 10, "a record without a step stays"
+    folders.trim_log(tmp_path, lambda line: line["step"] <= 4)
+    assert len(folders.read_log(tmp_path)) == 10
     write(5)
     assert Path("log.jsonl").read_bytes() == whole
+
+
+def test_one_process_a_folder(tmp_path, capsys):
+    code = "import sys; from minilm.plumbing import folders; from pathlib import Path\n"
+    code += "folders.lock(Path(sys.argv[1])); print('mine', flush=True); sys.stdin.read()"
+    environment = os.environ | {"PYTHONPATH": str(Path(folders.__file__).parents[2])}
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"mine\n"
+        with pytest.raises(UserError, match=f"process {other.pid} is writing there; wait for its end"):
+            folders.lock(tmp_path)
+        other.kill()
+    folders.lock(tmp_path)
+    folders.lock(tmp_path)
+    assert f"process '{other.pid}' has left it and ended: taken over" in capsys.readouterr().err
+    assert (tmp_path / "lock").read_text() == str(os.getpid())
+    folders.unlock()
+    assert not (tmp_path / "lock").exists()
+
+
+def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("builtins.open", full)
+    with pytest.raises(UserError, match="log.jsonl: cannot be written .No space left"):
+        folders.append_log(tmp_path, record(1))
+    monkeypatch.undo()
+
+    def save(file):  # what torch.save raises, by the place where the disk is full
+        raise RuntimeError("PytorchStreamWriter failed writing file data/0\nframe #0")
+
+    with pytest.raises(UserError, match="x: cannot be written .PytorchStreamWriter failed writing file data/0.$"):
+        folders.atomic_write(tmp_path / "x", save)
