@@ -15,32 +15,28 @@ That is why trainer.pt holds the weights too: resuming reads trainer.pt alone.
 
 from pathlib import Path
 
-import torch
-from torch import nn
-from torch.serialization import get_unsafe_globals_in_checkpoint
+from torch import Tensor, nn
 
 from .huggingface import exporting, loading
 from .model.config import ModelConfig
-from .model.transformer import build
+from .model.transformer import build_as_in
 from .plumbing import folders
 from .plumbing.errors import UserError
-from .plumbing.folders import CONFIG, FORMAT, SETTINGS, TOKENIZER, TRAINER, WEIGHTS, read_json
+from .plumbing.folders import CONFIG, FORMAT, SETTINGS, TOKENIZER, WEIGHTS, read_json
 from .plumbing.safetensors import check_state, read_tensors, write_tensors
 from .plumbing.settings import checked
 from .tokenizer.bpe import BPE
 from .tokenizer.wordpiece import WordPiece
-
-# What trainer.pt holds for resuming: the moments of each weight that moves, what patience and objective carry.
-STATE = dict(step=int, seconds=float, before=dict | None, model=dict, optimizer=dict, stopping=dict)
-STATE["objective"] = float | None
 
 
 def load(path: str | Path, device: str = "cpu") -> tuple[nn.Module, BPE | WordPiece | None]:
     """Return (model in evaluation mode, tokenizer or None) of a run, a Hugging Face folder, or "hf:NAME"."""
     if is_published(path):
         return loading.load(path, device)
-    folder, model = Path(path), build(load_config(path))
-    load_weights(folder, model)
+    folder, config = Path(path), load_config(path)
+    tensors = read_weights(folder)
+    model = build_as_in(config, tensors, folder / CONFIG)
+    load_weights(folder, model, tensors)
     tokenizer = load_tokenizer(folder / TOKENIZER) if (folder / TOKENIZER).exists() else None
     return model.to(device).eval(), tokenizer
 
@@ -109,60 +105,18 @@ def load_config(folder: str | Path) -> ModelConfig:
         raise UserError(f"{path}: {error}") from None
 
 
-def load_weights(folder: str | Path, model: nn.Module) -> None:
-    """Read model.safetensors into the model; UserError unless every name and every shape fits."""
+def read_weights(folder: str | Path) -> dict[str, Tensor]:
+    """Return the tensors of model.safetensors; UserError where it is missing or damaged."""
     path = Path(folder) / WEIGHTS
     if not path.exists():
         raise UserError(f"{folder}: no {WEIGHTS} in it; was the run stopped before its first checkpoint?")
-    expected = model.state_dict()
+    return read_tensors(path)
+
+
+def load_weights(folder: str | Path, model: nn.Module, tensors: dict | None = None) -> None:
+    """Put model.safetensors, if not these tensors of it, into the model; UserError for what does not fit."""
+    expected, tensors = model.state_dict(), tensors or read_weights(folder)
     # The head of a fine-tuned model is left out where the body alone is loaded.
-    state = {name: t for name, t in read_tensors(path).items() if name in expected or name[:5] != "head."}
-    check_state(path, state, expected)
+    state = {name: t for name, t in tensors.items() if name in expected or name[:5] != "head."}
+    check_state(Path(folder) / WEIGHTS, state, expected)
     model.load_state_dict(state)
-
-
-def save_trainer(folder: str | Path, state: dict) -> None:
-    """Write trainer.pt: `step`, `model` (the weights) and what else the loop needs: plain data, tensors."""
-    path = Path(folder) / TRAINER
-    folders.atomic_write(path, lambda file: torch.save(state, file))
-    if refused := get_unsafe_globals_in_checkpoint(path):
-        raise ValueError(f"{path}: a trainer state holds plain data and tensors, not {', '.join(refused)}")
-
-
-def load_trainer(folder: str | Path, device: str = "cpu") -> dict:
-    """Return what `save_trainer` wrote, its tensors on `device`; UserError where it is missing or damaged."""
-    path, way_out = Path(folder) / TRAINER, "--overwrite starts the run anew"
-    if not path.is_file():
-        raise UserError(f"{folder}: no {TRAINER} to go on from; {way_out}")
-    try:
-        state = torch.load(path, map_location=device, weights_only=True)  # a pickle that runs code is refused
-    except Exception as error:  # noqa: BLE001 - of nearly any kind, by the place of the damage
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path}: damaged, or more than plain data ({reason}); {way_out}") from None
-    if not isinstance(state, dict) or not {"step", "model"} <= set(state):
-        raise UserError(f"{path}: not a trainer state of ours, 'step' and 'model' are missing")
-    return checked(path, state, STATE)
-
-
-def moving(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the weights that are trained, by name."""
-    return {name: p for name, p in model.named_parameters() if p.requires_grad}
-
-
-def check_trainer(folder: str | Path, model: nn.Module) -> dict:
-    """Return what trainer.pt holds; UserError unless it is of such a model, of which the same weights move."""
-    state, path, trained = load_trainer(folder), Path(folder) / TRAINER, moving(model)
-    if missing := STATE.keys() - state.keys():
-        raise UserError(f"{path}: not the state of a training, {', '.join(sorted(missing))} is missing")
-    check_state(path, state["model"], model.state_dict())
-    moments, best = checked(path, state["optimizer"], dict.fromkeys(trained, dict)), state["stopping"]
-    for name in sorted(trained.keys() ^ moments.keys()):
-        then, now = ("moved", "does not") if name in moments else ("did not move", "does")
-        way_out = "let the same weights move as before, or begin another run"
-        raise UserError(f"{path}: {name!r} {then} in this run, and {now} now: {way_out}")
-    found = {f"{key} of {name}": t for name, group in moments.items() for key, t in group.items()}
-    rows = {name: dict(step=torch.empty(()), exp_avg=trained[name], exp_avg_sq=trained[name]) for name in moments}
-    check_state(path, found, {f"{key} of {name}": t for name in rows if moments[name] for key, t in rows[name].items()})
-    if checked(path, best, dict(n_worse=int, model=dict | None)).get("model") is not None:
-        check_state(path, best["model"], model.state_dict())
-    return state

@@ -24,6 +24,7 @@ from minilm.plumbing.errors import UserError
 from minilm.plumbing.folders import append_log, choose_folder, read_log, trim_log
 from minilm.tokenizer.bpe import BPE
 from minilm.tokenizer.wordpiece import SPECIAL_TOKENS, WordPiece
+from minilm.training import resuming
 
 SIZES = dict(vocab_size=11, n_encoder_layer=1, d_model=6, n_head=2, d_ff=10, max_positions=7)
 SMALL = ModelConfig(**SIZES, dropout=0.5)
@@ -200,10 +201,10 @@ def save_step(folder, step: int, tokenizer=None) -> None:
     checkpoint.save_model(folder, constant(step), tokenizer)
     moments = {
         name: dict(step=torch.tensor(step), exp_avg=t, exp_avg_sq=t)
-        for name, t in state.items() if name in checkpoint.moving(constant(step))
+        for name, t in state.items() if name in resuming.moving(constant(step))
     }  # fmt: skip
     rest = dict(seconds=0.5, before=None, stopping=dict(loss=1.0, n_worse=0, model=None), objective=None)
-    checkpoint.save_trainer(folder, rest | dict(step=step, model=state, optimizer=moments))
+    resuming.save_trainer(folder, rest | dict(step=step, model=state, optimizer=moments))
 
 
 def steps_in(state: dict[str, torch.Tensor]) -> set[float]:
@@ -237,7 +238,7 @@ def test_a_kill_at_any_write_leaves_one_step_whole(tokenizer, tmp_path, monkeypa
         with pytest.raises(Killed):
             save_step(folder, 2, tokenizer)
         monkeypatch.setattr(os, "replace", real)
-        state = checkpoint.load_trainer(folder)
+        state = resuming.load_trainer(folder)
         assert steps_in(state["model"]) == moments_in(state) == {state["step"]}, kill_at
         weights = steps_in(checkpoint.load(folder)[0].state_dict())
         assert weights in ({1.0}, {2.0}), "the weights to load must be of one step"
@@ -264,7 +265,7 @@ def test_a_real_kill_leaves_one_step_whole(tmp_path):
         assert process.stdout.readline() == b"1\n"
         time.sleep(random.random() * 0.2)
         process.kill()
-    state = checkpoint.load_trainer(tmp_path)
+    state = resuming.load_trainer(tmp_path)
     assert steps_in(state["model"]) == moments_in(state) == {state["step"]}
     (weights,) = steps_in(checkpoint.load(tmp_path)[0].state_dict())
     assert weights in (state["step"], state["step"] + 1)
@@ -280,45 +281,48 @@ def test_a_trainer_state_comes_back(tmp_path):
     group = {"lr": 1e-3, "betas": (0.9, 0.98), "fused": None, "amsgrad": False, "params": [0]}
     state = {"step": 3, "model": {"w": torch.randn(2, 3)}, "random": torch.get_rng_state()}
     state |= {"optimizer": {"state": moments, "param_groups": [group]}, "before": {"x": 1.5}}
-    checkpoint.save_trainer(tmp_path, state)
-    found = checkpoint.load_trainer(tmp_path)
+    resuming.save_trainer(tmp_path, state)
+    found = resuming.load_trainer(tmp_path)
     assert (found["step"], found["before"]) == (3, {"x": 1.5})
     assert found["optimizer"]["param_groups"] == [group], "a tuple must stay a tuple, none must stay none"
     pairs = [(found["model"]["w"], state["model"]["w"]), (found["random"], state["random"])]
     pairs += [(found["optimizer"]["state"][0][name], moments[0][name]) for name in moments[0]]
     assert all(torch.equal(a, b) for a, b in pairs)
-    assert checkpoint.load_trainer(tmp_path, device="meta")["model"]["w"].device.type == "meta"
+    assert resuming.load_trainer(tmp_path, device="meta")["model"]["w"].device.type == "meta"
 
 
 def test_a_state_that_could_not_be_loaded_is_told_when_it_is_saved(tmp_path):
     deep = (2.0, None, "x", True, torch.nn.Parameter(torch.ones(1)))
-    checkpoint.save_trainer(tmp_path, {"a": [1, deep], 3: {}})
+    resuming.save_trainer(tmp_path, {"a": [1, deep], 3: {}})
     for value in (np.float64(1), np.zeros(2), Path("x"), Attack(tmp_path)):
         with pytest.raises(ValueError, match=r"trainer\.pt: a trainer state holds plain data and tensors"):
-            checkpoint.save_trainer(tmp_path, {"step": 1, "model": {}, "deep": [value]})
+            resuming.save_trainer(tmp_path, {"step": 1, "model": {}, "deep": [value]})
 
 
 def test_the_trainer_state_of_another_model_is_refused(tmp_path):
     save_step(tmp_path, 1)
-    checkpoint.check_trainer(tmp_path, constant(2))
+    resuming.check_trainer(tmp_path, constant(2))
     with pytest.raises(UserError, match=r"trainer\.pt does not fit the model"):
-        checkpoint.check_trainer(tmp_path, torch.nn.Linear(2, 3))
+        resuming.check_trainer(tmp_path, torch.nn.Linear(2, 3))
 
 
 def test_moments_are_those_of_the_same_weights(tmp_path):
     """Taken by position they would lie on others: a crash, or a wrong step without a word."""
     save_step(tmp_path, 1)
-    good = checkpoint.load_trainer(tmp_path)
+    good = resuming.load_trainer(tmp_path)
     name, rests = "tokens.weight", constant(2)
     rests.get_parameter(name).requires_grad_(False)
     with pytest.raises(UserError, match=rf"'{name}' moved in this run, and does not now"):
-        checkpoint.check_trainer(tmp_path, rests)
+        resuming.check_trainer(tmp_path, rests)
     for spoil, said in (
         (lambda state: state["optimizer"].pop(name), f"'{name}' did not move in this run, and does now"),
         (lambda state: state["optimizer"].update({name: 3}), "expected object"),
-        (lambda state: state["optimizer"][name].pop("exp_avg"), f"1 missing .exp_avg of {name}"),
-        (lambda state: state["optimizer"][name].update(exp_avg=torch.ones(5)), "1 misshapen .exp_avg of"),
-        (lambda state: state["optimizer"][name].update(exp_avg="x"), "1 misshapen .exp_avg of"),
+        (
+            lambda state: state["optimizer"][name].pop("exp_avg"),
+            f"'{name}' does not fit the model: 1 missing .exp_avg",
+        ),
+        (lambda state: state["optimizer"][name].update(exp_avg=torch.ones(5)), "1 misshapen .exp_avg"),
+        (lambda state: state["optimizer"][name].update(exp_avg="x"), "1 misshapen .exp_avg"),
         (lambda state: state["stopping"].update(n_worse="x"), "'n_worse' is 'x', expected integer"),
         (lambda state: state["stopping"].update(model={}), "missing .tokens.weight"),
         (lambda state: state["model"].update({name: 1.0}), "1 misshapen"),
@@ -327,12 +331,12 @@ def test_moments_are_those_of_the_same_weights(tmp_path):
     ):
         state = copy.deepcopy(good)
         spoil(state)
-        checkpoint.save_trainer(tmp_path, state)
+        resuming.save_trainer(tmp_path, state)
         with pytest.raises(UserError, match=rf"trainer\.pt.*{said}"):
-            checkpoint.check_trainer(tmp_path, constant(2))
+            resuming.check_trainer(tmp_path, constant(2))
     good["optimizer"][name] = {}
-    checkpoint.save_trainer(tmp_path, good)
-    checkpoint.check_trainer(tmp_path, constant(2))
+    resuming.save_trainer(tmp_path, good)
+    resuming.check_trainer(tmp_path, constant(2))
 
 
 class Attack:
@@ -350,25 +354,25 @@ def test_a_pickle_that_runs_code_is_refused_and_not_run(tmp_path):
     for write in (torch.save, lambda value, path: path.write_bytes(pickle.dumps(value, 2))):
         write({"step": 1, "model": {}, "x": Attack(tmp_path / "broken-in")}, path)
         with pytest.raises(UserError, match=r"trainer\.pt: damaged, or more than plain"):
-            checkpoint.load_trainer(tmp_path)
+            resuming.load_trainer(tmp_path)
         assert not (tmp_path / "broken-in").exists(), "loading has run the code of the file"
 
 
 def test_a_foreign_trainer_file_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"no trainer\.pt"):
-        checkpoint.load_trainer(tmp_path)
+        resuming.load_trainer(tmp_path)
     for value in ([1], {"step": 1}, torch.ones(2)):
         torch.save(value, tmp_path / "trainer.pt")
         with pytest.raises(UserError, match="not a trainer state of ours"):
-            checkpoint.load_trainer(tmp_path)
+            resuming.load_trainer(tmp_path)
     for data in (b"", b"text", b"PK"):
         (tmp_path / "trainer.pt").write_bytes(data)
         with pytest.raises(UserError, match="damaged.*; --overwrite starts the run anew"):
-            checkpoint.load_trainer(tmp_path)
+            resuming.load_trainer(tmp_path)
 
 
 def test_a_damaged_trainer_file_is_one_line(tmp_path):
-    checkpoint.save_trainer(tmp_path, {"step": 1, "model": constant(1).state_dict()})
+    resuming.save_trainer(tmp_path, {"step": 1, "model": constant(1).state_dict()})
     data = (tmp_path / "trainer.pt").read_bytes()
     draw = random.Random(0)
     refused = 0
@@ -380,7 +384,7 @@ def test_a_damaged_trainer_file_is_one_line(tmp_path):
             damaged[draw.randrange(min(1500, len(data)))] ^= 1 << draw.randrange(8)
         (tmp_path / "trainer.pt").write_bytes(damaged)
         try:
-            checkpoint.load_trainer(tmp_path)
+            resuming.load_trainer(tmp_path)
         except UserError as error:
             refused += 1
             assert "\n" not in str(error)

@@ -9,11 +9,11 @@ import torch
 
 import finetune
 import minilm
-from minilm.checkpoint import load_trainer
 from minilm.finetuning import run
 from minilm.finetuning.tasks import FineTuning
 from minilm.model.config import ModelConfig
 from minilm.model.transformer import build
+from minilm.training.resuming import load_trainer
 
 TINY = "--model body --steps 3 --batch-size 4 --lora-rank 2 --device cpu"
 

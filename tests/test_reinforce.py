@@ -15,13 +15,14 @@ from small import results
 
 import minilm
 import reinforce
-from minilm.checkpoint import load_trainer, save
+from minilm.checkpoint import save
 from minilm.model.config import ModelConfig
 from minilm.model.transformer import build
 from minilm.plumbing.folders import RUN_FILES, read_log
 from minilm.reinforcement import preferences
 from minilm.texts import corpus as data
 from minilm.training import loop
+from minilm.training.resuming import load_trainer
 
 TINY = (
     "--steps 4 --batch-size 6 --max-new-tokens 8 --reward-steps 3 --reward-batch-size 4 --dpo-steps 2 "

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from ..checkpoint import check_trainer, load, load_weights
+from ..checkpoint import load, load_weights
 from ..model.config import PRESETS
 from ..model.transformer import build
 from ..plumbing import folders
@@ -22,6 +22,7 @@ from ..plumbing.script import begin, choose_device, finish
 from ..pretraining.run import start_model
 from ..texts.corpus import VALIDATION_SEED
 from ..tokenizer.bpe import BPE, SPECIAL_TOKENS
+from ..training.resuming import check_trainer
 from . import examples
 from .classification import Classification
 from .comparison import HEADER, closing, confusion, other_ways, prepared, shown, told, trained

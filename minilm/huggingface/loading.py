@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ..model.config import ModelConfig
-from ..model.transformer import build
+from ..model.transformer import build_as_in
 from ..plumbing.errors import UserError
 from ..plumbing.folders import make_folder, read_json, write_json
 from ..plumbing.safetensors import check_state, read_tensors
@@ -51,7 +51,7 @@ def load(path: str | Path, device: str = "cpu") -> tuple[nn.Module, object]:
     if tokenizer is not None and longest is not None:
         longest = check_value(str(folder / SENTENCES), "max_seq_length", "max_positions", longest)
         tokenizer.longest = min(longest, config.max_positions)
-    model = build(config)
+    model = build_as_in(config, tensors, folder / CONFIG)
     for note in fill(model, tensors, values["model_type"], folder) + notes:
         print(f"{folder}: {note}", file=sys.stderr)
     return model.to(device).eval(), tokenizer

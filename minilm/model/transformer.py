@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..plumbing.errors import UserError
 from .attention import KeyValueCache, MultiHeadAttention
 from .blocks import ACTIVATIONS, Stack
 from .config import ModelConfig
@@ -155,3 +156,19 @@ class VocabularyHead(nn.Module):
 def build(config: ModelConfig) -> Transformer:
     """Return a model with fresh weights, drawn from torch's global generator."""
     return Transformer(config)
+
+
+def build_as_in(config: ModelConfig, tensors: dict[str, Tensor], where) -> Transformer:
+    """Return `build(config)`; UserError, before memory is asked for, where it is far larger than its weights.
+
+    A config.json from elsewhere may ask for any number of layers: `tensors` is what stands beside it.
+    """
+    n_number = 10**6 + 2 * sum(tensor.numel() for tensor in tensors.values())  # heads may be missing
+    sizes = [size for size in vars(config).values() if type(size) is int]
+    fits = max(*sizes, config.max_positions * config.d_model) <= n_number and config.n_layer <= len(tensors)
+    if fits:
+        with torch.device("meta"):  # shapes without numbers
+            fits = build(config).n_parameters() <= n_number
+    if not fits:
+        raise UserError(f"{where}: describes a model far larger than the weights beside it; get both anew")
+    return build(config)

@@ -122,7 +122,7 @@ def make_folder(folder: Path) -> bool:
 
 
 def empty_run_folder(folder: Path, claim: Callable[[Path], None] = lambda folder: None) -> None:
-    """Delete the files of a run, and nothing else; UserError unless the folder is ours, and free to `claim`."""
+    """Delete the files of a run, and nothing else; UserError unless the folder is ours and free to claim."""
     if not folder.is_dir():
         raise UserError(f"{folder} is a file, not a run folder")
     names = [path.name for path in folder.iterdir()]
@@ -212,7 +212,7 @@ def append_log(folder: str | Path, record: dict) -> None:
 
 
 def read_log(folder: str | Path) -> list[dict]:
-    """Return the records of log.jsonl, if there is one, without a last line that was cut off; or UserError."""
+    """Return the records of log.jsonl, if any, without a last line that was cut off; or UserError."""
     path = Path(folder) / LOG
     lines, records = path.read_bytes().splitlines() if path.exists() else [], []
     for number, line in enumerate(lines, start=1):

@@ -165,10 +165,10 @@ def fits(value, parts: dict) -> bool:
     """Say whether a value of a file is of a type made of `parts`; for a tuple JSON has a list."""
     if "..." in parts and value is not None:
         return isinstance(value, (list, tuple)) and all(fits(item, of_one(parts)) for item in value)
-    if type(value) is int and float in parts.values() or isinstance(value, float) and not math.isfinite(value):
-        return type(value) is int
     if isinstance(value, dict):
         return dict in parts.values()
+    if float in parts.values() and type(value) in (int, float):
+        return math.isfinite(value)
     # type() and not isinstance(): to Python true is an int, and equal to 1.
     return any(type(value) is part or type(value) is type(part) and value == part for part in parts.values())
 

@@ -13,9 +13,9 @@ from typing import ClassVar, Literal, NamedTuple
 
 import torch
 
-from ..checkpoint import CONFIG, check_trainer, is_published, load, load_tokenizer
+from ..checkpoint import CONFIG, is_published, load, load_tokenizer
 from ..model.config import PRESETS, ModelConfig, preset
-from ..model.transformer import build
+from ..model.transformer import build, build_as_in
 from ..plumbing.errors import UserError, suggest
 from ..plumbing.folders import SETTINGS, TOKENIZER, find_run, read_json, read_log, read_settings
 from ..plumbing.script import begin, choose_device, finish, process_count, process_group, process_rank
@@ -25,6 +25,7 @@ from ..tokenizer.bpe import BPE, SPECIAL_TOKENS
 from ..training.checkpoints import lowest_loss
 from ..training.loop import TrainingSettings, train
 from ..training.objective import Objective
+from ..training.resuming import check_trainer, load_trainer
 from . import report
 from .causal import Causal
 from .denoising import Denoising
@@ -128,6 +129,8 @@ class Pretraining:
             changes |= dict(next_sentence=False, pooler=False, n_segments=0)
         config = replace(config, **changes | self.overrides)
         torch.manual_seed(s.seed)
+        if s.resume:
+            return build_as_in(config, load_trainer(s.out)["model"], Path(s.out) / SETTINGS), tokenizer
         return build(config), tokenizer
 
     def objective(self, corpus, tokenizer: BPE, **more) -> Objective:

@@ -4,7 +4,6 @@ import time
 from dataclasses import fields, replace
 from pathlib import Path
 
-from ..checkpoint import load_trainer, save_trainer
 from ..model.sampling import SamplingRule
 from ..plumbing.errors import UserError
 from ..plumbing.folders import TRAINER, choose_folder
@@ -13,6 +12,7 @@ from ..pretraining.run import start_model
 from ..tokenizer.rows import END
 from ..training.checkpoints import Interrupted
 from ..training.loop import TrainingSettings
+from ..training.resuming import load_trainer, save_trainer
 from . import report, reward
 from .preferences import encode_prompts, load_preferences
 from .rollout import Environment

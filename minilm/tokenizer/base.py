@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..plumbing.errors import UserError, suggest
 from ..plumbing.folders import atomic_write, read_json
+from ..plumbing.settings import checked
 
 AS_TEXT = ("utf-8", "surrogateescape")  # bytes in JSON: a byte xx that is no UTF-8 becomes \udcxx
 CACHE = 2**15  # distinct words whose ids are remembered: most words of a text are among its commonest
@@ -109,9 +110,14 @@ class Tokenizer:
         atomic_write(path, text.encode("utf-8", "backslashreplace") + b"\n")  # writes \udcxx as JSON does
 
     @classmethod
-    def load(cls, path: str | Path) -> "Tokenizer":
-        """Read what `save` wrote; UserError names a file that is missing, damaged or another program's."""
-        data = read_json(path)
+    def load(cls, path: str | Path, pattern: str | None = None) -> "Tokenizer":
+        """Read what `save` wrote; UserError names a file that is missing, damaged or another program's.
+
+        A regular expression can be made to search for ever: one that is not GPT-2's is given here as well.
+        """
+        data = checked(path, read_json(path), dict(longest=int | None, pattern=str | None))
+        if data.get("pattern") not in (None, pattern):
+            raise UserError(f"{path}: cuts text by a pattern of its own; to trust it: load(path, pattern)")
         try:
             if data.pop("format", None) != cls.FORMAT:
                 raise ValueError(f"its format is not {cls.FORMAT!r}")

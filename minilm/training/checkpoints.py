@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..checkpoint import check_trainer, moving, save_description, save_trainer, save_weights
+from ..checkpoint import save_description, save_weights
 from ..plumbing.errors import UserError
 from ..plumbing.folders import TRAINER, append_log, trim_log
 from ..plumbing.script import process_count, process_rank, shown
 from .objective import Objective, add_metrics, autocast, micro_batches, to_device
+from .resuming import go_on_from, moving, save_trainer
 
 
 @torch.no_grad()
@@ -179,7 +180,7 @@ class Run:
         if self.best.patience:
             self.best.note(evaluate(self.model, self.objective, self.settings), self.model)
             self.best.put_back(self.model)
-        if self.folder and process_rank() == 0:  # looked at once more, with the best weights or after --resume
+        if self.folder and process_rank() == 0:  # once more, of the best weights or after --resume
             trim_log(self.folder, lambda line: line["split"] == "train" or line["step"] < self.step)
         after = self.look() if self.folder or self.objective.update else {}
         self.save()
@@ -212,19 +213,6 @@ def lowest_loss(log: list[dict], last: float) -> list[str]:
     loss, step = min(looks, default=(last, 0))
     told = f"The loss on the validation texts was lowest at step {step:,}, {loss:.3f}: fewer steps will do."
     return [told] if last > 1.01 * loss else []
-
-
-def go_on_from(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict:
-    """Put a checkpoint's weights and moments in place, drop what the log has after it; return its state."""
-    state = check_trainer(folder, model)
-    model.load_state_dict(state["model"])
-    # The moments are the checkpoint's; weight decay and the like are what the flags now say.
-    for name, p in moving(model).items():
-        if moments := state["optimizer"][name]:  # none: it rests still
-            optimizer.state[p] = {key: value.to(p) for key, value in moments.items()}
-    if process_rank() == 0:
-        trim_log(folder, lambda record: record["step"] <= state["step"])
-    return state
 
 
 class Interrupted(KeyboardInterrupt):

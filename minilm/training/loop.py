@@ -143,7 +143,7 @@ def sum_over_processes(tensors: list[Tensor]) -> None:
     try:
         dist.all_reduce(flat)
     except RuntimeError as error:
-        raise UserError(f"another of the {process_count()} processes has ended ({error}): see above") from None
+        raise UserError(f"another of {process_count()} processes has ended, see above ({error})") from None
     for tensor, total in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
         tensor.copy_(total.view_as(tensor))
 

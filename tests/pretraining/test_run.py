@@ -19,6 +19,7 @@ from minilm.pretraining import run
 from minilm.pretraining.causal import Causal
 from minilm.pretraining.run import Distilling, Pretraining, PretrainingSettings, check_fit, with_recipe
 from minilm.texts import corpus as data
+from minilm.training.resuming import save_trainer
 
 
 @pytest.fixture(autouse=True)
@@ -110,6 +111,7 @@ def test_a_tokenizer_is_trained_read_or_that_of_the_run(tmp_path):
 
     assert tokenizer().vocab_size == 290
     small.tokenizer().save(tmp_path / "tokenizer.json")
+    save_trainer(tmp_path, dict(step=1, model=small.model("masked").state_dict()))
     for more in (dict(resume=True), dict(tokenizer=str(tmp_path / "tokenizer.json"))):
         assert tokenizer(**more).vocab == small.tokenizer().vocab
 

@@ -11,7 +11,6 @@ import small
 import torch
 
 import minilm
-from minilm.checkpoint import load_trainer
 from minilm.plumbing.errors import UserError
 from minilm.plumbing.folders import read_log
 from minilm.reinforcement import ppo
@@ -19,6 +18,7 @@ from minilm.reinforcement.reward import Rule
 from minilm.reinforcement.rollout import Policy, draw_answers, score_answers
 from minilm.reinforcement.settings import ReinforceSettings
 from minilm.training.checkpoints import Interrupted
+from minilm.training.resuming import load_trainer
 
 SCORES = torch.tensor([1.0, -2.0, 0.5, 3.0, 0.25])
 

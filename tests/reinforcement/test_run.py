@@ -6,13 +6,14 @@ from unittest.mock import Mock
 import pytest
 import small
 
-from minilm.checkpoint import load_trainer, save, save_trainer
+from minilm.checkpoint import save
 from minilm.plumbing.errors import UserError
 from minilm.plumbing.folders import read_log
 from minilm.reinforcement.dpo import DirectPreference
 from minilm.tokenizer.bpe import BPE
 from minilm.tokenizer.rows import END
 from minilm.training.checkpoints import Interrupted
+from minilm.training.resuming import load_trainer, save_trainer
 
 TOKENIZER = small.tokenizer()
 

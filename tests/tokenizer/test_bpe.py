@@ -305,7 +305,10 @@ def test_a_stream_searches_a_long_pre_token_a_few_times_only(monkeypatch, bpe):
 def test_save_and_load_keep_the_ids(tmp_path, pattern):
     trained = BPE.train([MIXED * 2, "caf\xe9 abcabc"], 330, SPECIAL_TOKENS, pattern)
     trained.save(tmp_path / "t.json")
-    loaded = BPE.load(tmp_path / "t.json")
+    if pattern:  # a pattern of a stranger's file could search for ever
+        with pytest.raises(UserError, match=r"t.json: cuts text by a pattern of its own"):
+            BPE.load(tmp_path / "t.json")
+    loaded = BPE.load(tmp_path / "t.json", pattern)
     assert loaded.pattern == pattern, "the pattern was lost: the ids change silently"
     assert (loaded.vocab, loaded.merges) == (trained.vocab, trained.merges)
     for text in (MIXED, "abcabc, the [SEP] café  \n"):
@@ -313,7 +316,7 @@ def test_save_and_load_keep_the_ids(tmp_path, pattern):
     data = json.loads((tmp_path / "t.json").read_text("utf-8"))
     del data["aliases"]
     (tmp_path / "t.json").write_text(json.dumps(data))
-    assert BPE.load(tmp_path / "t.json").aliases == {}, "a file from before there were aliases"
+    assert BPE.load(tmp_path / "t.json", pattern).aliases == {}, "a file from before there were aliases"
 
 
 def test_the_file_is_readable_json_that_keeps_every_byte(tmp_path, bpe):

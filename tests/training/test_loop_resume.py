@@ -13,12 +13,13 @@ import small
 import torch
 
 from minilm import checkpoint
-from minilm.checkpoint import load, load_trainer, save_trainer
+from minilm.checkpoint import load
 from minilm.plumbing.errors import UserError
 from minilm.plumbing.folders import read_log
 from minilm.training import loop as training
-from minilm.training.checkpoints import Interrupted, Run, go_on_from
+from minilm.training.checkpoints import Interrupted, Run
 from minilm.training.loop import make_optimizer, train, train_step
+from minilm.training.resuming import go_on_from, load_trainer, save_trainer
 
 KINDS = pytest.mark.parametrize("kind", ["causal", "masked"])
 TWENTY = dict(steps=20, save_every=4, log_every=3, eval_every=5)
