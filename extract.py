@@ -12,6 +12,7 @@
 
 import sys
 
+import minilm.plumbing.quiet  # noqa: F401 - Ctrl-C during the imports
 from minilm.extraction.run import ExtractionSettings, extract_features
 from minilm.plumbing.script import exit_code
 from minilm.plumbing.settings import parse

@@ -16,6 +16,7 @@ the newest runs/masked. The closing table shows what moves, how many weights tha
 
 import sys
 
+import minilm.plumbing.quiet  # noqa: F401 - Ctrl-C during the imports
 from minilm.finetuning.run import finetune, predict
 from minilm.finetuning.settings import FinetuningSettings
 from minilm.plumbing.script import exit_code, read_command

@@ -11,6 +11,7 @@ few-shot documents (runs/in-context, trained first where it is not there: about 
 
 import sys
 
+import minilm.plumbing.quiet  # noqa: F401 - Ctrl-C during the imports
 from minilm.in_context.run import PromptSettings, answer_prompts
 from minilm.plumbing.script import exit_code
 from minilm.plumbing.settings import parse

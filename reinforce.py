@@ -12,6 +12,7 @@ trained first where there is none.
 
 import sys
 
+import minilm.plumbing.quiet  # noqa: F401 - Ctrl-C during the imports
 from minilm.plumbing.script import exit_code, read_command
 from minilm.reinforcement.run import Reinforcement
 from minilm.reinforcement.settings import ReinforceSettings

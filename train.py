@@ -15,6 +15,7 @@ scales by flags alone: --model bert-base --data corpus/ --device cuda --precisio
 import sys
 from contextlib import redirect_stdout
 
+import minilm.plumbing.quiet  # noqa: F401 - Ctrl-C during the imports
 from minilm.continued.forgetting import Continued
 from minilm.continued.run import continued_command
 from minilm.in_context.questions import FewShot

@@ -20,7 +20,7 @@ class Classification(HeadTask):
     """One text, one of C classes."""
 
     name, metric, baseline, closed = "classification", "accuracy", "majority class", True
-    fields = ("text", "label")
+    fields, learnt = ("text", "label"), dict(labels=tuple[str, ...], counts=tuple[int, ...])
     recipe: ClassVar = dict(n_examples=24, steps=100, batch_size=24, n_run=10)
     world = staticmethod(partial(world.labelled, label="place"))  # sentences 2 to 4, which do not name it
 

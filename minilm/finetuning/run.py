@@ -10,6 +10,7 @@
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -19,6 +20,7 @@ from ..model.transformer import build
 from ..plumbing import folders
 from ..plumbing.errors import UserError
 from ..plumbing.script import begin, choose_device, finish
+from ..plumbing.settings import checked
 from ..pretraining.run import start_model
 from ..texts.corpus import VALIDATION_SEED
 from ..tokenizer.bpe import BPE, SPECIAL_TOKENS
@@ -152,12 +154,18 @@ def load_finetuned(folder: str | Path, device: str = "cpu") -> tuple[WithHead, T
     if not path.exists():
         way_out = f"python finetune.py --model {folder} does that first"
         raise UserError(f"{folder}: not fine-tuned, no {folders.TASK} in it; {way_out}")
-    saved = folders.read_json(path)
+    saved = checked(path, folders.read_json(path), dict(context=int, known=dict, options=dict))
     try:
-        made, options = TASKS[saved["task"]], saved.get("options", {})
-        task = made(tokenizer, body.config, saved["context"], saved["known"], **options)
+        made, context = TASKS[saved["task"]], saved["context"]
+        known = checked("known", saved["known"], made.learnt)
+        options = checked("options", saved.get("options", {}), dict(pairs=Literal["together", "apart"]))
+        if missing := made.learnt.keys() - known.keys():
+            raise KeyError(*missing)
+        if not made.least_context <= context <= body.config.max_positions:
+            raise ValueError(f"context {context}, and the model has {body.config.max_positions} positions")
+        task = made(tokenizer, body.config, context, known, **options)
         model = WithHead(body.config, task.head())
-    except (LookupError, TypeError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not a task of ours ({type(error).__name__}: {error})") from None
     load_weights(folder, model)
     return model.to(device).eval(), task

@@ -25,6 +25,7 @@ class Similarity(HeadTask):
     """The model learns the number in deviations from the mean."""
 
     name, metric, baseline, n_output = "similarity", "spearman", "shared words", 1
+    learnt: ClassVar = dict(mean=float, deviation=float)
     fields, least_context, is_number = ("text_a", "text_b", "label"), 6, True
     recipe: ClassVar = dict(n_examples=3000, steps=1000, batch_size=32, rate=3e-3)
     world = staticmethod(world.similarity)  # 0 to 5: how much of place, person and ending two stories share

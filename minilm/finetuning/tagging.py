@@ -24,6 +24,7 @@ class Tagging(HeadTask):
 
     name, metric, baseline, closed = "tagging", "entity_f1", "each word's usual tag", True
     fields, kinds, on = ("words", "tags"), ("encoder",), "position"
+    learnt: ClassVar = dict(tags=tuple[str, ...])
     recipe: ClassVar = dict(n_examples=200, steps=200, batch_size=32)
     world = staticmethod(world.tagging)  # which words are persons, things and places
 

@@ -88,6 +88,7 @@ class Task(ABC):
     least_context: ClassVar[int] = 3  # tokens of a row
     closed: ClassVar[bool] = False  # no other truth is possible than those of training
     is_number: ClassVar[bool] = False  # the truth is a number
+    learnt: ClassVar[dict]  # what `learn` returns: names and types
     recipe: ClassVar[dict]  # of a small model on the world, measured on two CPU cores
     # (n, seed, held_out) -> n examples of the embedded world; held out: whose topic words have no label yet
     world: ClassVar[Callable[..., list[tuple]]]

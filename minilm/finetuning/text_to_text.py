@@ -37,7 +37,7 @@ class TextToText(Task):
 
     name, metric, baseline = "text-to-text", "exact_match", "commonest answer"
     fields, kinds = ("source", "target"), ("decoder", "encoder-decoder")
-    start, least_context = "denoising", 8
+    start, least_context, learnt = "denoising", 8, dict(longest_answer=str, labels=tuple[str, ...])
     recipe: ClassVar = dict(n_examples=3000, steps=200, batch_size=32)
 
     def __init__(self, tokenizer, config, context, known, **options):
@@ -62,10 +62,9 @@ class TextToText(Task):
         """Return the answer of most tokens, and all where they are few, each at least twice: labels."""
         counts = Counter(cls.truths(train))
         # In tokens, not in letters: a short answer of rare letters takes more room than a long one of words.
-        known = dict(longest_answer=max(counts, key=lambda text: (len(tokenizer.encode(" " + text)), text)))
-        if len(counts) <= MOST_LABELS and min(counts.values()) > 1:
-            known["labels"] = sorted(counts)
-        return known
+        longest = max(counts, key=lambda text: (len(tokenizer.encode(" " + text)), text))
+        are_labels = len(counts) <= MOST_LABELS and min(counts.values()) > 1
+        return dict(longest_answer=longest, labels=sorted(counts) if are_labels else [])
 
     def answer_ids(self, text: str) -> list[int]:
         """Return the ids of an answer with its end; one that had to be cut has none."""

@@ -5,6 +5,7 @@ RANK, WORLD_SIZE and LOCAL_RANK; without them there is one.
 """
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
@@ -130,6 +131,7 @@ def exit_code(main) -> int:
     2: a UserError, or what the system refuses: a full disk, a folder that may not be read, too little memory.
     130: Ctrl-C. 141: the reader of a pipe has left (`| head`). A bug keeps its traceback.
     """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     prepare_streams()
     try:
         code = main() or 0
@@ -165,6 +167,8 @@ def prepare_streams() -> None:
     A control character shows as its escape, and so does a letter that the terminal's encoding does not have.
     A stream that was closed (`>&-`) swallows what is written.
     """
+    if sys.getfilesystemencoding() == "ascii":  # then neither words nor files could be named
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - as long as the process lives

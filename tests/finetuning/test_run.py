@@ -207,11 +207,23 @@ def test_task_json_makes_the_task_again_and_anything_else_is_one_line():
     folder = run.finetune(settings(task="pair", pairs="apart"))
     path, whole = folder / "task.json", json.loads((folder / "task.json").read_text())
     model, task = load_finetuned(folder)
-    assert whole == dict(task="pair", context=160, known=task.known, options=dict(pairs="apart"))
+    assert whole == dict(
+        task="pair", context=160, known=json.loads(json.dumps(task.known)), options=dict(pairs="apart")
+    )
     assert model.head.on == "apart"
-    for broken in (dict(task="sleep"), dict(known=None), dict(options=3), dict(options=dict(speed=1))):
+    for broken, said in (
+        (dict(task="sleep"), "not a task of ours"),
+        (dict(known=None), "'known' is None, expected object"),
+        (dict(known=dict(labels=["same"], counts=[1, "x"])), r"known: 'counts' is \[1, 'x'\]"),
+        (dict(known=dict(labels=["different", "same"])), "KeyError: 'counts'"),
+        (dict(options=3), "'options' is 3"),
+        (dict(options=dict(speed=1)), "not a task of ours"),
+        (dict(options=dict(pairs="far")), "'pairs' is 'far', expected together|apart"),
+        (dict(context=10**9), "context 1000000000, and the model has"),
+        (dict(context=True), "'context' is True, expected integer"),
+    ):
         write_json(path, whole | broken)
-        with pytest.raises(UserError, match="task.json: not a task of ours"):
+        with pytest.raises(UserError, match=f"task.json.*{said}"):
             load_finetuned(folder)
     path.unlink()
     with pytest.raises(UserError, match="not fine-tuned, no task.json in it; python finetune.py --model"):
@@ -220,7 +232,7 @@ def test_task_json_makes_the_task_again_and_anything_else_is_one_line():
     whole = json.loads((folder / "task.json").read_text())
     assert whole.pop("options") == {}
     write_json(folder / "task.json", whole)  # the first ones had no options
-    assert load_finetuned(folder)[1].known == whole["known"]
+    assert json.loads(json.dumps(load_finetuned(folder)[1].known)) == whole["known"]
 
 
 def test_predictions_of_new_texts(capsys):

@@ -15,6 +15,7 @@ import torch
 
 from minilm.plumbing import script
 from minilm.plumbing.errors import UserError
+from minilm.plumbing.folders import write_json
 from minilm.plumbing.settings import CommonSettings
 
 
@@ -25,6 +26,7 @@ class Settings(CommonSettings):
     task: str = "count"  # what is done
     steps: int = 3  # how often
     resume: bool = False  # go on
+    reward_function: str | None = None  # code
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +47,25 @@ def test_what_is_given_is_laid_over_the_run_that_goes_on(monkeypatch):
     assert overrides == {} and Settings(**given) == Settings(steps=7, seed=2, resume=True, out="runs/count")
     with pytest.raises(UserError, match="in an unfinished runs/sort"):
         command(monkeypatch, "--resume --task sort")
+
+
+def test_what_is_otherwise_when_a_run_goes_on_is_said(monkeypatch, capsys):
+    folder = script.begin("count", Settings(steps=5, seed=2))
+    Path(folder, "trainer.pt").touch()
+    command(monkeypatch, "--resume --steps 7 --seed 2")
+    assert capsys.readouterr().err == "--steps 7, and 5 before\n"
+
+
+def test_code_is_named_on_the_command_line_alone(monkeypatch):
+    """A folder of a stranger must not run his code."""
+    folder = script.begin("count", Settings())
+    Path(folder, "trainer.pt").touch()
+    saved = json.loads(Path(folder, "settings.json").read_text())
+    write_json(Path(folder, "settings.json"), saved | dict(reward_function="stranger.evil:f"))
+    with pytest.raises(UserError, match="code, which no file may name; .* --reward-function stranger.evil:f"):
+        command(monkeypatch, "--resume")
+    given, _ = command(monkeypatch, "--resume --reward-function mine:f")
+    assert given["reward_function"] == "mine:f"
 
 
 def test_a_bar_shows_a_long_stretch_and_changes_nothing(monkeypatch):
@@ -132,6 +153,21 @@ def test_cells():
         (UserError("file.txt:\nline 3"), 2, "error: file.txt: line 3\n"),
         (KeyboardInterrupt(), 130, "stopped by Ctrl-C: nothing was being saved\n"),
         (KeyboardInterrupt("saved in runs/masked"), 130, "saved in runs/masked\n"),
+        (OSError(28, "No space left on device"), 2, "error: output: No space left on device\n"),
+        (PermissionError(13, "Permission denied", "a/b"), 2, "error: a/b: Permission denied\n"),
+        (MemoryError(), 2, "error: out of memory\n"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: 8"),
+            2,
+            "error: DefaultCPU",
+        ),
+        (UserError("a: 'x\x1b[31m\t\u202e'"), 2, "error: a: 'x\\x1b[31m\\t\\u202e'\n"),
+        (
+            UserError(f"the user's {'x' * 300!r} isn't {'y' * 99!r}"),
+            2,
+            f"user's '{'x' * 100}...' isn't 'y",
+        ),
+        (UserError("z" * 5000), 2, "z" * 1000 + "\n"),
     ],
 )
 def test_an_ending_is_one_line_and_an_exit_code(ending, code, message, capsys):
@@ -139,7 +175,45 @@ def test_an_ending_is_one_line_and_an_exit_code(ending, code, message, capsys):
         raise ending
 
     assert script.exit_code(main) == code
-    assert capsys.readouterr() == ("", message), "one line, on stderr"
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and message in err, "one line, on stderr"
+
+
+def test_ctrl_c_in_the_closing_says_how_to_go_on(capsys):
+    def main():
+        Path(script.begin("count", Settings()), "trainer.pt").touch()
+        raise KeyboardInterrupt
+
+    assert script.exit_code(main) == 130
+    assert capsys.readouterr().err.endswith(
+        "to go on: --resume --out " + str(Path("runs/count").resolve()) + "\n"
+    )
+    assert not Path("runs/count/lock").exists()
+
+
+def test_labels_texts_and_names_cannot_steer_the_terminal(capsys):
+    assert script.exit_code(lambda: print("a\tb\n\x1b[31mred\x07 \u202eolá")) == 0
+    assert capsys.readouterr().out == "a\tb\n\\x1b[31mred\\x07 \\u202eolá\n"
+
+
+@pytest.mark.parametrize("closing", [">&-", "2>&-", "<&-", ">/dev/full"])
+def test_a_stream_that_is_closed_or_full_ends_no_run(closing):
+    code = "from minilm.plumbing.script import exit_code; exit(exit_code(lambda: print('olá', chr(0xdce1))))"
+    command = f'{sys.executable} -c "{code}" {closing}'
+    how = dict(cwd=Path(script.__file__).parents[2], capture_output=True, text=True)
+    ended = subprocess.run(["bash", "-c", command], check=False, **how)
+    full = closing == ">/dev/full"
+    assert ended.returncode == (2 if full else 0), ended.stderr
+    assert ended.stderr == ("error: output: No space left on device\n" if full else "")
+
+
+def test_in_a_locale_of_ascii_alone_words_are_utf_8():
+    code = "import sys; from minilm.plumbing.script import exit_code\n"
+    code += "exit(exit_code(lambda: print(sys.argv[1], sys.argv[1] == 'ol' + chr(225))))"
+    environment = os.environ | dict(LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0")
+    how = dict(cwd=Path(script.__file__).parents[2], env=environment, capture_output=True)
+    ended = subprocess.run([sys.executable, "-c", code, "olá"], check=False, **how)
+    assert (ended.returncode, ended.stdout) == (0, "olá True\n".encode()), ended.stderr
 
 
 def test_what_is_no_mistake_of_the_user_s_is_returned_or_keeps_its_traceback():
