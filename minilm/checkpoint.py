@@ -100,7 +100,7 @@ def load_config(folder: str | Path) -> ModelConfig:
     if values.pop("format", None) != FORMAT:
         raise UserError(f'{path}: "format": "{FORMAT}" is missing, so it is not a config of ours')
     try:
-        return ModelConfig.from_dict(checked(path, values, ModelConfig.__annotations__))
+        return ModelConfig.from_dict(checked(path, values, ModelConfig.__annotations__, whole=False))
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
 

@@ -363,7 +363,7 @@ def test_a_foreign_trainer_file_is_refused(tmp_path):
         resuming.load_trainer(tmp_path)
     for value in ([1], {"step": 1}, torch.ones(2)):
         torch.save(value, tmp_path / "trainer.pt")
-        with pytest.raises(UserError, match="not a trainer state of ours"):
+        with pytest.raises(UserError, match="not the state of a training|'model' is missing"):
             resuming.load_trainer(tmp_path)
     for data in (b"", b"text", b"PK"):
         (tmp_path / "trainer.pt").write_bytes(data)

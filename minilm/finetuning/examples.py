@@ -55,7 +55,8 @@ def read_parts(task, settings) -> list[Parts]:
     # What is wrong with the whole is told before anything is held out.
     check_parts(Parts(given[0], [], []), task.truths, task.fields[-1], names_of(settings), task.closed)
     labels_of = (lambda example: task.truths([example])) if task.closed else None
-    return [cut(*given, s, settings.n_examples, labels_of, settings.patience > 0) for s in settings.seeds]
+    how = settings.n_examples, labels_of, settings.patience > 0, " ".join(settings.data)
+    return [cut(*given, seed, *how) for seed in settings.seeds]
 
 
 def read_examples(
@@ -93,7 +94,7 @@ def number(label: str, path: str) -> float:
     raise UserError(f"{path}: the label {label!r} is no number, as a score is")
 
 
-def cut(given: list, watched: list, test: list, seed, n: int | None = None, labels_of=None, selects=False):
+def cut(given: list, watched: list, test: list, seed, n=None, labels_of=None, selects=False, name="--data"):
     """Return the `Parts`: with nothing to watch a tenth of `given` is, with no test what is watched.
 
     `selects`: what is watched decides when to stop, so another tenth is the test. `n`: so many to learn from,
@@ -105,7 +106,7 @@ def cut(given: list, watched: list, test: list, seed, n: int | None = None, labe
     if selects and not test:
         given, test = split(given, size, f"measured {seed}", labels_of)
     if not watched or (selects and not test):
-        raise UserError("--data: all that can be held out is a label's last: give --validation and --test")
+        raise UserError(f"{name}: all that can be held out is a label's last: give --validation and --test")
     if n is not None and n < len(given):
         given = random.Random(f"examples {seed}").sample(given, len(given) if labels_of else n)
     if labels_of and n is not None and n < len(given):

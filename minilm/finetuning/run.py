@@ -33,6 +33,7 @@ from .heads import WithHead
 from .settings import PAIRS, TASKS, FinetuningSettings, check_fit, with_recipe
 from .tasks import FineTuning, Prediction, Task
 
+PAIRED = Literal["together", "apart"]
 VOCABULARY = 1024  # tokens, where a preset begins from random weights
 WORLD_VALIDATION, WORLD_TEST = 200, 600  # examples
 TEST_SEED = 4_000_037  # of the test examples of the world: no recipe was chosen by them
@@ -154,13 +155,11 @@ def load_finetuned(folder: str | Path, device: str = "cpu") -> tuple[WithHead, T
     if not path.exists():
         way_out = f"python finetune.py --model {folder} does that first"
         raise UserError(f"{folder}: not fine-tuned, no {folders.TASK} in it; {way_out}")
-    saved = checked(path, folders.read_json(path), dict(context=int, known=dict, options=dict))
+    saved = checked(path, folders.read_json(path), dict(context=int, known=dict, options=dict), False)
     try:
         made, context = TASKS[saved["task"]], saved["context"]
         known = checked("known", saved["known"], made.learnt)
-        options = checked("options", saved.get("options", {}), dict(pairs=Literal["together", "apart"]))
-        if missing := made.learnt.keys() - known.keys():
-            raise KeyError(*missing)
+        options = checked("options", saved.get("options", {}), dict(pairs=PAIRED), whole=False)
         if not made.least_context <= context <= body.config.max_positions:
             raise ValueError(f"context {context}, and the model has {body.config.max_positions} positions")
         task = made(tokenizer, body.config, context, known, **options)

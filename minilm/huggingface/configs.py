@@ -72,7 +72,7 @@ LAYOUTS: dict[str, Layout] = {
 
 def choice(table: dict, key: str, value, where: str):
     """Return what a table has for a value of config.json; UserError, with the nearest, if there is none."""
-    if value not in table:
+    if not isinstance(value, str) or value not in table:
         near = suggest(str(value), table)
         raise UserError(f"{where}: {key} {value!r} is none of ours{near}: {', '.join(table)}")
     return table[value]

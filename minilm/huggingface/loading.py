@@ -46,7 +46,7 @@ def load(path: str | Path, device: str = "cpu") -> tuple[nn.Module, object]:
     folder, values, config, tensors = read_folder(path)
     tokenizer, notes = read_tokenizer(folder, values)
     if tokenizer is not None and (n := tokenizer.vocab_size) > config.vocab_size:
-        raise UserError(f"{folder}: the vocabulary has {n} ids, and the model rows for {config.vocab_size}")
+        raise UserError(f"{folder / CONFIG}: vocab_size {config.vocab_size}, and the vocabulary has {n} ids")
     longest = read_json(folder / SENTENCES, optional=True).get("max_seq_length")
     if tokenizer is not None and longest is not None:
         longest = check_value(str(folder / SENTENCES), "max_seq_length", "max_positions", longest)
@@ -77,7 +77,8 @@ def fill(model: nn.Module, tensors: dict[str, Tensor], kind: str, folder: Path) 
     theirs = {their_name(ours, names): ours for ours in state}
     found = unpack(without_copies(tensors, names, set(theirs)), model.config)
     absent = [name for name in theirs if name not in found and theirs[name].split(".")[0] in HEADS]
-    check_state(folder, found, {name: state[ours] for name, ours in theirs.items() if name not in absent})
+    expected = {name: state[ours] for name, ours in theirs.items() if name not in absent}
+    check_state(f"{folder / CONFIG}, or what stands beside it,", found, expected)
     model.load_state_dict({theirs[name]: tensor for name, tensor in found.items()}, strict=False)
     heads = sorted({name.rpartition(".")[0] for name in absent})
     return [f"not in it, so drawn at random: {', '.join(heads)}"] if heads else []

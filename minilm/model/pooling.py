@@ -8,7 +8,7 @@ def token_mean(hidden: Tensor, real: Tensor | None) -> Tensor:
     """Return the mean over the real tokens: (B, T, D), (B, T) -> (B, D); no mask: all are real."""
     if real is None:
         return hidden.mean(1)
-    weight = real.to(hidden.dtype) / real.sum(1, keepdim=True)  # (B, T), each row sums to 1
+    weight = real.to(hidden.dtype) / real.sum(1, keepdim=True).clamp(min=1)  # (B, T), rows sum to 1
     return (weight[:, None] @ hidden)[:, 0]  # (B, 1, T) @ (B, T, D) -> (B, 1, D) -> (B, D)
 
 

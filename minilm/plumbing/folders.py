@@ -196,7 +196,8 @@ def read_settings(folder: Path, settings_class: type, override_class=None) -> tu
     parts = []
     for each in filter(None, (settings_class, override_class)):
         types = {field.name: field.type for field in fields(each)}
-        parts.append(checked(path, {name: saved.pop(name) for name in types if name in saved}, types))
+        known = {name: saved.pop(name) for name in types if name in saved}
+        parts.append(checked(path, known, types, whole=False))
     for name in saved:
         raise UserError(f"{path}: {name!r} is no setting of this script")
     return parts[0], {} if override_class is None else parts[1]
@@ -217,11 +218,8 @@ def read_log(folder: str | Path) -> list[dict]:
     lines, records = path.read_bytes().splitlines() if path.exists() else [], []
     for number, line in enumerate(lines, start=1):
         try:
-            record = json.loads(line)
-            if not isinstance(record, dict) or RECORD.keys() - record.keys():
-                raise ValueError(f"expected an object with {', '.join(RECORD)}")
-            records.append(checked("it", record, RECORD))
-        except (ValueError, RecursionError) as error:
+            records.append(checked("it", json.loads(line), RECORD))
+        except (ValueError, TypeError, RecursionError) as error:
             if number < len(lines):
                 raise UserError(f"{path}, line {number}: not a record of a log ({error})") from None
     return records

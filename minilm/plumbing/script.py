@@ -70,7 +70,7 @@ def read_command(settings_class: type, description: str, name_of: Callable, over
         saved, others = read_settings(folder, settings_class, override_class)
         if (code := saved.pop("reward_function", None)) and "reward_function" not in given:
             way_out = f"if you trust it, name it again: --reward-function {code}"
-            raise UserError(f"--resume: the reward of this run is code, which no file may name; {way_out}")
+            raise UserError(f"{folder / SETTINGS}: its reward is code, which no file may name; {way_out}")
         for name, value in ({**given, **overrides} if process_rank() == 0 else {}).items():
             before = (saved | others).get(name, value)
             if before != value and name not in ("out", "resume"):

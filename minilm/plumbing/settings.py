@@ -173,9 +173,11 @@ def fits(value, parts: dict) -> bool:
     return any(type(value) is part or type(value) is type(part) and value == part for part in parts.values())
 
 
-def checked(where, values: dict, types: dict) -> dict:
-    """Return the values of a file, lists as tuples; UserError for one that is not of its type."""
+def checked(where, values: dict, types: dict, whole: bool = True) -> dict:
+    """Return the values of a file, lists as tuples; UserError for another type or, if `whole`, a missing one."""
     for name, hint in types.items():
+        if whole and name not in values:
+            raise UserError(f"{where}: {name!r} is missing")
         if name in values and not fits(values[name], parts_of(hint)):
             raise UserError(f"{where}: {name!r} is {values[name]!r:.100}, expected {kind_of(hint)}")
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}

@@ -115,7 +115,7 @@ class Tokenizer:
 
         A regular expression can be made to search for ever: one that is not GPT-2's is given here as well.
         """
-        data = checked(path, read_json(path), dict(longest=int | None, pattern=str | None))
+        data = checked(path, read_json(path), dict(longest=int | None, pattern=str | None), False)
         if data.get("pattern") not in (None, pattern):
             raise UserError(f"{path}: cuts text by a pattern of its own; to trust it: load(path, pattern)")
         try:

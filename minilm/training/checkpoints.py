@@ -45,11 +45,12 @@ class EarlyStopping:
     """
 
     def __init__(self, patience: int):
-        self.patience, self.state = patience, dict(loss=math.inf, n_worse=0, model=None)
+        self.patience, self.state = patience, dict(loss=None, n_worse=0, model=None)
 
     def note(self, metrics: dict[str, float], model: torch.nn.Module) -> None:
         """Take note of an evaluation."""
-        if self.patience and metrics["loss"] < self.state["loss"]:
+        best = self.state["loss"]
+        if self.patience and (best is None or metrics["loss"] < best):
             weights = {name: value.clone() for name, value in model.state_dict().items()}
             self.state = dict(loss=metrics["loss"], n_worse=0, model=weights)
         elif self.patience:

@@ -36,9 +36,10 @@ def load_trainer(folder: str | Path, device: str = "cpu") -> dict:
     except Exception as error:  # noqa: BLE001 - of nearly any kind, by the place of the damage
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path}: damaged, or more than plain data ({reason}); {way_out}") from None
-    if not isinstance(state, dict) or not {"step", "model"} <= set(state):
-        raise UserError(f"{path}: not a trainer state of ours, 'step' and 'model' are missing")
-    return checked(path, state, STATE)
+    if not isinstance(state, dict):
+        raise UserError(f"{path}: not the state of a training; {way_out}")
+    checked(path, state, dict(step=int, model=dict))
+    return checked(path, state, STATE, whole=False)
 
 
 def moving(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -48,11 +49,10 @@ def moving(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def check_trainer(folder: str | Path, model: nn.Module) -> dict:
     """Return what trainer.pt holds; UserError unless it is of such a model, whose weights move alike."""
-    state, path, trained = load_trainer(folder), Path(folder) / TRAINER, moving(model)
-    if missing := STATE.keys() - state.keys():
-        raise UserError(f"{path}: not the state of a training, {', '.join(sorted(missing))} is missing")
+    path, trained = Path(folder) / TRAINER, moving(model)
+    state = checked(path, load_trainer(folder), STATE)
     check_state(path, state["model"], model.state_dict())
-    moments, best = checked(path, state["optimizer"], dict.fromkeys(trained, dict)), state["stopping"]
+    moments = checked(path, state["optimizer"], dict.fromkeys(trained, dict), whole=False)
     for name in sorted(trained.keys() ^ moments.keys()):
         then, now = ("moved", "does not") if name in moments else ("did not move", "does")
         way_out = "let the same weights move as before, or begin another run"
@@ -61,8 +61,9 @@ def check_trainer(folder: str | Path, model: nn.Module) -> dict:
         if moments[name]:  # none: it rested
             ours = dict(step=torch.empty(()), exp_avg=p, exp_avg_sq=p)
             check_state(f"{path}, {name!r}", moments[name], ours)
-    if checked(path, best, dict(n_worse=int, model=dict | None)).get("model") is not None:
-        check_state(path, best["model"], model.state_dict())
+    best = checked(path, state["stopping"], dict(loss=float | None, n_worse=int, model=dict | None))["model"]
+    if best is not None:
+        check_state(path, best, model.state_dict())
     return state
 
 

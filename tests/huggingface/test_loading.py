@@ -366,7 +366,7 @@ def test_folders_that_are_not_whole(tmp_path, capsys):
     folder = published.folder(tmp_path / "bert", "bert")
     with open(folder / "vocab.txt", "a", encoding="utf-8") as file:
         file.write("extra\n")
-    with pytest.raises(UserError, match="the vocabulary has 98 ids, and the model rows for 97"):
+    with pytest.raises(UserError, match="config.json: vocab_size 97, and the vocabulary has 98 ids"):
         load(folder)
     (folder / "vocab.txt").unlink()
     assert load(folder)[1] is None and "no vocabulary" in capsys.readouterr().err

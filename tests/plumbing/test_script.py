@@ -165,9 +165,10 @@ def test_cells():
         (
             UserError(f"the user's {'x' * 300!r} isn't {'y' * 99!r}"),
             2,
-            f"user's '{'x' * 100}...' isn't 'y",
+            f"user's '{'x' * 99}... isn't 'y",
         ),
-        (UserError("z" * 5000), 2, "z" * 1000 + "\n"),
+        (UserError("z " * 5000), 2, "error: " + "z " * 500 + "\n"),
+        (UserError("/".join(["z" * 99] * 5)), 2, "error: " + "/".join(["z" * 99] * 5) + "\n"),
     ],
 )
 def test_an_ending_is_one_line_and_an_exit_code(ending, code, message, capsys):
