@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from ..model.config import PRESETS, ModelConfig
 from ..plumbing.errors import UserError, suggest
+from ..plumbing.settings import checked
 from .names import columns
 
 # Theirs -> ours; of two that are the same we write the first.
@@ -113,10 +114,7 @@ def check_value(where: str, key: str, field: str, value):
     """Return a value of config.json as our field has it; UserError for one of another type, or unknown."""
     if field == "activation":
         return choice(ACTIVATIONS, key, value, where)
-    kinds = {int: (int,), bool: (bool,)}.get(ModelConfig.__annotations__[field], (int, float))
-    if type(value) not in kinds:
-        raise UserError(f"{where}: {key} is {value!r}, expected {kinds[-1].__name__}")
-    return value
+    return checked(where, {key: value}, {key: ModelConfig.__annotations__[field]})[key]
 
 
 def from_model_config(config: ModelConfig, kind: str) -> dict:

@@ -15,11 +15,6 @@ from pathlib import Path
 from .errors import UserError, suggest
 from .settings import checked
 
-try:
-    import fcntl
-except ImportError:  # Windows: nothing keeps two runs out of one folder there
-    fcntl = None
-
 RUNS = Path("runs")  # under the folder that a script is started in
 CONFIG, TOKENIZER, WEIGHTS = "config.json", "tokenizer.json", "model.safetensors"
 TRAINER, SETTINGS, LOG, RESULTS = "trainer.pt", "settings.json", "log.jsonl", "results.json"
@@ -65,8 +60,10 @@ def choose_folder(name: str, out: str | None = None, overwrite: bool = False, re
 def lock(folder: Path) -> None:
     """Keep a folder for this process, as long as it lives; UserError where another one writes there."""
     path = folder.resolve() / LOCK
-    if fcntl is None or path in locked:
+    if path in locked or os.name != "posix":
         return
+    import fcntl
+
     file = open(path, "a+")  # noqa: SIM115 - kept open
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -117,8 +114,6 @@ def make_folder(folder: Path) -> bool:
         return True
     except FileExistsError:
         return False
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be made ({error.strerror})") from None
 
 
 def empty_run_folder(folder: Path, claim: Callable[[Path], None] = lambda folder: None) -> None:
@@ -146,14 +141,18 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def atomic_write(path: str | Path, content: bytes | str | Callable) -> None:
-    """Write bytes, a text, or what a function writes into a file: never seen half written."""
+    """Write bytes, a text, or what a function writes into a file: never seen half written.
+
+    A name that is no UTF-8 reaches Python with \\udcxx for a byte xx, and is written as JSON writes that.
+    """
     beside = Path(f"{path}.{os.getpid()}.tmp")  # which takes the name in one step, once it is whole
     try:
         with open(beside, "wb") as file:
             if callable(content):
                 content(file)
             else:
-                file.write(content.encode() if isinstance(content, str) else content)
+                data = content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace")
+                file.write(data)
             file.flush()
             os.fsync(file.fileno())  # the bytes reach the disk before the name does
         os.replace(beside, path)
@@ -176,8 +175,6 @@ def read_json(path: str | Path, optional: bool = False) -> dict:
         return {}
     try:
         value = json.loads(Path(path).read_bytes())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({error})") from None
     if not isinstance(value, dict):

@@ -64,8 +64,6 @@ def read_tensors(path) -> dict[str, torch.Tensor]:
             if position != room:
                 raise ValueError(f"the tensors take {position} bytes, the file has {room} for them")
             return tensors
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
         raise UserError(f"{path}: not a complete safetensors file: {str(error)[:300]}") from None
 

@@ -51,8 +51,6 @@ def read_text(path: Path | str, errors: str = "strict") -> str:
                 raise UserError(f"{path}: unpacks to over a hundred times its size, which no text does")
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(f"{path}: not a complete gzip file ({error}); compress it again") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
     if b"\x00" in data or data[:2] in (b"\xff\xfe", b"\xfe\xff"):  # the second: byte order marks
         raise UserError(f"{path}: a binary file or UTF-16 (0 at offset {data.find(0)}); save it as UTF-8")
     try:

@@ -107,11 +107,11 @@ class Tokenizer:
         data = {"format": self.FORMAT} | {name: getattr(self, name) for name in names}
         options = dict(ensure_ascii=False, separators=(",\n", ": "))
         text = json.dumps(data, default=lambda token: token.decode(*AS_TEXT), **options)
-        atomic_write(path, text.encode("utf-8", "backslashreplace") + b"\n")  # writes \udcxx as JSON does
+        atomic_write(path, text + "\n")
 
     @classmethod
     def load(cls, path: str | Path, pattern: str | None = None) -> "Tokenizer":
-        """Read what `save` wrote; UserError names a file that is missing, damaged or another program's.
+        """Read what `save` wrote; UserError names a file that is damaged or another program's.
 
         A regular expression can be made to search for ever: one that is not GPT-2's is given here as well.
         """

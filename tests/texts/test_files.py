@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import os
 
 import pytest
 
@@ -23,7 +22,7 @@ def test_missing_names_the_nearest_name_that_exists(tmp_path, write):
     assert "nowhere does not exist either" in str(files.missing(tmp_path / "nowhere" / "a.txt"))
 
 
-def test_what_cannot_be_read_is_named(tmp_path, write, message, monkeypatch):
+def test_what_cannot_be_read_is_named(tmp_path, write, message):
     whole = gzip.compress(b"text and more text" * 9)
     flipped = whole[:20] + bytes([whole[20] ^ 0xFF]) + whole[21:]
     assert read_text(write("a.txt.gz", whole)) == "text and more text" * 9
@@ -31,8 +30,8 @@ def test_what_cannot_be_read_is_named(tmp_path, write, message, monkeypatch):
         assert f"{name}.txt.gz: not a complete gzip" in message(read_text, write(f"{name}.txt.gz", data))
     assert "no such file" in message(read_text, tmp_path / "absent.txt")
     assert "regular file" in message(read_text, tmp_path)
-    monkeypatch.setattr("pathlib.Path.read_bytes", lambda path: os.listdir(path))
-    assert "Not a directory" in message(read_text, tmp_path / "a.txt.gz")
+    bomb = write("bomb.txt.gz", gzip.compress(bytes(10**8)))
+    assert "bomb.txt.gz: unpacks to over a hundred times its size" in message(read_text, bomb)
 
 
 def test_read_text_drops_the_byte_order_mark_and_foreign_line_ends(write):

@@ -81,7 +81,7 @@ def test_save_and_load(tokenizer, tmp_path):
     other = BPE if type(tokenizer) is WordPiece else WordPiece
     with pytest.raises(UserError, match=f"t.json: cannot be read as a tokenizer .*is not '{other.FORMAT}'"):
         other.load(tmp_path / "t.json")
-    with pytest.raises(UserError, match="none.json"):
+    with pytest.raises(FileNotFoundError, match="none.json"):
         other.load(tmp_path / "none.json")
 
 
