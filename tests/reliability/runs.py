@@ -1,0 +1,137 @@
+"""What the tests of kills and odd surroundings share: a tiny command of each script, and how it is run."""
+
+import itertools
+import multiprocessing
+import os
+import runpy
+import signal
+import subprocess
+import sys
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from unittest import mock
+
+import small
+import tuned
+
+import minilm
+from minilm.plumbing.folders import read_log
+from minilm.world.tasks import translation_pairs
+
+ROOT = Path(__file__).parents[2]
+SMALL_WORLD = Path(__file__).with_name("small_world.py")
+TOLD = "told.txt"  # what a fork says
+ENVIRONMENT = dict(PYTHONPATH=os.pathsep.join([str(ROOT), str(ROOT / "tests")]), OMP_NUM_THREADS="1")
+SIZES = "--vocab-size 300 --d-model 16 --n-head 2 --d-ff 24 --dropout 0.1"
+SHORT = "--seed 5 --batch-size 5 --device cpu --steps 24 --save-every 3 --eval-every 5 --log-every 2"
+TEXT = f"{SHORT} --data texts.txt --context 32"
+TABLE = f"finetune.py {SHORT} --data table.tsv --model encoder --no-compare"
+WORLD = (
+    "reinforce.py --seed 5 --batch-size 6 --device cpu --steps 9 --save-every 3 --model decoder --n-pairs 20"
+)
+WORLD += " --max-new-tokens 8 --sampled-prompts 6 --reward-batch-size 4 --reward-steps 8 --dpo-steps 8"
+ONE, BOTH = "--n-encoder-layer 1", "--n-encoder-layer 1 --n-decoder-layer 1"
+COMMANDS = {
+    "masked": f"train.py {TEXT} {SIZES} {ONE}",
+    "causal": f"train.py --objective causal {TEXT} {SIZES} --n-decoder-layer 1",
+    "denoising": f"train.py --objective denoising {TEXT} {SIZES} {BOTH}",
+    "translation": f"train.py --objective translation {SHORT} --data pairs.tsv {SIZES} {BOTH}",
+    "distillation": f"train.py --objective distillation --teacher encoder {TEXT} {ONE}",
+    "continued": f"train.py --objective causal --init decoder --extend-vocabulary 5 {TEXT}",
+    "head": f"{TABLE} --tune head",
+    "lora": f"{TABLE} --tune lora --lora-rank 2",
+    "all": f"{TABLE} --layer-decay 0.8 --unfreeze-every 4",
+    "patience": f"{TABLE} --lr 0.05 --patience 2 --eval-every 2",
+    "ppo": WORLD,
+    "dpo": f"{WORLD} --algorithm dpo",
+}
+
+
+def furnish(folder: Path) -> Path:
+    """Write what the commands read: texts, labelled texts, pairs, a small BERT and a small GPT."""
+    for name, rows in dict(table=tuned.labelled(40), pairs=translation_pairs(60, 0)).items():
+        Path(folder, f"{name}.tsv").write_text("".join(f"{a}\t{b}\n" for a, b in rows), encoding="utf-8")
+    Path(folder, "texts.txt").write_text("\n\n".join(small.documents(60)), encoding="utf-8")
+    for kind in ("encoder", "decoder"):
+        minilm.save(tuned.body(kind, max_positions=256, dropout=0.1), small.tokenizer(), folder / kind)
+    return folder
+
+
+def words_of(command: str) -> list[str]:
+    """Return the words of Python's command line: the script by its path, its flags split at spaces."""
+    script, *flags = command.split()
+    is_small = script == "reinforce.py" or "--init" in flags
+    return [*([str(SMALL_WORLD)] if is_small else []), str(ROOT / script), *flags]
+
+
+def start(command: str, folder: Path, *more, env: dict | None = None, **how) -> subprocess.Popen:
+    """Start a command in a furnished folder; `more`: words that hold spaces or bytes."""
+    pipes = dict(stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    call = [sys.executable, *words_of(command), *more]
+    return subprocess.Popen(call, cwd=folder, env=env or os.environ | ENVIRONMENT, **pipes | how)
+
+
+def end(process: subprocess.Popen) -> tuple[int, str, str]:
+    """Wait for a process; return exit code, standard output, and standard error without the steps told."""
+    try:
+        out, err = ((text or b"").decode(errors="replace") for text in process.communicate(timeout=120))
+    finally:
+        process.kill()  # where it hangs
+    return process.returncode, out, "".join(x for x in err.splitlines(True) if not x.startswith("step "))
+
+
+def finished(command: str, folder: Path, *more, **how) -> tuple[int, str, str]:
+    """Run a command to its end: see `start` and `end`."""
+    return end(start(command, folder, *more, **how))
+
+
+def fork(command: str, folder: Path, kill_at: int = 0) -> BaseProcess:
+    """Start a command in a process that has its imports behind it, which are most of a tiny run's time.
+
+    It is killed before its n-th renaming of a file (0: not at all).
+    """
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["train", "finetune", "reinforce", "torch._dynamo", "reliability.runs"])
+    process = server.Process(target=_run, args=(command, folder, kill_at))
+    with mock.patch.dict(os.environ, ENVIRONMENT):
+        process.start()
+    return process
+
+
+def end_of_fork(process: BaseProcess, folder: Path) -> tuple[int, str]:
+    """Wait for such a process; return exit code, and all that it said."""
+    process.join(120)
+    process.kill()  # where it hangs
+    process.join()
+    return process.exitcode, (folder / TOLD).read_text(encoding="utf-8")
+
+
+def _run(command: str, folder: Path, kill_at: int) -> None:
+    os.chdir(folder)
+    told = os.open(TOLD, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(told, 1), os.dup2(told, 2)
+    multiprocessing.set_start_method("fork", force=True)  # as in a process of one's own
+    rename, count = os.replace, itertools.count(1)
+
+    def rename_or_die(*names):
+        if next(count) == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        rename(*names)
+
+    os.replace = rename_or_die
+    sys.argv = [str(SMALL_WORLD), *words_of(command)[-len(command.split()) :]]
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+def assert_same_run(found: Path, whole: Path) -> None:
+    """Compare what a run left that was stopped and went on with one that was not: files, weights, logs."""
+    files = [sorted(str(path.relative_to(run)) for path in run.rglob("*")) for run in (found, whole)]
+    assert files[0] == files[1], "a run that went on leaves other files"
+    for name in files[1]:
+        if name.endswith("model.safetensors"):
+            same = (found / name).read_bytes() == (whole / name).read_bytes()
+            assert same, f"{name}: other weights than without a stop"
+        elif name.endswith("log.jsonl"):
+            logs = [read_log((run / name).parent) for run in (found, whole)]
+            told = [[(line["step"], line["split"]) for line in log] for log in logs]
+            assert told[0] == told[1], f"{name}: a step is missing or told twice"

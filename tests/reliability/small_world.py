@@ -1,0 +1,15 @@
+"""Runs a script, named by the first word, with a smaller world than its flags can ask for."""
+
+import runpy
+import signal
+import sys
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+from minilm.reinforcement import preferences  # noqa: E402
+from minilm.texts import corpus  # noqa: E402
+
+preferences.HELD_OUT_PAIRS, preferences.TRAIN_PROMPTS, preferences.TEST_PROMPTS = 12, 15, 7
+corpus.WORLD_TRAIN, corpus.WORLD_VALIDATION = 120, 30
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")

@@ -1,0 +1,99 @@
+"""Grades what a run leaves that is killed, at any moment or before any renaming of a file: all of it."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from reliability.runs import COMMANDS, ROOT, assert_same_run, end, end_of_fork, fork, start
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+SEED, SIGNALS = 11, (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+STOPPED, WHOLE = Path("stopped"), Path("whole")
+RESULTS, SETTINGS = STOPPED / "results.json", STOPPED / "settings.json"
+FEW_STEPS = dict(train="--steps 6", finetune="--steps 6", reinforce="--steps 2 --save-every 2 --no-contrast")
+
+
+def each(*ordinary, marked: list) -> list:
+    """Return cases: what belongs to the ordinary run, and all commands with each of the rest."""
+    rest = [(name, *values) for values in marked for name in COMMANDS]
+    return [("masked", *ordinary), *(pytest.param(*case, marks=pytest.mark.reliability) for case in rest)]
+
+
+def next_part(command: str) -> str:
+    """Return the command that a user gives after a kill."""
+    if (STOPPED / "trainer.pt").exists():
+        return f"{command.split()[0]} --resume --out {STOPPED}"
+    return f"{command} --overwrite --out {STOPPED}"
+
+
+def when_begun() -> int:
+    """Return when a run last wrote its settings, which it does once the imports are over."""
+    return SETTINGS.stat().st_mtime_ns if SETTINGS.exists() else 0
+
+
+def check_end(code: int, err: str, number: int, is_begun: bool) -> str:
+    """Return what is wrong with the end of a process that got a signal, if anything."""
+    if "Traceback" in err and str(ROOT) in err:  # else Python itself had not begun yet
+        return "a traceback"
+    allowed = {-number} if number == signal.SIGKILL else {130} if is_begun else {130, -number}
+    if RESULTS.exists():  # it came too late
+        allowed |= {0, -number}
+    return "" if code in allowed else f"exit code {code}, expected one of {allowed}"
+
+
+def run(command: str, home: Path, is_whole: bool, moment: float = 0.0, number: int = 0) -> tuple[int, str]:
+    """Run a command, imports and all if it is to be whole; it may get a signal after so many seconds."""
+    process = start(command, home, stderr=subprocess.STDOUT) if is_whole else fork(command, home)
+    if number:
+        time.sleep(moment)
+        with suppress(ProcessLookupError):  # it is over
+            os.kill(process.pid, number)
+    return end(process)[:2] if is_whole else end_of_fork(process, home)
+
+
+@pytest.mark.parametrize("name, is_whole, n", each(False, 6, marked=[(False, 12), (True, 4)]))
+def test_a_run_goes_on_from_any_moment_as_if_nothing_had_been(name, is_whole, n, home):
+    draw, sent, command = random.Random(f"{SEED} {name}"), 0, f"{COMMANDS[name]} --out {WHOLE}"
+    run(command, home, is_whole)  # once without being measured: the first fork waits for the imports
+    shutil.rmtree(WHOLE)
+    began = time.monotonic()
+    code, told = run(command, home, is_whole)
+    length = time.monotonic() - began
+    assert code == 0, told
+    while sent < n:
+        shutil.rmtree(STOPPED, ignore_errors=True)
+        while sent < n and not RESULTS.exists():
+            command, earlier = next_part(COMMANDS[name]), when_begun()
+            number, moment = draw.choice(SIGNALS), draw.uniform(0, length)
+            code, told = run(command, home, is_whole, moment, number)
+            sent += 1
+            wrong = check_end(code, told, number, when_begun() != earlier)
+            assert not wrong, f"{command}: signal {number} after {moment:.2f} s, seed {SEED}: {wrong}\n{told}"
+        code, told = run(next_part(COMMANDS[name]), home, is_whole)
+        assert code == 0, told
+        assert_same_run(STOPPED, WHOLE)
+    print(f"{name}: {sent} signals, a run takes {length:.1f} s")
+
+
+@pytest.mark.parametrize("name, last", each(2, marked=[(999,)]))
+def test_a_run_goes_on_from_a_kill_before_each_renaming_of_a_file(name, last, home):
+    command = f"{COMMANDS[name]} {FEW_STEPS[COMMANDS[name].split('.')[0]]}"
+    code, told = end_of_fork(fork(f"{command} --out {WHOLE}", home), home)
+    assert code == 0, told
+    for n in range(1, last + 1):
+        shutil.rmtree(STOPPED, ignore_errors=True)
+        code, told = end_of_fork(fork(f"{command} --out {STOPPED}", home, kill_at=n), home)
+        if code == 0:
+            break  # so many renamings there are
+        assert code == -signal.SIGKILL, told
+        code, told = run(next_part(command), home, is_whole=False)
+        assert code == 0, f"killed before renaming {n}, then: {told}"
+        assert_same_run(STOPPED, WHOLE)
+    assert n > 1, "no file was written beside and renamed"
+    print(f"{name}: killed before each of {n - 1} renamings")
