@@ -8,23 +8,10 @@ import pytest
 import minilm
 
 ROOT = Path(minilm.__file__).parents[1]
-FILES = [
-    str(path.relative_to(ROOT))
-    for path in [*sorted(ROOT.glob("*.py")), *sorted(ROOT.rglob("minilm/**/*.py"))]
-]
-MODULES = {
-    "pickle",
-    "cloudpickle",
-    "dill",
-    "joblib",
-    "marshal",
-    "shelve",
-    "yaml",
-    "subprocess",
-    "pty",
-    "ctypes",
-}
-MODULES |= {"importlib", "imp", "pkgutil", "runpy", "code", "codeop"}
+PATHS = [*ROOT.glob("*.py"), *(ROOT / "minilm").rglob("*.py")]
+FILES = sorted(path.relative_to(ROOT).as_posix() for path in PATHS)
+MODULES = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "yaml", "subprocess", "pty"}
+MODULES |= {"ctypes", "importlib", "imp", "pkgutil", "runpy", "code", "codeop"}
 BUILTINS = {"eval", "exec", "compile", "__import__", "breakpoint"}
 OF_OS = ("os.system", "os.popen", "os.exec", "os.spawn", "os.posix_spawn", "os.startfile")
 # The package's own names are imported on first use, a library is looked for by its name; and one function
