@@ -11,6 +11,7 @@ import re
 import resource
 import shutil
 import signal
+import sys
 import tempfile
 import traceback
 import unicodedata
@@ -20,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from minilm.plumbing.errors import UserError
+from minilm.plumbing.errors import UserError, as_line
 
 SECONDS, GIBIBYTES = 10, 2  # that one reading may take, in memory beside what the process has already
 PROCESSES, MOST_KILLED = 2, 3  # at once; how often a process that was killed is followed by another
@@ -128,7 +129,7 @@ FORMATS = {".json": in_json, ".jsonl": in_a_line, ".safetensors": in_header, ".p
 
 def fault(line: str, names: list[str]) -> str | None:
     """Return what is wrong with the line that a user reads, if anything."""
-    if any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in line):
+    if any(unicodedata.category(letter) in ("Cc", "Zl", "Zp") for letter in line):
         return "a control character, or more than one line"
     if len(line) > 1200 or re.search(r"(.)\1{100}", line):
         return "longer than 1,200 characters, or a value of more than 100"
@@ -140,8 +141,8 @@ def tried(read: Callable, path: Path, names: list[str]) -> str | None:
     try:
         read(path)
     except UserError as error:
-        found = fault(str(error), names)
-        return found and f"{found}: {str(error)[:300]!r}"
+        found = fault(line := as_line(error), names)
+        return found and f"{found}: {line[:300]!r}"
     except BaseException as error:  # noqa: BLE001 - whatever it is, a user would see a traceback
         frames = traceback.extract_tb(error.__traceback__)
         at = ([frame for frame in frames if "/minilm/" in frame.filename] or frames)[-1]
@@ -156,6 +157,7 @@ def faults(path: Path, read: Callable, content: Callable[[int], bytes], numbers)
     def try_all(folder: Path, numbers, at: mmap.mmap, report) -> None:
         for n in numbers:
             at[:8] = n.to_bytes(8, "little")
+            (folder / path.name).unlink()  # a new file is written sooner than an old one
             (folder / path.name).write_bytes(content(n))
             signal.alarm(SECONDS)
             if what := tried(read, folder / path.name, names):
@@ -190,8 +192,7 @@ def child(folder: Path, work: Callable, numbers) -> tuple[int, Path, mmap.mmap]:
         return process, copy, at
     try:
         with open(copy / REPORT, "w", encoding="utf-8") as report, open(os.devnull, "w") as nowhere:
-            for stream in (1, 2):
-                os.dup2(nowhere.fileno(), stream)
+            sys.stdout = sys.stderr = nowhere
             faulthandler.disable()
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
             pages = int(Path("/proc/self/statm").read_text().split()[0])

@@ -9,17 +9,39 @@ from pathlib import Path
 
 import published
 import small
+import torch
 import tuned
 
 from minilm.checkpoint import save_model
 from minilm.finetuning.heads import put_head_on
 from minilm.finetuning.settings import PAIRS, TASKS, FinetuningSettings
+from minilm.model.config import ModelConfig
 from minilm.plumbing.folders import RESULTS, SETTINGS, TASK, TOKENIZER, TRAINER, write_json
 from minilm.pretraining.run import PretrainingSettings, with_recipe
 from minilm.reinforcement.settings import ReinforceSettings
 from minilm.tokenizer.wordpiece import WordPiece
 from minilm.training.loop import train
 from minilm.world import preferences, translation_pairs
+
+
+class Squares:
+    """What a single layer learns, so that the state of its training is small; otherwise as any objective."""
+
+    update = state = None
+
+    def batch(self, step: int, split: str) -> dict[str, torch.Tensor]:
+        return dict(input_ids=torch.eye(4, 3))
+
+    def loss(self, model, batch: dict[str, torch.Tensor]) -> tuple:
+        loss = model(batch["input_ids"]).square().mean()
+        return loss, dict(loss=loss)
+
+
+def layer() -> torch.nn.Module:
+    """Return the model of `Squares`."""
+    model = torch.nn.Linear(3, 2)
+    model.config = ModelConfig(n_encoder_layer=1)  # any that can be written
+    return model
 
 
 def write_all(root: Path) -> Path:
@@ -33,11 +55,12 @@ def write_all(root: Path) -> Path:
 
 def write_runs(root: Path) -> None:
     """Write a run folder of ours, folders that hold the settings of others, and a WordPiece."""
-    for name in ("run", "start", "finetune", "reinforce", "wordpiece"):
+    for name in ("run", "trainer", "start", "finetune", "reinforce", "wordpiece"):
         (root / name).mkdir()
         (root / name / TRAINER).touch()
     steps, tokenizer = small.settings(steps=3, log_every=1), small.tokenizer()
     train(small.model("masked"), small.objective("masked"), steps, root / "run", tokenizer)
+    train(layer(), Squares(), steps, root / "trainer", patience=2)
     pretraining = asdict(with_recipe(PretrainingSettings(out="run", seed=1)))
     write_json(root / "run" / SETTINGS, pretraining | dict(d_model=8, n_head=2, dropout=0.0))
     write_json(root / "run" / RESULTS, dict(loss_after=1.5, parameters=10))
