@@ -11,6 +11,7 @@ import re
 import resource
 import shutil
 import signal
+import sys
 import tempfile
 import traceback
 import unicodedata
@@ -156,6 +157,7 @@ def faults(path: Path, read: Callable, content: Callable[[int], bytes], numbers)
     def try_all(folder: Path, numbers, at: mmap.mmap, report) -> None:
         for n in numbers:
             at[:8] = n.to_bytes(8, "little")
+            (folder / path.name).unlink()  # a new file is written sooner than an old one
             (folder / path.name).write_bytes(content(n))
             signal.alarm(SECONDS)
             if what := tried(read, folder / path.name, names):
@@ -190,8 +192,7 @@ def child(folder: Path, work: Callable, numbers) -> tuple[int, Path, mmap.mmap]:
         return process, copy, at
     try:
         with open(copy / REPORT, "w", encoding="utf-8") as report, open(os.devnull, "w") as nowhere:
-            for stream in (1, 2):
-                os.dup2(nowhere.fileno(), stream)
+            sys.stdout = sys.stderr = nowhere
             faulthandler.disable()
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
             pages = int(Path("/proc/self/statm").read_text().split()[0])

@@ -14,13 +14,13 @@ MODULES = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "yaml
 MODULES |= {"ctypes", "importlib", "imp", "pkgutil", "runpy", "code", "codeop"}
 BUILTINS = {"eval", "exec", "compile", "__import__", "breakpoint"}
 OF_OS = ("os.system", "os.popen", "os.exec", "os.spawn", "os.posix_spawn", "os.startfile")
-# The package's own names are imported on first use, a library is looked for by its name; and one function
-# imports the user's own code, which the user names on the command line.
+# The package's own names are imported on first use, a library is looked for by its name, Python begins itself
+# anew in UTF-8; and one function imports the user's own code, which the user names on the command line.
 ALLOWED = {
     "minilm/__init__.py": {"importlib"},
     "minilm/huggingface/__init__.py": {"importlib"},
     "minilm/plots.py": {"importlib"},
-    "minilm/plumbing/script.py": {"os.execv"},  # itself, anew, in UTF-8
+    "minilm/plumbing/script.py": {"os.execv"},
     "minilm/reinforcement/reward.py": {"pkgutil"},
 }
 
