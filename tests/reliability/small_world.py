@@ -5,8 +5,8 @@ import signal
 import sys
 
 signal.signal(signal.SIGINT, signal.SIG_DFL)
-from minilm.reinforcement import preferences  # noqa: E402
-from minilm.texts import corpus  # noqa: E402
+from minilm.reinforcement import preferences
+from minilm.texts import corpus
 
 preferences.HELD_OUT_PAIRS, preferences.TRAIN_PROMPTS, preferences.TEST_PROMPTS = 12, 15, 7
 corpus.WORLD_TRAIN, corpus.WORLD_VALIDATION = 120, 30
