@@ -32,8 +32,7 @@ from .tokenizers import read_tokenizer
 PUBLISHED = "hf:"  # how the name of a published model begins, where a folder could stand too
 TIMEOUT = 30  # seconds without a byte
 CONFIG, DONE = "config.json", "download.json"
-SAFE, PICKLED, INDEX = "model.safetensors", "pytorch_model.bin", ".index.json"
-FILES = (SAFE, SAFE + INDEX, PICKLED, PICKLED + INDEX)  # the first there is, is read
+SAFE, PICKLED = "model.safetensors", "pytorch_model.bin"  # the first there is, is read
 OTHERS = ("vocab.txt", "vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json")
 SENTENCES = "sentence_bert_config.json"  # of a model whose vectors are to be compared
 OTHERS += ("special_tokens_map.json", "added_tokens.json", SENTENCES)
@@ -130,27 +129,13 @@ def pack(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """Return the tensors of a folder by their names in it: one file, or several that an index lists."""
-    name = next((name for name in FILES if (folder / name).exists()), None)
-    if name is None:
-        raise UserError(f"{folder}: no weights in it; expected one of {', '.join(FILES)}")
-    listed, tensors = weight_map(folder / name) if name.endswith(INDEX) else None, {}
-    for file in [name] if listed is None else dict.fromkeys(listed.values()):
-        if not (folder / file).exists():
-            raise UserError(f"{folder}: the shard {file} is missing")
-        tensors |= read_tensors(folder / file) if file.endswith(".safetensors") else unpickled(folder / file)
-    if absent := [tensor for tensor in listed or () if tensor not in tensors]:
-        raise UserError(f"{folder}: {absent[0]} is not in {listed[absent[0]]}, where {name} says it is")
-    return tensors
-
-
-def weight_map(path: Path) -> dict[str, str]:
-    """Return tensor -> file of an index of shards; UserError for files that are not in its folder."""
-    listed = read_json(path).get("weight_map")
-    for shard in listed.values() if isinstance(listed, dict) else [listed]:
-        if not isinstance(shard, str) or Path(shard).name != shard:
-            raise UserError(f"{path}: in its weight_map {shard!r} is not the name of a file in the folder")
-    return listed
+    """Return the tensors of a folder by their names in it; UserError for more than one file of them."""
+    if (folder / SAFE).exists():
+        return read_tensors(folder / SAFE)
+    if (folder / PICKLED).exists():
+        return unpickled(folder / PICKLED)
+    one = "of several files transformers makes one: save_pretrained(folder, max_shard_size='99GB')"
+    raise UserError(f"{folder}: no weights in it; expected {SAFE} or {PICKLED}; {one}")
 
 
 def unpickled(path: Path) -> dict[str, Tensor]:
@@ -180,13 +165,12 @@ def download(name: str, cache: str | Path | None = None) -> Path:
     with network(f"hf:{name}"), urlopen(listing) as answer:
         listed = json.load(answer)["siblings"]
         files = {f["rfilename"]: (f["size"], (f.get("lfs") or {}).get("sha256")) for f in listed}
-    weights = next((file for file in (SAFE, SAFE + INDEX) if file in files), SAFE)
-    wanted = [CONFIG, weights, *(file for file in OTHERS if file in files)]
+    wanted = [CONFIG, SAFE, *(file for file in OTHERS if file in files)]
     make_folder(folder)
     print(f"hf:{name}: downloading into {folder}", file=sys.stderr)
-    for file in wanted:  # the shards join them once their index is there
+    for file in wanted:
         if file not in files:
-            raise UserError(f"hf:{name}: {server} has no {file} of it; pickled weights are not downloaded")
+            raise UserError(f"hf:{name}: {server} has no {file} of it; no other weights are downloaded")
         path, (size, sha256), label = folder / file, files[file], f"hf:{name} {file}"
         if not path.exists() or path.stat().st_size != size:
             url = f"{server}/{model}/resolve/{revision}/{quote(file)}"
@@ -195,8 +179,6 @@ def download(name: str, cache: str | Path | None = None) -> Path:
             if (found := path.stat().st_size) != size:  # a connection that ended early
                 path.unlink()
                 raise UserError(f"{label}: cut off after {found:,} of {size:,} bytes; run the command again")
-        if file.endswith(INDEX):
-            wanted += dict.fromkeys(weight_map(folder / file).values())
     write_json(folder / DONE, {"name": name, "endpoint": server, "files": wanted})
     return folder
 

@@ -23,11 +23,11 @@ from minilm.huggingface.names import NAMES
 from minilm.model.config import ModelConfig
 from minilm.model.transformer import build
 from minilm.plumbing.errors import UserError
-from minilm.plumbing.safetensors import read_tensors, write_tensors
+from minilm.plumbing.safetensors import read_tensors
 from minilm.tokenizer.bpe import BPE
 from minilm.tokenizer.wordpiece import WordPiece
 
-SAFE, INDEX = "model.safetensors", "model.safetensors.index.json"
+SAFE = "model.safetensors"
 D = published.D
 
 # Downloading
@@ -124,23 +124,11 @@ def test_a_corrupted_file_is_not_kept(hub, tmp_path):
     assert not list((tmp_path / "cache" / "owner--model").glob(f"{SAFE}*"))
 
 
-def test_shards(hub):
-    hub.files["one.safetensors"] = whole = hub.files.pop(SAFE)
-    hub.files[INDEX] = b'{"weight_map": {"a": "one.safetensors", "b": "one.safetensors"}}'
-    assert (download("owner/model") / "one.safetensors").read_bytes() == whole
-    hub.files[INDEX] = b'{"weight_map": {"a": "../../x"}}'
-    with pytest.raises(UserError, match=r"index.json: .*'../../x' is not the name of a file in the folder"):
-        download("owner/model@other")
-    hub.files[INDEX] = b'{"weight_map": {"a": "two.safetensors"}}'
-    with pytest.raises(UserError, match="hf:owner/model@third: http.* has no two.safetensors of it"):
-        download("owner/model@third")
-
-
 def test_what_is_not_there(hub, monkeypatch, tmp_path):
     with pytest.raises(UserError, match="hf:owner/nobody: the server answers 401 .*no such model, or it"):
         download("owner/nobody")
     hub.files["pytorch_model.bin"] = hub.files.pop(SAFE)
-    with pytest.raises(UserError, match=f"has no {SAFE} of it; pickled weights are not downloaded"):
+    with pytest.raises(UserError, match=f"has no {SAFE} of it; no other weights are downloaded"):
         download("owner/model")
     hub.status = 503
     with pytest.raises(UserError, match=r"hf:owner/model: the server answers 503 \([^;]*\)$"):
@@ -175,39 +163,6 @@ def test_the_cache_is_at_home_by_default(hub, monkeypatch, tmp_path):
 # Files of weights
 
 
-TWICE = [[0, 0], [1, 1], [2, 2]]
-
-
-@pytest.fixture
-def shards(tmp_path):
-    for number, name in enumerate("abc"):
-        write_tensors(tmp_path / f"model-{number}.safetensors", {name: torch.full((2,), float(number))})
-    listed = {name: f"model-{number}.safetensors" for number, name in enumerate("abc")}
-    (tmp_path / INDEX).write_text(json.dumps({"weight_map": listed}))
-    return tmp_path
-
-
-def test_shards_are_put_together(shards):
-    assert [(n, t.tolist()) for n, t in read_weights(shards).items()] == [*zip("abc", TWICE, strict=True)]
-    write_tensors(shards / "model-1.safetensors", {"other": torch.zeros(1)})
-    with pytest.raises(UserError, match="b is not in model-1.safetensors, where .*index.json says it is"):
-        read_weights(shards)
-    (shards / "model-1.safetensors").unlink()
-    with pytest.raises(UserError, match="the shard model-1.safetensors is missing"):
-        read_weights(shards)
-
-
-@pytest.mark.parametrize("text", ['{"weight_map": {"a": "../a"}}', '{"weight_map": {"a": 3}}', "{}"])
-def test_an_index_that_leads_elsewhere(tmp_path, text):
-    (tmp_path / INDEX).write_text(text)
-    with pytest.raises(UserError, match="index.json: .* ('../a'|3|None) is not the name of a file"):
-        loading.weight_map(tmp_path / INDEX)
-    os.remove(tmp_path / INDEX)
-    with pytest.raises(UserError, match="no weights in it; expected one of model.safetensors, .*_model.bin"):
-        read_weights(tmp_path)
-
-
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_pickled_weights_are_read_and_code_is_not(tmp_path):
     torch.save({"a": torch.arange(3)}, tmp_path / "pytorch_model.bin")
     assert read_weights(tmp_path)["a"].tolist() == [0, 1, 2]
