@@ -228,9 +228,10 @@ def test_on_a_gpu_the_first_bad_step_is_remembered_until_the_loss_is_read(due, t
 
 # What each of two processes runs: it ends with its weights in FOLDER/KIND-RANK.pt, and is stopped in another.
 TWO_STEPS = """
-import signal, sys
+import os, signal, sys
 from pathlib import Path
 import small, torch
+from minilm.plumbing.errors import UserError
 from minilm.plumbing.script import process_group, process_rank
 from minilm.training.checkpoints import Interrupted
 from minilm.training.loop import train
@@ -253,6 +254,13 @@ with process_group(torch.device("cpu")):
         assert (folder / "trainer.pt").exists(), "one has left while the other saves: torchrun would end both"
     else:
         raise AssertionError("a signal to one of two processes is lost")
+    dies = small.Disturbed(small.objective("causal"), 2, lambda: process_rank() and os.kill(os.getpid(), 9))
+    try:
+        train(small.model("causal"), dies, small.settings(steps=9))
+    except UserError as error:
+        assert "another of 2 processes has ended" in str(error) and "\\n" not in str(error), error
+    else:
+        raise AssertionError("it goes on without the other")
 """
 
 
@@ -272,9 +280,9 @@ def test_two_processes_train_as_one(tmp_path):
     ranks = [environment | dict(RANK=str(rank), LOCAL_RANK=str(rank)) for rank in (0, 1)]
     processes = [subprocess.Popen(command, env=own, stderr=subprocess.PIPE, text=True) for own in ranks]
     try:
-        for process in processes:
+        for process, code in zip(processes, (0, -9), strict=True):  # the second dies at last
             _, errors = process.communicate(timeout=300)
-            assert process.returncode == 0, errors
+            assert process.returncode == code, errors
     finally:
         for process in processes:  # one that waits for another that has failed would wait for ever
             process.kill()
