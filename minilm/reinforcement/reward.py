@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint import load_config, load_weights
+from ..checkpoint import load_config, load_weights, read_weights
 from ..model.pooling import last_token
-from ..model.transformer import Transformer, build
+from ..model.transformer import Transformer, build_as_in
 from ..plumbing.errors import UserError
-from ..plumbing.folders import TOKENIZER
+from ..plumbing.folders import CONFIG, TOKENIZER
 from ..tokenizer.bpe import BPE
 from ..training.checkpoints import evaluate
 from ..training.loop import TrainingSettings
@@ -71,12 +71,14 @@ def reward_model_from(policy: Transformer, seed: int) -> RewardModel:
 
 def load_reward_model(folder: str | Path, tokenizer: BPE, device: str = "cpu") -> RewardModel:
     """Return the reward model of a folder; UserError for none, or one that reads other tokens than these."""
-    model, other = RewardModel(build(load_config(folder))), BPE.load(Path(folder) / TOKENIZER)
+    config, other = load_config(folder), BPE.load(Path(folder) / TOKENIZER)
     if (other.vocab, other.merges) != (tokenizer.vocab, tokenizer.merges):
         what = "another tokenizer than the policy, so it would read other texts than are written"
         raise UserError(f"--reward {folder}: {what}; leave --reward out to train one from this policy")
+    tensors = read_weights(folder)
+    model = RewardModel(build_as_in(config, tensors, Path(folder) / CONFIG))
     try:
-        load_weights(folder, model)
+        load_weights(folder, model, tensors)
     except UserError as error:
         raise UserError(f"{error}; is it a reward model? reinforce.py writes one into RUN/reward") from None
     return model.to(device).eval()
