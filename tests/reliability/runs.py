@@ -125,9 +125,9 @@ def _run(command: str, folder: Path, kill_at: int) -> None:
 
 def assert_same_run(found: Path, whole: Path) -> None:
     """Compare what a run left that was stopped and went on with one that was not: files, weights, logs."""
-    files = [sorted(str(path.relative_to(run)) for path in run.rglob("*")) for run in (found, whole)]
-    assert files[0] == files[1], "a run that went on leaves other files"
-    for name in files[1]:
+    found_files, files = ({str(path.relative_to(run)) for path in run.rglob("*")} for run in (found, whole))
+    assert found_files == files, f"a run that went on leaves more or less: {found_files ^ files}"
+    for name in sorted(files):
         if name.endswith("model.safetensors"):
             same = (found / name).read_bytes() == (whole / name).read_bytes()
             assert same, f"{name}: other weights than without a stop"
