@@ -72,12 +72,17 @@ def start(command: str, folder: Path, *more, env: dict | None = None, **how) -> 
 
 
 def end(process: subprocess.Popen) -> tuple[int, str, str]:
-    """Wait for a process; return exit code, standard output, and standard error without the steps told."""
+    """Wait for a process; return exit code, standard output, and what is `essential` of standard error."""
     try:
         out, err = ((text or b"").decode(errors="replace") for text in process.communicate(timeout=120))
     finally:
         process.kill()  # where it hangs
-    return process.returncode, out, "".join(x for x in err.splitlines(True) if not x.startswith("step "))
+    return process.returncode, out, essential(err)
+
+
+def essential(err: str) -> str:
+    """Return standard error without the steps that are told, and the flags that differ from those before."""
+    return "".join(line for line in err.splitlines(True) if not line.startswith(("step ", "--")))
 
 
 def finished(command: str, folder: Path, *more, **how) -> tuple[int, str, str]:
