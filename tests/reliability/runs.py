@@ -20,7 +20,6 @@ from minilm.world.tasks import translation_pairs
 
 ROOT = Path(__file__).parents[2]
 SMALL_WORLD = Path(__file__).with_name("small_world.py")
-TOLD = "told.txt"  # what a fork says
 ENVIRONMENT = dict(PYTHONPATH=os.pathsep.join([str(ROOT), str(ROOT / "tests")]), OMP_NUM_THREADS="1")
 SIZES = "--vocab-size 300 --d-model 16 --n-head 2 --d-ff 24 --dropout 0.1"
 SHORT = "--seed 5 --batch-size 5 --device cpu --steps 24 --save-every 3 --eval-every 5 --log-every 2"
@@ -64,11 +63,11 @@ def words_of(command: str) -> list[str]:
     return [*([str(SMALL_WORLD)] if is_small else []), str(ROOT / script), *flags]
 
 
-def start(command: str, folder: Path, *more, env: dict | None = None, **how) -> subprocess.Popen:
-    """Start a command in a furnished folder; `more`: words that hold spaces or bytes."""
+def start(command: str, folder: Path, *more, under=(), **how) -> subprocess.Popen:
+    """Start a command in a furnished folder, `under` another; `more`: words that hold spaces or bytes."""
     pipes = dict(stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    call = [sys.executable, *words_of(command), *more]
-    return subprocess.Popen(call, cwd=folder, env=env or os.environ | ENVIRONMENT, **pipes | how)
+    call = [*under, sys.executable, *words_of(command), *more]
+    return subprocess.Popen(call, cwd=folder, env=os.environ | ENVIRONMENT, **pipes | how)
 
 
 def end(process: subprocess.Popen) -> tuple[int, str, str]:
@@ -81,13 +80,19 @@ def end(process: subprocess.Popen) -> tuple[int, str, str]:
 
 
 def essential(err: str) -> str:
-    """Return standard error without the steps that are told, and the flags that differ from those before."""
-    return "".join(line for line in err.splitlines(True) if not line.startswith(("step ", "--")))
+    """Return standard error without the steps that are told, flags unlike before, and a lock taken over."""
+    lines = [line for line in err.splitlines(True) if not line.startswith(("step ", "--"))]
+    return "".join(line for line in lines if not line.endswith("taken over\n"))
 
 
 def finished(command: str, folder: Path, *more, **how) -> tuple[int, str, str]:
     """Run a command to its end: see `start` and `end`."""
     return end(start(command, folder, *more, **how))
+
+
+def has_traceback(command: str, told: str) -> bool:
+    """Say whether a command has ended with a traceback; before its first line it can do nothing about it."""
+    return "Traceback" in told and str(ROOT / command.split()[0]) in told and "plumbing.quiet" not in told
 
 
 def fork(command: str, folder: Path, kill_at: int = 0) -> BaseProcess:
@@ -108,12 +113,12 @@ def end_of_fork(process: BaseProcess, folder: Path) -> tuple[int, str]:
     process.join(120)
     process.kill()  # where it hangs
     process.join()
-    return process.exitcode, (folder / TOLD).read_text(encoding="utf-8")
+    return process.exitcode, (folder / f"told-{process.pid}.txt").read_text(encoding="utf-8")
 
 
 def _run(command: str, folder: Path, kill_at: int) -> None:
     os.chdir(folder)
-    told = os.open(TOLD, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    told = os.open(f"told-{os.getpid()}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(told, 1), os.dup2(told, 2)
     multiprocessing.set_start_method("fork", force=True)  # as in a process of one's own
     rename, count = os.replace, itertools.count(1)
