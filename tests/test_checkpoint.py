@@ -22,6 +22,7 @@ from minilm.model.config import ModelConfig
 from minilm.model.transformer import build
 from minilm.plumbing.errors import UserError
 from minilm.plumbing.folders import append_log, choose_folder, read_log, trim_log
+from minilm.plumbing.safetensors import read_tensors, write_tensors
 from minilm.tokenizer.bpe import BPE
 from minilm.tokenizer.wordpiece import SPECIAL_TOKENS, WordPiece
 from minilm.training import resuming
@@ -205,6 +206,16 @@ def save_step(folder, step: int, tokenizer=None) -> None:
     }  # fmt: skip
     rest = dict(seconds=0.5, before=None, stopping=dict(loss=1.0, n_worse=0, model=None), objective=None)
     resuming.save_trainer(folder, rest | dict(step=step, model=state, optimizer=moments))
+
+
+def test_a_body_is_loaded_without_the_head_beside_it(tmp_path):
+    checkpoint.save(constant(2), None, tmp_path / "run")
+    path = tmp_path / "run" / "model.safetensors"
+    write_tensors(path, read_tensors(path) | {"head.dense.weight": torch.ones(2, 3)})
+    assert steps_in(checkpoint.load(tmp_path / "run")[0].state_dict()) == {2.0}
+    write_tensors(path, read_tensors(path) | {"heap": torch.ones(2, 3)})
+    with pytest.raises(UserError, match="1 unexpected .heap"):
+        checkpoint.load(tmp_path / "run")
 
 
 def steps_in(state: dict[str, torch.Tensor]) -> set[float]:

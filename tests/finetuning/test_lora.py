@@ -29,6 +29,8 @@ def test_a_layer_computes_equation_3():
     lora = LoRALinear(layer, rank=2, alpha=6.0)
     torch.testing.assert_close(lora(x), layer(x), msg="B must start as zeros")
     assert lora.lora_a.any() and lora.lora_a.shape == (2, 7) and lora.lora_b.shape == (5, 2)
+    wide = LoRALinear(nn.Linear(400, 3), rank=50, alpha=1.0).lora_a
+    assert float(wide.detach().std() * 20) == pytest.approx(1, abs=0.05), "A keeps the size of what it reads"
     nn.init.normal_(lora.lora_b)
     expected = layer(x) + (6.0 / 2) * x @ lora.lora_a.T @ lora.lora_b.T
     torch.testing.assert_close(lora(x), expected)

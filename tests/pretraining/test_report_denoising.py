@@ -49,12 +49,13 @@ def test_the_model_is_asked_to_stop_at_sep(denoising, model, byte_bpe, monkeypat
     asked = []
 
     def generate(model, prompts, max_new_tokens, **options):
-        asked.append((prompts, options))
+        asked.append((prompts, options | dict(n=max_new_tokens)))
         return [[begin, *byte_bpe.encode("xyz"), end] for _ in prompts]
 
     monkeypatch.setattr(denoising_room, "generate", generate)
     assert rebuilt_examples(denoising, model)[1::4] == ["rebuilt:  xyz"] * 3
     ((prompts, options),) = asked
+    assert options["n"] == denoising.context - 1, "with [CLS] no more than the positions"
     assert options["eos_id"] == end and options["decoder_start_id"] == [begin]
     assert all(ids[0] == begin and ids[-1] == end and pad not in ids for ids in prompts)
 
