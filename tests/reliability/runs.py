@@ -102,15 +102,15 @@ def fork(command: str, folder: Path, kill_at: int = 0) -> BaseProcess:
     """
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(["train", "finetune", "reinforce", "torch._dynamo", "reliability.runs"])
-    process = server.Process(target=_run, args=(command, folder, kill_at))
+    process = server.Process(target=_run, args=(command, folder, kill_at), daemon=True)
     with mock.patch.dict(os.environ, ENVIRONMENT):
         process.start()
     return process
 
 
-def end_of_fork(process: BaseProcess, folder: Path) -> tuple[int, str]:
+def end_of_fork(process: BaseProcess, folder: Path, seconds: float = 120) -> tuple[int, str]:
     """Wait for such a process; return exit code, and all that it said."""
-    process.join(120)
+    process.join(seconds)
     process.kill()  # where it hangs
     process.join()
     return process.exitcode, (folder / f"told-{process.pid}.txt").read_text(encoding="utf-8")

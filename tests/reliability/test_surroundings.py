@@ -163,6 +163,23 @@ def test_a_folder_that_goes_away_ends_the_run_in_one_line(number, home):
 
 
 @reliability
+def test_a_run_whose_folder_has_gone_does_not_write_into_another_of_its_name(home):
+    process = fork(f"{ENDLESS} --out {MINE}", home)
+    wait_for(Path(MINE, "trainer.pt").exists)
+    os.kill(process.pid, signal.SIGSTOP)
+    MINE.rename("moved")
+    assert end_of_fork(fork(f"{MASKED} --out {MINE}", home), home)[0] == 0
+    before = {path: path.read_bytes() for path in MINE.iterdir()}
+    os.kill(process.pid, signal.SIGCONT)
+    wait_for(lambda: not process.is_alive() or {path: path.read_bytes() for path in MINE.iterdir()} != before)
+    code, told = end_of_fork(process, home, 1)
+    assert {path: path.read_bytes() for path in MINE.iterdir()} == before, (
+        "the run of another was written into"
+    )
+    assert code == 2 and "Traceback" not in told, told
+
+
+@reliability
 @pytest.mark.parametrize("flags", [f"{ENDLESS} --overwrite", "train.py --resume"])
 @pytest.mark.parametrize("number", range(4))
 def test_of_two_runs_in_one_folder_one_goes_on(number, flags, home):
@@ -184,7 +201,7 @@ def test_of_two_runs_in_one_folder_one_goes_on(number, flags, home):
 def test_the_lock_of_a_process_that_is_dead_is_taken_over(script, half):
     with subprocess.Popen(["true"]) as dead:
         pass
-    for number in (dead.pid, "", "not a number"):
+    for number in (dead.pid, ""):
         shutil.copytree(MINE, "copy", dirs_exist_ok=True)
         Path("copy/lock").write_text(str(number))
         code, _, err = script("--resume --out copy")
