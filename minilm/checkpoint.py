@@ -22,7 +22,7 @@ from .huggingface import exporting, loading
 from .model.config import ModelConfig
 from .model.transformer import build_as_in
 from .plumbing import folders
-from .plumbing.errors import UserError
+from .plumbing.errors import UserError, suggest
 from .plumbing.folders import CONFIG, FORMAT, SETTINGS, TOKENIZER, WEIGHTS, read_json
 from .plumbing.safetensors import check_state, read_tensors, write_tensors
 from .plumbing.settings import checked
@@ -49,13 +49,8 @@ def save(model: nn.Module, tokenizer, path: str | Path, overwrite: bool = False)
         folders.empty_run_folder(folder)
     elif not folders.make_folder(folder) and (folder.is_file() or any(folder.iterdir())):
         raise UserError(f"{folder} exists already: choose another name, or overwrite=True to replace it")
-    save_model(folder, model, tokenizer)
-
-
-def save_model(folder: Path, model: nn.Module, tokenizer=None) -> None:
-    """Write config.json, tokenizer.json and model.safetensors, the weights last: with them it is a model."""
     save_description(folder, model, tokenizer)
-    save_weights(folder, model)
+    save_weights(folder, model)  # last: with them it is a model
 
 
 def save_description(folder: Path, model: nn.Module, tokenizer=None) -> None:
@@ -100,8 +95,12 @@ def load_config(folder: str | Path) -> ModelConfig:
     values = read_json(path)
     if values.pop("format", None) != FORMAT:
         raise UserError(f'{path}: "format": "{FORMAT}" is missing, so it is not a config of ours')
+    types = ModelConfig.__annotations__
+    for name in values.keys() - types.keys():
+        raise UserError(f"{path}: unknown model field {name!r}{suggest(name, types)}")
+    checked(path, values, types, whole=False)
     try:
-        return ModelConfig.from_dict(checked(path, values, ModelConfig.__annotations__, whole=False))
+        return ModelConfig(**values)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
 

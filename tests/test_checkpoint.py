@@ -25,7 +25,7 @@ from minilm.plumbing.folders import append_log, choose_folder, read_log, trim_lo
 from minilm.plumbing.safetensors import read_tensors, write_tensors
 from minilm.tokenizer.bpe import BPE
 from minilm.tokenizer.wordpiece import SPECIAL_TOKENS, WordPiece
-from minilm.training import resuming
+from minilm.training import checkpoints
 
 SIZES = dict(vocab_size=11, n_encoder_layer=1, d_model=6, n_head=2, d_ff=10, max_positions=7)
 SMALL = ModelConfig(**SIZES, dropout=0.5)
@@ -131,7 +131,7 @@ def test_a_config_that_is_wrong_or_foreign(tmp_path, text, message):
 @pytest.mark.parametrize("changes", [dict(), dict(dropout=0, init_std=None), dict(init_std=1, norm="post")])
 def test_the_config_comes_back(tmp_path, changes):
     config = replace(SMALL, **changes)
-    checkpoint.save_model(tmp_path, build(config))
+    checkpoint.save_description(tmp_path, build(config))
     assert checkpoint.load_config(str(tmp_path)) == config
 
 
@@ -141,8 +141,8 @@ def test_weights_simpler_than_the_trained_ones_are_saved(model, tmp_path):
 
         config, merged_state = SMALL, staticmethod(model.state_dict)
 
-    checkpoint.save_model(tmp_path, Merged())
-    assert torch.equal(checkpoint.load(tmp_path)[0].tokens.weight, model.tokens.weight)
+    checkpoint.save(Merged(), None, tmp_path / "run")
+    assert torch.equal(checkpoint.load(tmp_path / "run")[0].tokens.weight, model.tokens.weight)
 
 
 def test_weights_of_another_model_are_refused(model, tmp_path):
@@ -199,13 +199,14 @@ def save_step(folder, step: int, tokenizer=None) -> None:
     """What the loop does at a checkpoint."""
     append_log(folder, {"step": step, "split": "train", "loss": 1 / step})
     state = constant(step).state_dict()
-    checkpoint.save_model(folder, constant(step), tokenizer)
+    checkpoint.save_description(folder, constant(step), tokenizer)
+    checkpoint.save_weights(folder, constant(step))
     moments = {
         name: dict(step=torch.tensor(step), exp_avg=t, exp_avg_sq=t)
-        for name, t in state.items() if name in resuming.moving(constant(step))
+        for name, t in state.items() if name in checkpoints.moving(constant(step))
     }  # fmt: skip
     rest = dict(seconds=0.5, before=None, stopping=dict(loss=1.0, n_worse=0, model=None), objective=None)
-    resuming.save_trainer(folder, rest | dict(step=step, model=state, optimizer=moments))
+    checkpoints.save_trainer(folder, rest | dict(step=step, model=state, optimizer=moments))
 
 
 def test_a_body_is_loaded_without_the_head_beside_it(tmp_path):
@@ -249,7 +250,7 @@ def test_a_kill_at_any_write_leaves_one_step_whole(tokenizer, tmp_path, monkeypa
         with pytest.raises(Killed):
             save_step(folder, 2, tokenizer)
         monkeypatch.setattr(os, "replace", real)
-        state = resuming.load_trainer(folder)
+        state = checkpoints.load_trainer(folder)
         assert steps_in(state["model"]) == moments_in(state) == {state["step"]}, kill_at
         weights = steps_in(checkpoint.load(folder)[0].state_dict())
         assert weights in ({1.0}, {2.0}), "the weights to load must be of one step"
@@ -276,7 +277,7 @@ def test_a_real_kill_leaves_one_step_whole(tmp_path):
         assert process.stdout.readline() == b"1\n"
         time.sleep(random.random() * 0.2)
         process.kill()
-    state = resuming.load_trainer(tmp_path)
+    state = checkpoints.load_trainer(tmp_path)
     assert steps_in(state["model"]) == moments_in(state) == {state["step"]}
     (weights,) = steps_in(checkpoint.load(tmp_path)[0].state_dict())
     assert weights in (state["step"], state["step"] + 1)
@@ -292,39 +293,39 @@ def test_a_trainer_state_comes_back(tmp_path):
     group = {"lr": 1e-3, "betas": (0.9, 0.98), "fused": None, "amsgrad": False, "params": [0]}
     state = {"step": 3, "model": {"w": torch.randn(2, 3)}, "random": torch.get_rng_state()}
     state |= {"optimizer": {"state": moments, "param_groups": [group]}, "before": {"x": 1.5}}
-    resuming.save_trainer(tmp_path, state)
-    found = resuming.load_trainer(tmp_path)
+    checkpoints.save_trainer(tmp_path, state)
+    found = checkpoints.load_trainer(tmp_path)
     assert (found["step"], found["before"]) == (3, {"x": 1.5})
     assert found["optimizer"]["param_groups"] == [group], "a tuple must stay a tuple, none must stay none"
     pairs = [(found["model"]["w"], state["model"]["w"]), (found["random"], state["random"])]
     pairs += [(found["optimizer"]["state"][0][name], moments[0][name]) for name in moments[0]]
     assert all(torch.equal(a, b) for a, b in pairs)
-    assert resuming.load_trainer(tmp_path, device="meta")["model"]["w"].device.type == "meta"
+    assert checkpoints.load_trainer(tmp_path, device="meta")["model"]["w"].device.type == "meta"
 
 
 def test_a_state_that_could_not_be_loaded_is_told_when_it_is_saved(tmp_path):
     deep = (2.0, None, "x", True, torch.nn.Parameter(torch.ones(1)))
-    resuming.save_trainer(tmp_path, {"a": [1, deep], 3: {}})
+    checkpoints.save_trainer(tmp_path, {"a": [1, deep], 3: {}})
     for value in (np.float64(1), np.zeros(2), Path("x"), Attack(tmp_path)):
         with pytest.raises(ValueError, match=r"trainer\.pt: a trainer state holds plain data and tensors"):
-            resuming.save_trainer(tmp_path, {"step": 1, "model": {}, "deep": [value]})
+            checkpoints.save_trainer(tmp_path, {"step": 1, "model": {}, "deep": [value]})
 
 
 def test_the_trainer_state_of_another_model_is_refused(tmp_path):
     save_step(tmp_path, 1)
-    resuming.check_trainer(tmp_path, constant(2))
+    checkpoints.check_trainer(tmp_path, constant(2))
     with pytest.raises(UserError, match=r"trainer\.pt does not fit the model"):
-        resuming.check_trainer(tmp_path, torch.nn.Linear(2, 3))
+        checkpoints.check_trainer(tmp_path, torch.nn.Linear(2, 3))
 
 
 def test_moments_are_those_of_the_same_weights(tmp_path):
     """Taken by position they would lie on others: a crash, or a wrong step without a word."""
     save_step(tmp_path, 1)
-    good = resuming.load_trainer(tmp_path)
+    good = checkpoints.load_trainer(tmp_path)
     name, rests = "tokens.weight", constant(2)
     rests.get_parameter(name).requires_grad_(False)
     with pytest.raises(UserError, match=rf"'{name}' moved in this run, and does not now"):
-        resuming.check_trainer(tmp_path, rests)
+        checkpoints.check_trainer(tmp_path, rests)
     for spoil, said in (
         (lambda state: state["optimizer"].pop(name), f"'{name}' did not move in this run, and does now"),
         (lambda state: state["optimizer"].update({name: 3}), "expected object"),
@@ -342,12 +343,12 @@ def test_moments_are_those_of_the_same_weights(tmp_path):
     ):
         state = copy.deepcopy(good)
         spoil(state)
-        resuming.save_trainer(tmp_path, state)
+        checkpoints.save_trainer(tmp_path, state)
         with pytest.raises(UserError, match=rf"trainer\.pt.*{said}"):
-            resuming.check_trainer(tmp_path, constant(2))
+            checkpoints.check_trainer(tmp_path, constant(2))
     good["optimizer"][name] = {}
-    resuming.save_trainer(tmp_path, good)
-    resuming.check_trainer(tmp_path, constant(2))
+    checkpoints.save_trainer(tmp_path, good)
+    checkpoints.check_trainer(tmp_path, constant(2))
 
 
 class Attack:
@@ -365,25 +366,25 @@ def test_a_pickle_that_runs_code_is_refused_and_not_run(tmp_path):
     for write in (torch.save, lambda value, path: path.write_bytes(pickle.dumps(value, 2))):
         write({"step": 1, "model": {}, "x": Attack(tmp_path / "broken-in")}, path)
         with pytest.raises(UserError, match=r"trainer\.pt: damaged, or more than plain"):
-            resuming.load_trainer(tmp_path)
+            checkpoints.load_trainer(tmp_path)
         assert not (tmp_path / "broken-in").exists(), "loading has run the code of the file"
 
 
 def test_a_foreign_trainer_file_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"no trainer\.pt"):
-        resuming.load_trainer(tmp_path)
+        checkpoints.load_trainer(tmp_path)
     for value in ([1], {"step": 1}, torch.ones(2)):
         torch.save(value, tmp_path / "trainer.pt")
         with pytest.raises(UserError, match="not the state of a training|'model' is missing"):
-            resuming.load_trainer(tmp_path)
+            checkpoints.load_trainer(tmp_path)
     for data in (b"", b"text", b"PK"):
         (tmp_path / "trainer.pt").write_bytes(data)
         with pytest.raises(UserError, match="damaged.*; --overwrite starts the run anew"):
-            resuming.load_trainer(tmp_path)
+            checkpoints.load_trainer(tmp_path)
 
 
 def test_a_damaged_trainer_file_is_one_line(tmp_path):
-    resuming.save_trainer(tmp_path, {"step": 1, "model": constant(1).state_dict()})
+    checkpoints.save_trainer(tmp_path, {"step": 1, "model": constant(1).state_dict()})
     data = (tmp_path / "trainer.pt").read_bytes()
     draw = random.Random(0)
     refused = 0
@@ -395,7 +396,7 @@ def test_a_damaged_trainer_file_is_one_line(tmp_path):
             damaged[draw.randrange(min(1500, len(data)))] ^= 1 << draw.randrange(8)
         (tmp_path / "trainer.pt").write_bytes(damaged)
         try:
-            resuming.load_trainer(tmp_path)
+            checkpoints.load_trainer(tmp_path)
         except UserError as error:
             refused += 1
             assert "\n" not in str(error)

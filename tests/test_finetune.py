@@ -13,7 +13,7 @@ from minilm.finetuning import run
 from minilm.finetuning.tasks import FineTuning
 from minilm.model.config import ModelConfig
 from minilm.model.transformer import build
-from minilm.training.resuming import load_trainer
+from minilm.training.checkpoints import load_trainer
 
 TINY = "--model body --steps 3 --batch-size 4 --lora-rank 2 --device cpu"
 

@@ -22,7 +22,7 @@ from minilm.plumbing.folders import RUN_FILES, read_log
 from minilm.reinforcement import preferences
 from minilm.texts import corpus as data
 from minilm.training import loop
-from minilm.training.resuming import load_trainer
+from minilm.training.checkpoints import load_trainer
 
 TINY = (
     "--steps 4 --batch-size 6 --max-new-tokens 8 --reward-steps 3 --reward-batch-size 4 --dpo-steps 2 "

@@ -166,8 +166,7 @@ def read_examples(path: str) -> list[Example]:
             print(f"{path}: its {n_line:,} lines are one text; a blank line ends one", file=sys.stderr)
         return [(text, None) for text in texts]
     if kind(file) == ".jsonl" and not any("label" in record for _, record in read_jsonl(file)):
-        read_table(file, ("text",))  # or UserError, for an empty text
-        return [(record["text"], None) for _, record in read_jsonl(file)]
+        return [(text, None) for (text,) in read_table(file, ("text",))[0]]
     return read_table(file, ("text", "label"))[0]
 
 

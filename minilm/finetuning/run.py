@@ -24,7 +24,7 @@ from ..plumbing.settings import checked
 from ..pretraining.run import start_model
 from ..texts.corpus import VALIDATION_SEED
 from ..tokenizer.bpe import BPE, SPECIAL_TOKENS
-from ..training.resuming import check_trainer
+from ..training.checkpoints import check_trainer
 from . import examples
 from .classification import Classification
 from .comparison import HEADER, closing, confusion, other_ways, prepared, shown, told, trained

@@ -113,11 +113,9 @@ def examples_and_tests(settings: PromptSettings) -> tuple[list, list]:
     else:
         asked = read_table(test, ("text", "label"))[0]
     labels, most = sorted({label for _, label in examples}), max(settings.shots or SHOTS)
-    for number, (_, label) in enumerate(asked, start=1):
-        if label not in labels:
-            where = f"{test or data}, row {number} of the texts to ask"
-            wrong = f"the label {label!r} is in no example of {data} ({', '.join(labels[:9])})"
-            raise UserError(f"{where}: {wrong}: add examples of it or take the row out")
+    for label in (label for _, label in asked if label not in labels):
+        wrong = f"the label {label!r} is in no example of {data} ({', '.join(labels[:9])})"
+        raise UserError(f"{test or data}: {wrong}: add examples of it or take the rows out")
     if most > len(examples):
         raise UserError(f"--shots {most}: {data} has {len(examples)} examples")
     return examples, rng.sample(asked, settings.n_test) if settings.n_test < len(asked) else asked

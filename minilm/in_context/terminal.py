@@ -6,6 +6,7 @@ A decoder goes on with the prompt; an encoder-decoder reads it and writes its ow
 import codecs
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 
 from ..model.generate import SamplingRule, check_decoder, sample
 from ..plumbing.errors import UserError
@@ -55,10 +56,8 @@ def show(piece: str) -> None:
 
 def loop(writer: Writer, seed: int = 0) -> None:
     """Ask for prompts and write to each, until Ctrl-D; a prompt that does not fit gets the reason."""
-    try:
+    with suppress(ImportError):  # on Windows
         import readline  # noqa: F401 - input() then edits its line and recalls earlier ones
-    except ImportError:  # Windows
-        pass
     print(HELP)
     while True:
         try:

@@ -3,7 +3,7 @@
 BERT, GPT-2, BART, DistilBERT and the Transformer of 2017 differ in the fields below and in nothing else.
 """
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 from ..plumbing.errors import UserError, suggest
@@ -76,15 +76,6 @@ class ModelConfig:
     def to_dict(self) -> dict:
         """Return the fields as a dictionary that `json` can write."""
         return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict) -> "ModelConfig":
-        """Build a configuration from `to_dict`'s dictionary; a missing field takes its default."""
-        names = [field.name for field in fields(cls)]
-        for name in values:
-            if name not in names:
-                raise UserError(f"unknown model field {name!r}{suggest(name, names)}")
-        return cls(**values)
 
 
 # How the published models differ, apart from their sizes (Vaswani et al. 2017, Devlin et al. 2019, Sanh et

@@ -132,7 +132,15 @@ def exit_code(main) -> int:
     130: Ctrl-C. 141: the reader of a pipe has left (`| head`). A bug keeps its traceback.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    prepare_streams()
+    if sys.getfilesystemencoding() == "ascii":  # then neither words nor files could be named
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by `>&-`
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - as long as the process lives
+        getattr(sys, name).reconfigure(errors="backslashreplace")  # a letter that its encoding does not have
+    # Labels, texts and names are other people's: no terminal obeys what stands in them.
+    write = sys.stdout.write
+    sys.stdout.write = lambda text: write(text.translate(CONTROLS))
     try:
         code = main() or 0
         sys.stdout.flush()
@@ -157,21 +165,3 @@ def exit_code(main) -> int:
             raise
         print("error:", as_line(error) or "out of memory", file=sys.stderr)
         return 2
-    finally:
-        unlock()
-
-
-def prepare_streams() -> None:
-    """Let output be written whatever is in it: labels, texts and names are other people's.
-
-    A control character shows as its escape, and so does a letter that the terminal's encoding does not have.
-    A stream that was closed (`>&-`) swallows what is written.
-    """
-    if sys.getfilesystemencoding() == "ascii":  # then neither words nor files could be named
-        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - as long as the process lives
-        getattr(sys, name).reconfigure(errors="backslashreplace")
-    write = sys.stdout.write
-    sys.stdout.write = lambda text: write(text.translate(CONTROLS))

@@ -22,10 +22,9 @@ from ..plumbing.script import begin, choose_device, finish, process_count, proce
 from ..texts.corpus import load_corpus
 from ..texts.pairs import load_pairs
 from ..tokenizer.bpe import BPE, SPECIAL_TOKENS
-from ..training.checkpoints import lowest_loss
+from ..training.checkpoints import check_trainer, load_trainer, lowest_loss
 from ..training.loop import TrainingSettings, train
 from ..training.objective import Objective
-from ..training.resuming import check_trainer, load_trainer
 from . import report
 from .causal import Causal
 from .denoising import Denoising
@@ -202,6 +201,9 @@ class Distilling(Pretraining):
         return super().objective(corpus, tokenizer, teacher=teacher, teacher_tokenizer=teacher_tokenizer)
 
 
+KINDS = {"distillation": Distilling}  # the kind of run of an objective; else Pretraining
+
+
 def settings_of(start: str) -> dict:
     """Return the settings of a pre-training run; none for a model that came about otherwise."""
     folder = Path(start)
@@ -247,11 +249,6 @@ def check_fit(settings: PretrainingSettings, config: ModelConfig) -> None:
         raise UserError(f"{name} has no head for the next sentence: add --no-next-sentence")
 
 
-def kind_of_run(objective: str) -> type[Pretraining]:
-    """Return which kind of run trains with this objective, from random weights or a teacher's."""
-    return Distilling if objective == "distillation" else Pretraining
-
-
 def newest_or_train(
     name: str, seed: int = 0, device: str = "auto", kind: type[Pretraining] | None = None
 ) -> Path:
@@ -261,7 +258,7 @@ def newest_or_train(
     What is started from is said, and where it is another text or length than the default's, that too.
     UserError where several processes ask for one that is not there: the first alone would know its folder.
     """
-    found, kind = find_run(name), kind or kind_of_run(name)
+    found, kind = find_run(name), kind or KINDS.get(name, Pretraining)
     how = dict(objective=name) | kind.defaults
     default = with_recipe(PretrainingSettings(**how, seed=seed, device=device))
     command = " ".join(["python train.py", *(f"--{flag} {value}" for flag, value in how.items())])

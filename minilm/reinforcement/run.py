@@ -10,9 +10,8 @@ from ..plumbing.folders import TRAINER, choose_folder
 from ..plumbing.script import begin, finish
 from ..pretraining.run import start_model
 from ..tokenizer.rows import END
-from ..training.checkpoints import Interrupted
+from ..training.checkpoints import load_trainer, save_trainer
 from ..training.loop import TrainingSettings
-from ..training.resuming import load_trainer, save_trainer
 from . import report, reward
 from .preferences import encode_prompts, load_preferences
 from .rollout import Environment
@@ -55,7 +54,7 @@ class Reinforcement(Rounds):
             accuracy = self.make_reward()
             table, lines, results = report.closing(*self.learn(), s)
         except KeyboardInterrupt as stop:
-            raise Interrupted(f"stopped, saved; to go on: --resume --out {self.folder}") from stop
+            raise KeyboardInterrupt(f"stopped, saved; to go on: --resume --out {self.folder}") from stop
         seconds, then = time.perf_counter() - began, report.next_command(s, self.folder)
         finish(self.folder, s, [table], lines, accuracy | results, seconds, then)
         return self.folder

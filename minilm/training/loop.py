@@ -8,9 +8,12 @@ told and kept of a run stands beside its steps (`checkpoints.py`).
 """
 
 import math
+import signal
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Literal
 
 import torch
@@ -21,7 +24,7 @@ from ..model.blocks import Stack
 from ..plumbing.errors import UserError, out_of_memory
 from ..plumbing.script import process_count, process_rank
 from ..plumbing.settings import CommonSettings
-from .checkpoints import Run, ctrl_c_as_a_wish
+from .checkpoints import Run
 from .objective import Objective, add_metrics, autocast, micro_batches, to_device
 
 BETAS = (0.9, 0.98)  # of AdamW: Vaswani et al. 2017, section 5.3; `pretraining/recipes.py` says who differs
@@ -173,7 +176,7 @@ def train(
 
     Returns `before` and `after` (the metrics of `evaluate`), `seconds`, `tokens_per_second`, `steps` taken.
     UserError where the loss turns NaN or infinite, or a step fails, and the last checkpoint stays as it was;
-    Interrupted on Ctrl-C, after a checkpoint.
+    KeyboardInterrupt on Ctrl-C, after a checkpoint.
     """
     optimizer = optimizer or make_optimizer(model, settings.weight_decay)
     if settings.compile:
@@ -209,3 +212,27 @@ def train(
     model.eval()
     figures = dict(seconds=run.progress.seconds(), tokens_per_second=run.progress.tokens_per_second())
     return dict(before=run.before, after=after, steps=run.step) | figures
+
+
+@contextmanager
+def ctrl_c_as_a_wish():
+    """Turn the first Ctrl-C (or a cluster's SIGTERM) into `wish.stop`, so that no step is cut in half.
+
+    The second one ends the program at once. Outside the main thread signals are left as they are.
+    """
+    wish = SimpleNamespace(stop=False)
+
+    def handle(signum, frame):
+        if wish.stop:
+            raise KeyboardInterrupt
+        wish.stop = True
+
+    try:
+        earlier = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread
+        earlier = {}
+    try:
+        yield wish
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)

@@ -14,7 +14,7 @@ import torch
 
 from minilm.checkpoint import save
 from minilm.pretraining.noise import NOISES
-from minilm.pretraining.run import Pretraining, PretrainingSettings, kind_of_run, with_recipe
+from minilm.pretraining.run import KINDS, Pretraining, PretrainingSettings, with_recipe
 from minilm.training.loop import make_optimizer, train_step
 
 ROUNDS = 60
@@ -44,7 +44,7 @@ class Prepared:
 def measure(command: dict, teacher: str) -> tuple[float, float]:
     """Return the fewest seconds of making a batch, and of a training step without making it."""
     settings = with_recipe(PretrainingSettings(**command, device="cpu", teacher=teacher))
-    run = kind_of_run(settings.objective)(settings)
+    run = KINDS.get(settings.objective, Pretraining)(settings)
     corpus = run.texts()
     model, tokenizer = run.start(corpus)
     objective = run.objective(corpus, tokenizer)

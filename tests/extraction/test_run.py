@@ -132,7 +132,7 @@ def test_texts_that_are_cut_are_counted_once(capsys):
     data = write("long.jsonl", "".join(f'{{"text": "{text}"}}\n' for text in texts))
     folder = run.extract_features(dict(model="model", data=data))
     assert capsys.readouterr().err == "2 of 3 texts are longer than 24 tokens: cut.\n"
-    assert np.load(folder / run.FEATURES)["texts"].tolist() == texts
+    assert np.load(folder / run.FEATURES)["texts"].tolist() == [text.strip() for text in texts]
     with pytest.raises(UserError, match="--similar: an empty query"):
         run.ExtractionSettings(similar=" ")
 

@@ -93,7 +93,7 @@ def test_files_that_cannot_be_asked_are_named(files):
     with pytest.raises(UserError, match=r"--shots 21: train\.tsv has 20 examples"):
         files(shots=(0, 21))
     Path("test.tsv").write_text("x\tgood\ny\tmixed\n", encoding="utf-8")
-    with pytest.raises(UserError, match=r"test\.tsv, row 2.*'mixed'.*train\.tsv \(bad, good\)"):
+    with pytest.raises(UserError, match=r"test\.tsv: .*'mixed'.*train\.tsv \(bad, good\)"):
         files()
 
 

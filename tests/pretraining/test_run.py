@@ -19,7 +19,7 @@ from minilm.pretraining import run
 from minilm.pretraining.causal import Causal
 from minilm.pretraining.run import Distilling, Pretraining, PretrainingSettings, check_fit, with_recipe
 from minilm.texts import corpus as data
-from minilm.training.resuming import save_trainer
+from minilm.training.checkpoints import save_trainer
 
 
 @pytest.fixture(autouse=True)

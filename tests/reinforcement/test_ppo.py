@@ -17,8 +17,7 @@ from minilm.reinforcement import ppo
 from minilm.reinforcement.reward import Rule
 from minilm.reinforcement.rollout import Policy, draw_answers, score_answers
 from minilm.reinforcement.settings import ReinforceSettings
-from minilm.training.checkpoints import Interrupted
-from minilm.training.resuming import load_trainer
+from minilm.training.checkpoints import load_trainer
 
 SCORES = torch.tensor([1.0, -2.0, 0.5, 3.0, 0.25])
 
@@ -347,7 +346,7 @@ def test_resuming_is_exact(make_gpt, env, tmp_path, changes, by_ctrl_c):
             raise UserError("stopped by the test")
 
     told = "after step 3 of 4, saved|step 3: stopped by the test"
-    with pytest.raises(Interrupted if by_ctrl_c else UserError, match=told):
+    with pytest.raises(KeyboardInterrupt if by_ctrl_c else UserError, match=told):
         ppo.train_ppo(part, watch(env, stop)[0], details(**changes), training(), folders[1])
     assert load_trainer(folders[1])["step"] == (3 if by_ctrl_c else 2)
     ppo.train_ppo(fresh, env, details(**changes), training(resume=True), folders[1])

@@ -12,7 +12,7 @@ from minilm.reinforcement import reward, rounds
 from minilm.reinforcement.ppo import SWITCHES
 from minilm.reinforcement.reward import RewardModel, Rule
 from minilm.reinforcement.rollout import draw_answers
-from minilm.training.resuming import load_trainer
+from minilm.training.checkpoints import load_trainer
 
 
 def test_ppo_learns_with_the_changes_it_is_given(reinforcement, make_gpt, monkeypatch):

@@ -12,8 +12,7 @@ from minilm.plumbing.folders import read_log
 from minilm.reinforcement.dpo import DirectPreference
 from minilm.tokenizer.bpe import BPE
 from minilm.tokenizer.rows import END
-from minilm.training.checkpoints import Interrupted
-from minilm.training.resuming import load_trainer, save_trainer
+from minilm.training.checkpoints import load_trainer, save_trainer
 
 TOKENIZER = small.tokenizer()
 
@@ -86,6 +85,6 @@ def test_a_run_ends_with_its_results_and_says_how_to_go_on(reinforcement, tmp_pa
     assert json.loads((folder / "settings.json").read_text())["model"] == str(tmp_path / "gpt")
     made = reinforcement(**changes | dict(out=str(tmp_path / "part")))
     monkeypatch.setattr(made, "learn", Mock(side_effect=KeyboardInterrupt))
-    with pytest.raises(Interrupted, match="to go on: --resume --out .*part"):
+    with pytest.raises(KeyboardInterrupt, match="to go on: --resume --out .*part"):
         made.run()
     assert load_trainer(tmp_path / "part")["step"] == 0, "so that it can go on"

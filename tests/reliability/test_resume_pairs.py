@@ -13,7 +13,7 @@ from small import assert_equal, check_error
 import finetune
 import train
 from minilm.finetuning.tasks import FineTuning
-from minilm.training.resuming import load_trainer
+from minilm.training.checkpoints import load_trainer
 
 COMMAND = "--model encoder --data table.tsv --no-compare --seeds 5 --batch-size 4 --steps 6 --device cpu"
 HOW = "--layer-decay {} --unfreeze-every {}"

@@ -27,7 +27,7 @@ from small import check_error
 
 import train
 from minilm.checkpoint import load
-from minilm.training.resuming import load_trainer
+from minilm.training.checkpoints import load_trainer
 
 SEED, MASKED, ENDLESS = 13, COMMANDS["masked"], f"{COMMANDS['masked']} --steps 100000"
 MINE, WHOLE = Path("mine"), Path("whole")

@@ -11,9 +11,8 @@ import torch
 from minilm.plumbing.errors import UserError
 from minilm.plumbing.folders import read_log
 from minilm.training import checkpoints
-from minilm.training.checkpoints import EarlyStopping, Progress, Run, ctrl_c_as_a_wish, evaluate, lowest_loss
-from minilm.training.loop import train
-from minilm.training.resuming import load_trainer
+from minilm.training.checkpoints import EarlyStopping, Progress, Run, evaluate, load_trainer, lowest_loss
+from minilm.training.loop import ctrl_c_as_a_wish, train
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 KINDS = pytest.mark.parametrize("kind", ["causal", "masked"])

@@ -17,9 +17,8 @@ from minilm.checkpoint import load
 from minilm.plumbing.errors import UserError
 from minilm.plumbing.folders import read_log
 from minilm.training import loop as training
-from minilm.training.checkpoints import Interrupted, Run
+from minilm.training.checkpoints import Run, go_on_from, load_trainer, save_trainer
 from minilm.training.loop import make_optimizer, train, train_step
-from minilm.training.resuming import go_on_from, load_trainer, save_trainer
 
 KINDS = pytest.mark.parametrize("kind", ["causal", "masked"])
 TWENTY = dict(steps=20, save_every=4, log_every=3, eval_every=5)
@@ -62,7 +61,7 @@ def assert_same_run(found: Path, expected: Path) -> None:
 @KINDS
 def test_twenty_steps_are_ten_and_a_save_and_ten(kind, tmp_path):
     whole = run(kind, tmp_path / "whole")
-    with pytest.raises(Interrupted, match="after step 10 of 20"):
+    with pytest.raises(KeyboardInterrupt, match="after step 10 of 20"):
         run(kind, tmp_path / "parts", step=9, act=ctrl_c)
     state = load_trainer(tmp_path / "parts")
     assert state["seconds"] > 0
@@ -131,7 +130,7 @@ def test_a_checkpoint_writes_the_trainer_state_first(tmp_path, monkeypatch):
 
 
 def test_ctrl_c_leaves_a_model_to_load(tmp_path):
-    with pytest.raises(Interrupted) as caught:
+    with pytest.raises(KeyboardInterrupt) as caught:
         run("masked", tmp_path, step=0, act=ctrl_c)
     assert "step 1 of 20" in str(caught.value) and str(tmp_path) in str(caught.value)
     model, tokenizer = load(tmp_path)
@@ -233,7 +232,6 @@ from pathlib import Path
 import small, torch
 from minilm.plumbing.errors import UserError
 from minilm.plumbing.script import process_group, process_rank
-from minilm.training.checkpoints import Interrupted
 from minilm.training.loop import train
 torch.set_num_threads(1)
 with process_group(torch.device("cpu")):
@@ -249,7 +247,7 @@ with process_group(torch.device("cpu")):
     folder = Path(sys.argv[1]) / "stopped"
     try:
         train(small.model("causal"), one_is_told, small.settings(steps=9), folder)
-    except Interrupted as stop:
+    except KeyboardInterrupt as stop:
         assert "step 3 of 9" in str(stop), stop
         assert (folder / "trainer.pt").exists(), "one has left while the other saves: torchrun would end both"
     else:
