@@ -1,6 +1,7 @@
 """Grades in_context/run.py: the GPT that reads few-shot documents, and the questions of a user's files."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -106,9 +107,13 @@ def test_the_figures_are_those_of_most_examples(files, monkeypatch, decoder, cap
     rows += [("nonce_keys", "gold"), ("story_items", "gold")]
     shots = {"gold": (0, 4, 2), "shuffled": (4, 2), "random": (4, 2)}
     found = {(t, c): {k: Interval(10 * i + k, None) for k in shots[c]} for i, (t, c) in enumerate(rows)}
-    monkeypatch.setattr(Study, "measure", lambda *_: found)
+    asked = []
+    monkeypatch.setattr(Study, "measure", lambda study, model, tokenizer, shots: asked.append(shots) or found)
+    monkeypatch.setattr(Study, "shots_that_fit", lambda *_: (1, 2))
     settings = PromptSettings(model="model", n_test=1, shots=(0, 4, 2))
     report(settings, make_study(settings), model, tokenizer, 0.0)
+    report(replace(settings, shots=None, out="fit"), make_study(settings), model, tokenizer, 0.0)
+    assert asked == [(0, 4, 2), (1, 2)], "those that are named, else as many as fit"
     written = json.loads(Path("runs/prompt/results.json").read_text())
     assert written.pop("accuracy") == {"0": 0, "4": 4, "2": 2} and written.pop("seconds") > 0
     assert written == dict(seed=0, shuffled_accuracy=14, lookup_accuracy=34, story_item_accuracy=44)
