@@ -2,7 +2,6 @@
 
 import os
 import random
-import resource
 import shutil
 import signal
 import subprocess
@@ -29,6 +28,7 @@ import train
 from minilm.checkpoint import load
 from minilm.training.checkpoints import load_trainer
 
+resource = pytest.importorskip("resource", reason="needs the limits and signals of Unix")
 SEED, MASKED, ENDLESS = 13, COMMANDS["masked"], f"{COMMANDS['masked']} --steps 100000"
 MINE, WHOLE = Path("mine"), Path("whole")
 reliability = pytest.mark.reliability
