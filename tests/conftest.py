@@ -79,6 +79,7 @@ def run_script(monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", [f"{module.__name__}.py", *words])
         capsys.readouterr()
         code = exit_code(module.main)
+        unlock()  # as its process would at its end
         return code, *capsys.readouterr()
 
     return run

@@ -16,7 +16,7 @@ from ..plumbing.folders import TRAINER, append_log, atomic_write, trim_log
 from ..plumbing.safetensors import check_state
 from ..plumbing.script import process_count, process_rank, shown
 from ..plumbing.settings import checked
-from .objective import Objective, add_metrics, autocast, micro_batches, to_device
+from .objective import Objective, add_metrics, autocast, by_length, micro_batches, to_device, trimmed
 
 # The moments stand by the name of their weight; `stopping` is that of patience, `objective` its own.
 STATE = dict(step=int, seconds=float, before=dict | None, model=dict, optimizer=dict, stopping=dict)
@@ -28,13 +28,13 @@ def evaluate(model: torch.nn.Module, objective: Objective, settings) -> dict[str
     """Return the metrics over the whole validation batch. Training goes on as if this had not run."""
     device, was_training = next(model.parameters()).device, model.training
     model.eval()
-    batch = objective.batch(0, "validation")
+    batch = by_length(objective.batch(0, "validation"))
     n_row = next(value.shape[0] for value in batch.values() if value.dim())
     rows_that_fit = max(1, settings.batch_size // (settings.accumulate * process_count()))
     totals: dict[str, Tensor] = {}
     for part in shown(micro_batches(batch, -(-n_row // rows_that_fit)), "evaluation"):
         with autocast(settings.precision, device):
-            add_metrics(totals, objective.loss(model, to_device(part, device))[1])
+            add_metrics(totals, objective.loss(model, to_device(trimmed(part), device))[1])
     model.train(was_training)
     return {name: float(value) for name, value in totals.items()}
 

@@ -20,6 +20,7 @@ from ..tokenizer.bpe import BPE
 
 IGNORED = -100  # label of a position that the loss leaves out
 SPLITS = ("train", "validation")
+DECODER = {"decoder_input_ids", "labels", "survived"}  # of a batch with two sides
 
 
 class Objective(ABC):
@@ -78,6 +79,28 @@ def micro_batches(batch: dict[str, Tensor], n: int) -> list[dict[str, Tensor]]:
         for start, end in pairwise(edges)
         if end > start
     ]
+
+
+def by_length(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return a batch with its shortest rows first, so that `trimmed` leaves parts of it little padding."""
+    if (real := batch.get("attention_mask", torch.ones(1))).dim() != 2:  # none, or rows that belong together
+        return batch
+    order = real.sum(1).argsort(stable=True)
+    return {name: value[order] if value.dim() else value for name, value in batch.items()}
+
+
+def trimmed(part: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return a part of a batch without its last columns where they are padding in all rows."""
+    part, n_column = dict(part), {}
+    if (real := part.get("attention_mask", torch.ones(1))).dim() == 2:
+        n_column = {name: real for name, value in part.items() if value.shape[1:] == real.shape[1:]}
+    if "decoder_input_ids" in part:
+        n_column |= dict.fromkeys(DECODER & part.keys(), part["labels"] != IGNORED)
+    for name, counted in n_column.items():
+        if not name.startswith("masked"):  # places of the row, and what stood there
+            n = max(counted.any(0).nonzero().flatten().tolist(), default=0) + 1
+            part[name] = part[name][:, :n]
+    return part
 
 
 def add_metrics(totals: dict[str, Tensor], metrics: dict[str, Tensor]) -> None:

@@ -12,7 +12,15 @@ from minilm.pretraining.distillation import Distillation, initial_student, soft_
 from minilm.pretraining.masked import Masked
 from minilm.pretraining.translation import Translation, smoothed_cross_entropy
 from minilm.texts.pairs import Pairs
-from minilm.training.objective import IGNORED, autocast, summed_cross_entropy
+from minilm.training.objective import (
+    IGNORED,
+    add_metrics,
+    autocast,
+    by_length,
+    micro_batches,
+    summed_cross_entropy,
+    trimmed,
+)
 
 SIZES = dict(context=61, batch_size=9)
 NAMES = ("causal", "masked", "packed", "whole words", "denoising", "translation", "distillation")
@@ -74,6 +82,22 @@ def test_parts_of_a_batch_add_up(made, assert_parts_add_up, split, n_part):
     make, model = made
     objective = make()
     assert_parts_add_up(objective, model, objective.batch(0, split), n_part)
+
+
+def test_rows_of_like_length_without_their_padding_have_the_same_metrics(made):
+    make, model = made
+    objective = make()
+    batch, totals, n_token = objective.batch(0, "validation"), {}, 0
+    for part in micro_batches(by_length(batch), 5):
+        part = trimmed(part)
+        add_metrics(totals, objective.loss(model.eval(), part)[1])
+        n_token += part["input_ids"].numel()
+    for name, value in objective.loss(model, batch)[1].items():
+        assert float(totals[name]) == pytest.approx(float(value), rel=1e-4, abs=1e-6), (
+            f"{name}: lost or doubled"
+        )
+    real = batch.get("attention_mask", torch.ones_like(batch["input_ids"])).sum()
+    assert real <= n_token < 1.3 * real, "padding is computed for nothing"
 
 
 LOSSES = dict(

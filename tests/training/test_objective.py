@@ -115,6 +115,32 @@ def test_micro_batches_lose_no_row(n):
     assert all(part["n_label"] == 5.0 for part in parts), "a denominator must stay that of the whole batch"
 
 
+def test_only_padding_is_trimmed_and_only_where_it_is():
+    mask = torch.tensor([[1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 0]])
+    batch = dict(attention_mask=mask, labels=torch.arange(12).view(3, 4), n_label=torch.tensor(3.0))
+    batch |= dict(masked_positions=torch.ones(3, 4), apart=torch.ones(3, 2, 4))
+    found = module.by_length(batch)
+    assert found["labels"][:, 0].tolist() == [4, 0, 8] and found["n_label"] == 3, (
+        "the shortest rows come first"
+    )
+    first = module.trimmed({name: v[:2] if v.dim() else v for name, v in found.items()})
+    assert [first[name].shape[1] for name in ("attention_mask", "labels")] == [2, 2], (
+        "labels go with their tokens"
+    )
+    assert first["masked_positions"].shape == (2, 4) and first["apart"].shape == (2, 2, 4)
+    sides = batch | dict(
+        decoder_input_ids=torch.ones(3, 4), labels=torch.tensor([[module.IGNORED, 5, 6, -100]] * 3)
+    )
+    found = module.trimmed(sides)
+    assert [found[name].shape[1] for name in ("attention_mask", "decoder_input_ids", "labels")] == [3, 3, 3]
+    sides["labels"][:] = module.IGNORED
+    assert module.trimmed(sides)["labels"].shape == (3, 1), "no label at all"
+    together = dict(attention_mask=torch.ones(3, 2, 4), labels=torch.ones(3))
+    assert module.trimmed(module.by_length(together)).keys() == together.keys(), (
+        "pairs of rows stay as they are"
+    )
+
+
 def test_add_metrics_adds_and_lets_go_of_the_graph():
     totals = {}
     for value in (1, 2.5):
