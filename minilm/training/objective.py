@@ -100,6 +100,8 @@ def trimmed(part: dict[str, Tensor]) -> dict[str, Tensor]:
         if not name.startswith("masked"):  # places of the row, and what stood there
             n = max(counted.any(0).nonzero().flatten().tolist(), default=0) + 1
             part[name] = part[name][:, :n]
+    if "masked_positions" in part:  # those without a label may lie in the padding
+        part["masked_positions"] = part["masked_positions"].clamp(max=part["input_ids"].shape[1] - 1)
     return part
 
 

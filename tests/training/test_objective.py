@@ -118,7 +118,7 @@ def test_micro_batches_lose_no_row(n):
 def test_only_padding_is_trimmed_and_only_where_it_is():
     mask = torch.tensor([[1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 0]])
     batch = dict(attention_mask=mask, labels=torch.arange(12).view(3, 4), n_label=torch.tensor(3.0))
-    batch |= dict(masked_positions=torch.ones(3, 4), apart=torch.ones(3, 2, 4))
+    batch |= dict(masked_positions=torch.full((3, 4), 3), input_ids=mask, apart=torch.ones(3, 2, 4))
     found = module.by_length(batch)
     assert found["labels"][:, 0].tolist() == [4, 0, 8] and found["n_label"] == 3, (
         "the shortest rows come first"
@@ -127,7 +127,8 @@ def test_only_padding_is_trimmed_and_only_where_it_is():
     assert [first[name].shape[1] for name in ("attention_mask", "labels")] == [2, 2], (
         "labels go with their tokens"
     )
-    assert first["masked_positions"].shape == (2, 4) and first["apart"].shape == (2, 2, 4)
+    assert first["masked_positions"].tolist() == [[1] * 4] * 2, "one without a label points into the padding"
+    assert first["apart"].shape == (2, 2, 4)
     sides = batch | dict(
         decoder_input_ids=torch.ones(3, 4), labels=torch.tensor([[module.IGNORED, 5, 6, -100]] * 3)
     )
