@@ -113,7 +113,8 @@ def end_of_fork(process: BaseProcess, folder: Path, seconds: float = 120) -> tup
     process.join(seconds)
     process.kill()  # where it hangs
     process.join()
-    return process.exitcode, (folder / f"told-{process.pid}.txt").read_text(encoding="utf-8")
+    told = folder / f"told-{process.pid}.txt"
+    return process.exitcode, told.read_text(encoding="utf-8") if told.exists() else ""
 
 
 def _run(command: str, folder: Path, kill_at: int) -> None:
@@ -130,7 +131,10 @@ def _run(command: str, folder: Path, kill_at: int) -> None:
 
     os.replace = rename_or_die
     sys.argv = [str(SMALL_WORLD), *words_of(command)[-len(command.split()) :]]
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as end:
+        os._exit(end.code)  # what multiprocessing would still do is no part of a script
 
 
 def assert_same_run(found: Path, whole: Path) -> None:
