@@ -12,6 +12,7 @@ import small
 import torch
 import tuned
 
+from minilm.checkpoint import save
 from minilm.finetuning.heads import put_head_on
 from minilm.finetuning.settings import PAIRS, TASKS, FinetuningSettings
 from minilm.model.config import ModelConfig
@@ -76,8 +77,7 @@ def write_tuned(root: Path) -> None:
     for name in ("classification", "similarity", "tagging", "span"):
         examples = TASKS[name].world(20, 0, held_out=False)
         made = tuned.task(TASKS[name], examples, config, pairs=PAIRS.get(name))
-        (root / name).mkdir()
-        save_model(root / name, put_head_on(build(config), made.head()), small.tokenizer())
+        save(put_head_on(build(config), made.head()), small.tokenizer(), root / name)
         known = dict(task=name, context=made.context, known=made.known)
         write_json(root / name / TASK, known | dict(options=dict(pairs=made.pairs) if name in PAIRS else {}))
 
