@@ -16,6 +16,7 @@ from minilm.checkpoint import save
 from minilm.finetuning.heads import put_head_on
 from minilm.finetuning.settings import PAIRS, TASKS, FinetuningSettings
 from minilm.model.config import ModelConfig
+from minilm.model.transformer import build
 from minilm.plumbing.folders import RESULTS, SETTINGS, TASK, TOKENIZER, TRAINER, write_json
 from minilm.pretraining.run import PretrainingSettings, with_recipe
 from minilm.reinforcement.settings import ReinforceSettings
@@ -71,10 +72,12 @@ def write_runs(root: Path) -> None:
 
 
 def write_tuned(root: Path) -> None:
-    """Write fine-tuned folders."""
+    """Write fine-tuned folders, of a model as small as can be."""
+    config = tuned.config(n_encoder_layer=1, n_segments=0, pooler=False, next_sentence=False)
     for name in ("classification", "similarity", "tagging", "span"):
-        made = tuned.task(TASKS[name], TASKS[name].world(20, 0, held_out=False), pairs=PAIRS.get(name))
-        save(put_head_on(tuned.body(), made.head()), small.tokenizer(), root / name)
+        examples = TASKS[name].world(20, 0, held_out=False)
+        made = tuned.task(TASKS[name], examples, config, pairs=PAIRS.get(name))
+        save(put_head_on(build(config), made.head()), small.tokenizer(), root / name)
         known = dict(task=name, context=made.context, known=made.known)
         write_json(root / name / TASK, known | dict(options=dict(pairs=made.pairs) if name in PAIRS else {}))
 
