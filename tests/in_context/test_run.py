@@ -93,6 +93,14 @@ def test_files_that_cannot_be_asked_are_named(files):
     assert len(files(shots=(20,)).draws["files"](20, 0)[0].examples) == 20
     with pytest.raises(UserError, match=r"--shots 21: train\.tsv has 20 examples"):
         files(shots=(0, 21))
+    rows = ["a\tgood", "b\tbad", "c\tgood", "d\tbad", "e\tgood"]
+    Path("five.tsv").write_text("\n".join(rows), encoding="utf-8")
+    assert len(files(data="five.tsv", test=None, shots=(4,)).draws["files"](4, 0)) == 1, (
+        "a fifth of five is asked"
+    )
+    Path("four.tsv").write_text("\n".join(rows[:4]), encoding="utf-8")
+    with pytest.raises(UserError, match=r"four\.tsv: 4 rows, too few to hold some back"):
+        files(data="four.tsv", test=None, shots=(1,))
     Path("test.tsv").write_text("x\tgood\ny\tmixed\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"test\.tsv: .*'mixed'.*train\.tsv \(bad, good\)"):
         files()

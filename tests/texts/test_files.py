@@ -30,6 +30,7 @@ def test_what_cannot_be_read_is_named(tmp_path, write, message):
         assert f"{name}.txt.gz: not a complete gzip" in message(read_text, write(f"{name}.txt.gz", data))
     assert "no such file" in message(read_text, tmp_path / "absent.txt")
     assert "regular file" in message(read_text, tmp_path)
+    assert len(read_text(write("plain.txt.gz", gzip.compress(b"a" * 10**6)))) == 10**6, "short and monotonous"
     bomb = write("bomb.txt.gz", gzip.compress(bytes(10**8)))
     assert "bomb.txt.gz: unpacks to over a hundred times its size" in message(read_text, bomb)
 
