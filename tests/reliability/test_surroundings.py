@@ -164,8 +164,9 @@ def test_a_folder_that_goes_away_ends_the_run_in_one_line(number, home):
 
 @reliability
 def test_a_run_whose_folder_has_gone_does_not_write_into_another_of_its_name(home):
-    process = fork(f"{ENDLESS} --out {MINE}", home)
-    wait_for(Path(MINE, "trainer.pt").exists)
+    seldom = "--save-every 200 --log-every 200 --eval-every 1000"  # so that it is stopped between two files
+    process = fork(f"{ENDLESS} {seldom} --out {MINE}", home)
+    wait_for(Path(MINE, "model.safetensors").exists)
     os.kill(process.pid, signal.SIGSTOP)
     MINE.rename("moved")
     assert end_of_fork(fork(f"{MASKED} --out {MINE}", home), home)[0] == 0
