@@ -9,6 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 
@@ -64,31 +65,47 @@ def lock(folder: Path) -> None:
         return
     import fcntl
 
-    file = open(path, "a+")  # noqa: SIM115 - kept open
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+        file = open(path, "a+")  # noqa: SIM115 - kept open
         file.seek(0)
-        way_out = "wait for its end, or name another --out"
-        raise UserError(f"{folder}: process {file.read()} is writing there; {way_out}") from None
-    if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
-        return lock(folder)  # its owner has ended just now, and taken the file along
-    file.seek(0)
-    if owner := file.read():
-        print(f"{path}: process {owner[:20]!r} has left it and ended: taken over", file=sys.stderr)
-    file.truncate(0)
-    file.write(str(os.getpid()))
-    file.flush()
+        owner = file.read(20)
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        told = f"{folder}: process {owner} is" if owner else f"{folder}: another process is"
+        raise UserError(f"{told} writing there; wait for its end, or name another --out") from None
     locked[path] = file
+    if not is_held(path):
+        del locked[path]
+        return lock(folder)  # its owner has ended just now, and taken the file along
+    if owner:
+        print(f"{path}: process {owner!r} has left it and ended: taken over", file=sys.stderr)
+    try:
+        file.truncate(0)
+        print(os.getpid(), file=file, end="", flush=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def is_held(path: Path) -> bool:
+    """Say whether a lock is still ours: its folder may have gone, and another's stand in its place."""
+    return path.exists() and os.path.samestat(os.fstat(locked[path].fileno()), path.stat())
+
+
+def check_held(folder: Path) -> None:
+    """Raise UserError where a folder of ours has become that of another run."""
+    path = folder.resolve() / LOCK
+    if path in locked and not is_held(path):
+        raise UserError(f"{folder}: no longer the folder of this run; nothing more is written there")
 
 
 @atexit.register
 def unlock(*folders: Path) -> None:
     """Give up these folders, or all that this process has locked."""
     for path in [folder.resolve() / LOCK for folder in folders] or [*locked]:
-        if file := locked.pop(path, None):
-            path.unlink(missing_ok=True)
-            file.close()
+        with suppress(OSError, KeyError):  # a folder that is gone, or may not be written; one without a lock
+            if is_held(path):
+                path.unlink()
+            locked.pop(path).close()
 
 
 def numbered(name: str) -> dict[int, Path]:
@@ -145,6 +162,7 @@ def atomic_write(path: str | Path, content: bytes | str | Callable) -> None:
 
     A name that is no UTF-8 reaches Python with \\udcxx for a byte xx, and is written as JSON writes that.
     """
+    check_held(Path(path).parent)
     beside = Path(f"{path}.{os.getpid()}.tmp")  # which takes the name in one step, once it is whole
     try:
         with open(beside, "wb") as file:
@@ -202,6 +220,7 @@ def read_settings(folder: Path, settings_class: type, override_class=None) -> tu
 
 def append_log(folder: str | Path, record: dict) -> None:
     """Add one JSON object as a line to log.jsonl. Log step N before saving step N: see `trim_log`."""
+    check_held(Path(folder))
     try:
         with open(Path(folder) / LOG, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -131,13 +131,15 @@ def exit_code(main) -> int:
     2: a UserError, or what the system refuses: a full disk, a folder that may not be read, too little memory.
     130: Ctrl-C. 141: the reader of a pipe has left (`| head`). A bug keeps its traceback.
     """
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a cluster's wish to stop is that of Ctrl-C
+        signal.signal(number, signal.default_int_handler)
     if sys.getfilesystemencoding() == "ascii":  # then neither words nor files could be named
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by `>&-`
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - as long as the process lives
-        getattr(sys, name).reconfigure(errors="backslashreplace")  # a letter that its encoding does not have
+    for name, mode in dict(stdin="r", stdout="w", stderr="w").items():
+        if getattr(sys, name) is None:  # closed, as by `>&-`
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - as long as the process lives
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # for a letter that its encoding does not have
     # Labels, texts and names are other people's: no terminal obeys what stands in them.
     write = sys.stdout.write
     sys.stdout.write = lambda text: write(text.translate(CONTROLS))
@@ -148,8 +150,7 @@ def exit_code(main) -> int:
     except KeyboardInterrupt as stop:
         kept = next((path.parent for path in reversed(locked) if (path.parent / TRAINER).exists()), None)
         way_out = f"; to go on: --resume --out {kept}" if kept else ": nothing was being saved"
-        print(stop if str(stop) else f"stopped by Ctrl-C{way_out}", file=sys.stderr)
-        return 130
+        return ended(130, str(stop) or f"stopped by Ctrl-C{way_out}")
     except OSError as error:
         try:
             sys.stdout.flush()
@@ -158,10 +159,15 @@ def exit_code(main) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             return 141
-        print("error:", as_line(f"{error.filename or 'output'}: {error.strerror or error}"), file=sys.stderr)
-        return 2
+        return ended(2, as_line(f"error: {error.filename or 'output'}: {error.strerror or error}"))
     except (UserError, MemoryError, RuntimeError) as error:
         if not isinstance(error, UserError) and not out_of_memory(error):
             raise
-        print("error:", as_line(error) or "out of memory", file=sys.stderr)
-        return 2
+        return ended(2, as_line(f"error: {str(error) or 'out of memory'}"))
+
+
+def ended(code: int, told: str) -> int:
+    """Tell how a script ended, unless even that cannot be written, and return its exit code."""
+    with suppress(OSError):
+        print(told, file=sys.stderr)
+    return code

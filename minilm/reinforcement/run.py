@@ -61,9 +61,10 @@ class Reinforcement(Rounds):
 
     def stage(self, folder: Path | None, s: ReinforceSettings, **changes) -> TrainingSettings:
         """Return the settings of a training: in a folder that has a checkpoint, with --resume, it goes on."""
-        goes_on = folder and s.resume and (folder / TRAINER).exists() and load_trainer(folder)["step"] > 0
-        if folder and folder != self.folder and not goes_on:
-            choose_folder("", str(folder), overwrite=True)
+        found = folder is not None and s.resume and (folder / TRAINER).exists()
+        goes_on = found and load_trainer(folder)["step"] > 0
+        if folder and folder != self.folder:
+            choose_folder("", str(folder), overwrite=not goes_on, resume=goes_on)
         names = {field.name for field in fields(TrainingSettings)} & set(vars(s))
         values = {name: getattr(s, name) for name in names} | changes
-        return TrainingSettings(**values | dict(resume=bool(goes_on)))
+        return TrainingSettings(**values | dict(resume=goes_on))

@@ -360,6 +360,27 @@ def test_one_process_a_folder(tmp_path, capsys):
     assert not (tmp_path / "lock").exists()
 
 
+def test_the_folder_of_another_run_is_left_alone(tmp_path):
+    """Moved away, a folder may be followed by another of its name: that one's files are not ours."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    folders.lock(folder)
+    folders.append_log(folder, record(1))
+    folder.rename(tmp_path / "moved")
+    folder.mkdir()
+    (folder / "lock").write_text("7")
+    for write in (
+        lambda: folders.append_log(folder, record(2)),
+        lambda: folders.write_json(folder / "x", {}),
+    ):
+        with pytest.raises(
+            UserError, match="mine: no longer the folder of this run; nothing more is written"
+        ):
+            write()
+    folders.unlock()
+    assert {path.name for path in folder.iterdir()} == {"lock"}, "another's lock is deleted"
+
+
 def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
     def full(*arguments, **options):
         raise OSError(28, "No space left on device")

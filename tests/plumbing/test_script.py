@@ -167,7 +167,7 @@ def test_cells():
             2,
             f"user's '{'x' * 99}... isn't 'y",
         ),
-        (UserError("z " * 5000), 2, "error: " + "z " * 500 + "\n"),
+        (UserError("z " * 5000), 2, ("error: " + "z " * 500)[:1000] + "\n"),
         (UserError("/".join(["z" * 99] * 5)), 2, "error: " + "/".join(["z" * 99] * 5) + "\n"),
     ],
 )
@@ -196,7 +196,7 @@ def test_labels_texts_and_names_cannot_steer_the_terminal(capsys):
     assert capsys.readouterr().out == "a\tb\n\\x1b[31mred\\x07 \\u202eolá\n"
 
 
-@pytest.mark.parametrize("closing", [">&-", "2>&-", "<&-", ">/dev/full"])
+@pytest.mark.parametrize("closing", [">&-", "2>&-", "<&-", ">/dev/full", "2>/dev/full"])
 def test_a_stream_that_is_closed_or_full_ends_no_run(closing):
     code = "from minilm.plumbing.script import exit_code; exit(exit_code(lambda: print('olá', chr(0xdce1))))"
     command = f'{sys.executable} -c "{code}" {closing}'
