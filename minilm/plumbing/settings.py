@@ -174,7 +174,7 @@ def fits(value, parts: dict) -> bool:
 
 
 def checked(where, values: dict, types: dict, whole: bool = True) -> dict:
-    """Return the values of a file, lists as tuples; UserError for another type or, if `whole`, none."""
+    """Return a file's values, lists as tuples; UserError for a wrong type or, if `whole`, a missing name."""
     for name, hint in types.items():
         if whole and name not in values:
             raise UserError(f"{where}: {name!r} is missing")
