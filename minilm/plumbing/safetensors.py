@@ -73,7 +73,7 @@ def check_state(path, found: dict[str, torch.Tensor], expected: dict[str, torch.
     ours, wanted = ({n: [*getattr(t, "shape", "?")] for n, t in state.items()} for state in (found, expected))
     wrong = {
         "missing": [n for n in wanted if n not in ours],
-        "unexpected": [n for n in ours if n not in wanted],
+        "unexpected": [str(n) for n in ours if n not in wanted],
         "misshapen": [f"{n}: {ours[n]}, expected {s}" for n, s in wanted.items() if ours.get(n, s) != s],
     }
     if texts := [f"{len(names)} {what} ({', '.join(names[:3])})" for what, names in wrong.items() if names]:

@@ -6,6 +6,7 @@ To add an objective: a class (`training/objective.py` says what it has to do), i
 row of OBJECTIVES, and its flags in `PretrainingSettings`: each goes to the argument of its name.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -221,7 +222,7 @@ def with_recipe(settings: PretrainingSettings) -> PretrainingSettings:
     model = settings.model or OBJECTIVES[settings.objective].model
     if model not in RECIPES:
         known = "" if model in PRESETS else suggest(model, RECIPES)
-        if Path(model).is_dir():
+        if os.path.isdir(model):
             known = ", and a folder is given by --init"
         raise UserError(f"--model {model}: no preset that this script trains{known}: {', '.join(RECIPES)}")
     recipe = RECIPES[model] | (CONTINUED if settings.init else {}) | dict(model=model)

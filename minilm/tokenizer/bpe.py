@@ -261,6 +261,8 @@ class BPE(Tokenizer):
     @classmethod
     def from_names(cls, ids: dict[str, int], merges: list, special_tokens=(), aliases=None, added_tokens=()):
         """Build from ids and merges as in GPT-2's files, where special and added tokens are plain text."""
+        if wrong := [name for name, i in ids.items() if type(i) is not int]:
+            raise ValueError(f"the id of {wrong[0]!r} is {ids[wrong[0]]!r}")
         whole = {*special_tokens, *added_tokens}
         byte_of = {character: byte for byte, character in enumerate(BYTE_CHARACTERS)}
         token_of = {name: bytes(map(byte_of.get, name)) for name in ids.keys() - whole}

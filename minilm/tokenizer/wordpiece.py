@@ -73,7 +73,8 @@ class WordPiece(Tokenizer):
         """Return the words and punctuation of a text with spaces between."""
         text = text.translate(self._clean)
         if self._strips and not text.isascii():
-            text = unicodedata.normalize("NFD", text)  # an accent becomes a character of its own
+            # An accent becomes a character of its own. One letter at a time: long runs of marks are not sorted.
+            text = "".join([unicodedata.normalize("NFD", letter) for letter in text])
         return text.translate(self._shape)
 
     def located_words(self, text: str) -> Iterator[tuple[str, list[tuple[int, int]]]]:

@@ -183,11 +183,12 @@ def mutated(whole: bytes, draw: random.Random) -> bytes:
     return len(text).to_bytes(8, "little") + text + whole[end:]
 
 
-def test_ten_thousand_damaged_files_are_read_or_refused_in_one_line(tmp_path):
+@pytest.mark.parametrize("n", [1_000, pytest.param(10_000, marks=pytest.mark.reliability)])
+def test_damaged_files_are_read_or_refused_in_one_line(n, tmp_path):
     write_tensors(tmp_path / "whole", every_dtype())
     whole, draw, path = (tmp_path / "whole").read_bytes(), random.Random(0), tmp_path / "damaged"
     refused = 0
-    for i in range(10_000):
+    for i in range(n):
         content = mutated(whole, draw)
         path.write_bytes(content)
         try:
@@ -196,4 +197,4 @@ def test_ten_thousand_damaged_files_are_read_or_refused_in_one_line(tmp_path):
         except UserError as error:
             refused += 1
             assert str(path) in str(error) and "\n" not in str(error), f"file {i} is not named: {error}"
-    assert 5_000 < refused < 10_000, "some damage is in the numbers alone, and cannot be noticed"
+    assert n / 2 < refused < n, "some damage is in the numbers alone, and cannot be noticed"
