@@ -73,7 +73,7 @@ class WordPiece(Tokenizer):
         """Return the words and punctuation of a text with spaces between."""
         text = text.translate(self._clean)
         if self._strips and not text.isascii():
-            # An accent becomes a character of its own. One letter at a time: long runs of marks are not sorted.
+            # An accent becomes a character of its own. Letter by letter: no long run of marks is sorted.
             text = "".join([unicodedata.normalize("NFD", letter) for letter in text])
         return text.translate(self._shape)
 
