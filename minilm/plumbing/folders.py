@@ -61,8 +61,8 @@ def choose_folder(name: str, out: str | None = None, overwrite: bool = False, re
 def lock(folder: Path) -> None:
     """Keep a folder for this process, as long as it lives; UserError where another one writes there."""
     path = folder.resolve() / LOCK
-    if path in locked or os.name != "posix":
-        return
+    if path in locked or os.name != "posix" or os.environ.get("RANK", "0") != "0":
+        return  # of several processes that share a run the first holds it
     import fcntl
 
     try:

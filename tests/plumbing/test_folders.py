@@ -360,6 +360,15 @@ def test_one_process_a_folder(tmp_path, capsys):
     assert not (tmp_path / "lock").exists()
 
 
+def test_of_several_processes_the_first_holds_the_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    folders.lock(tmp_path)
+    assert not (tmp_path / "lock").exists(), "with --resume each would find the first one there"
+    monkeypatch.setenv("RANK", "0")
+    folders.lock(tmp_path)
+    assert (tmp_path / "lock").exists()
+
+
 def test_the_folder_of_another_run_is_left_alone(tmp_path):
     """Moved away, a folder may be followed by another of its name: that one's files are not ours."""
     folder = tmp_path / "mine"
