@@ -16,10 +16,9 @@ def curves(folder: str | Path) -> dict[str, tuple[list[int], list[float]]]:
     """Return (steps, losses) of each split in the log of a run; UserError where it has none."""
     found = {}
     for record in read_log(folder):
-        if "loss" in record:
-            steps, losses = found.setdefault(record.get("split", "train"), ([], []))
-            steps.append(record["step"])
-            losses.append(record["loss"])
+        steps, losses = found.setdefault(record["split"], ([], []))
+        steps.append(record["step"])
+        losses.append(record["loss"])
     if not found:
         raise UserError(f"{folder}: no losses in its log.jsonl, or no run folder")
     return found

@@ -16,7 +16,6 @@ def run(tmp_path):
     for step, loss in ((0, 7.0), (5, 6.0), (10, 5.5)):
         append_log(tmp_path, dict(step=step, split="validation", loss=loss))
     append_log(tmp_path, dict(step=5, split="train", loss=6.5))
-    append_log(tmp_path, dict(step=10, note="no loss"))
     return tmp_path
 
 

@@ -138,7 +138,7 @@ def distillation_closing(objective: Distillation, model, before: dict, after: di
     """
     teacher = objective.teacher
     figures = dict(teacher=evaluate(teacher, objective, settings), student=after)
-    labels = dict(teacher="teacher", student=f"student, {students.count_of(objective)}")
+    labels = dict(teacher="teacher", student=f"student, {len(objective.corpus.train):,} texts")
     speed = {model: students.texts_per_second(objective, model) for model in (teacher, model)}
     if process_count() == 1:
         for name, (label, other) in students.other_lessons(objective).items():

@@ -39,7 +39,7 @@ def other_lessons(objective: Distillation) -> dict[str, tuple[str, Distillation]
     }
     if len(objective.all_texts.train) > len(objective.corpus.train):
         every = variant(objective, n_documents=None)
-        lessons["student_all_texts"] = (f"student, {count_of(every)}", every)
+        lessons["student_all_texts"] = (f"student, {len(every.corpus.train):,} texts", every)
         alone_all = variant(objective, n_documents=None, **alone)
         lessons["control_all_texts"] = ("  without its teacher", alone_all)
     return lessons
@@ -60,11 +60,6 @@ def train_again(model, objective: Distillation, settings: TrainingSettings, name
     student.to(model.tokens.weight.device)
     train(student, objective, settings, label=name, patience=objective.patience)
     return student
-
-
-def count_of(objective: Distillation) -> str:
-    """Return how many texts the objective learns from: "100 texts"."""
-    return f"{len(objective.corpus.train):,} texts"
 
 
 def block_weights(model: Transformer) -> int:
