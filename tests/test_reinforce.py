@@ -149,8 +149,13 @@ def interrupted(script, monkeypatch):
 # the steps of a run: the first reward model 1, a look for its mistakes 2, the reward model 3, PPO 6, hack 3
 @pytest.mark.parametrize(
     "flags, at, done",
-    [("", 2, 0), ("", 4, 0), ("--seed 5", 9, 3), ("", 13, 6), ("--algorithm dpo", 7, 1)],
-    ids=["look", "reward model", "ppo", "hack", "dpo"],
+    [
+        pytest.param("", 2, 0, id="look", marks=pytest.mark.reliability),
+        pytest.param("", 4, 0, id="reward model"),
+        pytest.param("--seed 5", 9, 3, id="ppo"),
+        pytest.param("", 13, 6, id="hack", marks=pytest.mark.reliability),
+        pytest.param("--algorithm dpo", 7, 1, id="dpo"),
+    ],
 )
 def test_an_interrupted_run_goes_on_bit_for_bit(script, interrupted, flags, at, done):
     assert script(f"--out whole --steps 6 {flags}")[0] == 0

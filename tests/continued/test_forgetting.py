@@ -64,7 +64,7 @@ def test_the_general_text_is_the_one_that_the_model_has_read(settings, tmp_path,
     assert run.general.validation == load_corpus("world", 5, 50).validation
     assert "nobody knows" not in capsys.readouterr().out
     (tmp_path / "run" / "settings.json").unlink()
-    started(settings)
+    started(settings, n_documents=50)
     assert "nobody knows what" in capsys.readouterr().out, "validation texts may be known: nothing says so"
 
 

@@ -41,7 +41,7 @@ from minilm.texts.tables import read_squad
 from minilm.training.checkpoints import Run, lowest_loss
 from minilm.training.loop import make_optimizer, train_step
 
-N, FIRST = 10_000, 60  # damages of each kind of file, and how many of them every run of the tests makes
+N, FIRST = 10_000, 40  # damages of each kind of file, and how many of them every run of the tests makes
 TEXT = "Ana sells bread, e a M\u00f4nica n\u00e3o."
 
 
