@@ -21,7 +21,7 @@ from ..plumbing.safetensors import write_tensors
 from ..tokenizer.bpe import BPE, token_name
 from ..tokenizer.wordpiece import WordPiece
 from .configs import from_model_config
-from .loading import CONFIG, SAFE, pack
+from .loading import CONFIG, MATRICES, SAFE
 from .names import NAMES, their_name
 from .tokenizers import SWITCHES
 
@@ -103,7 +103,15 @@ def their_tensors(model, kind: str) -> tuple[dict[str, torch.Tensor], list[str]]
     for copy, name in NAMES[kind].copies.items():
         if not config.tie_embeddings and copy.endswith(".bias") and name in names:
             names[copy] = names[name]  # of an untied head they add this one
-    return pack(names), notes
+    # What `loading.unpack` undoes, but for the segments.
+    for name in [name for name in names if ".c_attn.q." in name]:
+        parts = [names.pop(name.replace(".q.", f".{part}.")) for part in "qkv"]
+        names[name.replace(".q.", ".")] = torch.cat(parts)
+    for name in filter(MATRICES.fullmatch, list(names)):
+        names[name] = names[name].T
+    if "final_logits.bias" in names:
+        names["final_logits_bias"] = names.pop("final_logits.bias")[None]
+    return names, notes
 
 
 def special_ids(tokenizer, kind: str, config: ModelConfig) -> dict:

@@ -26,7 +26,7 @@ from ..plumbing.errors import UserError
 from ..plumbing.folders import make_folder, read_json, write_json
 from ..plumbing.safetensors import check_state, read_tensors
 from .configs import LAYOUTS, check_value, choice, to_model_config
-from .names import NAMES, Names, table_names, their_name
+from .names import BUFFERS, NAMES, their_name
 from .tokenizers import read_tokenizer
 
 PUBLISHED = "hf:"  # how the name of a published model begins, where a folder could stand too
@@ -61,11 +61,14 @@ def read_folder(path: str | Path) -> tuple[Path, dict, ModelConfig, dict[str, Te
     folder = download(str(path)[len(PUBLISHED) :]) if str(path).startswith(PUBLISHED) else Path(path)
     values, where = read_json(folder / CONFIG), str(folder / CONFIG)
     choice(LAYOUTS, "model_type", values.get("model_type"), where)  # before gigabytes are read
-    tensors, found = {}, read_weights(folder)
-    for name, new in table_names(found, NAMES[values["model_type"]]).items():
+    tensors, prefix = {}, NAMES[values["model_type"]].prefix
+    found = {name: t for name, t in read_weights(folder).items() if not BUFFERS.fullmatch(name)}
+    is_bare = not any(name.startswith(prefix) for name in found)  # a file without heads has no prefix
+    for name, tensor in found.items():  # norms of old files have gamma and beta
+        new = prefix * is_bare + re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name))
         if new in tensors:
             raise UserError(f"{folder}: {new} stands there twice, once as {name}")
-        tensors[new] = found[name]
+        tensors[new] = tensor
     modules = {name for name in ("pooler", "final_logits_bias") if any(name in found for found in tensors)}
     return folder, values, to_model_config(values, where, modules), tensors
 
@@ -74,24 +77,20 @@ def fill(model: nn.Module, tensors: dict[str, Tensor], kind: str, folder: Path) 
     """Copy the weights into the model, unless a name or a shape is wrong; tell what is drawn at random."""
     names, state = NAMES[kind], model.state_dict()
     theirs = {their_name(ours, names): ours for ours in state}
-    found = unpack(without_copies(tensors, names, set(theirs)), model.config)
+    tensors = dict(tensors)
+    # Of tied weights the second names are left out; where a file has only the second name, that is used.
+    for copy in [copy for copy in names.copies if copy in tensors and copy not in theirs]:
+        name, second = names.copies[copy], tensors.pop(copy)
+        # Of an untied head the bias inside the matrix is the one that transformers adds.
+        is_untied = copy.replace(".bias", ".weight") in theirs
+        tensors[name] = second if is_untied else tensors.get(name, second)
+    found = unpack(tensors, model.config)
     absent = [name for name in theirs if name not in found and theirs[name].split(".")[0] in HEADS]
     expected = {name: state[ours] for name, ours in theirs.items() if name not in absent}
     check_state(f"{folder / CONFIG}, or what stands beside it,", found, expected)
     model.load_state_dict({theirs[name]: tensor for name, tensor in found.items()}, strict=False)
     heads = sorted({name.rpartition(".")[0] for name in absent})
     return [f"not in it, so drawn at random: {', '.join(heads)}"] if heads else []
-
-
-def without_copies(tensors: dict[str, Tensor], names: Names, wanted: set[str]) -> dict[str, Tensor]:
-    """Leave out the second names of tied weights; where a file has only the second name, use that."""
-    tensors = dict(tensors)
-    for copy, name in names.copies.items():
-        if copy in tensors and copy not in wanted:
-            second, untied = tensors.pop(copy), copy.replace(".bias", ".weight") in wanted
-            # Of an untied head the bias inside the matrix is the one that transformers adds.
-            tensors[name] = second if untied else tensors.get(name, second)
-    return tensors
 
 
 def unpack(tensors: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
@@ -115,36 +114,20 @@ def unpack(tensors: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor]
     return tensors
 
 
-def pack(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Undo `unpack`, but for the segments."""
-    tensors = dict(tensors)
-    for name in [name for name in tensors if ".c_attn.q." in name]:
-        parts = [tensors.pop(name.replace(".q.", f".{part}.")) for part in "qkv"]
-        tensors[name.replace(".q.", ".")] = torch.cat(parts)
-    for name in filter(MATRICES.fullmatch, list(tensors)):
-        tensors[name] = tensors[name].T
-    if "final_logits.bias" in tensors:
-        tensors["final_logits_bias"] = tensors.pop("final_logits.bias")[None]
-    return tensors
-
-
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """Return the tensors of a folder by their names in it; UserError for more than one file of them."""
     if (folder / SAFE).exists():
         return read_tensors(folder / SAFE)
     if (folder / PICKLED).exists():
-        return unpickled(folder / PICKLED)
+        try:
+            found = torch.load(folder / PICKLED, map_location="cpu", weights_only=True)  # code never runs
+            return {name: tensor.detach() for name, tensor in found.items()}
+        except Exception as error:  # noqa: BLE001 - of nearly any kind, by the place of the damage
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            told = f"damaged, or more than tensors by name ({reason})"
+            raise UserError(f"{folder / PICKLED}: {told}") from None
     one = "of several files transformers makes one: save_pretrained(folder, max_shard_size='99GB')"
     raise UserError(f"{folder}: no weights in it; expected {SAFE} or {PICKLED}; {one}")
-
-
-def unpickled(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a file of torch.save; UserError where it is damaged, or could run code."""
-    try:
-        return {n: t.detach() for n, t in torch.load(path, map_location="cpu", weights_only=True).items()}
-    except Exception as error:  # noqa: BLE001 - of nearly any kind, by the place of the damage
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path}: damaged, or more than tensors by name ({reason})") from None
 
 
 def download(name: str, cache: str | Path | None = None) -> Path:

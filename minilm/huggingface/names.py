@@ -88,10 +88,3 @@ def their_name(ours: str, names: Names) -> str | None:
     number = NUMBER.search(module)
     theirs = names.table.get(NUMBER.sub("{i}", module))
     return theirs and f"{theirs.replace('{i}', number[0]) if number else theirs}.{what}"
-
-
-def table_names(found: list[str] | dict[str, object], names: Names) -> dict[str, str]:
-    """Return for each name in a file the one in the table, buffers left out; old norms had gamma, beta."""
-    kept = [name for name in found if not BUFFERS.fullmatch(name)]
-    prefix = "" if any(name.startswith(names.prefix) for name in kept) else names.prefix
-    return {name: prefix + re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name)) for name in kept}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from minilm.huggingface.names import BUFFERS, NAMES, Names, columns, table_names, their_name
+from minilm.huggingface.names import BUFFERS, NAMES, Names, columns, their_name
 from minilm.model.config import ModelConfig
 from minilm.model.transformer import build
 
@@ -55,16 +55,6 @@ def test_tables():
     table = {"tokens": "p.t", "encoder.blocks.{i}.q": "p.layers.{i}.query", "head": "cls"}
     copies = {"a.weight": "p.t.weight", "b.decoder.weight": "p.t.weight", "b.decoder.bias": "b.bias"}
     assert (made.table, made.prefix, made.copies) == (table, "p.", copies)
-
-
-def test_prefixes_and_old_endings():
-    bare = ["embeddings.LayerNorm.gamma", "encoder.layer.0.output.LayerNorm.beta", "embeddings.position_ids"]
-    assert table_names(bare, NAMES["bert"]) == {
-        "embeddings.LayerNorm.gamma": "bert.embeddings.LayerNorm.weight",
-        "encoder.layer.0.output.LayerNorm.beta": "bert.encoder.layer.0.output.LayerNorm.bias",
-    }
-    whole = ["bert.pooler.dense.bias", "cls.seq_relationship.bias"]
-    assert table_names(whole, NAMES["bert"]) == {name: name for name in whole}, "heads never have the prefix"
 
 
 def test_buffers():
