@@ -41,7 +41,10 @@ MATRICES = re.compile(r"transformer\.h\.\d+\.(attn|mlp)\.c_\w+\.weight")  # GPT-
 
 
 def load(path: str | Path, device: str = "cpu") -> tuple[nn.Module, object]:
-    """Return (model in evaluation mode, tokenizer or None) of a Hugging Face folder or "hf:NAME"."""
+    """Return (model in evaluation mode, tokenizer or None) of a Hugging Face folder or "hf:NAME".
+
+    UserError where the name or the shape of a weight is wrong; what is drawn at random is told.
+    """
     folder, values, config, tensors = read_folder(path)
     tokenizer, notes = read_tokenizer(folder, values)
     if tokenizer is not None and (n := tokenizer.vocab_size) > config.vocab_size:
@@ -50,8 +53,23 @@ def load(path: str | Path, device: str = "cpu") -> tuple[nn.Module, object]:
     if tokenizer is not None and longest is not None:
         longest = check_value(str(folder / SENTENCES), "max_seq_length", "max_positions", longest)
         tokenizer.longest = min(longest, config.max_positions)
-    model = build_as_in(config, tensors, folder / CONFIG)
-    for note in fill(model, tensors, values["model_type"], folder) + notes:
+    model, names = build_as_in(config, tensors, folder / CONFIG), NAMES[values["model_type"]]
+    state = model.state_dict()
+    theirs = {their_name(ours, names): ours for ours in state}
+    # Of tied weights the second names are left out; where a file has only the second name, that is used.
+    for copy in [copy for copy in names.copies if copy in tensors and copy not in theirs]:
+        name, second = names.copies[copy], tensors.pop(copy)
+        # Of an untied head the bias inside the matrix is the one that transformers adds.
+        is_untied = copy.replace(".bias", ".weight") in theirs
+        tensors[name] = second if is_untied else tensors.get(name, second)
+    found = unpack(tensors, config)
+    absent = [name for name in theirs if name not in found and theirs[name].split(".")[0] in HEADS]
+    expected = {name: state[ours] for name, ours in theirs.items() if name not in absent}
+    check_state(f"{folder / CONFIG}, or what stands beside it,", found, expected)
+    model.load_state_dict({theirs[name]: tensor for name, tensor in found.items()}, strict=False)
+    if heads := sorted({name.rpartition(".")[0] for name in absent}):
+        notes = [f"not in it, so drawn at random: {', '.join(heads)}", *notes]
+    for note in notes:
         print(f"{folder}: {note}", file=sys.stderr)
     return model.to(device).eval(), tokenizer
 
@@ -71,26 +89,6 @@ def read_folder(path: str | Path) -> tuple[Path, dict, ModelConfig, dict[str, Te
         tensors[new] = tensor
     modules = {name for name in ("pooler", "final_logits_bias") if any(name in found for found in tensors)}
     return folder, values, to_model_config(values, where, modules), tensors
-
-
-def fill(model: nn.Module, tensors: dict[str, Tensor], kind: str, folder: Path) -> list[str]:
-    """Copy the weights into the model, unless a name or a shape is wrong; tell what is drawn at random."""
-    names, state = NAMES[kind], model.state_dict()
-    theirs = {their_name(ours, names): ours for ours in state}
-    tensors = dict(tensors)
-    # Of tied weights the second names are left out; where a file has only the second name, that is used.
-    for copy in [copy for copy in names.copies if copy in tensors and copy not in theirs]:
-        name, second = names.copies[copy], tensors.pop(copy)
-        # Of an untied head the bias inside the matrix is the one that transformers adds.
-        is_untied = copy.replace(".bias", ".weight") in theirs
-        tensors[name] = second if is_untied else tensors.get(name, second)
-    found = unpack(tensors, model.config)
-    absent = [name for name in theirs if name not in found and theirs[name].split(".")[0] in HEADS]
-    expected = {name: state[ours] for name, ours in theirs.items() if name not in absent}
-    check_state(f"{folder / CONFIG}, or what stands beside it,", found, expected)
-    model.load_state_dict({theirs[name]: tensor for name, tensor in found.items()}, strict=False)
-    heads = sorted({name.rpartition(".")[0] for name in absent})
-    return [f"not in it, so drawn at random: {', '.join(heads)}"] if heads else []
 
 
 def unpack(tensors: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:

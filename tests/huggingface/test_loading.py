@@ -20,7 +20,6 @@ from minilm.extraction import embed
 from minilm.huggingface import loading
 from minilm.huggingface.loading import download, load, read_weights, unpack
 from minilm.model.config import ModelConfig
-from minilm.model.transformer import build
 from minilm.plumbing.errors import UserError
 from minilm.plumbing.safetensors import read_tensors
 from minilm.tokenizer.bpe import BPE
@@ -351,4 +350,3 @@ def test_parts(tmp_path):
     assert folder == tmp_path / "gpt2" and values["n_embd"] == config.d_model == D
     assert "transformer.h.0.attn.c_attn.weight" in tensors
     assert not any("masked_bias" in name for name in tensors), "buffers are left out"
-    assert loading.fill(build(config), tensors, "gpt2", folder) == []
