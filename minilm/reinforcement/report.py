@@ -1,7 +1,5 @@
 """What a run ends with: the start, and each way of learning, on prompts that none of them has seen."""
 
-from pathlib import Path
-
 from .ppo import SWITCHES
 from .rollout import Measured
 from .settings import ReinforceSettings
@@ -52,13 +50,3 @@ def examples(columns: dict[str, Measured], n: int = 5) -> list[str]:
             star = "" if answers.judged is None else "* " if answers.judged[i] else "  "
             lines.append(f"    {name:9}{star}{answers.texts[i][1].strip() or '(nothing)'}")
     return lines
-
-
-def next_command(settings: ReinforceSettings, folder: Path) -> str:
-    """Return what to try after this run."""
-    if settings.preferences or settings.prompts or settings.reward_function:
-        return f"python prompt.py --model {folder} --prompt TEXT"
-    if settings.ablate or settings.algorithm == "dpo":
-        return f"python reinforce.py --kl 0.3 --model {settings.model}"
-    reward = settings.reward or folder / "reward"
-    return f"python reinforce.py --ablate --model {settings.model} --reward {reward}"

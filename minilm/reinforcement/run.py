@@ -55,8 +55,12 @@ class Reinforcement(Rounds):
             table, lines, results = report.closing(*self.learn(), s)
         except KeyboardInterrupt as stop:
             raise KeyboardInterrupt(f"stopped, saved; to go on: --resume --out {self.folder}") from stop
-        seconds, then = time.perf_counter() - began, report.next_command(s, self.folder)
-        finish(self.folder, s, [table], lines, accuracy | results, seconds, then)
+        then = f"python reinforce.py --ablate --model {s.model} --reward {s.reward or self.folder / 'reward'}"
+        if s.preferences or s.prompts or s.reward_function:
+            then = f"python prompt.py --model {self.folder} --prompt TEXT"
+        elif s.ablate or s.algorithm == "dpo":
+            then = f"python reinforce.py --kl 0.3 --model {s.model}"
+        finish(self.folder, s, [table], lines, accuracy | results, time.perf_counter() - began, then)
         return self.folder
 
     def stage(self, folder: Path | None, s: ReinforceSettings, **changes) -> TrainingSettings:

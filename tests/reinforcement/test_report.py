@@ -1,12 +1,10 @@
-"""Grades reinforcement/report.py: the closing table, the examples, the next command."""
-
-from pathlib import Path
+"""Grades reinforcement/report.py: the closing table, the examples."""
 
 import pytest
 import torch
 
 from minilm.reinforcement.ppo import SWITCHES
-from minilm.reinforcement.report import closing, examples, next_command
+from minilm.reinforcement.report import closing, examples
 from minilm.reinforcement.rollout import Measured
 
 
@@ -61,16 +59,3 @@ def test_examples_show_each_policy_s_answer_to_the_same_prompt():
         "    ppo      * (nothing)",
     ]
     assert examples({"start": measured(None, (" a", " b"))}, n=1) == ["prompt 0", "    start    a"]
-
-
-@pytest.mark.parametrize(
-    "changes, expected",
-    [
-        (dict(model="m"), "python reinforce.py --ablate --model m --reward run/reward"),
-        (dict(model="m", reward="r"), "python reinforce.py --ablate --model m --reward r"),
-        (dict(model="m", algorithm="dpo"), "python reinforce.py --kl 0.3 --model m"),
-        (dict(prompts="p.txt"), "python prompt.py --model run --prompt TEXT"),
-    ],
-)
-def test_the_next_command_fits_the_run(settings, changes, expected):
-    assert next_command(settings(**changes), Path("run")) == expected

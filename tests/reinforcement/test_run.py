@@ -1,6 +1,8 @@
 """Grades reinforcement/run.py: the checks at the door, going on, the end (whole runs: test_reinforce.py)."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
@@ -9,6 +11,7 @@ import small
 from minilm.checkpoint import save
 from minilm.plumbing.errors import UserError
 from minilm.plumbing.folders import read_log
+from minilm.reinforcement import run
 from minilm.reinforcement.dpo import DirectPreference
 from minilm.tokenizer.bpe import BPE
 from minilm.tokenizer.rows import END
@@ -75,6 +78,28 @@ def test_a_run_that_had_not_begun_begins(reinforcement, make_gpt):
     made.train_ppo(late, made.folder)
     small.assert_equal(late.state_dict(), whole.state_dict())
     assert load_trainer(made.folder)["step"] == 4
+
+
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        (dict(), "python reinforce.py --ablate --model m --reward out/reward"),
+        (dict(reward="r"), "python reinforce.py --ablate --model m --reward r"),
+        (dict(algorithm="dpo"), "python reinforce.py --kl 0.3 --model m"),
+        (dict(prompts="p.txt"), "python prompt.py --model out --prompt TEXT"),
+    ],
+)
+def test_the_next_command_fits_the_run(reinforcement, monkeypatch, changes, expected):
+    made, said = reinforcement(), []
+    made.settings = replace(made.settings, model="m", **changes)
+    monkeypatch.setattr(run, "begin", lambda *_: Path("out"))
+    monkeypatch.setattr(run, "finish", lambda *given: said.append(given[-1]))
+    monkeypatch.setattr(run, "save_trainer", Mock())
+    monkeypatch.setattr(run.report, "closing", lambda *_: ([], [], {}))
+    monkeypatch.setattr(made, "make_reward", dict)
+    monkeypatch.setattr(made, "learn", tuple)
+    made.run()
+    assert said == [expected]
 
 
 def test_a_run_ends_with_its_results_and_says_how_to_go_on(reinforcement, tmp_path, monkeypatch):
