@@ -137,7 +137,10 @@ def tell_cut(rows: RaggedRows) -> RaggedRows:
 
 
 def read_parts(data: str, test: str | None, probe: bool | None, seed: int) -> dict[str, list[Example]]:
-    """Return the examples by part: `train`, and `test` where a probe is wanted (none: if labels are)."""
+    """Return the examples by part: `train`, and `test` where a probe is wanted (none: if labels are).
+
+    UserError for labels that no probe can learn from, or be tested on.
+    """
     if data == "world" and test is None:  # things and verbs of `unseen` stand in no labelled text
         sizes = dict(train=WORLD_TRAIN, test=WORLD_TEST, unseen=WORLD_TEST)
         drawn = zip(sizes.items(), WORLD_SEEDS, strict=True)
@@ -146,7 +149,16 @@ def read_parts(data: str, test: str | None, probe: bool | None, seed: int) -> di
     parts = dict(train=train) if test is None else dict(train=train, test=read_examples(test))
     if probe is False or (probe is None and test is None and train[0][1] is None):
         return parts
-    check_labels(parts, (data, test))
+    count = Counter(label for _, label in train)
+    for part, source in zip(parts.values(), (data, test), strict=False):
+        labels = [label for _, label in part]
+        if None in labels:
+            give = "give a .tsv or .csv of text and label, a .jsonl with both, or --no-probe"
+            raise UserError(f"--probe: {source} has no labels; {give}")
+        if unknown := [label for label in labels if label not in count]:
+            raise UserError(f"{source}: the label {unknown[0]!r} is in no example of {data}")
+    if len(count) == 1:
+        raise UserError(f"--probe: {data} has the single label {[*count]}; it takes two or more")
     if test is None:
         learnt, tested = split(train, max(1, len(train) // 4), seed, LABELS)
         if not tested:
@@ -168,17 +180,3 @@ def read_examples(path: str) -> list[Example]:
     if kind(file) == ".jsonl" and not any("label" in record for _, record in read_jsonl(file)):
         return [(text, None) for (text,) in read_table(file, ("text",))[0]]
     return read_table(file, ("text", "label"))[0]
-
-
-def check_labels(parts: dict[str, list[Example]], sources: tuple[str, ...]) -> None:
-    """Raise UserError for labels that no probe can learn from, or be tested on."""
-    count = Counter(label for _, label in parts["train"])
-    for part, source in zip(parts.values(), sources, strict=False):
-        labels = [label for _, label in part]
-        if None in labels:
-            give = "give a .tsv or .csv of text and label, a .jsonl with both, or --no-probe"
-            raise UserError(f"--probe: {source} has no labels; {give}")
-        if unknown := [label for label in labels if label not in count]:
-            raise UserError(f"{source}: the label {unknown[0]!r} is in no example of {sources[0]}")
-    if len(count) == 1:
-        raise UserError(f"--probe: {sources[0]} has the single label {[*count]}; it takes two or more")

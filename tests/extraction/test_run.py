@@ -12,7 +12,7 @@ import minilm
 from minilm import world
 from minilm.extraction import run
 from minilm.extraction.features import Reading, extract_tokens
-from minilm.extraction.run import check_labels, read_examples, read_parts
+from minilm.extraction.run import read_examples, read_parts
 from minilm.plumbing.errors import UserError
 
 TOKENIZER, MODEL = small.tokenizer(), small.model("masked", seed=4)
@@ -83,16 +83,16 @@ def test_an_empty_text_or_label_is_named_by_its_line():
 @pytest.mark.parametrize(
     ("train", "test", "found"),
     [
-        ("pfp", "k", "g: the label 'k' is in no example of f"), ("pfp", [None], "--probe: g has no labels"),
-        ("ff", None, "--probe: f has the single label ..f"), ("pfp", None, None),
+        ("pfp", "k", "g.tsv: the label 'k' is in no example of f.tsv"),
+        ("ff", None, "--probe: f.tsv has the single label ..f"), ("pfp", None, None),
         ("pfp", "ff", None), ("pfpf", None, None),
     ],
 )  # fmt: skip
 def test_labels_that_no_probe_can_learn_are_named(train, test, found):
-    parts = dict(train=train, test=test) if test else dict(train=train)
-    parts = {name: [(f"text {i}", label) for i, label in enumerate(part)] for name, part in parts.items()}
+    for name, part in (("f.tsv", train), ("g.tsv", test or "")):
+        write(name, "".join(f"text {i}\t{label}\n" for i, label in enumerate(part)))
     with pytest.raises(UserError, match=found) if found else nullcontext():
-        check_labels(parts, ("f", "g"))
+        read_parts("f.tsv", test and "g.tsv", True, 0)
 
 
 def test_the_parts_of_a_command():
