@@ -39,18 +39,6 @@ class Probe:
         sides = vectors[0], self.classes[0], vectors[test], self.classes[test]
         return probe_accuracy(*sides, None if n_label == "all" else n_label, self.n_draw, self.seed)
 
-    def usable_labels(self, labels: Sequence) -> tuple[list, list]:
-        """Return the numbers of labels that every class has ("all" where none is), and those too many."""
-        fewest = int(np.bincount(self.classes[0]).min())
-        usable = [n for n in labels if n == "all" or n <= fewest]
-        return usable or ["all"], [n for n in labels if n not in usable]
-
-    def label_table(self, sides: Sequence[list[np.ndarray]], labels: Sequence, test: int) -> list[tuple]:
-        """Return a row under HEADER for each number of labels; `sides` are the vectors of its columns."""
-        y = self.classes[test]
-        chance = float(np.bincount(y).max() / len(y))  # how often the commonest class is right
-        return [(str(n), *(self.accuracy(side, n, test) for side in sides), chance) for n in labels]
-
 
 def random_twin(model, seed: int) -> torch.nn.Module:
     """Return a model of the same shape with fresh weights; torch's global generator is left as it was."""
@@ -93,17 +81,21 @@ def probe_tables(
     names = sorted({label for _, label in parts["train"]})
     classes = [np.array([names.index(label) for _, label in part]) for part in parts.values()]
     probe = Probe(classes, n_draw, seed)
-    labels, too_many = probe.usable_labels(asked)
+    fewest = int(np.bincount(classes[0]).min())  # examples of a class
+    labels = [n for n in asked if n == "all" or n <= fewest]
+    left_out, labels = ", ".join(str(n) for n in asked if n not in labels), labels or ["all"]
     twin = random_twin(model, seed)
     sides = [probe.parts(side) for side in (vectors, extract(twin, rows, [headline], **how)[0])]
     sides.append(standardised(*bag_of_words(*([text for text, _ in part] for part in parts.values()))))
     layer = "" if headline.layer < 0 else f"layer {headline.layer}, "
     title = f"Accuracy of a linear probe on {layer}{headline.pooling}, the mean of {n_draw} draws:"
-    results, lines, left_out = {}, [], ", ".join(map(str, too_many))
-    if too_many:
+    results, lines = {}, []
+    if left_out:
         lines = [f"Labels a class: {left_out} left out, a class has fewer examples.", ""]
     for test, unseen in enumerate(["", "unseen_"][: len(parts) - 1], start=1):
-        found = probe.label_table(sides, labels, test)
+        y = classes[test]
+        chance = float(np.bincount(y).max() / len(y))  # how often the commonest class is right
+        found = [(str(n), *(probe.accuracy(side, n, test) for side in sides), chance) for n in labels]
         lines += [title, "", table(found, HEADER), ""]
         title = "The same probes, on texts whose things and verbs stand in no labelled text:"
         results |= {unseen + name: value for name, value in zip(RESULTS, found[0][1:4], strict=True)}

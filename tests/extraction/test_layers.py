@@ -50,20 +50,6 @@ def test_the_twin_has_other_weights_and_leaves_the_generator_alone():
     assert not random_twin(MODEL, 1).training
 
 
-def test_numbers_of_labels_that_a_class_lacks_are_left_out():
-    few = Probe([np.array([0, 0, 0, 1, 1])], 1, 0)
-    assert few.usable_labels((1, 2, 3, "all")) == ([1, 2, "all"], [3])
-    assert few.usable_labels((4, 16)) == (["all"], [4, 16])
-
-
-def test_a_row_for_each_number_of_labels():
-    probe = Probe([Y[0], Y[1], np.array([1, 1, 0, 1, 0, 1, 1, 1])], 3, 0)
-    noise = [x * 0 for x in BAGS]
-    found = [("2", probe.accuracy(BAGS, 2), 0.5, 0.5), ("all", probe.accuracy(BAGS, "all"), 0.5, 0.5)]
-    assert probe.label_table([BAGS, noise], [2, "all"], 1) == found
-    assert probe.label_table([BAGS], ["all"], 2) == [("all", probe.accuracy(BAGS, "all", 2), 0.75)]
-
-
 def test_the_layer_table_takes_as_many_texts_of_each_class(monkeypatch):
     monkeypatch.setattr(layers, "TABLE_TEXTS", 6)
     y = np.array([0] * 10 + [1] * 2 + [2] * 10)
@@ -120,4 +106,11 @@ def test_the_tables_name_their_figures():
     assert lines[-4].endswith(f"  {text}  ({label})"), "not in a test"
     out = "\n".join(lines)
     assert "layer 1, mean, the mean of 3 draws" in out
+    tables = [[line.split() for line in lines[i].splitlines()[-2:]] for i in (4, 8)]
+    for test, rows in enumerate(tables, start=1):
+        for n, row in zip((1, "all"), rows, strict=True):
+            accuracies = [f"{probe.accuracy(side, n, test):.3f}" for side in sides]
+            assert row == [str(n), *accuracies, "0.500"], "labels a class, each side, chance"
+    few = probe_tables(MODEL, STORY_ROWS, STORIES, last, vectors, (50, 16), 3, 7, how)
+    assert few[0]["labels_a_class"] == "all" and "50, 16 left out" in few[1][0], "a class has nine examples"
     assert "stand in no labelled text" in out and "Layer x pooling (labels a class: 1)" in out
