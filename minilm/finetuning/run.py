@@ -31,7 +31,7 @@ from .comparison import HEADER, closing, confusion, other_ways, prepared, shown,
 from .examples import Parts, check_parts, names_of, read_examples, read_parts, texts_in
 from .heads import WithHead
 from .settings import PAIRS, TASKS, FinetuningSettings, check_fit, with_recipe
-from .tasks import FineTuning, Prediction, Task
+from .tasks import FineTuning, Task
 
 PAIRED = Literal["together", "apart"]
 VOCABULARY = 1024  # tokens, where a preset begins from random weights
@@ -61,8 +61,18 @@ def finetune(settings: FinetuningSettings) -> Path:
             examples.write_predictions(task, predictions, out / folders.PREDICTIONS)
         for way, result in other_ways(body, task, one, own).items():
             results[way].append(result)
-    close(settings, results, *first)
-    return first[-1]
+    task, predictions, out = first
+    rows, figures = closing(results, settings, task)
+    tables = [(rows, (*HEADER, task.metric))]
+    part = f"Measured on {len(predictions):,} examples of {names_of(settings)[2]}."
+    lines = [part, *told(task, predictions)]
+    if isinstance(task, Classification):
+        rows, labels = confusion(task.labels, predictions), task.labels
+        examples.write_rows(out / folders.CONFUSION, [("truth", *labels), *rows])
+        tables += [(rows, ("true, taken for:", *labels))] * (len(labels) <= 12)
+    then, seconds = f"python finetune.py --model {out} --predict FILE", results["chosen"][0].seconds
+    finish(out, settings, tables, lines, figures, seconds, then)
+    return out
 
 
 def start(settings: FinetuningSettings, model: WithHead, objective: FineTuning) -> Path:
@@ -116,20 +126,6 @@ def load_body(settings: FinetuningSettings, parts: Parts) -> tuple:
     settings = replace(settings, model=str(source), context=context)
     check_fit(settings, body.config)
     return settings, body, tokenizer
-
-
-def close(settings, results: dict, task: Task, predictions: list[Prediction], out: Path) -> None:
-    """Print the closing tables and examples, and write results.json: the run is finished."""
-    rows, figures = closing(results, settings, task)
-    tables = [(rows, (*HEADER, task.metric))]
-    part = f"Measured on {len(predictions):,} examples of {names_of(settings)[2]}."
-    lines = [part, *told(task, predictions)]
-    if isinstance(task, Classification):
-        rows, labels = confusion(task.labels, predictions), task.labels
-        examples.write_rows(out / folders.CONFUSION, [("truth", *labels), *rows])
-        tables += [(rows, ("true, taken for:", *labels))] * (len(labels) <= 12)
-    then, seconds = f"python finetune.py --model {out} --predict FILE", results["chosen"][0].seconds
-    finish(out, settings, tables, lines, figures, seconds, then)
 
 
 def predict(settings: FinetuningSettings) -> Path:
