@@ -12,11 +12,12 @@ from typing import NamedTuple
 import torch
 
 from ..model.transformer import Transformer, build
+from ..pretraining.recipes import LARGE
 from ..training.loop import make_optimizer, train
 from ..training.metrics import share_interval
 from .examples import Parts
 from .heads import WithHead, put_head_on
-from .moving import SMALL, let_move, rate_of, share_and_start
+from .moving import PUBLISHED, SMALL, TIMES, let_move, share_and_start
 from .settings import FinetuningSettings
 from .tasks import FineTuning, HeadTask, Prediction, Task
 
@@ -46,7 +47,8 @@ def trained(model: WithHead, objective: FineTuning, settings, folder=None, token
     """Train what moves, in a `folder` or quietly; return the `Result`, and predictions of test examples."""
     if settings.lr is None:
         small = objective.task.recipe.get("rate", SMALL)
-        settings = replace(settings, lr=rate_of(settings.tune, model.config.d_model, small))
+        rate = small if model.config.d_model < LARGE else PUBLISHED
+        settings = replace(settings, lr=rate * TIMES[settings.tune.partition(":")[0]])
     how = dict(layer_decay=settings.layer_decay, unfreeze_every=settings.unfreeze_every)
     speed = partial(share_and_start, config=model.config, **how)
     optimizer = make_optimizer(model, settings.weight_decay, speed)

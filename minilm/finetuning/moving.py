@@ -9,7 +9,6 @@
 import re
 
 from ..model.config import ModelConfig
-from ..pretraining.recipes import LARGE
 from .heads import HEAD, WithHead
 from .lora import THIN, add_lora
 
@@ -44,11 +43,6 @@ def let_move(model: WithHead, tune: str, rank: int = 8, alpha: float = 16.0, tar
             moves = model.in_use(name) and depth_of(name, model.config) >= lowest
         parameter.requires_grad_(moves)
     model.train(model.training)  # a part that rests from now on has no dropout
-
-
-def rate_of(tune: str, d_model: int, small: float = SMALL) -> float:
-    """Return the highest learning rate for a way to tune a model of this width."""
-    return (small if d_model < LARGE else PUBLISHED) * TIMES[tune.partition(":")[0]]
 
 
 def share_and_start(name: str, config: ModelConfig, layer_decay: float, unfreeze_every: int):

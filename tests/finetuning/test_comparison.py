@@ -7,7 +7,6 @@ import tuned
 
 from minilm.finetuning import comparison
 from minilm.finetuning.lora import THIN
-from minilm.finetuning.moving import rate_of
 from minilm.finetuning.tagging import Tagging
 from minilm.finetuning.tasks import Prediction
 from minilm.plumbing.folders import read_log
@@ -99,9 +98,24 @@ def test_each_way_has_its_own_rate_and_the_same_steps(monkeypatch):
     own = tuned.settings(steps=3, lr=0.25, compare=True)
     comparison.other_ways(tuned.body(), tuned.task(), tuned.parts(), own)
     comparison.trained(*start(steps=3, lr=None, tune="last:1"))
-    expected = [("all", 0.25), *((tune, rate_of(tune, 12)) for tune in ("head", "lora", "last:1"))]
+    expected = [("all", 0.25), ("head", 1e-2), ("lora", 5e-3), ("last:1", 1e-3)]
     assert [(own.tune, own.lr) for own in seen] == expected, "a given rate is meant for the chosen way"
     assert {own.steps for own in seen} == {3}
+
+
+@pytest.mark.parametrize("large, recipe, rate", [(12, {}, 3e-5), (12, dict(rate=3e-3), 3e-5),
+                                                 (13, dict(rate=3e-3), 3e-3)])  # fmt: skip
+def test_a_published_model_and_all_of_it_learn_more_slowly(large, recipe, rate, monkeypatch):
+    seen, plain = [], comparison.train
+    monkeypatch.setattr(comparison, "LARGE", large)
+    monkeypatch.setattr(
+        comparison, "train", lambda m, o, own, *a: seen.append(own.lr) or plain(m, o, own, *a)
+    )
+    for tune in ("all", "last:1", "lora", "head"):
+        model, objective, own = start(steps=1, lr=None, tune=tune)
+        monkeypatch.setattr(objective.task, "recipe", recipe)
+        comparison.trained(model, objective, own)
+    assert seen == pytest.approx([rate, rate, 5 * rate, 10 * rate])
 
 
 def test_the_table_and_the_figures_are_means_over_the_seeds():

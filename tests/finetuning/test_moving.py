@@ -4,7 +4,7 @@ import pytest
 import tuned
 
 from minilm.finetuning.heads import Head, put_head_on
-from minilm.finetuning.moving import depth_of, let_move, rate_of, share_and_start
+from minilm.finetuning.moving import depth_of, let_move, share_and_start
 
 
 def made(kind: str = "encoder"):
@@ -51,14 +51,6 @@ def test_last_moves_the_blocks_nearest_to_the_head():
     let_move(model, "last:2")
     expected = ("encoder.blocks.1.", "encoder.norm.", "decoder.blocks.", "decoder.norm.", "head.")
     assert moving(model) == {name for name, _ in model.named_parameters() if name.startswith(expected)}
-
-
-def test_a_published_model_and_all_of_it_learn_more_slowly():
-    assert rate_of("all", 768) < 1e-4 < rate_of("all", 64) == rate_of("all", 64, 1e-3)
-    for width in (64, 768):
-        rates = [rate_of(tune, width) for tune in ("all", "last:1", "lora", "head")]
-        assert rates[0] == rates[1] < rates[2] < rates[3]
-    assert rate_of("all", 64, small=3e-3) == 3e-3 and rate_of("all", 768, small=3e-3) == rate_of("all", 768)
 
 
 def test_blocks_learn_more_slowly_and_wake_later_from_the_top_down():
