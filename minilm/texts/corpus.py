@@ -202,11 +202,18 @@ def cut(text: str) -> list[str]:
 @cache
 def python_docs() -> tuple[str, ...]:
     """Return the English that every Python carries, each document once: reference prose and docstrings."""
-    found = []
+    found, seen, topics = [], {""}, {}
     with suppress(ImportError):
         from pydoc_data.topics import topics
-
-        found += topic_documents(topics)
+    for name in sorted(topics):  # a document: successive new paragraphs of a topic, about 1,000 characters
+        groups = [[]]
+        for paragraph in re.split(r"\n\s*\n", topics[name].strip()):
+            if one_line(paragraph) not in seen:  # about a fifth stand in several topics
+                seen.add(one_line(paragraph))
+                if sum(map(len, groups[-1])) >= 1_000:
+                    groups.append([])
+                groups[-1].append(paragraph.strip("\n"))
+        found += ["\n\n".join(group) for group in groups if group]
     for folder, folders, _ in os.walk(LIBRARY):
         # A folder whose name no module can have, such as site-packages, holds no module of the library.
         folders[:] = sorted(name for name in folders if name not in SKIPPED_FOLDERS and name.isidentifier())
@@ -216,21 +223,6 @@ def python_docs() -> tuple[str, ...]:
     if not found:
         raise UserError(f"python-docs: this Python has neither pydoc_data nor sources in {LIBRARY}")
     return tuple({one_line(text): text for text in found}.values())
-
-
-def topic_documents(topics: dict[str, str]) -> list[str]:
-    """Return reference prose as documents: successive new paragraphs of one topic, about 1,000 characters."""
-    found, seen = [], {""}
-    for name in sorted(topics):
-        groups = [[]]
-        for paragraph in re.split(r"\n\s*\n", topics[name].strip()):
-            if one_line(paragraph) not in seen:  # about a fifth stand in several topics
-                seen.add(one_line(paragraph))
-                if sum(map(len, groups[-1])) >= 1_000:
-                    groups.append([])
-                groups[-1].append(paragraph.strip("\n"))
-        found += ["\n\n".join(group) for group in groups if group]
-    return found
 
 
 def docstrings(source: str) -> list[str]:

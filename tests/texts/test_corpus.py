@@ -287,10 +287,12 @@ def test_docstrings_of_module_classes_and_functions(recwarn):
     assert not recwarn.list, "a warning about the library's source is noise for a student"
 
 
-def test_topic_documents_are_of_moderate_size_and_stand_once():
+def test_topic_documents_are_of_moderate_size_and_stand_once(library, monkeypatch):
     paragraphs = [f"Paragraph {i}: " + "word " * (7 * i + 3) for i in range(40)]
     topics = {"one": "\n\n".join(paragraphs), "two": f"A short topic.\n \n{paragraphs[3]}\n\n\n"}
-    found = data.topic_documents(topics)
+    monkeypatch.setattr(sys.modules["pydoc_data.topics"], "topics", topics)
+    monkeypatch.setattr(data, "LIBRARY", library / "absent")
+    found = python_docs()
     assert one_line(" ".join(found)) == one_line(" ".join([*paragraphs, "A short topic."]))
     assert found[-1] == "A short topic.", "a document never runs over two topics"
     longest = 1_200 + len(paragraphs[-1])
