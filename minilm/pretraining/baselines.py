@@ -24,10 +24,11 @@ def unigram_loss(objective: Objective, ids: np.ndarray, name: str, n_end: int = 
     return float(-np.log(count / count.sum())[labels[labels != IGNORED]].mean())
 
 
-def most_frequent_accuracy(objective: Masked) -> float:
-    """Return how often the commonest token of the training text is the hidden one, in validation."""
-    labels = objective.batch(0, "validation")["masked_labels"].numpy()
-    commonest = np.bincount(objective.texts["train"].ids).argmax()
+def commonest_share(objective: Masked | Denoising) -> float:
+    """Return how often the commonest token of the training text is the hidden or lost one, in validation."""
+    batch = objective.batch(0, "validation")
+    asked = batch["labels"][batch["survived"] == 0] if "survived" in batch else batch["masked_labels"]
+    labels, commonest = asked.numpy(), np.bincount(objective.texts["train"].ids).argmax()
     return float((labels == commonest).sum() / (labels != IGNORED).sum())
 
 
@@ -90,11 +91,3 @@ def standing_share(objective: Denoising) -> float:
     width = min(kept.shape[1], batch["input_ids"].shape[1] - 1)  # behind [CLS]
     stands = batch["input_ids"][:, 1 : 1 + width] == labels[:, :width]
     return float((stands & kept[:, :width]).sum() / batch["n_kept"])
-
-
-def commonest_share(objective: Denoising) -> float:
-    """Return the share of lost tokens that are the commonest token of the training text."""
-    batch = objective.batch(0, "validation")
-    commonest = np.bincount(objective.texts["train"].ids).argmax()
-    lost = batch["survived"] == 0
-    return float((batch["labels"][lost] == int(commonest)).sum() / batch["n_lost"])

@@ -53,7 +53,7 @@ def causal_closing(objective: Causal, model, before: dict, after: dict, settings
 
 def masked_closing(objective: Masked, model, before: dict, after: dict, settings) -> tuple:
     """Hidden tokens beside the commonest one, things beside chance, pairs beside a shared rare word."""
-    frequent = baselines.most_frequent_accuracy(objective)
+    frequent = baselines.commonest_share(objective)
     unigram = baselines.unigram_loss(objective, objective.texts["train"].ids, "masked_labels")
     figures = [
         ("loss (nats)", "loss"),

@@ -56,13 +56,13 @@ def test_unigram_loss_equals_a_plain_loop(tiny, byte_bpe):
     assert found == pytest.approx(sum(nats) / len(nats)), "counted in training, in nats"
 
 
-def test_most_frequent_accuracy_equals_a_plain_loop(tiny, byte_bpe):
+def test_commonest_share_of_hidden_tokens_equals_a_plain_loop(tiny, byte_bpe):
     ids = [i for text in tiny.corpus.train for i in byte_bpe.encode(" " + text)]
     commonest = max(set(ids), key=ids.count)
     hidden = hidden_tokens(tiny)
     expected = sum(i == commonest for i in hidden) / len(hidden)
     assert 0 < expected < 1, "the test needs a commonest token that is hidden at times"
-    assert baselines.most_frequent_accuracy(tiny) == pytest.approx(expected)
+    assert baselines.commonest_share(tiny) == pytest.approx(expected)
 
 
 def plain_pairs(objective, split, n):
@@ -138,7 +138,7 @@ def test_standing_share_equals_a_plain_loop(denoising, noise):
     assert (share == 1) == (noise == "masking"), "masking alone leaves every token at its place"
 
 
-def test_commonest_share_equals_a_plain_loop(denoising, byte_bpe):
+def test_commonest_share_of_lost_tokens_equals_a_plain_loop(denoising, byte_bpe):
     ids = [i for text in denoising.corpus.train for i in byte_bpe.encode(" " + text)]
     commonest = max(set(ids), key=ids.count)
     rows = [zip(labels, alive, strict=False) for _, labels, alive in validation_rows(denoising)]
