@@ -5,10 +5,8 @@ pooling (see `pool`) counts padding. All count the special tokens, as the publis
 (Reimers and Gurevych 2019). Source: Devlin et al. 2019, section 5.3 and table 7, the feature-based approach.
 """
 
-import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -93,12 +91,9 @@ def checked_rows(tokenizer, config: ModelConfig, texts: Sequence[str]) -> Ragged
     return text_rows(tokenizer, config, texts, longest=tokenizer.longest)
 
 
-def tell_cut(rows: RaggedRows, tell: Callable[[str], object] | None = None) -> RaggedRows:
-    """Return the rows, having told (none: on stderr) how many of their texts did not fit the positions."""
-    if rows.n_cut:
-        tell = tell or partial(print, file=sys.stderr)
-        tell(f"{rows.n_cut} of {len(rows)} texts are longer than {max(rows.lengths)} tokens: cut.")
-    return rows
+def cut_note(rows: RaggedRows) -> str:
+    """Say how many texts did not fit into the model's positions."""
+    return f"{rows.n_cut} of {len(rows)} texts are longer than {max(rows.lengths)} tokens: cut."
 
 
 def batches_of(lengths: Sequence[int], tokens_per_batch: int) -> list[np.ndarray]:
@@ -162,7 +157,9 @@ def embed(model, tokenizer, texts: Sequence[str], layer: int = -1, pooling: str 
     A text longer than the positions is cut, with a warning. UserError for what is not there, or empty.
     """
     rows, one = checked_rows(tokenizer, model.config, texts), reading(model.config, layer, pooling)
-    return extract(model, tell_cut(rows, partial(warnings.warn, stacklevel=3)), [one])[0]
+    if rows.n_cut:
+        warnings.warn(cut_note(rows), stacklevel=2)
+    return extract(model, rows, [one])[0]
 
 
 def nearest(vectors: np.ndarray, query: np.ndarray, n: int = 5) -> list[tuple[int, float]]:

@@ -19,8 +19,8 @@ from ..pretraining.run import start_model
 from ..texts.corpus import one_line
 from ..texts.files import kind, read_documents, read_jsonl, text_files
 from ..texts.tables import SUFFIXES, read_conll, read_table
-from ..tokenizer.rows import word_rows
-from .features import Pooling, checked_rows, extract, extract_tokens, n_layer, nearest, reading, tell_cut
+from ..tokenizer.rows import RaggedRows, word_rows
+from .features import Pooling, checked_rows, cut_note, extract, extract_tokens, n_layer, nearest, reading
 from .layers import probe_tables
 from .probe import split
 
@@ -127,6 +127,13 @@ def token_columns(settings, model, tokenizer, parts: dict, readings: list, how: 
     text_of = np.repeat(np.arange(len(rows)), [len(found) for found in places])  # numbers of the texts
     columns = dict(embeddings=vectors, tokens=names, text_of=text_of, labels=tags)
     return columns, dict(n_text=len(rows), n_token=len(vectors), width=config.d_model), []
+
+
+def tell_cut(rows: RaggedRows) -> RaggedRows:
+    """Return the rows, having said how many of their texts did not fit into the model's positions."""
+    if rows.n_cut:
+        print(cut_note(rows), file=sys.stderr)
+    return rows
 
 
 def read_parts(data: str, test: str | None, probe: bool | None, seed: int) -> dict[str, list[Example]]:
