@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from .huggingface import exporting, loading
 from .model.config import ModelConfig
-from .model.transformer import build_as_in
+from .model.transformer import build_for_weights
 from .plumbing import folders
 from .plumbing.errors import UserError, suggest
 from .plumbing.folders import CONFIG, FORMAT, SETTINGS, TOKENIZER, WEIGHTS, read_json
@@ -36,7 +36,7 @@ def load(path: str | Path, device: str = "cpu") -> tuple[nn.Module, BPE | WordPi
         return loading.load(path, device)
     folder, config = Path(path), load_config(path)
     tensors = read_weights(folder)
-    model = build_as_in(config, tensors, folder / CONFIG)
+    model = build_for_weights(config, tensors, folder / CONFIG)
     load_weights(folder, model, tensors)
     tokenizer = load_tokenizer(folder / TOKENIZER) if (folder / TOKENIZER).exists() else None
     return model.to(device).eval(), tokenizer

@@ -10,7 +10,6 @@
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 
@@ -33,7 +32,6 @@ from .heads import WithHead
 from .settings import PAIRS, TASKS, FinetuningSettings, check_fit, with_recipe
 from .tasks import FineTuning, Task
 
-PAIRED = Literal["together", "apart"]
 VOCABULARY = 1024  # tokens, where a preset begins from random weights
 WORLD_VALIDATION, WORLD_TEST = 200, 600  # examples
 TEST_SEED = 4_000_037  # of the test examples of the world: no recipe was chosen by them
@@ -155,7 +153,8 @@ def load_finetuned(folder: str | Path, device: str = "cpu") -> tuple[WithHead, T
     try:
         made, context = TASKS[saved["task"]], saved["context"]
         known = checked("known", saved["known"], made.learnt)
-        options = checked("options", saved.get("options", {}), dict(pairs=PAIRED), whole=False)
+        types = dict(pairs=FinetuningSettings.__annotations__["pairs"])
+        options = checked("options", saved.get("options", {}), types, whole=False)
         if not made.least_context <= context <= body.config.max_positions:
             raise ValueError(f"context {context}, and the model has {body.config.max_positions} positions")
         task = made(tokenizer, body.config, context, known, **options)

@@ -41,7 +41,8 @@ class Span(HeadTask):
 
     name, metric, baseline = "span", "exact_match", "usual answer"
     fields, kinds, least_context = ("context", "question", "answers"), ("encoder",), 9
-    on, n_output, learnt = "position", 2, dict(impossible=bool)  # scores of "begins here" and "ends here"
+    on, n_output = "position", 2  # scores of "begins here" and "ends here"
+    learnt: ClassVar = dict(impossible=bool)
     recipe: ClassVar = dict(n_examples=1500, steps=500, batch_size=32)
 
     @classmethod

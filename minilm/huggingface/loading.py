@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ..model.config import ModelConfig
-from ..model.transformer import build_as_in
+from ..model.transformer import build_for_weights
 from ..plumbing.errors import UserError
 from ..plumbing.folders import make_folder, read_json, write_json
 from ..plumbing.safetensors import check_state, read_tensors
@@ -53,7 +53,7 @@ def load(path: str | Path, device: str = "cpu") -> tuple[nn.Module, object]:
     if tokenizer is not None and longest is not None:
         longest = check_value(str(folder / SENTENCES), "max_seq_length", "max_positions", longest)
         tokenizer.longest = min(longest, config.max_positions)
-    model, names = build_as_in(config, tensors, folder / CONFIG), NAMES[values["model_type"]]
+    model, names = build_for_weights(config, tensors, folder / CONFIG), NAMES[values["model_type"]]
     state = model.state_dict()
     theirs = {their_name(ours, names): ours for ours in state}
     # Of tied weights the second names are left out; where a file has only the second name, that is used.

@@ -158,7 +158,7 @@ def build(config: ModelConfig) -> Transformer:
     return Transformer(config)
 
 
-def build_as_in(config: ModelConfig, tensors: dict[str, Tensor], where) -> Transformer:
+def build_for_weights(config: ModelConfig, tensors: dict[str, Tensor], where) -> Transformer:
     """Return `build(config)`; UserError, before memory is asked for, where it is far larger than its weights.
 
     A config.json from elsewhere may ask for any number of layers: `tensors` is what stands beside it.

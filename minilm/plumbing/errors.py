@@ -26,11 +26,6 @@ def as_line(error: object) -> str:
     return text.translate(CONTROLS | {ord("\t"): "\\t"})[:1000]
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Say whether this is how Python, or PyTorch on a CPU or a GPU, runs out of memory."""
-    return isinstance(error, MemoryError) or bool(re.search("allocate memory|out of memory", str(error)))
-
-
 def suggest(word: str, choices) -> str:
     """Return ` (did you mean 'x'?)` for the choice nearest to `word`, or an empty string if none is near."""
     choices, meant = [str(choice) for choice in choices], SLIDES.get(word.lower())

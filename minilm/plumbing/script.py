@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-from .errors import CONTROLS, UserError, as_line, out_of_memory
+from .errors import CONTROLS, UserError, as_line
 from .folders import RESULTS, SETTINGS, TRAINER, choose_folder, locked, read_settings, unlock, write_json
 from .settings import option_of, parse, show, words_of
 
@@ -160,10 +160,13 @@ def exit_code(main) -> int:
         if isinstance(error, BrokenPipeError):
             return 141
         return ended(2, as_line(f"error: {error.filename or 'output'}: {error.strerror or error}"))
-    except (UserError, MemoryError, RuntimeError) as error:
-        if not isinstance(error, UserError) and not out_of_memory(error):
+    except UserError as error:
+        return ended(2, as_line(f"error: {error}"))
+    except (MemoryError, RuntimeError) as error:  # the second is PyTorch's, of a CPU or a GPU
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
             raise
-        return ended(2, as_line(f"error: {str(error) or 'out of memory'}"))
+        way_out = "smaller batches take less: --accumulate, --batch-size, --tokens-per-batch"
+        return ended(2, as_line(f"error: {str(error).partition(chr(10))[0] or 'out of memory'}; {way_out}"))
 
 
 def ended(code: int, told: str) -> int:

@@ -16,7 +16,7 @@ import torch
 
 from ..checkpoint import CONFIG, is_published, load, load_tokenizer
 from ..model.config import PRESETS, ModelConfig, preset
-from ..model.transformer import build, build_as_in
+from ..model.transformer import build, build_for_weights
 from ..plumbing.errors import UserError, suggest
 from ..plumbing.folders import SETTINGS, TOKENIZER, find_run, read_json, read_log, read_settings
 from ..plumbing.script import begin, choose_device, finish, process_count, process_group, process_rank
@@ -130,7 +130,7 @@ class Pretraining:
         config = replace(config, **changes | self.overrides)
         torch.manual_seed(s.seed)
         if s.resume:
-            return build_as_in(config, load_trainer(s.out)["model"], Path(s.out) / SETTINGS), tokenizer
+            return build_for_weights(config, load_trainer(s.out)["model"], Path(s.out) / SETTINGS), tokenizer
         return build(config), tokenizer
 
     def objective(self, corpus, tokenizer: BPE, **more) -> Objective:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..checkpoint import load_config, load_weights, read_weights
 from ..model.pooling import last_token
-from ..model.transformer import Transformer, build_as_in
+from ..model.transformer import Transformer, build_for_weights
 from ..plumbing.errors import UserError
 from ..plumbing.folders import CONFIG, TOKENIZER
 from ..tokenizer.bpe import BPE
@@ -76,7 +76,7 @@ def load_reward_model(folder: str | Path, tokenizer: BPE, device: str = "cpu") -
         what = "another tokenizer than the policy, so it would read other texts than are written"
         raise UserError(f"--reward {folder}: {what}; leave --reward out to train one from this policy")
     tensors = read_weights(folder)
-    model = RewardModel(build_as_in(config, tensors, Path(folder) / CONFIG))
+    model = RewardModel(build_for_weights(config, tensors, Path(folder) / CONFIG))
     try:
         load_weights(folder, model, tensors)
     except UserError as error:

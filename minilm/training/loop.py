@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..model.blocks import Stack
-from ..plumbing.errors import UserError, out_of_memory
+from ..plumbing.errors import UserError
 from ..plumbing.script import process_count, process_rank
 from ..plumbing.settings import CommonSettings
 from .checkpoints import Run
@@ -191,11 +191,8 @@ def train(
                 break
             try:
                 run.metrics, *rest = train_step(model, objective, optimizer, settings, step, *process)
-            except (UserError, MemoryError, RuntimeError) as error:
-                if not isinstance(error, UserError) and not out_of_memory(error):
-                    raise
-                more = f"; try --accumulate {2 * settings.accumulate}" if out_of_memory(error) else ""
-                raise run.progress.failed(f"step {step + 1}: {str(error) or 'no memory'}{more}") from None
+            except UserError as error:
+                raise run.progress.failed(f"step {step + 1}: {error}") from None
             run.step = step + 1
             run.progress.step(run.step, run.metrics, *rest)
             if run.step == settings.steps:

@@ -83,23 +83,24 @@ def micro_batches(batch: dict[str, Tensor], n: int) -> list[dict[str, Tensor]]:
 
 def by_length(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return a batch with its shortest rows first, so that `trimmed` leaves parts of it little padding."""
-    if (real := batch.get("attention_mask", torch.ones(1))).dim() != 2:  # none, or rows that belong together
+    real = batch.get("attention_mask", torch.ones(1))  # (B, T); of pairs of rows (B, 2, T)
+    if real.dim() != 2:
         return batch
-    order = real.sum(1).argsort(stable=True)
+    order = real.sum(1).argsort(stable=True)  # (B,)
     return {name: value[order] if value.dim() else value for name, value in batch.items()}
 
 
 def trimmed(part: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return a part of a batch without its last columns where they are padding in all rows."""
-    part, n_column = dict(part), {}
-    if (real := part.get("attention_mask", torch.ones(1))).dim() == 2:
-        n_column = {name: real for name, value in part.items() if value.shape[1:] == real.shape[1:]}
-    if "decoder_input_ids" in part:
-        n_column |= dict.fromkeys(DECODER & part.keys(), part["labels"] != IGNORED)
-    for name, counted in n_column.items():
+    real, part, needed = part.get("attention_mask", torch.ones(1)), dict(part), {}
+    if real.dim() == 2:
+        needed = {name: real for name, value in part.items() if value.shape[1:] == real.shape[1:]}
+    if "decoder_input_ids" in part:  # (B, S) are the encoder's, (B, T) the decoder's
+        needed |= dict.fromkeys(DECODER & part.keys(), part["labels"] != IGNORED)
+    for name, columns in needed.items():
         if not name.startswith("masked"):  # places of the row, and what stood there
-            n = max(counted.any(0).nonzero().flatten().tolist(), default=0) + 1
-            part[name] = part[name][:, :n]
+            n = max(columns.any(0).nonzero().flatten().tolist(), default=0) + 1
+            part[name] = part[name][:, :n]  # (B, T) -> (B, n)
     if "masked_positions" in part:  # those without a label may lie in the padding
         part["masked_positions"] = part["masked_positions"].clamp(max=part["input_ids"].shape[1] - 1)
     return part

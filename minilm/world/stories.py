@@ -141,6 +141,8 @@ def story_slots(w: Words) -> dict[str, Slot]:
     np = rf"(?:an?|the|some|two) (?:(?:{'|'.join(w.adjectives)}) )?\w+"
 
     def subject(she, he):
+        """Return the slot of a subject with these pronouns."""
+
         def write(person, subject):
             return person if subject == "name" else she if GENDERS[person] == "f" else he
 

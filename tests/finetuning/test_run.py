@@ -245,6 +245,9 @@ def test_predictions_of_new_texts(capsys):
     assert {line[2] for line in lines[1:]} <= {"bakery", "shop", "school"} and lines[1][1] == ""
     told = capsys.readouterr().out
     assert f"Saved 2 predictions of {folder} in {out}" in told and "left out 1 examples (--skip-bad)" in told
+    write("more.tsv", [f"Pens {letter}!" for letter in "abcde"])
+    run.predict(settings(model=str(folder), predict="more.tsv"))
+    assert capsys.readouterr().out.count("Pens ") == 3, "three are shown, all are in the file"
     newest = run.predict(settings(model=None, predict="new.tsv", skip_bad=True))
     assert newest != out, "the newest finished run of the task serves, nothing is overwritten"
     with pytest.raises(UserError, match="no finished runs/tagging"):
