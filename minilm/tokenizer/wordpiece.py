@@ -51,8 +51,9 @@ class WordPiece(Tokenizer):
         self.chinese_characters = chinese_characters
         self._strips = lower_case if strip_accents is None else strip_accents
         self._ids = {token: i for i, token in enumerate(self.tokens)}
-        if lacking := [token for token in (*special_tokens, *added_tokens) if token not in self._ids]:
-            raise UserError(f"the vocabulary of {len(tokens)} tokens lacks the special token {lacking[0]!r}")
+        if bad := [t for t in (*special_tokens, *added_tokens) if t not in self._ids or t[:2] == "##"]:
+            what = "a piece of words" if bad[0] in self._ids else f"none of {len(tokens)} tokens"
+            raise UserError(f"the special token {bad[0]!r} is {what}")
         special_ids = {token: self._ids[token] for token in special_tokens}
         vocab = {}  # what an id stands for: "##ing" is b"ing", "go" begins a word, b" go"; "," has no space
         for i, token in enumerate(self.tokens):
