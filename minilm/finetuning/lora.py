@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-TARGETS = ("q", "k", "v", "out", "up", "down")  # layers of a block: four of each attention, two feed-forward
+TARGETS = ("q", "k", "v", "out", "gate", "up", "down")  # layers of a block: of attention, of feed-forward
 THIN = ("lora_a", "lora_b")  # how the names of the thin matrices end
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from .. import world
 from ..model.generate import generate
 from ..plumbing.script import shown
-from ..tokenizer.rows import END, RaggedRows, alike, decoder_begin, text_ids
+from ..tokenizer.rows import END, RaggedRows, alike, decoder_begin, text_end, text_ids
 from ..training.metrics import corpus_bleu, exact_match, macro_f1, words
 from ..training.objective import IGNORED, count_correct, summed_cross_entropy, to_device
 from .tasks import LabelledRows, Prediction, Task
@@ -43,7 +43,8 @@ class TextToText(Task):
     def __init__(self, tokenizer, config, context, known, **options):
         super().__init__(tokenizer, config, context, known, **options)
         self.is_decoder = config.kind == "decoder"
-        self.end, self.pad = map(tokenizer.special_id, (END, END) if self.is_decoder else ("[SEP]", "[PAD]"))
+        self.end = text_end(tokenizer) if self.is_decoder else tokenizer.special_id("[SEP]")
+        self.pad = tokenizer.special_id(END if self.is_decoder else "[PAD]")
         self.begin = [tokenizer.special_id(END if self.is_decoder else "[CLS]")]
         # What the decoder is given before it writes.
         self.decoder_begin = self.begin if self.is_decoder else decoder_begin(tokenizer)

@@ -12,7 +12,7 @@ from ..plumbing.settings import checked
 from .names import columns
 
 # Theirs -> ours; of two that are the same we write the first.
-ACTIVATIONS = dict(relu="relu", gelu="gelu", gelu_new="gelu_tanh", gelu_python="gelu")
+ACTIVATIONS = dict(relu="relu", gelu="gelu", gelu_new="gelu_tanh", gelu_python="gelu", silu="silu")
 ACTIVATIONS["gelu_pytorch_tanh"] = "gelu_tanh"
 # Our field, and its key in the config.json of each family.
 _BERT, _DISTILBERT, _GPT2, _BART = columns("""
@@ -31,6 +31,22 @@ norm_eps          layer_norm_eps           -                       layer_norm_ep
 init_std          initializer_range        initializer_range       initializer_range   init_std
 tie_embeddings    tie_word_embeddings      tie_word_embeddings     tie_word_embeddings -
 scale_embeddings  -                        -                       -                   scale_embedding
+""")
+(_LLAMA,) = columns("""
+vocab_size        vocab_size
+d_model           hidden_size
+n_decoder_layer   num_hidden_layers
+n_head            num_attention_heads
+d_ff              intermediate_size
+max_positions     max_position_embeddings
+activation        hidden_act
+attention_dropout attention_dropout
+norm_eps          rms_norm_eps
+init_std          initializer_range
+tie_embeddings    tie_word_embeddings
+n_kv_head         num_key_value_heads
+d_head            head_dim
+rope_theta        rope_theta
 """)
 
 
@@ -56,6 +72,12 @@ _BART_ONLY = dict(tie_word_embeddings=True, is_decoder=False, add_bias_logits=Fa
 _BART_ONLY |= dict(normalize_embedding=True, add_final_layer_norm=False, static_position_embeddings=False)
 _PRE_ONLY = _BART_ONLY | dict(normalize_before=True, normalize_embedding=False, add_final_layer_norm=True)
 _BART_ONLY |= dict(extra_pos_embeddings=2)
+_LLAMA_7B = dict(vocab_size=32000, n_decoder_layer=32, d_model=4096, n_head=32, n_kv_head=None, d_ff=11008)
+_LLAMA_7B |= dict(max_positions=2048, rope_theta=1e4, norm_eps=1e-6, tie_embeddings=False)
+_LLAMA_7B = replace(PRESETS["smollm2-135m"], **_LLAMA_7B)
+_LLAMA_ONLY = dict(rope_type="default", type="default", partial_rotary_factor=1.0, quantization_config=None)
+_LLAMA_ONLY |= dict(attention_bias=False, mlp_bias=False, sliding_window=None)
+_QWEN_ONLY = {k: v for k, v in _LLAMA_ONLY.items() if k != "sliding_window"} | dict(use_sliding_window=False)
 # Both stacks look alike in ours; the keys on the left must say what those on the right say.
 _BOTH = {"decoder_attention_heads": "encoder_attention_heads", "decoder_ffn_dim": "encoder_ffn_dim"}
 
@@ -68,6 +90,9 @@ LAYOUTS: dict[str, Layout] = {
     "gpt2": Layout(_GPT2, PRESETS["gpt2"], _GPT2_ONLY | _WHOLE, "GPT2LMHeadModel"),
     "bart": Layout(_BART, _BART_LARGE, _BART_ONLY, "BartForConditionalGeneration"),
     "blenderbot": Layout(_BART, _BLENDERBOT, _PRE_ONLY, "BlenderbotForConditionalGeneration"),
+    "llama": Layout(_LLAMA, _LLAMA_7B, _LLAMA_ONLY, "LlamaForCausalLM"),
+    "mistral": Layout(_LLAMA, _LLAMA_7B, _LLAMA_ONLY, "MistralForCausalLM"),
+    "qwen2": Layout(_LLAMA, replace(_LLAMA_7B, biases="qkv"), _QWEN_ONLY, "Qwen2ForCausalLM"),
 }
 
 
@@ -83,6 +108,8 @@ def to_model_config(values: dict, where: str, modules: set[str] = frozenset()) -
     """Return the ModelConfig of a config.json; `modules`: "pooler", "final_logits_bias" if in the weights."""
     kind = values.get("model_type")
     layout = choice(LAYOUTS, "model_type", kind, where)
+    for key in ("rope_parameters", "rope_scaling"):  # what newer and older files hold about the rotation
+        values = values | (checked(where, values, {key: dict | None}, whole=False).get(key) or {})
     for key, value in layout.only.items():
         if values.get(key, value) != value:
             raise UserError(f"{where}: {key} is {values[key]!r}, and only {value!r} can be expressed here")
@@ -128,6 +155,9 @@ def from_model_config(config: ModelConfig, kind: str) -> dict:
         values["type_vocab_size"] = config.n_segments or 1
     if kind == "roberta":
         values["max_position_embeddings"] += config.position_offset
+    if "head_dim" in values:
+        values["head_dim"] = config.d_head or config.d_model // config.n_head
+        values["num_key_value_heads"] = config.n_kv_head or config.n_head
     if kind == "gpt2":
         values["embd_pdrop"] = config.dropout
     if kind in ("bart", "blenderbot"):

@@ -2,7 +2,7 @@
 
     our model           post-norm, embedding norm       pre-norm, final norm
     encoder             bert, distilbert or roberta     megatron-bert
-    decoder             -                               gpt2
+    decoder             -                               gpt2; with rope, rms and gate llama or qwen2
     encoder-decoder     bart                            blenderbot
 
 What no class of transformers computes is refused. A BPE becomes tokenizer.json, a WordPiece vocab.txt; both
@@ -23,7 +23,7 @@ from ..tokenizer.wordpiece import WordPiece
 from .configs import from_model_config
 from .loading import CONFIG, MATRICES, SAFE
 from .names import NAMES, their_name
-from .tokenizers import SWITCHES
+from .tokenizers import CUTS, SWITCHES
 
 Frame = tuple[str | None, str | None]  # what stands before and behind a text, by our names
 # A special token's name in transformers, and ours; eos is <|endoftext|> where there is no [CLS].
@@ -49,8 +49,16 @@ def export_model(model, tokenizer, folder: str | Path, frame: Frame, name: str =
 def target(config: ModelConfig, tokenizer, name: str) -> str:
     """Return the model type that computes what ours does; UserError, with flags that help, without one."""
     kind, post = config.kind, config.norm == "post"
+    rope = kind == "decoder" and config.positions == "rope"
     needed = {
-        "--positions learned": config.positions not in ("learned", "sinusoidal"),
+        "--positions learned": config.positions not in ("learned", "sinusoidal") and not rope,
+        "--norm-kind " + ("rms" if rope else "layer"): rope != (config.norm_kind == "rms"),
+        "--gated" if rope else "--no-gated": rope != config.gated,
+        "--biases " + ("none" if rope else "all"): rope == (config.biases == "all"),
+        f"--n-kv-head {config.n_head}": not rope and config.n_kv_head not in (None, config.n_head),
+        f"--d-head {config.d_model // config.n_head}": (
+            not rope and config.d_head not in (None, config.d_model / config.n_head)
+        ),
         "--embedding-norm": post and not config.embedding_norm and kind != "decoder",
         "--no-embedding-norm": not post and config.embedding_norm,
         "--final-norm": not post and not config.final_norm,
@@ -64,6 +72,8 @@ def target(config: ModelConfig, tokenizer, name: str) -> str:
     }
     if flags := " ".join(flag for flag, needs in needed.items() if needs):
         raise UserError(f"{name}: transformers has no {kind} like it; one with {flags} can be exported")
+    if rope:
+        return "qwen2" if config.biases == "qkv" else "llama"
     if kind != "encoder" or not post:
         return {"encoder": "megatron-bert", "decoder": "gpt2"}.get(kind, "bart" if post else "blenderbot")
     # The three post-norm encoders differ in their positions and heads alone.
@@ -87,15 +97,17 @@ def their_tensors(model, kind: str) -> tuple[dict[str, torch.Tensor], list[str]]
     for side in ("encoder", "decoder"):
         if (stack := getattr(model, side)) is not None:
             name = f"{side}.embeddings.position.weight"
-            rows = stack.embeddings.sinusoid if config.positions == "sinusoidal" else state[name]
-            state[name] = torch.cat([torch.zeros(offset, config.d_model), rows[config.position_offset :]])
+            rows = stack.embeddings.sinusoid if config.positions == "sinusoidal" else state.get(name)
+            if rows is not None:  # a rotation has none
+                rows = rows[config.position_offset :]
+                state[name] = torch.cat([torch.zeros(offset, config.d_model), rows])
     notes, encoder = [], config.kind == "encoder"
     if encoder and kind != "distilbert" and not config.n_segments:
         state["encoder.embeddings.segment.weight"] = torch.zeros(1, config.d_model)
     if encoder and not config.head_transform:
         state = {name: tensor for name, tensor in state.items() if not name.startswith("vocabulary.")}
         notes.append("without its vocabulary head: there it has a dense layer, which --head-transform trains")
-    elif kind != "gpt2":
+    elif config.kind != "decoder":
         state.setdefault("vocabulary.bias", torch.zeros(config.vocab_size))
     if encoder and not config.pooler and kind in ("bert", "megatron-bert"):
         notes.append("it has no pooler: there AutoModel draws one at random; leave pooler_output alone")
@@ -118,7 +130,7 @@ def special_ids(tokenizer, kind: str, config: ModelConfig) -> dict:
     """Return what config.json says of special tokens: with which a text begins and ends, and the padding."""
     if tokenizer is None:
         return {"pad_token_id": config.position_offset - 1 if kind == "roberta" else None}
-    begin, end = ("<|endoftext|>", "<|endoftext|>") if kind == "gpt2" else ("[CLS]", "[SEP]")
+    begin, end = ("<|endoftext|>", "<|endoftext|>") if config.kind == "decoder" else ("[CLS]", "[SEP]")
     names = dict(bos_token_id=begin, eos_token_id=end, pad_token_id="[PAD]")
     ids = {key: optional_id(tokenizer, name) for key, name in names.items()}
     if kind in ("bart", "blenderbot"):
@@ -138,8 +150,8 @@ def write_tokenizer(tokenizer: BPE | WordPiece, folder: Path, frame: Frame, long
         settings["tokenizer_class"] = "BertTokenizer"
         write_json(folder / "added_tokens.json", {t: tokenizer.encode(t)[0] for t in tokenizer.added_tokens})
     else:
-        if tokenizer.pattern is not None:
-            raise UserError("the tokenizer cuts text by a pattern of its own: only GPT-2's can be exported")
+        if tokenizer.pattern not in CUTS.values():
+            raise UserError("the tokenizer cuts text by a pattern of its own: it has no name there")
         settings |= {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
         write_json(folder / "tokenizer.json", rust_tokenizer(tokenizer, frame))
     write_json(folder / "tokenizer_config.json", settings | {"model_max_length": longest})
@@ -163,5 +175,10 @@ def rust_tokenizer(bpe: BPE, frame: Frame) -> dict:
     tokens = {token: dict(id=token, ids=[bpe.special_id(token)], tokens=[token]) for token in before + behind}
     around = dict(type="TemplateProcessing", single=single, pair=pair, special_tokens=tokens)
     byte_level = dict(type="ByteLevel", add_prefix_space=False, trim_offsets=True, use_regex=True)
-    steps = dict(pre_tokenizer=byte_level, post_processor=around if tokens else None, decoder=byte_level)
+    how = dict(Digits=lambda apart: dict(individual_digits=apart))
+    how["Split"] = lambda regex: dict(pattern={"Regex": regex}, behavior="Isolated", invert=False)
+    how["ByteLevel"] = lambda use: byte_level | dict(use_regex=use)
+    cuts = next(cuts for cuts, name in CUTS.items() if name == bpe.pattern)
+    cutter = dict(type="Sequence", pretokenizers=[dict(type=kind) | how[kind](x) for kind, x in cuts])
+    steps = dict(pre_tokenizer=cutter, post_processor=around if tokens else None, decoder=byte_level)
     return dict(version="1.0", added_tokens=added, **steps, model=model)

@@ -14,16 +14,16 @@ def columns(text: str) -> list[dict[str, str]]:
 
 
 # Outside the blocks, after the prefix.
-_BERT, _GPT2, _BART = columns("""
-tokens                       embeddings.word_embeddings        wte   shared
-encoder.embeddings.position  embeddings.position_embeddings    -     encoder.embed_positions
-encoder.embeddings.segment   embeddings.token_type_embeddings  -     -
-encoder.embeddings.norm      embeddings.LayerNorm              -     encoder.layernorm_embedding
-encoder.norm                 encoder.ln                        -     encoder.layer_norm
-decoder.embeddings.position  -                                 wpe   decoder.embed_positions
-decoder.embeddings.norm      -                                 -     decoder.layernorm_embedding
-decoder.norm                 -                                 ln_f  decoder.layer_norm
-pooler                       pooler.dense                      -     -
+_BERT, _GPT2, _BART, _LLAMA = columns("""
+tokens                       embeddings.word_embeddings        wte   shared                       embed_tokens
+encoder.embeddings.position  embeddings.position_embeddings    -     encoder.embed_positions      -
+encoder.embeddings.segment   embeddings.token_type_embeddings  -     -                            -
+encoder.embeddings.norm      embeddings.LayerNorm              -     encoder.layernorm_embedding  -
+encoder.norm                 encoder.ln                        -     encoder.layer_norm           -
+decoder.embeddings.position  -                                 wpe   decoder.embed_positions      -
+decoder.embeddings.norm      -                                 -     decoder.layernorm_embedding  -
+decoder.norm                 -                                 ln_f  decoder.layer_norm           norm
+pooler                       pooler.dense                      -     -                            -
 """)
 # Inside a block. GPT-2 has q, k and v in one matrix, and every matrix turned: `loading.py` sees to that.
 _BERT_BLOCK, _DISTIL_BLOCK, _GPT2_BLOCK, _BART_BLOCK = columns("""
@@ -35,6 +35,17 @@ self_attention_norm   attention.output.LayerNorm  sa_layer_norm      ln_1       
 feed_forward.up       intermediate.dense          ffn.lin1           mlp.c_fc       fc1
 feed_forward.down     output.dense                ffn.lin2           mlp.c_proj     fc2
 feed_forward_norm     output.LayerNorm            output_layer_norm  ln_2           final_layer_norm
+""")
+(_LLAMA_BLOCK,) = columns("""
+self_attention.q      self_attn.q_proj
+self_attention.k      self_attn.k_proj
+self_attention.v      self_attn.v_proj
+self_attention.out    self_attn.o_proj
+self_attention_norm   input_layernorm
+feed_forward.gate     mlp.gate_proj
+feed_forward.up       mlp.up_proj
+feed_forward.down     mlp.down_proj
+feed_forward_norm     post_attention_layernorm
 """)
 # The heads, which have no prefix; of `vocabulary` itself there is a bias.
 _BERT_HEADS, _ROBERTA_HEADS, _DISTIL_HEADS, _GPT2_HEADS, _BART_HEADS = columns("""
@@ -74,11 +85,13 @@ NAMES: dict[str, Names] = {
     "distilbert": Names("distilbert.", _BERT, _DISTIL, _DISTIL_BLOCK, _DISTIL_HEADS, "vocab_projector"),
     "gpt2": Names("transformer.", _GPT2, _H, _GPT2_BLOCK, _GPT2_HEADS, "lm_head"),
     "bart": Names("model.", _BART, _LAYERS, _BART_BLOCK, _BART_HEADS, *_SHARED),
+    "llama": Names("model.", _LLAMA, {"decoder": "layers"}, _LLAMA_BLOCK, _GPT2_HEADS, "lm_head"),
 }
+NAMES |= dict.fromkeys(("mistral", "qwen2"), NAMES["llama"])
 NAMES["blenderbot"] = NAMES["bart"]  # with the norms before the parts (Roller et al. 2021)
 
-# Numbers that are no weights: the positions 0, 1, 2, ..., GPT-2's causal mask, BART's number of a version.
-BUFFERS = re.compile(r"(.*\.)?(position_ids|version)|(.*\.)?attn\.(bias|masked_bias)")
+# Numbers that are no weights: positions 0, 1, 2, ..., GPT-2's causal mask, BART's version, LLaMA's rotation.
+BUFFERS = re.compile(r"(.*\.)?(position_ids|version|rotary_emb\.inv_freq)|(.*\.)?attn\.(bias|masked_bias)")
 NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 

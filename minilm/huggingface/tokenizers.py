@@ -18,6 +18,13 @@ ROLES = {"[CLS]": ("cls", "bos", "eos"), "[SEP]": ("sep", "eos"), "[PAD]": ("pad
 ROLES |= {"[MASK]": ("mask",), "[UNK]": ("unk",), "<|endoftext|>": ("eos", "sep")}
 # The decoder of an encoder-decoder may start from another token than [CLS]: that is [START] then.
 DECODER_START = {"bart": 2, "blenderbot": 1}  # decoder_start_token_id, where config.json does not say it
+# How the pre_tokenizer of tokenizer.json cuts text -> the name of our pattern; none is GPT-2's.
+_BYTES, _DIGITS = ("ByteLevel", True), ("Digits", True)
+_GPT4 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+_GPT4 += r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+CUTS = {(_BYTES,): None, (_DIGITS, _BYTES): "gpt2, digits apart"}
+CUTS[("Split", _GPT4), ("ByteLevel", False)] = "gpt4"
+CUTS[("Split", _GPT4.replace("{1,3}", "")), ("ByteLevel", False)] = "gpt4, digits apart"
 # What plays a role where no file of the folder says.
 _BERT = dict(cls="[CLS]", sep="[SEP]", pad="[PAD]", mask="[MASK]", unk="[UNK]")
 _GPT2 = dict.fromkeys(("bos", "eos", "unk"), "<|endoftext|>")
@@ -69,25 +76,42 @@ def read_wordpiece(folder: Path, whole: dict, settings: dict) -> WordPiece:
 def read_bpe(folder: Path, whole: dict, settings: dict, values: dict) -> tuple[BPE, list[str]]:
     """Return the byte-level BPE of a folder with this config.json, and notes."""
     kind = values["model_type"]
-    roles, added, words = roles_and_added(folder, whole, settings, _GPT2 if kind == "gpt2" else _ROBERTA)
-    if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
-        ids, merges = read_json(folder / "vocab.json"), (folder / "merges.txt").read_text("utf-8").split("\n")
-    else:
-        cutter, normalizer = whole.get("pre_tokenizer") or {}, whole.get("normalizer")
-        if cutter.get("type") != "ByteLevel" or cutter.get("use_regex") is False or normalizer:
-            raise UserError(f"it cuts text by {(normalizer or cutter).get('type')!r}; ours by 'ByteLevel'")
+    is_old = kind in ("roberta", "bart", "blenderbot")
+    roles, added, words = roles_and_added(folder, whole, settings, _ROBERTA if is_old else _GPT2)
+    pattern, notes = None, []
+    if whole.get("model"):
+        pattern, notes = cut_by(whole)
         ids, merges = whole["model"]["vocab"], whole["model"]["merges"]
+    else:
+        ids, merges = read_json(folder / "vocab.json"), (folder / "merges.txt").read_text("utf-8").split("\n")
     ids = ids | added
     known = {name for name in ids if len(name.encode()) > 1} - {*words}  # a byte is no special token
     specials, aliases = specials_and_aliases(roles, added, known)
-    tokenizer = BPE.from_names(ids, merges, specials, aliases, words)
+    if "<|endoftext|>" in specials and roles.get("eos") in specials:
+        aliases["[EOS]"] = roles["eos"]  # of a model that talks in turns, the end of a turn
+    tokenizer = BPE.from_names(ids, merges, specials, aliases, words, pattern)
     start_id = values.get("decoder_start_token_id", DECODER_START.get(kind))
     start = tokenizer.vocab.get(start_id, b"").decode("utf-8", "replace")
     if kind in DECODER_START and start in specials and start_id != tokenizer.special_id("[CLS]"):
         tokenizer.aliases["[START]"] = start
     prefix = "its tokenizer reads every text with a space before it: encode(' ' + text)"
-    notes = [prefix] if settings.get("add_prefix_space") else []
+    notes += [prefix] if settings.get("add_prefix_space") else []
     return tokenizer, notes + differing(whole, "lstrip", "single_word")
+
+
+def cut_by(whole: dict) -> tuple[str | None, list[str]]:
+    """Return which of our patterns a tokenizer.json cuts text by, and notes; UserError where it is none."""
+    cutter, normalizer, notes = whole.get("pre_tokenizer") or {}, whole.get("normalizer") or {}, []
+    steps = cutter["pretokenizers"] if cutter.get("type") == "Sequence" else [cutter]
+    said = dict(ByteLevel="use_regex", Digits="individual_digits", Split="pattern")
+    cuts = ((step.get("type"), step.get(said.get(step.get("type")), True)) for step in steps)
+    cuts = tuple((kind, how["Regex"] if isinstance(how, dict) else how) for kind, how in cuts)
+    if cuts not in CUTS or normalizer.get("type") not in (None, "NFC") or whole["model"].get("ignore_merges"):
+        found = "ignore_merges" if cuts in CUTS else cuts
+        raise UserError(f"it cuts text by {normalizer or found!r:.200}; ours as GPT-2, GPT-4 or SmolLM2")
+    if normalizer:
+        notes.append("its tokenizer composes letters and accents (NFC) first: give it texts that are")
+    return CUTS[cuts], notes
 
 
 def differing(whole: dict, *switches: str) -> list[str]:

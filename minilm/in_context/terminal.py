@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from ..model.generate import SamplingRule, check_decoder, sample
 from ..plumbing.errors import UserError
-from ..tokenizer.rows import END, decoder_begin, prompt_ids
+from ..tokenizer.rows import decoder_begin, prompt_ids, text_end
 
 HELP = "Type the beginning of a text. Arrows recall earlier ones, Ctrl-C ends an answer, Ctrl-D leaves."
 
@@ -24,7 +24,7 @@ class Writer:
         check_decoder(model)
         self.model, self.tokenizer = model, tokenizer
         self.max_new_tokens, self.n_beam = max_new_tokens, n_beam
-        end = tokenizer.special_id("[SEP]" if model.encoder else END)
+        end = tokenizer.special_id("[SEP]") if model.encoder else text_end(tokenizer)
         if temperature is None:
             temperature = 1.0 if n_beam > 1 else 0.8
         never = tokenizer.never_written(model.config.vocab_size, end)

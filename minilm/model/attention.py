@@ -1,4 +1,4 @@
-"""Attention: softmax(Q K^T / sqrt(d_head)) V, written out, its fast path, several heads, and the cache.
+"""Attention: softmax(Q K^T / sqrt(d_head)) V, written out, its fast path, several heads, rotation, the cache.
 
 Source: Vaswani et al. 2017, "Attention Is All You Need", sections 3.2.1 and 3.2.2, equation 1.
 """
@@ -30,6 +30,27 @@ def alibi_bias(n_head: int, n_query: int, n_key: int, device=None) -> Tensor:
     distance = (torch.arange(n_key, device=device) - query[:, None]).abs()  # (T, S)
     slopes = torch.tensor([ALIBI_SLOPES[h % len(ALIBI_SLOPES)] for h in range(n_head)], device=device)
     return -slopes[:, None, None] * distance  # (H, 1, 1) * (T, S) -> (H, T, S)
+
+
+def turns(positions: Tensor, d_head: int, theta: float) -> Tensor:
+    """Return the cosines and sines (2, T, d_head / 2) for `rotate`; of positions (B, T), (2, B, 1, T, ..)."""
+    # Each position turns pair i by theta^(-2i / d_head) more (Su et al. 2021, section 3.2.2): the first pair
+    # tells neighbours apart, the last near from far. In float32: bfloat16 knows no position above 256.
+    rate = 1 / theta ** (torch.arange(0, d_head, 2, device=positions.device).float() / d_head)
+    angle = positions[..., None].float() * rate  # (T, 1) * (d_head / 2,) -> (T, d_head / 2)
+    angle = angle if positions.dim() == 1 else angle[:, None]  # the same for all heads
+    return torch.stack([angle.cos(), angle.sin()])
+
+
+def rotate(x: Tensor, turns: Tensor) -> Tensor:
+    """Turn each pair of numbers of x (B, H, T, d_head) by the angle of its position (equation 34).
+
+    The product of a turned query and a turned key depends on how far apart they are, not on where they stand.
+    """
+    cos, sin = turns.to(x.dtype)
+    # Differs from the paper, as the published models do: pair i is (x_i, x_{i + d_head / 2}), not neighbours.
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
 
 
 def explicit_attention(q, k, v, bias=None, causal=False, dropout=0.0) -> tuple[Tensor, Tensor]:
@@ -86,31 +107,47 @@ class KeyValueCache:
 
 
 class MultiHeadAttention(nn.Module):
-    """H attentions side by side, each on d_head = D / H numbers (section 3.2.2): each may look elsewhere."""
+    """H attentions side by side, each on d_head numbers (section 3.2.2): each may look elsewhere.
 
-    def __init__(self, d_model: int, n_head: int, dropout: float = 0.0):
+    With fewer `n_kv_head`, groups of heads share keys and values (Ainslie et al. 2023, "GQA"): the cache of a
+    text that is written is smaller by as much.
+    """
+
+    def __init__(
+        self, d_model: int, n_head: int, dropout=0.0, n_kv_head=None, d_head=None, biases: str = "all"
+    ):
         super().__init__()
-        self.n_head, self.dropout = n_head, dropout
-        self.q = nn.Linear(d_model, d_model)  # W_Q of all heads in one matrix; W_K, W_V likewise
-        self.k = nn.Linear(d_model, d_model)
-        self.v = nn.Linear(d_model, d_model)
-        self.out = nn.Linear(d_model, d_model)  # W_O, which mixes the heads
+        self.n_group, self.dropout = n_head // (n_kv_head or n_head), dropout
+        self.d_head = d_head or d_model // n_head
+        width, kv_width, bias = n_head * self.d_head, n_head // self.n_group * self.d_head, biases != "none"
+        self.q = nn.Linear(d_model, width, bias)  # W_Q of all heads in one matrix; W_K, W_V likewise
+        self.k = nn.Linear(d_model, kv_width, bias)
+        self.v = nn.Linear(d_model, kv_width, bias)
+        self.out = nn.Linear(width, d_model, biases == "all")  # W_O, which mixes the heads
         self.explicit = False  # true: attention written out, whose last weights stay in `weights`
         self.weights: Tensor | None = None  # (B, H, T, S)
 
-    def forward(self, x: Tensor, memory=None, bias=None, causal=False, cache=None) -> Tensor:
-        """Let each position of x (B, T, D) gather from x or, in cross-attention, from memory (B, S, D).
+    def forward(
+        self, x: Tensor, memory=None, bias=None, causal=False, cache=None, turns=None, chosen=slice(None)
+    ) -> Tensor:
+        """Let the chosen positions of x (B, T, D) gather from x or, in cross-attention, memory (B, S, D).
 
-        `bias`, `causal`: as in `explicit_attention`; `cache`: a `KeyValueCache`. Returns (B, T, D).
+        `bias`, `causal`: as in `explicit_attention`; `cache`: a `KeyValueCache`; `turns`: of the positions of
+        x, to rotate queries and keys by. Returns (B, T, D), or as many positions as are chosen.
         """
-        q = self.split_heads(self.q(x))  # (B, H, T, d_head)
+        q = self.split_heads(self.q(x[:, chosen]))  # (B, H, T, d_head)
+        if turns is not None:
+            q = rotate(q, turns[..., chosen, :])
         if memory is not None and cache is not None and cache.length:  # the encoder's text does not change
             k, v = cache.contents()
         else:
             source = x if memory is None else memory
             k, v = self.split_heads(self.k(source)), self.split_heads(self.v(source))  # (B, H, S, d_head)
+            k = k if turns is None else rotate(k, turns)  # before the cache: a key's position is its own
             if cache is not None:
                 k, v = cache.append(k, v)
+        if self.n_group > 1:  # (B, n_kv_head, S, d_head) -> (B, H, S, d_head)
+            k, v = k.repeat_interleave(self.n_group, dim=1), v.repeat_interleave(self.n_group, dim=1)
         dropout = self.dropout if self.training else 0.0
         if self.explicit:
             mixed, self.weights = explicit_attention(q, k, v, bias, causal, dropout)
@@ -120,6 +157,5 @@ class MultiHeadAttention(nn.Module):
         return self.out(mixed.transpose(1, 2).flatten(2))
 
     def split_heads(self, x: Tensor) -> Tensor:
-        """(B, T, D) -> (B, T, H, d_head) -> (B, H, T, d_head)."""
-        B, T, D = x.shape
-        return x.view(B, T, self.n_head, D // self.n_head).transpose(1, 2)
+        """(B, T, H * d_head) -> (B, T, H, d_head) -> (B, H, T, d_head)."""
+        return x.unflatten(2, (-1, self.d_head)).transpose(1, 2)

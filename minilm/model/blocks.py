@@ -9,11 +9,31 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..plumbing.errors import UserError
-from .attention import BLOCKED, MultiHeadAttention, alibi_bias
+from .attention import BLOCKED, MultiHeadAttention, alibi_bias, turns
 from .config import ModelConfig
 
 # gelu_tanh: GPT-2's, Hendrycks and Gimpel 2016
 ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "gelu_tanh": lambda x: F.gelu(x, approximate="tanh")}
+ACTIVATIONS["silu"] = F.silu  # x * sigmoid(x)
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x^2) + eps), times a weight (Zhang and Sennrich 2019, equation 4): no mean, no bias."""
+
+    def __init__(self, d_model: int, eps: float):
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.ones(d_model)), eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., D)."""
+        y = x.float()  # a square of bfloat16 has two digits
+        y = y * (y.square().mean(-1, keepdim=True) + self.eps).rsqrt()
+        return self.weight * y.to(x.dtype)
+
+
+def new_norm(config: ModelConfig) -> nn.Module:
+    """Return the norm of this kind of model."""
+    return (RMSNorm if config.norm_kind == "rms" else nn.LayerNorm)(config.d_model, eps=config.norm_eps)
 
 
 def sinusoidal_positions(n_position: int, d_model: int) -> Tensor:
@@ -55,7 +75,7 @@ class InputRepresentation(nn.Module):
         sinusoid = sinusoidal_positions(n_position, D) if config.positions == "sinusoidal" else None
         self.register_buffer("sinusoid", sinusoid, persistent=False)
         self.segment = nn.Embedding(config.n_segments, D) if config.n_segments else None
-        self.norm = nn.LayerNorm(D, eps=config.norm_eps) if config.embedding_norm else nn.Identity()
+        self.norm = new_norm(config) if config.embedding_norm else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, token_vectors: Tensor, positions: Tensor, token_type_ids: Tensor | None) -> Tensor:
@@ -63,7 +83,7 @@ class InputRepresentation(nn.Module):
         x = token_vectors if self.scale == 1 else token_vectors * self.scale
         if self.position is not None:
             x = x + self.position(positions + self.offset)  # (B, T, D) + (T, D) or (B, T, D)
-        elif self.sinusoid is not None:  # neither: ALiBi's bias tells the order
+        elif self.sinusoid is not None:  # neither: ALiBi's bias or a rotation tells the order
             x = x + self.sinusoid[positions + self.offset]
         if self.segment is not None:
             if token_type_ids is None:  # a single text is text A
@@ -77,13 +97,18 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.up = nn.Linear(config.d_model, config.d_ff)
-        self.down = nn.Linear(config.d_ff, config.d_model)
+        bias = config.biases == "all"
+        self.gate = nn.Linear(config.d_model, config.d_ff, bias) if config.gated else None
+        self.up = nn.Linear(config.d_model, config.d_ff, bias)
+        self.down = nn.Linear(config.d_ff, config.d_model, bias)
         self.activation = ACTIVATIONS[config.activation]
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, F) -> (B, T, D)."""
-        return self.down(self.activation(self.up(x)))
+        if self.gate is None:
+            return self.down(self.activation(self.up(x)))
+        # Shazeer 2020, "GLU Variants Improve Transformer", equation 6: one layer says how much of the other.
+        return self.down(self.activation(self.gate(x)) * self.up(x))
 
 
 class Block(nn.Module):
@@ -91,25 +116,28 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig, cross: bool):
         super().__init__()
-        D, H = config.d_model, config.n_head
         self.pre = config.norm == "pre"
-        self.self_attention = MultiHeadAttention(D, H, config.attention_dropout)
-        self.self_attention_norm = nn.LayerNorm(D, eps=config.norm_eps)
-        self.cross_attention = MultiHeadAttention(D, H, config.attention_dropout) if cross else None
-        self.cross_attention_norm = nn.LayerNorm(D, eps=config.norm_eps) if cross else None
+        heads = config.d_model, config.n_head, config.attention_dropout, config.n_kv_head, config.d_head
+        heads = *heads, config.biases
+        self.self_attention = MultiHeadAttention(*heads)
+        self.self_attention_norm = new_norm(config)
+        self.cross_attention = MultiHeadAttention(*heads) if cross else None
+        self.cross_attention_norm = new_norm(config) if cross else None
         self.feed_forward = FeedForward(config)
-        self.feed_forward_norm = nn.LayerNorm(D, eps=config.norm_eps)
+        self.feed_forward_norm = new_norm(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, bias, causal, memory=None, memory_bias=None, cache=None) -> Tensor:
+    def forward(
+        self, x: Tensor, bias, causal, memory=None, memory_bias=None, turns=None, cache=None
+    ) -> Tensor:
         """Hidden states x (B, T, D) -> (B, T, D); memory (B, S, D) is the encoder's result, if any."""
         own, past = cache or (None, None)
-        x = self.add(x, self.self_attention, self.self_attention_norm, bias=bias, causal=causal, cache=own)
+        x = self.add(x, self.self_attention, self.self_attention_norm, None, bias, causal, own, turns)
         if self.cross_attention is not None:
             x = self.add(x, self.cross_attention, self.cross_attention_norm, memory, memory_bias, cache=past)
         return self.add(x, self.feed_forward, self.feed_forward_norm)
 
-    def add(self, x: Tensor, part: nn.Module, norm: nn.LayerNorm, *args, **options) -> Tensor:
+    def add(self, x: Tensor, part: nn.Module, norm: nn.Module, *args, **options) -> Tensor:
         """Add to the stream x (B, T, D) what a part makes of it and of its other arguments."""
         # post, as in 2017: norm(x + part(x)). The gradient passes every norm on its way down, and deep stacks
         #     need a long warm-up for that.
@@ -120,13 +148,16 @@ class Block(nn.Module):
             change = self.dropout(change)
         return x + change if self.pre else norm(x + change)
 
-    def forward_at(self, chosen: slice, x: Tensor, bias, causal, memory=None, memory_bias=None) -> Tensor:
+    def forward_at(
+        self, chosen: slice, x: Tensor, bias, causal, memory=None, memory_bias=None, turns=None
+    ) -> Tensor:
         """`forward(x, ...)[:, chosen]`, (B, n, D); with `causal` the last positions, slice(-n, None)."""
         norm = self.self_attention_norm
         h = norm(x) if self.pre else x  # (B, T, D): all T are looked at, what they would become is left out
         if bias is not None and bias.shape[2] > 1:  # a row for each query
             bias = bias[:, :, chosen]  # (., ., T, S) -> (., ., n, S)
-        change = self.dropout(self.self_attention(h[:, chosen], h, bias, causal))  # (B, n, D)
+        change = self.self_attention(h, None, bias, causal, None, turns, chosen)  # (B, n, D)
+        change = self.dropout(change)
         x = x[:, chosen] + change if self.pre else norm(x[:, chosen] + change)
         if self.cross_attention is not None:
             x = self.add(x, self.cross_attention, self.cross_attention_norm, memory, memory_bias)
@@ -141,7 +172,7 @@ class Stack(nn.Module):
         self.config, self.causal = config, causal
         self.embeddings = InputRepresentation(config)
         self.blocks = nn.ModuleList(Block(config, cross) for _ in range(n_layer))
-        self.norm = nn.LayerNorm(config.d_model, eps=config.norm_eps) if config.final_norm else nn.Identity()
+        self.norm = new_norm(config) if config.final_norm else nn.Identity()
 
     def forward(
         self, vectors, attention_mask=None, token_type_ids=None, memory=None, memory_mask=None, caches=None
@@ -183,6 +214,9 @@ class Stack(nn.Module):
         if self.config.positions == "alibi":
             penalty = alibi_bias(self.config.n_head, T, S, x.device).to(x.dtype)[None]  # (1, H, T, S)
             bias = penalty if bias is None else bias + penalty  # (B, H, T, S)
+        rotation = None
+        if self.config.positions == "rope":
+            rotation = turns(positions, self.blocks[0].self_attention.d_head, self.config.rope_theta)
         memory_bias = None if memory is None else padding_bias(memory_mask, x.dtype)
         causal = self.causal and T > 1  # the newest token alone may look at everything there is
-        return x, bias, causal, memory, memory_bias
+        return x, bias, causal, memory, memory_bias, rotation

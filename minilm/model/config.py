@@ -1,6 +1,6 @@
 """What a model is: one frozen dataclass, and the table of the published models.
 
-BERT, GPT-2, BART, DistilBERT and the Transformer of 2017 differ in the fields below and in nothing else.
+BERT, DistilBERT, GPT-2, BART, LLaMA and the Transformer of 2017 differ in the fields below, in nothing else.
 """
 
 from dataclasses import asdict, dataclass
@@ -17,15 +17,21 @@ class ModelConfig:
     n_encoder_layer: int = 0  # blocks of the encoder, in which every token sees every token (0: no encoder)
     n_decoder_layer: int = 0  # blocks of the decoder, in which a token sees those before it (0: no decoder)
     d_model: int = 768  # D: numbers per position, the "hidden size"
-    n_head: int = 12  # H: attention heads; d_head = d_model / n_head
+    n_head: int = 12  # H: attention heads
+    n_kv_head: int | None = None  # heads of keys and values, each for a group of queries' heads; none: n_head
+    d_head: int | None = None  # numbers per head; none: d_model / n_head
     d_ff: int = 3072  # F: inner width of the feed-forward part
     max_positions: int = 512  # longest sequence, in tokens
     n_segments: int = 0  # 2 where the encoder reads a pair of texts, marked A and B (BERT); else 0
-    positions: Literal["learned", "sinusoidal", "alibi"] = "learned"  # how the model knows the order
+    positions: Literal["learned", "sinusoidal", "alibi", "rope"] = "learned"  # how the model knows the order
+    rope_theta: float = 10000.0  # rope: the slowest pair turns by one radian in so many positions
     position_offset: int = 0  # unused rows before position 0 (2 in BART)
     init_std: float | None = None  # deviation of the first weights; none: 0.55 / sqrt(d_model)
     norm: Literal["post", "pre"] = "pre"  # layer norm after each sum (2017, BERT) or before each part (GPT-2)
-    activation: Literal["relu", "gelu", "gelu_tanh"] = "gelu"  # inside the feed-forward part
+    norm_kind: Literal["layer", "rms"] = "layer"  # layer norm, or without its mean and bias (LLaMA)
+    activation: Literal["relu", "gelu", "gelu_tanh", "silu"] = "gelu"  # inside the feed-forward part
+    gated: bool = False  # the feed-forward part multiplies two layers; with silu SwiGLU (LLaMA)
+    biases: Literal["all", "qkv", "none"] = "all"  # which layers of a block have one (LLaMA: none)
     embedding_norm: bool = False  # layer norm on the embeddings (BERT, BART)
     final_norm: bool = False  # layer norm after the last block (GPT-2)
     scale_embeddings: bool = False  # token embeddings times sqrt(d_model) (the Transformer of 2017)
@@ -40,11 +46,13 @@ class ModelConfig:
 
     def __post_init__(self):
         for name, value in asdict(self).items():
-            if name in ("vocab_size", "d_model", "n_head", "d_ff", "max_positions"):
-                right, must = value >= 1, "be 1 or more"
+            if name in ("vocab_size", "d_model", "n_head", "n_kv_head", "d_head", "d_ff", "max_positions"):
+                right, must = value is None or value >= 1, "be 1 or more"
             elif name in ("dropout", "attention_dropout"):
                 right, must = 0 <= value < 1, "lie in [0, 1)"
-            elif name in ("positions", "norm", "activation"):
+            elif name == "rope_theta":
+                right, must = value > 0, "be above 0"
+            elif name in ("positions", "norm", "norm_kind", "activation", "biases"):
                 allowed = ModelConfig.__annotations__[name].__args__
                 right = value in allowed
                 must = "" if right else f"be one of {', '.join(allowed)}{suggest(str(value), allowed)}"
@@ -54,10 +62,15 @@ class ModelConfig:
                 raise UserError(f"--{name.replace('_', '-')} {value}: must {must}")
         if self.n_layer == 0:
             raise UserError("--n-encoder-layer 0, --n-decoder-layer 0: at least one must be 1 or more")
-        if self.d_model % self.n_head:
+        if self.d_model % self.n_head and self.d_head is None:
             what = f"--d-model {self.d_model} is not divisible by --n-head {self.n_head}"
             fitting = self.n_head * (self.d_model // self.n_head + 1)
             raise UserError(f"{what}: each head takes an equal share; try --d-model {fitting}")
+        if self.n_head % (n_kv := self.n_kv_head or self.n_head):
+            what = f"--n-kv-head {n_kv} does not divide --n-head {self.n_head}"
+            raise UserError(f"{what}: each serves as many heads of queries; try --n-kv-head 1")
+        if self.positions == "rope" and (d_head := self.d_head or self.d_model // self.n_head) % 2:
+            raise UserError(f"--positions rope turns pairs, and a head has {d_head} numbers; make them even")
         if not self.n_encoder_layer and (self.pooler or self.n_segments):
             raise UserError("--pooler and --n-segments need an encoder: a decoder alone uses neither")
         if self.next_sentence and not self.pooler:
@@ -79,27 +92,32 @@ class ModelConfig:
 
 
 # How the published models differ, apart from their sizes (Vaswani et al. 2017, Devlin et al. 2019, Sanh et
-# al. 2019, Radford et al. 2019, Lewis et al. 2020):
+# al. 2019, Radford et al. 2019, Lewis et al. 2020, Touvron et al. 2023):
 # fmt: off
-NAMES = (            "Transformer", "BERT",    "DistilBERT", "GPT-2",     "BART")
+NAMES =                 ("Transformer", "BERT",    "DistilBERT", "GPT-2",    "BART",    "LLaMA")
 TABLE = {
-    "vocab_size":        (37000,        30522,     30522,     50257,       50265),
-    "max_positions":     (512,          512,       512,       1024,        1024),
-    "positions":         ("sinusoidal", "learned", "learned", "learned",   "learned"),
-    "position_offset":   (0,            0,         0,         0,           2),
-    "scale_embeddings":  (True,         False,     False,     False,       False),
-    "embedding_norm":    (False,        True,      True,      False,       True),
-    "norm":              ("post",       "post",    "post",    "pre",       "post"),
-    "final_norm":        (False,        False,     False,     True,        False),
-    "norm_eps":          (1e-5,         1e-12,     1e-12,     1e-5,        1e-5),
-    "activation":        ("relu",       "gelu",    "gelu",    "gelu_tanh", "gelu"),
-    "attention_dropout": (0.0,          0.1,       0.1,       0.1,         0.1),
-    "init_std":          (None,         0.02,      0.02,      0.02,        0.02),
-    "head_transform":    (False,        True,      True,      False,       False),
-    "head_bias":         (False,        True,      True,      False,       False),
-    "n_segments":        (0,            2,         0,         0,           0),
-    "pooler":            (False,        True,      False,     False,       False),
-    "next_sentence":     (False,        True,      False,     False,       False),
+    "vocab_size":       (37000,        30522,     30522,     50257,       50265,     32000),
+    "max_positions":    (512,          512,       512,       1024,        1024,      2048),
+    "positions":        ("sinusoidal", "learned", "learned", "learned",   "learned", "rope"),
+    "position_offset":  (0,            0,         0,         0,           2,         0),
+    "scale_embeddings": (True,         False,     False,     False,       False,     False),
+    "embedding_norm":   (False,        True,      True,      False,       True,      False),
+    "norm":             ("post",       "post",    "post",    "pre",       "post",    "pre"),
+    "final_norm":       (False,        False,     False,     True,        False,     True),
+    "norm_eps":         (1e-5,         1e-12,     1e-12,     1e-5,        1e-5,      1e-6),
+    "activation":       ("relu",       "gelu",    "gelu",    "gelu_tanh", "gelu",    "silu"),
+    "attention_dropout":(0.0,          0.1,       0.1,       0.1,         0.1,       0.0),
+    "init_std":         (None,         0.02,      0.02,      0.02,        0.02,      0.02),
+    "head_transform":   (False,        True,      True,      False,       False,     False),
+    "head_bias":        (False,        True,      True,      False,       False,     False),
+    "n_segments":       (0,            2,         0,         0,           0,         0),
+    "pooler":           (False,        True,      False,     False,       False,     False),
+    "next_sentence":    (False,        True,      False,     False,       False,     False),
+    "dropout":          (0.1,          0.1,       0.1,       0.1,         0.1,       0.0),
+    "norm_kind":        ("layer",      "layer",   "layer",   "layer",     "layer",   "rms"),
+    "gated":            (False,        False,     False,     False,       False,     True),
+    "biases":           ("all",        "all",     "all",     "all",       "all",     "none"),
+    "tie_embeddings":   (True,         True,      True,      True,        True,      False),
 }
 # fmt: on
 # The CPU-sized models differ from the papers, whose choices delay the moment at which attention begins to
@@ -116,6 +134,7 @@ def _row(family: str, encoder: int, decoder: int, d_model: int, n_head: int, **o
     return ModelConfig(**row | dict(d_ff=4 * d_model) | other)
 
 
+_SMOLLM2 = dict(vocab_size=49152, max_positions=8192, rope_theta=1e5, norm_eps=1e-5, tie_embeddings=True)
 PRESETS: dict[str, ModelConfig] = {  # blocks of the encoder, of the decoder, d_model, n_head
     "transformer-base": _row("Transformer", 6, 6, 512, 8),
     "transformer-big": _row("Transformer", 6, 6, 1024, 16, dropout=0.3),
@@ -126,12 +145,14 @@ PRESETS: dict[str, ModelConfig] = {  # blocks of the encoder, of the decoder, d_
     "gpt2-medium": _row("GPT-2", 0, 24, 1024, 16),
     "gpt2-large": _row("GPT-2", 0, 36, 1280, 20),
     "gpt2-xl": _row("GPT-2", 0, 48, 1600, 25),
+    "smollm2-135m": _row("LLaMA", 0, 30, 576, 9, n_kv_head=3, d_ff=1536, **_SMOLLM2),
     "bart-base": _row("BART", 6, 6, 768, 12),
     "bart-large": _row("BART", 12, 12, 1024, 16),
     "bert-tiny": _row("BERT", 2, 0, 64, 4, **TINY),
     "distilbert-tiny": _row("DistilBERT", 1, 0, 64, 4, **TINY),
     "gpt-tiny": _row("GPT-2", 0, 2, 96, 4, **TINY),
     "gpt-alibi-tiny": _row("GPT-2", 0, 2, 64, 4, **TINY, positions="alibi"),
+    "llama-tiny": _row("LLaMA", 0, 2, 96, 4, n_kv_head=2, d_ff=256, tie_embeddings=True, **TINY),
     "bart-tiny": _row("BART", 2, 2, 64, 4, **TINY, positions="alibi"),
     "transformer-tiny": _row("Transformer", 2, 2, 96, 4, **TINY),
 }

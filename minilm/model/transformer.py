@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..plumbing.errors import UserError
 from .attention import KeyValueCache, MultiHeadAttention
-from .blocks import ACTIVATIONS, Stack
+from .blocks import ACTIVATIONS, Stack, new_norm
 from .config import ModelConfig
 
 
@@ -138,7 +138,7 @@ class VocabularyHead(nn.Module):
         super().__init__()
         V, D = config.vocab_size, config.d_model
         self.dense = nn.Linear(D, D) if config.head_transform else None
-        self.norm = nn.LayerNorm(D, eps=config.norm_eps) if config.head_transform else None
+        self.norm = new_norm(config) if config.head_transform else None
         self.activation = ACTIVATIONS[config.activation]
         self.bias = nn.Parameter(torch.zeros(V)) if config.head_bias else None
         self.output = None if config.tie_embeddings else nn.Linear(D, V, bias=False)

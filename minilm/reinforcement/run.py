@@ -9,7 +9,7 @@ from ..plumbing.errors import UserError
 from ..plumbing.folders import TRAINER, choose_folder
 from ..plumbing.script import begin, finish
 from ..pretraining.run import start_model
-from ..tokenizer.rows import END
+from ..tokenizer.rows import text_end
 from ..training.checkpoints import load_trainer, save_trainer
 from ..training.loop import TrainingSettings
 from . import report, reward
@@ -30,7 +30,7 @@ class Reinforcement(Rounds):
         if model.config.kind != "decoder":
             what = f"--model {source}: of kind {model.config.kind}, and a policy has to write"
             raise UserError(f"{what}; give a decoder, such as the run of python train.py --objective causal")
-        end, n = tokenizer.special_id(END), s.max_new_tokens
+        end, n = text_end(tokenizer), s.max_new_tokens
         rule = SamplingRule(tokenizer.never_written(model.config.vocab_size, end), s.temperature, eos_id=end)
         both = found.prompts, found.test_prompts
         prompts = (encode_prompts(tokenizer, texts, model.config, n) for texts in both)

@@ -25,6 +25,7 @@ class Tokenizer:
     """
 
     FORMAT, SAVED = "", ()  # "format" in the file, and which of the constructor's arguments it holds
+    PATTERNS = ()  # the names of patterns that a file may hold
     longest = None  # tokens of a row beyond which a published model of text vectors reads nothing
 
     def __init__(self, vocab: dict[int, bytes], special_ids: dict, aliases, added_ids: dict, fold=str):
@@ -113,10 +114,10 @@ class Tokenizer:
     def load(cls, path: str | Path, pattern: str | None = None) -> "Tokenizer":
         """Read what `save` wrote; UserError names a file that is damaged or another program's.
 
-        A regular expression can be made to search for ever: one that is not GPT-2's is given here as well.
+        A regular expression can be made to search for ever: one that has no name is given here as well.
         """
         data = checked(path, read_json(path), dict(longest=int | None, pattern=str | None), False)
-        if data.get("pattern") not in (None, pattern):
+        if data.get("pattern") not in (None, pattern, *cls.PATTERNS):
             raise UserError(f"{path}: cuts text by a pattern of its own; to trust it: load(path, pattern)")
         try:
             if data.pop("format", None) != cls.FORMAT:

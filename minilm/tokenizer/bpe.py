@@ -28,6 +28,16 @@ BYTE_CHARACTERS = [chr(byte if byte in _SHOWN else next(_spare)) for byte in ran
 GPT2_PATTERN = re.compile(
     r"'(?:[sdmt]|ll|ve|re)| ?[A-Za-z]+| ?[0-9]+| ?[^\t-\r A-Za-z0-9]+|[\t-\r ]+(?![^\t-\r ])|[\t-\r ]+"
 )
+# Those of later models, by name. GPT-4's joins a mark or a space to a word, and line ends to marks.
+_GPT4 = r"(?i:'(?:[sdmt]|ll|ve|re))|[^\r\nA-Za-z0-9]?[A-Za-z]+|[0-9]{1,3}| ?[^\t-\r A-Za-z0-9]+[\r\n]*"
+_GPT4 += r"|[\t-\r ]*[\r\n]+|[\t-\r ]+(?![^\t-\r ])|[\t-\r ]+"
+PATTERNS = {
+    "gpt2, digits apart": re.compile(  # SmolLM2
+        r"[0-9]|'(?:[sdmt]|ll|ve|re)| ?[A-Za-z]+| ?[^\t-\r A-Za-z0-9]+|[\t-\r ]+(?![^\t-\r 0-9])|[\t-\r ]+"
+    ),
+    "gpt4": re.compile(_GPT4),
+    "gpt4, digits apart": re.compile(_GPT4.replace("{1,3}", "")),  # Qwen 2
+}
 
 
 def _stand_in(match: re.Match) -> str:
@@ -40,9 +50,10 @@ def _stand_in(match: re.Match) -> str:
 
 def pre_tokens(text: str, pattern: re.Pattern | None = None) -> list[str]:
     """Cut a text into words that no merge crosses: GPT-2's, or the matches of `pattern` and all between."""
-    if pattern is None and text.isascii():
-        return GPT2_PATTERN.findall(text)
-    shape = re.sub(r"[^\x00-\x7f]", _stand_in, text) if pattern is None else text
+    known = pattern is None or pattern in PATTERNS.values()
+    if known and text.isascii():
+        return (pattern or GPT2_PATTERN).findall(text)
+    shape = re.sub(r"[^\x00-\x7f]", _stand_in, text) if known else text
     spans = (match.span() for match in (pattern or GPT2_PATTERN).finditer(shape))
     return [text[a:b] for a, b in pairwise([0, *chain.from_iterable(spans), len(text)]) if a < b]
 
@@ -118,13 +129,13 @@ def train_fast(words: dict[bytes, int], n_merges: int, cut=None) -> list[tuple[b
 
 
 class BPE(Tokenizer):
-    """`vocab`: id -> bytes. `merges`: pairs of bytes in the order learnt. `pattern`: see `pre_tokens`.
+    """`vocab`: id -> bytes. `merges`: pairs of bytes in the order learnt. `pattern`: of PATTERNS, or its own.
 
     A special token that `vocab` lacks gets the next free id. UserError for one that is repeated or of one
     byte, for a byte or merge without an id, and for a bad pattern.
     """
 
-    FORMAT = "minilm byte-level BPE 1"
+    FORMAT, PATTERNS = "minilm byte-level BPE 1", tuple(PATTERNS)
     SAVED = ("pattern", "special_tokens", "added_tokens", "aliases", "vocab", "merges")
 
     def __init__(self, vocab, merges, special_tokens=(), pattern=None, aliases=None, added_tokens=()):
@@ -138,7 +149,7 @@ class BPE(Tokenizer):
         super().__init__(vocab, special_ids, aliases, added_ids)
         self.merges, self.pattern = [(a, b) for a, b in merges], pattern
         try:
-            self._pattern = None if pattern is None else re.compile(pattern)
+            self._pattern = PATTERNS.get(pattern) or (None if pattern is None else re.compile(pattern))
             self._byte_ids = [ids[byte] for byte in BYTES]
             self._joined = [ids[a + b] for a, b in self.merges]  # rank of a merge -> id of its result
             self._ranks = {(ids[a], ids[b]): rank for rank, (a, b) in enumerate(self.merges)}
@@ -259,7 +270,9 @@ class BPE(Tokenizer):
             raise UserError(f"{vocab_json}, {merges_txt}: not GPT-2's vocabulary files ({error})") from None
 
     @classmethod
-    def from_names(cls, ids: dict[str, int], merges: list, special_tokens=(), aliases=None, added_tokens=()):
+    def from_names(
+        cls, ids: dict[str, int], merges: list, special_tokens=(), aliases=None, added_tokens=(), pattern=None
+    ) -> "BPE":
         """Build from ids and merges as in GPT-2's files, where special and added tokens are plain text."""
         if wrong := [name for name, i in ids.items() if type(i) is not int]:
             raise ValueError(f"the id of {wrong[0]!r} is {ids[wrong[0]]!r}")
@@ -271,7 +284,7 @@ class BPE(Tokenizer):
         merges = [merge for merge in merges if merge and merge[:9] != "#version:"]  # the first line
         pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in merges)
         merges = [(token_of[a], token_of[b]) for a, b in pairs]
-        return cls(vocab, merges, special_tokens, aliases=aliases, added_tokens=added_tokens)
+        return cls(vocab, merges, special_tokens, pattern, aliases, added_tokens)
 
 
 def token_name(token: bytes) -> str:

@@ -93,13 +93,30 @@ def text_rows(tokenizer, config: ModelConfig, texts: Sequence[str], seconds=None
 
 def framed(tokenizer, config: ModelConfig, first: list[int], second=None) -> tuple[list[int], int]:
     """Return a row with its special tokens, and how many of its tokens stand before text B."""
-    begin, end = map(tokenizer.special_id, (END, END) if config.kind == "decoder" else ("[CLS]", "[SEP]"))
+    begin = tokenizer.special_id(END if config.kind == "decoder" else "[CLS]")
+    end = text_end(tokenizer) if config.kind == "decoder" else tokenizer.special_id("[SEP]")
     if second is None:
         return [begin, *first, end], len(first) + 2
     # Liu et al. 2019 and Lewis et al. 2020, whose [SEP] is </s>, put two of them between texts.
     twice = config.kind != "decoder" and "</s>" in tokenizer.special_tokens
     a = [begin, *first, *[end] * (1 + twice)]
     return [*a, *second, end], len(a)
+
+
+def text_end(tokenizer) -> int:
+    """Return the id that ends a decoder's text: where a published model talks in turns, that of a turn."""
+    return tokenizer.special_id("[EOS]" if "[EOS]" in tokenizer.aliases else END)
+
+
+def chat_ids(tokenizer, turns: Iterable[tuple[str, str]]) -> list[int]:
+    """Return turns, each a role and a text, in ChatML, up to where the assistant is to speak.
+
+    <|im_start|>user, line break, text <|im_end|> line break <|im_start|>assistant, line break
+    """
+    start, end = map(tokenizer.special_id, ("<|im_start|>", "<|im_end|>"))
+    spoken = [tokenizer.encode(f"{role}\n{text}", allow_special=False) for role, text in turns]
+    ids = [token for turn in spoken for token in (start, *turn, end, *tokenizer.encode("\n"))]
+    return [*ids, start, *tokenizer.encode("assistant\n")]
 
 
 def rows_of(tokenizer, config: ModelConfig, rows: Sequence[tuple[list[int], int]], n_cut=0) -> RaggedRows:

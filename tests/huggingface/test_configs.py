@@ -35,7 +35,13 @@ def test_what_the_weights_tell():
 def test_there_and_back(kind):
     values = {"model_type": kind} | ({"n_inner": 3072} if kind == "gpt2" else {})
     config = to_model_config(values, "x")
-    config = replace(config, d_model=24, n_head=3, d_ff=50, dropout=0.25, init_std=0.5)
+    config = replace(config, d_model=24, n_head=3, d_ff=50, attention_dropout=0.25, init_std=0.5)
+    if "dropout" in LAYOUTS[kind].keys:
+        config = replace(config, dropout=0.125)
+    if kind in ("llama", "mistral", "qwen2"):
+        config = replace(config, n_kv_head=1, d_head=10, rope_theta=7.0)
+        plain = from_model_config(replace(config, n_kv_head=None, d_head=None), kind)
+        assert (plain["num_key_value_heads"], plain["head_dim"]) == (3, 8), "none is no number there"
     assert to_model_config(from_model_config(config, kind), "x") == config
     assert from_model_config(config, kind)["architectures"] == [LAYOUTS[kind].architecture]
     tanh = replace(config, activation="gelu_tanh")
@@ -51,10 +57,19 @@ def test_a_deviation_that_the_width_sets_is_written_out():
 @pytest.mark.parametrize(
     ("kind", "values", "message"),
     [
-        ("llama", {}, r"model_type 'llama' is none of ours.*: bert, roberta, megatron-bert, .*bart"),
+        ("opt", {}, r"model_type 'opt' is none of ours.*: bert, roberta, megatron-bert, .*bart"),
+        ("llama", dict(rope_scaling=dict(rope_type="llama3", factor=8.0)), "rope_type is 'llama3', and only"),
+        ("llama", dict(rope_scaling=dict(type="linear", factor=2.0)), "type is 'linear', and only 'default'"),
+        ("llama", dict(rope_parameters=dict(partial_rotary_factor=0.5)), "partial_rotary_factor is 0.5"),
+        ("llama", dict(rope_scaling="llama3"), "'rope_scaling' is 'llama3', expected"),
+        ("llama", dict(attention_bias=True), "attention_bias is True, and only False"),
+        ("llama", dict(quantization_config=dict(bits=4)), "quantization_config is {'bits': 4}"),
+        ("mistral", dict(sliding_window=4096), "sliding_window is 4096, and only None"),
+        ("qwen2", dict(use_sliding_window=True), "use_sliding_window is True, and only False"),
+        ("qwen2", dict(num_key_value_heads=5), "x: --n-kv-head 5 does not divide --n-head 32"),
         ("brt", {}, r"did you mean 'bert'"),
         (None, {}, "model_type None"),
-        ("bert", dict(hidden_act="silu"), "hidden_act 'silu' is none of ours.*: relu, gelu"),
+        ("bert", dict(hidden_act="swish2"), "hidden_act 'swish2' is none of ours.*: relu, gelu"),
         ("bert", dict(hidden_act=None), "hidden_act None"),
         ("bert", dict(position_embedding_type="relative_key"), "position_embedding_type is 'relative_key'"),
         ("bert", dict(is_decoder=True), "is_decoder is True, and only False"),
@@ -73,6 +88,14 @@ def test_a_deviation_that_the_width_sets_is_written_out():
 def test_what_cannot_be_expressed_is_named(kind, values, message):
     with pytest.raises(UserError, match=message):
         to_model_config({"model_type": kind} | values, "x")
+
+
+@pytest.mark.parametrize("key", ["rope_theta", "rope_parameters", "rope_scaling"])
+def test_how_fast_a_rotation_turns_stands_in_several_places(key):
+    theta = {"rope_theta": 5e5}
+    found = to_model_config({"model_type": "llama"} | (theta if key == "rope_theta" else {key: theta}), "x")
+    assert found.rope_theta == 5e5
+    assert to_model_config({"model_type": "qwen2", "sliding_window": 4096}, "x").biases == "qkv"
 
 
 def test_parts():

@@ -17,8 +17,13 @@ SHAPES = {
     "distilbert": dict(n_encoder_layer=2) | POST | HEADS,
     "gpt2": dict(n_decoder_layer=12, tie_embeddings=False) | PRE,
     "bart": dict(n_encoder_layer=2, n_decoder_layer=3, head_bias=True) | POST,
+    "llama": dict(n_decoder_layer=2, norm_kind="rms", gated=True, biases="none", tie_embeddings=False)
+    | dict(positions="rope", final_norm=True),
     "blenderbot": dict(n_encoder_layer=2, n_decoder_layer=3, head_bias=True) | PRE,
 }
+
+
+SHAPES |= dict(mistral=SHAPES["llama"], qwen2=SHAPES["llama"] | dict(biases="qkv"))
 
 
 @pytest.mark.parametrize("kind", NAMES)
@@ -41,6 +46,9 @@ def test_names_by_hand():
         gpt2 tokens.weight transformer.wte.weight
         bart decoder.blocks.2.cross_attention.v.weight model.decoder.layers.2.encoder_attn.v_proj.weight
         blenderbot decoder.norm.bias model.decoder.layer_norm.bias
+        llama decoder.blocks.10.feed_forward.gate.weight model.layers.10.mlp.gate_proj.weight
+        llama decoder.norm.weight model.norm.weight
+        qwen2 decoder.blocks.0.self_attention.k.bias model.layers.0.self_attn.k_proj.bias
     """
     for line in expected.strip().splitlines():
         kind, ours, theirs = line.split()
@@ -60,5 +68,6 @@ def test_tables():
 def test_buffers():
     for name in ("h.0.attn.bias", "transformer.h.11.attn.masked_bias", "model.encoder.version"):
         assert BUFFERS.fullmatch(name), name
+    assert BUFFERS.fullmatch("model.layers.3.self_attn.rotary_emb.inv_freq")
     for name in ("h.0.attn.c_attn.bias", "decoder.layers.0.self_attn.q_proj.bias", "lm_head.bias"):
         assert not BUFFERS.fullmatch(name), name

@@ -305,3 +305,67 @@ def test_layer_drops_weights_in_training_only(path):
     plain.load_state_dict(layer.state_dict())
     assert not torch.equal(layer(x), layer(x)), "no dropout while training"
     assert torch.allclose(layer.eval()(x), plain(x), atol=1e-6), "dropout must stop outside training"
+
+
+# Rotation, and heads that share keys and values
+
+
+@pytest.mark.parametrize("theta", [10000.0, 7.0])
+def test_a_pair_is_turned_by_the_angle_of_its_position(theta):
+    positions, x = torch.tensor([0, 1, 5]), torch.randn(B, H, 3, 6)
+    turned = attention.rotate(x, attention.turns(positions, 6, theta))
+    for t, position in enumerate(positions.tolist()):
+        for i in range(3):
+            angle = position * theta ** (-2 * i / 6)
+            a, b = x[1, 2, t, i].item(), x[1, 2, t, i + 3].item()
+            expected = [math.cos(angle) * a - math.sin(angle) * b, math.sin(angle) * a + math.cos(angle) * b]
+            found = turned[1, 2, t, [i, i + 3]].tolist()
+            assert found == pytest.approx(expected, abs=1e-5), f"pair {i} at position {position}: {angle} rad"
+
+
+def test_positions_of_each_row_turn_that_row():
+    x, positions = torch.randn(B, H, 3, 4), torch.tensor([[0, 0, 1], [4, 5, 6]])
+    both = attention.rotate(x, attention.turns(positions, 4, 100.0))
+    for row in range(B):
+        alone = attention.rotate(x[row : row + 1], attention.turns(positions[row], 4, 100.0))
+        assert torch.allclose(both[row], alone[0], atol=1e-6)
+
+
+@both_paths
+def test_only_the_distance_counts_after_a_rotation(path):
+    """Moved by 9 positions, all scores stay: the product depends on how far apart two tokens stand."""
+    layer, x = MultiHeadAttention(D, H).double(), torch.randn(B, 5, D, dtype=torch.float64)
+    layer.explicit = path == "explicit"
+    here, there = (attention.turns(torch.arange(5) + start, D_HEAD, 50.0).double() for start in (0, 9))
+    assert torch.allclose(layer(x, turns=here), layer(x, turns=there), atol=1e-5)
+    assert not torch.allclose(layer(x, turns=here), layer(x), atol=1e-3), "the order must count"
+
+
+@both_paths
+def test_chosen_queries_keep_their_own_turns(path):
+    layer, x = MultiHeadAttention(D, H), torch.randn(B, 5, D)
+    layer.explicit, turns = path == "explicit", attention.turns(torch.arange(5), D_HEAD, 50.0)
+    for chosen in (slice(-2, None), slice(1)):
+        expected = layer(x, turns=turns)[:, chosen]
+        assert torch.allclose(layer(x, turns=turns, chosen=chosen), expected, atol=1e-6)
+
+
+@both_paths
+@pytest.mark.parametrize("n_kv_head", [1, 2])
+def test_groups_of_heads_share_keys_and_values(n_kv_head, path):
+    """The same as a layer of 4 heads where each head of keys and values stands as often as it is used."""
+    shared, whole = (MultiHeadAttention(D, 4, n_kv_head=n, d_head=5) for n in (n_kv_head, None))
+    shared.explicit = whole.explicit = path == "explicit"
+    whole.q, whole.out = shared.q, shared.out
+    for name in "kv":
+        few, all_heads = getattr(shared, name), getattr(whole, name)
+        assert few.weight.shape == (n_kv_head * 5, D)
+        for head in range(4):
+            of = slice(head * n_kv_head // 4 * 5, (head * n_kv_head // 4 + 1) * 5)
+            all_heads.weight.data[head * 5 : head * 5 + 5] = few.weight.data[of]
+            all_heads.bias.data[head * 5 : head * 5 + 5] = few.bias.data[of]
+    x, cache = torch.randn(B, 6, D), KeyValueCache(6)
+    assert torch.allclose(shared(x, causal=True), whole(x, causal=True), atol=1e-6)
+    pieces = [shared(piece, causal=True, cache=cache) for piece in x.split([3, 1, 2], 1)]
+    assert torch.allclose(torch.cat(pieces, 1), whole(x, causal=True), atol=1e-6)
+    assert cache.k.shape == (B, n_kv_head, 6, 5), "the cache holds each key and value once"

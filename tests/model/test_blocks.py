@@ -126,6 +126,7 @@ def test_activations_and_feed_forward_follow_their_formulas(name):
         "relu": lambda x: max(0.0, x),
         "gelu": lambda x: x * (1 + math.erf(x / math.sqrt(2))) / 2,
         "gelu_tanh": lambda x: x / 2 * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+        "silu": lambda x: x / (1 + math.exp(-x)),
     }[name]
     x = torch.linspace(-4, 4, 41, dtype=torch.float64)
     expected = torch.tensor([formula(value) for value in x.tolist()], dtype=torch.float64)
@@ -134,6 +135,22 @@ def test_activations_and_feed_forward_follow_their_formulas(name):
     assert part.up.weight.shape == (F, D) and part.down.weight.shape == (D, F)
     inner = blocks.ACTIVATIONS[name](x @ part.up.weight.T + part.up.bias)
     assert torch.allclose(part(x), inner @ part.down.weight.T + part.down.bias, atol=1e-5)
+    gated = randomise(blocks.FeedForward(config(activation=name, gated=True, biases="none")))
+    inner = blocks.ACTIVATIONS[name](x @ gated.gate.weight.T) * (x @ gated.up.weight.T)
+    assert torch.allclose(gated(x), inner @ gated.down.weight.T, atol=1e-5), "the gate is what bends"
+
+
+def test_rms_norm_divides_by_the_root_of_the_mean_square():
+    norm, x = randomise(blocks.RMSNorm(D, eps=0.25)), 3 + torch.randn(B, T, D)
+    assert torch.allclose(norm(x), torch.nn.functional.rms_norm(x, (D,), norm.weight, 0.25), atol=1e-6)
+    row = x[1, 2].tolist()
+    root = math.sqrt(sum(number**2 for number in row) / D + 0.25)
+    expected = [w * number / root for w, number in zip(norm.weight.tolist(), row, strict=True)]
+    assert norm(x)[1, 2].tolist() == pytest.approx(expected, abs=1e-5), "no mean is taken off, eps is inside"
+    low = (x * 40).bfloat16()
+    exact = norm(low.float())
+    half = norm.bfloat16()(low)
+    assert half.dtype == torch.bfloat16 and (half - exact).abs().max() < 0.02 * exact.abs().max()
 
 
 def test_norm_stands_where_the_papers_put_it():

@@ -17,13 +17,18 @@ SMALL = dict(n_encoder_layer=1, d_model=12, n_head=3, d_ff=20, vocab_size=50)
 BAD = [
     ("n_head", 5, "--d-model 12 is not divisible by --n-head 5"),
     ("n_encoder_layer", 0, "--n-encoder-layer 0, --n-decoder-layer 0"),
-    ("positions", "rotary", "--positions rotary: must be one of learned, sinusoidal, alibi"),
+    ("positions", "rotary", "--positions rotary: must be one of learned, sinusoidal, alibi, rope"),
+    ("norm_kind", "batch", "--norm-kind batch: must be one of layer, rms"),
+    ("biases", "qk", "did you mean 'qkv'"),
+    ("n_kv_head", 2, "--n-kv-head 2 does not divide --n-head 3"),
+    ("rope_theta", 0.0, "--rope-theta 0.0: must be above 0"),
     ("norm", "prenorm", "did you mean 'pre'"),
     ("activation", "gelu_tan", "did you mean 'gelu_tanh'"),
     ("next_sentence", True, "--pooler"),
     ("norm", 3, "--norm 3: must be one of post, pre"),
 ]
 OUT_OF_RANGE = dict(vocab_size=[0], d_model=[0, -4], n_head=[0], d_ff=[0], max_positions=[0], n_segments=[-1])
+OUT_OF_RANGE |= dict(n_kv_head=[0], d_head=[0])
 OUT_OF_RANGE |= dict(position_offset=[-2], init_std=[-0.5], norm_eps=[-1e-5], attention_dropout=[1.5])
 OUT_OF_RANGE |= dict(n_encoder_layer=[-1], n_decoder_layer=[-1], dropout=[1.0, -0.1, float("nan")])
 for name, values in OUT_OF_RANGE.items():
@@ -42,6 +47,12 @@ def test_the_way_out_of_an_indivisible_width_works():
     with pytest.raises(UserError, match="try --d-model 15"):
         ModelConfig(**(SMALL | dict(n_head=5)))
     ModelConfig(**(SMALL | dict(n_head=5, d_model=15)))
+
+
+def test_a_rotation_needs_pairs_and_a_width_of_heads_none_that_fits():
+    with pytest.raises(UserError, match="--positions rope turns pairs, and a head has 3 numbers"):
+        ModelConfig(**(SMALL | dict(n_head=4, positions="rope")))
+    ModelConfig(**(SMALL | dict(n_head=5, d_head=6, positions="rope")))
 
 
 @pytest.mark.parametrize(
@@ -106,11 +117,13 @@ SIZES = {
     "gpt2-medium": (0, 24, 1024, 16, 4096, 50257, 1024),
     "gpt2-large": (0, 36, 1280, 20, 5120, 50257, 1024),
     "gpt2-xl": (0, 48, 1600, 25, 6400, 50257, 1024),
+    "smollm2-135m": (0, 30, 576, 9, 1536, 49152, 8192),
     "bart-base": (6, 6, 768, 12, 3072, 50265, 1024),
     "bart-large": (12, 12, 1024, 16, 4096, 50265, 1024),
 }
 TINY = {"bert-tiny": "bert-base", "distilbert-tiny": "distilbert", "gpt-tiny": "gpt2"}
-TINY |= {"gpt-alibi-tiny": "gpt2", "bart-tiny": "bart-base", "transformer-tiny": "transformer-base"}
+TINY |= {"gpt-alibi-tiny": "gpt2", "llama-tiny": "smollm2-135m", "bart-tiny": "bart-base"}
+TINY["transformer-tiny"] = "transformer-base"
 # How the families differ in what neither the sizes nor the number of parameters tell.
 FIELDS = ["positions", "norm", "activation", "norm_eps", "scale_embeddings", "init_std", "attention_dropout"]
 FAMILIES = {
@@ -119,6 +132,7 @@ FAMILIES = {
     "distilbert": ["learned", "post", "gelu", 1e-12, False, 0.02, 0.1],
     "gpt2": ["learned", "pre", "gelu_tanh", 1e-5, False, 0.02, 0.1],
     "bart": ["learned", "post", "gelu", 1e-5, False, 0.02, 0.1],
+    "smollm2": ["rope", "pre", "silu", 1e-5, False, 0.02, 0.0],
 }
 
 
@@ -132,7 +146,8 @@ def test_published_sizes_and_families(name):
     sizes = (c.n_encoder_layer, c.n_decoder_layer, c.d_model, c.n_head, c.d_ff, c.vocab_size, c.max_positions)
     assert sizes == SIZES[name], "encoder, decoder, d_model, n_head, d_ff, vocab_size, max_positions"
     assert [getattr(c, field) for field in FIELDS] == FAMILIES[name.split("-")[0]], FIELDS
-    assert c.tie_embeddings and c.dropout == (0.3 if name == "transformer-big" else 0.1)
+    assert c.tie_embeddings
+    assert c.dropout == {"transformer-big": 0.3, "smollm2-135m": 0.0}.get(name, 0.1)
     assert c.position_offset == (2 if name.startswith("bart") else 0)
 
 
@@ -144,5 +159,5 @@ def test_tiny_models_are_small_and_plain(name):
     assert config.init_std is None, "0.02 belongs to a width of 768"
     assert not config.embedding_norm and not config.head_transform, "both delay the lesson at this width"
     assert config.d_model <= 96 and config.n_layer <= 4 and config.vocab_size == 1024
-    for field in ("kind", "n_segments", "activation", "pooler"):
+    for field in ("kind", "n_segments", "activation", "pooler", "norm_kind", "gated", "biases"):
         assert getattr(config, field) == getattr(PRESETS[TINY[name]], field), f"{field} is its family's"

@@ -9,6 +9,7 @@ from torch import nn
 from unequal import config, inputs
 
 from minilm.model.attention import MultiHeadAttention
+from minilm.model.blocks import RMSNorm
 from minilm.model.config import PRESETS, ModelConfig
 from minilm.model.transformer import build
 
@@ -18,9 +19,11 @@ BASE = config("encoder-decoder", pooler=True, norm="post", init_std=0.3, final_n
 CHANGED = {
     "shapes": dict(vocab_size=33, n_encoder_layer=2, n_decoder_layer=1, d_model=15, d_ff=21, max_positions=12)
     | dict(n_segments=2, positions="sinusoidal", position_offset=2, embedding_norm=True, final_norm=True)
-    | dict(tie_embeddings=False, head_transform=True, head_bias=True, pooler=False, next_sentence=True),
+    | dict(tie_embeddings=False, head_transform=True, head_bias=True, pooler=False, next_sentence=True)
+    | dict(n_kv_head=1, d_head=6, norm_kind="rms", gated=True, biases="qkv"),
     "first weights": dict(init_std=None),
-    "outputs": dict(n_head=4, norm="pre", activation="relu", scale_embeddings=True, norm_eps=0.5),
+    "outputs": dict(n_head=4, norm="pre", activation="relu", scale_embeddings=True, norm_eps=0.5)
+    | dict(rope_theta=3.0),
     "outputs in training": dict(dropout=0.4, attention_dropout=0.4),
 }
 
@@ -52,19 +55,22 @@ def test_every_field_of_the_config_changes_the_model(field):
     what = next((what for what, fields in CHANGED.items() if field in fields), None)
     assert what, f"a new field: say in CHANGED what of the model {field!r} must change"
     value = CHANGED[what][field]
-    assert getattr(BASE, field) != value
-    before, after = aspects(BASE), aspects(dataclasses.replace(BASE, **{field: value}))
+    base = dataclasses.replace(BASE, positions="rope") if field == "rope_theta" else BASE
+    assert getattr(base, field) != value
+    before, after = aspects(base), aspects(dataclasses.replace(base, **{field: value}))
     assert differs(before[what], after[what]), f"no line of the model reads {field!r}"
     for other in ("shapes", "outputs"):
         if what == "outputs in training":
             assert not differs(before[other], after[other]), f"{field!r} must act in training only"
 
 
-def test_every_layer_norm_and_dropout_takes_its_number_from_the_config():
-    fields = dict(embedding_norm=True, final_norm=True, head_transform=True, norm_eps=0.01)
+@pytest.mark.parametrize("kind", ["layer", "rms"])
+def test_every_norm_and_dropout_takes_its_number_from_the_config(kind):
+    fields = dict(embedding_norm=True, final_norm=True, head_transform=True, norm_eps=0.01, norm_kind=kind)
     m = build(config("encoder-decoder", **fields, dropout=0.2, attention_dropout=0.3))
     for name, module in m.named_modules():
-        if isinstance(module, nn.LayerNorm):
+        if name.endswith("norm"):
+            assert type(module) is {"layer": nn.LayerNorm, "rms": RMSNorm}[kind], f"{name}: norm_kind"
             assert module.eps == 0.01, f"{name}: norm_eps"
         elif isinstance(module, nn.Dropout):
             assert module.p == 0.2, f"{name}: dropout"
@@ -91,6 +97,7 @@ PARAMETERS = {
     # The paper prints 65 and 213 million, without saying what it counts; these follow from its sizes.
     "transformer-base": (63_082_496, 63_082_496),
     "transformer-big": (214_245_376, 214_245_376),
+    "smollm2-135m": (134_515_008, 134_515_008),
 }
 
 
@@ -101,6 +108,13 @@ def test_published_models_have_the_published_number_of_parameters(name):
     heads = ("vocabulary.", "next_sentence.")
     body = sum(p.numel() for name, p in m.named_parameters() if not name.startswith(heads))
     assert (m.n_parameters(), body) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize(("biases", "expected"), [("all", "qkvoudg"), ("qkv", "qkv"), ("none", "")])
+def test_which_layers_of_a_block_have_a_bias(biases, expected):
+    m = build(config("decoder", biases=biases, gated=True, norm_kind="rms"))
+    found = {name.split(".")[-2][0] for name, _ in m.decoder.blocks.named_parameters() if "bias" in name}
+    assert found == {*expected}, "q, k, v, out, up, down, gate"
 
 
 @pytest.mark.parametrize("name", TINY)

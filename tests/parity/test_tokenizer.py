@@ -1,5 +1,6 @@
 """The same pre-tokens and ids as the Rust library `tokenizers` and the package `regex`, where installed."""
 
+import json
 import random
 import sys
 import unicodedata
@@ -7,7 +8,9 @@ import unicodedata
 import pytest
 from slow_tokens import gpt2_name
 
-from minilm.tokenizer.bpe import BPE, SPECIAL_TOKENS, pre_tokens
+from minilm.huggingface.exporting import rust_tokenizer as rust_tokenizer_json
+from minilm.huggingface.tokenizers import read_tokenizer
+from minilm.tokenizer.bpe import BPE, PATTERNS, SPECIAL_TOKENS, pre_tokens
 
 MIXED = (
     "Don't stop; we'll say they've 12 naïve cafés.\r\n\r\n\tTabs \u00a0 and\u2003wide   spaces  \n"
@@ -51,6 +54,21 @@ def test_pre_tokens_equal_the_rust_library():
     for text in [MIXED, *random_texts(1000, 40)]:
         theirs = [text[a:b] for _, (a, b) in cutter.pre_tokenize_str(text)]
         assert pre_tokens(text) == theirs, f"other pre-tokens for {text!r}"
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_words_of_later_models_equal_the_rust_library(pattern, tmp_path):
+    """The tokenizer.json that we write, read by Rust and by us: the same cuts, and the same ids."""
+    rust, path = pytest.importorskip("tokenizers"), tmp_path / "tokenizer.json"
+    ours = BPE.train([MIXED * 3, *random_texts(500, 60)], 900, SPECIAL_TOKENS, pattern)
+    path.write_text(json.dumps(rust_tokenizer_json(ours, (None, None))), encoding="utf-8")
+    theirs, (read, _) = rust.Tokenizer.from_file(str(path)), read_tokenizer(tmp_path, {"model_type": "llama"})
+    assert read.pattern == pattern
+    for text in [MIXED.replace("'ſ", "ſ"), "a  1 23\n\n 456  x!\n\n\n  'S'll", *random_texts(1000, 40)]:
+        cuts = [text[a:b] for _, (a, b) in theirs.pre_tokenizer.pre_tokenize_str(text)]
+        if "'ſ" not in text:  # to Rust that is a contraction, an s being among its capitals' letters
+            assert pre_tokens(text, PATTERNS[pattern]) == cuts, f"other words for {text!r}"
+            assert read.encode(text) == ours.encode(text) == theirs.encode(text).ids
 
 
 def test_every_character_has_the_class_of_the_regex_package():
