@@ -179,6 +179,7 @@ def rust_tokenizer(bpe: BPE, frame: Frame) -> dict:
     how["Split"] = lambda regex: dict(pattern={"Regex": regex}, behavior="Isolated", invert=False)
     how["ByteLevel"] = lambda use: byte_level | dict(use_regex=use)
     cuts = next(cuts for cuts, name in CUTS.items() if name == bpe.pattern)
-    cutter = dict(type="Sequence", pretokenizers=[dict(type=kind) | how[kind](x) for kind, x in cuts])
+    cutters = [dict(type=kind) | how[kind](value) for kind, value in cuts]
+    cutter = cutters[0] if len(cuts) == 1 else dict(type="Sequence", pretokenizers=cutters)
     steps = dict(pre_tokenizer=cutter, post_processor=around if tokens else None, decoder=byte_level)
     return dict(version="1.0", added_tokens=added, **steps, model=model)

@@ -7,6 +7,7 @@ knows of the task stands in its prompt (`scores.py` says how it answers).
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import cycle
 
 from ..plumbing.errors import UserError
 
@@ -69,7 +70,9 @@ def draw_questions(examples, tests, k: int, seed: int) -> list[Question]:
 
 def relabelled(questions: Sequence[Question], control: str, labels: Sequence[str], seed: int) -> list:
     """Return the questions with other labels in their examples (Min et al. 2022, section 4)."""
-    given = [label for question in questions for _, label in question.examples]
+    # Where all stand after the same examples these stay the same, so that they are read once.
+    apart = questions if len({q.examples for q in questions}) > 1 else questions[:1]
+    given = [label for question in apart for _, label in question.examples]
     rng = random.Random(f"{control} labels {seed}")
     if control == "shuffled":
         # over all prompts: the frequencies stay, what the labels say is gone; shuffled inside one prompt of
@@ -77,5 +80,5 @@ def relabelled(questions: Sequence[Question], control: str, labels: Sequence[str
         rng.shuffle(given)
     if control == "random":
         given = rng.choices(list(labels), k=len(given))
-    new = iter(given)
+    new = cycle(given)
     return [replace(q, examples=tuple((text, next(new)) for text, _ in q.examples)) for q in questions]

@@ -3,12 +3,14 @@
 import random
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import chain
 from operator import itemgetter
 from pathlib import Path
 from typing import Literal
 
+from ..extraction.features import embed, nearest
 from ..extraction.probe import split
 from ..model.sampling import SamplingRule
 from ..plumbing.errors import UserError
@@ -18,14 +20,15 @@ from ..plumbing.settings import CommonSettings
 from ..pretraining.run import start_model
 from ..texts.tables import read_table
 from ..training.objective import autocast
-from .prompts import PromptFormat, draw_questions
+from .prompts import PromptFormat, Question, draw_questions
 from .questions import CHANCE, FORMAT, NAMES, PROBE_SHOTS, TASKS, FewShot, curve, questions
 from .scores import SCORES
-from .study import Study, checksum
+from .study import BASELINE, Study, checksum
 from .terminal import Writer, loop, show
 
 SHOTS = (0, 1, 2, 4, 8)
 FIGURES = dict(nonce_keys="lookup_accuracy", story_items="story_item_accuracy", shuffled="shuffled_accuracy")
+FIGURES[BASELINE] = "bag_of_words_accuracy"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +45,9 @@ class PromptSettings(CommonSettings):
     template: str = "{text} : {label}"  # one example of --data
     separator: str = "\\n"  # between examples; \n is a line's end
     label_words: tuple[str, ...] = ()  # what labels are called in the prompt: 0=bad 1=good; none: as they are
+    select: Literal["random", "nearest"] = "random"  # examples of --data: drawn, or those most like the text
     prompt: str | None = None  # a text to go on with, or - to type at the terminal
+    chat: bool = False  # with --prompt: the text is what a user says, and the model answers
     max_new_tokens: int = 50  # with --prompt: most tokens to write
     temperature: float | None = None  # 0: always the likeliest token; none: 0.8, with --n-beam 1
     top_k: int | None = None  # draw from the k likeliest tokens
@@ -55,6 +60,10 @@ class PromptSettings(CommonSettings):
         if self.prompt is not None and not self.prompt.strip():
             raise UserError("--prompt is empty: give the beginning of a text, or - to type at the terminal")
         SamplingRule(temperature=self.temperature or 0.0, top_k=self.top_k, top_p=self.top_p)  # or UserError
+        if self.chat and self.prompt is None:
+            raise UserError("--chat needs --prompt: what to say, or - to talk at the terminal")
+        if self.select == "nearest" and not self.data:
+            raise UserError("--select nearest needs --data: the file with the examples to choose from")
         if self.test and not self.data:
             raise UserError(f"--test {self.test} needs --data: the file with the examples")
 
@@ -64,18 +73,22 @@ def answer_prompts(settings: PromptSettings) -> None:
     began, study = time.perf_counter(), make_study(settings) if settings.prompt is None else None
     name, kind = ("causal", None) if settings.prompt is not None or settings.data else ("in-context", FewShot)
     folder, model, tokenizer = start_model(settings.model, name, settings, kind)
+    if settings.precision == "bf16":
+        model.bfloat16()  # weights that are only read need half of the memory, and half of the way
+    if settings.select == "nearest":
+        study = replace(study, draws={"files": nearest_draws(settings, model, tokenizer)}, n_draw=1)
     if settings.compile and model.decoder is not None:
         model.decoder.compile()
     with autocast(settings.precision, choose_device(settings.device)):
         if study is not None:
             report(replace(settings, model=str(folder)), study, model, tokenizer, began)
             return
-        rule = (settings.temperature, settings.top_k, settings.top_p, settings.n_beam)
+        rule = (settings.temperature, settings.top_k, settings.top_p, settings.n_beam, settings.chat)
         writer = Writer(model, tokenizer, settings.max_new_tokens, *rule)
         if settings.prompt == "-":
             loop(writer, settings.seed)
         else:
-            show("" if model.encoder else settings.prompt)  # a decoder goes on with it
+            show("" if model.encoder or settings.chat else settings.prompt)  # a decoder goes on with it
             writer.write(settings.prompt, settings.seed, show)
             print()
 
@@ -99,7 +112,22 @@ def make_study(settings: PromptSettings) -> Study:
     prompt_format = PromptFormat(words, settings.template, settings.separator.replace("\\n", "\n"))
     share = [label for _, label in asked].count(max(words, key=given.count)) / len(asked)
     draws = {"files": lambda k, number: draw_questions(examples, asked, k, seed + number)}
-    return Study(draws, {"files": settings.data}, prompt_format, share, "commonest label", *how)
+    return Study(draws, {"files": settings.data}, prompt_format, share, "commonest label", *how, BASELINE)
+
+
+def nearest_draws(settings: PromptSettings, model, tokenizer) -> Callable[[int, int], list[Question]]:
+    """Return what gives each text its k nearest examples by `embed`, the nearest last (Liu et al. 2022)."""
+    examples, asked = examples_and_tests(settings)
+    vectors, queries = (embed(model, tokenizer, [text for text, _ in part]) for part in (examples, asked))
+    k = max(settings.shots or SHOTS)
+    order = [[i for i, _ in nearest(vectors, query, k)] for query in queries]
+
+    def draw(k: int, number: int) -> list[Question]:
+        """Return a question for each text; `number` changes nothing, since nothing is drawn."""
+        chosen = [tuple(examples[i] for i in reversed(best[:k])) for best in order]
+        return [Question(*parts) for parts in zip(chosen, *zip(*asked, strict=True), strict=True)]
+
+    return draw
 
 
 def examples_and_tests(settings: PromptSettings) -> tuple[list, list]:

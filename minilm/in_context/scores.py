@@ -8,8 +8,10 @@ Source: Brown et al. 2020, section 2.4; calibration: Zhao et al. 2021, "Calibrat
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from os.path import commonprefix
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..model.config import ModelConfig
@@ -20,6 +22,8 @@ from ..tokenizer.rows import END, decoder_begin, prompt_ids, text_ids
 from .prompts import PromptFormat, Question
 
 SCORES = ("sum", "mean", "calibrated")
+MOST_TOKENS = 2**14  # of a batch, those before it included: a large model's caches must fit into memory
+WORTH_SHARING = 16  # tokens
 CONTENT_FREE = ("N/A", "[MASK]", "")  # texts that call for no label: Zhao et al. 2021, section 5
 
 
@@ -62,19 +66,32 @@ def label_log_likelihoods(
     for row in rows:
         check_prompt(row + [0] * n_more, "a prompt with its examples", model.config)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))  # equal lengths need no padding
+    batch_size = min(batch_size, max(1, MOST_TOKENS // (len(rows[order[-1]]) + n_more)))
     result = torch.empty(len(rows), len(labels))
     start = decoder_begin(tokenizer) if model.encoder else []
+    # The examples, where all prompts begin with the same, are read once, for all that is asked after them.
+    shared = len(commonprefix([row[:-1] for row in rows])) if model.encoder is None else 0
     with evaluation_mode(model):
+        caches = None
+        if shared >= WORTH_SHARING:
+            caches, rows = model.new_caches(shared), [*rows]
+            model.decode(torch.tensor([rows[0][:shared]], device=model.tokens.weight.device), caches=caches)
+            rows = [row[shared:] for row in rows]
         for first in range(0, len(order), batch_size):
             chosen = order[first : first + batch_size]
-            result[chosen] = batch_likelihoods(model, [rows[i] for i in chosen], labels, start).cpu()
+            result[chosen] = batch_likelihoods(model, [rows[i] for i in chosen], labels, start, caches).cpu()
     return result[[distinct[prompt] for prompt in prompts]]
 
 
-def batch_likelihoods(model, prompts: list[list[int]], labels: list[tuple[int, ...]], start) -> Tensor:
-    """Return (B, n_label): log p(label | prompt) = sum over t of log p(label_t | prompt, label_<t)."""
+def batch_likelihoods(
+    model, prompts: list[list[int]], labels: list[tuple[int, ...]], start: list[int], caches=None
+) -> Tensor:
+    """Return (B, n_label): log p(label | prompt) = sum over t of log p(label_t | prompt, label_<t).
+
+    `caches`: of the tokens before all prompts, or none.
+    """
     device = model.tokens.weight.device
-    encoder_ids = encoder_mask = None
+    encoder_ids = encoder_mask = hidden = None
     if model.encoder:
         encoder_ids, encoder_mask = pad(prompts, 0, "right", device)  # (B, S)
         prompts = [start] * len(prompts)
@@ -84,8 +101,15 @@ def batch_likelihoods(model, prompts: list[list[int]], labels: list[tuple[int, .
     for head in {label[:-1] for label in labels}:
         # Padded on the left, so that the labels stand in the same columns; the last token's is a filling.
         ids, mask = pad([[*prompt, *head, 0] for prompt in prompts], 0, "left", device)  # (B, S + L)
+        if caches:
+            B, T = ids.shape
+            mask = torch.ones_like(ids) if mask is None else mask
+            seen = F.pad(mask[:, :-1], (caches[0][0].length, 0), value=1)  # (B, S + T - 1)
+            copies = [(own.repeated(B, T), past) for own, past in caches]
+            hidden = model.decode(ids[:, :-1], seen, caches=copies)[-1]  # (B, T - 1, D)
         inputs = (model, ids, mask, encoder_ids, encoder_mask)
-        log_probs = next_token_distributions(*inputs, n_prompt=ids.shape[1] - len(head) - 1)  # (B, L, V)
+        n_prompt = ids.shape[1] - len(head) - 1
+        log_probs = next_token_distributions(*inputs, n_prompt=n_prompt, hidden=hidden)  # (B, L, V)
         of_head = sum(log_probs[:, t, token] for t, token in enumerate(head))  # (B,), or 0
         for i, label in enumerate(labels):
             if label[:-1] == head:

@@ -2,17 +2,37 @@
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import mean, stdev
 
+import numpy as np
 import torch
 
+from ..extraction.probe import bag_of_words, probe_accuracy, standardised
 from .prompts import CONTROLS, PromptFormat, Question, relabelled
 from .scores import accuracy, answers, positions_needed
 
 T_975 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)  # Student's t, 1 to 9 degrees of freedom
+
+
+BASELINE = "a bag of words on the same examples"
+
+
+def baseline_accuracy(questions: Sequence[Question], labels: Sequence[str]) -> float:
+    """Return what a probe of a bag of words, fitted on the examples, makes of the texts.
+
+    Where each text has its own examples, their commonest label: what the choice alone is worth.
+    """
+    if len({q.examples for q in questions}) > 1:
+        given = [Counter(label for _, label in reversed(q.examples)).most_common(1)[0][0] for q in questions]
+        return mean(answer == q.label for answer, q in zip(given, questions, strict=True))
+    texts, given = zip(*questions[0].examples, strict=True)
+    bags = standardised(*bag_of_words(texts, [q.text for q in questions]))
+    classes = [np.array([labels.index(y) for y in part]) for part in (given, [q.label for q in questions])]
+    return probe_accuracy(bags[0], classes[0], bags[1], classes[1])
 
 
 @dataclass(frozen=True)
@@ -50,6 +70,7 @@ class Study:
     against: str  # ... and what that is
     n_draw: int
     score: str
+    baseline: str | None = None  # a further row
 
     @property
     def rows(self) -> list[tuple[str, str]]:
@@ -68,6 +89,13 @@ class Study:
         for row in self.rows:
             ks = shots if row[1] == "gold" else filter(None, shots)
             found[row] = {k: Interval.of([*map(ask, self.asked(*row, k))]) for k in ks}
+        if self.baseline:
+            task, labels = next(iter(self.draws)), [*self.prompt_format.words]
+            known = {k: self.asked(task, "gold", k) for k in shots if k}
+            found[task, self.baseline] = {
+                k: Interval.of([baseline_accuracy(questions, labels) for questions in draws])
+                for k, draws in known.items()
+            }
         return {row: by_shots for row, by_shots in found.items() if by_shots}
 
     def shots_that_fit(self, model, tokenizer, shots) -> tuple[int, ...]:
@@ -85,6 +113,7 @@ class Study:
         shots, rows = list(next(iter(found.values()))), []
         for (task, control), by_shots in found.items():
             name = self.names[task] if control == "gold" else f"    the same, {control} labels"
+            name = f"    {control}" if control == self.baseline else name
             cells = [str(by_shots[k]) if k in by_shots else "-" for k in shots]
             rows.append((name, *cells, f"{self.chance:.3f}"))
         return rows, ("examples in the prompt:", *map(str, shots), self.against)

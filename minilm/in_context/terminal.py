@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from ..model.generate import SamplingRule, check_decoder, sample
 from ..plumbing.errors import UserError
-from ..tokenizer.rows import decoder_begin, prompt_ids, text_end
+from ..tokenizer.rows import TURN_END, chat_ids, decoder_begin, prompt_ids, text_end
 
 HELP = "Type the beginning of a text. Arrows recall earlier ones, Ctrl-C ends an answer, Ctrl-D leaves."
 
@@ -19,12 +19,17 @@ class Writer:
     """A model with its tokenizer, and how it is to write; UserError for an encoder."""
 
     def __init__(
-        self, model, tokenizer, max_new_tokens=50, temperature=None, top_k=None, top_p=None, n_beam=1
-    ):
+        self, model, tokenizer, max_new_tokens=50, temperature=None, top_k=None, top_p=None, n_beam=1,
+        chat=False,
+    ):  # fmt: skip
         check_decoder(model)
+        if chat and TURN_END not in tokenizer.special_tokens:
+            raise UserError(f"--chat: this model knows no turns, for want of {TURN_END}; leave --chat out")
+        self.turns: list[tuple[str, str]] | None = [] if chat else None  # role and text
         self.model, self.tokenizer = model, tokenizer
         self.max_new_tokens, self.n_beam = max_new_tokens, n_beam
         end = tokenizer.special_id("[SEP]") if model.encoder else text_end(tokenizer)
+        end = tokenizer.special_id(TURN_END) if chat else end
         if temperature is None:
             temperature = 1.0 if n_beam > 1 else 0.8
         never = tokenizer.never_written(model.config.vocab_size, end)
@@ -40,10 +45,13 @@ class Writer:
             show(pieces.decode(tokenizer.decode_bytes(written)))
 
         how = dict(decoder_start_id=decoder_begin(tokenizer) if model.encoder else None, watch=watch)
-        prompts = [prompt_ids(tokenizer, model.config, prompt)]
-        written = sample(model, prompts, self.max_new_tokens, self.rule, seed, self.n_beam, **how)
+        turns = None if self.turns is None else [*self.turns, ("user", prompt)]
+        ids = chat_ids(tokenizer, turns) if turns else prompt_ids(tokenizer, model.config, prompt)
+        written = sample(model, [ids], self.max_new_tokens, self.rule, seed, self.n_beam, **how)
         ids = written.ids[0, written.n_prompt :].tolist()
         text = tokenizer.decode([i for i in ids if i != self.rule.eos_id])
+        if turns:
+            self.turns = [*turns, ("assistant", text)]
         if self.n_beam > 1:  # a search knows its text at the end only
             show(text)
         return text

@@ -100,6 +100,12 @@ class KeyValueCache:
         """Return the keys and values (B, H, S, d_head) of all positions so far."""
         return self.k.narrow(2, 0, self.length), self.v.narrow(2, 0, self.length)
 
+    def repeated(self, n_row: int, n_more: int) -> "KeyValueCache":
+        """Return a copy of one row's cache for `n_row` rows, with room for more positions."""
+        copy = KeyValueCache(self.length + n_more)
+        copy.append(*(x.expand(n_row, -1, -1, -1) for x in self.contents()))
+        return copy
+
     def reorder(self, rows: Tensor) -> None:
         """Make row i continue what row `rows[i]` held (beam search drops some rows and doubles others)."""
         if self.k is not None:

@@ -132,7 +132,7 @@ class BPE(Tokenizer):
     """`vocab`: id -> bytes. `merges`: pairs of bytes in the order learnt. `pattern`: of PATTERNS, or its own.
 
     A special token that `vocab` lacks gets the next free id. UserError for one that is repeated or of one
-    byte, for a byte or merge without an id, and for a bad pattern.
+    byte, for a merge without an id, and for a bad pattern. A byte without one is left out of a text.
     """
 
     FORMAT, PATTERNS = "minilm byte-level BPE 1", tuple(PATTERNS)
@@ -150,13 +150,13 @@ class BPE(Tokenizer):
         self.merges, self.pattern = [(a, b) for a, b in merges], pattern
         try:
             self._pattern = PATTERNS.get(pattern) or (None if pattern is None else re.compile(pattern))
-            self._byte_ids = [ids[byte] for byte in BYTES]
+            self._byte_ids = [ids.get(byte) for byte in BYTES]  # some published vocabularies lack a few
             self._joined = [ids[a + b] for a, b in self.merges]  # rank of a merge -> id of its result
             self._ranks = {(ids[a], ids[b]): rank for rank, (a, b) in enumerate(self.merges)}
         except re.error as error:
             raise UserError(f"pattern {pattern!r} is no regular expression of Python's re: {error}") from None
         except KeyError as error:
-            raise UserError(f"the vocabulary has no id for {error}, a byte or part of a merge") from None
+            raise UserError(f"the vocabulary has no id for {error}, part of a merge") from None
 
     @classmethod
     def train(cls, texts, vocab_size: int, special_tokens=(), pattern=None, learn=train_fast) -> "BPE":
@@ -202,7 +202,7 @@ class BPE(Tokenizer):
 
     def encode_word(self, word: str) -> tuple[int, ...]:
         """One word -> ids, by the merge learnt first, leftmost first, while one applies; n log n."""
-        ids = [*(self._byte_ids[byte] for byte in word.encode()), None]
+        ids = [i for byte in word.encode() if (i := self._byte_ids[byte]) is not None] + [None]
         left, right = [*range(-1, len(ids) - 1)], [*range(1, len(ids)), 0]  # a ring that None closes
         heap = [(self._ranks[pair], i) for i, pair in enumerate(pairwise(ids)) if pair in self._ranks]
         heapify(heap)

@@ -17,6 +17,7 @@ from ..model.config import ModelConfig
 from ..plumbing.errors import UserError
 
 END = "<|endoftext|>"  # before, between and after the texts of a decoder
+TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"  # around what one says in a conversation (ChatML)
 NO_SPACE_BEFORE = tuple(".,;:!?%)]}'’”")  # what stands close to the word before it
 
 
@@ -113,7 +114,7 @@ def chat_ids(tokenizer, turns: Iterable[tuple[str, str]]) -> list[int]:
 
     <|im_start|>user, line break, text <|im_end|> line break <|im_start|>assistant, line break
     """
-    start, end = map(tokenizer.special_id, ("<|im_start|>", "<|im_end|>"))
+    start, end = map(tokenizer.special_id, (TURN_START, TURN_END))
     spoken = [tokenizer.encode(f"{role}\n{text}", allow_special=False) for role, text in turns]
     ids = [token for turn in spoken for token in (start, *turn, end, *tokenizer.encode("\n"))]
     return [*ids, start, *tokenizer.encode("assistant\n")]

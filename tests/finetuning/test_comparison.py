@@ -92,6 +92,19 @@ def test_the_other_ways_are_those_that_were_not_chosen():
     assert results["all"].share == 1.0 and 0 < results["lora"].share < 1
 
 
+def test_only_scratch_begins_with_fresh_weights(monkeypatch):
+    task, parts, body, begun, plain = tuned.task(), tuned.parts(), tuned.body(seed=5), {}, comparison.prepared
+
+    def spy(body, task, parts, own, scratch):
+        made = plain(body, task, parts, own, scratch)
+        begun[own.tune, scratch] = torch.equal(made[0].tokens.weight, body.tokens.weight)
+        return made
+
+    monkeypatch.setattr(comparison, "prepared", spy)
+    comparison.other_ways(body, task, parts, tuned.settings(steps=1, compare=True, lora_rank=2))
+    assert begun == {("all", True): False, ("head", False): True, ("lora", False): True}
+
+
 def test_each_way_has_its_own_rate_and_the_same_steps(monkeypatch):
     seen, plain = [], comparison.train
     monkeypatch.setattr(comparison, "train", lambda m, o, own, *a: seen.append(own) or plain(m, o, own, *a))

@@ -42,6 +42,7 @@ def test_apart_learns_what_is_shared():
 
 def test_scores_and_what_needs_no_model():
     assert Similarity.trivial(SCORED, [("A b, c.", "a B. d", 0)]) == [0.5]
+    assert Similarity.trivial(SCORED, [("One", "one.", 0), ("!", "?", 0)]) == [1.0, 0.0]
     scores = task_of().score([1.0, 2.0, 3.0], [2.0, 8.0, 9.0])
     assert list(scores) == ["spearman", "pearson"] and scores["spearman"] == pytest.approx(1.0)
     assert scores["pearson"] < 0.99

@@ -148,6 +148,16 @@ def test_a_long_source_loses_its_beginning_and_the_answer_is_kept(kind):
 
 
 @each_kind
+def test_a_source_that_just_fits_is_not_called_cut(kind):
+    task, words = task_of(kind, context=24), ["a"]
+    while not task.source_ids(" ".join([*words, "a"]), 0)[1]:
+        words.append("a")
+    assert task.source_ids(" ".join(words), 0)[0] == task.source_ids(" ".join([*words, "a"]), 0)[0], (
+        "one word more is cut off at the beginning: the row is as long"
+    )
+
+
+@each_kind
 def test_a_long_source_is_cut_alike_in_training_and_in_use(kind):
     task, source = task_of(kind, context=24), EXAMPLES[3][0]
     prompts = [task.source_ids(source, n)[0] for n in (0, 2, task.n_answer)]

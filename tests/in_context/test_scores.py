@@ -58,13 +58,22 @@ def test_labels_that_begin_alike_get_their_end():
 
 @pytest.mark.parametrize("kind", ["decoder", "encoder-decoder"])
 @pytest.mark.parametrize("batch_size", [1, 3, 128])
-def test_likelihoods_are_those_of_one_text_at_a_time(kind, batch_size):
+@pytest.mark.parametrize(
+    "before", ["", "Rui found a lamp. Ana found two pens. The baker "], ids=["", "shared"]
+)
+def test_likelihoods_are_those_of_one_text_at_a_time(before, kind, batch_size, monkeypatch):
     model, tokenizer = model_of(kind), small.tokenizer()
     labels = [(7, 8, 9), (7, 8, 10), (11,), (12,), (7,)]
     prompts = ["Ana sells bread", "Rui", "The old baker likes two red pens", "Rui", "a lamp on Monday"]
+    prompts, read, decode = [before + prompt for prompt in prompts], [], model.decode
+    monkeypatch.setattr(model, "decode", lambda ids, *a, **k: read.append(ids.shape) or decode(ids, *a, **k))
     model.train()
     got = scoring.label_log_likelihoods(model, tokenizer, prompts, labels, batch_size)
     assert model.training and got.shape == (5, 5), "a model is left as it was"
+    if before and kind == "decoder":
+        n_shared = len(tokenizer.encode(before)) - 2
+        assert read[0][0] == 1 and read[0][1] > n_shared, "what all begin with is read once, alone"
+        assert max(length for _, length in read[1:]) < n_shared, "and not again with each question"
     model.eval()
     start = [tokenizer.special_id("[CLS]")]
     for i, prompt in enumerate(prompts):
