@@ -120,6 +120,7 @@ def test_what_has_no_equivalent_is_refused_with_the_flags_that_help(name, change
     assert message.startswith("runs/x: transformers has no") and f"with {flags} can be exported" in message
     for flag in flags.split(" --"):
         field, _, value = flag.removeprefix("--").replace("-", "_").partition(" ")
+        value = int(value) if value.isdigit() else value
         value = 1e-5 if field == "norm_eps" else value or not field.startswith("no_")
         changes = changes | {field.removeprefix("no_"): value}
     assert target(small(name, **changes), bpe, "runs/x"), "the flags do help"
