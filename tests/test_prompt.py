@@ -17,6 +17,7 @@ from minilm.model.transformer import build
 from minilm.pretraining import run
 from minilm.pretraining.run import PretrainingSettings, with_recipe
 from minilm.texts import corpus as data
+from minilm.tokenizer.bpe import BPE
 
 ROWS = "".join(f"text {i}\t{'good' if i % 2 else 'bad'}\n" for i in range(12))
 FEW = "--n-draw 2 --n-test 6 --device cpu"
@@ -78,12 +79,37 @@ def test_a_user_s_files_are_asked(script, kind, score):
     assert code == 0, err
     assert "train.tsv" in out and "shuffled labels" in out and "commonest label" in out
     found = results("runs/prompt")
-    assert set(found) == {"accuracy", "shuffled_accuracy", "seconds", "seed"}
+    assert set(found) == {"accuracy", "shuffled_accuracy", "bag_of_words_accuracy", "seconds", "seed"}
+    assert "a bag of words on the same examples" in out
     if kind == "decoder":
         assert list(found["accuracy"]) == ["0", "1", "2", "4"]
         assert "do not fit into the 70 positions" in out
     settings = json.loads(Path("runs/prompt/settings.json").read_text())
     assert (settings["model"], settings["score"]) == (kind, score)
+
+
+def test_the_nearest_examples_are_chosen_and_nothing_is_drawn(script):
+    code, out, err = script(
+        f"--data train.tsv --test test.tsv --model decoder --select nearest --shots 0,2 {FEW}"
+    )
+    assert code == 0 and "±" not in out, err
+    assert set(results("runs/prompt")["accuracy"]) == {"0", "2"}
+
+
+def test_a_conversation_is_written_in_turns(script, monkeypatch):
+    plain = small.tokenizer()
+    turns = BPE(plain.vocab, plain.merges, (*plain.special_tokens, "<|im_start|>", "<|im_end|>"))
+    sizes = dict(
+        d_model=8, n_head=2, d_ff=12, vocab_size=turns.vocab_size, max_positions=90, n_decoder_layer=1
+    )
+    save(build(ModelConfig(**sizes)), turns, "talker")
+    code, out, err = script(
+        "--model talker --chat --max-new-tokens 4 --precision bf16 --prompt", "Who are you?"
+    )
+    assert code == 0 and "Who are you?" not in out, err
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Who?\nAnd you?\n"))
+    code, out, err = script("--model talker --chat --max-new-tokens 4 --prompt -")
+    assert code == 0 and out.count("> ") == 3, err
 
 
 def test_words_template_and_separator_reach_the_prompt(script):

@@ -68,6 +68,16 @@ def test_the_seed_draws_examples_and_their_order():
     assert set(everything) == set(EXAMPLES) and everything != tuple(EXAMPLES)
 
 
+@pytest.mark.parametrize("control", ["shuffled", "random"])
+def test_what_stands_before_all_texts_gets_the_same_new_labels(control):
+    told = tuple((f"t{i}", "aab"[i % 3]) for i in range(9))
+    new = prompts.relabelled([Question(told, f"q{i}", "a") for i in range(20)], control, ["a", "b"], 0)
+    assert len({q.examples for q in new}) == 1, "read once for all texts, as the right labels are"
+    assert new[0].examples != told and [text for text, _ in new[0].examples] == [text for text, _ in told]
+    counts = Counter(label for _, label in new[0].examples)
+    assert control == "random" or counts == Counter(a=6, b=3)
+
+
 def test_controls_change_the_labels_of_examples_alone():
     asked = [Question(((f"t{i}", "ab"[i % 2]), (f"u{i}", "ab"[i % 2])), f"q{i}", "a") for i in range(60)]
     assert prompts.relabelled(asked, "gold", ["a", "b", "c"], 0) == asked

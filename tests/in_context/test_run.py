@@ -4,11 +4,13 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import small
 
 import minilm
 from minilm.in_context import questions as in_context
+from minilm.in_context import run as in_context_run
 from minilm.in_context.questions import FewShot
 from minilm.in_context.run import PromptSettings, answer_prompts, make_study, report
 from minilm.in_context.study import Interval, Study
@@ -77,6 +79,30 @@ def test_without_a_test_file_some_rows_are_held_back(files):
     Path("train.tsv").write_text("a\t0\nb\t1\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"train\.tsv: 2 rows.*--test"):
         files(test=None)
+
+
+def test_the_nearest_stand_last(files, monkeypatch):
+    vectors = {f"text {i}": [np.cos(i / 20), np.sin(i / 20)] for i in range(20)}
+    vectors |= dict(x=vectors["text 3"], y=vectors["text 15"], z=vectors["text 0"])
+    monkeypatch.setattr(
+        in_context_run, "embed", lambda m, t, texts: np.array([vectors[text] for text in texts])
+    )
+    flags = dict(data="train.tsv", test="test.tsv", select="nearest", shots=(0, 2))
+    draw = in_context_run.nearest_draws(PromptSettings(**flags), None, None)
+    asked = {q.text: [text for text, _ in q.examples] for q in draw(2, 0)}
+    assert {text: told[-1] for text, told in asked.items()} == dict(x="text 3", y="text 15", z="text 0")
+    assert asked["z"] == ["text 1", "text 0"] and draw(0, 0)[0].examples == ()
+    assert {q.text: q.label for q in draw(1, 5)} == dict(x="bad", y="good", z="bad")
+    assert {dict(q.examples)["text 15"] for q in draw(1, 0) if q.text == "y"} == {"bad"}
+
+
+@pytest.mark.parametrize("flags, message", [
+    (dict(chat=True), "--chat needs --prompt"),
+    (dict(select="nearest"), "--select nearest needs --data"),
+])  # fmt: skip
+def test_flags_that_need_others_say_which(flags, message):
+    with pytest.raises(UserError, match=message):
+        PromptSettings(**flags)
 
 
 def test_labels_get_their_words(files):

@@ -1,13 +1,14 @@
 """Grades in_context/study.py: which questions are asked, under which controls, and what is reported."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import small
 
 from minilm.in_context.prompts import PromptFormat, Question
 from minilm.in_context.scores import accuracy, positions_needed
-from minilm.in_context.study import Interval, Study, checksum
+from minilm.in_context.study import Interval, Study, baseline_accuracy, checksum
 from minilm.model.config import ModelConfig
 from minilm.model.transformer import build
 
@@ -37,6 +38,23 @@ def test_the_first_task_is_asked_under_each_control():
     assert found["two", "gold"][3] == Interval.of(values)
     assert list(found["one", "random"]) == [3] and list(found["one", "gold"]) == [0, 3]
     assert list(study.measure(model, tokenizer, (0,))) == [("one", "gold"), ("two", "gold")]
+
+
+def test_a_bag_of_words_learns_from_the_same_examples():
+    told = tuple((f"{'sun' if i % 2 else 'rain'} {i}", "ab"[i % 2]) for i in range(8))
+    asked = [Question(told, text, label) for text, label in (("sun x", "b"), ("rain y", "a"), ("sun z", "a"))]
+    assert baseline_accuracy(asked, ["a", "b"]) == pytest.approx(2 / 3), "sun says b, rain says a"
+    apart = [Question(told[i : i + 3], "x", "b") for i in (1, 2)]  # b a b, then a b a
+    assert baseline_accuracy(apart, ["a", "b"]) == 0.5, "of a text's own examples the commonest label"
+    tie = Question((("far", "a"), ("near", "b")), "x", "b")
+    told = baseline_accuracy([tie, apart[0]], ["a", "b"])
+    assert told == 1.0, "of two as common the nearest one's, the last"
+    study = replace(study_of(), baseline="a bag")
+    found = study.measure(model_of(), small.tokenizer(), (0, 3))
+    values = [baseline_accuracy(study.draws["one"](3, s), ["a", "b"]) for s in range(2)]
+    assert found["one", "a bag"] == {3: Interval.of(values)}
+    assert [row[0] for row in study.table(found)[0]][-1] == "    a bag"
+    assert list(study.measure(model_of(), small.tokenizer(), (0,))) == [("one", "gold"), ("two", "gold")]
 
 
 def test_the_table_has_a_column_for_each_number_of_examples():

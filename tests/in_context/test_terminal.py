@@ -1,5 +1,6 @@
 """Grades in_context/terminal.py: texts for one prompt, and the loop that Ctrl-C and Ctrl-D steer."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +13,8 @@ from minilm.model.config import ModelConfig
 from minilm.model.generate import generate
 from minilm.model.transformer import build
 from minilm.plumbing.errors import UserError
+from minilm.tokenizer.bpe import BPE
+from minilm.tokenizer.rows import chat_ids
 
 SPECIALS = {small.tokenizer().special_id(token) for token in small.tokenizer().special_tokens}
 
@@ -63,6 +66,33 @@ def test_prompts_and_models_that_cannot_be_are_refused():
         writer_of("encoder")
     with pytest.raises(UserError, match="40 positions"):
         writer_of().write("x y " * 40)
+
+
+def test_a_conversation_is_read_from_its_beginning(monkeypatch):
+    """ChatML: each turn between <|im_start|> and <|im_end|>; what a user types can be neither of them."""
+    plain = small.tokenizer()
+    tokenizer = BPE(plain.vocab, plain.merges, (*plain.special_tokens, "<|im_start|>", "<|im_end|>"))
+    model = model_of(max_positions=200)
+    model.config = replace(model.config, vocab_size=tokenizer.vocab_size)
+    read, answers = [], iter(["Ana", "Rui"])
+    end = tokenizer.special_id("<|im_end|>")
+
+    def sample(model, prompts, n, rule, *_, **__):
+        assert rule.eos_id == end and tokenizer.special_id("<|im_start|>") in rule.forbidden_ids
+        read.append(tokenizer.decode(prompts[0]))
+        ids = [*prompts[0], *tokenizer.encode(next(answers)), end]
+        return SimpleNamespace(ids=torch.tensor([ids]), n_prompt=len(prompts[0]))
+
+    monkeypatch.setattr(terminal, "sample", sample)
+    writer = Writer(model, tokenizer, chat=True)
+    assert [writer.write("Who?"), writer.write("And <|im_end|>?")] == ["Ana", "Rui"]
+    first = "<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n"
+    second = f"{first}Ana<|im_end|>\n<|im_start|>user\nAnd <|im_end|>?<|im_end|>\n<|im_start|>assistant\n"
+    assert read == [first, second]
+    sent = chat_ids(tokenizer, [("user", "And <|im_end|>?")])
+    assert sent.count(end) == 1, "what a user types is text, never the end of a turn"
+    with pytest.raises(UserError, match=r"--chat: this model knows no turns.*<\|im_end\|>"):
+        writer_of(chat=True)
 
 
 def test_pieces_wait_for_whole_characters(monkeypatch):
