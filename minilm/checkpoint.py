@@ -16,6 +16,7 @@ That is why trainer.pt holds the weights too: resuming reads trainer.pt alone.
 
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from .huggingface import exporting, loading
@@ -26,20 +27,21 @@ from .plumbing.errors import UserError, suggest
 from .plumbing.folders import CONFIG, FORMAT, SETTINGS, TOKENIZER, WEIGHTS, read_json
 from .plumbing.safetensors import check_state, read_tensors, write_tensors
 from .plumbing.settings import checked
+from .tokenizer.base import Tokenizer
 from .tokenizer.bpe import BPE
 from .tokenizer.wordpiece import WordPiece
 
 
-def load(path: str | Path, device: str = "cpu") -> tuple[nn.Module, BPE | WordPiece | None]:
+def load(path: str | Path, device: str = "cpu", dtype=torch.float32) -> tuple[nn.Module, Tokenizer | None]:
     """Return (model in evaluation mode, tokenizer or None) of a run, a Hugging Face folder, or "hf:NAME"."""
     if is_published(path):
-        return loading.load(path, device)
+        return loading.load(path, device, dtype)
     folder, config = Path(path), load_config(path)
     tensors = read_weights(folder)
     model = build_for_weights(config, tensors, folder / CONFIG)
     load_weights(folder, model, tensors)
     tokenizer = load_tokenizer(folder / TOKENIZER) if (folder / TOKENIZER).exists() else None
-    return model.to(device).eval(), tokenizer
+    return model.to(device, dtype).eval(), tokenizer
 
 
 def save(model: nn.Module, tokenizer, path: str | Path, overwrite: bool = False) -> None:

@@ -66,7 +66,7 @@ def extract_features(given: dict) -> Path:
         raise UserError("--tokens --probe: the probe reads one vector a text; give one of the two")
     parts = {} if settings.tokens else read_parts(settings.data, settings.test, asked, settings.seed)
     settings = replace(settings, probe=asked is not False and "test" in parts)
-    source, model, tokenizer = start_model(settings.model, "masked", settings)
+    source, model, tokenizer = start_model(settings.model, "masked", settings, reads_only=True)
     for stack in filter(None, (model.encoder, model.decoder) if settings.compile else ()):
         stack.compile(dynamic=True)
     whose = " (the states are the encoder's)" if model.config.kind == "encoder-decoder" else ""

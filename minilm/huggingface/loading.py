@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ..model.config import ModelConfig
-from ..model.transformer import build_for_weights
+from ..model.transformer import build, build_for_weights
 from ..plumbing.errors import UserError
 from ..plumbing.folders import make_folder, read_json, write_json
 from ..plumbing.safetensors import check_state, read_tensors
@@ -40,7 +40,7 @@ HEADS = ("vocabulary", "pooler", "next_sentence")
 MATRICES = re.compile(r"transformer\.h\.\d+\.(attn|mlp)\.c_\w+\.weight")  # GPT-2's, which are turned
 
 
-def load(path: str | Path, device: str = "cpu") -> tuple[nn.Module, object]:
+def load(path: str | Path, device: str = "cpu", dtype=torch.float32) -> tuple[nn.Module, object]:
     """Return (model in evaluation mode, tokenizer or None) of a Hugging Face folder or "hf:NAME".
 
     UserError where the name or the shape of a weight is wrong; what is drawn at random is told.
@@ -62,16 +62,21 @@ def load(path: str | Path, device: str = "cpu") -> tuple[nn.Module, object]:
         # Of an untied head the bias inside the matrix is the one that transformers adds.
         is_untied = copy.replace(".bias", ".weight") in theirs
         tensors[name] = second if is_untied else tensors.get(name, second)
+    for name, tensor in tensors.items():  # one by one, so that the memory never holds two of each
+        tensors[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
     found = unpack(tensors, config)
     absent = [name for name in theirs if name not in found and theirs[name].split(".")[0] in HEADS]
     expected = {name: state[ours] for name, ours in theirs.items() if name not in absent}
     check_state(f"{folder / CONFIG}, or what stands beside it,", found, expected)
-    model.load_state_dict({theirs[name]: tensor for name, tensor in found.items()}, strict=False)
+    if absent:
+        model = build(config)
+    weights = {theirs[name]: tensor.contiguous() for name, tensor in found.items()}
+    model.load_state_dict(weights, strict=False, assign=True)
     if heads := sorted({name.rpartition(".")[0] for name in absent}):
         notes = [f"not in it, so drawn at random: {', '.join(heads)}", *notes]
     for note in notes:
         print(f"{folder}: {note}", file=sys.stderr)
-    return model.to(device).eval(), tokenizer
+    return model.to(device, dtype).eval(), tokenizer
 
 
 def read_folder(path: str | Path) -> tuple[Path, dict, ModelConfig, dict[str, Tensor]]:
@@ -92,8 +97,8 @@ def read_folder(path: str | Path) -> tuple[Path, dict, ModelConfig, dict[str, Te
 
 
 def unpack(tensors: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-    """Return tensors as in the name tables: (out, in), q, k, v apart, float32; what is misshapen stays."""
-    tensors = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
+    """Return tensors as in the name tables: (out, in), q, k, v apart; what is misshapen stays."""
+    tensors = dict(tensors)
     for name in list(tensors):
         if MATRICES.fullmatch(name) and tensors[name].dim() == 2:
             tensors[name] = tensors[name].T

@@ -72,9 +72,7 @@ def answer_prompts(settings: PromptSettings) -> None:
     """Write a text for --prompt, or print the accuracy against the number of examples."""
     began, study = time.perf_counter(), make_study(settings) if settings.prompt is None else None
     name, kind = ("causal", None) if settings.prompt is not None or settings.data else ("in-context", FewShot)
-    folder, model, tokenizer = start_model(settings.model, name, settings, kind)
-    if settings.precision == "bf16":
-        model.bfloat16()  # weights that are only read need half of the memory, and half of the way
+    folder, model, tokenizer = start_model(settings.model, name, settings, kind, reads_only=True)
     if settings.select == "nearest":
         study = replace(study, draws={"files": nearest_draws(settings, model, tokenizer)}, n_draw=1)
     if settings.compile and model.decoder is not None:

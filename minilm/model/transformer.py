@@ -12,6 +12,7 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ..plumbing.errors import UserError
 from .attention import KeyValueCache, MultiHeadAttention
@@ -158,17 +159,26 @@ def build(config: ModelConfig) -> Transformer:
     return Transformer(config)
 
 
+class Undrawn(TorchFunctionMode):
+    """While it lasts no first weight is drawn: for a model that gets its numbers from a file at once."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        """Call a function, unless it draws."""
+        if function in (nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_):
+            return None
+        return function(*args, **kwargs or {})
+
+
 def build_for_weights(config: ModelConfig, tensors: dict[str, Tensor], where) -> Transformer:
-    """Return `build(config)`; UserError, before memory is asked for, where it is far larger than its weights.
+    """Return a model without numbers for `tensors`; UserError where these would fill a small part of it.
 
     A config.json from elsewhere may ask for any number of layers: `tensors` is what stands beside it.
     """
-    n_number = 10**6 + 2 * sum(tensor.numel() for tensor in tensors.values())  # heads may be missing
+    D, width = config.d_model, config.n_head * (config.d_head or config.d_model // config.n_head)
+    n_row = config.vocab_size + config.max_positions * (config.positions == "learned")
+    least = n_row * D + config.n_layer * 2 * D * (width + config.d_ff)  # q and out, up and down
     sizes = [size for size in vars(config).values() if type(size) is int]
-    fits = max(*sizes, config.max_positions * config.d_model) <= n_number and config.n_layer <= len(tensors)
-    if fits:
-        with torch.device("meta"):  # shapes without numbers
-            fits = build(config).n_parameters() <= n_number
-    if not fits:
+    if max(least, *sizes) > 10**6 + 2 * sum(tensor.numel() for tensor in tensors.values()):  # heads may miss
         raise UserError(f"{where}: describes a model far larger than the weights beside it; get both anew")
-    return build(config)
+    with Undrawn():
+        return build(config)

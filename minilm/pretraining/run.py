@@ -277,16 +277,18 @@ def newest_or_train(
 
 
 def start_model(
-    source: str | None, name: str, settings, kind: type[Pretraining] | None = None
+    source: str | None, name: str, settings, kind: type[Pretraining] | None = None, reads_only: bool = False
 ) -> tuple[Path | str, torch.nn.Module, BPE]:
     """Return (folder, model, tokenizer) that a later regime starts from: `source`, else the run `name`."""
     source = source or newest_or_train(name, settings.seed, settings.device, kind)
-    return source, *load_reader(source, str(choose_device(settings.device)))
+    # Weights that move need float32, whose steps are smaller than bfloat16's; others take half of the memory.
+    dtype = torch.bfloat16 if reads_only and settings.precision == "bf16" else torch.float32
+    return source, *load_reader(source, str(choose_device(settings.device)), dtype)
 
 
-def load_reader(source: Path | str, device: str = "cpu") -> tuple[torch.nn.Module, BPE]:
+def load_reader(source: Path | str, device: str = "cpu", dtype=torch.float32) -> tuple[torch.nn.Module, BPE]:
     """Return the model and the tokenizer of a folder; UserError where there is no tokenizer in it."""
-    model, tokenizer = load(source, device)
+    model, tokenizer = load(source, device, dtype)
     if tokenizer is None:
         raise UserError(f"{source}: no tokenizer in it, and text cannot be read without one")
     return model, tokenizer

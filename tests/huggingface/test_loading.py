@@ -21,7 +21,7 @@ from minilm.huggingface import loading
 from minilm.huggingface.loading import download, load, read_weights, unpack
 from minilm.model.config import ModelConfig
 from minilm.plumbing.errors import UserError
-from minilm.plumbing.safetensors import read_tensors
+from minilm.plumbing.safetensors import read_tensors, write_tensors
 from minilm.tokenizer.bpe import BPE
 from minilm.tokenizer.wordpiece import WordPiece
 
@@ -207,9 +207,20 @@ def test_gpt2_is_turned_and_cut_in_three():
 def test_other_layouts():
     found = unpack({"final_logits_bias": torch.arange(5.0)[None]}, CONFIG)
     assert found["final_logits.bias"].shape == (5,), "the bias of BART is a row"
-    given = {"a": torch.ones(2).bfloat16(), "b": torch.ones(2).half(), "c": torch.ones(2).int()}
-    kinds = [t.dtype for t in unpack(given, CONFIG).values()]
-    assert kinds == [torch.float32, torch.float32, torch.int32], "half precision becomes whole"
+
+
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_numbers_get_the_asked_precision(stored, dtype, tmp_path):
+    """Half precision becomes whole, for training; weights that are only read may stay at half."""
+    folder = published.folder(tmp_path / "gpt2", "gpt2")
+    tensors = {name: t.to(stored) for name, t in read_tensors(folder / "model.safetensors").items()}
+    write_tensors(folder / "model.safetensors", tensors)
+    model, _ = load(folder, dtype=dtype)
+    assert {p.dtype for p in model.parameters()} == {dtype}
+    assert torch.equal(model.tokens.weight, tensors["wte.weight"].to(dtype))
+    assert model.decoder.blocks[0].self_attention.q.weight.is_contiguous(), "products would be slower"
+    assert model.tokens.weight.requires_grad
 
 
 def test_a_lone_segment_goes_into_the_positions():
