@@ -42,8 +42,8 @@ class PromptSettings(CommonSettings):
     n_draw: int = 5  # draws of the examples, for the confidence intervals
     n_test: int = 200  # questions of one draw; of --test at most so many are asked
     score: Literal[SCORES] = "sum"  # of a label: log-likelihood, per token, or calibrated
-    template: str = "{text} : {label}"  # one example of --data
-    separator: str = "\\n"  # between examples; \n is a line's end
+    template: str = "{text} : {label}"  # one example of --data; \n is a line's end
+    separator: str = "\\n"  # between examples, likewise
     label_words: tuple[str, ...] = ()  # what labels are called in the prompt: 0=bad 1=good; none: as they are
     select: Literal["random", "nearest"] = "random"  # examples of --data: drawn, or those most like the text
     prompt: str | None = None  # a text to go on with, or - to type at the terminal
@@ -107,7 +107,8 @@ def make_study(settings: PromptSettings) -> Study:
             expected = f"expected LABEL=WORD with a label of {', '.join(list(words)[:9])}"
             raise UserError(f"--label-words {option}: {expected}")
         words[label] = word
-    prompt_format = PromptFormat(words, settings.template, settings.separator.replace("\\n", "\n"))
+    breaks = (option.replace("\\n", "\n") for option in (settings.template, settings.separator))
+    prompt_format = PromptFormat(words, *breaks)
     share = [label for _, label in asked].count(max(words, key=given.count)) / len(asked)
     draws = {"files": lambda k, number: draw_questions(examples, asked, k, seed + number)}
     return Study(draws, {"files": settings.data}, prompt_format, share, "commonest label", *how, BASELINE)
