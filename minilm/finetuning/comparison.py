@@ -55,7 +55,7 @@ def trained(model: WithHead, objective: FineTuning, settings, folder=None, token
     label = None if folder else settings.tune
     outcome = train(model, objective, settings, folder, tokenizer, optimizer, settings.patience, label)
     predictions = objective.task.predict(model, objective.parts.test, 4 * settings.batch_size)
-    score = objective.task.score([p.truth for p in predictions], [p.guess for p in predictions])
+    score = objective.task.figures(predictions)
     n_moving = sum(p.numel() for p in model.parameters() if p.requires_grad)
     share = n_moving / sum(p.numel() for name, p in model.named_parameters() if model.in_use(name))
     return Result(n_moving, share, outcome["seconds"], score[objective.task.metric]), predictions
@@ -102,7 +102,7 @@ def confusion(labels: list[str], predictions: list[Prediction]) -> list[tuple]:
 
 def told(task: Task, predictions: list[Prediction]) -> list[str]:
     """Return lines with all figures of the first seed, and three of its predictions, one of them wrong."""
-    figures = task.score([p.truth for p in predictions], [p.guess for p in predictions])
+    figures = task.figures(predictions)
     wrong = [p for p in predictions if task.written(p.truth) != task.written(p.guess)][:1]
     chosen = [*wrong, *(p for p in predictions if p not in wrong)][:3]
     lines = [line for p in sorted(chosen, key=predictions.index) for line in shown(task, p)]

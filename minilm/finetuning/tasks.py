@@ -132,6 +132,10 @@ class Task(ABC):
     def score(self, truth: list, guess: list) -> dict[str, float]:
         """Return the figures by name, `metric` first."""
 
+    def figures(self, predictions: list[Prediction]) -> dict[str, float]:
+        """Return the `score` of predictions, and what else there is to say of them."""
+        return self.score([p.truth for p in predictions], [p.guess for p in predictions])
+
     @classmethod
     def trivial(cls, train: list[tuple], test: list[tuple]) -> list:
         """Return a guess for each test example that needs no model: here the commonest truth, every time."""
