@@ -64,23 +64,17 @@ def macro_f1(truth: Sequence, guess: Sequence, labels: Iterable | None = None) -
 
 
 def matthews(truth: Sequence, guess: Sequence) -> float:
-    """Return the correlation of the classes, each a column of 0 and 1 (Matthews 1975; Gorodkin 2004).
-
-    0 is chance, and one class every time, however unequal the classes are.
-    """
-    truth, guess = paired(truth, guess)
+    """Return the correlation of the classes as columns of 0 and 1, 0 by chance or by one class every time."""
+    truth, guess = paired(truth, guess)  # Matthews 1975, of more than two classes Gorodkin 2004
     columns = (side[:, None] == np.union1d(truth, guess) for side in (truth, guess))  # (n, C) each
     return pearson(*((x - x.mean(0)).ravel() for x in columns))
 
 
 def calibration_error(right: Sequence[bool], probability: Sequence[float]) -> float:
-    """Return how far a model is from being right as often as it is sure (Guo et al. 2017, equation 3).
-
-    sum over N_BIN bins (a, b] of n_bin / n |accuracy - mean probability|, in which over and under cancel.
-    """
+    """Return sum over bins of n_bin / n |accuracy - mean probability| (Guo et al. 2017, equation 3)."""
     right, probability = paired(right, probability)
-    bins = np.ceil(probability * N_BIN).clip(1)  # (n,), from 1 to N_BIN
-    return float(sum(abs((right - probability)[bins == one].sum()) for one in np.unique(bins)) / len(right))
+    bins = np.ceil(probability * N_BIN).clip(1)  # (n,): bin m of equal width is ((m - 1) / N_BIN, m / N_BIN]
+    return float(sum(abs((right - probability)[bins == m].sum()) for m in np.unique(bins)) / len(right))
 
 
 def confusion_matrix(truth: Sequence[int], guess: Sequence[int], n_class: int) -> np.ndarray:

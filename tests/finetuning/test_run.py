@@ -56,7 +56,10 @@ def test_every_task_runs_on_the_world_and_again_on_what_it_left(task, capsys):
     assert files == set(RUN_FILES) | set(TASK_FILES) - (set() if has_classes else {"confusion.tsv"})
     found = results(folder)
     expected = {"score", "metric", "majority_score", "scratch_score", "lora_score", "moving_weights"}
-    expected |= {"seconds", "seed"} | ({"head_score"} if task != "text-to-text" else set())
+    expected |= {"seconds", "seed"} | (
+        {"head_score"} if task not in ("text-to-text", "contrastive") else set()
+    )
+    expected |= {"before_score"} if task == "contrastive" else set()
     expected |= {"matthews", "calibration_error"} if has_classes else set()
     assert set(found) == expected and found["metric"] == TASKS[task].metric
     assert len((folder / "predictions.tsv").read_text(encoding="utf-8").splitlines()) == 9
