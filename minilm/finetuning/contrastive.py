@@ -3,9 +3,10 @@
     u_i, v_i    text A and text B of pair i, each read alone: the mean over its tokens, of length 1
     s_ij        u_i . v_j / temperature, (B, B);  loss = - 1/B sum over i of log softmax(s_i)[i]
 
-No head is put on top: `minilm.embed` and `extract.py --similar` read the vectors that were learnt.
+No head is put on top: `minilm.embed` and `extract.py --similar` read the vectors learnt (not of a BART, whose
+decoder learns). Differs from Gao et al., who pair a text with itself under dropout.
 Sources: Henderson et al. 2017 (the partners of the others as wrong answers); Gao et al. 2021, equation 1;
-Reimers and Gurevych 2019 (the mean). Differs from Gao et al., who pair a text with itself under dropout.
+Reimers and Gurevych 2019 (the mean).
 """
 
 from typing import ClassVar
