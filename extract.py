@@ -5,6 +5,7 @@
     python extract.py --data reviews.tsv --test more.tsv    your texts and labels (.tsv, .csv, .jsonl)
     python extract.py --data notes.txt --similar "a query"  the nearest of your texts (.txt, .jsonl, folders)
     python extract.py --data tags.conll --tokens            one vector a word (of other files: a token)
+    python extract.py --tokens --probe                      words -> their tags, beside a control task
 
 --model takes a run folder or a Hugging Face folder. The vectors are in features.npz of the run's folder:
 `numpy.load("runs/features/features.npz")["embeddings"]`, float32, beside `texts`, `labels` and `split`.

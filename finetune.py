@@ -3,6 +3,7 @@
     python finetune.py --task classification    one text, a class
     python finetune.py --task pair              two texts, a class
     python finetune.py --task similarity        two texts, a number
+    python finetune.py --task contrastive       pairs that belong together -> a vector of each text
     python finetune.py --task tagging           a tag for each word
     python finetune.py --task span              a question, its answer in a text
     python finetune.py --task text-to-text      a text to write

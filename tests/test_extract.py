@@ -10,9 +10,9 @@ from small import check_error, results
 
 import extract
 import minilm
-from minilm.extraction import run
+from minilm.extraction import layers, run
 from minilm.extraction.features import embed
-from minilm.extraction.layers import RESULTS
+from minilm.extraction.layers import CONTROL, RESULTS
 from minilm.extraction.run import read_examples
 from minilm.pretraining import run as pretraining
 
@@ -111,7 +111,15 @@ def test_token_vectors(script):
         assert saved["tokens"].tolist() == ["Ana", "sat", "Rui"]
         assert saved["labels"].tolist() == ["B-person", "O", "B-person"]
         assert saved["text_of"].tolist() == [0, 0, 1] and saved["embeddings"].shape == (3, 8)
-    assert results("a")["n_token"] == 3
+    assert results("a")["n_token"] == 3 and "selectivity" not in results("a")
+
+
+def test_words_are_probed_beside_a_control_task(script, monkeypatch):
+    monkeypatch.setattr(run, "WORLD_SENTENCES", 4)
+    monkeypatch.setattr(layers, "probe_accuracy", lambda *given: 0.5)
+    code, out, err = script("--tokens --probe --layer 0 --out a")
+    assert code == 0, err
+    assert "control task" in out and {*CONTROL, "n_token"} < set(results("a"))
 
 
 def test_a_decoders_first_token_is_explained(script):
@@ -130,7 +138,7 @@ BAD = {
     "--model bare": ["bare: no tokenizer"],
     "--model modle": ["modle", "did you mean 'model'"],
     "--labels 2,0,all": ["--labels 0: must be 1 or more"],
-    "--tokens --probe": ["one vector a text"],
+    "--tokens --probe --data plain.txt": ["plain.txt needs two tags or more (.conll)"],
     "--tokens --similar x": ["--tokens goes without"],
     "--layer all --similar x": ["take one layer"],
     "--data rwos.tsv": ["did you mean 'rows.tsv'"],

@@ -14,6 +14,7 @@ import pytest
 
 import minilm
 from minilm import world
+from minilm.extraction import layers
 from minilm.extraction import run as extraction
 from minilm.finetuning import run as finetuning
 from minilm.model.config import PRESETS, ModelConfig
@@ -76,6 +77,7 @@ def workplace(tmp_path, monkeypatch):
     monkeypatch.setattr(data, "WORLD_VALIDATION", 20)
     monkeypatch.setattr(extraction, "WORLD_TEST", 12)
     monkeypatch.setattr(extraction, "WORLD_SENTENCES", 12)
+    monkeypatch.setattr(extraction, "control_table", with_quick_probes)
     monkeypatch.setattr(finetuning, "WORLD_VALIDATION", 6)
     monkeypatch.setattr(finetuning, "WORLD_TEST", 8)
     for name, n in dict(HELD_OUT_PAIRS=12, TRAIN_PROMPTS=15, TEST_PROMPTS=7).items():
@@ -101,6 +103,13 @@ def workplace(tmp_path, monkeypatch):
     published.folder(Path("all-MiniLM-L6-v2"), "bert")
     small_gpt(texts, "runs/in-context")
     small_gpt(texts, "gpt")
+
+
+def with_quick_probes(*given) -> tuple:
+    """Return what `control_table` does, without its dozen of fits, which take seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layers, "probe_accuracy", lambda *sides: 0.5)
+        return layers.control_table(*given)
 
 
 def files_of_the_later_regimes() -> None:

@@ -13,11 +13,12 @@ import torch
 from ..model.transformer import build
 from ..plumbing.script import table
 from ..tokenizer.rows import RaggedRows
-from .features import LAST_4, ONE_LAYER, Reading, extract, n_layer, nearest
+from .features import LAST_4, ONE_LAYER, Reading, extract, extract_tokens, n_layer, nearest
 from .probe import bag_of_words, probe_accuracy, standardised
 
 TABLE_TEXTS = 2000  # at most about so many texts of a part: all readings of all texts could fill the memory
 RESULTS = ("probe_accuracy", "random_probe_accuracy", "bag_of_words_accuracy")
+CONTROL = ("probe_accuracy", "control_accuracy", "selectivity")
 HEADER = ("labels a class", "pre-trained", "random weights", "bag of words", "chance")
 
 
@@ -107,3 +108,28 @@ def probe_tables(
         ((j, cosine),) = nearest(vectors[: len(train)], vector, 1)
         lines += [f"  {text}  ({label})", f"    {cosine:.3f}  {train[j][0]}  ({train[j][1]})"]
     return results | dict(labels_a_class=labels[0]), [*lines, ""]
+
+
+def control_table(model, rows, places, layer: int, words, tags, is_test: np.ndarray, seed: int, how) -> tuple:
+    """Return figures of a layer, and the table of all as lines; `words`, `tags`, `is_test`: one a word.
+
+    A probe may learn the words by heart. How well, a control task tells, where nothing else is to be known:
+    selectivity = accuracy on the tags - accuracy there. Source: Hewitt and Liang 2019, section 2.
+    """
+    (_, y), (types, spelling) = (np.unique(column, return_inverse=True) for column in (tags, words))
+    # Each word, as it is spelled, has one label, drawn once, as often as the tags occur.
+    control_y = np.random.default_rng(seed).choice(y, len(types))[spelling]  # (n_word,)
+    ours, body, twin = [], [], random_twin(model, seed)
+    for number in range(n_layer(model.config) + 1):
+        found = []
+        for side in (model, twin):
+            states = zip(extract_tokens(side, rows, number, **how), places, strict=True)
+            vectors = np.concatenate([hidden[at] for hidden, at in states])  # (n_word, D)
+            x, test_x = standardised(vectors[~is_test], vectors[is_test])
+            right, control = (probe_accuracy(x, t[~is_test], test_x, t[is_test]) for t in (y, control_y))
+            found.append((right, control, right - control))
+        body.append((str(number), *(f"{a:.3f} ({b:.3f})" for a, b in zip(*found, strict=True))))
+        ours.append(dict(zip(CONTROL, found[0], strict=True)))
+    chance = np.bincount(y[is_test]).max() / is_test.sum()  # how often the commonest tag is right
+    title = f"A linear probe on {is_test.sum():,} words (chance {chance:.3f}), in brackets random weights:"
+    return ours[layer], [title, "", table(body, ("layer", "tags", "control task", "selectivity")), ""]

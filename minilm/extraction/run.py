@@ -21,7 +21,7 @@ from ..texts.files import kind, read_documents, read_jsonl, text_files
 from ..texts.tables import SUFFIXES, read_conll, read_table
 from ..tokenizer.rows import RaggedRows, word_rows
 from .features import Pooling, checked_rows, cut_note, extract, extract_tokens, n_layer, nearest, reading
-from .layers import probe_tables
+from .layers import control_table, probe_tables
 from .probe import split
 
 FEATURES = "features.npz"
@@ -41,7 +41,7 @@ class ExtractionSettings(CommonSettings):
     test: str | None = None  # labelled file to test the probe on; none: a quarter of --data
     layer: int | Literal["all"] = -1  # 0: embeddings, 1 and up: after so many blocks, -1: the last
     pooling: Pooling = "mean"  # how the vectors of a text's tokens become one
-    tokens: bool = False  # one vector a token (of a .conll file: a word) instead of one a text
+    tokens: bool = False  # one vector a token (of a .conll file: a word) instead of one a text; also --probe
     probe: bool = True  # train a softmax regression on the vectors; by itself only where there are labels
     labels: tuple[int | Literal["all"], ...] = (1, 4, 16, "all")  # labels a class; the first compares layers
     draws: int = 10  # how often so many labels are drawn anew; tables show the mean
@@ -62,9 +62,10 @@ class ExtractionSettings(CommonSettings):
 def extract_features(given: dict) -> Path:
     """Do what the flags ask for and return the run folder; `given`: those that stand on the command line."""
     settings, asked = ExtractionSettings(**given), given.get("probe")
-    if settings.tokens and asked:
-        raise UserError("--tokens --probe: the probe reads one vector a text; give one of the two")
-    parts = {} if settings.tokens else read_parts(settings.data, settings.test, asked, settings.seed)
+    if settings.tokens:
+        parts = read_tagged(settings.data, asked, settings.seed)
+    else:
+        parts = read_parts(settings.data, settings.test, asked, settings.seed)
     settings = replace(settings, probe=asked is not False and "test" in parts)
     source, model, tokenizer = start_model(settings.model, "masked", settings, reads_only=True)
     for stack in filter(None, (model.encoder, model.decoder) if settings.compile else ()):
@@ -110,23 +111,26 @@ def text_columns(settings, model, tokenizer, parts: dict, readings: list, how: d
 
 def token_columns(settings, model, tokenizer, parts: dict, readings: list, how: dict) -> tuple:
     """Return what `text_columns` does, an entry a token; of tagged stories and .conll files one a word."""
-    data, config = settings.data, model.config
-    if data == "world" or data.lower().endswith(".conll"):
-        sentences = world.tagging(WORLD_SENTENCES, settings.seed) if data == "world" else read_conll(data)[0]
+    config, sentences = model.config, [sentence for part in parts.values() for sentence in part]
+    if sentences:
         longest = tokenizer.longest or config.max_positions
         rows, places = word_rows(tokenizer, config, [words for words, _ in sentences], longest)
         # Some words are cut.
         kept = [(pair, len(found)) for pair, found in zip(sentences, places, strict=True)]
         names, tags = ([item for pair, n in kept for item in pair[column][:n]] for column in (0, 1))
     else:
-        rows = checked_rows(tokenizer, config, [text for text, _ in read_examples(data)])
+        rows = checked_rows(tokenizer, config, [text for text, _ in read_examples(settings.data)])
         names, tags = [tokenizer.decode([i]) for i in rows.ids.tolist()], None
         places = [range(n) for n in rows.lengths]
     states = extract_tokens(model, tell_cut(rows), readings[0].layer, **how)
     vectors = np.concatenate([hidden[found] for hidden, found in zip(states, places, strict=True)])  # (N, D)
     text_of = np.repeat(np.arange(len(rows)), [len(found) for found in places])  # numbers of the texts
     columns = dict(embeddings=vectors, tokens=names, text_of=text_of, labels=tags)
-    return columns, dict(n_text=len(rows), n_token=len(vectors), width=config.d_model), []
+    figures, lines = {}, []
+    if settings.probe:
+        words = names, tags, text_of >= len(parts["train"])
+        figures, lines = control_table(model, rows, places, readings[0].layer, *words, settings.seed, how)
+    return columns, dict(n_text=len(rows), n_token=len(vectors), width=config.d_model) | figures, lines
 
 
 def tell_cut(rows: RaggedRows) -> RaggedRows:
@@ -165,6 +169,18 @@ def read_parts(data: str, test: str | None, probe: bool | None, seed: int) -> di
             raise UserError(f"{data}: no label has two different texts, one to test on; give --test FILE")
         parts = dict(train=learnt, test=tested)
     return parts
+
+
+def read_tagged(data: str, probe: bool | None, seed: int) -> dict[str, list[tuple[list[str], list[str]]]]:
+    """Return sentences, as words and tags, by part: with `probe` a quarter is `test`; texts have none."""
+    read = read_conll if data.lower().endswith(".conll") else lambda path: ([], 0)
+    found = world.tagging(WORLD_SENTENCES, seed) if data == "world" else read(data)[0]
+    if not probe:
+        return dict(train=found)
+    learnt, tested = split(found, max(1, len(found) // 4), seed, itemgetter(1)) if found else ([], [])
+    if not tested or len({tag for _, tags in learnt for tag in tags}) < 2:
+        raise UserError(f"--tokens --probe: {data} needs two tags or more (.conll), and sentences to test on")
+    return dict(train=learnt, test=tested)
 
 
 def read_examples(path: str) -> list[Example]:

@@ -54,8 +54,15 @@ class Classification(HeadTask):
         return found
 
     def score(self, truth, guess):
-        """Return accuracy and macro F1."""
-        return dict(accuracy=metrics.accuracy(truth, guess), macro_f1=metrics.macro_f1(truth, guess))
+        """Return accuracy, macro F1 and Matthews' correlation."""
+        figures = metrics.accuracy, metrics.macro_f1, metrics.matthews
+        return {figure.__name__: figure(truth, guess) for figure in figures}
+
+    def figures(self, predictions):
+        """Return what `score` does, and how far the probabilities are from what they promise."""
+        right = [p.truth == p.guess for p in predictions]
+        error = metrics.calibration_error(right, [p.probability for p in predictions])
+        return super().figures(predictions) | dict(calibration_error=error)
 
 
 class Pair(Classification):

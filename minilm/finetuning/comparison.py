@@ -19,7 +19,7 @@ from .examples import Parts
 from .heads import WithHead, put_head_on
 from .moving import PUBLISHED, SMALL, TIMES, let_move, share_and_start
 from .settings import FinetuningSettings
-from .tasks import FineTuning, HeadTask, Prediction, Task
+from .tasks import FineTuning, Prediction, Task
 
 HEADER = ("what moves", "weights", "share", "seconds")  # then the metric
 
@@ -55,7 +55,7 @@ def trained(model: WithHead, objective: FineTuning, settings, folder=None, token
     label = None if folder else settings.tune
     outcome = train(model, objective, settings, folder, tokenizer, optimizer, settings.patience, label)
     predictions = objective.task.predict(model, objective.parts.test, 4 * settings.batch_size)
-    score = objective.task.score([p.truth for p in predictions], [p.guess for p in predictions])
+    score = objective.task.figures(predictions)
     n_moving = sum(p.numel() for p in model.parameters() if p.requires_grad)
     share = n_moving / sum(p.numel() for name, p in model.named_parameters() if model.in_use(name))
     return Result(n_moving, share, outcome["seconds"], score[objective.task.metric]), predictions
@@ -66,9 +66,12 @@ def other_ways(body: Transformer, task: Task, parts: Parts, settings) -> dict[st
     test = [truth for *_, truth in parts.test]
     score = task.score(test, task.trivial(parts.train, parts.test))[task.metric]
     results = {"trivial": Result(0, 0.0, None, score)}
+    if not task.has_truth:  # no weight is new, so the body as it is has a score
+        found = task.predict(put_head_on(body, task.head()).eval(), parts.test, 4 * settings.batch_size)
+        results["before"] = Result(0, 0.0, None, task.figures(found)[task.metric])
     for way in ("scratch", "head", "lora", "all") if settings.compare else ():
         tune = "all" if way == "scratch" else way
-        if way != settings.tune and (way != "head" or isinstance(task, HeadTask)):
+        if way != settings.tune and (way != "head" or task.has_head):
             # A rate that was given is meant for the chosen way.
             own = settings if tune == settings.tune else replace(settings, tune=tune, lr=None)
             results[way], _ = trained(*prepared(body, task, parts, own, way == "scratch"), own)
@@ -77,8 +80,8 @@ def other_ways(body: Transformer, task: Task, parts: Parts, settings) -> dict[st
 
 def closing(results: dict[str, list[Result]], settings: FinetuningSettings, task: Task) -> tuple[list, dict]:
     """Return the rows under HEADER and the figures of results.json: of each way the means over its seeds."""
-    names = dict(trivial=task.baseline, scratch="all, from random weights", head="head only")
-    names |= dict(lora=f"LoRA, rank {settings.lora_rank}", all="all weights")
+    names = dict(trivial=task.baseline, before="before training", scratch="all, from random weights")
+    names |= dict(head="head only", lora=f"LoRA, rank {settings.lora_rank}", all="all weights")
     names |= dict(chosen=names.get(settings.tune, settings.tune))
     rows, figures = [], dict(metric=task.metric)
     for way in (way for way in names if way in results):
@@ -102,7 +105,7 @@ def confusion(labels: list[str], predictions: list[Prediction]) -> list[tuple]:
 
 def told(task: Task, predictions: list[Prediction]) -> list[str]:
     """Return lines with all figures of the first seed, and three of its predictions, one of them wrong."""
-    figures = task.score([p.truth for p in predictions], [p.guess for p in predictions])
+    figures = task.figures(predictions)
     wrong = [p for p in predictions if task.written(p.truth) != task.written(p.guess)][:1]
     chosen = [*wrong, *(p for p in predictions if p not in wrong)][:3]
     lines = [line for p in sorted(chosen, key=predictions.index) for line in shown(task, p)]

@@ -43,8 +43,9 @@ def names_of(settings) -> tuple[str, str, str]:
 
 def read_parts(task, settings) -> list[Parts]:
     """Return the three parts of the user's files for each seed; say how much of a test is learnt too."""
-    files = settings.data, [settings.validation], [settings.test]
-    read = [read_examples(paths, task.fields, settings.skip_bad, numbers=task.is_number) for paths in files]
+    files = (settings.data, task.has_truth), ([settings.validation], task.has_truth), ([settings.test], True)
+    fields, skip_bad = task.fields, settings.skip_bad
+    read = [read_examples(paths, fields, skip_bad, truth, task.is_number) for paths, truth in files]
     if n_skipped := sum(n for _, n in read):
         print(f"left out {n_skipped:,} examples (--skip-bad)")
     given = [examples for examples, _ in read]
@@ -78,7 +79,7 @@ def read_examples(
                 rows, n = read_table(path, wanted, skip_bad, spare)
         except UserError as error:
             files = OTHER_FILES.get(fields[-1], ".tsv, .csv, .jsonl")
-            raise UserError(f"{error} (expected {', '.join(fields)}: {files})") from None
+            raise UserError(f"{error} (expected {', '.join(wanted)}: {files})") from None
         if truth and numbers:
             rows = [(*row[:-1], number(row[-1], path)) for row in rows]
         examples += rows if truth else [(*row[: len(wanted)], None) for row in rows]
@@ -133,7 +134,7 @@ def check_parts(parts: Parts, truths: Callable, what: str, names: Sequence[str],
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
         known = known or set(found)  # of those to learn from
-        if len(known) < 2:
+        if len(known) < 2 and known != {None}:  # none: the examples to learn from have no truth
             same = f"of {len(part)} examples to learn from all have the {what} {[*found, 0][0]!r:.40}"
             raise UserError(f"{name}: {same if part else 'one text alone'}; it takes two or more")
         unknown = Counter(truth for truth in found if truth not in known).most_common(5)

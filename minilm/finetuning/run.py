@@ -10,6 +10,7 @@
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 import torch
 
@@ -46,7 +47,7 @@ def finetune(settings: FinetuningSettings) -> Path:
     settings, body, tokenizer = load_body(settings, parts[0])
     settings = with_recipe(settings, len(parts[0].train))
     options = dict(pairs=settings.pairs or PAIRS.get(settings.task), balanced=settings.class_weights)
-    results = defaultdict(list)
+    results, reached = defaultdict(list), []
     for seed, one in zip(settings.seeds, parts, strict=True):
         own, known = replace(settings, seed=seed), TASKS[settings.task].learn(one.train, tokenizer)
         task = TASKS[settings.task](tokenizer, body.config, settings.context, known, **options)
@@ -54,6 +55,7 @@ def finetune(settings: FinetuningSettings) -> Path:
         out = None if results else start(settings, model, objective)  # the first seed's model is kept
         result, predictions = trained(model, objective, own, out, tokenizer)
         results["chosen"].append(result)
+        reached.append(task.figures(predictions))
         if out:
             first = task, predictions, out
             examples.write_predictions(task, predictions, out / folders.PREDICTIONS)
@@ -65,6 +67,7 @@ def finetune(settings: FinetuningSettings) -> Path:
     part = f"Measured on {len(predictions):,} examples of {names_of(settings)[2]}."
     lines = [part, *told(task, predictions)]
     if isinstance(task, Classification):
+        figures |= {name: fmean(one[name] for one in reached) for name in ("matthews", "calibration_error")}
         rows, labels = confusion(task.labels, predictions), task.labels
         examples.write_rows(out / folders.CONFUSION, [("truth", *labels), *rows])
         tables += [(rows, ("true, taken for:", *labels))] * (len(labels) <= 12)

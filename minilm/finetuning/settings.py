@@ -8,6 +8,7 @@ from ..model.config import ModelConfig
 from ..plumbing.errors import UserError, suggest
 from ..training.loop import TrainingSettings
 from .classification import Classification, Pair
+from .contrastive import Contrastive
 from .lora import TARGETS
 from .similarity import Similarity
 from .span import Span
@@ -16,9 +17,9 @@ from .tasks import Task
 from .text_to_text import TextToText
 
 TASKS: dict[str, type[Task]] = {
-    task.name: task for task in (Classification, Pair, Similarity, Tagging, Span, TextToText)
+    task.name: task for task in (Classification, Pair, Similarity, Contrastive, Tagging, Span, TextToText)
 }
-PAIRS = dict(pair="together", similarity="apart")  # tasks on two texts, and where these meet
+PAIRS = dict(pair="together", similarity="apart", contrastive="apart")  # where two texts of a task meet
 EPOCHS = 4  # of a user's examples; Devlin et al. 2019: 2 to 4
 
 
@@ -59,8 +60,12 @@ class FinetuningSettings(TrainingSettings):
         self.check_least(least | dict(context=TASKS[self.task].least_context))
         if self.class_weights and not issubclass(TASKS[self.task], Classification):
             raise UserError(f"--class-weights: --task {self.task} has no classes")
-        if self.pairs and self.task not in PAIRS:
-            raise UserError(f"--pairs {self.pairs}: --task {self.task} does not compare two texts")
+        if self.pairs and self.task not in ("pair", "similarity"):
+            raise UserError(f"--pairs {self.pairs}: --task {self.task} has no such choice")
+        if not TASKS[self.task].has_truth and self.data and not self.test:
+            raise UserError(f"--task {self.task}: needs --test FILE, pairs with a number to measure on")
+        if not TASKS[self.task].has_truth and self.accumulate > 1:
+            raise UserError(f"--accumulate {self.accumulate}: each pair is compared with all of its batch")
         if self.seeds and min(self.seeds) < 0:
             raise UserError(f"--seeds {min(self.seeds)}: must be 0 or more")
         for name in ("test", "validation") if self.data is None else ():
@@ -81,7 +86,7 @@ def check_fit(settings: FinetuningSettings, config: ModelConfig) -> None:
         raise UserError(f"--lora-rank {settings.lora_rank} is above the model's width, {config.d_model}")
     if settings.tune.startswith("last:") and int(settings.tune[5:]) > config.n_layer:
         raise UserError(f"--tune {settings.tune}: the model has {config.n_layer} blocks")
-    if settings.tune == "head" and task is TextToText:
+    if settings.tune == "head" and not task.has_head:
         raise UserError("--tune head: this task has no head of its own; use all, lora or last:N")
 
 

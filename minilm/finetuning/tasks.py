@@ -88,6 +88,8 @@ class Task(ABC):
     least_context: ClassVar[int] = 3  # tokens of a row
     closed: ClassVar[bool] = False  # no other truth is possible than those of training
     is_number: ClassVar[bool] = False  # the truth is a number
+    has_truth: ClassVar[bool] = True  # examples to learn from have one; those to measure on always
+    has_head: ClassVar[bool] = False  # new weights on top, which alone may move
     learnt: ClassVar[dict]  # what `learn` returns: names and types
     recipe: ClassVar[dict]  # of a small model on the world, measured on two CPU cores
     # (n, seed, held_out) -> n examples of the embedded world; held out: whose topic words have no label yet
@@ -132,6 +134,10 @@ class Task(ABC):
     def score(self, truth: list, guess: list) -> dict[str, float]:
         """Return the figures by name, `metric` first."""
 
+    def figures(self, predictions: list[Prediction]) -> dict[str, float]:
+        """Return the `score` of predictions, and what else there is to say of them."""
+        return self.score([p.truth for p in predictions], [p.guess for p in predictions])
+
     @classmethod
     def trivial(cls, train: list[tuple], test: list[tuple]) -> list:
         """Return a guess for each test example that needs no model: here the commonest truth, every time."""
@@ -145,6 +151,7 @@ class Task(ABC):
 class HeadTask(Task):
     """Type I: the output of a head is a score for each class, or a number, of a text or of each position."""
 
+    has_head = True
     on = "text"  # what the head reads, "text" or "position" (`heads.py`)
     n_output: int | None = None  # numbers that the head gives; none: one for each label
 

@@ -1,6 +1,6 @@
 """How well the answers fit the truth: each figure as the script that published results were counted with.
 
-    classification      accuracy, macro_f1, confusion_matrix    as scikit-learn
+    classification      accuracy, macro_f1, confusion_matrix    as scikit-learn; matthews too
     similarity          pearson, spearman                       as SciPy
     tagging             entity_f1                               as conlleval, the script of CoNLL-2000 to 2003
     question answering  squad_exact_match, squad_f1             as evaluate-v2.0.py of SQuAD
@@ -29,6 +29,7 @@ ARTICLES = re.compile(r"\b(a|an|the)\b")
 ALONE = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"
 WORD = re.compile(rf"[{ALONE}]|[^\W{ALONE}]+")
 NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+N_BIN = 15  # of the calibration error, as in the paper's table 1
 MAX_ORDER = 4  # longest run of words that BLEU counts
 # The NIST script's rules, in its order: what stands by itself. "3,000.5" and "don't" stay whole, "10-year" is
 # "10 - year" and "well-known" one word.
@@ -60,6 +61,20 @@ def macro_f1(truth: Sequence, guess: Sequence, labels: Iterable | None = None) -
     # row + column = 2 hits + misses + false alarms, above 0 for every class that occurs
     f1 = 2 * counts.diagonal() / (counts.sum(0) + counts.sum(1))  # (C,)
     return float(f1[np.isin(classes, classes if labels is None else [*labels])].mean())
+
+
+def matthews(truth: Sequence, guess: Sequence) -> float:
+    """Return the correlation of the classes as columns of 0 and 1, 0 by chance or by one class every time."""
+    truth, guess = paired(truth, guess)  # Matthews 1975, of more than two classes Gorodkin 2004
+    columns = (side[:, None] == np.union1d(truth, guess) for side in (truth, guess))  # (n, C) each
+    return pearson(*((x - x.mean(0)).ravel() for x in columns))
+
+
+def calibration_error(right: Sequence[bool], probability: Sequence[float]) -> float:
+    """Return sum over bins of n_bin / n |accuracy - mean probability| (Guo et al. 2017, equation 3)."""
+    right, probability = paired(right, probability)
+    bins = np.ceil(probability * N_BIN).clip(1)  # (n,): bin m of equal width is ((m - 1) / N_BIN, m / N_BIN]
+    return float(sum(abs((right - probability)[bins == m].sum()) for m in np.unique(bins)) / len(right))
 
 
 def confusion_matrix(truth: Sequence[int], guess: Sequence[int], n_class: int) -> np.ndarray:

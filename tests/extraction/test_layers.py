@@ -6,9 +6,10 @@ import small
 import torch
 
 from minilm.extraction import layers
-from minilm.extraction.features import Reading, checked_rows, extract
+from minilm.extraction.features import Reading, checked_rows, extract, extract_tokens
 from minilm.extraction.layers import RESULTS, Probe, compare_layers, probe_tables, random_twin, table_rows
 from minilm.extraction.probe import bag_of_words, probe_accuracy, standardised
+from minilm.tokenizer.rows import word_rows
 
 TOKENIZER, MODEL = small.tokenizer(), small.model("masked", seed=4)
 SEEN, UNSEEN = ("bread", "a lamp"), ("pens", "hats")
@@ -114,3 +115,61 @@ def test_the_tables_name_their_figures():
     few = probe_tables(MODEL, STORY_ROWS, STORIES, last, vectors, (50, 16), 3, 7, how)
     assert few[0]["labels_a_class"] == "all" and "50, 16 left out" in few[1][0], "a class has nine examples"
     assert "stand in no labelled text" in out and "Layer x pooling (labels a class: 1)" in out
+
+
+def fingerprint(x, y, test_x, test_y) -> float:
+    """A number from 0 to 1 that each vector and each class has a part in, in the place of an accuracy."""
+    parts = [np.abs(side).sum(1) @ (1 + classes) for side, classes in ((x, y), (test_x, test_y))]
+    return float(parts[0] + 3 * parts[1]) % 1
+
+
+SENTENCES = [text.replace(".", " .").split() for text in small.documents(12, seed=3)]
+WORD_ROWS, PLACES = word_rows(TOKENIZER, MODEL.config, SENTENCES, 24)
+WORDS = [word for one, at in zip(SENTENCES, PLACES, strict=True) for word in one[: len(at)]]
+TAGS = ["who" if word in ("Ana", "Rui", "baker") else "what" for word in WORDS]
+IS_TEST = np.arange(len(WORDS)) >= 100
+
+
+def control_table(monkeypatch, words=WORDS, tags=TAGS, seed=5) -> tuple:
+    """Return what is made of fingerprints, and the classes that the probes were given."""
+    seen = []
+
+    def probed(x, y, test_x, test_y):
+        seen.append([*y.tolist(), *test_y.tolist()])
+        return fingerprint(x, y, test_x, test_y)
+
+    monkeypatch.setattr(layers, "probe_accuracy", probed)
+    how = dict(tokens_per_batch=64)
+    return layers.control_table(MODEL, WORD_ROWS, PLACES, 1, words, tags, IS_TEST, seed, how), seen
+
+
+def test_a_control_label_is_drawn_once_for_each_spelling(monkeypatch):
+    _, (tags, control, *others) = control_table(monkeypatch)
+    assert tags == [int(tag == "who") for tag in TAGS] and others == [tags, control] * 3, "one task for all"
+    label = dict(zip(WORDS, control, strict=True))
+    assert control == [label[word] for word in WORDS], "its spelling decides the label, its place must not"
+    assert {*control} == {0, 1} and control != tags
+    assert control == control_table(monkeypatch)[1][1] != control_table(monkeypatch, seed=6)[1][1]
+    names = [str(i) for i in range(len(WORDS))]  # each word another one: a draw each
+    n, share = len(WORDS), TAGS.count("who") / len(WORDS)
+    n_who = sum(sum(control_table(monkeypatch, names, seed=seed)[1][1]) for seed in range(3))
+    assert small.within_5_sigma(n_who, 3 * n, share), "as often as the tags occur, no tag as often as any"
+    assert abs(share - 0.5) > 0.2, "a test that cannot tell"
+
+
+def test_the_control_table_probes_each_layer_on_words_that_were_put_aside(monkeypatch):
+    (figures, lines), (tags, control, *_) = control_table(monkeypatch)
+    for number, line in enumerate(lines[2].splitlines()[2:]):
+        expected = []
+        for y in map(np.array, (tags, control)):
+            for side in (MODEL, random_twin(MODEL, 5)):
+                states = extract_tokens(side, WORD_ROWS, number, tokens_per_batch=64)
+                x = np.array([states[i][place] for i, at in enumerate(PLACES) for place in at])
+                x, test_x = standardised(x[:100], x[100:])
+                expected.append(fingerprint(x, y[:100], test_x, y[100:]))
+        a, fresh_a, b, fresh_b = expected
+        cells = [(a, fresh_a), (b, fresh_b), (a - b, fresh_a - fresh_b)]
+        assert line.split() == [str(number), *(cell for c, d in cells for cell in (f"{c:.3f}", f"({d:.3f})"))]
+    assert number == 1 and figures == dict(probe_accuracy=a, control_accuracy=b, selectivity=a - b)
+    share = TAGS[100:].count("what") / len(TAGS[100:])
+    assert f"on {len(TAGS[100:])} words (chance {share:.3f})" in lines[0]

@@ -123,7 +123,9 @@ def test_the_columns_have_an_entry_a_text():
 
 
 def token_columns(layer: int, **changes) -> tuple[dict, dict]:
-    return run.token_columns(settings(**changes), MODEL, TOKENIZER, {}, [Reading(layer, "mean")], {})[:2]
+    made = settings(**changes)
+    parts = run.read_tagged(made.data, made.probe, made.seed)
+    return run.token_columns(made, MODEL, TOKENIZER, parts, [Reading(layer, "mean")], {})[:2]
 
 
 def test_texts_that_are_cut_are_counted_once(capsys):
@@ -177,3 +179,33 @@ def test_the_world_has_tagged_words():
         assert [found["tokens"][j] for j in rows] == words[: len(rows)]
         assert [found["labels"][j] for j in rows] == tags[: len(rows)]
     assert results["n_text"] == 3
+
+
+def test_tagged_sentences_are_put_aside_for_a_probe_and_no_label_loses_its_last(monkeypatch):
+    lines = [f"w{i} O\nRui B-x" if i else "Ana B-y" for i in range(9)]
+    path = write("a.conll", "\n\n".join([*lines, *lines]))
+    parts = run.read_tagged(path, True, 0)
+    assert {name: len(part) for name, part in parts.items()} == dict(train=14, test=4)
+    words = [{tuple(words) for words, _ in part} for part in parts.values()]
+    assert not words[0] & words[1], "a sentence stands on both sides"
+    assert (["Ana"], ["B-y"]) in parts["train"]
+    assert len(run.read_tagged(path, None, 0)["train"]) == 18
+    seen = []
+    monkeypatch.setattr(
+        run, "control_table", lambda *given: seen.append(given) or (dict(selectivity=0.5), [])
+    )
+    found, results = token_columns(1, data=path, probe=True, seed=0)
+    _, rows, places, layer, words, tags, is_test, seed, _ = seen[0]
+    assert len(rows) == len(places) == 18 and (layer, seed) == (1, 0)
+    assert words == found["tokens"] and tags == found["labels"] and len(words) == len(is_test) == 34
+    expected = [word for sentence, _ in parts["test"] for word in sentence]
+    assert [word for word, aside in zip(words, is_test, strict=True) if aside] == expected
+    assert results == dict(n_text=18, n_token=34, width=8, selectivity=0.5)
+
+
+@pytest.mark.parametrize(
+    "name, text", [("a.txt", "Ana"), ("b.conll", "Ana O\n\nRui O"), ("c.conll", "A x\nB y")]
+)
+def test_what_no_probe_can_learn_from_is_named(name, text):
+    with pytest.raises(UserError, match=f"--tokens --probe: {name} needs two tags or more"):
+        run.read_tagged(write(name, text), True, 0)

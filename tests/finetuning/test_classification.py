@@ -7,6 +7,7 @@ import torch
 import tuned
 
 from minilm.finetuning.classification import Classification, Pair
+from minilm.finetuning.tasks import Prediction
 
 PAIRS = [("Ana ran.", "Rui ran.", "yes"), ("A lamp.", "Two red pens.", "no"), ("Bread.", "Pens.", "no")]
 
@@ -70,7 +71,11 @@ def test_predictions_are_in_the_order_of_the_examples():
 
 def test_scores_and_what_is_learnt_of_the_examples():
     found = tuned.task().score(list("xxyz"), list("xyyx"))
-    assert list(found) == ["accuracy", "macro_f1"] and found["accuracy"] == 0.5
+    assert list(found) == ["accuracy", "macro_f1", "matthews"] and found["accuracy"] == 0.5
+    columns = zip("xxyz", "xyyx", (0.9, 0.6, 1.0, 0.5), strict=True)
+    figures = tuned.task().figures([Prediction("", *column) for column in columns])
+    assert figures.pop("calibration_error") == pytest.approx((0.1 + 0.6 + 0.0 + 0.5) / 4), "each in its bin"
+    assert figures == found
     known = Classification.learn([("a", "sun"), ("b", "rain"), ("c", "rain")])
     assert known == dict(labels=["rain", "sun"], counts=[2, 1])
 

@@ -56,7 +56,11 @@ def test_every_task_runs_on_the_world_and_again_on_what_it_left(task, capsys):
     assert files == set(RUN_FILES) | set(TASK_FILES) - (set() if has_classes else {"confusion.tsv"})
     found = results(folder)
     expected = {"score", "metric", "majority_score", "scratch_score", "lora_score", "moving_weights"}
-    expected |= {"seconds", "seed"} | ({"head_score"} if task != "text-to-text" else set())
+    expected |= {"seconds", "seed"} | (
+        {"head_score"} if task not in ("text-to-text", "contrastive") else set()
+    )
+    expected |= {"before_score"} if task == "contrastive" else set()
+    expected |= {"matthews", "calibration_error"} if has_classes else set()
     assert set(found) == expected and found["metric"] == TASKS[task].metric
     assert len((folder / "predictions.tsv").read_text(encoding="utf-8").splitlines()) == 9
     loaded, again = load_finetuned(folder)
@@ -73,6 +77,10 @@ def test_several_seeds_give_a_mean_and_a_deviation(capsys):
     scores = [results(folder)["score"] for folder in alone]
     assert results(folder)["score"] == pytest.approx(sum(scores) / 3)
     assert results(folder)["score_deviation"] >= 0
+    for name in ("matthews", "calibration_error"):
+        each = [results(one)[name] for one in alone]
+        assert results(folder)[name] == pytest.approx(sum(each) / 3), f"{name} is that of one seed"
+    assert len(set(each)) > 1, "a test in which the seeds say the same"
     kept, first = (dict(minilm.load(name)[0].state_dict()) for name in (folder, alone[0]))
     small.assert_equal(kept, first)  # the model of the first seed
 

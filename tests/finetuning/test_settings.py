@@ -54,7 +54,10 @@ WRONG = [
     (dict(context=2), "--context 2: must be 3 or more"),
     (dict(context=7, task="span"), "--context 7: must be 9 or more"),
     (dict(task="tagging", class_weights=True), "--class-weights: --task tagging has no classes"),
-    (dict(pairs="apart"), "--pairs apart: --task classification does not compare two texts"),
+    (dict(pairs="apart"), "--pairs apart: --task classification has no such choice"),
+    (dict(pairs="apart", task="contrastive"), "--task contrastive has no such choice"),
+    (dict(accumulate=2, task="contrastive"), "--accumulate 2: each pair is compared with all of its batch"),
+    (dict(data=("a.tsv",), task="contrastive"), "--task contrastive: needs --test FILE"),
     (dict(seeds=(1, -2)), "--seeds -2"),
     (dict(steps=0), "--steps 0"),
     (dict(test="t.tsv"), "--test t.tsv: needs --data"),
@@ -77,7 +80,7 @@ def test_a_model_that_cannot_is_told_what_it_can_do():
         check_fit(tuned.settings(task="tagging", model="runs/causal"), tuned.config("decoder"))
     assert str(caught.value) == (
         "--task tagging needs a model of kind encoder, and runs/causal is of kind decoder; "
-        "it can do --task classification, pair, similarity, text-to-text"
+        "it can do --task classification, pair, similarity, contrastive, text-to-text"
     )
     for changes, expected in (
         (dict(context=41), "--context 41 is above the model's 40 positions"),
@@ -90,3 +93,5 @@ def test_a_model_that_cannot_is_told_what_it_can_do():
     check_fit(tuned.settings(lora_rank=13), tuned.config())
     with pytest.raises(UserError, match="--tune head: this task has no head of its own"):
         check_fit(replace(tuned.settings(task="text-to-text"), tune="head"), tuned.config("decoder"))
+    with pytest.raises(UserError, match="--tune head: this task has no head of its own"):
+        check_fit(tuned.settings(task="contrastive", tune="head"), tuned.config())

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from minilm.training.metrics import accuracy, confusion_matrix, macro_f1, pearson, ranks, spearman
+from minilm.training.metrics import accuracy, confusion_matrix, macro_f1, matthews, pearson, ranks, spearman
 
 
 def random_classes(seed, n, n_class):
@@ -19,6 +19,7 @@ def test_classification_equals_sklearn(n, n_class):
     for seed in range(20):
         truth, guess = random_classes(seed, n, n_class)
         assert accuracy(truth, guess) == pytest.approx(theirs.accuracy_score(truth, guess))
+        assert matthews(truth, guess) == pytest.approx(theirs.matthews_corrcoef(truth, guess), abs=1e-12)
         expected = theirs.f1_score(truth, guess, average="macro", zero_division=0)
         assert macro_f1(truth, guess) == pytest.approx(expected)
         expected = theirs.f1_score(truth, guess, labels=[*{*truth}], average="macro", zero_division=0)

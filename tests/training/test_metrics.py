@@ -60,6 +60,67 @@ def test_macro_f1_equals_a_plain_loop():
     assert macro_f1(truth, guess, "bcd") == pytest.approx(sum(each[label] for label in "bcd") / 3)
 
 
+def random_classes(labels: str, seed: int = 0, n: int = 90) -> tuple[list[str], list[str]]:
+    """Classes of unequal sizes, the first the commonest, and guesses that are right six times in ten."""
+    rng, sizes = random.Random(seed), [3**-i for i in range(len(labels))]
+    truth = rng.choices(labels, sizes, k=n)
+    return truth, [t if rng.random() < 0.6 else rng.choice(labels) for t in truth]
+
+
+def test_matthews_of_two_classes_is_the_correlation_of_zeros_and_ones():
+    truth, guess = random_classes("ab")
+    pairs = list(zip(truth, guess, strict=True))
+    tp, fp, fn, tn = (pairs.count((t, g)) for t, g in (("b", "b"), ("a", "b"), ("b", "a"), ("a", "a")))
+    assert len({tp, fp, fn, tn}) == 4, "counts that could be swapped"
+    root = math.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
+    assert metrics.matthews(truth, guess) == pytest.approx((tp * tn - fp * fn) / root)
+    numbers = [["ab".index(label) for label in side] for side in (truth, guess)]
+    assert metrics.matthews(truth, guess) == pytest.approx(pearson(*numbers))
+
+
+def test_matthews_of_more_classes_equals_gorodkins_sum():
+    truth, guess = random_classes("abcd", 1)
+    guess[3] = "e"  # a class that is never true
+
+    def covariance(x, y):  # of the columns "is it this class", summed over the classes
+        total = 0.0
+        for label in "abcde":
+            mean_x, mean_y = x.count(label) / len(x), y.count(label) / len(y)
+            total += sum(((a == label) - mean_x) * ((b == label) - mean_y) for a, b in zip(x, y, strict=True))
+        return total
+
+    root = math.sqrt(covariance(truth, truth) * covariance(guess, guess))
+    assert metrics.matthews(truth, guess) == pytest.approx(covariance(truth, guess) / root)
+
+
+def test_matthews_facts():
+    assert metrics.matthews([0] * 99 + [1], [0] * 100) == 0.0, "accuracy 0.99, and it knows nothing"
+    assert metrics.matthews(list("abca"), list("abca")) == pytest.approx(1.0)
+    assert metrics.matthews([0, 1, 1, 0, 1], [1, 0, 0, 1, 0]) == pytest.approx(-1.0)
+
+
+def test_calibration_error_equals_a_loop_over_bins():
+    rng = random.Random(3)
+    chances = [rng.random() ** 0.2 for _ in range(200)] + [1.0, 2 / 15, 7 / 15, 0.0]  # the ends of bins too
+    right = [rng.random() < p**2 for p in chances]
+    total = 0.0
+    for m in range(1, 16):
+        low, high = (m - 1) / 15, m / 15
+        inside = [i for i, p in enumerate(chances) if low < p <= high or (m == 1 and p == 0)]
+        if inside:
+            accuracy = sum(right[i] for i in inside) / len(inside)
+            confidence = sum(chances[i] for i in inside) / len(inside)
+            total += len(inside) / len(chances) * abs(accuracy - confidence)
+    assert metrics.calibration_error(right, chances) == pytest.approx(total), "15 bins (a, b] of equal width"
+
+
+def test_calibration_error_facts():
+    assert metrics.calibration_error([True, True, True, False], [0.75] * 4) == pytest.approx(0.0)
+    assert metrics.calibration_error([False] * 3, [1.0] * 3) == 1.0, "quite sure, and always wrong"
+    mixed = metrics.calibration_error([True, False], [0.6, 0.99])  # one too unsure, the other too sure
+    assert mixed == pytest.approx((0.4 + 0.99) / 2), "gaps of two bins must not cancel"
+
+
 X, Y = [1.0, 2.0, 3.0, 4.0, 5.0], [2.0, 1.0, 4.0, 3.0, 7.0]
 
 
@@ -100,7 +161,11 @@ def test_ranks_equal_a_plain_count():
     assert metrics.ranks(values).tolist() == expected, "equal values take the mean of the places they fill"
 
 
-@pytest.mark.parametrize("metric", [metrics.accuracy, macro_f1, pearson, spearman, metrics.paired])
+METRICS = [metrics.accuracy, macro_f1, metrics.matthews, metrics.calibration_error]
+METRICS += [pearson, spearman, metrics.paired]
+
+
+@pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("n_true, n_guess", [(0, 0), (2, 3), (3, 2), (1, 2)])
 def test_unequal_numbers_are_refused(metric, n_true, n_guess):
     with pytest.raises(UserError, match=f"{n_true} true values and {n_guess} guessed"):

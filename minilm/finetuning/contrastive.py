@@ -1,0 +1,72 @@
+"""Pairs of texts that belong together, without a number: which of the batch is the partner? (`contrastive`)
+
+    u_i, v_i    text A and text B of pair i, each read alone: the mean over its tokens, of length 1
+    s_ij        u_i . v_j / temperature, (B, B);  loss = - 1/B sum over i of log softmax(s_i)[i]
+
+No head is put on top: `minilm.embed` and `extract.py --similar` read the vectors learnt (not of a BART, whose
+decoder learns). Differs from Gao et al., who pair a text with itself under dropout.
+Sources: Henderson et al. 2017 (the partners of the others as wrong answers); Gao et al. 2021, equation 1;
+Reimers and Gurevych 2019 (the mean).
+"""
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .. import world
+from .similarity import Similarity
+
+TEMPERATURE = 0.2  # cosines are too near each other for a softmax; differs from Gao et al.: 0.05, see README
+
+
+class NoHead(nn.Identity):
+    """The vectors of both texts as they are, (B, 2, D)."""
+
+    on = "apart"
+
+
+class Contrastive(Similarity):
+    """Learns from pairs without a number; the cosine is measured on those of `similarity`."""
+
+    name, has_truth, has_head, head = "contrastive", False, False, NoHead
+    recipe: ClassVar = dict(n_examples=3000, steps=300, batch_size=32)
+
+    @staticmethod
+    def world(n, seed, held_out):
+        """Return two stories of one place, half of them of one person; to measure on, as `similarity`."""
+        if held_out:
+            return world.similarity(n, seed, held_out)
+        examples = []
+        for i, first in enumerate(world.draw(n, seed, held_out=False)):
+            shared = dict(place=first.place) | (dict(person=first.person) if i % 2 else {})
+            examples.append((first.text, world.Story(seed, n + i, False, **shared).text, None))
+        return examples
+
+    @classmethod
+    def learn(cls, train, tokenizer=None):
+        """Return the unit of a cosine, as that of a number."""
+        return dict(mean=0.0, deviation=1.0)
+
+    def rows(self, examples):
+        """Return the pairs, and as labels (N, 2) a number for each different text."""
+        numbers: dict[str, int] = {}
+        labels = [[numbers.setdefault(text, len(numbers)) for text in pair] for *pair, _ in examples]
+        return self.text_rows(examples, torch.tensor(labels))
+
+    def loss(self, model, batch):
+        """Return the mean cross-entropy in nats; metrics `loss`, and `accuracy`: partners found."""
+        u, v = F.normalize(model.output(batch).float(), dim=-1).unbind(1)  # (B, 2, D) -> (B, D) each
+        scores, right = u @ v.T / TEMPERATURE, torch.arange(len(u), device=u.device)  # (B, B), (B,)
+        # A pair that has a text in common with pair i is no wrong answer to it: masked. Others of its place
+        # stay, at their natural share: s_ij then tends to log p(j | i) / p(j), van den Oord et al. 2018.
+        a, b = batch["labels"][:, None, :, None], batch["labels"][None, :, None, :]
+        again = (a == b).flatten(2).any(2).fill_diagonal_(False)  # (B, B, 2, 2) -> (B, B)
+        scores = scores.masked_fill(again, -torch.inf)
+        loss = F.cross_entropy(scores, right, reduction="sum") / batch["n_row"]
+        return loss, dict(loss=loss, accuracy=(scores.argmax(1) == right).sum() / batch["n_row"])
+
+    def outputs(self, model, rows, batch_size):
+        """Return the cosine of each pair."""
+        return [F.cosine_similarity(*pair, dim=0) for pair in super().outputs(model, rows, batch_size)]

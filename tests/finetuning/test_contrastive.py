@@ -1,0 +1,157 @@
+"""Grades finetuning/contrastive.py: pairs that belong together, the rest of a batch as wrong answers."""
+
+import math
+import re
+from pathlib import Path
+
+import pytest
+import small
+import tuned
+
+import minilm
+from minilm import world
+from minilm.extraction.features import embed
+from minilm.finetuning import run
+from minilm.finetuning.contrastive import TEMPERATURE, Contrastive
+from minilm.finetuning.heads import put_head_on
+from minilm.plumbing.errors import UserError
+
+TEXTS = [
+    "Ana ran.",
+    "Two red pens.",
+    "A lamp, a lamp.",
+    "Rui!",
+    "The old baker likes bread.",
+    "Pens.",
+    "Bread on Monday.",
+]
+PAIRS = [
+    *zip(TEXTS[:3], TEXTS[3:6], [None] * 3, strict=True),
+    (TEXTS[6], TEXTS[4], None),
+]  # one partner twice
+
+
+def made(kind: str = "encoder") -> tuple:
+    task = tuned.task(Contrastive, PAIRS, kind, pairs="apart")
+    return task, put_head_on(tuned.body(kind), task.head()).eval()
+
+
+def cosine(a, b) -> float:
+    return float(sum(x * y for x, y in zip(a, b, strict=True)) / math.sqrt(sum(a * a) * sum(b * b)))
+
+
+def slow_loss(u, v, wrong) -> float:
+    """Return the mean of -log of the partner's share, a pair at a time; wrong[i]: what i is compared with."""
+    total = 0.0
+    for i in range(len(u)):
+        right = math.exp(cosine(u[i], v[i]) / TEMPERATURE)
+        total -= math.log(right / (right + sum(math.exp(cosine(u[i], v[j]) / TEMPERATURE) for j in wrong[i])))
+    return total / len(u)
+
+
+def vectors(model, pairs) -> list:
+    return [
+        embed(model, small.tokenizer(), side).astype("float64") for side in list(zip(*pairs, strict=True))[:2]
+    ]
+
+
+def test_the_loss_is_that_of_each_partner_among_all_partners_of_the_batch():
+    task, model = made()
+    loss, metrics = task.loss(model, task.rows(PAIRS[:3]).batch([2, 0, 1]))
+    u, v = vectors(model, PAIRS[:3])
+    expected = slow_loss(u, v, [[j for j in range(3) if j != i] for i in range(3)])
+    assert loss.item() == pytest.approx(expected, rel=1e-4), (
+        "cosines of u_i with v_j, by row, over the temperature"
+    )
+    swapped = slow_loss(v, u, [[j for j in range(3) if j != i] for i in range(3)])
+    assert loss.item() != pytest.approx(swapped, rel=1e-3), "text A looks for text B"
+    found = [max(range(3), key=lambda j, i=i: cosine(u[i], v[j])) == i for i in range(3)]
+    assert metrics["loss"] is loss and float(metrics["accuracy"]) == pytest.approx(sum(found) / 3)
+
+
+def test_a_pair_with_a_text_in_common_is_no_wrong_answer():
+    task, model = made()
+    pairs = [*PAIRS, (TEXTS[0], TEXTS[5], None), (TEXTS[3], TEXTS[1], None), PAIRS[2]]
+    shares = [{i for i, other in enumerate(pairs) if set(one[:2]) & set(other[:2])} for one in pairs]
+    assert 1 < min(map(len, shares)) < max(map(len, shares)) < 7, "a test in which no text comes again"
+    u, v = vectors(model, pairs)
+    expected = slow_loss(u, v, [[j for j in range(7) if j not in shares[i]] for i in range(7)])
+    rows = task.rows(pairs)
+    loss, _ = task.loss(model, rows.batch(range(7)))
+    assert loss.item() == pytest.approx(expected, rel=1e-4), "a true partner is pushed away"
+    loss, metrics = task.loss(model, rows.batch([1, 1]))  # of few examples one may be drawn twice
+    loss.backward()
+    assert loss.item() == 0.0 and float(metrics["accuracy"]) == 1.0
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+def test_a_guess_is_the_cosine_of_two_means_and_nothing_is_new():
+    for kind in tuned.KINDS:
+        task, model = made(kind)
+        scored = [(a, b, float(i)) for i, (a, b, _) in enumerate(PAIRS)]
+        found = task.predict(model, scored, 3)
+        assert [p.truth for p in found] == [0.0, 1.0, 2.0, 3.0] and found[
+            1
+        ].text == f"{TEXTS[1]} | {TEXTS[4]}"
+        body = tuned.body(kind)
+        small.assert_equal(dict(model.state_dict()), dict(body.state_dict()))
+        if kind != "encoder-decoder":  # `embed` reads its encoder, a head its decoder
+            expected = [cosine(a, b) for a, b in zip(*vectors(body, PAIRS), strict=True)]
+            assert [p.guess for p in found] == pytest.approx(expected, abs=1e-5)
+
+
+def test_partners_are_brought_together():
+    goods = dict(bakery="Bread", shop="Lamps", school="Pens")
+    pairs = [(f"Rui: {label}", text, None) for text, label in tuned.labelled(30)]
+    texts = [text for text, _ in tuned.labelled(9, seed=2)]
+    scored = [(f"Rui: {label}", text, float(goods[label] in text)) for label in goods for text in texts]
+    task = tuned.task(Contrastive, pairs, pairs="apart")
+    before = task.figures(task.predict(put_head_on(tuned.body(), task.head()).eval(), scored, 7))["spearman"]
+    model = tuned.learnt(task, pairs, scored, steps=30, batch_size=8)
+    after = task.figures(task.predict(model, scored, 7))
+    assert list(after) == ["spearman", "pearson"] and after["spearman"] > max(0.7, before + 0.3), (
+        before,
+        after,
+    )
+
+
+def test_the_world_gives_stories_of_one_place_to_learn_from_and_numbers_to_measure_on():
+    examples = Contrastive.world(12, 5, False)
+    assert len(examples) == 12 and {truth for *_, truth in examples} == {None}
+    n_person = 0
+    for pair in examples:
+        place_a, place_b = (re.search("|".join(world.PLACES), text)[0] for text in pair[:2])
+        person_a, person_b = (re.search("|".join(world.NAMES), text)[0] for text in pair[:2])
+        n_person += person_a == person_b
+        assert place_a == place_b and pair[0] != pair[1], "a true pair shares the place"
+        assert not any(word.strip(".,") in world.HELD_OUT for text in pair[:2] for word in text.split())
+    assert 6 <= n_person < 12, "half of them share the person"
+    assert Contrastive.world(12, 5, True) == world.similarity(12, 5, True)
+
+
+def test_two_columns_are_learnt_from_and_the_number_of_a_third_is_passed_over(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    minilm.save(tuned.body(), small.tokenizer(), "body")
+    lines = [f"{a}\t{b}" for a, b in zip(small.documents(12), small.documents(12, seed=1), strict=True)]
+    Path("two.tsv").write_text("\n".join(lines), encoding="utf-8")
+    Path("three.tsv").write_text(
+        "\n".join(f"{line}\t{i % 3}.5" for i, line in enumerate(lines)), encoding="utf-8"
+    )
+    parts = []
+    for name in ("two.tsv", "three.tsv"):
+        settings = tuned.settings(
+            task="contrastive", model="body", data=(name,), test="three.tsv", steps=2, device="cpu"
+        )
+        parts += run.load_parts(settings)
+    assert parts[0] == parts[1] and list(map(len, parts[0])) == [11, 1, 12]
+    assert parts[0].train[0][2] is None and parts[0].test[4][2] == 1.5
+    folder = run.finetune(settings)
+    out = capsys.readouterr().out
+    assert "before training" in out and "head only" not in out
+    assert {"score", "before_score"} < set(small.results(folder))
+    model, task = run.load_finetuned(folder)
+    again = task.figures(task.predict(model, parts[0].test, 5))
+    assert again["spearman"] == pytest.approx(small.results(folder)["score"])
+    Path("two.tsv").write_text("Ana.\tRui.\nalone\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"two.tsv, line 2: found 1 columns.*expected text_a, text_b: .tsv"):
+        run.load_parts(tuned.settings(task="contrastive", data=("two.tsv",), test="three.tsv"))
