@@ -222,15 +222,21 @@ def test_a_special_token_that_the_vocabulary_lacks_gets_the_next_id():
 
 
 def test_the_constructor_refuses_what_cannot_encode(bpe):
-    without_a = {i: token for i, token in bpe.vocab.items() if token != b"a"}
     for message, vocab, merges, pattern in (
-        (r"b'a'", without_a, [], None),
         (r"b'zzz'", bpe.vocab, [(b"z", b"zz")], None),
         ("regular expression", bpe.vocab, bpe.merges, "(a"),
         (r"\\\\p\{L\}", bpe.vocab, bpe.merges, r"\p{L}+"),
     ):
         with pytest.raises(UserError, match=message):
             BPE(vocab, merges, pattern=pattern)
+
+
+def test_a_byte_without_an_id_is_left_out():
+    """As in the Rust library, where its neighbours meet: SmolLM2's vocabulary lacks 21 bytes."""
+    lacking = BPE({i: bytes([i]) for i in range(256) if i != 0x04} | {256: b"ab"}, [(b"a", b"b")])
+    assert lacking.encode("a\x04b c\x04") == [256, 32, 99]
+    ids, places = lacking.encode_located("\x04ab")
+    assert ids == [256] and places[0][1] <= 3, "no place beyond the text"
 
 
 def test_a_very_long_pre_token_comes_back_whole():
