@@ -148,7 +148,7 @@ def best_answers(model: Transformer, env: Environment, seed: int, n: int) -> tup
 def measure(
     model: Transformer, env: Environment, seed: int, start: Measured | None = None, best_of: int = 1
 ) -> Measured:
-    """Return a model's answers to the test prompts, the `best_of` so many, compared with those of the start.
+    """Return a model's answers to the test prompts (the best of so many), compared with those of the start.
 
     reward: mean score. judge: share of the texts that meet the true preference.
     win_rate: of the prompts for which the judge likes exactly one of the two answers (the model's and the
