@@ -1,6 +1,7 @@
 """Regime 5: a language model learns what is preferred, from pairs of answers or from a rule.
 
-    python reinforce.py                         reward model, then PPO; then the same without KL, and DPO
+    python reinforce.py                         reward model, then PPO; the same without KL, DPO, best of 4
+    python reinforce.py --algorithm grpo        groups of answers to a prompt in place of a value head
     python reinforce.py --algorithm dpo         the pairs teach the policy directly
     python reinforce.py --ablate                PPO with one detail switched off after the other
     python reinforce.py --preferences pairs.jsonl --prompts prompts.txt --model runs/causal

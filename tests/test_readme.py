@@ -34,7 +34,7 @@ TINY = {
     "extract.py": "--draws 1 --labels 1",
     "finetune.py": "--steps 2 --batch-size 4 --lora-rank 2 --seeds 0",
     "reinforce.py": "--steps 2 --batch-size 4 --max-new-tokens 8 --reward-steps 2 --reward-batch-size 4 "
-    "--dpo-steps 2 --n-pairs 12 --sampled-prompts 4 --model gpt",
+    "--dpo-steps 2 --n-pairs 12 --sampled-prompts 4 --group-size 2 --model gpt",
     "prompt.py": "--n-draw 1 --n-test 4 --shots 0,1 --max-new-tokens 3",
 }
 SMALL_SHAPE = "--d-model 8 --n-head 2 --d-ff 8"
@@ -132,7 +132,8 @@ def files_of_the_later_regimes() -> None:
         Path(name).write_text("\n".join(lines), encoding="utf-8")
     prompts = "\n".join(f"Rui {i} was at the farm." for i in range(20))
     Path("prompts.txt").write_text(prompts, encoding="utf-8")
-    Path("my_rules.py").write_text("def short_answer(prompt, answer):\n    return -len(answer)\n")
+    rules = "def short_answer(prompt, answer):\n    return -len(answer)\n"
+    Path("my_rules.py").write_text(f"{rules}def happy(prompt, answer):\n    return 'happy' in answer\n")
 
 
 def small_gpt(texts: list[str], folder: str) -> None:

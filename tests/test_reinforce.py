@@ -66,12 +66,13 @@ def test_the_default_shows_reward_ppo_hack_and_dpo(script):
     code, out, err = script()
     assert code == 0, err
     found = results("runs/reinforce")
-    promised = "reward_accuracy judge_before judge_after win_rate kl distinct_ratio hacked_judge dpo_judge"
+    promised = "reward_accuracy judge_before judge_after win_rate kl distinct_ratio hacked_judge dpo_judge "
+    promised += "best_of_judge best_of_kl"
     assert set(found) >= {*promised.split(), "sequences_per_second", "seconds", "seed"}
     assert all(math.isfinite(value) for value in found.values())
     assert found["reward_accuracy_low"] <= found["reward_accuracy"] <= found["reward_accuracy_high"]
     header = next(text for text in out.splitlines() if "start" in text and "kl 0" in text)
-    assert header.split() == ["start", "ppo", "kl", "0", "dpo"]
+    assert header.split() == ["start", "ppo", "kl", "0", "dpo", "best", "of", "4"]
     assert len(re.findall(r"^    start    [* ] ", out, re.MULTILINE)) == 5, "five answers to the same prompts"
     for row in ("reward (", "judge:", "judge prefers", "KL (nats", "perplexity", "different answers"):
         assert any(text.startswith(row) for text in out.splitlines()), row
@@ -115,6 +116,10 @@ def test_a_rule_as_reward_needs_no_pairs(script):
     assert code == 0, err
     assert "reward_accuracy" not in results("runs/reinforce") and "dpo:" not in out
     assert not Path("runs/reinforce/reward").exists()
+    Path("my_rules_of_the_test.py").write_text("def short(prompt, answer):\n    return answer[999]\n")
+    del sys.modules["my_rules_of_the_test"]
+    code, _, err = script("--reward-function my_rules_of_the_test:short --algorithm grpo --group-size 2")
+    assert code == 2 and "the reward function raised IndexError" in err and len(err.splitlines()) == 1, err
 
 
 def test_ablation_prints_a_row_a_detail(script):
@@ -155,6 +160,7 @@ def interrupted(script, monkeypatch):
         pytest.param("--seed 5", 9, 3, id="ppo"),
         pytest.param("", 13, 6, id="hack", marks=pytest.mark.reliability),
         pytest.param("--algorithm dpo", 7, 1, id="dpo"),
+        pytest.param("--algorithm grpo --group-size 3", 9, 3, id="grpo", marks=pytest.mark.reliability),
     ],
 )
 def test_an_interrupted_run_goes_on_bit_for_bit(script, interrupted, flags, at, done):

@@ -34,6 +34,7 @@ from torch import Tensor
 from ..plumbing.errors import UserError
 from ..training.loop import TrainingSettings, train
 from ..training.objective import autocast
+from .grpo import group_advantages
 from .rollout import Environment, Policy, Rollout, draw_answers, score_answers
 
 
@@ -60,6 +61,7 @@ class PPODetails:
     shuffle: bool = True  # 9: other minibatches in each pass
     anneal: bool = True  # 10: the learning rate falls to 0 in a line; no: it stays
     normalise_reward: bool = True  # 11: reward to mean 0 and deviation 1 on samples of the reference
+    group_size: int = 1  # answers to a prompt; above 1 their mean stands in for a value head: `grpo.py`
     warn_kl: float = 10.0  # nats a sequence above which a warning is printed
     stop_kl: float = 200.0  # nats a sequence above which the run stops
 
@@ -87,6 +89,8 @@ def train_ppo(model, env: Environment, details: PPODetails, settings: TrainingSe
     """Let the model learn in place, by the one loop; return what `training.loop.train` does."""
     torch.manual_seed(settings.seed)  # for a value head that does not begin at 0
     policy = Policy(model, details.zero_value_head)
+    if details.group_size > 1:
+        policy.value_head = None
     # eps larger than usual: Huang et al. 2022, "The 37 Implementation Details of PPO", detail 3
     optimizer = torch.optim.Adam(policy.parameters(), lr=settings.lr, eps=1e-5)
     return train(policy, PPO(env, details), settings, folder, env.tokenizer, optimizer)
@@ -105,9 +109,10 @@ class PPO:
         env, details, seed = self.env, self.details, settings.seed
         policy.eval()  # with dropout the ratios of the first update would not be 1
         # Sample. Prompts and answers depend on seed and step alone, so a resumed run draws the same ones.
-        chosen = np.random.default_rng([seed, step, 0]).integers(0, len(env.prompts), settings.batch_size)
+        n_prompt = settings.batch_size // details.group_size
+        chosen = np.random.default_rng([seed, step, 0]).integers(0, len(env.prompts), n_prompt)
         seed_of_answers = int(np.random.default_rng([seed, step, 1]).integers(2**62))
-        prompts = [env.prompts[i] for i in chosen]
+        prompts = [env.prompts[i] for i in chosen.repeat(details.group_size)]
         rollout = draw_answers(policy.model, env, prompts, seed_of_answers, settings.precision)
         # Score: each token by policy, reference and value head, each whole text by the reward.
         score_answers(rollout, policy, env, settings.precision)
@@ -134,7 +139,8 @@ class PPO:
         entropy: minus the mean log-probability of the drawn tokens, nats a token, an unbiased estimate.
             Falling to 0: one answer to everything.
         length: tokens of an answer, the end token included. ended: share of the answers that came to an end.
-        value_error: variance of (return - value) over that of the returns. Below 1 the value head helps.
+        value_error: variance of (return - value) over that of the returns. Below 1 the value head helps; 0
+            without one.
         judge: share of the answers that meet the true preference, where it is known. PPO never sees it.
         kl_coefficient: that of this step.
         """
@@ -234,9 +240,12 @@ def make_batch(rollout: Rollout, scores: Tensor, kl_coefficient: float, details:
     if details.whiten_rewards:
         # As in Ziegler et al.'s code: a token of 0 becomes mean - mean / deviation, a price on length.
         rewards = whiten(rewards, mask, shift_mean=False)
-    raw = advantages(rewards, values, mask, details.gamma, details.gae_lambda)
     batch = dict(ids=rollout.ids, mask=rollout.mask, log_probs=rollout.log_probs, values=values)
-    batch["returns"] = raw + values  # what the values should have been
+    if details.group_size > 1:
+        raw, batch["returns"] = group_advantages(rewards, mask, details.group_size), values
+    else:
+        raw = advantages(rewards, values, mask, details.gamma, details.gae_lambda)
+        batch["returns"] = raw + values  # what the values should have been
     return batch | dict(advantages=whiten(raw, mask) if details.whiten_advantages else raw)
 
 

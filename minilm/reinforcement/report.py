@@ -30,11 +30,11 @@ def closing(columns: dict[str, Measured], seconds: dict, settings: ReinforceSett
     for key in ("reward", "judge") if "judge" in last else ("reward",):
         results |= {f"{key}_before": first[key], f"{key}_after": last[key]}
     results["distinct_ratio"] = last["distinct"] / first["distinct"]
-    for column, word in (("kl 0", "hacked"), ("dpo", "dpo")):
+    for column, word in (("kl 0", "hacked"), ("dpo", "dpo"), (f"best of {settings.best_of}", "best_of")):
         other = figures.get(column, {}) if column != name else {}
         results |= {f"{word}_{key}": other[key] for key in ("judge", "reward", "kl") if key in other}
     drawn, read = settings.steps * settings.batch_size, 2 * settings.dpo_steps * settings.reward_batch_size
-    results["sequences_per_second"] = (drawn if name == "ppo" else read) / seconds[name]
+    results["sequences_per_second"] = (read if name == "dpo" else drawn) / seconds[name]
     results["ppo_seconds"] = seconds.get("ppo")
     rows = [(FIGURES[key], *(f.get(key) for f in figures.values())) for key in FIGURES if key in last]
     shown = {key: columns[key] for key in ("start", name, "kl 0") if key in columns}

@@ -4,6 +4,7 @@ One function, `sampling.token_log_probabilities`, scores what `generate.sample` 
 Sampled under one distribution and scored under another, the ratios are wrong and the KL negative.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,7 +18,10 @@ from ..training.objective import autocast, perplexity
 
 
 class Policy(nn.Module):
-    """A GPT and a value head on its last hidden states: what reward is still to come, token by token."""
+    """A GPT and a value head on its last hidden states: what reward is still to come, token by token.
+
+    Without a head (`value_head = None`, as GRPO has it) all values are 0.
+    """
 
     def __init__(self, model: Transformer, zero_value_head: bool = True):
         super().__init__()
@@ -39,6 +43,8 @@ class Policy(nn.Module):
         hidden = self.model.decode(ids[:, :-1], mask[:, :-1], n_last=n)[-1]
         known = dict(rule=rule, n_prompt=n_prompt, hidden=hidden)
         log_probs = token_log_probabilities(self.model, ids, mask, **known)  # (B, n)
+        if self.value_head is None:
+            return log_probs, torch.zeros_like(log_probs)
         values = self.value_head(hidden)[..., 0].float()  # (B, n)
         return log_probs, values.masked_fill(~mask[:, n_prompt:], 0.0)
 
@@ -129,25 +135,38 @@ class Measured:
 
 
 @torch.no_grad()
-def measure(model: Transformer, env: Environment, seed: int, start: Measured | None = None) -> Measured:
-    """Return a model's answers to the test prompts, compared with those of the starting policy.
+def best_answers(model: Transformer, env: Environment, seed: int, n: int) -> tuple[Rollout, Tensor]:
+    """Return of n answers to each test prompt the one with the highest reward, and these rewards, (B,)."""
+    rollout = draw_answers(model, env, [prompt for prompt in env.test_prompts for _ in range(n)], seed)
+    scores = env.reward.scores(rollout, env.texts(rollout)).view(-1, n)
+    best = scores.argmax(1) + n * torch.arange(len(scores), device=scores.device)  # (B,), rows of B n
+    kept = Rollout(rollout.ids[best], rollout.mask[best], rollout.n_prompt, rollout.ended[best])
+    return kept, scores.amax(1)
+
+
+@torch.no_grad()
+def measure(
+    model: Transformer, env: Environment, seed: int, start: Measured | None = None, best_of: int = 1
+) -> Measured:
+    """Return a model's answers to the test prompts (the best of so many), compared with those of the start.
 
     reward: mean score. judge: share of the texts that meet the true preference.
     win_rate: of the prompts for which the judge likes exactly one of the two answers (the model's and the
         start's), the share in which it likes the model's; 0.5 where there is none.
     reward_win_rate: share of the prompts for which the reward is higher than the start's, ties one half.
-    kl: mean of log pi - log reference over whole answers, nats a sequence.
+    kl: mean of log pi - log reference over whole answers, nats a sequence. Of the reference's best of n no
+        more than log n - (n - 1) / n (Beirami et al. 2024, "Theoretical guarantees on the best-of-n").
     perplexity: that of the answers under the reference: how strange they look to where it all began.
     distinct: share of the answers that differ from all before them. length: tokens an answer.
     """
-    rollout = draw_answers(model, env, env.test_prompts, seed)
+    rollout, scores = best_answers(model, env, seed, best_of)
     texts, known = env.texts(rollout), dict(rule=env.rule, n_prompt=rollout.n_prompt)
-    scores, judged, n = env.reward.scores(rollout, texts), env.judged(texts), len(texts)
+    judged, n = env.judged(texts), len(texts)
     own = token_log_probabilities(model, rollout.ids, rollout.mask, **known)  # (B, n)
     reference = token_log_probabilities(env.reference, rollout.ids, rollout.mask, **known)
     figures = dict(
         reward=float(scores.mean()),
-        kl=float((own - reference).sum() / n),
+        kl=float((own - reference).sum() / n) + math.log(best_of) - (best_of - 1) / best_of,
         perplexity=perplexity(float(-reference.sum() / rollout.lengths.sum())),
         distinct=len({answer for _, answer in texts}) / n,
         length=float(rollout.lengths.float().mean()),

@@ -42,8 +42,10 @@ class Rounds:
         return train(model, objective, stage, folder, self.env.tokenizer)
 
     def train_ppo(self, policy: Transformer, folder: Path | None = None, **changes) -> dict:
-        """Let a policy learn by PPO, with these changes of the settings."""
+        """Let a policy learn by PPO or GRPO, with these changes of the settings."""
         s, env = replace(self.settings, **changes), self.env
+        if s.algorithm != "grpo":
+            s = replace(s, group_size=1)
         if not s.normalise_reward:  # in what it learns from; all are measured by the same one
             env = replace(env, reward=env.reward.reward)
         return train_ppo(policy, env, s, self.stage(folder, s, log_every=1, eval_every=s.log_every), folder)
@@ -57,7 +59,8 @@ class Rounds:
             if number:
                 print("PPO for a while, to find what the reward model does not know:")
                 writer = copy.deepcopy(env.reference).requires_grad_(True)
-                self.train_ppo(writer, steps=max(1, s.steps // 3), **UNBOUND)
+                # PPO for GRPO's reward too: so the reward of a seed is the same for all algorithms
+                self.train_ppo(writer, steps=max(1, s.steps // 3), algorithm="ppo", **UNBOUND)
             if own_pairs:
                 self.collect(writer, number)
             objective = self.pairs(BradleyTerry) if found.pairs else None
@@ -98,7 +101,8 @@ class Rounds:
         s, env, seconds = self.settings, self.env, {}
         columns = dict(start=measure(env.reference, env, s.seed + 2))
         ways = {s.algorithm: {}}
-        if s.contrast and s.algorithm == "ppo":  # the hack, and the same pairs without a reward model
+        contrast = s.contrast and s.algorithm != "dpo" and not s.ablate
+        if contrast:  # the hack, and the same pairs without a reward model
             ways["kl 0"] = UNBOUND | dict(kl=0.0, adaptive_kl=False)
             ways |= dict(dpo={}) if self.preferences.pairs else {}
         if s.ablate:
@@ -114,4 +118,7 @@ class Rounds:
                 outcome = self.train_ppo(policy, folder, **changes)
             seconds[name] = outcome["seconds"]
             columns[name] = measure(policy, env, s.seed + 2, columns["start"])
+        if contrast:
+            best = measure(env.reference, env, s.seed + 2, columns["start"], s.best_of)
+            columns[f"best of {s.best_of}"] = best
         return columns, seconds

@@ -12,7 +12,8 @@ from .ppo import PPODetails
 class ReinforceSettings(PPODetails, CommonSettings):
     """What is learnt from, and by what."""
 
-    algorithm: Literal["ppo", "dpo"] = "ppo"  # dpo: learn from the pairs directly, without a reward model
+    algorithm: Literal["ppo", "grpo", "dpo"] = "ppo"  # dpo: learn from the pairs, without a reward model
+    group_size: int = 8  # grpo: answers to a prompt, whose mean stands in for a value head
     model: str | None = None  # run folder of the GPT to start from; none: the newest runs/causal
     preferences: str | None = None  # prompt, chosen, rejected in .jsonl, .tsv or .csv; none: the world's
     prompts: str | None = None  # prompts to answer, .txt (one a line) or .jsonl; none: those of the pairs
@@ -36,7 +37,8 @@ class ReinforceSettings(PPODetails, CommonSettings):
     lr: float = 4e-4  # highest learning rate
     warmup: int = 10  # steps in which the learning rate rises, while Adam knows no gradients yet
     clip: float = 1.0  # longest gradient; 0: no clipping
-    contrast: bool = True  # after PPO: the same with --kl 0, and DPO, in the same table
+    contrast: bool = True  # after PPO or GRPO: the same with --kl 0, DPO and best of n, in the same table
+    best_of: int = 4  # that n: answers of the start to a prompt, of which that with the best reward counts
     ablate: bool = False  # instead: PPO with one detail switched off after the other
     log_every: int = 10  # steps between printed lines
     save_every: int = 20  # steps between checkpoints
@@ -47,13 +49,15 @@ class ReinforceSettings(PPODetails, CommonSettings):
         least = {field.name: int(field.type is int) for field in fields(self) if field.type in (int, float)}
         self.check_least(least | dict(seed=0, warmup=0, sampled_prompts=0))
         s, share = self, f"--gamma {self.gamma} --gae-lambda {self.gae_lambda}"
-        cut = f"--batch-size {s.batch_size} cannot be cut into --minibatches {s.minibatches}"
+        grpo, cut = s.algorithm == "grpo", f"--batch-size {s.batch_size} cannot be cut into"
         for wrong, what in (
             (max(s.gamma, s.gae_lambda) > 1, f"{share}: both must lie in [0, 1]"),
             (s.adaptive_kl and not s.kl_target, "--kl-target 0.0: must be above 0 for --adaptive-kl"),
             (not s.temperature, "--temperature 0.0: must be above 0, to draw answers"),
             (not s.pair_temperature, "--pair-temperature 0.0: must be above 0, to draw answers"),
-            (s.minibatches > s.batch_size, cut),
+            (s.minibatches > s.batch_size, f"{cut} --minibatches {s.minibatches}"),
+            (grpo and s.group_size < 2, "--group-size 1: must be 2 or more, to compare answers to a prompt"),
+            (grpo and s.batch_size % s.group_size, f"{cut} groups of --group-size {s.group_size}"),
             (s.reward and s.reward_function, "--reward and --reward-function: one reward, please"),
         ):
             if wrong:

@@ -330,7 +330,9 @@ def test_a_run_leaves_a_log_and_a_model_that_loads(gpt, env, tmp_path, capsys):
     assert told[0][2::2] == ["reward", "kl", "entropy", "length", "judge"]
 
 
-@pytest.mark.parametrize("changes", [{}, dict(adaptive_kl=True, kl_target=0.01, anneal=False, epochs=1)])
+@pytest.mark.parametrize(
+    "changes", [{}, dict(adaptive_kl=True, kl_target=0.01, anneal=False, epochs=1), dict(group_size=3)]
+)
 @pytest.mark.parametrize("by_ctrl_c", [True, False])
 def test_resuming_is_exact(make_gpt, env, tmp_path, changes, by_ctrl_c):
     whole, part, fresh = make_gpt(), make_gpt(), make_gpt(seed=5)  # fresh weights: the checkpoint's count

@@ -18,23 +18,28 @@ def test_the_results_are_the_figures_under_their_names(settings):
         "ppo": measured(reward=1.5, judge=0.9, distinct=0.6, kl=3.0, win_rate=0.95, length=14.0),
         "kl 0": measured(reward=2.5, judge=0.0, distinct=0.1, kl=25.0),
         "dpo": measured(reward=1.0, judge=0.7, distinct=0.7, kl=2.0),
+        "best of 4": measured(reward=1.1, judge=0.8, distinct=0.9, kl=0.6),
     }
     (rows, header), _, found = closing(columns, {"ppo": 2.0, "kl 0": 1.0, "dpo": 3.0}, settings())
     assert found.pop("distinct_ratio") == pytest.approx(0.75)
     assert found == dict(
         kl=3.0, win_rate=0.95, length=14.0, reward_before=0.1, reward_after=1.5, judge_before=0.4,
         judge_after=0.9, hacked_judge=0.0, hacked_reward=2.5, hacked_kl=25.0, dpo_judge=0.7, dpo_reward=1.0,
-        dpo_kl=2.0, ppo_seconds=2.0, sequences_per_second=4 * 6 / 2.0,
+        dpo_kl=2.0, best_of_judge=0.8, best_of_reward=1.1, best_of_kl=0.6, ppo_seconds=2.0,
+        sequences_per_second=4 * 6 / 2.0,
     )  # fmt: skip
-    assert header == ("", "start", "ppo", "kl 0", "dpo")
+    assert header == ("", "start", "ppo", "kl 0", "dpo", "best of 4")
     assert [row[1:] for row in rows] == [
-        (0.1, 1.5, 2.5, 1.0), (0.4, 0.9, 0.0, 0.7), (None, 0.95, None, None), (None, 3.0, 25.0, 2.0),
-        (0.8, 0.6, 0.1, 0.7), (None, 14.0, None, None),
+        (0.1, 1.5, 2.5, 1.0, 1.1), (0.4, 0.9, 0.0, 0.7, 0.8), (None, 0.95, None, None, None),
+        (None, 3.0, 25.0, 2.0, 0.6), (0.8, 0.6, 0.1, 0.7, 0.9), (None, 14.0, None, None, None),
     ]  # fmt: skip
     two = {"start": columns["start"], "dpo": columns["dpo"]}
     _, _, found = closing(two, {"dpo": 3.0}, settings(algorithm="dpo"))
     assert found["judge_after"] == 0.7 and "dpo_judge" not in found and "hacked_judge" not in found
     assert found["sequences_per_second"] == 2 * 3 * 4 / 3.0
+    two = {"start": columns["start"], "grpo": columns["ppo"]}
+    _, _, found = closing(two, {"grpo": 2.0}, settings(algorithm="grpo", group_size=3))
+    assert found["judge_after"] == 0.9 and found["sequences_per_second"] == 4 * 6 / 2.0
 
 
 def test_an_ablation_has_a_row_a_switch(settings):

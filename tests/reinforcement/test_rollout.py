@@ -18,6 +18,8 @@ def test_1_the_value_head_begins_at_0_or_at_random(gpt, rollout, rule):
     assert (zero(rollout.ids, rollout.mask, rollout.n_prompt, rule)[1] == 0).all()
     assert random(rollout.ids, rollout.mask, rollout.n_prompt, rule)[1].abs().max() > 0
     assert (random.value_head.bias == 0).all()
+    random.value_head = None
+    assert (random(rollout.ids, rollout.mask, rollout.n_prompt, rule)[1] == 0).all(), "without one it is 0"
 
 
 def test_a_policy_is_saved_without_its_value_head(gpt):
@@ -127,6 +129,19 @@ def test_the_figures_are_those_of_the_answers(env, moved):
         reward_win_rate=pytest.approx(sum(better) / n),
         win_rate=wins / (wins + losses),
     )
+
+
+def test_the_best_of_some_answers_is_that_with_the_highest_reward(env):
+    start = measure(env.reference, env, seed=2)
+    found = measure(env.reference, env, seed=5, start=start, best_of=3)
+    drawn = draw_answers(env.reference, env, [p for p in env.test_prompts for _ in range(3)], seed=5)
+    texts, scores = env.texts(drawn), env.reward.scores(drawn, [])
+    for i in range(len(env.test_prompts)):
+        three = range(3 * i, 3 * i + 3)
+        best = max(three, key=lambda row: float(scores[row]))
+        assert len({float(scores[row]) for row in three}) > 1, "the test is to have something to choose from"
+        assert found.texts[i] == texts[best] and found.scores[i] == scores[best]
+    assert found.figures["kl"] == pytest.approx(math.log(3) - 2 / 3), "log n - (n - 1) / n"
 
 
 def test_a_judge_that_sees_no_difference_and_none_at_all(env):

@@ -36,7 +36,9 @@ def watched(monkeypatch, made) -> list:
     monkeypatch.setattr(made, "collect", lambda model, number: told.append((model is reference, number)))
     note = lambda model, objective, folder, steps, lr: told.append((folder.name, steps))
     monkeypatch.setattr(made, "train_on_pairs", note)
-    monkeypatch.setattr(made, "train_ppo", lambda model, **changes: told.append(("ppo", changes["steps"])))
+    monkeypatch.setattr(
+        made, "train_ppo", lambda model, **changes: told.append((changes["algorithm"], changes["steps"]))
+    )
     monkeypatch.setattr(rounds, "write_json", lambda *_: None)
     return told
 
@@ -120,13 +122,15 @@ def test_each_way_of_learning_starts_from_the_same_policy(reinforcement, gpt, mo
 
     monkeypatch.setattr(made, "train_ppo", train_ppo)
     columns, seconds = made.learn()
-    assert list(columns) == ["start", "ppo", "kl 0", "dpo"] and list(seconds) == ["ppo", "kl 0", "dpo"]
+    assert list(columns) == ["start", "ppo", "kl 0", "dpo", "best of 4"]
+    assert list(seconds) == ["ppo", "kl 0", "dpo"]
     (first, changes), (second, without_kl) = starts
     small.assert_equal(first, gpt.state_dict())
     small.assert_equal(second, gpt.state_dict())
     assert changes == {} and without_kl.pop("stop_kl") > 1e6, "here the explosion is the lesson"
     assert without_kl.pop("warn_kl") and without_kl == dict(kl=0.0, adaptive_kl=False)
     assert columns["start"].figures["kl"] == 0 < abs(columns["dpo"].figures["kl"])
+    assert columns["best of 4"].figures["reward"] > columns["start"].figures["reward"]
     assert load_trainer(made.folder)["step"] == 4 and load_trainer(made.folder / "dpo")["step"] == 3
     small.assert_equal(made.env.reference.state_dict(), gpt.state_dict())
 
@@ -135,7 +139,21 @@ def test_contrasts_can_be_left_out(reinforcement):
     assert list(reinforcement(contrast=False).learn()[0]) == ["start", "ppo"]
     made = reinforcement()
     made.preferences.pairs.clear()
-    assert list(made.learn()[0]) == ["start", "ppo", "kl 0"]
+    assert list(made.learn()[0]) == ["start", "ppo", "kl 0", "best of 4"]
+
+
+def test_grpo_learns_in_groups_from_the_reward_that_ppo_has(reinforcement, monkeypatch):
+    made, seen = reinforcement(algorithm="grpo", group_size=3, best_of=2), []
+    told = watched(monkeypatch, made)
+    made.make_reward()
+    assert ("ppo", 1) in told, "a reward of its own could not be compared with PPO's"
+    made, inner = reinforcement("other", algorithm="grpo", group_size=3, best_of=2), rounds.train_ppo
+    monkeypatch.setattr(rounds, "train_ppo", lambda *args: seen.append(args[2].group_size) or inner(*args))
+    columns, _ = made.learn()
+    assert list(columns) == ["start", "grpo", "kl 0", "dpo", "best of 2"] and seen == [3, 3]
+    assert load_trainer(made.folder)["step"] == 4 and read_log(made.folder)[0]["value_loss"] == 0
+    made.train_ppo(copy.deepcopy(made.env.reference).requires_grad_(True), algorithm="ppo")
+    assert seen[-1] == 1, "PPO has a value head, and no group"
 
 
 def test_dpo_learns_in_the_folder_of_the_run(reinforcement):

@@ -24,7 +24,10 @@ from minilm.training.loop import TrainingSettings
         ("--pair-temperature 0", "--pair-temperature 0.0: must be above 0"),
         ("--batch-size 4 --minibatches 5", "--batch-size 4 cannot be cut into --minibatches 5"),
         ("--reward runs/x --reward-function a:b", "--reward and --reward-function"),
-        ("--algorithm grpo", r"ppo\|dpo"),
+        ("--algorithm trpo", r"ppo\|grpo\|dpo"),
+        ("--algorithm grpo --group-size 1", "--group-size 1: must be 2 or more"),
+        ("--algorithm grpo --group-size 7", "--batch-size 64 cannot be cut into groups of --group-size 7"),
+        ("--best-of 0", "--best-of 0: must be 1 or more"),
         ("--kl-target 0 --adaptive-kl", "--kl-target 0.0: must be above 0"),
     ],
 )
@@ -35,6 +38,7 @@ def test_values_out_of_range_are_refused(flags, message):
 
 def test_values_at_the_border_are_taken():
     ReinforceSettings(seed=0, warmup=0, sampled_prompts=0, clip=0.0, missing_end_score=-9.0, gamma=1.0)
+    ReinforceSettings(algorithm="ppo", batch_size=7)  # the size of a group is GRPO's
 
 
 def test_every_setting_is_read_somewhere():

@@ -43,6 +43,7 @@ COMMANDS = {
     "patience": f"{TABLE} --lr 0.05 --patience 2 --eval-every 2",
     "ppo": WORLD,
     "dpo": f"{WORLD} --algorithm dpo",
+    "grpo": f"{WORLD} --algorithm grpo --group-size 3",
 }
 
 
