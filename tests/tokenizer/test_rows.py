@@ -11,7 +11,18 @@ import torch
 from minilm.model.config import ModelConfig
 from minilm.plumbing.errors import UserError
 from minilm.tokenizer import rows as module
-from minilm.tokenizer.rows import RaggedRows, decoder_begin, framed, prompt_ids, rows_of, text_ids, text_rows
+from minilm.tokenizer.bpe import BPE
+from minilm.tokenizer.rows import (
+    RaggedRows,
+    chat_ids,
+    decoder_begin,
+    framed,
+    prompt_ids,
+    rows_of,
+    text_end,
+    text_ids,
+    text_rows,
+)
 
 TOKENIZER = small.tokenizer()
 PAD, CLS, SEP, END = map(TOKENIZER.special_id, ("[PAD]", "[CLS]", "[SEP]", "<|endoftext|>"))
@@ -75,6 +86,19 @@ def test_a_prompt_is_a_text_that_has_begun():
     assert prompt_ids(TOKENIZER, BOTH, A) == [CLS, *ids(" " + A), SEP], "the encoder reads a whole text"
 
 
+def test_where_a_model_talks_in_turns_a_text_ends_as_a_turn():
+    plain = small.tokenizer()
+    specials = (*plain.special_tokens, "<|im_start|>", "<|im_end|>")
+    talker = BPE(plain.vocab, plain.merges, specials, aliases={"[EOS]": "<|im_end|>"})
+    begin, start, end = map(talker.special_id, ("<|endoftext|>", "<|im_start|>", "<|im_end|>"))
+    assert (text_end(plain), text_end(talker)) == (plain.special_id("<|endoftext|>"), end)
+    assert framed(talker, DECODER, [7, 8]) == ([begin, 7, 8, end], 4)
+    ids, encode = chat_ids(talker, [("user", "Ana"), ("assistant", "<|im_end|>")]), plain.encode
+    assert ids[: len(encode("user\nAna")) + 2] == [start, *encode("user\nAna"), end]
+    assert ids[-len(encode("assistant\n")) - 1 :] == [start, *encode("assistant\n")]
+    assert (ids.count(start), ids.count(end)) == (3, 2), "what is typed cannot end a turn"
+
+
 def test_a_decoder_begins_with_cls_and_that_of_a_published_bart_with_its_start_before_it():
     assert decoder_begin(TOKENIZER) == [CLS]
     bart = SimpleNamespace(aliases={"[START]": "</s>"}, special_id={"[START]": 2, "[CLS]": 0}.get)
@@ -128,6 +152,7 @@ def slow_room(n_first: int, n_second: int, room: int) -> tuple[int, int]:
 def test_the_longer_text_is_cut_first(room):
     sizes = [(a, b) for a in range(9) for b in range(9)]
     letters = SimpleNamespace(encode=lambda text, **_: [*map(ord, text)], special_tokens=(), special_id=len)
+    letters.aliases = {}
     firsts, seconds = ["a" * a for a, _ in sizes], ["b" * b for _, b in sizes]
     rows = text_rows(letters, DECODER, firsts, seconds, longest=room + 3)
     for row, (a, b) in zip(rows, sizes, strict=True):
