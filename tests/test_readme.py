@@ -103,6 +103,7 @@ def workplace(tmp_path, monkeypatch):
     published.folder(Path("all-MiniLM-L6-v2"), "bert")
     small_gpt(texts, "runs/in-context")
     small_gpt(texts, "gpt")
+    small_gpt(texts, "SmolLM2-135M-Instruct", ("<|im_start|>", "<|im_end|>"))
 
 
 def with_quick_probes(*given) -> tuple:
@@ -136,9 +137,9 @@ def files_of_the_later_regimes() -> None:
     Path("my_rules.py").write_text(f"{rules}def happy(prompt, answer):\n    return 'happy' in answer\n")
 
 
-def small_gpt(texts: list[str], folder: str) -> None:
+def small_gpt(texts: list[str], folder: str, more: tuple[str, ...] = ()) -> None:
     """Save a GPT with random weights, in which a whole story fits, as a finished run."""
-    tokenizer = BPE.train(texts, 280, SPECIAL_TOKENS)
+    tokenizer = BPE.train(texts, 280, (*SPECIAL_TOKENS, *more))
     shape = dict(n_decoder_layer=1, d_model=8, n_head=2, d_ff=8, max_positions=320)
     minilm.save(minilm.build(ModelConfig(vocab_size=tokenizer.vocab_size, **shape)), tokenizer, folder)
     Path(folder, "results.json").write_text("{}", encoding="utf-8")
