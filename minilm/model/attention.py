@@ -56,9 +56,13 @@ def rotate(x: Tensor, turns: Tensor) -> Tensor:
 def explicit_attention(q, k, v, bias=None, causal=False, dropout=0.0) -> tuple[Tensor, Tensor]:
     """Attention written out (equation 1), of q (B, H, T, d_head) to k and v (B, H, S, d_head).
 
-    `bias` is added to the scores, broadcast to (B, H, T, S): `BLOCKED` where a query must not look. Returns
-    the mixed values (B, H, T, d_head) and the weights (B, H, T, S).
+    k and v may have fewer heads, each for a group of q's (Ainslie et al. 2023, "GQA"). `bias` is added to the
+    scores, broadcast to (B, H, T, S): `BLOCKED` where a query must not look. Returns the mixed values (B, H,
+    T, d_head) and the weights (B, H, T, S).
     """
+    n_group = q.shape[1] // k.shape[1]
+    if n_group > 1:  # (B, n_kv_head, S, d_head) -> (B, H, S, d_head)
+        k, v = k.repeat_interleave(n_group, dim=1), v.repeat_interleave(n_group, dim=1)
     # A sum of d_head products of size 1 has size sqrt(d_head). Divided by it, the scores keep their size at
     # any width; undivided, the softmax would give one key all the weight and the others no gradient.
     scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5  # (.., T, d_head) @ (.., d_head, S) -> (.., T, S)
@@ -76,7 +80,8 @@ def fast_attention(q, k, v, bias=None, causal=False, dropout=0.0) -> Tensor:
     if causal and (bias is not None or q.shape[-2] != k.shape[-2]):  # PyTorch's is_causal covers neither case
         later = ~causal_mask(q.shape[-2], k.shape[-2], q.device)  # (T, S)
         bias, causal = (q.new_zeros(()) if bias is None else bias).masked_fill(later, BLOCKED), False
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, is_causal=causal)
+    how = dict(attn_mask=bias, dropout_p=dropout, is_causal=causal, enable_gqa=q.shape[1] != k.shape[1])
+    return F.scaled_dot_product_attention(q, k, v, **how)
 
 
 class KeyValueCache:
@@ -115,17 +120,15 @@ class KeyValueCache:
 class MultiHeadAttention(nn.Module):
     """H attentions side by side, each on d_head numbers (section 3.2.2): each may look elsewhere.
 
-    With fewer `n_kv_head`, groups of heads share keys and values (Ainslie et al. 2023, "GQA"): the cache of a
-    text that is written is smaller by as much.
+    With fewer `n_kv_head`, groups of heads share keys and values: a text's cache is smaller by as much.
     """
 
     def __init__(
         self, d_model: int, n_head: int, dropout=0.0, n_kv_head=None, d_head=None, biases: str = "all"
     ):
         super().__init__()
-        self.n_group, self.dropout = n_head // (n_kv_head or n_head), dropout
-        self.d_head = d_head or d_model // n_head
-        width, kv_width, bias = n_head * self.d_head, n_head // self.n_group * self.d_head, biases != "none"
+        self.d_head, self.dropout = d_head or d_model // n_head, dropout
+        width, kv_width, bias = n_head * self.d_head, (n_kv_head or n_head) * self.d_head, biases != "none"
         self.q = nn.Linear(d_model, width, bias)  # W_Q of all heads in one matrix; W_K, W_V likewise
         self.k = nn.Linear(d_model, kv_width, bias)
         self.v = nn.Linear(d_model, kv_width, bias)
@@ -152,8 +155,6 @@ class MultiHeadAttention(nn.Module):
             k = k if turns is None else rotate(k, turns)  # before the cache: a key's position is its own
             if cache is not None:
                 k, v = cache.append(k, v)
-        if self.n_group > 1:  # (B, n_kv_head, S, d_head) -> (B, H, S, d_head)
-            k, v = k.repeat_interleave(self.n_group, dim=1), v.repeat_interleave(self.n_group, dim=1)
         dropout = self.dropout if self.training else 0.0
         if self.explicit:
             mixed, self.weights = explicit_attention(q, k, v, bias, causal, dropout)
