@@ -7,7 +7,7 @@
     python finetune.py --task tagging           a tag for each word
     python finetune.py --task span              a question, its answer in a text
     python finetune.py --task text-to-text      a text to write
-    python finetune.py --tune head              which weights move: head, last:N, lora, all
+    python finetune.py --tune head              which weights move: head, bias, last:N, lora, all
     python finetune.py --data train.tsv --test test.tsv     your own examples
     python finetune.py --model runs/classification --predict new.tsv
 

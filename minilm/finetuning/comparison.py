@@ -81,7 +81,8 @@ def other_ways(body: Transformer, task: Task, parts: Parts, settings) -> dict[st
 def closing(results: dict[str, list[Result]], settings: FinetuningSettings, task: Task) -> tuple[list, dict]:
     """Return the rows under HEADER and the figures of results.json: of each way the means over its seeds."""
     names = dict(trivial=task.baseline, before="before training", scratch="all, from random weights")
-    names |= dict(head="head only", lora=f"LoRA, rank {settings.lora_rank}", all="all weights")
+    names |= dict(head="head only", bias="biases (BitFit)")
+    names |= dict(lora=f"LoRA, rank {settings.lora_rank}", all="all weights")
     names |= dict(chosen=names.get(settings.tune, settings.tune))
     rows, figures = [], dict(metric=task.metric)
     for way in (way for way in names if way in results):
@@ -92,7 +93,7 @@ def closing(results: dict[str, list[Result]], settings: FinetuningSettings, task
         rows.append((names[way], n_moving[0], f"{100 * share[0]:.1f} %", seconds, score))
         figures[f"{way}_score"] = mean
     figures["majority_score"], figures["score"] = figures.pop("trivial_score"), figures.pop("chosen_score")
-    if settings.tune in ("head", "lora"):
+    if settings.tune in ("head", "bias", "lora"):
         figures[f"{settings.tune}_score"] = figures["score"]
     return rows, figures | dict(score_deviation=deviation, moving_weights=n_moving[0])
 

@@ -2,6 +2,7 @@
 
 --tune head      the head alone; the model extracts features ("classifier only": type I of some courses)
 --tune last:N    the head and the last N blocks
+--tune bias      the head and all biases, those of the norms too (BitFit: Ben Zaken et al. 2022, section 3)
 --tune lora      the head and a thin addition to each matrix (`lora.py`)
 --tune all       everything that the output depends on ("classifier and model": their type II)
 """
@@ -14,9 +15,9 @@ from .lora import THIN, add_lora
 
 BLOCK = re.compile(r"(encoder|decoder)\.blocks\.(\d+)\.")
 # A small model learns at such a rate; a published one at that of Devlin et al. 2019, appendix A.3. What is
-# new, a head or LoRA's matrices, has far to go and needs more.
+# new, a head or LoRA's matrices, has far to go and needs more; so do biases that move alone.
 SMALL, PUBLISHED = 1e-3, 3e-5
-TIMES = {"all": 1, "last": 1, "head": 10, "lora": 5}
+TIMES = {"all": 1, "last": 1, "head": 10, "lora": 5, "bias": 30}
 
 
 def depth_of(name: str, config: ModelConfig) -> int:
@@ -38,7 +39,9 @@ def let_move(model: WithHead, tune: str, rank: int = 8, alpha: float = 16.0, tar
         add_lora(model, rank, alpha, targets)
     for name, parameter in model.named_parameters():
         moves = name.startswith(HEAD) or name.endswith(THIN)  # what is new always moves
-        if way in ("all", "last"):
+        if way == "bias":
+            moves |= name.endswith(".bias") and model.in_use(name)
+        elif way in ("all", "last"):
             lowest = 0 if way == "all" else model.config.n_layer + 1 - int(n_block)
             moves = model.in_use(name) and depth_of(name, model.config) >= lowest
         parameter.requires_grad_(moves)

@@ -121,6 +121,8 @@ def load_body(settings: FinetuningSettings, parts: Parts) -> tuple:
         source, body = settings.model, build(config).to(choose_device(settings.device))
     else:
         source, body, tokenizer = start_model(settings.model, TASKS[settings.task].start, settings)
+    if settings.tune == "bias" and not any(name.endswith(".bias") for name, _ in body.named_parameters()):
+        raise UserError(f"--tune bias: {source} has no biases; use all, head, lora or last:N")
     path, longest = Path(source) / folders.SETTINGS, body.config.max_positions
     known = folders.read_json(path, optional=True).get("context")
     context = settings.context or min(known or longest, longest)

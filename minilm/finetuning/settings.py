@@ -37,7 +37,7 @@ class FinetuningSettings(TrainingSettings):
     n_examples: int | None = None  # examples to learn from, drawn by the seed; none: all (of the world a few)
     context: int | None = None  # most tokens a row; none: as in the model's own training
     pairs: Literal["together", "apart"] | None = None  # both texts in one row, or two; none: similarity apart
-    tune: str = "all"  # the weights that move: all, head, lora, or last:N blocks with the head
+    tune: str = "all"  # the weights that move: all, head, bias, lora, or last:N blocks with the head
     compare: bool = True  # train again for the closing table: from random weights, the head alone, LoRA
     seeds: tuple[int, ...] | None = None  # runs with other examples and heads: mean and deviation
     lora_rank: int = 8  # rank of what LoRA adds to a matrix
@@ -50,9 +50,9 @@ class FinetuningSettings(TrainingSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        if not re.fullmatch(r"all|head|lora|last:[1-9]\d*", self.tune):
-            near = suggest(self.tune, ("all", "head", "lora", "last:N"))
-            expected = f"all, head, lora, or last:N, N blocks or more{near}"
+        if not re.fullmatch(r"all|head|bias|lora|last:[1-9]\d*", self.tune):
+            near = suggest(self.tune, ("all", "head", "bias", "lora", "last:N"))
+            expected = f"all, head, bias, lora, or last:N, N blocks or more{near}"
             raise UserError(f"--tune {self.tune}: expected {expected}")
         if not 0 < self.layer_decay <= 1:
             raise UserError(f"--layer-decay {self.layer_decay}: must be above 0 and at most 1")
@@ -87,7 +87,7 @@ def check_fit(settings: FinetuningSettings, config: ModelConfig) -> None:
     if settings.tune.startswith("last:") and int(settings.tune[5:]) > config.n_layer:
         raise UserError(f"--tune {settings.tune}: the model has {config.n_layer} blocks")
     if settings.tune == "head" and not task.has_head:
-        raise UserError("--tune head: this task has no head of its own; use all, lora or last:N")
+        raise UserError("--tune head: this task has no head of its own; use all, bias, lora or last:N")
 
 
 def with_recipe(settings: FinetuningSettings, n_example: int) -> FinetuningSettings:

@@ -40,7 +40,7 @@ def moved(**changes) -> tuple[set[str], set[str]]:
     return changed, {name for name, p in model.named_parameters() if p.requires_grad}
 
 
-@pytest.mark.parametrize("tune", ["head", "lora", "last:1", "all"])
+@pytest.mark.parametrize("tune", ["head", "bias", "lora", "last:1", "all"])
 def test_only_what_is_named_moves(tune):
     changed, moving = moved(tune=tune)
     assert changed == moving
@@ -124,11 +124,11 @@ def test_a_published_model_and_all_of_it_learn_more_slowly(large, recipe, rate, 
     monkeypatch.setattr(
         comparison, "train", lambda m, o, own, *a: seen.append(own.lr) or plain(m, o, own, *a)
     )
-    for tune in ("all", "last:1", "lora", "head"):
+    for tune in ("all", "last:1", "lora", "head", "bias"):
         model, objective, own = start(steps=1, lr=None, tune=tune)
         monkeypatch.setattr(objective.task, "recipe", recipe)
         comparison.trained(model, objective, own)
-    assert seen == pytest.approx([rate, rate, 5 * rate, 10 * rate])
+    assert seen == pytest.approx([rate, rate, 5 * rate, 10 * rate, 30 * rate])
 
 
 def test_the_table_and_the_figures_are_means_over_the_seeds():
@@ -146,7 +146,7 @@ def test_the_table_and_the_figures_are_means_over_the_seeds():
     expected = dict(metric="accuracy", majority_score=0.25, lora_score=0.625, score=pytest.approx(0.6))
     assert figures == expected | dict(score_deviation=pytest.approx(0.1414, abs=1e-4), moving_weights=1234)
     alone = {way: found[:1] for way, found in results.items() if way != "lora"}
-    for tune, name in (("head", "head only"), ("last:2", "last:2")):
+    for tune, name in (("head", "head only"), ("bias", "biases (BitFit)"), ("last:2", "last:2")):
         rows, figures = comparison.closing(alone, tuned.settings(tune=tune), tuned.task())
         assert rows[-1] == (name, 1234, "100.0 %", "2.0", "0.500") and figures["score_deviation"] is None
         assert figures.get("head_score") == (0.5 if tune == "head" else None)

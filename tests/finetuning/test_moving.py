@@ -42,6 +42,19 @@ def test_head_moves_the_head_alone_and_all_what_is_in_use(kind):
     assert moving(model) == {name for name, _ in model.named_parameters() if model.in_use(name)}
 
 
+@pytest.mark.parametrize("kind", tuned.KINDS)
+def test_bias_moves_the_head_and_every_bias_in_use(kind):
+    model = made(kind)
+    let_move(model, "bias")
+    found = moving(model)
+    assert {name for name in found if not name.endswith(".bias")} == {"head.linear.weight"}
+    resting = {name for name, _ in model.named_parameters() if name.endswith(".bias")} - found
+    assert not any(model.in_use(name) for name in resting), "a bias rests, though the output depends on it"
+    assert all(model.in_use(name) for name in found), "the output does not depend on it: it would only decay"
+    for layer in ("self_attention_norm", "self_attention.q"):
+        assert any(name.endswith(f".blocks.0.{layer}.bias") for name in found), f"no bias of {layer} moves"
+
+
 def test_last_moves_the_blocks_nearest_to_the_head():
     model = made()
     let_move(model, "last:1")

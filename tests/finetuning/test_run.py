@@ -42,6 +42,21 @@ def on_files(**changes) -> FinetuningSettings:
     return settings(**dict(data=("train.tsv",), seeds=(0,), n_examples=None) | changes)
 
 
+def test_a_model_without_biases_has_none_to_move(monkeypatch):
+    def start(*_):
+        body = tuned.body()
+        for module in body.modules():
+            if getattr(module, "bias", None) is not None:
+                module.bias = None
+        return "bare", body, small.tokenizer()
+
+    monkeypatch.setattr(run, "start_model", start)
+    with pytest.raises(UserError, match="^--tune bias: bare has no biases; use all, head, lora or last:N$"):
+        run.finetune(on_files(tune="bias"))
+    assert not Path("runs").exists()
+    run.finetune(on_files(tune="head"))
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_runs_on_the_world_and_again_on_what_it_left(task, capsys):
     model = "encoder-decoder" if task == "text-to-text" else "encoder"

@@ -18,7 +18,7 @@ from minilm.training.checkpoints import load_trainer
 COMMAND = "--model encoder --data table.tsv --no-compare --seeds 5 --batch-size 4 --steps 6 --device cpu"
 HOW = "--layer-decay {} --unfreeze-every {}"
 ALL_WEIGHTS = [f"--tune all {HOW.format(*how)}" for how in ((1.0, 0), (0.5, 0), (1.0, 2))]
-WAYS = {f"--tune {tune} {HOW.format(1.0, 0)}": tune for tune in ("head", "lora", "last:1")}
+WAYS = {f"--tune {tune} {HOW.format(1.0, 0)}": tune for tune in ("head", "bias", "lora", "last:1")}
 WAYS |= dict.fromkeys(ALL_WEIGHTS, "all")
 # A way before the stop, and ways to go on; two in the ordinary run.
 MARKED = [pytest.param(before, [*WAYS], marks=pytest.mark.reliability) for before in WAYS]
