@@ -74,7 +74,9 @@ def test_the_causal_objective_trains_gpt_and_knows_its_floor(script):
     code, out, err = script("--objective causal")
     assert code == 0, err
     found = results("runs/causal")
-    assert set(found) == COMMON | {"perplexity", "floor_bits_per_byte"}
+    ngrams = [f"ngram_{n}_bits_per_byte" for n in range(6)]
+    assert set(found) == COMMON | {"perplexity", "floor_bits_per_byte", *ngrams}
+    assert found["ngram_0_bits_per_byte"] > found["ngram_3_bits_per_byte"] > found["floor_bits_per_byte"]
     assert found["perplexity"] == pytest.approx(math.exp(found["loss_after"]))
     assert 0 < found["floor_bits_per_byte"] < found["bits_per_byte"], "no model beats the grammar"
     assert "A text that it wrote:" in out

@@ -16,6 +16,7 @@ from .causal import Causal
 from .denoising import Denoising, rebuilt_examples
 from .distillation import Distillation
 from .masked import Masked, fill_examples
+from .ngrams import MOST, ngram_losses
 from .noise import NOISES
 from .translation import Translation
 
@@ -35,19 +36,25 @@ def with_perplexity(metrics: dict, key: str) -> dict:
 
 
 def causal_closing(objective: Causal, model, before: dict, after: dict, settings) -> tuple:
-    """The loss beside the grammar's own, and a text that the model wrote."""
+    """The loss beside the grammar's own and that of n-grams, and a text that the model wrote."""
     before, after = with_perplexity(before, "loss"), with_perplexity(after, "loss")
     floor = with_perplexity(objective.floor(), "loss")
     names = {"loss": "loss (nats a token)", "perplexity": "perplexity", "bits_per_byte": "bits per byte"}
     compared, what = floor, "the grammar's own: no model can do better"
+    stream, bits_per_nat = objective.streams["train"], before["bits_per_byte"] / before["loss"]
     if not floor:
-        loss = baselines.unigram_loss(objective, objective.streams["train"], "labels")
-        bits = loss * before["bits_per_byte"] / before["loss"]  # not after: that loss may be 0
-        compared, what = dict(loss=loss, bits_per_byte=bits), "from word frequencies alone"
+        loss = baselines.unigram_loss(objective, stream, "labels")
+        compared, what = dict(loss=loss, bits_per_byte=loss * bits_per_nat), "from word frequencies alone"
         compared = with_perplexity(compared, "loss")
     figures = [(name, key, compared[key], what) for key, name in names.items()]
-    rows = table_rows(before, after, [*figures, ("next token right", "accuracy")])
+    rows = table_rows(before, after, figures)
     results = dict(perplexity=after["perplexity"], floor_bits_per_byte=floor.get("bits_per_byte"))
+    losses = ngram_losses(stream, objective.streams["validation"][1:], len(objective.token_bytes))
+    for n, loss in enumerate(losses):
+        results[f"ngram_{n}_bits_per_byte"] = bits = loss * bits_per_nat
+        name = f"{n}-grams, of {min(MOST, len(stream)):,} tokens" if n else "all tokens alike (ln V)"
+        rows.append(("", None, None, bits, name))
+    rows += table_rows(before, after, [("next token right", "accuracy")])
     return rows, results, ["A text that it wrote:", "", objective.sample(model).strip()]
 
 

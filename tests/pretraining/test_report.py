@@ -12,6 +12,7 @@ from minilm.plumbing.script import table
 from minilm.pretraining import baselines, report
 from minilm.pretraining.causal import Causal
 from minilm.pretraining.masked import Masked, fill_examples
+from minilm.pretraining.ngrams import ngram_losses
 from minilm.pretraining.report import HEADER, causal_closing, masked_closing
 from minilm.tokenizer.bpe import BPE, SPECIAL_TOKENS
 
@@ -110,8 +111,15 @@ def test_causal_closing_stands_beside_the_floor(world_corpus, world_bpe, decoder
     after = dict(loss=1.1, bits_per_byte=0.3, accuracy=0.66)
     rows, results, examples = causal_closing(objective, model, before, after, None)
     floor = objective.floor()
-    assert results == dict(perplexity=math.exp(1.1), floor_bits_per_byte=floor["bits_per_byte"])
-    columns = {name: (before, after, floor) for name, before, after, floor, _ in rows}
+    stream, labels = objective.streams["train"], objective.streams["validation"][1:]
+    bits = [nats * 3.5 / 6.5 for nats in ngram_losses(stream, labels, len(world_bpe.vocab))]
+    ngrams = {f"ngram_{n}_bits_per_byte": pytest.approx(value) for n, value in enumerate(bits)}
+    expected = dict(perplexity=math.exp(1.1), floor_bits_per_byte=floor["bits_per_byte"])
+    assert results == expected | ngrams and len(ngrams) == 6, "no n-gram, and those of 1 to 5 tokens"
+    assert [row[3] for row in rows[3:9]] == pytest.approx(bits), "each beside the model's bits per byte"
+    told = [row[4] for row in rows[3:9]]
+    assert "ln V" in told[0] and told[5] == f"5-grams, of {len(stream):,} tokens"
+    columns = {name: (before, after, floor) for name, before, after, floor, _ in rows if name}
     assert all(len(row) == len(HEADER) for row in rows)
     assert columns["loss (nats a token)"] == (6.5, 1.1, floor["loss"])
     assert columns["perplexity"] == pytest.approx((math.exp(6.5), math.exp(1.1), math.exp(floor["loss"])))

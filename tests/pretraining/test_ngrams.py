@@ -1,0 +1,72 @@
+"""Grades pretraining/ngrams.py: n-grams against dictionaries of counts, and their place beside the model."""
+
+import math
+from collections import Counter, defaultdict
+
+import numpy as np
+import pytest
+
+from minilm.pretraining import ngrams
+from minilm.pretraining.ngrams import ngram_losses
+
+
+def counted_losses(train: list[int], labels: list[int], V: int, longest: int) -> list[float]:
+    """The same from the formula, a token at a time: after each context, a Counter of what followed."""
+    followers = defaultdict(Counter)
+    for t, token in enumerate(train):
+        for n in range(min(longest, t + 1)):
+            followers[tuple(train[t - n : t])][token] += 1
+
+    def p(token: int, h: tuple) -> float:
+        shorter = p(token, h[1:]) if h else 1 / V
+        found = followers[h]
+        if not found:
+            return shorter
+        return (found[token] + len(found) * shorter) / (found.total() + len(found))
+
+    text, losses = train + labels, [math.log(V)]
+    for n in range(longest):
+        places = range(len(train), len(text))
+        losses.append(
+            -sum(math.log(p(text[t], tuple(text[max(0, t - n) : t]))) for t in places) / len(labels)
+        )
+    return losses
+
+
+def drawn(n: int, V: int, seed: int) -> np.ndarray:
+    """Tokens that mostly go on counting, so that contexts of each length are met again, and some are not."""
+    rng, ids = np.random.default_rng(seed), [0]
+    while len(ids) < n:
+        ids.append(int(rng.integers(V)) if rng.random() < 0.2 else (ids[-1] + 1) % V)
+    return np.array(ids)
+
+
+@pytest.mark.parametrize("n_train, longest", [(200, 5), (37, 3), (4, 6)])
+def test_ngrams_equal_counters(n_train, longest):
+    train, labels = drawn(n_train, 9, 0), drawn(50, 11, 1)  # 9 and 10 never occur in training
+    found = ngram_losses(train, labels, 11, longest)
+    expected = counted_losses(train.tolist(), labels.tolist(), 11, longest)
+    assert found == pytest.approx(expected, rel=1e-9), (
+        "validation may be counted, or a token's context may hold the token itself"
+    )
+
+
+def test_the_probabilities_of_all_tokens_add_up_to_1():
+    train, V = drawn(80, 7, 2), 8
+    for context in ([], [3, 4], [7, 7]):  # the last was never seen
+        last = [ngram_losses(np.append(train, context).astype(int), np.array([w]), V, 3) for w in range(V)]
+        assert np.exp(-np.array(last)).sum(0) == pytest.approx(1.0), f"after {context}, for each n"
+
+
+def test_what_always_follows_is_learnt_from_a_context_that_is_long_enough():
+    stream = np.array([0, 0, 1, 2, 0, 2, 3] * 300)  # 0 1, 0 2 and 0 0: only two tokens back tell which
+    losses = ngram_losses(stream[:1400], stream[1400:], 4)
+    assert losses[0] == math.log(4) and losses[1] > 1.2 and losses[2] > 0.4 and losses[3] < 0.02
+
+
+def test_of_a_long_text_the_last_tokens_are_counted(monkeypatch):
+    train, labels = drawn(300, 9, 3), drawn(40, 9, 4)
+    expected = ngram_losses(train[-100:], labels, 9)
+    assert ngram_losses(train, labels, 9) != expected
+    monkeypatch.setattr(ngrams, "MOST", 100)
+    assert ngram_losses(train, labels, 9) == expected
