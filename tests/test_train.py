@@ -21,6 +21,7 @@ from minilm.pretraining import run
 from minilm.pretraining.masked import Masked
 from minilm.pretraining.run import Distilling, Pretraining
 from minilm.texts import corpus as data
+from minilm.training.checkpoints import load_trainer
 
 TINY = "--steps 4 --vocab-size 300 --d-model 8 --n-head 2 --d-ff 12 --batch-size 5 --context 32 --device cpu"
 
@@ -237,7 +238,19 @@ def test_a_resume_that_does_not_fit_leaves_the_run_as_it_was(script):
     code, _, err = script("--resume --out mine --d-model 16", "--device cpu")
     assert code == 2 and "trainer.pt does not fit the model" in err
     assert {path.name: path.read_bytes() for path in Path("mine").iterdir()} == before
+    code, _, err = script("--resume --out mine --optimizer muon", "--device cpu")
+    assert code == 2 and "1 missing (momentum)" in err and "--optimizer muon, and adamw before" in err
+    assert {path.name: path.read_bytes() for path in Path("mine").iterdir()} == before
     assert script("--resume --out mine --steps 5", "--device cpu")[0] == 0
+
+
+def test_muon_is_a_flag_that_a_resumed_run_keeps(script):
+    flags = "--objective causal --data texts.txt --optimizer muon --out mine"
+    assert script(flags)[0] == 0
+    assert script("--resume --out mine --steps 6", "--device cpu")[0] == 0
+    moments = load_trainer("mine")["optimizer"]
+    assert set(moments["decoder.blocks.0.self_attention.q.weight"]) == {"momentum"}
+    assert "exp_avg" in moments["tokens.weight"]
 
 
 def test_a_start_keeps_its_model_and_its_tokenizer(script):

@@ -24,7 +24,7 @@ from ..texts.corpus import load_corpus
 from ..texts.pairs import load_pairs
 from ..tokenizer.bpe import BPE, SPECIAL_TOKENS
 from ..training.checkpoints import check_trainer, load_trainer, lowest_loss
-from ..training.loop import TrainingSettings, train
+from ..training.loop import TrainingSettings, make_optimizer, train
 from ..training.objective import Objective
 from . import report
 from .causal import Causal
@@ -60,6 +60,7 @@ class PretrainingSettings(TrainingSettings):
     objective: Literal[tuple(OBJECTIVES)] = "masked"  # what the model has to predict
     model: str | None = None  # preset to start from, with random weights; none: the tiny one of the objective
     data: tuple[str, ...] | None = None  # world, world:reports, world:few-shot, python-docs, or your files
+    optimizer: Literal["adamw", "muon"] = "adamw"  # muon: orthogonal steps for the matrices of the blocks
     n_documents: int | None = None  # training documents or pairs to use; none: all (of the world 20,000)
     eval_rows: int | None = None  # validation rows, about; none: so few that looks take a tenth of the run
     errors: Literal["strict", "replace"] = "strict"  # replace: read on over bytes that are not UTF-8
@@ -157,7 +158,8 @@ class Pretraining:
         if objective.head is not None:
             model.head = objective.head.to(device)
         if settings.resume:  # asked before anything is written: flags that do not fit leave the run as it was
-            check_trainer(settings.out, model)
+            optimizer = make_optimizer(model, settings.weight_decay, which=settings.optimizer)
+            check_trainer(settings.out, model, optimizer)
         folder = begin(self.name, settings, self.overrides, "train.py")
         with process_group(device):
             outcome = train(model, objective, settings, folder, tokenizer, patience=objective.patience)

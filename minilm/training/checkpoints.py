@@ -248,8 +248,11 @@ def moving(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-def check_trainer(folder: str | Path, model: nn.Module) -> dict:
-    """Return what trainer.pt holds; UserError unless it is of such a model, whose weights move alike."""
+def check_trainer(folder: str | Path, model: nn.Module, optimizer=None) -> dict:
+    """Return what trainer.pt holds; UserError unless it is of such a model, whose weights move alike.
+
+    The moments are those of the optimizer; without one AdamW's.
+    """
     path, trained = Path(folder) / TRAINER, moving(model)
     state = checked(path, load_trainer(folder), STATE)
     check_state(path, state["model"], model.state_dict())
@@ -258,9 +261,12 @@ def check_trainer(folder: str | Path, model: nn.Module) -> dict:
         then, now = ("moved", "does not") if name in moments else ("did not move", "does")
         way_out = "let the same weights move as before, or begin another run"
         raise UserError(f"{path}: {name!r} {then} in this run, and {now} now: {way_out}")
+    groups = optimizer.param_groups if optimizer else []
+    by_muon = {p for group in groups if group.get("by_muon") for p in group["params"]}
     for name, p in trained.items():
         if moments[name]:  # none: it rested
-            ours = dict(step=torch.empty(()), exp_avg=p, exp_avg_sq=p)
+            adamw = dict(step=torch.empty(()), exp_avg=p, exp_avg_sq=p)
+            ours = dict(momentum=p) if p in by_muon else adamw
             check_state(f"{path}, {name!r}", moments[name], ours)
     best = checked(path, state["stopping"], dict(loss=float | None, n_worse=int, model=dict | None))["model"]
     if best is not None:
@@ -270,7 +276,7 @@ def check_trainer(folder: str | Path, model: nn.Module) -> dict:
 
 def go_on_from(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict:
     """Put a checkpoint's weights and moments in place, drop what the log has after it; return its state."""
-    state = check_trainer(folder, model)
+    state = check_trainer(folder, model, optimizer)
     model.load_state_dict(state["model"])
     # The moments are the checkpoint's; weight decay and the like are what the flags now say.
     for name, p in moving(model).items():

@@ -25,6 +25,7 @@ from ..plumbing.errors import UserError
 from ..plumbing.script import process_count, process_rank
 from ..plumbing.settings import CommonSettings
 from .checkpoints import Run
+from .muon import Muon
 from .objective import Objective, add_metrics, autocast, micro_batches, to_device
 
 BETAS = (0.9, 0.98)  # of AdamW: Vaswani et al. 2017, section 5.3; `pretraining/recipes.py` says who differs
@@ -46,6 +47,7 @@ class TrainingSettings(CommonSettings):
     save_every: int = 1000  # steps between checkpoints
     log_every: int = 50  # steps between lines of the log
     resume: bool = False  # continue the run in --out, or the newest one that was interrupted
+    optimizer = "adamw"  # without a type it is no flag: `PretrainingSettings` makes it one
 
     def __post_init__(self):
         super().__post_init__()
@@ -82,24 +84,27 @@ def make_optimizer(
     model: torch.nn.Module,
     weight_decay: float,
     share_and_start: Callable[[str], tuple[float, int]] = lambda name: (1.0, 0),
+    which: str = "adamw",
 ) -> torch.optim.AdamW:
     """AdamW (Loshchilov and Hutter 2019) with weight decay on matrices, not on biases and norms.
 
     Weights with `requires_grad` off are left out: which weights move is the regime's choice.
     `share_and_start` gives a weight, by its name, a share of the learning rate and the step from which it
-    moves (`finetuning/moving.py`).
+    moves (`finetuning/moving.py`). With `which` muon the matrices inside the blocks move by `Muon`.
     """
     # Decay keeps matrices small; it spares vectors: biases, and scales of norms, whose rest is 1 and not 0.
     groups: dict[tuple, list] = {}
     for name, p in model.named_parameters():
         if p.requires_grad:
-            groups.setdefault((*share_and_start(name), p.dim() < 2), []).append(p)
+            by_muon = which == "muon" and ".blocks." in name and p.dim() == 2
+            groups.setdefault((*share_and_start(name), p.dim() < 2, by_muon), []).append(p)
     rows = [
-        dict(params=weights, weight_decay=0.0 if is_vector else weight_decay, share=share, first_step=start)
-        for (share, start, is_vector), weights in sorted(groups.items(), key=lambda item: item[0])
+        dict(params=p, weight_decay=0.0 if is_vector else weight_decay, share=share, first_step=start)
+        | dict(by_muon=by_muon)
+        for (share, start, is_vector, by_muon), p in sorted(groups.items(), key=lambda item: item[0])
     ]
     fused = rows[0]["params"][0].device.type in ("cpu", "cuda")
-    return torch.optim.AdamW(rows, lr=0.0, betas=BETAS, fused=fused)
+    return (Muon if which == "muon" else torch.optim.AdamW)(rows, lr=0.0, betas=BETAS, fused=fused)
 
 
 def train_step(
@@ -178,7 +183,7 @@ def train(
     UserError where the loss turns NaN or infinite, or a step fails, and the last checkpoint stays as it was;
     KeyboardInterrupt on Ctrl-C, after a checkpoint.
     """
-    optimizer = optimizer or make_optimizer(model, settings.weight_decay)
+    optimizer = optimizer or make_optimizer(model, settings.weight_decay, which=settings.optimizer)
     if settings.compile:
         for stack in (module for module in model.modules() if isinstance(module, Stack)):
             stack.compile()
