@@ -2,7 +2,7 @@
 
     python prompt.py                            accuracy against the number of examples, with its controls
     python prompt.py --prompt "Yesterday, Ana"  a model goes on with a text
-    python prompt.py --prompt -                 a loop at the terminal
+    python prompt.py --prompt -                 a loop at the terminal; with --chat a conversation
     python prompt.py --model runs/causal --data train.tsv --test test.tsv    your own labelled texts
 
 Without --data the questions are those of the embedded world, and the model is a small GPT that has read
