@@ -22,6 +22,7 @@ _TRANSFORMER |= dict(schedule="inverse-sqrt", weight_decay=0.0)
 RECIPES: dict[str, dict] = {
     "bert-tiny": _TINY | dict(steps=2000),
     "gpt-tiny": _TINY | dict(steps=1600, lr=2.5e-3, warmup=100),
+    "llama-tiny": _TINY | dict(steps=1600, lr=2.5e-3, warmup=100),
     # so many texts that none is read twice: memory for single texts would stand in for reading the examples
     "gpt-alibi-tiny": _TINY | dict(steps=3000, context=32, data=("world:few-shot",), n_documents=120_000),
     "bart-tiny": _TINY | dict(steps=1000),
@@ -44,6 +45,7 @@ RECIPES: dict[str, dict] = {
     "gpt2-medium": _GPT2 | dict(lr=3e-4),
     "gpt2-large": _GPT2 | dict(lr=2.5e-4),
     "gpt2-xl": _GPT2 | dict(lr=2e-4),
+    "smollm2-135m": _GPT2 | dict(vocab_size=49152, context=2048, lr=6e-4),  # that of gpt2, which is as large
 }
 
 # What continued training changes of the recipe of the model it starts from. The rate stays that of the model:
