@@ -154,6 +154,17 @@ def test_what_is_otherwise_there_is_said(tmp_path):
     assert "reads covid only as a whole word" in read_tokenizer(folder, BERT)[1][0]
 
 
+def test_an_added_token_of_two_bytes_is_special_and_a_byte_is_not(tmp_path):
+    folder = published.folder(tmp_path / "gpt2", "gpt2")
+    ids = json.loads((folder / "vocab.json").read_text())
+    (folder / "added_tokens.json").write_text(json.dumps({"§": len(ids), "!": ids["!"]}), encoding="utf-8")
+    special = {"additional_special_tokens": ["§", "!"]}
+    (folder / "special_tokens_map.json").write_text(json.dumps(special), encoding="utf-8")
+    tokenizer, _ = read_tokenizer(folder, GPT2)
+    assert "§" in tokenizer.special_tokens and "!" not in tokenizer.special_tokens
+    assert tokenizer.encode("a!§")[1:] == [ids["!"], len(ids)]
+
+
 def test_where_a_decoder_starts(tmp_path):
     folder = published.folder(tmp_path / "bart", "bart")
     tokenizer, _ = read_tokenizer(folder, BART)

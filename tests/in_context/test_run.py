@@ -96,6 +96,14 @@ def test_the_nearest_stand_last(files, monkeypatch):
     assert {dict(q.examples)["text 15"] for q in draw(1, 0) if q.text == "y"} == {"bad"}
 
 
+def test_the_least_that_can_be_asked():
+    least = dict(n_draw=1, n_test=1, n_beam=1, max_new_tokens=1, shots=(0,))
+    PromptSettings(**least)
+    for name, value in least.items():
+        with pytest.raises(UserError, match=f"--{name.replace('_', '-')}"):
+            PromptSettings(**{name: (-1,) if name == "shots" else value - 1})
+
+
 @pytest.mark.parametrize("flags, message", [
     (dict(chat=True), "--chat needs --prompt"),
     (dict(select="nearest"), "--select nearest needs --data"),

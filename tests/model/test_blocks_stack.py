@@ -105,6 +105,14 @@ def test_alibi_knows_the_order():
     assert not torch.allclose(other, ours(vectors)[-1], atol=1e-3), "the order of the tokens is lost"
 
 
+@every_position
+@pytest.mark.parametrize("kind", ["decoder", "encoder"])
+def test_a_padded_text_is_what_it_is_alone(kind, positions):
+    ours, vectors = stack(kind, positions=positions), random()
+    alone = ours(vectors[:1, 2:])[-1]
+    assert torch.allclose(ours(vectors, LEFT)[-1][0, 2:], alone[0]), "padding changed its order, or was seen"
+
+
 @pytest.mark.parametrize("norm", ["pre", "post"])
 @every_position
 @pytest.mark.parametrize("kind", ["decoder", "cross", "encoder"])

@@ -228,6 +228,19 @@ def test_10_the_learning_rate_rises_and_falls_in_a_line():
     assert [ppo.learning_rate(step, training(lr=1.0), False) for step in range(4)] == [1.0] * 4
 
 
+def test_the_metrics_of_an_update_are_the_means_of_its_parts(rollout, gpt, env, monkeypatch):
+    losses, plain = [], ppo.ppo_loss
+
+    def spy(*given):
+        loss, metrics = plain(*given)
+        losses.append(float(loss.detach()))
+        return loss, metrics
+
+    monkeypatch.setattr(ppo, "ppo_loss", spy)
+    _, metrics, _ = seen_by_update(rollout, gpt, env, details(epochs=3, minibatches=2))
+    assert len(losses) == 6 and metrics["loss"] == pytest.approx(sum(losses) / 6, rel=1e-5)
+
+
 def test_the_gradient_is_clipped(rollout, gpt, env):
     moved = []
     for clip in (1e-4, 0.0):
