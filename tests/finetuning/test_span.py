@@ -99,6 +99,10 @@ def test_the_loss_is_the_mean_of_both_ends_and_padding_takes_no_part():
     loss, metrics = task.loss(model, rows.batch(range(4)))
     torch.testing.assert_close(loss, torch.stack(each).mean(), rtol=1e-4, atol=1e-5)
     assert float(metrics["accuracy"]) == pytest.approx(sum(hits) / 4)
+    batch = rows.batch(range(4))
+    batch["labels"][:3] = model.output(batch).argmax(1)[:3]
+    batch["labels"][2:, 1] += 1  # one end is not enough
+    assert float(task.loss(model, batch)[1]["accuracy"]) == 0.5, "begin and end right, a share of the rows"
     alone = [task.predict(model, [one], 1)[0] for one in ASKED]
     beside = task.predict(model, ASKED, len(ASKED))
     assert [p.probability for p in beside] == pytest.approx([p.probability for p in alone], abs=1e-6)
