@@ -237,6 +237,21 @@ def test_reorder_moves_drops_and_doubles_rows():
     assert empty.length == 0
 
 
+def test_a_row_is_repeated_with_room_for_more():
+    """What stands before several texts is read once; each then goes on by itself."""
+    one, (k, v) = KeyValueCache(5), torch.randn(2, 1, H, 3, D_HEAD)
+    one.append(k, v)
+    copy = one.repeated(4, n_more=2)
+    assert copy.k.shape == (4, H, 5, D_HEAD) and copy.length == 3
+    more = torch.randn(2, 4, H, 2, D_HEAD)
+    keys, values = copy.append(*more)
+    assert torch.equal(keys, torch.cat([k.expand(4, -1, -1, -1), more[0]], 2)), (
+        "3 old keys, then 2 of its own"
+    )
+    assert torch.equal(values, torch.cat([v.expand(4, -1, -1, -1), more[1]], 2))
+    assert one.length == 3 and torch.equal(one.contents()[0], k), "the first is left as it was"
+
+
 # The layer
 
 

@@ -11,7 +11,8 @@ from unequal import config, inputs
 from minilm.model.attention import MultiHeadAttention
 from minilm.model.blocks import RMSNorm
 from minilm.model.config import PRESETS, ModelConfig
-from minilm.model.transformer import build
+from minilm.model.transformer import build, build_for_weights
+from minilm.plumbing.errors import UserError
 
 TINY = [name for name in PRESETS if name.endswith("tiny")]
 BASE = config("encoder-decoder", pooler=True, norm="post", init_std=0.3, final_norm=False)
@@ -148,3 +149,27 @@ def test_the_seed_decides_the_first_weights():
         torch.manual_seed(seed)
         states.append(build(config("decoder")).tokens.weight)
     assert torch.equal(states[0], states[1]) and not torch.equal(states[0], states[2])
+
+
+def test_a_model_that_gets_its_numbers_from_a_file_draws_none():
+    small = config("encoder-decoder", positions="sinusoidal", n_segments=2)
+    given = build(small).state_dict()
+    state = torch.get_rng_state()
+    empty = build_for_weights(small, given, "x")
+    assert torch.equal(state, torch.get_rng_state()), "drawing what is replaced at once costs seconds"
+    empty.load_state_dict(given)
+    torch.manual_seed(3)
+    model = build(small)
+    model.load_state_dict(given)
+    asked = inputs("encoder-decoder")
+    assert torch.equal(empty.eval()(**asked), model.eval()(**asked)), (
+        "what no file has is computed all the same"
+    )
+    assert not torch.equal(state, torch.get_rng_state()), "others draw"
+
+
+@pytest.mark.parametrize("field, value", [("n_decoder_layer", 10**9), ("d_ff", 10**9), ("vocab_size", 10**9)])
+def test_a_model_far_larger_than_its_weights_is_refused_before_it_is_made(field, value):
+    given = build(config("decoder")).state_dict()
+    with pytest.raises(UserError, match="x: describes a model far larger than the weights beside it"):
+        build_for_weights(config("decoder", **{field: value}), given, "x")
