@@ -51,8 +51,10 @@ def test_a_bpe_in_one_file(pairs, tmp_path):
     expected, _ = read_bpe(folder, {}, {}, ROBERTA)
     (folder / "vocab.json").unlink(), (folder / "merges.txt").unlink()
     model = {"type": "BPE", "vocab": ids, "merges": [line.split(" ") for line in merges] if pairs else merges}
-    write(folder, tokenizer={"model": model, "pre_tokenizer": BYTES, "added_tokens": special})
-    tokenizer, _ = read_tokenizer(folder, ROBERTA)
+    whole = {"model": model, "pre_tokenizer": BYTES, "added_tokens": special}
+    write(folder, tokenizer=whole | ({"normalizer": {"type": "NFC"}} if pairs else {}))
+    tokenizer, notes = read_tokenizer(folder, ROBERTA)
+    assert any("NFC" in note for note in notes) == pairs, "what ours does not do is told"
     assert tokenizer.encode(TEXT) == expected.encode(TEXT)
     assert tokenizer.special_id("[MASK]") == expected.special_id("<mask>")
 
