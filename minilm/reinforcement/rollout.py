@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..model.generate import sample
 from ..model.sampling import SamplingRule, token_log_probabilities
 from ..model.transformer import Transformer
+from ..tokenizer.rows import END
 from ..training.objective import autocast, perplexity
 
 
@@ -90,11 +91,12 @@ class Environment:
     reward: object = None  # its `scores` of a rollout and the texts of it are (B,): `reward.py`
 
     def texts(self, rollout: Rollout) -> list[tuple[str, str]]:
-        """Return the (prompt, answer) of each row, without the end token; an answer keeps its first space."""
-        texts, S, end = [], rollout.n_prompt, self.rule.eos_id
+        """Return the (prompt, answer) of each row, without begin and end; an answer keeps its first space."""
+        texts, S, ends = [], rollout.n_prompt, (self.rule.eos_id, self.tokenizer.special_id(END))
         for ids, mask in zip(rollout.ids, rollout.mask, strict=True):
             parts = ids[:S][mask[:S]], ids[S:][mask[S:]]
-            prompt, answer = (self.tokenizer.decode(part[part != end].tolist()) for part in parts)
+            parts = ([i for i in part.tolist() if i not in ends] for part in parts)
+            prompt, answer = map(self.tokenizer.decode, parts)
             texts.append((prompt.strip(), answer))
         return texts
 

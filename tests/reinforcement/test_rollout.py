@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import small
@@ -95,6 +96,8 @@ def test_texts_are_without_padding_and_end_token(env):
         mask[row, S - len(prompt) : S + len(answer)] = True
     rollout = Rollout(ids, mask, S, torch.tensor([True, False]))
     assert env.texts(rollout) == [("Ana", " likes bread."), ("The old baker", " sells")]
+    turns = replace(env, rule=replace(env.rule, eos_id=TOKENIZER.special_id("[SEP]")))
+    assert turns.texts(rollout) == env.texts(rollout), "a text may end otherwise than it begins"
     assert rollout.lengths.tolist() == [len(answer) for answer in answers]
     assert torch.equal(rollout.answer_mask, mask[:, S:])
 
