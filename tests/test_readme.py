@@ -27,6 +27,7 @@ ROOT = Path(__file__).parents[1]
 REGIMES = ("pretraining", "continued", "extraction", "finetuning", "reinforcement", "in_context")
 READMES = [ROOT / "README.md", *(ROOT / "minilm" / room / "README.md" for room in REGIMES)]
 README = "\n".join(path.read_text(encoding="utf-8") for path in READMES).replace("\\\n", " ")
+NEWCOMER = READMES[0].read_text(encoding="utf-8").replace("\\\n", " ")
 COMMAND = re.compile(r"(?:python|torchrun --nproc-per-node \d+) ([a-z]+\.py[^`\n]*)")
 # Flags behind a command that make it small; a later flag wins.
 TINY = {
@@ -40,12 +41,12 @@ TINY = {
 SMALL_SHAPE = "--d-model 8 --n-head 2 --d-ff 8"
 
 
-def commands() -> list[str]:
-    """Return the README's commands that start a script and need no network, in order, each once.
+def commands(text: str) -> list[str]:
+    """Return the commands that start a script and need no network, in order, each once.
 
     The variables of a loop of the shell are 8.
     """
-    found = dict.fromkeys(re.sub(r"\$\w+", "8", match.strip()) for match in COMMAND.findall(README))
+    found = dict.fromkeys(re.sub(r"\$\w+", "8", match.strip()) for match in COMMAND.findall(text))
     return [command for command in found if "--help" not in command and "hf:" not in command]
 
 
@@ -153,9 +154,13 @@ def test_the_readme_has_its_two_commands():
     assert "python -m pip install -e . && python -m pytest" in README
 
 
-def test_every_command_and_every_program_of_the_readme_runs(workplace, monkeypatch, capsys):
-    assert len(commands()) >= 30, "the README's commands were not found"
-    for command in commands():
+@pytest.mark.parametrize("text, least", [
+    pytest.param(NEWCOMER, 30, id="README"),
+    pytest.param(README, 80, id="all READMEs", marks=pytest.mark.reliability),
+])  # fmt: skip
+def test_every_command_and_every_program_of_the_readme_runs(text, least, workplace, monkeypatch, capsys):
+    assert len(commands(text)) >= least, "the README's commands were not found"
+    for command in commands(text):
         script, *words = tiny(command)
         monkeypatch.setattr(sys, "argv", [script, *words])
         code = exit_code(importlib.import_module(script.removesuffix(".py")).main)
