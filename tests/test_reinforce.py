@@ -122,6 +122,7 @@ def test_a_rule_as_reward_needs_no_pairs(script):
     assert code == 2 and "the reward function raised IndexError" in err and len(err.splitlines()) == 1, err
 
 
+@pytest.mark.reliability
 def test_ablation_prints_a_row_a_detail(script):
     code, out, err = script("--ablate --steps 1")
     assert code == 0, err
@@ -156,10 +157,10 @@ def interrupted(script, monkeypatch):
     "flags, at, done",
     [
         pytest.param("", 2, 0, id="look", marks=pytest.mark.reliability),
-        pytest.param("", 4, 0, id="reward model"),
+        pytest.param("", 4, 0, id="reward model", marks=pytest.mark.reliability),
         pytest.param("--seed 5", 9, 3, id="ppo"),
         pytest.param("", 13, 6, id="hack", marks=pytest.mark.reliability),
-        pytest.param("--algorithm dpo", 7, 1, id="dpo"),
+        pytest.param("--algorithm dpo", 7, 1, id="dpo", marks=pytest.mark.reliability),
         pytest.param("--algorithm grpo --group-size 3", 9, 3, id="grpo", marks=pytest.mark.reliability),
     ],
 )

@@ -57,7 +57,7 @@ def run(command: str, home: Path, is_whole: bool, moment: float = 0.0, number: i
     return end(process)[:2] if is_whole else end_of_fork(process, home)
 
 
-@pytest.mark.parametrize("name, is_whole, n", each(False, 3, marked=[(False, 10), (True, 2)]))
+@pytest.mark.parametrize("name, is_whole, n", each(False, 1, marked=[(False, 10), (True, 2)]))
 def test_a_run_goes_on_from_any_moment_as_if_nothing_had_been(name, is_whole, n, home):
     draw, sent, command = random.Random(f"{SEED} {name}"), 0, f"{COMMANDS[name]} --out {WHOLE}"
     if not is_whole:  # the first fork waits for the imports: that is not its length

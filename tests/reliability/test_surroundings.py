@@ -199,6 +199,7 @@ def test_of_two_runs_in_one_folder_one_goes_on(number, flags, home):
     assert code == 130 and load_trainer(MINE), told
 
 
+@pytest.mark.reliability
 def test_the_lock_of_a_process_that_is_dead_is_taken_over(script, half):
     with subprocess.Popen(["true"]) as dead:
         pass
