@@ -94,6 +94,10 @@ def test_the_nearest_examples_are_chosen_and_nothing_is_drawn(script):
     )
     assert code == 0 and "±" not in out, err
     assert set(results("runs/prompt")["accuracy"]) == {"0", "2"}
+    assert "the commonest label of its examples" in out and "bag of words" not in out, (
+        "the row says what it is"
+    )
+    assert "nearest_label_accuracy" in results("runs/prompt")
 
 
 def test_a_conversation_is_written_in_turns(script, monkeypatch):

@@ -23,12 +23,12 @@ from ..training.objective import autocast
 from .prompts import PromptFormat, Question, draw_questions
 from .questions import CHANCE, FORMAT, NAMES, PROBE_SHOTS, TASKS, FewShot, curve, questions
 from .scores import SCORES
-from .study import BASELINE, Study, checksum
+from .study import BASELINE, CHOICE, Study, checksum
 from .terminal import Writer, loop, show
 
 SHOTS = (0, 1, 2, 4, 8)
 FIGURES = dict(nonce_keys="lookup_accuracy", story_items="story_item_accuracy", shuffled="shuffled_accuracy")
-FIGURES[BASELINE] = "bag_of_words_accuracy"
+FIGURES |= {BASELINE: "bag_of_words_accuracy", CHOICE: "nearest_label_accuracy"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,8 @@ def answer_prompts(settings: PromptSettings) -> None:
     name, kind = ("causal", None) if settings.prompt is not None or settings.data else ("in-context", FewShot)
     folder, model, tokenizer = start_model(settings.model, name, settings, kind, reads_only=True)
     if settings.select == "nearest":
-        study = replace(study, draws={"files": nearest_draws(settings, model, tokenizer)}, n_draw=1)
+        draws = {"files": nearest_draws(settings, model, tokenizer)}
+        study = replace(study, draws=draws, n_draw=1, baseline=CHOICE)
     if settings.compile and model.decoder is not None:
         model.decoder.compile()
     with autocast(settings.precision, choose_device(settings.device)):

@@ -74,7 +74,7 @@ def label_log_likelihoods(
     with evaluation_mode(model):
         caches = None
         if shared >= WORTH_SHARING:
-            caches, rows = model.new_caches(shared), [*rows]
+            caches = model.new_caches(shared)
             model.decode(torch.tensor([rows[0][:shared]], device=model.tokens.weight.device), caches=caches)
             rows = [row[shared:] for row in rows]
         for first in range(0, len(order), batch_size):
@@ -102,7 +102,7 @@ def batch_likelihoods(
         # Padded on the left, so that the labels stand in the same columns; the last token's is a filling.
         ids, mask = pad([[*prompt, *head, 0] for prompt in prompts], 0, "left", device)  # (B, S + L)
         if caches:
-            B, T = ids.shape
+            B, T = ids.shape  # of what follows the S tokens in the caches
             mask = torch.ones_like(ids) if mask is None else mask
             seen = F.pad(mask[:, :-1], (caches[0][0].length, 0), value=1)  # (B, S + T - 1)
             copies = [(own.repeated(B, T), past) for own, past in caches]

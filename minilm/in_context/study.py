@@ -16,15 +16,14 @@ from .prompts import CONTROLS, PromptFormat, Question, relabelled
 from .scores import accuracy, answers, positions_needed
 
 T_975 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)  # Student's t, 1 to 9 degrees of freedom
-
-
 BASELINE = "a bag of words on the same examples"
+CHOICE = "the commonest label of its examples"  # where each text has its own
 
 
 def baseline_accuracy(questions: Sequence[Question], labels: Sequence[str]) -> float:
-    """Return what a probe of a bag of words, fitted on the examples, makes of the texts.
+    """Return the accuracy of a bag of words that is fitted on the examples.
 
-    Where each text has its own examples, their commonest label: what the choice alone is worth.
+    Where each text has its own, that of their commonest label: what the choice alone is worth.
     """
     if len({q.examples for q in questions}) > 1:
         given = [Counter(label for _, label in reversed(q.examples)).most_common(1)[0][0] for q in questions]

@@ -66,7 +66,7 @@ def loop(writer: Writer, seed: int = 0) -> None:
     """Ask for prompts and write to each, until Ctrl-D; a prompt that does not fit gets the reason."""
     with suppress(ImportError):  # on Windows
         import readline  # noqa: F401 - input() then edits its line and recalls earlier ones
-    print(HELP)
+    print(HELP if writer.turns is None else HELP.replace("the beginning of a text", "what you want to say"))
     while True:
         try:
             prompt = input("\n> ")

@@ -32,7 +32,7 @@ def alibi_bias(n_head: int, n_query: int, n_key: int, device=None) -> Tensor:
     return -slopes[:, None, None] * distance  # (H, 1, 1) * (T, S) -> (H, T, S)
 
 
-def turns(positions: Tensor, d_head: int, theta: float) -> Tensor:
+def rotary_cos_sin(positions: Tensor, d_head: int, theta: float) -> Tensor:
     """Return the cosines and sines (2, T, d_head / 2) for `rotate`; of positions (B, T), (2, B, 1, T, ..)."""
     # Each position turns pair i by theta^(-2i / d_head) more (Su et al. 2021, section 3.2.2): the first pair
     # tells neighbours apart, the last near from far. In float32: bfloat16 knows no position above 256.
@@ -42,12 +42,12 @@ def turns(positions: Tensor, d_head: int, theta: float) -> Tensor:
     return torch.stack([angle.cos(), angle.sin()])
 
 
-def rotate(x: Tensor, turns: Tensor) -> Tensor:
+def rotate(x: Tensor, cos_sin: Tensor) -> Tensor:
     """Turn each pair of numbers of x (B, H, T, d_head) by the angle of its position (equation 34).
 
     The product of a turned query and a turned key depends on how far apart they are, not on where they stand.
     """
-    cos, sin = turns.to(x.dtype)
+    cos, sin = cos_sin.to(x.dtype)
     # Differs from the paper, as the published models do: pair i is (x_i, x_{i + d_head / 2}), not neighbours.
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
@@ -137,22 +137,22 @@ class MultiHeadAttention(nn.Module):
         self.weights: Tensor | None = None  # (B, H, T, S)
 
     def forward(
-        self, x: Tensor, memory=None, bias=None, causal=False, cache=None, turns=None, chosen=slice(None)
+        self, x: Tensor, memory=None, bias=None, causal=False, cache=None, cos_sin=None, chosen=slice(None)
     ) -> Tensor:
         """Let the chosen positions of x (B, T, D) gather from x or, in cross-attention, memory (B, S, D).
 
-        `bias`, `causal`: as in `explicit_attention`; `cache`: a `KeyValueCache`; `turns`: of the positions of
-        x, to rotate queries and keys by. Returns (B, T, D), or as many positions as are chosen.
+        `bias`, `causal`: as in `explicit_attention`; `cache`: a `KeyValueCache`; `cos_sin`: of x's
+        positions, to rotate queries and keys by. Returns (B, T, D), or as many positions as are chosen.
         """
         q = self.split_heads(self.q(x[:, chosen]))  # (B, H, T, d_head)
-        if turns is not None:
-            q = rotate(q, turns[..., chosen, :])
+        if cos_sin is not None:
+            q = rotate(q, cos_sin[..., chosen, :])
         if memory is not None and cache is not None and cache.length:  # the encoder's text does not change
             k, v = cache.contents()
         else:
             source = x if memory is None else memory
             k, v = self.split_heads(self.k(source)), self.split_heads(self.v(source))  # (B, H, S, d_head)
-            k = k if turns is None else rotate(k, turns)  # before the cache: a key's position is its own
+            k = k if cos_sin is None else rotate(k, cos_sin)  # before the cache: a key's position is its own
             if cache is not None:
                 k, v = cache.append(k, v)
         dropout = self.dropout if self.training else 0.0

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..plumbing.errors import UserError
-from .attention import BLOCKED, MultiHeadAttention, alibi_bias, turns
+from .attention import BLOCKED, MultiHeadAttention, alibi_bias, rotary_cos_sin
 from .config import ModelConfig
 
 # gelu_tanh: GPT-2's, Hendrycks and Gimpel 2016
@@ -117,8 +117,8 @@ class Block(nn.Module):
     def __init__(self, config: ModelConfig, cross: bool):
         super().__init__()
         self.pre = config.norm == "pre"
-        heads = config.d_model, config.n_head, config.attention_dropout, config.n_kv_head, config.d_head
-        heads = *heads, config.biases
+        sizes = config.d_model, config.n_head, config.attention_dropout, config.n_kv_head, config.d_head
+        heads = (*sizes, config.biases)
         self.self_attention = MultiHeadAttention(*heads)
         self.self_attention_norm = new_norm(config)
         self.cross_attention = MultiHeadAttention(*heads) if cross else None
@@ -128,11 +128,11 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
-        self, x: Tensor, bias, causal, memory=None, memory_bias=None, turns=None, cache=None
+        self, x: Tensor, bias, causal, memory=None, memory_bias=None, cos_sin=None, cache=None
     ) -> Tensor:
         """Hidden states x (B, T, D) -> (B, T, D); memory (B, S, D) is the encoder's result, if any."""
         own, past = cache or (None, None)
-        x = self.add(x, self.self_attention, self.self_attention_norm, None, bias, causal, own, turns)
+        x = self.add(x, self.self_attention, self.self_attention_norm, None, bias, causal, own, cos_sin)
         if self.cross_attention is not None:
             x = self.add(x, self.cross_attention, self.cross_attention_norm, memory, memory_bias, cache=past)
         return self.add(x, self.feed_forward, self.feed_forward_norm)
@@ -149,14 +149,14 @@ class Block(nn.Module):
         return x + change if self.pre else norm(x + change)
 
     def forward_at(
-        self, chosen: slice, x: Tensor, bias, causal, memory=None, memory_bias=None, turns=None
+        self, chosen: slice, x: Tensor, bias, causal, memory=None, memory_bias=None, cos_sin=None
     ) -> Tensor:
         """`forward(x, ...)[:, chosen]`, (B, n, D); with `causal` the last positions, slice(-n, None)."""
         norm = self.self_attention_norm
         h = norm(x) if self.pre else x  # (B, T, D): all T are looked at, what they would become is left out
         if bias is not None and bias.shape[2] > 1:  # a row for each query
             bias = bias[:, :, chosen]  # (., ., T, S) -> (., ., n, S)
-        change = self.self_attention(h, None, bias, causal, None, turns, chosen)  # (B, n, D)
+        change = self.self_attention(h, None, bias, causal, None, cos_sin, chosen)  # (B, n, D)
         change = self.dropout(change)
         x = x[:, chosen] + change if self.pre else norm(x[:, chosen] + change)
         if self.cross_attention is not None:
@@ -214,9 +214,10 @@ class Stack(nn.Module):
         if self.config.positions == "alibi":
             penalty = alibi_bias(self.config.n_head, T, S, x.device).to(x.dtype)[None]  # (1, H, T, S)
             bias = penalty if bias is None else bias + penalty  # (B, H, T, S)
-        rotation = None
+        cos_sin = None
         if self.config.positions == "rope":
-            rotation = turns(positions, self.blocks[0].self_attention.d_head, self.config.rope_theta)
+            d_head = self.blocks[0].self_attention.d_head
+            cos_sin = rotary_cos_sin(positions, d_head, self.config.rope_theta)  # (2, .., T, d_head / 2)
         memory_bias = None if memory is None else padding_bias(memory_mask, x.dtype)
         causal = self.causal and T > 1  # the newest token alone may look at everything there is
-        return x, bias, causal, memory, memory_bias, rotation
+        return x, bias, causal, memory, memory_bias, cos_sin

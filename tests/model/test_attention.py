@@ -328,7 +328,7 @@ def test_layer_drops_weights_in_training_only(path):
 @pytest.mark.parametrize("theta", [10000.0, 7.0])
 def test_a_pair_is_turned_by_the_angle_of_its_position(theta):
     positions, x = torch.tensor([0, 1, 5]), torch.randn(B, H, 3, 6)
-    turned = attention.rotate(x, attention.turns(positions, 6, theta))
+    turned = attention.rotate(x, attention.rotary_cos_sin(positions, 6, theta))
     for t, position in enumerate(positions.tolist()):
         for i in range(3):
             angle = position * theta ** (-2 * i / 6)
@@ -340,9 +340,9 @@ def test_a_pair_is_turned_by_the_angle_of_its_position(theta):
 
 def test_positions_of_each_row_turn_that_row():
     x, positions = torch.randn(B, H, 3, 4), torch.tensor([[0, 0, 1], [4, 5, 6]])
-    both = attention.rotate(x, attention.turns(positions, 4, 100.0))
+    both = attention.rotate(x, attention.rotary_cos_sin(positions, 4, 100.0))
     for row in range(B):
-        alone = attention.rotate(x[row : row + 1], attention.turns(positions[row], 4, 100.0))
+        alone = attention.rotate(x[row : row + 1], attention.rotary_cos_sin(positions[row], 4, 100.0))
         assert torch.allclose(both[row], alone[0], atol=1e-6)
 
 
@@ -351,18 +351,20 @@ def test_only_the_distance_counts_after_a_rotation(path):
     """Moved by 9 positions, all scores stay: the product depends on how far apart two tokens stand."""
     layer, x = MultiHeadAttention(D, H).double(), torch.randn(B, 5, D, dtype=torch.float64)
     layer.explicit = path == "explicit"
-    here, there = (attention.turns(torch.arange(5) + start, D_HEAD, 50.0).double() for start in (0, 9))
-    assert torch.allclose(layer(x, turns=here), layer(x, turns=there), atol=1e-5)
-    assert not torch.allclose(layer(x, turns=here), layer(x), atol=1e-3), "the order must count"
+    here, there = (
+        attention.rotary_cos_sin(torch.arange(5) + start, D_HEAD, 50.0).double() for start in (0, 9)
+    )
+    assert torch.allclose(layer(x, cos_sin=here), layer(x, cos_sin=there), atol=1e-5)
+    assert not torch.allclose(layer(x, cos_sin=here), layer(x), atol=1e-3), "the order must count"
 
 
 @both_paths
 def test_chosen_queries_keep_their_own_turns(path):
     layer, x = MultiHeadAttention(D, H), torch.randn(B, 5, D)
-    layer.explicit, turns = path == "explicit", attention.turns(torch.arange(5), D_HEAD, 50.0)
+    layer.explicit, cos_sin = path == "explicit", attention.rotary_cos_sin(torch.arange(5), D_HEAD, 50.0)
     for chosen in (slice(-2, None), slice(1)):
-        expected = layer(x, turns=turns)[:, chosen]
-        assert torch.allclose(layer(x, turns=turns, chosen=chosen), expected, atol=1e-6)
+        expected = layer(x, cos_sin=cos_sin)[:, chosen]
+        assert torch.allclose(layer(x, cos_sin=cos_sin, chosen=chosen), expected, atol=1e-6)
 
 
 @both_paths
