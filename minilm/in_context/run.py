@@ -119,8 +119,7 @@ def nearest_draws(settings: PromptSettings, model, tokenizer) -> Callable[[int, 
     """Return what gives each text its k nearest examples by `embed`, the nearest last (Liu et al. 2022)."""
     examples, asked = examples_and_tests(settings)
     vectors, queries = (embed(model, tokenizer, [text for text, _ in part]) for part in (examples, asked))
-    k = max(settings.shots or SHOTS)
-    order = [[i for i, _ in nearest(vectors, query, k)] for query in queries]
+    order = [[i for i, _ in nearest(vectors, query, max(settings.shots or SHOTS))] for query in queries]
 
     def draw(k: int, number: int) -> list[Question]:
         """Return a question for each text; `number` changes nothing, since nothing is drawn."""
