@@ -93,6 +93,7 @@ LAYOUTS: dict[str, Layout] = {
     "llama": Layout(_LLAMA, _LLAMA_7B, _LLAMA_ONLY, "LlamaForCausalLM"),
     "mistral": Layout(_LLAMA, _LLAMA_7B, _LLAMA_ONLY, "MistralForCausalLM"),
     "qwen2": Layout(_LLAMA, replace(_LLAMA_7B, biases="qkv"), _QWEN_ONLY, "Qwen2ForCausalLM"),
+    "qwen3": Layout(_LLAMA, replace(_LLAMA_7B, qk_norm=True, d_head=128), _QWEN_ONLY, "Qwen3ForCausalLM"),
 }
 
 

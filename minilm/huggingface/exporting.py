@@ -2,7 +2,7 @@
 
     our model           post-norm, embedding norm       pre-norm, final norm
     encoder             bert, distilbert or roberta     megatron-bert
-    decoder             -                               gpt2; with rope, rms and gate llama or qwen2
+    decoder             -                               gpt2; with rope, rms and gate llama, qwen2 or qwen3
     encoder-decoder     bart                            blenderbot
 
 What no class of transformers computes is refused. A BPE becomes tokenizer.json, a WordPiece vocab.txt; both
@@ -55,6 +55,7 @@ def target(config: ModelConfig, tokenizer, name: str) -> str:
         "--norm-kind " + ("rms" if rope else "layer"): rope != (config.norm_kind == "rms"),
         "--gated" if rope else "--no-gated": rope != config.gated,
         "--biases " + ("none" if rope else "all"): rope == (config.biases == "all"),
+        "--no-qk-norm": config.qk_norm and (not rope or config.biases != "none"),
         f"--n-kv-head {config.n_head}": not rope and config.n_kv_head not in (None, config.n_head),
         f"--d-head {config.d_model // config.n_head}": (
             not rope and config.d_head not in (None, config.d_model / config.n_head)
@@ -73,7 +74,7 @@ def target(config: ModelConfig, tokenizer, name: str) -> str:
     if flags := " ".join(flag for flag, needs in needed.items() if needs):
         raise UserError(f"{name}: transformers has no {kind} like it; one with {flags} can be exported")
     if rope:
-        return "qwen2" if config.biases == "qkv" else "llama"
+        return "qwen3" if config.qk_norm else "qwen2" if config.biases == "qkv" else "llama"
     if kind != "encoder" or not post:
         return {"encoder": "megatron-bert", "decoder": "gpt2"}.get(kind, "bart" if post else "blenderbot")
     # The three post-norm encoders differ in their positions and heads alone.

@@ -41,6 +41,8 @@ self_attention.q      self_attn.q_proj
 self_attention.k      self_attn.k_proj
 self_attention.v      self_attn.v_proj
 self_attention.out    self_attn.o_proj
+self_attention.q_norm self_attn.q_norm
+self_attention.k_norm self_attn.k_norm
 self_attention_norm   input_layernorm
 feed_forward.gate     mlp.gate_proj
 feed_forward.up       mlp.up_proj
@@ -87,7 +89,7 @@ NAMES: dict[str, Names] = {
     "bart": Names("model.", _BART, _LAYERS, _BART_BLOCK, _BART_HEADS, *_SHARED),
     "llama": Names("model.", _LLAMA, {"decoder": "layers"}, _LLAMA_BLOCK, _GPT2_HEADS, "lm_head"),
 }
-NAMES |= dict.fromkeys(("mistral", "qwen2"), NAMES["llama"])
+NAMES |= dict.fromkeys(("mistral", "qwen2", "qwen3"), NAMES["llama"])
 NAMES["blenderbot"] = NAMES["bart"]  # with the norms before the parts (Roller et al. 2021)
 
 # Numbers that are no weights: positions 0, 1, 2, ..., GPT-2's causal mask, BART's version, LLaMA's rotation.

@@ -124,7 +124,7 @@ class MultiHeadAttention(nn.Module):
     """
 
     def __init__(
-        self, d_model: int, n_head: int, dropout=0.0, n_kv_head=None, d_head=None, biases: str = "all"
+        self, d_model: int, n_head: int, dropout=0.0, n_kv_head=None, d_head=None, biases="all", norms=None
     ):
         super().__init__()
         self.d_head, self.dropout = d_head or d_model // n_head, dropout
@@ -133,6 +133,8 @@ class MultiHeadAttention(nn.Module):
         self.k = nn.Linear(d_model, kv_width, bias)
         self.v = nn.Linear(d_model, kv_width, bias)
         self.out = nn.Linear(width, d_model, biases == "all")  # W_O, which mixes the heads
+        # Of one size, queries and keys cannot make a score as large as they like (Henry et al. 2020).
+        self.q_norm, self.k_norm = norms or (None, None)
         self.explicit = False  # true: attention written out, whose last weights stay in `weights`
         self.weights: Tensor | None = None  # (B, H, T, S)
 
@@ -145,6 +147,7 @@ class MultiHeadAttention(nn.Module):
         positions, to rotate queries and keys by. Returns (B, T, D), or as many positions as are chosen.
         """
         q = self.split_heads(self.q(x[:, chosen]))  # (B, H, T, d_head)
+        q = q if self.q_norm is None else self.q_norm(q)
         if cos_sin is not None:
             q = rotate(q, cos_sin[..., chosen, :])
         if memory is not None and cache is not None and cache.length:  # the encoder's text does not change
@@ -152,6 +155,7 @@ class MultiHeadAttention(nn.Module):
         else:
             source = x if memory is None else memory
             k, v = self.split_heads(self.k(source)), self.split_heads(self.v(source))  # (B, H, S, d_head)
+            k = k if self.k_norm is None else self.k_norm(k)
             k = k if cos_sin is None else rotate(k, cos_sin)  # before the cache: a key's position is its own
             if cache is not None:
                 k, v = cache.append(k, v)

@@ -20,9 +20,9 @@ ACTIVATIONS["silu"] = F.silu  # x * sigmoid(x)
 class RMSNorm(nn.Module):
     """x / sqrt(mean(x^2) + eps), times a weight (Zhang and Sennrich 2019, equation 4): no mean, no bias."""
 
-    def __init__(self, d_model: int, eps: float):
+    def __init__(self, width: int, eps: float):
         super().__init__()
-        self.weight, self.eps = nn.Parameter(torch.ones(d_model)), eps
+        self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D)."""
@@ -118,10 +118,11 @@ class Block(nn.Module):
         super().__init__()
         self.pre = config.norm == "pre"
         sizes = config.d_model, config.n_head, config.attention_dropout, config.n_kv_head, config.d_head
-        heads = (*sizes, config.biases)
-        self.self_attention = MultiHeadAttention(*heads)
+        d_head = config.d_head or config.d_model // config.n_head
+        norms = [RMSNorm(d_head, config.norm_eps) for _ in "qk"] if config.qk_norm else None
+        self.self_attention = MultiHeadAttention(*sizes, config.biases, norms)
         self.self_attention_norm = new_norm(config)
-        self.cross_attention = MultiHeadAttention(*heads) if cross else None
+        self.cross_attention = MultiHeadAttention(*sizes, config.biases) if cross else None
         self.cross_attention_norm = new_norm(config) if cross else None
         self.feed_forward = FeedForward(config)
         self.feed_forward_norm = new_norm(config)

@@ -32,6 +32,7 @@ class ModelConfig:
     activation: Literal["relu", "gelu", "gelu_tanh", "silu"] = "gelu"  # inside the feed-forward part
     gated: bool = False  # the feed-forward part multiplies two layers; with silu SwiGLU (LLaMA)
     biases: Literal["all", "qkv", "none"] = "all"  # which layers of a block have one (LLaMA: none)
+    qk_norm: bool = False  # an RMS norm in each head, on queries and keys, before they turn (Qwen3)
     embedding_norm: bool = False  # layer norm on the embeddings (BERT, BART)
     final_norm: bool = False  # layer norm after the last block (GPT-2)
     scale_embeddings: bool = False  # token embeddings times sqrt(d_model) (the Transformer of 2017)

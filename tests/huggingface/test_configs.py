@@ -38,7 +38,7 @@ def test_there_and_back(kind):
     config = replace(config, d_model=24, n_head=3, d_ff=50, attention_dropout=0.25, init_std=0.5)
     if "dropout" in LAYOUTS[kind].keys:
         config = replace(config, dropout=0.125)
-    if kind in ("llama", "mistral", "qwen2"):
+    if kind in ("llama", "mistral", "qwen2", "qwen3"):
         config = replace(config, n_kv_head=1, d_head=10, rope_theta=7.0)
         plain = from_model_config(replace(config, n_kv_head=None, d_head=None), kind)
         assert (plain["num_key_value_heads"], plain["head_dim"]) == (3, 8), "none is no number there"

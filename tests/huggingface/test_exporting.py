@@ -65,6 +65,7 @@ def test_a_published_model_comes_back_as_it_was(kind, tmp_path):
         ("llama-tiny", dict(n_kv_head=1), "llama"),
         ("llama-tiny", dict(n_kv_head=None, d_head=6, tie_embeddings=False), "llama"),
         ("llama-tiny", dict(n_kv_head=1, biases="qkv", rope_theta=30.0), "qwen2"),
+        ("llama-tiny", dict(n_kv_head=1, d_head=6, qk_norm=True), "qwen3"),
         ("bert-tiny", dict(head_transform=True), "megatron-bert"),
         ("distilbert-tiny", dict(head_transform=True, positions="sinusoidal"), "megatron-bert"),
         ("bart-tiny", dict(positions="learned"), "blenderbot"),
@@ -100,6 +101,8 @@ def test_our_models_come_back_with_their_numbers(name, changes, kind, bpe, tmp_p
         ("gpt-tiny", dict(n_decoder_layer=1, head_transform=True), "--no-head-transform"),
         ("llama-tiny", dict(n_kv_head=1, gated=False, norm_kind="layer"), "--norm-kind rms --gated"),
         ("llama-tiny", dict(n_kv_head=1, biases="all"), "--biases none"),
+        ("llama-tiny", dict(n_kv_head=1, biases="qkv", qk_norm=True), "--no-qk-norm"),
+        ("gpt-tiny", dict(qk_norm=True), "--no-qk-norm"),
         (
             "gpt-tiny",
             dict(norm_kind="rms", gated=True, biases="qkv"),

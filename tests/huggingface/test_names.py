@@ -24,6 +24,7 @@ SHAPES = {
 
 
 SHAPES |= dict(mistral=SHAPES["llama"], qwen2=SHAPES["llama"] | dict(biases="qkv"))
+SHAPES |= dict(qwen3=SHAPES["llama"] | dict(qk_norm=True))
 
 
 @pytest.mark.parametrize("kind", NAMES)
@@ -49,6 +50,7 @@ def test_names_by_hand():
         llama decoder.blocks.10.feed_forward.gate.weight model.layers.10.mlp.gate_proj.weight
         llama decoder.norm.weight model.norm.weight
         qwen2 decoder.blocks.0.self_attention.k.bias model.layers.0.self_attn.k_proj.bias
+        qwen3 decoder.blocks.1.self_attention.k_norm.weight model.layers.1.self_attn.k_norm.weight
     """
     for line in expected.strip().splitlines():
         kind, ours, theirs = line.split()

@@ -7,6 +7,7 @@ import torch
 
 from minilm.model import attention
 from minilm.model.attention import KeyValueCache, MultiHeadAttention, causal_mask, explicit_attention
+from minilm.model.blocks import RMSNorm
 
 B, H, D_HEAD = 2, 3, 4  # unequal, so that a swapped axis fails
 D = H * D_HEAD
@@ -386,3 +387,28 @@ def test_groups_of_heads_share_keys_and_values(n_kv_head, path):
     pieces = [shared(piece, causal=True, cache=cache) for piece in x.split([3, 1, 2], 1)]
     assert torch.allclose(torch.cat(pieces, 1), whole(x, causal=True), atol=1e-6)
     assert cache.k.shape == (B, n_kv_head, 6, 5), "the cache holds each key and value once"
+
+
+@both_paths
+@pytest.mark.parametrize("portions", [[2, 1, 4], [7]], ids=str)
+def test_queries_and_keys_of_one_size_turn_afterwards(portions, path):
+    """Each head's q and k are divided by the root of their mean square, then turned, then compared."""
+    T, norms = 7, [RMSNorm(D_HEAD, 1e-12) for _ in "qk"]
+    for norm in norms:
+        torch.nn.init.normal_(norm.weight)
+    layer = MultiHeadAttention(D, H, norms=norms)
+    layer.explicit = path == "explicit"
+    x, cos_sin = torch.randn(B, T, D), attention.rotary_cos_sin(torch.arange(T), D_HEAD, 100.0)
+
+    def turned(part: str, norm: RMSNorm) -> torch.Tensor:
+        heads = layer.split_heads(getattr(layer, part)(x))
+        size = heads.square().mean(-1, keepdim=True).sqrt()
+        return attention.rotate(heads / size * norm.weight, cos_sin)
+
+    q, k, v = turned("q", norms[0]), turned("k", norms[1]), layer.split_heads(layer.v(x))
+    expected = layer.out(explicit_attention(q, k, v, causal=True)[0].transpose(1, 2).flatten(2))
+    cache, found = KeyValueCache(T), []
+    for part, turns in zip(x.split(portions, 1), cos_sin.split(portions, 1), strict=True):
+        found.append(layer(part, causal=True, cache=cache, cos_sin=turns))
+    found = torch.cat(found, 1)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5, msg="norm, turn, cache: in this order?")

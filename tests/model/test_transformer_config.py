@@ -21,7 +21,7 @@ CHANGED = {
     "shapes": dict(vocab_size=33, n_encoder_layer=2, n_decoder_layer=1, d_model=15, d_ff=21, max_positions=12)
     | dict(n_segments=2, positions="sinusoidal", position_offset=2, embedding_norm=True, final_norm=True)
     | dict(tie_embeddings=False, head_transform=True, head_bias=True, pooler=False, next_sentence=True)
-    | dict(n_kv_head=1, d_head=6, norm_kind="rms", gated=True, biases="qkv"),
+    | dict(n_kv_head=1, d_head=6, norm_kind="rms", gated=True, biases="qkv", qk_norm=True),
     "first weights": dict(init_std=None),
     "outputs": dict(n_head=4, norm="pre", activation="relu", scale_embeddings=True, norm_eps=0.5)
     | dict(rope_theta=3.0),

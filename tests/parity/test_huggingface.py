@@ -30,10 +30,10 @@ SHAPES = [(53, 24, 3, 40, 2, 1, 11), (61, 20, 2, 12, 1, 3, 17), (97, 32, 8, 129,
 def sizes(kind: str, shape: tuple) -> dict:
     """Return the sizes under the names that this model type has for them."""
     V, D, H, F, L, M, P = shape
-    if kind in ("llama", "mistral", "qwen2"):
+    if kind in ("llama", "mistral", "qwen2", "qwen3"):
         named = dict(vocab_size=V, hidden_size=D, num_attention_heads=H, num_hidden_layers=L)
         named |= dict(num_key_value_heads=H if H < 8 else 2, max_position_embeddings=P, intermediate_size=F)
-        return named | (dict(sliding_window=None) if kind == "mistral" else {})
+        return named | dict(mistral=dict(sliding_window=None), qwen3=dict(head_dim=6)).get(kind, {})
     if kind in ("bert", "roberta", "megatron-bert"):
         P = P + 2 if kind == "roberta" else P  # its two first positions stand for padding
         named = dict(vocab_size=V, hidden_size=D, num_attention_heads=H, num_hidden_layers=L)
@@ -119,7 +119,7 @@ def assert_equal(mine, theirs, masks: list[str]) -> None:
 
 def masks_of(kind: str) -> list[str]:
     """Padding on the left is for decoders: their encoders then count other positions than ours."""
-    both = kind in ("gpt2", "roberta", "llama", "mistral", "qwen2")
+    both = kind in ("gpt2", "roberta", "llama", "mistral", "qwen2", "qwen3")
     return ["full", "right", "left"] if both else ["full", "right"]
 
 
