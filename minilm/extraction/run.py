@@ -4,6 +4,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, replace
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Literal
@@ -37,7 +38,7 @@ class ExtractionSettings(CommonSettings):
     """What is read, out of which model, and what for."""
 
     model: str | None = None  # run folder or Hugging Face folder; none: the newest runs/masked
-    data: str = "world"  # world, or your file: texts with labels, texts alone, tagged words (.conll)
+    data: str = "world"  # world, world:portuguese, or your file: texts, with labels, or tagged words (.conll)
     test: str | None = None  # labelled file to test the probe on; none: a quarter of --data
     layer: int | Literal["all"] = -1  # 0: embeddings, 1 and up: after so many blocks, -1: the last
     pooling: Pooling = "mean"  # how the vectors of a text's tokens become one
@@ -145,11 +146,13 @@ def read_parts(data: str, test: str | None, probe: bool | None, seed: int) -> di
 
     UserError for labels that no probe can learn from, or be tested on.
     """
-    if data == "world" and test is None:  # things and verbs of `unseen` stand in no labelled text
+    labelled = partial(world.labelled, domain=world.SOURCES.get(data))
+    if data in world.SOURCES and test is None:  # things and verbs of `unseen` stand in no labelled text
         sizes = dict(train=WORLD_TRAIN, test=WORLD_TEST, unseen=WORLD_TEST)
         drawn = zip(sizes.items(), WORLD_SEEDS, strict=True)
-        return {name: world.labelled(n, seed + far, held_out=name == "unseen") for (name, n), far in drawn}
-    train = world.labelled(WORLD_TRAIN, seed + WORLD_SEEDS[0]) if data == "world" else read_examples(data)
+        return {name: labelled(n, seed + far, held_out=name == "unseen") for (name, n), far in drawn}
+    is_world = data in world.SOURCES
+    train = labelled(WORLD_TRAIN, seed + WORLD_SEEDS[0]) if is_world else read_examples(data)
     parts = dict(train=train) if test is None else dict(train=train, test=read_examples(test))
     if probe is False or (probe is None and test is None and train[0][1] is None):
         return parts
@@ -174,7 +177,8 @@ def read_parts(data: str, test: str | None, probe: bool | None, seed: int) -> di
 def read_tagged(data: str, probe: bool | None, seed: int) -> dict[str, list[tuple[list[str], list[str]]]]:
     """Return sentences, as words and tags, by part: with `probe` a quarter is `test`; texts have none."""
     read = read_conll if data.lower().endswith(".conll") else lambda path: ([], 0)
-    found = world.tagging(WORLD_SENTENCES, seed) if data == "world" else read(data)[0]
+    domain = world.SOURCES.get(data)
+    found = world.tagging(WORLD_SENTENCES, seed, domain=domain) if domain else read(data)[0]
     if not probe:
         return dict(train=found)
     learnt, tested = split(found, max(1, len(found) // 4), seed, itemgetter(1)) if found else ([], [])

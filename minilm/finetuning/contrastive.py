@@ -34,14 +34,14 @@ class Contrastive(Similarity):
     recipe: ClassVar = dict(n_examples=3000, steps=300, batch_size=32)
 
     @staticmethod
-    def world(n, seed, held_out):
+    def world(n, seed, held_out, domain="stories"):
         """Return two stories of one place, half of them of one person; to measure on, as `similarity`."""
         if held_out:
-            return world.similarity(n, seed, held_out)
+            return world.similarity(n, seed, held_out, domain)
         examples = []
-        for i, first in enumerate(world.draw(n, seed, held_out=False)):
+        for i, first in enumerate(world.draw(n, seed, domain, held_out=False)):
             shared = dict(place=first.place) | (dict(person=first.person) if i % 2 else {})
-            examples.append((first.text, world.Story(seed, n + i, False, **shared).text, None))
+            examples.append((first.text, type(first)(seed, n + i, False, **shared).text, None))
         return examples
 
     @classmethod

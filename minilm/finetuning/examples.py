@@ -33,7 +33,7 @@ class Parts(NamedTuple):
 
 def names_of(settings) -> tuple[str, str, str]:
     """Return what to call the examples to learn from, to watch and to measure on."""
-    if settings.data is None:
+    if settings.domain:
         return "world", "world", "world, with words that no label has touched"
     name = " and ".join(settings.data)
     watched = settings.validation or f"{name}, the part that is watched (--validation FILE for another)"

@@ -9,6 +9,7 @@
 
 from collections import defaultdict
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
@@ -41,7 +42,7 @@ TEST_SEED = 4_000_037  # of the test examples of the world: no recipe was chosen
 def finetune(settings: FinetuningSettings) -> Path:
     """Train the model on the task, print the comparison, and return the fine-tuned folder."""
     if settings.seeds is None:  # one, or where the world gives so few examples that luck decides ten
-        n = 1 if settings.data else TASKS[settings.task].recipe.get("n_run", 1)
+        n = TASKS[settings.task].recipe.get("n_run", 1) if settings.domain else 1
         settings = replace(settings, seeds=tuple(settings.seed * n + i for i in range(n)))
     parts = load_parts(settings)  # of all seeds: a mistake in a file is told before anything is trained
     settings, body, tokenizer = load_body(settings, parts[0])
@@ -97,13 +98,14 @@ def start(settings: FinetuningSettings, model: WithHead, objective: FineTuning) 
 def load_parts(settings: FinetuningSettings) -> list[Parts]:
     """Return the examples that the settings name, for each seed; UserError where they teach nothing."""
     task, names, parts = TASKS[settings.task], names_of(settings), []
-    if settings.data is None:
+    if settings.domain:
         n = settings.n_examples or task.recipe["n_examples"]
+        write = partial(task.world, domain=settings.domain)
         # The things and verbs of the test examples are held out: no label has ever touched them.
-        test = task.world(WORLD_TEST, TEST_SEED, held_out=True)
+        test = write(WORLD_TEST, TEST_SEED, held_out=True)
         for seed in settings.seeds:
-            watched = task.world(WORLD_VALIDATION, seed + VALIDATION_SEED, held_out=False)
-            parts.append(Parts(task.world(n, seed, held_out=False), watched, test))
+            watched = write(WORLD_VALIDATION, seed + VALIDATION_SEED, held_out=False)
+            parts.append(Parts(write(n, seed, held_out=False), watched, test))
     else:
         parts = read_parts(task, settings)
     for one in parts:

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from .. import world
 from ..model.config import ModelConfig
 from ..plumbing.errors import UserError, suggest
 from ..training.loop import TrainingSettings
@@ -29,7 +30,7 @@ class FinetuningSettings(TrainingSettings):
 
     task: Literal[tuple(TASKS)] = "classification"  # what the model has to do
     model: str | None = None  # run folder, Hugging Face folder, or preset (random weights); none: runs/masked
-    data: tuple[str, ...] | None = None  # files of examples to learn from; none: the embedded world
+    data: tuple[str, ...] | None = None  # files of examples, or world:portuguese; none: the embedded world
     validation: str | None = None  # file of examples to watch while learning; none: a tenth of --data
     test: str | None = None  # file of examples to measure on; none: those watched, with --patience a tenth
     predict: str | None = None  # a file without truths: say what the fine-tuned --model thinks of it
@@ -62,15 +63,20 @@ class FinetuningSettings(TrainingSettings):
             raise UserError(f"--class-weights: --task {self.task} has no classes")
         if self.pairs and self.task not in ("pair", "similarity"):
             raise UserError(f"--pairs {self.pairs}: --task {self.task} has no such choice")
-        if not TASKS[self.task].has_truth and self.data and not self.test:
+        if not (TASKS[self.task].has_truth or self.domain or self.test):
             raise UserError(f"--task {self.task}: needs --test FILE, pairs with a number to measure on")
         if not TASKS[self.task].has_truth and self.accumulate > 1:
             raise UserError(f"--accumulate {self.accumulate}: each pair is compared with all of its batch")
         if self.seeds and min(self.seeds) < 0:
             raise UserError(f"--seeds {min(self.seeds)}: must be 0 or more")
-        for name in ("test", "validation") if self.data is None else ():
+        for name in ("test", "validation") if self.domain else ():
             if getattr(self, name):
                 raise UserError(f"--{name} {getattr(self, name)}: needs --data, examples to learn from")
+
+    @property
+    def domain(self) -> str | None:
+        """The domain of the embedded world that the examples are from; none: they are the user's."""
+        return world.SOURCES.get(" ".join(self.data or ("world",)))
 
 
 def check_fit(settings: FinetuningSettings, config: ModelConfig) -> None:
@@ -96,7 +102,7 @@ def with_recipe(settings: FinetuningSettings, n_example: int) -> FinetuningSetti
     `n_example`: examples to learn from, which give the steps where they are the user's.
     """
     recipe = dict(batch_size=32, schedule="linear", weight_decay=0.01)
-    recipe |= TASKS[settings.task].recipe if settings.data is None else {}
+    recipe |= TASKS[settings.task].recipe if settings.domain else {}
     n_row = settings.batch_size or recipe["batch_size"]
     recipe.setdefault("steps", max(100, -(-EPOCHS * n_example // n_row)))
     recipe["warmup"] = (settings.steps or recipe["steps"]) // 10

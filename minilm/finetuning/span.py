@@ -46,9 +46,9 @@ class Span(HeadTask):
     recipe: ClassVar = dict(n_examples=1500, steps=500, batch_size=32)
 
     @classmethod
-    def world(cls, n, seed, held_out):
+    def world(cls, n, seed, held_out, domain="stories"):
         """Return stories, each with a question: who, what, where, when, or how somebody felt."""
-        examples = world.questions(n, seed, held_out)
+        examples = world.questions(n, seed, held_out, domain)
         return [(text, question, [(answer, start)]) for text, question, answer, start in examples]
 
     @classmethod

@@ -92,7 +92,7 @@ class Task(ABC):
     has_head: ClassVar[bool] = False  # new weights on top, which alone may move
     learnt: ClassVar[dict]  # what `learn` returns: names and types
     recipe: ClassVar[dict]  # of a small model on the world, measured on two CPU cores
-    # (n, seed, held_out) -> n examples of the embedded world; held out: whose topic words have no label yet
+    # (n, seed, held_out, domain) -> n examples of the world; held out: whose topic words have no label yet
     world: ClassVar[Callable[..., list[tuple]]]
 
     def __init__(self, tokenizer, config: ModelConfig, context: int, known: dict, pairs=None, balanced=False):

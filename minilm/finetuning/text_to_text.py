@@ -53,9 +53,9 @@ class TextToText(Task):
         self.n_answer = max(2, len(self.answer_ids(known["longest_answer"])))
 
     @classmethod
-    def world(cls, n, seed, held_out):
+    def world(cls, n, seed, held_out, domain="stories"):
         """Return n questions, each with its story before it, and their answers."""
-        examples = world.questions(n, seed, held_out)
+        examples = world.questions(n, seed, held_out, domain)
         return [(f"{story} {question}", answer) for story, question, answer, _ in examples]
 
     @classmethod

@@ -70,7 +70,7 @@ def masked_closing(objective: Masked, model, before: dict, after: dict, settings
     ]
     rows = table_rows(before, after, figures)
     results = dict(masked_accuracy=after["masked_accuracy"], masked_accuracy_baseline=frequent)
-    slot = baselines.slot_accuracy(objective, model) if objective.corpus.name == "world" else None
+    slot = baselines.slot_accuracy(objective, model) if objective.corpus.name in world.SOURCES else None
     if slot is not None:
         results["slot_accuracy"] = slot
         rows.append(("thing fits the place", None, slot, 1 / len(world.PLACES), "things at random"))

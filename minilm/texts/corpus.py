@@ -31,7 +31,8 @@ from ..plumbing.errors import UserError, suggest
 from ..plumbing.script import shown
 from .files import missing, read_documents, text_files
 
-SOURCES = ("world", "world:reports", "world:few-shot", "world:few-shot-no-repeats", "python-docs")
+SOURCES = ("world", "world:reports", "world:portuguese", "world:portuguese-reports", "world:few-shot")
+SOURCES += ("world:few-shot-no-repeats", "python-docs")
 WORLD_TRAIN, WORLD_VALIDATION = 20_000, 1_000  # documents
 VALIDATION_SEED = 1_000_003  # added to the seed for the world's validation part
 VALIDATION_SHARE = 10  # one part in so many is for validation

@@ -8,6 +8,7 @@ from .portuguese import word_by_word
 from .reports import Report
 from .story import Story, documents, draw, judge, log_probability, parses, translate
 from .tasks import (
+    SOURCES,
     instructions,
     labelled,
     preference_prompts,

@@ -62,8 +62,8 @@ class Slot:
         self.write = by_name(write) if write else lambda chosen: text_of[chosen[choice]]
 
 
-# One sentence in two languages; the pattern of the English one, a named group a slot; what its slots show.
-Template = namedtuple("Template", "english portuguese pattern choices")
+# One sentence in two languages, and what the slots of the English one show.
+Template = namedtuple("Template", "english portuguese choices")
 
 
 def fill(template: str, slots: dict, chosen: dict) -> str:
@@ -86,18 +86,50 @@ class Grammar:
         self.english_slots = {name: slot.write for name, slot in slots.items()}
         self.portuguese_slots = {name: by_name(write) for name, write in portuguese.items()}
         self.rules = {name: by_name(rule) for name, rule in rules.items()}
+        self.portuguese_functions = portuguese
         self.templates = [  # for each sentence the Choice of its template
             Choice({self._template(*lines): int(weight) for weight, *lines in re.findall(LINES, sentence)})
             for sentence in table.split("\n\n")
         ]
 
     def _template(self, english: str, portuguese: str) -> Template:
-        def group(match):  # of a slot; (?i:...) as it has a capital where it begins the sentence
-            return f"(?P<{match[1]}>(?i:{self.slots[match[1]].pattern}))"
+        choices = [self.slots[name].choice for name in re.findall(r"\{(\w+)\}", english)]
+        return Template(english, portuguese, tuple(filter(None, choices)))
 
-        pattern = re.compile(re.sub(r"\\{(\w+)\\}", group, re.escape(english[0].upper() + english[1:])))
-        choices = [self.slots[name].choice for name in pattern.groupindex if self.slots[name].choice]
-        return Template(english, portuguese, pattern, tuple(choices))
+    @cached_property
+    def readers(self) -> dict[str, dict[str, Slot]]:
+        """The slots of each language. A Portuguese one is read by a table of all that its function writes."""
+        values, read = {}, dict(self.slots)  # choice -> its values; a name is the same in both
+        for slot in self.slots.values():
+            values.setdefault(slot.choice, {}).update(dict.fromkeys(slot.read.values()))
+        for name, write in self.portuguese_functions.items():
+            parameters = [*inspect.signature(write).parameters]
+            texts = {}  # text -> the values of the first parameter that it may stand for
+            for chosen in itertools.product(*(values[parameter] for parameter in parameters)):
+                texts.setdefault(write(*chosen), set()).add(chosen[0])
+            is_clear = all(len(some) == 1 for some in texts.values())  # not an ending, which only agrees
+            pattern = "|".join(sorted(texts, key=len, reverse=True))
+            if len(texts) > 100:
+                n_space = [text.count(" ") for text in texts]
+                pattern = rf"\w+(?: \w+){{{min(n_space)},{max(n_space)}}}"
+            found = {text: min(some) for text, some in texts.items()} if is_clear else dict.fromkeys(texts)
+            read[name] = Slot(parameters[0] if is_clear else None, found, pattern, write)
+        return {"english": self.slots, "portuguese": read}
+
+    @cached_property
+    def patterns(self) -> dict[tuple[Template, str], re.Pattern]:
+        """The pattern of each template in each language, a named group a slot."""
+        patterns = {}
+        for template in (template for choice in self.templates for template in choice.values):
+            for language, slots in self.readers.items():
+                text, pattern = getattr(template, language), ""
+                for literal, name in re.findall(r"([^{]*)(?:\{(\w+)\})?", text[0].upper() + text[1:]):
+                    pattern += re.escape(literal)
+                    if name:  # (?i:...), as it has a capital where it begins the sentence
+                        group = "(?:" if f"<{name}>" in pattern else f"(?P<{name}>"
+                        pattern += f"{group}(?i:{slots[name].pattern}))"
+                patterns[template, language] = re.compile(pattern)
+        return patterns
 
     def expand(self, pick, n_sentences: int | None = None) -> tuple[list[dict], float]:
         """Walk; return (derivation, log-probability in nats), -inf for a value that its choice lacks."""
@@ -130,39 +162,44 @@ class Grammar:
         """Return the Portuguese sentences of a derivation, aligned with the English ones."""
         return [fill(chosen["template"].portuguese, self.portuguese_slots, chosen) for chosen in derivation]
 
-    def _readings(self, position: int, sentence: str):
+    def _readings(self, position: int, sentence: str, language: str):
         """Yield the choices that each template of this position sees in a sentence (mostly one template)."""
+        slots = self.readers[language]
         for template in self.templates[position].values:
-            if match := template.pattern.fullmatch(sentence):
-                seen = [(self.slots[name], text.lower()) for name, text in match.groupdict().items()]
+            if match := self.patterns[template, language].fullmatch(sentence):
+                seen = [(slots[name], text.lower()) for name, text in match.groupdict().items()]
                 yield {"template": template} | {slot.choice: slot.read.get(text) for slot, text in seen}
 
-    def derivations(self, text: str, n_sentences: int | None = None) -> list[tuple[list[dict], float]]:
+    def derivations(
+        self, text: str, n_sentences: int | None = None, language: str = "english"
+    ) -> list[tuple]:
         """Return each (derivation, log-probability) of a text, or its first sentences: none or one."""
         sentences = re.split(r"(?<=\.) ", text)
         if len(sentences) != len(self.templates[:n_sentences]):
             return []
-        found = []
-        for read in itertools.product(*(self._readings(i, sentence) for i, sentence in enumerate(sentences))):
+        found, readings = [], [self._readings(*pair, language) for pair in enumerate(sentences)]
+        for read in itertools.product(*readings):
             walk = self.expand(lambda position, name, _, read=read: read[position][name], n_sentences)
             # strict: what was read is written again, which checks agreement, a/an, capitals and spaces
-            if walk[1] > -math.inf and self.english(walk[0]) == sentences:
+            if walk[1] > -math.inf and getattr(self, language)(walk[0]) == sentences:
                 found.append(walk)
         return found
 
-    def log_probability(self, text: str, n_sentences: int | None = None) -> float:
+    def log_probability(self, text: str, n_sentences: int | None = None, language: str = "english") -> float:
         """Return the exact log-probability of a text in nats, -inf where it does not parse."""
-        return max((score for _, score in self.derivations(text, n_sentences)), default=-math.inf)
+        walks = self.derivations(text, n_sentences, language)
+        return max((score for _, score in walks), default=-math.inf)
 
 
 class Derived:
     """A text drawn from the `grammar` of its class, with its exact log-probability and its translation."""
 
     grammar: Grammar
+    language = "english"
 
     def __init__(self, derivation: list[dict], log_probability: float):
         self.derivation, self.log_probability = derivation, log_probability  # nats, of the whole text
-        self.sentences = self.grammar.english(derivation)
+        self.sentences = getattr(self.grammar, self.language)(derivation)
         self.text = " ".join(self.sentences)
 
     @cached_property

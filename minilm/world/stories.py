@@ -161,14 +161,14 @@ def story_slots(w: Words) -> dict[str, Slot]:
     }
 
 
-def made_object(person, subject, mention):
+def made_object(subject, person, mention):
     """Return "made Ana" / "made her": deixou Ana / a deixou; plural things take deixaram."""
     verb = "deixaram" if mention.plural else "deixou"
     return f"{verb} {person}" if subject == "name" else f"{ending(False, person)} {verb}"
 
 
 PORTUGUESE = {
-    "subject": lambda person, subject: person if subject == "name" else agree(("ele", "ela"), gender(person)),
+    "subject": lambda subject, person: person if subject == "name" else agree(("ele", "ela"), gender(person)),
     "to_place": lambda place: the("a", place),
     "in_place": lambda place: the("em", place),
     "time": lambda time: words.TIMES[time],

@@ -11,17 +11,31 @@ Measured over 20,000 stories: 34.7 tokens and 157 bytes a story, 199 different w
 its frequency alone 4.42 nats, under the grammar 0.92 (31.7 a story).
 """
 
+import math
 import random
 import re
 from functools import cached_property
 
 from ..plumbing.errors import UserError, suggest
 from .grammar import Derived
+from .portuguese import noun, noun_phrase, the
 from .reports import Report
 from .stories import GRAMMAR, at_place, sentence_phrases, write_phrase
-from .words import HAPPY_MOODS, HELD_OUT, NAMES, PLACES, SINGULAR_OF, VERB_WORDS
+from .words import HAPPY_MOODS, HELD_OUT, NAMES, PLACE_WORDS, PLACES, SINGULAR_OF, VERB_WORDS
 
-ENTITY = dict.fromkeys(NAMES, "person") | dict.fromkeys(SINGULAR_OF, "thing") | dict.fromkeys(PLACES, "place")
+ENTITY = dict.fromkeys(NAMES, "person") | dict.fromkeys(SINGULAR_OF, "thing")
+ENTITY |= {form: "place" for place in PLACE_WORDS.values() for form in (place.english, place.portuguese)}
+# Where, when, what, who and how, as `Story.facts` fills them in.
+QUESTIONS = dict(
+    english=("Where was {}?", "When was {} {}?", "What did {} {}?", "Who {} {}?", "How did {} feel?"),
+    portuguese=(
+        "Onde estava {}?",
+        "Quando {} estava {}?",
+        "O que {} {}?",
+        "Quem {} {}?",
+        "Como {} se sentiu?",
+    ),
+)
 
 
 class Story(Derived):
@@ -64,8 +78,12 @@ class Story(Derived):
             start = sum(len(sentence) + 1 for sentence in self.sentences[:position]) + match.start()
             facts.append((question, match[0], start, start + len(answer)))
 
-        add(f"Where was {person}?", self.place, 0)
-        add(f"When was {person} {at_place(self.place)}?", self.derivation[0]["time"], 0)
+        where, when, what, who_did, how = QUESTIONS[self.language]
+        english, (first, *_, last) = self.language == "english", self.derivation
+        slots = self.grammar.english_slots if english else self.grammar.portuguese_slots
+        at = at_place(self.place) if english else the("em", self.place)
+        add(where.format(person), self.place if english else noun(self.place), 0)
+        add(when.format(person, at), slots["time"](first), 0)
         done = []  # (who, verb, position) of every event, so that a question about one of two is left out
         for position in (1, 2):
             c = self.derivation[position]
@@ -74,12 +92,16 @@ class Story(Derived):
             done += [(who, c["verb"], position) for who in people]
             done += [(person, c["verb2"], position)] if "verb2" in c else []
         for who, verb, position in done:
+            past = verb if english else VERB_WORDS[verb].portuguese
             if [(w, v) for w, v, _ in done].count((who, verb)) == 1:
-                answer = " and ".join(write_phrase(p) for p in sentence_phrases(self.derivation[position]))
-                add(f"What did {who} {VERB_WORDS[verb].base}?", answer, position)
+                phrases = sentence_phrases(self.derivation[position])
+                answer = " and ".join(map(write_phrase, phrases))
+                answer = answer if english else " e ".join(map(noun_phrase, phrases))
+                add(what.format(who, VERB_WORDS[verb].base if english else past), answer, position)
                 if [v for _, v, _ in done].count(verb) == 1:
-                    add(f"Who {verb} {answer}?", who, 0 if who == person else position)
-        add(f"How did {person} feel?", self.mood, 3)
+                    add(who_did.format(past, answer), who, 0 if who == person else position)
+        moods = "moods" if "{moods}" in getattr(last["template"], self.language) else "mood"
+        add(how.format(person), slots[moods](last), 3)
         return facts
 
 
@@ -112,7 +134,20 @@ def check(kind: str, value, known) -> None:
         raise UserError(f"unknown {kind} {value!r}{suggest(str(value), known)}; there are {', '.join(known)}")
 
 
+class PortugueseStory(Story):
+    """The story of the same seed and index in Portuguese: same labels, same probability."""
+
+    language = "portuguese"
+
+
+class PortugueseReport(Report):
+    """The report of the same seed and index in Portuguese."""
+
+    language = "portuguese"
+
+
 DOMAINS = {"stories": Story, "reports": Report}
+DOMAINS |= {"portuguese": PortugueseStory, "portuguese-reports": PortugueseReport}
 
 
 def domain_class(domain: str) -> type[Derived]:
@@ -128,18 +163,19 @@ def draw(n: int, seed: int = 0, domain: str = "stories", start: int = 0, **condi
 
 
 def documents(n: int, seed: int = 0, domain: str = "stories", start: int = 0) -> list[str]:
-    """Return the texts number start .. start + n - 1 of a domain, "stories" or "reports"."""
+    """Return the texts number start .. start + n - 1 of a domain, a name of `DOMAINS`."""
     return [text.text for text in draw(n, seed, domain, start)]
 
 
 def log_probability(text: str, domain: str = "stories") -> float:
     """Return the exact log-probability in nats, -inf if it does not parse; minus its mean is the floor."""
-    return domain_class(domain).grammar.log_probability(text)
+    derived = domain_class(domain)
+    return derived.grammar.log_probability(text, language=derived.language)
 
 
 def parses(text: str, domain: str = "stories") -> bool:
     """Return whether a text is exactly one of the grammar: spelling, capitals, spaces, agreement."""
-    return bool(domain_class(domain).grammar.derivations(text))
+    return log_probability(text, domain) > -math.inf
 
 
 def judge(text: str) -> bool:

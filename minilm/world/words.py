@@ -87,8 +87,8 @@ kite bucket crab carried        | eraser map notebook chose | goat duck rabbit b
 THINGS = {place: tuple(t for t in THING_WORDS if THING_WORDS[t].place == place) for place in PLACES}
 VERBS = {place: tuple(v for v in VERB_WORDS if VERB_WORDS[v].place == place) for place in PLACES}
 HELD_OUT_THINGS = {place: tuple(t for t in THINGS[place] if t in HELD_OUT) for place in PLACES}
-# Every form of every thing, singular and plural, with its singular.
-SINGULAR_OF = {form: t.english for t in THING_WORDS.values() for form in (t.english, t.plural)}
+# Every form of every thing, singular and plural, in both languages, with its English singular.
+SINGULAR_OF = {form: t.english for t in THING_WORDS.values() for form in t[:4]}
 
 # Masculine, feminine, masculine plural, feminine plural.
 ADJECTIVES = forms("""

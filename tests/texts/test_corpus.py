@@ -209,7 +209,7 @@ def test_n_documents_draws_from_training_only(write):
     assert "last \ufffd" in [*whole.train, *whole.validation], "--errors replace reads on"
 
 
-@pytest.mark.parametrize("source", data.SOURCES[:4])
+@pytest.mark.parametrize("source", data.SOURCES[:-1])
 def test_world_parts_share_no_document_and_know_their_floor(source):
     corpus, domain = load_corpus(source, seed=3, n_documents=400), source.partition(":")[2] or "stories"
     if "few-shot" in source:

@@ -87,7 +87,7 @@ def test_pronouns_agree_and_every_slot_is_read_as_it_is_written():
 
 def test_the_portuguese_object_pronoun_stands_before_the_verb():
     ways = [(subject, plural) for subject in ("name", "pronoun") for plural in (False, True)]
-    written = [ws.made_object("Ana", subject, Phrase("the", None, "cup", plural)) for subject, plural in ways]
+    written = [ws.made_object(subject, "Ana", Phrase("the", None, "cup", plural)) for subject, plural in ways]
     assert written == ["deixou Ana", "deixaram Ana", "a deixou", "a deixaram"]
 
 

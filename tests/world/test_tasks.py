@@ -44,7 +44,7 @@ def test_labelled_texts_tell_the_place_without_its_word():
 
 def test_pairs_share_the_place_and_if_wanted_the_person_half_of_the_time():
     for same_person, share in ((False, 1 / 16), (True, 0.5)):
-        found = list(tasks.pairs("name", 400, 1, None, same_person))
+        found = list(tasks.pairs("name", 400, 1, None, "stories", same_person))
         assert abs(sum(a.place == b.place for a, b in found) - 200) < 50
         assert abs(sum(a.person == b.person for a, b in found) - 400 * share) < 50
         assert all(a.text != b.text for a, b in found)
