@@ -173,6 +173,9 @@ class Pretraining:
                 lines.append(f"{n_weight:,} weights.")
                 is_world = settings.data[0].partition(":")[0] == "world"
                 then = self.then if is_world else "python extract.py --model {run} --data FILE"
+                if "portuguese" in settings.data[0]:
+                    then = then.replace(":reports", ":portuguese-reports")
+                    then += "" if "--data" in then else " --data world:portuguese"
                 finish(folder, settings, tables, lines, results, outcome["seconds"], then.format(run=folder))
         return folder
 

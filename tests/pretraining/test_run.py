@@ -182,6 +182,16 @@ def test_a_run_returns_the_folder_that_holds_all_of_it(capsys):
     assert f"Next: python extract.py --model {folder} --data FILE" in out, "the world is not what it has read"
 
 
+@pytest.mark.parametrize(
+    ("objective", "then"),
+    [("causal", "--init {run} --data world:portuguese-reports"), ("masked", "--data world:portuguese")],
+)
+def test_what_comes_next_is_in_the_same_language(objective, then, capsys):
+    command = settings(objective=objective, data=("world:portuguese",), n_documents=40, eval_rows=20)
+    folder = Pretraining(command, SHAPE).run()
+    assert then.format(run=folder) + "\n" in capsys.readouterr().out
+
+
 def test_the_newest_finished_run_is_taken(capsys):
     folders = [Pretraining(settings(objective="causal"), SHAPE).run() for _ in range(2)]
     capsys.readouterr()
