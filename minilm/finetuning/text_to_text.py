@@ -20,7 +20,8 @@ from ..model.generate import generate
 from ..plumbing.script import shown
 from ..tokenizer.rows import END, RaggedRows, alike, decoder_begin, text_end, text_ids
 from ..training.metrics import corpus_bleu, exact_match, macro_f1, words
-from ..training.objective import IGNORED, count_correct, summed_cross_entropy, to_device
+from ..training.objective import IGNORED, to_device
+from ..training.vocabulary_loss import vocabulary_loss
 from .tasks import LabelledRows, Prediction, Task
 
 ANSWER = "\n"  # between source and answer of a decoder: it says that the answer begins
@@ -107,17 +108,18 @@ class TextToText(Task):
 
     def loss(self, model, batch):
         """Return the mean over the answers' tokens in nats; metrics `loss`, and `accuracy` a token."""
-        logits, labels = self.answer_logits(model, batch)
-        loss = summed_cross_entropy(logits, labels) / batch["n_label"]
-        return loss, dict(loss=loss, accuracy=count_correct(logits, labels) / batch["n_label"])
+        states, labels = self.answer_states(model, batch)
+        total, right = vocabulary_loss(model, states, labels)
+        loss = total / batch["n_label"]
+        return loss, dict(loss=loss, accuracy=right.sum() / batch["n_label"])
 
-    def answer_logits(self, model, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return the logits (N, V) and the labels (N,) of the N positions that have a label, row by row."""
+    def answer_states(self, model, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the states (N, D) and the labels (N,) of the N positions that have a label, row by row."""
         states = model.hidden_states(
             batch["input_ids"], batch["attention_mask"], decoder_input_ids=batch.get("decoder_input_ids")
         )
         counted = batch["labels"] != IGNORED  # (B, T)
-        return model.vocabulary_logits(states[-1][counted]), batch["labels"][counted]
+        return states[-1][counted], batch["labels"][counted]
 
     def predict(self, model, examples, batch_size):
         """Return the answer to each source, and the probability of all its tokens together."""
@@ -146,8 +148,10 @@ class TextToText(Task):
         found = [0.0] * len(rows)
         for chosen in alike(rows.lengths, batch_size):
             batch = to_device(rows.batch(chosen), model.tokens.weight.device)
-            logits, labels = self.answer_logits(model, batch)
-            log_probs = logits.float().log_softmax(-1).gather(1, labels[:, None])[:, 0]  # (N,)
+            states, labels = self.answer_states(model, batch)
+            log_probs = (
+                model.vocabulary_logits(states).float().log_softmax(-1).gather(1, labels[:, None])[:, 0]
+            )  # (N,)
             n_label = (batch["labels"] != IGNORED).sum(1).tolist()  # of each row
             for i, own in zip(chosen, log_probs.split(n_label), strict=True):
                 found[i] = own.sum().exp().item()

@@ -146,12 +146,16 @@ class VocabularyHead(nn.Module):
 
     def forward(self, hidden: Tensor, token_vectors: Tensor) -> Tensor:
         """Hidden states (..., D), the vectors of all tokens (V, D) -> (..., V)."""
+        return F.linear(*self.factors(hidden, token_vectors))  # (..., D) @ (D, V) -> (..., V)
+
+    def factors(self, hidden: Tensor, token_vectors: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return what is multiplied: states (..., D), a vector for each token (V, D), and a bias (V,)."""
         if self.dense is not None:
             hidden = self.norm(self.activation(self.dense(hidden)))
         # Tied (Press and Wolf 2017): a score is the product with the token's own vector. What is learnt of a
         # token that is read serves where it is to be written, and V * D weights are saved, a third of gpt2's.
         weight = token_vectors if self.output is None else self.output.weight
-        return F.linear(hidden, weight, self.bias)  # (..., D) @ (D, V) -> (..., V)
+        return hidden, weight, self.bias
 
 
 def build(config: ModelConfig) -> Transformer:

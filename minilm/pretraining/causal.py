@@ -14,7 +14,8 @@ from ..plumbing.errors import UserError
 from ..plumbing.script import shown
 from ..texts.corpus import Corpus
 from ..tokenizer.bpe import BPE
-from ..training.objective import IGNORED, SPLITS, Objective, count_correct, summed_cross_entropy, tensors
+from ..training.objective import IGNORED, SPLITS, Objective, tensors
+from ..training.vocabulary_loss import vocabulary_loss
 
 
 class Causal(Objective):
@@ -49,13 +50,13 @@ class Causal(Objective):
 
     def loss(self, model, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the mean over the labels in nats; metrics `loss`, `bits_per_byte`, `accuracy`."""
-        logits = model(batch["input_ids"])  # (B, T, V)
-        total = summed_cross_entropy(logits, batch["labels"])  # -log p of each label, in nats
+        hidden = model.hidden_states(batch["input_ids"])[-1]  # (B, T, D)
+        total, right = vocabulary_loss(model, hidden, batch["labels"])  # -log p of each label, in nats
         loss = total / batch["n_label"]
         return loss, {
             "loss": loss,
             "bits_per_byte": total / math.log(2) / batch["n_byte"],  # tokenizers can be compared by it
-            "accuracy": count_correct(logits, batch["labels"]) / batch["n_label"],
+            "accuracy": right.sum() / batch["n_label"],
         }
 
     def floor(self) -> dict[str, float]:

@@ -19,7 +19,8 @@ from torch import Tensor
 from ..model.generate import generate
 from ..texts.corpus import Corpus
 from ..tokenizer.rows import decoder_begin
-from ..training.objective import IGNORED, SPLITS, Objective, notes_on_cuts, summed_cross_entropy, tensors
+from ..training.objective import IGNORED, SPLITS, Objective, notes_on_cuts, tensors
+from ..training.vocabulary_loss import vocabulary_loss
 from .next_sentence import SentenceRuns, padded
 from .noise import MASK, corrupt, noise_names
 
@@ -90,9 +91,9 @@ class Denoising(Objective):
         of the surviving and of the lost tokens that have the highest logit, given the true tokens before.
         """
         # The decoder needs no mask: padding comes after the text, where no token of the text looks.
-        logits = model(batch["input_ids"], batch["attention_mask"], None, batch["decoder_input_ids"])
-        total = summed_cross_entropy(logits, batch["labels"])  # of logits (B, T, V), in nats
-        right = logits.argmax(-1) == batch["labels"]  # (B, T)
+        given = batch["input_ids"], batch["attention_mask"], None, batch["decoder_input_ids"]
+        hidden = model.hidden_states(*given)[-1]  # (B, T, D)
+        total, right = vocabulary_loss(model, hidden, batch["labels"])  # nats; (B, T)
         loss = total / batch["n_label"]
         return loss, {
             "loss": loss,

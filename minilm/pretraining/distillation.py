@@ -24,7 +24,7 @@ from ..plumbing.errors import UserError
 from ..texts.corpus import Corpus, draw
 from ..tokenizer.bpe import BPE
 from ..training.objective import IGNORED, count_correct, summed_cross_entropy
-from .masked import Masked, states_and_logits
+from .masked import Masked, masked_states
 
 
 class Distillation(Masked):
@@ -81,7 +81,8 @@ class Distillation(Masked):
         over all real tokens. The teacher is asked only where one of its two terms has a weight. Differs from
         the authors' code, which takes the soft targets of every token: a teacher has learnt hidden ones.
         """
-        hidden, logits = states_and_logits(model, batch)  # (B, T, D), (B, P, V)
+        hidden, at_masked = masked_states(model, batch)  # (B, T, D), (B, P, D)
+        logits = model.vocabulary_logits(at_masked)  # (B, P, V)
         total = summed_cross_entropy(logits, batch["masked_labels"])
         losses = dict(masked=total / batch["n_masked"])  # as in `masked.py`
         if self.weights["soft"] or self.weights["cosine"]:
@@ -100,7 +101,8 @@ class Distillation(Masked):
     @torch.no_grad()
     def ask_teacher(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return the teacher's last hidden states (B, T, D) and its logits at the hidden tokens (B, P, V)."""
-        return states_and_logits(self.teacher, batch)
+        hidden, at_masked = masked_states(self.teacher, batch)
+        return hidden, self.teacher.vocabulary_logits(at_masked)
 
 
 def soft_target_loss(logits: Tensor, teacher_logits: Tensor, counted: Tensor, temperature: float) -> Tensor:

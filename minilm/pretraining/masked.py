@@ -23,6 +23,7 @@ from ..training.objective import (
     tensors,
     to_device,
 )
+from ..training.vocabulary_loss import vocabulary_loss
 from .next_sentence import PackedSentences, SentencePairs
 
 
@@ -87,13 +88,13 @@ class Masked(Objective):
 
     def loss(self, model, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the sum of both losses, each a mean in nats; metrics of each."""
-        hidden, logits = states_and_logits(model, batch)  # (B, T, D), (B, P, V)
-        total = summed_cross_entropy(logits, batch["masked_labels"])  # nats, the visible tokens left out
+        hidden, at_masked = masked_states(model, batch)  # (B, T, D), (B, P, D)
+        total, right = vocabulary_loss(model, at_masked, batch["masked_labels"])  # the hidden tokens', nats
         masked_loss = total / batch["n_masked"]
         metrics = {
             "loss": masked_loss,
             "masked_loss": masked_loss,
-            "masked_accuracy": count_correct(logits, batch["masked_labels"]) / batch["n_masked"],
+            "masked_accuracy": right.sum() / batch["n_masked"],
             "bits_per_byte": total / math.log(2) / batch["n_byte"],
         }
         if self.next_sentence:  # task 2
@@ -105,20 +106,20 @@ class Masked(Objective):
         return metrics["loss"], metrics
 
 
-def states_and_logits(model, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Return the last hidden states (B, T, D), and the logits (B, P, V) at `masked_positions` alone."""
+def masked_states(model, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the last hidden states (B, T, D), and those at `masked_positions` alone (B, P, D)."""
     # Segments mean nothing to a student of `distillation.py`: its embeddings have none.
     inputs = batch["input_ids"], batch["attention_mask"], batch.get("token_type_ids")
     hidden = model.hidden_states(*inputs)[-1]  # (B, T, D)
     at = batch["masked_positions"][:, :, None].expand(-1, -1, hidden.shape[-1])  # (B, P, D)
-    return hidden, model.vocabulary_logits(hidden.gather(1, at))
+    return hidden, hidden.gather(1, at)
 
 
 @torch.no_grad()
 def predict_masked(model, batch: dict[str, Tensor]) -> Tensor:
     """Return the probabilities (B, P, V) of each token at `masked_positions`."""
     batch = to_device(batch, next(model.parameters()).device)
-    return states_and_logits(model, batch)[1].softmax(-1).cpu()
+    return model.vocabulary_logits(masked_states(model, batch)[1]).softmax(-1).cpu()
 
 
 def hide_one(objective: Masked, rows: dict, may_hide: np.ndarray, rng) -> tuple[np.ndarray, dict]:

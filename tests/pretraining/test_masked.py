@@ -7,7 +7,7 @@ import pytest
 import small
 import torch
 
-from minilm.pretraining.masked import Masked, predict_masked, states_and_logits
+from minilm.pretraining.masked import Masked, masked_states, predict_masked
 from minilm.texts.corpus import Corpus
 from minilm.training.objective import IGNORED
 
@@ -88,7 +88,8 @@ def test_vocabulary_logits_are_computed_at_masked_positions_only(objective, mode
 
 def test_logits_are_the_full_ones_at_the_masked_positions(objective, model):
     batch = objective.batch(0, "train")
-    hidden, logits = states_and_logits(model, batch)
+    hidden, at_masked = masked_states(model, batch)
+    logits = model.vocabulary_logits(at_masked)
     full = model(batch["input_ids"], batch["attention_mask"], batch.get("token_type_ids"))
     torch.testing.assert_close(model.vocabulary_logits(hidden), full)
     for b, positions in enumerate(batch["masked_positions"].tolist()):
