@@ -38,7 +38,7 @@ class CommonSettings:
     out: str | None = None  # folder of this run; none: the next free one under runs/
     seed: int = 0  # the same seed draws the same weights, batches and samples
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # auto: the CUDA GPU where there is one, else cpu
-    precision: Literal["fp32", "bf16"] = "fp32"  # bf16: matrix products in 16 bits, weights stay in 32
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 to train a large model, if faster
     compile: bool = False  # let torch.compile fuse the model: a slow first step, faster ones after it
     overwrite: bool = False  # replace the run that is already in --out
 

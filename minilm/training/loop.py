@@ -11,7 +11,8 @@ import math
 import signal
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Literal
@@ -25,6 +26,7 @@ from ..plumbing.errors import UserError
 from ..plumbing.script import process_count, process_rank
 from ..plumbing.settings import CommonSettings
 from .checkpoints import Run
+from .machine import settle_threads, settled_precision
 from .muon import Muon
 from .objective import Objective, add_metrics, autocast, micro_batches, to_device
 
@@ -145,6 +147,14 @@ def train_step(
     return totals, norm, batch["input_ids"].numel(), lr
 
 
+def rehearse(model, objective: Objective, settings: TrainingSettings) -> None:
+    """Do all of a step but moving the weights."""
+    part = micro_batches(objective.batch(0, "train"), settings.accumulate)[0]
+    with autocast(settings.precision, next(model.parameters()).device):
+        objective.loss(model, part)[0].backward()
+    model.zero_grad(set_to_none=True)
+
+
 def sum_over_processes(tensors: list[Tensor]) -> None:
     """Replace each tensor, in place and in one message, by its sum over all processes."""
     flat = torch.cat([tensor.flatten() for tensor in tensors])
@@ -184,9 +194,13 @@ def train(
     KeyboardInterrupt on Ctrl-C, after a checkpoint.
     """
     optimizer = optimizer or make_optimizer(model, settings.weight_decay, which=settings.optimizer)
+    settings = replace(settings, precision=settled_precision(settings.precision, model))
     if settings.compile:
         for stack in (module for module in model.modules() if isinstance(module, Stack)):
             stack.compile()
+    model.train()
+    if folder and objective.update is None and next(model.parameters()).device.type == "cpu":
+        settle_threads(partial(rehearse, model, objective, settings))
     run = Run(model, objective, optimizer, settings, folder, tokenizer, patience, label)
     model.train()
     process = process_rank(), process_count()

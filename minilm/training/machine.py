@@ -1,0 +1,63 @@
+"""What this machine does fastest for this model now: in which precision, and on how many threads."""
+
+import os
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+
+LARGE = 50_000_000  # weights from which on 16 bits are tried: small models stay in 32, and their figures too
+WORTH = 1.2  # times as fast, or the digits that are lost are lost for nothing
+LONG = 0.5  # seconds: a step that takes so long is work enough for all threads
+
+
+def seconds(work: Callable, n: int = 3) -> float:
+    """Return the shortest of n times that the work takes: the one that other programs disturbed least."""
+    taken = []
+    for _ in range(n):
+        start = time.perf_counter()
+        work()
+        taken.append(time.perf_counter() - start)
+    return min(taken)
+
+
+def settled_precision(asked: str, model: torch.nn.Module) -> str:
+    """Return fp32 or bf16 for `--precision`; auto: bf16 for a large model where a product of it is faster."""
+    if asked != "auto":
+        return asked
+    kind, n_weight = next(model.parameters()).device.type, sum(p.numel() for p in model.parameters())
+    if kind not in ("cpu", "cuda") or n_weight < LARGE:
+        return "fp32"
+    if kind == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    products = [torch.ones(1024, 1024, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)]
+    slow, fast = (seconds(lambda x=x: x @ x, 5) for x in products)
+    if slow < WORTH * fast:
+        return "fp32"
+    print(f"--precision bf16: {slow / fast:.1f} times as fast as fp32 on this processor", file=sys.stderr)
+    return "bf16"
+
+
+def settle_threads(rehearse: Callable) -> None:
+    """Keep the number of threads with which a step, `rehearse()`, is fastest; OMP_NUM_THREADS decides itself.
+
+    Threads wait for each other after every operation. Where other programs want the cores, or where the
+    operations of a tiny model end at once, fewer are faster. Sums of another number of threads differ in
+    their last digits, so the choice is told.
+    """
+    most = torch.get_num_threads()
+    if most == 1 or "OMP_NUM_THREADS" in os.environ:
+        return
+    rehearse()  # the first one makes room in memory
+    taken = {most: seconds(rehearse)}
+    n = 1
+    while n < most and taken[most] < LONG:
+        torch.set_num_threads(n)
+        taken[n] = seconds(rehearse)
+        n *= 2
+    best = min(taken, key=taken.get)
+    torch.set_num_threads(best)
+    if best < most:
+        ratio = taken[most] / taken[best]
+        print(f"{best} of {most} threads: {ratio:.1f} times as fast now (OMP_NUM_THREADS)", file=sys.stderr)

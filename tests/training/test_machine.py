@@ -1,0 +1,84 @@
+"""Grades training/machine.py: what is chosen when one way is faster than the other."""
+
+import pytest
+import torch
+
+from minilm.training import machine
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A function that says how long each next piece of work takes; it is done all the same."""
+
+    def times(*taken: float):
+        left = list(taken)
+
+        def seconds(work, n=3):
+            work()
+            return left.pop(0)
+
+        monkeypatch.setattr(machine, "seconds", seconds)
+        return left
+
+    return times
+
+
+@pytest.fixture
+def threads(monkeypatch):
+    """Four threads, and what is set in their place."""
+    count = [4]
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: count[-1])
+    monkeypatch.setattr(torch, "set_num_threads", count.append)
+    return count
+
+
+def test_the_shortest_time_counts(monkeypatch):
+    ticks = iter([0.0, 5.0, 6.0, 7.5, 8.0, 11.0])
+    monkeypatch.setattr(machine.time, "perf_counter", lambda: next(ticks))
+    done = []
+    assert machine.seconds(lambda: done.append(1)) == 1.5 and len(done) == 3
+
+
+@pytest.mark.parametrize(
+    ("asked", "slow", "expected"),
+    [("auto", 2.0, "bf16"), ("auto", 1.1, "fp32"), ("fp32", 2.0, "fp32"), ("bf16", 0.1, "bf16")],
+)
+def test_a_large_model_learns_in_the_precision_that_is_faster(
+    asked, slow, expected, clock, monkeypatch, capsys
+):
+    monkeypatch.setattr(machine, "LARGE", 12)
+    left = clock(slow, 1.0)
+    assert machine.settled_precision(asked, torch.nn.Linear(4, 3, bias=False)) == expected
+    assert bool(left) == (asked != "auto"), "what was asked for needs no measuring"
+    told = "--precision bf16: 2.0 times as fast as fp32" in capsys.readouterr().err
+    assert told == ((asked, expected) == ("auto", "bf16")), "what was chosen for the user is told"
+
+
+def test_a_small_model_stays_in_32_bits(clock):
+    clock()
+    assert machine.settled_precision("auto", torch.nn.Linear(2, 2)) == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("taken", "best"),  # of 4 threads, of 1, of 2
+    [((0.2, 0.5, 0.3), 4), ((0.2, 0.1, 0.3), 1), ((0.2, 0.3, 0.1), 2), ((0.6,), 4)],
+)
+def test_the_fastest_number_of_threads_stays(taken, best, clock, threads, capsys):
+    left, rehearsed = clock(*taken), []
+    machine.settle_threads(lambda: rehearsed.append(threads[-1]))
+    assert threads[-1] == best and not left
+    assert rehearsed == [4, 4, 1, 2][: 1 + len(taken)], "a long step is rehearsed with all threads alone"
+    told = capsys.readouterr().err
+    assert (f"{best} of 4 threads" in told) == (best < 4), "another number changes the last digits"
+
+
+def test_the_environment_decides_itself(threads, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    machine.settle_threads(lambda: pytest.fail("it was asked for"))
+    assert threads == [4]
+
+
+def test_one_thread_is_one_thread(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    machine.settle_threads(lambda: pytest.fail("there is nothing to choose"))
