@@ -26,6 +26,7 @@ from ..pretraining.run import start_model
 from ..texts.corpus import VALIDATION_SEED
 from ..tokenizer.bpe import BPE, SPECIAL_TOKENS
 from ..training.checkpoints import check_trainer
+from ..training.show_batch import batch_lines
 from . import examples
 from .classification import Classification
 from .comparison import HEADER, closing, confusion, other_ways, prepared, shown, told, trained
@@ -39,7 +40,7 @@ WORLD_VALIDATION, WORLD_TEST = 200, 600  # examples
 TEST_SEED = 4_000_037  # of the test examples of the world: no recipe was chosen by them
 
 
-def finetune(settings: FinetuningSettings) -> Path:
+def finetune(settings: FinetuningSettings) -> Path | None:
     """Train the model on the task, print the comparison, and return the fine-tuned folder."""
     if settings.seeds is None:  # one, or where the world gives so few examples that luck decides ten
         n = TASKS[settings.task].recipe.get("n_run", 1) if settings.domain else 1
@@ -53,6 +54,10 @@ def finetune(settings: FinetuningSettings) -> Path:
         own, known = replace(settings, seed=seed), TASKS[settings.task].learn(one.train, tokenizer)
         task = TASKS[settings.task](tokenizer, body.config, settings.context, known, **options)
         model, objective = prepared(body, task, one, own)
+        if settings.show_batch:
+            classes = task.labels if task.has_head else ()  # else the model writes them, as tokens
+            lines = batch_lines(objective.batch(0, "train"), tokenizer, settings.show_batch, classes)
+            return print(*lines, sep="\n")
         out = None if results else start(settings, model, objective)  # the first seed's model is kept
         result, predictions = trained(model, objective, own, out, tokenizer)
         results["chosen"].append(result)

@@ -26,6 +26,7 @@ from ..tokenizer.bpe import BPE, SPECIAL_TOKENS
 from ..training.checkpoints import check_trainer, load_trainer, lowest_loss
 from ..training.loop import TrainingSettings, make_optimizer, train
 from ..training.objective import Objective
+from ..training.show_batch import batch_lines
 from . import report
 from .causal import Causal
 from .denoising import Denoising
@@ -145,7 +146,7 @@ class Pretraining:
         header = report.STUDENTS_HEADER if self.row.objective is Distillation else report.HEADER
         return [(rows, header)], results, examples
 
-    def run(self) -> Path:
+    def run(self) -> Path | None:
         """Read the text, make or load the model, train it, and return the run folder that keeps it."""
         settings, device = self.settings, choose_device(self.settings.device)
         corpus = self.texts()
@@ -155,6 +156,9 @@ class Pretraining:
         model.to(device)
         objective = self.objective(corpus, tokenizer)
         print(*objective.notes, sep="\n", end="\n" if objective.notes else "")
+        if settings.show_batch:
+            lines = batch_lines(objective.batch(0, "train"), tokenizer, settings.show_batch)
+            return print(*lines, sep="\n")
         if objective.head is not None:
             model.head = objective.head.to(device)
         if settings.resume:  # asked before anything is written: flags that do not fit leave the run as it was

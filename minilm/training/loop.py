@@ -49,11 +49,12 @@ class TrainingSettings(CommonSettings):
     save_every: int = 1000  # steps between checkpoints
     log_every: int = 50  # steps between lines of the log
     resume: bool = False  # continue the run in --out, or the newest one that was interrupted
+    show_batch: int = 0  # print so many rows of the first batch as tokens, and end: nothing is trained
     optimizer = "adamw"  # without a type it is no flag: `PretrainingSettings` makes it one
 
     def __post_init__(self):
         super().__post_init__()
-        self.check_least(dict.fromkeys(("seed", "lr", "warmup", "weight_decay", "clip"), 0))
+        self.check_least(dict.fromkeys(("seed", "lr", "warmup", "weight_decay", "clip", "show_batch"), 0))
         self.check_least(dict(steps=1, batch_size=1, accumulate=1, eval_every=1, save_every=1, log_every=1))
         parts = self.accumulate * process_count()
         if self.batch_size is not None and self.batch_size < parts:

@@ -1,0 +1,67 @@
+"""Rows of a batch as a person reads them (`--show-batch N`), for any objective, by the names in the code.
+
+A token shows its space as _ ; where there is no label stands -.
+"""
+
+from itertools import accumulate, groupby
+
+import torch
+from torch import Tensor
+
+from ..plumbing.settings import WIDTH
+from .objective import DECODER, IGNORED
+
+
+def batch_lines(batch: dict[str, Tensor], tokenizer, n_row: int, classes=()) -> list[str]:
+    """Return lines that show the first rows of a batch: what has the shape of the tokens stands under them.
+
+    `classes`: names of what the labels number; none: a label under a token is a token, others are numbers.
+    """
+
+    def cells(name: str, values: Tensor, by_token: bool) -> list[str]:
+        is_class = name == "labels" and classes
+        is_token = name.endswith("input_ids") or (name.endswith("labels") and by_token and not is_class)
+        texts = {IGNORED: "-"}
+        for value in values.tolist():
+            token = (
+                tokenizer.decode_bytes([value]).decode(errors="replace") if is_token and value >= 0 else ""
+            )
+            written = classes[value] if is_class and value >= 0 else f"{value:g}"
+            texts.setdefault(value, repr(token)[1:-1].replace(" ", "_") or written)  # a line break as \n
+        return [name, *(texts[value] for value in values.tolist())]
+
+    lines, own = (
+        [],
+        DECODER if "decoder_input_ids" in batch else set(),
+    )  # what belongs to the decoder's tokens
+    for b in range(min(n_row, len(batch["input_ids"]))):
+        row = {name: value[b] for name, value in batch.items() if value.dim()}
+        if "masked_positions" in row:  # (P,) places, and what stood there: into a row of its own, (T,)
+            places, labels = row.pop("masked_positions"), row["masked_labels"]
+            row["masked_labels"] = torch.full_like(row["input_ids"], IGNORED)
+            row["masked_labels"][places[labels != IGNORED]] = labels[labels != IGNORED]
+        lines.append(f"row {b}")
+        for ids in [name for name in row if name.endswith("input_ids")]:
+            shape = row[ids].shape
+            names = [n for n, value in row.items() if value.shape == shape and (n in own) == (ids in own)]
+            # of a pair both sides, (2, T): two texts, or the chosen and the rejected answer
+            for values in zip(*(row.pop(name).view(-1, shape[-1]) for name in names), strict=True):
+                lines += aligned([cells(*pair, by_token=True) for pair in zip(names, values, strict=True)])
+        lines += ["  ".join(cells(name, value.view(-1), by_token=False)) for name, value in row.items()] + [
+            ""
+        ]
+    return lines
+
+
+def aligned(rows: list[list[str]]) -> list[str]:
+    """Return rows of cells under their positions, wrapped; of equal columns at the end one is left."""
+    head, *columns = zip(["position", *map(str, range(len(rows[0]) - 1))], *rows, strict=True)
+    while len(columns) > 1 and columns[-1][1:] == columns[-2][1:]:
+        columns.pop()  # padding
+    widths, first = [max(map(len, column)) + 1 for column in columns], max(map(len, head))
+    ends, lines = accumulate(widths), []
+    numbered = zip(ends, widths, columns, strict=True)
+    for _, chunk in groupby(numbered, lambda one: one[0] // (WIDTH - first - max(widths))):
+        cells = [[text.rjust(width) for text in column] for _, width, column in chunk]
+        lines += map("".join, zip([name.ljust(first) for name in head], *cells, strict=True))
+    return lines
