@@ -1,5 +1,6 @@
 """Grades finetune.py: regime 4 from the command line, and one line for each mistake of the user."""
 
+import re
 import signal
 from pathlib import Path
 
@@ -130,3 +131,14 @@ def test_a_mistake_is_one_line_and_leaves_no_folder(script, flags, expected):
     assert code == 2 and len(err.strip().splitlines()) == 1, err
     assert expected in err
     assert not Path("runs").exists(), "a mistake must be told before a folder is made"
+
+
+@pytest.mark.parametrize("task, label", [
+    ("classification", r"labels  [a-z]+\nweights"), ("tagging", r"labels .* B-person"),
+    ("span", r"labels  \d+  \d+"), ("similarity", r"labels  -?\d\.\d+"),
+])  # fmt: skip
+def test_a_batch_is_shown_and_nothing_is_trained(script, task, label):
+    code, out, err = script(f"--task {task} --show-batch 1")
+    assert code == 0, err
+    assert "row 0" in out and re.search(label, out), out
+    assert sorted(path.name for path in Path().iterdir()) == ["body"], "a folder is left behind"

@@ -323,3 +323,12 @@ def test_a_damaged_or_foreign_checkpoint_is_named_and_kept(script):
         path.write_bytes(content)
         check_error(script("--data texts.txt --out mine --resume"), "mine", "trainer.pt")
         assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("objective", ["masked", "causal", "denoising", "translation"])
+def test_a_batch_is_shown_and_nothing_is_trained(script, objective):
+    code, out, err = script(f"--objective {objective} --show-batch 2 --out here")
+    assert code == 0, err
+    assert "row 1" in out and "row 2" not in out, "as many rows as asked for"
+    assert "input_ids" in out and "labels" in out
+    assert sorted(path.name for path in Path().iterdir()) == ["texts.txt"], "a folder is left behind"

@@ -1,5 +1,12 @@
 """One text or two, and a head that gives each class a score (`classification`, `pair`).
 
+    input_ids        [CLS] _Ana _sold _a _melon  . [SEP]
+    labels  market
+
+    input_ids        [CLS] _Ana _sold _a _melon  . [SEP] _Hugo _bought _it  . [SEP]
+    token_type_ids       0    0     0  0      0  0     0     1       1   1  1     1
+    labels  same
+
 Source: Devlin et al. 2019, section 4.1 and figure 4 (a) and (b): softmax(C W^T), C the vector of [CLS]. A
 decoder and an encoder-decoder give their last token's vector instead (`heads.py`).
 """

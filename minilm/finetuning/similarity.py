@@ -3,6 +3,10 @@
     together    [CLS] text A [SEP] text B [SEP] -> the vector of [CLS] -> number
     apart       text A -> u, text B -> v; u, v, |u - v|, u * v -> number
 
+    input_ids        [CLS]  _Ana _sold      _a _melon     . [SEP]        text A, a row of its own
+    input_ids        [CLS] _Hugo  _bought  _it     .  [SEP]        text B
+    labels  -0.71    in deviations from the mean
+
 Sources: together, Devlin et al. 2019, STS-B in table 1; apart, Reimers and Gurevych 2019, section 3, for u
 and v, and Conneau et al. 2017 for what the head is told of them (`heads.Head`). Differs from Reimers and
 Gurevych, who take the cosine of u and v for a number, and u, v, |u - v| for classes.

@@ -1,5 +1,9 @@
 """BERT: hide some tokens and predict them from both sides, and say whether text B follows text A.
 
+    input_ids         [CLS] _Ana _sold _a [MASK]  . [SEP] _She _was [MASK]  . [SEP] [PAD]
+    attention_mask        1    1     1  1      1  1     1    1    1      1  1     1     0
+    masked_labels         -    -     -  - _melon  -     -    -    - _happy  -     -     -
+
 Source: Devlin et al. 2019, "BERT", section 3.1, task 1, and appendix A.1. The tokens to hide are drawn anew
 each time a text is seen ("dynamic masking", Liu et al. 2019, section 4.1; the paper drew them once).
 """

@@ -1,7 +1,8 @@
 """The rows of BERT: pairs of texts, of which B follows A or does not.
 
-    input_ids          [CLS] Ana sold it . [SEP] Rui was glad . [SEP] [PAD] ...
-    token_type_ids       0    0   0   0 0   0     1   1   1   1  1     0
+    input_ids        [CLS] _Ana _sold _a _melon  . [SEP] _She _was _happy  . [SEP] [PAD]
+    token_type_ids       0    0     0  0      0  0     0    1    1      1  1     1     0
+    next_sentence_labels  0: B follows; 1 where it is of another document
 
 Source: Devlin et al. 2019, section 3.1, task 2, and appendix A.2. Half of the pairs are true.
 `PackedSentences` gives the rows of RoBERTa instead (Liu et al. 2019, section 4.2, FULL-SENTENCES): no pairs

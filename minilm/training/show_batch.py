@@ -23,17 +23,14 @@ def batch_lines(batch: dict[str, Tensor], tokenizer, n_row: int, classes=()) -> 
         is_token = name.endswith("input_ids") or (name.endswith("labels") and by_token and not is_class)
         texts = {IGNORED: "-"}
         for value in values.tolist():
-            token = (
-                tokenizer.decode_bytes([value]).decode(errors="replace") if is_token and value >= 0 else ""
-            )
-            written = classes[value] if is_class and value >= 0 else f"{value:g}"
-            texts.setdefault(value, repr(token)[1:-1].replace(" ", "_") or written)  # a line break as \n
+            if value not in texts and is_token:
+                token = tokenizer.decode_bytes([value]).decode(errors="replace")
+                texts[value] = repr(token)[1:-1].replace(" ", "_")  # a line break as \n
+            elif value not in texts:
+                texts[value] = classes[value] if is_class else f"{value:g}"
         return [name, *(texts[value] for value in values.tolist())]
 
-    lines, own = (
-        [],
-        DECODER if "decoder_input_ids" in batch else set(),
-    )  # what belongs to the decoder's tokens
+    lines, own = [], DECODER if "decoder_input_ids" in batch else set()  # what stands under its tokens
     for b in range(min(n_row, len(batch["input_ids"]))):
         row = {name: value[b] for name, value in batch.items() if value.dim()}
         if "masked_positions" in row:  # (P,) places, and what stood there: into a row of its own, (T,)
@@ -47,9 +44,8 @@ def batch_lines(batch: dict[str, Tensor], tokenizer, n_row: int, classes=()) -> 
             # of a pair both sides, (2, T): two texts, or the chosen and the rejected answer
             for values in zip(*(row.pop(name).view(-1, shape[-1]) for name in names), strict=True):
                 lines += aligned([cells(*pair, by_token=True) for pair in zip(names, values, strict=True)])
-        lines += ["  ".join(cells(name, value.view(-1), by_token=False)) for name, value in row.items()] + [
-            ""
-        ]
+        lines += ["  ".join(cells(name, value.view(-1), by_token=False)) for name, value in row.items()]
+        lines.append("")
     return lines
 
 
