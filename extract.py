@@ -14,6 +14,7 @@
 import sys
 
 import minilm.plumbing.quiet  # noqa: F401 - Ctrl-C during the imports
+from minilm import plots
 from minilm.extraction.run import ExtractionSettings, extract_features
 from minilm.plumbing.script import exit_code
 from minilm.plumbing.settings import parse
@@ -21,7 +22,8 @@ from minilm.plumbing.settings import parse
 
 def main() -> None:
     """Read the texts, and print what a linear probe finds in their vectors beside two baselines."""
-    extract_features(parse(ExtractionSettings, description=__doc__)[0])
+    given, _ = parse(ExtractionSettings, description=__doc__)
+    plots.draw_at_end(ExtractionSettings(**given), extract_features(given))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ the newest runs/masked. The closing table shows what moves, how many weights tha
 import sys
 
 import minilm.plumbing.quiet  # noqa: F401 - Ctrl-C during the imports
+from minilm import plots
 from minilm.finetuning.run import finetune, predict
 from minilm.finetuning.settings import FinetuningSettings
 from minilm.plumbing.script import exit_code, read_command
@@ -28,7 +29,7 @@ def main() -> None:
     name_of = lambda given: given.get("task", FinetuningSettings.task)
     given, _ = read_command(FinetuningSettings, __doc__, name_of)
     settings = FinetuningSettings(**given)
-    (predict if settings.predict else finetune)(settings)
+    plots.draw_at_end(settings, (predict if settings.predict else finetune)(settings))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ few-shot documents (runs/in-context, trained first where it is not there: about 
 import sys
 
 import minilm.plumbing.quiet  # noqa: F401 - Ctrl-C during the imports
+from minilm import plots
 from minilm.in_context.run import PromptSettings, answer_prompts
 from minilm.plumbing.script import exit_code
 from minilm.plumbing.settings import parse
@@ -19,8 +20,8 @@ from minilm.plumbing.settings import parse
 
 def main() -> None:
     """Write a text for --prompt, or print the accuracy against the number of examples."""
-    given, _ = parse(PromptSettings, description=__doc__)
-    answer_prompts(PromptSettings(**given))
+    settings = PromptSettings(**parse(PromptSettings, description=__doc__)[0])
+    plots.draw_at_end(settings, answer_prompts(settings))
 
 
 if __name__ == "__main__":

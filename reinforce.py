@@ -14,6 +14,7 @@ trained first where there is none.
 import sys
 
 import minilm.plumbing.quiet  # noqa: F401 - Ctrl-C during the imports
+from minilm import plots
 from minilm.plumbing.script import exit_code, read_command
 from minilm.reinforcement.run import Reinforcement
 from minilm.reinforcement.settings import ReinforceSettings
@@ -23,7 +24,8 @@ def main() -> None:
     """Learn, and print what the reward, the judge and the KL say before and after."""
     name_of = lambda given: "ablation" if given.get("ablate") else "reinforce"
     given, _ = read_command(ReinforceSettings, __doc__, name_of)
-    Reinforcement(ReinforceSettings(**given)).run()
+    settings = ReinforceSettings(**given)
+    plots.draw_at_end(settings, Reinforcement(settings).run())
 
 
 if __name__ == "__main__":

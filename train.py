@@ -16,6 +16,7 @@ import sys
 from contextlib import redirect_stdout
 
 import minilm.plumbing.quiet  # noqa: F401 - Ctrl-C during the imports
+from minilm import plots
 from minilm.continued.forgetting import Continued
 from minilm.continued.run import continued_command
 from minilm.in_context.questions import FewShot
@@ -36,7 +37,7 @@ def main() -> None:
         asked = settings.objective == "causal" and settings.data[0].startswith("world:few-shot")
         kind = FewShot if asked else KINDS.get(settings.objective, Pretraining)
         kind = Continued if settings.init else kind
-        kind(settings, overrides).run()
+        plots.draw_at_end(settings, kind(settings, overrides).run())
 
 
 if __name__ == "__main__":

@@ -1,13 +1,26 @@
-"""Grades plots.py: what is drawn, and what is said where nothing can be."""
+"""Grades plots.py: which panels a folder gives, what stands in them, what is said where there are none."""
 
 import importlib.util
-import sys
+from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import small
+import torch
 
+import extract
+import finetune
+import minilm
+import prompt
+import reinforce
+import train
 from minilm import plots
-from minilm.plumbing.errors import UserError
-from minilm.plumbing.folders import append_log
+from minilm.model.config import ModelConfig
+from minilm.plumbing.folders import append_log, write_json
+from minilm.tokenizer.rows import text_rows
+
+PNG = b"\x89PNG"
 
 
 @pytest.fixture
@@ -15,35 +28,172 @@ def run(tmp_path):
     """A run folder with a log of two splits."""
     for step, loss in ((0, 7.0), (5, 6.0), (10, 5.5)):
         append_log(tmp_path, dict(step=step, split="validation", loss=loss))
-    append_log(tmp_path, dict(step=5, split="train", loss=6.5))
+    append_log(tmp_path, dict(step=5, split="train", loss=6.5, lr=0.1, tokens_per_second=9))
     return tmp_path
 
 
-def test_each_split_is_a_curve(run):
-    assert plots.curves(run) == {"validation": ([0, 5, 10], [7.0, 6.0, 5.5]), "train": ([5], [6.5])}
+@pytest.fixture
+def axes():
+    """Axes that nobody sees."""
+    return pytest.importorskip("matplotlib.figure").Figure().subplots()
 
 
-def test_a_folder_without_a_log_is_named(tmp_path):
-    with pytest.raises(UserError, match=f"{tmp_path}: no losses"):
-        plots.curves(tmp_path)
+def lines(axes) -> dict[str, list[tuple]]:
+    """Return the points of each line by its label."""
+    return {line.get_label(): [*zip(*line.get_data(), strict=True)] for line in axes.lines}
 
 
-def test_the_picture_is_in_the_first_folder(run, run_script):
+def test_each_metric_has_a_panel_and_each_split_a_line(run, axes):
+    write_json(run / "results.json", dict(unigram_loss=6.2))
+    panels = plots.run_panels([run])
+    assert [*panels] == ["loss", "lr"], "steps and speed are no figures of learning"
+    panels["loss"](axes)
+    found = lines(axes)
+    assert found[f"{run.name}, train"] == [(5, 6.5)]
+    assert found[f"{run.name}, validation"] == [(0, 7.0), (5, 6.0), (10, 5.5)]
+    assert {y for _, y in found["unigram loss"]} == {6.2}, "the baseline is a level line"
+
+
+def test_the_ways_of_reinforcement_are_points_of_kl_and_reward(tmp_path, axes):
+    append_log(tmp_path, dict(step=1, split="train", loss=0.0, kl=0.5, reward=0.2))
+    results = dict(reward_before=0.1, reward_after=1.2, kl=2.0, dpo_kl=1.5, dpo_reward=0.9, best_of_kl=0.6)
+    write_json(tmp_path / "results.json", results | dict(best_of_reward=1.0, hacked_judge=0.0))
+    plots.run_panels([tmp_path])["reward against KL"](axes)
+    told = {text.get_text(): text.xy for text in axes.texts}
+    points = {"start": (0, 0.1), tmp_path.name: (2.0, 1.2), "dpo": (1.5, 0.9), "best of": (0.6, 1.0)}
+    assert told == points
+    assert [(0, 0.1), (0.5, 0.2)] in lines(axes).values(), "the way of the policy begins at the start"
+
+
+def test_accuracy_stands_over_the_number_of_examples(tmp_path, axes):
+    rows = {"keys, gold": {"0": [0.2, None], "4": [0.9, 0.1]}, "keys, shuffled": {"4": [0.3, None]}}
+    write_json(tmp_path / "results.json", dict(rows=rows, chance=0.25))
+    plots.run_panels([tmp_path])["accuracy against shots"](axes)
+    handles, labels = axes.get_legend_handles_labels()
+    assert {"keys, gold", "keys, shuffled", "chance"} == {*labels}
+    data = handles[labels.index("keys, gold")][0].get_ydata()
+    assert [*data] == [0.2, 0.9]
+
+
+def test_tables_show_rows_and_columns_as_they_stand(tmp_path, axes):
+    write_json(tmp_path / "results.json", dict(layers=dict(cls=[0.1, 0.2, 0.3], mean=[0.4, 0.5, 0.625])))
+    (tmp_path / "confusion.tsv").write_text(
+        'truth\ta #1\t"b ""c"\na #1\t7\t2\n"b ""c"\t1\t8\n', encoding="utf-8"
+    )
+    panels = plots.run_panels([tmp_path])
+    panels["layer x pooling"](axes)
+    cells = {text.get_position(): text.get_text() for text in axes.texts}  # (column, row)
+    assert cells[1, 2] == "0.625" and cells[0, 2] == "0.3", "a row is a layer, a column a pooling"
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["cls", "mean"]
+    axes.clear()
+    panels["true, taken for"](axes)
+    cells = {text.get_position(): text.get_text() for text in axes.texts}
+    assert cells == {(0, 0): "7", (1, 0): "2", (0, 1): "1", (1, 1): "8"}
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["a #1", 'b "c']
+
+
+def test_components_are_the_directions_of_most_variance(axes):
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(40, 5)) * [0.1, 9.0, 0.1, 3.0, 0.1] + 7
+    labels = np.array(["a", "b"] * 20)
+    plots.draw_components(vectors, labels, axes)
+    found = lines(axes)
+    assert {*found} == {"a", "b"} and len(found["a"]) == 20
+    x, y = np.array(found["a"]).T
+    for mine, column in ((x, 1), (y, 3)):
+        likeness = abs(np.corrcoef(mine, vectors[labels == "a", column])[0, 1])
+        assert likeness > 0.98, "the first component is the longest direction of the centred vectors"
+
+
+@pytest.fixture
+def model():
+    """A small encoder-decoder, its tokenizer, and two texts of which the first is the shorter."""
+    shape = dict(n_encoder_layer=1, n_decoder_layer=1, d_model=8, n_head=2, d_ff=8, max_positions=32)
+    torch.manual_seed(0)
+    config = ModelConfig(vocab_size=small.tokenizer().vocab_size, **shape)
+    return minilm.build(config).eval(), small.tokenizer()
+
+
+def test_attention_is_that_of_the_first_text_with_its_padding(model, axes):
+    texts = ["sun", "the sun and the tree"]
+    panels = plots.attention_panels(*model, texts)
+    names = ["encoder.0.self", "decoder.0.self", "decoder.0.cross"]
+    assert [*panels] == [f"{name}, head {h}" for name in names for h in (0, 1)]
+    n = int(text_rows(model[1], model[0].config, texts[:1]).lengths[0])  # real tokens
+    for name, draw in panels.items():
+        axes.clear()
+        draw(axes)
+        weights = axes.images[0].get_array()
+        assert len(weights) > n and np.allclose(weights.sum(1), 1), "a row is the token that looks"
+        if "encoder" in name or "cross" in name:
+            assert np.allclose(weights[:, n:], 0), f"{name}: somebody looks at padding"
+        else:
+            assert np.allclose(np.triu(weights, 1), 0), f"{name}: somebody looks ahead"
+    assert axes.get_xticklabels()[n].get_text() == "[PAD]"
+
+
+@pytest.fixture
+def script(tmp_path, monkeypatch, run_script, model):
+    """A function that runs plots.py on the folder `model`, in a folder of its own."""
     pytest.importorskip("matplotlib")
-    code, out, _ = run_script(plots, str(run), str(run))
-    assert code == 0
-    assert (run / "loss.png").read_bytes().startswith(b"\x89PNG")
-    assert [path.name for path in run.iterdir() if path.suffix == ".tmp"] == []
-    assert f"Saved in {run / 'loss.png'}" in out
+    monkeypatch.chdir(tmp_path)
+    minilm.save(*model, "model")
+    return lambda *words: run_script(plots, *words)
 
 
-def test_without_matplotlib_the_extra_is_named(run, monkeypatch):
+def test_one_picture_of_a_model_s_panels(script):
+    Path("texts.tsv").write_text("the sun\ta\nthe tree\tb\nthe sun and the rain\ta\n", encoding="utf-8")
+    code, out, err = script("model", "--embeddings", "texts.tsv", "--positions", "--out", "both.png")
+    assert code == 0 and "Saved in both.png" in out, err
+    assert Path("both.png").read_bytes().startswith(PNG)
+    assert script("model", "--attention", "sun", "--panels", "encoder.0.self, head 1")[0] == 0
+    assert Path("model/picture.png").read_bytes().startswith(PNG)
+    assert [path for path in Path().rglob("*.tmp")] == []
+
+
+def test_a_panel_that_is_not_there_is_told_with_those_that_are(script, run):
+    code, _, err = script(str(run), "--panels", "los")
+    assert code == 2 and "loss, lr" in err, err
+    code, _, err = script("nowhere")
+    assert code == 2 and "nowhere" in err and "none" in err, err
+
+
+def test_a_model_whose_attention_knows_the_order_has_no_positions(script):
+    tokenizer = small.tokenizer()
+    shape = dict(n_decoder_layer=1, d_model=8, n_head=2, d_ff=8, max_positions=32, positions="alibi")
+    minilm.save(minilm.build(ModelConfig(vocab_size=tokenizer.vocab_size, **shape)), tokenizer, "alibi")
+    code, _, err = script("alibi", "--positions")
+    assert code == 2 and "none" in err, err
+
+
+@pytest.mark.parametrize(
+    "module, where, name",
+    [
+        (train, train.Pretraining, "run"),
+        (finetune, finetune, "finetune"),
+        (extract, extract, "extract_features"),
+        (prompt, prompt, "answer_prompts"),
+        (reinforce, reinforce, "Reinforcement"),
+    ],
+)
+def test_the_plot_of_a_run_is_drawn_at_its_end(script, run_script, run, monkeypatch, module, where, name):
+    ended = SimpleNamespace(run=lambda: run) if module is reinforce else run
+    monkeypatch.setattr(where, name, lambda *_: ended)
+    assert run_script(module)[0] == 0 and not (run / "picture.png").exists(), "nobody has asked for it"
+    code, out, err = run_script(module, "--plot")
+    assert code == 0 and out.endswith(f"Saved in {run / 'picture.png'}.\n"), err
+    assert (run / "picture.png").read_bytes().startswith(PNG)
+    monkeypatch.setattr(
+        where, name, lambda *_: SimpleNamespace(run=lambda: None) if ended is not run else None
+    )
+    assert run_script(module, "--plot")[0] == 0, "what came to no folder has no picture"
+
+
+def test_without_matplotlib_the_extra_is_named_before_a_run_begins(run, monkeypatch, run_script, tmp_path):
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(sys, "argv", ["plots.py", str(run)])
-    with pytest.raises(UserError, match=r"pip install -e '\.\[plots\]'"):
-        plots.main()
-
-
-def test_without_a_folder_the_command_is_named(run_script):
-    code, _, err = run_script(plots)
-    assert code == 2 and "python -m minilm.plots runs/masked" in err
+    for module in (plots, train, extract):
+        words = [str(run)] if module is plots else ["--plot"]
+        code, _, err = run_script(module, *words)
+        assert code == 2 and "pip install -e '.[plots]'" in err, err
+    assert not Path("runs").exists(), "nothing is trained that could not be drawn"

@@ -56,7 +56,10 @@ def table_rows(y: np.ndarray, n_label) -> np.ndarray:
 
 
 def compare_layers(model, twin, rows: RaggedRows, probe: Probe, n_label, how: dict) -> tuple:
-    """Return header and rows of the layer x pooling table of some texts; in brackets with random weights."""
+    """Return header and rows of the layer x pooling table of some texts; in brackets with random weights.
+
+    And the accuracies by pooling, one a layer.
+    """
     train, test = probe.classes[:2]
     chosen = [table_rows(train, n_label), table_rows(test, 1)]
     numbers = np.concatenate([chosen[0], chosen[1] + len(train)])
@@ -72,7 +75,9 @@ def compare_layers(model, twin, rows: RaggedRows, probe: Probe, n_label, how: di
     body = [(str(layer), *(cell[layer, pooling] for pooling in ONE_LAYER)) for layer in layers]
     for pooling in LAST_4:  # in the column of the mean: that is how they pool
         body.append((pooling, *(cell[-1, pooling] if column == "mean" else "" for column in ONE_LAYER)))
-    return ("layer", *ONE_LAYER), body
+    accuracy = dict(zip(readings, ours, strict=True))
+    by_pooling = {pooling: [accuracy[layer, pooling] for layer in layers] for pooling in ONE_LAYER}
+    return ("layer", *ONE_LAYER), body, by_pooling
 
 
 def probe_tables(
@@ -100,7 +105,7 @@ def probe_tables(
         lines += [title, "", table(found, HEADER), ""]
         title = "The same probes, on texts whose things and verbs stand in no labelled text:"
         results |= {unseen + name: value for name, value in zip(RESULTS, found[0][1:4], strict=True)}
-    header, body = compare_layers(model, twin, rows, probe, labels[0], how)
+    header, body, results["layers"] = compare_layers(model, twin, rows, probe, labels[0], how)
     lines += [f"Layer x pooling (labels a class: {labels[0]}), in brackets with random weights:", ""]
     lines += [table(body, header), "", "Test texts, and the nearest text to learn from:", ""]
     train, *_, test = parts.values()

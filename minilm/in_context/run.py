@@ -68,7 +68,7 @@ class PromptSettings(CommonSettings):
             raise UserError(f"--test {self.test} needs --data: the file with the examples")
 
 
-def answer_prompts(settings: PromptSettings) -> None:
+def answer_prompts(settings: PromptSettings) -> Path | None:
     """Write a text for --prompt, or print the accuracy against the number of examples."""
     began, study = time.perf_counter(), make_study(settings) if settings.prompt is None else None
     name, kind = ("causal", None) if settings.prompt is not None or settings.data else ("in-context", FewShot)
@@ -80,8 +80,7 @@ def answer_prompts(settings: PromptSettings) -> None:
         model.decoder.compile()
     with autocast(settings.precision, choose_device(settings.device)):
         if study is not None:
-            report(replace(settings, model=str(folder)), study, model, tokenizer, began)
-            return
+            return report(replace(settings, model=str(folder)), study, model, tokenizer, began)
         rule = (settings.temperature, settings.top_k, settings.top_p, settings.n_beam, settings.chat)
         writer = Writer(model, tokenizer, settings.max_new_tokens, *rule)
         if settings.prompt == "-":
@@ -148,8 +147,8 @@ def examples_and_tests(settings: PromptSettings) -> tuple[list, list]:
     return examples, rng.sample(asked, settings.n_test) if settings.n_test < len(asked) else asked
 
 
-def report(settings: PromptSettings, study: Study, model, tokenizer, began: float) -> None:
-    """Ask everything; print the tables, examples and checksums, and write the run folder."""
+def report(settings: PromptSettings, study: Study, model, tokenizer, began: float) -> Path:
+    """Ask everything; print the tables, examples and checksums, write the run folder and return it."""
     folder, before = Path(settings.model), checksum(model)
     shots = settings.shots or study.shots_that_fit(model, tokenizer, SHOTS) or SHOTS[:1]
     found = study.measure(model, tokenizer, shots)
@@ -163,8 +162,12 @@ def report(settings: PromptSettings, study: Study, model, tokenizer, began: floa
         raise RuntimeError(f"the weights of {folder} moved: {before} before, {after} after")
     lines += ["", f"Weights of {folder} before: {before}, after: {after}. No weight changed."]
     results = dict(accuracy={str(k): interval.mean for k, interval in next(iter(found.values())).items()})
+    results |= dict(chance=study.chance, rows={})
     for (task, control), by_shots in found.items():
+        bars = {k: [interval.mean, interval.half] for k, interval in by_shots.items()}
+        results["rows"][f"{task}, {control}"] = bars
         if name := FIGURES.get(task if control == "gold" else control):
             results[name] = by_shots[max(by_shots)].mean  # of most examples
     seconds, then = time.perf_counter() - began, f"python prompt.py --model {folder} --prompt TEXT"
     finish(out, settings, [study.table(found)], lines, results, seconds, then)
+    return out

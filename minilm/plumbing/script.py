@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
+from . import folders
 from .errors import CONTROLS, UserError, as_line
 from .folders import RESULTS, SETTINGS, TRAINER, choose_folder, locked, read_settings, unlock, write_json
 from .settings import option_of, parse, show, words_of
@@ -96,12 +97,26 @@ def finish(folder: Path, settings, tables: list, lines: list[str], results: dict
     """Print the closing tables (rows, header) and lines, write results.json, say what to try `then`."""
     for rows, header in tables:
         print("\n" + table(rows, header))
-    print("", *lines, "", sep="\n")
+    print("", *lines, *curve(folders.read_log(folder)), "", sep="\n")
     results = results | dict(seconds=seconds, seed=settings.seed)
     write_json(folder / RESULTS, {name: value for name, value in results.items() if value is not None})
     unlock(folder)
     print(f"Saved in {folder} ({seconds:.0f} s).")
     print(f"Next: {then}")
+
+
+def curve(log: list[dict], width: int = 30) -> list[str]:
+    """Return a line that draws the loss of a log, of PPO the reward, as blocks between its ends, if any."""
+    name = "reward" if log and "reward" in log[-1] else "loss"
+    parts = [[line[name] for line in log if line["split"] == split] for split in ("train", "validation")]
+    split, values = ("train", parts[0]) if len(parts[0]) > len(parts[1]) else ("validation", parts[1])
+    if len(values) < 3:
+        return []
+    n = min(width, len(values))
+    drawn = [values[i * (len(values) - 1) // (n - 1)] for i in range(n)]
+    low, height = min(drawn), max(drawn) - min(drawn)
+    blocks = "".join("▁▂▃▄▅▆▇█"[round(7 * (value - low) / (height or 1))] for value in drawn)
+    return ["", f"{split} {name}  {values[0]:.3f} {blocks} {values[-1]:.3f}"]
 
 
 def table(rows, header) -> str:

@@ -11,6 +11,7 @@ separate too (--shots 0,1,2) unless they are texts; after a bool nothing (--comp
 """
 
 import argparse
+import importlib.util
 import inspect
 import math
 import os
@@ -41,8 +42,11 @@ class CommonSettings:
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 to train a large model, if faster
     compile: bool = False  # let torch.compile fuse the model: a slow first step, faster ones after it
     overwrite: bool = False  # replace the run that is already in --out
+    plot: bool = False  # draw the run's picture at its end (needs matplotlib)
 
     def __post_init__(self):
+        if self.plot:
+            need_matplotlib()
         for name in ("model", "init", "teacher", "reward") if self.out and self.overwrite else ():
             source = getattr(self, name, None)
             if source and Path(source).resolve() == Path(self.out).resolve():
@@ -60,6 +64,12 @@ class CommonSettings:
     def filled_in(self, recipe: dict):
         """Return these settings with every field that is none taken from the recipe, where that has it."""
         return replace(self, **{n: value for n, value in recipe.items() if getattr(self, n, "") is None})
+
+
+def need_matplotlib() -> None:
+    """Raise UserError where a picture cannot be drawn."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UserError("a picture needs matplotlib: python -m pip install -e '.[plots]'")
 
 
 def parse(settings_class: type, override_class=None, argv=None, description="") -> tuple[dict, dict]:

@@ -62,7 +62,7 @@ def test_the_layer_table_takes_as_many_texts_of_each_class(monkeypatch):
 def test_layers_are_compared_on_the_vectors_of_their_own_texts(monkeypatch):
     monkeypatch.setattr(layers, "TABLE_TEXTS", 8)
     twin = random_twin(MODEL, 0)
-    header, rows = compare_layers(MODEL, twin, ROWS, PROBE, 2, dict(tokens_per_batch=64))
+    header, rows, by_pooling = compare_layers(MODEL, twin, ROWS, PROBE, 2, dict(tokens_per_batch=64))
     assert header == ("layer", "cls", "mean", "max", "last")
     assert [row[0] for row in rows] == ["0", "1", "mean-last-4", "concat-last-4"]
     assert all(row[1] == row[3] == row[4] == "" for row in rows[2:]), "the last four stand under the mean"
@@ -75,6 +75,8 @@ def test_layers_are_compared_on_the_vectors_of_their_own_texts(monkeypatch):
         vectors = [extract(model, some, [one])[0] for model in (MODEL, twin)]
         ours, fresh = (smaller.accuracy(smaller.parts(x), 2) for x in vectors)
         assert rows[row][column] == f"{ours:.3f} ({fresh:.3f})", one
+        if one.layer >= 0:
+            assert by_pooling[one.pooling][one.layer] == ours and len(by_pooling[one.pooling]) == 2
 
 
 STORIES = {

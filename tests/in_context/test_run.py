@@ -11,7 +11,7 @@ import small
 import minilm
 from minilm.in_context import questions as in_context
 from minilm.in_context import run as in_context_run
-from minilm.in_context.questions import FewShot
+from minilm.in_context.questions import CHANCE, FewShot
 from minilm.in_context.run import PromptSettings, answer_prompts, make_study, report
 from minilm.in_context.study import Interval, Study
 from minilm.plumbing.errors import UserError
@@ -158,6 +158,9 @@ def test_the_figures_are_those_of_most_examples(files, monkeypatch, decoder, cap
     assert asked == [(0, 4, 2), (1, 2)], "those that are named, else as many as fit"
     written = json.loads(Path("runs/prompt/results.json").read_text())
     assert written.pop("accuracy") == {"0": 0, "4": 4, "2": 2} and written.pop("seconds") > 0
+    rows = written.pop("rows")
+    assert rows["new_pairings, gold"] == {"0": [0, None], "4": [4, None], "2": [2, None]} and len(rows) == 5
+    assert written.pop("chance") == pytest.approx(CHANCE)
     assert written == dict(seed=0, shuffled_accuracy=14, lookup_accuracy=34, story_item_accuracy=44)
     sums = iter("ab")
     monkeypatch.setattr("minilm.in_context.run.checksum", lambda model: next(sums))

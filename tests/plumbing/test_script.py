@@ -125,6 +125,20 @@ def test_a_run_ends_with_its_table_its_figures_and_what_to_try_next(capsys):
     ]
 
 
+def test_the_curve_of_a_log_falls_as_its_loss_does():
+    log = [dict(step=i, split="train", loss=9.0 - i) for i in range(8)]
+    log += [dict(step=i, split="validation", loss=99.0) for i in range(7)]
+    assert script.curve(log) == ["", "train loss  9.000 █▇▆▅▄▃▂▁ 2.000"], "the split with more lines is drawn"
+    assert script.curve(log[:2] + log[8:11]) == ["", "validation loss  99.000 ▁▁▁ 99.000"]
+    assert script.curve(log[:2]) == script.curve([]) == [], "two points are no curve"
+
+
+def test_the_curve_of_a_policy_is_its_reward_and_a_long_one_fits_a_line():
+    log = [dict(step=i, split="train", loss=0.0, reward=i / 4) for i in range(997)]
+    (_, line) = script.curve(log)
+    assert line.startswith("train reward  0.000 ▁") and line.endswith("█ 249.000") and len(line) <= 60
+
+
 def test_table_aligns_numbers_at_the_right_and_words_at_the_left():
     rows = (row for row in [["accuracy", 0.5, None], ["loss", 10.25, 2]])
     text = script.table(rows, ["", "before", "after"])

@@ -251,7 +251,7 @@ def test_the_shown_command_reads_back_as_the_same_settings(line, capsys, monkeyp
 
 def test_common_settings_are_those_of_every_script():
     names = [field.name for field in fields(module.CommonSettings)]
-    assert names == ["out", "seed", "device", "precision", "compile", "overwrite"]
+    assert names == ["out", "seed", "device", "precision", "compile", "overwrite", "plot"]
 
 
 def test_a_field_below_its_least_value_is_named_by_its_flag():
