@@ -176,17 +176,15 @@ def test_a_model_whose_attention_knows_the_order_has_no_positions(script):
         (reinforce, reinforce, "Reinforcement"),
     ],
 )
-def test_the_plot_of_a_run_is_drawn_at_its_end(script, run_script, run, monkeypatch, module, where, name):
-    ended = SimpleNamespace(run=lambda: run) if module is reinforce else run
+def test_the_plot_of_a_run_is_drawn_at_its_end(run_script, run, monkeypatch, module, where, name):
+    drawn, ended = [], SimpleNamespace(run=lambda: run) if module is reinforce else run
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: "there")
+    monkeypatch.setattr(plots, "draw", lambda panels, path: drawn.append(([*panels], path)))
     monkeypatch.setattr(where, name, lambda *_: ended)
-    assert run_script(module)[0] == 0 and not (run / "picture.png").exists(), "nobody has asked for it"
-    code, out, err = run_script(module, "--plot")
-    assert code == 0 and out.endswith(f"Saved in {run / 'picture.png'}.\n"), err
-    assert (run / "picture.png").read_bytes().startswith(PNG)
-    monkeypatch.setattr(
-        where, name, lambda *_: SimpleNamespace(run=lambda: None) if ended is not run else None
-    )
-    assert run_script(module, "--plot")[0] == 0, "what came to no folder has no picture"
+    assert run_script(module)[0] == 0 and drawn == [], "nobody has asked for it"
+    assert run_script(module, "--plot")[0] == 0 and drawn == [(["loss", "lr"], run / "picture.png")]
+    plots.draw_at_end(SimpleNamespace(plot=True), None)
+    assert len(drawn) == 1, "what came to no folder has no picture"
 
 
 def test_without_matplotlib_the_extra_is_named_before_a_run_begins(run, monkeypatch, run_script, tmp_path):
