@@ -26,7 +26,7 @@ from .pretraining.run import load_reader
 
 BASELINES = {  # figures of results.json that a metric is compared with
     "loss": ("unigram_loss", "scratch_domain_loss"),
-    "bits_per_byte": ("floor_bits_per_byte", "ngram_3_bits_per_byte"),
+    "bits_per_byte": ("floor_bits_per_byte", "ngram_3_bits_per_byte", "general_bits_after"),
     "masked_accuracy": ("masked_accuracy_baseline", "teacher_accuracy"),
     "next_sentence_accuracy": ("shared_word_accuracy",),
 }
@@ -58,9 +58,9 @@ def draw_metric(name: str, runs: list[tuple], axes) -> None:
             points = [(one["step"], one[name]) for one in log if one["split"] == split and name in one]
             if points:
                 axes.plot(*np.array(points).T, style, color=f"C{i}", ms=3, label=f"{run}, {split}")
-        for key, style in zip(BASELINES.get(name, ()), ("--", ":"), strict=False):
+        for key, style in zip(BASELINES.get(name, ()), ("--", ":", "-."), strict=False):
             if key in found:
-                axes.axhline(found[key], color=f"C{i}", ls=style, label=key.replace("_", " "))
+                axes.axhline(found[key], color=f"C{i}", ls=style, label=f"{run}, {key.replace('_', ' ')}")
     axes.set(xlabel="step")
 
 
@@ -74,15 +74,14 @@ def draw_rewards(runs: list[tuple], axes) -> None:
         for label, point in (points | {"start": way[0], run: (found["kl"], found["reward_after"])}).items():
             axes.plot(*point, "o", color=f"C{i}")
             axes.annotate(label, point, xytext=(4, 4), textcoords="offset points")
-    axes.set(xlabel="KL (nats a sequence)", ylabel="reward")
-    axes.margins(0.15)
+    axes.set(xlabel="KL (nats a sequence)", ylabel="reward", xmargin=0.15)
 
 
 def draw_shots(found: dict, axes) -> None:
     """Draw the accuracy against the number of examples, with 95 % intervals."""
     for row, by_shots in found["rows"].items():
-        mean, half = zip(*by_shots.values(), strict=True)
-        axes.errorbar([*by_shots], mean, [x or 0 for x in half], marker="o", capsize=2, label=row)
+        mean, half = np.array([*by_shots.values()], float).T  # NaN where there is no interval
+        axes.errorbar([*by_shots], mean, half, marker="o", ms=4, capsize=2, label=row.replace("_", " "))
     axes.axhline(found["chance"], color="0.4", ls="--", label="chance")
     axes.set(xlabel="examples in the prompt", ylabel="accuracy", ylim=(0, 1.02))
 
@@ -101,9 +100,10 @@ def draw_grid(values: np.ndarray, rows, columns, axes, told: bool = True) -> Non
     axes.imshow(values, cmap="Blues", aspect="auto")
     axes.set_xticks(range(len(columns)), columns, rotation=90)
     axes.set_yticks(range(len(rows)), rows)
+    form = "{:.3f}" if values.dtype.kind == "f" else "{}"
     for (i, j), value in np.ndenumerate(values) if told else ():
         color = "w" if value > (values.min() + values.max()) / 2 else "k"
-        axes.text(j, i, f"{value:.3g}", ha="center", va="center", color=color)
+        axes.text(j, i, form.format(value), ha="center", va="center", color=color)
 
 
 @torch.no_grad()
@@ -129,7 +129,7 @@ def draw(panels: dict[str, partial], path: Path, chosen: list[str] | None = None
 
     n_column = min(4, len(chosen))
     n_row, (width, height) = -(-len(chosen) // n_column), (5.5, 3.8) if n_column == 1 else (3.2, 2.7)
-    with rc_context({"font.size": 8, "legend.fontsize": "x-small"}):
+    with rc_context({"font.size": 8, "legend.fontsize": "small"}):
         picture = figure.Figure(figsize=(width * n_column, height * n_row), layout="constrained")
         for number, name in enumerate(chosen, start=1):
             axes = picture.add_subplot(n_row, n_column, number, title=name.replace("_", " "))

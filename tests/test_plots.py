@@ -51,7 +51,7 @@ def test_each_metric_has_a_panel_and_each_split_a_line(run, axes):
     found = lines(axes)
     assert found[f"{run.name}, train"] == [(5, 6.5)]
     assert found[f"{run.name}, validation"] == [(0, 7.0), (5, 6.0), (10, 5.5)]
-    assert {y for _, y in found["unigram loss"]} == {6.2}, "the baseline is a level line"
+    assert {y for _, y in found[f"{run.name}, unigram loss"]} == {6.2}, "the baseline is a level line"
 
 
 def test_the_ways_of_reinforcement_are_points_of_kl_and_reward(tmp_path, axes):
@@ -83,7 +83,7 @@ def test_tables_show_rows_and_columns_as_they_stand(tmp_path, axes):
     panels = plots.run_panels([tmp_path])
     panels["layer x pooling"](axes)
     cells = {text.get_position(): text.get_text() for text in axes.texts}  # (column, row)
-    assert cells[1, 2] == "0.625" and cells[0, 2] == "0.3", "a row is a layer, a column a pooling"
+    assert cells[1, 2] == "0.625" and cells[0, 2] == "0.300", "a row is a layer, a column a pooling"
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["cls", "mean"]
     axes.clear()
     panels["true, taken for"](axes)

@@ -76,6 +76,7 @@ class Continued(Pretraining):
         rows = [("before", *self.before), (f"after, rate {settings.lr:g}", *measured)]
         results |= dict(general_loss_before=self.before[0], general_loss_after=measured[0])
         results |= dict(domain_loss_before=self.before[2], domain_loss_after=measured[2])
+        results |= dict(general_bits_before=self.before[1], general_bits_after=measured[1])
         if process_count() == 1:  # the others have left, and a step waits for the gradients of all
             # Each side has a rate that suits it: from zero the recipe's, or in few steps a larger one.
             rate, is_small = RECIPES[settings.model]["lr"], model.config.d_model < LARGE
