@@ -3,8 +3,8 @@
     together    [CLS] text A [SEP] text B [SEP] -> the vector of [CLS] -> number
     apart       text A -> u, text B -> v; u, v, |u - v|, u * v -> number
 
-    input_ids        [CLS]  _Ana _sold      _a _melon     . [SEP]        text A, a row of its own
-    input_ids        [CLS] _Hugo  _bought  _it     .  [SEP]        text B
+    input_ids [CLS]  _Ana   _sold  _a _melon     . [SEP]      text A, a row of its own
+    input_ids [CLS] _Hugo _bought _it      . [SEP] [PAD]      text B
     labels  -0.71    in deviations from the mean
 
 Sources: together, Devlin et al. 2019, STS-B in table 1; apart, Reimers and Gurevych 2019, section 3, for u

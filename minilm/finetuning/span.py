@@ -5,8 +5,8 @@ row is [CLS] question [SEP] text [SEP]. A score S . T_i says that the answer beg
 E . T_j that it ends at j; the best span has the greatest sum. A question without an answer begins and ends at
 [CLS]. A text too long for a row is read through windows that overlap.
 
-    position         0    1     2  3  4     5    6     7  8      9  10    11
-    input_ids    [CLS] _Who _sold _it ? [SEP] _Ana _sold _a _melon   . [SEP]
+    position      0    1     2   3 4     5    6     7  8      9 10    11
+    input_ids [CLS] _Who _sold _it ? [SEP] _Ana _sold _a _melon  . [SEP]
     labels  6  6     the answer, "Ana", begins and ends there
 
 An answer begins and ends with a token, as the published ones do; one that does not is counted (`note`).

@@ -4,9 +4,9 @@ A word is one or several tokens. Its first token carries its tag, the loss ignor
 2019, section 5.3). Entities are counted as conlleval does, whole or not at all;
 of tags that mark none, such as parts of speech, each counts.
 
-    words                  Ana  weighed     a pumpkin           .
-    input_ids  [CLS]      _Ana _we ighed   _a   _pump kin       . [SEP]
-    labels         -  B-person   O     -    O B-thing   -       O     -
+    words                Ana  weighed     a  pumpkin   .
+    input_ids [CLS]     _Ana _we ighed  _a   _pump kin . [SEP]
+    labels        - B-person   O     -   O B-thing   - O     -
 """
 
 from itertools import chain

@@ -1,9 +1,9 @@
 """BART: spoil a text, and let the decoder rebuild it from what the encoder reads.
 
-    input_ids          [CLS]  _She  _was _happy      .   _Ana [MASK] _melon      . [SEP]
-    decoder_input_ids  [CLS]  _Ana _sold     _a _melon      .   _She   _was _happy     .
-    labels              _Ana _sold    _a _melon      .   _She   _was _happy      . [SEP]
-    survived               1     0     0      1      1      1      1      1      1     -
+    input_ids         [CLS]  _She  _was _happy      . _Ana [MASK] _melon      . [SEP]
+    decoder_input_ids [CLS]  _Ana _sold     _a _melon    .   _She   _was _happy     .
+    labels             _Ana _sold    _a _melon      . _She   _was _happy      . [SEP]
+    survived              1     0     0      1      1    1      1      1      1     -
 
 Source: Lewis et al. 2020, "BART: Denoising Sequence-to-Sequence Pre-training", section 2.2. The noises are in
 `noise.py`. They are drawn anew each time a text is seen. [CLS] and [SEP] begin and end a text here, as <s>

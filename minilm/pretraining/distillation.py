@@ -4,8 +4,8 @@
          + 2 * masked tokens   BERT's own loss: the token that stood there
          + 1 * cosine          the last hidden states shall point the same way as the teacher's
 
-    input_ids      [CLS] _Ana _was _at _the _market  . [SEP] _She _sold _a [MASK]  . [SEP]
-    masked_labels      -    -    -   -    -       -  -     -    -     -  - _melon  -     -
+    input_ids     [CLS] _Ana _was _at _the _market . [SEP] _She _sold _a [MASK]  . [SEP]
+    masked_labels     -    -    -   -    -       - -     -    -     -  - _melon  -     -
     the teacher, asked: _tomato 0.20, _banana 0.16, _lemon 0.14, ... _melon 0.09, _kite 0.00
 
 A text says which token stood in a gap, and nothing else. The teacher says how likely each of the others was.

@@ -3,9 +3,9 @@
 Source: Vaswani et al. 2017, "Attention Is All You Need", sections 3 and 5. While it learns, the decoder reads
 the right words so far, not its own ("teacher forcing"); its causal mask hides those to come.
 
-    input_ids           _Ana _sold      _a _melon      . [SEP]           the encoder reads
-    decoder_input_ids  [CLS]  _Ana _vendeu    _um _melão     .           the decoder reads
-    labels              _Ana _vendeu   _um _melão      . [SEP]           and must say
+    input_ids          _Ana   _sold      _a _melon      . [SEP]      the encoder reads
+    decoder_input_ids [CLS]    _Ana _vendeu    _um _melão     .      the decoder reads
+    labels             _Ana _vendeu     _um _melão      . [SEP]      and must say
 """
 
 import math
