@@ -74,7 +74,7 @@ def draw_rewards(runs: list[tuple], axes) -> None:
         for label, point in (points | {"start": way[0], run: (found["kl"], found["reward_after"])}).items():
             axes.plot(*point, "o", color=f"C{i}")
             axes.annotate(label, point, xytext=(4, 4), textcoords="offset points")
-    axes.set(xlabel="KL (nats a sequence)", ylabel="reward", xmargin=0.15)
+    axes.set(xlabel="KL (nats a sequence)", ylabel="reward", xscale="symlog", xmargin=0.15, ymargin=0.1)
 
 
 def draw_shots(found: dict, axes) -> None:

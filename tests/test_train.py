@@ -325,7 +325,7 @@ def test_a_damaged_or_foreign_checkpoint_is_named_and_kept(script):
         assert path.read_bytes() == content
 
 
-@pytest.mark.parametrize("objective", ["masked", "causal", "denoising", "translation"])
+@pytest.mark.parametrize("objective", ["masked", "causal", "denoising"])
 def test_a_batch_is_shown_and_nothing_is_trained(script, objective):
     code, out, err = script(f"--objective {objective} --show-batch 2 --out here")
     assert code == 0, err
