@@ -35,7 +35,8 @@ def test_a_users_examples_give_the_steps_and_what_is_given_stays():
 def test_every_flag_is_read_somewhere():
     root = Path(__file__).parents[2]
     files = [*root.glob("minilm/finetuning/*.py"), root / "minilm/training/loop.py", root / "finetune.py"]
-    files += [root / "minilm/training/checkpoints.py", root / "minilm/plumbing/script.py"]
+    more = ("training/checkpoints.py", "plumbing/script.py", "plots.py")
+    files += [root / "minilm" / name for name in more]
     text = "\n".join(path.read_text(encoding="utf-8") for path in files)
     names = [field.name for field in fields(FinetuningSettings)]
     unread = [name for name in names if not re.search(rf"(settings|own)\.{name}\b", text)]
