@@ -185,7 +185,7 @@ def test_every_file_that_a_readme_names_exists(path):
 def test_readmes_are_short_enough_to_be_read():
     lines = {path.parent.name: path.read_text(encoding="utf-8").count("\n") for path in READMES}
     newcomer, *rooms = lines.values()
-    assert newcomer <= 220 and all(60 <= n <= 220 for n in rooms), lines
+    assert newcomer <= 250 and all(60 <= n <= 270 for n in rooms), lines
 
 
 @pytest.mark.parametrize("room", REGIMES)
@@ -197,10 +197,14 @@ def test_a_room_has_a_picture_and_the_command_that_makes_it(room):
     assert command.startswith("python -m minilm.plots ") and f"--out minilm/{room}/{name}" in command
 
 
+SECTIONS = ("The formula", "Three files", "By hand", "On the screen", "Figures", "Questions", "Exercises")
+SECTIONS += ("Where we differ from the papers",)
+
+
 @pytest.mark.parametrize("room", REGIMES)
 def test_a_regime_by_hand_fits_on_a_slide(room):
     text = (ROOT / "minilm" / room / "README.md").read_text(encoding="utf-8")
-    (program,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert program.count("\n") <= 25, "the regime by hand has at most 25 lines"
-    for section in ("## The formula", "## Three files to read", "## By hand", "## Figures", "## Questions"):
-        assert section in text, f"{room}/README.md has no section {section!r}"
+    programs = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert programs and all(p.count("\n") <= 25 for p in programs), "a regime by hand has at most 25 lines"
+    for section in SECTIONS:
+        assert f"\n## {section}" in text, f"{room}/README.md has no section {section!r}"
