@@ -191,7 +191,7 @@ def main() -> int:
         case = CASES[name]()
         for side in (side for side, turn in case.sides.items() if turn is None):
             print(f"{name:23}{side:15}left out: not here (pip install -e .[parity], --nanogpt DIR)")
-        if args.profile:
+        if case.sides[OURS] and args.profile:
             print(name, profile(case), sep="\n")
         elif case.sides[OURS]:
             found["cases"][name] = measured(name, case, args.rounds)
