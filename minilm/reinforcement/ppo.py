@@ -189,7 +189,7 @@ class PPO:
 
 
 def token_rewards(rollout: Rollout, scores: Tensor, kl_coefficient: float, details: PPODetails) -> Tensor:
-    """Return what each new token earns, (B, n): its share of the score (B,) minus its price in KL.
+    """Return what each new token earns, (B, n): its share of the score (B,), less what its KL costs.
 
     r_t = [t is the last token] score - kl (log pi(token_t) - log ref(token_t)). Source: Ziegler et al. 2019,
     equation 2, spread over the tokens as in their code.

@@ -5,10 +5,10 @@ from .rollout import Measured
 from .settings import ReinforceSettings
 
 FIGURES = {
-    "reward": "reward (standard deviations of the start's)",
+    "reward": "reward (in deviations of rewards at the start)",
     "judge": "judge: parses and ends happily",
-    "win_rate": "judge prefers it to the start's",
-    "reward_win_rate": "reward prefers it to the start's",
+    "win_rate": "judge prefers it to the answer at the start",
+    "reward_win_rate": "reward prefers it to the answer at the start",
     "kl": "KL (nats a sequence)",
     "perplexity": "perplexity under the reference",
     "distinct": "different answers",

@@ -153,9 +153,9 @@ def measure(
     """Return a model's answers to the test prompts (the best of so many), compared with those of the start.
 
     reward: mean score. judge: share of the texts that meet the true preference.
-    win_rate: of the prompts for which the judge likes exactly one of the two answers (the model's and the
-        start's), the share in which it likes the model's; 0.5 where there is none.
-    reward_win_rate: share of the prompts for which the reward is higher than the start's, ties one half.
+    win_rate: of the prompts for which the judge likes exactly one of the two answers (the model's and that
+        at the start), the share in which it likes the model's; 0.5 where there is none.
+    reward_win_rate: share of the prompts for which the reward is higher than at the start, ties one half.
     kl: mean of log pi - log reference over whole answers, nats a sequence. Of the reference's best of n no
         more than log n - (n - 1) / n (Beirami et al. 2024, "Theoretical guarantees on the best-of-n").
     perplexity: that of the answers under the reference: how strange they look to where it all began.
