@@ -1,0 +1,80 @@
+"""What the tests of an exercise share: a result is right, or the sentence names the mistake that fits it."""
+
+import numpy as np
+import torch
+
+
+def assert_right(got, right, mistakes=None, rtol=1e-5, atol=1e-6, axes=(), what=""):
+    """Pass where `got` is close to `right`; else name the first place that differs, and the mistake, if known.
+
+    `mistakes`: words that complete "this is what comes out when ..." -> what that wrong version gives, or a
+    function without arguments that computes it. Nothing is named that `got` does not equal. `axes`: what the
+    axes are called in the sentence ("row", "query", "key"); `what`: words to begin it with. Values are
+    tensors, arrays, numbers, or lists of anything.
+    """
+    __tracebackhide__ = True
+    if same(got, right, rtol, atol):
+        return
+    told = f"{what}: " if what else ""
+    if got is None:
+        raise AssertionError(f"{told}nothing comes back: is the function still empty, or its `return` missing?")
+    named = [name for name, value in (mistakes or {}).items() if fits(got, right, value, rtol, atol)]
+    told += first_difference(got, right, rtol, atol, axes)
+    raise AssertionError(f"{told}; this is what comes out when {', or when '.join(named)}" if named else told)
+
+
+def fits(got, right, value, rtol, atol) -> bool:
+    """Whether a wrong version gives what was got, and something else than the right one."""
+    value = value() if callable(value) else value
+    return same(got, value, rtol, atol) and not same(value, right, rtol, atol)
+
+
+def numbers(value) -> np.ndarray | None:
+    """Return a value as numbers, or nothing where it is not made of them alone."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu().double().numpy()
+    try:
+        array = np.asarray(value)
+    except ValueError:  # rows of unequal lengths
+        return None
+    return array.astype(float) if array.dtype.kind in "biuf" else None
+
+
+def same(a, b, rtol, atol) -> bool:
+    x, y = numbers(a), numbers(b)
+    if x is None or y is None:
+        return x is None and y is None and plain(a) == plain(b)
+    return x.shape == y.shape and np.allclose(x, y, rtol, atol, equal_nan=True)
+
+
+def plain(value):
+    """Tuples and arrays as lists, so that only what they hold is compared."""
+    if isinstance(value, (list, tuple, np.ndarray, torch.Tensor)):
+        return [plain(item) for item in value]
+    return value
+
+
+def first_difference(got, right, rtol, atol, axes) -> str:
+    """Return the first place where two values differ, and both there."""
+    x, y = numbers(got), numbers(right)
+    if x is None or y is None:
+        a, b = plain(got), plain(right)
+        if not (isinstance(a, list) and isinstance(b, list)):
+            return f"{got!r} instead of {right!r}"
+        i = next((i for i, (p, q) in enumerate(zip(a, b, strict=False)) if p != q), min(len(a), len(b)))
+        ours, theirs = (repr(side[i]) if i < len(side) else "the end" for side in (a, b))
+        return f"{axes[0] if axes else 'place'} {i}: {ours} instead of {theirs}"
+    if x.shape != y.shape:
+        return f"shape {x.shape} instead of {y.shape}"
+    wrong = ~np.isclose(x, y, rtol, atol, equal_nan=True)
+    place = tuple(int(i) for i in np.argwhere(wrong)[0])
+    named = axes or {1: ("place",), 2: ("row", "column")}.get(x.ndim, [f"axis {i}" for i in range(x.ndim)])
+    where = ", ".join(f"{name} {i}" for name, i in zip(named, place, strict=True))
+    ours, theirs = (shown(side, place) for side in (x, y))
+    if ours == theirs:  # they differ behind the fourth digit
+        ours, theirs = (f"{side[place]:.9g}" for side in (x, y))
+    return f"{where}: {ours} instead of {theirs}" if where else f"{ours} instead of {theirs}"
+
+
+def shown(array: np.ndarray, place: tuple) -> str:
+    return f"{array[place]:.4g}"
