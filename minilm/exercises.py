@@ -1,26 +1,229 @@
-"""Exercises: a function is emptied, you write it again, its tests say in one sentence what is wrong.
+"""Exercises: a function is emptied, you write it again, and its tests say in one sentence what is wrong.
 
 python -m minilm.exercises list | start NAME | hint NAME | check NAME | solution NAME | restore NAME|--all
 """
 
-from dataclasses import dataclass
+import difflib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from .plumbing.errors import UserError, as_line, suggest
+from .plumbing.folders import atomic_write
+
+ROOT = Path(__file__).parents[1]
+REGIMES = dict(pretraining=1, continued=2, extraction=3, finetuning=4, reinforcement=5, in_context=6)
+LIMIT = 20  # seconds for the tests of an exercise, which take two or three
+# Signature and docstring, then all that stands further right. By its look: an attempt may be no Python yet.
+FUNCTION = r'(?P<head>^(?P<indent> *)def {}\((?:.*\n)*?.*:(?:  #.*)?\n *"""(?:.*\n)*?.*"""\n)'
+FUNCTION += r"(?P<body>(?:\n*(?P=indent) +\S.*\n?)*)"
 
 
-@dataclass
-class Exercise:
-    """One function to write: `function` is FILE:NAME or FILE:CLASS.NAME, FILE below minilm/."""
+class Exercise(NamedTuple):
+    """A function to write: level (1 a line or two, 3 several ideas), FILE:NAME below minilm/, and the rest.
 
-    level: int  # 1 a line or two, 2 an idea, 3 several ideas
+    `tests`: pytest's -k for its tests in tests/ROOM/test_FILE*.py. `hints`: in words, the last nearly code.
+    """
+
+    level: int
     function: str
-    tests: str  # pytest's -k for the tests of that file, tests/ROOM/test_FILE*.py; they take seconds
-    hints: tuple[str, ...]  # steps in words, the last nearly the code
+    tests: str
+    hints: tuple[str, ...]
 
 
-# In the order of the lecture; the room of the file says the regime.
+# In the order of the lecture.
 # fmt: off
 EXERCISES = {
     "causal-mask": Exercise(1, "model/attention.py:causal_mask", "causal_mask_is", (
         "Of S positions the queries are the last T: which positions are they?",
         "Compare each query's position (T, 1) with each key's position (S,): the result is (T, S).")),
+    "alibi": Exercise(2, "model/attention.py:alibi_bias", "alibi_bias_is", (
+        "The queries are the last T of the S positions: distance (T, S) is |key - query|, never negative.",
+        "One slope a head, ALIBI_SLOPES[h % 4]: -slopes[:, None, None] * distance is (H, T, S).")),
+    "rope": Exercise(2, "model/attention.py:rotate", "a_pair_is_turned or positions_of_each_row", (
+        "cos_sin holds cosines and sines; x.chunk(2, dim=-1) gives the partners a and b of all pairs.",
+        "A turn by w: a cos w - b sin w and b cos w + a sin w, side by side again by torch.cat.")),
+    "attention": Exercise(1, "model/attention.py:explicit_attention", "explicit_equals or weights_sum", (
+        "Keys and values of few heads: repeat_interleave each H / n_kv_head times along the heads.",
+        "Scores: q @ k.transpose(-2, -1) / sqrt(d_head). Add the bias; masked_fill later keys with BLOCKED.",
+        "Softmax over the keys, dropout, and weights @ v; return both.")),
+    "cache": Exercise(2, "model/attention.py:KeyValueCache.append", "cache_returns or cache_overflow", (
+        "At the first call make k and v with room for max_length positions, by k.new_empty.",
+        "Copy the new ones behind the `length` that are there, count up, return those of all so far.")),
+    "heads": Exercise(1, "model/attention.py:MultiHeadAttention.split_heads", "split_heads", (
+        "Head h takes the numbers h * d_head to (h + 1) * d_head of each position: cut the last axis first.",
+        "unflatten(2, (-1, d_head)) gives (B, T, H, d_head); then the heads go before the positions.")),
+    "sinusoids": Exercise(1, "model/blocks.py:sinusoidal_positions", "sinusoids", (
+        "Angle of position p in columns 2i and 2i + 1: p / 10000^(2i / D). Make all, (n, 1) * (D / 2,).",
+        "table[:, 0::2] takes the sines, table[:, 1::2] the cosines; an odd D has one cosine fewer.")),
+    "block-norm": Exercise(1, "model/blocks.py:Block.add", "norm_stands or dropout_falls", (
+        "Post: norm(x + part(x)). Pre: x + part(norm(x)). `part` also gets *args and **options.",
+        "What the part gives goes through self.dropout while training, the stream x never does.")),
+    "residual-init": Exercise(2, "model/transformer.py:Transformer.shrink_residual_outputs", "residual", (
+        "Only pre-norm models; each stack by itself: count how often its blocks add to the stream.",
+        "What adds: `out` of each attention, `down` of each feed-forward.",
+        "layer.weight.data.mul_(n ** -0.5), n = additions of a block * blocks of the stack.")),
+    "bpe-merges": Exercise(1, "tokenizer/bpe.py:train_naive", "naive and (by_hand or run_out)", (
+        "Begin with each word as a list of its bytes; count each pair of neighbours as often as its word.",
+        "The best: max by (count, pair). Note it, `join` it in every word, count anew.",
+        "End after n_merges, or where no pair is left.")),
+    "wordpiece": Exercise(1, "tokenizer/wordpiece.py:WordPiece.encode_word", "longest_piece", (
+        "From `start`, try the longest piece first: end = len(word), then one less, until _ids has it.",
+        "Behind the first piece look for '##' + word[start:end]. None fits: the whole word is [UNK].")),
+    "80-10-10": Exercise(1, "pretraining/masked.py:Masked.hide", "80_10_10", (
+        "One draw in [0, 1) for each place decides: below 0.8 [MASK], below 0.9 a random ordinary token.",
+        "np.nonzero(counted) gives row and place of what is hidden; write into a copy, the labels need ids.")),
+    "whole-words": Exercise(3, "pretraining/masked.py:whole_words", "words_that_do_not_fit or are_hidden", (
+        "Neighbours with the same draw are one word: number the words of a row, count the tokens of each.",
+        "Go through the words in order: take one if it has tokens, and no more than are left to hide.",
+        "If none was taken, take the first whole. Back to tokens: taken[row, word], and draws < 1.")),
+    "sentence-pairs": Exercise(2, "pretraining/next_sentence.py:SentencePairs.rows", "true_b or chosen_runs", (
+        "The run of B is `chosen`, or second_runs(chosen, rng). [CLS] A [SEP] B [SEP]: where does each stand?",
+        "ids[start + place - 1] is A from place 1 on, ids[border + place - a - 2] is B from place a + 2 on.",
+        "Segment 1 from B to the last [SEP]; the label is FOLLOWS where B is from the chosen run.")),
+    "infilling": Exercise(2, "pretraining/noise.py:infilling", "infilling or longer_than", (
+        "First how many spans: SHARE * n / MEAN_SPAN, rounded up or down at random so that the mean is right.",
+        "Then their Poisson lengths, none longer than what is left, then a gap for each among the kept.",
+        "From the left: out[start : start + length] = [MASK]; each span before is one token by now.")),
+    "label-smoothing": Exercise(1, "pretraining/translation.py:smoothed_cross_entropy", "equals_a_plain", (
+        "plain: minus the log-probability of each label (gather), IGNORED ones left out.",
+        "uniform: minus the mean over V; smoothed = (1 - smoothing) * plain + smoothing * uniform.")),
 }
 # fmt: on
+
+
+def find(name: str) -> tuple[Path, re.Match, str]:
+    """Return the file of an exercise, where in its text the function is, and the function as it is now."""
+    file, _, function = EXERCISES[name].function.partition(":")
+    path, (*owner, function) = ROOT / "minilm" / file, function.split(".")
+    inside = rf"^class {owner[0]}\b(?:.*\n)*?" if owner else ""
+    found = re.search(inside + FUNCTION.format(function), path.read_text(encoding="utf-8"), re.M)
+    if not found:
+        raise UserError(f"{path}: no function {function} with its docstring; `git checkout {path}`")
+    return path, found, found["head"] + found["body"]
+
+
+def replace(name: str, function: str) -> None:
+    """Put another text in the place of the function."""
+    path, found, _ = find(name)
+    atomic_write(path, found.string[: found.start("head")] + function + found.string[found.end() :])
+
+
+def kept(name: str, what: str = "original") -> Path:
+    """Return the file that keeps something of an exercise outside the tree; each clone has a folder."""
+    cache = os.path.expanduser(os.environ.get("MINILM_CACHE") or "~/.cache/minilm")
+    folder = Path(cache, "exercises", re.sub(r"\W+", "-", str(ROOT)).strip("-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{name}.{what}"
+
+
+def held(name: str, what: str = "original") -> str:
+    """Return what such a file holds, nothing where there is none."""
+    return kept(name, what).read_text(encoding="utf-8") if kept(name, what).exists() else ""
+
+
+def is_started(name: str) -> bool:
+    """Say whether a blank or an attempt stands in the place of the original."""
+    now = find(name)[2]
+    return f'("exercise {name}")' in now or held(name) not in ("", now)
+
+
+def show_all() -> None:
+    """Print each exercise, and how far one is."""
+    print(f"{'exercise':26}{'level':7}{'regime':18}state\n" + "-" * 60)
+    for name, (level, function, *_) in EXERCISES.items():
+        started, solved, room = is_started(name), held(name, "solved"), function.split("/")[0]
+        is_solved = solved and (not started or solved == find(name)[2])
+        state = "solved" if is_solved else "started" if started else "untouched"
+        print(f"{name:26}{level:<7}{REGIMES.get(room, '-')} {room:16}{state}")
+
+
+def start(name: str) -> None:
+    """Empty the function, and keep it."""
+    path, found, function = find(name)
+    if is_started(name):
+        raise UserError(f"{name} is started already: go on, or `restore {name}`, which keeps your attempt")
+    if not any(is_started(other) for other in EXERCISES if find(other)[0] == path) and shutil.which("git"):
+        asked = ["git", "diff", "--quiet", "HEAD", str(path)]
+        if subprocess.run(asked, cwd=ROOT, capture_output=True).returncode == 1:
+            raise UserError(f"{path}: you have changed it; `git commit` or `git stash` that first")
+    atomic_write(kept(name), function)
+    replace(name, f'{found["head"]}{found["indent"]}    raise NotImplementedError("exercise {name}")\n')
+    line = found.string.count("\n", 0, found.start("head")) + 1
+    print(f"{path}, line {line}: write it, then `check {name}`; `hint {name}` helps")
+
+
+def hint(name: str) -> None:
+    """Print the next hint; behind the last the first."""
+    hints, n = EXERCISES[name].hints, int(held(name, "hints") or 0)
+    print(f"{n + 1} of {len(hints)}: {hints[n]}")
+    atomic_write(kept(name, "hints"), str((n + 1) % len(hints)))
+
+
+def check(name: str) -> int:
+    """Print the first mistake and return 1, or print that all tests pass."""
+    path, _, function = find(name)
+    files = sorted((ROOT / "tests" / path.parent.name).glob(f"test_{path.stem}*.py"))
+    command = [sys.executable, "-m", "pytest", "-x", "--tb=native", "-k", EXERCISES[name].tests, *files]
+    try:
+        told = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=LIMIT).stdout
+    except subprocess.TimeoutExpired:
+        told = f"AssertionError: no end after {LIMIT} seconds: does a loop go on for ever?"
+    if failed := re.search(r"^(?:E +)?(\w*(?:Error|Exception)): (.*)", told, re.M):
+        kind, words = failed.groups()
+        places = re.findall(r'File ".*[/\\](minilm[/\\].*)", line (\d+)', told)
+        place = " ({}, line {})".format(*places[-1]) if places and kind != "AssertionError" else ""
+        words = words if kind in ("AssertionError", "NotImplementedError") else f"{kind}: {words}"
+        print(f"{words}{' is empty' if kind == 'NotImplementedError' else ''}{place}")
+        return 1
+    n_passed = re.search(r"(\d+) passed", told)[1]
+    if is_started(name):
+        atomic_write(kept(name, "solved"), function)
+    print(f"all {n_passed} tests of {name} pass{'' if is_started(name) else ', with the original'}")
+    return 0
+
+
+def solution(name: str) -> None:
+    """Print what an attempt has to change to become the original."""
+    if not held(name):
+        raise UserError(f"{name} is not started: its solution stands in minilm/{EXERCISES[name].function}")
+    sides = find(name)[2].splitlines(), held(name).splitlines()
+    print("\n".join(difflib.unified_diff(*sides, "your attempt", "the original", lineterm="", n=99)))
+
+
+def restore(name: str) -> None:
+    """Put the original back, and keep the attempt beside it."""
+    if not is_started(name):
+        raise UserError(f"{name} is not started: nothing to put back")
+    if not held(name):
+        raise UserError(f"{kept(name)} is gone: `git checkout {find(name)[0]}` has the original")
+    attempt = next(path for n in range(1, 10**6) if not (path := kept(name, f"attempt-{n}")).exists())
+    atomic_write(attempt, find(name)[2])
+    replace(name, held(name))
+    print(f"{find(name)[0]}: the original of {name} is back; your attempt: {attempt}")
+
+
+def main(action: str = "", name: str = "", *more: str) -> int | None:
+    """Do what the words of the command line say; return the exit code."""
+    actions = dict(start=start, hint=hint, check=check, solution=solution, restore=restore)
+    if (action, name) == ("list", ""):
+        return show_all()
+    if (action, name) == ("restore", "--all"):
+        return any(restore(name) for name in EXERCISES if is_started(name))
+    if action not in actions or more:
+        raise UserError(f"python -m minilm.exercises list, or {', '.join(actions)} and a NAME")
+    if name not in EXERCISES:
+        raise UserError(f"no exercise {name!r}{suggest(name, EXERCISES)}; `list` shows all")
+    return actions[action](name)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(*sys.argv[1:]))
+    except UserError as error:
+        print(as_line(f"error: {error}"), file=sys.stderr)
+        sys.exit(2)
