@@ -92,6 +92,37 @@ EXERCISES = {
     "label-smoothing": Exercise(1, "pretraining/translation.py:smoothed_cross_entropy", "equals_a_plain", (
         "plain: minus the log-probability of each label (gather), IGNORED ones left out.",
         "uniform: minus the mean over V; smoothed = (1 - smoothing) * plain + smoothing * uniform.")),
+    "bradley-terry": Exercise(1, "reinforcement/preferences.py:PairObjective.loss", "bradley_and_terry", (
+        "The margin is r(chosen) - r(rejected); its sigmoid: how probable that people prefer the first.",
+        "The loss is the mean of -log of that; F.logsigmoid is both in one, and never log 0.",
+        "Each metric is a sum over the pairs / n_pair, `loss` too; accuracy counts the margins above 0.")),
+    "token-rewards": Exercise(2, "reinforcement/ppo.py:token_rewards", "2_and_4 or 2_the or 4_the or 5_an", (
+        "Which column is the last token's? That with number lengths - 1, another one in each row.",
+        "Each token pays kl_coefficient (log pi - log ref); without kl_per_token the last one pays the sum.",
+        "scores[:, None] * (column == lengths - 1) - kl_coefficient * kl, after those of unended answers.")),
+    "gae": Exercise(3, "reinforcement/ppo.py:advantages", "6_advantages", (
+        "Go from the last column to the first, and carry V and A of the token that follows.",
+        "delta = r_t + gamma V_(t+1) - V_t, then A_t = delta + gamma lambda A_(t+1).",
+        "Behind the end V and A are 0: multiply the values, and each A_t, by the mask.")),
+    "whitening": Exercise(2, "reinforcement/ppo.py:whiten", "test_7_whitening", (
+        "Mean and deviation are those of the real tokens: `masked_mean` gives the first.",
+        "The variance is the masked mean of (x - mean)^2; add 1e-8 before the root: nothing divides by 0.",
+        "((x - mean) / deviation, + mean where it is to stay) * mask")),
+    "clipped-loss": Exercise(3, "reinforcement/ppo.py:ppo_loss", "8_the_loss", (
+        "policy(ids, mask, n_prompt, rule) gives log-probabilities, values; the ratio is exp(new - batch's).",
+        "Of ratio A and clip(ratio, 1 - e, 1 + e) A the smaller counts: minus its mean. e 0: infinity.",
+        "A value may move clip_value from the batch's; the larger squared error counts, half its mean.")),
+    "grpo": Exercise(2, "reinforcement/grpo.py:group_advantages", "mean_of_its_group", (
+        "What an answer earned is the sum of its tokens' rewards, one number a row.",
+        "view(-1, group_size) puts the answers to a prompt into one row: take the mean of each row off.",
+        "Back to (B, 1), then times the mask: each real token of an answer has the answer's advantage.")),
+    "dpo-answers": Exercise(2, "reinforcement/dpo.py:answer_log_probabilities", "only_the_answer", (
+        "Both answers of B pairs are 2 B texts (2 B, T) for `token_log_probabilities`: 0 for padding.",
+        "It has T - 1 columns: the first token is never scored, column i is the token in place i + 1.",
+        "Sum the columns whose token stands in place n_prompt or later.")),
+    "dpo": Exercise(1, "reinforcement/dpo.py:DirectPreference.rewards", "equals_the_formula", (
+        "Call `answer_log_probabilities` for the policy, and for the reference without gradients.",
+        "beta * (log pi - log reference)")),
 }
 # fmt: on
 

@@ -6,6 +6,7 @@ import math
 import pytest
 import small
 import torch
+from mistakes import assert_right
 
 from minilm.reinforcement.dpo import DirectPreference, answer_log_probabilities
 from minilm.training.loop import train
@@ -32,26 +33,51 @@ def rows(batch):
 
 def test_only_the_answer_counts(gpt, objective):
     batch = objective.batch(0, "train")
-    found = answer_log_probabilities(gpt, batch).detach()
-    assert found.shape == (5, 2)
-    for row, (chosen, rejected, n) in enumerate(rows(batch)):
-        expected = [plain_log_probability(gpt, ids, n) for ids in (chosen, rejected)]
-        assert found[row].tolist() == pytest.approx(expected, abs=1e-4), "prompt, padding or end slipped in"
+
+    def each(first=0, last=None, prompt=True):
+        """Log-probabilities (B, 2) of the answers from `first` tokens behind the prompt on."""
+        both = [(two, n) for *two, n in rows(batch)]
+        start = lambda n: n + first if prompt else 1
+        found = [[plain_log_probability(gpt, ids[:last], start(n)) for ids in two] for two, n in both]
+        return torch.tensor(found)
+
+    n_token = torch.tensor([[len(ids) - n for ids in two] for *two, n in rows(batch)])
+    mistakes = {
+        "the answer's first token is left out": each(first=1),
+        "the prompt's last token is counted as answer": each(first=-1),
+        "the whole prompt is counted": each(prompt=False),
+        "the answer's last token, its end, is left out": each(last=-1),
+        "it is a mean over the tokens, not their sum": each() / n_token,
+        "the sign is wrong": -each(),
+    }
+    found = answer_log_probabilities(gpt, batch)
+    assert_right(found, each(), mistakes, rtol=1e-4, atol=1e-4, axes=("pair", "answer"))
 
 
 def test_the_loss_equals_the_formula(gpt, moved, objective):
     batch = objective.batch(0, "train")
+    ours, before = (
+        torch.tensor([[plain_log_probability(m, ids, n) for ids in two] for *two, n in rows(batch)])
+        for m in (moved, gpt)
+    )
+    right, how = 0.3 * (ours - before), dict(rtol=1e-4, atol=1e-4)
+    mistakes = {
+        "beta is missing": ours - before,
+        "the reference is missing": 0.3 * ours,
+        "the sign is wrong: log reference - log pi": -right,
+        "beta divides": (ours - before) / 0.3,
+        "beta stands before log pi alone": 0.3 * ours - before,
+        "policy and reference are multiplied": 0.3 * ours * before,
+    }
+    found = objective.rewards(moved, batch)
+    assert_right(found, right, mistakes, axes=("pair", "answer"), **how)
+    assert found.requires_grad, "the policy cannot learn: no gradient reaches it"
     loss, metrics = objective.loss(moved, batch)
-    losses, margins, chosen_rewards = [], [], []
-    for chosen, rejected, n in rows(batch):
-        logs = [[plain_log_probability(m, ids, n) for m in (moved, gpt)] for ids in (chosen, rejected)]
-        rewards = [0.3 * (ours - before) for ours, before in logs]
-        margins.append(rewards[0] - rewards[1])
-        losses.append(-math.log(1 / (1 + math.exp(-margins[-1]))))
-        chosen_rewards.append(rewards[0])
+    margins = (right[:, 0] - right[:, 1]).tolist()
+    losses = [-math.log(1 / (1 + math.exp(-margin))) for margin in margins]
     assert loss.item() == pytest.approx(sum(losses) / 5, rel=1e-4)
     assert metrics["margin"].item() == pytest.approx(sum(margins) / 5, abs=1e-4)
-    assert metrics["chosen_reward"].item() == pytest.approx(sum(chosen_rewards) / 5, abs=1e-4)
+    assert metrics["chosen_reward"].item() == pytest.approx(float(right[:, 0].mean()), abs=1e-4)
     assert metrics["accuracy"].item() == pytest.approx(sum(margin > 0 for margin in margins) / 5)
 
 

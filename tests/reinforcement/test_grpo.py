@@ -5,6 +5,7 @@ import copy
 import pytest
 import small
 import torch
+from mistakes import assert_right
 
 from minilm.reinforcement import ppo
 from minilm.reinforcement.grpo import group_advantages
@@ -36,13 +37,34 @@ def grouped(moved, env):
 def test_an_advantage_is_what_an_answer_earned_less_the_mean_of_its_group(group_size):
     mask = torch.arange(5) < torch.tensor([5, 1, 3, 4, 2, 5])[:, None]
     rewards = torch.randn(6, 5) * mask
-    found, earned = group_advantages(rewards, mask, group_size), [sum(row) for row in rewards.tolist()]
-    for row in range(6):
-        first = row - row % group_size  # neighbours are a group
-        mean = sum(earned[first : first + group_size]) / group_size
-        expected = [earned[row] - mean if real else 0.0 for real in mask[row].tolist()]
-        why = f"row {row}: the sum of its rewards less the mean of its group, not over the deviation"
-        torch.testing.assert_close(found[row], torch.tensor(expected), msg=why)
+    earned = rewards.sum(1)  # (B,)
+
+    def less(mean, what=earned):
+        return (what - torch.tensor(mean))[:, None] * mask
+
+    def mean_of(group):
+        return [
+            float(earned[[other for other in range(6) if group(other) == group(row)]].mean())
+            for row in range(6)
+        ]
+
+    means = mean_of(lambda row: row // group_size)  # neighbours are a group
+    deviation = earned.view(-1, group_size).std(1).repeat_interleave(group_size)[:, None]
+    mistakes = {
+        "the deviation of the group divides": less(means) / deviation,
+        "the mean is that of all answers, not of the group": less(mean_of(lambda row: 0)),
+        "a group is every so many rows: the answers to a prompt are neighbours": less(
+            mean_of(lambda row: row % (6 // group_size))
+        ),
+        "the mean of the group is not taken off": less([0.0] * 6),
+        "padding gets the advantage too": less(means) + (earned - torch.tensor(means))[:, None] * ~mask,
+        "each token has its own reward, not the sum over its answer": (rewards - torch.tensor(means)[:, None])
+        * mask,
+        "the sign is wrong": -less(means),
+        "the advantage is shared by the tokens: each has the whole": less(means) / mask.sum(1, keepdim=True),
+    }
+    found = group_advantages(rewards, mask, group_size)
+    assert_right(found, less(means), mistakes, rtol=1e-4, axes=("row", "token"))
 
 
 def test_the_batch_has_no_values_and_the_group_pays_for_its_kl(grouped):

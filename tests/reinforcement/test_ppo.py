@@ -5,10 +5,12 @@ import math
 import os
 import re
 import signal
+from dataclasses import replace
 
 import pytest
 import small
 import torch
+from mistakes import assert_right
 
 import minilm
 from minilm.plumbing.errors import UserError
@@ -38,44 +40,87 @@ def random_batch(n_row: int = 4, n: int = 6):
     return torch.randn(n_row, n) * mask, torch.randn(n_row, n) * mask, mask
 
 
-def plain_gae(rewards, values, gamma, gae_lambda) -> list[float]:
-    """Return the advantages of one text: the sum over the future of (gamma lambda)^k delta, term by term."""
-    n = len(rewards)
-    following = [*values[1:], 0.0]
-    deltas = [rewards[t] + gamma * following[t] - values[t] for t in range(n)]
-    return [sum((gamma * gae_lambda) ** (k - t) * deltas[k] for k in range(t, n)) for t in range(n)]
+def plain_gae(rewards, values, gamma, gae_lambda, later=None, following=1.0, own=1.0) -> list[float]:
+    """Return the advantages of one text: the sum over the future of (gamma lambda)^k delta, term by term.
+
+    Wrong ones with another factor `later` between the terms, or factors for the next and the own value.
+    """
+    n, after = len(rewards), [*values[1:], 0.0]
+    later = gamma * gae_lambda if later is None else later
+    deltas = [rewards[t] + gamma * following * after[t] - own * values[t] for t in range(n)]
+    return [sum(later ** (k - t) * deltas[k] for k in range(t, n)) for t in range(n)]
 
 
 @pytest.mark.parametrize("gamma, gae_lambda", [(1.0, 0.95), (0.9, 0.7), (1.0, 1.0), (0.8, 0.0)])
 def test_6_advantages_equal_the_sum_written_out(gamma, gae_lambda):
     rewards, values, mask = random_batch()
-    found = ppo.advantages(rewards, values, mask, gamma, gae_lambda)
-    for row in range(4):
-        n = int(mask[row].sum())
-        expected = plain_gae(rewards[row, :n].tolist(), values[row, :n].tolist(), gamma, gae_lambda)
-        why = f"row {row}: is the value after the end 0?"
-        torch.testing.assert_close(found[row, :n], torch.tensor(expected), msg=why)
-        assert (found[row, n:] == 0).all(), "padding has no advantage"
-    assert torch.equal(found, ppo.advantages(rewards, values + 7.0 * ~mask, mask, gamma, gae_lambda))
+
+    def written_out(step=1, **wrong):
+        result = torch.zeros(mask.shape)
+        for row, n in enumerate(mask.sum(1).tolist()):
+            given = (x[row, :n].tolist()[::step] for x in (rewards, values))
+            factors = dict(gamma=gamma, gae_lambda=gae_lambda) | wrong
+            result[row, :n] = torch.tensor(plain_gae(*given, **factors)[::step])
+        return result
+
+    right, how = written_out(), dict(rtol=1e-4, atol=1e-5, axes=("row", "token"))
+    mistakes = {
+        "lambda is missing: the advantage of the next token is multiplied by gamma alone": dict(gae_lambda=1),
+        "gamma is missing, in delta and beside lambda": dict(gamma=1),
+        "V of the next token is not multiplied by gamma": dict(following=1 / gamma),
+        "gamma is missing beside lambda": dict(later=gae_lambda),
+        "V of the next token is missing in delta": dict(following=0),
+        "lambda stands before V of the next token too": dict(following=gae_lambda),
+        "V of the token itself is not taken off": dict(own=0),
+        "no advantage of a later token is added": dict(later=0),
+        "the loop goes forwards: what comes later must be known first": dict(step=-1),
+    }
+    mistakes = {name: written_out(**wrong) for name, wrong in mistakes.items()}
+    mistakes["the value is added again: that is the return"] = right + values
+    assert_right(ppo.advantages(rewards, values, mask, gamma, gae_lambda), right, mistakes, **how)
+    noise = 7.0 * ~mask  # what stands in the padding
+    found = ppo.advantages(rewards, values + noise, mask, gamma, gae_lambda)
+    assert_right(found, right, what="is the value after the end 0, whatever the padding has", **how)
+    found = ppo.advantages(rewards + noise, values, mask, gamma, gae_lambda)
+    assert_right(found, right, what="is the advantage 0 in the padding, whatever stands there", **how)
 
 
 def test_2_and_4_the_reward_is_the_score_at_the_last_token_and_a_price_for_each(rollout):
+    logs, reference = (x.tolist() for x in (rollout.log_probs, rollout.reference_log_probs))
+    lengths, width = rollout.lengths.tolist(), rollout.answer_mask.shape[1]
+
+    def written_out(kl=0.3, at=lambda t, n: t == n - 1, before=reference):
+        rows = [[0.0] * width for _ in lengths]
+        for row, n in enumerate(lengths):
+            for t in range(width):
+                price = kl * (logs[row][t] - before[row][t]) if t < n else 0.0
+                rows[row][t] = float(SCORES[row]) * at(t, n) - price
+        return torch.tensor(rows)
+
+    mistakes = {
+        "the KL has the wrong sign: a token pays for leaving the reference": dict(kl=-0.3),
+        "the coefficient of the KL is missing": dict(kl=1.0),
+        "there is no KL": dict(kl=0.0),
+        "the reference is missing in the KL": dict(before=torch.zeros(len(lengths), width).tolist()),
+        "each token gets the whole score": dict(at=lambda t, n: t < n),
+        "the score stands in the last column, where most rows have padding": dict(
+            at=lambda t, n: t == width - 1
+        ),
+        "the score stands one token behind the last one": dict(at=lambda t, n: t == n),
+        "no token gets the score": dict(at=lambda t, n: False),
+    }
+    mistakes = {name: written_out(**wrong) for name, wrong in mistakes.items()}
     found = ppo.token_rewards(rollout, SCORES, 0.3, details())
-    for row in range(len(SCORES)):
-        n = int(rollout.lengths[row])
-        for t in range(found.shape[1]):
-            kl = float(rollout.log_probs[row, t] - rollout.reference_log_probs[row, t])
-            expected = (-0.3 * kl if t < n else 0.0) + (float(SCORES[row]) if t == n - 1 else 0.0)
-            told = f"row {row}, token {t} of {n}: the score is the last token's, -kl (log pi - log ref) all's"
-            assert found[row, t] == pytest.approx(expected, abs=1e-6), told
+    assert_right(found, written_out(), mistakes, axes=("row", "token"))
 
 
 def test_2_the_kl_can_be_paid_at_the_end(rollout):
     each = ppo.token_rewards(rollout, torch.zeros(5), 0.3, details())
     end = ppo.token_rewards(rollout, torch.zeros(5), 0.3, details(kl_per_token=False))
-    torch.testing.assert_close(end.sum(1), each.sum(1))
-    assert (end != 0).sum(1).tolist() == [1] * 5
-    torch.testing.assert_close(end[torch.arange(5), rollout.lengths - 1], -0.3 * rollout.kl())
+    right = torch.zeros_like(each)
+    right[torch.arange(5), rollout.lengths - 1] = -0.3 * rollout.kl()
+    mistakes = {"each token pays its own: `kl_per_token` is not looked at": each}
+    assert_right(end, right, mistakes, axes=("row", "token"), what="the last token pays for all")
 
 
 def test_3_the_coefficient_follows_its_target():
@@ -94,30 +139,58 @@ def test_3_the_coefficient_of_the_next_step_is_the_state_of_the_objective(gpt, e
 
 def test_4_the_score_can_be_shared_by_all_tokens(rollout):
     found = ppo.token_rewards(rollout, SCORES, 0.0, details(reward_at_end=False))
-    torch.testing.assert_close(found.sum(1), SCORES)
-    for row in range(5):
-        n = int(rollout.lengths[row])
-        torch.testing.assert_close(found[row, :n], (SCORES[row] / n).expand(n))
-        assert (found[row, n:] == 0).all(), "padding earns nothing"
+    mask, n = rollout.answer_mask, rollout.lengths[:, None]
+    mistakes = {
+        "the last token gets it all: `reward_at_end` is not looked at": ppo.token_rewards(
+            rollout, SCORES, 0.0, details()
+        ),
+        "each token gets the whole score": SCORES[:, None] * mask,
+        "padding gets a share": (SCORES[:, None] / n).expand(mask.shape),
+    }
+    what = "all tokens share the score"
+    assert_right(found, SCORES[:, None] / n * mask, mistakes, axes=("row", "token"), what=what)
 
 
 def test_5_an_answer_without_its_end_gets_the_fixed_score(rollout):
     found = ppo.token_rewards(rollout, SCORES, 0.0, details(missing_end_score=-1.5)).sum(1)
-    assert found.tolist() == [-1.5, -1.5, 0.5, -1.5, -1.5]
-    assert ppo.token_rewards(rollout, SCORES, 0.0, details()).sum(1).tolist() == SCORES.tolist()
+    mistakes = {
+        "`missing_end_score` is not looked at": SCORES,
+        "the answer that has ended gets it, and the others do not": [1.0, -2.0, -1.5, 3.0, 0.25],
+        "all answers get it": [-1.5] * 5,
+        "it is added to the score": torch.where(rollout.ended, SCORES, SCORES - 1.5),
+    }
+    what = "only row 2 came to its end; the others get missing_end_score"
+    assert_right(found, [-1.5, -1.5, 0.5, -1.5, -1.5], mistakes, axes=("row",), what=what)
+    found = ppo.token_rewards(rollout, SCORES, 0.0, details()).sum(1)
+    assert_right(found, SCORES, axes=("row",), what="where missing_end_score is None each keeps its score")
 
 
 @pytest.mark.parametrize("shift_mean", [True, False])
 def test_7_whitening_counts_real_tokens_only(shift_mean):
     x, _, mask = random_batch()
     x = 3 * x + 5 * mask
-    found = ppo.whiten(x, mask, shift_mean)
-    real, whitened = x[mask], found[mask]
-    assert whitened.std(correction=0) == pytest.approx(1, abs=1e-4)
-    assert whitened.mean() == pytest.approx(0 if shift_mean else float(real.mean()), abs=1e-4)
-    assert (found[~mask] == 0).all(), "padding stays 0"
-    whitened = ppo.whiten(x + 100.0 * ~mask, mask, shift_mean)
-    torch.testing.assert_close(found, whitened, msg="padding was counted")
+    mean, deviation = x[mask].mean(), x[mask].std(correction=0)
+    white, back = (x - mean) / deviation, 0.0 if shift_mean else mean
+    mistakes = {
+        "padding is counted in mean and deviation": (x - x.mean()) / x.std(correction=0)
+        + (0.0 if shift_mean else x.mean()),
+        "padding is counted in the mean": (x - x.mean()) / (x[mask] - x.mean()).square().mean().sqrt()
+        + (0.0 if shift_mean else x.mean()),
+        "it is divided by the variance, not by its root": (x - mean) / deviation**2 + back,
+        "it is not divided by the deviation": x - mean + back,
+        "the deviation is that over n - 1": (x - mean) / x[mask].std() + back,
+        "the mean is not taken off": x / deviation,
+        "the mean is added again though `shift_mean` says no": white + mean,
+        "the mean is not added again: without `shift_mean` it stays": white,
+    }
+    mistakes = {name: wrong * mask for name, wrong in mistakes.items()}
+    mistakes["padding does not stay 0"] = white + back
+    found, how = ppo.whiten(x, mask, shift_mean), dict(rtol=1e-4, atol=1e-5, axes=("row", "token"))
+    assert_right(found, (white + back) * mask, mistakes, **how)
+    found = ppo.whiten(x + 100.0 * ~mask, mask, shift_mean)
+    assert_right(
+        found, (white + back) * mask, what="with numbers in the padding, which must not count", **how
+    )
 
 
 def test_7_whitening_of_little_gives_numbers():
@@ -150,8 +223,8 @@ def test_the_batch_is_made_of_these_parts(rollout):
     assert both["ids"] is rollout.ids and both["log_probs"] is rollout.log_probs
 
 
-def plain_loss(batch, log_probs, values, details) -> float:
-    """Return the loss of Schulman et al. 2017 token by token."""
+def plain_losses(batch, log_probs, values, details, gain=min, error=max) -> tuple[float, float]:
+    """Return the policy's and the value's loss of Schulman et al. 2017, token by token."""
     n_prompt = batch["ids"].shape[1] - log_probs.shape[1]
     gains, errors = [], []
     for row, mask in enumerate(batch["mask"][:, n_prompt:].tolist()):
@@ -164,9 +237,38 @@ def plain_loss(batch, log_probs, values, details) -> float:
                 cut = min(max(ratio, 1 - details.clip_ratio), 1 + details.clip_ratio)
             if details.clip_value:
                 near = old + min(max(value - old, -details.clip_value), details.clip_value)
-            gains.append(min(ratio * advantage, cut * advantage))
-            errors.append(max((value - target) ** 2, (near - target) ** 2) / 2)
-    return -sum(gains) / len(gains) + details.value_weight * sum(errors) / len(errors)
+            gains.append(gain(ratio * advantage, cut * advantage))
+            errors.append(error((value - target) ** 2, (near - target) ** 2) / 2)
+    return -sum(gains) / len(gains), sum(errors) / len(errors)
+
+
+def policy_mistakes(batch, log_probs, values, details, right: float, n: int) -> dict[str, float]:
+    """Return what typical wrong policy losses come to."""
+    loss = lambda changed=details, **wrong: plain_losses(batch, log_probs, values, changed, **wrong)[0]
+    swapped = plain_losses(batch | dict(log_probs=log_probs), batch["log_probs"], values, details)[0]
+    return {
+        "the sign is wrong: a loss is minus the mean gain": -right,
+        "the larger of the two gains is taken, not the smaller": loss(gain=max),
+        "the ratio is not clipped": loss(replace(details, clip_ratio=0.0)),
+        "the clipped gain alone is taken, not the smaller of both": loss(gain=lambda plain, cut: cut),
+        "the ratio is upside down: new / old is wanted": swapped,
+        "padding counts in the mean": right * n / log_probs.numel(),
+        "it is a sum over the tokens, not their mean": right * n,
+    }
+
+
+def value_mistakes(batch, log_probs, values, details, right: float, n: int) -> dict[str, float]:
+    """Return what typical wrong value losses come to."""
+    loss = lambda changed=details, **wrong: plain_losses(batch, log_probs, values, changed, **wrong)[1]
+    return {
+        "the smaller of the two errors is taken, not the larger": loss(error=min),
+        "the value is not clipped": loss(replace(details, clip_value=0.0)),
+        "the clipped value alone is taken, not the larger error": loss(error=lambda plain, near: near),
+        "the factor 1/2 is missing": 2 * right,
+        "the sign is wrong": -right,
+        "padding counts in the mean": right * n / values.numel(),
+        "it is a sum over the tokens, not their mean": right * n,
+    }
 
 
 @pytest.mark.parametrize("clips", [(0.2, 0.2), (0.0, 0.2), (0.05, 0.0), (0.0, 0.0)])
@@ -176,13 +278,27 @@ def test_8_the_loss_equals_a_plain_loop(rollout, moved, rule, clips):
     policy = Policy(moved, zero_value_head=False)
     log_probs, values = (x.detach() for x in policy(rollout.ids, rollout.mask, rollout.n_prompt, rule))
     loss, metrics = ppo.ppo_loss(policy, batch, rule, changed)
-    assert loss.item() == pytest.approx(plain_loss(batch, log_probs, values, changed), rel=1e-4)
-    assert metrics["step_kl"] > 0
+    given = batch, log_probs, values, changed
+    policy_loss, value_loss = plain_losses(*given)
+    n, what = int(rollout.answer_mask.sum()), f"clip_ratio {clips[0]}, clip_value {clips[1]}"
+    mistakes = policy_mistakes(*given, policy_loss, n)
+    assert_right(metrics["policy_loss"], policy_loss, mistakes, rtol=1e-4, what=f"policy_loss, {what}")
+    mistakes = value_mistakes(*given, value_loss, n)
+    assert_right(metrics["value_loss"], value_loss, mistakes, rtol=1e-4, what=f"value_loss, {what}")
+    mistakes = {
+        "value_weight is missing": policy_loss + value_loss,
+        "the value loss is left out": policy_loss,
+        "the value loss is subtracted": policy_loss - 0.7 * value_loss,
+    }
+    assert_right(loss, policy_loss + 0.7 * value_loss, mistakes, rtol=1e-4, what="the sum of both")
     ratio = (log_probs - batch["log_probs"]).exp()[rollout.answer_mask]
-    assert metrics["ratio"] == pytest.approx(float(ratio.mean()), rel=1e-5)
+    assert_right(metrics["ratio"], ratio.mean(), what="the mean ratio")
     cut = ((ratio - 1).abs() > clips[0]).float().mean() if clips[0] else 0.0
-    assert metrics["clipped"] == pytest.approx(float(cut), abs=1e-6)
+    assert_right(metrics["clipped"], cut, what="the share of the tokens whose ratio was clipped")
     assert metrics["clipped"] > 0 or not clips[0], "the test is to move ratios beyond the bound"
+    assert_right(
+        metrics["step_kl"], (ratio - 1 - ratio.log()).mean(), what="the mean of ratio - 1 - log ratio"
+    )
 
 
 def test_12_before_the_first_update_each_ratio_is_1_and_each_kl_0(make_gpt, env, rule):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import small
 import torch
+from mistakes import assert_right
 
 from minilm import world
 from minilm.plumbing.errors import UserError
@@ -166,10 +167,27 @@ def test_the_loss_is_that_of_bradley_and_terry(env, preferences):
     lengths = batch["attention_mask"].sum(2).tolist()
     margins = np.array([(chosen - rejected) / 10 for chosen, rejected in lengths])
     loss, metrics = objective.loss(torch.nn.Identity(), batch)
-    assert loss.item() == metrics["loss"].item() == pytest.approx(np.log1p(np.exp(-margins)).mean(), rel=1e-5)
-    assert metrics["accuracy"].item() == pytest.approx((margins > 0).mean())
-    assert metrics["margin"].item() == pytest.approx(margins.mean(), rel=1e-5)
-    assert metrics["chosen_reward"].item() == pytest.approx(math.fsum(a for a, _ in lengths) / 90, rel=1e-5)
+    each, likely = np.log1p(np.exp(-margins)), 1 / (1 + np.exp(-margins))
+    mistakes = {
+        "the margin is turned round: chosen - rejected is wanted": np.log1p(np.exp(margins)).mean(),
+        "the sign of the logarithm is wrong": -each.mean(),
+        "it is a sum over the pairs, not their mean": each.sum(),
+        "the logarithm is missing": -likely.mean(),
+        "the logarithm is missing, 1 - the probability is taken": (1 - likely).mean(),
+        "the sigmoid is missing": -margins.mean(),
+        "the mean is taken before the logarithm": -np.log(likely.mean()),
+        "only the reward of the chosen one is looked at": np.log1p(
+            np.exp([-chosen / 10 for chosen, _ in lengths])
+        ).mean(),
+    }
+    assert_right(loss, each.mean(), mistakes, rtol=1e-5, what="the loss")
+    assert_right(metrics["loss"], each.mean(), rtol=1e-5, what="the metric `loss`")
+    mistakes = {"those count whose rejected answer has the higher reward": (margins < 0).mean()}
+    assert_right(metrics["accuracy"], (margins > 0).mean(), mistakes, what="the metric `accuracy`")
+    mistakes = {"it is turned round: chosen - rejected is wanted": -margins.mean()}
+    assert_right(metrics["margin"], margins.mean(), mistakes, rtol=1e-5, what="the metric `margin`")
+    chosen = math.fsum(a for a, _ in lengths) / 90
+    assert_right(metrics["chosen_reward"], chosen, rtol=1e-5, what="the metric `chosen_reward`")
 
 
 @pytest.fixture

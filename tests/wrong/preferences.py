@@ -1,0 +1,126 @@
+"""Typical wrong solutions of regime 5's exercises: NAME -> (old text, new text, words of the sentence)."""
+
+WRONG = {
+    "bradley-terry": [
+        ("rewards[:, 0] - rewards[:, 1]", "rewards[:, 1] - rewards[:, 0]", "margin is turned round"),
+        ("loss=-F.logsigmoid(margin)", "loss=F.logsigmoid(margin)", "sign of the logarithm"),
+        ("value.sum() / n", "value.sum()", "a sum over the pairs"),
+        ("-F.logsigmoid(margin)", "-margin.sigmoid()", "the logarithm is missing"),
+        ("-F.logsigmoid(margin)", "-margin", "the sigmoid is missing"),
+        ("-F.logsigmoid(margin)", "-F.logsigmoid(chosen)", "only the reward of the chosen one"),
+        ("accuracy=margin > 0", "accuracy=margin < 0", "whose rejected answer has the higher reward"),
+    ],
+    "token-rewards": [
+        (
+            "rollout.log_probs - rollout.reference_log_probs",
+            "rollout.reference_log_probs - rollout.log_probs",
+            "the KL has the wrong sign",
+        ),
+        (" - kl_coefficient * kl", " - kl", "the coefficient of the KL is missing"),
+        ("rollout.lengths[:, None] - 1", "mask.shape[1] - 1", "the score stands in the last column"),
+        ("rollout.lengths[:, None] - 1", "rollout.lengths[:, None]", "one token behind the last one"),
+        (
+            "share = last if details.reward_at_end else mask",
+            "share = mask if details.reward_at_end else mask",
+            "each token gets the whole score",
+        ),
+        ("        kl = kl.sum(1, keepdim=True) * last", "        pass", "`kl_per_token` is not looked at"),
+        (
+            "torch.where(rollout.ended, scores, details.missing_end_score)",
+            "torch.where(rollout.ended, details.missing_end_score, scores)",
+            "the answer that has ended gets it",
+        ),
+        (" / rollout.lengths[:, None].clamp(min=1)", "", "each token gets the whole score"),
+    ],
+    "gae": [
+        ("gamma * gae_lambda * next_advantage", "gamma * next_advantage", "lambda is missing"),
+        ("gamma * next_value", "next_value", "V of the next token is not multiplied by gamma"),
+        (
+            "gamma * gae_lambda * next_advantage",
+            "gae_lambda * next_advantage",
+            "gamma is missing beside lambda",
+        ),
+        (" - values[:, t]", "", "V of the token itself is not taken off"),
+        (" + gamma * next_value", "", "V of the next token is missing"),
+        ("reversed(range(rewards.shape[1]))", "range(rewards.shape[1])", "the loop goes forwards"),
+        ("    values = values * mask\n", "", "is the value after the end 0"),
+        (") * mask[:, t]", ")", "is the advantage 0 in the padding"),
+        ("(delta + gamma * gae_lambda * next_advantage)", "delta", "no advantage of a later token"),
+        ("    return result", "    return result + values", "that is the return"),
+    ],
+    "whitening": [
+        ("mean = masked_mean(x, mask)", "mean = x.mean()", "padding is counted in the mean"),
+        (
+            "    mean = masked_mean(x, mask)\n    deviation = (masked_mean((x - mean) ** 2, mask) + 1e-8).sqrt()",
+            "    mean, deviation = x.mean(), x.std(correction=0)",
+            "padding is counted",
+        ),
+        (".sqrt()", "", "divided by the variance"),
+        (" / deviation", "", "not divided by the deviation"),
+        ("(0.0 if shift_mean else mean)", "0.0", "the mean is not added again"),
+        ("(0.0 if shift_mean else mean)", "mean", "though `shift_mean` says no"),
+        (" * mask\n", "\n", "padding does not stay 0"),
+    ],
+    "clipped-loss": [
+        ("-masked_mean(gain, mask)", "masked_mean(gain, mask)", "the sign is wrong"),
+        ("torch.minimum(ratio", "torch.maximum(ratio", "the larger of the two gains"),
+        ("ratio.clamp(1 - e, 1 + e) * batch", "ratio * batch", "the ratio is not clipped"),
+        ('log_probs - batch["log_probs"]', 'batch["log_probs"] - log_probs', "the ratio is upside down"),
+        ("-masked_mean(gain, mask)", "-gain.mean()", "padding counts in the mean"),
+        ("-masked_mean(gain, mask)", "-(gain * mask).sum()", "a sum over the tokens"),
+        ("torch.maximum((values", "torch.minimum((values", "the smaller of the two errors"),
+        (".clamp(-bound, bound)", "", "the value is not clipped"),
+        ("0.5 * masked_mean", "masked_mean", "the factor 1/2 is missing"),
+        ("details.value_weight * value_loss", "value_loss", "value_weight is missing"),
+        ("policy_loss + details.value_weight * value_loss", "policy_loss", "the value loss is left out"),
+    ],
+    "grpo": [
+        (
+            "return (earned - earned.mean(1, keepdim=True))",
+            "return ((earned - earned.mean(1, keepdim=True)) / earned.std(1, keepdim=True))",
+            "the deviation of the group divides",
+        ),
+        ("earned.mean(1, keepdim=True)", "earned.mean()", "that of all answers"),
+        (
+            "earned - earned.mean(1, keepdim=True)",
+            "earned.mean(1, keepdim=True) - earned",
+            "the sign is wrong",
+        ),
+        ("earned - earned.mean(1, keepdim=True)", "earned", "the mean of the group is not taken off"),
+        (" * mask\n", ".expand(mask.shape)\n", "padding gets the advantage too"),
+        (
+            "(earned - earned.mean(1, keepdim=True)).view(-1, 1)",
+            "(rewards - earned.mean(1, keepdim=True).repeat_interleave(group_size, 0))",
+            "its own reward",
+        ),
+    ],
+    "dpo-answers": [
+        (">= batch", "> batch", "the answer's first token is left out"),
+        ("torch.arange(1, T, device", "torch.arange(T - 1, device", "the answer's first token is left out"),
+        (
+            '>= batch["n_prompt"].repeat_interleave(two)[:, None]',
+            '>= batch["n_prompt"].repeat_interleave(two)[:, None] - 1',
+            "the prompt's last token",
+        ),
+        ("(log_probs * in_answer).sum(1)", "log_probs.sum(1)", "the whole prompt is counted"),
+        (
+            "(log_probs * in_answer).sum(1)",
+            "((log_probs * in_answer).sum(1) / (in_answer * mask[:, 1:]).sum(1))",
+            "a mean over the tokens",
+        ),
+    ],
+    "dpo": [
+        ("self.beta * (answer", "(answer", "beta is missing"),
+        (" - before)", ")", "the reference is missing"),
+        (
+            "(answer_log_probabilities(model, batch) - before)",
+            "(before - answer_log_probabilities(model, batch))",
+            "the sign is wrong",
+        ),
+        (
+            "self.beta * (answer_log_probabilities(model, batch) - before)",
+            "self.beta * answer_log_probabilities(model, batch) - before",
+            "beta stands before log pi alone",
+        ),
+    ],
+}
