@@ -92,6 +92,40 @@ EXERCISES = {
     "label-smoothing": Exercise(1, "pretraining/translation.py:smoothed_cross_entropy", "equals_a_plain", (
         "plain: minus the log-probability of each label (gather), IGNORED ones left out.",
         "uniform: minus the mean over V; smoothed = (1 - smoothing) * plain + smoothing * uniform.")),
+    "windows": Exercise(2, "pretraining/causal.py:overlapping_windows", "validation_labels_each", (
+        "n_label = len(stream) - 1; one window every max(1, T // 2) places; the last reaches the end.",
+        "starts[:, None] + np.arange(T) are places (N, T): inputs stand there, labels one later.",
+        "IGNORED: labels behind the text's end, and in all windows but the first the first T - T // 2.")),
+    "soft-targets": Exercise(2, "pretraining/distillation.py:soft_target_loss", "soft_targets", (
+        "log_softmax of both logits / T; the teacher's probabilities are the exp of its logarithms.",
+        "T^2 times the sum over counted places of sum over V of p (log p - log q), p the teacher's.")),
+    "schedule": Exercise(1, "training/loop.py:learning_rate", "warm_up_rises or each_schedule", (
+        "Steps count from 0: in the warm-up the rate is lr (step + 1) / warmup, at its last step lr.",
+        "done is 0 there and 1 one step after the last: (step - warmup + 1) / (steps - warmup + 1).",
+        "lr times 1 - done, (1 + cos(pi done)) / 2, sqrt(warmup / (step + 1)) or 1.")),
+    "decay": Exercise(2, "training/loop.py:make_optimizer", "every_moving_weight or frozen_weights", (
+        "Only weights with requires_grad; group those with equal share, start and kind (vector or matrix).",
+        "A group is a dict: params, weight_decay (0 for vectors, p.dim() < 2), share, first_step, by_muon.",
+        "torch.optim.AdamW(groups, lr=0.0, betas=BETAS): each step sets the rate. Muon for `which` muon.")),
+    "train-step": Exercise(3, "training/loop.py:train_step",
+        "micro_batches_give or clipping_sh or each_step or that_is_clipped or dropout_dep", (
+        "One manual_seed of (seed, step, rank), one batch; for each of this process's parts loss, backward.",
+        "The parts' gradients add up in p.grad; add_metrics adds what is told. Nothing is divided.",
+        "Then: rates of the groups, clip, step, zero_grad. Resting weights: p.grad = None before the clip.")),
+    "replay": Exercise(2, "continued/forgetting.py:with_replay", "replay_mixes", (
+        "share = wanted / (wanted + domain.train_bytes): solve for the bytes that are wanted.",
+        "Add general documents in random order, all anew where they run out, until so many bytes are there.",
+        "Shuffle both in a new list; replace(domain, train=...) leaves the validation part.")),
+    "new-rows": Exercise(2, "continued/new_tokens.py:extend_vocabulary", "old_tokens_keep", (
+        "Build a model with a larger vocab_size; what differs in shape from the old state grows by rows.",
+        "torch.cat([old, added]), a new_row(old, how) each; the bias (V,) is a matrix (V, 1) for it.")),
+    "pooling": Exercise(1, "model/pooling.py:token_mean", "pooling_reads or without_a_mask", (
+        "Padding must not count, neither in the sum nor in the number: the mask has 1 for real tokens.",
+        "(hidden * real[..., None]).sum(1) / real.sum(1, keepdim=True); no mask: hidden.mean(1).")),
+    "probe": Exercise(3, "extraction/probe.py:fit", "at_its_own_minimum", (
+        "W (R, P, D, C) and b (R, P, 1, C) begin at 0; `nats` gives -log p(label), (R, P, N).",
+        "Loss: mean by `weight` (each row of it sums to 1) + l2 / 2 |W|^2 of each problem, all summed.",
+        "torch.optim.LBFGS([W, b], max_iter=steps, line_search_fn='strong_wolfe').step(closure).")),
     "bradley-terry": Exercise(1, "reinforcement/preferences.py:PairObjective.loss", "bradley_and_terry", (
         "The margin is r(chosen) - r(rejected); its sigmoid: how probable that people prefer the first.",
         "The loss is the mean of -log of that; F.logsigmoid is both in one, and never log 0.",

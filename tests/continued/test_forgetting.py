@@ -16,7 +16,7 @@ from minilm.training.checkpoints import evaluate
 
 DOMAIN = Corpus("domain", small.documents(30, seed=3), small.documents(9, seed=4))
 REPORTS = Corpus("domain", [f"Order {i}: zinc, {i % 7} boxes." for i in range(50)], ["Order 99: zinc, 3."])
-GENERAL = Corpus("general", [f"The cat {i} slept." for i in range(30)], ["The cat slept."])
+GENERAL = Corpus("general", [f"O gato {i} não dormiu à tarde." for i in range(30)], ["O gato dormiu."])
 
 
 def started(settings, corpus=DOMAIN, **changes) -> tuple:
@@ -88,15 +88,38 @@ def test_a_start_that_does_not_fit_is_named(settings, tmp_path):
 
 
 def test_replay_mixes_in_the_share_of_bytes_that_was_asked_for():
+    own, n_own = list(REPORTS.train), REPORTS.train_bytes
+    longest = max(len(text.encode()) for text in GENERAL.train)
+
+    def reaches(wanted, numbers) -> bool:
+        """Whether documents were added until these numbers reach what was wanted, and no further."""
+        return sum(numbers[:-1]) < wanted <= sum(numbers)
+
     for share in (0.1, 0.5, 0.9):
         mixed = with_replay(REPORTS, GENERAL, share, seed=1)
+        assert REPORTS.train == own, "the domain's own list has changed: copy it"
+        assert mixed is not None, "nothing comes back"
         extra = [text for text in mixed.train if text in GENERAL.train]
-        n_byte = sum(len(text.encode()) for text in extra)
-        longest = max(len(text.encode()) for text in GENERAL.train)
-        wanted = share / (1 - share) * REPORTS.train_bytes
-        assert wanted <= n_byte <= wanted + longest, "the share is general bytes / all bytes"
-        assert sorted(text for text in mixed.train if text not in GENERAL.train) == sorted(REPORTS.train)
-        assert mixed.validation == REPORTS.validation, "the figures are about the domain"
-        assert mixed.train == with_replay(REPORTS, GENERAL, share, seed=1).train, "drawn by the seed"
-        assert mixed.train != with_replay(REPORTS, GENERAL, share, seed=2).train
-    assert REPORTS.train[0].startswith("Order 0"), "the domain's own list stays as it was"
+        letters, n_bytes = ([len(x) for x in texts] for texts in (extra, [text.encode() for text in extra]))
+        wanted = share / (1 - share) * n_own
+        mistakes = {
+            "the share is one of the domain's bytes, not of all bytes": reaches(share * n_own, n_bytes),
+            "letters are counted, not bytes": reaches(wanted, letters),
+            "documents are counted, not bytes": reaches(wanted, [1] * len(extra)),
+            "the share is one of the general text": abs(sum(n_bytes) - share * GENERAL.train_bytes)
+            <= longest,
+            "no document is drawn a second time": sorted(extra) == sorted(GENERAL.train),
+        }
+        told = f"share {share}: {sum(n_bytes)} general bytes beside {n_own}, where {wanted:.0f} are wanted"
+        named = [name for name, fits in mistakes.items() if fits]
+        told += f"; this is what comes out when {', or when '.join(named)}" if named else ""
+        assert wanted <= sum(n_bytes) <= wanted + longest, told
+        told = "each document of the domain stays, once"
+        assert sorted(text for text in mixed.train if text not in GENERAL.train) == sorted(own), told
+        told = "not mixed: one text stands behind the other"
+        assert mixed.train != own + extra and mixed.train != extra + own, told
+        assert mixed.validation == REPORTS.validation, "the validation part is to stay the domain's"
+        assert mixed.train == with_replay(REPORTS, GENERAL, share, seed=1).train, (
+            "not drawn by the seed alone"
+        )
+        assert mixed.train != with_replay(REPORTS, GENERAL, share, seed=2).train, "every seed draws the same"

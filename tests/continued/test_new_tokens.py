@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import small
 import torch
+from mistakes import assert_right
 
 from minilm.continued.new_tokens import extend_vocabulary, new_row
 
@@ -29,8 +30,20 @@ def test_old_tokens_keep_their_logits_when_the_vocabulary_grows(kind, tied):
     larger = extend_vocabulary(model, longer, "mean").eval()
     V = config.vocab_size
     assert larger.config.vocab_size == V + 9 and larger.n_parameters() > model.n_parameters()
+    zeros = extend_vocabulary(model, longer, "zeros")
+    for what, of in (("embeddings", lambda m: m.tokens.weight), ("bias", lambda m: m.vocabulary.bias)):
+        old, found = of(model), of(larger)
+        mean = old.mean(0).expand(9, *old.shape[1:])
+        mistakes = {"the new rows stand before the old ones": torch.cat([mean, old])[:V]}
+        assert_right(found[:V], old, mistakes, what=f"{what} of the old tokens, which are to stay")
+        mistakes = {
+            "they are zeros: `how` is not looked at": torch.zeros_like(mean),
+            "all numbers of the old rows go into one mean": old.mean().expand(mean.shape),
+            "they are copies of the last old row": old[-1].expand(mean.shape),
+        }
+        assert_right(found[V:], mean, mistakes, what=f"{what} of the new tokens, the mean of the old ones")
+        mistakes = {"they are the mean: `how` is not looked at": mean}
+        assert_right(of(zeros)[V:], 0 * mean, mistakes, what=f"{what} of the new tokens, asked for as zeros")
     ids = torch.tensor([[7, 200, 33, 5]])
     assert torch.equal(larger(ids)[..., :V], model(ids)), "what was learnt about the old tokens is kept"
-    assert torch.allclose(larger.tokens.weight[V:], model.tokens.weight.mean(0).expand(9, -1))
-    assert torch.allclose(larger.vocabulary.bias[V:], model.vocabulary.bias.mean().expand(9))
-    assert torch.equal(extend_vocabulary(model, longer, "zeros").tokens.weight[V:], torch.zeros(9, 8))
+    assert model.config.vocab_size == V == len(model.tokens.weight), "the model that was given is to stay"

@@ -30,10 +30,28 @@ def test_each_problem_is_at_its_own_minimum():
         for p in range(2):
             rows = weight[p].bool()
             w, c = W[r, p].clone().requires_grad_(), b[r, p].clone().requires_grad_()
-            logits = x[r][rows] @ w + c
-            loss = torch.nn.functional.cross_entropy(logits, y[r][rows]) + l2[p] / 2 * (w**2).sum()
-            gradients = torch.autograd.grad(loss, (w, c))
-            assert max(g.abs().max() for g in gradients) < 1e-4, "not at the minimum of this problem's loss"
+            each = torch.nn.functional.cross_entropy(x[r] @ w + c, y[r], reduction="none")  # (N,)
+            data, penalty = each[rows].mean(), l2[p] / 2 * (w**2).sum()
+
+            def slope(loss, at=(w, c)):
+                """Return the largest number of the gradient, 0 at a minimum."""
+                return max(float(g.abs().max()) for g in torch.autograd.grad(loss, at, retain_graph=True))
+
+            mistakes = {
+                "there is no penalty": data,
+                "the biases are penalised too": data + penalty + l2[p] / 2 * (c**2).sum(),
+                "the factor 1/2 before the penalty is missing": data + 2 * penalty,
+                "the losses of the examples are summed, not their mean taken": each[rows].sum() + penalty,
+                "the examples of weight 0 count too": each.mean() + penalty,
+                "the sum is divided by N, not by the sum of the weights": data * len(each[rows]) / N
+                + penalty,
+                "every problem has the penalty of the first one": data + penalty / l2[p] * l2[0],
+                "the penalty is |W|, without the square": data + l2[p] / 2 * (w**2).sum() ** 0.5,
+            }
+            told = f"draw {r}, problem {p}: not at the minimum of its loss"
+            named = [name for name, loss in mistakes.items() if slope(loss) < 1e-4]
+            told += f"; this is what comes out when {', or when '.join(named)}" if named else ""
+            assert slope(data + penalty) < 1e-4, told
 
 
 def test_folds_deal_out_each_class():

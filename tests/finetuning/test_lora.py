@@ -4,6 +4,7 @@ import pytest
 import small
 import torch
 import tuned
+from mistakes import assert_right
 from torch import nn
 
 import minilm
@@ -27,13 +28,24 @@ def disturbed(model: nn.Module) -> nn.Module:
 def test_a_layer_computes_equation_3():
     layer, x = nn.Linear(7, 5), torch.randn(2, 3, 7)
     lora = LoRALinear(layer, rank=2, alpha=6.0)
-    torch.testing.assert_close(lora(x), layer(x), msg="B must start as zeros")
+    start = {"W x is left out": torch.zeros(2, 3, 5), "the bias is left out": layer(x) - layer.bias}
+    start |= {"the bias is added twice": layer(x) + layer.bias}
+    assert_right(lora(x), layer(x), start, rtol=1e-4, what="at the start, where B is to be 0")
     assert lora.lora_a.any() and lora.lora_a.shape == (2, 7) and lora.lora_b.shape == (5, 2)
     wide = LoRALinear(nn.Linear(400, 3), rank=50, alpha=1.0).lora_a
     assert float(wide.detach().std() * 20) == pytest.approx(1, abs=0.05), "A keeps the size of what it reads"
     nn.init.normal_(lora.lora_b)
-    expected = layer(x) + (6.0 / 2) * x @ lora.lora_a.T @ lora.lora_b.T
-    torch.testing.assert_close(lora(x), expected)
+    thin = x @ lora.lora_a.T @ lora.lora_b.T
+    expected = layer(x) + (6.0 / 2) * thin
+    mistakes = {
+        "the factor alpha / r is missing": layer(x) + thin,
+        "the factor is alpha, not alpha / r": layer(x) + 6.0 * thin,
+        "the factor is 1 / r: alpha is missing": layer(x) + thin / 2,
+        "the factor alpha / r stands before W x too": 3.0 * (layer(x) + thin),
+        "the thin matrices are left out": layer(x),
+        "W x is left out": 3.0 * thin,
+    }
+    assert_right(lora(x), expected, mistakes, rtol=1e-4, atol=1e-5, what="with alpha 6, r 2 and a random B")
     merged = nn.functional.linear(x, lora.merged_weight(), lora.bias)
     torch.testing.assert_close(lora(x), merged)
 

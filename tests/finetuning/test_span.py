@@ -4,6 +4,7 @@ import pytest
 import small
 import torch
 import tuned
+from mistakes import assert_right
 
 from minilm.finetuning.examples import Parts
 from minilm.finetuning.span import Span, best_span
@@ -75,6 +76,45 @@ def test_a_long_text_is_read_through_windows_that_overlap():
     assert first[0].label == [0, 0] != first[-1].label, "a window without the answer points at [CLS]"
 
 
+def test_an_answer_has_a_label_where_a_window_has_all_of_it():
+    text, task = (
+        "".join(f"{word} {i} " for i, word in enumerate(["Ana", "Rui", "pens"] * 9)),
+        task_of(context=24),
+    )
+    _, letters = located_ids(small.tokenizer(), tuned.config(), text)
+    n_cut, n_token = 0, 4  # tokens of an answer
+    for begin in range(0, len(letters) - n_token):
+        inside = range(begin, begin + n_token)
+        place, end = letters[begin][0], letters[inside[-1]][1]
+        answer = text[place:end].strip()
+        asked = (text, "Who?", [(answer, text.index(answer, place))])
+        found, right, kept, alone, whole = [], [], [], [], 0
+        for window in task.windows([asked]):
+            n_before, at = window.row[1], [t for t in inside if letters[t] in window.letters]
+            column = {t: n_before + window.letters.index(letters[t]) for t in at}
+            is_whole = len(at) == n_token
+            whole, n_cut = whole + is_whole, n_cut + (0 < len(at) < n_token)
+            found.append(window.label)
+            right.append([column[begin], column[inside[-1]]] if is_whole else [0, 0])
+            kept.append([column[at[0]], column[at[-1]]] if at else [0, 0])
+            alone.append([place - n_before if place else 0 for place in right[-1]])
+        mistakes = {
+            "an answer that the window's border cuts in two keeps a label": kept,
+            "the tokens before the text, [CLS] question [SEP], are not counted": alone,
+            "the places are those in the text, not in the window": [
+                [window.row[1] + inside[0], window.row[1] + inside[-1]] if any(label) else label
+                for window, label in zip(task.windows([asked]), right, strict=True)
+            ],
+            "the last place is the one behind the answer": [[a, b + 1] if b else [a, b] for a, b in right],
+        }
+        what = f"an answer of the tokens {begin} to {inside[-1]}"
+        assert_right(found, right, mistakes, axes=("window", "begin 0, end 1:"), what=what)
+        assert whole, (
+            f"{what} is cut in two by each window: does each begin half a window after the one before?"
+        )
+    assert n_cut, "the test needs answers that a border cuts"
+
+
 def test_a_question_longer_than_half_the_row_is_cut():
     rows = task_of(context=24).rows([example(TEXT, "why " * 60, "Ana")])
     assert rows.texts.n_cut == 1 and rows.lengths.max() <= 24
@@ -110,13 +150,33 @@ def test_the_loss_is_the_mean_of_both_ends_and_padding_takes_no_part():
 
 
 def test_the_best_span_is_that_of_the_slow_search():
-    for _ in range(5):
-        log_probs = torch.randn(7, 2)
-        places = [(i, j) for i in range(7) for j in range(i, min(7, i + 3))]
-        spans = {(i, j): float(log_probs[i, 0] + log_probs[j, 1]) for i, j in places}
-        score, *places = best_span(log_probs, longest=3)
-        assert tuple(places) == max(spans, key=spans.get)
-        assert score == pytest.approx(max(spans.values()), abs=1e-5)
+    draws = torch.randn(60, 7, 2)
+
+    def search(fits=lambda i, j: i <= j < i + 3, side=0):
+        """Return the best places of each draw among the (begin, end) that fit."""
+        best = []
+        for scores in draws.tolist():
+            spans = {(i, j): scores[i][side] + scores[j][1 - side] for i in range(7) for j in range(7)}
+            best.append(max((places for places in spans if fits(*places)), key=spans.get))
+        return best
+
+    mistakes = {
+        "an answer may be one token too long: begin and end are tokens of it, both": search(
+            lambda i, j: i <= j < i + 4
+        ),
+        "an answer may be as long as the text": search(lambda i, j: i <= j),
+        "an answer may end before it begins": search(lambda i, j: j < i + 3),
+        "begin and end are chosen apart": search(lambda i, j: True),
+        "an answer of one token is not allowed": search(lambda i, j: i < j < i + 3),
+        "an answer is one token too short": search(lambda i, j: i <= j < i + 2),
+        "the columns of begin and end are swapped": search(side=1),
+    }
+    found = [best_span(scores, longest=3) for scores in draws]
+    assert None not in found, "nothing comes back"
+    axes = ("draw", "begin 0, end 1:")
+    assert_right([places for _, *places in found], search(), mistakes, axes=axes, what="longest 3")
+    right = [float(scores[i, 0] + scores[j, 1]) for scores, (i, j) in zip(draws, search(), strict=True)]
+    assert_right([score for score, *_ in found], right, axes=("draw",), what="sum of begin and end")
 
 
 def test_answers_are_learnt_from_one_window_and_from_several():

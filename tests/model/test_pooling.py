@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from mistakes import assert_right
 
 from minilm.model.pooling import last_token, token_mean
 
@@ -14,10 +15,20 @@ def test_pooling_reads_the_real_tokens_whichever_side_is_padded(real):
     last = torch.stack([hidden[0, 4], hidden[1, 1], hidden[2, 4], hidden[3, 0]])
     assert torch.equal(last_token(hidden, real), last), "counted real tokens, not found their end?"
     mean = torch.stack([hidden[0].mean(0), hidden[1, :2].mean(0), hidden[2, 2:].mean(0), hidden[3, 0]])
-    assert torch.allclose(token_mean(hidden, real), mean, atol=1e-6), "padding counts"
+    summed = (hidden * real[..., None]).sum(1)
+    mistakes = {
+        "padding counts": hidden.mean(1),
+        "the sum of the real tokens is divided by all places": summed / 5,
+        "the sum is not divided": summed,
+        "the first place alone is read": hidden[:, 0],
+        "the last real token alone is read": last,
+        "the sum of all places is divided by the number of real tokens": hidden.sum(1) / real.sum(1)[:, None],
+        "the mean is over the numbers of a token, not over its tokens": hidden.mean(2),
+    }
+    assert_right(token_mean(hidden, real), mean, mistakes, axes=("row", "number"))
 
 
 def test_without_a_mask_all_are_real():
     hidden = torch.randn(4, 5, 3)
     assert torch.equal(last_token(hidden, None), hidden[:, 4])
-    assert torch.allclose(token_mean(hidden, None), hidden.sum(1) / 5)
+    assert_right(token_mean(hidden, None), hidden.sum(1) / 5, what="without a mask all tokens are real")

@@ -1,11 +1,13 @@
 """GPT's objective against plain loops."""
 
 import math
+from collections import Counter
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import small
+from mistakes import assert_right
 
 from minilm.plumbing.errors import UserError
 from minilm.pretraining.causal import Causal, overlapping_windows, token_stream
@@ -66,15 +68,30 @@ def test_validation_labels_each_token_once_with_context(T, n):
     stream = np.arange(n) + 100  # so that a token says where it stands
     inputs, labels = overlapping_windows(stream, T)
     assert inputs.shape == labels.shape and inputs.shape[1] == T
-    counted = labels != IGNORED
-    assert labels[counted].tolist() == stream[1:].tolist(), "each token after the first is a label once"
-    assert (inputs[counted] + 1 == labels[counted]).all(), "a label is the token that follows its input"
+    counted, is_last = labels != IGNORED, inputs == stream[-1]
+    assert (inputs[:, 0] == stream[0]).any(), "no window begins where the text begins"
+    for row, place in np.argwhere(counted & is_last).tolist():
+        raise AssertionError(
+            f"window {row}, place {place}: the text has ended there, so its label is IGNORED"
+        )
+    mistakes = {"a label is its own input": np.where(counted, inputs, IGNORED)}
+    right, axes = np.where(counted, inputs + 1, IGNORED), ("window", "place")
+    assert_right(labels, right, mistakes, axes=axes, what="a label is the token that follows its input")
+    times = Counter(labels[counted].tolist())
+    for token in range(1, n):
+        windows = np.argwhere(labels == token + 100)[:, 0].tolist()
+        assert windows, f"token {token} of {n}, in windows of {T}, is the label of no window"
+        told = f"token {token} is a label in windows {windows}: later ones have it as context only, IGNORED"
+        assert times[token + 100] == 1, told
     for row, (ids, has_label) in enumerate(zip(inputs.tolist(), counted.tolist(), strict=True)):
         if n == 1:
             continue  # a text of one token has nothing to predict
         assert any(has_label), "a window without a label is wasted"
         first, last = has_label.index(True), max(t for t in range(T) if has_label[t])
-        assert row == 0 or first + 1 >= T / 2, "too few tokens before a label: the figure is too bad"
+        told = (
+            f"window {row} has {first + 1} of {T} tokens up to its first label: do windows overlap by half?"
+        )
+        assert row == 0 or first + 1 >= T / 2, told
         assert all(b == a + 1 for a, b in pairwise(ids[: last + 1])), "a window is one piece of the text"
 
 

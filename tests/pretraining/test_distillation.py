@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from mistakes import assert_right
 
 from minilm.plumbing.errors import UserError
 from minilm.pretraining import distillation
@@ -56,19 +57,36 @@ def test_soft_targets_equal_a_plain_loop(temperature):
     B, P, V = 3, 4, 7
     logits, teacher_logits = 3 * torch.randn(B, P, V).double(), 3 * torch.randn(B, P, V).double()
     counted = torch.rand(B, P) < 0.6
-    nats = 0.0
-    for b in range(B):
-        for p in range(P):
-            if counted[b, p]:
-                above = [math.exp(x / temperature) for x in teacher_logits[b, p].tolist()]
-                ours = [math.exp(x / temperature) for x in logits[b, p].tolist()]
-                for t, s in zip(above, ours, strict=True):
-                    t, s = t / sum(above), s / sum(ours)
-                    nats += t * (math.log(t) - math.log(s))
+
+    def nats(
+        term=lambda t, s: t * (math.log(t) - math.log(s)), at=counted, theirs=temperature, ours=temperature
+    ):
+        total = 0.0
+        for b, p in at.nonzero().tolist():
+            above = [math.exp(x / theirs) for x in teacher_logits[b, p].tolist()]
+            below = [math.exp(x / ours) for x in logits[b, p].tolist()]
+            total += sum(term(t / sum(above), s / sum(below)) for t, s in zip(above, below, strict=True))
+        return total
+
+    T2, n = temperature**2, int(counted.sum())
+    mistakes = {
+        "the factor T^2 is missing": nats(),
+        "the factor is T, not T^2": temperature * nats(),
+        "it is turned round: the teacher's probabilities stand before the logarithms": T2
+        * nats(lambda t, s: s * (math.log(s) - math.log(t))),
+        "the student's logits are not divided by T": T2 * nats(ours=1),
+        "the teacher's logits are not divided by T": T2 * nats(theirs=1),
+        "no logits are divided by T": T2 * nats(theirs=1, ours=1),
+        "no logits are divided by T, and the factor T^2 is missing": nats(theirs=1, ours=1),
+        "places that are not counted count too": T2 * nats(at=torch.ones_like(counted)),
+        "it is the cross-entropy: the teacher's own entropy is to be taken off": T2
+        * nats(lambda t, s: -t * math.log(s)),
+        "the sign is wrong": -T2 * nats(),
+        "it is a mean over the counted places, not their sum": T2 * nats() / n,
+        "it is a mean over the vocabulary, not a sum": T2 * nats() / V,
+    }
     found = distillation.soft_target_loss(logits, teacher_logits, counted, temperature)
-    assert found.item() == pytest.approx(temperature**2 * nats), (
-        "T^2 * sum of t (log t - log s), both softened, the teacher's probabilities before the logarithm"
-    )
+    assert_right(found, T2 * nats(), mistakes, what=f"T = {temperature}")
 
 
 def test_soft_targets_pull_with_the_same_force_at_every_temperature():

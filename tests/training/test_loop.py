@@ -5,9 +5,11 @@ import math
 import pytest
 import small
 import torch
+from mistakes import assert_right
 
 from minilm.plumbing.folders import read_log
 from minilm.training import loop as training
+from minilm.training import objective as module
 from minilm.training.loop import learning_rate, make_optimizer, train, train_step
 from minilm.training.objective import IGNORED
 
@@ -17,7 +19,10 @@ KINDS = pytest.mark.parametrize("kind", ["causal", "masked"])
 class Recorder(torch.optim.SGD):
     """Keeps the gradient that the loop hands to it, and moves nothing."""
 
+    n_step = 0
+
     def step(self):
+        self.n_step += 1
         self.gradient = torch.cat([p.grad.flatten() for g in self.param_groups for p in g["params"]])
 
 
@@ -26,6 +31,10 @@ def gradient_of(model, objective, step=0, process=(0, 1), **changes) -> tuple:
     optimizer = Recorder(model.parameters(), lr=0.0)
     settings = small.settings(**{"clip": 0.0} | changes)
     metrics, norm, n_token, _ = train_step(model, objective, optimizer, settings, step, *process)
+    assert all(p.grad is None for p in model.parameters()), "a gradient is left over for the next step"
+    assert optimizer.n_step == 1, (
+        f"{optimizer.n_step} steps of the optimiser: one a batch, after all its parts"
+    )
     return optimizer.gradient, metrics, norm, n_token
 
 
@@ -35,40 +44,82 @@ def flat(model) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     ("steps", "warmup", "rates"),
-    [(10, 4, [0.25, 0.5, 0.75, 1.0]), (3, 10, [0.1, 0.2, 0.3]), (4, 0, [1.0, 0.75, 0.5, 0.25])],
+    [(10, 4, [0.5, 1.0, 1.5, 2.0]), (3, 10, [0.2, 0.4, 0.6]), (4, 0, [2.0])],
 )
 def test_warm_up_rises_in_a_line_to_the_peak(steps, warmup, rates):
-    settings = small.settings(steps=steps, warmup=warmup, lr=1.0)
-    found = [learning_rate(step, settings) for step in range(len(rates))]
-    assert found == pytest.approx(rates), "step 0 must already move; the last one of the warm-up is the peak"
+    settings, first = small.settings(steps=steps, warmup=warmup, lr=2.0), range(len(rates))
+    mistakes = {
+        "step 0 does not move: it is step + 1 of the warm-up": [
+            2.0 * step / max(1, warmup) for step in first
+        ],
+        "there is no warm-up": [
+            2.0 * (1 - (step + 1 - max(1, warmup)) / (steps - max(1, warmup) + 1)) for step in first
+        ],
+        "the rate of the warm-up is its peak from the start": [2.0] * len(rates),
+        "`lr` is missing": [rate / 2 for rate in rates],
+        "it rises over all steps": [2.0 * (step + 1) / steps for step in first],
+    }
+    found = [learning_rate(step, settings) for step in first]
+    assert_right(found, rates, mistakes, axes=("step",), what=f"a warm-up of {warmup} in {steps} steps")
 
 
-@pytest.mark.parametrize("warmup", [1, 4, 9])
+@pytest.mark.parametrize("warmup", [0, 1, 4, 9])
 def test_each_schedule_is_its_formula(warmup):
-    steps, lr = 10, 2.0
-    end = steps + 1  # where linear and cosine reach 0, with steps counted from 1
-    for n in range(warmup, steps + 1):
-        expected = dict(
-            linear=lr * (end - n) / (end - warmup),
-            cosine=lr * 0.5 * (1 + math.cos(math.pi * (n - warmup) / (end - warmup))),
-            constant=lr,
-        )
-        expected["inverse-sqrt"] = lr * warmup**0.5 * min(n**-0.5, n * warmup**-1.5)
-        for schedule, rate in expected.items():
-            settings = small.settings(steps=steps, warmup=warmup, lr=lr, schedule=schedule)
-            assert learning_rate(n - 1, settings) == pytest.approx(rate), (schedule, n)
+    steps, lr, peak = 10, 2.0, max(1, warmup)
+    numbers, whole = range(peak + 1, steps + 1), 1 + steps - peak  # steps counted from 1, behind the warm-up
+    falls = {
+        "linear": lambda done: lr * (1 - done),
+        "cosine": lambda done: lr * 0.5 * (1 + math.cos(math.pi * done)),
+        "constant": lambda done: lr,
+    }
+    for schedule in (*falls, "inverse-sqrt"):
+        if schedule in falls:
+            of_steps = lambda done, rate=falls[schedule]: [rate(done(n)) for n in numbers]
+            right = of_steps(lambda n: (n - peak) / whole)
+            mistakes = {
+                "the fall begins one step late": of_steps(lambda n: (n - 1 - peak) / whole),
+                "it would be 0 at the last step, not one step after it": of_steps(
+                    lambda n: (n - peak) / max(1, whole - 1)
+                ),
+                "what is done is counted from step 0, not from the end of the warm-up": of_steps(
+                    lambda n: n / (steps + 1)
+                ),
+            }
+        else:
+            right = [lr * peak**0.5 * min(n**-0.5, n * peak**-1.5) for n in numbers]
+            mistakes = {
+                "the peak is not `lr`: sqrt(warmup) is missing": [lr * n**-0.5 for n in numbers],
+                "the step under the root is counted from 0": [
+                    lr * (peak / max(1, n - 1)) ** 0.5 for n in numbers
+                ],
+            }
+        mistakes |= {
+            "`lr` is missing": [x / lr for x in right],
+            "the cosine is not halved": [2 * x for x in right],
+            "the rate stays at its peak": [lr for _ in right],
+            "1 - the share that is done is turned round": [lr - x for x in right],
+        }
+        settings = small.settings(steps=steps, warmup=warmup, lr=lr, schedule=schedule)
+        found = [learning_rate(n - 1, settings) for n in numbers]
+        what = f"{schedule}, warm-up {warmup} of {steps} steps"
+        assert_right(found, right, mistakes, axes=("behind the warm-up, step",), what=what)
 
 
 def test_each_step_uses_its_learning_rate(tmp_path):
     settings = small.settings(log_every=1)
     train(small.model("causal"), small.objective("causal"), settings, tmp_path)
     rates = [line["lr"] for line in read_log(tmp_path) if line["split"] == "train"]
-    assert rates == [learning_rate(step, settings) for step in range(6)]
+    right = [learning_rate(step, settings) for step in range(6)]
+    assert_right(rates, right, {"it is `lr` at every step": [3e-3] * 6}, axes=("rate of step",))
     model = small.model("causal")
     before, optimizer = flat(model), make_optimizer(model, 0.0)
     train_step(model, small.objective("causal"), optimizer, small.settings(warmup=2), 0)
     longest = (flat(model) - before).abs().max()  # Adam's first step is lr * sign(gradient)
-    assert longest == pytest.approx(1.5e-3, rel=1e-2), "the first of two warm-up steps moves by lr / 2"
+    mistakes = {
+        "no group of the optimiser gets the rate of the step": 0.0,
+        "the groups get `lr`, not the rate of the step": 3e-3,
+    }
+    assert_right(longest, 1.5e-3, mistakes, rtol=1e-2, what="longest move in the first of two warm-up steps")
 
 
 def halves(name: str) -> tuple[float, int]:
@@ -85,12 +136,17 @@ def test_every_moving_weight_is_in_one_group_with_its_rate_and_decay():
         assert isinstance(optimizer, torch.optim.AdamW), "Adam would couple the decay to the gradient"
         weights = [(id(p), group) for group in optimizer.param_groups for p in group["params"]]
         held = dict(weights)
-        assert len(held) == len(weights) == len([*model.parameters()])
+        assert len(held) == len(weights), "a weight is in two groups: it would move twice a step"
         for name, p in model.named_parameters():
-            group = held[id(p)]
-            assert (group["share"], group["first_step"]) == expected(name)
-            assert group["weight_decay"] == (0.3 if p.dim() >= 2 else 0.0), "decay is for matrices only"
-            assert group["betas"] == (0.9, 0.98), "those of the Transformer"
+            assert id(p) in held, f"{name} is in no group: it would never move"
+            group, decay = held[id(p)], 0.3 if p.dim() >= 2 else 0.0
+            told = f"{name}: share of the rate and first step as `share_and_start` says"
+            assert (group["share"], group["first_step"]) == expected(name), told
+            told = (
+                f"{name} of shape {(*p.shape,)}: decay {group['weight_decay']} instead of {decay}: matrices"
+            )
+            assert group["weight_decay"] == decay, f"{told} decay; biases and the scales of norms do not"
+            assert group["betas"] == (0.9, 0.98), "betas are the Transformer's: `BETAS`"
     for step in (0, 1, 2):
         before = model.tokens.weight.detach().clone()
         train_step(model, small.objective("causal"), optimizer, settings, step)
@@ -120,7 +176,9 @@ def test_frozen_weights_do_not_move():
     model.pooler.bias.requires_grad_(False)
     optimizer = make_optimizer(model, 0.5)
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    assert id(model.tokens.weight) not in held and id(model.pooler.bias) not in held
+    for name in ("tokens.weight", "pooler.bias"):
+        told = f"{name} is frozen, and the optimiser has it: requires_grad says which weights move"
+        assert id(model.get_parameter(name)) not in held, told
     before = {name: p.clone() for name, p in model.named_parameters()}
     train_step(model, small.objective("masked"), optimizer, small.settings(), 0)
     for name, p in model.named_parameters():
@@ -139,15 +197,25 @@ def test_micro_batches_give_the_gradient_of_one_batch(kind):
     loss.backward()
     expected = torch.cat([p.grad.flatten() for p in model.parameters()])
     model.zero_grad()
+
+    def mistakes(k):
+        last = module.micro_batches(batch, k)[-1]
+        loss, metrics = objective.loss(model, last)
+        loss.backward()
+        gradient = torch.cat([p.grad.flatten() for p in model.parameters()])
+        model.zero_grad()
+        mean = f"the loss of each part is divided by {k}: it is divided by counts of the whole batch already"
+        return {mean: expected / k, "the last part's alone is left": gradient}, metrics
+
     for k in (1, 2, 3, 7):
         gradient, totals, norm, n_token = gradient_of(model, objective, step=3, accumulate=k)
         assert n_token == batch["input_ids"].numel(), "of all micro-batches, padding included"
-        error = float((gradient - expected).abs().max())
-        assert error < 1e-6, f"{k} micro-batches: a mean of means is not the mean of all ({error})"
-        assert float(norm) == pytest.approx(float(expected.norm()), rel=1e-5)
+        what, (wrong, of_last) = f"{k} micro-batches, gradient", mistakes(k)
+        assert_right(gradient, expected, wrong, rtol=0, atol=1e-6, axes=("weight",), what=what)
+        assert_right(norm, expected.norm(), what=f"{k} micro-batches, length of the gradient")
         for name, value in metrics.items():
-            assert float(totals[name]) == pytest.approx(float(value.detach()), rel=1e-5), name
-        assert all(p.grad is None for p in model.parameters()), "a gradient is left over for the next step"
+            wrong = {"it is that of the last part alone": of_last[name]}
+            assert_right(totals[name], value, wrong, what=f"{k} micro-batches, metric `{name}`")
 
 
 @KINDS
@@ -175,10 +243,14 @@ def test_clipping_shortens_the_gradient_and_keeps_its_direction():
     whole, _, norm, _ = gradient_of(model, objective)
     assert float(norm) == pytest.approx(float(whole.norm()), rel=1e-5)
     short, _, norm_before, _ = gradient_of(model, objective, clip=0.01)
-    assert float(short.norm()) == pytest.approx(0.01, rel=1e-3)
-    assert torch.allclose(short / 0.01, whole / whole.norm(), atol=1e-4)
-    assert float(norm_before) == pytest.approx(float(norm)), "the log shows the length before clipping"
-    assert torch.allclose(gradient_of(model, objective, clip=1e3)[0], whole)
+    mistakes = {"the gradient is not clipped": norm}
+    assert_right(short.norm(), 0.01, mistakes, rtol=1e-3, what="length of a gradient after clip 0.01")
+    assert torch.allclose(short / 0.01, whole / whole.norm(), atol=1e-4), "clipping turns the gradient"
+    what = "the length that is returned is that before clipping"
+    assert_right(norm_before, norm, {"it is that after clipping": 0.01}, rtol=1e-3, what=what)
+    assert torch.allclose(gradient_of(model, objective, clip=1e3)[0], whole), (
+        "a short gradient is left as it is"
+    )
 
 
 class SameBatch(small.RaggedCausal):

@@ -300,6 +300,7 @@ def test_true_answers():
         ("the cat sat", ["Cat sat."], 1, 1),
         ("cat", ["a dog", "cats", "The cat!"], 1, 1),  # the best of the answers
         ("a red cat sat", ["the cat sat down"], 0, 2 / 3),
+        ("big big dog", ["big big cat"], 0, 2 / 3),
         ("cat cat dog", ["cat dog dog bird"], 0, 4 / 7),  # a word counts as often as both have it
         ("on mat sat cat", ["cat sat on mat"], 0, 1),
         ("dog", ["cat"], 0, 0),

@@ -1,0 +1,137 @@
+"""Typical wrong solutions of the loop's exercises and of regimes 1 to 3: (old text, new text, words)."""
+
+WRONG = {
+    "windows": [
+        ("stream[np.minimum(where + 1, n_label)]", "stream[np.minimum(where, n_label)]", "its own input"),
+        ("    labels[1:, : T - stride] = IGNORED", "    pass", "is a label in windows"),
+        ("stride = max(1, T // 2)", "stride = T", "do windows overlap by half?"),
+        ("    labels[where >= n_label] = IGNORED", "    pass", "the text has ended there"),
+        ("n_label - T + stride), stride)", "n_label - T), stride)", "is the label of no window"),
+    ],
+    "soft-targets": [
+        ("temperature**2 * (div", "(div", "the factor T^2 is missing"),
+        ("teacher.exp() * (teacher - student)", "student.exp() * (student - teacher)", "it is turned round"),
+        ("(logits.float() / temperature)", "logits.float()", "the student's logits are not divided"),
+        ("(teacher_logits.float() / temperature)", "teacher_logits.float()", "the teacher's logits are not"),
+        ("(divergence * counted)", "divergence", "places that are not counted"),
+        ("(teacher - student)", "-student", "the cross-entropy"),
+        (
+            "(divergence * counted).sum()",
+            "(divergence * counted).sum() / counted.sum()",
+            "it is a mean over the",
+        ),
+        ("temperature**2", "temperature", "the factor is T, not T^2"),
+    ],
+    "schedule": [
+        ("(step + 1) / warmup\n", "step / warmup\n", "step 0 does not move"),
+        (
+            "(step - warmup + 1) / (settings.steps - warmup + 1)",
+            "(step - warmup) / (settings.steps - warmup + 1)",
+            "the fall begins one step late",
+        ),
+        (
+            "/ (settings.steps - warmup + 1)",
+            "/ max(1, settings.steps - warmup)",
+            "it would be 0 at the last step",
+        ),
+        (
+            "(step - warmup + 1) / (settings.steps - warmup + 1)",
+            "(step + 1) / (settings.steps + 1)",
+            "what is done is counted from step 0",
+        ),
+        ("(1 + math.cos(math.pi * done)) / 2", "1 + math.cos(math.pi * done)", "the cosine is not halved"),
+        ("math.sqrt(warmup / (step + 1))", "1 / math.sqrt(step + 1)", "sqrt(warmup) is missing"),
+        ("return settings.lr * share", "return share", "`lr` is missing"),
+        ("    if step < warmup:\n", "    if False:\n", "no warm-up"),
+    ],
+    "decay": [
+        ("0.0 if is_vector else weight_decay", "weight_decay", "biases and the scales of norms do not"),
+        (
+            "0.0 if is_vector else weight_decay",
+            "weight_decay if is_vector else 0.0",
+            "instead of 0.3: matrices",
+        ),
+        ("p.dim() < 2", "name.endswith('bias')", "biases and the scales of norms do not"),
+        ("torch.optim.AdamW)(rows", "torch.optim.Adam)(rows", "Adam would couple the decay"),
+        ("if p.requires_grad:", "if True:", "is frozen, and the optimiser has it"),
+        (", betas=BETAS", "", "betas are the Transformer's"),
+        ("share=share", "share=1.0", "share of the rate"),
+    ],
+    "train-step": [
+        ("        loss.backward()", "        (loss / settings.accumulate).backward()", "is divided by 2"),
+        (
+            "        loss.backward()",
+            "        optimizer.zero_grad(); loss.backward()",
+            "the last part's alone is left",
+        ),
+        (
+            "        loss.backward()",
+            "        loss.backward(); optimizer.step()",
+            "one a batch, after all its parts",
+        ),
+        (
+            "add_metrics(totals, metrics)",
+            "totals = {k: v.detach() for k, v in metrics.items()}",
+            "it is that of the last part alone",
+        ),
+        ("settings.clip or math.inf", "math.inf", "the gradient is not clipped"),
+        ('lr * group.get("share", 1.0)', 'group["lr"]', "no group of the optimiser gets the rate"),
+        ("    optimizer.zero_grad(set_to_none=True)\n", "", "a gradient is left over"),
+        ("lr = learning_rate(step, settings)", "lr = settings.lr", "it is `lr` at every step"),
+        ("(settings.seed, step, rank)", "(settings.seed, rank)", "every step drops the same"),
+    ],
+    "replay": [
+        ("share / (1 - share) * domain", "share * domain", "one of the domain's bytes"),
+        ("len(document.encode())", "len(document)", "letters are counted"),
+        ("n_byte += len(document.encode())", "n_byte += 1", "documents are counted"),
+        ("    rng.shuffle(mixed)\n", "", "not mixed"),
+        ("mixed = domain.train + extra", "mixed = domain.train; mixed += extra", "own list has changed"),
+        (
+            "train=mixed)",
+            "train=mixed, validation=domain.validation + general.validation)",
+            "validation part",
+        ),
+        ("while n_byte < wanted:", "for _ in range(1):", "no document is drawn a second time"),
+        ('random.Random(f"replay {seed}")', "random.Random()", "not drawn by the seed"),
+    ],
+    "new-rows": [
+        ("torch.cat([old, added.view(-1, *old.shape[1:])])", "new", "of the old tokens, which are to stay"),
+        (
+            "[old, added.view(-1, *old.shape[1:])]",
+            "[added.view(-1, *old.shape[1:]), old]",
+            "before the old ones",
+        ),
+        ("new_row(rows, how)", "new_row(rows, 'zeros')", "they are zeros"),
+        ("new_row(rows, how)", "rows.mean().expand(rows.shape[1])", "go into one mean"),
+        ("new_row(rows, how)", "rows.mean(0)", "they are the mean: `how`"),
+    ],
+    "pooling": [
+        ("return (weight[:, None] @ hidden)[:, 0]", "return hidden.mean(1)", "padding counts"),
+        ("real.sum(1, keepdim=True).clamp(min=1)", "real.shape[1]", "divided by all places"),
+        (" / real.sum(1, keepdim=True).clamp(min=1)", "", "the sum is not divided"),
+        ("return (weight[:, None] @ hidden)[:, 0]", "return hidden[:, 0]", "the first place alone"),
+        (
+            "return (weight[:, None] @ hidden)[:, 0]",
+            "return hidden.sum(1) / real.sum(1, keepdim=True)",
+            "the sum of all places is divided by the number of real",
+        ),
+        ("return hidden.mean(1)", "return hidden.sum(1)", "without a mask"),
+    ],
+    "probe": [
+        (
+            "W.square().sum((2, 3))",
+            "(W.square().sum((2, 3)) + b.square().sum((2, 3)))",
+            "the biases are penalised",
+        ),
+        ("0.5 * (l2", "(l2", "the factor 1/2"),
+        (
+            "    weight = weight / weight.sum(1, keepdim=True)",
+            "    weight = weight",
+            "are summed, not their mean",
+        ),
+        ("    weight = weight / weight.sum(1, keepdim=True)", "    weight = weight / N", "divided by N"),
+        ("(nats(x, y, W, b) * weight).sum()", "nats(x, y, W, b).mean(-1).sum()", "weight 0 count too"),
+        ("loss = data + penalty", "loss = data", "there is no penalty"),
+        ("(l2 * W", "(l2[:, :1] * W", "the penalty of the first one"),
+    ],
+}
