@@ -67,6 +67,13 @@ EXERCISES = {
         "Only pre-norm models; each stack by itself: count how often its blocks add to the stream.",
         "What adds: `out` of each attention, `down` of each feed-forward.",
         "layer.weight.data.mul_(n ** -0.5), n = additions of a block * blocks of the stack.")),
+    "temperature": Exercise(2, "model/sampling.py:SamplingRule.log_probabilities", "temperature or in_order", (
+        "In order: forbidden tokens to -inf, logits / temperature, top-k, top-p, log_softmax.",
+        "Temperature 0 is greedy: log-probability 0 for the likeliest token, -inf for all others.")),
+    "top-p": Exercise(2, "model/sampling.py:keep_top_p", "top_p", (
+        "Sort downwards; before each token stands what the likelier ones have together.",
+        "A token stays where that is below p: the one that crosses p stays, none behind exactly p.",
+        "The last one kept is the least logit that stays; mask what is smaller with NEVER.")),
     "bpe-merges": Exercise(1, "tokenizer/bpe.py:train_naive", "naive and (by_hand or run_out)", (
         "Begin with each word as a list of its bytes; count each pair of neighbours as often as its word.",
         "The best: max by (count, pair). Note it, `join` it in every word, count anew.",
@@ -126,6 +133,26 @@ EXERCISES = {
         "W (R, P, D, C) and b (R, P, 1, C) begin at 0; `nats` gives -log p(label), (R, P, N).",
         "Loss: mean by `weight` (each row of it sums to 1) + l2 / 2 |W|^2 of each problem, all summed.",
         "torch.optim.LBFGS([W, b], max_iter=steps, line_search_fn='strong_wolfe').step(closure).")),
+    "lora": Exercise(1, "finetuning/lora.py:LoRALinear.forward", "equation_3", (
+        "What the layer computed before comes first: F.linear(x, self.weight, self.bias).",
+        "Plus self.scale times B A x: F.linear by lora_a, then by lora_b, without a bias.")),
+    "best-span": Exercise(2, "finetuning/span.py:best_span", "slow_search", (
+        "sums[i, j] = begin[i] + end[j] is the score of every span at once, (T, T).",
+        "Begins before it ends: .triu(); at most `longest` tokens, both ends among them: .tril(longest - 1).",
+        "Others get -inf; .flatten().max(0) gives score and place, divmod(place, T) row and column.")),
+    "span-windows": Exercise(3, "finetuning/span.py:Span.windows",
+        "widened_to or one_window or windows_that_overlap or label_where or shortest_rows", (
+        "located_ids gives ids and letters; room = context - what `framed` puts before the text - a last [SEP].",
+        "A window every room // 2 tokens (1 at least), the last one reaches the text's end.",
+        "Its label: n_before + place - start of the answer's first and last token if all are in it, else [0, 0].")),
+    "entities": Exercise(3, "training/metrics.py:entities", "test_entities", (
+        "Go through neighbours (last, this) of the tags, with an O before the first and behind the last one.",
+        "An entity ends behind E or S, before B, S or O, and where the type changes.",
+        "One begins at any tag but O where none is open, or one has just ended: I begins one too.")),
+    "answer-labels": Exercise(2, "finetuning/text_to_text.py:TextToText.answer_rows", "sources_with_their", (
+        "The decoder reads what is given, then the answer without its last token.",
+        "A label is the token that follows: IGNORED len(before) - 1 times, then the whole answer, its end too.",
+        "A decoder's row is both; an encoder-decoder has the source as row, decoder_begin before the answer.")),
     "bradley-terry": Exercise(1, "reinforcement/preferences.py:PairObjective.loss", "bradley_and_terry", (
         "The margin is r(chosen) - r(rejected); its sigmoid: how probable that people prefer the first.",
         "The loss is the mean of -log of that; F.logsigmoid is both in one, and never log 0.",
@@ -157,6 +184,18 @@ EXERCISES = {
     "dpo": Exercise(1, "reinforcement/dpo.py:DirectPreference.rewards", "equals_the_formula", (
         "Call `answer_log_probabilities` for the policy, and for the reference without gradients.",
         "beta * (log pi - log reference)")),
+    "label-scores": Exercise(2, "in_context/scores.py:label_scores", "their_formulas or all_but_impossible", (
+        "sum: `label_log_likelihoods` of each question's prompt; mean: / the number of the label's tokens.",
+        "calibrated: p(label) / its mean over the prompts with the texts CONTENT_FREE in the question's place.",
+        "In logarithms: log_softmax(-1), less logsumexp over the three log_softmax(-1) - log 3.")),
+    "likelihood": Exercise(3, "in_context/scores.py:batch_likelihoods", "one_text_at_a_time", (
+        "log p(label) is a sum over its tokens, each asked behind the prompt and the tokens before it.",
+        "Padded on the left, prompt + label stand in the same columns: `next_token_distributions`, n_prompt.",
+        "Labels equal but for the last token need one pass. With caches: `hidden` by model.decode on copies.")),
+    "controls": Exercise(2, "in_context/prompts.py:relabelled", "same_new_labels or examples_alone", (
+        "List all labels of all examples; where all questions share their examples, those of one.",
+        "shuffled: rng.shuffle that list. random: rng.choices of `labels`, the right one among them.",
+        "Give them out in order; cycle() begins again where the examples are shared.")),
 }
 # fmt: on
 

@@ -77,40 +77,36 @@ def test_a_long_text_is_read_through_windows_that_overlap():
 
 
 def test_an_answer_has_a_label_where_a_window_has_all_of_it():
-    text, task = (
-        "".join(f"{word} {i} " for i, word in enumerate(["Ana", "Rui", "pens"] * 9)),
-        task_of(context=24),
-    )
+    task, words = task_of(context=24), [f"{name} {i}" for i in range(9) for name in ("Ana", "Rui", "pens")]
+    text, n_cut = " ".join(words), 0
     _, letters = located_ids(small.tokenizer(), tuned.config(), text)
-    n_cut, n_token = 0, 4  # tokens of an answer
-    for begin in range(0, len(letters) - n_token):
-        inside = range(begin, begin + n_token)
-        place, end = letters[begin][0], letters[inside[-1]][1]
-        answer = text[place:end].strip()
-        asked = (text, "Who?", [(answer, text.index(answer, place))])
-        found, right, kept, alone, whole = [], [], [], [], 0
-        for window in task.windows([asked]):
-            n_before, at = window.row[1], [t for t in inside if letters[t] in window.letters]
-            column = {t: n_before + window.letters.index(letters[t]) for t in at}
-            is_whole = len(at) == n_token
-            whole, n_cut = whole + is_whole, n_cut + (0 < len(at) < n_token)
-            found.append(window.label)
-            right.append([column[begin], column[inside[-1]]] if is_whole else [0, 0])
-            kept.append([column[at[0]], column[at[-1]]] if at else [0, 0])
-            alone.append([place - n_before if place else 0 for place in right[-1]])
+    for answer in words:
+        place = text.index(answer)
+        answered = {*range(place, place + len(answer))}
+        inside = [t for t, (a, b) in enumerate(letters) if answered & {*range(a, b)}]
+        windows = task.windows([(text, "Who?", [(answer, place)])])
+        right, kept, alone, whole = [], [], [], 0
+        for window in windows:
+            n_before, start = window.row[1], letters.index(window.letters[0])
+            at = [t for t in inside if start <= t < start + len(window.letters)]
+            kept.append([n_before + at[0] - start, n_before + at[-1] - start] if at else [0, 0])
+            right.append(kept[-1] if at == inside else [0, 0])
+            alone.append([column - n_before if column else 0 for column in right[-1]])
+            whole, n_cut = whole + (at == inside), n_cut + (0 < len(at) < len(inside))
         mistakes = {
             "an answer that the window's border cuts in two keeps a label": kept,
             "the tokens before the text, [CLS] question [SEP], are not counted": alone,
             "the places are those in the text, not in the window": [
-                [window.row[1] + inside[0], window.row[1] + inside[-1]] if any(label) else label
-                for window, label in zip(task.windows([asked]), right, strict=True)
+                [window.row[1] + inside[0], window.row[1] + inside[-1]] if label[1] else label
+                for window, label in zip(windows, right, strict=True)
             ],
             "the last place is the one behind the answer": [[a, b + 1] if b else [a, b] for a, b in right],
+            "no window has a label": [[0, 0] for _ in right],
         }
-        what = f"an answer of the tokens {begin} to {inside[-1]}"
-        assert_right(found, right, mistakes, axes=("window", "begin 0, end 1:"), what=what)
-        assert whole, (
-            f"{what} is cut in two by each window: does each begin half a window after the one before?"
+        what, axes = f"an answer of the tokens {inside[0]} to {inside[-1]}", ("window", "begin 0, end 1:")
+        assert_right([window.label for window in windows], right, mistakes, axes=axes, what=what)
+        assert whole or 2 * len(inside) > len(windows[0].letters), (
+            f"{what} is cut in two by each window: do they begin half a window after each other?"
         )
     assert n_cut, "the test needs answers that a border cuts"
 

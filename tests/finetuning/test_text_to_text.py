@@ -6,6 +6,7 @@ import math
 import pytest
 import small
 import torch
+from mistakes import assert_right
 
 from minilm.finetuning import text_to_text
 from minilm.finetuning.examples import Parts
@@ -66,14 +67,41 @@ def test_rows_are_sources_with_their_answers(kind):
     filling = END if kind == "decoder" else PAD
     for row, i in enumerate(chosen):
         encoder_ids, ids, labels = laid_out(kind, *EXAMPLES[i])
-        found = batch[decoder][row].tolist()
-        assert found == ids + [filling] * (len(found) - len(ids)), "the decoder reads what stood before"
+        width, axes, n_label = batch["labels"].shape[1], ("place",), sum(label != IGNORED for label in labels)
+        padded = lambda values, filling, width=width: (values + [filling] * width)[:width]
+        mistakes = {
+            "the answer's end is read too: its place has nothing to predict": ids + labels[-1:],
+            "the labels are read: the decoder reads what stood one place before": labels,
+        }
+        mistakes = {name: padded(wrong, filling) for name, wrong in mistakes.items()}
+        what = f"example {i}, what the decoder reads"
+        assert_right(batch[decoder][row].tolist(), padded(ids, filling), mistakes, axes=axes, what=what)
+        shifted = [IGNORED, *labels]
+        mistakes = {
+            "the prompt's tokens are labels too": [*ids[1:], labels[-1]],
+            "a label is the token at its own place, not the one that follows": [
+                token if label != IGNORED else IGNORED
+                for token, label in zip([*ids, END], shifted, strict=True)
+            ],
+            "the labels stand one place too late": shifted,
+            "the labels stand one place too early": labels[1:],
+            "the answer's end is no label: a model would never learn to stop": [*labels[:-1], IGNORED],
+            "the answer's first token is no label": [
+                IGNORED if n < len(labels) - n_label + 1 else label for n, label in enumerate(labels)
+            ],
+        }
+        mistakes = {name: padded(wrong, IGNORED) for name, wrong in mistakes.items()}
+        mistakes["padding has labels"] = padded(labels, filling)
+        what = f"example {i}, labels: its answer and its end, and nothing else"
         found = batch["labels"][row].tolist()
-        assert found == labels + [IGNORED] * (len(found) - len(labels)), "labels: the answer and its end only"
+        assert_right(found, padded(labels, IGNORED), mistakes, axes=axes, what=what)
         found, read = batch["input_ids"][row].tolist(), encoder_ids or ids
-        assert found == read + [filling] * (len(found) - len(read))
+        right, what = padded(read, filling, len(found)), f"example {i}, input_ids"
+        assert_right(
+            found, right, {"it is the answer's": padded(ids, filling, len(found))}, axes=axes, what=what
+        )
         mask = batch["attention_mask"][row].tolist()
-        assert mask == [1] * len(read) + [0] * (len(found) - len(read))
+        assert_right(mask, padded([1] * len(read), 0, len(found)), axes=axes, what=f"example {i}, mask")
     assert batch["labels"].shape == batch[decoder].shape
     assert batch["n_label"] == sum(len(small.tokenizer().encode(" " + EXAMPLES[i][1])) + 1 for i in chosen)
 

@@ -4,6 +4,7 @@ from collections import Counter
 
 import pytest
 import small
+from small import within_5_sigma
 
 from minilm.in_context import prompts
 from minilm.in_context.prompts import PromptFormat, Question
@@ -72,27 +73,49 @@ def test_the_seed_draws_examples_and_their_order():
 def test_what_stands_before_all_texts_gets_the_same_new_labels(control):
     told = tuple((f"t{i}", "aab"[i % 3]) for i in range(9))
     new = prompts.relabelled([Question(told, f"q{i}", "a") for i in range(20)], control, ["a", "b"], 0)
-    assert len({q.examples for q in new}) == 1, "read once for all texts, as the right labels are"
-    assert new[0].examples != told and [text for text, _ in new[0].examples] == [text for text, _ in told]
+    assert len({q.examples for q in new}) == 1, (
+        "what stands before all texts is to be the same for all of them"
+    )
+    assert [text for text, _ in new[0].examples] == [text for text, _ in told], "the texts are to stay"
+    assert new[0].examples != told, f"{control}: the labels of the examples are the right ones still"
     counts = Counter(label for _, label in new[0].examples)
-    assert control == "random" or counts == Counter(a=6, b=3)
+    assert control == "random" or counts == Counter(a=6, b=3), (
+        f"shuffled: {counts}, where a 6, b 3 were given"
+    )
 
 
 def test_controls_change_the_labels_of_examples_alone():
     asked = [Question(((f"t{i}", "ab"[i % 2]), (f"u{i}", "ab"[i % 2])), f"q{i}", "a") for i in range(60)]
-    assert prompts.relabelled(asked, "gold", ["a", "b", "c"], 0) == asked
+    assert prompts.relabelled(asked, "gold", ["a", "b", "c"], 0) == asked, "gold: the right labels stay"
 
     def labels_of(questions):
         return [label for q in questions for _, label in q.examples]
 
     for control in ("shuffled", "random"):
         new = prompts.relabelled(asked, control, ["a", "b", "c"], 0)
-        assert [(q.text, q.label) for q in new] == [(q.text, q.label) for q in asked]
-        assert [[t for t, _ in q.examples] for q in new] == [[t for t, _ in q.examples] for q in asked]
-        assert new == prompts.relabelled(asked, control, ["a", "b", "c"], 0)
-        assert new != prompts.relabelled(asked, control, ["a", "b", "c"], 1)
+        told = f"{control}: the question and its right label are to stay, its examples alone change"
+        assert [(q.text, q.label) for q in new] == [(q.text, q.label) for q in asked], told
+        told = f"{control}: the examples' texts are to stay, their labels alone change"
+        assert [[t for t, _ in q.examples] for q in new] == [[t for t, _ in q.examples] for q in asked], told
+        told = f"{control}: not drawn by the seed alone"
+        assert new == prompts.relabelled(asked, control, ["a", "b", "c"], 0), told
+        told = f"{control}: every seed gives the same labels"
         same = sum(a == b for a, b in zip(labels_of(new), labels_of(asked), strict=True))
-        assert same < 85, "the labels still say what they said"
-    counts = Counter(labels_of(prompts.relabelled(asked, "shuffled", ["a", "b", "c"], 0)))
-    assert counts == Counter(labels_of(asked)), "shuffling keeps how often each label occurs"
-    assert set(labels_of(prompts.relabelled(asked, "random", ["a", "b", "c"], 0))) == {"a", "b", "c"}
+        assert same < 120, f"{control}: all labels are the right ones: is it shuffled inside each prompt?"
+        assert new != prompts.relabelled(asked, control, ["a", "b", "c"], 1), told
+        counts = Counter(labels_of(new))
+        if control == "shuffled":
+            told = f"shuffled: {dict(counts)}, where each label is to occur as often as before"
+            assert counts == Counter(labels_of(asked)), told
+            assert within_5_sigma(same, 120, 1 / 2), (
+                f"shuffled: {same} of 120 labels are right, not about half"
+            )
+        else:
+            told = f"random: drawn from {sorted(counts)}, not from all labels, a b c"
+            assert set(counts) == {"a", "b", "c"}, told
+            told = (
+                f"random: {same} of 120 labels are the right ones, where chance, one of three, gives about 40"
+            )
+            assert within_5_sigma(same, 120, 1 / 3), told
+            told = f"random: {dict(counts)}: each label is to be as likely as any other"
+            assert all(within_5_sigma(n, 120, 1 / 3) for n in counts.values()), told

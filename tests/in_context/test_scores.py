@@ -3,6 +3,7 @@
 import pytest
 import small
 import torch
+from mistakes import assert_right
 
 from minilm.in_context import scores as scoring
 from minilm.in_context.prompts import PromptFormat, Question
@@ -79,9 +80,31 @@ def test_likelihoods_are_those_of_one_text_at_a_time(before, kind, batch_size, m
     for i, prompt in enumerate(prompts):
         ids = prompt_ids(tokenizer, model.config, prompt)
         want = [slow_likelihood(model, ids, label, start) for label in labels]
-        assert got[i].tolist() == pytest.approx(want, abs=1e-4), f"{prompt}: padding or the label's place"
+
+        def of(part, ids=ids):
+            return lambda: [
+                sum(slow_likelihood(model, ids, x, start) for x in part(label)) for label in labels
+            ]
+
+        n = torch.tensor([float(len(label)) for label in labels])
+        mistakes = {
+            "a label's last token is left out": of(lambda label: [label[:-1]]),
+            "a label's first token alone counts": of(lambda label: [label[:1]]),
+            "each token of a label is asked of the prompt alone": of(lambda label: [(t,) for t in label]),
+            "it is a mean over a label's tokens, not their sum": torch.tensor(want) / n,
+            "the sign is wrong": -torch.tensor(want),
+            "probabilities come back, without the logarithm": torch.tensor(want).exp(),
+            "a label's last token alone counts": lambda ids=ids: [
+                slow_likelihood(model, ids, label, start) - slow_likelihood(model, ids, label[:-1], start)
+                for label in labels
+            ],
+        }
+        how = dict(
+            rtol=1e-5, atol=1e-4, axes=("label",), what=f"log p of the labels {labels} behind {prompt!r}"
+        )
+        assert_right(got[i], want, mistakes, **how)
     one = scoring.batch_likelihoods(model, [ids, ids[:-1]], labels, start)
-    assert one[0].tolist() == pytest.approx(want, abs=1e-4)
+    assert_right(one[0], want, mistakes, **how)
 
 
 def test_an_encoder_says_what_it_can_do_instead():
@@ -111,11 +134,33 @@ def test_scores_follow_their_formulas():
 
     labels = scoring.label_tokens(tokenizer, FORMAT, model.config)
     total = scores("sum")
-    assert torch.allclose(scores("mean"), total / torch.tensor([float(len(label)) for label in labels]))
+    n, axes = torch.tensor([float(len(label)) for label in labels]), ("question", "label")
+    mistakes = {
+        "it is the sum: not divided by the number of tokens": total,
+        "each is divided by the number of its letters": total
+        / torch.tensor([len(w) for w in WORDS.values()]),
+        "all are divided by the mean number of tokens": total / n.mean(),
+        "it is multiplied by the number of tokens": total * n,
+    }
+    assert_right(scores("mean"), total / n, mistakes, axes=axes, what="mean")
     empty = [[Question(q.examples, text, q.label) for q in asked] for text in ("N/A", "[MASK]", "")]
-    want = total.softmax(-1) / (sum(scores("sum", questions).softmax(-1) for questions in empty) / 3)
-    got = scores("calibrated")
-    assert torch.allclose(got.exp(), want, atol=1e-5), "p(label) / its mean where the text says nothing"
+    free = torch.stack([scores("sum", questions) for questions in empty])
+    expected = free.softmax(-1).mean(0)
+    right = (total.softmax(-1) / expected).log()
+    mistakes = {
+        "it is not calibrated": total,
+        "the labels' probabilities without a text are missing: p alone": total.log_softmax(-1),
+        "the texts of nothing are not made to add up to 1 over the labels": total.log_softmax(-1)
+        - free.exp().mean(0).log(),
+        "p is not made to add up to 1 over the labels": total - expected.log(),
+        "logarithms are averaged, not probabilities": total.log_softmax(-1) - free.log_softmax(-1).mean(0),
+        "the probabilities are summed, not averaged": total.log_softmax(-1) - (3 * expected).log(),
+        "one text of nothing alone is asked": total.log_softmax(-1) - free[0].log_softmax(-1),
+        "it is multiplied by what the label has without a text": total.log_softmax(-1) + expected.log(),
+        "probabilities come back, without the logarithm": right.exp(),
+    }
+    found = scores("calibrated")
+    assert_right(found, right, mistakes, rtol=1e-4, atol=1e-4, axes=axes, what="calibrated")
 
 
 def test_a_label_that_is_all_but_impossible_never_wins_when_calibrated(monkeypatch):

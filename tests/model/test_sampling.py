@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from mistakes import assert_right
 from unequal import ids, writer
 
 from minilm.model import sampling
@@ -19,16 +20,39 @@ def support(log_probs: torch.Tensor) -> list[set]:
     return [set(torch.nonzero(row > -math.inf)[:, 0].tolist()) for row in log_probs]
 
 
-def slow_nucleus(logits: list[float], p: float) -> set:
+def slow_nucleus(logits: list[float], p: float, reached=lambda together, p: together >= p, best=-1) -> set:
     """The fewest likeliest tokens whose probabilities add up to p or more."""
     weights = [math.exp(x - max(logits)) for x in logits]
     chosen, together = set(), 0.0
-    for token in sorted(range(len(logits)), key=lambda i: -logits[i]):
+    for token in sorted(range(len(logits)), key=lambda i: best * logits[i]):
         chosen.add(token)
         together += weights[token] / sum(weights)
-        if together >= p:
+        if reached(together, p):
             break
     return chosen
+
+
+def nucleus_mistakes(rows: list[list[float]], p: float) -> dict[str, list[list[int]]]:
+    """Return the tokens that typical wrong versions of top-p keep of each row."""
+
+    def without_the_last(row):
+        kept = sorted(slow_nucleus(row, p), key=lambda i: -row[i])
+        return kept[:-1] if sum(math.exp(row[i]) for i in kept) > p * sum(map(math.exp, row)) else kept
+
+    share = lambda row, i: math.exp(row[i]) / sum(map(math.exp, row))
+    wrong = {
+        "the token that crosses p is left out": without_the_last,
+        "the token that crosses p is left out, unless it is the likeliest": lambda row: (
+            without_the_last(row) or [max(range(V), key=row.__getitem__)]
+        ),
+        "the least likely tokens come first": lambda row: slow_nucleus(row, p, best=1),
+        "a token stays if it alone has p": lambda row: [i for i in range(V) if share(row, i) >= p],
+        "a token stays if it alone has 1 - p": lambda row: [i for i in range(V) if share(row, i) >= 1 - p],
+        "all tokens stay": lambda row: range(V),
+        "the tokens beyond p stay, and not those up to it": lambda row: {*range(V)} - slow_nucleus(row, p),
+        "p is what is left out, not what stays": lambda row: slow_nucleus(row, 1 - p),
+    }
+    return {name: [sorted(of(row)) for row in rows] for name, of in wrong.items()}
 
 
 @pytest.mark.parametrize("k", [1, 2, 7, V, V + 5])
@@ -46,21 +70,36 @@ def test_top_k_keeps_the_k_likeliest(k):
 @pytest.mark.parametrize("p", [0.01, 0.3, 0.5, 0.9, 0.999])
 def test_top_p_keeps_the_smallest_nucleus(p):
     logits = 2 * torch.randn(2, 5, V)
-    kept = support(keep_top_p(logits, p).flatten(0, 1))
-    for row, have in zip(logits.double().flatten(0, 1).tolist(), kept, strict=True):
-        assert have == slow_nucleus(row, p), f"top-p {p}: the fewest likeliest tokens that reach p together"
+    found = keep_top_p(logits, p)
+    assert found is not None, "nothing comes back"
+    kept = [sorted(have) for have in support(found.flatten(0, 1))]
+    rows = logits.double().flatten(0, 1).tolist()
+    right = [sorted(slow_nucleus(row, p)) for row in rows]
+    assert_right(kept, right, nucleus_mistakes(rows, p), axes=("row",), what=f"top-p {p}, the tokens kept")
+    assert_right(found.clamp(min=-99), logits.where(found > -99, -99.0), what="the logits that are kept stay")
     logits = torch.tensor([[0.5, 0.3, 0.2]]).log()
     assert support(keep_top_p(logits, 0.6)) == [{0, 1}], "the token that crosses p belongs to the nucleus"
+    exact = torch.tensor([[0.5, 0.25, 0.125, 0.125]]).log()  # with sums that binary numbers have exactly
+    assert support(keep_top_p(exact, 0.75)) == [{0, 1}], "two tokens have exactly p: a third one is too many"
+    assert support(keep_top_p(exact, 0.5)) == [{0}], "one token has exactly p: a second one is too many"
     assert support(keep_top_p(torch.zeros(1, 4), 0.3)) == [{0, 1, 2, 3}], "equal tokens stay together"
 
 
 def test_temperature_divides_the_logits():
     logits = torch.randn(3, V)
     got = SamplingRule(temperature=0.7).log_probabilities(logits)
-    weights = (logits.double() / 0.7).exp()
-    assert torch.allclose(got.double().exp(), weights / weights.sum(-1, keepdim=True), atol=1e-6)
+    of = lambda x: x.double().log_softmax(-1)
+    mistakes = {
+        "the temperature multiplies the logits": of(logits * 0.7),
+        "there is no temperature": of(logits),
+        "log-probabilities are divided, and no longer add up to 1": of(logits) / 0.7,
+        "the logits come back: the softmax is missing": logits / 0.7,
+        "probabilities come back, without the logarithm": of(logits / 0.7).exp(),
+        "the softmax is over the rows, not over the tokens": (logits.double() / 0.7).log_softmax(0),
+    }
+    assert_right(got, of(logits / 0.7), mistakes, axes=("row", "token"), what="temperature 0.7")
     got = sampling.PLAIN.log_probabilities(logits)
-    assert torch.allclose(got, logits.log_softmax(-1)), "plain is the model's own"
+    assert_right(got, of(logits), {"the logits come back": logits}, what="the plain rule is the model's own")
 
 
 def test_temperature_zero_is_certain_of_the_likeliest():
@@ -77,8 +116,25 @@ def test_the_rule_applies_its_parts_in_order():
     by_hand[:, [2, 5]] = -math.inf
     by_hand = keep_top_p(sampling.keep_top_k(by_hand / 0.6, 6), 0.8)
     got = SamplingRule((2, 5), temperature=0.6, top_k=6, top_p=0.8).log_probabilities(logits)
-    assert torch.allclose(got, by_hand.log_softmax(-1)), "top-k and top-p come after the temperature"
-    assert torch.allclose(got.exp().sum(-1), torch.ones(5), atol=1e-5), "what is kept must add up to 1"
+    of = lambda x: x.log_softmax(-1).clamp(min=-99)
+    no, top_k, top_p = [2, 5], sampling.keep_top_k, keep_top_p
+    never = lambda x: x.index_fill(1, torch.tensor(no), -math.inf)
+    mistakes = {
+        "top-p comes before the temperature": of(top_k(top_p(never(logits), 0.8), 6) / 0.6),
+        "top-p comes before top-k": of(top_k(top_p(never(logits) / 0.6, 0.8), 6)),
+        "forbidden tokens are taken out behind top-k and top-p": of(
+            never(top_p(top_k(logits / 0.6, 6), 0.8))
+        ),
+        "forbidden tokens are not taken out": of(top_p(top_k(logits / 0.6, 6), 0.8)),
+        "top-k is left out": of(top_p(never(logits) / 0.6, 0.8)),
+        "top-p is left out": of(top_k(never(logits) / 0.6, 6)),
+        "what is kept no longer adds up to 1": top_p(
+            top_k(never(logits) / 0.6, 6).log_softmax(-1), 0.8
+        ).clamp(-99),
+    }
+    assert_right(
+        got.clamp(min=-99), of(by_hand), mistakes, axes=("row", "token"), what="a rule with all its parts"
+    )
 
 
 BAD = [dict(temperature=-0.1), dict(temperature=math.nan), dict(top_k=0), dict(top_p=0.0), dict(top_p=1.1)]

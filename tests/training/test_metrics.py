@@ -6,6 +6,7 @@ import random
 
 import numpy as np
 import pytest
+from mistakes import assert_right
 
 from minilm.plumbing.errors import UserError
 from minilm.training import metrics
@@ -194,9 +195,37 @@ CHUNKS = [
 ]
 
 
+def plain_entities(tags, begins="BS", alone=True, types=True, last="ES", marks=metrics.MARKS) -> list[tuple]:
+    """Return the entities, which grow word by word; wrong ones where a rule is not followed."""
+    found, before = [], "O"
+    for place, tag in enumerate(tags):
+        mark, kind = marks.get(tag[0], tag[0]), tag[2:]
+        goes_on = before not in ("O", *last) and mark not in ("O", *begins)
+        if goes_on and (not types or kind == found[-1][2]):
+            found[-1] = (found[-1][0], place + 1, found[-1][2])
+        elif mark != "O" and (alone or mark in "BS"):
+            found.append((place, place + 1, kind))
+        else:
+            mark = "O"
+        before = mark
+    return found
+
+
 @pytest.mark.parametrize("tags, expected", CHUNKS)
 def test_entities(tags, expected):
-    assert metrics.entities(tags.split()) == expected
+    tags = tags.split()
+    mistakes = {
+        "B- does not begin a new entity behind one of its type": plain_entities(tags, begins="S"),
+        "I- without a beginning before it begins none": plain_entities(tags, alone=False),
+        "another type does not begin another entity": plain_entities(tags, types=False),
+        "E- and S- do not end an entity": plain_entities(tags, last=""),
+        "an entity that lasts to the end of the sentence is lost": [e for e in expected if e[1] < len(tags)],
+        "the end is the entity's last word, not the one behind it": [(a, b - 1, c) for a, b, c in expected],
+        "the type is the whole tag": [(a, b, tags[a]) for a, b, _ in expected],
+        "M-, L- and U- have no meaning of their own": plain_entities(tags, marks={}),
+    }
+    axes, what = ("entity",), " ".join(tags)
+    assert_right(metrics.entities(tags), expected, mistakes, axes=axes, what=what)
 
 
 @pytest.mark.parametrize("tag, is_one", [("O", True), ("B-x", True), ("S-a-b", True), ("I-", False)]

@@ -1,0 +1,167 @@
+"""Typical wrong solutions of sampling and of regimes 4 and 6: (old text, new text, words of the sentence)."""
+
+WRONG = {
+    "temperature": [
+        ("logits / self.temperature", "logits * self.temperature", "the temperature multiplies"),
+        ("return logits.log_softmax(-1)", "return logits", "the softmax is missing"),
+        ("return logits.log_softmax(-1)", "return logits.softmax(-1)", "without the logarithm"),
+        ("return logits.log_softmax(-1)", "return logits.log_softmax(0)", "is over the rows"),
+        ("if self.temperature != 1:", "if False:", "there is no temperature"),
+        ("if self.top_p is not None", "if False", "top-p is left out"),
+        ("if self.top_k is not None:", "if False:", "top-k is left out"),
+        ("if self.forbidden_ids:", "if False:", "forbidden tokens are not taken out"),
+        ("        if self.temperature == 0:", "        if False:", ""),
+    ],
+    "top-p": [
+        ("(before < p)", "(before + probability < p)", "the token that crosses p is left out"),
+        ("(before < p)", "(before <= p)", "exactly p: a third one is too many"),
+        ("descending=True", "descending=False", "instead of"),
+        ("(before < p)", "(probability >= p)", "if it alone has p"),
+        ("(before < p)", "(before < 1 - p)", "p is what is left out"),
+        (
+            "logits.masked_fill(logits < ranked.gather(-1, n_kept - 1), NEVER)",
+            "logits.softmax(-1).masked_fill(logits < ranked.gather(-1, n_kept - 1), NEVER)",
+            "the logits that are kept",
+        ),
+    ],
+    "lora": [
+        (" * self.scale", "", "the factor alpha / r is missing"),
+        ("return plain + ", "return ", "W x is left out"),
+        ("F.linear(x, self.weight, self.bias)", "F.linear(x, self.weight)", "the bias is left out"),
+        (
+            "return plain + F.linear(F.linear(x, self.lora_a), self.lora_b) * self.scale",
+            "return (plain + F.linear(F.linear(x, self.lora_a), self.lora_b)) * self.scale",
+            "at the start",
+        ),
+        (
+            "return plain + F.linear(F.linear(x, self.lora_a), self.lora_b) * self.scale",
+            "return plain",
+            "the thin matrices are left out",
+        ),
+    ],
+    "best-span": [
+        (".tril(longest - 1)", ".tril(longest)", "one token too long"),
+        (".tril(longest - 1)", "", "as long as the text"),
+        (".triu()", "", "end before it begins"),
+        (".triu()", ".triu(1)", "of one token is not allowed"),
+        (".tril(longest - 1)", ".tril(longest - 2)", "one token too short"),
+        ("begin, end = log_probs", "end, begin = log_probs", "are swapped"),
+        (".masked_fill(fits == 0, -math.inf)", "", "chosen apart"),
+    ],
+    "span-windows": [
+        (
+            "if inside and start <= inside[0] and inside[-1] < start + room:",
+            "inside_here = [t for t in inside if start <= t < start + room]\n"
+            "                if inside_here:\n"
+            "                    label = [n_before + inside_here[0] - start, n_before + inside_here[-1] - start]\n"
+            "                if False:",
+            "cuts in two keeps a label",
+        ),
+        ("step = max(1, room // 2)", "step = room", "is cut in two by each window"),
+        (
+            "[n_before + inside[0] - start, n_before + inside[-1] - start]",
+            "[inside[0] - start, inside[-1] - start]",
+            "",
+        ),
+        (
+            "[n_before + inside[0] - start, n_before + inside[-1] - start]",
+            "[n_before + inside[0], n_before + inside[-1]]",
+            "those in the text, not in the window",
+        ),
+        ("len(ids) - room + step", "len(ids) - room", "the end of the text is read by no window"),
+        (" - n_before - 1", " - n_before", "24"),
+        ("inside[-1] - start]", "inside[-1] + 1 - start]", ""),
+    ],
+    "entities": [
+        ('mark in "BSO"', 'mark in "SO"', "B- does not begin a new entity"),
+        (" or last_type != type_", "", "another type does not begin"),
+        ('last in "ES" or ', "", "E- and S- do not end"),
+        ('if mark != "O" and (start is None or ends):', 'if mark in "BS":', "I- without a beginning"),
+        ('*tags, "O")]', "*tags)]", "lasts to the end of the sentence is lost"),
+        ("(start, place, last_type)", "(start, place - 1, last_type)", "the entity's last word"),
+        ("MARKS.get(tag[0], tag[0])", "tag[0]", "M-, L- and U- have no meaning"),
+    ],
+    "answer-labels": [
+        (
+            "[IGNORED] * (len(before) - 1) + answer",
+            "[*before[1:], *answer]",
+            "the prompt's tokens are labels too",
+        ),
+        ("[IGNORED] * (len(before) - 1)", "[IGNORED] * len(before)", "one place too late"),
+        (
+            "(len(before) - 1) + answer for",
+            "(len(before) - 1) + [*answer[:-1], IGNORED] for",
+            "never learn to stop",
+        ),
+        ("([*before, *answer[:-1]]", "([*before, *answer]", "the answer's end is read too"),
+        ("both), IGNORED)", "both), self.pad)", "padding has labels"),
+        ("[IGNORED] * (len(before) - 1)", "[IGNORED] * max(0, len(before) - 2)", "one place too early"),
+    ],
+    "label-scores": [
+        (
+            "scores / torch.tensor([len(label) for label in labels])",
+            "scores",
+            "not divided by the number of tokens",
+        ),
+        ("[len(label) for label in labels]", "[len(w) for w in prompt_format.words.values()]", "its letters"),
+        (
+            "return scores.log_softmax(-1) - expected",
+            "return scores - expected",
+            "p is not made to add up to 1",
+        ),
+        (
+            "torch.stack(free).log_softmax(-1).logsumexp",
+            "torch.stack(free).logsumexp",
+            "the texts of nothing",
+        ),
+        (" - math.log(len(free))", "", "summed, not averaged"),
+        (
+            "return scores.log_softmax(-1) - expected",
+            "return scores.log_softmax(-1) + expected",
+            "it is multiplied",
+        ),
+        (
+            "torch.stack(free).log_softmax(-1).logsumexp(0) - math.log(len(free))",
+            "torch.stack(free).softmax(-1).mean(0).log()",
+            "float32 cannot hold",
+        ),
+        ("for text in CONTENT_FREE]", "for text in CONTENT_FREE[:1]]", "one text of nothing alone"),
+    ],
+    "likelihood": [
+        (" + of_head", "", "last token alone counts"),
+        (
+            "log_probs[:, -1, label[-1]] + of_head",
+            "(log_probs[:, -1, label[-1]] + of_head) / len(label)",
+            "a mean over a label's tokens",
+        ),
+        (
+            "log_probs[:, -1, label[-1]] + of_head",
+            "(log_probs[:, -1, label[-1]] + of_head).exp()",
+            "without the logarithm",
+        ),
+        ("log_probs[:, -1, label[-1]] + of_head", "of_head", "last token is left out"),
+        ('0, "left", device)', '0, "right", device)', "log p of the labels"),
+    ],
+    "controls": [
+        (
+            "        rng.shuffle(given)",
+            "        given = [y for q in apart for y in rng.sample([y for _, y in q.examples], len(q.examples))]",
+            "is it shuffled inside each prompt",
+        ),
+        (
+            "rng.choices(list(labels), k=len(given))",
+            "[rng.choice([y for y in labels if y != right]) for right in given]",
+            "of 120 labels are the right ones",
+        ),
+        ("rng.choices(list(labels), k", "rng.choices(given, k", "not from all labels"),
+        ("if len({q.examples for q in questions}) > 1", "if True", "the same for all of them"),
+        ('f"{control} labels {seed}"', "control", "every seed gives the same"),
+        (
+            "replace(q, examples=",
+            "replace(q, label=labels[0], text='', examples=",
+            "the question and its right label",
+        ),
+        ("        rng.shuffle(given)", "        given = rng.choices(given, k=len(given))", "where"),
+        ("random.Random(f", "random.Random(None and f", "not drawn by the seed"),
+    ],
+}
