@@ -47,7 +47,7 @@ EXERCISES = {
     "rope": Exercise(2, "model/attention.py:rotate", "a_pair_is_turned or positions_of_each_row", (
         "cos_sin holds cosines and sines; x.chunk(2, dim=-1) gives the partners a and b of all pairs.",
         "A turn by w: a cos w - b sin w and b cos w + a sin w, side by side again by torch.cat.")),
-    "attention": Exercise(1, "model/attention.py:explicit_attention", "explicit_equals or weights_sum", (
+    "attention": Exercise(1, "model/attention.py:explicit_attention", "explicit_equals or dropout_takes_its", (
         "Keys and values of few heads: repeat_interleave each H / n_kv_head times along the heads.",
         "Scores: q @ k.transpose(-2, -1) / sqrt(d_head). Add the bias; masked_fill later keys with BLOCKED.",
         "Softmax over the keys, dropout, and weights @ v; return both.")),
@@ -277,7 +277,7 @@ def check(name: str) -> int:
         told = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=LIMIT).stdout
     except subprocess.TimeoutExpired:
         told = f"AssertionError: no end after {LIMIT} seconds: does a loop go on for ever?"
-    if failed := re.search(r"^(?:E +)?(\w*(?:Error|Exception)): (.*)", told, re.M):
+    if failed := re.search(r"^(?:E +)?([A-Z]\w+): (.*)", told, re.M):
         kind, words = failed.groups()
         places = re.findall(r'File ".*[/\\](minilm[/\\].*)", line (\d+)', told)
         place = " ({}, line {})".format(*places[-1]) if places and kind != "AssertionError" else ""

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from mistakes import assert_right
 
 from minilm.model import attention
 from minilm.model.attention import KeyValueCache, MultiHeadAttention, causal_mask, explicit_attention
@@ -94,31 +95,104 @@ def slow_attention(q, k, v, name: str) -> torch.Tensor:
     return out
 
 
-def test_causal_mask_is_a_lower_triangle_whose_queries_come_last():
-    assert causal_mask(3, 3).tolist() == [[True, False, False], [True, True, False], [True, True, True]]
-    assert causal_mask(2, 5).tolist() == [[True] * 4 + [False], [True] * 5], "the queries are the last T of S"
-    assert causal_mask(1, 4).tolist() == [[True] * 4], "the newest token sees everything"
+@pytest.mark.parametrize(("T", "S"), [(3, 3), (2, 5), (1, 4)])
+def test_causal_mask_is_a_lower_triangle_whose_queries_come_last(T, S):
+    query, key = torch.arange(S - T, S)[:, None], torch.arange(S)
+    mistakes = {
+        "a query may not look at itself": key < query,
+        "a query looks at the later keys, not at the earlier ones": key >= query,
+        "a query looks at the later keys, not at itself and the earlier ones": key > query,
+        "the queries count as the first T of the S positions": key <= query - (S - T),
+        "rows and columns change places: rows are queries": (key <= query).T,
+    }
+    mask = causal_mask(T, S)
+    assert_right(mask, [[s <= S - T + t for s in range(S)] for t in range(T)], mistakes, axes=("query", "key"))
+    assert mask.dtype == torch.bool, f"the mask holds True and False, not {mask.dtype}"
 
 
 def test_alibi_bias_is_minus_slope_times_distance():
     T, S, n_head = 3, 7, 6
-    bias = attention.alibi_bias(n_head, T, S)
-    assert bias.shape == (n_head, T, S)
-    for h in range(n_head):
-        for t in range(T):
-            for s in range(S):
-                expected = -attention.ALIBI_SLOPES[h % 4] * abs((S - T + t) - s)
-                assert bias[h, t, s].item() == pytest.approx(expected), (h, t, s)
-    assert bias[0, 0, 4] == 0 and bias[0, 0, 0] == -6, "query 0 of 3 stands at position 4 of 7"
+    slopes = torch.tensor([attention.ALIBI_SLOPES[h % 4] for h in range(n_head)])[:, None, None]
+    ahead = torch.arange(S) - torch.arange(S - T, S)[:, None]  # (T, S): how far a key stands behind the query
+    right = [
+        [[-attention.ALIBI_SLOPES[h % 4] * abs(S - T + t - s) for s in range(S)] for t in range(T)]
+        for h in range(n_head)
+    ]
+    mistakes = {
+        "the minus is missing: far keys win": slopes * ahead.abs(),
+        "the distance keeps its sign: later keys win": -slopes * ahead,
+        "the distance keeps its sign: earlier keys win": slopes * ahead,
+        "the distance is cut at 0 and does not count for later keys": -slopes * (-ahead).clamp(min=0),
+        "the queries count as the first T of the S positions": -slopes * (ahead + S - T).abs(),
+        "the slopes are those of the paper, 2^(-8h/H)": -(2.0 ** (-8 * torch.arange(1, 7) / 6))[:, None, None]
+        * ahead.abs(),
+        "every head has the same slope, the first": -slopes[0] * ahead.abs().expand(n_head, T, S),
+        "the slopes stand in the opposite order": -slopes.flip(0) * ahead.abs(),
+        "neighbouring heads share a slope: head h takes slope h mod 4": -torch.tensor(
+            [attention.ALIBI_SLOPES[h * 4 // n_head] for h in range(n_head)]
+        )[:, None, None]
+        * ahead.abs(),
+    }
+    assert_right(attention.alibi_bias(n_head, T, S), right, mistakes, axes=("head", "query", "key"))
+
+
+def mixed(q, k, v, bias, causal, scale=D_HEAD**-0.5, over=-1, factor=False) -> torch.Tensor:
+    """Attention in tensors, with places to go wrong: size of the scores, axis of the softmax, the bias."""
+    scores = q @ k.transpose(-2, -1) * scale
+    if bias is not None:
+        scores = scores * bias if factor else scores + bias
+    if causal:
+        later = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1 + k.shape[-2] - q.shape[-2])
+        scores = scores.masked_fill(later, attention.BLOCKED)
+    return scores.softmax(over) @ v
 
 
 @every_mask
 def test_explicit_equals_the_loops(name):
     (q, k, v), bias, causal = case(name, torch.float64)
     expected = slow_attention(q, k, v, name)
-    out, _ = explicit_attention(q, k, v, bias, causal)
+    given, reads = (q, k, v, bias, causal), ~expected.isnan()
+    mistakes = {
+        "the scores are not divided by sqrt(d_head)": mixed(*given, scale=1),
+        "the scores are divided by d_head, not by its root": mixed(*given, scale=1 / D_HEAD),
+        "the scores are multiplied by sqrt(d_head)": mixed(*given, scale=D_HEAD**0.5),
+        "the scores are divided by sqrt(d_model), the width of all heads": mixed(*given, scale=D**-0.5),
+        "the softmax runs over the queries: each query shares out 1 over the keys": mixed(*given, over=-2),
+        "the bias is left out": mixed(q, k, v, None, causal),
+        "the bias is a factor, not added": mixed(*given, factor=True),
+        "later keys are not blocked": mixed(q, k, v, bias, False),
+        "earlier keys are blocked, not later ones": lambda: earlier_blocked(*given),
+        "every weight is dropped: F.dropout takes the share that goes, here 0": torch.zeros_like(q),
+        "there is no softmax": (q @ k.transpose(-2, -1) * D_HEAD**-0.5) @ v,
+    }
+    result = explicit_attention(q, k, v, bias, causal)
+    assert isinstance(result, tuple) and len(result) == 2, "two things come back: mixed values and weights"
+    known = {words: value for words, value in mistakes.items() if callable(value) or value.shape == q.shape}
+    known = {words: (value() if callable(value) else value) * reads for words, value in known.items()}
     tolerance = 1e-8 if MASKS[name][4] else 1e-10  # the slopes are float32
-    assert (out - expected)[~expected.isnan()].abs().max() < tolerance, "softmax(q k^T / sqrt(d_head)) v"
+    axes = ("row", "head", "query", "number")
+    if result[0].shape == q.shape:
+        result = (torch.where(reads, result[0], 0.0), result[1])
+    assert_right(result[0], expected.nan_to_num(), known, 0, tolerance, axes, f"mask {name!r}")
+
+
+def earlier_blocked(q, k, v, bias, causal) -> torch.Tensor:
+    """What comes out when the mask is turned round."""
+    scores = q @ k.transpose(-2, -1) * D_HEAD**-0.5 + (0 if bias is None else bias)
+    may = torch.ones(scores.shape[-2:], dtype=torch.bool).tril(k.shape[-2] - q.shape[-2])
+    return scores.masked_fill(may & causal, attention.BLOCKED).softmax(-1) @ v
+
+
+def test_explicit_equals_heads_that_stand_as_often_as_they_are_used():
+    q, k, v = torch.randn(B, 6, 5, D_HEAD), *torch.randn(2, B, 2, 5, D_HEAD)  # 3 heads of q to one of k and v
+    each = [k[:, [0, 0, 0, 1, 1, 1]], v[:, [0, 0, 0, 1, 1, 1]]]
+    mistakes = {
+        "the heads of k and v take turns: each serves neighbours": mixed(
+            q, k.repeat(1, 3, 1, 1), v.repeat(1, 3, 1, 1), None, False
+        )
+    }
+    axes = ("row", "head", "query", "number")
+    assert_right(explicit_attention(q, k, v)[0], mixed(q, *each, None, False), mistakes, axes=axes)
 
 
 @every_mask
@@ -151,7 +225,7 @@ def test_weights_sum_to_one_and_blocked_keys_get_exactly_none(name):
     (q, k, v), bias, causal = case(name)
     _, weights = explicit_attention(q, k, v, bias, causal)
     may = allowed(name)[:, None].expand(B, H, -1, -1)  # (B, H, T, S)
-    assert weights.shape == may.shape
+    assert weights.shape == may.shape, f"weights {tuple(weights.shape)}: one for each query and key"
     assert (weights.sum(-1) - 1).abs().max() < 1e-6, "softmax runs over the keys"
     reads = may.any(-1, keepdim=True)  # queries that may look at something
     assert (weights[reads & ~may] == 0).all(), "a blocked key must get weight exactly 0, not merely little"
@@ -191,6 +265,7 @@ def test_dropout_takes_its_share_of_the_weights(path):
     q = k = torch.zeros(B, H, S, S)  # equal scores and v = identity: the output shows the weights
     weights = PATHS[path](q, k, torch.eye(S).expand(B, H, S, S), None, False, share)
     zeros, n = (weights == 0).sum().item(), weights.numel()
+    assert zeros, "no weight is dropped"
     assert abs(zeros - share * n) < 5 * math.sqrt(n * share * (1 - share)), f"{zeros / n:.3f}, not {share}"
     kept = weights[weights != 0]
     assert torch.allclose(kept, torch.tensor(1 / S / (1 - share))), "what stays is divided by 1 - share"
@@ -211,10 +286,19 @@ def cache_of(*lengths: int, max_length: int = 6) -> tuple:
 @pytest.mark.parametrize("lengths", [(2, 1, 3), (2, 1)])
 def test_cache_returns_all_positions_so_far(lengths):
     cache, k, v, returned = cache_of(*lengths)
-    for all_k, all_v in (returned, cache.contents()):
-        assert all_k.shape == k.shape, "unused room must not be looked at"
-        assert torch.equal(all_k, k) and torch.equal(all_v, v), "old positions first, k and v not exchanged"
-    assert cache.length == sum(lengths)
+    assert isinstance(returned, tuple), "keys and values of all positions so far come back"
+    assert cache.length == sum(lengths), f"length {cache.length} after {lengths} positions: count them all"
+    for what, (all_k, all_v) in {"append returns": returned, "contents() returns": cache.contents()}.items():
+        for name, found, right, other in (("keys", all_k, k, v), ("values", all_v, v, k)):
+            new, n = right[:, :, -lengths[-1] :], sum(lengths)
+            mistakes = {
+                "keys and values change places": other,
+                "only the new positions come back": new,
+                "the new positions overwrite the first ones": torch.cat([new, found[:, :, new.shape[2] :]], 2),
+            }
+            if n < cache.max_length:
+                mistakes["the unused room comes back, too"] = getattr(cache, name[0])
+            assert_right(found, right, mistakes, axes=("row", "head", "position", "number"), what=f"{what} {name}")
 
 
 def test_cache_overflow_is_an_error_and_harms_nothing():
@@ -301,6 +385,26 @@ def test_layer_with_cache_equals_without(portions, path):
     assert (torch.cat(pieces, 1) - layer(x, causal=True)).abs().max() < 1e-12
 
 
+def test_split_heads_gives_each_head_its_own_numbers_of_a_position():
+    layer, T = MultiHeadAttention(D, H, n_kv_head=1), 5
+    for n_head in (H, 1, 2):  # as many as are there: keys and values may have fewer
+        x = torch.randn(B, T, n_head * D_HEAD)
+        right = torch.stack([x[..., h * D_HEAD : (h + 1) * D_HEAD] for h in range(n_head)], dim=1)
+        mistakes = {
+            "(B, T, D) is viewed as (B, H, T, d_head) at once: that mixes positions": x.reshape(
+                B, n_head, T, D_HEAD
+            ),
+            "the heads stay behind the positions, (B, T, H, d_head)": x.unflatten(2, (n_head, D_HEAD)),
+            "a head takes every H-th number, not d_head neighbours": x.unflatten(2, (D_HEAD, n_head)).permute(
+                0, 3, 1, 2
+            ),
+            "positions and numbers of a head change places, (B, H, d_head, T)": right.transpose(2, 3),
+            "the heads come first of all, (H, B, T, d_head)": right.transpose(0, 1),
+        }
+        axes = ("row", "head", "position", "number")
+        assert_right(layer.split_heads(x), right, mistakes, axes=axes, what=f"{n_head} heads")
+
+
 def test_cross_attention_reads_the_memory_once():
     """The encoder's text does not change, so its keys and values are computed at the first call only."""
     layer, cache = MultiHeadAttention(D, H), KeyValueCache(9)  # with room to spare, which must not be read
@@ -328,15 +432,32 @@ def test_layer_drops_weights_in_training_only(path):
 
 @pytest.mark.parametrize("theta", [10000.0, 7.0])
 def test_a_pair_is_turned_by_the_angle_of_its_position(theta):
-    positions, x = torch.tensor([0, 1, 5]), torch.randn(B, H, 3, 6)
-    turned = attention.rotate(x, attention.rotary_cos_sin(positions, 6, theta))
+    positions, x, right = torch.tensor([0, 1, 5]), torch.randn(B, H, 3, 6), torch.empty(B, H, 3, 6)
     for t, position in enumerate(positions.tolist()):
         for i in range(3):
             angle = position * theta ** (-2 * i / 6)
-            a, b = x[1, 2, t, i].item(), x[1, 2, t, i + 3].item()
-            expected = [math.cos(angle) * a - math.sin(angle) * b, math.sin(angle) * a + math.cos(angle) * b]
-            found = turned[1, 2, t, [i, i + 3]].tolist()
-            assert found == pytest.approx(expected, abs=1e-5), f"pair {i} at position {position}: {angle} rad"
+            a, b = x[:, :, t, i], x[:, :, t, i + 3]
+            right[:, :, t, i] = math.cos(angle) * a - math.sin(angle) * b
+            right[:, :, t, i + 3] = math.cos(angle) * b + math.sin(angle) * a
+    angles = positions[:, None] * theta ** (-torch.arange(0, 6, 2) / 6)
+    cos, sin, (a, b), (even, odd) = angles.cos(), angles.sin(), x.chunk(2, -1), (x[..., 0::2], x[..., 1::2])
+    turned = even * cos - odd * sin, odd * cos + even * sin
+    mistakes = {
+        "neighbours are turned: the partner of x_i is x_{i + d_head / 2}": torch.stack(turned, -1).flatten(-2),
+        "neighbours are turned, and then put apart": torch.cat(turned, -1),
+        "the turn goes the wrong way round: the sines have the other sign": torch.cat(
+            [a * cos + b * sin, b * cos - a * sin], -1
+        ),
+        "both halves have a minus": torch.cat([a * cos - b * sin, b * cos - a * sin], -1),
+        "both halves have a plus": torch.cat([a * cos + b * sin, b * cos + a * sin], -1),
+        "cosine and sine change places": torch.cat([a * sin - b * cos, b * sin + a * cos], -1),
+        "the two halves of the result change places": torch.cat([b * cos + a * sin, a * cos - b * sin], -1),
+        "each pair's second number is turned from a that is turned already": torch.cat(
+            [a * cos - b * sin, b * cos + (a * cos - b * sin) * sin], -1
+        ),
+    }
+    found = attention.rotate(x, attention.rotary_cos_sin(positions, 6, theta))
+    assert_right(found, right, mistakes, 0, 1e-5, ("row", "head", "position", "number"))
 
 
 def test_positions_of_each_row_turn_that_row():

@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from mistakes import assert_right
 from torch import nn
 from unequal import POSITIONS, B, D, F, H, S, T, config, randomise
 
@@ -23,13 +24,37 @@ both_norms = pytest.mark.parametrize("norm", ["post", "pre"])
 @pytest.mark.parametrize("d_model", [6, 7])
 def test_sinusoids_follow_the_formula_of_the_paper(d_model):
     table = blocks.sinusoidal_positions(11, d_model)
-    assert table.shape == (11, d_model) and table.dtype == torch.float32
+    right = torch.zeros(11, d_model)
     for position in range(11):
         for column in range(d_model):
             i = column // 2
             angle = position / 10000 ** (2 * i / d_model)
-            expected = math.sin(angle) if column % 2 == 0 else math.cos(angle)
-            assert table[position, column].item() == pytest.approx(expected, abs=1e-6), (position, column)
+            right[position, column] = math.sin(angle) if column % 2 == 0 else math.cos(angle)
+
+    def wrong(power=2.0, base=10000.0, sine=torch.sin, cosine=torch.cos, first=0):
+        angle = (torch.arange(11) + first)[:, None] * base ** -(power * torch.arange((d_model + 1) // 2) / d_model)
+        return torch.stack([sine(angle), cosine(angle)], -1).flatten(1)[:, :d_model]
+
+    mistakes = {
+        "sines and cosines change places": wrong(sine=torch.cos, cosine=torch.sin),
+        "all sines stand before all cosines": torch.cat([right[:, 0::2], right[:, 1::2]], 1),
+        "every column holds a sine": wrong(cosine=torch.sin),
+        "the exponent is i / D, not 2i / D": wrong(power=1.0),
+        "the exponent is 4i / D: 2i is the number of the column already": wrong(power=4.0),
+        "each column has an angle of its own: columns 2i and 2i + 1 share theirs": torch.where(
+            torch.arange(d_model) % 2 == 0, right, wrong_columns(d_model)
+        ),
+        "the wavelengths shrink from column to column: the exponent's minus is missing": wrong(power=-2.0),
+        "the first position is 1, not 0": wrong(first=1),
+        "the base is not 10000 but 1000": wrong(base=1000.0),
+    }
+    assert_right(table, right, mistakes, 0, 1e-5, ("position", "column"))
+    assert table.dtype == torch.float32, f"{table.dtype}: the model works in torch.float32"
+
+
+def wrong_columns(d_model: int) -> torch.Tensor:
+    """Cosines of position / 10000^(column / D) in every column."""
+    return torch.cos(torch.arange(11)[:, None] * 10000.0 ** (-torch.arange(d_model) / d_model))
 
 
 @pytest.mark.parametrize("row", [[1, 1, 1, 1, 0, 0], [0, 0, 1, 1, 1, 1], [0, 1, 1, 0, 1, 0], [1] * 6])
@@ -116,8 +141,11 @@ def test_the_input_drops_its_share_in_training_only():
 def test_dropout_falls_on_the_part_and_not_on_the_stream():
     x, one = torch.full((20, 40, D), 3.0), torch.ones(20, 40, D)
     block = blocks.Block(config(norm="pre", dropout=0.3), cross=False)
-    assert drops(block.add(x, lambda h: one, nn.Identity()) - x, 0.3, 1.0)
-    assert torch.equal(block.eval().add(x, lambda h: one, nn.Identity()), x + one)
+    out = block.add(x, lambda h: one, nn.Identity())
+    assert not (out == 4).all(), "no dropout in training"
+    assert not (out == 0).any(), "the stream itself is dropped: only what the part adds may be"
+    assert drops(out - x, 0.3, 1.0), "dropout of 0.3 adds 1 / 0.7 at seven places of ten and 0 at three"
+    assert_right(block.eval().add(x, lambda h: one, nn.Identity()), x + one, what="outside training")
 
 
 @pytest.mark.parametrize("name", blocks.ACTIVATIONS)
@@ -156,8 +184,23 @@ def test_rms_norm_divides_by_the_root_of_the_mean_square():
 def test_norm_stands_where_the_papers_put_it():
     x, norm, part = torch.randn(B, T, D), randomise(nn.LayerNorm(D)), nn.Linear(D, D)
     post, pre = (blocks.Block(config(norm=kind), cross=False) for kind in ("post", "pre"))
-    assert torch.allclose(post.add(x, part, norm), norm(x + part(x))), "2017: LayerNorm(x + part(x))"
-    assert torch.allclose(pre.add(x, part, norm), x + part(norm(x))), "GPT-2: x + part(LayerNorm(x))"
+    post_norm, pre_norm = norm(x + part(x)), x + part(norm(x))
+    mistakes = {
+        "the part's result is normed, x + norm(part(x))": x + norm(part(x)),
+        "the stream is normed, too: norm(x) + part(norm(x))": norm(x) + part(norm(x)),
+        "x itself is not added to what the part makes of it": part(norm(x)),
+        "x itself is not added to what the part makes of it, norm(part(x))": norm(part(x)),
+        "the norm is missing, x + part(x)": x + part(x),
+        "there are two norms, norm(x + part(norm(x)))": norm(x + part(norm(x))),
+    }
+    axes = ("row", "position", "number")
+    swapped = {"a pre-norm block works as a post-norm one, norm(x + part(x))": post_norm}
+    assert_right(pre.add(x, part, norm), pre_norm, mistakes | swapped, axes=axes, what="pre-norm")
+    swapped = {"a post-norm block works as a pre-norm one, x + part(norm(x))": pre_norm}
+    assert_right(post.add(x, part, norm), post_norm, mistakes | swapped, axes=axes, what="post-norm")
+    with_more = lambda h, factor, plus=0: factor * h + plus
+    found = pre.add(x, with_more, nn.Identity(), 3, plus=7)
+    assert_right(found, 4 * x + 7, axes=axes, what="a part with more arguments")
 
 
 # Against PyTorch

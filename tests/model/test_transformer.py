@@ -146,6 +146,14 @@ def test_tied_embeddings_are_one_tensor_and_untied_ones_two(kind, tied):
     assert changed.nonzero().flatten().tolist() == [3] * tied, "row 3 of the embedding gives token 3's logit"
 
 
+def test_the_vectors_of_tokens_that_no_text_holds_learn_from_the_output_they_are_tied_to():
+    """Each step says of every token that it was not to be written here."""
+    m = model("decoder")
+    m(torch.tensor([[3, 5, 8]])).log_softmax(-1)[0, :, 4].sum().backward()
+    moved = m.tokens.weight.grad.abs().amax(1) > 0  # (V,)
+    assert moved.all(), f"token {int((~moved).nonzero()[0])} has no gradient: are its vectors detached?"
+
+
 @every_kind
 @pytest.mark.parametrize("positions", POSITIONS)
 def test_the_state_dict_holds_the_parameters_and_nothing_else(positions, kind):

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from mistakes import assert_right
 from torch import nn
 from unequal import config, inputs
 
@@ -122,6 +123,39 @@ def test_which_layers_of_a_block_have_a_bias(biases, expected):
 def test_tiny_presets_run(name):
     m, given = build(PRESETS[name]), inputs(PRESETS[name].kind)
     assert m(**given).isfinite().all()
+
+
+@pytest.mark.parametrize("kind", ["decoder", "encoder-decoder"])
+def test_residual_outputs_are_divided_by_the_root_of_the_additions(kind):
+    m = build(config(kind, norm="pre", n_decoder_layer=3))
+    for p in m.parameters():
+        nn.init.ones_(p)
+    m.shrink_residual_outputs()
+    n_parts, n_block = {"decoder": (2, 3)}.get(kind, (3, 3)), dict(encoder=1, decoder=3)
+    n_parts = dict(encoder=2, decoder=n_parts[0])
+    n_all = sum(n_parts[stack] * n_block[stack] for stack in n_parts if getattr(m, stack))
+    n_every_block = sum(n_block[stack] for stack in n_block if getattr(m, stack))
+    for name, p in m.named_parameters():
+        stack, adds = name.split(".")[0], name.endswith(("attention.out.weight", "down.weight"))
+        n = n_parts.get(stack, 1) * n_block.get(stack, 1)
+        mistakes = {
+            "it is left as it was: attention and feed-forward both add to the stream": 1.0,
+            "it is divided by the number of additions, not by its root": 1 / n,
+            "the additions of one block are counted, not those of the whole stack": n_parts.get(stack, 1) ** -0.5,
+            "the blocks are counted: each adds as often as it has parts": n_block.get(stack, 1) ** -0.5,
+            "both stacks are counted together": n_all**-0.5,
+            "the blocks of both stacks are counted together": (n_parts.get(stack, 1) * n_every_block) ** -0.5,
+            "a block's cross-attention is not counted": (2 * n_block.get(stack, 1)) ** -0.5,
+            "it is multiplied by the root": n**0.5,
+        }
+        if not adds:
+            mistakes = {"it is divided, too: only what adds to the stream is": p.flatten()[0].item()}
+        right = n**-0.5 if adds else 1.0
+        assert_right(p.flatten()[0].item(), right, mistakes, what=name)
+    m = build(config(kind, norm="post"))
+    before = [p.clone() for p in m.parameters()]
+    m.shrink_residual_outputs()
+    assert all(map(torch.equal, before, m.parameters())), "a post-norm model is changed: it norms each sum"
 
 
 @pytest.mark.parametrize(("init_std", "expected"), [(0.02, 0.02), (None, 0.55 / math.sqrt(96)), (0.3, 0.3)])

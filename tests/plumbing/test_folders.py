@@ -240,6 +240,17 @@ def test_a_kill_before_the_renaming_leaves_the_old_file(monkeypatch):
     assert Path("a.txt").read_text() == "old"
 
 
+def test_the_file_beside_is_in_the_folder_of_its_target(monkeypatch):
+    """From another folder, on another disk perhaps, a renaming would be a copy: it can be cut off."""
+    os.makedirs("deep/er")
+    real = os.replace
+    monkeypatch.setattr(os, "replace", lambda a, b: (pairs.append((a, b)), real(a, b)))
+    pairs = []
+    folders.atomic_write("deep/er/a.txt", "x")
+    (source, target), *_ = pairs
+    assert os.path.dirname(source) == os.path.dirname(target) == os.path.join("deep", "er")
+
+
 def test_the_bytes_are_on_disk_before_the_renaming(monkeypatch):
     calls, real = [], (os.fsync, os.replace)
     monkeypatch.setattr(os, "fsync", lambda fd: (calls.append("fsync"), real[0](fd)))

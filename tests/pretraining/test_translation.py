@@ -10,6 +10,7 @@ import pytest
 import small
 import torch
 import torch.nn.functional as F
+from mistakes import assert_right
 
 from minilm.plumbing.errors import UserError
 from minilm.pretraining.translation import Translation, smoothed_cross_entropy
@@ -183,9 +184,47 @@ def test_label_smoothing_equals_a_plain_loop(smoothing):
                 q = (1 - smoothing) * (k == labels[b, t].item()) + smoothing / 7
                 smoothed -= q * p[k].log().item()
             plain -= p[labels[b, t]].log().item()
+    logs, counted = logits.log_softmax(-1), labels != IGNORED
+    right = logs.gather(-1, labels.clamp(min=0)[..., None])[..., 0]
+    wrong_ones = (logs.sum(-1) - right) * counted
+    sums = lambda on, off: -(on * (right * counted).sum() + off * wrong_ones.sum())
+    n, all_plain = counted.sum(), -right.sum()
+    both = {
+        "labels that are IGNORED count as token 0": (
+            (1 - smoothing) * all_plain - smoothing * logs.mean(-1).sum(), all_plain
+        ),
+        "the mean over the labels is taken, not the sum": (smoothed / n, plain / n),
+        "the logits count as log-probabilities: log_softmax is missing": (
+            -(((1 - smoothing) * logits.gather(-1, labels.clamp(min=0)[..., None])[..., 0]
+               + smoothing * logits.mean(-1)) * counted).sum(),
+            -(logits.gather(-1, labels.clamp(min=0)[..., None])[..., 0] * counted).sum(),
+        ),
+        "the minus is missing": (-smoothed, -plain),
+        "the two sums change places": (plain, smoothed),
+    }  # fmt: skip
+    first = {name: value for name, (value, _) in both.items()} | {
+        "smoothing is shared by the V - 1 other tokens: the uniform part is over all V, the right one too": sums(
+            1 - smoothing, smoothing / 6
+        ),
+        "the right token keeps its whole weight of 1": sums(1 + smoothing / 7, smoothing / 7),
+        "the weights change places: 1 - smoothing is the right token's": sums(
+            smoothing + (1 - smoothing) / 7, (1 - smoothing) / 7
+        ),
+        "the uniform part is a sum over V, not a mean": sums(1, smoothing),
+        "the uniform part counts IGNORED labels": (1 - smoothing) * plain - smoothing * logs.mean(-1).sum(),
+        "nothing is smoothed": plain,
+        "the right token has no part of the uniform distribution": sums(1 - smoothing, smoothing / 7),
+    }
+    second = {name: value for name, (_, value) in both.items()} | {
+        "the plain sum is smoothed, too": smoothed,
+        "the plain sum is that of the uniform part": -(logs.mean(-1) * counted).sum(),
+        "the plain sum is scaled by 1 - smoothing": (1 - smoothing) * plain,
+    }
     found = smoothed_cross_entropy(logits, labels, smoothing)
-    assert found[0].item() == pytest.approx(smoothed, rel=1e-6), "smoothing / V for all, the right one too"
-    assert found[1].item() == pytest.approx(plain, rel=1e-6)
+    assert isinstance(found, tuple) and len(found) == 2, "two sums come back, the smoothed and the plain one"
+    told = f"smoothing {smoothing}: "
+    assert_right(found[1], plain, second, what=told + "the plain sum")
+    assert_right(found[0], smoothed, first, what=told + "the smoothed sum")
     flat = logits.flatten(0, 1), labels.flatten()
     theirs = F.cross_entropy(*flat, label_smoothing=smoothing, reduction="sum")
     torch.testing.assert_close(found[0], theirs)

@@ -8,6 +8,7 @@ import tracemalloc
 from collections import Counter
 
 import pytest
+from mistakes import assert_right
 from slow_tokens import MIXED, gpt2_name, kind_of, random_text, scan
 
 from minilm.plumbing.errors import UserError
@@ -82,24 +83,76 @@ def test_join_goes_from_left_to_right():
     assert join([1, 2, 3, 1, 2], (1, 2), 7) == [7, 3, 7] and join([], (1, 2), 7) == []
 
 
+def wrong_merges(words, n_merges, rank=lambda count, pair: (count, pair), least=1, cross=False, weigh=True):
+    """Learn merges, with places to go wrong."""
+    sequences, merges = {word: [bytes([byte]) for byte in word] for word in words}, []
+    while len(merges) < n_merges:
+        counts = Counter()
+        for word, tokens in sequences.items():
+            counts.update({pair: 0 for pair in zip(tokens, tokens[1:], strict=False)})
+            for pair in zip(tokens, tokens[1:], strict=False):
+                counts[pair] += words[word] if weigh else 1
+        counts = {pair: count for pair, count in counts.items() if count >= least}
+        if not counts:
+            break
+        best = max(counts, key=lambda pair: rank(counts[pair], pair))
+        merges.append(best)
+        for word, tokens in sequences.items():
+            sequences[word] = [word] if cross else join(tokens, best, best[0] + best[1])
+    return merges
+
+
+def assert_merges(learn, words, n_merges, right):
+    """Compare the merges learnt with those expected, written as "a b, ab c"."""
+    shown = lambda merges: [b" ".join(pair).decode() for pair in merges]
+    given = words, n_merges
+    opposite = lambda count, pair: (count, *([-byte for byte in token] for token in pair))
+    first = wrong_merges(*given, lambda count, pair: count)
+    mistakes = {
+        "a word counts once, however often it occurs": wrong_merges(*given, weigh=False),
+        "ties go to the first pair that was seen, not to the greatest": first,
+        "ties go to the smallest pair, not to the greatest": wrong_merges(*given, opposite),
+        "ties go to the longest pair": wrong_merges(*given, lambda count, pair: (count, len(pair[0] + pair[1]))),
+        "the greatest pair is joined, not the most frequent": wrong_merges(*given, lambda _, pair: pair),
+        "the rarest pair is joined": wrong_merges(*given, lambda count, pair: (-count, pair)),
+        "a pair that occurs once is not joined": wrong_merges(*given, least=2),
+        "pairs are counted once, not anew after each merge": counted_once(*given),
+        "one merge fewer is learnt than was asked for": wrong_merges(words, n_merges - 1),
+        "one merge more is learnt than was asked for": wrong_merges(words, n_merges + 1),
+    }
+    found = learn(*given)
+    if isinstance(found, list) and found and isinstance(found[0], tuple):
+        found = shown(found)
+    mistakes = {name: shown(merges) for name, merges in mistakes.items()}
+    assert_right(found, right.split(", "), mistakes, axes=("merge",), what=f"of {words}")
+
+
+def counted_once(words, n_merges):
+    """The most frequent pairs of bytes."""
+    counts = Counter()
+    for word, count in words.items():
+        for i in range(len(word) - 1):
+            counts[word[i : i + 1], word[i + 1 : i + 2]] += count
+    return sorted(counts, key=lambda pair: (counts[pair], pair), reverse=True)[:n_merges]
+
+
 @pytest.mark.parametrize("learn", [train_naive, train_fast])
 def test_merges_by_hand(learn):
     words = {b"low": 5, b"lower": 2, b"newest": 6, b"widest": 3}
-    expected = ["s t", "e st", "o w", "l ow", "w est", "n e", "ne west"]
-    assert [b" ".join(pair).decode() for pair in learn(words, 7)] == expected, "most frequent pair first"
+    assert_merges(learn, words, 7, "s t, e st, o w, l ow, w est, n e, ne west")
     # of equals, the greater pair of byte strings
+    assert_merges(learn, {b"ab": 1, b"by": 1, b"ba": 1}, 1, "b y")
     assert learn({b"ab": 1, b"b\xff": 1, b"ba": 1}, 1) == [(b"b", b"\xff")], "bytes compare unsigned"
-    words = {b"ab": 9, b"abc": 1, b"ac": 1}
-    assert learn(words, 2) == [(b"a", b"b"), (b"ab", b"c")], "'ab' is greater than its own beginning 'a'"
-    assert learn({b"za": 2, b"zb": 2}, 3) == [(b"z", b"b"), (b"z", b"a")], "then the second part decides"
+    assert_merges(learn, {b"ab": 9, b"abc": 1, b"ac": 1}, 2, "a b, ab c")  # "ab" is greater than "a"
+    assert_merges(learn, {b"za": 2, b"zb": 2}, 3, "z b, z a")  # then the second part decides
 
 
 @pytest.mark.parametrize("learn", [train_naive, train_fast])
 def test_training_ends_when_the_pairs_run_out(learn):
-    assert learn({b"abc": 1}, 50) == [(b"b", b"c"), (b"a", b"bc")], "a pair seen once may be merged"
-    assert learn({}, 5) == [] and learn({b"a": 3}, 5) == []
-    assert learn({b"aaaaa": 2}, 9) == [(b"a", b"a"), (b"aa", b"aa"), (b"aaaa", b"a")]
-    assert learn({b"abab": 1}, 0) == []
+    assert_merges(learn, {b"abc": 1}, 50, "b c, a bc")
+    assert learn({}, 5) == [] and learn({b"a": 3}, 5) == [], "where there are no pairs, nothing is learnt"
+    assert_merges(learn, {b"aaaaa": 2}, 9, "a a, aa aa, aaaa a")
+    assert learn({b"abab": 1}, 0) == [], "0 merges were asked for"
 
 
 def test_fast_training_equals_naive_training_on_random_words():

@@ -4,6 +4,7 @@ import random
 import unicodedata
 
 import pytest
+from mistakes import assert_right
 
 from minilm.plumbing.errors import UserError
 from minilm.tokenizer.wordpiece import ALIASES, IDEOGRAPHS, SPECIAL_TOKENS, CharacterTable, WordPiece
@@ -60,14 +61,49 @@ def test_words_are_those_of_the_plain_version(lower_case, strip_accents, chinese
         assert found == plain_words(text, lower_case, strips, chinese), f"other words for {text!r}"
 
 
-def test_the_longest_piece_is_taken_each_time(wordpiece):
-    assert tokens(wordpiece, "unaffable") == ["un", "##aff", "##able"], "the paper's example"
-    assert tokens(wordpiece, "una") == ["un", "##a"]
-    assert tokens(wordpiece, "unz the") == ["[UNK]", "the"], "a word with an unknown part is [UNK] as a whole"
-    assert tokens(wordpiece, "aff") == ["[UNK]"], "##aff stands inside a word alone"
-    assert tokens(wordpiece, "x" * 100) == ["x"] + ["##x"] * 99
-    assert tokens(wordpiece, "x" * 101) == ["[UNK]"], "a word of more than 100 characters"
-    assert wordpiece.encode_word("xx") == (wordpiece.tokens.index("x"), wordpiece.tokens.index("##x"))
+def wrong_pieces(word: str, shortest=False, mark="##", whole=True, longest=100, first="") -> list[str]:
+    """The pieces of a word, with places to go wrong."""
+    pieces, start = [], 0
+    while start < len(word) <= longest:
+        ends = range(start + 1, len(word) + 1) if shortest else range(len(word), start, -1)
+        prefix = mark if start else first
+        end = next((end for end in ends if prefix + word[start:end] in TOKENS), None)
+        if end is None:
+            return ["[UNK]"] if whole else [*pieces, "[UNK]"]
+        pieces.append(prefix + word[start:end])
+        start = end
+    return pieces if start else ["[UNK]"]
+
+
+@pytest.mark.parametrize(
+    ("word", "right"),
+    [
+        ("unaffable", "un ##aff ##able"),  # the paper's example
+        ("una", "un ##a"),
+        ("unz", "[UNK]"),  # a word with an unknown part is [UNK] as a whole
+        ("aff", "[UNK]"),  # ##aff stands inside a word alone
+        ("ungo", "[UNK]"),  # and "go" at its beginning
+        ("x" * 100, "x" + " ##x" * 99),
+        ("x" * 101, "[UNK]"),  # a word of more than 100 characters
+    ],
+)
+def test_the_longest_piece_is_taken_each_time(wordpiece, word, right):
+    mistakes = {
+        "the shortest piece is taken, not the longest": wrong_pieces(word, shortest=True),
+        "later pieces are looked for without ##": wrong_pieces(word, mark=""),
+        "the first piece is looked for with ##, too": wrong_pieces(word, first="##"),
+        "the known pieces stay beside an unknown part: the whole word is [UNK]": wrong_pieces(word, whole=False),
+        "a word of more than 100 characters is cut, too": wrong_pieces(word, longest=200),
+        "a word of 100 characters is too long already": wrong_pieces(word, longest=99),
+        "a word without unknown part comes back as [UNK]": ["[UNK]"],
+        "only the first piece comes back": wrong_pieces(word)[:1],
+        "an unknown part is left out": [p for p in wrong_pieces(word, whole=False) if p != "[UNK]"],
+    }
+    ids = wordpiece.encode_word(word)
+    known = isinstance(ids, (tuple, list)) and all(isinstance(i, int) for i in ids)
+    found = [wordpiece.tokens[i] for i in ids] if known else ids
+    assert_right(found, right.split(), mistakes, axes=("piece",), what=word if len(word) < 50 else f"{len(word)} x")
+    assert isinstance(ids, tuple), f"the ids come back as a tuple, not as a {type(ids).__name__}"
 
 
 def test_words_that_a_text_hides(wordpiece):
