@@ -32,7 +32,8 @@ def test_sinusoids_follow_the_formula_of_the_paper(d_model):
             right[position, column] = math.sin(angle) if column % 2 == 0 else math.cos(angle)
 
     def wrong(power=2.0, base=10000.0, sine=torch.sin, cosine=torch.cos, first=0):
-        angle = (torch.arange(11) + first)[:, None] * base ** -(power * torch.arange((d_model + 1) // 2) / d_model)
+        pair = torch.arange((d_model + 1) // 2, dtype=torch.float64)
+        angle = (torch.arange(11) + first)[:, None] * base ** (-power * pair / d_model)
         return torch.stack([sine(angle), cosine(angle)], -1).flatten(1)[:, :d_model]
 
     mistakes = {
@@ -138,16 +139,6 @@ def test_the_input_drops_its_share_in_training_only():
     assert torch.equal(part.eval()(ones, torch.arange(40), None), ones)
 
 
-def test_dropout_falls_on_the_part_and_not_on_the_stream():
-    x, one = torch.full((20, 40, D), 3.0), torch.ones(20, 40, D)
-    block = blocks.Block(config(norm="pre", dropout=0.3), cross=False)
-    out = block.add(x, lambda h: one, nn.Identity())
-    assert not (out == 4).all(), "no dropout in training"
-    assert not (out == 0).any(), "the stream itself is dropped: only what the part adds may be"
-    assert drops(out - x, 0.3, 1.0), "dropout of 0.3 adds 1 / 0.7 at seven places of ten and 0 at three"
-    assert_right(block.eval().add(x, lambda h: one, nn.Identity()), x + one, what="outside training")
-
-
 @pytest.mark.parametrize("name", blocks.ACTIVATIONS)
 def test_activations_and_feed_forward_follow_their_formulas(name):
     formula = {
@@ -201,6 +192,16 @@ def test_norm_stands_where_the_papers_put_it():
     with_more = lambda h, factor, plus=0: factor * h + plus
     found = pre.add(x, with_more, nn.Identity(), 3, plus=7)
     assert_right(found, 4 * x + 7, axes=axes, what="a part with more arguments")
+
+
+def test_dropout_falls_on_the_part_and_not_on_the_stream():
+    x, one = torch.full((20, 40, D), 3.0), torch.ones(20, 40, D)
+    block = blocks.Block(config(norm="pre", dropout=0.3), cross=False)
+    out = block.add(x, lambda h: one, nn.Identity())
+    assert not (out == 4).all(), "no dropout in training"
+    assert not ((out == 0) | (out == 1)).any(), "the stream itself is dropped: only what the part adds may be"
+    assert drops(out - x, 0.3, 1.0), "dropout of 0.3 adds 1 / 0.7 at seven places of ten and 0 at three"
+    assert_right(block.eval().add(x, lambda h: one, nn.Identity()), x + one, what="outside training")
 
 
 # Against PyTorch

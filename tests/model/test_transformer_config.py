@@ -143,6 +143,8 @@ def test_residual_outputs_are_divided_by_the_root_of_the_additions(kind):
             "it is divided by the number of additions, not by its root": 1 / n,
             "the additions of one block are counted, not those of the whole stack": n_parts.get(stack, 1) ** -0.5,
             "the blocks are counted: each adds as often as it has parts": n_block.get(stack, 1) ** -0.5,
+            "what the feed-forward part adds is not counted": ((n_parts.get(stack, 2) - 1) * n_block.get(stack, 1))
+            ** -0.5,
             "both stacks are counted together": n_all**-0.5,
             "the blocks of both stacks are counted together": (n_parts.get(stack, 1) * n_every_block) ** -0.5,
             "a block's cross-attention is not counted": (2 * n_block.get(stack, 1)) ** -0.5,

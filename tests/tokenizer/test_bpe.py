@@ -83,7 +83,7 @@ def test_join_goes_from_left_to_right():
     assert join([1, 2, 3, 1, 2], (1, 2), 7) == [7, 3, 7] and join([], (1, 2), 7) == []
 
 
-def wrong_merges(words, n_merges, rank=lambda count, pair: (count, pair), least=1, cross=False, weigh=True):
+def wrong_merges(words, n_merges, rank=lambda count, pair: (count, pair), least=1, joins=True, weigh=True):
     """Learn merges, with places to go wrong."""
     sequences, merges = {word: [bytes([byte]) for byte in word] for word in words}, []
     while len(merges) < n_merges:
@@ -97,8 +97,8 @@ def wrong_merges(words, n_merges, rank=lambda count, pair: (count, pair), least=
             break
         best = max(counts, key=lambda pair: rank(counts[pair], pair))
         merges.append(best)
-        for word, tokens in sequences.items():
-            sequences[word] = [word] if cross else join(tokens, best, best[0] + best[1])
+        for word, tokens in sequences.items() if joins else ():
+            sequences[word] = join(tokens, best, best[0] + best[1])
     return merges
 
 
@@ -116,6 +116,7 @@ def assert_merges(learn, words, n_merges, right):
         "the greatest pair is joined, not the most frequent": wrong_merges(*given, lambda _, pair: pair),
         "the rarest pair is joined": wrong_merges(*given, lambda count, pair: (-count, pair)),
         "a pair that occurs once is not joined": wrong_merges(*given, least=2),
+        "nothing is joined in the words, so that the same pair wins again": wrong_merges(*given, joins=False),
         "pairs are counted once, not anew after each merge": counted_once(*given),
         "one merge fewer is learnt than was asked for": wrong_merges(words, n_merges - 1),
         "one merge more is learnt than was asked for": wrong_merges(words, n_merges + 1),

@@ -11,6 +11,7 @@ from minilm.tokenizer.wordpiece import ALIASES, IDEOGRAPHS, SPECIAL_TOKENS, Char
 
 TOKENS = [*SPECIAL_TOKENS, "un", "##aff", "##able", "##a", "the", "The", "cafe", "café", "x", "##x", ",", "!"]
 TOKENS += ["$", "漢", "字", "##字", "ςσ", "σσ", "##ing", "go", "-", "2", "##ª"]
+TOKENS += ["p", "##p", "##q", "pq", "##pq"]  # whatever piece is taken first, there is a next one
 
 
 @pytest.fixture
@@ -78,6 +79,7 @@ def wrong_pieces(word: str, shortest=False, mark="##", whole=True, longest=100, 
 @pytest.mark.parametrize(
     ("word", "right"),
     [
+        ("pqpq", "pq ##pq"),
         ("unaffable", "un ##aff ##able"),  # the paper's example
         ("una", "un ##a"),
         ("unz", "[UNK]"),  # a word with an unknown part is [UNK] as a whole

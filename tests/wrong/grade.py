@@ -8,7 +8,6 @@ import contextlib
 import io
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,23 +17,17 @@ import pytest
 import torch  # noqa: F401 - for the forks
 
 
-def forked(command: list, timeout: float, **_):
+def forked(command: list, **_):
     """What `subprocess.run` of a pytest command would return, without a new interpreter."""
     with tempfile.TemporaryFile() as out:
         if not (child := os.fork()):
             os.dup2(out.fileno(), 1)
             os.dup2(out.fileno(), 2)
-            sys.stdout = sys.__stdout__
+            sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
             code = pytest.main([str(word) for word in command[3:]])
             sys.stdout.flush()
             os._exit(code)
-        end = time.monotonic() + timeout
-        while not os.waitpid(child, os.WNOHANG)[0]:
-            time.sleep(0.01)
-            if time.monotonic() > end:
-                os.kill(child, 9)
-                os.waitpid(child, 0)
-                raise subprocess.TimeoutExpired(command, timeout)
+        os.waitpid(child, 0)
         out.seek(0)
         return SimpleNamespace(stdout=out.read().decode(errors="replace"))
 
@@ -56,5 +49,5 @@ if __name__ == "__main__":
     sys.path[0], sys.dont_write_bytecode = sys.argv[1], True  # two texts of one size in one second
     from minilm import exercises
 
-    exercises.subprocess = SimpleNamespace(run=forked, TimeoutExpired=subprocess.TimeoutExpired)
+    exercises.subprocess = SimpleNamespace(run=forked)
     print(json.dumps([grade(*case) for case in json.load(sys.stdin)]))
