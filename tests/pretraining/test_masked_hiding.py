@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from mistakes import assert_right
 from small import within_5_sigma
 
 from minilm.pretraining.masked import Masked, begins_word, choose_positions, whole_words
@@ -58,6 +59,66 @@ def test_every_position_is_hidden_equally_often():
         assert within_5_sigma((positions[counted] == t).sum(), n, 3 / T), f"position {t} has its own share"
 
 
+@pytest.mark.parametrize(
+    "draws, n, expected",
+    [
+        ([0.1, 0.1, 0.2, 0.2, 0.2, 0.3, 2], 4, "xx   x "),  # each mistake gives something else here
+        ([0.1, 0.1, 0.2, 0.3, 0.3, 2], 3, "xxx   "),
+        ([0.1, 0.1, 0.2, 0.3, 0.3, 2], 4, "xxx   "),  # the third word does not fit
+        ([0.1, 0.1, 0.2, 0.3, 0.3, 2], 1, "  x   "),  # the first one does not, the second does
+        ([0.1, 0.2, 0.2, 0.2, 0.3, 0.4], 3, "x   xx"),
+        ([0.1, 0.1, 0.1, 0.1, 0.2, 0.2], 1, "xxxx  "),  # none fits: the first stays whole
+        ([2, 2, 2, 2, 2, 2], 1, "      "),  # nothing to hide
+    ],
+)
+def test_words_that_do_not_fit_are_passed_over_and_the_next_are_tried(draws, n, expected):
+    given = np.array([draws, draws]), np.array([n, 6])
+    before = [array.copy() for array in given]
+    out = whole_words(*given)
+    right = [[letter == "x" for letter in expected], [draw < 1 for draw in draws]]
+    wrong = lambda **how: [hidden_words(draws, n, **how), hidden_words(draws, 6, **how)]
+    mistakes = {
+        "a word that does not fit ends the row: the next words may fit": wrong(ends=True),
+        "a word that does not fit is hidden in part": wrong(cuts=True),
+        "a word that does not fit is hidden all the same": wrong(overflows=True),
+        "nothing is hidden where no word fits: the first one is, whole": wrong(nothing=True),
+        "where no word fits the first is hidden in part": wrong(part=True),
+        "a word must be shorter than what is left: it may be as long": wrong(spare=1),
+        "draws from 1 on, which nothing may hide, count as a word": wrong(special=True),
+        "what is left does not shrink when a word is taken": wrong(shrinks=False),
+        "each token counts as a word: equal draws are one": wrong(single=True),
+        "every row may hide as many as the first": [hidden_words(draws, n), hidden_words(draws, n)],
+        "what is to be hidden and what is not change places": [[not x for x in row] for row in right],
+    }
+    assert_right(out, right, mistakes, axes=("row", "token"), what=f"draws {draws}, {n} and 6 to hide")
+    assert all(map(np.array_equal, given, before)), "an argument was changed: count down in a copy"
+
+
+def hidden_words(draws, n, ends=False, cuts=False, overflows=False, nothing=False, part=False, spare=0,
+                 special=False, shrinks=True, single=False) -> list[bool]:  # fmt: skip
+    """Whole words in plain loops, with places to go wrong."""
+    words = []
+    for t, draw in enumerate(draws):
+        if words and not single and draws[t - 1] == draw:
+            words[-1].append(t)
+        else:
+            words.append([t])
+    words = [word for word in words if special or draws[word[0]] < 1]
+    hidden, left = [], n
+    for word in words:
+        if len(word) + spare <= left or overflows and left > 0:
+            hidden += word
+            left -= len(word) if shrinks else 0
+        elif ends:
+            break
+        elif cuts:
+            hidden += word[:left]
+            left = 0
+    if not hidden and not nothing and words:
+        hidden = words[0][:n] if part else words[0]
+    return [t in hidden for t in range(len(draws))]
+
+
 def test_whole_words_are_hidden_whole_or_not_at_all():
     for share in (0.0, 0.1, 0.3, 0.7, 1.0):
         may_hide, starts_word = random_layout(seed=int(10 * share))
@@ -78,24 +139,7 @@ def test_whole_words_are_hidden_whole_or_not_at_all():
             assert len(chosen) <= wanted or len(hidden) == 1, "more is hidden than the share"
             left = [len(word) for word in words if word not in hidden]
             assert min(left, default=99) > wanted - len(chosen), "another word would have fitted"
-            assert chosen or not words
-
-
-@pytest.mark.parametrize(
-    "draws, n, expected",
-    [
-        ([0.1, 0.1, 0.2, 0.3, 0.3, 2], 3, "xxx   "),
-        ([0.1, 0.1, 0.2, 0.3, 0.3, 2], 4, "xxx   "),  # the third word does not fit
-        ([0.1, 0.1, 0.2, 0.3, 0.3, 2], 1, "  x   "),  # the first one does not, the second does
-        ([0.1, 0.2, 0.2, 0.2, 0.3, 0.4], 3, "x   xx"),
-        ([0.1, 0.1, 0.1, 0.1, 0.2, 0.2], 1, "xxxx  "),  # none fits: the first stays whole
-        ([2, 2, 2, 2, 2, 2], 1, "      "),  # nothing to hide
-    ],
-)
-def test_words_that_do_not_fit_are_passed_over_and_the_next_are_tried(draws, n, expected):
-    out = whole_words(np.array([draws, draws]), np.array([n, 6]))
-    assert out[0].tolist() == [letter == "x" for letter in expected]
-    assert out[1].tolist() == [draw < 1 for draw in draws]
+            assert chosen or not words, "a row with words hides none of them"
 
 
 def test_begins_word():
@@ -158,27 +202,48 @@ def test_labels_are_the_original_tokens_and_the_rest_is_unchanged(objective):
 
 
 def test_80_10_10(objective):
-    rng = np.random.default_rng(0)
+    rng, B = np.random.default_rng(0), 4000
     bpe, V = objective.tokenizer, len(objective.tokenizer.vocab)
     mask, n_special = bpe.special_id("[MASK]"), len(bpe.special_tokens)
-    ids = rng.integers(n_special, V, (400, 60))
-    positions = np.tile(np.arange(1, 58, 2), (400, 1))
-    counted = np.arange(29) < rng.integers(20, 30, (400, 1))
+    ids = rng.integers(n_special, V, (B, 60))
+    positions = np.tile(np.arange(1, 58, 2), (B, 1))
+    counted = np.arange(29) < rng.integers(20, 30, (B, 1))
     before = ids.copy()
     hidden = objective.hide(ids, positions, counted, rng)
+    assert hidden is not None, "nothing comes back: is the function still empty, or its `return` missing?"
     assert (ids == before).all(), "hide changes its argument: the labels are read from it"
+    assert hidden.shape == ids.shape, f"shape {hidden.shape}: the whole rows come back, {ids.shape}"
     at = np.zeros(ids.shape, dtype=bool)
-    for b in range(400):
+    for b in range(B):
         at[b, positions[b][counted[b]]] = True
-    assert (hidden == ids)[~at].all(), "a place that does not count is changed"
-    n, new, old = int(counted.sum()), hidden[at], ids[at]
-    accident = 0.1 / (V - n_special)  # a random token can be the same one
-    assert within_5_sigma((new == mask).sum(), n, 0.8), "80 % become [MASK]"
-    assert within_5_sigma((new == old).sum(), n, 0.1 + accident), "10 % stay as they are"
+    row, place = (int(axis[0]) for axis in np.nonzero((hidden != ids) & ~at)) if (hidden != ids)[~at].any() else (0, 0)
+    told = "is it one of those that `counted` leaves out?" if place in positions[row] else "it is not in `positions`"
+    assert (hidden == ids)[~at].all(), f"row {row}: place {place} is changed and does not count; {told}"
+    new, old = hidden[at], ids[at]
+    n_all = sum((row[hit] == mask).all() for row, hit in zip(hidden, at, strict=True))
+    assert n_all < B / 2 or (new == mask).all(), "one draw decides for a whole row: each place has its own"
     drawn = new[(new != mask) & (new != old)]
-    assert within_5_sigma(len(drawn), n, 0.1 - accident), "10 % become a random token"
-    assert (drawn >= n_special).all(), "a random token is a special one"
-    assert len(set(drawn.tolist())) > 0.9 * (V - n_special), "random tokens come from the whole vocabulary"
+    assert (drawn >= n_special).all(), f"a random token is a special one, id {min(drawn, default=0)}"
+    n, same = len(new), 1 / (V - n_special)  # a random token can be the same one
+    shares = lambda masked, random, kept: [masked, random * (1 - same), kept + random * same]
+    mistakes = {
+        "all become [MASK]": [1, 0, 0],
+        "nothing is replaced": [0, 0, 1],
+        "no token stays as it is: the last 10 % do": shares(0.8, 0.2, 0),
+        "no token becomes a random one": shares(0.8, 0, 0.2),
+        "random tokens and those that stay have no share of their own: 90 % become [MASK]": shares(0.9, 0, 0.1),
+        "90 % become [MASK], 10 % a random token": shares(0.9, 0.1, 0),
+        "the shares of [MASK] and of those that stay change places": shares(0.1, 0.1, 0.8),
+        "the shares of [MASK] and of random tokens change places": shares(0.1, 0.8, 0.1),
+        "two draws decide, one after the other: 10 % of the rest": shares(0.8, 0.02, 0.18),
+        "two draws decide, one after the other: half of the rest, after 90 %": shares(0.9, 0.05, 0.05),
+        "two draws decide: what is [MASK] already may become random": shares(0.72, 0.1, 0.18),
+    }
+    found = [(new == mask).mean(), ((new != mask) & (new != old)).mean(), (new == old).mean()]
+    right = shares(0.8, 0.1, 0.1)
+    told = "shares of [MASK], random, as it was: " + ", ".join(f"{share:.3f}" for share in found)
+    assert_right(found, right, mistakes, 0, 5 * (0.8 * 0.2 / n) ** 0.5, what=told)
+    assert len({*drawn.tolist()}) > 0.9 * (V - n_special), "random tokens come from a part of the vocabulary"
 
 
 def test_masks_are_drawn_anew_each_time(byte_bpe):

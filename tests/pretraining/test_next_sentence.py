@@ -6,6 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from mistakes import assert_right
 
 from minilm.plumbing.errors import UserError
 from minilm.pretraining import next_sentence
@@ -31,18 +32,35 @@ def many_pairs(documents, bpe):
 
 def parse(rows: dict, b: int, bpe) -> tuple[list[int], list[int]]:
     """Read row b back, (ids of A, ids of B), and check its layout, plainly."""
+    assert rows, "nothing comes back: is the function still empty, or its `return` missing?"
     cls, sep, pad = (bpe.special_id(f"[{name}]") for name in ("CLS", "SEP", "PAD"))
-    ids = rows["input_ids"][b].tolist()
-    n = sum(rows["attention_mask"][b].tolist())
+    ids, told = rows["input_ids"][b].tolist(), f"row {b}: "
+    assert ids[0] == cls, f"{told}it begins with {bpe.decode(ids[:1])!r}, not with [CLS]"
+    n = len(ids) - next((i for i, token in enumerate(reversed(ids)) if token != pad), 0)
+    assert ids.count(sep) == 2, f"{told}{ids.count(sep)} times [SEP]: it stands behind A and behind B"
     first = ids.index(sep)
     a, second = ids[1:first], ids[first + 1 : n - 1]
-    expected = [cls, *a, sep, *second, sep]
-    assert ids == expected + [pad] * (len(ids) - n), "a row is [CLS] A [SEP] B [SEP] [PAD] ..."
-    mask = [1] * n + [0] * (len(ids) - n)
-    assert rows["attention_mask"][b].tolist() == mask, "1 on every token, 0 on padding"
-    types = [0] * (len(a) + 2) + [1] * (len(second) + 1) + [0] * (len(ids) - n)
-    assert rows["token_type_ids"][b].tolist() == types, "0 up to the first [SEP], 1 from B to the last [SEP]"
-    assert a and second and not {cls, sep, pad} & {*a, *second}
+    assert ids[n - 1] == sep, f"{told}{bpe.decode(ids[n - 1 : n])!r} behind the last [SEP], then padding"
+    assert a and second, f"{told}A or B is empty"
+    assert not {cls, pad} & {*a, *second}, f"{told}[CLS] or [PAD] stands inside a text"
+    real, length = [1] * n + [0] * (len(ids) - n), len(ids)
+    mistakes = {"padding counts": [1] * length, "it is 1 on padding, 0 on tokens": [1 - x for x in real]}
+    mistakes["the last [SEP] does not count"] = [*real[: n - 1], *[0] * (length - n + 1)]
+    axes = ("token",)
+    assert_right(rows["attention_mask"][b], real, mistakes, axes=axes, what=f"{told}attention_mask")
+    segments = lambda start, end: [int(start <= place < end) for place in range(length)]
+    mistakes = {
+        "the first [SEP] belongs to B": segments(first, n),
+        "B's first token belongs to A": segments(first + 2, n),
+        "padding belongs to B": segments(first + 1, length),
+        "the last [SEP] belongs to A": segments(first + 1, n - 1),
+        "all is text A": [0] * length,
+        "A is 1 and B is 0": [1 - x if i < n else 0 for i, x in enumerate(segments(first + 1, n))],
+        "A is 1, B and padding are 0": segments(0, first + 1),
+        "A and B change places": [1 - x for x in segments(first + 1, n)],
+    }
+    types = rows["token_type_ids"][b]
+    assert_right(types, segments(first + 1, n), mistakes, axes=axes, what=f"{told}token_type_ids")
     return a, second
 
 
@@ -87,10 +105,12 @@ def test_runs_hold_as_many_whole_sentences_as_fit(texts, bpe, n_text, across):
 
 
 def test_true_b_follows_a_in_the_document(pairs, texts, bpe):
-    rows = pairs.rows(np.arange(len(pairs)))
+    rows, halves = pairs.rows(np.arange(len(pairs))), sides(pairs)
     seen = []
     for b in range(len(pairs)):
         a, second = parse(rows, b, bpe)
+        for name, found, right in zip("AB", (a, second), (side[b] for side in halves), strict=True):
+            assert_text(found, right, {}, f"row {b}, without rng: {name}")
         names = tags(a, bpe) + tags(second, bpe)
         document, start = names[0]
         assert names == [(document, start + i) for i in range(len(names))], "B does not go on where A ends"
@@ -169,9 +189,29 @@ def test_a_and_b_are_those_of_the_chosen_runs(many_pairs, bpe):
     second = many_pairs.second_runs(chosen, np.random.default_rng(0))
     rows = many_pairs.rows(chosen, np.random.default_rng(0))
     a, b = sides(many_pairs)
-    halves = [(a[i], b[j]) for i, j in zip(chosen, second, strict=True)]
-    assert [parse(rows, row, bpe) for row in range(8)] == halves
-    assert (rows["next_sentence_labels"] == (second != chosen)).all() and 0 < (second != chosen).sum() < 8
+    false = second != chosen
+    assert 0 < false.sum() < 8, "the test needs both classes"
+    for row, (i, j) in enumerate(zip(chosen, second, strict=True)):
+        found_a, found_b = parse(rows, row, bpe)
+        assert_text(found_a, a[i], {"the A of the run that B is from": a[j]}, f"row {row}: A")
+        assert_text(found_b, b[j], {"the B of the chosen run, though another is drawn": b[i]}, f"row {row}: B")
+    mistakes = {
+        "0 and 1 change places: 0 says that B follows A": ~false,
+        "all rows are said to follow": 0 * false,
+    }
+    labels = rows["next_sentence_labels"]
+    assert_right(labels, false, mistakes, axes=("row",), what="next_sentence_labels")
+
+
+def assert_text(found: list, right: list, others: dict, what: str) -> None:
+    """Compare the tokens of a text; name what else it may be."""
+    mistakes = {f"it is {words}": ids for words, ids in others.items()} | {
+        "its first token is left out": right[1:],
+        "its last token is left out": right[:-1],
+        "it begins a token late, and ends a token late": found if found[:-1] == right[1:] else None,
+        "it begins a token early": found if found[1:] in (right, right[:-1]) else None,
+    }
+    assert_right(found, right, mistakes, axes=("token",), what=what)
 
 
 def test_false_b_are_alike_and_fit(many_pairs, bpe):

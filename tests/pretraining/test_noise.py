@@ -18,9 +18,10 @@ LENGTHS = [7, 1, 12, 80, 3, 30]
 def apply(name: str, n: int, rng, starts=(0,)) -> list[int]:
     """The places 0 ... n - 1 after the noise; `starts` of the sentences."""
     places = np.arange(n)
-    if name == "permutation":
-        return noise.permutation(np.split(places, starts[1:]), rng).tolist()
-    return getattr(noise, name)(places, rng).tolist()
+    given = np.split(places, starts[1:]) if name == "permutation" else places
+    out = getattr(noise, name)(given, rng)
+    assert out is not None, "nothing comes back: is the function still empty, or its `return` missing?"
+    return out.tolist()
 
 
 def noised(name: str, n: int, times: int, starts=(0,), seed: int = 0) -> list[list[int]]:
@@ -81,7 +82,8 @@ def test_infilling_lengths_are_poisson():
     times, most = 12_000, 8
     counts = [0] * (most + 1)  # of the lengths 0 ... most - 1, and of all longer ones
     for places in noised("infilling", 10, times, seed=1):
-        assert places.count(MASK) == 1, "a text of ten tokens has 30 % in one span of 3 on average"
+        told = f"{places.count(MASK)} times [MASK] in a text of ten tokens: SHARE * 10 / MEAN_SPAN is one span"
+        assert places.count(MASK) == 1, f"{told}, which leaves one [MASK], whatever its length"
         counts[min(most, 10 - len(places) + 1)] += 1
     chances = [math.exp(-MEAN_SPAN) * MEAN_SPAN**k / math.factorial(k) for k in range(most)]
     chances.append(1 - sum(chances))
@@ -96,7 +98,9 @@ def test_infilling_takes_its_share_in_as_many_spans_as_that_needs():
     times, n = 1500, 45  # 4.5 spans of 3
     texts = noised("infilling", n, times)
     spans = [places.count(MASK) for places in texts]
-    assert set(spans) == {4, 5} and within_5_sigma(spans.count(5), times, 0.5), "4.5, rounded at random"
+    told = f"{min(spans)} to {max(spans)} times [MASK] in texts of {n} tokens, {np.mean(spans):.2f} on average"
+    told += ": SHARE * n / MEAN_SPAN is 4.5 spans, rounded up or down at random, and each leaves one"
+    assert set(spans) == {4, 5} and within_5_sigma(spans.count(5), times, 0.5), told
     lost = np.array([n - len(places) + k for places, k in zip(texts, spans, strict=True)])
     mean, variance = SHARE * n, SHARE * n + 9 * 0.25  # of Poisson lengths, and of 4 or 5 spans of 3
     assert abs(lost.mean() - mean) < 5 * math.sqrt(variance / times), f"{lost.mean() / n:.3f} of the tokens"
@@ -114,7 +118,7 @@ def test_infilling_replaces_spans_and_inserts_masks_for_empty_ones():
             for a, b in pairwise([*kept, n]):
                 assert a < b, "what is left keeps its order"
                 assert b == a + 1 or n_mask[a] > 0, "tokens are missing and no [MASK] stands there"
-            assert places.count(MASK) <= n / 10 + 1, "a span leaves one [MASK] only"
+            assert places.count(MASK) <= n / 10 + 1, f"{places.count(MASK)} of {n}: a span leaves one [MASK] only"
     inserted = [places for places in noised("infilling", 10, 4000) if len(places) == 11]
     assert within_5_sigma(len(inserted), 4000, math.exp(-MEAN_SPAN)), "a span of no token inserts a [MASK]"
     assert all([p for p in places if p != MASK] == list(range(10)) for places in inserted)
@@ -143,6 +147,21 @@ def test_a_span_longer_than_the_text_is_cut():
     assert max(map(len, texts)) == 3
     n_mask = sum(places.count(MASK) for places in texts)
     assert within_5_sigma(n_mask, 3000, 0.2), "two tokens have 0.2 spans on average"
+
+
+@pytest.mark.parametrize("n", range(2, 8))
+def test_infilling_of_a_short_text_has_a_span_as_often_as_its_share_needs(n):
+    """0.1 n spans: none most of the time, one otherwise, as long as Poisson says and the text allows."""
+    times, chances = 3000, [math.exp(-MEAN_SPAN) * MEAN_SPAN**k / math.factorial(k) for k in range(n)]
+    texts = noised("infilling", n, times, seed=n)
+    with_span = [places for places in texts if MASK in places]
+    told = f"{len(with_span)} of {times} texts of {n} tokens have a span: 0.1 n, rounded up or down at random"
+    assert within_5_sigma(len(with_span), times, n / 10), told
+    assert all(places == list(range(n)) for places in texts if MASK not in places), "no span, and yet changed"
+    for length, chance in enumerate([*chances, 1 - sum(chances)]):
+        count = sum(n - len(places) + 1 == length for places in with_span)
+        told = f"length {length} in {count} of {len(with_span)} spans of {n} tokens, Poisson cut at {n}: {chance:.3f}"
+        assert within_5_sigma(count, len(with_span), chance), told
 
 
 def test_two_spans_longer_than_the_text_are_cut_together():
