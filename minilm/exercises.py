@@ -17,55 +17,52 @@ from .plumbing.folders import atomic_write
 
 ROOT = Path(__file__).parents[1]
 REGIMES = dict(pretraining=1, continued=2, extraction=3, finetuning=4, reinforcement=5, in_context=6)
-STOP = "-o faulthandler_timeout=8 -o faulthandler_exit_on_timeout=true".split()  # seconds a test, then the place
 # Signature and docstring, then all that stands further right. By its look: an attempt may be no Python yet.
 FUNCTION = r'(?P<head>^(?P<indent> *)def {}\((?:.*\n)*?.*:(?:  #.*)?\n *"""(?:.*\n)*?.*"""\n)'
 FUNCTION += r"(?P<body>(?:\n*(?P=indent) +\S.*\n?)*)"
+# A test that takes longer than 8 seconds is ended, with the line at which it was (pytest 9).
+PYTEST = [sys.executable, "-m", "pytest", "-x", "--tb=native", "-o", "faulthandler_timeout=8"]
+PYTEST += ["-o", "faulthandler_exit_on_timeout=true", "-k"]
 
 
 class Exercise(NamedTuple):
-    """A function to write: level (1 a line or two, 3 several ideas), FILE:NAME below minilm/, and the rest.
+    """A function to write: FILE:NAME below minilm/; pytest's -k for its tests in tests/ROOM/test_FILE*.py."""
 
-    `tests`: pytest's -k for its tests in tests/ROOM/test_FILE*.py. `hints`: in words, the last nearly code.
-    """
-
-    level: int
+    level: int  # 1 a line or two, 2 an idea, 3 several ideas
     function: str
     tests: str
-    hints: tuple[str, ...]
+    hints: tuple[str, ...]  # steps in words, the last nearly the code
 
 
 # In the order of the lecture.
 # fmt: off
 EXERCISES = {
     "causal-mask": Exercise(1, "model/attention.py:causal_mask", "causal_mask_is", (
-        "Of S positions the queries are the last T: which positions are they?",
-        "Compare each query's position (T, 1) with each key's position (S,): the result is (T, S).")),
+        "Of S positions the queries are the last T.", "Compare positions, (S,) with (T, 1).")),
     "alibi": Exercise(2, "model/attention.py:alibi_bias", "alibi_bias_is", (
-        "The queries are the last T of the S positions: distance (T, S) is |key - query|, never negative.",
-        "One slope a head, ALIBI_SLOPES[h % 4]: -slopes[:, None, None] * distance is (H, T, S).")),
+        "The queries are the last T of the S positions. The distance |key - query| is (T, S).",
+        "A slope a head, ALIBI_SLOPES[h % 4]: -slopes[:, None, None] * distance is (H, T, S).")),
     "rope": Exercise(2, "model/attention.py:rotate", "a_pair_is_turned or positions_of_each_row", (
         "cos_sin holds cosines and sines; x.chunk(2, dim=-1) gives the partners a and b of all pairs.",
-        "A turn by w: a cos w - b sin w and b cos w + a sin w, side by side again by torch.cat.")),
-    "attention": Exercise(1, "model/attention.py:explicit_attention", "explicit_equals or dropout_takes_its", (
-        "Keys and values of few heads: repeat_interleave each H / n_kv_head times along the heads.",
-        "Scores: q @ k.transpose(-2, -1) / sqrt(d_head). Add the bias; masked_fill later keys with BLOCKED.",
+        "A turn: a cos - b sin and b cos + a sin, side by side again by torch.cat.")),
+    "attention": Exercise(1, "model/attention.py:explicit_attention", "explicit_equals or dropout_takes", (
+        "Few heads of keys and values: repeat_interleave each H / n_kv_head times, along the heads.",
+        "Scores q @ k.transpose(-2, -1) / sqrt(d_head), plus the bias; later keys get BLOCKED (masked_fill).",
         "Softmax over the keys, dropout, and weights @ v; return both.")),
-    "cache": Exercise(2, "model/attention.py:KeyValueCache.append", "cache_returns or cache_overflow", (
+    "cache": Exercise(2, "model/attention.py:KeyValueCache.append", "cache_returns", (
         "At the first call make k and v with room for max_length positions, by k.new_empty.",
         "Copy the new ones behind the `length` that are there, count up, return those of all so far.")),
     "heads": Exercise(1, "model/attention.py:MultiHeadAttention.split_heads", "split_heads", (
         "Head h takes the numbers h * d_head to (h + 1) * d_head of each position: cut the last axis first.",
         "unflatten(2, (-1, d_head)) gives (B, T, H, d_head); then the heads go before the positions.")),
     "sinusoids": Exercise(1, "model/blocks.py:sinusoidal_positions", "sinusoids", (
-        "Angle of position p in columns 2i and 2i + 1: p / 10000^(2i / D). Make all, (n, 1) * (D / 2,).",
+        "The angle of position p in columns 2i and 2i + 1 is p / 10000^(2i / D): (n, 1) * (D / 2,).",
         "table[:, 0::2] takes the sines, table[:, 1::2] the cosines; an odd D has one cosine fewer.")),
     "block-norm": Exercise(1, "model/blocks.py:Block.add", "norm_stands or dropout_falls", (
         "Post: norm(x + part(x)). Pre: x + part(norm(x)). `part` also gets *args and **options.",
-        "What the part gives goes through self.dropout while training, the stream x never does.")),
+        "What the part gives goes through self.dropout while training; the stream x never does.")),
     "residual-init": Exercise(2, "model/transformer.py:Transformer.shrink_residual_outputs", "residual", (
-        "Only pre-norm models; each stack by itself: count how often its blocks add to the stream.",
-        "What adds: `out` of each attention, `down` of each feed-forward.",
+        "Pre-norm only, each stack by itself. What adds: `out` of each attention, `down` of feed-forward.",
         "layer.weight.data.mul_(n ** -0.5), n = additions of a block * blocks of the stack.")),
     "temperature": Exercise(2, "model/sampling.py:SamplingRule.log_probabilities", "temperature or in_order", (
         "In order: forbidden tokens to -inf, logits / temperature, top-k, top-p, log_softmax.",
@@ -76,27 +73,24 @@ EXERCISES = {
         "The last one kept is the least logit that stays; mask what is smaller with NEVER.")),
     "bpe-merges": Exercise(1, "tokenizer/bpe.py:train_naive", "naive and (by_hand or run_out)", (
         "Begin with each word as a list of its bytes; count each pair of neighbours as often as its word.",
-        "The best: max by (count, pair). Note it, `join` it in every word, count anew.",
-        "End after n_merges, or where no pair is left.")),
+        "Note the best, max by (count, pair), `join` it in every word, count anew, until no pair is left.")),
     "wordpiece": Exercise(1, "tokenizer/wordpiece.py:WordPiece.encode_word", "longest_piece", (
         "From `start`, try the longest piece first: end = len(word), then one less, until _ids has it.",
         "Behind the first piece look for '##' + word[start:end]. None fits: the whole word is [UNK].")),
     "80-10-10": Exercise(1, "pretraining/masked.py:Masked.hide", "80_10_10", (
         "One draw in [0, 1) for each place decides: below 0.8 [MASK], below 0.9 a random ordinary token.",
-        "np.nonzero(counted) gives row and place of what is hidden; write into a copy, the labels need ids.")),
+        "np.nonzero(counted) gives row and place of what is hidden; write into a copy of ids.")),
     "whole-words": Exercise(3, "pretraining/masked.py:whole_words", "words_that_do_not_fit or are_hidden", (
         "Neighbours with the same draw are one word: number the words of a row, count the tokens of each.",
         "Go through the words in order: take one if it has tokens, and no more than are left to hide.",
         "If none was taken, take the first whole. Back to tokens: taken[row, word], and draws < 1.")),
-    "sentence-pairs": Exercise(2, "pretraining/next_sentence.py:SentencePairs.rows", "true_b or chosen_runs", (
-        "The run of B is `chosen`, or second_runs(chosen, rng). [CLS] A [SEP] B [SEP]: where does each stand?",
-        "ids[start + place - 1] is A from place 1 on, ids[border + place - a - 2] is B from place a + 2 on.",
-        "Segment 1 from B to the last [SEP]; the label is FOLLOWS where B is from the chosen run.")),
+    "sentence-pairs": Exercise(2, "pretraining/next_sentence.py:SentencePairs.rows", "true_b or chosen", (
+        "B is from the run `chosen`, or from second_runs(chosen, rng). [CLS] A [SEP] B [SEP]: where is each?",
+        "ids[start + place - 1] is A from place 1 on, ids[border + place - a - 2] is B from a + 2 on.")),
     "infilling": Exercise(2, "pretraining/noise.py:infilling", "infilling or longer_than", (
-        "First how many spans: SHARE * n / MEAN_SPAN, rounded up or down at random so that the mean is right.",
-        "Then their Poisson lengths, none longer than what is left, then a gap for each among the kept.",
-        "From the left: out[start : start + length] = [MASK]; each span before is one token by now.")),
-    "label-smoothing": Exercise(1, "pretraining/translation.py:smoothed_cross_entropy", "label_smoothing_equals", (
+        "First how many spans: SHARE * n / MEAN_SPAN, rounded at random; then their lengths, Poisson, cut.",
+        "A gap for each between what is kept; from the left: out[start : start + length] = [MASK].")),
+    "label-smoothing": Exercise(1, "pretraining/translation.py:smoothed_cross_entropy", "smoothing_equals", (
         "plain: minus the log-probability of each label (gather), IGNORED ones left out.",
         "uniform: minus the mean over V; smoothed = (1 - smoothing) * plain + smoothing * uniform.")),
     "windows": Exercise(2, "pretraining/causal.py:overlapping_windows", "validation_labels_each", (
@@ -205,7 +199,7 @@ def find(name: str) -> tuple[Path, re.Match, str]:
     file, _, function = EXERCISES[name].function.partition(":")
     path, (*owner, function) = ROOT / "minilm" / file, function.split(".")
     inside = rf"^class {owner[0]}\b(?:.*\n)*?" if owner else ""
-    found = re.search(inside + FUNCTION.format(function), path.read_text(encoding="utf-8"), re.M)
+    found = re.search(inside + FUNCTION.format(function), path.read_text(encoding="utf-8"), re.MULTILINE)
     if not found:
         raise UserError(f"{path}: no function {function} with its docstring; `git checkout {path}`")
     return path, found, found["head"] + found["body"]
@@ -250,10 +244,10 @@ def start(name: str) -> None:
     """Empty the function, and keep it."""
     path, found, function = find(name)
     if is_started(name):
-        raise UserError(f"{name} is started already: go on, or `restore {name}`, which keeps your attempt")
+        raise UserError(f"{name} is started: go on, or `restore {name}`, which keeps your attempt")
     if not any(is_started(other) for other in EXERCISES if find(other)[0] == path) and shutil.which("git"):
-        asked = ["git", "diff", "--quiet", "HEAD", str(path)]
-        if subprocess.run(asked, cwd=ROOT, capture_output=True).returncode == 1:
+        asked = ["git", "diff", "--name-only", "HEAD", "--", path]
+        if subprocess.run(asked, check=False, cwd=ROOT, capture_output=True).stdout:
             raise UserError(f"{path}: you have changed it; `git commit` or `git stash` that first")
     atomic_write(kept(name), function)
     replace(name, f'{found["head"]}{found["indent"]}    raise NotImplementedError("exercise {name}")\n')
@@ -272,41 +266,35 @@ def check(name: str) -> int:
     """Print the first mistake and return 1, or print that all tests pass."""
     path, _, function = find(name)
     files = sorted((ROOT / "tests" / path.parent.name).glob(f"test_{path.stem}*.py"))
-    command = [sys.executable, "-m", "pytest", "-x", "--tb=native", "-k", EXERCISES[name].tests, *files, *STOP]
-    told = subprocess.run(command, cwd=ROOT, stdout=-1, stderr=-2, encoding="utf-8").stdout
+    command = [*PYTEST, EXERCISES[name].tests, *files]
+    told = subprocess.run(command, check=False, cwd=ROOT, stdout=-1, stderr=-2, encoding="utf-8").stdout
     stopped, places = "Timeout (" in told, re.findall(r'File ".*[/\\](minilm[/\\].*)", line (\d+)', told)
     place = " ({}, line {})".format(*places[0 if stopped else -1]) if places else ""
     if stopped:
         print(f"stopped after 8 seconds{place}: does a loop there never end?")
-    elif failed := re.search(r"^(?:E +)?([\w.]*[A-Z]\w+)(?:: (.*))?$", told, re.M):
-        as_told = dict(AssertionError=failed[2], NotImplementedError=f"{failed[2]} is empty{place}")
-        print(as_told.get(failed[1], failed[0].removeprefix("E ").strip() + place))
+    elif failed := re.search(r"^(?:E +)?([\w.]*[A-Z]\w+)(?:: (.*))?$", told, re.MULTILINE):
+        words = dict(AssertionError=failed[2], NotImplementedError=f"{failed[2]} is empty{place}")
+        print(words.get(failed[1], failed[0].removeprefix("E ").strip() + place))
     else:
-        n_passed = re.search(r"(\d+) passed", told)[1]
-        print(f"all {n_passed} tests of {name} pass{'' if is_started(name) else ', with the original'}")
-        atomic_write(kept(name, "solved"), function if is_started(name) else held(name, "solved"))
+        atomic_write(kept(name, "solved"), function)
+        print(f"all {re.search(r'([0-9]+) passed', told)[1]} tests of {name} pass")
         return 0
     return 1
 
 
 def solution(name: str) -> None:
     """Print what an attempt has to change to become the original."""
-    if not held(name):
-        raise UserError(f"{name} is not started: its solution stands in minilm/{EXERCISES[name].function}")
     sides = find(name)[2].splitlines(), held(name).splitlines()
     print("\n".join(difflib.unified_diff(*sides, "your attempt", "the original", lineterm="", n=99)))
 
 
 def restore(name: str) -> None:
     """Put the original back, and keep the attempt beside it."""
-    if not is_started(name):
-        raise UserError(f"{name} is not started: nothing to put back")
-    if not held(name):
-        raise UserError(f"{kept(name)} is gone: `git checkout {find(name)[0]}` has the original")
     attempt = next(path for n in range(1, 10**6) if not (path := kept(name, f"attempt-{n}")).exists())
-    atomic_write(attempt, find(name)[2])
-    replace(name, held(name))
-    print(f"{find(name)[0]}: the original of {name} is back; your attempt: {attempt}")
+    original, (path, _, function) = kept(name).read_text(encoding="utf-8"), find(name)
+    atomic_write(attempt, function)
+    replace(name, original)
+    print(f"{path}: the original of {name} is back; your attempt: {attempt}")
 
 
 def main(action: str = "", name: str = "", *more: str) -> int | None:
@@ -320,12 +308,14 @@ def main(action: str = "", name: str = "", *more: str) -> int | None:
         raise UserError(f"python -m minilm.exercises list, or {', '.join(actions)} and a NAME")
     if name not in EXERCISES:
         raise UserError(f"no exercise {name!r}{suggest(name, EXERCISES)}; `list` shows all")
+    if action in ("check", "solution", "restore") and not is_started(name):
+        raise UserError(f"{name} is not started; `start {name}`")
     return actions[action](name)
 
 
 if __name__ == "__main__":
     try:
         sys.exit(main(*sys.argv[1:]))
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(as_line(f"error: {error}"), file=sys.stderr)
         sys.exit(2)

@@ -3,9 +3,11 @@
 import numpy as np
 import torch
 
+NOTHING = "nothing comes back: is the function still empty, or its `return` missing?"
+
 
 def assert_right(got, right, mistakes=None, rtol=1e-5, atol=1e-6, axes=(), what=""):
-    """Pass where `got` is close to `right`; else name the first place that differs, and the mistake, if known.
+    """Pass where `got` is close to `right`; else name the first place that differs, and what mistake fits.
 
     `mistakes`: words that complete "this is what comes out when ..." -> what that wrong version gives, or a
     function without arguments that computes it. Nothing is named that `got` does not equal. `axes`: what the
@@ -17,7 +19,7 @@ def assert_right(got, right, mistakes=None, rtol=1e-5, atol=1e-6, axes=(), what=
         return
     told = f"{what}: " if what else ""
     if got is None:
-        raise AssertionError(f"{told}nothing comes back: is the function still empty, or its `return` missing?")
+        raise AssertionError(told + NOTHING)
     named = [name for name, value in (mistakes or {}).items() if fits(got, right, value, rtol, atol)]
     told += first_difference(got, right, rtol, atol, axes)
     raise AssertionError(f"{told}; this is what comes out when {', or when '.join(named)}" if named else told)

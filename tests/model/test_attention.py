@@ -106,7 +106,8 @@ def test_causal_mask_is_a_lower_triangle_whose_queries_come_last(T, S):
         "rows and columns change places: rows are queries": (key <= query).T,
     }
     mask = causal_mask(T, S)
-    assert_right(mask, [[s <= S - T + t for s in range(S)] for t in range(T)], mistakes, axes=("query", "key"))
+    right = [[s <= S - T + t for s in range(S)] for t in range(T)]
+    assert_right(mask, right, mistakes, axes=("query", "key"))
     assert mask.dtype == torch.bool, f"the mask holds True and False, not {mask.dtype}"
 
 
@@ -294,11 +295,12 @@ def test_cache_returns_all_positions_so_far(lengths):
             mistakes = {
                 "keys and values change places": other,
                 "only the new positions come back": new,
-                "the new positions overwrite the first ones": torch.cat([new, found[:, :, new.shape[2] :]], 2),
+                "the new positions overwrite the first": torch.cat([new, found[:, :, new.shape[2] :]], 2),
             }
             if n < cache.max_length:
                 mistakes["the unused room comes back, too"] = getattr(cache, name[0])
-            assert_right(found, right, mistakes, axes=("row", "head", "position", "number"), what=f"{what} {name}")
+            axes = ("row", "head", "position", "number")
+            assert_right(found, right, mistakes, axes=axes, what=f"{what} {name}")
 
 
 def test_cache_overflow_is_an_error_and_harms_nothing():
@@ -443,7 +445,7 @@ def test_a_pair_is_turned_by_the_angle_of_its_position(theta):
     cos, sin, (a, b), (even, odd) = angles.cos(), angles.sin(), x.chunk(2, -1), (x[..., 0::2], x[..., 1::2])
     turned = even * cos - odd * sin, odd * cos + even * sin
     mistakes = {
-        "neighbours are turned: the partner of x_i is x_{i + d_head / 2}": torch.stack(turned, -1).flatten(-2),
+        "neighbours are turned: x_i belongs to x_{i + d_head / 2}": torch.stack(turned, -1).flatten(-2),
         "neighbours are turned, and then put apart": torch.cat(turned, -1),
         "the turn goes the wrong way round: the sines have the other sign": torch.cat(
             [a * cos + b * sin, b * cos - a * sin], -1

@@ -131,23 +131,21 @@ def test_residual_outputs_are_divided_by_the_root_of_the_additions(kind):
     for p in m.parameters():
         nn.init.ones_(p)
     m.shrink_residual_outputs()
-    n_parts, n_block = {"decoder": (2, 3)}.get(kind, (3, 3)), dict(encoder=1, decoder=3)
-    n_parts = dict(encoder=2, decoder=n_parts[0])
-    n_all = sum(n_parts[stack] * n_block[stack] for stack in n_parts if getattr(m, stack))
-    n_every_block = sum(n_block[stack] for stack in n_block if getattr(m, stack))
+    parts = dict(encoder=2, decoder=2 if kind == "decoder" else 3)
+    blocks = {stack: len(getattr(m, stack).blocks) for stack in parts if getattr(m, stack)}
     for name, p in m.named_parameters():
         stack, adds = name.split(".")[0], name.endswith(("attention.out.weight", "down.weight"))
-        n = n_parts.get(stack, 1) * n_block.get(stack, 1)
+        n_part, n_block = parts.get(stack, 1), blocks.get(stack, 1)
+        n = n_part * n_block
         mistakes = {
             "it is left as it was: attention and feed-forward both add to the stream": 1.0,
             "it is divided by the number of additions, not by its root": 1 / n,
-            "the additions of one block are counted, not those of the whole stack": n_parts.get(stack, 1) ** -0.5,
-            "the blocks are counted: each adds as often as it has parts": n_block.get(stack, 1) ** -0.5,
-            "what the feed-forward part adds is not counted": ((n_parts.get(stack, 2) - 1) * n_block.get(stack, 1))
-            ** -0.5,
-            "both stacks are counted together": n_all**-0.5,
-            "the blocks of both stacks are counted together": (n_parts.get(stack, 1) * n_every_block) ** -0.5,
-            "a block's cross-attention is not counted": (2 * n_block.get(stack, 1)) ** -0.5,
+            "the additions of one block are counted, not those of the whole stack": n_part**-0.5,
+            "the blocks are counted: each adds as often as it has parts": n_block**-0.5,
+            "what the feed-forward part adds is not counted": (max(1, n_part - 1) * n_block) ** -0.5,
+            "both stacks are counted together": sum(parts[each] * n for each, n in blocks.items()) ** -0.5,
+            "the blocks of both stacks are counted together": (n_part * sum(blocks.values())) ** -0.5,
+            "a block's cross-attention is not counted": (2 * n_block) ** -0.5,
             "it is multiplied by the root": n**0.5,
         }
         if not adds:

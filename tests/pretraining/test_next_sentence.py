@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from mistakes import assert_right
+from mistakes import NOTHING, assert_right
 
 from minilm.plumbing.errors import UserError
 from minilm.pretraining import next_sentence
@@ -32,7 +32,7 @@ def many_pairs(documents, bpe):
 
 def parse(rows: dict, b: int, bpe) -> tuple[list[int], list[int]]:
     """Read row b back, (ids of A, ids of B), and check its layout, plainly."""
-    assert rows, "nothing comes back: is the function still empty, or its `return` missing?"
+    assert rows, NOTHING
     cls, sep, pad = (bpe.special_id(f"[{name}]") for name in ("CLS", "SEP", "PAD"))
     ids, told = rows["input_ids"][b].tolist(), f"row {b}: "
     assert ids[0] == cls, f"{told}it begins with {bpe.decode(ids[:1])!r}, not with [CLS]"
@@ -194,7 +194,7 @@ def test_a_and_b_are_those_of_the_chosen_runs(many_pairs, bpe):
     for row, (i, j) in enumerate(zip(chosen, second, strict=True)):
         found_a, found_b = parse(rows, row, bpe)
         assert_text(found_a, a[i], {"the A of the run that B is from": a[j]}, f"row {row}: A")
-        assert_text(found_b, b[j], {"the B of the chosen run, though another is drawn": b[i]}, f"row {row}: B")
+        assert_text(found_b, b[j], {"the B of the chosen run, not of the drawn one": b[i]}, f"row {row}: B")
     mistakes = {
         "0 and 1 change places: 0 says that B follows A": ~false,
         "all rows are said to follow": 0 * false,

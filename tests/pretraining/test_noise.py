@@ -6,6 +6,7 @@ from itertools import pairwise, permutations
 
 import numpy as np
 import pytest
+from mistakes import NOTHING
 from small import within_5_sigma
 
 from minilm.plumbing.errors import UserError
@@ -20,7 +21,7 @@ def apply(name: str, n: int, rng, starts=(0,)) -> list[int]:
     places = np.arange(n)
     given = np.split(places, starts[1:]) if name == "permutation" else places
     out = getattr(noise, name)(given, rng)
-    assert out is not None, "nothing comes back: is the function still empty, or its `return` missing?"
+    assert out is not None, NOTHING
     return out.tolist()
 
 
@@ -82,7 +83,7 @@ def test_infilling_lengths_are_poisson():
     times, most = 12_000, 8
     counts = [0] * (most + 1)  # of the lengths 0 ... most - 1, and of all longer ones
     for places in noised("infilling", 10, times, seed=1):
-        told = f"{places.count(MASK)} times [MASK] in a text of ten tokens: SHARE * 10 / MEAN_SPAN is one span"
+        told = f"{places.count(MASK)} times [MASK] in ten tokens: SHARE * 10 / MEAN_SPAN is one span"
         assert places.count(MASK) == 1, f"{told}, which leaves one [MASK], whatever its length"
         counts[min(most, 10 - len(places) + 1)] += 1
     chances = [math.exp(-MEAN_SPAN) * MEAN_SPAN**k / math.factorial(k) for k in range(most)]
@@ -98,8 +99,8 @@ def test_infilling_takes_its_share_in_as_many_spans_as_that_needs():
     times, n = 1500, 45  # 4.5 spans of 3
     texts = noised("infilling", n, times)
     spans = [places.count(MASK) for places in texts]
-    told = f"{min(spans)} to {max(spans)} times [MASK] in texts of {n} tokens, {np.mean(spans):.2f} on average"
-    told += ": SHARE * n / MEAN_SPAN is 4.5 spans, rounded up or down at random, and each leaves one"
+    told = f"{min(spans)} to {max(spans)} times [MASK] in {n} tokens, {np.mean(spans):.2f} on average:"
+    told += " SHARE * n / MEAN_SPAN is 4.5 spans, rounded up or down at random, and each leaves one"
     assert set(spans) == {4, 5} and within_5_sigma(spans.count(5), times, 0.5), told
     lost = np.array([n - len(places) + k for places, k in zip(texts, spans, strict=True)])
     mean, variance = SHARE * n, SHARE * n + 9 * 0.25  # of Poisson lengths, and of 4 or 5 spans of 3
@@ -118,7 +119,7 @@ def test_infilling_replaces_spans_and_inserts_masks_for_empty_ones():
             for a, b in pairwise([*kept, n]):
                 assert a < b, "what is left keeps its order"
                 assert b == a + 1 or n_mask[a] > 0, "tokens are missing and no [MASK] stands there"
-            assert places.count(MASK) <= n / 10 + 1, f"{places.count(MASK)} of {n}: a span leaves one [MASK] only"
+            assert places.count(MASK) <= n / 10 + 1, "a span leaves one [MASK] only"
     inserted = [places for places in noised("infilling", 10, 4000) if len(places) == 11]
     assert within_5_sigma(len(inserted), 4000, math.exp(-MEAN_SPAN)), "a span of no token inserts a [MASK]"
     assert all([p for p in places if p != MASK] == list(range(10)) for places in inserted)
@@ -160,7 +161,7 @@ def test_infilling_of_a_short_text_has_a_span_as_often_as_its_share_needs(n):
     assert all(places == list(range(n)) for places in texts if MASK not in places), "no span, and yet changed"
     for length, chance in enumerate([*chances, 1 - sum(chances)]):
         count = sum(n - len(places) + 1 == length for places in with_span)
-        told = f"length {length} in {count} of {len(with_span)} spans of {n} tokens, Poisson cut at {n}: {chance:.3f}"
+        told = f"{count} of {len(with_span)} spans have length {length} of {n}, Poisson says {chance:.3f}"
         assert within_5_sigma(count, len(with_span), chance), told
 
 

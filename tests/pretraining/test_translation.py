@@ -203,7 +203,7 @@ def test_label_smoothing_equals_a_plain_loop(smoothing):
         "the two sums change places": (plain, smoothed),
     }  # fmt: skip
     first = {name: value for name, (value, _) in both.items()} | {
-        "smoothing is shared by the V - 1 other tokens: the uniform part is over all V, the right one too": sums(
+        "smoothing is shared by the V - 1 other tokens: it is by all V, the right one too": sums(
             1 - smoothing, smoothing / 6
         ),
         "the right token keeps its whole weight of 1": sums(1 + smoothing / 7, smoothing / 7),

@@ -94,7 +94,7 @@ def test_the_longest_piece_is_taken_each_time(wordpiece, word, right):
         "the shortest piece is taken, not the longest": wrong_pieces(word, shortest=True),
         "later pieces are looked for without ##": wrong_pieces(word, mark=""),
         "the first piece is looked for with ##, too": wrong_pieces(word, first="##"),
-        "the known pieces stay beside an unknown part: the whole word is [UNK]": wrong_pieces(word, whole=False),
+        "known pieces stay beside an unknown part: all of it is [UNK]": wrong_pieces(word, whole=False),
         "a word of more than 100 characters is cut, too": wrong_pieces(word, longest=200),
         "a word of 100 characters is too long already": wrong_pieces(word, longest=99),
         "a word without unknown part comes back as [UNK]": ["[UNK]"],
@@ -104,7 +104,8 @@ def test_the_longest_piece_is_taken_each_time(wordpiece, word, right):
     ids = wordpiece.encode_word(word)
     known = isinstance(ids, (tuple, list)) and all(isinstance(i, int) for i in ids)
     found = [wordpiece.tokens[i] for i in ids] if known else ids
-    assert_right(found, right.split(), mistakes, axes=("piece",), what=word if len(word) < 50 else f"{len(word)} x")
+    told = word if len(word) < 50 else f"{len(word)} x"
+    assert_right(found, right.split(), mistakes, axes=("piece",), what=told)
     assert isinstance(ids, tuple), f"the ids come back as a tuple, not as a {type(ids).__name__}"
 
 

@@ -1,7 +1,7 @@
-"""Checks exercises in a copy of the tree, many in one process: python grade.py TREE < cases > verdicts, as JSON.
+"""Checks exercises in a copy of the tree, many in one process: python grade.py TREE < cases > verdicts.
 
-A case is [exercise, the text of its function]; a verdict [exit code, what `check` prints, seconds]. Each runs pytest
-in a fork of this process, which has torch imported already.
+Both are JSON: a case is [exercise, the text of its function], a verdict [exit code, what `check` prints,
+seconds]. Each runs pytest in a fork of this process, which has torch imported already.
 """
 
 import contextlib
