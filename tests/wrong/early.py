@@ -121,7 +121,7 @@ WRONG = {
     "wordpiece": [
         ("range(len(word), start, -1)", "range(start + 1, len(word) + 1)", "the shortest piece"),
         ('"##" if start else ""', '""', "without ##"),
-        ("return (self._unknown,)", "return (*ids, self._unknown)", "the whole word is [UNK]"),
+        ("return (self._unknown,)", "return (*ids, self._unknown)", "all of it is [UNK]"),
         (" <= LONGEST_WORD", "", "more than 100 characters"),
         ("            start = end\n", "", "does a loop there never end?"),
         ("tuple(ids) if", "ids if", "as a tuple"),
