@@ -22,6 +22,8 @@ SOLUTIONS = [path.stem for path in sorted((TESTS / "wrong").glob("*.py")) if pat
 WRONG = {
     name: rows for file in SOLUTIONS for name, rows in importlib.import_module(f"wrong.{file}").WRONG.items()
 }
+BLOCKS = (TESTS / "hints.txt").read_text(encoding="utf-8").split("\n\n")
+HINTS = {name: [line.strip() for line in hints] for name, *hints in map(str.splitlines, BLOCKS)}
 each = pytest.mark.parametrize("name", EXERCISES)
 NAME = "causal-mask"
 BLANK = f'    raise NotImplementedError("exercise {NAME}")\n'
@@ -49,9 +51,10 @@ def attempt(tree, old: str = BLANK, new: str = "    return 1\n") -> None:
 
 @each
 def test_a_row_names_a_function_its_tests_and_hints(name):
-    level, _, tests, hints = EXERCISES[name]
+    level, _, tests = EXERCISES[name]
     path, found, text = exercises.find(name)
-    assert level in (1, 2, 3) and 2 <= len(hints) <= 3 and found["body"].strip() and text.endswith("\n")
+    assert level in (1, 2, 3) and found["body"].strip() and text.endswith("\n")
+    assert 2 <= len(HINTS[name]) <= 3 and all(HINTS[name])
     compile(
         path.read_text(encoding="utf-8").replace(found["body"], found["indent"] + "    pass\n"), path, "exec"
     )
@@ -59,6 +62,10 @@ def test_a_row_names_a_function_its_tests_and_hints(name):
     there = re.findall(r"def (test_\w+)", "".join(file.read_text(encoding="utf-8") for file in files))
     words = [word for word in re.findall(r"\w+", tests) if word not in ("and", "or", "not")]
     assert any(word in test for word in words for test in there), f"no test for -k {tests!r}"
+
+
+def test_no_hint_is_for_nothing():
+    assert [*HINTS] == [*EXERCISES], "hints in the order of the rows"
 
 
 def test_rows_stand_in_the_order_of_the_lecture():
@@ -149,7 +156,9 @@ def test_a_file_with_changes_of_the_user_is_not_touched(tree):
 
 
 def test_hints_come_one_at_a_time_and_begin_anew(tree, capsys):
-    hints = EXERCISES[NAME].hints
+    (tree / "tests").mkdir()
+    shutil.copy(TESTS / "hints.txt", tree / "tests")
+    hints = HINTS[NAME]
     for _ in range(len(hints) + 1):
         main("hint", NAME)
     expected = [f"{n} of {len(hints)}: {hint}" for n, hint in enumerate(hints, start=1)]
