@@ -28,9 +28,10 @@ def disturbed(model: nn.Module) -> nn.Module:
 def test_a_layer_computes_equation_3():
     layer, x = nn.Linear(7, 5), torch.randn(2, 3, 7)
     lora = LoRALinear(layer, rank=2, alpha=6.0)
+    axes = ("row", "token", "number")
     start = {"W x is left out": torch.zeros(2, 3, 5), "the bias is left out": layer(x) - layer.bias}
     start |= {"the bias is added twice": layer(x) + layer.bias}
-    assert_right(lora(x), layer(x), start, rtol=1e-4, what="at the start, where B is to be 0")
+    assert_right(lora(x), layer(x), start, rtol=1e-4, axes=axes, what="at the start, where B is to be 0")
     assert lora.lora_a.any() and lora.lora_a.shape == (2, 7) and lora.lora_b.shape == (5, 2)
     wide = LoRALinear(nn.Linear(400, 3), rank=50, alpha=1.0).lora_a
     assert float(wide.detach().std() * 20) == pytest.approx(1, abs=0.05), "A keeps the size of what it reads"
@@ -45,7 +46,9 @@ def test_a_layer_computes_equation_3():
         "the thin matrices are left out": layer(x),
         "W x is left out": 3.0 * thin,
     }
-    assert_right(lora(x), expected, mistakes, rtol=1e-4, atol=1e-5, what="with alpha 6, r 2 and a random B")
+    assert_right(
+        lora(x), expected, mistakes, rtol=1e-4, atol=1e-5, axes=axes, what="alpha 6, r 2, a random B"
+    )
     merged = nn.functional.linear(x, lora.merged_weight(), lora.bias)
     torch.testing.assert_close(lora(x), merged)
 

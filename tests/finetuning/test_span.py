@@ -36,6 +36,42 @@ def answer(window, text: str) -> str:
     return text[window.letters[first][0] : window.letters[last][1]]
 
 
+def test_an_answer_has_a_label_where_a_window_has_all_of_it():
+    task, words = task_of(context=24), [f"{name} {i}" for i in range(5) for name in ("Ana", "Rui", "pens")]
+    text, n_cut = " ".join(words), 0
+    _, letters = located_ids(small.tokenizer(), tuned.config(), text)
+    for answer in words:
+        place = text.index(answer)
+        answered = {*range(place, place + len(answer))}
+        inside = [t for t, (a, b) in enumerate(letters) if answered & {*range(a, b)}]
+        windows = task.windows([(text, "Who?", [(answer, place)])])
+        right, kept, alone, whole = [], [], [], 0
+        for window in windows:
+            n_before, start = window.row[1], letters.index(window.letters[0])
+            at = [t for t in inside if start <= t < start + len(window.letters)]
+            kept.append([n_before + at[0] - start, n_before + at[-1] - start] if at else [0, 0])
+            right.append(kept[-1] if at == inside else [0, 0])
+            alone.append([column - n_before if column else 0 for column in right[-1]])
+            whole, n_cut = whole + (at == inside), n_cut + (0 < len(at) < len(inside))
+        mistakes = {
+            "an answer that the window's border cuts in two keeps a label": kept,
+            "the tokens before the text, [CLS] question [SEP], are not counted": alone,
+            "the places are those in the text, not in the window": [
+                [window.row[1] + inside[0], window.row[1] + inside[-1]] if label[1] else label
+                for window, label in zip(windows, right, strict=True)
+            ],
+            "the last place is the one behind the answer": [[a, b + 1] if b else [a, b] for a, b in right],
+            "no window has a label": [[0, 0] for _ in right],
+        }
+        what, axes = f"an answer of the tokens {inside[0]} to {inside[-1]}", ("window", "label")
+        assert_right([window.label for window in windows], right, mistakes, axes=axes, what=what)
+        assert any(map(any, kept)), f"{what} is in no window: does the last one reach the end of the text?"
+        assert whole or 2 * len(inside) > len(windows[0].letters), (
+            f"{what} is cut in two by each window: do they begin half a window after each other?"
+        )
+    assert n_cut, "the test needs answers that a border cuts"
+
+
 @pytest.mark.parametrize("given", ["a lamp on", "Ana", "y. R", "bread"])
 def test_an_answer_is_widened_to_the_tokens_that_it_touches(given):
     (window,) = task_of().windows([example(TEXT, "What?", given)])
@@ -63,7 +99,9 @@ def test_one_window_marks_question_text_and_answer():
 def test_a_long_text_is_read_through_windows_that_overlap():
     windows = task_of(context=24).windows([example(LONG, "What?", "lamp"), ASKED[3]])
     first = [window for window in windows if window.example == 0]
-    assert len(first) > 2 and max(len(window.row[0]) for window in windows) == 24
+    longest = max(len(window.row[0]) for window in windows)
+    assert longest == 24, f"the longest row has {longest} tokens, where the context is 24"
+    assert len(first) > 2, f"{len(first)} windows for {len(LONG)} letters"
     (whole, letters), place = located_ids(small.tokenizer(), tuned.config(), LONG), 0
     for window in first:
         n = len(window.letters)
@@ -74,41 +112,6 @@ def test_a_long_text_is_read_through_windows_that_overlap():
         assert window.label == [0, 0] or answer(window, LONG) == "lamp"
     assert place == len(whole), "the end of the text is read by no window"
     assert first[0].label == [0, 0] != first[-1].label, "a window without the answer points at [CLS]"
-
-
-def test_an_answer_has_a_label_where_a_window_has_all_of_it():
-    task, words = task_of(context=24), [f"{name} {i}" for i in range(9) for name in ("Ana", "Rui", "pens")]
-    text, n_cut = " ".join(words), 0
-    _, letters = located_ids(small.tokenizer(), tuned.config(), text)
-    for answer in words:
-        place = text.index(answer)
-        answered = {*range(place, place + len(answer))}
-        inside = [t for t, (a, b) in enumerate(letters) if answered & {*range(a, b)}]
-        windows = task.windows([(text, "Who?", [(answer, place)])])
-        right, kept, alone, whole = [], [], [], 0
-        for window in windows:
-            n_before, start = window.row[1], letters.index(window.letters[0])
-            at = [t for t in inside if start <= t < start + len(window.letters)]
-            kept.append([n_before + at[0] - start, n_before + at[-1] - start] if at else [0, 0])
-            right.append(kept[-1] if at == inside else [0, 0])
-            alone.append([column - n_before if column else 0 for column in right[-1]])
-            whole, n_cut = whole + (at == inside), n_cut + (0 < len(at) < len(inside))
-        mistakes = {
-            "an answer that the window's border cuts in two keeps a label": kept,
-            "the tokens before the text, [CLS] question [SEP], are not counted": alone,
-            "the places are those in the text, not in the window": [
-                [window.row[1] + inside[0], window.row[1] + inside[-1]] if label[1] else label
-                for window, label in zip(windows, right, strict=True)
-            ],
-            "the last place is the one behind the answer": [[a, b + 1] if b else [a, b] for a, b in right],
-            "no window has a label": [[0, 0] for _ in right],
-        }
-        what, axes = f"an answer of the tokens {inside[0]} to {inside[-1]}", ("window", "begin 0, end 1:")
-        assert_right([window.label for window in windows], right, mistakes, axes=axes, what=what)
-        assert whole or 2 * len(inside) > len(windows[0].letters), (
-            f"{what} is cut in two by each window: do they begin half a window after each other?"
-        )
-    assert n_cut, "the test needs answers that a border cuts"
 
 
 def test_a_question_longer_than_half_the_row_is_cut():
@@ -169,7 +172,7 @@ def test_the_best_span_is_that_of_the_slow_search():
     }
     found = [best_span(scores, longest=3) for scores in draws]
     assert None not in found, "nothing comes back"
-    axes = ("draw", "begin 0, end 1:")
+    axes = ("draw", "place")
     assert_right([places for _, *places in found], search(), mistakes, axes=axes, what="longest 3")
     right = [float(scores[i, 0] + scores[j, 1]) for scores, (i, j) in zip(draws, search(), strict=True)]
     assert_right([score for score, *_ in found], right, axes=("draw",), what="sum of begin and end")

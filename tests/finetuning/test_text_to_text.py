@@ -67,15 +67,21 @@ def test_rows_are_sources_with_their_answers(kind):
     filling = END if kind == "decoder" else PAD
     for row, i in enumerate(chosen):
         encoder_ids, ids, labels = laid_out(kind, *EXAMPLES[i])
-        width, axes, n_label = batch["labels"].shape[1], ("place",), sum(label != IGNORED for label in labels)
-        padded = lambda values, filling, width=width: (values + [filling] * width)[:width]
+        axes, n_label = ("place",), sum(label != IGNORED for label in labels)
+        padded = lambda values, filling: (list(values) + [filling] * 64)[:64]
         mistakes = {
             "the answer's end is read too: its place has nothing to predict": ids + labels[-1:],
             "the labels are read: the decoder reads what stood one place before": labels,
         }
         mistakes = {name: padded(wrong, filling) for name, wrong in mistakes.items()}
         what = f"example {i}, what the decoder reads"
-        assert_right(batch[decoder][row].tolist(), padded(ids, filling), mistakes, axes=axes, what=what)
+        assert_right(
+            padded(batch[decoder][row].tolist(), filling),
+            padded(ids, filling),
+            mistakes,
+            axes=axes,
+            what=what,
+        )
         shifted = [IGNORED, *labels]
         mistakes = {
             "the prompt's tokens are labels too": [*ids[1:], labels[-1]],
@@ -91,18 +97,19 @@ def test_rows_are_sources_with_their_answers(kind):
             ],
         }
         mistakes = {name: padded(wrong, IGNORED) for name, wrong in mistakes.items()}
-        mistakes["padding has labels"] = padded(labels, filling)
+        width = batch["labels"].shape[1]
+        mistakes["padding has labels"] = padded(padded(labels, filling)[:width], IGNORED)
         what = f"example {i}, labels: its answer and its end, and nothing else"
-        found = batch["labels"][row].tolist()
+        found = padded(batch["labels"][row].tolist(), IGNORED)
         assert_right(found, padded(labels, IGNORED), mistakes, axes=axes, what=what)
-        found, read = batch["input_ids"][row].tolist(), encoder_ids or ids
-        right, what = padded(read, filling, len(found)), f"example {i}, input_ids"
-        assert_right(
-            found, right, {"it is the answer's": padded(ids, filling, len(found))}, axes=axes, what=what
-        )
-        mask = batch["attention_mask"][row].tolist()
-        assert_right(mask, padded([1] * len(read), 0, len(found)), axes=axes, what=f"example {i}, mask")
-    assert batch["labels"].shape == batch[decoder].shape
+        found, read = padded(batch["input_ids"][row].tolist(), filling), encoder_ids or ids
+        mistakes = {"they are the answer's": padded(ids, filling)}
+        assert_right(found, padded(read, filling), mistakes, axes=axes, what=f"example {i}, input_ids")
+        found, what = padded(batch["attention_mask"][row].tolist(), 0), f"example {i}, attention_mask"
+        mistakes = {"the answer's end is read too: its place has nothing to predict": [1] * (len(read) + 1)}
+        mistakes = {name: padded(wrong, 0) for name, wrong in mistakes.items()}
+        assert_right(found, padded([1] * len(read), 0), mistakes, axes=axes, what=what)
+    assert batch["labels"].shape == batch[decoder].shape, "what is read and its labels are of unequal length"
     assert batch["n_label"] == sum(len(small.tokenizer().encode(" " + EXAMPLES[i][1])) + 1 for i in chosen)
 
 

@@ -105,36 +105,32 @@ def test_temperature_divides_the_logits():
 def test_temperature_zero_is_certain_of_the_likeliest():
     logits = torch.randn(3, V)
     got = SamplingRule(temperature=0.0).log_probabilities(logits)
-    assert torch.equal(got.argmax(-1), logits.argmax(-1))
+    assert not got.isnan().any(), "greedy: temperature 0 divides nothing, the likeliest token is certain"
+    assert torch.equal(got.argmax(-1), logits.argmax(-1)), "greedy: another token is the likeliest"
     assert support(got) == [{i} for i in logits.argmax(-1).tolist()], "greedy: one token has probability 1"
     assert torch.equal(got.exp().sum(-1), torch.ones(3))
 
 
 def test_the_rule_applies_its_parts_in_order():
-    logits = 3 * torch.randn(5, V)
-    by_hand = logits.clone()
-    by_hand[:, [2, 5]] = -math.inf
-    by_hand = keep_top_p(sampling.keep_top_k(by_hand / 0.6, 6), 0.8)
-    got = SamplingRule((2, 5), temperature=0.6, top_k=6, top_p=0.8).log_probabilities(logits)
+    logits, top_k, top_p = torch.randn(40, V), sampling.keep_top_k, keep_top_p
+    never = lambda x: x.index_fill(1, torch.tensor([2, 5]), -math.inf)
     of = lambda x: x.log_softmax(-1).clamp(min=-99)
-    no, top_k, top_p = [2, 5], sampling.keep_top_k, keep_top_p
-    never = lambda x: x.index_fill(1, torch.tensor(no), -math.inf)
+    by_hand = of(top_p(top_k(never(logits) / 0.6, 6), 0.8))
     mistakes = {
         "top-p comes before the temperature": of(top_k(top_p(never(logits), 0.8), 6) / 0.6),
         "top-p comes before top-k": of(top_k(top_p(never(logits) / 0.6, 0.8), 6)),
-        "forbidden tokens are taken out behind top-k and top-p": of(
-            never(top_p(top_k(logits / 0.6, 6), 0.8))
-        ),
+        "forbidden tokens go last, behind top-k and top-p": of(never(top_p(top_k(logits / 0.6, 6), 0.8))),
         "forbidden tokens are not taken out": of(top_p(top_k(logits / 0.6, 6), 0.8)),
         "top-k is left out": of(top_p(never(logits) / 0.6, 0.8)),
         "top-p is left out": of(top_k(never(logits) / 0.6, 6)),
-        "what is kept no longer adds up to 1": top_p(
-            top_k(never(logits) / 0.6, 6).log_softmax(-1), 0.8
-        ).clamp(-99),
+        "what is kept does not add up to 1": top_p(top_k(never(logits) / 0.6, 6).log_softmax(-1), 0.8),
     }
-    assert_right(
-        got.clamp(min=-99), of(by_hand), mistakes, axes=("row", "token"), what="a rule with all its parts"
-    )
+    got = SamplingRule((2, 5), temperature=0.6, top_k=6, top_p=0.8).log_probabilities(logits)
+    mistakes = {name: wrong.clamp(min=-99) for name, wrong in mistakes.items()}
+    axes, what = ("row", "token"), "forbidden, temperature, top-k, top-p"
+    assert_right(got.clamp(min=-99), by_hand, mistakes, axes=axes, what=what)
+    unseen = [name for name, wrong in mistakes.items() if torch.allclose(wrong, by_hand)]
+    assert not unseen, f"this test would not see whether {unseen}"
 
 
 BAD = [dict(temperature=-0.1), dict(temperature=math.nan), dict(top_k=0), dict(top_p=0.0), dict(top_p=1.1)]

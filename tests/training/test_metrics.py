@@ -202,7 +202,7 @@ def plain_entities(tags, begins="BS", alone=True, types=True, last="ES", marks=m
         mark, kind = marks.get(tag[0], tag[0]), tag[2:]
         goes_on = before not in ("O", *last) and mark not in ("O", *begins)
         if goes_on and (not types or kind == found[-1][2]):
-            found[-1] = (found[-1][0], place + 1, found[-1][2])
+            found[-1] = (found[-1][0], place + 1, kind if types is None else found[-1][2])
         elif mark != "O" and (alone or mark in "BS"):
             found.append((place, place + 1, kind))
         else:
@@ -217,7 +217,8 @@ def test_entities(tags, expected):
     mistakes = {
         "B- does not begin a new entity behind one of its type": plain_entities(tags, begins="S"),
         "I- without a beginning before it begins none": plain_entities(tags, alone=False),
-        "another type does not begin another entity": plain_entities(tags, types=False),
+        "another type does not begin another entity": plain_entities(tags, types=()),
+        "another type does not begin another entity, and changes the type": plain_entities(tags, types=None),
         "E- and S- do not end an entity": plain_entities(tags, last=""),
         "an entity that lasts to the end of the sentence is lost": [e for e in expected if e[1] < len(tags)],
         "the end is the entity's last word, not the one behind it": [(a, b - 1, c) for a, b, c in expected],

@@ -10,10 +10,10 @@ WRONG = {
         ("if self.top_p is not None", "if False", "top-p is left out"),
         ("if self.top_k is not None:", "if False:", "top-k is left out"),
         ("if self.forbidden_ids:", "if False:", "forbidden tokens are not taken out"),
-        ("        if self.temperature == 0:", "        if False:", ""),
+        ("        if self.temperature == 0:", "        if False:", "greedy"),
     ],
     "top-p": [
-        ("(before < p)", "(before + probability < p)", "the token that crosses p is left out"),
+        ("(before < p)", "(before + probability < p)", "the token that crosses p"),
         ("(before < p)", "(before <= p)", "exactly p: a third one is too many"),
         ("descending=True", "descending=False", "instead of"),
         ("(before < p)", "(probability >= p)", "if it alone has p"),
@@ -50,27 +50,30 @@ WRONG = {
     ],
     "span-windows": [
         (
-            "if inside and start <= inside[0] and inside[-1] < start + room:",
-            "inside_here = [t for t in inside if start <= t < start + room]\n"
-            "                if inside_here:\n"
-            "                    label = [n_before + inside_here[0] - start, n_before + inside_here[-1] - start]\n"
-            "                if False:",
+            (
+                "if inside and start <= inside[0] and inside[-1] < start + room:\n"
+                "                    label = [n_before + inside[0] - start, n_before + inside[-1] - start]"
+            ),
+            (
+                "if here := [t for t in inside if start <= t < start + room]:\n"
+                "                    label = [n_before + here[0] - start, n_before + here[-1] - start]"
+            ),
             "cuts in two keeps a label",
         ),
         ("step = max(1, room // 2)", "step = room", "is cut in two by each window"),
         (
             "[n_before + inside[0] - start, n_before + inside[-1] - start]",
             "[inside[0] - start, inside[-1] - start]",
-            "",
+            "are not counted",
         ),
         (
             "[n_before + inside[0] - start, n_before + inside[-1] - start]",
             "[n_before + inside[0], n_before + inside[-1]]",
             "those in the text, not in the window",
         ),
-        ("len(ids) - room + step", "len(ids) - room", "the end of the text is read by no window"),
+        ("len(ids) - room + step", "len(ids) - room", "does the last one reach the end of the text"),
         (" - n_before - 1", " - n_before", "24"),
-        ("inside[-1] - start]", "inside[-1] + 1 - start]", ""),
+        ("inside[-1] - start]", "inside[-1] + 1 - start]", "the one behind the answer"),
     ],
     "entities": [
         ('mark in "BSO"', 'mark in "SO"', "B- does not begin a new entity"),
@@ -145,7 +148,7 @@ WRONG = {
     "controls": [
         (
             "        rng.shuffle(given)",
-            "        given = [y for q in apart for y in rng.sample([y for _, y in q.examples], len(q.examples))]",
+            "        given = [y for q in apart for y in sorted((y for _, y in q.examples), reverse=True)]",
             "is it shuffled inside each prompt",
         ),
         (

@@ -51,7 +51,10 @@ WRONG = {
     "whitening": [
         ("mean = masked_mean(x, mask)", "mean = x.mean()", "padding is counted in the mean"),
         (
-            "    mean = masked_mean(x, mask)\n    deviation = (masked_mean((x - mean) ** 2, mask) + 1e-8).sqrt()",
+            (
+                "    mean = masked_mean(x, mask)\n"
+                "    deviation = (masked_mean((x - mean) ** 2, mask) + 1e-8).sqrt()"
+            ),
             "    mean, deviation = x.mean(), x.std(correction=0)",
             "padding is counted",
         ),
