@@ -64,8 +64,10 @@ def test_a_row_names_a_function_its_tests_and_hints(name):
     assert any(word in test for word in words for test in there), f"no test for -k {tests!r}"
 
 
-def test_no_hint_is_for_nothing():
+def test_hints_and_readme_know_all_exercises():
     assert [*HINTS] == [*EXERCISES], "hints in the order of the rows"
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"shows {len(EXERCISES)} exercises" in readme
 
 
 def test_rows_stand_in_the_order_of_the_lecture():
