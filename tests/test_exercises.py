@@ -110,7 +110,7 @@ def test_every_exercise_comes_back_as_it_was(tree, name):
 
 
 def test_restore_keeps_every_attempt_even_one_that_is_no_python(tree, capsys):
-    before, attempts = attention(tree), ["    return (\n\n      # ?\n", "    return 2\n"]
+    before, attempts = attention(tree), ["    return (\n\n# ?\n      # ?\n\n    '\n", "    return 2\n"]
     for number, text in enumerate(attempts, start=1):
         main("start", NAME)
         attempt(tree, new=text)
@@ -122,6 +122,8 @@ def test_restore_keeps_every_attempt_even_one_that_is_no_python(tree, capsys):
         assert attention(tree) == before
     main("restore", "--all")
     assert attention(tree) == before and capsys.readouterr().out.count("is back") == 1
+    attempt(tree, "    query = torch", "    place = query = torch")  # a later version of the package
+    assert not exercises.is_started(NAME)
 
 
 def test_nothing_of_the_user_is_overwritten(tree):
