@@ -69,7 +69,7 @@ EXERCISES = {
     "lora": Exercise(1, "finetuning/lora.py:LoRALinear.forward", "equation_3"),
     "best-span": Exercise(2, "finetuning/span.py:best_span", "slow_search"),
     "span-windows": Exercise(3, "finetuning/span.py:Span.windows",
-        "label_where or windows_that_overlap or one_window or shortest_rows"),
+        "label_where or windows_that_overlap or one_window_marks or shortest_rows"),
     "answer-labels": Exercise(2, "finetuning/text_to_text.py:TextToText.answer_rows", "sources_with_their"),
     "bradley-terry": Exercise(1, "reinforcement/preferences.py:PairObjective.loss", "bradley_and_terry"),
     "token-rewards": Exercise(2, "reinforcement/ppo.py:token_rewards", "2_and_4 or 2_the or 4_the or 5_an"),

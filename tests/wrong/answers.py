@@ -71,7 +71,7 @@ WRONG = {
             "[n_before + inside[0], n_before + inside[-1]]",
             "those in the text, not in the window",
         ),
-        ("len(ids) - room + step", "len(ids) - room", "does the last one reach the end of the text"),
+        ("len(ids) - room + step", "len(ids) - room", "the last window ends before the text"),
         (" - n_before - 1", " - n_before", "24"),
         ("inside[-1] - start]", "inside[-1] + 1 - start]", "the one behind the answer"),
     ],
