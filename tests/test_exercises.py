@@ -295,8 +295,7 @@ def test_a_blank_and_each_typical_mistake_get_the_sentence_that_fits(tmp_path, n
     told = subprocess.run(
         command, input=cases, capture_output=True, encoding="utf-8", env=environment, check=True
     )
-    for (text, words), (code, verdict, seconds) in zip(expected, json.loads(told.stdout), strict=True):
+    for (text, words), (code, verdict, _) in zip(expected, json.loads(told.stdout), strict=True):
         attempt = text[len(found["head"]) :]
         assert code == (text != original), f"{verdict}\n{attempt}"
         assert words in verdict and verdict.count("\n") == 1, f"{words!r} not in: {verdict}\n{attempt}"
-        assert seconds < 10 or "Timeout" in verdict, f"{seconds} s"
