@@ -278,7 +278,7 @@ def test_the_list_needs_no_torch():
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
-@pytest.mark.reliability
+@pytest.mark.exercises
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 @each
 def test_a_blank_and_each_typical_mistake_get_the_sentence_that_fits(tmp_path, name):
