@@ -59,7 +59,7 @@ next_sentence     cls.seq_relationship                -                  -      
 """)
 # BART's second attention part, and BERT with the norms before the parts (Shoeybi et al. 2019, "Megatron-LM").
 _CROSS = {ours: theirs for ours, theirs in _BART_BLOCK.items() if ours.startswith("self_attention")}
-_BART_BLOCK |= {a.replace("self", "cross"): b.replace("self", "encoder", 1) for a, b in _CROSS.items()}
+_BART_BLOCK |= {a.replace("self", "cross"): b.replace("self", "encoder") for a, b in _CROSS.items()}
 _MEGATRON_BLOCK = _BERT_BLOCK | {"self_attention_norm": "attention.ln", "feed_forward_norm": "ln"}
 
 

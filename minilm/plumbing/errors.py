@@ -29,5 +29,5 @@ def as_line(error: object) -> str:
 def suggest(word: str, choices) -> str:
     """Return ` (did you mean 'x'?)` for the choice nearest to `word`, or an empty string if none is near."""
     choices, meant = [str(choice) for choice in choices], SLIDES.get(word.lower())
-    near = [meant] if meant in choices else difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
+    near = [meant] if meant in choices else difflib.get_close_matches(word, choices, cutoff=0.5)
     return f" (did you mean {near[0]!r}?)" if near else ""

@@ -116,4 +116,3 @@ class Report(Derived):
 
     def __init__(self, seed: int, index: int):
         super().__init__(*self.grammar.sample(random.Random(f"report {seed} {index}")))
-        self.place = self.derivation[0]["place"]

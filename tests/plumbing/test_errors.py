@@ -2,7 +2,7 @@
 
 import pytest
 
-from minilm.plumbing.errors import UserError, suggest
+from minilm.plumbing.errors import UserError, as_line, suggest
 
 
 def test_user_error_is_a_value_error_with_its_message():
@@ -22,3 +22,12 @@ def test_words_of_the_slides_are_found():
     for word, name in (("mlm", "masked"), ("BERT", "masked"), ("gpt", "causal"), ("bart", "denoising")):
         assert suggest(word, ours) == f" (did you mean {name!r}?)"
     assert suggest("bert", ["causal", "bert-tiny"]) == " (did you mean 'bert-tiny'?)", "only where we have it"
+
+
+def test_what_a_terminal_would_obey_is_written_out():
+    assert as_line("a\tb\nc\x1b\x7f\x9f \x1f\xa0") == r"a\tb c\x1b\x7f\x9f \x1f" + "\xa0"
+    turned = as_line("\u202a\u202e\u202f\u2065\u2066\u2069\u206a")
+    assert turned == "\\u202a\\u202e\u202f\u2065\\u2066\\u2069\u206a", (
+        "marks that turn the writing, no others"
+    )
+    assert len(as_line("word " * 999)) == 1000

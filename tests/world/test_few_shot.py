@@ -5,6 +5,7 @@ from collections import Counter
 from itertools import pairwise
 
 import pytest
+from small import fingerprint
 
 from minilm.plumbing.errors import UserError
 from minilm.world import HELD_OUT, NAMES, PLACES, SINGULAR_OF, VERBS, parses, place_of
@@ -125,3 +126,16 @@ def test_the_mixture_with_and_without_repeats():
     assert not written & set(without)
     labels = {word for d in without if not parses(d) for word in d.split()[1::2]}
     assert labels == set(fs.LABEL_WORDS), "lookup and category documents have a label at every second place"
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("lookup", "01225f49"), ("category", "8a17e723"), ("repeat", "4d652c83")]
+)
+def test_the_documents_are_those_of_the_figures_in_the_readmes(kind, expected):
+    found = [
+        documents(kind, 9),
+        *(documents(kind, 9, items=items) for items in ("known", "nonce", "stories")),
+    ]
+    test = documents(kind, 9, split="test", n_pairs=3)
+    mixed = fs.few_shot_documents(9, 1), fs.few_shot_documents(9, 1, repeats=False)
+    assert fingerprint(found, test, mixed) == expected, "other documents than those that were measured"

@@ -109,6 +109,7 @@ def test_dictionary_has_every_word_and_fails_on_sentences():
     assert all(" " not in entry for entry in entries.values())
     assert entries["lemons"] == "limões" and entries["bought"] == "comprou" and entries["big"] == "grande"
     assert pt.word_by_word("Then Ana sold two lemons.") == "Depois Ana vendeu dois limões."
+    assert pt.word_by_word("A cow! UFO, iPod.") == "Um vaca! UFO, iPod.", "a capital stays where it was"
     pairs = [p for s in stories for p in zip(s.sentences, s.portuguese_sentences, strict=True)]
     right = sum(pt.word_by_word(english) == portuguese for english, portuguese in pairs)
     assert right / len(pairs) < 0.08, "a word-by-word dictionary must fail"

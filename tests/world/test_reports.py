@@ -4,6 +4,7 @@ import random
 
 import pytest
 from slow_walk import assert_exact
+from small import fingerprint
 
 from minilm import world
 from minilm.world import reports as wr
@@ -21,7 +22,7 @@ def reports():
 def test_reports_are_deterministic_and_different(reports):
     assert wr.Report(2, 7).text == reports[7].text != wr.Report(3, 7).text
     assert len({report.text for report in reports}) == 300
-    assert reports[7].place in reports[7].sentences[0]
+    assert reports[7].derivation[0]["place"] in reports[7].sentences[0]
 
 
 def test_each_report_has_one_derivation_and_its_probability(reports):
@@ -42,7 +43,7 @@ def test_each_sentence_sums_to_one_over_distinct_texts(n_before):
 
 def test_reports_use_the_things_of_their_place_and_many_new_words(reports):
     for report in reports:
-        assert {world.place_of(word) for word, _, _ in report.tokens} <= {None, report.place}
+        assert {world.place_of(word) for word, _, _ in report.tokens} <= {None, report.derivation[0]["place"]}
     old = {word for story in world.draw(1000) for word, _, _ in story.tokens}
     new = {word for report in reports for word, _, _ in report.tokens if not word.isdigit()} - old
     assert len(new) > 45, "the second domain needs new words"
@@ -93,3 +94,8 @@ def test_whole_reports():
     for report in REPORTS.split("\n\n"):
         english, portuguese = zip(*(line.split(" = ") for line in report.strip().splitlines()), strict=True)
         assert world.translate(" ".join(english), "reports") == " ".join(portuguese)
+
+
+def test_the_reports_are_those_of_the_figures_in_the_readmes():
+    found = [(r.text, r.portuguese, round(r.log_probability, 6)) for r in world.draw(30, 3, "reports")]
+    assert fingerprint(found) == "8a8e07e8", "other texts than those that were measured"

@@ -5,6 +5,7 @@ import random
 import re
 
 import pytest
+from small import fingerprint
 
 from minilm import world
 from minilm.plumbing.errors import UserError
@@ -180,3 +181,10 @@ def test_shared_words_alone_do_not_settle_next_sentence_prediction():
     assert 0.81 < accuracy < 0.87, accuracy
     same_place = sum(stories[i - 1].place == stories[i].place for i in range(3000)) / 3000
     assert 0.90 < 1 - same_place / 2 < 0.94
+
+
+def test_the_stories_are_those_of_the_figures_in_the_readmes():
+    found = [
+        (s.text, s.portuguese, s.facts, s.summary, round(s.log_probability, 6)) for s in world.draw(30, 3)
+    ]
+    assert fingerprint(found) == "e14d6d9f", "other texts than those that were measured"

@@ -5,6 +5,7 @@ import re
 from collections import Counter
 
 import pytest
+from small import fingerprint
 
 from minilm import world
 from minilm.plumbing.errors import UserError
@@ -142,3 +143,15 @@ def test_translation_pairs_are_aligned_and_never_repeat_an_english_side(domain):
     assert (reports > 0) == (domain != "stories")
     with pytest.raises(UserError, match="unknown domain"):
         tasks.translation_pairs(1, 0, "poems")
+
+
+@pytest.mark.parametrize(("made", "expected"), [
+    (lambda: tasks.labelled(12, 3) + tasks.labelled(12, 3, "mood"), "b5af063f"),
+    (lambda: tasks.text_pairs(9, 3) + tasks.text_pairs(9, 3, short=True), "6dbf2990"),
+    (lambda: tasks.similarity(9, 3), "1046b438"), (lambda: tasks.tagging(9, 3), "9074ebee"),
+    (lambda: tasks.questions(12, 3), "3c3aaf70"), (lambda: tasks.instructions(20, 3), "5a263fc8"),
+    (lambda: tasks.preferences(9, 3), "b21af347"), (lambda: tasks.preference_prompts(9, 3), "02943fae"),
+    (lambda: tasks.translation_pairs(20, 3, "both"), "65db96c8"),
+])  # fmt: skip
+def test_the_examples_are_those_of_the_figures_in_the_readmes(made, expected):
+    assert fingerprint(made()) == expected, "other examples than those that were measured"
