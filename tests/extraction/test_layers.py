@@ -107,6 +107,11 @@ def test_the_tables_name_their_figures():
     text, label = STORIES["train"][nearest]
     assert lines[-5] == "  Ana sells pens.  (x)"
     assert lines[-4].endswith(f"  {text}  ({label})"), "not in a test"
+    cosine = vectors[-6] @ vectors[nearest] / np.linalg.norm(vectors[-6]) / np.linalg.norm(vectors[nearest])
+    assert lines[-4].startswith(f"    {cosine:.3f}  "), "the vector of another text"
+    assert len([line for line in lines if line.endswith((".  (x)", ".  (y)"))]) == 4, (
+        "two texts, and their nearest"
+    )
     out = "\n".join(lines)
     assert "layer 1, mean, the mean of 3 draws" in out
     tables = [[line.split() for line in lines[i].splitlines()[-2:]] for i in (4, 8)]

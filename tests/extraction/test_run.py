@@ -209,3 +209,48 @@ def test_tagged_sentences_are_put_aside_for_a_probe_and_no_label_loses_its_last(
 def test_what_no_probe_can_learn_from_is_named(name, text):
     with pytest.raises(UserError, match=f"--tokens --probe: {name} needs two tags or more"):
         run.read_tagged(write(name, text), True, 0)
+
+
+def test_the_probe_reads_the_last_layer_and_the_query_the_same_one(monkeypatch):
+    seen, near = [], []
+    monkeypatch.setattr(run, "probe_tables", lambda *given: seen.append(given) or ({}, ["told"]))
+    monkeypatch.setattr(run, "nearest", lambda vectors, query: near.append((vectors, query)) or [(0, 0.5)])
+    parts = dict(train=[("Ana sat.", "x"), ("Rui.", "y")], test=[("Bo ran.", "x")])
+    readings = [Reading(layer, "mean") for layer in (0, 1)]
+    made = settings(probe=True, similar="Rui.", layer="all")
+    columns, _, lines = run.text_columns(made, MODEL, TOKENIZER, parts, readings, dict(tokens_per_batch=50))
+    _, rows, given, headline, vectors, labels, draws, seed, how = seen[0]
+    assert headline == readings[-1] and given is parts and len(rows) == 3
+    np.testing.assert_array_equal(vectors, columns["embeddings"][:, 1])
+    assert (labels, draws, seed, how) == ((1, 50, "all"), 3, 7, dict(tokens_per_batch=50))
+    np.testing.assert_array_equal(near[0][0], columns["embeddings"][:, 0])
+    np.testing.assert_allclose(near[0][1], columns["embeddings"][1, 0], rtol=1e-5, atol=1e-6)
+    assert lines == ["told", "Nearest to 'Rui.':", "", "  0.500  Ana sat.", ""]
+
+
+@pytest.mark.parametrize("name, n", [("data", 7), ("data", 3)])
+def test_a_quarter_is_tested_on_and_at_least_one(name, n):
+    path = write("a.tsv", "".join(f"text {i}\t{i % 2 if n > 3 else i // 2}\n" for i in range(n)))
+    parts = read_parts(path, None, None, 0)
+    assert [len(part) for part in parts.values()] == [n - 1, 1]
+
+
+def test_the_run_says_what_is_read_and_how_long_it_took(capsys):
+    kinds = {kind: small.model(kind) for kind in ("masked", "causal")}
+    for kind, model in kinds.items():
+        minilm.save(model, TOKENIZER, kind)
+    data = write("a.txt", "Ana sat.\n\nRui ran.")
+    folder = run.extract_features(dict(model="causal", data=data, pooling="cls", layer="all"))
+    out = capsys.readouterr().out
+    assert f"Reading causal: decoder, {kinds['causal'].config.n_decoder_layer} blocks." in out
+    assert "cls: a decoder's first token sees itself alone" in out and "Vectors of 2 texts" in out
+    found = small.results(folder)
+    assert 0 < found["seconds"] < 60 and (found["n_text"], found["width"]) == (
+        2,
+        kinds["causal"].config.d_model,
+    )
+    n_layer = kinds["causal"].config.n_decoder_layer
+    assert np.load(folder / run.FEATURES)["embeddings"].shape == (2, n_layer + 1, found["width"])
+    run.extract_features(dict(model="causal", data=data))
+    run.extract_features(dict(model="masked", data=data, pooling="cls"))
+    assert "cls:" not in capsys.readouterr().out

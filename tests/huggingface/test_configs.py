@@ -104,3 +104,49 @@ def test_parts():
         choice({"aaa": 1, "c": 2}, "key", "aab", "x")
     assert check_value("x", "hidden_act", "activation", "gelu_new") == "gelu_tanh"
     assert check_value("x", "dropout", "dropout", 0) == 0, "a whole number is a fine share"
+
+
+WRITTEN = dict(
+    bert=dict(
+        position_embedding_type="absolute", is_decoder=False, add_cross_attention=False, pruned_heads={}
+    ),
+    distilbert=dict(pruned_heads={}),
+    gpt2=dict(scale_attn_weights=True, scale_attn_by_inverse_layer_idx=False, add_cross_attention=False),
+    bart=dict(tie_word_embeddings=True, is_decoder=False, add_bias_logits=False, normalize_before=False)
+    | dict(normalize_embedding=True, add_final_layer_norm=False, static_position_embeddings=False)
+    | dict(extra_pos_embeddings=2),
+    blenderbot=dict(tie_word_embeddings=True, is_decoder=False, normalize_before=True)
+    | dict(normalize_embedding=False, add_final_layer_norm=True),
+    llama=dict(rope_scaling=dict(rope_type="default", type="default", partial_rotary_factor=1.0))
+    | dict(attention_bias=False, mlp_bias=False, quantization_config=None),
+    mistral=dict(sliding_window=None),
+    qwen2=dict(use_sliding_window=False),
+)
+
+
+@pytest.mark.parametrize("kind", WRITTEN)
+def test_what_transformers_writes_by_itself_is_no_obstacle(kind):
+    assert to_model_config({"model_type": kind} | WRITTEN[kind], "x") == to_model_config(
+        {"model_type": kind}, "x"
+    )
+
+
+def test_what_is_missing_is_as_in_the_other_published_models():
+    found = {kind: to_model_config({"model_type": kind}, "x") for kind in LAYOUTS}
+    assert found["roberta"].vocab_size == 50265
+    assert (found["megatron-bert"].vocab_size, found["megatron-bert"].d_model) == (29056, 1024)
+    one = found["blenderbot"]
+    assert (one.vocab_size, one.d_model, one.d_ff, one.n_head) == (8008, 2560, 10240, 32)
+    assert (one.n_encoder_layer, one.n_decoder_layer, one.max_positions, one.position_offset) == (
+        2,
+        24,
+        128,
+        0,
+    )
+    for kind in ("blenderbot", "megatron-bert"):
+        assert (found[kind].norm, found[kind].embedding_norm, found[kind].final_norm) == ("pre", False, True)
+    for kind in ("llama", "mistral", "qwen2"):
+        one = found[kind]
+        assert (one.vocab_size, one.n_decoder_layer, one.d_model, one.n_head) == (32000, 32, 4096, 32)
+        assert (one.n_kv_head, one.d_ff, one.max_positions, one.rope_theta) == (None, 11008, 2048, 10000)
+        assert (one.norm_eps, one.tie_embeddings) == (1e-6, False)

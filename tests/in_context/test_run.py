@@ -1,6 +1,7 @@
 """Grades in_context/run.py: the GPT that reads few-shot documents, and the questions of a user's files."""
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -166,3 +167,29 @@ def test_the_figures_are_those_of_most_examples(files, monkeypatch, decoder, cap
     monkeypatch.setattr("minilm.in_context.run.checksum", lambda model: next(sums))
     with pytest.raises(RuntimeError, match="moved: a before, b after"):
         report(settings, make_study(settings), model, tokenizer, 0.0)
+
+
+def test_as_many_questions_as_there_are_texts_keep_their_order(files):
+    assert [q.text for q in files(n_test=3).draws["files"](0, 0)] == ["x", "y", "z"]
+    assert PromptSettings(max_new_tokens=1, n_beam=1, shots=(0,)).temperature is None
+
+
+@pytest.mark.parametrize("n_shot", [(4,), (5,), None])
+def test_that_more_examples_do_not_fit_is_said_where_none_were_asked_for(
+    n_shot, files, monkeypatch, decoder, capsys
+):
+    model, tokenizer = decoder(small.tokenizer().vocab_size), small.tokenizer()
+    minilm.save(model, tokenizer, "model")
+    found, shown = {("files", "gold"): {0: Interval(0.5, None)}}, []
+    monkeypatch.setattr(Study, "measure", lambda *_: found)
+    monkeypatch.setattr(Study, "examples", lambda study, model, tokenizer, k: shown.append(k) or ["one"])
+    monkeypatch.setattr(Study, "shots_that_fit", lambda *_: (0, 1, 2, 4))
+    settings = PromptSettings(data="train.tsv", test="test.tsv", model="model", shots=n_shot)
+    report(settings, make_study(settings), model, tokenizer, time.perf_counter())
+    assert shown == [4], "four examples are enough to read"
+    assert ("More examples do not fit into the 64 positions." in capsys.readouterr().out) == (n_shot is None)
+    assert json.loads(Path("runs/prompt/results.json").read_text())["seconds"] < 60
+    if n_shot is None:
+        monkeypatch.setattr(Study, "shots_that_fit", lambda *_: in_context_run.SHOTS)
+        report(settings, make_study(settings), model, tokenizer, 0.0)
+        assert "do not fit" not in capsys.readouterr().out, "all of them fit"

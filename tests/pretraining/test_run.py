@@ -216,3 +216,12 @@ def test_several_processes_do_not_train_what_they_start_from(monkeypatch):
     monkeypatch.setattr(run, "process_count", lambda: 2)
     with pytest.raises(UserError, match="no finished runs/masked.*train.py --objective masked makes one"):
         run.newest_or_train("masked")
+
+
+def test_the_least_that_can_be_asked():
+    least = dict(context=8, n_documents=1, extend_vocabulary=0, eval_rows=1)
+    PretrainingSettings(objective="masked", **least)
+    for name, value in least.items():
+        with pytest.raises(UserError, match=f"--{name.replace('_', '-')}"):
+            PretrainingSettings(objective="masked", **{name: value - 1})
+    PretrainingSettings(objective="masked", mask_share=1.0)

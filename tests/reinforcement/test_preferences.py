@@ -107,6 +107,10 @@ def test_the_world_s_pairs_and_prompts_are_apart_and_judged(monkeypatch):
     for prompt, chosen, rejected in found.pairs[:10] + found.held_out_pairs[:10]:
         assert found.judge(f"{prompt} {chosen}") and not found.judge(f"{prompt} {rejected}")
     assert found.judge is world.judge
+    drawn = found.pairs, found.held_out_pairs, found.prompts, found.test_prompts
+    assert small.fingerprint(drawn) == "762f70f7", (
+        "other examples than those that the READMEs' figures are of"
+    )
     assert load_preferences(None, None, 60, seed=3) == found != world_preferences(60, seed=4)
 
 

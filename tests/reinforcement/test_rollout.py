@@ -155,3 +155,22 @@ def test_a_judge_that_sees_no_difference_and_none_at_all(env):
     start = measure(env.reference, env, seed=2)
     found = measure(env.reference, env, seed=2, start=start).figures
     assert start.judged is None and not {"judge", "win_rate"} & set(found) and found["reward_win_rate"] == 0.5
+
+
+def test_wins_losses_and_ties_are_counted_apart(env):
+    env.test_prompts = env.prompts * 2
+    start = measure(env.reference, env, seed=2)
+    pairs = [(True, False)] + [(False, True)] * 2 + [(True, True)] * 3 + [(False, False)] * 4
+    own, start.judged = zip(*pairs, strict=True)
+    answers = iter(own)
+    env.judge = lambda text: next(answers)
+    start.scores[:3] -= 1  # three are better than the start's, two worse, five the same
+    start.scores[3:5] += 1
+    figures = measure(env.reference, env, seed=2, start=start).figures
+    assert figures["win_rate"] == pytest.approx(1 / 3), (
+        "one win, two losses: what both or none meet is no game"
+    )
+    assert figures["reward_win_rate"] == pytest.approx((3 + 5 / 2) / 10), "a tie is one half"
+    env.judge = lambda text: True
+    start.judged = [False] * 10
+    assert measure(env.reference, env, seed=2, start=start).figures["win_rate"] == 1
