@@ -145,3 +145,9 @@ def within_5_sigma(count: int, n: int, share: float) -> bool:
 def fingerprint(*values) -> str:
     """Return eight hexadecimal digits that change with anything in the values: texts that READMEs measure."""
     return f"{zlib.crc32(repr(values).encode()):08x}"
+
+
+def fingerprint_of_batches(objective) -> str:
+    """Return that of two batches to learn from, and of the batch that a run is measured on."""
+    batches = objective.batch(0, "train"), objective.batch(7, "train"), objective.batch(0, "validation")
+    return fingerprint([{name: value.tolist() for name, value in batch.items()} for batch in batches])

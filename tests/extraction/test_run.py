@@ -254,3 +254,15 @@ def test_the_run_says_what_is_read_and_how_long_it_took(capsys):
     run.extract_features(dict(model="causal", data=data))
     run.extract_features(dict(model="masked", data=data, pooling="cls"))
     assert "cls:" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("wrong", [
+    dict(tokens=True, pooling="max"), dict(tokens=True, similar="Ana"), dict(tokens=True, test="a.tsv"),
+    dict(layer="all", similar="Ana"), dict(layer="all", tokens=True),
+    dict(draws=0), dict(tokens_per_batch=0), dict(labels=(0,)),
+])  # fmt: skip
+def test_flags_that_exclude_each_other_are_refused(wrong):
+    with pytest.raises(UserError, match=f"--{next(iter(wrong)).replace('_', '-')}"):
+        run.ExtractionSettings(**wrong)
+    run.ExtractionSettings(draws=1, tokens_per_batch=1, labels=(1,), similar="Ana", pooling="max", layer=0)
+    run.ExtractionSettings(tokens=True), run.ExtractionSettings(layer="all", pooling="max", test="a.tsv")

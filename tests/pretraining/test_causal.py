@@ -176,3 +176,20 @@ def test_a_small_model_learns_a_small_text(byte_bpe, decoder):
     small.learn(objective, model, 60, lr=1e-2)
     _, metrics = objective.loss(model, objective.batch(0, "validation"))
     assert metrics["accuracy"] > 0.85, "of each four letters the next one is certain: do the labels follow?"
+
+
+def test_the_batches_are_those_of_the_figures_in_the_readmes(objective):
+    assert small.fingerprint_of_batches(objective) == "5faf67d8", (
+        "other texts, or other chance, than those of the READMEs' figures"
+    )
+
+
+def test_counts_of_the_shortest_validation_text(byte_bpe):
+    """One label of one byte is divided by 1, none at all by 1 too."""
+    objective = Causal(Corpus("short", ["abcd" * 9], ["x"]), byte_bpe, 8, 2)
+    objective.streams["validation"] = objective.streams["validation"][:2]
+    batch = objective.batch(0, "validation")
+    assert (batch["n_label"], batch["n_byte"]) == (1, 1)
+    objective.streams["validation"] = objective.streams["validation"][:1]
+    batch = objective.batch(0, "validation")
+    assert (batch["n_label"], batch["n_byte"]) == (1, 1), "0 / 0 is no loss"

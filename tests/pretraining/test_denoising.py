@@ -221,3 +221,9 @@ def test_a_small_model_learns_to_rebuild_a_small_text(byte_bpe, encoder_decoder)
     small.learn(objective, model, 80, lr=1e-2)
     metrics = objective.loss(model, objective.batch(0, "validation"))[1]
     assert metrics["copy_accuracy"] > 0.9 and metrics["rebuilt_accuracy"] > 0.7, "do the labels follow?"
+
+
+def test_the_batches_are_those_of_the_figures_in_the_readmes(objective):
+    assert small.fingerprint_of_batches(objective) == "2dc2d69e", (
+        "other texts, or other chance, than those of the READMEs' figures"
+    )

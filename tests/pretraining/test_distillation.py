@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import small
 import torch
 from mistakes import assert_right
 
@@ -325,3 +326,10 @@ def test_hidden_tokens_follow_the_share_and_whole_words(teacher, tagged_corpus, 
     plain = make(teacher, tagged_corpus, bpe).batch(0, "train")
     assert half["n_masked"] > 2 * plain["n_masked"]
     assert make(teacher, tagged_corpus, bpe, whole_word=True).whole_word
+
+
+def test_the_batches_are_those_of_the_figures_in_the_readmes(objective):
+    expected = "b371b981" if objective.teacher.config.n_segments else "8faf601c"
+    assert small.fingerprint_of_batches(objective) == expected, (
+        "other texts, or other chance, than those of the READMEs' figures"
+    )

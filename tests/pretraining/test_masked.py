@@ -136,3 +136,10 @@ def test_a_toy_next_sentence_set_is_learnt(byte_bpe, encoder):
         part = {name: value[rows] if value.dim() else value for name, value in batch.items()}
         _, metrics = objective.loss(model, part | dict(n_row=rows.sum()))
         assert metrics["next_sentence_accuracy"] > 0.95, f"class {label} is not learnt"
+
+
+def test_the_batches_are_those_of_the_figures_in_the_readmes(objective):
+    expected = "83f53375" if objective.next_sentence else "69136edb"
+    assert small.fingerprint_of_batches(objective) == expected, (
+        "other texts, or other chance, than those of the READMEs' figures"
+    )

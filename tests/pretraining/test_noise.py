@@ -7,7 +7,7 @@ from itertools import pairwise, permutations
 import numpy as np
 import pytest
 from mistakes import NOTHING
-from small import within_5_sigma
+from small import fingerprint, within_5_sigma
 
 from minilm.plumbing.errors import UserError
 from minilm.pretraining import noise
@@ -226,3 +226,11 @@ def test_noises_combine_in_one_order_however_they_are_named(names):
                 places = getattr(noise, name)(places, rng)
         for order in (names, names[::-1]):
             assert noise.corrupt(sentences, order, np.random.default_rng(seed)).tolist() == places.tolist()
+
+
+def test_noises_are_those_of_the_figures_in_the_readmes():
+    parts, rng = [np.arange(i, i + n) for i, n in ((0, 9), (9, 1), (10, 30))], np.random.default_rng(5)
+    found = [noise.corrupt(parts, (name,), rng).tolist() for name in NOISES for _ in range(5)]
+    assert fingerprint(found) == "2efae05e", (
+        "other texts, or other chance, than those of the READMEs' figures"
+    )

@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 from oracle import Oracle
+from small import fingerprint
 
 from minilm import world
 from minilm.plumbing.script import table
@@ -168,3 +169,11 @@ def test_distillation_closing_stands_beside_the_teacher(objective, encoder, monk
     assert (results["student_accuracy"], results["teacher_loss"]) == (0.7, 0.1)
     assert (results["student_speedup"], results["student_block_fraction"]) == (1.6, 0.5)
     assert len(examples) == 4 + 2 * 3
+
+
+def test_the_blanks_are_those_of_the_readmes(objective, tiny, world_bpe, byte_bpe):
+    lines = fill_examples(objective, Oracle(world_bpe, lambda text: {" the": 1.0}), n=5)
+    lines += fill_examples(tiny, Oracle(byte_bpe, lambda text: {"x": 1.0}))
+    assert fingerprint(lines) == "debc64dc", (
+        "other texts, or other chance, than those of the READMEs' figures"
+    )

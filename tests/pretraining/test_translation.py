@@ -306,3 +306,9 @@ def test_a_small_model_learns_to_translate(byte_bpe, translator):
     found = objective.translate(model, [source for source, _ in pairs[:30]])
     n_right = sum(ours == theirs for ours, (_, theirs) in zip(found, pairs[:30], strict=True))
     assert n_right >= 20, f"{n_right} of 30 right: does the decoder see the source, and not its own label?"
+
+
+def test_the_batches_are_those_of_the_figures_in_the_readmes(objective):
+    assert small.fingerprint_of_batches(objective) == "58c079b2", (
+        "other texts, or other chance, than those of the READMEs' figures"
+    )

@@ -7,6 +7,7 @@ import re
 import signal
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import small
 import torch
@@ -552,3 +553,22 @@ def test_each_row_differs_from_the_defaults_in_its_own_detail(settings):
     flags = {field for _, _, changes in ppo.SWITCHES for field in changes}
     named = {flag.replace("-", "_").removeprefix("no_") for flag in re.findall(r"--([a-z-]+)", ppo.__doc__)}
     assert flags == named - {"ablate"}, "the docstring's flags and the rows are the same"
+
+
+def test_9_the_order_is_drawn_from_seed_and_step(rollout, gpt, env):
+    seen, _, _ = seen_by_update(rollout, gpt, env, details(epochs=2, minibatches=2), step=3, seed=4)
+    random, rows = np.random.default_rng([4, 3, 2]), rollout.ids.tolist()
+    expected = [
+        [rows[i] for i in part] for _ in range(2) for part in np.array_split(random.permutation(5), 2)
+    ]
+    assert seen == expected, "other texts, or other chance, than those of the READMEs' figures"
+
+
+def test_the_metrics_of_one_update_are_its_own(rollout, gpt, env):
+    _, one, _ = seen_by_update(rollout, gpt, env, details(epochs=1, minibatches=1))
+    policy = Policy(copy.deepcopy(gpt))
+    batch = ppo.make_batch(rollout, SCORES, 0.1, details())
+    loss, metrics = ppo.ppo_loss(policy, batch, env.rule, details(epochs=1, minibatches=1))
+    assert one["loss"] == pytest.approx(float(loss), rel=1e-4)
+    for name, value in metrics.items():
+        assert one[name] == pytest.approx(float(value), rel=1e-3, abs=1e-6), name

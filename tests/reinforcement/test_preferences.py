@@ -231,3 +231,14 @@ def test_the_answers_are_drawn_at_their_own_temperature(talkative):
     cold, warm = (drawn(talkative, temperature=temperature) for temperature in (0.3, 1.2))
     assert cold != warm and talkative.rule.temperature == 0.8, "the rule of PPO stays"
     assert cold == drawn(talkative, temperature=0.3)
+
+
+def test_margin_and_reward_are_those_of_the_chosen_answer(env, preferences):
+    objective = LastIds(preferences, env, 5)
+    objective.rewards = lambda model, batch: torch.tensor([[1.0, 3.0], [5.0, 4.0], [2.0, 2.0]])
+    _, metrics = objective.loss(torch.nn.Identity(), dict(n_pair=3))
+    found = {name: round(float(value), 4) for name, value in metrics.items()}
+    assert found == dict(
+        loss=round((math.log1p(math.exp(2)) + math.log1p(math.exp(-1)) + math.log(2)) / 3, 4),
+        accuracy=round(1 / 3, 4), margin=round(-1 / 3, 4), chosen_reward=round(8 / 3, 4),
+    ), "a tie is not won"  # fmt: skip

@@ -175,3 +175,34 @@ def test_an_ablation_is_a_run_a_switch_without_a_folder(reinforcement, monkeypat
     again = made.learn()[0]
     assert [again[name].figures for name in again] == figures
     assert not any(made.folder.iterdir()) and "no KL:" in capsys.readouterr().out
+
+
+def test_each_part_of_a_run_draws_from_a_seed_of_its_own(reinforcement, monkeypatch):
+    made, seen = reinforcement(seed=5, rounds=2, sampled_prompts=40, steps=9, reward_steps=1, best_of=4), []
+    made.preferences.held_out_pairs = [(f"Held out {i}", "a", "b") for i in range(8)]
+    monkeypatch.setattr(rounds, "sampled_pairs", lambda *given: seen.append(given[4]) or [("Who", "a", "b")])
+    made.collect("writer", 0)
+    made.collect("writer", 1)
+    assert seen == [n * 10**6 for n in (10, 11, 2010, 2011)], (
+        "other texts, or other chance, than those of the READMEs' figures"
+    )
+    told = watched(monkeypatch, made)
+    monkeypatch.setattr(rounds, "reward_model_from", lambda reference, seed: seen.append(seed))
+    monkeypatch.setattr(rounds, "held_out_accuracy", lambda *_: (1.0, 0.9, 1.0))
+    monkeypatch.setattr(rounds, "Normalised", lambda model, env, seed: seen.append(seed))
+    monkeypatch.setattr(rounds, "measure", lambda model, env, seed, *start: seen.append((seed, *start[1:])))
+    made.make_reward()
+    assert told[1] == ("reward-1", 1), "half of the steps, one at least"
+    assert seen[4:] == [5, 6, 5, 6]
+    made.train_ppo, made.train_on_pairs = (lambda *_, **__: dict(seconds=1.0),) * 2
+    made.learn()
+    assert seen[8:] == [(7,), (7,), (7,), (7,), (7, 4)], "the same prompts and draws for each column"
+
+
+def test_what_learns_from_pairs_warms_up_and_cools_down(reinforcement, monkeypatch):
+    made, seen = reinforcement(reward_batch_size=4), []
+    monkeypatch.setattr(rounds, "train", lambda model, objective, stage, *rest: seen.append(stage))
+    for steps in (9, 400):
+        made.train_on_pairs("model", "objective", made.folder, steps, 0.25)
+    assert [(s.steps, s.eval_every, s.warmup) for s in seen] == [(9, 9, 4), (400, 400, 20)]
+    assert {(s.batch_size, s.lr, s.schedule, s.weight_decay) for s in seen} == {(4, 0.25, "linear", 0.01)}

@@ -229,3 +229,26 @@ def test_squad_as_json_lines_is_said_to_be_that(write, message):
     line = json.dumps(dict(context=CONTEXT, **question()))
     assert "JSON lines? Expected one object" in message(read_squad, write("a.jsonl", f"{line}\n{line}\n"))
     assert "expected data, paragraphs" in message(read_squad, write("b.jsonl", line))
+
+
+@pytest.mark.parametrize(("n", "n_label", "refused"), [
+    (12, 10, False), (12, 11, True), (30, 15, False), (30, 16, True), (40, 20, False), (40, 21, True),
+])  # fmt: skip
+def test_so_many_labels_are_texts(write, message, n, n_label, refused):
+    path = write("a.tsv", "".join(f"text {i}\tlabel {min(i, n_label - 1)}\n" for i in range(n)))
+    if refused:
+        assert f"{n_label} different labels in {n} rows" in message(read_table, path, FIELDS)
+    else:
+        assert len(read_table(path, FIELDS)[0]) == n
+
+
+def test_a_first_row_whose_label_stands_alone_is_a_header_where_labels_repeat(write, message):
+    rows = lambda first, n: "".join(
+        f"{a}\t{b}\n" for a, b in [first, *((f"text {i}", "xy"[i % 2]) for i in range(n))]
+    )
+    assert "nothing but the first row" in message(read_table, write("a.tsv", rows(("one", "two"), 5)), FIELDS)
+    assert len(read_table(write("b.tsv", rows(("one", "two"), 4)), FIELDS)[0]) == 5, "3 labels in 5 rows"
+    assert len(read_table(write("c.tsv", rows(("one text", "two"), 5)), FIELDS)[0]) == 6, (
+        "no name of a column"
+    )
+    assert len(read_table(write("d.tsv", rows(("one", "x"), 5)), FIELDS)[0]) == 6

@@ -108,3 +108,10 @@ def test_every_token_knows_its_letters(tokenizer, text):
     for token, (a, b) in zip(ids, places, strict=True):
         written = tokenizer.vocab[token].decode(errors="ignore").strip()
         assert text[a:b] in ("", written) or not text.isascii() or written == "[UNK]"
+
+
+def test_an_added_token_stands_for_its_own_letters():
+    letters = {i: bytes([i]) for i in range(256)}
+    tokenizer = BPE(letters | {256: b"<tag>"}, [], added_tokens=("<tag>",))
+    ids, places = tokenizer.encode_located("a <tag>b")
+    assert ids[-2:] == [256, 98] and places[-2:] == [(2, 7), (7, 8)]
