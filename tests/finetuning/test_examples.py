@@ -4,10 +4,24 @@ import csv
 import json
 from itertools import chain
 from operator import itemgetter
+from types import SimpleNamespace
 
 import pytest
+from small import fingerprint
 
-from minilm.finetuning.examples import Parts, check_parts, cut, number, read_examples, texts_in, write_rows
+from minilm.finetuning.examples import (
+    Parts,
+    check_parts,
+    cut,
+    names_of,
+    number,
+    read_examples,
+    read_parts,
+    texts_in,
+    write_predictions,
+    write_rows,
+)  # fmt: skip
+from minilm.finetuning.tasks import Prediction
 from minilm.plumbing.errors import UserError
 
 
@@ -166,3 +180,68 @@ def test_rows_are_lines_whose_cells_are_one_line(tmp_path):
         found = list(csv.reader(file, "excel-tab"))
     expected = [[" ".join(str(cell).split()) for cell in row] for row in rows]
     assert found == expected, "a quote at the beginning of a cell swallows the rows after it"
+
+
+def settings_of(**changes) -> SimpleNamespace:
+    given = dict(
+        data=None, validation=None, test=None, patience=0, n_examples=None, skip_bad=False, seeds=(0,)
+    )
+    return SimpleNamespace(**given | changes)
+
+
+@pytest.mark.parametrize(("changes", "watched", "test"), [
+    (dict(), "world", "world, with words that no label has touched"),
+    (dict(data=("a", "b")), "a and b, the part that is watched", "a and b, the part that is watched"),
+    (dict(data=("a",), patience=1), "a, the part that is watched", "a, a part that is neither learnt from nor"),
+    (dict(data=("a",), patience=1, validation="v", test="t"), "v", "t"),
+    (dict(data=("a",), validation="v"), "v", "v"),
+])  # fmt: skip
+def test_parts_are_called_what_they_are(changes, watched, test):
+    name, *others = names_of(settings_of(**changes))
+    assert name == (" and ".join(changes.get("data", ["world"])))
+    assert all(found.startswith(told) for found, told in zip(others, (watched, test), strict=True))
+
+
+def test_files_become_three_parts_for_each_seed(tmp_path, capsys):
+    lines = [f"text {i}\t{'xyz'[i % 3]}" for i in range(30)]
+    data = written(tmp_path, "a.tsv", "\n".join(lines[:28]) + "\nalone\n")
+    test = written(tmp_path, "t.tsv", "\n".join(lines[26:]) + "\n")
+    task = SimpleNamespace(has_truth=True, fields=("text", "label"), is_number=False, closed=True)
+    task.truths = lambda examples: [example[-1] for example in examples]
+    made = settings_of(data=(data,), test=test, skip_bad=True, seeds=(0, 1))
+    first, second = read_parts(task, made)
+    out = capsys.readouterr().out
+    assert "left out 1 examples (--skip-bad)" in out
+    assert f"{test}: 2 of 4 examples stand in {data} too" in out and out.count("stand in") == 1
+    assert [len(part) for part in first] == [26, 2, 4] and first.test == second.test
+    assert first.validation != second.validation and first.test[0] == ("text 26", "z")
+    (stopped,) = read_parts(task, settings_of(data=(data,), skip_bad=True, patience=1))
+    assert [len(part) for part in stopped] == [24, 2, 2]
+    (few,) = read_parts(task, settings_of(data=(data,), test=test, skip_bad=True, n_examples=6))
+    assert sorted(label for _, label in few.train) == [*"xxyyzz"], "labels take turns"
+    with pytest.raises(UserError, match="of 1 examples to learn from all have the label 'x'"):
+        read_parts(task, settings_of(data=(written(tmp_path, "one.tsv", "a\tx\n"),)))
+
+
+def test_at_most_five_unknown_labels_are_named_and_two_known_are_enough():
+    parts = Parts([("a", "x"), ("b", "y")], [], [(str(i), f"new {i}") for i in range(7)])
+    with pytest.raises(UserError) as caught:
+        check_parts(parts, lambda part: [label for _, label in part], "label", ("a", "b", "c"), True)
+    assert str(caught.value).count("times") == 5 and "'new 4' (1 times)" in str(caught.value)
+
+
+def test_predictions_are_rows_with_what_is_known(tmp_path):
+    task = SimpleNamespace(written=str.upper)
+    write_predictions(
+        task, [Prediction("a", "x", "y", 0.123456), Prediction("b", None, "x")], tmp_path / "p.tsv"
+    )
+    assert (tmp_path / "p.tsv").read_text().splitlines() == [
+        "text\ttruth\tprediction\tprobability", "a\tX\tY\t0.1235", "b\t\tX\t"
+    ]  # fmt: skip
+
+
+def test_the_parts_are_those_of_the_figures_in_the_readmes():
+    given = [(f"text {i}", "xyz"[i % 3]) for i in range(60)]
+    labels_of = itemgetter(slice(1, 2))
+    found = [cut(given, [], [], 3, 20, labels, True) for labels in (labels_of, None)]
+    assert fingerprint([*map(list, chain(*found))]) == "c87c6f42", "other parts than those that were measured"

@@ -80,3 +80,8 @@ def test_targets_name_the_layers():
     assert found == expected | {"decoder.blocks.0.cross_attention.q"}
     assert len(thin(model)) == 2 * len(found)
     assert tuned.body("encoder-decoder").state_dict().keys() <= model.state_dict().keys()
+
+
+def test_a_is_drawn_as_widely_as_the_layer_is_narrow():
+    layer = LoRALinear(nn.Linear(400, 3), 30, 1.0)
+    assert float(layer.lora_a.std()) == pytest.approx(400**-0.5, rel=0.05) and layer.scale == 1 / 30

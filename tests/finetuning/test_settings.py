@@ -96,3 +96,14 @@ def test_a_model_that_cannot_is_told_what_it_can_do():
         check_fit(replace(tuned.settings(task="text-to-text"), tune="head"), tuned.config("decoder"))
     with pytest.raises(UserError, match="--tune head: this task has no head of its own"):
         check_fit(tuned.settings(task="contrastive", tune="head"), tuned.config())
+
+
+def test_what_is_just_in_range_is_taken():
+    FinetuningSettings(layer_decay=1.0, unfreeze_every=0, patience=0, n_examples=1, lora_rank=1, seeds=(0, 1))
+    FinetuningSettings(task="contrastive", accumulate=1), FinetuningSettings(task="span", context=9)
+    FinetuningSettings(layer_decay=0.01), FinetuningSettings(task="similarity", pairs="apart")
+    check_fit(tuned.settings(lora_rank=12, tune="lora", context=40), tuned.config())
+    check_fit(tuned.settings(tune="last:2"), tuned.config())
+    settings = with_recipe(FinetuningSettings(data=("a.tsv",), batch_size=None), 3201)
+    assert (settings.steps, settings.warmup, settings.batch_size) == (401, 40, 32), "rounded up"
+    assert (settings.schedule, settings.weight_decay) == ("linear", 0.01)

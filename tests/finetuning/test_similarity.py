@@ -69,3 +69,7 @@ def test_the_world_scores_place_person_and_ending():
     examples = Similarity.world(20, 0, True)
     assert examples == Similarity.world(20, 0, True) and {len(example) for example in examples} == {3}
     assert {score for *_, score in Similarity.world(200, 0, False)} == {0.0, 1.0, 2.0, 3.0, 4.0, 5.0}
+
+
+def test_pairs_of_one_word_share_all_or_nothing():
+    assert Similarity.trivial([], [("Sun", "sun", 5.0), ("sun", "rain", 0.0), ("!", "?", 0.0)]) == [1, 0, 0]

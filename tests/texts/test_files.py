@@ -121,3 +121,25 @@ def test_a_folder_stands_for_its_text_files_in_order(tmp_path, write, message):
     assert text_files(tmp_path / "many") == sorted(many), "runs must be repeatable"
     assert text_files(folder / "c.md") == [folder / "c.md"], "a file that is named is never passed over"
     assert "no text files" in message(text_files, folder / "folder.txt")
+
+
+def test_a_text_may_be_packed_to_a_hundredth_and_ten_million_bytes_less(write, message, monkeypatch):
+    most = []
+
+    class Unpacked:
+        def __init__(self, fileobj):
+            self.n = len(fileobj.getvalue())
+
+        def read(self, n):
+            most.append(n)
+            return b"a" * 7
+
+    monkeypatch.setattr(files.gzip, "GzipFile", Unpacked)
+    assert read_text(write("a.txt.gz", b"x" * 30)) == "a" * 7
+    assert most == [100 * 30 + 10**7]
+
+
+def test_at_most_forty_letters_of_a_bad_line_are_shown(write, message):
+    for bad in ("{" + "a" * 99, '"' + "a" * 99 + '"'):
+        told = message(lambda bad=bad: list(read_jsonl(write("a.jsonl", bad))))
+        assert bad[:40] in told and bad[:41] not in told
