@@ -225,3 +225,53 @@ def test_the_least_that_can_be_asked():
         with pytest.raises(UserError, match=f"--{name.replace('_', '-')}"):
             PretrainingSettings(objective="masked", **{name: value - 1})
     PretrainingSettings(objective="masked", mask_share=1.0)
+
+
+@pytest.mark.parametrize("wrong", [
+    dict(mask_share=0.0), dict(mask_share=1.1), dict(replay=1.0, init="a"), dict(replay=-0.1, init="a"),
+    dict(replay=0.5), dict(extend_vocabulary=3),
+])  # fmt: skip
+def test_shares_lie_between_0_and_1_and_need_a_model_to_go_on_with(wrong):
+    with pytest.raises(UserError, match=f"--{next(iter(wrong)).replace('_', '-')}"):
+        PretrainingSettings(objective="masked", **wrong)
+    (
+        PretrainingSettings(objective="masked", mask_share=1.0),
+        PretrainingSettings(objective="masked", replay=0.0),
+    )
+    PretrainingSettings(objective="masked", replay=0.5, extend_vocabulary=3, init="a")
+    PretrainingSettings(objective="masked", replay=0.5, extend_vocabulary=3, resume=True, out="a")
+
+
+def test_a_model_without_the_head_of_pairs_is_told_how_to_go_on():
+    made = with_recipe(PretrainingSettings(objective="masked", init="runs/a", context=32))
+    with pytest.raises(UserError, match="runs/a has no head for the next sentence: add --no-next-sentence"):
+        check_fit(made, ModelConfig(n_encoder_layer=1, max_positions=32))
+    check_fit(
+        dataclasses.replace(made, next_sentence=False), ModelConfig(n_encoder_layer=1, max_positions=32)
+    )
+    save(small.model("masked"), None, "bare")
+    assert run.settings_of("bare") == {}, "a model that came about otherwise"
+
+
+def test_a_run_goes_on_and_is_asked_before_anything_is_written(capsys):
+    folder = Pretraining(settings(objective="causal"), SHAPE).run()
+    before = (folder / "log.jsonl").read_text()
+    more = settings(objective="causal", steps=4, resume=True, out=str(folder))
+    with pytest.raises(UserError, match="d_ff|shape"):
+        other = dict(SHAPE, d_ff=16)
+        Pretraining(dataclasses.replace(more, optimizer="muon"), other).run()
+    assert (folder / "log.jsonl").read_text() == before
+    assert Pretraining(more, SHAPE).run() == folder
+    out = capsys.readouterr().out
+    found = small.results(folder)
+    assert (
+        0 < found["seconds"] < 60 and found["parameters"] > 0 and f"{found['parameters']:,} weights." in out
+    )
+    assert {"loss_before", "loss_after", "bits_per_byte", "tokens_per_second"} <= set(found)
+
+
+def test_the_newest_teacher_is_the_default(monkeypatch):
+    monkeypatch.setattr(run, "newest_or_train", lambda *given: Path("/".join(map(str, given))))
+    made = with_recipe(PretrainingSettings(objective="distillation", seed=3, device="cpu"))
+    assert Distilling(made).settings.teacher == "masked/3/cpu"
+    assert Distilling(dataclasses.replace(made, teacher="mine")).settings.teacher == "mine"

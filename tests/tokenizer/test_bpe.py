@@ -452,3 +452,13 @@ def test_damaged_gpt2_files_are_named(tmp_path, bpe):
             BPE.from_gpt2(vocab, merges)
     with pytest.raises(UserError, match="nowhere"):
         BPE.from_gpt2(tmp_path / "nowhere.json", merges)
+
+
+def test_an_id_of_another_type_is_named():
+    for wrong in (True, 1.0, "1"):
+        with pytest.raises(ValueError, match=f"the id of 'b' is {wrong!r}"):
+            BPE.from_names({"a": 0, "b": wrong}, [])
+    made = BPE.from_names(
+        {"a": 0, "b": 1, "ab": 2, "<x>": 3}, ["#version: 0.2", "a b", ""], added_tokens=("<x>",)
+    )
+    assert made.encode("ab<x>a") == [2, 3, 0]

@@ -261,3 +261,44 @@ def test_a_loss_that_rose_again_is_told_with_its_step():
     ]
     assert "lowest at step 250, 0.359" in lowest_loss(log, 0.374)[0]
     assert lowest_loss(log, 0.361) == [] == lowest_loss([], 1.0), "less than a hundredth is noise"
+
+
+def test_a_hundredth_more_is_no_rise():
+    log = [dict(split="validation", loss=1.0, step=5)]
+    assert lowest_loss(log, 1.01) == [] != lowest_loss(log, 1.0101)
+
+
+def test_a_checkpoint_holds_plain_data_of_the_same_weights(tmp_path):
+    model, objective = small.model("causal"), small.objective("causal")
+    train(model, objective, small.settings(steps=2), tmp_path, small.tokenizer())
+    state = load_trainer(tmp_path)
+    checkpoints.check_trainer(tmp_path, model)
+    name, weight = next(iter(model.named_parameters()))
+    weight.requires_grad_(False)
+    with pytest.raises(
+        UserError, match=f"{name!r} moved in this run, and does not now: let the same weights"
+    ):
+        checkpoints.check_trainer(tmp_path, model)
+    weight.requires_grad_(True)
+    rest = {key: value for key, value in state["optimizer"].items() if key != name}
+    checkpoints.save_trainer(tmp_path, state | dict(optimizer=rest))
+    with pytest.raises(UserError, match=f"{name!r} did not move in this run, and does now"):
+        checkpoints.check_trainer(tmp_path, model)
+    checkpoints.save_trainer(tmp_path, state | dict(optimizer=rest | {name: {}}))
+    assert checkpoints.check_trainer(tmp_path, model)["step"] == 2, "a weight that rested has no moments"
+    torch.save([1], tmp_path / "trainer.pt")
+    with pytest.raises(UserError, match="not the state of a training; --overwrite"):
+        load_trainer(tmp_path)
+    with pytest.raises(ValueError, match="holds plain data and tensors, not"):
+        checkpoints.save_trainer(tmp_path, dict(step=1, model={}, other=small.settings()))
+
+
+def test_a_report_is_of_the_parts_turn_and_of_the_last_step(tmp_path):
+    told = Progress(tmp_path, small.settings(log_every=3, steps=5), 0, 0.0, None)
+    for step in range(1, 6):
+        told.step(step, dict(loss=torch.tensor(1.0)), torch.tensor(1.0), 7, 0.1)
+    assert [line["step"] for line in read_log(tmp_path)] == [3, 5] and told.n_token == 35
+    told.bar.close()
+    fresh = Progress(None, small.settings(), 0, 12.0, None)
+    assert 12 <= fresh.seconds() < 13 and fresh.tokens_per_second() == 0
+    fresh.bar.close()
