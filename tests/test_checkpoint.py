@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import small
 import torch
 
 import minilm
@@ -401,3 +402,11 @@ def test_a_damaged_trainer_file_is_one_line(tmp_path):
             refused += 1
             assert "\n" not in str(error)
     assert refused >= 30, "at least every file that is cut off must be refused"
+
+
+def test_the_head_of_a_fine_tuned_model_alone_is_left_out(tmp_path):
+    model = small.model("masked")
+    tensors = dict(model.state_dict())
+    checkpoint.load_weights(tmp_path, model, tensors | {"head.linear.weight": torch.zeros(2)})
+    with pytest.raises(UserError, match="heads"):
+        checkpoint.load_weights(tmp_path, model, tensors | {"heads.weight": torch.zeros(2)})

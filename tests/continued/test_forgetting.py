@@ -123,3 +123,30 @@ def test_replay_mixes_in_the_share_of_bytes_that_was_asked_for():
             "not drawn by the seed alone"
         )
         assert mixed.train != with_replay(REPORTS, GENERAL, share, seed=2).train, "every seed draws the same"
+        n_byte = sum(len(text.encode()) for text in extra)
+        longest = max(len(text.encode()) for text in GENERAL.train)
+        wanted = share / (1 - share) * REPORTS.train_bytes
+        assert wanted <= n_byte <= wanted + longest, "the share is general bytes / all bytes"
+        assert sorted(text for text in mixed.train if text not in GENERAL.train) == sorted(REPORTS.train)
+        assert mixed.validation == REPORTS.validation, "the figures are about the domain"
+        assert mixed.train == with_replay(REPORTS, GENERAL, share, seed=1).train, "drawn by the seed"
+        assert mixed.train != with_replay(REPORTS, GENERAL, share, seed=2).train
+    assert REPORTS.train[0].startswith("Order 0"), "the domain's own list stays as it was"
+
+
+def test_the_best_rate_from_zero_counts_whichever_it_is(settings, monkeypatch):
+    run, model, objective = started(settings)
+    monkeypatch.setattr(Pretraining, "closing", lambda *_: ([], {}, []))
+    monkeypatch.setattr(forgetting, "train", lambda *_, **__: None)
+    for losses in ((3.0, 4.0), (4.0, 3.0)):
+        figures = iter([(1.0, 1.5, 2.0, 2.5), *((9.0, 9.5, loss, loss + 1) for loss in losses)])
+        monkeypatch.setattr(run, "measure", lambda *_, figures=figures: next(figures))
+        assert run.closing(objective, model, {}, {})[1]["scratch_domain_loss"] == 3.0
+
+
+def test_replay_ends_as_soon_as_the_share_is_reached():
+    domain, general = Corpus("a", ["x" * 40], []), Corpus("b", [f"text {i:05}" for i in range(30)], [])
+    assert len(with_replay(domain, general, 0.5, 0).train) == 1 + 4, "4 texts of 10 bytes are 40 bytes"
+    assert len(with_replay(domain, Corpus("b", ["text 00001"], []), 0.5, 0).train) == 1 + 4, "drawn again"
+    found = with_replay(Corpus("a", list("vwxyz"), []), general, 0.9, 3).train
+    assert small.fingerprint(found) == "ecf01a09", "other chance than that of the READMEs' figures"

@@ -6,6 +6,8 @@ from unequal import POSITIONS, B, D, S, T, config, randomise
 
 from minilm.model.attention import KeyValueCache
 from minilm.model.blocks import Stack
+from minilm.model.config import ModelConfig
+from minilm.model.transformer import build
 from minilm.plumbing.errors import UserError
 
 LEFT = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
@@ -127,3 +129,14 @@ def test_chosen_positions_alone_are_what_they_are_among_all(kind, positions, nor
                 assert all(map(torch.equal, before, whole[:-1])), "the blocks before compute every position"
                 assert last.shape == (B, n, D)
                 assert torch.allclose(last, whole[-1][:, chosen]), f"{chosen} must look at all {T}"
+
+
+def test_distances_cost_as_much_beside_padding_as_without():
+    torch.manual_seed(0)
+    sizes = dict(n_encoder_layer=2, d_model=12, n_head=3, d_ff=20, dropout=0.0, attention_dropout=0.0)
+    model = build(ModelConfig(vocab_size=50, max_positions=16, positions="alibi", **sizes)).eval()
+    ids = torch.randint(0, 50, (1, 6))
+    alone = model.hidden_states(ids)[-1]
+    padded = torch.cat([ids, torch.zeros(1, 3, dtype=torch.long)], 1)
+    beside = model.hidden_states(padded, (torch.arange(9) < 6)[None])[-1][:, :6]
+    torch.testing.assert_close(beside, alone, msg="the penalty is added to the mask, not taken away")

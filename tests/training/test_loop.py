@@ -287,3 +287,10 @@ def test_tensors_are_summed_in_place_and_in_one_message(monkeypatch):
     assert all(a is b for a, b in zip(tensors, same, strict=True))
     assert all(map(torch.equal, tensors, expected)), "values went to wrong places"
     assert messages == [11], "a message for each tensor is slow"
+
+
+@pytest.mark.parametrize("rank", [0, 3])
+def test_dropout_is_drawn_from_seed_step_and_rank(rank):
+    model, objective, settings = small.model("causal"), small.objective("causal"), small.settings(seed=4)
+    train_step(model, objective, make_optimizer(model, 0.0), settings, 5, rank)
+    assert torch.initial_seed() == hash((4, 5, rank)) % 2**63, "a run that goes on would drop other numbers"

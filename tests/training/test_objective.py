@@ -5,6 +5,7 @@ import random
 
 import numpy as np
 import pytest
+import small
 import torch
 
 from minilm.plumbing.errors import UserError
@@ -226,3 +227,11 @@ def test_a_batch_goes_to_a_gpu_without_waiting():
     calls = []
     module.to_device(dict(a=Spy()), torch.device("cuda"))
     assert calls == ["pinned", ("cuda", True)], "a copy from memory that is not pinned waits"
+
+
+def test_chance_comes_from_seed_part_and_step():
+    objective = small.objective("causal")
+    objective.seed = 4
+    for split, step, expected in (("train", 5, [4, 0, 5]), ("validation", 5, [4, 1, 0])):
+        found = objective.generator(step, split).random(3)
+        np.testing.assert_array_equal(found, np.random.default_rng(expected).random(3))
