@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import math
 import shlex
 import sys
 from dataclasses import dataclass, fields
@@ -278,3 +279,42 @@ def test_what_a_run_reads_from_is_not_overwritten_by_it():
 def test_only_what_is_none_is_filled_in():
     settings = module.CommonSettings(seed=0).filled_in(dict(seed=7, out="here", not_a_field=3))
     assert (settings.seed, settings.out) == (0, "here"), "0 is a value, not a gap"
+
+
+@pytest.mark.parametrize(("hint", "right", "wrong"), [
+    (int, (0, 5, -3), (True, 1.0, "1", None, [1])), (float, (1, 0.5), (True, math.inf, math.nan, "1")),
+    (str, ("", "a"), (1, None)), (bool, (True, False), (1, 0, "true")), (int | None, (None, 3), (False, 0.5)),
+    (dict, ({}, {"a": 1}), ([], None, "a")), (dict | None, (None, {}), ([],)), (int, (), ({},)),
+    (tuple[int, ...], ([], [1, 2], (3,)), ([1, "a"], 1, None, [True])),
+    (tuple[int, ...] | None, (None, [1]), ([None], 0)),
+    (Literal["a", 1], ("a", 1), (True, 1.0, "b", None)),
+])  # fmt: skip
+def test_values_of_a_file_are_of_their_type(hint, right, wrong):
+    for value in right:
+        found = module.checked("a.json", dict(n=value), dict(n=hint))
+        assert found == dict(n=tuple(value) if isinstance(value, list) else value)
+    for value in wrong:
+        with pytest.raises(UserError, match="a.json: 'n' is .*, expected"):
+            module.checked("a.json", dict(n=value), dict(n=hint))
+
+
+def test_a_name_may_be_missing_where_not_all_is_asked_for():
+    with pytest.raises(UserError, match="a.json: 'n' is missing"):
+        module.checked("a.json", dict(other=1), dict(n=int))
+    assert module.checked("a.json", dict(other=[1]), dict(n=int), whole=False) == dict(other=(1,))
+    with pytest.raises(UserError) as caught:
+        module.checked("a.json", dict(n="z" * 300), dict(n=int))
+    assert str(caught.value).count("z") == 99, "a quote and 99 letters are enough"
+
+
+def test_a_long_command_is_shown_on_lines_of_the_terminals_width(capsys):
+    @dataclass
+    class Two:
+        first: str = ""
+        second: str = ""
+
+    room = module.WIDTH - len("a.py --first ") - len(" --second ")
+    for extra, n_line in ((0, 1), (1, 2)):
+        module.show(Two(first="x" * 9, second="y" * (room - 9 + extra)), script="a.py")
+        lines = capsys.readouterr().out.splitlines()
+        assert len(lines) == n_line and (n_line == 1 or (lines[0][-2:], lines[1][:4]) == (" \\", "    "))
