@@ -5,6 +5,7 @@ from operator import itemgetter
 import numpy as np
 import pytest
 import torch
+from small import fingerprint
 
 from minilm.extraction import probe
 
@@ -173,3 +174,32 @@ def test_a_bag_counts_the_commonest_words_of_the_training_texts(monkeypatch):
     monkeypatch.setattr("minilm.extraction.probe.MOST_WORDS", 1)
     (train,) = probe.bag_of_words(["b a b", "b c"])
     assert train.tolist() == [[2], [1]]
+
+
+def test_examples_of_one_text_are_told_apart_by_all_that_is_asked():
+    """A text is the first field, but where all share that; a group larger than what is left waits its turn."""
+    asked = [("a", "q", 1), ("a", "q", 2), ("a", "r", 3), ("a", "s", 4), ("a", "t", 5)]
+    for seed in range(9):
+        train, held = probe.split(asked, 2, seed)
+        assert {q for _, q, _ in train}.isdisjoint(q for _, q, _ in held) and len(held) == 2
+    groups = [("a", 1)] * 3 + [("b", 1)] * 3
+    assert {len(probe.split(groups, 1, seed)[1]) for seed in range(9)} == {3}, "none smaller: one is held out"
+    assert [len(probe.split(groups + [("c", 1)], 1, seed)[1]) for seed in range(9)] == [1] * 9
+    assert len(probe.split(groups, 0, 0)[1]) == 0
+    lone = [("a", "x"), ("b", "x"), ("c", "y")]
+    assert all(("c", "y") in probe.split(lone, 2, seed, itemgetter(1))[0] for seed in range(9))
+
+
+def test_a_column_varies_from_a_hundred_thousandth_on():
+    column = lambda deviation: np.array([[9 - deviation], [9 + deviation]])
+    assert abs(probe.standardised(column(1.1e-4))[0]).max() == pytest.approx(1, rel=1e-3)
+    assert abs(probe.standardised(column(0.9e-4))[0]).max() < 1e-3
+
+
+def test_the_parts_are_those_of_the_figures_in_the_readmes():
+    examples = [(f"text {i % 31}", "xyz"[i % 3]) for i in range(60)]
+    found = [
+        probe.split(examples, 11, seed, labels_of) for seed in (0, "a") for labels_of in (itemgetter(1), None)
+    ]
+    rows = probe.draw_labels(np.arange(40) % 3, 4, 5, 7).tolist()
+    assert fingerprint(found, rows) == "488874f2", "other chance than was measured"

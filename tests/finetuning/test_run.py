@@ -275,3 +275,13 @@ def test_predictions_of_new_texts(capsys):
     assert newest != out, "the newest finished run of the task serves, nothing is overwritten"
     with pytest.raises(UserError, match="no finished runs/tagging"):
         run.predict(settings(model=None, task="tagging", predict="new.tsv"))
+
+
+@pytest.mark.parametrize("n_label", [12, 13])
+def test_a_wide_table_of_confusions_is_written_and_not_shown(n_label, capsys):
+    labels = [f"l{i:02}" for i in range(n_label)]
+    write("many.tsv", [f"text {i} of {i % 7}\t{labels[i % n_label]}" for i in range(4 * n_label)])
+    folder = run.finetune(on_files(data=("many.tsv",), tune="head", steps=1))
+    assert ("true, taken for:" in capsys.readouterr().out) == (n_label == 12), "wider than a terminal"
+    assert len((folder / "confusion.tsv").read_text().splitlines()) == n_label + 1
+    assert results(folder)["seconds"] < 60

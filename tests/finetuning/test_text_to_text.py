@@ -326,3 +326,11 @@ def test_a_published_bart_is_given_what_it_was_trained_to_begin_with():
     assert batch["decoder_input_ids"].tolist() == [[end, s, c]], "its decoder begins with </s> <s>"
     assert batch["labels"].tolist() == [[IGNORED, c, end]], "<s> is given, not asked"
     assert len(task.predict(model, [("ab", None), ("b", "c")], 2)) == 2
+
+
+def test_a_short_answer_takes_little_room():
+    task = task_of("decoder", 24, [("s", "bread")])
+    assert len(small.tokenizer().encode(" bread")) == 1 and task.n_answer == 2, "a token and the end"
+    assert TextToText.learn([("s", "a"), ("s", "a"), ("t", "b")], small.tokenizer())["labels"] == []
+    assert task.score(["a b c d"], ["a b c d"]) == pytest.approx(dict(exact_match=1, bleu=100))
+    assert "bleu" not in task.score(["a b c"], ["a b c"]), "of three words there is no run of four"

@@ -1,6 +1,7 @@
 """Grades in_context/prompts.py: the text of a prompt, the draw of its examples, the controls."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import small
@@ -121,3 +122,18 @@ def test_controls_change_the_labels_of_examples_alone():
             assert within_5_sigma(same, 120, 1 / 3), told
             told = f"random: {dict(counts)}: each label is to be as likely as any other"
             assert all(within_5_sigma(n, 120, 1 / 3) for n in counts.values()), told
+        assert same < 85, "the labels still say what they said"
+    counts = Counter(labels_of(prompts.relabelled(asked, "shuffled", ["a", "b", "c"], 0)))
+    assert counts == Counter(labels_of(asked)), "shuffling keeps how often each label occurs"
+    assert set(labels_of(prompts.relabelled(asked, "random", ["a", "b", "c"], 0))) == {"a", "b", "c"}
+
+
+@pytest.mark.parametrize("control, expected", [("shuffled", "e4f52ef2"), ("random", "3efeb64b")])
+def test_new_labels_are_those_of_the_figures_in_the_readmes(control, expected):
+    asked = [Question(((f"t{i}", "ab"[i % 2]), (f"u{i}", "ab"[i % 2])), f"q{i}", "a") for i in range(9)]
+    found = prompts.relabelled(asked, control, ["a", "b", "c"], 4)
+    drawn = prompts.draw_questions(EXAMPLES, [("a", "0")], 5, 7)
+    labels = [[label for _, label in q.examples] for q in found]
+    assert small.fingerprint(labels, drawn[0].examples) == expected, "other chance than was measured"
+    two = [replace(q, examples=asked[i % 2].examples) for i, q in enumerate(asked)]
+    assert len({q.examples for q in prompts.relabelled(two, "random", ["a", "b", "c"], 4)}) > 2

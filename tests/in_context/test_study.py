@@ -109,3 +109,22 @@ def test_the_checksum_sees_the_smallest_change():
         weight.data.view(-1)[-1] += 1e-5
         assert checksum(model) != before, f"{name} is left out"
         before = checksum(model)
+
+
+def test_no_more_than_three_prompts_are_shown():
+    study = study_of()
+    (first, draw), *_ = study.draws.items()
+    for n_task, n_line in ((1, 3), (2, 2), (3, 3)):
+        many = {f"{first}{i}": draw for i in range(n_task)}
+        made = replace(study, draws=many, names=dict.fromkeys(many, "name"))
+        lines = made.examples(model_of(), small.tokenizer(), 1)
+        assert lines.count("name:") == n_line
+
+
+def test_where_each_text_has_examples_of_its_own_their_commonest_label_is_the_baseline():
+    near = [
+        (("a", "x"), ("b", "y"), ("c", "y")),
+        (("a", "y"), ("d", "x")),
+    ]  # a tie: that of the last, the nearest
+    asked = [Question(near[0], "t", "y"), Question(near[1], "u", "x"), Question(near[1], "v", "y")]
+    assert baseline_accuracy(asked, ["x", "y"]) == pytest.approx(2 / 3)

@@ -198,3 +198,14 @@ def test_damaged_files_are_read_or_refused_in_one_line(n, tmp_path):
             refused += 1
             assert str(path) in str(error) and "\n" not in str(error), f"file {i} is not named: {error}"
     assert n / 2 < refused < n, "some damage is in the numbers alone, and cannot be noticed"
+
+
+def test_sixty_four_dimensions_are_read_and_no_more(tmp_path):
+    for n, is_read in ((64, True), (65, False)):
+        header = json.dumps({"a": dict(dtype="U8", shape=[1] * n, data_offsets=[0, 1])}).encode()
+        (tmp_path / "a").write_bytes(len(header).to_bytes(8, "little") + header + b"x")
+        if is_read:
+            assert read_tensors(tmp_path / "a")["a"].dim() == 64
+        else:
+            with pytest.raises(UserError, match="known types are"):
+                read_tensors(tmp_path / "a")

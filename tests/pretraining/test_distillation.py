@@ -333,3 +333,8 @@ def test_the_batches_are_those_of_the_figures_in_the_readmes(objective):
     assert small.fingerprint_of_batches(objective) == expected, (
         "other texts, or other chance, than those of the READMEs' figures"
     )
+
+
+def test_a_teacher_of_one_layer_has_a_student_of_one(encoder):
+    assert distillation.initial_student(encoder(40, n_encoder_layer=1)).config.n_encoder_layer == 1
+    assert distillation.initial_student(encoder(40, n_encoder_layer=5)).config.n_encoder_layer == 2

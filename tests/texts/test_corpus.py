@@ -327,3 +327,26 @@ def test_this_python_once_and_without_importing_the_library():
     imported = {name for name in set(sys.modules) - before if not name.startswith("pydoc_data")}
     assert not imported, f"reading docstrings imported {sorted(imported)[:5]}"
     assert python_docs() is found, "a second call in a process reads no file again"
+
+
+def test_where_nothing_ends_a_piece_is_twice_as_long_as_asked_for():
+    assert list(map(len, cut("x" * 5_300))) == [1_060] * 5, "a tenth, twice"
+    assert list(map(len, cut("x" * 25_000))) == [2_000] * 12 + [1_000]
+    assert list(map(len, cut("x" * 101))) == [101] and cut("x" * 100) == ["x" * 100]
+    assert cut("a" * 150 + " " + "b" * 30 + "\n" + "c" * 90) == ["a" * 150 + " " + "b" * 30, "c" * 90], (
+        "a line"
+    )
+    assert cut("a" * 150 + " " + "b" * 90) == ["a" * 150, "b" * 90], "a word, where no line or sentence ends"
+
+
+def test_ten_documents_are_enough_to_go_to_both_parts(write):
+    """Nine go to one whole: with several files, each of them small."""
+    for n, is_whole in ((9, True), (10, False)):
+        files = [write(f"{n}/{i}.txt", "\n\n".join(speeches(n, i))) for i in range(30)]
+        found = set(load_corpus(files).validation)
+        parts = {sum(text in found for text in speeches(n, i)) for i in range(30)}
+        assert (parts == {0, n}) == is_whole
+
+
+def test_short_docstrings_say_nothing():
+    assert data.docstrings(f'"""{"x" * 20}"""') == ["x" * 20] and data.docstrings(f'"""{"x" * 19}"""') == []
