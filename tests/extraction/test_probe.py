@@ -177,7 +177,7 @@ def test_a_bag_counts_the_commonest_words_of_the_training_texts(monkeypatch):
 
 
 def test_examples_of_one_text_are_told_apart_by_all_that_is_asked():
-    """A text is the first field, but where all share that; a group larger than what is left waits its turn."""
+    """A text is the first field, but where all share that; a group too large for what is left waits."""
     asked = [("a", "q", 1), ("a", "q", 2), ("a", "r", 3), ("a", "s", 4), ("a", "t", 5)]
     for seed in range(9):
         train, held = probe.split(asked, 2, seed)

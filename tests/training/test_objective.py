@@ -235,3 +235,8 @@ def test_chance_comes_from_seed_part_and_step():
     for split, step, expected in (("train", 5, [4, 0, 5]), ("validation", 5, [4, 1, 0])):
         found = objective.generator(step, split).random(3)
         np.testing.assert_array_equal(found, np.random.default_rng(expected).random(3))
+
+
+def test_a_part_of_padding_alone_keeps_one_column():
+    found = module.trimmed(dict(attention_mask=torch.zeros(2, 5), labels=torch.ones(2, 5)))
+    assert found["attention_mask"].shape == found["labels"].shape == (2, 1)
