@@ -266,3 +266,11 @@ def test_flags_that_exclude_each_other_are_refused(wrong):
         run.ExtractionSettings(**wrong)
     run.ExtractionSettings(draws=1, tokens_per_batch=1, labels=(1,), similar="Ana", pooling="max", layer=0)
     run.ExtractionSettings(tokens=True), run.ExtractionSettings(layer="all", pooling="max", test="a.tsv")
+
+
+def test_a_quarter_of_the_tagged_sentences_is_put_aside():
+    path = write("a.conll", "\n\n".join(f"w{i} O\nRui B-x" for i in range(40)))
+    assert [len(part) for part in run.read_tagged(path, True, 0).values()] == [30, 10]
+    for n in (2, 3):
+        path = write("few.conll", "\n\n".join(f"w{i} O\nRui B-x" for i in range(n)))
+        assert [len(part) for part in run.read_tagged(path, True, 0).values()] == [n - 1, 1]

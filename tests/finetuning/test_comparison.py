@@ -168,3 +168,19 @@ def test_three_predictions_are_told_a_wrong_one_among_them():
     tagging = tuned.task(Tagging, [(["Ana", "b"], ["B-who", "O"])])
     found = comparison.shown(tagging, Prediction("Ana ran", ["O", "O"], ["B-who", "O"], 0.9))
     assert found == ["Ana ran", "    who Ana 0.90   (it is: -)"]
+
+
+def test_a_share_of_the_examples_is_told_with_its_interval():
+    predictions = [Prediction(f"text {i}", "shop", "shop", 0.5) for i in range(9)]
+    assert "(95 % interval of the accuracy 0." in comparison.told(tuned.task(), predictions)[0]
+    tagging = tuned.task(Tagging, [(["Ana", "b"], ["B-who", "O"])])
+    found = comparison.told(tagging, [Prediction("Ana ran", ["B-who", "O"], ["B-who", "O"], 0.9)])
+    assert "interval" not in found[0], "F1 is no share"
+
+
+def test_shapes_of_the_results_that_need_no_training(monkeypatch):
+    task = tuned.task()
+    monkeypatch.setattr(type(task), "has_truth", False)
+    found = comparison.other_ways(tuned.body(), task, tuned.parts(), tuned.settings(compare=False))
+    assert list(found) == ["trivial", "before"]
+    assert all(result[:3] == (0, 0.0, None) and 0 <= result.score <= 1 for result in found.values())

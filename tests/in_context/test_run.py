@@ -4,6 +4,7 @@ import json
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -193,3 +194,39 @@ def test_that_more_examples_do_not_fit_is_said_where_none_were_asked_for(
         monkeypatch.setattr(Study, "shots_that_fit", lambda *_: in_context_run.SHOTS)
         report(settings, make_study(settings), model, tokenizer, 0.0)
         assert "do not fit" not in capsys.readouterr().out, "all of them fit"
+
+
+@pytest.mark.parametrize("changes, name, kind, shown", [
+    (dict(), "in-context", FewShot, None), (dict(data="train.tsv", shots=(2,)), "causal", None, None),
+    (dict(prompt="Ana"), "causal", None, "Ana"), (dict(prompt="Ana", chat=True), "causal", None, ""),
+    (dict(prompt="-", compile=True), "causal", None, None),
+    (dict(data="train.tsv", select="nearest", shots=(2,)), "causal", None, None),
+])  # fmt: skip
+def test_the_model_is_that_of_what_is_asked(changes, name, kind, shown, files, monkeypatch, decoder):
+    model, seen = decoder(small.tokenizer().vocab_size), []
+    monkeypatch.setattr(model.decoder, "compile", lambda: seen.append("compiled"))
+
+    def start(source, *given, reads_only):
+        assert reads_only and source is None
+        seen.append((given[0], given[2]))
+        return "folder", model, small.tokenizer()
+
+    monkeypatch.setattr(in_context_run, "start_model", start)
+    monkeypatch.setattr(
+        in_context_run, "report", lambda settings, study, *_: seen.append((settings.model, study))
+    )
+    monkeypatch.setattr(in_context_run, "Writer", lambda *given: seen.append(given[2:]) or SimpleNamespace(
+        write=lambda *told: seen.append(told[:2])
+    ))  # fmt: skip
+    monkeypatch.setattr(in_context_run, "loop", lambda writer, seed: seen.append(seed))
+    monkeypatch.setattr(in_context_run, "show", seen.append)
+    answer_prompts(PromptSettings(**changes, seed=3))
+    assert seen.pop(0) == (name, kind)
+    if changes.get("compile"):
+        assert seen.pop(0) == "compiled"
+    if "prompt" not in changes:
+        ((folder, study),) = seen
+        assert folder == "folder" and (study.n_draw == 1) == ("select" in changes)
+        return
+    assert seen.pop(0) == (50, None, None, None, 1, changes.get("chat", False))
+    assert seen == ([3] if shown is None else [shown, ("Ana", 3)])
