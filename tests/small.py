@@ -3,9 +3,11 @@
 import json
 import random
 import zlib
+from dataclasses import FrozenInstanceError, fields
 from functools import cache
 from pathlib import Path
 
+import pytest
 import torch
 
 from minilm.model.config import ModelConfig
@@ -151,3 +153,12 @@ def fingerprint_of_batches(objective) -> str:
     """Return that of two batches to learn from, and of the batch that a run is measured on."""
     batches = objective.batch(0, "train"), objective.batch(7, "train"), objective.batch(0, "validation")
     return fingerprint([{name: value.tolist() for name, value in batch.items()} for batch in batches])
+
+
+def assert_fixed(made, by_name: bool = False) -> None:
+    """Assert that no field of a dataclass can be set, and with `by_name` that none is given by its place."""
+    with pytest.raises(FrozenInstanceError):
+        setattr(made, fields(made)[0].name, None)
+    if by_name:
+        with pytest.raises(TypeError, match="positional argument"):
+            type(made)(None)

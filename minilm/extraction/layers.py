@@ -63,8 +63,7 @@ def compare_layers(model, twin, rows: RaggedRows, probe: Probe, n_label, how: di
     train, test = probe.classes[:2]
     chosen = [table_rows(train, n_label), table_rows(test, 1)]
     numbers = np.concatenate([chosen[0], chosen[1] + len(train)])
-    n_first = None if rows.n_first is None else rows.n_first[numbers]
-    some = RaggedRows([rows[i] for i in numbers], rows.pad_id, n_first=n_first)
+    some = RaggedRows([rows[i] for i in numbers], rows.pad_id)
     smaller = replace(probe, classes=[train[chosen[0]], test[chosen[1]]])
     layers = range(n_layer(model.config) + 1)
     readings = [Reading(layer, pooling) for layer in layers for pooling in ONE_LAYER]

@@ -274,3 +274,7 @@ def test_a_quarter_of_the_tagged_sentences_is_put_aside():
     for n in (2, 3):
         path = write("few.conll", "\n\n".join(f"w{i} O\nRui B-x" for i in range(n)))
         assert [len(part) for part in run.read_tagged(path, True, 0).values()] == [n - 1, 1]
+
+
+def test_what_is_fixed_stays_fixed():
+    small.assert_fixed(run.ExtractionSettings(), by_name=True)

@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
+import small
 import tuned
 
 from minilm.finetuning.settings import PAIRS, TASKS, FinetuningSettings, check_fit, with_recipe
@@ -107,3 +108,7 @@ def test_what_is_just_in_range_is_taken():
     settings = with_recipe(FinetuningSettings(data=("a.tsv",), batch_size=None), 3201)
     assert (settings.steps, settings.warmup, settings.batch_size) == (401, 40, 32), "rounded up"
     assert (settings.schedule, settings.weight_decay) == ("linear", 0.01)
+
+
+def test_what_is_fixed_stays_fixed():
+    small.assert_fixed(FinetuningSettings(), by_name=True)

@@ -137,3 +137,8 @@ def test_new_labels_are_those_of_the_figures_in_the_readmes(control, expected):
     assert small.fingerprint(labels, drawn[0].examples) == expected, "other chance than was measured"
     two = [replace(q, examples=asked[i % 2].examples) for i, q in enumerate(asked)]
     assert len({q.examples for q in prompts.relabelled(two, "random", ["a", "b", "c"], 4)}) > 2
+
+
+def test_what_is_fixed_stays_fixed():
+    small.assert_fixed(question())
+    small.assert_fixed(PromptFormat({"a": "x", "b": "y"}))

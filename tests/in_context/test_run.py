@@ -108,11 +108,14 @@ def test_the_least_that_can_be_asked():
 
 @pytest.mark.parametrize("flags, message", [
     (dict(chat=True), "--chat needs --prompt"),
-    (dict(select="nearest"), "--select nearest needs --data"),
+    (dict(select="nearest"), "--select nearest needs --data"), (dict(test="a"), "--test a needs --data"),
+    (dict(prompt=" "), "--prompt is empty"), (dict(temperature=-1.0), "temperature"), (dict(top_k=0), "top-k"),
+    (dict(top_p=1.5), "top-p"),
 ])  # fmt: skip
 def test_flags_that_need_others_say_which(flags, message):
     with pytest.raises(UserError, match=message):
         PromptSettings(**flags)
+    PromptSettings(prompt="-", chat=True), PromptSettings(data="a", test="b", select="nearest")
 
 
 def test_labels_get_their_words(files):
@@ -230,3 +233,7 @@ def test_the_model_is_that_of_what_is_asked(changes, name, kind, shown, files, m
         return
     assert seen.pop(0) == (50, None, None, None, 1, changes.get("chat", False))
     assert seen == ([3] if shown is None else [shown, ("Ana", 3)])
+
+
+def test_what_is_fixed_stays_fixed():
+    small.assert_fixed(PromptSettings(), by_name=True)

@@ -128,3 +128,8 @@ def test_where_each_text_has_examples_of_its_own_their_commonest_label_is_the_ba
     ]  # a tie: that of the last, the nearest
     asked = [Question(near[0], "t", "y"), Question(near[1], "u", "x"), Question(near[1], "v", "y")]
     assert baseline_accuracy(asked, ["x", "y"]) == pytest.approx(2 / 3)
+
+
+def test_what_is_fixed_stays_fixed():
+    small.assert_fixed(study_of())
+    small.assert_fixed(Interval(0.5, None))

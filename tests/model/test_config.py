@@ -7,6 +7,7 @@ import dataclasses
 import json
 
 import pytest
+import small
 
 from minilm.model.config import PRESETS, ModelConfig, preset
 from minilm.plumbing.errors import UserError
@@ -161,3 +162,7 @@ def test_tiny_models_are_small_and_plain(name):
     assert config.d_model <= 96 and config.n_layer <= 4 and config.vocab_size == 1024
     for field in ("kind", "n_segments", "activation", "pooler", "norm_kind", "gated", "biases"):
         assert getattr(config, field) == getattr(PRESETS[TINY[name]], field), f"{field} is its family's"
+
+
+def test_what_is_fixed_stays_fixed():
+    small.assert_fixed(PRESETS["bert-tiny"])

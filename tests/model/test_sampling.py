@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+import small
 import torch
 from mistakes import assert_right
 from unequal import ids, writer
@@ -238,3 +239,7 @@ def test_gradients_flow_through_the_scores():
     token_log_probabilities(model, texts, mask, rule=SamplingRule(temperature=0.5)).sum().backward()
     gradient = model.tokens.weight.grad
     assert torch.isfinite(gradient).all() and gradient.abs().sum() > 0
+
+
+def test_what_is_fixed_stays_fixed():
+    small.assert_fixed(SamplingRule())

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Literal, Optional
 
 import pytest
+import small
 
 from minilm.plumbing import settings as module
 from minilm.plumbing.errors import UserError
@@ -318,3 +319,7 @@ def test_a_long_command_is_shown_on_lines_of_the_terminals_width(capsys):
         module.show(Two(first="x" * 9, second="y" * (room - 9 + extra)), script="a.py")
         lines = capsys.readouterr().out.splitlines()
         assert len(lines) == n_line and (n_line == 1 or (lines[0][-2:], lines[1][:4]) == (" \\", "    "))
+
+
+def test_what_is_fixed_stays_fixed():
+    small.assert_fixed(module.CommonSettings(), by_name=True)

@@ -275,3 +275,7 @@ def test_the_newest_teacher_is_the_default(monkeypatch):
     made = with_recipe(PretrainingSettings(objective="distillation", seed=3, device="cpu"))
     assert Distilling(made).settings.teacher == "masked/3/cpu"
     assert Distilling(dataclasses.replace(made, teacher="mine")).settings.teacher == "mine"
+
+
+def test_what_is_fixed_stays_fixed():
+    small.assert_fixed(PretrainingSettings(), by_name=True)

@@ -10,7 +10,7 @@ from minilm.pretraining.distillation import Distillation, initial_student
 from minilm.pretraining.students import Smoothed
 from minilm.training.checkpoints import evaluate
 from minilm.training.loop import TrainingSettings, make_optimizer, train_step
-from minilm.training.objective import IGNORED
+from minilm.training.objective import IGNORED, micro_batches
 
 PLAN = dict(lr=2e-2, warmup=1, schedule="constant", weight_decay=0.1)
 SETTINGS = TrainingSettings(steps=4, batch_size=9, seed=3, **PLAN)
@@ -143,6 +143,9 @@ def test_texts_per_second_is_that_of_the_best_try(objective, student, monkeypatc
     monkeypatch.setattr(students, "predict_masked", lambda model, part: seen.append((model, part)))
     speed = students.texts_per_second(objective, student, n_try=3)
     n_row = len(seen[0][1]["input_ids"])
+    batch = objective.batch(0, "validation")
+    first = micro_batches(batch, -(-len(batch["input_ids"]) // objective.batch_size))[0]
+    assert torch.equal(seen[0][1]["input_ids"], first["input_ids"]), "the shortest rows, with little padding"
     assert len(seen) == 3 and all(model is student for model, _ in seen)
     assert n_row <= objective.batch_size, "more rows at a time than a step has: memory"
     assert speed == pytest.approx(n_row / 0.5), "rows over the shortest time"

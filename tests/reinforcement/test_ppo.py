@@ -572,3 +572,7 @@ def test_the_metrics_of_one_update_are_its_own(rollout, gpt, env):
     assert one["loss"] == pytest.approx(float(loss), rel=1e-4)
     for name, value in metrics.items():
         assert one[name] == pytest.approx(float(value), rel=1e-3, abs=1e-6), name
+
+
+def test_what_is_fixed_stays_fixed():
+    small.assert_fixed(ppo.PPODetails(), by_name=True)

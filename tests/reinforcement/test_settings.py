@@ -5,6 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import small
 
 from minilm.plumbing.errors import UserError
 from minilm.plumbing.settings import parse
@@ -47,3 +48,7 @@ def test_every_setting_is_read_somewhere():
     read |= {field.name for field in fields(TrainingSettings)}  # they are handed on to the one loop
     unread = {field.name for field in fields(ReinforceSettings)} - read
     assert not unread, "a field that nobody reads promises what does not happen"
+
+
+def test_what_is_fixed_stays_fixed():
+    small.assert_fixed(ReinforceSettings(), by_name=True)

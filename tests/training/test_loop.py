@@ -294,3 +294,7 @@ def test_dropout_is_drawn_from_seed_step_and_rank(rank):
     model, objective, settings = small.model("causal"), small.objective("causal"), small.settings(seed=4)
     train_step(model, objective, make_optimizer(model, 0.0), settings, 5, rank)
     assert torch.initial_seed() == hash((4, 5, rank)) % 2**63, "a run that goes on would drop other numbers"
+
+
+def test_what_is_fixed_stays_fixed():
+    small.assert_fixed(training.TrainingSettings(), by_name=True)
