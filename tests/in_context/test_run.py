@@ -109,8 +109,8 @@ def test_the_least_that_can_be_asked():
 @pytest.mark.parametrize("flags, message", [
     (dict(chat=True), "--chat needs --prompt"),
     (dict(select="nearest"), "--select nearest needs --data"), (dict(test="a"), "--test a needs --data"),
-    (dict(prompt=" "), "--prompt is empty"), (dict(temperature=-1.0), "temperature"), (dict(top_k=0), "top-k"),
-    (dict(top_p=1.5), "top-p"),
+    (dict(prompt=" "), "--prompt is empty"), (dict(temperature=-1.0), "temperature"),
+    (dict(top_k=0), "top-k"), (dict(top_p=1.5), "top-p"),
 ])  # fmt: skip
 def test_flags_that_need_others_say_which(flags, message):
     with pytest.raises(UserError, match=message):

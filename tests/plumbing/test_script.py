@@ -316,3 +316,20 @@ def test_a_group_is_joined_and_left(second_of_two, monkeypatch, device, backend)
     with pytest.raises(ZeroDivisionError), script.process_group(torch.device(device)):
         raise ZeroDivisionError
     assert calls == ([] if device == "cpu" else [1]) + [backend, "left"], "left even where the work fails"
+
+
+def test_a_bar_waits_five_seconds_and_is_that_of_the_first_process(monkeypatch, second_of_two):
+    seen = []
+    monkeypatch.setattr(script, "tqdm", lambda items, what, **how: seen.append(how) or items)
+    assert list(script.shown([1, 2], "pairs")) == [1, 2]
+    monkeypatch.setenv("RANK", "0")
+    script.shown([], "pairs")
+    assert [(how["delay"], how["disable"]) for how in seen] == [(5, True), (5, None)]
+
+
+def test_a_failure_that_is_not_of_memory_keeps_its_traceback():
+    def main():
+        raise RuntimeError("sizes do not match")
+
+    with pytest.raises(RuntimeError, match="sizes do not match"):
+        script.exit_code(main)
