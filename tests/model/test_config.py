@@ -166,3 +166,25 @@ def test_tiny_models_are_small_and_plain(name):
 
 def test_what_is_fixed_stays_fixed():
     small.assert_fixed(PRESETS["bert-tiny"])
+
+
+TINY_SIZES = {  # encoder blocks, decoder blocks, D, H, heads of keys, F: those of the READMEs' figures
+    "bert-tiny": (2, 0, 64, 4, None, 256), "distilbert-tiny": (1, 0, 64, 4, None, 256),
+    "gpt-tiny": (0, 2, 96, 4, None, 384), "gpt-alibi-tiny": (0, 2, 64, 4, None, 256),
+    "llama-tiny": (0, 2, 96, 4, 2, 256), "bart-tiny": (2, 2, 64, 4, None, 256),
+    "transformer-tiny": (2, 2, 96, 4, None, 384),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_tiny_sizes_are_those_of_the_figures_in_the_readmes(name):
+    c = PRESETS[name]
+    found = (c.n_encoder_layer, c.n_decoder_layer, c.d_model, c.n_head, c.n_kv_head, c.d_ff)
+    assert found == TINY_SIZES[name] and (c.max_positions, c.norm_eps) == (128, 1e-5)
+    assert (c.positions == "alibi") == (name in ("gpt-alibi-tiny", "bart-tiny"))
+
+
+def test_the_smallest_and_largest_numbers_of_each_field():
+    ModelConfig(**SMALL, init_std=0.0, norm_eps=0.0, n_segments=0, position_offset=0, n_decoder_layer=0)
+    ModelConfig(**SMALL, n_kv_head=1, d_head=1, dropout=0.999), ModelConfig(**SMALL, rope_theta=0.5)
+    assert (PRESETS["smollm2-135m"].rope_theta, PRESETS["smollm2-135m"].n_kv_head) == (1e5, 3)

@@ -462,3 +462,13 @@ def test_an_id_of_another_type_is_named():
         {"a": 0, "b": 1, "ab": 2, "<x>": 3}, ["#version: 0.2", "a b", ""], added_tokens=("<x>",)
     )
     assert made.encode("ab<x>a") == [2, 3, 0]
+
+
+def test_a_special_token_has_two_bytes_or_more_and_a_free_id():
+    assert BPE({}, [], ("é", "<a>")).vocab == {0: "é".encode(), 1: b"<a>"}
+    assert BPE({7: b"x"}, [], ("<a>",)).special_id("<a>") == 8
+    with pytest.raises(UserError, match="less than two bytes"):
+        BPE({}, [], ("e",))
+    assert BPE.train(["ab"], 257, ("<a>",)).vocab_size == 257
+    with pytest.raises(UserError, match="must be 257 or more"):
+        BPE.train(["ab"], 256, ("<a>",))
