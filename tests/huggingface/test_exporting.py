@@ -252,3 +252,42 @@ def test_a_wordpiece_there_and_back(tmp_path):
     again, _ = read_tokenizer(tmp_path, {"model_type": "bert"})
     assert again.tokens == wordpiece.tokens
     assert (again.lower_case, again.strip_accents, again.chinese_characters) == (False, True, False)
+
+
+def test_the_rust_library_is_told_to_change_nothing_of_a_text(bpe, tmp_path):
+    as_bytes = dict(type="ByteLevel", add_prefix_space=False, trim_offsets=True, use_regex=True)
+    data = rust_tokenizer(bpe, FRAME)
+    assert (data["version"], data["pre_tokenizer"], data["decoder"]) == ("1.0", as_bytes, as_bytes)
+    untouched = dict(single_word=False, lstrip=False, rstrip=False, normalized=False)
+    added = [dict(id=i, content=token, special=True) | untouched for i, token in enumerate(SPECIAL_TOKENS)]
+    assert data["added_tokens"] == added
+    word = BPE(bpe.vocab | {300: b"word"}, bpe.merges, SPECIAL_TOKENS, added_tokens=["word"])
+    plain = dict(id=300, content="word", special=False)
+    assert rust_tokenizer(word, FRAME)["added_tokens"][-1] == plain | untouched
+
+    def cutter(pattern: str) -> dict:
+        return rust_tokenizer(BPE.train(["a"], 256, pattern=pattern), (None, None))["pre_tokenizer"]
+
+    digits = dict(type="Digits", individual_digits=True)
+    assert cutter("gpt2, digits apart") == dict(type="Sequence", pretokenizers=[digits, as_bytes])
+    split, after = cutter("gpt4")["pretokenizers"]
+    assert split.pop("pattern")["Regex"].startswith("(?i:'s|'t|")
+    assert split == dict(type="Split", behavior="Isolated", invert=False)
+    assert after == as_bytes | dict(use_regex=False), "it is cut already"
+    write_tokenizer(bpe, tmp_path, FRAME, 77)
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert settings["clean_up_tokenization_spaces"] is False
+    assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
+
+
+def test_words_that_were_added_to_a_wordpiece_keep_their_ids(tmp_path):
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "ab", "covid"]
+    write_tokenizer(WordPiece(tokens, added_tokens=["covid"]), tmp_path, FRAME, 9)
+    assert json.loads((tmp_path / "added_tokens.json").read_text()) == {"covid": 6}
+
+
+def test_widths_that_are_those_of_any_model_need_no_flag(bpe):
+    for changes in (dict(n_kv_head=3), dict(d_head=4), dict(n_kv_head=3, d_head=4)):
+        assert target(small("gpt-tiny", **changes), bpe, "x") == "gpt2"
+    with pytest.raises(UserError, match="--d-head 4 can"):
+        target(small("gpt-tiny", d_head=5), bpe, "x")
