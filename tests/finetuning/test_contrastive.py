@@ -155,3 +155,8 @@ def test_two_columns_are_learnt_from_and_the_number_of_a_third_is_passed_over(tm
     Path("two.tsv").write_text("Ana.\tRui.\nalone\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"two.tsv, line 2: found 1 columns.*expected text_a, text_b: .tsv"):
         run.load_parts(tuned.settings(task="contrastive", data=("two.tsv",), test="three.tsv"))
+
+
+def test_the_pairs_of_the_world_are_those_of_the_figures_in_the_readmes():
+    pairs = Contrastive.world(9, 3, False), Contrastive.world(9, 3, True)
+    assert small.fingerprint(pairs) == "1a94d2dd", "other pairs than those that were measured"

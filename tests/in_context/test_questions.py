@@ -1,6 +1,7 @@
 """Grades in_context/questions.py: the questions never stood in training, and the curve is the log's."""
 
 import pytest
+import small
 import torch
 
 from minilm.in_context import questions as in_context
@@ -107,3 +108,8 @@ def test_parts_of_a_batch_add_up(made, assert_parts_add_up):
     objective, model = made
     model.eval()
     assert_parts_add_up(objective, model, objective.batch(0, "validation"), 3)
+
+
+def test_questions_are_those_of_the_figures_in_the_readmes():
+    asked = [questions(task, k, 9, 3, start=4) for task in TASKS for k in (0, 3)]
+    assert small.fingerprint(asked) == "d271e363", "other questions than those that were measured"

@@ -126,7 +126,7 @@ def test_fresh_weights_are_those_of_the_seed():
     assert not torch.equal(one.tokens.weight, other.tokens.weight)
     assert (one.config.d_ff, one.config.vocab_size) == (20, 290)
     plain = model(next_sentence=False)
-    assert plain.next_sentence is None and plain.pooler is None
+    assert plain.next_sentence is None and plain.pooler is None and plain.config.n_segments == 0
 
 
 def test_what_does_not_fit_is_named():

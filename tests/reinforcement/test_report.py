@@ -42,6 +42,15 @@ def test_the_results_are_the_figures_under_their_names(settings):
     assert found["judge_after"] == 0.9 and found["sequences_per_second"] == 4 * 6 / 2.0
 
 
+def test_no_answer_is_shown_beyond_the_fifth_prompt(settings):
+    start = measured([True] * 9, [" a"] * 9, reward=0.1, judge=0.4, distinct=0.8)
+    _, lines, _ = closing({"start": start, "ppo": start}, {"ppo": 2.0}, settings())
+    assert lines[::3] == [f"prompt {i}" for i in range(5)]
+    unjudged = measured(None, [" a"], reward=0.1, distinct=0.8)
+    _, _, found = closing({"start": unjudged, "ppo": unjudged}, {"ppo": 2.0}, settings())
+    assert "judge_after" not in found and found["reward_after"] == 0.1 and found["ppo_seconds"] == 2.0
+
+
 def test_an_ablation_has_a_row_a_switch(settings):
     columns = dict.fromkeys((name for _, name, _ in SWITCHES), measured(reward=0.5, distinct=1.0))
     columns = {"start": measured(reward=0.0, distinct=0.9, kl=0.0)} | columns

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from minilm import world
+from minilm.texts import pairs as pairs_room
 from minilm.texts.corpus import WORLD_VALIDATION, draw
 from minilm.texts.pairs import DOMAINS, Pairs, load_pairs
 
@@ -138,3 +139,12 @@ def test_bad_sources_are_refused(tmp_path, table, message, sources, named):
     table("a.txt", numbered(20))
     sources = [source.format(tmp_path) for source in ([sources] if isinstance(sources, str) else sources)]
     assert named in message(load_pairs, sources)
+
+
+def test_at_most_a_thousand_pairs_validate_whatever_the_seed(table, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        pairs_room, "draw", lambda items, n, seed: asked.append((len(items), n, seed)) or items
+    )
+    found = load_pairs(table("a.tsv", numbered(200)), seed=5, n_pairs=30)
+    assert asked == [(len(found.train), 30, 5), (len(found.validation), 1_000, 0)]
