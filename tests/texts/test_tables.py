@@ -196,7 +196,7 @@ def test_squad_of_both_versions(squad):
         (question(answers=[(0, None)]), "expected question, and answers of text and answer_start"),
         (question(answers=[("0", "Anna")]), "expected question, and answers of text and answer_start"),
         (question(answers=[]), 'no answer, nor "is_impossible": true'),
-        (question(text=" "), "an empty question"),
+        (question(text=" "), "an empty question"), (question(is_impossible=1), "'is_impossible' is 1, expected"),
         ({"answers": []}, "found {'answers': []}, expected question"),
         ("Who?", "found 'Who?', expected question"),
     ],
