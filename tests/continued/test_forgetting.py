@@ -141,7 +141,10 @@ def test_the_best_rate_from_zero_counts_whichever_it_is(settings, monkeypatch):
     for losses in ((3.0, 4.0), (4.0, 3.0)):
         figures = iter([(1.0, 1.5, 2.0, 2.5), *((9.0, 9.5, loss, loss + 1) for loss in losses)])
         monkeypatch.setattr(run, "measure", lambda *_, figures=figures: next(figures))
-        assert run.closing(objective, model, {}, {})[1]["scratch_domain_loss"] == 3.0
+        results = run.closing(objective, model, {}, {})[1]
+        assert results.pop("scratch_domain_loss") == 3.0
+        before = dict(general_loss_before=run.before[0], domain_loss_before=run.before[2])
+        assert results == before | dict(general_loss_after=1.0, domain_loss_after=2.0)
 
 
 def test_replay_ends_as_soon_as_the_share_is_reached():
