@@ -18,7 +18,7 @@ EXAMPLES = [(f"text {i}", "012"[i % 3]) for i in range(10)]
 
 
 def model_of(kind: str = "decoder", **fields):
-    layers = dict(n_encoder_layer=int("encoder" in kind), n_decoder_layer=int("decoder" in kind))
+    layers = dict(n_encoder_layer=2 * ("encoder" in kind), n_decoder_layer=2 * ("decoder" in kind))
     sizes = dict(vocab_size=small.tokenizer().vocab_size, d_model=12, n_head=3, d_ff=20, max_positions=90)
     return build(ModelConfig(**(sizes | layers | dict(init_std=0.5, dropout=0.3) | fields)))
 

@@ -280,3 +280,11 @@ def test_each_token_is_shown_as_soon_as_it_is_drawn():
     with pytest.raises(KeyboardInterrupt):
         sample(model, [[1, 2, 3]], 5, watch=stop)
     assert model.training, "Ctrl-C in the middle of a text leaves the model as it was"
+
+
+def test_what_is_written_follows_from_the_last_of_the_encoders_layers():
+    model, read = writer("encoder-decoder", n_encoder_layer=3), [3, 1, 4, 1, 5]
+    (text,) = generate(model, [read], 5, temperature=0, decoder_start_id=2)
+    for n in range(1, len(text)):
+        logits = model(torch.tensor([read]), decoder_input_ids=torch.tensor([text[:n]]))
+        assert int(logits[0, -1].argmax()) == text[n]

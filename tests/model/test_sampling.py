@@ -243,3 +243,11 @@ def test_gradients_flow_through_the_scores():
 
 def test_what_is_fixed_stays_fixed():
     small.assert_fixed(SamplingRule())
+
+
+def test_a_decoder_reads_the_last_of_the_encoders_layers():
+    model = writer("encoder-decoder", n_encoder_layer=3)
+    read, texts = ids(2, 5, V), ids(2, 6, V)
+    found = token_log_probabilities(model, texts, encoder_ids=read)
+    logits = model(read, decoder_input_ids=texts)[:, :-1]
+    torch.testing.assert_close(found, logits.log_softmax(-1).gather(2, texts[:, 1:, None])[..., 0])

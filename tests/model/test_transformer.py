@@ -40,7 +40,7 @@ def test_an_encoder_decoder_needs_decoder_input_ids():
 
 
 def test_encode_then_decode_is_the_whole_model():
-    m, given = model("encoder-decoder"), inputs("encoder-decoder")
+    m, given = model("encoder-decoder", n_encoder_layer=3), inputs("encoder-decoder")
     mask, decoder_mask = PAD["right"], PAD["right"][:, 2:]
     whole = m.hidden_states(**given, attention_mask=mask, decoder_attention_mask=decoder_mask)
     memory = m.encode(given["input_ids"], mask, given["token_type_ids"])[-1]

@@ -24,7 +24,7 @@ def objective(request, tagged_corpus, bpe):
 
 @pytest.fixture
 def model(objective, encoder):
-    return encoder(len(objective.tokenizer.vocab), pairs=objective.next_sentence)
+    return encoder(len(objective.tokenizer.vocab), pairs=objective.next_sentence, n_encoder_layer=2)
 
 
 def test_validation_is_the_whole_text_once(objective):

@@ -137,6 +137,7 @@ def test_causal_closing_without_a_floor(tagged_corpus, bpe, decoder):
     assert 1e300 < results["perplexity"] < math.inf, "exp overflows, and the run ends without its table"
     nats = baselines.unigram_loss(objective, objective.streams["train"], "labels")
     assert rows[0][3] == nats, "how often each token occurs, where no floor is known"
+    assert rows[2][3] == pytest.approx(nats * 3.5 / 2000), "bits a byte, by the same tokens"
     assert math.isclose(rows[1][3], math.exp(nats)) and results["floor_bits_per_byte"] is None
     assert not any("grammar" in row[4] for row in rows), "no grammar is known of a real text"
     by_heart = dict(loss=0.0, bits_per_byte=0.0, accuracy=1.0)

@@ -49,7 +49,7 @@ def objective(make):
 
 @pytest.fixture
 def translator(encoder):
-    return partial(encoder, pairs=False, n_decoder_layer=1)
+    return partial(encoder, pairs=False, n_decoder_layer=2)
 
 
 def texts_of(objective, batch) -> list[tuple[str, str]]:

@@ -182,3 +182,11 @@ def test_11_a_reward_that_is_always_the_same_stays_finite(env, rollout):
 def test_11_a_small_spread_is_a_spread(env, rollout):
     many = Normalised(Fixed(0.0, 1e-5), env, 0)
     assert many.deviation == pytest.approx(0.5e-5, rel=1e-3) and many.mean == pytest.approx(0.5e-5, rel=1e-3)
+
+
+def test_the_reward_is_read_from_the_last_of_several_layers(make_gpt):
+    model = RewardModel(make_gpt(n_decoder_layer=3)).requires_grad_(False)
+    ids = torch.randint(9, 200, (2, 7))
+    mask = torch.ones_like(ids)
+    expected = model.head(model.trunk.hidden_states(ids)[-1][:, -1])[:, 0]
+    torch.testing.assert_close(model(ids, mask), expected, rtol=1e-4, atol=1e-5)

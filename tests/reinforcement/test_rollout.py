@@ -181,3 +181,15 @@ def test_1_a_random_value_head_is_small_in_a_wide_model(make_gpt):
     assert float(head.weight.std()) == pytest.approx(400**-0.5, rel=0.1), (
         "1 / sqrt(D + 1), as the paper has it"
     )
+
+
+def test_values_are_read_from_the_last_of_several_layers(make_gpt, env, rule):
+    gpt = make_gpt(n_decoder_layer=3)
+    policy = Policy(gpt, zero_value_head=False).requires_grad_(False)
+    found = draw_answers(gpt, env, env.prompts[:1], seed=3)
+    log_probs, values = policy(found.ids, found.mask, found.n_prompt, rule)
+    hidden = gpt.hidden_states(found.ids)[-1][:, found.n_prompt - 1 : -1]
+    torch.testing.assert_close(values, policy.value_head(hidden)[..., 0], rtol=1e-4, atol=1e-5)
+    expected = (gpt.vocabulary_logits(hidden) / rule.temperature).log_softmax(-1)
+    expected = expected.gather(2, found.ids[:, found.n_prompt :, None])[..., 0]
+    torch.testing.assert_close(log_probs, expected, rtol=1e-4, atol=1e-4)

@@ -197,3 +197,13 @@ def test_a_word_of_which_nothing_is_left_is_unknown():
     empty = Empty(TOKENIZER.vocab, TOKENIZER.merges, TOKENIZER.special_tokens)
     unknown = TOKENIZER.special_id("[UNK]")
     assert module.word_ids(empty, ENCODER, ["", "x"]) == [[unknown], [unknown]]
+
+
+def test_two_rows_a_text_have_their_segments_each():
+    rows = RaggedRows([[1, 2, 3, 4, 5], [6, 7], [8, 9, 1]], n_first=[2, 1, 3])
+    batch = rows.batch([[0, 1], [2, 0]])
+    assert batch["token_type_ids"].tolist() == [
+        [[0, 0, 1, 1, 1], [0, 1, 0, 0, 0]],
+        [[0] * 5, [0, 0, 1, 1, 1]],
+    ]
+    assert batch["input_ids"].shape == (2, 2, 5)
