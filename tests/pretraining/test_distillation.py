@@ -9,6 +9,7 @@ from mistakes import assert_right
 
 from minilm.plumbing.errors import UserError
 from minilm.pretraining import distillation
+from minilm.pretraining.next_sentence import SentencePairs
 from minilm.tokenizer.bpe import BPE, SPECIAL_TOKENS
 from minilm.training.loop import TrainingSettings, make_optimizer, train_step
 from minilm.training.objective import IGNORED
@@ -338,3 +339,10 @@ def test_the_batches_are_those_of_the_figures_in_the_readmes(objective):
 def test_a_teacher_of_one_layer_has_a_student_of_one(encoder):
     assert distillation.initial_student(encoder(40, n_encoder_layer=1)).config.n_encoder_layer == 1
     assert distillation.initial_student(encoder(40, n_encoder_layer=5)).config.n_encoder_layer == 2
+
+
+def test_a_teacher_of_one_segment_knows_pairs_too(encoder, tagged_corpus, bpe):
+    for n_segments in (0, 1, 2):
+        teacher = encoder(len(bpe.vocab), pairs=False, n_segments=n_segments)
+        rows = make(teacher, tagged_corpus, bpe).texts["train"]
+        assert isinstance(rows, SentencePairs) == (n_segments > 0)

@@ -576,3 +576,27 @@ def test_the_metrics_of_one_update_are_its_own(rollout, gpt, env):
 
 def test_what_is_fixed_stays_fixed():
     small.assert_fixed(ppo.PPODetails(), by_name=True)
+
+
+@pytest.mark.parametrize("group_size", [1, 3])
+def test_the_prompts_of_a_step_follow_from_seed_and_step(group_size, env, gpt, monkeypatch):
+    seen = []
+    monkeypatch.setattr(ppo, "draw_answers", lambda model, env, *given: seen.append(given) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        ppo.PPO(env, details(group_size=group_size)).update(
+            Policy(gpt), None, training(batch_size=6, seed=4), 2
+        )
+    ((prompts, seed, _),) = seen
+    drawn = np.random.default_rng([4, 2, 0]).integers(0, len(env.prompts), 6 // group_size)
+    assert prompts == [env.prompts[i] for i in drawn for _ in range(group_size)]
+    assert seed == np.random.default_rng([4, 2, 1]).integers(2**62)
+
+
+def test_the_optimizer_is_adam_with_a_larger_eps(env, gpt, monkeypatch):
+    seen = []
+    monkeypatch.setattr(ppo, "train", lambda *given: seen.append(given))
+    for group_size in (1, 3):
+        ppo.train_ppo(gpt, env, details(group_size=group_size), training(lr=0.25))
+    for (policy, *_, optimizer), has_values in zip(seen, (True, False), strict=True):
+        assert (optimizer.defaults["eps"], optimizer.defaults["lr"]) == (1e-5, 0.25)
+        assert (policy.value_head is not None) == has_values, "a group needs none"
