@@ -279,3 +279,10 @@ def test_the_newest_teacher_is_the_default(monkeypatch):
 
 def test_what_is_fixed_stays_fixed():
     small.assert_fixed(PretrainingSettings(), by_name=True)
+
+
+def test_a_run_on_the_world_goes_on_with_the_world(capsys, monkeypatch):
+    made = Pretraining(settings(objective="causal", data=("world:reports",)), SHAPE)
+    monkeypatch.setattr(made, "closing", lambda *_: ([], {}, []))
+    made.run()
+    assert f"Next: {made.then.format(run='runs/causal')}" in capsys.readouterr().out
