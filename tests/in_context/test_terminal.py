@@ -45,7 +45,7 @@ def test_a_text_is_what_generate_writes(kind):
     assert writer.write("Ana sells", 0) != writer.write("Ana sells", 1)
 
 
-@pytest.mark.parametrize("n_beam", [1, 3])
+@pytest.mark.parametrize("n_beam", [1, 2, 3])
 def test_what_is_shown_is_what_is_written(n_beam):
     shown, writer = [], writer_of(n_beam=n_beam)
     text = writer.write("Rui", 3, shown.append)

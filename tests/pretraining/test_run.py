@@ -284,5 +284,8 @@ def test_what_is_fixed_stays_fixed():
 def test_a_run_on_the_world_goes_on_with_the_world(capsys, monkeypatch):
     made = Pretraining(settings(objective="causal", data=("world:reports",)), SHAPE)
     monkeypatch.setattr(made, "closing", lambda *_: ([], {}, []))
+    metrics = dict(loss=1.0)
+    outcome = dict(before=metrics, after=metrics, tokens_per_second=1.0, seconds=1.0)
+    monkeypatch.setattr(run, "train", lambda *_, **__: outcome)
     made.run()
     assert f"Next: {made.then.format(run='runs/causal')}" in capsys.readouterr().out
