@@ -119,6 +119,8 @@ def test_the_tables_name_their_figures():
         for n, row in zip((1, "all"), rows, strict=True):
             accuracies = [f"{probe.accuracy(side, n, test):.3f}" for side in sides]
             assert row == [str(n), *accuracies, "0.500"], "labels a class, each side, chance"
+    nine = probe_tables(MODEL, STORY_ROWS, STORIES, last, vectors, (9, 10), 3, 7, how)
+    assert nine[0]["labels_a_class"] == 9 and "class: 10 left out" in nine[1][0], "of those to learn from"
     few = probe_tables(MODEL, STORY_ROWS, STORIES, last, vectors, (50, 16), 3, 7, how)
     assert few[0]["labels_a_class"] == "all" and "50, 16 left out" in few[1][0], "a class has nine examples"
     assert "stand in no labelled text" in out and "Layer x pooling (labels a class: 1)" in out

@@ -54,6 +54,9 @@ def test_the_bytes_are_those_of_the_format(tmp_path):
     assert data[8 + n :] == bytes([1, 0, 2, 0, 3, 0, 2, 1, 1]), "row by row, little-endian"
     write_tensors(tmp_path / "a", {})
     assert read_tensors(tmp_path / "a") == {}
+    for n in range(1, 9):
+        write_tensors(tmp_path / "a", {"w" * n: torch.ones(1)})
+        assert int.from_bytes((tmp_path / "a").read_bytes()[:8], "little") % 8 == 0, "whatever its names"
 
 
 def test_what_is_read_owns_its_memory(tmp_path):

@@ -115,3 +115,11 @@ def test_an_added_token_stands_for_its_own_letters():
     tokenizer = BPE(letters | {256: b"<tag>"}, [], added_tokens=("<tag>",))
     ids, places = tokenizer.encode_located("a <tag>b")
     assert ids[-2:] == [256, 98] and places[-2:] == [(2, 7), (7, 8)]
+
+
+def test_letters_stand_in_the_file_as_they_are(tmp_path):
+    BPE({0: "é".encode(), 1: b"\xff"}, []).save(tmp_path / "t.json")
+    written = (tmp_path / "t.json").read_text(encoding="utf-8")
+    assert '"é"' in written and "\\udcff" in written, (
+        "a person reads the vocabulary; half a letter is escaped"
+    )

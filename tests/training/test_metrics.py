@@ -291,6 +291,7 @@ def test_entity_f1_facts():
     assert entity_f1(truth, truth) == (1.0, 1.0, 1.0)
     assert entity_f1(truth, [["O"] * 7, ["O"] * 2]) == (0.0, 0.0, 0.0)
     assert entity_f1([["O"]], [["O"]]) == (0.0, 0.0, 0.0)
+    assert entity_f1([["B-x", "O"]], [["B-x", "O"]]) == (1.0, 1.0, 1.0), "one alone"
     assert entity_f1([["B-x"], ["I-x"]], [["B-x"], ["B-x"]])[2] == 1.0, "no entity goes on in a new sentence"
 
 
