@@ -216,12 +216,12 @@ def test_the_probe_reads_the_last_layer_and_the_query_the_same_one(monkeypatch):
     monkeypatch.setattr(run, "probe_tables", lambda *given: seen.append(given) or ({}, ["told"]))
     monkeypatch.setattr(run, "nearest", lambda vectors, query: near.append((vectors, query)) or [(0, 0.5)])
     parts = dict(train=[("Ana sat.", "x"), ("Rui.", "y")], test=[("Bo ran.", "x")])
-    readings = [Reading(layer, "mean") for layer in (0, 1)]
+    readings = [Reading(0, "mean"), Reading(0, "mean"), Reading(1, "mean")]
     made = settings(probe=True, similar="Rui.", layer="all")
     columns, _, lines = run.text_columns(made, MODEL, TOKENIZER, parts, readings, dict(tokens_per_batch=50))
     _, rows, given, headline, vectors, labels, draws, seed, how = seen[0]
     assert headline == readings[-1] and given is parts and len(rows) == 3
-    np.testing.assert_array_equal(vectors, columns["embeddings"][:, 1])
+    np.testing.assert_array_equal(vectors, columns["embeddings"][:, 2])
     assert (labels, draws, seed, how) == ((1, 50, "all"), 3, 7, dict(tokens_per_batch=50))
     np.testing.assert_array_equal(near[0][0], columns["embeddings"][:, 0])
     np.testing.assert_allclose(near[0][1], columns["embeddings"][1, 0], rtol=1e-5, atol=1e-6)

@@ -242,3 +242,16 @@ def test_margin_and_reward_are_those_of_the_chosen_answer(env, preferences):
         loss=round((math.log1p(math.exp(2)) + math.log1p(math.exp(-1)) + math.log(2)) / 3, 4),
         accuracy=round(1 / 3, 4), margin=round(-1 / 3, 4), chosen_reward=round(8 / 3, 4),
     ), "a tie is not won"  # fmt: skip
+
+
+def test_what_has_been_seen_is_passed_over_until_there_is_enough(monkeypatch):
+    """The stories of another seed may begin like those that are learnt from."""
+    for name, value in dict(HELD_OUT_PAIRS=3, TRAIN_PROMPTS=2, TEST_PROMPTS=3).items():
+        monkeypatch.setattr(module, name, value)
+    pairs = {True: [("a", "x", "y"), ("b", "x", "y")], False: [(c, "x", "y") for c in "abcdef"]}
+    prompts = {True: ["c", "d"], False: list("abcdxyz")[:6]}
+    monkeypatch.setattr(world, "preferences", lambda n, seed: pairs[seed == 5][:n])
+    monkeypatch.setattr(world, "preference_prompts", lambda n, seed: prompts[seed == 6][:n])
+    found = world_preferences(2, seed=5)
+    assert [pair[0] for pair in found.held_out_pairs] == ["e", "f"], "neither a pair's prompt nor PPO's"
+    assert found.test_prompts == ["x", "y"]
