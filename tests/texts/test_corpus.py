@@ -350,3 +350,11 @@ def test_ten_documents_are_enough_to_go_to_both_parts(write):
 
 def test_short_docstrings_say_nothing():
     assert data.docstrings(f'"""{"x" * 20}"""') == ["x" * 20] and data.docstrings(f'"""{"x" * 19}"""') == []
+
+
+@pytest.mark.parametrize("n_letter, n_document", [(1_000, 2), (999, 1)])
+def test_a_topic_document_is_full_at_a_thousand_characters(n_letter, n_document, library, monkeypatch):
+    topics = {"one": "x" * n_letter + "\n\n" + "The next paragraph."}
+    monkeypatch.setattr(sys.modules["pydoc_data.topics"], "topics", topics)
+    monkeypatch.setattr(data, "LIBRARY", library / "absent")
+    assert len(python_docs()) == n_document
