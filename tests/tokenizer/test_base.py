@@ -120,6 +120,4 @@ def test_an_added_token_stands_for_its_own_letters():
 def test_letters_stand_in_the_file_as_they_are(tmp_path):
     BPE({0: "é".encode(), 1: b"\xff"}, []).save(tmp_path / "t.json")
     written = (tmp_path / "t.json").read_text(encoding="utf-8")
-    assert '"é"' in written and "\\udcff" in written, (
-        "a person reads the vocabulary; half a letter is escaped"
-    )
+    assert '"é"' in written and "\\udcff" in written, "people read it; half a letter is escaped"
