@@ -190,3 +190,10 @@ def test_the_reward_is_read_from_the_last_of_several_layers(make_gpt):
     mask = torch.ones_like(ids)
     expected = model.head(model.trunk.hidden_states(ids)[-1][:, -1])[:, 0]
     torch.testing.assert_close(model(ids, mask), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_deviation_of_the_head_is_exact(gpt, monkeypatch):
+    seen = []
+    monkeypatch.setattr(torch.nn.init, "normal_", lambda weight, std: seen.append(std))
+    RewardModel(gpt)
+    assert seen == [13**-0.5], "1 / sqrt(D + 1)"

@@ -193,3 +193,10 @@ def test_values_are_read_from_the_last_of_several_layers(make_gpt, env, rule):
     expected = (gpt.vocabulary_logits(hidden) / rule.temperature).log_softmax(-1)
     expected = expected.gather(2, found.ids[:, found.n_prompt :, None])[..., 0]
     torch.testing.assert_close(log_probs, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_1_the_deviation_of_the_value_head_is_exact(gpt, monkeypatch):
+    seen = []
+    monkeypatch.setattr(torch.nn.init, "normal_", lambda weight, std: seen.append(std))
+    Policy(gpt), Policy(gpt, zero_value_head=False)
+    assert seen == [0, 13**-0.5], "0, or 1 / sqrt(D + 1)"
