@@ -186,6 +186,7 @@ def settings_of(**changes) -> SimpleNamespace:
     given = dict(
         data=None, validation=None, test=None, patience=0, n_examples=None, skip_bad=False, seeds=(0,)
     )
+    given["domain"] = None if "data" in changes else "stories"
     return SimpleNamespace(**given | changes)
 
 
