@@ -6,8 +6,8 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from mistakes import NOTHING, assert_right
 import small
+from mistakes import NOTHING, assert_right
 
 from minilm.plumbing.errors import UserError
 from minilm.pretraining import next_sentence
