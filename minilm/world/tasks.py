@@ -112,7 +112,7 @@ def continuation(story: Story, rng: random.Random, happy: bool) -> str:
     def pick(position, name, choice):
         return story.derivation[position][name] if position < 2 else other(position, name, choice)
 
-    return " ".join(Story.grammar.english(Story.grammar.expand(pick)[0])[2:])
+    return " ".join(Story.grammar.sentences(Story.grammar.expand(pick)[0])[2:])
 
 
 def preferences(n: int, seed: int) -> list[tuple[str, str, str]]:
