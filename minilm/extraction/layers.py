@@ -32,8 +32,7 @@ class Probe:
 
     def parts(self, vectors: np.ndarray) -> list[np.ndarray]:
         """Cut the vectors (N, D) of all texts into those of each part, in one scale."""
-        edges = np.cumsum([len(y) for y in self.classes])[:-1]
-        return standardised(*np.split(vectors, edges))
+        return standardised(*np.split(vectors, np.cumsum([len(y) for y in self.classes])[:-1]))
 
     def accuracy(self, vectors: list[np.ndarray], n_label, test: int = 1) -> float:
         """Return the accuracy on a part, with `n_label` labels a class of the first ("all": all of them)."""

@@ -104,8 +104,7 @@ def text_columns(settings, model, tokenizer, parts: dict, readings: list, how: d
         )
     if settings.similar:
         query = extract(model, tell_cut(checked_rows(tokenizer, model.config, [settings.similar])), readings)
-        pairs = nearest(found[0], query[0][0])
-        near = [f"  {cosine:.3f}  {one_line(texts[i])[:200]}" for i, cosine in pairs]
+        near = [f"  {cosine:.3f}  {one_line(texts[i])[:200]}" for i, cosine in nearest(found[0], query[0][0])]
         lines += [f"Nearest to {settings.similar!r}:", "", *near, ""]
     return columns, dict(n_text=len(texts), width=vectors.shape[-1]) | figures, lines
 

@@ -176,15 +176,10 @@ def any_process_wishes(wish: bool) -> bool:
 
 
 def train(
-    model: torch.nn.Module,
-    objective: Objective,
-    settings: TrainingSettings,
-    folder: Path | None = None,
-    tokenizer=None,
-    optimizer: torch.optim.Optimizer | None = None,
-    patience: int = 0,
-    label: str | None = None,
-) -> dict:
+    model: torch.nn.Module, objective: Objective, settings: TrainingSettings,
+    folder: Path | None = None, tokenizer=None, optimizer: torch.optim.Optimizer | None = None,
+    patience: int = 0, label: str | None = None,
+) -> dict:  # fmt: skip
     """Train `model` with `objective`, and keep it in `folder` with its `tokenizer`.
 
     Without a folder it is a quiet run of a comparison, of which only a bar with the `label` is seen. Without

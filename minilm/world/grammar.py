@@ -181,8 +181,7 @@ class Grammar:
 
     def log_probability(self, text: str, n_sentences: int | None = None, language: str = "english") -> float:
         """Return the exact log-probability of a text in nats, -inf where it does not parse."""
-        walks = self.derivations(text, n_sentences, language)
-        return max((score for _, score in walks), default=-math.inf)
+        return max((score for _, score in self.derivations(text, n_sentences, language)), default=-math.inf)
 
 
 class Derived:

@@ -15,9 +15,7 @@ SOURCES = {"world": "stories", "world:portuguese": "portuguese"}  # of labels: w
 PORTUGUESE_ADJECTIVES = {form for forms in ADJECTIVES.values() for form in forms}
 
 
-def labelled(
-    n: int, seed: int, label: str = "place", held_out: bool | None = False, domain: str = "stories"
-) -> list[tuple[str, str]]:
+def labelled(n: int, seed: int, label="place", held_out=False, domain="stories") -> list[tuple[str, str]]:
     """Return (text, label): the place, taking turns and never in the text itself, or "happy"/"unhappy"."""
     check("label", label, ("place", "mood"))
     story = domain_class(domain)
