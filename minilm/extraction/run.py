@@ -115,8 +115,7 @@ def token_columns(settings, model, tokenizer, parts: dict, readings: list, how: 
     if sentences:
         longest = tokenizer.longest or config.max_positions
         rows, places = word_rows(tokenizer, config, [words for words, _ in sentences], longest)
-        # Some words are cut.
-        kept = [(pair, len(found)) for pair, found in zip(sentences, places, strict=True)]
+        kept = [(pair, len(found)) for pair, found in zip(sentences, places, strict=True)]  # some are cut
         names, tags = ([item for pair, n in kept for item in pair[column][:n]] for column in (0, 1))
     else:
         rows = checked_rows(tokenizer, config, [text for text, _ in read_examples(settings.data)])
@@ -141,17 +140,13 @@ def tell_cut(rows: RaggedRows) -> RaggedRows:
 
 
 def read_parts(data: str, test: str | None, probe: bool | None, seed: int) -> dict[str, list[Example]]:
-    """Return the examples by part: `train`, and `test` where a probe is wanted (none: if labels are).
-
-    UserError for labels that no probe can learn from, or be tested on.
-    """
+    """Return the examples by part: `test` where a probe is wanted (none: if labels are); or UserError."""
     labelled = partial(world.labelled, domain=world.SOURCES.get(data))
     if data in world.SOURCES and test is None:  # things and verbs of `unseen` stand in no labelled text
         sizes = dict(train=WORLD_TRAIN, test=WORLD_TEST, unseen=WORLD_TEST)
         drawn = zip(sizes.items(), WORLD_SEEDS, strict=True)
         return {name: labelled(n, seed + far, held_out=name == "unseen") for (name, n), far in drawn}
-    is_world = data in world.SOURCES
-    train = labelled(WORLD_TRAIN, seed + WORLD_SEEDS[0]) if is_world else read_examples(data)
+    train = labelled(WORLD_TRAIN, seed + WORLD_SEEDS[0]) if data in world.SOURCES else read_examples(data)
     parts = dict(train=train) if test is None else dict(train=train, test=read_examples(test))
     if probe is False or (probe is None and test is None and train[0][1] is None):
         return parts

@@ -45,8 +45,7 @@ def process_count() -> int:
 
 def shown(items: Iterable, what: str) -> Iterable:
     """Go through the items; at a terminal a stretch of more than five seconds shows a bar."""
-    hidden = True if process_rank() else None
-    return tqdm(items, what, delay=5, disable=hidden, leave=False, ncols=100)
+    return tqdm(items, what, delay=5, disable=True if process_rank() else None, leave=False, ncols=100)
 
 
 @contextmanager

@@ -249,10 +249,7 @@ def moving(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def check_trainer(folder: str | Path, model: nn.Module, optimizer=None) -> dict:
-    """Return what trainer.pt holds; UserError unless it is of such a model, whose weights move alike.
-
-    The moments are those of the optimizer; without one AdamW's.
-    """
+    """Return what trainer.pt holds; UserError unless of such a model, moved alike (no optimizer: AdamW)."""
     path, trained = Path(folder) / TRAINER, moving(model)
     state = checked(path, load_trainer(folder), STATE)
     check_state(path, state["model"], model.state_dict())

@@ -10,7 +10,7 @@ told and kept of a run stands beside its steps (`checkpoints.py`).
 import math
 import signal
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -239,10 +239,9 @@ def ctrl_c_as_a_wish():
             raise KeyboardInterrupt
         wish.stop = True
 
-    try:
+    earlier = {}
+    with suppress(ValueError):  # not the main thread
         earlier = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread
-        earlier = {}
     try:
         yield wish
     finally:
