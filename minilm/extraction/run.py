@@ -78,7 +78,7 @@ def extract_features(given: dict) -> Path:
     layers = range(n_layer(model.config) + 1) if settings.layer == "all" else [settings.layer]
     readings = [reading(model.config, layer, settings.pooling) for layer in layers]
     folder, began = begin("features", settings), time.perf_counter()
-    how = dict(tokens_per_batch=settings.tokens_per_batch, precision=settings.precision, progress=True)
+    how = dict(tokens_per_batch=settings.tokens_per_batch, precision=settings.precision)
     read = token_columns if settings.tokens else text_columns
     columns, results, lines = read(settings, model, tokenizer, parts, readings, how)
     arrays = {name: np.array(column) for name, column in columns.items() if column is not None}
@@ -99,9 +99,8 @@ def text_columns(settings, model, tokenizer, parts: dict, readings: list, how: d
     columns["split"] = [name for name, part in parts.items() for _ in part]
     figures, lines = {}, []
     if settings.probe:
-        figures, lines = probe_tables(
-            model, rows, parts, readings[-1], found[-1], settings.labels, settings.draws, settings.seed, how
-        )
+        drawn = settings.labels, settings.draws, settings.seed
+        figures, lines = probe_tables(model, rows, parts, readings[-1], found[-1], *drawn, how)
     if settings.similar:
         query = extract(model, tell_cut(checked_rows(tokenizer, model.config, [settings.similar])), readings)
         near = [f"  {cosine:.3f}  {one_line(texts[i])[:200]}" for i, cosine in nearest(found[0], query[0][0])]

@@ -158,10 +158,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def atomic_write(path: str | Path, content: str | Callable) -> None:
-    """Write a text, or what a function writes into a binary file: never seen half written.
-
-    A name that is no UTF-8 reaches Python with \\udcxx for a byte xx, and is written as JSON writes that.
-    """
+    """Write a text, or what a function writes into a binary file: never seen half written."""
     check_held(Path(path).parent)
     beside = Path(f"{path}.{os.getpid()}.tmp")  # which takes the name in one step, once it is whole
     try:
@@ -169,7 +166,7 @@ def atomic_write(path: str | Path, content: str | Callable) -> None:
             if callable(content):
                 content(file)
             else:
-                file.write(content.encode("utf-8", "backslashreplace"))
+                file.write(content.encode("utf-8", "backslashreplace"))  # \udcxx, of names that are no UTF-8
             file.flush()
             os.fsync(file.fileno())  # the bytes reach the disk before the name does
         os.replace(beside, path)

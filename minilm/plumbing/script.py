@@ -100,8 +100,7 @@ def finish(folder: Path, settings, tables: list, lines: list[str], results: dict
     results = results | dict(seconds=seconds, seed=settings.seed)
     write_json(folder / RESULTS, {name: value for name, value in results.items() if value is not None})
     unlock(folder)
-    print(f"Saved in {folder} ({seconds:.0f} s).")
-    print(f"Next: {then}")
+    print(f"Saved in {folder} ({seconds:.0f} s).\nNext: {then}")
 
 
 def curve(log: list[dict], width: int = 30) -> list[str]:

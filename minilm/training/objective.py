@@ -138,8 +138,7 @@ def count_correct(logits: Tensor, labels: Tensor) -> Tensor:
 
 def perplexity(loss: float) -> float:
     """Return exp(loss), for a mean loss in nats a token."""
-    # exp(710) is more than a float can hold, and a model that has diverged gets its table too.
-    return math.exp(min(loss, 700))
+    return math.exp(min(loss, 700))  # a model that has diverged gets its table too: no float holds exp(710)
 
 
 def notes_on_cuts(n_cut: int, what: str, context: int) -> tuple[str, ...]:
