@@ -11,8 +11,6 @@
 `numpy.load("runs/features/features.npz")["embeddings"]`, float32, beside `texts`, `labels` and `split`.
 """
 
-import sys
-
 import minilm.plumbing.quiet  # noqa: F401 - Ctrl-C during the imports
 from minilm import plots
 from minilm.extraction.run import ExtractionSettings, extract_features
@@ -27,4 +25,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(main))
+    raise SystemExit(exit_code(main))

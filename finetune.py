@@ -15,8 +15,6 @@ Without more flags each takes ten to ninety seconds on two CPU cores, on the emb
 the newest runs/masked. The closing table shows what moves, how many weights that is, and the score.
 """
 
-import sys
-
 import minilm.plumbing.quiet  # noqa: F401 - Ctrl-C during the imports
 from minilm import plots
 from minilm.finetuning.run import finetune, predict
@@ -33,4 +31,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(main))
+    raise SystemExit(exit_code(main))

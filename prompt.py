@@ -9,8 +9,6 @@ Without --data the questions are those of the embedded world, and the model is a
 few-shot documents (runs/in-context, trained first where it is not there: about a minute and a half).
 """
 
-import sys
-
 import minilm.plumbing.quiet  # noqa: F401 - Ctrl-C during the imports
 from minilm import plots
 from minilm.in_context.run import PromptSettings, answer_prompts
@@ -25,4 +23,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(main))
+    raise SystemExit(exit_code(main))

@@ -11,8 +11,6 @@ Without more flags it takes two to three minutes on two CPU cores, after the GPT
 trained first where there is none.
 """
 
-import sys
-
 import minilm.plumbing.quiet  # noqa: F401 - Ctrl-C during the imports
 from minilm import plots
 from minilm.plumbing.script import exit_code, read_command
@@ -29,4 +27,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(main))
+    raise SystemExit(exit_code(main))

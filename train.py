@@ -12,8 +12,7 @@ Without more flags each takes one to two minutes on two CPU cores, on the embedd
 scales by flags alone: --model bert-base --data corpus/ --device cuda --precision bf16.
 """
 
-import sys
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 
 import minilm.plumbing.quiet  # noqa: F401 - Ctrl-C during the imports
 from minilm import plots
@@ -31,7 +30,7 @@ def main() -> None:
     given, overrides = read_command(PretrainingSettings, __doc__, name_of, ModelConfig)
     if given.get("init") and not given.get("resume"):
         given = continued_command(given, overrides)
-    with redirect_stdout(None if process_rank() else sys.stdout):  # of several processes the first speaks
+    with redirect_stdout(None) if process_rank() else nullcontext():  # of several processes the first speaks
         settings = with_recipe(PretrainingSettings(**given))
         # A GPT on few-shot documents is asked questions on the way.
         asked = settings.objective == "causal" and settings.data[0].startswith("world:few-shot")
@@ -41,4 +40,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(main))
+    raise SystemExit(exit_code(main))

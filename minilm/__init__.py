@@ -20,16 +20,9 @@ are imported on first use, so that `import minilm` costs nothing.
 
 import importlib
 
-_HOMES = {
-    "load": "checkpoint",
-    "save": "checkpoint",
-    "export": "checkpoint",
-    "build": "model.transformer",
-    "generate": "model.generate",
-    "embed": "extraction.features",
-    "PRESETS": "model.config",
-    "BPE": "tokenizer.bpe",
-}
+_HOMES = dict.fromkeys(("load", "save", "export"), "checkpoint")
+_HOMES |= dict(build="model.transformer", generate="model.generate", PRESETS="model.config")
+_HOMES |= dict(embed="extraction.features", BPE="tokenizer.bpe")
 
 __all__ = ["BPE", "PRESETS", "build", "embed", "export", "generate", "load", "save"]
 

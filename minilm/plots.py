@@ -9,7 +9,6 @@ Also confusions, layer x pooling, accuracy against shots, reward against KL: wha
 """
 
 import argparse
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -170,4 +169,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(main))
+    raise SystemExit(exit_code(main))

@@ -33,12 +33,12 @@ def every_walk(grammar, before):
 
 def assert_exact(grammar, before):
     """The sentences that may follow have one derivation each and probabilities that sum to one."""
-    prefix = grammar.log_probability(" ".join(grammar.english(before)), len(before)) if before else 0.0
+    prefix = grammar.log_probability(" ".join(grammar.sentences(before)), len(before)) if before else 0.0
     walks = list(every_walk(grammar, before))
-    texts = Counter(" ".join(grammar.english(derivation)) for derivation, _ in walks)
+    texts = Counter(" ".join(grammar.sentences(derivation)) for derivation, _ in walks)
     twice = [text for text, count in texts.items() if count > 1]
     assert not twice, f"two derivations write the same text: {twice[:2]}"
     assert sum(math.exp(score - prefix) for _, score in walks) == pytest.approx(1.0)
     for derivation, score in random.Random(0).sample(walks, min(len(walks), 100)):
-        found = grammar.derivations(" ".join(grammar.english(derivation)), len(before) + 1)
+        found = grammar.derivations(" ".join(grammar.sentences(derivation)), len(before) + 1)
         assert len(found) == 1 and found[0][1] == pytest.approx(score)

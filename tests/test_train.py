@@ -278,6 +278,7 @@ BAD_FLAGS = {
     "--steps many": ["--steps many", "integer"],
     "--steps 0": ["--steps 0", "1 or more"],
     "--batch-size 2 --accumulate 3": ["--batch-size 2", "--accumulate 3"],
+    "--batch-size 0": ["--batch-size 0", "1 or more"],
     "--seed -1": ["--seed -1", "0 or more"],
     "--dropout 1": ["--dropout 1"],
     "--n-decoder-layer 1": ["encoder-decoder"],

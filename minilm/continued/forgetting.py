@@ -42,9 +42,8 @@ class Continued(Pretraining):
         saved = settings_of(s.init)
         if not saved:
             print(f"nobody knows what {s.init} has read: texts of the validation part may be among it")
-        # Its seed too: that of this run would draw other texts of the world.
-        known = {name: saved[name] for name in ("data", "seed") if name in saved}
-        known = dict(data=("world",)) | known  # nobody has the text that a published model knew
+        # Its seed too: that of this run would draw other texts. Nobody has those of a published model.
+        known = dict(data=("world",)) | {name: saved[name] for name in ("data", "seed") if name in saved}
         self.domain, self.general = corpus, Pretraining(replace(s, **known)).texts()
         self.general.train = without(self.general.train, corpus.validation)  # for replay
         self.before = self.measure(model, tokenizer)

@@ -12,12 +12,12 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ..model.config import ModelConfig
 from ..model.generate import evaluation_mode
 from ..model.pooling import last_token, token_mean
 from ..plumbing.errors import UserError, suggest
+from ..plumbing.script import shown
 from ..tokenizer.rows import RaggedRows, text_rows
 from ..training.objective import autocast, to_device
 
@@ -110,15 +110,13 @@ def batches_of(lengths: Sequence[int], tokens_per_batch: int) -> list[np.ndarray
 
 
 def hidden_batches(
-    model, rows: RaggedRows, tokens_per_batch: int | None = None, precision="fp32", progress: bool = False
+    model, rows: RaggedRows, tokens_per_batch: int | None = None, precision: str = "fp32"
 ) -> Iterator[tuple[np.ndarray, tuple[Tensor, ...], Tensor | None]]:
     """Yield (rows of the batch, n_layer + 1 hidden states (B, T, D), real tokens (B, T), none: all are)."""
     device = model.tokens.weight.device
     tokens_per_batch = tokens_per_batch or TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH["cuda"])
-    hidden = None if progress else True  # none: shown at a terminal only
-    bar = tqdm(total=len(rows), desc="reading", unit="text", ncols=100, disable=hidden)
-    with bar, evaluation_mode(model):  # dropout would give another vector each time
-        for chosen in batches_of(rows.lengths, tokens_per_batch):
+    with evaluation_mode(model):  # dropout would give another vector each time
+        for chosen in shown(batches_of(rows.lengths, tokens_per_batch), "reading"):
             batch = rows.batch(chosen.tolist())
             real = batch.pop("attention_mask").bool()  # (B, T)
             batch, real = to_device(batch, device), None if real.all() else real.to(device)
@@ -127,7 +125,6 @@ def hidden_batches(
             with torch.inference_mode(), autocast(precision, device):
                 states = model.hidden_states(**batch, attention_mask=mask)
             yield chosen, states, real
-            bar.update(len(chosen))
 
 
 def extract(model, rows: RaggedRows, readings: Sequence[Reading], **how) -> list[np.ndarray]:

@@ -32,8 +32,7 @@ class Probe:
 
     def parts(self, vectors: np.ndarray) -> list[np.ndarray]:
         """Cut the vectors (N, D) of all texts into those of each part, in one scale."""
-        edges = np.cumsum([len(y) for y in self.classes])[:-1]
-        return standardised(*np.split(vectors, edges))
+        return standardised(*np.split(vectors, np.cumsum([len(y) for y in self.classes])[:-1]))
 
     def accuracy(self, vectors: list[np.ndarray], n_label, test: int = 1) -> float:
         """Return the accuracy on a part, with `n_label` labels a class of the first ("all": all of them)."""
@@ -56,10 +55,7 @@ def table_rows(y: np.ndarray, n_label) -> np.ndarray:
 
 
 def compare_layers(model, twin, rows: RaggedRows, probe: Probe, n_label, how: dict) -> tuple:
-    """Return header and rows of the layer x pooling table of some texts; in brackets with random weights.
-
-    And the accuracies by pooling, one a layer.
-    """
+    """Return header and rows of a table (random weights in brackets), and the accuracies by pooling."""
     train, test = probe.classes[:2]
     chosen = [table_rows(train, n_label), table_rows(test, 1)]
     numbers = np.concatenate([chosen[0], chosen[1] + len(train)])

@@ -142,8 +142,7 @@ def split(examples: Sequence[tuple], n: int, seed, labels_of: Callable | None = 
         if room > 0 and len(groups[text]) <= max(room, smallest) and all(left[y] > own[y] for y in own):
             held.update(groups[text])
             left.subtract(own)
-    numbers = range(len(examples))
-    return [examples[i] for i in numbers if i not in held], [examples[i] for i in sorted(held)]
+    return [e for i, e in enumerate(examples) if i not in held], [examples[i] for i in sorted(held)]
 
 
 def standardised(train: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:

@@ -78,7 +78,7 @@ def extract_features(given: dict) -> Path:
     layers = range(n_layer(model.config) + 1) if settings.layer == "all" else [settings.layer]
     readings = [reading(model.config, layer, settings.pooling) for layer in layers]
     folder, began = begin("features", settings), time.perf_counter()
-    how = dict(tokens_per_batch=settings.tokens_per_batch, precision=settings.precision, progress=True)
+    how = dict(tokens_per_batch=settings.tokens_per_batch, precision=settings.precision)
     read = token_columns if settings.tokens else text_columns
     columns, results, lines = read(settings, model, tokenizer, parts, readings, how)
     arrays = {name: np.array(column) for name, column in columns.items() if column is not None}
@@ -99,13 +99,11 @@ def text_columns(settings, model, tokenizer, parts: dict, readings: list, how: d
     columns["split"] = [name for name, part in parts.items() for _ in part]
     figures, lines = {}, []
     if settings.probe:
-        figures, lines = probe_tables(
-            model, rows, parts, readings[-1], found[-1], settings.labels, settings.draws, settings.seed, how
-        )
+        drawn = settings.labels, settings.draws, settings.seed
+        figures, lines = probe_tables(model, rows, parts, readings[-1], found[-1], *drawn, how)
     if settings.similar:
         query = extract(model, tell_cut(checked_rows(tokenizer, model.config, [settings.similar])), readings)
-        pairs = nearest(found[0], query[0][0])
-        near = [f"  {cosine:.3f}  {one_line(texts[i])[:200]}" for i, cosine in pairs]
+        near = [f"  {cosine:.3f}  {one_line(texts[i])[:200]}" for i, cosine in nearest(found[0], query[0][0])]
         lines += [f"Nearest to {settings.similar!r}:", "", *near, ""]
     return columns, dict(n_text=len(texts), width=vectors.shape[-1]) | figures, lines
 
@@ -116,8 +114,7 @@ def token_columns(settings, model, tokenizer, parts: dict, readings: list, how: 
     if sentences:
         longest = tokenizer.longest or config.max_positions
         rows, places = word_rows(tokenizer, config, [words for words, _ in sentences], longest)
-        # Some words are cut.
-        kept = [(pair, len(found)) for pair, found in zip(sentences, places, strict=True)]
+        kept = [(pair, len(found)) for pair, found in zip(sentences, places, strict=True)]  # some are cut
         names, tags = ([item for pair, n in kept for item in pair[column][:n]] for column in (0, 1))
     else:
         rows = checked_rows(tokenizer, config, [text for text, _ in read_examples(settings.data)])
@@ -142,17 +139,13 @@ def tell_cut(rows: RaggedRows) -> RaggedRows:
 
 
 def read_parts(data: str, test: str | None, probe: bool | None, seed: int) -> dict[str, list[Example]]:
-    """Return the examples by part: `train`, and `test` where a probe is wanted (none: if labels are).
-
-    UserError for labels that no probe can learn from, or be tested on.
-    """
+    """Return the examples by part: `test` where a probe is wanted (none: if labels are); or UserError."""
     labelled = partial(world.labelled, domain=world.SOURCES.get(data))
     if data in world.SOURCES and test is None:  # things and verbs of `unseen` stand in no labelled text
         sizes = dict(train=WORLD_TRAIN, test=WORLD_TEST, unseen=WORLD_TEST)
         drawn = zip(sizes.items(), WORLD_SEEDS, strict=True)
         return {name: labelled(n, seed + far, held_out=name == "unseen") for (name, n), far in drawn}
-    is_world = data in world.SOURCES
-    train = labelled(WORLD_TRAIN, seed + WORLD_SEEDS[0]) if is_world else read_examples(data)
+    train = labelled(WORLD_TRAIN, seed + WORLD_SEEDS[0]) if data in world.SOURCES else read_examples(data)
     parts = dict(train=train) if test is None else dict(train=train, test=read_examples(test))
     if probe is False or (probe is None and test is None and train[0][1] is None):
         return parts

@@ -33,20 +33,11 @@ tie_embeddings    tie_word_embeddings      tie_word_embeddings     tie_word_embe
 scale_embeddings  -                        -                       -                   scale_embedding
 """)
 (_LLAMA,) = columns("""
-vocab_size        vocab_size
-d_model           hidden_size
-n_decoder_layer   num_hidden_layers
-n_head            num_attention_heads
-d_ff              intermediate_size
-max_positions     max_position_embeddings
-activation        hidden_act
-attention_dropout attention_dropout
-norm_eps          rms_norm_eps
-init_std          initializer_range
-tie_embeddings    tie_word_embeddings
-n_kv_head         num_key_value_heads
-d_head            head_dim
-rope_theta        rope_theta
+vocab_size     vocab_size              | d_model    hidden_size       | n_decoder_layer   num_hidden_layers
+max_positions  max_position_embeddings | d_ff       intermediate_size | n_kv_head         num_key_value_heads
+n_head         num_attention_heads     | d_head     head_dim          | attention_dropout attention_dropout
+tie_embeddings tie_word_embeddings     | activation hidden_act        | norm_eps          rms_norm_eps
+rope_theta     rope_theta              | init_std   initializer_range
 """)
 
 

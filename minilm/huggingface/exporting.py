@@ -48,7 +48,7 @@ def export_model(model, tokenizer, folder: str | Path, frame: Frame, name: str =
 
 def target(config: ModelConfig, tokenizer, name: str) -> str:
     """Return the model type that computes what ours does; UserError, with flags that help, without one."""
-    kind, post = config.kind, config.norm == "post"
+    kind, post, d_head = config.kind, config.norm == "post", config.d_model / config.n_head
     rope = kind == "decoder" and config.positions == "rope"
     needed = {
         "--positions learned": config.positions not in ("learned", "sinusoidal") and not rope,
@@ -57,9 +57,7 @@ def target(config: ModelConfig, tokenizer, name: str) -> str:
         "--biases " + ("none" if rope else "all"): rope == (config.biases == "all"),
         "--no-qk-norm": config.qk_norm and (not rope or config.biases != "none"),
         f"--n-kv-head {config.n_head}": not rope and config.n_kv_head not in (None, config.n_head),
-        f"--d-head {config.d_model // config.n_head}": (
-            not rope and config.d_head not in (None, config.d_model / config.n_head)
-        ),
+        f"--d-head {int(d_head)}": not rope and config.d_head not in (None, d_head),
         "--embedding-norm": post and not config.embedding_norm and kind != "decoder",
         "--no-embedding-norm": not post and config.embedding_norm,
         "--final-norm": not post and not config.final_norm,
@@ -160,12 +158,11 @@ def write_tokenizer(tokenizer: BPE | WordPiece, folder: Path, frame: Frame, long
 
 def rust_tokenizer(bpe: BPE, frame: Frame) -> dict:
     """Return the tokenizer.json of a BPE; its post-processor puts the frame around one text or two."""
-    whole = {bpe.encode(token)[0]: token for token in (*bpe.special_tokens, *bpe.added_tokens)}
+    whole = dict(sorted((bpe.encode(token)[0], token) for token in (*bpe.special_tokens, *bpe.added_tokens)))
     vocab = {whole.get(i) or token_name(token): i for i, token in sorted(bpe.vocab.items())}
     model = dict(type="BPE", vocab=vocab, merges=[[token_name(a), token_name(b)] for a, b in bpe.merges])
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    added = [{"id": i, "content": token, **flags} for i, token in sorted(whole.items())]
-    added = [entry | {"special": entry["content"] in bpe.special_tokens} for entry in added]
+    added = [dict(id=i, content=t, **flags, special=t in bpe.special_tokens) for i, t in whole.items()]
     before, behind = ([bpe.aliases.get(name, name)] if name else [] for name in frame)
 
     def part(kind: str, names: list[str], segment: int) -> list[dict]:

@@ -41,10 +41,7 @@ MATRICES = re.compile(r"transformer\.h\.\d+\.(attn|mlp)\.c_\w+\.weight")  # GPT-
 
 
 def load(path: str | Path, device: str = "cpu", dtype=torch.float32) -> tuple[nn.Module, object]:
-    """Return (model in evaluation mode, tokenizer or None) of a Hugging Face folder or "hf:NAME".
-
-    UserError where the name or the shape of a weight is wrong; what is drawn at random is told.
-    """
+    """As `checkpoint.load`; UserError where the name or shape of a weight is wrong; random heads are told."""
     folder, values, config, tensors = read_folder(path)
     tokenizer, notes = read_tokenizer(folder, values)
     if tokenizer is not None and (n := tokenizer.vocab_size) > config.vocab_size:
@@ -127,8 +124,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
             return {name: tensor.detach() for name, tensor in found.items()}
         except Exception as error:  # noqa: BLE001 - of nearly any kind, by the place of the damage
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            told = f"damaged, or more than tensors by name ({reason})"
-            raise UserError(f"{folder / PICKLED}: {told}") from None
+            raise UserError(f"{folder / PICKLED}: damaged, or more than tensors by name ({reason})") from None
     one = "of several files transformers makes one: save_pretrained(folder, max_shard_size='99GB')"
     raise UserError(f"{folder}: no weights in it; expected {SAFE} or {PICKLED}; {one}")
 

@@ -8,8 +8,8 @@ import re
 
 
 def columns(text: str) -> list[dict[str, str]]:
-    """Return each column of a table but the first, as a dictionary from the first."""
-    first, *others = zip(*(line.split() for line in text.strip().splitlines()), strict=True)
+    """Return each column of a table but the first, as a dictionary from the first; "|" ends a row too."""
+    first, *others = zip(*(row.split() for row in re.split(r"[|\n]", text.strip())), strict=True)
     return [{a: b for a, b in zip(first, other, strict=True) if b != "-"} for other in others]
 
 
@@ -37,17 +37,12 @@ feed_forward.down     output.dense                ffn.lin2           mlp.c_proj 
 feed_forward_norm     output.LayerNorm            output_layer_norm  ln_2           final_layer_norm
 """)
 (_LLAMA_BLOCK,) = columns("""
-self_attention.q      self_attn.q_proj
-self_attention.k      self_attn.k_proj
-self_attention.v      self_attn.v_proj
-self_attention.out    self_attn.o_proj
-self_attention.q_norm self_attn.q_norm
-self_attention.k_norm self_attn.k_norm
-self_attention_norm   input_layernorm
-feed_forward.gate     mlp.gate_proj
-feed_forward.up       mlp.up_proj
-feed_forward.down     mlp.down_proj
-feed_forward_norm     post_attention_layernorm
+self_attention.q    self_attn.q_proj  | self_attention.q_norm self_attn.q_norm
+self_attention.k    self_attn.k_proj  | self_attention.k_norm self_attn.k_norm
+self_attention.v    self_attn.v_proj  | self_attention.out    self_attn.o_proj
+self_attention_norm input_layernorm   | feed_forward_norm     post_attention_layernorm
+feed_forward.gate   mlp.gate_proj     | feed_forward.up       mlp.up_proj
+feed_forward.down   mlp.down_proj
 """)
 # The heads, which have no prefix; of `vocabulary` itself there is a bias.
 _BERT_HEADS, _ROBERTA_HEADS, _DISTIL_HEADS, _GPT2_HEADS, _BART_HEADS = columns("""

@@ -157,11 +157,8 @@ def remove_leftovers(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def atomic_write(path: str | Path, content: bytes | str | Callable) -> None:
-    """Write bytes, a text, or what a function writes into a file: never seen half written.
-
-    A name that is no UTF-8 reaches Python with \\udcxx for a byte xx, and is written as JSON writes that.
-    """
+def atomic_write(path: str | Path, content: str | Callable) -> None:
+    """Write a text, or what a function writes into a binary file: never seen half written."""
     check_held(Path(path).parent)
     beside = Path(f"{path}.{os.getpid()}.tmp")  # which takes the name in one step, once it is whole
     try:
@@ -169,8 +166,7 @@ def atomic_write(path: str | Path, content: bytes | str | Callable) -> None:
             if callable(content):
                 content(file)
             else:
-                data = content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace")
-                file.write(data)
+                file.write(content.encode("utf-8", "backslashreplace"))  # \udcxx, of names that are no UTF-8
             file.flush()
             os.fsync(file.fileno())  # the bytes reach the disk before the name does
         os.replace(beside, path)

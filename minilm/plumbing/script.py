@@ -45,8 +45,7 @@ def process_count() -> int:
 
 def shown(items: Iterable, what: str) -> Iterable:
     """Go through the items; at a terminal a stretch of more than five seconds shows a bar."""
-    hidden = True if process_rank() else None
-    return tqdm(items, what, delay=5, disable=hidden, leave=False, ncols=100)
+    return tqdm(items, what, delay=5, disable=True if process_rank() else None, leave=False, ncols=100)
 
 
 @contextmanager
@@ -101,8 +100,7 @@ def finish(folder: Path, settings, tables: list, lines: list[str], results: dict
     results = results | dict(seconds=seconds, seed=settings.seed)
     write_json(folder / RESULTS, {name: value for name, value in results.items() if value is not None})
     unlock(folder)
-    print(f"Saved in {folder} ({seconds:.0f} s).")
-    print(f"Next: {then}")
+    print(f"Saved in {folder} ({seconds:.0f} s).\nNext: {then}")
 
 
 def curve(log: list[dict], width: int = 30) -> list[str]:
@@ -165,7 +163,7 @@ def exit_code(main) -> int:
     except KeyboardInterrupt as stop:
         kept = next((path.parent for path in reversed(locked) if (path.parent / TRAINER).exists()), None)
         way_out = f"; to go on: --resume --out {kept}" if kept else ": nothing was being saved"
-        return ended(130, str(stop) or f"stopped by Ctrl-C{way_out}")
+        code, told = 130, str(stop) or f"stopped by Ctrl-C{way_out}"
     except OSError as error:
         try:
             sys.stdout.flush()
@@ -174,18 +172,14 @@ def exit_code(main) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             return 141
-        return ended(2, as_line(f"error: {error.filename or 'output'}: {error.strerror or error}"))
+        code, told = 2, as_line(f"error: {error.filename or 'output'}: {error.strerror or error}")
     except UserError as error:
-        return ended(2, as_line(f"error: {error}"))
+        code, told = 2, as_line(f"error: {error}")
     except (MemoryError, RuntimeError) as error:  # the second is PyTorch's, of a CPU or a GPU
         if isinstance(error, RuntimeError) and "memory" not in str(error):
             raise
         way_out = "smaller batches take less: --accumulate, --batch-size, --tokens-per-batch"
-        return ended(2, as_line(f"error: {str(error).partition(chr(10))[0] or 'out of memory'}; {way_out}"))
-
-
-def ended(code: int, told: str) -> int:
-    """Tell how a script ended, unless even that cannot be written, and return its exit code."""
-    with suppress(OSError):
+        code, told = 2, as_line(f"error: {str(error).partition(chr(10))[0] or 'out of memory'}; {way_out}")
+    with suppress(OSError):  # where even that cannot be written
         print(told, file=sys.stderr)
     return code

@@ -135,13 +135,13 @@ def option_of(name: str) -> str:
 
 
 def parts_of(hint) -> dict:
-    """Return what a type is made of, by name: {"integer": int, "none": None}; of a tuple "..." too."""
+    """Return what a type is made of, by name: {"integer": int, "none": None}; "...": of what a tuple is."""
     if get_origin(hint) is Literal:
         return {str(value): value for value in get_args(hint)}
     parts = NAMES.get(hint, {})
     for argument in get_args(hint):
         parts = parts | parts_of(argument)
-    return parts | {"...": tuple} if get_origin(hint) is tuple else parts
+    return parts | {"...": parts} if get_origin(hint) is tuple else parts
 
 
 def kind_of(hint) -> str:
@@ -154,7 +154,7 @@ def value_of(parts: dict, words: list[str]):
     """Return the value that words stand for, of a type made of `parts`; ValueError where they do not fit."""
     if "..." in parts and words and (words != ["none"] or "none" not in parts):
         words = words if "text" in parts else ",".join(words).split(",")
-        return tuple(value_of(of_one(parts), [word]) for word in words)
+        return tuple(value_of(parts["..."], [word]) for word in words)
     (word,) = words  # a ValueError where there are none or several
     for name, part in parts.items():
         if name.lower() == word.lower() and not isinstance(part, type):
@@ -166,15 +166,10 @@ def value_of(parts: dict, words: list[str]):
     raise ValueError
 
 
-def of_one(parts: dict) -> dict:
-    """Return what one value of a tuple is made of."""
-    return {name: part for name, part in parts.items() if name not in ("...", "none")}
-
-
 def fits(value, parts: dict) -> bool:
     """Say whether a value of a file is of a type made of `parts`; for a tuple JSON has a list."""
     if "..." in parts and value is not None:
-        return isinstance(value, (list, tuple)) and all(fits(item, of_one(parts)) for item in value)
+        return isinstance(value, (list, tuple)) and all(fits(item, parts["..."]) for item in value)
     if isinstance(value, dict):
         return dict in parts.values()
     if float in parts.values() and type(value) in (int, float):

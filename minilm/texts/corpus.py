@@ -57,12 +57,9 @@ class Corpus:
         return self.train
 
     def watched(self, n_row: int, context: int) -> "Corpus":
-        """Return this corpus with about `n_row` rows of validation, 8 texts or more, drawn by their words.
-
-        A token is taken for three bytes.
-        """
+        """Return this corpus with about `n_row` rows of validation, 8 texts or more, drawn by their words."""
         ranked = sorted(self.validation, key=digest)
-        n_rows = accumulate(max(1, len(text.encode()) // (3 * context)) for text in ranked)
+        n_rows = accumulate(max(1, len(text.encode()) // (3 * context)) for text in ranked)  # 3 bytes a token
         kept = {*ranked[: max(8, sum(n <= n_row for n in n_rows))]}
         few, n = [text for text in self.validation if text in kept], len(self.validation)
         note = f"{len(few):,} of {n:,} validation documents are watched, about {n_row:,} rows (--eval-rows)"
@@ -163,10 +160,7 @@ def world_parts(write: Callable, n: int, seed: int, text_of: Callable = str) -> 
 
 
 def files_corpus(sources: list[str], errors: str) -> Corpus:
-    """Return the documents of files and folders, each file once; no document is in both parts.
-
-    Of several files one of fewer than ten documents goes to one part whole.
-    """
+    """Return the documents of files, each file once, none in both parts; of several small ones stay whole."""
     files = {file.resolve(): file for source in sources for file in text_files(Path(source))}
     found = [read_documents(file, errors) for file in shown(files.values(), "files")]
     # More than half of the whole, as a text without blank lines is, would leave the other part nothing.

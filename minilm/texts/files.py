@@ -35,10 +35,7 @@ def missing(path: Path, names: tuple[str, ...] = ()) -> UserError:
 
 
 def read_text(path: Path | str, errors: str = "strict") -> str:
-    """Return a file's text: UTF-8, unpacked if `.gz`, without a byte order mark, line ends as `\\n`.
-
-    A lone `\\r` ends a line only where no `\\n` does: elsewhere it is one stray character, read as a space.
-    """
+    """Return a file's text: UTF-8, unpacked if `.gz`, without a byte order mark, line ends as `\\n`."""
     path = Path(path)
     if not os.path.isfile(path):
         raise missing(path)
@@ -59,7 +56,7 @@ def read_text(path: Path | str, errors: str = "strict") -> str:
         found = f"byte {error.start} (0x{data[error.start]:02x}) is not UTF-8"
         raise UserError(f"{path}: {found}; save it as UTF-8, or (train.py) --errors replace") from None
     text = text.removeprefix("\ufeff").replace("\r\n", "\n")
-    return text.replace("\r", " " if "\n" in text else "\n")
+    return text.replace("\r", " " if "\n" in text else "\n")  # beside line feeds it is a stray character
 
 
 def read_lines(path: Path | str, errors: str = "strict") -> Iterator[tuple[str, str]]:

@@ -139,15 +139,13 @@ class Progress:
 
 
 class Run:
-    """A model that is being trained, and what is told and kept of it; arguments as in `loop.train`.
-
-    `step` counts the steps that are done, `metrics` are those of the last one.
-    """
+    """A model that is being trained, and what is told and kept of it; arguments as in `loop.train`."""
 
     def __init__(self, model, objective, optimizer, settings, folder, tokenizer, patience, label):
         self.model, self.objective, self.optimizer = model, objective, optimizer
         self.settings, self.folder, self.tokenizer = settings, folder, tokenizer
-        self.best, self.step, self.metrics, self.before, seconds = EarlyStopping(patience), 0, {}, None, 0.0
+        self.best, self.before, seconds = EarlyStopping(patience), None, 0.0
+        self.step, self.metrics = 0, {}  # how many steps are done, and the metrics of the last one
         if folder and settings.resume:
             state = go_on_from(folder, model, optimizer)
             self.step, self.before, seconds = state["step"], state["before"], state["seconds"]
@@ -249,10 +247,7 @@ def moving(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def check_trainer(folder: str | Path, model: nn.Module, optimizer=None) -> dict:
-    """Return what trainer.pt holds; UserError unless it is of such a model, whose weights move alike.
-
-    The moments are those of the optimizer; without one AdamW's.
-    """
+    """Return what trainer.pt holds; UserError unless of such a model, moved alike (no optimizer: AdamW)."""
     path, trained = Path(folder) / TRAINER, moving(model)
     state = checked(path, load_trainer(folder), STATE)
     check_state(path, state["model"], model.state_dict())

@@ -10,7 +10,7 @@ told and kept of a run stands beside its steps (`checkpoints.py`).
 import math
 import signal
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -176,15 +176,10 @@ def any_process_wishes(wish: bool) -> bool:
 
 
 def train(
-    model: torch.nn.Module,
-    objective: Objective,
-    settings: TrainingSettings,
-    folder: Path | None = None,
-    tokenizer=None,
-    optimizer: torch.optim.Optimizer | None = None,
-    patience: int = 0,
-    label: str | None = None,
-) -> dict:
+    model: torch.nn.Module, objective: Objective, settings: TrainingSettings,
+    folder: Path | None = None, tokenizer=None, optimizer: torch.optim.Optimizer | None = None,
+    patience: int = 0, label: str | None = None,
+) -> dict:  # fmt: skip
     """Train `model` with `objective`, and keep it in `folder` with its `tokenizer`.
 
     Without a folder it is a quiet run of a comparison, of which only a bar with the `label` is seen. Without
@@ -244,10 +239,9 @@ def ctrl_c_as_a_wish():
             raise KeyboardInterrupt
         wish.stop = True
 
-    try:
+    earlier = {}
+    with suppress(ValueError):  # not the main thread
         earlier = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread
-        earlier = {}
     try:
         yield wish
     finally:

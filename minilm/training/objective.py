@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..plumbing.errors import UserError
 from ..tokenizer.bpe import BPE
 
 IGNORED = -100  # label of a position that the loss leaves out
@@ -45,9 +44,6 @@ class Objective(ABC):
         return {name: value for name, value in settings.items() if name in taken}
 
     def __init__(self, tokenizer: BPE, context: int, batch_size: int, seed: int = 0):
-        for flag, value, least in (("context", context, 1), ("batch-size", batch_size, 1), ("seed", seed, 0)):
-            if value < least:
-                raise UserError(f"--{flag} {value}: must be {least} or more")
         self.tokenizer, self.context, self.batch_size, self.seed = tokenizer, context, batch_size, seed
         # UTF-8 bytes that each token stands for, (V,); a special token stands for none
         self.token_bytes = np.array([len(tokenizer.vocab[i]) for i in range(len(tokenizer.vocab))])
@@ -68,10 +64,7 @@ class Objective(ABC):
 
 
 def micro_batches(batch: dict[str, Tensor], n: int) -> list[dict[str, Tensor]]:
-    """Cut a batch into n parts by rows; 0-d tensors, the denominators of the loss, go whole to each part.
-
-    The losses of the parts therefore add up to the loss of the batch, however unequal the parts are.
-    """
+    """Cut a batch into n parts by rows; 0-d tensors, the denominators of the loss, go whole to each part."""
     n_row = next(value.shape[0] for value in batch.values() if value.dim())
     edges = [i * n_row // n for i in range(n + 1)]
     return [
@@ -145,8 +138,7 @@ def count_correct(logits: Tensor, labels: Tensor) -> Tensor:
 
 def perplexity(loss: float) -> float:
     """Return exp(loss), for a mean loss in nats a token."""
-    # exp(710) is more than a float can hold, and a model that has diverged gets its table too.
-    return math.exp(min(loss, 700))
+    return math.exp(min(loss, 700))  # a model that has diverged gets its table too: no float holds exp(710)
 
 
 def notes_on_cuts(n_cut: int, what: str, context: int) -> tuple[str, ...]:

@@ -30,9 +30,7 @@ def labels_for(place: str | None, split: str) -> list[str]:
     return [label for label in LABEL_WORDS if place is None or held_out_pair(place, label) == test]
 
 
-def few_shot_pairs(
-    seed: int, index: int, kind: str, split: str = "train", n_pairs: int = N_PAIRS, items: str | None = None
-) -> list[tuple[str, str]]:
+def few_shot_pairs(seed: int, index: int, kind: str, split="train", n_pairs=N_PAIRS, items=None) -> list:
     """Return document number `index` as (key, label) pairs; the last pair is the one to ask in a test.
 
     `items`, the keys: "known" things, "nonce" words, held-out things of "stories"; None: those of training.

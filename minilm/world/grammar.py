@@ -83,18 +83,17 @@ class Grammar:
 
     def __init__(self, table: str, slots: dict[str, Slot], rules: dict, portuguese: dict, carried=()):
         self.slots, self.carried = slots, carried
-        self.english_slots = {name: slot.write for name, slot in slots.items()}
-        self.portuguese_slots = {name: by_name(write) for name, write in portuguese.items()}
+        self.writers = dict(english={name: slot.write for name, slot in slots.items()})  # by language
+        self.writers["portuguese"] = {name: by_name(write) for name, write in portuguese.items()}
         self.rules = {name: by_name(rule) for name, rule in rules.items()}
         self.portuguese_functions = portuguese
-        self.templates = [  # for each sentence the Choice of its template
-            Choice({self._template(*lines): int(weight) for weight, *lines in re.findall(LINES, sentence)})
-            for sentence in table.split("\n\n")
-        ]
-
-    def _template(self, english: str, portuguese: str) -> Template:
-        choices = [self.slots[name].choice for name in re.findall(r"\{(\w+)\}", english)]
-        return Template(english, portuguese, tuple(filter(None, choices)))
+        self.templates = []  # for each sentence the Choice of its template
+        for sentence in table.split("\n\n"):
+            weights = {}
+            for weight, *texts in re.findall(LINES, sentence):
+                choices = [slots[name].choice for name in re.findall(r"\{(\w+)\}", texts[0])]
+                weights[Template(*texts, tuple(filter(None, choices)))] = int(weight)
+            self.templates.append(Choice(weights))
 
     @cached_property
     def readers(self) -> dict[str, dict[str, Slot]]:
@@ -154,13 +153,10 @@ class Grammar:
         """Draw a derivation; return it with its log-probability in nats."""
         return self.expand(lambda position, name, choice: choice.draw(rng))
 
-    def english(self, derivation: list[dict]) -> list[str]:
-        """Return the English sentences of a derivation."""
-        return [fill(chosen["template"].english, self.english_slots, chosen) for chosen in derivation]
-
-    def portuguese(self, derivation: list[dict]) -> list[str]:
-        """Return the Portuguese sentences of a derivation, aligned with the English ones."""
-        return [fill(chosen["template"].portuguese, self.portuguese_slots, chosen) for chosen in derivation]
+    def sentences(self, derivation: list[dict], language: str = "english") -> list[str]:
+        """Return the sentences of a derivation in one of its languages, "english" or "portuguese"."""
+        slots = self.writers[language]
+        return [fill(getattr(chosen["template"], language), slots, chosen) for chosen in derivation]
 
     def _readings(self, position: int, sentence: str, language: str):
         """Yield the choices that each template of this position sees in a sentence (mostly one template)."""
@@ -170,9 +166,7 @@ class Grammar:
                 seen = [(slots[name], text.lower()) for name, text in match.groupdict().items()]
                 yield {"template": template} | {slot.choice: slot.read.get(text) for slot, text in seen}
 
-    def derivations(
-        self, text: str, n_sentences: int | None = None, language: str = "english"
-    ) -> list[tuple]:
+    def derivations(self, text: str, n_sentences: int | None = None, language="english") -> list[tuple]:
         """Return each (derivation, log-probability) of a text, or its first sentences: none or one."""
         sentences = re.split(r"(?<=\.) ", text)
         if len(sentences) != len(self.templates[:n_sentences]):
@@ -181,14 +175,13 @@ class Grammar:
         for read in itertools.product(*readings):
             walk = self.expand(lambda position, name, _, read=read: read[position][name], n_sentences)
             # strict: what was read is written again, which checks agreement, a/an, capitals and spaces
-            if walk[1] > -math.inf and getattr(self, language)(walk[0]) == sentences:
+            if walk[1] > -math.inf and self.sentences(walk[0], language) == sentences:
                 found.append(walk)
         return found
 
     def log_probability(self, text: str, n_sentences: int | None = None, language: str = "english") -> float:
         """Return the exact log-probability of a text in nats, -inf where it does not parse."""
-        walks = self.derivations(text, n_sentences, language)
-        return max((score for _, score in walks), default=-math.inf)
+        return max((score for _, score in self.derivations(text, n_sentences, language)), default=-math.inf)
 
 
 class Derived:
@@ -199,12 +192,12 @@ class Derived:
 
     def __init__(self, derivation: list[dict], log_probability: float):
         self.derivation, self.log_probability = derivation, log_probability  # nats, of the whole text
-        self.sentences = getattr(self.grammar, self.language)(derivation)
+        self.sentences = self.grammar.sentences(derivation, self.language)
         self.text = " ".join(self.sentences)
 
     @cached_property
     def portuguese_sentences(self) -> list[str]:
-        return self.grammar.portuguese(self.derivation)
+        return self.grammar.sentences(self.derivation, "portuguese")
 
     @property
     def portuguese(self) -> str:

@@ -28,14 +28,9 @@ ENTITY |= {form: "place" for place in PLACE_WORDS.values() for form in (place.en
 # Where, when, what, who and how, as `Story.facts` fills them in.
 QUESTIONS = dict(
     english=("Where was {}?", "When was {} {}?", "What did {} {}?", "Who {} {}?", "How did {} feel?"),
-    portuguese=(
-        "Onde estava {}?",
-        "Quando {} estava {}?",
-        "O que {} {}?",
-        "Quem {} {}?",
-        "Como {} se sentiu?",
-    ),
-)
+    portuguese=("Onde estava {}?", "Quando {} estava {}?", "O que {} {}?", "Quem {} {}?",
+        "Como {} se sentiu?"),
+)  # fmt: skip
 
 
 class Story(Derived):
@@ -80,7 +75,7 @@ class Story(Derived):
 
         where, when, what, who_did, how = QUESTIONS[self.language]
         english, (first, *_, last) = self.language == "english", self.derivation
-        slots = self.grammar.english_slots if english else self.grammar.portuguese_slots
+        slots = self.grammar.writers[self.language]
         at = at_place(self.place) if english else the("em", self.place)
         add(where.format(person), self.place if english else noun(self.place), 0)
         add(when.format(person, at), slots["time"](first), 0)
@@ -187,5 +182,5 @@ def translate(text: str, domain: str = "stories") -> str:
     """Return the Portuguese of a whole English text; UserError where it does not parse."""
     grammar = domain_class(domain).grammar
     for derivation, _ in grammar.derivations(text):
-        return " ".join(grammar.portuguese(derivation))
+        return " ".join(grammar.sentences(derivation, "portuguese"))
     raise UserError(f"not a text of the world's {domain}: {text[:60]!r}; only those can be translated")

@@ -15,9 +15,7 @@ SOURCES = {"world": "stories", "world:portuguese": "portuguese"}  # of labels: w
 PORTUGUESE_ADJECTIVES = {form for forms in ADJECTIVES.values() for form in forms}
 
 
-def labelled(
-    n: int, seed: int, label: str = "place", held_out: bool | None = False, domain: str = "stories"
-) -> list[tuple[str, str]]:
+def labelled(n: int, seed: int, label="place", held_out=False, domain="stories") -> list[tuple[str, str]]:
     """Return (text, label): the place, taking turns and never in the text itself, or "happy"/"unhappy"."""
     check("label", label, ("place", "mood"))
     story = domain_class(domain)
@@ -112,7 +110,7 @@ def continuation(story: Story, rng: random.Random, happy: bool) -> str:
     def pick(position, name, choice):
         return story.derivation[position][name] if position < 2 else other(position, name, choice)
 
-    return " ".join(Story.grammar.english(Story.grammar.expand(pick)[0])[2:])
+    return " ".join(Story.grammar.sentences(Story.grammar.expand(pick)[0])[2:])
 
 
 def preferences(n: int, seed: int) -> list[tuple[str, str, str]]:

@@ -8,7 +8,6 @@ import pytest
 import small
 import torch
 
-from minilm.plumbing.errors import UserError
 from minilm.pretraining.causal import Causal
 from minilm.pretraining.masked import Masked
 from minilm.texts.corpus import Corpus
@@ -85,14 +84,6 @@ def test_token_bytes_are_those_of_the_text(text, bpe):
     assert token_bytes.shape == (len(bpe.vocab),)
     assert token_bytes[bpe.encode(text)].sum() == len(text.encode()), "count UTF-8 bytes, not characters"
     assert [token_bytes[bpe.special_id(token)] for token in bpe.special_tokens] == [0] * 6
-
-
-@pytest.mark.parametrize(
-    "arguments, named", [((0, 2, 0), "--context 0"), ((8, 0, 0), "--batch-size 0"), ((8, 2, -1), "--seed -1")]
-)
-def test_sizes_out_of_range_are_refused(byte_bpe, arguments, named):
-    with pytest.raises(UserError, match=named):
-        Plain(byte_bpe, *arguments)
 
 
 def test_an_objective_needs_batch_and_loss(byte_bpe):

@@ -80,9 +80,9 @@ def test_what_is_drawn_is_read_back_with_the_same_probability(grammar):
     for seed in range(50):
         derivation, score = grammar.sample(random.Random(seed))
         assert derivation[0]["who"] == derivation[1]["who"]
-        found = grammar.derivations(" ".join(grammar.english(derivation)))
+        found = grammar.derivations(" ".join(grammar.sentences(derivation)))
         assert len(found) == 1 and found[0][1] == pytest.approx(score)
-        assert grammar.portuguese(found[0][0]) == grammar.portuguese(derivation)
+        assert grammar.sentences(found[0][0], "portuguese") == grammar.sentences(derivation, "portuguese")
 
 
 @pytest.mark.parametrize(

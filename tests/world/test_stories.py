@@ -65,7 +65,7 @@ def test_rules_keep_the_story_together():
             assert len({phrase.thing for phrase in phrases}) == len(phrases), "a thing was joined with itself"
             verbs = [chosen[name] for name in ("verb", "verb2") if name in chosen]
             assert set(verbs) <= set(VERBS[place]) and len(set(verbs)) == len(verbs)
-            assert (place in GRAMMAR.english(derivation)[position]) == (position == 0)
+            assert (place in GRAMMAR.sentences(derivation)[position]) == (position == 0)
         again = map(ws.the_same, ws.sentence_phrases(derivation[2]))
         assert derivation[3]["mention"] in again, "sentence 4 must speak of a thing of sentence 3"
         for before, chosen in pairwise(derivation):
