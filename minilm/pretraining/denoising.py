@@ -51,8 +51,7 @@ class Denoising(Objective):
     def batch(self, step: int, split: str) -> dict[str, Tensor]:
         """Return `rows` of texts drawn at random, or of all, and n_label, n_byte, n_kept, n_lost (0-d)."""
         rng, texts = self.generator(step, split), self.texts[split]
-        everything = np.arange(len(texts))
-        chosen = rng.integers(0, len(texts), self.batch_size) if split == "train" else everything
+        chosen = rng.integers(0, len(texts), self.batch_size) if split == "train" else np.arange(len(texts))
         rows = self.rows(texts, chosen, rng)
         counted = rows["labels"][rows["labels"] != IGNORED]
         counts = dict(n_label=len(counted), n_byte=self.token_bytes[counted].sum())
