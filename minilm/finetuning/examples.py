@@ -60,9 +60,7 @@ def read_parts(task, settings) -> list[Parts]:
     return [cut(*given, seed, *how) for seed in settings.seeds]
 
 
-def read_examples(
-    paths: Iterable[str | None], fields: Sequence[str], skip_bad=False, truth=True, numbers=False
-) -> tuple[list[tuple], int]:
+def read_examples(paths: Iterable, fields: Sequence[str], skip_bad=False, truth=True, numbers=False) -> tuple:
     """Return the examples of all files that are given, and n_skipped: CoNLL for tags, SQuAD for answers.
 
     All others are tables. Without `truth` there need be none, and it is None. With `numbers` it is a number.
