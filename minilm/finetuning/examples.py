@@ -1,7 +1,4 @@
-"""The examples of a task: read, cut into three parts, checked, and written.
-
-An example is a tuple: what a model may see, then the truth.
-"""
+"""The examples of a task (tuples, see `tasks.py`): read, cut into three parts, checked, and written."""
 
 import csv
 import io

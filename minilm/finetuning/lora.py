@@ -51,6 +51,5 @@ def merged_state(model: nn.Module) -> dict[str, Tensor]:
     state = {name: value for name, value in model.state_dict().items() if not name.endswith(THIN)}
     for name, layer in model.named_modules():
         if isinstance(layer, LoRALinear):
-            # the one matrix (out, in) that computes the same
             state[f"{name}.weight"] = (layer.weight + layer.scale * layer.lora_b @ layer.lora_a).detach()
     return state

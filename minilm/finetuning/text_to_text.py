@@ -50,7 +50,6 @@ class TextToText(Task):
         self.end = text_end(tokenizer) if self.is_decoder else tokenizer.special_id("[SEP]")
         self.pad = tokenizer.special_id(END if self.is_decoder else "[PAD]")
         self.begin = [tokenizer.special_id(END if self.is_decoder else "[CLS]")]
-        # What the decoder is given before it writes.
         self.decoder_begin = self.begin if self.is_decoder else decoder_begin(tokenizer)
         # An answer may take half of a decoder's context, all of an encoder-decoder's.
         self.most_answer = context // 2 if self.is_decoder else context - len(self.decoder_begin)

@@ -2,11 +2,10 @@
 
 import hashlib
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from statistics import mean, stdev
+from statistics import mean, mode, stdev
 
 import numpy as np
 import torch
@@ -26,7 +25,7 @@ def baseline_accuracy(questions: Sequence[Question], labels: Sequence[str]) -> f
     Where each text has its own, that of their commonest label: what the choice alone is worth.
     """
     if len({q.examples for q in questions}) > 1:
-        given = [Counter(label for _, label in reversed(q.examples)).most_common(1)[0][0] for q in questions]
+        given = [mode(label for _, label in reversed(q.examples)) for q in questions]
         return mean(answer == q.label for answer, q in zip(given, questions, strict=True))
     texts, given = zip(*questions[0].examples, strict=True)
     bags = standardised(*bag_of_words(texts, [q.text for q in questions]))

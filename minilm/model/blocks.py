@@ -12,9 +12,8 @@ from ..plumbing.errors import UserError
 from .attention import BLOCKED, MultiHeadAttention, alibi_bias, rotary_cos_sin
 from .config import ModelConfig
 
-# gelu_tanh: GPT-2's, Hendrycks and Gimpel 2016
-ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "gelu_tanh": lambda x: F.gelu(x, approximate="tanh")}
-ACTIVATIONS["silu"] = F.silu  # x * sigmoid(x)
+ACTIVATIONS = dict(relu=F.relu, gelu=F.gelu, silu=F.silu)  # silu: x * sigmoid(x)
+ACTIVATIONS["gelu_tanh"] = lambda x: F.gelu(x, approximate="tanh")  # GPT-2's, Hendrycks and Gimpel 2016
 
 
 class RMSNorm(nn.Module):

@@ -76,13 +76,10 @@ class Denoising(Objective):
             kept[places[places != MASK] - edges[0]] = 1
             survived.append([*unasked, *kept.tolist(), IGNORED])
         encoder = padded(encoder, texts.pad, self.context)
-        return dict(
-            input_ids=encoder,
-            attention_mask=encoder != texts.pad,
-            decoder_input_ids=texts.framed(chosen, self.begin, [], texts.pad),
-            labels=texts.framed(chosen, unasked, [texts.sep], IGNORED),
-            survived=padded(survived, IGNORED, self.context),
-        )
+        decoder = texts.framed(chosen, self.begin, [], texts.pad)
+        labels = texts.framed(chosen, unasked, [texts.sep], IGNORED)
+        rows = dict(input_ids=encoder, attention_mask=encoder != texts.pad, decoder_input_ids=decoder)
+        return rows | dict(labels=labels, survived=padded(survived, IGNORED, self.context))
 
     def loss(self, model, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the mean over the original's tokens and its [SEP], in nats.

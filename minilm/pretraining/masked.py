@@ -131,10 +131,9 @@ def fill_examples(objective: Masked, model, n: int = 3) -> list[str]:
     is_rare = (count < 0.02 * count.sum()) & (objective.token_bytes > 2)  # hide a word worth guessing
     special = objective.is_special[ids]  # (n, T)
     fits = (is_rare[ids] | ~is_rare[ids].any(1, keepdims=True)) & ~special
-    drawn = (rng.random(ids.shape) * fits).argmax(1)
     word = (objective.begins_word[ids] | special).cumsum(1)  # (n, T), which word of its row a token is of
     lines = []
-    for b, place in enumerate(drawn):
+    for b, place in enumerate((rng.random(ids.shape) * fits).argmax(1)):
         hidden = np.flatnonzero((word[b] == word[b, place]) & ~special[b])  # (P,)
         parts = np.split(ids[b], [hidden[0], hidden[-1] + 1])
         ordinary = ([i for i in part if i not in objective.special_ids] for part in parts)

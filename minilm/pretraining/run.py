@@ -262,7 +262,6 @@ def newest_or_train(name: str, seed=0, device="auto", kind: type[Pretraining] | 
     """Return the newest finished run of a name under runs/; where there is none, train the default one.
 
     The name is that of an objective, or that of the `kind` of run; all of the default is drawn from `seed`.
-    What is started from is said, and where it is another text or length than the default's, that too.
     UserError where several processes ask for one that is not there: the first alone would know its folder.
     """
     found, kind = find_run(name), kind or KINDS.get(name, Pretraining)

@@ -6,7 +6,7 @@ smoothing, since soft targets might help just by being soft. Where texts are few
 where a teacher has little left to say.
 """
 
-import time
+import timeit
 
 from torch import Tensor
 
@@ -69,9 +69,5 @@ def texts_per_second(objective: Distillation, model: Transformer, n_try: int = 1
     """Return how many validation rows the model predicts in a second, in the best of `n_try` measurements."""
     batch = objective.batch(0, "validation")
     part = micro_batches(batch, -(-len(batch["input_ids"]) // objective.batch_size))[0]
-    seconds = []
-    for _ in range(n_try):
-        began = time.perf_counter()
-        predict_masked(model, part)
-        seconds.append(time.perf_counter() - began)
+    seconds = timeit.repeat(lambda: predict_masked(model, part), repeat=n_try, number=1)
     return len(part["input_ids"]) / min(seconds)
