@@ -116,9 +116,8 @@ def told(task: Task, predictions: list[Prediction]) -> list[str]:
     return [first, "", *lines]
 
 
-def shown(task: Task, prediction: Prediction) -> list[str]:
+def shown(task: Task, p: Prediction) -> list[str]:
     """Return lines that show a prediction to a person."""
-    p = prediction
     sure = "" if p.probability is None else f" {p.probability:.2f}"
     truth = "" if p.truth is None else f"   (it is: {task.written(p.truth, p.text)})"
     return [p.text, f"    {task.written(p.guess, p.text)}{sure}{truth}"]

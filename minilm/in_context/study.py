@@ -17,6 +17,7 @@ from .scores import accuracy, answers, positions_needed
 T_975 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)  # Student's t, 1 to 9 degrees of freedom
 BASELINE = "a bag of words on the same examples"
 CHOICE = "the commonest label of its examples"  # where each text has its own
+Found = dict[tuple[str, str], dict[int, "Interval"]]  # (task, control) -> shots -> accuracy
 
 
 def baseline_accuracy(questions: Sequence[Question], labels: Sequence[str]) -> float:
@@ -51,9 +52,6 @@ class Interval:
 
     def __str__(self) -> str:
         return f"{self.mean:.3f}" + ("" if self.half is None else f" ±{self.half:.3f}")
-
-
-Found = dict[tuple[str, str], dict[int, Interval]]  # (task, control) -> shots -> accuracy
 
 
 @dataclass(frozen=True)

@@ -37,15 +37,14 @@ def with_perplexity(metrics: dict, key: str) -> dict:
 
 def causal_closing(objective: Causal, model, before: dict, after: dict, settings) -> tuple:
     """The loss beside the grammar's own and that of n-grams, and a text that the model wrote."""
-    before, after = with_perplexity(before, "loss"), with_perplexity(after, "loss")
-    floor = with_perplexity(objective.floor(), "loss")
     names = {"loss": "loss (nats a token)", "perplexity": "perplexity", "bits_per_byte": "bits per byte"}
-    compared, what = floor, "the grammar's own: no model can do better"
+    floor = compared = objective.floor()
+    what = "the grammar's own: no model can do better"
     stream, bits_per_nat = objective.streams["train"], before["bits_per_byte"] / before["loss"]
     if not floor:
         loss = baselines.unigram_loss(objective, stream, "labels")
         compared, what = dict(loss=loss, bits_per_byte=loss * bits_per_nat), "from word frequencies alone"
-        compared = with_perplexity(compared, "loss")
+    before, after, compared = (with_perplexity(each, "loss") for each in (before, after, compared))
     rows = table_rows(before, after, [(name, key, compared[key], what) for key, name in names.items()])
     results = dict(perplexity=after["perplexity"], floor_bits_per_byte=floor.get("bits_per_byte"))
     losses = ngram_losses(stream, objective.streams["validation"][1:], len(objective.token_bytes))

@@ -37,9 +37,8 @@ def other_lessons(objective: Distillation) -> dict[str, tuple[str, Distillation]
     lessons["smoothed"] = "  with label smoothing", variant(objective, Smoothed, **smooth)
     if len(objective.all_texts.train) > len(objective.corpus.train):
         every = variant(objective, n_documents=None)
-        lessons["student_all_texts"] = (f"student, {len(every.corpus.train):,} texts", every)
-        alone_all = variant(objective, n_documents=None, **alone)
-        lessons["control_all_texts"] = ("  without its teacher", alone_all)
+        lessons["student_all_texts"] = f"student, {len(every.corpus.train):,} texts", every
+        lessons["control_all_texts"] = "  without its teacher", variant(objective, n_documents=None, **alone)
     return lessons
 
 
