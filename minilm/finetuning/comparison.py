@@ -46,8 +46,7 @@ def prepared(body: Transformer, task: Task, parts: Parts, settings, from_random=
 def trained(model: WithHead, objective: FineTuning, settings, folder=None, tokenizer=None) -> tuple:
     """Train what moves, in a `folder` or quietly; return the `Result`, and predictions of test examples."""
     if settings.lr is None:
-        small = objective.task.recipe.get("rate", SMALL)
-        rate = small if model.config.d_model < LARGE else PUBLISHED
+        rate = objective.task.recipe.get("rate", SMALL) if model.config.d_model < LARGE else PUBLISHED
         settings = replace(settings, lr=rate * TIMES[settings.tune.partition(":")[0]])
     how = dict(layer_decay=settings.layer_decay, unfreeze_every=settings.unfreeze_every)
     speed = partial(share_and_start, config=model.config, **how)
@@ -117,9 +116,8 @@ def told(task: Task, predictions: list[Prediction]) -> list[str]:
     return [first, "", *lines]
 
 
-def shown(task: Task, prediction: Prediction) -> list[str]:
+def shown(task: Task, p: Prediction) -> list[str]:
     """Return lines that show a prediction to a person."""
-    p = prediction
     sure = "" if p.probability is None else f" {p.probability:.2f}"
     truth = "" if p.truth is None else f"   (it is: {task.written(p.truth, p.text)})"
     return [p.text, f"    {task.written(p.guess, p.text)}{sure}{truth}"]

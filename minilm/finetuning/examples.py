@@ -1,7 +1,4 @@
-"""The examples of a task: read, cut into three parts, checked, and written.
-
-An example is a tuple: what a model may see, then the truth.
-"""
+"""The examples of a task (tuples, see `tasks.py`): read, cut into three parts, checked, and written."""
 
 import csv
 import io
@@ -60,9 +57,7 @@ def read_parts(task, settings) -> list[Parts]:
     return [cut(*given, seed, *how) for seed in settings.seeds]
 
 
-def read_examples(
-    paths: Iterable[str | None], fields: Sequence[str], skip_bad=False, truth=True, numbers=False
-) -> tuple[list[tuple], int]:
+def read_examples(paths: Iterable, fields: Sequence[str], skip_bad=False, truth=True, numbers=False) -> tuple:
     """Return the examples of all files that are given, and n_skipped: CoNLL for tags, SQuAD for answers.
 
     All others are tables. Without `truth` there need be none, and it is None. With `numbers` it is a number.

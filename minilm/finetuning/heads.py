@@ -28,8 +28,7 @@ class Head(nn.Module):
         width = config.d_model * (4 if on == "apart" else 1)
         self.dropout = nn.Dropout(config.dropout)
         self.linear = nn.Linear(width, n_output)
-        # As the body's, see `Transformer.initialise`.
-        std = 0.55 * width**-0.5 if config.init_std is None else config.init_std
+        std = 0.55 * width**-0.5 if config.init_std is None else config.init_std  # as `initialise` does
         nn.init.normal_(self.linear.weight, std=std)
         nn.init.zeros_(self.linear.bias)
 

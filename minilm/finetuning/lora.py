@@ -37,10 +37,6 @@ class LoRALinear(nn.Linear):
         plain = F.linear(x, self.weight, self.bias)
         return plain + F.linear(F.linear(x, self.lora_a), self.lora_b) * self.scale  # by way of (..., r)
 
-    def merged_weight(self) -> Tensor:
-        """Return the one matrix (out, in) that computes the same."""
-        return self.weight + self.scale * self.lora_b @ self.lora_a
-
 
 def add_lora(model: nn.Module, rank: int, alpha: float, targets: tuple[str, ...]) -> None:
     """Replace the layers that are `TARGETS` in all blocks; the matrices A are drawn by torch's generator."""
@@ -55,5 +51,5 @@ def merged_state(model: nn.Module) -> dict[str, Tensor]:
     state = {name: value for name, value in model.state_dict().items() if not name.endswith(THIN)}
     for name, layer in model.named_modules():
         if isinstance(layer, LoRALinear):
-            state[f"{name}.weight"] = layer.merged_weight().detach()
+            state[f"{name}.weight"] = (layer.weight + layer.scale * layer.lora_b @ layer.lora_a).detach()
     return state

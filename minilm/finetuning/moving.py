@@ -22,8 +22,7 @@ TIMES = {"all": 1, "last": 1, "head": 10, "lora": 5, "bias": 30}
 
 def depth_of(name: str, config: ModelConfig) -> int:
     """Return how deep a weight lies: 0 embeddings, 1 to n_layer blocks (encoder first), n_layer + 1 above."""
-    block = BLOCK.match(name)
-    if block:
+    if block := BLOCK.match(name):
         return int(block[2]) + 1 + (config.n_encoder_layer if block[1] == "decoder" else 0)
     if name.startswith("tokens.") or ".embeddings." in name:
         return 0

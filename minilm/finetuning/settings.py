@@ -57,7 +57,7 @@ class FinetuningSettings(TrainingSettings):
             raise UserError(f"--tune {self.tune}: expected {expected}")
         if not 0 < self.layer_decay <= 1:
             raise UserError(f"--layer-decay {self.layer_decay}: must be above 0 and at most 1")
-        least = dict(unfreeze_every=0, patience=0, n_examples=1, lora_rank=1)
+        least = dict(unfreeze_every=0, patience=0, n_examples=1, lora_rank=1, seeds=0)
         self.check_least(least | dict(context=TASKS[self.task].least_context))
         if self.class_weights and not issubclass(TASKS[self.task], Classification):
             raise UserError(f"--class-weights: --task {self.task} has no classes")
@@ -67,8 +67,6 @@ class FinetuningSettings(TrainingSettings):
             raise UserError(f"--task {self.task}: needs --test FILE, pairs with a number to measure on")
         if not TASKS[self.task].has_truth and self.accumulate > 1:
             raise UserError(f"--accumulate {self.accumulate}: each pair is compared with all of its batch")
-        if self.seeds and min(self.seeds) < 0:
-            raise UserError(f"--seeds {min(self.seeds)}: must be 0 or more")
         for name in ("test", "validation") if self.domain else ():
             if getattr(self, name):
                 raise UserError(f"--{name} {getattr(self, name)}: needs --data, examples to learn from")

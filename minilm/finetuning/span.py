@@ -13,9 +13,8 @@ An answer begins and ends with a token, as the published ones do; one that does 
 """
 
 import math
-from dataclasses import dataclass
 from operator import itemgetter
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -30,8 +29,7 @@ LONGEST_ANSWER = 30  # tokens; that of the authors' code
 BLOCKED = -1e30
 
 
-@dataclass(frozen=True)
-class Window:
+class Window(NamedTuple):
     """A row [CLS] question [SEP] part of the text [SEP]."""
 
     example: int  # number of the example

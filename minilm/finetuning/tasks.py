@@ -14,8 +14,7 @@ truth is None where it is not known (`--predict`).
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -29,8 +28,7 @@ from .examples import Parts
 from .heads import Head
 
 
-@dataclass(frozen=True)
-class Prediction:
+class Prediction(NamedTuple):
     """What the model said about one example."""
 
     text: str  # what it read

@@ -50,7 +50,6 @@ class TextToText(Task):
         self.end = text_end(tokenizer) if self.is_decoder else tokenizer.special_id("[SEP]")
         self.pad = tokenizer.special_id(END if self.is_decoder else "[PAD]")
         self.begin = [tokenizer.special_id(END if self.is_decoder else "[CLS]")]
-        # What the decoder is given before it writes.
         self.decoder_begin = self.begin if self.is_decoder else decoder_begin(tokenizer)
         # An answer may take half of a decoder's context, all of an encoder-decoder's.
         self.most_answer = context // 2 if self.is_decoder else context - len(self.decoder_begin)
@@ -118,11 +117,9 @@ class TextToText(Task):
 
     def answer_states(self, model, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return the states (N, D) and the labels (N,) of the N positions that have a label, row by row."""
-        states = model.hidden_states(
-            batch["input_ids"], batch["attention_mask"], decoder_input_ids=batch.get("decoder_input_ids")
-        )
+        given = batch["input_ids"], batch["attention_mask"], None, batch.get("decoder_input_ids")
         counted = batch["labels"] != IGNORED  # (B, T)
-        return states[-1][counted], batch["labels"][counted]
+        return model.hidden_states(*given)[-1][counted], batch["labels"][counted]
 
     def predict(self, model, examples, batch_size):
         """Return the answer to each source, and the probability of all its tokens together."""
@@ -152,9 +149,8 @@ class TextToText(Task):
         for chosen in alike(rows.lengths, batch_size):
             batch = to_device(rows.batch(chosen), model.tokens.weight.device)
             states, labels = self.answer_states(model, batch)
-            log_probs = (
-                model.vocabulary_logits(states).float().log_softmax(-1).gather(1, labels[:, None])[:, 0]
-            )  # (N,)
+            log_probs = model.vocabulary_logits(states).float().log_softmax(-1)  # (N, V)
+            log_probs = log_probs.gather(1, labels[:, None])[:, 0]  # (N,)
             n_label = (batch["labels"] != IGNORED).sum(1).tolist()  # of each row
             for i, own in zip(chosen, log_probs.split(n_label), strict=True):
                 found[i] = own.sum().exp().item()

@@ -164,8 +164,7 @@ def report(settings: PromptSettings, study: Study, model, tokenizer, began: floa
     results = dict(accuracy={str(k): interval.mean for k, interval in next(iter(found.values())).items()})
     results |= dict(chance=study.chance, rows={})
     for (task, control), by_shots in found.items():
-        bars = {k: [interval.mean, interval.half] for k, interval in by_shots.items()}
-        results["rows"][f"{task}, {control}"] = bars
+        results["rows"][f"{task}, {control}"] = {k: [i.mean, i.half] for k, i in by_shots.items()}
         if name := FIGURES.get(task if control == "gold" else control):
             results[name] = by_shots[max(by_shots)].mean  # of most examples
     seconds, then = time.perf_counter() - began, f"python prompt.py --model {folder} --prompt TEXT"

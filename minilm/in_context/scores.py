@@ -6,7 +6,7 @@ Source: Brown et al. 2020, section 2.4; calibration: Zhao et al. 2021, "Calibrat
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from os.path import commonprefix
 
@@ -41,22 +41,17 @@ def label_tokens(tokenizer, prompt_format: PromptFormat, config: ModelConfig) ->
     return [(*label, follows[0]) for label in labels] if nested else labels
 
 
-def positions_needed(
-    tokenizer, config: ModelConfig, prompt_format: PromptFormat, questions: Iterable[Question], score: str
-) -> int:
+def positions_needed(tokenizer, config, prompt_format: PromptFormat, questions, score: str) -> int:
     """Return the positions of the longest prompt that a score asks and, in a decoder, of its label."""
     n_label = max(map(len, label_tokens(tokenizer, prompt_format, config)))
     texts = CONTENT_FREE if score == "calibrated" else ()
     asked = (prompt for q in questions for prompt in (q, *(replace(q, text=text) for text in texts)))
-    prompts = set(map(prompt_format.prompt, asked))
-    n_prompt = max(len(prompt_ids(tokenizer, config, prompt)) for prompt in prompts)
+    n_prompt = max(len(prompt_ids(tokenizer, config, p)) for p in set(map(prompt_format.prompt, asked)))
     return n_prompt + (n_label - 1 if config.kind == "decoder" else 0)
 
 
 @torch.inference_mode()
-def label_log_likelihoods(
-    model, tokenizer, prompts: Sequence[str], labels: list[tuple[int, ...]], batch_size: int = 128
-) -> Tensor:
+def label_log_likelihoods(model, tokenizer, prompts: Sequence[str], labels, batch_size=128) -> Tensor:
     """Return log p(tokens of the label | prompt) in nats, (N, n_label); UserError for what cannot be read."""
     check_decoder(model)
     # Equal prompts are read once: calibration asks the same few texts after the same examples, over and over.

@@ -2,11 +2,10 @@
 
 import hashlib
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from statistics import mean, stdev
+from statistics import mean, mode, stdev
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from .scores import accuracy, answers, positions_needed
 T_975 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)  # Student's t, 1 to 9 degrees of freedom
 BASELINE = "a bag of words on the same examples"
 CHOICE = "the commonest label of its examples"  # where each text has its own
+Found = dict[tuple[str, str], dict[int, "Interval"]]  # (task, control) -> shots -> accuracy
 
 
 def baseline_accuracy(questions: Sequence[Question], labels: Sequence[str]) -> float:
@@ -26,7 +26,7 @@ def baseline_accuracy(questions: Sequence[Question], labels: Sequence[str]) -> f
     Where each text has its own, that of their commonest label: what the choice alone is worth.
     """
     if len({q.examples for q in questions}) > 1:
-        given = [Counter(label for _, label in reversed(q.examples)).most_common(1)[0][0] for q in questions]
+        given = [mode(label for _, label in reversed(q.examples)) for q in questions]
         return mean(answer == q.label for answer, q in zip(given, questions, strict=True))
     texts, given = zip(*questions[0].examples, strict=True)
     bags = standardised(*bag_of_words(texts, [q.text for q in questions]))
@@ -44,18 +44,14 @@ class Interval:
     @classmethod
     def of(cls, values: Sequence[float]) -> "Interval":
         """Return the interval of the values of independent draws."""
-        n = len(values)
         if len(set(values)) == 1:
             return cls(values[0], None)
-        degrees = n - 1  # above 9, the first terms of a series in 1 / degrees are right to 0.01
+        degrees = len(values) - 1  # above 9, the first terms of a series in 1 / degrees are right to 0.01
         t = T_975[degrees - 1] if degrees <= len(T_975) else 1.96 + 2.37 / degrees + 2.82 / degrees**2
-        return cls(mean(values), t * stdev(values) / math.sqrt(n))
+        return cls(mean(values), t * stdev(values) / math.sqrt(len(values)))
 
     def __str__(self) -> str:
         return f"{self.mean:.3f}" + ("" if self.half is None else f" ±{self.half:.3f}")
-
-
-Found = dict[tuple[str, str], dict[int, Interval]]  # (task, control) -> shots -> accuracy
 
 
 @dataclass(frozen=True)
@@ -89,23 +85,19 @@ class Study:
             ks = shots if row[1] == "gold" else filter(None, shots)
             found[row] = {k: Interval.of([*map(ask, self.asked(*row, k))]) for k in ks}
         if self.baseline:
-            task, labels = next(iter(self.draws)), [*self.prompt_format.words]
-            known = {k: self.asked(task, "gold", k) for k in shots if k}
-            found[task, self.baseline] = {
-                k: Interval.of([baseline_accuracy(questions, labels) for questions in draws])
-                for k, draws in known.items()
-            }
+            task, bag = self.rows[0][0], partial(baseline_accuracy, labels=[*self.prompt_format.words])
+            asked = {k: self.asked(task, "gold", k) for k in shots if k}
+            found[task, self.baseline] = {k: Interval.of([*map(bag, draws)]) for k, draws in asked.items()}
         return {row: by_shots for row, by_shots in found.items() if by_shots}
 
     def shots_that_fit(self, model, tokenizer, shots) -> tuple[int, ...]:
         """Return the numbers of examples with which every prompt fits into the model's positions."""
-        config = model.config
-
-        def longest(k: int) -> int:
+        fitting = []
+        for k in shots:
             questions = (q for row in self.rows for draw in self.asked(*row, k) for q in draw)
-            return positions_needed(tokenizer, config, self.prompt_format, questions, self.score)
-
-        return tuple(k for k in shots if longest(k) <= config.max_positions)
+            n = positions_needed(tokenizer, model.config, self.prompt_format, questions, self.score)
+            fitting += [k] if n <= model.config.max_positions else []
+        return tuple(fitting)
 
     def table(self, found: Found) -> tuple[list[tuple], tuple[str, ...]]:
         """Return the rows and the header: a column for each number of examples."""

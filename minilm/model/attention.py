@@ -123,9 +123,7 @@ class MultiHeadAttention(nn.Module):
     With fewer `n_kv_head`, groups of heads share keys and values: a text's cache is smaller by as much.
     """
 
-    def __init__(
-        self, d_model: int, n_head: int, dropout=0.0, n_kv_head=None, d_head=None, biases="all", norms=None
-    ):
+    def __init__(self, d_model, n_head, dropout=0.0, n_kv_head=None, d_head=None, biases="all", norms=None):
         super().__init__()
         self.d_head, self.dropout = d_head or d_model // n_head, dropout
         width, kv_width, bias = n_head * self.d_head, (n_kv_head or n_head) * self.d_head, biases != "none"

@@ -12,9 +12,8 @@ from ..plumbing.errors import UserError
 from .attention import BLOCKED, MultiHeadAttention, alibi_bias, rotary_cos_sin
 from .config import ModelConfig
 
-# gelu_tanh: GPT-2's, Hendrycks and Gimpel 2016
-ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "gelu_tanh": lambda x: F.gelu(x, approximate="tanh")}
-ACTIVATIONS["silu"] = F.silu  # x * sigmoid(x)
+ACTIVATIONS = dict(relu=F.relu, gelu=F.gelu, silu=F.silu)  # silu: x * sigmoid(x)
+ACTIVATIONS["gelu_tanh"] = lambda x: F.gelu(x, approximate="tanh")  # GPT-2's, Hendrycks and Gimpel 2016
 
 
 class RMSNorm(nn.Module):
@@ -128,9 +127,7 @@ class Block(nn.Module):
         self.feed_forward_norm = new_norm(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(
-        self, x: Tensor, bias, causal, memory=None, memory_bias=None, cos_sin=None, cache=None
-    ) -> Tensor:
+    def forward(self, x, bias, causal, memory=None, memory_bias=None, cos_sin=None, cache=None) -> Tensor:
         """Hidden states x (B, T, D) -> (B, T, D); memory (B, S, D) is the encoder's result, if any."""
         own, past = cache or (None, None)
         x = self.add(x, self.self_attention, self.self_attention_norm, None, bias, causal, own, cos_sin)
@@ -149,9 +146,7 @@ class Block(nn.Module):
             change = self.dropout(change)
         return x + change if self.pre else norm(x + change)
 
-    def forward_at(
-        self, chosen: slice, x: Tensor, bias, causal, memory=None, memory_bias=None, cos_sin=None
-    ) -> Tensor:
+    def forward_at(self, chosen: slice, x: Tensor, bias, causal, memory, memory_bias, cos_sin=None) -> Tensor:
         """`forward(x, ...)[:, chosen]`, (B, n, D); with `causal` the last positions, slice(-n, None)."""
         norm = self.self_attention_norm
         h = norm(x) if self.pre else x  # (B, T, D): all T are looked at, what they would become is left out

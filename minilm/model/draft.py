@@ -44,8 +44,7 @@ class Draft:
             column = torch.arange(self.start, self.ids.shape[1], device=self.ids.device)
             self.mask = column >= torch.tensor(self.first, device=self.ids.device)[:, None]
         room = min(self.model.config.max_positions, self.ids.shape[1] - self.start)
-        memory_length = 0 if self.memory is None else self.memory.shape[1]
-        self.caches = self.model.new_caches(room, memory_length)
+        self.caches = self.model.new_caches(room, 0 if self.memory is None else self.memory.shape[1])
 
     def next_logits(self) -> Tensor:
         """Return the logits (B, V) for the token after each text; UserError where they are no numbers."""

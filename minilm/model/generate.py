@@ -169,10 +169,9 @@ def check_prompt(prompt: list[int], name: str, config) -> None:
 def check_decoder(model) -> None:
     """Raise UserError, which says what it can do instead, for a model that cannot write."""
     if model.decoder is None:
-        raise UserError(
-            "this model is an encoder and cannot continue a text: it gives embeddings (extract.py) and fills "
-            "blanks (its logits where the text has [MASK]); to write, take a decoder such as gpt-tiny"
-        )
+        can = "it gives embeddings (extract.py) and fills blanks (its logits where the text has [MASK])"
+        way_out = "to write, take a decoder such as gpt-tiny"
+        raise UserError(f"this model is an encoder and cannot continue a text: {can}; {way_out}")
 
 
 def check_settings(model, max_new_tokens, rule, n_beam, length_penalty, pad_id, overflow) -> None:

@@ -7,9 +7,9 @@ So each figure of the closing tables stands beside what a trivial method reaches
 import numpy as np
 
 from .. import world
-from ..training.objective import IGNORED, Objective, micro_batches
+from ..training.objective import IGNORED, Objective, micro_batches, tensors
 from .denoising import Denoising
-from .masked import Masked, hide_one, predict_masked
+from .masked import Masked, predict_masked
 from .next_sentence import FOLLOWS
 
 
@@ -47,7 +47,11 @@ def slot_accuracy(objective: Masked, model) -> float | None:
         return None
     rows = {name: value[is_thing.any(1)] for name, value in rows.items()}
     is_thing = is_thing[is_thing.any(1)]
-    truth, batch = hide_one(objective, rows, is_thing, np.random.default_rng(objective.seed))
+    drawn = np.random.default_rng(objective.seed).random(is_thing.shape)
+    hidden = (drawn * is_thing).argmax(1)[:, None]  # (N, 1)
+    truth = np.take_along_axis(rows["input_ids"], hidden, 1)
+    np.put_along_axis(rows["input_ids"], hidden, objective.mask, 1)
+    batch = tensors(rows | dict(masked_positions=hidden))
     parts = micro_batches(batch, -(-len(truth) // objective.batch_size))
     guess = np.concatenate([predict_masked(model, part).argmax(-1).numpy() for part in parts])  # (N, 1)
     return float((place_of[guess] == place_of[truth]).mean())
@@ -80,7 +84,7 @@ def pair_words(objective: Masked, split: str, n: int = 2000) -> tuple[np.ndarray
         present = np.zeros((len(inside), len(objective.token_bytes)), dtype=bool)
         present[row, rows["input_ids"][row, column]] = True
         sides.append(present)
-    return sides[0], sides[1], rows["next_sentence_labels"] == FOLLOWS
+    return *sides, rows["next_sentence_labels"] == FOLLOWS
 
 
 def standing_share(objective: Denoising) -> float:

@@ -71,10 +71,8 @@ class Causal(Objective):
             return {}
         nats = -sum(self.corpus.floor(document) for document in self.corpus.validation)
         batch = self.batch(0, "validation")
-        return {
-            "loss": nats / float(batch["n_label"]),
-            "bits_per_byte": nats / math.log(2) / float(batch["n_byte"]),
-        }
+        n_label, n_byte = float(batch["n_label"]), float(batch["n_byte"])
+        return dict(loss=nats / n_label, bits_per_byte=nats / math.log(2) / n_byte)
 
     def sample(self, model, n_token: int = 100, prompt: str = "") -> str:
         """Return `prompt` and a text that the model continues it with, drawn at temperature 0.8."""

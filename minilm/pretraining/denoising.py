@@ -51,8 +51,7 @@ class Denoising(Objective):
     def batch(self, step: int, split: str) -> dict[str, Tensor]:
         """Return `rows` of texts drawn at random, or of all, and n_label, n_byte, n_kept, n_lost (0-d)."""
         rng, texts = self.generator(step, split), self.texts[split]
-        everything = np.arange(len(texts))
-        chosen = rng.integers(0, len(texts), self.batch_size) if split == "train" else everything
+        chosen = rng.integers(0, len(texts), self.batch_size) if split == "train" else np.arange(len(texts))
         rows = self.rows(texts, chosen, rng)
         counted = rows["labels"][rows["labels"] != IGNORED]
         counts = dict(n_label=len(counted), n_byte=self.token_bytes[counted].sum())
@@ -77,13 +76,10 @@ class Denoising(Objective):
             kept[places[places != MASK] - edges[0]] = 1
             survived.append([*unasked, *kept.tolist(), IGNORED])
         encoder = padded(encoder, texts.pad, self.context)
-        return dict(
-            input_ids=encoder,
-            attention_mask=encoder != texts.pad,
-            decoder_input_ids=texts.framed(chosen, self.begin, [], texts.pad),
-            labels=texts.framed(chosen, unasked, [texts.sep], IGNORED),
-            survived=padded(survived, IGNORED, self.context),
-        )
+        decoder = texts.framed(chosen, self.begin, [], texts.pad)
+        labels = texts.framed(chosen, unasked, [texts.sep], IGNORED)
+        rows = dict(input_ids=encoder, attention_mask=encoder != texts.pad, decoder_input_ids=decoder)
+        return rows | dict(labels=labels, survived=padded(survived, IGNORED, self.context))
 
     def loss(self, model, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the mean over the original's tokens and its [SEP], in nats.

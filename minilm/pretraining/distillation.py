@@ -50,9 +50,8 @@ class Distillation(Masked):
 
     def __init__(
         self, corpus: Corpus, tokenizer: BPE, context: int, batch_size: int, seed: int = 0,
-        *, teacher: Transformer, teacher_tokenizer: BPE | None = None, temperature: float = 2.0,
-        soft_weight: float = 5.0, masked_weight: float = 2.0, cosine_weight: float = 1.0,
-        n_documents: int | None = None, mask_share: float = 0.15, whole_word: bool = False,
+        *, teacher: Transformer, teacher_tokenizer: BPE | None = None, n_documents=None, mask_share=0.15,
+        whole_word=False, temperature=2.0, soft_weight=5.0, masked_weight=2.0, cosine_weight=1.0,
     ):  # fmt: skip
         check_encoder(teacher.config)
         theirs = (teacher_tokenizer or tokenizer).vocab

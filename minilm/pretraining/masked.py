@@ -13,20 +13,12 @@ from functools import partial
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..texts.corpus import Corpus
 from ..tokenizer.bpe import BPE
-from ..training.objective import (
-    IGNORED,
-    SPLITS,
-    Objective,
-    count_correct,
-    notes_on_cuts,
-    summed_cross_entropy,
-    tensors,
-    to_device,
-)
+from ..training.objective import IGNORED, SPLITS, Objective, count_correct, notes_on_cuts, tensors, to_device
 from ..training.vocabulary_loss import vocabulary_loss
 from .next_sentence import PackedSentences, SentencePairs
 
@@ -104,7 +96,7 @@ class Masked(Objective):
         if self.next_sentence:  # task 2
             labels = batch["next_sentence_labels"]
             logits = model.next_sentence_logits(hidden)  # (B, 2), read at [CLS]
-            metrics["next_sentence_loss"] = summed_cross_entropy(logits, labels) / batch["n_row"]
+            metrics["next_sentence_loss"] = F.cross_entropy(logits, labels, reduction="sum") / batch["n_row"]
             metrics["next_sentence_accuracy"] = count_correct(logits, labels) / batch["n_row"]
             metrics["loss"] = masked_loss + metrics["next_sentence_loss"]
         return metrics["loss"], metrics
@@ -126,14 +118,6 @@ def predict_masked(model, batch: dict[str, Tensor]) -> Tensor:
     return model.vocabulary_logits(masked_states(model, batch)[1]).softmax(-1).cpu()
 
 
-def hide_one(objective: Masked, rows: dict, may_hide: np.ndarray, rng) -> tuple[np.ndarray, dict]:
-    """Hide one token a row of those it may (N, T); return the truth (N, 1), a batch for `predict_masked`."""
-    hidden = (rng.random(may_hide.shape) * may_hide).argmax(1)[:, None]  # (N, 1)
-    truth = np.take_along_axis(rows["input_ids"], hidden, 1)
-    np.put_along_axis(rows["input_ids"], hidden, objective.mask, 1)
-    return truth, tensors(rows | dict(masked_positions=hidden))
-
-
 def fill_examples(objective: Masked, model, n: int = 3) -> list[str]:
     """Return lines that show n validation texts with one word hidden, and the model's three best guesses.
 
@@ -147,15 +131,13 @@ def fill_examples(objective: Masked, model, n: int = 3) -> list[str]:
     is_rare = (count < 0.02 * count.sum()) & (objective.token_bytes > 2)  # hide a word worth guessing
     special = objective.is_special[ids]  # (n, T)
     fits = (is_rare[ids] | ~is_rare[ids].any(1, keepdims=True)) & ~special
-    drawn = (rng.random(ids.shape) * fits).argmax(1)
     word = (objective.begins_word[ids] | special).cumsum(1)  # (n, T), which word of its row a token is of
     lines = []
-    for b, place in enumerate(drawn):
+    for b, place in enumerate((rng.random(ids.shape) * fits).argmax(1)):
         hidden = np.flatnonzero((word[b] == word[b, place]) & ~special[b])  # (P,)
         parts = np.split(ids[b], [hidden[0], hidden[-1] + 1])
-        before, truth, behind = (
-            tokenizer.decode([i for i in part if i not in objective.special_ids]) for part in parts
-        )
+        ordinary = ([i for i in part if i not in objective.special_ids] for part in parts)
+        before, truth, behind = map(tokenizer.decode, ordinary)
         ids[b, hidden] = objective.mask
         row = {name: value[[b]] for name, value in rows.items()} | dict(masked_positions=hidden[None])
         chances, best = predict_masked(model, tensors(row))[0, :, : tokenizer.vocab_size].topk(3)  # (P, 3)

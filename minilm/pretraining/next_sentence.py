@@ -38,8 +38,7 @@ def sentences(text: str) -> list[str]:
     """
     parts, start = [], 0
     for end in SENTENCE_END.finditer(text):
-        goes_on = text[end.end() : end.end() + 1].islower() and end.group().count("\n") < 2
-        if not goes_on:
+        if not text[end.end() : end.end() + 1].islower() or end.group().count("\n") >= 2:
             parts.append(text[start : end.end()])
             start = end.end()
     return [part.strip() for part in [*parts, text[start:]] if part.strip()]
@@ -142,8 +141,7 @@ class SentencePairs(SentenceRuns):
 
     def second_runs(self, chosen: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Return the runs (B,) that B is from: half of the time the chosen one, else one with a B alike."""
-        B = len(chosen)
-        false = rng.random(B) < 0.5
+        B, false = len(chosen), rng.random(len(chosen)) < 0.5
         reach = max(8, len(self) // 100)  # in a long text the lengths are as good as equal that near
         steps = rng.integers(1, reach + 1, (B, 8)) * (2 * rng.integers(0, 2, (B, 8)) - 1)  # forth or back
         near = self.order[(self.rank[chosen][:, None] + steps) % len(self)]  # (B, 8) runs to try
@@ -156,15 +154,12 @@ class SentencePairs(SentenceRuns):
     def may_be_false(self, run: int, other: int) -> bool:
         """Return whether the B of another run may stand behind the A of this one as a false one."""
         room = self.context - 3 - self.a_lengths[run]
+        b, other_b = (self.ids[self.border[i] : self.end[i]] for i in (run, other))
         return (
             self.document_of[other] != self.document_of[run]
             and self.b_lengths[other] <= room  # a false B is never cut to fit: that would give it away
-            and self.text_b(other) != self.text_b(run)  # other words too, not just elsewhere
+            and not np.array_equal(b, other_b)  # other words too, not just elsewhere
         )
-
-    def text_b(self, run: int) -> list[int]:
-        """Return the tokens of a run's B."""
-        return self.ids[self.border[run] : self.end[run]].tolist()
 
 
 class PackedSentences(SentenceRuns):

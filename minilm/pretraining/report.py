@@ -37,17 +37,15 @@ def with_perplexity(metrics: dict, key: str) -> dict:
 
 def causal_closing(objective: Causal, model, before: dict, after: dict, settings) -> tuple:
     """The loss beside the grammar's own and that of n-grams, and a text that the model wrote."""
-    before, after = with_perplexity(before, "loss"), with_perplexity(after, "loss")
-    floor = with_perplexity(objective.floor(), "loss")
     names = {"loss": "loss (nats a token)", "perplexity": "perplexity", "bits_per_byte": "bits per byte"}
-    compared, what = floor, "the grammar's own: no model can do better"
+    floor = compared = objective.floor()
+    what = "the grammar's own: no model can do better"
     stream, bits_per_nat = objective.streams["train"], before["bits_per_byte"] / before["loss"]
     if not floor:
         loss = baselines.unigram_loss(objective, stream, "labels")
         compared, what = dict(loss=loss, bits_per_byte=loss * bits_per_nat), "from word frequencies alone"
-        compared = with_perplexity(compared, "loss")
-    figures = [(name, key, compared[key], what) for key, name in names.items()]
-    rows = table_rows(before, after, figures)
+    before, after, compared = (with_perplexity(each, "loss") for each in (before, after, compared))
+    rows = table_rows(before, after, [(name, key, compared[key], what) for key, name in names.items()])
     results = dict(perplexity=after["perplexity"], floor_bits_per_byte=floor.get("bits_per_byte"))
     losses = ngram_losses(stream, objective.streams["validation"][1:], len(objective.token_bytes))
     for n, loss in enumerate(losses):
@@ -88,7 +86,6 @@ def denoising_closing(objective: Denoising, model, before: dict, after: dict, se
     The figures are teacher-forced: the decoder sees the true text so far. The rebuilt texts show what it
     writes when it sees its own.
     """
-    # the end of each row is a label too
     texts = objective.texts["train"]
     unigram = baselines.unigram_loss(objective, texts.ids, "labels", n_end=len(texts))
     copied, commonest = baselines.standing_share(objective), baselines.commonest_share(objective)
@@ -120,11 +117,9 @@ def translation_closing(objective: Translation, model, before: dict, after: dict
     else:
         baseline, what = list(sources), "the source, not translated"
     before, after = with_perplexity(before, "plain_loss"), with_perplexity(after, "plain_loss")
-    figures = [("loss, smoothed (nats)", "loss"), ("loss (nats a token)", "plain_loss")]
-    figures += [("perplexity", "perplexity"), ("bits per byte", "bits_per_byte")]
-    figures += [("next token right", "accuracy")]
-    rows = table_rows(before, after, figures)
-    results = {}
+    names = dict(loss="loss, smoothed (nats)", plain_loss="loss (nats a token)", perplexity="perplexity")
+    names |= dict(bits_per_byte="bits per byte", accuracy="next token right")
+    rows, results = table_rows(before, after, [(name, key) for key, name in names.items()]), {}
     scores = ("exact_match", "whole texts right", exact_match), ("bleu", "BLEU", corpus_bleu)
     for key, name, score in scores:
         results[key], trivial = score(ours, references), score(baseline, references)

@@ -216,8 +216,7 @@ KINDS = {"distillation": Distilling}  # the kind of run of an objective; else Pr
 
 def settings_of(start: str) -> dict:
     """Return the settings of a pre-training run; none for a model that came about otherwise."""
-    folder = Path(start)
-    known = read_json(folder / SETTINGS) if (folder / SETTINGS).exists() else {}
+    folder, known = Path(start), read_json(Path(start) / SETTINGS, optional=True)
     if is_published(start) or ((folder / CONFIG).exists() and "objective" not in known):
         return {}
     return read_settings(folder, PretrainingSettings, ModelConfig)[0]
@@ -259,13 +258,10 @@ def check_fit(settings: PretrainingSettings, config: ModelConfig) -> None:
         raise UserError(f"{name} has no head for the next sentence: add --no-next-sentence")
 
 
-def newest_or_train(
-    name: str, seed: int = 0, device: str = "auto", kind: type[Pretraining] | None = None
-) -> Path:
+def newest_or_train(name: str, seed=0, device="auto", kind: type[Pretraining] | None = None) -> Path:
     """Return the newest finished run of a name under runs/; where there is none, train the default one.
 
     The name is that of an objective, or that of the `kind` of run; all of the default is drawn from `seed`.
-    What is started from is said, and where it is another text or length than the default's, that too.
     UserError where several processes ask for one that is not there: the first alone would know its folder.
     """
     found, kind = find_run(name), kind or KINDS.get(name, Pretraining)
@@ -285,9 +281,7 @@ def newest_or_train(
     return found
 
 
-def start_model(
-    source: str | None, name: str, settings, kind: type[Pretraining] | None = None, reads_only: bool = False
-) -> tuple[Path | str, torch.nn.Module, BPE]:
+def start_model(source: str | None, name: str, settings, kind=None, reads_only: bool = False) -> tuple:
     """Return (folder, model, tokenizer) that a later regime starts from: `source`, else the run `name`."""
     source = source or newest_or_train(name, settings.seed, settings.device, kind)
     # Weights that move need float32, whose steps are smaller than bfloat16's; others take half of the memory.

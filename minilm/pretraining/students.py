@@ -6,7 +6,7 @@ smoothing, since soft targets might help just by being soft. Where texts are few
 where a teacher has little left to say.
 """
 
-import time
+import timeit
 
 from torch import Tensor
 
@@ -33,15 +33,12 @@ def other_lessons(objective: Distillation) -> dict[str, tuple[str, Distillation]
     """Return what the other students learn from: name in results.json -> label in the table, objective."""
     alone = dict(soft_weight=0.0, masked_weight=1.0, cosine_weight=0.0)
     smooth = dict(soft_weight=SMOOTHING, masked_weight=1 - SMOOTHING, cosine_weight=0.0, temperature=1.0)
-    lessons = {
-        "control": ("  without its teacher", variant(objective, **alone)),
-        "smoothed": ("  with label smoothing", variant(objective, Smoothed, **smooth)),
-    }
+    lessons = dict(control=("  without its teacher", variant(objective, **alone)))
+    lessons["smoothed"] = "  with label smoothing", variant(objective, Smoothed, **smooth)
     if len(objective.all_texts.train) > len(objective.corpus.train):
         every = variant(objective, n_documents=None)
-        lessons["student_all_texts"] = (f"student, {len(every.corpus.train):,} texts", every)
-        alone_all = variant(objective, n_documents=None, **alone)
-        lessons["control_all_texts"] = ("  without its teacher", alone_all)
+        lessons["student_all_texts"] = f"student, {len(every.corpus.train):,} texts", every
+        lessons["control_all_texts"] = "  without its teacher", variant(objective, n_documents=None, **alone)
     return lessons
 
 
@@ -70,11 +67,6 @@ def block_weights(model: Transformer) -> int:
 def texts_per_second(objective: Distillation, model: Transformer, n_try: int = 10) -> float:
     """Return how many validation rows the model predicts in a second, in the best of `n_try` measurements."""
     batch = objective.batch(0, "validation")
-    n_row = len(batch["input_ids"])
-    part = micro_batches(batch, -(-n_row // objective.batch_size))[0]
-    seconds = []
-    for _ in range(n_try):
-        began = time.perf_counter()
-        predict_masked(model, part)
-        seconds.append(time.perf_counter() - began)
+    part = micro_batches(batch, -(-len(batch["input_ids"]) // objective.batch_size))[0]
+    seconds = timeit.repeat(lambda: predict_masked(model, part), repeat=n_try, number=1)
     return len(part["input_ids"]) / min(seconds)

@@ -10,6 +10,7 @@ the right words so far, not its own ("teacher forcing"); its causal mask hides t
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from torch import Tensor
@@ -46,7 +47,7 @@ class Translation(Objective):
         n_cut = sum(rows.n_cut for side in (self.sources, self.labels) for rows in side.values())
         self.notes = notes_on_cuts(n_cut, "cut {:,} texts", context)
         self.n_bucket = max(1, len(corpus.train) // batch_size)  # batches an epoch
-        self.epoch, self.buckets = -1, None
+        self.buckets_of = lru_cache(1)(self.buckets_of)  # an epoch's are kept until the next one begins
 
     def encoded(self, texts: Sequence[str], pad_id: int) -> RaggedRows:
         """Return each text as ids with [SEP] at its end; one that is cut has none: it did not end there.
@@ -70,11 +71,9 @@ class Translation(Objective):
         return tensors(rows | dict(n_label=counted.sum(), n_byte=max(1, n_byte)))
 
     def bucket(self, step: int) -> np.ndarray:
-        """Return the training pairs (B,) of a step. An epoch's buckets are kept until the next one begins."""
+        """Return the training pairs (B,) of a step."""
         epoch, turn = divmod(step, self.n_bucket)
-        if epoch != self.epoch:
-            self.epoch, self.buckets = epoch, self.buckets_of(epoch)
-        return self.buckets[turn]
+        return self.buckets_of(epoch)[turn]
 
     def buckets_of(self, epoch: int) -> np.ndarray:
         """Return the training pairs in buckets (n_bucket, B) of similar length, each pair once at most.
@@ -96,10 +95,8 @@ class Translation(Objective):
         `accuracy`, a token at a time, the right ones before it given.
         """
         # The decoder needs no padding mask: padding stands after all labels, where the causal mask hides it.
-        states = model.hidden_states(
-            batch["input_ids"], batch["attention_mask"], decoder_input_ids=batch["decoder_input_ids"]
-        )
-        logits = model.vocabulary_logits(states[-1])  # (B, T, V)
+        given = batch["input_ids"], batch["attention_mask"], None, batch["decoder_input_ids"]
+        logits = model.vocabulary_logits(model.hidden_states(*given)[-1])  # (B, T, D) -> (B, T, V)
         smoothed, plain = smoothed_cross_entropy(logits, batch["labels"], self.label_smoothing)
         loss = smoothed / batch["n_label"]
         return loss, {

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from .. import world
 from ..model.config import ModelConfig
-from ..model.transformer import Transformer
 from ..plumbing.errors import UserError
 from ..plumbing.script import shown
 from ..texts.corpus import split_by_hash
@@ -42,9 +41,7 @@ class Preferences:
     own_held_out_pairs: list[Pair] = field(default_factory=list)  # of answers that the policy wrote itself
 
 
-def load_preferences(
-    preferences: str | None, prompts: str | None, n_pairs: int, seed: int, needs_pairs: bool = True
-) -> Preferences:
+def load_preferences(preferences, prompts, n_pairs: int, seed: int, needs_pairs: bool = True) -> Preferences:
     """Return the pairs and prompts of the user's files; without any, those of the embedded world.
 
     Without a file of prompts (.txt, one a line, or a table with `prompt`) those of the pairs serve. A tenth
@@ -63,8 +60,7 @@ def load_preferences(
     train, held_out = split_prompts([pair[0] for pair in pairs], preferences) if pairs else ([], [])
     both = [[pair for pair in pairs if pair[0] in part] for part in (set(train), set(held_out))]
     if prompts:
-        is_text = kind(prompts) == ".txt"
-        found = read_lines(prompts) if is_text else read_table(prompts, ("prompt",))[0]
+        found = read_lines(prompts) if kind(prompts) == ".txt" else read_table(prompts, ("prompt",))[0]
         train, held_out = split_prompts([row[-1].strip() for row in found], prompts)
     return Preferences(preferences or prompts, *both, train, held_out)
 
@@ -129,8 +125,7 @@ class PairObjective(Objective):
         if split == "train":
             chosen = self.generator(step, split).integers(0, len(chosen), self.batch_size)
         ids, real = rows.padded(2 * chosen[:, None] + np.arange(2))  # (B, 2, T)
-        n = dict(n_prompt=n_prompt[chosen], n_pair=len(chosen))
-        return tensors(dict(input_ids=ids, attention_mask=real) | n)
+        return tensors(dict(input_ids=ids, attention_mask=real, n_prompt=n_prompt[chosen], n_pair=len(chosen)))
 
     def loss(self, model, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the mean over the pairs of -log sigmoid(r(chosen) - r(rejected)), in nats.
@@ -148,9 +143,7 @@ class PairObjective(Objective):
         return metrics["loss"], metrics
 
 
-def sampled_pairs(
-    model: Transformer, env: Environment, prompts: list[str], n_answer: int, seed: int, temperature: float
-) -> list[Pair]:
+def sampled_pairs(model, env: Environment, prompts: list[str], n_answer: int, seed: int, temperature) -> list:
     """Return pairs of a model's own answers as the judge prefers them, `n_answer` drawn for each prompt.
 
     As people do (Ziegler et al. 2019, section 2; Stiennon et al. 2020, section 3.1): a reward model that saw

@@ -39,9 +39,8 @@ class Policy(nn.Module):
 
     def forward(self, ids: Tensor, mask: Tensor, n_prompt: int, rule: SamplingRule) -> tuple[Tensor, Tensor]:
         """Return log-probabilities and values of the new tokens, (B, n) each; 0 after the end."""
-        n = ids.shape[1] - n_prompt
         # (B, n, D), what each token is drawn from: its value is judged before it is drawn
-        hidden = self.model.decode(ids[:, :-1], mask[:, :-1], n_last=n)[-1]
+        hidden = self.model.decode(ids[:, :-1], mask[:, :-1], n_last=ids.shape[1] - n_prompt)[-1]
         known = dict(rule=rule, n_prompt=n_prompt, hidden=hidden)
         log_probs = token_log_probabilities(self.model, ids, mask, **known)  # (B, n)
         if self.value_head is None:
@@ -105,9 +104,7 @@ class Environment:
         return None if self.judge is None else [self.judge(prompt + answer) for prompt, answer in texts]
 
 
-def draw_answers(
-    model: Transformer, env: Environment, prompts: list[list[int]], seed: int, precision: str = "fp32"
-) -> Rollout:
+def draw_answers(model, env: Environment, prompts: list[list[int]], seed: int, precision="fp32") -> Rollout:
     """Let the model answer the prompts, lists of ids; the rollout has no scores yet."""
     with autocast(precision, model.tokens.weight.device):  # drawn in the precision in which it is scored
         written = sample(model, prompts, env.max_new_tokens, env.rule, seed, overflow="stop")
@@ -136,7 +133,6 @@ class Measured:
     figures: dict[str, float]  # see `measure`
 
 
-@torch.no_grad()
 def best_answers(model: Transformer, env: Environment, seed: int, n: int) -> tuple[Rollout, Tensor]:
     """Return of n answers to each test prompt the one with the highest reward, and these rewards, (B,)."""
     rollout = draw_answers(model, env, [prompt for prompt in env.test_prompts for _ in range(n)], seed)
@@ -147,9 +143,7 @@ def best_answers(model: Transformer, env: Environment, seed: int, n: int) -> tup
 
 
 @torch.no_grad()
-def measure(
-    model: Transformer, env: Environment, seed: int, start: Measured | None = None, best_of: int = 1
-) -> Measured:
+def measure(model, env: Environment, seed: int, start: Measured | None = None, best_of=1) -> Measured:
     """Return a model's answers to the test prompts (the best of so many), compared with those of the start.
 
     reward: mean score. judge: share of the texts that meet the true preference.
@@ -176,8 +170,7 @@ def measure(
     if judged is not None:
         figures["judge"] = sum(judged) / n
     if start is not None:
-        gain = scores - start.scores
-        figures["reward_win_rate"] = float(((gain > 0).float() + (gain == 0).float() / 2).mean())
+        figures["reward_win_rate"] = float(((scores - start.scores).sign() / 2 + 0.5).mean())
     if start is not None and judged is not None:
         both = list(zip(judged, start.judged, strict=True))
         wins, losses = both.count((True, False)), both.count((False, True))

@@ -70,10 +70,9 @@ class Rounds:
                 folder = self.folder / ("reward" if number == last else f"reward-{number + 1}")
                 steps = s.reward_steps if number == last else max(1, s.reward_steps // 2)
                 self.train_on_pairs(model, objective, folder, steps, s.reward_lr)
-            both = (("", found.held_out_pairs), ("own_", found.own_held_out_pairs))
-            for own, pairs in both if objective and not s.reward_function else ():
+            two = ("reward_accuracy", found.held_out_pairs), ("own_reward_accuracy", found.own_held_out_pairs)
+            for name, pairs in two if objective and not s.reward_function else ():
                 if pairs:
-                    name = own + "reward_accuracy"
                     share, low, high = held_out_accuracy(model, objective, pairs)
                     print(f"{name}: {share:.3f} of {len(pairs):,} (95 % interval {low:.3f} to {high:.3f})")
                     figures |= {name: share, f"{name}_low": low, f"{name}_high": high}

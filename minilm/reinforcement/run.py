@@ -32,8 +32,7 @@ class Reinforcement(Rounds):
             raise UserError(f"{what}; give a decoder, such as the run of python train.py --objective causal")
         end, n = text_end(tokenizer), s.max_new_tokens
         rule = SamplingRule(tokenizer.never_written(model.config.vocab_size, end), s.temperature, eos_id=end)
-        both = found.prompts, found.test_prompts
-        prompts = (encode_prompts(tokenizer, texts, model.config, n) for texts in both)
+        prompts = (encode_prompts(tokenizer, p, model.config, n) for p in (found.prompts, found.test_prompts))
         env = Environment(tokenizer, model.requires_grad_(False), rule, n, *prompts, found.judge)
         super().__init__(replace(s, model=str(source)), found, env)
         if found.pairs:

@@ -270,9 +270,7 @@ class BPE(Tokenizer):
             raise UserError(f"{vocab_json}, {merges_txt}: not GPT-2's vocabulary files ({error})") from None
 
     @classmethod
-    def from_names(
-        cls, ids: dict[str, int], merges: list, special_tokens=(), aliases=None, added_tokens=(), pattern=None
-    ) -> "BPE":
+    def from_names(cls, ids, merges, special_tokens=(), aliases=None, added_tokens=(), pattern=None) -> "BPE":
         """Build from ids and merges as in GPT-2's files, where special and added tokens are plain text."""
         if wrong := [name for name, i in ids.items() if type(i) is not int]:
             raise ValueError(f"the id of {wrong[0]!r} is {ids[wrong[0]]!r}")

@@ -43,9 +43,8 @@ class WordPiece(Tokenizer):
     SAVED += ("lower_case", "strip_accents", "chinese_characters")
 
     def __init__(
-        self, tokens: Sequence[str], special_tokens: Sequence[str] = SPECIAL_TOKENS,
-        aliases: dict[str, str] | None = None, lower_case: bool = True,
-        strip_accents: bool | None = None, chinese_characters: bool = True, added_tokens: Sequence[str] = (),
+        self, tokens: Sequence[str], special_tokens=SPECIAL_TOKENS, aliases=None, lower_case: bool = True,
+        strip_accents: bool | None = None, chinese_characters: bool = True, added_tokens=(),
     ):  # fmt: skip
         self.tokens, self.lower_case, self.strip_accents = tuple(tokens), lower_case, strip_accents
         self.chinese_characters = chinese_characters
