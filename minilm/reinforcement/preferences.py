@@ -125,7 +125,8 @@ class PairObjective(Objective):
         if split == "train":
             chosen = self.generator(step, split).integers(0, len(chosen), self.batch_size)
         ids, real = rows.padded(2 * chosen[:, None] + np.arange(2))  # (B, 2, T)
-        return tensors(dict(input_ids=ids, attention_mask=real, n_prompt=n_prompt[chosen], n_pair=len(chosen)))
+        batch = dict(input_ids=ids, attention_mask=real, n_prompt=n_prompt[chosen], n_pair=len(chosen))
+        return tensors(batch)
 
     def loss(self, model, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the mean over the pairs of -log sigmoid(r(chosen) - r(rejected)), in nats.
