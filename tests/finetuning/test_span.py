@@ -231,7 +231,3 @@ def test_scores_follow_squad():
 def test_the_world_gives_answers_at_their_places():
     for text, _, ((answer, start),) in Span.world(9, 0, True):
         assert text[start:].startswith(answer)
-
-
-def test_what_is_fixed_stays_fixed():
-    small.assert_fixed(task_of().windows(ASKED)[0])

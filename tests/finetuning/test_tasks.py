@@ -8,7 +8,7 @@ import tuned
 from minilm.finetuning.similarity import Similarity
 from minilm.finetuning.span import Span
 from minilm.finetuning.tagging import Tagging
-from minilm.finetuning.tasks import FineTuning, LabelledRows, Prediction, commonest
+from minilm.finetuning.tasks import FineTuning, LabelledRows, commonest
 from minilm.finetuning.text_to_text import TextToText
 from minilm.tokenizer.rows import RaggedRows, text_rows
 from minilm.training.objective import IGNORED, micro_batches
@@ -126,7 +126,3 @@ def test_the_commonest_truth_and_how_truths_are_written():
     assert task.truths([("d", "x"), ("e", "z")]) == ["x", "z"]
     assert tuned.task(TextToText, [("a", "x")], "decoder").head() is None, "type II has no new head"
     assert task.written(" a\tb\n c") == task.written(" a\tb\n c", "text") == "a b c"
-
-
-def test_what_is_fixed_stays_fixed():
-    small.assert_fixed(Prediction("a", "x", "y"))
