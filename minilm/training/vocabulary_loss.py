@@ -13,10 +13,7 @@ from torch import Tensor
 from .objective import IGNORED, summed_cross_entropy
 
 SMALL = 2**21  # logits: so many are moved about in no time
-AT_A_TIME, LEAST_ROWS = (
-    2**19,
-    256,
-)  # logits that fit into a processor's cache; but no thin products
+ROWS = 512  # positions at a time: their logits are few, and their products still thick
 
 
 def vocabulary_loss(model, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -48,10 +45,9 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         grad_w = torch.zeros_like(weight) if wanted[1] else None
         grad_b = torch.zeros_like(bias) if wanted[2] else None
         total, right = hidden.new_zeros((), dtype=torch.float32), torch.empty_like(labels, dtype=torch.bool)
-        n_row = max(LEAST_ROWS, AT_A_TIME // len(weight))
         with torch.autocast(kind, enabled=False):
-            for start in range(0, len(x), n_row):
-                rows = slice(start, start + n_row)
+            for start in range(0, len(x), ROWS):
+                rows = slice(start, start + ROWS)
                 logits = F.linear(x[rows], w, None if bias is None else bias.to(dtype)).float()  # (c, V)
                 real, label = labels[rows] != IGNORED, labels[rows].clamp(min=0)[:, None]  # (c,), (c, 1)
                 own = logits.gather(1, label)[:, 0]  # (c,)
