@@ -196,7 +196,7 @@ def train(
             stack.compile()
     model.train()
     if folder and objective.update is None and next(model.parameters()).device.type == "cpu":
-        settle_threads(partial(rehearse, model, objective, settings))
+        settle_threads(model, partial(rehearse, model, objective, settings))
     run = Run(model, objective, optimizer, settings, folder, tokenizer, patience, label)
     model.train()
     process = process_rank(), process_count()

@@ -9,7 +9,7 @@ import torch
 
 LARGE = 50_000_000  # weights from which on 16 bits are tried: small models stay in 32, and their figures too
 WORTH = 1.2  # times as fast, or the digits that are lost are lost for nothing
-LONG = 0.5  # seconds: a step that takes so long is work enough for all threads
+TINY = 5_000_000  # weights up to which the threads are tried: a larger step is work enough for all of them
 
 
 def seconds(work: Callable, n: int = 3) -> float:
@@ -39,7 +39,7 @@ def settled_precision(asked: str, model: torch.nn.Module) -> str:
     return "bf16"
 
 
-def settle_threads(rehearse: Callable) -> None:
+def settle_threads(model: torch.nn.Module, rehearse: Callable) -> None:
     """Keep the number of threads with which a step, `rehearse()`, is fastest; OMP_NUM_THREADS decides itself.
 
     Threads wait for each other after every operation. Where other programs want the cores, or where the
@@ -47,12 +47,13 @@ def settle_threads(rehearse: Callable) -> None:
     their last digits, so the choice is told.
     """
     most = torch.get_num_threads()
-    if most == 1 or "OMP_NUM_THREADS" in os.environ:
+    n_weight = sum(p.numel() for p in model.parameters())
+    if most == 1 or "OMP_NUM_THREADS" in os.environ or n_weight > TINY:
         return
     rehearse()  # the first one makes room in memory
     taken = {most: seconds(rehearse)}
     n = 1
-    while n < most and taken[most] < LONG:
+    while n < most:
         torch.set_num_threads(n)
         taken[n] = seconds(rehearse)
         n *= 2
