@@ -23,6 +23,7 @@ class Case:
     work: tuple[float, str] = (1, "turns")  # of a turn of ours: 768, "tokens"
     flops: float = 0.0  # of its matrix products; 0: they are not what counts
     dtype: torch.dtype = torch.float32  # of these
+    device: str = "cpu"  # where all sides compute
     same: Callable[[object, object], bool] | None = None  # whether ours and a peer's turn gave the same
 
 
@@ -37,6 +38,7 @@ def transformers_model(config: ModelConfig, name: str | None = None, **more):
 
     transformers.logging.set_verbosity_error()
     kind = {"encoder": "bert", "decoder": "gpt2"}.get(config.kind, "bart")
+    kind = "llama" if config.positions == "rope" else kind
     values = from_model_config(config, kind)
     if kind == "gpt2":  # its own ids lie outside a small vocabulary
         values |= dict(bos_token_id=0, eos_token_id=None, pad_token_id=0)

@@ -36,7 +36,7 @@ from minilm.plumbing.script import exit_code
 
 CASES = dict(item for file in (steps, writing, ppo, vectors, texts, batches) for item in file.CASES.items())
 PEERS = ("transformers", "tokenizers")
-N = 2048  # rows and columns of the product that the machine's rate is measured with
+N = dict(cpu=2048, cuda=8192)  # rows and columns of the product that the machine's rate is measured with
 
 
 def choose(wished: str | None, names) -> list[str]:
@@ -53,8 +53,10 @@ def take_turns(case: Case, rounds: int) -> dict[str, list[float]]:
     """Return the seconds of each side's turns; UserError where a peer's first turn gave something else."""
     sides = {name: side for name, side in case.sides.items() if side}
     if case.flops:
-        a, b = torch.randn(2, N, N).to(case.dtype)
+        n = N[case.device]
+        a, b = torch.randn(2, n, n, device=case.device).to(case.dtype)
         sides[MATRIX] = lambda: a @ b
+    wait = torch.cuda.synchronize if case.device == "cuda" else lambda: None
     ours = sides[OURS]()  # the first turn of each warms up
     for name in list(sides)[1:]:
         theirs = sides[name]()
@@ -64,8 +66,10 @@ def take_turns(case: Case, rounds: int) -> dict[str, list[float]]:
     seconds = {name: [] for name in sides}
     for _ in range(rounds):
         for name, side in sides.items():
+            wait()
             start = time.perf_counter()
             side()
+            wait()
             seconds[name].append(time.perf_counter() - start)
     return seconds
 
@@ -73,7 +77,7 @@ def take_turns(case: Case, rounds: int) -> dict[str, list[float]]:
 def figure(case: Case, side: str, ours: float, theirs: float) -> float:
     """Return what is told of a side, from the seconds of a turn of ours and of its own."""
     if side == MATRIX:  # the share of the machine's rate that our matrix products reach
-        return case.flops / ours / (2 * N**3 / theirs)
+        return case.flops / ours / (2 * N[case.device] ** 3 / theirs)
     if side == STEP:  # the share of making a batch in the time of both
         return ours / (ours + theirs)
     return theirs / ours  # how many times as fast ours is
@@ -127,7 +131,8 @@ def conditions(args) -> dict:
     found = dict(date=datetime.date.today().isoformat(), processor=processor(), cores=os.cpu_count())
     found |= dict(threads=args.threads, rounds=args.rounds, python=platform.python_version())
     versions = {name: importlib.metadata.version(name) for name in PEERS if importlib.util.find_spec(name)}
-    return found | dict(torch=torch.__version__) | versions
+    gpu = dict(gpu=torch.cuda.get_device_name()) if torch.cuda.is_available() else {}
+    return found | gpu | dict(torch=torch.__version__) | versions
 
 
 def load_nanogpt(folder: str) -> None:
@@ -145,7 +150,7 @@ def profile(case: Case) -> str:
     case.sides[OURS]()
     with torch.profiler.profile() as seen:
         case.sides[OURS]()
-    return seen.key_averages().table(sort_by="self_cpu_time_total", row_limit=15, max_name_column_width=40)
+    return seen.key_averages().table(f"self_{case.device}_time_total", 15, 40 if case.device == "cpu" else 60)
 
 
 def measured(name: str, case: Case, rounds: int) -> dict:
