@@ -60,12 +60,12 @@ class PromptSettings(CommonSettings):
         if self.prompt is not None and not self.prompt.strip():
             raise UserError("--prompt is empty: give the beginning of a text, or - to type at the terminal")
         SamplingRule(temperature=self.temperature or 0.0, top_k=self.top_k, top_p=self.top_p)  # or UserError
-        if self.chat and self.prompt is None:
-            raise UserError("--chat needs --prompt: what to say, or - to talk at the terminal")
-        if self.select == "nearest" and not self.data:
-            raise UserError("--select nearest needs --data: the file with the examples to choose from")
-        if self.test and not self.data:
-            raise UserError(f"--test {self.test} needs --data: the file with the examples")
+        if self.prompt is None:
+            writing = ("chat", "temperature", "top_k", "top_p", "n_beam")
+            self.refuse(writing, "needs --prompt: a text to go on with, or - to type at the terminal")
+        if not self.data:
+            reading = ("test", "select", "template", "separator", "label_words")
+            self.refuse(reading, "needs --data: the file with the examples")
 
 
 def answer_prompts(settings: PromptSettings) -> Path | None:

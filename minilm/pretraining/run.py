@@ -93,6 +93,11 @@ class PretrainingSettings(TrainingSettings):
             raise UserError(f"--replay {self.replay}: must lie in [0, 1)")
         if (self.replay or self.extend_vocabulary) and not (self.init or self.resume):
             raise UserError("--replay and --extend-vocabulary need a model to go on with: add --init FOLDER")
+        used = {name: row.objective.options(vars(self)).keys() for name, row in OBJECTIVES.items()}
+        others = set().union(*used.values()) - used[self.objective] - {"n_documents", "next_sentence"}
+        # A student's tokenizer is its teacher's.
+        others |= {"tokenizer" if self.objective == "distillation" else "teacher"}
+        self.refuse(others, f"is nothing to --objective {self.objective}: leave it out")
 
 
 class Pretraining:
@@ -202,13 +207,13 @@ class Distilling(Pretraining):
         if set(self.overrides) - {"n_encoder_layer"}:
             what_fits = "of the model's flags only --n-encoder-layer fits"
             raise UserError(f"a student has its teacher's shape: {what_fits}")
-        teacher, tokenizer = load_reader(self.settings.teacher)
-        return initial_student(teacher, self.overrides.get("n_encoder_layer")), tokenizer
+        self.teacher, tokenizer = load_reader(self.settings.teacher)
+        return initial_student(self.teacher, self.overrides.get("n_encoder_layer")), tokenizer
 
     def objective(self, corpus, tokenizer: BPE, **more) -> Objective:
         """As in `Pretraining`, with the teacher."""
-        teacher, teacher_tokenizer = load(self.settings.teacher, choose_device(self.settings.device).type)
-        return super().objective(corpus, tokenizer, teacher=teacher, teacher_tokenizer=teacher_tokenizer)
+        teacher = self.teacher.to(choose_device(self.settings.device))
+        return super().objective(corpus, tokenizer, teacher=teacher)
 
 
 KINDS = {"distillation": Distilling}  # the kind of run of an objective; else Pretraining
