@@ -20,7 +20,7 @@ from ..plumbing.settings import CommonSettings
 from ..pretraining.run import start_model
 from ..texts.tables import read_table
 from ..training.objective import autocast
-from .prompts import PromptFormat, Question, draw_questions
+from .prompts import PromptFormat, Question, draw_questions, nearest_questions
 from .questions import CHANCE, FORMAT, NAMES, PROBE_SHOTS, TASKS, FewShot, curve, questions
 from .scores import SCORES
 from .study import BASELINE, CHOICE, Study, checksum
@@ -115,17 +115,11 @@ def make_study(settings: PromptSettings) -> Study:
 
 
 def nearest_draws(settings: PromptSettings, model, tokenizer) -> Callable[[int, int], list[Question]]:
-    """Return what gives each text its k nearest examples by `embed`, the nearest last (Liu et al. 2022)."""
+    """Return what gives each text its k nearest examples by `embed`."""
     examples, asked = examples_and_tests(settings)
     vectors, queries = (embed(model, tokenizer, [text for text, _ in part]) for part in (examples, asked))
     order = [[i for i, _ in nearest(vectors, query, max(settings.shots or SHOTS))] for query in queries]
-
-    def draw(k: int, number: int) -> list[Question]:
-        """Return a question for each text; `number` changes nothing, since nothing is drawn."""
-        chosen = [tuple(examples[i] for i in reversed(best[:k])) for best in order]
-        return [Question(*parts) for parts in zip(chosen, *zip(*asked, strict=True), strict=True)]
-
-    return draw
+    return lambda k, number: nearest_questions(examples, asked, k, order)  # the same in every draw
 
 
 def examples_and_tests(settings: PromptSettings) -> tuple[list, list]:
