@@ -55,7 +55,7 @@ class ExtractionSettings(CommonSettings):
         if self.similar is not None and not self.similar.strip():
             raise UserError("--similar: an empty query")
         if self.tokens:
-            self.refuse(("similar", "test", "pooling"), "goes without --tokens: no vectors of texts")
+            self.refuse(("similar", "test", "pooling"), "does not go with --tokens: no vectors of texts")
         if self.layer == "all" and (self.similar or self.tokens):
             raise UserError("--layer all: --similar and --tokens take one layer, give its number")
 
