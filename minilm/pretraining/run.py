@@ -30,7 +30,7 @@ from ..training.show_batch import batch_lines
 from . import report
 from .causal import Causal
 from .denoising import Denoising
-from .distillation import Distillation, initial_student
+from .distillation import Distillation
 from .masked import Masked
 from .recipes import CONTINUED, RECIPES
 from .translation import Translation
@@ -104,7 +104,7 @@ class Pretraining:
     """One run, from its settings to its closing table; all weights start from zero.
 
     `overrides` are fields of the model that differ from its preset. Other kinds of run change a step of it:
-    `Distilling` below, continued training (`continued/forgetting.py`), the GPT that learns to read
+    a student (`distilling.py`), continued training (`continued/forgetting.py`), the GPT that learns to read
     examples (`in_context/questions.py`).
     """
 
@@ -189,36 +189,6 @@ class Pretraining:
         return folder
 
 
-class Distilling(Pretraining):
-    """A student begins with layers of its teacher: the newest runs/masked, where none is named."""
-
-    def __init__(self, settings: PretrainingSettings, overrides: dict | None = None):
-        if settings.teacher is None:
-            teacher = newest_or_train("masked", settings.seed, settings.device)
-            settings = replace(settings, teacher=str(teacher))
-        super().__init__(settings, overrides)
-
-    def texts(self):
-        """Return all texts: the closing table compares the student with one that saw them all."""
-        return Pretraining(replace(self.settings, n_documents=None)).texts()
-
-    def start(self, corpus) -> tuple[torch.nn.Module, BPE]:
-        """Return a student made of the teacher's layers, and the teacher's tokenizer."""
-        if set(self.overrides) - {"n_encoder_layer"}:
-            what_fits = "of the model's flags only --n-encoder-layer fits"
-            raise UserError(f"a student has its teacher's shape: {what_fits}")
-        self.teacher, tokenizer = load_reader(self.settings.teacher)
-        return initial_student(self.teacher, self.overrides.get("n_encoder_layer")), tokenizer
-
-    def objective(self, corpus, tokenizer: BPE, **more) -> Objective:
-        """As in `Pretraining`, with the teacher."""
-        teacher = self.teacher.to(choose_device(self.settings.device))
-        return super().objective(corpus, tokenizer, teacher=teacher)
-
-
-KINDS = {"distillation": Distilling}  # the kind of run of an objective; else Pretraining
-
-
 def settings_of(start: str) -> dict:
     """Return the settings of a pre-training run; none for a model that came about otherwise."""
     folder, known = Path(start), read_json(Path(start) / SETTINGS, optional=True)
@@ -269,7 +239,7 @@ def newest_or_train(name: str, seed=0, device="auto", kind: type[Pretraining] | 
     The name is that of an objective, or that of the `kind` of run; all of the default is drawn from `seed`.
     UserError where several processes ask for one that is not there: the first alone would know its folder.
     """
-    found, kind = find_run(name), kind or KINDS.get(name, Pretraining)
+    found, kind = find_run(name), kind or Pretraining
     how = dict(objective=name) | kind.defaults
     default = with_recipe(PretrainingSettings(**how, seed=seed, device=device))
     command = " ".join(["python train.py", *(f"--{flag} {value}" for flag, value in how.items())])
