@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import re
+import runpy
 import shutil
 import signal
 import subprocess
@@ -260,21 +261,21 @@ def test_a_slip_at_the_command_line_is_named(tree, words, sentence):
         main(*words.split())
 
 
-def command(*words, **how):
-    """`python -m minilm.exercises`, in a process of its own: it changes what a signal does."""
-    return subprocess.run([sys.executable, "-m", "minilm.exercises", *words], cwd=ROOT, check=False, **how)
-
-
-def test_the_command_ends_with_a_line_and_code_2():
-    end = command("hint", capture_output=True, encoding="utf-8")
-    assert end.returncode == 2 and end.stderr == "error: no exercise ''; `list` shows all\n"
+def test_the_command_ends_with_a_line_and_code_2(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["exercises", "hint"])
+    monkeypatch.setenv("MINILM_CACHE", str(tmp_path))
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # that of the tests' own process stays
+    with pytest.raises(SystemExit) as end, pytest.warns(RuntimeWarning, match="found in sys.modules"):
+        runpy.run_module("minilm.exercises", run_name="__main__")
+    assert end.value.code == 2 and capsys.readouterr().err == "error: no exercise ''; `list` shows all\n"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="no pipes that break")
 def test_a_reader_of_the_list_may_leave():
     reader, writer = os.pipe()
     os.close(reader)
-    end = command("list", stdout=writer, stderr=subprocess.PIPE)
+    command = [sys.executable, "-m", "minilm.exercises", "list"]
+    end = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, check=False)
     os.close(writer)
     assert end.returncode == -signal.SIGPIPE and not end.stderr
 
