@@ -21,7 +21,8 @@ from minilm.continued.run import continued_command
 from minilm.in_context.questions import FewShot
 from minilm.model.config import ModelConfig
 from minilm.plumbing.script import exit_code, process_rank, read_command
-from minilm.pretraining.run import KINDS, Pretraining, PretrainingSettings, with_recipe
+from minilm.pretraining.distilling import Distilling
+from minilm.pretraining.run import Pretraining, PretrainingSettings, with_recipe
 
 
 def main() -> None:
@@ -34,7 +35,7 @@ def main() -> None:
         settings = with_recipe(PretrainingSettings(**given))
         # A GPT on few-shot documents is asked questions on the way.
         asked = settings.objective == "causal" and settings.data[0].startswith("world:few-shot")
-        kind = FewShot if asked else KINDS.get(settings.objective, Pretraining)
+        kind = Distilling if settings.objective == "distillation" else FewShot if asked else Pretraining
         kind = Continued if settings.init else kind
         plots.draw_at_end(settings, kind(settings, overrides).run())
 

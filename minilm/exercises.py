@@ -7,6 +7,7 @@ import difflib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -26,64 +27,25 @@ PYTEST += ["-o", "faulthandler_exit_on_timeout=true", "-k"]
 
 
 class Exercise(NamedTuple):
-    """A function to write. Hints are in tests/hints.txt: steps in words, the last nearly the code."""
+    """A function to write."""
 
     level: int  # 1 a line or two, 2 an idea, 3 several ideas
     function: str  # FILE:NAME or FILE:CLASS.NAME below minilm/
     tests: str  # pytest's -k for those of tests/ROOM/test_FILE*.py that grade it, in seconds
+    hints: list[str]  # steps in words, the last nearly the code
 
 
-# In the order of the lecture.
-# fmt: off
-EXERCISES = {
-    "causal-mask": Exercise(1, "model/attention.py:causal_mask", "causal_mask_is"),
-    "attention": Exercise(1, "model/attention.py:explicit_attention", "explicit_equals or dropout_takes"),
-    "heads": Exercise(1, "model/attention.py:MultiHeadAttention.split_heads", "split_heads"),
-    "cache": Exercise(2, "model/attention.py:KeyValueCache.append", "cache_returns"),
-    "sinusoids": Exercise(1, "model/blocks.py:sinusoidal_positions", "sinusoids"),
-    "alibi": Exercise(2, "model/attention.py:alibi_bias", "alibi_bias_is"),
-    "rope": Exercise(2, "model/attention.py:rotate", "a_pair_is_turned or positions_of_each_row"),
-    "block-norm": Exercise(1, "model/blocks.py:Block.add", "norm_stands or dropout_falls"),
-    "residual-init": Exercise(2, "model/transformer.py:Transformer.shrink_residual_outputs", "residual"),
-    "pooling": Exercise(1, "model/pooling.py:token_mean", "pooling_reads or without_a_mask"),
-    "temperature": Exercise(2, "model/sampling.py:SamplingRule.log_probabilities",
-        "temperature_ or parts_in"),
-    "top-p": Exercise(2, "model/sampling.py:keep_top_p", "top_p"),
-    "bpe-merges": Exercise(1, "tokenizer/bpe.py:train_naive", "naive and (by_hand or run_out)"),
-    "wordpiece": Exercise(1, "tokenizer/wordpiece.py:WordPiece.encode_word", "longest_piece"),
-    "schedule": Exercise(1, "training/loop.py:learning_rate", "warm_up_rises or each_schedule"),
-    "decay": Exercise(2, "training/loop.py:make_optimizer", "every_moving_weight or frozen_weights"),
-    "train-step": Exercise(3, "training/loop.py:train_step",
-        "micro_batches_give or clipping_sh or each_step or that_is_clipped or dropout_dep"),
-    "entities": Exercise(3, "training/metrics.py:entities", "test_entities"),
-    "80-10-10": Exercise(1, "pretraining/masked.py:Masked.hide", "80_10_10"),
-    "whole-words": Exercise(3, "pretraining/masked.py:whole_words", "words_that_do_not_fit or are_hidden"),
-    "sentence-pairs": Exercise(2, "pretraining/next_sentence.py:SentencePairs.rows", "true_b or chosen"),
-    "infilling": Exercise(2, "pretraining/noise.py:infilling", "infilling or longer_than"),
-    "label-smoothing": Exercise(1, "pretraining/translation.py:smoothed_cross_entropy", "smoothing_equals"),
-    "windows": Exercise(2, "pretraining/causal.py:overlapping_windows", "validation_labels_each"),
-    "soft-targets": Exercise(2, "pretraining/distillation.py:soft_target_loss", "soft_targets"),
-    "replay": Exercise(2, "continued/forgetting.py:with_replay", "replay_mixes"),
-    "new-rows": Exercise(2, "continued/new_tokens.py:extend_vocabulary", "old_tokens_keep"),
-    "probe": Exercise(3, "extraction/probe.py:fit", "at_its_own_minimum"),
-    "lora": Exercise(1, "finetuning/lora.py:LoRALinear.forward", "equation_3"),
-    "best-span": Exercise(2, "finetuning/span.py:best_span", "slow_search"),
-    "span-windows": Exercise(3, "finetuning/span.py:Span.windows",
-        "label_where or windows_that_overlap or one_window_marks or shortest_rows"),
-    "answer-labels": Exercise(2, "finetuning/text_to_text.py:TextToText.answer_rows", "sources_with_their"),
-    "bradley-terry": Exercise(1, "reinforcement/preferences.py:PairObjective.loss", "bradley_and_terry"),
-    "token-rewards": Exercise(2, "reinforcement/ppo.py:token_rewards", "2_and_4 or 2_the or 4_the or 5_an"),
-    "gae": Exercise(3, "reinforcement/ppo.py:advantages", "6_advantages"),
-    "whitening": Exercise(2, "reinforcement/ppo.py:whiten", "test_7_whitening"),
-    "clipped-loss": Exercise(3, "reinforcement/ppo.py:ppo_loss", "8_the_loss"),
-    "grpo": Exercise(2, "reinforcement/grpo.py:group_advantages", "mean_of_its_group"),
-    "dpo-answers": Exercise(2, "reinforcement/dpo.py:answer_log_probabilities", "only_the_answer"),
-    "dpo": Exercise(1, "reinforcement/dpo.py:DirectPreference.rewards", "equals_the_formula"),
-    "label-scores": Exercise(2, "in_context/scores.py:label_scores", "their_formulas or all_but_impossible"),
-    "likelihood": Exercise(3, "in_context/scores.py:batch_likelihoods", "one_text_at_a_time"),
-    "controls": Exercise(2, "in_context/prompts.py:relabelled", "same_new_labels or examples_alone"),
-}
-# fmt: on
+def read_exercises() -> dict[str, Exercise]:
+    """Return what tests/exercises.txt says, in the order of the lecture: a line a row, its hints under it."""
+    found = {}
+    for row in (ROOT / "tests" / "exercises.txt").read_text(encoding="utf-8").strip().split("\n\n"):
+        head, *hints = map(str.strip, row.splitlines())
+        name, level, function, tests = head.split(", ")
+        found[name] = Exercise(int(level), function, tests, hints)
+    return found
+
+
+EXERCISES = read_exercises()
 
 
 def find(name: str) -> tuple[Path, re.Match, str]:
@@ -125,7 +87,7 @@ def is_started(name: str) -> bool:
 def show_all() -> None:
     """Print each exercise, and how far one is."""
     print(f"{'exercise':26}{'level':7}{'regime':18}state\n" + "-" * 60)
-    for name, (level, function, _) in EXERCISES.items():
+    for name, (level, function, *_) in EXERCISES.items():
         started, solved, room = is_started(name), held(name, "solved"), function.split("/")[0]
         is_solved = solved and (not started or solved == find(name)[2])
         state = "solved" if is_solved else "started" if started else "untouched"
@@ -149,9 +111,8 @@ def start(name: str) -> None:
 
 def hint(name: str) -> None:
     """Print the next hint; behind the last the first."""
-    text, n = (ROOT / "tests" / "hints.txt").read_text(encoding="utf-8"), int(held(name, "hints") or 0)
-    hints = re.search(rf"^{name}\n((?: +.*\n)+)", text, re.MULTILINE)[1].splitlines()
-    print(f"{n + 1} of {len(hints)}: {hints[n].strip()}")
+    hints, n = EXERCISES[name].hints, int(held(name, "hints") or 0)
+    print(f"{n + 1} of {len(hints)}: {hints[n]}")
     atomic_write(kept(name, "hints"), str((n + 1) % len(hints)))
 
 
@@ -208,6 +169,8 @@ def main(action: str = "", name: str = "", *more: str) -> int | None:
 
 
 if __name__ == "__main__":
+    if hasattr(signal, "SIGPIPE"):  # not on Windows
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `list | head` ends in silence
     try:
         sys.exit(main(*sys.argv[1:]))
     except (UserError, OSError) as error:

@@ -139,7 +139,7 @@ BAD = {
     "--model modle": ["modle", "did you mean 'model'"],
     "--labels 2,0,all": ["--labels 0: must be 1 or more"],
     "--tokens --probe --data plain.txt": ["plain.txt needs two tags or more (.conll)"],
-    "--tokens --similar x": ["--tokens goes without"],
+    "--tokens --similar x": ["--similar x does not go with --tokens"],
     "--layer all --similar x": ["take one layer"],
     "--data rwos.tsv": ["did you mean 'rows.tsv'"],
 }

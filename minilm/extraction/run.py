@@ -54,8 +54,8 @@ class ExtractionSettings(CommonSettings):
         self.check_least(dict(draws=1, tokens_per_batch=1, labels=1))
         if self.similar is not None and not self.similar.strip():
             raise UserError("--similar: an empty query")
-        if self.tokens and (self.similar or self.test or self.pooling != "mean"):
-            raise UserError("--tokens goes without --similar, --test and --pooling: no text vectors")
+        if self.tokens:
+            self.refuse(("similar", "test", "pooling"), "does not go with --tokens: no vectors of texts")
         if self.layer == "all" and (self.similar or self.tokens):
             raise UserError("--layer all: --similar and --tokens take one layer, give its number")
 

@@ -67,9 +67,8 @@ class FinetuningSettings(TrainingSettings):
             raise UserError(f"--task {self.task}: needs --test FILE, pairs with a number to measure on")
         if not TASKS[self.task].has_truth and self.accumulate > 1:
             raise UserError(f"--accumulate {self.accumulate}: each pair is compared with all of its batch")
-        for name in ("test", "validation") if self.domain else ():
-            if getattr(self, name):
-                raise UserError(f"--{name} {getattr(self, name)}: needs --data, examples to learn from")
+        if self.domain:
+            self.refuse(("test", "validation"), "needs --data, examples to learn from")
 
     @property
     def domain(self) -> str | None:

@@ -59,10 +59,7 @@ _BLENDERBOT = replace(_BART_LARGE, **_PRE, **_BLENDERBOT, d_ff=10240, max_positi
 _WHOLE = {"pruned_heads": {}}
 _BERT_ONLY = dict(position_embedding_type="absolute", is_decoder=False, add_cross_attention=False) | _WHOLE
 _GPT2_ONLY = dict(scale_attn_weights=True, scale_attn_by_inverse_layer_idx=False, add_cross_attention=False)
-_BART_ONLY = dict(tie_word_embeddings=True, is_decoder=False, add_bias_logits=False, normalize_before=False)
-_BART_ONLY |= dict(normalize_embedding=True, add_final_layer_norm=False, static_position_embeddings=False)
-_PRE_ONLY = _BART_ONLY | dict(normalize_before=True, normalize_embedding=False, add_final_layer_norm=True)
-_BART_ONLY |= dict(extra_pos_embeddings=2)
+_BART_ONLY = dict(tie_word_embeddings=True, is_decoder=False)
 _LLAMA_7B = dict(vocab_size=32000, n_decoder_layer=32, d_model=4096, n_head=32, n_kv_head=None, d_ff=11008)
 _LLAMA_7B |= dict(max_positions=2048, rope_theta=1e4, norm_eps=1e-6, tie_embeddings=False)
 _LLAMA_7B = replace(PRESETS["smollm2-135m"], **_LLAMA_7B)
@@ -80,7 +77,7 @@ LAYOUTS: dict[str, Layout] = {
     "distilbert": Layout(_DISTILBERT, PRESETS["distilbert"], _WHOLE, "DistilBertForMaskedLM"),
     "gpt2": Layout(_GPT2, PRESETS["gpt2"], _GPT2_ONLY | _WHOLE, "GPT2LMHeadModel"),
     "bart": Layout(_BART, _BART_LARGE, _BART_ONLY, "BartForConditionalGeneration"),
-    "blenderbot": Layout(_BART, _BLENDERBOT, _PRE_ONLY, "BlenderbotForConditionalGeneration"),
+    "blenderbot": Layout(_BART, _BLENDERBOT, _BART_ONLY, "BlenderbotForConditionalGeneration"),
     "llama": Layout(_LLAMA, _LLAMA_7B, _LLAMA_ONLY, "LlamaForCausalLM"),
     "mistral": Layout(_LLAMA, _LLAMA_7B, _LLAMA_ONLY, "MistralForCausalLM"),
     "qwen2": Layout(_LLAMA, replace(_LLAMA_7B, biases="qkv"), _QWEN_ONLY, "Qwen2ForCausalLM"),

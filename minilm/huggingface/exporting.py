@@ -66,6 +66,7 @@ def target(config: ModelConfig, tokenizer, name: str) -> str:
         "--no-head-transform": config.head_transform and config.n_decoder_layer > 0,
         "--no-head-bias": config.head_bias and kind == "decoder",
         "--no-scale-embeddings": config.scale_embeddings and kind != "encoder-decoder",
+        "--n-segments 0": config.n_segments > 0 and kind == "encoder-decoder",
         "--tie-embeddings": not config.tie_embeddings and kind == "encoder-decoder",
         "--norm-eps 1e-5": config.norm_eps != 1e-5 and kind == "encoder-decoder",
     }

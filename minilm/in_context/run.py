@@ -20,7 +20,7 @@ from ..plumbing.settings import CommonSettings
 from ..pretraining.run import start_model
 from ..texts.tables import read_table
 from ..training.objective import autocast
-from .prompts import PromptFormat, Question, draw_questions
+from .prompts import PromptFormat, Question, draw_questions, nearest_questions
 from .questions import CHANCE, FORMAT, NAMES, PROBE_SHOTS, TASKS, FewShot, curve, questions
 from .scores import SCORES
 from .study import BASELINE, CHOICE, Study, checksum
@@ -60,12 +60,12 @@ class PromptSettings(CommonSettings):
         if self.prompt is not None and not self.prompt.strip():
             raise UserError("--prompt is empty: give the beginning of a text, or - to type at the terminal")
         SamplingRule(temperature=self.temperature or 0.0, top_k=self.top_k, top_p=self.top_p)  # or UserError
-        if self.chat and self.prompt is None:
-            raise UserError("--chat needs --prompt: what to say, or - to talk at the terminal")
-        if self.select == "nearest" and not self.data:
-            raise UserError("--select nearest needs --data: the file with the examples to choose from")
-        if self.test and not self.data:
-            raise UserError(f"--test {self.test} needs --data: the file with the examples")
+        if self.prompt is None:
+            writing = ("chat", "temperature", "top_k", "top_p", "n_beam")
+            self.refuse(writing, "needs --prompt: a text to go on with, or - to type at the terminal")
+        if not self.data:
+            reading = ("test", "select", "template", "separator", "label_words")
+            self.refuse(reading, "needs --data: the file with the examples")
 
 
 def answer_prompts(settings: PromptSettings) -> Path | None:
@@ -115,17 +115,11 @@ def make_study(settings: PromptSettings) -> Study:
 
 
 def nearest_draws(settings: PromptSettings, model, tokenizer) -> Callable[[int, int], list[Question]]:
-    """Return what gives each text its k nearest examples by `embed`, the nearest last (Liu et al. 2022)."""
+    """Return what gives each text its k nearest examples by `embed`."""
     examples, asked = examples_and_tests(settings)
     vectors, queries = (embed(model, tokenizer, [text for text, _ in part]) for part in (examples, asked))
     order = [[i for i, _ in nearest(vectors, query, max(settings.shots or SHOTS))] for query in queries]
-
-    def draw(k: int, number: int) -> list[Question]:
-        """Return a question for each text; `number` changes nothing, since nothing is drawn."""
-        chosen = [tuple(examples[i] for i in reversed(best[:k])) for best in order]
-        return [Question(*parts) for parts in zip(chosen, *zip(*asked, strict=True), strict=True)]
-
-    return draw
+    return lambda k, number: nearest_questions(examples, asked, k, order)  # the same in every draw
 
 
 def examples_and_tests(settings: PromptSettings) -> tuple[list, list]:

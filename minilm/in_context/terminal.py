@@ -7,11 +7,13 @@ import codecs
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 from ..model.generate import SamplingRule, check_decoder, sample
 from ..plumbing.errors import UserError
 from ..tokenizer.rows import TURN_END, chat_ids, decoder_begin, prompt_ids, text_end
 
+show = partial(print, end="", flush=True)  # a piece of a text, at once and without a line's end
 HELP = "Type the beginning of a text. Arrows recall earlier ones, Ctrl-C ends an answer, Ctrl-D leaves."
 
 
@@ -55,11 +57,6 @@ class Writer:
         if self.n_beam > 1:  # a search knows its text at the end only
             show(text)
         return text
-
-
-def show(piece: str) -> None:
-    """Print a piece of a text at once, without a line's end."""
-    print(piece, end="", flush=True)
 
 
 def loop(writer: Writer, seed: int = 0) -> None:

@@ -50,15 +50,12 @@ class Distillation(Masked):
 
     def __init__(
         self, corpus: Corpus, tokenizer: BPE, context: int, batch_size: int, seed: int = 0,
-        *, teacher: Transformer, teacher_tokenizer: BPE | None = None, n_documents=None, mask_share=0.15,
-        whole_word=False, temperature=2.0, soft_weight=5.0, masked_weight=2.0, cosine_weight=1.0,
+        *, teacher: Transformer, n_documents=None, mask_share=0.15, whole_word=False, temperature=2.0,
+        soft_weight=5.0, masked_weight=2.0, cosine_weight=1.0,
     ):  # fmt: skip
         check_encoder(teacher.config)
-        theirs = (teacher_tokenizer or tokenizer).vocab
-        if teacher.config.vocab_size != tokenizer.vocab_size or theirs != tokenizer.vocab:
-            found = f"its vocabulary of {teacher.config.vocab_size} tokens is not the tokenizer's of"
-            way_out = "a student has its teacher's, so leave --tokenizer out"
-            raise UserError(f"--teacher: {found} {tokenizer.vocab_size}; {way_out}")
+        if (n_token := teacher.config.vocab_size) != tokenizer.vocab_size:
+            raise UserError(f"--teacher: it knows {n_token} tokens, its tokenizer {tokenizer.vocab_size}")
         if not temperature > 0:
             raise UserError(f"--temperature {temperature}: must be above 0 (DistilBERT: 2)")
         self.weights = dict(soft=soft_weight, masked=masked_weight, cosine=cosine_weight)

@@ -30,7 +30,7 @@ from ..training.show_batch import batch_lines
 from . import report
 from .causal import Causal
 from .denoising import Denoising
-from .distillation import Distillation, initial_student
+from .distillation import Distillation
 from .masked import Masked
 from .recipes import CONTINUED, RECIPES
 from .translation import Translation
@@ -93,13 +93,18 @@ class PretrainingSettings(TrainingSettings):
             raise UserError(f"--replay {self.replay}: must lie in [0, 1)")
         if (self.replay or self.extend_vocabulary) and not (self.init or self.resume):
             raise UserError("--replay and --extend-vocabulary need a model to go on with: add --init FOLDER")
+        used = {name: row.objective.options(vars(self)).keys() for name, row in OBJECTIVES.items()}
+        others = set().union(*used.values()) - used[self.objective] - {"n_documents", "next_sentence"}
+        # A student's tokenizer is its teacher's.
+        others |= {"tokenizer" if self.objective == "distillation" else "teacher"}
+        self.refuse(others, f"is nothing to --objective {self.objective}: leave it out")
 
 
 class Pretraining:
     """One run, from its settings to its closing table; all weights start from zero.
 
     `overrides` are fields of the model that differ from its preset. Other kinds of run change a step of it:
-    `Distilling` below, continued training (`continued/forgetting.py`), the GPT that learns to read
+    a student (`distilling.py`), continued training (`continued/forgetting.py`), the GPT that learns to read
     examples (`in_context/questions.py`).
     """
 
@@ -184,36 +189,6 @@ class Pretraining:
         return folder
 
 
-class Distilling(Pretraining):
-    """A student begins with layers of its teacher: the newest runs/masked, where none is named."""
-
-    def __init__(self, settings: PretrainingSettings, overrides: dict | None = None):
-        if settings.teacher is None:
-            teacher = newest_or_train("masked", settings.seed, settings.device)
-            settings = replace(settings, teacher=str(teacher))
-        super().__init__(settings, overrides)
-
-    def texts(self):
-        """Return all texts: the closing table compares the student with one that saw them all."""
-        return Pretraining(replace(self.settings, n_documents=None)).texts()
-
-    def start(self, corpus) -> tuple[torch.nn.Module, BPE]:
-        """Return a student made of the teacher's layers, and the teacher's tokenizer."""
-        if set(self.overrides) - {"n_encoder_layer"}:
-            what_fits = "of the model's flags only --n-encoder-layer fits"
-            raise UserError(f"a student has its teacher's shape: {what_fits}")
-        teacher, tokenizer = load_reader(self.settings.teacher)
-        return initial_student(teacher, self.overrides.get("n_encoder_layer")), tokenizer
-
-    def objective(self, corpus, tokenizer: BPE, **more) -> Objective:
-        """As in `Pretraining`, with the teacher."""
-        teacher, teacher_tokenizer = load(self.settings.teacher, choose_device(self.settings.device).type)
-        return super().objective(corpus, tokenizer, teacher=teacher, teacher_tokenizer=teacher_tokenizer)
-
-
-KINDS = {"distillation": Distilling}  # the kind of run of an objective; else Pretraining
-
-
 def settings_of(start: str) -> dict:
     """Return the settings of a pre-training run; none for a model that came about otherwise."""
     folder, known = Path(start), read_json(Path(start) / SETTINGS, optional=True)
@@ -264,7 +239,7 @@ def newest_or_train(name: str, seed=0, device="auto", kind: type[Pretraining] | 
     The name is that of an objective, or that of the `kind` of run; all of the default is drawn from `seed`.
     UserError where several processes ask for one that is not there: the first alone would know its folder.
     """
-    found, kind = find_run(name), kind or KINDS.get(name, Pretraining)
+    found, kind = find_run(name), kind or Pretraining
     how = dict(objective=name) | kind.defaults
     default = with_recipe(PretrainingSettings(**how, seed=seed, device=device))
     command = " ".join(["python train.py", *(f"--{flag} {value}" for flag, value in how.items())])

@@ -1,6 +1,6 @@
 """How well the answers fit the truth: each figure as the script that published results were counted with.
 
-    classification      accuracy, macro_f1, confusion_matrix    as scikit-learn; matthews too
+    classification      accuracy, macro_f1, matthews            as scikit-learn
     similarity          pearson, spearman                       as SciPy
     tagging             entity_f1                               as conlleval, the script of CoNLL-2000 to 2003
     question answering  squad_exact_match, squad_f1             as evaluate-v2.0.py of SQuAD
@@ -56,10 +56,10 @@ def share_interval(share: float, n: int, z: float = 1.96) -> tuple[float, float]
 def macro_f1(truth: Sequence, guess: Sequence, labels: Iterable | None = None) -> float:
     """Return the mean F1 = 2 hits / (2 hits + misses + false alarms) of the classes, or of `labels` alone."""
     truth, guess = paired(truth, guess)
-    classes, ids = np.unique(np.concatenate([truth, guess]), return_inverse=True)
-    counts = confusion_matrix(ids[: len(truth)], ids[len(truth) :], len(classes))  # (C, C)
-    # row + column = 2 hits + misses + false alarms, above 0 for every class that occurs
-    f1 = 2 * counts.diagonal() / (counts.sum(0) + counts.sum(1))  # (C,)
+    classes = np.union1d(truth, guess)  # (C,)
+    of_truth, of_guess = (side[:, None] == classes for side in (truth, guess))  # (n, C) each
+    # 2 hits + misses + false alarms, above 0 for every class that occurs
+    f1 = 2 * (of_truth & of_guess).sum(0) / (of_truth.sum(0) + of_guess.sum(0))  # (C,)
     return float(f1[np.isin(classes, classes if labels is None else [*labels])].mean())
 
 
@@ -75,17 +75,6 @@ def calibration_error(right: Sequence[bool], probability: Sequence[float]) -> fl
     right, probability = paired(right, probability)
     bins = np.ceil(probability * N_BIN).clip(1)  # (n,): bin m of equal width is ((m - 1) / N_BIN, m / N_BIN]
     return float(sum(abs((right - probability)[bins == m].sum()) for m in np.unique(bins)) / len(right))
-
-
-def confusion_matrix(truth: Sequence[int], guess: Sequence[int], n_class: int) -> np.ndarray:
-    """Return counts (C, C): row t, column g has how many examples of class t were taken for class g."""
-    truth, guess = paired(truth, guess)
-    for name, ids in (("true", truth), ("guessed", guess)):
-        if ids.min() < 0 or ids.max() >= n_class:
-            found = f"{name} classes from {ids.min()} to {ids.max()}"
-            raise UserError(f"{found}: must be from 0 to {n_class - 1}")
-    cells = truth.astype(np.int64) * n_class + guess
-    return np.bincount(cells, minlength=n_class * n_class).reshape(n_class, n_class)
 
 
 def pearson(truth: Sequence[float], guess: Sequence[float]) -> float:

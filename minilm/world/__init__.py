@@ -9,7 +9,6 @@ from .reports import Report
 from .story import Story, documents, draw, judge, log_probability, parses, translate
 from .tasks import (
     SOURCES,
-    instructions,
     labelled,
     preference_prompts,
     preferences,

@@ -57,12 +57,6 @@ class Story(Derived):
         """(start, end, label) of each person, thing and place word, in the order of the text."""
         return [(start, end, ENTITY[w]) for w, start, end in self.tokens if w in ENTITY]
 
-    @property
-    def summary(self) -> str:
-        """One sentence: who did what where, and how it ended."""
-        done = f"{self.person} {self.derivation[1]['verb']} {write_phrase(self.derivation[1]['np'])}"
-        return f"{done} {at_place(self.place)} and was {self.mood}."
-
     @cached_property
     def facts(self) -> list[tuple[str, str, int, int]]:
         """(question, answer, start, end) with text[start:end] == answer; no question has two answers."""

@@ -1,4 +1,4 @@
-"""What the later regimes learn from the stories: labels, pairs, tags, questions, instructions, preferences.
+"""What the later regimes learn from the stories: labels, pairs, tags, questions, preferences.
 
 Each returns a list of `n` examples, a pure function of its arguments. `held_out` False: without any held-out
 thing or verb, True: with no others, None: mixed. So no topic word of a test has ever been labelled.
@@ -9,7 +9,7 @@ from collections import Counter
 
 from .reports import Report
 from .story import Story, check, domain_class, draw, picker
-from .words import ADJECTIVES, PLACES, SINGULAR_OF
+from .words import ADJECTIVES, PLACES
 
 SOURCES = {"world": "stories", "world:portuguese": "portuguese"}  # of labels: what --data says -> domain
 PORTUGUESE_ADJECTIVES = {form for forms in ADJECTIVES.values() for form in forms}
@@ -78,28 +78,6 @@ def questions(n: int, seed: int, held_out=False, domain="stories") -> list[tuple
         asked[kind] += 1
         question, answer, start, _ = rng.choice([fact for fact in story.facts if fact[0].split()[0] == kind])
         examples.append((story.text, question, answer, start))
-    return examples
-
-
-def instructions(n: int, seed: int, held_out: bool | None = False) -> list[tuple[str, str]]:
-    """Return (prompt, response) of five kinds with equal shares; a prompt: text, line break, what to do."""
-    rng, examples = random.Random(f"instructions {seed}"), []
-    for story in draw(n, seed, held_out=held_out):
-        kind, text = rng.choice(("question", "summary", "translation", "list", "ending")), story.text
-        if kind == "question":
-            task, response, *_ = rng.choice(story.facts)
-        elif kind == "summary":
-            task, response = "Summarize the story.", story.summary
-        elif kind == "translation":
-            i = rng.randrange(len(story.sentences))
-            text, task = "Translate into Portuguese:", story.sentences[i]
-            response = story.portuguese_sentences[i]
-        elif kind == "list":  # singular, each once, in the order of the text: "apple, lemon"
-            things = dict.fromkeys(SINGULAR_OF[word] for word, _, _ in story.tokens if word in SINGULAR_OF)
-            task, response = "List the things of the story.", ", ".join(things)
-        else:
-            task, response = "How does the story end?", f"{story.person} is {story.mood}."
-        examples.append((f"{text}\n{task}", response))
     return examples
 
 

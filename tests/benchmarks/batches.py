@@ -8,8 +8,9 @@ from benchmarks.case import OURS, STEP, Case
 from benchmarks.steps import our_step
 
 from minilm.checkpoint import save
+from minilm.pretraining.distilling import Distilling
 from minilm.pretraining.noise import NOISES
-from minilm.pretraining.run import KINDS, Pretraining, PretrainingSettings, with_recipe
+from minilm.pretraining.run import Pretraining, PretrainingSettings, with_recipe
 
 
 def batch_making(**command) -> Case:
@@ -20,7 +21,7 @@ def batch_making(**command) -> Case:
             save(*run.start(run.texts()), folder)
             command["teacher"] = folder
         settings = with_recipe(PretrainingSettings(**command, device="cpu"))
-        run = KINDS.get(settings.objective, Pretraining)(settings)
+        run = (Distilling if settings.teacher else Pretraining)(settings)
         corpus = run.texts()
         model, tokenizer = run.start(corpus)
         objective = run.objective(corpus, tokenizer)

@@ -62,8 +62,8 @@ WRONG = [
     (dict(data=("a.tsv",), task="contrastive"), "--task contrastive: needs --test FILE"),
     (dict(seeds=(1, -2)), "--seeds -2"),
     (dict(steps=0), "--steps 0"),
-    (dict(test="t.tsv"), "--test t.tsv: needs --data"),
-    (dict(validation="t.tsv"), "--validation t.tsv: needs --data"),
+    (dict(test="t.tsv"), "--test t.tsv needs --data"),
+    (dict(validation="t.tsv"), "--validation t.tsv needs --data"),
 ]
 
 

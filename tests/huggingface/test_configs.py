@@ -80,7 +80,6 @@ def test_a_deviation_that_the_width_sets_is_written_out():
         ("gpt2", dict(scale_attn_by_inverse_layer_idx=True), "scale_attn_by_inverse_layer_idx is True"),
         ("gpt2", dict(n_inner=3.5), "'n_inner' is 3.5"),
         ("gpt2", dict(n_embd=None), "'n_embd' is None, expected integer"),
-        ("bart", dict(normalize_before=True), "normalize_before is True, and only False"),
         ("bart", dict(tie_word_embeddings=False), "tie_word_embeddings is False"),
         ("bart", dict(encoder_ffn_dim=8, decoder_ffn_dim=9), "coder_ffn_dim is 9 and encoder_ffn_dim is not"),
     ],

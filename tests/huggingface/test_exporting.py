@@ -114,6 +114,7 @@ def test_our_models_come_back_with_their_numbers(name, changes, kind, bpe, tmp_p
         ("bert-base", dict(final_norm=True), "--no-final-norm"),
         ("transformer-tiny", dict(tie_embeddings=False), "--tie-embeddings"),
         ("bart-base", dict(norm_eps=1e-6), "--norm-eps 1e-5"),
+        ("bart-base", dict(n_segments=2), "--n-segments 0"),
     ],
 )
 def test_what_has_no_equivalent_is_refused_with_the_flags_that_help(name, changes, flags, bpe):
@@ -124,7 +125,7 @@ def test_what_has_no_equivalent_is_refused_with_the_flags_that_help(name, change
     for flag in flags.split(" --"):
         field, _, value = flag.removeprefix("--").replace("-", "_").partition(" ")
         value = int(value) if value.isdigit() else value
-        value = 1e-5 if field == "norm_eps" else value or not field.startswith("no_")
+        value = 1e-5 if field == "norm_eps" else not field.startswith("no_") if value == "" else value
         changes = changes | {field.removeprefix("no_"): value}
     assert target(small(name, **changes), bpe, "runs/x"), "the flags do help"
 

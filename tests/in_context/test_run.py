@@ -100,7 +100,7 @@ def test_the_nearest_stand_last(files, monkeypatch):
 
 def test_the_least_that_can_be_asked():
     least = dict(n_draw=1, n_test=1, n_beam=1, max_new_tokens=1, shots=(0,))
-    PromptSettings(**least)
+    PromptSettings(**least, prompt="-")
     for name, value in least.items():
         with pytest.raises(UserError, match=f"--{name.replace('_', '-')}"):
             PromptSettings(**{name: (-1,) if name == "shots" else value - 1})
@@ -109,8 +109,9 @@ def test_the_least_that_can_be_asked():
 @pytest.mark.parametrize("flags, message", [
     (dict(chat=True), "--chat needs --prompt"),
     (dict(select="nearest"), "--select nearest needs --data"), (dict(test="a"), "--test a needs --data"),
-    (dict(prompt=" "), "--prompt is empty"), (dict(temperature=-1.0), "temperature"),
-    (dict(top_k=0), "top-k"), (dict(top_p=1.5), "top-p"),
+    (dict(label_words=("a=b", "c=d")), "--label-words a=b c=d needs --data"),
+    (dict(top_p=0.5), "--top-p 0.5 needs --prompt"), (dict(prompt=" "), "--prompt is empty"),
+    (dict(temperature=-1.0), "temperature"), (dict(top_k=0), "top-k"), (dict(top_p=1.5), "top-p"),
 ])  # fmt: skip
 def test_flags_that_need_others_say_which(flags, message):
     with pytest.raises(UserError, match=message):
@@ -175,7 +176,7 @@ def test_the_figures_are_those_of_most_examples(files, monkeypatch, decoder, cap
 
 def test_as_many_questions_as_there_are_texts_keep_their_order(files):
     assert [q.text for q in files(n_test=3).draws["files"](0, 0)] == ["x", "y", "z"]
-    assert PromptSettings(max_new_tokens=1, n_beam=1, shots=(0,)).temperature is None
+    assert PromptSettings(max_new_tokens=1, n_beam=1, shots=(0,), prompt="-").temperature is None
 
 
 @pytest.mark.parametrize("n_shot", [(4,), (5,), None])

@@ -144,8 +144,7 @@ def test_ctrl_c_and_a_mistake_end_an_answer_and_not_the_loop(monkeypatch, capsys
     assert "half of it ...\n" in out and err == "error: too long\n" * 2, "what was written stays"
 
 
-def test_a_piece_is_seen_at_once(monkeypatch):
-    seen = []
-    monkeypatch.setattr("builtins.print", lambda *pieces, **how: seen.append((pieces, how)))
+def test_a_piece_is_seen_at_once(capsys):
     terminal.show("Ana")
-    assert seen == [(("Ana",), dict(end="", flush=True))], "it waits for the end of the line"
+    assert capsys.readouterr().out == "Ana"
+    assert terminal.show.keywords["flush"], "it waits for the end of the line"

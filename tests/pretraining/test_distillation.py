@@ -10,7 +10,6 @@ from mistakes import assert_right
 from minilm.plumbing.errors import UserError
 from minilm.pretraining import distillation
 from minilm.pretraining.next_sentence import SentencePairs
-from minilm.tokenizer.bpe import BPE, SPECIAL_TOKENS
 from minilm.training.loop import TrainingSettings, make_optimizer, train_step
 from minilm.training.objective import IGNORED
 
@@ -291,13 +290,8 @@ def test_a_teacher_that_is_no_encoder_is_refused(decoder, encoder, tagged_corpus
 
 
 def test_a_teacher_with_another_vocabulary_is_refused(teacher, tagged_corpus, bpe, byte_bpe):
-    with pytest.raises(UserError, match=f"its vocabulary of {len(bpe.vocab)} tokens .* 262; .* --tokenizer"):
+    with pytest.raises(UserError, match=f"--teacher: it knows {len(bpe.vocab)} tokens, its tokenizer 262"):
         make(teacher, tagged_corpus, byte_bpe)
-    other = BPE.train([text.upper() for text in tagged_corpus.train], len(bpe.vocab), SPECIAL_TOKENS)
-    assert len(other.vocab) == len(bpe.vocab) and other.vocab != bpe.vocab
-    with pytest.raises(UserError, match="--teacher: its vocabulary"):
-        make(teacher, tagged_corpus, bpe, teacher_tokenizer=other)
-    make(teacher, tagged_corpus, bpe, teacher_tokenizer=BPE(bpe.vocab, bpe.merges, SPECIAL_TOKENS))
 
 
 @pytest.mark.parametrize(

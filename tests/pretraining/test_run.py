@@ -17,7 +17,7 @@ from minilm.plumbing.errors import UserError
 from minilm.plumbing.folders import RUN_FILES
 from minilm.pretraining import run
 from minilm.pretraining.causal import Causal
-from minilm.pretraining.run import Distilling, Pretraining, PretrainingSettings, check_fit, with_recipe
+from minilm.pretraining.run import Pretraining, PretrainingSettings, check_fit, with_recipe
 from minilm.texts import corpus as data
 from minilm.training.checkpoints import save_trainer
 
@@ -46,7 +46,7 @@ def test_each_objective_is_wired_to_what_fits_it(name):
     assert row.objective.name == name
     taken = inspect.signature(row.objective).parameters.keys()
     flags = {field.name for field in dataclasses.fields(PretrainingSettings)}
-    assert taken - flags <= {"corpus", "teacher_tokenizer"}, "an option of the objective is a flag"
+    assert taken - flags <= {"corpus"}, "an option of the objective is a flag"
     assert row.then.startswith("--")
 
 
@@ -87,11 +87,9 @@ def test_options_reach_the_objective():
 
 def test_a_run_watches_as_many_rows_as_its_settings_say():
     Path("many.txt").write_text("\n\n".join(small.documents(900)), encoding="utf-8")
-    for kind, objective in ((Pretraining, "masked"), (Distilling, "distillation")):
-        made = settings(objective=objective, data=("many.txt",), eval_rows=20, teacher="t", n_documents=30)
-        corpus = kind(made).texts()
-        assert 8 <= len(corpus.validation) <= 20 and "(--eval-rows)" in corpus.notes[-1]
-        assert (len(corpus.train) == 30) == (kind is Pretraining), "the closing table learns from all texts"
+    corpus = Pretraining(settings(data=("many.txt",), eval_rows=20, n_documents=30)).texts()
+    assert 8 <= len(corpus.validation) <= 20 and "(--eval-rows)" in corpus.notes[-1]
+    assert len(corpus.train) == 30
 
 
 def test_texts_are_documents_or_pairs():
@@ -138,21 +136,16 @@ def test_what_does_not_fit_is_named():
         check_fit(settings, ModelConfig(n_decoder_layer=1, max_positions=32))
 
 
-def test_a_student_is_made_of_its_teachers_layers(tmp_path):
-    teacher = small.model("masked")
-    save(teacher, small.tokenizer(), tmp_path / "teacher")
-    settings = with_recipe(PretrainingSettings(objective="distillation", teacher=str(tmp_path / "teacher")))
-    assert len(Distilling(settings).texts().train) == 30 and settings.n_documents == 140, "few, and all of it"
-    student, tokenizer = Distilling(settings, {"n_encoder_layer": 1}).start(None)
-    assert tokenizer.vocab == small.tokenizer().vocab and student.config.n_segments == 0
-    assert torch.equal(student.tokens.weight, teacher.tokens.weight)
-    objective = Distilling(settings).objective(small.corpus(), tokenizer)
-    assert torch.equal(objective.teacher.tokens.weight, teacher.tokens.weight)
-    with pytest.raises(UserError, match="--n-encoder-layer"):
-        Distilling(settings, {"d_ff": 3}).start(None)
-    save(teacher, None, tmp_path / "bare")
-    with pytest.raises(UserError, match="bare: no tokenizer in it"):
-        Distilling(dataclasses.replace(settings, teacher=str(tmp_path / "bare"))).start(None)
+@pytest.mark.parametrize("flags, told", [
+    (dict(objective="distillation", tokenizer="t.json"), "--tokenizer t.json is nothing to --objective dist"),
+    (dict(teacher="t"), "--teacher t is nothing to --objective masked"),
+    (dict(objective="causal", whole_word=True), "--whole-word is nothing to --objective causal"),
+    (dict(objective="translation", noise="deletion"), "--noise deletion is nothing to --objective trans"),
+])  # fmt: skip
+def test_a_flag_of_another_objective_is_not_passed_over(flags, told):
+    with pytest.raises(UserError, match=told):
+        PretrainingSettings(**flags)
+    PretrainingSettings(objective="distillation", teacher="t", whole_word=True, n_documents=3)
 
 
 def test_a_later_regime_starts_from_a_model_that_can_read(tmp_path):
@@ -268,13 +261,6 @@ def test_a_run_goes_on_and_is_asked_before_anything_is_written(capsys):
         0 < found["seconds"] < 60 and found["parameters"] > 0 and f"{found['parameters']:,} weights." in out
     )
     assert {"loss_before", "loss_after", "bits_per_byte", "tokens_per_second"} <= set(found)
-
-
-def test_the_newest_teacher_is_the_default(monkeypatch):
-    monkeypatch.setattr(run, "newest_or_train", lambda *given: Path("/".join(map(str, given))))
-    made = with_recipe(PretrainingSettings(objective="distillation", seed=3, device="cpu"))
-    assert Distilling(made).settings.teacher == "masked/3/cpu"
-    assert Distilling(dataclasses.replace(made, teacher="mine")).settings.teacher == "mine"
 
 
 def test_what_is_fixed_stays_fixed():

@@ -28,19 +28,6 @@ def test_the_ends_of_an_interval_solve_wilsons_equation(share, n):
     assert -1e-12 < low <= share <= high < 1 + 1e-12 and low < high, "inside [0, 1], whatever n"
 
 
-def test_confusion_matrix_has_the_truth_in_its_rows():
-    expected = [[1, 1, 0, 0, 0], [0, 2, 1, 0, 0], [1, 0, 1, 0, 0], [0, 0, 0, 0, 1], [0, 0, 0, 0, 0]]
-    found = metrics.confusion_matrix(TRUTH, GUESS, 5)
-    assert found.tolist() == expected, "rows are the truth, columns the guesses"
-    assert np.issubdtype(found.dtype, np.integer)
-
-
-@pytest.mark.parametrize("truth, guess", [([0, 3], [0, 1]), ([0, 1], [0, 3]), ([-1, 0], [0, 0]), ([0], [-1])])
-def test_confusion_matrix_refuses_unknown_classes(truth, guess):
-    with pytest.raises(UserError, match="must be from 0 to 2"):
-        metrics.confusion_matrix(truth, guess, 3)
-
-
 def test_macro_f1_facts():
     # f1_score(average="macro") of scikit-learn: the classes 3 and 4 have no hit
     assert macro_f1(TRUTH, GUESS) == pytest.approx((1 / 2 + 2 / 3 + 1 / 2 + 0 + 0) / 5)

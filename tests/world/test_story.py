@@ -88,7 +88,6 @@ def test_one_story_by_hand(monkeypatch):
         ("Who weighed two apples?", "Davi"),
         ("How did Ana feel?", "proud"),
     ]
-    assert story.summary == "Ana bought an old lemon at the market and was proud."
     assert (story.place, story.person, story.mood, story.happy) == ("market", "Ana", "proud", True)
     assert story.text_without_place.startswith("She bought") and "market" not in story.text_without_place
 
@@ -184,7 +183,5 @@ def test_shared_words_alone_do_not_settle_next_sentence_prediction():
 
 
 def test_the_stories_are_those_of_the_figures_in_the_readmes():
-    found = [
-        (s.text, s.portuguese, s.facts, s.summary, round(s.log_probability, 6)) for s in world.draw(30, 3)
-    ]
-    assert fingerprint(found) == "e14d6d9f", "other texts than those that were measured"
+    found = [(s.text, s.portuguese, s.facts, round(s.log_probability, 6)) for s in world.draw(30, 3)]
+    assert fingerprint(found) == "b115d9f8", "other texts than those that were measured"

@@ -1,0 +1,48 @@
+"""Grades pretraining/distilling.py: where a student begins, and what it is given to read."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import small
+import torch
+
+from minilm.checkpoint import save
+from minilm.plumbing.errors import UserError
+from minilm.pretraining import distilling
+from minilm.pretraining.distilling import Distilling
+from minilm.pretraining.run import PretrainingSettings, with_recipe
+
+
+def test_the_newest_teacher_is_the_default(monkeypatch):
+    monkeypatch.setattr(distilling, "newest_or_train", lambda *given: Path("/".join(map(str, given))))
+    made = with_recipe(PretrainingSettings(objective="distillation", seed=3, device="cpu"))
+    assert Distilling(made).settings.teacher == "masked/3/cpu"
+    assert Distilling(dataclasses.replace(made, teacher="mine")).settings.teacher == "mine"
+
+
+def test_a_student_is_made_of_its_teachers_layers(tmp_path):
+    teacher = small.model("masked")
+    save(teacher, small.tokenizer(), tmp_path / "teacher")
+    settings = with_recipe(PretrainingSettings(objective="distillation", teacher=str(tmp_path / "teacher")))
+    student, tokenizer = Distilling(settings, {"n_encoder_layer": 1}).start(None)
+    assert tokenizer.vocab == small.tokenizer().vocab and student.config.n_segments == 0
+    assert torch.equal(student.tokens.weight, teacher.tokens.weight)
+    distilling = Distilling(settings)
+    distilling.start(None)
+    objective = distilling.objective(small.corpus(), tokenizer)
+    assert torch.equal(objective.teacher.tokens.weight, teacher.tokens.weight)
+    with pytest.raises(UserError, match="--n-encoder-layer"):
+        Distilling(settings, {"d_ff": 3}).start(None)
+    save(teacher, None, tmp_path / "bare")
+    with pytest.raises(UserError, match="bare: no tokenizer in it"):
+        Distilling(dataclasses.replace(settings, teacher=str(tmp_path / "bare"))).start(None)
+
+
+def test_a_student_reads_all_texts_and_watches_few(tmp_path):
+    (tmp_path / "many.txt").write_text("\n\n".join(small.documents(900)), encoding="utf-8")
+    data = dict(data=(str(tmp_path / "many.txt"),), eval_rows=20, n_documents=30, context=32)
+    made = with_recipe(PretrainingSettings(objective="distillation", teacher="t", **data))
+    corpus = Distilling(made).texts()
+    assert 8 <= len(corpus.validation) <= 20 and "(--eval-rows)" in corpus.notes[-1]
+    assert len(corpus.train) > 30, "the closing table learns from all texts"
