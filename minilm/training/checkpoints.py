@@ -14,9 +14,10 @@ from ..checkpoint import save_description, save_weights
 from ..plumbing.errors import UserError
 from ..plumbing.folders import TRAINER, append_log, atomic_write, trim_log
 from ..plumbing.safetensors import check_state
-from ..plumbing.script import process_count, process_rank, shown
+from ..plumbing.script import from_first, process_count, process_rank, shown
 from ..plumbing.settings import checked
 from .objective import Objective, add_metrics, autocast, by_length, micro_batches, to_device, trimmed
+from .processes import Together
 
 # The moments stand by the name of their weight; `stopping` is that of patience, `objective` its own.
 STATE = dict(step=int, seconds=float, before=dict | None, model=dict, optimizer=dict, stopping=dict)
@@ -36,7 +37,8 @@ def evaluate(model: torch.nn.Module, objective: Objective, settings) -> dict[str
         with autocast(settings.precision, device):
             add_metrics(totals, objective.loss(model, to_device(trimmed(part), device))[1])
     model.train(was_training)
-    return {name: float(value) for name, value in totals.items()}
+    # Several processes decide by them, and must not differ: a GPU's sums need not be the same twice.
+    return from_first(lambda: {name: float(value) for name, value in totals.items()})
 
 
 class EarlyStopping:
@@ -81,8 +83,7 @@ class Progress:
         self.began, self.earlier_seconds = time.perf_counter(), earlier_seconds
         self.first_bad: Tensor | None = None  # first step of a loss that is not finite
         # of several processes the first speaks; none: shown at a terminal only
-        hidden, self.logs = (True, False) if process_rank() else (None, folder is not None)
-        n_step = settings.steps
+        hidden, n_step = True if process_rank() else None, settings.steps
         self.bar = tqdm(total=n_step, initial=start, desc=label, disable=hidden, unit="step", ncols=100)
 
     def seconds(self) -> float:
@@ -103,7 +104,7 @@ class Progress:
         told = step % self.settings.log_every == 0 or step == self.settings.steps
         if told or good.device.type == "cpu":
             self.stop_if_not_finite()
-        if told and self.logs:
+        if told and self.folder:
             values, speed = {name: float(value) for name, value in metrics.items()}, self.tokens_per_second()
             self.bar.set_postfix(loss=f"{values['loss']:.3f}", tokens_s=f"{speed:,.0f}", refresh=False)
             line = dict(lr=lr, gradient_norm=float(norm), tokens_per_second=round(speed))
@@ -111,7 +112,7 @@ class Progress:
 
     def evaluation(self, step: int, metrics: dict[str, float]) -> None:
         """Tell the metrics on the validation part; UserError where its loss is not finite."""
-        if self.logs:
+        if self.folder:
             append_log(self.folder, dict(step=step, split="validation") | metrics)
         self.say(step, metrics)
         if not math.isfinite(metrics["loss"]):
@@ -120,7 +121,8 @@ class Progress:
     def say(self, step: int, metrics: dict[str, float]) -> None:
         """Print the metrics of a step for a person, above the bar."""
         told = "  ".join(f"{name} {float(value):.3f}" for name, value in metrics.items())
-        self.bar.write(f"step {step:5d}  {told}", file=sys.stderr)
+        if process_rank() == 0:
+            self.bar.write(f"step {step:5d}  {told}", file=sys.stderr)
 
     def stop_if_not_finite(self) -> None:
         """Raise UserError where a loss or gradient so far was NaN or infinite."""
@@ -144,13 +146,16 @@ class Run:
     def __init__(self, model, objective, optimizer, settings, folder, tokenizer, patience, label):
         self.model, self.objective, self.optimizer = model, objective, optimizer
         self.settings, self.folder, self.tokenizer = settings, folder, tokenizer
+        self.several = process_count() > 1 and objective.update is None
+        if self.several:  # a step with an update of its own all do alike
+            self.objective = Together(model, objective, settings)
         self.best, self.before, seconds = EarlyStopping(patience), None, 0.0
         self.step, self.metrics = 0, {}  # how many steps are done, and the metrics of the last one
         if folder and settings.resume:
             state = go_on_from(folder, model, optimizer)
             self.step, self.before, seconds = state["step"], state["before"], state["seconds"]
             self.best.state, objective.state = state["stopping"], state["objective"]
-        elif folder and process_rank() == 0:  # first of all: a run that is killed has all but its weights
+        elif folder:  # first of all: a run that is killed has all but its weights
             save_description(folder, model, tokenizer)
             trim_log(folder, lambda record: False)  # of a run that was killed before its first checkpoint
         self.progress = Progress(folder, settings, self.step, seconds, label)
@@ -161,8 +166,7 @@ class Run:
         """Return, and tell, what is known after so many steps: the metrics on the validation part.
 
         Of an objective with an update of its own they are those of the last step, and it names those that are
-        told. A quiet run is looked at only where its patience may end it. Of several processes the first
-        looks, and the others wait for it in the next step, unless the patience of all may end.
+        told. A quiet run is looked at only where its patience may end it.
         """
         self.progress.stop_if_not_finite()
         if self.objective.update:
@@ -170,10 +174,10 @@ class Run:
             if shown:
                 self.progress.say(self.step, shown)
             return self.metrics
-        metrics, tells = {}, self.folder and process_rank() == 0
-        if self.best.patience or tells:
+        metrics = {}
+        if self.best.patience or self.folder:
             metrics = evaluate(self.model, self.objective, self.settings)
-        if tells:
+        if self.folder:
             self.progress.evaluation(self.step, metrics)
         return metrics
 
@@ -182,7 +186,7 @@ class Run:
         if self.best.patience:
             self.best.note(evaluate(self.model, self.objective, self.settings), self.model)
             self.best.put_back(self.model)
-        if self.folder and process_rank() == 0:  # once more, of the best weights or after --resume
+        if self.folder:  # once more, of the best weights or after --resume
             trim_log(self.folder, lambda line: line["split"] == "train" or line["step"] < self.step)
         after = self.look() if self.folder or self.objective.update else {}
         self.save()
@@ -192,7 +196,7 @@ class Run:
     def save(self) -> None:
         """Write what `go_on_from` reads, and the model to load; UserError for numbers that are not finite."""
         self.progress.stop_if_not_finite()
-        if self.folder is None or process_rank():
+        if self.folder is None:
             return
         state = dict(step=self.step, seconds=self.progress.seconds(), before=self.before)
         state |= dict(stopping=self.best.state, objective=self.objective.state)
@@ -221,7 +225,7 @@ def save_trainer(folder: str | Path, state: dict) -> None:
     """Write trainer.pt: `step`, `model` (the weights) and what else the loop needs: plain data, tensors."""
     path = Path(folder) / TRAINER
     atomic_write(path, lambda file: torch.save(state, file))
-    if refused := get_unsafe_globals_in_checkpoint(path):
+    if process_rank() == 0 and (refused := get_unsafe_globals_in_checkpoint(path)):
         raise ValueError(f"{path}: a trainer state holds plain data and tensors, not {', '.join(refused)}")
 
 
@@ -277,6 +281,5 @@ def go_on_from(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Opti
     for name, p in moving(model).items():
         if moments := state["optimizer"][name]:  # none: it rests still
             optimizer.state[p] = {key: value.to(p) for key, value in moments.items()}
-    if process_rank() == 0:
-        trim_log(folder, lambda record: record["step"] <= state["step"])
+    trim_log(folder, lambda record: record["step"] <= state["step"])
     return state

@@ -110,23 +110,21 @@ def make_optimizer(
     return (Muon if which == "muon" else torch.optim.AdamW)(rows, lr=0.0, betas=BETAS, fused=fused)
 
 
-def train_step(
-    model, objective: Objective, optimizer, settings: TrainingSettings, step: int, rank: int = 0, n_process=1
-) -> tuple:
-    """Move the weights once, unless the objective has an update of its own; process `rank` of `n_process`.
+def train_step(model, objective: Objective, optimizer, settings: TrainingSettings, step: int) -> tuple:
+    """Move the weights once, unless the objective has an update of its own.
 
     Returns the batch's metrics, the length of its gradient before clipping, its tokens (padding included),
-    and the learning rate.
+    and the learning rate. Of several processes each has its own rows of the batch (`processes.Together`).
     """
     if objective.update:
         return objective.update(model, optimizer, settings, step)
     device = next(model.parameters()).device
     # Dropout depends on the step and not on what was drawn before, so a resumed run needs no random state.
-    torch.manual_seed(hash((settings.seed, step, rank)) % 2**63)
+    torch.manual_seed(hash((settings.seed, step, process_rank())) % 2**63)
     lr = learning_rate(step, settings)
     batch = objective.batch(step, "train")
     totals: dict[str, Tensor] = {}
-    for part in micro_batches(batch, settings.accumulate * n_process)[rank::n_process]:
+    for part in micro_batches(batch, settings.accumulate):
         with autocast(settings.precision, device):
             loss, metrics = objective.loss(model, to_device(part, device))
         # Each part divides by counts of the whole batch: losses, and gradients in p.grad, add up to its own.
@@ -138,9 +136,6 @@ def train_step(
             for p in group["params"]:
                 p.grad = None  # it rests: no decay, no moments, and no part in the length that is clipped
     moving = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    if n_process > 1:
-        sum_over_processes([p.grad for p in moving])
-        sum_over_processes(list(totals.values()))
     # One odd batch could throw the weights far off: a gradient that is too long keeps its direction alone.
     norm = torch.nn.utils.clip_grad_norm_(moving, settings.clip or math.inf)
     optimizer.step()
@@ -156,22 +151,11 @@ def rehearse(model, objective: Objective, settings: TrainingSettings) -> None:
     model.zero_grad(set_to_none=True)
 
 
-def sum_over_processes(tensors: list[Tensor]) -> None:
-    """Replace each tensor, in place and in one message, by its sum over all processes."""
-    flat = torch.cat([tensor.flatten() for tensor in tensors])
-    try:
-        dist.all_reduce(flat)
-    except RuntimeError as error:
-        raise UserError(f"another of {process_count()} processes has ended, see above ({error})") from None
-    for tensor, total in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
-        tensor.copy_(total.view_as(tensor))
-
-
 def any_process_wishes(wish: bool) -> bool:
     """Return whether one of the processes has a wish; each waits here for all others."""
     votes = torch.tensor([float(wish)])  # on the CPU, so that no GPU is waited for
     if process_count() > 1:
-        sum_over_processes([votes])
+        dist.all_reduce(votes)
     return bool(votes)
 
 
@@ -199,16 +183,17 @@ def train(
         settle_threads(model, partial(rehearse, model, objective, settings))
     run = Run(model, objective, optimizer, settings, folder, tokenizer, patience, label)
     model.train()
-    process = process_rank(), process_count()
     with ctrl_c_as_a_wish() as wish:
         for step in range(run.step, settings.steps):
             if run.best.is_time():
                 break
             try:
-                run.metrics, *rest = train_step(model, objective, optimizer, settings, step, *process)
+                run.metrics, *rest = train_step(model, run.objective, optimizer, settings, step)
             except UserError as error:
                 raise run.progress.failed(f"step {step + 1}: {error}") from None
             run.step = step + 1
+            if run.several:
+                run.metrics, *rest = run.objective.total(run.metrics, *rest)
             run.progress.step(run.step, run.metrics, *rest)
             if run.step == settings.steps:
                 break  # looked at and saved below
