@@ -46,6 +46,7 @@ def torchrun(n: int, words: list[str], folder) -> tuple[int, str, list[str]]:
     how = dict(capture_output=True, text=True, timeout=300)
     done = subprocess.run(call, cwd=folder, env=os.environ | ENVIRONMENT, check=False, **how)
     said = [line for line in done.stderr.splitlines() if line.startswith(("error: ", "stopped "))]
+    print(done.stderr)  # shown where a test fails
     return done.returncode, done.stdout, said
 
 
