@@ -17,7 +17,6 @@ from ..plumbing.safetensors import check_state
 from ..plumbing.script import from_first, process_count, process_rank, shown
 from ..plumbing.settings import checked
 from .objective import Objective, add_metrics, autocast, by_length, micro_batches, to_device, trimmed
-from .processes import Together
 
 # The moments stand by the name of their weight; `stopping` is that of patience, `objective` its own.
 STATE = dict(step=int, seconds=float, before=dict | None, model=dict, optimizer=dict, stopping=dict)
@@ -146,13 +145,15 @@ class Run:
     def __init__(self, model, objective, optimizer, settings, folder, tokenizer, patience, label):
         self.model, self.objective, self.optimizer = model, objective, optimizer
         self.settings, self.folder, self.tokenizer = settings, folder, tokenizer
-        self.several = process_count() > 1 and objective.update is None
+        self.kept, self.several = model, process_count() > 1 and objective.update is None
         if self.several:  # a step with an update of its own all do alike
-            self.objective = Together(model, objective, settings)
+            from .processes import share  # half a second of imports, which one process need not wait for
+
+            self.model, self.objective = share(model, objective, optimizer, settings)
         self.best, self.before, seconds = EarlyStopping(patience), None, 0.0
         self.step, self.metrics = 0, {}  # how many steps are done, and the metrics of the last one
         if folder and settings.resume:
-            state = go_on_from(folder, model, optimizer)
+            state = go_on_from(folder, self.model, optimizer)
             self.step, self.before, seconds = state["step"], state["before"], state["seconds"]
             self.best.state, objective.state = state["stopping"], state["objective"]
         elif folder:  # first of all: a run that is killed has all but its weights
@@ -190,19 +191,21 @@ class Run:
             trim_log(self.folder, lambda line: line["split"] == "train" or line["step"] < self.step)
         after = self.look() if self.folder or self.objective.update else {}
         self.save()
+        self.kept.to(next(self.model.parameters()).device)
         self.progress.bar.close()
         return after
 
     def save(self) -> None:
         """Write what `go_on_from` reads, and the model to load; UserError for numbers that are not finite."""
         self.progress.stop_if_not_finite()
-        if self.folder is None:
-            return
         state = dict(step=self.step, seconds=self.progress.seconds(), before=self.before)
         state |= dict(stopping=self.best.state, objective=self.objective.state)
         moments = {name: self.optimizer.state[p] for name, p in moving(self.model).items()}
-        save_trainer(self.folder, state | dict(model=self.model.state_dict(), optimizer=moments))
-        save_weights(self.folder, self.model)
+        state = whole(state | dict(model=self.model.state_dict(), optimizer=moments))
+        self.kept.load_state_dict(state["model"])  # itself, unless each process trains a part of a copy
+        if self.folder:
+            save_trainer(self.folder, state)
+            save_weights(self.folder, self.kept)
 
     def interrupted(self) -> KeyboardInterrupt:
         """Return how a run ends that somebody has stopped: with a message that says how to go on."""
@@ -250,6 +253,22 @@ def moving(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
+def whole(value):
+    """Return nested dictionaries in which tensors that several processes share out are whole, on the CPU."""
+    if isinstance(value, dict):
+        return type(value)({name: whole(inner) for name, inner in value.items()})
+    return value.full_tensor().cpu() if hasattr(value, "full_tensor") else value
+
+
+def part(value: Tensor, like: Tensor) -> Tensor:
+    """Return a whole tensor as `like` is kept: on its device, where it is shared out this process's part."""
+    if hasattr(like, "full_tensor") and value.shape == like.shape:  # not a count of steps
+        from torch.distributed.tensor import distribute_tensor
+
+        return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
+    return value.to(like.device)
+
+
 def check_trainer(folder: str | Path, model: nn.Module, optimizer=None) -> dict:
     """Return what trainer.pt holds; UserError unless of such a model, moved alike (no optimizer: AdamW)."""
     path, trained = Path(folder) / TRAINER, moving(model)
@@ -276,10 +295,13 @@ def check_trainer(folder: str | Path, model: nn.Module, optimizer=None) -> dict:
 def go_on_from(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict:
     """Put a checkpoint's weights and moments in place, drop what the log has after it; return its state."""
     state = check_trainer(folder, model, optimizer)
+    here = model.state_dict()
+    for weights in filter(None, (state["model"], state["stopping"]["model"])):
+        weights.update({name: part(value, here[name]) for name, value in weights.items()})
     model.load_state_dict(state["model"])
     # The moments are the checkpoint's; weight decay and the like are what the flags now say.
     for name, p in moving(model).items():
         if moments := state["optimizer"][name]:  # none: it rests still
-            optimizer.state[p] = {key: value.to(p) for key, value in moments.items()}
+            optimizer.state[p] = {key: part(value, p) for key, value in moments.items()}
     trim_log(folder, lambda record: record["step"] <= state["step"])
     return state

@@ -49,6 +49,7 @@ class TrainingSettings(CommonSettings):
     save_every: int = 1000  # steps between checkpoints
     log_every: int = 50  # steps between lines of the log
     resume: bool = False  # continue the run in --out, or the newest one that was interrupted
+    shard: bool = False  # each process keeps a part of all weights, for models that do not fit (torchrun)
     show_batch: int = 0  # print so many rows of the first batch as tokens, and end: nothing is trained
     optimizer = "adamw"  # without a type it is no flag: `PretrainingSettings` makes it one
 
@@ -60,6 +61,8 @@ class TrainingSettings(CommonSettings):
         if self.batch_size is not None and self.batch_size < parts:
             what = f"--batch-size {self.batch_size} cannot be cut into --accumulate {self.accumulate} times"
             raise UserError(f"{what} {process_count()} processes: give at least --batch-size {parts}")
+        if self.shard and (self.compile or self.optimizer == "muon"):
+            raise UserError("--shard: only without --compile and --optimizer muon, which need whole matrices")
 
 
 def learning_rate(step: int, settings: TrainingSettings) -> float:
@@ -182,13 +185,13 @@ def train(
     if folder and objective.update is None and next(model.parameters()).device.type == "cpu":
         settle_threads(model, partial(rehearse, model, objective, settings))
     run = Run(model, objective, optimizer, settings, folder, tokenizer, patience, label)
-    model.train()
+    run.model.train()
     with ctrl_c_as_a_wish() as wish:
         for step in range(run.step, settings.steps):
             if run.best.is_time():
                 break
             try:
-                run.metrics, *rest = train_step(model, run.objective, optimizer, settings, step)
+                run.metrics, *rest = train_step(run.model, run.objective, optimizer, settings, step)
             except UserError as error:
                 raise run.progress.failed(f"step {step + 1}: {error}") from None
             run.step = step + 1
@@ -198,7 +201,7 @@ def train(
             if run.step == settings.steps:
                 break  # looked at and saved below
             if run.step % (settings.eval_every or -(-settings.steps // 8)) == 0:
-                run.best.note(run.look(), model)
+                run.best.note(run.look(), run.model)
             stop = any_process_wishes(wish.stop)
             if run.step % settings.save_every == 0 or stop:
                 run.save()

@@ -50,7 +50,7 @@ def torchrun(n: int, words: list[str], folder) -> tuple[int, str, list[str]]:
     return done.returncode, done.stdout, said
 
 
-@pytest.mark.parametrize(("n", "shard"), [(2, ""), (3, "")])
+@pytest.mark.parametrize(("n", "shard"), [(2, ""), (3, "--shard")])
 @pytest.mark.parametrize(
     "name", ["causal", "distillation", "continued", "lora", "all", "patience", "ppo", "dpo"]
 )
@@ -75,7 +75,7 @@ def test_a_command_comes_to_what_one_process_comes_to(name, n, shard, still):
 
 
 @pytest.mark.parametrize(("rank", "number"), [(1, signal.SIGKILL), (2, signal.SIGTERM), (0, signal.SIGINT)])
-@pytest.mark.parametrize("shard", [""])
+@pytest.mark.parametrize("shard", ["", "--shard"])
 def test_a_process_that_dies_or_is_told_to_stop_ends_all_with_one_line(rank, number, shard, home):
     (home / "disturbed.py").write_text(DISTURBED, encoding="utf-8")
     words = words_of(f"{COMMANDS['causal']} --out many {shard}")

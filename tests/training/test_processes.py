@@ -13,12 +13,14 @@ import small
 import torch
 import torch.distributed as dist
 
+from minilm.plumbing.errors import UserError
 from minilm.plumbing.folders import read_log
+from minilm.pretraining.run import PretrainingSettings
 from minilm.training import loop, processes
-from minilm.training.checkpoints import load_trainer
-from minilm.training.loop import train
+from minilm.training.checkpoints import load_trainer, part, whole
+from minilm.training.loop import train, train_step
 
-KINDS, SHARES = ("causal", "masked"), ("all",)
+KINDS, SHARES = ("causal", "masked"), ("all", "part")
 # In double precision: Adam divides a gradient by its own size, so where the true gradient is 0 (a key's bias)
 # it turns the rounding errors of float32 into whole steps.
 HOW = dict(steps=4, accumulate=2, log_every=1, eval_every=2)
@@ -36,19 +38,19 @@ root = Path(sys.argv[1])
 with process_group("cpu"):
     for kind in KINDS:
         for share in SHARES:
-            model, how = small.model(kind).double(), small.settings(**HOW)
+            model, how = small.model(kind).double(), small.settings(**HOW, shard=share == "part")
             train(model, small.objective(kind), how, root / f"{kind}-{share}", patience=9)
             assert {type(p) for p in model.parameters()} == {torch.nn.Parameter}, "what comes back is whole"
             torch.save(model.state_dict(), root / f"{kind}-{share}-{process_rank()}.pt")
     for share in SHARES:  # what one process has begun
-        how = small.settings(**HOW, resume=True)
+        how = small.settings(**HOW, shard=share == "part", resume=True)
         model, begun = small.model("causal", seed=1).double(), root / f"begun-{share}"
         train(model, small.objective("causal"), how, begun, patience=9)
         # and what is begun here, until the last process is told to stop
         last = process_rank() == process_count() - 1
         objective = told(1, signal.SIGTERM if last else 0)
         try:
-            how = small.settings(**HOW)
+            how = small.settings(**HOW, shard=share == "part")
             train(small.model("causal").double(), objective, how, root / f"stopped-{share}", patience=9)
         except KeyboardInterrupt as stop:
             assert "step 2 of 4" in str(stop), stop
@@ -157,12 +159,15 @@ def group_of_one():
         dist.destroy_process_group()
 
 
-def test_each_process_learns_from_its_own_rows_and_exchanges_once_a_step(monkeypatch):
-    objective, settings = small.objective("causal"), small.settings(accumulate=2)
+@pytest.mark.parametrize("shard", [False, True])
+def test_each_process_learns_from_its_own_rows_and_exchanges_once_a_step(shard, monkeypatch):
+    objective, settings = small.objective("causal"), small.settings(accumulate=2, shard=shard)
     whole, seen = objective.batch(3, "train"), []
     with group_of_one():
         model = small.model("causal")
-        together = processes.Together(model, objective, settings)
+        optimizer = loop.make_optimizer(model, 0.1)
+        trained, together = processes.share(model, objective, optimizer, settings)
+        assert (trained is model) != shard
         validation = together.batch(3, "validation")
         assert len(validation["input_ids"]) == len(objective.batch(0, "validation")["input_ids"])
         for n, rank in ((3, 0), (3, 1), (3, 2)):
@@ -174,6 +179,33 @@ def test_each_process_learns_from_its_own_rows_and_exchanges_once_a_step(monkeyp
         monkeypatch.undo()
         flags = []
         for batch in loop.micro_batches(together.batch(3, "train"), 2):
-            together.loss(model, batch)[0].backward()
+            together.loss(trained, batch)[0].backward()
             flags.append(together.engine.require_backward_grad_sync)
         assert flags == [False, True], "gradients travel with the last micro-batch alone"
+
+
+def test_what_is_shared_out_becomes_whole_again():
+    model, objective, settings = small.model("masked"), small.objective("masked"), small.settings(shard=True)
+    optimizer = loop.make_optimizer(model, 0.1)
+    with group_of_one():
+        twin, together = processes.share(model, objective, optimizer, settings)
+        assert {p for group in optimizer.param_groups for p in group["params"]} == set(twin.parameters())
+        small.assert_equal(whole(dict(twin.state_dict())), dict(model.state_dict()))
+        for value in (torch.rand(3, 2), torch.tensor(7.0)):
+            for like in (*twin.parameters(), *model.parameters()):
+                assert torch.equal(whole(part(value, like)), value), "of other shapes it stays whole"
+        for p in twin.parameters():
+            value = torch.rand(p.shape)
+            assert type(part(value, p)) is type(p.data) and torch.equal(whole(part(value, p)), value)
+        found = together.total(*train_step(twin, together, optimizer, settings, 1))
+    metrics, *rest = train_step(model, objective, loop.make_optimizer(model, 0.1), settings, 1)
+    assert [float(v) for v in found[1:]] == pytest.approx([float(v) for v in rest])
+    assert {n: float(v) for n, v in found[0].items()} == pytest.approx(
+        {n: float(v) for n, v in metrics.items()}
+    )
+
+
+def test_what_needs_whole_matrices_is_not_shared_out():
+    for wrong in (dict(compile=True), dict(optimizer="muon")):
+        with pytest.raises(UserError, match="--shard: only without --compile and --optimizer muon"):
+            PretrainingSettings(shard=True, **wrong)
