@@ -192,7 +192,7 @@ def exit_code(main) -> int:
         elif isinstance(error, RuntimeError) and "memory" not in told:
             raise
         code, told = 2, as_line(f"error: {told.partition(chr(10))[0] or 'out of memory'}; {way_out}")
-    if process_rank() and code == 130:
+    if process_rank() and (code == 130 or "another of" in told):
         return code  # the first says so for all
     if process_count() > 1:  # it says what has come to all, and torchrun ends those that wait for that
         signal.signal(signal.SIGTERM, signal.SIG_DFL if process_rank() else signal.SIG_IGN)

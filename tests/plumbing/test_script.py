@@ -383,6 +383,8 @@ def test_of_several_processes_the_one_that_is_left_says_that_another_has_ended(e
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN, "torchrun would cut the message off"
     with pytest.raises(RuntimeError, match="shape"):
         script.exit_code(fails(RuntimeError("shape")))
+    monkeypatch.setenv("RANK", "1")
+    assert (script.exit_code(fails(error)), capsys.readouterr().err) == (2, ""), "the first says so for all"
 
 
 def test_the_others_give_the_first_time_to_say_what_all_would_say(second_of_two, monkeypatch, capsys):
