@@ -57,6 +57,7 @@ def process_group(device_name: str = "auto"):
     try:
         with redirect_stdout(None) if process_rank() else nullcontext():
             yield
+        dist.all_reduce(torch.zeros(1))  # none leaves while another still reads what it has sent
     finally:
         dist.destroy_process_group()
 
