@@ -351,6 +351,10 @@ def test_a_group_is_joined_and_left_and_the_first_speaks(
         raise ZeroDivisionError
     assert calls == ([] if device == "cpu" else [rank]) + [backend, "left"], "left even where the work fails"
     assert capsys.readouterr().out == ("" if rank else "said\n")
+    monkeypatch.setattr(script.dist, "all_reduce", lambda votes: calls.append("all are here"))
+    with script.process_group(device):
+        pass
+    assert calls[-2:] == ["all are here", "left"], "one that leaves early ends the others"
 
 
 def fails(error: BaseException):

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from minilm.plumbing.errors import UserError
 from minilm.plumbing.folders import read_log
 from minilm.pretraining.run import PretrainingSettings
-from minilm.training import loop, processes
+from minilm.training import checkpoints, loop, processes
 from minilm.training.checkpoints import load_trainer, part, whole
 from minilm.training.loop import train, train_step
 
@@ -211,6 +211,20 @@ def test_what_is_shared_out_becomes_whole_again(device):
     assert [float(v) for v in found[1:]] == pytest.approx([float(v) for v in rest], rel=1e-4)
     found, expected = ({n: float(v) for n, v in each.items()} for each in (found[0], metrics))
     assert found == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("shard", [False, True])
+def test_a_run_goes_on_whether_shared_out_or_not(shard, tmp_path, monkeypatch):
+    """One process that takes itself for one of several; real ones are graded above."""
+    expected = trained(tmp_path / "alone")
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path / "parts", objective=told(1, signal.SIGINT))
+    with group_of_one():
+        for module in (checkpoints, loop):
+            monkeypatch.setattr(module, "process_count", lambda: 2)
+        found = trained(tmp_path / "parts", seed=1, resume=True, shard=shard)
+    assert_same(found, expected, "what comes back to the model")
+    assert_same(load_trainer(tmp_path / "parts")["model"], expected, "what is kept")
 
 
 def test_what_needs_whole_matrices_is_not_shared_out():
