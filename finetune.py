@@ -19,15 +19,16 @@ import minilm.plumbing.quiet  # noqa: F401 - Ctrl-C during the imports
 from minilm import plots
 from minilm.finetuning.run import finetune, predict
 from minilm.finetuning.settings import FinetuningSettings
-from minilm.plumbing.script import exit_code, read_command
+from minilm.plumbing.script import exit_code, process_group, read_command
 
 
 def main() -> None:
     """Fine-tune and print the comparison, or predict with a model that is fine-tuned already."""
     name_of = lambda given: given.get("task", FinetuningSettings.task)
     given, _ = read_command(FinetuningSettings, __doc__, name_of)
-    settings = FinetuningSettings(**given)
-    plots.draw_at_end(settings, (predict if settings.predict else finetune)(settings))
+    with process_group(given.get("device", "auto")):
+        settings = FinetuningSettings(**given)
+        plots.draw_at_end(settings, (predict if settings.predict else finetune)(settings))
 
 
 if __name__ == "__main__":

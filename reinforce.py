@@ -13,7 +13,7 @@ trained first where there is none.
 
 import minilm.plumbing.quiet  # noqa: F401 - Ctrl-C during the imports
 from minilm import plots
-from minilm.plumbing.script import exit_code, read_command
+from minilm.plumbing.script import exit_code, process_group, read_command
 from minilm.reinforcement.run import Reinforcement
 from minilm.reinforcement.settings import ReinforceSettings
 
@@ -22,8 +22,9 @@ def main() -> None:
     """Learn, and print what the reward, the judge and the KL say before and after."""
     name_of = lambda given: "ablation" if given.get("ablate") else "reinforce"
     given, _ = read_command(ReinforceSettings, __doc__, name_of)
-    settings = ReinforceSettings(**given)
-    plots.draw_at_end(settings, Reinforcement(settings).run())
+    with process_group(given.get("device", "auto")):
+        settings = ReinforceSettings(**given)
+        plots.draw_at_end(settings, Reinforcement(settings).run())
 
 
 if __name__ == "__main__":

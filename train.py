@@ -12,15 +12,13 @@ Without more flags each takes one to two minutes on two CPU cores, on the embedd
 scales by flags alone: --model bert-base --data corpus/ --device cuda --precision bf16.
 """
 
-from contextlib import nullcontext, redirect_stdout
-
 import minilm.plumbing.quiet  # noqa: F401 - Ctrl-C during the imports
 from minilm import plots
 from minilm.continued.forgetting import Continued
 from minilm.continued.run import continued_command
 from minilm.in_context.questions import FewShot
 from minilm.model.config import ModelConfig
-from minilm.plumbing.script import exit_code, process_rank, read_command
+from minilm.plumbing.script import exit_code, process_group, read_command
 from minilm.pretraining.distilling import Distilling
 from minilm.pretraining.run import Pretraining, PretrainingSettings, with_recipe
 
@@ -31,7 +29,7 @@ def main() -> None:
     given, overrides = read_command(PretrainingSettings, __doc__, name_of, ModelConfig)
     if given.get("init") and not given.get("resume"):
         given = continued_command(given, overrides)
-    with redirect_stdout(None) if process_rank() else nullcontext():  # of several processes the first speaks
+    with process_group(given.get("device", "auto")):
         settings = with_recipe(PretrainingSettings(**given))
         # A GPT on few-shot documents is asked questions on the way.
         asked = settings.objective == "causal" and settings.data[0].startswith("world:few-shot")

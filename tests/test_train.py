@@ -172,11 +172,17 @@ def test_few_shot_documents_are_for_gpt(script, monkeypatch, flags, kind):
 
 
 def test_of_several_processes_the_first_alone_speaks(script, monkeypatch):
-    monkeypatch.setenv("RANK", "1")
-    monkeypatch.setattr(run, "train", lambda *_, patience: {})  # has its own test with two real processes
-    code, out, err = script("--data texts.txt")
-    assert (code, out, err) == (0, "", "")
-    assert not Path("runs").exists()
+    for name, value in dict(RANK=1, WORLD_SIZE=2).items():
+        monkeypatch.setenv(name, str(value))
+    dist, asked = torch.distributed, []
+    for name in ("init_process_group", "destroy_process_group"):
+        monkeypatch.setattr(dist, name, lambda *_: None)
+    monkeypatch.setattr(dist, "broadcast_object_list", lambda box: box.__setitem__(0, Path("runs/masked")))
+    # has its own test with real processes
+    monkeypatch.setattr(run, "train", lambda *_, patience: asked.append(1) or {}["before"])
+    with pytest.raises(KeyError, match="before"):
+        script("--data texts.txt")
+    assert asked and not Path("runs").exists()
 
 
 def test_the_script_itself_ends_with_its_exit_code():

@@ -14,7 +14,7 @@ import torch
 
 from ..model.transformer import build
 from ..plumbing.errors import UserError
-from ..plumbing.script import choose_device, process_count
+from ..plumbing.script import choose_device
 from ..pretraining.recipes import LARGE, RECIPES
 from ..pretraining.run import Pretraining, PretrainingSettings, check_fit, load_reader, settings_of
 from ..texts.corpus import Corpus, without
@@ -76,16 +76,15 @@ class Continued(Pretraining):
         results |= dict(general_loss_before=self.before[0], general_loss_after=measured[0])
         results |= dict(domain_loss_before=self.before[2], domain_loss_after=measured[2])
         results |= dict(general_bits_before=self.before[1], general_bits_after=measured[1])
-        if process_count() == 1:  # the others have left, and a step waits for the gradients of all
-            # Each side has a rate that suits it: from zero the recipe's, or in few steps a larger one.
-            rate, is_small = RECIPES[settings.model]["lr"], model.config.d_model < LARGE
-            for lr in (rate, 3 * rate) if is_small else (rate,):
-                label = f"the domain alone, from zero, rate {lr:g}"
-                torch.manual_seed(settings.seed)
-                zero = build(model.config).to(model.tokens.weight.device)
-                train(zero, super().objective(self.domain, tokenizer), replace(settings, lr=lr), label=label)
-                rows.append((label, *self.measure(zero, tokenizer)))
-            results["scratch_domain_loss"] = min(row[3] for row in rows[2:])
+        # Each side has a rate that suits it: from zero the recipe's, or in few steps a larger one.
+        rate, is_small = RECIPES[settings.model]["lr"], model.config.d_model < LARGE
+        for lr in (rate, 3 * rate) if is_small else (rate,):
+            label = f"the domain alone, from zero, rate {lr:g}"
+            torch.manual_seed(settings.seed)
+            zero = build(model.config).to(model.tokens.weight.device)
+            train(zero, super().objective(self.domain, tokenizer), replace(settings, lr=lr), label=label)
+            rows.append((label, *self.measure(zero, tokenizer)))
+        results["scratch_domain_loss"] = min(row[3] for row in rows[2:])
         return [*tables, (rows, HEADER)], results, examples
 
 

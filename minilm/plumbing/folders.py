@@ -58,11 +58,16 @@ def choose_folder(name: str, out: str | None = None, overwrite: bool = False, re
     return folder
 
 
+def process_rank() -> int:
+    """Return the number of this process, from 0: of several that share a run that one alone writes."""
+    return int(os.environ.get("RANK", "0"))
+
+
 def lock(folder: Path) -> None:
     """Keep a folder for this process, as long as it lives; UserError where another one writes there."""
     path = folder.resolve() / LOCK
-    if path in locked or os.name != "posix" or os.environ.get("RANK", "0") != "0":
-        return  # of several processes that share a run the first holds it
+    if path in locked or os.name != "posix" or process_rank():
+        return
     import fcntl
 
     try:
@@ -159,6 +164,8 @@ def remove_leftovers(folder: Path) -> None:
 
 def atomic_write(path: str | Path, content: str | Callable) -> None:
     """Write a text, or what a function writes into a binary file: never seen half written."""
+    if process_rank():
+        return
     check_held(Path(path).parent)
     beside = Path(f"{path}.{os.getpid()}.tmp")  # which takes the name in one step, once it is whole
     try:
@@ -216,6 +223,8 @@ def read_settings(folder: Path, settings_class: type, override_class=None) -> tu
 
 def append_log(folder: str | Path, record: dict) -> None:
     """Add one JSON object as a line to log.jsonl. Log step N before saving step N: see `trim_log`."""
+    if process_rank():
+        return
     check_held(Path(folder))
     try:
         with open(Path(folder) / LOG, "a", encoding="utf-8") as file:

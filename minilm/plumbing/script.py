@@ -7,8 +7,9 @@ RANK, WORLD_SIZE and LOCAL_RANK; without them there is one.
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from tqdm import tqdm
 
 from . import folders
 from .errors import CONTROLS, UserError, as_line
-from .folders import RESULTS, SETTINGS, TRAINER, choose_folder, locked, read_settings, unlock, write_json
+from .folders import RESULTS, SETTINGS, TRAINER, choose_folder, locked, process_rank, unlock, write_json
 from .settings import option_of, parse, show, words_of
 
 
@@ -33,11 +34,6 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name + number)
 
 
-def process_rank() -> int:
-    """Return the number of this process, from 0."""
-    return int(os.environ.get("RANK", "0"))
-
-
 def process_count() -> int:
     """Return how many processes share a step."""
     return int(os.environ.get("WORLD_SIZE", "1"))
@@ -49,17 +45,29 @@ def shown(items: Iterable, what: str) -> Iterable:
 
 
 @contextmanager
-def process_group(device: torch.device):
-    """Join the other processes for the length of a `with` block."""
-    if several := process_count() > 1:
-        if device.type == "cuda":
-            torch.cuda.set_device(device)  # else each process would also take memory of the first GPU
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
-    try:
+def process_group(device_name: str = "auto"):
+    """Join the other processes for the length of a `with` block: all do the same, the first one speaks."""
+    if process_count() == 1:
         yield
+        return
+    device = choose_device(device_name)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # else each process would also take memory of the first GPU
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    try:
+        with redirect_stdout(None) if process_rank() else nullcontext():
+            yield
+        dist.all_reduce(torch.zeros(1))  # none leaves while another still reads what it has sent
     finally:
-        if several:
-            dist.destroy_process_group()
+        dist.destroy_process_group()
+
+
+def from_first(make: Callable):
+    """Return what `make()` returns in the first process, for which the others wait; of one its own."""
+    made = [make() if process_rank() == 0 else None]
+    if process_count() > 1:
+        dist.broadcast_object_list(made)
+    return made[0]
 
 
 def read_command(settings_class: type, description: str, name_of: Callable, override_class=None) -> tuple:
@@ -67,7 +75,7 @@ def read_command(settings_class: type, description: str, name_of: Callable, over
     given, overrides = parse(settings_class, override_class, description=description)
     if given.get("resume"):
         folder = choose_folder(name_of(given), given.get("out"), given.get("overwrite", False), resume=True)
-        saved, others = read_settings(folder, settings_class, override_class)
+        saved, others = folders.read_settings(folder, settings_class, override_class)
         if (code := saved.pop("reward_function", None)) and "reward_function" not in given:
             way_out = f"if you trust it, name it again: --reward-function {code}"
             raise UserError(f"{folder / SETTINGS}: its reward is code, which no file may name; {way_out}")
@@ -84,10 +92,9 @@ def read_command(settings_class: type, description: str, name_of: Callable, over
 
 def begin(name: str, settings, overrides: dict | None = None, script: str | None = None) -> Path:
     """Return the folder of a run of this name, with the command (of `script`) in it, and print that."""
-    made = process_rank() or getattr(settings, "resume", False)  # by the first of several processes
-    folder = Path(settings.out or "runs") if made else choose_folder(name, settings.out, settings.overwrite)
-    if process_rank() == 0:
-        write_json(folder / SETTINGS, asdict(settings) | (overrides or {}))
+    made = lambda: choose_folder(name, settings.out, settings.overwrite)
+    folder = Path(settings.out) if getattr(settings, "resume", False) else from_first(made)
+    write_json(folder / SETTINGS, asdict(settings) | (overrides or {}))
     show(settings, overrides, script)
     return folder
 
@@ -99,7 +106,7 @@ def finish(folder: Path, settings, tables: list, lines: list[str], results: dict
     print("", *lines, *curve(folders.read_log(folder)), "", sep="\n")
     results = results | dict(seconds=seconds, seed=settings.seed)
     write_json(folder / RESULTS, {name: value for name, value in results.items() if value is not None})
-    unlock(folder)
+    from_first(lambda: unlock(folder))  # the others wait until all is written
     print(f"Saved in {folder} ({seconds:.0f} s).\nNext: {then}")
 
 
@@ -176,10 +183,21 @@ def exit_code(main) -> int:
     except UserError as error:
         code, told = 2, as_line(f"error: {error}")
     except (MemoryError, RuntimeError) as error:  # the second is PyTorch's, of a CPU or a GPU
-        if isinstance(error, RuntimeError) and "memory" not in str(error):
+        told, way_out = (
+            str(error),
+            "smaller batches take less: --accumulate, --batch-size, --tokens-per-batch",
+        )
+        if process_count() > 1 and (isinstance(error, dist.DistError) or "gloo" in told):
+            told = f"another of {process_count()} processes has ended, see above"
+            way_out = "to go on: the same command with --resume"
+        elif isinstance(error, RuntimeError) and "memory" not in told:
             raise
-        way_out = "smaller batches take less: --accumulate, --batch-size, --tokens-per-batch"
-        code, told = 2, as_line(f"error: {str(error).partition(chr(10))[0] or 'out of memory'}; {way_out}")
+        code, told = 2, as_line(f"error: {told.partition(chr(10))[0] or 'out of memory'}; {way_out}")
+    if process_rank() and (code == 130 or "another of" in told):
+        return code  # the first says so for all
+    if process_count() > 1:  # it says what has come to all, and torchrun ends those that wait for that
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if process_rank() else signal.SIG_IGN)
+        time.sleep(5 if process_rank() else 0)
     with suppress(OSError):  # where even that cannot be written
         print(told, file=sys.stderr)
     return code

@@ -7,7 +7,6 @@ table's rows, the figures, and the lines of the examples.
 import numpy as np
 
 from .. import world
-from ..plumbing.script import process_count
 from ..training.checkpoints import evaluate
 from ..training.metrics import corpus_bleu, exact_match
 from ..training.objective import perplexity
@@ -135,17 +134,16 @@ def translation_closing(objective: Translation, model, before: dict, after: dict
 def distillation_closing(objective: Distillation, model, before: dict, after: dict, settings) -> tuple:
     """The student beside its teacher, and beside students that had none (`students.py`).
 
-    The other students are trained now, with the first one's steps and patience; where several processes share
-    the work none is. All are measured on the same validation texts.
+    The other students are trained now, with the first one's steps and patience. All are measured on the same
+    validation texts.
     """
     teacher = objective.teacher
     figures = dict(teacher=evaluate(teacher, objective, settings), student=after)
     labels = dict(teacher="teacher", student=f"student, {len(objective.corpus.train):,} texts")
     speed = {model: students.texts_per_second(objective, model) for model in (teacher, model)}
-    if process_count() == 1:
-        for name, (label, other) in students.other_lessons(objective).items():
-            student = students.train_again(model, other, settings, label.strip())
-            figures[name], labels[name] = evaluate(student, objective, settings), label
+    for name, (label, other) in students.other_lessons(objective).items():
+        student = students.train_again(model, other, settings, label.strip())
+        figures[name], labels[name] = evaluate(student, objective, settings), label
     rows = []
     for name, figure in figures.items():
         shape = teacher if name == "teacher" else model

@@ -19,7 +19,7 @@ from ..model.config import PRESETS, ModelConfig, preset
 from ..model.transformer import build, build_for_weights
 from ..plumbing.errors import UserError, suggest
 from ..plumbing.folders import SETTINGS, TOKENIZER, find_run, read_json, read_log, read_settings
-from ..plumbing.script import begin, choose_device, finish, process_count, process_group, process_rank
+from ..plumbing.script import begin, choose_device, finish
 from ..texts.corpus import load_corpus
 from ..texts.pairs import load_pairs
 from ..tokenizer.bpe import BPE, SPECIAL_TOKENS
@@ -170,22 +170,20 @@ class Pretraining:
             optimizer = make_optimizer(model, settings.weight_decay, which=settings.optimizer)
             check_trainer(settings.out, model, optimizer)
         folder = begin(self.name, settings, self.overrides, "train.py")
-        with process_group(device):
-            outcome = train(model, objective, settings, folder, tokenizer, patience=objective.patience)
-            if process_rank() == 0:
-                before, after, n_weight = outcome["before"], outcome["after"], model.n_parameters()
-                tables, results, examples = self.closing(objective, model, before, after)
-                results |= dict(loss_before=before["loss"], loss_after=after["loss"], parameters=n_weight)
-                results |= dict(bits_per_byte=after.get("bits_per_byte"))
-                results |= dict(tokens_per_second=outcome["tokens_per_second"])
-                lines = [report.NATS, "", *examples, "", *lowest_loss(read_log(folder), after["loss"])]
-                lines.append(f"{n_weight:,} weights.")
-                is_world = settings.data[0].partition(":")[0] == "world"
-                then = self.then if is_world else "python extract.py --model {run} --data FILE"
-                if "portuguese" in settings.data[0]:
-                    then = then.replace(":reports", ":portuguese-reports")
-                    then += "" if "--data" in then else " --data world:portuguese"
-                finish(folder, settings, tables, lines, results, outcome["seconds"], then.format(run=folder))
+        outcome = train(model, objective, settings, folder, tokenizer, patience=objective.patience)
+        before, after, n_weight = outcome["before"], outcome["after"], model.n_parameters()
+        tables, results, examples = self.closing(objective, model, before, after)
+        results |= dict(loss_before=before["loss"], loss_after=after["loss"], parameters=n_weight)
+        results |= dict(bits_per_byte=after.get("bits_per_byte"))
+        results |= dict(tokens_per_second=outcome["tokens_per_second"])
+        lines = [report.NATS, "", *examples, "", *lowest_loss(read_log(folder), after["loss"])]
+        lines.append(f"{n_weight:,} weights.")
+        is_world = settings.data[0].partition(":")[0] == "world"
+        then = self.then if is_world else "python extract.py --model {run} --data FILE"
+        if "portuguese" in settings.data[0]:
+            then = then.replace(":reports", ":portuguese-reports")
+            then += "" if "--data" in then else " --data world:portuguese"
+        finish(folder, settings, tables, lines, results, outcome["seconds"], then.format(run=folder))
         return folder
 
 
@@ -237,14 +235,11 @@ def newest_or_train(name: str, seed=0, device="auto", kind: type[Pretraining] | 
     """Return the newest finished run of a name under runs/; where there is none, train the default one.
 
     The name is that of an objective, or that of the `kind` of run; all of the default is drawn from `seed`.
-    UserError where several processes ask for one that is not there: the first alone would know its folder.
     """
     found, kind = find_run(name), kind or Pretraining
     how = dict(objective=name) | kind.defaults
     default = with_recipe(PretrainingSettings(**how, seed=seed, device=device))
     command = " ".join(["python train.py", *(f"--{flag} {value}" for flag, value in how.items())])
-    if found is None and process_count() > 1:
-        raise UserError(f"no finished runs/{name} to start from: {command} makes one")
     if found is None:
         print(f"No finished runs/{name} to start from yet, so the default one is trained first.")
         return kind(default).run()

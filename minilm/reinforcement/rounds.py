@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..model.transformer import Transformer
 from ..plumbing.folders import RESULTS, write_json
+from ..plumbing.script import from_first
 from ..training.loop import train
 from .dpo import DirectPreference
 from .ppo import SWITCHES, train_ppo
@@ -89,8 +90,8 @@ class Rounds:
         n_other = max(1, min(n // 4, len(others) // s.rounds))
         seed, new = 2 * (s.seed + 1000 * number), []
         for prompts in (found.prompts[number * n :][:n], others[number * n_other :][:n_other]):
-            drawn = s.answers_a_prompt, (seed + len(new)) * 10**6, s.pair_temperature
-            new.append(sampled_pairs(writer, self.env, prompts, *drawn))
+            drawn = prompts, s.answers_a_prompt, (seed + len(new)) * 10**6, s.pair_temperature
+            new.append(from_first(lambda drawn=drawn: sampled_pairs(writer, self.env, *drawn)))
         found.pairs += new[0]
         found.own_held_out_pairs += new[1]
         print(f"Pairs of the policy's own answers: {len(new[0]):,}, and {len(new[1]):,} held out.")

@@ -7,7 +7,7 @@ from pathlib import Path
 from ..model.sampling import SamplingRule
 from ..plumbing.errors import UserError
 from ..plumbing.folders import TRAINER, choose_folder
-from ..plumbing.script import begin, finish
+from ..plumbing.script import begin, finish, from_first
 from ..pretraining.run import start_model
 from ..tokenizer.rows import text_end
 from ..training.checkpoints import load_trainer, save_trainer
@@ -67,7 +67,7 @@ class Reinforcement(Rounds):
         found = folder is not None and s.resume and (folder / TRAINER).exists()
         goes_on = found and load_trainer(folder)["step"] > 0
         if folder and folder != self.folder:
-            choose_folder("", str(folder), overwrite=not goes_on, resume=goes_on)
+            from_first(lambda: choose_folder("", str(folder), not goes_on, goes_on))
         names = {field.name for field in fields(TrainingSettings)} & set(vars(s))
         values = {name: getattr(s, name) for name in names} | changes
         return TrainingSettings(**values | dict(resume=goes_on))

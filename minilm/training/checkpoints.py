@@ -14,7 +14,7 @@ from ..checkpoint import save_description, save_weights
 from ..plumbing.errors import UserError
 from ..plumbing.folders import TRAINER, append_log, atomic_write, trim_log
 from ..plumbing.safetensors import check_state
-from ..plumbing.script import process_count, process_rank, shown
+from ..plumbing.script import from_first, process_count, process_rank, shown
 from ..plumbing.settings import checked
 from .objective import Objective, add_metrics, autocast, by_length, micro_batches, to_device, trimmed
 
@@ -36,7 +36,8 @@ def evaluate(model: torch.nn.Module, objective: Objective, settings) -> dict[str
         with autocast(settings.precision, device):
             add_metrics(totals, objective.loss(model, to_device(trimmed(part), device))[1])
     model.train(was_training)
-    return {name: float(value) for name, value in totals.items()}
+    # Several processes decide by them, and must not differ: a GPU's sums need not be the same twice.
+    return from_first(lambda: {name: float(value) for name, value in totals.items()})
 
 
 class EarlyStopping:
@@ -81,8 +82,7 @@ class Progress:
         self.began, self.earlier_seconds = time.perf_counter(), earlier_seconds
         self.first_bad: Tensor | None = None  # first step of a loss that is not finite
         # of several processes the first speaks; none: shown at a terminal only
-        hidden, self.logs = (True, False) if process_rank() else (None, folder is not None)
-        n_step = settings.steps
+        hidden, n_step = True if process_rank() else None, settings.steps
         self.bar = tqdm(total=n_step, initial=start, desc=label, disable=hidden, unit="step", ncols=100)
 
     def seconds(self) -> float:
@@ -103,7 +103,7 @@ class Progress:
         told = step % self.settings.log_every == 0 or step == self.settings.steps
         if told or good.device.type == "cpu":
             self.stop_if_not_finite()
-        if told and self.logs:
+        if told and self.folder:
             values, speed = {name: float(value) for name, value in metrics.items()}, self.tokens_per_second()
             self.bar.set_postfix(loss=f"{values['loss']:.3f}", tokens_s=f"{speed:,.0f}", refresh=False)
             line = dict(lr=lr, gradient_norm=float(norm), tokens_per_second=round(speed))
@@ -111,7 +111,7 @@ class Progress:
 
     def evaluation(self, step: int, metrics: dict[str, float]) -> None:
         """Tell the metrics on the validation part; UserError where its loss is not finite."""
-        if self.logs:
+        if self.folder:
             append_log(self.folder, dict(step=step, split="validation") | metrics)
         self.say(step, metrics)
         if not math.isfinite(metrics["loss"]):
@@ -120,7 +120,8 @@ class Progress:
     def say(self, step: int, metrics: dict[str, float]) -> None:
         """Print the metrics of a step for a person, above the bar."""
         told = "  ".join(f"{name} {float(value):.3f}" for name, value in metrics.items())
-        self.bar.write(f"step {step:5d}  {told}", file=sys.stderr)
+        if process_rank() == 0:
+            self.bar.write(f"step {step:5d}  {told}", file=sys.stderr)
 
     def stop_if_not_finite(self) -> None:
         """Raise UserError where a loss or gradient so far was NaN or infinite."""
@@ -144,13 +145,18 @@ class Run:
     def __init__(self, model, objective, optimizer, settings, folder, tokenizer, patience, label):
         self.model, self.objective, self.optimizer = model, objective, optimizer
         self.settings, self.folder, self.tokenizer = settings, folder, tokenizer
+        self.kept, self.several = model, process_count() > 1 and objective.update is None
+        if self.several:  # a step with an update of its own all do alike
+            from .processes import share  # half a second of imports, which one process need not wait for
+
+            self.model, self.objective = share(model, objective, optimizer, settings)
         self.best, self.before, seconds = EarlyStopping(patience), None, 0.0
         self.step, self.metrics = 0, {}  # how many steps are done, and the metrics of the last one
         if folder and settings.resume:
-            state = go_on_from(folder, model, optimizer)
+            state = go_on_from(folder, self.model, optimizer)
             self.step, self.before, seconds = state["step"], state["before"], state["seconds"]
             self.best.state, objective.state = state["stopping"], state["objective"]
-        elif folder and process_rank() == 0:  # first of all: a run that is killed has all but its weights
+        elif folder:  # first of all: a run that is killed has all but its weights
             save_description(folder, model, tokenizer)
             trim_log(folder, lambda record: False)  # of a run that was killed before its first checkpoint
         self.progress = Progress(folder, settings, self.step, seconds, label)
@@ -161,8 +167,7 @@ class Run:
         """Return, and tell, what is known after so many steps: the metrics on the validation part.
 
         Of an objective with an update of its own they are those of the last step, and it names those that are
-        told. A quiet run is looked at only where its patience may end it. Of several processes the first
-        looks, and the others wait for it in the next step, unless the patience of all may end.
+        told. A quiet run is looked at only where its patience may end it.
         """
         self.progress.stop_if_not_finite()
         if self.objective.update:
@@ -170,10 +175,10 @@ class Run:
             if shown:
                 self.progress.say(self.step, shown)
             return self.metrics
-        metrics, tells = {}, self.folder and process_rank() == 0
-        if self.best.patience or tells:
+        metrics = {}
+        if self.best.patience or self.folder:
             metrics = evaluate(self.model, self.objective, self.settings)
-        if tells:
+        if self.folder:
             self.progress.evaluation(self.step, metrics)
         return metrics
 
@@ -182,23 +187,25 @@ class Run:
         if self.best.patience:
             self.best.note(evaluate(self.model, self.objective, self.settings), self.model)
             self.best.put_back(self.model)
-        if self.folder and process_rank() == 0:  # once more, of the best weights or after --resume
+        if self.folder:  # once more, of the best weights or after --resume
             trim_log(self.folder, lambda line: line["split"] == "train" or line["step"] < self.step)
         after = self.look() if self.folder or self.objective.update else {}
         self.save()
+        self.kept.to(next(self.model.parameters()).device)
         self.progress.bar.close()
         return after
 
     def save(self) -> None:
         """Write what `go_on_from` reads, and the model to load; UserError for numbers that are not finite."""
         self.progress.stop_if_not_finite()
-        if self.folder is None or process_rank():
-            return
         state = dict(step=self.step, seconds=self.progress.seconds(), before=self.before)
         state |= dict(stopping=self.best.state, objective=self.objective.state)
         moments = {name: self.optimizer.state[p] for name, p in moving(self.model).items()}
-        save_trainer(self.folder, state | dict(model=self.model.state_dict(), optimizer=moments))
-        save_weights(self.folder, self.model)
+        state = whole(state | dict(model=self.model.state_dict(), optimizer=moments))
+        self.kept.load_state_dict(state["model"])  # itself, unless each process trains a part of a copy
+        if self.folder:
+            save_trainer(self.folder, state)
+            save_weights(self.folder, self.kept)
 
     def interrupted(self) -> KeyboardInterrupt:
         """Return how a run ends that somebody has stopped: with a message that says how to go on."""
@@ -221,7 +228,7 @@ def save_trainer(folder: str | Path, state: dict) -> None:
     """Write trainer.pt: `step`, `model` (the weights) and what else the loop needs: plain data, tensors."""
     path = Path(folder) / TRAINER
     atomic_write(path, lambda file: torch.save(state, file))
-    if refused := get_unsafe_globals_in_checkpoint(path):
+    if process_rank() == 0 and (refused := get_unsafe_globals_in_checkpoint(path)):
         raise ValueError(f"{path}: a trainer state holds plain data and tensors, not {', '.join(refused)}")
 
 
@@ -244,6 +251,22 @@ def load_trainer(folder: str | Path, device: str = "cpu") -> dict:
 def moving(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return the weights that are trained, by name."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def whole(value):
+    """Return nested dictionaries in which tensors that several processes share out are whole, on the CPU."""
+    if isinstance(value, dict):
+        return type(value)({name: whole(inner) for name, inner in value.items()})
+    return value.full_tensor().cpu() if hasattr(value, "full_tensor") else value
+
+
+def part(value: Tensor, like: Tensor) -> Tensor:
+    """Return a whole tensor as `like` is kept: on its device, where it is shared out this process's part."""
+    if hasattr(like, "full_tensor") and value.shape == like.shape:  # not a count of steps
+        from torch.distributed.tensor import distribute_tensor
+
+        return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
+    return value.to(like.device)
 
 
 def check_trainer(folder: str | Path, model: nn.Module, optimizer=None) -> dict:
@@ -272,11 +295,13 @@ def check_trainer(folder: str | Path, model: nn.Module, optimizer=None) -> dict:
 def go_on_from(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict:
     """Put a checkpoint's weights and moments in place, drop what the log has after it; return its state."""
     state = check_trainer(folder, model, optimizer)
+    here = model.state_dict()
+    for weights in filter(None, (state["model"], state["stopping"]["model"])):
+        weights.update({name: part(value, here[name]) for name, value in weights.items()})
     model.load_state_dict(state["model"])
     # The moments are the checkpoint's; weight decay and the like are what the flags now say.
     for name, p in moving(model).items():
         if moments := state["optimizer"][name]:  # none: it rests still
-            optimizer.state[p] = {key: value.to(p) for key, value in moments.items()}
-    if process_rank() == 0:
-        trim_log(folder, lambda record: record["step"] <= state["step"])
+            optimizer.state[p] = {key: part(value, p) for key, value in moments.items()}
+    trim_log(folder, lambda record: record["step"] <= state["step"])
     return state

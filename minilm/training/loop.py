@@ -49,6 +49,7 @@ class TrainingSettings(CommonSettings):
     save_every: int = 1000  # steps between checkpoints
     log_every: int = 50  # steps between lines of the log
     resume: bool = False  # continue the run in --out, or the newest one that was interrupted
+    shard: bool = False  # each process keeps a part of all weights, for models that do not fit (torchrun)
     show_batch: int = 0  # print so many rows of the first batch as tokens, and end: nothing is trained
     optimizer = "adamw"  # without a type it is no flag: `PretrainingSettings` makes it one
 
@@ -60,6 +61,8 @@ class TrainingSettings(CommonSettings):
         if self.batch_size is not None and self.batch_size < parts:
             what = f"--batch-size {self.batch_size} cannot be cut into --accumulate {self.accumulate} times"
             raise UserError(f"{what} {process_count()} processes: give at least --batch-size {parts}")
+        if self.shard and (self.compile or self.optimizer == "muon"):
+            raise UserError("--shard: only without --compile and --optimizer muon, which need whole matrices")
 
 
 def learning_rate(step: int, settings: TrainingSettings) -> float:
@@ -110,23 +113,21 @@ def make_optimizer(
     return (Muon if which == "muon" else torch.optim.AdamW)(rows, lr=0.0, betas=BETAS, fused=fused)
 
 
-def train_step(
-    model, objective: Objective, optimizer, settings: TrainingSettings, step: int, rank: int = 0, n_process=1
-) -> tuple:
-    """Move the weights once, unless the objective has an update of its own; process `rank` of `n_process`.
+def train_step(model, objective: Objective, optimizer, settings: TrainingSettings, step: int) -> tuple:
+    """Move the weights once, unless the objective has an update of its own.
 
     Returns the batch's metrics, the length of its gradient before clipping, its tokens (padding included),
-    and the learning rate.
+    and the learning rate. Of several processes each has its own rows of the batch (`processes.Together`).
     """
     if objective.update:
         return objective.update(model, optimizer, settings, step)
     device = next(model.parameters()).device
     # Dropout depends on the step and not on what was drawn before, so a resumed run needs no random state.
-    torch.manual_seed(hash((settings.seed, step, rank)) % 2**63)
+    torch.manual_seed(hash((settings.seed, step, process_rank())) % 2**63)
     lr = learning_rate(step, settings)
     batch = objective.batch(step, "train")
     totals: dict[str, Tensor] = {}
-    for part in micro_batches(batch, settings.accumulate * n_process)[rank::n_process]:
+    for part in micro_batches(batch, settings.accumulate):
         with autocast(settings.precision, device):
             loss, metrics = objective.loss(model, to_device(part, device))
         # Each part divides by counts of the whole batch: losses, and gradients in p.grad, add up to its own.
@@ -138,9 +139,6 @@ def train_step(
             for p in group["params"]:
                 p.grad = None  # it rests: no decay, no moments, and no part in the length that is clipped
     moving = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    if n_process > 1:
-        sum_over_processes([p.grad for p in moving])
-        sum_over_processes(list(totals.values()))
     # One odd batch could throw the weights far off: a gradient that is too long keeps its direction alone.
     norm = torch.nn.utils.clip_grad_norm_(moving, settings.clip or math.inf)
     optimizer.step()
@@ -156,22 +154,11 @@ def rehearse(model, objective: Objective, settings: TrainingSettings) -> None:
     model.zero_grad(set_to_none=True)
 
 
-def sum_over_processes(tensors: list[Tensor]) -> None:
-    """Replace each tensor, in place and in one message, by its sum over all processes."""
-    flat = torch.cat([tensor.flatten() for tensor in tensors])
-    try:
-        dist.all_reduce(flat)
-    except RuntimeError as error:
-        raise UserError(f"another of {process_count()} processes has ended, see above ({error})") from None
-    for tensor, total in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
-        tensor.copy_(total.view_as(tensor))
-
-
 def any_process_wishes(wish: bool) -> bool:
     """Return whether one of the processes has a wish; each waits here for all others."""
     votes = torch.tensor([float(wish)])  # on the CPU, so that no GPU is waited for
     if process_count() > 1:
-        sum_over_processes([votes])
+        dist.all_reduce(votes)
     return bool(votes)
 
 
@@ -198,22 +185,23 @@ def train(
     if folder and objective.update is None and next(model.parameters()).device.type == "cpu":
         settle_threads(model, partial(rehearse, model, objective, settings))
     run = Run(model, objective, optimizer, settings, folder, tokenizer, patience, label)
-    model.train()
-    process = process_rank(), process_count()
+    run.model.train()
     with ctrl_c_as_a_wish() as wish:
         for step in range(run.step, settings.steps):
             if run.best.is_time():
                 break
             try:
-                run.metrics, *rest = train_step(model, objective, optimizer, settings, step, *process)
+                run.metrics, *rest = train_step(run.model, run.objective, optimizer, settings, step)
             except UserError as error:
                 raise run.progress.failed(f"step {step + 1}: {error}") from None
             run.step = step + 1
+            if run.several:
+                run.metrics, *rest = run.objective.total(run.metrics, *rest)
             run.progress.step(run.step, run.metrics, *rest)
             if run.step == settings.steps:
                 break  # looked at and saved below
             if run.step % (settings.eval_every or -(-settings.steps // 8)) == 0:
-                run.best.note(run.look(), model)
+                run.best.note(run.look(), run.model)
             stop = any_process_wishes(wish.stop)
             if run.step % settings.save_every == 0 or stop:
                 run.save()

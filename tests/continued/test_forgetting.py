@@ -46,17 +46,6 @@ def test_both_texts_are_measured_before_and_after(settings, monkeypatch):
     assert run.closing(objective, model, {}, {})[1] == results, "the model from zero is drawn by the seed"
 
 
-def test_of_several_processes_the_one_that_closes_the_run_trains_nothing(settings, monkeypatch):
-    """A step waits for the gradients of all processes, and the others have left."""
-    run, model, objective = started(settings)
-    monkeypatch.setattr(Pretraining, "closing", lambda *_: ([], {}, []))
-    monkeypatch.setattr(forgetting, "process_count", lambda: 2)
-    monkeypatch.setattr(forgetting, "train", None)
-    tables, results, _ = run.closing(objective, model, {}, {})
-    assert [row[0] for row in tables[0][0]] == ["before", "after, rate 0.01"]
-    assert "scratch_domain_loss" not in results
-
-
 def test_the_general_text_is_the_one_that_the_model_has_read(settings, tmp_path, capsys):
     saved = dict(objective="causal", data=["world"], seed=5)
     (tmp_path / "run" / "settings.json").write_text(json.dumps(saved), encoding="utf-8")

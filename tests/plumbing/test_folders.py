@@ -380,6 +380,13 @@ def test_of_several_processes_the_first_holds_the_folder(tmp_path, monkeypatch):
     assert (tmp_path / "lock").exists()
 
 
+def test_of_several_processes_the_first_alone_writes(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    folders.write_json(tmp_path / "results.json", {})
+    folders.append_log(tmp_path, dict(step=1))
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_folder_of_another_run_is_left_alone(tmp_path):
     """Moved away, a folder may be followed by another of its name: that one's files are not ours."""
     folder = tmp_path / "mine"

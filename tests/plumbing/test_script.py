@@ -5,6 +5,7 @@ Two real processes train in tests/training/test_loop_resume.py; here their messa
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -88,11 +89,14 @@ def test_how_a_run_began_is_of_no_interest_when_it_goes_on(monkeypatch):
     assert command(monkeypatch, "--resume --out one")[0]["overwrite"] is False
 
 
-def test_of_several_processes_the_first_alone_makes_the_folder(monkeypatch):
+def test_of_several_processes_the_first_alone_makes_the_folder_and_tells_the_others(monkeypatch, broadcast):
     monkeypatch.setenv("RANK", "1")
-    assert script.begin("count", Settings(out="new")) == Path("new") and not Path("new").exists()
+    broadcast.append(Path("new"))
+    assert script.begin("count", Settings()) == Path("new") and not Path("new").exists()
+    assert script.begin("count", Settings(out="new", resume=True)) == Path("new"), "asked nobody"
     monkeypatch.setenv("RANK", "0")
     assert script.begin("count", Settings(out="new")) == Path("new") and Path("new/settings.json").exists()
+    assert broadcast == [Path("new")] * 2
     with pytest.raises(UserError, match="--out new exists"):
         script.begin("count", Settings(out="new"))
 
@@ -300,22 +304,104 @@ def test_each_process_has_its_own_gpu(hardware, second_of_two):
     assert script.choose_device("cpu") == torch.device("cpu")
 
 
+@pytest.fixture
+def broadcast(monkeypatch):
+    """What the first process has told, and will tell, while WORLD_SIZE is 2: a list."""
+    told = []
+
+    def broadcast_object_list(box):
+        if script.process_rank() == 0:
+            told.append(box[0])
+        box[0] = told[-1]
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(script.dist, "broadcast_object_list", broadcast_object_list)
+    return told
+
+
+def test_what_the_first_makes_all_have(monkeypatch, broadcast):
+    assert script.from_first(lambda: 3) == 3 and broadcast == [3]
+    monkeypatch.setenv("RANK", "1")
+    assert script.from_first(lambda: pytest.fail("the others only wait for it")) == 3
+
+
 def test_one_process_joins_no_group(hardware, monkeypatch):
     monkeypatch.setattr(script.dist, "init_process_group", None)
+    monkeypatch.setattr(script.dist, "broadcast_object_list", None)
     assert (script.process_rank(), script.process_count()) == (0, 1)
-    with script.process_group(torch.device("cpu")) as nothing:
+    with script.process_group("cuda") as nothing:
         assert nothing is None
+    assert script.from_first(lambda: 5) == 5
 
 
-@pytest.mark.parametrize(("device", "backend"), [("cpu", "gloo"), ("cuda:1", "cpu:gloo,cuda:nccl")])
-def test_a_group_is_joined_and_left(second_of_two, monkeypatch, device, backend):
+@pytest.mark.parametrize(("device", "backend"), [("cpu", "gloo"), ("cuda", "cpu:gloo,cuda:nccl")])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_group_is_joined_and_left_and_the_first_speaks(
+    hardware, second_of_two, monkeypatch, capsys, device, backend, rank
+):
+    hardware(cuda=True)
+    for name, value in dict(RANK=rank, WORLD_SIZE=2, LOCAL_RANK=rank).items():
+        monkeypatch.setenv(name, str(value))
     calls = []
     monkeypatch.setattr(script.dist, "init_process_group", lambda name: calls.append(name))
     monkeypatch.setattr(script.dist, "destroy_process_group", lambda: calls.append("left"))
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: calls.append(device.index))
-    with pytest.raises(ZeroDivisionError), script.process_group(torch.device(device)):
+    with pytest.raises(ZeroDivisionError), script.process_group(device):
+        print("said")
         raise ZeroDivisionError
-    assert calls == ([] if device == "cpu" else [1]) + [backend, "left"], "left even where the work fails"
+    assert calls == ([] if device == "cpu" else [rank]) + [backend, "left"], "left even where the work fails"
+    assert capsys.readouterr().out == ("" if rank else "said\n")
+    monkeypatch.setattr(script.dist, "all_reduce", lambda votes: calls.append("all are here"))
+    with script.process_group(device):
+        pass
+    assert calls[-2:] == ["all are here", "left"], "one that leaves early ends the others"
+
+
+def fails(error: BaseException):
+    """Return a main that ends so."""
+
+    def main():
+        raise error
+
+    return main
+
+
+LOST = [
+    RuntimeError("[/gloo/transport/tcp/pair.cc:547] Connection closed"),
+    torch.distributed.DistBackendError("NCCL"),
+]
+
+
+@pytest.mark.parametrize("error", LOST)
+def test_of_several_processes_the_one_that_is_left_says_that_another_has_ended(error, monkeypatch, capsys):
+    with pytest.raises(type(error)):
+        script.exit_code(fails(error))  # of one process it is a bug
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setattr(script.time, "sleep", lambda seconds: None)
+    assert script.exit_code(fails(error)) == 2
+    said = capsys.readouterr().err
+    assert (
+        said
+        == "error: another of 3 processes has ended, see above; to go on: the same command with --resume\n"
+    )
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN, "torchrun would cut the message off"
+    with pytest.raises(RuntimeError, match="shape"):
+        script.exit_code(fails(RuntimeError("shape")))
+    monkeypatch.setenv("RANK", "1")
+    assert (script.exit_code(fails(error)), capsys.readouterr().err) == (2, ""), "the first says so for all"
+
+
+def test_the_others_give_the_first_time_to_say_what_all_would_say(second_of_two, monkeypatch, capsys):
+    waited = []
+    monkeypatch.setattr(script.time, "sleep", waited.append)
+    assert script.exit_code(fails(UserError("a word"))) == 2
+    assert (waited, capsys.readouterr().err) == ([5], "error: a word\n")
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, "torchrun ends it while it waits"
+    assert script.exit_code(fails(KeyboardInterrupt("stopped"))) == 130
+    assert (waited, capsys.readouterr().err) == ([5], ""), "the first says so for all"
+    monkeypatch.setenv("RANK", "0")
+    assert script.exit_code(fails(UserError("a word"))) == 2
+    assert (waited[1:], capsys.readouterr().err) == ([0], "error: a word\n")
 
 
 def test_a_bar_waits_five_seconds_and_is_that_of_the_first_process(monkeypatch, second_of_two):

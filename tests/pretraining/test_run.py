@@ -204,13 +204,6 @@ def test_the_default_one_is_trained_where_there_is_none(monkeypatch, capsys):
     assert "No finished runs/masked" in capsys.readouterr().out
 
 
-def test_several_processes_do_not_train_what_they_start_from(monkeypatch):
-    """All but the first would take runs/ for its folder, and end when all of it had been trained."""
-    monkeypatch.setattr(run, "process_count", lambda: 2)
-    with pytest.raises(UserError, match="no finished runs/masked.*train.py --objective masked makes one"):
-        run.newest_or_train("masked")
-
-
 def test_the_least_that_can_be_asked():
     least = dict(context=8, n_documents=1, extend_vocabulary=0, eval_rows=1)
     PretrainingSettings(objective="masked", **least)

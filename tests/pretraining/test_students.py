@@ -178,11 +178,3 @@ def test_closing_figures_are_those_of_the_models(objective, student, figures):
     assert [2 * row[2] for row in rows] == [students.block_weights(student) * n for n in (3, *[2] * 6)]
     assert "student, 60 texts" in table(rows, report.STUDENTS_HEADER)
     assert len(examples) == 4 + 2 * 3 and "(it was: " in examples[5]
-
-
-def test_the_other_students_are_trained_by_one_process(objective, student, figures, monkeypatch):
-    # train_step would wait for the others for ever
-    monkeypatch.setattr(students, "train_again", lambda *a: pytest.fail("a long training nobody asked for"))
-    monkeypatch.setattr(report, "process_count", lambda: 2)
-    rows, results, _ = report.distillation_closing(objective, student, *figures, SETTINGS)
-    assert len(rows) == 3 and "control_accuracy" not in results and "teacher_accuracy" in results

@@ -12,7 +12,7 @@ from minilm.plumbing.errors import UserError
 from minilm.plumbing.folders import read_log
 from minilm.training import checkpoints
 from minilm.training.checkpoints import EarlyStopping, Progress, Run, evaluate, load_trainer, lowest_loss
-from minilm.training.loop import ctrl_c_as_a_wish, train
+from minilm.training.loop import ctrl_c_as_a_wish, make_optimizer, train
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 KINDS = pytest.mark.parametrize("kind", ["causal", "masked"])
@@ -79,7 +79,8 @@ def test_early_stopping_counts_evaluations_without_a_new_lowest_loss():
 def test_the_last_step_is_looked_at_before_the_best_weights_are_put_back(last, kept, monkeypatch):
     monkeypatch.setattr(checkpoints, "evaluate", lambda *_: dict(loss=last))
     model, objective = small.model("causal"), small.objective("causal")
-    run = Run(model, objective, None, small.settings(), None, None, 3, None)
+    optimizer = make_optimizer(model, 0.0)
+    run = Run(model, objective, optimizer, small.settings(), None, None, 3, None)
     torch.nn.init.constant_(model.tokens.weight, 1.0)
     run.best.note(dict(loss=2.0), model)
     torch.nn.init.constant_(model.tokens.weight, 2.0)

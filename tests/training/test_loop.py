@@ -26,11 +26,11 @@ class Recorder(torch.optim.SGD):
         self.gradient = torch.cat([p.grad.flatten() for g in self.param_groups for p in g["params"]])
 
 
-def gradient_of(model, objective, step=0, process=(0, 1), **changes) -> tuple:
+def gradient_of(model, objective, step=0, **changes) -> tuple:
     """Return the gradient, the metrics, the norm and the number of tokens of `train_step`."""
     optimizer = Recorder(model.parameters(), lr=0.0)
     settings = small.settings(**{"clip": 0.0} | changes)
-    metrics, norm, n_token, _ = train_step(model, objective, optimizer, settings, step, *process)
+    metrics, norm, n_token, _ = train_step(model, objective, optimizer, settings, step)
     assert all(p.grad is None for p in model.parameters()), "a gradient is left over for the next step"
     assert optimizer.n_step == 1, (
         f"{optimizer.n_step} steps of the optimiser: one a batch, after all its parts"
@@ -272,27 +272,16 @@ def test_dropout_depends_on_seed_and_step_and_nothing_else(monkeypatch):
     assert torch.equal(at(4), at(4)), "a resumed run would drop others than the uninterrupted one"
     assert not torch.equal(at(4), at(5)), "every step drops the same"
     assert not torch.equal(at(4), at(4, seed=1)), "every seed drops the same"
-    monkeypatch.setattr(training, "sum_over_processes", lambda tensors: None)
-    assert not torch.equal(*(at(4, process=(rank, 2)) for rank in (0, 1))), "both processes drop the same"
-
-
-def test_tensors_are_summed_in_place_and_in_one_message(monkeypatch):
-    messages = []  # of two processes whose tensors are equal
-    monkeypatch.setattr(
-        training.dist, "all_reduce", lambda flat: messages.append(flat.numel()) or flat.mul_(2)
-    )
-    tensors = [torch.arange(6.0).view(2, 3), torch.tensor(5.0), torch.arange(4.0).view(4, 1).T]
-    same, expected = list(tensors), [2 * tensor for tensor in tensors]
-    training.sum_over_processes(tensors)
-    assert all(a is b for a, b in zip(tensors, same, strict=True))
-    assert all(map(torch.equal, tensors, expected)), "values went to wrong places"
-    assert messages == [11], "a message for each tensor is slow"
+    first = at(4)
+    monkeypatch.setenv("RANK", "1")
+    assert not torch.equal(at(4), first), "all processes drop the same"
 
 
 @pytest.mark.parametrize("rank", [0, 3])
-def test_dropout_is_drawn_from_seed_step_and_rank(rank):
+def test_dropout_is_drawn_from_seed_step_and_rank(rank, monkeypatch):
+    monkeypatch.setenv("RANK", str(rank))
     model, objective, settings = small.model("causal"), small.objective("causal"), small.settings(seed=4)
-    train_step(model, objective, make_optimizer(model, 0.0), settings, 5, rank)
+    train_step(model, objective, make_optimizer(model, 0.0), settings, 5)
     assert torch.initial_seed() == hash((4, 5, rank)) % 2**63, "a run that goes on would drop other numbers"
 
 

@@ -1,0 +1,233 @@
+"""Grades training/processes.py: several processes train what one trains, whole or shared out."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import small
+import torch
+import torch.distributed as dist
+
+from minilm.plumbing.errors import UserError
+from minilm.plumbing.folders import read_log
+from minilm.pretraining.run import PretrainingSettings
+from minilm.training import checkpoints, loop, processes
+from minilm.training.checkpoints import load_trainer, part, whole
+from minilm.training.loop import train, train_step
+
+KINDS, SHARES = ("causal", "masked"), ("all", "part")
+# In double precision: Adam divides a gradient by its own size, so where the true gradient is 0 (a key's bias)
+# it turns the rounding errors of float32 into whole steps.
+HOW = dict(steps=4, accumulate=2, log_every=1, eval_every=2)
+
+# What each of n processes does: it trains in FOLDER/KIND-SHARE, and leaves its weights in KIND-SHARE-RANK.pt.
+CHILD = """
+import os, signal, sys
+from pathlib import Path
+import small, torch
+from minilm.plumbing.script import process_count, process_group, process_rank
+from minilm.training.loop import train
+from training.test_processes import HOW, KINDS, SHARES, told
+torch.set_num_threads(1)
+root = Path(sys.argv[1])
+with process_group("cpu"):
+    for kind in KINDS:
+        for share in SHARES:
+            model, how = small.model(kind).double(), small.settings(**HOW, shard=share == "part")
+            train(model, small.objective(kind), how, root / f"{kind}-{share}", patience=9)
+            assert {type(p) for p in model.parameters()} == {torch.nn.Parameter}, "what comes back is whole"
+            torch.save(model.state_dict(), root / f"{kind}-{share}-{process_rank()}.pt")
+    for share in SHARES:  # what one process has begun
+        how = small.settings(**HOW, shard=share == "part", resume=True)
+        model, begun = small.model("causal", seed=1).double(), root / f"begun-{share}"
+        train(model, small.objective("causal"), how, begun, patience=9)
+        # and what is begun here, until the last process is told to stop
+        last = process_rank() == process_count() - 1
+        objective = told(1, signal.SIGTERM if last else 0)
+        try:
+            how = small.settings(**HOW, shard=share == "part")
+            train(small.model("causal").double(), objective, how, root / f"stopped-{share}", patience=9)
+        except KeyboardInterrupt as stop:
+            assert "step 2 of 4" in str(stop), stop
+            assert (root / f"stopped-{share}/trainer.pt").exists(), "one left while another saves: all end"
+        else:
+            raise AssertionError("a signal to one of several processes is lost")
+    try:
+        train(small.model("causal"), told(2, last and signal.SIGKILL), small.settings(steps=9))
+    except RuntimeError as error:
+        print(error, flush=True)
+        os._exit(0)  # the end of the block would wait for the other
+    else:
+        raise AssertionError("it goes on without the other")
+"""
+
+
+def told(step: int, number: int):
+    """Return GPT's objective, which sends its process a signal in a step; 0: none."""
+    return small.Disturbed(
+        small.objective("causal"), step, lambda: number and os.kill(os.getpid(), number) or None
+    )
+
+
+def with_processes(n: int, words: list[str], folder: Path, codes: list[int]) -> list[tuple[str, str]]:
+    """Run Python n times at once, as torchrun does; return what each wrote."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    root = Path(__file__).parents[2]
+    environment = os.environ | dict(PYTHONPATH=os.pathsep.join([str(root), str(root / "tests")]))
+    environment |= dict(
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE=str(n), OMP_NUM_THREADS="1"
+    )
+    ranks = [environment | dict(RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(n)]
+    pipes, ends = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True), []
+    running = [subprocess.Popen([sys.executable, *words], env=own, cwd=folder, **pipes) for own in ranks]
+    try:
+        for process, code in zip(running, codes, strict=True):
+            ends.append(process.communicate(timeout=300))
+            assert process.returncode == code, ends[-1]
+    finally:
+        for process in running:  # one that waits for another that has failed would wait for ever
+            process.kill()
+    return ends
+
+
+def trained(folder: Path, kind: str = "causal", objective=None, seed: int = 0, **changes) -> dict:
+    """Train with one process in a folder, and return the weights."""
+    folder.mkdir(exist_ok=True)
+    model = small.model(kind, seed=seed).double()
+    train(model, objective or small.objective(kind), small.settings(**HOW | changes), folder, patience=9)
+    return model.state_dict()
+
+
+def assert_same(found: dict, expected: dict, what: str) -> None:
+    assert list(found) == list(expected), what
+    error = max(float((found[name] - expected[name]).abs().max()) for name in expected)
+    assert error < 1e-9, f"{what}: the weights differ by {error}"
+
+
+@pytest.mark.parametrize("n", [2, pytest.param(3, marks=pytest.mark.reliability)])
+def test_several_processes_train_as_one(n, tmp_path):
+    for name in [f"{kind}-{share}" for kind in (*KINDS, "stopped") for share in SHARES]:
+        (tmp_path / name).mkdir()
+    for share in SHARES:
+        with pytest.raises(KeyboardInterrupt):
+            trained(tmp_path / f"begun-{share}", objective=told(1, signal.SIGINT))
+    ends = with_processes(n, ["-c", CHILD, str(tmp_path)], tmp_path, [0] * (n - 1) + [-9])
+    assert "gloo" in ends[0][0], f"by this word a script knows that another process has ended: {ends[0]}"
+    for kind in KINDS:
+        expected = trained(tmp_path / kind, kind)
+        alone = read_log(tmp_path / kind)
+        for share in SHARES:
+            what, folder = f"{kind}, {share} of the weights in each process", tmp_path / f"{kind}-{share}"
+            for rank in range(n):
+                found = torch.load(tmp_path / f"{kind}-{share}-{rank}.pt", weights_only=True)
+                assert_same(found, expected, f"{what}, process {rank}")
+            lines = read_log(folder)
+            assert [line["step"] for line in lines] == [line["step"] for line in alone], (
+                "the first alone writes"
+            )
+            for name in ("loss", "gradient_norm"):
+                ours, theirs = ([line[name] for line in log if name in line] for log in (lines, alone))
+                assert ours == pytest.approx(theirs, rel=1e-6), (
+                    f"{what}: {name} is not that of the whole batch"
+                )
+            state, other = load_trainer(folder), load_trainer(tmp_path / kind)
+            assert_same(state["model"], other["model"], f"{what}, in trainer.pt")
+            assert_same(state["stopping"]["model"], other["stopping"]["model"], f"{what}, the best weights")
+            for name, moments in state["optimizer"].items():
+                assert_same(moments, other["optimizer"][name], f"{what}, moments of {name}")
+    for share in SHARES:
+        found = load_trainer(tmp_path / f"begun-{share}")["model"]
+        assert_same(found, load_trainer(tmp_path / "causal")["model"], f"begun by one process, {share}")
+        assert load_trainer(tmp_path / f"stopped-{share}")["step"] == 2, "all stop after the same step"
+        found = trained(tmp_path / f"stopped-{share}", seed=1, resume=True)
+        assert_same(found, load_trainer(tmp_path / "causal")["model"], f"ended by one process, {share}")
+
+
+@contextmanager
+def group_of_one():
+    """Be the only process of a group."""
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, rank=0, world_size=1, store=dist.HashStore())
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+no_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no CUDA GPU")
+DEVICES = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=no_gpu)])
+
+
+@DEVICES
+@pytest.mark.parametrize("shard", [False, True])
+def test_each_process_learns_from_its_own_rows_and_exchanges_once_a_step(shard, device, monkeypatch):
+    objective, settings = small.objective("causal"), small.settings(accumulate=2, shard=shard)
+    whole, seen = objective.batch(3, "train"), []
+    with group_of_one():
+        model = small.model("causal").to(device)
+        optimizer = loop.make_optimizer(model, 0.1)
+        trained, together = processes.share(model, objective, optimizer, settings)
+        assert (trained is model) != shard
+        validation = together.batch(3, "validation")
+        assert len(validation["input_ids"]) == len(objective.batch(0, "validation")["input_ids"])
+        for n, rank in ((3, 0), (3, 1), (3, 2)):
+            monkeypatch.setattr(processes, "process_count", lambda n=n: n)
+            monkeypatch.setattr(processes, "process_rank", lambda rank=rank: rank)
+            seen.append(together.batch(3, "train")["input_ids"])
+        assert torch.equal(torch.cat(seen), whole["input_ids"]), "no row twice, and none left out"
+        assert [len(rows) for rows in seen] == [2, 2, 3]
+        monkeypatch.undo()
+        flags = []
+        for batch in loop.micro_batches(together.batch(3, "train"), 2):
+            together.loss(trained, loop.to_device(batch, torch.device(device)))[0].backward()
+            flags.append(together.engine.require_backward_grad_sync)
+        assert flags == [False, True], "gradients travel with the last micro-batch alone"
+
+
+@DEVICES
+def test_what_is_shared_out_becomes_whole_again(device):
+    model, objective = small.model("masked").to(device), small.objective("masked")
+    settings = small.settings(shard=True)
+    optimizer = loop.make_optimizer(model, 0.1)
+    with group_of_one():
+        twin, together = processes.share(model, objective, optimizer, settings)
+        assert {p for group in optimizer.param_groups for p in group["params"]} == set(twin.parameters())
+        small.assert_equal(whole(dict(twin.state_dict())), dict(model.state_dict()))
+        for value in (torch.rand(3, 2), torch.tensor(7.0)):
+            for like in (*twin.parameters(), *model.parameters()):
+                assert torch.equal(whole(part(value, like)).cpu(), value), "of other shapes it stays whole"
+        for p in twin.parameters():
+            value = torch.rand(p.shape)
+            assert type(part(value, p)) is type(p.data) and torch.equal(whole(part(value, p)), value)
+        found = together.total(*train_step(twin, together, optimizer, settings, 1))
+    metrics, *rest = train_step(model, objective, loop.make_optimizer(model, 0.1), settings, 1)
+    assert [float(v) for v in found[1:]] == pytest.approx([float(v) for v in rest], rel=1e-4)
+    found, expected = ({n: float(v) for n, v in each.items()} for each in (found[0], metrics))
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("shard", [False, True])
+def test_a_run_goes_on_whether_shared_out_or_not(shard, tmp_path, monkeypatch):
+    """One process that takes itself for one of several; real ones are graded above."""
+    expected = trained(tmp_path / "alone")
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path / "parts", objective=told(1, signal.SIGINT))
+    with group_of_one():
+        for module in (checkpoints, loop):
+            monkeypatch.setattr(module, "process_count", lambda: 2)
+        found = trained(tmp_path / "parts", seed=1, resume=True, shard=shard)
+    assert_same(found, expected, "what comes back to the model")
+    assert_same(load_trainer(tmp_path / "parts")["model"], expected, "what is kept")
+
+
+def test_what_needs_whole_matrices_is_not_shared_out():
+    for wrong in (dict(compile=True), dict(optimizer="muon")):
+        with pytest.raises(UserError, match="--shard: only without --compile and --optimizer muon"):
+            PretrainingSettings(shard=True, **wrong)
