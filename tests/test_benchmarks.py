@@ -45,7 +45,7 @@ def test_a_ratio_is_the_median_of_its_rounds_and_misses_its_aim_below_it():
 
 
 def test_the_matrix_rate_and_the_step_of_a_batch_are_told_as_shares():
-    _, matrix = run.rows(Case({}, flops=run.N**3), {OURS: [1.0], MATRIX: [0.5]})
+    _, matrix = run.rows(Case({}, flops=run.N["cpu"] ** 3), {OURS: [1.0], MATRIX: [0.5]})
     assert matrix["figure"]["median"] == 0.25, "half of the product's flops in twice its time"
     _, step = run.rows(Case({}, {STEP: 0.05}), {OURS: [1.0], STEP: [24.0]})
     assert step["figure"]["median"] == 0.04 and step["reached"], "1 of 25 is at most 5 %"

@@ -36,7 +36,7 @@ def test_a_users_examples_give_the_steps_and_what_is_given_stays():
 def test_every_flag_is_read_somewhere():
     root = Path(__file__).parents[2]
     files = [*root.glob("minilm/finetuning/*.py"), root / "minilm/training/loop.py", root / "finetune.py"]
-    more = ("training/checkpoints.py", "plumbing/script.py", "plots.py")
+    more = ("training/checkpoints.py", "training/processes.py", "plumbing/script.py", "plots.py")
     files += [root / "minilm" / name for name in more]
     text = "\n".join(path.read_text(encoding="utf-8") for path in files)
     names = [field.name for field in fields(FinetuningSettings)]

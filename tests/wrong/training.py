@@ -78,7 +78,7 @@ WRONG = {
         ('lr * group.get("share", 1.0)', 'group["lr"]', "no group of the optimiser gets the rate"),
         ("    optimizer.zero_grad(set_to_none=True)\n", "", "a gradient is left over"),
         ("lr = learning_rate(step, settings)", "lr = settings.lr", "it is `lr` at every step"),
-        ("(settings.seed, step, rank)", "(settings.seed, rank)", "every step drops the same"),
+        ("(settings.seed, step, process_rank())", "settings.seed", "every step drops the same"),
     ],
     "replay": [
         ("share / (1 - share) * domain", "share * domain", "one of the domain's bytes"),
