@@ -12,7 +12,6 @@ decoder and an encoder-decoder give their last token's vector instead (`heads.py
 """
 
 from collections import Counter
-from functools import partial
 from typing import ClassVar
 
 import torch
@@ -29,7 +28,7 @@ class Classification(HeadTask):
     name, metric, baseline, closed = "classification", "accuracy", "majority class", True
     fields, learnt = ("text", "label"), dict(labels=tuple[str, ...], counts=tuple[int, ...])
     recipe: ClassVar = dict(n_examples=24, steps=100, batch_size=24, n_run=10)
-    world = staticmethod(partial(world.labelled, label="place"))  # sentences 2 to 4, which do not name it
+    world = staticmethod(world.labelled)  # sentences 2 to 4, which do not name it
 
     @classmethod
     def learn(cls, train, tokenizer=None):
@@ -77,4 +76,4 @@ class Pair(Classification):
 
     name, fields, least_context = "pair", ("text_a", "text_b", "label"), 6
     recipe: ClassVar = dict(n_examples=300, steps=300, batch_size=32)
-    world = staticmethod(partial(world.text_pairs, short=True))  # do both happen at the same place?
+    world = staticmethod(world.text_pairs)  # do both happen at the same place?

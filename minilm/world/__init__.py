@@ -6,7 +6,7 @@ What other rooms use: `from minilm import world`, then `world.Story(seed=0, inde
 from .few_shot import LABEL_WORDS, N_PAIRS, few_shot_documents, few_shot_pairs
 from .portuguese import word_by_word
 from .reports import Report
-from .story import Story, documents, draw, judge, log_probability, parses, translate
+from .story import Story, documents, draw, judge, log_probability, parses
 from .tasks import (
     SOURCES,
     labelled,

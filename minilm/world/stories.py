@@ -7,7 +7,6 @@ decides how far the shared-word rule gets in next-sentence prediction.
 """
 
 from functools import cache
-from typing import NamedTuple
 
 from . import words
 from .grammar import Choice, Grammar, Slot, uniform
@@ -60,17 +59,7 @@ P_PLURAL, P_ADJECTIVE, P_HAPPY = 0.15, 0.3, 0.45
 P_PRONOUN = 0.65  # for the person in sentences 2 to 4, the name else
 # Determiner, plural, share among those of its number.
 DETERMINERS = (("a", 0, 0.6), ("the", 0, 0.4), ("some", 1, 1 / 3), ("two", 1, 1 / 3), ("the", 1, 1 / 3))
-
-
-class Words(NamedTuple):
-    """What the grammar may talk about. The tests pass a few words only, so as to count every text."""
-
-    names: tuple = NAMES
-    places: tuple = PLACES
-    things: dict = THINGS
-    verbs: dict = VERBS
-    adjectives: tuple = tuple(words.ADJECTIVES)
-    times: tuple = tuple(words.TIMES)
+ADJECTIVES, TIMES = tuple(words.ADJECTIVES), tuple(words.TIMES)
 
 
 def write_phrase(phrase: Phrase) -> str:
@@ -82,83 +71,71 @@ def write_phrase(phrase: Phrase) -> str:
     return f"{determiner} {rest}"
 
 
-def at_place(place: str) -> str:
-    """Return the place with its preposition: "at the market", "in the garden"."""
-    return f"{words.PLACE_WORDS[place].preposition} the {place}"
-
-
-def sentence_phrases(chosen: dict) -> list[Phrase]:
-    """Return the phrases of one sentence of a derivation, in the order of the text."""
-    return [chosen[name] for name in ("np", "np2") if name in chosen]
-
-
 def the_same(phrase: Phrase) -> Phrase:
     """Return the phrase by which a thing is mentioned again: "an old cup" -> "the cup"."""
     return phrase._replace(determiner="the", adjective=None)
 
 
 @cache
-def phrases(things: tuple, adjectives: tuple, but: str | None = None) -> Choice:
+def phrases(things: tuple, but: str | None = None) -> Choice:
     """Return the distribution of phrases about the given things, all `but` one."""
     weights = {}
     for determiner, plural, share in DETERMINERS:
-        for adjective in (None, *adjectives):
+        for adjective in (None, *ADJECTIVES):
             weight = (P_PLURAL if plural else 1 - P_PLURAL) * share
-            weight *= P_ADJECTIVE / len(adjectives) if adjective else 1 - P_ADJECTIVE
+            weight *= P_ADJECTIVE / len(ADJECTIVES) if adjective else 1 - P_ADJECTIVE
             weights |= {Phrase(determiner, adjective, t, bool(plural)): weight for t in things if t != but}
     return Choice(weights)
 
 
-def story_rules(w: Words) -> dict:
-    """Return for each choice of the story grammar the function of earlier choices -> Choice."""
-    name_or_pronoun = Choice({"pronoun": P_PRONOUN, "name": 1 - P_PRONOUN})
-    moods = Choice({m: P_HAPPY / 3 if m in HAPPY_MOODS else (1 - P_HAPPY) / 4 for m in MOODS})
-
-    def subject(person, friend):
-        # a pronoun is never ambiguous: the name is repeated once a friend of the same gender is about
-        return uniform(("name",)) if friend and GENDERS[friend] == GENDERS[person] else name_or_pronoun
-
-    return {
-        "person": lambda: uniform(w.names),
-        "place": lambda: uniform(w.places),
-        "time": lambda: uniform(w.times),
-        "friend": lambda person: uniform(w.names, but=person),
-        "subject": subject,
-        "verb": lambda place: uniform(w.verbs[place]),
-        "verb2": lambda place, verb: uniform(w.verbs[place], but=verb),
-        "np": lambda place: phrases(w.things[place], w.adjectives),
-        "np2": lambda place, np: phrases(w.things[place], w.adjectives, but=np.thing),
-        "mention": lambda before: uniform(tuple(map(the_same, sentence_phrases(before)))),
-        "mood": lambda: moods,
-    }
+NAME_OR_PRONOUN = Choice({"pronoun": P_PRONOUN, "name": 1 - P_PRONOUN})
+MOOD = Choice({m: P_HAPPY / 3 if m in HAPPY_MOODS else (1 - P_HAPPY) / 4 for m in MOODS})
 
 
-def story_slots(w: Words) -> dict[str, Slot]:
-    """Return how each English slot is written and read."""
-    verbs = [verb for place in w.places for verb in w.verbs[place]]
-    every = [phrase for place in w.places for phrase in phrases(w.things[place], w.adjectives).values]
-    written = {write_phrase(phrase): phrase for phrase in every}
-    np = rf"(?:an?|the|some|two) (?:(?:{'|'.join(w.adjectives)}) )?\w+"
+def subject(person, friend):
+    """Return the distribution of what the person is called by."""
+    # a pronoun is never ambiguous: the name is repeated once a friend of the same gender is about
+    return uniform(("name",)) if friend and GENDERS[friend] == GENDERS[person] else NAME_OR_PRONOUN
 
-    def subject(she, he):
-        """Return the slot of a subject with these pronouns."""
 
-        def write(person, subject):
-            return person if subject == "name" else she if GENDERS[person] == "f" else he
+RULES = {
+    "person": lambda: uniform(NAMES),
+    "place": lambda: uniform(PLACES),
+    "time": lambda: uniform(TIMES),
+    "friend": lambda person: uniform(NAMES, but=person),
+    "subject": subject,
+    "verb": lambda place: uniform(VERBS[place]),
+    "verb2": lambda place, verb: uniform(VERBS[place], but=verb),
+    "np": lambda place: phrases(THINGS[place]),
+    "np2": lambda place, np: phrases(THINGS[place], but=np.thing),
+    "mention": lambda before: uniform(tuple(the_same(before[np]) for np in ("np", "np2") if np in before)),
+    "mood": lambda: MOOD,
+}
 
-        return Slot("subject", dict.fromkeys(w.names, "name") | {she: "pronoun", he: "pronoun"}, write=write)
 
-    plain = dict(person=w.names, friend=w.names, place=w.places, verb=verbs, verb2=verbs, mood=MOODS)
-    return {name: Slot(name, texts) for name, texts in plain.items()} | {
-        "subject": subject("she", "he"),
-        "object": subject("her", "him"),
-        "at_place": Slot("place", {at_place(place): place for place in w.places}, r"\w+ the \w+"),
-        "time": Slot("time", w.times, "|".join(w.times)),
-        "np": Slot("np", written, np),
-        "np2": Slot("np2", written, np),
-        "it": Slot(None, {"it": None, "them": None}, write=lambda np: "them" if np.plural else "it"),
-        "thing": Slot("mention", {write_phrase(the_same(p)): the_same(p) for p in every}, r"the \w+"),
-    }
+def pronoun_slot(she: str, he: str) -> Slot:
+    """Return the slot of a person: the name, or one of these pronouns."""
+
+    def write(person, subject):
+        return person if subject == "name" else she if GENDERS[person] == "f" else he
+
+    return Slot("subject", dict.fromkeys(NAMES, "name") | {she: "pronoun", he: "pronoun"}, write=write)
+
+
+_PHRASES = {write_phrase(phrase): phrase for things in THINGS.values() for phrase in phrases(things).values}
+_NP = rf"(?:an?|the|some|two) (?:(?:{'|'.join(ADJECTIVES)}) )?\w+"
+_AT = {f"{place.preposition} the {name}": name for name, place in words.PLACE_WORDS.items()}
+_PLAIN = dict(person=NAMES, friend=NAMES, place=PLACES, verb=VERB_WORDS, verb2=VERB_WORDS, mood=MOODS)
+SLOTS = {name: Slot(name, tuple(texts)) for name, texts in _PLAIN.items()} | {
+    "subject": pronoun_slot("she", "he"),
+    "object": pronoun_slot("her", "him"),
+    "at_place": Slot("place", _AT, r"\w+ the \w+"),
+    "time": Slot("time", TIMES, "|".join(TIMES)),
+    "np": Slot("np", _PHRASES, _NP),
+    "np2": Slot("np2", _PHRASES, _NP),
+    "it": Slot(None, {"it": None, "them": None}, write=lambda np: "them" if np.plural else "it"),
+    "thing": Slot("mention", {write_phrase(the_same(p)): the_same(p) for p in _PHRASES.values()}, r"the \w+"),
+}
 
 
 def made_object(subject, person, mention):
@@ -186,10 +163,4 @@ PORTUGUESE = {
     "moods": lambda mood, person, friend: agree(words.MOOD_WORDS[mood], gender(person, friend), True),
 }
 
-
-def story_grammar(w: Words = Words()) -> Grammar:  # noqa: B008 - a constant tuple
-    """Return the grammar of stories over some words."""
-    return Grammar(STORY, story_slots(w), story_rules(w), PORTUGUESE, carried=("person", "place", "friend"))
-
-
-GRAMMAR = story_grammar()
+GRAMMAR = Grammar(STORY, SLOTS, RULES, PORTUGUESE, carried=("person", "place", "friend"))

@@ -18,9 +18,9 @@ from functools import cached_property
 
 from ..plumbing.errors import UserError, suggest
 from .grammar import Derived
-from .portuguese import noun, noun_phrase, the
+from .portuguese import noun
 from .reports import Report
-from .stories import GRAMMAR, at_place, sentence_phrases, write_phrase
+from .stories import GRAMMAR
 from .words import HAPPY_MOODS, HELD_OUT, NAMES, PLACE_WORDS, PLACES, SINGULAR_OF, VERB_WORDS
 
 ENTITY = dict.fromkeys(NAMES, "person") | dict.fromkeys(SINGULAR_OF, "thing")
@@ -50,7 +50,6 @@ class Story(Derived):
         self.place, self.person = self.derivation[0]["place"], self.derivation[0]["person"]
         self.mood = self.derivation[3]["mood"]
         self.happy = self.mood in HAPPY_MOODS
-        self.text_without_place = " ".join(self.sentences[1:])  # the place word stands in sentence 1 only
 
     @cached_property
     def entities(self) -> list[tuple[int, int, str]]:
@@ -70,7 +69,7 @@ class Story(Derived):
         where, when, what, who_did, how = QUESTIONS[self.language]
         english, (first, *_, last) = self.language == "english", self.derivation
         slots = self.grammar.writers[self.language]
-        at = at_place(self.place) if english else the("em", self.place)
+        at = slots["at_place" if english else "in_place"](first)
         add(where.format(person), self.place if english else noun(self.place), 0)
         add(when.format(person, at), slots["time"](first), 0)
         done = []  # (who, verb, position) of every event, so that a question about one of two is left out
@@ -83,9 +82,8 @@ class Story(Derived):
         for who, verb, position in done:
             past = verb if english else VERB_WORDS[verb].portuguese
             if [(w, v) for w, v, _ in done].count((who, verb)) == 1:
-                phrases = sentence_phrases(self.derivation[position])
-                answer = " and ".join(map(write_phrase, phrases))
-                answer = answer if english else " e ".join(map(noun_phrase, phrases))
+                c = self.derivation[position]
+                answer = (" and " if english else " e ").join(slots[n](c) for n in ("np", "np2") if n in c)
                 add(what.format(who, VERB_WORDS[verb].base if english else past), answer, position)
                 if [v for _, v, _ in done].count(verb) == 1:
                     add(who_did.format(past, answer), who, 0 if who == person else position)
@@ -170,11 +168,3 @@ def parses(text: str, domain: str = "stories") -> bool:
 def judge(text: str) -> bool:
     """Return whether a text parses and ends happily: PPO's true preference; happy words cannot cheat it."""
     return any(derivation[3]["mood"] in HAPPY_MOODS for derivation, _ in GRAMMAR.derivations(text))
-
-
-def translate(text: str, domain: str = "stories") -> str:
-    """Return the Portuguese of a whole English text; UserError where it does not parse."""
-    grammar = domain_class(domain).grammar
-    for derivation, _ in grammar.derivations(text):
-        return " ".join(grammar.sentences(derivation, "portuguese"))
-    raise UserError(f"not a text of the world's {domain}: {text[:60]!r}; only those can be translated")

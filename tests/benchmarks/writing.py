@@ -57,7 +57,8 @@ def few_shot() -> Case:
     """
     tokenizer = BPE.train(world.documents(400), 1024, SPECIAL_TOKENS)
     config = replace(SHAPE, vocab_size=tokenizer.vocab_size, max_positions=1024)
-    examples = world.labelled(N_EXAMPLE + N_QUESTION, seed=0, label="mood")
+    stories = world.draw(N_EXAMPLE + N_QUESTION, held_out=False)
+    examples = [(" ".join(s.sentences[1:]), "happy" if s.happy else "unhappy") for s in stories]
     random.Random(0).shuffle(examples)
     shape = PromptFormat(dict(happy="happy", unhappy="sad"))
     questions = draw_questions(examples[:N_EXAMPLE], examples[N_EXAMPLE:], N_EXAMPLE, seed=0)

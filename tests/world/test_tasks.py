@@ -10,7 +10,7 @@ from small import fingerprint
 from minilm import world
 from minilm.plumbing.errors import UserError
 from minilm.world import PLACES, Story, tasks
-from minilm.world.words import ADJECTIVES
+from minilm.world.words import ADJECTIVES, MOODS
 
 TOPIC = set(world.SINGULAR_OF) | {verb for verbs in world.VERBS.values() for verb in verbs}
 
@@ -33,14 +33,11 @@ def test_held_out_words_never_meet_a_label_in_training(make):
 
 
 def test_labelled_texts_tell_the_place_without_its_word():
-    examples, moods = tasks.labelled(60, 4), tasks.labelled(60, 4, "mood")
+    examples = tasks.labelled(60, 4)
     assert Counter(label for _, label in examples) == dict.fromkeys(PLACES, 10), "places must be balanced"
-    for (text, place), (same, mood) in zip(examples, moods, strict=True):
+    for text, place in examples:
         assert {world.place_of(w) for w in re.findall(r"\w+", text)} - {None} == {place}
         assert not any(place in text for place in PLACES)
-        assert same == text and mood == ("happy" if re.search("happy|proud|cheerful", text) else "unhappy")
-    with pytest.raises(UserError, match="did you mean 'place'"):
-        tasks.labelled(1, 0, "plase")
 
 
 def test_pairs_share_the_place_and_if_wanted_the_person_half_of_the_time():
@@ -55,11 +52,9 @@ def test_text_pairs_and_similarity_score_what_is_shared():
     def place(text):
         return next(world.place_of(w) for w in re.findall(r"\w+", text) if world.place_of(w))
 
-    short = tasks.text_pairs(300, 1, short=True)
-    for (a, b, label), (a_short, b_short, same) in zip(tasks.text_pairs(300, 1), short, strict=True):
-        assert label == same == ("same" if place(a) == place(b) else "different")
-        assert a.startswith(a_short) and b.startswith(b_short)
-        assert {a_short.count("."), b_short.count(".")} == {2}, "sentences 2 and 3, without the ending"
+    for a, b, label in tasks.text_pairs(300, 1):
+        assert label == ("same" if place(a) == place(b) else "different")
+        assert a.count(".") == b.count(".") == 2 and not re.search("|".join(MOODS), a + b), "not 2 and 3"
     scores = set()
     for a, b, score in tasks.similarity(300, 1):
         person_a, person_b = (re.search("|".join(world.NAMES), text)[0] for text in (a, b))
@@ -124,8 +119,7 @@ def test_translation_pairs_are_aligned_and_never_repeat_an_english_side(domain):
 
 
 @pytest.mark.parametrize(("made", "expected"), [
-    (lambda: tasks.labelled(12, 3) + tasks.labelled(12, 3, "mood"), "b5af063f"),
-    (lambda: tasks.text_pairs(9, 3) + tasks.text_pairs(9, 3, short=True), "6dbf2990"),
+    (lambda: tasks.labelled(12, 3), "b5275884"), (lambda: tasks.text_pairs(9, 3), "7381c1aa"),
     (lambda: tasks.similarity(9, 3), "1046b438"), (lambda: tasks.tagging(9, 3), "9074ebee"),
     (lambda: tasks.questions(12, 3), "3c3aaf70"),
     (lambda: tasks.preferences(9, 3), "b21af347"), (lambda: tasks.preference_prompts(9, 3), "02943fae"),
