@@ -18,7 +18,7 @@ The names for programs are `load`, `save`, `export`, `build`, `generate`, `embed
 are imported on first use, so that `import minilm` costs nothing.
 """
 
-import importlib
+import importlib.util
 
 _HOMES = dict.fromkeys(("load", "save", "export"), "checkpoint")
 _HOMES |= dict(build="model.transformer", generate="model.generate", PRESETS="model.config")
@@ -31,12 +31,9 @@ def __getattr__(name: str):
     """Import a public name, or a module of the package, the first time that it is asked for (PEP 562)."""
     if name in _HOMES:
         return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    try:
-        return importlib.import_module(f"{__name__}.{name}")
-    except ModuleNotFoundError as error:
-        if error.name != f"{__name__}.{name}":
-            raise
-        raise AttributeError(f"module 'minilm' has no attribute {name!r}") from None
+    if importlib.util.find_spec(f"{__name__}.{name}") is None:
+        raise AttributeError(f"module 'minilm' has no attribute {name!r}")
+    return importlib.import_module(f"{__name__}.{name}")
 
 
 def __dir__():

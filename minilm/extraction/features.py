@@ -109,9 +109,7 @@ def batches_of(lengths: Sequence[int], tokens_per_batch: int) -> list[np.ndarray
     return batches
 
 
-def hidden_batches(
-    model, rows: RaggedRows, tokens_per_batch: int | None = None, precision: str = "fp32"
-) -> Iterator[tuple[np.ndarray, tuple[Tensor, ...], Tensor | None]]:
+def hidden_batches(model, rows: RaggedRows, tokens_per_batch=None, precision="fp32") -> Iterator[tuple]:
     """Yield (rows of the batch, n_layer + 1 hidden states (B, T, D), real tokens (B, T), none: all are)."""
     device = model.tokens.weight.device
     tokens_per_batch = tokens_per_batch or TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH["cuda"])

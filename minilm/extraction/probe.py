@@ -11,6 +11,7 @@ Sources: Alain and Bengio 2016 (linear probes); Nocedal and Wright 2006, chapter
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import chain
 
 import numpy as np
 import torch
@@ -27,9 +28,7 @@ MANY_LABELS = 1000  # from here on one fold says enough
 MOST_WORDS = 5000  # columns of a bag of words
 
 
-def fit(
-    x: Tensor, y: Tensor, n_class: int, l2: Tensor, weight: Tensor | None = None, steps: int = 300
-) -> tuple[Tensor, Tensor]:
+def fit(x: Tensor, y: Tensor, n_class: int, l2: Tensor, weight: Tensor | None = None, steps=300) -> tuple:
     """Return the weights (R, P, D, C) and biases (R, P, 1, C) that minimise the loss of each problem.
 
     x: (R, N, D) vectors; y: (R, N) classes, from 0 to C - 1; l2: (R, P) or (P,), the penalty of each problem;
@@ -47,10 +46,8 @@ def fit(
     rounding = R * P * torch.finfo(x.dtype).eps
     # L-BFGS: a probe is to be at its minimum, or its accuracy would tell of a learning rate. The loss is
     # smooth and all examples fit in, so the last 20 gradients tell its curvature: no rate, tens of steps.
-    optimizer = torch.optim.LBFGS(
-        [W, b], max_iter=steps, history_size=20, tolerance_grad=1e-6, tolerance_change=rounding,
-        line_search_fn="strong_wolfe",
-    )  # fmt: skip
+    until = dict(max_iter=steps, tolerance_grad=1e-6, tolerance_change=rounding)
+    optimizer = torch.optim.LBFGS([W, b], **until, history_size=20, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         """Return the sum of all losses, their gradients in place: what LBFGS asks for, often."""
@@ -173,12 +170,8 @@ def probe_accuracy(
 
 def bag_of_words(train: Sequence[str], *others: Sequence[str]) -> list[np.ndarray]:
     """Return counts (n, n_word) for each list of texts, of the MOST_WORDS commonest words of the first."""
-    bags = [[Counter(WORD.findall(text.lower())) for text in texts] for texts in (train, *others)]
-    total = Counter(word for bag in bags[0] for word in bag.elements())
-    column = {word: i for i, (word, _) in enumerate(total.most_common(MOST_WORDS))}
-    counts = [np.zeros((len(part), len(column)), dtype=np.float32) for part in bags]
-    for part, count in zip(bags, counts, strict=True):
-        for i, bag in enumerate(part):
-            for word in bag.keys() & column.keys():
-                count[i, column[word]] = bag[word]
-    return counts
+    parts = [[WORD.findall(text.lower()) for text in texts] for texts in (train, *others)]
+    commonest = Counter(chain.from_iterable(parts[0])).most_common(MOST_WORDS)
+    column = {word: i for i, (word, _) in enumerate(commonest)}
+    places = ([[column[word] for word in text if word in column] for text in part] for part in parts)
+    return [np.array([np.bincount(p, minlength=len(column)) for p in part], np.float32) for part in places]

@@ -30,7 +30,6 @@ WORLD_TRAIN, WORLD_TEST = 384, 600  # stories: 64 a place to draw labels from, 1
 WORLD_SEEDS = (2_000_003, 2_000_023, 2_000_033)  # added to the seed: other stories than those of pre-training
 WORLD_SENTENCES = 384
 Example = tuple[str, str | None]  # text, label if there is one
-LABELS = itemgetter(slice(1, 2))  # of an example
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +159,7 @@ def read_parts(data: str, test: str | None, probe: bool | None, seed: int) -> di
     if len(count) == 1:
         raise UserError(f"--probe: {data} has the single label {[*count]}; it takes two or more")
     if test is None:
-        learnt, tested = split(train, max(1, len(train) // 4), seed, LABELS)
+        learnt, tested = split(train, max(1, len(train) // 4), seed, itemgetter(slice(1, 2)))
         if not tested:
             raise UserError(f"{data}: no label has two different texts, one to test on; give --test FILE")
         parts = dict(train=learnt, test=tested)

@@ -86,8 +86,7 @@ def start(settings: FinetuningSettings, model: WithHead, objective: FineTuning) 
     """Say what is learnt from, and return the folder of the run with what is known of its task."""
     sizes = zip(objective.parts, ("to learn from", "to watch", "to measure on"), strict=True)
     print("examples:", ", ".join(f"{len(part):,} {use}" for part, use in sizes))
-    n_cut = sum(rows.texts.n_cut for rows in objective.rows.values())
-    if n_cut:
+    if n_cut := sum(rows.texts.n_cut for rows in objective.rows.values()):
         print(f"cut {n_cut:,} rows to --context {settings.context} tokens")
     if note := objective.task.note(objective.parts):
         print(note)
