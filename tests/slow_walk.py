@@ -31,9 +31,16 @@ def every_walk(grammar, before):
             paths += [(*path, value) for value in branch.args[0]]
 
 
+def log_probability(grammar, text, n_sentences=None):
+    """The log-probability of a text in nats, -inf where it does not parse."""
+    found = grammar.derivations(text, n_sentences)
+    assert len(found) <= 1, f"two derivations of {text!r}"
+    return found[0][1] if found else -math.inf
+
+
 def assert_exact(grammar, before):
     """The sentences that may follow have one derivation each and probabilities that sum to one."""
-    prefix = grammar.log_probability(" ".join(grammar.sentences(before)), len(before)) if before else 0.0
+    prefix = log_probability(grammar, " ".join(grammar.sentences(before)), len(before)) if before else 0.0
     walks = list(every_walk(grammar, before))
     texts = Counter(" ".join(grammar.sentences(derivation)) for derivation, _ in walks)
     twice = [text for text, count in texts.items() if count > 1]

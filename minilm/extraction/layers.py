@@ -4,7 +4,6 @@ Two baselines, since a probe learns much by itself: the same network with random
 inputs but knows nothing, and a bag of words. The layer x pooling table says which vectors to take.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -75,9 +74,7 @@ def compare_layers(model, twin, rows: RaggedRows, probe: Probe, n_label, how: di
     return ("layer", *ONE_LAYER), body, by_pooling
 
 
-def probe_tables(
-    model, rows, parts: dict, headline: Reading, vectors, asked: Sequence, n_draw: int, seed: int, how: dict
-) -> tuple[dict, list]:
+def probe_tables(model, rows, parts, headline, vectors, asked, n_draw, seed, how) -> tuple[dict, list]:
     """Return figures, and tables as lines; `parts`: name -> (text, label), `vectors`: those of all texts."""
     names = sorted({label for _, label in parts["train"]})
     classes = [np.array([names.index(label) for _, label in part]) for part in parts.values()]

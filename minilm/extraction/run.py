@@ -152,8 +152,7 @@ def read_parts(data: str, test: str | None, probe: bool | None, seed: int) -> di
     for part, source in zip(parts.values(), (data, test), strict=False):
         labels = [label for _, label in part]
         if None in labels:
-            give = "give a .tsv or .csv of text and label, a .jsonl with both, or --no-probe"
-            raise UserError(f"--probe: {source} has no labels; {give}")
+            raise UserError(f"--probe: {source} has no labels; give a .tsv of text and label, or --no-probe")
         if unknown := [label for label in labels if label not in count]:
             raise UserError(f"{source}: the label {unknown[0]!r} is in no example of {data}")
     if len(count) == 1:

@@ -17,9 +17,8 @@ from .tagging import Tagging
 from .tasks import Task
 from .text_to_text import TextToText
 
-TASKS: dict[str, type[Task]] = {
-    task.name: task for task in (Classification, Pair, Similarity, Contrastive, Tagging, Span, TextToText)
-}
+_ALL = (Classification, Pair, Similarity, Contrastive, Tagging, Span, TextToText)
+TASKS: dict[str, type[Task]] = {task.name: task for task in _ALL}
 PAIRS = dict(pair="together", similarity="apart", contrastive="apart")  # where two texts of a task meet
 EPOCHS = 4  # of a user's examples; Devlin et al. 2019: 2 to 4
 

@@ -185,7 +185,6 @@ class FineTuning(Objective):
         self.rows = dict(train=task.rows(parts.train), validation=task.rows(parts.validation))
 
     def batch(self, step: int, split: str) -> dict[str, Tensor]:
-        """Return the batch of a step of `train`, or the whole `validation` part whatever the step."""
         rows = self.rows[split]
         return rows.batch(self.chosen(step, len(rows)) if split == "train" else range(len(rows)))
 
@@ -197,7 +196,6 @@ class FineTuning(Objective):
         return [int(orders[place // n][place % n]) for place in places]
 
     def loss(self, model, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the task's loss and metrics."""
         return self.task.loss(model, batch)
 
 

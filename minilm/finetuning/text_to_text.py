@@ -110,8 +110,7 @@ class TextToText(Task):
 
     def loss(self, model, batch):
         """Return the mean over the answers' tokens in nats; metrics `loss`, and `accuracy` a token."""
-        states, labels = self.answer_states(model, batch)
-        total, right = vocabulary_loss(model, states, labels)
+        total, right = vocabulary_loss(model, *self.answer_states(model, batch))
         loss = total / batch["n_label"]
         return loss, dict(loss=loss, accuracy=right.sum() / batch["n_label"])
 

@@ -179,10 +179,6 @@ class Grammar:
                 found.append(walk)
         return found
 
-    def log_probability(self, text: str, n_sentences: int | None = None, language: str = "english") -> float:
-        """Return the exact log-probability of a text in nats, -inf where it does not parse."""
-        return max((score for _, score in self.derivations(text, n_sentences, language)), default=-math.inf)
-
 
 class Derived:
     """A text drawn from the `grammar` of its class, with its exact log-probability and its translation."""

@@ -96,7 +96,6 @@ def picker(rng: random.Random, held_out: bool | None = None, happy: bool | None 
     """Return a `pick` for `Grammar.expand` that draws again until a value keeps the conditions of `Story`."""
 
     def fits(name, value):
-        """Say whether a value keeps the conditions."""
         if name in fixed:
             return value == fixed[name]
         if name == "mood":
@@ -157,7 +156,8 @@ def documents(n: int, seed: int = 0, domain: str = "stories", start: int = 0) ->
 def log_probability(text: str, domain: str = "stories") -> float:
     """Return the exact log-probability in nats, -inf if it does not parse; minus its mean is the floor."""
     derived = domain_class(domain)
-    return derived.grammar.log_probability(text, language=derived.language)
+    found = derived.grammar.derivations(text, language=derived.language)
+    return max((score for _, score in found), default=-math.inf)
 
 
 def parses(text: str, domain: str = "stories") -> bool:
