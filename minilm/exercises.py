@@ -35,17 +35,11 @@ class Exercise(NamedTuple):
     hints: list[str]  # steps in words, the last nearly the code
 
 
-def read_exercises() -> dict[str, Exercise]:
-    """Return what tests/exercises.txt says, in the order of the lecture: a line a row, its hints under it."""
-    found = {}
-    for row in (ROOT / "tests" / "exercises.txt").read_text(encoding="utf-8").strip().split("\n\n"):
-        head, *hints = map(str.strip, row.splitlines())
-        name, level, function, tests = head.split(", ")
-        found[name] = Exercise(int(level), function, tests, hints)
-    return found
-
-
-EXERCISES = read_exercises()
+EXERCISES: dict[str, Exercise] = {}  # in the order of the lecture; in the file a line, its hints under it
+for row in (ROOT / "tests" / "exercises.txt").read_text(encoding="utf-8").strip().split("\n\n"):
+    head, *hints = map(str.strip, row.splitlines())
+    name, level, function, tests = head.split(", ")
+    EXERCISES[name] = Exercise(int(level), function, tests, hints)
 
 
 def find(name: str) -> tuple[Path, re.Match, str]:

@@ -26,9 +26,8 @@ def depth_of(name: str, config: ModelConfig) -> int:
         return int(block[2]) + 1 + (config.n_encoder_layer if block[1] == "decoder" else 0)
     if name.startswith("tokens.") or ".embeddings." in name:
         return 0
-    if name.startswith("encoder.norm."):
-        return config.n_encoder_layer
-    return config.n_layer if name.startswith("decoder.norm.") else config.n_layer + 1
+    of_last_block = {"encoder.norm": config.n_encoder_layer, "decoder.norm": config.n_layer}
+    return of_last_block.get(name.rpartition(".")[0], config.n_layer + 1)
 
 
 def let_move(model: WithHead, tune: str, rank: int = 8, alpha: float = 16.0, targets=("q", "v")) -> None:

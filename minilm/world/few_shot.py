@@ -26,8 +26,7 @@ def held_out_pair(place: str, label: str) -> bool:
 
 def labels_for(place: str | None, split: str) -> list[str]:
     """Return the labels for a place: in "test" the held-out ones, in "train" the others; for None all."""
-    test = split == "test"
-    return [label for label in LABEL_WORDS if place is None or held_out_pair(place, label) == test]
+    return [w for w in LABEL_WORDS if place is None or held_out_pair(place, w) == (split == "test")]
 
 
 def few_shot_pairs(seed: int, index: int, kind: str, split="train", n_pairs=N_PAIRS, items=None) -> list:
