@@ -87,10 +87,6 @@ class ModelConfig:
         """`encoder`, `decoder` or `encoder-decoder`."""
         return "-".join(["encoder"] * (self.n_encoder_layer > 0) + ["decoder"] * (self.n_decoder_layer > 0))
 
-    def to_dict(self) -> dict:
-        """Return the fields as a dictionary that `json` can write."""
-        return asdict(self)
-
 
 # How the published models differ, apart from their sizes (Vaswani et al. 2017, Devlin et al. 2019, Sanh et
 # al. 2019, Radford et al. 2019, Lewis et al. 2020, Touvron et al. 2023):
