@@ -68,8 +68,7 @@ class ModelConfig:
             fitting = self.n_head * (self.d_model // self.n_head + 1)
             raise UserError(f"{what}: each head takes an equal share; try --d-model {fitting}")
         if self.n_head % (n_kv := self.n_kv_head or self.n_head):
-            what = f"--n-kv-head {n_kv} does not divide --n-head {self.n_head}"
-            raise UserError(f"{what}: each serves as many heads of queries; try --n-kv-head 1")
+            raise UserError(f"--n-kv-head {n_kv} does not divide --n-head {self.n_head}: try --n-kv-head 1")
         if self.positions == "rope" and (d_head := self.d_head or self.d_model // self.n_head) % 2:
             raise UserError(f"--positions rope turns pairs, and a head has {d_head} numbers; make them even")
         if not self.n_encoder_layer and (self.pooler or self.n_segments):

@@ -11,6 +11,7 @@ from torch.serialization import get_unsafe_globals_in_checkpoint
 from tqdm import tqdm
 
 from ..checkpoint import save_description, save_weights
+from ..model.generate import evaluation_mode
 from ..plumbing.errors import UserError
 from ..plumbing.folders import TRAINER, append_log, atomic_write, trim_log
 from ..plumbing.safetensors import check_state
@@ -26,16 +27,14 @@ STATE["objective"] = float | None
 @torch.no_grad()
 def evaluate(model: torch.nn.Module, objective: Objective, settings) -> dict[str, float]:
     """Return the metrics over the whole validation batch. Training goes on as if this had not run."""
-    device, was_training = next(model.parameters()).device, model.training
-    model.eval()
+    device = next(model.parameters()).device
     batch = by_length(objective.batch(0, "validation"))
     n_row = next(value.shape[0] for value in batch.values() if value.dim())
     rows_that_fit = max(1, settings.batch_size // (settings.accumulate * process_count()))
     totals: dict[str, Tensor] = {}
-    for part in shown(micro_batches(batch, -(-n_row // rows_that_fit)), "evaluation"):
-        with autocast(settings.precision, device):
+    with evaluation_mode(model), autocast(settings.precision, device):
+        for part in shown(micro_batches(batch, -(-n_row // rows_that_fit)), "evaluation"):
             add_metrics(totals, objective.loss(model, to_device(trimmed(part), device))[1])
-    model.train(was_training)
     # Several processes decide by them, and must not differ: a GPU's sums need not be the same twice.
     return from_first(lambda: {name: float(value) for name, value in totals.items()})
 

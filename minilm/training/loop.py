@@ -3,8 +3,6 @@
 An objective says what a batch is and what its loss is (`objective.py`). Everything here is the same for all
 of them: AdamW, warm-up and decay of the learning rate, clipping, micro-batches, several processes. What is
 told and kept of a run stands beside its steps (`checkpoints.py`).
-
-    torchrun --nproc-per-node 8 train.py ...    the same step on eight processes, one gradient
 """
 
 import math

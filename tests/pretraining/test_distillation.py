@@ -272,7 +272,7 @@ def test_a_student_has_its_teachers_shape_but_for_depth_segments_and_pooler(teac
 
 
 def test_a_student_deeper_than_its_teacher_is_refused(teacher):
-    with pytest.raises(UserError, match="--n-encoder-layer 5: the student is deeper .* has 4 layers"):
+    with pytest.raises(UserError, match="--n-encoder-layer 5: the teacher has 4 "):
         distillation.initial_student(teacher, 5)
     with pytest.raises(UserError, match="n-encoder-layer 0"):
         distillation.initial_student(teacher, 0)
