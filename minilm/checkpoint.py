@@ -14,6 +14,7 @@ A file is old or new and never half, but a process killed between two files leav
 That is why trainer.pt holds the weights too: resuming reads trainer.pt alone.
 """
 
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -57,7 +58,7 @@ def save(model: nn.Module, tokenizer, path: str | Path, overwrite: bool = False)
 
 def save_description(folder: Path, model: nn.Module, tokenizer=None) -> None:
     """Write config.json and tokenizer.json."""
-    folders.write_json(folder / CONFIG, {"format": FORMAT, **model.config.to_dict()})
+    folders.write_json(folder / CONFIG, {"format": FORMAT, **asdict(model.config)})
     if tokenizer is not None:
         tokenizer.save(folder / TOKENIZER)
 

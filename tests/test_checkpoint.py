@@ -301,7 +301,6 @@ def test_a_trainer_state_comes_back(tmp_path):
     pairs = [(found["model"]["w"], state["model"]["w"]), (found["random"], state["random"])]
     pairs += [(found["optimizer"]["state"][0][name], moments[0][name]) for name in moments[0]]
     assert all(torch.equal(a, b) for a, b in pairs)
-    assert checkpoints.load_trainer(tmp_path, device="meta")["model"]["w"].device.type == "meta"
 
 
 def test_a_state_that_could_not_be_loaded_is_told_when_it_is_saved(tmp_path):

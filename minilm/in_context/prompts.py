@@ -63,8 +63,8 @@ class PromptFormat:
 
 def draw_questions(examples, tests, k: int, seed: int) -> list[Question]:
     """Return a question for each (text, label) of `tests`, all after the same k examples of the seed."""
-    order = random.Random(f"examples {seed}").sample(range(len(examples)), len(examples))
-    chosen = tuple(examples[i] for i in order[:k])  # which begin the k + 1 examples of this seed
+    order = random.Random(f"examples {seed}").sample(examples, len(examples))
+    chosen = tuple(order[:k])  # which begin the k + 1 examples of this seed
     return [Question(chosen, text, label) for text, label in tests]
 
 

@@ -124,6 +124,5 @@ def checksum(model) -> str:
     """Return 16 hexadecimal digits that change with any bit of any weight (SHA-256)."""
     digest = hashlib.sha256()
     for name, weight in sorted(model.state_dict().items()):
-        flat = weight.detach().cpu().flatten()
-        digest.update(name.encode() + flat.view(torch.uint8).numpy().tobytes())
+        digest.update(name.encode() + weight.cpu().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]

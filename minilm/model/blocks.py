@@ -16,23 +16,12 @@ ACTIVATIONS = dict(relu=F.relu, gelu=F.gelu, silu=F.silu)  # silu: x * sigmoid(x
 ACTIVATIONS["gelu_tanh"] = lambda x: F.gelu(x, approximate="tanh")  # GPT-2's, Hendrycks and Gimpel 2016
 
 
-class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + eps), times a weight (Zhang and Sennrich 2019, equation 4): no mean, no bias."""
-
-    def __init__(self, width: int, eps: float):
-        super().__init__()
-        self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., D) -> (..., D)."""
-        y = x.float()  # a square of bfloat16 has two digits
-        y = y * (y.square().mean(-1, keepdim=True) + self.eps).rsqrt()
-        return self.weight * y.to(x.dtype)
-
-
 def new_norm(config: ModelConfig) -> nn.Module:
-    """Return the norm of this kind of model."""
-    return (RMSNorm if config.norm_kind == "rms" else nn.LayerNorm)(config.d_model, eps=config.norm_eps)
+    """Return the norm of this kind of model, with a weight for each of D numbers.
+
+    "rms" is x / sqrt(mean(x^2) + eps), no mean, no bias (Zhang and Sennrich 2019, equation 4).
+    """
+    return (nn.RMSNorm if config.norm_kind == "rms" else nn.LayerNorm)(config.d_model, eps=config.norm_eps)
 
 
 def sinusoidal_positions(n_position: int, d_model: int) -> Tensor:
@@ -118,7 +107,7 @@ class Block(nn.Module):
         self.pre = config.norm == "pre"
         sizes = config.d_model, config.n_head, config.attention_dropout, config.n_kv_head, config.d_head
         d_head = config.d_head or config.d_model // config.n_head
-        norms = [RMSNorm(d_head, config.norm_eps) for _ in "qk"] if config.qk_norm else None
+        norms = [nn.RMSNorm(d_head, config.norm_eps) for _ in "qk"] if config.qk_norm else None
         self.self_attention = MultiHeadAttention(*sizes, config.biases, norms)
         self.self_attention_norm = new_norm(config)
         self.cross_attention = MultiHeadAttention(*sizes, config.biases) if cross else None
@@ -152,8 +141,7 @@ class Block(nn.Module):
         h = norm(x) if self.pre else x  # (B, T, D): all T are looked at, what they would become is left out
         if bias is not None and bias.shape[2] > 1:  # a row for each query
             bias = bias[:, :, chosen]  # (., ., T, S) -> (., ., n, S)
-        change = self.self_attention(h, None, bias, causal, None, cos_sin, chosen)  # (B, n, D)
-        change = self.dropout(change)
+        change = self.dropout(self.self_attention(h, None, bias, causal, None, cos_sin, chosen))  # (B, n, D)
         x = x[:, chosen] + change if self.pre else norm(x[:, chosen] + change)
         if self.cross_attention is not None:
             x = self.add(x, self.cross_attention, self.cross_attention_norm, memory, memory_bias)

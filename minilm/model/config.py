@@ -68,8 +68,7 @@ class ModelConfig:
             fitting = self.n_head * (self.d_model // self.n_head + 1)
             raise UserError(f"{what}: each head takes an equal share; try --d-model {fitting}")
         if self.n_head % (n_kv := self.n_kv_head or self.n_head):
-            what = f"--n-kv-head {n_kv} does not divide --n-head {self.n_head}"
-            raise UserError(f"{what}: each serves as many heads of queries; try --n-kv-head 1")
+            raise UserError(f"--n-kv-head {n_kv} does not divide --n-head {self.n_head}: try --n-kv-head 1")
         if self.positions == "rope" and (d_head := self.d_head or self.d_model // self.n_head) % 2:
             raise UserError(f"--positions rope turns pairs, and a head has {d_head} numbers; make them even")
         if not self.n_encoder_layer and (self.pooler or self.n_segments):
@@ -86,10 +85,6 @@ class ModelConfig:
     def kind(self) -> str:
         """`encoder`, `decoder` or `encoder-decoder`."""
         return "-".join(["encoder"] * (self.n_encoder_layer > 0) + ["decoder"] * (self.n_decoder_layer > 0))
-
-    def to_dict(self) -> dict:
-        """Return the fields as a dictionary that `json` can write."""
-        return asdict(self)
 
 
 # How the published models differ, apart from their sizes (Vaswani et al. 2017, Devlin et al. 2019, Sanh et

@@ -4,6 +4,7 @@
 RANK, WORLD_SIZE and LOCAL_RANK; without them there is one.
 """
 
+import gc
 import os
 import signal
 import sys
@@ -57,8 +58,10 @@ def process_group(device_name: str = "auto"):
     try:
         with redirect_stdout(None) if process_rank() else nullcontext():
             yield
-        dist.all_reduce(torch.zeros(1))  # none leaves while another still reads what it has sent
+        with suppress(RuntimeError):  # one that has failed is there no more
+            dist.all_reduce(torch.zeros(1))  # none leaves while another still reads what it has sent
     finally:
+        gc.collect()  # of an engine whose group is gone, a thread would run on when Python ends
         dist.destroy_process_group()
 
 
@@ -183,10 +186,8 @@ def exit_code(main) -> int:
     except UserError as error:
         code, told = 2, as_line(f"error: {error}")
     except (MemoryError, RuntimeError) as error:  # the second is PyTorch's, of a CPU or a GPU
-        told, way_out = (
-            str(error),
-            "smaller batches take less: --accumulate, --batch-size, --tokens-per-batch",
-        )
+        told = str(error)
+        way_out = "smaller batches take less: --accumulate, --batch-size, --tokens-per-batch"
         if process_count() > 1 and (isinstance(error, dist.DistError) or "gloo" in told):
             told = f"another of {process_count()} processes has ended, see above"
             way_out = "to go on: the same command with --resume"

@@ -24,8 +24,6 @@ from ..training.vocabulary_loss import vocabulary_loss
 class Causal(Objective):
     """Rows are windows of one long stream: <|endoftext|> document <|endoftext|> document ..."""
 
-    name = "causal"
-
     def __init__(self, corpus: Corpus, tokenizer: BPE, context: int, batch_size: int, seed: int = 0):
         super().__init__(tokenizer, context, batch_size, seed)
         self.corpus, self.end = corpus, tokenizer.special_id("<|endoftext|>")

@@ -33,8 +33,6 @@ class Denoising(Objective):
     is no label.
     """
 
-    name = "denoising"
-
     def __init__(self, corpus: Corpus, tokenizer, context, batch_size, seed=0, noise="infilling,permutation"):
         super().__init__(tokenizer, context, batch_size, seed)
         self.corpus, self.noises = corpus, noise_names(noise)

@@ -43,7 +43,6 @@ class Distillation(Masked):
     are learnt from, drawn by `seed`; none: all. UserError for a teacher that does not fit.
     """
 
-    name = "distillation"
     # With the teacher or without: who has none soon knows few texts by heart, and its loss on others rises.
     # At the last step it would look worse than it can be.
     patience = 3
@@ -138,8 +137,7 @@ def initial_student(teacher: Transformer, n_layer: int | None = None) -> Transfo
     n_teacher = teacher.config.n_encoder_layer
     n_layer = max(1, n_teacher // 2) if n_layer is None else n_layer
     if n_layer > n_teacher:
-        what = f"--n-encoder-layer {n_layer}: the student is deeper than its teacher, which has {n_teacher}"
-        raise UserError(f"{what} layers to copy from; give {n_teacher} or fewer")
+        raise UserError(f"--n-encoder-layer {n_layer}: the teacher has {n_teacher} to copy; give no more")
     left_out = dict(n_segments=0, pooler=False, next_sentence=False)
     student = build(replace(teacher.config, n_encoder_layer=n_layer, **left_out))
     weights = teacher.state_dict()
@@ -152,5 +150,4 @@ def initial_student(teacher: Transformer, n_layer: int | None = None) -> Transfo
 def check_encoder(config: ModelConfig) -> None:
     """Raise UserError unless the teacher is an encoder."""
     if config.kind != "encoder":
-        what = f"--teacher: its model is of kind {config.kind}, and distillation needs an encoder:"
-        raise UserError(f"{what} train.py --objective masked trains one")
+        raise UserError(f"--teacher: it is of kind {config.kind}, no encoder as --objective masked trains it")

@@ -28,8 +28,7 @@ class Distilling(Pretraining):
     def start(self, corpus) -> tuple[torch.nn.Module, BPE]:
         """Return a student made of the teacher's layers, and the teacher's tokenizer."""
         if set(self.overrides) - {"n_encoder_layer"}:
-            what_fits = "of the model's flags only --n-encoder-layer fits"
-            raise UserError(f"a student has its teacher's shape: {what_fits}")
+            raise UserError("a student has its teacher's shape: only --n-encoder-layer may differ")
         self.teacher, tokenizer = load_reader(self.settings.teacher)
         return initial_student(self.teacher, self.overrides.get("n_encoder_layer")), tokenizer
 

@@ -26,8 +26,6 @@ from .next_sentence import PackedSentences, SentencePairs
 class Masked(Objective):
     """Masked tokens, with next sentence (BERT) or without (RoBERTa)."""
 
-    name = "masked"
-
     def __init__(
         self, corpus: Corpus, tokenizer: BPE, context: int, batch_size: int, seed: int = 0,
         next_sentence: bool = True, mask_share: float = 0.15, whole_word: bool = False,

@@ -104,11 +104,7 @@ def denoising_closing(objective: Denoising, model, before: dict, after: dict, se
 
 
 def translation_closing(objective: Translation, model, before: dict, after: dict, settings) -> tuple:
-    """Whole texts right and BLEU beside a dictionary's, and five translations.
-
-    All validation pairs are translated greedily. Where the language is not the world's, there is no
-    dictionary, and they are compared with the source left as it is.
-    """
+    """Whole texts right and BLEU of greedy translations beside a dictionary's, and five to read."""
     sources, references = zip(*objective.corpus.validation, strict=True)
     ours = objective.translate(model, sources)
     if objective.corpus.name.partition(":")[0] == "world":

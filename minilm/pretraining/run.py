@@ -196,10 +196,7 @@ def settings_of(start: str) -> dict:
 
 
 def with_recipe(settings: PretrainingSettings) -> PretrainingSettings:
-    """Return the settings with `model`, and every field that is none, filled in from the model's recipe.
-
-    UserError where the preset has no recipe.
-    """
+    """Return the settings, with the model's recipe for all that is none; UserError where it has no recipe."""
     model = settings.model or OBJECTIVES[settings.objective].model
     if model not in RECIPES:
         known = "" if model in PRESETS else suggest(model, RECIPES)

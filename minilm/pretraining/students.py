@@ -6,12 +6,11 @@ smoothing, since soft targets might help just by being soft. Where texts are few
 where a teacher has little left to say.
 """
 
-import timeit
-
 from torch import Tensor
 
 from ..model.transformer import Transformer
 from ..training.loop import TrainingSettings, train
+from ..training.machine import seconds
 from ..training.objective import micro_batches
 from .distillation import Distillation, initial_student
 from .masked import predict_masked
@@ -53,8 +52,7 @@ def variant(objective: Distillation, kind: type = Distillation, **changes) -> Di
 
 def train_again(model, objective: Distillation, settings: TrainingSettings, name: str) -> Transformer:
     """Return the student `model` trained anew with another objective, from the teacher's layers on."""
-    student = initial_student(objective.teacher, model.config.n_encoder_layer)
-    student.to(model.tokens.weight.device)
+    student = initial_student(objective.teacher, model.config.n_encoder_layer).to(model.tokens.weight.device)
     train(student, objective, settings, label=name, patience=objective.patience)
     return student
 
@@ -68,5 +66,4 @@ def texts_per_second(objective: Distillation, model: Transformer, n_try: int = 1
     """Return how many validation rows the model predicts in a second, in the best of `n_try` measurements."""
     batch = objective.batch(0, "validation")
     part = micro_batches(batch, -(-len(batch["input_ids"]) // objective.batch_size))[0]
-    seconds = timeit.repeat(lambda: predict_masked(model, part), repeat=n_try, number=1)
-    return len(part["input_ids"]) / min(seconds)
+    return len(part["input_ids"]) / seconds(lambda: predict_masked(model, part), n_try)

@@ -24,12 +24,7 @@ from ..training.objective import IGNORED, SPLITS, Objective, count_correct, note
 
 
 class Translation(Objective):
-    """Rows are pairs; a training batch holds pairs of similar length.
-
-    UserError for a `label_smoothing` outside [0, 1).
-    """
-
-    name = "translation"
+    """Rows are pairs, in training batches of similar length; UserError for a wrong `label_smoothing`."""
 
     def __init__(self, corpus: Pairs, tokenizer, context, batch_size, seed=0, label_smoothing=0.1):
         super().__init__(tokenizer, context, batch_size, seed)

@@ -1,7 +1,6 @@
 """Direct preference optimisation: the pairs teach the policy, with no reward model and no sampling.
 
-Source: Rafailov et al. 2023, "Direct Preference Optimization: Your Language Model is Secretly a Reward
-Model".
+Source: Rafailov et al. 2023, "Direct Preference Optimization", equation 7.
 """
 
 import torch

@@ -125,8 +125,9 @@ class PPO:
         # Update, in several passes over the same answers: they are too dear to be used once.
         lr = learning_rate(step, settings, details.anneal)
         learnt = self.learn(policy, optimizer, batch, settings, step, lr)
-        if details.adaptive_kl:
-            self.state = adapted(self.state, metrics["kl"], details.kl_target)
+        if details.adaptive_kl:  # larger where the KL is above its target (section 2.2)
+            error = (metrics["kl"] - details.kl_target) / details.kl_target
+            self.state *= 1 + 0.1 * min(max(error, -0.2), 0.2)
         norm = learnt.pop("gradient_norm")
         return metrics | learnt, norm, rollout.ids.numel(), lr
 
@@ -290,9 +291,3 @@ def learning_rate(step: int, settings: TrainingSettings, anneal: bool) -> float:
     """
     rise = min(1.0, (step + 1) / (settings.warmup or 1))
     return settings.lr * rise * (1 - step / settings.steps if anneal else 1.0)
-
-
-def adapted(kl_coefficient: float, kl: float, target: float) -> float:
-    """Return the next KL coefficient: larger where the KL is above its target (section 2.2)."""
-    error = min(max((kl - target) / target, -0.2), 0.2)
-    return kl_coefficient * (1 + 0.1 * error)

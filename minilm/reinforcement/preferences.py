@@ -90,9 +90,8 @@ def encode_prompts(tokenizer, prompts: list[str], config: ModelConfig, max_new_t
     rows = [prompt_ids(tokenizer, config, prompt) for prompt in prompts]
     for prompt, row in zip(prompts, rows, strict=True):
         if len(row) + max_new_tokens > config.max_positions:
-            room = f"--max-new-tokens {max_new_tokens} in the model's {config.max_positions} positions"
-            what = f"has {len(row)} tokens, which leaves no room for {room}: shorten one of the two"
-            raise UserError(f"the prompt {prompt[:40]!r} {what}")
+            room = f"leaves no room for --max-new-tokens {max_new_tokens} in {config.max_positions} positions"
+            raise UserError(f"the prompt {prompt[:40]!r} ({len(row)} tokens) {room}: shorten one of the two")
     return rows
 
 

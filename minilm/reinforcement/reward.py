@@ -73,8 +73,8 @@ def load_reward_model(folder: str | Path, tokenizer: BPE, device: str = "cpu") -
     """Return the reward model of a folder; UserError for none, or one that reads other tokens than these."""
     config, other = load_config(folder), BPE.load(Path(folder) / TOKENIZER)
     if (other.vocab, other.merges) != (tokenizer.vocab, tokenizer.merges):
-        what = "another tokenizer than the policy, so it would read other texts than are written"
-        raise UserError(f"--reward {folder}: {what}; leave --reward out to train one from this policy")
+        way_out = "leave --reward out to train one from this policy"
+        raise UserError(f"--reward {folder}: has another tokenizer than the policy; {way_out}")
     tensors = read_weights(folder)
     model = RewardModel(build_for_weights(config, tensors, Path(folder) / CONFIG))
     try:
@@ -118,8 +118,7 @@ class Rule:
             try:
                 scores.append(float(self.function(prompt, answer.strip())))
             except Exception as error:  # noqa: BLE001 - whatever the user's function does
-                what = f"raised {type(error).__name__} ({error})"
-                raise UserError(f"the reward function {what} {text}") from None
+                raise UserError(f"the reward function raised {error!r} {text}") from None
             if not math.isfinite(scores[-1]):
                 raise UserError(f"the reward function gave {scores[-1]} {text}")
         return torch.tensor(scores, dtype=torch.float32, device=rollout.ids.device)

@@ -11,6 +11,7 @@ from torch.serialization import get_unsafe_globals_in_checkpoint
 from tqdm import tqdm
 
 from ..checkpoint import save_description, save_weights
+from ..model.generate import evaluation_mode
 from ..plumbing.errors import UserError
 from ..plumbing.folders import TRAINER, append_log, atomic_write, trim_log
 from ..plumbing.safetensors import check_state
@@ -26,16 +27,14 @@ STATE["objective"] = float | None
 @torch.no_grad()
 def evaluate(model: torch.nn.Module, objective: Objective, settings) -> dict[str, float]:
     """Return the metrics over the whole validation batch. Training goes on as if this had not run."""
-    device, was_training = next(model.parameters()).device, model.training
-    model.eval()
+    device = next(model.parameters()).device
     batch = by_length(objective.batch(0, "validation"))
     n_row = next(value.shape[0] for value in batch.values() if value.dim())
     rows_that_fit = max(1, settings.batch_size // (settings.accumulate * process_count()))
     totals: dict[str, Tensor] = {}
-    for part in shown(micro_batches(batch, -(-n_row // rows_that_fit)), "evaluation"):
-        with autocast(settings.precision, device):
+    with evaluation_mode(model), autocast(settings.precision, device):
+        for part in shown(micro_batches(batch, -(-n_row // rows_that_fit)), "evaluation"):
             add_metrics(totals, objective.loss(model, to_device(trimmed(part), device))[1])
-    model.train(was_training)
     # Several processes decide by them, and must not differ: a GPU's sums need not be the same twice.
     return from_first(lambda: {name: float(value) for name, value in totals.items()})
 
@@ -59,15 +58,6 @@ class EarlyStopping:
             self.state = dict(loss=metrics["loss"], n_worse=0, model=weights)
         elif self.patience:
             self.state["n_worse"] += 1
-
-    def is_time(self) -> bool:
-        """Say whether to stop."""
-        return 0 < self.patience <= self.state["n_worse"]
-
-    def put_back(self, model: torch.nn.Module) -> None:
-        """Give the model the weights that were kept, if any."""
-        if self.state["model"] is not None:
-            model.load_state_dict(self.state["model"])
 
 
 class Progress:
@@ -111,8 +101,7 @@ class Progress:
 
     def evaluation(self, step: int, metrics: dict[str, float]) -> None:
         """Tell the metrics on the validation part; UserError where its loss is not finite."""
-        if self.folder:
-            append_log(self.folder, dict(step=step, split="validation") | metrics)
+        append_log(self.folder, dict(step=step, split="validation") | metrics)
         self.say(step, metrics)
         if not math.isfinite(metrics["loss"]):
             raise self.failed(f"the loss on the validation part is not finite after step {step}", True)
@@ -186,7 +175,8 @@ class Run:
         """Put the best weights back, look, and save: weights that give no finite loss are not to be kept."""
         if self.best.patience:
             self.best.note(evaluate(self.model, self.objective, self.settings), self.model)
-            self.best.put_back(self.model)
+            if self.best.state["model"]:
+                self.model.load_state_dict(self.best.state["model"])
         if self.folder:  # once more, of the best weights or after --resume
             trim_log(self.folder, lambda line: line["split"] == "train" or line["step"] < self.step)
         after = self.look() if self.folder or self.objective.update else {}
@@ -232,13 +222,13 @@ def save_trainer(folder: str | Path, state: dict) -> None:
         raise ValueError(f"{path}: a trainer state holds plain data and tensors, not {', '.join(refused)}")
 
 
-def load_trainer(folder: str | Path, device: str = "cpu") -> dict:
-    """Return what `save_trainer` wrote, its tensors on `device`; UserError where it is missing or damaged."""
+def load_trainer(folder: str | Path) -> dict:
+    """Return what `save_trainer` wrote, on the CPU; UserError where it is missing or damaged."""
     path, way_out = Path(folder) / TRAINER, "--overwrite starts the run anew"
     if not path.is_file():
         raise UserError(f"{folder}: no {TRAINER} to go on from; {way_out}")
     try:
-        state = torch.load(path, map_location=device, weights_only=True)  # a pickle that runs code is refused
+        state = torch.load(path, map_location="cpu", weights_only=True)  # a pickle that runs code is refused
     except Exception as error:  # noqa: BLE001 - of nearly any kind, by the place of the damage
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path}: damaged, or more than plain data ({reason}); {way_out}") from None

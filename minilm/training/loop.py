@@ -3,8 +3,6 @@
 An objective says what a batch is and what its loss is (`objective.py`). Everything here is the same for all
 of them: AdamW, warm-up and decay of the learning rate, clipping, micro-batches, several processes. What is
 told and kept of a run stands beside its steps (`checkpoints.py`).
-
-    torchrun --nproc-per-node 8 train.py ...    the same step on eight processes, one gradient
 """
 
 import math
@@ -146,12 +144,15 @@ def train_step(model, objective: Objective, optimizer, settings: TrainingSetting
     return totals, norm, batch["input_ids"].numel(), lr
 
 
-def rehearse(model, objective: Objective, settings: TrainingSettings) -> None:
-    """Do all of a step but moving the weights."""
-    part = micro_batches(objective.batch(0, "train"), settings.accumulate)[0]
-    with autocast(settings.precision, next(model.parameters()).device):
-        objective.loss(model, part)[0].backward()
+def rehearse(model, objective: Objective, settings: TrainingSettings) -> bool:
+    """Do all that one process does for a micro-batch; say whether each weight that moves got a gradient."""
+    device = next(model.parameters()).device
+    part = micro_batches(objective.batch(0, "train"), settings.accumulate * process_count())[0]
+    with autocast(settings.precision, device):
+        objective.loss(model, to_device(part, device))[0].backward()
+    has_all = all(p.grad is not None for p in model.parameters() if p.requires_grad)
     model.zero_grad(set_to_none=True)
+    return has_all
 
 
 def any_process_wishes(wish: bool) -> bool:
@@ -188,7 +189,7 @@ def train(
     run.model.train()
     with ctrl_c_as_a_wish() as wish:
         for step in range(run.step, settings.steps):
-            if run.best.is_time():
+            if 0 < patience <= run.best.state["n_worse"]:
                 break
             try:
                 run.metrics, *rest = train_step(run.model, run.objective, optimizer, settings, step)

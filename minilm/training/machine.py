@@ -2,7 +2,7 @@
 
 import os
 import sys
-import time
+import timeit
 from collections.abc import Callable
 
 import torch
@@ -14,12 +14,7 @@ TINY = 5_000_000  # weights up to which the threads are tried: a larger step is 
 
 def seconds(work: Callable, n: int = 3) -> float:
     """Return the shortest of n times that the work takes: the one that other programs disturbed least."""
-    taken = []
-    for _ in range(n):
-        start = time.perf_counter()
-        work()
-        taken.append(time.perf_counter() - start)
-    return min(taken)
+    return min(timeit.repeat(work, repeat=n, number=1))
 
 
 def settled_precision(asked: str, model: torch.nn.Module) -> str:
@@ -51,12 +46,10 @@ def settle_threads(model: torch.nn.Module, rehearse: Callable) -> None:
     if most == 1 or "OMP_NUM_THREADS" in os.environ or n_weight > TINY:
         return
     rehearse()  # the first one makes room in memory
-    taken = {most: seconds(rehearse)}
-    n = 1
-    while n < most:
+    taken = {}
+    for n in (most, *(2**k for k in range(most) if 2**k < most)):
         torch.set_num_threads(n)
         taken[n] = seconds(rehearse)
-        n *= 2
     best = min(taken, key=taken.get)
     torch.set_num_threads(best)
     if best < most:

@@ -125,8 +125,7 @@ def entities(tags: Sequence[str]) -> list[tuple[int, int, str]]:
     """
     for tag in tags:
         if not is_entity_tag(tag):
-            expected = "entities have the tags O, or B-, I-, E-, S- (M-, L-, U-) and a type"
-            raise UserError(f"tag {tag!r}: {expected}")
+            raise UserError(f"tag {tag!r}: expected O, or B-, I-, E-, S- (M-, L-, U-) and a type")
     found, start = [], None
     split = [(MARKS.get(tag[0], tag[0]), tag[2:]) for tag in ("O", *tags, "O")]  # (mark, type)
     for place, ((last, last_type), (mark, type_)) in enumerate(pairwise(split)):

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 MOMENTUM = 0.95
-COEFFICIENTS = 3.4445, -4.7750, 2.0315  # steep at 0, where most singular values are, and never far from 1
 
 
 def orthogonal(matrix: Tensor, n_step: int = 5) -> Tensor:
@@ -19,7 +18,7 @@ def orthogonal(matrix: Tensor, n_step: int = 5) -> Tensor:
     A step makes each singular value s that is at most 1 to a s + b s^3 + c s^5; after five nearly all lie
     between 0.7 and 1.2, which serves as well as 1.
     """
-    a, b, c = COEFFICIENTS
+    a, b, c = 3.4445, -4.7750, 2.0315  # steep at 0, where most s are, and never far from 1
     is_tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if is_tall else matrix  # (m, n), m <= n
     x = x / (x.norm() + 1e-7)  # no singular value is above the norm

@@ -29,7 +29,6 @@ class Objective(ABC):
     moves the weights in its own way and returns what `loop.train_step` does (PPO: `reinforcement/ppo.py`).
     """
 
-    name: str
     notes: tuple[str, ...] = ()  # lines worth printing, such as how many texts were cut
     update = None
     shown: tuple[str, ...] = ()  # metrics of such an update that are worth a line for a person

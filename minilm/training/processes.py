@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..model.blocks import Block
 from ..plumbing.script import process_count, process_rank
+from .loop import rehearse
 from .objective import Objective, micro_batches
 
 
@@ -70,8 +71,9 @@ def share(model: nn.Module, objective: Objective, optimizer, settings) -> tuple[
 
     With `settings.shard` it is a copy, of which each has a part; the model itself waits on the CPU.
     """
-    if not settings.shard:  # unused parameters: a reward model has no use for the biases of a vocabulary head
-        engine = DistributedDataParallel(LossOf(model, objective), find_unused_parameters=True)
+    if not settings.shard:  # it waits for all gradients: a reward model's vocabulary head gets none
+        unused = not rehearse(model, objective, settings)
+        engine = DistributedDataParallel(LossOf(model, objective), find_unused_parameters=unused)
         return model, Together(objective, engine, settings)
     mesh = init_device_mesh(next(model.parameters()).device.type, (process_count(),))
     twin = copy.deepcopy(model.cpu())

@@ -1,7 +1,7 @@
 """Grades huggingface/exporting.py: what was read comes back; what has no equivalent is refused."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import published
 import pytest
@@ -24,7 +24,7 @@ SIZES = dict(vocab_size=270, d_model=12, n_head=3, d_ff=20, max_positions=9)
 
 def small(name: str, **changes) -> ModelConfig:
     """Return a preset at a small size."""
-    config = PRESETS[name].to_dict() | SIZES
+    config = asdict(PRESETS[name]) | SIZES
     two = {name: min(2, config[name]) for name in ("n_encoder_layer", "n_decoder_layer")}
     return ModelConfig(**config | two | changes)
 

@@ -8,7 +8,6 @@ from mistakes import assert_right
 
 from minilm.model import attention
 from minilm.model.attention import KeyValueCache, MultiHeadAttention, causal_mask, explicit_attention
-from minilm.model.blocks import RMSNorm
 
 B, H, D_HEAD = 2, 3, 4  # unequal, so that a swapped axis fails
 D = H * D_HEAD
@@ -516,14 +515,14 @@ def test_groups_of_heads_share_keys_and_values(n_kv_head, path):
 @pytest.mark.parametrize("portions", [[2, 1, 4], [7]], ids=str)
 def test_queries_and_keys_of_one_size_turn_afterwards(portions, path):
     """Each head's q and k are divided by the root of their mean square, then turned, then compared."""
-    T, norms = 7, [RMSNorm(D_HEAD, 1e-12) for _ in "qk"]
+    T, norms = 7, [torch.nn.RMSNorm(D_HEAD, 1e-12) for _ in "qk"]
     for norm in norms:
         torch.nn.init.normal_(norm.weight)
     layer = MultiHeadAttention(D, H, norms=norms)
     layer.explicit = path == "explicit"
     x, cos_sin = torch.randn(B, T, D), attention.rotary_cos_sin(torch.arange(T), D_HEAD, 100.0)
 
-    def turned(part: str, norm: RMSNorm) -> torch.Tensor:
+    def turned(part: str, norm: torch.nn.RMSNorm) -> torch.Tensor:
         heads = layer.split_heads(getattr(layer, part)(x))
         size = heads.square().mean(-1, keepdim=True).sqrt()
         return attention.rotate(heads / size * norm.weight, cos_sin)

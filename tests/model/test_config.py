@@ -5,6 +5,7 @@ That every field is read by the model is graded in test_transformer_config.py, t
 
 import dataclasses
 import json
+from dataclasses import asdict
 
 import pytest
 import small
@@ -90,7 +91,7 @@ def test_kind_and_depth(encoder, decoder, kind):
 @pytest.mark.parametrize("name", PRESETS)
 def test_dictionary_round_trip_through_json(name):
     config = PRESETS[name]
-    written = json.loads(json.dumps(config.to_dict()))
+    written = json.loads(json.dumps(asdict(config)))
     assert set(written) == {field.name for field in dataclasses.fields(ModelConfig)}, "every field is saved"
     assert ModelConfig(**written) == config
 

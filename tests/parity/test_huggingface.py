@@ -4,6 +4,8 @@ Logits, every hidden state and the pooled heads agree to 1e-4 in float32 and to 
 No download: the other models are built from their configuration classes, at small unequal sizes.
 """
 
+from dataclasses import asdict
+
 import pytest
 import torch
 
@@ -224,7 +226,7 @@ PRESETS = {
 def test_our_presets_are_models_of_theirs(name, tmp_path):
     kind, changes = PRESETS[name]
     small = dict(vocab_size=V, d_model=24, n_head=3, d_ff=40, max_positions=9)
-    config = minilm.PRESETS[name].to_dict() | small | changes
+    config = asdict(minilm.PRESETS[name]) | small | changes
     config |= {n: min(2, config[n]) for n in ("n_encoder_layer", "n_decoder_layer")}
     mine = randomise(build(ModelConfig(**config)))
     minilm.save(mine, None, tmp_path / "ours")
@@ -235,7 +237,7 @@ def test_our_presets_are_models_of_theirs(name, tmp_path):
 
 
 def test_an_encoder_is_exported_without_the_head_that_they_lack(tmp_path):
-    config = minilm.PRESETS["bert-tiny"].to_dict() | dict(vocab_size=V, max_positions=9)
+    config = asdict(minilm.PRESETS["bert-tiny"]) | dict(vocab_size=V, max_positions=9)
     mine = randomise(build(ModelConfig(**config)))
     minilm.save(mine, None, tmp_path / "ours")
     notes = minilm.huggingface.export(tmp_path / "ours", tmp_path / "exported")
@@ -258,7 +260,7 @@ TEXTS += ["naïve café — 漢字 한국어 👩‍👩‍👧 don't 12,5"]
 @pytest.mark.parametrize("preset", ["bert-tiny", "gpt-tiny", "transformer-tiny"])
 def test_our_bpe_there(preset, tmp_path):
     bpe = BPE.train(TEXTS * 3 + ["bread on Monday, bread on Sunday"], 330, SPECIAL_TOKENS)
-    config = minilm.PRESETS[preset].to_dict() | dict(vocab_size=bpe.vocab_size, max_positions=9)
+    config = asdict(minilm.PRESETS[preset]) | dict(vocab_size=bpe.vocab_size, max_positions=9)
     minilm.save(build(ModelConfig(**config)), bpe, tmp_path / "ours")
     minilm.huggingface.export(tmp_path / "ours", tmp_path / "exported")
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "exported")
@@ -285,7 +287,7 @@ def test_our_wordpiece_there(lower_case, tmp_path):
     words += ["漢", ",", "##y", "12"]
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
     wordpiece = WordPiece(tokens, lower_case=lower_case, chinese_characters=True)
-    config = minilm.PRESETS["bert-base"].to_dict() | dict(vocab_size=len(words) + 5, d_model=12, d_ff=8)
+    config = asdict(minilm.PRESETS["bert-base"]) | dict(vocab_size=len(words) + 5, d_model=12, d_ff=8)
     minilm.save(build(ModelConfig(**config | dict(n_encoder_layer=1))), wordpiece, tmp_path / "ours")
     minilm.huggingface.export(tmp_path / "ours", tmp_path / "exported")
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "exported")
@@ -299,7 +301,7 @@ def test_our_wordpiece_there(lower_case, tmp_path):
 @pytest.mark.parametrize("preset", ["gpt-tiny", "transformer-tiny"])
 def test_an_exported_model_writes_the_same_text(preset, tmp_path):
     bpe = BPE.train(TEXTS * 3, 300, SPECIAL_TOKENS)
-    config = minilm.PRESETS[preset].to_dict() | dict(vocab_size=bpe.vocab_size, max_positions=30)
+    config = asdict(minilm.PRESETS[preset]) | dict(vocab_size=bpe.vocab_size, max_positions=30)
     mine = randomise(build(ModelConfig(**config)))
     minilm.save(mine, bpe, tmp_path / "ours")
     minilm.huggingface.export(tmp_path / "ours", tmp_path / "exported")

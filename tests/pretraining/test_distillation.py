@@ -1,6 +1,7 @@
 """DistilBERT's three losses against plain loops, the teacher's rest, and the student's first weights."""
 
 import math
+from dataclasses import asdict
 
 import pytest
 import small
@@ -263,15 +264,15 @@ def test_the_students_first_weights_are_the_teachers(teacher, n_layer, taken):
 
 
 def test_a_student_has_its_teachers_shape_but_for_depth_segments_and_pooler(teacher):
-    config, expected = distillation.initial_student(teacher).config, teacher.config.to_dict()
+    config, expected = distillation.initial_student(teacher).config, asdict(teacher.config)
     changed = dict(n_encoder_layer=2, n_segments=0, pooler=False, next_sentence=False)
-    assert config.to_dict() == expected | changed
+    assert asdict(config) == expected | changed
     shallow = distillation.initial_student(teacher, 1)
     assert distillation.initial_student(shallow).config.n_encoder_layer == 1, "half of one layer is one"
 
 
 def test_a_student_deeper_than_its_teacher_is_refused(teacher):
-    with pytest.raises(UserError, match="--n-encoder-layer 5: the student is deeper .* has 4 layers"):
+    with pytest.raises(UserError, match="--n-encoder-layer 5: the teacher has 4 "):
         distillation.initial_student(teacher, 5)
     with pytest.raises(UserError, match="n-encoder-layer 0"):
         distillation.initial_student(teacher, 0)

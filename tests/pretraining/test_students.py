@@ -10,6 +10,7 @@ from minilm.plumbing.script import table
 from minilm.pretraining import report, students
 from minilm.pretraining.distillation import Distillation, initial_student
 from minilm.pretraining.students import Smoothed
+from minilm.training import machine
 from minilm.training.checkpoints import evaluate
 from minilm.training.loop import TrainingSettings, make_optimizer, train_step
 from minilm.training.objective import IGNORED, micro_batches
@@ -141,8 +142,8 @@ def test_block_weights_count_the_blocks_alone(student, teacher):
 
 def test_texts_per_second_is_that_of_the_best_try(objective, student, monkeypatch):
     clock, seen = iter([0.0, 5.0, 10.0, 10.5, 20.0, 21.0]), []
-    timed = partial(students.timeit.repeat, timer=lambda: next(clock))
-    monkeypatch.setattr(students.timeit, "repeat", timed)
+    timed = partial(machine.timeit.repeat, timer=lambda: next(clock))
+    monkeypatch.setattr(machine.timeit, "repeat", timed)
     monkeypatch.setattr(students, "predict_masked", lambda model, part: seen.append((model, part)))
     speed = students.texts_per_second(objective, student, n_try=3)
     n_row = len(seen[0][1]["input_ids"])

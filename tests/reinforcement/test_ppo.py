@@ -18,7 +18,7 @@ from minilm.plumbing.errors import UserError
 from minilm.plumbing.folders import read_log
 from minilm.reinforcement import ppo
 from minilm.reinforcement.reward import Rule
-from minilm.reinforcement.rollout import Policy, draw_answers, score_answers
+from minilm.reinforcement.rollout import Policy, Rollout, draw_answers, score_answers
 from minilm.reinforcement.settings import ReinforceSettings
 from minilm.training.checkpoints import load_trainer
 
@@ -124,11 +124,20 @@ def test_2_the_kl_can_be_paid_at_the_end(rollout):
     assert_right(end, right, mistakes, axes=("row", "token"), what="the last token pays for all")
 
 
-def test_3_the_coefficient_follows_its_target():
-    assert ppo.adapted(0.5, 2.0, 2.0) == 0.5
-    assert ppo.adapted(0.5, 2.2, 2.0) == pytest.approx(0.5 * (1 + 0.1 * 0.1)), "0.1 (kl - target) / target"
-    assert ppo.adapted(0.5, 90.0, 2.0) == pytest.approx(0.5 * 1.02), "the error is clipped to 0.2"
-    assert ppo.adapted(0.5, -90.0, 2.0) == pytest.approx(0.5 * 0.98)
+@pytest.mark.parametrize(
+    ("kl", "factor", "what"),
+    [
+        (2.0, 1.0, "it stays at the target"),
+        (2.2, 1 + 0.1 * 0.1, "0.1 (kl - target) / target"),
+        (90.0, 1.02, "the error is clipped to 0.2"),
+        (-90.0, 0.98, "the error is clipped to -0.2"),
+    ],
+)
+def test_3_the_coefficient_follows_its_target(kl, factor, what, gpt, env, monkeypatch):
+    monkeypatch.setattr(Rollout, "kl", lambda rollout: torch.full((len(rollout.ids),), kl))
+    objective = ppo.PPO(env, details(kl=0.5, adaptive_kl=True, kl_target=2.0))
+    train_step(objective, gpt, step=0)
+    assert objective.state == pytest.approx(0.5 * factor), what
 
 
 @pytest.mark.parametrize("adaptive", [True, False])

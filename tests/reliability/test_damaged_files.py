@@ -83,8 +83,9 @@ def go_on(path: Path) -> None:
     run = Run(model, Squares(), optimizer, small.settings(resume=True), path.parent, None, 2, None)
     train_step(model, Squares(), optimizer, small.settings(), run.step)
     run.best.note(dict(loss=1.0), model)
-    run.best.is_time()
-    run.best.put_back(model)
+    assert isinstance(run.best.state["n_worse"], int)
+    if run.best.state["model"]:
+        model.load_state_dict(run.best.state["model"])
     run.progress.seconds()
 
 

@@ -191,6 +191,16 @@ def test_each_process_learns_from_its_own_rows_and_exchanges_once_a_step(shard, 
         assert flags == [False, True], "gradients travel with the last micro-batch alone"
 
 
+@pytest.mark.parametrize("unused", [False, True])
+def test_only_a_model_with_a_weight_that_no_loss_has_is_searched_for_such_weights(unused):
+    model, objective = small.model("causal"), small.objective("causal")
+    model.extra = torch.nn.Parameter(torch.ones(1)) if unused else None
+    with group_of_one():
+        _, together = processes.share(model, objective, loop.make_optimizer(model, 0.1), small.settings())
+    assert together.engine.find_unused_parameters == unused, "without need it costs time, and a warning"
+    assert all(p.grad is None for p in model.parameters()), "what was tried leaves no gradient behind"
+
+
 @DEVICES
 def test_what_is_shared_out_becomes_whole_again(device):
     model, objective = small.model("masked").to(device), small.objective("masked")
