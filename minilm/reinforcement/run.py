@@ -31,7 +31,8 @@ class Reinforcement(Rounds):
             what = f"--model {source}: of kind {model.config.kind}, and a policy has to write"
             raise UserError(f"{what}; give a decoder, such as the run of python train.py --objective causal")
         end, n = text_end(tokenizer), s.max_new_tokens
-        rule = SamplingRule(tokenizer.never_written(model.config.vocab_size, end), s.temperature, eos_id=end)
+        never = tokenizer.never_written(model.config.vocab_size, end)
+        rule = SamplingRule(never, s.temperature, eos_id=end, other_ends=tokenizer.ends)
         prompts = (encode_prompts(tokenizer, p, model.config, n) for p in (found.prompts, found.test_prompts))
         env = Environment(tokenizer, model.requires_grad_(False), rule, n, *prompts, found.judge)
         super().__init__(replace(s, model=str(source)), found, env)
