@@ -55,6 +55,26 @@ def test_what_cannot_be_learnt_from_is_found_first(reinforcement, preferences, t
         reinforcement()
 
 
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        (dict(), True),
+        (dict(reward_function="a:b"), False),
+        (dict(algorithm="dpo"), True),
+        (dict(algorithm="dpo", reward_function="a:b"), False),
+        (dict(algorithm="dpo", reward_function="a:b", sampled_prompts=0), True),
+    ],
+)
+def test_pairs_are_asked_for_where_nothing_else_says_what_is_better(
+    reinforcement, preferences, monkeypatch, changes, expected
+):
+    asked = []
+    monkeypatch.setattr(run, "load_preferences", lambda *given: asked.append(given[4]) or preferences)
+    monkeypatch.setattr(run.reward, "load_function", lambda name: lambda prompt, answer: 1.0)
+    reinforcement(**changes)
+    assert asked == [expected], "--preferences FILE has to be given, or not"
+
+
 def test_a_stage_trains_in_its_folder_and_goes_on_there(reinforcement, make_gpt):
     made, gpt = reinforcement(), make_gpt()
     objective, folder = made.pairs(DirectPreference, 0.3), made.folder / "stage"
