@@ -12,6 +12,7 @@ from ..pretraining.run import start_model
 from ..tokenizer.rows import text_end
 from ..training.checkpoints import load_trainer, save_trainer
 from ..training.loop import TrainingSettings
+from ..training.machine import settled_precision
 from . import report, reward
 from .preferences import encode_prompts, load_preferences
 from .rollout import Environment
@@ -34,7 +35,8 @@ class Reinforcement(Rounds):
         never = tokenizer.never_written(model.config.vocab_size, end)
         rule = SamplingRule(never, s.temperature, eos_id=end, other_ends=tokenizer.ends)
         prompts = (encode_prompts(tokenizer, p, model.config, n) for p in (found.prompts, found.test_prompts))
-        env = Environment(tokenizer, model.requires_grad_(False), rule, n, *prompts, found.judge)
+        how = dict(judge=found.judge, precision=settled_precision(s.precision, model))
+        env = Environment(tokenizer, model.requires_grad_(False), rule, n, *prompts, **how)
         super().__init__(replace(s, model=str(source)), found, env)
         if found.pairs:
             self.pairs(reward.BradleyTerry)  # each must fit the model

@@ -31,6 +31,7 @@ def test_a_run_begins_with_the_rule_the_prompts_and_a_frozen_reference(reinforce
     small.assert_equal(env.reference.state_dict(), gpt.state_dict())
     assert not env.reference.training and not any(p.requires_grad for p in env.reference.parameters())
     assert made.settings.model.endswith("gpt") and made.given is None
+    assert (env.precision, reinforcement(precision="bf16").env.precision) == ("fp32", "bf16")
 
 
 def test_a_policy_is_a_decoder_that_can_end_a_text(reinforcement, make_gpt, tmp_path):
