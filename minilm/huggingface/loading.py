@@ -35,7 +35,8 @@ CONFIG, DONE = "config.json", "download.json"
 SAFE, PICKLED = "model.safetensors", "pytorch_model.bin"  # the first there is, is read
 OTHERS = ("vocab.txt", "vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json")
 SENTENCES = "sentence_bert_config.json"  # of a model whose vectors are to be compared
-OTHERS += ("special_tokens_map.json", "added_tokens.json", SENTENCES)
+GENERATION = "generation_config.json"  # of which we take the ends of a text, not how to draw one
+OTHERS += ("special_tokens_map.json", "added_tokens.json", SENTENCES, GENERATION)
 HEADS = ("vocabulary", "pooler", "next_sentence")
 MATRICES = re.compile(r"transformer\.h\.\d+\.(attn|mlp)\.c_\w+\.weight")  # GPT-2's, which are turned
 
@@ -50,6 +51,12 @@ def load(path: str | Path, device: str = "cpu", dtype=torch.float32) -> tuple[nn
     if tokenizer is not None and longest is not None:
         longest = check_value(str(folder / SENTENCES), "max_seq_length", "max_positions", longest)
         tokenizer.longest = min(longest, config.max_positions)
+    ends = read_json(folder / GENERATION, optional=True).get("eos_token_id")
+    ends, n = [] if ends is None else ends if isinstance(ends, list) else [ends], config.vocab_size
+    if bad := [i for i in ends if type(i) is not int or not 0 <= i < n]:
+        raise UserError(f"{folder / GENERATION}: eos_token_id {bad[0]!r}: expected an id, or ids, below {n}")
+    if tokenizer is not None:
+        tokenizer.ends = tuple(ends)
     model, names = build_for_weights(config, tensors, folder / CONFIG), NAMES[values["model_type"]]
     state = model.state_dict()
     theirs = {their_name(ours, names): ours for ours in state}

@@ -35,7 +35,7 @@ class Writer:
         if temperature is None:
             temperature = 1.0 if n_beam > 1 else 0.8
         never = tokenizer.never_written(model.config.vocab_size, end)
-        self.rule = SamplingRule(never, temperature, top_k, top_p, end)
+        self.rule = SamplingRule(never, temperature, top_k, top_p, end, tokenizer.ends)
 
     def write(self, prompt: str, seed: int = 0, show: Callable[[str], None] = lambda piece: None) -> str:
         """Return what the model writes; `show` gets it piece by piece. UserError for a prompt too long."""

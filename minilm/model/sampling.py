@@ -25,6 +25,7 @@ class SamplingRule:
     top_k: int | None = None  # only the k likeliest tokens
     top_p: float | None = None  # only the likeliest tokens that have this much probability together
     eos_id: int | None = None  # the token that ends a text; none: only the length does
+    other_ends: tuple[int, ...] = ()  # tokens that end a text as well: where one would come, eos_id does
 
     def __post_init__(self):
         if not self.temperature >= 0:
@@ -36,6 +37,11 @@ class SamplingRule:
 
     def log_probabilities(self, logits: Tensor) -> Tensor:
         """Logits (..., V) -> log-probabilities (..., V) of the distribution of the next token."""
+        if others := [*({*self.other_ends} - {self.eos_id})]:  # one end, as likely as all of them together
+            ends, T = torch.tensor([self.eos_id, *others], device=logits.device), self.temperature
+            each = logits[..., ends]
+            joint = each.amax(-1, True) if T == 0 else T * (each / T).logsumexp(-1, True)
+            logits = logits.index_fill(-1, ends, NEVER).index_copy(-1, ends[:1], joint)
         if self.forbidden_ids:
             forbidden = torch.tensor(self.forbidden_ids, device=logits.device)
             logits = logits.index_fill(-1, forbidden, NEVER)

@@ -113,9 +113,9 @@ class PPO:
         chosen = np.random.default_rng([seed, step, 0]).integers(0, len(env.prompts), n_prompt)
         seed_of_answers = int(np.random.default_rng([seed, step, 1]).integers(2**62))
         prompts = [env.prompts[i] for i in chosen.repeat(details.group_size)]
-        rollout = draw_answers(policy.model, env, prompts, seed_of_answers, settings.precision)
+        rollout = draw_answers(policy.model, env, prompts, seed_of_answers)
         # Score: each token by policy, reference and value head, each whole text by the reward.
-        score_answers(rollout, policy, env, settings.precision)
+        score_answers(rollout, policy, env)
         texts = env.texts(rollout)
         scores = env.reward.scores(rollout, texts)  # (B,)
         # Advantage: how much better each token turned out than its value had said.
@@ -179,7 +179,7 @@ class PPO:
             order = random.permutation(n_row) if details.shuffle else np.arange(n_row)
             for rows in np.array_split(order, details.minibatches):
                 part = {name: value[rows] for name, value in batch.items()}
-                with autocast(settings.precision, batch["ids"].device):
+                with autocast(self.env.precision, batch["ids"].device):
                     loss, metrics = ppo_loss(policy, part, self.env.rule, details)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -144,7 +145,9 @@ class PairObjective(Objective):
 
 
 def sampled_pairs(model, env: Environment, prompts: list[str], n_answer: int, seed: int, temperature) -> list:
-    """Return pairs of a model's own answers as the judge prefers them, `n_answer` drawn for each prompt.
+    """Return pairs of a model's own answers, `n_answer` drawn for each prompt, as the judge prefers them.
+
+    Where there is no judge, `env.reward` says which are better than the mean of the answers to their prompt.
 
     As people do (Ziegler et al. 2019, section 2; Stiennon et al. 2020, section 3.1): a reward model that saw
     no mistakes would know no grammar. Each answer is in one pair at most; ties and unended ones are left out.
@@ -157,10 +160,13 @@ def sampled_pairs(model, env: Environment, prompts: list[str], n_answer: int, se
         # as they will stand in a pair, one space after the prompt
         texts = [(prompt, " " + answer.strip()) for prompt, answer in env.texts(rollout)]
         judged, ended = env.judged(texts), rollout.ended.tolist()
+        judged = env.reward.scores(rollout, texts) if judged is None else torch.tensor(judged).float()
+        groups = judged.view(-1, n_answer)
+        better = (groups > groups.mean(1, keepdim=True)).flatten().tolist()  # of equals none
         for i, prompt in enumerate(prompts[start : start + PROMPTS_AT_ONCE]):
             liked, others = {}, {}  # the answers in the order in which they were drawn, each once
             for j in range(i * n_answer, (i + 1) * n_answer):
                 if ended[j] and (answer := texts[j][1].strip()):
-                    (liked if judged[j] else others)[answer] = None
+                    (liked if better[j] else others)[answer] = None
             pairs += [(prompt, good, bad) for good, bad in zip(liked, others, strict=False)]
     return pairs

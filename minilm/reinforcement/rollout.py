@@ -88,6 +88,7 @@ class Environment:
     test_prompts: list[list[int]]
     judge: Callable[[str], bool] | None = None  # the true preference on whole texts, where it is known
     reward: object = None  # its `scores` of a rollout and the texts of it are (B,): `reward.py`
+    precision: str = "fp32"  # in which answers are drawn, scored and learnt from alike
 
     def texts(self, rollout: Rollout) -> list[tuple[str, str]]:
         """Return the (prompt, answer) of each row, without begin and end; an answer keeps its first space."""
@@ -104,20 +105,20 @@ class Environment:
         return None if self.judge is None else [self.judge(prompt + answer) for prompt, answer in texts]
 
 
-def draw_answers(model, env: Environment, prompts: list[list[int]], seed: int, precision="fp32") -> Rollout:
+def draw_answers(model, env: Environment, prompts: list[list[int]], seed: int) -> Rollout:
     """Let the model answer the prompts, lists of ids; the rollout has no scores yet."""
-    with autocast(precision, model.tokens.weight.device):  # drawn in the precision in which it is scored
+    with autocast(env.precision, model.tokens.weight.device):
         written = sample(model, prompts, env.max_new_tokens, env.rule, seed, overflow="stop")
     new, real = written.ids[:, written.n_prompt :], written.mask[:, written.n_prompt :]  # (B, n)
     return Rollout(written.ids, written.mask, written.n_prompt, ((new == env.rule.eos_id) & real).any(1))
 
 
 @torch.no_grad()
-def score_answers(rollout: Rollout, policy: Policy, env: Environment, precision: str = "fp32") -> Rollout:
+def score_answers(rollout: Rollout, policy: Policy, env: Environment) -> Rollout:
     """Fill in the log-probabilities of both models and the values, with one pass of each over the texts."""
     # `sample` knows the policy's; with the cache they differ in the last digits, and the first ratio is 1
     args, how = (rollout.ids, rollout.mask), dict(rule=env.rule, n_prompt=rollout.n_prompt)
-    with autocast(precision, rollout.ids.device):
+    with autocast(env.precision, rollout.ids.device):
         rollout.log_probs, rollout.values = policy(*args, **how)
         rollout.reference_log_probs = token_log_probabilities(env.reference, *args, **how)
     return rollout

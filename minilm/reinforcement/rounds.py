@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..model.transformer import Transformer
+from ..plumbing.errors import UserError
 from ..plumbing.folders import RESULTS, write_json
 from ..plumbing.script import from_first
 from ..training.loop import train
@@ -55,6 +56,8 @@ class Rounds:
         """Put a reward into the environment; return its accuracy on held-out pairs, where there are any."""
         s, env, found, figures = self.settings, self.env, self.preferences, {}
         own_pairs = env.judge and s.sampled_prompts and not s.reward_function
+        if s.algorithm == "dpo" and not found.pairs:  # a given reward says which of two answers is better
+            own_pairs, env.reward = True, self.given
         last, writer = s.rounds - 1 if own_pairs and not self.given else 0, env.reference
         for number in range(last + 1):
             if number:
@@ -85,7 +88,7 @@ class Rounds:
     def collect(self, writer: Transformer, number: int) -> None:
         """Add pairs of a model's own answers, to learn from and held out; each time to other prompts."""
         s, found = self.settings, self.preferences
-        others = list(dict.fromkeys(prompt for prompt, _, _ in found.held_out_pairs))
+        others = list(dict.fromkeys(prompt for prompt, _, _ in found.held_out_pairs)) or found.test_prompts
         n = max(1, s.sampled_prompts // s.rounds)
         n_other = max(1, min(n // 4, len(others) // s.rounds))
         seed, new = 2 * (s.seed + 1000 * number), []
@@ -95,6 +98,10 @@ class Rounds:
         found.pairs += new[0]
         found.own_held_out_pairs += new[1]
         print(f"Pairs of the policy's own answers: {len(new[0]):,}, and {len(new[1]):,} held out.")
+        found.held_out_pairs = found.held_out_pairs or new[1]
+        if not (found.pairs and found.held_out_pairs):
+            what = "too few answers to a prompt are better than others"
+            raise UserError(f"{what}: more --answers-a-prompt than {s.answers_a_prompt}, or more prompts")
 
     def learn(self) -> tuple[dict, dict]:
         """Train a policy in each way; return what is measured, the start first, and the seconds."""

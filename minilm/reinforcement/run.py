@@ -12,6 +12,7 @@ from ..pretraining.run import start_model
 from ..tokenizer.rows import text_end
 from ..training.checkpoints import load_trainer, save_trainer
 from ..training.loop import TrainingSettings
+from ..training.machine import settled_precision
 from . import report, reward
 from .preferences import encode_prompts, load_preferences
 from .rollout import Environment
@@ -24,16 +25,18 @@ class Reinforcement(Rounds):
 
     def __init__(self, settings: ReinforceSettings):
         s = settings
-        needs_pairs = s.algorithm == "dpo" or not (s.reward or s.reward_function)
+        needs_pairs = not (s.reward or s.reward_function) or s.algorithm == "dpo" and not s.sampled_prompts
         found = load_preferences(s.preferences, s.prompts, s.n_pairs, s.seed, needs_pairs)
         source, model, tokenizer = start_model(s.model, "causal", s)
         if model.config.kind != "decoder":
             what = f"--model {source}: of kind {model.config.kind}, and a policy has to write"
             raise UserError(f"{what}; give a decoder, such as the run of python train.py --objective causal")
         end, n = text_end(tokenizer), s.max_new_tokens
-        rule = SamplingRule(tokenizer.never_written(model.config.vocab_size, end), s.temperature, eos_id=end)
+        never = tokenizer.never_written(model.config.vocab_size, end)
+        rule = SamplingRule(never, s.temperature, eos_id=end, other_ends=tokenizer.ends)
         prompts = (encode_prompts(tokenizer, p, model.config, n) for p in (found.prompts, found.test_prompts))
-        env = Environment(tokenizer, model.requires_grad_(False), rule, n, *prompts, found.judge)
+        how = dict(judge=found.judge, precision=settled_precision(s.precision, model))
+        env = Environment(tokenizer, model.requires_grad_(False), rule, n, *prompts, **how)
         super().__init__(replace(s, model=str(source)), found, env)
         if found.pairs:
             self.pairs(reward.BradleyTerry)  # each must fit the model

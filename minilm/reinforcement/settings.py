@@ -20,7 +20,7 @@ class ReinforceSettings(PPODetails, CommonSettings):
     reward: str | None = None  # folder of a reward model; none: one is trained on the pairs
     reward_function: str | None = None  # a rule as reward, module:function of prompt and answer
     n_pairs: int = 1000  # pairs of the world
-    sampled_prompts: int = 3000  # prompts whose answers by the policy itself the world's judge compares
+    sampled_prompts: int = 3000  # prompts whose answers the world's judge, or for dpo the rule, compares
     answers_a_prompt: int = 4  # so many of them each
     pair_temperature: float = 0.85  # at which these are drawn: warmer, for more kinds of mistakes
     rounds: int = 2  # collections of such pairs: from the policy, then from what PPO has made of it

@@ -27,6 +27,7 @@ class Tokenizer:
     FORMAT, SAVED = "", ()  # "format" in the file, and which of the constructor's arguments it holds
     PATTERNS = ()  # the names of patterns that a file may hold
     longest = None  # tokens of a row beyond which a published model of text vectors reads nothing
+    ends = ()  # ids at which a published model stops writing, as its folder says
 
     def __init__(self, vocab: dict[int, bytes], special_ids: dict, aliases, added_ids: dict, fold=str):
         self.vocab, self.special_tokens, self.aliases = vocab, tuple(special_ids), dict(aliases or {})
@@ -104,7 +105,7 @@ class Tokenizer:
 
     def save(self, path: str | Path) -> None:
         """Write, or replace, one JSON file, atomically."""
-        names = [*self.SAVED] + ["longest"] * (self.longest is not None)
+        names = [*self.SAVED, *(name for name in ("longest", "ends") if getattr(self, name))]
         data = {"format": self.FORMAT} | {name: getattr(self, name) for name in names}
         options = dict(ensure_ascii=False, separators=(",\n", ": "))
         text = json.dumps(data, default=lambda token: token.decode(*AS_TEXT), **options)
@@ -116,15 +117,16 @@ class Tokenizer:
 
         A regular expression can be made to search for ever: one that has no name is given here as well.
         """
-        data = checked(path, read_json(path), dict(longest=int | None, pattern=str | None), False)
+        types = dict(longest=int | None, pattern=str | None, ends=tuple[int, ...])
+        data = checked(path, read_json(path), types, whole=False)
         if data.get("pattern") not in (None, pattern, *cls.PATTERNS):
             raise UserError(f"{path}: cuts text by a pattern of its own; to trust it: load(path, pattern)")
         try:
             if data.pop("format", None) != cls.FORMAT:
                 raise ValueError(f"its format is not {cls.FORMAT!r}")
-            longest = data.pop("longest", None)
+            longest, ends = data.pop("longest", None), data.pop("ends", ())
             tokenizer = cls(**cls.read(data))
-            tokenizer.longest = longest
+            tokenizer.longest, tokenizer.ends = longest, ends
             return tokenizer
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: cannot be read as a tokenizer saved by minilm ({error})") from None

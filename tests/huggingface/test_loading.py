@@ -19,6 +19,7 @@ from minilm import checkpoint
 from minilm.extraction import embed
 from minilm.huggingface import loading
 from minilm.huggingface.loading import download, load, read_weights, unpack
+from minilm.in_context.terminal import Writer
 from minilm.model.config import ModelConfig
 from minilm.plumbing.errors import UserError
 from minilm.plumbing.safetensors import read_tensors, write_tensors
@@ -308,6 +309,33 @@ def test_a_model_of_text_vectors_says_how_much_of_a_text_it_reads(longest, kept,
     minilm.save(model, tokenizer, tmp_path / "run")
     again = embed(*minilm.load(tmp_path / "run"), [text])[0]
     np.testing.assert_allclose(again, vectors[0], atol=1e-6, err_msg="forgotten in a run folder")
+
+
+@pytest.mark.parametrize("said, ends", [(5, (5,)), ([5, 9], (5, 9)), (None, ())])
+def test_a_model_says_at_which_tokens_it_stops(said, ends, tmp_path):
+    """generation_config.json: one end, several (of a text, of a turn), or none; how to draw is not taken."""
+    folder = published.folder(tmp_path / "gpt2", "gpt2")
+    said = json.dumps({"eos_token_id": said, "temperature": 0.1, "do_sample": True})
+    (folder / "generation_config.json").write_text(said)
+    model, tokenizer = load(folder)
+    assert tokenizer.ends == ends
+    minilm.save(model, tokenizer, tmp_path / "run")
+    assert minilm.load(tmp_path / "run")[1].ends == ends, "forgotten in a run folder"
+    with torch.no_grad():  # whatever it reads, the likeliest token is id 9
+        model.decoder.norm.weight.zero_()
+        model.decoder.norm.bias.copy_(model.tokens.weight[9])
+        model.tokens.weight[9] *= 50
+    text = Writer(model, tokenizer, temperature=0.0).write("Ana")
+    assert (text == "") == (9 in ends), f"stops at {ends}, wrote {text!r}"
+
+
+@pytest.mark.parametrize("said", ["5", [5, None], True, 2.0, [5, 10**6], -1])
+def test_ends_that_are_no_ids_are_named(said, tmp_path):
+    folder = published.folder(tmp_path / "gpt2", "gpt2")
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": said}))
+    with pytest.raises(UserError, match=r"generation_config\.json: eos_token_id .*expected an id") as caught:
+        load(folder)
+    assert "\n" not in str(caught.value)
 
 
 def test_weights_that_do_not_fit_are_named(tmp_path):

@@ -134,6 +134,23 @@ def test_the_rule_applies_its_parts_in_order():
     assert not unseen, f"this test would not see whether {unseen}"
 
 
+@pytest.mark.parametrize("temperature", [0.0, 0.6, 1.0])
+def test_further_ends_come_as_the_one_end_and_as_often_as_all_together(temperature):
+    logits, end = torch.randn(40, V), 4
+    logits[0, [1, end, 7]] = torch.tensor([3.0, 2.9, 2.0])  # the likeliest is another end
+    of = lambda never, **ends: SamplingRule(never, temperature, **ends).log_probabilities(logits).exp()
+    plain, got = of((2,)), of((2,), eos_id=end, other_ends=(7, end, 1))
+    want = plain.clone()
+    want[:, end], want[:, [1, 7]] = plain[:, [1, end, 7]].sum(1), 0.0
+    if temperature == 0:
+        assert got[0, end] == 1, "greedy: an end is the likeliest of all, so the text ends"
+    mistakes = {
+        "the other ends are forbidden, and what they had is lost": of((1, 2, 7)),
+        "the other ends are tokens like any": plain,
+    }
+    assert_right(got, want, mistakes, axes=("row", "token"), what=f"three ends, temperature {temperature}")
+
+
 BAD = [dict(temperature=-0.1), dict(temperature=math.nan), dict(top_k=0), dict(top_p=0.0), dict(top_p=1.1)]
 
 

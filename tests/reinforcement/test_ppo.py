@@ -595,7 +595,7 @@ def test_the_prompts_of_a_step_follow_from_seed_and_step(group_size, env, gpt, m
         ppo.PPO(env, details(group_size=group_size)).update(
             Policy(gpt), None, training(batch_size=6, seed=4), 2
         )
-    ((prompts, seed, _),) = seen
+    ((prompts, seed),) = seen
     drawn = np.random.default_rng([4, 2, 0]).integers(0, len(env.prompts), 6 // group_size)
     assert prompts == [env.prompts[i] for i in drawn for _ in range(group_size)]
     assert seed == np.random.default_rng([4, 2, 1]).integers(2**62)

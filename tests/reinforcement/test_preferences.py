@@ -14,6 +14,7 @@ from minilm import world
 from minilm.plumbing.errors import UserError
 from minilm.reinforcement import preferences as module
 from minilm.reinforcement.preferences import encode_prompts, load_preferences, world_preferences
+from minilm.reinforcement.reward import Rule
 from minilm.tokenizer.rows import END, prompt_ids
 
 TOKENIZER = small.tokenizer()
@@ -225,6 +226,17 @@ def test_ties_and_answers_that_never_end_are_left_out(talkative):
     assert drawn(replace(talkative, judge=lambda text: True)) == []
     assert drawn(replace(talkative, judge=lambda text: False)) == []
     assert drawn(replace(talkative, max_new_tokens=1)) == [], "an answer cut off by the limit is no answer"
+
+
+def test_without_a_judge_the_reward_tells_the_better_answers(talkative):
+    """Better than the mean of the answers to the same prompt, whatever those to other prompts are worth."""
+    rule = lambda prompt, answer: 100.0 * len(prompt) + min(len(answer), 12)
+    pairs = drawn(replace(talkative, judge=None, reward=Rule(rule)))
+    assert {prompt for prompt, _, _ in pairs} == {*PROMPTS}, "each prompt is a group of its own"
+    for prompt, chosen, rejected in pairs:
+        assert rule(prompt, chosen) > rule(prompt, rejected), f"{chosen!r} is no better than {rejected!r}"
+    same = replace(talkative, judge=None, reward=Rule(lambda prompt, answer: 0.1))
+    assert drawn(same) == [], "of answers that are worth the same none is preferred"
 
 
 def test_the_answers_are_drawn_at_their_own_temperature(talkative):

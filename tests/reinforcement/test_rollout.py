@@ -200,3 +200,17 @@ def test_1_the_deviation_of_the_value_head_is_exact(gpt, monkeypatch):
     monkeypatch.setattr(torch.nn.init, "normal_", lambda weight, std: seen.append(std))
     Policy(gpt), Policy(gpt, zero_value_head=False)
     assert seen == [0, 13**-0.5], "0, or 1 / sqrt(D + 1)"
+
+
+def test_answers_are_drawn_and_scored_in_one_precision(env, gpt):
+    """With bf16 a ratio of what is drawn and what is scored in float32 would not be 1."""
+    answers = draw_answers(gpt, env, env.prompts, seed=5)
+    seen, policy = [], Policy(gpt)
+    note = lambda module, given, out: seen.append(out.dtype)
+    for model in (gpt, env.reference):
+        next(m for m in model.modules() if isinstance(m, torch.nn.Linear)).register_forward_hook(note)
+    for env.precision, expected in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        draw_answers(gpt, env, env.prompts, seed=5)
+        score_answers(answers, policy, env)
+        assert seen and {*seen} == {expected}, f"--precision {env.precision} computes in {seen}"
+        seen.clear()

@@ -2,11 +2,14 @@
 
 import copy
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import small
+import torch
 
+from minilm.plumbing.errors import UserError
 from minilm.plumbing.folders import read_log
 from minilm.reinforcement import reward, rounds
 from minilm.reinforcement.ppo import SWITCHES
@@ -110,6 +113,32 @@ def test_each_collection_adds_pairs_from_prompts_of_its_own(reinforcement, monke
     assert len(found.pairs) == before + 8 and len(found.own_held_out_pairs) == 2
     assert found.pairs[before] == ("Prompt 0", "good", "bad")
     assert "4, and 1 held out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("answers", [("good", "bad"), ("good", "good")])
+def test_dpo_of_a_rule_alone_learns_from_the_policys_own_answers(answers, reinforcement, monkeypatch):
+    scored, asked = [], []
+
+    def drawn(model, env, prompts, n_answer, seed, temperature):
+        asked.append((model is env.reference, prompts))
+        scored.append(env.reward.scores(SimpleNamespace(ids=torch.zeros(1)), [("Ana", " bread.")]).item())
+        return [(prompt, *answers) for prompt in prompts] if answers[1] == "bad" else []
+
+    monkeypatch.setattr(rounds, "sampled_pairs", drawn)
+    monkeypatch.setattr(reward, "load_function", lambda name: lambda prompt, answer: float(len(answer)))
+    made = reinforcement(algorithm="dpo", reward_function="rules:length", contrast=False)
+    found, made.env.judge = made.preferences, None
+    found.pairs, found.held_out_pairs, prompts = [], [], list(found.prompts)
+    if answers[1] != "bad":
+        with pytest.raises(UserError, match="better than others: more --answers-a-prompt than 4"):
+            made.make_reward()
+        return
+    made.make_reward()
+    assert asked == [(True, prompts), (True, found.test_prompts[:1])] and scored == [6.0, 6.0]
+    assert [prompt for prompt, _, _ in found.pairs] == prompts, "pairs of the prompts that are learnt from"
+    assert [prompt for prompt, _, _ in found.held_out_pairs] == found.test_prompts[:1]
+    columns, _ = made.learn()
+    assert set(columns) == {"start", "dpo"}
 
 
 def test_each_way_of_learning_starts_from_the_same_policy(reinforcement, gpt, monkeypatch):

@@ -31,6 +31,7 @@ def test_a_run_begins_with_the_rule_the_prompts_and_a_frozen_reference(reinforce
     small.assert_equal(env.reference.state_dict(), gpt.state_dict())
     assert not env.reference.training and not any(p.requires_grad for p in env.reference.parameters())
     assert made.settings.model.endswith("gpt") and made.given is None
+    assert (env.precision, reinforcement(precision="bf16").env.precision) == ("fp32", "bf16")
 
 
 def test_a_policy_is_a_decoder_that_can_end_a_text(reinforcement, make_gpt, tmp_path):
@@ -53,6 +54,26 @@ def test_what_cannot_be_learnt_from_is_found_first(reinforcement, preferences, t
     preferences.pairs.append(("Ana", "ran. " * 200, "slept."))
     with pytest.raises(UserError, match="the pair of the prompt 'Ana' has .* tokens"):
         reinforcement()
+
+
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        (dict(), True),
+        (dict(reward_function="a:b"), False),
+        (dict(algorithm="dpo"), True),
+        (dict(algorithm="dpo", reward_function="a:b"), False),
+        (dict(algorithm="dpo", reward_function="a:b", sampled_prompts=0), True),
+    ],
+)
+def test_pairs_are_asked_for_where_nothing_else_says_what_is_better(
+    reinforcement, preferences, monkeypatch, changes, expected
+):
+    asked = []
+    monkeypatch.setattr(run, "load_preferences", lambda *given: asked.append(given[4]) or preferences)
+    monkeypatch.setattr(run.reward, "load_function", lambda name: lambda prompt, answer: 1.0)
+    reinforcement(**changes)
+    assert asked == [expected], "--preferences FILE has to be given, or not"
 
 
 def test_a_stage_trains_in_its_folder_and_goes_on_there(reinforcement, make_gpt):
