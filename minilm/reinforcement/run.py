@@ -24,6 +24,8 @@ class Reinforcement(Rounds):
 
     def __init__(self, settings: ReinforceSettings):
         s = settings
+        if s.algorithm != "grpo":
+            s.refuse(("group_size",), "needs --algorithm grpo")
         needs_pairs = s.algorithm == "dpo" or not (s.reward or s.reward_function)
         found = load_preferences(s.preferences, s.prompts, s.n_pairs, s.seed, needs_pairs)
         source, model, tokenizer = start_model(s.model, "causal", s)
