@@ -31,13 +31,14 @@ NEWCOMER = READMES[0].read_text(encoding="utf-8").replace("\\\n", " ")
 COMMAND = re.compile(r"(?:python|torchrun --nproc-per-node \d+) ([a-z]+\.py[^`\n]*)")
 # Flags behind a command that make it small; a later flag wins.
 TINY = {
-    "train.py": "--steps 2 --batch-size 4 --vocab-size 280 --context 32 --accumulate 1",
+    "train.py": "--steps 2 --batch-size 4 --context 32 --accumulate 1",
     "extract.py": "--draws 1 --labels 1",
     "finetune.py": "--steps 2 --batch-size 4 --lora-rank 2 --seeds 0",
     "reinforce.py": "--steps 2 --batch-size 4 --max-new-tokens 8 --reward-steps 2 --reward-batch-size 4 "
-    "--dpo-steps 2 --n-pairs 12 --sampled-prompts 4 --group-size 2 --model gpt",
-    "prompt.py": "--n-draw 1 --n-test 4 --shots 0,1 --max-new-tokens 3",
+    "--dpo-steps 2 --n-pairs 12 --sampled-prompts 4 --model gpt",
+    "prompt.py": "--n-draw 1 --n-test 4 --shots 0,1",
 }
+ONLY_WITH = {"grpo": "--group-size 2", "--prompt": "--max-new-tokens 3"}  # others refuse them
 SMALL_SHAPE = "--d-model 8 --n-head 2 --d-ff 8"
 
 
@@ -53,13 +54,15 @@ def commands(text: str) -> list[str]:
 def tiny(command: str) -> list[str]:
     """Return the words of a command with flags behind it that make it small."""
     words = [word for word in shlex.split(command) if word != "--compile"]
-    words += shlex.split(TINY[words[0]] + " --device cpu --precision fp32")
+    more = [flags for word, flags in ONLY_WITH.items() if word in words]
+    words += shlex.split(" ".join([TINY[words[0]], "--device cpu --precision fp32", *more]))
     return words + (tiny_training(words) if words[0] == "train.py" else [])
 
 
 def tiny_training(words: list[str]) -> list[str]:
     """Return what train.py needs besides, to be small: a small text, and a small shape of a preset."""
     more = [] if "--data" in words or "translation" in words else ["--data", "notes.txt"]
+    more += [] if "distillation" in words else ["--vocab-size", "280"]
     if "--model" in words:
         model = PRESETS[words[words.index("--model") + 1]]
         more += shlex.split(SMALL_SHAPE)

@@ -168,7 +168,7 @@ def test_an_interrupted_run_goes_on(script, monkeypatch):
 def test_few_shot_documents_are_for_gpt(script, monkeypatch, flags, kind):
     seen = []
     monkeypatch.setattr(Pretraining, "run", lambda self: seen.append(type(self)))
-    assert script(flags)[0] == 0 and seen == [kind]
+    assert script(flags, tiny="")[0] == 0 and seen == [kind]
 
 
 def test_of_several_processes_the_first_alone_speaks(script, monkeypatch):

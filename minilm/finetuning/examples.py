@@ -30,9 +30,9 @@ class Parts(NamedTuple):
 
 def names_of(settings) -> tuple[str, str, str]:
     """Return what to call the examples to learn from, to watch and to measure on."""
+    name = " and ".join(settings.data or ("world",))
     if settings.domain:
-        return "world", "world", "world, with words that no label has touched"
-    name = " and ".join(settings.data)
+        return name, name, f"{name}, with words that no label has touched"
     watched = settings.validation or f"{name}, the part that is watched (--validation FILE for another)"
     apart = f"{name}, a part that is neither learnt from nor watched (--test FILE for another)"
     return name, watched, settings.test or (apart if settings.patience else watched)

@@ -68,6 +68,8 @@ class FinetuningSettings(TrainingSettings):
             raise UserError(f"--accumulate {self.accumulate}: each pair is compared with all of its batch")
         if self.domain:
             self.refuse(("test", "validation"), "needs --data, examples to learn from")
+        if self.predict:
+            self.refuse(("data",), "does not go with --predict: nothing is learnt")
 
     @property
     def domain(self) -> str | None:

@@ -61,7 +61,7 @@ class PromptSettings(CommonSettings):
             raise UserError("--prompt is empty: give the beginning of a text, or - to type at the terminal")
         SamplingRule(temperature=self.temperature or 0.0, top_k=self.top_k, top_p=self.top_p)  # or UserError
         if self.prompt is None:
-            writing = ("chat", "temperature", "top_k", "top_p", "n_beam")
+            writing = ("chat", "max_new_tokens", "temperature", "top_k", "top_p", "n_beam")
             self.refuse(writing, "needs --prompt: a text to go on with, or - to type at the terminal")
         if not self.data:
             reading = ("test", "select", "template", "separator", "label_words")

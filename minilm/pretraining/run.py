@@ -96,7 +96,7 @@ class PretrainingSettings(TrainingSettings):
         used = {name: row.objective.options(vars(self)).keys() for name, row in OBJECTIVES.items()}
         others = set().union(*used.values()) - used[self.objective] - {"n_documents", "next_sentence"}
         # A student's tokenizer is its teacher's.
-        others |= {"tokenizer" if self.objective == "distillation" else "teacher"}
+        others |= {"tokenizer", "vocab_size"} if self.objective == "distillation" else {"teacher"}
         self.refuse(others, f"is nothing to --objective {self.objective}: leave it out")
 
 
@@ -204,6 +204,8 @@ def with_recipe(settings: PretrainingSettings) -> PretrainingSettings:
             known = ", and a folder is given by --init"
         raise UserError(f"--model {model}: no preset that this script trains{known}: {', '.join(RECIPES)}")
     recipe = RECIPES[model] | (CONTINUED if settings.init else {}) | dict(model=model)
+    if settings.objective == "distillation":
+        recipe["vocab_size"] = None  # its teacher's
     steps, warmup = recipe["steps"], recipe["warmup"]
     if settings.warmup is None and (settings.steps or steps) < steps:  # a short run is to reach its rate too
         recipe["warmup"] = warmup * settings.steps // steps

@@ -25,6 +25,8 @@ class Reinforcement(Rounds):
 
     def __init__(self, settings: ReinforceSettings):
         s = settings
+        if s.algorithm != "grpo":
+            s.refuse(("group_size",), "needs --algorithm grpo")
         needs_pairs = not (s.reward or s.reward_function) or s.algorithm == "dpo" and not s.sampled_prompts
         found = load_preferences(s.preferences, s.prompts, s.n_pairs, s.seed, needs_pairs)
         source, model, tokenizer = start_model(s.model, "causal", s)

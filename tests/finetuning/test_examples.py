@@ -192,6 +192,7 @@ def settings_of(**changes) -> SimpleNamespace:
 
 @pytest.mark.parametrize(("changes", "watched", "test"), [
     (dict(), "world", "world, with words that no label has touched"),
+    (dict(data=("w:pt",), domain="portuguese"), "w:pt", "w:pt, with words that no label has touched"),
     (dict(data=("a", "b")), "a and b, the part that is watched", "a and b, the part that is watched"),
     (dict(data=("a",), patience=1), "a, the part that is watched", "a, a part that is neither"),
     (dict(data=("a",), patience=1, validation="v", test="t"), "v", "t"),

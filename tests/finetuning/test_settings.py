@@ -64,6 +64,7 @@ WRONG = [
     (dict(steps=0), "--steps 0"),
     (dict(test="t.tsv"), "--test t.tsv needs --data"),
     (dict(validation="t.tsv"), "--validation t.tsv needs --data"),
+    (dict(predict="a.tsv", data=("b.tsv", "c.tsv")), "--data b.tsv c.tsv does not go with --predict"),
 ]
 
 

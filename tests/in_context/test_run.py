@@ -111,6 +111,7 @@ def test_the_least_that_can_be_asked():
     (dict(select="nearest"), "--select nearest needs --data"), (dict(test="a"), "--test a needs --data"),
     (dict(label_words=("a=b", "c=d")), "--label-words a=b c=d needs --data"),
     (dict(top_p=0.5), "--top-p 0.5 needs --prompt"), (dict(prompt=" "), "--prompt is empty"),
+    (dict(max_new_tokens=9), "--max-new-tokens 9 needs --prompt"),
     (dict(temperature=-1.0), "temperature"), (dict(top_k=0), "top-k"), (dict(top_p=1.5), "top-p"),
 ])  # fmt: skip
 def test_flags_that_need_others_say_which(flags, message):

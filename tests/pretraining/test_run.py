@@ -138,6 +138,7 @@ def test_what_does_not_fit_is_named():
 
 @pytest.mark.parametrize("flags, told", [
     (dict(objective="distillation", tokenizer="t.json"), "--tokenizer t.json is nothing to --objective dist"),
+    (dict(objective="distillation", vocab_size=500), "--vocab-size 500 is nothing to --objective dist"),
     (dict(teacher="t"), "--teacher t is nothing to --objective masked"),
     (dict(objective="causal", whole_word=True), "--whole-word is nothing to --objective causal"),
     (dict(objective="translation", noise="deletion"), "--noise deletion is nothing to --objective trans"),
@@ -145,7 +146,8 @@ def test_what_does_not_fit_is_named():
 def test_a_flag_of_another_objective_is_not_passed_over(flags, told):
     with pytest.raises(UserError, match=told):
         PretrainingSettings(**flags)
-    PretrainingSettings(objective="distillation", teacher="t", whole_word=True, n_documents=3)
+    student = PretrainingSettings(objective="distillation", teacher="t", whole_word=True, n_documents=3)
+    assert with_recipe(student).vocab_size is None, "the printed command would be refused"
 
 
 def test_a_later_regime_starts_from_a_model_that_can_read(tmp_path):

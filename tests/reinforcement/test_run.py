@@ -47,6 +47,9 @@ def test_a_policy_is_a_decoder_that_can_end_a_text(reinforcement, make_gpt, tmp_
 def test_what_cannot_be_learnt_from_is_found_first(reinforcement, preferences, tmp_path):
     with pytest.raises(UserError, match="leaves no room for --max-new-tokens 60"):
         reinforcement(max_new_tokens=60)
+    for algorithm in ("ppo", "dpo"):
+        with pytest.raises(UserError, match="--group-size 3 needs --algorithm grpo"):
+            reinforcement(algorithm=algorithm, group_size=3)
     with pytest.raises(UserError, match="is it a reward model"):
         reinforcement(reward=str(tmp_path / "gpt"))
     with pytest.raises(UserError, match="cannot import .*no_such_rules"):
