@@ -230,7 +230,7 @@ def test_help_is_printed_and_leaves_with_0(option, capsys, monkeypatch):
     ]:
         assert part in text, part
     assert text.count("--vocab-size") == 1
-    assert max(map(len, text.splitlines())) <= module.WIDTH
+    assert max(map(len, text.splitlines())) <= 100
 
 
 @pytest.mark.parametrize("line", ["", "--no-nsp --lr -1e-3 --shots -1,2 --data 'a b' c", "--prompt=-x"])
@@ -314,7 +314,7 @@ def test_a_long_command_is_shown_on_lines_of_the_terminals_width(capsys):
         first: str = ""
         second: str = ""
 
-    room = module.WIDTH - len("a.py --first ") - len(" --second ")
+    room = 100 - len("a.py --first ") - len(" --second ")
     for extra, n_line in ((0, 1), (1, 2)):
         module.show(Two(first="x" * 9, second="y" * (room - 9 + extra)), script="a.py")
         lines = capsys.readouterr().out.splitlines()
