@@ -252,8 +252,31 @@ def test_the_shown_command_reads_back_as_the_same_settings(line, capsys, monkeyp
 
 
 def test_common_settings_are_those_of_every_script():
-    names = [field.name for field in fields(module.CommonSettings)]
-    assert names == ["out", "seed", "device", "precision", "compile", "overwrite", "plot"]
+    expected = dict(
+        out=None, seed=0, device="auto", precision="auto", compile=False, overwrite=False, plot=False
+    )
+    found = {field.name: field.default for field in fields(module.CommonSettings)}
+    assert found == expected, "the READMEs' figures were measured with these"
+
+
+def test_a_flag_that_would_be_ignored_is_refused():
+    names = ("lr", "nsp", "shots")
+    Settings(steps=3, lr=3e-3, nsp=True).refuse(names, "means nothing here")  # none of these, or its default
+    for fields_given, told in (
+        (dict(lr=0.5, steps=3), "--lr 0.5"), (dict(nsp=False), "--nsp"), (dict(shots=(1, 2)), "--shots 1,2"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=f"^{told} means nothing here$"):
+            Settings(**fields_given).refuse(names, "means nothing here")
+
+
+@pytest.mark.parametrize("found", [None, "a package"])
+def test_a_picture_needs_the_package_that_draws_it(found, monkeypatch):
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: found)
+    if found:
+        assert Settings(plot=True).plot
+    else:
+        with pytest.raises(UserError, match=r"needs matplotlib: python -m pip install -e '\.\[plots\]'"):
+            Settings(plot=True)
 
 
 def test_a_field_below_its_least_value_is_named_by_its_flag():

@@ -3,6 +3,7 @@
 import re
 from itertools import chain
 
+import pytest
 import torch
 
 from minilm.training.objective import IGNORED
@@ -85,3 +86,11 @@ def test_a_long_row_is_wrapped_and_nothing_is_lost(bpe):
     lines = batch_lines(batch, bpe, 5)
     assert max(map(len, lines)) <= 100 and len(lines) > 6
     assert "".join(chain(*shown(bpe, batch)["input_ids"])) == text.replace(" ", "_")
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_of_equal_columns_at_the_end_one_is_left(bpe, n):
+    lines = shown(bpe, dict(input_ids=torch.full((1, n), bpe.special_id("[PAD]"))))
+    assert lines["position"] == [["0"]] and lines["input_ids"] == [["[PAD]"]], "one column of padding"
+    lines = shown(bpe, dict(input_ids=torch.tensor([[*bpe.encode("a"), *bpe.encode("b") * n]])))
+    assert lines["input_ids"] == [["a", "b"]]
