@@ -103,6 +103,11 @@ def test_few_logits_are_held_at_a_time(n_label, monkeypatch):
     assert [len(logits) for logits in seen] == [3] * (n_label // 3) + [n_label % 3] * (n_label % 3 > 0)
 
 
+def test_how_much_is_held_at_a_time():
+    assert module.SMALL * 4 == 8 * 1024**2, "8 MiB of logits in float32 and the plain form is as fast"
+    assert module.ROWS * PRESETS["gpt2"].vocab_size * 4 == 102_926_336, "0.1 GB at gpt2's vocabulary, not 1.6"
+
+
 def test_a_small_batch_takes_the_plain_form(monkeypatch):
     """Its sums run in the order of the formula on the slide, to the last bit."""
     model = build(replace(MODELS["untied"], vocab_size=V))
