@@ -1,5 +1,7 @@
 """Grades training/machine.py: what is chosen when one way is faster than the other."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -58,6 +60,40 @@ def test_a_large_model_learns_in_the_precision_that_is_faster(
 def test_a_small_model_stays_in_32_bits(clock):
     clock()
     assert machine.settled_precision("auto", torch.nn.Linear(2, 2)) == "fp32"
+
+
+def with_weights(n: int, device: str = "cpu") -> SimpleNamespace:
+    """A model of n weights that take no memory."""
+    weight = SimpleNamespace(device=torch.device(device), numel=lambda: n)
+    return SimpleNamespace(parameters=lambda: iter([weight]))
+
+
+@pytest.mark.parametrize(
+    ("n_weight", "slow", "expected"),
+    [(50_000_000, 1.2, "bf16"), (50_000_000, 1.19, "fp32"), (49_999_999, 9.0, "fp32")],
+)
+def test_what_is_large_and_how_much_faster_is_worth_it(n_weight, slow, expected, clock):
+    clock(slow, 1.0)
+    told = "the figures in the READMEs are of 32 bits"
+    assert machine.settled_precision("auto", with_weights(n_weight)) == expected, told
+
+
+@pytest.mark.parametrize(("has", "expected"), [(True, "bf16"), (False, "fp32")])
+def test_a_gpu_has_16_bits_or_not(has, expected, monkeypatch):
+    asked = []
+    there = lambda including_emulation: asked.append(including_emulation) or has
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", there)
+    assert machine.settled_precision("auto", with_weights(10**8, "cuda")) == expected
+    assert asked == [False], "emulated they are slow"
+    assert machine.settled_precision("auto", with_weights(10**6, "cuda")) == "fp32"
+    assert machine.settled_precision("auto", with_weights(10**8, "mps")) == "fp32"
+
+
+@pytest.mark.parametrize(("n_weight", "is_tried"), [(5_000_000, True), (5_000_001, False)])
+def test_which_models_try_the_threads(n_weight, is_tried, clock, threads):
+    tried, _ = [], clock(0.1, 0.2, 0.3)
+    machine.settle_threads(with_weights(n_weight), lambda: tried.append(1))
+    assert bool(tried) == is_tried, "a step of a larger one takes too long to be done four times"
 
 
 @pytest.mark.parametrize(

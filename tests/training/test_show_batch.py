@@ -31,6 +31,12 @@ def test_tokens_show_their_spaces_and_line_breaks(bpe):
     assert lines["position"][0] == [str(i) for i in range(len(lines["input_ids"][0]))]
 
 
+def test_columns_stand_one_space_apart(bpe):
+    batch = dict(input_ids=ids(bpe, "abc"), labels=torch.tensor([[5, IGNORED, IGNORED]]))
+    lines = batch_lines(batch, bpe, 1, classes=[*"OOOOO", "verb"])
+    assert lines == ["row 0", "position     0 1 2", "input_ids    a b c", "labels    verb - -", ""]
+
+
 def test_what_stands_under_a_token_ends_in_its_column(bpe):
     rows = ids(bpe, " sun tree window été", " a")
     real = (rows != bpe.special_id("[PAD]")).long()
