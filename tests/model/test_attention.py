@@ -111,6 +111,10 @@ def test_causal_mask_is_a_lower_triangle_whose_queries_come_last(T, S):
     assert mask.dtype == torch.bool, f"the mask holds True and False, not {mask.dtype}"
 
 
+def test_the_slopes_of_alibi_are_those_of_the_readmes_figures():
+    assert attention.ALIBI_SLOPES == (1.5, 0.5, 0.1, 0.0), "the last head sees all tokens alike"
+
+
 def test_alibi_bias_is_minus_slope_times_distance():
     T, S, n_head = 3, 7, 6
     slopes = torch.tensor([attention.ALIBI_SLOPES[h % 4] for h in range(n_head)])[:, None, None]

@@ -74,8 +74,10 @@ def test_a_step_reads_one_token():
     for _ in range(5):
         draft.next_logits()
         draft.append(torch.zeros(3, dtype=torch.long), torch.zeros(3))
-    told = "the prompt is read once, then only the newest token, until nine are more than the positions"
-    assert widths == [5, 1, 1, 1, 6], told
+    told = (
+        "the prompt once, then the newest token; at nine tokens the first row is cut, and all are read anew"
+    )
+    assert widths == [5, 1, 1, 1, 8], told
 
 
 def test_a_draft_takes_no_more_than_it_needs():

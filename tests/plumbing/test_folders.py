@@ -79,6 +79,7 @@ def test_overwrite_replaces_a_run_and_keeps_what_is_not_of_the_run():
     ("names", "config", "ours"),
     [
         ([], "", True),
+        (["lock"], "", True),
         (["log.jsonl"], "", True),  # killed before its first checkpoint
         (["log.jsonl", "settings.json", "features.npy"], "", True),
         (["config.json", "model.safetensors", "notes.txt"], '{"format": "minilm"}', True),
@@ -139,11 +140,13 @@ def test_resume_of_what_cannot_be_resumed():
 def test_resume_without_out_takes_the_newest_interrupted_run():
     run("runs/masked", "trainer.pt")
     run("runs/masked-2", "trainer.pt", "trainer.pt.5.tmp")
-    run("runs/masked-3", "log.jsonl")
-    run("runs/masked-4", "trainer.pt", "results.json")
+    run("runs/masked-3", "trainer.pt", "trainer.pt.5.tmp")
+    run("runs/masked-4", "log.jsonl")
+    run("runs/masked-5", "trainer.pt", "results.json")
     run("runs/causal-9", "trainer.pt")
-    assert folders.choose_folder("masked", resume=True).name == "masked-2"
-    assert sorted(os.listdir("runs/masked-2")) == ["lock", "trainer.pt"]
+    assert folders.choose_folder("masked", resume=True).name == "masked-3"
+    assert sorted(os.listdir("runs/masked-3")) == ["lock", "trainer.pt"]
+    assert sorted(os.listdir("runs/masked-2")) == ["trainer.pt", "trainer.pt.5.tmp"], "another run's are left"
 
 
 def test_flags_that_contradict_each_other():
@@ -290,7 +293,8 @@ def test_json_is_read_as_it_was_written():
     assert folders.read_json("a.json") == value
     assert folders.read_json("none.json", optional=True) == {}
     assert folders.read_json("a.json", optional=True) == value
-    assert "ação" in Path("a.json").read_text(encoding="utf-8")
+    text = Path("a.json").read_text(encoding="utf-8")
+    assert text.startswith('{\n  "name": "ação",\n') and text.endswith("\n}\n"), "as people read it"
 
 
 def test_wrong_json_names_file_and_place():

@@ -134,6 +134,7 @@ def test_the_curve_of_a_log_falls_as_its_loss_does():
     log += [dict(step=i, split="validation", loss=99.0) for i in range(7)]
     assert script.curve(log) == ["", "train loss  9.000 █▇▆▅▄▃▂▁ 2.000"], "the split with more lines is drawn"
     assert script.curve(log[:2] + log[8:11]) == ["", "validation loss  99.000 ▁▁▁ 99.000"]
+    assert script.curve(log[:3] + log[8:11])[1].startswith("validation"), "of as many, what it has not learnt"
     assert script.curve(log[:2]) == script.curve([]) == [], "two points are no curve"
 
 
@@ -141,6 +142,8 @@ def test_the_curve_of_a_policy_is_its_reward_and_a_long_one_fits_a_line():
     log = [dict(step=i, split="train", loss=0.0, reward=i / 4) for i in range(997)]
     (_, line) = script.curve(log)
     assert line.startswith("train reward  0.000 ▁") and line.endswith("█ 249.000") and len(line) <= 60
+    drawn = line.split()[3]
+    assert len(drawn) == 30 and drawn[15] == "▅" and list(drawn) == sorted(drawn), "equal steps of the log"
 
 
 def test_table_aligns_numbers_at_the_right_and_words_at_the_left():
@@ -410,7 +413,8 @@ def test_a_bar_waits_five_seconds_and_is_that_of_the_first_process(monkeypatch, 
     assert list(script.shown([1, 2], "pairs")) == [1, 2]
     monkeypatch.setenv("RANK", "0")
     script.shown([], "pairs")
-    assert [(how["delay"], how["disable"]) for how in seen] == [(5, True), (5, None)]
+    same = dict(delay=5, leave=False, ncols=100)
+    assert seen == [same | dict(disable=True), same | dict(disable=None)]
 
 
 def test_a_failure_that_is_not_of_memory_keeps_its_traceback():
