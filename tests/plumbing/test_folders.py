@@ -287,6 +287,11 @@ def test_leftovers_are_removed_and_nothing_else(tmp_path, monkeypatch):
     assert sorted(os.listdir()) == sorted(others), f"a killed writer leaves {seen[1]}"
 
 
+def test_a_leftover_that_another_process_has_removed_is_no_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(folders.Path, "iterdir", lambda path: iter([path / "a.5.tmp"]))
+    folders.remove_leftovers(tmp_path)
+
+
 def test_json_is_read_as_it_was_written():
     value = {"name": "ação", "loss": 0.1, "shots": [1, None]}
     folders.write_json("a.json", value)
@@ -369,7 +374,8 @@ def test_one_process_a_folder(tmp_path, capsys):
         other.kill()
     folders.lock(tmp_path)
     folders.lock(tmp_path)
-    assert f"process '{other.pid}' has left it and ended: taken over" in capsys.readouterr().err
+    told = f"{tmp_path / 'lock'}: process '{other.pid}' has left it and ended: taken over\n"
+    assert capsys.readouterr().err == told, "once: it is ours when it is asked for again"
     assert (tmp_path / "lock").read_text() == str(os.getpid())
     folders.unlock()
     assert not (tmp_path / "lock").exists()
