@@ -118,7 +118,10 @@ def test_a_run_stops_and_keeps_its_best_weights(tmp_path, monkeypatch):
     small.assert_equal(dict(model.state_dict()), kept[1])
     state = load_trainer(tmp_path)
     assert state["step"] == 4 and state["stopping"]["loss"] == 3.0
-    assert [line["loss"] for line in read_log(tmp_path) if line["split"] == "validation"][-1] == 3.0
+    looks = [(line["step"], line["loss"]) for line in read_log(tmp_path) if line["split"] == "validation"]
+    assert looks == [(0, 5.0), (1, 4.0), (2, 3.0), (3, 3.5), (4, 3.0)], (
+        "of the last step the best weights' alone"
+    )
 
 
 def test_a_resumed_run_remembers_what_was_best(tmp_path):
