@@ -381,6 +381,12 @@ def test_layer_equals_pytorch(side, kind, path):
     assert (ours.weights is None) == (path == "fast"), "explicit keeps the weights (B, H, T, S)"
 
 
+def test_a_new_layer_takes_the_fast_path():
+    layer = MultiHeadAttention(D, H)
+    layer(torch.randn(B, 5, D))
+    assert layer.weights is None, "written out, attention holds (B, H, T, S) weights of every layer"
+
+
 @both_paths
 @pytest.mark.parametrize("portions", [[1] * 7, [3, 1, 2, 1], [7]], ids=str)
 def test_layer_with_cache_equals_without(portions, path):
