@@ -83,6 +83,14 @@ def test_log_probabilities_of_a_beam_are_the_models_own():
     assert torch.allclose(got.log_probs, want, atol=1e-5)
 
 
+def test_from_two_beams_on_nothing_is_drawn():
+    model = writer()
+    for n_beam in (2, 3):
+        texts = [generate(model, PROMPTS, 8, n_beam=n_beam, seed=seed) for seed in (1, 2)]
+        assert texts[0] == texts[1], f"{n_beam} beams search, and draw nothing"
+    assert generate(model, PROMPTS, 8, n_beam=1, seed=1) != generate(model, PROMPTS, 8, n_beam=1, seed=2)
+
+
 def test_a_seed_gives_the_same_text_whatever_the_batch():
     model = writer()
     texts = generate(model, [[3, 1]] * 4, 8, seed=2)
@@ -153,6 +161,7 @@ def test_what_is_done_where_nothing_is_said():
         max_new_tokens=50, temperature=1.0, n_beam=1, seed=0, length_penalty=0.6, overflow="slide"
     )
     assert defaults == expected
+    assert sample(writer(), PROMPTS, 2).ids[1, :3].tolist() == [0] * 3, "filled up with 0"
     assert len(generate(writer(), [3])) == len(sample(writer(), [3]).ids[0]) == 51, "50 new tokens"
 
 
