@@ -19,7 +19,7 @@ import torch
 
 import minilm
 from minilm import checkpoint
-from minilm.model.config import ModelConfig
+from minilm.model.config import PRESETS, ModelConfig
 from minilm.model.transformer import build
 from minilm.plumbing.errors import UserError
 from minilm.plumbing.folders import append_log, choose_folder, read_log, trim_log
@@ -182,6 +182,13 @@ def test_published_models_are_told_from_runs(model, tmp_path):
     (tmp_path / "published" / "config.json").write_text('{"model_type": "bert"}')
     paths = ["hf:owner/name", tmp_path / "published", tmp_path / "run", tmp_path / "none"]
     assert [checkpoint.is_published(path) for path in paths] == [True, True, False, False]
+
+
+def test_the_config_of_a_published_folder_is_one_of_ours(tmp_path):
+    gpt2 = replace(PRESETS["gpt2"], vocab_size=11, n_decoder_layer=1, d_model=6, n_head=2, d_ff=10)
+    checkpoint.exporting.export_model(build(gpt2), None, tmp_path / "theirs", (None, None))
+    assert checkpoint.load_config(tmp_path / "theirs") == gpt2
+    assert checkpoint.load(tmp_path / "theirs")[0].config == gpt2
 
 
 class Killed(BaseException):

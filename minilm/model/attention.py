@@ -69,7 +69,7 @@ def explicit_attention(q, k, v, bias=None, causal=False, dropout=0.0) -> tuple[T
     if bias is not None:
         scores = scores + bias
     if causal:
-        scores = scores.masked_fill(~causal_mask(q.shape[-2], k.shape[-2], q.device), BLOCKED)
+        scores = scores.masked_fill(~causal_mask(q.shape[2], k.shape[2], q.device), BLOCKED)
     weights = scores.softmax(dim=-1)  # over the keys: each query shares out a weight of 1
     weights = F.dropout(weights, dropout)  # (B, H, T, S)
     return weights @ v, weights  # (B, H, T, S) @ (B, H, S, d_head) -> (B, H, T, d_head)
@@ -77,8 +77,8 @@ def explicit_attention(q, k, v, bias=None, causal=False, dropout=0.0) -> tuple[T
 
 def fast_attention(q, k, v, bias=None, causal=False, dropout=0.0) -> Tensor:
     """The same in one fused call, which never holds the (T, S) weights (Dao et al. 2022, FlashAttention)."""
-    if causal and (bias is not None or q.shape[-2] != k.shape[-2]):  # PyTorch's is_causal covers neither case
-        later = ~causal_mask(q.shape[-2], k.shape[-2], q.device)  # (T, S)
+    if causal and (bias is not None or q.shape[2] != k.shape[2]):  # PyTorch's is_causal covers neither case
+        later = ~causal_mask(q.shape[2], k.shape[2], q.device)  # (T, S)
         bias, causal = (q.new_zeros(()) if bias is None else bias).masked_fill(later, BLOCKED), False
     how = dict(attn_mask=bias, dropout_p=dropout, is_causal=causal, enable_gqa=q.shape[1] != k.shape[1])
     return F.scaled_dot_product_attention(q, k, v, **how)

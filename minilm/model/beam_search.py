@@ -50,7 +50,7 @@ class Beam:
 
     def advance(self, logits: Tensor) -> None:
         """Continue every text by every token and keep the K best; logits (B * R, V)."""
-        B, R, V = *self.total.shape, logits.shape[-1]
+        B, R, V = *self.total.shape, logits.shape[1]
         log_probs = self.rule.log_probabilities(logits).view(B, R, V)
         padding = torch.full_like(log_probs[0, 0], NEVER)  # (V,)
         padding[self.pad_id] = 0.0  # an ended text is continued by padding, for nothing

@@ -107,7 +107,7 @@ def make_optimizer(
         | dict(by_muon=by_muon)
         for (share, start, is_vector, by_muon), p in sorted(groups.items(), key=lambda item: item[0])
     ]
-    fused = rows[0]["params"][0].device.type in ("cpu", "cuda")
+    fused = next(model.parameters()).device.type in ("cpu", "cuda")
     return (Muon if which == "muon" else torch.optim.AdamW)(rows, lr=0.0, betas=BETAS, fused=fused)
 
 

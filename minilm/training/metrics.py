@@ -153,8 +153,8 @@ def squad_f1(prediction: str, answers: Sequence[str]) -> float:
     ours = normal_answer(prediction).split()
 
     def f1(theirs: list[str]) -> float:
-        if not ours or not theirs:
-            return float(ours == theirs)  # no answer (Rajpurkar et al. 2018)
+        if ours == theirs:
+            return 1.0  # of no answer too (Rajpurkar et al. 2018)
         return 2 * (Counter(ours) & Counter(theirs)).total() / (len(ours) + len(theirs))
 
     return max(f1(answer.split()) for answer in true_answers(answers))

@@ -75,7 +75,7 @@ def micro_batches(batch: dict[str, Tensor], n: int) -> list[dict[str, Tensor]]:
 
 def by_length(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return a batch with its shortest rows first, so that `trimmed` leaves parts of it little padding."""
-    real = batch.get("attention_mask", torch.ones(1))  # (B, T); of pairs of rows (B, 2, T)
+    real = batch.get("attention_mask", torch.ones(()))  # (B, T); of pairs of rows (B, 2, T)
     if real.dim() != 2:
         return batch
     order = real.sum(1).argsort(stable=True)  # (B,)
@@ -84,7 +84,7 @@ def by_length(batch: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def trimmed(part: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return a part of a batch without its last columns where they are padding in all rows."""
-    real, part, needed = part.get("attention_mask", torch.ones(1)), dict(part), {}
+    real, part, needed = part.get("attention_mask", torch.ones(())), dict(part), {}
     if real.dim() == 2:
         needed = {name: real for name, value in part.items() if value.shape[1:] == real.shape[1:]}
     if "decoder_input_ids" in part:  # (B, S) are the encoder's, (B, T) the decoder's

@@ -110,6 +110,10 @@ def test_causal_mask_is_a_lower_triangle_whose_queries_come_last(T, S):
     assert mask.dtype == torch.bool, f"the mask holds True and False, not {mask.dtype}"
 
 
+def test_the_slopes_of_alibi_are_those_of_the_readmes_figures():
+    assert attention.ALIBI_SLOPES == (1.5, 0.5, 0.1, 0.0), "the last head sees all tokens alike"
+
+
 def test_alibi_bias_is_minus_slope_times_distance():
     T, S, n_head = 3, 7, 6
     slopes = torch.tensor([attention.ALIBI_SLOPES[h % 4] for h in range(n_head)])[:, None, None]
@@ -374,6 +378,12 @@ def test_layer_equals_pytorch(side, kind, path):
     assert (out - expected).abs().max() < 1e-10, "head h takes the numbers h * d_head to (h + 1) * d_head"
     assert ours.weights is None or (ours.weights - weights).abs().max() < 1e-10
     assert (ours.weights is None) == (path == "fast"), "explicit keeps the weights (B, H, T, S)"
+
+
+def test_a_new_layer_takes_the_fast_path():
+    layer = MultiHeadAttention(D, H)
+    layer(torch.randn(B, 5, D))
+    assert layer.weights is None, "written out, attention holds (B, H, T, S) weights of every layer"
 
 
 @both_paths

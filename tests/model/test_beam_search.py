@@ -142,7 +142,8 @@ def beam_in_the_middle() -> Beam:
 
 def test_a_new_beam_counts_the_prompt_once():
     beam = Beam(Draft(model_of(), [[1, 2], [3]], 4), PLAIN, torch.tensor([4, 0]), 3, 0.6, 0)
-    assert beam.total.isfinite().tolist() == [[True, False, False, True]] * 2, "equal copies, equal texts"
+    never, told = -math.inf, "equal copies, equal texts; nothing is written yet, and log 1 is 0"
+    assert beam.total.tolist() == [[0.0, never, never, 0.0]] * 2, told
     assert beam.ended.tolist() == [[False] * 4, [True] * 4] and beam.copies.tolist() == [0] * 4 + [1] * 4
 
 

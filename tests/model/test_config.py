@@ -10,7 +10,7 @@ from dataclasses import asdict
 import pytest
 import small
 
-from minilm.model.config import PRESETS, ModelConfig, preset
+from minilm.model.config import NAMES, PRESETS, TABLE, ModelConfig, preset
 from minilm.plumbing.errors import UserError
 
 SMALL = dict(n_encoder_layer=1, d_model=12, n_head=3, d_ff=20, vocab_size=50)
@@ -96,9 +96,15 @@ def test_dictionary_round_trip_through_json(name):
     assert ModelConfig(**written) == config
 
 
-@pytest.mark.parametrize("field", dataclasses.fields(ModelConfig), ids=lambda field: field.name)
-def test_every_field_has_a_default(field):
-    assert field.default is not dataclasses.MISSING, "a flag that is not given must have a value"
+# what a field means that a preset or a file leaves out; all others: 0, False or none
+DEFAULTS = dict(vocab_size=30522, d_model=768, n_head=12, d_ff=3072, max_positions=512, positions="learned")
+DEFAULTS |= dict(rope_theta=1e4, norm="pre", norm_kind="layer", activation="gelu", biases="all")
+DEFAULTS |= dict(tie_embeddings=True, dropout=0.1, attention_dropout=0.1, norm_eps=1e-5)
+
+
+def test_what_a_field_means_that_is_left_out():
+    found = {field.name: field.default for field in dataclasses.fields(ModelConfig) if field.default}
+    assert found == DEFAULTS, "a config.json may leave fields out: another default changes the model it made"
 
 
 def test_preset_finds_a_row_or_names_the_nearest():
@@ -126,16 +132,52 @@ SIZES = {
 TINY = {"bert-tiny": "bert-base", "distilbert-tiny": "distilbert", "gpt-tiny": "gpt2"}
 TINY |= {"gpt-alibi-tiny": "gpt2", "llama-tiny": "smollm2-135m", "bart-tiny": "bart-base"}
 TINY["transformer-tiny"] = "transformer-base"
-# How the families differ in what neither the sizes nor the number of parameters tell.
-FIELDS = ["positions", "norm", "activation", "norm_eps", "scale_embeddings", "init_std", "attention_dropout"]
-FAMILIES = {
-    "transformer": ["sinusoidal", "post", "relu", 1e-5, True, None, 0.0],
-    "bert": ["learned", "post", "gelu", 1e-12, False, 0.02, 0.1],
-    "distilbert": ["learned", "post", "gelu", 1e-12, False, 0.02, 0.1],
-    "gpt2": ["learned", "pre", "gelu_tanh", 1e-5, False, 0.02, 0.1],
-    "bart": ["learned", "post", "gelu", 1e-5, False, 0.02, 0.1],
-    "smollm2": ["rope", "pre", "silu", 1e-5, False, 0.02, 0.0],
+# The families, as the papers and their code have them: what each has (true), and its other choices.
+PARTS = {
+    "Transformer": "scale_embeddings tie_embeddings",
+    "BERT": "embedding_norm head_transform head_bias pooler next_sentence tie_embeddings",
+    "DistilBERT": "embedding_norm head_transform head_bias tie_embeddings",
+    "GPT-2": "final_norm tie_embeddings",
+    "BART": "embedding_norm tie_embeddings",
+    "LLaMA": "final_norm gated",
 }
+FIELDS = (
+    "vocab_size max_positions n_segments position_offset positions norm norm_kind norm_eps activation biases"
+)
+FIELDS = (FIELDS + " init_std dropout attention_dropout").split()
+CHOICES = {
+    "Transformer": (37000, 512, 0, 0, "sinusoidal", "post", "layer", 1e-5, "relu", "all", None, 0.1, 0.0),
+    "BERT": (30522, 512, 2, 0, "learned", "post", "layer", 1e-12, "gelu", "all", 0.02, 0.1, 0.1),
+    "DistilBERT": (30522, 512, 0, 0, "learned", "post", "layer", 1e-12, "gelu", "all", 0.02, 0.1, 0.1),
+    "GPT-2": (50257, 1024, 0, 0, "learned", "pre", "layer", 1e-5, "gelu_tanh", "all", 0.02, 0.1, 0.1),
+    "BART": (50265, 1024, 0, 2, "learned", "post", "layer", 1e-5, "gelu", "all", 0.02, 0.1, 0.1),
+    "LLaMA": (32000, 2048, 0, 0, "rope", "pre", "rms", 1e-6, "silu", "none", 0.02, 0.0, 0.0),
+}
+OF = dict(transformer="Transformer", bert="BERT", distilbert="DistilBERT", gpt2="GPT-2", smollm2="LLaMA")
+OF |= dict(gpt="GPT-2", llama="LLaMA", bart="BART")  # family of a preset, by its name's beginning
+OWN = {  # in what a model differs from its family
+    "transformer-big": dict(dropout=0.3),
+    "smollm2-135m": dict(vocab_size=49152, max_positions=8192, norm_eps=1e-5, tie_embeddings=True),
+}
+PLAIN = dict(vocab_size=1024, max_positions=128, norm="pre", final_norm=True, norm_eps=1e-5, init_std=None)
+PLAIN |= dict(embedding_norm=False, head_transform=False, dropout=0.0, attention_dropout=0.0)
+OWN |= {name: PLAIN | dict(tie_embeddings=True) for name in TINY}
+for name in ("gpt-alibi-tiny", "bart-tiny"):
+    OWN[name] = OWN[name] | dict(positions="alibi")
+
+
+@pytest.mark.parametrize("family", NAMES)
+def test_the_families_of_the_papers(family):
+    row = {field: values[NAMES.index(family)] for field, values in TABLE.items()}
+    assert {field for field, value in row.items() if value is True} == {*PARTS[family].split()}
+    assert tuple(row[field] for field in FIELDS) == CHOICES[family], FIELDS
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_model_has_what_its_family_has_but_for_what_is_its_own(name):
+    column = NAMES.index(OF[name.split("-")[0]])
+    expected = {field: values[column] for field, values in TABLE.items()} | OWN.get(name, {})
+    assert {field: getattr(PRESETS[name], field) for field in TABLE} == expected
 
 
 def test_the_table_holds_exactly_the_presets_of_the_manual():
@@ -143,14 +185,10 @@ def test_the_table_holds_exactly_the_presets_of_the_manual():
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_published_sizes_and_families(name):
+def test_published_sizes(name):
     c = PRESETS[name]
     sizes = (c.n_encoder_layer, c.n_decoder_layer, c.d_model, c.n_head, c.d_ff, c.vocab_size, c.max_positions)
     assert sizes == SIZES[name], "encoder, decoder, d_model, n_head, d_ff, vocab_size, max_positions"
-    assert [getattr(c, field) for field in FIELDS] == FAMILIES[name.split("-")[0]], FIELDS
-    assert c.tie_embeddings
-    assert c.dropout == {"transformer-big": 0.3, "smollm2-135m": 0.0}.get(name, 0.1)
-    assert c.position_offset == (2 if name.startswith("bart") else 0)
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -161,8 +199,7 @@ def test_tiny_models_are_small_and_plain(name):
     assert config.init_std is None, "0.02 belongs to a width of 768"
     assert not config.embedding_norm and not config.head_transform, "both delay the lesson at this width"
     assert config.d_model <= 96 and config.n_layer <= 4 and config.vocab_size == 1024
-    for field in ("kind", "n_segments", "activation", "pooler", "norm_kind", "gated", "biases"):
-        assert getattr(config, field) == getattr(PRESETS[TINY[name]], field), f"{field} is its family's"
+    assert config.kind == PRESETS[TINY[name]].kind
 
 
 def test_what_is_fixed_stays_fixed():
@@ -181,8 +218,7 @@ TINY_SIZES = {  # encoder blocks, decoder blocks, D, H, heads of keys, F: those 
 def test_tiny_sizes_are_those_of_the_figures_in_the_readmes(name):
     c = PRESETS[name]
     found = (c.n_encoder_layer, c.n_decoder_layer, c.d_model, c.n_head, c.n_kv_head, c.d_ff)
-    assert found == TINY_SIZES[name] and (c.max_positions, c.norm_eps) == (128, 1e-5)
-    assert (c.positions == "alibi") == (name in ("gpt-alibi-tiny", "bart-tiny"))
+    assert found == TINY_SIZES[name]
 
 
 def test_the_smallest_and_largest_numbers_of_each_field():

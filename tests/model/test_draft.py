@@ -4,7 +4,7 @@ import pytest
 import torch
 from unequal import PROMPTS, writer
 
-from minilm.model.draft import KEPT, Draft, pad
+from minilm.model.draft import Draft, pad
 
 V = 11
 KINDS = ["decoder", "encoder-decoder"]
@@ -56,7 +56,7 @@ def test_cached_logits_are_those_of_each_text_alone_at_every_step(kind, style):
         assert logits.shape == (3, V)
         for row, text in enumerate(seen):
             if len(text) > 8:
-                del text[: -int(KEPT * 8)]
+                del text[:-6]  # the oldest quarter is forgotten
             want = alone(draft, text, row)
             assert torch.allclose(logits[row], want, atol=1e-5), f"step {step}, row {row}: not as alone"
         token = torch.randint(V, (3,))
@@ -67,14 +67,35 @@ def test_cached_logits_are_those_of_each_text_alone_at_every_step(kind, style):
 
 @torch.no_grad()
 def test_a_step_reads_one_token():
-    model, widths = writer(), []
+    model, widths = writer(max_positions=8), []
     decode = model.decode
     model.decode = lambda ids, *rest: widths.append(ids.shape[1]) or decode(ids, *rest)
-    draft = draft_of(model, 3)
-    for _ in range(3):
+    draft = draft_of(model, 5)
+    for _ in range(5):
         draft.next_logits()
         draft.append(torch.zeros(3, dtype=torch.long), torch.zeros(3))
-    assert widths == [5, 1, 1], "the prompt is read once, then only the newest token"
+    told = (
+        "the prompt once, then the newest token; at nine tokens the first row is cut, and all are read anew"
+    )
+    assert widths == [5, 1, 1, 1, 8], told
+
+
+def test_a_draft_takes_no_more_than_it_needs():
+    draft = Draft(writer(max_positions=8), [[1, 2, 3], [4, 5, 6]], 2)
+    assert draft.mask is None, "where nothing is padded no mask is computed with"
+    assert draft.caches[0][0].max_length == 5, "3 tokens and 2 more"
+    draft = Draft(writer(max_positions=8), [[3] * 8], 1)
+    draft.append(torch.tensor([2]), torch.zeros(1))
+    draft.next_logits()
+    assert draft.caches[0][0].max_length == 6, "of 9 columns the first 3 are forgotten"
+    assert Draft(writer(), [[3], [4, 5]], 2).ids.tolist() == [[0, 3, 0, 0], [4, 5, 0, 0]], "filled up with 0"
+
+
+@torch.no_grad()
+def test_of_one_position_the_newest_token_stays():
+    draft = Draft(writer(max_positions=1), [[3]], 1)
+    draft.append(torch.tensor([7]), torch.zeros(1))
+    assert torch.allclose(draft.next_logits()[0], draft.model(torch.tensor([[7]]))[0, -1], atol=1e-5)
 
 
 @torch.no_grad()

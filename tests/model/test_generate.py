@@ -1,5 +1,6 @@
 """Grades model/generate.py: one text alone, in a batch, with a cache and without, and scored as drawn."""
 
+import inspect
 import math
 
 import pytest
@@ -82,6 +83,14 @@ def test_log_probabilities_of_a_beam_are_the_models_own():
     assert torch.allclose(got.log_probs, want, atol=1e-5)
 
 
+def test_from_two_beams_on_nothing_is_drawn():
+    model = writer()
+    for n_beam in (2, 3):
+        texts = [generate(model, PROMPTS, 8, n_beam=n_beam, seed=seed) for seed in (1, 2)]
+        assert texts[0] == texts[1], f"{n_beam} beams search, and draw nothing"
+    assert generate(model, PROMPTS, 8, n_beam=1, seed=1) != generate(model, PROMPTS, 8, n_beam=1, seed=2)
+
+
 def test_a_seed_gives_the_same_text_whatever_the_batch():
     model = writer()
     texts = generate(model, [[3, 1]] * 4, 8, seed=2)
@@ -141,6 +150,19 @@ def test_a_text_stops_at_the_end_token_and_the_rest_goes_on():
     for row in ids[:, 5:].tolist():
         assert set(row[row.index(end) + 1 :] if end in row else []) <= {7}, "after the end comes pad_id"
     assert generate(model, batch, 9, seed=2, eos_id=end)[0, -1] == end, "without pad_id the end token fills"
+
+
+def test_what_is_done_where_nothing_is_said():
+    defaults = {}
+    for function in (generate, sample):
+        found = inspect.signature(function).parameters.values()
+        defaults |= {p.name: p.default for p in found if isinstance(p.default, (int, float, str))}
+    expected = dict(
+        max_new_tokens=50, temperature=1.0, n_beam=1, seed=0, length_penalty=0.6, overflow="slide"
+    )
+    assert defaults == expected
+    assert sample(writer(), PROMPTS, 2).ids[1, :3].tolist() == [0] * 3, "filled up with 0"
+    assert len(generate(writer(), [3])) == len(sample(writer(), [3]).ids[0]) == 51, "50 new tokens"
 
 
 def test_the_loop_stops_when_all_have_ended():

@@ -86,19 +86,22 @@ def test_top_p_keeps_the_smallest_nucleus(p):
     assert support(keep_top_p(torch.zeros(1, 4), 0.3)) == [{0, 1, 2, 3}], "equal tokens stay together"
 
 
-def test_temperature_divides_the_logits():
+@pytest.mark.parametrize("temperature", [0.7, 2.0])
+def test_temperature_divides_the_logits(temperature):
     logits = torch.randn(3, V)
-    got = SamplingRule(temperature=0.7).log_probabilities(logits)
+    got = SamplingRule(temperature=temperature).log_probabilities(logits)
     of = lambda x: x.double().log_softmax(-1)
     mistakes = {
-        "the temperature multiplies the logits": of(logits * 0.7),
+        "the temperature multiplies the logits": of(logits * temperature),
         "there is no temperature": of(logits),
-        "log-probabilities are divided, and no longer add up to 1": of(logits) / 0.7,
-        "the logits come back: the softmax is missing": logits / 0.7,
-        "probabilities come back, without the logarithm": of(logits / 0.7).exp(),
-        "the softmax is over the rows, not over the tokens": (logits.double() / 0.7).log_softmax(0),
+        "log-probabilities are divided, and no longer add up to 1": of(logits) / temperature,
+        "the logits come back: the softmax is missing": logits / temperature,
+        "probabilities come back, without the logarithm": of(logits / temperature).exp(),
+        "the softmax is over the rows, not over the tokens": (logits.double() / temperature).log_softmax(0),
     }
-    assert_right(got, of(logits / 0.7), mistakes, axes=("row", "token"), what="temperature 0.7")
+    assert_right(
+        got, of(logits / temperature), mistakes, axes=("row", "token"), what=f"temperature {temperature}"
+    )
     got = sampling.PLAIN.log_probabilities(logits)
     assert_right(got, of(logits), {"the logits come back": logits}, what="the plain rule is the model's own")
 
@@ -159,6 +162,14 @@ def test_settings_outside_their_range_are_refused(fields):
     with pytest.raises(UserError) as error:
         SamplingRule(**fields)
     assert str(*fields.values()) in str(error.value), "the message must name the value that was found"
+
+
+def test_the_least_and_the_most_that_a_rule_takes():
+    certain = SamplingRule(top_k=1).log_probabilities(torch.tensor([0.0, 2.0, 1.0]))
+    assert certain.exp().tolist() == [0.0, 1.0, 0.0]
+    rare = SamplingRule(top_p=1.0).log_probabilities(torch.tensor([0.0, -40.0]))
+    assert rare.isfinite().all(), "top-p 1 draws from all tokens, however rare"
+    assert uniform_numbers(0, 1, 2).shape == uniform_numbers([0], 1, 2).shape == (1, 2)
 
 
 def test_draw_inverts_the_running_sum():

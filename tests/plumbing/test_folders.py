@@ -79,6 +79,7 @@ def test_overwrite_replaces_a_run_and_keeps_what_is_not_of_the_run():
     ("names", "config", "ours"),
     [
         ([], "", True),
+        (["lock"], "", True),
         (["log.jsonl"], "", True),  # killed before its first checkpoint
         (["log.jsonl", "settings.json", "features.npy"], "", True),
         (["config.json", "model.safetensors", "notes.txt"], '{"format": "minilm"}', True),
@@ -139,11 +140,13 @@ def test_resume_of_what_cannot_be_resumed():
 def test_resume_without_out_takes_the_newest_interrupted_run():
     run("runs/masked", "trainer.pt")
     run("runs/masked-2", "trainer.pt", "trainer.pt.5.tmp")
-    run("runs/masked-3", "log.jsonl")
-    run("runs/masked-4", "trainer.pt", "results.json")
+    run("runs/masked-3", "trainer.pt", "trainer.pt.5.tmp")
+    run("runs/masked-4", "log.jsonl")
+    run("runs/masked-5", "trainer.pt", "results.json")
     run("runs/causal-9", "trainer.pt")
-    assert folders.choose_folder("masked", resume=True).name == "masked-2"
-    assert sorted(os.listdir("runs/masked-2")) == ["lock", "trainer.pt"]
+    assert folders.choose_folder("masked", resume=True).name == "masked-3"
+    assert sorted(os.listdir("runs/masked-3")) == ["lock", "trainer.pt"]
+    assert sorted(os.listdir("runs/masked-2")) == ["trainer.pt", "trainer.pt.5.tmp"], "another run's are left"
 
 
 def test_flags_that_contradict_each_other():
@@ -284,13 +287,19 @@ def test_leftovers_are_removed_and_nothing_else(tmp_path, monkeypatch):
     assert sorted(os.listdir()) == sorted(others), f"a killed writer leaves {seen[1]}"
 
 
+def test_a_leftover_that_another_process_has_removed_is_no_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(folders.Path, "iterdir", lambda path: iter([path / "a.5.tmp"]))
+    folders.remove_leftovers(tmp_path)
+
+
 def test_json_is_read_as_it_was_written():
     value = {"name": "ação", "loss": 0.1, "shots": [1, None]}
     folders.write_json("a.json", value)
     assert folders.read_json("a.json") == value
     assert folders.read_json("none.json", optional=True) == {}
     assert folders.read_json("a.json", optional=True) == value
-    assert "ação" in Path("a.json").read_text(encoding="utf-8")
+    text = Path("a.json").read_text(encoding="utf-8")
+    assert text.startswith('{\n  "name": "ação",\n') and text.endswith("\n}\n"), "as people read it"
 
 
 def test_wrong_json_names_file_and_place():
@@ -365,7 +374,8 @@ def test_one_process_a_folder(tmp_path, capsys):
         other.kill()
     folders.lock(tmp_path)
     folders.lock(tmp_path)
-    assert f"process '{other.pid}' has left it and ended: taken over" in capsys.readouterr().err
+    told = f"{tmp_path / 'lock'}: process '{other.pid}' has left it and ended: taken over\n"
+    assert capsys.readouterr().err == told, "once: it is ours when it is asked for again"
     assert (tmp_path / "lock").read_text() == str(os.getpid())
     folders.unlock()
     assert not (tmp_path / "lock").exists()

@@ -39,6 +39,7 @@ def test_tensors_of_every_type_and_every_view_come_back(tmp_path):
     found = read_tensors(tmp_path / "a")
     assert set(found) == set(tensors)
     assert [name for name in found if not same(found[name], tensors[name].detach())] == []
+    assert '"ç"'.encode() in (tmp_path / "a").read_bytes(), "names are UTF-8, as people read them"
 
 
 def test_the_bytes_are_those_of_the_format(tmp_path):

@@ -110,6 +110,12 @@ def test_a_run_begins_with_its_command(capsys):
     assert printed.startswith("train.py --steps 4") and "--d-model 8" in printed
 
 
+def test_a_run_of_a_script_that_cannot_go_on_has_a_folder_of_its_own():
+    assert script.begin("rows", CommonSettings(out="mine")) == Path("mine") and Path("mine/lock").exists()
+    with pytest.raises(UserError, match="--out mine exists"):
+        script.begin("rows", CommonSettings(out="mine"))
+
+
 def test_a_run_ends_with_its_table_its_figures_and_what_to_try_next(capsys):
     folder = script.begin("count", Settings(seed=3))
     capsys.readouterr()
@@ -134,13 +140,16 @@ def test_the_curve_of_a_log_falls_as_its_loss_does():
     log += [dict(step=i, split="validation", loss=99.0) for i in range(7)]
     assert script.curve(log) == ["", "train loss  9.000 █▇▆▅▄▃▂▁ 2.000"], "the split with more lines is drawn"
     assert script.curve(log[:2] + log[8:11]) == ["", "validation loss  99.000 ▁▁▁ 99.000"]
-    assert script.curve(log[:2]) == script.curve([]) == [], "two points are no curve"
+    assert script.curve(log[:3] + log[8:11])[1].startswith("validation"), "of as many, what it has not learnt"
+    assert script.curve(log[:2]) == script.curve(log[:1]) == script.curve([]) == [], "two are no curve"
 
 
 def test_the_curve_of_a_policy_is_its_reward_and_a_long_one_fits_a_line():
     log = [dict(step=i, split="train", loss=0.0, reward=i / 4) for i in range(997)]
     (_, line) = script.curve(log)
     assert line.startswith("train reward  0.000 ▁") and line.endswith("█ 249.000") and len(line) <= 60
+    drawn = line.split()[3]
+    assert len(drawn) == 30 and drawn[15] == "▅" and list(drawn) == sorted(drawn), "equal steps of the log"
 
 
 def test_table_aligns_numbers_at_the_right_and_words_at_the_left():
@@ -229,6 +238,15 @@ def test_a_stream_that_is_closed_or_full_ends_no_run(closing):
     full = closing == ">/dev/full"
     assert ended.returncode == (2 if full else 0), ended.stderr
     assert ended.stderr == ("error: output: No space left on device\n" if full else "")
+
+
+def test_where_no_letter_but_ascii_has_a_name_python_begins_anew_in_utf_8(monkeypatch):
+    begun = []
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "ascii")
+    monkeypatch.setattr(sys, "orig_argv", ["python3", "train.py", "--out", "x"])
+    monkeypatch.setattr(os, "execv", lambda *given: begun.append(given))
+    script.exit_code(lambda: None)
+    assert begun == [(sys.executable, [sys.executable, "-X", "utf8", "train.py", "--out", "x"])]
 
 
 @pytest.mark.reliability
@@ -376,13 +394,14 @@ LOST = [
 def test_of_several_processes_the_one_that_is_left_says_that_another_has_ended(error, monkeypatch, capsys):
     with pytest.raises(type(error)):
         script.exit_code(fails(error))  # of one process it is a bug
-    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert signal.getsignal(signal.SIGTERM) == signal.default_int_handler, "alone it can be stopped as ever"
+    monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr(script.time, "sleep", lambda seconds: None)
     assert script.exit_code(fails(error)) == 2
     said = capsys.readouterr().err
     assert (
         said
-        == "error: another of 3 processes has ended, see above; to go on: the same command with --resume\n"
+        == "error: another of 2 processes has ended, see above; to go on: the same command with --resume\n"
     )
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN, "torchrun would cut the message off"
     with pytest.raises(RuntimeError, match="shape"):
@@ -410,7 +429,8 @@ def test_a_bar_waits_five_seconds_and_is_that_of_the_first_process(monkeypatch, 
     assert list(script.shown([1, 2], "pairs")) == [1, 2]
     monkeypatch.setenv("RANK", "0")
     script.shown([], "pairs")
-    assert [(how["delay"], how["disable"]) for how in seen] == [(5, True), (5, None)]
+    same = dict(delay=5, leave=False, ncols=100)
+    assert seen == [same | dict(disable=True), same | dict(disable=None)]
 
 
 def test_a_failure_that_is_not_of_memory_keeps_its_traceback():

@@ -230,7 +230,7 @@ def test_help_is_printed_and_leaves_with_0(option, capsys, monkeypatch):
     ]:
         assert part in text, part
     assert text.count("--vocab-size") == 1
-    assert max(map(len, text.splitlines())) <= module.WIDTH
+    assert max(map(len, text.splitlines())) <= 100
 
 
 @pytest.mark.parametrize("line", ["", "--no-nsp --lr -1e-3 --shots -1,2 --data 'a b' c", "--prompt=-x"])
@@ -252,8 +252,31 @@ def test_the_shown_command_reads_back_as_the_same_settings(line, capsys, monkeyp
 
 
 def test_common_settings_are_those_of_every_script():
-    names = [field.name for field in fields(module.CommonSettings)]
-    assert names == ["out", "seed", "device", "precision", "compile", "overwrite", "plot"]
+    expected = dict(
+        out=None, seed=0, device="auto", precision="auto", compile=False, overwrite=False, plot=False
+    )
+    found = {field.name: field.default for field in fields(module.CommonSettings)}
+    assert found == expected, "the READMEs' figures were measured with these"
+
+
+def test_a_flag_that_would_be_ignored_is_refused():
+    names = ("lr", "nsp", "shots")
+    Settings(steps=3, lr=3e-3, nsp=True).refuse(names, "means nothing here")  # none of these, or its default
+    for fields_given, told in (
+        (dict(lr=0.5, steps=3), "--lr 0.5"), (dict(nsp=False), "--nsp"), (dict(shots=(1, 2)), "--shots 1,2"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=f"^{told} means nothing here$"):
+            Settings(**fields_given).refuse(names, "means nothing here")
+
+
+@pytest.mark.parametrize("found", [None, "a package"])
+def test_a_picture_needs_the_package_that_draws_it(found, monkeypatch):
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: found)
+    if found:
+        assert Settings(plot=True).plot
+    else:
+        with pytest.raises(UserError, match=r"needs matplotlib: python -m pip install -e '\.\[plots\]'"):
+            Settings(plot=True)
 
 
 def test_a_field_below_its_least_value_is_named_by_its_flag():
@@ -314,7 +337,7 @@ def test_a_long_command_is_shown_on_lines_of_the_terminals_width(capsys):
         first: str = ""
         second: str = ""
 
-    room = module.WIDTH - len("a.py --first ") - len(" --second ")
+    room = 100 - len("a.py --first ") - len(" --second ")
     for extra, n_line in ((0, 1), (1, 2)):
         module.show(Two(first="x" * 9, second="y" * (room - 9 + extra)), script="a.py")
         lines = capsys.readouterr().out.splitlines()

@@ -3,6 +3,7 @@
 import math
 import signal
 import threading
+from types import SimpleNamespace
 
 import pytest
 import small
@@ -46,13 +47,19 @@ def test_evaluate_leaves_no_trace():
     assert graphs and not any(graphs), "keeping what a gradient would need takes many times the memory"
 
 
-def test_evaluate_takes_no_more_rows_at_once_than_a_step():
-    objective, seen = small.objective("causal"), []
-    plain_loss = objective.loss
+@pytest.mark.parametrize(
+    ("batch_size", "accumulate", "fit"), [(6, 2, 3), (1, 1, 1), (5, 3, 1), (100, 1, 100)]
+)
+def test_evaluate_takes_as_many_rows_at_once_as_a_step(batch_size, accumulate, fit):
+    objective, seen, asked = small.objective("causal"), [], []
+    plain_loss, plain_batch = objective.loss, objective.batch
     objective.loss = lambda model, batch: seen.append(len(batch["labels"])) or plain_loss(model, batch)
-    n_row = len(objective.batch(0, "validation")["labels"])
-    evaluate(small.model("causal"), objective, small.settings(batch_size=6, accumulate=2))
-    assert sum(seen) == n_row > 3 and max(seen) <= 3, seen
+    objective.batch = lambda *which: asked.append(which) or plain_batch(*which)
+    n_row = len(plain_batch(0, "validation")["labels"])
+    evaluate(small.model("causal"), objective, small.settings(batch_size=batch_size, accumulate=accumulate))
+    assert asked == [(0, "validation")]
+    assert sum(seen) == n_row > 3 and max(seen) <= fit, "more rows than a step has: memory may not do"
+    assert len(seen) == math.ceil(n_row / fit), "fewer rows than a step has: it takes longer than it need"
 
 
 def test_early_stopping_counts_evaluations_without_a_new_lowest_loss():
@@ -102,7 +109,10 @@ def test_a_run_stops_and_keeps_its_best_weights(tmp_path, monkeypatch):
     small.assert_equal(dict(model.state_dict()), kept[1])
     state = load_trainer(tmp_path)
     assert state["step"] == 4 and state["stopping"]["loss"] == 3.0
-    assert [line["loss"] for line in read_log(tmp_path) if line["split"] == "validation"][-1] == 3.0
+    looks = [(line["step"], line["loss"]) for line in read_log(tmp_path) if line["split"] == "validation"]
+    assert looks == [(0, 5.0), (1, 4.0), (2, 3.0), (3, 3.5), (4, 3.0)], (
+        "of the last step the best weights' alone"
+    )
 
 
 def test_a_resumed_run_remembers_what_was_best(tmp_path):
@@ -194,6 +204,26 @@ def test_evaluations_are_told_to_a_person(tmp_path, capsys):
     told.evaluation(5, dict(loss=2.25, accuracy=0.5))
     told.bar.close()
     assert "step     5  loss 2.250  accuracy 0.500" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_validation_loss_that_is_no_number_ends_the_run(loss, tmp_path):
+    told = Progress(tmp_path, small.settings(lr=0.02), 0, 0.0, None)
+    way_out = f"{tmp_path} has no checkpoint yet. Try a smaller --lr than 0.02, or a longer --warmup"
+    with pytest.raises(UserError, match=f"the validation part is not finite after step 5; {way_out}"):
+        told.evaluation(5, dict(loss=loss))
+
+
+@pytest.mark.parametrize(("rank", "hidden"), [("0", None), ("1", True)])
+def test_of_several_processes_the_first_has_a_bar(rank, hidden, monkeypatch, capsys):
+    seen = []
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setattr(checkpoints, "tqdm", lambda **how: seen.append(how) or SimpleNamespace(write=print))
+    told = Progress(None, small.settings(steps=9), 4, 0.0, "from zero")
+    expected = dict(total=9, initial=4, desc="from zero", disable=hidden, unit="step", ncols=100)
+    assert seen == [expected], "at a terminal alone, of all steps, from where the run goes on"
+    told.say(5, dict(loss=1.0))
+    assert capsys.readouterr().err == ("" if hidden else "step     5  loss 1.000\n")
 
 
 @pytest.mark.parametrize(

@@ -147,6 +147,7 @@ def test_every_moving_weight_is_in_one_group_with_its_rate_and_decay():
             )
             assert group["weight_decay"] == decay, f"{told} decay; biases and the scales of norms do not"
             assert group["betas"] == (0.9, 0.98), "betas are the Transformer's: `BETAS`"
+            assert group["lr"] == 0, "a step whose rate nobody has set must not move a weight"
     for step in (0, 1, 2):
         before = model.tokens.weight.detach().clone()
         train_step(model, small.objective("causal"), optimizer, settings, step)
@@ -156,6 +157,17 @@ def test_every_moving_weight_is_in_one_group_with_its_rate_and_decay():
         moved = not torch.equal(model.tokens.weight, before)
         assert moved == (step == 2), "a weight that rests must not decay either"
         assert (model.tokens.weight in optimizer.state) == (step == 2), "it has no moments while it rests"
+
+
+def test_muon_moves_the_matrices_inside_the_blocks_alone():
+    model = small.model("masked")
+    for which in ("muon", "adamw"):
+        optimizer = make_optimizer(model, 0.3, which=which)
+        by_muon = {id(p) for group in optimizer.param_groups if group["by_muon"] for p in group["params"]}
+        inside = {id(p) for n, p in model.named_parameters() if ".blocks." in n and p.dim() == 2}
+        assert by_muon == (inside if which == "muon" else set()), "not embeddings, heads, biases and norms"
+        assert all(group["weight_decay"] == 0.3 for group in optimizer.param_groups if group["by_muon"])
+        assert type(optimizer) is (training.Muon if which == "muon" else torch.optim.AdamW)
 
 
 def test_the_length_that_is_clipped_is_that_of_the_weights_that_move():

@@ -1,6 +1,8 @@
 """Grades training/loop.py: the whole run, its log, and settings that cannot be."""
 
 import math
+from dataclasses import dataclass, fields
+from functools import partial
 
 import pytest
 import small
@@ -9,6 +11,7 @@ import torch
 from minilm.checkpoint import load
 from minilm.plumbing.errors import UserError
 from minilm.plumbing.folders import read_log
+from minilm.plumbing.settings import CommonSettings
 from minilm.training import checkpoints
 from minilm.training import loop as training
 from minilm.training.checkpoints import evaluate
@@ -121,3 +124,58 @@ def test_compile_is_for_the_stacks_and_on_request_only(tmp_path, monkeypatch):
     train(model, small.objective("masked"), small.settings(steps=1, compile=True), tmp_path)
     assert compiled == [model.encoder]
     assert load(tmp_path)[0].n_parameters() == model.n_parameters()
+
+
+def test_how_a_run_learns_where_no_flag_and_no_recipe_says():
+    found = {field.name: field.default for field in fields(training.TrainingSettings)}
+    own = dict.fromkeys(("steps", "batch_size", "lr", "warmup", "schedule", "weight_decay", "eval_every"))
+    own |= dict(
+        accumulate=1, clip=1.0, save_every=1000, log_every=50, resume=False, shard=False, show_batch=0
+    )
+    common = {field.name: field.default for field in fields(CommonSettings)}
+    assert found == common | own, "the READMEs' figures were measured with these"
+    assert training.TrainingSettings.optimizer == "adamw"
+
+
+def test_parts_of_matrices_are_neither_compiled_nor_made_orthogonal():
+    @dataclass(frozen=True, kw_only=True)
+    class WithMuon(training.TrainingSettings):
+        """Of a script that offers it."""
+
+        optimizer: str = "muon"  # by which the weights move
+
+    small.settings(shard=True), WithMuon(), small.settings(compile=True)
+    for refused in (partial(WithMuon, shard=True), partial(small.settings, shard=True, compile=True)):
+        with pytest.raises(UserError, match="--shard: only without --compile and --optimizer muon"):
+            refused()
+
+
+def test_a_rehearsal_does_all_of_a_step_but_moving_the_weights():
+    model, objective, seen = small.model("causal"), small.objective("causal"), []
+    plain_batch, plain_loss, before = objective.batch, objective.loss, flat(model)
+    objective.batch = lambda *which: seen.append(which) or plain_batch(*which)
+    objective.loss = lambda model, part: seen.append(part["input_ids"]) or plain_loss(model, part)
+    model.tokens.weight.register_hook(lambda gradient: seen.append(gradient.abs().sum() > 0))
+    training.rehearse(model, objective, small.settings(accumulate=3))
+    first = plain_batch(0, "train")["input_ids"][:2]  # of 7 rows in 3 parts
+    assert seen[0] == (0, "train") and torch.equal(seen[1], first), "the first part of the first batch"
+    assert seen[2:] == [True] and len(seen) == 3, "forward and backward, once"
+    assert torch.equal(flat(model), before) and all(p.grad is None for p in model.parameters())
+
+
+def test_threads_are_tried_out_for_a_run_that_is_kept(tmp_path, monkeypatch):
+    tried = []
+    monkeypatch.setattr(training, "settle_threads", lambda model, work: tried.append(work()))
+    settings = small.settings(steps=1)
+    train(small.model("causal"), small.objective("causal"), settings)
+    assert tried == [], "a quiet run has the threads of the run that it belongs to"
+    train(small.model("causal"), small.objective("causal"), settings, tmp_path)
+    assert tried == [None]
+
+
+@pytest.mark.parametrize("n_process", [1, 2])
+@pytest.mark.parametrize("wish", [False, True])
+def test_the_wish_of_one_process_is_that_of_all(wish, n_process, monkeypatch):
+    monkeypatch.setattr(training, "process_count", lambda: n_process)
+    monkeypatch.setattr(training.dist, "all_reduce", lambda votes: votes.add_(1.0))  # the others wish it
+    assert training.any_process_wishes(wish) is (wish or n_process == 2)

@@ -1,5 +1,7 @@
 """Grades training/machine.py: what is chosen when one way is faster than the other."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -60,6 +62,40 @@ def test_a_small_model_stays_in_32_bits(clock):
     assert machine.settled_precision("auto", torch.nn.Linear(2, 2)) == "fp32"
 
 
+def with_weights(n: int, device: str = "cpu") -> SimpleNamespace:
+    """A model of n weights that take no memory."""
+    weight = SimpleNamespace(device=torch.device(device), numel=lambda: n)
+    return SimpleNamespace(parameters=lambda: iter([weight]))
+
+
+@pytest.mark.parametrize(
+    ("n_weight", "slow", "expected"),
+    [(50_000_000, 2.4, "bf16"), (50_000_000, 2.3, "fp32"), (49_999_999, 9.0, "fp32")],
+)
+def test_what_is_large_and_how_much_faster_is_worth_it(n_weight, slow, expected, clock):
+    clock(slow, 2.0)
+    told = "the figures in the READMEs are of 32 bits"
+    assert machine.settled_precision("auto", with_weights(n_weight)) == expected, told
+
+
+@pytest.mark.parametrize(("has", "expected"), [(True, "bf16"), (False, "fp32")])
+def test_a_gpu_has_16_bits_or_not(has, expected, monkeypatch):
+    asked = []
+    there = lambda including_emulation: asked.append(including_emulation) or has
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", there)
+    assert machine.settled_precision("auto", with_weights(10**8, "cuda")) == expected
+    assert asked == [False], "emulated they are slow"
+    assert machine.settled_precision("auto", with_weights(10**6, "cuda")) == "fp32"
+    assert machine.settled_precision("auto", with_weights(10**8, "mps")) == "fp32"
+
+
+@pytest.mark.parametrize(("n_weight", "is_tried"), [(5_000_000, True), (5_000_001, False)])
+def test_which_models_try_the_threads(n_weight, is_tried, clock, threads):
+    tried, _ = [], clock(0.1, 0.2, 0.3)
+    machine.settle_threads(with_weights(n_weight), lambda: tried.append(1))
+    assert bool(tried) == is_tried, "a step of a larger one takes too long to be done four times"
+
+
 @pytest.mark.parametrize(
     ("taken", "best"),  # of 4 threads, of 1, of 2; on a busy machine any may take seconds
     [((0.2, 0.5, 0.3), 4), ((2.0, 0.1, 0.3), 1), ((0.2, 0.3, 0.1), 2)],
@@ -70,7 +106,8 @@ def test_the_fastest_number_of_threads_stays(taken, best, clock, threads, capsys
     assert threads[-1] == best and not left
     assert rehearsed == [4, 4, 1, 2]
     told = capsys.readouterr().err
-    assert (f"{best} of 4 threads" in told) == (best < 4), "another number changes the last digits"
+    ratio = f"{taken[0] / min(taken):.1f} times as fast"
+    assert (f"{best} of 4 threads: {ratio}" in told) == (best < 4), "another number changes the last digits"
 
 
 def test_the_environment_decides_itself(threads, monkeypatch):
@@ -80,6 +117,7 @@ def test_the_environment_decides_itself(threads, monkeypatch):
 
 
 def test_one_thread_is_one_thread(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     machine.settle_threads(torch.nn.Linear(2, 2), lambda: pytest.fail("there is nothing to choose"))
 

@@ -107,6 +107,10 @@ def test_calibration_error_facts():
     assert metrics.calibration_error([False] * 3, [1.0] * 3) == 1.0, "quite sure, and always wrong"
     mixed = metrics.calibration_error([True, False], [0.6, 0.99])  # one too unsure, the other too sure
     assert mixed == pytest.approx((0.4 + 0.99) / 2), "gaps of two bins must not cancel"
+    lowest = metrics.calibration_error([True, False, False], [0.0, 0.05, 0.1])  # the first bin ends at 0.067
+    assert lowest == pytest.approx((0.95 + 0.1) / 3), (
+        "0 is in the first bin, and the second is one of its own"
+    )
 
 
 X, Y = [1.0, 2.0, 3.0, 4.0, 5.0], [2.0, 1.0, 4.0, 3.0, 7.0]
@@ -127,7 +131,15 @@ def test_pearson_equals_the_definition():
     mean_x, mean_y = sum(x) / 30, sum(y) / 30
     cov = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
     expected = cov / math.sqrt(sum((a - mean_x) ** 2 for a in x) * sum((b - mean_y) ** 2 for b in y))
-    assert pearson(x, y) == pytest.approx(expected) and pearson(x, x) <= 1.0
+    assert pearson(x, y) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "seed", range(20)
+)  # of seven numbers, where rounding passes 1 or -1 one time in five
+def test_rounding_makes_no_correlation_larger_than_1(seed):
+    x = np.random.default_rng(seed).random(7)
+    assert pearson(x, x) <= 1.0 and pearson(x, -3 * x) >= -1.0
 
 
 @pytest.mark.parametrize("correlation", [pearson, spearman])

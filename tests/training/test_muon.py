@@ -3,6 +3,7 @@
 import pytest
 import small
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from minilm.plumbing.errors import UserError
 from minilm.training.checkpoints import load_trainer
@@ -15,7 +16,7 @@ INSIDE = ("q.weight", "k.weight", "v.weight", "out.weight", "up.weight", "down.w
 def by_svd(matrix: torch.Tensor, n_step: int = 5) -> torch.Tensor:
     """The same by the definition: the polynomial on each singular value, U and V as they are."""
     u, s, v = torch.linalg.svd(matrix, full_matrices=False)
-    s = s / s.square().sum().sqrt()
+    s = s / (s.square().sum().sqrt() + 1e-7)
     for _ in range(n_step):
         s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
     return u @ torch.diag(s) @ v
@@ -34,6 +35,22 @@ def test_the_singular_values_come_near_1_and_the_directions_stay(shape):
     off = u.T @ found @ v.T
     assert (off - torch.diag(off.diag())).abs().max() < 1e-6, "it turned the directions"
     assert torch.equal(orthogonal(torch.zeros(shape)), torch.zeros(shape)), "a gradient of 0 divides by 0"
+
+
+def test_a_gradient_of_nearly_0_makes_a_short_step():
+    matrix = torch.randn(4, 6, dtype=torch.float64)
+    matrix *= 1e-7 / matrix.norm()
+    found = orthogonal(matrix, n_step=1)
+    assert torch.allclose(found, by_svd(matrix, n_step=1), atol=1e-9), "1e-7 is added to its length"
+
+
+def test_a_tall_matrix_costs_what_a_wide_one_does():
+    cost = []
+    for shape in ((12, 40), (40, 12)):
+        with FlopCounterMode(display=False) as counter:
+            orthogonal(torch.randn(shape))
+        cost.append(counter.get_total_flops())
+    assert cost[0] == cost[1] > 0, "the products are of the shorter side: X X^T of a wide matrix"
 
 
 def with_gradients(seed: int) -> torch.nn.Module:

@@ -86,6 +86,17 @@ def test_token_bytes_are_those_of_the_text(text, bpe):
     assert [token_bytes[bpe.special_id(token)] for token in bpe.special_tokens] == [0] * 6
 
 
+def test_what_an_objective_does_not_say_of_itself(byte_bpe):
+    plain = Plain(byte_bpe, 8, 2)
+    assert (plain.seed, plain.patience, plain.notes, plain.shown) == (0, 0, (), ())
+    assert plain.update is plain.state is plain.head is None
+
+
+def test_the_settings_that_an_objective_takes_are_the_arguments_of_its_class():
+    given = dict(context=9, seed=2, tokenizer="bpe", corpus="texts", teacher="a model", steps=3)
+    assert Plain.options(given) == dict(context=9, seed=2), "tokenizer, texts and teacher are made, not set"
+
+
 def test_an_objective_needs_batch_and_loss(byte_bpe):
     class Half(module.Objective):
         def batch(self, step, split):
@@ -190,7 +201,8 @@ def test_count_correct_counts_the_highest_logit_and_no_ignored_label():
 
 def test_perplexity_is_how_many_tokens_one_would_hesitate_between():
     assert module.perplexity(math.log(7)) == pytest.approx(7) and module.perplexity(0.0) == 1.0
-    assert math.isfinite(module.perplexity(5000.0)), "a model that has diverged gets its table too"
+    told = "a model that has diverged gets its table too"
+    assert module.perplexity(700.0) == module.perplexity(5000.0) == math.exp(700), told
 
 
 def test_a_batch_goes_to_the_device_by_name():
@@ -231,3 +243,11 @@ def test_chance_comes_from_seed_part_and_step():
 def test_a_part_of_padding_alone_keeps_one_column():
     found = module.trimmed(dict(attention_mask=torch.zeros(2, 5), labels=torch.ones(2, 5)))
     assert found["attention_mask"].shape == found["labels"].shape == (2, 1)
+
+
+@pytest.mark.parametrize("n", [1, 3, 5])
+def test_as_many_columns_stay_as_the_longest_row_has(n):
+    mask = torch.zeros(2, 5)
+    mask[1, :n] = 1
+    found = module.trimmed(dict(attention_mask=mask, input_ids=torch.arange(10).view(2, 5)))
+    assert torch.equal(found["attention_mask"], mask[:, :n]) and found["input_ids"].shape == (2, n)

@@ -3,6 +3,7 @@
 import re
 from itertools import chain
 
+import pytest
 import torch
 
 from minilm.training.objective import IGNORED
@@ -28,6 +29,12 @@ def test_tokens_show_their_spaces_and_line_breaks(bpe):
     told = "a space is _, a line break \\n, and a special token has its name"
     assert "".join(lines["input_ids"][0]) == "_a\\nb_[SEP]", told
     assert lines["position"][0] == [str(i) for i in range(len(lines["input_ids"][0]))]
+
+
+def test_columns_stand_one_space_apart(bpe):
+    batch = dict(input_ids=ids(bpe, "abc"), labels=torch.tensor([[5, IGNORED, IGNORED]]))
+    lines = batch_lines(batch, bpe, 1, classes=[*"OOOOO", "verb"])
+    assert lines == ["row 0", "position     0 1 2", "input_ids    a b c", "labels    verb - -", ""]
 
 
 def test_what_stands_under_a_token_ends_in_its_column(bpe):
@@ -85,3 +92,11 @@ def test_a_long_row_is_wrapped_and_nothing_is_lost(bpe):
     lines = batch_lines(batch, bpe, 5)
     assert max(map(len, lines)) <= 100 and len(lines) > 6
     assert "".join(chain(*shown(bpe, batch)["input_ids"])) == text.replace(" ", "_")
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_of_equal_columns_at_the_end_one_is_left(bpe, n):
+    lines = shown(bpe, dict(input_ids=torch.full((1, n), bpe.special_id("[PAD]"))))
+    assert lines["position"] == [["0"]] and lines["input_ids"] == [["[PAD]"]], "one column of padding"
+    lines = shown(bpe, dict(input_ids=torch.tensor([[*bpe.encode("a"), *bpe.encode("b") * n]])))
+    assert lines["input_ids"] == [["a", "b"]]

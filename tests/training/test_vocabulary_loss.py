@@ -103,9 +103,20 @@ def test_few_logits_are_held_at_a_time(n_label, monkeypatch):
     assert [len(logits) for logits in seen] == [3] * (n_label // 3) + [n_label % 3] * (n_label % 3 > 0)
 
 
-def test_a_small_batch_takes_the_plain_form(monkeypatch):
+def test_how_much_is_held_at_a_time():
+    assert module.SMALL * 4 == 8 * 1024**2, "8 MiB of logits in float32 and the plain form is as fast"
+    assert module.ROWS * PRESETS["gpt2"].vocab_size * 4 == 102_926_336, "0.1 GB at gpt2's vocabulary, not 1.6"
+
+
+@pytest.mark.parametrize("is_small", [True, False])
+def test_a_small_batch_takes_the_plain_form(is_small, monkeypatch):
     """Its sums run in the order of the formula on the slide, to the last bit."""
-    model = build(replace(MODELS["untied"], vocab_size=V))
+    model, taken = build(replace(MODELS["untied"], vocab_size=V)), []
+    monkeypatch.setattr(module, "SMALL", 2 * 3 * V if is_small else 2 * 3 * V - 1)
+    plain = lambda *given: taken.append(summed_cross_entropy(*given)) or taken[0]
+    monkeypatch.setattr(module, "summed_cross_entropy", plain)
     hidden, labels = torch.randn(2, 3, model.config.d_model), torch.randint(V, (2, 3))
     total, _ = module.vocabulary_loss(model, hidden, labels)
-    assert torch.equal(total, summed_cross_entropy(model.vocabulary_logits(hidden), labels))
+    assert len(taken) == is_small, "of SMALL logits or fewer"
+    expected = summed_cross_entropy(model.vocabulary_logits(hidden), labels)
+    assert torch.equal(total, expected) or not is_small

@@ -1,0 +1,72 @@
+"""Grades training/checkpoints.py: how a run begins and goes on, alone or as one of several processes."""
+
+from types import SimpleNamespace
+
+import pytest
+import small
+import torch
+
+from minilm.plumbing.errors import UserError
+from minilm.plumbing.folders import append_log, read_log
+from minilm.training import checkpoints, processes
+from minilm.training.checkpoints import Run, load_trainer
+from minilm.training.loop import make_optimizer, train
+
+OWN_UPDATE = SimpleNamespace(update=lambda *given: None, shown=(), state=None)
+
+
+def run_of(folder, objective=None, **changes) -> Run:
+    """Begin a run, or go on with one."""
+    model = small.model("causal")
+    given = model, objective or small.objective("causal"), make_optimizer(model, 0.1)
+    return Run(*given, small.settings(**changes), folder, None, 0, None)
+
+
+def test_a_run_begins_with_a_log_of_its_own_and_goes_on_with_what_it_knew(tmp_path):
+    append_log(tmp_path, dict(step=7, split="train", loss=1.0))  # of a run that was killed before it saved
+    run = run_of(tmp_path)
+    (line,) = read_log(tmp_path)
+    assert (line["step"], line["split"], line["loss"]) == (0, "validation", run.before["loss"])
+    assert run.progress.earlier_seconds == 0 and (run.step, run.metrics) == (0, {})
+    train(small.model("causal"), small.objective("causal"), small.settings(steps=2), tmp_path)
+    log, state = read_log(tmp_path), load_trainer(tmp_path)
+    again = run_of(tmp_path, resume=True, steps=4)
+    assert read_log(tmp_path) == log, "what it began with was looked at before"
+    assert (again.step, again.before) == (2, state["before"])
+    assert again.progress.earlier_seconds == state["seconds"] > 0
+    assert run_of(None, OWN_UPDATE).before is None, "an update of its own is measured as it goes"
+
+
+@pytest.mark.parametrize("n_process", [1, 2])
+def test_several_processes_share_the_steps_but_for_an_update_of_its_own(n_process, monkeypatch):
+    shared = SimpleNamespace(update=None)
+    monkeypatch.setattr(checkpoints, "process_count", lambda: n_process)
+    monkeypatch.setattr(processes, "share", lambda model, *rest: (model, shared))
+    run = run_of(None)
+    assert run.several is (n_process > 1) and (run.objective is shared) == run.several
+    assert not run_of(None, OWN_UPDATE).several, "all do it alike"
+
+
+def test_of_what_is_shared_out_the_moments_are_cut_and_counts_of_steps_are_not(monkeypatch):
+    cut = lambda value, mesh, placements: ("a part", mesh, placements)
+    monkeypatch.setattr(torch.distributed.tensor, "distribute_tensor", cut)
+    like = SimpleNamespace(
+        full_tensor=None, shape=(3, 2), device="cpu", device_mesh="mesh", placements="rows"
+    )
+    assert checkpoints.part(torch.ones(3, 2), like) == ("a part", "mesh", "rows")
+    assert torch.equal(checkpoints.part(torch.tensor(7.0), like), torch.tensor(7.0))
+    assert torch.equal(checkpoints.part(torch.ones(3), torch.zeros(3)), torch.ones(3))
+
+
+@pytest.mark.parametrize("error", [RuntimeError("the first line\nand a second"), MemoryError()])
+def test_whatever_stops_the_reading_is_one_line(error, tmp_path, monkeypatch):
+    def load(path, map_location, weights_only):
+        assert weights_only, "a file of a stranger must not run his code"
+        raise error
+
+    checkpoints.save_trainer(tmp_path, dict(step=3, model={}))
+    assert load_trainer(tmp_path) == dict(step=3, model={}), "that all is there `check_trainer` sees to"
+    monkeypatch.setattr(torch, "load", load)
+    reason = str(error).split("\n")[0] or "MemoryError"
+    with pytest.raises(UserError, match=rf"damaged, or more than plain data \({reason}\); --overwrite"):
+        load_trainer(tmp_path)
