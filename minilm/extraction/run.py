@@ -30,7 +30,7 @@ WORLD_TRAIN, WORLD_TEST = 384, 600  # stories: 64 a place to draw labels from, 1
 WORLD_SEEDS = (2_000_003, 2_000_023, 2_000_033)  # added to the seed: other stories than those of pre-training
 WORLD_SENTENCES = 384
 Example = tuple[str, str | None]  # text, label if there is one
-LABELS = itemgetter(slice(1, 2))  # of an example
+LABELS = itemgetter(slice(1, None))  # of an example
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,9 +169,10 @@ def read_parts(data: str, test: str | None, probe: bool | None, seed: int) -> di
 
 def read_tagged(data: str, probe: bool | None, seed: int) -> dict[str, list[tuple[list[str], list[str]]]]:
     """Return sentences, as words and tags, by part: with `probe` a quarter is `test`; texts have none."""
-    read = read_conll if data.lower().endswith(".conll") else lambda path: ([], 0)
-    domain = world.SOURCES.get(data)
-    found = world.tagging(WORLD_SENTENCES, seed, domain=domain) if domain else read(data)[0]
+    if domain := world.SOURCES.get(data):
+        found = world.tagging(WORLD_SENTENCES, seed, domain=domain)
+    else:
+        found = read_conll(data)[0] if data.lower().endswith(".conll") else []
     if not probe:
         return dict(train=found)
     learnt, tested = split(found, max(1, len(found) // 4), seed, itemgetter(1)) if found else ([], [])

@@ -1,5 +1,6 @@
 """BART's objective against plain loops."""
 
+import copy
 import math
 import re
 from functools import partial
@@ -10,7 +11,7 @@ import small
 import torch
 
 from minilm.plumbing.errors import UserError
-from minilm.pretraining.denoising import Denoising
+from minilm.pretraining.denoising import Denoising, rebuilt_examples
 from minilm.pretraining.next_sentence import sentences
 from minilm.pretraining.noise import NOISES
 from minilm.texts.corpus import Corpus
@@ -227,3 +228,45 @@ def test_the_batches_are_those_of_the_figures_in_the_readmes(objective):
     assert small.fingerprint_of_batches(objective) == "2dc2d69e", (
         "other texts, or other chance, than those of the READMEs' figures"
     )
+
+
+def test_a_published_bart_reads_its_start_before_cls_and_has_no_label_for_it(tagged_corpus, bpe, objective):
+    bart = copy.copy(bpe)
+    bart.aliases = bpe.aliases | {"[START]": "[SEP]"}
+    batch, plain = (
+        one.batch(0, "train") for one in (Denoising(tagged_corpus, bart, CONTEXT, 9, 3), objective)
+    )
+    for name, before in (
+        ("decoder_input_ids", bpe.special_id("[SEP]")),
+        ("labels", -100),
+        ("survived", -100),
+    ):
+        assert set(batch[name][:, 0].tolist()) == {before}, f"{name}: nothing is asked at the first token"
+        n = batch[name].shape[1]
+        assert torch.equal(batch[name][:, 1:], plain[name][:, : n - 1]), (
+            f"{name}: the others move by one place"
+        )
+
+
+def test_rebuilt_examples_are_three_texts_noised_rebuilt_greedily_and_as_they_were(byte_bpe, encoder_decoder):
+    """Of texts `aaa. aaa.`, `bbb. bbb.` ...: the model always writes q, as far as the positions go."""
+    texts = [f"{letter * 4}. {letter * 4}." for letter in "abcdef"]
+    objective = Denoising(Corpus("six", texts, texts[:4]), byte_bpe, 20, 4, noise="masking")
+    model = encoder_decoder(len(byte_bpe.vocab), head_bias=True, max_positions=20)
+    model.vocabulary.bias.data[byte_bpe.encode("q")[0]] = (
+        9  # not so sure that it could not be drawn otherwise
+    )
+    for n, n_line in ((3, 11), (9, 15), (1, 3)):
+        lines = rebuilt_examples(objective, model, n)
+        assert len(lines) == n_line and "" in lines[3:4] + [""] and lines[-1], (
+            "blank lines stand between texts"
+        )
+        originals = [line.removeprefix("original: ") for line in lines[2::4]]
+        assert len(set(originals)) == len(originals) and set(originals) <= {*texts[:4]}, "a text comes twice"
+        assert lines[1::4] == ["rebuilt:  " + "q" * 19] * len(originals), (
+            "the likeliest, with [CLS] 20 tokens"
+        )
+        for noised, original in zip(lines[::4], originals, strict=True):
+            shown = noised.removeprefix("noised:   ")
+            assert shown != original and set(shown) <= {*original, "_"}, "[CLS], [SEP] and [PAD] are shown"
+    assert rebuilt_examples(objective, model) == rebuilt_examples(objective, model, 3)
