@@ -11,7 +11,7 @@ import small
 import torch
 
 from minilm.plumbing.errors import UserError
-from minilm.pretraining.denoising import Denoising, rebuilt_examples
+from minilm.pretraining.denoising import Denoising
 from minilm.pretraining.next_sentence import sentences
 from minilm.pretraining.noise import NOISES
 from minilm.texts.corpus import Corpus
@@ -246,27 +246,3 @@ def test_a_published_bart_reads_its_start_before_cls_and_has_no_label_for_it(tag
         assert torch.equal(batch[name][:, 1:], plain[name][:, : n - 1]), (
             f"{name}: the others move by one place"
         )
-
-
-def test_rebuilt_examples_are_three_texts_noised_rebuilt_greedily_and_as_they_were(byte_bpe, encoder_decoder):
-    """Of texts `aaa. aaa.`, `bbb. bbb.` ...: the model always writes q, as far as the positions go."""
-    texts = [f"{letter * 4}. {letter * 4}." for letter in "abcdef"]
-    objective = Denoising(Corpus("six", texts, texts[:4]), byte_bpe, 20, 4, noise="masking")
-    model = encoder_decoder(len(byte_bpe.vocab), head_bias=True, max_positions=20)
-    model.vocabulary.bias.data[byte_bpe.encode("q")[0]] = (
-        9  # not so sure that it could not be drawn otherwise
-    )
-    for n, n_line in ((3, 11), (9, 15), (1, 3)):
-        lines = rebuilt_examples(objective, model, n)
-        assert len(lines) == n_line and "" in lines[3:4] + [""] and lines[-1], (
-            "blank lines stand between texts"
-        )
-        originals = [line.removeprefix("original: ") for line in lines[2::4]]
-        assert len(set(originals)) == len(originals) and set(originals) <= {*texts[:4]}, "a text comes twice"
-        assert lines[1::4] == ["rebuilt:  " + "q" * 19] * len(originals), (
-            "the likeliest, with [CLS] 20 tokens"
-        )
-        for noised, original in zip(lines[::4], originals, strict=True):
-            shown = noised.removeprefix("noised:   ")
-            assert shown != original and set(shown) <= {*original, "_"}, "[CLS], [SEP] and [PAD] are shown"
-    assert rebuilt_examples(objective, model) == rebuilt_examples(objective, model, 3)
