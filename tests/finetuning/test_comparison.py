@@ -194,3 +194,10 @@ def test_predictions_take_four_times_the_rows_of_a_step(monkeypatch):
     comparison.trained(*comparison.prepared(tuned.body(), task, tuned.parts(), own), own)
     comparison.other_ways(tuned.body(), task, tuned.parts(), own)
     assert seen == [4 * 5, 4 * 5], "without gradients a row takes less memory"
+
+
+def test_a_task_without_a_head_has_none_to_train_alone(monkeypatch):
+    task, own = tuned.task(), tuned.settings(steps=1, compare=True, lora_rank=2)
+    monkeypatch.setattr(type(task), "has_head", False)
+    found = comparison.other_ways(tuned.body(), task, tuned.parts(), own)
+    assert list(found) == ["trivial", "scratch", "lora"]

@@ -164,3 +164,4 @@ def test_the_pairs_of_the_world_are_those_of_the_figures_in_the_readmes():
 
 def test_the_recipe_is_that_of_the_figures_in_the_readme():
     assert Contrastive.recipe == dict(n_examples=3000, steps=300, batch_size=32) and TEMPERATURE == 0.2
+    assert not Contrastive.has_truth and not Contrastive.has_head, "no number to learn, nothing new on top"

@@ -268,3 +268,4 @@ def test_a_question_may_be_half_as_long_as_a_row():
 
 def test_the_recipe_is_that_of_the_figures_in_the_readme():
     assert Span.recipe == dict(n_examples=1500, steps=500, batch_size=32)
+    assert Span.least_context == 9

@@ -350,4 +350,5 @@ def test_the_names_of_special_tokens_in_a_text_are_letters(kind):
 
 def test_the_numbers_are_those_of_the_figures_in_the_readme():
     assert TextToText.recipe == dict(n_examples=3000, steps=200, batch_size=32)
+    assert TextToText.least_context == 8
     assert (MOST_LABELS, text_to_text.SENTENCE) == (20, 4), "BLEU counts runs of 4 words"
