@@ -158,7 +158,7 @@ def read_parts(data: str, test: str | None, probe: bool | None, seed: int) -> di
     if len(count) == 1:
         raise UserError(f"--probe: {data} has the single label {[*count]}; it takes two or more")
     if test is None:
-        learnt, tested = split(train, max(1, len(train) // 4), seed, itemgetter(slice(1, 2)))
+        learnt, tested = split(train, max(1, len(train) // 4), seed, itemgetter(slice(1, None)))
         if not tested:
             raise UserError(f"{data}: no label has two different texts, one to test on; give --test FILE")
         parts = dict(train=learnt, test=tested)
@@ -167,9 +167,10 @@ def read_parts(data: str, test: str | None, probe: bool | None, seed: int) -> di
 
 def read_tagged(data: str, probe: bool | None, seed: int) -> dict[str, list[tuple[list[str], list[str]]]]:
     """Return sentences, as words and tags, by part: with `probe` a quarter is `test`; texts have none."""
-    read = read_conll if data.lower().endswith(".conll") else lambda path: ([], 0)
-    domain = world.SOURCES.get(data)
-    found = world.tagging(WORLD_SENTENCES, seed, domain=domain) if domain else read(data)[0]
+    if domain := world.SOURCES.get(data):
+        found = world.tagging(WORLD_SENTENCES, seed, domain=domain)
+    else:
+        found = read_conll(data)[0] if data.lower().endswith(".conll") else []
     if not probe:
         return dict(train=found)
     learnt, tested = split(found, max(1, len(found) // 4), seed, itemgetter(1)) if found else ([], [])

@@ -77,7 +77,7 @@ class Tagging(HeadTask):
             beyond = ["O" if self.marks_entities else "_"] * (len(words) - len(at))
             guess = [self.labels[i] for i in best.tolist()] + beyond
             text = " ".join("_".join(word.split()) for word in words)  # so that words and tags stay as many
-            found.append(Prediction(text, truth, guess, min(chances.tolist(), default=0.0)))
+            found.append(Prediction(text, truth, guess, chances.min().item()))
         return found
 
     def score(self, truth, guess):

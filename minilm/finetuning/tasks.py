@@ -203,5 +203,5 @@ def commonest(pairs: Iterable[tuple]) -> dict:
     """Return for each key the value that it mostly has in pairs (key, value)."""
     counts: dict[Any, Counter] = {}
     for key, value in pairs:
-        counts.setdefault(key, Counter())[value] += 1
-    return {key: found.most_common(1)[0][0] for key, found in counts.items()}
+        counts.setdefault(key, Counter()).update([value])
+    return {key: max(found, key=found.__getitem__) for key, found in counts.items()}

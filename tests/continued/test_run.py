@@ -1,15 +1,18 @@
 """Grades continued/run.py: what a continued run takes over from its start."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import small
 
 from minilm.checkpoint import save
+from minilm.continued import run
 from minilm.continued.forgetting import Continued
 from minilm.continued.run import continued_command
+from minilm.model.config import PRESETS
 from minilm.plumbing.errors import UserError
-from minilm.pretraining.run import PretrainingSettings, with_recipe
+from minilm.pretraining.run import OBJECTIVES, PretrainingSettings, with_recipe
 from minilm.texts.corpus import Corpus
 
 
@@ -21,9 +24,9 @@ def test_a_run_of_another_regime_goes_on_as_its_kind_of_model_does(settings, tmp
     assert found["objective"] == "causal" and found["model"] == "gpt-tiny" and "lr" not in found
     assert found["context"] <= small.model("causal").config.max_positions
     assert continued_command(given | dict(context=9), {})["context"] == 9, "what is given wins"
-    run = Continued(settings)
-    run.start(Corpus("domain", small.documents(30, seed=3), small.documents(9, seed=4)))
-    assert run.general.name == "world", "its labelled examples are no text to measure on"
+    made = Continued(settings)
+    made.start(Corpus("domain", small.documents(30, seed=3), small.documents(9, seed=4)))
+    assert made.general.name == "world", "its labelled examples are no text to measure on"
     (folder / "settings.json").unlink()
     assert continued_command(given, {}) == found, "a model that a program has saved"
     with pytest.raises(UserError, match="not a run to go on from"):
@@ -56,3 +59,25 @@ def test_what_the_start_has_decided_already_is_named(settings):
     ):
         with pytest.raises(UserError, match=message):
             continued_command(dict(init=settings.init) | given, overrides)
+
+
+@pytest.mark.parametrize(
+    "name, objective", [("bert-base", "masked"), ("gpt2", "causal"), ("bart-base", "denoising")]
+)
+def test_a_published_model_goes_on_slowly_as_the_preset_most_like_it(name, objective, monkeypatch):
+    for is_published in (True, False):
+        monkeypatch.setattr(run, "settings_of", lambda _: {})
+        monkeypatch.setattr(run, "is_published", lambda _, answer=is_published: answer)
+        for d_model in (768, 256, 255):
+            config = replace(PRESETS[name], d_model=d_model, n_head=1)
+            monkeypatch.setattr(run, "load_config", lambda _, found=config: found)
+            found = continued_command(dict(init="x"), {})
+            assert found["objective"] == objective, "that of its kind of model"
+            large = is_published or d_model >= 256
+            assert found["model"] == (name if large else OBJECTIVES[objective].model)
+            slow = dict(
+                batch_size=16, lr=5e-5, extend_vocabulary=0
+            )  # Devlin et al. 2019, A.3: the least of its rates
+            assert {key: found.get(key) for key in slow} == (slow if large else dict.fromkeys(slow))
+            assert found["next_sentence"] == config.next_sentence
+    assert continued_command(dict(init="x", lr=1e-3), {})["lr"] == 1e-3, "what is given wins"

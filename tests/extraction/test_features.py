@@ -1,5 +1,8 @@
 """Grades extraction/features.py: the right layer, the right tokens, no padding, the order of the texts."""
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import small
@@ -145,3 +148,41 @@ def test_nearest_sorts_by_angle_not_by_length():
     assert [i for i, _ in found] == [1, 0, 3, 2]
     assert found[1][1] == pytest.approx(0.5**0.5) and found[3][1] == pytest.approx(-1)
     assert len(features.nearest(vectors, np.array([2.0, 0.0]), 2)) == 2
+
+
+@pytest.mark.parametrize("n_layer, n_read", [(1, 2), (2, 3), (3, 4), (5, 4)])
+def test_the_last_four_are_four_or_all_that_there_are(n_layer, n_read):
+    model = make("encoder", n_encoder_layer=n_layer)
+    rows = checked_rows(TOKENIZER, model.config, TEXTS[:1])
+    mean, concat = extract(model, rows, [Reading(-1, pooling) for pooling in features.LAST_4])
+    model.eval()
+    states = model.hidden_states(torch.tensor(list(rows)))[-n_read:]
+    each = [state[0].mean(0).detach().numpy() for state in states]
+    np.testing.assert_allclose(concat, [np.concatenate(each)], atol=1e-5)
+    np.testing.assert_allclose(mean, [sum(each) / n_read], atol=1e-5)
+
+
+def test_batches_of_the_shortest_rows_and_of_rows_that_are_too_long():
+    assert [len(batch) for batch in features.batches_of([1] * 7, 3)] == [3, 3, 1], "one token a row"
+    assert [len(batch) for batch in features.batches_of([9, 8, 4, 4], 8)] == [1, 1, 2], (
+        "one row may be longer"
+    )
+
+
+@pytest.mark.parametrize("device, n_token", [("cpu", 1024), ("cuda", 16384), ("mps", 16384)])
+def test_so_many_tokens_are_read_at_a_time(device, n_token, monkeypatch):
+    model, asked = make("encoder"), []
+    rows = checked_rows(TOKENIZER, model.config, TEXTS)
+    monkeypatch.setattr(features, "batches_of", lambda lengths, n: asked.append(n) or [])
+    list(features.hidden_batches(model, rows))
+    fake = SimpleNamespace(
+        tokens=SimpleNamespace(weight=SimpleNamespace(device=SimpleNamespace(type=device)))
+    )
+    monkeypatch.setattr(features, "evaluation_mode", lambda model: nullcontext())
+    list(features.hidden_batches(fake, rows)), list(features.hidden_batches(fake, rows, 7))
+    assert asked == [1024, n_token, 7]
+
+
+def test_without_more_words_five_texts_are_the_nearest_and_the_last_layer_is_pooled_by_its_mean():
+    assert len(features.nearest(np.eye(9), np.ones(9))) == 5
+    assert features.reading(make("decoder").config) == Reading(L, "mean")

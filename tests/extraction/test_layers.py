@@ -7,7 +7,15 @@ import torch
 
 from minilm.extraction import layers
 from minilm.extraction.features import Reading, checked_rows, extract, extract_tokens
-from minilm.extraction.layers import RESULTS, Probe, compare_layers, probe_tables, random_twin, table_rows
+from minilm.extraction.layers import (
+    RESULTS,
+    TABLE_TEXTS,
+    Probe,
+    compare_layers,
+    probe_tables,
+    random_twin,
+    table_rows,
+)
 from minilm.extraction.probe import bag_of_words, probe_accuracy, standardised
 from minilm.tokenizer.rows import word_rows
 
@@ -57,6 +65,8 @@ def test_the_layer_table_takes_as_many_texts_of_each_class(monkeypatch):
     assert table_rows(y, 1).tolist() == [0, 1, 10, 11, 12, 13]
     assert table_rows(y, "all").tolist() == [0, 1, 10, 11, 12, 13]
     assert np.bincount(y[table_rows(y, 5)]).tolist() == [5, 2, 5], "as many as there are labels to draw"
+    monkeypatch.setattr(layers, "TABLE_TEXTS", 2)
+    assert table_rows(y, "all").tolist() == [0, 10, 12], "one of each class at least"
 
 
 def test_layers_are_compared_on_the_vectors_of_their_own_texts(monkeypatch):
@@ -180,3 +190,19 @@ def test_the_control_table_probes_each_layer_on_words_that_were_put_aside(monkey
     assert number == 1 and figures == dict(probe_accuracy=a, control_accuracy=b, selectivity=a - b)
     share = TAGS[100:].count("what") / len(TAGS[100:])
     assert f"on {len(TAGS[100:])} words (chance {share:.3f})" in lines[0]
+
+
+@pytest.mark.parametrize(
+    "reading, told", [(Reading(0, "max"), "layer 0, max"), (Reading(-1, "mean-last-4"), "mean-last-4")]
+)
+def test_a_table_says_what_it_was_read_from_and_has_a_part_for_each_to_test_on(reading, told):
+    parts = dict(list(STORIES.items())[:2])
+    rows = checked_rows(TOKENIZER, MODEL.config, [text for part in parts.values() for text, _ in part])
+    (vectors,) = extract(MODEL, rows, [reading])
+    found, lines = probe_tables(MODEL, rows, parts, reading, vectors, (1,), 2, 7, {})
+    assert f"probe on {told}, the mean of 2 draws:" in lines[0]
+    assert set(found) == {*RESULTS, "layers", "labels_a_class"}, "no words were kept from labels here"
+
+
+def test_the_layer_table_is_made_of_about_2000_texts():
+    assert TABLE_TEXTS == 2000

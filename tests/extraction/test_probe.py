@@ -191,9 +191,12 @@ def test_examples_of_one_text_are_told_apart_by_all_that_is_asked():
 
 
 def test_a_column_varies_from_a_hundred_thousandth_on():
-    column = lambda deviation: np.array([[9 - deviation], [9 + deviation]])
-    assert abs(probe.standardised(column(1.1e-4))[0]).max() == pytest.approx(1, rel=1e-3)
-    assert abs(probe.standardised(column(0.9e-4))[0]).max() < 1e-3
+    for mean, least in ((9, 1e-4), (0, 1e-5)):
+        column = lambda deviation, mean=mean: np.array([[mean - deviation], [mean + deviation]])
+        assert abs(probe.standardised(column(1.1 * least))[0]).max() == pytest.approx(1, rel=1e-3)
+        assert abs(probe.standardised(column(0.9 * least))[0]).max() < 1e-3
+    _, other = probe.standardised(np.full((4, 1), 7.0), np.array([[9.5]]))
+    assert other.tolist() == [[2.5]], "a constant column keeps its unit"
 
 
 def test_the_parts_are_those_of_the_figures_in_the_readmes():
@@ -203,3 +206,46 @@ def test_the_parts_are_those_of_the_figures_in_the_readmes():
     ]
     rows = probe.draw_labels(np.arange(40) % 3, 4, 5, 7).tolist()
     assert fingerprint(found, rows) == "488874f2", "other chance than was measured"
+
+
+def test_the_numbers_are_those_of_the_figures_in_the_readme():
+    assert probe.L2_CHOICES == (1e-4, 1e-3, 1e-2, 1e-1, 1.0) and probe.L2_WITHOUT_CHOICE == 0.1
+    assert (probe.N_FOLD, probe.MANY_LABELS, probe.MOST_WORDS) == (4, 1000, 5000)
+
+
+def test_of_many_labels_one_fold_is_put_aside(monkeypatch):
+    x, y = problem(3, noise=2.0, n=24)
+    asked, plain = [], probe.fit
+    monkeypatch.setattr(probe, "fit", lambda *given, **how: asked.append(given[3:]) or plain(*given, **how))
+    for many, n_used in ((23, 1), (24, 4)):
+        monkeypatch.setattr(probe, "MANY_LABELS", many)
+        probe.choose_l2(x, y, C)
+        l2, learnt = asked.pop()
+        assert l2.tolist() == pytest.approx([*probe.L2_CHOICES] * n_used), f"{n_used} folds, each strength"
+        expected = [[float(fold != k) for fold in probe.folds_of(y[0].numpy())] for k in range(n_used)]
+        assert learnt.tolist() == [row for row in expected for _ in probe.L2_CHOICES], (
+            "what is put aside counts 0"
+        )
+
+
+def test_a_fit_goes_on_to_its_minimum_and_a_choice_only_near_to_it(monkeypatch):
+    asked, plain = [], torch.optim.LBFGS
+    monkeypatch.setattr(torch.optim, "LBFGS", lambda *given, **how: asked.append(how) or plain(*given, **how))
+    x, y = problem(n=24)
+    probe.fit(x, y, C, torch.tensor([0.1, 1.0]))
+    probe.choose_l2(x, y, C)
+    least = torch.finfo(torch.float64).eps
+    sizes = [(how["max_iter"], how["history_size"], how["tolerance_grad"]) for how in asked]
+    assert sizes == [(300, 20, 1e-6), (60, 20, 1e-6)]
+    told = "the rounding of a sum of so many losses"
+    assert [how["tolerance_change"] for how in asked] == [R * 2 * least, R * 20 * least], told
+
+
+def test_ten_draws_of_seed_0_where_nothing_else_is_said(monkeypatch):
+    x, y = problem(2, n=24)
+    asked, plain = [], probe.draw_labels
+    monkeypatch.setattr(probe, "draw_labels", lambda *given: asked.append(given[1:]) or plain(*given))
+    sides = [x[0].float().numpy(), y[0].numpy()] * 2
+    assert probe.probe_accuracy(*sides, 2) == probe.probe_accuracy(*sides, 2, 10, 0)
+    probe.probe_accuracy(*sides)
+    assert asked == [(2, 10, 0)] * 2 + [(None, 10, 0)]

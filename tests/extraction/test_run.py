@@ -7,13 +7,19 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import small
+import torch
 
 import minilm
 from minilm import world
 from minilm.extraction import run
 from minilm.extraction.features import Reading, extract_tokens
+from minilm.extraction.run import WORLD_SENTENCES as SENTENCES
+from minilm.extraction.run import WORLD_TEST as TEST
+from minilm.extraction.run import WORLD_TRAIN as TRAIN
 from minilm.extraction.run import read_examples, read_parts
+from minilm.model.blocks import Stack
 from minilm.plumbing.errors import UserError
+from minilm.plumbing.settings import CommonSettings
 
 TOKENIZER, MODEL = small.tokenizer(), small.model("masked", seed=4)
 
@@ -278,3 +284,42 @@ def test_a_quarter_of_the_tagged_sentences_is_put_aside():
 
 def test_what_is_fixed_stays_fixed():
     small.assert_fixed(run.ExtractionSettings(), by_name=True)
+
+
+def test_the_defaults_are_those_of_the_figures_in_the_readme():
+    own = vars(run.ExtractionSettings()).items() - vars(CommonSettings()).items()
+    assert {name: value for name, value in own if value is not None} == dict(
+        data="world", layer=-1, pooling="mean", tokens=False, probe=True, labels=(1, 4, 16, "all"), draws=10
+    )
+    assert (TRAIN, TEST) == (64 * len(world.PLACES), 100 * len(world.PLACES)) and SENTENCES == 384
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_the_stories_are_others_than_those_of_pre_training_drawn_from_seeds_far_away(seed):
+    parts = read_parts("world", None, None, seed)
+    for (name, part), far in zip(parts.items(), (2_000_003, 2_000_023, 2_000_033), strict=True):
+        assert part == world.labelled(len(part), seed + far, held_out=name == "unseen"), (
+            f"{name}: other stories"
+        )
+    with_test = read_parts("world", write("d.tsv", "x\tbeach\n"), None, seed)
+    assert with_test["train"] == parts["train"], "what is learnt from does not depend on what is tested on"
+
+
+@pytest.mark.parametrize("kind", ["masked", "causal"])
+def test_a_compiled_stack_takes_rows_of_every_length(kind, monkeypatch):
+    """Each batch is as wide as its longest row: without `dynamic` each width would be compiled anew."""
+    minilm.save(small.model(kind), TOKENIZER, "model")
+    seen = []
+    monkeypatch.setattr(Stack, "compile", lambda stack, **how: seen.append(how))
+    for more, n in (({}, 0), (dict(compile=True), 1)):
+        run.extract_features(dict(model="model", data=write("a.txt", "Ana sat."), **more))
+        assert seen == [dict(dynamic=True)] * n
+
+
+def test_weights_that_are_only_read_may_be_half_as_long(monkeypatch):
+    minilm.save(MODEL, TOKENIZER, "model")
+    read, seen = run.text_columns, []
+    monkeypatch.setattr(run, "text_columns", lambda *given: seen.append(given[1]) or read(*given))
+    for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        run.extract_features(dict(model="model", data=write("a.txt", "Ana sat."), precision=precision))
+        assert seen.pop().tokens.weight.dtype == dtype

@@ -85,3 +85,11 @@ def test_the_world_gives_examples_of_each():
     examples = Pair.world(20, 0, held_out=True)
     assert {len(example) for example in examples} == {3} and examples == Pair.world(20, 0, held_out=True)
     assert {label for *_, label in Pair.world(20, 0, held_out=False)} == {"same", "different"}
+
+
+def test_the_recipes_are_those_of_the_figures_in_the_readme():
+    assert Classification.recipe == dict(n_examples=24, steps=100, batch_size=24, n_run=10)
+    assert Pair.recipe == dict(n_examples=300, steps=300, batch_size=32)
+    assert (Classification.least_context, Pair.least_context) == (3, 6), (
+        "[CLS] a [SEP], [CLS] a [SEP] b [SEP]"
+    )

@@ -184,3 +184,20 @@ def test_shapes_of_the_results_that_need_no_training(monkeypatch):
     found = comparison.other_ways(tuned.body(), task, tuned.parts(), tuned.settings(compare=False))
     assert list(found) == ["trivial", "before"]
     assert all(result[:3] == (0, 0.0, None) and 0 <= result.score <= 1 for result in found.values())
+
+
+def test_predictions_take_four_times_the_rows_of_a_step(monkeypatch):
+    task, own, seen = tuned.task(), tuned.settings(batch_size=5, steps=1), []
+    plain = task.predict
+    monkeypatch.setattr(task, "predict", lambda *given: seen.append(given[-1]) or plain(*given))
+    monkeypatch.setattr(type(task), "has_truth", False)
+    comparison.trained(*comparison.prepared(tuned.body(), task, tuned.parts(), own), own)
+    comparison.other_ways(tuned.body(), task, tuned.parts(), own)
+    assert seen == [4 * 5, 4 * 5], "without gradients a row takes less memory"
+
+
+def test_a_task_without_a_head_has_none_to_train_alone(monkeypatch):
+    task, own = tuned.task(), tuned.settings(steps=1, compare=True, lora_rank=2)
+    monkeypatch.setattr(type(task), "has_head", False)
+    found = comparison.other_ways(tuned.body(), task, tuned.parts(), own)
+    assert list(found) == ["trivial", "scratch", "lora"]

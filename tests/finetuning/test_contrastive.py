@@ -160,3 +160,8 @@ def test_two_columns_are_learnt_from_and_the_number_of_a_third_is_passed_over(tm
 def test_the_pairs_of_the_world_are_those_of_the_figures_in_the_readmes():
     pairs = Contrastive.world(9, 3, False), Contrastive.world(9, 3, True)
     assert small.fingerprint(pairs) == "1a94d2dd", "other pairs than those that were measured"
+
+
+def test_the_recipe_is_that_of_the_figures_in_the_readme():
+    assert Contrastive.recipe == dict(n_examples=3000, steps=300, batch_size=32) and TEMPERATURE == 0.2
+    assert not Contrastive.has_truth and not Contrastive.has_head, "no number to learn, nothing new on top"

@@ -99,6 +99,12 @@ def test_exactly_the_weights_in_use_get_a_gradient(kind, on):
     with_gradient = {name for name, p in model.named_parameters() if p.grad is not None}
     assert with_gradient == {name for name, _ in model.named_parameters() if model.in_use(name)}
     assert with_gradient == {name for name, p in model.named_parameters() if p.requires_grad}
+    through = kind == "encoder" and on == "text"
+    assert ("pooler.weight" in with_gradient) == through, "an encoder's [CLS] goes through the pooler"
+    resting = {name.split(".")[0] for name, _ in model.named_parameters()} - {
+        n.split(".")[0] for n in with_gradient
+    }
+    assert resting <= {"pooler", "next_sentence"}, "a part that the output depends on rests"
 
 
 def test_without_a_head_the_vocabulary_is_in_use_and_the_pooler_is_not():

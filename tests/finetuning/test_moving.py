@@ -4,7 +4,8 @@ import pytest
 import tuned
 
 from minilm.finetuning.heads import Head, put_head_on
-from minilm.finetuning.moving import depth_of, let_move, share_and_start
+from minilm.finetuning.lora import LoRALinear
+from minilm.finetuning.moving import PUBLISHED, SMALL, TIMES, depth_of, let_move, share_and_start
 
 
 def made(kind: str = "encoder"):
@@ -71,3 +72,18 @@ def test_blocks_learn_more_slowly_and_wake_later_from_the_top_down():
     found = [share_and_start(name, tuned.config(), 0.5, 30) for name in (*names, "tokens.weight")]
     assert found == [(1.0, 0), (0.5, 30), (0.25, 60), (0.125, 90)]
     assert share_and_start("tokens.weight", tuned.config(), 1.0, 0) == (1.0, 0)
+
+
+def test_lora_is_that_of_the_flags_where_nothing_else_is_said():
+    model = made()
+    let_move(model, "lora")
+    found = {name: layer for name, layer in model.named_modules() if isinstance(layer, LoRALinear)}
+    assert {name.rpartition(".")[2] for name in found} == {"q", "v"} and len(found) == 2 * 2
+    assert {(len(layer.lora_a), layer.scale) for layer in found.values()} == {(8, 16 / 8)}, (
+        "rank, alpha / rank"
+    )
+
+
+def test_the_rates_are_those_of_the_figures_in_the_readme():
+    assert (SMALL, PUBLISHED) == (1e-3, 3e-5), "3e-5: of those that Devlin et al. 2019 tried, A.3"
+    assert TIMES == dict(all=1, last=1, head=10, lora=5, bias=30)

@@ -10,11 +10,14 @@ from small import results
 
 import minilm
 from minilm.finetuning import run
+from minilm.finetuning.classification import Classification
 from minilm.finetuning.run import load_body, load_finetuned, load_parts
 from minilm.finetuning.settings import TASKS, FinetuningSettings
 from minilm.plumbing.errors import UserError
 from minilm.plumbing.folders import RUN_FILES, TASK_FILES, write_json
 from minilm.world import HELD_OUT_THINGS, SINGULAR_OF
+
+SIZES = run.VOCABULARY, run.WORLD_VALIDATION, run.WORLD_TEST, run.TEST_SEED
 
 
 @pytest.fixture(autouse=True)
@@ -285,3 +288,16 @@ def test_a_wide_table_of_confusions_is_written_and_not_shown(n_label, capsys):
     assert ("true, taken for:" in capsys.readouterr().out) == (n_label == 12), "wider than a terminal"
     assert len((folder / "confusion.tsv").read_text().splitlines()) == n_label + 1
     assert results(folder)["seconds"] < 60
+
+
+def test_the_sizes_are_those_of_the_figures_in_the_readme():
+    assert SIZES == (1024, 200, 600, 4_000_037), "vocabulary, examples to watch and to measure on, their seed"
+
+
+def test_predictions_take_four_times_the_rows_of_a_step(monkeypatch):
+    """Without gradients a row takes less memory; the answers are the same."""
+    folder, seen, plain = run.finetune(on_files(batch_size=4)), [], Classification.predict
+    monkeypatch.setattr(Classification, "predict", lambda *given: seen.append(given[-1]) or plain(*given))
+    for size in (5, None):
+        run.predict(settings(model=str(folder), predict="train.tsv", batch_size=size))
+    assert seen == [4 * 5, 4 * 32]

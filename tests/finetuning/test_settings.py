@@ -10,6 +10,7 @@ import tuned
 
 from minilm.finetuning.settings import PAIRS, TASKS, FinetuningSettings, check_fit, with_recipe
 from minilm.plumbing.errors import UserError
+from minilm.training.loop import TrainingSettings
 
 
 def test_every_task_has_a_recipe():
@@ -113,3 +114,17 @@ def test_what_is_just_in_range_is_taken():
 
 def test_what_is_fixed_stays_fixed():
     small.assert_fixed(FinetuningSettings(), by_name=True)
+
+
+def test_the_defaults_are_those_of_the_figures_in_the_readme():
+    own = vars(FinetuningSettings()).items() - vars(TrainingSettings()).items()
+    assert {name: value for name, value in own if value is not None} == dict(
+        task="classification", skip_bad=False, tune="all", compare=True, lora_rank=8, lora_alpha=16.0,
+        lora_targets=("q", "v"), layer_decay=1.0, unfreeze_every=0, patience=0, class_weights=False,
+    )  # fmt: skip
+    settings = with_recipe(FinetuningSettings(data=("a.tsv",)), 1000)
+    assert (settings.steps, settings.warmup, settings.batch_size) == (125, 12, 32), (
+        "four epochs, a tenth of them"
+    )
+    assert (settings.schedule, settings.weight_decay) == ("linear", 0.01), "Devlin et al. 2019, appendix A.3"
+    assert PAIRS == dict(pair="together", similarity="apart", contrastive="apart")

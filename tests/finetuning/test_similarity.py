@@ -73,3 +73,8 @@ def test_the_world_scores_place_person_and_ending():
 
 def test_pairs_of_one_word_share_all_or_nothing():
     assert Similarity.trivial([], [("Sun", "sun", 5.0), ("sun", "rain", 0.0), ("!", "?", 0.0)]) == [1, 0, 0]
+
+
+def test_the_recipe_is_that_of_the_figures_in_the_readme():
+    assert Similarity.recipe == dict(n_examples=3000, steps=1000, batch_size=32, rate=3e-3)
+    assert (Similarity.least_context, Similarity.is_number) == (6, True), "[CLS] a [SEP] b [SEP] and one more"

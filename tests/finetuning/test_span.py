@@ -231,3 +231,41 @@ def test_scores_follow_squad():
 def test_the_world_gives_answers_at_their_places():
     for text, _, ((answer, start),) in Span.world(9, 0, True):
         assert text[start:].startswith(answer)
+
+
+def test_an_answer_has_30_tokens_at_most_as_in_the_authors_code():
+    for n, possible in ((30, True), (31, False)):
+        answer = [("x" * n, 0)]  # a token a letter
+        assert task_of().can_be_written("x" * 40, answer) == possible, f"an answer of {n} tokens"
+        log_probs = torch.full((40, 2), -9.0)
+        log_probs[3, 0] = log_probs[3 + n - 1, 1] = 0
+        assert (best_span(log_probs)[1:] == (3, 2 + n)) == possible, f"a span of {n} tokens"
+
+
+def test_windows_begin_half_a_window_after_each_other_and_the_last_holds_the_end():
+    one = task_of(context=Span.least_context).windows([("x", "Who found a lamp?", [])])
+    assert len(one) == 1, "a text that fits has one window"
+    for n_letter in range(30, 60):
+        text = "x" * n_letter  # a token a letter, and the space before it
+        whole = located_ids(small.tokenizer(), tuned.config(), text)[0]
+        windows = task_of(context=24).windows([(text, "Who?", [])])
+        room = len(windows[0].letters)
+        assert windows[0].row[1] + room + 1 == 24, "the first window has as many tokens as fit"
+        parts = [window.row[0][window.row[1] : -1] for window in windows]
+        starts = range(0, room // 2 * len(parts), room // 2)
+        assert parts == [whole[start : start + room] for start in starts], "half a window after each other"
+        assert len(whole) - room // 2 <= starts[-1] + room // 2 + 1 <= len(whole), (
+            "one window too many, or few"
+        )
+
+
+def test_a_question_may_be_half_as_long_as_a_row():
+    ask = " ".join(["why"] * 12)
+    n = len(small.tokenizer().encode(" " + ask))
+    for context, n_cut in ((2 * n + 1, 0), (2 * n, 0), (2 * n - 1, 1)):
+        assert task_of(context=context).rows([(TEXT, ask, []), ASKED[3]]).texts.n_cut == n_cut
+
+
+def test_the_recipe_is_that_of_the_figures_in_the_readme():
+    assert Span.recipe == dict(n_examples=1500, steps=500, batch_size=32)
+    assert Span.least_context == 9

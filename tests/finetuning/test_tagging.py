@@ -117,3 +117,16 @@ def test_tags_that_mark_no_entity_are_counted_by_the_word():
 def test_the_world_gives_words_and_tags():
     for words, tags in Tagging.world(5, 0, True):
         assert len(words) == len(tags) and set(tags) <= {"O", "B-person", "B-place", "B-thing", "I-thing"}
+
+
+def test_the_recipe_is_that_of_the_figures_in_the_readme():
+    assert Tagging.recipe == dict(n_examples=200, steps=200, batch_size=32)
+    assert Tagging.closed, "a tag that training has not is no tag to predict"
+
+
+def test_tags_with_a_hyphen_may_mark_no_entity():
+    for tags in (["NN-P", "V"], ["O", "NN"], ["B", "V-x"]):
+        assert Tagging.truths([(["a", "b"], tags)]) == tags
+    for tags in (["B-x", "V"], ["I-x", "V-x"]):
+        with pytest.raises(UserError, match="entities have the tags O"):
+            Tagging.truths([(["a", "b"], tags)])

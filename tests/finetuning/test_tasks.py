@@ -5,6 +5,7 @@ import small
 import torch
 import tuned
 
+from minilm.finetuning.settings import TASKS
 from minilm.finetuning.similarity import Similarity
 from minilm.finetuning.span import Span
 from minilm.finetuning.tagging import Tagging
@@ -126,3 +127,15 @@ def test_the_commonest_truth_and_how_truths_are_written():
     assert task.truths([("d", "x"), ("e", "z")]) == ["x", "z"]
     assert tuned.task(TextToText, [("a", "x")], "decoder").head() is None, "type II has no new head"
     assert task.written(" a\tb\n c") == task.written(" a\tb\n c", "text") == "a b c"
+
+
+def test_what_each_task_asks_of_its_examples_and_of_a_model():
+    """`examples.py`, `run.py` and `settings.py` read and refuse by these."""
+    having = lambda what: {name for name, task in TASKS.items() if getattr(task, what)}
+    assert having("closed") == {"classification", "pair", "tagging"}, "truths that are none of training's"
+    assert having("is_number") == {"similarity", "contrastive"}
+    assert set(TASKS) - having("has_truth") == {"contrastive"}, "learns from pairs without a number"
+    assert set(TASKS) - having("has_head") == {"contrastive", "text-to-text"}, "nothing new on top"
+    least = {name: task.least_context for name, task in TASKS.items()}
+    pairs = dict.fromkeys(("pair", "similarity", "contrastive"), 6)
+    assert least == dict(classification=3, tagging=3, span=9) | pairs | {"text-to-text": 8}

@@ -115,7 +115,9 @@ def test_rows_are_sources_with_their_answers(kind):
 
 @each_kind
 def test_loss_and_accuracy_equal_a_plain_loop_and_parts_add_up(kind):
-    model, task = model_of(kind).double(), task_of(kind)
+    model, task = model_of(kind, head_bias=True).double(), task_of(kind)
+    with torch.no_grad():
+        model.vocabulary.bias[small.tokenizer().encode(" bread")] = 9.0
     total, n_right, n = 0.0, 0, 0
     for example in EXAMPLES:  # one at a time, so without any padding
         encoder_ids, ids, labels = laid_out(kind, *example)
@@ -123,6 +125,7 @@ def test_loss_and_accuracy_equal_a_plain_loop_and_parts_add_up(kind):
             if label != IGNORED:
                 total, n = total - logits.log_softmax(-1)[label].item(), n + 1
                 n_right += int(logits.argmax()) == label
+    assert 0 < n_right < n, "the test needs a token that is right"
     batch = task.rows(EXAMPLES).batch(range(4))
     loss, metrics = task.loss(model, batch)
     assert loss.item() == pytest.approx(total / n), "a mean over the answers' tokens and their ends"
@@ -334,3 +337,18 @@ def test_a_short_answer_takes_little_room():
     assert TextToText.learn([("s", "a"), ("s", "a"), ("t", "b")], small.tokenizer())["labels"] == []
     assert task.score(["a b c d"], ["a b c d"]) == pytest.approx(dict(exact_match=1, bleu=100))
     assert "bleu" not in task.score(["a b c"], ["a b c"]), "of three words there is no run of four"
+
+
+@each_kind
+def test_the_names_of_special_tokens_in_a_text_are_letters(kind):
+    task, special = task_of(kind), "[SEP]<|endoftext|>[CLS]"
+    answer, source = task.answer_ids(special), task.source_ids(special, 0)[0]
+    for ids in (answer[:-1], source[1:-1]):
+        assert not {SEP, CLS, END} & set(ids), "a text that names the end ends the answer"
+    assert small.tokenizer().decode(answer[:-1]) == " " + special
+
+
+def test_the_numbers_are_those_of_the_figures_in_the_readme():
+    assert TextToText.recipe == dict(n_examples=3000, steps=200, batch_size=32)
+    assert TextToText.least_context == 8
+    assert (MOST_LABELS, text_to_text.SENTENCE) == (20, 4), "BLEU counts runs of 4 words"

@@ -1,7 +1,10 @@
 """Objectives that the baselines and the closing tables are graded on."""
 
 import pytest
+import torch
 
+from minilm.model.config import ModelConfig
+from minilm.model.transformer import build
 from minilm.pretraining.denoising import Denoising
 from minilm.pretraining.masked import Masked
 from minilm.texts.corpus import Corpus
@@ -26,3 +29,12 @@ def denoising(byte_bpe):
     train = ["Aab q. Bbb q. Qa.", "Kkkkkkkkk kkkkkkkkkkk.", "Cab z. Ddd z.", "Acb k. Bad k.", "Cac w. Dda w."]
     validation = ["Akb k. Bkc k. Xxx a.", "Aak y. Bka k.", "Akk q. Bdk q.", "Cka v. Bak v.", "Dkk v."]
     return Denoising(Corpus("tiny", train, validation), byte_bpe, 30, 3, seed=3)
+
+
+@pytest.fixture
+def denoiser(byte_bpe):
+    """A small BART for it, with two rows of the vocabulary that stand for no token."""
+    torch.manual_seed(0)
+    sizes = dict(n_encoder_layer=1, n_decoder_layer=1, d_model=12, n_head=3, d_ff=20)
+    config = dict(max_positions=40, final_norm=True, head_bias=True, dropout=0.0, attention_dropout=0.0)
+    return build(ModelConfig(vocab_size=len(byte_bpe.vocab) + 2, **config | sizes)).eval()

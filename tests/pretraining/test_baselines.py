@@ -146,3 +146,16 @@ def test_commonest_share_of_lost_tokens_equals_a_plain_loop(denoising, byte_bpe)
     expected = lost.count(commonest) / len(lost)
     assert 0 < expected < 1, "the test needs a commonest token that is lost at times"
     assert baselines.commonest_share(denoising) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("limit", [0.01, 0.02, 0.05, 0.1, 0.2, 0.5])
+def test_a_shared_word_may_be_as_rare_as_each_limit_and_no_more_frequent(limit, monkeypatch):
+    """One token at the limit tells that B follows; one a text more frequent is shared where B does not."""
+    n, n_row = round(1000 * limit), 1000
+    a, b = np.zeros((2, n_row, 2), dtype=bool)
+    a[:n, 0] = b[:n, 0] = True
+    a[n_row - n :, 1] = b[n_row - n :, 1] = True
+    follows = np.arange(n_row) < n
+    a[0, 1] = True
+    monkeypatch.setattr(baselines, "pair_words", lambda *_: (a, b, follows))
+    assert baselines.shared_word_accuracy(None) == 1.0, f"{limit} is none of the limits that are tried"

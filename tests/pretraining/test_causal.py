@@ -10,6 +10,7 @@ import small
 from mistakes import assert_right
 
 from minilm.plumbing.errors import UserError
+from minilm.pretraining import causal
 from minilm.pretraining.causal import Causal, overlapping_windows, token_stream
 from minilm.texts.corpus import Corpus
 from minilm.training.objective import IGNORED
@@ -193,3 +194,13 @@ def test_counts_of_the_shortest_validation_text(byte_bpe):
     objective.streams["validation"] = objective.streams["validation"][:1]
     batch = objective.batch(0, "validation")
     assert (batch["n_label"], batch["n_byte"]) == (1, 1), "0 / 0 is no loss"
+
+
+def test_a_sample_has_100_tokens_drawn_at_temperature_0_8(objective, decoder, monkeypatch):
+    asked = []
+    monkeypatch.setattr(causal, "generate", lambda *given, **how: asked.append((*given[1:], how)) or given[1])
+    model = decoder(len(objective.tokenizer.vocab))
+    assert objective.sample(model) == ""
+    (([ids], n_token, how),) = asked
+    assert ids == [how["eos_id"]] == [objective.tokenizer.special_id(END)] and n_token == 100
+    assert (how["temperature"], how["seed"]) == (0.8, 3), "those of the texts in the READMEs"

@@ -1,5 +1,6 @@
 """BART's objective against plain loops."""
 
+import copy
 import math
 import re
 from functools import partial
@@ -227,3 +228,21 @@ def test_the_batches_are_those_of_the_figures_in_the_readmes(objective):
     assert small.fingerprint_of_batches(objective) == "2dc2d69e", (
         "other texts, or other chance, than those of the READMEs' figures"
     )
+
+
+def test_a_published_bart_reads_its_start_before_cls_and_has_no_label_for_it(tagged_corpus, bpe, objective):
+    bart = copy.copy(bpe)
+    bart.aliases = bpe.aliases | {"[START]": "[SEP]"}
+    batch, plain = (
+        one.batch(0, "train") for one in (Denoising(tagged_corpus, bart, CONTEXT, 9, 3), objective)
+    )
+    for name, before in (
+        ("decoder_input_ids", bpe.special_id("[SEP]")),
+        ("labels", -100),
+        ("survived", -100),
+    ):
+        assert set(batch[name][:, 0].tolist()) == {before}, f"{name}: nothing is asked at the first token"
+        n = batch[name].shape[1]
+        assert torch.equal(batch[name][:, 1:], plain[name][:, : n - 1]), (
+            f"{name}: the others move by one place"
+        )

@@ -321,3 +321,16 @@ def test_false_pairs_are_those_of_the_figures_in_the_readmes(world_corpus, world
     assert small.fingerprint(found) == "3f02951e", (
         "other texts, or other chance, than those of the READMEs' figures"
     )
+
+
+@pytest.mark.parametrize("fixture, reach", [("pairs", 8), ("many_pairs", None)])
+def test_false_b_stand_within_reach_of_the_true_one(fixture, reach, request):
+    """Eight tries among the nearest hundredth of all, and at least the eight nearest."""
+    pairs = request.getfixturevalue(fixture)
+    n, chosen, steps = len(pairs), np.arange(len(pairs)), []
+    for seed in range(5):
+        second = pairs.second_runs(chosen, np.random.default_rng(seed))
+        far = (pairs.rank[second] - pairs.rank[chosen])[second != chosen] % n
+        steps += np.minimum(far, n - far).tolist()
+    assert n // 100 < 8 if reach else n // 100 > 20, "the test needs few runs, and many"
+    assert (min(steps), max(steps)) == (1, reach or n // 100), "how far a false B is from the true one"

@@ -70,3 +70,7 @@ def test_of_a_long_text_the_last_tokens_are_counted(monkeypatch):
     assert ngram_losses(train, labels, 9) != expected
     monkeypatch.setattr(ngrams, "MOST", 100)
     assert ngram_losses(train, labels, 9) == expected
+
+
+def test_the_longest_are_5_grams_of_2_million_tokens():
+    assert len(ngram_losses(drawn(90, 9, 0), drawn(9, 9, 1), 9)) == 1 + 5 and ngrams.MOST == 2_000_000

@@ -1,6 +1,7 @@
 """What all objectives promise: pure batches, parts add up, padding and missing labels cost nothing."""
 
 import random
+from inspect import Parameter, signature
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from minilm.pretraining.causal import Causal
 from minilm.pretraining.denoising import Denoising
 from minilm.pretraining.distillation import Distillation, initial_student, soft_target_loss
 from minilm.pretraining.masked import Masked
+from minilm.pretraining.run import PretrainingSettings
 from minilm.pretraining.translation import Translation, smoothed_cross_entropy
 from minilm.texts.pairs import Pairs
 from minilm.training.objective import (
@@ -149,3 +151,13 @@ def test_what_stands_in_the_padding_changes_nothing(made):
     torch.testing.assert_close(objective.loss(model, longer)[0], before)
     longer["input_ids"][0, 1] += 1
     assert objective.loss(model, longer)[0] != before, "the loss does not depend on the text"
+
+
+@pytest.mark.parametrize("kind", [Causal, Masked, Denoising, Translation, Distillation])
+def test_what_an_objective_takes_for_granted_is_what_the_flags_do(kind):
+    """A README that builds one by hand shows the same run as its command."""
+    flags = vars(PretrainingSettings(objective=kind.name))
+    given = {name: option.default for name, option in signature(kind).parameters.items()}
+    taken = {name: value for name, value in given.items() if value is not Parameter.empty}
+    assert taken == {name: flags[name] for name in taken}, "another default than that of the flag"
+    assert taken["seed"] == 0

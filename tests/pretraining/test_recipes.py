@@ -8,7 +8,7 @@ import pytest
 from minilm.model.config import PRESETS
 from minilm.plumbing.errors import UserError
 from minilm.plumbing.settings import option_of, parse, words_of
-from minilm.pretraining.recipes import RECIPES
+from minilm.pretraining.recipes import CONTINUED, LARGE, RECIPES
 from minilm.pretraining.run import OBJECTIVES, PretrainingSettings, with_recipe
 
 
@@ -127,3 +127,10 @@ def test_the_numbers_are_those_that_were_measured_or_published():
         for model, recipe in RECIPES.items()
     }
     assert found == MEASURED
+
+
+def test_a_continued_run_is_that_of_the_figures_in_its_readme():
+    assert CONTINUED == dict(data=("world:reports",), steps=400, warmup=50, extend_vocabulary=200)
+    small = {name for name, config in PRESETS.items() if config.d_model < LARGE}
+    assert small == {name for name in PRESETS if name.endswith("-tiny")}, "which presets learn at small rates"
+    assert LARGE == 256

@@ -20,6 +20,7 @@ from minilm.pretraining.causal import Causal
 from minilm.pretraining.run import Pretraining, PretrainingSettings, check_fit, with_recipe
 from minilm.texts import corpus as data
 from minilm.training.checkpoints import save_trainer
+from minilm.training.loop import TrainingSettings
 
 
 @pytest.fixture(autouse=True)
@@ -270,3 +271,12 @@ def test_a_run_on_the_world_goes_on_with_the_world(capsys, monkeypatch):
     monkeypatch.setattr(run, "train", lambda *_, **__: outcome)
     made.run()
     assert f"Next: {made.then.format(run='runs/causal')}" in capsys.readouterr().out
+
+
+def test_the_defaults_are_those_of_the_figures_in_the_readmes():
+    own = vars(PretrainingSettings()).items() - vars(TrainingSettings()).items()
+    assert {name: value for name, value in own if value is not None} == dict(
+        objective="masked", optimizer="adamw", errors="strict", skip_bad=False, mask_share=0.15,
+        whole_word=False, next_sentence=True, noise="infilling,permutation", label_smoothing=0.1,
+        temperature=2.0, soft_weight=5.0, masked_weight=2.0, cosine_weight=1.0, new_rows="mean", replay=0.0,
+    )  # fmt: skip

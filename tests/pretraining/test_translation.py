@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from mistakes import assert_right
 
 from minilm.plumbing.errors import UserError
+from minilm.pretraining import translation
 from minilm.pretraining.translation import Translation, smoothed_cross_entropy
 from minilm.texts.pairs import Pairs
 from minilm.tokenizer.bpe import SPECIAL_TOKENS
@@ -312,3 +313,14 @@ def test_the_batches_are_those_of_the_figures_in_the_readmes(objective):
     assert small.fingerprint_of_batches(objective) == "58c079b2", (
         "other texts, or other chance, than those of the READMEs' figures"
     )
+
+
+def test_four_times_the_rows_of_a_step_are_translated_at_a_time(make, translator, monkeypatch):
+    """Without gradients a row takes less memory."""
+    seen = []
+    monkeypatch.setattr(
+        translation, "generate", lambda _, given, **how: seen.append((len(given), how)) or [[0]] * len(given)
+    )
+    make(context=24, batch_size=2).translate(translator(330), [f"sun {i}" for i in range(19)])
+    assert [n for n, _ in seen] == [8, 8, 3] and {how["n_beam"] for _, how in seen} == {1}
+    assert {how["max_new_tokens"] for _, how in seen} == {24}, "as far as the positions go"
