@@ -555,6 +555,21 @@ def test_each_row_differs_from_the_defaults_in_its_own_detail(settings):
     assert flags == named - {"ablate"}, "the docstring's flags and the rows are the same"
 
 
+def test_the_defaults_are_those_of_the_figures_in_the_readmes():
+    told = dict(zero_value_head=True, kl=0.1, kl_per_token=True, adaptive_kl=False, kl_target=3.0)
+    told |= dict(reward_at_end=True, missing_end_score=-1.0, gamma=1.0, gae_lambda=0.95, whiten_rewards=False)
+    told |= dict(whiten_advantages=True, clip_ratio=0.2, clip_value=0.2, value_weight=0.01, epochs=3)
+    told |= dict(minibatches=2, shuffle=True, anneal=True, normalise_reward=True, group_size=1)
+    assert vars(ppo.PPODetails()) == told | dict(warn_kl=10.0, stop_kl=200.0)
+    changed = [changes for _, _, changes in ppo.SWITCHES if changes]
+    off = dict(zero_value_head=False, value_weight=1.0, kl=0.0, kl_per_token=False, adaptive_kl=True)
+    off |= dict(reward_at_end=False, missing_end_score=None, gae_lambda=0.0, whiten_rewards=True)
+    off |= dict(whiten_advantages=False, clip_ratio=0.0, clip_value=0.0, epochs=1, minibatches=1)
+    off |= dict(shuffle=False, warmup=0, anneal=False, normalise_reward=False)
+    assert {field: value for row in changed for field, value in row.items()} == off, "what `--ablate` tries"
+    assert dict(gae_lambda=1.0) in changed and len(changed) == len(off) + 1
+
+
 def test_9_the_order_is_drawn_from_seed_and_step(rollout, gpt, env):
     seen, _, _ = seen_by_update(rollout, gpt, env, details(epochs=2, minibatches=2), step=3, seed=4)
     random, rows = np.random.default_rng([4, 3, 2]), rollout.ids.tolist()
