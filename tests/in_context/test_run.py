@@ -236,5 +236,13 @@ def test_the_model_is_that_of_what_is_asked(changes, name, kind, shown, files, m
     assert seen == ([3] if shown is None else [shown, ("Ana", 3)])
 
 
+def test_the_defaults_are_those_of_the_figures_in_the_readmes():
+    own = {name: getattr(PromptSettings(), name) for name in PromptSettings.__annotations__}
+    told = dict(n_draw=5, n_test=200, score="sum", template="{text} : {label}", separator="\\n")
+    told |= dict(label_words=(), select="random", chat=False, max_new_tokens=50, n_beam=1)
+    none = ("model", "data", "test", "shots", "prompt", "temperature", "top_k", "top_p")
+    assert own == told | dict.fromkeys(none) and in_context_run.SHOTS == (0, 1, 2, 4, 8)
+
+
 def test_what_is_fixed_stays_fixed():
     small.assert_fixed(PromptSettings(), by_name=True)
