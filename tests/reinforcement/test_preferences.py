@@ -114,6 +114,11 @@ def test_the_world_s_pairs_and_prompts_are_apart_and_judged(monkeypatch):
     assert load_preferences(None, None, 60, seed=3) == found != world_preferences(60, seed=4)
 
 
+def test_sizes_are_those_of_the_figures_in_the_readmes():
+    found = module.HELD_OUT_PAIRS, module.TRAIN_PROMPTS, module.TEST_PROMPTS, module.PROMPTS_AT_ONCE
+    assert found == (1000, 3000, 1000, 64), "other chance than was measured"
+
+
 def test_a_prompt_that_leaves_no_room_is_named(gpt):
     text = "Ana likes bread on Monday. " * 3
     rows = [prompt_ids(TOKENIZER, gpt.config, prompt) for prompt in ("Rui", text)]

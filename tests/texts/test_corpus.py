@@ -225,6 +225,12 @@ def test_world_parts_share_no_document_and_know_their_floor(source):
     assert len({*fewer} & {*corpus.validation}) > 900, "models trained on fewer documents are not comparable"
 
 
+def test_sizes_are_those_of_the_figures_in_the_readmes():
+    assert (data.WORLD_TRAIN, data.WORLD_VALIDATION) == (20_000, 1_000)
+    assert (data.VALIDATION_SEED, data.VALIDATION_SHARE) == (1_000_003, 10)
+    assert (data.PIECE, data.SHORTEST_PIECE) == (1_000, 100)
+
+
 def test_validation_stories_that_were_trained_on_are_passed_over():
     def write(n, seed):
         return [f"Story {(seed * 7 + i) % 1_300}" for i in range(n)]

@@ -146,5 +146,6 @@ def test_at_most_a_thousand_pairs_validate_whatever_the_seed(table, monkeypatch)
     monkeypatch.setattr(
         pairs_room, "draw", lambda items, n, seed: asked.append((len(items), n, seed)) or items
     )
+    assert pairs_room.WORLD_TRAIN == 5_000, "the figures of the READMEs are of so many"
     found = load_pairs(table("a.tsv", numbered(200)), seed=5, n_pairs=30)
     assert asked == [(len(found.train), 30, 5), (len(found.validation), 1_000, 0)]
