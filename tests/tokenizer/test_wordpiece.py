@@ -127,6 +127,11 @@ def test_character_classes():
     kept = WordPiece(TOKENS, strip_accents=False).words("漢㐀𠀀かカ가")
     assert [word for word in kept if word] == [*"漢㐀𠀀", "かカ가"], "kana and Hangul are no ideographs"
     assert plain.words("a\tb\x07c\u00add\ue000e\u2028f") == ["a", "bcde", "f"]
+    blocks = "4E00-9FFF 3400-4DBF 20000-2A6DF 2A700-2B73F 2B740-2B81F 2B920-2CEAF F900-FAFF 2F800-2FA1F"
+    ends = {tuple(int(end, 16) for end in block.split("-")) for block in blocks.split()}
+    assert {*IDEOGRAPHS} == ends, "the blocks of the Rust library"
+    words = [word for word in WordPiece(TOKENS, strip_accents=False).words("a一b\u9fffc\uf900d") if word]
+    assert words == [*"a一b\u9fffc\uf900d"], "the first and the last of a block are in it"
     table = CharacterTable(lambda character: character * 2)
     assert "ab".translate(table) == "aabb" and table == {97: "aa", 98: "bb"}, "asked once for each"
 
