@@ -116,6 +116,7 @@ def test_n_pairs_limits_the_training_part_only(table):
     few = load_pairs(path, seed=1, n_pairs=30)
     whole = load_pairs(path, seed=2)
     assert few.train == draw(whole.train, 30, 1) and few.validation == whole.validation
+    assert load_pairs(path, n_pairs=30).train == draw(whole.train, 30, 0), "seed 0 where none is given"
 
 
 @pytest.mark.parametrize(
