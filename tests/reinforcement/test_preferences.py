@@ -139,6 +139,7 @@ def test_prompt_and_answer_together_are_the_ids_of_the_whole_text(env):
 
 
 def test_a_batch_holds_both_answers_of_each_pair(env, preferences):
+    preferences.pairs.insert(0, ("Eva sells", "bread.", "a lamp."))
     objective, seen = LastIds(preferences, env, 5, seed=2), set()
     decoded = lambda text: TOKENIZER.decode(TOKENIZER.encode(text))
     expected = {tuple(decoded(f"{prompt} {answer}") for answer in two) for prompt, *two in preferences.pairs}
@@ -253,8 +254,8 @@ def test_what_has_been_seen_is_passed_over_until_there_is_enough(monkeypatch):
     """The stories of another seed may begin like those that are learnt from."""
     for name, value in dict(HELD_OUT_PAIRS=3, TRAIN_PROMPTS=2, TEST_PROMPTS=3).items():
         monkeypatch.setattr(module, name, value)
-    pairs = {True: [("a", "x", "y"), ("b", "x", "y")], False: [(c, "x", "y") for c in "abcdef"]}
-    prompts = {True: ["c", "d"], False: list("abcdxyz")[:6]}
+    pairs = {True: [("a", "x", "y"), ("b", "x", "y")], False: [(c, "x", "y") for c in "abcdefg"]}
+    prompts = {True: ["c", "d"], False: list("abcdxyz")}
     monkeypatch.setattr(world, "preferences", lambda n, seed: pairs[seed == 5][:n])
     monkeypatch.setattr(world, "preference_prompts", lambda n, seed: prompts[seed == 6][:n])
     found = world_preferences(2, seed=5)

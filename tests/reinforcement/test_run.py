@@ -55,6 +55,21 @@ def test_what_cannot_be_learnt_from_is_found_first(reinforcement, preferences, t
         reinforcement()
 
 
+@pytest.mark.parametrize(
+    "changes, needs_pairs",
+    [
+        ({}, True), (dict(algorithm="dpo"), True), (dict(algorithm="dpo", reward="r"), True),
+        (dict(reward="r"), False), (dict(reward_function="a:b"), False),
+    ],
+)  # fmt: skip
+def test_pairs_are_needed_by_dpo_and_where_no_reward_is_given(settings, monkeypatch, changes, needs_pairs):
+    load = Mock(side_effect=ZeroDivisionError)
+    monkeypatch.setattr(run, "load_preferences", load)
+    with pytest.raises(ZeroDivisionError):
+        run.Reinforcement(settings(**changes))
+    assert load.call_args.args[-1] is needs_pairs
+
+
 def test_a_stage_trains_in_its_folder_and_goes_on_there(reinforcement, make_gpt):
     made, gpt = reinforcement(), make_gpt()
     objective, folder = made.pairs(DirectPreference, 0.3), made.folder / "stage"
@@ -93,13 +108,14 @@ def test_the_next_command_fits_the_run(reinforcement, monkeypatch, changes, expe
     made, said = reinforcement(), []
     made.settings = replace(made.settings, model="m", **changes)
     monkeypatch.setattr(run, "begin", lambda *_: Path("out"))
-    monkeypatch.setattr(run, "finish", lambda *given: said.append(given[-1]))
+    monkeypatch.setattr(run, "finish", lambda *given: said.append(given[-2:]))
+    monkeypatch.setattr(run, "time", Mock(perf_counter=iter([10.0, 13.0]).__next__))
     monkeypatch.setattr(run, "save_trainer", Mock())
     monkeypatch.setattr(run.report, "closing", lambda *_: ([], [], {}))
     monkeypatch.setattr(made, "make_reward", dict)
     monkeypatch.setattr(made, "learn", tuple)
     made.run()
-    assert said == [expected]
+    assert said == [(3.0, expected)], "seconds, and the next command"
 
 
 def test_a_run_ends_with_its_results_and_says_how_to_go_on(reinforcement, tmp_path, monkeypatch):
