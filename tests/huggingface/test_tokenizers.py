@@ -225,4 +225,9 @@ def test_damaged_and_foreign_files_are_named(whole, message, tmp_path):
 
 
 def test_no_files(tmp_path):
-    assert read_tokenizer(tmp_path, BERT) == (None, ["no vocabulary in it, so texts cannot be read"])
+    nothing = None, ["no vocabulary in it, so texts cannot be read"]
+    assert read_tokenizer(tmp_path, BERT) == nothing
+    for name in ("vocab.json", "merges.txt"):
+        folder = published.folder(tmp_path / name, "gpt2")
+        (folder / name).unlink()
+        assert read_tokenizer(folder, GPT2) == nothing, f"a BPE without its {name}"

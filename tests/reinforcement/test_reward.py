@@ -3,6 +3,7 @@
 import copy
 import math
 
+import numpy as np
 import pytest
 import small
 import torch
@@ -164,6 +165,8 @@ def test_11_rewards_are_normalised_on_the_reference_s_samples(env, rollout, monk
     (texts,) = raw.seen
     given = {env.tokenizer.decode(row[1:]) for row in env.prompts}
     assert len(texts) == 5 and {prompt for prompt, _ in texts} <= given, "not of the prompts measured on"
+    drawn = [env.prompts[i] for i in np.random.default_rng(3).integers(0, len(env.prompts), 5)]
+    assert [prompt for prompt, _ in texts] == [env.tokenizer.decode(prompt[1:]) for prompt in drawn]
     found = reward.scores(rollout, [])
     assert found.mean() == pytest.approx(0, abs=1e-6)
     assert found.std(correction=0) == pytest.approx(1, rel=1e-5)

@@ -156,6 +156,14 @@ def test_what_a_token_stands_for(wordpiece):
     assert wordpiece.decode(wordpiece.encode(text)) == text and wordpiece.decode([]) == ""
 
 
+def test_each_byte_of_a_word_is_of_a_letter(wordpiece):
+    one, two, three = (0, 1), (1, 2), (2, 4)  # the e has an accent, a character of its own
+    found = list(wordpiece.located_words("The\u0301, é!"))
+    assert found == [
+        ("the", [one, one, two, three]), (",", [(4, 5)]), ("e", [(6, 7), (6, 7)]), ("!", [(7, 8)]),
+    ], "a word begins with the space before it, which stands where its first letter does"  # fmt: skip
+
+
 @pytest.mark.parametrize("lower_case", [True, False])
 def test_save_and_load(lower_case, tmp_path):
     options = dict(lower_case=lower_case, strip_accents=not lower_case, chinese_characters=lower_case)
