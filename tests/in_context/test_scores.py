@@ -131,6 +131,7 @@ def test_a_batch_has_as_many_rows_as_memory_holds(monkeypatch):
     prompts = [f"{name} sells {i} lamps" for i in range(70) for name in ("Ana", "The old baker")]
     score = lambda: scoring.label_log_likelihoods(model, small.tokenizer(), prompts, [(7, 8), (9, 8)])
     whole = score()
+    assert 10_000 < scoring.MOST_TOKENS < 100_000, "more fill the memory, less leave a GPU idle"
     assert [rows for rows, _ in read] == [128, 128, 12, 12], "128 prompts at once, once for each beginning"
     longest, read[:] = max(length for _, length in read), []
     monkeypatch.setattr(scoring, "MOST_TOKENS", 6 * longest - 1)

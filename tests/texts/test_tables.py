@@ -79,8 +79,21 @@ def test_of_three_columns_the_last_is_the_label(write, message):
     rows = [("always the same", f"text {i}", "xyz"[i % 3]) for i in range(30)]
     lines = ["\t".join(row) for row in rows]
     assert read_table(write("a.tsv", "\n".join(lines)), fields) == (rows, 0)
+    many = write("c.tsv", "\n".join(f"one\ttext {i}\tlabel {i}" for i in range(30)))
+    assert "30 different labels in 30 rows" in message(read_table, many, fields)
+    header = write("d.tsv", "\n".join(["first\tsecond\tverdict", *lines]))
+    assert "nothing but the first row has the label 'verdict'" in message(read_table, header, fields)
     missing = write("b.tsv", "\n".join([*lines, "one\ttwo\t-1"]))
     assert "line 31: the label '-1' mostly means none" in message(read_table, missing, fields)
+
+
+def test_a_prompt_and_its_response_are_a_source_and_its_target(write):
+    for name, text in (
+        ("a.tsv", "response\tprompt\nA: y\tx\n"),
+        ("a.jsonl", '{"prompt":"x","response":"A: y"}'),
+    ):
+        assert read_table(write(name, text), ("source", "target")) == ([("x", "A: y")], 0)
+    assert read_table(write("b.tsv", "chosen\tprompt\ny\tx\n"), ("prompt", "chosen")) == ([("x", "y")], 0)
 
 
 def test_the_first_line_alone_is_looked_at_as_a_header(write):
@@ -127,6 +140,7 @@ def test_a_bad_row_is_an_error_or_counted(write, message, name, good, bad, expec
     path = write(name, f"{good}\n\n{bad}\n{good}\n")
     text = message(read_table, path, FIELDS)
     assert f"{name}, line 3: " in text and expected in text
+    assert ("semicolons" in text) == ("semicolons" in expected)
     assert read_table(path, FIELDS, skip_bad=True) == ([("sun", "good")] * 2, 1)
 
 
