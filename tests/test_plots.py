@@ -1,6 +1,7 @@
 """Grades plots.py: which panels a folder gives, what stands in them, what is said where there are none."""
 
 import importlib.util
+import struct
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,6 +22,7 @@ from minilm.plumbing.folders import append_log, write_json
 from minilm.tokenizer.rows import text_rows
 
 PNG = b"\x89PNG"
+PARTS = ("encoder.0.self", "decoder.0.self", "decoder.0.cross")  # of the attention of the model below
 
 
 @pytest.fixture
@@ -73,6 +75,8 @@ def test_accuracy_stands_over_the_number_of_examples(tmp_path, axes):
     assert {"keys, gold", "keys, shuffled", "chance"} == {*labels}
     data = handles[labels.index("keys, gold")][0].get_ydata()
     assert [*data] == [0.2, 0.9]
+    low, high = axes.get_ylim()
+    assert low == 0 and 1 < high < 1.1, "an accuracy of 1 can be seen, and little above it"
 
 
 def test_tables_show_rows_and_columns_as_they_stand(tmp_path, axes):
@@ -92,6 +96,12 @@ def test_tables_show_rows_and_columns_as_they_stand(tmp_path, axes):
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["a #1", 'b "c']
 
 
+def test_numbers_are_white_on_the_darker_half_of_the_colours(axes):
+    plots.draw_grid(np.array([[1, 3], [2, 2]]), "ab", "cd", axes)
+    colors = {text.get_text(): text.get_color() for text in axes.texts}
+    assert colors == {"1": "k", "3": "w", "2": "k"}, "the middle is between the least and the greatest"
+
+
 def test_components_are_the_directions_of_most_variance(axes):
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(40, 5)) * [0.1, 9.0, 0.1, 3.0, 0.1] + 7
@@ -99,6 +109,10 @@ def test_components_are_the_directions_of_most_variance(axes):
     plots.draw_components(vectors, labels, axes)
     found = lines(axes)
     assert {*found} == {"a", "b"} and len(found["a"]) == 20
+    both = np.array(found["a"] + found["b"])
+    shares = 100 * both.var(0) / vectors.var(0).sum()
+    assert axes.get_xlabel() == f"{shares[0]:.0f} % of the variance", "that of the component among all"
+    assert axes.get_ylabel() == f"{shares[1]:.0f} %" != "0 %"
     x, y = np.array(found["a"]).T
     for mine, column in ((x, 1), (y, 3)):
         likeness = abs(np.corrcoef(mine, vectors[labels == "a", column])[0, 1])
@@ -117,8 +131,7 @@ def model():
 def test_attention_is_that_of_the_first_text_with_its_padding(model, axes):
     texts = ["sun", "the sun and the tree"]
     panels = plots.attention_panels(*model, texts)
-    names = ["encoder.0.self", "decoder.0.self", "decoder.0.cross"]
-    assert [*panels] == [f"{name}, head {h}" for name in names for h in (0, 1)]
+    assert [*panels] == [f"{name}, head {h}" for name in PARTS for h in (0, 1)]
     n = int(text_rows(model[1], model[0].config, texts[:1]).lengths[0])  # real tokens
     for name, draw in panels.items():
         axes.clear()
@@ -130,6 +143,7 @@ def test_attention_is_that_of_the_first_text_with_its_padding(model, axes):
         else:
             assert np.allclose(np.triu(weights, 1), 0), f"{name}: somebody looks ahead"
     assert axes.get_xticklabels()[n].get_text() == "[PAD]"
+    assert not axes.texts, "colours alone: numbers of so many tokens cannot be read"
 
 
 @pytest.fixture
@@ -149,6 +163,30 @@ def test_one_picture_of_a_model_s_panels(script):
     assert script("model", "--attention", "sun", "--panels", "encoder.0.self, head 1")[0] == 0
     assert Path("model/picture.png").read_bytes().startswith(PNG)
     assert [path for path in Path().rglob("*.tmp")] == []
+
+
+@pytest.mark.parametrize("n, inches", [(1, (5.5, 3.8)), (2, (6.4, 2.7)), (4, (12.8, 2.7)), (5, (12.8, 5.4))])
+def test_a_row_of_the_picture_has_four_panels(n, inches, tmp_path):
+    pytest.importorskip("matplotlib")
+    plots.draw({str(i): lambda axes: None for i in range(n)}, tmp_path / "a.png")
+    size = struct.unpack(">II", (tmp_path / "a.png").read_bytes()[16:24])
+    assert size == tuple(round(110 * side) for side in inches), "width and height in dots, 110 an inch"
+
+
+def test_one_flag_alone_draws_its_panel_from_the_model(script, monkeypatch, axes):
+    Path("texts.tsv").write_text("the sun\ta\nthe tree\tb\n", encoding="utf-8")
+    drawn = []
+    monkeypatch.setattr(plots, "draw", lambda panels, *_: drawn.append(panels))
+    for flags, names in (
+        (["--embeddings", "texts.tsv"], ["two components"]),
+        (["--attention", "sun"], [f"{part}, head {h}" for part in PARTS for h in (0, 1)]),
+        (["--positions"], ["positions"]),
+    ):
+        assert script("model", *flags)[0] == 0 and [*drawn[-1]] == names
+    drawn[-1]["positions"](axes)
+    likeness = np.asarray(axes.images[0].get_array())
+    assert likeness.shape == (32, 32) and np.allclose(likeness.diagonal(), 1), "cosines of all pairs"
+    assert np.abs(likeness).max() < 1.001
 
 
 def test_a_panel_that_is_not_there_is_told_with_those_that_are(script, run):

@@ -49,6 +49,23 @@ def test_there_and_back(kind):
         assert to_model_config(from_model_config(tanh, kind), "x") == tanh
 
 
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_what_has_no_field_of_ours_is_written_too(kind):
+    config = replace(to_model_config({"model_type": kind}, "x"), n_segments=0, dropout=0.25)
+    written = from_model_config(config, kind)
+    more = {key: value for key, value in written.items() if key not in LAYOUTS[kind].keys.values()}
+    expected = dict(model_type=kind, architectures=[LAYOUTS[kind].architecture], dtype="float32")
+    if kind == "gpt2":
+        expected |= dict(embd_pdrop=0.25)
+    if kind in ("bart", "blenderbot"):
+        names = dict(decoder_attention_heads=config.n_head, decoder_ffn_dim=config.d_ff)
+        expected |= names | dict(is_encoder_decoder=True)
+    assert more == expected
+    if kind in ("bert", "roberta", "megatron-bert"):
+        assert written["type_vocab_size"] == 1, "without segments there is one, of zeros"
+        assert written["max_position_embeddings"] == config.max_positions + config.position_offset
+
+
 def test_a_deviation_that_the_width_sets_is_written_out():
     config = replace(PRESETS["gpt2"], init_std=None, d_model=64, n_head=2)
     assert from_model_config(config, "gpt2")["initializer_range"] == pytest.approx(0.55 / 8)
@@ -144,7 +161,8 @@ def test_what_is_missing_is_as_in_the_other_published_models():
     )
     for kind in ("blenderbot", "megatron-bert"):
         assert (found[kind].norm, found[kind].embedding_norm, found[kind].final_norm) == ("pre", False, True)
-    for kind in ("llama", "mistral", "qwen2"):
+    assert (found["qwen3"].qk_norm, found["qwen3"].d_head, found["qwen2"].biases) == (True, 128, "qkv")
+    for kind in ("llama", "mistral", "qwen2", "qwen3"):
         one = found[kind]
         assert (one.vocab_size, one.n_decoder_layer, one.d_model, one.n_head) == (32000, 32, 4096, 32)
         assert (one.n_kv_head, one.d_ff, one.max_positions, one.rope_theta) == (None, 11008, 2048, 10000)

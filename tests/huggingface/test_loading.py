@@ -95,7 +95,8 @@ def test_a_published_model_by_its_name(hub, tmp_path, capsys):
     assert minilm.load("hf:owner/model")[0].config == model.config and download("owner/model") == folder
     assert len(hub.log) == asked, "a complete folder asks nothing of the network"
     assert download("owner/model@v1.0").name == "owner--model@v1.0", "a revision has a folder of its own"
-    assert all("/v1.0" in path for path in hub.log[asked:])
+    assert all("/main?" in path or "/main/" in path for path in hub.log[:asked]), "no revision: the newest"
+    assert all("/v1.0?" in path or "/v1.0/" in path for path in hub.log[asked:])
 
 
 @pytest.mark.parametrize("file", ["vocab.txt", SAFE])
@@ -146,7 +147,7 @@ def test_what_is_not_there(hub, monkeypatch, tmp_path):
 
 def test_a_time_limit_for_the_network_alone():
     with pytest.raises(UserError, match="^x: not what was expected .*siblings"), loading.network("x"):
-        assert socket.getdefaulttimeout() == loading.TIMEOUT
+        assert socket.getdefaulttimeout() == 30, "seconds without a byte"
         raise KeyError("siblings")
     assert socket.getdefaulttimeout() is None
     with pytest.raises(AttributeError, match="nonsense"):
@@ -157,6 +158,9 @@ def test_the_cache_is_at_home_by_default(hub, monkeypatch, tmp_path):
     monkeypatch.delenv("MINILM_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert download("owner/model") == tmp_path / ".cache" / "minilm" / "owner--model"
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    with pytest.raises(UserError, match="hf:owner/model: no home folder to keep it in; set MINILM_CACHE"):
+        download("owner/model")
 
 
 # Files of weights
@@ -231,6 +235,9 @@ def test_a_lone_segment_goes_into_the_positions():
     assert list(found) == ["bert.embeddings.position_embeddings.weight"]
     assert found["bert.embeddings.position_embeddings.weight"][1].tolist() == [5, 6, 7, 8]
     assert given["bert.embeddings.position_embeddings.weight"][1, 0] == 4, "the given tensors stay"
+    segments, positions = given
+    for odd in ({segments: torch.ones(1, 4)}, {segments: torch.ones(1, 4), positions: torch.ones(2, 3)}):
+        assert unpack(odd, CONFIG).keys() == odd.keys(), "told later"
 
 
 # Some weights of ours, and where they stand in the files that `published` writes.

@@ -108,7 +108,8 @@ def test_added_tokens(tmp_path):
     tokenizer, _ = read_bpe(folder, {}, {}, ROBERTA)
     assert tokenizer.encode("a<user>b")[1] == n
     whole = {"added_tokens": [{"content": "<x>", "id": 3}]}
-    assert roles_and_added(folder, whole, {}, {})[1] == {"<x>": 3, "<user>": n}
+    _, added, words = roles_and_added(folder, whole, {}, {})
+    assert added == {"<x>": 3, "<user>": n} and words == ["<user>"], "what a file lists is special by default"
     folder, n = published.folder(tmp_path / "bert", "bert"), len(published.BERT_TOKENS)
     write(folder, added_tokens={"<b>": n + 1, "<a>": n})
     tokenizer, _ = read_tokenizer(folder, BERT)
@@ -173,6 +174,23 @@ def test_where_a_decoder_starts(tmp_path):
     assert tokenizer.special_id("[START]") == 2 == tokenizer.special_id("</s>")
     for values in (BART | {"decoder_start_token_id": 0}, BART | {"decoder_start_token_id": 99}, ROBERTA):
         assert "[START]" not in read_tokenizer(folder, values)[0].aliases, "[CLS], no token, no decoder"
+    assert read_tokenizer(folder, {"model_type": "blenderbot"})[0].special_id("[START]") == 1, "by its class"
+
+
+def test_how_text_is_cut_is_known_by_the_steps_of_the_file():
+    byte_level = lambda use: {"type": "ByteLevel", "use_regex": use}
+    digits = lambda apart: {"type": "Digits", "individual_digits": apart}
+    split = {"type": "Split", "pattern": {"Regex": tokenizers._GPT4}}
+    each = {"type": "Split", "pattern": {"Regex": tokenizers._GPT4.replace("{1,3}", "")}}
+    known = {None: [byte_level(True)], "gpt2, digits apart": [digits(True), byte_level(True)]}
+    known |= {"gpt4": [split, byte_level(False)], "gpt4, digits apart": [each, byte_level(False)]}
+    cut = lambda *steps: tokenizers.cut_by(
+        {"model": {}, "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*steps]}}
+    )
+    assert [cut(*steps) for steps in known.values()] == [(name, []) for name in known]
+    for other in ([byte_level(False)], [digits(False), byte_level(True)], [split, byte_level(True)]):
+        with pytest.raises(UserError, match="it cuts text by"):
+            cut(*other)
 
 
 PIECES = {"type": "WordPiece", "vocab": {"[UNK]": 0}}
@@ -207,4 +225,9 @@ def test_damaged_and_foreign_files_are_named(whole, message, tmp_path):
 
 
 def test_no_files(tmp_path):
-    assert read_tokenizer(tmp_path, BERT) == (None, ["no vocabulary in it, so texts cannot be read"])
+    nothing = None, ["no vocabulary in it, so texts cannot be read"]
+    assert read_tokenizer(tmp_path, BERT) == nothing
+    for name in ("vocab.json", "merges.txt"):
+        folder = published.folder(tmp_path / name, "gpt2")
+        (folder / name).unlink()
+        assert read_tokenizer(folder, GPT2) == nothing, f"a BPE without its {name}"

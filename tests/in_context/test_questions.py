@@ -56,6 +56,7 @@ def test_the_curve_has_a_line_for_each_evaluation():
     assert first.split() == ["0", "0.00", "0.50", "####", "1.00", "########"]
     assert second.split() == ["200", "0.00", "0.25", "##", "1.00", "########"]
     assert head.index("nonce") == first.index("0.50") and head.index("story") == first.index("1.00")
+    assert curve(log)[1].split()[-1] == "#" * 20, "a bar of 20 marks is all"
     assert curve([dict(step=0, split="validation", loss=1.0)]) == [], "a run that asked nothing has no curve"
 
 
@@ -113,3 +114,4 @@ def test_parts_of_a_batch_add_up(made, assert_parts_add_up):
 def test_questions_are_those_of_the_figures_in_the_readmes():
     asked = [questions(task, k, 9, 3, start=4) for task in TASKS for k in (0, 3)]
     assert small.fingerprint(asked) == "d271e363", "other questions than those that were measured"
+    assert (in_context.PROBE_SHOTS, in_context.N_PROBE) == (8, 100)

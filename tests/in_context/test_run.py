@@ -17,6 +17,7 @@ from minilm.in_context.questions import CHANCE, FewShot
 from minilm.in_context.run import PromptSettings, answer_prompts, make_study, report
 from minilm.in_context.study import Interval, Study
 from minilm.plumbing.errors import UserError
+from minilm.plumbing.folders import append_log
 from minilm.pretraining import run
 from minilm.pretraining.run import PretrainingSettings, with_recipe
 
@@ -81,6 +82,9 @@ def test_without_a_test_file_some_rows_are_held_back(files):
     Path("train.tsv").write_text("a\t0\nb\t1\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"train\.tsv: 2 rows.*--test"):
         files(test=None)
+    rows = [f"text {i}\t{'good' if i < 10 else f'rare {i}'}\n" for i in range(20)]
+    Path("train.tsv").write_text("text\tlabel\n" + "".join(rows), encoding="utf-8")
+    assert {q.label for q in files(test=None).draws["files"](1, 0)} == {"good"}, "the only one is an example"
 
 
 def test_the_nearest_stand_last(files, monkeypatch):
@@ -95,6 +99,8 @@ def test_the_nearest_stand_last(files, monkeypatch):
     assert {text: told[-1] for text, told in asked.items()} == dict(x="text 3", y="text 15", z="text 0")
     assert asked["z"] == ["text 1", "text 0"] and draw(0, 0)[0].examples == ()
     assert {q.text: q.label for q in draw(1, 5)} == dict(x="bad", y="good", z="bad")
+    draw = in_context_run.nearest_draws(PromptSettings(**flags | dict(shots=None)), None, None)
+    assert [len(q.examples) for q in draw(8, 0)] == [8] * 3, "the most that are asked of it"
     assert {dict(q.examples)["text 15"] for q in draw(1, 0) if q.text == "y"} == {"bad"}
 
 
@@ -162,7 +168,12 @@ def test_the_figures_are_those_of_most_examples(files, monkeypatch, decoder, cap
     settings = PromptSettings(model="model", n_test=1, shots=(0, 4, 2))
     report(settings, make_study(settings), model, tokenizer, 0.0)
     report(replace(settings, shots=None, out="fit"), make_study(settings), model, tokenizer, 0.0)
-    assert asked == [(0, 4, 2), (1, 2)], "those that are named, else as many as fit"
+    monkeypatch.setattr(Study, "shots_that_fit", lambda *_: ())
+    capsys.readouterr()
+    append_log(Path("model"), dict(step=3, split="validation", loss=1) | dict.fromkeys(in_context.TASKS, 0.5))
+    report(replace(settings, shots=None, out="none"), make_study(settings), model, tokenizer, 0.0)
+    assert asked == [(0, 4, 2), (1, 2), (0,)], "those that are named, else as many as fit"
+    assert "Right after 8 examples, while model was trained:" in capsys.readouterr().out
     written = json.loads(Path("runs/prompt/results.json").read_text())
     assert written.pop("accuracy") == {"0": 0, "4": 4, "2": 2} and written.pop("seconds") > 0
     rows = written.pop("rows")
@@ -191,9 +202,13 @@ def test_that_more_examples_do_not_fit_is_said_where_none_were_asked_for(
     monkeypatch.setattr(Study, "examples", lambda study, model, tokenizer, k: shown.append(k) or ["one"])
     monkeypatch.setattr(Study, "shots_that_fit", lambda *_: (0, 1, 2, 4))
     settings = PromptSettings(data="train.tsv", test="test.tsv", model="model", shots=n_shot)
+    append_log(Path("model"), dict(step=3, split="validation", loss=1) | dict.fromkeys(in_context.TASKS, 0.5))
     report(settings, make_study(settings), model, tokenizer, time.perf_counter())
     assert shown == [4], "four examples are enough to read"
-    assert ("More examples do not fit into the 64 positions." in capsys.readouterr().out) == (n_shot is None)
+    out = capsys.readouterr().out
+    told = "More examples do not fit into the 64 positions.\n\none\n"
+    assert (told in out) == ("More" in out) == (n_shot is None), "before the examples"
+    assert "Right after" not in out, "what was asked on the way was no question of this file"
     assert json.loads(Path("runs/prompt/results.json").read_text())["seconds"] < 60
     if n_shot is None:
         monkeypatch.setattr(Study, "shots_that_fit", lambda *_: in_context_run.SHOTS)
@@ -235,6 +250,14 @@ def test_the_model_is_that_of_what_is_asked(changes, name, kind, shown, files, m
         return
     assert seen.pop(0) == (50, None, None, None, 1, changes.get("chat", False))
     assert seen == ([3] if shown is None else [shown, ("Ana", 3)])
+
+
+def test_the_defaults_are_those_of_the_figures_in_the_readmes():
+    own = {name: getattr(PromptSettings(), name) for name in PromptSettings.__annotations__}
+    told = dict(n_draw=5, n_test=200, score="sum", template="{text} : {label}", separator="\\n")
+    told |= dict(label_words=(), select="random", chat=False, max_new_tokens=50, n_beam=1)
+    none = ("model", "data", "test", "shots", "prompt", "temperature", "top_k", "top_p")
+    assert own == told | dict.fromkeys(none) and in_context_run.SHOTS == (0, 1, 2, 4, 8)
 
 
 def test_what_is_fixed_stays_fixed():

@@ -107,6 +107,54 @@ def test_likelihoods_are_those_of_one_text_at_a_time(before, kind, batch_size, m
     assert_right(one[0], want, mistakes, **how)
 
 
+def test_what_a_user_calls_a_label_is_text():
+    tokenizer = small.tokenizer()
+    special = {tokenizer.special_id(token) for token in tokenizer.special_tokens}
+    form = PromptFormat({"a": "[SEP]", "b": "[SEP]s"}, "{text}{label}", "[PAD]")
+    labels = scoring.label_tokens(tokenizer, form, model_of().config)
+    assert not special & {token for label in labels for token in label}, "a special token in a label is text"
+    assert labels[0][-1] == tokenizer.encode("[PAD]", False)[0], "and in what follows one"
+
+
+@pytest.mark.parametrize("text, is_longer", [("x", True), ("a text of many words, and more of them", False)])
+def test_calibration_needs_room_for_its_texts_of_nothing(text, is_longer):
+    need = lambda score: scoring.positions_needed(
+        small.tokenizer(), model_of().config, FORMAT, [question(1, text)], score
+    )
+    assert need("sum") == need("mean") and (need("calibrated") > need("sum")) == is_longer
+
+
+def test_a_batch_has_as_many_rows_as_memory_holds(monkeypatch):
+    model, read = model_of(), []
+    decode = model.decode
+    monkeypatch.setattr(model, "decode", lambda ids, *a, **k: read.append(ids.shape) or decode(ids, *a, **k))
+    prompts = [f"{name} sells {i} lamps" for i in range(70) for name in ("Ana", "The old baker")]
+    score = lambda: scoring.label_log_likelihoods(model, small.tokenizer(), prompts, [(7, 8), (9, 8)])
+    whole = score()
+    assert 10_000 < scoring.MOST_TOKENS < 100_000, "more fill the memory, less leave a GPU idle"
+    assert [rows for rows, _ in read] == [128, 128, 12, 12], "128 prompts at once, once for each beginning"
+    longest, read[:] = max(length for _, length in read), []
+    monkeypatch.setattr(scoring, "MOST_TOKENS", 6 * longest - 1)
+    torch.testing.assert_close(score(), whole, rtol=1e-5, atol=1e-4)
+    assert {rows for rows, _ in read} == {5}, "five of the longest with a label have that many tokens"
+    read[:] = []
+    monkeypatch.setattr(scoring, "MOST_TOKENS", longest - 1)
+    score()
+    assert {rows for rows, _ in read} == {1}, "one is read whatever its length"
+
+
+@pytest.mark.parametrize(("n", "n_call"), [(15, 1), (16, 2)])
+def test_beginnings_of_16_tokens_are_worth_to_be_read_apart(n, n_call, monkeypatch):
+    model, tokenizer = model_of(), small.tokenizer()
+    calls, decode = [], model.decode
+    monkeypatch.setattr(model, "decode", lambda *a, **k: calls.append(1) or decode(*a, **k))
+    monkeypatch.setattr(
+        scoring, "prompt_ids", lambda tokenizer, config, prompt: [*range(9, 9 + n), ord(prompt), 7]
+    )
+    scoring.label_log_likelihoods(model, tokenizer, ["a", "b"], [(7,), (8,)])
+    assert len(calls) == n_call
+
+
 def test_an_encoder_says_what_it_can_do_instead():
     with pytest.raises(UserError, match=r"encoder.*extract\.py"):
         scoring.label_log_likelihoods(model_of("encoder"), small.tokenizer(), ["a"], [(1,)])
@@ -123,6 +171,7 @@ def test_a_prompt_longer_than_the_positions_is_named():
     both = model_of("encoder-decoder", max_positions=60)
     n_prompt = len(prompt_ids(tokenizer, both.config, form.prompt(asked)))
     assert scoring.positions_needed(tokenizer, both.config, form, [asked], "sum") == n_prompt
+    scoring.label_scores(model_of("encoder-decoder", max_positions=n_prompt), tokenizer, form, [asked])
 
 
 def test_scores_follow_their_formulas():

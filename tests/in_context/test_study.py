@@ -44,6 +44,7 @@ def test_a_bag_of_words_learns_from_the_same_examples():
     told = tuple((f"{'sun' if i % 2 else 'rain'} {i}", "ab"[i % 2]) for i in range(8))
     asked = [Question(told, text, label) for text, label in (("sun x", "b"), ("rain y", "a"), ("sun z", "a"))]
     assert baseline_accuracy(asked, ["a", "b"]) == pytest.approx(2 / 3), "sun says b, rain says a"
+    assert baseline_accuracy(asked[:1], ["a", "b"]) == 1.0, "one text may be asked"
     apart = [Question(told[i : i + 3], "x", "b") for i in (1, 2)]  # b a b, then a b a
     assert baseline_accuracy(apart, ["a", "b"]) == 0.5, "of a text's own examples the commonest label"
     tie = Question((("far", "a"), ("near", "b")), "x", "b")
@@ -86,7 +87,12 @@ def test_shots_that_fit_leave_room_for_whatever_is_asked(word, score):
 def test_examples_show_prompt_and_answer():
     lines = study_of().examples(model_of(), small.tokenizer(), 2)
     assert lines[0] == "the first:" and lines[1].startswith("u0 x|u1 y|u 0 0  ->  ") and len(lines) == 4
-    assert lines[1].endswith(("(right)", "(a)"))
+    assert lines[2] == "the second:" and lines[3].startswith("v0 x|v1 y|v 0 0  ->  ")
+    assert all(line.count("->") == 1 and line.endswith(("(right)", "(a)")) for line in lines[1::2])
+    study = study_of()
+    study = replace(study, prompt_format=replace(study.prompt_format, separator="\n"))
+    lines = study.examples(model_of(), small.tokenizer(), 2)
+    assert [line.count("->") for line in lines] == [0, 0, 0, 1] * 2, "the answer stands where it is due"
 
 
 def test_the_interval_is_students():
@@ -95,6 +101,10 @@ def test_the_interval_is_students():
     assert str(interval) == "0.700 ±0.497"
     assert Interval.of([0.25]) == Interval(0.25, None) and str(Interval.of([0.25])) == "0.250"
     assert str(Interval.of([0.25] * 5)) == "0.250", "five equal results do not make it certain: no ±0.000"
+    exact = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)  # 1 to 10 degrees
+    for n, t in enumerate(exact, start=2):
+        few = Interval.of([0.0] * (n - 1) + [n**0.5])  # deviation 1
+        assert few.half == pytest.approx(t / math.sqrt(n), rel=3e-3), f"{n - 1} degrees of freedom"
     for n, t in ((12, 2.201), (20, 2.093), (40, 2.023), (400, 1.966)):  # as printed in any table
         many = Interval.of([0.0, 1.0] * (n // 2))
         assert many.half == pytest.approx(t * math.sqrt(n / 4 / (n - 1)) / math.sqrt(n), rel=5e-3)

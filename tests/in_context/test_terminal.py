@@ -56,6 +56,9 @@ def test_what_is_shown_is_what_is_written(n_beam):
 def test_settings_are_those_of_the_flags():
     assert writer_of().rule.temperature == 0.8 and writer_of(n_beam=2).rule.temperature == 1.0
     assert writer_of(temperature=0.0).rule.temperature == 0.0, "0 is a value: greedy"
+    plain = Writer(model_of(max_positions=99), small.tokenizer())
+    assert (plain.max_new_tokens, plain.n_beam, plain.turns) == (50, 1, None)
+    assert plain.write("Rui") == plain.write("Rui", 0) != plain.write("Rui", 1)
     greedy = writer_of(temperature=0.0)
     assert len({greedy.write("Rui", seed) for seed in range(4)}) == 1
     assert SPECIALS - set(writer_of().rule.forbidden_ids) == {small.tokenizer().special_id("<|endoftext|>")}
@@ -129,6 +132,11 @@ def run_loop(typed: list, monkeypatch, write) -> list:
 
 def test_the_loop_ends_with_ctrl_d(monkeypatch, capsys):
     asked = run_loop(["Ana", " ", "Rui"], monkeypatch, lambda prompt, seed, show: show(prompt.upper()))
+    lines = iter(["Eva"])
+    monkeypatch.setattr("builtins.input", lambda _: next(lines, None) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        loop(SimpleNamespace(turns=None, write=lambda *given: asked.append(given[:2])))
+    assert asked.pop() == ("Eva", 0), "the seed where none is given"
     assert asked == [("Ana", 5), ("Rui", 6)], "each answer draws anew; an empty line asks nothing"
     out = capsys.readouterr().out
     assert out.startswith(terminal.HELP) and "ANA\n" in out and "RUI\n" in out

@@ -85,6 +85,10 @@ def test_before_the_first_update_the_loss_is_log_2_with_dropout_too(make_gpt, en
     gpt = make_gpt(dropout=0.5, attention_dropout=0.5)
     env.reference = copy.deepcopy(gpt).eval().requires_grad_(False)
     objective = DirectPreference(preferences, env, 5)
+    assert objective.beta == 0.1, "the paper's, where none is given"
+    small.assert_equal(
+        objective.batch(2, "train"), DirectPreference(preferences, env, 5, 0).batch(2, "train")
+    )
     loss, metrics = objective.loss(gpt.train(), objective.batch(0, "train"))
     assert loss == torch.tensor(2.0).log(), "the policy drops out and its reference does not"
     assert metrics["margin"] == 0 and metrics["chosen_reward"] == 0

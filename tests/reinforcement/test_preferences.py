@@ -115,6 +115,11 @@ def test_the_world_s_pairs_and_prompts_are_apart_and_judged(monkeypatch):
     assert load_preferences(None, None, 60, seed=3) == found != world_preferences(60, seed=4)
 
 
+def test_sizes_are_those_of_the_figures_in_the_readmes():
+    found = module.HELD_OUT_PAIRS, module.TRAIN_PROMPTS, module.TEST_PROMPTS, module.PROMPTS_AT_ONCE
+    assert found == (1000, 3000, 1000, 64), "other chance than was measured"
+
+
 def test_a_prompt_that_leaves_no_room_is_named(gpt):
     text = "Ana likes bread on Monday. " * 3
     rows = [prompt_ids(TOKENIZER, gpt.config, prompt) for prompt in ("Rui", text)]
@@ -135,6 +140,7 @@ def test_prompt_and_answer_together_are_the_ids_of_the_whole_text(env):
 
 
 def test_a_batch_holds_both_answers_of_each_pair(env, preferences):
+    preferences.pairs.insert(0, ("Eva sells", "bread.", "a lamp."))
     objective, seen = LastIds(preferences, env, 5, seed=2), set()
     decoded = lambda text: TOKENIZER.decode(TOKENIZER.encode(text))
     expected = {tuple(decoded(f"{prompt} {answer}") for answer in two) for prompt, *two in preferences.pairs}
@@ -260,8 +266,8 @@ def test_what_has_been_seen_is_passed_over_until_there_is_enough(monkeypatch):
     """The stories of another seed may begin like those that are learnt from."""
     for name, value in dict(HELD_OUT_PAIRS=3, TRAIN_PROMPTS=2, TEST_PROMPTS=3).items():
         monkeypatch.setattr(module, name, value)
-    pairs = {True: [("a", "x", "y"), ("b", "x", "y")], False: [(c, "x", "y") for c in "abcdef"]}
-    prompts = {True: ["c", "d"], False: list("abcdxyz")[:6]}
+    pairs = {True: [("a", "x", "y"), ("b", "x", "y")], False: [(c, "x", "y") for c in "abcdefg"]}
+    prompts = {True: ["c", "d"], False: list("abcdxyz")}
     monkeypatch.setattr(world, "preferences", lambda n, seed: pairs[seed == 5][:n])
     monkeypatch.setattr(world, "preference_prompts", lambda n, seed: prompts[seed == 6][:n])
     found = world_preferences(2, seed=5)

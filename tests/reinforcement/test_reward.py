@@ -3,6 +3,7 @@
 import copy
 import math
 
+import numpy as np
 import pytest
 import small
 import torch
@@ -164,6 +165,8 @@ def test_11_rewards_are_normalised_on_the_reference_s_samples(env, rollout, monk
     (texts,) = raw.seen
     given = {env.tokenizer.decode(row[1:]) for row in env.prompts}
     assert len(texts) == 5 and {prompt for prompt, _ in texts} <= given, "not of the prompts measured on"
+    drawn = [env.prompts[i] for i in np.random.default_rng(3).integers(0, len(env.prompts), 5)]
+    assert [prompt for prompt, _ in texts] == [env.tokenizer.decode(prompt[1:]) for prompt in drawn]
     found = reward.scores(rollout, [])
     assert found.mean() == pytest.approx(0, abs=1e-6)
     assert found.std(correction=0) == pytest.approx(1, rel=1e-5)
@@ -176,12 +179,17 @@ def test_11_rewards_are_normalised_on_the_reference_s_samples(env, rollout, monk
 
 
 def test_11_a_reward_that_is_always_the_same_stays_finite(env, rollout):
-    assert torch.equal(Normalised(Fixed(3.0, 3.0), env, 0).scores(rollout, []), torch.zeros(2))
+    same = Normalised(Fixed(3.0, 3.0), env, 0)
+    assert torch.equal(same.scores(rollout, []), torch.zeros(2)) and same.deviation == 1
 
 
 def test_11_a_small_spread_is_a_spread(env, rollout):
     many = Normalised(Fixed(0.0, 1e-5), env, 0)
     assert many.deviation == pytest.approx(0.5e-5, rel=1e-3) and many.mean == pytest.approx(0.5e-5, rel=1e-3)
+
+
+def test_so_many_samples_are_those_of_the_figures_in_the_readmes():
+    assert module.N_SAMPLE == 512
 
 
 def test_the_reward_is_read_from_the_last_of_several_layers(make_gpt):

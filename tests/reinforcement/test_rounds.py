@@ -141,6 +141,15 @@ def test_dpo_of_a_rule_alone_learns_from_the_policys_own_answers(answers, reinfo
     assert set(columns) == {"start", "dpo"}
 
 
+def test_the_rounds_share_the_held_out_prompts(reinforcement, monkeypatch):
+    asked, made = [], reinforcement(sampled_prompts=40, rounds=2)
+    monkeypatch.setattr(rounds, "sampled_pairs", lambda model, env, prompts, *_: asked.append(prompts) or [])
+    made.preferences.prompts = [f"Prompt {i}" for i in range(40)]
+    made.preferences.held_out_pairs = [(f"Held out {i}", "a", "b") for i in range(8)]
+    made.collect("writer", 0)
+    assert [*map(len, asked)] == [20, 4], "a quarter as many as are learnt from, if there are so many"
+
+
 def test_each_way_of_learning_starts_from_the_same_policy(reinforcement, gpt, monkeypatch):
     made = reinforcement(kl=0.1, adaptive_kl=True)
     starts, inner = [], made.train_ppo

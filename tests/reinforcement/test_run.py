@@ -117,13 +117,14 @@ def test_the_next_command_fits_the_run(reinforcement, monkeypatch, changes, expe
     made, said = reinforcement(), []
     made.settings = replace(made.settings, model="m", **changes)
     monkeypatch.setattr(run, "begin", lambda *_: Path("out"))
-    monkeypatch.setattr(run, "finish", lambda *given: said.append(given[-1]))
+    monkeypatch.setattr(run, "finish", lambda *given: said.append(given[-2:]))
+    monkeypatch.setattr(run, "time", Mock(perf_counter=iter([10.0, 13.0]).__next__))
     monkeypatch.setattr(run, "save_trainer", Mock())
     monkeypatch.setattr(run.report, "closing", lambda *_: ([], [], {}))
     monkeypatch.setattr(made, "make_reward", dict)
     monkeypatch.setattr(made, "learn", tuple)
     made.run()
-    assert said == [expected]
+    assert said == [(3.0, expected)], "seconds, and the next command"
 
 
 def test_a_run_ends_with_its_results_and_says_how_to_go_on(reinforcement, tmp_path, monkeypatch):

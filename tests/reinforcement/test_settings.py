@@ -39,7 +39,21 @@ def test_values_out_of_range_are_refused(flags, message):
 
 def test_values_at_the_border_are_taken():
     ReinforceSettings(seed=0, warmup=0, sampled_prompts=0, clip=0.0, missing_end_score=-9.0, gamma=1.0)
+    ReinforceSettings(batch_size=4, minibatches=4, best_of=1, steps=1, kl=0.0, kl_target=0.0)
+    ReinforceSettings(algorithm="grpo", batch_size=4, group_size=2)
     ReinforceSettings(algorithm="ppo", batch_size=7)  # the size of a group is GRPO's
+
+
+def test_the_defaults_are_those_of_the_figures_in_the_readmes():
+    defaults = {field.name: field.default for field in fields(ReinforceSettings)}
+    own = {name: defaults[name] for name in ReinforceSettings.__annotations__}
+    told = dict(algorithm="ppo", group_size=8, n_pairs=1000, sampled_prompts=3000, answers_a_prompt=4)
+    told |= dict(pair_temperature=0.85, rounds=2, reward_steps=350, reward_batch_size=32, reward_lr=1e-3)
+    told |= dict(dpo_steps=150, dpo_lr=3e-4, dpo_beta=1.0, steps=100, batch_size=64, max_new_tokens=32)
+    told |= dict(temperature=0.7, lr=4e-4, warmup=10, clip=1.0, contrast=True, best_of=4, ablate=False)
+    told |= dict(log_every=10, save_every=20, resume=False)
+    files = ("model", "preferences", "prompts", "reward", "reward_function")
+    assert own == told | dict.fromkeys(files), "measured with other numbers than these"
 
 
 def test_every_setting_is_read_somewhere():

@@ -112,6 +112,8 @@ def test_small_files_go_to_one_part_whole(write):
     assert all(set(part) <= train or set(part) <= validation for part in files), "one was cut"
     assert 0 < sum(set(part) <= validation for part in files) < 12, "a tenth of the files, about"
     assert set(speeches(100)) & train and set(speeches(100)) & validation, "a large one has both"
+    two = load_corpus([write("a/1.txt", "\n\n".join(files[0])), write("a/2.txt", "\n\n".join(files[1]))])
+    assert {*map(tuple, (two.train, two.validation))} == {*map(tuple, files[:2])}, "of two files too"
 
 
 @pytest.mark.parametrize("files", [["a\n\nb"], ["a", "b"], ["a", "\n\n".join(speeches(12))]])
@@ -206,6 +208,8 @@ def test_n_documents_draws_from_training_only(write):
     path = write("a.txt", "\n\n".join(speeches(100)).encode() + b"\n\nlast \xff")
     whole, few = (load_corpus(path, seed=1, n_documents=n, errors="replace") for n in (None, 7))
     assert few.train == draw(whole.train, 7, 1) and few.validation == whole.validation
+    few = load_corpus(path, n_documents=7, errors="replace")
+    assert few.train == draw(whole.train, 7, 0), "seed 0 where none is given"
     assert "last \ufffd" in [*whole.train, *whole.validation], "--errors replace reads on"
 
 
@@ -225,11 +229,21 @@ def test_world_parts_share_no_document_and_know_their_floor(source):
     assert len({*fewer} & {*corpus.validation}) > 900, "models trained on fewer documents are not comparable"
 
 
+def test_sizes_are_those_of_the_figures_in_the_readmes():
+    assert (data.WORLD_TRAIN, data.WORLD_VALIDATION) == (20_000, 1_000)
+    assert (data.VALIDATION_SEED, data.VALIDATION_SHARE) == (1_000_003, 10)
+    assert (data.PIECE, data.SHORTEST_PIECE) == (1_000, 100)
+
+
 def test_validation_stories_that_were_trained_on_are_passed_over():
+    asked = []
+
     def write(n, seed):
+        asked.append((n, seed))
         return [f"Story {(seed * 7 + i) % 1_300}" for i in range(n)]
 
     train, validation = data.world_parts(write, 200, 0)
+    assert asked == [(200, 0), (2_000, 1_000_003)], "twice as many as are needed, of another seed"
     assert train == write(200, 0) and validation and not set(train) & set(validation)
 
 

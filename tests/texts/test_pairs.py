@@ -116,6 +116,7 @@ def test_n_pairs_limits_the_training_part_only(table):
     few = load_pairs(path, seed=1, n_pairs=30)
     whole = load_pairs(path, seed=2)
     assert few.train == draw(whole.train, 30, 1) and few.validation == whole.validation
+    assert load_pairs(path, n_pairs=30).train == draw(whole.train, 30, 0), "seed 0 where none is given"
 
 
 @pytest.mark.parametrize(
@@ -146,5 +147,6 @@ def test_at_most_a_thousand_pairs_validate_whatever_the_seed(table, monkeypatch)
     monkeypatch.setattr(
         pairs_room, "draw", lambda items, n, seed: asked.append((len(items), n, seed)) or items
     )
+    assert pairs_room.WORLD_TRAIN == 5_000, "the figures of the READMEs are of so many"
     found = load_pairs(table("a.tsv", numbered(200)), seed=5, n_pairs=30)
     assert asked == [(len(found.train), 30, 5), (len(found.validation), 1_000, 0)]

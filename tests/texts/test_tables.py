@@ -74,6 +74,41 @@ def test_columns_that_are_named_or_hold_numbers_may_have_what_labels_they_want(w
     assert "found the header ['question', 'answer']" in named
 
 
+def test_of_three_columns_the_last_is_the_label(write, message):
+    fields = ("text_a", "text_b", "label")
+    rows = [("always the same", f"text {i}", "xyz"[i % 3]) for i in range(30)]
+    lines = ["\t".join(row) for row in rows]
+    assert read_table(write("a.tsv", "\n".join(lines)), fields) == (rows, 0)
+    many = write("c.tsv", "\n".join(f"one\ttext {i}\tlabel {i}" for i in range(30)))
+    assert "30 different labels in 30 rows" in message(read_table, many, fields)
+    header = write("d.tsv", "\n".join(["first\tsecond\tverdict", *lines]))
+    assert "nothing but the first row has the label 'verdict'" in message(read_table, header, fields)
+    missing = write("b.tsv", "\n".join([*lines, "one\ttwo\t-1"]))
+    assert "line 31: the label '-1' mostly means none" in message(read_table, missing, fields)
+
+
+def test_a_prompt_and_its_response_are_a_source_and_its_target(write):
+    for name, text in (
+        ("a.tsv", "response\tprompt\nA: y\tx\n"),
+        ("a.jsonl", '{"prompt":"x","response":"A: y"}'),
+    ):
+        assert read_table(write(name, text), ("source", "target")) == ([("x", "A: y")], 0)
+    assert read_table(write("b.tsv", "chosen\tprompt\ny\tx\n"), ("prompt", "chosen")) == ([("x", "y")], 0)
+
+
+def test_the_first_line_alone_is_looked_at_as_a_header(write):
+    rows = [("sun", "good"), ("rain", "good"), ("title", "score"), ("text", "label")]
+    path = write("a.tsv", "\n".join("\t".join(row) for row in rows))
+    assert read_table(path, FIELDS) == (rows, 0), "a later line of such words is an example"
+
+
+def test_a_column_to_spare_may_come_last(write, message):
+    two, three = write("a.tsv", "sun\tgood\nrain\tbad\n"), write("b.tsv", "sun\tgood\t7\nrain\tbad\t8\n")
+    for path in (two, three):
+        assert read_table(path, FIELDS, spare=("id",)) == ([("sun", "good"), ("rain", "bad")], 0)
+    assert "found 3 columns, expected 2" in message(read_table, three, FIELDS)
+
+
 def test_csv_quotes_hold_commas_quotes_and_lines(write, message):
     path = write("a.csv", 'text,label\n"a, ""b""\nc",x\n\nd,y,z\n')
     assert read_table(path, FIELDS, skip_bad=True) == ([('a, "b"\nc', "x")], 1)
@@ -105,6 +140,7 @@ def test_a_bad_row_is_an_error_or_counted(write, message, name, good, bad, expec
     path = write(name, f"{good}\n\n{bad}\n{good}\n")
     text = message(read_table, path, FIELDS)
     assert f"{name}, line 3: " in text and expected in text
+    assert ("semicolons" in text) == ("semicolons" in expected)
     assert read_table(path, FIELDS, skip_bad=True) == ([("sun", "good")] * 2, 1)
 
 
@@ -188,7 +224,7 @@ def test_squad_of_both_versions(squad):
 @pytest.mark.parametrize(
     "bad, expected",
     [
-        (question(answers=[(1, "Anna")], id="q7"), "(id q7): answer 'Anna' at 1, the context has 'nna"),
+        (question(answers=[(1, "Anna")], id="q7"), "(id q7): answer 'Anna' at 1, the context has 'nna '"),
         (question(answers=[(17, "Bea")]), "it stands at 18"),
         (question(answers=[(0, "Cara")]), "answer 'Cara' at 0"),
         (question(answers=[(-8, "the")]), "answer 'the' at -8"),

@@ -64,6 +64,7 @@ def test_ids_from_numpy_and_ids_that_do_not_exist(tokenizer):
 
 
 def test_the_cache_is_bounded(monkeypatch, tokenizer):
+    assert 10_000 < base.CACHE < 100_000, "most words of a text are among so many"
     monkeypatch.setattr(base, "CACHE", 8)
     small = type(tokenizer)(**{name: getattr(tokenizer, name) for name in tokenizer.SAVED})
     text = " ".join(map(str, range(500))) + " again" * 50
@@ -115,6 +116,25 @@ def test_an_added_token_stands_for_its_own_letters():
     tokenizer = BPE(letters | {256: b"<tag>"}, [], added_tokens=("<tag>",))
     ids, places = tokenizer.encode_located("a <tag>b")
     assert ids[-2:] == [256, 98] and places[-2:] == [(2, 7), (7, 8)]
+    ids, places = tokenizer.encode_located("a<tag>bc d")
+    assert ids == tokenizer.encode("a<tag>bc d")
+    assert places == [(0, 1), (1, 6), (6, 7), (7, 8), (9, 9), (9, 10)], "what follows it is text again"
+
+
+def test_a_model_may_write_what_a_text_has(tokenizer):
+    n, end = tokenizer.vocab_size, tokenizer.special_id("</s>")
+    specials = {tokenizer.special_id(token) for token in tokenizer.special_tokens}
+    never = tokenizer.never_written(n + 2, end)
+    assert {*never} == specials - {end} | {n, n + 1}, "special tokens but the end, and rows without a token"
+    assert {*tokenizer.never_written(n, end)} == specials - {end}
+
+
+def test_how_much_of_a_text_a_model_reads_is_kept_where_it_is_said(tokenizer, tmp_path):
+    for longest in (None, 7):
+        tokenizer.longest = longest
+        tokenizer.save(tmp_path / "t.json")
+        assert ('"longest"' in (tmp_path / "t.json").read_text(encoding="utf-8")) == (longest is not None)
+        assert type(tokenizer).load(tmp_path / "t.json").longest == longest
 
 
 def test_letters_stand_in_the_file_as_they_are(tmp_path):

@@ -306,7 +306,7 @@ def test_a_very_long_pre_token_comes_back_whole():
 @pytest.mark.parametrize("pattern", [None, r"\w+|\W"])
 def test_a_stream_gives_the_ids_of_the_joined_text_wherever_it_is_cut(monkeypatch, bpe, pattern):
     monkeypatch.setattr(tokenizer, "CHUNK", 4)
-    specials = (*SPECIAL_TOKENS, "[SEP][SEP]", "[SEP] x")
+    specials = (*SPECIAL_TOKENS, "[SEP][SEP]", "[SEP] x", "[SEP][SEP][SEP]")  # the longest begins as others
     stream = BPE(bpe.vocab, bpe.merges, specials, pattern)
     rng = random.Random(8)
     words = ["they", "'ll", "'", "l", "é", "漢", "12", "!", "[SE", "P]", "\x1c", "don't", "s"]
@@ -333,7 +333,15 @@ def test_a_stream_of_single_characters_keeps_contractions_whole(monkeypatch, bpe
 def test_a_stream_is_read_as_it_is_used(bpe):
     lines = iter(["they say the theme\n"] * 10_000)
     assert next(bpe.encode_iterable(lines)) == bpe.encode("they say")[0]
-    assert len(list(lines)) > 7000, "the whole input was read before the first id"
+    assert len(list(lines)) > 9000, "the whole input was read before the first id"
+
+
+def test_a_stream_is_cut_into_few_parts(monkeypatch, bpe):
+    searched = []
+    inner = tokenizer.pre_tokens
+    monkeypatch.setattr(tokenizer, "pre_tokens", lambda *given: searched.append(1) or inner(*given))
+    list(bpe.encode_iterable(["they say the theme\n"] * 10_000))
+    assert len(searched) < 50, "each part is cut for itself: that takes most of the time where they are short"
 
 
 def test_a_stream_takes_constant_memory(bpe):

@@ -61,6 +61,7 @@ def test_a_batch_is_padded_on_the_right():
     assert pairs["input_ids"].shape == (3, 2, 2), "(B, 2, T)"
     assert pairs["input_ids"][1].tolist() == [[8, 9], [-100, 3]] and not pairs["token_type_ids"].any()
     assert rows.padded([3])[0].shape == (1, 0)
+    assert RaggedRows([[5], []]).padded([0, 1])[0].tolist() == [[5], [0]], "padding reads behind the last id"
 
 
 def test_rows_of_similar_length_stand_together():
@@ -111,6 +112,8 @@ def test_words_are_cut_as_in_a_text(config):
     pieces = module.word_ids(TOKENIZER, config, words)
     flat = [token for piece in pieces for token in piece]
     assert flat == text_ids(TOKENIZER, config, "Rui sells quinces. Ana, too!"), "not as in pre-training"
+    first, second = module.word_ids(TOKENIZER, config, ["[SEP]", "[SEP]"])
+    assert SEP not in first + second, "special tokens in a text are text"
     assert len(pieces) == len(words)
 
 
@@ -187,6 +190,9 @@ def test_words_beyond_the_cut_have_no_column():
     rows, (columns, short) = module.word_rows(TOKENIZER, ENCODER, [["Ana", "sat"] * 30, ["Ana"]], 20)
     assert rows.n_cut == 1 and rows.lengths[0] == 20
     assert 1 < len(columns) < 60 and max(columns) < 19 and short == [1]
+    longest = len(ids(" Ana sat")) + 2
+    rows, ((_, last),) = module.word_rows(TOKENIZER, ENCODER, [["Ana", "sat"]], longest)
+    assert rows.n_cut == 0 and last < longest - 1, "a row that just fits is whole"
 
 
 def test_a_word_of_which_nothing_is_left_is_unknown():

@@ -127,6 +127,11 @@ def test_character_classes():
     kept = WordPiece(TOKENS, strip_accents=False).words("漢㐀𠀀かカ가")
     assert [word for word in kept if word] == [*"漢㐀𠀀", "かカ가"], "kana and Hangul are no ideographs"
     assert plain.words("a\tb\x07c\u00add\ue000e\u2028f") == ["a", "bcde", "f"]
+    blocks = "4E00-9FFF 3400-4DBF 20000-2A6DF 2A700-2B73F 2B740-2B81F 2B920-2CEAF F900-FAFF 2F800-2FA1F"
+    ends = {tuple(int(end, 16) for end in block.split("-")) for block in blocks.split()}
+    assert {*IDEOGRAPHS} == ends, "the blocks of the Rust library"
+    words = [word for word in WordPiece(TOKENS, strip_accents=False).words("a一b\u9fffc\uf900d") if word]
+    assert words == [*"a一b\u9fffc\uf900d"], "the first and the last of a block are in it"
     table = CharacterTable(lambda character: character * 2)
     assert "ab".translate(table) == "aabb" and table == {97: "aa", 98: "bb"}, "asked once for each"
 
@@ -149,6 +154,14 @@ def test_what_a_token_stands_for(wordpiece):
     assert stands[","] == b"," and stands["[SEP]"] == b"[SEP]"
     text = "the cafe, unaffable going!"
     assert wordpiece.decode(wordpiece.encode(text)) == text and wordpiece.decode([]) == ""
+
+
+def test_each_byte_of_a_word_is_of_a_letter(wordpiece):
+    one, two, three = (0, 1), (1, 2), (2, 4)  # the e has an accent, a character of its own
+    found = list(wordpiece.located_words("The\u0301, é!"))
+    assert found == [
+        ("the", [one, one, two, three]), (",", [(4, 5)]), ("e", [(6, 7), (6, 7)]), ("!", [(7, 8)]),
+    ], "a word begins with the space before it, which stands where its first letter does"  # fmt: skip
 
 
 @pytest.mark.parametrize("lower_case", [True, False])

@@ -61,6 +61,7 @@ def test_lookup_repeats_a_few_keys_with_their_label():
         assert pairs[-1] in pairs[:-1], "the key that is asked must have stood before"
         nonce += sum(key in fs.NONCE_WORDS for key in labels) / len(labels) / 200
     assert 0.2 < nonce < 0.4
+    assert all(first == last for first, last in documents("lookup", n_pairs=2)), "of two it is the other one"
     assert len(fs.lookup(random.Random(0), "train", 9, None)) == 9
 
 

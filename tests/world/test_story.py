@@ -26,6 +26,7 @@ def test_a_story_depends_on_seed_and_index_only(stories):
     assert [s.text for s in world.draw(5, seed=3, start=10)] == [s.text for s in stories[10:15]]
     assert world.documents(4, seed=3, start=2) == [s.text for s in stories[2:6]]
     assert Story(4, 17).text != Story(3, 17).text
+    assert [s.text for s in world.draw(2)] == world.documents(2) == [Story(0, i).text for i in (0, 1)]
     assert len({s.text for s in stories}) == N
     assert Story(0, 0).text == (
         "Caio met Helena in the garden after lunch. He picked a jasmine and watered it. "

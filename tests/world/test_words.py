@@ -12,6 +12,11 @@ def test_rows_are_entries_with_the_place_last():
     assert words.forms("\na um uma | the o a\n") == {"a": ["um", "uma"], "the": ["o", "a"]}
 
 
+def test_an_entry_is_found_by_its_english_word():
+    for table in (words.PLACE_WORDS, words.THING_WORDS, words.VERB_WORDS, words.DAYS):
+        assert [entry.english for entry in table.values()] == [*table]
+
+
 def test_each_place_has_eight_things_and_three_verbs_of_its_own():
     assert len(words.PLACES) == 6
     for place in words.PLACES:
