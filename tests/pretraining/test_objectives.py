@@ -156,7 +156,7 @@ def test_what_stands_in_the_padding_changes_nothing(made):
 @pytest.mark.parametrize("kind", [Causal, Masked, Denoising, Translation, Distillation])
 def test_what_an_objective_takes_for_granted_is_what_the_flags_do(kind):
     """A README that builds one by hand shows the same run as its command."""
-    flags = vars(PretrainingSettings(objective=kind.name))
+    flags = vars(PretrainingSettings(objective=kind.__name__.lower()))
     given = {name: option.default for name, option in signature(kind).parameters.items()}
     taken = {name: value for name, value in given.items() if value is not Parameter.empty}
     assert taken == {name: flags[name] for name in taken}, "another default than that of the flag"

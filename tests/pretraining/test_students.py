@@ -153,7 +153,7 @@ def test_texts_per_second_is_that_of_the_best_try(objective, student, monkeypatc
     assert len(seen) == 3 and all(model is student for model, _ in seen)
     assert n_row <= objective.batch_size, "more rows at a time than a step has: memory"
     assert speed == pytest.approx(n_row / 0.5), "rows over the shortest time"
-    monkeypatch.setattr(students.timeit, "repeat", lambda run, repeat, number: [repeat * number])
+    monkeypatch.setattr(machine.timeit, "repeat", lambda run, repeat, number: [repeat * number])
     assert students.texts_per_second(objective, student) == n_row / 10, "ten tries of one look"
 
 

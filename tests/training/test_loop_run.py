@@ -170,7 +170,7 @@ def test_threads_are_tried_out_for_a_run_that_is_kept(tmp_path, monkeypatch):
     train(small.model("causal"), small.objective("causal"), settings)
     assert tried == [], "a quiet run has the threads of the run that it belongs to"
     train(small.model("causal"), small.objective("causal"), settings, tmp_path)
-    assert tried == [None]
+    assert len(tried) == 1
 
 
 @pytest.mark.parametrize("n_process", [1, 2])
