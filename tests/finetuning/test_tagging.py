@@ -90,7 +90,7 @@ def test_a_word_longer_than_the_positions_keeps_its_first_token():
 def test_what_is_learnt_of_the_examples():
     assert Tagging.learn(SENTENCES) == dict(tags=["B-what", "B-who", "I-who", "O"])
     assert Tagging.truths(SENTENCES[2:] + SENTENCES[:1]) == ["B-who", "B-who", "O", "B-what", "O"]
-    with pytest.raises(UserError, match="tag 'NOUN': entities have the tags O, or B-"):
+    with pytest.raises(UserError, match="tag 'NOUN': expected O, or B-"):
         Tagging.truths([(["a", "b"], ["B-who", "NOUN"])])
     assert Tagging.trivial(SENTENCES, [(["Ana", "sells", "Rita"], [])]) == [["B-who", "O", "O"]]
 
