@@ -106,7 +106,7 @@ BAD = [
     ("--data empty.tsv", "empty.tsv, line 2: nothing in 'text'"),
     ("--data good.tsv --test other.tsv", "'z' (2 times)"),
     ("--data good.tsv --n-examples 1", "--n-examples 1: too few to learn each of the 2"),
-    ("--task tagging --data bad.conll", "tag 'y': entities have the tags O, or"),
+    ("--task tagging --data bad.conll", "tag 'y': expected O, or"),
     ("--task span --data good.tsv", "good.tsv: not JSON"),
     ("--task similarity --data pair.tsv", "the label 'x' is no number"),
     ("--task text-to-text", "it can do --task classification, pair, similarity, contrastive, tagging, span"),
