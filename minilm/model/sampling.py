@@ -37,11 +37,7 @@ class SamplingRule:
 
     def log_probabilities(self, logits: Tensor) -> Tensor:
         """Logits (..., V) -> log-probabilities (..., V) of the distribution of the next token."""
-        if others := [*({*self.other_ends} - {self.eos_id})]:  # one end, as likely as all of them together
-            ends, T = torch.tensor([self.eos_id, *others], device=logits.device), self.temperature
-            each = logits[..., ends]
-            joint = each.amax(-1, True) if T == 0 else T * (each / T).logsumexp(-1, True)
-            logits = logits.index_fill(-1, ends, NEVER).index_copy(-1, ends[:1], joint)
+        logits = self.with_one_end(logits)
         if self.forbidden_ids:
             forbidden = torch.tensor(self.forbidden_ids, device=logits.device)
             logits = logits.index_fill(-1, forbidden, NEVER)
@@ -55,6 +51,15 @@ class SamplingRule:
         if self.top_p is not None and self.top_p < 1:
             logits = keep_top_p(logits, self.top_p)
         return logits.log_softmax(-1)  # what is left adds up to 1 again
+
+    def with_one_end(self, logits: Tensor) -> Tensor:
+        """Logits (..., V) -> the same, `eos_id` as likely as all ends together, the others never."""
+        if not (others := {*self.other_ends} - {self.eos_id}):
+            return logits
+        ends, T = torch.tensor([self.eos_id, *others], device=logits.device), self.temperature
+        each = logits[..., ends]
+        joint = each.amax(-1, True) if T == 0 else T * (each / T).logsumexp(-1, True)
+        return logits.index_fill(-1, ends, NEVER).index_copy(-1, ends[:1], joint)
 
 
 PLAIN = SamplingRule()  # the model's own distribution
