@@ -137,6 +137,15 @@ def test_the_rule_applies_its_parts_in_order():
     assert not unseen, f"this test would not see whether {unseen}"
 
 
+@pytest.mark.parametrize("rule", [SamplingRule((2, 5), 0.6, 6, 0.8), SamplingRule((2, 5), 0.0)])
+def test_a_rule_is_that_of_each_place_alone(rule):
+    logits = torch.randn(2, 3, V)
+    together = rule.log_probabilities(logits)
+    for b, t in itertools.product(range(2), range(3)):
+        alone = rule.log_probabilities(logits[b, t])
+        assert torch.allclose(together[b, t].exp(), alone.exp()), "(..., V): whatever axes stand before"
+
+
 BAD = [dict(temperature=-0.1), dict(temperature=math.nan), dict(top_k=0), dict(top_p=0.0), dict(top_p=1.1)]
 
 
