@@ -172,6 +172,15 @@ def test_draw_inverts_the_running_sum():
         assert token.item() == want, "the token is the first at which the running sum reaches the number"
 
 
+def test_a_number_is_a_share_of_the_sum_whatever_rounding_makes_of_it():
+    log_probs, uniform = torch.randn(50, V).log_softmax(-1), 1 - torch.rand(50)
+    expected = sampling.draw(log_probs, uniform)
+    for off in (0.7, -0.7):
+        assert torch.equal(sampling.draw(log_probs + off, uniform), expected)
+    broken = sampling.draw(torch.full((1, V), math.nan), torch.tensor([0.5]))
+    assert broken.tolist() == [V - 1], "of no numbers comes a token all the same: its embedding is looked up"
+
+
 def test_a_token_of_probability_zero_is_never_drawn():
     logits = torch.tensor([[-math.inf, 0.0, -math.inf, 1.0, -math.inf]]).expand(3, 5)
     for number in (1.0, 2.0**-53, 0.5):
@@ -250,6 +259,15 @@ def test_scores_need_no_mask_and_take_known_hidden_states():
         got = token_log_probabilities(model, texts, hidden=hidden, n_prompt=2)
         assert torch.allclose(got, plain[:, 1:], atol=1e-5)
     assert token_log_probabilities(model, texts, n_prompt=7).shape == (3, 0), "nothing new, nothing to score"
+
+
+@pytest.mark.parametrize(("n_prompt", "n_last"), [(1, 6), (5, 2), (7, None)])
+def test_the_last_block_computes_the_new_tokens_alone(n_prompt, n_last):
+    model, texts, asked = writer(), ids(3, 7, V), []
+    decode = model.decode
+    model.decode = lambda *given, n_last: asked.append(n_last) or decode(*given, n_last=n_last)
+    token_log_probabilities(model, texts, n_prompt=n_prompt)
+    assert asked == [n_last], "prompts are long and answers short"
 
 
 def test_gradients_flow_through_the_scores():
