@@ -103,7 +103,7 @@ def write(draft: Draft, rule: SamplingRule, limits: Tensor, seed, pad_id: int, w
     """Draw token after token until each text has ended or reached its limit (B,); return as `Beam.search`."""
     n_prompt, n_step = draft.length, int(limits.max())
     uniform = uniform_numbers(seed, len(limits), n_step, limits.device)  # (B, n_step)
-    ended = limits <= 0
+    ended = False
     for t in range(n_step):
         log_probs = rule.log_probabilities(draft.next_logits())  # (B, V)
         token = draw(log_probs, uniform[:, t])  # (B,)
@@ -111,7 +111,7 @@ def write(draft: Draft, rule: SamplingRule, limits: Tensor, seed, pad_id: int, w
         if watch:
             watch(token)
         if rule.eos_id is not None:
-            ended |= (token == rule.eos_id) | (limits <= t + 1)
+            ended = ended | (token == rule.eos_id) | (limits <= t + 1)
             if ended.all():
                 break
     ids, log_probs = draft.ids[:, n_prompt:], draft.log_probs[:, n_prompt:]  # (B, n)

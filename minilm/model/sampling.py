@@ -101,9 +101,9 @@ def draw(log_probabilities: Tensor, uniform: Tensor) -> Tensor:
     """Draw a token for each row of (B, V) with one number in (0, 1] a row, (B,); return (B,)."""
     # The first token at which the running sum of the probabilities reaches the number (the inverse of the
     # cumulative distribution). As the number is never 0, a token of probability 0 is never drawn.
-    running = log_probabilities.exp().cumsum(-1)  # (B, V)
+    running = log_probabilities.exp().cumsum(1)  # (B, V)
     target = uniform[:, None] * running[:, -1:]  # rounding leaves the last sum a little off 1
-    return torch.searchsorted(running, target)[:, 0].clamp(max=running.shape[-1] - 1)
+    return torch.searchsorted(running, target)[:, 0].clamp(max=running.shape[1] - 1)
 
 
 def next_token_distributions(

@@ -91,6 +91,23 @@ def test_too_many_tokens_are_refused(positions):
         ours(random(3), caches=caches)
 
 
+@pytest.mark.parametrize("mask", [None, LEFT], ids=["full", "left"])
+@every_position
+@pytest.mark.parametrize("kind", ["decoder", "cross"])
+def test_a_text_read_in_portions_is_what_it_is_at_once(kind, positions, mask):
+    ours, vectors = stack(kind, positions=positions), random()
+    memory = (random(S), MEMORY_MASK) if kind == "cross" else (None, None)
+    whole = ours(vectors, mask, None, *memory)[-1]
+    caches, done = caches_of(ours, T), 0
+    for piece in vectors.split([2, 1, 2], 1):
+        n, done = done, done + piece.shape[1]
+        found = ours(piece, None if mask is None else mask[:, :done], None, *memory, caches)[-1]
+        read = torch.ones(B, done - n).bool() if mask is None else mask[:, n:done].bool()
+        assert torch.allclose(found[read], whole[:, n:done][read]), f"tokens {n} to {done - 1}"
+    if mask is None:
+        assert torch.allclose(ours(vectors[:, :2], None, None, *memory)[-1], whole[:, :2]), "two tokens alone"
+
+
 def test_a_mask_of_another_length_is_refused():
     """(B, 1) would broadcast silently; with a cache the mask covers the past, too."""
     for columns in (1, T - 1, T + 1):

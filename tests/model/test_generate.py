@@ -173,6 +173,9 @@ def test_the_loop_stops_when_all_have_ended():
     steps.clear()
     assert generate(model, torch.tensor([[3, 1]] * 2), 9, temperature=0.0, eos_id=end).shape == (2, 3)
     assert len(steps) == 1, "nothing is left to write after the first token"
+    steps.clear()
+    sample(model, [[3, 1], [5] * 15], 9, SamplingRule(temperature=0.0, eos_id=end), overflow="stop")
+    assert len(steps) == 1, "one text has ended, the other has no position left"
 
 
 @both_searches
@@ -241,6 +244,11 @@ def test_read_prompts_takes_one_or_many():
     for bad_ids, bad_mask in ((ids.tolist(), mask), (ids, mask[:, :1]), (ids[0], mask[0])):
         with pytest.raises(UserError, match="attention_mask"):
             read_prompts(bad_ids, bad_mask, config)
+
+
+def test_the_first_and_the_last_id_and_the_longest_prompt_are_read():
+    for prompt in ([0], [V - 1], [0, V - 1] * 8):
+        module.check_prompt(prompt, "prompt 3", writer().config)
 
 
 @pytest.mark.parametrize(

@@ -154,6 +154,15 @@ def test_further_ends_come_as_the_one_end_and_as_often_as_all_together(temperatu
     assert_right(got, want, mistakes, axes=("row", "token"), what=f"three ends, temperature {temperature}")
 
 
+@pytest.mark.parametrize("rule", [SamplingRule((2, 5), 0.6, 6, 0.8), SamplingRule((2, 5), 0.0)])
+def test_a_rule_is_that_of_each_place_alone(rule):
+    logits = torch.randn(2, 3, V)
+    together = rule.log_probabilities(logits)
+    for b, t in itertools.product(range(2), range(3)):
+        alone = rule.log_probabilities(logits[b, t])
+        assert torch.allclose(together[b, t].exp(), alone.exp()), "(..., V): whatever axes stand before"
+
+
 BAD = [dict(temperature=-0.1), dict(temperature=math.nan), dict(top_k=0), dict(top_p=0.0), dict(top_p=1.1)]
 
 
@@ -178,6 +187,15 @@ def test_draw_inverts_the_running_sum():
         running = itertools.accumulate(row.double().exp().tolist())
         want = next(i for i, together in enumerate(running) if together >= number.item() - 1e-7)
         assert token.item() == want, "the token is the first at which the running sum reaches the number"
+
+
+def test_a_number_is_a_share_of_the_sum_whatever_rounding_makes_of_it():
+    log_probs, uniform = torch.randn(50, V).log_softmax(-1), 1 - torch.rand(50)
+    expected = sampling.draw(log_probs, uniform)
+    for off in (0.7, -0.7):
+        assert torch.equal(sampling.draw(log_probs + off, uniform), expected)
+    broken = sampling.draw(torch.full((1, V), math.nan), torch.tensor([0.5]))
+    assert broken.tolist() == [V - 1], "of no numbers comes a token all the same: its embedding is looked up"
 
 
 def test_a_token_of_probability_zero_is_never_drawn():
@@ -258,6 +276,15 @@ def test_scores_need_no_mask_and_take_known_hidden_states():
         got = token_log_probabilities(model, texts, hidden=hidden, n_prompt=2)
         assert torch.allclose(got, plain[:, 1:], atol=1e-5)
     assert token_log_probabilities(model, texts, n_prompt=7).shape == (3, 0), "nothing new, nothing to score"
+
+
+@pytest.mark.parametrize(("n_prompt", "n_last"), [(1, 6), (5, 2), (7, None)])
+def test_the_last_block_computes_the_new_tokens_alone(n_prompt, n_last):
+    model, texts, asked = writer(), ids(3, 7, V), []
+    decode = model.decode
+    model.decode = lambda *given, n_last: asked.append(n_last) or decode(*given, n_last=n_last)
+    token_log_probabilities(model, texts, n_prompt=n_prompt)
+    assert asked == [n_last], "prompts are long and answers short"
 
 
 def test_gradients_flow_through_the_scores():

@@ -201,20 +201,26 @@ def test_a_model_that_gets_its_numbers_from_a_file_draws_none():
     assert not torch.equal(state, torch.get_rng_state()), "others draw"
 
 
-@pytest.mark.parametrize("field, value", [("n_decoder_layer", 10**9), ("d_ff", 10**9), ("vocab_size", 10**9)])
-def test_a_model_far_larger_than_its_weights_is_refused_before_it_is_made(field, value):
+@pytest.mark.parametrize(
+    "field", ["n_decoder_layer", "d_ff", "vocab_size", "max_positions", "position_offset"]
+)
+def test_a_model_far_larger_than_its_weights_is_refused_before_it_is_made(field):
     given = build(config("decoder")).state_dict()
+    huge = config("decoder", **dict(positions="sinusoidal") | {field: 10**9})
     with pytest.raises(UserError, match="x: describes a model far larger than the weights beside it"):
-        build_for_weights(config("decoder", **{field: value}), given, "x")
+        build_for_weights(huge, given, "x")
 
 
-@pytest.mark.parametrize("n_token, is_made", [(999_990, True), (999_991, False)])
-def test_a_million_numbers_more_than_twice_the_weights_are_made(n_token, is_made):
+# the vocabulary with which a model of 8 positions, 2 blocks, D 6, H 3, F 5 has 1,000,008 weights and no more
+@pytest.mark.parametrize(
+    ("fields", "most"),
+    [(dict(), 166_616), (dict(d_head=4), 166_592), (dict(positions="sinusoidal"), 166_624)],
+)
+def test_a_million_numbers_more_than_twice_the_weights_are_made(fields, most):
     """Heads and older parts may be missing: a small model is made whatever stands beside it."""
-    asked = ModelConfig(n_decoder_layer=1, d_model=1, n_head=1, d_ff=1, max_positions=8, vocab_size=n_token)
-    given = {"a": torch.zeros(1)}  # 8 positions, and 4 weights of a block
-    if is_made:
-        assert build_for_weights(asked, given, "x").tokens.weight.shape == (n_token, 1)
-    else:
-        with pytest.raises(UserError, match="far larger"):
-            build_for_weights(asked, given, "x")
+    sizes = dict(n_decoder_layer=2, d_model=6, n_head=3, d_ff=5, max_positions=8) | fields
+    given = {"a": torch.zeros(3), "b": torch.zeros(1)}
+    made = build_for_weights(ModelConfig(**sizes, vocab_size=most), given, "x")
+    assert made.tokens.weight.shape == (most, 6), "vectors of tokens and positions, q, out, up and down"
+    with pytest.raises(UserError, match="far larger"):
+        build_for_weights(ModelConfig(**sizes, vocab_size=most + 1), given, "x")

@@ -182,6 +182,13 @@ def test_the_length_that_is_clipped_is_that_of_the_weights_that_move():
     )
 
 
+def test_an_optimizer_without_shares_gets_the_rate_of_the_step():
+    model, settings = small.model("causal"), small.settings()
+    optimizer = torch.optim.SGD(model.parameters(), lr=9.0)
+    rate = train_step(model, small.objective("causal"), optimizer, settings, 0)[-1]
+    assert optimizer.param_groups[0]["lr"] == rate == learning_rate(0, settings)
+
+
 def test_frozen_weights_do_not_move():
     model = small.model("masked")
     model.tokens.weight.requires_grad_(False)

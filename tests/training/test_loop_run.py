@@ -126,6 +126,13 @@ def test_compile_is_for_the_stacks_and_on_request_only(tmp_path, monkeypatch):
     assert load(tmp_path)[0].n_parameters() == model.n_parameters()
 
 
+def test_without_patience_a_run_goes_to_its_end_however_the_loss_rises(tmp_path, monkeypatch):
+    rising = iter(range(1, 99))
+    monkeypatch.setattr(checkpoints, "evaluate", lambda *given: dict(loss=float(next(rising))))
+    settings = small.settings(steps=5, eval_every=1)
+    assert train(small.model("causal"), small.objective("causal"), settings, tmp_path)["steps"] == 5
+
+
 def test_how_a_run_learns_where_no_flag_and_no_recipe_says():
     found = {field.name: field.default for field in fields(training.TrainingSettings)}
     own = dict.fromkeys(("steps", "batch_size", "lr", "warmup", "schedule", "weight_decay", "eval_every"))
