@@ -304,6 +304,7 @@ def test_a_teacher_with_another_vocabulary_is_refused(teacher, tagged_corpus, bp
     + [({"masked_weight": -0.5}, "--masked-weight -0.5"), (dict.fromkeys(WEIGHTS, 0), "not all of them 0")],
 )
 def test_options_out_of_range_are_named(teacher, tagged_corpus, bpe, changes, message):
+    make(teacher, tagged_corpus, bpe, temperature=0.1)
     with pytest.raises(UserError, match=message):
         make(teacher, tagged_corpus, bpe, **changes)
 
