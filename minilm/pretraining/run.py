@@ -202,7 +202,7 @@ def with_recipe(settings: PretrainingSettings) -> PretrainingSettings:
     """
     model = settings.model or OBJECTIVES[settings.objective].model
     if model not in RECIPES:
-        known = "" if model in PRESETS else suggest(model, RECIPES)
+        known = suggest(model, RECIPES)
         if os.path.isdir(model):
             known = ", and a folder is given by --init"
         raise UserError(f"--model {model}: no preset that this script trains{known}: {', '.join(RECIPES)}")
