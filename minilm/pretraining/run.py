@@ -199,7 +199,7 @@ def with_recipe(settings: PretrainingSettings) -> PretrainingSettings:
     """Return the settings, with the model's recipe for all that is none; UserError where it has no recipe."""
     model = settings.model or OBJECTIVES[settings.objective].model
     if model not in RECIPES:
-        known = "" if model in PRESETS else suggest(model, RECIPES)
+        known = suggest(model, RECIPES)
         if os.path.isdir(model):
             known = ", and a folder is given by --init"
         raise UserError(f"--model {model}: no preset that this script trains{known}: {', '.join(RECIPES)}")

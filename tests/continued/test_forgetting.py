@@ -132,5 +132,17 @@ def test_replay_ends_as_soon_as_the_share_is_reached():
     domain, general = Corpus("a", ["x" * 40], []), Corpus("b", [f"text {i:05}" for i in range(30)], [])
     assert len(with_replay(domain, general, 0.5, 0).train) == 1 + 4, "4 texts of 10 bytes are 40 bytes"
     assert len(with_replay(domain, Corpus("b", ["text 00001"], []), 0.5, 0).train) == 1 + 4, "drawn again"
+    domain, letters = Corpus("a", ["vwxyz"], []), Corpus("b", list("abcdefgh"), [])
+    assert len(with_replay(domain, letters, 0.5, 0).train) == 1 + 5, "one too few, or one too many"
     found = with_replay(Corpus("a", list("vwxyz"), []), general, 0.9, 3).train
     assert small.fingerprint(found) == "ecf01a09", "other chance than that of the READMEs' figures"
+
+
+def test_a_model_of_published_width_has_its_published_rate_alone_from_zero(settings, monkeypatch):
+    run, model, objective = started(settings)
+    monkeypatch.setattr(Pretraining, "closing", lambda *_: ([], {}, []))
+    monkeypatch.setattr(forgetting, "train", lambda *_, **__: None)
+    for large, n_rate in ((model.config.d_model + 1, 2), (model.config.d_model, 1)):
+        monkeypatch.setattr(forgetting, "LARGE", large)
+        ((rows, _),) = run.closing(objective, model, {}, {})[0]
+        assert len(rows) == 2 + n_rate, "a large rate in few steps is for small models"

@@ -139,7 +139,7 @@ def test_what_cannot_be_read_is_named():
     long = "Ana sells bread. " * 40
     with pytest.warns(UserWarning, match="2 of 3 texts are longer than 40 tokens: cut") as said:
         assert np.isfinite(embed(model, TOKENIZER, [long, "Ana", long])).all()
-    assert len(said) == 1
+    assert len(said) == 1 and said[0].filename == __file__, "a warning about the line that calls"
 
 
 def test_nearest_sorts_by_angle_not_by_length():
@@ -186,3 +186,4 @@ def test_so_many_tokens_are_read_at_a_time(device, n_token, monkeypatch):
 def test_without_more_words_five_texts_are_the_nearest_and_the_last_layer_is_pooled_by_its_mean():
     assert len(features.nearest(np.eye(9), np.ones(9))) == 5
     assert features.reading(make("decoder").config) == Reading(L, "mean")
+    assert features.ONE_LAYER + features.LAST_4 == features.POOLINGS and len(features.LAST_4) == 2

@@ -206,3 +206,13 @@ def test_a_table_says_what_it_was_read_from_and_has_a_part_for_each_to_test_on(r
 
 def test_the_layer_table_is_made_of_about_2000_texts():
     assert TABLE_TEXTS == 2000
+
+
+def test_of_few_texts_the_layer_table_learns_from_all_labels_and_tests_one_a_class(monkeypatch):
+    seen, plain = [], layers.extract
+    monkeypatch.setattr(layers, "TABLE_TEXTS", 1)
+    monkeypatch.setattr(
+        layers, "extract", lambda side, rows, *a: seen.append(len(rows)) or plain(side, rows, *a)
+    )
+    compare_layers(MODEL, random_twin(MODEL, 0), ROWS, PROBE, 3, {})
+    assert seen == [2 * 3 + 2 * 1] * 2

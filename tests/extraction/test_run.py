@@ -153,6 +153,7 @@ def test_lines_that_are_one_text_are_pointed_out(capsys):
     assert "lines.txt: its 3 lines are one text; a blank line ends one" in told.err
     assert "  Ana sat. Rui ran. Bo slept." in told.out and "Bo slept. " * 30 not in told.out, "printed whole"
     run.read_examples(write("two.txt", "Ana sat.\nRui ran.\n\nBo slept."))
+    run.read_examples(write("one.txt", "Ana sat.\n"))
     assert not capsys.readouterr().err
 
 

@@ -107,6 +107,7 @@ def test_a_tenth_is_watched_where_nothing_else_is_given():
     assert cut(given, [], [("t", "x")], 1).validation != parts.validation, "the seed draws"
     assert cut(given, [("w", "z")], [("t", "x")], 0) == Parts(given, [("w", "z")], [("t", "x")])
     assert list(map(len, cut(given[:1], [], [], 0))) == [0, 1, 1]
+    assert list(map(len, cut(given[:9], [], [], 0))) == [8, 1, 1], "one of few"
 
 
 def test_what_was_watched_to_stop_is_not_what_is_measured_on():

@@ -247,10 +247,14 @@ def test_task_json_makes_the_task_again_and_anything_else_is_one_line():
         (dict(options=dict(pairs="far")), "'pairs' is 'far', expected together|apart"),
         (dict(context=10**9), "context 1000000000, and the model has"),
         (dict(context=True), "'context' is True, expected integer"),
+        (dict(context=5), "context 5, and the model has"),
     ):
         write_json(path, whole | broken)
         with pytest.raises(UserError, match=f"task.json.*{said}"):
             load_finetuned(folder)
+    for context in (6, 160):
+        write_json(path, whole | dict(context=context))
+        assert load_finetuned(folder)[1].context == context, "what just fits"
     path.unlink()
     with pytest.raises(UserError, match="not fine-tuned, no task.json in it; python finetune.py --model"):
         load_finetuned(folder)

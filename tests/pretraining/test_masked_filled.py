@@ -71,3 +71,14 @@ def test_the_blanks_are_those_of_the_readmes(objective, tiny, world_bpe, byte_bp
     assert fingerprint(lines) == "debc64dc", (
         "other texts, or other chance, than those of the READMEs' figures"
     )
+
+
+def test_a_rare_token_is_worth_guessing_from_three_bytes_on(tiny, byte_bpe):
+    """A token is a byte here, so none is: where one has three, the word that it stands in is hidden."""
+    filled = lambda: fill_examples(tiny, Oracle(byte_bpe, lambda text: {"x": 1.0}), n=9)
+    before, x = filled(), byte_bpe.encode("x")
+    for n_byte, same in ((2, True), (3, False)):
+        tiny.token_bytes[x] = n_byte
+        assert (filled() == before) == same, f"of {n_byte} bytes"
+    (told,) = [told for text, told in zip(before[::2], filled()[1::2], strict=True) if text.endswith("x.")]
+    assert told.endswith("(it was: x)")

@@ -334,3 +334,26 @@ def test_false_b_stand_within_reach_of_the_true_one(fixture, reach, request):
         steps += np.minimum(far, n - far).tolist()
     assert n // 100 < 8 if reach else n // 100 > 20, "the test needs few runs, and many"
     assert (min(steps), max(steps)) == (1, reach or n // 100), "how far a false B is from the true one"
+
+
+def test_a_false_b_may_fill_the_row_and_no_more(many_pairs):
+    """[CLS] A [SEP] B [SEP]: what three special tokens leave."""
+    n_fit = 0
+    for i in range(300):
+        for n_too_many, possible in ((0, True), (1, False)):
+            (others,) = np.nonzero(many_pairs.b_lengths == CONTEXT - 3 - many_pairs.a_lengths[i] + n_too_many)
+            others = [j for j in others if many_pairs.document_of[j] != many_pairs.document_of[i]]
+            n_fit += possible and len(others) > 0
+            assert all(many_pairs.may_be_false(i, j) == possible for j in others[:3])
+    assert n_fit, "the test needs a row that is just full"
+
+
+@pytest.mark.parametrize("before, behind", [([7], []), ([], [8]), ([7, 9], [8, 6]), ([], [])])
+def test_a_run_is_framed_by_what_stands_before_and_behind_and_by_nothing_else(packed, before, behind):
+    chosen = np.argsort([packed.edges[last] - packed.edges[first] for first, last in packed.runs])[[0, -1]]
+    found = packed.framed(chosen, before, behind, -5)
+    for row, run in zip(found.tolist(), packed.runs[chosen], strict=True):
+        first, last = packed.edges[run]
+        expected = [*before, *packed.ids[first:last].tolist(), *behind]
+        assert row == (expected + [-5] * len(row))[: len(row)], "one place too early or too late"
+        assert len(row) >= min(CONTEXT, len(expected))

@@ -27,6 +27,7 @@ from minilm.pretraining.next_sentence import sentences
         ("القطة في البيت. أين الكلب؟ ٣ طيور.", ["القطة في البيت.", "أين الكلب؟", "٣ طيور."]),
         ("بلی گھر میں ہے۔ کتا باہر ہے۔", ["بلی گھر میں ہے۔", "کتا باہر ہے۔"]),
         ("Version 3.14 came. 2 came later", ["Version 3.14 came.", "2 came later"]),
+        ("He has one. iOS too. E então. a", ["He has one. iOS too.", "E então. a"]),
         ("  \n ", []),
         ("no end", ["no end"]),
     ],

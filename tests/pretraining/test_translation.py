@@ -233,7 +233,8 @@ def test_label_smoothing_equals_a_plain_loop(smoothing):
 
 def test_loss_and_metrics_equal_a_plain_loop(objective, translator):
     bpe = objective.tokenizer
-    model, batch = translator(len(bpe.vocab)).double(), objective.batch(0, "validation")
+    model, batch = translator(len(bpe.vocab), head_bias=True).double(), objective.batch(0, "validation")
+    model.vocabulary.bias.data[small.commonest(batch["labels"])] = 3.0
     smoothed, plain, n, n_right, n_byte = 0.0, 0.0, 0, 0, 0
     for source, target in objective.corpus.validation:  # one at a time, so without any padding
         source, target = ([*bpe.encode(" " + text), bpe.special_id("[SEP]")] for text in (source, target))
@@ -245,6 +246,7 @@ def test_loss_and_metrics_equal_a_plain_loop(objective, translator):
             smoothed -= sum(log_probs[t]) * 0.1 / V + 0.9 * log_probs[t][label]
             n, n_right = n + 1, n_right + (max(log_probs[t]) == log_probs[t][label])
             n_byte += len(bpe.vocab[label]) if label != bpe.special_id("[SEP]") else 0
+    assert 0 < n_right < n, "the test needs tokens that are right, and others"
     loss, metrics = objective.loss(model, batch)
     assert loss.item() == pytest.approx(smoothed / n, rel=1e-6), "padding counts, or hides what is real"
     assert metrics["loss"].item() == loss.item()
