@@ -93,7 +93,8 @@ def test_tables_show_rows_and_columns_as_they_stand(tmp_path, axes):
     panels["true, taken for"](axes)
     cells = {text.get_position(): text.get_text() for text in axes.texts}
     assert cells == {(0, 0): "7", (1, 0): "2", (0, 1): "1", (1, 1): "8"}
-    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["a #1", 'b "c']
+    for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
+        assert [tick.get_text() for tick in labels] == ["a #1", 'b "c']
 
 
 def test_numbers_are_white_on_the_darker_half_of_the_colours(axes):

@@ -140,6 +140,13 @@ def test_an_encoder_without_the_dense_layer_goes_without_its_head(bpe, tmp_path,
     assert any("no pooler" in note for note in notes)
 
 
+def test_an_untied_head_has_its_bias_twice():
+    for tied in (True, False):
+        tensors, _ = exporting.their_tensors(build(small("bert-base", tie_embeddings=tied)), "bert")
+        assert ("cls.predictions.decoder.bias" in tensors) != tied, "there the one inside the head is added"
+    assert tensors["cls.predictions.decoder.bias"] is tensors["cls.predictions.bias"]
+
+
 def test_nothing_is_overwritten(bpe, tmp_path):
     (tmp_path / "empty").mkdir()
     export_model(build(small("gpt-tiny")), bpe, tmp_path / "empty", FRAME)
@@ -167,6 +174,7 @@ def test_which_post_norm_encoder(bpe):
     far = replace(offset, position_offset=4)
     for config, tokenizer, kind in (
         (small("distilbert"), bpe, "distilbert"),
+        (small("distilbert"), None, "distilbert"),
         (small("bert-base"), bpe, "bert"),
         (small("bert-base"), BPE.train([], 256), "bert"),  # without padding
         (offset, bpe, "roberta"),

@@ -130,6 +130,9 @@ def test_what_is_not_there(hub, monkeypatch, tmp_path):
     hub.files["pytorch_model.bin"] = hub.files.pop(SAFE)
     with pytest.raises(UserError, match=f"has no {SAFE} of it; no other weights are downloaded"):
         download("owner/model")
+    hub.status = 404
+    with pytest.raises(UserError, match="hf:owner/model: the server answers 404 .*no such model, or it"):
+        download("owner/model")
     hub.status = 503
     with pytest.raises(UserError, match=r"hf:owner/model: the server answers 503 \([^;]*\)$"):
         download("owner/model")
@@ -186,6 +189,9 @@ def test_pickled_weights_are_read_and_code_is_not(tmp_path):
         with pytest.raises(UserError, match="pytorch_model.bin: damaged, or more than tensors by name"):
             read_weights(tmp_path)
     assert not (tmp_path / "it ran").exists()
+    torch.save([1, 2], tmp_path / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"\('list' object has no attribute 'items'\)"):
+        read_weights(tmp_path)
 
 
 # Tensors that are laid out unlike ours
@@ -205,7 +211,7 @@ def test_gpt2_is_turned_and_cut_in_three():
         assert torch.allclose(mine, expected, atol=1e-6), f"{part} is another third of c_attn"
     assert torch.equal(found["transformer.h.7.mlp.c_fc.weight"], up.T)
     assert torch.equal(found["transformer.wte.weight"], given["transformer.wte.weight"]), "embeddings stay"
-    for odd in (torch.zeros(7), torch.tensor(1.0)):
+    for odd in (torch.zeros(7), torch.zeros(8), torch.tensor(1.0)):
         assert list(unpack({f"{stem}.bias": odd}, CONFIG)) == [f"{stem}.bias"], "told later"
 
 

@@ -93,7 +93,7 @@ def test_other_names_of_special_tokens(tmp_path):
     tokenizer, _ = read_tokenizer(folder, BERT)
     assert tokenizer.special_id("[MASK]") == 1 and "[MASK]" not in tokenizer.special_tokens
     assert tokenizer.special_id("[SEP]") == published.BERT_TOKENS.index(".")
-    said = {"sep_token": "x", "cls_token": None}
+    said = {"sep_token": "x", "cls_token": None, "unk_token": "", "bos_token": 5}
     roles = roles_and_added(folder, {}, said, {"pad": "p", "sep": "s"})[0]
     assert roles == {"mask": "[unused0]", "sep": "x", "pad": "p"}
     known, aliases = {"</s>", "[CLS]", "d", "e"}, dict.fromkeys(["[SEP]", "[PAD]", "<|endoftext|>"], "</s>")
@@ -175,6 +175,19 @@ def test_where_a_decoder_starts(tmp_path):
     for values in (BART | {"decoder_start_token_id": 0}, BART | {"decoder_start_token_id": 99}, ROBERTA):
         assert "[START]" not in read_tokenizer(folder, values)[0].aliases, "[CLS], no token, no decoder"
     assert read_tokenizer(folder, {"model_type": "blenderbot"})[0].special_id("[START]") == 1, "by its class"
+
+
+@pytest.mark.parametrize(("kind", "eos", "end"), [
+    ("gpt2", "<|im_end|>", "<|im_end|>"), ("gpt2", "<nowhere>", None), ("roberta", "</s>", None),
+])  # fmt: skip
+def test_where_a_model_talks_in_turns_their_end_is_known(kind, eos, end, tmp_path):
+    folder = published.folder(tmp_path / kind, kind)
+    n = read_tokenizer(folder, {"model_type": kind})[0].vocab_size
+    write(folder, added_tokens={"<|im_start|>": n, "<|im_end|>": n + 1}, tokenizer_config={"eos_token": eos})
+    special = {"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]}
+    write(folder, special_tokens_map=special)
+    tokenizer, _ = read_tokenizer(folder, {"model_type": kind})
+    assert tokenizer.aliases.get("[EOS]") == end
 
 
 def test_how_text_is_cut_is_known_by_the_steps_of_the_file():

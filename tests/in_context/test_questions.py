@@ -1,5 +1,7 @@
 """Grades in_context/questions.py: the questions never stood in training, and the curve is the log's."""
 
+import math
+
 import pytest
 import small
 import torch
@@ -86,6 +88,9 @@ def test_an_evaluation_asks_each_question_once(made):
     probes = batch["probes"]
     assert len(probes) == len(batch["input_ids"]), "cut into parts by rows, like everything else"
     assert sorted(probes[probes >= 0].tolist()) == list(range(15))
+    assert probes.shape[1] == math.ceil(15 / len(probes)) and probes.min() == -1, (
+        "shared by all rows, the rest empty"
+    )
     assert torch.equal(probes, objective.batch(7, "validation")["probes"])
     assert [task for task, _ in objective.asked] == [task for task in TASKS for _ in range(5)]
     assert all(len(question.examples) == 8 for _, question in objective.asked)
@@ -103,6 +108,14 @@ def test_the_metrics_are_the_accuracies(made):
     assert [float(metrics[task]) for task in TASKS] == pytest.approx([n / 5 for n in right.values()])
     nothing = objective.loss(model, batch | dict(probes=torch.tensor([[-1]])))[1]
     assert [float(nothing[task]) for task in TASKS] == [0, 0, 0], "a part without a question counts nothing"
+
+
+def test_a_task_whose_questions_are_all_answered_right_has_the_accuracy_1(made, monkeypatch):
+    objective, model = made
+    know = lambda model, tokenizer, form, asked: [q.label for q in asked]
+    monkeypatch.setattr(in_context, "answers", know)
+    metrics = objective.loss(model, objective.batch(0, "validation"))[1]
+    assert [float(metrics[task]) for task in TASKS] == pytest.approx([1, 1, 1])
 
 
 def test_parts_of_a_batch_add_up(made, assert_parts_add_up):

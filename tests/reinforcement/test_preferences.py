@@ -161,9 +161,21 @@ def test_batches_depend_on_seed_split_and_step_alone(env, preferences):
     small.assert_equal(one.batch(7, "train"), one.batch(7, "train"))
     lengths = [each.batch(step, "train")["n_prompt"] for each, step in ((one, 7), (one, 8), (other, 7))]
     assert not (torch.equal(lengths[0], lengths[1]) and torch.equal(lengths[0], lengths[2]))
+    small.assert_equal(
+        LastIds(preferences, env, 5).batch(2, "train"), LastIds(preferences, env, 5, 0).batch(2, "train")
+    )
     validation = one.batch(0, "validation")
     small.assert_equal(validation, one.batch(5, "validation"))
     assert validation["n_pair"] == len(preferences.held_out_pairs) == len(validation["input_ids"])
+
+
+def test_a_pair_that_just_fits_is_taken(env, preferences, make_gpt):
+    longest = max(LastIds(preferences, env, 5).rows["train"][0].lengths)
+    env.reference = make_gpt(max_positions=int(longest))
+    LastIds(preferences, env, 5)
+    env.reference = make_gpt(max_positions=int(longest) - 1)
+    with pytest.raises(UserError, match=f"has {longest} tokens, but the model has {longest - 1} positions"):
+        LastIds(preferences, env, 5)
 
 
 def test_a_pair_that_is_too_long_is_named(env, preferences):

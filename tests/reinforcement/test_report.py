@@ -34,9 +34,9 @@ def test_the_results_are_the_figures_under_their_names(settings):
         (None, 3.0, 25.0, 2.0, 0.6), (0.8, 0.6, 0.1, 0.7, 0.9), (None, 14.0, None, None, None),
     ]  # fmt: skip
     two = {"start": columns["start"], "dpo": columns["dpo"]}
-    _, _, found = closing(two, {"dpo": 3.0}, settings(algorithm="dpo"))
+    _, _, found = closing(two, {"dpo": 3.0}, settings(algorithm="dpo", dpo_steps=5))
     assert found["judge_after"] == 0.7 and "dpo_judge" not in found and "hacked_judge" not in found
-    assert found["sequences_per_second"] == 2 * 3 * 4 / 3.0
+    assert found["sequences_per_second"] == 2 * 5 * 4 / 3.0, "pairs are read, nothing is drawn"
     two = {"start": columns["start"], "grpo": columns["ppo"]}
     _, _, found = closing(two, {"grpo": 2.0}, settings(algorithm="grpo", group_size=3))
     assert found["judge_after"] == 0.9 and found["sequences_per_second"] == 4 * 6 / 2.0

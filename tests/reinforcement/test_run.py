@@ -104,6 +104,14 @@ def test_a_run_that_had_not_begun_begins(reinforcement, make_gpt):
     assert load_trainer(made.folder)["step"] == 4
 
 
+@pytest.mark.parametrize(("step", "goes_on"), [(0, False), (1, True)])
+def test_a_training_goes_on_from_its_first_step(reinforcement, gpt, step, goes_on):
+    made = reinforcement(resume=True)
+    save_trainer(made.folder, dict(step=step, model=gpt.state_dict()))
+    assert made.stage(made.folder, made.settings).resume is goes_on
+    assert made.stage(None, made.settings).resume is False
+
+
 @pytest.mark.parametrize(
     "changes, expected",
     [

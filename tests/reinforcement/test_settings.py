@@ -41,6 +41,7 @@ def test_values_at_the_border_are_taken():
     ReinforceSettings(seed=0, warmup=0, sampled_prompts=0, clip=0.0, missing_end_score=-9.0, gamma=1.0)
     ReinforceSettings(batch_size=4, minibatches=4, best_of=1, steps=1, kl=0.0, kl_target=0.0)
     ReinforceSettings(algorithm="grpo", batch_size=4, group_size=2)
+    ReinforceSettings(reward="runs/x"), ReinforceSettings(reward_function="a:b")
     ReinforceSettings(algorithm="ppo", batch_size=7)  # the size of a group is GRPO's
 
 

@@ -48,6 +48,8 @@ def test_few_validation_documents_are_watched_drawn_by_their_words():
     assert few.notes == ("first", watched)
     turned = Corpus("other", ["b"], documents[::-1]).watched(90, context=20)
     assert turned.validation == few.validation[::-1], "which are watched depends on more than their words"
+    short = Corpus("name", ["a"], [f"text {i}" for i in range(40)])
+    assert len(short.watched(20, 99).validation) == 20, "each is a row"
     assert whole.watched(10_000, 20) is whole and len(whole.watched(1, 20).validation) == 8
 
 
@@ -153,7 +155,7 @@ def test_a_text_without_blank_lines_is_cut_at_line_ends(write):
 @pytest.mark.parametrize(
     "text",
     ["A sentence of a text. " * 500, "no punctuation at all " * 500, "猫が好きです。" * 900]
-    + ["x" * 5_300, "line\n" * 70, "Short. But two."],
+    + ["x" * 5_300, "x" * 250 + " " + "x" * 300, "line\n" * 70, "Short. But two."],
 )
 def test_cut_loses_nothing_and_keeps_to_the_size(text):
     pieces = cut(text)
@@ -162,6 +164,12 @@ def test_cut_loses_nothing_and_keeps_to_the_size(text):
     assert all(0 < len(piece) <= 2 * size for piece in pieces)
     assert all(len(piece) > size - 2 for piece in pieces[:-1]), "pieces much shorter than asked for"
     assert (len(pieces) > 1) == (len(text) > size)
+
+
+def test_a_document_of_two_pieces_is_said_to_be_cut(write):
+    found = load_corpus(write("two.txt", "word " * 30))
+    assert found.notes == ("cut one long document into 2 pieces, at line and sentence ends",)
+    assert len(found.train) == len(found.validation) == 1
 
 
 def test_cut_ends_a_piece_where_a_sentence_ends():

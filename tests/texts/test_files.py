@@ -54,7 +54,8 @@ def test_invalid_utf8_is_named_with_its_byte_offset(write, message):
 def test_binary_files_are_refused_even_with_replace(write, message):
     text = message(read_text, write("picture.txt", b"ab\x00c\x00"), errors="replace")
     assert "binary" in text and "offset 2" in text
-    assert "UTF-16" in message(read_text, write("notes.txt", "hello".encode("utf-16")))
+    for text in ("hello", "\u6f22\u5b57"):  # the second without a byte 0
+        assert "UTF-16" in message(read_text, write("notes.txt", text.encode("utf-16")))
 
 
 def test_read_jsonl_numbers_the_lines_of_the_file(write):

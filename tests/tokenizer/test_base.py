@@ -100,7 +100,9 @@ def test_saving_replaces_the_file_at_once_or_not_at_all(tokenizer, tmp_path, mon
     assert path.read_bytes() == before, "the old file must stay whole until the new one is"
 
 
-@pytest.mark.parametrize("text", ["\nthey abb,  x ", "Ana\u0301  sa\u0303o 大字 한국어 q\u0323\u0307"])
+@pytest.mark.parametrize(
+    "text", ["\nthey abb,  x ", "they <s>a", "Ana\u0301  sa\u0303o 大字 한국어 q\u0323\u0307"]
+)
 def test_every_token_knows_its_letters(tokenizer, text):
     ids, places = tokenizer.encode_located(text)
     assert ids == tokenizer.encode(text, allow_special=False) and places == sorted(places)
@@ -119,6 +121,14 @@ def test_an_added_token_stands_for_its_own_letters():
     ids, places = tokenizer.encode_located("a<tag>bc d")
     assert ids == tokenizer.encode("a<tag>bc d")
     assert places == [(0, 1), (1, 6), (6, 7), (7, 8), (9, 9), (9, 10)], "what follows it is text again"
+
+
+@pytest.mark.parametrize("lower_case", [True, False])
+def test_an_added_word_is_found_as_the_tokenizer_reads_letters(lower_case):
+    pieces = WordPiece([*TOKENS, "<tag>"], PIECES, ALIASES, lower_case, added_tokens=("<tag>",))
+    letters = BPE({i: bytes([i]) for i in range(256)} | {256: b"<tag>"}, [], added_tokens=("<tag>",))
+    assert pieces.encode("a<tag>")[-1] == len(TOKENS) and letters.encode("a<tag>") == [97, 256]
+    assert (pieces.encode("a<TAG>")[-1] == len(TOKENS)) == lower_case and 256 not in letters.encode("a<TAG>")
 
 
 def test_a_model_may_write_what_a_text_has(tokenizer):

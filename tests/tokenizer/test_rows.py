@@ -139,6 +139,7 @@ def test_rows_have_the_padding_and_the_segments_of_their_model():
     rows = rows_of(TOKENIZER, ENCODER, made, n_cut=5)
     assert list(rows) == [[1, 2, 3], [4]] and rows.n_first.tolist() == [2, 1] and rows.n_cut == 5
     assert [rows_of(TOKENIZER, config, made).pad_id for config in (ENCODER, BOTH, DECODER)] == [PAD, PAD, END]
+    assert rows_of(TOKENIZER, BOTH, made).n_cut == 0
 
 
 def slow_room(n_first: int, n_second: int, room: int) -> tuple[int, int]:
@@ -193,6 +194,9 @@ def test_words_beyond_the_cut_have_no_column():
     longest = len(ids(" Ana sat")) + 2
     rows, ((_, last),) = module.word_rows(TOKENIZER, ENCODER, [["Ana", "sat"]], longest)
     assert rows.n_cut == 0 and last < longest - 1, "a row that just fits is whole"
+    longest = len(ids(" Ana.")) + 2
+    _, ((_, last),) = module.word_rows(TOKENIZER, ENCODER, [["Ana", "."]], longest)
+    assert last == longest - 2, "a word whose first token is the last of the row is read"
 
 
 def test_a_word_of_which_nothing_is_left_is_unknown():

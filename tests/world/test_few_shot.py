@@ -130,7 +130,7 @@ def test_the_mixture_with_and_without_repeats():
 
 
 @pytest.mark.parametrize(
-    ("kind", "expected"), [("lookup", "01225f49"), ("category", "8a17e723"), ("repeat", "4d652c83")]
+    ("kind", "expected"), [("lookup", "06081745"), ("category", "3663ede9"), ("repeat", "5c735db1")]
 )
 def test_the_documents_are_those_of_the_figures_in_the_readmes(kind, expected):
     found = [
@@ -138,5 +138,5 @@ def test_the_documents_are_those_of_the_figures_in_the_readmes(kind, expected):
         *(documents(kind, 9, items=items) for items in ("known", "nonce", "stories")),
     ]
     test = documents(kind, 9, split="test", n_pairs=3)
-    mixed = fs.few_shot_documents(9, 1), fs.few_shot_documents(9, 1, repeats=False)
+    mixed = fs.few_shot_documents(90, 1), fs.few_shot_documents(90, 1, repeats=False)
     assert fingerprint(found, test, mixed) == expected, "other documents than those that were measured"

@@ -183,3 +183,5 @@ def test_shared_words_alone_do_not_settle_next_sentence_prediction():
 def test_the_stories_are_those_of_the_figures_in_the_readmes():
     found = [(s.text, s.portuguese, s.facts, round(s.log_probability, 6)) for s in world.draw(30, 3)]
     assert fingerprint(found) == "b115d9f8", "other texts than those that were measured"
+    made = [[s.text for s in world.draw(9, 3, **how)] for how in (dict(held_out=True), dict(place="farm"))]
+    assert fingerprint(made) == "72f10626", "those with conditions are drawn by seeds of their own"
