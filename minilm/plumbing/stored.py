@@ -77,11 +77,17 @@ def token_rows(documents: Sequence[str], tokenizer, rows_of: Callable, *options,
     def pieces() -> Iterator[tuple]:
         starts = shown(range(0, len(documents), n), "tokens")
         texts = chain([first], ([*documents[i : i + n]] for i in starts))
-        with Pool(os.cpu_count(), signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
+        with Pool(os.cpu_count(), obey) as pool:
             for ids, *others in pool.imap(encode, texts):
                 yield ids.astype(dtype), *others
 
     return stored(documents.path.with_name(f"tokens-{key}.bin"), pieces, dtype)
+
+
+def obey() -> None:
+    """Leave Ctrl-C to the process that waits for this one, and end where that says so."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def encoded(tokenizer, rows_of: Callable, options: tuple, texts: Iterable[str]) -> tuple[np.ndarray, ...]:
