@@ -43,12 +43,13 @@ def stored(path: Path, make: Callable[[], Iterable[tuple]], dtype) -> tuple[np.n
 class StoredTexts(Sequence):
     """Those `chosen` of the texts in a file of UTF-8: texts[3] reads one, texts[[3, 4]] are fewer of them.
 
-    Text i is data[edges[i] : edges[i + 1]].
+    Text i has the bytes from edges[i] to edges[i + 1].
     """
 
-    def __init__(self, path: Path, data: np.ndarray, edges: np.ndarray, chosen: np.ndarray):
-        self.path, self.data, self.edges, self.chosen = path, data, edges, chosen
-        self.mean = len(data) / len(edges)  # bytes of a text, about
+    def __init__(self, path: Path, edges: np.ndarray, chosen: np.ndarray):
+        self.path, self.edges, self.chosen = path, edges, chosen
+        self.mean = edges[-1] / len(edges)  # bytes of a text, about
+        self.file = open(path, "rb", buffering=0)  # noqa: SIM115 - mapped, all of it would become resident
 
     def __len__(self) -> int:
         return len(self.chosen)
@@ -56,8 +57,9 @@ class StoredTexts(Sequence):
     def __getitem__(self, i):
         chosen = self.chosen[i]
         if np.ndim(chosen):
-            return StoredTexts(self.path, self.data, self.edges, chosen)
-        return self.data[self.edges[chosen] : self.edges[chosen + 1]].tobytes().decode()
+            return StoredTexts(self.path, self.edges, chosen)
+        self.file.seek(self.edges[chosen])
+        return self.file.read(self.edges[chosen + 1] - self.edges[chosen]).decode()
 
 
 def token_rows(documents: Sequence[str], tokenizer, rows_of: Callable, *options, first=()) -> tuple:

@@ -68,20 +68,18 @@ class SentenceRuns:
         longest = room // n_text
         self.n_cut, n_part = (lengths > longest).sum(), -(-lengths // longest)
         ends = n_part.cumsum()  # behind the last part of each sentence
-        parts = np.full(n_part.sum(), longest)  # their lengths
+        parts = np.full(n_part.sum(), longest, dtype=np.int32)  # their lengths
         parts[ends - 1] -= n_part * longest - lengths
         self.edges = np.append(0, parts.cumsum())  # sentence, or part, s is ids[edges[s] : edges[s + 1]]
         first = np.append(0, ends)[np.append(0, counts.cumsum())]  # where each document begins
         after = self.edges.searchsorted(self.edges[:-1] + room, "right") - 1  # behind what fits from s on
         if not across_documents:
-            after = np.minimum(after, np.repeat(first[1:], np.diff(first)))
-        runs, s = array("i"), 0
-        while s < len(after):
-            runs.append(s)
-            s = after[s]
-        # (N, 2), the first sentence and the one after the last
-        self.runs = np.stack([runs, np.append(runs, s)[1:]], 1).astype(np.int64)
-        self.document_of = first.searchsorted(runs, "right") - 1  # (N,)
+            np.minimum(after, np.repeat(first[1:], np.diff(first)), out=after)
+        runs = array("i", [0])  # where each begins, and behind the last: int32, as there may be millions
+        while runs[-1] < len(after):
+            runs.append(after[runs[-1]])
+        self.runs = np.stack([runs[:-1], runs[1:]], 1)  # (N, 2) first sentence, one after the last
+        self.document_of = (first.searchsorted(runs[:-1], "right") - 1).astype(np.int32)  # (N,)
 
     def __len__(self) -> int:
         return len(self.runs)
@@ -117,13 +115,13 @@ class SentencePairs(SentenceRuns):
         middle = (first + last) // 2
         # A of a run is ids[start : border], its B ids[border : end]; (N,) each
         self.start, self.border, self.end = self.edges[[first, middle, last]]
-        self.a_lengths, self.b_lengths = self.border - self.start, self.end - self.border
+        self.a_lengths, self.b_lengths = np.diff([self.start, self.border, self.end], axis=0).astype(np.int32)
         # Neighbours in this order have a B alike: runs by place in the document, then sentences of B, then
         # its tokens; equals in a random order, since those next to each other in the text share a topic.
         is_first = np.append(True, self.document_of[1:] != self.document_of[:-1])
         tie = np.random.default_rng(0).random(len(self))
-        self.order = np.lexsort((tie, self.b_lengths, last - middle, ~is_first))
-        self.rank = np.argsort(self.order)  # where each run stands in that order
+        self.order = np.lexsort((tie, self.b_lengths, last - middle, ~is_first)).astype(np.int32)
+        self.rank = np.argsort(self.order).astype(np.int32)  # where each run stands in that order
 
     def rows(self, chosen: np.ndarray, rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
         """Return one row for each chosen run (B,). B follows A; with `rng`, in half of the rows it does not.

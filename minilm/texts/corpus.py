@@ -181,10 +181,12 @@ def files_corpus(sources: list[str], errors: str, store: Path | None = None) -> 
     found, several = (read_documents(file, errors) for file in shown(files, "files")), len(files) > 1
     if is_large := store is not None and sum(map(os.path.getsize, files)) > LARGE:
         path = store / f"texts-{content(files)}-{errors}.bin"
-        keyed = ((text.encode(), *keys) for text, *keys in with_digests(found, LARGE / 8, several))
-        rows = lambda: ((data, [len(data)], [score], [words]) for data, score, words in keyed)
-        data, sizes, scores, words = stored(path, rows, np.uint8)
-        texts = StoredTexts(path, data, np.append(0, sizes.cumsum()), np.arange(len(sizes)))
+        keyed = with_digests(found, LARGE / 8, several)
+        rows = lambda: (
+            (data := text.encode(), [len(data)], [score], [words]) for text, score, words in keyed
+        )
+        _, sizes, scores, words = stored(path, rows, np.uint8)
+        texts = StoredTexts(path, np.append(0, sizes.cumsum()), np.arange(len(sizes)))
         notes = {f"{{:,}} documents are kept in {path}": len(texts)}
     else:
         found = [[*documents] for documents in found]
@@ -222,8 +224,8 @@ def with_digests(found: Iterable[Iterable[str]], longest: float, several: bool) 
         parts = chain.from_iterable(cut(text) if len(text) > longest else [text] for text in documents)
         first = [*islice(parts, 10)]
         whole = digest(" ".join(first)) if several and len(first) < 10 else None
-        for text in chain(first, parts):
-            yield text, digest(text) if whole is None else whole, digest(text)
+        for text, own in ((text, digest(text)) for text in chain(first, parts)):
+            yield text, own if whole is None else whole, own
 
 
 def cut(text: str) -> list[str]:
