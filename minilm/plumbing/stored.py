@@ -41,10 +41,7 @@ def stored(path: Path, make: Callable[[], Iterable[tuple]], dtype) -> tuple[np.n
 
 
 class StoredTexts(Sequence):
-    """Those `chosen` of the texts in a file of UTF-8: texts[3] reads one, texts[[3, 4]] are fewer of them.
-
-    Text i has the bytes from edges[i] to edges[i + 1].
-    """
+    """The `chosen` of the texts between the `edges` of a file: texts[3] reads one, texts[[3, 4]] are two."""
 
     def __init__(self, path: Path, edges: np.ndarray, chosen: np.ndarray):
         self.path, self.edges, self.chosen = path, edges, chosen

@@ -49,15 +49,15 @@ def read_blocks(path: Path | str, errors: str = "strict") -> Iterator[str]:
     is_packed, n_most = path.name.lower().endswith(".gz"), 100 * path.stat().st_size + 10**7
     try:
         with (gzip.open if is_packed else open)(path, "rb") as file:
-            while data := file.read(BLOCK) + file.readline(n_most):
+            while data := file.read(BLOCK):
+                data += file.readline(n_most) if b"\n" in data else file.read(n_most)
                 if b"\x00" in data or data[:2] in (b"\xff\xfe", b"\xfe\xff"):  # the second: byte order marks
                     place = f"0 at offset {n_read + data.find(0)}"
                     raise UserError(f"{path}: a binary file or UTF-16 ({place}); save it as UTF-8")
                 if is_packed and n_read + len(data) >= n_most:
                     raise UserError(f"{path}: unpacks to over a hundred times its size, which no text does")
                 text = data.decode("utf-8", errors).removeprefix("\ufeff").replace("\r\n", "\n")
-                # beside line feeds it is a stray character
-                yield text.replace("\r", " " if "\n" in text else "\n")
+                yield text.replace("\r", " " if "\n" in text else "\n")  # beside line feeds it is a stray one
                 n_read += len(data)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(f"{path}: not a complete gzip file ({error}); compress it again") from None

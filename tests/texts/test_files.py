@@ -140,7 +140,7 @@ def test_a_text_may_be_packed_to_a_hundredth_and_ten_million_bytes_less(write, m
 
 def test_a_file_is_read_in_blocks_of_whole_lines(write, message, monkeypatch):
     """A file of any size is read with little memory, and means what it means as a whole."""
-    monkeypatch.setattr(files, "BLOCK", 7)
+    monkeypatch.setattr(files, "BLOCK", 9)
     text = "é1\r\nzwei\n\n \ndrei, und noch mehr\n\n\nvier\nfünf"
     path, packed = write("a.txt", text.encode()), write("a.txt.gz", gzip.compress(text.encode()))
     blocks = [*files.read_blocks(path)]
@@ -154,7 +154,7 @@ def test_a_file_is_read_in_blocks_of_whole_lines(write, message, monkeypatch):
     )
     zero = write("d.txt", text.encode() + b"\n\x00")
     assert f"0 at offset {len(text.encode()) + 1}" in message(read_text, zero), "the offset in the file"
-    monkeypatch.setattr(files, "LARGE", 20)
+    monkeypatch.setattr(files, "LARGE", 20), monkeypatch.setattr(files, "BLOCK", 20)
     found = [*read_documents(write("long.txt", "a line of text\n" * 9))]
     assert "\n".join(found) + "\n" == "a line of text\n" * 9 and len(found) > 2, (
         "one must not fill the memory"
