@@ -50,12 +50,13 @@ def read_blocks(path: Path | str, errors: str = "strict") -> Iterator[str]:
     try:
         with (gzip.open if is_packed else open)(path, "rb") as file:
             while data := file.read(BLOCK):
-                data += file.readline(n_most) if b"\n" in data else file.read(n_most)
+                rest = file.readline(n_most) if b"\n" in data else file.read(n_most * (b"\x00" not in data))
+                if is_packed and n_read + len(data) + len(rest) >= n_most:
+                    raise UserError(f"{path}: unpacks to over a hundred times its size, which no text does")
+                data += rest
                 if b"\x00" in data or data[:2] in (b"\xff\xfe", b"\xfe\xff"):  # the second: byte order marks
                     place = f"0 at offset {n_read + data.find(0)}"
                     raise UserError(f"{path}: a binary file or UTF-16 ({place}); save it as UTF-8")
-                if is_packed and n_read + len(data) >= n_most:
-                    raise UserError(f"{path}: unpacks to over a hundred times its size, which no text does")
                 text = data.decode("utf-8", errors).removeprefix("\ufeff").replace("\r\n", "\n")
                 yield text.replace("\r", " " if "\n" in text else "\n")  # beside line feeds it is a stray one
                 n_read += len(data)
