@@ -97,11 +97,11 @@ def with_replay(domain: Corpus, general: Corpus, share: float, seed: int) -> Cor
     wanted = share / (1 - share) * domain.train_bytes  # share = wanted / (wanted + train_bytes)
     rng, extra, n_byte = random.Random(f"replay {seed}"), [], 0
     while n_byte < wanted:
-        for document in rng.sample(general.train, len(general.train)):
+        for i in rng.sample(range(len(general.train)), len(general.train)):
             if n_byte >= wanted:
                 break
-            extra.append(document)
+            extra.append(document := general.train[i])
             n_byte += len(document.encode())
-    mixed = domain.train + extra
+    mixed = [*domain.train, *extra]
     rng.shuffle(mixed)
     return replace(domain, train=mixed)

@@ -11,6 +11,7 @@ from ..training.objective import IGNORED, Objective, micro_batches, tensors
 from .denoising import Denoising
 from .masked import Masked, predict_masked
 from .next_sentence import FOLLOWS
+from .ngrams import MOST_SINGLE
 
 
 def unigram_loss(objective: Objective, ids: np.ndarray, name: str, n_end: int = 0) -> float:
@@ -18,8 +19,8 @@ def unigram_loss(objective: Objective, ids: np.ndarray, name: str, n_end: int = 
 
     `name`: of the labels in the batch. `n_end`: how often [SEP], which is not in the texts, is a label.
     """
-    count = np.bincount(ids, minlength=len(objective.token_bytes)) + 1
-    count[objective.tokenizer.special_id("[SEP]")] += n_end
+    count = np.bincount(ids[:MOST_SINGLE], minlength=len(objective.token_bytes)) + 1
+    count[objective.tokenizer.special_id("[SEP]")] += n_end * min(MOST_SINGLE, len(ids)) // len(ids)
     labels = objective.batch(0, "validation")[name].numpy()
     return float(-np.log(count / count.sum())[labels[labels != IGNORED]].mean())
 
@@ -28,7 +29,7 @@ def commonest_share(objective: Masked | Denoising) -> float:
     """Return how often the commonest token of the training text is the hidden or lost one, in validation."""
     batch = objective.batch(0, "validation")
     asked = batch["labels"][batch["survived"] == 0] if "survived" in batch else batch["masked_labels"]
-    labels, commonest = asked.numpy(), np.bincount(objective.texts["train"].ids).argmax()
+    labels, commonest = asked.numpy(), np.bincount(objective.texts["train"].ids[:MOST_SINGLE]).argmax()
     return float((labels == commonest).sum() / (labels != IGNORED).sum())
 
 

@@ -7,14 +7,14 @@ Source: Radford et al. 2018, "Improving Language Understanding by Generative Pre
 """
 
 import math
-from array import array
+from collections.abc import Sequence
 
 import numpy as np
 from torch import Tensor
 
 from ..model.generate import generate
 from ..plumbing.errors import UserError
-from ..plumbing.script import shown
+from ..plumbing.stored import token_rows
 from ..texts.corpus import Corpus
 from ..tokenizer.bpe import BPE
 from ..training.objective import IGNORED, SPLITS, Objective, tensors
@@ -81,13 +81,14 @@ class Causal(Objective):
         return self.tokenizer.decode([i for i in out if i != self.end])
 
 
-def token_stream(tokenizer: BPE, documents: list[str], end: int) -> np.ndarray:
+def token_stream(tokenizer: BPE, documents: Sequence[str], end: int) -> np.ndarray:
     """Return the ids of all documents in one array (n,), `end` before each document and after the last."""
-    ids = array("i", [end])  # four bytes a token, where a list takes eight and an object
-    for document in shown(documents, "tokens"):
-        ids.extend(tokenizer.encode(document, allow_special=False))
-        ids.append(end)
-    return np.array(ids)
+    return token_rows(documents, tokenizer, ended, end, first=("",))[0]
+
+
+def ended(tokenizer: BPE, document: str, end: int) -> list[list[int]]:
+    """Return the ids of a document and `end`, as one row."""
+    return [[*tokenizer.encode(document, allow_special=False), end]]
 
 
 def overlapping_windows(stream: np.ndarray, T: int) -> tuple[np.ndarray, np.ndarray]:

@@ -21,6 +21,7 @@ from ..tokenizer.bpe import BPE
 from ..training.objective import IGNORED, SPLITS, Objective, count_correct, notes_on_cuts, tensors, to_device
 from ..training.vocabulary_loss import vocabulary_loss
 from .next_sentence import PackedSentences, SentencePairs
+from .ngrams import MOST_SINGLE
 
 
 class Masked(Objective):
@@ -125,7 +126,7 @@ def fill_examples(objective: Masked, model, n: int = 3) -> list[str]:
     rng = np.random.default_rng(objective.seed)
     rows = texts.rows(rng.choice(len(texts), min(n, len(texts)), replace=False))
     ids = rows["input_ids"]  # (n, T)
-    count = np.bincount(objective.texts["train"].ids, minlength=len(objective.token_bytes))
+    count = np.bincount(objective.texts["train"].ids[:MOST_SINGLE], minlength=len(objective.token_bytes))
     is_rare = (count < 0.02 * count.sum()) & (objective.token_bytes > 2)  # hide a word worth guessing
     special = objective.is_special[ids]  # (n, T)
     fits = (is_rare[ids] | ~is_rare[ids].any(1, keepdims=True)) & ~special

@@ -11,11 +11,12 @@ and no such question. Differs from that paper: no separator between two document
 
 import re
 from array import array
+from collections.abc import Sequence
 
 import numpy as np
 
 from ..plumbing.errors import UserError
-from ..plumbing.script import shown
+from ..plumbing.stored import token_rows
 from ..tokenizer.bpe import BPE
 
 FOLLOWS, DOES_NOT_FOLLOW = 0, 1  # classes of the next-sentence head
@@ -44,6 +45,11 @@ def sentences(text: str) -> list[str]:
     return [part.strip() for part in [*parts, text[start:]] if part.strip()]
 
 
+def sentence_rows(tokenizer: BPE, document: str) -> list[list[int]]:
+    """Return the ids of each sentence that has any, with a space before it."""
+    return [*filter(None, (tokenizer.encode(" " + s, allow_special=False) for s in sentences(document)))]
+
+
 class SentenceRuns:
     """Documents cut into runs of as many whole sentences of one document as fit into a row.
 
@@ -55,28 +61,25 @@ class SentenceRuns:
         across_documents: a run may go on in the next document.
     """
 
-    def __init__(self, documents: list[str], tokenizer: BPE, context: int, n_text=1, across_documents=False):
+    def __init__(self, documents: Sequence[str], tokenizer, context: int, n_text=1, across_documents=False):
         self.context, room = context, context - n_text - 1
         self.cls, self.sep, self.pad = map(tokenizer.special_id, ("[CLS]", "[SEP]", "[PAD]"))
-        ids, edges, owners, self.n_cut, longest = array("i"), [0], [], 0, room // n_text
-        for d, document in enumerate(shown(documents, "tokens")):
-            for sentence in sentences(document):
-                tokens = tokenizer.encode(" " + sentence, allow_special=False)
-                self.n_cut += len(tokens) > longest
-                for start in range(0, len(tokens), longest):
-                    ids.extend(tokens[start : start + longest])
-                    edges.append(len(ids))
-                    owners.append(d)
-        self.ids, self.edges = np.array(ids), np.array(edges)  # sentence s is ids[edges[s] : edges[s + 1]]
-        runs = []
-        for s, document in enumerate(owners):
-            goes_on = runs and (across_documents or document == owners[s - 1])
-            if goes_on and self.edges[s + 1] - self.edges[runs[-1][0]] <= room:
-                runs[-1][1] = s + 1
-            else:
-                runs.append([s, s + 1])
-        self.runs = np.array(runs, dtype=np.int64).reshape(-1, 2)  # (N, 2) first sentence, one after the last
-        self.document_of = np.array([owners[first] for first, _ in runs])  # (N,)
+        self.ids, lengths, counts = token_rows(documents, tokenizer, sentence_rows)
+        longest = room // n_text
+        self.n_cut, n_part = (lengths > longest).sum(), -(-lengths // longest)
+        ends = n_part.cumsum()  # behind the last part of each sentence
+        parts = np.full(n_part.sum(), longest, dtype=np.int32)  # their lengths
+        parts[ends - 1] -= n_part * longest - lengths
+        self.edges = np.append(0, parts.cumsum())  # sentence, or part, s is ids[edges[s] : edges[s + 1]]
+        first = np.append(0, ends)[np.append(0, counts.cumsum())]  # where each document begins
+        after = self.edges.searchsorted(self.edges[:-1] + room, "right") - 1  # behind what fits from s on
+        if not across_documents:
+            np.minimum(after, np.repeat(first[1:], np.diff(first)), out=after)
+        runs = array("i", [0])  # where each begins, and behind the last: int32, as there may be millions
+        while runs[-1] < len(after):
+            runs.append(after[runs[-1]])
+        self.runs = np.stack([runs[:-1], runs[1:]], 1)  # (N, 2) first sentence, one after the last
+        self.document_of = (first.searchsorted(runs[:-1], "right") - 1).astype(np.int32)  # (N,)
 
     def __len__(self) -> int:
         return len(self.runs)
@@ -86,7 +89,7 @@ class SentenceRuns:
         start, end = self.edges[self.runs[chosen]].T[..., None]  # (B, 1) each
         first, last = len(before), len(before) + end - start  # where the run stands in its row
         place = np.arange(width(last.max() + len(behind), self.context))  # (T,)
-        ids = self.ids[(start + place - first).clip(0, len(self.ids) - 1)]  # (B, T)
+        ids = self.ids[(start + place - first).clip(0, len(self.ids) - 1)].astype(np.int64)  # (B, T)
         ids[:, :first], ids[place >= last] = before, filling
         for i, token in enumerate(behind):
             ids[place == last + i] = token
@@ -101,7 +104,7 @@ class SentencePairs(SentenceRuns):
     Otherwise the length or the place of B gives the answer away. UserError unless two documents have pairs.
     """
 
-    def __init__(self, documents: list[str], tokenizer: BPE, context: int, name: str = "this text"):
+    def __init__(self, documents: Sequence[str], tokenizer: BPE, context: int, name: str = "this text"):
         super().__init__(documents, tokenizer, context, n_text=2)
         has_next = self.runs[:, 1] - self.runs[:, 0] >= 2  # a single sentence has no next one
         self.runs, self.document_of = self.runs[has_next], self.document_of[has_next]
@@ -112,13 +115,13 @@ class SentencePairs(SentenceRuns):
         middle = (first + last) // 2
         # A of a run is ids[start : border], its B ids[border : end]; (N,) each
         self.start, self.border, self.end = self.edges[[first, middle, last]]
-        self.a_lengths, self.b_lengths = self.border - self.start, self.end - self.border
+        self.a_lengths, self.b_lengths = np.diff([self.start, self.border, self.end], axis=0).astype(np.int32)
         # Neighbours in this order have a B alike: runs by place in the document, then sentences of B, then
         # its tokens; equals in a random order, since those next to each other in the text share a topic.
         is_first = np.append(True, self.document_of[1:] != self.document_of[:-1])
         tie = np.random.default_rng(0).random(len(self))
-        self.order = np.lexsort((tie, self.b_lengths, last - middle, ~is_first))
-        self.rank = np.argsort(self.order)  # where each run stands in that order
+        self.order = np.lexsort((tie, self.b_lengths, last - middle, ~is_first)).astype(np.int32)
+        self.rank = np.argsort(self.order).astype(np.int32)  # where each run stands in that order
 
     def rows(self, chosen: np.ndarray, rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
         """Return one row for each chosen run (B,). B follows A; with `rng`, in half of the rows it does not.
@@ -130,7 +133,7 @@ class SentencePairs(SentenceRuns):
         # [CLS] at 0, A from 1, [SEP] at a + 1, B from a + 2, [SEP] at a + b + 2, then padding; (T,)
         place = np.arange(width((a + b).max() + 3, self.context))
         source = np.where(place <= a, self.start[chosen][:, None] - 1, self.border[second][:, None] - a - 2)
-        ids = self.ids[(source + place).clip(0, len(self.ids) - 1)]  # (B, T)
+        ids = self.ids[(source + place).clip(0, len(self.ids) - 1)].astype(np.int64)  # (B, T)
         ids[:, 0], real = self.cls, place <= a + b + 2
         ids[(place == a + 1) | (place == a + b + 2)] = self.sep
         ids[~real] = self.pad
@@ -165,7 +168,7 @@ class SentencePairs(SentenceRuns):
 class PackedSentences(SentenceRuns):
     """Rows [CLS] sentence sentence ... [SEP], filled with whole sentences across documents."""
 
-    def __init__(self, documents: list[str], tokenizer: BPE, context: int):
+    def __init__(self, documents: Sequence[str], tokenizer: BPE, context: int):
         super().__init__(documents, tokenizer, context, across_documents=True)
 
     def rows(self, chosen: np.ndarray, rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:

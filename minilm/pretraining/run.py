@@ -18,7 +18,7 @@ from ..checkpoint import CONFIG, is_published, load, load_tokenizer
 from ..model.config import PRESETS, ModelConfig, preset
 from ..model.transformer import build, build_for_weights
 from ..plumbing.errors import UserError, suggest
-from ..plumbing.folders import SETTINGS, TOKENIZER, find_run, read_json, read_log, read_settings
+from ..plumbing.folders import RUNS, SETTINGS, TOKENIZER, find_run, read_json, read_log, read_settings
 from ..plumbing.script import begin, choose_device, finish
 from ..texts.corpus import load_corpus
 from ..texts.pairs import load_pairs
@@ -121,7 +121,8 @@ class Pretraining:
         s = self.settings
         if s.objective == "translation":
             return load_pairs(s.data, s.seed, s.n_documents, s.skip_bad)
-        corpus = load_corpus(s.data, s.seed, s.n_documents, s.errors)
+        beside = Path(s.out).parent if s.out else RUNS
+        corpus = load_corpus(s.data, s.seed, s.n_documents, s.errors, beside / "tokens")
         return corpus.watched(s.eval_rows, s.context) if s.eval_rows else corpus
 
     def start(self, corpus) -> tuple[torch.nn.Module, BPE]:

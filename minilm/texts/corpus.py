@@ -17,19 +17,21 @@ import re
 import sysconfig
 import warnings
 from bisect import bisect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from hashlib import sha256
-from itertools import accumulate, chain
-from operator import itemgetter
+from itertools import accumulate, chain, islice
 from pathlib import Path
+
+import numpy as np
 
 from .. import world
 from ..plumbing.errors import UserError, suggest
 from ..plumbing.script import shown
-from .files import missing, read_documents, text_files
+from ..plumbing.stored import StoredTexts, stored
+from .files import BLOCK, LARGE, kind, missing, read_documents, text_files
 
 SOURCES = ("world", "world:reports", "world:portuguese", "world:portuguese-reports", "world:few-shot")
 SOURCES += ("world:few-shot-no-repeats", "python-docs")
@@ -37,6 +39,7 @@ WORLD_TRAIN, WORLD_VALIDATION = 20_000, 1_000  # documents
 VALIDATION_SEED = 1_000_003  # added to the seed for the world's validation part
 VALIDATION_SHARE = 10  # one part in so many is for validation
 PIECE, SHORTEST_PIECE = 1_000, 100  # characters of a piece of the document that is cut
+SAMPLE = 20_000_000  # bytes, about, of stored text that a vocabulary is made of, and that validate
 LINE_OR_SENTENCE_END = re.compile(r"""\n|[.!?…؟۔।॥]["'”’»)\]]*\s|[。！？｡][”’」』）]*""")
 LIBRARY = Path(sysconfig.get_path("stdlib"))  # the sources of `python-docs`
 SKIPPED_FOLDERS = ("test", "tests", "idle_test", "__pycache__", "pydoc_data")
@@ -47,14 +50,15 @@ class Corpus:
     """The documents of one source, in two parts."""
 
     name: str
-    train: list[str]
+    train: Sequence[str]  # a list, or `StoredTexts` of more text than memory holds
     validation: list[str]
     floor: Callable[[str], float] | None = None  # log-probability in nats under the source's own grammar
     notes: tuple[str, ...] = ()  # lines worth printing
 
     def texts(self) -> list[str]:
-        """Return the training texts, what a vocabulary is made of."""
-        return self.train
+        """Return the training texts, of stored ones a sample: what a vocabulary is made of."""
+        n_text = int(SAMPLE / self.train.mean) if isinstance(self.train, StoredTexts) else None
+        return draw(self.train, n_text, 0)
 
     def watched(self, n_row: int, context: int) -> "Corpus":
         """Return this corpus with about `n_row` rows of validation, 8 texts or more, drawn by their words."""
@@ -77,15 +81,16 @@ class Corpus:
         return f"{self.name}: {train}, {len(self.validation):,} validation documents ({megabytes:.2f} MB)"
 
 
-def load_corpus(source, seed: int = 0, n_documents: int | None = None, errors: str = "strict") -> Corpus:
+def load_corpus(source, seed: int = 0, n_documents=None, errors: str = "strict", store=None) -> Corpus:
     """Return the documents of a source, or of one or several files and folders; UserError for an empty part.
 
     So many as `n_documents` are drawn by `seed` for training. `errors="replace"` reads on over bad UTF-8.
+    Files of more than `LARGE` bytes stay in the folder `store`, where there is one, instead of in memory.
     """
     sources = checked_sources(source, SOURCES)
     name, domain = sources[0], sources[0].partition(":")[2] or "stories"
     if name not in SOURCES:
-        corpus = files_corpus(sources, errors)
+        corpus = files_corpus(sources, errors, store)
     elif name == "python-docs":
         corpus = Corpus(name, *split_by_hash(python_docs()))
     else:
@@ -115,11 +120,16 @@ def checked_sources(source, known: Iterable[str]) -> list[str]:
     return sources
 
 
-def draw(items: list, n: int | None, seed) -> list:
+def draw(items: Sequence, n: int | None, seed) -> Sequence:
     """Return n of the items in their order, drawn by a seed; all where n is none, or there are no more."""
     if n is None or n >= len(items):
         return items
-    return [items[i] for i in sorted(random.Random(seed).sample(range(len(items)), n))]
+    return taken(items, sorted(random.Random(seed).sample(range(len(items)), n)))
+
+
+def taken(items: Sequence, chosen: list[int]) -> Sequence:
+    """Return the chosen items; stored ones stay where they are."""
+    return items[chosen] if isinstance(items, StoredTexts) else [items[i] for i in chosen]
 
 
 def one_line(text: str) -> str:
@@ -127,9 +137,9 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def digest(text: str) -> bytes:
-    """Return a number of 32 bytes that follows from the words of a text."""
-    return sha256(one_line(text).encode()).digest()
+def digest(text: str) -> int:
+    """Return a number below 2^63 that follows from the words of a text."""
+    return int.from_bytes(sha256(one_line(text).encode()).digest()[:8], "big") >> 1
 
 
 def split_by_hash(items: Iterable, text_of: Callable = str) -> tuple[list, list]:
@@ -138,19 +148,22 @@ def split_by_hash(items: Iterable, text_of: Callable = str) -> tuple[list, list]
     Only where a tenth is too little, at least two texts of four or more are held out, and two are left.
     """
     items = list(items)
-    scores = [digest(text_of(item)) for item in items]
-    ranked = sorted(set(scores))
+    held = is_held_out([digest(text_of(item)) for item in items])
+    return tuple([item for item, is_held in zip(items, held, strict=True) if is_held == s] for s in (0, 1))
+
+
+def is_held_out(scores: Sequence[int]) -> np.ndarray:
+    """Return of each digest whether its text is for validation."""
+    ranked = np.unique(scores)
     least = 2 if len(ranked) > 3 else 1  # two: a text and one that does not follow it
-    n_held = bisect(ranked, (2**256 // VALIDATION_SHARE).to_bytes(32, "big"))
-    held = set(ranked[: max(1, min(max(n_held, least), len(ranked) - least))])
-    train = [item for item, score in zip(items, scores, strict=True) if score not in held]
-    return train, [item for item, score in zip(items, scores, strict=True) if score in held]
+    n_held = bisect(ranked, 2**63 // VALIDATION_SHARE)
+    return np.isin(scores, ranked[: max(1, min(max(n_held, least), len(ranked) - least))])
 
 
-def without(items: list, others: list, text_of: Callable = str) -> list:
+def without(items: Sequence, others: Sequence, text_of: Callable = str) -> Sequence:
     """Return the items whose text is not that of one of the others, white space aside."""
     known = {one_line(text_of(item)) for item in others}
-    return [item for item in items if one_line(text_of(item)) not in known]
+    return taken(items, [i for i, item in enumerate(items) if one_line(text_of(item)) not in known])
 
 
 def world_parts(write: Callable, n: int, seed: int, text_of: Callable = str) -> tuple[list, list]:
@@ -159,27 +172,60 @@ def world_parts(write: Callable, n: int, seed: int, text_of: Callable = str) -> 
     return train, without(drawn, train, text_of)[:WORLD_VALIDATION]
 
 
-def files_corpus(sources: list[str], errors: str) -> Corpus:
-    """Return the documents of files, each file once, none in both parts; of several small ones stay whole."""
-    files = {file.resolve(): file for source in sources for file in text_files(Path(source))}
-    found = [read_documents(file, errors) for file in shown(files.values(), "files")]
-    # More than half of the whole, as a text without blank lines is, would leave the other part nothing.
-    half = sum(len(text) for documents in found for text in documents) / 2
-    pieces = [[cut(text) if len(text) > half else [text] for text in documents] for documents in found]
-    n_pieces = sum(len(parts) for documents in pieces for parts in documents if len(parts) > 1)
-    keyed = []  # (the text whose hash decides, a document)
-    for documents in (list(chain(*parts)) for parts in pieces):
-        is_small = len(documents) < 10 and len(files) > 1
-        keyed += [(" ".join(documents) if is_small else text, text) for text in documents]
-    train, validation = ([text for _, text in part] for part in split_by_hash(keyed, itemgetter(0)))
-    kept = without(train, validation)
-    notes = {
-        "passed over {:,} empty files": found.count([]),
-        "cut one long document into {:,} pieces, at line and sentence ends": n_pieces,
-        "removed {:,} training documents that stand in the validation part too": len(train) - len(kept),
-    }
+def files_corpus(sources: list[str], errors: str, store: Path | None = None) -> Corpus:
+    """Return the documents of files, each file once, none in both parts; of several small ones stay whole.
+
+    More than `LARGE` bytes of files stay in one of the folder `store`, and `SAMPLE` bytes of them validate.
+    """
+    files = [*{file.resolve(): file for source in sources for file in text_files(Path(source))}.values()]
+    found, several = (read_documents(file, errors) for file in shown(files, "files")), len(files) > 1
+    if is_large := store is not None and sum(map(os.path.getsize, files)) > LARGE:
+        path = store / f"texts-{content(files)}-{errors}.bin"
+        keyed = with_digests(found, LARGE / 8, several)
+        rows = lambda: (
+            (data := text.encode(), [len(data)], [score], [words]) for text, score, words in keyed
+        )
+        _, sizes, scores, words = stored(path, rows, np.uint8)
+        texts = StoredTexts(path, np.append(0, sizes.cumsum()), np.arange(len(sizes)))
+        notes = {f"{{:,}} documents are kept in {path}": len(texts)}
+    else:
+        found = [[*documents] for documents in found]
+        # More than half of the whole, as a text without blank lines is, would leave the other part nothing.
+        half = sum(len(text) for documents in found for text in documents) / 2
+        texts, scores, words = [*zip(*with_digests(found, half, several), strict=True)] or [()] * 3
+        n_more = len(texts) - sum(map(len, found))
+        notes = {"passed over {:,} empty files": found.count([])}
+        notes["cut one long document into {:,} pieces, at line and sentence ends"] = n_more and n_more + 1
+    held = is_held_out(scores)
+    kept, chosen = ~held & ~np.isin(words, np.extract(held, words)), held.nonzero()[0]
+    if is_large:
+        ranked = chosen[words[chosen].argsort()]
+        chosen = np.sort(ranked[: max(8, sizes[ranked].cumsum().searchsorted(SAMPLE))])
+    n_removed = len(texts) - held.sum() - kept.sum()
+    notes["removed {:,} training documents that stand in the validation part too"] = n_removed
     name = sources[0] + f" and {len(sources) - 1} more" * (len(sources) > 1)
-    return Corpus(name, kept, validation, notes=tuple(note.format(n) for note, n in notes.items() if n))
+    notes = tuple(note.replace("{:,}", f"{n:,}") for note, n in notes.items() if n)
+    return Corpus(name, taken(texts, kept.nonzero()[0]), [*taken(texts, chosen)], notes=notes)
+
+
+def content(files: list[Path]) -> str:
+    """Return a name that follows from what is in the files."""
+    found = sha256(ascii([(kind(file), file.stat().st_size) for file in files]).encode())
+    for file in files:
+        with open(file, "rb") as opened:
+            while block := opened.read(BLOCK):
+                found.update(block)
+    return found.hexdigest()[:16]
+
+
+def with_digests(found: Iterable[Iterable[str]], longest: float, several: bool) -> Iterator[tuple]:
+    """Yield (document, digest that decides on its side, its own) of each file, longer ones cut."""
+    for documents in found:
+        parts = chain.from_iterable(cut(text) if len(text) > longest else [text] for text in documents)
+        first = [*islice(parts, 10)]
+        whole = digest(" ".join(first)) if several and len(first) < 10 else None
+        for text, own in ((text, digest(text)) for text in chain(first, parts)):
+            yield text, own if whole is None else whole, own
 
 
 def cut(text: str) -> list[str]:

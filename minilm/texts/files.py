@@ -5,18 +5,20 @@ a `.gz` of either is read too, and a folder stands for all such files under it.
 """
 
 import gzip
-import io
 import json
 import os
 import re
 import zlib
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 from ..plumbing.errors import UserError, suggest
 
 TEXT_SUFFIXES = (".txt", ".jsonl")
 BLANK_LINES = re.compile(r"\n(?:[^\S\n]*\n)+")
+BLOCK = 2**24  # bytes that are read at a time
+LARGE = 50_000_000  # characters; a document that is longer ends at a line's end
 
 
 def kind(path: Path | str) -> str:
@@ -36,32 +38,39 @@ def missing(path: Path, names: tuple[str, ...] = ()) -> UserError:
 
 def read_text(path: Path | str, errors: str = "strict") -> str:
     """Return a file's text: UTF-8, unpacked if `.gz`, without a byte order mark, line ends as `\\n`."""
-    path = Path(path)
+    return "".join(read_blocks(path, errors))
+
+
+def read_blocks(path: Path | str, errors: str = "strict") -> Iterator[str]:
+    """Yield what `read_text` returns, so many whole lines at a time as have `BLOCK` bytes or more."""
+    path, n_read = Path(path), 0
     if not os.path.isfile(path):
         raise missing(path)
+    is_packed, n_most = path.name.lower().endswith(".gz"), 100 * path.stat().st_size + 10**7
     try:
-        data = path.read_bytes()
-        if path.name.lower().endswith(".gz"):
-            n_most = 100 * len(data) + 10**7
-            data = gzip.GzipFile(fileobj=io.BytesIO(data)).read(n_most)
-            if len(data) == n_most:
-                raise UserError(f"{path}: unpacks to over a hundred times its size, which no text does")
+        with (gzip.open if is_packed else open)(path, "rb") as file:
+            while data := file.read(BLOCK):
+                rest = file.readline(n_most) if b"\n" in data else file.read(n_most * (b"\x00" not in data))
+                if is_packed and n_read + len(data) + len(rest) >= n_most:
+                    raise UserError(f"{path}: unpacks to over a hundred times its size, which no text does")
+                data += rest
+                if b"\x00" in data or data[:2] in (b"\xff\xfe", b"\xfe\xff"):  # the second: byte order marks
+                    place = f"0 at offset {n_read + data.find(0)}"
+                    raise UserError(f"{path}: a binary file or UTF-16 ({place}); save it as UTF-8")
+                text = data.decode("utf-8", errors).removeprefix("\ufeff").replace("\r\n", "\n")
+                yield text.replace("\r", " " if "\n" in text else "\n")  # beside line feeds it is a stray one
+                n_read += len(data)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(f"{path}: not a complete gzip file ({error}); compress it again") from None
-    if b"\x00" in data or data[:2] in (b"\xff\xfe", b"\xfe\xff"):  # the second: byte order marks
-        raise UserError(f"{path}: a binary file or UTF-16 (0 at offset {data.find(0)}); save it as UTF-8")
-    try:
-        text = data.decode("utf-8", errors)
     except UnicodeDecodeError as error:
-        found = f"byte {error.start} (0x{data[error.start]:02x}) is not UTF-8"
+        found = f"byte {n_read + error.start} (0x{data[error.start]:02x}) is not UTF-8"
         raise UserError(f"{path}: {found}; save it as UTF-8, or (train.py) --errors replace") from None
-    text = text.removeprefix("\ufeff").replace("\r\n", "\n")
-    return text.replace("\r", " " if "\n" in text else "\n")  # beside line feeds it is a stray character
 
 
 def read_lines(path: Path | str, errors: str = "strict") -> Iterator[tuple[str, str]]:
     """Yield (where, line) for each line, blank ones too; `where`, "FILE, line N", begins an error."""
-    for number, line in enumerate(read_text(path, errors).removesuffix("\n").split("\n"), start=1):
+    lines = (block.removesuffix("\n").split("\n") for block in read_blocks(path, errors))
+    for number, line in enumerate(chain.from_iterable(lines), start=1):
         yield f"{path}, line {number}", line
 
 
@@ -91,16 +100,26 @@ def string_field(record: dict, field: str, where: str, errors: str = "strict") -
     return re.sub("[\ud800-\udfff]", "\ufffd", value) if half else value
 
 
-def read_documents(path: Path, errors: str = "strict") -> list[str]:
-    """Return the documents of one `.txt` or `.jsonl` file (or `.gz` of these) in order; [] if it is empty."""
-    if kind(path) == ".jsonl":
-        texts = [string_field(record, "text", where, errors) for where, record in read_jsonl(path, errors)]
-    elif kind(path) == ".txt":
-        texts = [part.strip("\n") for part in BLANK_LINES.split(read_text(path, errors))]
-    else:
+def read_documents(path: Path, errors: str = "strict") -> Iterator[str]:
+    """Yield the documents of one `.txt` or `.jsonl` file (or `.gz` of these), if any."""
+    if kind(path) not in TEXT_SUFFIXES:
         expected = f"{', '.join(TEXT_SUFFIXES)}, .gz of these, or a folder of them"
         raise UserError(f"{path}: a text of kind {kind(path)!r}; expected {expected}")
-    return [text for text in texts if text.strip()]
+    texts = (string_field(record, "text", where, errors) for where, record in read_jsonl(path, errors))
+    for text in texts if kind(path) == ".jsonl" else read_parts(path, errors):
+        if text.strip():
+            yield text
+
+
+def read_parts(path: Path, errors: str) -> Iterator[str]:
+    """Yield what blank lines part a file into; one ends at a line beyond `LARGE` characters."""
+    rest = ""
+    for block in read_blocks(path, errors):
+        *parts, rest = BLANK_LINES.split(rest + block)
+        if len(rest) > LARGE:
+            parts, rest = [*parts, rest], ""
+        yield from (part.strip("\n") for part in parts)
+    yield rest.strip("\n")
 
 
 def text_files(path: Path) -> list[Path]:

@@ -4,7 +4,7 @@ import json
 import operator
 import re
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import accumulate, chain, pairwise
 from pathlib import Path
 
@@ -38,6 +38,10 @@ class Tokenizer:
         self._fold, self._added_ids = fold, {fold(token): i for token, i in added_ids.items()}
         self._finders = self.finder(added_ids), self.finder(added_ids | special_ids)  # by `allow_special`
         self._encode_cached = lru_cache(CACHE)(self.encode_word)
+
+    def __reduce__(self):
+        """Travel to another process as what it was made from: a cache cannot."""
+        return partial(type(self), **{name: getattr(self, name) for name in self.SAVED}), ()
 
     def finder(self, tokens: Iterable[str]) -> re.Pattern:
         """Return what finds these tokens in a text."""

@@ -31,7 +31,7 @@ def test_what_cannot_be_read_is_named(tmp_path, write, message):
     assert "no such file" in message(read_text, tmp_path / "absent.txt")
     assert "regular file" in message(read_text, tmp_path)
     assert len(read_text(write("plain.txt.gz", gzip.compress(b"a" * 10**6)))) == 10**6, "short and monotonous"
-    bomb = write("bomb.txt.gz", gzip.compress(bytes(10**8)))
+    bomb = write("bomb.txt.gz", gzip.compress(b"a" * 10**8))
     assert "bomb.txt.gz: unpacks to over a hundred times its size" in message(read_text, bomb)
 
 
@@ -82,19 +82,23 @@ def test_string_field_says_what_was_found(message):
     assert string_field(half, "text", "here", errors="replace").encode() == "ab\ufffd.".encode()
 
 
+def documents_of(*arguments, **options) -> list[str]:
+    return list(read_documents(*arguments, **options))
+
+
 def test_documents_of_txt_end_at_blank_lines(write):
     text = "\n\n  First line,\n    indented verse.\n \t\nSecond\r\n\r\n\r\n\u00a0\nThird \n"
     verses = ["  First line,\n    indented verse.", "Second", "Third "]
-    assert read_documents(write("a.txt", text)) == verses
-    assert read_documents(write("b.txt.gz", gzip.compress(b"x\n\ny"))) == ["x", "y"]
-    assert read_documents(write("empty.txt", " \n\n \n")) == []
+    assert documents_of(write("a.txt", text)) == verses
+    assert documents_of(write("b.txt.gz", gzip.compress(b"x\n\ny"))) == ["x", "y"]
+    assert documents_of(write("empty.txt", " \n\n \n")) == []
 
 
 def test_documents_of_jsonl_are_its_texts(write, message):
     lines = '{"text": "one\\n\\nstill one", "id": 1}\n{"text": "  "}\n{"text": "two"}\n'
-    assert read_documents(write("a.jsonl", lines)) == ["one\n\nstill one", "two"]
+    assert documents_of(write("a.jsonl", lines)) == ["one\n\nstill one", "two"]
     null = write("b.jsonl", '{"text": "a"}\n{"text": null}')
-    assert "line 2: 'text' is None" in message(read_documents, null)
+    assert "line 2: 'text' is None" in message(documents_of, null)
 
 
 @pytest.mark.parametrize(
@@ -102,14 +106,14 @@ def test_documents_of_jsonl_are_its_texts(write, message):
     [("a.txt", b"a\n\nb\xffd", "byte 4"), ("a.jsonl", b'{"text": "b\\udc00d"}', "line 1: half")],
 )
 def test_errors_replace_reaches_documents(write, message, name, data, place):
-    assert place in message(read_documents, write(name, data))
-    assert read_documents(write(name, data), errors="replace")[-1] == "b\ufffdd"
+    assert place in message(documents_of, write(name, data))
+    assert documents_of(write(name, data), errors="replace")[-1] == "b\ufffdd"
 
 
 def test_an_unknown_suffix_lists_the_known_ones(write, message):
     for name, kind in (("a.pdf", ".pdf"), ("README", "")):
         expected = f"{name}: a text of kind {kind!r}; expected .txt, .jsonl, .gz of these, or a folder"
-        assert expected in message(read_documents, write(name, "x"))
+        assert expected in message(documents_of, write(name, "x"))
 
 
 def test_a_folder_stands_for_its_text_files_in_order(tmp_path, write, message):
@@ -124,20 +128,38 @@ def test_a_folder_stands_for_its_text_files_in_order(tmp_path, write, message):
     assert "no text files" in message(text_files, folder / "folder.txt")
 
 
-def test_a_text_may_be_packed_to_a_hundredth_and_ten_million_bytes_less(write, message, monkeypatch):
-    most = []
+def test_a_text_may_be_packed_to_a_hundredth_and_ten_million_bytes_less(write, message):
+    for n, is_text in ((10_500_000, True), (12_000_000, False)):  # packed: about a thousandth
+        packed = gzip.compress(b"line\n" * (n // 5))
+        assert (n < 100 * len(packed) + 10**7) == is_text, "this test is about the limit"
+        path = write("a.txt.gz", packed)
+        if is_text:
+            assert len(read_text(path)) == n
+        else:
+            assert "over a hundred times its size" in message(read_text, path)
 
-    class Unpacked:
-        def __init__(self, fileobj):
-            self.n = len(fileobj.getvalue())
 
-        def read(self, n):
-            most.append(n)
-            return b"a" * 7
-
-    monkeypatch.setattr(files.gzip, "GzipFile", Unpacked)
-    assert read_text(write("a.txt.gz", b"x" * 30)) == "a" * 7
-    assert most == [100 * 30 + 10**7]
+def test_a_file_is_read_in_blocks_of_whole_lines(write, message, monkeypatch):
+    """A file of any size is read with little memory, and means what it means as a whole."""
+    monkeypatch.setattr(files, "BLOCK", 9)
+    text = "é1\r\nzwei\n\n \ndrei, und noch mehr\n\n\nvier\nfünf"
+    path, packed = write("a.txt", text.encode()), write("a.txt.gz", gzip.compress(text.encode()))
+    blocks = [*files.read_blocks(path)]
+    assert len(blocks) == 3 and all(block.endswith("\n") for block in blocks[:-1]), "a line is cut"
+    assert read_text(path) == read_text(packed) == text.replace("\r\n", "\n")
+    assert [*read_documents(packed)] == ["é1\nzwei", "drei, und noch mehr", "vier\nfünf"]
+    lines = "".join(json.dumps({"text": f"line {i}"}) + "\n" for i in range(9))
+    assert [*read_documents(write("b.jsonl", lines))] == [f"line {i}" for i in range(9)]
+    assert f"byte {len(text.encode()) + 1} (0xff)" in message(
+        read_text, write("c.txt", text.encode() + b"\n\xff")
+    )
+    zero = write("d.txt", text.encode() + b"\n\x00")
+    assert f"0 at offset {len(text.encode()) + 1}" in message(read_text, zero), "the offset in the file"
+    monkeypatch.setattr(files, "LARGE", 20), monkeypatch.setattr(files, "BLOCK", 20)
+    found = [*read_documents(write("long.txt", "a line of text\n" * 9))]
+    assert "\n".join(found) + "\n" == "a line of text\n" * 9 and len(found) > 2, (
+        "one must not fill the memory"
+    )
 
 
 def test_at_most_forty_letters_of_a_bad_line_are_shown(write, message):

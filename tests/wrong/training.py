@@ -85,7 +85,7 @@ WRONG = {
         ("len(document.encode())", "len(document)", "letters are counted"),
         ("n_byte += len(document.encode())", "n_byte += 1", "documents are counted"),
         ("    rng.shuffle(mixed)\n", "", "not mixed"),
-        ("mixed = domain.train + extra", "mixed = domain.train; mixed += extra", "own list has changed"),
+        ("mixed = [*domain.train, *extra]", "mixed = domain.train; mixed += extra", "own list has changed"),
         (
             "train=mixed)",
             "train=mixed, validation=domain.validation + general.validation)",

@@ -1,0 +1,100 @@
+"""Texts and tokens that need not fit into memory: files made once, whose names say what is in them."""
+
+import os
+import signal
+from array import array
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from hashlib import sha256
+from itertools import chain
+from multiprocessing import Pool
+from pathlib import Path
+
+import numpy as np
+
+from .folders import atomic_write
+from .script import from_first, shown
+
+PIECE = 2**22  # bytes of text, about, that a process tokenises at a time
+
+
+def stored(path: Path, make: Callable[[], Iterable[tuple]], dtype) -> tuple[np.ndarray, ...]:
+    """Return the memory-mapped array in a file, and the columns of whole numbers beside it.
+
+    `make()` yields (what is added to the file, what is added to the first column, to the second, ...). It is
+    asked only where there is no such file, in the first process alone; a half one never has that name.
+    """
+
+    def write(file) -> None:
+        columns = defaultdict(partial(array, "q"))
+        for flat, *others in make():
+            file.write(flat)
+            for i, values in enumerate(others):
+                columns[i].extend(values)
+        atomic_write(path.with_suffix(".npz"), lambda file: np.savez(file, *columns.values()))
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    from_first(lambda: path.exists() or atomic_write(path, write))
+    with np.load(path.with_suffix(".npz")) as columns:
+        return np.asarray(np.memmap(path, dtype, "r")), *columns.values()
+
+
+class StoredTexts(Sequence):
+    """The `chosen` of the texts between the `edges` of a file: texts[3] reads one, texts[[3, 4]] are two."""
+
+    def __init__(self, path: Path, edges: np.ndarray, chosen: np.ndarray):
+        self.path, self.edges, self.chosen = path, edges, chosen
+        self.mean = edges[-1] / len(edges)  # bytes of a text, about
+        self.file = open(path, "rb", buffering=0)  # noqa: SIM115 - mapped, all of it would become resident
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, i):
+        chosen = self.chosen[i]
+        if np.ndim(chosen):
+            return StoredTexts(self.path, self.edges, chosen)
+        self.file.seek(self.edges[chosen])
+        return self.file.read(self.edges[chosen + 1] - self.edges[chosen]).decode()
+
+
+def token_rows(documents: Sequence[str], tokenizer, rows_of: Callable, *options, first=()) -> tuple:
+    """Return the ids of all rows, one after another; each row's length; how many rows each document has.
+
+    rows_of(tokenizer, document, *options) returns the rows of one document. Those of `first` come before.
+    The ids of `StoredTexts` are a file beside theirs, made by as many processes as there are cores.
+    """
+    encode = partial(encoded, tokenizer, rows_of, options)
+    if not isinstance(documents, StoredTexts):
+        return encode(shown([*first, *documents], "tokens"))
+    dtype, n = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32, int(PIECE / documents.mean) + 1
+    saved = [getattr(tokenizer, name) for name in tokenizer.SAVED]
+    what = ascii((documents.path.name, type(tokenizer), saved, rows_of.__name__, options, first)).encode()
+    key = sha256(what + documents.chosen.tobytes()).hexdigest()[:16]
+
+    def pieces() -> Iterator[tuple]:
+        starts = shown(range(0, len(documents), n), "tokens")
+        texts = chain([first], ([*documents[i : i + n]] for i in starts))
+        with Pool(os.cpu_count(), obey) as pool:
+            for ids, *others in pool.imap(encode, texts):
+                yield ids.astype(dtype), *others
+
+    return stored(documents.path.with_name(f"tokens-{key}.bin"), pieces, dtype)
+
+
+def obey() -> None:
+    """Leave Ctrl-C to the process that waits for this one, and end where that says so."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def encoded(tokenizer, rows_of: Callable, options: tuple, texts: Iterable[str]) -> tuple[np.ndarray, ...]:
+    """Return what `token_rows` does, of these texts."""
+    ids, lengths, counts = array("i"), array("i"), array("i")  # four bytes each, where a list takes eight
+    for text in texts:
+        rows = rows_of(tokenizer, text, *options)
+        ids.extend(chain.from_iterable(rows))
+        lengths.extend(map(len, rows))
+        counts.append(len(rows))
+    return np.array(ids), np.array(lengths), np.array(counts)
