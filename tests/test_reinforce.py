@@ -179,7 +179,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(script, interrupted, flags, at, 
 @pytest.mark.parametrize(
     "flags, message",
     [
-        ("--model encoder", "of kind encoder, and a policy has to write"),
+        ("--model encoder", "of kind encoder, and a policy is a decoder"),
         ("--model mute", "no tokenizer in it"),
         ("--model runs/causl", "did you mean 'runs/causal'"),
         ("--reward foreign", "another tokenizer"),

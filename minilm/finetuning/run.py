@@ -158,8 +158,7 @@ def load_finetuned(folder: str | Path, device: str = "cpu") -> tuple[WithHead, T
     """Return (model, task) of a fine-tuned folder; UserError where it is none."""
     path, (body, tokenizer) = Path(folder) / folders.TASK, load(folder, device)
     if not path.exists():
-        way_out = f"python finetune.py --model {folder} does that first"
-        raise UserError(f"{folder}: not fine-tuned, no {folders.TASK} in it; {way_out}")
+        raise UserError(f"{folder}: no {folders.TASK} in it; python finetune.py --model {folder} comes first")
     saved = checked(path, folders.read_json(path), dict(context=int, known=dict, options=dict), False)
     try:
         made, context = TASKS[saved["task"]], saved["context"]

@@ -52,8 +52,7 @@ class FinetuningSettings(TrainingSettings):
         super().__post_init__()
         if not re.fullmatch(r"all|head|bias|lora|last:[1-9]\d*", self.tune):
             near = suggest(self.tune, ("all", "head", "bias", "lora", "last:N"))
-            expected = f"all, head, bias, lora, or last:N, N blocks or more{near}"
-            raise UserError(f"--tune {self.tune}: expected {expected}")
+            raise UserError(f"--tune {self.tune}: expected all, head, bias, lora, last:N (N blocks){near}")
         if not 0 < self.layer_decay <= 1:
             raise UserError(f"--layer-decay {self.layer_decay}: must be above 0 and at most 1")
         least = dict(unfreeze_every=0, patience=0, n_examples=1, lora_rank=1, seeds=0)

@@ -104,8 +104,7 @@ def make_study(settings: PromptSettings) -> Study:
     for option in chain(*map(commas.split, settings.label_words)):
         label, sign, word = option.partition("=")
         if not sign or label not in words:
-            expected = f"expected LABEL=WORD with a label of {', '.join(list(words)[:9])}"
-            raise UserError(f"--label-words {option}: {expected}")
+            raise UserError(f"--label-words {option}: expected LABEL=WORD of {', '.join([*words][:9])}")
         words[label] = word
     breaks = (option.replace("\\n", "\n") for option in (settings.template, settings.separator))
     prompt_format = PromptFormat(words, *breaks)

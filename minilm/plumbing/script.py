@@ -80,8 +80,7 @@ def read_command(settings_class: type, description: str, name_of: Callable, over
         folder = choose_folder(name_of(given), given.get("out"), given.get("overwrite", False), resume=True)
         saved, others = folders.read_settings(folder, settings_class, override_class)
         if (code := saved.pop("reward_function", None)) and "reward_function" not in given:
-            way_out = f"if you trust it, name it again: --reward-function {code}"
-            raise UserError(f"{folder / SETTINGS}: its reward is code, which no file may name; {way_out}")
+            raise UserError(f"{folder / SETTINGS}: its reward is code; to trust it: --reward-function {code}")
         for name, value in ({**given, **overrides} if process_rank() == 0 else {}).items():
             before = (saved | others).get(name, value)
             if before != value and name not in ("out", "resume"):

@@ -51,8 +51,7 @@ def load_preferences(preferences, prompts, n_pairs: int, seed: int, needs_pairs:
     if not preferences and not prompts:
         return world_preferences(n_pairs, seed)
     if needs_pairs and not preferences:
-        way_out = "add --preferences FILE, --reward FOLDER or --reward-function module:function"
-        raise UserError(f"--prompts {prompts}: what is a good answer to them is not said; {way_out}")
+        raise UserError(f"--prompts {prompts}: give --preferences, --reward or --reward-function too")
     pairs = read_table(preferences, ("prompt", "chosen", "rejected"))[0] if preferences else []
     for number, (prompt, chosen, rejected) in enumerate(pairs, start=1):
         if chosen == rejected:
@@ -147,8 +146,7 @@ class PairObjective(Objective):
 def sampled_pairs(model, env: Environment, prompts: list[str], n_answer: int, seed: int, temperature) -> list:
     """Return pairs of a model's own answers, `n_answer` drawn for each prompt, as the judge prefers them.
 
-    Where there is no judge, `env.reward` says which are better than the mean of the answers to their prompt.
-
+    Without a judge, `env.reward` prefers what it finds better than the mean of the answers to a prompt.
     As people do (Ziegler et al. 2019, section 2; Stiennon et al. 2020, section 3.1): a reward model that saw
     no mistakes would know no grammar. Each answer is in one pair at most; ties and unended ones are left out.
     """

@@ -73,8 +73,7 @@ def load_reward_model(folder: str | Path, tokenizer: BPE, device: str = "cpu") -
     """Return the reward model of a folder; UserError for none, or one that reads other tokens than these."""
     config, other = load_config(folder), BPE.load(Path(folder) / TOKENIZER)
     if (other.vocab, other.merges) != (tokenizer.vocab, tokenizer.merges):
-        way_out = "leave --reward out to train one from this policy"
-        raise UserError(f"--reward {folder}: has another tokenizer than the policy; {way_out}")
+        raise UserError(f"--reward {folder}: another tokenizer than the policy; leave it out to train one")
     tensors = read_weights(folder)
     model = RewardModel(build_for_weights(config, tensors, Path(folder) / CONFIG))
     try:

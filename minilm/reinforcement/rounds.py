@@ -100,8 +100,7 @@ class Rounds:
         print(f"Pairs of the policy's own answers: {len(new[0]):,}, and {len(new[1]):,} held out.")
         found.held_out_pairs = found.held_out_pairs or new[1]
         if not (found.pairs and found.held_out_pairs):
-            what = "too few answers to a prompt are better than others"
-            raise UserError(f"{what}: more --answers-a-prompt than {s.answers_a_prompt}, or more prompts")
+            raise UserError(f"no answer is better: more --answers-a-prompt than {s.answers_a_prompt}")
 
     def learn(self) -> tuple[dict, dict]:
         """Train a policy in each way; return what is measured, the start first, and the seconds."""

@@ -181,10 +181,8 @@ def files_corpus(sources: list[str], errors: str, store: Path | None = None) -> 
     found, several = (read_documents(file, errors) for file in shown(files, "files")), len(files) > 1
     if is_large := store is not None and sum(map(os.path.getsize, files)) > LARGE:
         path = store / f"texts-{content(files)}-{errors}.bin"
-        keyed = with_digests(found, LARGE / 8, several)
-        rows = lambda: (
-            (data := text.encode(), [len(data)], [score], [words]) for text, score, words in keyed
-        )
+        keyed = ((text.encode(), *two) for text, *two in with_digests(found, LARGE / 8, several))
+        rows = lambda: ((data, [len(data)], [score], [words]) for data, score, words in keyed)
         _, sizes, scores, words = stored(path, rows, np.uint8)
         texts = StoredTexts(path, np.append(0, sizes.cumsum()), np.arange(len(sizes)))
         notes = {f"{{:,}} documents are kept in {path}": len(texts)}

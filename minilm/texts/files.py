@@ -103,8 +103,7 @@ def string_field(record: dict, field: str, where: str, errors: str = "strict") -
 def read_documents(path: Path, errors: str = "strict") -> Iterator[str]:
     """Yield the documents of one `.txt` or `.jsonl` file (or `.gz` of these), if any."""
     if kind(path) not in TEXT_SUFFIXES:
-        expected = f"{', '.join(TEXT_SUFFIXES)}, .gz of these, or a folder of them"
-        raise UserError(f"{path}: a text of kind {kind(path)!r}; expected {expected}")
+        raise UserError(f"{path}: expected {', '.join(TEXT_SUFFIXES)}, .gz of these, or a folder of them")
     texts = (string_field(record, "text", where, errors) for where, record in read_jsonl(path, errors))
     for text in texts if kind(path) == ".jsonl" else read_parts(path, errors):
         if text.strip():

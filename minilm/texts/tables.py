@@ -51,8 +51,7 @@ def read_table(path: str | Path, fields: Sequence[str], skip_bad=False, spare=()
     passed over; without one, the column `spare` may come last. A file that is no table is never skipped.
     """
     if kind(path) not in SUFFIXES:
-        known = ", ".join(SUFFIXES)
-        raise UserError(f"{path}: a table of kind {kind(path)!r}; expected {known}, or .gz of these")
+        raise UserError(f"{path}: expected a table: {', '.join(SUFFIXES)}, or .gz of these")
     ours = {name: field for name, field in OTHER_NAMES.items() if field in fields}
     parts = columns(path, fields, spare, ours)
     if kind(path) == ".jsonl":
@@ -191,8 +190,7 @@ def squad_example(answered: bool, where: str, context: str, asked: dict) -> tupl
                 stands = f"; it stands at {context.index(answer)}" if answer and answer in context else ""
                 raise UserError(f"{where}: answer {answer!r} at {start}, the context has {found!r}{stands}")
     except (KeyError, TypeError, AttributeError):
-        expected = "question, and answers of text and answer_start (SQuAD JSON)"
-        raise UserError(f"{where}: found {asked!r:.60}, expected {expected}") from None
+        raise UserError(f"{where}: found {asked!r:.60}, expected question, answers (SQuAD JSON)") from None
     if not question or not (answers or impossible or not answered):
         none = 'no answer, nor "is_impossible": true, which says in SQuAD 2.0 that there is none'
         raise UserError(f"{where}: {none if question else 'an empty question; expected one'}")

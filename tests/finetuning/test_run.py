@@ -256,7 +256,7 @@ def test_task_json_makes_the_task_again_and_anything_else_is_one_line():
         write_json(path, whole | dict(context=context))
         assert load_finetuned(folder)[1].context == context, "what just fits"
     path.unlink()
-    with pytest.raises(UserError, match="not fine-tuned, no task.json in it; python finetune.py --model"):
+    with pytest.raises(UserError, match="no task.json in it; python finetune.py --model"):
         load_finetuned(folder)
     folder = run.finetune(on_files())
     whole = json.loads((folder / "task.json").read_text())

@@ -63,7 +63,7 @@ def test_code_is_named_on_the_command_line_alone(monkeypatch):
     Path(folder, "trainer.pt").touch()
     saved = json.loads(Path(folder, "settings.json").read_text())
     write_json(Path(folder, "settings.json"), saved | dict(reward_function="stranger.evil:f"))
-    with pytest.raises(UserError, match="code, which no file may name; .* --reward-function stranger.evil:f"):
+    with pytest.raises(UserError, match="its reward is code; .* --reward-function stranger.evil:f"):
         command(monkeypatch, "--resume")
     given, _ = command(monkeypatch, "--resume --reward-function mine:f")
     assert given["reward_function"] == "mine:f"

@@ -130,7 +130,7 @@ def test_dpo_of_a_rule_alone_learns_from_the_policys_own_answers(answers, reinfo
     found, made.env.judge = made.preferences, None
     found.pairs, found.held_out_pairs, prompts = [], [], list(found.prompts)
     if answers[1] != "bad":
-        with pytest.raises(UserError, match="better than others: more --answers-a-prompt than 4"):
+        with pytest.raises(UserError, match="no answer is better: more --answers-a-prompt than 4"):
             made.make_reward()
         return
     made.make_reward()

@@ -37,7 +37,7 @@ def test_a_run_begins_with_the_rule_the_prompts_and_a_frozen_reference(reinforce
 def test_a_policy_is_a_decoder_that_can_end_a_text(reinforcement, make_gpt, tmp_path):
     reinforcement()
     save(make_gpt(n_decoder_layer=0, n_encoder_layer=1), TOKENIZER, tmp_path / "gpt", overwrite=True)
-    with pytest.raises(UserError, match="of kind encoder, and a policy has to write"):
+    with pytest.raises(UserError, match="of kind encoder, and a policy is a decoder"):
         reinforcement()
     save(make_gpt(), BPE.train(small.documents(9), 300), tmp_path / "gpt", overwrite=True)
     with pytest.raises(UserError, match=r"'<\|endoftext\|>' is no special token"):
