@@ -28,9 +28,8 @@ class Causal(Objective):
         super().__init__(tokenizer, context, batch_size, seed)
         self.corpus, self.end = corpus, tokenizer.special_id("<|endoftext|>")
         self.streams = {split: token_stream(tokenizer, getattr(corpus, split), self.end) for split in SPLITS}
-        if len(self.streams["train"]) <= context:
-            what = f"{corpus.name}: the training text has {len(self.streams['train'])} tokens, fewer than one"
-            raise UserError(f"{what} --context of {context}; give more text or a smaller --context")
+        if (n := len(self.streams["train"])) <= context:
+            raise UserError(f"{corpus.name}: {n} tokens to train on; a row has more: --context {context}")
 
     def batch(self, step: int, split: str) -> dict[str, Tensor]:
         """Return input_ids and labels (B, T): a label is the token that follows.

@@ -85,6 +85,5 @@ def noise_names(noise: str) -> tuple[str, ...]:
     names = tuple(name.strip() for name in noise.split(","))
     for name in names:
         if name not in NOISES:
-            what = f"--noise {noise}: no noise called {name!r}{suggest(name, NOISES)};"
-            raise UserError(f"{what} choose one or more of {', '.join(NOISES)}, with commas between")
+            raise UserError(f"--noise {name}: expected {', '.join(NOISES)}, commas between{suggest(name, NOISES)}")
     return names

@@ -55,8 +55,7 @@ def load_preferences(preferences, prompts, n_pairs: int, seed: int, needs_pairs:
     pairs = read_table(preferences, ("prompt", "chosen", "rejected"))[0] if preferences else []
     for number, (prompt, chosen, rejected) in enumerate(pairs, start=1):
         if chosen == rejected:
-            where = f"{preferences}, pair {number} ({prompt[:30]!r})"
-            raise UserError(f"{where}: chosen and rejected are both {chosen[:40]!r}; leave the pair out")
+            raise UserError(f"{preferences}, pair {number}: chosen and rejected are both {chosen[:40]!r}")
     train, held_out = split_prompts([pair[0] for pair in pairs], preferences) if pairs else ([], [])
     both = [[pair for pair in pairs if pair[0] in part] for part in (set(train), set(held_out))]
     if prompts:

@@ -92,7 +92,7 @@ def test_a_deviation_that_the_width_sets_is_written_out():
         ("bert", dict(is_decoder=True), "is_decoder is True, and only False"),
         ("bert", dict(hidden_size="768"), "'hidden_size' is '768', expected integer"),
         ("bert", dict(num_hidden_layers=True), "'num_hidden_layers' is True"),
-        ("bert", dict(num_attention_heads=7), "x: --d-model 768 does not fit --n-head 7; try 770"),
+        ("bert", dict(num_attention_heads=7), "x: --d-model 768 does not fit --n-head 7: try --d-model 770"),
         ("roberta", dict(hidden_act="relu"), "RoBERTa's head always has gelu"),
         ("gpt2", dict(scale_attn_by_inverse_layer_idx=True), "scale_attn_by_inverse_layer_idx is True"),
         ("gpt2", dict(n_inner=3.5), "'n_inner' is 3.5"),

@@ -17,7 +17,7 @@ SMALL = dict(n_encoder_layer=1, d_model=12, n_head=3, d_ff=20, vocab_size=50)
 
 # (field, bad value, what the message must hold)
 BAD = [
-    ("n_head", 5, "--d-model 12 does not fit --n-head 5; try 15"),
+    ("n_head", 5, "--d-model 12 does not fit --n-head 5: try --d-model 15"),
     ("n_encoder_layer", 0, "--n-encoder-layer 0, --n-decoder-layer 0"),
     ("positions", "rotary", "--positions rotary: must be one of learned, sinusoidal, alibi, rope"),
     ("norm_kind", "batch", "--norm-kind batch: must be one of layer, rms"),

@@ -63,7 +63,7 @@ def test_pairs_are_read_from_each_kind_of_table(write, pairs):
         ("p.txt", "", "p.txt: one prompt or none; two different ones"),
         ("p.txt", "Ana\n \nAna\n", "p.txt: one prompt or none; two different ones"),
         ("p.jsonl", [dict(prompt=" ")], "line 1: .*prompt"),
-        ("p.md", "Ana", "of kind '.md'"),
+        ("p.md", "Ana", "p.md: expected .txt, .jsonl"),
     ],
 )
 def test_what_cannot_be_learnt_from_is_refused(write, name, content, message):
@@ -91,7 +91,7 @@ def test_a_file_of_prompts_takes_the_place_of_the_pairs_own(write, pairs):
         found = load_preferences(path, prompts, 9, seed=0)
         assert sorted(found.prompts + found.test_prompts) == sorted(asked) and found.test_prompts
         assert len(found.pairs) + len(found.held_out_pairs) == 30
-        with pytest.raises(UserError, match="--preferences FILE, --reward FOLDER or --reward-function"):
+        with pytest.raises(UserError, match="give --preferences, --reward or --reward-function"):
             load_preferences(None, prompts, 9, seed=0)
         alone = load_preferences(None, prompts, 9, seed=0, needs_pairs=False)
         assert alone.pairs == alone.held_out_pairs == [] and alone.prompts == found.prompts

@@ -111,7 +111,7 @@ def test_errors_replace_reaches_documents(write, message, name, data, place):
 
 
 def test_an_unknown_suffix_lists_the_known_ones(write, message):
-    for name, kind in (("a.pdf", ".pdf"), ("README", "")):
+    for name in ("a.pdf", "README"):
         expected = f"{name}: expected .txt, .jsonl, .gz of these, or a folder"
         assert expected in message(documents_of, write(name, "x"))
 
