@@ -5,6 +5,7 @@ import torch
 from unequal import PROMPTS, writer
 
 from minilm.model.draft import Draft, pad
+from minilm.plumbing.errors import UserError
 
 V = 11
 KINDS = ["decoder", "encoder-decoder"]
@@ -102,6 +103,13 @@ def test_after_a_text_was_cut_a_step_reads_one_token_again():
         draft.next_logits()
         draft.append(torch.tensor([2]), torch.zeros(1)) if len(widths) < 5 else None
     assert widths == [8, 6, 1, 1, 6], "eight, six of nine, one and one, six of nine"
+
+
+def test_a_model_without_numbers_is_told_at_its_first_step():
+    model = writer()
+    torch.nn.init.constant_(model.tokens.weight, float("nan"))
+    with pytest.raises(UserError, match="logits are NaN"):
+        draft_of(model, 2).next_logits()
 
 
 def test_a_draft_is_filled_up_with_0():

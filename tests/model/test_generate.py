@@ -171,7 +171,9 @@ def test_the_loop_stops_when_all_have_ended():
     assert generate(model, torch.tensor([[3, 1]] * 2), 9, temperature=0.0, eos_id=end).shape == (2, 3)
     assert len(steps) == 1, "nothing is left to write after the first token"
     steps.clear()
-    sample(model, [[3, 1], [5] * 15], 9, SamplingRule(temperature=0.0, eos_id=end), overflow="stop")
+    full = next([k] * 15 for k in range(V) if generate(model, [k] * 15, 1, temperature=0.0)[-1] != end)
+    steps.clear()
+    sample(model, [[3, 1], full], 9, SamplingRule(temperature=0.0, eos_id=end), overflow="stop")
     assert len(steps) == 1, "one text has ended, the other has no position left"
 
 
