@@ -126,8 +126,8 @@ def test_the_temperature_of_greedy_decoding_changes_no_search():
 
 
 def test_limits_hold_for_each_row():
-    ids, log_probs, n_new = search(model_of(), PROMPTS, [2, 5, 0], 3)
-    assert n_new.tolist() == [2, 5, 0], "without an end token each row gets as many tokens as it may have"
+    ids, log_probs, n_new = search(model_of(), [*PROMPTS, [7]], [2, 5, 0, 1], 3)
+    assert n_new.tolist() == [2, 5, 0, 1], "without an end token each row gets as many tokens as it may have"
     assert ids[0, 2:].eq(0).all() and log_probs[2].eq(0).all()
 
 
@@ -193,12 +193,32 @@ def test_remember_keeps_the_best_ended_text():
     assert beam.best_score.tolist() == [-2.0], "a worse text must not replace it"
 
 
+def test_each_prompt_remembers_the_first_best_of_its_own_texts():
+    draft = SimpleNamespace(
+        length=1, ids=torch.arange(24).view(8, 3), log_probs=-torch.arange(24.0).view(8, 3)
+    )
+    beam = Beam(Draft(model_of(), [[1], [2]], 2), PLAIN, torch.tensor([2, 2]), 3, 0.0, 0)
+    beam.draft = draft
+    beam.ended, beam.length = torch.ones(2, 4, dtype=torch.bool), torch.tensor([[2, 1, 2, 2], [2, 2, 1, 2]])
+    beam.remember(torch.tensor([[-2.0, -1.0, -3.0, -4.0], [-5.0, -6.0, -1.5, -7.0]]))
+    assert beam.best_ids.tolist() == [[4, 5], [19, 20]], "row 1 of the first prompt, row 2 of the second"
+    assert beam.best_log_probs.tolist() == [[-4.0, -5.0], [-19.0, -20.0]]
+    assert beam.best_length.tolist() == [1, 1] and beam.best_score.tolist() == [-1.0, -1.5]
+    beam.remember(torch.tensor([[-1.0, -2.0, -3.0, -4.0], [-5.0, -1.5, -2.5, -7.0]]))
+    assert beam.best_ids.tolist() == [[4, 5], [19, 20]], "as good is not better: the first stays"
+
+
 def test_a_search_is_settled_when_no_text_can_win_any_more():
     beam = beam_in_the_middle()
     assert not beam.is_settled(), "nothing has been remembered"
     beam.best_score = torch.tensor([-0.8])
     assert beam.is_settled(), "more tokens never make -1.0 likelier"
-    beam.length_penalty = 1.0  # at most -1.0 / ((5 + 4) / 6) = -0.67; of its own two tokens -0.86
+    beam.best_score = torch.tensor([-1.0])
+    assert beam.is_settled(), "what can at most be as good wins nothing"
+    beam.best_score, beam.length_penalty = (
+        torch.tensor([-0.8]),
+        1.0,
+    )  # at most -1.0 / ((5 + 4) / 6) = -0.67; of its own two tokens -0.86
     assert not beam.is_settled(), "a longer text is divided by more"
     beam.ended = torch.tensor([[True, True]])
     assert beam.is_settled(), "no text is alive"

@@ -103,10 +103,12 @@ def test_positions_are_rows_of_the_table(positions, offset):
     assert torch.allclose(x, vectors + table[[offset, 3 + offset, 8 + offset]])
 
 
-def test_scale_is_the_root_of_the_width_and_touches_the_tokens_only():
-    part = blocks.InputRepresentation(config(scale_embeddings=True))
-    vectors, x = embed(part, [1, 2])
-    assert torch.allclose(x, vectors * math.sqrt(D) + part.position.weight[[1, 2]])
+@pytest.mark.parametrize("width", [1, 4, D])
+def test_scale_is_the_root_of_the_width_and_touches_the_tokens_only(width):
+    part = blocks.InputRepresentation(config(scale_embeddings=True, d_model=width, n_head=1))
+    vectors = torch.randn(B, 2, width)
+    expected = vectors * math.sqrt(width) + part.position.weight[[1, 2]]
+    assert torch.allclose(part(vectors, torch.tensor([1, 2]), None), expected)
 
 
 def test_segments_are_added_and_default_to_text_a():

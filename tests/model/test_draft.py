@@ -5,6 +5,7 @@ import torch
 from unequal import PROMPTS, writer
 
 from minilm.model.draft import Draft, pad
+from minilm.plumbing.errors import UserError
 
 V = 11
 KINDS = ["decoder", "encoder-decoder"]
@@ -88,6 +89,30 @@ def test_a_draft_takes_no_more_than_it_needs():
     draft.append(torch.tensor([2]), torch.zeros(1))
     draft.next_logits()
     assert draft.caches[0][0].max_length == 6, "of 9 columns the first 3 are forgotten"
+    for kind, n_read in (("decoder", 0), ("encoder-decoder", 7)):
+        assert {past.max_length for _, past in draft_of(writer(kind), 2).caches} == {n_read}
+
+
+@torch.no_grad()
+def test_after_a_text_was_cut_a_step_reads_one_token_again():
+    model, widths = writer(max_positions=8), []
+    decode = model.decode
+    model.decode = lambda ids, *rest: widths.append(ids.shape[1]) or decode(ids, *rest)
+    draft = Draft(model, [[3] * 8], 4)
+    for _ in range(5):
+        draft.next_logits()
+        draft.append(torch.tensor([2]), torch.zeros(1)) if len(widths) < 5 else None
+    assert widths == [8, 6, 1, 1, 6], "eight, six of nine, one and one, six of nine"
+
+
+def test_a_model_without_numbers_is_told_at_its_first_step():
+    model = writer()
+    torch.nn.init.constant_(model.tokens.weight, float("nan"))
+    with pytest.raises(UserError, match="logits are NaN"):
+        draft_of(model, 2).next_logits()
+
+
+def test_a_draft_is_filled_up_with_0():
     assert Draft(writer(), [[3], [4, 5]], 2).ids.tolist() == [[0, 3, 0, 0], [4, 5, 0, 0]], "filled up with 0"
 
 

@@ -394,6 +394,8 @@ LOST = [
 def test_of_several_processes_the_one_that_is_left_says_that_another_has_ended(error, monkeypatch, capsys):
     with pytest.raises(type(error)):
         script.exit_code(fails(error))  # of one process it is a bug
+    assert script.exit_code(fails(UserError("a word"))) == 2
+    capsys.readouterr()
     assert signal.getsignal(signal.SIGTERM) == signal.default_int_handler, "alone it can be stopped as ever"
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr(script.time, "sleep", lambda seconds: None)
