@@ -64,8 +64,8 @@ class ModelConfig:
         if self.n_layer == 0:
             raise UserError("--n-encoder-layer 0, --n-decoder-layer 0: at least one must be 1 or more")
         if self.d_model % self.n_head and self.d_head is None:
-            n = self.n_head * (self.d_model // self.n_head + 1)
-            raise UserError(f"--d-model {self.d_model} does not fit --n-head {self.n_head}: try --d-model {n}")
+            H, D = self.n_head, self.d_model
+            raise UserError(f"--d-model {D} does not fit --n-head {H}: try --d-model {H * (D // H + 1)}")
         if self.n_head % (n_kv := self.n_kv_head or self.n_head):
             raise UserError(f"--n-kv-head {n_kv} does not divide --n-head {self.n_head}: try --n-kv-head 1")
         if self.positions == "rope" and (d_head := self.d_head or self.d_model // self.n_head) % 2:

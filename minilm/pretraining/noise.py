@@ -85,5 +85,5 @@ def noise_names(noise: str) -> tuple[str, ...]:
     names = tuple(name.strip() for name in noise.split(","))
     for name in names:
         if name not in NOISES:
-            raise UserError(f"--noise {name}: expected {', '.join(NOISES)}, commas between{suggest(name, NOISES)}")
+            raise UserError(f"--noise {name}: expected {', '.join(NOISES)}{suggest(name, NOISES)}")
     return names

@@ -53,7 +53,7 @@ def load_preferences(preferences, prompts, n_pairs: int, seed: int, needs_pairs:
     if needs_pairs and not preferences:
         raise UserError(f"--prompts {prompts}: give --preferences, --reward or --reward-function too")
     pairs = read_table(preferences, ("prompt", "chosen", "rejected"))[0] if preferences else []
-    for number, (prompt, chosen, rejected) in enumerate(pairs, start=1):
+    for number, (_, chosen, rejected) in enumerate(pairs, start=1):
         if chosen == rejected:
             raise UserError(f"{preferences}, pair {number}: chosen and rejected are both {chosen[:40]!r}")
     train, held_out = split_prompts([pair[0] for pair in pairs], preferences) if pairs else ([], [])

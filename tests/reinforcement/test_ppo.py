@@ -1,6 +1,7 @@
 """Grades reinforcement/ppo.py: each detail against a plain loop written from its formula, and whole runs."""
 
 import copy
+import inspect
 import math
 import os
 import re
@@ -587,6 +588,11 @@ def test_the_defaults_are_those_of_the_figures_in_the_readmes():
     off |= dict(whiten_advantages=False, clip_ratio=0.0, clip_value=0.0, epochs=1, minibatches=1)
     off |= dict(shuffle=False, warmup=0, anneal=False, normalise_reward=False)
     assert {field: value for row in changed for field, value in row.items()} == off, "what `--ablate` tries"
+    numbers = dict(re.findall(r"^    (\w+): .*?# (\d+):", inspect.getsource(ppo.PPODetails), re.MULTILINE))
+    for number, name, changes in ppo.SWITCHES:
+        assert {int(numbers.get(field, 10)) for field in changes} <= {number}, (
+            f"{name}: another detail's number"
+        )
     assert dict(gae_lambda=1.0) in changed and len(changed) == len(off) + 1
 
 

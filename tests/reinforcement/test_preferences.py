@@ -58,7 +58,7 @@ def test_pairs_are_read_from_each_kind_of_table(write, pairs):
 @pytest.mark.parametrize(
     "name, content, message",
     [
-        ("a.jsonl", [("Ana", "good", "bad"), ("Ana", "same", "same ")], "pair 2 .'Ana'.: .* both 'same'"),
+        ("a.jsonl", [("Ana", "good", "bad"), ("Ana", "same", "same ")], "pair 2: .* both 'same'"),
         ("a.jsonl", [("Ana", "good", " ")], "line 1: .*rejected"),
         ("p.txt", "", "p.txt: one prompt or none; two different ones"),
         ("p.txt", "Ana\n \nAna\n", "p.txt: one prompt or none; two different ones"),

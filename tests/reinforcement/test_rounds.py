@@ -39,9 +39,12 @@ def watched(monkeypatch, made) -> list:
     monkeypatch.setattr(made, "collect", lambda model, number: told.append((model is reference, number)))
     note = lambda model, objective, folder, steps, lr: told.append((folder.name, steps))
     monkeypatch.setattr(made, "train_on_pairs", note)
-    monkeypatch.setattr(
-        made, "train_ppo", lambda model, **changes: told.append((changes["algorithm"], changes["steps"]))
-    )
+
+    def train_ppo(model, **changes):
+        assert model is not reference and all(p.requires_grad for p in model.parameters()), "it cannot learn"
+        told.append((changes["algorithm"], changes["steps"]))
+
+    monkeypatch.setattr(made, "train_ppo", train_ppo)
     monkeypatch.setattr(rounds, "write_json", lambda *_: None)
     return told
 
@@ -141,13 +144,14 @@ def test_dpo_of_a_rule_alone_learns_from_the_policys_own_answers(answers, reinfo
     assert set(columns) == {"start", "dpo"}
 
 
-def test_the_rounds_share_the_held_out_prompts(reinforcement, monkeypatch):
+@pytest.mark.parametrize(("n_held_out", "n_asked"), [(8, 4), (12, 5)])
+def test_the_rounds_share_the_held_out_prompts(reinforcement, monkeypatch, n_held_out, n_asked):
     asked, made = [], reinforcement(sampled_prompts=40, rounds=2)
     monkeypatch.setattr(rounds, "sampled_pairs", lambda model, env, prompts, *_: asked.append(prompts) or [])
     made.preferences.prompts = [f"Prompt {i}" for i in range(40)]
-    made.preferences.held_out_pairs = [(f"Held out {i}", "a", "b") for i in range(8)]
+    made.preferences.held_out_pairs = [(f"Held out {i}", "a", "b") for i in range(n_held_out)]
     made.collect("writer", 0)
-    assert [*map(len, asked)] == [20, 4], "a quarter as many as are learnt from, if there are so many"
+    assert [*map(len, asked)] == [20, n_asked], "a quarter as many as are learnt from, if there are so many"
 
 
 def test_each_way_of_learning_starts_from_the_same_policy(reinforcement, gpt, monkeypatch):

@@ -139,6 +139,7 @@ def test_several_paths_and_each_file_once(tmp_path, write):
     two = write("two.jsonl.gz", gzip.compress(lines))
     corpus = load_corpus([one, str(two), tmp_path / "a", tmp_path / "a" / ".." / "two.jsonl.gz"])
     assert sorted(corpus.train + corpus.validation) == sorted(speeches(20) + speeches(30, 1))
+    assert load_corpus(one).name == str(one)
     assert corpus.name == f"{one} and 3 more" and load_corpus([one, two]).name == f"{one} and 1 more"
 
 
