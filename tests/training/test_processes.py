@@ -7,6 +7,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import small
@@ -189,6 +190,38 @@ def test_each_process_learns_from_its_own_rows_and_exchanges_once_a_step(shard, 
             together.loss(trained, loop.to_device(batch, torch.device(device)))[0].backward()
             flags.append(together.engine.require_backward_grad_sync)
         assert flags == [False, True], "gradients travel with the last micro-batch alone"
+
+
+@pytest.mark.parametrize("learns", [False, True])
+@pytest.mark.parametrize("shard", [False, True])
+def test_what_three_processes_have_adds_up(shard, learns, monkeypatch):
+    class Engine:
+        resharded = False
+
+        def __call__(self, part):
+            return torch.tensor(2.0), dict(loss=torch.tensor(2.0))
+
+        def reshard(self):
+            self.resharded = True
+
+    monkeypatch.setattr(processes, "process_count", lambda: 3)
+    monkeypatch.setattr(processes.dist, "all_reduce", lambda values: values.mul_(3))
+    together = processes.Together(None, Engine(), small.settings(shard=shard))
+    together.n_left = 1
+    with torch.set_grad_enabled(learns):
+        loss, metrics = together.loss(None, {})
+    assert loss == 6 and metrics == dict(loss=2), "the engines divide by the number of processes"
+    assert together.engine.resharded == (shard and not learns), "a backward pass does it by itself"
+    norm = SimpleNamespace(full_tensor=lambda: 0.5) if shard else 0.5
+    found = together.total(dict(loss=torch.tensor(2.0), right=torch.tensor(1.0)), norm, 10, 0.1)
+    assert found == (dict(loss=6.0, right=3.0), 0.5, 30, 0.1), "metrics and tokens are those of all"
+
+
+def test_a_weight_that_a_loss_does_not_use_holds_up_nobody(monkeypatch):
+    how = {}
+    monkeypatch.setattr(processes, "DistributedDataParallel", lambda module, **options: how.update(options))
+    processes.share(small.model("causal"), small.objective("causal"), None, small.settings())
+    assert how == dict(find_unused_parameters=True)
 
 
 @DEVICES
