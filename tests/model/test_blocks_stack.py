@@ -108,6 +108,13 @@ def test_a_text_read_in_portions_is_what_it_is_at_once(kind, positions, mask):
         assert torch.allclose(ours(vectors[:, :2], None, None, *memory)[-1], whole[:, :2]), "two tokens alone"
 
 
+def test_one_token_alone_needs_no_mask():
+    masked = [stack("decoder").prepare(random(n))[2] for n in (1, 2)]
+    assert masked == [False, True], (
+        "the newest token looks at all there is: the mask would cost a generated one"
+    )
+
+
 def test_a_mask_of_another_length_is_refused():
     """(B, 1) would broadcast silently; with a cache the mask covers the past, too."""
     for columns in (1, T - 1, T + 1):

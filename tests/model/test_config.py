@@ -80,7 +80,8 @@ def test_smallest_config_is_allowed_and_cannot_be_changed_by_accident():
 
 
 @pytest.mark.parametrize(
-    ("encoder", "decoder", "kind"), [(2, 0, "encoder"), (0, 3, "decoder"), (2, 3, "encoder-decoder")]
+    ("encoder", "decoder", "kind"),
+    [(2, 0, "encoder"), (0, 3, "decoder"), (1, 0, "encoder"), (0, 1, "decoder"), (1, 1, "encoder-decoder")],
 )
 def test_kind_and_depth(encoder, decoder, kind):
     config = ModelConfig(**(SMALL | dict(n_encoder_layer=encoder, n_decoder_layer=decoder)))

@@ -63,7 +63,7 @@ def test_pairs_are_read_from_each_kind_of_table(write, pairs):
         ("p.txt", "", "p.txt: one prompt or none; two different ones"),
         ("p.txt", "Ana\n \nAna\n", "p.txt: one prompt or none; two different ones"),
         ("p.jsonl", [dict(prompt=" ")], "line 1: .*prompt"),
-        ("p.md", "Ana", "p.md: expected .txt, .jsonl"),
+        ("p.md", "Ana", "p.md: expected a table: .tsv, .csv"),
     ],
 )
 def test_what_cannot_be_learnt_from_is_refused(write, name, content, message):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import small
@@ -199,6 +200,31 @@ def test_only_a_model_with_a_weight_that_no_loss_has_is_searched_for_such_weight
         _, together = processes.share(model, objective, loop.make_optimizer(model, 0.1), small.settings())
     assert together.engine.find_unused_parameters == unused, "without need it costs time, and a warning"
     assert all(p.grad is None for p in model.parameters()), "what was tried leaves no gradient behind"
+
+
+@pytest.mark.parametrize("learns", [False, True])
+@pytest.mark.parametrize("shard", [False, True])
+def test_what_three_processes_have_adds_up(shard, learns, monkeypatch):
+    class Engine:
+        resharded = False
+
+        def __call__(self, part):
+            return torch.tensor(2.0), dict(loss=torch.tensor(2.0))
+
+        def reshard(self):
+            self.resharded = True
+
+    monkeypatch.setattr(processes, "process_count", lambda: 3)
+    monkeypatch.setattr(processes.dist, "all_reduce", lambda values: values.mul_(3))
+    together = processes.Together(None, Engine(), small.settings(shard=shard))
+    together.n_left = 1
+    with torch.set_grad_enabled(learns):
+        loss, metrics = together.loss(None, {})
+    assert loss == 6 and metrics == dict(loss=2), "the engines divide by the number of processes"
+    assert together.engine.resharded == (shard and not learns), "a backward pass does it by itself"
+    norm = SimpleNamespace(full_tensor=lambda: 0.5) if shard else 0.5
+    found = together.total(dict(loss=torch.tensor(2.0), right=torch.tensor(1.0)), norm, 10, 0.1)
+    assert found == (dict(loss=6.0, right=3.0), 0.5, 30, 0.1), "metrics and tokens are those of all"
 
 
 @DEVICES
