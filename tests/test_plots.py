@@ -64,6 +64,7 @@ def test_the_ways_of_reinforcement_are_points_of_kl_and_reward(tmp_path, axes):
     told = {text.get_text(): text.xy for text in axes.texts}
     points = {"start": (0, 0.1), tmp_path.name: (2.0, 1.2), "dpo": (1.5, 0.9), "best of": (0.6, 1.0)}
     assert told == points
+    assert {text.xyann for text in axes.texts} == {(4, 4)}, "a name stands beside its point, not on it"
     assert [(0, 0.1), (0.5, 0.2)] in lines(axes).values(), "the way of the policy begins at the start"
 
 
