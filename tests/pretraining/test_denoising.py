@@ -213,9 +213,9 @@ def test_accuracies_of_a_model_that_knows_one_letter(letters, byte_bpe, encoder_
 
 
 def test_unknown_noises_are_refused(objective, tagged_corpus, bpe):
-    with pytest.raises(UserError, match=r"--noise maskng: .*'maskng' \(did you mean 'masking'\?\).*rotation"):
+    with pytest.raises(UserError, match=r"--noise maskng: expected masking.* \(did you mean 'masking'\?\)"):
         Denoising(tagged_corpus, bpe, CONTEXT, 9, noise="maskng")
-    with pytest.raises(UserError, match="--noise infilling,shuffle: .*'shuffle'.*permutation"):
+    with pytest.raises(UserError, match="--noise shuffle: expected .*permutation"):
         objective.with_noise("infilling,shuffle")
 
 
