@@ -16,12 +16,19 @@ ACTIVATIONS = dict(relu=F.relu, gelu=F.gelu, silu=F.silu)  # silu: x * sigmoid(x
 ACTIVATIONS["gelu_tanh"] = lambda x: F.gelu(x, approximate="tanh")  # GPT-2's, Hendrycks and Gimpel 2016
 
 
-def new_norm(config: ModelConfig) -> nn.Module:
-    """Return the norm of this kind of model, with a weight for each of D numbers.
+class RMSNorm(nn.RMSNorm):
+    """x / sqrt(mean(x^2) + eps), times a weight (Zhang and Sennrich 2019, equation 4): no mean, no bias."""
 
-    "rms" is x / sqrt(mean(x^2) + eps), no mean, no bias (Zhang and Sennrich 2019, equation 4).
-    """
-    return (nn.RMSNorm if config.norm_kind == "rms" else nn.LayerNorm)(config.d_model, eps=config.norm_eps)
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., D)."""
+        y = x.float()  # a square of bfloat16 has two digits, and PyTorch's own forward keeps no more
+        y = y * (y.square().mean(-1, keepdim=True) + self.eps).rsqrt()
+        return self.weight * y.to(x.dtype)
+
+
+def new_norm(config: ModelConfig) -> nn.Module:
+    """Return the norm of this kind of model."""
+    return (RMSNorm if config.norm_kind == "rms" else nn.LayerNorm)(config.d_model, eps=config.norm_eps)
 
 
 def sinusoidal_positions(n_position: int, d_model: int) -> Tensor:
@@ -107,7 +114,7 @@ class Block(nn.Module):
         self.pre = config.norm == "pre"
         sizes = config.d_model, config.n_head, config.attention_dropout, config.n_kv_head, config.d_head
         d_head = config.d_head or config.d_model // config.n_head
-        norms = [nn.RMSNorm(d_head, config.norm_eps) for _ in "qk"] if config.qk_norm else None
+        norms = [RMSNorm(d_head, config.norm_eps) for _ in "qk"] if config.qk_norm else None
         self.self_attention = MultiHeadAttention(*sizes, config.biases, norms)
         self.self_attention_norm = new_norm(config)
         self.cross_attention = MultiHeadAttention(*sizes, config.biases) if cross else None

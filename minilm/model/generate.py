@@ -169,8 +169,7 @@ def check_prompt(prompt: list[int], name: str, config) -> None:
 def check_decoder(model) -> None:
     """Raise UserError, which says what it can do instead, for a model that cannot write."""
     if model.decoder is None:
-        can = "it gives embeddings (extract.py); to write, take a decoder such as gpt-tiny"
-        raise UserError(f"this model is an encoder and cannot continue a text: {can}")
+        raise UserError("an encoder gives embeddings (extract.py); a decoder, as gpt-tiny, writes texts")
 
 
 def check_settings(model, max_new_tokens, rule, n_beam, length_penalty, pad_id, overflow) -> None:

@@ -4,7 +4,6 @@
 RANK, WORLD_SIZE and LOCAL_RANK; without them there is one.
 """
 
-import gc
 import os
 import signal
 import sys
@@ -60,7 +59,6 @@ def process_group(device_name: str = "auto"):
             yield
         with suppress(RuntimeError):  # one that has failed is there no more
             dist.all_reduce(torch.zeros(1))  # none leaves while another still reads what it has sent
-        gc.collect()  # of an engine whose group is gone, a thread would run on when Python ends
     finally:
         dist.destroy_process_group()
 

@@ -27,6 +27,7 @@ def stored(path: Path, make: Callable[[], Iterable[tuple]], dtype) -> tuple[np.n
     """
 
     def write(file) -> None:
+        """Fill both files: the columns are there first, since this one's name says that all is done."""
         columns = defaultdict(partial(array, "q"))
         for flat, *others in make():
             file.write(flat)
@@ -74,6 +75,7 @@ def token_rows(documents: Sequence[str], tokenizer, rows_of: Callable, *options,
     key = sha256(what + documents.chosen.tobytes()).hexdigest()[:16]
 
     def pieces() -> Iterator[tuple]:
+        """Yield what `encoded` returns of so many documents at a time, in their order."""
         starts = shown(range(0, len(documents), n), "tokens")
         texts = chain([first], ([*documents[i : i + n]] for i in starts))
         with Pool(os.cpu_count(), obey) as pool:

@@ -34,5 +34,5 @@ class Distilling(Pretraining):
 
     def objective(self, corpus, tokenizer: BPE, **more) -> Objective:
         """As in `Pretraining`, with the teacher."""
-        teacher = self.teacher.to(choose_device(self.settings.device))
-        return super().objective(corpus, tokenizer, teacher=teacher)
+        device = choose_device(self.settings.device)
+        return super().objective(corpus, tokenizer, teacher=self.teacher.to(device))

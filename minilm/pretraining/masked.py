@@ -140,8 +140,7 @@ def fill_examples(objective: Masked, model, n: int = 3) -> list[str]:
         ids[b, hidden] = objective.mask
         row = {name: value[[b]] for name, value in rows.items()} | dict(masked_positions=hidden[None])
         chances, best = predict_masked(model, tensors(row))[0, :, : tokenizer.vocab_size].topk(3)  # (P, 3)
-        n_guess = 3 if len(hidden) == 1 else 1
-        guesses = zip(best.T.tolist()[:n_guess], chances.prod(0).tolist(), strict=False)
+        guesses = zip(best.T.tolist()[: 3 if len(hidden) == 1 else 1], chances.prod(0).tolist(), strict=False)
         told = [f"{tokenizer.decode(guess).strip()} {p:.2f}" for guess, p in guesses]
         lines.append(f"{before}{' ' * truth.startswith(' ')}____{behind}".strip())
         lines.append(f"    {'   '.join(told)}   (it was: {truth.strip()})")

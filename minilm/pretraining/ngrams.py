@@ -15,7 +15,7 @@ import math
 import numpy as np
 
 MOST = 2_000_000  # tokens of training that are counted, the last ones: a second or two
-MOST_SINGLE = 2**24  # for 1-grams alone, the first ones
+MOST_SINGLE = 2**24  # for 1-grams alone, the first ones: of text beyond memory they tell
 
 
 def ngram_losses(train: np.ndarray, labels: np.ndarray, V: int, longest: int = 5) -> list[float]:

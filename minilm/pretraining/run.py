@@ -218,9 +218,8 @@ def with_recipe(settings: PretrainingSettings) -> PretrainingSettings:
 
 def check_fit(settings: PretrainingSettings, config: ModelConfig) -> None:
     """Raise UserError unless the objective trains such models, and rows fit the positions."""
-    if settings.context > config.max_positions:
-        what = f"--context {settings.context} is above the model's {config.max_positions} positions;"
-        raise UserError(f"{what} give a smaller --context or --max-positions {settings.context}")
+    if (n := settings.context) > config.max_positions:
+        raise UserError(f"--context {n} above the {config.max_positions} positions, or --max-positions {n}")
     name, objective = settings.init or settings.model, settings.objective
     kinds = {name: PRESETS[row.model].kind for name, row in OBJECTIVES.items()}
     if kinds[objective] != config.kind:

@@ -105,9 +105,7 @@ def read_documents(path: Path, errors: str = "strict") -> Iterator[str]:
     if kind(path) not in TEXT_SUFFIXES:
         raise UserError(f"{path}: expected {', '.join(TEXT_SUFFIXES)}, .gz of these, or a folder of them")
     texts = (string_field(record, "text", where, errors) for where, record in read_jsonl(path, errors))
-    for text in texts if kind(path) == ".jsonl" else read_parts(path, errors):
-        if text.strip():
-            yield text
+    yield from filter(str.strip, texts if kind(path) == ".jsonl" else read_parts(path, errors))
 
 
 def read_parts(path: Path, errors: str) -> Iterator[str]:

@@ -267,8 +267,7 @@ def check_trainer(folder: str | Path, model: nn.Module, optimizer=None) -> dict:
     moments = checked(path, state["optimizer"], dict.fromkeys(trained, dict), whole=False)
     for name in sorted(trained.keys() ^ moments.keys()):
         then, now = ("moved", "does not") if name in moments else ("did not move", "does")
-        way_out = "let the same weights move as before, or begin another run"
-        raise UserError(f"{path}: {name!r} {then} in this run, and {now} now: {way_out}")
+        raise UserError(f"{path}: {name!r} {then} in this run, and {now} now: let the same weights move")
     groups = optimizer.param_groups if optimizer else []
     by_muon = {p for group in groups if group.get("by_muon") for p in group["params"]}
     for name, p in trained.items():
