@@ -55,9 +55,10 @@ class TrainingSettings(CommonSettings):
         super().__post_init__()
         self.check_least(dict.fromkeys(("seed", "lr", "warmup", "weight_decay", "clip", "show_batch"), 0))
         self.check_least(dict(steps=1, batch_size=1, accumulate=1, eval_every=1, save_every=1, log_every=1))
-        B, n, k = self.batch_size, process_count(), self.accumulate
-        if B is not None and B < n * k:
-            raise UserError(f"--batch-size {B}, {k} parts, {n} processes: give at least --batch-size {n * k}")
+        parts = self.accumulate * process_count()
+        if self.batch_size is not None and self.batch_size < parts:
+            what = f"--batch-size {self.batch_size} cannot be cut into --accumulate {self.accumulate} times"
+            raise UserError(f"{what} {process_count()} processes: give at least --batch-size {parts}")
         if self.shard and (self.compile or self.optimizer == "muon"):
             raise UserError("--shard: only without --compile and --optimizer muon, which need whole matrices")
 

@@ -10,6 +10,7 @@ from torch import nn
 from unequal import config, inputs
 
 from minilm.model.attention import MultiHeadAttention
+from minilm.model.blocks import RMSNorm
 from minilm.model.config import PRESETS, ModelConfig
 from minilm.model.transformer import build, build_for_weights
 from minilm.plumbing.errors import UserError
@@ -71,7 +72,7 @@ def test_every_norm_and_dropout_takes_its_number_from_the_config(kind):
     m = build(config("encoder-decoder", **fields, dropout=0.2, attention_dropout=0.3))
     for name, module in m.named_modules():
         if name.endswith("norm"):
-            assert type(module) is {"layer": nn.LayerNorm, "rms": nn.RMSNorm}[kind], f"{name}: norm_kind"
+            assert type(module) is {"layer": nn.LayerNorm, "rms": RMSNorm}[kind], f"{name}: norm_kind"
             assert module.eps == 0.01, f"{name}: norm_eps"
         elif isinstance(module, nn.Dropout):
             assert module.p == 0.2, f"{name}: dropout"
