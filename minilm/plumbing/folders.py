@@ -72,12 +72,13 @@ def lock(folder: Path) -> None:
 
     try:
         file = open(path, "a+")  # noqa: SIM115 - kept open
+        fcntl.lockf(file, fcntl.LOCK_EX, 1, 1)  # byte 1: for the moment of reading or writing the number
         file.seek(0)
         owner = file.read(20)
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 0)  # byte 0: for as long as the process lives
     except BlockingIOError:
-        told = f"{folder}: process {owner} is" if owner else f"{folder}: another process is"
-        raise UserError(f"{told} writing there; wait for its end, or name another --out") from None
+        told = f"{folder}: process {owner} is writing there"
+        raise UserError(f"{told}; wait for its end, or name another --out") from None
     locked[path] = file
     if not is_held(path):
         del locked[path]
@@ -87,6 +88,7 @@ def lock(folder: Path) -> None:
     try:
         file.truncate(0)
         print(os.getpid(), file=file, end="", flush=True)
+        fcntl.lockf(file, fcntl.LOCK_UN, 1, 1)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from None
 

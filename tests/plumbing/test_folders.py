@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -379,6 +380,33 @@ def test_one_process_a_folder(tmp_path, capsys):
     assert (tmp_path / "lock").read_text() == str(os.getpid())
     folders.unlock()
     assert not (tmp_path / "lock").exists()
+
+
+def test_who_holds_a_folder_is_known_at_once(tmp_path):
+    """The loser of a race asks for the winner's number in the moment in which the winner writes it."""
+    for number in range(40):
+        (folder := tmp_path / str(number)).mkdir()
+        ends, told = [], []
+        for _ in range(3):
+            mine, its = os.pipe()
+            if not (pid := os.fork()):
+                try:
+                    folders.lock(folder)
+                    os.write(its, b"mine")
+                except UserError as error:
+                    os.write(its, str(error).encode())
+                os.close(its)
+                signal.pause()
+            os.close(its)
+            ends.append(pid)
+            told.append(mine)
+        told = [os.read(mine, 1000).decode() for mine in told]
+        winner = ends[told.index("mine")]
+        for pid in ends:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        told.remove("mine")
+        assert all(f"process {winner} is writing there" in line for line in told), (winner, told)
 
 
 def test_of_several_processes_the_first_holds_the_folder(tmp_path, monkeypatch):
