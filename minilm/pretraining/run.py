@@ -60,7 +60,7 @@ class PretrainingSettings(TrainingSettings):
 
     objective: Literal[tuple(OBJECTIVES)] = "masked"  # what the model has to predict
     model: str | None = None  # preset to start from, with random weights; none: the tiny one of the objective
-    data: tuple[str, ...] | None = None  # world, world:reports, world:portuguese, python-docs, or your files
+    data: tuple[str, ...] | None = None  # world, world:reports, python-docs; your files, a.txt:0.7 b/:0.3
     optimizer: Literal["adamw", "muon"] = "adamw"  # muon: orthogonal steps for the matrices of the blocks
     n_documents: int | None = None  # training documents or pairs to use; none: all (of the world 20,000)
     eval_rows: int | None = None  # validation rows, about; none: so few that looks take a tenth of the run

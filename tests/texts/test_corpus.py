@@ -4,16 +4,13 @@ import gzip
 import json
 import math
 import random
-import sys
-import types
 
 import pytest
 
 from minilm import world
-from minilm.plumbing.errors import UserError
 from minilm.pretraining.next_sentence import SentencePairs
 from minilm.texts import corpus as data
-from minilm.texts.corpus import Corpus, cut, draw, load_corpus, one_line, python_docs, split_by_hash, without
+from minilm.texts.corpus import Corpus, cut, draw, load_corpus, one_line, split_by_hash, without
 from minilm.tokenizer.bpe import BPE, SPECIAL_TOKENS
 
 
@@ -256,102 +253,6 @@ def test_validation_stories_that_were_trained_on_are_passed_over():
     assert train == write(200, 0) and validation and not set(train) & set(validation)
 
 
-SOURCE = '''
-"""The module's text,
-   indented below.
-"""
-import nothing_of_this_name
-
-def outer():
-    """What outer does, said at length."""
-    def inner():
-        "What inner does, said at length."
-
-class Thing:
-    """A thing with a text of its own."""
-    async def method(self):
-        r"""A method's text with an old escape: \\d and more."""
-    def short(self):
-        """Short."""
-'''
-
-
-@pytest.fixture
-def library(tmp_path, write, monkeypatch):
-    """A standard library of a few modules, and reference prose of two topics."""
-    for name, text in {
-        "alpha.py": SOURCE,
-        "beta/__init__.py": '"""The package beta, described."""',
-        "beta/part.py": 'def f():\n    """The package beta,   described."""\ndef g():\n    """Only in g."""',
-        "gamma.py": '"""A module at the top, before beta."""',
-        "broken.py": '"""Never closed and no Python."',
-        "latin.py": '"""caf\xe9, not UTF-8, and long."""'.encode("latin-1"),
-        "test/test_alpha.py": '"""A test that is not for reading."""',
-        "site-packages/other.py": '"""Another distribution, installed here."""',
-    }.items():
-        write(name, text)
-    monkeypatch.setattr(data, "LIBRARY", tmp_path)
-    prose = types.ModuleType("pydoc_data.topics")
-    prose.topics = {"b": "Second topic.\n\nShared   paragraph.", "a": "First topic.\n\nShared\nparagraph.\n"}
-    monkeypatch.setitem(sys.modules, "pydoc_data.topics", prose)
-    python_docs.cache_clear()
-    yield tmp_path
-    python_docs.cache_clear()
-
-
-DOCSTRINGS = ["The module's text,\nindented below.", "What outer does, said at length."]
-DOCSTRINGS += ["A thing with a text of its own.", "What inner does, said at length."]
-DOCSTRINGS += ["A method's text with an old escape: \\d and more."]
-
-
-def test_docstrings_of_module_classes_and_functions(recwarn):
-    assert data.docstrings(SOURCE) == DOCSTRINGS, "indentation and short texts go, everything nested stays"
-    assert data.docstrings('"""A text with an \\d escape, long enough."""')
-    assert not recwarn.list, "a warning about the library's source is noise for a student"
-
-
-def test_topic_documents_are_of_moderate_size_and_stand_once(library, monkeypatch):
-    paragraphs = [f"Paragraph {i}: " + "word " * (7 * i + 3) for i in range(40)]
-    topics = {"one": "\n\n".join(paragraphs), "two": f"A short topic.\n \n{paragraphs[3]}\n\n\n"}
-    monkeypatch.setattr(sys.modules["pydoc_data.topics"], "topics", topics)
-    monkeypatch.setattr(data, "LIBRARY", library / "absent")
-    found = python_docs()
-    assert one_line(" ".join(found)) == one_line(" ".join([*paragraphs, "A short topic."]))
-    assert found[-1] == "A short topic.", "a document never runs over two topics"
-    longest = 1_200 + len(paragraphs[-1])
-    assert all(1_000 <= len(text) <= longest for text in found[:-2])  # the last may be short
-
-
-def test_python_docs_are_prose_and_docstrings_without_duplicates(library):
-    assert [one_line(text) for text in python_docs()] == [
-        "First topic. Shared paragraph.", "Second topic.", *map(one_line, DOCSTRINGS),
-        "A module at the top, before beta.", "The package beta, described.",
-    ]  # fmt: skip
-    corpus = load_corpus("python-docs", seed=1)
-    assert (corpus.train, corpus.validation) == split_by_hash(python_docs()) and corpus.floor is None
-
-
-def test_what_an_installation_lacks_is_left_out(library, monkeypatch):
-    monkeypatch.setattr(data, "LIBRARY", library / "absent")
-    assert len(python_docs()) == 2, "prose remains without sources"
-    python_docs.cache_clear()
-    monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)  # importing it now raises ImportError
-    with pytest.raises(UserError, match="neither pydoc_data nor sources"):
-        python_docs()
-    monkeypatch.setattr(data, "LIBRARY", library)
-    assert len(python_docs()) == 7, "without pydoc_data the docstrings remain"
-
-
-def test_this_python_once_and_without_importing_the_library():
-    python_docs.cache_clear()
-    before = set(sys.modules)
-    found = python_docs()
-    assert len(found) > 200 and sum(map(len, found)) > 100_000
-    imported = {name for name in set(sys.modules) - before if not name.startswith("pydoc_data")}
-    assert not imported, f"reading docstrings imported {sorted(imported)[:5]}"
-    assert python_docs() is found, "a second call in a process reads no file again"
-
-
 def test_where_nothing_ends_a_piece_is_twice_as_long_as_asked_for():
     assert list(map(len, cut("x" * 5_300))) == [1_060] * 5, "a tenth, twice"
     assert list(map(len, cut("x" * 25_000))) == [2_000] * 12 + [1_000]
@@ -371,13 +272,49 @@ def test_ten_documents_are_enough_to_go_to_both_parts(write):
         assert (parts == {0, n}) == is_whole
 
 
-def test_short_docstrings_say_nothing():
-    assert data.docstrings(f'"""{"x" * 20}"""') == ["x" * 20] and data.docstrings(f'"""{"x" * 19}"""') == []
+def bytes_of(texts) -> int:
+    return sum(len(text.encode()) for text in texts)
 
 
-@pytest.mark.parametrize("n_letter, n_document", [(1_000, 2), (999, 1)])
-def test_a_topic_document_is_full_at_a_thousand_characters(n_letter, n_document, library, monkeypatch):
-    topics = {"one": "x" * n_letter + "\n\n" + "The next paragraph."}
-    monkeypatch.setattr(sys.modules["pydoc_data.topics"], "topics", topics)
-    monkeypatch.setattr(data, "LIBRARY", library / "absent")
-    assert len(python_docs()) == n_document
+@pytest.mark.parametrize("store", [None, "tokens"])
+def test_sources_share_the_bytes_that_are_trained_on_by_their_weights(store, tmp_path, write, monkeypatch):
+    monkeypatch.setattr(data, "LARGE", 5_000)  # both files are larger: with a store they are kept there
+    first, other = write("a.txt", "\n\n".join(speeches(60, 1))), write("b.txt", "\n\n".join(speeches(200, 2)))
+    plain = load_corpus([first, other], store=store and tmp_path / store)
+    mixed = load_corpus([f"{first}:0.75", f"{other}:.25"], store=store and tmp_path / store)
+    assert mixed.validation == plain.validation and {*mixed.train} == {*plain.train}, "each text is there"
+    texts = [*mixed.train]
+    parts = [[text for text in texts if text.startswith(f"Speaker {i}.")] for i in (1, 2)]
+    assert bytes_of(parts[0]) / bytes_of(texts) == pytest.approx(0.75, abs=0.01), "characters are no bytes"
+    assert len(parts[1]) == len({*parts[1]}), "the source with text enough comes once"
+    n = [texts.count(text) for text in {*parts[0]}]
+    assert max(n) - min(n) == 1, "no text comes more often than another of its source, but by a rest"
+    assert [*texts[: len(plain.train)]] == [*plain.train], "a text beside its copy teaches to copy"
+    share = bytes_of(parts[0]) / bytes_of({*parts[0]})
+    told = (f"{first}: 0.75 of the training bytes, each text {share:.1f} times",)
+    assert mixed.notes[-2:] == (*told, f"{other}: 0.25 of the training bytes, each text 1.0 times")
+
+
+def test_weights_count_by_their_ratio_and_equal_ones_are_a_mix_in_equal_parts(write):
+    files = write("a.txt", "\n\n".join(speeches(50, 1))), write("b.txt", "\n\n".join(speeches(80, 2)))
+    halves, twos = (load_corpus([f"{file}:{w}" for file in files]).train for w in ("0.5", "2"))
+    assert halves == twos and len(halves) > 117
+    lone = load_corpus(f"{files[0]}:3")
+    assert lone.train == load_corpus(files[0]).train and lone.name == str(files[0])
+
+
+def test_a_name_with_a_colon_is_a_file_where_there_is_one(write):
+    file = write("plays.txt", "\n\n".join(speeches(30)))
+    file.with_name("plays.txt:2").mkdir()
+    other = write("plays.txt:2/other.txt", "\n\n".join(speeches(30, 7)))
+    assert load_corpus(f"{file}:2").train == load_corpus(other).train
+    assert load_corpus(f"{file}:3").train == load_corpus(file).train
+
+
+def test_weights_that_say_nothing_are_refused(write, message):
+    a, b = write("a.txt", "\n\n".join(speeches(30))), write("b.txt", "")
+    for sources in ([f"{a}:1", b], [a, f"{b}:1"], [f"{a}:1", f"{b}:0"]):
+        assert "give each source a weight, as in plays.txt:0.7, or none" in message(load_corpus, sources)
+    assert "b.txt: no text to train on" in message(load_corpus, [f"{a}:1", f"{b}:1"])
+    assert "no such file" in message(load_corpus, [f"{a}:1", f"{b}.no:1"])
+    assert "world alone" in message(load_corpus, ["world:1", f"{a}:1"])
