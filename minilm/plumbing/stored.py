@@ -7,16 +7,18 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from hashlib import sha256
-from itertools import chain
-from multiprocessing import Pool
+from itertools import chain, count
+from multiprocessing import Pool, TimeoutError
 from pathlib import Path
 
 import numpy as np
 
+from .errors import UserError
 from .folders import atomic_write
 from .script import from_first, shown
 
 PIECE = 2**22  # bytes of text, about, that a process tokenises at a time
+PATIENCE = 300  # seconds for a piece, which takes two or three
 
 
 def stored(path: Path, make: Callable[[], Iterable[tuple]], dtype) -> tuple[np.ndarray, ...]:
@@ -64,7 +66,8 @@ def token_rows(documents: Sequence[str], tokenizer, rows_of: Callable, *options,
     """Return the ids of all rows, one after another; each row's length; how many rows each document has.
 
     rows_of(tokenizer, document, *options) returns the rows of one document. Those of `first` come before.
-    The ids of `StoredTexts` are a file beside theirs, made by as many processes as there are cores.
+    The ids of `StoredTexts` are a file beside theirs, made by as many processes as there are cores: piece by
+    piece, each a file until all are there, so that a command that was killed goes on from where it was.
     """
     encode = partial(encoded, tokenizer, rows_of, options)
     if not isinstance(documents, StoredTexts):
@@ -73,16 +76,36 @@ def token_rows(documents: Sequence[str], tokenizer, rows_of: Callable, *options,
     saved = [getattr(tokenizer, name) for name in tokenizer.SAVED]
     what = ascii((documents.path.name, type(tokenizer), saved, rows_of.__name__, options, first)).encode()
     key = sha256(what + documents.chosen.tobytes()).hexdigest()[:16]
+    path = documents.path.with_name(f"tokens-{key}.bin")
 
     def pieces() -> Iterator[tuple]:
         """Yield what `encoded` returns of so many documents at a time, in their order."""
         starts = shown(range(0, len(documents), n), "tokens")
         texts = chain([first], ([*documents[i : i + n]] for i in starts))
+        names = (path.with_suffix(f".{n}-{i}.npz") for i in count())
         with Pool(os.cpu_count(), obey) as pool:
-            for ids, *others in pool.imap(encode, texts):
-                yield ids.astype(dtype), *others
+            made = pool.imap(partial(piece, encode), zip(names, texts, strict=False))
+            try:
+                for name in iter(partial(made.next, PATIENCE), None):
+                    with np.load(name) as arrays:
+                        ids, *others = arrays.values()
+                    yield ids.astype(dtype), *others
+            except TimeoutError:  # a process that is killed takes its piece along, without a word
+                told = f"{path}: one of the processes that make it was killed, for want of memory?"
+                raise UserError(f"{told} The same command goes on from there") from None
 
-    return stored(documents.path.with_name(f"tokens-{key}.bin"), pieces, dtype)
+    found = stored(path, pieces, dtype)
+    for name in path.parent.glob(f"{path.stem}.{n}-*.npz"):
+        name.unlink(missing_ok=True)
+    return found
+
+
+def piece(encode: Callable, work: tuple[Path, list[str]]) -> Path:
+    """Write what `encode` returns of texts into a file of this name, unless it is there; return the name."""
+    name, texts = work
+    if not name.exists():
+        atomic_write(name, lambda file: np.savez(file, *encode(texts)))
+    return name
 
 
 def obey() -> None:

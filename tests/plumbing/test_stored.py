@@ -12,6 +12,7 @@ import pytest
 
 from minilm import world
 from minilm.plumbing import stored as module
+from minilm.plumbing.errors import UserError
 from minilm.plumbing.stored import StoredTexts, stored, token_rows
 from minilm.pretraining.causal import Causal, ended
 from minilm.pretraining.denoising import Denoising
@@ -103,6 +104,32 @@ def test_a_second_start_does_not_tokenise_again(texts, bpe, monkeypatch):
     first = token_rows(texts, bpe, sentence_rows)[0]
     monkeypatch.setattr(module, "Pool", None)
     assert np.array_equal(token_rows(texts, BPE.load(saved(bpe, texts.path.parent)), sentence_rows)[0], first)
+
+
+def noted(tokenizer, document: str, folder: str, fatal: str, number: int) -> list[list[int]]:
+    """Rows of a document that is noted in a file; at the `fatal` one something happens, once."""
+    with open(Path(folder, "noted.txt"), "a") as file:
+        file.write(f"{document}\n")
+    if document == fatal and not (once := Path(folder, "once")).exists():
+        once.touch()
+        os.kill(os.getpid(), number)
+    return [tokenizer.encode(document)]
+
+
+@pytest.mark.parametrize("n_process", [1, 2])
+def test_tokens_go_on_where_a_process_was_killed(n_process, texts, text, bpe, monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "PIECE", 700), monkeypatch.setattr(module, "PATIENCE", 2)
+    monkeypatch.setattr(os, "cpu_count", lambda: n_process)
+    rest = (noted, str(tmp_path), text[200], signal.SIGKILL)
+    with pytest.raises(UserError, match="was killed, for want of memory.* goes on from there"):
+        token_rows(texts, bpe, *rest)
+    assert not [*tmp_path.glob("tokens-*.bin")] and [*tmp_path.glob("tokens-*.npz")], "what was made is kept"
+    seen = Path(tmp_path, "noted.txt").read_text().splitlines()
+    assert np.array_equal(token_rows(texts, bpe, *rest)[0], token_rows(text, bpe, *rest)[0])
+    again = Path(tmp_path, "noted.txt").read_text().splitlines()[len(seen) : -len(text)]
+    assert text[0] in seen and text[0] not in again, "all of it was tokenised anew"
+    assert {*seen, *again} == {*text} and len(again) < len(text) / 2
+    assert len([*tmp_path.glob("tokens-*.npz")]) == 1, "the pieces have served: what is left are the columns"
 
 
 def saved(tokenizer, folder: Path) -> Path:
