@@ -1,5 +1,6 @@
 """Grades train.py: the whole of regime 1 at tiny size, and one line for each mistake of the user."""
 
+import atexit
 import json
 import math
 import signal
@@ -174,6 +175,7 @@ def test_few_shot_documents_are_for_gpt(script, monkeypatch, flags, kind):
 def test_of_several_processes_the_first_alone_speaks(script, monkeypatch):
     for name, value in dict(RANK=1, WORLD_SIZE=2).items():
         monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(atexit, "register", lambda leave: None)  # pytest ends as ever
     dist, asked = torch.distributed, []
     for name in ("init_process_group", "destroy_process_group"):
         monkeypatch.setattr(dist, name, lambda *_: None)

@@ -4,6 +4,7 @@
 RANK, WORLD_SIZE and LOCAL_RANK; without them there is one.
 """
 
+import atexit
 import os
 import signal
 import sys
@@ -151,6 +152,9 @@ def exit_code(main) -> int:
     2: a UserError, or what the system refuses: a full disk, a folder that may not be read, too little memory.
     130: Ctrl-C. 141: the reader of a pipe has left (`| head`). A bug keeps its traceback.
     """
+    code = 1
+    if process_count() > 1:  # a thread of gloo may free a tensor while Python ends, which aborts
+        atexit.register(lambda: (unlock(), sys.stdout.flush(), os._exit(code)))
     for number in (signal.SIGINT, signal.SIGTERM):  # a cluster's wish to stop is that of Ctrl-C
         signal.signal(number, signal.default_int_handler)
     if sys.getfilesystemencoding() == "ascii":  # then neither words nor files could be named
@@ -177,9 +181,10 @@ def exit_code(main) -> int:
         except OSError:
             # Python flushes stdout once more when it ends; where nobody reads, that would print a traceback.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):
-            return 141
         code, told = 2, as_line(f"error: {error.filename or 'output'}: {error.strerror or error}")
+        if isinstance(error, BrokenPipeError):
+            code = 141
+            return code
     except UserError as error:
         code, told = 2, as_line(f"error: {error}")
     except (MemoryError, RuntimeError) as error:  # the second is PyTorch's, of a CPU or a GPU

@@ -240,6 +240,41 @@ def test_a_stream_that_is_closed_or_full_ends_no_run(closing):
     assert ended.stderr == ("error: output: No space left on device\n" if full else "")
 
 
+LAST = """
+import sys
+from pathlib import Path
+from minilm.plumbing.errors import UserError
+from minilm.plumbing.folders import lock
+from minilm.plumbing.script import exit_code
+
+class Last:
+    def __del__(self, say=sys.stderr.write):
+        say("Python ends")
+
+def main():
+    lock(Path(sys.argv[1]))
+    sys.stdout.write("first ")
+    {ending}
+
+last = Last()
+exit(exit_code(main))
+"""
+
+
+@pytest.mark.parametrize("ending, code", [("print('olá')", 0), ("exit_code(1)", 1), ("raise UserError", 2)])
+def test_one_of_several_processes_leaves_without_what_python_does_at_its_end(ending, code, tmp_path):
+    """PyTorch's threads may free a tensor then, and abort a run that has saved everything."""
+    call = [sys.executable, "-c", LAST.format(ending=ending), str(tmp_path)]
+    how = dict(cwd=Path(script.__file__).parents[2], capture_output=True, text=True)
+    for n in ("1", "2"):
+        environment = os.environ | dict(WORLD_SIZE=n, RANK="0", PYTHONUTF8="1")
+        ended = subprocess.run(call, env=environment, check=False, **how)
+        assert ended.returncode == code and ended.stdout.startswith("first "), "a line that waited is lost"
+        assert ("Python ends" in ended.stderr) == (n == "1"), ended.stderr
+        assert not (tmp_path / "lock").exists(), "the folder stays locked"
+        assert ("Traceback" in ended.stderr) == (code == 1), ended.stderr
+
+
 def test_where_no_letter_but_ascii_has_a_name_python_begins_anew_in_utf_8(monkeypatch):
     begun = []
     monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "ascii")
@@ -292,6 +327,7 @@ def hardware(monkeypatch):
 @pytest.fixture
 def second_of_two(monkeypatch):
     """Be the second of two processes, as torchrun says it."""
+    monkeypatch.setattr(script.atexit, "register", lambda leave: None)  # pytest ends as ever
     for name, value in dict(RANK=1, WORLD_SIZE=2, LOCAL_RANK=1).items():
         monkeypatch.setenv(name, str(value))
 
@@ -392,6 +428,7 @@ LOST = [
 
 @pytest.mark.parametrize("error", LOST)
 def test_of_several_processes_the_one_that_is_left_says_that_another_has_ended(error, monkeypatch, capsys):
+    monkeypatch.setattr(script.atexit, "register", lambda leave: None)  # pytest ends as ever
     with pytest.raises(type(error)):
         script.exit_code(fails(error))  # of one process it is a bug
     assert script.exit_code(fails(UserError("a word"))) == 2
