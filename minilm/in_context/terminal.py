@@ -71,8 +71,7 @@ def loop(writer: Writer, seed: int = 0) -> None:
             prompt = ""
             print()
         except EOFError:
-            print()
-            return
+            return print()
         if not prompt.strip():
             continue
         try:
