@@ -73,9 +73,8 @@ class Continued(Pretraining):
         settings, tokenizer = self.settings, objective.tokenizer
         measured = self.measure(model, tokenizer)
         rows = [("before", *self.before), (f"after, rate {settings.lr:g}", *measured)]
-        results |= dict(general_loss_before=self.before[0], general_loss_after=measured[0])
-        results |= dict(domain_loss_before=self.before[2], domain_loss_after=measured[2])
-        results |= dict(general_bits_before=self.before[1], general_bits_after=measured[1])
+        for i, name in enumerate(("general_loss", "general_bits", "domain_loss")):  # the columns of `HEADER`
+            results |= {f"{name}_before": self.before[i], f"{name}_after": measured[i]}
         # Each side has a rate that suits it: from zero the recipe's, or in few steps a larger one.
         rate, is_small = RECIPES[settings.model]["lr"], model.config.d_model < LARGE
         for lr in (rate, 3 * rate) if is_small else (rate,):

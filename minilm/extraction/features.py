@@ -140,8 +140,7 @@ def extract_tokens(model, rows: RaggedRows, layer: int, **how) -> list[np.ndarra
     """Return the float32 vectors of each row's tokens, special ones included: n arrays (T, D)."""
     found = [np.empty(0)] * len(rows)
     for chosen, states, _ in hidden_batches(model, rows, **how):
-        hidden = states[layer].float().cpu().numpy()  # (B, T, D)
-        for i, vectors in zip(chosen, hidden, strict=True):
+        for i, vectors in zip(chosen, states[layer].float().cpu().numpy(), strict=True):  # (T, D) each
             found[i] = vectors[: rows.lengths[i]].copy()  # a view would keep the whole batch in memory
     return found
 
@@ -161,5 +160,4 @@ def nearest(vectors: np.ndarray, query: np.ndarray, n: int = 5) -> list[tuple[in
     """Return (row, cosine) of the n rows of `vectors` (N, D) nearest in angle to `query` (D,), best first."""
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
     cosine = unit @ (query / max(1e-12, np.linalg.norm(query)))  # (N,)
-    best = np.argsort(-cosine, kind="stable")[:n]
-    return [(int(i), float(cosine[i])) for i in best]
+    return [(int(i), float(cosine[i])) for i in np.argsort(-cosine, kind="stable")[:n]]

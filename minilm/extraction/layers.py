@@ -57,8 +57,7 @@ def compare_layers(model, twin, rows: RaggedRows, probe: Probe, n_label, how: di
     """Return header and rows of a table (random weights in brackets), and the accuracies by pooling."""
     train, test = probe.classes[:2]
     chosen = [table_rows(train, n_label), table_rows(test, 1)]
-    numbers = np.concatenate([chosen[0], chosen[1] + len(train)])
-    some = RaggedRows([rows[i] for i in numbers], rows.pad_id)
+    some = RaggedRows([rows[i] for i in (*chosen[0], *(chosen[1] + len(train)))], rows.pad_id)
     smaller = replace(probe, classes=[train[chosen[0]], test[chosen[1]]])
     layers = range(n_layer(model.config) + 1)
     readings = [Reading(layer, pooling) for layer in layers for pooling in ONE_LAYER]
@@ -87,9 +86,8 @@ def probe_tables(model, rows, parts, headline, vectors, asked, n_draw, seed, how
     sides.append(standardised(*bag_of_words(*([text for text, _ in part] for part in parts.values()))))
     layer = "" if headline.layer < 0 else f"layer {headline.layer}, "
     title = f"Accuracy of a linear probe on {layer}{headline.pooling}, the mean of {n_draw} draws:"
-    results, lines = {}, []
-    if left_out:
-        lines = [f"Labels a class: {left_out} left out, a class has fewer examples.", ""]
+    told = [f"Labels a class: {left_out} left out, a class has fewer examples.", ""]
+    results, lines = {}, told if left_out else []
     for test, unseen in enumerate(["", "unseen_"][: len(parts) - 1], start=1):
         y = classes[test]
         chance = float(np.bincount(y).max() / len(y))  # how often the commonest class is right

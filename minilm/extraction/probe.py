@@ -95,8 +95,7 @@ def choose_l2(x: Tensor, y: Tensor, n_class: int) -> Tensor:
     # A variant of the problem for each fold that is put aside, with each strength: P = n_used * 5.
     aside = torch.from_numpy(fold == np.arange(n_used)[:, None])  # (n_used, N)
     aside = aside.repeat_interleave(len(choices), 0)  # (P, N)
-    learnt = (~aside).to(x.dtype)
-    W, b = fit(x, y, n_class, choices.repeat(n_used), learnt, steps=60)  # near enough to compare
+    W, b = fit(x, y, n_class, choices.repeat(n_used), ~aside, steps=60)  # near enough to compare
     loss = (nats(x, y, W, b) * aside).sum(-1)  # (R, P)
     best = loss.view(R, n_used, len(choices)).sum(1).argmin(-1)  # (R,)
     return choices[best][:, None]

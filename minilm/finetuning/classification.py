@@ -48,8 +48,7 @@ class Classification(HeadTask):
         logits = model.output(batch)  # (B, C)
         each = F.cross_entropy(logits.float(), batch["labels"], reduction="none")  # (B,)
         loss = (each * batch["weights"]).sum() / batch["n_label"]
-        right = (logits.argmax(-1) == batch["labels"]).sum() / batch["n_row"]
-        return loss, dict(loss=loss, accuracy=right)
+        return loss, dict(loss=loss, accuracy=(logits.argmax(-1) == batch["labels"]).sum() / batch["n_row"])
 
     def predict(self, model, examples, batch_size):
         """Return the likeliest class of each text, with its probability."""

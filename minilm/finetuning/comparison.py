@@ -6,7 +6,6 @@ Every way begins with the same examples and takes the same number of steps, or s
 import statistics
 from collections import Counter
 from dataclasses import replace
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -48,9 +47,8 @@ def trained(model: WithHead, objective: FineTuning, settings, folder=None, token
     if settings.lr is None:
         rate = objective.task.recipe.get("rate", SMALL) if model.config.d_model < LARGE else PUBLISHED
         settings = replace(settings, lr=rate * TIMES[settings.tune.partition(":")[0]])
-    how = dict(layer_decay=settings.layer_decay, unfreeze_every=settings.unfreeze_every)
-    speed = partial(share_and_start, config=model.config, **how)
-    optimizer = make_optimizer(model, settings.weight_decay, speed)
+    how = model.config, settings.layer_decay, settings.unfreeze_every
+    optimizer = make_optimizer(model, settings.weight_decay, lambda name: share_and_start(name, *how))
     label = None if folder else settings.tune
     outcome = train(model, objective, settings, folder, tokenizer, optimizer, settings.patience, label)
     predictions = objective.task.predict(model, objective.parts.test, 4 * settings.batch_size)
@@ -108,12 +106,11 @@ def told(task: Task, predictions: list[Prediction]) -> list[str]:
     figures = task.figures(predictions)
     wrong = [p for p in predictions if task.written(p.truth) != task.written(p.guess)][:1]
     chosen = [*wrong, *(p for p in predictions if p not in wrong)][:3]
-    lines = [line for p in sorted(chosen, key=predictions.index) for line in shown(task, p)]
     first = "First seed: " + ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
     if task.metric in ("accuracy", "exact_match"):  # a share of the examples
         low, high = share_interval(figures[task.metric], len(predictions))
         first += f" (95 % interval of the {task.metric} {low:.3f} to {high:.3f})"
-    return [first, "", *lines]
+    return [first, "", *(line for p in sorted(chosen, key=predictions.index) for line in shown(task, p))]
 
 
 def shown(task: Task, p: Prediction) -> list[str]:

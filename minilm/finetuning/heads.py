@@ -70,10 +70,8 @@ class WithHead(Transformer):
         # Dropout keeps weights from leaning on each other. Where none moves it would be noise alone: other
         # features of the same text each time.
         for stack in filter(None, (self.encoder, self.decoder)):
-            parts = list(stack.blocks)
-            if not self.tokens.weight.requires_grad:
-                parts.append(stack.embeddings)
-            for part in parts:
+            inputs = () if self.tokens.weight.requires_grad else (stack.embeddings,)
+            for part in (*stack.blocks, *inputs):
                 part.train(mode and any(p.requires_grad for p in part.parameters()))
         return self
 

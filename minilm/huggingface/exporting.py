@@ -41,8 +41,7 @@ def export_model(model, tokenizer, folder: str | Path, frame: Frame, name: str =
         write_tokenizer(tokenizer, folder, around, config.max_positions)
     write_json(folder / CONFIG, from_model_config(config, kind) | special_ids(tokenizer, kind, config))
     write_tensors(folder / SAFE, tensors)
-    for note in notes:
-        print(f"{folder}: {note}", file=sys.stderr)
+    sys.stderr.writelines(f"{folder}: {note}\n" for note in notes)
     return notes
 
 
@@ -99,8 +98,7 @@ def their_tensors(model, kind: str) -> tuple[dict[str, torch.Tensor], list[str]]
             name = f"{side}.embeddings.position.weight"
             rows = stack.embeddings.sinusoid if config.positions == "sinusoidal" else state.get(name)
             if rows is not None:  # a rotation has none
-                rows = rows[config.position_offset :]
-                state[name] = torch.cat([torch.zeros(offset, config.d_model), rows])
+                state[name] = torch.cat([torch.zeros(offset, config.d_model), rows[config.position_offset :]])
     notes, encoder = [], config.kind == "encoder"
     if encoder and kind != "distilbert" and not config.n_segments:
         state["encoder.embeddings.segment.weight"] = torch.zeros(1, config.d_model)

@@ -78,8 +78,7 @@ def load(path: str | Path, device: str = "cpu", dtype=torch.float32) -> tuple[nn
     model.load_state_dict(weights, strict=False, assign=True)
     if heads := sorted({name.rpartition(".")[0] for name in absent}):
         notes = [f"not in it, so drawn at random: {', '.join(heads)}", *notes]
-    for note in notes:
-        print(f"{folder}: {note}", file=sys.stderr)
+    sys.stderr.writelines(f"{folder}: {note}\n" for note in notes)
     return model.to(device, dtype).eval(), tokenizer
 
 

@@ -78,9 +78,8 @@ def read_bpe(folder: Path, whole: dict, settings: dict, values: dict) -> tuple[B
     kind = values["model_type"]
     is_old = kind in ("roberta", "bart", "blenderbot")
     roles, added, words = roles_and_added(folder, whole, settings, _ROBERTA if is_old else _GPT2)
-    pattern, notes = None, []
+    pattern, notes = cut_by(whole) if whole.get("model") else (None, [])
     if whole.get("model"):
-        pattern, notes = cut_by(whole)
         ids, merges = whole["model"]["vocab"], whole["model"]["merges"]
     else:
         ids, merges = read_json(folder / "vocab.json"), (folder / "merges.txt").read_text("utf-8").split("\n")
@@ -101,7 +100,7 @@ def read_bpe(folder: Path, whole: dict, settings: dict, values: dict) -> tuple[B
 
 def cut_by(whole: dict) -> tuple[str | None, list[str]]:
     """Return which of our patterns a tokenizer.json cuts text by, and notes; UserError where it is none."""
-    cutter, normalizer, notes = whole.get("pre_tokenizer") or {}, whole.get("normalizer") or {}, []
+    cutter, normalizer = whole.get("pre_tokenizer") or {}, whole.get("normalizer") or {}
     steps = cutter["pretokenizers"] if cutter.get("type") == "Sequence" else [cutter]
     said = dict(ByteLevel="use_regex", Digits="individual_digits", Split="pattern")
     cuts = ((step.get("type"), step.get(said.get(step.get("type")), True)) for step in steps)
@@ -109,9 +108,8 @@ def cut_by(whole: dict) -> tuple[str | None, list[str]]:
     if cuts not in CUTS or normalizer.get("type") not in (None, "NFC") or whole["model"].get("ignore_merges"):
         found = "ignore_merges" if cuts in CUTS else cuts
         raise UserError(f"it cuts text by {normalizer or found!r:.200}; ours as GPT-2, GPT-4 or SmolLM2")
-    if normalizer:
-        notes.append("its tokenizer composes letters and accents (NFC) first: give it texts that are")
-    return CUTS[cuts], notes
+    note = "its tokenizer composes letters and accents (NFC) first: give it texts that are"
+    return CUTS[cuts], [note] if normalizer else []
 
 
 def differing(whole: dict, *switches: str) -> list[str]:

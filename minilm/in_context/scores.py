@@ -78,12 +78,10 @@ def label_log_likelihoods(model, tokenizer, prompts: Sequence[str], labels, batc
     return result[[distinct[prompt] for prompt in prompts]]
 
 
-def batch_likelihoods(
-    model, prompts: list[list[int]], labels: list[tuple[int, ...]], start: list[int], caches=None
-) -> Tensor:
+def batch_likelihoods(model, prompts, labels: list[tuple[int, ...]], start: list[int], caches=None) -> Tensor:
     """Return (B, n_label): log p(label | prompt) = sum over t of log p(label_t | prompt, label_<t).
 
-    `caches`: of the tokens before all prompts, or none.
+    `prompts`: B lists of ids; `caches`: of the tokens before all of them, or none.
     """
     device = model.tokens.weight.device
     encoder_ids = encoder_mask = hidden = None

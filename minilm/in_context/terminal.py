@@ -43,8 +43,7 @@ class Writer:
         pieces = codecs.getincrementaldecoder("utf-8")("replace")  # a character may be spread over tokens
 
         def watch(token) -> None:
-            written = [i for i in token.tolist() if i != self.rule.eos_id]
-            show(pieces.decode(tokenizer.decode_bytes(written)))
+            show(pieces.decode(tokenizer.decode_bytes(i for i in token.tolist() if i != self.rule.eos_id)))
 
         how = dict(decoder_start_id=decoder_begin(tokenizer) if model.encoder else None, watch=watch)
         turns = None if self.turns is None else [*self.turns, ("user", prompt)]
@@ -71,8 +70,7 @@ def loop(writer: Writer, seed: int = 0) -> None:
             prompt = ""
             print()
         except EOFError:
-            print()
-            return
+            return print()
         if not prompt.strip():
             continue
         try:

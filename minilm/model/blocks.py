@@ -52,9 +52,7 @@ def token_positions(attention_mask: Tensor | None, n_query: int, n_past: int, de
 
 def padding_bias(attention_mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     """Mask (B, S), 1 for real and 0 for padding -> (B, 1, 1, S), 0 and `BLOCKED`, to add to scores."""
-    if attention_mask is None:
-        return None
-    return (attention_mask == 0)[:, None, None, :].to(dtype) * BLOCKED
+    return None if attention_mask is None else (attention_mask == 0)[:, None, None, :].to(dtype) * BLOCKED
 
 
 class InputRepresentation(nn.Module):

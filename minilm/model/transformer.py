@@ -28,13 +28,10 @@ class Transformer(nn.Module):
         self.config = config
         V, D = config.vocab_size, config.d_model
         self.tokens = nn.Embedding(V, D)
-        self.encoder = self.decoder = None
-        if config.n_encoder_layer:
-            self.encoder = Stack(config, config.n_encoder_layer, causal=False)
-        if config.n_decoder_layer:
-            one_text = replace(config, n_segments=0)  # a pair of texts A and B is the encoder's business
-            cross = self.encoder is not None
-            self.decoder = Stack(one_text, config.n_decoder_layer, causal=True, cross=cross)
+        n_encoder, n_decoder = config.n_encoder_layer, config.n_decoder_layer
+        self.encoder = Stack(config, n_encoder, causal=False) if n_encoder else None
+        one_text = replace(config, n_segments=0)  # a pair of texts A and B is the encoder's business
+        self.decoder = Stack(one_text, n_decoder, causal=True, cross=n_encoder > 0) if n_decoder else None
         self.pooler = nn.Linear(D, D) if config.pooler else None
         self.next_sentence = nn.Linear(D, 2) if config.next_sentence else None
         self.vocabulary = VocabularyHead(config)

@@ -206,11 +206,10 @@ def words_of(value) -> list[str]:
 
 def show(settings, overrides: dict | None = None, script: str | None = None) -> None:
     """Print the command that reads back as these settings: all that is not the default of its flag."""
-    values = {field.name: (getattr(settings, field.name), field.default) for field in fields(settings)}
-    own_first = dict.fromkeys([*type(settings).__annotations__, *values])
-    typed = {name: values[name][0] for name in own_first if values[name][0] != values[name][1]}
+    typed = {f.name: value for f in fields(settings) if (value := getattr(settings, f.name)) != f.default}
+    own_first = {name: typed[name] for name in (*type(settings).__annotations__, *typed) if name in typed}
     lines = [script or os.path.basename(sys.argv[0])]
-    for name, value in (typed | (overrides or {})).items():
+    for name, value in (own_first | (overrides or {})).items():
         words = words_of(value)
         part = option_of(name) + ("=" if words[0].startswith("-") else " ") + shlex.join(words)
         if isinstance(value, bool):

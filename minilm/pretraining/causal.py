@@ -73,10 +73,9 @@ class Causal(Objective):
 
     def sample(self, model, n_token: int = 100, prompt: str = "") -> str:
         """Return `prompt` and a text that the model continues it with, drawn at temperature 0.8."""
-        ids = [self.end, *self.tokenizer.encode(prompt)]
         how = dict(temperature=0.8, eos_id=self.end, seed=self.seed)
         how["forbidden_ids"] = self.tokenizer.never_written(model.config.vocab_size, self.end)
-        out = generate(model, [ids], n_token, **how)[0]
+        out = generate(model, [[self.end, *self.tokenizer.encode(prompt)]], n_token, **how)[0]
         return self.tokenizer.decode([i for i in out if i != self.end])
 
 

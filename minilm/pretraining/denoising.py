@@ -102,8 +102,7 @@ def rebuilt_examples(objective: Denoising, model, n: int = 3) -> list[str]:
     """Return lines that show n validation texts noised, rebuilt by the model alone, and as they were."""
     tokenizer, texts = objective.tokenizer, objective.texts["validation"]
     rng = np.random.default_rng(objective.seed)
-    chosen = rng.choice(len(texts), min(n, len(texts)), replace=False)
-    rows = objective.rows(texts, chosen, rng)
+    rows = objective.rows(texts, rng.choice(len(texts), min(n, len(texts)), replace=False), rng)
     begin, end, pad = map(tokenizer.special_id, ("[CLS]", "[SEP]", "[PAD]"))
     noised = [ids[ids != pad].tolist() for ids in rows["input_ids"]]
     how = dict(temperature=0, eos_id=end, decoder_start_id=objective.begin)

@@ -172,13 +172,12 @@ class Pretraining:
             check_trainer(settings.out, model, optimizer)
         folder = begin(self.name, settings, self.overrides, "train.py")
         outcome = train(model, objective, settings, folder, tokenizer, patience=objective.patience)
-        before, after, n_weight = outcome["before"], outcome["after"], model.n_parameters()
+        before, after, speed = (outcome[name] for name in ("before", "after", "tokens_per_second"))
         tables, results, examples = self.closing(objective, model, before, after)
-        results |= dict(loss_before=before["loss"], loss_after=after["loss"], parameters=n_weight)
-        results |= dict(bits_per_byte=after.get("bits_per_byte"))
-        results |= dict(tokens_per_second=outcome["tokens_per_second"])
+        results |= dict(loss_before=before["loss"], loss_after=after["loss"], parameters=model.n_parameters())
+        results |= dict(bits_per_byte=after.get("bits_per_byte"), tokens_per_second=speed)
         lines = [report.NATS, "", *examples, "", *lowest_loss(read_log(folder), after["loss"])]
-        lines.append(f"{n_weight:,} weights.")
+        lines.append(f"{model.n_parameters():,} weights.")
         is_world = settings.data[0].partition(":")[0] == "world"
         then = self.then if is_world else "python extract.py --model {run} --data FILE"
         if "portuguese" in settings.data[0]:
@@ -200,9 +199,7 @@ def with_recipe(settings: PretrainingSettings) -> PretrainingSettings:
     """Return the settings, with the model's recipe for all that is none; UserError where it has no recipe."""
     model = settings.model or OBJECTIVES[settings.objective].model
     if model not in RECIPES:
-        known = suggest(model, RECIPES)
-        if os.path.isdir(model):
-            known = ", and a folder is given by --init"
+        known = ", and a folder is given by --init" if os.path.isdir(model) else suggest(model, RECIPES)
         raise UserError(f"--model {model}: no preset that this script trains{known}: {', '.join(RECIPES)}")
     recipe = RECIPES[model] | (CONTINUED if settings.init else {}) | dict(model=model)
     if settings.objective == "distillation":

@@ -118,10 +118,9 @@ class PairObjective(Objective):
 
     def batch(self, step: int, split: str) -> dict[str, Tensor]:
         """Return input_ids and attention_mask (B, 2, T), n_prompt (B,) and the number of pairs, n_pair."""
-        rows, n_prompt = self.rows[split]
-        chosen = np.arange(len(n_prompt))
-        if split == "train":
-            chosen = self.generator(step, split).integers(0, len(chosen), self.batch_size)
+        rng, (rows, n_prompt) = self.generator(step, split), self.rows[split]
+        n = len(n_prompt)
+        chosen = rng.integers(0, n, self.batch_size) if split == "train" else np.arange(n)
         ids, real = rows.padded(2 * chosen[:, None] + np.arange(2))  # (B, 2, T)
         batch = dict(input_ids=ids, attention_mask=real, n_prompt=n_prompt[chosen], n_pair=len(chosen))
         return tensors(batch)

@@ -95,8 +95,7 @@ class Environment:
         texts, S, ends = [], rollout.n_prompt, (self.rule.eos_id, self.tokenizer.special_id(END))
         for ids, mask in zip(rollout.ids, rollout.mask, strict=True):
             parts = ids[:S][mask[:S]], ids[S:][mask[S:]]
-            parts = ([i for i in part.tolist() if i not in ends] for part in parts)
-            prompt, answer = map(self.tokenizer.decode, parts)
+            prompt, answer = (self.tokenizer.decode([i for i in p.tolist() if i not in ends]) for p in parts)
             texts.append((prompt.strip(), answer))
         return texts
 

@@ -73,5 +73,4 @@ class Reinforcement(Rounds):
         if folder and folder != self.folder:
             from_first(lambda: choose_folder("", str(folder), not goes_on, goes_on))
         names = {field.name for field in fields(TrainingSettings)} & set(vars(s))
-        values = {name: getattr(s, name) for name in names} | changes
-        return TrainingSettings(**values | dict(resume=goes_on))
+        return TrainingSettings(**{name: getattr(s, name) for name in names} | changes | dict(resume=goes_on))

@@ -112,8 +112,7 @@ class Tokenizer:
         names = [*self.SAVED, *(name for name in ("longest", "ends") if getattr(self, name))]
         data = {"format": self.FORMAT} | {name: getattr(self, name) for name in names}
         options = dict(ensure_ascii=False, separators=(",\n", ": "))
-        text = json.dumps(data, default=lambda token: token.decode(*AS_TEXT), **options)
-        atomic_write(path, text + "\n")
+        atomic_write(path, json.dumps(data, default=lambda token: token.decode(*AS_TEXT), **options) + "\n")
 
     @classmethod
     def load(cls, path: str | Path, pattern: str | None = None) -> "Tokenizer":

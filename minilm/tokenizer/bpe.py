@@ -145,8 +145,7 @@ class BPE(Tokenizer):
                 raise UserError(f"special token {token!r} stands there twice, or has less than two bytes")
             special_ids[token] = ids.setdefault(token.encode(), max(vocab, default=-1) + 1)
             vocab[special_ids[token]] = token.encode()
-        added_ids = {token: ids[token.encode()] for token in added_tokens}
-        super().__init__(vocab, special_ids, aliases, added_ids)
+        super().__init__(vocab, special_ids, aliases, {token: ids[token.encode()] for token in added_tokens})
         self.merges, self.pattern = [(a, b) for a, b in merges], pattern
         try:
             self._pattern = PATTERNS.get(pattern) or (None if pattern is None else re.compile(pattern))
@@ -177,9 +176,8 @@ class BPE(Tokenizer):
         known, cut = {*self.vocab.values()}, lambda word: map(self.vocab.get, self.encode_word(word.decode()))
         merges = train_fast(self.count_words(texts), n_new, lambda word: [*cut(word)])
         new = [token for token in dict.fromkeys(a + b for a, b in merges) if token not in known]
-        vocab = self.vocab | dict(enumerate(new, start=self.vocab_size))
         same = self.special_tokens, self.pattern, self.aliases, self.added_tokens
-        more = BPE(vocab, self.merges + merges, *same)
+        more = BPE(self.vocab | dict(enumerate(new, start=self.vocab_size)), self.merges + merges, *same)
         more.longest = self.longest
         return more
 

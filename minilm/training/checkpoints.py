@@ -29,11 +29,10 @@ def evaluate(model: torch.nn.Module, objective: Objective, settings) -> dict[str
     """Return the metrics over the whole validation batch. Training goes on as if this had not run."""
     device = next(model.parameters()).device
     batch = by_length(objective.batch(0, "validation"))
-    n_row = next(value.shape[0] for value in batch.values() if value.dim())
     rows_that_fit = max(1, settings.batch_size // (settings.accumulate * process_count()))
     totals: dict[str, Tensor] = {}
     with evaluation_mode(model), autocast(settings.precision, device):
-        for part in shown(micro_batches(batch, -(-n_row // rows_that_fit)), "evaluation"):
+        for part in shown(micro_batches(batch, -(-len(batch["input_ids"]) // rows_that_fit)), "evaluation"):
             add_metrics(totals, objective.loss(model, to_device(trimmed(part), device))[1])
     # Several processes decide by them, and must not differ: a GPU's sums need not be the same twice.
     return from_first(lambda: {name: float(value) for name, value in totals.items()})
@@ -120,10 +119,9 @@ class Progress:
     def failed(self, why: object, diverged: bool = False) -> UserError:
         """Return the error that ends the run, with what is left of it and the way out."""
         self.bar.close()
-        left = "nothing was being saved"
-        if self.folder is not None:
-            is_kept = (self.folder / TRAINER).exists()
-            left = f"{self.folder} {'keeps the last checkpoint' if is_kept else 'has no checkpoint yet'}"
+        is_kept = self.folder and (self.folder / TRAINER).exists()
+        left = "keeps the last checkpoint" if is_kept else "has no checkpoint yet"
+        left = f"{self.folder} {left}" if self.folder else "nothing was being saved"
         advice = f". Try a smaller --lr than {self.settings.lr:g}, or a longer --warmup" if diverged else ""
         return UserError(f"{why}; {left}{advice}")
 
@@ -160,13 +158,11 @@ class Run:
         """
         self.progress.stop_if_not_finite()
         if self.objective.update:
-            shown = {name: self.metrics[name] for name in self.objective.shown if name in self.metrics}
-            if shown:
+            if shown := {name: self.metrics[name] for name in self.objective.shown if name in self.metrics}:
                 self.progress.say(self.step, shown)
             return self.metrics
-        metrics = {}
-        if self.best.patience or self.folder:
-            metrics = evaluate(self.model, self.objective, self.settings)
+        is_asked = self.best.patience or self.folder
+        metrics = evaluate(self.model, self.objective, self.settings) if is_asked else {}
         if self.folder:
             self.progress.evaluation(self.step, metrics)
         return metrics
@@ -200,9 +196,8 @@ class Run:
     def interrupted(self) -> KeyboardInterrupt:
         """Return how a run ends that somebody has stopped: with a message that says how to go on."""
         self.progress.bar.close()
-        kept = ": nothing was being saved"
-        if self.folder:
-            kept = f", saved; to go on: --resume --out {self.folder}"
+        saved = f", saved; to go on: --resume --out {self.folder}"
+        kept = saved if self.folder else ": nothing was being saved"
         return KeyboardInterrupt(f"stopped after step {self.step} of {self.settings.steps}{kept}")
 
 
@@ -272,8 +267,7 @@ def check_trainer(folder: str | Path, model: nn.Module, optimizer=None) -> dict:
     by_muon = {p for group in groups if group.get("by_muon") for p in group["params"]}
     for name, p in trained.items():
         if moments[name]:  # none: it rested
-            adamw = dict(step=torch.empty(()), exp_avg=p, exp_avg_sq=p)
-            ours = dict(momentum=p) if p in by_muon else adamw
+            ours = dict(momentum=p) if p in by_muon else dict(step=torch.empty(()), exp_avg=p, exp_avg_sq=p)
             check_state(f"{path}, {name!r}", moments[name], ours)
     best = checked(path, state["stopping"], dict(loss=float | None, n_worse=int, model=dict | None))["model"]
     if best is not None:

@@ -85,11 +85,9 @@ def learning_rate(step: int, settings: TrainingSettings) -> float:
 
 
 def make_optimizer(
-    model: torch.nn.Module,
-    weight_decay: float,
-    share_and_start: Callable[[str], tuple[float, int]] = lambda name: (1.0, 0),
-    which: str = "adamw",
-) -> torch.optim.AdamW:
+    model: torch.nn.Module, weight_decay: float,
+    share_and_start: Callable[[str], tuple[float, int]] = lambda name: (1.0, 0), which: str = "adamw",
+) -> torch.optim.AdamW:  # fmt: skip
     """AdamW (Loshchilov and Hutter 2019) with weight decay on matrices, not on biases and norms.
 
     Weights with `requires_grad` off are left out: which weights move is the regime's choice.
@@ -102,11 +100,10 @@ def make_optimizer(
         if p.requires_grad:
             by_muon = which == "muon" and ".blocks." in name and p.dim() == 2
             groups.setdefault((*share_and_start(name), p.dim() < 2, by_muon), []).append(p)
-    rows = [
-        dict(params=p, weight_decay=0.0 if is_vector else weight_decay, share=share, first_step=start)
-        | dict(by_muon=by_muon)
-        for (share, start, is_vector, by_muon), p in sorted(groups.items(), key=lambda item: item[0])
-    ]
+    rows = []
+    for (share, start, is_vector, by_muon), p in sorted(groups.items(), key=lambda item: item[0]):
+        decay = 0.0 if is_vector else weight_decay
+        rows.append(dict(params=p, weight_decay=decay, share=share, first_step=start, by_muon=by_muon))
     fused = next(model.parameters()).device.type in ("cpu", "cuda")
     return (Muon if which == "muon" else torch.optim.AdamW)(rows, lr=0.0, betas=BETAS, fused=fused)
 
@@ -179,9 +176,8 @@ def train(
     """
     optimizer = optimizer or make_optimizer(model, settings.weight_decay, which=settings.optimizer)
     settings = replace(settings, precision=settled_precision(settings.precision, model))
-    if settings.compile:
-        for stack in (module for module in model.modules() if isinstance(module, Stack)):
-            stack.compile()
+    for stack in (module for module in model.modules() if settings.compile and isinstance(module, Stack)):
+        stack.compile()
     model.train()
     if folder and objective.update is None and next(model.parameters()).device.type == "cpu":
         settle_threads(model, partial(rehearse, model, objective, settings))

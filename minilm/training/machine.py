@@ -42,8 +42,7 @@ def settle_threads(model: torch.nn.Module, rehearse: Callable) -> None:
     their last digits, so the choice is told.
     """
     most = torch.get_num_threads()
-    n_weight = sum(p.numel() for p in model.parameters())
-    if most == 1 or "OMP_NUM_THREADS" in os.environ or n_weight > TINY:
+    if most == 1 or "OMP_NUM_THREADS" in os.environ or sum(p.numel() for p in model.parameters()) > TINY:
         return
     rehearse()  # the first one makes room in memory
     taken = {}

@@ -46,8 +46,7 @@ class Objective(ABC):
         self.tokenizer, self.context, self.batch_size, self.seed = tokenizer, context, batch_size, seed
         # UTF-8 bytes that each token stands for, (V,); a special token stands for none
         self.token_bytes = np.array([len(tokenizer.vocab[i]) for i in range(len(tokenizer.vocab))])
-        for token in tokenizer.special_tokens:
-            self.token_bytes[tokenizer.special_id(token)] = 0
+        self.token_bytes[[tokenizer.special_id(token) for token in tokenizer.special_tokens]] = 0
 
     @abstractmethod
     def batch(self, step: int, split: str) -> dict[str, Tensor]:

@@ -72,8 +72,7 @@ def category(rng: random.Random, split: str, n_pairs: int, items: str | None) ->
     places = rng.sample(PLACES, 2)
     labels = different_labels(rng, places, split)
     things = [cycle(rng.sample(KNOWN_THINGS[place], len(KNOWN_THINGS[place]))) for place in places]
-    sides = [rng.randrange(2) for _ in range(n_pairs)]
-    pairs = [(next(things[side]), labels[side]) for side in sides]
+    pairs = [(next(things[side]), labels[side]) for side in (rng.randrange(2) for _ in range(n_pairs))]
     if items == "stories":
         side = rng.randrange(2)
         pairs[-1] = (rng.choice(HELD_OUT_THINGS[places[side]]), labels[side])

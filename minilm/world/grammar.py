@@ -137,9 +137,7 @@ class Grammar:
             chosen = {name: chosen[name] for name in self.carried if name in chosen} | {"before": chosen}
             chosen["template"] = template = pick(position, "template", templates)
             total += templates.logs[template]
-            for name in template.choices:
-                if name in chosen:
-                    continue
+            for name in (name for name in template.choices if name not in chosen):
                 choice = self.rules[name](chosen)
                 chosen[name] = pick(position, name, choice)
                 # exact, by the chain rule: log p(text) is the sum of log p(choice | the choices before it)

@@ -64,9 +64,8 @@ ADJECTIVES, TIMES = tuple(words.ADJECTIVES), tuple(words.TIMES)
 
 def write_phrase(phrase: Phrase) -> str:
     """Return a phrase in English: "an old cup", "two old cups"."""
-    rest = THING_WORDS[phrase.thing].plural if phrase.plural else phrase.thing
-    if phrase.adjective:
-        rest = f"{phrase.adjective} {rest}"
+    thing = THING_WORDS[phrase.thing].plural if phrase.plural else phrase.thing
+    rest = f"{phrase.adjective} {thing}" if phrase.adjective else thing
     determiner = "an" if phrase.determiner == "a" and rest[0] in "aeiou" else phrase.determiner
     return f"{determiner} {rest}"
 
