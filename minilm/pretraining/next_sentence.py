@@ -178,8 +178,10 @@ class PackedSentences(SentenceRuns):
 
 def padded(rows: list, filling: int, longest: int) -> np.ndarray:
     """Return rows of unequal lengths as one array (B, T), `filling` behind each."""
-    T = width(max(map(len, rows)), longest)
-    return np.array([[*row, *[filling] * (T - len(row))] for row in rows])
+    out = np.full((len(rows), width(max(map(len, rows)), longest)), filling)
+    for line, row in zip(out, rows, strict=True):
+        line[: len(row)] = row
+    return out
 
 
 def width(n: int, longest: int) -> int:

@@ -176,8 +176,9 @@ def train(
     """
     optimizer = optimizer or make_optimizer(model, settings.weight_decay, which=settings.optimizer)
     settings = replace(settings, precision=settled_precision(settings.precision, model))
-    for stack in (module for module in model.modules() if settings.compile and isinstance(module, Stack)):
-        stack.compile()
+    if settings.compile:
+        for stack in (module for module in model.modules() if isinstance(module, Stack)):
+            stack.compile()
     model.train()
     if folder and objective.update is None and next(model.parameters()).device.type == "cpu":
         settle_threads(model, partial(rehearse, model, objective, settings))
