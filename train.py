@@ -19,8 +19,7 @@ from minilm.continued.run import continued_command
 from minilm.in_context.questions import FewShot
 from minilm.model.config import ModelConfig
 from minilm.plumbing.script import exit_code, process_group, read_command
-from minilm.pretraining.distilling import Distilling
-from minilm.pretraining.run import Pretraining, PretrainingSettings, with_recipe
+from minilm.pretraining.run import Distilling, Pretraining, PretrainingSettings, with_recipe
 
 
 def main() -> None:

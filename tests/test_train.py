@@ -19,9 +19,8 @@ from minilm.checkpoint import save
 from minilm.in_context.questions import FewShot
 from minilm.plumbing.folders import RUN_FILES, read_log
 from minilm.pretraining import run
-from minilm.pretraining.distilling import Distilling
 from minilm.pretraining.masked import Masked
-from minilm.pretraining.run import Pretraining
+from minilm.pretraining.run import Distilling, Pretraining
 from minilm.texts import corpus as data
 from minilm.training.checkpoints import load_trainer
 

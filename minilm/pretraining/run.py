@@ -30,7 +30,7 @@ from ..training.show_batch import batch_lines
 from . import report
 from .causal import Causal
 from .denoising import Denoising
-from .distillation import Distillation
+from .distillation import Distillation, initial_student
 from .masked import Masked
 from .recipes import CONTINUED, RECIPES
 from .translation import Translation
@@ -104,7 +104,7 @@ class Pretraining:
     """One run, from its settings to its closing table; all weights start from zero.
 
     `overrides` are fields of the model that differ from its preset. Other kinds of run change a step of it:
-    a student (`distilling.py`), continued training (`continued/forgetting.py`), the GPT that learns to read
+    a student (`Distilling`), continued training (`continued/forgetting.py`), the GPT that learns to read
     examples (`in_context/questions.py`).
     """
 
@@ -185,6 +185,32 @@ class Pretraining:
             then += "" if "--data" in then else " --data world:portuguese"
         finish(folder, settings, tables, lines, results, outcome["seconds"], then.format(run=folder))
         return folder
+
+
+class Distilling(Pretraining):
+    """A student begins with layers of its teacher: the newest runs/masked, where none is named."""
+
+    def __init__(self, settings: PretrainingSettings, overrides: dict | None = None):
+        if settings.teacher is None:
+            teacher = newest_or_train("masked", settings.seed, settings.device)
+            settings = replace(settings, teacher=str(teacher))
+        super().__init__(settings, overrides)
+
+    def texts(self):
+        """Return all texts: the closing table compares the student with one that saw them all."""
+        return Pretraining(replace(self.settings, n_documents=None)).texts()
+
+    def start(self, corpus) -> tuple[torch.nn.Module, BPE]:
+        """Return a student made of the teacher's layers, and the teacher's tokenizer."""
+        if set(self.overrides) - {"n_encoder_layer"}:
+            raise UserError("a student has its teacher's shape: only --n-encoder-layer may differ")
+        self.teacher, tokenizer = load_reader(self.settings.teacher)
+        return initial_student(self.teacher, self.overrides.get("n_encoder_layer")), tokenizer
+
+    def objective(self, corpus, tokenizer: BPE, **more) -> Objective:
+        """As in `Pretraining`, with the teacher."""
+        device = choose_device(self.settings.device)
+        return super().objective(corpus, tokenizer, teacher=self.teacher.to(device))
 
 
 def settings_of(start: str) -> dict:

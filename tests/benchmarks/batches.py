@@ -8,9 +8,8 @@ from benchmarks.case import OURS, STEP, Case
 from benchmarks.steps import our_step
 
 from minilm.checkpoint import save
-from minilm.pretraining.distilling import Distilling
 from minilm.pretraining.noise import NOISES
-from minilm.pretraining.run import Pretraining, PretrainingSettings, with_recipe
+from minilm.pretraining.run import Distilling, Pretraining, PretrainingSettings, with_recipe
 
 
 def batch_making(**command) -> Case:

@@ -1,4 +1,4 @@
-"""Grades pretraining/distilling.py: where a student begins, and what it is given to read."""
+"""Grades `Distilling` of pretraining/run.py: where a student begins, and what it is given to read."""
 
 import dataclasses
 from pathlib import Path
@@ -9,13 +9,12 @@ import torch
 
 from minilm.checkpoint import save
 from minilm.plumbing.errors import UserError
-from minilm.pretraining import distilling
-from minilm.pretraining.distilling import Distilling
-from minilm.pretraining.run import PretrainingSettings, with_recipe
+from minilm.pretraining import run
+from minilm.pretraining.run import Distilling, PretrainingSettings, with_recipe
 
 
 def test_the_newest_teacher_is_the_default(monkeypatch):
-    monkeypatch.setattr(distilling, "newest_or_train", lambda *given: Path("/".join(map(str, given))))
+    monkeypatch.setattr(run, "newest_or_train", lambda *given: Path("/".join(map(str, given))))
     made = with_recipe(PretrainingSettings(objective="distillation", seed=3, device="cpu"))
     assert Distilling(made).settings.teacher == "masked/3/cpu"
     assert Distilling(dataclasses.replace(made, teacher="mine")).settings.teacher == "mine"
