@@ -1,7 +1,4 @@
-"""The text that every Python carries: its reference prose and its docstrings.
-
-English that nobody has to download, for the source `python-docs`; each document stands once.
-"""
+"""The source `python-docs`: English that every Python carries, its reference prose and its docstrings."""
 
 import ast
 import os

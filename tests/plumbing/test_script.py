@@ -261,18 +261,28 @@ exit(exit_code(main))
 """
 
 
-@pytest.mark.parametrize("ending, code", [("print('olá')", 0), ("exit_code(1)", 1), ("raise UserError", 2)])
+ENDINGS = [
+    pytest.param(*case, marks=pytest.mark.reliability)
+    for case in (("exit_code(1)", 1), ("raise UserError", 2))
+]
+
+
+@pytest.mark.parametrize("ending, code", [("print('olá')", 0), *ENDINGS])
 def test_one_of_several_processes_leaves_without_what_python_does_at_its_end(ending, code, tmp_path):
     """PyTorch's threads may free a tensor then, and abort a run that has saved everything."""
-    call = [sys.executable, "-c", LAST.format(ending=ending), str(tmp_path)]
-    how = dict(cwd=Path(script.__file__).parents[2], capture_output=True, text=True)
+    runs = {}
     for n in ("1", "2"):
+        call = [sys.executable, "-c", LAST.format(ending=ending), str(tmp_path / n)]
         environment = os.environ | dict(WORLD_SIZE=n, RANK="0", PYTHONUTF8="1")
-        ended = subprocess.run(call, env=environment, check=False, **how)
-        assert ended.returncode == code and ended.stdout.startswith("first "), "a line that waited is lost"
-        assert ("Python ends" in ended.stderr) == (n == "1"), ended.stderr
-        assert not (tmp_path / "lock").exists(), "the folder stays locked"
-        assert ("Traceback" in ended.stderr) == (code == 1), ended.stderr
+        how = dict(cwd=Path(script.__file__).parents[2], env=environment, text=True, encoding="utf-8")
+        (tmp_path / n).mkdir()
+        runs[n] = subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **how)
+    for n, run in runs.items():
+        out, err = run.communicate()
+        assert run.returncode == code and out.startswith("first "), "a line that waited is lost"
+        assert ("Python ends" in err) == (n == "1"), err
+        assert not (tmp_path / n / "lock").exists(), "the folder stays locked"
+        assert ("Traceback" in err) == (code == 1), err
 
 
 def test_where_no_letter_but_ascii_has_a_name_python_begins_anew_in_utf_8(monkeypatch):

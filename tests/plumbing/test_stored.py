@@ -116,7 +116,7 @@ def noted(tokenizer, document: str, folder: str, fatal: str, number: int) -> lis
     return [tokenizer.encode(document)]
 
 
-@pytest.mark.parametrize("n_process", [1, 2])
+@pytest.mark.parametrize("n_process", [2, pytest.param(1, marks=pytest.mark.reliability)])
 def test_tokens_go_on_where_a_process_was_killed(n_process, texts, text, bpe, monkeypatch, tmp_path):
     monkeypatch.setattr(module, "PIECE", 700), monkeypatch.setattr(module, "PATIENCE", 2)
     monkeypatch.setattr(os, "cpu_count", lambda: n_process)
