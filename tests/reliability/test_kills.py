@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,8 +15,7 @@ from reliability.runs import COMMANDS, assert_same_run, end, end_of_fork, fork, 
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
 SEED, SIGNALS = 11, (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-STOPPED, WHOLE = Path("stopped"), Path("whole")
-RESULTS, SETTINGS = STOPPED / "results.json", STOPPED / "settings.json"
+WHOLE = Path("whole")
 FEW_STEPS = dict(train="--steps 6", finetune="--steps 6", reinforce="--steps 2 --save-every 2 --no-contrast")
 
 
@@ -25,24 +25,25 @@ def each(*ordinary, marked: list) -> list:
     return [("masked", *ordinary), *(pytest.param(*case, marks=pytest.mark.reliability) for case in rest)]
 
 
-def next_part(command: str, folder: Path = STOPPED) -> str:
+def next_part(command: str, folder: Path) -> str:
     """Return the command that a user gives after a kill."""
     if (folder / "trainer.pt").exists():
         return f"{command.split()[0]} --resume --out {folder}"
     return f"{command} --overwrite --out {folder}"
 
 
-def when_begun() -> int:
+def when_begun(folder: Path) -> int:
     """Return when a run last wrote its settings, which it does once the imports are over."""
-    return SETTINGS.stat().st_mtime_ns if SETTINGS.exists() else 0
+    path = folder / "settings.json"
+    return path.stat().st_mtime_ns if path.exists() else 0
 
 
-def check_end(command: str, code: int, told: str, number: int, is_begun: bool) -> str:
+def check_end(command: str, code: int, told: str, number: int, is_begun: bool, folder: Path) -> str:
     """Return what is wrong with the end of a process that got a signal, if anything."""
     if has_traceback(command, told):
         return "a traceback"
     allowed = {-number} if number == signal.SIGKILL else {130} if is_begun else {130, -number}
-    if RESULTS.exists():  # it came too late
+    if (folder / "results.json").exists():  # it came too late
         allowed |= {0, -number}
     if not is_begun and "Fatal Python error: init_import_site" in told:
         allowed |= {1}  # Python itself had not begun: no line of ours has run
@@ -61,26 +62,33 @@ def run(command: str, home: Path, is_whole: bool, moment: float = 0.0, number: i
 
 @pytest.mark.parametrize("name, is_whole, n", each(False, 1, marked=[(False, 10), (True, 2)]))
 def test_a_run_goes_on_from_any_moment_as_if_nothing_had_been(name, is_whole, n, home):
-    draw, sent, command = random.Random(f"{SEED} {name}"), 0, f"{COMMANDS[name]} --out {WHOLE}"
     if not is_whole:  # the first fork waits for the imports: that is not its length
         run(COMMANDS[name], home, is_whole)
     began = time.monotonic()
-    code, told = run(command, home, is_whole)
+    code, told = run(f"{COMMANDS[name]} --out {WHOLE}", home, is_whole)
     length = time.monotonic() - began
     assert code == 0, told
-    while sent < n:
-        shutil.rmtree(STOPPED, ignore_errors=True)
-        while sent < n and not RESULTS.exists():
-            command, earlier = next_part(COMMANDS[name]), when_begun()
-            number, moment = draw.choice(SIGNALS), draw.uniform(0, length)
-            code, told = run(command, home, is_whole, moment, number)
-            sent += 1
-            wrong = check_end(command, code, told, number, when_begun() != earlier)
-            assert not wrong, f"{command}: signal {number} after {moment:.2f} s, seed {SEED}: {wrong}\n{told}"
-        code, told = run(next_part(COMMANDS[name]), home, is_whole)
-        assert code == 0, told
-        assert_same_run(STOPPED, WHOLE)
-    print(f"{name}: {sent} signals, a run takes {length:.1f} s")
+
+    def chain(stopped: Path) -> None:
+        """Send half of the signals to a run and to what goes on from it."""
+        draw, sent = random.Random(f"{SEED} {name} {stopped}"), 0
+        while sent < -(-n // 2):
+            shutil.rmtree(stopped, ignore_errors=True)
+            while sent < -(-n // 2) and not (stopped / "results.json").exists():
+                command, earlier = next_part(COMMANDS[name], stopped), when_begun(stopped)
+                number, moment = draw.choice(SIGNALS), draw.uniform(0, length)
+                code, told = run(command, home, is_whole, moment, number)
+                sent += 1
+                wrong = check_end(command, code, told, number, when_begun(stopped) != earlier, stopped)
+                when = f"{command}: signal {number} after {moment:.2f} s, seed {SEED}"
+                assert not wrong, f"{when}: {wrong}\n{told}"
+            code, told = run(next_part(COMMANDS[name], stopped), home, is_whole)
+            assert code == 0, told
+            assert_same_run(stopped, WHOLE)
+
+    with ThreadPoolExecutor() as pool:  # two at a time, for two cores
+        list(pool.map(chain, [Path(f"stopped-{i}") for i in range(min(n, 2))]))
+    print(f"{name}: {n} signals, a run takes {length:.1f} s")
 
 
 @pytest.mark.parametrize("name, last", each(2, marked=[(999,)]))
