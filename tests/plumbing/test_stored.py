@@ -106,6 +106,23 @@ def test_a_second_start_does_not_tokenise_again(texts, bpe, monkeypatch):
     assert np.array_equal(token_rows(texts, BPE.load(saved(bpe, texts.path.parent)), sentence_rows)[0], first)
 
 
+def last_id(tokenizer, document: str) -> list[list[int]]:
+    return [[tokenizer.vocab_size - 1]]
+
+
+@pytest.mark.parametrize("n, dtype", [(2**16, np.uint16), (2**16 + 1, np.uint32)])
+def test_ids_have_room_in_two_bytes_or_take_four(n, dtype, texts):
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *map(str, range(n - 5))]
+    ids = token_rows(texts, WordPiece(tokens), last_id)[0]
+    assert ids.dtype == dtype and {*ids.tolist()} == {n - 1}, (
+        "the last ids of a large vocabulary become small ones"
+    )
+
+
+def test_a_store_in_a_folder_that_is_not_there_is_made(tmp_path):
+    assert stored(tmp_path / "runs" / "tokens" / "a.bin", lambda: [(b"ab", [2])], np.uint8)[1].tolist() == [2]
+
+
 def noted(tokenizer, document: str, folder: str, fatal: str, number: int) -> list[list[int]]:
     """Rows of a document that is noted in a file; at the `fatal` one something happens, once."""
     with open(Path(folder, "noted.txt"), "a") as file:
