@@ -284,6 +284,7 @@ def test_sources_share_the_bytes_that_are_trained_on_by_their_weights(store, tmp
     mixed = load_corpus([f"{first}:0.75", f"{other}:.25"], store=store and tmp_path / store)
     assert mixed.validation == plain.validation and {*mixed.train} == {*plain.train}, "each text is there"
     texts = [*mixed.train]
+    assert {*texts} <= {*speeches(60, 1), *speeches(200, 2)}, "a text is not read back as it was written"
     parts = [[text for text in texts if text.startswith(f"Speaker {i}.")] for i in (1, 2)]
     assert bytes_of(parts[0]) / bytes_of(texts) == pytest.approx(0.75, abs=0.01), "characters are no bytes"
     assert len(parts[1]) == len({*parts[1]}), "the source with text enough comes once"
@@ -299,6 +300,8 @@ def test_weights_count_by_their_ratio_and_equal_ones_are_a_mix_in_equal_parts(wr
     files = write("a.txt", "\n\n".join(speeches(50, 1))), write("b.txt", "\n\n".join(speeches(80, 2)))
     halves, twos = (load_corpus([f"{file}:{w}" for file in files]).train for w in ("0.5", "2"))
     assert halves == twos and len(halves) > 117
+    told = load_corpus([f"{files[0]}:6", f"{files[1]}:2"]).notes
+    assert told[0].startswith(f"{files[0]}: 0.75 of") and told[1].startswith(f"{files[1]}: 0.25 of")
     lone = load_corpus(f"{files[0]}:3")
     assert lone.train == load_corpus(files[0]).train and lone.name == str(files[0])
 
@@ -318,3 +321,9 @@ def test_weights_that_say_nothing_are_refused(write, message):
     assert "b.txt: no text to train on" in message(load_corpus, [f"{a}:1", f"{b}:1"])
     assert "no such file" in message(load_corpus, [f"{a}:1", f"{b}.no:1"])
     assert "world alone" in message(load_corpus, ["world:1", f"{a}:1"])
+
+
+def test_a_vocabulary_is_made_of_a_sample_of_stored_text(tmp_path, write, monkeypatch):
+    monkeypatch.setattr(data, "LARGE", 5_000), monkeypatch.setattr(data, "SAMPLE", 3_000)
+    corpus = load_corpus(write("a.txt", "\n\n".join(speeches(300))), store=tmp_path / "tokens")
+    assert bytes_of(corpus.train) > 20_000 and 2_000 < bytes_of(corpus.texts()) < 4_500, "bytes, about"
