@@ -77,8 +77,7 @@ def lock(folder: Path) -> None:
         owner = file.read(20)
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 0)  # byte 0: for as long as the process lives
     except BlockingIOError:
-        told = f"{folder}: process {owner} is writing there"
-        raise UserError(f"{told}; wait for its end, or name another --out") from None
+        raise UserError(f"{folder}: process {owner} is writing there; wait, or name another --out") from None
     locked[path] = file
     if not is_held(path):
         del locked[path]

@@ -146,15 +146,8 @@ def cell(value) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def exit_code(main) -> int:
-    """Call `main()` and return the exit code: what it returns (none: 0), or that of how it ended.
-
-    2: a UserError, or what the system refuses: a full disk, a folder that may not be read, too little memory.
-    130: Ctrl-C. 141: the reader of a pipe has left (`| head`). A bug keeps its traceback.
-    """
-    code = 1
-    if process_count() > 1:  # a thread of gloo may free a tensor while Python ends, which aborts
-        atexit.register(lambda: (unlock(), sys.stdout.flush(), os._exit(code)))
+def prepare_streams_and_signals() -> None:
+    """Make Ctrl-C out of a wish to stop, and streams that take any letter and give a terminal no orders."""
     for number in (signal.SIGINT, signal.SIGTERM):  # a cluster's wish to stop is that of Ctrl-C
         signal.signal(number, signal.default_int_handler)
     if sys.getfilesystemencoding() == "ascii":  # then neither words nor files could be named
@@ -167,6 +160,18 @@ def exit_code(main) -> int:
     # Labels, texts and names are other people's: no terminal obeys what stands in them.
     write = sys.stdout.write
     sys.stdout.write = lambda text: write(text.translate(CONTROLS))
+
+
+def exit_code(main) -> int:
+    """Call `main()` and return the exit code: what it returns (none: 0), or that of how it ended.
+
+    2: a UserError, or what the system refuses: a full disk, a folder that may not be read, too little memory.
+    130: Ctrl-C. 141: the reader of a pipe has left (`| head`). A bug keeps its traceback.
+    """
+    code = 1  # of a bug
+    if process_count() > 1:  # a thread of gloo may free a tensor while Python ends, which aborts
+        atexit.register(lambda: (unlock(), sys.stdout.flush(), os._exit(code)))
+    prepare_streams_and_signals()
     try:
         code = main() or 0
         sys.stdout.flush()
@@ -181,10 +186,9 @@ def exit_code(main) -> int:
         except OSError:
             # Python flushes stdout once more when it ends; where nobody reads, that would print a traceback.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code, told = 2, as_line(f"error: {error.filename or 'output'}: {error.strerror or error}")
         if isinstance(error, BrokenPipeError):
-            code = 141
-            return code
+            return (code := 141)
+        code, told = 2, as_line(f"error: {error.filename or 'output'}: {error.strerror or error}")
     except UserError as error:
         code, told = 2, as_line(f"error: {error}")
     except (MemoryError, RuntimeError) as error:  # the second is PyTorch's, of a CPU or a GPU

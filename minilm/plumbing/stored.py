@@ -86,13 +86,12 @@ def token_rows(documents: Sequence[str], tokenizer, rows_of: Callable, *options,
         with Pool(os.cpu_count(), obey) as pool:
             made = pool.imap(partial(piece, encode), zip(names, texts, strict=False))
             try:
-                for name in iter(partial(made.next, PATIENCE), None):
+                for name in iter(partial(made.next, PATIENCE), None):  # to its end: it knows no None
                     with np.load(name) as arrays:
                         ids, *others = arrays.values()
                     yield ids.astype(dtype), *others
             except TimeoutError:  # a process that is killed takes its piece along, without a word
-                told = f"{path}: one of the processes that make it was killed, for want of memory?"
-                raise UserError(f"{told} The same command goes on from there") from None
+                raise UserError(f"{path}: a process was killed (memory?); run the command again") from None
 
     found = stored(path, pieces, dtype)
     for name in path.parent.glob(f"{path.stem}.{n}-*.npz"):

@@ -242,7 +242,7 @@ def with_recipe(settings: PretrainingSettings) -> PretrainingSettings:
 def check_fit(settings: PretrainingSettings, config: ModelConfig) -> None:
     """Raise UserError unless the objective trains such models, and rows fit the positions."""
     if (n := settings.context) > config.max_positions:
-        raise UserError(f"--context {n} above the {config.max_positions} positions, or --max-positions {n}")
+        raise UserError(f"--context {n} exceeds {config.max_positions} positions; or --max-positions {n}")
     name, objective = settings.init or settings.model, settings.objective
     kinds = {name: PRESETS[row.model].kind for name, row in OBJECTIVES.items()}
     if kinds[objective] != config.kind:

@@ -85,8 +85,7 @@ def load_corpus(source, seed: int = 0, n_documents=None, errors: str = "strict",
     Files of more than `LARGE` bytes stay in the folder `store`, where there is one, instead of in memory.
     """
     sources, weights = weights_of([source] if isinstance(source, str | Path) else source)
-    sources = checked_sources(sources, SOURCES)
-    name, domain = sources[0], sources[0].partition(":")[2] or "stories"
+    name, domain = checked_sources(sources, SOURCES)[0], sources[0].partition(":")[2] or "stories"
     if name not in SOURCES:
         corpus = files_corpus(sources, errors, store, weights)
     elif name == "python-docs":
@@ -215,15 +214,15 @@ def files_corpus(sources: list[str], errors: str, store: Path | None = None, wei
 
 
 def with_shares(texts, source_of, sizes, weights, names) -> tuple[np.ndarray, list[str]]:
-    """Return the numbers of the texts, each once or more, so that bytes are shared out by weight; and notes.
+    """Return `texts` (n,), numbers, each once or more, so that `weights` (S,) share out the bytes; notes.
 
     All texts come once before any comes again: one beside its copy would teach to copy, and nothing else.
     """
-    n_byte = np.bincount(source_of, sizes, len(weights))
+    n_byte = np.bincount(source_of, sizes, len(weights))  # (S,)
     if not n_byte.all():
         raise UserError(f"{names[n_byte.argmin()]}: no text to train on, so it can have no share of it")
-    times = weights / n_byte / (weights / n_byte).min()
-    n_copy = np.diff(np.floor(times[source_of].cumsum() + 1e-6), prepend=0)  # 2.5 times: 2, 3, 2, 3, ...
+    times = weights / n_byte / (weights / n_byte).min()  # (S,), 1.0 where a source has text enough
+    n_copy = np.diff(np.floor(times[source_of].cumsum() + 1e-6), prepend=0)  # (n,), 2.5: 2, 3, 2, ...
     told = "{}: {:.2f} of the training bytes, each text {:.1f} times"
     notes = [told.format(*row) for row in zip(names, weights / weights.sum(), times, strict=True)]
     return np.concatenate([texts[n_copy > n] for n in range(int(n_copy.max()))]), notes

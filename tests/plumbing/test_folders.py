@@ -370,7 +370,9 @@ def test_one_process_a_folder(tmp_path, capsys):
     command = [sys.executable, "-c", code, str(tmp_path)]
     with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout.readline() == b"mine\n"
-        with pytest.raises(UserError, match=f"process {other.pid} is writing there; wait for its end"):
+        with pytest.raises(
+            UserError, match=f"process {other.pid} is writing there; wait, or name another --out"
+        ):
             folders.lock(tmp_path)
         other.kill()
     folders.lock(tmp_path)
