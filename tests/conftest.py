@@ -14,6 +14,7 @@ from minilm.plumbing.script import exit_code
 from minilm.texts.corpus import Corpus
 from minilm.tokenizer.bpe import BPE, SPECIAL_TOKENS
 
+pytest_plugins = ["two_at_once"]
 # tests are tiny: threads that wait for each other on a busy machine cost five times more
 torch.set_num_threads(1)
 

@@ -1,0 +1,104 @@
+"""All tests (no path named) in two processes: each takes the next that is left, one tells all results."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+# only the second process has this, nothing that it starts: the folder with what is taken and its reports
+SECOND = os.environ.pop("MINILM_SECOND_OF_TWO", None)
+TAKES_LONG = (
+    pytest.Config.ArgsSource.TESTPATHS
+)  # with a path it is a few tests, or a tool that counts in one process
+
+
+def left(items: list, folder: Path):
+    """Yield the tests that the other has not taken: to take one is to create a file, which only one can."""
+    for item in items:
+        try:
+            (folder / hashlib.sha256(item.nodeid.encode()).hexdigest()).touch(exist_ok=False)
+        except FileExistsError:
+            continue
+        yield item
+
+
+def run(session, folder: Path, after_each=lambda: None) -> None:
+    """Run tests as pytest's own loop does. Each is told the next one: fixtures that it needs too are kept."""
+    items = left(session.items, folder)
+    item = next(items, None)
+    while item:
+        following = next(items, None)
+        item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+        after_each()
+        if session.shouldfail:
+            raise session.Failed(session.shouldfail)
+        if session.shouldstop:
+            raise session.Interrupted(session.shouldstop)
+        item = following
+
+
+class Second:
+    """In the second process: its reports are lines of a file."""
+
+    def __init__(self, config, folder: Path):
+        self.config, self.folder = config, folder
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session):
+        run(session, self.folder)
+        return True
+
+    def pytest_runtest_logreport(self, report):
+        data = self.config.hook.pytest_report_to_serializable(config=self.config, report=report)
+        with open(self.folder / "reports", "a", encoding="utf-8") as file:
+            file.write(json.dumps(data) + "\n")
+
+
+class First:
+    """In the first process: it starts the second, and tells its reports as if they were its own."""
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session):
+        config = session.config
+        if session.testsfailed or not session.items or config.option.collectonly or config.option.usepdb:
+            return None
+        command = [sys.executable, "-m", "pytest", *config.invocation_params.args]
+        with TemporaryDirectory() as name, open(Path(name, "reports"), "w+", encoding="utf-8") as reports:
+            marked = os.environ | {"MINILM_SECOND_OF_TWO": name}
+
+            def tell() -> None:
+                place = reports.tell()
+                while (line := reports.readline()).endswith("\n"):
+                    report = config.hook.pytest_report_from_serializable(config=config, data=json.loads(line))
+                    config.hook.pytest_runtest_logreport(report=report)
+                    place = reports.tell()
+                reports.seek(place)  # before a line that is not whole yet
+
+            with open(Path(name, "told"), "w+", encoding="utf-8") as told:
+                second = subprocess.Popen(
+                    command, env=marked, cwd=config.invocation_params.dir,
+                    stdin=subprocess.DEVNULL, stdout=told, stderr=subprocess.STDOUT,
+                )  # fmt: skip
+                try:
+                    run(session, Path(name), tell)
+                    code = second.wait()
+                finally:
+                    second.kill()
+                    second.wait()
+                tell()
+                told.seek(0)
+                if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+                    pytest.exit(f"the second process ended with {code}:\n{told.read()[-3000:]}", returncode=1)
+        return True
+
+
+def pytest_configure(config):
+    if SECOND:
+        config.pluginmanager.register(Second(config, Path(SECOND)))
+    elif config.args_source == TAKES_LONG and (os.cpu_count() or 1) > 1:
+        config.pluginmanager.register(First())
