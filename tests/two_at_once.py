@@ -75,6 +75,8 @@ class First:
                 place = reports.tell()
                 while (line := reports.readline()).endswith("\n"):
                     report = config.hook.pytest_report_from_serializable(config=config, data=json.loads(line))
+                    if report.skipped and isinstance(report.longrepr, list):
+                        report.longrepr = tuple(report.longrepr)  # file, line, reason: JSON knows no tuple
                     config.hook.pytest_runtest_logreport(report=report)
                     place = reports.tell()
                 reports.seek(place)  # before a line that is not whole yet
