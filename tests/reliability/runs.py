@@ -7,8 +7,6 @@ import runpy
 import signal
 import subprocess
 import sys
-import threading
-import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from unittest import mock
@@ -31,7 +29,6 @@ WORLD = (
     "reinforce.py --seed 5 --batch-size 6 --device cpu --steps 9 --save-every 3 --model decoder --n-pairs 20"
 )
 WORLD += " --max-new-tokens 8 --sampled-prompts 6 --reward-batch-size 4 --reward-steps 8 --dpo-steps 8"
-ONE_AT_A_TIME = threading.Lock()
 ONE, BOTH = "--n-encoder-layer 1", "--n-encoder-layer 1 --n-decoder-layer 1"
 COMMANDS = {
     "masked": f"train.py {TEXT} {SIZES} {ONE}",
@@ -107,22 +104,16 @@ def fork(command: str, folder: Path, kill_at: int = 0) -> BaseProcess:
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(["train", "finetune", "reinforce", "torch._dynamo", "reliability.runs"])
     process = server.Process(target=_run, args=(command, folder, kill_at), daemon=True)
-    with ONE_AT_A_TIME, mock.patch.dict(os.environ, ENVIRONMENT):
+    with mock.patch.dict(os.environ, ENVIRONMENT):
         process.start()
     return process
 
 
 def end_of_fork(process: BaseProcess, folder: Path, seconds: float = 120) -> tuple[int, str]:
     """Wait for such a process; return exit code, and all that it said."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        with ONE_AT_A_TIME:  # a start asks for all processes: of two who ask at once, one gets no exit code
-            if process.exitcode is not None:
-                break
-        time.sleep(0.005)
+    process.join(seconds)
     process.kill()  # where it hangs
-    with ONE_AT_A_TIME:
-        process.join()
+    process.join()
     told = folder / f"told-{process.pid}.txt"
     return process.exitcode, told.read_text(encoding="utf-8") if told.exists() else ""
 

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,7 +14,8 @@ from reliability.runs import COMMANDS, assert_same_run, end, end_of_fork, fork, 
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
 SEED, SIGNALS = 11, (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-WHOLE = Path("whole")
+STOPPED, WHOLE = Path("stopped"), Path("whole")
+RESULTS, SETTINGS = STOPPED / "results.json", STOPPED / "settings.json"
 FEW_STEPS = dict(train="--steps 6", finetune="--steps 6", reinforce="--steps 2 --save-every 2 --no-contrast")
 
 
@@ -25,25 +25,24 @@ def each(*ordinary, marked: list) -> list:
     return [("masked", *ordinary), *(pytest.param(*case, marks=pytest.mark.reliability) for case in rest)]
 
 
-def next_part(command: str, folder: Path) -> str:
+def next_part(command: str) -> str:
     """Return the command that a user gives after a kill."""
-    if (folder / "trainer.pt").exists():
-        return f"{command.split()[0]} --resume --out {folder}"
-    return f"{command} --overwrite --out {folder}"
+    if (STOPPED / "trainer.pt").exists():
+        return f"{command.split()[0]} --resume --out {STOPPED}"
+    return f"{command} --overwrite --out {STOPPED}"
 
 
-def when_begun(folder: Path) -> int:
+def when_begun() -> int:
     """Return when a run last wrote its settings, which it does once the imports are over."""
-    path = folder / "settings.json"
-    return path.stat().st_mtime_ns if path.exists() else 0
+    return SETTINGS.stat().st_mtime_ns if SETTINGS.exists() else 0
 
 
-def check_end(command: str, code: int, told: str, number: int, is_begun: bool, folder: Path) -> str:
+def check_end(command: str, code: int, told: str, number: int, is_begun: bool) -> str:
     """Return what is wrong with the end of a process that got a signal, if anything."""
     if has_traceback(command, told):
         return "a traceback"
     allowed = {-number} if number == signal.SIGKILL else {130} if is_begun else {130, -number}
-    if (folder / "results.json").exists():  # it came too late
+    if RESULTS.exists():  # it came too late
         allowed |= {0, -number}
     if not is_begun and "Fatal Python error: init_import_site" in told:
         allowed |= {1}  # Python itself had not begun: no line of ours has run
@@ -62,33 +61,26 @@ def run(command: str, home: Path, is_whole: bool, moment: float = 0.0, number: i
 
 @pytest.mark.parametrize("name, is_whole, n", each(False, 1, marked=[(False, 10), (True, 2)]))
 def test_a_run_goes_on_from_any_moment_as_if_nothing_had_been(name, is_whole, n, home):
+    draw, sent, command = random.Random(f"{SEED} {name}"), 0, f"{COMMANDS[name]} --out {WHOLE}"
     if not is_whole:  # the first fork waits for the imports: that is not its length
         run(COMMANDS[name], home, is_whole)
     began = time.monotonic()
-    code, told = run(f"{COMMANDS[name]} --out {WHOLE}", home, is_whole)
+    code, told = run(command, home, is_whole)
     length = time.monotonic() - began
     assert code == 0, told
-
-    def chain(stopped: Path) -> None:
-        """Send half of the signals to a run and to what goes on from it."""
-        draw, sent = random.Random(f"{SEED} {name} {stopped}"), 0
-        while sent < -(-n // 2):
-            shutil.rmtree(stopped, ignore_errors=True)
-            while sent < -(-n // 2) and not (stopped / "results.json").exists():
-                command, earlier = next_part(COMMANDS[name], stopped), when_begun(stopped)
-                number, moment = draw.choice(SIGNALS), draw.uniform(0, length)
-                code, told = run(command, home, is_whole, moment, number)
-                sent += 1
-                wrong = check_end(command, code, told, number, when_begun(stopped) != earlier, stopped)
-                when = f"{command}: signal {number} after {moment:.2f} s, seed {SEED}"
-                assert not wrong, f"{when}: {wrong}\n{told}"
-            code, told = run(next_part(COMMANDS[name], stopped), home, is_whole)
-            assert code == 0, told
-            assert_same_run(stopped, WHOLE)
-
-    with ThreadPoolExecutor() as pool:  # two at a time, for two cores
-        list(pool.map(chain, [Path(f"stopped-{i}") for i in range(min(n, 2))]))
-    print(f"{name}: {n} signals, a run takes {length:.1f} s")
+    while sent < n:
+        shutil.rmtree(STOPPED, ignore_errors=True)
+        while sent < n and not RESULTS.exists():
+            command, earlier = next_part(COMMANDS[name]), when_begun()
+            number, moment = draw.choice(SIGNALS), draw.uniform(0, length)
+            code, told = run(command, home, is_whole, moment, number)
+            sent += 1
+            wrong = check_end(command, code, told, number, when_begun() != earlier)
+            assert not wrong, f"{command}: signal {number} after {moment:.2f} s, seed {SEED}: {wrong}\n{told}"
+        code, told = run(next_part(COMMANDS[name]), home, is_whole)
+        assert code == 0, told
+        assert_same_run(STOPPED, WHOLE)
+    print(f"{name}: {sent} signals, a run takes {length:.1f} s")
 
 
 @pytest.mark.parametrize("name, last", each(2, marked=[(999,)]))
@@ -96,19 +88,14 @@ def test_a_run_goes_on_from_a_kill_before_each_renaming_of_a_file(name, last, ho
     command = f"{COMMANDS[name]} {FEW_STEPS[COMMANDS[name].split('.')[0]]}"
     code, told = end_of_fork(fork(f"{command} --out {WHOLE}", home), home)
     assert code == 0, told
-    for n in range(1, last + 1, 2):  # two at a time, for two cores
-        runs = {k: fork(f"{command} --out stopped-{k}", home, kill_at=k) for k in (n, n + 1)}
-        ends = {k: end_of_fork(run, home) for k, run in runs.items()}
-        killed = {k: Path(f"stopped-{k}") for k, (code, _) in ends.items() if code}
-        assert all(ends[k][0] == -signal.SIGKILL for k in killed), ends
-        runs = {k: fork(next_part(command, folder), home) for k, folder in killed.items()}
-        for k, run in runs.items():
-            code, told = end_of_fork(run, home)
-            assert code == 0, f"killed before renaming {k}, then: {told}"
-            assert_same_run(killed[k], WHOLE)
-            shutil.rmtree(killed[k])
-        if len(killed) < 2:
+    for n in range(1, last + 1):
+        shutil.rmtree(STOPPED, ignore_errors=True)
+        code, told = end_of_fork(fork(f"{command} --out {STOPPED}", home, kill_at=n), home)
+        if code == 0:
             break  # so many renamings there are
-    last = n - 1 + len(killed)
-    assert last > 0, "no file was written beside and renamed"
-    print(f"{name}: killed before each of {last} renamings")
+        assert code == -signal.SIGKILL, told
+        code, told = run(next_part(command), home, is_whole=False)
+        assert code == 0, f"killed before renaming {n}, then: {told}"
+        assert_same_run(STOPPED, WHOLE)
+    assert n > 1, "no file was written beside and renamed"
+    print(f"{name}: killed before each of {n - 1} renamings")

@@ -9,7 +9,7 @@ import sys
 import pytest
 import small
 import tuned
-from reliability.runs import COMMANDS, ENVIRONMENT, end, start, words_of
+from reliability.runs import COMMANDS, ENVIRONMENT, finished, words_of
 
 import minilm
 from minilm.plumbing.folders import read_log
@@ -61,10 +61,9 @@ def test_a_command_comes_to_what_one_process_comes_to(name, n, shard, still):
     elif command.startswith("reinforce.py") and shard:
         pytest.skip("has no --shard")
     parts = ("", "reward") if name in ("ppo", "dpo") else ("",)
-    alone = start(f"{command} --out one", still)
+    assert finished(f"{command} --out one", still)[0] == 0
     code, out, said = torchrun(n, words_of(f"{command} --out many {shard}"), still)
     assert (code, said, out.count("Saved in many")) == (0, [], 1), "the first process alone speaks"
-    assert end(alone)[0] == 0
     for folder in parts:
         one, many = (still / each / folder for each in ("one", "many"))
         assert sorted(path.name for path in one.iterdir()) == sorted(path.name for path in many.iterdir())
