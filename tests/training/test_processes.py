@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -159,6 +160,9 @@ def group_of_one():
     try:
         yield
     finally:
+        # A thread of gloo drops the last gradients that it has summed, for which it needs Python's lock; the
+        # end of a group waits for that thread and keeps the lock: left at once, both may wait for ever.
+        time.sleep(0.05)
         dist.destroy_process_group()
 
 
