@@ -6,7 +6,7 @@
     python prompt.py --model runs/causal --data train.tsv --test test.tsv    your own labelled texts
 
 Without --data the questions are those of the embedded world, and the model is a small GPT that has read
-few-shot documents (runs/in-context, trained first where it is not there: about a minute and a half).
+few-shot documents (runs/in-context, trained first where it is not there: in less than a minute).
 """
 
 import minilm.plumbing.quiet  # noqa: F401 - Ctrl-C during the imports

@@ -6,12 +6,11 @@ Shapes, everywhere in the code:
 
     B  batch: sequences worked on at once
     T  positions of the sequence that asks (queries, inputs)
-    S  positions of the sequence that is looked at (keys, values); S = T without a cache
+    S  positions of the sequence that is looked at (keys, values); S = T in self-attention without a cache
     D  d_model: numbers per position
     H  n_head: attention heads, each of d_head = D / H numbers
     F  d_ff: inner width of the feed-forward part
     V  vocab_size: tokens of the vocabulary
-    L  n_layer: blocks in a stack
     P  masked positions kept per sequence
 
 The names for programs are `load`, `save`, `export`, `build`, `generate`, `embed`, `PRESETS` and `BPE`. They

@@ -22,8 +22,8 @@ def new_row(old: Tensor, how: str) -> Tensor:
 
 
 def extend_vocabulary(model: Transformer, tokenizer: BPE, how: str) -> Transformer:
-    """Return a copy of the model with rows for the tokens that `tokenizer` has more; the old ones stay."""
-    larger = build(replace(model.config, vocab_size=tokenizer.vocab_size))
+    """Return a copy of the model with rows for the tokens of `tokenizer`; the old rows stay."""
+    larger = build(replace(model.config, vocab_size=max(tokenizer.vocab_size, model.config.vocab_size)))
     state = model.state_dict()
     for name, new in larger.state_dict().items():
         old = state[name]

@@ -41,7 +41,7 @@ class ExtractionSettings(CommonSettings):
     test: str | None = None  # labelled file to test the probe on; none: a quarter of --data
     layer: int | Literal["all"] = -1  # 0: embeddings, 1 and up: after so many blocks, -1: the last
     pooling: Pooling = "mean"  # how the vectors of a text's tokens become one
-    tokens: bool = False  # one vector a token (of a .conll file: a word) instead of one a text; also --probe
+    tokens: bool = False  # one vector a token (of tagged text: a word) instead of one a text; also --probe
     probe: bool = True  # train a softmax regression on the vectors; by itself only where there are labels
     labels: tuple[int | Literal["all"], ...] = (1, 4, 16, "all")  # labels a class; the first compares layers
     draws: int = 10  # how often so many labels are drawn anew; tables show the mean
@@ -93,7 +93,7 @@ def text_columns(settings, model, tokenizer, parts: dict, readings: list, how: d
     texts, labels = zip(*(example for part in parts.values() for example in part), strict=True)
     rows = tell_cut(checked_rows(tokenizer, model.config, texts))
     found = extract(model, rows, readings, **how)  # (n, D) each
-    vectors = np.stack(found, axis=1) if settings.layer == "all" else found[0]  # (n, L + 1, D) or (n, D)
+    vectors = np.stack(found, axis=1) if settings.layer == "all" else found[0]  # (n, n_layer + 1, D), (n, D)
     columns = dict(embeddings=vectors, texts=texts, labels=None if None in labels else labels)
     columns["split"] = [name for name, part in parts.items() for _ in part]
     figures, lines = {}, []

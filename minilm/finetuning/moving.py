@@ -51,8 +51,7 @@ def share_and_start(name: str, config: ModelConfig, layer_decay: float, unfreeze
 
     `layer_decay` xi: each block learns at xi times the rate of the one above it (Howard and Ruder 2018,
     "discriminative fine-tuning", section 3.2; 1: all at the same). `unfreeze_every` n: the head moves from
-    the start, and every n steps one block more, from the top down ("gradual unfreezing", section 3.3; 0: all
-    from the start).
+    the start, every n steps one block more, from the top down ("gradual unfreezing", section 3.3; 0: all).
     """
     # Low blocks know words, high ones the old task. What lies deep is worth keeping, and the first gradients
     # that come down from a head which knows nothing yet would spoil it.

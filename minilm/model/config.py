@@ -24,7 +24,7 @@ class ModelConfig:
     max_positions: int = 512  # longest sequence, in tokens
     n_segments: int = 0  # 2 where the encoder reads a pair of texts, marked A and B (BERT); else 0
     positions: Literal["learned", "sinusoidal", "alibi", "rope"] = "learned"  # how the model knows the order
-    rope_theta: float = 10000.0  # rope: the slowest pair turns by one radian in so many positions
+    rope_theta: float = 10000.0  # rope: pair i turns by one radian in theta^(2i / d_head) positions
     position_offset: int = 0  # unused rows before position 0 (2 in BART)
     init_std: float | None = None  # deviation of the first weights; none: 0.55 / sqrt(d_model)
     norm: Literal["post", "pre"] = "pre"  # layer norm after each sum (2017, BERT) or before each part (GPT-2)

@@ -41,7 +41,8 @@ class Masked(Objective):
         self.special_ids = np.array([tokenizer.special_id(token) for token in tokenizer.special_tokens])
         self.is_special = np.isin(np.arange(len(self.token_bytes)), self.special_ids)  # (V,)
         self.ordinary_ids = np.flatnonzero(~self.is_special)
-        self.begins_word = np.array([begins_word(token) for _, token in sorted(tokenizer.vocab.items())])
+        tokens = (tokenizer.vocab.get(i, b"") for i in range(tokenizer.vocab_size))
+        self.begins_word = np.array([*map(begins_word, tokens)])  # (V,)
 
     def batch(self, step: int, split: str) -> dict[str, Tensor]:
         """Return the rows of `next_sentence` with some tokens hidden.

@@ -62,8 +62,8 @@ class PretrainingSettings(TrainingSettings):
     model: str | None = None  # preset to start from, with random weights; none: the tiny one of the objective
     data: tuple[str, ...] | None = None  # world, world:reports, python-docs; your files, a.txt:0.7 b/:0.3
     optimizer: Literal["adamw", "muon"] = "adamw"  # muon: orthogonal steps for the matrices of the blocks
-    n_documents: int | None = None  # training documents or pairs to use; none: all (of the world 20,000)
-    eval_rows: int | None = None  # validation rows, about; none: so few that looks take a tenth of the run
+    n_documents: int | None = None  # training documents or pairs; none: all (the world: 20,000, pairs 5,000)
+    eval_rows: int | None = None  # validation rows; none: looks take a tenth of the run; of pairs always all
     errors: Literal["strict", "replace"] = "strict"  # replace: read on over bytes that are not UTF-8
     skip_bad: bool = False  # translation: leave out and count pairs with an empty side
     tokenizer: str | None = None  # a tokenizer.json; none: a BPE is trained on the data
@@ -73,7 +73,7 @@ class PretrainingSettings(TrainingSettings):
     whole_word: bool = False  # masked: hide all tokens of a word or none
     next_sentence: bool = True  # masked: also ask whether text B follows text A; no: RoBERTa's rows
     noise: str = "infilling,permutation"  # denoising: masking, deletion, infilling, permutation, rotation
-    label_smoothing: float = 0.1  # translation: share of the target that goes to all other tokens
+    label_smoothing: float = 0.1  # translation: share of the target that goes to all tokens alike
     teacher: str | None = None  # distillation: the teacher's folder, or hf:NAME; none: the newest runs/masked
     temperature: float = 2.0  # distillation: divides the logits of both before the softmax
     soft_weight: float = 5.0  # distillation: weight of the teacher's probabilities
@@ -97,6 +97,7 @@ class PretrainingSettings(TrainingSettings):
         others = set().union(*used.values()) - used[self.objective] - {"n_documents", "next_sentence"}
         # A student's tokenizer is its teacher's.
         others |= {"tokenizer", "vocab_size"} if self.objective == "distillation" else {"teacher"}
+        others |= {"errors"} if self.objective == "translation" else {"skip_bad"}
         self.refuse(others, f"is nothing to --objective {self.objective}: leave it out")
 
 

@@ -77,7 +77,7 @@ class Tokenizer:
     def encode_located(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """`encode` without special tokens, and which text[a:b] each token stands for, no spaces around it.
 
-        That of a part of a letter, as of one of its bytes, stands for all of it, [UNK] for its whole word.
+        A token with only some bytes of a letter has the place of the whole letter, [UNK] of its whole word.
         """
         ids, places, start = [], [], 0
         for i, part in enumerate(self._finders[False].split(text)):

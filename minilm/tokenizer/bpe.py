@@ -178,7 +178,7 @@ class BPE(Tokenizer):
         new = [token for token in dict.fromkeys(a + b for a, b in merges) if token not in known]
         same = self.special_tokens, self.pattern, self.aliases, self.added_tokens
         more = BPE(self.vocab | dict(enumerate(new, start=self.vocab_size)), self.merges + merges, *same)
-        more.longest = self.longest
+        more.longest, more.ends = self.longest, self.ends
         return more
 
     def count_words(self, texts) -> dict[bytes, int]:

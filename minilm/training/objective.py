@@ -45,7 +45,7 @@ class Objective(ABC):
     def __init__(self, tokenizer: BPE, context: int, batch_size: int, seed: int = 0):
         self.tokenizer, self.context, self.batch_size, self.seed = tokenizer, context, batch_size, seed
         # UTF-8 bytes that each token stands for, (V,); a special token stands for none
-        self.token_bytes = np.array([len(tokenizer.vocab[i]) for i in range(len(tokenizer.vocab))])
+        self.token_bytes = np.array([len(tokenizer.vocab.get(i, b"")) for i in range(tokenizer.vocab_size)])
         self.token_bytes[[tokenizer.special_id(token) for token in tokenizer.special_tokens]] = 0
 
     @abstractmethod

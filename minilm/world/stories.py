@@ -1,9 +1,8 @@
 """The grammar of stories: four sentences, English and Portuguese side by side.
 
 Somebody comes to a place (1), does two things that belong there (2, 3), and ends in some mood, because of a
-thing of sentence 3 (4). The place word stands in sentence 1 only. Given person, friend and place the
-sentences are independent, so sentences 3-4 of another story fit as well. How often names return (`P_PRONOUN`)
-decides how far the shared-word rule gets in next-sentence prediction.
+thing of 3 (4). The place word stands in 1 only, so with the same person, friend and place sentences 3-4 of
+another fit as well. How often names return (`P_PRONOUN`) decides how far shared words tell what comes next.
 """
 
 from functools import cache

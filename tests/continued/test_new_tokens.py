@@ -47,3 +47,15 @@ def test_old_tokens_keep_their_logits_when_the_vocabulary_grows(kind, tied):
     ids = torch.tensor([[7, 200, 33, 5]])
     assert torch.equal(larger(ids)[..., :V], model(ids)), "what was learnt about the old tokens is kept"
     assert model.config.vocab_size == V == len(model.tokens.weight), "the model that was given is to stay"
+
+
+@pytest.mark.parametrize("n_spare", [3, 12])
+def test_rows_that_had_no_token_are_taken_first(n_spare):
+    model = small.model("causal")
+    model = extend_vocabulary(
+        model, small.tokenizer().extend(["zinc, tungsten boxes."] * 9, n_spare), "zeros"
+    )
+    longer = small.tokenizer().extend(["Order 7: zinc, tungsten boxes."] * 9, 9)
+    larger = extend_vocabulary(model, longer, "mean")
+    assert larger.config.vocab_size == max(model.config.vocab_size, longer.vocab_size)
+    torch.testing.assert_close(larger.tokens.weight[: model.config.vocab_size], model.tokens.weight)

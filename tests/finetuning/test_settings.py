@@ -91,10 +91,13 @@ def test_a_model_that_cannot_is_told_what_it_can_do():
         (dict(lora_rank=13, compare=True), "--lora-rank 13 is above the model's width, 12"),
         (dict(lora_rank=13, tune="lora"), "--lora-rank 13 is above"),
         (dict(tune="last:3"), "--tune last:3: the model has 2 blocks"),
+        (dict(tune="lora", lora_targets=("gate",)), "--lora-targets gate: the model's blocks have no gate"),
     ):
         with pytest.raises(UserError, match=expected):
             check_fit(tuned.settings(**changes), tuned.config())
     check_fit(tuned.settings(lora_rank=13), tuned.config())
+    check_fit(tuned.settings(tune="lora", lora_targets=("gate", "up")), tuned.config())
+    check_fit(tuned.settings(tune="lora", lora_targets=("gate",)), replace(tuned.config(), gated=True))
     with pytest.raises(UserError, match="--tune head: this task has no head of its own"):
         check_fit(replace(tuned.settings(task="text-to-text"), tune="head"), tuned.config("decoder"))
     with pytest.raises(UserError, match="--tune head: this task has no head of its own"):

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+import small
 from mistakes import NOTHING, assert_right
 from small import within_5_sigma
 
 from minilm.pretraining.masked import Masked, begins_word, choose_positions, whole_words
 from minilm.texts.corpus import Corpus
+from minilm.tokenizer.bpe import BPE
 from minilm.training.objective import IGNORED
 
 
@@ -255,3 +257,14 @@ def test_masks_are_drawn_anew_each_time(byte_bpe):
         original_rows(objective, 0)["input_ids"].tolist() == original_rows(objective, 1)["input_ids"].tolist()
     )
     assert hidden[0] != hidden[1], "masking is static: each epoch hides the same tokens"
+
+
+def test_an_id_without_a_token_shifts_no_other():
+    plain, texts = small.tokenizer(), Corpus("few", *[[f"Cat {i} sat. It ran." for i in range(4)]] * 2)
+    gap = BPE({i + (i > 280): token for i, token in plain.vocab.items()}, plain.merges, plain.special_tokens)
+    one, other = (Masked(texts, tokenizer, 40, 2) for tokenizer in (plain, gap))
+    assert gap.vocab_size == plain.vocab_size + 1 and 281 not in gap.vocab
+    for name in ("begins_word", "token_bytes"):
+        found = getattr(other, name)
+        assert len(found) == gap.vocab_size and not found[281]
+        assert (np.delete(found, 281) == getattr(one, name)).all(), name

@@ -141,6 +141,8 @@ def test_what_does_not_fit_is_named():
     (dict(objective="distillation", tokenizer="t.json"), "--tokenizer t.json is nothing to --objective dist"),
     (dict(objective="distillation", vocab_size=500), "--vocab-size 500 is nothing to --objective dist"),
     (dict(teacher="t"), "--teacher t is nothing to --objective masked"),
+    (dict(skip_bad=True), "--skip-bad is nothing to --objective masked"),
+    (dict(objective="translation", errors="replace"), "--errors replace is nothing to --objective"),
     (dict(objective="causal", whole_word=True), "--whole-word is nothing to --objective causal"),
     (dict(objective="translation", noise="deletion"), "--noise deletion is nothing to --objective trans"),
 ])  # fmt: skip

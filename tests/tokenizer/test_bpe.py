@@ -176,6 +176,9 @@ def test_a_vocabulary_extended_by_new_text_keeps_its_ids():
     assert len(longer.encode(" zincs")) < len(bpe.encode(" zincs"))
     for text in ("zinc zincs", " zinczinc [PAD] lowzincs"):
         assert longer.decode(longer.encode(text)) == text
+    bpe.ends, bpe.longest = (0, 1), 7
+    more = bpe.extend(["zinc"], 2)
+    assert (more.ends, more.longest) == ((0, 1), 7), "the ends of its texts and its longest text stay too"
     assert bpe.extend(["low"], 5).vocab == bpe.vocab, "no pair is left in a text of known words"
 
 
