@@ -91,8 +91,8 @@ class PretrainingSettings(TrainingSettings):
             raise UserError(f"--mask-share {self.mask_share}: must be above 0 and at most 1")
         if not 0 <= self.replay < 1:
             raise UserError(f"--replay {self.replay}: must lie in [0, 1)")
-        if (self.replay or self.extend_vocabulary) and not (self.init or self.resume):
-            raise UserError("--replay and --extend-vocabulary need a model to go on with: add --init FOLDER")
+        if not (self.init or self.resume):
+            self.refuse(("replay", "extend_vocabulary", "new_rows"), "needs --init FOLDER, to go on with")
         used = {name: row.objective.options(vars(self)).keys() for name, row in OBJECTIVES.items()}
         others = set().union(*used.values()) - used[self.objective] - {"n_documents", "next_sentence"}
         # A student's tokenizer is its teacher's.

@@ -211,16 +211,16 @@ def test_the_default_one_is_trained_where_there_is_none(monkeypatch, capsys):
 
 def test_the_least_that_can_be_asked():
     least = dict(context=8, n_documents=1, extend_vocabulary=0, eval_rows=1)
-    PretrainingSettings(objective="masked", **least)
+    PretrainingSettings(objective="masked", init="a", **least)
     for name, value in least.items():
         with pytest.raises(UserError, match=f"--{name.replace('_', '-')}"):
-            PretrainingSettings(objective="masked", **{name: value - 1})
+            PretrainingSettings(objective="masked", init="a", **{name: value - 1})
     PretrainingSettings(objective="masked", mask_share=1.0)
 
 
 @pytest.mark.parametrize("wrong", [
     dict(mask_share=0.0), dict(mask_share=1.1), dict(replay=1.0, init="a"), dict(replay=-0.1, init="a"),
-    dict(replay=0.5), dict(extend_vocabulary=3),
+    dict(replay=0.5), dict(extend_vocabulary=3), dict(new_rows="zeros"),
 ])  # fmt: skip
 def test_shares_lie_between_0_and_1_and_need_a_model_to_go_on_with(wrong):
     with pytest.raises(UserError, match=f"--{next(iter(wrong)).replace('_', '-')}"):
