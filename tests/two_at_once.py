@@ -12,9 +12,6 @@ import pytest
 
 # only the second process has this, nothing that it starts: the folder with what is taken and its reports
 SECOND = os.environ.pop("MINILM_SECOND_OF_TWO", None)
-TAKES_LONG = (
-    pytest.Config.ArgsSource.TESTPATHS
-)  # with a path it is a few tests, or a tool that counts in one process
 
 
 def left(items: list, folder: Path):
@@ -102,5 +99,6 @@ class First:
 def pytest_configure(config):
     if SECOND:
         config.pluginmanager.register(Second(config, Path(SECOND)))
-    elif config.args_source == TAKES_LONG and (os.cpu_count() or 1) > 1:
+    elif config.args_source == config.ArgsSource.TESTPATHS and (os.cpu_count() or 1) > 1:
+        # With a path it is a few tests, or a tool that counts in one process.
         config.pluginmanager.register(First())
