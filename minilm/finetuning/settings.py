@@ -88,7 +88,7 @@ def check_fit(settings: FinetuningSettings, config: ModelConfig) -> None:
     if settings.lora_rank > config.d_model and (settings.compare or settings.tune == "lora"):
         raise UserError(f"--lora-rank {settings.lora_rank} is above the model's width, {config.d_model}")
     if {*settings.lora_targets} == {"gate"} and not config.gated:
-        raise UserError("--lora-targets gate: the model's blocks have no gate; use q,v or up,down")
+        raise UserError("--lora-targets gate: the model's blocks have no gate; use q v or up down")
     if settings.tune.startswith("last:") and int(settings.tune[5:]) > config.n_layer:
         raise UserError(f"--tune {settings.tune}: the model has {config.n_layer} blocks")
     if settings.tune == "head" and not task.has_head:
