@@ -48,9 +48,9 @@ class Continued(Pretraining):
         self.general.train = without(self.general.train, corpus.validation)  # for replay
         self.before = self.measure(model, tokenizer)
         if s.extend_vocabulary:
-            tokenizer = tokenizer.extend(corpus.texts(), s.extend_vocabulary)
+            n_old, tokenizer = tokenizer.vocab_size, tokenizer.extend(corpus.texts(), s.extend_vocabulary)
             torch.manual_seed(s.seed)
-            model = extend_vocabulary(model, tokenizer, s.new_rows)
+            model = extend_vocabulary(model, tokenizer, n_old, s.new_rows)
         return model, tokenizer
 
     def objective(self, corpus, tokenizer, **more):

@@ -11,9 +11,11 @@ from torch import Tensor
 from ..model.transformer import Transformer, build
 from ..tokenizer.bpe import BPE
 
+ROWS = ("tokens.weight", "vocabulary.bias", "vocabulary.output.weight")  # those that have one for each token
+
 
 def new_row(old: Tensor, how: str) -> Tensor:
-    """Return a new token's first row (D,), from the old rows (V, D): their mean, zeros, or a random draw."""
+    """Return a new token's first row (D,) from the old rows (V, D): their mean, zeros, or a random draw."""
     if how == "mean":  # the logit of an average token, where a random row may beat all old ones (Hewitt 2021)
         return old.mean(0)
     if how == "zeros":
@@ -21,15 +23,17 @@ def new_row(old: Tensor, how: str) -> Tensor:
     return torch.randn_like(old[0]) * old.std()
 
 
-def extend_vocabulary(model: Transformer, tokenizer: BPE, how: str) -> Transformer:
-    """Return a copy of the model with rows for the tokens of `tokenizer`; the old rows stay."""
-    larger = build(replace(model.config, vocab_size=max(tokenizer.vocab_size, model.config.vocab_size)))
-    state = model.state_dict()
-    for name, new in larger.state_dict().items():
-        old = state[name]
-        if old.shape != new.shape:  # a matrix (V, D), or the bias (V,) of the vocabulary head
-            rows = old.view(len(old), -1)  # (V, D) or (V, 1)
-            added = torch.stack([new_row(rows, how) for _ in range(len(new) - len(old))])
-            state[name] = torch.cat([old, added.view(-1, *old.shape[1:])])
-    larger.load_state_dict(state)  # which copies
+def extend_vocabulary(model: Transformer, tokenizer: BPE, n_old: int, how: str) -> Transformer:
+    """Return a copy of the model with a new row for each token of `tokenizer` from the id `n_old` on.
+
+    Some published models have rows to spare, without a token: these are taken first. All others stay.
+    """
+    n_token = tokenizer.vocab_size
+    larger = build(replace(model.config, vocab_size=max(n_token, model.config.vocab_size)))
+    state = larger.state_dict()  # its own weights: what is written here is in the model
+    for name, old in model.state_dict().items():
+        state[name][: len(old)] = old
+        if name in ROWS:
+            for i in range(n_old, n_token):
+                state[name][i] = new_row(old[:n_old], how)
     return larger.to(model.tokens.weight.device)

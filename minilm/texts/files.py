@@ -69,7 +69,7 @@ def read_blocks(path: Path | str, errors: str = "strict") -> Iterator[str]:
         raise UserError(f"{path}: not a complete gzip file ({error}); compress it again") from None
     except UnicodeDecodeError as error:
         found = f"byte {n_read + error.start} (0x{data[error.start]:02x}) is not UTF-8"
-        raise UserError(f"{path}: {found}; save it as UTF-8, or (train.py) --errors replace") from None
+        raise UserError(f"{path}: {found}; save it so, or (documents of train.py) --errors replace") from None
 
 
 def read_lines(path: Path | str, errors: str = "strict") -> Iterator[tuple[str, str]]:

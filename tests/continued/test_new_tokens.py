@@ -27,10 +27,10 @@ def test_old_tokens_keep_their_logits_when_the_vocabulary_grows(kind, tied):
     model = type(model)(config).eval()
     torch.nn.init.normal_(model.vocabulary.bias)
     longer = small.tokenizer().extend(["Order 7: zinc, tungsten boxes."] * 9, 9)
-    larger = extend_vocabulary(model, longer, "mean").eval()
     V = config.vocab_size
+    larger = extend_vocabulary(model, longer, V, "mean").eval()
     assert larger.config.vocab_size == V + 9 and larger.n_parameters() > model.n_parameters()
-    zeros = extend_vocabulary(model, longer, "zeros")
+    zeros = extend_vocabulary(model, longer, V, "zeros")
     for what, of in (("embeddings", lambda m: m.tokens.weight), ("bias", lambda m: m.vocabulary.bias)):
         old, found = of(model), of(larger)
         mean = old.mean(0).expand(9, *old.shape[1:])
@@ -50,12 +50,32 @@ def test_old_tokens_keep_their_logits_when_the_vocabulary_grows(kind, tied):
 
 
 @pytest.mark.parametrize("n_spare", [3, 12])
-def test_rows_that_had_no_token_are_taken_first(n_spare):
-    model = small.model("causal")
-    model = extend_vocabulary(
-        model, small.tokenizer().extend(["zinc, tungsten boxes."] * 9, n_spare), "zeros"
-    )
-    longer = small.tokenizer().extend(["Order 7: zinc, tungsten boxes."] * 9, 9)
-    larger = extend_vocabulary(model, longer, "mean")
-    assert larger.config.vocab_size == max(model.config.vocab_size, longer.vocab_size)
-    torch.testing.assert_close(larger.tokens.weight[: model.config.vocab_size], model.tokens.weight)
+@pytest.mark.parametrize("tied", [True, False])
+def test_rows_that_have_no_token_are_taken_first(n_spare, tied):
+    known, model = small.tokenizer(), small.model("causal")
+    V = known.vocab_size + n_spare
+    torch.manual_seed(0)
+    model = type(model)(dataclasses.replace(model.config, vocab_size=V, tie_embeddings=tied))
+    longer = known.extend(["Order 7: zinc, tungsten boxes."] * 9, 9)
+    larger = extend_vocabulary(model, longer, known.vocab_size, "mean")
+    assert len(larger.tokens.weight) == larger.config.vocab_size == max(V, longer.vocab_size)
+    for of in (lambda m: m.tokens.weight, lambda m: m.vocabulary.factors(None, m.tokens.weight)[1]):
+        old, found = of(model), of(larger)
+        n = known.vocab_size
+        assert_right(found[:n], old[:n], {}, what="the rows of the old tokens, which are to stay")
+        mistakes = {
+            "what stood in the spare rows is kept: `how` is not looked at": torch.cat([old[n:], found[V:]])[
+                :9
+            ],
+            "the spare rows, which no token ever used, go into the mean": old.mean(0).expand(9, -1),
+        }
+        mean = old[:n].mean(0).expand(9, -1)
+        assert_right(found[n : n + 9], mean, mistakes, what="the rows of the new tokens, the mean of the old")
+        assert_right(found[n + 9 :], old[n + 9 :], {}, what="the rows that have no token yet, which stay")
+
+
+def test_a_text_that_teaches_no_new_token_leaves_the_model_as_it_was():
+    known, model = small.tokenizer(), small.model("masked")
+    larger = extend_vocabulary(model, known, known.vocab_size, "mean")
+    for name, old in model.state_dict().items():
+        assert torch.equal(larger.state_dict()[name], old), name
