@@ -11,8 +11,6 @@ from torch import Tensor
 from ..model.transformer import Transformer, build
 from ..tokenizer.bpe import BPE
 
-ROWS = ("tokens.weight", "vocabulary.bias", "vocabulary.output.weight")  # those that have one for each token
-
 
 def new_row(old: Tensor, how: str) -> Tensor:
     """Return a new token's first row (D,) from the old rows (V, D): their mean, zeros, or a random draw."""
@@ -24,16 +22,12 @@ def new_row(old: Tensor, how: str) -> Tensor:
 
 
 def extend_vocabulary(model: Transformer, tokenizer: BPE, n_old: int, how: str) -> Transformer:
-    """Return a copy of the model with a new row for each token of `tokenizer` from the id `n_old` on.
-
-    Some published models have rows to spare, without a token: these are taken first. All others stay.
-    """
-    n_token = tokenizer.vocab_size
-    larger = build(replace(model.config, vocab_size=max(n_token, model.config.vocab_size)))
+    """Return a copy of the model with a new row for each token of `tokenizer` from the id `n_old` on."""
+    larger = build(replace(model.config, vocab_size=max(tokenizer.vocab_size, model.config.vocab_size)))
     state = larger.state_dict()  # its own weights: what is written here is in the model
     for name, old in model.state_dict().items():
         state[name][: len(old)] = old
-        if name in ROWS:
-            for i in range(n_old, n_token):
+        if name in ("tokens.weight", "vocabulary.bias", "vocabulary.output.weight"):
+            for i in range(n_old, tokenizer.vocab_size):  # at first rows that had no token, if any
                 state[name][i] = new_row(old[:n_old], how)
     return larger.to(model.tokens.weight.device)

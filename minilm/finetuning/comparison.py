@@ -107,7 +107,7 @@ def told(task: Task, predictions: list[Prediction]) -> list[str]:
     wrong = [p for p in predictions if task.written(p.truth) != task.written(p.guess)][:1]
     chosen = [*wrong, *(p for p in predictions if p not in wrong)][:3]
     first = "First seed: " + ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
-    if task.metric in ("accuracy", "exact_match"):  # a share of the examples
+    if task.metric in ("accuracy", "exact_match") and type(predictions[0].guess) is str:  # not of tags
         low, high = share_interval(figures[task.metric], len(predictions))
         first += f" (95 % interval of the {task.metric} {low:.3f} to {high:.3f})"
     return [first, "", *(line for p in sorted(chosen, key=predictions.index) for line in shown(task, p))]

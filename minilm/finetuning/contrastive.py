@@ -4,7 +4,7 @@
     s_ij        u_i . v_j / temperature, (B, B);  loss = - 1/B sum over i of log softmax(s_i)[i]
 
 No head is put on top: `minilm.embed` and `extract.py --similar` read the vectors learnt (not of a BART, whose
-decoder learns). Differs from Gao et al., who pair a text with itself under dropout.
+decoder learns). Differs from the supervised model of Gao et al.: no pairs are given as wrong ones.
 Sources: Henderson et al. 2017 (the partners of the others as wrong answers); Gao et al. 2021, equation 1;
 Reimers and Gurevych 2019 (the mean).
 """
@@ -60,7 +60,7 @@ class Contrastive(Similarity):
         u, v = F.normalize(model.output(batch).float(), dim=-1).unbind(1)  # (B, 2, D) -> (B, D) each
         scores, right = u @ v.T / TEMPERATURE, torch.arange(len(u), device=u.device)  # (B, B), (B,)
         # A pair that has a text in common with pair i is no wrong answer to it: masked. Others of its place
-        # stay, at their natural share: s_ij then tends to log p(j | i) / p(j), van den Oord et al. 2018.
+        # stay, at their natural share: s_ij tends to log (p(j | i) / p(j)) + c_i, van den Oord et al. 2018.
         a, b = batch["labels"][:, None, :, None], batch["labels"][None, :, None, :]
         again = (a == b).flatten(2).any(2).fill_diagonal_(False)  # (B, B, 2, 2) -> (B, B)
         scores = scores.masked_fill(again, -torch.inf)

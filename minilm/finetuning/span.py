@@ -95,7 +95,8 @@ class Span(HeadTask):
         _, letters = located_ids(self.tokenizer, self.config, text)
         runs = [run for answer in answers if (run := tokens_inside(letters, *answer))]
         spans = [text[letters[run[0]][0] : letters[run[-1]][1]] for run in runs if len(run) <= LONGEST_ANSWER]
-        return not answers or any(self.score([answers], [span])["exact_match"] for span in spans)
+        is_told = not answers and self.known["impossible"]  # what has no answer, by a model that knows such
+        return is_told or any(self.score([answers], [span])["exact_match"] for span in spans)
 
     def rows(self, examples, windows=None):
         """Return the windows of all texts as rows, with the places of the answers."""

@@ -84,8 +84,8 @@ def relabelled(questions: Sequence[Question], control: str, labels: Sequence[str
     given = [label for question in apart for _, label in question.examples]
     rng = random.Random(f"{control} labels {seed}")
     if control == "shuffled":
-        # over all prompts: the frequencies stay, what the labels say is gone; shuffled inside one prompt of
-        # two labels, half would still be right
+        # Over all prompts: the frequencies stay, what the labels say is gone. Inside one prompt, or where all
+        # have the same examples (--data), many stay right: half of two labels, the only one of one example.
         rng.shuffle(given)
     if control == "random":
         given = rng.choices(list(labels), k=len(given))

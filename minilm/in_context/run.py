@@ -37,7 +37,7 @@ class PromptSettings(CommonSettings):
 
     model: str | None = None  # run folder; none: the newest runs/in-context, with --prompt runs/causal
     data: str | None = None  # labelled examples: .tsv, .csv or .jsonl with text, label; none: the world's
-    test: str | None = None  # labelled texts to be asked; none: the last fifth of --data
+    test: str | None = None  # labelled texts to be asked; none: a fifth of --data
     shots: tuple[int, ...] | None = None  # numbers of examples; none: 0,1,2,4,8, as many as fit
     n_draw: int = 5  # draws of the examples, for the confidence intervals
     n_test: int = 200  # questions of one draw; of --test at most so many are asked

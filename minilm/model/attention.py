@@ -13,7 +13,7 @@ from torch import Tensor, nn
 BLOCKED = -1e9
 
 # Differs from the paper (Press et al. 2022: 2^(-8h/H) for head h): steeper, for contexts of tens of tokens.
-# Head h takes slope h mod 4: the first sees little more than the token before, the last all tokens alike.
+# Head h takes slope h mod 4: the first sees little but the token itself, the last all tokens alike.
 ALIBI_SLOPES = (1.5, 0.5, 0.1, 0.0)
 
 
@@ -26,7 +26,7 @@ def causal_mask(n_query: int, n_key: int, device=None) -> Tensor:
 def alibi_bias(n_head: int, n_query: int, n_key: int, device=None) -> Tensor:
     """Return (H, T, S): minus slope times distance, added to the scores (Press et al. 2022, section 3)."""
     query = torch.arange(n_key - n_query, n_key, device=device)
-    # Differs from the paper: an encoder sees later keys, too, and there the distance counts the same.
+    # Differs from the paper: an encoder sees later keys, too. The bias does not tell it left from right.
     distance = (torch.arange(n_key, device=device) - query[:, None]).abs()  # (T, S)
     slopes = torch.tensor([ALIBI_SLOPES[h % len(ALIBI_SLOPES)] for h in range(n_head)], device=device)
     return -slopes[:, None, None] * distance  # (H, 1, 1) * (T, S) -> (H, T, S)
@@ -35,7 +35,7 @@ def alibi_bias(n_head: int, n_query: int, n_key: int, device=None) -> Tensor:
 def rotary_cos_sin(positions: Tensor, d_head: int, theta: float) -> Tensor:
     """Return the cosines and sines (2, T, d_head / 2) for `rotate`; of positions (B, T), (2, B, 1, T, ..)."""
     # Each position turns pair i by theta^(-2i / d_head) more (Su et al. 2021, section 3.2.2): the first pair
-    # tells neighbours apart, the last near from far. In float32: bfloat16 knows no position above 256.
+    # tells neighbours apart, the last near from far. In float32: bfloat16 knows no odd position above 256.
     rate = 1 / theta ** (torch.arange(0, d_head, 2, device=positions.device).float() / d_head)
     angle = positions[..., None].float() * rate  # (T, 1) * (d_head / 2,) -> (T, d_head / 2)
     angle = angle if positions.dim() == 1 else angle[:, None]  # the same for all heads
@@ -76,7 +76,7 @@ def explicit_attention(q, k, v, bias=None, causal=False, dropout=0.0) -> tuple[T
 
 
 def fast_attention(q, k, v, bias=None, causal=False, dropout=0.0) -> Tensor:
-    """The same in one fused call, which never holds the (T, S) weights (Dao et al. 2022, FlashAttention)."""
+    """The same in one call; where it is fused, no (T, S) weights are ever held (Dao et al. 2022)."""
     if causal and (bias is not None or q.shape[2] != k.shape[2]):  # PyTorch's is_causal covers neither case
         later = ~causal_mask(q.shape[2], k.shape[2], q.device)  # (T, S)
         bias, causal = (q.new_zeros(()) if bias is None else bias).masked_fill(later, BLOCKED), False

@@ -21,7 +21,7 @@ class RMSNorm(nn.RMSNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D)."""
-        y = x.float()  # a square of bfloat16 has two digits, and PyTorch's own forward keeps no more
+        y = x.float()  # a square of bfloat16 has two digits; rounded before the weight, as LLaMA does
         y = y * (y.square().mean(-1, keepdim=True) + self.eps).rsqrt()
         return self.weight * y.to(x.dtype)
 
@@ -76,7 +76,7 @@ class InputRepresentation(nn.Module):
         x = token_vectors if self.scale == 1 else token_vectors * self.scale
         if self.position is not None:
             x = x + self.position(positions + self.offset)  # (B, T, D) + (T, D) or (B, T, D)
-        elif self.sinusoid is not None:  # neither: ALiBi's bias or a rotation tells the order
+        elif self.sinusoid is not None:  # neither: ALiBi's bias or a rotation tells the distance
             x = x + self.sinusoid[positions + self.offset]
         if self.segment is not None:
             if token_type_ids is None:  # a single text is text A

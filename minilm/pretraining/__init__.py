@@ -1,1 +1,1 @@
-"""Regime 1, pre-training: all weights from zero. One file an objective; `training/loop.py` is their loop."""
+"""Regime 1, pre-training: all weights drawn at random. A file an objective; `training/loop.py` trains."""

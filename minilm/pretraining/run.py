@@ -102,7 +102,7 @@ class PretrainingSettings(TrainingSettings):
 
 
 class Pretraining:
-    """One run, from its settings to its closing table; all weights start from zero.
+    """One run, from its settings to its closing table; all weights start at random.
 
     `overrides` are fields of the model that differ from its preset. Other kinds of run change a step of it:
     a student (`Distilling`), continued training (`continued/forgetting.py`), the GPT that learns to read

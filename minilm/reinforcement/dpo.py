@@ -23,7 +23,7 @@ class DirectPreference(PairObjective):
         """Return the implicit rewards r = beta (log pi(answer) - log reference(answer)), (B, 2).
 
         With them the loss, -log sigmoid(r(chosen) - r(rejected)), is equation 7. Where the mean reward of the
-        chosen answers falls below 0, both answers have become less likely.
+        chosen answers falls below 0 and `margin` stays above it, both have become less likely.
         """
         with torch.no_grad():
             before = answer_log_probabilities(self.reference, batch)

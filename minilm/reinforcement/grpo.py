@@ -4,9 +4,9 @@ Source: Shao et al. 2024, "DeepSeekMath", section 4.1. PPO's value head guesses 
 get; GRPO draws a group of answers to the same prompt and takes their mean. The rest is `ppo.py`.
 
 Differs from the paper: the KL is a price in each token's reward, as in PPO, not a term of the loss (equation
-4). As in "Dr. GRPO" (Liu et al. 2025, "Understanding R1-Zero-Like Training", section 3) no group's deviation
-divides its advantages. The loss is a mean over all tokens, not over each answer first (DAPO: Yu et al. 2025);
-the advantages of a whole step are whitened together, as PPO's are (`--no-whiten-advantages`).
+3, estimated by equation 4). As in "Dr. GRPO" (Liu et al. 2025, "Understanding R1-Zero-Like Training", section
+3) no group's deviation divides its advantages. The loss is a mean over all tokens, not over each answer first
+(DAPO: Yu et al. 2025); a step's advantages are whitened together, as PPO's are (`--no-whiten-advantages`).
 """
 
 from torch import Tensor

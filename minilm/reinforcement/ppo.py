@@ -137,8 +137,7 @@ class PPO:
         reward: mean score of the answers, in deviations of the reference's own (KL not subtracted).
         kl: mean of log pi - log reference over whole answers, nats a sequence; 0 in the first step. Rising
             without the reward: the policy forgets its language. Far below 0: sampled and scored differently.
-        entropy: minus the mean log-probability of the drawn tokens, nats a token, an unbiased estimate.
-            Falling to 0: one answer to everything.
+        entropy: minus the mean log-probability of the drawn tokens, nats. Near 0: one answer to everything.
         length: tokens of an answer, the end token included. ended: share of the answers that came to an end.
         value_error: variance of (return - value) over that of the returns. Below 1 the value head helps; 0
             without one.
@@ -256,7 +255,7 @@ def ppo_loss(policy: Policy, batch: dict, rule, details: PPODetails) -> tuple[Te
     loss = -mean over the tokens of min(ratio A, clip(ratio, 1 - e, 1 + e) A) + value_weight * value loss
     with ratio = pi(token) / pi_old(token). So a token that turned out well (A > 0) earns nothing more once it
     is 1 + e times as likely, a bad one once it is 1 - e times as likely; but a ratio that went the wrong way
-    may come back.
+    may come back. Differs from equation 9: no bonus for entropy, as in Ziegler et al.'s code.
 
     Metrics: `policy_loss`; `value_loss`; `ratio`, the mean of new / old probability, near 1 when all is well;
     `clipped`, the share of the tokens whose ratio was cut, 0.05 to 0.3 in a lively run; `step_kl`, the mean
@@ -284,7 +283,7 @@ def ppo_loss(policy: Policy, batch: dict, rule, details: PPODetails) -> tuple[Te
 
 
 def learning_rate(step: int, settings: TrainingSettings, anneal: bool) -> float:
-    """Return the learning rate of a step, counted from 0: it rises over `warmup` steps, then falls to 0.
+    """Return the learning rate of a step, counted from 0: it rises over `warmup` steps, and falls to 0.
 
     Differs from Ziegler et al. 2019, who do not warm up: Adam's first updates are as large as `lr` whatever
     the gradient, and on a small model that is enough to leave the language before anything is learnt.

@@ -34,7 +34,7 @@ class ReinforceSettings(PPODetails, CommonSettings):
     batch_size: int = 64  # answers a step
     max_new_tokens: int = 32  # longest answer, in tokens
     temperature: float = 0.7  # divides the logits, when sampling and when scoring alike
-    lr: float = 4e-4  # highest learning rate
+    lr: float = 4e-4  # learning rate, which warm-up and annealing lower
     warmup: int = 10  # steps in which the learning rate rises, while Adam knows no gradients yet
     clip: float = 1.0  # longest gradient; 0: no clipping
     contrast: bool = True  # after PPO or GRPO: the same with --kl 0, DPO and best of n, in the same table

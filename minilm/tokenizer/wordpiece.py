@@ -15,7 +15,7 @@ from .base import Tokenizer
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 ALIASES = {"<|endoftext|>": "[SEP]"}  # only [SEP] ends anything in BERT, so it separates documents too
-LONGEST_WORD = 100  # characters; a longer word is [UNK]
+LONGEST_WORD = 100  # characters; a longer word is [UNK], as in the Rust library; the authors' code: 200
 # Blocks of ideographs, each a word, as in the Rust library; the authors' code also has U+2B820 to U+2B91F.
 IDEOGRAPHS = ((0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F), (0x2B740, 0x2B81F))
 IDEOGRAPHS += ((0x2B920, 0x2CEAF), (0xF900, 0xFAFF), (0x2F800, 0x2FA1F))

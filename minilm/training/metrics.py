@@ -42,7 +42,7 @@ WORD_RULES = (
 
 
 def accuracy(truth: Sequence, guess: Sequence) -> float:
-    """Return the share of guesses that are the truth; as below, UserError for none or unequal numbers."""
+    """Return the share of guesses that are the truth; UserError for none or unequal numbers."""
     return float(np.equal(*paired(truth, guess)).mean())
 
 
@@ -54,11 +54,11 @@ def share_interval(share: float, n: int, z: float = 1.96) -> tuple[float, float]
 
 
 def macro_f1(truth: Sequence, guess: Sequence, labels: Iterable | None = None) -> float:
-    """Return the mean F1 = 2 hits / (2 hits + misses + false alarms) of the classes, or of `labels` alone."""
+    """Return the mean F1 = 2 hits / (2 hits + misses + false alarms) of classes, or of `labels` alone."""
     truth, guess = paired(truth, guess)
     classes = np.union1d(truth, guess)  # (C,)
     of_truth, of_guess = (side[:, None] == classes for side in (truth, guess))  # (n, C) each
-    # 2 hits + misses + false alarms, above 0 for every class that occurs
+    # above 0 for every class that occurs; scikit-learn also counts labels that do not, as 0
     f1 = 2 * (of_truth & of_guess).sum(0) / (of_truth.sum(0) + of_guess.sum(0))  # (C,)
     return float(f1[np.isin(classes, classes if labels is None else [*labels])].mean())
 
@@ -167,7 +167,7 @@ def true_answers(answers: Sequence[str]) -> list[str]:
 
 def exact_match(translations: Sequence[str], references: Sequence[str]) -> float:
     """Return the share of translations that are the reference, letter by letter, white space aside."""
-    pairs = zip(translations, references, strict=True)
+    pairs = zip(*paired(references, translations), strict=True)
     return sum(one_line(ours) == one_line(theirs) for ours, theirs in pairs) / len(references)
 
 

@@ -215,6 +215,10 @@ def test_answers_that_no_tokens_spell_are_counted():
     assert len(small.tokenizer().encode(" Monday")) == 1
     one_of_two = (TEXT, "Who?", [("nday", 20), ("Ana", 0)])  # is enough
     asked = [inside, ASKED[0], example(TEXT, "Why?", None), one_of_two]
+    assert task.note(Parts(ASKED, ASKED, asked)).startswith("2 of 4 answers"), (
+        "a model that saw an answer to each question never says that there is none"
+    )
+    task = task_of(train=[*ASKED, asked[2]])
     assert task.note(Parts(ASKED, ASKED, asked)).startswith("1 of 4 answers")
     long = ("ж " * 40).strip()
     assert not task.can_be_written(long, [(long, 0)]), "longer than any answer that is looked for"

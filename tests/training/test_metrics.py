@@ -391,8 +391,9 @@ def test_words(text, expected):
 def test_exact_match_is_the_share_of_whole_texts_and_forgives_white_space_only():
     assert metrics.exact_match(["a b", "A", "c.", "d"], [" a  b\n", "a", "c", "d"]) == 0.5
     assert metrics.exact_match(["a b"], ["ab"]) == 0.0
-    with pytest.raises(ValueError, match="zip"):
-        metrics.exact_match(["a", "b"], ["a"])
+    for ours, theirs, told in ((["a", "b"], ["a"], "1 true values and 2 guessed"), ([], [], "0 true values")):
+        with pytest.raises(UserError, match=told):
+            metrics.exact_match(ours, theirs)
 
 
 def test_bleu_facts_and_its_brevity_penalty():

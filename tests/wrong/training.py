@@ -95,15 +95,12 @@ WRONG = {
         ('random.Random(f"replay {seed}")', "random.Random()", "not drawn by the seed"),
     ],
     "new-rows": [
-        ("torch.cat([old, added.view(-1, *old.shape[1:])])", "new", "of the old tokens, which are to stay"),
-        (
-            "[old, added.view(-1, *old.shape[1:])]",
-            "[added.view(-1, *old.shape[1:]), old]",
-            "before the old ones",
-        ),
-        ("new_row(rows, how)", "new_row(rows, 'zeros')", "they are zeros"),
-        ("new_row(rows, how)", "rows.mean().expand(rows.shape[1])", "go into one mean"),
-        ("new_row(rows, how)", "rows.mean(0)", "they are the mean: `how`"),
+        ("state[name][: len(old)] = old", "pass", "of the old tokens, which are to stay"),
+        ("range(n_old, ", "range(len(old), ", "what stood in the spare rows is kept"),
+        ("new_row(old[:n_old], how)", "new_row(old, how)", "go into the mean"),
+        ("new_row(old[:n_old], how)", "new_row(old[:n_old], 'zeros')", "they are zeros"),
+        ("new_row(old[:n_old], how)", "old.mean()", "go into one mean"),
+        ("new_row(old[:n_old], how)", "old[:n_old].mean(0)", "they are the mean: `how`"),
     ],
     "pooling": [
         ("return (weight[:, None] @ hidden)[:, 0]", "return hidden.mean(1)", "padding counts"),
