@@ -55,7 +55,8 @@ def tiny(command: str) -> list[str]:
     """Return the words of a command with flags behind it that make it small."""
     words = [word for word in shlex.split(command) if word != "--compile"]
     more = [flags for word, flags in ONLY_WITH.items() if word in words]
-    words += shlex.split(" ".join([TINY[words[0]], "--device cpu --precision fp32", *more]))
+    own = TINY[words[0]] if "--prompt" not in words else ""  # a study's, which a text to go on with refuses
+    words += shlex.split(" ".join([own, "--device cpu --precision fp32", *more]))
     return words + (tiny_training(words) if words[0] == "train.py" else [])
 
 

@@ -15,7 +15,7 @@ from ..plumbing.errors import UserError, suggest
 from ..plumbing.folders import atomic_write
 from ..texts.corpus import VALIDATION_SHARE
 from ..texts.files import kind
-from ..texts.tables import read_conll, read_squad, read_table
+from ..texts.tables import read_conll, read_squad, read_table, row
 
 OTHER_FILES = {"tags": "CoNLL columns", "answers": "SQuAD 1.1 or 2.0 (.json)"}  # by the last field
 
@@ -71,23 +71,22 @@ def read_examples(paths: Iterable, fields: Sequence[str], skip_bad=False, truth=
             elif fields[-1] == "answers" and (truth or kind(path) == ".json"):
                 rows, n = read_squad(path, skip_bad, answered=truth)
             else:
-                rows, n = read_table(path, wanted, skip_bad, spare)
+                rows, n = read_table(path, wanted, skip_bad, spare, scored if truth and numbers else row)
         except UserError as error:
             files = OTHER_FILES.get(fields[-1], ".tsv, .csv, .jsonl")
             raise UserError(f"{error} (expected {', '.join(wanted)}: {files})") from None
-        if truth and numbers:
-            rows = [(*row[:-1], number(row[-1], path)) for row in rows]
-        examples += rows if truth else [(*row[: len(wanted)], None) for row in rows]
+        examples += rows if truth else [(*one[: len(wanted)], None) for one in rows]
         n_skipped += n
     return examples, n_skipped
 
 
-def number(label: str, path: str) -> float:
-    """Return a label as a number; UserError where it is none."""
+def scored(fields: Sequence[str], where: str, *cells) -> tuple:
+    """Return the fields of one row, of which the last is a number; UserError where it is none."""
+    *texts, label = row(fields, where, *cells)
     with suppress(ValueError):
         if math.isfinite(value := float(label)):
-            return value
-    raise UserError(f"{path}: the label {label!r} is no number, as a score is")
+            return (*texts, value)
+    raise UserError(f"{where}: the label {label!r} is no number, as a score is")
 
 
 def cut(given: list, watched: list, test: list, seed, n=None, labels_of=None, selects=False, name="--data"):
@@ -134,8 +133,8 @@ def check_parts(parts: Parts, truths: Callable, what: str, names: Sequence[str],
             raise UserError(f"{name}: {same if part else 'one text alone'}; it takes two or more")
         unknown = Counter(truth for truth in found if truth not in known).most_common(5)
         if unknown and closed:
-            told = ", ".join(f"{truth!r} ({n:,} times)" for truth, n in unknown)
-            raise UserError(f"{name}: {what} unknown to training: {told}{suggest(unknown[0][0], known)}")
+            told = ", ".join(f"{t!r} ({n:,} times)" for t, n in unknown) + suggest(unknown[0][0], known)
+            raise UserError(f"{name}: {what} unknown to training: {told}; add examples of it or leave it out")
 
 
 def texts_in(example) -> list[str]:

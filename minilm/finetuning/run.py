@@ -70,7 +70,8 @@ def finetune(settings: FinetuningSettings) -> Path | None:
     task, predictions, out = first
     rows, figures = closing(results, settings, task)
     tables = [(rows, (*HEADER, task.metric))]
-    part = f"Measured on {len(predictions):,} examples of {names_of(settings)[2]}."
+    cut = f" {task.n_cut:,} rows were cut to {task.context} tokens." * (task.n_cut > 0)
+    part = f"Measured on {len(predictions):,} examples of {names_of(settings)[2]}.{cut}"
     lines = [part, *told(task, predictions)]
     if isinstance(task, Classification):
         figures |= {name: fmean(one[name] for one in reached) for name in ("matthews", "calibration_error")}
@@ -150,7 +151,8 @@ def predict(settings: FinetuningSettings) -> Path:
     print(*(line for p in predictions[:3] for line in shown(task, p)), sep="\n")
     if n_skipped:
         print(f"left out {n_skipped:,} examples (--skip-bad)")
-    print(f"\nSaved {len(predictions):,} predictions of {source} in {out / folders.PREDICTIONS}.")
+    cut = f" {task.n_cut:,} rows were cut to {task.context} tokens." * (task.n_cut > 0)
+    print(f"\nSaved {len(predictions):,} predictions of {source} in {out / folders.PREDICTIONS}.{cut}")
     return out
 
 

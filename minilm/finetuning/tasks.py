@@ -87,6 +87,7 @@ class Task(ABC):
     closed: ClassVar[bool] = False  # no other truth is possible than those of training
     is_number: ClassVar[bool] = False  # the truth is a number
     has_truth: ClassVar[bool] = True  # examples to learn from have one; those to measure on always
+    n_cut = 0  # rows that were too long, of the last examples that `predict` was given
     has_head: ClassVar[bool] = False  # new weights on top, which alone may move
     learnt: ClassVar[dict]  # what `learn` returns: names and types
     recipe: ClassVar[dict]  # of a small model on the world, measured on two CPU cores
@@ -169,7 +170,7 @@ class HeadTask(Task):
     @torch.no_grad()
     def outputs(self, model, rows: LabelledRows, batch_size: int) -> list[Tensor]:
         """Return the head's output for each row: (n_output,), on positions (T, n_output) of real tokens."""
-        found = [torch.empty(0)] * len(rows)
+        found, self.n_cut = [torch.empty(0)] * len(rows), rows.texts.n_cut
         for chosen in shown(alike(rows.lengths, batch_size), "answers"):
             batch = to_device(rows.batch(chosen), model.tokens.weight.device)
             for i, output in zip(chosen, model.output(batch).float().cpu(), strict=True):

@@ -122,7 +122,8 @@ class TextToText(Task):
 
     def predict(self, model, examples, batch_size):
         """Return the answer to each source, and the probability of all its tokens together."""
-        prompts = [self.source_ids(source, 0)[0] for source, _ in examples]
+        found = [self.source_ids(source, 0) for source, _ in examples]
+        prompts, self.n_cut = [ids for ids, _ in found], sum(was_cut for _, was_cut in found)
         answers = self.write(model, prompts, batch_size)
         texts = [self.tokenizer.decode([t for t in ids if t != self.end]).strip() for ids in answers]
         chances = self.probabilities(model, self.answer_rows(prompts, answers), batch_size)

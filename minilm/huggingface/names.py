@@ -95,6 +95,5 @@ NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 def their_name(ours: str, names: Names) -> str | None:
     """Return what the model type calls one of our weights; None where it has nothing like it."""
     module, _, what = ours.rpartition(".")
-    number = NUMBER.search(module)
-    theirs = names.table.get(NUMBER.sub("{i}", module))
+    number, theirs = NUMBER.search(module), names.table.get(NUMBER.sub("{i}", module))
     return theirs and f"{theirs.replace('{i}', number[0]) if number else theirs}.{what}"

@@ -63,6 +63,8 @@ class PromptSettings(CommonSettings):
         if self.prompt is None:
             writing = ("chat", "max_new_tokens", "temperature", "top_k", "top_p", "n_beam")
             self.refuse(writing, "needs --prompt: a text to go on with, or - to type at the terminal")
+        else:
+            self.refuse(("data", "shots", "n_draw", "n_test", "score"), "does not go with --prompt")
         if not self.data:
             reading = ("test", "select", "template", "separator", "label_words")
             self.refuse(reading, "needs --data: the file with the examples")
@@ -86,8 +88,8 @@ def answer_prompts(settings: PromptSettings) -> Path | None:
         if settings.prompt == "-":
             loop(writer, settings.seed)
         else:
-            show("" if model.encoder or settings.chat else settings.prompt)  # a decoder goes on with it
-            writer.write(settings.prompt, settings.seed, show)
+            given = iter([] if model.encoder or settings.chat else [settings.prompt])  # what it goes on with
+            writer.write(settings.prompt, settings.seed, lambda piece: show(next(given, "") + piece))
             print()
 
 
@@ -98,6 +100,8 @@ def make_study(settings: PromptSettings) -> Study:
         draws = {task: lambda k, i, task=task: questions(task, k, n, seed, start=i * n) for task in TASKS}
         return Study(draws, NAMES, FORMAT, CHANCE, "chance", *how)
     examples, asked = examples_and_tests(settings)
+    if again := len(set(asked) & set(examples)):
+        print(f"{settings.test}: {again:,} of {len(asked):,} texts asked stand in {settings.data} too")
     given = [label for _, label in examples]
     words = {label: label for label in sorted(set(given))}
     commas = re.compile(f",(?=(?:{'|'.join(map(re.escape, words))})=)")  # a word may hold others

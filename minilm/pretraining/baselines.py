@@ -77,8 +77,7 @@ def shared_word_accuracy(objective: Masked) -> float:
 def pair_words(objective: Masked, split: str, n: int = 2000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return which tokens are in A, (N, V), in B, (N, V), and whether B follows, (N,), of up to n pairs."""
     rows = objective.rows(split, objective.generator(0, split), n)
-    rows = {name: value[:n] for name, value in rows.items()}
-    sides = []
+    rows, sides = {name: value[:n] for name, value in rows.items()}, []
     for segment in (0, 1):
         inside = (rows["token_type_ids"] == segment) & ~np.isin(rows["input_ids"], objective.special_ids)
         row, column = np.nonzero(inside)

@@ -94,8 +94,7 @@ def overlapping_windows(stream: np.ndarray, T: int) -> tuple[np.ndarray, np.ndar
 
     Labels (N, T) of the inputs (N, T) are `IGNORED` where an earlier window has them or the text ended.
     """
-    stride = max(1, T // 2)
-    n_label = len(stream) - 1
+    stride, n_label = max(1, T // 2), len(stream) - 1
     starts = np.arange(0, max(1, n_label - T + stride), stride)  # (N,), each half a window later
     where = starts[:, None] + np.arange(T)  # (N, T) places in the stream
     inputs = stream[np.minimum(where, n_label)]

@@ -108,8 +108,7 @@ def rebuilt_examples(objective: Denoising, model, n: int = 3) -> list[str]:
     how = dict(temperature=0, eos_id=end, decoder_start_id=objective.begin)
     how["forbidden_ids"] = tokenizer.never_written(model.config.vocab_size, end)
     rebuilt = generate(model, noised, objective.context - 1, **how)
-    mask = tokenizer.decode([tokenizer.special_id("[MASK]")])
-    lines = []
+    mask, lines = tokenizer.decode([tokenizer.special_id("[MASK]")]), []
     for three in zip(noised, rebuilt, rows["decoder_input_ids"], strict=True):
         for name, ids in zip(("noised:  ", "rebuilt: ", "original:"), three, strict=True):
             text = tokenizer.decode([i for i in ids if i not in (begin, end, pad)])

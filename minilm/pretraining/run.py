@@ -113,8 +113,7 @@ class Pretraining:
 
     def __init__(self, settings: PretrainingSettings, overrides: dict | None = None):
         self.settings, self.overrides = settings, overrides or {}
-        self.row = OBJECTIVES[settings.objective]
-        self.name = settings.objective
+        self.row, self.name = OBJECTIVES[settings.objective], settings.objective
         self.then = f"python train.py --objective {self.name} {self.row.then}"
 
     def texts(self):

@@ -66,7 +66,7 @@ class Rounds:
                 # PPO for GRPO's reward too: so the reward of a seed is the same for all algorithms
                 self.train_ppo(writer, steps=max(1, s.steps // 3), algorithm="ppo", **UNBOUND)
             if own_pairs:
-                self.collect(writer, number)
+                self.collect(writer, number, last + 1)
             objective = self.pairs(BradleyTerry) if found.pairs else None
             if not (model := self.given):
                 print("Reward model:")
@@ -75,7 +75,8 @@ class Rounds:
                 steps = s.reward_steps if number == last else max(1, s.reward_steps // 2)
                 self.train_on_pairs(model, objective, folder, steps, s.reward_lr)
             two = ("reward_accuracy", found.held_out_pairs), ("own_reward_accuracy", found.own_held_out_pairs)
-            for name, pairs in two if objective and not s.reward_function else ():
+            by_itself = s.reward_function or (own_pairs and not env.judge)  # then it is right in all pairs
+            for name, pairs in two if objective and not by_itself else ():
                 if pairs:
                     share, low, high = held_out_accuracy(model, objective, pairs)
                     print(f"{name}: {share:.3f} of {len(pairs):,} (95 % interval {low:.3f} to {high:.3f})")
@@ -85,12 +86,12 @@ class Rounds:
             env.reward = Normalised(model, env, s.seed + 1)
         return figures
 
-    def collect(self, writer: Transformer, number: int) -> None:
+    def collect(self, writer: Transformer, number: int, n_round: int) -> None:
         """Add pairs of a model's own answers, to learn from and held out; each time to other prompts."""
         s, found = self.settings, self.preferences
         others = list(dict.fromkeys(prompt for prompt, _, _ in found.held_out_pairs)) or found.test_prompts
-        n = max(1, s.sampled_prompts // s.rounds)
-        n_other = max(1, min(n // 4, len(others) // s.rounds))
+        n = max(1, s.sampled_prompts // n_round)
+        n_other = max(1, min(n // 4, len(others) // n_round))
         seed, new = 2 * (s.seed + 1000 * number), []
         for prompts in (found.prompts[number * n :][:n], others[number * n_other :][:n_other]):
             drawn = prompts, s.answers_a_prompt, (seed + len(new)) * 10**6, s.pair_temperature

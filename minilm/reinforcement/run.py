@@ -60,7 +60,7 @@ class Reinforcement(Rounds):
             raise KeyboardInterrupt(f"stopped, saved; to go on: --resume --out {self.folder}") from stop
         then = f"python reinforce.py --ablate --model {s.model} --reward {s.reward or self.folder / 'reward'}"
         if s.preferences or s.prompts or s.reward_function:
-            then = f"python prompt.py --model {self.folder} --prompt TEXT"
+            then = f"python prompt.py --model {s.model if s.ablate else self.folder} --prompt TEXT"
         elif s.ablate or s.algorithm == "dpo":
             then = f"python reinforce.py --kl 0.3 --model {s.model}"
         finish(self.folder, s, [table], lines, accuracy | results, time.perf_counter() - began, then)

@@ -43,12 +43,12 @@ def usable(make: Callable, parts: Iterable[tuple], path, what: str, skip_bad: bo
     return made, n_skipped
 
 
-def read_table(path: str | Path, fields: Sequence[str], skip_bad=False, spare=()) -> Rows:
+def read_table(path: str | Path, fields: Sequence[str], skip_bad=False, spare=(), make=None) -> Rows:
     """Return (rows, n_skipped): each row a tuple of strings in the order of `fields`, such as (text, label).
 
     `.tsv` (a tab separates, quotes mean nothing), `.csv` (quotes as in RFC 4180) or `.jsonl`, also as `.gz`.
     A first line that names all the fields is a header: columns may stand in any order, and further ones are
-    passed over; without one, the column `spare` may come last. A file that is no table is never skipped.
+    passed over; without one `spare` may come last. A file that is no table is never skipped. `make`: a `row`.
     """
     if kind(path) not in SUFFIXES:
         raise UserError(f"{path}: expected a table: {', '.join(SUFFIXES)}, or .gz of these")
@@ -56,7 +56,7 @@ def read_table(path: str | Path, fields: Sequence[str], skip_bad=False, spare=()
     parts = columns(path, fields, spare, ours)
     if kind(path) == ".jsonl":
         parts = ((at, [ours.get(n, n) for n in found], [*found.values()]) for at, found in read_jsonl(path))
-    return usable(partial(row, fields), parts, path, f"rows of {', '.join(fields)}", skip_bad)
+    return usable(partial(make or row, fields), parts, path, f"rows of {', '.join(fields)}", skip_bad)
 
 
 def columns(path: str | Path, fields: Sequence[str], spare: Sequence[str], ours: dict) -> Iterator[tuple]:

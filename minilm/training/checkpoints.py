@@ -196,9 +196,8 @@ class Run:
     def interrupted(self) -> KeyboardInterrupt:
         """Return how a run ends that somebody has stopped: with a message that says how to go on."""
         self.progress.bar.close()
-        saved = f", saved; to go on: --resume --out {self.folder}"
-        kept = saved if self.folder else ": nothing was being saved"
-        return KeyboardInterrupt(f"stopped after step {self.step} of {self.settings.steps}{kept}")
+        told = f"stopped after step {self.step} of {self.settings.steps}, saved; to go on: --resume --out"
+        return KeyboardInterrupt(f"{told} {self.folder}" if self.folder else "")  # `exit_code` knows others
 
 
 def lowest_loss(log: list[dict], last: float) -> list[str]:

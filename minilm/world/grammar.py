@@ -28,8 +28,7 @@ class Choice:
     """A finite distribution: a value for each outcome, in proportion to its weight."""
 
     def __init__(self, weights: dict):
-        total = sum(weights.values())
-        self.values = list(weights)
+        total, self.values = sum(weights.values()), list(weights)
         self.cumulative = list(itertools.accumulate(weight / total for weight in weights.values()))[:-1]
         self.logs = {value: math.log(weight / total) for value, weight in weights.items()}
 

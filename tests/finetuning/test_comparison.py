@@ -176,6 +176,9 @@ def test_a_share_of_the_examples_is_told_with_its_interval():
     tagging = tuned.task(Tagging, [(["Ana", "b"], ["B-who", "O"])])
     found = comparison.told(tagging, [Prediction("Ana ran", ["B-who", "O"], ["B-who", "O"], 0.9)])
     assert "interval" not in found[0], "F1 is no share"
+    tagging = tuned.task(Tagging, [(["Ana", "ran"], ["NOUN", "VERB"])])
+    found = comparison.told(tagging, [Prediction("Ana ran", ["NOUN", "VERB"], ["NOUN", "NOUN"], 0.9)])
+    assert "accuracy 0.5" in found[0] and "interval" not in found[0], "a share of the words, not of examples"
 
 
 def test_shapes_of_the_results_that_need_no_training(monkeypatch):

@@ -298,6 +298,23 @@ def test_the_sizes_are_those_of_the_figures_in_the_readme():
     assert SIZES == (1024, 200, 600, 4_000_037), "vocabulary, examples to watch and to measure on, their seed"
 
 
+@pytest.mark.parametrize(("task", "model"), [("classification", "encoder"), ("text-to-text", "decoder")])
+def test_texts_that_are_measured_on_and_were_cut_are_told(task, model, capsys):
+    header = ["source\ttarget"] if task == "text-to-text" else []
+    rows = Path("train.tsv").read_text(encoding="utf-8").splitlines()
+    write("rows.tsv", [*header, *rows])
+    write("long.tsv", [*header, *rows[:3], f"{'bread and pens ' * 90}\tshop"])
+    how = dict(task=task, model=model, data=("rows.tsv",), compare=False)
+    folder = run.finetune(on_files(**how, test="long.tsv"))
+    told = f" 1 rows were cut to {load_finetuned(folder)[1].context} tokens."
+    out = capsys.readouterr().out
+    assert f"Measured on 4 examples of long.tsv.{told}" in out and "cut 1 rows to" not in out
+    run.predict(settings(model=str(folder), predict="long.tsv"))
+    assert capsys.readouterr().out.endswith(f"predictions.tsv.{told}\n")
+    run.predict(settings(model=str(folder), predict="rows.tsv"))
+    assert "were cut" not in capsys.readouterr().out
+
+
 def test_predictions_take_four_times_the_rows_of_a_step(monkeypatch):
     """Without gradients a row takes less memory; the answers are the same."""
     folder, seen, plain = run.finetune(on_files(batch_size=4)), [], Classification.predict

@@ -66,6 +66,8 @@ WRONG = [
     (dict(test="t.tsv"), "--test t.tsv needs --data"),
     (dict(validation="t.tsv"), "--validation t.tsv needs --data"),
     (dict(predict="a.tsv", data=("b.tsv", "c.tsv")), "--data b.tsv c.tsv does not go with --predict"),
+    (dict(predict="a.tsv", tune="head"), "--tune head does not go with --predict"),
+    (dict(predict="a.tsv", context=9), "--context 9 does not go with --predict"),
 ]
 
 
@@ -92,11 +94,11 @@ def test_a_model_that_cannot_is_told_what_it_can_do():
         (dict(lora_rank=13, tune="lora"), "--lora-rank 13 is above"),
         (dict(tune="last:3"), "--tune last:3: the model has 2 blocks"),
         (dict(tune="lora", lora_targets=("gate",)), "--lora-targets gate: the model's blocks have no gate"),
+        (dict(tune="lora", lora_targets=("up", "gate")), "--lora-targets gate: the model's blocks have"),
     ):
         with pytest.raises(UserError, match=expected):
             check_fit(tuned.settings(**changes), tuned.config())
     check_fit(tuned.settings(lora_rank=13), tuned.config())
-    check_fit(tuned.settings(tune="lora", lora_targets=("gate", "up")), tuned.config())
     check_fit(tuned.settings(tune="lora", lora_targets=("gate",)), replace(tuned.config(), gated=True))
     with pytest.raises(UserError, match="--tune head: this task has no head of its own"):
         check_fit(replace(tuned.settings(task="text-to-text"), tune="head"), tuned.config("decoder"))

@@ -106,7 +106,8 @@ def test_the_nearest_stand_last(files, monkeypatch):
 
 def test_the_least_that_can_be_asked():
     least = dict(n_draw=1, n_test=1, n_beam=1, max_new_tokens=1, shots=(0,))
-    PromptSettings(**least, prompt="-")
+    PromptSettings(n_draw=1, n_test=1, shots=(0,))
+    PromptSettings(n_beam=1, max_new_tokens=1, prompt="-")
     for name, value in least.items():
         with pytest.raises(UserError, match=f"--{name.replace('_', '-')}"):
             PromptSettings(**{name: (-1,) if name == "shots" else value - 1})
@@ -116,6 +117,9 @@ def test_the_least_that_can_be_asked():
     (dict(chat=True), "--chat needs --prompt"),
     (dict(select="nearest"), "--select nearest needs --data"), (dict(test="a"), "--test a needs --data"),
     (dict(label_words=("a=b", "c=d")), "--label-words a=b c=d needs --data"),
+    (dict(prompt="a", data="b"), "--data b does not go with --prompt"),
+    (dict(prompt="-", shots=(4, 8)), "--shots 4,8 does"), (dict(prompt="a", score="mean"), "--score mean"),
+    (dict(prompt="a", n_draw=3), "--n-draw 3 does not"), (dict(prompt="a", n_test=9), "--n-test 9 does not"),
     (dict(top_p=0.5), "--top-p 0.5 needs --prompt"), (dict(prompt=" "), "--prompt is empty"),
     (dict(max_new_tokens=9), "--max-new-tokens 9 needs --prompt"),
     (dict(temperature=-1.0), "temperature"), (dict(top_k=0), "top-k"), (dict(top_p=1.5), "top-p"),
@@ -186,9 +190,19 @@ def test_the_figures_are_those_of_most_examples(files, monkeypatch, decoder, cap
         report(settings, make_study(settings), model, tokenizer, 0.0)
 
 
+def test_texts_asked_that_stand_among_the_examples_are_told(files, capsys):
+    files()
+    assert "stand in" not in capsys.readouterr().out
+    Path("test.tsv").write_text("text 3\tgood\ntext 19\tbad\nnew\tbad\n", encoding="utf-8")
+    files()
+    assert "test.tsv: 2 of 3 texts asked stand in train.tsv too" in capsys.readouterr().out
+    files(test=None)
+    assert "stand in" not in capsys.readouterr().out, "what is held back has no text in common with the rest"
+
+
 def test_as_many_questions_as_there_are_texts_keep_their_order(files):
     assert [q.text for q in files(n_test=3).draws["files"](0, 0)] == ["x", "y", "z"]
-    assert PromptSettings(max_new_tokens=1, n_beam=1, shots=(0,), prompt="-").temperature is None
+    assert PromptSettings(max_new_tokens=1, n_beam=1, prompt="-").temperature is None
 
 
 @pytest.mark.parametrize("n_shot", [(4,), (5,), None])
@@ -236,7 +250,7 @@ def test_the_model_is_that_of_what_is_asked(changes, name, kind, shown, files, m
         in_context_run, "report", lambda settings, study, *_: seen.append((settings.model, study))
     )
     monkeypatch.setattr(in_context_run, "Writer", lambda *given: seen.append(given[2:]) or SimpleNamespace(
-        write=lambda *told: seen.append(told[:2])
+        write=lambda prompt, seed, show: seen.append((prompt, seed)) or [*map(show, (" ran", "."))]
     ))  # fmt: skip
     monkeypatch.setattr(in_context_run, "loop", lambda writer, seed: seen.append(seed))
     monkeypatch.setattr(in_context_run, "show", seen.append)
@@ -249,7 +263,9 @@ def test_the_model_is_that_of_what_is_asked(changes, name, kind, shown, files, m
         assert folder == "folder" and (study.n_draw == 1) == ("select" in changes)
         return
     assert seen.pop(0) == (50, None, None, None, 1, changes.get("chat", False))
-    assert seen == ([3] if shown is None else [shown, ("Ana", 3)])
+    assert seen == ([3] if shown is None else [("Ana", 3), f"{shown} ran", "."]), (
+        "what a decoder goes on with is shown once, when it has been found to fit: an error has its own line"
+    )
 
 
 def test_the_defaults_are_those_of_the_figures_in_the_readmes():

@@ -36,7 +36,7 @@ def test_ppo_learns_with_the_changes_it_is_given(reinforcement, make_gpt, monkey
 def watched(monkeypatch, made) -> list:
     """Note what `make_reward` does, in order, instead of doing it."""
     told, reference = [], made.env.reference
-    monkeypatch.setattr(made, "collect", lambda model, number: told.append((model is reference, number)))
+    monkeypatch.setattr(made, "collect", lambda model, *n: told.append((model is reference, *n)))
     note = lambda model, objective, folder, steps, lr: told.append((folder.name, steps))
     monkeypatch.setattr(made, "train_on_pairs", note)
 
@@ -53,7 +53,7 @@ def test_the_second_collection_is_of_a_policy_that_has_learnt(reinforcement, mon
     made = reinforcement(rounds=2, steps=9, reward_steps=30)
     told = watched(monkeypatch, made)
     made.make_reward()
-    assert told == [(True, 0), ("reward-1", 15), ("ppo", 3), (False, 1), ("reward", 30)]
+    assert told == [(True, 0, 2), ("reward-1", 15), ("ppo", 3), (False, 1, 2), ("reward", 30)]
 
 
 @pytest.mark.parametrize("judged", [True, False])
@@ -73,7 +73,9 @@ def test_pairs_are_collected_where_learnt_from(reinforcement, monkeypatch, chang
     made.env.judge = made.env.judge if judged else None
     told = watched(monkeypatch, made)
     made.make_reward()
-    assert told == [step for step in expected if judged or step != (True, 0)], "nobody compares the answers"
+    # each collection: of the reference, the first, of so many
+    expected = [(*step, 1) if step == (True, 0) else step for step in expected]
+    assert told == [step for step in expected if judged or step != (True, 0, 1)], "nobody compares answers"
 
 
 def test_a_reward_is_trained_normalised_and_kept(reinforcement, capsys):
@@ -109,7 +111,7 @@ def test_each_collection_adds_pairs_from_prompts_of_its_own(reinforcement, monke
     found.prompts = [f"Prompt {i}" for i in range(9)]
     found.held_out_pairs = [(f"Held out {i // 2}", "a", "b") for i in range(8)]
     for number in (0, 1):
-        made.collect("writer", number)
+        made.collect("writer", number, 2)
     prompts, seeds = zip(*asked, strict=True)
     assert list(prompts) == [found.prompts[:4], ["Held out 0"], found.prompts[4:8], ["Held out 1"]]
     assert len(set(seeds)) == 4, "every collection draws anew"
@@ -129,19 +131,33 @@ def test_dpo_of_a_rule_alone_learns_from_the_policys_own_answers(answers, reinfo
 
     monkeypatch.setattr(rounds, "sampled_pairs", drawn)
     monkeypatch.setattr(reward, "load_function", lambda name: lambda prompt, answer: float(len(answer)))
-    made = reinforcement(algorithm="dpo", reward_function="rules:length", contrast=False)
+    made = reinforcement(
+        algorithm="dpo", reward_function="rules:length", contrast=False, rounds=3, sampled_prompts=6
+    )
     found, made.env.judge = made.preferences, None
+    found.prompts = found.prompts[:6]
     found.pairs, found.held_out_pairs, prompts = [], [], list(found.prompts)
     if answers[1] != "bad":
         with pytest.raises(UserError, match="no answer is better: more --answers-a-prompt than 4"):
             made.make_reward()
         return
     made.make_reward()
-    assert asked == [(True, prompts), (True, found.test_prompts[:1])] and scored == [6.0, 6.0]
+    assert asked == [(True, prompts), (True, found.test_prompts[:1])] and scored == [6.0, 6.0], (
+        "a rule collects once, so that it has all --sampled-prompts, whatever --rounds"
+    )
     assert [prompt for prompt, _, _ in found.pairs] == prompts, "pairs of the prompts that are learnt from"
     assert [prompt for prompt, _, _ in found.held_out_pairs] == found.test_prompts[:1]
     columns, _ = made.learn()
     assert set(columns) == {"start", "dpo"}
+
+
+def test_pairs_that_a_reward_has_put_in_order_say_nothing_of_how_good_it_is(reinforcement, monkeypatch, gpt):
+    monkeypatch.setattr(reward, "load_reward_model", lambda *_: RewardModel(gpt))
+    monkeypatch.setattr(rounds, "sampled_pairs", lambda *_: [("Ana", " sells bread.", " runs.")])
+    made = reinforcement(reward="folder", algorithm="dpo")
+    assert set(made.make_reward()) >= {"reward_accuracy", "own_reward_accuracy"}, "the judge ordered these"
+    made.env.judge, made.preferences.pairs, made.preferences.held_out_pairs = None, [], []
+    assert made.make_reward() == {}
 
 
 @pytest.mark.parametrize(("n_held_out", "n_asked"), [(8, 4), (12, 5)])
@@ -150,7 +166,7 @@ def test_the_rounds_share_the_held_out_prompts(reinforcement, monkeypatch, n_hel
     monkeypatch.setattr(rounds, "sampled_pairs", lambda model, env, prompts, *_: asked.append(prompts) or [])
     made.preferences.prompts = [f"Prompt {i}" for i in range(40)]
     made.preferences.held_out_pairs = [(f"Held out {i}", "a", "b") for i in range(n_held_out)]
-    made.collect("writer", 0)
+    made.collect("writer", 0, 2)
     assert [*map(len, asked)] == [20, n_asked], "a quarter as many as are learnt from, if there are so many"
 
 
@@ -223,8 +239,8 @@ def test_each_part_of_a_run_draws_from_a_seed_of_its_own(reinforcement, monkeypa
     made, seen = reinforcement(seed=5, rounds=2, sampled_prompts=40, steps=9, reward_steps=1, best_of=4), []
     made.preferences.held_out_pairs = [(f"Held out {i}", "a", "b") for i in range(8)]
     monkeypatch.setattr(rounds, "sampled_pairs", lambda *given: seen.append(given[4]) or [("Who", "a", "b")])
-    made.collect("writer", 0)
-    made.collect("writer", 1)
+    made.collect("writer", 0, 2)
+    made.collect("writer", 1, 2)
     assert seen == [n * 10**6 for n in (10, 11, 2010, 2011)], (
         "other texts, or other chance, than those of the READMEs' figures"
     )

@@ -30,6 +30,8 @@ from minilm.training.loop import TrainingSettings
         ("--algorithm grpo --group-size 7", "--batch-size 64 cannot be cut into groups of --group-size 7"),
         ("--best-of 0", "--best-of 0: must be 1 or more"),
         ("--kl-target 0 --adaptive-kl", "--kl-target 0.0: must be above 0"),
+        ("--ablate --algorithm grpo", "--ablate: the details are PPO's, leave --algorithm out"),
+        ("--ablate --algorithm dpo", "--ablate: the details are PPO's, leave --algorithm out"),
     ],
 )
 def test_values_out_of_range_are_refused(flags, message):

@@ -136,8 +136,8 @@ def test_a_run_that_was_stopped_says_how_to_go_on(tmp_path, has_folder):
     folder = tmp_path if has_folder else None
     run = Run(small.model("causal"), small.objective("causal"), None, small.settings(), folder, None, 0, None)
     run.step = 4
-    kept = f", saved; to go on: --resume --out {tmp_path}" if has_folder else ": nothing was being saved"
-    assert str(run.interrupted()) == f"stopped after step 4 of 6{kept}"
+    told = f"stopped after step 4 of 6, saved; to go on: --resume --out {tmp_path}" if has_folder else ""
+    assert str(run.interrupted()) == told, "of a quiet run a script says what it has kept before"
 
 
 class Counting:

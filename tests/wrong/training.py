@@ -4,7 +4,7 @@ WRONG = {
     "windows": [
         ("stream[np.minimum(where + 1, n_label)]", "stream[np.minimum(where, n_label)]", "its own input"),
         ("    labels[1:, : T - stride] = IGNORED", "    pass", "is a label in windows"),
-        ("stride = max(1, T // 2)", "stride = T", "do windows overlap by half?"),
+        ("= max(1, T // 2), ", "= T, ", "do windows overlap by half?"),
         ("    labels[where >= n_label] = IGNORED", "    pass", "the text has ended there"),
         ("n_label - T + stride), stride)", "n_label - T), stride)", "is the label of no window"),
     ],
