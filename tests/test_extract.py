@@ -14,10 +14,11 @@ from minilm.extraction import layers, run
 from minilm.extraction.features import embed
 from minilm.extraction.layers import CONTROL, RESULTS
 from minilm.extraction.run import read_examples
+from minilm.plumbing import settings
 from minilm.pretraining import run as pretraining
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* texts are longer")
-TINY = "--device cpu --draws 2"
+TINY = "--device cpu"
 
 
 @pytest.fixture(autouse=True)
@@ -45,14 +46,17 @@ def script(run_script):
 def test_the_default_probes_the_newest_masked_run_on_the_world(script, monkeypatch):
     asked = []
     monkeypatch.setattr(pretraining, "newest_or_train", lambda *given: asked.append(given) or "model")
-    code, out, err = script("--seed 3", model="")
+    code, out, err = script("--seed 3 --draws 2", model="")
     assert code == 0, err
     assert asked == [("masked", 3, "cpu", None)]
     found = results("runs/features")
     assert {*RESULTS, "seconds", "seed"} <= set(found) and found["seed"] == 3
     assert all(0 <= found[name] <= 1 for name in RESULTS)
     assert "labels a class" in out and "Layer x pooling" in out and "no labelled text" in out
-    assert "Saved in runs/features" in out and "Next: python extract.py" in out
+    assert (
+        "Saved in runs/features" in out
+        and "Next: python extract.py --model model --data world --similar TEXT" in out
+    )
     with np.load("runs/features/features.npz") as saved:
         assert saved["embeddings"].shape == (48, 8) and saved["embeddings"].dtype == np.float32
         assert saved["split"].tolist() == ["train"] * 24 + ["test"] * 12 + ["unseen"] * 12
@@ -130,6 +134,14 @@ def test_a_decoders_first_token_is_explained(script):
         assert code == 0 and ("first token sees itself alone" in out) == (pooling == "cls"), err
 
 
+@pytest.mark.parametrize("flags", ["--tokens", "--no-probe", "--data plain.txt"])
+def test_a_picture_of_nothing_is_refused_before_any_work(script, monkeypatch, flags):
+    monkeypatch.setattr(settings, "need_matplotlib", lambda: None)
+    monkeypatch.setattr(run, "start_model", lambda *_, **__: 1 / 0)
+    code, _, err = script(f"--plot {flags}")
+    assert code == 2 and "--plot draws what a probe finds in each layer: give texts with labels" in err
+
+
 BAD = {
     "--layer 2": ["--layer 2: the model has 0 (embeddings) to 1"],
     "--pooling meen": ["--pooling meen", "did you mean 'mean'"],
@@ -140,6 +152,9 @@ BAD = {
     "--labels 2,0,all": ["--labels 0: must be 1 or more"],
     "--tokens --probe --data plain.txt": ["plain.txt needs two tags or more (.conll)"],
     "--tokens --similar x": ["--similar x does not go with --tokens"],
+    "--tokens --probe --labels 1": ["--labels 1 does not go with --tokens"],
+    "--tokens --draws 3": ["--draws 3 does not go with --tokens"],
+    "--data tags.conll": ["tags.conll: expected .txt", "tags: --tokens"],
     "--layer all --similar x": ["take one layer"],
     "--data rwos.tsv": ["did you mean 'rows.tsv'"],
 }

@@ -55,7 +55,7 @@ def tiny(command: str) -> list[str]:
     """Return the words of a command with flags behind it that make it small."""
     words = [word for word in shlex.split(command) if word != "--compile"]
     more = [flags for word, flags in ONLY_WITH.items() if word in words]
-    own = TINY[words[0]] if "--prompt" not in words else ""  # a study's, which a text to go on with refuses
+    own = "" if {"--prompt", "--tokens"} & {*words} else TINY[words[0]]  # of a study, or of a text's labels
     words += shlex.split(" ".join([own, "--device cpu --precision fp32", *more]))
     return words + (tiny_training(words) if words[0] == "train.py" else [])
 
@@ -63,7 +63,7 @@ def tiny(command: str) -> list[str]:
 def tiny_training(words: list[str]) -> list[str]:
     """Return what train.py needs besides, to be small: a small text, and a small shape of a preset."""
     more = [] if "--data" in words or "translation" in words else ["--data", "notes.txt"]
-    more += [] if "distillation" in words else ["--vocab-size", "280"]
+    more += [] if {"distillation", "--init", "--tokenizer"} & {*words} else ["--vocab-size", "280"]
     if "--model" in words:
         model = PRESETS[words[words.index("--model") + 1]]
         more += shlex.split(SMALL_SHAPE)

@@ -19,6 +19,7 @@ from minilm.checkpoint import save
 from minilm.in_context.questions import FewShot
 from minilm.plumbing.folders import RUN_FILES, read_log
 from minilm.pretraining import run
+from minilm.pretraining.causal import Causal
 from minilm.pretraining.masked import Masked
 from minilm.pretraining.run import Distilling, Pretraining
 from minilm.texts import corpus as data
@@ -127,7 +128,9 @@ def test_sentences_that_do_not_fit_are_counted_and_told_once(script, objective):
 
 def test_whole_words_and_a_ready_tokenizer(script):
     small.tokenizer().save("tokens.json")
-    code, _, err = script("--data texts.txt --whole-word --tokenizer tokens.json --vocab-size 400")
+    code, _, err = script(
+        "--data texts.txt --whole-word --tokenizer tokens.json", TINY.replace("--vocab-size 300", "")
+    )
     assert code == 0, err
     assert minilm.load("runs/masked")[1].vocab == small.tokenizer().vocab
 
@@ -153,6 +156,29 @@ def test_an_interrupted_run_goes_on(script, monkeypatch):
     assert [line["step"] for line in read_log("parts") if line["split"] == "train"] == [3, 4]
     settings = json.loads(Path("parts/settings.json").read_text())
     assert (settings["norm_eps"], settings["log_every"], settings["d_ff"]) == (1e-5, 1, 12)
+
+
+def test_a_continued_run_goes_on_by_its_own_command(script, monkeypatch):
+    minilm.save(small.model("causal"), small.tokenizer(), "gpt")  # so that no flag names the objective
+    small_run = "--steps 3 --batch-size 5 --context 24 --device cpu"
+    assert script(f"--data texts.txt {small_run} --objective causal", tiny="")[0] == 0
+    plain_batch, calls = Causal.batch, []
+
+    def batch(self, step, split):
+        if split == "train" and step == 1 and len(calls) < 2:
+            calls.append(1)
+            signal.raise_signal(signal.SIGINT)
+        return plain_batch(self, step, split)
+
+    monkeypatch.setattr(Causal, "batch", batch)
+    own = f"--init gpt --data texts.txt {small_run}"
+    for command in (f"--data texts.txt {small_run} --objective causal", own):
+        assert script(command, tiny="")[0] == 130
+    before = Path("runs/causal-2/settings.json").read_text(encoding="utf-8")
+    code, _, err = script(f"{own} --resume", tiny="")
+    assert code == 0, err
+    assert Path("runs/causal-continued/results.json").exists(), "it went on with another run"
+    assert Path("runs/causal-2/settings.json").read_text(encoding="utf-8") == before
 
 
 @pytest.mark.parametrize(
@@ -229,7 +255,9 @@ def test_a_file_that_is_not_there_is_named(script):
     check_error(script("--data text.txt"), "text.txt", "no such file", "did you mean 'texts.txt'?")
     check_error(script("--data wrld"), "did you mean 'world'?")
     check_error(script("--data texts.txt world"), "only files and folders can be joined")
-    check_error(script("--tokenizer tokens.json --data texts.txt"), "tokens.json")
+    tiny = TINY.replace("--vocab-size 300", "")
+    check_error(script("--tokenizer tokens.json --data texts.txt", tiny), "tokens.json")
+    check_error(script("--tokenizer tokens.json --data texts.txt"), "--vocab-size 300 does not go with --tok")
 
 
 def test_errors_replace_reads_on(script):
@@ -262,7 +290,8 @@ def test_muon_is_a_flag_that_a_resumed_run_keeps(script):
 
 
 def test_a_start_keeps_its_model_and_its_tokenizer(script):
-    for flags in ("--model bert-tiny", "--tokenizer t.json", "--d-model 8"):
+    minilm.save(small.model("masked"), small.tokenizer(), "runs/masked")
+    for flags in ("--model gpt-tiny", "--tokenizer t.json", "--d-model 8", "--vocab-size 300"):
         found = script(f"--init runs/masked --data texts.txt {flags}", "--device cpu")
         check_error(found, flags.split()[0], "with --init model and tokenizer are those of the run")
 
@@ -280,7 +309,10 @@ BAD_FLAGS = {
     "--model bert-tini": ["bert-tini", "did you mean 'bert-tiny'?"],
     "--model gpt-tiny": ["--objective masked", "encoder", "gpt-tiny", "decoder"],
     "--model bert-tiny --objective causal": ["--objective causal", "decoder", "bert-tiny", "encoder"],
-    "--model distilbert-tiny": ["distilbert-tiny has no head for the next sentence", "--no-next-sentence"],
+    "--model distilbert-tiny": [
+        "distilbert-tiny has no head, or segment, for the next sentence",
+        "--no-next-sentence",
+    ],
     "--replay 0.1": ["--replay", "--init"],
     "--extend-vocabulary 5": ["--extend-vocabulary", "--init"],
     "--steps many": ["--steps many", "integer"],

@@ -23,17 +23,20 @@ def continued_command(given: dict, overrides: dict) -> dict:
     """
     if given.get("objective") == "distillation":
         raise UserError("--init: a student begins with its teacher's layers; give --teacher alone")
-    for name in (*overrides, *({"model", "tokenizer"} & given.keys())):
-        raise UserError(f"{option_of(name)}: with --init model and tokenizer are those of the run")
     saved = settings_of(given["init"])
     if saved and saved["objective"] != "distillation":  # a student goes on by itself, as its kind does
         options = OBJECTIVES[saved["objective"]].objective.options(saved)
         kept = {"objective", "model", "lr"} | options.keys() - {"batch_size", "seed"}
-        return {name: value for name, value in saved.items() if name in kept} | given
-    config = load_config(given["init"])
-    is_small = config.d_model < LARGE and not is_published(given["init"])
-    objective = given.get("objective") or OBJECTIVE_OF[config.kind]
-    model = OBJECTIVES[objective].model if is_small else LARGE_MODEL[objective]
-    context = min(RECIPES[model]["context"], config.max_positions)
-    saved = dict(objective=objective, model=model, context=context, next_sentence=config.next_sentence)
-    return saved | ({} if is_small else PUBLISHED) | given
+        taken = {name: value for name, value in saved.items() if name in kept}
+    else:
+        config = load_config(given["init"])
+        is_small = config.d_model < LARGE and not is_published(given["init"])
+        objective = given.get("objective") or OBJECTIVE_OF[config.kind]
+        model = OBJECTIVES[objective].model if is_small else LARGE_MODEL[objective]
+        context = min(RECIPES[model]["context"], config.max_positions)
+        taken = dict(objective=objective, model=model, context=context, next_sentence=config.next_sentence)
+        taken |= {} if is_small else PUBLISHED
+    for name in (*overrides, *({"model", "tokenizer", "vocab_size"} & given.keys())):
+        if name in overrides or given[name] != taken.get(name):  # a printed command names its model
+            raise UserError(f"{option_of(name)}: with --init model and tokenizer are those of the run")
+    return taken | given

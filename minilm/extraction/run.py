@@ -54,7 +54,9 @@ class ExtractionSettings(CommonSettings):
         if self.similar is not None and not self.similar.strip():
             raise UserError("--similar: an empty query")
         if self.tokens:
-            self.refuse(("similar", "test", "pooling"), "does not go with --tokens: no vectors of texts")
+            self.refuse(("similar", "test", "pooling", "labels", "draws"), "does not go with --tokens")
+        if self.plot and (self.tokens or not self.probe):
+            raise UserError("--plot draws what a probe finds in each layer: give texts with labels")
         if self.layer == "all" and (self.similar or self.tokens):
             raise UserError("--layer all: --similar and --tokens take one layer, give its number")
 
@@ -83,7 +85,8 @@ def extract_features(given: dict) -> Path:
     arrays = {name: np.array(column) for name, column in columns.items() if column is not None}
     atomic_write(folder / FEATURES, lambda file: np.savez(file, **arrays))  # read without pickle
     lines.append(f"Vectors of {len(columns['embeddings']):,} texts or tokens: {folder / FEATURES}")
-    then = f"python extract.py --model {source} --data {settings.data} --pooling cls --similar TEXT"
+    data = "world" if settings.tokens else settings.data
+    then = f"python extract.py --model {source} --data {data} --similar TEXT"
     finish(folder, settings, [], lines, results, time.perf_counter() - began, then)
     return folder
 

@@ -96,10 +96,7 @@ def check_fit(settings: FinetuningSettings, config: ModelConfig) -> None:
 
 
 def with_recipe(settings: FinetuningSettings, n_example: int) -> FinetuningSettings:
-    """Return the settings with every field filled in that is none, but `lr`: each way to tune has its own.
-
-    `n_example`: examples to learn from, which give the steps where they are the user's.
-    """
+    """Return the settings with all filled in but `lr`, of which each way to tune has its own."""
     recipe = dict(batch_size=32, schedule="linear", weight_decay=0.01)
     recipe |= TASKS[settings.task].recipe if settings.domain else {}
     n_row = settings.batch_size or recipe["batch_size"]

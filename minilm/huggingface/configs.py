@@ -1,7 +1,4 @@
-"""config.json of transformers <-> ModelConfig: which key is which field, and what we cannot express.
-
-A key that is not here says nothing about the numbers that a model computes.
-"""
+"""config.json of transformers <-> ModelConfig: which key is which field; any other changes no number."""
 
 from dataclasses import replace
 from typing import NamedTuple

@@ -1,7 +1,4 @@
-"""Run folders and the files in them: nothing existing is overwritten, nothing is ever half written.
-
-A folder is claimed by making it, which the system lets only one process do: two runs never share one.
-"""
+"""Run folders and the files in them: nothing existing is overwritten, nothing is ever half written."""
 
 import atexit
 import json

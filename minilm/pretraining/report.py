@@ -80,11 +80,7 @@ def masked_closing(objective: Masked, model, before: dict, after: dict, settings
 
 
 def denoising_closing(objective: Denoising, model, before: dict, after: dict, settings) -> tuple:
-    """Kept and lost tokens beside trivial methods, the loss under each noise, and three rebuilt texts.
-
-    The figures are teacher-forced: the decoder sees the true text so far. The rebuilt texts show what it
-    writes when it sees its own.
-    """
+    """Kept and lost tokens, given the true ones before, beside trivial methods; each noise; rebuilt texts."""
     texts = objective.texts["train"]
     unigram = baselines.unigram_loss(objective, texts.ids, "labels", n_end=len(texts))
     copied, commonest = baselines.standing_share(objective), baselines.commonest_share(objective)
@@ -128,11 +124,7 @@ def translation_closing(objective: Translation, model, before: dict, after: dict
 
 
 def distillation_closing(objective: Distillation, model, before: dict, after: dict, settings) -> tuple:
-    """The student beside its teacher, and beside students that had none (`students.py`).
-
-    The other students are trained now, with the first one's steps and patience. All are measured on the same
-    validation texts.
-    """
+    """The student beside its teacher, and beside those of `students.py`, trained now, with as many steps."""
     teacher = objective.teacher
     figures = dict(teacher=evaluate(teacher, objective, settings), student=after)
     labels = dict(teacher="teacher", student=f"student, {len(objective.corpus.train):,} texts")

@@ -62,7 +62,7 @@ class PretrainingSettings(TrainingSettings):
     model: str | None = None  # preset to start from, with random weights; none: the tiny one of the objective
     data: tuple[str, ...] | None = None  # world, world:reports, python-docs; your files, a.txt:0.7 b/:0.3
     optimizer: Literal["adamw", "muon"] = "adamw"  # muon: orthogonal steps for the matrices of the blocks
-    n_documents: int | None = None  # training documents or pairs; none: all (the world: 20,000, pairs 5,000)
+    n_documents: int | None = None  # training texts; none: all (world 20,000, pairs 5,000, students 140)
     eval_rows: int | None = None  # validation rows; none: looks take a tenth of the run; of pairs always all
     errors: Literal["strict", "replace"] = "strict"  # replace: read on over bytes that are not UTF-8
     skip_bad: bool = False  # translation: leave out and count pairs with an empty side
@@ -91,6 +91,10 @@ class PretrainingSettings(TrainingSettings):
             raise UserError(f"--mask-share {self.mask_share}: must be above 0 and at most 1")
         if not 0 <= self.replay < 1:
             raise UserError(f"--replay {self.replay}: must lie in [0, 1)")
+        if self.tokenizer and not self.resume:
+            self.refuse(("vocab_size",), "does not go with --tokenizer, which has its own")
+        if self.extend_vocabulary == 0:
+            self.refuse(("new_rows",), "needs --extend-vocabulary: there are no new rows")
         if not (self.init or self.resume):
             self.refuse(("replay", "extend_vocabulary", "new_rows"), "needs --init FOLDER, to go on with")
         used = {name: row.objective.options(vars(self)).keys() for name, row in OBJECTIVES.items()}
@@ -157,6 +161,7 @@ class Pretraining:
         settings, device = self.settings, choose_device(self.settings.device)
         corpus = self.texts()
         print(corpus.summary(), *corpus.notes, sep="\n")
+        torch.manual_seed(settings.seed)  # for heads that a published folder lacks
         model, tokenizer = self.start(corpus)
         check_fit(settings, model.config)
         model.to(device)
@@ -228,8 +233,8 @@ def with_recipe(settings: PretrainingSettings) -> PretrainingSettings:
         known = ", and a folder is given by --init" if os.path.isdir(model) else suggest(model, RECIPES)
         raise UserError(f"--model {model}: no preset that this script trains{known}: {', '.join(RECIPES)}")
     recipe = RECIPES[model] | (CONTINUED if settings.init else {}) | dict(model=model)
-    if settings.objective == "distillation":
-        recipe["vocab_size"] = None  # its teacher's
+    if settings.objective == "distillation" or settings.init or settings.tokenizer:
+        recipe["vocab_size"] = None  # that of the tokenizer
     steps, warmup = recipe["steps"], recipe["warmup"]
     if settings.warmup is None and (settings.steps or steps) < steps:  # a short run is to reach its rate too
         recipe["warmup"] = warmup * settings.steps // steps
@@ -242,22 +247,21 @@ def with_recipe(settings: PretrainingSettings) -> PretrainingSettings:
 def check_fit(settings: PretrainingSettings, config: ModelConfig) -> None:
     """Raise UserError unless the objective trains such models, and rows fit the positions."""
     if (n := settings.context) > config.max_positions:
-        raise UserError(f"--context {n} exceeds {config.max_positions} positions; or --max-positions {n}")
+        more = f"; or --max-positions {n}" * (not settings.init and settings.objective != "distillation")
+        raise UserError(f"--context {n} exceeds {config.max_positions} positions{more}")
     name, objective = settings.init or settings.model, settings.objective
     kinds = {name: PRESETS[row.model].kind for name, row in OBJECTIVES.items()}
     if kinds[objective] != config.kind:
-        fitting = " or ".join(name for name, kind in kinds.items() if kind == config.kind)
+        fitting = " or ".join(n for n in kinds if kinds[n] == config.kind and n != "distillation")
         what = f"--objective {objective} trains a model of kind {kinds[objective]}, and {name} is of kind"
         raise UserError(f"{what} {config.kind}; it fits --objective {fitting}")
-    if objective == "masked" and settings.next_sentence and not config.next_sentence:
-        raise UserError(f"{name} has no head for the next sentence: add --no-next-sentence")
+    tells_two = config.next_sentence and config.n_segments > 1
+    if objective == "masked" and settings.next_sentence and not tells_two:
+        raise UserError(f"{name} has no head, or segment, for the next sentence: add --no-next-sentence")
 
 
 def newest_or_train(name: str, seed=0, device="auto", kind: type[Pretraining] | None = None) -> Path:
-    """Return the newest finished run of a name under runs/; where there is none, train the default one.
-
-    The name is that of an objective, or that of the `kind` of run; all of the default is drawn from `seed`.
-    """
+    """Return the newest finished run of a name, an objective's or a `kind`'s; if none, train the default."""
     found, kind = find_run(name), kind or Pretraining
     how = dict(objective=name) | kind.defaults
     default = with_recipe(PretrainingSettings(**how, seed=seed, device=device))
@@ -276,6 +280,7 @@ def newest_or_train(name: str, seed=0, device="auto", kind: type[Pretraining] | 
 def start_model(source: str | None, name: str, settings, kind=None, reads_only: bool = False) -> tuple:
     """Return (folder, model, tokenizer) that a later regime starts from: `source`, else the run `name`."""
     source = source or newest_or_train(name, settings.seed, settings.device, kind)
+    torch.manual_seed(settings.seed)
     # Weights that move need float32, whose steps are smaller than bfloat16's; others take half of the memory.
     dtype = torch.bfloat16 if reads_only and settings.precision == "bf16" else torch.float32
     return source, *load_reader(source, str(choose_device(settings.device)), dtype)

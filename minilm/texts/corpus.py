@@ -6,9 +6,9 @@
     load_corpus(["plays.txt:3", "web/:1"]) the same, of three bytes in four from the first
 
 The split goes by document: a model that has read the first half of one knows much of the second. The side of
-a document of files or of python-docs follows from its words alone, so no other seed, no part of the source,
-and no run that goes on with more of it brings a validation document into training. A source name wins over a
-file of that name: write ./world for the file.
+a document of files or of python-docs follows from its words alone (of a file of under ten beside others from
+the file's), so no other seed and no run that goes on with more files brings a validation document into
+training. A source name wins over a file of that name: write ./world for the file.
 """
 
 import os

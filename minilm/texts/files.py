@@ -16,6 +16,7 @@ from pathlib import Path
 from ..plumbing.errors import UserError, suggest
 
 TEXT_SUFFIXES = (".txt", ".jsonl")
+OTHERS = {".conll": "; tags: --tokens"} | dict.fromkeys((".tsv", ".csv"), "; pairs: --objective translation")
 BLANK_LINES = re.compile(r"\n(?:[^\S\n]*\n)+")
 BLOCK = 2**24  # bytes that are read at a time
 LARGE = 50_000_000  # characters; a document that is longer ends at a line's end
@@ -108,7 +109,8 @@ def string_field(record: dict, field: str, where: str, errors: str = "strict") -
 def read_documents(path: Path, errors: str = "strict") -> Iterator[str]:
     """Yield the documents of one `.txt` or `.jsonl` file (or `.gz` of these), if any."""
     if kind(path) not in TEXT_SUFFIXES:
-        raise UserError(f"{path}: expected {', '.join(TEXT_SUFFIXES)}, .gz of these, or a folder of them")
+        told = f"{path}: expected {', '.join(TEXT_SUFFIXES)}, .gz of these, or a folder of them"
+        raise UserError(told + OTHERS.get(kind(path), ""))
     texts = (string_field(record, "text", where, errors) for where, record in read_jsonl(path, errors))
     yield from filter(str.strip, texts if kind(path) == ".jsonl" else read_parts(path, errors))
 

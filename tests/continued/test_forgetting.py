@@ -57,6 +57,15 @@ def test_the_general_text_is_the_one_that_the_model_has_read(settings, tmp_path,
     assert "nobody knows what" in capsys.readouterr().out, "validation texts may be known: nothing says so"
 
 
+def test_the_general_text_measured_is_none_that_is_learnt_from_now(settings, monkeypatch):
+    same = DOMAIN.train[:2]
+    for held_out, measured in ((GENERAL.validation + same, GENERAL.validation), (same, same)):
+        general = dataclasses.replace(GENERAL, validation=held_out)
+        monkeypatch.setattr(Pretraining, "texts", lambda self, general=general: general)
+        run, _, _ = started(settings)
+        assert run.general.validation == measured, "texts that this run learns from are no test of forgetting"
+
+
 def test_a_start_with_new_tokens_and_replay(settings):
     run, model, objective = started(settings, extend_vocabulary=11, replay=0.5)
     V = small.tokenizer().vocab_size

@@ -1,7 +1,9 @@
 """Grades continued/run.py: what a continued run takes over from its start."""
 
 import json
+import shlex
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import small
@@ -10,8 +12,9 @@ from minilm.checkpoint import save
 from minilm.continued import run
 from minilm.continued.forgetting import Continued
 from minilm.continued.run import continued_command
-from minilm.model.config import PRESETS
+from minilm.model.config import PRESETS, ModelConfig
 from minilm.plumbing.errors import UserError
+from minilm.plumbing.settings import parse, show
 from minilm.pretraining.run import OBJECTIVES, PretrainingSettings, with_recipe
 from minilm.texts.corpus import Corpus
 
@@ -55,10 +58,22 @@ def test_what_the_start_has_decided_already_is_named(settings):
         (dict(objective="distillation"), {}, "--init: a student"),
         (dict(model="gpt2"), {}, "--model: with --init"),
         (dict(tokenizer="t.json"), {}, "--tokenizer: with --init"),
+        (dict(vocab_size=300), {}, "--vocab-size: with --init"),
         ({}, dict(d_ff=3), "--d-ff: with --init"),
     ):
         with pytest.raises(UserError, match=message):
             continued_command(dict(init=settings.init) | given, overrides)
+
+
+def test_the_command_that_a_run_prints_is_taken_as_it_is(settings, capsys):
+    saved = dict(objective="causal", data=["world"], model="gpt-tiny", lr=7e-4)
+    (Path(settings.init) / "settings.json").write_text(json.dumps(saved), encoding="utf-8")
+    for more in ({}, dict(new_rows="zeros"), dict(replay=0.25)):
+        made = with_recipe(PretrainingSettings(**continued_command(dict(init=settings.init) | more, {})))
+        show(made, {}, "train.py")
+        words = shlex.split(capsys.readouterr().out.split("train.py")[-1].replace("\\\n", " "))
+        given, overrides = parse(PretrainingSettings, ModelConfig, words)
+        assert with_recipe(PretrainingSettings(**continued_command(given, overrides))) == made
 
 
 @pytest.mark.parametrize(

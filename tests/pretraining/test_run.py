@@ -15,6 +15,7 @@ from minilm.checkpoint import save
 from minilm.model.config import ModelConfig
 from minilm.plumbing.errors import UserError
 from minilm.plumbing.folders import RUN_FILES
+from minilm.plumbing.safetensors import read_tensors, write_tensors
 from minilm.pretraining import run
 from minilm.pretraining.causal import Causal
 from minilm.pretraining.run import Pretraining, PretrainingSettings, check_fit, with_recipe
@@ -105,14 +106,32 @@ def test_texts_are_documents_or_pairs():
 
 def test_a_tokenizer_is_trained_read_or_that_of_the_run(tmp_path):
     def tokenizer(**changes):
-        command = with_recipe(PretrainingSettings(vocab_size=290, out=str(tmp_path), **changes))
+        command = with_recipe(PretrainingSettings(out=str(tmp_path), **changes))
         return Pretraining(command, SHAPE).start(small.corpus())[1]
 
-    assert tokenizer().vocab_size == 290
+    assert tokenizer(vocab_size=290).vocab_size == 290
     small.tokenizer().save(tmp_path / "tokenizer.json")
     save_trainer(tmp_path, dict(step=1, model=small.model("masked").state_dict()))
     for more in (dict(resume=True), dict(tokenizer=str(tmp_path / "tokenizer.json"))):
         assert tokenizer(**more).vocab == small.tokenizer().vocab
+
+
+def test_heads_that_a_published_folder_lacks_are_those_of_the_seed(tmp_path):
+    model = small.model("masked")
+    model = type(model)(dataclasses.replace(model.config, final_norm=True, head_transform=True))
+    save(model, small.tokenizer(), "run")
+    minilm.export("run", tmp_path / "bert")
+    weights = read_tensors(tmp_path / "bert" / "model.safetensors")
+    kept = {name: one for name, one in weights.items() if not name.startswith("cls.seq_relationship")}
+    assert len(kept) < len(weights)
+    write_tensors(tmp_path / "bert" / "model.safetensors", kept)
+
+    def head(seed):
+        torch.rand(3)  # whatever was drawn before
+        _, found, _ = run.start_model(str(tmp_path / "bert"), "masked", settings(seed=seed))
+        return found.next_sentence.weight
+
+    assert torch.equal(head(1), head(1)) and not torch.equal(head(1), head(2))
 
 
 def test_fresh_weights_are_those_of_the_seed():
@@ -135,6 +154,14 @@ def test_what_does_not_fit_is_named():
         check_fit(settings, ModelConfig(n_encoder_layer=1))
     with pytest.raises(UserError, match="--context 64 .*32 positions.*--max-positions 64"):
         check_fit(settings, ModelConfig(n_decoder_layer=1, max_positions=32))
+    for given in (dict(objective="causal", init="a"), dict(objective="distillation")):  # which keep theirs
+        with pytest.raises(UserError, match="--context 64 exceeds 32 positions$"):
+            made = with_recipe(PretrainingSettings(**given, context=64))
+            check_fit(made, ModelConfig(n_encoder_layer=1, max_positions=32))
+    with pytest.raises(UserError, match="it fits --objective denoising or translation$"):
+        check_fit(settings, ModelConfig(n_encoder_layer=1, n_decoder_layer=1))
+    with pytest.raises(UserError, match="it fits --objective masked$"):  # a student needs a teacher
+        check_fit(dataclasses.replace(settings, init="a"), ModelConfig(n_encoder_layer=1))
 
 
 @pytest.mark.parametrize("flags, told", [
@@ -235,8 +262,14 @@ def test_shares_lie_between_0_and_1_and_need_a_model_to_go_on_with(wrong):
 
 def test_a_model_without_the_head_of_pairs_is_told_how_to_go_on():
     made = with_recipe(PretrainingSettings(objective="masked", init="runs/a", context=32))
-    with pytest.raises(UserError, match="runs/a has no head for the next sentence: add --no-next-sentence"):
+    with pytest.raises(
+        UserError, match="runs/a has no head, or segment, for the next .*: add --no-next-sentence"
+    ):
         check_fit(made, ModelConfig(n_encoder_layer=1, max_positions=32))
+    two = dict(n_encoder_layer=1, max_positions=32, pooler=True, next_sentence=True)
+    check_fit(made, ModelConfig(**two, n_segments=2))
+    with pytest.raises(UserError, match="runs/a has no head, or segment"):  # text B would be its second
+        check_fit(made, ModelConfig(**two, n_segments=1))
     check_fit(
         dataclasses.replace(made, next_sentence=False), ModelConfig(n_encoder_layer=1, max_positions=32)
     )
