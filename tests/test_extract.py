@@ -154,7 +154,7 @@ BAD = {
     "--tokens --similar x": ["--similar x does not go with --tokens"],
     "--tokens --probe --labels 1": ["--labels 1 does not go with --tokens"],
     "--tokens --draws 3": ["--draws 3 does not go with --tokens"],
-    "--data tags.conll": ["tags.conll: expected .txt", "tags: --tokens"],
+    "--data tags.conll": ["tags.conll: expected .txt", "; extract.py --tokens"],
     "--layer all --similar x": ["take one layer"],
     "--data rwos.tsv": ["did you mean 'rows.tsv'"],
 }

@@ -46,8 +46,7 @@ class Continued(Pretraining):
         known = dict(data=("world",)) | {name: saved[name] for name in ("data", "seed") if name in saved}
         self.domain, self.general = corpus, Pretraining(replace(s, **known)).texts()
         self.general.train = without(self.general.train, corpus.validation)  # for replay
-        # What is learnt now, with other files or fewer, may have been held out then.
-        self.general.validation = without(old := self.general.validation, corpus.train) or old
+        self.general.validation = without(old := self.general.validation, corpus.train) or old  # none learnt
         self.before = self.measure(model, tokenizer)
         if s.extend_vocabulary:
             n_old, tokenizer = tokenizer.vocab_size, tokenizer.extend(corpus.texts(), s.extend_vocabulary)

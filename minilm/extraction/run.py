@@ -85,7 +85,7 @@ def extract_features(given: dict) -> Path:
     arrays = {name: np.array(column) for name, column in columns.items() if column is not None}
     atomic_write(folder / FEATURES, lambda file: np.savez(file, **arrays))  # read without pickle
     lines.append(f"Vectors of {len(columns['embeddings']):,} texts or tokens: {folder / FEATURES}")
-    data = "world" if settings.tokens else settings.data
+    data = "world" if settings.data.lower().endswith(".conll") else settings.data
     then = f"python extract.py --model {source} --data {data} --similar TEXT"
     finish(folder, settings, [], lines, results, time.perf_counter() - began, then)
     return folder

@@ -27,7 +27,7 @@ class LoRALinear(nn.Linear):
         self.in_features, self.out_features = layer.in_features, layer.out_features
         self.weight, self.bias, self.scale = layer.weight, layer.bias, alpha / rank
         a = torch.randn(rank, layer.in_features) * layer.in_features**-0.5
-        self.lora_a = nn.Parameter(a.to(layer.weight.device))
+        self.lora_a = nn.Parameter(a.to(layer.weight))
         # B starts at zero: B A x is 0, so the model starts as it was. Were A zero too, neither would move:
         # B's gradient is a product with A x, and A's one with B.
         self.lora_b = nn.Parameter(layer.weight.new_zeros(layer.out_features, rank))

@@ -87,7 +87,7 @@ def check_fit(settings: FinetuningSettings, config: ModelConfig) -> None:
         raise UserError(f"--context {settings.context} is above the model's {config.max_positions} positions")
     if settings.lora_rank > config.d_model and (settings.compare or settings.tune == "lora"):
         raise UserError(f"--lora-rank {settings.lora_rank} is above the model's width, {config.d_model}")
-    if "gate" in settings.lora_targets and not config.gated:
+    if "gate" in settings.lora_targets and not (config.gated or settings.resume):
         raise UserError("--lora-targets gate: the model's blocks have no gate; use q v or up down")
     if settings.tune.startswith("last:") and int(settings.tune[5:]) > config.n_layer:
         raise UserError(f"--tune {settings.tune}: the model has {config.n_layer} blocks")

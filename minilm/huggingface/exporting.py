@@ -128,7 +128,8 @@ def special_ids(tokenizer, kind: str, config: ModelConfig) -> dict:
     """Return what config.json says of special tokens: with which a text begins and ends, and the padding."""
     if tokenizer is None:
         return {"pad_token_id": config.position_offset - 1 if kind == "roberta" else None}
-    begin, end = ("<|endoftext|>", "<|endoftext|>") if config.kind == "decoder" else ("[CLS]", "[SEP]")
+    end = "[EOS]" if "[EOS]" in tokenizer.aliases else "<|endoftext|>"  # of a decoder's texts
+    begin, end = ("<|endoftext|>", end) if config.kind == "decoder" else ("[CLS]", "[SEP]")
     names = dict(bos_token_id=begin, eos_token_id=end, pad_token_id="[PAD]")
     ids = {key: optional_id(tokenizer, name) for key, name in names.items()}
     if kind in ("bart", "blenderbot"):
@@ -139,7 +140,8 @@ def special_ids(tokenizer, kind: str, config: ModelConfig) -> dict:
 
 def write_tokenizer(tokenizer: BPE | WordPiece, folder: Path, frame: Frame, longest: int) -> None:
     """Write the tokenizer's files; UserError for a BPE with a pattern, which Rust may read otherwise."""
-    roles = ROLES if "[CLS]" in tokenizer.special_tokens else ROLES | {"eos": "<|endoftext|>"}
+    end = "[EOS]" if "[EOS]" in tokenizer.aliases else "<|endoftext|>"  # of a decoder's texts
+    roles = ROLES if any(frame) and "[CLS]" in tokenizer.special_tokens else ROLES | {"eos": end}
     called = tokenizer.aliases | {token: token for token in tokenizer.special_tokens}
     settings = {f"{role}_token": called[ours] for role, ours in roles.items() if ours in called}
     if isinstance(tokenizer, WordPiece):

@@ -100,7 +100,7 @@ def make_study(settings: PromptSettings) -> Study:
         draws = {task: lambda k, i, task=task: questions(task, k, n, seed, start=i * n) for task in TASKS}
         return Study(draws, NAMES, FORMAT, CHANCE, "chance", *how)
     examples, asked = examples_and_tests(settings)
-    if again := len(set(asked) & set(examples)):
+    if again := sum(text in {one for one, _ in examples} for text, _ in asked):
         print(f"{settings.test}: {again:,} of {len(asked):,} texts asked stand in {settings.data} too")
     given = [label for _, label in examples]
     words = {label: label for label in sorted(set(given))}

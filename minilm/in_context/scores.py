@@ -68,7 +68,7 @@ def label_log_likelihoods(model, tokenizer, prompts: Sequence[str], labels, batc
     shared = len(commonprefix([row[:-1] for row in rows])) if model.encoder is None else 0
     with evaluation_mode(model):
         caches = None
-        if shared >= WORTH_SHARING:
+        if shared >= WORTH_SHARING and model.config.positions != "alibi":  # which would count padding
             caches = model.new_caches(shared)
             model.decode(torch.tensor([rows[0][:shared]], device=model.tokens.weight.device), caches=caches)
             rows = [row[shared:] for row in rows]

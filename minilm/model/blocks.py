@@ -13,7 +13,7 @@ from .attention import BLOCKED, MultiHeadAttention, alibi_bias, rotary_cos_sin
 from .config import ModelConfig
 
 ACTIVATIONS = dict(relu=F.relu, gelu=F.gelu, silu=F.silu)  # silu: x * sigmoid(x)
-ACTIVATIONS["gelu_tanh"] = lambda x: F.gelu(x, approximate="tanh")  # GPT-2's, Hendrycks and Gimpel 2016
+ACTIVATIONS["gelu_tanh"] = nn.GELU("tanh")  # GPT-2's, Hendrycks and Gimpel 2016
 
 
 class RMSNorm(nn.RMSNorm):

@@ -93,7 +93,7 @@ class PretrainingSettings(TrainingSettings):
             raise UserError(f"--replay {self.replay}: must lie in [0, 1)")
         if self.tokenizer and not self.resume:
             self.refuse(("vocab_size",), "does not go with --tokenizer, which has its own")
-        if self.extend_vocabulary == 0:
+        if self.extend_vocabulary == 0 and not self.resume:
             self.refuse(("new_rows",), "needs --extend-vocabulary: there are no new rows")
         if not (self.init or self.resume):
             self.refuse(("replay", "extend_vocabulary", "new_rows"), "needs --init FOLDER, to go on with")

@@ -51,7 +51,7 @@ def load_preferences(preferences, prompts, n_pairs: int, seed: int, needs_pairs:
     if not preferences and not prompts:
         return world_preferences(n_pairs, seed)
     if needs_pairs and not preferences:
-        raise UserError(f"--prompts {prompts}: give --preferences too, or --reward (dpo: --sampled-prompts)")
+        raise UserError(f"--prompts {prompts}: give --preferences, --reward or --reward-function too")
     pairs = read_table(preferences, ("prompt", "chosen", "rejected"))[0] if preferences else []
     for number, (_, chosen, rejected) in enumerate(pairs, start=1):
         if chosen == rejected:

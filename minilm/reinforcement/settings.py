@@ -58,7 +58,7 @@ class ReinforceSettings(PPODetails, CommonSettings):
             (s.minibatches > s.batch_size, f"{cut} --minibatches {s.minibatches}"),
             (grpo and s.group_size < 2, "--group-size 1: must be 2 or more, to compare answers to a prompt"),
             (grpo and s.batch_size % s.group_size, f"{cut} groups of --group-size {s.group_size}"),
-            (s.ablate and s.algorithm != "ppo", "--ablate: the details are PPO's, leave --algorithm out"),
+            (s.ablate and s.algorithm != "ppo" and not s.resume, "--ablate takes PPO apart: no --algorithm"),
             (s.reward and s.reward_function, "--reward and --reward-function: one reward, please"),
         ):
             if wrong:

@@ -16,7 +16,7 @@ from pathlib import Path
 from ..plumbing.errors import UserError, suggest
 
 TEXT_SUFFIXES = (".txt", ".jsonl")
-OTHERS = {".conll": "; tags: --tokens"} | dict.fromkeys((".tsv", ".csv"), "; pairs: --objective translation")
+OTHERS = {".conll": "; extract.py --tokens"} | dict.fromkeys((".tsv", ".csv"), "; --objective translation")
 BLANK_LINES = re.compile(r"\n(?:[^\S\n]*\n)+")
 BLOCK = 2**24  # bytes that are read at a time
 LARGE = 50_000_000  # characters; a document that is longer ends at a line's end

@@ -50,7 +50,7 @@ def share_interval(share: float, n: int, z: float = 1.96) -> tuple[float, float]
     """Return the ends of the 95 % interval of a share of n examples, inside [0, 1] (Wilson 1927)."""
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return centre - half, centre + half
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def macro_f1(truth: Sequence, guess: Sequence, labels: Iterable | None = None) -> float:

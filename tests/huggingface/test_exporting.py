@@ -16,6 +16,7 @@ from minilm.model.transformer import build
 from minilm.plumbing.errors import UserError
 from minilm.plumbing.safetensors import read_tensors
 from minilm.tokenizer.bpe import BPE, SPECIAL_TOKENS, token_name
+from minilm.tokenizer.rows import text_end
 from minilm.tokenizer.wordpiece import WordPiece
 
 FRAME = ("[CLS]", "[SEP]")
@@ -302,3 +303,14 @@ def test_widths_that_are_those_of_any_model_need_no_flag(bpe):
         assert target(small("gpt-tiny", **changes), bpe, "x") == "gpt2"
     with pytest.raises(UserError, match="--d-head 4 can"):
         target(small("gpt-tiny", d_head=5), bpe, "x")
+
+
+def test_a_decoders_texts_end_there_as_they_do_here(tmp_path):
+    tokenizer = BPE.train(["Ana sells bread."] * 9, 270, SPECIAL_TOKENS)
+    minilm.save(build(small("gpt-tiny", vocab_size=270)), tokenizer, tmp_path / "run")
+    (tmp_path / "run" / "settings.json").write_text('{"objective": "causal"}', encoding="utf-8")
+    minilm.export(tmp_path / "run", tmp_path / "out")
+    said = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())["eos_token"]
+    assert said == "<|endoftext|>" and tokenizer.special_id(said) == text_end(tokenizer)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["eos_token_id"] == text_end(tokenizer)
+    assert text_end(minilm.load(tmp_path / "out")[1]) == text_end(tokenizer), "[SEP] ends no text of a GPT"

@@ -193,9 +193,9 @@ def test_the_figures_are_those_of_most_examples(files, monkeypatch, decoder, cap
 def test_texts_asked_that_stand_among_the_examples_are_told(files, capsys):
     files()
     assert "stand in" not in capsys.readouterr().out
-    Path("test.tsv").write_text("text 3\tgood\ntext 19\tbad\nnew\tbad\n", encoding="utf-8")
+    Path("test.tsv").write_text("text 3\tbad\ntext 19\tbad\ntext 19\tbad\nnew\tgood\n", encoding="utf-8")
     files()
-    assert "test.tsv: 2 of 3 texts asked stand in train.tsv too" in capsys.readouterr().out
+    assert "test.tsv: 3 of 4 texts asked stand in train.tsv too" in capsys.readouterr().out
     files(test=None)
     assert "stand in" not in capsys.readouterr().out, "what is held back has no text in common with the rest"
 

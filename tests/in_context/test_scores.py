@@ -231,3 +231,16 @@ def test_the_answer_has_the_highest_score():
     right = [Question(q.examples, q.text, label) for q, label in zip(asked, given, strict=True)]
     wrong = [Question(q.examples, q.text, "x") for q in asked]
     assert scoring.accuracy(model, tokenizer, FORMAT, right[:1] + wrong[1:], "mean") == 0.25
+
+
+@pytest.mark.parametrize("positions", ["alibi", "learned", "rope"])
+def test_a_score_does_not_depend_on_the_other_prompts_of_the_call(positions):
+    torch.manual_seed(0)
+    model, tokenizer = model_of(positions=positions).eval(), small.tokenizer()
+    given = small.documents(1, seed=4)[0][:60]
+    labels = [tuple(tokenizer.encode(" a")), tuple(tokenizer.encode(" red"))]
+    prompts = [given + " b", given + " and the one of which there is much more"]
+    assert len(tokenizer.encode(given)) > scoring.WORTH_SHARING
+    both = scoring.label_log_likelihoods(model, tokenizer, prompts, labels)
+    alone = torch.cat([scoring.label_log_likelihoods(model, tokenizer, [p], labels) for p in prompts])
+    torch.testing.assert_close(both, alone, atol=1e-4, rtol=1e-4)

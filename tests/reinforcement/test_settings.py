@@ -30,8 +30,8 @@ from minilm.training.loop import TrainingSettings
         ("--algorithm grpo --group-size 7", "--batch-size 64 cannot be cut into groups of --group-size 7"),
         ("--best-of 0", "--best-of 0: must be 1 or more"),
         ("--kl-target 0 --adaptive-kl", "--kl-target 0.0: must be above 0"),
-        ("--ablate --algorithm grpo", "--ablate: the details are PPO's, leave --algorithm out"),
-        ("--ablate --algorithm dpo", "--ablate: the details are PPO's, leave --algorithm out"),
+        ("--ablate --algorithm grpo", "--ablate takes PPO apart: no --algorithm"),
+        ("--ablate --algorithm dpo", "--ablate takes PPO apart: no --algorithm"),
     ],
 )
 def test_values_out_of_range_are_refused(flags, message):
@@ -43,6 +43,7 @@ def test_values_at_the_border_are_taken():
     ReinforceSettings(seed=0, warmup=0, sampled_prompts=0, clip=0.0, missing_end_score=-9.0, gamma=1.0)
     ReinforceSettings(batch_size=4, minibatches=4, best_of=1, steps=1, kl=0.0, kl_target=0.0)
     ReinforceSettings(algorithm="grpo", batch_size=4, group_size=2)
+    ReinforceSettings(algorithm="grpo", ablate=True, resume=True)  # begun before it was refused
     ReinforceSettings(reward="runs/x"), ReinforceSettings(reward_function="a:b")
     ReinforceSettings(algorithm="ppo", batch_size=7)  # the size of a group is GRPO's
 
