@@ -4,6 +4,7 @@ The stack: test_blocks_stack.py. Sizes are unequal everywhere, so that a swapped
 """
 
 import math
+import pickle
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from unequal import POSITIONS, B, D, F, H, S, T, config, randomise
 from minilm.model import blocks
 from minilm.model.attention import BLOCKED, alibi_bias
 from minilm.model.config import ModelConfig
+from minilm.model.transformer import build
 
 LEFT = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
 RIGHT = LEFT.flip(1)
@@ -295,3 +297,11 @@ def test_chosen_positions_of_a_block_are_what_they_are_among_all(norm, cross, al
         part, whole = block.forward_at(chosen, *given), block(*given)
         assert part.shape == whole[:, chosen].shape, f"{chosen}: one row of bias may serve all queries"
         assert torch.allclose(part, whole[:, chosen]), f"{chosen} must look at all, with their own bias"
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu", "gelu_tanh", "silu"])
+def test_a_model_can_be_pickled_whole(activation):
+    model = build(ModelConfig(n_decoder_layer=1, d_model=8, n_head=2, d_ff=12, activation=activation))
+    again = pickle.loads(pickle.dumps(model))
+    ids = torch.tensor([[5, 6, 7]])
+    assert torch.equal(again.eval()(ids), model.eval()(ids))

@@ -315,3 +315,13 @@ def test_the_defaults_are_those_of_the_figures_in_the_readmes():
         whole_word=False, next_sentence=True, noise="infilling,permutation", label_smoothing=0.1,
         temperature=2.0, soft_weight=5.0, masked_weight=2.0, cosine_weight=1.0, new_rows="mean", replay=0.0,
     )  # fmt: skip
+
+
+def test_new_rows_and_a_ready_tokenizer_ask_for_nothing_that_would_be_ignored():
+    with pytest.raises(UserError, match="--new-rows zeros needs --extend-vocabulary"):
+        PretrainingSettings(init="a", extend_vocabulary=0, new_rows="zeros")
+    with pytest.raises(UserError, match="--vocab-size 9 does not go with --tokenizer"):
+        PretrainingSettings(tokenizer="t", vocab_size=9)
+    # runs that began before these were refused go on
+    PretrainingSettings(init="a", extend_vocabulary=0, new_rows="zeros", resume=True)
+    PretrainingSettings(tokenizer="t", vocab_size=9, resume=True)

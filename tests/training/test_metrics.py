@@ -431,3 +431,7 @@ def test_without_a_right_word_or_without_runs_of_four_it_is_0():
     assert corpus_bleu(["a b c d e"], ["f g h i j"]) == 0.0
     assert corpus_bleu(["a b c"], ["a b c"]) == 0.0, "no run of four words: not defined, 0 by convention"
     assert corpus_bleu(["", ""], ["a", "b"]) == 0.0
+
+
+def test_an_interval_stays_inside_0_and_1():
+    assert metrics.share_interval(0.0, 20)[0] == 0 and metrics.share_interval(1.0, 20)[1] == 1
