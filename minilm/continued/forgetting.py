@@ -46,7 +46,7 @@ class Continued(Pretraining):
         known = dict(data=("world",)) | {name: saved[name] for name in ("data", "seed") if name in saved}
         self.domain, self.general = corpus, Pretraining(replace(s, **known)).texts()
         self.general.train = without(self.general.train, corpus.validation)  # for replay
-        self.general.validation = without(old := self.general.validation, corpus.train) or old  # none learnt
+        self.general.validation = without(old := self.general.validation, corpus.train) or old  # unseen
         self.before = self.measure(model, tokenizer)
         if s.extend_vocabulary:
             n_old, tokenizer = tokenizer.vocab_size, tokenizer.extend(corpus.texts(), s.extend_vocabulary)

@@ -60,13 +60,13 @@ class PromptSettings(CommonSettings):
         if self.prompt is not None and not self.prompt.strip():
             raise UserError("--prompt is empty: give the beginning of a text, or - to type at the terminal")
         SamplingRule(temperature=self.temperature or 0.0, top_k=self.top_k, top_p=self.top_p)  # or UserError
+        reading = ("test", "select", "template", "separator", "label_words")
         if self.prompt is None:
             writing = ("chat", "max_new_tokens", "temperature", "top_k", "top_p", "n_beam")
             self.refuse(writing, "needs --prompt: a text to go on with, or - to type at the terminal")
         else:
-            self.refuse(("data", "shots", "n_draw", "n_test", "score"), "does not go with --prompt")
+            self.refuse(("data", "shots", "n_draw", "n_test", "score", *reading), "does not go with --prompt")
         if not self.data:
-            reading = ("test", "select", "template", "separator", "label_words")
             self.refuse(reading, "needs --data: the file with the examples")
 
 
@@ -100,7 +100,7 @@ def make_study(settings: PromptSettings) -> Study:
         draws = {task: lambda k, i, task=task: questions(task, k, n, seed, start=i * n) for task in TASKS}
         return Study(draws, NAMES, FORMAT, CHANCE, "chance", *how)
     examples, asked = examples_and_tests(settings)
-    if again := sum(text in {one for one, _ in examples} for text, _ in asked):
+    if again := sum(map(dict(examples).__contains__, map(itemgetter(0), asked))):
         print(f"{settings.test}: {again:,} of {len(asked):,} texts asked stand in {settings.data} too")
     given = [label for _, label in examples]
     words = {label: label for label in sorted(set(given))}

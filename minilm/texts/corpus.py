@@ -7,8 +7,8 @@
 
 The split goes by document: a model that has read the first half of one knows much of the second. The side of
 a document of files or of python-docs follows from its words alone (of a file of under ten beside others from
-the file's), so no other seed and no run that goes on with more files brings a validation document into
-training. A source name wins over a file of that name: write ./world for the file.
+the file's), so of twenty documents or more no other seed and no run that goes on with more files brings one
+of validation into training. A source name wins over a file of that name: write ./world for the file.
 """
 
 import os

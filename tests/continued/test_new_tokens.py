@@ -63,10 +63,9 @@ def test_rows_that_have_no_token_are_taken_first(n_spare, tied):
         old, found = of(model), of(larger)
         n = known.vocab_size
         assert_right(found[:n], old[:n], {}, what="the rows of the old tokens, which are to stay")
+        spare = torch.cat([old[n:], found[V:]])[:9]
         mistakes = {
-            "what stood in the spare rows is kept: `how` is not looked at": torch.cat([old[n:], found[V:]])[
-                :9
-            ],
+            "what stood in the spare rows is kept: `how` is not looked at": spare,
             "the spare rows, which no token ever used, go into the mean": old.mean(0).expand(9, -1),
         }
         mean = old[:n].mean(0).expand(9, -1)

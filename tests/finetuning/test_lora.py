@@ -85,3 +85,9 @@ def test_targets_name_the_layers():
 def test_a_is_drawn_as_widely_as_the_layer_is_narrow():
     layer = LoRALinear(nn.Linear(400, 3), 30, 1.0)
     assert float(layer.lora_a.std()) == pytest.approx(400**-0.5, rel=0.05) and layer.scale == 1 / 30
+
+
+def test_an_addition_has_the_type_of_the_weights_it_is_added_to():
+    layer = torch.nn.Linear(6, 5).bfloat16()
+    found = LoRALinear(layer, 2, 4.0)(torch.ones(3, 6, dtype=torch.bfloat16))
+    assert torch.equal(found, layer(torch.ones(3, 6, dtype=torch.bfloat16))), "B begins at 0"

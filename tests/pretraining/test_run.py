@@ -325,3 +325,18 @@ def test_new_rows_and_a_ready_tokenizer_ask_for_nothing_that_would_be_ignored():
     # runs that began before these were refused go on
     PretrainingSettings(init="a", extend_vocabulary=0, new_rows="zeros", resume=True)
     PretrainingSettings(tokenizer="t", vocab_size=9, resume=True)
+
+
+def test_what_a_start_draws_is_that_of_the_seed(monkeypatch):
+    drawn = []
+
+    def start(self, corpus):  # one that reads a folder without some heads draws these
+        drawn.append(torch.rand(3))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Pretraining, "start", start)
+    for seed in (1, 1, 2):
+        torch.rand(1)  # whatever was drawn before
+        with pytest.raises(KeyboardInterrupt):
+            Pretraining(settings(objective="causal", seed=seed), SHAPE).run()
+    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
