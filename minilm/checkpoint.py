@@ -65,6 +65,7 @@ def save_description(folder: Path, model: nn.Module, tokenizer=None) -> None:
 
 def save_weights(folder: Path, model: nn.Module) -> None:
     """Write model.safetensors."""
+    model = getattr(model, "_orig_mod", model)  # what torch.compile has put around it
     # Simpler weights than those that are trained: LoRA's thin matrices merged, PPO's value head left out.
     write_tensors(folder / WEIGHTS, getattr(model, "merged_state", model.state_dict)())
 

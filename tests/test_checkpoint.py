@@ -142,8 +142,9 @@ def test_weights_simpler_than_the_trained_ones_are_saved(model, tmp_path):
 
         config, merged_state = SMALL, staticmethod(model.state_dict)
 
-    checkpoint.save(Merged(), None, tmp_path / "run")
-    assert torch.equal(checkpoint.load(tmp_path / "run")[0].tokens.weight, model.tokens.weight)
+    for name, trained in dict(merged=Merged(), compiled=torch.compile(model)).items():
+        checkpoint.save(trained, None, tmp_path / name)
+        assert torch.equal(checkpoint.load(tmp_path / name)[0].tokens.weight, model.tokens.weight), name
 
 
 def test_weights_of_another_model_are_refused(model, tmp_path):

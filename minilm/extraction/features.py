@@ -6,7 +6,7 @@ pooling (see `pool`) counts padding. All count the special tokens, as the publis
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -79,13 +79,13 @@ def pool(states: Sequence[Tensor], real: Tensor | None, how: Reading) -> Tensor:
     return token_mean(hidden, real)
 
 
-def checked_rows(tokenizer, config: ModelConfig, texts: Sequence[str]) -> RaggedRows:
+def checked_rows(tokenizer, config: ModelConfig, texts: Iterable[str]) -> RaggedRows:
     """Return the texts as rows, cut to the tokenizer's `longest` or the model's positions; or UserError."""
     if tokenizer is None:
         raise UserError("the model has no tokenizer: its folder holds none, and text cannot be read without")
     if isinstance(texts, str):
         raise UserError(f"one text {texts[:40]!r} where a list of texts is expected: put it into [ ]")
-    for i, text in enumerate(texts):
+    for i, text in enumerate(texts := list(texts)):
         if not text.strip():
             raise UserError(f"text {i} (counted from 0) is empty: there is nothing to read a vector from")
     return text_rows(tokenizer, config, texts, longest=tokenizer.longest)
@@ -145,7 +145,7 @@ def extract_tokens(model, rows: RaggedRows, layer: int, **how) -> list[np.ndarra
     return found
 
 
-def embed(model, tokenizer, texts: Sequence[str], layer: int = -1, pooling: str = "mean") -> np.ndarray:
+def embed(model, tokenizer, texts: Iterable[str], layer: int = -1, pooling: str = "mean") -> np.ndarray:
     """Return one float32 vector a text, (n, D) (4 D with `concat-last-4`), in the order of the texts.
 
     A text longer than the positions is cut, with a warning. UserError for what is not there, or empty.

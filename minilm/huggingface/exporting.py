@@ -21,13 +21,12 @@ from ..plumbing.safetensors import write_tensors
 from ..tokenizer.bpe import BPE, token_name
 from ..tokenizer.wordpiece import WordPiece
 from .configs import from_model_config
-from .loading import CONFIG, MATRICES, SAFE
+from .loading import CONFIG, GENERATION, MATRICES, SAFE
 from .names import NAMES, their_name
 from .tokenizers import CUTS, SWITCHES
 
 Frame = tuple[str | None, str | None]  # what stands before and behind a text, by our names
-# A special token's name in transformers, and ours; eos is <|endoftext|> where there is no [CLS].
-ROLES = dict(cls="[CLS]", sep="[SEP]", pad="[PAD]", mask="[MASK]", unk="[UNK]", bos="[CLS]", eos="[SEP]")
+ROLES = dict(cls="[CLS]", sep="[SEP]", pad="[PAD]", mask="[MASK]", unk="[UNK]")  # in transformers, and ours
 
 
 def export_model(model, tokenizer, folder: str | Path, frame: Frame, name: str = "the model") -> list[str]:
@@ -38,8 +37,13 @@ def export_model(model, tokenizer, folder: str | Path, frame: Frame, name: str =
         raise UserError(f"{folder} exists already: choose another name")
     if tokenizer is not None:
         around = frame if config.n_encoder_layer else (None, None)
-        write_tokenizer(tokenizer, folder, around, config.max_positions)
-    write_json(folder / CONFIG, from_model_config(config, kind) | special_ids(tokenizer, kind, config))
+        write_tokenizer(tokenizer, folder, around, config)
+        if kind == "qwen2" and getattr(tokenizer, "pattern", None) != "gpt4, digits apart":
+            notes.append("AutoTokenizer cuts a text as Qwen2 does: open it with PreTrainedTokenizerFast")
+    ids = special_ids(tokenizer, kind, config)
+    write_json(folder / CONFIG, from_model_config(config, kind) | ids)
+    if tokenizer is not None and tokenizer.ends:
+        write_json(folder / GENERATION, ids | {"eos_token_id": tokenizer.ends})
     write_tensors(folder / SAFE, tensors)
     sys.stderr.writelines(f"{folder}: {note}\n" for note in notes)
     return notes
@@ -124,24 +128,28 @@ def their_tensors(model, kind: str) -> tuple[dict[str, torch.Tensor], list[str]]
     return names, notes
 
 
+def begin_and_end(tokenizer, config: ModelConfig) -> dict[str, str]:
+    """Return our names of the tokens with which a text of this model begins and ends."""
+    if config.kind != "decoder":
+        return {"bos": "[CLS]", "eos": "[SEP]"}
+    return {"bos": "<|endoftext|>", "eos": "[EOS]" if "[EOS]" in tokenizer.aliases else "<|endoftext|>"}
+
+
 def special_ids(tokenizer, kind: str, config: ModelConfig) -> dict:
     """Return what config.json says of special tokens: with which a text begins and ends, and the padding."""
     if tokenizer is None:
         return {"pad_token_id": config.position_offset - 1 if kind == "roberta" else None}
-    end = "[EOS]" if "[EOS]" in tokenizer.aliases else "<|endoftext|>"  # of a decoder's texts
-    begin, end = ("<|endoftext|>", end) if config.kind == "decoder" else ("[CLS]", "[SEP]")
-    names = dict(bos_token_id=begin, eos_token_id=end, pad_token_id="[PAD]")
-    ids = {key: optional_id(tokenizer, name) for key, name in names.items()}
+    names = begin_and_end(tokenizer, config) | {"pad": "[PAD]"}
+    ids = {f"{role}_token_id": optional_id(tokenizer, name) for role, name in names.items()}
     if kind in ("bart", "blenderbot"):
         start = "[START]" if "[START]" in tokenizer.aliases else "[CLS]"
         ids |= dict(decoder_start_token_id=optional_id(tokenizer, start), forced_eos_token_id=None)
     return ids
 
 
-def write_tokenizer(tokenizer: BPE | WordPiece, folder: Path, frame: Frame, longest: int) -> None:
+def write_tokenizer(tokenizer: BPE | WordPiece, folder: Path, frame: Frame, config: ModelConfig) -> None:
     """Write the tokenizer's files; UserError for a BPE with a pattern, which Rust may read otherwise."""
-    end = "[EOS]" if "[EOS]" in tokenizer.aliases else "<|endoftext|>"  # of a decoder's texts
-    roles = ROLES if any(frame) and "[CLS]" in tokenizer.special_tokens else ROLES | {"eos": end}
+    roles = ROLES | begin_and_end(tokenizer, config)
     called = tokenizer.aliases | {token: token for token in tokenizer.special_tokens}
     settings = {f"{role}_token": called[ours] for role, ours in roles.items() if ours in called}
     if isinstance(tokenizer, WordPiece):
@@ -154,7 +162,9 @@ def write_tokenizer(tokenizer: BPE | WordPiece, folder: Path, frame: Frame, long
             raise UserError("the tokenizer cuts text by a pattern of its own: it has no name there")
         settings |= {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
         write_json(folder / "tokenizer.json", rust_tokenizer(tokenizer, frame))
-    write_json(folder / "tokenizer_config.json", settings | {"model_max_length": longest})
+    inputs = ["input_ids", *["token_type_ids"] * (config.n_segments > 0), "attention_mask"]
+    settings |= {"model_max_length": config.max_positions, "model_input_names": inputs}
+    write_json(folder / "tokenizer_config.json", settings)
 
 
 def rust_tokenizer(bpe: BPE, frame: Frame) -> dict:

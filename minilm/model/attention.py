@@ -159,7 +159,8 @@ class MultiHeadAttention(nn.Module):
                 k, v = cache.append(k, v)
         dropout = self.dropout if self.training else 0.0
         if self.explicit:
-            mixed, self.weights = explicit_attention(q, k, v, bias, causal, dropout)
+            mixed, weights = explicit_attention(q, k, v, bias, causal, dropout)
+            self.weights = weights.detach()  # to be looked at
         else:
             mixed = fast_attention(q, k, v, bias, causal, dropout)
         # (B, H, T, d_head) -> (B, T, H, d_head) -> (B, T, D): the heads' results side by side

@@ -41,7 +41,8 @@ class Tokenizer:
 
     def __reduce__(self):
         """Travel to another process as what it was made from: a cache cannot."""
-        return partial(type(self), **{name: getattr(self, name) for name in self.SAVED}), ()
+        made_from = {name: getattr(self, name) for name in self.SAVED}
+        return partial(type(self), **made_from), (), {"longest": self.longest, "ends": self.ends}
 
     def finder(self, tokens: Iterable[str]) -> re.Pattern:
         """Return what finds these tokens in a text."""

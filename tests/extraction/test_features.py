@@ -114,6 +114,7 @@ def test_embed_gives_the_vectors_in_the_order_of_the_texts():
     assert found.shape == (4, D) and found.dtype == np.float32
     for i, text in enumerate(TEXTS):
         np.testing.assert_allclose(found[i], plain(model, text, Reading(L, "mean")), atol=1e-5)
+    np.testing.assert_array_equal(embed(model, TOKENIZER, (text for text in TEXTS)), found)
     assert embed(model, TOKENIZER, [], pooling="concat-last-4").shape == (0, 4 * D)
 
 

@@ -216,7 +216,7 @@ def test_positions_are_laid_out_as_they_have_them():
 
 
 def test_a_bpe_there_and_back(bpe, tmp_path):
-    write_tokenizer(bpe, tmp_path, FRAME, 77)
+    write_tokenizer(bpe, tmp_path, FRAME, small("bert-base", max_positions=77))
     again, notes = read_tokenizer(tmp_path, {"model_type": "bert"})
     text, ids = "a b ab\n[SEP] é漢", list(map(bpe.special_id, SPECIAL_TOKENS))
     assert again.encode(text) == bpe.encode(text) and notes == []
@@ -225,12 +225,12 @@ def test_a_bpe_there_and_back(bpe, tmp_path):
     assert settings["model_max_length"] == 77 and settings["eos_token"] == "[SEP]"
     assert settings["pad_token"] == "[PAD]" and settings["mask_token"] == "[MASK]"
     gpt2 = BPE({**bpe.vocab, 300: b"<|end|>"}, bpe.merges, ["<|end|>"], aliases={"<|endoftext|>": "<|end|>"})
-    write_tokenizer(gpt2, tmp_path, (None, None), 9)
+    write_tokenizer(gpt2, tmp_path, (None, None), small("gpt2"))
     settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
     named = {name: token for name, token in settings.items() if name.endswith("_token")}
-    assert named == {"eos_token": "<|end|>"}
+    assert named == {"bos_token": "<|end|>", "eos_token": "<|end|>"}
     with pytest.raises(UserError, match="pattern of its own"):
-        write_tokenizer(BPE.train(["a"], 256, pattern=r"\w+"), tmp_path, FRAME, 9)
+        write_tokenizer(BPE.train(["a"], 256, pattern=r"\w+"), tmp_path, FRAME, small("bert-base"))
 
 
 def test_the_file_of_the_rust_library(bpe):
@@ -260,7 +260,7 @@ def test_what_stands_around_texts(bpe):
 def test_a_wordpiece_there_and_back(tmp_path):
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "ab", "##c", "\u2028", "é"]
     wordpiece = WordPiece(tokens, lower_case=False, strip_accents=True, chinese_characters=False)
-    write_tokenizer(wordpiece, tmp_path, FRAME, 9)
+    write_tokenizer(wordpiece, tmp_path, FRAME, small("bert-base"))
     again, _ = read_tokenizer(tmp_path, {"model_type": "bert"})
     assert again.tokens == wordpiece.tokens
     assert (again.lower_case, again.strip_accents, again.chinese_characters) == (False, True, False)
@@ -286,7 +286,7 @@ def test_the_rust_library_is_told_to_change_nothing_of_a_text(bpe, tmp_path):
     assert split.pop("pattern")["Regex"].startswith("(?i:'s|'t|")
     assert split == dict(type="Split", behavior="Isolated", invert=False)
     assert after == as_bytes | dict(use_regex=False), "it is cut already"
-    write_tokenizer(bpe, tmp_path, FRAME, 77)
+    write_tokenizer(bpe, tmp_path, FRAME, small("bert-base", max_positions=77))
     settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
     assert settings["clean_up_tokenization_spaces"] is False
     assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
@@ -294,7 +294,7 @@ def test_the_rust_library_is_told_to_change_nothing_of_a_text(bpe, tmp_path):
 
 def test_words_that_were_added_to_a_wordpiece_keep_their_ids(tmp_path):
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "ab", "covid"]
-    write_tokenizer(WordPiece(tokens, added_tokens=["covid"]), tmp_path, FRAME, 9)
+    write_tokenizer(WordPiece(tokens, added_tokens=["covid"]), tmp_path, FRAME, small("bert-base"))
     assert json.loads((tmp_path / "added_tokens.json").read_text()) == {"covid": 6}
 
 
@@ -310,7 +310,38 @@ def test_a_decoders_texts_end_there_as_they_do_here(tmp_path):
     minilm.save(build(small("gpt-tiny", vocab_size=270)), tokenizer, tmp_path / "run")
     (tmp_path / "run" / "settings.json").write_text('{"objective": "causal"}', encoding="utf-8")
     minilm.export(tmp_path / "run", tmp_path / "out")
-    said = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())["eos_token"]
+    settings = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+    said = settings["eos_token"]
+    assert settings["bos_token"] == "<|endoftext|>", (
+        "with what stood before a text in training, as config.json"
+    )
     assert said == "<|endoftext|>" and tokenizer.special_id(said) == text_end(tokenizer)
     assert json.loads((tmp_path / "out" / "config.json").read_text())["eos_token_id"] == text_end(tokenizer)
     assert text_end(minilm.load(tmp_path / "out")[1]) == text_end(tokenizer), "[SEP] ends no text of a GPT"
+
+
+def test_all_ends_of_a_chat_model_go_along(tmp_path):
+    tokenizer = BPE.train(["Ana sells bread."] * 9, 270, SPECIAL_TOKENS)
+    for ends in ((), (5, 260)):
+        tokenizer.ends = ends
+        export_model(
+            build(small("llama-tiny", n_kv_head=1)), tokenizer, tmp_path / f"{ends}", (None, "[SEP]")
+        )
+        assert (tmp_path / f"{ends}" / "generation_config.json").exists() == bool(ends)
+        assert minilm.load(tmp_path / f"{ends}")[1].ends == ends, "it would write on behind the end of a turn"
+
+
+def test_pairs_have_segments_there_where_the_model_has_some(bpe, tmp_path):
+    for n_segments in (0, 2):
+        model, folder = build(small("bert-base", n_segments=n_segments)), tmp_path / str(n_segments)
+        export_model(model, bpe, folder, FRAME)
+        inputs = json.loads((folder / "tokenizer_config.json").read_text())["model_input_names"]
+        assert ("token_type_ids" in inputs) == (n_segments == 2), "else transformers reads a pair as one text"
+
+
+def test_who_opens_a_qwen2_is_told_how_to_read_texts(bpe, tmp_path):
+    config = small("llama-tiny", n_kv_head=1, biases="qkv")
+    (note,) = export_model(build(config), bpe, tmp_path / "ours", FRAME)
+    assert "PreTrainedTokenizerFast" in note, "AutoTokenizer cuts digits, say, by another rule than ours"
+    as_qwen2 = BPE(bpe.vocab, bpe.merges, SPECIAL_TOKENS, pattern="gpt4, digits apart")
+    assert export_model(build(config), as_qwen2, tmp_path / "theirs", FRAME) == []

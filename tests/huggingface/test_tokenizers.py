@@ -8,6 +8,7 @@ import pytest
 from minilm.huggingface import tokenizers
 from minilm.huggingface.exporting import write_tokenizer
 from minilm.huggingface.tokenizers import read_bpe, read_tokenizer, roles_and_added, specials_and_aliases
+from minilm.model.config import PRESETS
 from minilm.plumbing.errors import UserError
 from minilm.tokenizer.bpe import BPE
 
@@ -136,7 +137,7 @@ def test_an_added_word_is_one_token_of_a_text(kind, text, tmp_path):
     assert text[slice(*places[ids.index(n)])].lower() == "covid-x"
     found.save(tmp_path / "saved.json")
     (tmp_path / "out").mkdir()
-    write_tokenizer(found, tmp_path / "out", (None, None), 9)
+    write_tokenizer(found, tmp_path / "out", (None, None), PRESETS["gpt2"])
     for again in type(found).load(tmp_path / "saved.json"), read_tokenizer(tmp_path / "out", BERT)[0]:
         assert again.encode(text) == ids and again.added_tokens == ("covid-x",), "lost, or made special"
 

@@ -3,6 +3,8 @@
 What it may see: test_transformer_sight.py. That it is what its config says: test_transformer_config.py.
 """
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -206,6 +208,7 @@ def test_explicit_attention_shows_its_weights_and_changes_nothing(kind):
             assert (weights[..., later] == 0).all() == (side == "decoder"), "they show the causal mask"
             if block.cross_attention is not None:
                 assert block.cross_attention.weights.shape == (B, H, T, S)
+    copy.deepcopy(m)  # weights that kept their graph could not be copied
     m.use_explicit_attention(False)
     assert torch.equal(m(**given), fast)
     block = (m.decoder or m.encoder).blocks[0]

@@ -274,6 +274,10 @@ def test_our_bpe_there(preset, tmp_path):
         assert framed == ours[0] + ours[1]
     else:
         assert framed == [cls, *ours[0], sep, *ours[1], sep], "framed as in training"
+    segments = theirs("bread", "a").get("token_type_ids")
+    assert segments == (
+        [0] * (len(ours[0]) + 2) + [1] * (len(ours[1]) + 1) if preset == "bert-tiny" else None
+    )
     assert (theirs.pad_token_id, theirs.mask_token_id) == tuple(map(bpe.special_id, ("[PAD]", "[MASK]")))
     again, reread = minilm.load(tmp_path / "exported")
     for text in TEXTS:

@@ -1,6 +1,7 @@
 """Grades tokenizer/base.py through both tokenizers: special tokens, decoding, the cache, the file."""
 
 import os
+import pickle
 
 import numpy as np
 import pytest
@@ -145,6 +146,9 @@ def test_how_much_of_a_text_a_model_reads_is_kept_where_it_is_said(tokenizer, tm
         tokenizer.save(tmp_path / "t.json")
         assert ('"longest"' in (tmp_path / "t.json").read_text(encoding="utf-8")) == (longest is not None)
         assert type(tokenizer).load(tmp_path / "t.json").longest == longest
+        tokenizer.ends = (3, 4)
+        twin = pickle.loads(pickle.dumps(tokenizer))
+        assert (twin.longest, twin.ends) == (longest, (3, 4)), "another process reads and writes as this one"
 
 
 def test_letters_stand_in_the_file_as_they_are(tmp_path):
