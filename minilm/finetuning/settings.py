@@ -68,7 +68,8 @@ class FinetuningSettings(TrainingSettings):
         if self.domain:
             self.refuse(("test", "validation"), "needs --data, examples to learn from")
         if self.predict:
-            self.refuse(("data", "tune", "context"), "does not go with --predict: nothing is learnt")
+            reads = {"task", "model", "predict", "skip_bad", "batch_size", "device", "out", "overwrite"}
+            self.refuse(vars(self).keys() - reads, "does not go with --predict: nothing is learnt")
 
     @property
     def domain(self) -> str | None:

@@ -41,6 +41,10 @@ def settings(**changes) -> FinetuningSettings:
     return FinetuningSettings(**short | dict(compare=False) | changes)
 
 
+def predicting(model: str | None, predict: str, **more) -> FinetuningSettings:
+    return FinetuningSettings(model=model, predict=predict, device="cpu", **more)
+
+
 def on_files(**changes) -> FinetuningSettings:
     return settings(**dict(data=("train.tsv",), seeds=(0,), n_examples=None) | changes)
 
@@ -269,19 +273,19 @@ def test_predictions_of_new_texts(capsys):
     folder = run.finetune(on_files())
     write("new.tsv", ["Bread!  Ana.", "Pens! Rui sells a lamp.", "a\tb\tc"])
     capsys.readouterr()
-    out = run.predict(settings(model=str(folder), predict="new.tsv", skip_bad=True))
+    out = run.predict(predicting(str(folder), "new.tsv", skip_bad=True))
     lines = [line.split("\t") for line in (out / "predictions.tsv").read_text().splitlines()]
     assert [line[0] for line in lines] == ["text", "Bread! Ana.", "Pens! Rui sells a lamp."]
     assert {line[2] for line in lines[1:]} <= {"bakery", "shop", "school"} and lines[1][1] == ""
     told = capsys.readouterr().out
     assert f"Saved 2 predictions of {folder} in {out}" in told and "left out 1 examples (--skip-bad)" in told
     write("more.tsv", [f"Pens {letter}!" for letter in "abcde"])
-    run.predict(settings(model=str(folder), predict="more.tsv"))
+    run.predict(predicting(str(folder), "more.tsv"))
     assert capsys.readouterr().out.count("Pens ") == 3, "three are shown, all are in the file"
-    newest = run.predict(settings(model=None, predict="new.tsv", skip_bad=True))
+    newest = run.predict(predicting(None, "new.tsv", skip_bad=True))
     assert newest != out, "the newest finished run of the task serves, nothing is overwritten"
     with pytest.raises(UserError, match="no finished runs/tagging"):
-        run.predict(settings(model=None, task="tagging", predict="new.tsv"))
+        run.predict(predicting(None, "new.tsv", task="tagging"))
 
 
 @pytest.mark.parametrize("n_label", [12, 13])
@@ -309,9 +313,9 @@ def test_texts_that_are_measured_on_and_were_cut_are_told(task, model, capsys):
     told = f" 1 rows were cut to {load_finetuned(folder)[1].context} tokens."
     out = capsys.readouterr().out
     assert f"Measured on 4 examples of long.tsv.{told}" in out and "cut 1 rows to" not in out
-    run.predict(settings(model=str(folder), predict="long.tsv"))
+    run.predict(predicting(str(folder), "long.tsv"))
     assert capsys.readouterr().out.endswith(f"predictions.tsv.{told}\n")
-    run.predict(settings(model=str(folder), predict="rows.tsv"))
+    run.predict(predicting(str(folder), "rows.tsv"))
     assert "were cut" not in capsys.readouterr().out
 
 
@@ -320,5 +324,5 @@ def test_predictions_take_four_times_the_rows_of_a_step(monkeypatch):
     folder, seen, plain = run.finetune(on_files(batch_size=4)), [], Classification.predict
     monkeypatch.setattr(Classification, "predict", lambda *given: seen.append(given[-1]) or plain(*given))
     for size in (5, None):
-        run.predict(settings(model=str(folder), predict="train.tsv", batch_size=size))
+        run.predict(predicting(str(folder), "train.tsv", batch_size=size))
     assert seen == [4 * 5, 4 * 32]

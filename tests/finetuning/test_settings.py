@@ -67,6 +67,7 @@ WRONG = [
     (dict(validation="t.tsv"), "--validation t.tsv needs --data"),
     (dict(predict="a.tsv", data=("b.tsv", "c.tsv")), "--data b.tsv c.tsv does not go with --predict"),
     (dict(predict="a.tsv", tune="head"), "--tune head does not go with --predict"),
+    (dict(predict="a.tsv", steps=9), "--steps 9 does not go with --predict"),
     (dict(predict="a.tsv", context=9), "--context 9 does not go with --predict"),
 ]
 
