@@ -1,5 +1,6 @@
 """Grades extract.py: the whole of regime 3 at tiny size, and one line for each mistake of the user."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -94,6 +95,11 @@ def test_the_users_labels_are_probed(script):
     with np.load("b/features.npz") as saved:
         assert saved["split"].tolist() == ["train"] * 30 + ["test"]
     assert results("b")["bag_of_words_accuracy"] == 1 and results("b")["labels_a_class"] == "all"
+    Path("same.tsv").write_text("Ana likes a pen.\tred\nRui sat.\tred\n", encoding="utf-8")
+    check_error(script("--data same.tsv"), "or --no-probe")
+    assert "--data same.tsv --no-probe --similar TEXT" in script("--data same.tsv --no-probe")[1], (
+        "it would fail"
+    )
 
 
 def test_similar_lists_the_nearest_texts(script):
@@ -109,6 +115,9 @@ def test_similar_lists_the_nearest_texts(script):
 def test_token_vectors(script):
     minilm.save(small.model("causal"), small.tokenizer(), "other")
     Path("tags.conll").write_text("Ana B-person\nsat O\n\nRui B-person\n", encoding="utf-8")
+    with gzip.open("tags.conll.gz", "wb") as file:
+        file.write(Path("tags.conll").read_bytes())
+    assert script("--data tags.conll.gz --tokens --out zip")[0] == 0
     code, _, err = script("--data tags.conll --tokens --layer 0 --out a", model="--model other")
     assert code == 0, err
     with np.load("a/features.npz") as saved:
@@ -153,6 +162,7 @@ BAD = {
     "--tokens --probe --data plain.txt": ["plain.txt needs two tags or more (.conll)"],
     "--tokens --similar x": ["--similar x does not go with --tokens"],
     "--tokens --probe --labels 1": ["--labels 1 does not go with --tokens"],
+    "--tokens --data nothing.txt": ["nothing.txt: no such file"],
     "--tokens --draws 3": ["--draws 3 does not go with --tokens"],
     "--data tags.conll": ["tags.conll: expected .txt", "; extract.py --tokens"],
     "--layer all --similar x": ["take one layer"],

@@ -11,6 +11,7 @@ import torch
 
 from ..model.transformer import build
 from ..plumbing.script import table
+from ..texts.corpus import one_line
 from ..tokenizer.rows import RaggedRows
 from .features import LAST_4, ONE_LAYER, Reading, extract, extract_tokens, n_layer, nearest
 from .probe import bag_of_words, probe_accuracy, standardised
@@ -85,7 +86,7 @@ def probe_tables(model, rows, parts, headline, vectors, asked, n_draw, seed, how
     sides = [probe.parts(side) for side in (vectors, extract(twin, rows, [headline], **how)[0])]
     sides.append(standardised(*bag_of_words(*([text for text, _ in part] for part in parts.values()))))
     layer = "" if headline.layer < 0 else f"layer {headline.layer}, "
-    title = f"Accuracy of a linear probe on {layer}{headline.pooling}, the mean of {n_draw} draws:"
+    title = f"Accuracy of a linear probe on {layer}{headline.pooling}, the mean of {n_draw} draws (all: one):"
     told = [f"Labels a class: {left_out} left out, a class has fewer examples.", ""]
     results, lines = {}, told if left_out else []
     for test, unseen in enumerate(["", "unseen_"][: len(parts) - 1], start=1):
@@ -101,7 +102,8 @@ def probe_tables(model, rows, parts, headline, vectors, asked, n_draw, seed, how
     train, *_, test = parts.values()
     for (text, label), vector in zip(test[:2], vectors[-len(test) :], strict=False):
         ((j, cosine),) = nearest(vectors[: len(train)], vector, 1)
-        lines += [f"  {text}  ({label})", f"    {cosine:.3f}  {train[j][0]}  ({train[j][1]})"]
+        lines += [f"  {one_line(text)[:200]}  ({label})"]
+        lines += [f"    {cosine:.3f}  {one_line(train[j][0])[:200]}  ({train[j][1]})"]
     return results | dict(labels_a_class=labels[0]), [*lines, ""]
 
 

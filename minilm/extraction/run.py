@@ -85,7 +85,7 @@ def extract_features(given: dict) -> Path:
     arrays = {name: np.array(column) for name, column in columns.items() if column is not None}
     atomic_write(folder / FEATURES, lambda file: np.savez(file, **arrays))  # read without pickle
     lines.append(f"Vectors of {len(columns['embeddings']):,} texts or tokens: {folder / FEATURES}")
-    data = "world" if settings.data.lower().endswith(".conll") else settings.data
+    data = "world" if kind(settings.data) == ".conll" else settings.data + " --no-probe" * (asked is False)
     then = f"python extract.py --model {source} --data {data} --similar TEXT"
     finish(folder, settings, [], lines, results, time.perf_counter() - began, then)
     return folder
@@ -97,7 +97,8 @@ def text_columns(settings, model, tokenizer, parts: dict, readings: list, how: d
     rows = tell_cut(checked_rows(tokenizer, model.config, texts))
     found = extract(model, rows, readings, **how)  # (n, D) each
     vectors = np.stack(found, axis=1) if settings.layer == "all" else found[0]  # (n, n_layer + 1, D), (n, D)
-    columns = dict(embeddings=vectors, texts=texts, labels=None if None in labels else labels)
+    begun = tuple(text[:1000] for text in texts)  # in an array each entry is as wide as the longest
+    columns = dict(embeddings=vectors, texts=begun, labels=None if None in labels else labels)
     columns["split"] = [name for name, part in parts.items() for _ in part]
     figures, lines = {}, []
     if settings.probe:
@@ -113,13 +114,13 @@ def text_columns(settings, model, tokenizer, parts: dict, readings: list, how: d
 def token_columns(settings, model, tokenizer, parts: dict, readings: list, how: dict) -> tuple:
     """Return what `text_columns` does, an entry a token; of tagged stories and .conll files one a word."""
     config, sentences = model.config, [sentence for part in parts.values() for sentence in part]
-    if sentences:
+    if "train" in parts:
         longest = tokenizer.longest or config.max_positions
         rows, places = word_rows(tokenizer, config, [words for words, _ in sentences], longest)
         kept = [(pair, len(found)) for pair, found in zip(sentences, places, strict=True)]  # some are cut
         names, tags = ([item for pair, n in kept for item in pair[column][:n]] for column in (0, 1))
     else:
-        rows = checked_rows(tokenizer, config, [text for text, _ in read_examples(settings.data)])
+        rows = checked_rows(tokenizer, config, [text for text, _ in sentences])
         names, tags = [tokenizer.decode([i]) for i in rows.ids.tolist()], None
         places = [range(n) for n in rows.lengths]
     states = extract_tokens(model, tell_cut(rows), readings[0].layer, **how)
@@ -159,11 +160,11 @@ def read_parts(data: str, test: str | None, probe: bool | None, seed: int) -> di
         if unknown := [label for label in labels if label not in count]:
             raise UserError(f"{source}: the label {unknown[0]!r} is in no example of {data}")
     if len(count) == 1:
-        raise UserError(f"--probe: {data} has the single label {[*count]}; it takes two or more")
+        raise UserError(f"--probe: {data} has the single label {[*count]}; give two or more, or --no-probe")
     if test is None:
         learnt, tested = split(train, max(1, len(train) // 4), seed, itemgetter(slice(1, None)))
         if not tested:
-            raise UserError(f"{data}: no label has two different texts, one to test on; give --test FILE")
+            raise UserError(f"{data}: no label has two texts, one to test on; give --test FILE or --no-probe")
         parts = dict(train=learnt, test=tested)
     return parts
 
@@ -173,9 +174,9 @@ def read_tagged(data: str, probe: bool | None, seed: int) -> dict[str, list[tupl
     if domain := world.SOURCES.get(data):
         found = world.tagging(WORLD_SENTENCES, seed, domain=domain)
     else:
-        found = read_conll(data)[0] if data.lower().endswith(".conll") else []
+        found = read_conll(data)[0] if kind(data) == ".conll" else []
     if not probe:
-        return dict(train=found)
+        return dict(train=found) if found else dict(texts=read_examples(data))
     learnt, tested = split(found, max(1, len(found) // 4), seed, itemgetter(1)) if found else ([], [])
     if not tested or len({tag for _, tags in learnt for tag in tags}) < 2:
         raise UserError(f"--tokens --probe: {data} needs two tags or more (.conll), and sentences to test on")

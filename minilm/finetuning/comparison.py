@@ -12,6 +12,7 @@ import torch
 
 from ..model.transformer import Transformer, build
 from ..pretraining.recipes import LARGE
+from ..texts.corpus import one_line
 from ..training.loop import make_optimizer, train
 from ..training.metrics import share_interval
 from .examples import Parts
@@ -117,4 +118,4 @@ def shown(task: Task, p: Prediction) -> list[str]:
     """Return lines that show a prediction to a person."""
     sure = "" if p.probability is None else f" {p.probability:.2f}"
     truth = "" if p.truth is None else f"   (it is: {task.written(p.truth, p.text)})"
-    return [p.text, f"    {task.written(p.guess, p.text)}{sure}{truth}"]
+    return [one_line(p.text)[:300], f"    {task.written(p.guess, p.text)}{sure}{truth}"]

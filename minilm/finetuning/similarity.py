@@ -71,5 +71,5 @@ class Similarity(HeadTask):
         return [len(a & b) / max(1, len(a | b)) for a, b in words]
 
     def written(self, value, text=None):
-        """Return the number with three digits."""
-        return f"{value:.3f}"
+        """Return the number, in seven digits: with fewer, ranks of numbers close together would be lost."""
+        return f"{value:.7g}"

@@ -19,8 +19,10 @@ def unigram_loss(objective: Objective, ids: np.ndarray, name: str, n_end: int = 
 
     `name`: of the labels in the batch. `n_end`: how often [SEP], which is not in the texts, is a label.
     """
-    count = np.bincount(ids[:MOST_SINGLE], minlength=len(objective.token_bytes)) + 1
+    count = np.bincount(ids[:MOST_SINGLE], minlength=len(objective.token_bytes))
     count[objective.tokenizer.special_id("[SEP]")] += n_end * min(MOST_SINGLE, len(ids)) // len(ids)
+    # Witten and Bell's share for tokens not seen, as in `ngrams`: 1 for each would drown a small text.
+    count = count + (count > 0).mean()
     labels = objective.batch(0, "validation")[name].numpy()
     return float(-np.log(count / count.sum())[labels[labels != IGNORED]].mean())
 

@@ -124,7 +124,9 @@ def test_the_columns_have_an_entry_a_text():
     assert columns["texts"] == ("é.", "Rui sat.", "Ana.") and columns["labels"] == ("x", "yy", "x")
     assert columns["split"] == ["train", "train", "test"]
     assert results == dict(n_text=3, width=8) and lines == []
-    parts = dict(train=[("Ana.", None)])
+    parts = dict(train=[("Ana." * 999, None)])
+    columns = run.text_columns(settings(), MODEL, TOKENIZER, parts, readings[:1], {})[0]
+    assert len(columns["texts"][0]) == 1000, "in the file each text takes the place of the longest"
     assert run.text_columns(settings(), MODEL, TOKENIZER, parts, readings[:1], {})[0]["labels"] is None
 
 
@@ -214,6 +216,7 @@ def test_tagged_sentences_are_put_aside_for_a_probe_and_no_label_loses_its_last(
     "name, text", [("a.txt", "Ana"), ("b.conll", "Ana O\n\nRui O"), ("c.conll", "A x\nB y")]
 )
 def test_what_no_probe_can_learn_from_is_named(name, text):
+    assert ("texts" in run.read_tagged(write(name, text), None, 0)) == (name == "a.txt")
     with pytest.raises(UserError, match=f"--tokens --probe: {name} needs two tags or more"):
         run.read_tagged(write(name, text), True, 0)
 

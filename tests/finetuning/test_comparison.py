@@ -165,6 +165,8 @@ def test_three_predictions_are_told_a_wrong_one_among_them():
     assert lines[2::2] == ["text 0", "text 1", "text 7"]
     assert lines[3::2] == ["    x 0.50   (it is: x)"] * 2 + ["    y 0.50   (it is: x)"]
     assert comparison.shown(tuned.task(), Prediction("a", None, "x")) == ["a", "    x"]
+    long = comparison.shown(tuned.task(), Prediction("a\nb" * 200, None, "x"))
+    assert long[0].startswith("a ba b") and len(long[0]) == 300, "a line of the terminal or a few, not pages"
     tagging = tuned.task(Tagging, [(["Ana", "b"], ["B-who", "O"])])
     found = comparison.shown(tagging, Prediction("Ana ran", ["O", "O"], ["B-who", "O"], 0.9))
     assert found == ["Ana ran", "    who Ana 0.90   (it is: -)"]

@@ -46,10 +46,12 @@ def test_slot_accuracy_hides_things_only(objective, world_bpe):
 
 
 def test_unigram_loss_equals_a_plain_loop(tiny, byte_bpe):
-    counts = dict.fromkeys(byte_bpe.vocab, 1)  # each token once for nothing, so that none has chance 0
+    counts = dict.fromkeys(byte_bpe.vocab, 0)
     for text in tiny.corpus.train:
         for i in byte_bpe.encode(" " + text):
             counts[i] += 1
+    n_seen = sum(n > 0 for n in counts.values())  # Witten and Bell 1991
+    counts = {i: n + n_seen / len(counts) for i, n in counts.items()}
     total = sum(counts.values())
     nats = [-math.log(counts[i] / total) for i in hidden_tokens(tiny)]
     found = baselines.unigram_loss(tiny, tiny.texts["train"].ids, "masked_labels")
@@ -114,11 +116,13 @@ def validation_rows(objective):
 
 
 def test_unigram_loss_with_ends_equals_a_plain_loop(denoising, byte_bpe):
-    counts = dict.fromkeys(byte_bpe.vocab, 1)  # each token once for nothing, so that none has chance 0
+    counts = dict.fromkeys(byte_bpe.vocab, 0)
     train = denoising.corpus.train
     for text in train:
         for i in byte_bpe.encode(" " + text) + [byte_bpe.special_id("[SEP]")]:
             counts[i] += 1
+    n_seen = sum(n > 0 for n in counts.values())  # Witten and Bell 1991
+    counts = {i: n + n_seen / len(counts) for i, n in counts.items()}
     total = sum(counts.values())
     nats = [-math.log(counts[i] / total) for _, labels, _ in validation_rows(denoising) for i in labels]
     found = baselines.unigram_loss(denoising, denoising.texts["train"].ids, "labels", n_end=len(train))
