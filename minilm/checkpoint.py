@@ -74,7 +74,10 @@ def export(run_folder: str | Path, folder: str | Path) -> list[str]:
     """Write a run folder as one that transformers opens; return notes on what could not go along."""
     objective = read_json(Path(run_folder) / SETTINGS, optional=True).get("objective")
     frame = (None if objective == "translation" else "[CLS]", "[SEP]")  # what stood around a text in training
-    return exporting.export_model(*load(run_folder), folder, frame, str(run_folder))
+    weights = Path(run_folder) / WEIGHTS
+    has_head = weights.exists() and any(name[:5] == "head." for name in read_tensors(weights))
+    notes = ["without its fine-tuned head, which has no name there"] * has_head
+    return exporting.export_model(*load(run_folder), folder, frame, str(run_folder), notes)
 
 
 def is_published(path: str | Path) -> bool:

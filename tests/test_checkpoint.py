@@ -172,9 +172,13 @@ def test_both_kinds_of_tokenizer_come_back(model, tokenizer, tmp_path):
 def test_export_says_what_stood_around_a_text_in_training(model, tmp_path, monkeypatch):
     checkpoint.save(model, None, tmp_path)
     monkeypatch.setattr(checkpoint.exporting, "export_model", lambda *given: given[2:])
-    assert checkpoint.export(tmp_path, "out") == ("out", ("[CLS]", "[SEP]"), str(tmp_path))
+    assert checkpoint.export(tmp_path, "out") == ("out", ("[CLS]", "[SEP]"), str(tmp_path), [])
     (tmp_path / "settings.json").write_text('{"objective": "translation"}')
     assert checkpoint.export(tmp_path, "out")[1] == (None, "[SEP]"), "a text to translate has no beginning"
+    model.head = torch.nn.Linear(8, 2)
+    checkpoint.save(model, None, tmp_path, overwrite=True)
+    del model.head
+    assert "without its fine-tuned head" in checkpoint.export(tmp_path, "out")[3][0]
 
 
 def test_published_models_are_told_from_runs(model, tmp_path):

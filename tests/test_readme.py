@@ -55,6 +55,8 @@ def tiny(command: str) -> list[str]:
     """Return the words of a command with flags behind it that make it small."""
     words = [word for word in shlex.split(command) if word != "--compile"]
     more = [flags for word, flags in ONLY_WITH.items() if word in words]
+    if "--predict" in words:
+        return [*words, "--device", "cpu"]  # nothing is learnt
     own = "" if {"--prompt", "--tokens"} & {*words} else TINY[words[0]]  # of a study, or of a text's labels
     words += shlex.split(" ".join([own, "--device cpu --precision fp32", *more]))
     return words + (tiny_training(words) if words[0] == "train.py" else [])

@@ -21,7 +21,7 @@ from ..plumbing.safetensors import write_tensors
 from ..tokenizer.bpe import BPE, token_name
 from ..tokenizer.wordpiece import WordPiece
 from .configs import from_model_config
-from .loading import CONFIG, GENERATION, MATRICES, SAFE
+from .loading import CONFIG, GENERATION, MATRICES, SAFE, SENTENCES
 from .names import NAMES, their_name
 from .tokenizers import CUTS, SWITCHES
 
@@ -29,10 +29,11 @@ Frame = tuple[str | None, str | None]  # what stands before and behind a text, b
 ROLES = dict(cls="[CLS]", sep="[SEP]", pad="[PAD]", mask="[MASK]", unk="[UNK]")  # in transformers, and ours
 
 
-def export_model(model, tokenizer, folder: str | Path, frame: Frame, name: str = "the model") -> list[str]:
+def export_model(model, tokenizer, folder: str | Path, frame: Frame, name="the model", notes=()) -> list[str]:
     """Write a new folder that AutoModel and AutoTokenizer open; return, and tell, what is left out."""
     folder, config, kind = Path(folder), model.config, target(model.config, tokenizer, name)
-    tensors, notes = their_tensors(model, kind)
+    tensors, more = their_tensors(model, kind)
+    notes = [*notes, *more]
     if not make_folder(folder) and (folder.is_file() or any(folder.iterdir())):
         raise UserError(f"{folder} exists already: choose another name")
     if tokenizer is not None:
@@ -69,6 +70,7 @@ def target(config: ModelConfig, tokenizer, name: str) -> str:
         "--no-head-transform": config.head_transform and config.n_decoder_layer > 0,
         "--no-head-bias": config.head_bias and kind == "decoder",
         "--no-scale-embeddings": config.scale_embeddings and kind != "encoder-decoder",
+        "--no-pooler --no-next-sentence": config.pooler and kind == "encoder-decoder",
         "--n-segments 0": config.n_segments > 0 and kind == "encoder-decoder",
         "--tie-embeddings": not config.tie_embeddings and kind == "encoder-decoder",
         "--norm-eps 1e-5": config.norm_eps != 1e-5 and kind == "encoder-decoder",
@@ -163,7 +165,9 @@ def write_tokenizer(tokenizer: BPE | WordPiece, folder: Path, frame: Frame, conf
         settings |= {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
         write_json(folder / "tokenizer.json", rust_tokenizer(tokenizer, frame))
     inputs = ["input_ids", *["token_type_ids"] * (config.n_segments > 0), "attention_mask"]
-    settings |= {"model_max_length": config.max_positions, "model_input_names": inputs}
+    settings |= {"model_max_length": tokenizer.longest or config.max_positions, "model_input_names": inputs}
+    if tokenizer.longest:
+        write_json(folder / SENTENCES, {"max_seq_length": tokenizer.longest})
     write_json(folder / "tokenizer_config.json", settings)
 
 

@@ -63,6 +63,9 @@ def load(path: str | Path, device: str = "cpu", dtype=torch.float32) -> tuple[nn
     # Of tied weights the second names are left out; where a file has only the second name, that is used.
     for copy in [copy for copy in names.copies if copy in tensors and copy not in theirs]:
         name, second = names.copies[copy], tensors.pop(copy)
+        if copy.endswith(".weight") and not torch.equal(second, tensors.get(name, second)):
+            way_out = '"tie_word_embeddings": false there keeps both'
+            raise UserError(f"{folder}: {copy} and {name} differ, and {CONFIG} ties them; {way_out}")
         # Of an untied head the bias inside the matrix is the one that transformers adds.
         is_untied = copy.replace(".bias", ".weight") in theirs
         tensors[name] = second if is_untied else tensors.get(name, second)

@@ -59,6 +59,12 @@ def read_tokenizer(folder: Path, values: dict) -> tuple[BPE | WordPiece | None, 
 def read_wordpiece(folder: Path, whole: dict, settings: dict) -> WordPiece:
     """Return the WordPiece of a folder; tokenizer_config.json, then tokenizer.json, say how it reads text."""
     normalizer = whole.get("normalizer") or {}
+    parts = normalizer, whole.get("pre_tokenizer") or {}, whole.get("model") or {}
+    as_bert = dict(type="BertNormalizer", clean_text=True), dict(type="BertPreTokenizer")
+    as_bert += (dict(continuing_subword_prefix="##", max_input_chars_per_word=100),)
+    for part, expected in zip(parts, as_bert, strict=True):
+        if other := {key: part[key] for key, value in expected.items() if part.get(key, value) != value}:
+            raise UserError(f"it reads text by {other}; ours as BERT, by {expected}")
     switches = {name: settings.get(a, normalizer.get(b, default)) for name, a, b, default in SWITCHES}
     roles, added, words = roles_and_added(folder, whole, settings, _BERT)
     if (path := folder / "vocab.txt").exists():  # its lines end with a line feed alone: U+2028 may be a token
@@ -94,8 +100,9 @@ def read_bpe(folder: Path, whole: dict, settings: dict, values: dict) -> tuple[B
     if kind in DECODER_START and start in specials and start_id != tokenizer.special_id("[CLS]"):
         tokenizer.aliases["[START]"] = start
     prefix = "its tokenizer reads every text with a space before it: encode(' ' + text)"
-    notes += [prefix] if settings.get("add_prefix_space") else []
-    return tokenizer, notes + differing(whole, "lstrip", "single_word")
+    cutter = whole.get("pre_tokenizer") or {}
+    notes += [prefix] if settings.get("add_prefix_space") or cutter.get("add_prefix_space") else []
+    return tokenizer, notes + differing(whole, "lstrip", "rstrip", "single_word")
 
 
 def cut_by(whole: dict) -> tuple[str | None, list[str]]:
@@ -105,6 +112,8 @@ def cut_by(whole: dict) -> tuple[str | None, list[str]]:
     said = dict(ByteLevel="use_regex", Digits="individual_digits", Split="pattern")
     cuts = ((step.get("type"), step.get(said.get(step.get("type")), True)) for step in steps)
     cuts = tuple((kind, how["Regex"] if isinstance(how, dict) else how) for kind, how in cuts)
+    if len(steps) > 1 and any(step.get("add_prefix_space") for step in steps):
+        cuts += ("a space before each piece",)
     if cuts not in CUTS or normalizer.get("type") not in (None, "NFC") or whole["model"].get("ignore_merges"):
         found = "ignore_merges" if cuts in CUTS else cuts
         raise UserError(f"it cuts text by {normalizer or found!r:.200}; ours as GPT-2, GPT-4 or SmolLM2")
@@ -115,6 +124,7 @@ def cut_by(whole: dict) -> tuple[str | None, list[str]]:
 def differing(whole: dict, *switches: str) -> list[str]:
     """Return notes on tokens that were added with switches which ours does not have."""
     said = dict(lstrip="drops the spaces before {}: write none there")
+    said |= dict(rstrip="drops the spaces behind {}: write none there")
     said |= dict(single_word="reads {} only as a whole word; ours inside a word too")
     found = {s: [e["content"] for e in whole.get("added_tokens") or () if e.get(s)] for s in switches}
     return ["its tokenizer " + said[s].format(", ".join(tokens)) for s, tokens in found.items() if tokens]

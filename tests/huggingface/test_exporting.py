@@ -116,6 +116,7 @@ def test_our_models_come_back_with_their_numbers(name, changes, kind, bpe, tmp_p
         ("transformer-tiny", dict(tie_embeddings=False), "--tie-embeddings"),
         ("bart-base", dict(norm_eps=1e-6), "--norm-eps 1e-5"),
         ("bart-base", dict(n_segments=1), "--n-segments 0"),
+        ("bart-base", dict(pooler=True), "--no-pooler --no-next-sentence"),
     ],
 )
 def test_what_has_no_equivalent_is_refused_with_the_flags_that_help(name, changes, flags, bpe):
@@ -345,3 +346,15 @@ def test_who_opens_a_qwen2_is_told_how_to_read_texts(bpe, tmp_path):
     assert "PreTrainedTokenizerFast" in note, "AutoTokenizer cuts digits, say, by another rule than ours"
     as_qwen2 = BPE(bpe.vocab, bpe.merges, SPECIAL_TOKENS, pattern="gpt4, digits apart")
     assert export_model(build(config), as_qwen2, tmp_path / "theirs", FRAME) == []
+
+
+def test_a_sentence_model_reads_as_far_there_as_here(bpe, tmp_path):
+    for longest in (None, 5):
+        bpe.longest = longest
+        export_model(build(small("bert-base", max_positions=9)), bpe, tmp_path / f"{longest}", FRAME)
+        settings = json.loads((tmp_path / f"{longest}" / "tokenizer_config.json").read_text())
+        assert settings["model_max_length"] == (longest or 9)
+        assert minilm.load(tmp_path / f"{longest}")[1].longest == longest, (
+            "long texts would get other vectors"
+        )
+    bpe.longest = None

@@ -385,14 +385,17 @@ def test_second_names(tmp_path):
     shared, copy = "model.shared.weight", "model.encoder.embed_tokens.weight"
     given = published.bart(published.bpe(published.SPECIALS["bart"]).vocab_size)
     matrix, other = given[shared], torch.ones_like(given[shared])
-    for name, tensors, kept in (("both", {copy: other}, matrix), ("the copy alone", {copy: matrix}, matrix)):
-        tensors = {n: t for n, t in given.items() if n != shared or name == "both"} | tensors
+    for name in ("both", "the copy alone"):
+        tensors = {n: t for n, t in given.items() if n != shared or name == "both"} | {copy: matrix}
         model, _ = load(published.folder(tmp_path / name, "bart", tensors))
-        assert torch.equal(model.tokens.weight, kept), name
+        assert torch.equal(model.tokens.weight, matrix), name
+    with pytest.raises(UserError, match=f"{copy} and {shared} differ, and config.json ties them"):
+        load(published.folder(tmp_path / "other", "bart", given | {copy: other}))
     bert, head = published.bert() | published.bert_heads(), "cls.predictions.decoder"
     n = len(published.BERT_TOKENS)
-    bert |= {f"{head}.weight": torch.ones(n, D), f"{head}.bias": torch.ones(n)}
+    bert[f"{head}.bias"] = torch.ones(n)
     for tied, expected in ((True, bert["cls.predictions.bias"]), (False, bert[f"{head}.bias"])):
+        bert |= {} if tied else {f"{head}.weight": torch.ones(n, D)}
         folder = published.folder(tmp_path / f"tied {tied}", "bert", bert, tie_word_embeddings=tied)
         assert torch.equal(load(folder)[0].vocabulary.bias, expected), "an untied head has its own"
 

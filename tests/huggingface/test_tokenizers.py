@@ -146,12 +146,17 @@ def test_what_is_otherwise_there_is_said(tmp_path):
     folder = published.folder(tmp_path / "gpt2", "gpt2")
     write(folder, tokenizer_config={"add_prefix_space": True})
     assert "encode(' ' + text)" in read_tokenizer(folder, GPT2)[1][0]
+    write(folder, tokenizer_config={}, tokenizer={"pre_tokenizer": BYTES | {"add_prefix_space": True}})
+    assert "encode(' ' + text)" in read_tokenizer(folder, GPT2)[1][0]
     folder = published.folder(tmp_path / "roberta", "roberta")
     n = read_bpe(folder, {}, {}, ROBERTA)[0].special_id("[MASK]")
     tokens = [{"id": 0, "content": "<s>", "lstrip": False}, {"id": n, "content": "<mask>", "lstrip": True}]
     write(folder, tokenizer={"added_tokens": tokens})
     notes = read_tokenizer(folder, ROBERTA)[1]
     assert notes == ["its tokenizer drops the spaces before <mask>: write none there"]
+    tokens[1] |= {"lstrip": False, "rstrip": True}
+    write(folder, tokenizer={"added_tokens": tokens})
+    assert "drops the spaces behind <mask>" in read_tokenizer(folder, ROBERTA)[1][0]
     folder, n = published.folder(tmp_path / "bert", "bert"), len(published.BERT_TOKENS)
     tokens = [{"id": n, "content": "covid", "single_word": True, "special": False}]
     write(folder, tokenizer={"added_tokens": tokens}, added_tokens={"covid": n})
@@ -205,6 +210,8 @@ def test_how_text_is_cut_is_known_by_the_steps_of_the_file():
     for other in ([byte_level(False)], [digits(False), byte_level(True)], [split, byte_level(True)]):
         with pytest.raises(UserError, match="it cuts text by"):
             cut(*other)
+    with pytest.raises(UserError, match="a space before each piece"):
+        cut(digits(True), byte_level(True) | {"add_prefix_space": True})
 
 
 PIECES = {"type": "WordPiece", "vocab": {"[UNK]": 0}}
@@ -220,6 +227,12 @@ PIECES = {"type": "WordPiece", "vocab": {"[UNK]": 0}}
         ({"model": PIECES, "added_tokens": [{"id": 3}]}, "damaged"),
         ({"model": PIECES, "normalizer": "x"}, "damaged"),
         ({"model": {"type": "WordPiece", "vocab": {"a": 0, "b": 2}}}, "are not 0, 1, 2"),
+        ({"model": PIECES | {"continuing_subword_prefix": "@@"}}, "reads text by .*'@@'"),
+        (
+            {"model": PIECES, "normalizer": {"type": "Lowercase"}},
+            "reads text by .*'Lowercase'.*BertNormalizer",
+        ),
+        ({"model": PIECES, "pre_tokenizer": {"type": "Whitespace"}}, "reads text by .*'Whitespace'"),
         ({"model": {"type": "Unigram"}}, "a tokenizer of type 'Unigram'; ours are WordPiece and BPE"),
         ({"model": {"type": "BPE"}, "pre_tokenizer": {"type": "Metaspace"}}, "it cuts text by .*'Metaspace'"),
         ({"model": {"type": "BPE"}, "pre_tokenizer": BYTES | {"use_regex": False}}, "it cuts text by"),
