@@ -143,8 +143,6 @@ def download(name: str, cache: str | Path | None = None) -> Path:
     if not re.fullmatch(r"([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*(@[\w.-]+)?", name) or ".." in name:
         raise UserError(f"hf:{name}: not the name of a model; names are OWNER/MODEL, or OWNER/MODEL@REVISION")
     cache = cache or os.environ.get("MINILM_CACHE") or os.path.expanduser("~/.cache/minilm")
-    if str(cache)[:1] == "~":
-        raise UserError(f"hf:{name}: no home folder to keep it in; set MINILM_CACHE to a folder")
     folder = Path(cache) / name.replace("/", "--")
     if (folder / DONE).exists():
         return folder
