@@ -151,10 +151,3 @@ PRESETS: dict[str, ModelConfig] = {  # blocks of the encoder, of the decoder, d_
     "bart-tiny": _row("BART", 2, 2, 64, 4, **TINY, positions="alibi"),
     "transformer-tiny": _row("Transformer", 2, 2, 96, 4, **TINY),
 }
-
-
-def preset(name: str) -> ModelConfig:
-    """Return the row of PRESETS called `name`; UserError with the nearest name where there is none."""
-    if name not in PRESETS:
-        raise UserError(f"no preset called {name!r}{suggest(name, PRESETS)}; there are: {', '.join(PRESETS)}")
-    return PRESETS[name]

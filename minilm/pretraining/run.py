@@ -15,7 +15,7 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 
 from ..checkpoint import CONFIG, is_published, load, load_tokenizer
-from ..model.config import PRESETS, ModelConfig, preset
+from ..model.config import PRESETS, ModelConfig
 from ..model.transformer import build, build_for_weights
 from ..plumbing.errors import UserError, suggest
 from ..plumbing.folders import RUNS, SETTINGS, TOKENIZER, find_run, read_json, read_log, read_settings
@@ -131,7 +131,7 @@ class Pretraining:
 
     def start(self, corpus) -> tuple[torch.nn.Module, BPE]:
         """Return the model that training begins with, and its tokenizer."""
-        s, config = self.settings, preset(self.settings.model)
+        s, config = self.settings, PRESETS[self.settings.model]
         if s.tokenizer or s.resume:
             tokenizer = load_tokenizer(s.tokenizer or Path(s.out) / TOKENIZER)
         else:

@@ -10,7 +10,7 @@ from dataclasses import asdict
 import pytest
 import small
 
-from minilm.model.config import NAMES, PRESETS, TABLE, ModelConfig, preset
+from minilm.model.config import NAMES, PRESETS, TABLE, ModelConfig
 from minilm.plumbing.errors import UserError
 
 SMALL = dict(n_encoder_layer=1, d_model=12, n_head=3, d_ff=20, vocab_size=50)
@@ -106,13 +106,6 @@ DEFAULTS |= dict(tie_embeddings=True, dropout=0.1, attention_dropout=0.1, norm_e
 def test_what_a_field_means_that_is_left_out():
     found = {field.name: field.default for field in dataclasses.fields(ModelConfig) if field.default}
     assert found == DEFAULTS, "a config.json may leave fields out: another default changes the model it made"
-
-
-def test_preset_finds_a_row_or_names_the_nearest():
-    assert preset("gpt2") is PRESETS["gpt2"]
-    with pytest.raises(UserError, match=r"'bert-bsae'.*did you mean 'bert-base'") as caught:
-        preset("bert-bsae")
-    assert all(name in str(caught.value) for name in PRESETS), "the message lists what there is"
 
 
 # The published sizes, as the papers print them: encoder blocks, decoder blocks, D, H, F, V, positions.
