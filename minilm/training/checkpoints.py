@@ -171,8 +171,7 @@ class Run:
         """Put the best weights back, look, and save: weights that give no finite loss are not to be kept."""
         if self.best.patience:
             self.best.note(evaluate(self.model, self.objective, self.settings), self.model)
-            if self.best.state["model"]:
-                self.model.load_state_dict(self.best.state["model"])
+            self.model.load_state_dict(self.best.state["model"])
         if self.folder:  # once more, of the best weights or after --resume
             trim_log(self.folder, lambda line: line["split"] == "train" or line["step"] < self.step)
         after = self.look() if self.folder or self.objective.update else {}
