@@ -68,15 +68,6 @@ def draw_questions(examples, tests, k: int, seed: int) -> list[Question]:
     return [Question(chosen, text, label) for text, label in tests]
 
 
-def nearest_questions(examples, tests, k: int, order: Sequence[Sequence[int]]) -> list[Question]:
-    """Return a question for each test after its own k examples, the nearest last (Liu et al. 2022).
-
-    `order`: for each test, which examples are near it, the nearest first.
-    """
-    chosen = [tuple(examples[i] for i in reversed(near[:k])) for near in order]
-    return [Question(own, *test) for own, test in zip(chosen, tests, strict=True)]
-
-
 def relabelled(questions: Sequence[Question], control: str, labels: Sequence[str], seed: int) -> list:
     """Return the questions with other labels in their examples (Min et al. 2022, section 4)."""
     # Where all stand after the same examples these stay the same, so that they are read once.

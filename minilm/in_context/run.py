@@ -20,7 +20,7 @@ from ..plumbing.settings import CommonSettings
 from ..pretraining.run import start_model
 from ..texts.tables import read_table
 from ..training.objective import autocast
-from .prompts import PromptFormat, Question, draw_questions, nearest_questions
+from .prompts import PromptFormat, Question, draw_questions
 from .questions import CHANCE, FORMAT, NAMES, PROBE_SHOTS, TASKS, FewShot, curve, questions
 from .scores import SCORES
 from .study import BASELINE, CHOICE, Study, checksum
@@ -119,11 +119,13 @@ def make_study(settings: PromptSettings) -> Study:
 
 
 def nearest_draws(settings: PromptSettings, model, tokenizer) -> Callable[[int, int], list[Question]]:
-    """Return what gives each text its k nearest examples by `embed`."""
+    """Return what gives each text its k nearest examples by `embed`, the nearest last (Liu et al. 2022)."""
     examples, asked = examples_and_tests(settings)
     vectors, queries = (embed(model, tokenizer, [text for text, _ in part]) for part in (examples, asked))
-    order = [[i for i, _ in nearest(vectors, query, max(settings.shots or SHOTS))] for query in queries]
-    return lambda k, number: nearest_questions(examples, asked, k, order)  # the same in every draw
+    order = (nearest(vectors, query, max(settings.shots or SHOTS)) for query in queries)
+    near = [([examples[i] for i, _ in found], test) for found, test in zip(order, asked, strict=True)]
+    # the same in every draw
+    return lambda k, number: [Question(tuple(reversed(own[:k])), *test) for own, test in near]
 
 
 def examples_and_tests(settings: PromptSettings) -> tuple[list, list]:

@@ -6,7 +6,7 @@ Sampled under one distribution and scored under another, the ratios are wrong an
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -133,15 +133,6 @@ class Measured:
     figures: dict[str, float]  # see `measure`
 
 
-def best_answers(model: Transformer, env: Environment, seed: int, n: int) -> tuple[Rollout, Tensor]:
-    """Return of n answers to each test prompt the one with the highest reward, and these rewards, (B,)."""
-    rollout = draw_answers(model, env, [prompt for prompt in env.test_prompts for _ in range(n)], seed)
-    scores = env.reward.scores(rollout, env.texts(rollout)).view(-1, n)
-    best = scores.argmax(1) + n * torch.arange(len(scores), device=scores.device)  # (B,), rows of B n
-    kept = Rollout(rollout.ids[best], rollout.mask[best], rollout.n_prompt, rollout.ended[best])
-    return kept, scores.amax(1)
-
-
 @torch.no_grad()
 def measure(model, env: Environment, seed: int, start: Measured | None = None, best_of=1) -> Measured:
     """Return a model's answers to the test prompts (the best of so many), compared with those of the start.
@@ -155,7 +146,10 @@ def measure(model, env: Environment, seed: int, start: Measured | None = None, b
     perplexity: that of the answers under the reference: how strange they look to where it all began.
     distinct: share of the answers that differ from all before them. length: tokens an answer.
     """
-    rollout, scores = best_answers(model, env, seed, best_of)
+    rollout = draw_answers(model, env, [prompt for prompt in env.test_prompts for _ in range(best_of)], seed)
+    scores, best = env.reward.scores(rollout, env.texts(rollout)).view(-1, best_of).max(1)  # (B,)
+    rows = best + best_of * torch.arange(len(best), device=best.device)  # (B,), of the B best_of drawn
+    rollout = replace(rollout, ids=rollout.ids[rows], mask=rollout.mask[rows], ended=rollout.ended[rows])
     texts, known = env.texts(rollout), dict(rule=env.rule, n_prompt=rollout.n_prompt)
     judged, n = env.judged(texts), len(texts)
     own = token_log_probabilities(model, rollout.ids, rollout.mask, **known)  # (B, n)
