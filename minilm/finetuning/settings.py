@@ -7,6 +7,7 @@ from typing import Literal
 from .. import world
 from ..model.config import ModelConfig
 from ..plumbing.errors import UserError, suggest
+from ..plumbing.script import process_count
 from ..training.loop import TrainingSettings
 from .classification import Classification, Pair
 from .contrastive import Contrastive
@@ -63,8 +64,9 @@ class FinetuningSettings(TrainingSettings):
             raise UserError(f"--pairs {self.pairs}: --task {self.task} has no such choice")
         if not (TASKS[self.task].has_truth or self.domain or self.test):
             raise UserError(f"--task {self.task}: needs --test FILE, pairs with a number to measure on")
-        if not TASKS[self.task].has_truth and self.accumulate > 1:
-            raise UserError(f"--accumulate {self.accumulate}: each pair is compared with all of its batch")
+        if not TASKS[self.task].has_truth and self.accumulate * process_count() > 1:
+            what = f"--task {self.task}: each pair is compared with all of its batch"
+            raise UserError(f"{what}, so only without --accumulate, in one process")
         if self.domain:
             self.refuse(("test", "validation"), "needs --data, examples to learn from")
         if self.predict:

@@ -133,7 +133,7 @@ class Pretraining:
         """Return the model that training begins with, and its tokenizer."""
         s, config = self.settings, PRESETS[self.settings.model]
         if s.tokenizer or s.resume:
-            tokenizer = load_tokenizer(s.tokenizer or Path(s.out) / TOKENIZER)
+            tokenizer = load_tokenizer(Path(s.out) / TOKENIZER if s.resume else s.tokenizer)
         else:
             tokenizer = BPE.train(corpus.texts(), s.vocab_size, SPECIAL_TOKENS)
         changes = dict(vocab_size=tokenizer.vocab_size)

@@ -107,6 +107,7 @@ class PPO:
     def update(self, policy: Policy, optimizer, settings: TrainingSettings, step: int) -> tuple:
         """Sample, score, compute advantages, update; return what `training.loop.train_step` does."""
         env, details, seed = self.env, self.details, settings.seed
+        self.state = self.state if details.adaptive_kl else details.kl  # another --kl may go on with --resume
         policy.eval()  # with dropout the ratios of the first update would not be 1
         # Sample. Prompts and answers depend on seed and step alone, so a resumed run draws the same ones.
         n_prompt = settings.batch_size // details.group_size

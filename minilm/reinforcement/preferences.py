@@ -61,6 +61,7 @@ def load_preferences(preferences, prompts, n_pairs: int, seed: int, needs_pairs:
     if prompts:
         found = read_lines(prompts) if kind(prompts) == ".txt" else read_table(prompts, ("prompt",))[0]
         train, held_out = split_prompts([row[-1].strip() for row in found], prompts)
+        both[0] = [pair for pair in both[0] if pair[0] not in held_out]
     return Preferences(preferences or prompts, *both, train, held_out)
 
 

@@ -9,7 +9,7 @@ FIGURES = {
     "judge": "judge: parses and ends happily",
     "win_rate": "judge prefers it to the answer at the start",
     "reward_win_rate": "reward prefers it to the answer at the start",
-    "kl": "KL (nats a sequence)",
+    "kl": "KL (nats a sequence; of best of n at most)",
     "perplexity": "perplexity under the reference",
     "distinct": "different answers",
     "length": "tokens an answer",

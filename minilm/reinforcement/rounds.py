@@ -90,7 +90,7 @@ class Rounds:
         """Add pairs of a model's own answers, to learn from and held out; each time to other prompts."""
         s, found = self.settings, self.preferences
         others = list(dict.fromkeys(prompt for prompt, _, _ in found.held_out_pairs)) or found.test_prompts
-        n = max(1, s.sampled_prompts // n_round)
+        n = max(1, min(s.sampled_prompts, len(found.prompts)) // n_round)
         n_other = max(1, min(n // 4, len(others) // n_round))
         seed, new = 2 * (s.seed + 1000 * number), []
         for prompts in (found.prompts[number * n :][:n], others[number * n_other :][:n_other]):

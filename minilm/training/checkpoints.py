@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.serialization import get_unsafe_globals_in_checkpoint
 from tqdm import tqdm
 
-from ..checkpoint import save_description, save_weights
+from ..checkpoint import load_tokenizer, save_description, save_weights
 from ..model.generate import evaluation_mode
 from ..plumbing.errors import UserError
-from ..plumbing.folders import TRAINER, append_log, atomic_write, trim_log
+from ..plumbing.folders import TOKENIZER, TRAINER, append_log, atomic_write, trim_log
 from ..plumbing.safetensors import check_state
 from ..plumbing.script import from_first, process_count, process_rank, shown
 from ..plumbing.settings import checked
@@ -141,6 +141,8 @@ class Run:
         self.step, self.metrics = 0, {}  # how many steps are done, and the metrics of the last one
         if folder and settings.resume:
             state = go_on_from(folder, self.model, optimizer)
+            if tokenizer is not None and load_tokenizer(folder / TOKENIZER).vocab != tokenizer.vocab:
+                raise UserError(f"{folder}: its start has other tokens now; --overwrite begins anew")
             self.step, self.before, seconds = state["step"], state["before"], state["seconds"]
             self.best.state, objective.state = state["stopping"], state["objective"]
         elif folder:  # first of all: a run that is killed has all but its weights
@@ -169,19 +171,24 @@ class Run:
 
     def finish(self) -> dict:
         """Put the best weights back, look, and save: weights that give no finite loss are not to be kept."""
+        last = None
         if self.best.patience:
             self.best.note(evaluate(self.model, self.objective, self.settings), self.model)
+            last = {name: value.clone() for name, value in self.model.state_dict().items()}
             self.model.load_state_dict(self.best.state["model"])
         if self.folder:  # once more, of the best weights or after --resume
             trim_log(self.folder, lambda line: line["split"] == "train" or line["step"] < self.step)
         after = self.look() if self.folder or self.objective.update else {}
-        self.save()
+        self.save(last)
         self.kept.to(next(self.model.parameters()).device)
         self.progress.bar.close()
         return after
 
-    def save(self) -> None:
-        """Write what `go_on_from` reads, and the model to load; UserError for numbers that are not finite."""
+    def save(self, last: dict | None = None) -> None:
+        """Write what `go_on_from` reads, and the model to load; UserError for numbers that are not finite.
+
+        `last`: the weights that the moments belong to, where the model has the best ones back.
+        """
         self.progress.stop_if_not_finite()
         state = dict(step=self.step, seconds=self.progress.seconds(), before=self.before)
         state |= dict(stopping=self.best.state, objective=self.objective.state)
@@ -189,7 +196,7 @@ class Run:
         state = whole(state | dict(model=self.model.state_dict(), optimizer=moments))
         self.kept.load_state_dict(state["model"])  # itself, unless each process trains a part of a copy
         if self.folder:
-            save_trainer(self.folder, state)
+            save_trainer(self.folder, state | dict(model=whole(last)) if last else state)
             save_weights(self.folder, self.kept)
 
     def interrupted(self) -> KeyboardInterrupt:

@@ -59,7 +59,7 @@ WRONG = [
     (dict(task="tagging", class_weights=True), "--class-weights: --task tagging has no classes"),
     (dict(pairs="apart"), "--pairs apart: --task classification has no such choice"),
     (dict(pairs="apart", task="contrastive"), "--task contrastive has no such choice"),
-    (dict(accumulate=2, task="contrastive"), "--accumulate 2: each pair is compared with all of its batch"),
+    (dict(accumulate=2, task="contrastive"), "--task contrastive: each pair .* without --accumulate"),
     (dict(data=("a.tsv",), task="contrastive"), "--task contrastive: needs --test FILE"),
     (dict(seeds=(1, -2)), "--seeds -2"),
     (dict(steps=0), "--steps 0"),
@@ -77,6 +77,13 @@ def test_flags_out_of_range_are_one_line(flags, expected):
     with pytest.raises(UserError, match=expected):
         FinetuningSettings(**flags)
     FinetuningSettings(tune="last:12", data=("a.tsv",), test="t.tsv")
+
+
+def test_several_processes_would_compare_each_pair_with_a_part_of_its_batch(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    FinetuningSettings(task="similarity")
+    with pytest.raises(UserError, match="--task contrastive: each pair .* in one process"):
+        FinetuningSettings(task="contrastive")
 
 
 def test_a_model_that_cannot_is_told_what_it_can_do():

@@ -114,6 +114,8 @@ def test_a_tokenizer_is_trained_read_or_that_of_the_run(tmp_path):
     save_trainer(tmp_path, dict(step=1, model=small.model("masked").state_dict()))
     for more in (dict(resume=True), dict(tokenizer=str(tmp_path / "tokenizer.json"))):
         assert tokenizer(**more).vocab == small.tokenizer().vocab
+    minilm.BPE.train(["other"], 290).save(tmp_path / "changed.json")
+    assert tokenizer(resume=True, tokenizer=str(tmp_path / "changed.json")).vocab_size != 290, "the run's own"
 
 
 def test_heads_that_a_published_folder_lacks_are_those_of_the_seed(tmp_path):

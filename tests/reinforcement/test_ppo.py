@@ -146,6 +146,11 @@ def test_3_the_coefficient_of_the_next_step_is_the_state_of_the_objective(gpt, e
     objective = ppo.PPO(env, details(kl=0.5, adaptive_kl=adaptive, kl_target=2.0))
     train_step(objective, gpt, step=0)  # its KL is 0
     assert objective.state == (pytest.approx(0.5 * 0.98) if adaptive else 0.5)
+    objective.state = 0.3  # what a checkpoint says
+    metrics = train_step(objective, gpt, step=1)[0]
+    assert float(metrics["kl_coefficient"]) == pytest.approx(0.3 if adaptive else 0.5), (
+        "--resume with another --kl"
+    )
 
 
 def test_4_the_score_can_be_shared_by_all_tokens(rollout):

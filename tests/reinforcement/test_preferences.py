@@ -97,6 +97,14 @@ def test_a_file_of_prompts_takes_the_place_of_the_pairs_own(write, pairs):
         assert alone.pairs == alone.held_out_pairs == [] and alone.prompts == found.prompts
 
 
+def test_no_pair_of_a_prompt_to_measure_on_is_learnt_from(write, pairs):
+    own = list(dict.fromkeys(prompt for prompt, _, _ in pairs(300)))
+    for start in range(0, len(own) - 5, 6):  # of few prompts others are held out than of many
+        prompts = write("p.jsonl", [dict(prompt=one) for one in own[start : start + 6]])
+        found = load_preferences(write("a.jsonl", records(pairs(300))), prompts, 9, seed=0)
+        assert not {prompt for prompt, _, _ in found.pairs} & {*found.test_prompts}
+
+
 def test_the_world_s_pairs_and_prompts_are_apart_and_judged(monkeypatch):
     for name, value in dict(HELD_OUT_PAIRS=30, TRAIN_PROMPTS=50, TEST_PROMPTS=20).items():
         monkeypatch.setattr(module, name, value)

@@ -170,6 +170,15 @@ def test_the_rounds_share_the_held_out_prompts(reinforcement, monkeypatch, n_hel
     assert [*map(len, asked)] == [20, n_asked], "a quarter as many as are learnt from, if there are so many"
 
 
+def test_more_prompts_than_there_are_leave_some_for_each_collection(reinforcement, monkeypatch):
+    asked, made = [], reinforcement(sampled_prompts=6000, rounds=2)
+    monkeypatch.setattr(rounds, "sampled_pairs", lambda model, env, prompts, *_: asked.append(prompts) or [])
+    made.preferences.prompts = [f"Prompt {i}" for i in range(40)]
+    for number in (0, 1):
+        made.collect("writer", number, 2)
+    assert len(asked[0]) == len(asked[2]) == 20
+
+
 def test_each_way_of_learning_starts_from_the_same_policy(reinforcement, gpt, monkeypatch):
     made = reinforcement(kl=0.1, adaptive_kl=True)
     starts, inner = [], made.train_ppo

@@ -9,8 +9,10 @@ import pytest
 import small
 import torch
 
+from minilm.checkpoint import load
 from minilm.plumbing.errors import UserError
 from minilm.plumbing.folders import read_log
+from minilm.tokenizer.bpe import BPE
 from minilm.training import checkpoints
 from minilm.training.checkpoints import EarlyStopping, Progress, Run, evaluate, load_trainer, lowest_loss
 from minilm.training.loop import ctrl_c_as_a_wish, make_optimizer, train
@@ -129,6 +131,27 @@ def test_a_resumed_run_remembers_what_was_best(tmp_path):
     assert math.isfinite(whole["stopping"]["loss"])
     for name in ("stopping", "model"):
         small.assert_equal(parts[name], whole[name])
+
+
+def test_a_run_with_patience_that_is_extended_goes_on_from_its_last_weights(tmp_path):
+    how = dict(eval_every=1, lr=0.3, schedule="constant", warmup=0)
+    for name, more in (("whole", [dict(steps=8)]), ("parts", [dict(steps=4), dict(steps=8, resume=True)])):
+        (tmp_path / name).mkdir()
+        for changes in more:
+            model, settings = small.model("causal"), small.settings(**how | changes)
+            train(model, small.objective("causal"), settings, tmp_path / name, patience=99)
+            small.assert_equal(load(tmp_path / name)[0].state_dict(), model.state_dict(), "the best are kept")
+    whole, parts = (load_trainer(tmp_path / name) for name in ("whole", "parts"))
+    assert any((whole["model"][n] != p).any() for n, p in whole["stopping"]["model"].items()), "needs a rise"
+    for name in ("stopping", "model", "optimizer"):
+        small.assert_equal(parts[name], whole[name], "the moments are of the last weights, not of the best")
+
+
+def test_a_run_goes_on_with_its_own_tokens_alone(tmp_path):
+    train(small.model("causal"), small.objective("causal"), small.settings(), tmp_path, small.tokenizer())
+    other, settings = BPE.train(["other words"], small.tokenizer().vocab_size), small.settings(resume=True)
+    with pytest.raises(UserError, match="its start has other tokens now"):
+        train(small.model("causal"), small.objective("causal"), settings, tmp_path, other)
 
 
 @pytest.mark.parametrize("has_folder", [True, False])
