@@ -78,16 +78,6 @@ def is_started(name: str) -> bool:
     return f'("exercise {name}")' in now or held(name) not in ("", now)
 
 
-def show_all() -> None:
-    """Print each exercise, and how far one is."""
-    print(f"{'exercise':26}{'level':7}{'regime':18}state\n" + "-" * 60)
-    for name, (level, function, *_) in EXERCISES.items():
-        started, solved, room = is_started(name), held(name, "solved"), function.split("/")[0]
-        is_solved = solved and (not started or solved == find(name)[2])
-        state = "solved" if is_solved else "started" if started else "untouched"
-        print(f"{name:26}{level:<7}{REGIMES.get(room, '-')} {room:16}{state}")
-
-
 def start(name: str) -> None:
     """Empty the function, and keep it."""
     path, found, function = find(name)
@@ -150,7 +140,13 @@ def main(action: str = "", name: str = "", *more: str) -> int | None:
     """Do what the words of the command line say; return the exit code."""
     actions = dict(start=start, hint=hint, check=check, solution=solution, restore=restore)
     if (action, name) == ("list", ""):
-        return show_all()
+        print(f"{'exercise':26}{'level':7}{'regime':18}state\n" + "-" * 60)
+        for one, (level, function, *_) in EXERCISES.items():
+            started, solved, room = is_started(one), held(one, "solved"), function.split("/")[0]
+            is_solved = solved and (not started or solved == find(one)[2])
+            state = "solved" if is_solved else "started" if started else "untouched"
+            print(f"{one:26}{level:<7}{REGIMES.get(room, '-')} {room:16}{state}")
+        return None
     if (action, name) == ("restore", "--all"):
         return any(restore(name) for name in EXERCISES if is_started(name))
     if action not in actions or more:

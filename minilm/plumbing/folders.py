@@ -4,7 +4,6 @@ import atexit
 import json
 import os
 import re
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import fields
@@ -79,8 +78,6 @@ def lock(folder: Path) -> None:
     if not is_held(path):
         del locked[path]
         return lock(folder)  # its owner has ended just now, and taken the file along
-    if owner:
-        print(f"{path}: process {owner!r} has left it and ended: taken over", file=sys.stderr)
     try:
         file.truncate(0)
         print(os.getpid(), file=file, end="", flush=True)

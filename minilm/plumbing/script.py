@@ -150,8 +150,6 @@ def prepare_streams_and_signals() -> None:
     """Make Ctrl-C out of a wish to stop, and streams that take any letter and give a terminal no orders."""
     for number in (signal.SIGINT, signal.SIGTERM):  # a cluster's wish to stop is that of Ctrl-C
         signal.signal(number, signal.default_int_handler)
-    if sys.getfilesystemencoding() == "ascii":  # then neither words nor files could be named
-        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
     for name, mode in dict(stdin="r", stdout="w", stderr="w").items():
         if getattr(sys, name) is None:  # closed, as by `>&-`
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - as long as the process lives

@@ -174,6 +174,7 @@ class Run:
         last = None
         if self.best.patience:
             self.best.note(evaluate(self.model, self.objective, self.settings), self.model)
+            # The moments belong to the last weights, with which a longer run goes on.
             last = {name: value.clone() for name, value in self.model.state_dict().items()}
             self.model.load_state_dict(self.best.state["model"])
         if self.folder:  # once more, of the best weights or after --resume
@@ -185,10 +186,7 @@ class Run:
         return after
 
     def save(self, last: dict | None = None) -> None:
-        """Write what `go_on_from` reads, and the model to load; UserError for numbers that are not finite.
-
-        `last`: the weights that the moments belong to, where the model has the best ones back.
-        """
+        """Write what `go_on_from` reads, and the model to load; UserError for numbers that are not finite."""
         self.progress.stop_if_not_finite()
         state = dict(step=self.step, seconds=self.progress.seconds(), before=self.before)
         state |= dict(stopping=self.best.state, objective=self.objective.state)

@@ -363,7 +363,7 @@ def test_a_resumed_log_equals_an_uninterrupted_one(tmp_path):
     assert Path("log.jsonl").read_bytes() == whole
 
 
-def test_one_process_a_folder(tmp_path, capsys):
+def test_one_process_a_folder(tmp_path):
     code = "import sys; from minilm.plumbing import folders; from pathlib import Path\n"
     code += "folders.lock(Path(sys.argv[1])); print('mine', flush=True); sys.stdin.read()"
     environment = os.environ | {"PYTHONPATH": str(Path(folders.__file__).parents[2])}
@@ -377,8 +377,6 @@ def test_one_process_a_folder(tmp_path, capsys):
         other.kill()
     folders.lock(tmp_path)
     folders.lock(tmp_path)
-    told = f"{tmp_path / 'lock'}: process '{other.pid}' has left it and ended: taken over\n"
-    assert capsys.readouterr().err == told, "once: it is ours when it is asked for again"
     assert (tmp_path / "lock").read_text() == str(os.getpid())
     folders.unlock()
     assert not (tmp_path / "lock").exists()

@@ -285,25 +285,6 @@ def test_one_of_several_processes_leaves_without_what_python_does_at_its_end(end
         assert ("Traceback" in err) == (code == 1), err
 
 
-def test_where_no_letter_but_ascii_has_a_name_python_begins_anew_in_utf_8(monkeypatch):
-    begun = []
-    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "ascii")
-    monkeypatch.setattr(sys, "orig_argv", ["python3", "train.py", "--out", "x"])
-    monkeypatch.setattr(os, "execv", lambda *given: begun.append(given))
-    script.exit_code(lambda: None)
-    assert begun == [(sys.executable, [sys.executable, "-X", "utf8", "train.py", "--out", "x"])]
-
-
-@pytest.mark.reliability
-def test_in_a_locale_of_ascii_alone_words_are_utf_8():
-    code = "import sys; from minilm.plumbing.script import exit_code\n"
-    code += "exit(exit_code(lambda: print(sys.argv[1], sys.argv[1] == 'ol' + chr(225))))"
-    environment = os.environ | dict(LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0")
-    how = dict(cwd=Path(script.__file__).parents[2], env=environment, capture_output=True)
-    ended = subprocess.run([sys.executable, "-c", code, "olá"], check=False, **how)
-    assert (ended.returncode, ended.stdout) == (0, "olá True\n".encode()), ended.stderr
-
-
 def test_what_is_no_mistake_of_the_user_s_is_returned_or_keeps_its_traceback():
     assert [script.exit_code(lambda: None), script.exit_code(lambda: 3)] == [0, 3]
     with pytest.raises(ValueError, match="invalid literal"):

@@ -81,9 +81,8 @@ def end(process: subprocess.Popen) -> tuple[int, str, str]:
 
 
 def essential(err: str) -> str:
-    """Return standard error without the steps that are told, flags unlike before, and a lock taken over."""
-    lines = [line for line in err.splitlines(True) if not line.startswith(("step ", "--"))]
-    return "".join(line for line in lines if not line.endswith("taken over\n"))
+    """Return standard error without the steps that are told, and flags unlike before."""
+    return "".join(line for line in err.splitlines(True) if not line.startswith(("step ", "--")))
 
 
 def finished(command: str, folder: Path, *more, **how) -> tuple[int, str, str]:
