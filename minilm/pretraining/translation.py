@@ -57,18 +57,15 @@ class Translation(Objective):
 
         input_ids, attention_mask (B, S) are the encoder's; decoder_input_ids, labels (B, T) the decoder's.
         """
-        chosen = self.bucket(step) if split == "train" else np.arange(len(self.corpus.validation))  # (B,)
+        epoch, turn = divmod(step, self.n_bucket)
+        chosen = np.arange(len(self.corpus.validation))  # (B,)
+        chosen = self.buckets_of(epoch)[turn] if split == "train" else chosen
         sources, real = self.sources[split].padded(chosen)  # (B, S)
         decoder_inputs, _ = self.decoder_inputs[split].padded(chosen)  # (B, T)
         labels, counted = self.labels[split].padded(chosen)
         rows = dict(input_ids=sources, attention_mask=real, decoder_input_ids=decoder_inputs, labels=labels)
         n_byte = self.token_bytes[labels[counted]].sum()  # of the targets, in UTF-8
         return tensors(rows | dict(n_label=counted.sum(), n_byte=max(1, n_byte)))
-
-    def bucket(self, step: int) -> np.ndarray:
-        """Return the training pairs (B,) of a step."""
-        epoch, turn = divmod(step, self.n_bucket)
-        return self.buckets_of(epoch)[turn]
 
     def buckets_of(self, epoch: int) -> np.ndarray:
         """Return the training pairs in buckets (n_bucket, B) of similar length, each pair once at most.
