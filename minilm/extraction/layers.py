@@ -11,7 +11,6 @@ import torch
 
 from ..model.transformer import build
 from ..plumbing.script import table
-from ..texts.corpus import one_line
 from ..tokenizer.rows import RaggedRows
 from .features import LAST_4, ONE_LAYER, Reading, extract, extract_tokens, n_layer, nearest
 from .probe import bag_of_words, probe_accuracy, standardised
@@ -102,8 +101,7 @@ def probe_tables(model, rows, parts, headline, vectors, asked, n_draw, seed, how
     train, *_, test = parts.values()
     for (text, label), vector in zip(test[:2], vectors[-len(test) :], strict=False):
         ((j, cosine),) = nearest(vectors[: len(train)], vector, 1)
-        lines += [f"  {one_line(text)[:200]}  ({label})"]
-        lines += [f"    {cosine:.3f}  {one_line(train[j][0])[:200]}  ({train[j][1]})"]
+        lines += [f"  {text[:300]}  ({label})", f"    {cosine:.3f}  {train[j][0][:300]}  ({train[j][1]})"]
     return results | dict(labels_a_class=labels[0]), [*lines, ""]
 
 

@@ -91,8 +91,6 @@ def closing(results: dict[str, list[Result]], settings: FinetuningSettings, task
         rows.append((names[way], n_moving[0], f"{100 * share[0]:.1f} %", seconds, score))
         figures[f"{way}_score"] = mean
     figures["majority_score"], figures["score"] = figures.pop("trivial_score"), figures.pop("chosen_score")
-    if settings.tune in ("head", "bias", "lora"):
-        figures[f"{settings.tune}_score"] = figures["score"]
     return rows, figures | dict(score_deviation=deviation, moving_weights=n_moving[0])
 
 

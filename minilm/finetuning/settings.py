@@ -65,8 +65,7 @@ class FinetuningSettings(TrainingSettings):
         if not (TASKS[self.task].has_truth or self.domain or self.test):
             raise UserError(f"--task {self.task}: needs --test FILE, pairs with a number to measure on")
         if not TASKS[self.task].has_truth and self.accumulate * process_count() > 1:
-            what = f"--task {self.task}: each pair is compared with all of its batch"
-            raise UserError(f"{what}, so only without --accumulate, in one process")
+            raise UserError(f"--task {self.task}: a batch must not be cut: no --accumulate, one process")
         if self.domain:
             self.refuse(("test", "validation"), "needs --data, examples to learn from")
         if self.predict:

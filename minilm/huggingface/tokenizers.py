@@ -123,8 +123,7 @@ def cut_by(whole: dict) -> tuple[str | None, list[str]]:
 
 def differing(whole: dict, *switches: str) -> list[str]:
     """Return notes on tokens that were added with switches which ours does not have."""
-    said = dict(lstrip="drops the spaces before {}: write none there")
-    said |= dict(rstrip="drops the spaces behind {}: write none there")
+    said = dict.fromkeys(("lstrip", "rstrip"), "drops the spaces beside {}: write none there")
     said |= dict(single_word="reads {} only as a whole word; ours inside a word too")
     found = {s: [e["content"] for e in whole.get("added_tokens") or () if e.get(s)] for s in switches}
     return ["its tokenizer " + said[s].format(", ".join(tokens)) for s, tokens in found.items() if tokens]

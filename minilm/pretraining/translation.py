@@ -58,8 +58,7 @@ class Translation(Objective):
         input_ids, attention_mask (B, S) are the encoder's; decoder_input_ids, labels (B, T) the decoder's.
         """
         epoch, turn = divmod(step, self.n_bucket)
-        chosen = np.arange(len(self.corpus.validation))  # (B,)
-        chosen = self.buckets_of(epoch)[turn] if split == "train" else chosen
+        chosen = self.buckets_of(epoch)[turn] if split == "train" else np.arange(len(self.corpus.validation))
         sources, real = self.sources[split].padded(chosen)  # (B, S)
         decoder_inputs, _ = self.decoder_inputs[split].padded(chosen)  # (B, T)
         labels, counted = self.labels[split].padded(chosen)

@@ -76,10 +76,9 @@ def load_reward_model(folder: str | Path, tokenizer: BPE, device: str = "cpu") -
         raise UserError(f"--reward {folder}: another tokenizer than the policy; leave it out to train one")
     tensors = read_weights(folder)
     model = RewardModel(build_for_weights(config, tensors, Path(folder) / CONFIG))
-    try:
-        load_weights(folder, model, tensors)
-    except UserError as error:
-        raise UserError(f"{error}; is it a reward model? reinforce.py writes one into RUN/reward") from None
+    if "head.weight" not in tensors:
+        raise UserError(f"--reward {folder}: is it a reward model? reinforce.py writes one into RUN/reward")
+    load_weights(folder, model, tensors)
     return model.to(device).eval()
 
 

@@ -168,8 +168,7 @@ def read_squad(path: str | Path, skip_bad=False, answered: bool = True) -> Rows:
                 context = paragraph["context"] + ""  # a TypeError where it is no text
                 parts += [(f"{where}.qas[{k}]", context, qa) for k, qa in enumerate(paragraph["qas"])]
     except (ValueError, RecursionError) as error:
-        lines = "; JSON lines? Expected one object, as SQuAD JSON is" * str(error).startswith("Extra data")
-        raise UserError(f"{where}: not JSON ({error}){lines}") from None
+        raise UserError(f"{where}: not JSON ({error}); one object is expected, as SQuAD's is") from None
     except (KeyError, TypeError) as error:
         raise UserError(f"{where}: {error!r}; expected data, paragraphs, context, qas (SQuAD JSON)") from None
     return usable(partial(squad_example, answered), parts, path, "usable question", skip_bad)

@@ -171,11 +171,10 @@ class Run:
 
     def finish(self) -> dict:
         """Put the best weights back, look, and save: weights that give no finite loss are not to be kept."""
-        last = None
+        # Of a run with patience, which may get more steps: the moments belong to these weights.
+        last = self.best.patience and {name: value.clone() for name, value in self.model.state_dict().items()}
         if self.best.patience:
             self.best.note(evaluate(self.model, self.objective, self.settings), self.model)
-            # The moments belong to the last weights, with which a longer run goes on.
-            last = {name: value.clone() for name, value in self.model.state_dict().items()}
             self.model.load_state_dict(self.best.state["model"])
         if self.folder:  # once more, of the best weights or after --resume
             trim_log(self.folder, lambda line: line["split"] == "train" or line["step"] < self.step)
@@ -185,7 +184,7 @@ class Run:
         self.progress.bar.close()
         return after
 
-    def save(self, last: dict | None = None) -> None:
+    def save(self, last: dict | int = 0) -> None:
         """Write what `go_on_from` reads, and the model to load; UserError for numbers that are not finite."""
         self.progress.stop_if_not_finite()
         state = dict(step=self.step, seconds=self.progress.seconds(), before=self.before)

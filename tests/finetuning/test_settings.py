@@ -59,7 +59,7 @@ WRONG = [
     (dict(task="tagging", class_weights=True), "--class-weights: --task tagging has no classes"),
     (dict(pairs="apart"), "--pairs apart: --task classification has no such choice"),
     (dict(pairs="apart", task="contrastive"), "--task contrastive has no such choice"),
-    (dict(accumulate=2, task="contrastive"), "--task contrastive: each pair .* without --accumulate"),
+    (dict(accumulate=2, task="contrastive"), "--task contrastive: a batch must not be cut: no --accumulate"),
     (dict(data=("a.tsv",), task="contrastive"), "--task contrastive: needs --test FILE"),
     (dict(seeds=(1, -2)), "--seeds -2"),
     (dict(steps=0), "--steps 0"),
@@ -82,7 +82,7 @@ def test_flags_out_of_range_are_one_line(flags, expected):
 def test_several_processes_would_compare_each_pair_with_a_part_of_its_batch(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     FinetuningSettings(task="similarity")
-    with pytest.raises(UserError, match="--task contrastive: each pair .* in one process"):
+    with pytest.raises(UserError, match="--task contrastive: a batch must not be cut.* one process"):
         FinetuningSettings(task="contrastive")
 
 

@@ -153,10 +153,10 @@ def test_what_is_otherwise_there_is_said(tmp_path):
     tokens = [{"id": 0, "content": "<s>", "lstrip": False}, {"id": n, "content": "<mask>", "lstrip": True}]
     write(folder, tokenizer={"added_tokens": tokens})
     notes = read_tokenizer(folder, ROBERTA)[1]
-    assert notes == ["its tokenizer drops the spaces before <mask>: write none there"]
+    assert notes == ["its tokenizer drops the spaces beside <mask>: write none there"]
     tokens[1] |= {"lstrip": False, "rstrip": True}
     write(folder, tokenizer={"added_tokens": tokens})
-    assert "drops the spaces behind <mask>" in read_tokenizer(folder, ROBERTA)[1][0]
+    assert "drops the spaces beside <mask>" in read_tokenizer(folder, ROBERTA)[1][0]
     folder, n = published.folder(tmp_path / "bert", "bert"), len(published.BERT_TOKENS)
     tokens = [{"id": n, "content": "covid", "single_word": True, "special": False}]
     write(folder, tokenizer={"added_tokens": tokens}, added_tokens={"covid": n})

@@ -264,7 +264,7 @@ def test_squad_files_of_another_shape(write, squad, message):
 
 def test_squad_as_json_lines_is_said_to_be_that(write, message):
     line = json.dumps(dict(context=CONTEXT, **question()))
-    assert "JSON lines? Expected one object" in message(read_squad, write("a.jsonl", f"{line}\n{line}\n"))
+    assert "one object is expected" in message(read_squad, write("a.jsonl", f"{line}\n{line}\n"))
     assert "expected data, paragraphs" in message(read_squad, write("b.jsonl", line))
 
 
