@@ -20,7 +20,7 @@ from ..model.config import PRESETS
 from ..model.transformer import build
 from ..plumbing import folders
 from ..plumbing.errors import UserError
-from ..plumbing.script import begin, choose_device, finish
+from ..plumbing.script import begin, choose_device, finish, from_first
 from ..plumbing.settings import checked
 from ..pretraining.run import start_model
 from ..texts.corpus import VALIDATION_SEED
@@ -146,7 +146,7 @@ def predict(settings: FinetuningSettings) -> Path:
     model, task = load_finetuned(source, str(choose_device(settings.device)))
     given, n_skipped = read_examples([settings.predict], task.fields, settings.skip_bad, truth=False)
     predictions = task.predict(model, given, 4 * (settings.batch_size or 32))
-    out = folders.choose_folder("predictions", settings.out, settings.overwrite)
+    out = from_first(lambda: folders.choose_folder("predictions", settings.out, settings.overwrite))
     examples.write_predictions(task, predictions, out / folders.PREDICTIONS)
     print(*(line for p in predictions[:3] for line in shown(task, p)), sep="\n")
     if n_skipped:

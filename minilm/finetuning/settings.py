@@ -69,8 +69,7 @@ class FinetuningSettings(TrainingSettings):
         if self.domain:
             self.refuse(("test", "validation"), "needs --data, examples to learn from")
         if self.predict:
-            reads = {"task", "model", "predict", "skip_bad", "batch_size", "device", "out", "overwrite"}
-            self.refuse(vars(self).keys() - reads, "does not go with --predict: nothing is learnt")
+            self.refuse(("data", "tune", "context", "steps", "lr", "plot"), "does not go with --predict")
 
     @property
     def domain(self) -> str | None:

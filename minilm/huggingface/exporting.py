@@ -32,8 +32,7 @@ ROLES = dict(cls="[CLS]", sep="[SEP]", pad="[PAD]", mask="[MASK]", unk="[UNK]") 
 def export_model(model, tokenizer, folder: str | Path, frame: Frame, name="the model", notes=()) -> list[str]:
     """Write a new folder that AutoModel and AutoTokenizer open; return, and tell, what is left out."""
     folder, config, kind = Path(folder), model.config, target(model.config, tokenizer, name)
-    tensors, more = their_tensors(model, kind)
-    notes = [*notes, *more]
+    tensors, notes = their_tensors(model, kind, notes)
     if not make_folder(folder) and (folder.is_file() or any(folder.iterdir())):
         raise UserError(f"{folder} exists already: choose another name")
     if tokenizer is not None:
@@ -95,8 +94,8 @@ def optional_id(tokenizer, name: str) -> int | None:
     return tokenizer.special_id(name) if known else None
 
 
-def their_tensors(model, kind: str) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """Return the weights under their names, and notes on what has no name there."""
+def their_tensors(model, kind: str, notes=()) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """Return the weights under their names, and further notes, on what has no name there."""
     config, state = model.config, dict(model.state_dict())
     offset = {"bart": 2, "roberta": config.position_offset}.get(kind, 0)
     for side in ("encoder", "decoder"):
@@ -105,7 +104,7 @@ def their_tensors(model, kind: str) -> tuple[dict[str, torch.Tensor], list[str]]
             rows = stack.embeddings.sinusoid if config.positions == "sinusoidal" else state.get(name)
             if rows is not None:  # a rotation has none
                 state[name] = torch.cat([torch.zeros(offset, config.d_model), rows[config.position_offset :]])
-    notes, encoder = [], config.kind == "encoder"
+    notes, encoder = [*notes], config.kind == "encoder"
     if encoder and kind != "distilbert" and not config.n_segments:
         state["encoder.embeddings.segment.weight"] = torch.zeros(1, config.d_model)
     if encoder and not config.head_transform:

@@ -147,8 +147,6 @@ def download(name: str, cache: str | Path | None = None) -> Path:
     if (folder / DONE).exists():
         return folder
     server = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
-    if not server.startswith(("https://", "http://")):
-        raise UserError(f"HF_ENDPOINT {server}: must begin with https:// (or http://)")
     model, _, revision = quote(name if "@" in name else f"{name}@main", safe="/@").partition("@")
     listing = f"{server}/api/models/{model}/revision/{revision}?blobs=true"
     with network(f"hf:{name}"), urlopen(listing) as answer:

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from hashlib import sha256
+from io import BytesIO
 from itertools import chain, count
 from multiprocessing import Pool, TimeoutError
 from pathlib import Path
@@ -86,8 +87,8 @@ def token_rows(documents: Sequence[str], tokenizer, rows_of: Callable, *options,
         with Pool(os.cpu_count(), obey) as pool:
             made = pool.imap(partial(piece, encode), zip(names, texts, strict=False))
             try:
-                for name in iter(partial(made.next, PATIENCE), None):  # to its end: it knows no None
-                    with np.load(name) as arrays:
+                for data in iter(partial(made.next, PATIENCE), None):  # to its end: it knows no None
+                    with np.load(BytesIO(data)) as arrays:
                         ids, *others = arrays.values()
                     yield ids.astype(dtype), *others
             except TimeoutError:  # a process that is killed takes its piece along, without a word
@@ -99,12 +100,12 @@ def token_rows(documents: Sequence[str], tokenizer, rows_of: Callable, *options,
     return found
 
 
-def piece(encode: Callable, work: tuple[Path, list[str]]) -> Path:
-    """Write what `encode` returns of texts into a file of this name, unless it is there; return the name."""
+def piece(encode: Callable, work: tuple[Path, list[str]]) -> bytes:
+    """Write what `encode` returns of texts into a file of this name, unless it is there; return its bytes."""
     name, texts = work
     if not name.exists():
         atomic_write(name, lambda file: np.savez(file, *encode(texts)))
-    return name
+    return name.read_bytes()  # at once: another run that is ready first deletes the file
 
 
 def obey() -> None:

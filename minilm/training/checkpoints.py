@@ -13,7 +13,7 @@ from tqdm import tqdm
 from ..checkpoint import load_tokenizer, save_description, save_weights
 from ..model.generate import evaluation_mode
 from ..plumbing.errors import UserError
-from ..plumbing.folders import TOKENIZER, TRAINER, append_log, atomic_write, trim_log
+from ..plumbing.folders import RESULTS, TOKENIZER, TRAINER, append_log, atomic_write, trim_log
 from ..plumbing.safetensors import check_state
 from ..plumbing.script import from_first, process_count, process_rank, shown
 from ..plumbing.settings import checked
@@ -193,6 +193,7 @@ class Run:
         state = whole(state | dict(model=self.model.state_dict(), optimizer=moments))
         self.kept.load_state_dict(state["model"])  # itself, unless each process trains a part of a copy
         if self.folder:
+            (self.folder / RESULTS).unlink(missing_ok=True)  # of a finished run that goes on: of fewer steps
             save_trainer(self.folder, state | dict(model=whole(last)) if last else state)
             save_weights(self.folder, self.kept)
 

@@ -207,6 +207,8 @@ def train(
                 any_process_wishes(stop)  # a process that leaves while the first saves would end it
                 raise run.interrupted()
         after = run.finish()
+        if any_process_wishes(wish.stop):  # what a script does after it is not wished for
+            raise run.interrupted()
     model.eval()
     figures = dict(seconds=run.progress.seconds(), tokens_per_second=run.progress.tokens_per_second())
     return dict(before=run.before, after=after, steps=run.step) | figures
