@@ -16,7 +16,7 @@ from .. import world
 from ..model.config import ModelConfig
 from ..plumbing.errors import UserError
 from ..plumbing.script import shown
-from ..texts.corpus import split_by_hash
+from ..texts.corpus import VALIDATION_SEED, split_by_hash
 from ..texts.files import kind, read_lines
 from ..texts.tables import read_table
 from ..tokenizer.rows import RaggedRows, prompt_ids
@@ -24,7 +24,6 @@ from ..training.objective import Objective, tensors
 from .rollout import Environment, draw_answers
 
 HELD_OUT_PAIRS, TRAIN_PROMPTS, TEST_PROMPTS = 1000, 3000, 1000  # of the embedded world
-HELD_OUT_SEED = 1_000_003  # added to the seed for what nothing is trained on
 PROMPTS_AT_ONCE = 64  # whose answers are drawn in one batch
 Pair = tuple[str, str, str]  # prompt, chosen, rejected
 
@@ -70,8 +69,8 @@ def world_preferences(n_pairs: int, seed: int) -> Preferences:
     pairs = world.preferences(n_pairs, seed)
     prompts = world.preference_prompts(TRAIN_PROMPTS, seed + 1)
     seen = {prompt for prompt, _, _ in pairs} | set(prompts)
-    other_pairs = world.preferences(2 * HELD_OUT_PAIRS, seed + HELD_OUT_SEED)
-    other_prompts = world.preference_prompts(2 * TEST_PROMPTS, seed + HELD_OUT_SEED + 1)
+    other_pairs = world.preferences(2 * HELD_OUT_PAIRS, seed + VALIDATION_SEED)
+    other_prompts = world.preference_prompts(2 * TEST_PROMPTS, seed + VALIDATION_SEED + 1)
     held_out = [pair for pair in other_pairs if pair[0] not in seen][:HELD_OUT_PAIRS]
     test = [prompt for prompt in other_prompts if prompt not in seen][:TEST_PROMPTS]
     return Preferences("world", pairs, held_out, prompts, test, world.judge)
