@@ -89,19 +89,15 @@ def phrases(things: tuple, but: str | None = None) -> Choice:
 NAME_OR_PRONOUN = Choice({"pronoun": P_PRONOUN, "name": 1 - P_PRONOUN})
 MOOD = Choice({m: P_HAPPY / 3 if m in HAPPY_MOODS else (1 - P_HAPPY) / 4 for m in MOODS})
 
-
-def subject(person, friend):
-    """Return the distribution of what the person is called by."""
-    # a pronoun is never ambiguous: the name is repeated once a friend of the same gender is about
-    return uniform(("name",)) if friend and GENDERS[friend] == GENDERS[person] else NAME_OR_PRONOUN
-
-
 RULES = {
     "person": lambda: uniform(NAMES),
     "place": lambda: uniform(PLACES),
     "time": lambda: uniform(TIMES),
     "friend": lambda person: uniform(NAMES, but=person),
-    "subject": subject,
+    # a pronoun is never ambiguous: the name is repeated once a friend of the same gender is about
+    "subject": lambda person, friend: (
+        uniform(("name",)) if friend and GENDERS[friend] == GENDERS[person] else NAME_OR_PRONOUN
+    ),
     "verb": lambda place: uniform(VERBS[place]),
     "verb2": lambda place, verb: uniform(VERBS[place], but=verb),
     "np": lambda place: phrases(THINGS[place]),
