@@ -132,7 +132,12 @@ def test_dpo_of_a_rule_alone_learns_from_the_policys_own_answers(answers, reinfo
     monkeypatch.setattr(rounds, "sampled_pairs", drawn)
     monkeypatch.setattr(reward, "load_function", lambda name: lambda prompt, answer: float(len(answer)))
     made = reinforcement(
-        algorithm="dpo", reward_function="rules:length", contrast=False, rounds=3, sampled_prompts=6
+        algorithm="dpo",
+        prompts="p",
+        reward_function="rules:length",
+        contrast=False,
+        rounds=3,
+        sampled_prompts=6,
     )
     found, made.env.judge = made.preferences, None
     found.prompts = found.prompts[:6]

@@ -50,6 +50,8 @@ def test_what_cannot_be_learnt_from_is_found_first(reinforcement, preferences, t
     for algorithm in ("ppo", "dpo"):
         with pytest.raises(UserError, match="--group-size 3 needs --algorithm grpo"):
             reinforcement(algorithm=algorithm, group_size=3)
+    with pytest.raises(UserError, match="--reward-function a:b with --algorithm dpo needs --prompts"):
+        reinforcement(algorithm="dpo", reward_function="a:b")  # it would learn from the judge's pairs
     with pytest.raises(UserError, match="is it a reward model"):
         reinforcement(reward=str(tmp_path / "gpt"))
     with pytest.raises(UserError, match="cannot import .*no_such_rules"):
@@ -65,8 +67,8 @@ def test_what_cannot_be_learnt_from_is_found_first(reinforcement, preferences, t
         (dict(), True),
         (dict(reward_function="a:b"), False),
         (dict(algorithm="dpo"), True),
-        (dict(algorithm="dpo", reward_function="a:b"), False),
-        (dict(algorithm="dpo", reward_function="a:b", sampled_prompts=0), True),
+        (dict(algorithm="dpo", prompts="p", reward_function="a:b"), False),
+        (dict(algorithm="dpo", prompts="p", reward_function="a:b", sampled_prompts=0), True),
     ],
 )
 def test_pairs_are_asked_for_where_nothing_else_says_what_is_better(

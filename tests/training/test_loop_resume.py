@@ -148,6 +148,14 @@ def test_ctrl_c_in_the_last_step_keeps_all_and_nothing_is_begun_after_it(tmp_pat
     assert (outcome["before"], outcome["after"]) == (whole["before"], whole["after"])
 
 
+def test_results_of_fewer_steps_do_not_outlive_a_run_that_goes_on(tmp_path):
+    run("causal", tmp_path, steps=2)
+    (tmp_path / "results.json").write_text("{}")  # which says that a run is finished
+    with pytest.raises(KeyboardInterrupt):
+        run("causal", tmp_path, steps=9, step=3, act=ctrl_c, resume=True)
+    assert not (tmp_path / "results.json").exists(), "--resume would pass it over, a later regime take it"
+
+
 @KINDS
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_stops_the_run(kind, value, tmp_path):
