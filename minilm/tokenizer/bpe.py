@@ -4,6 +4,7 @@ Sennrich, Haddow and Birch 2016 (arXiv 1508.07909, section 3.2), over bytes as i
 section 2.2). `train_naive` learns which neighbours to join, `train_fast` the same sooner, `BPE` joins them.
 """
 
+import json
 import operator
 import re
 from collections import Counter, defaultdict
@@ -13,7 +14,6 @@ from itertools import chain, pairwise
 from pathlib import Path
 
 from ..plumbing.errors import UserError
-from ..plumbing.folders import read_json
 from .base import AS_TEXT, Tokenizer
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "<|endoftext|>")
@@ -260,9 +260,12 @@ class BPE(Tokenizer):
 
     @classmethod
     def from_gpt2(cls, vocab_json, merges_txt, special_tokens=("<|endoftext|>",), aliases=None) -> "BPE":
-        """Read GPT-2's two files (or BART's, RoBERTa's, with their special tokens); UserError for no JSON."""
-        merges = Path(merges_txt).read_text("utf-8").split("\n")
-        return cls.from_names(read_json(vocab_json), merges, special_tokens, aliases)
+        """Read GPT-2's two files (or BART's, RoBERTa's, with their special tokens); UserError as `load`."""
+        try:
+            ids, merges = json.loads(Path(vocab_json).read_text("utf-8")), Path(merges_txt).read_text("utf-8")
+            return cls.from_names(ids, merges.split("\n"), special_tokens, aliases)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{vocab_json}, {merges_txt}: not GPT-2's vocabulary files ({error})") from None
 
     @classmethod
     def from_names(cls, ids, merges, special_tokens=(), aliases=None, added_tokens=(), pattern=None) -> "BPE":

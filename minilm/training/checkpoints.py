@@ -172,7 +172,7 @@ class Run:
     def finish(self) -> dict:
         """Put the best weights back, look, and save: weights that give no finite loss are not to be kept."""
         # Of a run with patience, which may get more steps: the moments belong to these weights.
-        last = self.best.patience and {name: value.clone() for name, value in self.model.state_dict().items()}
+        last = {n: w.clone() for n, w in self.model.state_dict().items()} if self.best.patience else None
         if self.best.patience:
             self.best.note(evaluate(self.model, self.objective, self.settings), self.model)
             self.model.load_state_dict(self.best.state["model"])
@@ -184,7 +184,7 @@ class Run:
         self.progress.bar.close()
         return after
 
-    def save(self, last: dict | int = 0) -> None:
+    def save(self, last: dict | None = None) -> None:
         """Write what `go_on_from` reads, and the model to load; UserError for numbers that are not finite."""
         self.progress.stop_if_not_finite()
         state = dict(step=self.step, seconds=self.progress.seconds(), before=self.before)
