@@ -174,7 +174,7 @@ def read_tagged(data: str, probe: bool | None, seed: int) -> dict[str, list[tupl
     if domain := world.SOURCES.get(data):
         found = world.tagging(WORLD_SENTENCES, seed, domain=domain)
     else:
-        found = read_conll(data)[0] if kind(data) == ".conll" else []
+        found = read_conll(data) if kind(data) == ".conll" else []
     if not probe:
         return dict(train=found) if found else dict(texts=read_examples(data))
     learnt, tested = split(found, max(1, len(found) // 4), seed, itemgetter(1)) if found else ([], [])
@@ -194,5 +194,5 @@ def read_examples(path: str) -> list[Example]:
             print(f"{path}: its {n_line:,} lines are one text; a blank line ends one", file=sys.stderr)
         return [(text, None) for text in texts]
     if kind(file) == ".jsonl" and not any("label" in record for _, record in read_jsonl(file)):
-        return [(text, None) for (text,) in read_table(file, ("text",))[0]]
-    return read_table(file, ("text", "label"))[0]
+        return [(text, None) for (text,) in read_table(file, ("text",))]
+    return read_table(file, ("text", "label"))

@@ -42,10 +42,7 @@ def read_parts(task, settings) -> list[Parts]:
     """Return the three parts of the user's files for each seed; say how much of a test is learnt too."""
     files = (settings.data, task.has_truth), ([settings.validation], task.has_truth), ([settings.test], True)
     fields, skip_bad = task.fields, settings.skip_bad
-    read = [read_examples(paths, fields, skip_bad, truth, task.is_number) for paths, truth in files]
-    if n_skipped := sum(n for _, n in read):
-        print(f"left out {n_skipped:,} examples (--skip-bad)")
-    given = [examples for examples, _ in read]
+    given = [read_examples(paths, fields, skip_bad, truth, task.is_number) for paths, truth in files]
     learnt = {str(example[:-1]) for example in given[0]}
     for name, part in zip((settings.validation, settings.test), given[1:], strict=True):
         if again := sum(str(example[:-1]) in learnt for example in part):
@@ -57,27 +54,26 @@ def read_parts(task, settings) -> list[Parts]:
     return [cut(*given, seed, *how) for seed in settings.seeds]
 
 
-def read_examples(paths: Iterable, fields: Sequence[str], skip_bad=False, truth=True, numbers=False) -> tuple:
-    """Return the examples of all files that are given, and n_skipped: CoNLL for tags, SQuAD for answers.
+def read_examples(paths: Iterable, fields: Sequence[str], skip_bad=False, truth=True, numbers=False) -> list:
+    """Return the examples of all files that are given: CoNLL for tags, SQuAD for answers.
 
     All others are tables. Without `truth` there need be none, and it is None. With `numbers` it is a number.
     """
-    examples, n_skipped = [], 0
+    examples = []
     wanted, spare = (fields, ()) if truth else (fields[:-1], fields[-1:])
     for path in filter(None, paths):
         try:
             if fields[-1] == "tags":
-                rows, n = read_conll(path, skip_bad, tagged=truth)
+                rows = read_conll(path, skip_bad, tagged=truth)
             elif fields[-1] == "answers" and (truth or kind(path) == ".json"):
-                rows, n = read_squad(path, skip_bad, answered=truth)
+                rows = read_squad(path, skip_bad, answered=truth)
             else:
-                rows, n = read_table(path, wanted, skip_bad, spare, scored if truth and numbers else row)
+                rows = read_table(path, wanted, skip_bad, spare, scored if truth and numbers else row)
         except UserError as error:
             files = OTHER_FILES.get(fields[-1], ".tsv, .csv, .jsonl")
             raise UserError(f"{error} (expected {', '.join(wanted)}: {files})") from None
         examples += rows if truth else [(*one[: len(wanted)], None) for one in rows]
-        n_skipped += n
-    return examples, n_skipped
+    return examples
 
 
 def scored(fields: Sequence[str], where: str, *cells) -> tuple:

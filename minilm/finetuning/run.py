@@ -144,13 +144,11 @@ def predict(settings: FinetuningSettings) -> Path:
     if source is None:
         raise UserError(f"--predict: no finished runs/{settings.task}; name the fine-tuned folder by --model")
     model, task = load_finetuned(source, str(choose_device(settings.device)))
-    given, n_skipped = read_examples([settings.predict], task.fields, settings.skip_bad, truth=False)
+    given = read_examples([settings.predict], task.fields, settings.skip_bad, truth=False)
     predictions = task.predict(model, given, 4 * (settings.batch_size or 32))
     out = from_first(lambda: folders.choose_folder("predictions", settings.out, settings.overwrite))
     examples.write_predictions(task, predictions, out / folders.PREDICTIONS)
     print(*(line for p in predictions[:3] for line in shown(task, p)), sep="\n")
-    if n_skipped:
-        print(f"left out {n_skipped:,} examples (--skip-bad)")
     cut = f" {task.n_cut:,} rows were cut to {task.context} tokens." * (task.n_cut > 0)
     print(f"\nSaved {len(predictions):,} predictions of {source} in {out / folders.PREDICTIONS}.{cut}")
     return out

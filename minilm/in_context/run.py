@@ -130,13 +130,13 @@ def nearest_draws(settings: PromptSettings, model, tokenizer) -> Callable[[int, 
 def examples_and_tests(settings: PromptSettings) -> tuple[list, list]:
     """Return the (text, label) of --data and --test; UserError for files that no study can be made of."""
     data, test = settings.data, settings.test
-    examples, rng = read_table(data, ("text", "label"))[0], random.Random("texts to ask")
+    examples, rng = read_table(data, ("text", "label")), random.Random("texts to ask")
     if test is None:
         if len(examples) < 5:  # a fifth is asked
             raise UserError(f"{data}: {len(examples)} rows, too few to hold some back: give --test FILE")
         examples, asked = split(examples, len(examples) // 5, "texts to ask", itemgetter(slice(1, 2)))
     else:
-        asked = read_table(test, ("text", "label"))[0]
+        asked = read_table(test, ("text", "label"))
     labels, most = sorted({label for _, label in examples}), max(settings.shots or SHOTS)
     for label in (label for _, label in asked if label not in labels):
         wrong = f"the label {label!r} is in no example of {data} ({', '.join(labels[:9])})"

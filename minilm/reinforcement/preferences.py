@@ -51,14 +51,14 @@ def load_preferences(preferences, prompts, n_pairs: int, seed: int, needs_pairs:
         return world_preferences(n_pairs, seed)
     if needs_pairs and not preferences:
         raise UserError(f"--prompts {prompts}: give --preferences, --reward or --reward-function too")
-    pairs = read_table(preferences, ("prompt", "chosen", "rejected"))[0] if preferences else []
+    pairs = read_table(preferences, ("prompt", "chosen", "rejected")) if preferences else []
     for number, (_, chosen, rejected) in enumerate(pairs, start=1):
         if chosen == rejected:
             raise UserError(f"{preferences}, pair {number}: chosen and rejected are both {chosen[:40]!r}")
     train, held_out = split_prompts([pair[0] for pair in pairs], preferences) if pairs else ([], [])
     both = [[pair for pair in pairs if pair[0] in part] for part in (set(train), set(held_out))]
     if prompts:
-        found = read_lines(prompts) if kind(prompts) == ".txt" else read_table(prompts, ("prompt",))[0]
+        found = read_lines(prompts) if kind(prompts) == ".txt" else read_table(prompts, ("prompt",))
         train, held_out = split_prompts([row[-1].strip() for row in found], prompts)
         both[0] = [pair for pair in both[0] if pair[0] not in held_out]
     return Preferences(preferences or prompts, *both, train, held_out)

@@ -1,7 +1,7 @@
 """Examples from the user's files: tables, aligned files, CoNLL columns and SQuAD JSON.
 
-Every reader returns `(examples, n_skipped)`, an example being a tuple with the truth last. What it cannot use
-is an error that names file and line; with `skip_bad=True` it is left out and counted instead.
+Every reader returns a list of examples, each a tuple with the truth last. What it cannot use is an error that
+names file and line; with `skip_bad=True` it is left out instead, and the reader says how many were.
 """
 
 import csv
@@ -24,12 +24,11 @@ HEADER = re.compile(
     "text|sentence|review|comment|message|tweet|title|label|class|category|sentiment|topic|rating|score|id|index|"
     "question|answer|query|input|output|source|target|prompt|response|instruction|premise|hypothesis|sentence[12]"
 )
-Rows = tuple[list[tuple], int]  # rows, n_skipped
 csv.field_size_limit(2**31 - 1)  # a cell may hold a long document
 
 
-def usable(make: Callable, parts: Iterable[tuple], path, what: str, skip_bad: bool) -> Rows:
-    """Return (`make(*part)` of each part, n_skipped): a UserError is raised, or with `skip_bad` counted."""
+def usable(make: Callable, parts: Iterable[tuple], path, what: str, skip_bad: bool) -> list[tuple]:
+    """Return `make(*part)` of each part: a UserError is raised, or with `skip_bad` counted, and that told."""
     made, n_skipped = [], 0
     for part in parts:
         try:
@@ -40,11 +39,13 @@ def usable(make: Callable, parts: Iterable[tuple], path, what: str, skip_bad: bo
             n_skipped += 1
     if not made:
         raise UserError(f"{path}: no {what} ({n_skipped} skipped)")
-    return made, n_skipped
+    if n_skipped:
+        print(f"{path}: left out {n_skipped:,} examples (--skip-bad)")
+    return made
 
 
-def read_table(path: str | Path, fields: Sequence[str], skip_bad=False, spare=(), make=None) -> Rows:
-    """Return (rows, n_skipped): each row a tuple of strings in the order of `fields`, such as (text, label).
+def read_table(path: str | Path, fields: Sequence[str], skip_bad=False, spare=(), make=None) -> list[tuple]:
+    """Return the rows, each a tuple of strings in the order of `fields`, such as (text, label).
 
     `.tsv` (a tab separates, quotes mean nothing), `.csv` (quotes as in RFC 4180) or `.jsonl`, also as `.gz`.
     A first line that names all the fields is a header: columns may stand in any order, and further ones are
@@ -112,8 +113,8 @@ def row(fields: Sequence[str], where: str, names: Sequence[str], cells: Sequence
     return texts
 
 
-def read_aligned(source: str | Path, target: str | Path, skip_bad=False) -> Rows:
-    """Return (rows, n_skipped) of two files whose lines belong together; blank in one alone is a bad row."""
+def read_aligned(source: str | Path, target: str | Path, skip_bad=False) -> list[tuple]:
+    """Return the rows of two files whose lines belong together; blank in one alone is a bad row."""
     both, fields = f"{source} and {target}", ("source", "target")
     a, b = ([line for _, line in read_lines(path)] for path in (source, target))
     if len(a) != len(b):
@@ -123,8 +124,8 @@ def read_aligned(source: str | Path, target: str | Path, skip_bad=False) -> Rows
     return usable(partial(row, fields), parts, both, "pairs of lines", skip_bad)
 
 
-def read_conll(path: str | Path, skip_bad=False, tagged: bool = True) -> Rows:
-    """Return (sentences, n_skipped) of a CoNLL file; a sentence is (words, tags), first and last columns.
+def read_conll(path: str | Path, skip_bad=False, tagged: bool = True) -> list[tuple]:
+    """Return the sentences of a CoNLL file, each (words, tags), its first and last columns.
 
     Tabs separate columns where the first line has one, else runs of spaces; a no-break space is part of a
     word. A blank line ends a sentence; `-DOCSTART-` lines are passed over, and "# ..." of another number of
@@ -147,15 +148,15 @@ def read_conll(path: str | Path, skip_bad=False, tagged: bool = True) -> Rows:
 
     sentences = (words for is_text, words in groupby(lines, lambda line: bool(line[1])) if is_text)
     found = usable(sentence, sentences, path, "sentences, a line for each word and its tag", skip_bad)
-    words, tags = ({item for pair in found[0] for item in pair[column]} for column in (0, 1))
-    if len(tags) > len(words) or (tagged and all(first == "1" for (first, *_), _ in found[0])):
+    words, tags = ({item for pair in found for item in pair[column]} for column in (0, 1))
+    if len(tags) > len(words) or (tagged and all(first == "1" for (first, *_), _ in found)):
         told = f"{len(words):,} words such as {min(words)!r} and {len(tags):,} tags such as {min(tags)!r}"
         raise UserError(f"{path}: {told}; expected the word in the first column, its tag in the last")
     return found
 
 
-def read_squad(path: str | Path, skip_bad=False, answered: bool = True) -> Rows:
-    """Return (examples, n_skipped) of a SQuAD 1.1 or 2.0 file (Rajpurkar et al. 2016 and 2018).
+def read_squad(path: str | Path, skip_bad=False, answered: bool = True) -> list[tuple]:
+    """Return the examples of a SQuAD 1.1 or 2.0 file (Rajpurkar et al. 2016 and 2018).
 
     An example is (context, question, [(answer, its first character)]), without `answered` with no answers.
     """

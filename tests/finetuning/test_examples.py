@@ -50,10 +50,10 @@ FILES = [
 @pytest.mark.parametrize("name, text, fields, examples", FILES)
 def test_files_are_read_with_their_truths_and_without(tmp_path, name, text, fields, examples):
     path = written(tmp_path, name, text)
-    assert read_examples([path, None], fields) == (examples, 0)
+    assert read_examples([path, None], fields) == examples
     unknown = [(*example[:-1], None) for example in examples]
-    assert read_examples([path], fields, truth=False) == (unknown, 0), "truths that nobody asked for"
-    assert read_examples([path, path], fields)[0] == examples * 2
+    assert read_examples([path], fields, truth=False) == unknown, "truths that nobody asked for"
+    assert read_examples([path, path], fields) == examples * 2
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_files_are_read_with_their_truths_and_without(tmp_path, name, text, fiel
     ],
 )
 def test_files_to_be_predicted_need_no_truths(tmp_path, name, text, fields, example):
-    assert read_examples([written(tmp_path, name, text)], fields, truth=False) == ([example], 0)
+    assert read_examples([written(tmp_path, name, text)], fields, truth=False) == [example]
 
 
 @pytest.mark.parametrize(
@@ -84,22 +84,23 @@ def test_what_is_wrong_with_a_file_is_one_line_that_says_what_fits(tmp_path, tex
         read_examples([written(tmp_path, "a.tsv", text)], fields, truth=truth)
 
 
-def test_rows_that_are_skipped_are_counted_over_all_files(tmp_path):
+def test_rows_that_are_skipped_are_counted_for_each_file(tmp_path, capsys):
     path = written(tmp_path, "a.tsv", "a\tx\nalone\n\ty\n")
-    assert read_examples([path, path], ("text", "label"), skip_bad=True) == ([("a", "x")] * 2, 4)
+    assert read_examples([path, path], ("text", "label"), skip_bad=True) == [("a", "x")] * 2
+    assert capsys.readouterr().out == f"{path}: left out 2 examples (--skip-bad)\n" * 2
 
 
 def test_scores_are_numbers(tmp_path):
     path, fields = written(tmp_path, "a.tsv", "a\tb\t2.5\n"), ("text_a", "text_b", "label")
-    assert read_examples([path], fields, numbers=True) == ([("a", "b", 2.5)], 0)
-    assert read_examples([path], fields, truth=False, numbers=True) == ([("a", "b", None)], 0)
+    assert read_examples([path], fields, numbers=True) == [("a", "b", 2.5)]
+    assert read_examples([path], fields, truth=False, numbers=True) == [("a", "b", None)]
     for label in ("high", "inf", "-inf"):
         path = written(tmp_path, "b.tsv", f"a\tb\t2\nc\td\t{label}\ne\tf\t3\n")
         with pytest.raises(
             UserError, match=f"b.tsv, line 2: the label '{label}' is no number, as a score is"
         ):
             read_examples([path], fields, numbers=True)
-        assert read_examples([path], fields, True, numbers=True) == ([("a", "b", 2.0), ("e", "f", 3.0)], 1)
+        assert read_examples([path], fields, True, numbers=True) == [("a", "b", 2.0), ("e", "f", 3.0)]
 
 
 def test_a_tenth_is_watched_where_nothing_else_is_given():

@@ -86,21 +86,21 @@ def test_texts_are_both_sides_of_the_training_pairs():
     assert sorted(pairs.texts()) == ["1", "2", "a", "b"], "one language, or validation texts"
 
 
-def test_bad_rows_are_an_error_or_are_counted(table, message):
+def test_bad_rows_are_an_error_or_are_counted(table, message, capsys):
     path = table("pairs.tsv", [*numbered(10), ("no tab",), ("", "alvo"), *numbered(20)[10:]])
     assert "pairs.tsv, line 11: found 1 columns" in message(load_pairs, path)
     pairs = load_pairs(path, skip_bad=True)
-    assert pairs.notes == ("left out 2 rows that are no pair (--skip-bad)",)
+    assert f"{path}: left out 2 examples (--skip-bad)" in capsys.readouterr().out
     assert sorted(pairs.train + pairs.validation) == sorted(numbered(20))
 
 
-def test_two_aligned_files_are_read(write, message):
+def test_two_aligned_files_are_read(write, message, capsys):
     both = [write("a.en", "one\n \nthree\nfour"), str(write("a.pt", "um\ndois\ntrês\nquatro"))]
     assert "a.pt, line 2: nothing in 'source'" in message(load_pairs, both)
     pairs = load_pairs(both, skip_bad=True)
     both_parts = sorted(pairs.train + pairs.validation)
     assert both_parts == [("four", "quatro"), ("one", "um"), ("three", "três")]
-    assert pairs.notes == ("left out 1 rows that are no pair (--skip-bad)",)
+    assert "left out 1 examples (--skip-bad)" in capsys.readouterr().out
 
 
 def test_a_stray_carriage_return_does_not_shift_aligned_lines(write):

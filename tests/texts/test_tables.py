@@ -11,14 +11,16 @@ from minilm.texts.tables import read_aligned, read_conll, read_squad, read_table
 FIELDS, GOOD = ("text", "label"), '{"text":"sun","label":"good"}'
 
 
-def test_what_is_usable_is_made_and_the_rest_counted_or_raised(message):
+def test_what_is_usable_is_made_and_the_rest_counted_or_raised(message, capsys):
     def make(a, b):
         if a == b:
             raise UserError(f"a tie of {a}")
         return a - b
 
-    assert usable(make, [(5, 2), (4, 3)], "f", "things", skip_bad=False) == ([3, 1], 0)
-    assert usable(make, [(5, 2), (4, 4), (4, 3), (1, 1)], "f", "things", skip_bad=True) == ([3, 1], 2)
+    assert usable(make, [(5, 2), (4, 3)], "f", "things", skip_bad=False) == [3, 1]
+    assert capsys.readouterr().out == "", "nothing is left out"
+    assert usable(make, [(5, 2), (4, 4), (4, 3), (1, 1)], "f", "things", skip_bad=True) == [3, 1]
+    assert capsys.readouterr().out == "f: left out 2 examples (--skip-bad)\n"
     assert message(usable, make, [(5, 2), (4, 4)], "f", "things", skip_bad=False) == "a tie of 4"
     assert message(usable, make, [(4, 4)], "f", "things", skip_bad=True) == "f: no things (1 skipped)"
 
@@ -36,7 +38,7 @@ def test_what_is_usable_is_made_and_the_rest_counted_or_raised(message):
     ],
 )  # fmt: skip
 def test_tables_are_read(write, name, text, rows):
-    assert read_table(write(name, text), FIELDS) == (rows, 0)
+    assert read_table(write(name, text), FIELDS) == rows
 
 
 def test_a_header_that_names_only_some_fields_is_not_taken_for_an_example(write, message):
@@ -66,10 +68,10 @@ def test_a_header_of_other_names_and_columns_in_another_order_are_not_learnt(wri
 
 def test_columns_that_are_named_or_hold_numbers_may_have_what_labels_they_want(write, message):
     lines = "".join(f"{label} {text}\t{label}\n" for text, label in MANY)
-    assert len(read_table(write("a.tsv", "label\ttext\n" + lines), FIELDS)[0]) == 30, "one example a class"
+    assert len(read_table(write("a.tsv", "label\ttext\n" + lines), FIELDS)) == 30, "one example a class"
     scores = "".join(f"a {i}\tb\t{i / 7:.3f}\n" for i in range(30))
-    assert len(read_table(write("b.tsv", scores), ("text_a", "text_b", "label"))[0]) == 30
-    assert len(read_table(write("c.tsv", "Sunny\tgood\n" + scores.replace("\tb", "")), FIELDS)[0]) == 31
+    assert len(read_table(write("b.tsv", scores), ("text_a", "text_b", "label"))) == 30
+    assert len(read_table(write("c.tsv", "Sunny\tgood\n" + scores.replace("\tb", "")), FIELDS)) == 31
     named = message(read_table, write("d.csv", "question,answer\nWho?,Ana\n"), ("source", "target"))
     assert "found the header ['question', 'answer']" in named
 
@@ -78,7 +80,7 @@ def test_of_three_columns_the_last_is_the_label(write, message):
     fields = ("text_a", "text_b", "label")
     rows = [("always the same", f"text {i}", "xyz"[i % 3]) for i in range(30)]
     lines = ["\t".join(row) for row in rows]
-    assert read_table(write("a.tsv", "\n".join(lines)), fields) == (rows, 0)
+    assert read_table(write("a.tsv", "\n".join(lines)), fields) == rows
     many = write("c.tsv", "\n".join(f"one\ttext {i}\tlabel {i}" for i in range(30)))
     assert "30 different labels in 30 rows" in message(read_table, many, fields)
     header = write("d.tsv", "\n".join(["first\tsecond\tverdict", *lines]))
@@ -92,26 +94,26 @@ def test_a_prompt_and_its_response_are_a_source_and_its_target(write):
         ("a.tsv", "response\tprompt\nA: y\tx\n"),
         ("a.jsonl", '{"prompt":"x","response":"A: y"}'),
     ):
-        assert read_table(write(name, text), ("source", "target")) == ([("x", "A: y")], 0)
-    assert read_table(write("b.tsv", "chosen\tprompt\ny\tx\n"), ("prompt", "chosen")) == ([("x", "y")], 0)
+        assert read_table(write(name, text), ("source", "target")) == [("x", "A: y")]
+    assert read_table(write("b.tsv", "chosen\tprompt\ny\tx\n"), ("prompt", "chosen")) == [("x", "y")]
 
 
 def test_the_first_line_alone_is_looked_at_as_a_header(write):
     rows = [("sun", "good"), ("rain", "good"), ("title", "score"), ("text", "label")]
     path = write("a.tsv", "\n".join("\t".join(row) for row in rows))
-    assert read_table(path, FIELDS) == (rows, 0), "a later line of such words is an example"
+    assert read_table(path, FIELDS) == rows, "a later line of such words is an example"
 
 
 def test_a_column_to_spare_may_come_last(write, message):
     two, three = write("a.tsv", "sun\tgood\nrain\tbad\n"), write("b.tsv", "sun\tgood\t7\nrain\tbad\t8\n")
     for path in (two, three):
-        assert read_table(path, FIELDS, spare=("id",)) == ([("sun", "good"), ("rain", "bad")], 0)
+        assert read_table(path, FIELDS, spare=("id",)) == [("sun", "good"), ("rain", "bad")]
     assert "found 3 columns, expected 2" in message(read_table, three, FIELDS)
 
 
 def test_csv_quotes_hold_commas_quotes_and_lines(write, message):
     path = write("a.csv", 'text,label\n"a, ""b""\nc",x\n\nd,y,z\n')
-    assert read_table(path, FIELDS, skip_bad=True) == ([('a, "b"\nc', "x")], 1)
+    assert read_table(path, FIELDS, skip_bad=True) == [('a, "b"\nc', "x")]
     assert "line 5: found 3 columns, expected 2" in message(read_table, path, FIELDS), "lines, not rows"
 
 
@@ -141,7 +143,7 @@ def test_a_bad_row_is_an_error_or_counted(write, message, name, good, bad, expec
     text = message(read_table, path, FIELDS)
     assert f"{name}, line 3: " in text and expected in text
     assert ("semicolons" in text) == ("semicolons" in expected)
-    assert read_table(path, FIELDS, skip_bad=True) == ([("sun", "good")] * 2, 1)
+    assert read_table(path, FIELDS, skip_bad=True) == [("sun", "good")] * 2
 
 
 def test_tables_without_rows_or_of_another_kind(tmp_path, write, message):
@@ -154,17 +156,17 @@ def test_tables_without_rows_or_of_another_kind(tmp_path, write, message):
 
 def test_aligned_files_pair_line_with_line(write, message):
     source, target = write("a.en", "The cat.\n\n The dogs. \n"), write("a.pt", "O gato.\r\n\r\nOs cães.")
-    assert read_aligned(source, target) == ([("The cat.", "O gato."), ("The dogs.", "Os cães.")], 0)
+    assert read_aligned(source, target) == [("The cat.", "O gato."), ("The dogs.", "Os cães.")]
     assert "have 3 and 2 lines" in message(read_aligned, source, write("b.pt", "um\ndois\n"))
     shifted = write("c.pt", "um\n\n\n")
     assert "line 3: nothing in 'target'" in message(read_aligned, source, shifted)
-    assert read_aligned(source, shifted, skip_bad=True) == ([("The cat.", "um")], 1)
+    assert read_aligned(source, shifted, skip_bad=True) == [("The cat.", "um")]
 
 
 def test_conll_takes_the_first_and_the_last_column(write):
     text = "-DOCSTART- -X- O O\n\nAnna NNP I-NP B-PER\nran VBD I-VP O\n\n \nHome\tNN\tI-NP\tO\n# # O O"
     sentences = [(["Anna", "ran"], ["B-PER", "O"]), (["Home", "#"], ["O", "O"])]
-    assert read_conll(write("a.conll", text)) == (sentences, 0)
+    assert read_conll(write("a.conll", text)) == sentences
 
 
 @pytest.mark.parametrize(
@@ -177,7 +179,7 @@ def test_conll_takes_the_first_and_the_last_column(write):
     ],
 )
 def test_conll_columns_are_torn_at_tabs_or_spaces_alone_and_comments_passed_over(write, text, sentence):
-    assert read_conll(write("a.conll", text)) == ([sentence], 0)
+    assert read_conll(write("a.conll", text)) == [sentence]
 
 
 @pytest.mark.parametrize("text", ["O\tAna\nO\tran\nO\tB\n", "1\tAna\tNOUN\t_\n2\tran\tVERB\t_\n"])
@@ -185,7 +187,7 @@ def test_conll_columns_in_another_order_are_not_learnt(write, message, text):
     assert "expected the word in the first column" in message(read_conll, write("a.conll", text))
 
 
-def test_conll_errors_name_the_line(write, message):
+def test_conll_errors_name_the_line(write, message, capsys):
     for n, text in ((3, "Anna B\n\nran\n"), (1, "ran\n\nAnna B\n")):
         expected = f"a.txt, line {n}: found 1 columns ['ran'], expected 2, the word first, the tag last"
         assert expected in message(read_conll, write("a.txt", text))
@@ -193,8 +195,11 @@ def test_conll_errors_name_the_line(write, message):
     path = write("c.txt", "Anna B\nran O\n\nBea x B\nran O\n\nCara B\n")
     assert "c.txt, line 4: found 3 columns ['Bea', 'x', 'B'], expected 2" in message(read_conll, path)
     left = [(["Anna", "ran"], ["B", "O"]), (["Cara"], ["B"])]
-    assert read_conll(path, skip_bad=True) == (left, 1), "the whole sentence is left out, and counted once"
-    left, _ = read_conll(write("d.txt", "Anna\nran\n\nHome\n"), tagged=False)
+    assert read_conll(path, skip_bad=True) == left
+    assert "left out 1 examples" in capsys.readouterr().out, (
+        "the whole sentence is left out, and counted once"
+    )
+    left = read_conll(write("d.txt", "Anna\nran\n\nHome\n"), tagged=False)
     assert [words for words, _ in left] == [["Anna", "ran"], ["Home"]]
 
 
@@ -218,7 +223,7 @@ def question(text="Who?", answers=((0, "Anna"),), **more):
 
 def test_squad_of_both_versions(squad):
     path = squad(question(answers=[(0, "Anna"), (18, "Bea")], id="q1"), question("Why?", is_impossible=True))
-    assert read_squad(path) == ([(CONTEXT, "Who?", [("Anna", 0), ("Bea", 18)]), (CONTEXT, "Why?", [])], 0)
+    assert read_squad(path) == [(CONTEXT, "Who?", [("Anna", 0), ("Bea", 18)]), (CONTEXT, "Why?", [])]
 
 
 @pytest.mark.parametrize(
@@ -242,11 +247,11 @@ def test_squad_questions_that_do_not_fit_are_named_or_counted(squad, message, ba
     path = squad(question(), bad)
     text = message(read_squad, path)
     assert "a.json, data[0].paragraphs[0].qas[1]" in text and expected in text
-    assert read_squad(path, skip_bad=True) == ([(CONTEXT, "Who?", [("Anna", 0)])], 1)
+    assert read_squad(path, skip_bad=True) == [(CONTEXT, "Who?", [("Anna", 0)])]
 
 
 def test_questions_to_be_answered_need_no_answers(squad):
-    examples, _ = read_squad(squad({"question": "Who?"}, question("When?", [(1, "Anna")])), answered=False)
+    examples = read_squad(squad({"question": "Who?"}, question("When?", [(1, "Anna")])), answered=False)
     assert examples == [(CONTEXT, "Who?", []), (CONTEXT, "When?", [])]
 
 
@@ -276,7 +281,7 @@ def test_so_many_labels_are_texts(write, message, n, n_label, refused):
     if refused:
         assert f"{n_label} different labels in {n} rows" in message(read_table, path, FIELDS)
     else:
-        assert len(read_table(path, FIELDS)[0]) == n
+        assert len(read_table(path, FIELDS)) == n
 
 
 def test_a_first_row_whose_label_stands_alone_is_a_header_where_labels_repeat(write, message):
@@ -284,8 +289,6 @@ def test_a_first_row_whose_label_stands_alone_is_a_header_where_labels_repeat(wr
         f"{a}\t{b}\n" for a, b in [first, *((f"text {i}", "xy"[i % 2]) for i in range(n))]
     )
     assert "nothing but the first row" in message(read_table, write("a.tsv", rows(("one", "two"), 5)), FIELDS)
-    assert len(read_table(write("b.tsv", rows(("one", "two"), 4)), FIELDS)[0]) == 5, "3 labels in 5 rows"
-    assert len(read_table(write("c.tsv", rows(("one text", "two"), 5)), FIELDS)[0]) == 6, (
-        "no name of a column"
-    )
-    assert len(read_table(write("d.tsv", rows(("one", "x"), 5)), FIELDS)[0]) == 6
+    assert len(read_table(write("b.tsv", rows(("one", "two"), 4)), FIELDS)) == 5, "3 labels in 5 rows"
+    assert len(read_table(write("c.tsv", rows(("one text", "two"), 5)), FIELDS)) == 6, "no name of a column"
+    assert len(read_table(write("d.tsv", rows(("one", "x"), 5)), FIELDS)) == 6
