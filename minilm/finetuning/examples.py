@@ -5,7 +5,7 @@ import io
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -48,7 +48,7 @@ def read_parts(task, settings) -> list[Parts]:
         if again := sum(str(example[:-1]) in learnt for example in part):
             print(f"{name}: {again:,} of {len(part):,} examples stand in {settings.data[0]} too")
     # What is wrong with the whole is told before anything is held out.
-    check_parts(Parts(given[0], [], []), task.truths, task.fields[-1], names_of(settings), task.closed)
+    check_parts(Parts(given[0], [], []), task, names_of(settings))
     labels_of = (lambda example: task.truths([example])) if task.closed else None
     how = settings.n_examples, labels_of, settings.patience > 0, " ".join(settings.data)
     return [cut(*given, seed, *how) for seed in settings.seeds]
@@ -111,16 +111,15 @@ def cut(given: list, watched: list, test: list, seed, n=None, labels_of=None, se
     return Parts(given, watched, test or watched)
 
 
-def check_parts(parts: Parts, truths: Callable, what: str, names: Sequence[str], closed: bool) -> None:
-    """Raise UserError where nothing can be learnt: all truths (`what`: labels, for instance) are the same.
+def check_parts(parts: Parts, task, names: Sequence[str]) -> None:
+    """Raise UserError where nothing can be learnt: all truths are the same; `names`: what to call the parts.
 
-    `closed`: also where a truth to watch or to measure on is none of those to learn from. `truths` finds
-    those of a part; `names` are what to call the three.
+    Of a `closed` task also where a truth to watch or to measure on is none of those to learn from.
     """
-    known = None
+    known, what = None, task.fields[-1]
     for part, name in zip(parts, names, strict=True):
         try:
-            found = truths(part)
+            found = task.truths(part)
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
         known = known or set(found)  # of those to learn from
@@ -128,7 +127,7 @@ def check_parts(parts: Parts, truths: Callable, what: str, names: Sequence[str],
             same = f"of {len(part)} examples to learn from all have the {what} {[*found, 0][0]!r:.40}"
             raise UserError(f"{name}: {same if part else 'one text alone'}; it takes two or more")
         unknown = Counter(truth for truth in found if truth not in known).most_common(5)
-        if unknown and closed:
+        if unknown and task.closed:
             told = ", ".join(f"{t!r} ({n:,} times)" for t, n in unknown) + suggest(unknown[0][0], known)
             raise UserError(f"{name}: {what} unknown to training: {told}; add examples of it or leave it out")
 

@@ -114,7 +114,7 @@ def load_parts(settings: FinetuningSettings) -> list[Parts]:
     else:
         parts = read_parts(task, settings)
     for one in parts:
-        check_parts(one, task.truths, task.fields[-1], names, task.closed)
+        check_parts(one, task, names)
     return parts
 
 

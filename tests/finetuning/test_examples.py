@@ -160,7 +160,8 @@ UNKNOWN = r"label unknown to training: 'Rain' \(2 times\), 'snow' \(1 times\) \(
 )
 def test_parts_must_teach_something_and_ask_for_nothing_else(parts, expected):
     def check(parts, closed):
-        check_parts(Parts(*parts), truths, "label", ("train.tsv", "watch.tsv", "test.tsv"), closed)
+        task = SimpleNamespace(truths=truths, fields=("text", "label"), closed=closed)
+        check_parts(Parts(*parts), task, ("train.tsv", "watch.tsv", "test.tsv"))
 
     def truths(part):
         if ("a", None) in part:
@@ -232,8 +233,10 @@ def test_files_become_three_parts_for_each_seed(tmp_path, capsys):
 
 def test_at_most_five_unknown_labels_are_named_and_two_known_are_enough():
     parts = Parts([("a", "x"), ("b", "y")], [], [(str(i), f"new {i}") for i in range(7)])
+    task = SimpleNamespace(fields=("text", "label"), closed=True)
+    task.truths = lambda part: [label for _, label in part]
     with pytest.raises(UserError) as caught:
-        check_parts(parts, lambda part: [label for _, label in part], "label", ("a", "b", "c"), True)
+        check_parts(parts, task, ("a", "b", "c"))
     assert str(caught.value).count("times") == 5 and "'new 4' (1 times)" in str(caught.value)
 
 
