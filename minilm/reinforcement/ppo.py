@@ -2,21 +2,9 @@
 
 Source: Schulman et al. 2017, "Proximal Policy Optimization Algorithms"; for text, Ziegler et al. 2019,
 "Fine-Tuning Language Models from Human Preferences" (below by its sections), and Stiennon et al. 2020. The
-details that make it work, each with its flag; `python reinforce.py --ablate` measures a run without each:
-
-     1  the value head begins at 0, and its loss weighs little   --no-zero-value-head, --value-weight 1
-     2  each token pays for leaving the frozen reference: -kl (log pi - log ref)   --kl 0, --no-kl-per-token
-     3  the coefficient `kl` is fixed, or follows a target (section 2.2)         --adaptive-kl
-     4  the reward arrives at the last token only                              --no-reward-at-end
-     5  an answer without its end token gets a fixed low reward                --missing-end-score none
-     6  advantages by GAE (Schulman et al. 2016), gamma 1, lambda 0.95         --gae-lambda 1
-     7  advantages whitened over the real tokens, rewards not    --no-whiten-advantages, --whiten-rewards
-     8  clipped ratio, clipped value                                           --clip-ratio 0, --clip-value 0
-     9  several passes over shuffled minibatches                  --epochs 1, --minibatches 1, --no-shuffle
-    10  the learning rate rises over a few steps and falls to 0 in a line      --warmup 0, --no-anneal
-    11  the reward has mean 0 and deviation 1 on the reference's samples       --no-normalise-reward
-    12  one function draws and scores, at one temperature, without dropout: before the first update each ratio
-        is exactly 1 and each KL exactly 0                                     (no switch: it would be a bug)
+details that make it work are numbered in `PPODetails`; `python reinforce.py --ablate` measures a run without
+each. One has no switch, it would be a bug: the same function draws and scores, at one temperature, without
+dropout. So before the first update each ratio is exactly 1 and each KL exactly 0.
 
 Differs from the papers: Ziegler et al.'s code whitens rewards too (7), which puts the same price, or pay, on
 each token. The value head reads the policy's last states, as theirs, and its loss moves them: with a large
@@ -40,26 +28,26 @@ from .rollout import Environment, Policy, Rollout, draw_answers, score_answers
 
 @dataclass(frozen=True, kw_only=True)
 class PPODetails:
-    """The details of PPO, with their numbers in the list of minilm/reinforcement/ppo.py."""
+    """The details of PPO, by number."""
 
     zero_value_head: bool = True  # 1: the value head begins at 0
-    kl: float = 0.1  # 2: coefficient of the KL penalty; 0: none
+    value_weight: float = 0.01  # 1: weight of the value loss beside the policy loss
+    kl: float = 0.1  # 2: what leaving the reference costs a token: kl (log pi - log reference); 0: nothing
     kl_per_token: bool = True  # 2: each token pays its own KL; no: the last one pays for all
-    adaptive_kl: bool = False  # 3: move the coefficient so that the KL approaches --kl-target
+    adaptive_kl: bool = False  # 3: move `kl` so that the KL approaches --kl-target (Ziegler et al., 2.2)
     kl_target: float = 3.0  # 3: in nats a sequence
     reward_at_end: bool = True  # 4: the last token gets the reward; no: all tokens share it equally
     missing_end_score: float | None = -1.0  # 5: reward of an answer without an end token; none: as any other
-    gamma: float = 1.0  # 6: what a reward one token later is worth now
+    gamma: float = 1.0  # 6: of GAE (Schulman et al. 2016): what a reward one token later is worth now
     gae_lambda: float = 0.95  # 6: 1: the whole future counts as it came, 0: one token and the value after it
     whiten_rewards: bool = False  # 7: rewards to deviation 1, the mean stays
     whiten_advantages: bool = True  # 7: advantages to mean 0 and deviation 1
     clip_ratio: float = 0.2  # 8: how far from 1 a ratio still earns; 0: no clipping
     clip_value: float = 0.2  # 8: how far a value may move in one step; 0: no clipping
-    value_weight: float = 0.01  # 1: weight of the value loss beside the policy loss
     epochs: int = 3  # 9: passes over the answers of a step
     minibatches: int = 2  # 9: updates a pass
     shuffle: bool = True  # 9: other minibatches in each pass
-    anneal: bool = True  # 10: the learning rate falls to 0 in a line; no: it stays
+    anneal: bool = True  # 10: the learning rate, once warm (--warmup), falls to 0 in a line; no: it stays
     normalise_reward: bool = True  # 11: reward to mean 0 and deviation 1 on samples of the reference
     group_size: int = 1  # answers to a prompt; above 1 their mean stands in for a value head: `grpo.py`
     warn_kl: float = 10.0  # nats a sequence above which a warning is printed
