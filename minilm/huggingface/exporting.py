@@ -23,10 +23,9 @@ from ..tokenizer.wordpiece import WordPiece
 from .configs import from_model_config
 from .loading import CONFIG, GENERATION, MATRICES, SAFE, SENTENCES
 from .names import NAMES, their_name
-from .tokenizers import CUTS, SWITCHES
+from .tokenizers import BERT_ROLES, CUTS, SWITCHES
 
 Frame = tuple[str | None, str | None]  # what stands before and behind a text, by our names
-ROLES = dict(cls="[CLS]", sep="[SEP]", pad="[PAD]", mask="[MASK]", unk="[UNK]")  # in transformers, and ours
 
 
 def export_model(model, tokenizer, folder: str | Path, frame: Frame, name="the model", notes=()) -> list[str]:
@@ -150,7 +149,7 @@ def special_ids(tokenizer, kind: str, config: ModelConfig) -> dict:
 
 def write_tokenizer(tokenizer: BPE | WordPiece, folder: Path, frame: Frame, config: ModelConfig) -> None:
     """Write the tokenizer's files; UserError for a BPE with a pattern, which Rust may read otherwise."""
-    roles = ROLES | begin_and_end(tokenizer, config)
+    roles = BERT_ROLES | begin_and_end(tokenizer, config)
     called = tokenizer.aliases | {token: token for token in tokenizer.special_tokens}
     settings = {f"{role}_token": called[ours] for role, ours in roles.items() if ours in called}
     if isinstance(tokenizer, WordPiece):

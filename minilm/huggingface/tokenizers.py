@@ -25,8 +25,8 @@ _GPT4 += r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 CUTS = {(_BYTES,): None, (_DIGITS, _BYTES): "gpt2, digits apart"}
 CUTS[("Split", _GPT4), ("ByteLevel", False)] = "gpt4"
 CUTS[("Split", _GPT4.replace("{1,3}", "")), ("ByteLevel", False)] = "gpt4, digits apart"
-# What plays a role where no file of the folder says.
-_BERT = dict(cls="[CLS]", sep="[SEP]", pad="[PAD]", mask="[MASK]", unk="[UNK]")
+# What plays a role where no file of the folder says; BERT calls its tokens as we do.
+BERT_ROLES = dict(cls="[CLS]", sep="[SEP]", pad="[PAD]", mask="[MASK]", unk="[UNK]")
 _GPT2 = dict.fromkeys(("bos", "eos", "unk"), "<|endoftext|>")
 _ROBERTA = dict(bos="<s>", cls="<s>", eos="</s>", sep="</s>", pad="<pad>", mask="<mask>", unk="<unk>")
 # Switches of WordPiece: ours, in tokenizer_config.json, in the normalizer of tokenizer.json, where none says.
@@ -66,7 +66,7 @@ def read_wordpiece(folder: Path, whole: dict, settings: dict) -> WordPiece:
         if other := {key: part[key] for key, value in expected.items() if part.get(key, value) != value}:
             raise UserError(f"it reads text by {other}; ours as BERT, by {expected}")
     switches = {name: settings.get(a, normalizer.get(b, default)) for name, a, b, default in SWITCHES}
-    roles, added, words = roles_and_added(folder, whole, settings, _BERT)
+    roles, added, words = roles_and_added(folder, whole, settings, BERT_ROLES)
     if (path := folder / "vocab.txt").exists():  # its lines end with a line feed alone: U+2028 may be a token
         tokens, ids = path.read_text("utf-8").removesuffix("\n").split("\n"), added
     else:
