@@ -87,7 +87,6 @@ class TextToText(Task):
         return [*self.begin, *ids[max(0, len(ids) - room) :], *after], len(ids) > room
 
     def rows(self, examples):
-        """Return the examples as rows."""
         sources, answers, n_cut = [], [self.answer_ids(target) for _, target in examples], 0
         for (source, _), answer in zip(examples, answers, strict=True):
             ids, was_cut = self.source_ids(source, len(answer))

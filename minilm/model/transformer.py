@@ -162,7 +162,6 @@ class Undrawn(TorchFunctionMode):
     """While it lasts no first weight is drawn: for a model that gets its numbers from a file at once."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        """Call a function, unless it draws."""
         if function in (nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_):
             return None
         return function(*args, **kwargs or {})
