@@ -7,10 +7,10 @@ training is for. The grammar is exact like that of the stories.
 import random
 from functools import cache
 
+from . import stories
 from .grammar import Choice, Derived, Grammar, Slot, uniform
 from .portuguese import agree, ending, gender, noun, noun_phrase, the
-from .stories import write_phrase
-from .words import CONDITIONS, DAYS, NAMES, PLACES, QUANTITIES, THING_WORDS, THINGS, VERB_WORDS, VERBS, Phrase
+from .words import CONDITIONS, DAYS, NAMES, PLACES, QUANTITIES, THING_WORDS, THINGS, VERB_WORDS, Phrase
 
 REPORT = """
 1  report {number}: the {place} was inspected by {person} on {day}.
@@ -57,21 +57,17 @@ def goods_of(place: str, but: str | None = None) -> Choice:
     return uniform(tuple(Phrase(q, None, t, True) for q in QUANTITIES for t in THINGS[place] if t != but))
 
 
-RULES = {
+RULES = {name: stories.RULES[name] for name in ("person", "place", "verb", "verb2")} | {
     "number": lambda: uniform(NUMBERS),
-    "person": lambda: uniform(NAMES),
     "official": lambda person: uniform(NAMES, but=person),
-    "place": lambda: uniform(PLACES),
     "day": lambda: uniform(tuple(DAYS)),
     "condition": lambda: uniform(tuple(CONDITIONS)),
     "goods": lambda place: goods_of(place),
     "goods2": lambda place, goods: goods_of(place, but=goods.thing),
     "thing": lambda place: uniform(THINGS[place]),
-    "verb": lambda place: uniform(VERBS[place]),
-    "verb2": lambda place, verb: uniform(VERBS[place], but=verb),
 }
 
-_GOODS = {write_phrase(goods): goods for place in PLACES for goods in goods_of(place).values}
+_GOODS = {stories.write_phrase(goods): goods for place in PLACES for goods in goods_of(place).values}
 _PATTERN = rf"(?:{'|'.join(sorted(QUANTITIES, key=len, reverse=True))}) \w+"  # "two hundred" before "two"
 _VERBS = {verb.participle: verb.english for verb in VERB_WORDS.values()}
 _PLAIN = dict(number=NUMBERS, person=NAMES, official=NAMES, place=PLACES, verb=_VERBS, verb2=_VERBS)
