@@ -208,5 +208,5 @@ class Stack(nn.Module):
             d_head = self.blocks[0].self_attention.d_head
             cos_sin = rotary_cos_sin(positions, d_head, self.config.rope_theta)  # (2, .., T, d_head / 2)
         memory_bias = None if memory is None else padding_bias(memory_mask, x.dtype)
-        causal = self.causal and T > 1  # the newest token alone may look at everything there is
+        causal = False if T == 1 else self.causal  # the newest token alone may look at everything there is
         return x, bias, causal, memory, memory_bias, cos_sin
