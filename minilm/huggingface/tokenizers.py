@@ -100,8 +100,8 @@ def read_bpe(folder: Path, whole: dict, settings: dict, values: dict) -> tuple[B
     if kind in DECODER_START and start in specials and start_id != tokenizer.special_id("[CLS]"):
         tokenizer.aliases["[START]"] = start
     prefix = "its tokenizer reads every text with a space before it: encode(' ' + text)"
-    cutter = whole.get("pre_tokenizer") or {}
-    notes += [prefix] if settings.get("add_prefix_space") or cutter.get("add_prefix_space") else []
+    said = [settings, cutter := whole.get("pre_tokenizer") or {}, *cutter.get("pretokenizers", ())]
+    notes += [prefix] if any(part.get("add_prefix_space") for part in said) else []
     return tokenizer, notes + differing(whole, "lstrip", "rstrip", "single_word")
 
 

@@ -146,8 +146,11 @@ def test_what_is_otherwise_there_is_said(tmp_path):
     folder = published.folder(tmp_path / "gpt2", "gpt2")
     write(folder, tokenizer_config={"add_prefix_space": True})
     assert "encode(' ' + text)" in read_tokenizer(folder, GPT2)[1][0]
-    write(folder, tokenizer_config={}, tokenizer={"pre_tokenizer": BYTES | {"add_prefix_space": True}})
-    assert "encode(' ' + text)" in read_tokenizer(folder, GPT2)[1][0]
+    model = {"type": "BPE", "vocab": json.loads((folder / "vocab.json").read_text()), "merges": []}
+    cutter = BYTES | {"add_prefix_space": True}
+    for form in (cutter, {"type": "Sequence", "pretokenizers": [cutter]}):  # one step: a text has one piece
+        write(folder, tokenizer_config={}, tokenizer={"model": model, "pre_tokenizer": form})
+        assert "encode(' ' + text)" in "".join(read_tokenizer(folder, GPT2)[1]), f"not told of {form}"
     folder = published.folder(tmp_path / "roberta", "roberta")
     n = read_bpe(folder, {}, {}, ROBERTA)[0].special_id("[MASK]")
     tokens = [{"id": 0, "content": "<s>", "lstrip": False}, {"id": n, "content": "<mask>", "lstrip": True}]
