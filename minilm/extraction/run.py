@@ -18,7 +18,7 @@ from ..plumbing.script import begin, finish
 from ..plumbing.settings import CommonSettings
 from ..pretraining.run import start_model
 from ..texts.corpus import one_line
-from ..texts.files import kind, read_documents, read_jsonl, text_files
+from ..texts.files import kind, read_documents, read_jsonl, read_lines, text_files
 from ..texts.tables import SUFFIXES, read_conll, read_table
 from ..tokenizer.rows import RaggedRows, word_rows
 from .features import Pooling, checked_rows, cut_note, extract, extract_tokens, n_layer, nearest, reading
@@ -193,6 +193,10 @@ def read_examples(path: str) -> list[Example]:
         if len(texts) == 1 and (n_line := len(texts[0].splitlines())) > 1:
             print(f"{path}: its {n_line:,} lines are one text; a blank line ends one", file=sys.stderr)
         return [(text, None) for text in texts]
-    if kind(file) == ".jsonl" and not any("label" in record for _, record in read_jsonl(file)):
+    if kind(file) == ".jsonl":
+        labelled = any("label" in record for _, record in read_jsonl(file))
+    else:
+        labelled = next(read_lines(file), ("", ""))[1].strip().lower() != "text"  # a header of one column
+    if not labelled:
         return [(text, None) for (text,) in read_table(file, ("text",))]
     return read_table(file, ("text", "label"))

@@ -65,7 +65,8 @@ class PromptSettings(CommonSettings):
             writing = ("chat", "max_new_tokens", "temperature", "top_k", "top_p", "n_beam")
             self.refuse(writing, "needs --prompt: a text to go on with, or - to type at the terminal")
         else:
-            self.refuse(("data", "shots", "n_draw", "n_test", "score", *reading), "does not go with --prompt")
+            asking = ("data", "shots", "n_draw", "n_test", "score", "plot", "out", *reading)
+            self.refuse(asking, "does not go with --prompt")
         if not self.data:
             self.refuse(reading, "needs --data: the file with the examples")
 

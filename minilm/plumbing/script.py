@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -54,7 +55,8 @@ def process_group(device_name: str = "auto"):
     device = choose_device(device_name)
     if device.type == "cuda":
         torch.cuda.set_device(device)  # else each process would also take memory of the first GPU
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    wait = timedelta(days=1)  # the first may tokenise a large text meanwhile
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=wait)
     try:
         with redirect_stdout(None) if process_rank() else nullcontext():
             yield

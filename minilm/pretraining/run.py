@@ -268,7 +268,10 @@ def newest_or_train(name: str, seed=0, device="auto", kind: type[Pretraining] | 
     command = " ".join(["python train.py", *(f"--{flag} {value}" for flag, value in how.items())])
     if found is None:
         print(f"No finished runs/{name} to start from yet, so the default one is trained first.")
-        return kind(default).run()
+        try:
+            return kind(default).run()
+        except KeyboardInterrupt as stop:  # of another script than the one that was called
+            raise KeyboardInterrupt(str(stop).replace("on: --", "on: python train.py --")) from stop
     known = vars(default) | settings_of(str(found))
     what, usual = (f"{' '.join(s['data'])}, {s['steps']:,} steps" for s in (known, vars(default)))
     print(f"Starting from {found}: {what}.")

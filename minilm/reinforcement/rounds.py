@@ -109,9 +109,9 @@ class Rounds:
         columns = dict(start=measure(env.reference, env, s.seed + 2))
         ways = {s.algorithm: {}}
         contrast = s.contrast and s.algorithm != "dpo" and not s.ablate
-        if contrast:  # the hack, and the same pairs without a reward model
+        if contrast:  # the hack, and the same pairs without a reward model; a rule has learnt from no pairs
             ways["kl 0"] = UNBOUND | dict(kl=0.0, adaptive_kl=False)
-            ways |= dict(dpo={}) if self.preferences.pairs else {}
+            ways |= dict(dpo={}) if self.preferences.pairs and not s.reward_function else {}
         if s.ablate:
             ways = {name: UNBOUND | changes for _, name, changes in SWITCHES}
         for name, changes in ways.items():

@@ -118,6 +118,7 @@ def test_the_least_that_can_be_asked():
     (dict(select="nearest"), "--select nearest needs --data"), (dict(test="a"), "--test a needs --data"),
     (dict(label_words=("a=b", "c=d")), "--label-words a=b c=d needs --data"),
     (dict(prompt="a", data="b"), "--data b does not go with --prompt"),
+    (dict(prompt="a", out="b"), "--out b does not go with --prompt"),
     (dict(prompt="-", shots=(4, 8)), "--shots 4,8 does"), (dict(prompt="a", score="mean"), "--score mean"),
     (dict(prompt="a", test="t.tsv"), "--test t.tsv does not go with --prompt"),
     (dict(prompt="a", n_draw=3), "--n-draw 3 does not"), (dict(prompt="a", n_test=9), "--n-test 9 does not"),

@@ -237,6 +237,13 @@ def test_the_default_one_is_trained_where_there_is_none(monkeypatch, capsys):
     assert seen == [with_recipe(PretrainingSettings(objective="masked", seed=3, device="cpu"))]
     assert "No finished runs/masked" in capsys.readouterr().out
 
+    def stopped(self):
+        raise KeyboardInterrupt("stopped, saved; to go on: --resume --out runs/masked")
+
+    monkeypatch.setattr(Pretraining, "run", stopped)
+    with pytest.raises(KeyboardInterrupt, match="on: python train.py --resume --out runs/masked"):
+        run.newest_or_train("masked")  # by another script, which cannot resume it
+
 
 def test_the_least_that_can_be_asked():
     least = dict(context=8, n_documents=1, extend_vocabulary=0, eval_rows=1)

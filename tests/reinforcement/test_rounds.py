@@ -212,6 +212,8 @@ def test_contrasts_can_be_left_out(reinforcement):
     made = reinforcement()
     made.preferences.pairs.clear()
     assert list(made.learn()[0]) == ["start", "ppo", "kl 0", "best of 4"]
+    rule = reinforcement("ruled", reward_function="builtins:print")
+    assert "dpo" not in rule.learn()[0], "the pairs say nothing of the rule: DPO of them is no comparison"
 
 
 def test_grpo_learns_in_groups_from_the_reward_that_ppo_has(reinforcement, monkeypatch):
