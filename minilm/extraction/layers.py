@@ -13,7 +13,7 @@ from ..model.transformer import build
 from ..plumbing.script import table
 from ..tokenizer.rows import RaggedRows
 from .features import LAST_4, ONE_LAYER, Reading, extract, extract_tokens, n_layer, nearest
-from .probe import bag_of_words, probe_accuracy, standardised
+from .probe import bag_of_words, probe_accuracy, standardised, tf_idf
 
 TABLE_TEXTS = 2000  # at most about so many texts of a part: all readings of all texts could fill the memory
 RESULTS = ("probe_accuracy", "random_probe_accuracy", "bag_of_words_accuracy")
@@ -83,7 +83,7 @@ def probe_tables(model, rows, parts, headline, vectors, asked, n_draw, seed, how
     left_out, labels = ", ".join(str(n) for n in asked if n not in labels), labels or ["all"]
     twin = random_twin(model, seed)
     sides = [probe.parts(side) for side in (vectors, extract(twin, rows, [headline], **how)[0])]
-    sides.append(standardised(*bag_of_words(*([text for text, _ in part] for part in parts.values()))))
+    sides.append(tf_idf(*bag_of_words(*([text for text, _ in part] for part in parts.values()))))
     layer = "" if headline.layer < 0 else f"layer {headline.layer}, "
     title = f"Accuracy of a linear probe on {layer}{headline.pooling}, the mean of {n_draw} draws (all: one):"
     told = [f"Labels a class: {left_out} left out, a class has fewer examples.", ""]

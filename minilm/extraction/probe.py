@@ -174,3 +174,13 @@ def bag_of_words(train: Sequence[str], *others: Sequence[str]) -> list[np.ndarra
     column = {word: i for i, (word, _) in enumerate(commonest)}
     places = ([[column[word] for word in text if word in column] for text in part] for part in parts)
     return [np.array([np.bincount(p, minlength=len(column)) for p in part], np.float32) for part in places]
+
+
+def tf_idf(train: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
+    """Return counts (n, n_word) as vectors of length 1 in which a rare word counts for more.
+
+    By scikit-learn's formula: count * (1 + ln((1 + n) / (1 + in how many of the n texts of `train` it is))).
+    """
+    weight = 1 + np.log((1 + len(train)) / (1 + (train > 0).sum(0)))  # (n_word,)
+    bags = [counts * weight for counts in (train, *others)]
+    return [(bag / np.linalg.norm(bag, axis=1, keepdims=True).clip(1e-9)).astype(np.float32) for bag in bags]

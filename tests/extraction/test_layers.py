@@ -16,7 +16,7 @@ from minilm.extraction.layers import (
     random_twin,
     table_rows,
 )
-from minilm.extraction.probe import bag_of_words, probe_accuracy, standardised
+from minilm.extraction.probe import bag_of_words, probe_accuracy, standardised, tf_idf
 from minilm.tokenizer.rows import word_rows
 
 TOKENIZER, MODEL = small.tokenizer(), small.model("masked", seed=4)
@@ -33,7 +33,7 @@ PARTS = [texts(20, SEEN, 0), texts(8, SEEN, 1), texts(8, UNSEEN, 2)]
 ROWS = checked_rows(TOKENIZER, MODEL.config, [text for part in PARTS for text in part])
 Y = [np.arange(n) % 2 for n in (20, 8, 8)]
 PROBE = Probe(Y, n_draw=3, seed=0)
-BAGS = standardised(*bag_of_words(*PARTS))
+BAGS = tf_idf(*bag_of_words(*PARTS))
 
 
 def test_vectors_are_cut_into_parts_of_one_scale():
@@ -107,7 +107,7 @@ def test_the_tables_name_their_figures():
     probe = Probe([np.array(["xy".index(label) for _, label in part]) for part in STORIES.values()], 3, 7)
     (random,) = extract(random_twin(MODEL, 7), STORY_ROWS, [Reading(1, "mean")])
     sides = [probe.parts(vectors), probe.parts(random)]
-    sides.append(standardised(*bag_of_words(*([text for text, _ in part] for part in STORIES.values()))))
+    sides.append(tf_idf(*bag_of_words(*([text for text, _ in part] for part in STORIES.values()))))
     for name, side in zip(RESULTS, sides, strict=True):
         assert found[name] == probe.accuracy(side, 1), name
         assert found[f"unseen_{name}"] == probe.accuracy(side, 1, 2), name

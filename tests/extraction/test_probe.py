@@ -1,5 +1,6 @@
 """Grades extraction/probe.py: the softmax regression, how its labels are drawn, and the bag of words."""
 
+import math
 from operator import itemgetter
 
 import numpy as np
@@ -174,6 +175,17 @@ def test_a_bag_counts_the_commonest_words_of_the_training_texts(monkeypatch):
     monkeypatch.setattr("minilm.extraction.probe.MOST_WORDS", 1)
     (train,) = probe.bag_of_words(["b a b", "b c"])
     assert train.tolist() == [[2], [1]]
+
+
+def test_a_rare_word_counts_for_more_and_a_long_text_does_not():
+    counts = np.array([[2, 1, 0], [1, 0, 0], [1, 0, 1]], np.float32)
+    train, test = probe.tf_idf(counts, np.array([[0, 3, 0], [4, 2, 0], [0, 0, 0]], np.float32))
+    common, rare = 1 + math.log(4 / 4), 1 + math.log(4 / 2)  # in all three texts, in one of them
+    assert train[0] == pytest.approx(np.array([2 * common, rare, 0]) / math.hypot(2 * common, rare))
+    assert test[0].tolist() == [0, 1, 0] and test[2].tolist() == [0, 0, 0], "nor is a text without words NaN"
+    assert test[1] == pytest.approx(train[0]), (
+        "twice the text, the same words: the weights are those of train"
+    )
 
 
 def test_examples_of_one_text_are_told_apart_by_all_that_is_asked():
