@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 REGIMES = dict(pretraining=1, continued=2, extraction=3, finetuning=4, reinforcement=5, in_context=6)
 # Signature and docstring, then all that stands further right. By its look: an attempt may be no Python yet.
 FUNCTION = r'(?P<head>^(?P<indent> *)def {}\((?:.*\n)*?.*:(?:  #.*)?\n *"""(?:.*\n)*?.*"""\n)'
-FUNCTION += r"(?P<body>(?:(?:\n| *#.*\n)*(?P=indent) +\S.*\n?)*)"
+FUNCTION += r"(?P<body>(?:(?:[ \t]*\n| *#.*\n)*(?P=indent)[ \t]+\S.*\n?)*)"
 # A test that takes longer than 8 seconds is ended, with the line at which it was (pytest 9).
 PYTEST = [sys.executable, "-m", "pytest", "-x", "--tb=native", "-o", "faulthandler_timeout=8"]
 PYTEST += ["-o", "faulthandler_exit_on_timeout=true", "-k"]

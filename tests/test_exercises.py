@@ -109,6 +109,7 @@ def test_every_exercise_comes_back_as_it_was(tree, name):
 
 def test_restore_keeps_every_attempt_even_one_that_is_no_python(tree, capsys):
     before, attempts = attention(tree), ["    return (\n\n# ?\n      # ?\n\n    '\n", "    return 2\n"]
+    attempts.append("    n = 1\n    \n\treturn n\n")  # a blank line that an editor has indented, a tab
     for number, text in enumerate(attempts, start=1):
         main("start", NAME)
         attempt(tree, new=text)
