@@ -87,8 +87,10 @@ class Story(Derived):
                 add(what.format(who, VERB_WORDS[verb].base if english else past), answer, position)
                 if [v for _, v, _ in done].count(verb) == 1:
                     add(who_did.format(past, answer), who, 0 if who == person else position)
-        moods = "moods" if "{moods}" in getattr(last["template"], self.language) else "mood"
-        add(how.format(person), slots[moods](last), 3)
+        mood = "mood"
+        if "{moods}" in getattr(last["template"], self.language):  # two feel it, which Portuguese shows
+            mood, how, person = "moods", how.replace("sentiu", "sentiram"), f"{person} e {last['friend']}"
+        add(how.format(person), slots[mood](last), 3)
         return facts
 
 

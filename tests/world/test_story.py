@@ -10,7 +10,7 @@ from small import fingerprint
 from minilm import world
 from minilm.plumbing.errors import UserError
 from minilm.world import Story
-from minilm.world.story import ENTITY, check, domain_class, picker
+from minilm.world.story import ENTITY, PortugueseStory, check, domain_class, picker
 
 N = 300
 GRAMMAR = Story.grammar
@@ -178,6 +178,17 @@ def test_shared_words_alone_do_not_settle_next_sentence_prediction():
     assert 0.81 < accuracy < 0.87, accuracy
     same_place = sum(stories[i - 1].place == stories[i].place for i in range(3000)) / 3000
     assert 0.90 < 1 - same_place / 2 < 0.94
+
+
+def test_who_feels_is_asked_of_all_who_feel_it():
+    asked = set()
+    for number in range(300):
+        for question, answer, *_ in PortugueseStory(5, number).facts:
+            if question.startswith("Como "):
+                both = answer.endswith("s")
+                asked.add(both)
+                assert (" e " in question, "sentiram" in question) == (both, both), f"{question} {answer}"
+    assert asked == {True, False}, "the test needs one and two who feel something"
 
 
 def test_the_stories_are_those_of_the_figures_in_the_readmes():
