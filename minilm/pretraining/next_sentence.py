@@ -149,7 +149,10 @@ class SentencePairs(SentenceRuns):
         near = self.order[(self.rank[chosen][:, None] + steps) % len(self)]  # (B, 8) runs to try
         second = chosen.copy()
         for row in np.flatnonzero(false):
-            fitting = (other for other in near[row] if self.may_be_false(chosen[row], other))
+            tries = near[row]
+            if (self.document_of[tries] == self.document_of[chosen[row]]).all():  # one among shorter ones
+                tries = rng.integers(len(self), size=8)
+            fitting = (other for other in tries if self.may_be_false(chosen[row], other))
             second[row] = next(fitting, chosen[row])
         return second
 

@@ -163,6 +163,19 @@ def test_false_b_is_never_the_true_text(byte_bpe):
     assert n_false > 100
 
 
+def test_a_long_document_among_short_ones_has_false_b_too(byte_bpe):
+    sentences = [
+        f"He {word} it. She {word} him." for word in ("saw", "met", "ate", "cut", "hid") for _ in range(40)
+    ]
+    pairs = SentencePairs(
+        [" ".join(sentences)] + [f"D{d} is here. It is far." for d in range(60)], byte_bpe, 40
+    )
+    later = np.flatnonzero(pairs.document_of == pairs.document_of[0])[1:]
+    assert len(later) > 80, "the test needs a document of many runs"
+    found = [pairs.second_runs(later, np.random.default_rng(seed)) != later for seed in range(5)]
+    assert 0.3 < np.mean(found) <= 0.6, "its runs have only each other near them: all pairs of it are true"
+
+
 def test_without_a_false_partner_the_label_says_that_b_follows(bpe):
     pairs = SentencePairs([f"D{d} says it. Yes, it is." for d in range(20)], bpe, CONTEXT)
     chosen = np.arange(20)
