@@ -43,13 +43,14 @@ class Continued(Pretraining):
         if not saved:
             print(f"nobody knows what {s.init} has read: texts of the validation part may be among it")
         # Its seed too: that of this run would draw other texts. Nobody has those of a published model.
-        known = dict(data=("world",)) | {name: saved[name] for name in ("data", "seed") if name in saved}
+        known = {n: saved[n] for n in ("data", "seed", "n_documents") if n in saved} or dict(data=("world",))
         self.domain, self.general = corpus, Pretraining(replace(s, **known)).texts()
         self.general.train = without(self.general.train, corpus.validation)  # for replay
         self.general.validation = without(old := self.general.validation, corpus.train) or old  # unseen
         self.before = self.measure(model, tokenizer)
         if s.extend_vocabulary:
             n_old, tokenizer = tokenizer.vocab_size, tokenizer.extend(corpus.texts(), s.extend_vocabulary)
+            print(f"{tokenizer.vocab_size - n_old:,} new tokens")
             torch.manual_seed(s.seed)
             model = extend_vocabulary(model, tokenizer, n_old, s.new_rows)
         return model, tokenizer

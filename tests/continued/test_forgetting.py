@@ -47,10 +47,11 @@ def test_both_texts_are_measured_before_and_after(settings, monkeypatch):
 
 
 def test_the_general_text_is_the_one_that_the_model_has_read(settings, tmp_path, capsys):
-    saved = dict(objective="causal", data=["world"], seed=5)
+    saved = dict(objective="causal", data=["world"], seed=5, n_documents=50)
     (tmp_path / "run" / "settings.json").write_text(json.dumps(saved), encoding="utf-8")
-    run, _, _ = started(settings, seed=6, n_documents=50)
-    assert run.general.validation == load_corpus("world", 5, 50).validation
+    run, _, _ = started(settings, seed=6, n_documents=20)
+    general = load_corpus("world", 5, 50)
+    assert run.general.validation == general.validation and len(run.general.train) == len(general.train)
     assert "nobody knows" not in capsys.readouterr().out
     (tmp_path / "run" / "settings.json").unlink()
     started(settings, n_documents=50)
