@@ -149,6 +149,7 @@ def standardised(train: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
     return [((x - mean) / scale).astype(np.float32) for x in (train, *others)]
 
 
+@torch.autocast("cpu", enabled=False)  # whatever the precision of a model that it is compared with
 def probe_accuracy(
     train: np.ndarray, train_y: np.ndarray, test: np.ndarray, test_y: np.ndarray,
     n_label: int | None = None, n_draw: int = 10, seed: int = 0,

@@ -3,8 +3,10 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import small
+import torch
 
 from minilm.in_context.prompts import PromptFormat, Question
 from minilm.in_context.scores import accuracy, positions_needed
@@ -45,6 +47,12 @@ def test_a_bag_of_words_learns_from_the_same_examples():
     asked = [Question(told, text, label) for text, label in (("sun x", "b"), ("rain y", "a"), ("sun z", "a"))]
     assert baseline_accuracy(asked, ["a", "b"]) == pytest.approx(2 / 3), "sun says b, rain says a"
     assert baseline_accuracy(asked[:1], ["a", "b"]) == 1.0, "one text may be asked"
+    rng = np.random.default_rng(0)
+    noisy = tuple((" ".join(rng.choice([*"abcdefgh"], 9)), "ab"[i % 2]) for i in range(60))
+    asked = [Question(noisy[:40], text, label) for text, label in noisy[40:]]
+    exact = baseline_accuracy(asked, ["a", "b"])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert baseline_accuracy(asked, ["a", "b"]) == exact, "the model's precision is none of its own"
     apart = [Question(told[i : i + 3], "x", "b") for i in (1, 2)]  # b a b, then a b a
     assert baseline_accuracy(apart, ["a", "b"]) == 0.5, "of a text's own examples the commonest label"
     tie = Question((("far", "a"), ("near", "b")), "x", "b")
