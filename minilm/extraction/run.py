@@ -20,8 +20,8 @@ from ..pretraining.run import start_model
 from ..texts.corpus import one_line
 from ..texts.files import kind, read_documents, read_jsonl, read_lines, text_files
 from ..texts.tables import SUFFIXES, read_conll, read_table
-from ..tokenizer.rows import RaggedRows, word_rows
-from .features import Pooling, checked_rows, cut_note, extract, extract_tokens, n_layer, nearest, reading
+from ..tokenizer.rows import word_rows
+from .features import Pooling, checked_rows, extract, extract_tokens, n_layer, nearest, reading, tell_cut
 from .layers import control_table, probe_tables
 from .probe import split
 
@@ -132,13 +132,6 @@ def token_columns(settings, model, tokenizer, parts: dict, readings: list, how: 
         words = names, tags, text_of >= len(parts["train"])
         figures, lines = control_table(model, rows, places, readings[0].layer, *words, settings.seed, how)
     return columns, dict(n_text=len(rows), n_token=len(vectors), width=config.d_model) | figures, lines
-
-
-def tell_cut(rows: RaggedRows) -> RaggedRows:
-    """Return the rows, having said how many of their texts did not fit into the model's positions."""
-    if rows.n_cut:
-        print(cut_note(rows), file=sys.stderr)
-    return rows
 
 
 def read_parts(data: str, test: str | None, probe: bool | None, seed: int) -> dict[str, list[Example]]:
