@@ -203,7 +203,7 @@ def test_of_several_processes_the_first_alone_speaks(script, monkeypatch):
     monkeypatch.setattr(atexit, "register", lambda leave: None)  # pytest ends as ever
     dist, asked = torch.distributed, []
     for name in ("init_process_group", "destroy_process_group"):
-        monkeypatch.setattr(dist, name, lambda *_: None)
+        monkeypatch.setattr(dist, name, lambda *_, **__: None)
     monkeypatch.setattr(dist, "broadcast_object_list", lambda box: box.__setitem__(0, Path("runs/masked")))
     # has its own test with real processes
     monkeypatch.setattr(run, "train", lambda *_, patience: asked.append(1) or {}["before"])

@@ -88,7 +88,8 @@ class WithHead(Transformer):
         # An encoder-decoder's decoder reads the same text again (Lewis et al. 2020, section 3.1).
         both = self.encoder is not None and self.decoder is not None
         again = dict(decoder_input_ids=ids, decoder_attention_mask=mask) if both else {}
-        hidden = self.hidden_states(ids, mask, segments, **again)[-1]  # (B or 2 B, T, D)
+        seen = None if self.encoder is None else mask  # padding stands behind, where a decoder does not look
+        hidden = self.hidden_states(ids, seen, segments, **again)[-1]  # (B or 2 B, T, D)
         if self.head.on == "apart":  # the mean over a text's tokens: (2 B, D) -> (B, 2, D)
             hidden = token_mean(hidden, mask.bool()).unflatten(0, (-1, 2))
         elif self.head.on == "text":

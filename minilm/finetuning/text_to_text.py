@@ -115,7 +115,9 @@ class TextToText(Task):
 
     def answer_states(self, model, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return the states (N, D) and the labels (N,) of the N positions that have a label, row by row."""
-        given = batch["input_ids"], batch["attention_mask"], None, batch.get("decoder_input_ids")
+        # Padding stands behind the texts, where a decoder does not look: it needs no mask.
+        mask = None if self.is_decoder else batch["attention_mask"]
+        given = batch["input_ids"], mask, None, batch.get("decoder_input_ids")
         counted = batch["labels"] != IGNORED  # (B, T)
         return model.hidden_states(*given)[-1][counted], batch["labels"][counted]
 

@@ -28,8 +28,7 @@ def alibi_bias(n_head: int, n_query: int, n_key: int, device=None) -> Tensor:
     query = torch.arange(n_key - n_query, n_key, device=device)
     # Differs from the paper: an encoder sees later keys, too. The bias does not tell it left from right.
     distance = (torch.arange(n_key, device=device) - query[:, None]).abs()  # (T, S)
-    slopes = torch.tensor([ALIBI_SLOPES[h % len(ALIBI_SLOPES)] for h in range(n_head)], device=device)
-    return -slopes[:, None, None] * distance  # (H, 1, 1) * (T, S) -> (H, T, S)
+    return torch.stack([-ALIBI_SLOPES[h % len(ALIBI_SLOPES)] * distance for h in range(n_head)])  # (H, T, S)
 
 
 def rotary_cos_sin(positions: Tensor, d_head: int, theta: float) -> Tensor:
@@ -80,7 +79,11 @@ def fast_attention(q, k, v, bias=None, causal=False, dropout=0.0) -> Tensor:
     if causal and (bias is not None or q.shape[2] != k.shape[2]):  # PyTorch's is_causal covers neither case
         later = ~causal_mask(q.shape[2], k.shape[2], q.device)  # (T, S)
         bias, causal = (q.new_zeros(()) if bias is None else bias).masked_fill(later, BLOCKED), False
-    how = dict(attn_mask=bias, dropout_p=dropout, is_causal=causal, enable_gqa=q.shape[1] != k.shape[1])
+    n_group = q.shape[1] // k.shape[1]
+    if n_group > 1 and q.is_cuda and (bias is not None or q.dtype == torch.float32):
+        # there no fused kernel knows groups and a bias, or groups of 32 bits
+        k, v, n_group = k.repeat_interleave(n_group, dim=1), v.repeat_interleave(n_group, dim=1), 1
+    how = dict(attn_mask=bias, dropout_p=dropout, is_causal=causal, enable_gqa=n_group > 1)
     return F.scaled_dot_product_attention(q, k, v, **how)
 
 

@@ -28,8 +28,8 @@ class SamplingRule:
     other_ends: tuple[int, ...] = ()  # tokens that end a text as well: where one would come, eos_id does
 
     def __post_init__(self):
-        if not self.temperature >= 0:
-            raise UserError(f"temperature {self.temperature}: must be 0 (the likeliest token) or more")
+        if self.temperature != 0 and not self.temperature >= 1e-6:  # 1e-38 would make NaN
+            raise UserError(f"temperature {self.temperature}: must be 0 (the likeliest), or 1e-6 or more")
         if self.top_k is not None and self.top_k < 1:
             raise UserError(f"top-k {self.top_k}: must be 1 or more; leave it out to draw from all tokens")
         if self.top_p is not None and not 0 < self.top_p <= 1:
@@ -39,7 +39,7 @@ class SamplingRule:
         """Logits (..., V) -> log-probabilities (..., V) of the distribution of the next token."""
         logits = self.with_one_end(logits)
         if self.forbidden_ids:
-            forbidden = torch.tensor(self.forbidden_ids, device=logits.device)
+            forbidden = torch.tensor(self.forbidden_ids).to(logits.device, non_blocking=True)
             logits = logits.index_fill(-1, forbidden, NEVER)
         if self.temperature == 0:  # the limit of what follows: the likeliest is certain, log 1 = 0
             best = logits.argmax(-1, keepdim=True)

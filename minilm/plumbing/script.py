@@ -197,7 +197,7 @@ def exit_code(main) -> int:
         if process_count() > 1 and (isinstance(error, dist.DistError) or "gloo" in told):
             told = f"another of {process_count()} processes has ended, see above"
             way_out = "to go on: the same command with --resume"
-        elif isinstance(error, RuntimeError) and "memory" not in told:
+        elif isinstance(error, RuntimeError) and ("memory" not in told or "illegal" in told):
             raise
         code, told = 2, as_line(f"error: {told.partition(chr(10))[0] or 'out of memory'}; {way_out}")
     if process_rank() and (code == 130 or "another of" in told):

@@ -93,7 +93,7 @@ class Environment:
     def texts(self, rollout: Rollout) -> list[tuple[str, str]]:
         """Return the (prompt, answer) of each row, without begin and end; an answer keeps its first space."""
         texts, S, ends = [], rollout.n_prompt, (self.rule.eos_id, self.tokenizer.special_id(END))
-        for ids, mask in zip(rollout.ids, rollout.mask, strict=True):
+        for ids, mask in zip(rollout.ids.cpu(), rollout.mask.cpu(), strict=True):
             parts = ids[:S][mask[:S]], ids[S:][mask[S:]]
             prompt, answer = (self.tokenizer.decode([i for i in p.tolist() if i not in ends]) for p in parts)
             texts.append((prompt.strip(), answer))

@@ -177,6 +177,7 @@ def train(
     optimizer = optimizer or make_optimizer(model, settings.weight_decay, which=settings.optimizer)
     settings = replace(settings, precision=settled_precision(settings.precision, model))
     if settings.compile:
+        torch.compiler.reset()  # PyTorch keeps eight graphs of a function, whichever model they are of
         for stack in (module for module in model.modules() if isinstance(module, Stack)):
             stack.compile()
     model.train()

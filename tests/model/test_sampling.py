@@ -232,8 +232,8 @@ def test_a_seed_per_row_gives_each_row_what_it_gets_alone():
     rows = uniform_numbers([9, 5, 9], 3, 6)
     for row, seed in zip(rows, (9, 5, 9), strict=True):
         assert torch.equal(row, uniform_numbers(seed, 1, 6)[0]), "row i of a list of seeds = seed i alone"
-    for bad in (-1, [3, -2], [1, 2, 3]):
-        with pytest.raises(UserError, match="seed"):
+    for bad, told in ((-1, "^seed -1: "), ([3, -2], "^seed -2: "), ([1, 2, 3], "^3 seeds for 2 ")):
+        with pytest.raises(UserError, match=told):
             uniform_numbers(bad, 2, 4)
 
 
@@ -263,6 +263,15 @@ def test_scores_are_those_of_one_text_read_token_by_token(kind, rule):
                 logits = model(past)[0, -1]
             want, have = rule.log_probabilities(logits)[texts[b, t]], got[b, t - n_prompt]
             assert torch.allclose(have, want, atol=1e-5), f"row {b}, column {t}: {have} and alone {want}"
+
+
+def test_scores_have_32_bits_whatever_the_model_has():
+    texts, rule, sums = ids(3, 7, V), SamplingRule(temperature=0.7), []
+    with torch.autocast("cpu", torch.bfloat16):
+        sums.append(sampling.next_token_distributions(writer(), texts, rule=rule).logsumexp(-1))
+    sums.append(sampling.next_token_distributions(writer().bfloat16(), texts, rule=rule).logsumexp(-1))
+    for total in sums:
+        assert total.dtype == torch.float32 and total.abs().max() < 1e-5, "PPO needs more than three digits"
 
 
 def test_scores_need_no_mask_and_take_known_hidden_states():

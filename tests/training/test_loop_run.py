@@ -123,6 +123,12 @@ def test_compile_is_for_the_stacks_and_on_request_only(tmp_path, monkeypatch):
     assert compiled == []
     train(model, small.objective("masked"), small.settings(steps=1, compile=True), tmp_path)
     assert compiled == [model.encoder]
+    resets = []
+    monkeypatch.setattr(torch.compiler, "reset", lambda: resets.append(1))
+    train(model, small.objective("masked"), small.settings(steps=1, compile=True))
+    assert resets, (
+        "PyTorch's eight graphs are for all models of a command: the later ones would not be compiled"
+    )
     assert load(tmp_path)[0].n_parameters() == model.n_parameters()
 
 

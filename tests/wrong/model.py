@@ -12,7 +12,7 @@ WRONG = {
         ("<= query[:, None]", "<= query", "shape (3,) instead of (3, 3)"),
     ],
     "alibi": [
-        ("return -slopes", "return slopes", "the minus is missing"),
+        ("[-ALIBI_SLOPES", "[ALIBI_SLOPES", "the minus is missing"),
         (".abs()", "", "keeps its sign"),
         (".abs()", ".clamp(min=0)", "head 0, query 0, key 0"),
         ("arange(n_key - n_query, n_key, device", "arange(n_query, device", "as the first T of the S"),
