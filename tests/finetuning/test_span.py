@@ -40,8 +40,11 @@ def test_an_answer_has_a_label_where_a_window_has_all_of_it():
     task, words = task_of(context=24), [f"{name} {i}" for i in range(5) for name in ("Ana", "Rui", "pens")]
     text, n_cut = " ".join(words), 0
     _, letters = located_ids(small.tokenizer(), tuned.config(), text)
-    for answer in words:
-        place = text.index(answer)
+    borders = [window.letters[0] for window in task.windows([(text, "Who?", [("Ana", 0)])])]
+    cases = [(answer, text.index(answer)) for answer in words]
+    cases += [(text[a:b], a) for a, b in borders if a >= 0 and text[a:b].strip()]  # at a window's first token
+    assert len(cases) > len(words), "the test needs a window that begins within a word"
+    for answer, place in cases:
         answered = {*range(place, place + len(answer))}
         inside = [t for t, (a, b) in enumerate(letters) if answered & {*range(a, b)}]
         windows = task.windows([(text, "Who?", [(answer, place)])])
@@ -149,7 +152,7 @@ def test_the_loss_is_the_mean_of_both_ends_and_padding_takes_no_part():
 
 
 def test_the_best_span_is_that_of_the_slow_search():
-    draws = torch.randn(60, 7, 2)
+    draws = torch.randn(60, 7, 2).log_softmax(1)  # below 0: what does not fit must not count as 0
 
     def search(fits=lambda i, j: i <= j < i + 3, side=0):
         """Return the best places of each draw among the (begin, end) that fit."""
@@ -166,6 +169,9 @@ def test_the_best_span_is_that_of_the_slow_search():
         "an answer may be as long as the text": search(lambda i, j: i <= j),
         "an answer may end before it begins": search(lambda i, j: j < i + 3),
         "begin and end are chosen apart": search(lambda i, j: True),
+        "the best begin is taken first, then the best end behind it": [
+            [i := int(scores[:, 0].argmax()), i + int(scores[i : i + 3, 1].argmax())] for scores in draws
+        ],
         "an answer of one token is not allowed": search(lambda i, j: i < j < i + 3),
         "an answer is one token too short": search(lambda i, j: i <= j < i + 2),
         "the columns of begin and end are swapped": search(side=1),

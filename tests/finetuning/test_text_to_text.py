@@ -89,7 +89,7 @@ def test_rows_are_sources_with_their_answers(kind):
                 token if label != IGNORED else IGNORED
                 for token, label in zip([*ids, END], shifted, strict=True)
             ],
-            "the labels stand one place too late": shifted,
+            "the labels stand one place too late: each place predicts the token it reads": shifted,
             "the labels stand one place too early": labels[1:],
             "the answer's end is no label: a model would never learn to stop": [*labels[:-1], IGNORED],
             "the answer's first token is no label": [
