@@ -5,7 +5,7 @@ published rows are those of the papers, for real text and real hardware.
 
 Differs from the papers: every row has the AdamW of `training/loop.py`, with betas 0.9 and 0.98, eps 1e-8 and
 gradients clipped at 1. Vaswani et al. have eps 1e-9 and clip nothing (--clip 0), Devlin et al. have a second
-beta of 0.999, Brown et al. one of 0.95; the others do not say.
+beta of 0.999, Brown et al. and Touvron et al. one of 0.95 and a cosine that ends at a tenth of its peak.
 """
 
 LARGE = 256  # d_model from which on a model learns at the rates of published ones

@@ -60,7 +60,7 @@ class PretrainingSettings(TrainingSettings):
 
     objective: Literal[tuple(OBJECTIVES)] = "masked"  # what the model has to predict
     model: str | None = None  # preset to start from, with random weights; none: the tiny one of the objective
-    data: tuple[str, ...] | None = None  # world, world:reports, python-docs; your files, a.txt:0.7 b/:0.3
+    data: tuple[str, ...] | None = None  # world, world:portuguese, python-docs; your files a.txt:0.7 b/:0.3
     optimizer: Literal["adamw", "muon"] = "adamw"  # muon: orthogonal steps for the matrices of the blocks
     n_documents: int | None = None  # training texts; none: all (world 20,000, pairs 5,000, students 140)
     eval_rows: int | None = None  # validation rows; none: looks take a tenth of the run; of pairs always all

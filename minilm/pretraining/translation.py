@@ -63,7 +63,7 @@ class Translation(Objective):
         decoder_inputs, _ = self.decoder_inputs[split].padded(chosen)  # (B, T)
         labels, counted = self.labels[split].padded(chosen)
         rows = dict(input_ids=sources, attention_mask=real, decoder_input_ids=decoder_inputs, labels=labels)
-        n_byte = self.token_bytes[labels[counted]].sum()  # of the targets, in UTF-8
+        n_byte = self.token_bytes[labels[counted]].sum()  # of the targets and the space before each, in UTF-8
         return tensors(rows | dict(n_label=counted.sum(), n_byte=max(1, n_byte)))
 
     def buckets_of(self, epoch: int) -> np.ndarray:
