@@ -111,6 +111,7 @@ def test_components_are_the_directions_of_most_variance(axes):
     plots.draw_components(vectors, labels, axes)
     found = lines(axes)
     assert {*found} == {"a", "b"} and len(found["a"]) == 20
+    assert len(axes.lines) == 2, "a label has one line: drawn for each vector, the legend has 40 rows"
     both = np.array(found["a"] + found["b"])
     shares = 100 * both.var(0) / vectors.var(0).sum()
     assert axes.get_xlabel() == f"{shares[0]:.0f} % of the variance", "that of the component among all"
@@ -144,7 +145,8 @@ def test_attention_is_that_of_the_first_text_with_its_padding(model, axes):
             assert np.allclose(weights[:, n:], 0), f"{name}: somebody looks at padding"
         else:
             assert np.allclose(np.triu(weights, 1), 0), f"{name}: somebody looks ahead"
-    assert axes.get_xticklabels()[n].get_text() == "[PAD]"
+    names = [label.get_text() for label in axes.get_xticklabels()]
+    assert names[n] == "[PAD]" and names == [name.strip() for name in names], "a space stands beside a name"
     assert not axes.texts, "colours alone: numbers of so many tokens cannot be read"
 
 

@@ -44,7 +44,7 @@ def _stand_in(match: re.Match) -> str:
     """Return an ASCII character of the same class as the one found, in the Unicode of the running Python."""
     char = match.group()
     # isalpha is exactly \p{L}; isnumeric is \p{N} and letters such as U+4E00, "one". No contraction holds
-    # an "A", and no word begins with a tab.
+    # an "A" (but GPT-4's takes U+017F, a long s, for an s), and no word begins with a tab.
     return "A" if char.isalpha() else "0" if char.isnumeric() else "\t" if char.isspace() else "!"
 
 

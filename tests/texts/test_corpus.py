@@ -47,6 +47,8 @@ def test_few_validation_documents_are_watched_drawn_by_their_words():
     assert turned.validation == few.validation[::-1], "which are watched depends on more than their words"
     short = Corpus("name", ["a"], [f"text {i}" for i in range(40)])
     assert len(short.watched(20, 99).validation) == 20, "each is a row"
+    of_two = Corpus("name", ["a"], [f"{author} {i}" for author in ("Ana", "Zoe") for i in range(99)])
+    assert 30 < sum("Zoe" in text for text in of_two.watched(99, 99).validation) < 70, "in order, not drawn"
     assert whole.watched(10_000, 20) is whole and len(whole.watched(1, 20).validation) == 8
 
 

@@ -7,7 +7,6 @@ from itertools import pairwise
 import pytest
 from small import fingerprint
 
-from minilm.plumbing.errors import UserError
 from minilm.world import HELD_OUT, NAMES, PLACES, SINGULAR_OF, VERBS, parses, place_of
 from minilm.world import few_shot as fs
 from minilm.world.words import MOODS
@@ -108,12 +107,6 @@ def test_items_decide_what_is_asked():
     known = set(SINGULAR_OF) - HELD_OUT
     for items, words in (("stories", HELD_OUT), ("nonce", set(fs.NONCE_WORDS)), ("known", known)):
         assert {key for pairs in documents("lookup", items=items) for key, _ in pairs} <= words
-
-
-@pytest.mark.parametrize("options", [("lookups",), ("lookup", "tests"), ("lookup", "train", 9, "nonsense")])
-def test_unknown_options_are_reported(options):
-    with pytest.raises(UserError, match="did you mean"):
-        fs.few_shot_pairs(0, 0, *options)
 
 
 def test_the_mixture_with_and_without_repeats():
