@@ -54,6 +54,8 @@ def process_group(device_name: str = "auto"):
         return
     device = choose_device(device_name)
     if device.type == "cuda":
+        if device.index >= (n_gpu := torch.cuda.device_count()):
+            raise UserError(f"more processes than GPUs on this machine: torchrun --nproc-per-node {n_gpu}")
         torch.cuda.set_device(device)  # else each process would also take memory of the first GPU
     wait = timedelta(days=1)  # the first may tokenise a large text meanwhile
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=wait)

@@ -391,6 +391,11 @@ def test_a_group_is_joined_and_left_and_the_first_speaks(
     monkeypatch.setattr(script.dist, "init_process_group", lambda name, **_: calls.append(name))
     monkeypatch.setattr(script.dist, "destroy_process_group", lambda: calls.append("left"))
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: calls.append(device.index))
+    if device == "cuda" and rank:
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+        with pytest.raises(UserError, match="more processes than GPUs .* --nproc-per-node 1"):
+            script.process_group(device).__enter__()
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(ZeroDivisionError), script.process_group(device):
         print("said")
         raise ZeroDivisionError
