@@ -5,7 +5,7 @@ pooling (see `pool`) counts padding. All count the special tokens, as the publis
 (Reimers and Gurevych 2019). Source: Devlin et al. 2019, section 5.3 and table 7, the feature-based approach.
 """
 
-import sys
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
@@ -91,12 +91,9 @@ def checked_rows(tokenizer, config: ModelConfig, texts: Iterable[str]) -> Ragged
     return text_rows(tokenizer, config, texts, longest=tokenizer.longest)
 
 
-def tell_cut(rows: RaggedRows) -> RaggedRows:
-    """Return the rows, having said how many of their texts did not fit into the model's positions."""
-    if rows.n_cut:
-        told = f"{rows.n_cut} of {len(rows)} texts are longer than {max(rows.lengths)} tokens: cut."
-        print(told, file=sys.stderr)
-    return rows
+def cut_note(rows: RaggedRows) -> str:
+    """Say how many texts did not fit into the model's positions."""
+    return f"{rows.n_cut} of {len(rows)} texts are longer than {max(rows.lengths)} tokens: cut."
 
 
 def batches_of(lengths: Sequence[int], tokens_per_batch: int) -> list[np.ndarray]:
@@ -151,10 +148,12 @@ def extract_tokens(model, rows: RaggedRows, layer: int, **how) -> list[np.ndarra
 def embed(model, tokenizer, texts: Iterable[str], layer: int = -1, pooling: str = "mean") -> np.ndarray:
     """Return one float32 vector a text, (n, D) (4 D with `concat-last-4`), in the order of the texts.
 
-    A text longer than the positions is cut, which is told. UserError for what is not there, or empty.
+    A text longer than the positions is cut, with a warning. UserError for what is not there, or empty.
     """
     rows, one = checked_rows(tokenizer, model.config, texts), reading(model.config, layer, pooling)
-    return extract(model, tell_cut(rows), [one])[0]
+    if rows.n_cut:
+        warnings.warn(cut_note(rows), stacklevel=2)
+    return extract(model, rows, [one])[0]
 
 
 def nearest(vectors: np.ndarray, query: np.ndarray, n: int = 5) -> list[tuple[int, float]]:

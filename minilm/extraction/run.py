@@ -20,8 +20,8 @@ from ..pretraining.run import start_model
 from ..texts.corpus import one_line
 from ..texts.files import kind, read_documents, read_jsonl, read_lines, text_files
 from ..texts.tables import SUFFIXES, read_conll, read_table
-from ..tokenizer.rows import word_rows
-from .features import Pooling, checked_rows, extract, extract_tokens, n_layer, nearest, reading, tell_cut
+from ..tokenizer.rows import RaggedRows, word_rows
+from .features import Pooling, checked_rows, cut_note, extract, extract_tokens, n_layer, nearest, reading
 from .layers import control_table, probe_tables
 from .probe import split
 
@@ -134,6 +134,13 @@ def token_columns(settings, model, tokenizer, parts: dict, readings: list, how: 
     return columns, dict(n_text=len(rows), n_token=len(vectors), width=config.d_model) | figures, lines
 
 
+def tell_cut(rows: RaggedRows) -> RaggedRows:
+    """Return the rows, having said how many of their texts did not fit into the model's positions."""
+    if rows.n_cut:
+        print(cut_note(rows), file=sys.stderr)
+    return rows
+
+
 def read_parts(data: str, test: str | None, probe: bool | None, seed: int) -> dict[str, list[Example]]:
     """Return the examples by part: `test` where a probe is wanted (none: if labels are); or UserError."""
     labelled = partial(world.labelled, domain=world.SOURCES.get(data))
@@ -189,7 +196,7 @@ def read_examples(path: str) -> list[Example]:
     if kind(file) == ".jsonl":
         labelled = any("label" in record for _, record in read_jsonl(file))
     else:
-        labelled = next(read_lines(file), ("", ""))[1].strip().lower() != "text"  # a header of one column
+        labelled = next(read_lines(file), ("", ""))[1].strip(' "\r').lower() != "text"  # the header alone
     if not labelled:
         return [(text, None) for (text,) in read_table(file, ("text",))]
     return read_table(file, ("text", "label"))
