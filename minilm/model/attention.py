@@ -79,11 +79,7 @@ def fast_attention(q, k, v, bias=None, causal=False, dropout=0.0) -> Tensor:
     if causal and (bias is not None or q.shape[2] != k.shape[2]):  # PyTorch's is_causal covers neither case
         later = ~causal_mask(q.shape[2], k.shape[2], q.device)  # (T, S)
         bias, causal = (q.new_zeros(()) if bias is None else bias).masked_fill(later, BLOCKED), False
-    n_group = q.shape[1] // k.shape[1]
-    if n_group > 1 and q.is_cuda and (bias is not None or q.dtype == torch.float32):
-        # there no fused kernel knows groups and a bias, or groups of 32 bits
-        k, v, n_group = k.repeat_interleave(n_group, dim=1), v.repeat_interleave(n_group, dim=1), 1
-    how = dict(attn_mask=bias, dropout_p=dropout, is_causal=causal, enable_gqa=n_group > 1)
+    how = dict(attn_mask=bias, dropout_p=dropout, is_causal=causal, enable_gqa=q.shape[1] != k.shape[1])
     return F.scaled_dot_product_attention(q, k, v, **how)
 
 

@@ -39,7 +39,7 @@ class SamplingRule:
         """Logits (..., V) -> log-probabilities (..., V) of the distribution of the next token."""
         logits = self.with_one_end(logits)
         if self.forbidden_ids:
-            forbidden = torch.tensor(self.forbidden_ids).to(logits.device, non_blocking=True)
+            forbidden = torch.tensor(self.forbidden_ids, device=logits.device)
             logits = logits.index_fill(-1, forbidden, NEVER)
         if self.temperature == 0:  # the limit of what follows: the likeliest is certain, log 1 = 0
             best = logits.argmax(-1, keepdim=True)

@@ -288,7 +288,6 @@ def go_on_from(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Opti
     # The moments are the checkpoint's; weight decay and the like are what the flags now say.
     for name, p in moving(model).items():
         if moments := state["optimizer"][name]:  # none: it rests still
-            fused = optimizer.defaults.get("fused")  # else Adam counts its steps on the CPU
-            optimizer.state[p] = {n: part(v, p) if fused or v.dim() else v for n, v in moments.items()}
+            optimizer.state[p] = {key: part(value, p) for key, value in moments.items()}
     trim_log(folder, lambda record: record["step"] <= state["step"])
     return state
