@@ -87,6 +87,7 @@ class TextToText(Task):
         return [*self.begin, *ids[max(0, len(ids) - room) :], *after], len(ids) > room
 
     def rows(self, examples):
+        """Return the examples as rows: a decoder's hold the answer too."""
         sources, answers, n_cut = [], [self.answer_ids(target) for _, target in examples], 0
         for (source, _), answer in zip(examples, answers, strict=True):
             ids, was_cut = self.source_ids(source, len(answer))
@@ -115,8 +116,7 @@ class TextToText(Task):
 
     def answer_states(self, model, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return the states (N, D) and the labels (N,) of the N positions that have a label, row by row."""
-        # Padding stands behind the texts, where a decoder does not look: it needs no mask.
-        mask = None if self.is_decoder else batch["attention_mask"]
+        mask = None if self.is_decoder else batch["attention_mask"]  # padding stands behind what it sees
         given = batch["input_ids"], mask, None, batch.get("decoder_input_ids")
         counted = batch["labels"] != IGNORED  # (B, T)
         return model.hidden_states(*given)[-1][counted], batch["labels"][counted]

@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 import small
 import torch
+from torch._dynamo.testing import CompileCounter
 
 from minilm.checkpoint import load
 from minilm.plumbing.errors import UserError
@@ -148,6 +149,17 @@ def test_how_a_run_learns_where_no_flag_and_no_recipe_says():
     common = {field.name: field.default for field in fields(CommonSettings)}
     assert found == common | own, "the READMEs' figures were measured with these"
     assert training.TrainingSettings.optimizer == "adamw"
+
+
+def test_texts_of_any_length_are_one_graph():
+    model, counter = small.model("causal"), CompileCounter()
+    torch.compiler.reset()
+    # a mask or a flag that follows from T must not be a symbol: PyTorch would not compile the whole stack
+    model.decoder.compile(backend=counter, fullgraph=True, dynamic=True)
+    for T in (5, 9, 7):
+        model(torch.ones(2, T, dtype=torch.long))
+    torch.compiler.reset()
+    assert counter.frame_count == 1
 
 
 def test_parts_of_matrices_are_neither_compiled_nor_made_orthogonal():
