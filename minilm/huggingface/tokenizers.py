@@ -58,14 +58,14 @@ def read_tokenizer(folder: Path, values: dict) -> tuple[BPE | WordPiece | None, 
 
 def read_wordpiece(folder: Path, whole: dict, settings: dict) -> WordPiece:
     """Return the WordPiece of a folder; tokenizer_config.json, then tokenizer.json, say how it reads text."""
-    normalizer = whole.get("normalizer") or {}
-    parts = normalizer, whole.get("pre_tokenizer") or {}, whole.get("model") or {}
+    none = {"type": None} if whole.get("model") else {}  # a step that such a file does not name is not taken
+    parts = [whole.get(part) or none for part in ("normalizer", "pre_tokenizer", "model")]
     as_bert = dict(type="BertNormalizer", clean_text=True), dict(type="BertPreTokenizer")
     as_bert += (dict(continuing_subword_prefix="##", max_input_chars_per_word=100),)
     for part, expected in zip(parts, as_bert, strict=True):
         if other := {key: part[key] for key, value in expected.items() if part.get(key, value) != value}:
             raise UserError(f"it reads text by {other}; ours as BERT, by {expected}")
-    switches = {name: settings.get(a, normalizer.get(b, default)) for name, a, b, default in SWITCHES}
+    switches = {name: settings.get(a, parts[0].get(b, default)) for name, a, b, default in SWITCHES}
     roles, added, words = roles_and_added(folder, whole, settings, BERT_ROLES)
     if (path := folder / "vocab.txt").exists():  # its lines end with a line feed alone: U+2028 may be a token
         tokens, ids = path.read_text("utf-8").removesuffix("\n").split("\n"), added
@@ -74,9 +74,8 @@ def read_wordpiece(folder: Path, whole: dict, settings: dict) -> WordPiece:
     more = sorted(ids.keys() - {*tokens}, key=ids.get)
     if [ids[token] for token in more] != list(range(len(tokens), len(tokens) + len(more))):
         raise UserError("the ids of its vocabulary and its added tokens are not 0, 1, 2, ...")
-    tokens += more
-    known = {*tokens} - {*words}
-    return WordPiece(tokens, *specials_and_aliases(roles, added, known), added_tokens=words, **switches)
+    specials = specials_and_aliases(roles, added, {*tokens, *more} - {*words})
+    return WordPiece(tokens + more, *specials, added_tokens=words, **switches)
 
 
 def read_bpe(folder: Path, whole: dict, settings: dict, values: dict) -> tuple[BPE, list[str]]:
@@ -114,9 +113,10 @@ def cut_by(whole: dict) -> tuple[str | None, list[str]]:
     cuts = tuple((kind, how["Regex"] if isinstance(how, dict) else how) for kind, how in cuts)
     if len(steps) > 1 and any(step.get("add_prefix_space") for step in steps):
         cuts += ("a space before each piece",)
-    if cuts not in CUTS or normalizer.get("type") not in (None, "NFC") or whole["model"].get("ignore_merges"):
-        found = "ignore_merges" if cuts in CUTS else cuts
-        raise UserError(f"it cuts text by {normalizer or found!r:.200}; ours as GPT-2, GPT-4 or SmolLM2")
+    wrong = [k for k in ("ignore_merges", "end_of_word_suffix", "dropout") if whole["model"].get(k)]
+    wrong += [normalizer] * (normalizer.get("type") not in (None, "NFC")) + [cuts] * (cuts not in CUTS)
+    if wrong:
+        raise UserError(f"it cuts text by {wrong[0]!r:.200}; ours as GPT-2, GPT-4 or SmolLM2")
     note = "its tokenizer composes letters and accents (NFC) first: give it texts that are"
     return CUTS[cuts], [note] if normalizer else []
 

@@ -15,6 +15,7 @@ from minilm.tokenizer.bpe import BPE
 TEXT = "Ana sells Bread, résumé <mask> [MASK] 12"
 BERT, GPT2, ROBERTA, BART = ({"model_type": kind} for kind in ("bert", "gpt2", "roberta", "bart"))
 BYTES = {"type": "ByteLevel"}
+AS_BERT = {"normalizer": {"type": "BertNormalizer"}, "pre_tokenizer": {"type": "BertPreTokenizer"}}
 
 
 def write(path, **files):
@@ -69,7 +70,7 @@ def test_a_wordpiece_in_one_file_or_in_a_list(tmp_path):
     assert expected.tokens == (*published.BERT_TOKENS, *more) and expected.special_id("<|endoftext|>") == 4
     (folder / "vocab.txt").unlink()
     vocab = {token: i for i, token in reversed(list(enumerate(expected.tokens)))}
-    write(folder, tokenizer={"model": {"type": "WordPiece", "vocab": vocab}})
+    write(folder, tokenizer={"model": {"type": "WordPiece", "vocab": vocab}} | AS_BERT)
     again = read_tokenizer(folder, BERT)[0]
     assert again.tokens == expected.tokens and again.encode(TEXT) == expected.encode(TEXT)
 
@@ -224,23 +225,31 @@ PIECES = {"type": "WordPiece", "vocab": {"[UNK]": 0}}
     ("whole", "message"),
     [
         ({"model": [1]}, "damaged"),
-        ({"model": {"type": "WordPiece", "vocab": [["[UNK]", -1.0]]}}, "damaged"),
+        ({"model": {"type": "WordPiece", "vocab": [["[UNK]", -1.0]]}} | AS_BERT, "damaged"),
         ({"model": {"type": "BPE", "vocab": {}}, "pre_tokenizer": BYTES}, "damaged"),
         ({"model": {"type": "BPE", "vocab": {}, "merges": [3]}, "pre_tokenizer": BYTES}, "damaged"),
-        ({"model": PIECES, "added_tokens": [{"id": 3}]}, "damaged"),
+        ({"model": PIECES, "added_tokens": [{"id": 3}]} | AS_BERT, "damaged"),
         ({"model": PIECES, "normalizer": "x"}, "damaged"),
-        ({"model": {"type": "WordPiece", "vocab": {"a": 0, "b": 2}}}, "are not 0, 1, 2"),
-        ({"model": PIECES | {"continuing_subword_prefix": "@@"}}, "reads text by .*'@@'"),
+        ({"model": {"type": "WordPiece", "vocab": {"a": 0, "b": 2}}} | AS_BERT, "are not 0, 1, 2"),
+        ({"model": PIECES | {"continuing_subword_prefix": "@@"}} | AS_BERT, "reads text by .*'@@'"),
+        # a step that is not there is none, and not BERT's: "The" stays as it is
+        (AS_BERT | {"model": PIECES, "normalizer": None}, "reads text by .*None.*BertNormalizer"),
+        (AS_BERT | {"model": PIECES, "pre_tokenizer": None}, "reads text by .*None.*BertPreTokenizer"),
         (
             {"model": PIECES, "normalizer": {"type": "Lowercase"}},
             "reads text by .*'Lowercase'.*BertNormalizer",
         ),
-        ({"model": PIECES, "pre_tokenizer": {"type": "Whitespace"}}, "reads text by .*'Whitespace'"),
+        (
+            AS_BERT | {"model": PIECES, "pre_tokenizer": {"type": "Whitespace"}},
+            "reads text by .*'Whitespace'",
+        ),
         ({"model": {"type": "Unigram"}}, "a tokenizer of type 'Unigram'; ours are WordPiece and BPE"),
         ({"model": {"type": "BPE"}, "pre_tokenizer": {"type": "Metaspace"}}, "it cuts text by .*'Metaspace'"),
         ({"model": {"type": "BPE"}, "pre_tokenizer": BYTES | {"use_regex": False}}, "it cuts text by"),
         ({"model": {"type": "BPE"}, "pre_tokenizer": BYTES, "normalizer": {"type": "NFKC"}}, "'NFKC'"),
         ({"model": {"type": "BPE", "ignore_merges": True}, "pre_tokenizer": BYTES}, "ignore_merges"),
+        ({"model": {"type": "BPE", "end_of_word_suffix": "</w>"}, "pre_tokenizer": BYTES}, "end_of_word"),
+        ({"model": {"type": "BPE", "dropout": 0.1}, "pre_tokenizer": BYTES}, "dropout"),
         ({"model": {"type": "BPE"}}, "it cuts text by .*None"),
     ],
 )
