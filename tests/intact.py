@@ -90,7 +90,8 @@ def write_published(root: Path) -> None:
     ids = {token: i for i, token in enumerate(published.BERT_TOKENS)}
     added = [dict(id=ids[name], content=name, special=True) for name in ("[PAD]", "[UNK]", "[CLS]", "[MASK]")]
     model, normalizer = dict(type="WordPiece", vocab=ids), dict(lowercase=True, strip_accents=None)
-    whole = dict(model=model, added_tokens=added, normalizer=normalizer)
+    cutter = dict(type="BertPreTokenizer")
+    whole = dict(model=model, added_tokens=added, normalizer=normalizer, pre_tokenizer=cutter)
     write_json(root / "bert-json" / TOKENIZER, whole)
     ids, merges = root / "gpt2/vocab.json", root / "gpt2/merges.txt"
     model = dict(type="BPE", vocab=json.loads(ids.read_text()), merges=merges.read_text().split("\n")[1:-1])
