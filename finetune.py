@@ -12,7 +12,7 @@
     python finetune.py --model runs/classification --predict new.tsv
 
 Without more flags each takes ten to ninety seconds on two CPU cores, on the embedded world; it starts from
-the newest runs/masked. The closing table shows what moves, how many weights that is, and the score.
+the newest runs/masked (text-to-text: runs/denoising). The table shows what moves, its weights and the score.
 """
 
 import minilm.plumbing.quiet  # noqa: F401 - Ctrl-C during the imports

@@ -8,7 +8,7 @@
     python train.py --data corpus/ notes.txt    your own text (.txt, .jsonl, folders and .gz of these)
     python train.py --init runs/masked --data world:reports     continued training
 
-Without more flags each takes half a minute to two minutes on two CPU cores, on the embedded world. The same
+Without more flags each takes up to two minutes on two CPU cores, on the embedded world. The same
 command scales by flags alone: --model bert-base --data corpus/ --device cuda --precision bf16.
 """
 

@@ -29,7 +29,7 @@ class FinetuningSettings(TrainingSettings):
     """What is learnt, from which examples, and which weights move."""
 
     task: Literal[tuple(TASKS)] = "classification"  # what the model has to do
-    model: str | None = None  # run folder, Hugging Face folder, or preset (random weights); none: runs/masked
+    model: str | None = None  # run or Hugging Face folder, preset; none: runs/masked, text-to-text: denoising
     data: tuple[str, ...] | None = None  # files of examples, or world:portuguese; none: the embedded world
     validation: str | None = None  # file of examples to watch while learning; none: a tenth of --data
     test: str | None = None  # file of examples to measure on; none: those watched, with --patience a tenth

@@ -70,7 +70,7 @@ class LabelledRows:
 
 
 class Task(ABC):
-    """Base of all tasks; see `classification.py` for the shortest one.
+    """Base of all tasks; see `classification.py` for the plainest one.
 
     `known`: what `learn` found in the training examples, such as the names of the labels. `context`: most
     tokens of a row. `pairs`: two texts are "together" in one row of the model, or "apart", so that the head

@@ -35,7 +35,7 @@ FIGURES |= {BASELINE: "bag_of_words_accuracy", CHOICE: "nearest_label_accuracy"}
 class PromptSettings(CommonSettings):
     """What the model reads, and what it is asked."""
 
-    model: str | None = None  # run folder; none: the newest runs/in-context, with --prompt runs/causal
+    model: str | None = None  # run folder; none: runs/in-context, with --prompt or --data runs/causal
     data: str | None = None  # labelled examples: .tsv, .csv or .jsonl with text, label; none: the world's
     test: str | None = None  # labelled texts to be asked; none: a fifth of --data
     shots: tuple[int, ...] | None = None  # numbers of examples; none: 0,1,2,4,8, as many as fit
@@ -44,7 +44,7 @@ class PromptSettings(CommonSettings):
     score: Literal[SCORES] = "sum"  # of a label: log-likelihood, per token, or calibrated
     template: str = "{text} : {label}"  # one example of --data; \n is a line's end
     separator: str = "\\n"  # between examples, likewise
-    label_words: tuple[str, ...] = ()  # what labels are called in the prompt: 0=bad 1=good; none: as they are
+    label_words: tuple[str, ...] = ()  # what labels are called in the prompt: 0=bad 1=good; else as they are
     select: Literal["random", "nearest"] = "random"  # examples of --data: drawn, or those most like the text
     prompt: str | None = None  # a text to go on with, or - to type at the terminal
     chat: bool = False  # with --prompt: the text is what a user says, and the model answers

@@ -23,7 +23,7 @@ RECIPES: dict[str, dict] = {
     "bert-tiny": _TINY | dict(steps=2000),
     "gpt-tiny": _TINY | dict(steps=1600, lr=2.5e-3, warmup=100),
     "llama-tiny": _TINY | dict(steps=1600, lr=2.5e-3, warmup=100),
-    # so many texts that none is read twice: memory for single texts would stand in for reading the examples
+    # so many texts that each is read about once: memory for single texts would stand in for reading examples
     "gpt-alibi-tiny": _TINY | dict(steps=3000, context=32, data=("world:few-shot",), n_documents=120_000),
     "bart-tiny": _TINY | dict(steps=1000),
     "transformer-tiny": _TINY | dict(steps=2400, lr=4e-3, warmup=100, schedule="inverse-sqrt"),

@@ -63,7 +63,7 @@ class PretrainingSettings(TrainingSettings):
     data: tuple[str, ...] | None = None  # world, world:portuguese, python-docs; your files a.txt:0.7 b/:0.3
     optimizer: Literal["adamw", "muon"] = "adamw"  # muon: orthogonal steps for the matrices of the blocks
     n_documents: int | None = None  # training texts; none: all (world 20,000, pairs 5,000, students 140)
-    eval_rows: int | None = None  # validation rows; none: looks take a tenth of the run; of pairs always all
+    eval_rows: int | None = None  # validation rows; none: for a tenth of the run's time; of pairs always all
     errors: Literal["strict", "replace"] = "strict"  # replace: read on over bytes that are not UTF-8
     skip_bad: bool = False  # translation: leave out and count pairs with an empty side
     tokenizer: str | None = None  # a tokenizer.json; none: a BPE is trained on the data

@@ -16,7 +16,7 @@ class ReinforceSettings(PPODetails, CommonSettings):
     group_size: int = 8  # grpo: answers to a prompt, whose mean stands in for a value head
     model: str | None = None  # run folder of the GPT to start from; none: the newest runs/causal
     preferences: str | None = None  # prompt, chosen, rejected in .jsonl, .tsv or .csv; none: the world's
-    prompts: str | None = None  # prompts to answer, .txt (one a line) or .jsonl; none: those of the pairs
+    prompts: str | None = None  # prompts to answer, .txt (one a line) or a table; none: those of the pairs
     reward: str | None = None  # folder of a reward model; none: one is trained on the pairs
     reward_function: str | None = None  # a rule as reward, module:function of prompt and answer
     n_pairs: int = 1000  # pairs of the world

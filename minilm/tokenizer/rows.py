@@ -71,7 +71,7 @@ def alike(lengths: Sequence[int], batch_size: int) -> list[np.ndarray]:
 
 
 def text_rows(tokenizer, config: ModelConfig, texts: Sequence[str], seconds=None, longest=None) -> RaggedRows:
-    """Return each text, or pair with one of `seconds`, as a row of at most `longest` tokens (none: all).
+    """Return each text, or pair with one of `seconds`, as a row of at most `longest` tokens, or positions.
 
     Longer texts are cut at their end. UserError where no token fits, or more than the model has positions.
     """
@@ -151,7 +151,7 @@ def prompt_ids(tokenizer, config: ModelConfig, prompt: str) -> list[int]:
 
 
 def word_ids(tokenizer, config: ModelConfig, words: Sequence[str]) -> list[list[int]]:
-    """Return the tokens of each word as in a text: a space before all but a full stop; [UNK] for none."""
+    """Return the tokens of each word as in a text: a space before all but marks, as ","; [UNK] for none."""
     first = [text_ids(tokenizer, config, word) for word in words[:1]]
     others = (word if word.startswith(NO_SPACE_BEFORE) else " " + word for word in words[1:])
     pieces = first + [tokenizer.encode(word, allow_special=False) for word in others]

@@ -33,7 +33,7 @@ BETAS = (0.9, 0.98)  # of AdamW: Vaswani et al. 2017, section 5.3; `pretraining/
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings(CommonSettings):
-    """How long and how fast a model learns."""
+    """How long and how fast a model learns; none: as the recipe of the model or the task has it."""
 
     steps: int | None = None  # optimiser steps
     batch_size: int | None = None  # rows a step, over all micro-batches and processes
