@@ -146,7 +146,7 @@ def extract_tokens(model, rows: RaggedRows, layer: int, **how) -> list[np.ndarra
 
 
 def embed(model, tokenizer, texts: Iterable[str], layer: int = -1, pooling: str = "mean") -> np.ndarray:
-    """Return one float32 vector a text, (n, D) (4 D with `concat-last-4`), in the order of the texts.
+    """Return one float32 vector a text, (n, D) (`concat-last-4`: up to 4 D), in the order of the texts.
 
     A text longer than the positions is cut, with a warning. UserError for what is not there, or empty.
     """
