@@ -1,4 +1,4 @@
-"""config.json of transformers <-> ModelConfig: which key is which field; any other changes no number."""
+"""config.json of transformers <-> ModelConfig: which key is which field; other keys change no number."""
 
 from dataclasses import replace
 from typing import NamedTuple

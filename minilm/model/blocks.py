@@ -21,7 +21,7 @@ class RMSNorm(nn.RMSNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D)."""
-        y = x.float()  # a square of bfloat16 has two digits; rounded before the weight, as LLaMA does
+        y = x.float()  # a square of bfloat16 has two to three digits; rounded before the weight, as in LLaMA
         y = y * (y.square().mean(-1, keepdim=True) + self.eps).rsqrt()
         return self.weight * y.to(x.dtype)
 

@@ -114,7 +114,7 @@ def soft_target_loss(logits: Tensor, teacher_logits: Tensor, counted: Tensor, te
     teacher's own entropy. The gradient is the same, and 0 says that the student agrees with its teacher.
     The logits are (B, P, V), `counted` (B, P).
     """
-    # In float32: with the three digits of bf16 the divergence falls below 0.
+    # In float32: with the two to three digits of bf16 the divergence falls below 0.
     teacher = (teacher_logits.float() / temperature).log_softmax(-1)  # (B, P, V), log p
     student = (logits.float() / temperature).log_softmax(-1)  # log q
     divergence = (teacher.exp() * (teacher - student)).sum(-1)  # (B, P), sum over V of p (log p - log q)

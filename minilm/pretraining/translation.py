@@ -121,7 +121,7 @@ def smoothed_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> 
     distribution over all V tokens (Szegedy et al. 2016, section 7; Vaswani et al. 2017, section 5.4): a model
     that is never rewarded for being certain stays able to change its mind. Labels (...) may be `IGNORED`.
     """
-    log_probs = logits.float().log_softmax(-1)  # (..., V); of three digits, as bf16 has, too little is left
+    log_probs = logits.float().log_softmax(-1)  # (..., V); of bf16's two to three digits too little is left
     counted = labels != IGNORED
     right = log_probs.gather(-1, labels.clamp(min=0)[..., None])[..., 0]  # (...)
     plain = -(right * counted).sum()

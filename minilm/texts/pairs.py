@@ -16,7 +16,7 @@ from .corpus import Corpus, checked_sources, draw, split_by_hash, world_parts
 from .files import kind
 from .tables import SUFFIXES, read_aligned, read_table
 
-# Source -> domain of the world. Stories alone are learnt in half the time: few agree across the sentence.
+# Source -> domain of the world. Stories alone take half the time: few of their words agree with distant ones.
 DOMAINS = {"world": "both", "world:stories": "stories", "world:reports": "reports"}
 WORLD_TRAIN = 5_000  # pairs
 SOURCE = itemgetter(0)

@@ -35,7 +35,7 @@ def settled_precision(asked: str, model: torch.nn.Module) -> str:
 
 
 def settle_threads(model: torch.nn.Module, rehearse: Callable) -> None:
-    """Keep the number of threads with which a step, `rehearse()`, is fastest; OMP_NUM_THREADS decides itself.
+    """Keep the number of threads with which a step, `rehearse()`, is fastest, unless OMP_NUM_THREADS is set.
 
     Threads wait for each other after every operation. Where other programs want the cores, or where the
     operations of a tiny model end at once, fewer are faster. Sums of another number of threads differ in
