@@ -35,12 +35,12 @@ class FinetuningSettings(TrainingSettings):
     test: str | None = None  # file of examples to measure on; none: those watched, with --patience a tenth
     predict: str | None = None  # a file without truths: say what the fine-tuned --model thinks of it
     skip_bad: bool = False  # leave out and count examples that are not as they should be
-    n_examples: int | None = None  # examples to learn from, drawn by the seed; none: all (of the world a few)
+    n_examples: int | None = None  # examples to learn from, drawn by the seed; none: all (world: as needed)
     context: int | None = None  # most tokens a row; none: as in the model's own training
     pairs: Literal["together", "apart"] | None = None  # both texts in one row, or two; none: similarity apart
     tune: str = "all"  # the weights that move: all, head, bias, lora, or last:N blocks with the head
     compare: bool = True  # train again for the closing table: from random weights, the head alone, LoRA
-    seeds: tuple[int, ...] | None = None  # runs with other examples and heads: mean and deviation
+    seeds: tuple[int, ...] | None = None  # runs with other examples and heads, for a mean; none: 1, or 10
     lora_rank: int = 8  # rank of what LoRA adds to a matrix
     lora_alpha: float = 16.0  # LoRA adds alpha / rank times its product
     lora_targets: tuple[Literal[TARGETS], ...] = ("q", "v")  # matrices that LoRA adds to
