@@ -32,8 +32,7 @@ class Writer:
         self.max_new_tokens, self.n_beam = max_new_tokens, n_beam
         end = tokenizer.special_id("[SEP]") if model.encoder else text_end(tokenizer)
         end = tokenizer.special_id(TURN_END) if chat else end
-        if temperature is None:
-            temperature = 1.0 if n_beam > 1 else 0.8
+        temperature = (1.0 if n_beam > 1 else 0.8) if temperature is None else temperature
         never = tokenizer.never_written(model.config.vocab_size, end)
         self.rule = SamplingRule(never, temperature, top_k, top_p, end, tokenizer.ends)
 

@@ -35,7 +35,6 @@ def closing(columns: dict[str, Measured], seconds: dict, settings: ReinforceSett
         results |= {f"{word}_{key}": other[key] for key in ("judge", "reward", "kl") if key in other}
     drawn, read = settings.steps * settings.batch_size, 2 * settings.dpo_steps * settings.reward_batch_size
     results["sequences_per_second"] = (read if name == "dpo" else drawn) / seconds[name]
-    results["ppo_seconds"] = seconds.get("ppo")
     rows = [(FIGURES[key], *(f.get(key) for f in figures.values())) for key in FIGURES if key in last]
     shown = {key: columns[key] for key in ("start", name, "kl 0") if key in columns}
     return (rows, ("", *columns)), examples(shown), results

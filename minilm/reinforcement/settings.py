@@ -48,10 +48,12 @@ class ReinforceSettings(PPODetails, CommonSettings):
         super().__post_init__()
         least = {field.name: int(field.type is int) for field in fields(self) if field.type in (int, float)}
         self.check_least(least | dict(seed=0, warmup=0, sampled_prompts=0))
-        s, share = self, f"--gamma {self.gamma} --gae-lambda {self.gae_lambda}"
-        grpo, cut = s.algorithm == "grpo", f"--batch-size {s.batch_size} cannot be cut into"
+        if self.algorithm == "dpo" and (self.prompts or self.preferences) and not self.resume:
+            ppo = {*PPODetails.__annotations__, "steps", "batch_size", "lr", "warmup", "best_of"}
+            self.refuse(ppo, "is PPO's; DPO has --dpo-steps, --dpo-lr, --reward-batch-size")
+        s, grpo, cut = self, self.algorithm == "grpo", f"--batch-size {self.batch_size} cannot be cut into"
         for wrong, what in (
-            (max(s.gamma, s.gae_lambda) > 1, f"{share}: both must lie in [0, 1]"),
+            (max(s.gamma, s.gae_lambda) > 1, f"--gamma {s.gamma} --gae-lambda {s.gae_lambda}: at most 1"),
             (s.adaptive_kl and not s.kl_target, "--kl-target 0.0: must be above 0 for --adaptive-kl"),
             (not s.temperature, "--temperature 0.0: must be above 0, to draw answers"),
             (not s.pair_temperature, "--pair-temperature 0.0: must be above 0, to draw answers"),

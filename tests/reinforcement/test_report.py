@@ -25,7 +25,7 @@ def test_the_results_are_the_figures_under_their_names(settings):
     assert found == dict(
         kl=3.0, win_rate=0.95, length=14.0, reward_before=0.1, reward_after=1.5, judge_before=0.4,
         judge_after=0.9, hacked_judge=0.0, hacked_reward=2.5, hacked_kl=25.0, dpo_judge=0.7, dpo_reward=1.0,
-        dpo_kl=2.0, best_of_judge=0.8, best_of_reward=1.1, best_of_kl=0.6, ppo_seconds=2.0,
+        dpo_kl=2.0, best_of_judge=0.8, best_of_reward=1.1, best_of_kl=0.6,
         sequences_per_second=4 * 6 / 2.0,
     )  # fmt: skip
     assert header == ("", "start", "ppo", "kl 0", "dpo", "best of 4")
@@ -48,7 +48,7 @@ def test_no_answer_is_shown_beyond_the_fifth_prompt(settings):
     assert lines[::3] == [f"prompt {i}" for i in range(5)]
     unjudged = measured(None, [" a"], reward=0.1, distinct=0.8)
     _, _, found = closing({"start": unjudged, "ppo": unjudged}, {"ppo": 2.0}, settings())
-    assert "judge_after" not in found and found["reward_after"] == 0.1 and found["ppo_seconds"] == 2.0
+    assert "judge_after" not in found and found["reward_after"] == 0.1
 
 
 def test_an_ablation_has_a_row_a_switch(settings):

@@ -50,6 +50,8 @@ def test_what_cannot_be_learnt_from_is_found_first(reinforcement, preferences, t
     for algorithm in ("ppo", "dpo"):
         with pytest.raises(UserError, match="--group-size 3 needs --algorithm grpo"):
             reinforcement(algorithm=algorithm, group_size=3)
+    with pytest.raises(UserError, match="--lr 0.1 is PPO's; DPO has --dpo-steps"):
+        reinforcement(algorithm="dpo", preferences="mine.tsv", lr=0.1)
     with pytest.raises(UserError, match="--reward-function a:b with --algorithm dpo needs --prompts"):
         reinforcement(algorithm="dpo", reward_function="a:b")  # it would learn from the judge's pairs
     with pytest.raises(UserError, match="is it a reward model"):
@@ -142,7 +144,7 @@ def test_a_run_ends_with_its_results_and_says_how_to_go_on(reinforcement, tmp_pa
     changes = dict(out=str(tmp_path / "whole"), sampled_prompts=0, contrast=False)
     folder = reinforcement(**changes).run()
     found = json.loads((folder / "results.json").read_text())
-    assert {"reward_accuracy", "judge_after", "kl", "ppo_seconds", "seconds"} <= set(found)
+    assert {"reward_accuracy", "judge_after", "kl", "seconds"} <= set(found)
     assert json.loads((folder / "settings.json").read_text())["model"] == str(tmp_path / "gpt")
     made = reinforcement(**changes | dict(out=str(tmp_path / "part")))
     monkeypatch.setattr(made, "learn", Mock(side_effect=KeyboardInterrupt))

@@ -19,8 +19,8 @@ from minilm.training.loop import TrainingSettings
     [
         ("--steps 0", "--steps 0: must be 1 or more"),
         ("--kl -0.1", "--kl -0.1: must be 0 or more"),
-        ("--gae-lambda 1.5", r"--gae-lambda 1.5: both must lie in \[0, 1\]"),
-        ("--gamma 2", r"--gamma 2.0 .*: both must lie in \[0, 1\]"),
+        ("--gae-lambda 1.5", r"--gae-lambda 1.5: at most 1"),
+        ("--gamma 2", r"--gamma 2.0 .*: at most 1"),
         ("--temperature 0", "--temperature 0.0: must be above 0"),
         ("--pair-temperature 0", "--pair-temperature 0.0: must be above 0"),
         ("--batch-size 4 --minibatches 5", "--batch-size 4 cannot be cut into --minibatches 5"),
