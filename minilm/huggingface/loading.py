@@ -1,8 +1,8 @@
 """A Hugging Face folder, or hf:NAME, which is downloaded first -> our model and tokenizer.
 
-Weights without a place are an error, as are those that are missing, but for heads of pre-training. A download
-is kept in MINILM_CACHE, else ~/.cache/minilm, if sizes and SHA-256 are what the server lists; download.json,
-written last, says that it is whole. HF_ENDPOINT names another server with the same interface.
+Weights without a place are an error, as are missing ones; but heads of pre-training may be missing, and those
+of tasks are left out. A download is kept in MINILM_CACHE, else ~/.cache/minilm, if sizes and SHA-256 are what
+the server lists; download.json, written last, says that it is whole. HF_ENDPOINT names another such server.
 """
 
 import json
@@ -38,6 +38,7 @@ SENTENCES = "sentence_bert_config.json"  # of a model whose vectors are to be co
 GENERATION = "generation_config.json"  # of which we take the ends of a text, not how to draw one
 OTHERS += ("special_tokens_map.json", "added_tokens.json", SENTENCES, GENERATION)
 HEADS = ("vocabulary", "pooler", "next_sentence")
+TASK_HEADS = re.compile(r"(pre_classifier|classifier|classification_head|score|qa_outputs)\.")
 MATRICES = re.compile(r"transformer\.h\.\d+\.(attn|mlp)\.c_\w+\.weight")  # GPT-2's, which are turned
 
 
@@ -57,6 +58,8 @@ def load(path: str | Path, device: str = "cpu", dtype=torch.float32) -> tuple[nn
         raise UserError(f"{folder / GENERATION}: eos_token_id {bad[0]!r}: expected an id, or ids, below {n}")
     if tokenizer is not None:
         tokenizer.ends = tuple(ends)
+    notes += [f"without {name}, of a head for a task" for name in tensors if TASK_HEADS.match(name)]
+    tensors = {name: tensor for name, tensor in tensors.items() if not TASK_HEADS.match(name)}
     model, names = build_for_weights(config, tensors, folder / CONFIG), NAMES[values["model_type"]]
     state = model.state_dict()
     theirs = {their_name(ours, names): ours for ours in state}

@@ -119,12 +119,11 @@ def make_study(settings: PromptSettings) -> Study:
 
 
 def nearest_draws(settings: PromptSettings, model, tokenizer) -> Callable[[int, int], list[Question]]:
-    """Return what gives each text its k nearest examples by `embed`, the nearest last (Liu et al. 2022)."""
+    """Return what gives each text its k nearest examples in each draw, nearest last (Liu et al. 2022)."""
     examples, asked = examples_and_tests(settings)
     vectors, queries = (embed(model, tokenizer, [text for text, _ in part]) for part in (examples, asked))
     order = (nearest(vectors, query, max(settings.shots or SHOTS)) for query in queries)
     near = [([examples[i] for i, _ in found], test) for found, test in zip(order, asked, strict=True)]
-    # the same in every draw
     return lambda k, number: [Question(tuple(reversed(own[:k])), *test) for own, test in near]
 
 

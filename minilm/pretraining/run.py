@@ -196,10 +196,8 @@ class Distilling(Pretraining):
     """A student begins with layers of its teacher: the newest runs/masked, where none is named."""
 
     def __init__(self, settings: PretrainingSettings, overrides: dict | None = None):
-        if settings.teacher is None:
-            teacher = newest_or_train("masked", settings.seed, settings.device)
-            settings = replace(settings, teacher=str(teacher))
-        super().__init__(settings, overrides)
+        teacher = settings.teacher or newest_or_train("masked", settings.seed, settings.device)
+        super().__init__(replace(settings, teacher=str(teacher)), overrides)
 
     def texts(self):
         """Return all texts: the closing table compares the student with one that saw them all."""
@@ -209,13 +207,12 @@ class Distilling(Pretraining):
         """Return a student made of the teacher's layers, and the teacher's tokenizer."""
         if set(self.overrides) - {"n_encoder_layer"}:
             raise UserError("a student has its teacher's shape: only --n-encoder-layer may differ")
-        self.teacher, tokenizer = load_reader(self.settings.teacher)
+        self.teacher, tokenizer = load_reader(self.settings.teacher, str(choose_device(self.settings.device)))
         return initial_student(self.teacher, self.overrides.get("n_encoder_layer")), tokenizer
 
     def objective(self, corpus, tokenizer: BPE, **more) -> Objective:
         """As in `Pretraining`, with the teacher."""
-        device = choose_device(self.settings.device)
-        return super().objective(corpus, tokenizer, teacher=self.teacher.to(device))
+        return super().objective(corpus, tokenizer, teacher=self.teacher)
 
 
 def settings_of(start: str) -> dict:

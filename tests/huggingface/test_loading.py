@@ -352,7 +352,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
     whole = published.bert() | published.bert_heads()
     key, twice = "bert.encoder.layer.1.attention.self.key.weight", "bert.embeddings.LayerNorm.gamma"
     wrong = {
-        "unexpected": (whole | {"classifier.weight": torch.zeros(2, D)}, r"1 unexpected \(classifier"),
+        "unexpected": (whole | {"adapter.weight": torch.zeros(2, D)}, r"1 unexpected \(adapter"),
         "missing": ({name: t for name, t in whole.items() if name != key}, rf"1 missing \({key}\)"),
         "shape": (whole | {key: torch.zeros(D, 11)}, rf"{key}: \[{D}, 11\], expected \[{D}, {D}\]"),
         "twice": (whole | {twice: torch.ones(D)}, "LayerNorm.weight stands there twice"),
@@ -361,6 +361,16 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
         with pytest.raises(UserError, match=message) as caught:
             load(published.folder(tmp_path / name, "bert", tensors))
         assert str(tmp_path / name) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("head", ["classifier.weight", "classifier.out_proj.bias", "qa_outputs.weight"])
+def test_the_head_of_a_task_is_left_out_with_a_word(head, tmp_path, capsys):
+    whole = published.bert() | published.bert_heads()
+    plain, _ = load(published.folder(tmp_path / "plain", "bert", whole))
+    capsys.readouterr()
+    found, _ = load(published.folder(tmp_path / "tuned", "bert", whole | {head: torch.zeros(2, D)}))
+    assert f"without {head}, of a head for a task" in capsys.readouterr().err
+    assert all(torch.equal(tensor, plain.state_dict()[name]) for name, tensor in found.state_dict().items())
 
 
 def test_folders_that_are_not_whole(tmp_path, capsys):
