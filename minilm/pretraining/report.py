@@ -29,11 +29,6 @@ def table_rows(before: dict, after: dict, figures: list[tuple]) -> list[tuple]:
     return [(name, before[key], after[key], *(compared or (None, ""))) for name, key, *compared in figures]
 
 
-def with_perplexity(metrics: dict, key: str) -> dict:
-    """Return the metrics, if any, with the perplexity of a loss among them."""
-    return metrics and metrics | dict(perplexity=perplexity(metrics[key]))
-
-
 def causal_closing(objective: Causal, model, before: dict, after: dict, settings) -> tuple:
     """The loss beside the grammar's own and that of n-grams, and a text that the model wrote."""
     names = {"loss": "loss (nats a token)", "perplexity": "perplexity", "bits_per_byte": "bits per byte"}
@@ -43,7 +38,7 @@ def causal_closing(objective: Causal, model, before: dict, after: dict, settings
     if not floor:
         loss = baselines.unigram_loss(objective, stream, "labels")
         compared, what = dict(loss=loss, bits_per_byte=loss * bits_per_nat), "from word frequencies alone"
-    before, after, compared = (with_perplexity(each, "loss") for each in (before, after, compared))
+    before, after, compared = (m | dict(perplexity=perplexity(m["loss"])) for m in (before, after, compared))
     rows = table_rows(before, after, [(name, key, compared[key], what) for key, name in names.items()])
     results = dict(perplexity=after["perplexity"], floor_bits_per_byte=floor.get("bits_per_byte"))
     losses = ngram_losses(stream, objective.streams["validation"][1:], len(objective.token_bytes))
@@ -107,7 +102,7 @@ def translation_closing(objective: Translation, model, before: dict, after: dict
         baseline, what = [world.word_by_word(text) for text in sources], "word by word, from a dictionary"
     else:
         baseline, what = list(sources), "the source, not translated"
-    before, after = with_perplexity(before, "plain_loss"), with_perplexity(after, "plain_loss")
+    before, after = (m | dict(perplexity=perplexity(m["plain_loss"])) for m in (before, after))
     names = dict(loss="loss, smoothed (nats)", plain_loss="loss (nats a token)", perplexity="perplexity")
     names |= dict(bits_per_byte="bits per byte", accuracy="next token right")
     rows, results = table_rows(before, after, [(name, key) for key, name in names.items()]), {}
