@@ -55,11 +55,11 @@ class Continued(Pretraining):
             model = extend_vocabulary(model, tokenizer, n_old, s.new_rows)
         return model, tokenizer
 
-    def objective(self, corpus, tokenizer, **more):
+    def objective(self, corpus, tokenizer):
         """As in `Pretraining`, with replay."""
         if self.settings.replay:
             corpus = with_replay(corpus, self.general, self.settings.replay, self.settings.seed)
-        return super().objective(corpus, tokenizer, **more)
+        return super().objective(corpus, tokenizer)
 
     def measure(self, model, tokenizer) -> tuple[float, ...]:
         """Return the loss and the bits per byte on the general text, then both on the domain's."""

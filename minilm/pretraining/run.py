@@ -210,7 +210,7 @@ class Distilling(Pretraining):
         self.teacher, tokenizer = load_reader(self.settings.teacher, str(choose_device(self.settings.device)))
         return initial_student(self.teacher, self.overrides.get("n_encoder_layer")), tokenizer
 
-    def objective(self, corpus, tokenizer: BPE, **more) -> Objective:
+    def objective(self, corpus, tokenizer: BPE) -> Objective:
         """As in `Pretraining`, with the teacher."""
         return super().objective(corpus, tokenizer, teacher=self.teacher)
 
