@@ -98,6 +98,7 @@ def picker(rng: random.Random, held_out: bool | None = None, happy: bool | None 
     """Return a `pick` for `Grammar.expand` that draws again until a value keeps the conditions of `Story`."""
 
     def fits(name, value):
+        """Say whether a value that was drawn for a name keeps the conditions."""
         if name in fixed:
             return value == fixed[name]
         if name == "mood":

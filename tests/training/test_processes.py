@@ -110,7 +110,7 @@ def trained(folder: Path, kind: str = "causal", objective=None, seed: int = 0, *
 def assert_same(found: dict, expected: dict, what: str) -> None:
     assert list(found) == list(expected), what
     error = max(float((found[name] - expected[name]).abs().max()) for name in expected)
-    assert error < 1e-7, f"{what}: the weights differ by {error}"
+    assert error < 1e-9, f"{what}: the weights differ by {error}"
 
 
 @pytest.mark.parametrize("n", [2, pytest.param(3, marks=pytest.mark.reliability)])
