@@ -143,12 +143,14 @@ def test_a_decoders_first_token_is_explained(script):
         assert code == 0 and ("first token sees itself alone" in out) == (pooling == "cls"), err
 
 
-@pytest.mark.parametrize("flags", ["--tokens", "--no-probe", "--data plain.txt"])
-def test_a_picture_of_nothing_is_refused_before_any_work(script, monkeypatch, flags):
+@pytest.mark.parametrize("why", ["--tokens", "--no-probe", "--data plain.txt"])
+@pytest.mark.parametrize("flag", ["--plot", "--labels 1", "--draws 3"])
+def test_what_tells_of_a_probe_is_refused_without_one_before_any_work(script, monkeypatch, flag, why):
     monkeypatch.setattr(settings, "need_matplotlib", lambda: None)
     monkeypatch.setattr(run, "start_model", lambda *_, **__: 1 / 0)
-    code, _, err = script(f"--plot {flags}")
-    assert code == 2 and "--plot draws what a probe finds in each layer: give texts with labels" in err
+    code, _, err = script(f"{flag} {why}")
+    told = "does not go with --tokens" if why == "--tokens" else "tells of a probe: give texts with labels"
+    assert code == 2 and f"{flag} {told}" in err
 
 
 BAD = {
@@ -163,7 +165,6 @@ BAD = {
     "--tokens --similar x": ["--similar x does not go with --tokens"],
     "--tokens --probe --labels 1": ["--labels 1 does not go with --tokens"],
     "--tokens --data nothing.txt": ["nothing.txt: no such file"],
-    "--tokens --draws 3": ["--draws 3 does not go with --tokens"],
     "--data tags.conll": ["tags.conll: expected .txt", "; extract.py --tokens"],
     "--layer all --similar x": ["take one layer"],
     "--data rwos.tsv": ["did you mean 'rows.tsv'"],

@@ -53,10 +53,11 @@ class ExtractionSettings(CommonSettings):
         self.check_least(dict(draws=1, tokens_per_batch=1, labels=1))
         if self.similar is not None and not self.similar.strip():
             raise UserError("--similar: an empty query")
+        of_probe = ("labels", "draws", "plot")
         if self.tokens:
-            self.refuse(("similar", "test", "pooling", "labels", "draws"), "does not go with --tokens")
-        if self.plot and (self.tokens or not self.probe):
-            raise UserError("--plot draws what a probe finds in each layer: give texts with labels")
+            self.refuse(("similar", "test", "pooling", *of_probe), "does not go with --tokens")
+        if not self.probe:
+            self.refuse(of_probe, "tells of a probe: give texts with labels, no --no-probe")
         if self.layer == "all" and (self.similar or self.tokens):
             raise UserError("--layer all: --similar and --tokens take one layer, give its number")
 

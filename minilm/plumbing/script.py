@@ -195,7 +195,7 @@ def exit_code(main) -> int:
         code, told = 2, as_line(f"error: {error}")
     except (MemoryError, RuntimeError) as error:  # the second is PyTorch's, of a CPU or a GPU
         told = str(error)
-        way_out = "smaller batches take less: --accumulate, --batch-size, --tokens-per-batch"
+        way_out = "smaller batches and shorter texts take less (--help has the flags)"
         if process_count() > 1 and (isinstance(error, dist.DistError) or "gloo" in told):
             told = f"another of {process_count()} processes has ended, see above"
             way_out = "to go on: the same command with --resume"

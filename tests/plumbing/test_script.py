@@ -182,7 +182,7 @@ def test_cells():
         (KeyboardInterrupt("saved in runs/masked"), 130, "saved in runs/masked\n"),
         (OSError(28, "No space left on device"), 2, "error: output: No space left on device\n"),
         (PermissionError(13, "Permission denied", "a/b"), 2, "error: a/b: Permission denied\n"),
-        (MemoryError(), 2, "error: out of memory; smaller batches take less: --accumulate"),
+        (MemoryError(), 2, "error: out of memory; smaller batches and shorter texts take less"),
         (
             RuntimeError("DefaultCPUAllocator: can't allocate memory: 8"),
             2,
