@@ -58,6 +58,7 @@ def tiny(command: str) -> list[str]:
     if "--predict" in words:
         return [*words, "--device", "cpu"]  # nothing is learnt
     own = "" if {"--prompt", "--tokens"} & {*words} else TINY[words[0]]  # of a study, or of a text's labels
+    own = "" if words[0] == "extract.py" and "notes.txt" in words else own  # it has no labels
     words += shlex.split(" ".join([own, "--device cpu --precision fp32", *more]))
     return words + (tiny_training(words) if words[0] == "train.py" else [])
 

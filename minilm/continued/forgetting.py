@@ -44,7 +44,10 @@ class Continued(Pretraining):
             print(f"nobody knows what {s.init} has read: texts of the validation part may be among it")
         # Its seed too: that of this run would draw other texts. Nobody has those of a published model.
         known = {n: saved[n] for n in ("data", "seed", "n_documents") if n in saved} or dict(data=("world",))
-        self.domain, self.general = corpus, Pretraining(replace(s, **known)).texts()
+        try:
+            self.domain, self.general = corpus, Pretraining(replace(s, **known)).texts()
+        except UserError as error:
+            raise UserError(f"what --init {s.init} has read is measured too: {error}") from None
         self.general.train = without(self.general.train, corpus.validation)  # for replay
         self.general.validation = without(old := self.general.validation, corpus.train) or old  # unseen
         self.before = self.measure(model, tokenizer)

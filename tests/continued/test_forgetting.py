@@ -53,6 +53,11 @@ def test_the_general_text_is_the_one_that_the_model_has_read(settings, tmp_path,
     general = load_corpus("world", 5, 50)
     assert run.general.validation == general.validation and len(run.general.train) == len(general.train)
     assert "nobody knows" not in capsys.readouterr().out
+    (tmp_path / "run" / "settings.json").write_text(
+        json.dumps(saved | dict(data=["gone.txt"])), encoding="utf-8"
+    )
+    with pytest.raises(UserError, match="what --init .*run has read is measured too: gone.txt: no such file"):
+        started(settings)
     (tmp_path / "run" / "settings.json").unlink()
     started(settings, n_documents=50)
     assert "nobody knows what" in capsys.readouterr().out, "validation texts may be known: nothing says so"
