@@ -32,12 +32,16 @@ COMMAND = re.compile(r"(?:python|torchrun --nproc-per-node \d+) ([a-z]+\.py[^`\n
 # Flags behind a command that make it small; a later flag wins.
 TINY = {
     "train.py": "--steps 2 --batch-size 4 --context 32 --accumulate 1",
-    "extract.py": "--draws 1 --labels 1",
     "finetune.py": "--steps 2 --batch-size 4 --lora-rank 2 --seeds 0",
-    "reinforce.py": "--steps 2 --batch-size 4 --max-new-tokens 8 --reward-steps 2 --reward-batch-size 4 "
-    "--dpo-steps 2 --n-pairs 12 --sampled-prompts 4 --model gpt",
-    "prompt.py": "--n-draw 1 --n-test 4 --shots 0,1",
+    "reinforce.py": "--steps 2 --batch-size 4 --dpo-steps 2 --max-new-tokens 8 --reward-batch-size 4 "
+    "--model gpt",
 }
+UNLESS = (  # the same, but without them where one of these words would refuse them
+    ("extract.py", "--draws 1 --labels 1", {"--tokens", "notes.txt"}),
+    ("prompt.py", "--n-draw 1 --n-test 4 --shots 0,1", {"--prompt"}),
+    ("reinforce.py", "--reward-steps 2", {"--reward", "--reward-function"}),
+    ("reinforce.py", "--n-pairs 12 --sampled-prompts 4", {"--preferences", "--prompts", "--reward-function"}),
+)
 ONLY_WITH = {"grpo": "--group-size 2", "--prompt": "--max-new-tokens 3"}  # others refuse them
 SMALL_SHAPE = "--d-model 8 --n-head 2 --d-ff 8"
 
@@ -57,9 +61,8 @@ def tiny(command: str) -> list[str]:
     more = [flags for word, flags in ONLY_WITH.items() if word in words]
     if "--predict" in words:
         return [*words, "--device", "cpu"]  # nothing is learnt
-    own = "" if {"--prompt", "--tokens"} & {*words} else TINY[words[0]]  # of a study, or of a text's labels
-    own = "" if words[0] == "extract.py" and "notes.txt" in words else own  # it has no labels
-    words += shlex.split(" ".join([own, "--device cpu --precision fp32", *more]))
+    more += [flags for script, flags, others in UNLESS if script == words[0] and not others & {*words}]
+    words += shlex.split(" ".join([TINY.get(words[0], ""), "--device cpu --precision fp32", *more]))
     return words + (tiny_training(words) if words[0] == "train.py" else [])
 
 

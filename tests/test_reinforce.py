@@ -24,10 +24,8 @@ from minilm.texts import corpus as data
 from minilm.training import loop
 from minilm.training.checkpoints import load_trainer
 
-TINY = (
-    "--steps 4 --batch-size 6 --max-new-tokens 8 --reward-steps 3 --reward-batch-size 4 --dpo-steps 2 "
-    "--n-pairs 20 --sampled-prompts 6 --save-every 2 --device cpu"
-)
+TINY = "--steps 4 --batch-size 6 --max-new-tokens 8 --save-every 2 --dpo-steps 2 --reward-batch-size 4"
+OF_REWARD, OF_WORLD = "--reward-steps 3", "--n-pairs 20 --sampled-prompts 6"  # others refuse them
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +50,13 @@ def policy(seed: int = 0, **changes):
 @pytest.fixture
 def script(run_script):
     """Return a function that runs reinforce.py with flags: exit code, standard output, standard error."""
-    return lambda flags="", tiny=TINY: run_script(reinforce, *tiny.split(), *flags.split())
+
+    def run(flags="", tiny=True):
+        words = [TINY] + [OF_REWARD] * ("--reward" not in flags)
+        words += [OF_WORLD] * (not re.search("--preferences|--prompts|--reward-f", flags))
+        return run_script(reinforce, *" ".join(words * tiny).split(), "--device", "cpu", *flags.split())
+
+    return run
 
 
 def write_pairs(n: int = 30) -> None:
@@ -168,7 +172,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(script, interrupted, flags, at, 
     assert script(f"--out whole --steps 6 {flags}")[0] == 0
     interrupted(f"--steps 6 {flags}", at)
     assert load_trainer("part")["step"] == done
-    code, _, err = script("--resume --out part", tiny="")
+    code, _, err = script("--resume --out part", tiny=False)
     assert code == 0, err
     small.assert_equal(*(minilm.load(name)[0].state_dict() for name in ("whole", "part")))
     figures = [results(name).items() for name in ("whole", "part")]

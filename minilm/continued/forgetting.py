@@ -31,8 +31,7 @@ class Continued(Pretraining):
     def __init__(self, settings: PretrainingSettings, overrides: dict | None = None):
         super().__init__(settings, overrides)
         self.name, self.then = f"{self.name}-continued", "python extract.py --model {run}"
-        if settings.replay and settings.objective == "translation":
-            raise UserError("--replay mixes in documents, and translation learns from pairs: leave it out")
+        settings.refuse(settings.objective == "translation", ("replay",), "mixes in documents, and no pairs")
 
     def start(self, corpus) -> tuple:
         """Return the model, with rows for new tokens if asked for, and the tokenizer; measure both first."""

@@ -54,12 +54,9 @@ class ExtractionSettings(CommonSettings):
         if self.similar is not None and not self.similar.strip():
             raise UserError("--similar: an empty query")
         of_probe = ("labels", "draws", "plot")
-        if self.tokens:
-            self.refuse(("similar", "test", "pooling", *of_probe), "does not go with --tokens")
-        if not self.probe:
-            self.refuse(of_probe, "tells of a probe: give texts with labels, no --no-probe")
-        if self.layer == "all" and (self.similar or self.tokens):
-            raise UserError("--layer all: --similar and --tokens take one layer, give its number")
+        self.refuse(self.tokens, ("similar", "test", "pooling", *of_probe), "does not go with --tokens")
+        self.refuse(not self.probe, of_probe, "tells of a probe: give texts with labels, no --no-probe")
+        self.refuse(self.layer == "all", ("similar", "tokens"), "takes one layer: give the number of --layer")
 
 
 def extract_features(given: dict) -> Path:

@@ -58,18 +58,16 @@ class FinetuningSettings(TrainingSettings):
             raise UserError(f"--layer-decay {self.layer_decay}: must be above 0 and at most 1")
         least = dict(unfreeze_every=0, patience=0, n_examples=1, lora_rank=1, seeds=0)
         self.check_least(least | dict(context=TASKS[self.task].least_context))
-        if self.class_weights and not issubclass(TASKS[self.task], Classification):
-            raise UserError(f"--class-weights: --task {self.task} has no classes")
-        if self.pairs and self.task not in ("pair", "similarity"):
-            raise UserError(f"--pairs {self.pairs}: --task {self.task} has no such choice")
+        is_class, other = issubclass(TASKS[self.task], Classification), f"is nothing to --task {self.task}"
+        self.refuse(not is_class, ("class_weights",), other)
+        self.refuse(self.task not in ("pair", "similarity"), ("pairs",), other)
         if not (TASKS[self.task].has_truth or self.domain or self.test):
             raise UserError(f"--task {self.task}: needs --test FILE, pairs with a number to measure on")
         if not TASKS[self.task].has_truth and self.accumulate * process_count() > 1:
             raise UserError(f"--task {self.task}: a batch must not be cut: no --accumulate, one process")
-        if self.domain:
-            self.refuse(("test", "validation"), "needs --data, examples to learn from")
-        if self.predict:
-            self.refuse(("data", "tune", "context", "steps", "lr", "plot"), "does not go with --predict")
+        self.refuse(self.domain, ("test", "validation"), "needs --data, examples to learn from")
+        used = {"task", "model", "predict", "skip_bad", "batch_size", "device", "out", "overwrite"}
+        self.refuse(self.predict, {*vars(self)} - used, "does not go with --predict")
 
     @property
     def domain(self) -> str | None:

@@ -61,14 +61,11 @@ class PromptSettings(CommonSettings):
             raise UserError("--prompt is empty: give the beginning of a text, or - to type at the terminal")
         SamplingRule(temperature=self.temperature or 0.0, top_k=self.top_k, top_p=self.top_p)  # or UserError
         reading = ("test", "select", "template", "separator", "label_words")
-        if self.prompt is None:
-            writing = ("chat", "max_new_tokens", "temperature", "top_k", "top_p", "n_beam")
-            self.refuse(writing, "needs --prompt: a text to go on with, or - to type at the terminal")
-        else:
-            asking = ("data", "shots", "n_draw", "n_test", "score", "plot", "out", *reading)
-            self.refuse(asking, "does not go with --prompt")
-        if not self.data:
-            self.refuse(reading, "needs --data: the file with the examples")
+        writing = ("chat", "max_new_tokens", "temperature", "top_k", "top_p", "n_beam")
+        self.refuse(self.prompt is None, writing, "needs --prompt: a text to go on with, or - to type it")
+        asking = ("data", "shots", "n_draw", "n_test", "score", "plot", "out", *reading)
+        self.refuse(self.prompt, asking, "does not go with --prompt")
+        self.refuse(not self.data, reading, "needs --data: the file with the examples")
 
 
 def answer_prompts(settings: PromptSettings) -> Path | None:

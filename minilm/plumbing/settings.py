@@ -18,7 +18,6 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
@@ -62,9 +61,9 @@ class CommonSettings:
                 if isinstance(value, (int, float)) and value < bound:
                     raise UserError(f"{option_of(name)} {value}: must be {bound} or more")
 
-    def refuse(self, names: Iterable[str], why: str) -> None:
-        """Raise UserError, with the reason, for the first of these flags given: it would be ignored."""
-        for field in fields(self):
+    def refuse(self, when, names: tuple | set, why: str) -> None:
+        """Raise UserError, with the reason, for the first of these flags given `when` it is ignored."""
+        for field in fields(self) if when else ():
             if field.name in names and (value := getattr(self, field.name)) != field.default:
                 words = [] if isinstance(value, bool) else words_of(value)
                 raise UserError(f"{' '.join([option_of(field.name), *words])} {why}")

@@ -91,18 +91,16 @@ class PretrainingSettings(TrainingSettings):
             raise UserError(f"--mask-share {self.mask_share}: must be above 0 and at most 1")
         if not 0 <= self.replay < 1:
             raise UserError(f"--replay {self.replay}: must lie in [0, 1)")
-        if self.tokenizer and not self.resume:
-            self.refuse(("vocab_size",), "does not go with --tokenizer, which has its own")
-        if self.extend_vocabulary == 0 and not self.resume:
-            self.refuse(("new_rows",), "needs --extend-vocabulary: there are no new rows")
-        if not (self.init or self.resume):
-            self.refuse(("replay", "extend_vocabulary", "new_rows"), "needs --init FOLDER, to go on with")
+        new, words = not self.resume, ("extend_vocabulary", "new_rows")
+        self.refuse(new and self.tokenizer, ("vocab_size",), "does not go with --tokenizer, which has one")
+        self.refuse(new and not self.init, ("replay", *words), "needs --init FOLDER, to go on with")
+        self.refuse(new and self.extend_vocabulary == 0, ("new_rows",), "needs --extend-vocabulary N")
         used = {name: row.objective.options(vars(self)).keys() for name, row in OBJECTIVES.items()}
         others = set().union(*used.values()) - used[self.objective] - {"n_documents", "next_sentence"}
         # A student's tokenizer is its teacher's.
         others |= {"tokenizer", "vocab_size"} if self.objective == "distillation" else {"teacher"}
         others |= {"errors"} if self.objective == "translation" else {"skip_bad"}
-        self.refuse(others, f"is nothing to --objective {self.objective}: leave it out")
+        self.refuse(True, others, f"is nothing to --objective {self.objective}: leave it out")
 
 
 class Pretraining:

@@ -25,10 +25,7 @@ class Reinforcement(Rounds):
 
     def __init__(self, settings: ReinforceSettings):
         s = settings
-        if s.algorithm != "grpo":
-            s.refuse(("group_size",), "needs --algorithm grpo")
-        if s.algorithm == "dpo" and not (s.prompts or s.preferences):  # the world's pairs are the judge's
-            s.refuse(("reward_function",), "with --algorithm dpo needs --prompts, whose answers it compares")
+        s.refuse_ignored()
         needs_pairs = not (s.reward or s.reward_function) or s.algorithm == "dpo" and not s.sampled_prompts
         found = load_preferences(s.preferences, s.prompts, s.n_pairs, s.seed, needs_pairs)
         source, model, tokenizer = start_model(s.model, "causal", s)

@@ -48,9 +48,6 @@ class ReinforceSettings(PPODetails, CommonSettings):
         super().__post_init__()
         least = {field.name: int(field.type is int) for field in fields(self) if field.type in (int, float)}
         self.check_least(least | dict(seed=0, warmup=0, sampled_prompts=0))
-        if self.algorithm == "dpo" and (self.prompts or self.preferences) and not self.resume:
-            ppo = {*PPODetails.__annotations__, "steps", "batch_size", "lr", "warmup", "best_of"}
-            self.refuse(ppo, "is PPO's; DPO has --dpo-steps, --dpo-lr, --reward-batch-size")
         s, grpo, cut = self, self.algorithm == "grpo", f"--batch-size {self.batch_size} cannot be cut into"
         for wrong, what in (
             (max(s.gamma, s.gae_lambda) > 1, f"--gamma {s.gamma} --gae-lambda {s.gae_lambda}: at most 1"),
@@ -65,3 +62,18 @@ class ReinforceSettings(PPODetails, CommonSettings):
         ):
             if wrong:
                 raise UserError(what)
+
+    def refuse_ignored(self) -> None:
+        """Raise UserError for a flag of something that this run does not do."""
+        own, rule, dpo = self.preferences or self.prompts, self.reward_function, self.algorithm == "dpo"
+        compares = not self.preferences and (dpo or not (own or rule))  # answers of the policy's own
+        ppo = {*PPODetails.__annotations__, "steps", "batch_size", "lr", "warmup", "best_of"}
+        for when, names, why in (
+            (self.algorithm != "grpo", ("group_size",), "needs --algorithm grpo"),
+            (dpo and not own, ("reward_function",), "with --algorithm dpo needs --prompts, to be answered"),
+            (dpo and own, ppo, "is PPO's; DPO has --dpo-steps, --dpo-lr, --reward-batch-size"),
+            (self.reward or rule, ("reward_steps", "reward_lr", "rounds"), "trains a reward; one is given"),
+            (own or rule, ("n_pairs", "rounds"), "is of the world's pairs, which are not read"),
+            (not compares, ("sampled_prompts", "answers_a_prompt", "pair_temperature"), "needs a judge"),
+        ):
+            self.refuse(when and not self.resume, names, why)

@@ -59,8 +59,7 @@ class TrainingSettings(CommonSettings):
         if self.batch_size is not None and self.batch_size < parts:
             what = f"--batch-size {self.batch_size} cannot be cut into --accumulate {self.accumulate} times"
             raise UserError(f"{what} {process_count()} processes: give at least --batch-size {parts}")
-        if self.shard and (self.compile or self.optimizer == "muon"):
-            raise UserError("--shard: only without --compile and --optimizer muon, which need whole matrices")
+        self.refuse(self.shard, ("compile", "optimizer"), "needs whole matrices: not with --shard")
 
 
 def learning_rate(step: int, settings: TrainingSettings) -> float:

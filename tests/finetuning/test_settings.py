@@ -56,9 +56,9 @@ WRONG = [
     (dict(lora_rank=0), "--lora-rank 0: must be 1 or more"),
     (dict(context=2), "--context 2: must be 3 or more"),
     (dict(context=7, task="span"), "--context 7: must be 9 or more"),
-    (dict(task="tagging", class_weights=True), "--class-weights: --task tagging has no classes"),
-    (dict(pairs="apart"), "--pairs apart: --task classification has no such choice"),
-    (dict(pairs="apart", task="contrastive"), "--task contrastive has no such choice"),
+    (dict(task="tagging", class_weights=True), "--class-weights is nothing to --task tagging"),
+    (dict(pairs="apart"), "--pairs apart is nothing to --task classification"),
+    (dict(pairs="apart", task="contrastive"), "--pairs apart is nothing to --task contrastive"),
     (dict(accumulate=2, task="contrastive"), "--task contrastive: a batch must not be cut: no --accumulate"),
     (dict(data=("a.tsv",), task="contrastive"), "--task contrastive: needs --test FILE"),
     (dict(seeds=(1, -2)), "--seeds -2"),
@@ -69,6 +69,7 @@ WRONG = [
     (dict(predict="a.tsv", tune="head"), "--tune head does not go with --predict"),
     (dict(predict="a.tsv", steps=9), "--steps 9 does not go with --predict"),
     (dict(predict="a.tsv", context=9), "--context 9 does not go with --predict"),
+    (dict(predict="a.tsv", patience=9), "--patience 9 does not go with --predict"),
 ]
 
 

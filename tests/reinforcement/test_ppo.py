@@ -612,7 +612,7 @@ def test_the_metrics_of_one_update_are_its_own(rollout, gpt, env):
     policy = Policy(copy.deepcopy(gpt))
     batch = ppo.make_batch(rollout, SCORES, 0.1, details())
     loss, metrics = ppo.ppo_loss(policy, batch, env.rule, details(epochs=1, minibatches=1))
-    assert one["loss"] == pytest.approx(float(loss), rel=1e-4)
+    assert one["loss"] == pytest.approx(loss.item(), rel=1e-4)
     for name, value in metrics.items():
         assert one[name] == pytest.approx(float(value), rel=1e-3, abs=1e-6), name
 

@@ -136,7 +136,6 @@ def test_dpo_of_a_rule_alone_learns_from_the_policys_own_answers(answers, reinfo
         prompts="p",
         reward_function="rules:length",
         contrast=False,
-        rounds=3,
         sampled_prompts=6,
     )
     found, made.env.judge = made.preferences, None

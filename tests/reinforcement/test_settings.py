@@ -1,7 +1,7 @@
 """Grades reinforcement/settings.py: values out of range are refused with their flag."""
 
 import re
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -37,6 +37,49 @@ from minilm.training.loop import TrainingSettings
 def test_values_out_of_range_are_refused(flags, message):
     with pytest.raises(UserError, match=message):
         ReinforceSettings(**parse(ReinforceSettings, None, flags.split())[0])
+
+
+RULE, DPO = "--reward-function a:b", "--algorithm dpo --preferences p.tsv"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--group-size 4", "--group-size 4 needs --algorithm grpo"),
+        (f"--algorithm dpo {RULE}", "a:b with --algorithm dpo needs --prompts"),
+        (f"{DPO} --kl 0.5", "--kl 0.5 is PPO's; DPO has --dpo-steps"),
+        (f"{DPO} --steps 7", "--steps 7 is PPO's"),
+        (f"{DPO} --best-of 9", "--best-of 9 is PPO's"),
+        ("--reward runs/x --reward-steps 9", "--reward-steps 9 trains a reward; one is given"),
+        (f"{RULE} --reward-lr 0.1", "--reward-lr 0.1 trains a reward; one is given"),
+        ("--reward runs/x --rounds 1", "--rounds 1 trains a reward; one is given"),
+        ("--preferences p.tsv --rounds 1", "--rounds 1 is of the world's pairs"),
+        ("--prompts p.txt --n-pairs 9", "--n-pairs 9 is of the world's pairs"),
+        (f"{RULE} --n-pairs 9", "--n-pairs 9 is of the world's pairs"),
+        ("--preferences p.tsv --sampled-prompts 9", "--sampled-prompts 9 needs a judge"),
+        (f"{DPO} --answers-a-prompt 9", "--answers-a-prompt 9 needs a judge"),
+        (f"{RULE} --pair-temperature 9", "--pair-temperature 9.0 needs a judge"),
+    ],
+)
+def test_a_flag_of_what_this_run_does_not_do_is_refused(flags, message):
+    made = ReinforceSettings(**parse(ReinforceSettings, None, flags.split())[0])
+    with pytest.raises(UserError, match=message):
+        made.refuse_ignored()
+    replace(made, resume=True).refuse_ignored()  # begun before it was refused
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--algorithm grpo --group-size 4 --kl 0.5 --steps 7 --n-pairs 9 --rounds 1 --reward-steps 9",
+        f"--algorithm dpo {RULE} --prompts p.txt --sampled-prompts 9 --pair-temperature 9",
+        "--algorithm dpo --kl 0.5 --steps 7 --n-pairs 9",  # PPO finds what the reward does not know
+        "--reward runs/x --sampled-prompts 9 --n-pairs 9",  # DPO beside it learns from them
+        f"{DPO} --reward-steps 9 --dpo-steps 9",
+    ],
+)
+def test_a_flag_of_what_this_run_does_is_taken(flags):
+    ReinforceSettings(**parse(ReinforceSettings, None, flags.split())[0]).refuse_ignored()
 
 
 def test_values_at_the_border_are_taken():
