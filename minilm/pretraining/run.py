@@ -20,6 +20,7 @@ from ..model.transformer import build, build_for_weights
 from ..plumbing.errors import UserError, suggest
 from ..plumbing.folders import RUNS, SETTINGS, TOKENIZER, find_run, read_json, read_log, read_settings
 from ..plumbing.script import begin, choose_device, finish
+from ..plumbing.settings import CommonSettings, option_of, words_of
 from ..texts.corpus import load_corpus
 from ..texts.pairs import load_pairs
 from ..tokenizer.bpe import BPE, SPECIAL_TOKENS
@@ -45,6 +46,8 @@ class Row(NamedTuple):
     then: str  # more flags of train.py to try after it, on the same text; {run} is its folder
 
 
+UNTOLD = {*CommonSettings.__annotations__, "teacher", "accumulate", "resume"}  # that make no other model
+UNTOLD |= {"eval_every", "eval_rows", "save_every", "log_every"}
 OBJECTIVES: dict[str, Row] = {
     "masked": Row(Masked, report.masked_closing, "bert-tiny", "--whole-word --vocab-size 400"),
     "causal": Row(Causal, report.causal_closing, "gpt-tiny", "--init {run} --data world:reports"),
@@ -166,8 +169,7 @@ class Pretraining:
         objective = self.objective(corpus, tokenizer)
         print(*objective.notes, sep="\n", end="\n" if objective.notes else "")
         if settings.show_batch:
-            lines = batch_lines(objective.batch(0, "train"), tokenizer, settings.show_batch)
-            return print(*lines, sep="\n")
+            return print(*batch_lines(objective.batch(0, "train"), tokenizer, settings.show_batch), sep="\n")
         if objective.head is not None:
             model.head = objective.head.to(device)
         if settings.resume:  # asked before anything is written: flags that do not fit leave the run as it was
@@ -214,11 +216,12 @@ class Distilling(Pretraining):
 
 
 def settings_of(start: str) -> dict:
-    """Return the settings of a pre-training run; none for a model that came about otherwise."""
+    """Return the settings of a pre-training run and its model; none for one that came about otherwise."""
     folder, known = Path(start), read_json(Path(start) / SETTINGS, optional=True)
     if is_published(start) or ((folder / CONFIG).exists() and "objective" not in known):
         return {}
-    return read_settings(folder, PretrainingSettings, ModelConfig)[0]
+    saved, overrides = read_settings(folder, PretrainingSettings, ModelConfig)
+    return overrides | saved
 
 
 def with_recipe(settings: PretrainingSettings) -> PretrainingSettings:
@@ -267,11 +270,12 @@ def newest_or_train(name: str, seed=0, device="auto", kind: type[Pretraining] | 
             return kind(default).run()
         except KeyboardInterrupt as stop:  # of another script than the one that was called
             raise KeyboardInterrupt(str(stop).replace("on: --", "on: python train.py --")) from stop
-    known = vars(default) | settings_of(str(found))
-    what, usual = (f"{' '.join(s['data'])}, {s['steps']:,} steps" for s in (known, vars(default)))
-    print(f"Starting from {found}: {what}.")
-    if what != usual:
-        print(f"That is not the default, {usual}, which this makes: {command}")
+    saved, usual = settings_of(str(found)), vars(default)
+    own = [name for name in saved if name not in UNTOLD and saved[name] != usual.get(name)]
+    print(f"Starting from {found}.")
+    if own:
+        flags = " ".join(word for name in own for word in (option_of(name), *words_of(saved[name])))
+        print(f"That is not the default, which `{command}` makes: it has {flags}.")
     return found
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -224,10 +225,26 @@ def test_the_newest_finished_run_is_taken(capsys):
     capsys.readouterr()
     assert run.newest_or_train("causal") == folders[1]
     out = capsys.readouterr().out
-    assert f"Starting from {folders[1]}: texts.txt, 2 steps." in out and "weights" not in out, "no training"
-    assert "not the default, world, 1,600 steps, which this makes: python train.py --objective causal" in out
+    assert f"Starting from {folders[1]}.\n" in out and "weights" not in out, "no training"
+    assert "not the default, which `python train.py --objective causal` makes: it has " in out
+    own = out.partition("it has ")[2]
+    assert "--data texts.txt" in own and "--steps 2" in own and "--d-ff 12" in own, "what makes it another"
+    assert not re.search("--(seed|device|out|eval-every|objective|resume) ", own), "these do not"
     (folders[1] / "results.json").unlink()
     assert run.newest_or_train("causal") == folders[0], "a run without results.json is not finished"
+
+
+@pytest.mark.parametrize("name", ["masked", "causal", "distillation"])
+def test_of_the_default_run_no_flags_are_told(name, capsys):
+    usual = with_recipe(PretrainingSettings(objective=name, seed=4, device="cpu"))
+    saved = dataclasses.replace(usual, teacher="runs/masked-3" if name == "distillation" else None, out="a/b")
+    folder = Path("runs") / name
+    folder.mkdir(parents=True)
+    texts = dict(settings=dataclasses.asdict(saved), results={}, config={})
+    for file, values in texts.items():
+        (folder / f"{file}.json").write_text(json.dumps(values), encoding="utf-8")
+    assert run.newest_or_train(name, seed=5) == folder
+    assert capsys.readouterr().out == f"Starting from {folder}.\n"
 
 
 def test_the_default_one_is_trained_where_there_is_none(monkeypatch, capsys):
