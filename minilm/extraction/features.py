@@ -98,8 +98,7 @@ def cut_note(rows: RaggedRows) -> str:
 
 def batches_of(lengths: Sequence[int], tokens_per_batch: int) -> list[np.ndarray]:
     """Return the rows as batches of at most so many tokens with padding (or one row)."""
-    # Rows of like length come together, so little is padding; the longest first, so that what does not fit
-    # into the memory fails at once.
+    # Of like length, so that little is padding; the longest first, so that too little memory shows at once.
     order = np.argsort(-np.asarray(lengths), kind="stable")
     batches, start = [], 0
     while start < len(order):

@@ -65,7 +65,7 @@ class FinetuningSettings(TrainingSettings):
             raise UserError(f"--task {self.task}: needs --test FILE, pairs with a number to measure on")
         if not TASKS[self.task].has_truth and self.accumulate * process_count() > 1:
             raise UserError(f"--task {self.task}: a batch must not be cut: no --accumulate, one process")
-        self.refuse(self.domain, ("test", "validation"), "needs --data, examples to learn from")
+        self.refuse(self.domain and not self.predict, ("test", "validation", "skip_bad"), "needs --data FILE")
         used = {"task", "model", "predict", "skip_bad", "batch_size", "device", "out", "overwrite"}
         self.refuse(self.predict, {*vars(self)} - used, "does not go with --predict")
 

@@ -7,8 +7,7 @@
     labels                -    -     -  -      - -    -     -   - - _Ana <|endoftext|>
 
 A source may be an instruction, a question with its text, or a text whose label is the answer. Papers: Raffel
-et al. 2020, section 2.4, for tasks as texts; Radford et al. 2018, section 3.3, for rows with a token between
-their parts.
+et al. 2020, section 2.4, for tasks as texts; Radford et al. 2018, section 3.3, for a token between the parts.
 """
 
 from collections import Counter

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from . import folders
 from .errors import CONTROLS, UserError, as_line
 from .folders import RESULTS, SETTINGS, TRAINER, choose_folder, locked, process_rank, unlock, write_json
-from .settings import option_of, parse, show, words_of
+from .settings import parse, show, typed, words_of
 
 
 def choose_device(name: str) -> torch.device:
@@ -85,10 +85,12 @@ def read_command(settings_class: type, description: str, name_of: Callable, over
         if (code := saved.pop("reward_function", None)) and "reward_function" not in given:
             raise UserError(f"{folder / SETTINGS}: its reward is code; to trust it: --reward-function {code}")
         for name, value in ({**given, **overrides} if process_rank() == 0 else {}).items():
-            before = (saved | others).get(name, value)
+            before = (saved | others).get(name, "the preset's")
             if before != value and name not in ("out", "resume"):
-                then, now = (" ".join(words_of(each)) for each in (before, value))
-                print(f"{option_of(name)} {now}, and {then} before", file=sys.stderr)
+                told = f"{typed(name, value)}, and {' '.join(words_of(before))} before"
+                if name in ("tokenizer", "vocab_size", "extend_vocabulary", "new_rows"):
+                    raise UserError(f"{told}: a run that goes on keeps what it began with")
+                print(told, file=sys.stderr)
         # how the run began, by replacing another one, is no longer of interest
         given = saved | dict(overwrite=False) | given | dict(out=str(folder))
         overrides = others | overrides

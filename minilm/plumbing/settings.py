@@ -21,6 +21,7 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
+from itertools import starmap
 from pathlib import Path
 from types import NoneType
 from typing import Literal, get_args, get_origin
@@ -65,8 +66,7 @@ class CommonSettings:
         """Raise UserError, with the reason, for the first of these flags given `when` it is ignored."""
         for field in fields(self) if when else ():
             if field.name in names and (value := getattr(self, field.name)) != field.default:
-                words = [] if isinstance(value, bool) else words_of(value)
-                raise UserError(f"{' '.join([option_of(field.name), *words])} {why}")
+                raise UserError(f"{typed(field.name, value)} {why}")
 
     def filled_in(self, recipe: dict):
         """Return these settings with every field that is none taken from the recipe, where that has it."""
@@ -203,16 +203,20 @@ def words_of(value) -> list[str]:
     return [str(value).lower() if value is None or isinstance(value, bool) else str(value)]
 
 
+def typed(name: str, value) -> str:
+    """Return how a field's value is typed: `--d-model 32`, `--no-compile`, `--lr=-1`."""
+    if isinstance(value, bool):
+        return option_of(name if value else "no_" + name)
+    words = words_of(value)
+    return option_of(name) + ("=" if words[0].startswith("-") else " ") + shlex.join(words)
+
+
 def show(settings, overrides: dict | None = None, script: str | None = None) -> None:
     """Print the command that reads back as these settings: all that is not the default of its flag."""
-    typed = {f.name: value for f in fields(settings) if (value := getattr(settings, f.name)) != f.default}
-    own_first = {name: typed[name] for name in (*type(settings).__annotations__, *typed) if name in typed}
+    given = {f.name: value for f in fields(settings) if (value := getattr(settings, f.name)) != f.default}
+    own_first = {name: given[name] for name in (*type(settings).__annotations__, *given) if name in given}
     lines = [script or os.path.basename(sys.argv[0])]
-    for name, value in (own_first | (overrides or {})).items():
-        words = words_of(value)
-        part = option_of(name) + ("=" if words[0].startswith("-") else " ") + shlex.join(words)
-        if isinstance(value, bool):
-            part = option_of(name if value else "no_" + name)
+    for part in starmap(typed, (own_first | (overrides or {})).items()):
         if len(lines[-1]) + 1 + len(part) > WIDTH:
             lines.append("   ")
         lines[-1] += " " + part

@@ -6,8 +6,7 @@
     survived              1     0     0      1      1    1      1      1      1     -
 
 Source: Lewis et al. 2020, "BART: Denoising Sequence-to-Sequence Pre-training", section 2.2. The noises are in
-`noise.py`. They are drawn anew each time a text is seen. [CLS] and [SEP] begin and end a text here, as <s>
-and </s> do in the paper.
+`noise.py`. They are drawn anew each time a text is seen. [CLS] and [SEP] are the paper's <s> and </s>.
 """
 
 import copy

@@ -153,8 +153,7 @@ def choose_positions(may_hide: np.ndarray, share: float, rng: np.random.Generato
 
     `may_hide` (B, T) is False for special tokens and padding. With `starts_word` (B, T), where a word starts,
     all of a word is drawn or nothing ("whole word masking", a later release of the authors of BERT), up to
-    the same number of tokens. Returns positions (B, P) and counted (B, P), which is False on the places that
-    a row with fewer leaves empty.
+    the same number of tokens. Returns positions (B, P) and counted (B, P), False where a row hides fewer.
     """
     column, n_may = np.arange(may_hide.shape[1]), may_hide.sum(1)  # (T,), (B,)
     draws = rng.random(may_hide.shape)  # (B, T); the tokens with the lowest draws are hidden

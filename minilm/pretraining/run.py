@@ -20,7 +20,7 @@ from ..model.transformer import build, build_for_weights
 from ..plumbing.errors import UserError, suggest
 from ..plumbing.folders import RUNS, SETTINGS, TOKENIZER, find_run, read_json, read_log, read_settings
 from ..plumbing.script import begin, choose_device, finish
-from ..plumbing.settings import CommonSettings, option_of, words_of
+from ..plumbing.settings import CommonSettings, typed
 from ..texts.corpus import load_corpus
 from ..texts.pairs import load_pairs
 from ..tokenizer.bpe import BPE, SPECIAL_TOKENS
@@ -96,7 +96,7 @@ class PretrainingSettings(TrainingSettings):
             raise UserError(f"--replay {self.replay}: must lie in [0, 1)")
         new, words = not self.resume, ("extend_vocabulary", "new_rows")
         self.refuse(new and self.tokenizer, ("vocab_size",), "does not go with --tokenizer, which has one")
-        self.refuse(new and not self.init, ("replay", *words), "needs --init FOLDER, to go on with")
+        self.refuse(not self.init, ("replay", *words), "needs --init FOLDER, to go on with")
         self.refuse(new and self.extend_vocabulary == 0, ("new_rows",), "needs --extend-vocabulary N")
         used = {name: row.objective.options(vars(self)).keys() for name, row in OBJECTIVES.items()}
         others = set().union(*used.values()) - used[self.objective] - {"n_documents", "next_sentence"}
@@ -271,11 +271,10 @@ def newest_or_train(name: str, seed=0, device="auto", kind: type[Pretraining] | 
         except KeyboardInterrupt as stop:  # of another script than the one that was called
             raise KeyboardInterrupt(str(stop).replace("on: --", "on: python train.py --")) from stop
     saved, usual = settings_of(str(found)), vars(default)
-    own = [name for name in saved if name not in UNTOLD and saved[name] != usual.get(name)]
+    own = [typed(n, value) for n, value in saved.items() if n not in UNTOLD and value != usual.get(n)]
     print(f"Starting from {found}.")
     if own:
-        flags = " ".join(word for name in own for word in (option_of(name), *words_of(saved[name])))
-        print(f"That is not the default, which `{command}` makes: it has {flags}.")
+        print(f"That is not the default, which `{command}` makes: it has {' '.join(own)}.")
     return found
 
 

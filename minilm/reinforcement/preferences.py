@@ -132,8 +132,7 @@ class PairObjective(Objective):
         Metrics: `loss`, `accuracy` (share of the pairs whose chosen answer has the higher reward), `margin`
         (mean difference of the two), `chosen_reward` (mean reward of the chosen answers).
         """
-        # Without dropout: both answers, and DPO's reference, are read alike; before the first update of DPO
-        # the loss is exactly log 2.
+        # Without dropout: both answers, and DPO's reference, are read alike; DPO begins at exactly log 2.
         rewards, n = self.rewards(model.eval(), batch), batch["n_pair"]  # (B, 2)
         chosen, margin = rewards[:, 0], rewards[:, 0] - rewards[:, 1]  # (B,) each
         each = dict(loss=-F.logsigmoid(margin), accuracy=margin > 0, margin=margin, chosen_reward=chosen)

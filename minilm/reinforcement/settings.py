@@ -73,6 +73,8 @@ class ReinforceSettings(PPODetails, CommonSettings):
             (dpo and not own, ("reward_function",), "with --algorithm dpo needs --prompts, to be answered"),
             (dpo and own, ppo, "is PPO's; DPO has --dpo-steps, --dpo-lr, --reward-batch-size"),
             (self.reward or rule, ("reward_steps", "reward_lr", "rounds"), "trains a reward; one is given"),
+            (not (self.adaptive_kl or self.ablate), ("kl_target",), "needs --adaptive-kl"),
+            (rule and self.prompts and not dpo, ("preferences",), "is not read beside --prompts and a rule"),
             (own or rule, ("n_pairs", "rounds"), "is of the world's pairs, which are not read"),
             (not compares, ("sampled_prompts", "answers_a_prompt", "pair_temperature"), "needs a judge"),
         ):

@@ -19,8 +19,7 @@ ROWS = 512  # positions at a time: their logits are few, and their products stil
 def vocabulary_loss(model, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Return the sum of -log p of the labels in nats, IGNORED ones left out, and which are the likeliest.
 
-    `hidden` (..., D): the model's last states, or some of them; labels (...). The first result is 0-d, the
-    second like the labels.
+    `hidden` (..., D): the model's last states, or some of them; labels (...). The results are 0-d and (...).
     """
     if labels.numel() * len(model.tokens.weight) <= SMALL:
         logits = model.vocabulary_logits(hidden)  # (..., V)

@@ -77,8 +77,7 @@ farm:    fed feed fed alimentou alimentaram alimentado | followed follow followe
 farm:    brushed brush brushed escovou escovaram escovado
 """)}  # fmt: skip
 
-# Three things and one verb of each place that no labelled example contains (`tasks.py`): a test on them
-# asks about words that no label has ever touched.
+# Three things and one verb of each place, to test on: no label has ever touched these words (`tasks.py`).
 HELD_OUT = {word for row in rows("""
 pumpkin lemon pineapple weighed | bowl fork jug stored      | orchid lily carnation picked
 kite bucket crab carried        | eraser map notebook chose | goat duck rabbit brushed

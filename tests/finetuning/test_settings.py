@@ -70,6 +70,8 @@ WRONG = [
     (dict(predict="a.tsv", steps=9), "--steps 9 does not go with --predict"),
     (dict(predict="a.tsv", context=9), "--context 9 does not go with --predict"),
     (dict(predict="a.tsv", patience=9), "--patience 9 does not go with --predict"),
+    (dict(predict="a.tsv", compare=False), "--no-compare does not go with --predict"),
+    (dict(skip_bad=True), "--skip-bad needs --data"),
 ]
 
 

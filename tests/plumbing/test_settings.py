@@ -263,7 +263,7 @@ def test_a_flag_that_would_be_ignored_is_refused():
     names = ("lr", "nsp", "shots")
     Settings(steps=3, lr=3e-3, nsp=True).refuse(True, names, "is no default, or none of these")
     for fields_given, told in (
-        (dict(lr=0.5, steps=3), "--lr 0.5"), (dict(nsp=False), "--nsp"), (dict(shots=(1, 2)), "--shots 1,2"),
+        (dict(lr=0.5), "--lr 0.5"), (dict(nsp=False), "--no-nsp"), (dict(shots=(1, 2)), "--shots 1,2"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=f"^{told} means nothing here$"):
             Settings(**fields_given).refuse(True, names, "means nothing here")

@@ -283,7 +283,8 @@ def test_shares_lie_between_0_and_1_and_need_a_model_to_go_on_with(wrong):
         PretrainingSettings(objective="masked", replay=0.0),
     )
     PretrainingSettings(objective="masked", replay=0.5, extend_vocabulary=3, init="a")
-    PretrainingSettings(objective="masked", replay=0.5, extend_vocabulary=3, resume=True, out="a")
+    with pytest.raises(UserError, match="--replay 0.5 needs --init"):
+        PretrainingSettings(objective="masked", replay=0.5, resume=True, out="a")
 
 
 def test_a_model_without_the_head_of_pairs_is_told_how_to_go_on():

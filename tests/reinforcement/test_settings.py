@@ -59,6 +59,8 @@ RULE, DPO = "--reward-function a:b", "--algorithm dpo --preferences p.tsv"
         ("--preferences p.tsv --sampled-prompts 9", "--sampled-prompts 9 needs a judge"),
         (f"{DPO} --answers-a-prompt 9", "--answers-a-prompt 9 needs a judge"),
         (f"{RULE} --pair-temperature 9", "--pair-temperature 9.0 needs a judge"),
+        ("--kl-target 9", "--kl-target 9.0 needs --adaptive-kl"),
+        (f"{RULE} --prompts p.txt --preferences p.tsv", "--preferences p.tsv is not read beside"),
     ],
 )
 def test_a_flag_of_what_this_run_does_not_do_is_refused(flags, message):
@@ -76,6 +78,8 @@ def test_a_flag_of_what_this_run_does_not_do_is_refused(flags, message):
         "--algorithm dpo --kl 0.5 --steps 7 --n-pairs 9",  # PPO finds what the reward does not know
         "--reward runs/x --sampled-prompts 9 --n-pairs 9",  # DPO beside it learns from them
         f"{DPO} --reward-steps 9 --dpo-steps 9",
+        "--adaptive-kl --kl-target 9",
+        "--ablate --kl-target 9",
     ],
 )
 def test_a_flag_of_what_this_run_does_is_taken(flags):
