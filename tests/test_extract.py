@@ -166,6 +166,7 @@ BAD = {
     "--tokens --probe --labels 1": ["--labels 1 does not go with --tokens"],
     "--tokens --data nothing.txt": ["nothing.txt: no such file"],
     "--data tags.conll": ["tags.conll: expected .txt", "; extract.py --tokens"],
+    "--layer all --pooling mean-last-4": ["--pooling mean-last-4 reads the last four layers: leave --layer"],
     "--layer all --similar x": ["--similar x takes one layer: give the number of --layer"],
     "--data rwos.tsv": ["did you mean 'rows.tsv'"],
 }

@@ -47,7 +47,7 @@ def reading(config: ModelConfig, layer: int = -1, pooling: str = "mean") -> Read
         raise UserError(f"--pooling {pooling}: must be one of {', '.join(POOLINGS)}{hint}")
     if pooling in LAST_4:
         if layer != -1:
-            raise UserError(f"--layer {layer}: --pooling {pooling} reads the last four; leave --layer out")
+            raise UserError(f"--pooling {pooling} reads the last four layers: leave --layer out")
         return Reading(-1, pooling)
     n = n_layer(config)
     if not -n - 1 <= layer <= n:
