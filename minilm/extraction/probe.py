@@ -2,8 +2,8 @@
 
     loss = mean of -log softmax(x W + b)[label] + l2 / 2 * |W|^2
 
-It is scikit-learn's `LogisticRegression` with C = 1 / (l2 N). Many problems are solved at once: R draws of
-the labels, each in P variants (folds of the labels, strengths of the penalty).
+It is scikit-learn's `LogisticRegression` with C = 1 / (l2 N), of two classes 2 / (l2 N). Many problems are
+solved at once: R draws of the labels, each in P variants (folds of the labels, strengths of the penalty).
 
 Sources: Alain and Bengio 2016 (linear probes); Nocedal and Wright 2006, chapter 7 (L-BFGS).
 """

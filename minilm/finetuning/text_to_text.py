@@ -3,8 +3,8 @@
     encoder-decoder    the encoder reads [CLS] source [SEP]; the decoder reads [CLS] and writes answer [SEP]
     decoder            <|endoftext|> source, a line break, answer <|endoftext|>
 
-    input_ids <|endoftext|> _Ana _sold _a _melon . _Who _sold _it ?   \\n          _Ana
-    labels                -    -     -  -      - -    -     -   - - _Ana <|endoftext|>
+    input_ids <|endoftext|> Ana _sold _a _melon . _Who _sold _it ?   \\n          _Ana
+    labels                -   -     -  -      - -    -     -   - - _Ana <|endoftext|>
 
 A source may be an instruction, a question with its text, or a text whose label is the answer. Papers: Raffel
 et al. 2020, section 2.4, for tasks as texts; Radford et al. 2018, section 3.3, for a token between the parts.

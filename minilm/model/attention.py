@@ -95,7 +95,7 @@ class KeyValueCache:
         B, H, T, d_head = k.shape
         if self.k is None:
             self.k, self.v = (k.new_empty(B, H, self.max_length, d_head) for _ in range(2))
-        self.k.narrow(2, self.length, T).copy_(k)  # a slice does the same in twice the time
+        self.k.narrow(2, self.length, T).copy_(k)
         self.v.narrow(2, self.length, T).copy_(v)
         self.length += T
         return self.contents()

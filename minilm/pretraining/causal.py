@@ -1,7 +1,7 @@
 """GPT: predict each token from those before it.
 
-    input_ids <|endoftext|>  _Ana _sold     _a _melon    . _She   _was _happy
-    labels             _Ana _sold    _a _melon      . _She _was _happy      .
+    input_ids <|endoftext|>   Ana _sold     _a _melon    . _She   _was _happy
+    labels              Ana _sold    _a _melon      . _She _was _happy      .
 
 Source: Radford et al. 2018, "Improving Language Understanding by Generative Pre-Training", equation 1.
 """

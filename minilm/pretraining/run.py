@@ -237,7 +237,7 @@ def with_recipe(settings: PretrainingSettings) -> PretrainingSettings:
     if settings.warmup is None and (settings.steps or steps) < steps:  # a short run is to reach its rate too
         recipe["warmup"] = warmup * settings.steps // steps
         print(f"warm-up: {recipe['warmup']:,} steps, as {warmup:,} are for {steps:,} (--warmup for another)")
-    # Ten looks at so many rows, each a third of the work of learning from one, take about a tenth of the run.
+    # Nine looks at so many rows, each a third of the work of learning from it, take a tenth of the run.
     n_row = (settings.steps or steps) * (settings.batch_size or recipe["batch_size"])
     return settings.filled_in(recipe | dict(eval_rows=max(16, min(1024, n_row // 32))))
 
