@@ -56,7 +56,7 @@ class Transformer(nn.Module):
         self, input_ids: Tensor, attention_mask=None, token_type_ids=None,
         decoder_input_ids=None, decoder_attention_mask=None,
     ) -> tuple[Tensor, ...]:  # fmt: skip
-        """Return a stack's n_layer + 1 states (B, T, D), input first: the decoder's, or without ids the encoder's."""
+        """Return a stack's n_layer + 1 states (B, T, D), input first; without decoder ids the encoder's."""
         if self.encoder is None:
             return self.decode(input_ids, attention_mask)
         states = self.encode(input_ids, attention_mask, token_type_ids)
