@@ -25,7 +25,7 @@ def continued_command(given: dict, overrides: dict) -> dict:
         raise UserError("--init: a student begins with its teacher's layers; give --teacher alone")
     saved = settings_of(given["init"])
     if saved and saved["objective"] != "distillation":  # a student goes on by itself, as its kind does
-        options = OBJECTIVES[saved["objective"]].objective.options(saved)
+        options = OBJECTIVES[given.get("objective", saved["objective"])].objective.options(saved)
         kept = {"objective", "model", "lr"} | options.keys() - {"batch_size", "seed"}
         taken = {name: value for name, value in saved.items() if name in kept}
     else:

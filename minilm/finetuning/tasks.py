@@ -1,8 +1,7 @@
 """What a fine-tuning task is: it turns examples into rows, rows into a loss, a model's output into a score.
 
 A task knows nothing of training. `FineTuning` below makes an objective of a task and its examples, and the
-one loop (`training/loop.py`) trains it; `comparison.py` trains it again from random weights, with a frozen
-body and so on, and asks `score` each time.
+one loop (`training/loop.py`) trains it; `comparison.py` trains it again in other ways, and asks `score`.
 
     Type I    `HeadTask`: the answer is read off a head on top of the model (`heads.py`)
     Type II   no new head: the model writes the answer (`text_to_text.py`)

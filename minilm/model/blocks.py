@@ -136,7 +136,7 @@ class Block(nn.Module):
         # pre, as in GPT-2: x + part(norm(x)). The stream runs from the input to the end untouched, and so
         #     does its gradient: deep stacks train easily. It grows from sum to sum; a final norm ends that.
         change = part(norm(x) if self.pre else x, *args, **options)
-        if self.training:  # calling it to change nothing would cost a fiftieth of a generated token
+        if self.training:  # calling it to change nothing would cost a twentieth of a generated token
             change = self.dropout(change)
         return x + change if self.pre else norm(x + change)
 

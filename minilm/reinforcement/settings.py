@@ -71,7 +71,8 @@ class ReinforceSettings(PPODetails, CommonSettings):
         for when, names, why in (
             (self.algorithm != "grpo", ("group_size",), "needs --algorithm grpo"),
             (dpo and not own, ("reward_function",), "with --algorithm dpo needs --prompts, to be answered"),
-            (dpo and own, ppo, "is PPO's; DPO has --dpo-steps, --dpo-lr, --reward-batch-size"),
+            (self.ablate, ("plot",), "draws no ablation"),
+            (dpo and (own or self.reward or self.rounds < 2), ppo, "is PPO's; DPO has --dpo-steps, --dpo-lr"),
             (self.reward or rule, ("reward_steps", "reward_lr", "rounds"), "trains a reward; one is given"),
             (not (self.adaptive_kl or self.ablate), ("kl_target",), "needs --adaptive-kl"),
             (rule and self.prompts and not dpo, ("preferences",), "is not read beside --prompts and a rule"),

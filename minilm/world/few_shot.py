@@ -2,8 +2,8 @@
 
 A mapping cannot be stored in the weights: it has to be read from the document. Three kinds: *lookup* (a key
 has the label it had before), *category* (that of its place), *repeat* (random words, then the same again).
-What the tests ask never stood in a training document: `held_out_pair` keeps some (place, label) pairings
-apart, and the held-out things of the world occur in stories only.
+What the tests ask of things never stood in a training document: `held_out_pair` keeps some (place, label)
+pairings apart, and the held-out things of the world occur in stories only; a key that is no word had all.
 """
 
 import random

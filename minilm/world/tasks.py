@@ -69,7 +69,7 @@ def tagging(n: int, seed: int, held_out=False, domain="stories") -> list[tuple[l
 def questions(n: int, seed: int, held_out=False, domain="stories") -> list[tuple[str, str, str, int]]:
     """Return (context, question, answer, start) with context[start : start + len(answer)] == answer."""
     # of the kinds of question that a story allows the rarest so far is asked:
-    # most stories do not allow what and who, and answer where, when and how by the pattern alone
+    # fewer stories allow what and who, and the pattern alone answers where, when and how
     rng, asked, examples = random.Random(f"questions {seed}"), Counter(), []
     for story in draw(n, seed, domain, held_out=held_out):
         kind = min(sorted({question.split()[0] for question, *_ in story.facts}), key=asked.__getitem__)

@@ -44,6 +44,16 @@ def test_a_student_goes_on_without_its_teacher(settings, tmp_path):
     assert found["objective"] == "masked" and "n_documents" not in found, "its few texts were the lesson's"
 
 
+def test_another_objective_takes_over_its_own_options_alone(settings, tmp_path):
+    saved = dict(vars(with_recipe(PretrainingSettings(objective="denoising", noise="deletion"))))
+    (tmp_path / "run" / "settings.json").write_text(json.dumps(saved), encoding="utf-8")
+    same = PretrainingSettings(**continued_command(dict(init=settings.init), {}))
+    assert same.objective == "denoising" and same.noise == "deletion", "goes on as it was"
+    given = dict(init=settings.init, objective="translation", data=("pairs.tsv",))
+    other = with_recipe(PretrainingSettings(**continued_command(given, {})))
+    assert other.objective == "translation" and other.model == saved["model"] and other.lr == saved["lr"]
+
+
 def test_a_run_goes_on_at_its_own_rate(settings, tmp_path):
     saved = dict(objective="causal", model="gpt-tiny", lr=7e-4, warmup=9, seed=3)
     (tmp_path / "run" / "settings.json").write_text(json.dumps(saved), encoding="utf-8")

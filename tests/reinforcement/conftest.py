@@ -91,7 +91,8 @@ def settings():
 
     def make(**changes) -> ReinforceSettings:
         short = dict(steps=4, batch_size=6, max_new_tokens=7, log_every=2, save_every=2, lr=3e-3, warmup=0)
-        if changes.get("algorithm") == "dpo" and {"prompts", "preferences"} & set(changes):
+        without_ppo = {"prompts", "preferences", "reward", "rounds"} & set(changes)
+        if changes.get("algorithm") == "dpo" and without_ppo:
             short = dict(max_new_tokens=7, log_every=2, save_every=2)  # PPO's flags would be refused
         short |= dict(reward_batch_size=4, dpo_steps=3, device="cpu")
         if not {"reward", "reward_function"} & set(changes):  # one that is given is not trained

@@ -59,6 +59,8 @@ RULE, DPO = "--reward-function a:b", "--algorithm dpo --preferences p.tsv"
         ("--preferences p.tsv --sampled-prompts 9", "--sampled-prompts 9 needs a judge"),
         (f"{DPO} --answers-a-prompt 9", "--answers-a-prompt 9 needs a judge"),
         (f"{RULE} --pair-temperature 9", "--pair-temperature 9.0 needs a judge"),
+        ("--algorithm dpo --rounds 1 --steps 7", "--steps 7 is PPO's"),
+        ("--algorithm dpo --reward runs/x --lr 0.1", "--lr 0.1 is PPO's"),
         ("--kl-target 9", "--kl-target 9.0 needs --adaptive-kl"),
         (f"{RULE} --prompts p.txt --preferences p.tsv", "--preferences p.tsv is not read beside"),
     ],
