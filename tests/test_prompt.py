@@ -90,9 +90,8 @@ def test_a_user_s_files_are_asked(script, kind, score):
 
 
 def test_the_nearest_examples_are_chosen_and_nothing_is_drawn(script):
-    code, out, err = script(
-        f"--data train.tsv --test test.tsv --model decoder --select nearest --shots 0,2 {FEW}"
-    )
+    flags = FEW.replace("--n-draw 2 ", "--shots 0,2 ")
+    code, out, err = script(f"--data train.tsv --test test.tsv --model decoder --select nearest {flags}")
     assert code == 0 and "±" not in out, err
     assert set(results("runs/prompt")["accuracy"]) == {"0", "2"}
     assert "the commonest label of its examples" in out and "bag of words" not in out, (

@@ -9,8 +9,7 @@ from ..pretraining.run import OBJECTIVES, settings_of
 # Of a model that no pre-training run of ours has left.
 OBJECTIVE_OF = {"encoder": "masked", "decoder": "causal", "encoder-decoder": "denoising"}
 LARGE_MODEL = dict(masked="bert-base", causal="gpt2", denoising="bart-base", translation="bart-base")
-# A published model's weights are better than any that a few hundred steps make: a small rate, as in
-# fine-tuning (Devlin et al. 2019, appendix A.3).
+# A published model's weights are worth keeping: a small rate, as in fine-tuning (Devlin et al. 2019, A.3).
 PUBLISHED = dict(batch_size=16, lr=5e-5, extend_vocabulary=0)
 
 

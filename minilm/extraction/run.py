@@ -154,11 +154,11 @@ def read_parts(data: str, test: str | None, probe: bool | None, seed: int) -> di
     for part, source in zip(parts.values(), (data, test), strict=False):
         labels = [label for _, label in part]
         if None in labels:
-            raise UserError(f"--probe: {source} has no labels; give a .tsv of text and label, or --no-probe")
+            raise UserError(f"{source} has no labels to probe; give a .tsv of text and label, or --no-probe")
         if unknown := [label for label in labels if label not in count]:
             raise UserError(f"{source}: the label {unknown[0]!r} is in no example of {data}")
     if len(count) == 1:
-        raise UserError(f"--probe: {data} has the single label {[*count]}; give two or more, or --no-probe")
+        raise UserError(f"{data} has the single label {[*count]}: give two or more, or --no-probe")
     if test is None:
         learnt, tested = split(train, max(1, len(train) // 4), seed, itemgetter(slice(1, None)))
         if not tested:

@@ -144,6 +144,8 @@ def predict(settings: FinetuningSettings) -> Path:
     if source is None:
         raise UserError(f"--predict: no finished runs/{settings.task}; name the fine-tuned folder by --model")
     model, task = load_finetuned(source, str(choose_device(settings.device)))
+    if settings.task not in ("classification", task.name):  # the first may not have been given
+        raise UserError(f"--task {settings.task}: {source} was trained for {task.name}; leave --task out")
     given = read_examples([settings.predict], task.fields, settings.skip_bad, truth=False)
     predictions = task.predict(model, given, 4 * (settings.batch_size or 32))
     out = from_first(lambda: folders.choose_folder("predictions", settings.out, settings.overwrite))

@@ -63,9 +63,10 @@ class PromptSettings(CommonSettings):
         reading = ("test", "select", "template", "separator", "label_words")
         writing = ("chat", "max_new_tokens", "temperature", "top_k", "top_p", "n_beam")
         self.refuse(self.prompt is None, writing, "needs --prompt: a text to go on with, or - to type it")
-        asking = ("data", "shots", "n_draw", "n_test", "score", "plot", "out", *reading)
+        asking = ("data", "shots", "n_draw", "n_test", "score", "plot", "out", "overwrite", *reading)
         self.refuse(self.prompt, asking, "does not go with --prompt")
         self.refuse(not self.data, reading, "needs --data: the file with the examples")
+        self.refuse(self.select == "nearest", ("n_draw",), "draws, and the nearest are not drawn")
 
 
 def answer_prompts(settings: PromptSettings) -> Path | None:

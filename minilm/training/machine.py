@@ -37,9 +37,8 @@ def settled_precision(asked: str, model: torch.nn.Module) -> str:
 def settle_threads(model: torch.nn.Module, rehearse: Callable) -> None:
     """Keep the number of threads with which a step, `rehearse()`, is fastest, unless OMP_NUM_THREADS is set.
 
-    Threads wait for each other after every operation. Where other programs want the cores, or where the
-    operations of a tiny model end at once, fewer are faster. Sums of another number of threads differ in
-    their last digits, so the choice is told.
+    Threads wait for each other after every operation. Where other programs want the cores, or a tiny model's
+    operations end at once, fewer are faster. Their sums differ in the last digits, so the choice is told.
     """
     most = torch.get_num_threads()
     if most == 1 or "OMP_NUM_THREADS" in os.environ or sum(p.numel() for p in model.parameters()) > TINY:

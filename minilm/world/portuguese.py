@@ -2,8 +2,7 @@
 
 A word-by-word dictionary must fail: articles, adjectives, participles and pronouns agree with the Portuguese
 noun ("two yellow apples": "duas maçãs amarelas"; "sold them": "as vendeu"), adjectives follow it,
-prepositions contract with the article ("to the beach": "à praia"). All follows from the English sentence
-alone.
+prepositions contract with the article ("to the beach": "à praia"). All follows from the English alone.
 """
 
 import re

@@ -93,7 +93,7 @@ def test_an_empty_text_or_label_is_named_by_its_line():
     ("train", "test", "found"),
     [
         ("pfp", "k", "g.tsv: the label 'k' is in no example of f.tsv"),
-        ("ff", None, "--probe: f.tsv has the single label ..f"), ("pfp", None, None),
+        ("ff", None, "f.tsv has the single label ..f"), ("pfp", None, None),
         ("pfp", "ff", None), ("pfpf", None, None),
     ],
 )  # fmt: skip
@@ -115,7 +115,7 @@ def test_the_parts_of_a_command():
     assert sizes("world", write("d.tsv", "x\tbeach\n"), None) == dict(train=24, test=1)
     assert sizes(plain, None, None) == sizes(plain, None, False) == dict(train=1)
     for given in ((plain, None, True), (plain, other, None), (labelled, plain, None)):
-        with pytest.raises(UserError, match="b.txt has no labels; give a .tsv"):
+        with pytest.raises(UserError, match="b.txt has no labels to probe; give a .tsv"):
             read_parts(*given, seed=0)
 
 

@@ -284,6 +284,8 @@ def test_predictions_of_new_texts(capsys):
     assert capsys.readouterr().out.count("Pens ") == 3, "three are shown, all are in the file"
     newest = run.predict(predicting(None, "new.tsv", skip_bad=True))
     assert newest != out, "the newest finished run of the task serves, nothing is overwritten"
+    with pytest.raises(UserError, match=f"--task span: {folder} was trained for classification; leave"):
+        run.predict(predicting(str(folder), "more.tsv", task="span"))
     with pytest.raises(UserError, match="no finished runs/tagging"):
         run.predict(predicting(None, "new.tsv", task="tagging"))
 
