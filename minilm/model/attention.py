@@ -42,12 +42,12 @@ def rotary_cos_sin(positions: Tensor, d_head: int, theta: float) -> Tensor:
 
 
 def rotate(x: Tensor, cos_sin: Tensor) -> Tensor:
-    """Turn each pair of numbers of x (B, H, T, d_head) by the angle of its position (equation 34).
+    """Turn each pair (x_i, x_{i + d_head / 2}) of x (B, H, T, d_head) by its position's angle (equation 34).
 
     The product of a turned query and a turned key depends on how far apart they are, not on where they stand.
     """
     cos, sin = cos_sin.to(x.dtype)
-    # Differs from the paper, as the published models do: pair i is (x_i, x_{i + d_head / 2}), not neighbours.
+    # Differs from the paper, which pairs neighbours; the published models do as here.
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
 

@@ -248,7 +248,7 @@ def ppo_loss(policy: Policy, batch: dict, rule, details: PPODetails) -> tuple[Te
 
     Metrics: `policy_loss`; `value_loss`; `ratio`, the mean of new / old probability, near 1 when all is well;
     `clipped`, the share of the tokens whose ratio was cut, 0.05 to 0.3 in a lively run; `step_kl`, the mean
-    KL from the policy that drew the tokens to the one that learns, in nats a token.
+    of ratio - 1 - log ratio: the KL from the policy that drew the tokens to the one that learns, in nats.
     """
     n_prompt = batch["ids"].shape[1] - batch["log_probs"].shape[1]
     log_probs, values = policy(batch["ids"], batch["mask"], n_prompt, rule)

@@ -65,9 +65,9 @@ class TrainingSettings(CommonSettings):
 def learning_rate(step: int, settings: TrainingSettings) -> float:
     """Return the learning rate of a step, counted from 0.
 
-    It rises in a line to `lr` over `warmup` steps, then follows the schedule: `linear` (Devlin et al. 2019,
-    appendix A.2) and `cosine` (Loshchilov and Hutter 2017, equation 5) would be 0 one step after the last,
-    `inverse-sqrt` is Vaswani et al. 2017, equation 3, `constant` stays.
+    It rises in a line to `lr` over `warmup` steps, one at least, then follows the schedule: `linear` (Devlin
+    et al. 2019, appendix A.2) and `cosine` (Loshchilov and Hutter 2017, equation 5) would be 0 one step after
+    the last, `inverse-sqrt` is Vaswani et al. 2017, equation 3, `constant` stays.
     """
     warmup = max(1, settings.warmup)
     if step < warmup:

@@ -33,6 +33,7 @@ def test_old_tokens_keep_their_logits_when_the_vocabulary_grows(kind, tied):
     zeros = extend_vocabulary(model, longer, V, "zeros")
     for what, of in (("embeddings", lambda m: m.tokens.weight), ("bias", lambda m: m.vocabulary.bias)):
         old, found = of(model), of(larger)
+        assert len(found) == V + 9, f"{what}: {len(found)} rows for {V + 9} tokens"
         mean = old.mean(0).expand(9, *old.shape[1:])
         mistakes = {"the new rows stand before the old ones": torch.cat([mean, old])[:V]}
         assert_right(found[:V], old, mistakes, what=f"{what} of the old tokens, which are to stay")
@@ -44,6 +45,8 @@ def test_old_tokens_keep_their_logits_when_the_vocabulary_grows(kind, tied):
         assert_right(found[V:], mean, mistakes, what=f"{what} of the new tokens, the mean of the old ones")
         mistakes = {"they are the mean: `how` is not looked at": mean}
         assert_right(of(zeros)[V:], 0 * mean, mistakes, what=f"{what} of the new tokens, asked for as zeros")
+    drawn = extend_vocabulary(model, longer, V, "random").tokens.weight[V:]
+    assert len(drawn.unique(dim=0)) == 9, "one random row stands for all new tokens: each is to have its own"
     ids = torch.tensor([[7, 200, 33, 5]])
     assert torch.equal(larger(ids)[..., :V], model(ids)), "what was learnt about the old tokens is kept"
     assert model.config.vocab_size == V == len(model.tokens.weight), "the model that was given is to stay"
@@ -58,7 +61,8 @@ def test_rows_that_have_no_token_are_taken_first(n_spare, tied):
     model = type(model)(dataclasses.replace(model.config, vocab_size=V, tie_embeddings=tied))
     longer = known.extend(["Order 7: zinc, tungsten boxes."] * 9, 9)
     larger = extend_vocabulary(model, longer, known.vocab_size, "mean")
-    assert len(larger.tokens.weight) == larger.config.vocab_size == max(V, longer.vocab_size)
+    n_row, wanted = len(larger.tokens.weight), max(V, longer.vocab_size)
+    assert n_row == larger.config.vocab_size == wanted, f"{n_row} rows, {wanted} wanted: spare ones stay"
     for of in (lambda m: m.tokens.weight, lambda m: m.vocabulary.factors(None, m.tokens.weight)[1]):
         old, found = of(model), of(larger)
         n = known.vocab_size

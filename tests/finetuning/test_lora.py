@@ -50,6 +50,9 @@ def test_a_layer_computes_equation_3():
     )
     merged = nn.functional.linear(x, merged_state(nn.Sequential(lora))["0.weight"], lora.bias)
     torch.testing.assert_close(lora(x), merged)
+    lora(x).sum().backward()
+    learning = [p.grad is not None for p in (lora.lora_a, lora.lora_b)]
+    assert all(learning), f"a gradient reaches A, B: {learning}; both are to learn"
 
 
 @pytest.mark.parametrize("kind", tuned.KINDS)

@@ -41,6 +41,11 @@ def test_an_answer_has_a_label_where_a_window_has_all_of_it():
     text, n_cut = " ".join(words), 0
     _, letters = located_ids(small.tokenizer(), tuned.config(), text)
     borders = [window.letters[0] for window in task.windows([(text, "Who?", [("Ana", 0)])])]
+    for window in task.windows([(text, "Who?", [("Ana", 0)])]):
+        told = (
+            f"{len(window.letters)} places of letters in a row of {len(window.row[0])}: those of its own text"
+        )
+        assert len(window.letters) == len(window.row[0]) - window.row[1] - 1, told
     cases = [(answer, text.index(answer)) for answer in words]
     cases += [(text[a:b], a) for a, b in borders if a >= 0 and text[a:b].strip()]  # at a window's first token
     assert len(cases) > len(words), "the test needs a window that begins within a word"
@@ -86,7 +91,9 @@ def test_an_answer_is_widened_to_the_tokens_that_it_touches(given):
 
 def test_one_window_marks_question_text_and_answer():
     rows, windows = task_of().rows(ASKED), task_of().windows(ASKED)
-    assert [window.example for window in windows] == [0, 1, 2, 3] and rows.texts.n_cut == 0
+    found = [window.example for window in windows]
+    assert found == [0, 1, 2, 3], f"windows of the texts {found}: each fits into one, and is number `example`"
+    assert rows.texts.n_cut == 0
     encode, (cls, sep) = small.tokenizer().encode, map(small.tokenizer().special_id, ("[CLS]", "[SEP]"))
     before = [cls, *encode(" Who found?"), sep]
     assert rows.texts[0] == [*before, *encode(" " + TEXT), sep]
@@ -124,7 +131,8 @@ def test_a_question_longer_than_half_the_row_is_cut():
 
 def test_the_shortest_rows_have_room_for_some_text():
     windows = task_of(context=Span.least_context).windows(ASKED)
-    assert all(len(window.row[0]) <= Span.least_context and window.letters for window in windows)
+    assert all(window.letters for window in windows), "a question takes half a row at most: context // 2"
+    assert all(len(window.row[0]) <= Span.least_context for window in windows), "a row beyond the context"
 
 
 def test_the_loss_is_the_mean_of_both_ends_and_padding_takes_no_part():

@@ -219,6 +219,8 @@ def test_fast_and_explicit_have_the_same_gradient(name):
         out = path(*leaves, bias, causal)
         (out * torch.linspace(-1, 1, out.numel()).view(out.shape) * read).sum().backward()
         gradients.append([x.grad for x in leaves])
+        reached = [name for name, x in zip("qkv", leaves, strict=True) if x.grad is not None]
+        assert reached == ["q", "k", "v"], f"a gradient reaches {reached} alone"
     for what, fast, explicit in zip("qkv", *gradients, strict=True):
         assert fast.isfinite().all() and explicit.isfinite().all(), f"the gradient of {what} must stay finite"
         assert (fast - explicit).abs().max() < 1e-5, what
@@ -273,6 +275,11 @@ def test_dropout_takes_its_share_of_the_weights(path):
     assert abs(zeros - share * n) < 5 * math.sqrt(n * share * (1 - share)), f"{zeros / n:.3f}, not {share}"
     kept = weights[weights != 0]
     assert torch.allclose(kept, torch.tensor(1 / S / (1 - share))), "what stays is divided by 1 - share"
+    mixed = PATHS[path](q, k, torch.ones(B, H, S, 2), None, False, share)
+    assert (mixed != 0).all(), "the mixed values are dropped, not the weights"
+    if path == "explicit":
+        mixed, weights = explicit_attention(q, k, torch.eye(S).expand(B, H, S, S), None, False, share)
+        assert torch.equal(mixed, weights), "the weights that come back are those before dropout"
 
 
 # The cache

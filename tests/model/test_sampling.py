@@ -112,7 +112,8 @@ def test_temperature_zero_is_certain_of_the_likeliest():
     assert not got.isnan().any(), "greedy: temperature 0 divides nothing, the likeliest token is certain"
     assert torch.equal(got.argmax(-1), logits.argmax(-1)), "greedy: another token is the likeliest"
     assert support(got) == [{i} for i in logits.argmax(-1).tolist()], "greedy: one token has probability 1"
-    assert torch.equal(got.exp().sum(-1), torch.ones(3))
+    told = "greedy: the probabilities add up to 1, so the likeliest token's logarithm is 0"
+    assert torch.equal(got.exp().sum(-1), torch.ones(3)), told
 
 
 def test_the_rule_applies_its_parts_in_order():
@@ -129,7 +130,9 @@ def test_the_rule_applies_its_parts_in_order():
         "top-p is left out": of(top_k(never(logits) / 0.6, 6)),
         "what is kept does not add up to 1": top_p(top_k(never(logits) / 0.6, 6).log_softmax(-1), 0.8),
     }
+    given = logits.clone()
     got = SamplingRule((2, 5), temperature=0.6, top_k=6, top_p=0.8).log_probabilities(logits)
+    assert torch.equal(logits, given), "the logits that were given are changed in place"
     mistakes = {name: wrong.clamp(min=-99) for name, wrong in mistakes.items()}
     axes, what = ("row", "token"), "forbidden, temperature, top-k, top-p"
     assert_right(got.clamp(min=-99), by_hand, mistakes, axes=axes, what=what)

@@ -230,6 +230,10 @@ def test_label_smoothing_equals_a_plain_loop(smoothing):
     flat = logits.flatten(0, 1), labels.flatten()
     theirs = F.cross_entropy(*flat, label_smoothing=smoothing, reduction="sum")
     torch.testing.assert_close(found[0], theirs)
+    moving = logits.clone().requires_grad_()
+    assert smoothed_cross_entropy(moving, labels, smoothing)[0].requires_grad, (
+        "no gradient reaches the logits"
+    )
 
 
 def test_loss_and_metrics_equal_a_plain_loop(objective, translator):

@@ -51,6 +51,7 @@ def test_only_the_answer_counts(gpt, objective):
         "the sign is wrong": -each(),
     }
     found = answer_log_probabilities(gpt, batch)
+    assert found.requires_grad, "the policy cannot learn: no gradient reaches it"
     assert_right(found, each(), mistakes, rtol=1e-4, atol=1e-4, axes=("pair", "answer"))
 
 

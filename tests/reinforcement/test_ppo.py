@@ -328,6 +328,29 @@ def test_8_the_loss_equals_a_plain_loop(rollout, moved, rule, clips):
     )
 
 
+def test_8_the_loss_moves_each_token_as_far_as_the_bounds_let_it(rollout, moved, rule):
+    changed, n = details(clip_ratio=0.05, clip_value=0.05, value_weight=0.7), rollout.answer_mask.sum()
+    batch = ppo.make_batch(rollout, SCORES, 0.2, changed)
+    found = Policy(moved, zero_value_head=False)(rollout.ids, rollout.mask, rollout.n_prompt, rule)
+    log_probs, values = leaves = [x.detach().requires_grad_() for x in found]
+    ppo.ppo_loss(lambda *given: leaves, batch, rule, changed)[0].backward()
+    assert log_probs.grad is not None, "the policy cannot learn: no gradient reaches its log-probabilities"
+    assert values.grad is not None, "the value head cannot learn: no gradient reaches the values"
+    A, other = batch["advantages"], ~rollout.answer_mask
+    ratio, way = (log_probs.detach() - batch["log_probs"]).exp(), values.detach() - batch["values"]
+    cut = torch.where(A > 0, ratio > 1.05, ratio < 0.95)
+    pull = lambda at: (-ratio * A / n).masked_fill(at, 0.0)
+    mistakes = {"a ratio that went the wrong way is cut too": pull(((ratio - 1).abs() > 0.05) | other)}
+    mistakes["no ratio is cut"] = pull(other)
+    what = "gradient of the log-probabilities"
+    assert_right(log_probs.grad, pull(cut | other), mistakes, axes=("row", "token"), what=what)
+    error, bounded = values.detach() - batch["returns"], batch["values"] + way.clamp(-0.05, 0.05)
+    rests = (way.abs() > 0.05) & ((bounded - batch["returns"]).abs() > error.abs())
+    assert (cut & ~other).any() and (rests & ~other).any(), "the test needs tokens beyond the bounds"
+    right = (0.7 * error / n).masked_fill(rests | other, 0.0)
+    assert_right(values.grad, right, axes=("row", "token"), what="gradient of the values")
+
+
 def test_12_before_the_first_update_each_ratio_is_1_and_each_kl_0(make_gpt, env, rule):
     gpt = make_gpt(dropout=0.5, attention_dropout=0.5)
     policy, env.reference = Policy(gpt.eval()), copy.deepcopy(gpt)

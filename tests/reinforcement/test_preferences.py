@@ -16,6 +16,7 @@ from minilm.reinforcement import preferences as module
 from minilm.reinforcement.preferences import encode_prompts, load_preferences, world_preferences
 from minilm.reinforcement.reward import Rule
 from minilm.tokenizer.rows import END, prompt_ids
+from minilm.training.objective import micro_batches
 
 TOKENIZER = small.tokenizer()
 PROMPTS = ["Ana likes", "Rui", "The old baker found two red", "Ana sells a lamp. The"]
@@ -219,6 +220,26 @@ def test_the_loss_is_that_of_bradley_and_terry(env, preferences):
     assert_right(metrics["margin"], margins.mean(), mistakes, rtol=1e-5, what="the metric `margin`")
     chosen = math.fsum(a for a, _ in lengths) / 90
     assert_right(metrics["chosen_reward"], chosen, rtol=1e-5, what="the metric `chosen_reward`")
+    parts = micro_batches(batch, 2)  # 4 and 5 pairs, and both know that there are 9
+    divided = math.fsum(objective.loss(torch.nn.Identity(), part)[0] for part in parts)
+    assert divided == pytest.approx(each.mean(), rel=1e-5), "of a part: its sum / n_pair of the whole batch"
+
+
+def test_the_loss_of_bradley_and_terry_moves_both_rewards(env, preferences):
+    objective, model = LastIds(preferences, env, 5), torch.nn.Identity()
+    batch = objective.batch(0, "validation")
+    rewards = objective.rewards(model, batch)
+    rewards[0, 1], rewards[1, 1] = rewards[0, 0], rewards[1, 0] + 200  # a tie; a sigmoid of -200 is 0
+    objective.rewards = lambda *given: rewards.requires_grad_()
+    loss, metrics = objective.loss(model, batch)
+    assert not model.training, "both answers are read without dropout: model.eval()"
+    margins = (rewards[:, 0] - rewards[:, 1]).detach()
+    assert metrics["accuracy"] == (margins > 0).float().mean(), "a tie is not right"
+    assert loss.requires_grad, "the model cannot learn: no gradient reaches the rewards"
+    assert loss.isfinite(), "a probability of 0 has no logarithm: F.logsigmoid is both in one"
+    loss.backward()
+    pull = torch.sigmoid(-margins)[:, None] / len(margins) * torch.tensor([-1.0, 1.0])
+    assert_right(rewards.grad, pull, axes=("pair", "answer"), what="gradient of the rewards")
 
 
 @pytest.fixture

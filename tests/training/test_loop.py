@@ -128,7 +128,7 @@ def halves(name: str) -> tuple[float, int]:
 
 
 def test_every_moving_weight_is_in_one_group_with_its_rate_and_decay():
-    model, settings = small.model("causal"), small.settings()
+    model = small.model("causal")
     for optimizer, expected in (
         (make_optimizer(model, 0.3), lambda name: (1.0, 0)),
         (make_optimizer(model, 0.3, halves), halves),
@@ -148,15 +148,6 @@ def test_every_moving_weight_is_in_one_group_with_its_rate_and_decay():
             assert group["weight_decay"] == decay, f"{told} decay; biases and the scales of norms do not"
             assert group["betas"] == (0.9, 0.98), "betas are the Transformer's: `BETAS`"
             assert group["lr"] == 0, "a step whose rate nobody has set must not move a weight"
-    for step in (0, 1, 2):
-        before = model.tokens.weight.detach().clone()
-        train_step(model, small.objective("causal"), optimizer, settings, step)
-        rate = learning_rate(step, settings)
-        for group in optimizer.param_groups:
-            assert group["lr"] == pytest.approx(rate * group["share"])
-        moved = not torch.equal(model.tokens.weight, before)
-        assert moved == (step == 2), "a weight that rests must not decay either"
-        assert (model.tokens.weight in optimizer.state) == (step == 2), "it has no moments while it rests"
 
 
 def test_muon_moves_the_matrices_inside_the_blocks_alone():
@@ -187,6 +178,17 @@ def test_an_optimizer_without_shares_gets_the_rate_of_the_step():
     optimizer = torch.optim.SGD(model.parameters(), lr=9.0)
     rate = train_step(model, small.objective("causal"), optimizer, settings, 0)[-1]
     assert optimizer.param_groups[0]["lr"] == rate == learning_rate(0, settings)
+
+
+def test_an_update_of_its_own_takes_the_place_of_the_step():
+    model, objective, settings = small.model("causal"), small.objective("causal"), small.settings()
+    objective.update, before = lambda *given: given, flat(model)
+    optimizer = make_optimizer(model, 0.0)
+    found = train_step(model, objective, optimizer, settings, 3)
+    assert found == (model, optimizer, settings, 3), (
+        "`objective.update` does all of PPO's step, and returns it"
+    )
+    assert torch.equal(flat(model), before), "the weights moved beside the update of its own"
 
 
 def test_frozen_weights_do_not_move():
@@ -275,6 +277,13 @@ def test_clipping_shortens_the_gradient_and_keeps_its_direction():
 class SameBatch(small.RaggedCausal):
     """Every step has the same batch, of equal rows: what differs is chance in the model."""
 
+    def watch(self):
+        """What is done before each loss."""
+
+    def loss(self, model, batch):
+        self.watch()
+        return super().loss(model, batch)
+
     def batch(self, step, split):
         batch = super().batch(0, split)
         return {name: v[:1].expand(len(v), -1) if v.dim() else v for name, v in batch.items()}
@@ -291,9 +300,29 @@ def test_dropout_depends_on_seed_and_step_and_nothing_else(monkeypatch):
     assert torch.equal(at(4), at(4)), "a resumed run would drop others than the uninterrupted one"
     assert not torch.equal(at(4), at(5)), "every step drops the same"
     assert not torch.equal(at(4), at(4, seed=1)), "every seed drops the same"
+    states = []
+    objective.watch = lambda: states.append(torch.get_rng_state())
+    at(4, accumulate=4)
+    assert len(states) == 4, f"{len(states)} micro-batches, where `accumulate` is 4"
+    assert not torch.equal(states[0], states[1]), "all micro-batches of a step drop the same"
     first = at(4)
     monkeypatch.setenv("RANK", "1")
     assert not torch.equal(at(4), first), "all processes drop the same"
+
+
+def test_a_group_moves_at_its_share_of_the_rate_from_its_first_step_on():
+    model, settings = small.model("causal"), small.settings()
+    optimizer = make_optimizer(model, 0.3, halves)
+    for step in (0, 1, 2):
+        before = model.tokens.weight.detach().clone()
+        train_step(model, small.objective("causal"), optimizer, settings, step)
+        rate = learning_rate(step, settings)
+        for group in optimizer.param_groups:
+            told = f"{group['share']} of the rate {rate} is what such a group moves at: its `share`"
+            assert group["lr"] == pytest.approx(rate * group["share"]), told
+        moved = not torch.equal(model.tokens.weight, before)
+        assert moved == (step == 2), "a weight that rests must not decay either"
+        assert (model.tokens.weight in optimizer.state) == (step == 2), "it has no moments while it rests"
 
 
 @pytest.mark.parametrize("rank", [0, 3])

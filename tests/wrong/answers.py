@@ -11,6 +11,9 @@ WRONG = {
         ("if self.top_k is not None:", "if False:", "top-k is left out"),
         ("if self.forbidden_ids:", "if False:", "forbidden tokens are not taken out"),
         ("        if self.temperature == 0:", "        if False:", "greedy"),
+        (".scatter(-1, best, 0.0)", ".scatter(-1, best, 1.0)", "greedy: the probabilities add up to 1"),
+        ("logits = self.with_one_end(logits)", "pass", "the other ends are tokens like any"),
+        ("logits.index_fill(-1, forbidden", "logits.index_fill_(-1, forbidden", "are changed in place"),
     ],
     "top-p": [
         ("(before < p)", "(before + probability < p)", "the token that crosses p"),
@@ -28,6 +31,7 @@ WRONG = {
         (" * self.scale", "", "the factor alpha / r is missing"),
         ("return plain + ", "return ", "W x is left out"),
         ("F.linear(x, self.weight, self.bias)", "F.linear(x, self.weight)", "the bias is left out"),
+        ("F.linear(x, self.lora_a)", "F.linear(x, self.lora_a.detach())", "both are to learn"),
         (
             "return plain + F.linear(F.linear(x, self.lora_a), self.lora_b) * self.scale",
             "return (plain + F.linear(F.linear(x, self.lora_a), self.lora_b)) * self.scale",
@@ -73,6 +77,8 @@ WRONG = {
         ),
         ("len(ids) - room + step", "len(ids) - room", "the last window ends before the text"),
         (" - n_before - 1", " - n_before", "24"),
+        ("[: self.context // 2]", "", "half a row at most"),
+        ("letters[part]", "letters", "those of its own text"),
         ("inside[-1] - start]", "inside[-1] + 1 - start]", "the one behind the answer"),
     ],
     "entities": [

@@ -41,6 +41,13 @@ WRONG = {
         ("weights @ v, weights", "weights @ v", "two things come back"),
         ("F.dropout(weights, dropout)", "weights", "no weight is dropped"),
         ("F.dropout(weights, dropout)", "F.dropout(weights, 1 - dropout)", "every weight is dropped"),
+        (
+            "weights = F.dropout(weights, dropout)  # (B, H, T, S)\n    return weights @ v",
+            "return F.dropout(weights @ v, dropout)",
+            "the mixed values are dropped",
+        ),
+        ("return weights @ v, weights", "return weights.detach() @ v, weights", "a gradient reaches"),
+        ("return weights @ v, weights", "return weights @ v, scores.softmax(-1)", "those before dropout"),
     ],
     "cache": [
         ("        self.length += T\n", "", "length 0 after"),

@@ -9,6 +9,11 @@ WRONG = {
         ("-F.logsigmoid(margin)", "-margin", "the sigmoid is missing"),
         ("-F.logsigmoid(margin)", "-F.logsigmoid(chosen)", "only the reward of the chosen one"),
         ("accuracy=margin > 0", "accuracy=margin < 0", "whose rejected answer has the higher reward"),
+        ("accuracy=margin > 0", "accuracy=margin >= 0", "a tie is not right"),
+        ('return metrics["loss"], ', "return -F.logsigmoid(margin).mean(), ", "n_pair of the whole batch"),
+        ("model.eval()", "model", "without dropout"),
+        ("F.logsigmoid(margin)", "margin.sigmoid().log()", "has no logarithm"),
+        ('return metrics["loss"], ', 'return metrics["loss"].detach(), ', "no gradient reaches the rewards"),
     ],
     "token-rewards": [
         (
@@ -76,6 +81,8 @@ WRONG = {
         ("0.5 * masked_mean", "masked_mean", "the factor 1/2 is missing"),
         ("details.value_weight * value_loss", "value_loss", "value_weight is missing"),
         ("policy_loss + details.value_weight * value_loss", "policy_loss", "the value loss is left out"),
+        ("log_ratio.exp()", "log_ratio.exp().detach()", "no gradient reaches its log-probabilities"),
+        ("    bound = details", "    values = values.detach()\n    bound = details", "reaches the values"),
     ],
     "grpo": [
         (

@@ -56,6 +56,7 @@ WRONG = {
         ("if p.requires_grad:", "if True:", "is frozen, and the optimiser has it"),
         (", betas=BETAS", "", "betas are the Transformer's"),
         ("share=share", "share=1.0", "share of the rate"),
+        (' and ".blocks." in name', "", "not embeddings, heads"),
     ],
     "train-step": [
         ("        loss.backward()", "        (loss / settings.accumulate).backward()", "is divided by 2"),
@@ -79,6 +80,15 @@ WRONG = {
         ("    optimizer.zero_grad(set_to_none=True)\n", "", "a gradient is left over"),
         ("lr = learning_rate(step, settings)", "lr = settings.lr", "it is `lr` at every step"),
         ("(settings.seed, step, process_rank())", "settings.seed", "every step drops the same"),
+        ('lr * group.get("share", 1.0)', "lr", "is what such a group moves at"),
+        (
+            "        with autocast",
+            "        torch.manual_seed(7)\n        with autocast",
+            "all micro-batches of a step",
+        ),
+        ("batch, settings.accumulate)", "batch, 2 * settings.accumulate)", "where `accumulate` is 4"),
+        ("with autocast(settings.precision, device):", "if True:", "run in bf16"),
+        ("    if objective.update:\n", "    if False:\n", "`objective.update` does all"),
     ],
     "replay": [
         ("share / (1 - share) * domain", "share * domain", "one of the domain's bytes"),
@@ -98,6 +108,12 @@ WRONG = {
         ("state[name][: len(old)] = old", "pass", "of the old tokens, which are to stay"),
         ("range(n_old, ", "range(len(old), ", "what stood in the spare rows is kept"),
         ("new_row(old[:n_old], how)", "new_row(old, how)", "go into the mean"),
+        (
+            "state[name][i] = ",
+            "state[name][n_old : tokenizer.vocab_size] = ",
+            "one random row stands for all",
+        ),
+        ("max(tokenizer.vocab_size, model.config.vocab_size)", "tokenizer.vocab_size", "spare ones stay"),
         ("new_row(old[:n_old], how)", "new_row(old[:n_old], 'zeros')", "they are zeros"),
         ("new_row(old[:n_old], how)", "old.mean()", "go into one mean"),
         ("new_row(old[:n_old], how)", "old[:n_old].mean(0)", "they are the mean: `how`"),
