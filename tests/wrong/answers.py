@@ -12,7 +12,7 @@ WRONG = {
         ("if self.forbidden_ids:", "if False:", "forbidden tokens are not taken out"),
         ("        if self.temperature == 0:", "        if False:", "greedy"),
         (".scatter(-1, best, 0.0)", ".scatter(-1, best, 1.0)", "greedy: the probabilities add up to 1"),
-        ("logits = self.with_one_end(logits)", "pass", "the other ends are tokens like any"),
+        ("logits = self.with_one_end(logits)", "pass", "an end is the likeliest of all"),
         ("logits.index_fill(-1, forbidden", "logits.index_fill_(-1, forbidden", "are changed in place"),
     ],
     "top-p": [
@@ -103,6 +103,8 @@ WRONG = {
             "never learn to stop",
         ),
         ("([*before, *answer[:-1]]", "([*before, *answer]", "the answer's end is read too"),
+        ("[IGNORED] * (len(before) - 1)", "[IGNORED] * 0 + before[1:]", "what follows the first token is no"),
+        ("[self.decoder_begin] *", "[self.decoder_begin[-1:]] *", "`decoder_begin`, and the answer"),
         ("both), IGNORED)", "both), self.pad)", "padding has labels"),
         ("[IGNORED] * (len(before) - 1)", "[IGNORED] * max(0, len(before) - 2)", "one place too early"),
     ],

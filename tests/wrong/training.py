@@ -83,7 +83,7 @@ WRONG = {
         ('lr * group.get("share", 1.0)', "lr", "is what such a group moves at"),
         (
             "        with autocast",
-            "        torch.manual_seed(7)\n        with autocast",
+            "        torch.manual_seed(hash((settings.seed, step, process_rank())))\n        with autocast",
             "all micro-batches of a step",
         ),
         ("batch, settings.accumulate)", "batch, 2 * settings.accumulate)", "where `accumulate` is 4"),
@@ -113,7 +113,6 @@ WRONG = {
             "state[name][n_old : tokenizer.vocab_size] = ",
             "one random row stands for all",
         ),
-        ("max(tokenizer.vocab_size, model.config.vocab_size)", "tokenizer.vocab_size", "spare ones stay"),
         ("new_row(old[:n_old], how)", "new_row(old[:n_old], 'zeros')", "they are zeros"),
         ("new_row(old[:n_old], how)", "old.mean()", "go into one mean"),
         ("new_row(old[:n_old], how)", "old[:n_old].mean(0)", "they are the mean: `how`"),
