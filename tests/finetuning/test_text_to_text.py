@@ -59,19 +59,6 @@ def plain_logits(model, encoder_ids: list[int], ids: list[int]) -> torch.Tensor:
     return model(*((read, None, None, ids) if encoder_ids else (ids,)))[0]
 
 
-def test_a_decoder_that_starts_from_two_tokens_has_a_label_from_the_second_on():
-    task = task_of("encoder-decoder")
-    task.decoder_begin = [3, 5]  # BART's are </s> <s>
-    rows = task.answer_rows([[7, 8]], [[10, 11, 12]], n_cut=2)
-    batch = rows.batch([0])
-    assert batch["decoder_input_ids"].tolist() == [[3, 5, 10, 11]], (
-        "`decoder_begin`, and the answer but its end"
-    )
-    labels = batch["labels"].tolist()
-    assert labels == [[IGNORED, 10, 11, 12]], f"labels {labels}: what follows the first token is no answer"
-    assert rows.texts.n_cut == 2, "`n_cut` goes along, or nobody hears of texts that were cut"
-
-
 @each_kind
 def test_rows_are_sources_with_their_answers(kind):
     chosen = [2, 0, 3]
@@ -124,6 +111,19 @@ def test_rows_are_sources_with_their_answers(kind):
         assert_right(found, padded([1] * len(read), 0), mistakes, axes=axes, what=what)
     assert batch["labels"].shape == batch[decoder].shape, "what is read and its labels are of unequal length"
     assert batch["n_label"] == sum(len(small.tokenizer().encode(" " + EXAMPLES[i][1])) + 1 for i in chosen)
+
+
+def test_a_decoder_that_starts_from_two_tokens_has_a_label_from_the_second_on():
+    task = task_of("encoder-decoder")
+    task.decoder_begin = [3, 5]  # BART's are </s> <s>
+    rows = task.answer_rows([[7, 8]], [[10, 11, 12]], n_cut=2)
+    batch = rows.batch([0])
+    assert batch["decoder_input_ids"].tolist() == [[3, 5, 10, 11]], (
+        "`decoder_begin`, and the answer but its end"
+    )
+    labels = batch["labels"].tolist()
+    assert labels == [[IGNORED, 10, 11, 12]], f"labels {labels}: what follows the first token is no answer"
+    assert rows.texts.n_cut == 2, "`n_cut` goes along, or nobody hears of texts that were cut"
 
 
 @each_kind

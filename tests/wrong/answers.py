@@ -103,7 +103,11 @@ WRONG = {
             "never learn to stop",
         ),
         ("([*before, *answer[:-1]]", "([*before, *answer]", "the answer's end is read too"),
-        ("[IGNORED] * (len(before) - 1)", "[IGNORED] * 0 + before[1:]", "what follows the first token is no"),
+        (
+            "[IGNORED] * (len(before) - 1)",
+            "([IGNORED] * (len(before) - 1) if self.is_decoder else before[1:])",
+            "what follows the first token is no",
+        ),
         ("[self.decoder_begin] *", "[self.decoder_begin[-1:]] *", "`decoder_begin`, and the answer"),
         ("both), IGNORED)", "both), self.pad)", "padding has labels"),
         ("[IGNORED] * (len(before) - 1)", "[IGNORED] * max(0, len(before) - 2)", "one place too early"),
