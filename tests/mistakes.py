@@ -25,6 +25,19 @@ def assert_right(got, right, mistakes=None, rtol=1e-5, atol=1e-6, axes=(), what=
     raise AssertionError(f"{told}; this is what comes out when {', or when '.join(named)}" if named else told)
 
 
+def unchanged(function, *given):
+    """Return what a function makes of its arguments; AssertionError where it changes a tensor among them."""
+    __tracebackhide__ = True
+    before = [value.clone() if isinstance(value, torch.Tensor) else value for value in given]
+    found = function(*given)
+    for number, (value, kept) in enumerate(zip(given, before, strict=True), start=1):
+        if isinstance(value, torch.Tensor) and not torch.equal(value, kept):
+            raise AssertionError(
+                f"argument {number} is changed in place: who gave it still needs it as it was"
+            )
+    return found
+
+
 def fits(got, right, value, rtol, atol) -> bool:
     """Whether a wrong version gives what was got, and something else than the right one."""
     value = value() if callable(value) else value

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from mistakes import assert_right
+from mistakes import assert_right, unchanged
 
 RIGHT = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
 
@@ -56,3 +56,9 @@ def test_the_mistakes_that_fit_are_named_and_no_others():
         assert_right(RIGHT * 2, RIGHT, mistakes, axes=("query", "key"), what="sums")
     told = "sums: query 0, key 0: 2 instead of 1; this is what comes out when "
     assert str(error.value) == told + "all are doubled, or when each is added to itself"
+
+
+def test_a_tensor_that_is_changed_in_place_is_named():
+    assert unchanged(lambda x, n: x + n, RIGHT, 1).equal(RIGHT + 1)
+    with pytest.raises(AssertionError, match="argument 2 is changed in place"):
+        unchanged(lambda n, x: x.add_(n), 1, RIGHT.clone())

@@ -50,7 +50,9 @@ def test_each_problem_is_at_its_own_minimum():
                 "every problem has the penalty of the first one": data + penalty / l2[p] * l2[0],
                 "the penalty is |W|, without the square": data + l2[p] / 2 * (w**2).sum() ** 0.5,
             }
-            told = f"draw {r}, problem {p}: not at the minimum of its loss"
+            told = (
+                f"draw {r}, problem {p}: not at the minimum of its loss (are gradients zeroed, steps enough?)"
+            )
             named = [name for name, loss in mistakes.items() if slope(loss) < 1e-4]
             told += f"; this is what comes out when {', or when '.join(named)}" if named else ""
             assert slope(data + penalty) < 1e-4, told

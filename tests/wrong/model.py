@@ -87,6 +87,7 @@ WRONG = {
         ("arange(n_position, dtype", "arange(1, n_position + 1, dtype", "the first position is 1"),
     ],
     "block-norm": [
+        ("return x + change if", "return x.add_(change) if", "argument 1 is changed in place"),
         ("norm(x) if self.pre else x,", "norm(x) if not self.pre else x,", "pre-norm: "),
         ("if self.pre else norm(x + change)", "", "post-norm"),
         ("return x + change", "return norm(x) + change", "the stream is normed, too"),

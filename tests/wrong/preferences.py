@@ -38,6 +38,7 @@ WRONG = {
         (" / rollout.lengths[:, None].clamp(min=1)", "", "each token gets the whole score"),
     ],
     "gae": [
+        ("result = torch.zeros_like(rewards)", "result = rewards", "argument 1 is changed in place"),
         ("gamma * gae_lambda * next_advantage", "gamma * next_advantage", "lambda is missing"),
         ("gamma * next_value", "next_value", "V of the next token is not multiplied by gamma"),
         (
@@ -85,6 +86,7 @@ WRONG = {
         ("    bound = details", "    values = values.detach()\n    bound = details", "reaches the values"),
     ],
     "grpo": [
+        ("return (earned", "rewards -= 1\n    return (earned", "argument 1 is changed in place"),
         (
             "return (earned - earned.mean(1, keepdim=True))",
             "return ((earned - earned.mean(1, keepdim=True)) / earned.std(1, keepdim=True))",
