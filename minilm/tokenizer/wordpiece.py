@@ -108,7 +108,7 @@ class WordPiece(Tokenizer):
         return character.lower() if self.lower_case else character
 
     def encode_word(self, word: str) -> tuple[int, ...]:
-        """One word -> ids, the longest piece first; [UNK] where none fits, or a word beyond LONGEST_WORD."""
+        """One word -> ids, the longest piece first; [UNK] where none fits, and beyond LONGEST_WORD."""
         ids, start = [], 0
         while start < len(word) <= LONGEST_WORD:
             prefix = "##" if start else ""  # a piece that goes on: no token is needed for the spaces then
