@@ -72,7 +72,7 @@ def keep_top_k(logits: Tensor, k: int) -> Tensor:
 
 
 def keep_top_p(logits: Tensor, p: float) -> Tensor:
-    """Forbid all but the fewest likeliest tokens, with equals, of probability p (Holtzman et al. 2020, 3.1)."""
+    """Forbid all but the fewest likeliest tokens of probability p, and equals (Holtzman et al. 2020, 3.1)."""
     # Sorted, the likeliest come first, and as many stay as it takes to reach p: one where the model is sure,
     # hundreds where it is not; top-k takes k of both.
     ranked = logits.sort(dim=-1, descending=True).values  # (..., V)
