@@ -40,13 +40,14 @@ def test_an_answer_has_a_label_where_a_window_has_all_of_it():
     task, words = task_of(context=24), [f"{name} {i}" for i in range(5) for name in ("Ana", "Rui", "pens")]
     text, n_cut = " ".join(words), 0
     _, letters = located_ids(small.tokenizer(), tuned.config(), text)
-    borders = [window.letters[0] for window in task.windows([(text, "Who?", [("Ana", 0)])])]
-    for window in task.windows([(text, "Who?", [("Ana", 0)])]):
+    plain = task.windows([(text, "Who?", [("Ana", 0)])])
+    for window in plain:
         told = (
             f"{len(window.letters)} places of letters in a row of {len(window.row[0])}: those of its own text"
         )
         assert len(window.letters) == len(window.row[0]) - window.row[1] - 1, told
     cases = [(answer, text.index(answer)) for answer in words]
+    borders = [window.letters[0] for window in plain]
     cases += [(text[a:b], a) for a, b in borders if a >= 0 and text[a:b].strip()]  # at a window's first token
     assert len(cases) > len(words), "the test needs a window that begins within a word"
     for answer, place in cases:
