@@ -1,7 +1,9 @@
 """What every test starts from (the same random numbers, one thread), and small texts, tokenizers, models."""
 
+import inspect
 import random
 import sys
+from functools import cache
 
 import pytest
 import torch
@@ -17,11 +19,13 @@ from minilm.tokenizer.bpe import BPE, SPECIAL_TOKENS
 pytest_plugins = ["two_at_once"]
 # tests are tiny: threads that wait for each other on a busy machine cost five times more
 torch.set_num_threads(1)
+# the flags of a script are read from the source of its settings: hundreds of times, of the same few classes
+inspect.getsource = cache(inspect.getsource)
 
 
 @pytest.fixture(autouse=True)
 def _seed():
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)  # that of all devices costs a millisecond
     yield
     unlock()
 

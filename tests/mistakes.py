@@ -38,6 +38,19 @@ def unchanged(function, *given):
     return found
 
 
+def assert_learns(got, right, *inputs, what=""):
+    """Pass where each input gets from `got` the gradient that it gets from `right`, of the same values."""
+    __tracebackhide__ = True
+    assert got.requires_grad, f"{what}no gradient reaches what is given: is what comes back detached?"
+    ours, theirs = (
+        torch.autograd.grad(result.square().sum(), inputs, allow_unused=True, materialize_grads=True)
+        for result in (got, right)
+    )
+    for number, (one, other) in enumerate(zip(ours, theirs, strict=True), start=1):
+        none = {"no gradient reaches it": torch.zeros_like(other)}
+        assert_right(one, other, none, what=f"{what}the gradient of argument {number}")
+
+
 def fits(got, right, value, rtol, atol) -> bool:
     """Whether a wrong version gives what was got, and something else than the right one."""
     value = value() if callable(value) else value

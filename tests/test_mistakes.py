@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from mistakes import assert_right, unchanged
+from mistakes import assert_learns, assert_right, unchanged
 
 RIGHT = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
 
@@ -42,6 +42,22 @@ def test_what_is_wrong_gets_its_first_place(got, right, sentence):
     with pytest.raises(AssertionError) as error:
         assert_right(got, right)
     assert str(error.value) == sentence
+
+
+def test_what_gives_no_gradient_or_another_one_is_told():
+    x, y = (torch.ones(2, requires_grad=True) for _ in "xy")
+    assert_learns(x * y, y * x, x, y)
+    for got, sentence in (
+        ((x * y).detach(), "no gradient reaches what is given: is what comes back detached?"),
+        (
+            x * y.detach(),
+            "argument 2: place 0: 0 instead of 2; this is what comes out when no gradient reaches",
+        ),
+        (x * x * y, "argument 1: place 0: 4 instead of 2"),
+    ):
+        with pytest.raises(AssertionError) as error:
+            assert_learns(got, x * y, x, y, what="a product: ")
+        assert sentence in str(error.value) and str(error.value).startswith("a product: ")
 
 
 def test_the_mistakes_that_fit_are_named_and_no_others():

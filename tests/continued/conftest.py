@@ -7,11 +7,14 @@ import small
 
 from minilm.checkpoint import save
 from minilm.pretraining.run import PretrainingSettings
+from minilm.texts import corpus
 
 
 @pytest.fixture
-def settings(tmp_path):
-    """A saved causal model that knows general.txt, and the settings to go on with domain.txt."""
+def settings(tmp_path, monkeypatch):
+    """A saved causal model that knows general.txt, and the settings to go on with domain.txt; a small world."""
+    monkeypatch.setattr(corpus, "WORLD_TRAIN", 120)
+    monkeypatch.setattr(corpus, "WORLD_VALIDATION", 30)
     (tmp_path / "general.txt").write_text("\n\n".join(small.documents(60)), encoding="utf-8")
     save(small.model("causal"), small.tokenizer(), tmp_path / "run")
     saved = dict(objective="causal", data=[str(tmp_path / "general.txt")])

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from mistakes import assert_right, unchanged
+from mistakes import assert_learns, assert_right, unchanged
 
 from minilm.model import attention
 from minilm.model.attention import KeyValueCache, MultiHeadAttention, causal_mask, explicit_attention
@@ -450,11 +450,12 @@ def test_layer_drops_weights_in_training_only(path):
 
 @pytest.mark.parametrize("theta", [10000.0, 7.0])
 def test_a_pair_is_turned_by_the_angle_of_its_position(theta):
-    positions, x, right = torch.tensor([0, 1, 5]), torch.randn(B, H, 3, 6), torch.empty(B, H, 3, 6)
+    positions, leaf = torch.tensor([0, 1, 5]), torch.randn(B, H, 3, 6, requires_grad=True)
+    x, right = leaf.detach(), torch.empty(B, H, 3, 6)
     for t, position in enumerate(positions.tolist()):
         for i in range(3):
             angle = position * theta ** (-2 * i / 6)
-            a, b = x[:, :, t, i], x[:, :, t, i + 3]
+            a, b = leaf[:, :, t, i], leaf[:, :, t, i + 3]
             right[:, :, t, i] = math.cos(angle) * a - math.sin(angle) * b
             right[:, :, t, i + 3] = math.cos(angle) * b + math.sin(angle) * a
     angles = positions[:, None] * theta ** (-torch.arange(0, 6, 2) / 6)
@@ -476,6 +477,7 @@ def test_a_pair_is_turned_by_the_angle_of_its_position(theta):
     }
     found = unchanged(attention.rotate, x, attention.rotary_cos_sin(positions, 6, theta))
     assert_right(found, right, mistakes, 0, 1e-5, ("row", "head", "position", "number"))
+    assert_learns(attention.rotate(leaf, attention.rotary_cos_sin(positions, 6, theta)), right, leaf)
 
 
 def test_positions_of_each_row_turn_that_row():

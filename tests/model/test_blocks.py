@@ -8,7 +8,7 @@ import pickle
 
 import pytest
 import torch
-from mistakes import assert_right, unchanged
+from mistakes import assert_learns, assert_right, unchanged
 from torch import nn
 from unequal import POSITIONS, B, D, F, H, S, T, config, randomise
 
@@ -179,8 +179,9 @@ def test_rms_norm_divides_by_the_root_of_the_mean_square():
 
 def test_norm_stands_where_the_papers_put_it():
     x, norm, part = torch.randn(B, T, D), randomise(nn.LayerNorm(D)), nn.Linear(D, D)
+    leaf = x.clone().requires_grad_()
     post, pre = (blocks.Block(config(norm=kind), cross=False) for kind in ("post", "pre"))
-    post_norm, pre_norm = norm(x + part(x)), x + part(norm(x))
+    post_norm, pre_norm = norm(leaf + part(leaf)), leaf + part(norm(leaf))
     mistakes = {
         "the part's result is normed, x + norm(part(x))": x + norm(part(x)),
         "the stream is normed, too: norm(x) + part(norm(x))": norm(x) + part(norm(x)),
@@ -193,8 +194,11 @@ def test_norm_stands_where_the_papers_put_it():
     swapped = {"a pre-norm block works as a post-norm one, norm(x + part(x))": post_norm}
     found = unchanged(pre.add, x, part, norm)
     assert_right(found, pre_norm, mistakes | swapped, axes=axes, what="pre-norm")
+    assert_learns(pre.add(leaf, part, norm), pre_norm, leaf, what="pre-norm: ")
     swapped = {"a post-norm block works as a pre-norm one, x + part(norm(x))": pre_norm}
-    assert_right(post.add(x, part, norm), post_norm, mistakes | swapped, axes=axes, what="post-norm")
+    found = post.add(leaf, part, norm)
+    assert_right(found, post_norm, mistakes | swapped, axes=axes, what="post-norm")
+    assert_learns(found, post_norm, leaf, what="post-norm: ")
     with_more = lambda h, factor, plus=0: factor * h + plus
     found = pre.add(x, with_more, nn.Identity(), 3, plus=7)
     assert_right(found, 4 * x + 7, axes=axes, what="a part with more arguments")

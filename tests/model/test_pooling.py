@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from mistakes import assert_right
+from mistakes import assert_learns, assert_right
 
 from minilm.model.pooling import last_token, token_mean
 
@@ -11,7 +11,7 @@ REAL = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [0, 0, 1, 1, 1], [1, 0, 0
 
 @pytest.mark.parametrize("real", [REAL, REAL.bool()], ids=["numbers", "booleans"])
 def test_pooling_reads_the_real_tokens_whichever_side_is_padded(real):
-    hidden = torch.randn(4, 5, 3)
+    hidden = torch.randn(4, 5, 3, requires_grad=True)
     last = torch.stack([hidden[0, 4], hidden[1, 1], hidden[2, 4], hidden[3, 0]])
     assert torch.equal(last_token(hidden, real), last), "counted real tokens, not found their end?"
     mean = torch.stack([hidden[0].mean(0), hidden[1, :2].mean(0), hidden[2, 2:].mean(0), hidden[3, 0]])
@@ -26,6 +26,7 @@ def test_pooling_reads_the_real_tokens_whichever_side_is_padded(real):
         "the mean is over the numbers of a token, not over its tokens": hidden.mean(2),
     }
     assert_right(token_mean(hidden, real), mean, mistakes, axes=("row", "number"))
+    assert_learns(token_mean(hidden, real), mean, hidden)
 
 
 def test_without_a_mask_all_are_real():

@@ -24,6 +24,7 @@ WRONG = {
         ("b * cos + a * sin", "b * cos - a * sin", "both halves have a minus"),
         ("x.chunk(2, dim=-1)", "x[..., 0::2], x[..., 1::2]", "neighbours are turned"),
         ("cos, sin = cos_sin", "sin, cos = cos_sin", "change places"),
+        ("x.chunk(2, dim=-1)", "x.detach().chunk(2, dim=-1)", "no gradient reaches what is given"),
     ],
     "attention": [
         (" * q.shape[-1] ** -0.5", "", "not divided by sqrt(d_head)"),
@@ -95,6 +96,8 @@ WRONG = {
         ("else norm(x + change)", "else x + norm(change)", "x + norm(part(x))"),
         (", *args, **options)", ")", "TypeError"),
         ("change = self.dropout(change)", "pass", "no dropout in training"),
+        ("return x + change", "return x.detach() + change", "pre-norm: the gradient of argument 1"),
+        ("else norm(x + change)", "else norm(x + change.detach())", "post-norm: the gradient of argument 1"),
         (
             "            change = self.dropout(change)\n        return x + change if",
             "            x = self.dropout(x)\n        return x + change if",

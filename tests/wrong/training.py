@@ -128,6 +128,11 @@ WRONG = {
             "the sum of all places is divided by the number of real",
         ),
         ("return hidden.mean(1)", "return hidden.sum(1)", "without a mask"),
+        (
+            "weight[:, None] @ hidden",
+            "weight[:, None] @ hidden.detach()",
+            "no gradient reaches what is given",
+        ),
     ],
     "probe": [
         (
