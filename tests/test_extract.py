@@ -97,9 +97,17 @@ def test_the_users_labels_are_probed(script):
     assert results("b")["bag_of_words_accuracy"] == 1 and results("b")["labels_a_class"] == "all"
     Path("same.tsv").write_text("Ana likes a pen.\tred\nRui sat.\tred\n", encoding="utf-8")
     check_error(script("--data same.tsv"), "or --no-probe")
-    assert "--data same.tsv --no-probe --similar TEXT" in script("--data same.tsv --no-probe")[1], (
+    assert "--data same.tsv --similar TEXT --no-probe" in script("--data same.tsv --no-probe")[1], (
         "it would fail"
     )
+
+
+def test_what_to_try_next_can_be_typed_as_it_is_printed(run_script):
+    Path("model").rename("my model")
+    Path("plain.txt").rename("my texts.txt")
+    code, out, err = run_script(extract, "--model", "my model", "--data", "my texts.txt", *TINY.split())
+    assert code == 0, err
+    assert "Next: python extract.py --model 'my model' --data 'my texts.txt' --similar TEXT\n" in out
 
 
 def test_similar_lists_the_nearest_texts(script):

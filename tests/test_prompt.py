@@ -72,6 +72,13 @@ def test_the_default_trains_its_model_and_asks_it(script, monkeypatch):
     assert list(results("runs/prompt-2")["accuracy"]) == ["0", "2"]
 
 
+def test_what_to_try_next_can_be_typed_as_it_is_printed(run_script):
+    Path("decoder").rename("my model")
+    asked = f"--data train.tsv --test test.tsv --shots 0 {FEW}".split()
+    code, out, err = run_script(prompt, "--model", "my model", *asked)
+    assert code == 0 and "Next: python prompt.py --model 'my model' --prompt TEXT\n" in out, err
+
+
 @pytest.mark.parametrize("kind", ["decoder", "encoder-decoder"])
 @pytest.mark.parametrize("score", ["sum", "mean", "calibrated"])
 def test_a_user_s_files_are_asked(script, kind, score):

@@ -15,7 +15,7 @@ from .. import world
 from ..plumbing.errors import UserError
 from ..plumbing.folders import atomic_write
 from ..plumbing.script import begin, finish
-from ..plumbing.settings import CommonSettings
+from ..plumbing.settings import CommonSettings, typed
 from ..pretraining.run import start_model
 from ..texts.corpus import one_line
 from ..texts.files import kind, read_documents, read_jsonl, read_lines, text_files
@@ -83,8 +83,9 @@ def extract_features(given: dict) -> Path:
     arrays = {name: np.array(column) for name, column in columns.items() if column is not None}
     atomic_write(folder / FEATURES, lambda file: np.savez(file, **arrays))  # read without pickle
     lines.append(f"Vectors of {len(columns['embeddings']):,} texts or tokens: {folder / FEATURES}")
-    data = "world" if kind(settings.data) == ".conll" else settings.data + " --no-probe" * (asked is False)
-    then = f"python extract.py --model {source} --data {data} --similar TEXT"
+    data = typed("data", "world" if kind(settings.data) == ".conll" else settings.data)
+    then = f"python extract.py {typed('model', source)} {data} --similar TEXT"
+    then += " --no-probe" * (asked is False)
     finish(folder, settings, [], lines, results, time.perf_counter() - began, then)
     return folder
 

@@ -21,7 +21,7 @@ from ..model.transformer import build
 from ..plumbing import folders
 from ..plumbing.errors import UserError
 from ..plumbing.script import begin, choose_device, finish, from_first
-from ..plumbing.settings import checked
+from ..plumbing.settings import checked, typed
 from ..pretraining.run import start_model
 from ..texts.corpus import VALIDATION_SEED
 from ..tokenizer.bpe import BPE, SPECIAL_TOKENS
@@ -78,7 +78,7 @@ def finetune(settings: FinetuningSettings) -> Path | None:
         rows, labels = confusion(task.labels, predictions), task.labels
         examples.write_rows(out / folders.CONFUSION, [("truth", *labels), *rows])
         tables += [(rows, ("true, taken for:", *labels))] * (len(labels) <= 12)
-    then, seconds = f"python finetune.py --model {out} --predict FILE", results["chosen"][0].seconds
+    then, seconds = f"python finetune.py {typed('model', out)} --predict FILE", results["chosen"][0].seconds
     finish(out, settings, tables, lines, figures, seconds, then)
     return out
 
@@ -131,9 +131,8 @@ def load_body(settings: FinetuningSettings, parts: Parts) -> tuple:
     if settings.tune == "bias" and not any(name.endswith(".bias") for name, _ in body.named_parameters()):
         raise UserError(f"--tune bias: {source} has no biases; use all, head, lora or last:N")
     path, longest = Path(source) / folders.SETTINGS, body.config.max_positions
-    known = folders.read_json(path, optional=True).get("context")
-    context = settings.context or min(known or longest, longest)
-    settings = replace(settings, model=str(source), context=context)
+    used = folders.read_json(path, optional=True).get("context")
+    settings = replace(settings, model=str(source), context=settings.context or min(used or longest, longest))
     check_fit(settings, body.config)
     return settings, body, tokenizer
 
@@ -160,7 +159,7 @@ def load_finetuned(folder: str | Path, device: str = "cpu") -> tuple[WithHead, T
     """Return (model, task) of a fine-tuned folder; UserError where it is none."""
     path, (body, tokenizer) = Path(folder) / folders.TASK, load(folder, device)
     if not path.exists():
-        raise UserError(f"{folder}: no {folders.TASK} in it; python finetune.py --model {folder} comes first")
+        raise UserError(f"{folder}: no {folders.TASK}; first: python finetune.py {typed('model', folder)}")
     saved = checked(path, folders.read_json(path), dict(context=int, known=dict, options=dict), False)
     try:
         made, context = TASKS[saved["task"]], saved["context"]

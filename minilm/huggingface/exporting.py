@@ -35,8 +35,7 @@ def export_model(model, tokenizer, folder: str | Path, frame: Frame, name="the m
     if not make_folder(folder) and (folder.is_file() or any(folder.iterdir())):
         raise UserError(f"{folder} exists already: choose another name")
     if tokenizer is not None:
-        around = frame if config.n_encoder_layer else (None, None)
-        write_tokenizer(tokenizer, folder, around, config)
+        write_tokenizer(tokenizer, folder, frame if config.n_encoder_layer else (None, None), config)
         if kind == "qwen2" and getattr(tokenizer, "pattern", None) != "gpt4, digits apart":
             notes.append("AutoTokenizer cuts a text as Qwen2 does: open it with PreTrainedTokenizerFast")
     ids = special_ids(tokenizer, kind, config)

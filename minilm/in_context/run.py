@@ -16,7 +16,7 @@ from ..model.sampling import SamplingRule
 from ..plumbing.errors import UserError
 from ..plumbing.folders import LOG, read_log
 from ..plumbing.script import begin, choose_device, finish
-from ..plumbing.settings import CommonSettings
+from ..plumbing.settings import CommonSettings, typed
 from ..pretraining.run import start_model
 from ..texts.tables import read_table
 from ..training.objective import autocast
@@ -164,6 +164,6 @@ def report(settings: PromptSettings, study: Study, model, tokenizer, began: floa
         results["rows"][f"{task}, {control}"] = {k: [i.mean, i.half] for k, i in by_shots.items()}
         if name := FIGURES.get(task if control == "gold" else control):
             results[name] = by_shots[max(by_shots)].mean  # of most examples
-    seconds, then = time.perf_counter() - began, f"python prompt.py --model {folder} --prompt TEXT"
+    seconds, then = time.perf_counter() - began, f"python prompt.py {typed('model', folder)} --prompt TEXT"
     finish(out, settings, [study.table(found)], lines, results, seconds, then)
     return out

@@ -137,8 +137,7 @@ def empty_run_folder(folder: Path, claim: Callable[[Path], None] = lambda folder
     """Delete the files of a run, and nothing else; UserError unless the folder is ours and free to claim."""
     if not folder.is_dir():
         raise UserError(f"{folder} is a file, not a run folder")
-    names = [path.name for path in folder.iterdir()]
-    known = (*RUN_FILES, *TASK_FILES, LOCK)
+    names, known = [path.name for path in folder.iterdir()], (*RUN_FILES, *TASK_FILES, LOCK)
     foreign = [name for name in names if name not in known and not LEFTOVER.fullmatch(name)]
     ours = not {*names} - {LOCK} or (LOG in names and (SETTINGS in names or not foreign))
     if not (ours or read_json(folder / CONFIG, optional=True).get("format") == FORMAT):

@@ -182,7 +182,7 @@ def exit_code(main) -> int:
         return code
     except KeyboardInterrupt as stop:
         kept = next((path.parent for path in reversed(locked) if (path.parent / TRAINER).exists()), None)
-        way_out = f"; to go on: --resume --out {kept}" if kept else ": nothing was being saved"
+        way_out = f"; to go on: --resume {typed('out', kept)}" if kept else ": nothing was being saved"
         code, told = 130, str(stop) or f"stopped by Ctrl-C{way_out}"
     except OSError as error:
         try:

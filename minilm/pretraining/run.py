@@ -6,7 +6,7 @@ To add an objective: a class (`training/objective.py` says what it has to do), i
 row of OBJECTIVES, and its flags in `PretrainingSettings`: each goes to the argument of its name.
 """
 
-import os
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -188,7 +188,8 @@ class Pretraining:
         if "portuguese" in settings.data[0]:
             then = then.replace(":reports", ":portuguese-reports")
             then += "" if "--data" in then else " --data world:portuguese"
-        finish(folder, settings, tables, lines, results, outcome["seconds"], then.format(run=folder))
+        then = then.format(run=shlex.quote(str(folder)))
+        finish(folder, settings, tables, lines, results, outcome["seconds"], then)
         return folder
 
 
@@ -228,7 +229,7 @@ def with_recipe(settings: PretrainingSettings) -> PretrainingSettings:
     """Return the settings, with the model's recipe for all that is none; UserError where it has no recipe."""
     model = settings.model or OBJECTIVES[settings.objective].model
     if model not in RECIPES:
-        known = ", and a folder is given by --init" if os.path.isdir(model) else suggest(model, RECIPES)
+        known = ", and a folder is given by --init" if Path(model).is_dir() else suggest(model, RECIPES)
         raise UserError(f"--model {model}: no preset that this script trains{known}: {', '.join(RECIPES)}")
     recipe = RECIPES[model] | (CONTINUED if settings.init else {}) | dict(model=model)
     if settings.objective == "distillation" or settings.init or settings.tokenizer:

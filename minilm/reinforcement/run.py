@@ -8,6 +8,7 @@ from ..model.sampling import SamplingRule
 from ..plumbing.errors import UserError
 from ..plumbing.folders import TRAINER, choose_folder
 from ..plumbing.script import begin, finish, from_first
+from ..plumbing.settings import typed
 from ..pretraining.run import start_model
 from ..tokenizer.rows import text_end
 from ..training.checkpoints import load_trainer, save_trainer
@@ -56,12 +57,13 @@ class Reinforcement(Rounds):
             accuracy = self.make_reward()
             table, lines, results = report.closing(*self.learn(), s)
         except KeyboardInterrupt as stop:
-            raise KeyboardInterrupt(f"stopped, saved; to go on: --resume --out {self.folder}") from stop
-        then = f"python reinforce.py --ablate --model {s.model} --reward {s.reward or self.folder / 'reward'}"
+            raise KeyboardInterrupt(f"saved; to go on: --resume {typed('out', self.folder)}") from stop
+        model = typed("model", s.model)
+        then = f"python reinforce.py --ablate {model} {typed('reward', s.reward or self.folder / 'reward')}"
         if s.preferences or s.prompts or s.reward_function:
-            then = f"python prompt.py --model {s.model if s.ablate else self.folder} --prompt TEXT"
+            then = f"python prompt.py {typed('model', s.model if s.ablate else self.folder)} --prompt TEXT"
         elif s.ablate or s.algorithm == "dpo":
-            then = f"python reinforce.py --kl 0.3 --model {s.model}"
+            then = f"python reinforce.py --kl 0.3 {model}"
         finish(self.folder, s, [table], lines, accuracy | results, time.perf_counter() - began, then)
         return self.folder
 

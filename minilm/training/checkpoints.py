@@ -16,7 +16,7 @@ from ..plumbing.errors import UserError
 from ..plumbing.folders import RESULTS, TOKENIZER, TRAINER, append_log, atomic_write, trim_log
 from ..plumbing.safetensors import check_state
 from ..plumbing.script import from_first, process_count, process_rank, shown
-from ..plumbing.settings import checked
+from ..plumbing.settings import checked, typed
 from .objective import Objective, add_metrics, autocast, by_length, micro_batches, to_device, trimmed
 
 # The moments stand by the name of their weight; `stopping` is that of patience, `objective` its own.
@@ -200,8 +200,8 @@ class Run:
     def interrupted(self) -> KeyboardInterrupt:
         """Return how a run ends that somebody has stopped: with a message that says how to go on."""
         self.progress.bar.close()
-        told = f"stopped after step {self.step} of {self.settings.steps}, saved; to go on: --resume --out"
-        return KeyboardInterrupt(f"{told} {self.folder}" if self.folder else "")  # `exit_code` knows others
+        told = f"stopped after step {self.step} of {self.settings.steps}, saved; to go on: --resume "
+        return KeyboardInterrupt(told + typed("out", self.folder) if self.folder else "")  # `exit_code` adds
 
 
 def lowest_loss(log: list[dict], last: float) -> list[str]:

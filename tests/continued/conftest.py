@@ -12,7 +12,7 @@ from minilm.texts import corpus
 
 @pytest.fixture
 def settings(tmp_path, monkeypatch):
-    """A saved causal model that knows general.txt, and the settings to go on with domain.txt; a small world."""
+    """A saved causal model that knows general.txt, and the settings to go on with domain.txt."""
     monkeypatch.setattr(corpus, "WORLD_TRAIN", 120)
     monkeypatch.setattr(corpus, "WORLD_VALIDATION", 30)
     (tmp_path / "general.txt").write_text("\n\n".join(small.documents(60)), encoding="utf-8")

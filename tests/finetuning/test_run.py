@@ -64,6 +64,14 @@ def test_a_model_without_biases_has_none_to_move(monkeypatch):
     run.finetune(on_files(tune="head"))
 
 
+def test_what_to_try_next_can_be_typed_as_it_is_printed(capsys):
+    run.finetune(on_files(out="my run", steps=1))
+    assert "Next: python finetune.py --model 'my run' --predict FILE\n" in capsys.readouterr().out
+    Path("my run/task.json").unlink()
+    with pytest.raises(UserError, match="no task.json; first: python finetune.py --model 'my run'$"):
+        load_finetuned("my run")
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_runs_on_the_world_and_again_on_what_it_left(task, capsys):
     model = "encoder-decoder" if task == "text-to-text" else "encoder"
@@ -260,7 +268,7 @@ def test_task_json_makes_the_task_again_and_anything_else_is_one_line():
         write_json(path, whole | dict(context=context))
         assert load_finetuned(folder)[1].context == context, "what just fits"
     path.unlink()
-    with pytest.raises(UserError, match="no task.json in it; python finetune.py --model"):
+    with pytest.raises(UserError, match="no task.json; first: python finetune.py --model"):
         load_finetuned(folder)
     folder = run.finetune(on_files())
     whole = json.loads((folder / "task.json").read_text())

@@ -209,13 +209,12 @@ def test_an_ending_is_one_line_and_an_exit_code(ending, code, message, capsys):
 
 def test_ctrl_c_in_the_closing_says_how_to_go_on(capsys):
     def main():
-        Path(script.begin("count", Settings()), "trainer.pt").touch()
+        Path(script.begin("count", Settings(out="my count")), "trainer.pt").touch()
         raise KeyboardInterrupt
 
     assert script.exit_code(main) == 130
-    assert capsys.readouterr().err.endswith(
-        "to go on: --resume --out " + str(Path("runs/count").resolve()) + "\n"
-    )
+    folder = Path("my count").resolve()
+    assert capsys.readouterr().err.endswith(f"to go on: --resume --out '{folder}'\n"), "as the shell reads it"
 
 
 def test_labels_texts_and_names_cannot_steer_the_terminal(capsys):

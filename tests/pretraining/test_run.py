@@ -326,13 +326,14 @@ def test_what_is_fixed_stays_fixed():
 
 
 def test_a_run_on_the_world_goes_on_with_the_world(capsys, monkeypatch):
-    made = Pretraining(settings(objective="causal", data=("world:reports",)), SHAPE)
+    made = Pretraining(settings(objective="causal", data=("world:reports",), out="my run"), SHAPE)
     monkeypatch.setattr(made, "closing", lambda *_: ([], {}, []))
     metrics = dict(loss=1.0)
     outcome = dict(before=metrics, after=metrics, tokens_per_second=1.0, seconds=1.0)
     monkeypatch.setattr(run, "train", lambda *_, **__: outcome)
     made.run()
-    assert f"Next: {made.then.format(run='runs/causal')}" in capsys.readouterr().out
+    told = made.then.format(run="'my run'")  # as the shell reads it
+    assert f"Next: {told}\n" in capsys.readouterr().out
 
 
 def test_the_defaults_are_those_of_the_figures_in_the_readmes():

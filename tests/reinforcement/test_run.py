@@ -119,17 +119,20 @@ def test_a_training_goes_on_from_its_first_step(reinforcement, gpt, step, goes_o
 @pytest.mark.parametrize(
     "changes, expected",
     [
-        (dict(), "python reinforce.py --ablate --model m --reward out/reward"),
-        (dict(reward="r"), "python reinforce.py --ablate --model m --reward r"),
-        (dict(algorithm="dpo"), "python reinforce.py --kl 0.3 --model m"),
-        (dict(prompts="p.txt"), "python prompt.py --model out --prompt TEXT"),
-        (dict(prompts="p.txt", ablate=True), "python prompt.py --model m --prompt TEXT"),  # leaves no policy
+        (dict(), "python reinforce.py --ablate --model 'my m' --reward 'my out/reward'"),
+        (dict(reward="r"), "python reinforce.py --ablate --model 'my m' --reward r"),
+        (dict(algorithm="dpo"), "python reinforce.py --kl 0.3 --model 'my m'"),
+        (dict(prompts="p.txt"), "python prompt.py --model 'my out' --prompt TEXT"),
+        (
+            dict(prompts="p.txt", ablate=True),
+            "python prompt.py --model 'my m' --prompt TEXT",
+        ),  # leaves no policy
     ],
 )
 def test_the_next_command_fits_the_run(reinforcement, monkeypatch, changes, expected):
     made, said = reinforcement(), []
-    made.settings = replace(made.settings, model="m", **changes)
-    monkeypatch.setattr(run, "begin", lambda *_: Path("out"))
+    made.settings = replace(made.settings, model="my m", **changes)
+    monkeypatch.setattr(run, "begin", lambda *_: Path("my out"))
     monkeypatch.setattr(run, "finish", lambda *given: said.append(given[-2:]))
     monkeypatch.setattr(run, "time", Mock(perf_counter=iter([10.0, 13.0]).__next__))
     monkeypatch.setattr(run, "save_trainer", Mock())
@@ -146,8 +149,8 @@ def test_a_run_ends_with_its_results_and_says_how_to_go_on(reinforcement, tmp_pa
     found = json.loads((folder / "results.json").read_text())
     assert {"reward_accuracy", "judge_after", "kl", "seconds"} <= set(found)
     assert json.loads((folder / "settings.json").read_text())["model"] == str(tmp_path / "gpt")
-    made = reinforcement(**changes | dict(out=str(tmp_path / "part")))
+    made = reinforcement(**changes | dict(out=str(tmp_path / "my part")))
     monkeypatch.setattr(made, "learn", Mock(side_effect=KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt, match="to go on: --resume --out .*part"):
+    with pytest.raises(KeyboardInterrupt, match="to go on: --resume --out '.*my part'"):
         made.run()
-    assert load_trainer(tmp_path / "part")["step"] == 0, "so that it can go on"
+    assert load_trainer(tmp_path / "my part")["step"] == 0, "so that it can go on"

@@ -156,10 +156,11 @@ def test_a_run_goes_on_with_its_own_tokens_alone(tmp_path):
 
 @pytest.mark.parametrize("has_folder", [True, False])
 def test_a_run_that_was_stopped_says_how_to_go_on(tmp_path, has_folder):
-    folder = tmp_path if has_folder else None
+    (tmp_path / "my run").mkdir()
+    folder = tmp_path / "my run" if has_folder else None
     run = Run(small.model("causal"), small.objective("causal"), None, small.settings(), folder, None, 0, None)
     run.step = 4
-    told = f"stopped after step 4 of 6, saved; to go on: --resume --out {tmp_path}" if has_folder else ""
+    told = f"stopped after step 4 of 6, saved; to go on: --resume --out '{folder}'" if has_folder else ""
     assert str(run.interrupted()) == told, "of a quiet run a script says what it has kept before"
 
 
