@@ -10,7 +10,8 @@ from minilm.training import machine
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A function that says how long each next piece of work takes; it is done all the same."""
+    """A function that says how long each next piece of work takes; it is done all the same, in small."""
+    monkeypatch.setattr(torch, "ones", lambda *shape, dtype: torch.zeros(2, 2, dtype=dtype))
 
     def times(*taken: float):
         left = list(taken)
