@@ -309,6 +309,7 @@ def hardware(monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
 
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda precision: None)
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
     return found
@@ -339,6 +340,15 @@ def test_a_device_that_is_not_there_is_an_error(hardware, name, other):
     hardware(**{other: True})
     with pytest.raises(UserError, match=f"--device {name}.*--device cpu"):
         script.choose_device(name)
+
+
+@pytest.mark.parametrize(("name", "asked"), [("cuda", ["high"]), ("cpu", []), ("mps", [])])
+def test_only_a_cuda_gpu_multiplies_by_tf32(hardware, monkeypatch, name, asked):
+    hardware(cuda=True, mps=True)
+    found = []
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", found.append)
+    script.choose_device(name)
+    assert found == asked, "faster there; the figures of a processor stay as they are"
 
 
 def test_each_process_has_its_own_gpu(hardware, second_of_two):
