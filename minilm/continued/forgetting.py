@@ -41,14 +41,15 @@ class Continued(Pretraining):
         saved = settings_of(s.init)
         if not saved:
             print(f"nobody knows what {s.init} has read: texts of the validation part may be among it")
-        # Its seed too: that of this run would draw other texts. Nobody has those of a published model.
+        # Its seed too: this run's would draw other texts. For those of a published model the world stands in.
         known = {n: saved[n] for n in ("data", "seed", "n_documents") if n in saved} or dict(data=("world",))
         try:
             self.domain, self.general = corpus, Pretraining(replace(s, **known)).texts()
         except UserError as error:
             raise UserError(f"what --init {s.init} has read is measured too: {error}") from None
-        self.general.train = without(self.general.train, corpus.validation)  # for replay
-        self.general.validation = without(old := self.general.validation, corpus.train) or old  # unseen
+        self.general.train = without(self.general.train, corpus.validation)  # no replay of what is measured
+        s.refuse(not len(self.general.train), ("replay",), "has no text: all is in the domain's validation")
+        self.general.validation = without(self.general.validation, corpus.train) or self.general.validation
         self.before = self.measure(model, tokenizer)
         if s.extend_vocabulary:
             n_old, tokenizer = tokenizer.vocab_size, tokenizer.extend(corpus.texts(), s.extend_vocabulary)
@@ -87,7 +88,7 @@ class Continued(Pretraining):
             zero = build(model.config).to(model.tokens.weight.device)
             train(zero, super().objective(self.domain, tokenizer), replace(settings, lr=lr), label=label)
             rows.append((label, *self.measure(zero, tokenizer)))
-        results["scratch_domain_loss"] = min(row[3] for row in rows[2:])
+        results["scratch_domain_loss"] = min(row[3] for row in rows[2:])  # 3: the domain's loss
         return [*tables, (rows, HEADER)], results, examples
 
 

@@ -24,7 +24,7 @@ def new_row(old: Tensor, how: str) -> Tensor:
 def extend_vocabulary(model: Transformer, tokenizer: BPE, n_old: int, how: str) -> Transformer:
     """Return a copy of the model with a new row for each token of `tokenizer` from the id `n_old` on."""
     larger = build(replace(model.config, vocab_size=max(tokenizer.vocab_size, model.config.vocab_size)))
-    state = larger.state_dict()  # its own weights: what is written here is in the model
+    state = larger.state_dict()  # no copies: what is written here is in the model
     for name, old in model.state_dict().items():
         state[name][: len(old)] = old
         if name in ("tokens.weight", "vocabulary.bias", "vocabulary.output.weight"):

@@ -6,7 +6,7 @@ from ..plumbing.settings import option_of
 from ..pretraining.recipes import LARGE, RECIPES
 from ..pretraining.run import OBJECTIVES, settings_of
 
-# Of a model that no pre-training run of ours has left.
+# For a model that comes from no pre-training run of ours, by its kind.
 OBJECTIVE_OF = {"encoder": "masked", "decoder": "causal", "encoder-decoder": "denoising"}
 LARGE_MODEL = dict(masked="bert-base", causal="gpt2", denoising="bart-base", translation="bart-base")
 # A published model's weights are worth keeping: a small rate, as in fine-tuning (Devlin et al. 2019, A.3).
@@ -25,7 +25,7 @@ def continued_command(given: dict, overrides: dict) -> dict:
     saved = settings_of(given["init"])
     if saved and saved["objective"] != "distillation":  # a student goes on by itself, as its kind does
         options = OBJECTIVES[given.get("objective", saved["objective"])].objective.options(saved)
-        kept = {"objective", "model", "lr"} | options.keys() - {"batch_size", "seed"}
+        kept = {"objective", "model", "lr"} | (options.keys() - {"batch_size", "seed"})
         taken = {name: value for name, value in saved.items() if name in kept}
     else:
         config = load_config(given["init"])

@@ -47,12 +47,12 @@ class Classification(HeadTask):
         """Return the (weighted) mean cross-entropy in nats; metrics `loss`, the same, and `accuracy`."""
         logits = model.output(batch)  # (B, C)
         each = F.cross_entropy(logits.float(), batch["labels"], reduction="none")  # (B,)
-        loss = (each * batch["weights"]).sum() / batch["n_label"]
+        loss = (each * batch["weights"]).sum() / batch["n_label"]  # which is the sum of the weights
         return loss, dict(loss=loss, accuracy=(logits.argmax(-1) == batch["labels"]).sum() / batch["n_row"])
 
     def predict(self, model, examples, batch_size):
         """Return the likeliest class of each text, with its probability."""
-        rows, found = self.text_rows(examples, torch.zeros(len(examples))), []
+        rows, found = self.text_rows(examples, torch.zeros(len(examples))), []  # labels that nobody reads
         for (*texts, truth), scores in zip(examples, self.outputs(model, rows, batch_size), strict=True):
             probability, best = scores.softmax(-1).max(-1)  # (C,) -> a number each
             found.append(Prediction(" | ".join(texts), truth, self.labels[best], float(probability)))

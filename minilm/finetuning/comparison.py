@@ -83,15 +83,15 @@ def closing(results: dict[str, list[Result]], settings: FinetuningSettings, task
     names |= dict(lora=f"LoRA, rank {settings.lora_rank}", all="all weights")
     names |= dict(chosen=names.get(settings.tune, settings.tune))
     rows, figures = [], dict(metric=task.metric)
-    for way in (way for way in names if way in results):
+    for way in sorted(results, key=[*names].index):
         n_moving, share, times, scores = zip(*results[way], strict=True)
-        mean, deviation = statistics.fmean(scores), statistics.stdev(scores) if len(scores) > 1 else None
-        score = f"{mean:.3f}" + ("" if deviation is None else f" ± {deviation:.3f}")
+        deviation = statistics.stdev(scores) if len(scores) > 1 else None
+        score = f"{statistics.fmean(scores):.3f}" + ("" if deviation is None else f" ± {deviation:.3f}")
         seconds = "-" if None in times else f"{statistics.fmean(times):.1f}"
         rows.append((names[way], n_moving[0], f"{100 * share[0]:.1f} %", seconds, score))
-        figures[f"{way}_score"] = mean
+        figures[f"{way}_score"] = statistics.fmean(scores)
     figures["majority_score"], figures["score"] = figures.pop("trivial_score"), figures.pop("chosen_score")
-    return rows, figures | dict(score_deviation=deviation, moving_weights=n_moving[0])
+    return rows, figures | dict(score_deviation=deviation, moving_weights=n_moving[0])  # the last: chosen
 
 
 def confusion(labels: list[str], predictions: list[Prediction]) -> list[tuple]:

@@ -46,7 +46,7 @@ class Contrastive(Similarity):
 
     @classmethod
     def learn(cls, train, tokenizer=None):
-        """Return the unit of a cosine, as that of a number."""
+        """Return a mean and a deviation that leave a cosine as it is."""
         return dict(mean=0.0, deviation=1.0)
 
     def rows(self, examples):

@@ -50,8 +50,8 @@ def read_parts(task, settings) -> list[Parts]:
     # What is wrong with the whole is told before anything is held out.
     check_parts(Parts(given[0], [], []), task, names_of(settings))
     labels_of = (lambda example: task.truths([example])) if task.closed else None
-    how = settings.n_examples, labels_of, settings.patience > 0, " ".join(settings.data)
-    return [cut(*given, seed, *how) for seed in settings.seeds]
+    how = dict(n=settings.n_examples, labels_of=labels_of, selects=settings.patience > 0)
+    return [cut(*given, seed, name=" ".join(settings.data), **how) for seed in settings.seeds]
 
 
 def read_examples(paths: Iterable, fields: Sequence[str], skip_bad=False, truth=True, numbers=False) -> list:
@@ -103,7 +103,7 @@ def cut(given: list, watched: list, test: list, seed, n=None, labels_of=None, se
     if labels_of and n is not None and n < len(given):
         seen, turns = Counter(), []
         for labels in map(labels_of, given):
-            turns.append(min(seen[label] for label in labels))
+            turns.append(min(seen[label] for label in labels))  # how many before it have its rarest label
             seen.update(labels)
         given = [given[i] for i in sorted(sorted(range(len(given)), key=turns.__getitem__)[:n])]
         if len({label for example in given for label in labels_of(example)}) < len(seen):

@@ -39,7 +39,7 @@ class LoRALinear(nn.Linear):
 
 
 def add_lora(model: nn.Module, rank: int, alpha: float, targets: tuple[str, ...]) -> None:
-    """Replace the layers that are `TARGETS` in all blocks; the matrices A are drawn by torch's generator."""
+    """Replace the layers named in `targets` in all blocks; the matrices A are drawn by torch's generator."""
     for name, layer in list(model.named_modules()):
         parent, _, own = name.rpartition(".")
         if own in targets and ".blocks." in name:

@@ -70,14 +70,14 @@ def finetune(settings: FinetuningSettings) -> Path | None:
     task, predictions, out = first
     rows, figures = closing(results, settings, task)
     tables = [(rows, (*HEADER, task.metric))]
-    cut = f" {task.n_cut:,} rows were cut to {task.context} tokens." * (task.n_cut > 0)
+    cut = f" {task.n_cut:,} rows were cut to {task.context} tokens." if task.n_cut else ""
     part = f"Measured on {len(predictions):,} examples of {names_of(settings)[2]}.{cut}"
     lines = [part, *told(task, predictions)]
     if isinstance(task, Classification):
         figures |= {name: fmean(one[name] for one in reached) for name in ("matthews", "calibration_error")}
         rows, labels = confusion(task.labels, predictions), task.labels
         examples.write_rows(out / folders.CONFUSION, [("truth", *labels), *rows])
-        tables += [(rows, ("true, taken for:", *labels))] * (len(labels) <= 12)
+        tables += [(rows, ("true, taken for:", *labels))] if len(labels) <= 12 else []
     then, seconds = f"python finetune.py {typed('model', out)} --predict FILE", results["chosen"][0].seconds
     finish(out, settings, tables, lines, figures, seconds, then)
     return out
@@ -150,7 +150,7 @@ def predict(settings: FinetuningSettings) -> Path:
     out = from_first(lambda: folders.choose_folder("predictions", settings.out, settings.overwrite))
     examples.write_predictions(task, predictions, out / folders.PREDICTIONS)
     print(*(line for p in predictions[:3] for line in shown(task, p)), sep="\n")
-    cut = f" {task.n_cut:,} rows were cut to {task.context} tokens." * (task.n_cut > 0)
+    cut = f" {task.n_cut:,} rows were cut to {task.context} tokens." if task.n_cut else ""
     print(f"\nSaved {len(predictions):,} predictions of {source} in {out / folders.PREDICTIONS}.{cut}")
     return out
 

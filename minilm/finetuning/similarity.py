@@ -54,7 +54,7 @@ class Similarity(HeadTask):
 
     def predict(self, model, examples, batch_size):
         """Return the number of each pair; there is no probability to give."""
-        rows, found = self.text_rows(examples, torch.zeros(len(examples))), []
+        rows, found = self.text_rows(examples, torch.zeros(len(examples))), []  # labels that nobody reads
         for (a, b, truth), number in zip(examples, self.outputs(model, rows, batch_size), strict=True):
             guess = number * self.known["deviation"] + self.known["mean"]  # (1,)
             found.append(Prediction(f"{a} | {b}", truth, guess.item()))

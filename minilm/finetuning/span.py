@@ -93,9 +93,9 @@ class Span(HeadTask):
     def can_be_written(self, text: str, answers: list[tuple]) -> bool:
         """Say whether a right answer, if there is one, is a run of at most `LONGEST_ANSWER` tokens."""
         _, letters = located_ids(self.tokenizer, self.config, text)
-        runs = [run for answer in answers if (run := tokens_inside(letters, *answer))]
+        runs = filter(None, (tokens_inside(letters, *answer) for answer in answers))
         spans = [text[letters[run[0]][0] : letters[run[-1]][1]] for run in runs if len(run) <= LONGEST_ANSWER]
-        is_told = not answers and self.known["impossible"]  # what has no answer, by a model that knows such
+        is_told = not answers and self.known["impossible"]  # "" by a model that may say it
         return is_told or any(self.score([answers], [span])["exact_match"] for span in spans)
 
     def rows(self, examples, windows=None):
@@ -127,7 +127,7 @@ class Span(HeadTask):
             i, log_probs = window.example, scores.log_softmax(0)  # (T, 2)
             absent[i] = min(absent[i], float(log_probs[0].sum()))
             if window.letters:  # a text without a token has no answer
-                score, first, last = best_span(log_probs[window.row[1] : -1])
+                score, first, last = best_span(log_probs[window.row[1] : -1])  # the text, without [SEP]
                 answer = examples[i][0][window.letters[first][0] : window.letters[last][1]]
                 best[i] = max(best[i], (score, answer), key=itemgetter(0))
         found = []

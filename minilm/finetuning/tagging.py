@@ -1,8 +1,7 @@
 """A tag for each word, from the vectors of its pieces: the names of persons and places, for instance.
 
 A word is one or several tokens. Its first token carries its tag, the loss ignores the others (Devlin et al.
-2019, section 5.3). Entities are counted as conlleval does, whole or not at all;
-of tags that mark none, such as parts of speech, each counts.
+2019, section 5.3). Entities count whole or not at all, as in conlleval; of other tags each word's counts.
 
     words                Ana  weighed     a  pumpkin   .
     input_ids [CLS]     _Ana _we ighed  _a   _pump kin . [SEP]
@@ -30,10 +29,10 @@ class Tagging(HeadTask):
 
     @classmethod
     def truths(cls, examples):
-        """Return the tags of all words; UserError for one that is none of entities where others are."""
+        """Return the tags of all words; UserError for one that marks no entity where others do."""
         tags = [tag for _, tags in examples for tag in tags]
         if any("-" in tag[1:] and metrics.is_entity_tag(tag) for tag in tags):
-            metrics.entities(tags)
+            metrics.entities(tags)  # for its UserError alone
         return tags
 
     def __init__(self, *arguments, **options):
@@ -47,15 +46,16 @@ class Tagging(HeadTask):
         return dict(tags=sorted(set(cls.truths(train))))
 
     def rows(self, examples):
-        """Return the words as rows, with a label at the first token of each; without tags any label."""
+        """Return the words as rows, with a label at the first token of each; without tags label 0."""
         number, words = {tag: i for i, tag in enumerate(self.labels)}, [words for words, _ in examples]
         rows, columns = word_rows(self.tokenizer, self.config, words, self.context)
         labels = []
         for n_token, places, (_, tags) in zip(rows.lengths, columns, examples, strict=True):
             # A word has one label: a loss on all its pieces would count long words more.
+            known = [0] * len(places) if tags is None else [number.get(tag, IGNORED) for tag in tags]
             labels.append([IGNORED] * n_token)
-            for place, tag in zip(places, tags or places, strict=False):
-                labels[-1][place] = 0 if tags is None else number.get(tag, IGNORED)
+            for place, label in zip(places, known, strict=False):  # a word beyond the context has no place
+                labels[-1][place] = label
         return LabelledRows(rows, RaggedRows(labels, IGNORED))
 
     def loss(self, model, batch):

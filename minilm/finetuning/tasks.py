@@ -55,7 +55,7 @@ class LabelledRows:
         """Return the chosen examples, padded to the longest of them.
 
         They are input_ids, attention_mask, perhaps token_type_ids (B, T), of pairs apart (B, 2, T); labels
-        and other columns (B, ...); the counts n_row, and n_label, of the labels that are not `IGNORED`.
+        and other columns (B, ...); n_row; n_label: labels that are not `IGNORED`, or the sum of `weights`.
         """
         chosen = np.asarray(chosen)
         batch = self.texts.batch(self.numbers[chosen])

@@ -72,17 +72,17 @@ class TextToText(Task):
     def answer_ids(self, text: str) -> list[int]:
         """Return the ids of an answer with its end; one that had to be cut has none."""
         # After a line break or [CLS] alike a word is the token it is inside a text: the one with a space.
-        ours = self.is_decoder or "[CLS]" in self.tokenizer.special_tokens
-        ids = [*self.tokenizer.encode(" " + text if ours else text, allow_special=False), self.end]
+        spaced = self.is_decoder or "[CLS]" in self.tokenizer.special_tokens
+        ids = [*self.tokenizer.encode(" " + text if spaced else text, allow_special=False), self.end]
         return ids[: self.most_answer]
 
     def source_ids(self, text: str, n_answer: int) -> tuple[list[int], bool]:
         """Return the ids that stand before an answer of `n_answer` tokens, and whether the text was cut."""
-        ids, after = text_ids(self.tokenizer, self.config, text), [self.end]
-        room = self.context - len(self.begin) - 1
+        ids, after, n_behind = text_ids(self.tokenizer, self.config, text), [self.end], 0
         if self.is_decoder:  # the answer stands in the same row; its end is a label, and no input
             after = self.tokenizer.encode(ANSWER, allow_special=False)
-            room = max(0, room - len(after) - max(n_answer, self.n_answer) + 2)
+            n_behind = max(n_answer, self.n_answer) - 1
+        room = max(0, self.context - len(self.begin) - len(after) - n_behind)
         return [*self.begin, *ids[max(0, len(ids) - room) :], *after], len(ids) > room
 
     def rows(self, examples):

@@ -21,7 +21,7 @@ def unigram_loss(objective: Objective, ids: np.ndarray, name: str, n_end: int = 
     """
     count = np.bincount(ids[:MOST_SINGLE], minlength=len(objective.token_bytes))
     count[objective.tokenizer.special_id("[SEP]")] += n_end * min(MOST_SINGLE, len(ids)) // len(ids)
-    # Witten and Bell's share for tokens not seen, as in `ngrams`: 1 for each would drown a small text.
+    # p = (c + d / V) / (n + d) with d of V tokens seen, as in `ngrams`; 1 for each would drown a small text.
     count = count + (count > 0).mean()
     labels = objective.batch(0, "validation")[name].numpy()
     return float(-np.log(count / count.sum())[labels[labels != IGNORED]].mean())
@@ -51,7 +51,7 @@ def slot_accuracy(objective: Masked, model) -> float | None:
     rows = {name: value[is_thing.any(1)] for name, value in rows.items()}
     is_thing = is_thing[is_thing.any(1)]
     drawn = np.random.default_rng(objective.seed).random(is_thing.shape)
-    hidden = (drawn * is_thing).argmax(1)[:, None]  # (N, 1)
+    hidden = (drawn * is_thing).argmax(1)[:, None]  # (N, 1), one of the row's things by chance
     truth = np.take_along_axis(rows["input_ids"], hidden, 1)
     np.put_along_axis(rows["input_ids"], hidden, objective.mask, 1)
     batch = tensors(rows | dict(masked_positions=hidden))

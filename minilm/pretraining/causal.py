@@ -51,7 +51,7 @@ class Causal(Objective):
     def loss(self, model, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the mean over the labels in nats; metrics `loss`, `bits_per_byte`, `accuracy`."""
         hidden = model.hidden_states(batch["input_ids"])[-1]  # (B, T, D)
-        total, right = vocabulary_loss(model, hidden, batch["labels"])  # -log p of each label, in nats
+        total, right = vocabulary_loss(model, hidden, batch["labels"])  # sum of -log p in nats; (B, T)
         loss = total / batch["n_label"]
         return loss, {
             "loss": loss,
@@ -81,7 +81,7 @@ class Causal(Objective):
 
 def token_stream(tokenizer: BPE, documents: Sequence[str], end: int) -> np.ndarray:
     """Return the ids of all documents in one array (n,), `end` before each document and after the last."""
-    return token_rows(documents, tokenizer, ended, end, first=("",))[0]
+    return token_rows(documents, tokenizer, ended, end, first=("",))[0]  # first an empty one: `end` alone
 
 
 def ended(tokenizer: BPE, document: str, end: int) -> list[list[int]]:

@@ -87,7 +87,7 @@ class Denoising(Objective):
         # The decoder needs no mask: padding comes after the text, where no token of the text looks.
         given = batch["input_ids"], batch["attention_mask"], None, batch["decoder_input_ids"]
         hidden = model.hidden_states(*given)[-1]  # (B, T, D)
-        total, right = vocabulary_loss(model, hidden, batch["labels"])  # nats; (B, T)
+        total, right = vocabulary_loss(model, hidden, batch["labels"])  # sum of -log p in nats; (B, T)
         loss = total / batch["n_label"]
         return loss, {
             "loss": loss,

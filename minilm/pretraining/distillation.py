@@ -43,8 +43,8 @@ class Distillation(Masked):
     are learnt from, drawn by `seed`; none: all. UserError for a teacher that does not fit.
     """
 
-    # With the teacher or without: who has none soon knows few texts by heart, and its loss on others rises.
-    # At the last step it would look worse than it can be.
+    # Every student may stop early, and its best is kept: one without a teacher soon knows few texts by heart,
+    # its loss on others rises, and after the last step it would look worse than it can be.
     patience = 3
 
     def __init__(

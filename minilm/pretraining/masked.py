@@ -85,7 +85,7 @@ class Masked(Objective):
     def loss(self, model, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the sum of both losses, each a mean in nats; metrics of each."""
         hidden, at_masked = masked_states(model, batch)  # (B, T, D), (B, P, D)
-        total, right = vocabulary_loss(model, at_masked, batch["masked_labels"])  # the hidden tokens', nats
+        total, right = vocabulary_loss(model, at_masked, batch["masked_labels"])  # sum of -log p; (B, P)
         masked_loss = total / batch["n_masked"]
         metrics = {
             "loss": masked_loss,
@@ -133,17 +133,17 @@ def fill_examples(objective: Masked, model, n: int = 3) -> list[str]:
     fits = (is_rare[ids] | ~is_rare[ids].any(1, keepdims=True)) & ~special
     word = (objective.begins_word[ids] | special).cumsum(1)  # (n, T), which word of its row a token is of
     lines = []
-    for b, place in enumerate((rng.random(ids.shape) * fits).argmax(1)):
+    for b, place in enumerate((rng.random(ids.shape) * fits).argmax(1)):  # one that fits, by chance
         hidden = np.flatnonzero((word[b] == word[b, place]) & ~special[b])  # (P,)
         parts = np.split(ids[b], [hidden[0], hidden[-1] + 1])
-        ordinary = ([i for i in part if i not in objective.special_ids] for part in parts)
-        before, truth, behind = map(tokenizer.decode, ordinary)
+        before, truth, behind = (tokenizer.decode(part[~objective.is_special[part]]) for part in parts)
         ids[b, hidden] = objective.mask
         row = {name: value[[b]] for name, value in rows.items()} | dict(masked_positions=hidden[None])
-        chances, best = predict_masked(model, tensors(row))[0, :, : tokenizer.vocab_size].topk(3)  # (P, 3)
-        guesses = zip(best.T.tolist()[: 3 if len(hidden) == 1 else 1], chances.prod(0).tolist(), strict=False)
+        p_token = predict_masked(model, tensors(row))[0, :, : tokenizer.vocab_size]  # (P, V)
+        chances, best = p_token.topk(3 if len(hidden) == 1 else 1)  # (P, n) each, for n guesses
+        guesses = zip(best.T.tolist(), chances.prod(0).tolist(), strict=True)
         told = [f"{tokenizer.decode(guess).strip()} {p:.2f}" for guess, p in guesses]
-        lines.append(f"{before}{' ' * truth.startswith(' ')}____{behind}".strip())
+        lines.append(f"{before}{' ____' if truth.startswith(' ') else '____'}{behind}".strip())
         lines.append(f"    {'   '.join(told)}   (it was: {truth.strip()})")
     return lines
 
@@ -158,14 +158,14 @@ def choose_positions(may_hide: np.ndarray, share: float, rng: np.random.Generato
     column, n_may = np.arange(may_hide.shape[1]), may_hide.sum(1)  # (T,), (B,)
     draws = rng.random(may_hide.shape)  # (B, T); the tokens with the lowest draws are hidden
     if starts_word is not None:  # all tokens of a word have the draw of its first token
-        first = np.maximum.accumulate(np.where(starts_word | ~may_hide, column, 0), axis=1)
+        first = np.maximum.accumulate(np.where(starts_word | ~may_hide, column, 0), axis=1)  # its column
         draws = np.take_along_axis(draws, first, 1)
     draws[~may_hide] = 2.0  # never among the lowest
     order = draws.argsort(1, kind="stable")  # (B, T); the tokens of a word stay side by side
     n_hidden = np.rint(share * n_may).clip(1, n_may)  # (B,)
     if starts_word is not None:
         taken = whole_words(np.take_along_axis(draws, order, 1), n_hidden)
-        order = np.take_along_axis(order, (~taken).argsort(1, kind="stable"), 1)
+        order = np.take_along_axis(order, (~taken).argsort(1, kind="stable"), 1)  # those taken first
         n_hidden = taken.sum(1)
     counted = column < n_hidden[:, None]
     P = max(1, counted.sum(1).max())
@@ -173,16 +173,16 @@ def choose_positions(may_hide: np.ndarray, share: float, rng: np.random.Generato
 
 
 def whole_words(draws: np.ndarray, n_hidden: np.ndarray) -> np.ndarray:
-    """Return which of the sorted `draws` (B, T) are hidden; equal ones are a word, from 1 on nothing is.
+    """Return which of the sorted `draws` (B, T) are hidden: equal ones are a word, from 1 on none may be.
 
     Word after word is taken if it fits into what is left of n_hidden (B,), else passed over. Differs from the
     authors' code: where no word fits, the first is hidden whole, so that each row has something to learn.
     """
     B, T = draws.shape
-    word = np.append(np.zeros((B, 1), int), (draws[:, 1:] != draws[:, :-1]).cumsum(1), axis=1)  # (B, T)
+    word = (np.diff(draws, prepend=draws[:, :1]) != 0).cumsum(1)  # (B, T), a token's word in its row
     length = np.bincount((word + T * np.arange(B)[:, None]).ravel(), draws.ravel() < 1, B * T).reshape(B, T)
-    taken, left = np.zeros((B, T), dtype=bool), n_hidden
-    for i in range(T):
+    taken, left = np.zeros((B, T), dtype=bool), n_hidden  # taken[b, i]: word i of row b, of length[b, i]
+    for i in range(T):  # word i of each row
         taken[:, i] = (length[:, i] > 0) & (length[:, i] <= left)
         left = left - length[:, i] * taken[:, i]
         if not left.any():

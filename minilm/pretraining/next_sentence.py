@@ -66,15 +66,15 @@ class SentenceRuns:
         self.cls, self.sep, self.pad = map(tokenizer.special_id, ("[CLS]", "[SEP]", "[PAD]"))
         self.ids, lengths, counts = token_rows(documents, tokenizer, sentence_rows)
         longest = room // n_text
-        self.n_cut, n_part = (lengths > longest).sum(), -(-lengths // longest)
+        self.n_cut, n_part = (lengths > longest).sum(), -(-lengths // longest)  # parts of each
         ends = n_part.cumsum()  # behind the last part of each sentence
         parts = np.full(n_part.sum(), longest, dtype=np.int32)  # their lengths
-        parts[ends - 1] -= n_part * longest - lengths
+        parts[ends - 1] -= n_part * longest - lengths  # a last part has what is left
         self.edges = np.append(0, parts.cumsum())  # sentence, or part, s is ids[edges[s] : edges[s + 1]]
         first = np.append(0, ends)[np.append(0, counts.cumsum())]  # where each document begins
         after = self.edges.searchsorted(self.edges[:-1] + room, "right") - 1  # behind what fits from s on
         if not across_documents:
-            np.minimum(after, np.repeat(first[1:], np.diff(first)), out=after)
+            np.minimum(after, np.repeat(first[1:], np.diff(first)), out=after)  # its document's end
         runs = array("i", [0])  # where each begins, and behind the last: int32, as there may be millions
         while runs[-1] < len(after):
             runs.append(after[runs[-1]])
@@ -115,8 +115,8 @@ class SentencePairs(SentenceRuns):
         # A of a run is ids[start : border], its B ids[border : end]; (N,) each
         self.start, self.border, self.end = self.edges[[first, middle, last]]
         self.a_lengths, self.b_lengths = np.diff([self.start, self.border, self.end], axis=0).astype(np.int32)
-        # Neighbours in this order have a B alike: runs by place in the document, then sentences of B, then
-        # its tokens; equals in a random order, since those next to each other in the text share a topic.
+        # Neighbours in this order have a B alike. The last key counts first: does the run open its document?
+        # Then the sentences of B, then its tokens, then chance, since neighbours in a text share a topic.
         is_first = np.append(True, self.document_of[1:] != self.document_of[:-1])
         tie = np.random.default_rng(0).random(len(self))
         self.order = np.lexsort((tie, self.b_lengths, last - middle, ~is_first)).astype(np.int32)
@@ -131,29 +131,29 @@ class SentencePairs(SentenceRuns):
         a, b = self.a_lengths[chosen][:, None], self.b_lengths[second][:, None]  # (B, 1)
         # [CLS] at 0, A from 1, [SEP] at a + 1, B from a + 2, [SEP] at a + b + 2, then padding; (T,)
         place = np.arange(width((a + b).max() + 3, self.context))
-        source = np.where(place <= a, self.start[chosen][:, None] - 1, self.border[second][:, None] - a - 2)
-        ids = self.ids[(source + place).clip(0, len(self.ids) - 1)].astype(np.int64)  # (B, T)
-        ids[:, 0], real = self.cls, place <= a + b + 2
+        shift = np.where(place <= a, self.start[chosen][:, None] - 1, self.border[second][:, None] - a - 2)
+        ids = self.ids[(place + shift).clip(0, len(self.ids) - 1)].astype(np.int64)  # (B, T)
+        real = place <= a + b + 2  # (B, T)
+        ids[:, 0] = self.cls
         ids[(place == a + 1) | (place == a + b + 2)] = self.sep
         ids[~real] = self.pad
-        segments = (place > a + 1) & real
         labels = np.where(second == chosen, FOLLOWS, DOES_NOT_FOLLOW)
-        rows = dict(input_ids=ids, attention_mask=real, token_type_ids=segments)
+        rows = dict(input_ids=ids, attention_mask=real, token_type_ids=(place > a + 1) & real)
         return rows | dict(next_sentence_labels=labels)
 
     def second_runs(self, chosen: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Return the runs (B,) that B is from: half of the time the chosen one, else one with a B alike."""
         B, false = len(chosen), rng.random(len(chosen)) < 0.5
         reach = max(8, len(self) // 100)  # in a long text the lengths are as good as equal that near
-        steps = rng.integers(1, reach + 1, (B, 8)) * (2 * rng.integers(0, 2, (B, 8)) - 1)  # forth or back
+        steps = rng.integers(1, reach + 1, (B, 8)) * rng.choice([-1, 1], (B, 8))  # forth or back
         near = self.order[(self.rank[chosen][:, None] + steps) % len(self)]  # (B, 8) runs to try
         second = chosen.copy()
         for row in np.flatnonzero(false):
             tries = near[row]
-            if (self.document_of[tries] == self.document_of[chosen[row]]).all():  # one among shorter ones
+            if (self.document_of[tries] == self.document_of[chosen[row]]).all():  # a long text, others short
                 tries = rng.integers(len(self), size=8)
             fitting = (other for other in tries if self.may_be_false(chosen[row], other))
-            second[row] = next(fitting, chosen[row])
+            second[row] = next(fitting, chosen[row])  # where none fits, B is the true one
         return second
 
     def may_be_false(self, run: int, other: int) -> bool:

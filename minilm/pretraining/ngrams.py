@@ -31,9 +31,9 @@ def ngram_losses(train: np.ndarray, labels: np.ndarray, V: int, longest: int = 5
         grams, hw = np.unique(h * V + ids, return_inverse=True)  # (n + L,) number of context and token
         c_hw = np.bincount(hw[:n], minlength=len(grams))  # counted in training
         c_h = np.bincount(h[:n], minlength=h.max() + 1)
-        d_h = np.bincount(grams[c_hw > 0] // V, minlength=len(c_h))
+        d_h = np.bincount(grams[c_hw > 0] // V, minlength=len(c_h))  # a gram is h V + w, so // V is its h
         d = np.maximum(1, d_h)[h[n:]]  # (L,); an unseen context, 0 / 0, leaves p as it is
         p = (c_hw[hw[n:]] + d * p) / (c_h[h[n:]] + d)
         losses.append(float(-np.log(p).mean()))
-        h = np.concatenate([[0], hw[:-1] + 1])  # the n tokens before a token: its next context; 0: none
+        h = np.concatenate([[0], hw[:-1] + 1])  # the gram before a token is its longer context; 0: none
     return losses

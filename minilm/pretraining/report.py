@@ -34,16 +34,16 @@ def causal_closing(objective: Causal, model, before: dict, after: dict, settings
     names = {"loss": "loss (nats a token)", "perplexity": "perplexity", "bits_per_byte": "bits per byte"}
     floor = compared = objective.floor()
     what = "the grammar's own: no model can do better"
-    stream, bits_per_nat = objective.streams["train"], before["bits_per_byte"] / before["loss"]
+    stream, to_bits_per_byte = objective.streams["train"], before["bits_per_byte"] / before["loss"]
     if not floor:
         loss = baselines.unigram_loss(objective, stream, "labels")
-        compared, what = dict(loss=loss, bits_per_byte=loss * bits_per_nat), "from word frequencies alone"
+        compared, what = dict(loss=loss, bits_per_byte=loss * to_bits_per_byte), "from word frequencies alone"
     before, after, compared = (m | dict(perplexity=perplexity(m["loss"])) for m in (before, after, compared))
     rows = table_rows(before, after, [(name, key, compared[key], what) for key, name in names.items()])
     results = dict(perplexity=after["perplexity"], floor_bits_per_byte=floor.get("bits_per_byte"))
     losses = ngram_losses(stream, objective.streams["validation"][1:], len(objective.token_bytes))
     for n, loss in enumerate(losses):
-        results[f"ngram_{n}_bits_per_byte"] = bits = loss * bits_per_nat
+        results[f"ngram_{n}_bits_per_byte"] = bits = loss * to_bits_per_byte
         name = f"{n}-grams, of {min(MOST, len(stream)):,} tokens" if n else "all tokens alike (ln V)"
         rows.append(("", None, None, bits, name))
     rows += table_rows(before, after, [("next token right", "accuracy")])
@@ -109,7 +109,7 @@ def translation_closing(objective: Translation, model, before: dict, after: dict
     for key, name, rate in (("exact_match", "whole texts right", exact_match), ("bleu", "BLEU", corpus_bleu)):
         results[key], trivial = rate(ours, references), rate(baseline, references)
         rows.append((name, None, results[key], trivial, what))
-    results["baseline_bleu"] = trivial
+    results["baseline_bleu"] = trivial  # of the last figure, BLEU
     lines = ["Translations:"]
     for i in np.random.default_rng(objective.seed).permutation(len(sources))[:5]:
         verdict = "ours" if ours[i].split() != references[i].split() else "ours, right"
@@ -122,13 +122,13 @@ def distillation_closing(objective: Distillation, model, before: dict, after: di
     teacher = objective.teacher
     figures = dict(teacher=evaluate(teacher, objective, settings), student=after)
     labels = dict(teacher="teacher", student=f"student, {len(objective.corpus.train):,} texts")
-    speed = {model: students.texts_per_second(objective, model) for model in (teacher, model)}
+    speed = {one: students.texts_per_second(objective, one) for one in (teacher, model)}
     for name, (label, other) in students.other_lessons(objective).items():
         student = students.train_again(model, other, settings, label.strip())
         figures[name], labels[name] = evaluate(student, objective, settings), label
     rows = []
     for name, figure in figures.items():
-        shape = teacher if name == "teacher" else model
+        shape = teacher if name == "teacher" else model  # all students, and the copied layers, are as large
         sizes = (shape.n_parameters(), students.block_weights(shape), round(speed[shape]))
         rows.append((labels[name], *sizes, figure["masked_accuracy"], figure["masked_loss"]))
     rows.insert(1, ("its layers as copied", *sizes, before["masked_accuracy"], before["masked_loss"]))

@@ -46,8 +46,8 @@ class Row(NamedTuple):
     then: str  # more flags of train.py to try after it, on the same text; {run} is its folder
 
 
-UNTOLD = {*CommonSettings.__annotations__, "teacher", "accumulate", "resume"}  # that make no other model
-UNTOLD |= {"eval_every", "eval_rows", "save_every", "log_every"}
+UNTOLD = {*CommonSettings.__annotations__, "teacher", "accumulate", "resume"}  # they make no other model, so
+UNTOLD |= {"eval_every", "eval_rows", "save_every", "log_every"}  # `newest_or_train` tells of none of them
 OBJECTIVES: dict[str, Row] = {
     "masked": Row(Masked, report.masked_closing, "bert-tiny", "--whole-word --vocab-size 400"),
     "causal": Row(Causal, report.causal_closing, "gpt-tiny", "--init {run} --data world:reports"),
@@ -246,12 +246,12 @@ def with_recipe(settings: PretrainingSettings) -> PretrainingSettings:
 def check_fit(settings: PretrainingSettings, config: ModelConfig) -> None:
     """Raise UserError unless the objective trains such models, and rows fit the positions."""
     if (n := settings.context) > config.max_positions:
-        more = f"; or --max-positions {n}" * (not settings.init and settings.objective != "distillation")
+        more = "" if settings.init or settings.objective == "distillation" else f"; or --max-positions {n}"
         raise UserError(f"--context {n} exceeds {config.max_positions} positions{more}")
     name, objective = settings.init or settings.model, settings.objective
-    kinds = {name: PRESETS[row.model].kind for name, row in OBJECTIVES.items()}
+    kinds = {key: PRESETS[row.model].kind for key, row in OBJECTIVES.items()}
     if kinds[objective] != config.kind:
-        fitting = " or ".join(n for n in kinds if kinds[n] == config.kind and n != "distillation")
+        fitting = " or ".join(key for key in kinds if kinds[key] == config.kind and key != "distillation")
         what = f"--objective {objective} trains a model of kind {kinds[objective]}, and {name} is of kind"
         raise UserError(f"{what} {config.kind}; it fits --objective {fitting}")
     tells_two = config.next_sentence and config.n_segments > 1

@@ -24,7 +24,7 @@ class Smoothed(Distillation):
     def ask_teacher(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return hidden states (B, T, D) and logits (B, P, V), all 0."""
         (B, T), P = batch["input_ids"].shape, batch["masked_positions"].shape[1]
-        config, zeros = self.teacher.config, batch["n_masked"].new_zeros
+        config, zeros = self.teacher.config, batch["n_masked"].new_zeros  # float32, on the batch's device
         return zeros(B, T, config.d_model), zeros(B, P, config.vocab_size)
 
 

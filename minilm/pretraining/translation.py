@@ -77,7 +77,7 @@ class Translation(Objective):
         order = np.resize(rng.permutation(n), self.n_bucket * self.batch_size)
         longest = np.maximum(self.sources["train"].lengths, self.labels["train"].lengths)
         order = order[np.argsort(longest[order], kind="stable")]  # equal lengths in a new order each epoch
-        return rng.permutation(order.reshape(self.n_bucket, self.batch_size))  # mixes the rows, the buckets
+        return rng.permutation(order.reshape(self.n_bucket, self.batch_size))  # shuffles the buckets
 
     def loss(self, model, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the smoothed loss, a mean over the labels in nats.
@@ -121,9 +121,9 @@ def smoothed_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> 
     distribution over all V tokens (Szegedy et al. 2016, section 7; Vaswani et al. 2017, section 5.4): a model
     that is never rewarded for being certain stays able to change its mind. Labels (...) may be `IGNORED`.
     """
-    log_probs = logits.float().log_softmax(-1)  # (..., V); of bf16's two to three digits too little is left
+    log_probs = logits.float().log_softmax(-1)  # (..., V); bf16's two to three digits are too few
     counted = labels != IGNORED
-    right = log_probs.gather(-1, labels.clamp(min=0)[..., None])[..., 0]  # (...)
+    right = log_probs.gather(-1, labels.clamp(min=0)[..., None])[..., 0]  # (...), of the labels
     plain = -(right * counted).sum()
     uniform = -(log_probs.mean(-1) * counted).sum()  # against 1 / V for each token
     return (1 - smoothing) * plain + smoothing * uniform, plain  # the cross-entropy is linear in its target

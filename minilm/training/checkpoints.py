@@ -70,9 +70,9 @@ class Progress:
         self.folder, self.settings, self.n_token = folder, settings, 0
         self.began, self.earlier_seconds = time.perf_counter(), earlier_seconds
         self.first_bad: Tensor | None = None  # first step of a loss that is not finite
-        hidden = True if process_rank() else None  # of several the first speaks; none: at a terminal only
+        quiet = True if process_rank() else None  # of several the first speaks; none: at a terminal only
         self.bar = tqdm(
-            total=settings.steps, initial=start, desc=label, disable=hidden, unit="step", ncols=100
+            total=settings.steps, initial=start, desc=label, disable=quiet, unit="step", ncols=100
         )
 
     def seconds(self) -> float:

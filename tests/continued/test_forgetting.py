@@ -143,6 +143,13 @@ def test_the_best_rate_from_zero_counts_whichever_it_is(settings, monkeypatch):
         assert {name: results[name] for name in expected} == expected
 
 
+def test_replay_needs_a_text_that_is_not_measured_on(settings, monkeypatch):
+    general = dataclasses.replace(GENERAL, train=DOMAIN.validation)
+    monkeypatch.setattr(Pretraining, "texts", lambda self: general)
+    with pytest.raises(UserError, match="^--replay 0.3 has no text: all is in the domain's validation$"):
+        started(settings, replay=0.3)
+
+
 def test_replay_ends_as_soon_as_the_share_is_reached():
     domain, general = Corpus("a", ["x" * 40], []), Corpus("b", [f"text {i:05}" for i in range(30)], [])
     assert len(with_replay(domain, general, 0.5, 0).train) == 1 + 4, "4 texts of 10 bytes are 40 bytes"

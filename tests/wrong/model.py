@@ -192,8 +192,8 @@ WRONG = {
         ("left = left - length[:, i] * taken[:, i]", "left = left + 0", "does not shrink"),
         ("left = left - length", "left -= length", "Cannot cast ufunc"),
         (
-            "(draws[:, 1:] != draws[:, :-1]).cumsum(1)",
-            "np.ones((B, T - 1), int).cumsum(1)",
+            "(np.diff(draws, prepend=draws[:, :1]) != 0).cumsum(1)",
+            "np.ones((B, T), int).cumsum(1) - 1",
             "each token counts as a word",
         ),
         (
