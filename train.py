@@ -24,8 +24,8 @@ from minilm.pretraining.run import Distilling, Pretraining, PretrainingSettings,
 
 def main() -> None:
     """Train, and print what was learnt beside what a trivial method reaches."""
-    whole = lambda given: continued_command(given, {}) if given.get("init") else given
-    name_of = lambda given: whole(given).get("objective", "masked") + "-continued" * bool(given.get("init"))
+    objective = lambda given: given.get("objective", "masked")
+    name_of = lambda g: objective(continued_command(g, {})) + "-continued" if g.get("init") else objective(g)
     given, overrides = read_command(PretrainingSettings, __doc__, name_of, ModelConfig)
     if given.get("init") and not given.get("resume"):
         given = continued_command(given, overrides)

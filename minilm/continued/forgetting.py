@@ -38,8 +38,7 @@ class Continued(Pretraining):
         s = self.settings
         model, tokenizer = load_reader(s.init, choose_device(s.device).type)
         check_fit(s, model.config)
-        saved = settings_of(s.init)
-        if not saved:
+        if not (saved := settings_of(s.init)):
             print(f"nobody knows what {s.init} has read: texts of the validation part may be among it")
         # Its seed too: this run's would draw other texts. For those of a published model the world stands in.
         known = {n: saved[n] for n in ("data", "seed", "n_documents") if n in saved} or dict(data=("world",))

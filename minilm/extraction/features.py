@@ -116,11 +116,11 @@ def hidden_batches(model, rows: RaggedRows, tokens_per_batch=None, precision="fp
         for chosen in shown(batches_of(rows.lengths, tokens_per_batch), "reading"):
             batch = rows.batch(chosen.tolist())
             real = batch.pop("attention_mask").bool()  # (B, T)
-            batch, real = to_device(batch, device), None if real.all() else real.to(device)
+            real = None if real.all() else real.to(device)
             # A decoder's real tokens see nothing of what is padded behind them: no mask, a faster path.
             mask = None if model.config.kind == "decoder" else real
             with torch.inference_mode(), autocast(precision, device):
-                states = model.hidden_states(**batch, attention_mask=mask)
+                states = model.hidden_states(**to_device(batch, device), attention_mask=mask)
             yield chosen, states, real
 
 

@@ -108,12 +108,12 @@ def probe_tables(model, rows, parts, headline, vectors, asked, n_draw, seed, how
 def control_table(model, rows, places, layer: int, words, tags, is_test: np.ndarray, seed: int, how) -> tuple:
     """Return figures of a layer, and the table of all as lines; `words`, `tags`, `is_test`: one a word.
 
-    A probe may learn the words by heart. How well, a control task tells, where nothing else is to be known:
+    A probe may learn the words by heart. How well, a control task tells, in which nothing else can be learnt:
     selectivity = accuracy on the tags - accuracy there. Source: Hewitt and Liang 2019, section 2.
     """
-    (_, y), (types, spelling) = (np.unique(column, return_inverse=True) for column in (tags, words))
-    # Each word, as it is spelled, has one label, drawn once, as often as the tags occur.
-    control_y = np.random.default_rng(seed).choice(y, len(types))[spelling]  # (n_word,)
+    y = np.unique(tags, return_inverse=True)[1]  # (n_word,), the tags as numbers
+    types, type_of = np.unique(words, return_inverse=True)  # the spellings; (n_word,) which one each word has
+    control_y = np.random.default_rng(seed).choice(y, len(types))[type_of]  # (n_word,), a label a spelling
     ours, body, twin = [], [], random_twin(model, seed)
     for number in range(n_layer(model.config) + 1):
         found = []

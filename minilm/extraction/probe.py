@@ -125,7 +125,7 @@ def split(examples: Sequence[tuple], n: int, seed, labels_of: Callable | None = 
     """Return (examples to learn from, about n held out), in order: no text stands on both sides.
 
     A text is the first field, so of a question its context; where all share that, all fields but the truth.
-    Of no label (`labels_of` an example) the last example is held out, so there may be none to hold out.
+    Of each label (`labels_of` an example) one stays to learn from at least, so there may be none to hold out.
     """
     labels_of, groups = labels_of or (lambda example: ()), {}
     n_field = 1 if len({one_line(str(first)) for first, *_ in examples}) > 1 else -1

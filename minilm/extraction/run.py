@@ -61,7 +61,7 @@ class ExtractionSettings(CommonSettings):
 
 def extract_features(given: dict) -> Path:
     """Do what the flags ask for and return the run folder; `given`: those that stand on the command line."""
-    settings, asked = ExtractionSettings(**given), given.get("probe")
+    settings, asked = ExtractionSettings(**given), given.get("probe")  # asked: None if not given
     if settings.tokens:
         parts = read_tagged(settings.data, asked, settings.seed)
     else:
@@ -85,7 +85,7 @@ def extract_features(given: dict) -> Path:
     lines.append(f"Vectors of {len(columns['embeddings']):,} texts or tokens: {folder / FEATURES}")
     data = typed("data", "world" if kind(settings.data) == ".conll" else settings.data)
     then = f"python extract.py {typed('model', source)} {data} --similar TEXT"
-    then += " --no-probe" * (asked is False)
+    then += " --no-probe" if asked is False else ""
     finish(folder, settings, [], lines, results, time.perf_counter() - began, then)
     return folder
 

@@ -52,8 +52,8 @@ class PromptFormat:
 
     def continuations(self) -> list[str]:
         """Return what each label looks like where it is due."""
-        before = self.template.partition("{label}")[0]
-        return [" " * before.endswith(" ") + word for word in self.words.values()]
+        space = " " if self.template.partition("{label}")[0].endswith(" ") else ""
+        return [space + word for word in self.words.values()]
 
     def ending(self) -> str:
         """Return what follows a label in a prompt."""
@@ -70,13 +70,13 @@ def draw_questions(examples, tests, k: int, seed: int) -> list[Question]:
 
 def relabelled(questions: Sequence[Question], control: str, labels: Sequence[str], seed: int) -> list:
     """Return the questions with other labels in their examples (Min et al. 2022, section 4)."""
-    # Where all stand after the same examples these stay the same, so that they are read once.
+    # Questions that share their examples share them afterwards too: a model reads these once.
     apart = questions if len({q.examples for q in questions}) > 1 else questions[:1]
     given = [label for question in apart for _, label in question.examples]
     rng = random.Random(f"{control} labels {seed}")
     if control == "shuffled":
-        # Over all prompts: the frequencies stay, what the labels say is gone. Inside one prompt, or where all
-        # have the same examples (--data), many stay right: half of two labels, the only one of one example.
+        # Shuffled over all prompts: how often a label occurs stays, what it says is gone. Inside one prompt,
+        # or where all share one set (--data), many stay right: about half of two labels, a single one always.
         rng.shuffle(given)
     if control == "random":
         given = rng.choices(list(labels), k=len(given))

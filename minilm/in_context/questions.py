@@ -56,9 +56,9 @@ class InContext(Causal):
         if split == "train":
             return batch
         n_row = len(batch["input_ids"])
-        # each row of probes (N, P) has every N-th question: a part of the batch asks its own
-        probes = np.full((n_row, -(-len(self.asked) // n_row)), -1)
-        probes.T.flat[: len(self.asked)] = np.arange(len(self.asked))
+        # Row i of N has the questions i, i + N, i + 2 N ..., so that each part of the batch asks its own.
+        number = np.arange(n_row * int(np.ceil(len(self.asked) / n_row))).reshape(-1, n_row).T  # (N, P)
+        probes = np.where(number < len(self.asked), number, -1)
         return batch | dict(probes=torch.from_numpy(probes))
 
     def loss(self, model, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import chain
-from operator import itemgetter
 from pathlib import Path
 from typing import Literal
 
@@ -71,7 +70,8 @@ class PromptSettings(CommonSettings):
 
 def answer_prompts(settings: PromptSettings) -> Path | None:
     """Write a text for --prompt, or print the accuracy against the number of examples."""
-    began, study = time.perf_counter(), make_study(settings) if settings.prompt is None else None
+    began = time.perf_counter()
+    study = make_study(settings) if settings.prompt is None else None
     name, kind = ("causal", None) if settings.prompt is not None or settings.data else ("in-context", FewShot)
     folder, model, tokenizer = start_model(settings.model, name, settings, kind, reads_only=True)
     if settings.select == "nearest":
@@ -87,8 +87,8 @@ def answer_prompts(settings: PromptSettings) -> Path | None:
         if settings.prompt == "-":
             loop(writer, settings.seed)
         else:
-            given = iter([] if model.encoder or settings.chat else [settings.prompt])  # what it goes on with
-            writer.write(settings.prompt, settings.seed, lambda piece: show(next(given, "") + piece))
+            head = iter([] if model.encoder or settings.chat else [settings.prompt])  # before the first piece
+            writer.write(settings.prompt, settings.seed, lambda piece: show(next(head, "") + piece))
             print()
 
 
@@ -99,9 +99,9 @@ def make_study(settings: PromptSettings) -> Study:
         draws = {task: lambda k, i, task=task: questions(task, k, n, seed, start=i * n) for task in TASKS}
         return Study(draws, NAMES, FORMAT, CHANCE, "chance", *how)
     examples, asked = examples_and_tests(settings)
-    if again := sum(map(dict(examples).__contains__, map(itemgetter(0), asked))):
+    known, given = dict(examples), [label for _, label in examples]
+    if again := sum(text in known for text, _ in asked):
         print(f"{settings.test}: {again:,} of {len(asked):,} texts asked stand in {settings.data} too")
-    given = [label for _, label in examples]
     words = {label: label for label in sorted(set(given))}
     commas = re.compile(f",(?=(?:{'|'.join(map(re.escape, words))})=)")  # a word may hold others
     for option in chain(*map(commas.split, settings.label_words)):
@@ -132,12 +132,12 @@ def examples_and_tests(settings: PromptSettings) -> tuple[list, list]:
     if test is None:
         if len(examples) < 5:  # a fifth is asked
             raise UserError(f"{data}: {len(examples)} rows, too few to hold some back: give --test FILE")
-        examples, asked = split(examples, len(examples) // 5, "texts to ask", itemgetter(slice(1, 2)))
+        examples, asked = split(examples, len(examples) // 5, "texts to ask", lambda example: example[1:])
     else:
         asked = read_table(test, ("text", "label"))
     labels, most = sorted({label for _, label in examples}), max(settings.shots or SHOTS)
-    for label in (label for _, label in asked if label not in labels):
-        wrong = f"the label {label!r} is in no example of {data} ({', '.join(labels[:9])})"
+    if unknown := [label for _, label in asked if label not in labels]:
+        wrong = f"the label {unknown[0]!r} is in no example of {data} ({', '.join(labels[:9])})"
         raise UserError(f"{test or data}: {wrong}: add examples of it or take the rows out")
     if most > len(examples):
         raise UserError(f"--shots {most}: {data} has {len(examples)} examples")

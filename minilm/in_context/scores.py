@@ -64,11 +64,11 @@ def label_log_likelihoods(model, tokenizer, prompts: Sequence[str], labels, batc
     batch_size = min(batch_size, max(1, MOST_TOKENS // (len(rows[order[-1]]) + n_more)))
     result = torch.empty(len(rows), len(labels))
     start = decoder_begin(tokenizer) if model.encoder else []
-    # The examples, where all prompts begin with the same, are read once, for all that is asked after them.
+    # What all prompts begin with, their examples, is read once. row[:-1]: each keeps a token of its own.
     shared = len(commonprefix([row[:-1] for row in rows])) if model.encoder is None else 0
     with evaluation_mode(model):
         caches = None
-        if shared >= WORTH_SHARING and model.config.positions != "alibi":  # which would count padding
+        if shared >= WORTH_SHARING and model.config.positions != "alibi":  # its distances count padding
             caches = model.new_caches(shared)
             model.decode(torch.tensor([rows[0][:shared]], device=model.tokens.weight.device), caches=caches)
             rows = [row[shared:] for row in rows]
@@ -92,13 +92,13 @@ def batch_likelihoods(model, prompts, labels: list[tuple[int, ...]], start: list
     # One pass scores all labels that differ in their last token only: where labels are single tokens, the
     # only pass, whose last distribution has the probability of each.
     for head in {label[:-1] for label in labels}:
-        # Padded on the left, so that the labels stand in the same columns; the last token's is a filling.
-        ids, mask = pad([[*prompt, *head, 0] for prompt in prompts], 0, "left", device)  # (B, S + L)
+        # Padded on the left, so that the labels stand in the same columns; 0 for any last token.
+        ids, mask = pad([[*prompt, *head, 0] for prompt in prompts], 0, "left", device)  # (B, T)
         if caches:
             B, T = ids.shape  # of what follows the S tokens in the caches
             mask = torch.ones_like(ids) if mask is None else mask
             seen = F.pad(mask[:, :-1], (caches[0][0].length, 0), value=1)  # (B, S + T - 1)
-            copies = [(own.repeated(B, T), past) for own, past in caches]
+            copies = [(own.repeated(B, T), cross) for own, cross in caches]
             hidden = model.decode(ids[:, :-1], seen, caches=copies)[-1]  # (B, T - 1, D)
         inputs = (model, ids, mask, encoder_ids, encoder_mask)
         n_prompt = ids.shape[1] - len(head) - 1

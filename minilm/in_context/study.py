@@ -26,7 +26,7 @@ def baseline_accuracy(questions: Sequence[Question], labels: Sequence[str]) -> f
     Where each text has its own, that of their commonest label: what the choice alone is worth.
     """
     if len({q.examples for q in questions}) > 1:
-        given = [mode(label for _, label in reversed(q.examples)) for q in questions]
+        given = [mode(label for _, label in reversed(q.examples)) for q in questions]  # of equals the nearest
         return mean(answer == q.label for answer, q in zip(given, questions, strict=True))
     texts, given = zip(*questions[0].examples, strict=True)
     bags = standardised(*bag_of_words(texts, [q.text for q in questions]))
@@ -82,8 +82,8 @@ class Study:
         """Ask all the questions. Without examples there are no labels for a control to change."""
         ask, found = partial(accuracy, model, tokenizer, self.prompt_format, score=self.score), {}
         for row in self.rows:
-            ks = shots if row[1] == "gold" else filter(None, shots)
-            found[row] = {k: Interval.of([*map(ask, self.asked(*row, k))]) for k in ks}
+            ks = [k for k in shots if k or row[1] == "gold"]
+            found[row] = {k: Interval.of([ask(draw) for draw in self.asked(*row, k)]) for k in ks}
         if self.baseline:
             task, bag = self.rows[0][0], partial(baseline_accuracy, labels=[*self.prompt_format.words])
             asked = {k: self.asked(task, "gold", k) for k in shots if k}

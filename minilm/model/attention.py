@@ -37,7 +37,7 @@ def rotary_cos_sin(positions: Tensor, d_head: int, theta: float) -> Tensor:
     # tells neighbours apart, the last near from far. In float32: bfloat16 knows no odd position above 256.
     rate = 1 / theta ** (torch.arange(0, d_head, 2, device=positions.device).float() / d_head)
     angle = positions[..., None].float() * rate  # (T, 1) * (d_head / 2,) -> (T, d_head / 2)
-    angle = angle if positions.dim() == 1 else angle[:, None]  # the same for all heads
+    angle = angle if positions.dim() == 1 else angle[:, None]  # (B, 1, T, d_head / 2): 1 for all heads
     return torch.stack([angle.cos(), angle.sin()])
 
 
@@ -59,9 +59,9 @@ def explicit_attention(q, k, v, bias=None, causal=False, dropout=0.0) -> tuple[T
     scores, broadcast to (B, H, T, S): `BLOCKED` where a query must not look. Returns the mixed values (B, H,
     T, d_head) and the weights (B, H, T, S).
     """
-    n_group = q.shape[1] // k.shape[1]
-    if n_group > 1:  # (B, n_kv_head, S, d_head) -> (B, H, S, d_head)
-        k, v = k.repeat_interleave(n_group, dim=1), v.repeat_interleave(n_group, dim=1)
+    group_size = q.shape[1] // k.shape[1]
+    if group_size > 1:  # (B, n_kv_head, S, d_head) -> (B, H, S, d_head)
+        k, v = k.repeat_interleave(group_size, dim=1), v.repeat_interleave(group_size, dim=1)
     # A sum of d_head products of size 1 has size sqrt(d_head). Divided by it, the scores keep their size at
     # any width; undivided, the softmax would give one key all the weight and the others no gradient.
     scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5  # (.., T, d_head) @ (.., d_head, S) -> (.., T, S)
@@ -78,9 +78,9 @@ def fast_attention(q, k, v, bias=None, causal=False, dropout=0.0) -> Tensor:
     """The same in one call; where it is fused, no (T, S) weights are ever held (Dao et al. 2022)."""
     if causal and (bias is not None or q.shape[2] != k.shape[2]):  # PyTorch's is_causal covers neither case
         later = ~causal_mask(q.shape[2], k.shape[2], q.device)  # (T, S)
-        bias, causal = (q.new_zeros(()) if bias is None else bias).masked_fill(later, BLOCKED), False
-    how = dict(attn_mask=bias, dropout_p=dropout, is_causal=causal, enable_gqa=q.shape[1] != k.shape[1])
-    return F.scaled_dot_product_attention(q, k, v, **how)
+        bias = (q.new_zeros(()) if bias is None else bias).masked_fill(later, BLOCKED)  # (.., T, S)
+    how = dict(dropout_p=dropout, is_causal=causal and bias is None, enable_gqa=q.shape[1] != k.shape[1])
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, **how)
 
 
 class KeyValueCache:
@@ -130,7 +130,7 @@ class MultiHeadAttention(nn.Module):
         self.k = nn.Linear(d_model, kv_width, bias)
         self.v = nn.Linear(d_model, kv_width, bias)
         self.out = nn.Linear(width, d_model, biases == "all")  # W_O, which mixes the heads
-        # Of one size, queries and keys cannot make a score as large as they like (Henry et al. 2020).
+        # Normed to one size, queries and keys cannot make a score grow without limit (Henry et al. 2020).
         self.q_norm, self.k_norm = norms or (None, None)
         self.explicit = False  # true: attention written out, whose last weights stay in `weights`
         self.weights: Tensor | None = None  # (B, H, T, S)
@@ -162,7 +162,7 @@ class MultiHeadAttention(nn.Module):
             self.weights = weights.detach()  # to be looked at
         else:
             mixed = fast_attention(q, k, v, bias, causal, dropout)
-        # (B, H, T, d_head) -> (B, T, H, d_head) -> (B, T, D): the heads' results side by side
+        # (B, H, T, d_head) -> (B, T, H, d_head) -> (B, T, H * d_head), side by side; out -> (B, T, D)
         return self.out(mixed.transpose(1, 2).flatten(2))
 
     def split_heads(self, x: Tensor) -> Tensor:

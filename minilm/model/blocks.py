@@ -86,7 +86,7 @@ class InputRepresentation(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two layers with a bend between them, the same at every position (Vaswani et al. 2017, section 3.3)."""
+    """Two linear layers, an activation between, the same at every position (Vaswani et al. 2017, 3.3)."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -122,17 +122,17 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x, bias, causal, memory=None, memory_bias=None, cos_sin=None, cache=None) -> Tensor:
-        """Hidden states x (B, T, D) -> (B, T, D); memory (B, S, D) is the encoder's result, if any."""
-        own, past = cache or (None, None)
+        """x (B, T, D) -> (B, T, D); memory (B, S, D): the encoder's, if any; the rest: `Stack.prepare`."""
+        own, cross = cache or (None, None)  # keys and values of this text, and of memory
         x = self.add(x, self.self_attention, self.self_attention_norm, None, bias, causal, own, cos_sin)
         if self.cross_attention is not None:
-            x = self.add(x, self.cross_attention, self.cross_attention_norm, memory, memory_bias, cache=past)
+            x = self.add(x, self.cross_attention, self.cross_attention_norm, memory, memory_bias, cache=cross)
         return self.add(x, self.feed_forward, self.feed_forward_norm)
 
     def add(self, x: Tensor, part: nn.Module, norm: nn.Module, *args, **options) -> Tensor:
         """Add to the stream x (B, T, D) what a part makes of it and of its other arguments."""
         # post, as in 2017: norm(x + part(x)). The gradient passes every norm on its way down, and deep stacks
-        #     need a long warm-up for that.
+        #     need a long warm-up for that (Xiong et al. 2020, "On Layer Normalization in the Transformer").
         # pre, as in GPT-2: x + part(norm(x)). The stream runs from the input to the end untouched, and so
         #     does its gradient: deep stacks train easily. It grows from sum to sum; a final norm ends that.
         change = part(norm(x) if self.pre else x, *args, **options)
@@ -190,7 +190,7 @@ class Stack(nn.Module):
     def prepare(
         self, vectors, attention_mask=None, token_type_ids=None, memory=None, memory_mask=None, n_past=0
     ) -> tuple:
-        """Return what the first block reads, and what each block is told besides (see `Block.forward`)."""
+        """Return what the first block reads, and what each block is told: masks, memory, rotations."""
         T, limit = vectors.shape[1], self.config.max_positions
         S = n_past + T
         if S > limit:

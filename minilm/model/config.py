@@ -83,7 +83,7 @@ class ModelConfig:
     @property
     def kind(self) -> str:
         """`encoder`, `decoder` or `encoder-decoder`."""
-        return "-".join(["encoder"] * (self.n_encoder_layer > 0) + ["decoder"] * (self.n_decoder_layer > 0))
+        return "-".join(stack for stack in ("encoder", "decoder") if getattr(self, f"n_{stack}_layer"))
 
 
 # How the published models differ, apart from their sizes (Vaswani et al. 2017, Devlin et al. 2019, Sanh et
@@ -117,7 +117,7 @@ TABLE = {
 # fmt: on
 # The CPU-sized models differ from the papers, whose choices delay the moment at which attention begins to
 # work at these widths: with a norm on the embeddings and a dense layer at the end a bert-tiny knows the right
-# place of a thing one time in four after 1,500 steps, without nearly always. With ALiBi bart-tiny rebuilds
+# place of a thing one time in four after 1,500 steps, else nearly always. With ALiBi bart-tiny rebuilds
 # short texts sooner, and gpt-alibi-tiny learns to read examples (regime 6): the token before is easy to find.
 TINY = dict(vocab_size=1024, max_positions=128, norm="pre", final_norm=True, norm_eps=1e-5, init_std=None)
 TINY |= dict(embedding_norm=False, head_transform=False, dropout=0.0, attention_dropout=0.0)

@@ -74,10 +74,10 @@ class Draft:
         self.first = [self.first[row] for row in rows.tolist()]
         self.ids, self.log_probs = self.ids[rows], self.log_probs[rows]
         self.mask = None if self.mask is None else self.mask[rows]
-        for own, past in self.caches:
+        for own, cross in self.caches:
             own.reorder(rows)
             if grows:  # after that, the texts that change places have read the same text
-                past.reorder(rows)
+                cross.reorder(rows)
         if grows and self.memory is not None:
             self.memory = self.memory[rows]
             self.memory_mask = None if self.memory_mask is None else self.memory_mask[rows]

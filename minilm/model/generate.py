@@ -176,7 +176,7 @@ def check_settings(model, max_new_tokens, rule, n_beam, length_penalty, pad_id, 
     """Raise UserError for a model that cannot write, or a setting outside its range."""
     check_decoder(model)
     V, draws = model.config.vocab_size, rule.temperature not in (0, 1) or rule.top_k or rule.top_p
-    ids = [pad_id, *rule.forbidden_ids, *({rule.eos_id} - {None})]
+    ids = [pad_id, *rule.forbidden_ids] + ([] if rule.eos_id is None else [rule.eos_id])
     bad = [i for i in ids if not 0 <= i < V]
     for wrong, message in [
         (max_new_tokens < 0, f"max-new-tokens {max_new_tokens}: must be 0 or more"),

@@ -66,13 +66,13 @@ PLAIN = SamplingRule()  # the model's own distribution
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
-    """Forbid all but the k greatest logits (..., V), and those equal to the k-th (Fan et al. 2018, 5.4)."""
+    """Keep the k greatest logits (..., V) and equals of the k-th, forbid the rest (Fan et al. 2018, 5.4)."""
     kth = logits.topk(min(k, logits.shape[-1])).values[..., -1:]  # (..., 1)
     return logits.masked_fill(logits < kth, NEVER)
 
 
 def keep_top_p(logits: Tensor, p: float) -> Tensor:
-    """Forbid all but the fewest likeliest tokens of probability p, and equals (Holtzman et al. 2020, 3.1)."""
+    """Keep the likeliest tokens (..., V) that reach p together, and equals (Holtzman et al. 2020, 3.1)."""
     # Sorted, the likeliest come first, and as many stay as it takes to reach p: one where the model is sure,
     # hundreds where it is not; top-k takes k of both.
     ranked = logits.sort(dim=-1, descending=True).values  # (..., V)
@@ -84,7 +84,7 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
 
 
 def uniform_numbers(seed: int | Sequence[int], n_row: int, n_step: int, device=None) -> Tensor:
-    """Return (n_row, n_step) numbers in (0, 1]: row i's stream i of one seed, or stream 0 of its own."""
+    """Return (n_row, n_step) numbers in (0, 1]: for row i stream i of one seed, or stream 0 of seed[i]."""
     one = isinstance(seed, (int, np.integer))
     streams = [(int(seed), row) for row in range(n_row)] if one else [(int(s), 0) for s in seed]
     if len(streams) != n_row:

@@ -65,14 +65,14 @@ class Transformer(nn.Module):
         return self.decode(decoder_input_ids, decoder_attention_mask, states[-1], attention_mask)
 
     def encode(self, input_ids, attention_mask=None, token_type_ids=None, n_first=None) -> tuple[Tensor, ...]:
-        """Return the encoder's hidden states; `n_first`: of the last, only so many positions are computed."""
+        """Return the encoder's hidden states; the last block computes the first `n_first` positions alone."""
         given = self.tokens(input_ids), attention_mask, token_type_ids  # (B, T) -> (B, T, D)
         return self.encoder(*given) if n_first is None else self.encoder.forward_at(slice(n_first), *given)
 
     def decode(
         self, input_ids, attention_mask=None, memory=None, memory_mask=None, caches=None, n_last=None
     ) -> tuple[Tensor, ...]:
-        """Return the decoder's hidden states; `n_last`: of the last, only so many positions are computed."""
+        """Return the decoder's hidden states; the last block computes the last `n_last` positions alone."""
         given = self.tokens(input_ids), attention_mask, None, memory, memory_mask
         if n_last is None:
             return self.decoder(*given, caches)
@@ -109,13 +109,13 @@ class Transformer(nn.Module):
 
     def shrink_residual_outputs(self) -> None:
         """Divide what pre-norm blocks add to the stream by sqrt(additions) (Radford et al. 2019, 2.3)."""
-        # A sum of n such terms has sqrt(n) times the size of one. Post-norm models norm each sum instead.
-        for stack in filter(None, (self.encoder, self.decoder)) if self.config.norm == "pre" else ():
-            for block in stack.blocks:
-                attentions = filter(None, (block.self_attention, block.cross_attention))
-                outputs = [a.out for a in attentions] + [block.feed_forward.down]
-                for layer in outputs:
-                    layer.weight.data.mul_((len(outputs) * len(stack.blocks)) ** -0.5)
+        if self.config.norm == "post":
+            return  # such models norm each sum instead
+        for stack in filter(None, (self.encoder, self.decoder)):
+            outputs = [part.out for part in stack.modules() if isinstance(part, MultiHeadAttention)]
+            outputs += [block.feed_forward.down for block in stack.blocks]
+            for layer in outputs:  # a sum of n such terms has sqrt(n) times the size of one
+                layer.weight.data.mul_(len(outputs) ** -0.5)
 
     def use_explicit_attention(self, explicit: bool = True) -> "Transformer":
         """Choose attention written out, which keeps its weights for printing, or the fast path."""
@@ -159,7 +159,7 @@ build = Transformer  # of a config: a model with fresh weights, drawn from torch
 
 
 class Undrawn(TorchFunctionMode):
-    """While it lasts no first weight is drawn: for a model that gets its numbers from a file at once."""
+    """While it lasts no initial weight is drawn: for a model that gets its weights from a file at once."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         if function in (nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_):
@@ -168,15 +168,15 @@ class Undrawn(TorchFunctionMode):
 
 
 def build_for_weights(config: ModelConfig, tensors: dict[str, Tensor], where) -> Transformer:
-    """Return a model without numbers for `tensors`; UserError where these would fill a small part of it.
+    """Return a model with weights undrawn, for `tensors` to fill; UserError where they are far too few.
 
     A config.json from elsewhere may ask for any number of layers: `tensors` is what stands beside it.
     """
     D, width = config.d_model, config.n_head * (config.d_head or config.d_model // config.n_head)
-    n_row = config.vocab_size + config.max_positions * (config.positions == "learned")
+    n_row = config.vocab_size + (config.max_positions if config.positions == "learned" else 0)
     least = n_row * D + config.n_layer * 2 * D * (width + config.d_ff)  # q and out, up and down
     sizes = [size for size in vars(config).values() if type(size) is int]
-    if max(least, *sizes) > 10**6 + 2 * sum(tensor.numel() for tensor in tensors.values()):  # heads may miss
+    if max(least, *sizes) > 10**6 + 2 * sum(t.numel() for t in tensors.values()):  # heads may be missing
         raise UserError(f"{where}: describes a model far larger than the weights beside it; get both anew")
     with Undrawn():
         return build(config)

@@ -3,8 +3,8 @@
 Source: Schulman et al. 2017, "Proximal Policy Optimization Algorithms"; for text, Ziegler et al. 2019,
 "Fine-Tuning Language Models from Human Preferences" (below by its sections), and Stiennon et al. 2020. The
 details that make it work are numbered in `PPODetails`; `python reinforce.py --ablate` measures a run without
-each. One has no switch, it would be a bug: the same function draws and scores, at one temperature, without
-dropout. So before the first update each ratio is exactly 1 and each KL exactly 0.
+each. One has no switch, as PPO is wrong without it: the same function draws and scores, at one temperature,
+without dropout. So before the first update each ratio is exactly 1 and each KL exactly 0.
 
 Differs from the papers: Ziegler et al.'s code whitens rewards too (7), which puts the same price, or pay, on
 each token. The value head reads the policy's last states, as theirs, and its loss moves them: with a large
@@ -227,11 +227,11 @@ def make_batch(rollout: Rollout, scores: Tensor, kl_coefficient: float, details:
     mask, values = rollout.answer_mask, rollout.values
     rewards = token_rewards(rollout, scores, kl_coefficient, details)
     if details.whiten_rewards:
-        # As in Ziegler et al.'s code: a token of 0 becomes mean - mean / deviation, a price on length.
+        # As in Ziegler et al.'s code: a reward of 0 becomes mean - mean / deviation, a price on length.
         rewards = whiten(rewards, mask, shift_mean=False)
     batch = dict(ids=rollout.ids, mask=rollout.mask, log_probs=rollout.log_probs, values=values)
     if details.group_size > 1:
-        raw, batch["returns"] = group_advantages(rewards, mask, details.group_size), values
+        raw, batch["returns"] = group_advantages(rewards, mask, details.group_size), values  # no value loss
     else:
         raw = advantages(rewards, values, mask, details.gamma, details.gae_lambda)
         batch["returns"] = raw + values  # what the values should have been
@@ -260,8 +260,8 @@ def ppo_loss(policy: Policy, batch: dict, rule, details: PPODetails) -> tuple[Te
     # The larger of two errors: beyond the bound a value gains nothing by nearing its return, and still loses
     # by moving away (Huang et al. 2022, "The 37 Implementation Details of PPO", detail 9).
     bound = details.clip_value or np.inf
-    near = batch["values"] + (values - batch["values"]).clamp(-bound, bound)
-    errors = torch.maximum((values - batch["returns"]) ** 2, (near - batch["returns"]) ** 2)
+    clipped_values = batch["values"] + (values - batch["values"]).clamp(-bound, bound)
+    errors = torch.maximum((values - batch["returns"]) ** 2, (clipped_values - batch["returns"]) ** 2)
     value_loss = 0.5 * masked_mean(errors, mask)
     metrics = dict(policy_loss=policy_loss, value_loss=value_loss, ratio=masked_mean(ratio, mask))
     metrics["clipped"] = masked_mean(((ratio - 1).abs() > e).float(), mask)

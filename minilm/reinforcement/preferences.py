@@ -118,10 +118,10 @@ class PairObjective(Objective):
 
     def batch(self, step: int, split: str) -> dict[str, Tensor]:
         """Return input_ids and attention_mask (B, 2, T), n_prompt (B,) and the number of pairs, n_pair."""
-        rng, (rows, n_prompt) = self.generator(step, split), self.rows[split]
-        n = len(n_prompt)
+        rows, n_prompt = self.rows[split]
+        n, rng = len(n_prompt), self.generator(step, split)
         chosen = rng.integers(0, n, self.batch_size) if split == "train" else np.arange(n)
-        ids, real = rows.padded(2 * chosen[:, None] + np.arange(2))  # (B, 2, T)
+        ids, real = rows.padded(2 * chosen[:, None] + np.arange(2))  # (B, 2, T): pair i is rows 2 i, 2 i + 1
         batch = dict(input_ids=ids, attention_mask=real, n_prompt=n_prompt[chosen], n_pair=len(chosen))
         return tensors(batch)
 
@@ -136,7 +136,7 @@ class PairObjective(Objective):
         rewards, n = self.rewards(model.eval(), batch), batch["n_pair"]  # (B, 2)
         chosen, margin = rewards[:, 0], rewards[:, 0] - rewards[:, 1]  # (B,) each
         each = dict(loss=-F.logsigmoid(margin), accuracy=margin > 0, margin=margin, chosen_reward=chosen)
-        metrics = {name: value.sum() / n for name, value in each.items()}
+        metrics = {name: value.sum() / n for name, value in each.items()}  # so that parts of a batch add up
         return metrics["loss"], metrics
 
 
@@ -144,7 +144,7 @@ def sampled_pairs(model, env: Environment, prompts: list[str], n_answer: int, se
     """Return pairs of a model's own answers, `n_answer` drawn for each prompt, as the judge prefers them.
 
     Without a judge, `env.reward` prefers what it finds better than the mean of the answers to a prompt.
-    As people do (Ziegler et al. 2019, section 2; Stiennon et al. 2020, section 3.1): a reward model that saw
+    Own answers, as in Ziegler et al. 2019, section 2, and Stiennon et al. 2020, 3.1: a reward model that saw
     no mistakes would know no grammar. Each answer is in one pair at most; ties and unended ones are left out.
     """
     env, pairs = replace(env, rule=replace(env.rule, temperature=temperature)), []
@@ -155,9 +155,9 @@ def sampled_pairs(model, env: Environment, prompts: list[str], n_answer: int, se
         # as they will stand in a pair, one space after the prompt
         texts = [(prompt, " " + answer.strip()) for prompt, answer in env.texts(rollout)]
         judged, ended = env.judged(texts), rollout.ended.tolist()
-        judged = env.reward.scores(rollout, texts) if judged is None else torch.tensor(judged).float()
-        groups = judged.view(-1, n_answer)
-        better = (groups > groups.mean(1, keepdim=True)).flatten().tolist()  # of equals none
+        scores = env.reward.scores(rollout, texts) if judged is None else torch.tensor(judged).float()  # (B,)
+        groups = scores.view(-1, n_answer)  # (prompts, n_answer)
+        better = (groups > groups.mean(1, keepdim=True)).flatten().tolist()  # (B,); of equals none
         for i, prompt in enumerate(prompts[start : start + PROMPTS_AT_ONCE]):
             liked, others = {}, {}  # the answers in the order in which they were drawn, each once
             for j in range(i * n_answer, (i + 1) * n_answer):

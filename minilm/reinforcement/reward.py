@@ -84,10 +84,10 @@ def load_reward_model(folder: str | Path, tokenizer: BPE, device: str = "cpu") -
 
 def held_out_accuracy(model: RewardModel, objective: BradleyTerry, pairs: list[Pair]) -> tuple:
     """Return the share of pairs that are ranked right, and the ends of its 95 % interval."""
-    objective.rows["validation"], n = objective.encode(pairs), len(pairs)
+    objective.rows["validation"] = objective.encode(pairs)
     share = evaluate(model, objective, TrainingSettings(batch_size=objective.batch_size))["accuracy"]
-    share = round(share * n) / n  # sums of float32 may end above 1
-    return share, *share_interval(share, n)
+    share = round(share * len(pairs)) / len(pairs)  # sums of float32 may end above 1
+    return share, *share_interval(share, len(pairs))
 
 
 def load_function(name: str) -> Callable[[str, str], float]:
@@ -126,12 +126,12 @@ class Normalised:
     """A reward with mean 0 and deviation 1 on the reference's samples (Ziegler et al. 2019, section 2)."""
 
     def __init__(self, reward, env: Environment, seed: int):
-        # prompts that are learnt from: nothing of a run comes from those it is measured on
+        # of the training prompts: nothing that shapes a run comes from the test prompts
         chosen = np.random.default_rng(seed).integers(0, len(env.prompts), N_SAMPLE)
         rollout = draw_answers(env.reference, env, [env.prompts[i] for i in chosen], seed)
         scores = reward.scores(rollout, env.texts(rollout))
         self.reward, self.mean, spread = reward, float(scores.mean()), float(scores.std(correction=0))
-        self.deviation = spread if spread > 1e-6 else 1.0  # of a reward that is the same for all texts
+        self.deviation = spread if spread > 1e-6 else 1.0  # 1: all texts get the same reward
 
     def scores(self, rollout: Rollout, texts: list[tuple[str, str]]) -> Tensor:
         """Return the shifted and scaled scores, (B,)."""

@@ -58,7 +58,7 @@ class Rounds:
         own_pairs = env.judge and s.sampled_prompts and not s.reward_function
         if s.algorithm == "dpo" and not found.pairs:  # a given reward says which of two answers is better
             own_pairs, env.reward = True, self.given
-        last, writer = s.rounds - 1 if own_pairs and not self.given else 0, env.reference
+        last = s.rounds - 1 if own_pairs and not self.given else 0  # number of the last round
         for number in range(last + 1):
             if number:
                 print("PPO for a while, to find what the reward model does not know:")
@@ -66,7 +66,7 @@ class Rounds:
                 # PPO for GRPO's reward too: so the reward of a seed is the same for all algorithms
                 self.train_ppo(writer, steps=max(1, s.steps // 3), algorithm="ppo", **UNBOUND)
             if own_pairs:
-                self.collect(writer, number, last + 1)
+                self.collect(writer if number else env.reference, number, last + 1)
             objective = self.pairs(BradleyTerry) if found.pairs else None
             if not (model := self.given):
                 print("Reward model:")
@@ -75,9 +75,9 @@ class Rounds:
                 steps = s.reward_steps if number == last else max(1, s.reward_steps // 2)
                 self.train_on_pairs(model, objective, folder, steps, s.reward_lr)
             two = ("reward_accuracy", found.held_out_pairs), ("own_reward_accuracy", found.own_held_out_pairs)
-            by_itself = s.reward_function or (own_pairs and not env.judge)  # then it is right in all pairs
-            for name, pairs in two if objective and not by_itself else ():
-                if pairs:
+            skip = s.reward_function or (own_pairs and not env.judge)  # a rule, or it ranked the pairs itself
+            for name, pairs in two:
+                if objective and pairs and not skip:
                     share, low, high = held_out_accuracy(model, objective, pairs)
                     print(f"{name}: {share:.3f} of {len(pairs):,} (95 % interval {low:.3f} to {high:.3f})")
                     figures |= {name: share, f"{name}_low": low, f"{name}_high": high}

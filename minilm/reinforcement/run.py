@@ -27,7 +27,7 @@ class Reinforcement(Rounds):
     def __init__(self, settings: ReinforceSettings):
         s = settings
         s.refuse_ignored()
-        needs_pairs = not (s.reward or s.reward_function) or s.algorithm == "dpo" and not s.sampled_prompts
+        needs_pairs = not (s.reward or s.reward_function) or (s.algorithm == "dpo" and not s.sampled_prompts)
         found = load_preferences(s.preferences, s.prompts, s.n_pairs, s.seed, needs_pairs)
         source, model, tokenizer = start_model(s.model, "causal", s)
         if model.config.kind != "decoder":
@@ -72,6 +72,6 @@ class Reinforcement(Rounds):
         found = folder is not None and s.resume and (folder / TRAINER).exists()
         goes_on = found and load_trainer(folder)["step"] > 0
         if folder and folder != self.folder:
-            from_first(lambda: choose_folder("", str(folder), not goes_on, goes_on))
+            from_first(lambda: choose_folder("", str(folder), overwrite=not goes_on, resume=goes_on))
         names = {field.name for field in fields(TrainingSettings)} & set(vars(s))
         return TrainingSettings(**{name: getattr(s, name) for name in names} | changes | dict(resume=goes_on))

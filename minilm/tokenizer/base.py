@@ -17,7 +17,7 @@ CACHE = 2**15  # distinct words whose ids are remembered: most words of a text a
 
 
 class Tokenizer:
-    """They differ in what a word is (`words`) and how it becomes ids (`encode_word`). `vocab`: id -> bytes.
+    """Subclasses say what a word is (`words`) and how it becomes ids (`encode_word`). `vocab`: id -> bytes.
 
     Our code asks for [CLS], [SEP], [PAD], [MASK] and <|endoftext|>; where a published vocabulary has <s> and
     </s> for these parts, its `aliases` say so. UserError for an alias of no special token. `added_ids`: words
@@ -47,7 +47,7 @@ class Tokenizer:
     def finder(self, tokens: Iterable[str]) -> re.Pattern:
         """Return what finds these tokens in a text."""
         longest_first = sorted(tokens, key=len, reverse=True)  # re takes the first that fits
-        exact = {*self._special_ids} if self._fold is str.lower else {*longest_first}
+        exact = {*self._special_ids} if self._fold is str.lower else {*longest_first}  # others: in any case
         # Without "a", for ASCII alone, re would take "\u017f" for an "s", which `lower` does not.
         either = (f"(?{'' if t in exact else 'ai'}:{re.escape(t)})" for t in longest_first)
         return re.compile(f"({'|'.join(either) or '(?!)'})")  # (?!): found nowhere
@@ -84,10 +84,10 @@ class Tokenizer:
         for i, part in enumerate(self._finders[False].split(text)):
             for word, letters in [(part, [(0, len(part))])] if i % 2 else self.located_words(part):
                 found = [self._added_ids[self._fold(word)]] if i % 2 else self._encode_cached(word)
-                sizes = [len(self.vocab[token]) for token in found[:-1]]
+                sizes = [len(self.vocab[token]) for token in found[:-1]]  # in bytes, as `letters` has places
                 for first, end in pairwise([*accumulate(sizes, initial=0), len(letters)]):
                     a, b = start + letters[first][0], start + letters[end - 1][1]
-                    a = b - len(text[a:b].lstrip())
+                    a = b - len(text[a:b].lstrip())  # without the spaces before it
                     places.append((a, a + len(text[a:b].rstrip())))
                 ids += found
             start += len(part)
@@ -95,7 +95,7 @@ class Tokenizer:
 
     def never_written(self, n_row: int, end: int) -> tuple[int, ...]:
         """Return the ids that no text has: special tokens but its end, rows of a model without a token."""
-        return tuple({*range(n_row)} - self.vocab.keys() | {*self._special_ids.values()} - {end})
+        return tuple(({*range(n_row)} - self.vocab.keys()) | ({*self._special_ids.values()} - {end}))
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """Ids -> bytes; UserError names an id that the vocabulary lacks."""

@@ -44,7 +44,7 @@ def _stand_in(match: re.Match) -> str:
     """Return an ASCII character of the same class as the one found, in the Unicode of the running Python."""
     char = match.group()
     # isalpha is exactly \p{L}; isnumeric is \p{N} and letters such as U+4E00, "one". No contraction holds
-    # an "A" (but GPT-4's takes U+017F, a long s, for an s), and no word begins with a tab.
+    # an "A" (but GPT-4's takes U+017F, a long s, for an s); GPT-2's words begin with a space, never a tab.
     return "A" if char.isalpha() else "0" if char.isnumeric() else "\t" if char.isspace() else "!"
 
 
@@ -108,7 +108,7 @@ def train_fast(words: dict[bytes, int], n_merges: int, cut=None) -> list[tuple[b
     heapify(heap)
     while heap and len(merges) < n_merges:
         negative_count, *_, pair = heappop(heap)
-        if -negative_count != counts[pair]:  # from before other merges took some of these pairs
+        if -negative_count != counts[pair]:  # out of date: other merges have taken some of these pairs
             if counts[pair]:
                 heappush(heap, ranked(pair))
             continue
@@ -132,7 +132,7 @@ class BPE(Tokenizer):
     """`vocab`: id -> bytes. `merges`: pairs of bytes in the order learnt. `pattern`: of PATTERNS, or its own.
 
     A special token that `vocab` lacks gets the next free id. UserError for one that is repeated or of one
-    byte, for a merge without an id, and for a bad pattern. A byte without one is left out of a text.
+    byte, for a merge without an id, and for a bad pattern. A byte without an id is left out of a text.
     """
 
     FORMAT, PATTERNS = "minilm byte-level BPE 1", tuple(PATTERNS)
@@ -173,8 +173,8 @@ class BPE(Tokenizer):
 
     def extend(self, texts, n_new: int) -> "BPE":
         """Return a BPE with up to `n_new` more tokens, learnt from `texts`; the old ids stay as they are."""
-        known, cut = {*self.vocab.values()}, lambda word: map(self.vocab.get, self.encode_word(word.decode()))
-        merges = train_fast(self.count_words(texts), n_new, lambda word: [*cut(word)])
+        known, words = {*self.vocab.values()}, self.count_words(texts)
+        merges = train_fast(words, n_new, lambda w: [self.vocab[i] for i in self.encode_word(w.decode())])
         new = [token for token in dict.fromkeys(a + b for a, b in merges) if token not in known]
         same = self.special_tokens, self.pattern, self.aliases, self.added_tokens
         more = BPE(self.vocab | dict(enumerate(new, start=self.vocab_size)), self.merges + merges, *same)
@@ -200,8 +200,8 @@ class BPE(Tokenizer):
 
     def encode_word(self, word: str) -> tuple[int, ...]:
         """One word -> ids, by the merge learnt first, leftmost first, while one applies; n log n."""
-        ids = [i for byte in word.encode() if (i := self._byte_ids[byte]) is not None] + [None]
-        left, right = [*range(-1, len(ids) - 1)], [*range(1, len(ids)), 0]  # a ring that None closes
+        ids = [i for i in (self._byte_ids[byte] for byte in word.encode()) if i is not None] + [None]
+        left, right = [*range(-1, len(ids) - 1)], [*range(1, len(ids)), 0]  # neighbours: None at both ends
         heap = [(self._ranks[pair], i) for i, pair in enumerate(pairwise(ids)) if pair in self._ranks]
         heapify(heap)
         while heap:

@@ -43,7 +43,7 @@ class RaggedRows:
         return len(self.lengths)
 
     def __getitem__(self, i: int) -> list[int]:
-        return self.ids[self.edges[:-1][i] : self.edges[1:][i]].tolist()
+        return self.ids[self.edges[:-1][i] : self.edges[1:][i]].tolist()  # edges[i + 1] is wrong for i = -1
 
     def padded(self, chosen: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Return rows (B,) as ids (B, T), padded on the right, and which are real; (B, 2) as (B, 2, T)."""
@@ -76,7 +76,7 @@ def text_rows(tokenizer, config: ModelConfig, texts: Sequence[str], seconds=None
     Longer texts are cut at their end. UserError where no token fits, or more than the model has positions.
     """
     longest, n_text = config.max_positions if longest is None else longest, 1 if seconds is None else 2
-    room = longest - len(framed(tokenizer, config, *[[]] * n_text)[0])
+    room = longest - len(framed(tokenizer, config, [], None if seconds is None else [])[0])
     if room < n_text or longest > config.max_positions:
         limits = f"{longest - room + n_text} to {config.max_positions}"
         raise UserError(f"--context {longest}: a row must have from {limits} tokens")
@@ -86,7 +86,7 @@ def text_rows(tokenizer, config: ModelConfig, texts: Sequence[str], seconds=None
         second = [] if seconds is None else text_ids(tokenizer, config, seconds[i])
         n_cut += len(first) + len(second) > room
         # The longer of two gives up tokens until each has half of the room: as in Devlin et al. 2019's code.
-        first = first[: max(room - len(second), -(-room // 2))]
+        first = first[: max(room - len(second), (room + 1) // 2)]
         second = second[: room - len(first)]
         rows.append(framed(tokenizer, config, first, None if seconds is None else second))
     return rows_of(tokenizer, config, rows, n_cut)
@@ -100,7 +100,7 @@ def framed(tokenizer, config: ModelConfig, first: list[int], second=None) -> tup
         return [begin, *first, end], len(first) + 2
     # Liu et al. 2019 and Lewis et al. 2020, whose [SEP] is </s>, put two of them between texts.
     twice = config.kind != "decoder" and "</s>" in tokenizer.special_tokens
-    a = [begin, *first, *[end] * (1 + twice)]
+    a = [begin, *first, end, end] if twice else [begin, *first, end]
     return [*a, *second, end], len(a)
 
 

@@ -56,9 +56,9 @@ class WordPiece(Tokenizer):
         special_ids = {token: self._ids[token] for token in special_tokens}
         vocab = {}  # what an id stands for: "##ing" is b"ing", "go" begins a word, b" go"; "," has no space
         for i, token in enumerate(self.tokens):
-            begins = token not in special_ids and token[:1].isalnum()
+            space = " " if token not in special_ids and token[:1].isalnum() else ""
             text = token if token in special_ids else token.removeprefix("##")
-            vocab[i] = (" " * begins + text).encode("utf-8", "replace")
+            vocab[i] = (space + text).encode("utf-8", "replace")
         added_ids = {token: self._ids[token] for token in added_tokens}
         aliases = ALIASES if aliases is None else aliases
         super().__init__(vocab, special_ids, aliases, added_ids, fold=str.lower if lower_case else str)
@@ -81,11 +81,11 @@ class WordPiece(Tokenizer):
         """Yield the words, and which text[a:b] each byte is of that `vocab` has for the word."""
         # A letter with its combining marks: alone, either would be shaped otherwise.
         starts = [i for i, letter in enumerate(text) if i == 0 or not unicodedata.combining(letter)]
-        places = pairwise([*starts, len(text)])
-        shaped = [(letter, (a, b)) for a, b in places for letter in self.shaped(text[a:b])]
+        spans = pairwise([*starts, len(text)])
+        shaped = [(letter, (a, b)) for a, b in spans for letter in self.shaped(text[a:b])]
         for word in re.finditer("[^ ]+", "".join(letter for letter, _ in shaped)):
             places = [place for letter, place in shaped[slice(*word.span())] for _ in letter.encode()]
-            yield word.group(), places[:1] * word.group()[0].isalnum() + places  # that of the space first
+            yield word.group(), (places[:1] if word.group()[0].isalnum() else []) + places  # its space first
 
     def _clean_rule(self, character: str) -> str:
         """Turn white space into a space, drop control characters, set an ideograph apart."""
@@ -111,7 +111,7 @@ class WordPiece(Tokenizer):
         """One word -> ids, the longest piece first; [UNK] where none fits, and beyond LONGEST_WORD."""
         ids, start = [], 0
         while start < len(word) <= LONGEST_WORD:
-            prefix = "##" if start else ""  # a piece that goes on: no token is needed for the spaces then
+            prefix = "##" if start else ""  # inside a word; others begin one, so spaces need no token
             for end in range(len(word), start, -1):
                 if (found := self._ids.get(prefix + word[start:end])) is not None:
                     break

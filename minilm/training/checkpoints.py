@@ -19,7 +19,7 @@ from ..plumbing.script import from_first, process_count, process_rank, shown
 from ..plumbing.settings import checked, typed
 from .objective import Objective, add_metrics, autocast, by_length, micro_batches, to_device, trimmed
 
-# The moments stand by the name of their weight; `stopping` is that of patience, `objective` its own.
+# `optimizer`: moments by the name of their weight; `stopping`: `EarlyStopping.state`; `objective`: its state.
 STATE = dict(step=int, seconds=float, before=dict | None, model=dict, optimizer=dict, stopping=dict)
 STATE["objective"] = float | None
 
@@ -71,9 +71,7 @@ class Progress:
         self.began, self.earlier_seconds = time.perf_counter(), earlier_seconds
         self.first_bad: Tensor | None = None  # first step of a loss that is not finite
         quiet = True if process_rank() else None  # of several the first speaks; none: at a terminal only
-        self.bar = tqdm(
-            total=settings.steps, initial=start, desc=label, disable=quiet, unit="step", ncols=100
-        )
+        self.bar = tqdm(None, label, settings.steps, initial=start, disable=quiet, unit="step", ncols=100)
 
     def seconds(self) -> float:
         """Seconds of training so far, those before an interruption included."""
@@ -161,8 +159,8 @@ class Run:
         """
         self.progress.stop_if_not_finite()
         if self.objective.update:
-            if shown := {name: self.metrics[name] for name in self.objective.shown if name in self.metrics}:
-                self.progress.say(self.step, shown)
+            if told := {name: self.metrics[name] for name in self.objective.shown if name in self.metrics}:
+                self.progress.say(self.step, told)
             return self.metrics
         is_asked = self.best.patience or self.folder
         metrics = evaluate(self.model, self.objective, self.settings) if is_asked else {}
@@ -172,7 +170,7 @@ class Run:
 
     def finish(self) -> dict:
         """Put the best weights back, look, and save: weights that give no finite loss are not to be kept."""
-        # Of a run with patience, which may get more steps: the moments belong to these weights.
+        # A run with patience saves its last weights, too: it may get more steps, and the moments are theirs.
         last = {n: w.clone() for n, w in self.model.state_dict().items()} if self.best.patience else None
         if self.best.patience:
             self.best.note(evaluate(self.model, self.objective, self.settings), self.model)
@@ -202,7 +200,7 @@ class Run:
         """Return how a run ends that somebody has stopped: with a message that says how to go on."""
         self.progress.bar.close()
         told = f"stopped after step {self.step} of {self.settings.steps}, saved; to go on: --resume "
-        return KeyboardInterrupt(told + typed("out", self.folder) if self.folder else "")  # `exit_code` adds
+        return KeyboardInterrupt(told + typed("out", self.folder) if self.folder else "")  # "": `exit_code`
 
 
 def lowest_loss(log: list[dict], last: float) -> list[str]:

@@ -93,7 +93,7 @@ def make_optimizer(
     `share_and_start` gives a weight, by its name, a share of the learning rate and the step from which it
     moves (`finetuning/moving.py`). With `which` muon the matrices inside the blocks move by `Muon`.
     """
-    # Decay keeps matrices small; it spares vectors: biases, and scales of norms, whose rest is 1 and not 0.
+    # Decay keeps matrices small; it spares vectors: biases, and scales of norms, which change nothing at 1.
     groups: dict[tuple, list] = {}
     for name, p in model.named_parameters():
         if p.requires_grad:
@@ -198,7 +198,7 @@ def train(
             run.progress.step(run.step, run.metrics, *rest)
             if run.step == settings.steps:
                 break  # looked at and saved below
-            if run.step % (settings.eval_every or -(-settings.steps // 8)) == 0:
+            if run.step % (settings.eval_every or math.ceil(settings.steps / 8)) == 0:
                 run.best.note(run.look(), run.model)
             stop = any_process_wishes(wish.stop)
             if run.step % settings.save_every == 0 or stop:

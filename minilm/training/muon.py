@@ -24,7 +24,7 @@ def orthogonal(matrix: Tensor, n_step: int = 5) -> Tensor:
     x = x / (x.norm() + 1e-7)  # no singular value is above the norm
     for _ in range(n_step):
         xx = x @ x.T  # (m, m) = U S^2 U^T
-        x = a * x + (b * xx + c * xx @ xx) @ x
+        x = a * x + (b * xx + c * xx @ xx) @ x  # U (a S + b S^3 + c S^5) V^T
     return x.T if is_tall else x
 
 
@@ -43,8 +43,8 @@ class Muon(torch.optim.AdamW):
             for p in (p for p in group["params"] if p.grad is not None):
                 momentum = self.state[p].setdefault("momentum", torch.zeros_like(p))
                 momentum.mul_(MOMENTUM).add_(p.grad)
-                update = orthogonal(p.grad + MOMENTUM * momentum)  # of where the next step leads (Nesterov)
+                update = orthogonal(p.grad + MOMENTUM * momentum)  # looks one step ahead (Nesterov)
                 p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.sub_(group["lr"] * 0.2 * max(p.shape) ** 0.5 * update)
+                p.sub_(group["lr"] * 0.2 * max(p.shape) ** 0.5 * update)  # rms of U V^T: max(p.shape)^-0.5
                 p.grad = None  # AdamW passes over it
         super().step()

@@ -31,7 +31,7 @@ def batch_lines(batch: dict[str, Tensor], tokenizer, n_row: int, classes=()) -> 
                 texts[value] = classes[value] if is_class else f"{value:g}"
         return [name, *(texts[value] for value in values.tolist())]
 
-    lines, own = [], DECODER if "decoder_input_ids" in batch else set()  # what stands under its tokens
+    lines, own = [], DECODER if "decoder_input_ids" in batch else set()  # the decoder's, behind an encoder
     for b in range(min(n_row, len(batch["input_ids"]))):
         row = {name: value[b] for name, value in batch.items() if value.dim()}
         if "masked_positions" in row:  # (P,) places, and what stood there: into a row of its own, (T,)

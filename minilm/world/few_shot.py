@@ -3,7 +3,7 @@
 A mapping cannot be stored in the weights: it has to be read from the document. Three kinds: *lookup* (a key
 has the label it had before), *category* (that of its place), *repeat* (random words, then the same again).
 What the tests ask of things never stood in a training document: `held_out_pair` keeps some (place, label)
-pairings apart, and the held-out things of the world occur in stories only; a key that is no word had all.
+pairings apart, and the held-out things of the world occur in stories alone. Nonce keys had every label.
 """
 
 import random
@@ -53,7 +53,7 @@ def different_labels(rng: random.Random, places: list[str | None], split: str) -
 def lookup(rng: random.Random, split: str, n_pairs: int, items: str | None) -> list[tuple[str, str]]:
     """2-4 keys with a label each, in random order; the last key has stood before, where there is a before."""
     keys = []
-    while len(keys) < 2 + rng.randrange(3):
+    while len(keys) < 2 + rng.randrange(3):  # drawn anew at each key: most often 3
         nonce = items == "nonce" or (items is None and rng.random() < SHARE_NONCE)
         things = HELD_OUT_THINGS if items == "stories" else KNOWN_THINGS
         key = rng.choice(NONCE_WORDS) if nonce else rng.choice(things[rng.choice(PLACES)])

@@ -33,7 +33,7 @@ class Choice:
         self.logs = {value: math.log(weight / total) for value, weight in weights.items()}
 
     def draw(self, rng: random.Random):
-        """Return a value, by inversion of the cumulative distribution."""
+        """Return a value, by inversion of the cumulative distribution (whose last number, 1, is left out)."""
         return self.values[bisect_right(self.cumulative, rng.random())]
 
 
@@ -44,7 +44,7 @@ def uniform(values: tuple, but=None) -> Choice:
 
 
 def by_name(function):
-    """Return `function` as one of the dict of choices: each goes to the parameter of its name (or None)."""
+    """Return `function` as one of the dict of choices: a parameter gets the choice of its name, or None."""
     names = tuple(inspect.signature(function).parameters)
     return lambda chosen: function(*[chosen.get(name) for name in names])
 
@@ -97,7 +97,7 @@ class Grammar:
     @cached_property
     def readers(self) -> dict[str, dict[str, Slot]]:
         """The slots of each language. A Portuguese one is read by a table of all that its function writes."""
-        values, read = {}, dict(self.slots)  # choice -> its values; a name is the same in both
+        values, read = {}, dict(self.slots)  # choice -> its values; some slots, as {person}, serve both
         for slot in self.slots.values():
             values.setdefault(slot.choice, {}).update(dict.fromkeys(slot.read.values()))
         for name, write in self.portuguese_functions.items():
@@ -107,7 +107,7 @@ class Grammar:
                 texts.setdefault(write(*chosen), set()).add(chosen[0])
             is_clear = all(len(some) == 1 for some in texts.values())  # not an ending, which only agrees
             pattern = "|".join(sorted(texts, key=len, reverse=True))
-            if len(texts) > 100:
+            if len(texts) > 100:  # too many to list: any words, `found` says which
                 n_space = [text.count(" ") for text in texts]
                 pattern = rf"\w+(?: \w+){{{min(n_space)},{max(n_space)}}}"
             found = {text: min(some) for text, some in texts.items()} if is_clear else dict.fromkeys(texts)
@@ -130,7 +130,7 @@ class Grammar:
         return patterns
 
     def expand(self, pick, n_sentences: int | None = None) -> tuple[list[dict], float]:
-        """Walk; return (derivation, log-probability in nats), -inf for a value that its choice lacks."""
+        """Walk by `pick(position, name, choice)` -> value; return (derivation, log p), -inf if impossible."""
         derivation, total, chosen = [], 0.0, {}
         for position, templates in enumerate(self.templates[:n_sentences]):
             chosen = {name: chosen[name] for name in self.carried if name in chosen} | {"before": chosen}

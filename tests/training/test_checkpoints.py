@@ -242,9 +242,11 @@ def test_a_validation_loss_that_is_no_number_ends_the_run(loss, tmp_path):
 def test_of_several_processes_the_first_has_a_bar(rank, hidden, monkeypatch, capsys):
     seen = []
     monkeypatch.setenv("RANK", rank)
-    monkeypatch.setattr(checkpoints, "tqdm", lambda **how: seen.append(how) or SimpleNamespace(write=print))
+    monkeypatch.setattr(
+        checkpoints, "tqdm", lambda *a, **how: seen.append((a, how)) or SimpleNamespace(write=print)
+    )
     told = Progress(None, small.settings(steps=9), 4, 0.0, "from zero")
-    expected = dict(total=9, initial=4, desc="from zero", disable=hidden, unit="step", ncols=100)
+    expected = (None, "from zero", 9), dict(initial=4, disable=hidden, unit="step", ncols=100)
     assert seen == [expected], "at a terminal alone, of all steps, from where the run goes on"
     told.say(5, dict(loss=1.0))
     assert capsys.readouterr().err == ("" if hidden else "step     5  loss 1.000\n")
