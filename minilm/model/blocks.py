@@ -132,7 +132,7 @@ class Block(nn.Module):
     def add(self, x: Tensor, part: nn.Module, norm: nn.Module, *args, **options) -> Tensor:
         """Add to the stream x (B, T, D) what a part makes of it and of its other arguments."""
         # post, as in 2017: norm(x + part(x)). The gradient passes every norm on its way down, and deep stacks
-        #     need a long warm-up for that (Xiong et al. 2020, "On Layer Normalization in the Transformer").
+        #     need a long warm-up for that (Xiong et al. 2020).
         # pre, as in GPT-2: x + part(norm(x)). The stream runs from the input to the end untouched, and so
         #     does its gradient: deep stacks train easily. It grows from sum to sum; a final norm ends that.
         change = part(norm(x) if self.pre else x, *args, **options)

@@ -176,16 +176,16 @@ def check_settings(model, max_new_tokens, rule, n_beam, length_penalty, pad_id, 
     """Raise UserError for a model that cannot write, or a setting outside its range."""
     check_decoder(model)
     V, draws = model.config.vocab_size, rule.temperature not in (0, 1) or rule.top_k or rule.top_p
-    ids = [pad_id, *rule.forbidden_ids] + ([] if rule.eos_id is None else [rule.eos_id])
-    bad = [i for i in ids if not 0 <= i < V]
+    ends = (rule.eos_id, *rule.other_ends) if rule.other_ends or rule.eos_id is not None else ()
+    bad = [i for i in (pad_id, *rule.forbidden_ids, *ends) if i is None or not 0 <= i < V]
     for wrong, message in [
         (max_new_tokens < 0, f"max-new-tokens {max_new_tokens}: must be 0 or more"),
         (n_beam < 1, f"n-beam {n_beam}: must be 1 (no search) or more"),
         (n_beam > 1 and draws, f"n-beam {n_beam} draws nothing: leave out temperature, top-k and top-p"),
         (length_penalty < 0, f"length penalty {length_penalty}: must be 0 (short texts win) or more"),
         (overflow not in ("slide", "stop"), f"overflow {overflow}: must be slide or stop"),
-        (bad, f"pad_id, eos_id or forbidden_ids {bad}: the vocabulary has the ids 0 to {V - 1}"),
-        (len(set(ids[1:])) == V, "forbidden_ids: no token of the vocabulary is left; allow one or more"),
+        (bad, f"pad_id, ends or forbidden_ids {bad}: the vocabulary has the ids 0 to {V - 1}"),
+        (len({*rule.forbidden_ids}) == V, "forbidden_ids: no token of the vocabulary is left; allow one"),
     ]:
         if wrong:
             raise UserError(message)

@@ -30,7 +30,7 @@ Pair = tuple[str, str, str]  # prompt, chosen, rejected
 
 @dataclass
 class Preferences:
-    """What a run learns from, and what it is measured on; no prompt is in both."""
+    """What a run learns from, and what it is measured on; no pair is in both."""
 
     name: str
     pairs: list[Pair]

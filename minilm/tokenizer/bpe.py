@@ -149,7 +149,7 @@ class BPE(Tokenizer):
         self.merges, self.pattern = [(a, b) for a, b in merges], pattern
         try:
             self._pattern = PATTERNS.get(pattern) or (None if pattern is None else re.compile(pattern))
-            self._byte_ids = [ids.get(byte) for byte in BYTES]  # some published vocabularies lack a few
+            self._byte_ids = {byte[0]: ids[byte] for byte in BYTES if byte in ids}  # some files lack a few
             self._joined = [ids[a + b] for a, b in self.merges]  # rank of a merge -> id of its result
             self._ranks = {(ids[a], ids[b]): rank for rank, (a, b) in enumerate(self.merges)}
         except re.error as error:
@@ -200,7 +200,7 @@ class BPE(Tokenizer):
 
     def encode_word(self, word: str) -> tuple[int, ...]:
         """One word -> ids, by the merge learnt first, leftmost first, while one applies; n log n."""
-        ids = [i for i in (self._byte_ids[byte] for byte in word.encode()) if i is not None] + [None]
+        ids = [self._byte_ids[byte] for byte in word.encode() if byte in self._byte_ids] + [None]
         left, right = [*range(-1, len(ids) - 1)], [*range(1, len(ids)), 0]  # neighbours: None at both ends
         heap = [(self._ranks[pair], i) for i, pair in enumerate(pairwise(ids)) if pair in self._ranks]
         heapify(heap)

@@ -288,7 +288,16 @@ def test_check_settings_names_the_way_out():
     assert "must be slide or stop" in message(overflow="slidd")
     assert "draws nothing" in message(n_beam=2, rule=SamplingRule(top_k=3))
     assert "[-1, 11]: the vocabulary has the ids 0 to 10" in message(rule=SamplingRule((-1, 3), eos_id=V))
+    assert "[None, 11]: the" in message(rule=SamplingRule(other_ends=(3, V))), (
+        "ends without the one they become"
+    )
+    assert "no token of the vocabulary is left" in message(rule=SamplingRule((*range(V),), eos_id=4))
     check_settings(writer(), 4, SamplingRule(temperature=0.0), 2, 0.0, 0, "stop")
+
+
+def test_where_only_the_end_may_come_it_comes():
+    others = [i for i in range(V) if i != 4]
+    assert generate(writer(), [1, 2], 5, forbidden_ids=others, eos_id=4) == [1, 2, 4]
 
 
 @pytest.mark.parametrize("bad", [None, V, []])
