@@ -88,9 +88,7 @@ class Environment:
     test_prompts: list[list[int]]
     judge: Callable[[str], bool] | None = None  # the true preference on whole texts, where it is known
     reward: object = None  # its `scores` of a rollout and the texts of it are (B,): `reward.py`
-    precision: str = (
-        "fp32"  # in which answers are drawn, scored and learnt from; `measure` reads them in fp32
-    )
+    precision: str = "fp32"  # of what draws answers, scores and learns from them; `measure` reads in fp32
 
     def texts(self, rollout: Rollout) -> list[tuple[str, str]]:
         """Return the (prompt, answer) of each row, without begin and end; an answer keeps its first space."""
