@@ -25,7 +25,7 @@ inspect.getsource = cache(inspect.getsource)
 
 @pytest.fixture(autouse=True)
 def _seed():
-    torch.default_generator.manual_seed(0)  # that of all devices costs a millisecond
+    torch.manual_seed(0)
     yield
     unlock()
 

@@ -85,11 +85,11 @@ def closing(results: dict[str, list[Result]], settings: FinetuningSettings, task
     rows, figures = [], dict(metric=task.metric)
     for way in sorted(results, key=[*names].index):
         n_moving, share, times, scores = zip(*results[way], strict=True)
+        figures[f"{way}_score"] = mean = statistics.fmean(scores)
         deviation = statistics.stdev(scores) if len(scores) > 1 else None
-        score = f"{statistics.fmean(scores):.3f}" + ("" if deviation is None else f" ± {deviation:.3f}")
+        score = f"{mean:.3f}" + ("" if deviation is None else f" ± {deviation:.3f}")
         seconds = "-" if None in times else f"{statistics.fmean(times):.1f}"
         rows.append((names[way], n_moving[0], f"{100 * share[0]:.1f} %", seconds, score))
-        figures[f"{way}_score"] = statistics.fmean(scores)
     figures["majority_score"], figures["score"] = figures.pop("trivial_score"), figures.pop("chosen_score")
     return rows, figures | dict(score_deviation=deviation, moving_weights=n_moving[0])  # the last: chosen
 

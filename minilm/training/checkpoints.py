@@ -200,7 +200,7 @@ class Run:
         """Return how a run ends that somebody has stopped: with a message that says how to go on."""
         self.progress.bar.close()
         told = f"stopped after step {self.step} of {self.settings.steps}, saved; to go on: --resume "
-        return KeyboardInterrupt(told + typed("out", self.folder) if self.folder else "")  # "": `exit_code`
+        return KeyboardInterrupt(told + typed("out", self.folder) if self.folder else "")  # none: `exit_code`
 
 
 def lowest_loss(log: list[dict], last: float) -> list[str]:

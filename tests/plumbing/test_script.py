@@ -342,13 +342,13 @@ def test_a_device_that_is_not_there_is_an_error(hardware, name, other):
         script.choose_device(name)
 
 
-@pytest.mark.parametrize(("name", "asked"), [("cuda", ["high"]), ("cpu", []), ("mps", [])])
+@pytest.mark.parametrize(("name", "asked"), [("cuda", "high"), ("cpu", "highest"), ("mps", "highest")])
 def test_only_a_cuda_gpu_multiplies_by_tf32(hardware, monkeypatch, name, asked):
     hardware(cuda=True, mps=True)
     found = []
     monkeypatch.setattr(torch, "set_float32_matmul_precision", found.append)
     script.choose_device(name)
-    assert found == asked, "faster there; the figures of a processor stay as they are"
+    assert found == [asked], "faster there; the figures of a processor stay as they are"
 
 
 def test_each_process_has_its_own_gpu(hardware, second_of_two):

@@ -123,10 +123,8 @@ def test_a_training_goes_on_from_its_first_step(reinforcement, gpt, step, goes_o
         (dict(reward="r"), "python reinforce.py --ablate --model 'my m' --reward r"),
         (dict(algorithm="dpo"), "python reinforce.py --kl 0.3 --model 'my m'"),
         (dict(prompts="p.txt"), "python prompt.py --model 'my out' --prompt TEXT"),
-        (
-            dict(prompts="p.txt", ablate=True),
-            "python prompt.py --model 'my m' --prompt TEXT",
-        ),  # leaves no policy
+        # an ablation leaves no policy
+        (dict(prompts="p.txt", ablate=True), "python prompt.py --model 'my m' --prompt TEXT"),
     ],
 )
 def test_the_next_command_fits_the_run(reinforcement, monkeypatch, changes, expected):
