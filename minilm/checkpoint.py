@@ -76,7 +76,7 @@ def export(run_folder: str | Path, folder: str | Path) -> list[str]:
     frame = (None if objective == "translation" else "[CLS]", "[SEP]")  # what stood around a text in training
     weights = Path(run_folder) / WEIGHTS
     has_head = weights.exists() and any(name[:5] == "head." for name in read_tensors(weights))
-    notes = ["without its fine-tuned head, which has no name there"] * has_head
+    notes = ["without its fine-tuned head, which has no name there"] if has_head else []
     return exporting.export_model(*load(run_folder), folder, frame, str(run_folder), notes)
 
 

@@ -212,7 +212,9 @@ def test_check_tells_the_first_failure_in_a_sentence(tree, monkeypatch, capsys, 
     main("start", NAME)
     capsys.readouterr()
     monkeypatch.setattr(
-        exercises, "subprocess", SimpleNamespace(run=lambda *_, **__: SimpleNamespace(stdout=told))
+        exercises,
+        "subprocess",
+        SimpleNamespace(run=lambda *_, **__: SimpleNamespace(stdout=told), PIPE=-1, STDOUT=-2),
     )
     assert main("check", NAME) == 1 and capsys.readouterr().out == verdict + "\n"
 
@@ -240,7 +242,7 @@ def test_list_tells_how_far_one_is(tree, monkeypatch, capsys):
         assert how.items() >= read.items(), "the verdict is read from all that pytest tells"
         return asked.append(command) or SimpleNamespace(stdout=PASSED)
 
-    monkeypatch.setattr(exercises, "subprocess", SimpleNamespace(run=run))
+    monkeypatch.setattr(exercises, "subprocess", SimpleNamespace(run=run, PIPE=-1, STDOUT=-2))
     assert main("check", NAME) == 0 and capsys.readouterr().out.endswith(f"all 3 tests of {NAME} pass\n")
     assert asked[0][-1] == EXERCISES[NAME].tests, "no file of tests is in this tree"
     assert states(capsys) == {f"{NAME} solved", "infilling started"}

@@ -161,7 +161,7 @@ def write_tokenizer(tokenizer: BPE | WordPiece, folder: Path, frame: Frame, conf
             raise UserError("the tokenizer cuts text by a pattern of its own: it has no name there")
         settings |= {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
         write_json(folder / "tokenizer.json", rust_tokenizer(tokenizer, frame))
-    inputs = ["input_ids", *["token_type_ids"] * (config.n_segments > 0), "attention_mask"]
+    inputs = ["input_ids", *(["token_type_ids"] if config.n_segments else []), "attention_mask"]
     settings |= {"model_max_length": tokenizer.longest or config.max_positions, "model_input_names": inputs}
     if tokenizer.longest:
         write_json(folder / SENTENCES, {"max_seq_length": tokenizer.longest})

@@ -53,9 +53,9 @@ def load(path: str | Path, device: str = "cpu", dtype=torch.float32) -> tuple[nn
         longest = check_value(str(folder / SENTENCES), "max_seq_length", "max_positions", longest)
         tokenizer.longest = min(longest, config.max_positions)
     ends = read_json(folder / GENERATION, optional=True).get("eos_token_id")
-    ends, n = [] if ends is None else ends if isinstance(ends, list) else [ends], config.vocab_size
-    if bad := [i for i in ends if type(i) is not int or not 0 <= i < n]:
-        raise UserError(f"{folder / GENERATION}: eos_token_id {bad[0]!r}: expected an id, or ids, below {n}")
+    ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
+    if bad := [i for i in ends if type(i) is not int or not 0 <= i < config.vocab_size]:
+        raise UserError(f"{folder / GENERATION}: eos_token_id {bad[0]!r}: expected ids < {config.vocab_size}")
     if tokenizer is not None:
         tokenizer.ends = tuple(ends)
     notes += [f"without {name}, of a head for a task" for name in tensors if TASK_HEADS.match(name)]
@@ -97,7 +97,7 @@ def read_folder(path: str | Path) -> tuple[Path, dict, ModelConfig, dict[str, Te
     found = {name: t for name, t in read_weights(folder).items() if not BUFFERS.fullmatch(name)}
     is_bare = not any(name.startswith(prefix) for name in found)  # a file without heads has no prefix
     for name, tensor in found.items():  # norms of old files have gamma and beta
-        new = prefix * is_bare + re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name))
+        new = (prefix if is_bare else "") + re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name))
         if new in tensors:
             raise UserError(f"{folder}: {new} stands there twice, once as {name}")
         tensors[new] = tensor

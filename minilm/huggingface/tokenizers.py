@@ -114,7 +114,7 @@ def cut_by(whole: dict) -> tuple[str | None, list[str]]:
     if len(steps) > 1 and any(step.get("add_prefix_space") for step in steps):
         cuts += ("a space before each piece",)
     wrong = [k for k in ("ignore_merges", "end_of_word_suffix", "dropout") if whole["model"].get(k)]
-    wrong += [normalizer] * (normalizer.get("type") not in (None, "NFC")) + [cuts] * (cuts not in CUTS)
+    wrong += [normalizer] if normalizer.get("type") not in (None, "NFC") else [] if cuts in CUTS else [cuts]
     if wrong:
         raise UserError(f"it cuts text by {wrong[0]!r:.200}; ours as GPT-2, GPT-4 or SmolLM2")
     note = "its tokenizer composes letters and accents (NFC) first: give it texts that are"

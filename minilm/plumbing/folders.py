@@ -139,7 +139,7 @@ def empty_run_folder(folder: Path, claim: Callable[[Path], None] = lambda folder
         raise UserError(f"{folder} is a file, not a run folder")
     names, known = [path.name for path in folder.iterdir()], (*RUN_FILES, *TASK_FILES, LOCK)
     foreign = [name for name in names if name not in known and not LEFTOVER.fullmatch(name)]
-    ours = not {*names} - {LOCK} or (LOG in names and (SETTINGS in names or not foreign))
+    ours = {*names} <= {LOCK} or (LOG in names and (SETTINGS in names or not foreign))
     if not (ours or read_json(folder / CONFIG, optional=True).get("format") == FORMAT):
         found = (foreign or names)[0]
         raise UserError(f"{folder} is not a run folder of ours (it holds {found}): not replaced")

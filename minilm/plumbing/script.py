@@ -145,11 +145,9 @@ def table(rows, header) -> str:
 
 def cell(value) -> str:
     """Return the text of one cell of a table: 110,106,428, 0.123, and 1.0e-05 where that would show 0.000."""
-    if value is None or isinstance(value, bool):
-        return {None: "-", True: "yes", False: "no"}[value]
     if isinstance(value, float):
         return f"{value:.1e}" if 0 < abs(value) < 0.0005 else f"{value:,.3f}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    return "-" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def prepare_streams_and_signals() -> None:

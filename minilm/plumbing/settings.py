@@ -108,7 +108,7 @@ def add_flags(parser: argparse.ArgumentParser, settings_class: type, taken=froze
         lines = re.findall(r"^    (\w+): .*?(?:  # (.*))?$", inspect.getsource(declaring), re.MULTILINE)
         for name, comment in dict(lines).items():
             if field := missing.pop(name, None):
-                options = [option_of(name)] + [option_of("no_" + name)] * (field.type is bool)
+                options = [option_of(name)] + ([option_of("no_" + name)] if field.type is bool else [])
                 default = "" if taken else f" (default {' '.join(words_of(field.default)) or 'empty'})"
                 how = dict(dest=name, action=Read, nargs="*", const=field.type)
                 group.add_argument(*options, **how, help=(comment + default).replace("%", "%%"))
@@ -128,7 +128,7 @@ class Read(argparse.Action):
     def __call__(self, parser, namespace, words: list[str], option: str):
         parts = parts_of(self.const)
         try:
-            value = value_of(parts, words or ["true"] * (self.const is bool))
+            value = value_of(parts, ["true"] if self.const is bool and not words else words)
         except ValueError:
             found = " ".join([option, *(words or ["without a value"])])
             near = suggest(words[-1], parts.keys() - {"integer", "number", "text"}) if words else ""
@@ -154,7 +154,7 @@ def parts_of(hint) -> dict:
 def kind_of(hint) -> str:
     """Say what fits a type, for errors and for the help: `integer|none`, `pre|post`, `text ...`."""
     names = parts_of(hint)
-    return "|".join(name for name in names if name != "...") + " ..." * ("..." in names)
+    return "|".join(name for name in names if name != "...") + (" ..." if "..." in names else "")
 
 
 def value_of(parts: dict, words: list[str]):

@@ -87,7 +87,7 @@ def token_rows(documents: Sequence[str], tokenizer, rows_of: Callable, *options,
         with Pool(os.cpu_count(), obey) as pool:
             made = pool.imap(partial(piece, encode), zip(names, texts, strict=False))
             try:
-                for data in iter(partial(made.next, PATIENCE), None):  # to its end: it knows no None
+                for data in iter(partial(made.next, PATIENCE), None):  # to its end: no piece is None
                     with np.load(BytesIO(data)) as arrays:
                         ids, *others = arrays.values()
                     yield ids.astype(dtype), *others

@@ -184,11 +184,11 @@ def files_corpus(sources: list[str], errors: str, store: Path | None = None, wei
     found, several = (read_documents(file, errors) for file in shown(files, "files")), len(files) > 1
     if is_large := store is not None and sum(map(os.path.getsize, files)) > LARGE:
         path = store / f"texts-{content(files)}-{errors}.bin"
-        keyed = ((text.encode(), *columns) for text, *columns in with_digests(found, LARGE / 8, several))
-        rows = lambda: ((data, [len(data)], *([column] for column in columns)) for data, *columns in keyed)
+        cut_up = with_digests(found, LARGE / 8, several)
+        rows = lambda: ((data := s.encode(), [len(data)], [side], [own], [n]) for s, side, own, n in cut_up)
         _, sizes, scores, words, file_of = stored(path, rows, np.uint8)
         texts = StoredTexts(path, np.append(0, sizes.cumsum()), np.arange(len(sizes)))
-        notes = {f"{{:,}} documents are kept in {path}": len(texts)}
+        notes = {f"{{:,}} documents are kept in {path}": len(texts)}  # what is told, unless its number is 0
     else:
         found = [[*documents] for documents in found]
         # More than half of the whole, as a text without blank lines is, would leave the other part nothing.
@@ -204,7 +204,7 @@ def files_corpus(sources: list[str], errors: str, store: Path | None = None, wei
         chosen = np.sort(ranked[: max(8, sizes[ranked].cumsum().searchsorted(SAMPLE))])
     n_removed = len(texts) - held.sum() - kept.sum()
     notes["removed {:,} training documents that stand in the validation part too"] = n_removed
-    name = sources[0] + f" and {len(sources) - 1} more" * (len(sources) > 1)
+    name = sources[0] if len(sources) == 1 else f"{sources[0]} and {len(sources) - 1} more"
     notes, kept = [note.replace("{:,}", f"{n:,}") for note, n in notes.items() if n], kept.nonzero()[0]
     if weights is not None:
         sizes = sizes if is_large else np.array([len(text.encode()) for text in texts])

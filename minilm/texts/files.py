@@ -56,7 +56,7 @@ def read_blocks(path: Path | str, errors: str = "strict") -> Iterator[str]:
     try:
         with (gzip.open if is_packed else open)(path, "rb") as file:
             while data := file.read(BLOCK):
-                rest = file.readline(n_most) if b"\n" in data else file.read(n_most * (b"\x00" not in data))
+                rest = file.readline(n_most) if b"\n" in data else file.read(0 if b"\x00" in data else n_most)
                 if is_packed and n_read + len(data) + len(rest) >= n_most:
                     raise UserError(f"{path}: unpacks to over a hundred times its size, which no text does")
                 data += rest

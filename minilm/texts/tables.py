@@ -49,7 +49,7 @@ def read_table(path: str | Path, fields: Sequence[str], skip_bad=False, spare=()
 
     `.tsv` (a tab separates, quotes mean nothing), `.csv` (quotes as in RFC 4180) or `.jsonl`, also as `.gz`.
     A first line that names all the fields is a header: columns may stand in any order, and further ones are
-    passed over; without one `spare` may come last. A file that is no table is never skipped. `make`: a `row`.
+    passed over; without one `spare` may come last. What is no table is refused. `make` does what `row` does.
     """
     if kind(path) not in SUFFIXES:
         raise UserError(f"{path}: expected a table: {', '.join(SUFFIXES)}, or .gz of these")
@@ -75,7 +75,8 @@ def columns(path: str | Path, fields: Sequence[str], spare: Sequence[str], ours:
                 raise UserError(f"{where}: found the header {header}, expected {fields}; rename the columns")
             elif any(header):
                 names = names or (longer if len(cells) == len(longer) else fields)
-                in_order += [cells] * (names == fields and len(cells) == len(fields))
+                if names == fields and len(cells) == len(fields):
+                    in_order.append(cells)
                 yield where, names, cells
             where = f"{path}, line {reader.line_num + 1}"  # the line where the next row begins
     except csv.Error as error:
@@ -142,8 +143,8 @@ def read_conll(path: str | Path, skip_bad=False, tagged: bool = True) -> list[tu
         """Return words and tags; UserError for a line with another number of columns."""
         for where, cells in words:
             if len(cells) != n_column:
-                expected = f"{n_column}, the word first" + ", the tag last, as in the first line" * tagged
-                raise UserError(f"{where}: found {len(cells)} columns {cells}, expected {expected}")
+                order = "the word first, the tag last, as in the first line" if tagged else "the word first"
+                raise UserError(f"{where}: found {len(cells)} columns {cells}, expected {n_column}, {order}")
         return [cells[0] for _, cells in words], [cells[-1] for _, cells in words]
 
     sentences = (words for is_text, words in groupby(lines, lambda line: bool(line[1])) if is_text)
