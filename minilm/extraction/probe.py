@@ -150,14 +150,11 @@ def standardised(train: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
 
 
 @torch.autocast("cpu", enabled=False)  # whatever the precision of a model that it is compared with
-def probe_accuracy(
-    train: np.ndarray, train_y: np.ndarray, test: np.ndarray, test_y: np.ndarray,
-    n_label: int | None = None, n_draw: int = 10, seed: int = 0,
-) -> float:  # fmt: skip
+def probe_accuracy(train, train_y, test, test_y, n_label=None, n_draw: int = 10, seed: int = 0) -> float:
     """Return the share of test texts that the probe puts into their class, the mean of `n_draw` draws.
 
-    train, test: (n, D), `standardised`; train_y, test_y: (n,) classes from 0; n_label: labels a class, none:
-    all, in one draw.
+    train, test: arrays (n, D), `standardised`; train_y, test_y: (n,) classes from 0; n_label: labels a class,
+    none: all, in one draw.
     """
     rows = draw_labels(train_y, n_label, n_draw, seed)  # (R, N)
     x, y = torch.from_numpy(train[rows]), torch.from_numpy(train_y[rows])  # (R, N, D), (R, N)

@@ -77,6 +77,14 @@ def from_first(make: Callable):
     return made[0]
 
 
+def added_up(metrics: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the sums over all processes, for which each waits here."""
+    values = torch.stack([*metrics.values()])
+    if process_count() > 1:
+        dist.all_reduce(values)
+    return dict(zip(metrics, values, strict=True))
+
+
 def read_command(settings_class: type, description: str, name_of: Callable, override_class=None) -> tuple:
     """Return (given, overrides) as `parse` does; with --resume laid over what the run began with."""
     given, overrides = parse(settings_class, override_class, description=description)

@@ -15,7 +15,7 @@ from ..model.generate import evaluation_mode
 from ..plumbing.errors import UserError
 from ..plumbing.folders import RESULTS, TOKENIZER, TRAINER, append_log, atomic_write, trim_log
 from ..plumbing.safetensors import check_state
-from ..plumbing.script import from_first, process_count, process_rank, shown
+from ..plumbing.script import added_up, process_count, process_rank, shown
 from ..plumbing.settings import checked, typed
 from .objective import Objective, add_metrics, autocast, by_length, micro_batches, to_device, trimmed
 
@@ -26,16 +26,18 @@ STATE["objective"] = float | None
 
 @torch.no_grad()
 def evaluate(model: torch.nn.Module, objective: Objective, settings) -> dict[str, float]:
-    """Return the metrics over the whole validation batch. Training goes on as if this had not run."""
+    """Return metrics of the whole validation batch; each process adds its part. Training does not notice."""
     device = next(model.parameters()).device
     batch = by_length(objective.batch(0, "validation"))
-    rows_that_fit = max(1, settings.batch_size // (settings.accumulate * process_count()))
-    totals: dict[str, Tensor] = {}
+    n, totals = process_count(), {}
+    rows_that_fit = max(1, settings.batch_size // (settings.accumulate * n))
+    parts = micro_batches(batch, -(-len(batch["input_ids"]) // rows_that_fit))
     with evaluation_mode(model), autocast(settings.precision, device):
-        for part in shown(micro_batches(batch, -(-len(batch["input_ids"]) // rows_that_fit)), "evaluation"):
-            add_metrics(totals, objective.loss(model, to_device(trimmed(part), device))[1])
-    # Several processes decide by them, and must not differ: a GPU's sums need not be the same twice.
-    return from_first(lambda: {name: float(value) for name, value in totals.items()})
+        for i in shown(range(process_rank(), -(-len(parts) // n) * n, n), "evaluation"):
+            metrics = objective.loss(model, to_device(trimmed(parts[i % len(parts)]), device))[1]
+            # A process without a last part helps the others, as each may have some of the weights alone.
+            add_metrics(totals, metrics if i < len(parts) else {m: 0 * v for m, v in metrics.items()})
+    return {name: float(value) for name, value in added_up(totals).items()}
 
 
 class EarlyStopping:
@@ -189,7 +191,8 @@ class Run:
         state = dict(step=self.step, seconds=self.progress.seconds(), before=self.before)
         state |= dict(stopping=self.best.state, objective=self.objective.state)
         moments = {name: self.optimizer.state[p] for name, p in moving(self.model).items()}
-        state = whole(state | dict(model=self.model.state_dict(), optimizer=moments))
+        state = whole(state | dict(model=self.model.state_dict()))
+        state["optimizer"] = whole(moments, process_rank() == 0)  # twice as large: one has room for them all
         self.kept.load_state_dict(state["model"])  # itself, unless each process trains a part of a copy
         if self.folder:
             (self.folder / RESULTS).unlink(missing_ok=True)  # of a finished run that goes on: of fewer steps
@@ -240,11 +243,14 @@ def moving(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-def whole(value):
+def whole(value, is_kept: bool = True):
     """Return nested dictionaries in which tensors that several processes share out are whole, on the CPU."""
     if isinstance(value, dict):
-        return type(value)({name: whole(inner) for name, inner in value.items()})
-    return value.full_tensor().cpu() if hasattr(value, "full_tensor") else value
+        return type(value)({name: whole(inner, is_kept) for name, inner in value.items()})
+    if not hasattr(value, "full_tensor"):
+        return value
+    tensor = value.full_tensor()  # all processes have to ask for it
+    return tensor.cpu() if is_kept else None
 
 
 def part(value: Tensor, like: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ told and kept of a run stands beside its steps (`checkpoints.py`).
 
 import math
 import signal
-from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,12 +15,11 @@ from types import SimpleNamespace
 from typing import Literal
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from ..model.blocks import Stack
 from ..plumbing.errors import UserError
-from ..plumbing.script import process_count, process_rank
+from ..plumbing.script import added_up, process_count, process_rank
 from ..plumbing.settings import CommonSettings
 from .checkpoints import Run
 from .machine import settle_threads, settled_precision
@@ -83,10 +81,7 @@ def learning_rate(step: int, settings: TrainingSettings) -> float:
     return settings.lr * share[settings.schedule]
 
 
-def make_optimizer(
-    model: torch.nn.Module, weight_decay: float,
-    share_and_start: Callable[[str], tuple[float, int]] = lambda name: (1.0, 0), which: str = "adamw",
-) -> torch.optim.AdamW:  # fmt: skip
+def make_optimizer(model, weight_decay: float, share_and_start=lambda name: (1.0, 0), which: str = "adamw"):
     """AdamW (Loshchilov and Hutter 2019) with weight decay on matrices, not on biases and norms.
 
     Weights with `requires_grad` off are left out: which weights move is the regime's choice.
@@ -153,10 +148,7 @@ def rehearse(model, objective: Objective, settings: TrainingSettings) -> bool:
 
 def any_process_wishes(wish: bool) -> bool:
     """Return whether one of the processes has a wish; each waits here for all others."""
-    votes = torch.tensor([float(wish)])  # on the CPU, so that no GPU is waited for
-    if process_count() > 1:
-        dist.all_reduce(votes)
-    return bool(votes)
+    return bool(added_up(dict(wish=torch.tensor(float(wish))))["wish"])  # on the CPU: no GPU is waited for
 
 
 def train(

@@ -10,14 +10,13 @@ section 3.2; Zhao et al. 2023, "PyTorch FSDP").
 import copy
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.nn.parallel import DistributedDataParallel
 
 from ..model.blocks import Block
-from ..plumbing.script import process_count, process_rank
+from ..plumbing.script import added_up, process_count, process_rank
 from .loop import rehearse
 from .objective import Objective, micro_batches
 
@@ -60,10 +59,8 @@ class Together:
 
     def total(self, metrics: dict[str, Tensor], norm: Tensor, n_token: int, lr: float) -> tuple:
         """Return of all processes what `loop.train_step` returned of this one's rows."""
-        values = torch.stack(list(metrics.values()))
-        dist.all_reduce(values)
         norm = norm.full_tensor() if self.settings.shard else norm
-        return dict(zip(metrics, values, strict=True)), norm, n_token * process_count(), lr
+        return added_up(metrics), norm, n_token * process_count(), lr
 
 
 def share(model: nn.Module, objective: Objective, optimizer, settings) -> tuple[nn.Module, Together]:

@@ -35,6 +35,33 @@ def test_evaluate_is_the_mean_over_all_of_the_validation_part(kind):
             assert value == pytest.approx(float(expected[name]), rel=1e-5), (name, changes)
 
 
+@pytest.mark.parametrize("n_process", [2, 3, 50])
+def test_each_process_evaluates_its_own_rows(n_process, monkeypatch):
+    model, objective, settings = (
+        small.model("masked"),
+        small.objective("masked"),
+        small.settings(batch_size=1),
+    )
+    expected = evaluate(model, objective, settings)
+    plain_loss, seen, found = objective.loss, [], []
+    objective.loss = lambda model, batch: seen.append(batch["input_ids"]) or plain_loss(model, batch)
+    monkeypatch.setattr(checkpoints, "process_count", lambda: n_process)
+    asked = []
+    for rank in range(n_process):
+        monkeypatch.setattr(checkpoints, "process_rank", lambda rank=rank: rank)
+        found.append(evaluate(model, objective, settings))
+        asked.append(len(seen) - sum(asked))
+    n_row = len(objective.batch(0, "validation")["input_ids"])
+    assert {*asked} == {math.ceil(n_row / n_process)}, (
+        "one that asks more often waits for the others for ever"
+    )
+    for name, value in expected.items():
+        total = sum(one[name] for one in found)
+        assert total == pytest.approx(value, rel=1e-5), (
+            f"{name}: a row counts for one process, not for several"
+        )
+
+
 def test_evaluate_leaves_no_trace():
     model, objective = small.model("masked", dropout=0.5), small.objective("masked")
     plain_loss, graphs = objective.loss, []

@@ -10,6 +10,7 @@ import torch
 from torch._dynamo.testing import CompileCounter
 
 from minilm.checkpoint import load
+from minilm.plumbing import script
 from minilm.plumbing.errors import UserError
 from minilm.plumbing.folders import read_log
 from minilm.plumbing.settings import CommonSettings
@@ -202,6 +203,6 @@ def test_threads_are_tried_out_for_a_run_that_is_kept(tmp_path, monkeypatch):
 @pytest.mark.parametrize("n_process", [1, 2])
 @pytest.mark.parametrize("wish", [False, True])
 def test_the_wish_of_one_process_is_that_of_all(wish, n_process, monkeypatch):
-    monkeypatch.setattr(training, "process_count", lambda: n_process)
-    monkeypatch.setattr(training.dist, "all_reduce", lambda votes: votes.add_(1.0))  # the others wish it
+    monkeypatch.setattr(script, "process_count", lambda: n_process)
+    monkeypatch.setattr(script.dist, "all_reduce", lambda votes: votes.add_(1.0))  # the others wish it
     assert training.any_process_wishes(wish) is (wish or n_process == 2)

@@ -15,6 +15,7 @@ import small
 import torch
 import torch.distributed as dist
 
+from minilm.plumbing import script
 from minilm.plumbing.errors import UserError
 from minilm.plumbing.folders import read_log
 from minilm.pretraining.run import PretrainingSettings
@@ -218,8 +219,9 @@ def test_what_three_processes_have_adds_up(shard, learns, monkeypatch):
         def reshard(self):
             self.resharded = True
 
-    monkeypatch.setattr(processes, "process_count", lambda: 3)
-    monkeypatch.setattr(processes.dist, "all_reduce", lambda values: values.mul_(3))
+    for module in (processes, script):
+        monkeypatch.setattr(module, "process_count", lambda: 3)
+    monkeypatch.setattr(script.dist, "all_reduce", lambda values: values.mul_(3))
     together = processes.Together(None, Engine(), small.settings(shard=shard))
     together.n_left = 1
     with torch.set_grad_enabled(learns):
@@ -240,6 +242,8 @@ def test_what_is_shared_out_becomes_whole_again(device):
         twin, together = processes.share(model, objective, optimizer, settings)
         assert {p for group in optimizer.param_groups for p in group["params"]} == set(twin.parameters())
         small.assert_equal(whole(dict(twin.state_dict())), dict(model.state_dict()))
+        forgotten = whole(dict(twin.state_dict()) | dict(step=3), is_kept=False)
+        assert {*forgotten.values()} == {None, 3}, "one process keeps what is whole: others lack the memory"
         for value in (torch.rand(3, 2), torch.tensor(7.0)):
             for like in (*twin.parameters(), *model.parameters()):
                 assert torch.equal(whole(part(value, like)).cpu(), value), "of other shapes it stays whole"
