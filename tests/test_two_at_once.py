@@ -80,3 +80,15 @@ def test_a_second_process_that_breaks_down_is_told(tmp_path):
 def test_with_a_path_there_is_one_process(tmp_path):
     code, told, ran = run(tmp_path, "tests", n_process=1)
     assert code == 0 and len({process for processes in ran for process in processes}) == 1, told
+
+
+@pytest.mark.reliability
+def test_a_mistake_that_keeps_tests_from_being_read_ends_both(tmp_path):
+    code, told, ran = run(tmp_path, body="): here is no Python")
+    assert code == 2 and "SyntaxError" in told and ran == [], told
+
+
+@pytest.mark.reliability
+def test_where_tests_are_listed_only_there_is_one_process(tmp_path):
+    code, told, ran = run(tmp_path, "--collect-only", body="assert 0")
+    assert code == 0 and told.count("test_one[29]") == 1 and ran == [], told

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -59,14 +60,40 @@ class Second:
 class First:
     """In the first process: it starts the second, and tells its reports as if they were its own."""
 
+    def __init__(self):
+        self.second, self.ends = None, ExitStack()
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection(self, session) -> None:
+        """Start the second process: both read the tests at the same time."""
+        config = session.config
+        if config.option.collectonly or config.option.usepdb:
+            return
+        self.folder = Path(self.ends.enter_context(TemporaryDirectory()))
+        (self.folder / "reports").touch()
+        told = open(self.folder / "told", "w+", encoding="utf-8")  # noqa: SIM115 - closed with `ends`
+        self.told = self.ends.enter_context(told)
+        self.second = subprocess.Popen(
+            [sys.executable, "-m", "pytest", *config.invocation_params.args],
+            env=os.environ | {"MINILM_SECOND_OF_TWO": str(self.folder)}, cwd=config.invocation_params.dir,
+            stdin=subprocess.DEVNULL, stdout=self.told, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        self.ends.callback(self.end_second)
+
+    def end_second(self) -> None:
+        self.second.kill()
+        self.second.wait()
+
+    def pytest_unconfigure(self) -> None:
+        self.ends.close()
+
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session):
         config = session.config
-        if session.testsfailed or not session.items or config.option.collectonly or config.option.usepdb:
-            return None
-        command = [sys.executable, "-m", "pytest", *config.invocation_params.args]
-        with TemporaryDirectory() as name, open(Path(name, "reports"), "w+", encoding="utf-8") as reports:
-            marked = os.environ | {"MINILM_SECOND_OF_TWO": name}
+        if session.testsfailed or not session.items or self.second is None:
+            return None  # pytest's own loop says what is wrong
+
+        with open(self.folder / "reports", encoding="utf-8") as reports:
 
             def tell() -> None:
                 place = reports.tell()
@@ -78,21 +105,15 @@ class First:
                     place = reports.tell()
                 reports.seek(place)  # before a line that is not whole yet
 
-            with open(Path(name, "told"), "w+", encoding="utf-8") as told:
-                second = subprocess.Popen(
-                    command, env=marked, cwd=config.invocation_params.dir,
-                    stdin=subprocess.DEVNULL, stdout=told, stderr=subprocess.STDOUT,
-                )  # fmt: skip
-                try:
-                    run(session, Path(name), tell)
-                    code = second.wait()
-                finally:
-                    second.kill()
-                    second.wait()
-                tell()
-                told.seek(0)
-                if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
-                    pytest.exit(f"the second process ended with {code}:\n{told.read()[-3000:]}", returncode=1)
+            try:
+                run(session, self.folder, tell)
+                code = self.second.wait()
+            finally:
+                self.end_second()
+            tell()
+        self.told.seek(0)
+        if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+            pytest.exit(f"the second process ended with {code}:\n{self.told.read()[-3000:]}", returncode=1)
         return True
 
 
