@@ -21,6 +21,7 @@ from minilm.model.config import PRESETS, ModelConfig
 from minilm.plumbing.script import exit_code
 from minilm.reinforcement import preferences
 from minilm.texts import corpus as data
+from minilm.texts import pairs
 from minilm.tokenizer.bpe import BPE, SPECIAL_TOKENS
 
 ROOT = Path(__file__).parents[1]
@@ -36,6 +37,7 @@ TINY = {
     "reinforce.py": "--dpo-steps 2 --max-new-tokens 8 --reward-batch-size 4 --model gpt",
 }
 UNLESS = (  # the same, but without them where one of these words would refuse them
+    ("finetune.py", "--n-examples 24", {"--data"}),
     ("extract.py", "--draws 1 --labels 1", {"--tokens", "notes.txt"}),
     ("prompt.py", "--n-draw 1 --n-test 4 --shots 0,1", {"--prompt"}),
     ("reinforce.py", "--steps 2 --batch-size 4", {"dpo"}),
@@ -86,8 +88,8 @@ def workplace(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))  # reinforce.py looks for rules beside the user's files
     monkeypatch.delitem(sys.modules, "my_rules", raising=False)  # that of another test
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))  # of the loop at the terminal
-    for module, name in ((data, "WORLD"), (extraction, "WORLD")):
-        monkeypatch.setattr(module, f"{name}_TRAIN", 60)
+    for module in (data, pairs, extraction):
+        monkeypatch.setattr(module, "WORLD_TRAIN", 60)
     monkeypatch.setattr(data, "WORLD_VALIDATION", 20)
     monkeypatch.setattr(extraction, "WORLD_TEST", 12)
     monkeypatch.setattr(extraction, "WORLD_SENTENCES", 12)
