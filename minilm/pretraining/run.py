@@ -229,8 +229,8 @@ def with_recipe(settings: PretrainingSettings) -> PretrainingSettings:
     """Return the settings, with the model's recipe for all that is none; UserError where it has no recipe."""
     model = settings.model or OBJECTIVES[settings.objective].model
     if model not in RECIPES:
-        known = ", and a folder is given by --init" if Path(model).is_dir() else suggest(model, RECIPES)
-        raise UserError(f"--model {model}: no preset that this script trains{known}: {', '.join(RECIPES)}")
+        known = f"{suggest(model, RECIPES)}: {', '.join(RECIPES)}; a folder is given by --init"
+        raise UserError(f"--model {model}: no preset that this script trains{known}")
     recipe = RECIPES[model] | (CONTINUED if settings.init else {}) | dict(model=model)
     if settings.objective == "distillation" or settings.init or settings.tokenizer:
         recipe["vocab_size"] = None  # that of the tokenizer
