@@ -91,7 +91,7 @@ class First:
     def pytest_runtestloop(self, session):
         config = session.config
         if session.testsfailed or not session.items or self.second is None:
-            return None  # pytest's own loop says what is wrong
+            return None  # pytest's own loop says what is wrong, or lists the tests
 
         with open(self.folder / "reports", encoding="utf-8") as reports:
 

@@ -37,29 +37,20 @@ def test_evaluate_is_the_mean_over_all_of_the_validation_part(kind):
 
 @pytest.mark.parametrize("n_process", [2, 3, 50])
 def test_each_process_evaluates_its_own_rows(n_process, monkeypatch):
-    model, objective, settings = (
-        small.model("masked"),
-        small.objective("masked"),
-        small.settings(batch_size=1),
-    )
-    expected = evaluate(model, objective, settings)
-    plain_loss, seen, found = objective.loss, [], []
+    model, objective = small.model("masked"), small.objective("masked")
+    settings, plain_loss = small.settings(batch_size=1), objective.loss
+    expected, seen, found, asked = evaluate(model, objective, settings), [], [], []
     objective.loss = lambda model, batch: seen.append(batch["input_ids"]) or plain_loss(model, batch)
     monkeypatch.setattr(checkpoints, "process_count", lambda: n_process)
-    asked = []
     for rank in range(n_process):
         monkeypatch.setattr(checkpoints, "process_rank", lambda rank=rank: rank)
         found.append(evaluate(model, objective, settings))
         asked.append(len(seen) - sum(asked))
     n_row = len(objective.batch(0, "validation")["input_ids"])
-    assert {*asked} == {math.ceil(n_row / n_process)}, (
-        "one that asks more often waits for the others for ever"
-    )
+    assert {*asked} == {math.ceil(n_row / n_process)}, "one that asks more often waits for ever"
     for name, value in expected.items():
         total = sum(one[name] for one in found)
-        assert total == pytest.approx(value, rel=1e-5), (
-            f"{name}: a row counts for one process, not for several"
-        )
+        assert total == pytest.approx(value, rel=1e-5), f"{name}: a row counts in one process, not in several"
 
 
 def test_evaluate_leaves_no_trace():
