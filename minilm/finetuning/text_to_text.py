@@ -87,12 +87,10 @@ class TextToText(Task):
 
     def rows(self, examples):
         """Return the examples as rows: a decoder's hold the answer too."""
-        sources, answers, n_cut = [], [self.answer_ids(target) for _, target in examples], 0
-        for (source, _), answer in zip(examples, answers, strict=True):
-            ids, was_cut = self.source_ids(source, len(answer))
-            sources.append(ids)
-            n_cut += was_cut or answer[-1] != self.end
-        return self.answer_rows(sources, answers, n_cut)
+        answers = [self.answer_ids(target) for _, target in examples]
+        found = [self.source_ids(source, len(a)) for (source, _), a in zip(examples, answers, strict=True)]
+        n_cut = sum(was_cut or a[-1] != self.end for (_, was_cut), a in zip(found, answers, strict=True))
+        return self.answer_rows([ids for ids, _ in found], answers, n_cut)
 
     def answer_rows(self, sources, answers, n_cut: int = 0) -> LabelledRows:
         """Return sources and answers, as ids, as rows; a label is the token that follows at its position."""
@@ -102,8 +100,9 @@ class TextToText(Task):
         # Why answers alone are labels: the source is given, and learning to write sources would take from
         # learning to write answers. With the answer's end, or the model would never learn to stop.
         labels = RaggedRows(([IGNORED] * (len(before) - 1) + answer for before, answer in both), IGNORED)
-        if self.is_decoder:
-            return LabelledRows(read, labels)
+        if self.is_decoder:  # where they stand, so that a GPU need not be asked; 0, for padding, has no label
+            at = RaggedRows((range(len(b) - 1, len(b) - 1 + len(answer)) for b, answer in both), 0)
+            return LabelledRows(read, labels, answer_positions=at)
         # The decoder needs no mask: padding stands after the answer, where the causal mask hides it.
         return LabelledRows(RaggedRows(sources, self.pad, n_cut=n_cut), labels, decoder_input_ids=read)
 
@@ -114,11 +113,15 @@ class TextToText(Task):
         return loss, dict(loss=loss, accuracy=right.sum() / batch["n_label"])
 
     def answer_states(self, model, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return the states (N, D) and the labels (N,) of the N positions that have a label, row by row."""
+        """Return the states (B, P, D) and labels (B, P) of answers, `IGNORED` in rows of fewer than P."""
         mask = None if self.is_decoder else batch["attention_mask"]  # padding stands behind what it sees
         given = batch["input_ids"], mask, None, batch.get("decoder_input_ids")
-        counted = batch["labels"] != IGNORED  # (B, T)
-        return model.hidden_states(*given)[-1][counted], batch["labels"][counted]
+        hidden, labels = model.hidden_states(*given)[-1], batch["labels"]  # (B, T, D), (B, T)
+        if self.is_decoder:
+            at = batch["answer_positions"]  # (B, P)
+            labels = labels.gather(1, at)
+            hidden = hidden.gather(1, at[..., None].expand(-1, -1, hidden.shape[-1]))
+        return hidden, labels
 
     def predict(self, model, examples, batch_size):
         """Return the answer to each source, and the probability of all its tokens together."""
@@ -127,8 +130,7 @@ class TextToText(Task):
         answers = self.write(model, prompts, batch_size)
         texts = [self.tokenizer.decode([t for t in ids if t != self.end]).strip() for ids in answers]
         chances = self.probabilities(model, self.answer_rows(prompts, answers), batch_size)
-        both = zip(examples, texts, chances, strict=True)
-        return [Prediction(source, truth, guess, chance) for (source, truth), guess, chance in both]
+        return [Prediction(*example, *said) for example, *said in zip(examples, texts, chances, strict=True)]
 
     def write(self, model, prompts: list[list[int]], batch_size: int) -> list[list[int]]:
         """Return the ids of the likeliest answer: up to its end, or to twice the longest training answer."""
@@ -145,16 +147,14 @@ class TextToText(Task):
     @torch.no_grad()
     def probabilities(self, model, rows: LabelledRows, batch_size: int) -> list[float]:
         """Return for each row the probability that the model gives to the answer after its source."""
-        found = [0.0] * len(rows)
+        found = torch.zeros(len(rows))
         for chosen in alike(rows.lengths, batch_size):
             batch = to_device(rows.batch(chosen), model.tokens.weight.device)
             states, labels = self.answer_states(model, batch)
-            log_probs = model.vocabulary_logits(states).float().log_softmax(-1)  # (N, V)
-            log_probs = log_probs.gather(1, labels[:, None])[:, 0]  # (N,)
-            n_label = (batch["labels"] != IGNORED).sum(1).tolist()  # of each row
-            for i, own in zip(chosen, log_probs.split(n_label), strict=True):
-                found[i] = own.sum().exp().item()
-        return found
+            log_probs = model.vocabulary_logits(states).float().log_softmax(-1)  # (B, P, V)
+            log_probs = log_probs.gather(-1, labels.clamp(min=0)[..., None])[..., 0]  # (B, P)
+            found[chosen] = log_probs.masked_fill(labels == IGNORED, 0.0).sum(1).exp().cpu()  # (B,)
+        return found.tolist()
 
     def score(self, truth, guess):
         """Return `exact_match`, white space aside; of labels also `macro_f1`, of sentences `bleu`.

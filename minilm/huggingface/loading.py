@@ -70,8 +70,7 @@ def load(path: str | Path, device: str = "cpu", dtype=torch.float32) -> tuple[nn
             way_out = '"tie_word_embeddings": false there keeps both'
             raise UserError(f"{folder}: {copy} and {name} differ, and {CONFIG} ties them; {way_out}")
         # Of an untied head the bias inside the matrix is the one that transformers adds.
-        is_untied = copy.replace(".bias", ".weight") in theirs
-        tensors[name] = second if is_untied else tensors.get(name, second)
+        tensors[name] = second if copy.replace(".bias", ".weight") in theirs else tensors.get(name, second)
     for name, tensor in tensors.items():  # one by one, so that the memory never holds two of each
         tensors[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
     found = unpack(tensors, config)

@@ -58,8 +58,7 @@ class InContext(Causal):
         n_row = len(batch["input_ids"])
         # Row i of N has the questions i, i + N, i + 2 N ..., so that each part of the batch asks its own.
         number = np.arange(n_row * int(np.ceil(len(self.asked) / n_row))).reshape(-1, n_row).T  # (N, P)
-        probes = np.where(number < len(self.asked), number, -1)
-        return batch | dict(probes=torch.from_numpy(probes))
+        return batch | dict(probes=torch.from_numpy(np.where(number < len(self.asked), number, -1)))
 
     def loss(self, model, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """As `Causal.loss`, with the questions of this part of the batch."""
@@ -71,7 +70,7 @@ class InContext(Causal):
         given = answers(model, self.tokenizer, FORMAT, [q for _, q in asked]) if asked else []
         for (task, question), answer in zip(asked, given, strict=True):
             right[task] += (answer == question.label) / N_PROBE  # shares, so that parts of a batch add up
-        return loss, metrics | {task: torch.tensor(share) for task, share in right.items()}
+        return loss, metrics | {task: loss.new_tensor(share) for task, share in right.items()}
 
 
 class FewShot(Pretraining):
