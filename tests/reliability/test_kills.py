@@ -19,12 +19,6 @@ RESULTS, SETTINGS = STOPPED / "results.json", STOPPED / "settings.json"
 FEW_STEPS = dict(train="--steps 6", finetune="--steps 6", reinforce="--steps 2 --save-every 2 --no-contrast")
 
 
-def each(*ordinary, marked: list) -> list:
-    """Return cases: what belongs to the ordinary run, and all commands with each of the rest."""
-    rest = [(name, *values) for values in marked for name in COMMANDS]
-    return [("masked", *ordinary), *(pytest.param(*case, marks=pytest.mark.reliability) for case in rest)]
-
-
 def next_part(command: str) -> str:
     """Return the command that a user gives after a kill."""
     if (STOPPED / "trainer.pt").exists():
@@ -59,7 +53,9 @@ def run(command: str, home: Path, is_whole: bool, moment: float = 0.0, number: i
     return end(process)[:2] if is_whole else end_of_fork(process, home)
 
 
-@pytest.mark.parametrize("name, is_whole, n", each(False, 1, marked=[(False, 10), (True, 2)]))
+@pytest.mark.reliability
+@pytest.mark.parametrize("is_whole, n", [(False, 10), (True, 2)])
+@pytest.mark.parametrize("name", COMMANDS)
 def test_a_run_goes_on_from_any_moment_as_if_nothing_had_been(name, is_whole, n, home):
     draw, sent, command = random.Random(f"{SEED} {name}"), 0, f"{COMMANDS[name]} --out {WHOLE}"
     if not is_whole:  # the first fork waits for the imports: that is not its length
@@ -83,7 +79,10 @@ def test_a_run_goes_on_from_any_moment_as_if_nothing_had_been(name, is_whole, n,
     print(f"{name}: {sent} signals, a run takes {length:.1f} s")
 
 
-@pytest.mark.parametrize("name, last", each(2, marked=[(999,)]))
+@pytest.mark.parametrize(
+    "name, last",
+    [("masked", 2), *(pytest.param(name, 999, marks=pytest.mark.reliability) for name in COMMANDS)],
+)
 def test_a_run_goes_on_from_a_kill_before_each_renaming_of_a_file(name, last, home):
     command = f"{COMMANDS[name]} {FEW_STEPS[COMMANDS[name].split('.')[0]]}"
     code, told = end_of_fork(fork(f"{command} --out {WHOLE}", home), home)

@@ -96,7 +96,9 @@ def test_what_an_installation_lacks_is_left_out(library, monkeypatch):
     assert len(python_docs()) == 7, "without pydoc_data the docstrings remain"
 
 
-def test_this_python_once_and_without_importing_the_library():
+@pytest.mark.parametrize("part", ["asyncio", pytest.param("", marks=pytest.mark.reliability)])
+def test_this_python_once_and_without_importing_the_library(part, monkeypatch):
+    monkeypatch.setattr(data, "LIBRARY", data.LIBRARY / part)
     python_docs.cache_clear()
     before = set(sys.modules)
     found = python_docs()
@@ -104,6 +106,7 @@ def test_this_python_once_and_without_importing_the_library():
     imported = {name for name in set(sys.modules) - before if not name.startswith("pydoc_data")}
     assert not imported, f"reading docstrings imported {sorted(imported)[:5]}"
     assert python_docs() is found, "a second call in a process reads no file again"
+    python_docs.cache_clear()
 
 
 def test_short_docstrings_say_nothing():
