@@ -1,5 +1,7 @@
 """Grades extraction/layers.py: what is compared with what, on which texts, with how many labels."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import small
@@ -36,6 +38,21 @@ PROBE = Probe(Y, n_draw=3, seed=0)
 BAGS = tf_idf(*bag_of_words(*PARTS))
 
 
+def fingerprint(x, y, test_x, test_y, n_label=None, n_draw=1, seed=0) -> float:
+    """A number from 0 to 1 that all that is given has a part in, in the place of an accuracy."""
+    parts = [np.abs(side).sum(1) @ (1 + classes) for side, classes in ((x, y), (test_x, test_y))]
+    return float(parts[0] + 3 * parts[1] + 0.37 * (n_label or 0) + 0.11 * n_draw + 0.07 * seed) % 1
+
+
+near = partial(pytest.approx, abs=2e-3)  # vectors of other batches differ in their last digits
+
+
+@pytest.fixture
+def fingerprints(monkeypatch):
+    """No probe is trained."""
+    monkeypatch.setattr(layers, "probe_accuracy", fingerprint)
+
+
 def test_vectors_are_cut_into_parts_of_one_scale():
     x = np.random.default_rng(0).normal(5, 3, (36, 2))
     found = PROBE.parts(x)
@@ -69,7 +86,7 @@ def test_the_layer_table_takes_as_many_texts_of_each_class(monkeypatch):
     assert table_rows(y, "all").tolist() == [0, 10, 12], "one of each class at least"
 
 
-def test_layers_are_compared_on_the_vectors_of_their_own_texts(monkeypatch):
+def test_layers_are_compared_on_the_vectors_of_their_own_texts(fingerprints, monkeypatch):
     monkeypatch.setattr(layers, "TABLE_TEXTS", 8)
     twin = random_twin(MODEL, 0)
     header, rows, by_pooling = compare_layers(MODEL, twin, ROWS, PROBE, 2, dict(tokens_per_batch=64))
@@ -84,9 +101,9 @@ def test_layers_are_compared_on_the_vectors_of_their_own_texts(monkeypatch):
     for one, (row, column) in places.items():
         vectors = [extract(model, some, [one])[0] for model in (MODEL, twin)]
         ours, fresh = (smaller.accuracy(smaller.parts(x), 2) for x in vectors)
-        assert rows[row][column] == f"{ours:.3f} ({fresh:.3f})", one
+        assert [float(word.strip("()")) for word in rows[row][column].split()] == near([ours, fresh]), one
         if one.layer >= 0:
-            assert by_pooling[one.pooling][one.layer] == ours and len(by_pooling[one.pooling]) == 2
+            assert by_pooling[one.pooling][one.layer] == near(ours) and len(by_pooling[one.pooling]) == 2
 
 
 STORIES = {
@@ -100,7 +117,7 @@ STORIES = {
 STORY_ROWS = checked_rows(TOKENIZER, MODEL.config, [text for part in STORIES.values() for text, _ in part])
 
 
-def test_the_tables_name_their_figures():
+def test_the_tables_name_their_figures(fingerprints):
     (vectors,) = extract(MODEL, STORY_ROWS, [Reading(1, "mean")])
     last, how = Reading(1, "mean"), dict(tokens_per_batch=64)
     found, lines = probe_tables(MODEL, STORY_ROWS, STORIES, last, vectors, (1, 50, 9), 3, 7, how)
@@ -109,8 +126,8 @@ def test_the_tables_name_their_figures():
     sides = [probe.parts(vectors), probe.parts(random)]
     sides.append(tf_idf(*bag_of_words(*([text for text, _ in part] for part in STORIES.values()))))
     for name, side in zip(RESULTS, sides, strict=True):
-        assert found[name] == probe.accuracy(side, 1), name
-        assert found[f"unseen_{name}"] == probe.accuracy(side, 1, 2), name
+        assert found[name] == near(probe.accuracy(side, 1)), name
+        assert found[f"unseen_{name}"] == near(probe.accuracy(side, 1, 2)), name
     assert found["labels_a_class"] == 1
     assert "Labels a class: 50 left out" in lines[0]
     nearest = int(np.argmax([vectors[-6] @ x / np.linalg.norm(x) for x in vectors[:18]]))
@@ -127,17 +144,12 @@ def test_the_tables_name_their_figures():
     tables = [[line.split() for line in lines[i].splitlines()[-2:]] for i in (4, 8)]
     for test, rows in enumerate(tables, start=1):
         for n, row in zip((1, 9), rows, strict=True):
-            accuracies = [f"{probe.accuracy(side, n, test):.3f}" for side in sides]
-            assert row == [str(n), *accuracies, "0.500"], "labels a class, each side, chance"
+            accuracies = [probe.accuracy(side, n, test) for side in sides]
+            assert row[0] == str(n) and row[-1] == "0.500", "labels a class, chance"
+            assert [float(word) for word in row[1:-1]] == near(accuracies), "each side"
     few = probe_tables(MODEL, STORY_ROWS, STORIES, last, vectors, (50, 16), 3, 7, how)
     assert few[0]["labels_a_class"] == "all" and "50, 16 left out" in few[1][0], "a class has nine examples"
     assert "stand in no labelled text" in out and "Layer x pooling (labels a class: 1)" in out
-
-
-def fingerprint(x, y, test_x, test_y) -> float:
-    """A number from 0 to 1 that each vector and each class has a part in, in the place of an accuracy."""
-    parts = [np.abs(side).sum(1) @ (1 + classes) for side, classes in ((x, y), (test_x, test_y))]
-    return float(parts[0] + 3 * parts[1]) % 1
 
 
 SENTENCES = [text.replace(".", " .").split() for text in small.documents(12, seed=3)]
@@ -195,7 +207,7 @@ def test_the_control_table_probes_each_layer_on_words_that_were_put_aside(monkey
 @pytest.mark.parametrize(
     "reading, told", [(Reading(0, "max"), "layer 0, max"), (Reading(-1, "mean-last-4"), "mean-last-4")]
 )
-def test_a_table_says_what_it_was_read_from_and_has_a_part_for_each_to_test_on(reading, told):
+def test_a_table_says_what_it_was_read_from_and_has_a_part_for_each_to_test_on(reading, told, fingerprints):
     parts = dict(list(STORIES.items())[:2])
     rows = checked_rows(TOKENIZER, MODEL.config, [text for part in parts.values() for text, _ in part])
     (vectors,) = extract(MODEL, rows, [reading])
@@ -208,7 +220,7 @@ def test_the_layer_table_is_made_of_about_2000_texts():
     assert TABLE_TEXTS == 2000
 
 
-def test_of_few_texts_the_layer_table_learns_from_all_labels_and_tests_one_a_class(monkeypatch):
+def test_of_few_texts_the_layer_table_learns_from_all_labels_and_tests_one_a_class(fingerprints, monkeypatch):
     seen, plain = [], layers.extract
     monkeypatch.setattr(layers, "TABLE_TEXTS", 1)
     monkeypatch.setattr(
