@@ -2,7 +2,8 @@
 
 PyTorch hands each operation to `operate`. It refuses what a GPU refuses, tensors of two devices, and notes
 what a GPU has to be waited for: a number that is read, a mask whose ones are counted. `python
-tests/pretended_gpu.py "train.py --steps 3" ...` runs whole commands on it, and writes gpu.json.
+tests/pretended_gpu.py "train.py --steps 3" ...` runs whole commands on it, and writes gpu.json. There is no
+autocast for it: --precision bf16 is for a real one.
 """
 
 import json
@@ -23,14 +24,9 @@ from minilm.plumbing import folders, script
 
 aten = torch.ops.aten
 NAME, ROOT = "pretended", Path(__file__).parents[1]
-READS = {
-    aten._local_scalar_dense,
-    aten.is_nonzero,
-    aten.nonzero,
-    aten.masked_select,
-    aten.equal,
-    aten._unique2,
-}
+READS = {aten._local_scalar_dense, aten.is_nonzero, aten.equal, aten.linalg_inv_ex}
+READS |= {aten.nonzero, aten.masked_select, aten.bincount, aten.repeat_interleave}  # count
+READS |= {aten._unique2, aten.unique_dim, aten.unique_consecutive}
 INDEXES = {aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_}
 
 
@@ -44,6 +40,10 @@ class Backend(backend_registration._DummyBackendModule):
 backend_registration._setup_privateuseone_for_python_backend(NAME, Backend())
 DEVICE = torch.device(NAME, 0)
 waits: list[str] = []  # what a training step has waited for, and where
+made = [0]  # tensors of the GPU
+NOT_A_STEP = {"look", "save", "finish"}  # of what `train` calls
+NOT_A_STEP |= {"update"}  # PPO reads what its policy has written
+NOT_A_STEP |= {"to_device"}  # from pinned memory, to a real GPU
 
 
 class OnGPU(torch.Tensor):
@@ -53,9 +53,10 @@ class OnGPU(torch.Tensor):
     def __new__(cls, inner: torch.Tensor):
         how = dict(dtype=inner.dtype, requires_grad=inner.requires_grad, device=DEVICE)
         how |= dict(strides=inner.stride(), storage_offset=inner.storage_offset())
-        made = torch.Tensor._make_wrapper_subclass(cls, inner.shape, **how)
-        made.inner = inner
-        return made
+        tensor = torch.Tensor._make_wrapper_subclass(cls, inner.shape, **how)
+        tensor.inner = inner
+        made[0] += 1
+        return tensor
 
     def __repr__(self, **_):
         return f"OnGPU({self.inner})"
@@ -90,23 +91,25 @@ class Lists(TorchFunctionMode):
         elif func is torch.Tensor.new_tensor:
             return torch.tensor(args[1], dtype=args[0].dtype).to(args[0].device)
         device = kwargs.pop("device", None) if func in (torch.tensor, torch.as_tensor) else None
-        made = func(*args, **kwargs)
-        return made if device is None else made.to(device)
+        result = func(*args, **kwargs)
+        return result if device is None else result.to(device)
 
 
 def note(what: str) -> None:
-    """Note, with its line, what a training step waits for; PPO reads what its policy has written."""
-    frame, names, line = sys._getframe(2), [], ""
+    """Note, with its line, what a training step waits for; the last one is always told, and so read."""
+    frame, names, line, is_last = sys._getframe(2), set(), "", False
     while frame:
-        path = frame.f_code.co_filename
-        names.append(frame.f_code.co_name)
+        path, name = frame.f_code.co_filename, frame.f_code.co_name
+        if path == str(ROOT / "minilm" / "training" / "loop.py") and name == "train":
+            names.add("a step" if "step" in frame.f_locals else name)
+            is_last = frame.f_locals.get("step", 0) + 1 == frame.f_locals["settings"].steps
+        names.add(name)
         if not line and str(ROOT / "minilm") in path:
-            line = f"{Path(path).relative_to(ROOT)}, line {frame.f_lineno}"
+            line = f"{Path(path).relative_to(ROOT)}: {name}"
         frame = frame.f_back
-    # a backward pass has a thread of its own; `to_device` pins memory for a real GPU
-    is_step = "train_step" in names or threading.current_thread() is not threading.main_thread()
-    if is_step and not {"to_device", "update"} & {*names}:
-        waits.append(f"{what}: {line or 'a backward pass'}")
+    is_backward = threading.current_thread() is not threading.main_thread()  # it has a thread of its own
+    if is_backward or ("a step" in names and not is_last and not NOT_A_STEP & names):
+        waits.append(f"{what} in {line or 'a backward pass'}")
 
 
 def check_index(func, values, indices, new=None, *_) -> None:
@@ -115,8 +118,10 @@ def check_index(func, values, indices, new=None, *_) -> None:
     given = [index for index in indices if index is not None]
     if not on_gpu and any(isinstance(index, OnGPU) for index in given):
         raise RuntimeError(f"{func}: an index of the GPU for values of the CPU")
-    if new is not None and new.dim() and isinstance(new, OnGPU) != on_gpu:
-        raise RuntimeError(f"{func}: values of another device")
+    if new is not None and isinstance(new, OnGPU) != on_gpu:
+        if new.dim():
+            raise RuntimeError(f"{func}: values of another device")
+        note(f"{func} of a number of another device")
     if on_gpu and any(index.dtype == torch.bool or not isinstance(index, OnGPU) for index in given):
         note(f"{func} by a mask, or by numbers of the CPU")
 
@@ -151,6 +156,12 @@ def operate(func, args: tuple, kwargs: dict):
         free = torch.Tag.pointwise in func.tags  # a single number of the CPU may take part in these alone
         if any(not isinstance(tensor, OnGPU) and not (free and tensor.dim() == 0) for tensor in given):
             raise RuntimeError(f"{func}: tensors of the GPU and of the CPU")
+        written = [
+            a.name for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write
+        ]
+        named = dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs
+        if any(isinstance(named.get(a), torch.Tensor) and not isinstance(named[a], OnGPU) for a in written):
+            raise RuntimeError(f"{func}: a result of the GPU in a number of the CPU")
         if packet in READS:
             note(str(func))
     known = {id(tensor.inner): tensor for tensor in ours}
@@ -173,10 +184,12 @@ def main(commands: list[str]) -> None:
     """Run commands; write how each ended, and what its steps have waited for."""
     script.choose_device, found = lambda name: DEVICE, {}
     from minilm.finetuning import run  # now, as it takes that function over
+    from minilm.training import vocabulary_loss
 
-    run.WORLD_VALIDATION, run.WORLD_TEST = 4, 6
-    for command in commands:
+    run.WORLD_VALIDATION, run.WORLD_TEST, plain = 4, 6, vocabulary_loss.SMALL
+    for number, command in enumerate(commands):
         waits.clear()
+        made[0], vocabulary_loss.SMALL = 0, 0 if number % 2 else plain  # both forms of the loss
         sys.argv = [str(ROOT / "tests/reliability/small_world.py"), *command.split()]
         sys.argv[1] = str(ROOT / sys.argv[1])
         try:
@@ -188,7 +201,7 @@ def main(commands: list[str]) -> None:
             traceback.print_exc()
             code = 1
         folders.unlock()
-        found[command] = dict(code=code, waits=sorted({*waits}))
+        found[command] = dict(code=code, waits=sorted({*waits}), n_tensor=made[0])
     Path("gpu.json").write_text(json.dumps(found), encoding="utf-8")
 
 

@@ -100,9 +100,8 @@ class TextToText(Task):
         # Why answers alone are labels: the source is given, and learning to write sources would take from
         # learning to write answers. With the answer's end, or the model would never learn to stop.
         labels = RaggedRows(([IGNORED] * (len(before) - 1) + answer for before, answer in both), IGNORED)
-        if self.is_decoder:  # where they stand, so that a GPU need not be asked; 0, for padding, has no label
-            at = RaggedRows((range(len(b) - 1, len(b) - 1 + len(answer)) for b, answer in both), 0)
-            return LabelledRows(read, labels, answer_positions=at)
+        if self.is_decoder:
+            return LabelledRows(read, labels)
         # The decoder needs no mask: padding stands after the answer, where the causal mask hides it.
         return LabelledRows(RaggedRows(sources, self.pad, n_cut=n_cut), labels, decoder_input_ids=read)
 
@@ -113,15 +112,12 @@ class TextToText(Task):
         return loss, dict(loss=loss, accuracy=right.sum() / batch["n_label"])
 
     def answer_states(self, model, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return the states (B, P, D) and labels (B, P) of answers, `IGNORED` in rows of fewer than P."""
+        """Return the states (N, D) and the labels (N,) of the N positions that have a label, row by row."""
         mask = None if self.is_decoder else batch["attention_mask"]  # padding stands behind what it sees
         given = batch["input_ids"], mask, None, batch.get("decoder_input_ids")
-        hidden, labels = model.hidden_states(*given)[-1], batch["labels"]  # (B, T, D), (B, T)
-        if self.is_decoder:
-            at = batch["answer_positions"]  # (B, P)
-            labels = labels.gather(1, at)
-            hidden = hidden.gather(1, at[..., None].expand(-1, -1, hidden.shape[-1]))
-        return hidden, labels
+        # A GPU is waited for here, to count: else the head would read the padding behind short answers, too.
+        counted = batch["labels"] != IGNORED  # (B, T)
+        return model.hidden_states(*given)[-1][counted], batch["labels"][counted]
 
     def predict(self, model, examples, batch_size):
         """Return the answer to each source, and the probability of all its tokens together."""
@@ -147,14 +143,16 @@ class TextToText(Task):
     @torch.no_grad()
     def probabilities(self, model, rows: LabelledRows, batch_size: int) -> list[float]:
         """Return for each row the probability that the model gives to the answer after its source."""
-        found = torch.zeros(len(rows))
+        found = [0.0] * len(rows)
         for chosen in alike(rows.lengths, batch_size):
             batch = to_device(rows.batch(chosen), model.tokens.weight.device)
             states, labels = self.answer_states(model, batch)
-            log_probs = model.vocabulary_logits(states).float().log_softmax(-1)  # (B, P, V)
-            log_probs = log_probs.gather(-1, labels.clamp(min=0)[..., None])[..., 0]  # (B, P)
-            found[chosen] = log_probs.masked_fill(labels == IGNORED, 0.0).sum(1).exp().cpu()  # (B,)
-        return found.tolist()
+            log_probs = model.vocabulary_logits(states).float().log_softmax(-1)  # (N, V)
+            log_probs = log_probs.gather(1, labels[:, None])[:, 0]  # (N,)
+            n_label = (batch["labels"] != IGNORED).sum(1).tolist()  # of each row
+            for i, own in zip(chosen, log_probs.split(n_label), strict=True):
+                found[i] = own.sum().exp().item()
+        return found
 
     def score(self, truth, guess):
         """Return `exact_match`, white space aside; of labels also `macro_f1`, of sentences `bleu`.

@@ -165,7 +165,8 @@ class PPO:
         random = np.random.default_rng([settings.seed, step, 2])
         for _ in range(details.epochs):
             order = random.permutation(n_row) if details.shuffle else np.arange(n_row)
-            for rows in np.array_split(order, details.minibatches):
+            order = torch.from_numpy(order).to(batch["ids"].device)  # once, and not for each tensor
+            for rows in order.tensor_split(details.minibatches):
                 part = {name: value[rows] for name, value in batch.items()}
                 with autocast(self.env.precision, batch["ids"].device):
                     loss, metrics = ppo_loss(policy, part, self.env.rule, details)

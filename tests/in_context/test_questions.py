@@ -118,6 +118,15 @@ def test_a_task_whose_questions_are_all_answered_right_has_the_accuracy_1(made, 
     assert [float(metrics[task]) for task in TASKS] == pytest.approx([1, 1, 1])
 
 
+def test_the_accuracies_lie_where_the_other_metrics_do(made, monkeypatch):
+    objective, model = made
+    loss = torch.zeros((), device="meta")  # stands for a GPU
+    monkeypatch.setattr(Causal, "loss", lambda *given: (loss, dict(loss=loss)))
+    monkeypatch.setattr(in_context, "answers", lambda model, tokenizer, form, asked: [""] * len(asked))
+    metrics = objective.loss(model, objective.batch(0, "validation"))[1]
+    assert {value.device.type for value in metrics.values()} == {"meta"}, "they are put into one tensor"
+
+
 def test_parts_of_a_batch_add_up(made, assert_parts_add_up):
     objective, model = made
     model.eval()

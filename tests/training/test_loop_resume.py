@@ -228,3 +228,14 @@ def test_on_a_gpu_the_first_bad_step_is_remembered_until_the_loss_is_read(due, t
     assert all(line["step"] <= 4 and math.isfinite(line["loss"]) for line in read_log(tmp_path))
     if due == "save_every":
         assert load_trainer(tmp_path)["step"] == 4
+
+
+@pytest.mark.parametrize("fused, where", [(True, "meta"), (None, "cpu")])
+def test_steps_are_counted_where_the_optimizer_reads_them(fused, where, tmp_path):
+    run("causal", tmp_path, steps=2)
+    model = small.model("causal").to("meta")  # stands for a GPU
+    optimizer = torch.optim.AdamW(model.parameters(), fused=fused)
+    go_on_from(tmp_path, model, optimizer)
+    for state in optimizer.state.values():
+        assert state["step"].device.type == where, "a GPU is waited for at each weight, or Adam refuses it"
+        assert state["exp_avg"].device.type == "meta"
