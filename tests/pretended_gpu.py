@@ -126,6 +126,18 @@ def check_index(func, values, indices, new=None, *_) -> None:
         note(f"{func} by a mask, or by numbers of the CPU")
 
 
+def refuse_two_devices(func, args: tuple, kwargs: dict, given: list[torch.Tensor]) -> None:
+    """Raise RuntimeError for a tensor of the CPU; a single number may take part where each is taken alone."""
+    free = torch.Tag.pointwise in func.tags
+    if any(not isinstance(tensor, OnGPU) and not (free and tensor.dim() == 0) for tensor in given):
+        raise RuntimeError(f"{func}: tensors of the GPU and of the CPU")
+    named = dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs
+    for argument in func._schema.arguments:
+        tensor, is_written = named.get(argument.name), argument.alias_info and argument.alias_info.is_write
+        if is_written and isinstance(tensor, torch.Tensor) and not isinstance(tensor, OnGPU):
+            raise RuntimeError(f"{func}: a result of the GPU in a number of the CPU")
+
+
 def mapped(function, value):
     """Return lists, tuples and dictionaries with the function of each thing in them."""
     if isinstance(value, (list, tuple)):
@@ -138,9 +150,7 @@ def mapped(function, value):
 def operate(func, args: tuple, kwargs: dict):
     """Do an operation of PyTorch on tensors of either device."""
     given: list[torch.Tensor] = []
-    mapped(
-        lambda item: given.append(item) if isinstance(item, torch.Tensor) else None, [*args, *kwargs.values()]
-    )
+    mapped(lambda item: given.append(item) if isinstance(item, torch.Tensor) else 0, [args, kwargs])
     ours, to = [tensor for tensor in given if isinstance(tensor, OnGPU)], kwargs.get("device")
     on_gpu, packet = bool(ours) if to is None else torch.device(to).type == NAME, func.overloadpacket
     if not (ours or on_gpu):
@@ -153,15 +163,7 @@ def operate(func, args: tuple, kwargs: dict):
         if isinstance(given[-1], OnGPU) != to_gpu:
             note(f"{func} from one device to the other")
     elif ours:
-        free = torch.Tag.pointwise in func.tags  # a single number of the CPU may take part in these alone
-        if any(not isinstance(tensor, OnGPU) and not (free and tensor.dim() == 0) for tensor in given):
-            raise RuntimeError(f"{func}: tensors of the GPU and of the CPU")
-        written = [
-            a.name for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write
-        ]
-        named = dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs
-        if any(isinstance(named.get(a), torch.Tensor) and not isinstance(named[a], OnGPU) for a in written):
-            raise RuntimeError(f"{func}: a result of the GPU in a number of the CPU")
+        refuse_two_devices(func, args, kwargs, given)
         if packet in READS:
             note(str(func))
     known = {id(tensor.inner): tensor for tensor in ours}

@@ -46,11 +46,8 @@ def shortened(name: str, command: str) -> str:
         command += f" --out {name}"
     if command.startswith("reinforce.py"):
         command += " --reward-steps 2 --dpo-steps 2"
-        return (
-            command
-            if name == "dpo"
-            else f"{command} --steps 1" + " --rounds 1 --no-contrast" * (name == "grpo")
-        )
+        more = dict(ppo=" --steps 1", grpo=" --steps 1 --rounds 1 --no-contrast")
+        return command + more.get(name, "")
     return command + f" {FEW}" * ("--steps 24" in command)
 
 
@@ -68,8 +65,7 @@ def test_no_tensor_is_left_on_the_cpu_and_no_step_waits(home):
     known = re.compile("aten.index.* by a mask.* in (.*text_to_text.py: answer_states|a backward pass)")
     for command, one in found.items():
         if "text-to-text" in command:
-            assert len(one["waits"]) == 2 and all(map(known.fullmatch, one["waits"])), (
-                "nothing would be noticed"
-            )
+            assert len(one["waits"]) == 2, "nothing would be noticed"
+            assert all(map(known.fullmatch, one["waits"])), one["waits"]
         else:
             assert not one["waits"], command
