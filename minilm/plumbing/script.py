@@ -78,7 +78,7 @@ def from_first(make: Callable):
 
 
 def added_up(metrics: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the sums over all processes, for which each waits here."""
+    """Return the sums over all processes, for which each waits here, of 0-d numbers of one device."""
     values = torch.stack([*metrics.values()])
     if process_count() > 1:
         dist.all_reduce(values)

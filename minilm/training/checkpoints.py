@@ -291,7 +291,7 @@ def go_on_from(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Opti
         weights.update({name: part(value, here[name]) for name, value in weights.items()})
     model.load_state_dict(state["model"])
     # The moments are the checkpoint's; weight decay and the like are what the flags now say.
-    fused = optimizer.defaults.get("fused")  # counts its steps on the GPU, another one, which reads them, not
+    fused = optimizer.defaults.get("fused")  # counts its steps on the GPU; any other reads them on the CPU
     for name, p in moving(model).items():
         if moments := state["optimizer"][name]:  # none: it rests still
             optimizer.state[p] = {k: part(v, p) if fused or k != "step" else v for k, v in moments.items()}

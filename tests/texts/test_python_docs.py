@@ -1,5 +1,6 @@
 """The English of the running Python: prose and docstrings, each once, and no module is imported for them."""
 
+import asyncio
 import sys
 import types
 
@@ -102,7 +103,8 @@ def test_this_python_once_and_without_importing_the_library(part, monkeypatch):
     python_docs.cache_clear()
     before = set(sys.modules)
     found = python_docs()
-    assert len(found) > 200 and sum(map(len, found)) > 100_000
+    assert len(found) > 200 and sum(map(len, found)) > 100_000, "the reference's prose"
+    assert asyncio.__doc__.strip() in found, "a docstring of the library"
     imported = {name for name in set(sys.modules) - before if not name.startswith("pydoc_data")}
     assert not imported, f"reading docstrings imported {sorted(imported)[:5]}"
     assert python_docs() is found, "a second call in a process reads no file again"

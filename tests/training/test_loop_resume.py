@@ -236,6 +236,7 @@ def test_steps_are_counted_where_the_optimizer_reads_them(fused, where, tmp_path
     model = small.model("causal").to("meta")  # stands for a GPU
     optimizer = torch.optim.AdamW(model.parameters(), fused=fused)
     go_on_from(tmp_path, model, optimizer)
+    assert len(optimizer.state) == len(list(model.parameters()))
     for state in optimizer.state.values():
         assert state["step"].device.type == where, "a GPU is waited for at each weight, or Adam refuses it"
         assert state["exp_avg"].device.type == "meta"
