@@ -1,6 +1,8 @@
 """What every test starts from (the same random numbers, one thread), and small texts, tokenizers, models."""
 
+import gc
 import inspect
+import os
 import random
 import sys
 from functools import cache
@@ -21,12 +23,20 @@ pytest_plugins = ["two_at_once"]
 torch.set_num_threads(1)
 # the flags of a script are read from the source of its settings: hundreds of times, of the same few classes
 inspect.getsource = cache(inspect.getsource)
+os.fsync = lambda _: None  # thousands of small files: the disk is not what is tried
+if not torch.cuda.is_available():
+    torch.manual_seed = torch.default_generator.manual_seed  # else it notes who called it, for a GPU to come
+gc.disable()  # until the tests are read
+
+
+def pytest_collection_finish():
+    gc.freeze()  # what is there now stays: not to be gone through again and again
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
 def _seed():
-    # without a GPU `torch.manual_seed` notes who called it: seconds, in so many tests
-    (torch if torch.cuda.is_available() else torch.default_generator).manual_seed(0)
+    torch.manual_seed(0)
     yield
     unlock()
 

@@ -274,6 +274,7 @@ def test_a_kill_at_any_write_leaves_one_step_whole(tokenizer, tmp_path, monkeypa
     assert (1, 2.0) in seen, "the kill between two files is the case that matters"
 
 
+@pytest.mark.reliability
 def test_a_real_kill_leaves_one_step_whole(tmp_path):
     root = Path(checkpoint.__file__).parents[1]
     code = (

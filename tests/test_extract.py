@@ -85,7 +85,7 @@ def test_flags_reach_the_vectors(script, flags):
 
 
 def test_the_users_labels_are_probed(script):
-    code, out, err = script("--data rows.tsv --labels 1,50,all --probe")
+    code, out, err = script("--data rows.tsv --labels 1,50,all --draws 2 --probe")
     assert code == 0, err
     assert "50 left out" in out and "no labelled text" not in out
     assert set(RESULTS) < set(results("runs/features"))

@@ -162,7 +162,7 @@ def interrupted(script, monkeypatch):
     [
         pytest.param("", 2, 0, id="look", marks=pytest.mark.reliability),
         pytest.param("", 4, 0, id="reward model", marks=pytest.mark.reliability),
-        pytest.param("--seed 5", 9, 3, id="ppo"),
+        pytest.param("--seed 5 --no-contrast", 9, 3, id="ppo"),
         pytest.param("", 13, 6, id="hack", marks=pytest.mark.reliability),
         pytest.param("--algorithm dpo", 7, 1, id="dpo", marks=pytest.mark.reliability),
         pytest.param("--algorithm grpo --group-size 3", 9, 3, id="grpo", marks=pytest.mark.reliability),

@@ -16,8 +16,13 @@ SECOND = os.environ.pop("MINILM_SECOND_OF_TWO", None)
 
 
 def left(items: list, folder: Path):
-    """Yield the tests that the other has not taken: to take one is to create a file, which only one can."""
+    """Yield the tests that the other has not taken: to take one is to create a file, which only one can.
+
+    Those marked `forks` are for the first process: one server of forks is enough (forked.py).
+    """
     for item in items:
+        if SECOND and item.get_closest_marker("forks"):
+            continue
         try:
             (folder / hashlib.sha256(item.nodeid.encode()).hexdigest()).touch(exist_ok=False)
         except FileExistsError:
@@ -118,6 +123,7 @@ class First:
 
 
 def pytest_configure(config):
+    config.addinivalue_line("markers", "forks: starts processes by forked.py")
     if SECOND:
         config.pluginmanager.register(Second(config, Path(SECOND)))
     elif config.args_source == config.ArgsSource.TESTPATHS and (os.cpu_count() or 1) > 1:

@@ -16,7 +16,7 @@ import torch
 
 from minilm.plumbing import script
 from minilm.plumbing.errors import UserError
-from minilm.plumbing.folders import write_json
+from minilm.plumbing.folders import lock, write_json
 from minilm.plumbing.settings import CommonSettings
 
 
@@ -222,13 +222,8 @@ def test_labels_texts_and_names_cannot_steer_the_terminal(capsys):
     assert capsys.readouterr().out == "a\tb\n\\x1b[31mred\\x07 \\u202eolá\n"
 
 
-LATER = [
-    pytest.param(closing, marks=pytest.mark.reliability)
-    for closing in ("2>&-", "<&-", "2>/dev/full", ">/dev/full")
-]
-
-
-@pytest.mark.parametrize("closing", [">&-", *LATER])
+@pytest.mark.reliability
+@pytest.mark.parametrize("closing", [">&-", "2>&-", "<&-", "2>/dev/full", ">/dev/full"])
 def test_a_stream_that_is_closed_or_full_ends_no_run(closing):
     code = "from minilm.plumbing.script import exit_code; exit(exit_code(lambda: print('olá', chr(0xdce1))))"
     command = f'{sys.executable} -c "{code}" {closing}'
@@ -260,13 +255,8 @@ exit(exit_code(main))
 """
 
 
-ENDINGS = [
-    pytest.param(*case, marks=pytest.mark.reliability)
-    for case in (("exit_code(1)", 1), ("raise UserError", 2))
-]
-
-
-@pytest.mark.parametrize("ending, code", [("print('olá')", 0), *ENDINGS])
+@pytest.mark.reliability
+@pytest.mark.parametrize("ending, code", [("print('olá')", 0), ("exit_code(1)", 1), ("raise UserError", 2)])
 def test_one_of_several_processes_leaves_without_what_python_does_at_its_end(ending, code, tmp_path):
     """PyTorch's threads may free a tensor then, and abort a run that has saved everything."""
     runs = {}
@@ -284,12 +274,32 @@ def test_one_of_several_processes_leaves_without_what_python_does_at_its_end(end
         assert ("Traceback" in err) == (code == 1), err
 
 
+@pytest.mark.parametrize("ending, code", [(None, 0), (UserError("a word"), 2)])
+def test_of_several_processes_one_leaves_by_its_own_exit(ending, code, tmp_path, monkeypatch):
+    """Real ones end so above."""
+    leaves, ends = [], []
+    monkeypatch.setattr(script.atexit, "register", leaves.append)
+    monkeypatch.setattr(script.os, "_exit", ends.append)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+
+    def main():
+        lock(tmp_path)
+        if ending:
+            raise ending
+
+    assert script.exit_code(main) == code and (tmp_path / "lock").exists()
+    leaves.pop()()
+    assert ends == [code], "the code of the run, and not what Python does at its end"
+    assert not (tmp_path / "lock").exists(), "the folder stays locked"
+
+
 def test_what_is_no_mistake_of_the_user_s_is_returned_or_keeps_its_traceback():
     assert [script.exit_code(lambda: None), script.exit_code(lambda: 3)] == [0, 3]
     with pytest.raises(ValueError, match="invalid literal"):
         script.exit_code(lambda: int("x"))
 
 
+@pytest.mark.reliability
 def test_it_is_quiet_where_the_reader_of_a_pipe_has_left():
     reader, writer = os.pipe()
     os.close(reader)

@@ -308,9 +308,9 @@ def test_a_small_model_learns_to_translate(byte_bpe, translator):
     sources = sorted({"".join(rng.choices("abcd", k=rng.randint(1, 4))) for _ in range(900)})
     rng.shuffle(sources)
     pairs = [(text, text[::-1].upper()) for text in sources]
-    objective = Translation(Pairs("letters", pairs[30:], pairs[:30]), byte_bpe, 8, 32)
-    model = translator(262, max_positions=8, d_model=32, n_head=4, d_ff=64)
-    small.learn(objective, model, 250, lr=5e-3)
+    objective = Translation(Pairs("letters", pairs[30:], pairs[:30]), byte_bpe, 8, 64)
+    model = translator(262, max_positions=8, n_decoder_layer=1, d_model=32, n_head=4, d_ff=64)
+    small.learn(objective, model, 120, lr=1e-2)
     found = objective.translate(model, [source for source, _ in pairs[:30]])
     n_right = sum(ours == theirs for ours, (_, theirs) in zip(found, pairs[:30], strict=True))
     assert n_right >= 20, f"{n_right} of 30 right: does the decoder see the source, and not its own label?"

@@ -9,18 +9,16 @@ import subprocess
 import sys
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from unittest import mock
 
 import small
 import tuned
+from forked import ENVIRONMENT, ROOT, start_fork
 
 import minilm
 from minilm.plumbing.folders import read_log
 from minilm.world.tasks import translation_pairs
 
-ROOT = Path(__file__).parents[2]
 SMALL_WORLD = Path(__file__).with_name("small_world.py")
-ENVIRONMENT = dict(PYTHONPATH=os.pathsep.join([str(ROOT), str(ROOT / "tests")]), OMP_NUM_THREADS="1")
 SIZES = "--vocab-size 300 --d-model 16 --n-head 2 --d-ff 24 --dropout 0.1"
 SHORT = "--seed 5 --batch-size 5 --device cpu --steps 24 --save-every 3 --eval-every 5 --log-every 2"
 TEXT = f"{SHORT} --data texts.txt --context 32"
@@ -96,31 +94,11 @@ def has_traceback(command: str, told: str) -> bool:
 
 
 def fork(command: str, folder: Path, kill_at: int = 0) -> BaseProcess:
-    """Start a command in a process that has its imports behind it, which are most of a tiny run's time.
-
-    It is killed before its n-th renaming of a file (0: not at all).
-    """
-    server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["train", "finetune", "reinforce", "torch._dynamo", "reliability.runs"])
-    process = server.Process(target=_run, args=(command, folder, kill_at), daemon=True)
-    with mock.patch.dict(os.environ, ENVIRONMENT):
-        process.start()
-    return process
+    """Start a command in a fork; it is killed before its n-th renaming of a file (0: not at all)."""
+    return start_fork(_run, command, kill_at, folder=folder)
 
 
-def end_of_fork(process: BaseProcess, folder: Path, seconds: float = 120) -> tuple[int, str]:
-    """Wait for such a process; return exit code, and all that it said."""
-    process.join(seconds)
-    process.kill()  # where it hangs
-    process.join()
-    told = folder / f"told-{process.pid}.txt"
-    return process.exitcode, told.read_text(encoding="utf-8") if told.exists() else ""
-
-
-def _run(command: str, folder: Path, kill_at: int) -> None:
-    os.chdir(folder)
-    told = os.open(f"told-{os.getpid()}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(told, 1), os.dup2(told, 2)
+def _run(command: str, kill_at: int) -> None:
     multiprocessing.set_start_method("fork", force=True)  # as in a process of one's own
     rename, count = os.replace, itertools.count(1)
 

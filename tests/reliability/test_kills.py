@@ -10,9 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from reliability.runs import COMMANDS, assert_same_run, end, end_of_fork, fork, has_traceback, start
+from forked import end_of_fork
+from reliability.runs import COMMANDS, assert_same_run, end, fork, has_traceback, start
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+no_windows = pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+pytestmark = [no_windows, pytest.mark.forks]
 SEED, SIGNALS = 11, (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 STOPPED, WHOLE = Path("stopped"), Path("whole")
 RESULTS, SETTINGS = STOPPED / "results.json", STOPPED / "settings.json"

@@ -11,17 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from reliability.runs import (
-    COMMANDS,
-    assert_same_run,
-    end,
-    end_of_fork,
-    essential,
-    finished,
-    fork,
-    has_traceback,
-    start,
-)
+from forked import end_of_fork
+from reliability.runs import COMMANDS, assert_same_run, end, essential, finished, fork, has_traceback, start
 from small import check_error
 
 import train
@@ -31,7 +22,7 @@ from minilm.training.checkpoints import load_trainer
 resource = pytest.importorskip("resource", reason="needs the limits and signals of Unix")
 SEED, MASKED, ENDLESS = 13, COMMANDS["masked"], f"{COMMANDS['masked']} --steps 100000"
 MINE, WHOLE = Path("mine"), Path("whole")
-reliability = pytest.mark.reliability
+reliability, pytestmark = pytest.mark.reliability, pytest.mark.forks
 
 
 def some(ordinary: int, marked: int):

@@ -3,8 +3,6 @@
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +12,7 @@ import pytest
 import small
 import torch
 import torch.distributed as dist
+from forked import end_of_fork, start_fork
 
 from minilm.plumbing import script
 from minilm.plumbing.errors import UserError
@@ -28,46 +27,43 @@ KINDS, SHARES = ("causal", "masked"), ("all", "part")
 # it turns the rounding errors of float32 into whole steps.
 HOW = dict(steps=4, accumulate=2, log_every=1, eval_every=2)
 
-# What each of n processes does: it trains in FOLDER/KIND-SHARE, and leaves its weights in KIND-SHARE-RANK.pt.
-CHILD = """
-import os, signal, sys
-from pathlib import Path
-import small, torch
-from minilm.plumbing.script import process_count, process_group, process_rank
-from minilm.training.loop import train
-from training.test_processes import HOW, KINDS, SHARES, told
-torch.set_num_threads(1)
-root = Path(sys.argv[1])
-with process_group("cpu"):
-    for kind in KINDS:
-        for share in SHARES:
-            model, how = small.model(kind).double(), small.settings(**HOW, shard=share == "part")
-            train(model, small.objective(kind), how, root / f"{kind}-{share}", patience=9)
-            assert {type(p) for p in model.parameters()} == {torch.nn.Parameter}, "what comes back is whole"
-            torch.save(model.state_dict(), root / f"{kind}-{share}-{process_rank()}.pt")
-    for share in SHARES:  # what one process has begun
-        how = small.settings(**HOW, shard=share == "part", resume=True)
-        model, begun = small.model("causal", seed=1).double(), root / f"begun-{share}"
-        train(model, small.objective("causal"), how, begun, patience=9)
-        # and what is begun here, until the last process is told to stop
-        last = process_rank() == process_count() - 1
-        objective = told(1, signal.SIGTERM if last else 0)
+
+def be_one_of_several(root: Path) -> None:
+    """Be a process that trains in ROOT/KIND-SHARE, and leaves its weights in KIND-SHARE-RANK.pt."""
+    torch.set_num_threads(1)
+    with script.process_group("cpu"):
+        for kind in KINDS:
+            for share in SHARES:
+                model, how = small.model(kind).double(), small.settings(**HOW, shard=share == "part")
+                train(model, small.objective(kind), how, root / f"{kind}-{share}", patience=9)
+                assert {type(p) for p in model.parameters()} == {torch.nn.Parameter}, (
+                    "what comes back is whole"
+                )
+                torch.save(model.state_dict(), root / f"{kind}-{share}-{script.process_rank()}.pt")
+        last = script.process_rank() == script.process_count() - 1
+        for share in SHARES:  # what one process has begun
+            how = small.settings(**HOW, shard=share == "part", resume=True)
+            model, begun = small.model("causal", seed=1).double(), root / f"begun-{share}"
+            train(model, small.objective("causal"), how, begun, patience=9)
+            # and what is begun here, until the last process is told to stop
+            model, how = small.model("causal").double(), small.settings(**HOW, shard=share == "part")
+            try:
+                objective = told(1, signal.SIGTERM if last else 0)
+                train(model, objective, how, root / f"stopped-{share}", patience=9)
+            except KeyboardInterrupt as stop:
+                assert "step 2 of 4" in str(stop), stop
+                assert (root / f"stopped-{share}/trainer.pt").exists(), (
+                    "one left while another saves: all end"
+                )
+            else:
+                raise AssertionError("a signal to one of several processes is lost")
         try:
-            how = small.settings(**HOW, shard=share == "part")
-            train(small.model("causal").double(), objective, how, root / f"stopped-{share}", patience=9)
-        except KeyboardInterrupt as stop:
-            assert "step 2 of 4" in str(stop), stop
-            assert (root / f"stopped-{share}/trainer.pt").exists(), "one left while another saves: all end"
+            train(small.model("causal"), told(2, last and signal.SIGKILL), small.settings(steps=9))
+        except RuntimeError as error:
+            print(error, flush=True)
+            os._exit(0)  # the end of the block would wait for the other
         else:
-            raise AssertionError("a signal to one of several processes is lost")
-    try:
-        train(small.model("causal"), told(2, last and signal.SIGKILL), small.settings(steps=9))
-    except RuntimeError as error:
-        print(error, flush=True)
-        os._exit(0)  # the end of the block would wait for the other
-    else:
-        raise AssertionError("it goes on without the other")
-"""
+            raise AssertionError("it goes on without the other")
 
 
 def told(step: int, number: int):
@@ -77,27 +73,20 @@ def told(step: int, number: int):
     )
 
 
-def with_processes(n: int, words: list[str], folder: Path, codes: list[int]) -> list[tuple[str, str]]:
-    """Run Python n times at once, as torchrun does; return what each wrote."""
+def with_processes(n: int, work, folder: Path, codes: list[int]) -> list[str]:
+    """Do work(folder) in n processes at once, told what torchrun tells them; return what each said."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    root = Path(__file__).parents[2]
-    environment = os.environ | dict(PYTHONPATH=os.pathsep.join([str(root), str(root / "tests")]))
-    environment |= dict(
-        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE=str(n), OMP_NUM_THREADS="1"
-    )
-    ranks = [environment | dict(RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(n)]
-    pipes, ends = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True), []
-    running = [subprocess.Popen([sys.executable, *words], env=own, cwd=folder, **pipes) for own in ranks]
+        group = dict(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free.getsockname()[1]), WORLD_SIZE=str(n))
+    ranks = [dict(RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(n)]
+    running = [start_fork(work, folder, folder=folder, **group, **rank) for rank in ranks]
     try:
-        for process, code in zip(running, codes, strict=True):
-            ends.append(process.communicate(timeout=300))
-            assert process.returncode == code, ends[-1]
+        ends = [end_of_fork(process, folder) for process in running]
     finally:
         for process in running:  # one that waits for another that has failed would wait for ever
             process.kill()
-    return ends
+    assert [code for code, _ in ends] == codes, ends
+    return [told for _, told in ends]
 
 
 def trained(folder: Path, kind: str = "causal", objective=None, seed: int = 0, **changes) -> dict:
@@ -114,6 +103,7 @@ def assert_same(found: dict, expected: dict, what: str) -> None:
     assert error < 1e-9, f"{what}: the weights differ by {error}"
 
 
+@pytest.mark.forks
 @pytest.mark.parametrize("n", [2, pytest.param(3, marks=pytest.mark.reliability)])
 def test_several_processes_train_as_one(n, tmp_path):
     for name in [f"{kind}-{share}" for kind in (*KINDS, "stopped") for share in SHARES]:
@@ -121,8 +111,8 @@ def test_several_processes_train_as_one(n, tmp_path):
     for share in SHARES:
         with pytest.raises(KeyboardInterrupt):
             trained(tmp_path / f"begun-{share}", objective=told(1, signal.SIGINT))
-    ends = with_processes(n, ["-c", CHILD, str(tmp_path)], tmp_path, [0] * (n - 1) + [-9])
-    assert "gloo" in ends[0][0], f"by this word a script knows that another process has ended: {ends[0]}"
+    said = with_processes(n, be_one_of_several, tmp_path, [0] * (n - 1) + [-9])
+    assert "gloo" in said[0], f"by this word a script knows that another process has ended: {said[0]}"
     for kind in KINDS:
         expected = trained(tmp_path / kind, kind)
         alone = read_log(tmp_path / kind)
