@@ -53,13 +53,14 @@ def process_group(device_name: str = "auto"):
     if process_count() == 1:
         yield
         return
-    device = choose_device(device_name)
-    if device.type == "cuda":
+    if (device := choose_device(device_name)).type == "cuda":
         if device.index >= (n_gpu := torch.cuda.device_count()):
             raise UserError(f"more processes than GPUs on this machine: torchrun --nproc-per-node {n_gpu}")
         torch.cuda.set_device(device)  # else each process would also take memory of the first GPU
+    store, rank, n = next(dist.rendezvous("env://", timeout=timedelta(minutes=5)))  # or torchrun has gone
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     wait = timedelta(days=1)  # the first may tokenise a large text meanwhile
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=wait)
+    dist.init_process_group(backend, timeout=wait, store=store, rank=rank, world_size=n)
     try:
         with redirect_stdout(None) if process_rank() else nullcontext():
             yield
@@ -186,6 +187,8 @@ def exit_code(main) -> int:
         code = main() or 0
         sys.stdout.flush()
         return code
+    except SystemExit as end:  # of --help
+        return (code := end.code)
     except KeyboardInterrupt as stop:
         kept = next((path.parent for path in reversed(locked) if (path.parent / TRAINER).exists()), None)
         way_out = f"; to go on: --resume {typed('out', kept)}" if kept else ": nothing was being saved"

@@ -106,8 +106,7 @@ def translation_closing(objective: Translation, model, before: dict, after: dict
     names = dict(loss="loss, smoothed (nats)", plain_loss="loss (nats a token)", perplexity="perplexity")
     names |= dict(bits_per_byte="bits per byte", accuracy="next token right")
     rows, results = table_rows(before, after, [(name, key) for key, name in names.items()]), {}
-    scores = ("exact_match", "whole texts right", exact_match), ("bleu", "BLEU", corpus_bleu)
-    for key, name, score in scores:
+    for key, name, score in ("exact_match", "whole texts right", exact_match), ("bleu", "BLEU", corpus_bleu):
         results[key], trivial = score(ours, references), score(baseline, references)
         rows.append((name, None, results[key], trivial, what))
     results["baseline_bleu"] = trivial  # of the last figure, BLEU

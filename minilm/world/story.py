@@ -147,8 +147,7 @@ def domain_class(domain: str) -> type[Derived]:
 
 def draw(n: int, seed: int = 0, domain: str = "stories", start: int = 0, **conditions) -> list[Derived]:
     """Return the texts number start .. start + n - 1 of a seed: `Story` objects, or `Report` objects."""
-    text = domain_class(domain)
-    return [text(seed, index, **conditions) for index in range(start, start + n)]
+    return [domain_class(domain)(seed, index, **conditions) for index in range(start, start + n)]
 
 
 def documents(n: int, seed: int = 0, domain: str = "stories", start: int = 0) -> list[str]:

@@ -384,7 +384,7 @@ def test_one_process_a_folder(tmp_path):
 
 def test_who_holds_a_folder_is_known_at_once(tmp_path):
     """The loser of a race asks for the winner's number in the moment in which the winner writes it."""
-    for number in range(15):
+    for number in range(8):
         (folder := tmp_path / str(number)).mkdir()
         ends, told = [], []
         for _ in range(3):

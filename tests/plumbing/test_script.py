@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -274,7 +275,7 @@ def test_one_of_several_processes_leaves_without_what_python_does_at_its_end(end
         assert ("Traceback" in err) == (code == 1), err
 
 
-@pytest.mark.parametrize("ending, code", [(None, 0), (UserError("a word"), 2)])
+@pytest.mark.parametrize("ending, code", [(None, 0), (UserError("a word"), 2), (SystemExit(0), 0)])
 def test_of_several_processes_one_leaves_by_its_own_exit(ending, code, tmp_path, monkeypatch):
     """Real ones end so above."""
     leaves, ends = [], []
@@ -406,8 +407,19 @@ def test_a_group_is_joined_and_left_and_the_first_speaks(
     hardware(cuda=True)
     for name, value in dict(RANK=rank, WORLD_SIZE=2, LOCAL_RANK=rank).items():
         monkeypatch.setenv(name, str(value))
-    calls = []
-    monkeypatch.setattr(script.dist, "init_process_group", lambda name, **_: calls.append(name))
+    calls, waits = [], []
+
+    def find(url, timeout):
+        waits.append(timeout)
+        return iter([("a store", rank, 2)])
+
+    def join(name, timeout, **found):
+        calls.append(name)
+        waits.append(timeout)
+        assert found == dict(store="a store", rank=rank, world_size=2)
+
+    monkeypatch.setattr(script.dist, "rendezvous", find)
+    monkeypatch.setattr(script.dist, "init_process_group", join)
     monkeypatch.setattr(script.dist, "destroy_process_group", lambda: calls.append("left"))
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: calls.append(device.index))
     if device == "cuda" and rank:
@@ -420,6 +432,9 @@ def test_a_group_is_joined_and_left_and_the_first_speaks(
         raise ZeroDivisionError
     assert calls == ([] if device == "cpu" else [rank]) + [backend, "left"], "left even where the work fails"
     assert capsys.readouterr().out == ("" if rank else "said\n")
+    assert waits[0] < timedelta(hours=1) < waits[1], (
+        "a torchrun that is gone is given up, a busy first one is not"
+    )
     monkeypatch.setattr(script.dist, "all_reduce", lambda votes: calls.append("all are here"))
     with script.process_group(device):
         pass
