@@ -17,7 +17,7 @@ from ..plumbing.folders import RESULTS, TOKENIZER, TRAINER, append_log, atomic_w
 from ..plumbing.safetensors import check_state
 from ..plumbing.script import added_up, process_count, process_rank, shown
 from ..plumbing.settings import checked, typed
-from .objective import Objective, add_metrics, autocast, by_length, micro_batches, to_device, trimmed
+from .objective import Objective, add_metrics, autocast, by_length, to_device
 
 # `optimizer`: moments by the name of their weight; `stopping`: `EarlyStopping.state`; `objective`: its state.
 STATE = dict(step=int, seconds=float, before=dict | None, model=dict, optimizer=dict, stopping=dict)
@@ -28,13 +28,13 @@ STATE["objective"] = float | None
 def evaluate(model: torch.nn.Module, objective: Objective, settings) -> dict[str, float]:
     """Return metrics of the whole validation batch; each process adds its part. Training does not notice."""
     device = next(model.parameters()).device
-    batch = by_length(objective.batch(0, "validation"))
+    batch = objective.batch(0, "validation")
     n, totals = process_count(), {}
     rows_that_fit = max(1, settings.batch_size // (settings.accumulate * n))
-    parts = micro_batches(batch, -(-len(batch["input_ids"]) // rows_that_fit))
+    parts = by_length(batch, -(-len(batch["input_ids"]) // rows_that_fit))
     with evaluation_mode(model), autocast(settings.precision, device):
         for i in shown(range(process_rank(), -(-len(parts) // n) * n, n), "evaluation"):
-            metrics = objective.loss(model, to_device(trimmed(parts[i % len(parts)]), device))[1]
+            metrics = objective.loss(model, to_device(parts[i % len(parts)], device))[1]
             # A process without a last part helps the others, as each may have some of the weights alone.
             add_metrics(totals, metrics if i < len(parts) else {m: 0 * v for m, v in metrics.items()})
     return {name: float(value) for name, value in added_up(totals).items()}

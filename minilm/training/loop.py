@@ -24,7 +24,7 @@ from ..plumbing.settings import CommonSettings
 from .checkpoints import Run
 from .machine import settle_threads, settled_precision
 from .muon import Muon
-from .objective import Objective, add_metrics, autocast, micro_batches, to_device
+from .objective import Objective, add_metrics, autocast, by_length, micro_batches, to_device
 
 BETAS = (0.9, 0.98)  # of AdamW: Vaswani et al. 2017, section 5.3; `pretraining/recipes.py` says who differs
 
@@ -117,7 +117,7 @@ def train_step(model, objective: Objective, optimizer, settings: TrainingSetting
     lr = learning_rate(step, settings)
     batch = objective.batch(step, "train")
     totals: dict[str, Tensor] = {}
-    for part in micro_batches(batch, settings.accumulate):
+    for part in by_length(batch, settings.accumulate) if settings.accumulate > 1 else [batch]:
         with autocast(settings.precision, device):
             loss, metrics = objective.loss(model, to_device(part, device))
         # Each part divides by counts of the whole batch: losses, and gradients in p.grad, add up to its own.

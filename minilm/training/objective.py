@@ -72,15 +72,6 @@ def micro_batches(batch: dict[str, Tensor], n: int) -> list[dict[str, Tensor]]:
     ]
 
 
-def by_length(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return a batch with its shortest rows first, so that `trimmed` leaves parts of it little padding."""
-    real = batch.get("attention_mask", torch.ones(()))  # (B, T); of pairs of rows (B, 2, T)
-    if real.dim() != 2:
-        return batch
-    order = real.sum(1).argsort(stable=True)  # (B,)
-    return {name: value[order] if value.dim() else value for name, value in batch.items()}
-
-
 def trimmed(part: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return a part of a batch without its last columns where they are padding in all rows."""
     real, part, needed = part.get("attention_mask", torch.ones(())), dict(part), {}
@@ -95,6 +86,15 @@ def trimmed(part: dict[str, Tensor]) -> dict[str, Tensor]:
     if "masked_positions" in part:  # those without a label may lie in the padding
         part["masked_positions"] = part["masked_positions"].clamp(max=part["input_ids"].shape[1] - 1)
     return part
+
+
+def by_length(batch: dict[str, Tensor], n: int) -> list[dict[str, Tensor]]:
+    """Cut a batch into n parts of rows of like length, the shortest first, which leaves little padding."""
+    real = batch.get("attention_mask", torch.ones(()))  # (B, T); of pairs of rows (B, 2, T)
+    if real.dim() == 2:
+        order = real.sum(1).argsort(stable=True)  # (B,)
+        batch = {name: value[order] if value.dim() else value for name, value in batch.items()}
+    return [trimmed(part) for part in micro_batches(batch, n)]
 
 
 def add_metrics(totals: dict[str, Tensor], metrics: dict[str, Tensor]) -> None:

@@ -9,9 +9,8 @@ from mistakes import assert_right
 
 from minilm.plumbing.folders import read_log
 from minilm.training import loop as training
-from minilm.training import objective as module
 from minilm.training.loop import learning_rate, make_optimizer, train, train_step
-from minilm.training.objective import IGNORED
+from minilm.training.objective import IGNORED, by_length
 
 KINDS = pytest.mark.parametrize("kind", ["causal", "masked"])
 
@@ -220,7 +219,7 @@ def test_micro_batches_give_the_gradient_of_one_batch(kind):
     model.zero_grad()
 
     def mistakes(k):
-        last = module.micro_batches(batch, k)[-1]
+        last = by_length(batch, k)[-1]
         loss, metrics = objective.loss(model, last)
         loss.backward()
         gradient = torch.cat([p.grad.flatten() for p in model.parameters()])
@@ -237,6 +236,17 @@ def test_micro_batches_give_the_gradient_of_one_batch(kind):
         for name, value in metrics.items():
             wrong = {"it is that of the last part alone": of_last[name]}
             assert_right(totals[name], value, wrong, what=f"{k} micro-batches, metric `{name}`")
+
+
+def test_micro_batches_are_of_like_length_and_carry_little_padding():
+    objective, seen = small.objective("masked"), []
+    rows = objective.batch(3, "train")["attention_mask"].sum(1)
+    plain = objective.loss
+    objective.loss = lambda model, part: seen.append(part["attention_mask"]) or plain(model, part)
+    gradient_of(small.model("masked"), objective, step=3, accumulate=3)
+    lengths = torch.cat([mask.sum(1) for mask in seen])
+    assert lengths.tolist() == rows.sort().values.tolist() and lengths[0] < lengths[-1], "the shortest first"
+    assert [mask.shape[1] for mask in seen] == [int(mask.sum(1).max()) for mask in seen], "needless padding"
 
 
 @KINDS

@@ -122,11 +122,13 @@ def test_only_padding_is_trimmed_and_only_where_it_is():
     mask = torch.tensor([[1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 0]])
     batch = dict(attention_mask=mask, labels=torch.arange(12).view(3, 4), n_label=torch.tensor(3.0))
     batch |= dict(masked_positions=torch.full((3, 4), 3), input_ids=mask, apart=torch.ones(3, 2, 4))
-    found = module.by_length(batch)
-    assert found["labels"][:, 0].tolist() == [4, 0, 8] and found["n_label"] == 3, (
+    (whole,) = module.by_length(batch, 1)
+    assert whole["labels"][:, 0].tolist() == [4, 0, 8] and whole["n_label"] == 3, (
         "the shortest rows come first"
     )
-    first = module.trimmed({name: v[:2] if v.dim() else v for name, v in found.items()})
+    parts = module.by_length(batch, 3)
+    assert [len(part["labels"][0]) for part in parts] == [1, 2, 3], "a part has the columns that it needs"
+    first = module.trimmed({name: v[:2] if v.dim() else v for name, v in whole.items()})
     assert [first[name].shape[1] for name in ("attention_mask", "labels")] == [2, 2], (
         "labels go with their tokens"
     )
@@ -140,9 +142,8 @@ def test_only_padding_is_trimmed_and_only_where_it_is():
     sides["labels"][:] = module.IGNORED
     assert module.trimmed(sides)["labels"].shape == (3, 1), "no label at all"
     together = dict(attention_mask=torch.ones(3, 2, 4), labels=torch.ones(3))
-    assert module.trimmed(module.by_length(together)).keys() == together.keys(), (
-        "pairs of rows stay as they are"
-    )
+    (found,) = module.by_length(together, 1)
+    assert all(torch.equal(found[name], together[name]) for name in together), "pairs of rows stay so"
 
 
 def test_add_metrics_adds_and_lets_go_of_the_graph():
