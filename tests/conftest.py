@@ -129,7 +129,7 @@ def decoder():
 @pytest.fixture
 def assert_parts_add_up():
     """A function that compares loss, metrics and gradients of unequal parts of a batch with the whole."""
-    from minilm.training.objective import micro_batches
+    from minilm.training.objective import by_length
 
     def compare(objective, model, batch, n_part):
         def measure(parts):
@@ -143,7 +143,7 @@ def assert_parts_add_up():
             return sums, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
         whole, whole_gradient = measure([batch])
-        parts, gradient = measure(micro_batches(batch, n_part))
+        parts, gradient = measure(by_length(batch, n_part))
         for name in whole:
             torch.testing.assert_close(
                 parts[name], whole[name], rtol=1e-5, atol=1e-6,

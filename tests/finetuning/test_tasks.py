@@ -12,7 +12,7 @@ from minilm.finetuning.tagging import Tagging
 from minilm.finetuning.tasks import FineTuning, LabelledRows, commonest
 from minilm.finetuning.text_to_text import TextToText
 from minilm.tokenizer.rows import RaggedRows, text_rows
-from minilm.training.objective import IGNORED, micro_batches
+from minilm.training.objective import IGNORED, by_length
 
 SCORED = [("Ana ran.", "Rui ran.", 4.5), ("A lamp.", "Two red pens.", 0.5), ("Bread.", "Pens.", 1.0)]
 
@@ -105,7 +105,7 @@ def test_parts_of_a_batch_add_up_to_it(task, examples):
         return total, torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
     whole, whole_gradient = gradient([made])
-    parts, parts_gradient = gradient(micro_batches(made, 3))
+    parts, parts_gradient = gradient(by_length(made, 3))
     assert parts == pytest.approx(whole, rel=1e-5), "divide by the batch's count, not by the part's"
     torch.testing.assert_close(parts_gradient, whole_gradient, rtol=1e-4, atol=1e-6)
 

@@ -16,7 +16,7 @@ from minilm.model.config import ModelConfig
 from minilm.model.generate import generate
 from minilm.model.transformer import build
 from minilm.tokenizer.bpe import BPE, SPECIAL_TOKENS
-from minilm.training.objective import IGNORED, micro_batches
+from minilm.training.objective import IGNORED, by_length
 
 KINDS = ("decoder", "encoder-decoder")
 EXAMPLES = [
@@ -144,7 +144,7 @@ def test_loss_and_accuracy_equal_a_plain_loop_and_parts_add_up(kind):
     assert loss.item() == pytest.approx(total / n), "a mean over the answers' tokens and their ends"
     assert metrics["loss"].item() == loss.item()
     assert metrics["accuracy"].item() == pytest.approx(n_right / n)
-    parts = [task.loss(model, part)[1] for part in micro_batches(batch, 3)]
+    parts = [task.loss(model, part)[1] for part in by_length(batch, 3)]
     for name, value in metrics.items():
         total = sum(part[name].item() for part in parts)
         assert total == pytest.approx(value.item()), f"{name}: divide by the batch's count, not its part's"
