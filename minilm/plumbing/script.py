@@ -169,8 +169,8 @@ def prepare_streams_and_signals() -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # for a letter that its encoding does not have
     # Labels, texts and names are other people's: no terminal obeys what stands in them.
-    write = sys.stdout.write
-    sys.stdout.write = lambda text: write(text.translate(CONTROLS))
+    sys.stdout.write = lambda text, write=sys.stdout.write: write(text.translate(CONTROLS))
+    os.environ["PYTHON_COLORS"] = "0"  # such as Python 3.14 gives to argparse's help
 
 
 def exit_code(main) -> int:

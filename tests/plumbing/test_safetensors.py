@@ -84,7 +84,7 @@ WRONG = {
     "no JSON": (file_bytes(b"{nonsense}"), "line 1"),
     "no UTF-8": (file_bytes(b'{"\xff": 1}'), "utf-8"),
     "no object": (file_bytes(b"[]"), ""),
-    "deep": (file_bytes(b"[" * 100_000), "recursion"),
+    "deep": (file_bytes(b"[" * 100_000), "decoding a JSON array"),
     "a number of 5000 digits": (file_bytes(b'{"a": ' + b"1" * 5000 + b"}"), "digits"),
     "no entry": (file_bytes({"a": 3}), ""),
     "no shape": (file_bytes({"a": {"dtype": "F32", "data_offsets": [0, 4]}}, FOUR), "'shape'"),

@@ -223,6 +223,16 @@ def test_labels_texts_and_names_cannot_steer_the_terminal(capsys):
     assert capsys.readouterr().out == "a\tb\n\\x1b[31mred\\x07 \\u202eolá\n"
 
 
+def test_a_help_has_no_colours(monkeypatch, capsys):
+    """Python 3.14 gives it some, for a terminal, and the orders would be seen as text."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("PYTHON_COLORS", "1")
+    monkeypatch.setattr(sys, "argv", ["script.py", "--help"])
+    assert script.exit_code(lambda: script.read_command(Settings, "A script.", None)) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("usage: script.py") and "x1b" not in told and os.environ["PYTHON_COLORS"] == "0"
+
+
 @pytest.mark.reliability
 @pytest.mark.parametrize("closing", [">&-", "2>&-", "<&-", "2>/dev/full", ">/dev/full"])
 def test_a_stream_that_is_closed_or_full_ends_no_run(closing):

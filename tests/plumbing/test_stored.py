@@ -67,6 +67,13 @@ def large(monkeypatch, tmp_path, text):
     return lambda store="tokens", **options: load_corpus(file, store=store and tmp_path / store, **options)
 
 
+@pytest.fixture(autouse=True)
+def _fork(request, monkeypatch):
+    """Fork where that can be: a new Python would import PyTorch for each pool, for longer than PATIENCE."""
+    if "fork" in multiprocessing.get_all_start_methods() and "as Python" not in request.node.name:
+        monkeypatch.setattr(module, "Pool", multiprocessing.get_context("fork").Pool)
+
+
 def test_stored_texts_are_a_sequence(texts, text):
     assert [*texts] == text and texts[-1] == text[-1] and len(texts) == len(text)
     few = texts[np.array([7, 150, 2])][1:]
@@ -89,7 +96,7 @@ def test_batches_are_those_of_a_corpus_in_memory(name, texts, text, bpe, monkeyp
     assert ours.notes == plain.notes
 
 
-@pytest.mark.parametrize("n_process", [1, 3])
+@pytest.mark.parametrize("n_process", [1, pytest.param(3, id="3, as Python starts them")])
 def test_several_processes_make_what_one_makes(n_process, texts, text, bpe, monkeypatch):
     monkeypatch.setattr(module, "PIECE", 700)
     monkeypatch.setattr(os, "cpu_count", lambda: n_process)
