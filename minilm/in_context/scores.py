@@ -8,7 +8,7 @@ Source: Brown et al. 2020, section 2.4; calibration: Zhao et al. 2021, "Calibrat
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from os.path import commonprefix
+from itertools import takewhile
 
 import torch
 import torch.nn.functional as F
@@ -64,11 +64,11 @@ def label_log_likelihoods(model, tokenizer, prompts: Sequence[str], labels, batc
     batch_size = min(batch_size, max(1, MOST_TOKENS // (len(rows[order[-1]]) + n_more)))
     result = torch.empty(len(rows), len(labels))
     start = decoder_begin(tokenizer) if model.encoder else []
-    # What all prompts begin with, their examples, is read once. row[:-1]: each keeps a token of its own.
-    shared = len(commonprefix([row[:-1] for row in rows])) if model.encoder is None else 0
+    # What all begin with, their examples, is read once, but with ALiBi, whose distances count padding.
+    shared = len([*takewhile(lambda ids: len({*ids}) == 1, zip(*(row[:-1] for row in rows), strict=False))])
     with evaluation_mode(model):
         caches = None
-        if shared >= WORTH_SHARING and model.config.positions != "alibi":  # its distances count padding
+        if shared >= WORTH_SHARING and not model.encoder and model.config.positions != "alibi":
             caches = model.new_caches(shared)
             model.decode(torch.tensor([rows[0][:shared]], device=model.tokens.weight.device), caches=caches)
             rows = [row[shared:] for row in rows]
