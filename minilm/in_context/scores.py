@@ -64,7 +64,7 @@ def label_log_likelihoods(model, tokenizer, prompts: Sequence[str], labels, batc
     batch_size = min(batch_size, max(1, MOST_TOKENS // (len(rows[order[-1]]) + n_more)))
     result = torch.empty(len(rows), len(labels))
     start = decoder_begin(tokenizer) if model.encoder else []
-    # What all begin with, their examples, is read once, but with ALiBi, whose distances count padding.
+    # What all begin with, less a token of each, is read once (not with ALiBi: its distances count padding).
     shared = len([*takewhile(lambda ids: len({*ids}) == 1, zip(*(row[:-1] for row in rows), strict=False))])
     with evaluation_mode(model):
         caches = None

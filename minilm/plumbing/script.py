@@ -170,7 +170,7 @@ def prepare_streams_and_signals() -> None:
         stream.reconfigure(errors="backslashreplace")  # for a letter that its encoding does not have
     # Labels, texts and names are other people's: no terminal obeys what stands in them.
     sys.stdout.write = lambda text, write=sys.stdout.write: write(text.translate(CONTROLS))
-    os.environ["PYTHON_COLORS"] = "0"  # such as Python 3.14 gives to argparse's help
+    os.environ["PYTHON_COLORS"] = "0"  # Python 3.14 colours a help by orders: they would stand there as text
 
 
 def exit_code(main) -> int:

@@ -104,6 +104,7 @@ def assert_same(found: dict, expected: dict, what: str) -> None:
 
 
 @pytest.mark.forks
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
 @pytest.mark.parametrize("n", [2, pytest.param(3, marks=pytest.mark.reliability)])
 def test_several_processes_train_as_one(n, tmp_path):
     for name in [f"{kind}-{share}" for kind in (*KINDS, "stopped") for share in SHARES]:
