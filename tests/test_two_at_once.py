@@ -77,6 +77,13 @@ def test_a_second_process_that_breaks_down_is_told(tmp_path):
 
 
 @pytest.mark.reliability
+def test_a_name_that_differs_from_process_to_process_is_told(tmp_path):
+    body = 'pass\n\n@pytest.mark.parametrize("n", [os.getpid()])\ndef test_two(n):\n    pass'
+    code, told, _ = run(tmp_path, body=body)
+    assert code == 1 and "run twice, by two names: tests/test_it.py::test_two[" in told, told
+
+
+@pytest.mark.reliability
 def test_with_a_path_there_is_one_process(tmp_path):
     code, told, ran = run(tmp_path, "tests", n_process=1)
     assert code == 0 and len({process for processes in ran for process in processes}) == 1, told

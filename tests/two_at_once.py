@@ -97,6 +97,7 @@ class First:
         config = session.config
         if session.testsfailed or not session.items or self.second is None:
             return None  # pytest's own loop says what is wrong, or lists the tests
+        names = {item.nodeid for item in session.items}
 
         with open(self.folder / "reports", encoding="utf-8") as reports:
 
@@ -104,6 +105,8 @@ class First:
                 place = reports.tell()
                 while (line := reports.readline()).endswith("\n"):
                     report = config.hook.pytest_report_from_serializable(config=config, data=json.loads(line))
+                    if report.nodeid not in names:
+                        pytest.exit(f"run twice, by two names: {report.nodeid} (a time in it?)", returncode=1)
                     if report.skipped and isinstance(report.longrepr, list):
                         report.longrepr = tuple(report.longrepr)  # file, line, reason: JSON knows no tuple
                     config.hook.pytest_runtest_logreport(report=report)

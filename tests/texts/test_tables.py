@@ -33,7 +33,7 @@ def test_what_is_usable_is_made_and_the_rest_counted_or_raised(message, capsys):
         ("header.tsv", "id\tLabel\tText\n7\tbad\train\n8\tgood\tsun\n", [("rain", "bad"), ("sun", "good")]),
         ("twice.csv", "text,label,text\nfirst,x,second\n", [("first", "x")]),
         ("no_header.csv", "one,two\nthree,four\n", [("one", "two"), ("three", "four")]),
-        ("packed.tsv.gz", gzip.compress(b"sun\tgood\n"), [("sun", "good")]),
+        ("packed.tsv.gz", gzip.compress(b"sun\tgood\n", mtime=0), [("sun", "good")]),
         ("a.jsonl", '{"label": 3, "text": "sun"}\n{"text": "a", "label": 1.5}', [("sun", "3"), ("a", "1.5")]),
     ],
 )  # fmt: skip
