@@ -57,10 +57,10 @@ def process_group(device_name: str = "auto"):
         if device.index >= (n_gpu := torch.cuda.device_count()):
             raise UserError(f"more processes than GPUs on this machine: torchrun --nproc-per-node {n_gpu}")
         torch.cuda.set_device(device)  # else each process would also take memory of the first GPU
-    store, rank, n = next(dist.rendezvous("env://", timeout=timedelta(minutes=5)))  # or torchrun has gone
+    # torchrun is found at once, or has gone; the first process may tokenise a large text for hours
+    store, rank, n = next(dist.rendezvous("env://", timeout=timedelta(minutes=5)))
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    wait = timedelta(days=1)  # the first may tokenise a large text meanwhile
-    dist.init_process_group(backend, timeout=wait, store=store, rank=rank, world_size=n)
+    dist.init_process_group(backend, timeout=timedelta(days=1), store=store, rank=rank, world_size=n)
     try:
         with redirect_stdout(None) if process_rank() else nullcontext():
             yield

@@ -68,9 +68,9 @@ def large(monkeypatch, tmp_path, text):
 
 
 @pytest.fixture(autouse=True)
-def _fork(request, monkeypatch):
+def _fork(monkeypatch):
     """Fork where that can be: a new Python would import PyTorch for each pool, for longer than PATIENCE."""
-    if "fork" in multiprocessing.get_all_start_methods() and "as Python" not in request.node.name:
+    if "fork" in multiprocessing.get_all_start_methods():
         monkeypatch.setattr(module, "Pool", multiprocessing.get_context("fork").Pool)
 
 
@@ -96,10 +96,12 @@ def test_batches_are_those_of_a_corpus_in_memory(name, texts, text, bpe, monkeyp
     assert ours.notes == plain.notes
 
 
-@pytest.mark.parametrize("n_process", [1, pytest.param(3, id="3, as Python starts them")])
+@pytest.mark.parametrize("n_process", [1, 3])
 def test_several_processes_make_what_one_makes(n_process, texts, text, bpe, monkeypatch):
     monkeypatch.setattr(module, "PIECE", 700)
     monkeypatch.setattr(os, "cpu_count", lambda: n_process)
+    if n_process > 1:
+        monkeypatch.setattr(module, "Pool", multiprocessing.Pool)  # as this Python starts processes
     for rows_of, options in ((ended, (5,)), (sentence_rows, ())):
         found, plain = (token_rows(all_of, bpe, rows_of, *options, first=("",)) for all_of in (texts, text))
         for a, b, what in zip(found, plain, ("ids", "lengths of rows", "rows of documents"), strict=True):
