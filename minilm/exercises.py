@@ -22,7 +22,7 @@ REGIMES = dict(pretraining=1, continued=2, extraction=3, finetuning=4, reinforce
 FUNCTION = r'(?P<head>^(?P<indent> *)def {}\((?:.*\n)*?.*:(?:  #.*)?\n *"""(?:.*\n)*?.*"""\n)'
 FUNCTION += r"(?P<body>(?:(?:[ \t]*\n| *#.*\n)*(?P=indent)[ \t]+\S.*\n?)*)"
 # A test that takes longer than 8 seconds is ended, with the line at which it was (pytest 9).
-PYTEST = [sys.executable, "-m", "pytest", "-x", "--tb=native", "-o", "faulthandler_timeout=8"]
+PYTEST = [sys.executable, "-X", "utf8", "-m", "pytest", "-x", "--tb=native", "-o", "faulthandler_timeout=8"]
 PYTEST += ["-o", "faulthandler_exit_on_timeout=true", "-k"]
 
 

@@ -1,6 +1,7 @@
 """What several test files share: a text, a tokenizer, objectives and models that train in milliseconds."""
 
 import json
+import os
 import random
 import zlib
 from dataclasses import FrozenInstanceError, fields
@@ -20,6 +21,11 @@ from minilm.training.loop import TrainingSettings
 from minilm.training.objective import IGNORED
 
 CONTEXT, BATCH_SIZE = 24, 7
+
+
+def in_shell(command: str) -> str:
+    """Return a command as the system's shell reads it; on Windows ' is a letter."""
+    return command if os.name == "posix" else command.replace("'", '"')
 
 
 def documents(n: int, seed: int = 0) -> list[str]:

@@ -219,6 +219,13 @@ def test_check_tells_the_first_failure_in_a_sentence(tree, monkeypatch, capsys, 
     assert main("check", NAME) == 1 and capsys.readouterr().out == verdict + "\n"
 
 
+def test_check_reads_utf_8_whatever_the_system_writes():
+    ascii_only = os.environ | dict(LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0")
+    python = exercises.PYTEST[: exercises.PYTEST.index("-m")]
+    told = subprocess.run([*python, "-c", "print('olá')"], check=False, env=ascii_only, capture_output=True)
+    assert told.stdout.decode() == "olá" + os.linesep, told.stderr.decode()
+
+
 def states(capsys) -> set[str]:
     """The exercises that are not untouched, as `list` tells them."""
     capsys.readouterr()

@@ -39,11 +39,9 @@ class SamplingRule:
         """Logits (..., V) -> log-probabilities (..., V) of the distribution of the next token."""
         logits = self.with_one_end(logits)
         if self.forbidden_ids:
-            forbidden = torch.tensor(self.forbidden_ids, device=logits.device)
-            logits = logits.index_fill(-1, forbidden, NEVER)
+            logits = logits.index_fill(-1, torch.tensor(self.forbidden_ids, device=logits.device), NEVER)
         if self.temperature == 0:  # the limit of what follows: the likeliest is certain, log 1 = 0
-            best = logits.argmax(-1, keepdim=True)
-            return torch.full_like(logits, NEVER).scatter(-1, best, 0.0)
+            return torch.full_like(logits, NEVER).scatter(-1, logits.argmax(-1, keepdim=True), 0.0)
         if self.temperature != 1:  # p_i^(1/temperature), up to the sum: below 1 the likely gain
             logits = logits / self.temperature
         if self.top_k is not None:

@@ -17,7 +17,7 @@ CONFIG, TOKENIZER, WEIGHTS = "config.json", "tokenizer.json", "model.safetensors
 TRAINER, SETTINGS, LOG, RESULTS = "trainer.pt", "settings.json", "log.jsonl", "results.json"
 # In the order in which --overwrite deletes them: what marks a folder as a run of ours goes last.
 RUN_FILES = (RESULTS, WEIGHTS, TRAINER, TOKENIZER, SETTINGS, CONFIG, LOG)
-LOCK = "lock"  # the id of the process that writes into the folder
+LOCK = "lock"  # open in the process that writes into the folder
 TASK_FILES = TASK, PREDICTIONS, CONFUSION = "task.json", "predictions.tsv", "confusion.tsv"  # of fine-tuning
 FORMAT = "minilm"  # "format" in config.json
 LEFTOVER = re.compile(r".+\.\d+\.tmp")  # NAME.PID.tmp, of a process that was killed while writing
@@ -62,32 +62,31 @@ def process_rank() -> int:
 def lock(folder: Path) -> None:
     """Keep a folder for this process, as long as it lives; UserError where another one writes there."""
     path = folder.resolve() / LOCK
-    if path in locked or os.name != "posix" or process_rank():
+    if path in locked or process_rank():
         return
-    import fcntl
-
     try:
-        file = open(path, "a+")  # noqa: SIM115 - kept open
-        fcntl.lockf(file, fcntl.LOCK_EX, 1, 1)  # byte 1: for the moment of reading or writing the number
-        file.seek(0)
-        owner = file.read(20)
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 0)  # byte 0: for as long as the process lives
-    except BlockingIOError:
-        raise UserError(f"{folder}: process {owner} is writing there; wait, or name another --out") from None
+        if os.name == "posix":
+            import fcntl
+
+            file = open(path, "a")  # noqa: SIM115 - kept open
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        else:
+            path.unlink(missing_ok=True)  # Windows deletes no file that is open: this is nobody's any more
+            file = open(path, "x")  # noqa: SIM115
+    except OSError as error:
+        if os.name == "posix" and not isinstance(error, BlockingIOError):
+            raise
+        raise UserError(f"{folder}: another process is writing there; wait, or name another --out") from None
     locked[path] = file
     if not is_held(path):
         del locked[path]
-        return lock(folder)  # its owner has ended just now, and taken the file along
-    try:
-        file.truncate(0)
-        print(os.getpid(), file=file, end="", flush=True)
-        fcntl.lockf(file, fcntl.LOCK_UN, 1, 1)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+        lock(folder)  # its owner has ended just now, and taken the file along
 
 
 def is_held(path: Path) -> bool:
     """Say whether a lock is still ours: its folder may have gone, and another's stand in its place."""
+    if os.name != "posix":  # Windows moves no folder of which a file is open
+        return True
     return path.exists() and os.path.samestat(os.fstat(locked[path].fileno()), path.stat())
 
 
@@ -103,6 +102,8 @@ def unlock(*folders: Path) -> None:
     """Give up these folders, or all that this process has locked."""
     for path in [folder.resolve() / LOCK for folder in folders] or [*locked]:
         with suppress(OSError, KeyError):  # a folder that is gone, or may not be written; one without a lock
+            if os.name != "posix":
+                locked[path].close()
             if is_held(path):
                 path.unlink()
             locked.pop(path).close()
@@ -221,8 +222,8 @@ def append_log(folder: str | Path, record: dict) -> None:
         return
     check_held(Path(folder))
     try:
-        with open(Path(folder) / LOG, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        with open(Path(folder) / LOG, "ab") as file:
+            file.write(json.dumps(record).encode() + b"\n")
     except OSError as error:
         raise UserError(f"{Path(folder) / LOG}: cannot be written ({error.strerror})") from None
 

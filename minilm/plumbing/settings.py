@@ -17,6 +17,7 @@ import math
 import os
 import re
 import shlex
+import subprocess
 import sys
 from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -29,6 +30,7 @@ from typing import Literal, get_args, get_origin
 from .errors import UserError, suggest
 
 WIDTH = 100  # columns of the help and of a printed command
+quoted = shlex.join if os.name == "posix" else subprocess.list2cmdline  # to cmd.exe ' is a letter
 NAMES = {int: {"integer": int}, float: {"number": float}, str: {"text": str}, NoneType: {"none": None}}
 NAMES |= {bool: {"true": True, "false": False}, dict: {"object": dict}}
 
@@ -208,7 +210,7 @@ def typed(name: str, value) -> str:
     if isinstance(value, bool):
         return option_of(name if value else "no_" + name)
     words = words_of(value)
-    return option_of(name) + ("=" if words[0].startswith("-") else " ") + shlex.join(words)
+    return option_of(name) + ("=" if words[0].startswith("-") else " ") + quoted(words)
 
 
 def show(settings, overrides: dict | None = None, script: str | None = None) -> None:

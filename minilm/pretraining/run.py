@@ -6,7 +6,6 @@ To add an objective: a class (`training/objective.py` says what it has to do), i
 row of OBJECTIVES, and its flags in `PretrainingSettings`: each goes to the argument of its name.
 """
 
-import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from ..model.transformer import build, build_for_weights
 from ..plumbing.errors import UserError, suggest
 from ..plumbing.folders import RUNS, SETTINGS, TOKENIZER, find_run, read_json, read_log, read_settings
 from ..plumbing.script import begin, choose_device, finish
-from ..plumbing.settings import CommonSettings, typed
+from ..plumbing.settings import CommonSettings, quoted, typed
 from ..texts.corpus import load_corpus
 from ..texts.pairs import load_pairs
 from ..tokenizer.bpe import BPE, SPECIAL_TOKENS
@@ -188,7 +187,7 @@ class Pretraining:
         if "portuguese" in settings.data[0]:
             then = then.replace(":reports", ":portuguese-reports")
             then += "" if "--data" in then else " --data world:portuguese"
-        then = then.format(run=shlex.quote(str(folder)))
+        then = then.format(run=quoted([str(folder)]))
         finish(folder, settings, tables, lines, results, outcome["seconds"], then)
         return folder
 

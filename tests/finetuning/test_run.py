@@ -66,9 +66,11 @@ def test_a_model_without_biases_has_none_to_move(monkeypatch):
 
 def test_what_to_try_next_can_be_typed_as_it_is_printed(capsys):
     run.finetune(on_files(out="my run", steps=1))
-    assert "Next: python finetune.py --model 'my run' --predict FILE\n" in capsys.readouterr().out
+    told = small.in_shell("Next: python finetune.py --model 'my run' --predict FILE\n")
+    assert told in capsys.readouterr().out
     Path("my run/task.json").unlink()
-    with pytest.raises(UserError, match="no task.json; first: python finetune.py --model 'my run'$"):
+    first = small.in_shell("python finetune.py --model 'my run'")
+    with pytest.raises(UserError, match=f"no task.json; first: {first}$"):
         load_finetuned("my run")
 
 

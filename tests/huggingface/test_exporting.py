@@ -164,7 +164,7 @@ def test_a_run_folder(objective, bpe, tmp_path):
     minilm.save(build(small(name)), bpe, tmp_path / "run")
     (tmp_path / "run" / "settings.json").write_text(json.dumps(dict(objective=objective, out="translation")))
     minilm.export(tmp_path / "run", tmp_path / "out")
-    rule = str(json.loads((tmp_path / "out" / "tokenizer.json").read_text())["post_processor"]["single"])
+    rule = str(json.loads((tmp_path / "out" / "tokenizer.json").read_bytes())["post_processor"]["single"])
     assert "[SEP]" in rule and ("[CLS]" in rule) == (objective == "masked"), "as the model had it in training"
     minilm.save(build(small("bart-tiny")), bpe, tmp_path / "alibi")
     with pytest.raises(UserError, match="alibi: transformers has no encoder-decoder"):

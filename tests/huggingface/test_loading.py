@@ -290,7 +290,7 @@ def test_old_names(tmp_path):
     models = []
     for prefix in ("", "transformer."):
         torch.manual_seed(3)
-        models.append(load(published.folder(tmp_path / f"a{prefix}", "gpt2", published.gpt2(V, prefix)))[0])
+        models.append(load(published.folder(tmp_path / f"{prefix}a", "gpt2", published.gpt2(V, prefix)))[0])
     assert all(torch.equal(a, b) for a, b in zip(*(model.parameters() for model in models), strict=True))
     tensors, old = published.bert() | published.bert_heads(), {}
     for name, tensor in tensors.items():  # the norms of the first BERT

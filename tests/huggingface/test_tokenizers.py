@@ -47,8 +47,8 @@ def test_roles_of_published_bpes(kind, tmp_path):
 @pytest.mark.parametrize("pairs", [True, False])
 def test_a_bpe_in_one_file(pairs, tmp_path):
     folder = published.folder(tmp_path / "roberta", "roberta")
-    ids = json.loads((folder / "vocab.json").read_text())
-    merges = (folder / "merges.txt").read_text().split("\n")[1:-1]
+    ids = json.loads((folder / "vocab.json").read_bytes())
+    merges = (folder / "merges.txt").read_text("utf-8").split("\n")[1:-1]
     special = [{"id": ids.pop(token), "content": token} for token in published.SPECIALS["roberta"]]
     expected, _ = read_bpe(folder, {}, {}, ROBERTA)
     (folder / "vocab.json").unlink(), (folder / "merges.txt").unlink()

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -370,43 +369,14 @@ def test_one_process_a_folder(tmp_path):
     command = [sys.executable, "-c", code, str(tmp_path)]
     with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout.readline() == b"mine\n"
-        with pytest.raises(
-            UserError, match=f"process {other.pid} is writing there; wait, or name another --out"
-        ):
+        with pytest.raises(UserError, match="another process is writing there; wait, or name another --out"):
             folders.lock(tmp_path)
         other.kill()
     folders.lock(tmp_path)
     folders.lock(tmp_path)
-    assert (tmp_path / "lock").read_text() == str(os.getpid())
+    assert (tmp_path / "lock").exists()
     folders.unlock()
     assert not (tmp_path / "lock").exists()
-
-
-def test_who_holds_a_folder_is_known_at_once(tmp_path):
-    """The loser of a race asks for the winner's number in the moment in which the winner writes it."""
-    for number in range(8):
-        (folder := tmp_path / str(number)).mkdir()
-        ends, told = [], []
-        for _ in range(3):
-            mine, its = os.pipe()
-            if not (pid := os.fork()):
-                try:
-                    folders.lock(folder)
-                    os.write(its, b"mine")
-                except UserError as error:
-                    os.write(its, str(error).encode())
-                os.close(its)
-                signal.pause()
-            os.close(its)
-            ends.append(pid)
-            told.append(mine)
-        told = [os.read(mine, 1000).decode() for mine in told]
-        winner = ends[told.index("mine")]
-        for pid in ends:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-        told.remove("mine")
-        assert all(f"process {winner} is writing there" in line for line in told), (winner, told)
 
 
 def test_of_several_processes_the_first_holds_the_folder(tmp_path, monkeypatch):
@@ -425,6 +395,7 @@ def test_of_several_processes_the_first_alone_writes(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows moves no folder of which a file is open")
 def test_the_folder_of_another_run_is_left_alone(tmp_path):
     """Moved away, a folder may be followed by another of its name: that one's files are not ours."""
     folder = tmp_path / "mine"

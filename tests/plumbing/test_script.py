@@ -13,6 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import small
 import torch
 
 from minilm.plumbing import script
@@ -214,8 +215,8 @@ def test_ctrl_c_in_the_closing_says_how_to_go_on(capsys):
         raise KeyboardInterrupt
 
     assert script.exit_code(main) == 130
-    folder = Path("my count").resolve()
-    assert capsys.readouterr().err.endswith(f"to go on: --resume --out '{folder}'\n"), "as the shell reads it"
+    told = f"to go on: --resume --out '{Path('my count').resolve()}'\n"
+    assert capsys.readouterr().err.endswith(small.in_shell(told)), "as the shell reads it"
 
 
 def test_labels_texts_and_names_cannot_steer_the_terminal(capsys):

@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import math
+import os
 import shlex
 import sys
 from dataclasses import dataclass, fields
@@ -231,6 +232,12 @@ def test_help_is_printed_and_leaves_with_0(option, capsys, monkeypatch):
         assert part in text, part
     assert text.count("--vocab-size") == 1
     assert max(map(len, text.splitlines())) <= 100
+
+
+def test_a_folder_is_typed_as_the_shell_reads_it():
+    """To POSIX's shell a backslash means something, to cmd.exe ' does not."""
+    right = {"posix": r"--out 'runs\a'", "nt": r"--out runs\a"}
+    assert module.typed("out", r"runs\a") == right[os.name]
 
 
 @pytest.mark.parametrize("line", ["", "--no-nsp --lr -1e-3 --shots -1,2 --data 'a b' c", "--prompt=-x"])

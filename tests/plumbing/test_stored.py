@@ -23,6 +23,7 @@ from minilm.texts.corpus import Corpus, load_corpus
 from minilm.tokenizer.bpe import BPE, SPECIAL_TOKENS
 from minilm.tokenizer.wordpiece import WordPiece
 
+forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks on Windows")
 OBJECTIVES = {
     "causal": Causal,
     "masked": Masked,
@@ -142,6 +143,7 @@ def noted(tokenizer, document: str, folder: str, fatal: str, number: int) -> lis
     return [tokenizer.encode(document)]
 
 
+@forks
 @pytest.mark.parametrize("n_process", [2, pytest.param(1, marks=pytest.mark.reliability)])
 def test_tokens_go_on_where_a_process_was_killed(n_process, texts, text, bpe, monkeypatch, tmp_path):
     monkeypatch.setattr(module, "PIECE", 700), monkeypatch.setattr(module, "PATIENCE", 2)
@@ -175,6 +177,7 @@ def test_another_text_tokenizer_or_kind_of_rows_is_another_file(texts, text, bpe
         assert np.array_equal(token_rows(*call)[0], expected), "the tokens of another file were taken"
 
 
+@forks
 def test_who_is_killed_leaves_no_file_of_that_name(tmp_path):
     def slow():
         yield b"half", [4]

@@ -332,7 +332,7 @@ def test_a_run_on_the_world_goes_on_with_the_world(capsys, monkeypatch):
     outcome = dict(before=metrics, after=metrics, tokens_per_second=1.0, seconds=1.0)
     monkeypatch.setattr(run, "train", lambda *_, **__: outcome)
     made.run()
-    told = made.then.format(run="'my run'")  # as the shell reads it
+    told = made.then.format(run=small.in_shell("'my run'"))
     assert f"Next: {told}\n" in capsys.readouterr().out
 
 

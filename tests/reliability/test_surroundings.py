@@ -4,7 +4,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from contextlib import contextmanager
@@ -183,7 +182,7 @@ def test_of_two_runs_in_one_folder_one_goes_on(number, flags, home):
     loser, winner = sorted(runs, key=lambda run: run.is_alive())
     code, told = end_of_fork(loser, home)
     assert code == 2 and told.splitlines()[-1].startswith("error: ") and "Traceback" not in told, told
-    assert f"process {winner.pid} " in told, "who holds the folder is not said"
+    assert "another process is writing there" in told, "why the folder cannot be had is not said"
     wait_for(Path(MINE, "trainer.pt").exists)
     os.kill(winner.pid, signal.SIGINT)
     code, told = end_of_fork(winner, home)
@@ -192,14 +191,11 @@ def test_of_two_runs_in_one_folder_one_goes_on(number, flags, home):
 
 @pytest.mark.reliability
 def test_the_lock_of_a_process_that_is_dead_is_taken_over(script, half):
-    with subprocess.Popen(["true"]) as dead:
-        pass
-    for number in (dead.pid, ""):
-        shutil.copytree(MINE, "copy", dirs_exist_ok=True)
-        Path("copy/lock").write_text(str(number))
-        code, _, err = script("--resume --out copy")
-        assert code == 0, err
-        assert_same_run(Path("copy"), WHOLE)
+    shutil.copytree(MINE, "copy")
+    Path("copy/lock").touch()
+    code, _, err = script("--resume --out copy")
+    assert code == 0, err
+    assert_same_run(Path("copy"), WHOLE)
 
 
 ASCII = dict(LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0")

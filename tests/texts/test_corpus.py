@@ -3,6 +3,7 @@
 import gzip
 import json
 import math
+import os
 import random
 
 import pytest
@@ -309,6 +310,7 @@ def test_weights_count_by_their_ratio_and_equal_ones_are_a_mix_in_equal_parts(wr
     assert lone.train == load_corpus(files[0]).train and lone.name == str(files[0])
 
 
+@pytest.mark.skipif(os.name == "nt", reason="no name has a colon on Windows")
 def test_a_name_with_a_colon_is_a_file_where_there_is_one(write):
     file = write("plays.txt", "\n\n".join(speeches(30)))
     file.with_name("plays.txt:2").mkdir()

@@ -179,6 +179,7 @@ def test_a_run_that_was_stopped_says_how_to_go_on(tmp_path, has_folder):
     run = Run(small.model("causal"), small.objective("causal"), None, small.settings(), folder, None, 0, None)
     run.step = 4
     told = f"stopped after step 4 of 6, saved; to go on: --resume --out '{folder}'" if has_folder else ""
+    told = small.in_shell(told)
     assert str(run.interrupted()) == told, "of a quiet run a script says what it has kept before"
 
 

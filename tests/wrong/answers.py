@@ -11,9 +11,9 @@ WRONG = {
         ("if self.top_k is not None:", "if False:", "top-k is left out"),
         ("if self.forbidden_ids:", "if False:", "forbidden tokens are not taken out"),
         ("        if self.temperature == 0:", "        if False:", "greedy"),
-        (".scatter(-1, best, 0.0)", ".scatter(-1, best, 1.0)", "greedy: the probabilities add up to 1"),
+        ("keepdim=True), 0.0)", "keepdim=True), 1.0)", "greedy: the probabilities add up to 1"),
         ("logits = self.with_one_end(logits)", "pass", "an end is the likeliest of all"),
-        ("logits.index_fill(-1, forbidden", "logits.index_fill_(-1, forbidden", "is changed in place"),
+        ("logits.index_fill(-1, torch", "logits.index_fill_(-1, torch", "is changed in place"),
     ],
     "top-p": [
         ("(before < p)", "(before + probability < p)", "the token that crosses p"),

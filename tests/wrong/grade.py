@@ -24,7 +24,7 @@ def forked(command: list, **_):
             os.dup2(out.fileno(), 1)
             os.dup2(out.fileno(), 2)
             sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
-            code = pytest.main([str(word) for word in command[3:]])
+            code = pytest.main([str(word) for word in command[command.index("pytest") + 1 :]])
             sys.stdout.flush()
             os._exit(code)
         os.waitpid(child, 0)
