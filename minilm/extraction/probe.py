@@ -42,11 +42,10 @@ def fit(x: Tensor, y: Tensor, n_class: int, l2: Tensor, weight: Tensor | None = 
     # At 0 every class is as likely as any other. The loss has one minimum, so the start decides nothing.
     W = x.new_zeros(R, P, D, n_class).requires_grad_()
     b = x.new_zeros(R, P, 1, n_class).requires_grad_()
-    # The loss of a problem is about 1: below the rounding of their sum a line search would look for nothing.
-    rounding = R * P * torch.finfo(x.dtype).eps
     # L-BFGS: a probe is to be at its minimum, or its accuracy would tell of a learning rate. The loss is
     # smooth and all examples fit in, so the last 20 gradients tell its curvature: no rate, tens of steps.
-    until = dict(max_iter=steps, tolerance_grad=1e-6, tolerance_change=rounding)
+    # The loss of a problem is about 1: below the rounding of their sum a line search would look for nothing.
+    until = dict(max_iter=steps, tolerance_grad=1e-6, tolerance_change=R * P * torch.finfo(x.dtype).eps)
     optimizer = torch.optim.LBFGS([W, b], **until, history_size=20, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:

@@ -17,7 +17,6 @@ import math
 import os
 import re
 import shlex
-import subprocess
 import sys
 from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -30,7 +29,9 @@ from typing import Literal, get_args, get_origin
 from .errors import UserError, suggest
 
 WIDTH = 100  # columns of the help and of a printed command
-quoted = shlex.join if os.name == "posix" else subprocess.list2cmdline  # to cmd.exe ' is a letter
+quoted = shlex.join  # words as the system's shell reads them
+if os.name != "posix":  # to cmd.exe ' is a letter
+    quoted = lambda words: " ".join(f'"{w}"' if re.search(r"[^\w:./\\,=-]", w) else w for w in words)
 NAMES = {int: {"integer": int}, float: {"number": float}, str: {"text": str}, NoneType: {"none": None}}
 NAMES |= {bool: {"true": True, "false": False}, dict: {"object": dict}}
 
