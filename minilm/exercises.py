@@ -104,9 +104,8 @@ def check(name: str) -> int:
     """Print the first mistake and return 1, or print that all tests pass."""
     path, _, function = find(name)
     files = sorted((ROOT / "tests" / path.parent.name).glob(f"test_{path.stem}*.py"))
-    command = [*PYTEST, EXERCISES[name].tests, *files]
     streams = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8")
-    told = subprocess.run(command, check=False, cwd=ROOT, **streams).stdout
+    told = subprocess.run([*PYTEST, EXERCISES[name].tests, *files], check=False, cwd=ROOT, **streams).stdout
     stopped, places = "Timeout (" in told, re.findall(r'File ".*[/\\](minilm[/\\].*)", line (\d+)', told)
     place = " ({}, line {})".format(*places[0 if stopped else -1]) if places else ""
     if stopped:

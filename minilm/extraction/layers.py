@@ -78,8 +78,7 @@ def probe_tables(model, rows, parts, headline, vectors, asked, n_draw, seed, how
     names = sorted({label for _, label in parts["train"]})
     classes = [np.array([names.index(label) for _, label in part]) for part in parts.values()]
     probe = Probe(classes, n_draw, seed)
-    fewest = int(np.bincount(classes[0]).min())  # examples of a class
-    labels = [n for n in asked if n == "all" or n <= fewest]
+    labels = [n for n in asked if n == "all" or n <= np.bincount(classes[0]).min()]  # each class has so many
     left_out, labels = ", ".join(str(n) for n in asked if n not in labels), labels or ["all"]
     twin = random_twin(model, seed)
     sides = [probe.parts(side) for side in (vectors, extract(twin, rows, [headline], **how)[0])]

@@ -163,12 +163,11 @@ def load_finetuned(folder: str | Path, device: str = "cpu") -> tuple[WithHead, T
     saved = checked(path, folders.read_json(path), dict(context=int, known=dict, options=dict), False)
     try:
         made, context = TASKS[saved["task"]], saved["context"]
-        known = checked("known", saved["known"], made.learnt)
         types = dict(pairs=FinetuningSettings.__annotations__["pairs"])
         options = checked("options", saved.get("options", {}), types, whole=False)
         if not made.least_context <= context <= body.config.max_positions:
             raise ValueError(f"context {context}, and the model has {body.config.max_positions} positions")
-        task = made(tokenizer, body.config, context, known, **options)
+        task = made(tokenizer, body.config, context, checked("known", saved["known"], made.learnt), **options)
         model = WithHead(body.config, task.head())
     except (LookupError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not a task of ours ({type(error).__name__}: {error})") from None

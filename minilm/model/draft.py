@@ -15,9 +15,8 @@ KEPT = 0.75
 def pad(texts: list[list[int]], pad_id: int, side: str, device=None) -> tuple[Tensor, Tensor | None]:
     """Return ids (B, T), padded on the "left" or "right", and their mask, none where nothing is padded."""
     rows = [torch.tensor(text, dtype=torch.long) for text in texts]
-    ids = pad_sequence(rows, True, pad_id, side).to(device)
     real = pad_sequence([torch.ones_like(row, dtype=torch.bool) for row in rows], True, False, side)
-    return ids, None if real.all() else real.to(device)
+    return pad_sequence(rows, True, pad_id, side).to(device), None if real.all() else real.to(device)
 
 
 class Draft:

@@ -147,8 +147,7 @@ class Pretraining:
 
     def objective(self, corpus, tokenizer: BPE, **more) -> Objective:
         """Return what is learnt from the texts; `more` are further arguments of its class."""
-        options = self.row.objective.options(vars(self.settings)) | more
-        return self.row.objective(corpus, tokenizer, **options)
+        return self.row.objective(corpus, tokenizer, **self.row.objective.options(vars(self.settings)) | more)
 
     def closing(self, objective: Objective, model, before: dict, after: dict) -> tuple[list, dict, list[str]]:
         """Return the closing tables, the figures for results.json, and the lines of the examples."""

@@ -66,13 +66,16 @@ class ReinforceSettings(PPODetails, CommonSettings):
     def refuse_ignored(self) -> None:
         """Raise UserError for a flag of something that this run does not do."""
         own, rule, dpo = self.preferences or self.prompts, self.reward_function, self.algorithm == "dpo"
+        alone = own or rule or self.reward or self.rounds < 2  # no PPO finds what the reward model misses
         compares = not self.preferences and (dpo or not (own or rule))  # answers of the policy's own
         ppo = {*PPODetails.__annotations__, "steps", "batch_size", "lr", "warmup", "best_of"}
+        of_values = ("zero_value_head", "value_weight", "clip_value", "gamma", "gae_lambda")
         for when, names, why in (
             (self.algorithm != "grpo", ("group_size",), "needs --algorithm grpo"),
             (dpo and not own, ("reward_function",), "with --algorithm dpo needs --prompts, to be answered"),
             (self.ablate, ("plot",), "draws no ablation"),
-            (dpo and (own or self.reward or self.rounds < 2), ppo, "is PPO's; DPO has --dpo-steps, --dpo-lr"),
+            (dpo and alone, ppo, "is PPO's; DPO has --dpo-steps, --dpo-lr"),
+            (self.algorithm == "grpo" and alone, of_values, "is of PPO's value head; GRPO has none"),
             (self.reward or rule, ("reward_steps", "reward_lr", "rounds"), "trains a reward; one is given"),
             (not (self.adaptive_kl or self.ablate), ("kl_target",), "needs --adaptive-kl"),
             (rule and self.prompts and not dpo, ("preferences",), "is not read beside --prompts and a rule"),

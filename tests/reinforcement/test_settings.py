@@ -62,6 +62,8 @@ RULE, DPO = "--reward-function a:b", "--algorithm dpo --preferences p.tsv"
         ("--algorithm dpo --rounds 1 --steps 7", "--steps 7 is PPO's"),
         ("--algorithm dpo --reward runs/x --lr 0.1", "--lr 0.1 is PPO's"),
         ("--kl-target 9", "--kl-target 9.0 needs --adaptive-kl"),
+        ("--algorithm grpo --rounds 1 --gae-lambda 0", "--gae-lambda 0.0 is of PPO's value head"),
+        (f"--algorithm grpo {RULE} --value-weight 1", "--value-weight 1.0 is of PPO's value head"),
         (f"{RULE} --prompts p.txt --preferences p.tsv", "--preferences p.tsv is not read beside"),
     ],
 )
@@ -80,6 +82,7 @@ def test_a_flag_of_what_this_run_does_not_do_is_refused(flags, message):
         "--algorithm dpo --kl 0.5 --steps 7 --n-pairs 9",  # PPO finds what the reward does not know
         "--reward runs/x --sampled-prompts 9 --n-pairs 9",  # DPO beside it learns from them
         f"{DPO} --reward-steps 9 --dpo-steps 9",
+        "--algorithm grpo --gae-lambda 0",  # of the PPO that finds what the reward does not know
         "--adaptive-kl --kl-target 9",
         "--ablate --kl-target 9",
     ],
