@@ -70,8 +70,7 @@ class PromptSettings(CommonSettings):
 
 def answer_prompts(settings: PromptSettings) -> Path | None:
     """Write a text for --prompt, or print the accuracy against the number of examples."""
-    began = time.perf_counter()
-    study = make_study(settings) if settings.prompt is None else None
+    began, study = time.perf_counter(), make_study(settings) if settings.prompt is None else None
     name, kind = ("causal", None) if settings.prompt is not None or settings.data else ("in-context", FewShot)
     folder, model, tokenizer = start_model(settings.model, name, settings, kind, reads_only=True)
     if settings.select == "nearest":

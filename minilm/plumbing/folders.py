@@ -4,6 +4,7 @@ import atexit
 import json
 import os
 import re
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import fields
@@ -171,7 +172,13 @@ def atomic_write(path: str | Path, content: str | Callable) -> None:
                 file.write(content.encode("utf-8", "backslashreplace"))  # \udcxx, of names that are no UTF-8
             file.flush()
             os.fsync(file.fileno())  # the bytes reach the disk before the name does
-        os.replace(beside, path)
+        for _ in range(0 if os.name == "posix" else 50):  # Windows: a scanner for viruses may have it open
+            with suppress(PermissionError):
+                os.replace(beside, path)
+                break
+            time.sleep(0.1)
+        else:
+            os.replace(beside, path)
     except (OSError, RuntimeError) as error:  # the second: torch.save, where the disk is full
         reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
         raise UserError(f"{path}: cannot be written ({reason})") from error

@@ -31,7 +31,7 @@ from .errors import UserError, suggest
 WIDTH = 100  # columns of the help and of a printed command
 quoted = shlex.join  # words as the system's shell reads them
 if os.name != "posix":  # to cmd.exe ' is a letter
-    quoted = lambda words: " ".join(f'"{w}"' if re.search(r"[^\w:./\\,=-]", w) else w for w in words)
+    quoted = lambda words: " ".join(f'"{w}"' if re.search(r"^$|[^\w:./\\,=-]", w) else w for w in words)
 NAMES = {int: {"integer": int}, float: {"number": float}, str: {"text": str}, NoneType: {"none": None}}
 NAMES |= {bool: {"true": True, "false": False}, dict: {"object": dict}}
 

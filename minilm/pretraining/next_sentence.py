@@ -137,9 +137,8 @@ class SentencePairs(SentenceRuns):
         ids[:, 0] = self.cls
         ids[(place == a + 1) | (place == a + b + 2)] = self.sep
         ids[~real] = self.pad
-        labels = np.where(second == chosen, FOLLOWS, DOES_NOT_FOLLOW)
         rows = dict(input_ids=ids, attention_mask=real, token_type_ids=(place > a + 1) & real)
-        return rows | dict(next_sentence_labels=labels)
+        return rows | dict(next_sentence_labels=np.where(second == chosen, FOLLOWS, DOES_NOT_FOLLOW))
 
     def second_runs(self, chosen: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Return the runs (B,) that B is from: half of the time the chosen one, else one with a B alike."""

@@ -285,8 +285,7 @@ def check_trainer(folder: str | Path, model: nn.Module, optimizer=None) -> dict:
 
 def go_on_from(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict:
     """Put a checkpoint's weights and moments in place, drop what the log has after it; return its state."""
-    state = check_trainer(folder, model, optimizer)
-    here = model.state_dict()
+    state, here = check_trainer(folder, model, optimizer), model.state_dict()
     for weights in filter(None, (state["model"], state["stopping"]["model"])):
         weights.update({name: part(value, here[name]) for name, value in weights.items()})
     model.load_state_dict(state["model"])

@@ -69,9 +69,8 @@ class Story(Derived):
         where, when, what, who_did, how = QUESTIONS[self.language]
         english, (first, *_, last) = self.language == "english", self.derivation
         slots = self.grammar.writers[self.language]
-        at = slots["at_place" if english else "in_place"](first)
         add(where.format(person), self.place if english else noun(self.place), 0)
-        add(when.format(person, at), slots["time"](first), 0)
+        add(when.format(person, slots["at_place" if english else "in_place"](first)), slots["time"](first), 0)
         done = []  # (who, verb, position) of every event, so that a question about one of two is left out
         for position in (1, 2):
             c = self.derivation[position]

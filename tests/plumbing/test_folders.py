@@ -276,6 +276,28 @@ def test_what_the_system_refuses_is_a_user_error():
             folders.atomic_write(path, "x")
 
 
+@pytest.mark.parametrize("n_busy", [3, 99])
+def test_on_windows_a_file_that_is_read_just_now_is_waited_for(n_busy, monkeypatch):
+    tries, slept, real = [], [], os.replace
+
+    def replace(old, new):
+        tries.append(new)
+        if len(tries) <= n_busy:
+            raise PermissionError(13, "in use")
+        real(old, new)
+
+    monkeypatch.setattr(os, "replace", replace)
+    monkeypatch.setattr(folders.time, "sleep", slept.append)
+    if os.name != "posix" and n_busy == 3:
+        folders.atomic_write("a.txt", "x")
+        assert Path("a.txt").read_text() == "x"
+    else:
+        with pytest.raises(UserError, match="a.txt: cannot be written .in use"):
+            folders.atomic_write("a.txt", "x")
+        assert not os.listdir()
+    assert sum(slept) < 10 and (len(tries) == 1 or os.name != "posix"), "elsewhere the refusal is final"
+
+
 def test_leftovers_are_removed_and_nothing_else(tmp_path, monkeypatch):
     others = ["model.safetensors", "mine.tmp", "123.tmp", "a.b.tmp", "a.1.tmp.txt"]
     seen = ["model.safetensors.123.tmp"]

@@ -236,8 +236,8 @@ def test_help_is_printed_and_leaves_with_0(option, capsys, monkeypatch):
 
 def test_a_folder_is_typed_as_the_shell_reads_it():
     """To POSIX's shell a backslash means something, to cmd.exe ' does not."""
-    right = {"posix": r"--out 'runs\a' 'b c'", "nt": r'--out runs\a "b c"'}
-    assert module.typed("out", (r"runs\a", "b c")) == right[os.name]
+    right = {"posix": r"--out 'runs\a' 'b c' ''", "nt": r'--out runs\a "b c" ""'}
+    assert module.typed("out", (r"runs\a", "b c", "")) == right[os.name]
 
 
 @pytest.mark.parametrize("line", ["", "--no-nsp --lr -1e-3 --shots -1,2 --data 'a b' c", "--prompt=-x"])
