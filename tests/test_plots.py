@@ -235,5 +235,5 @@ def test_without_matplotlib_the_extra_is_named_before_a_run_begins(run, monkeypa
     for module in (plots, train, extract):
         words = [str(run)] if module is plots else ["--plot"]
         code, _, err = run_script(module, *words)
-        assert code == 2 and "pip install -e '.[plots]'" in err, err
+        assert code == 2 and 'pip install -e ".[plots]"' in err, err
     assert not Path("runs").exists(), "nothing is trained that could not be drawn"

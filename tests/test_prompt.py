@@ -11,6 +11,7 @@ from small import check_error, results
 
 import prompt
 from minilm.checkpoint import save
+from minilm.in_context import terminal
 from minilm.in_context.questions import FewShot
 from minilm.model.config import ModelConfig
 from minilm.model.transformer import build
@@ -154,7 +155,7 @@ def test_the_newest_gpt_writes_where_no_model_is_named(script, monkeypatch):
 def test_the_terminal_is_a_loop(script, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("Ana\n" + "x y " * 60 + "\nRui\n"))
     code, out, err = script("--model decoder --max-new-tokens 3 --prompt -")
-    assert code == 0 and "Ctrl-D leaves" in out
+    assert code == 0 and terminal.LEAVE in out
     assert err.startswith("error: ") and "70 positions" in err and err.count("\n") == 1
 
 

@@ -4,6 +4,7 @@ A decoder goes on with the prompt; an encoder-decoder reads it and writes its ow
 """
 
 import codecs
+import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,7 +15,8 @@ from ..plumbing.errors import UserError
 from ..tokenizer.rows import TURN_END, chat_ids, decoder_begin, prompt_ids, text_end
 
 show = partial(print, end="", flush=True)  # a piece of a text, at once and without a line's end
-HELP = "Type the beginning of a text. Arrows recall earlier ones, Ctrl-C ends an answer, Ctrl-D leaves."
+LEAVE = "Ctrl-D leaves" if os.name == "posix" else "Ctrl-Z and Enter leave"
+HELP = f"Type the beginning of a text. Arrows recall earlier ones, Ctrl-C ends an answer, {LEAVE}."
 
 
 class Writer:

@@ -20,7 +20,7 @@ class UserError(ValueError):
 def as_line(error: object) -> str:
     """Return an error as one line for a terminal: values cut at 100 characters, all of it at 1,000."""
     text = LONG_VALUE.sub(r"\1\2...\1", " ".join(str(error).splitlines()))
-    text = re.sub(r"([^\s/]{100})[^\s/]+", r"\1...", text)  # not a path, but any of its names
+    text = re.sub(r"([^\s/\\]{100})[^\s/\\]+", r"\1...", text)  # not a path, but any of its names
     return text.translate(CONTROLS | {ord("\t"): "\\t"})[:1000]
 
 

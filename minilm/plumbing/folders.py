@@ -65,6 +65,7 @@ def lock(folder: Path) -> None:
     path = folder.resolve() / LOCK
     if path in locked or process_rank():
         return
+    busy = BlockingIOError if os.name == "posix" else (PermissionError, FileExistsError)
     try:
         if os.name == "posix":
             import fcntl
@@ -74,9 +75,7 @@ def lock(folder: Path) -> None:
         else:
             path.unlink(missing_ok=True)  # Windows deletes no file that is open: this is nobody's any more
             file = open(path, "x")  # noqa: SIM115
-    except OSError as error:
-        if os.name == "posix" and not isinstance(error, BlockingIOError):
-            raise
+    except busy:
         raise UserError(f"{folder}: another process is writing there; wait, or name another --out") from None
     locked[path] = file
     if not is_held(path):
@@ -86,9 +85,9 @@ def lock(folder: Path) -> None:
 
 def is_held(path: Path) -> bool:
     """Say whether a lock is still ours: its folder may have gone, and another's stand in its place."""
-    if os.name != "posix":  # Windows moves no folder of which a file is open
-        return True
-    return path.exists() and os.path.samestat(os.fstat(locked[path].fileno()), path.stat())
+    with suppress(FileNotFoundError, NotADirectoryError):  # Windows moves no folder of which a file is open
+        return os.name != "posix" or os.path.samestat(os.fstat(locked[path].fileno()), path.stat())
+    return False
 
 
 def check_held(folder: Path) -> None:
@@ -104,7 +103,7 @@ def unlock(*folders: Path) -> None:
     for path in [folder.resolve() / LOCK for folder in folders] or [*locked]:
         with suppress(OSError, KeyError):  # a folder that is gone, or may not be written; one without a lock
             if os.name != "posix":
-                locked[path].close()
+                locked.pop(path).close()
             if is_held(path):
                 path.unlink()
             locked.pop(path).close()
@@ -183,8 +182,8 @@ def atomic_write(path: str | Path, content: str | Callable) -> None:
         reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
         raise UserError(f"{path}: cannot be written ({reason})") from error
     finally:
-        if beside.exists():
-            beside.unlink()
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
 
 
 def write_json(path: str | Path, value) -> None:

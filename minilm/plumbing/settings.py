@@ -79,7 +79,7 @@ class CommonSettings:
 def need_matplotlib() -> None:
     """Raise UserError where a picture cannot be drawn."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise UserError("a picture needs matplotlib: python -m pip install -e '.[plots]'")
+        raise UserError('a picture needs matplotlib: python -m pip install -e ".[plots]"')
 
 
 def parse(settings_class: type, override_class=None, argv=None, description="") -> tuple[dict, dict]:
@@ -223,4 +223,4 @@ def show(settings, overrides: dict | None = None, script: str | None = None) -> 
         if len(lines[-1]) + 1 + len(part) > WIDTH:
             lines.append("   ")
         lines[-1] += " " + part
-    print(" \\\n".join(lines))
+    print((" \\\n" if os.name == "posix" else "").join(lines))

@@ -107,8 +107,7 @@ class Rounds:
         """Train a policy in each way; return what is measured, the start first, and the seconds."""
         s, env, seconds = self.settings, self.env, {}
         columns = dict(start=measure(env.reference, env, s.seed + 2))
-        ways = {s.algorithm: {}}
-        contrast = s.contrast and s.algorithm != "dpo" and not s.ablate
+        ways, contrast = {s.algorithm: {}}, s.contrast and s.algorithm != "dpo" and not s.ablate
         if contrast:  # the hack, and the same pairs without a reward model; a rule has learnt from no pairs
             ways["kl 0"] = UNBOUND | dict(kl=0.0, adaptive_kl=False)
             ways |= dict(dpo={}) if self.preferences.pairs and not s.reward_function else {}

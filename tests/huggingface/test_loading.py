@@ -159,7 +159,7 @@ def test_a_time_limit_for_the_network_alone():
 
 def test_the_cache_is_at_home_by_default(hub, monkeypatch, tmp_path):
     monkeypatch.delenv("MINILM_CACHE")
-    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path)), monkeypatch.setenv("USERPROFILE", str(tmp_path))  # Windows'
     assert download("owner/model") == tmp_path / ".cache" / "minilm" / "owner--model"
 
 

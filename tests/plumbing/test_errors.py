@@ -31,3 +31,6 @@ def test_what_a_terminal_would_obey_is_written_out():
         "marks that turn the writing, no others"
     )
     assert len(as_line("word " * 999)) == 1000
+    for slash in "/\\":
+        path = slash.join(["a" * 60] * 4)
+        assert as_line(path) == path, "each name of a path may be long"

@@ -7,6 +7,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -298,6 +299,14 @@ def test_on_windows_a_file_that_is_read_just_now_is_waited_for(n_busy, monkeypat
     assert sum(slept) < 10 and (len(tries) == 1 or os.name != "posix"), "elsewhere the refusal is final"
 
 
+def test_what_cannot_be_deleted_either_is_a_user_error(monkeypatch):
+    monkeypatch.setattr(os, "replace", Mock(side_effect=PermissionError(13, "in use")))
+    monkeypatch.setattr(Path, "unlink", Mock(side_effect=PermissionError(13, "in use")))
+    monkeypatch.setattr(folders.time, "sleep", lambda seconds: None)
+    with pytest.raises(UserError, match="a.txt: cannot be written .in use"):
+        folders.atomic_write("a.txt", "x")
+
+
 def test_leftovers_are_removed_and_nothing_else(tmp_path, monkeypatch):
     others = ["model.safetensors", "mine.tmp", "123.tmp", "a.b.tmp", "a.1.tmp.txt"]
     seen = ["model.safetensors.123.tmp"]
@@ -385,20 +394,44 @@ def test_a_resumed_log_equals_an_uninterrupted_one(tmp_path):
 
 
 def test_one_process_a_folder(tmp_path):
-    code = "import sys; from minilm.plumbing import folders; from pathlib import Path\n"
+    code = "import pretended_windows\n" if "pretended_windows" in sys.modules else ""
+    code += "import sys; from minilm.plumbing import folders; from pathlib import Path\n"
     code += "folders.lock(Path(sys.argv[1])); print('mine', flush=True); sys.stdin.read()"
-    environment = os.environ | {"PYTHONPATH": str(Path(folders.__file__).parents[2])}
+    root = Path(folders.__file__).parents[2]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(root), str(root / "tests")])}
     command = [sys.executable, "-c", code, str(tmp_path)]
     with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
-        assert other.stdout.readline() == b"mine\n"
+        assert other.stdout.readline().strip() == b"mine"
         with pytest.raises(UserError, match="another process is writing there; wait, or name another --out"):
             folders.lock(tmp_path)
         other.kill()
     folders.lock(tmp_path)
     folders.lock(tmp_path)
     assert (tmp_path / "lock").exists()
+    with pytest.raises(FileNotFoundError):
+        folders.lock(tmp_path / "none")
     folders.unlock()
     assert not (tmp_path / "lock").exists()
+
+
+def test_a_lock_that_cannot_be_given_up_is_not_taken_for_another(tmp_path, monkeypatch):
+    folders.lock(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", Mock(side_effect=PermissionError))
+        folders.unlock()
+    assert len(folders.locked) == (os.name == "posix"), "it is closed on Windows, and open elsewhere"
+    folders.lock(tmp_path)
+    assert all(not file.closed for file in folders.locked.values())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows deletes no file that is open")
+def test_a_lock_that_somebody_deletes_is_no_longer_held(tmp_path, monkeypatch):
+    folders.lock(tmp_path)
+    (path,) = folders.locked
+    assert folders.is_held(path)
+    path.unlink()
+    monkeypatch.setattr(Path, "exists", lambda path: True)  # a moment ago
+    assert not folders.is_held(path)
 
 
 def test_of_several_processes_the_first_holds_the_folder(tmp_path, monkeypatch):

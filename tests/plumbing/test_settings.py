@@ -248,7 +248,8 @@ def test_the_shown_command_reads_back_as_the_same_settings(line, capsys, monkeyp
     settings = Settings(**found)
     module.show(settings, overrides)
     text = capsys.readouterr().out
-    assert all(len(row) <= module.WIDTH + 2 for row in text.splitlines()), "long commands are broken"
+    short = all(len(row) <= module.WIDTH + 2 for row in text.splitlines())
+    assert short or os.name != "posix", "long commands are broken, where a shell takes them so"
     program, *argv = shlex.split(text.replace("\\\n", ""))
     assert program == "train.py" and argv[:2] != ["--d-model", "32"], "the script's own settings first"
     found, again = module.parse(Settings, Shape, argv)
@@ -283,7 +284,7 @@ def test_a_picture_needs_the_package_that_draws_it(found, monkeypatch):
     if found:
         assert Settings(plot=True).plot
     else:
-        with pytest.raises(UserError, match=r"needs matplotlib: python -m pip install -e '\.\[plots\]'"):
+        with pytest.raises(UserError, match=r'needs matplotlib: python -m pip install -e "\.\[plots\]"'):
             Settings(plot=True)
 
 
@@ -339,6 +340,7 @@ def test_a_name_may_be_missing_where_not_all_is_asked_for():
     assert str(caught.value).count("z") == 99, "a quote and 99 letters are enough"
 
 
+@pytest.mark.skipif(os.name == "nt", reason="no word tells both Windows' shells that a line goes on")
 def test_a_long_command_is_shown_on_lines_of_the_terminals_width(capsys):
     @dataclass
     class Two:
