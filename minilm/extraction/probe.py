@@ -114,8 +114,7 @@ def draw_labels(y: np.ndarray, n_label: int | None, n_draw: int, seed: int) -> n
     """Return (R, N) rows to be labelled: `n_label` of each class in order, R draws (none: all, once)."""
     if n_label is None:
         return np.argsort(y, kind="stable")[None]
-    rng = np.random.default_rng(seed)
-    rows = [np.flatnonzero(y == c) for c in np.unique(y)]
+    rng, rows = np.random.default_rng(seed), [np.flatnonzero(y == c) for c in np.unique(y)]
     draws = [[rng.choice(row, n_label, replace=False) for row in rows] for _ in range(n_draw)]
     return np.array(draws).reshape(n_draw, -1)
 

@@ -103,7 +103,7 @@ def unlock(*folders: Path) -> None:
     for path in [folder.resolve() / LOCK for folder in folders] or [*locked]:
         with suppress(OSError, KeyError):  # a folder that is gone, or may not be written; one without a lock
             if os.name != "posix":
-                locked.pop(path).close()
+                locked.pop(path).close()  # first: Windows deletes no file that is open
             if is_held(path):
                 path.unlink()
             locked.pop(path).close()
@@ -171,7 +171,7 @@ def atomic_write(path: str | Path, content: str | Callable) -> None:
                 file.write(content.encode("utf-8", "backslashreplace"))  # \udcxx, of names that are no UTF-8
             file.flush()
             os.fsync(file.fileno())  # the bytes reach the disk before the name does
-        for _ in range(0 if os.name == "posix" else 50):  # Windows: a scanner for viruses may have it open
+        for _ in range(0 if os.name == "posix" else 50):  # Windows: a virus scanner may have it open
             with suppress(PermissionError):
                 os.replace(beside, path)
                 break

@@ -45,7 +45,8 @@ class Policy(nn.Module):
         log_probs = token_log_probabilities(self.model, ids, mask, **known)  # (B, n)
         if self.value_head is None:
             return log_probs, torch.zeros_like(log_probs)
-        return log_probs, self.value_head(hidden)[..., 0].float().masked_fill(~mask[:, n_prompt:], 0.0)
+        values = self.value_head(hidden)[..., 0].float()  # (B, n)
+        return log_probs, values.masked_fill(~mask[:, n_prompt:], 0.0)
 
 
 @dataclass

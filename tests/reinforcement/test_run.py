@@ -149,6 +149,6 @@ def test_a_run_ends_with_its_results_and_says_how_to_go_on(reinforcement, tmp_pa
     assert json.loads((folder / "settings.json").read_text())["model"] == str(tmp_path / "gpt")
     made = reinforcement(**changes | dict(out=str(tmp_path / "my part")))
     monkeypatch.setattr(made, "learn", Mock(side_effect=KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt, match="to go on: --resume --out ['\"].*my part['\"]"):
+    with pytest.raises(KeyboardInterrupt, match=small.in_shell("to go on: --resume --out '.*my part'")):
         made.run()
     assert load_trainer(tmp_path / "my part")["step"] == 0, "so that it can go on"
