@@ -32,5 +32,5 @@ def test_what_a_terminal_would_obey_is_written_out():
     )
     assert len(as_line("word " * 999)) == 1000
     for slash in "/\\":
-        path = slash.join(["a" * 60] * 4)
-        assert as_line(path) == path, "each name of a path may be long"
+        path, cut = (slash.join(["a" * 60, "b" * 60, name, "c"]) for name in ("d" * 200, "d" * 100 + "..."))
+        assert as_line(path) == cut, "a path is not cut, but any of its names"
