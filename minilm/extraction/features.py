@@ -19,6 +19,7 @@ from ..model.pooling import last_token, token_mean
 from ..plumbing.errors import UserError, suggest
 from ..plumbing.script import shown
 from ..tokenizer.rows import RaggedRows, text_rows
+from ..training.machine import quick_products
 from ..training.objective import autocast, to_device
 
 Pooling = Literal["cls", "mean", "max", "last", "mean-last-4", "concat-last-4"]
@@ -119,7 +120,7 @@ def hidden_batches(model, rows: RaggedRows, tokens_per_batch=None, precision="fp
             real = None if real.all() else real.to(device)
             # A decoder's real tokens see nothing of what is padded behind them: no mask, a faster path.
             mask = None if model.config.kind == "decoder" else real
-            with torch.inference_mode(), autocast(precision, device):
+            with torch.inference_mode(), autocast(precision, device), quick_products(precision, device):
                 states = model.hidden_states(**to_device(batch, device), attention_mask=mask)
             yield chosen, states, real
 

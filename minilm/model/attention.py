@@ -15,6 +15,7 @@ BLOCKED = -1e9
 # Differs from the paper (Press et al. 2022: 2^(-8h/H) for head h): steeper, for contexts of tens of tokens.
 # Head h takes slope h mod 4: the first sees little but the token itself, the last all tokens alike.
 ALIBI_SLOPES = (1.5, 0.5, 0.1, 0.0)
+SHORT = 128  # tokens: the (T, S) weights of so short a text are few
 
 
 def causal_mask(n_query: int, n_key: int, device=None) -> Tensor:
@@ -76,6 +77,10 @@ def explicit_attention(q, k, v, bias=None, causal=False, dropout=0.0) -> tuple[T
 
 def fast_attention(q, k, v, bias=None, causal=False, dropout=0.0) -> Tensor:
     """The same in one call; where it is fused, no (T, S) weights are ever held (Dao et al. 2022)."""
+    # Fused, it multiplies block by block; oneDNN (`training/machine.py`) begins each product slowly.
+    by_onednn = not torch.compiler.is_compiling() and torch.get_float32_matmul_precision() == "medium"
+    if by_onednn and max(q.shape[2], k.shape[2]) <= SHORT:
+        return explicit_attention(q, k, v, bias, causal, dropout)[0]
     if causal and (bias is not None or q.shape[2] != k.shape[2]):  # PyTorch's is_causal covers neither case
         later = ~causal_mask(q.shape[2], k.shape[2], q.device)  # (T, S)
         bias = (q.new_zeros(()) if bias is None else bias).masked_fill(later, BLOCKED)  # (.., T, S)

@@ -17,6 +17,7 @@ from ..plumbing.folders import RESULTS, TOKENIZER, TRAINER, append_log, atomic_w
 from ..plumbing.safetensors import check_state
 from ..plumbing.script import added_up, process_count, process_rank, shown
 from ..plumbing.settings import checked, typed
+from .machine import quick_products
 from .objective import Objective, add_metrics, autocast, by_length, to_device
 
 # `optimizer`: moments by the name of their weight; `stopping`: `EarlyStopping.state`; `objective`: its state.
@@ -32,7 +33,8 @@ def evaluate(model: torch.nn.Module, objective: Objective, settings) -> dict[str
     n, totals = process_count(), {}
     rows_that_fit = max(1, settings.batch_size // (settings.accumulate * n))
     parts = by_length(batch, -(-len(batch["input_ids"]) // rows_that_fit))
-    with evaluation_mode(model), autocast(settings.precision, device):
+    how = settings.precision, device
+    with evaluation_mode(model), autocast(*how), quick_products(*how):
         for i in shown(range(process_rank(), -(-len(parts) // n) * n, n), "evaluation"):
             metrics = objective.loss(model, to_device(parts[i % len(parts)], device))[1]
             # A process without a last part helps the others, as each may have some of the weights alone.

@@ -22,7 +22,7 @@ from ..plumbing.errors import UserError
 from ..plumbing.script import added_up, process_count, process_rank
 from ..plumbing.settings import CommonSettings
 from .checkpoints import Run
-from .machine import settle_threads, settled_precision
+from .machine import quick_products, settle_threads, settled_precision
 from .muon import Muon
 from .objective import Objective, add_metrics, autocast, by_length, micro_batches, to_device
 
@@ -167,15 +167,26 @@ def train(
     KeyboardInterrupt on Ctrl-C, after a checkpoint.
     """
     optimizer = optimizer or make_optimizer(model, settings.weight_decay, which=settings.optimizer)
+    device = next(model.parameters()).device
     settings = replace(settings, precision=settled_precision(settings.precision, model))
     if settings.compile:
         torch.compiler.reset()  # PyTorch keeps eight graphs of a function, whichever model they are of
         for stack in (module for module in model.modules() if isinstance(module, Stack)):
             stack.compile()
     model.train()
-    if folder and objective.update is None and next(model.parameters()).device.type == "cpu":
-        settle_threads(model, partial(rehearse, model, objective, settings))
-    run = Run(model, objective, optimizer, settings, folder, tokenizer, patience, label)
+    with quick_products(settings.precision, device):
+        if folder and objective.update is None and device.type == "cpu":
+            settle_threads(model, partial(rehearse, model, objective, settings))
+        run = Run(model, objective, optimizer, settings, folder, tokenizer, patience, label)
+        after = take_steps(run)
+    model.eval()
+    figures = dict(seconds=run.progress.seconds(), tokens_per_second=run.progress.tokens_per_second())
+    return dict(before=run.before, after=after, steps=run.step) | figures
+
+
+def take_steps(run: Run) -> dict:
+    """Take the steps that are left of a run, and end it; return what is known after the last one."""
+    settings, optimizer, patience = run.settings, run.optimizer, run.best.patience
     run.model.train()
     with ctrl_c_as_a_wish() as wish:
         for step in range(run.step, settings.steps):
@@ -202,9 +213,7 @@ def train(
         after = run.finish()
         if any_process_wishes(wish.stop):  # what a script does after it is not wished for
             raise run.interrupted()
-    model.eval()
-    figures = dict(seconds=run.progress.seconds(), tokens_per_second=run.progress.tokens_per_second())
-    return dict(before=run.before, after=after, steps=run.step) | figures
+    return after
 
 
 @contextmanager

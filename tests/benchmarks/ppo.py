@@ -19,6 +19,7 @@ from minilm.reinforcement.ppo import PPO, PPODetails, make_batch
 from minilm.reinforcement.reward import RewardModel
 from minilm.reinforcement.rollout import Environment, Policy, Rollout, draw_answers, score_answers
 from minilm.training.loop import TrainingSettings
+from minilm.training.machine import quick_products
 
 B, N_PROMPT, N_NEW = 64, 21, 20
 SHAPE = PRESETS["gpt-tiny"]
@@ -43,9 +44,10 @@ def our_step(prompts: torch.Tensor) -> Callable:
 
     def step() -> torch.Tensor:
         number = next(numbers)
-        rollout = draw_answers(policy.model, env, prompts.tolist(), number)
-        score_answers(rollout, policy, env)
-        learn(policy, optimizer, rollout, reward.scores(rollout, []), number)
+        with quick_products("fp32", torch.device("cpu")):
+            rollout = draw_answers(policy.model, env, prompts.tolist(), number)
+            score_answers(rollout, policy, env)
+            learn(policy, optimizer, rollout, reward.scores(rollout, []), number)
         return rollout.ids
 
     return step

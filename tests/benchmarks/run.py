@@ -33,6 +33,7 @@ from benchmarks.case import MATRIX, OURS, STEP, Case
 from minilm.plumbing.errors import UserError, suggest
 from minilm.plumbing.folders import write_json
 from minilm.plumbing.script import exit_code
+from minilm.training.machine import quick_products
 
 CASES = dict(item for file in (steps, writing, ppo, vectors, texts, batches) for item in file.CASES.items())
 PEERS = ("transformers", "tokenizers")
@@ -49,13 +50,19 @@ def choose(wished: str | None, names) -> list[str]:
     return [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
 
 
+def product(a: torch.Tensor, b: torch.Tensor) -> None:
+    """Multiply two matrices by the library that a step takes."""
+    with quick_products("fp32" if a.dtype == torch.float32 else "bf16", a.device):
+        a @ b
+
+
 def take_turns(case: Case, rounds: int) -> dict[str, list[float]]:
     """Return the seconds of each side's turns; UserError where a peer's first turn gave something else."""
     sides = {name: side for name, side in case.sides.items() if side}
     if case.flops:
         n = N[case.device]
         a, b = torch.randn(2, n, n, device=case.device).to(case.dtype)
-        sides[MATRIX] = lambda: a @ b
+        sides[MATRIX] = lambda: product(a, b)
     wait = torch.cuda.synchronize if case.device == "cuda" else lambda: None
     ours = sides[OURS]()  # the first turn of each warms up
     for name in list(sides)[1:]:

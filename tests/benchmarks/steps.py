@@ -24,6 +24,7 @@ from minilm.pretraining.causal import Causal
 from minilm.pretraining.denoising import Denoising
 from minilm.pretraining.masked import Masked
 from minilm.training.loop import BETAS, TrainingSettings, make_optimizer, train_step
+from minilm.training.machine import quick_products
 from minilm.training.objective import IGNORED, autocast, tensors
 
 NO_DROPOUT = dict(dropout=0.0, attention_dropout=0.0)
@@ -48,7 +49,12 @@ def our_step(
         for stack in (module for module in model.modules() if isinstance(module, Stack)):
             stack.compile()
     optimizer = make_optimizer(model, settings.weight_decay)
-    return lambda: train_step(model, objective, optimizer, settings, next(steps))
+
+    def step() -> None:
+        with quick_products(precision, torch.device(device)):
+            train_step(model, objective, optimizer, settings, next(steps))
+
+    return step
 
 
 def their_step(model, loss: Callable, precision: str = "fp32", device="cpu") -> Callable:

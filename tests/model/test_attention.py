@@ -8,6 +8,7 @@ from mistakes import assert_learns, assert_right, unchanged
 
 from minilm.model import attention
 from minilm.model.attention import KeyValueCache, MultiHeadAttention, causal_mask, explicit_attention
+from minilm.training.machine import products_by
 
 B, H, D_HEAD = 2, 3, 4  # unequal, so that a swapped axis fails
 D = H * D_HEAD
@@ -224,6 +225,22 @@ def test_fast_and_explicit_have_the_same_gradient(name):
     for what, fast, explicit in zip("qkv", *gradients, strict=True):
         assert fast.isfinite().all() and explicit.isfinite().all(), f"the gradient of {what} must stay finite"
         assert (fast - explicit).abs().max() < 1e-5, what
+
+
+@pytest.mark.parametrize(
+    ("library", "T", "S", "is_fused"),
+    [("highest", 5, 5, True), ("medium", 1, 128, False), ("medium", 1, 129, True), ("medium", 129, 5, True)],
+)
+def test_short_texts_are_written_out_for_onednn(library, T, S, is_fused, monkeypatch):
+    """Fused, its many small products take longer than all the rest of a step."""
+    calls, plain = [], torch.nn.functional.scaled_dot_product_attention
+    fused = lambda *a, **how: calls.append(1) or plain(*a, **how)
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", fused)
+    (q, k, v), bias = qkv(T, S), padding(S, "right")
+    with products_by(library):
+        found = attention.fast_attention(q, k, v, bias, T <= S)
+        assert (found - explicit_attention(q, k, v, bias, T <= S)[0]).abs().max() < 1e-5
+    assert bool(calls) == is_fused, "of long texts the weights fill the memory; MKL makes small products well"
 
 
 @every_mask

@@ -3,15 +3,24 @@
 from types import SimpleNamespace
 
 import pytest
+import small
 import torch
 
+from minilm.extraction.features import embed
+from minilm.model.generate import generate
 from minilm.training import machine
+from minilm.training.checkpoints import evaluate
+from minilm.training.loop import train
+
+CPU, LIBRARIES = torch.device("cpu"), ("highest", "medium")
+library = torch.get_float32_matmul_precision  # that multiplies now
 
 
 @pytest.fixture
 def clock(monkeypatch):
     """A function that says how long each next piece of work takes; it is done all the same, in small."""
     monkeypatch.setattr(torch, "ones", lambda *shape, dtype: torch.zeros(2, 2, dtype=dtype))
+    monkeypatch.setattr(machine, "fastest_library", lambda: "highest")
 
     def times(*taken: float):
         left = list(taken)
@@ -41,6 +50,90 @@ def test_the_shortest_time_counts(monkeypatch):
     timed = lambda work, repeat, number: [work() or next(taken) for _ in range(repeat * number)]
     monkeypatch.setattr(machine.timeit, "repeat", timed)
     assert machine.seconds(lambda: done.append(1)) == 1.5 and len(done) == 3
+
+
+class Measured:
+    """A matrix whose product oneDNN rounds to 16 bits, where `rounds` is true; notes who multiplies it."""
+
+    def __init__(self, rounds: bool):
+        self.rounds, self.seen = rounds, []
+
+    def sin(self):
+        return self
+
+    def view(self, *shape):
+        return self
+
+    def __matmul__(self, other):
+        self.seen.append((library(), torch.get_num_threads()))
+        product = torch.linspace(-1, 1, 100)
+        return product.bfloat16().float() if self.rounds and library() == "medium" else product
+
+
+@pytest.mark.parametrize(
+    ("mkl", "rounds", "expected"),
+    [(1.6, False, "medium"), (1.4, False, "highest"), (9.0, True, "highest")],
+)
+def test_the_faster_library_is_taken_where_it_is_as_exact(mkl, rounds, expected, monkeypatch):
+    left, matrix = [mkl, 1.0], Measured(rounds)
+    monkeypatch.setattr(torch, "arange", lambda n: matrix)
+    monkeypatch.setattr(machine, "seconds", lambda work, n: work() is None or left.pop(0))
+    before = library(), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert machine.fastest_library.__wrapped__() == expected, "figures of fp32 are of seven digits"
+        assert torch.get_num_threads() == 2 and library() == before[0]
+    finally:
+        torch.set_num_threads(before[1])
+    assert matrix.seen == [("highest", 1)] * 2 + [("medium", 1)] * 2, "each alone, on a thread of its own"
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "inside"),
+    [("fp32", "cpu", "medium"), ("auto", "cpu", "medium"), ("bf16", "cpu", "high"), ("fp32", "cuda", "high")],
+)
+def test_a_library_is_left_behind_as_it_was_found(precision, device, inside, monkeypatch):
+    monkeypatch.setattr(machine, "fastest_library", lambda: "medium")
+    with machine.products_by("high"):
+        with pytest.raises(ZeroDivisionError), machine.quick_products(precision, torch.device(device)):
+            assert library() == inside
+            raise ZeroDivisionError
+        assert library() == "high", "after an error too"
+
+
+@pytest.mark.parametrize("chosen", LIBRARIES)
+def test_who_multiplies_much_takes_the_faster_library(chosen, monkeypatch, tmp_path):
+    """Training, evaluating and reading vectors do; writing multiplies a few rows at a time, and does not."""
+    monkeypatch.setattr(machine, "fastest_library", lambda: chosen)
+    model, objective, seen = small.model("causal"), small.objective("causal"), []
+    model.tokens.register_forward_hook(lambda *_: seen.append(library()))
+    model.tokens.weight.register_hook(lambda gradient: seen.append(library()))
+    for work in (
+        lambda: train(model, objective, small.settings(steps=2), tmp_path, small.tokenizer()),
+        lambda: evaluate(model, objective, small.settings()),
+        lambda: embed(model, small.tokenizer(), ["Ana sells bread."]),
+    ):
+        seen.clear()
+        work()
+        assert set(seen) == {chosen} and library() == "highest"
+    seen.clear()
+    generate(model, [[5, 6]], 3)
+    assert set(seen) == {"highest"}
+
+
+@pytest.mark.parametrize("kind", ["causal", "masked"])
+def test_both_libraries_train_alike(kind, monkeypatch):
+    weights = {}
+    for name in (*LIBRARIES, "medium"):
+        monkeypatch.setattr(machine, "fastest_library", lambda name=name: name)
+        model = small.model(kind, dropout=0.2)
+        plain = torch.optim.SGD(model.parameters())  # Adam would make large what differs by rounding alone
+        train(model, small.objective(kind), small.settings(steps=8, lr=0.1), optimizer=plain)
+        found = torch.cat([p.detach().flatten() for p in model.parameters()])
+        assert name not in weights or torch.equal(weights[name], found), "another run, other weights"
+        weights[name] = found
+    first, second = weights.values()
+    assert torch.allclose(first, second, atol=1e-5), "more than the last digits"
 
 
 @pytest.mark.parametrize(
@@ -77,6 +170,14 @@ def test_what_is_large_and_how_much_faster_is_worth_it(n_weight, slow, expected,
     clock(slow, 2.0)
     told = "the figures in the READMEs are of 32 bits"
     assert machine.settled_precision("auto", with_weights(n_weight)) == expected, told
+
+
+def test_16_bits_are_compared_with_the_faster_library(monkeypatch):
+    seen = []
+    monkeypatch.setattr(machine, "fastest_library", lambda: "medium")
+    monkeypatch.setattr(machine, "seconds", lambda work, n: seen.append(library()) or 1.0)
+    assert machine.settled_precision("auto", with_weights(10**8)) == "fp32"
+    assert seen == ["medium"] * 2, "bf16 is worth its lost digits beside what fp32 can do, not beside less"
 
 
 @pytest.mark.parametrize(("has", "expected"), [(True, "bf16"), (False, "fp32")])
