@@ -140,7 +140,8 @@ def rehearse(model, objective: Objective, settings: TrainingSettings) -> bool:
     """Do all that one process does for a micro-batch; say whether each weight that moves got a gradient."""
     device = next(model.parameters()).device
     part = micro_batches(objective.batch(0, "train"), settings.accumulate * process_count())[0]
-    with autocast(settings.precision, device):
+    how = settings.precision, device
+    with quick_products(*how), autocast(*how):
         objective.loss(model, to_device(part, device))[0].backward()
     has_all = all(p.grad is not None for p in model.parameters() if p.requires_grad)
     model.zero_grad(set_to_none=True)
@@ -174,21 +175,11 @@ def train(
         for stack in (module for module in model.modules() if isinstance(module, Stack)):
             stack.compile()
     model.train()
-    with quick_products(settings.precision, device):
-        if folder and objective.update is None and device.type == "cpu":
-            settle_threads(model, partial(rehearse, model, objective, settings))
-        run = Run(model, objective, optimizer, settings, folder, tokenizer, patience, label)
-        after = take_steps(run)
-    model.eval()
-    figures = dict(seconds=run.progress.seconds(), tokens_per_second=run.progress.tokens_per_second())
-    return dict(before=run.before, after=after, steps=run.step) | figures
-
-
-def take_steps(run: Run) -> dict:
-    """Take the steps that are left of a run, and end it; return what is known after the last one."""
-    settings, optimizer, patience = run.settings, run.optimizer, run.best.patience
+    if folder and objective.update is None and device.type == "cpu":
+        settle_threads(model, partial(rehearse, model, objective, settings))
+    run = Run(model, objective, optimizer, settings, folder, tokenizer, patience, label)
     run.model.train()
-    with ctrl_c_as_a_wish() as wish:
+    with quick_products(settings.precision, device), ctrl_c_as_a_wish() as wish:
         for step in range(run.step, settings.steps):
             if 0 < patience <= run.best.state["n_worse"]:
                 break
@@ -213,7 +204,9 @@ def take_steps(run: Run) -> dict:
         after = run.finish()
         if any_process_wishes(wish.stop):  # what a script does after it is not wished for
             raise run.interrupted()
-    return after
+    model.eval()
+    figures = dict(seconds=run.progress.seconds(), tokens_per_second=run.progress.tokens_per_second())
+    return dict(before=run.before, after=after, steps=run.step) | figures
 
 
 @contextmanager

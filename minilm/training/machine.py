@@ -4,7 +4,7 @@ import os
 import sys
 import timeit
 from collections.abc import Callable
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import cache
 
 import torch
@@ -19,39 +19,33 @@ def seconds(work: Callable, n: int = 3) -> float:
     return min(timeit.repeat(work, repeat=n, number=1))
 
 
-@contextmanager
-def products_by(library: str):
-    """While it lasts, float32 matrices are multiplied by MKL ("highest") or by oneDNN ("medium")."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(library)
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
 @cache
 def fastest_library() -> str:
-    """Return which of the libraries that PyTorch brings along is to multiply float32 matrices.
+    """Return which library is to multiply float32 matrices: "highest" stands for MKL, "medium" for oneDNN.
 
-    PyTorch asks MKL, which takes twice as long as oneDNN on some processors (Zen 5 of AMD).
+    PyTorch brings both along and asks MKL, which takes twice as long on some processors (Zen 5 of AMD).
     """
     x, n_thread, times, products = torch.arange(2.0**16).sin().view(256, 256), torch.get_num_threads(), [], []
     torch.set_num_threads(1)  # the one that other programs disturb least
     for library in ("highest", "medium"):
-        with products_by(library):
-            times.append(seconds(lambda: x @ x, 9))
-            products.append(x @ x)
+        torch.set_float32_matmul_precision(library)
+        times.append(seconds(lambda: x @ x, 9))
+        products.append(x @ x)
     torch.set_num_threads(n_thread)
     # Where a processor multiplies 16 bits by circuits of their own (AMX) oneDNN rounds to these: refused.
-    is_exact = torch.allclose(*products, atol=1e-4)
-    return "medium" if is_exact and times[0] > 1.5 * times[1] else "highest"
+    return "medium" if torch.allclose(*products, atol=1e-4) and times[0] > 1.5 * times[1] else "highest"
 
 
+@contextmanager
 def quick_products(precision: str, device: torch.device):
-    """Return a context in which a CPU takes the faster library; for few rows, as in writing, that is MKL."""
-    fits = precision != "bf16" and device.type == "cpu"
-    return products_by(fastest_library()) if fits else nullcontext()
+    """While it lasts, a CPU takes the faster library; for few rows, as in writing, that is MKL."""
+    before = torch.get_float32_matmul_precision()
+    if precision != "bf16" and device.type == "cpu":
+        torch.set_float32_matmul_precision(fastest_library())
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def settled_precision(asked: str, model: torch.nn.Module) -> str:
@@ -64,7 +58,7 @@ def settled_precision(asked: str, model: torch.nn.Module) -> str:
     if kind == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     products = [torch.ones(1024, 1024, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)]
-    with products_by(fastest_library()):
+    with quick_products("fp32", torch.device(kind)):
         slow, fast = (seconds(lambda x=x: x @ x, 5) for x in products)
     if slow < WORTH * fast:
         return "fp32"

@@ -8,7 +8,6 @@ from mistakes import assert_learns, assert_right, unchanged
 
 from minilm.model import attention
 from minilm.model.attention import KeyValueCache, MultiHeadAttention, causal_mask, explicit_attention
-from minilm.training.machine import products_by
 
 B, H, D_HEAD = 2, 3, 4  # unequal, so that a swapped axis fails
 D = H * D_HEAD
@@ -237,9 +236,9 @@ def test_short_texts_are_written_out_for_onednn(library, T, S, is_fused, monkeyp
     fused = lambda *a, **how: calls.append(1) or plain(*a, **how)
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", fused)
     (q, k, v), bias = qkv(T, S), padding(S, "right")
-    with products_by(library):
-        found = attention.fast_attention(q, k, v, bias, T <= S)
-        assert (found - explicit_attention(q, k, v, bias, T <= S)[0]).abs().max() < 1e-5
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: library)
+    found = attention.fast_attention(q, k, v, bias, T <= S)
+    assert (found - explicit_attention(q, k, v, bias, T <= S)[0]).abs().max() < 1e-5
     assert bool(calls) == is_fused, "of long texts the weights fill the memory; MKL makes small products well"
 
 
