@@ -46,15 +46,13 @@ def reading(config: ModelConfig, layer: int = -1, pooling: str = "mean") -> Read
     if pooling not in POOLINGS:
         hint = suggest(pooling, POOLINGS)
         raise UserError(f"--pooling {pooling}: must be one of {', '.join(POOLINGS)}{hint}")
-    if pooling in LAST_4:
-        if layer != -1:
-            raise UserError(f"--pooling {pooling} reads the last four layers: leave --layer out")
-        return Reading(-1, pooling)
+    if pooling in LAST_4 and layer != -1:
+        raise UserError(f"--pooling {pooling} reads the last four layers: leave --layer out")
     n = n_layer(config)
     if not -n - 1 <= layer <= n:
         there = f"0 (embeddings) to {n}, or -1 (the last) to {-n - 1}; all is every one of them"
         raise UserError(f"--layer {layer}: the model has {there}")
-    return Reading(layer % (n + 1), pooling)
+    return Reading(-1 if pooling in LAST_4 else layer % (n + 1), pooling)
 
 
 def pool(states: Sequence[Tensor], real: Tensor | None, how: Reading) -> Tensor:

@@ -11,7 +11,6 @@ Sources: Alain and Bengio 2016 (linear probes); Nocedal and Wright 2006, chapter
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
-from itertools import chain
 
 import numpy as np
 import torch
@@ -95,9 +94,8 @@ def choose_l2(x: Tensor, y: Tensor, n_class: int) -> Tensor:
     aside = torch.from_numpy(fold == np.arange(n_used)[:, None])  # (n_used, N)
     aside = aside.repeat_interleave(len(choices), 0)  # (P, N)
     W, b = fit(x, y, n_class, choices.repeat(n_used), ~aside, steps=60)  # near enough to compare
-    loss = (nats(x, y, W, b) * aside).sum(-1)  # (R, P)
-    best = loss.view(R, n_used, len(choices)).sum(1).argmin(-1)  # (R,)
-    return choices[best][:, None]
+    loss = (nats(x, y, W, b) * aside).sum(-1).view(R, n_used, len(choices)).sum(1)  # (R, P) -> (R, 5)
+    return choices[loss.argmin(-1)][:, None]
 
 
 def in_few_directions(x: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
@@ -166,7 +164,7 @@ def probe_accuracy(train, train_y, test, test_y, n_label=None, n_draw: int = 10,
 def bag_of_words(train: Sequence[str], *others: Sequence[str]) -> list[np.ndarray]:
     """Return counts (n, n_word) for each list of texts, of the MOST_WORDS commonest words of the first."""
     parts = [[WORD.findall(text.lower()) for text in texts] for texts in (train, *others)]
-    commonest = Counter(chain.from_iterable(parts[0])).most_common(MOST_WORDS)
+    commonest = Counter(word for text in parts[0] for word in text).most_common(MOST_WORDS)
     column = {word: i for i, (word, _) in enumerate(commonest)}
     places = ([[column[word] for word in text if word in column] for text in part] for part in parts)
     return [np.array([np.bincount(p, minlength=len(column)) for p in part], np.float32) for part in places]

@@ -2,7 +2,6 @@
 
 import sys
 import time
-from collections import Counter
 from dataclasses import dataclass, replace
 from functools import partial
 from operator import itemgetter
@@ -63,9 +62,9 @@ def extract_features(given: dict) -> Path:
     """Do what the flags ask for and return the run folder; `given`: those that stand on the command line."""
     settings, asked = ExtractionSettings(**given), given.get("probe")  # asked: None if not given
     if settings.tokens:
-        parts = read_tagged(settings.data, asked, settings.seed)
+        read, parts = token_columns, read_tagged(settings.data, asked, settings.seed)
     else:
-        parts = read_parts(settings.data, settings.test, asked, settings.seed)
+        read, parts = text_columns, read_parts(settings.data, settings.test, asked, settings.seed)
     settings = replace(settings, probe=asked is not False and "test" in parts)
     source, model, tokenizer = start_model(settings.model, "masked", settings, reads_only=True)
     for stack in filter(None, (model.encoder, model.decoder) if settings.compile else ()):
@@ -78,7 +77,6 @@ def extract_features(given: dict) -> Path:
     readings = [reading(model.config, layer, settings.pooling) for layer in layers]
     folder, began = begin("features", settings), time.perf_counter()
     how = dict(tokens_per_batch=settings.tokens_per_batch, precision=settings.precision)
-    read = token_columns if settings.tokens else text_columns
     columns, results, lines = read(settings, model, tokenizer, parts, readings, how)
     arrays = {name: np.array(column) for name, column in columns.items() if column is not None}
     atomic_write(folder / FEATURES, lambda file: np.savez(file, **arrays))  # read without pickle
@@ -151,15 +149,14 @@ def read_parts(data: str, test: str | None, probe: bool | None, seed: int) -> di
     parts = dict(train=train) if test is None else dict(train=train, test=read_examples(test))
     if probe is False or (probe is None and test is None and train[0][1] is None):
         return parts
-    count = Counter(label for _, label in train)
+    known = {label for _, label in train}
     for part, source in zip(parts.values(), (data, test), strict=False):
-        labels = [label for _, label in part]
-        if None in labels:
+        if any(label is None for _, label in part):
             raise UserError(f"{source} has no labels to probe; give a .tsv of text and label, or --no-probe")
-        if unknown := [label for label in labels if label not in count]:
+        if unknown := [label for _, label in part if label not in known]:
             raise UserError(f"{source}: the label {unknown[0]!r} is in no example of {data}")
-    if len(count) == 1:
-        raise UserError(f"{data} has the single label {[*count]}: give two or more, or --no-probe")
+    if len(known) == 1:
+        raise UserError(f"{data} has the single label {[*known]}: give two or more, or --no-probe")
     if test is None:
         learnt, tested = split(train, max(1, len(train) // 4), seed, itemgetter(slice(1, None)))
         if not tested:

@@ -60,8 +60,7 @@ class Classification(HeadTask):
 
     def score(self, truth, guess):
         """Return accuracy, macro F1 and Matthews' correlation."""
-        figures = metrics.accuracy, metrics.macro_f1, metrics.matthews
-        return {figure.__name__: figure(truth, guess) for figure in figures}
+        return {f.__name__: f(truth, guess) for f in (metrics.accuracy, metrics.macro_f1, metrics.matthews)}
 
     def figures(self, predictions):
         """Return what `score` does, and how far the probabilities are from what they promise."""

@@ -61,8 +61,7 @@ def trained(model: WithHead, objective: FineTuning, settings, folder=None, token
 
 def other_ways(body: Transformer, task: Task, parts: Parts, settings) -> dict[str, Result]:
     """Return the results of the ways that the settings did not choose, and of the one that needs no model."""
-    test = [truth for *_, truth in parts.test]
-    score = task.score(test, task.trivial(parts.train, parts.test))[task.metric]
+    score = task.score([one[-1] for one in parts.test], task.trivial(parts.train, parts.test))[task.metric]
     results = {"trivial": Result(0, 0.0, None, score)}
     if not task.has_truth:  # no weight is new, so the body as it is has a score
         found = task.predict(put_head_on(body, task.head()).eval(), parts.test, 4 * settings.batch_size)

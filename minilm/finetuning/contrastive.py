@@ -13,7 +13,6 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from .. import world
 from .similarity import Similarity
@@ -21,7 +20,7 @@ from .similarity import Similarity
 TEMPERATURE = 0.2  # cosines are too near each other for a softmax; differs from Gao et al.: 0.05, see README
 
 
-class NoHead(nn.Identity):
+class NoHead(torch.nn.Identity):
     """The vectors of both texts as they are, (B, 2, D)."""
 
     on = "apart"

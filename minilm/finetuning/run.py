@@ -9,7 +9,6 @@
 
 from collections import defaultdict
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from statistics import fmean
 
@@ -60,26 +59,24 @@ def finetune(settings: FinetuningSettings) -> Path | None:
             return print(*lines, sep="\n")
         out = None if results else start(settings, model, objective)  # the first seed's model is kept
         result, predictions = trained(model, objective, own, out, tokenizer)
-        results["chosen"].append(result)
         reached.append(task.figures(predictions))
         if out:
             first = task, predictions, out
             examples.write_predictions(task, predictions, out / folders.PREDICTIONS)
-        for way, result in other_ways(body, task, one, own).items():
-            results[way].append(result)
+        for way, found in {"chosen": result, **other_ways(body, task, one, own)}.items():
+            results[way].append(found)
     task, predictions, out = first
     rows, figures = closing(results, settings, task)
     tables = [(rows, (*HEADER, task.metric))]
     cut = f" {task.n_cut:,} rows were cut to {task.context} tokens." if task.n_cut else ""
     part = f"Measured on {len(predictions):,} examples of {names_of(settings)[2]}.{cut}"
-    lines = [part, *told(task, predictions)]
     if isinstance(task, Classification):
         figures |= {name: fmean(one[name] for one in reached) for name in ("matthews", "calibration_error")}
         rows, labels = confusion(task.labels, predictions), task.labels
         examples.write_rows(out / folders.CONFUSION, [("truth", *labels), *rows])
         tables += [(rows, ("true, taken for:", *labels))] if len(labels) <= 12 else []
     then, seconds = f"python finetune.py {typed('model', out)} --predict FILE", results["chosen"][0].seconds
-    finish(out, settings, tables, lines, figures, seconds, then)
+    finish(out, settings, tables, [part, *told(task, predictions)], figures, seconds, then)
     return out
 
 
@@ -102,19 +99,18 @@ def start(settings: FinetuningSettings, model: WithHead, objective: FineTuning) 
 
 def load_parts(settings: FinetuningSettings) -> list[Parts]:
     """Return the examples that the settings name, for each seed; UserError where they teach nothing."""
-    task, names, parts = TASKS[settings.task], names_of(settings), []
-    if settings.domain:
+    task, domain, parts = TASKS[settings.task], settings.domain, []
+    if domain:
         n = settings.n_examples or task.recipe["n_examples"]
-        write = partial(task.world, domain=settings.domain)
         # The things and verbs of the test examples are held out: no label has ever touched them.
-        test = write(WORLD_TEST, TEST_SEED, held_out=True)
+        test = task.world(WORLD_TEST, TEST_SEED, held_out=True, domain=domain)
         for seed in settings.seeds:
-            watched = write(WORLD_VALIDATION, seed + VALIDATION_SEED, held_out=False)
-            parts.append(Parts(write(n, seed, held_out=False), watched, test))
+            watched = task.world(WORLD_VALIDATION, seed + VALIDATION_SEED, held_out=False, domain=domain)
+            parts.append(Parts(task.world(n, seed, held_out=False, domain=domain), watched, test))
     else:
         parts = read_parts(task, settings)
     for one in parts:
-        check_parts(one, task, names)
+        check_parts(one, task, names_of(settings))
     return parts
 
 

@@ -13,7 +13,6 @@ An answer begins and ends with a token, as the published ones do; one that does 
 """
 
 import math
-from operator import itemgetter
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -101,8 +100,7 @@ class Span(HeadTask):
     def rows(self, examples, windows=None):
         """Return the windows of all texts as rows, with the places of the answers."""
         windows = windows or self.windows(examples)
-        questions = [text_ids(self.tokenizer, self.config, question) for _, question, _ in examples]
-        n_cut = sum(len(ids) > self.context // 2 for ids in questions)
+        n_cut = sum(len(text_ids(self.tokenizer, self.config, q)) > self.context // 2 for _, q, _ in examples)
         rows = rows_of(self.tokenizer, self.config, [window.row for window in windows], n_cut)
         return LabelledRows(rows, torch.tensor([window.label for window in windows]))
 
@@ -128,8 +126,8 @@ class Span(HeadTask):
             absent[i] = min(absent[i], float(log_probs[0].sum()))
             if window.letters:  # a text without a token has no answer
                 score, first, last = best_span(log_probs[window.row[1] : -1])  # the text, without [SEP]
-                answer = examples[i][0][window.letters[first][0] : window.letters[last][1]]
-                best[i] = max(best[i], (score, answer), key=itemgetter(0))
+                if score > best[i][0]:
+                    best[i] = score, examples[i][0][window.letters[first][0] : window.letters[last][1]]
         found = []
         for (text, question, truth), (score, guess), none in zip(examples, best, absent, strict=True):
             if self.known["impossible"] and none > score:

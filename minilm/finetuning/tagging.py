@@ -53,9 +53,8 @@ class Tagging(HeadTask):
         for n_token, places, (_, tags) in zip(rows.lengths, columns, examples, strict=True):
             # A word has one label: a loss on all its pieces would count long words more.
             known = [0] * len(places) if tags is None else [number.get(tag, IGNORED) for tag in tags]
-            labels.append([IGNORED] * n_token)
-            for place, label in zip(places, known, strict=False):  # a word beyond the context has no place
-                labels[-1][place] = label
+            label_at = dict(zip(places, known, strict=False))  # a word beyond the context has no place
+            labels.append([label_at.get(place, IGNORED) for place in range(n_token)])
         return LabelledRows(rows, RaggedRows(labels, IGNORED))
 
     def loss(self, model, batch):

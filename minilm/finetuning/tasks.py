@@ -44,8 +44,7 @@ class LabelledRows:
 
     def __init__(self, texts: RaggedRows, labels: RaggedRows | Tensor, n_row: int = 1, **columns):
         self.texts, self.columns = texts, dict(labels=labels) | columns
-        numbers = np.arange(len(texts))
-        self.numbers = numbers if n_row == 1 else numbers.reshape(-1, n_row)  # (N,) or (N, 2)
+        self.numbers = np.arange(len(texts)).reshape(-1 if n_row == 1 else (-1, n_row))  # (N,) or (N, 2)
         self.lengths = texts.lengths.reshape(-1, n_row).sum(1)  # tokens of each example, (N,)
 
     def __len__(self) -> int:

@@ -176,10 +176,7 @@ def rust_tokenizer(bpe: BPE, frame: Frame) -> dict:
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     added = [dict(id=i, content=t, **flags, special=t in bpe.special_tokens) for i, t in whole.items()]
     before, behind = ([bpe.aliases.get(name, name)] if name else [] for name in frame)
-
-    def part(kind: str, names: list[str], segment: int) -> list[dict]:
-        return [{kind: {"id": name, "type_id": segment}} for name in names]
-
+    part = lambda kind, names, segment: [{kind: {"id": name, "type_id": segment}} for name in names]
     single = part("SpecialToken", before, 0) + part("Sequence", ["A"], 0) + part("SpecialToken", behind, 0)
     pair = single + part("Sequence", ["B"], 1) + part("SpecialToken", behind, 1)
     tokens = {token: dict(id=token, ids=[bpe.special_id(token)], tokens=[token]) for token in before + behind}

@@ -5,7 +5,6 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -84,11 +83,10 @@ def answer_prompts(settings: PromptSettings) -> Path | None:
         rule = (settings.temperature, settings.top_k, settings.top_p, settings.n_beam, settings.chat)
         writer = Writer(model, tokenizer, settings.max_new_tokens, *rule)
         if settings.prompt == "-":
-            loop(writer, settings.seed)
-        else:
-            head = iter([] if model.encoder or settings.chat else [settings.prompt])  # before the first piece
-            writer.write(settings.prompt, settings.seed, lambda piece: show(next(head, "") + piece))
-            print()
+            return loop(writer, settings.seed)
+        head = iter([] if model.encoder or settings.chat else [settings.prompt])  # before the first piece
+        writer.write(settings.prompt, settings.seed, lambda piece: show(next(head, "") + piece))
+        print()
 
 
 def make_study(settings: PromptSettings) -> Study:
@@ -103,7 +101,7 @@ def make_study(settings: PromptSettings) -> Study:
         print(f"{settings.test}: {again:,} of {len(asked):,} texts asked stand in {settings.data} too")
     words = {label: label for label in sorted(set(given))}
     commas = re.compile(f",(?=(?:{'|'.join(map(re.escape, words))})=)")  # a word may hold others
-    for option in chain(*map(commas.split, settings.label_words)):
+    for option in [one for text in settings.label_words for one in commas.split(text)]:
         label, sign, word = option.partition("=")
         if not sign or label not in words:
             raise UserError(f"--label-words {option}: expected LABEL=WORD of {', '.join([*words][:9])}")

@@ -90,11 +90,12 @@ def is_held(path: Path) -> bool:
     return False
 
 
-def check_held(folder: Path) -> None:
-    """Raise UserError where a folder of ours has become that of another run."""
+def may_write(folder: Path) -> bool:
+    """Say whether this process writes for all; UserError where a folder of ours has become another run's."""
     path = folder.resolve() / LOCK
     if path in locked and not is_held(path):
         raise UserError(f"{folder}: no longer the folder of this run; nothing more is written there")
+    return process_rank() == 0
 
 
 @atexit.register
@@ -127,11 +128,10 @@ def near_runs(folder: Path) -> str:
 
 def make_folder(folder: Path) -> bool:
     """Make a folder and those above it. False where it was there: of two processes one alone gets True."""
-    try:
+    with suppress(FileExistsError):
         folder.mkdir(parents=True)
         return True
-    except FileExistsError:
-        return False
+    return False
 
 
 def empty_run_folder(folder: Path, claim: Callable[[Path], None] = lambda folder: None) -> None:
@@ -159,9 +159,8 @@ def remove_leftovers(folder: Path) -> None:
 
 def atomic_write(path: str | Path, content: str | Callable) -> None:
     """Write a text, or what a function writes into a binary file: never seen half written."""
-    if process_rank():
+    if not may_write(Path(path).parent):
         return
-    check_held(Path(path).parent)
     beside = Path(f"{path}.{os.getpid()}.tmp")  # which takes the name in one step, once it is whole
     try:
         with open(beside, "wb") as file:
@@ -224,9 +223,8 @@ def read_settings(folder: Path, settings_class: type, override_class=None) -> tu
 
 def append_log(folder: str | Path, record: dict) -> None:
     """Add one JSON object as a line to log.jsonl. Log step N before saving step N: see `trim_log`."""
-    if process_rank():
+    if not may_write(Path(folder)):
         return
-    check_held(Path(folder))
     try:
         with open(Path(folder) / LOG, "ab") as file:
             file.write(json.dumps(record).encode() + b"\n")

@@ -21,7 +21,6 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
-from itertools import starmap
 from pathlib import Path
 from types import NoneType
 from typing import Literal, get_args, get_origin
@@ -219,7 +218,7 @@ def show(settings, overrides: dict | None = None, script: str | None = None) -> 
     given = {f.name: value for f in fields(settings) if (value := getattr(settings, f.name)) != f.default}
     own_first = {name: given[name] for name in (*type(settings).__annotations__, *given) if name in given}
     lines = [script or os.path.basename(sys.argv[0])]
-    for part in starmap(typed, (own_first | (overrides or {})).items()):
+    for part in [typed(name, value) for name, value in (own_first | (overrides or {})).items()]:
         if len(lines[-1]) + 1 + len(part) > WIDTH:
             lines.append("   ")
         lines[-1] += " " + part

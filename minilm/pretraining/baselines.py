@@ -79,14 +79,11 @@ def shared_word_accuracy(objective: Masked) -> float:
 def pair_words(objective: Masked, split: str, n: int = 2000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return which tokens are in A, (N, V), in B, (N, V), and whether B follows, (N,), of up to n pairs."""
     rows = objective.rows(split, objective.generator(0, split), n)
-    rows, sides = {name: value[:n] for name, value in rows.items()}, []
-    for segment in (0, 1):
-        inside = (rows["token_type_ids"] == segment) & ~np.isin(rows["input_ids"], objective.special_ids)
-        row, column = np.nonzero(inside)
-        present = np.zeros((len(inside), len(objective.token_bytes)), dtype=bool)
-        present[row, rows["input_ids"][row, column]] = True
-        sides.append(present)
-    return *sides, rows["next_sentence_labels"] == FOLLOWS
+    ids, segments = rows["input_ids"][:n], rows["token_type_ids"][:n].astype(int)  # (N, T); 0 in A, 1 in B
+    row, column = np.nonzero(~objective.is_special[ids])
+    present = np.zeros((2, len(ids), len(objective.token_bytes)), dtype=bool)
+    present[segments[row, column], row, ids[row, column]] = True
+    return *present, rows["next_sentence_labels"][:n] == FOLLOWS
 
 
 def standing_share(objective: Denoising) -> float:

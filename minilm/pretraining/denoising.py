@@ -102,15 +102,14 @@ def rebuilt_examples(objective: Denoising, model, n: int = 3) -> list[str]:
     tokenizer, texts = objective.tokenizer, objective.texts["validation"]
     rng = np.random.default_rng(objective.seed)
     rows = objective.rows(texts, rng.choice(len(texts), min(n, len(texts)), replace=False), rng)
-    begin, end, pad = map(tokenizer.special_id, ("[CLS]", "[SEP]", "[PAD]"))
-    noised = [ids[ids != pad].tolist() for ids in rows["input_ids"]]
-    how = dict(temperature=0, eos_id=end, decoder_start_id=objective.begin)
-    how["forbidden_ids"] = tokenizer.never_written(model.config.vocab_size, end)
+    noised = [ids[ids != texts.pad].tolist() for ids in rows["input_ids"]]
+    how = dict(temperature=0, eos_id=texts.sep, decoder_start_id=objective.begin)
+    how["forbidden_ids"] = tokenizer.never_written(model.config.vocab_size, texts.sep)
     rebuilt = generate(model, noised, objective.context - 1, **how)
-    mask, lines = tokenizer.decode([tokenizer.special_id("[MASK]")]), []
+    mask, lines = tokenizer.decode([objective.mask]), []
     for three in zip(noised, rebuilt, rows["decoder_input_ids"], strict=True):
         for name, ids in zip(("noised:  ", "rebuilt: ", "original:"), three, strict=True):
-            text = tokenizer.decode([i for i in ids if i not in (begin, end, pad)])
+            text = tokenizer.decode([i for i in ids if i not in (texts.cls, texts.sep, texts.pad)])
             lines.append(f"{name} {text.replace(mask, ' ____').strip()}".rstrip())
         lines.append("")
     return lines[:-1]

@@ -123,8 +123,7 @@ def soft_target_loss(logits: Tensor, teacher_logits: Tensor, counted: Tensor, te
 
 def cosine_loss(hidden: Tensor, teacher_hidden: Tensor, attention_mask: Tensor) -> Tensor:
     """Return the sum of 1 - cosine of both hidden states (B, T, D) over the real tokens of a mask."""
-    cosine = F.cosine_similarity(hidden, teacher_hidden, dim=-1)  # (B, T)
-    return ((1 - cosine) * attention_mask).sum()
+    return ((1 - F.cosine_similarity(hidden, teacher_hidden, dim=-1)) * attention_mask).sum()  # of (B, T)
 
 
 def initial_student(teacher: Transformer, n_layer: int | None = None) -> Transformer:

@@ -38,8 +38,8 @@ class Masked(Objective):
         self.texts = {split: make(getattr(corpus, split), tokenizer, context) for split in SPLITS}
         self.notes = notes_on_cuts(sum(t.n_cut for t in self.texts.values()), "split {:,} sentences", context)
         self.mask = tokenizer.special_id("[MASK]")
-        self.special_ids = np.array([tokenizer.special_id(token) for token in tokenizer.special_tokens])
-        self.is_special = np.isin(np.arange(len(self.token_bytes)), self.special_ids)  # (V,)
+        special_ids = [tokenizer.special_id(token) for token in tokenizer.special_tokens]
+        self.is_special = np.isin(np.arange(len(self.token_bytes)), special_ids)  # (V,)
         self.ordinary_ids = np.flatnonzero(~self.is_special)
         tokens = (tokenizer.vocab.get(i, b"") for i in range(tokenizer.vocab_size))
         self.begins_word = np.array([*map(begins_word, tokens)])  # (V,)
@@ -105,8 +105,7 @@ class Masked(Objective):
 def masked_states(model, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Return the last hidden states (B, T, D), and those at `masked_positions` alone (B, P, D)."""
     # Segments mean nothing to a student of `distillation.py`: its embeddings have none.
-    inputs = batch["input_ids"], batch["attention_mask"], batch.get("token_type_ids")
-    hidden = model.hidden_states(*inputs)[-1]  # (B, T, D)
+    hidden = model.hidden_states(batch["input_ids"], batch["attention_mask"], batch.get("token_type_ids"))[-1]
     at = batch["masked_positions"][:, :, None].expand(-1, -1, hidden.shape[-1])  # (B, P, D)
     return hidden, hidden.gather(1, at)
 

@@ -83,7 +83,6 @@ def infilling(tokens: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def noise_names(noise: str) -> tuple[str, ...]:
     """Return the names in a list such as "infilling,permutation"; UserError for one not in `NOISES`."""
     names = tuple(name.strip() for name in noise.split(","))
-    for name in names:
-        if name not in NOISES:
-            raise UserError(f"--noise {name}: expected {', '.join(NOISES)}{suggest(name, NOISES)}")
+    if wrong := [name for name in names if name not in NOISES]:
+        raise UserError(f"--noise {wrong[0]}: expected {', '.join(NOISES)}{suggest(wrong[0], NOISES)}")
     return names

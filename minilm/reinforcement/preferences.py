@@ -122,8 +122,7 @@ class PairObjective(Objective):
         n, rng = len(n_prompt), self.generator(step, split)
         chosen = rng.integers(0, n, self.batch_size) if split == "train" else np.arange(n)
         ids, real = rows.padded(2 * chosen[:, None] + np.arange(2))  # (B, 2, T): pair i is rows 2 i, 2 i + 1
-        batch = dict(input_ids=ids, attention_mask=real, n_prompt=n_prompt[chosen], n_pair=len(chosen))
-        return tensors(batch)
+        return tensors(dict(input_ids=ids, attention_mask=real, n_prompt=n_prompt[chosen], n_pair=len(ids)))
 
     def loss(self, model, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the mean over the pairs of -log sigmoid(r(chosen) - r(rejected)), in nats.

@@ -31,17 +31,15 @@ class Rounds:
         self.settings, self.preferences, self.env = settings, preferences, env
         self.given = None  # a reward that need not be learnt
 
-    def pairs(self, kind: type, *arguments):
+    def pairs(self, kind: type, *more):
         """Return the objective of a kind on all pairs so far."""
-        s = self.settings
-        return kind(self.preferences, self.env, s.reward_batch_size, s.seed, *arguments)
+        return kind(self.preferences, self.env, self.settings.reward_batch_size, self.settings.seed, *more)
 
     def train_on_pairs(self, model, objective, folder: Path, steps: int, lr: float) -> dict:
         """Train a reward model, or a policy by DPO."""
-        changes = dict(steps=steps, batch_size=self.settings.reward_batch_size, lr=lr, eval_every=steps)
-        changes |= dict(warmup=min(20, steps // 2), schedule="linear", weight_decay=0.01)
-        stage = self.stage(folder, self.settings, **changes)
-        return train(model, objective, stage, folder, self.env.tokenizer)
+        how = dict(steps=steps, batch_size=self.settings.reward_batch_size, lr=lr, eval_every=steps)
+        how |= dict(warmup=min(20, steps // 2), schedule="linear", weight_decay=0.01)
+        return train(model, objective, self.stage(folder, self.settings, **how), folder, self.env.tokenizer)
 
     def train_ppo(self, policy: Transformer, folder: Path | None = None, **changes) -> dict:
         """Let a policy learn by PPO or GRPO, with these changes of the settings."""
@@ -105,8 +103,8 @@ class Rounds:
 
     def learn(self) -> tuple[dict, dict]:
         """Train a policy in each way; return what is measured, the start first, and the seconds."""
-        s, env, seconds = self.settings, self.env, {}
-        columns = dict(start=measure(env.reference, env, s.seed + 2))
+        s, env, seed, seconds = self.settings, self.env, self.settings.seed + 2, {}
+        columns = dict(start=measure(env.reference, env, seed))
         ways, contrast = {s.algorithm: {}}, s.contrast and s.algorithm != "dpo" and not s.ablate
         if contrast:  # the hack, and the same pairs without a reward model; a rule has learnt from no pairs
             ways["kl 0"] = UNBOUND | dict(kl=0.0, adaptive_kl=False)
@@ -123,8 +121,7 @@ class Rounds:
             else:
                 outcome = self.train_ppo(policy, folder, **changes)
             seconds[name] = outcome["seconds"]
-            columns[name] = measure(policy, env, s.seed + 2, columns["start"])
+            columns[name] = measure(policy, env, seed, columns["start"])
         if contrast:
-            best = measure(env.reference, env, s.seed + 2, columns["start"], s.best_of)
-            columns[f"best of {s.best_of}"] = best
+            columns[f"best of {s.best_of}"] = measure(env.reference, env, seed, columns["start"], s.best_of)
         return columns, seconds

@@ -14,7 +14,6 @@ of validation into training. A source name wins over a file of that name: write 
 import os
 import random
 import re
-from bisect import bisect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -157,7 +156,7 @@ def is_held_out(scores: Sequence[int]) -> np.ndarray:
     """Return of each digest whether its text is for validation."""
     ranked = np.unique(scores)
     least = 2 if len(ranked) > 3 else 1  # two: a text and one that does not follow it
-    n_held = bisect(ranked, 2**63 // VALIDATION_SHARE)
+    n_held = (ranked <= 2**63 // VALIDATION_SHARE).sum()
     return np.isin(scores, ranked[: max(1, min(max(n_held, least), len(ranked) - least))])
 
 

@@ -10,7 +10,6 @@ import os
 import re
 import zlib
 from collections.abc import Iterator
-from itertools import chain
 from pathlib import Path
 
 from ..plumbing.errors import UserError, suggest
@@ -75,8 +74,8 @@ def read_blocks(path: Path | str, errors: str = "strict") -> Iterator[str]:
 
 def read_lines(path: Path | str, errors: str = "strict") -> Iterator[tuple[str, str]]:
     """Yield (where, line) for each line, blank ones too; `where`, "FILE, line N", begins an error."""
-    lines = (block.removesuffix("\n").split("\n") for block in read_blocks(path, errors))
-    for number, line in enumerate(chain.from_iterable(lines), start=1):
+    lines = (line for block in read_blocks(path, errors) for line in block.removesuffix("\n").split("\n"))
+    for number, line in enumerate(lines, start=1):
         yield f"{path}, line {number}", line
 
 

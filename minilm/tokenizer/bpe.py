@@ -211,8 +211,7 @@ class BPE(Tokenizer):
                 ids[i], ids[j], right[i] = self._joined[rank], None, right[j]
                 left[right[i]] = i
                 for k in (left[i], i):  # the new token's pairs, with its neighbours on both sides
-                    rank = self._ranks.get((ids[k], ids[right[k]]))
-                    if rank is not None:
+                    if (rank := self._ranks.get((ids[k], ids[right[k]]))) is not None:
                         heappush(heap, (rank, k))
         return tuple(i for i in ids if i is not None)
 

@@ -11,7 +11,6 @@ from itertools import accumulate
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ..model.config import ModelConfig
 from ..plumbing.errors import UserError
@@ -54,7 +53,7 @@ class RaggedRows:
         place = np.where(real, self.edges[chosen][..., None] + column, 0)  # in the flat array
         return np.where(real, self.ids[place], self.pad_id), real
 
-    def batch(self, chosen: Sequence[int]) -> dict[str, Tensor]:
+    def batch(self, chosen: Sequence[int]) -> dict[str, torch.Tensor]:
         """Return input_ids, attention_mask and, with segments, token_type_ids (B, T) of `padded` rows."""
         ids, real = self.padded(chosen)
         arrays = dict(input_ids=ids, attention_mask=real)

@@ -57,8 +57,7 @@ class WordPiece(Tokenizer):
         vocab = {}  # what an id stands for: "##ing" is b"ing", "go" begins a word, b" go"; "," has no space
         for i, token in enumerate(self.tokens):
             space = " " if token not in special_ids and token[:1].isalnum() else ""
-            text = token if token in special_ids else token.removeprefix("##")
-            vocab[i] = (space + text).encode("utf-8", "replace")
+            vocab[i] = (space + token.removeprefix("##")).encode("utf-8", "replace")
         added_ids = {token: self._ids[token] for token in added_tokens}
         aliases = ALIASES if aliases is None else aliases
         super().__init__(vocab, special_ids, aliases, added_ids, fold=str.lower if lower_case else str)

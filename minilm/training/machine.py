@@ -23,17 +23,20 @@ def seconds(work: Callable, n: int = 3) -> float:
 def fastest_library() -> str:
     """Return which library is to multiply float32 matrices: "highest" stands for MKL, "medium" for oneDNN.
 
-    PyTorch brings both along and asks MKL, which takes twice as long on some processors (Zen 5 of AMD).
+    PyTorch brings both along and asks MKL, which takes twice as long on some processors (Zen 5 of AMD). To it
+    `medium` is a leave to round factors to 16 bits. oneDNN takes that leave only where the processor has
+    circuits for such products (AMX): they differ, and MKL stays.
     """
-    x, n_thread, times, products = torch.arange(2.0**16).sin().view(256, 256), torch.get_num_threads(), [], []
+    x = torch.arange(2.0**16).sin().view(256, 256)
+    times, products, n_thread = [], [], torch.get_num_threads()
     torch.set_num_threads(1)  # the one that other programs disturb least
     for library in ("highest", "medium"):
         torch.set_float32_matmul_precision(library)
         times.append(seconds(lambda: x @ x, 9))
         products.append(x @ x)
     torch.set_num_threads(n_thread)
-    # Where a processor multiplies 16 bits by circuits of their own (AMX) oneDNN rounds to these: refused.
-    return "medium" if torch.allclose(*products, atol=1e-4) and times[0] > 1.5 * times[1] else "highest"
+    is_exact = torch.allclose(*products, atol=1e-4)
+    return "medium" if is_exact and times[0] > 1.5 * times[1] else "highest"
 
 
 @contextmanager

@@ -11,8 +11,7 @@ from . import words
 from .words import ADJECTIVES, DAYS, PLACE_WORDS, PLURAL, QUANTITIES, SINGULAR, THING_WORDS
 
 # The definite article, and as one word with a preposition: masculine, feminine, and their plurals.
-ARTICLES = {"": ["o", "a", "os", "as"]}
-ARTICLES |= words.forms("a ao à aos às | de do da dos das | em no na nos nas")
+ARTICLES = {"": ["o", "a", "os", "as"]} | words.forms("a ao à aos às | de do da dos das | em no na nos nas")
 NOUNS = THING_WORDS | PLACE_WORDS | DAYS
 GENDER = words.GENDERS | {english: noun.gender for english, noun in NOUNS.items()}
 

@@ -109,10 +109,7 @@ RULES = {
 
 def pronoun_slot(she: str, he: str) -> Slot:
     """Return the slot of a person: the name, or one of these pronouns."""
-
-    def write(person, subject):
-        return person if subject == "name" else she if GENDERS[person] == "f" else he
-
+    write = lambda person, subject: person if subject == "name" else she if GENDERS[person] == "f" else he
     return Slot("subject", dict.fromkeys(NAMES, "name") | {she: "pronoun", he: "pronoun"}, write=write)
 
 

@@ -18,7 +18,6 @@ from functools import cached_property
 
 from ..plumbing.errors import UserError, suggest
 from .grammar import Derived
-from .portuguese import noun
 from .reports import Report
 from .stories import GRAMMAR
 from .words import HAPPY_MOODS, HELD_OUT, NAMES, PLACE_WORDS, PLACES, SINGULAR_OF, VERB_WORDS
@@ -69,14 +68,13 @@ class Story(Derived):
         where, when, what, who_did, how = QUESTIONS[self.language]
         english, (first, *_, last) = self.language == "english", self.derivation
         slots = self.grammar.writers[self.language]
-        add(where.format(person), self.place if english else noun(self.place), 0)
+        add(where.format(person), self.place if english else PLACE_WORDS[self.place].portuguese, 0)
         add(when.format(person, slots["at_place" if english else "in_place"](first)), slots["time"](first), 0)
         done = []  # (who, verb, position) of every event, so that a question about one of two is left out
         for position in (1, 2):
             c = self.derivation[position]
-            people = [person] if "subject" in c else []
-            people += [c["friend"]] if "friend" in c["template"].choices else []
-            done += [(who, c["verb"], position) for who in people]
+            done += [(person, c["verb"], position)] if "subject" in c else []
+            done += [(c["friend"], c["verb"], position)] if "friend" in c["template"].choices else []
             done += [(person, c["verb2"], position)] if "verb2" in c else []
         for who, verb, position in done:
             past = verb if english else VERB_WORDS[verb].portuguese

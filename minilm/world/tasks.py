@@ -7,7 +7,6 @@ thing or verb, True: with no others, None: mixed. So no topic word of a test has
 import random
 from collections import Counter
 
-from .reports import Report
 from .story import Story, check, domain_class, draw, picker
 from .words import ADJECTIVES, PLACES
 
@@ -114,7 +113,7 @@ def translation_pairs(n: int, seed: int, domain: str = "stories") -> list[tuple[
     while len(pairs) < n:
         rng = random.Random(f"translation {seed} {index}")
         story = rng.random() < 0.5 if domain == "both" else domain == "stories"
-        text = (Story if story else Report)(seed, index)
+        text = domain_class("stories" if story else "reports")(seed, index)
         first = rng.randrange(4)
         some = slice(first, first + rng.choice((1, 2, 3)))  # fewer at the end of the text
         pairs.setdefault(" ".join(text.sentences[some]), " ".join(text.portuguese_sentences[some]))
