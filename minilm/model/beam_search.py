@@ -84,5 +84,4 @@ class Beam:
         """Say whether no text of any beam can still beat the best ended one of its prompt."""
         alive = self.total.masked_fill(self.ended, NEVER).amax(1)  # (B,)
         # More tokens never make a text likelier, so this is the most that one can reach.
-        hope = alive / length_normaliser(self.limits, self.length_penalty)
-        return bool((hope <= self.best_score).all())
+        return bool((alive / length_normaliser(self.limits, self.length_penalty) <= self.best_score).all())

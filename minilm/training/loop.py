@@ -22,7 +22,7 @@ from ..plumbing.errors import UserError
 from ..plumbing.script import added_up, process_count, process_rank
 from ..plumbing.settings import CommonSettings
 from .checkpoints import Run
-from .machine import quick_products, settle_threads, settled_precision
+from .machine import keep_memory, quick_products, settle_threads, settled_precision
 from .muon import Muon
 from .objective import Objective, add_metrics, autocast, by_length, micro_batches, to_device
 
@@ -175,6 +175,7 @@ def train(
         for stack in (module for module in model.modules() if isinstance(module, Stack)):
             stack.compile()
     model.train()
+    keep_memory()
     if folder and objective.update is None and device.type == "cpu":
         settle_threads(model, partial(rehearse, model, objective, settings))
     run = Run(model, objective, optimizer, settings, folder, tokenizer, patience, label)

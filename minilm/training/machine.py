@@ -1,10 +1,11 @@
 """What this machine does fastest for this model now: its library, precision, number of threads."""
 
+import ctypes
 import os
 import sys
 import timeit
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 
 import torch
@@ -17,6 +18,13 @@ TINY = 5_000_000  # weights up to which the threads are tried: a larger step is 
 def seconds(work: Callable, n: int = 3) -> float:
     """Return the shortest of n times that the work takes: the one that other programs disturbed least."""
     return min(timeit.repeat(work, repeat=n, number=1))
+
+
+def keep_memory() -> None:
+    """Let a step have the memory of the one before it: from the system it would come anew, page by page."""
+    with suppress(AttributeError, OSError, TypeError):  # without glibc, as on macOS and Windows
+        for option, most in ((-1, 2**31 - 1), (-3, 2**25)):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
+            ctypes.CDLL(None).mallopt(option, most)
 
 
 @cache

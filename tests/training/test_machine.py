@@ -1,5 +1,8 @@
 """Grades training/machine.py: what is chosen when one way is faster than the other."""
 
+import ctypes
+from dataclasses import replace
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +11,7 @@ import torch
 
 from minilm.extraction.features import embed
 from minilm.model.generate import generate
+from minilm.model.transformer import build
 from minilm.training import machine
 from minilm.training.checkpoints import evaluate
 from minilm.training.loop import train
@@ -138,6 +142,40 @@ def test_both_libraries_train_alike(kind, monkeypatch):
         weights[name] = found
     first, second = weights.values()
     assert torch.allclose(first, second, atol=1e-5), "more than the last digits"
+
+
+def test_memory_is_kept_where_there_is_glibc(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        machine.ctypes, "CDLL", lambda name: SimpleNamespace(mallopt=lambda *x: asked.append(x))
+    )
+    machine.keep_memory()
+    trim, mmap = -1, -3  # malloc.h; a threshold of mmap above 32 MB is refused
+    assert dict(asked) == {trim: 2**31 - 1, mmap: 2**25}
+
+
+@pytest.mark.parametrize("error", [AttributeError, OSError, TypeError])
+def test_elsewhere_memory_is_the_system_s_business(error, monkeypatch):
+    def missing(name):
+        raise error
+
+    monkeypatch.setattr(machine.ctypes, "CDLL", missing)
+    machine.keep_memory()
+
+
+@pytest.mark.skipif(not hasattr(ctypes.pythonapi, "mallopt"), reason="a system without glibc")
+def test_a_step_takes_no_memory_from_the_system(tmp_path):
+    """Each of its pages would be filled with zeros by the system, and a tenth of a small step is that."""
+    resource = pytest.importorskip("resource")
+    taken, objective = [], small.objective("causal")
+    counted = lambda *which, plain=objective.batch: taken.append(pages()) or plain(*which)
+    pages = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    objective.batch = counted
+    torch.manual_seed(0)
+    wide = replace(small.model("causal").config, d_model=64, d_ff=2048)
+    train(build(wide), objective, small.settings(steps=40))
+    steps = [after - before for before, after in pairwise(taken)]
+    assert sorted(steps)[len(steps) // 2] < 20, f"pages by step: {steps}"
 
 
 @pytest.mark.parametrize(
