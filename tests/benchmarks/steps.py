@@ -24,7 +24,7 @@ from minilm.pretraining.causal import Causal
 from minilm.pretraining.denoising import Denoising
 from minilm.pretraining.masked import Masked
 from minilm.training.loop import BETAS, TrainingSettings, make_optimizer, train_step
-from minilm.training.machine import quick_products
+from minilm.training.machine import keep_memory, quick_products
 from minilm.training.objective import IGNORED, autocast, tensors
 
 NO_DROPOUT = dict(dropout=0.0, attention_dropout=0.0)
@@ -49,6 +49,7 @@ def our_step(
         for stack in (module for module in model.modules() if isinstance(module, Stack)):
             stack.compile()
     optimizer = make_optimizer(model, settings.weight_decay)
+    keep_memory()  # from here on for peers too
 
     def step() -> None:
         with quick_products(precision, torch.device(device)):

@@ -16,7 +16,7 @@ BUILTINS = {"eval", "exec", "compile", "__import__", "breakpoint"}
 OF_OS = ("os.system", "os.popen", "os.exec", "os.spawn", "os.posix_spawn", "os.startfile")
 # The package's own names are imported on first use, a library is looked for by its name, Python begins itself
 # anew in UTF-8; one function imports the user's own code, which the user names on the command line; the
-# exercises call git and pytest on the clone in which they are; and glibc, loaded long ago, is given two numbers.
+# exercises call git and pytest on the clone in which they are; glibc, loaded long ago, is given two numbers.
 ALLOWED = {
     "minilm/exercises.py": {"subprocess"},
     "minilm/__init__.py": {"importlib"},
