@@ -95,8 +95,7 @@ def load_config(folder: str | Path) -> ModelConfig:
     """Return the ModelConfig of a folder, ours or Hugging Face's; UserError where config.json is wrong."""
     if is_published(folder):
         return loading.read_folder(folder)[2]
-    path = Path(folder) / CONFIG
-    if not path.exists():
+    if not (path := Path(folder) / CONFIG).exists():
         what = f"no {CONFIG} in it" if Path(folder).is_dir() else "no such folder"
         raise UserError(f"{folder}: not a run folder of ours, {what}{folders.near_runs(Path(folder))}")
     values = read_json(path)
@@ -114,8 +113,7 @@ def load_config(folder: str | Path) -> ModelConfig:
 
 def read_weights(folder: str | Path) -> dict[str, Tensor]:
     """Return the tensors of model.safetensors; UserError where it is missing or damaged."""
-    path = Path(folder) / WEIGHTS
-    if not path.exists():
+    if not (path := Path(folder) / WEIGHTS).exists():
         raise UserError(f"{folder}: no {WEIGHTS} in it; was the run stopped before its first checkpoint?")
     return read_tensors(path)
 

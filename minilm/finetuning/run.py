@@ -135,8 +135,7 @@ def load_body(settings: FinetuningSettings, parts: Parts) -> tuple:
 
 def predict(settings: FinetuningSettings) -> Path:
     """Say what the fine-tuned --model thinks of the texts in a file; return the folder of the predictions."""
-    source = settings.model or folders.find_run(settings.task)
-    if source is None:
+    if (source := settings.model or folders.find_run(settings.task)) is None:
         raise UserError(f"--predict: no finished runs/{settings.task}; name the fine-tuned folder by --model")
     model, task = load_finetuned(source, str(choose_device(settings.device)))
     if settings.task not in ("classification", task.name):  # the first may not have been given

@@ -205,8 +205,7 @@ def read_json(path: str | Path, optional: bool = False) -> dict:
 
 def read_settings(folder: Path, settings_class: type, override_class=None) -> tuple[dict, dict]:
     """Return (settings, overrides) of a run, each of its type: the fields of both classes; or UserError."""
-    path = folder / SETTINGS
-    if not path.exists():
+    if not (path := folder / SETTINGS).exists():
         raise UserError(f"{folder}: not a run to go on from, no {SETTINGS} in it{near_runs(folder)}")
     saved, mark = read_json(path), next(iter(settings_class.__annotations__))
     if mark not in saved:  # --objective, --task, --algorithm: each script has its own

@@ -80,6 +80,7 @@ def token_rows(documents: Sequence[str], tokenizer, rows_of: Callable, *options,
     path = documents.path.with_name(f"tokens-{key}.bin")
 
     def pieces() -> Iterator[tuple]:
+        """Yield what `encoded` returns of so many documents at a time, in their order."""
         starts = shown(range(0, len(documents), n), "tokens")
         texts = chain([first], ([*documents[i : i + n]] for i in starts))
         names = (path.with_suffix(f".{n}-{i}.npz") for i in count())

@@ -140,6 +140,7 @@ def read_conll(path: str | Path, skip_bad=False, tagged: bool = True) -> list[tu
     lines = [(at, cells) for at, line, cells in both if len(cells) == n_column or line[:2] != "# "]
 
     def sentence(*words: tuple[str, list[str]]) -> tuple[list[str], list[str]]:
+        """Return words and tags; UserError for a line with another number of columns."""
         for where, cells in words:
             if len(cells) != n_column:
                 order = "the word first, the tag last, as in the first line" if tagged else "the word first"

@@ -140,8 +140,7 @@ def rehearse(model, objective: Objective, settings: TrainingSettings) -> bool:
     """Do all that one process does for a micro-batch; say whether each weight that moves got a gradient."""
     device = next(model.parameters()).device
     part = micro_batches(objective.batch(0, "train"), settings.accumulate * process_count())[0]
-    how = settings.precision, device
-    with quick_products(*how), autocast(*how):
+    with quick_products(settings.precision, device), autocast(settings.precision, device):
         objective.loss(model, to_device(part, device))[0].backward()
     has_all = all(p.grad is not None for p in model.parameters() if p.requires_grad)
     model.zero_grad(set_to_none=True)

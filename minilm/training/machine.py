@@ -31,8 +31,8 @@ def keep_memory() -> None:
 def fastest_library() -> str:
     """Return which library is to multiply float32 matrices: "highest" stands for MKL, "medium" for oneDNN.
 
-    PyTorch brings both along and asks MKL, which takes twice as long on some processors (Zen 5 of AMD). To it
-    `medium` is a leave to round factors to 16 bits. oneDNN takes that leave only where the processor has
+    PyTorch brings both along and asks MKL, which takes twice as long on some processors (Zen 5 of AMD). By
+    `medium` PyTorch allows oneDNN to round factors to 16 bits, which it does only where the processor has
     circuits for such products (AMX): they differ, and MKL stays.
     """
     x = torch.arange(2.0**16).sin().view(256, 256)

@@ -207,8 +207,9 @@ def corpus_bleu(translations: Sequence[str], references: Sequence[str]) -> float
         # quarter the second time, and so on (sacrebleu's default, Chen and Cherry 2014, smoothing 3)
         share /= 1 if right[k] else 2
         logs.append(math.log((right[k] or share) / total[k]))
-    # Precision alone would reward a translation of the few words that are certain: brevity costs (2.2.2).
-    return 100 * min(1.0, math.exp(1 - n_reference_word / n_word)) * math.exp(sum(logs) / MAX_ORDER)
+    # Precision alone would reward a translation of the few words that are certain (section 2.2.2).
+    brevity = min(1.0, math.exp(1 - n_reference_word / n_word))
+    return 100 * brevity * math.exp(sum(logs) / MAX_ORDER)
 
 
 def paired(truth: Sequence, guess: Sequence) -> tuple[np.ndarray, np.ndarray]:

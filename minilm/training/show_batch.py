@@ -19,6 +19,7 @@ def batch_lines(batch: dict[str, Tensor], tokenizer, n_row: int, classes=()) -> 
     """
 
     def cells(name: str, values: Tensor, by_token: bool) -> list[str]:
+        """Return the name, and each value as a text."""
         is_class = name == "labels" and classes
         is_token = name.endswith("input_ids") or (name.endswith("labels") and by_token and not is_class)
         texts = {IGNORED: "-"}

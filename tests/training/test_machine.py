@@ -16,7 +16,7 @@ from minilm.training import machine
 from minilm.training.checkpoints import evaluate
 from minilm.training.loop import train
 
-CPU, LIBRARIES = torch.device("cpu"), ("highest", "medium")
+LIBRARIES = ("highest", "medium")
 library = torch.get_float32_matmul_precision  # that multiplies now
 
 
@@ -164,7 +164,7 @@ def test_elsewhere_memory_is_the_system_s_business(error, monkeypatch):
 
 
 @pytest.mark.skipif(not hasattr(ctypes.pythonapi, "mallopt"), reason="a system without glibc")
-def test_a_step_takes_no_memory_from_the_system(tmp_path):
+def test_a_step_takes_no_memory_from_the_system():
     """Each of its pages would be filled with zeros by the system, and a tenth of a small step is that."""
     resource = pytest.importorskip("resource")
     taken, objective = [], small.objective("causal")
