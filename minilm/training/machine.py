@@ -15,7 +15,7 @@ WORTH = 1.2  # times as fast, or the digits that are lost are lost for nothing
 TINY = 5_000_000  # weights up to which the threads are tried: a larger step is work enough for all of them
 
 
-def seconds(work: Callable, n: int = 3) -> float:
+def seconds(work: Callable, n: int) -> float:
     """Return the shortest of n times that the work takes: the one that other programs disturbed least."""
     return min(timeit.repeat(work, repeat=n, number=1))
 
@@ -80,19 +80,18 @@ def settled_precision(asked: str, model: torch.nn.Module) -> str:
 def settle_threads(model: torch.nn.Module, rehearse: Callable) -> None:
     """Keep the number of threads with which a step, `rehearse()`, is fastest, unless OMP_NUM_THREADS is set.
 
-    Threads wait for each other after every operation. Where other programs want the cores, or a tiny model's
-    operations end at once, fewer are faster. Their sums differ in the last digits, so the choice is told.
+    Threads wait for each other after every operation: fewer are faster for a tiny model, or where other
+    programs want the cores (one step in ten may take a second there). The choice changes the last digits of
+    a run, so it is told.
     """
     most = torch.get_num_threads()
     if most == 1 or "OMP_NUM_THREADS" in os.environ or sum(p.numel() for p in model.parameters()) > TINY:
         return
     rehearse()  # the first one makes room in memory
-    taken = {}
-    for n in (most, *(2**k for k in range(most) if 2**k < most)):
+    n, times = most, {n: [] for n in (most, *(2**k for k in range(most) if 2**k < most))}
+    while len(times[n]) < 10:  # a race of ten steps: whoever has taken the least time does the next one
+        n = min(times, key=lambda n: sum(times[n]))
         torch.set_num_threads(n)
-        taken[n] = seconds(rehearse)
-    best = min(taken, key=taken.get)
-    torch.set_num_threads(best)
-    if best < most:
-        ratio = taken[most] / taken[best]
-        print(f"{best} of {most} threads: {ratio:.1f} times as fast now (OMP_NUM_THREADS)", file=sys.stderr)
+        times[n].append(timeit.timeit(rehearse, number=1))
+    if n < most:
+        print(f"{n} of {most} threads: the fastest number now (OMP_NUM_THREADS)", file=sys.stderr)
