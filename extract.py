@@ -11,7 +11,7 @@
 `numpy.load("runs/features/features.npz")["embeddings"]`, float32, beside `texts`, `labels` and `split`.
 """
 
-import minilm.plumbing.quiet  # noqa: F401 - Ctrl-C during the imports
+import minilm.plumbing.first  # noqa: F401 - before PyTorch
 from minilm import plots
 from minilm.extraction.run import ExtractionSettings, extract_features
 from minilm.plumbing.script import exit_code

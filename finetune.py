@@ -15,7 +15,7 @@ Without more flags each takes ten to ninety seconds on two CPU cores, on the emb
 the newest runs/masked (text-to-text: runs/denoising). The table shows what moves, its weights and the score.
 """
 
-import minilm.plumbing.quiet  # noqa: F401 - Ctrl-C during the imports
+import minilm.plumbing.first  # noqa: F401 - before PyTorch
 from minilm import plots
 from minilm.finetuning.run import finetune, predict
 from minilm.finetuning.settings import FinetuningSettings

@@ -9,7 +9,7 @@ Without --data the questions are those of the embedded world, and the model is a
 few-shot documents (runs/in-context, trained first where it is not there: in less than a minute).
 """
 
-import minilm.plumbing.quiet  # noqa: F401 - Ctrl-C during the imports
+import minilm.plumbing.first  # noqa: F401 - before PyTorch
 from minilm import plots
 from minilm.in_context.run import PromptSettings, answer_prompts
 from minilm.plumbing.script import exit_code

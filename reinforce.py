@@ -10,7 +10,7 @@
 Without more flags it takes two minutes on two CPU cores, three and a half where there is no runs/causal yet.
 """
 
-import minilm.plumbing.quiet  # noqa: F401 - Ctrl-C during the imports
+import minilm.plumbing.first  # noqa: F401 - before PyTorch
 from minilm import plots
 from minilm.plumbing.script import exit_code, process_group, read_command
 from minilm.reinforcement.run import Reinforcement

@@ -12,7 +12,7 @@ Without more flags each takes up to two minutes on two CPU cores, on the embedde
 command scales by flags alone: --model bert-base --data corpus/ --device cuda --precision bf16.
 """
 
-import minilm.plumbing.quiet  # noqa: F401 - Ctrl-C during the imports
+import minilm.plumbing.first  # noqa: F401 - before PyTorch
 from minilm import plots
 from minilm.continued.forgetting import Continued
 from minilm.continued.run import continued_command

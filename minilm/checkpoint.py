@@ -7,7 +7,7 @@
         trainer.pt          what resuming needs: weights, optimizer and step, in one file
         settings.json       the resolved command
         log.jsonl           one JSON object per logged step
-        lock                while a process writes there: its id
+        lock                while a process writes there
         results.json        the closing table; its presence says that the run is finished
 
 A file is old or new and never half, but a process killed between two files leaves one of an earlier step.

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ..model.config import ModelConfig
 from ..plumbing.script import shown
 from ..tokenizer.rows import RaggedRows, alike, text_rows
+from ..training.machine import quick_products
 from ..training.objective import IGNORED, Objective, to_device
 from .examples import Parts
 from .heads import Head
@@ -169,9 +170,12 @@ class HeadTask(Task):
     def outputs(self, model, rows: LabelledRows, batch_size: int) -> list[Tensor]:
         """Return the head's output for each row: (n_output,), on positions (T, n_output) of real tokens."""
         found, self.n_cut = [torch.empty(0)] * len(rows), rows.texts.n_cut
+        device = model.tokens.weight.device
         for chosen in shown(alike(rows.lengths, batch_size), "answers"):
-            batch = to_device(rows.batch(chosen), model.tokens.weight.device)
-            for i, output in zip(chosen, model.output(batch).float().cpu(), strict=True):
+            batch = to_device(rows.batch(chosen), device)
+            with quick_products("fp32", device):
+                outputs = model.output(batch).float().cpu()
+            for i, output in zip(chosen, outputs, strict=True):
                 found[i] = output[: rows.lengths[i]] if self.on == "position" else output
         return found
 

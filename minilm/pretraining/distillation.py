@@ -22,7 +22,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..model.config import ModelConfig
 from ..model.transformer import Transformer, build
 from ..plumbing.errors import UserError
 from ..texts.corpus import Corpus, draw
@@ -52,7 +51,6 @@ class Distillation(Masked):
         *, teacher: Transformer, n_documents=None, mask_share=0.15, whole_word=False, temperature=2.0,
         soft_weight=5.0, masked_weight=2.0, cosine_weight=1.0,
     ):  # fmt: skip
-        check_encoder(teacher.config)
         if (n_token := teacher.config.vocab_size) != tokenizer.vocab_size:
             raise UserError(f"--teacher: it knows {n_token} tokens, its tokenizer {tokenizer.vocab_size}")
         if not temperature > 0:
@@ -132,7 +130,8 @@ def initial_student(teacher: Transformer, n_layer: int | None = None) -> Transfo
     The embeddings, the last norm and the vocabulary head are copies of the teacher's too; segments, pooler
     and next sentence are left out. UserError where the teacher is no encoder, or has fewer layers.
     """
-    check_encoder(teacher.config)
+    if (kind := teacher.config.kind) != "encoder":
+        raise UserError(f"--teacher: it is of kind {kind}, no encoder as --objective masked trains it")
     n_teacher = teacher.config.n_encoder_layer
     n_layer = max(1, n_teacher // 2) if n_layer is None else n_layer
     if n_layer > n_teacher:
@@ -144,9 +143,3 @@ def initial_student(teacher: Transformer, n_layer: int | None = None) -> Transfo
     for i, block in enumerate(student.encoder.blocks):  # then 0, 2, 4, ... of a teacher twice as deep
         block.load_state_dict(teacher.encoder.blocks[i * n_teacher // n_layer].state_dict())
     return student
-
-
-def check_encoder(config: ModelConfig) -> None:
-    """Raise UserError unless the teacher is an encoder."""
-    if config.kind != "encoder":
-        raise UserError(f"--teacher: it is of kind {config.kind}, no encoder as --objective masked trains it")

@@ -178,7 +178,6 @@ def train(
     if folder and objective.update is None and device.type == "cpu":
         settle_threads(model, partial(rehearse, model, objective, settings))
     run = Run(model, objective, optimizer, settings, folder, tokenizer, patience, label)
-    run.model.train()
     with quick_products(settings.precision, device), ctrl_c_as_a_wish() as wish:
         for step in range(run.step, settings.steps):
             if 0 < patience <= run.best.state["n_worse"]:

@@ -12,6 +12,7 @@ from minilm.finetuning.tagging import Tagging
 from minilm.finetuning.tasks import FineTuning, LabelledRows, commonest
 from minilm.finetuning.text_to_text import TextToText
 from minilm.tokenizer.rows import RaggedRows, text_rows
+from minilm.training import machine
 from minilm.training.objective import IGNORED, by_length
 
 SCORED = [("Ana ran.", "Rui ran.", 4.5), ("A lamp.", "Two red pens.", 0.5), ("Bread.", "Pens.", 1.0)]
@@ -60,6 +61,15 @@ def test_outputs_come_in_the_order_of_the_rows_without_padding(n):
     assert [len(scores) for scores in found] == rows.lengths.tolist() and not found[0].requires_grad
     torch.testing.assert_close(found[2], model.output(rows.batch([2]))[0], rtol=1e-4, atol=1e-5)
     assert found[0].shape[1] == 2 == task.head().linear.out_features
+
+
+def test_outputs_are_multiplied_by_the_faster_library(monkeypatch):
+    monkeypatch.setattr(machine, "fastest_library", lambda: "medium")
+    task, seen = tuned.task(), []
+    model = tuned.model(task)
+    model.tokens.register_forward_hook(lambda *_: seen.append(torch.get_float32_matmul_precision()))
+    task.outputs(model, task.rows(tuned.parts(5).test), 2)
+    assert {*seen} == {"medium"} and torch.get_float32_matmul_precision() == "highest"
 
 
 def test_an_epoch_has_every_row_once_in_an_order_of_its_own():

@@ -281,16 +281,11 @@ def test_a_student_deeper_than_its_teacher_is_refused(teacher):
         distillation.initial_student(teacher, 0)
 
 
-def test_a_teacher_that_is_no_encoder_is_refused(decoder, encoder, tagged_corpus, bpe):
+def test_a_teacher_that_is_no_encoder_is_refused(decoder, encoder, bpe):
     gpt, seq2seq = decoder(len(bpe.vocab)), encoder(len(bpe.vocab), n_decoder_layer=1)
     for model, kind in ((gpt, "decoder"), (seq2seq, "encoder-decoder")):
-        for refuse in (
-            lambda model=model: distillation.check_encoder(model.config),
-            lambda model=model: distillation.initial_student(model),
-            lambda model=model: make(model, tagged_corpus, bpe),
-        ):
-            with pytest.raises(UserError, match=f"--teacher: .* of kind {kind}, .* --objective masked"):
-                refuse()
+        with pytest.raises(UserError, match=f"--teacher: .* of kind {kind}, .* --objective masked"):
+            distillation.initial_student(model)
 
 
 def test_a_teacher_with_another_vocabulary_is_refused(teacher, tagged_corpus, bpe, byte_bpe):

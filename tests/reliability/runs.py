@@ -90,7 +90,7 @@ def finished(command: str, folder: Path, *more, **how) -> tuple[int, str, str]:
 
 def has_traceback(command: str, told: str) -> bool:
     """Say whether a command has ended with a traceback; before its first line it can do nothing about it."""
-    return "Traceback" in told and str(ROOT / command.split()[0]) in told and "plumbing.quiet" not in told
+    return "Traceback" in told and str(ROOT / command.split()[0]) in told and "plumbing.first" not in told
 
 
 def fork(command: str, folder: Path, kill_at: int = 0) -> BaseProcess:
