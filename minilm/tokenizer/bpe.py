@@ -58,15 +58,18 @@ def pre_tokens(text: str, pattern: re.Pattern | None = None) -> list[str]:
     return [text[a:b] for a, b in pairwise([0, *chain.from_iterable(spans), len(text)]) if a < b]
 
 
-def join(tokens: list, pair: tuple, new) -> list:
-    """Replace each `pair` of neighbours by `new`, from left to right."""
-    joined = []
-    for token in tokens:
-        if joined and token == pair[1] and joined[-1] == pair[0]:
-            joined[-1] = new
-        else:
-            joined.append(token)
-    return joined
+def join(tokens: list[bytes], a: bytes, b: bytes) -> list[tuple]:
+    """Join neighbours a, b in place, from left to right; return the pairs beside them, before and after."""
+    changes, i = [], 0
+    while i < len(tokens) - 1:
+        if tokens[i] == a and tokens[i + 1] == b:
+            tokens[i : i + 2] = [a + b]  # x a b y -> x ab y
+            if i > 0:
+                changes.append(((tokens[i - 1], a), (tokens[i - 1], a + b)))
+            if i + 1 < len(tokens):
+                changes.append(((b, tokens[i + 1]), (a + b, tokens[i + 1])))
+        i += 1
+    return changes
 
 
 def train_naive(words: dict[bytes, int], n_merges: int) -> list[tuple[bytes, bytes]]:
@@ -86,12 +89,13 @@ def train_naive(words: dict[bytes, int], n_merges: int) -> list[tuple[bytes, byt
         # same text would give another vocabulary on another machine.
         best = max(counts, key=lambda pair: (counts[pair], pair))
         merges.append(best)
-        sequences = {word: join(tokens, best, best[0] + best[1]) for word, tokens in sequences.items()}
+        for tokens in sequences.values():
+            join(tokens, *best)
     return merges
 
 
 def train_fast(words: dict[bytes, int], n_merges: int, cut=None) -> list[tuple[bytes, bytes]]:
-    """Learn what `train_naive` does, but recount only words with the joined pair; `cut`: word -> tokens."""
+    """Learn what `train_naive` does, but count only what a joined pair changes; `cut`: word -> tokens."""
 
     def ranked(pair: tuple[bytes, bytes]) -> tuple:
         # A heap gives its smallest first, so all is negated: the most frequent pair, then the greatest. The 1
@@ -104,8 +108,7 @@ def train_fast(words: dict[bytes, int], n_merges: int, cut=None) -> list[tuple[b
         for pair in pairwise(tokens):
             counts[pair] += words[word]
             holders[pair].add(word)
-    heap = list(map(ranked, counts))
-    heapify(heap)
+    heap = sorted(map(ranked, counts))
     while heap and len(merges) < n_merges:
         negative_count, *_, pair = heappop(heap)
         if -negative_count != counts[pair]:  # out of date: other merges have taken some of these pairs
@@ -113,18 +116,16 @@ def train_fast(words: dict[bytes, int], n_merges: int, cut=None) -> list[tuple[b
                 heappush(heap, ranked(pair))
             continue
         merges.append(pair)
-        new, born = pair[0] + pair[1], set()
+        born = set()
         for word in holders.pop(pair):
-            for old in pairwise(sequences[word]):
+            for old, now in join(sequences[word], *pair):
                 counts[old] -= words[word]
-            sequences[word] = join(sequences[word], pair, new)
-            for now in pairwise(sequences[word]):
                 counts[now] += words[word]
-                if new in now:
-                    born.add(now)
-                    holders[now].add(word)
-        for pair in born:
-            heappush(heap, ranked(pair))
+                holders[now].add(word)
+                born.add(now)
+        counts[pair] = 0
+        for now in filter(counts.get, born):  # a b a b -> ab a b -> ab ab: of (ab, a) none is left
+            heappush(heap, ranked(now))
     return merges
 
 

@@ -80,8 +80,30 @@ def test_words_under_an_own_pattern_lose_nothing():
 
 
 def test_join_goes_from_left_to_right():
-    assert join([1, 1, 1, 2, 1, 1], (1, 1), 9) == [9, 1, 2, 9], "the first two of three, not the last two"
-    assert join([1, 2, 3, 1, 2], (1, 2), 7) == [7, 3, 7] and join([], (1, 2), 7) == []
+    def joined(text: str, a: bytes, b: bytes) -> list[bytes]:
+        tokens = [letter.encode() for letter in text]
+        join(tokens, a, b)
+        return tokens
+
+    assert joined("aaabaa", b"a", b"a") == [b"aa", b"a", b"b", b"aa"], (
+        "the first two of three, not the last two"
+    )
+    assert joined("abcab", b"a", b"b") == [b"ab", b"c", b"ab"] and joined("", b"a", b"b") == []
+    assert joined("a", b"a", b"a") == [b"a"] and joined("ba", b"a", b"b") == [b"b", b"a"]
+
+
+def test_join_tells_what_changes_around_it():
+    rng = random.Random(3)
+    for _ in range(300):
+        tokens = [bytes([letter]) for letter in rng.choices(b"abc", k=rng.randrange(9))]
+        a, b = (bytes([letter]) for letter in rng.choices(b"abc", k=2))
+        expected, before = Counter(pairwise(tokens)), list(tokens)
+        for old, now in join(tokens, a, b):
+            expected[old] -= 1
+            expected[now] += 1
+        del expected[a, b]
+        told = f"{a} and {b} in {before}: the changes are not those of the pairs"
+        assert +expected == Counter(pairwise(tokens)) and min(expected.values(), default=0) >= 0, told
 
 
 def wrong_merges(words, n_merges, rank=lambda count, pair: (count, pair), least=1, joins=True, weigh=True):
@@ -98,8 +120,8 @@ def wrong_merges(words, n_merges, rank=lambda count, pair: (count, pair), least=
             break
         best = max(counts, key=lambda pair: rank(counts[pair], pair))
         merges.append(best)
-        for word, tokens in sequences.items() if joins else ():
-            sequences[word] = join(tokens, best, best[0] + best[1])
+        for tokens in sequences.values() if joins else ():
+            join(tokens, *best)
     return merges
 
 

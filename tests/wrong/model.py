@@ -121,8 +121,8 @@ WRONG = {
         ("(counts[pair], pair)", "pair", "the greatest pair is joined"),
         ("        if not counts:\n            break\n", "", "ValueError: max()"),
         ("while len(merges) < n_merges", "while len(merges) <= n_merges", "one merge more"),
-        ("        sequences = {word: join", "        _ = {word: join", "nothing is joined"),
-        ("best[0] + best[1]", "best[1] + best[0]", "merge 1"),
+        ("            join(tokens, *best)", "            join([*tokens], *best)", "nothing is joined"),
+        ("join(tokens, *best)", "join(tokens, best[1], best[0])", "merge 1"),
         ("if not counts:", "if not counts or max(counts.values()) < 2:", "occurs once is not joined"),
     ],
     "wordpiece": [
