@@ -188,6 +188,14 @@ def test_fast_training_equals_naive_training_on_random_words():
     assert train_fast({b"abab": 2}, 1, cut=lambda word: [b"ab", b"ab"]) == [(b"ab", b"ab")]
 
 
+def test_a_pair_is_joined_once_however_its_tokens_were_made():
+    """A known vocabulary may cut abc in two ways: so (x, abc) is born twice, and waits twice in the heap."""
+    cut = {b"zabc": "z a bc", b"abc": "ab c", b"xabc": "x ab c", b"xabcd": "x a bc d"}
+    words = {b"zabc": 5, b"abc": 2, b"xabc": 2, b"xabcd": 1}
+    found = train_fast(words, 9, lambda word: cut[word].encode().split())
+    assert [b" ".join(pair) for pair in found] == [b"a bc", b"z abc", b"ab c", b"x abc", b"xabc d"]
+
+
 def test_a_vocabulary_extended_by_new_text_keeps_its_ids():
     bpe = BPE.train(["low lower lowest", "new newer"], 290, ("[PAD]",))
     longer = bpe.extend(["zinc zinc zincs lower", "zincs"], 6)
