@@ -4,6 +4,6 @@ import os
 import signal
 
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C among the imports ends a script without a traceback
-# How often a waiting thread asks whether the others are ready before it sleeps. On Linux (libgomp) it asks
-# 150 times as often otherwise, and beside busy programs keeps the very core that the others wait for.
+# How often a thread that waits for others spins before it sleeps. By itself libgomp (Linux) spins 150 times
+# as often, and beside busy programs keeps the very core that the others wait for.
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")

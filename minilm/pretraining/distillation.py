@@ -39,7 +39,7 @@ class Distillation(Masked):
     on the rows of RoBERTa, filled across documents. A teacher without segments gets those rows.
 
     The weights are those of the three losses, 0 switches one off. `n_documents` training texts of `corpus`
-    are learnt from, drawn by `seed`; none: all. UserError for a teacher that does not fit.
+    are learnt from, drawn by `seed`; none: all. UserError for a teacher of other tokens.
     """
 
     # Every student may stop early, and its best is kept: one without a teacher soon knows few texts by heart,

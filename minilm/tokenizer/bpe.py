@@ -108,7 +108,7 @@ def train_fast(words: dict[bytes, int], n_merges: int, cut=None) -> list[tuple[b
         for pair in pairwise(tokens):
             counts[pair] += words[word]
             holders[pair].add(word)
-    heap = sorted(map(ranked, counts))
+    heap = sorted(map(ranked, counts))  # sorted, a list is a heap
     while heap and len(merges) < n_merges:
         negative_count, *_, pair = heappop(heap)
         if -negative_count != counts[pair]:  # out of date: other merges have taken some of these pairs
@@ -123,7 +123,7 @@ def train_fast(words: dict[bytes, int], n_merges: int, cut=None) -> list[tuple[b
                 counts[now] += words[word]
                 holders[now].add(word)
                 born.add(now)
-        counts[pair] = 0
+        counts[pair] = 0  # all are joined
         for now in filter(counts.get, born):  # a b a b -> ab a b -> ab ab: of (ab, a) none is left
             heappush(heap, ranked(now))
     return merges

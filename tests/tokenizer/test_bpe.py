@@ -85,9 +85,8 @@ def test_join_goes_from_left_to_right():
         join(tokens, a, b)
         return tokens
 
-    assert joined("aaabaa", b"a", b"a") == [b"aa", b"a", b"b", b"aa"], (
-        "the first two of three, not the last two"
-    )
+    found = joined("aaabaa", b"a", b"a")
+    assert found == [b"aa", b"a", b"b", b"aa"], "the first two of three, not the last two"
     assert joined("abcab", b"a", b"b") == [b"ab", b"c", b"ab"] and joined("", b"a", b"b") == []
     assert joined("a", b"a", b"a") == [b"a"] and joined("ba", b"a", b"b") == [b"b", b"a"]
 
