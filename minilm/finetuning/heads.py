@@ -1,4 +1,4 @@
-"""A trained model with a head on top: the four figures of the BERT paper, on any model of ours.
+"""A trained model with a head on top: the tasks of BERT's figure 4, and two texts read apart.
 
     text         one vector a text -> scores of classes, or one number       classification, pair
     apart        two vectors, one of each text -> the same                   similarity (--pairs apart: pair)

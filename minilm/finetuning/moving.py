@@ -14,8 +14,8 @@ from .heads import HEAD, WithHead
 from .lora import THIN, add_lora
 
 BLOCK = re.compile(r"(encoder|decoder)\.blocks\.(\d+)\.")
-# A small model learns at such a rate; a published one at that of Devlin et al. 2019, appendix A.3. What is
-# new, a head or LoRA's matrices, has far to go and needs more; so do biases that move alone.
+# SMALL: for models as small as ours; PUBLISHED: that of Devlin et al. 2019, appendix A.3. What is new, a head
+# or LoRA's matrices, has far to go and needs more; so do biases that move alone.
 SMALL, PUBLISHED = 1e-3, 3e-5
 TIMES = {"all": 1, "last": 1, "head": 10, "lora": 5, "bias": 30}
 

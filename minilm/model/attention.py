@@ -77,8 +77,8 @@ def explicit_attention(q, k, v, bias=None, causal=False, dropout=0.0) -> tuple[T
 
 def fast_attention(q, k, v, bias=None, causal=False, dropout=0.0) -> Tensor:
     """The same in one call; where it is fused, no (T, S) weights are ever held (Dao et al. 2022)."""
-    # Fused, it multiplies block by block; oneDNN (`training/machine.py`) begins each product slowly. A model
-    # that is being compiled cannot ask who multiplies.
+    # The fused kernel makes many small products, and oneDNN (whose sign is "medium", `training/machine.py`)
+    # is slow to begin each: short texts are written out. A model that is being compiled cannot ask.
     by_onednn = not torch.compiler.is_compiling() and torch.get_float32_matmul_precision() == "medium"
     if by_onednn and max(q.shape[2], k.shape[2]) <= SHORT:
         return explicit_attention(q, k, v, bias, causal, dropout)[0]

@@ -1,7 +1,7 @@
 """The models: one or two stacks, the token embedding they share, and the heads of pre-training.
 
     encoder            BERT, DistilBERT: every token sees every token
-    decoder            GPT: a token sees those before it
+    decoder            GPT: a token sees itself and those before it
     encoder-decoder    the Transformer of 2017, BART: the decoder also looks at the encoder's result
 
 A model returns hidden states and logits. Losses are the objectives' business.

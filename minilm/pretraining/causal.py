@@ -22,7 +22,7 @@ from ..training.vocabulary_loss import vocabulary_loss
 
 
 class Causal(Objective):
-    """Rows are windows of one long stream: <|endoftext|> document <|endoftext|> document ..."""
+    """Windows of one stream, <|endoftext|> document <|endoftext|> ...; attention crosses its borders."""
 
     def __init__(self, corpus: Corpus, tokenizer: BPE, context: int, batch_size: int, seed: int = 0):
         super().__init__(tokenizer, context, batch_size, seed)

@@ -71,7 +71,7 @@ class Masked(Objective):
     def hide(self, ids: np.ndarray, positions: np.ndarray, counted: np.ndarray, rng) -> np.ndarray:
         """Replace chosen tokens: 80 % by [MASK], 10 % by a random token, 10 % stay; (B, T) -> (B, T).
 
-        Some stay or change so that the model cannot rely on a token just because it is not [MASK].
+        Later tasks have no [MASK]; and as any token may be wrong or asked for, none can be ignored (A.1).
         """
         fate = rng.random(positions.shape)  # (B, P), one draw decides: 80 + 10 + 10 %
         random = self.ordinary_ids[rng.integers(0, len(self.ordinary_ids), positions.shape)]

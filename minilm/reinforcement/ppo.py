@@ -95,7 +95,7 @@ class PPO:
     def update(self, policy: Policy, optimizer, settings: TrainingSettings, step: int) -> tuple:
         """Sample, score, compute advantages, update; return what `training.loop.train_step` does."""
         env, details, seed = self.env, self.details, settings.seed
-        self.state = self.state if details.adaptive_kl else details.kl  # another --kl may go on with --resume
+        self.state = self.state if details.adaptive_kl else details.kl  # --resume may give another --kl
         policy.eval()  # with dropout the ratios of the first update would not be 1
         # Sample. Prompts and answers depend on seed and step alone, so a resumed run draws the same ones.
         n_prompt = settings.batch_size // details.group_size
@@ -232,7 +232,7 @@ def make_batch(rollout: Rollout, scores: Tensor, kl_coefficient: float, details:
         rewards = whiten(rewards, mask, shift_mean=False)
     batch = dict(ids=rollout.ids, mask=rollout.mask, log_probs=rollout.log_probs, values=values)
     if details.group_size > 1:
-        raw, batch["returns"] = group_advantages(rewards, mask, details.group_size), values  # no value loss
+        raw, batch["returns"] = group_advantages(rewards, mask, details.group_size), values  # loss 0
     else:
         raw = advantages(rewards, values, mask, details.gamma, details.gae_lambda)
         batch["returns"] = raw + values  # what the values should have been

@@ -49,11 +49,11 @@ def noun_phrase(phrase) -> str:
     return f"{before} {noun(thing, plural)}{after}"
 
 
-# Words that no other table has, for the dictionary: each with its most usual form.
+# Words that no other table has, for the dictionary: each with its most usual form in stories and reports.
 _OTHER_WORDS = """
-the o | a um | an um | and e | to a | at em | in em | on em | of de | with com | for por | by por | from de
+the o | a um | an um | and e | to a | at para | in em | on em | of de | with com | for por | by por | from de
 it o | them os | she ela | he ele | her ela | him ele | was foi | were foram | is é | went foi | met encontrou
-arrived chegou | came veio | made fez | felt sentiu | looked olhou | there lá | later depois | then depois
+arrived chegou | came veio | made deixou | felt sentiu | looked olhou | there lá | later depois | then depois
 also também | together juntos | after depois | that isso | too também | end fim | because porque | this esta
 morning manhã | lunch almoço | yesterday ontem | Sunday domingo | hundred cem | report relatório
 according segundo | inspector inspetor | inspected inspecionado | visited visitado | during durante
