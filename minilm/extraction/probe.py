@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..texts.corpus import one_line
+from ..texts.files import one_line
 from ..training.metrics import WORD
 
 L2_CHOICES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # strengths of the penalty to choose from

@@ -16,8 +16,7 @@ from ..plumbing.folders import atomic_write
 from ..plumbing.script import begin, finish
 from ..plumbing.settings import CommonSettings, typed
 from ..pretraining.run import start_model
-from ..texts.corpus import one_line
-from ..texts.files import kind, read_documents, read_jsonl, read_lines, text_files
+from ..texts.files import kind, one_line, read_documents, read_jsonl, read_lines, text_files
 from ..texts.tables import SUFFIXES, read_conll, read_table
 from ..tokenizer.rows import RaggedRows, word_rows
 from .features import Pooling, checked_rows, cut_note, extract, extract_tokens, n_layer, nearest, reading

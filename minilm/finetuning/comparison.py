@@ -12,7 +12,7 @@ import torch
 
 from ..model.transformer import Transformer, build
 from ..pretraining.recipes import LARGE
-from ..texts.corpus import one_line
+from ..texts.files import one_line
 from ..training.loop import make_optimizer, train
 from ..training.metrics import share_interval
 from .examples import Parts

@@ -16,12 +16,12 @@ import torch
 
 from ..model.config import ModelConfig
 from ..plumbing.errors import UserError
-from ..plumbing.folders import atomic_write, make_folder, write_json
+from ..plumbing.folders import CONFIG, WEIGHTS, atomic_write, make_folder, write_json
 from ..plumbing.safetensors import write_tensors
 from ..tokenizer.bpe import BPE, token_name
 from ..tokenizer.wordpiece import WordPiece
 from .configs import from_model_config
-from .loading import CONFIG, GENERATION, MATRICES, SAFE, SENTENCES
+from .loading import GENERATION, MATRICES, SENTENCES
 from .names import NAMES, their_name
 from .tokenizers import BERT_ROLES, CUTS, SWITCHES
 
@@ -42,7 +42,7 @@ def export_model(model, tokenizer, folder: str | Path, frame: Frame, name="the m
     write_json(folder / CONFIG, from_model_config(config, kind) | ids)
     if tokenizer is not None and tokenizer.ends:
         write_json(folder / GENERATION, ids | {"eos_token_id": tokenizer.ends})
-    write_tensors(folder / SAFE, tensors)
+    write_tensors(folder / WEIGHTS, tensors)
     sys.stderr.writelines(f"{folder}: {note}\n" for note in notes)
     return notes
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ..model.config import ModelConfig
 from ..model.transformer import build, build_for_weights
 from ..plumbing.errors import UserError
-from ..plumbing.folders import make_folder, read_json, write_json
+from ..plumbing.folders import CONFIG, WEIGHTS, make_folder, read_json, write_json
 from ..plumbing.safetensors import check_state, read_tensors
 from .configs import LAYOUTS, check_value, choice, to_model_config
 from .names import BUFFERS, NAMES, their_name
@@ -31,8 +31,7 @@ from .tokenizers import read_tokenizer
 
 PUBLISHED = "hf:"  # how the name of a published model begins, where a folder could stand too
 TIMEOUT = 30  # seconds without a byte
-CONFIG, DONE = "config.json", "download.json"
-SAFE, PICKLED = "model.safetensors", "pytorch_model.bin"  # the first there is, is read
+DONE, PICKLED = "download.json", "pytorch_model.bin"  # the latter is read where there is no model.safetensors
 OTHERS = ("vocab.txt", "vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json")
 SENTENCES = "sentence_bert_config.json"  # of a model whose vectors are to be compared
 GENERATION = "generation_config.json"  # of which we take the ends of a text, not how to draw one
@@ -127,8 +126,8 @@ def unpack(tensors: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor]
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """Return the tensors of a folder by their names in it; UserError for more than one file of them."""
-    if (folder / SAFE).exists():
-        return read_tensors(folder / SAFE)
+    if (folder / WEIGHTS).exists():
+        return read_tensors(folder / WEIGHTS)
     if (folder / PICKLED).exists():
         try:
             found = torch.load(folder / PICKLED, map_location="cpu", weights_only=True)  # code never runs
@@ -137,7 +136,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(f"{folder / PICKLED}: damaged, or more than tensors by name ({reason})") from None
     one = "of several files transformers makes one: save_pretrained(folder, max_shard_size='99GB')"
-    raise UserError(f"{folder}: no weights in it; expected {SAFE} or {PICKLED}; {one}")
+    raise UserError(f"{folder}: no weights in it; expected {WEIGHTS} or {PICKLED}; {one}")
 
 
 def download(name: str, cache: str | Path | None = None) -> Path:
@@ -154,7 +153,7 @@ def download(name: str, cache: str | Path | None = None) -> Path:
     with network(f"hf:{name}"), urlopen(listing) as answer:
         listed = json.load(answer)["siblings"]
         files = {f["rfilename"]: (f["size"], (f.get("lfs") or {}).get("sha256")) for f in listed}
-    wanted = [CONFIG, SAFE, *(file for file in OTHERS if file in files)]
+    wanted = [CONFIG, WEIGHTS, *(file for file in OTHERS if file in files)]
     make_folder(folder)
     print(f"hf:{name}: downloading into {folder}", file=sys.stderr)
     for file in wanted:

@@ -1,4 +1,4 @@
-"""What transformers calls the weights that we have: tables, a column an architecture ("-": no such module).
+"""What transformers calls the weights that we have: a table, a column for each architecture ("-": none).
 
 The names are those of the class with all heads of pre-training (`BertForPreTraining` and so on); weight and
 bias are copied of each module. A column may name more than a model type has.

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
-from ..model.generate import SamplingRule, check_decoder, sample
+from ..model.generate import check_decoder, sample
+from ..model.sampling import SamplingRule
 from ..plumbing.errors import UserError
 from ..tokenizer.rows import TURN_END, chat_ids, decoder_begin, prompt_ids, text_end
 

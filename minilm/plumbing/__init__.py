@@ -1,1 +1,1 @@
-"""The cellar: flags, folders, files written whole, devices, progress, errors. No slide shows it."""
+"""The cellar: flags, folders, files written whole, how scripts begin and end, errors. No slide shows it."""

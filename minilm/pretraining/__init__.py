@@ -1,1 +1,1 @@
-"""Regime 1, pre-training: all weights drawn at random. A file an objective; `training/loop.py` trains."""
+"""Regime 1, pre-training: weights begin at random. A file for each objective; `training/loop.py` trains."""

@@ -13,11 +13,11 @@ from typing import ClassVar, Literal, NamedTuple
 
 import torch
 
-from ..checkpoint import CONFIG, is_published, load, load_tokenizer
+from ..checkpoint import is_published, load, load_tokenizer
 from ..model.config import PRESETS, ModelConfig
 from ..model.transformer import build, build_for_weights
 from ..plumbing.errors import UserError, suggest
-from ..plumbing.folders import RUNS, SETTINGS, TOKENIZER, find_run, read_json, read_log, read_settings
+from ..plumbing.folders import CONFIG, RUNS, SETTINGS, TOKENIZER, find_run, read_json, read_log, read_settings
 from ..plumbing.script import begin, choose_device, finish
 from ..plumbing.settings import CommonSettings, quoted, typed
 from ..texts.corpus import load_corpus

@@ -20,7 +20,7 @@ from itertools import pairwise
 import numpy as np
 
 from ..plumbing.errors import UserError
-from ..texts.corpus import one_line
+from ..texts.files import one_line
 
 ENTITY_TAG = re.compile(r"O|[BIESMLU](-.+)?")
 MARKS = dict(M="I", L="E", U="S")  # of BMES and BILOU tags, under the names of BIOES
