@@ -77,10 +77,10 @@ def explicit_attention(q, k, v, bias=None, causal=False, dropout=0.0) -> tuple[T
 
 def fast_attention(q, k, v, bias=None, causal=False, dropout=0.0) -> Tensor:
     """The same in one call; where it is fused, no (T, S) weights are ever held (Dao et al. 2022)."""
-    # The fused kernel makes many small products, and oneDNN (whose sign is "medium", `training/machine.py`)
-    # is slow to begin each: short texts are written out. A model that is being compiled cannot ask.
-    by_onednn = not torch.compiler.is_compiling() and torch.get_float32_matmul_precision() == "medium"
-    if by_onednn and max(q.shape[2], k.shape[2]) <= SHORT:
+    # The fused kernel makes many small products, and oneDNN (whose sign is "bf16", `training/machine.py`) is
+    # slow to begin each: short texts are written out. A model that is being compiled cannot ask.
+    by_onednn = not torch.compiler.is_compiling() and torch.backends.mkldnn.matmul.fp32_precision == "bf16"
+    if by_onednn and q.device.type == "cpu" and max(q.shape[2], k.shape[2]) <= SHORT:
         return explicit_attention(q, k, v, bias, causal, dropout)[0]
     if causal and (bias is not None or q.shape[2] != k.shape[2]):  # PyTorch's is_causal covers neither case
         later = ~causal_mask(q.shape[2], k.shape[2], q.device)  # (T, S)

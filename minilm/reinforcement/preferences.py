@@ -61,6 +61,10 @@ def load_preferences(preferences, prompts, n_pairs: int, seed: int, needs_pairs:
         found = read_lines(prompts) if kind(prompts) == ".txt" else read_table(prompts, ("prompt",))
         train, held_out = split_prompts([row[-1].strip() for row in found], prompts)
         both[0] = [pair for pair in both[0] if pair[0] not in held_out]
+        if needs_pairs and not both[0]:
+            raise UserError(
+                f"{prompts}: the prompts of all pairs of {preferences} are held out; give more of either"
+            )
     return Preferences(preferences or prompts, *both, train, held_out)
 
 

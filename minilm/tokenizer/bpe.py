@@ -60,15 +60,17 @@ def pre_tokens(text: str, pattern: re.Pattern | None = None) -> list[str]:
 
 def join(tokens: list[bytes], a: bytes, b: bytes) -> list[tuple]:
     """Join neighbours a, b in place, from left to right; return the pairs beside them, before and after."""
-    changes, i = [], 0
-    while i < len(tokens) - 1:
-        if tokens[i] == a and tokens[i + 1] == b:
-            tokens[i : i + 2] = [a + b]  # x a b y -> x ab y
-            if i > 0:
-                changes.append(((tokens[i - 1], a), (tokens[i - 1], a + b)))
+    changes, joined = [], []
+    for i, token in enumerate(tokens):
+        if token == b and joined[-1:] == [a]:  # x a b y -> x ab y
+            joined[-1] = a + b
+            if len(joined) > 1:
+                changes.append(((joined[-2], a), (joined[-2], a + b)))
             if i + 1 < len(tokens):
                 changes.append(((b, tokens[i + 1]), (a + b, tokens[i + 1])))
-        i += 1
+        else:
+            joined.append(token)
+    tokens[:] = joined  # at once: to move the rest for each pair would take n^2 in a word of n letters
     return changes
 
 

@@ -32,14 +32,15 @@ def evaluate(model: torch.nn.Module, objective: Objective, settings) -> dict[str
     batch = objective.batch(0, "validation")
     n, totals = process_count(), {}
     rows_that_fit = max(1, settings.batch_size // (settings.accumulate * n))
+    step = 1 if settings.shard else n
     parts = by_length(batch, -(-len(batch["input_ids"]) // rows_that_fit))
     how = settings.precision, device
     with evaluation_mode(model), autocast(*how), quick_products(*how):
-        for i in shown(range(process_rank(), -(-len(parts) // n) * n, n), "evaluation"):
+        for i in shown(range(process_rank() % step, -(-len(parts) // step) * step, step), "evaluation"):
             metrics = objective.loss(model, to_device(parts[i % len(parts)], device))[1]
             # A process without a last part helps the others, as each may have some of the weights alone.
             add_metrics(totals, metrics if i < len(parts) else {m: 0 * v for m, v in metrics.items()})
-    return {name: float(value) for name, value in added_up(totals).items()}
+    return {name: float(value) / (n // step) for name, value in added_up(totals).items()}
 
 
 class EarlyStopping:

@@ -168,14 +168,14 @@ def train(
     optimizer = optimizer or make_optimizer(model, settings.weight_decay, which=settings.optimizer)
     device = next(model.parameters()).device
     settings = replace(settings, precision=settled_precision(settings.precision, model))
-    if settings.compile:
-        torch.compiler.reset()  # PyTorch keeps eight graphs of a function, whichever model they are of
-        for stack in (module for module in model.modules() if isinstance(module, Stack)):
-            stack.compile()
     model.train()
     keep_memory()
     if folder and objective.update is None and device.type == "cpu":
         settle_threads(model, partial(rehearse, model, objective, settings))
+    if settings.compile:
+        torch.compiler.reset()  # PyTorch keeps eight graphs of a function, whichever model they are of
+        for stack in (module for module in model.modules() if isinstance(module, Stack)):
+            stack.compile()
     run = Run(model, objective, optimizer, settings, folder, tokenizer, patience, label)
     with quick_products(settings.precision, device), ctrl_c_as_a_wish() as wish:
         for step in range(run.step, settings.steps):

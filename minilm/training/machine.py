@@ -29,34 +29,34 @@ def keep_memory() -> None:
 
 @cache
 def fastest_library() -> str:
-    """Return which library is to multiply float32 matrices: "highest" stands for MKL, "medium" for oneDNN.
+    """Return which library is to multiply float32 matrices: "ieee" stands for MKL, "bf16" for oneDNN.
 
     PyTorch brings both along and asks MKL, which takes twice as long on some processors (Zen 5 of AMD). By
-    `medium` PyTorch allows oneDNN to round factors to 16 bits, which it does only where the processor has
+    `bf16` PyTorch allows oneDNN to round factors to 16 bits, which it does only where the processor has
     circuits for such products (AMX): they differ, and MKL stays.
     """
     x = torch.arange(2.0**16).sin().view(256, 256)
     times, products, n_thread = [], [], torch.get_num_threads()
     torch.set_num_threads(1)  # the one that other programs disturb least
-    for library in ("highest", "medium"):
-        torch.set_float32_matmul_precision(library)
+    for library in ("ieee", "bf16"):
+        torch.backends.mkldnn.matmul.fp32_precision = library
         times.append(seconds(lambda: x @ x, 9))
         products.append(x @ x)
     torch.set_num_threads(n_thread)
     is_exact = torch.allclose(*products, atol=1e-4)
-    return "medium" if is_exact and times[0] > 1.5 * times[1] else "highest"
+    return "bf16" if is_exact and times[0] > 1.5 * times[1] else "ieee"
 
 
 @contextmanager
 def quick_products(precision: str, device: torch.device):
     """While it lasts, a CPU takes the faster library; for few rows, as in writing, that is MKL."""
-    before = torch.get_float32_matmul_precision()
+    before = torch.backends.mkldnn.matmul.fp32_precision
     if precision != "bf16" and device.type == "cpu":
-        torch.set_float32_matmul_precision(fastest_library())
+        torch.backends.mkldnn.matmul.fp32_precision = fastest_library()
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        torch.backends.mkldnn.matmul.fp32_precision = before
 
 
 def settled_precision(asked: str, model: torch.nn.Module) -> str:
