@@ -86,6 +86,25 @@ def test_a_resume_that_does_not_fit_leaves_the_run_as_it_was(script):
         assert {path.name: path.read_bytes() for path in Path("mine").iterdir()} == before
 
 
+@pytest.mark.parametrize(
+    ("task", "row", "change", "what"),
+    [
+        ("classification", "Ana {n}.\t{i}\n", ("9\n", "5\n"), "labels"),
+        ("similarity", "Ana.\tRui {n}.\t{i}\n", ("9\n", "90\n"), "mean"),
+    ],
+)
+def test_a_head_goes_on_with_the_truths_that_it_was_trained_for(script, task, row, change, what):
+    """Labels of other names may fit the shape of the head: the run would end at chance, and not say why."""
+    rows = "".join(row.format(n=n, i=n % 3 + 7) for n in range(24))
+    write("one.tsv", rows)
+    write("two.tsv", rows.replace(*change))
+    assert script(f"--task {task} --data one.tsv --test one.tsv --seeds 0 --no-compare --out mine")[0] == 0
+    before = {path.name: path.read_bytes() for path in Path("mine").iterdir()}
+    code, _, err = script("--resume --out mine --data two.tsv --test two.tsv")
+    assert code == 2 and f"mine: has other {what}: go on with the examples it began with" in err
+    assert {path.name: path.read_bytes() for path in Path("mine").iterdir()} == before
+
+
 def test_a_resume_needs_no_flag_that_the_run_knows(script):
     assert script("--task pair --n-examples 8 --no-compare --out two")[0] == 0
     code, _, err = script("--resume --out two --pairs together")

@@ -98,6 +98,13 @@ def test_a_user_s_files_are_asked(script, kind, score):
     assert (settings["model"], settings["score"]) == (kind, score)
 
 
+def test_of_few_examples_as_many_are_shown_as_there_are(script):
+    Path("few.tsv").write_text(ROWS[: ROWS.index("text 5")], encoding="utf-8")
+    code, out, err = script(f"--data few.tsv --model decoder {FEW}")
+    assert code == 0 and "or there are none" in out, err
+    assert list(results("runs/prompt")["accuracy"]) == ["0", "1", "2", "4"]
+
+
 def test_the_nearest_examples_are_chosen_and_nothing_is_drawn(script):
     flags = FEW.replace("--n-draw 2 ", "--shots 0,2 ")
     code, out, err = script(f"--data train.tsv --test test.tsv --model decoder --select nearest {flags}")
@@ -173,7 +180,9 @@ BAD = {
     ("--max-new-tokens -3 --prompt", "Ana"): ["--max-new-tokens -3: must be 1"],
     ("--data train.tsv --shots 1,13",): ["--shots 13", "train.tsv", "10 examples"],
     ("--data train.tsv --shots 8",): ["70 positions", "examples"],
-    ("--data few.tsv",): ["--shots 8", "few.tsv has 4 examples"],
+    ("--data few.tsv --shots 8",): ["--shots 8", "few.tsv has 4 examples"],
+    ("--data train.tsv --template {text}{label}{labl}",): ["takes {text}, then {label}, and no other"],
+    ("--data train.tsv --template {label}{text}",): ["takes {text}, then {label}, and no other"],
     ("--data train.tsv --shots -1",): ["--shots -1"],
     ("--test test.tsv",): ["--test test.tsv", "--data"],
     ("--data missing.tsv",): ["missing.tsv"],

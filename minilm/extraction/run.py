@@ -1,5 +1,6 @@
 """Regime 3 from its flags to its tables: texts with or without labels in, an .npz of vectors out."""
 
+import re
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -148,7 +149,9 @@ def read_parts(data: str, test: str | None, probe: bool | None, seed: int) -> di
     parts = dict(train=train) if test is None else dict(train=train, test=read_examples(test))
     if probe is False or (probe is None and test is None and train[0][1] is None):
         return parts
-    known = {label for _, label in train}
+    known, learnt = {label for _, label in train}, {one_line(text) for text, _ in train}
+    if again := sum(one_line(text) in learnt for text, _ in parts.get("test", ())):
+        print(f"{test}: {again:,} of {len(parts['test']):,} texts stand in {data} too")
     for part, source in zip(parts.values(), (data, test), strict=False):
         if any(label is None for _, label in part):
             raise UserError(f"{source} has no labels to probe; give a .tsv of text and label, or --no-probe")
@@ -191,7 +194,9 @@ def read_examples(path: str) -> list[Example]:
     if kind(file) == ".jsonl":
         labelled = any("label" in record for _, record in read_jsonl(file))
     else:
-        labelled = next(read_lines(file), ("", ""))[1].strip(' "\r').lower() != "text"  # the header alone
+        first = next(read_lines(file), ("", ""))[1].lower()
+        header = [cell.strip(' "\r') for cell in re.split("[\t,]", first)]
+        labelled = "text" not in header or "label" in header
     if not labelled:
         return [(text, None) for (text,) in read_table(file, ("text",))]
     return read_table(file, ("text", "label"))

@@ -46,7 +46,7 @@ def read_parts(task, settings) -> list[Parts]:
     learnt = {str(example[:-1]) for example in given[0]}
     for name, part in zip((settings.validation, settings.test), given[1:], strict=True):
         if again := sum(str(example[:-1]) in learnt for example in part):
-            print(f"{name}: {again:,} of {len(part):,} examples stand in {settings.data[0]} too")
+            print(f"{name}: {again:,} of {len(part):,} examples stand in {' and '.join(settings.data)} too")
     # What is wrong with the whole is told before anything is held out.
     check_parts(Parts(given[0], [], []), task, names_of(settings))
     labels_of = (lambda example: task.truths([example])) if task.closed else None
@@ -78,7 +78,7 @@ def read_examples(paths: Iterable, fields: Sequence[str], skip_bad=False, truth=
 
 def scored(fields: Sequence[str], where: str, *cells) -> tuple:
     """Return the fields of one row, of which the last is a number; UserError where it is none."""
-    *texts, label = row(fields, where, *cells)
+    *texts, label = row(fields, where, *cells, is_number=True)
     with suppress(ValueError):
         if math.isfinite(value := float(label)):
             return (*texts, value)

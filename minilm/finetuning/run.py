@@ -86,10 +86,12 @@ def start(settings: FinetuningSettings, model: WithHead, objective: FineTuning) 
     print("examples:", ", ".join(f"{len(part):,} {use}" for part, use in sizes))
     if n_cut := sum(rows.texts.n_cut for rows in objective.rows.values()):
         print(f"cut {n_cut:,} rows to --context {settings.context} tokens")
-    if note := objective.task.note(objective.parts):
-        print(note)
     if settings.resume:
         check_trainer(settings.out, model)  # before anything is written
+        known = folders.read_json(Path(settings.out) / folders.TASK).get("known", {})
+        for name in ("labels", "tags", "mean", "deviation") if objective.task.has_head else ():
+            if known.get(name) != objective.task.known.get(name):  # the head was trained for these
+                raise UserError(f"{settings.out}: has other {name}: go on with the examples it began with")
     out, task = begin(settings.task, settings), objective.task
     saved = dict(task=task.name, context=task.context, known=task.known)
     saved["options"] = dict(pairs=task.pairs) if task.name in PAIRS else {}

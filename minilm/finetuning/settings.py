@@ -57,6 +57,7 @@ class FinetuningSettings(TrainingSettings):
         if not 0 < self.layer_decay <= 1:
             raise UserError(f"--layer-decay {self.layer_decay}: must be above 0 and at most 1")
         least = dict(unfreeze_every=0, patience=0, n_examples=1, lora_rank=1, seeds=0)
+        least["batch_size"] = 1 if TASKS[self.task].has_truth else 2  # a contrast is between pairs of a batch
         self.check_least(least | dict(context=TASKS[self.task].least_context))
         is_class, other = issubclass(TASKS[self.task], Classification), f"is nothing to --task {self.task}"
         self.refuse(not is_class, ("class_weights",), other)

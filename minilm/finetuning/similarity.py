@@ -37,7 +37,7 @@ class Similarity(HeadTask):
     @classmethod
     def learn(cls, train, tokenizer=None):
         """Return the mean and the deviation of the numbers."""
-        values = torch.tensor(cls.truths(train))
+        values = torch.tensor(cls.truths(train), dtype=torch.float64)
         return dict(mean=float(values.mean()), deviation=float(values.std()))
 
     def rows(self, examples):
@@ -56,8 +56,8 @@ class Similarity(HeadTask):
         """Return the number of each pair; there is no probability to give."""
         rows, found = self.text_rows(examples, torch.zeros(len(examples))), []  # labels that nobody reads
         for (a, b, truth), number in zip(examples, self.outputs(model, rows, batch_size), strict=True):
-            guess = number * self.known["deviation"] + self.known["mean"]  # (1,)
-            found.append(Prediction(f"{a} | {b}", truth, guess.item()))
+            guess = number.item() * self.known["deviation"] + self.known["mean"]
+            found.append(Prediction(f"{a} | {b}", truth, guess))
         return found
 
     def score(self, truth, guess):

@@ -9,7 +9,7 @@ E . T_j that it ends at j; the best span has the greatest sum. A question withou
     input_ids [CLS] _Who _sold _it ? [SEP] _Ana _sold _a _melon  . [SEP]
     labels  6  6     the answer, "Ana", begins and ends there
 
-An answer begins and ends with a token, as the published ones do; one that does not is counted (`note`).
+An answer begins and ends with a token, as the published ones do: one that does not is never exact.
 """
 
 import math
@@ -83,19 +83,6 @@ class Span(HeadTask):
                     label = [n_before + inside[0] - start, n_before + inside[-1] - start]
                 found.append(Window(i, row, letters[part], label))
         return found
-
-    def note(self, parts):
-        """Say how many answers to measure on cannot be written exactly, whatever a model learns."""
-        n = sum(not self.can_be_written(text, answers) for text, _, answers in parts.test)
-        return f"{n:,} of {len(parts.test):,} answers to measure on cannot be written exactly"
-
-    def can_be_written(self, text: str, answers: list[tuple]) -> bool:
-        """Say whether a right answer, if there is one, is a run of at most `LONGEST_ANSWER` tokens."""
-        _, letters = located_ids(self.tokenizer, self.config, text)
-        runs = filter(None, (tokens_inside(letters, *answer) for answer in answers))
-        spans = [text[letters[run[0]][0] : letters[run[-1]][1]] for run in runs if len(run) <= LONGEST_ANSWER]
-        is_told = not answers and self.known["impossible"]  # "" by a model that may say it
-        return is_told or any(self.score([answers], [span])["exact_match"] for span in spans)
 
     def rows(self, examples, windows=None):
         """Return the windows of all texts as rows, with the places of the answers."""

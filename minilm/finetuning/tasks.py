@@ -112,10 +112,6 @@ class Task(ABC):
         """Return the fresh head of this task, or None where the model's own vocabulary head serves."""
         return None
 
-    def note(self, parts: Parts) -> str:
-        """Return what is to be said of the examples before training, as one line; "" for nothing."""
-        return ""
-
     @abstractmethod
     def rows(self, examples: list[tuple]) -> LabelledRows:
         """Return the examples as rows."""

@@ -147,7 +147,7 @@ def special_ids(tokenizer, kind: str, config: ModelConfig) -> dict:
 
 
 def write_tokenizer(tokenizer: BPE | WordPiece, folder: Path, frame: Frame, config: ModelConfig) -> None:
-    """Write the tokenizer's files; UserError for a BPE with a pattern, which Rust may read otherwise."""
+    """Write the tokenizer's files."""
     roles = BERT_ROLES | begin_and_end(tokenizer, config)
     called = tokenizer.aliases | {token: token for token in tokenizer.special_tokens}
     settings = {f"{role}_token": called[ours] for role, ours in roles.items() if ours in called}
@@ -157,8 +157,6 @@ def write_tokenizer(tokenizer: BPE | WordPiece, folder: Path, frame: Frame, conf
         settings["tokenizer_class"] = "BertTokenizer"
         write_json(folder / "added_tokens.json", {t: tokenizer.encode(t)[0] for t in tokenizer.added_tokens})
     else:
-        if tokenizer.pattern not in CUTS.values():
-            raise UserError("the tokenizer cuts text by a pattern of its own: it has no name there")
         settings |= {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
         write_json(folder / "tokenizer.json", rust_tokenizer(tokenizer, frame))
     inputs = ["input_ids", *(["token_type_ids"] if config.n_segments else []), "attention_mask"]

@@ -5,6 +5,7 @@ knows of the task stands in its prompt (`scores.py` says how it answers).
 """
 
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle
@@ -32,9 +33,9 @@ class PromptFormat:
     separator: str = "\n"  # between examples
 
     def __post_init__(self):
-        before, label, _ = self.template.partition("{label}")
-        if "{text}" not in before or not label:
-            raise UserError(f"--template {self.template!r}: must have {{text}} and, after it, {{label}}")
+        *before, last = re.findall(r"{\w+}", self.template) or [""]
+        if {*before} != {"{text}"} or last != "{label}":
+            raise UserError(f"--template {self.template!r}: takes {{text}}, then {{label}}, and no other")
         if len(self.words) < 2:
             raise UserError(f"one label alone ({', '.join(self.words)}): nothing to choose from; give two")
         for label, word in self.words.items():

@@ -132,7 +132,7 @@ def examples_and_tests(settings: PromptSettings) -> tuple[list, list]:
         examples, asked = split(examples, len(examples) // 5, "texts to ask", lambda example: example[1:])
     else:
         asked = read_table(test, ("text", "label"))
-    labels, most = sorted({label for _, label in examples}), max(settings.shots or SHOTS)
+    labels, most = sorted({label for _, label in examples}), max(settings.shots or (1,))
     if unknown := [label for _, label in asked if label not in labels]:
         wrong = f"the label {unknown[0]!r} is in no example of {data} ({', '.join(labels[:9])})"
         raise UserError(f"{test or data}: {wrong}: add examples of it or take the rows out")
@@ -151,7 +151,8 @@ def report(settings: PromptSettings, study: Study, model, tokenizer, began: floa
         print("", f"Right after {PROBE_SHOTS} examples, while {folder} was trained:", "", *lines, sep="\n")
     lines = study.examples(model, tokenizer, min(max(shots), 4))
     if len(shots) < len(SHOTS) and settings.shots is None:
-        lines.insert(0, f"More examples do not fit into the {model.config.max_positions} positions.\n")
+        limit = model.config.max_positions
+        lines.insert(0, f"More examples do not fit into the {limit} positions, or there are none.\n")
     if (after := checksum(model)) != before:
         raise RuntimeError(f"the weights of {folder} moved: {before} before, {after} after")
     lines += ["", f"Weights of {folder} before: {before}, after: {after}. No weight changed."]

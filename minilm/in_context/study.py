@@ -94,7 +94,9 @@ class Study:
         """Return the numbers of examples with which every prompt fits into the model's positions."""
         fitting = []
         for k in shots:
-            questions = (q for row in self.rows for draw in self.asked(*row, k) for q in draw)
+            questions = [q for row in self.rows for draw in self.asked(*row, k) for q in draw]
+            if any(len(q.examples) < k for q in questions):
+                break  # --data has no more
             n = positions_needed(tokenizer, model.config, self.prompt_format, questions, self.score)
             fitting += [k] if n <= model.config.max_positions else []
         return tuple(fitting)

@@ -55,15 +55,13 @@ def generate(
 
 def sample(
     model, input_ids, max_new_tokens: int = 50, rule: SamplingRule = PLAIN, seed: int | Sequence[int] = 0,
-    n_beam: int = 1, *, length_penalty: float = 0.6, attention_mask: Tensor | None = None,
-    decoder_start_id: int | Sequence[int] | None = None, pad_id: int | None = None, overflow: str = "slide",
-    watch: Callable[[Tensor], None] | None = None,
+    n_beam: int = 1, *, length_penalty: float = 0.6, decoder_start_id: int | Sequence[int] | None = None,
+    pad_id: int | None = None, overflow: str = "slide", watch: Callable[[Tensor], None] | None = None,
 ) -> Sample:  # fmt: skip
     """Write like `generate`; the log-probabilities are those of `sampling.token_log_probabilities`.
 
     Args:
         length_penalty: of the beam search, see `length_normaliser`.
-        attention_mask: (B, T), 0 for padding, where `input_ids` is a padded (B, T) tensor.
         decoder_start_id: what an encoder-decoder's decoder starts from: one id, or several.
         pad_id: the filling of shorter texts; none: `eos_id`, or 0 without one.
         overflow: what a text does at the last position: "slide" forgets its oldest quarter, "stop" ends.
@@ -71,7 +69,9 @@ def sample(
     """
     pad_id = (rule.eos_id or 0) if pad_id is None else pad_id
     check_settings(model, max_new_tokens, rule, n_beam, length_penalty, pad_id, overflow)
-    prompts = read_prompts(input_ids, attention_mask, model.config)
+    prompts, _ = listed(input_ids)
+    for i, prompt in enumerate(prompts):
+        check_prompt(prompt, f"prompt {i}", model.config)
     device = model.tokens.weight.device
     with torch.inference_mode(), evaluation_mode(model):
         memory = memory_mask = None
@@ -139,19 +139,6 @@ def listed(input_ids) -> tuple[list[list[int]], bool]:
     rows = [row.tolist() if hasattr(row, "tolist") else row for row in input_ids]
     several = any(isinstance(row, Sequence) for row in rows)
     return [list(row) for row in rows] if several else [rows], several
-
-
-def read_prompts(input_ids, attention_mask: Tensor | None, config) -> list[list[int]]:
-    """Return the prompts as lists of ids, without padding; `input_ids` as in `generate`."""
-    prompts, _ = listed(input_ids)
-    if attention_mask is not None:
-        shape = tuple(attention_mask.shape)
-        if len(shape) != 2 or getattr(input_ids, "shape", None) != shape:
-            raise UserError(f"attention_mask {shape}: needs input_ids as a tensor (B, T) of that shape")
-        prompts = [ids[mask].tolist() for ids, mask in zip(input_ids, attention_mask.bool(), strict=True)]
-    for i, prompt in enumerate(prompts):
-        check_prompt(prompt, f"prompt {i}", config)
-    return prompts
 
 
 def check_prompt(prompt: list[int], name: str, config) -> None:

@@ -51,7 +51,7 @@ class ReinforceSettings(PPODetails, CommonSettings):
         s, grpo, cut = self, self.algorithm == "grpo", f"--batch-size {self.batch_size} cannot be cut into"
         for wrong, what in (
             (max(s.gamma, s.gae_lambda) > 1, f"--gamma {s.gamma} --gae-lambda {s.gae_lambda}: at most 1"),
-            (s.adaptive_kl and not s.kl_target, "--kl-target 0.0: must be above 0 for --adaptive-kl"),
+            (s.adaptive_kl and not s.kl_target * s.kl, "--adaptive-kl: --kl and --kl-target must be above 0"),
             (not s.temperature, "--temperature 0.0: must be above 0, to draw answers"),
             (not s.pair_temperature, "--pair-temperature 0.0: must be above 0, to draw answers"),
             (s.minibatches > s.batch_size, f"{cut} --minibatches {s.minibatches}"),

@@ -47,7 +47,7 @@ def usable(make: Callable, parts: Iterable[tuple], path, what: str, skip_bad: bo
 def read_table(path: str | Path, fields: Sequence[str], skip_bad=False, spare=(), make=None) -> list[tuple]:
     """Return the rows, each a tuple of strings in the order of `fields`, such as (text, label).
 
-    `.tsv` (a tab separates, quotes mean nothing), `.csv` (quotes as in RFC 4180) or `.jsonl`, also as `.gz`.
+    `.tsv` (a tab separates; see `unquoted`), `.csv` (quotes as in RFC 4180) or `.jsonl`, also as `.gz`.
     A first line that names all the fields is a header: columns may stand in any order, and further ones are
     passed over; without one `spare` may come last. What is no table is refused. `make` does what `row` does.
     """
@@ -67,13 +67,16 @@ def columns(path: str | Path, fields: Sequence[str], spare: Sequence[str], ours:
     where, names, longer, in_order = f"{path}, line 1", None, (*fields, *spare), []
     try:
         for cells in reader:
+            cells = [unquoted(cell) for cell in cells] if dialect else cells
             header = [ours.get(name, name) for name in (cell.strip().lower() for cell in cells)]
             is_first = names is None and any(header)
             if is_first and set(fields) <= set(header):
                 names = header
             elif is_first and (set(fields) & set(header) or all(map(HEADER.fullmatch, header))):
                 raise UserError(f"{where}: found the header {header}, expected {fields}; rename the columns")
-            elif any(header):
+            elif is_first and len(cells) == 1 and any(map(HEADER.fullmatch, header[0].split(";")[1:])):
+                raise UserError(f"{where}: found {header[0]!r}; separated by semicolons? Use commas")
+            elif any(header) and header != names:  # of two files put together the second header
                 names = names or (longer if len(cells) == len(longer) else fields)
                 if names == fields and len(cells) == len(fields):
                     in_order.append(cells)
@@ -97,7 +100,13 @@ def check_order(path: str | Path, fields: Sequence[str], rows: list[Sequence[str
         raise UserError(f"{path}: nothing but the first row has the label {first[-1]!r}{expected}")
 
 
-def row(fields: Sequence[str], where: str, names: Sequence[str], cells: Sequence) -> tuple[str, ...]:
+def unquoted(cell: str) -> str:
+    """Return a cell of a .tsv without the quotes that csv puts around it, which doubles those inside."""
+    is_quoted = '""' in cell[1:-1] and re.fullmatch('"(?:[^"]|"")*"', cell)
+    return cell[1:-1].replace('""', '"') if is_quoted else cell
+
+
+def row(fields: Sequence[str], where: str, names, cells: Sequence, is_number=False) -> tuple[str, ...]:
     """Return the fields of one row; UserError where one is missing or empty. A label may be a number."""
     if len(cells) != len(names):
         hint = "; separated by semicolons? Use commas" if len(cells) == 1 and ";" in cells[0] else ""
@@ -109,7 +118,7 @@ def row(fields: Sequence[str], where: str, names: Sequence[str], cells: Sequence
     texts = tuple(string_field(record, field, where).strip() for field in fields)
     if "" in texts:
         raise UserError(f"{where}: nothing in {fields[texts.index('')]!r}; expected {', '.join(fields)}")
-    if fields[-1] == "label" and texts[-1].lower() in ("-1", "nan"):
+    if fields[-1] == "label" and texts[-1].lower() in ("-1", "nan") and not is_number:
         raise UserError(f"{where}: the label {texts[-1]!r} mostly means none; leave the row out or name it")
     return texts
 

@@ -25,7 +25,6 @@ class Tokenizer:
     """
 
     FORMAT, SAVED = "", ()  # "format" in the file, and which of the constructor's arguments it holds
-    PATTERNS = ()  # the names of patterns that a file may hold
     longest = None  # tokens of a row beyond which a published model of text vectors reads nothing
     ends = ()  # ids at which a published model stops writing, as its folder says
 
@@ -116,15 +115,10 @@ class Tokenizer:
         atomic_write(path, json.dumps(data, default=lambda token: token.decode(*AS_TEXT), **options) + "\n")
 
     @classmethod
-    def load(cls, path: str | Path, pattern: str | None = None) -> "Tokenizer":
-        """Read what `save` wrote; UserError names a file that is damaged or another program's.
-
-        A regular expression can be made to search for ever: one that has no name is given here as well.
-        """
+    def load(cls, path: str | Path) -> "Tokenizer":
+        """Read what `save` wrote; UserError names a file that is damaged or another program's."""
         types = dict(longest=int | None, pattern=str | None, ends=tuple[int, ...])
         data = checked(path, read_json(path), types, whole=False)
-        if data.get("pattern") not in (None, pattern, *cls.PATTERNS):
-            raise UserError(f"{path}: cuts text by a pattern of its own; to trust it: load(path, pattern)")
         try:
             if data.pop("format", None) != cls.FORMAT:
                 raise ValueError(f"its format is not {cls.FORMAT!r}")

@@ -48,14 +48,12 @@ def _stand_in(match: re.Match) -> str:
     return "A" if char.isalpha() else "0" if char.isnumeric() else "\t" if char.isspace() else "!"
 
 
-def pre_tokens(text: str, pattern: re.Pattern | None = None) -> list[str]:
-    """Cut a text into words that no merge crosses: GPT-2's, or the matches of `pattern` and all between."""
-    known = pattern is None or pattern in PATTERNS.values()
-    if known and text.isascii():
-        return (pattern or GPT2_PATTERN).findall(text)
-    shape = re.sub(r"[^\x00-\x7f]", _stand_in, text) if known else text
-    spans = (match.span() for match in (pattern or GPT2_PATTERN).finditer(shape))
-    return [text[a:b] for a, b in pairwise([0, *chain.from_iterable(spans), len(text)]) if a < b]
+def pre_tokens(text: str, pattern: re.Pattern = GPT2_PATTERN) -> list[str]:
+    """Cut a text into words that no merge crosses: the matches of `pattern`, which leaves nothing between."""
+    if text.isascii():
+        return pattern.findall(text)
+    shape = re.sub(r"[^\x00-\x7f]", _stand_in, text)
+    return [text[slice(*match.span())] for match in pattern.finditer(shape)]
 
 
 def join(tokens: list[bytes], a: bytes, b: bytes) -> list[tuple]:
@@ -132,13 +130,13 @@ def train_fast(words: dict[bytes, int], n_merges: int, cut=None) -> list[tuple[b
 
 
 class BPE(Tokenizer):
-    """`vocab`: id -> bytes. `merges`: pairs of bytes in the order learnt. `pattern`: of PATTERNS, or its own.
+    """`vocab`: id -> bytes. `merges`: pairs of bytes in the order learnt. `pattern`: of PATTERNS.
 
     A special token that `vocab` lacks gets the next free id. UserError for one that is repeated or of one
-    byte, for a merge without an id, and for a bad pattern. A byte without an id is left out of a text.
+    byte, for a merge without an id, and for an unknown pattern. A byte without an id is left out of a text.
     """
 
-    FORMAT, PATTERNS = "minilm byte-level BPE 1", tuple(PATTERNS)
+    FORMAT = "minilm byte-level BPE 1"
     SAVED = ("pattern", "special_tokens", "added_tokens", "aliases", "vocab", "merges")
 
     def __init__(self, vocab, merges, special_tokens=(), pattern=None, aliases=None, added_tokens=()):
@@ -151,14 +149,12 @@ class BPE(Tokenizer):
         super().__init__(vocab, special_ids, aliases, {token: ids[token.encode()] for token in added_tokens})
         self.merges, self.pattern = [(a, b) for a, b in merges], pattern
         try:
-            self._pattern = PATTERNS.get(pattern) or (None if pattern is None else re.compile(pattern))
+            self._pattern = GPT2_PATTERN if pattern is None else PATTERNS[pattern]
             self._byte_ids = {byte[0]: ids[byte] for byte in BYTES if byte in ids}  # some files lack a few
             self._joined = [ids[a + b] for a, b in self.merges]  # rank of a merge -> id of its result
             self._ranks = {(ids[a], ids[b]): rank for rank, (a, b) in enumerate(self.merges)}
-        except re.error as error:
-            raise UserError(f"pattern {pattern!r} is no regular expression of Python's re: {error}") from None
         except KeyError as error:
-            raise UserError(f"the vocabulary has no id for {error}, part of a merge") from None
+            raise UserError(f"no pattern of this name, or no id for a part of a merge: {error}") from None
 
     @classmethod
     def train(cls, texts, vocab_size: int, special_tokens=(), pattern=None, learn=train_fast) -> "BPE":
@@ -221,8 +217,7 @@ class BPE(Tokenizer):
     def encode_iterable(self, iterable: Iterable[str], allow_special: bool = True) -> Iterator[int]:
         """Yield the ids that `encode` gives for the joined strings (lines of a file, say), cut anywhere.
 
-        Memory: the cache, `CHUNK` characters, the longest two words (a megabyte without a space is one). A
-        `pattern` may not look behind its match, nor ahead past the next two words.
+        Memory: the cache, `CHUNK` characters, the longest two words (a megabyte without a space is one).
         """
         waiting, enough = "", CHUNK
         for chunk in iterable:

@@ -4,6 +4,7 @@ import math
 import sys
 import time
 from pathlib import Path
+from zlib import crc32
 
 import torch
 from torch import Tensor, nn
@@ -143,12 +144,20 @@ class Run:
             self.model, self.objective = share(model, objective, optimizer, settings)
         self.best, self.before, seconds = EarlyStopping(patience), None, 0.0
         self.step, self.metrics = 0, {}  # how many steps are done, and the metrics of the last one
+        looked_at = objective.batch(0, "validation")["input_ids"] if folder and not objective.update else None
+        self.validation = None if looked_at is None else crc32(looked_at.contiguous().numpy())
         if folder and settings.resume:
             state = go_on_from(folder, self.model, optimizer)
             if tokenizer is not None and load_tokenizer(folder / TOKENIZER).vocab != tokenizer.vocab:
-                raise UserError(f"{folder}: its start has other tokens now; --overwrite begins anew")
+                raise UserError(f"{folder}: its start has other tokens now: give the start it began with")
             self.step, self.before, seconds = state["step"], state["before"], state["seconds"]
             self.best.state, objective.state = state["stopping"], state["objective"]
+            if self.step > settings.steps:
+                raise UserError(f"{folder}: has made {self.step} steps: give more --steps than that")
+            if state.get("validation", self.validation) != self.validation:
+                print(f"{folder}: other validation texts now, compared from here on", file=sys.stderr)
+                self.before, self.best = None, EarlyStopping(patience)
+                trim_log(folder, lambda line: line["split"] == "train")
         elif folder:  # first of all: a run that is killed has all but its weights
             save_description(folder, model, tokenizer)
             trim_log(folder, lambda record: False)  # of a run that was killed before its first checkpoint
@@ -192,7 +201,7 @@ class Run:
         """Write what `go_on_from` reads, and the model to load; UserError for numbers that are not finite."""
         self.progress.stop_if_not_finite()
         state = dict(step=self.step, seconds=self.progress.seconds(), before=self.before)
-        state |= dict(stopping=self.best.state, objective=self.objective.state)
+        state |= dict(stopping=self.best.state, objective=self.objective.state, validation=self.validation)
         moments = {name: self.optimizer.state[p] for name, p in moving(self.model).items()}
         state = whole(state | dict(model=self.model.state_dict()))
         state["optimizer"] = whole(moments, process_rank() == 0)  # twice as large: one has room for them all

@@ -70,8 +70,12 @@ def test_tables_have_labels_and_documents_none():
     records = write("b.jsonl", '{"text": "Ana sat."}\n\n{"text": "Rui ran."}\n')
     assert read_examples(plain) == read_examples(records) == [("Ana sat.", None), ("Rui ran.", None)]
     assert len(read_examples(".")) == 6, "a folder is its .txt and .jsonl files"
-    for name, header in (("c.tsv", "Text"), ("c.csv", '"text"')):
-        alone = write(name, f"{header}\nAna sat.\nRui ran.\n")
+    for name, header, row in (
+        ("c.tsv", "Text", "{}"),
+        ("c.csv", '"text"', "{}"),
+        ("d.csv", "id,text", "7,{}"),
+    ):
+        alone = write(name, "\n".join([header, row.format("Ana sat."), row.format("Rui ran.")]))
         assert read_examples(alone) == read_examples(plain), "a table may have texts alone"
 
 
@@ -117,6 +121,14 @@ def test_the_parts_of_a_command():
     for given in ((plain, None, True), (plain, other, None), (labelled, plain, None)):
         with pytest.raises(UserError, match="b.txt has no labels to probe; give a .tsv"):
             read_parts(*given, seed=0)
+
+
+def test_texts_that_are_learnt_and_tested_are_counted(capsys):
+    rows = [f"text {i}\t{i % 2}\n" for i in range(8)]
+    read_parts(write("a.tsv", "".join(rows)), write("b.tsv", rows[3] + "text  4\t0\nnew\t1\n"), None, 0)
+    assert "b.tsv: 2 of 3 texts stand in a.tsv too" in capsys.readouterr().out
+    read_parts("a.tsv", write("c.tsv", "new\t1\n"), None, 0)
+    assert "stand" not in capsys.readouterr().out
 
 
 def test_the_columns_have_an_entry_a_text():

@@ -93,6 +93,11 @@ def test_rows_that_are_skipped_are_counted_for_each_file(tmp_path, capsys):
 def test_scores_are_numbers(tmp_path):
     path, fields = written(tmp_path, "a.tsv", "a\tb\t2.5\n"), ("text_a", "text_b", "label")
     assert read_examples([path], fields, numbers=True) == [("a", "b", 2.5)]
+    (tmp_path / "below.tsv").write_text("a\tb\t-1\nc\td\t1\n")
+    assert read_examples([tmp_path / "below.tsv"], fields, numbers=True) == [
+        ("a", "b", -1.0),
+        ("c", "d", 1.0),
+    ]
     assert read_examples([path], fields, truth=False, numbers=True) == [("a", "b", None)]
     for label in ("high", "inf", "-inf"):
         path = written(tmp_path, "b.tsv", f"a\tb\t2\nc\td\t{label}\ne\tf\t3\n")

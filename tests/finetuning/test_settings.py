@@ -54,6 +54,7 @@ WRONG = [
     (dict(patience=-1), "--patience -1"),
     (dict(n_examples=0), "--n-examples 0: must be 1 or more"),
     (dict(lora_rank=0), "--lora-rank 0: must be 1 or more"),
+    (dict(task="contrastive", batch_size=1), "--batch-size 1: must be 2 or more"),
     (dict(context=2), "--context 2: must be 3 or more"),
     (dict(context=7, task="span"), "--context 7: must be 9 or more"),
     (dict(task="tagging", class_weights=True), "--class-weights is nothing to --task tagging"),

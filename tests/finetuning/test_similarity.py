@@ -65,6 +65,14 @@ def test_numbers_are_learnt_in_deviations_and_given_back_as_they_are():
     assert task.written(2.0) == "2" and task.written(0.00031) != task.written(0.00029), "ranks are lost"
 
 
+def test_numbers_far_from_zero_keep_their_order():
+    far = [(a, b, 1.7e9 + number) for a, b, number in SCORED]
+    task = task_of(far)
+    assert task.known["mean"] - 1.7e9 == pytest.approx(task_of().known["mean"])
+    found = task.predict(tuned.model(task), far, 2)
+    assert len({p.guess for p in found}) == 3, "in 32 bits numbers near 1.7e9 are 128 apart"
+
+
 def test_the_world_scores_place_person_and_ending():
     examples = Similarity.world(20, 0, True)
     assert examples == Similarity.world(20, 0, True) and {len(example) for example in examples} == {3}

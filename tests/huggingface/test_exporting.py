@@ -230,8 +230,6 @@ def test_a_bpe_there_and_back(bpe, tmp_path):
     settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
     named = {name: token for name, token in settings.items() if name.endswith("_token")}
     assert named == {"bos_token": "<|end|>", "eos_token": "<|end|>"}
-    with pytest.raises(UserError, match="pattern of its own"):
-        write_tokenizer(BPE.train(["a"], 256, pattern=r"\w+"), tmp_path, FRAME, small("bert-base"))
 
 
 def test_the_file_of_the_rust_library(bpe):

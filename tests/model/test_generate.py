@@ -9,7 +9,7 @@ from unequal import PROMPTS, writer
 
 from minilm.model import generate as module
 from minilm.model.draft import pad
-from minilm.model.generate import check_settings, evaluation_mode, generate, read_prompts, sample
+from minilm.model.generate import check_settings, evaluation_mode, generate, listed, sample
 from minilm.model.sampling import PLAIN, SamplingRule, draw, token_log_probabilities, uniform_numbers
 from minilm.plumbing.errors import UserError
 
@@ -122,20 +122,6 @@ def test_an_encoder_decoder_gives_the_decoders_text():
     assert batch.shape == (2, 5) and batch[:, 0].tolist() == [8, 8]
 
 
-@every_kind
-def test_a_padded_tensor_with_its_mask_is_the_list_of_prompts(kind):
-    model, width = writer(kind), 5
-    ids = torch.tensor([[7] * (width - len(p)) + p for p in PROMPTS])
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in PROMPTS])
-    got = generate(model, ids, 6, attention_mask=mask, seed=2, **start(kind))
-    want = generate(model, PROMPTS, 6, seed=2, **start(kind))
-    if kind == "decoder":
-        assert torch.equal(got[:, :width], ids), "the prompts come back as they were"
-        want = [text[len(p) :] for text, p in zip(want, PROMPTS, strict=True)]
-        got = got[:, width:]
-    assert got.tolist() == want
-
-
 def test_a_text_stops_at_the_end_token_and_the_rest_goes_on():
     model = writer()
     free = generate(model, PROMPTS, 9, seed=2)
@@ -231,18 +217,12 @@ def test_a_broken_model_is_named(settings):
         generate(model, [3, 1], 4, **settings)
 
 
-def test_read_prompts_takes_one_or_many():
-    config = writer().config
+def test_prompts_are_one_or_many():
     tensor = torch.tensor([1, 2])
     for one in ([1, 2], (1, 2), tensor, tensor.numpy(), list(tensor)):
-        assert read_prompts(one, None, config) == [[1, 2]]
+        assert listed(one) == ([[1, 2]], False)
     for many in ([[1, 2], [3]], [torch.tensor([1, 2]), (3,)], ([1, 2], [3])):
-        assert read_prompts(many, None, config) == [[1, 2], [3]]
-    ids, mask = torch.tensor([[1, 2], [3, 4]]), torch.tensor([[1, 1], [0, 1]])
-    assert read_prompts(ids, mask, config) == [[1, 2], [4]]
-    for bad_ids, bad_mask in ((ids.tolist(), mask), (ids, mask[:, :1]), (ids[0], mask[0])):
-        with pytest.raises(UserError, match="attention_mask"):
-            read_prompts(bad_ids, bad_mask, config)
+        assert listed(many) == ([[1, 2], [3]], True)
 
 
 def test_the_first_and_the_last_id_and_the_longest_prompt_are_read():

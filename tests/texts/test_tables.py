@@ -31,6 +31,8 @@ def test_what_is_usable_is_made_and_the_rest_counted_or_raised(message, capsys):
         ("quotes.tsv", 'He said "no\tbad\n\n  5" wide \t x\r\n', [('He said "no', "bad"), ('5" wide', "x")]),
         ("long.tsv", "sun " * 50_000 + "\tgood", [("sun " * 49_999 + "sun", "good")]),
         ("header.tsv", "id\tLabel\tText\n7\tbad\train\n8\tgood\tsun\n", [("rain", "bad"), ("sun", "good")]),
+        ("csv.tsv", 'text\tlabel\n"a ""b"" c"\tgood\n"d"\t"""e"""\n', [('a "b" c', "good"), ('"d"', '"e"')]),
+        ("both.tsv", "Text\tlabel\nsun\tgood\ntext\tLabel\nrain\tbad\n", [("sun", "good"), ("rain", "bad")]),
         ("twice.csv", "text,label,text\nfirst,x,second\n", [("first", "x")]),
         ("no_header.csv", "one,two\nthree,four\n", [("one", "two"), ("three", "four")]),
         ("packed.tsv.gz", gzip.compress(b"sun\tgood\n", mtime=0), [("sun", "good")]),
@@ -39,6 +41,12 @@ def test_what_is_usable_is_made_and_the_rest_counted_or_raised(message, capsys):
 )  # fmt: skip
 def test_tables_are_read(write, name, text, rows):
     assert read_table(write(name, text), FIELDS) == rows
+
+
+def test_semicolons_are_told_where_one_column_is_wanted_too(write, message):
+    told = message(read_table, write("a.csv", "text;label\nsun;good\n"), ("text",))
+    assert told.endswith("line 1: found 'text;label'; separated by semicolons? Use commas")
+    assert read_table(write("b.csv", "texts; or not\nsun\n"), ("text",)) == [("texts; or not",), ("sun",)]
 
 
 def test_a_header_that_names_only_some_fields_is_not_taken_for_an_example(write, message):

@@ -3,6 +3,7 @@
 import math
 import signal
 import threading
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -170,6 +171,34 @@ def test_a_run_goes_on_with_its_own_tokens_alone(tmp_path):
     other, settings = BPE.train(["other words"], small.tokenizer().vocab_size), small.settings(resume=True)
     with pytest.raises(UserError, match="its start has other tokens now"):
         train(small.model("causal"), small.objective("causal"), settings, tmp_path, other)
+
+
+def test_losses_on_other_texts_are_not_compared(tmp_path, capsys):
+    """A run that goes on with other --data: what was lowest, and what was before, was so of other texts."""
+    how = dict(eval_every=1, lr=1e-9, log_every=1)
+    train(
+        small.model("causal"), small.objective("causal"), small.settings(**how, steps=3), tmp_path, patience=9
+    )
+    for texts, is_told in ((None, False), (small.documents(4, seed=77), True)):
+        objective, model = small.objective("causal"), small.model("causal", seed=5)
+        if texts:
+            corpus = replace(small.corpus(), validation=texts)
+            objective = type(objective)(corpus, small.tokenizer(), small.CONTEXT, small.BATCH_SIZE)
+        settings = small.settings(**how, steps=5 + is_told, resume=True)
+        outcome = train(model, objective, settings, tmp_path, patience=9)
+        looks = [line for line in read_log(tmp_path) if line["split"] == "validation"]
+        assert ("other validation texts" in capsys.readouterr().err) == is_told
+        assert looks[0]["step"] == (5 if is_told else 0), "the losses of other texts stand in the log"
+        assert outcome["before"]["loss"] == pytest.approx(outcome["after"]["loss"], rel=1e-3), "two texts"
+    kept = load_trainer(tmp_path)["stopping"]["loss"]
+    assert kept == pytest.approx(outcome["after"]["loss"]), "the lowest loss is that of other texts"
+
+
+def test_a_run_has_no_fewer_steps_than_it_has_made(tmp_path):
+    train(small.model("causal"), small.objective("causal"), small.settings(), tmp_path)
+    with pytest.raises(UserError, match="has made 6 steps: give more --steps"):
+        settings = small.settings(steps=5, resume=True)
+        train(small.model("causal"), small.objective("causal"), settings, tmp_path)
 
 
 @pytest.mark.parametrize("has_folder", [True, False])
