@@ -33,6 +33,8 @@ BASELINES = {  # figures of results.json that a metric is compared with
 
 def run_panels(folders: list[Path]) -> dict[str, partial]:
     """Return what can be drawn of runs: curves of all of them, tables of the first."""
+    if absent := [str(one) for one in folders if not one.is_dir()]:
+        raise UserError(f"{' '.join(absent)}: no such folder")
     runs = [(one.name, read_log(one), read_json(one / RESULTS, optional=True)) for one in folders]
     metrics = dict.fromkeys(name for _, log, _ in runs for line in log for name in line)
     unseen, first = ("step", "split", "tokens_per_second"), runs[0][2]
