@@ -168,3 +168,14 @@ def test_a_model_of_published_width_has_its_published_rate_alone_from_zero(setti
         monkeypatch.setattr(forgetting, "LARGE", large)
         ((rows, _),) = run.closing(objective, model, {}, {})[0]
         assert len(rows) == 2 + n_rate, "a large rate in few steps is for small models"
+
+
+def test_both_runs_from_zero_begin_with_the_same_weights(settings, monkeypatch):
+    run, model, objective = started(settings)
+    begun = []
+    keep = lambda zero, *_, **__: begun.append({n: w.clone() for n, w in zero.state_dict().items()})
+    monkeypatch.setattr(Pretraining, "closing", lambda *_: ([], {}, []))
+    monkeypatch.setattr(forgetting, "train", keep)
+    run.closing(objective, model, {}, {})
+    assert len(begun) == 2
+    small.assert_equal(begun[1], begun[0], "what both, which differ by their rate alone, begin with")

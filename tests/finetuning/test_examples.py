@@ -145,6 +145,9 @@ def test_few_examples_are_drawn_by_the_seed_and_classes_take_turns():
         assert len(set(one)) == 6 and one != other and one == drawn(6, 0, numbered, labels_of)
     tagged = [([f"w{i}"], ["O"]) for i in range(30)] + [(["Ana"], ["B-who"]), (["oboe"], ["B-what"])]
     assert {tag for _, (tag,) in drawn(3, 0, tagged, itemgetter(1))} == {"O", "B-who", "B-what"}
+    rare = [([f"w{i}"], ["O"]) for i in range(39)] + [(["w", "Ana"], ["O", "B-who"])]
+    for seed in range(9):  # "too few to learn" where its commonest label says when its turn is
+        assert rare[-1] in drawn(2, seed, rare, itemgetter(1)), "the rarest label of an example says its turn"
     with pytest.raises(UserError, match="^--n-examples 2: too few to learn each of the 3 labels$"):
         drawn(2)
 

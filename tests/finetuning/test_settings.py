@@ -122,6 +122,8 @@ def test_what_is_just_in_range_is_taken():
     FinetuningSettings(layer_decay=1.0, unfreeze_every=0, patience=0, n_examples=1, lora_rank=1, seeds=(0, 1))
     FinetuningSettings(task="contrastive", accumulate=1), FinetuningSettings(task="span", context=9)
     FinetuningSettings(layer_decay=0.01), FinetuningSettings(task="similarity", pairs="apart")
+    own = dict(model="m", out="o", overwrite=True, batch_size=3, device="cpu", skip_bad=True, task="pair")
+    FinetuningSettings(predict="new.tsv", **own)
     check_fit(tuned.settings(lora_rank=12, tune="lora", context=40), tuned.config())
     check_fit(tuned.settings(tune="last:2"), tuned.config())
     settings = with_recipe(FinetuningSettings(data=("a.tsv",), batch_size=None), 3201)

@@ -175,6 +175,12 @@ def test_rms_norm_divides_by_the_root_of_the_mean_square():
     exact = norm(low.float())
     half = norm.bfloat16()(low)
     assert half.dtype == torch.bfloat16 and (half - exact).abs().max() < 0.02 * exact.abs().max()
+    weight = norm.weight.clone()
+    norm.weight.data.fill_(1)
+    exact = low.double() / (low.double().square().mean(-1, keepdim=True) + 0.25).sqrt()
+    told = "it is rounded to 8 bits once, at the end: a mean of squares in bfloat16 has two to three digits"
+    assert ((norm(low) - exact) / exact).abs().max() <= 2**-7.99, told
+    assert torch.equal(half, weight * norm(low)), "rounded before the weight, as in LLaMA"
 
 
 def test_norm_stands_where_the_papers_put_it():
@@ -302,6 +308,14 @@ def test_chosen_positions_of_a_block_are_what_they_are_among_all(norm, cross, al
         part, whole = block.forward_at(chosen, *given), block(*given)
         assert part.shape == whole[:, chosen].shape, f"{chosen}: one row of bias may serve all queries"
         assert torch.allclose(part, whole[:, chosen]), f"{chosen} must look at all, with their own bias"
+
+
+@pytest.mark.parametrize("cross", [False, True], ids=["encoder", "decoder"])
+def test_chosen_positions_have_the_dropout_of_all(cross):
+    block, x = randomise(blocks.Block(config(norm="pre"), cross)), torch.randn(B, T, D)
+    block.dropout.p = 1.0
+    part = block.forward_at(slice(-2, None), x, None, cross, torch.randn(B, S, D) if cross else None, None)
+    assert_right(part, x[:, -2:], what="chosen positions, all that is added to them dropped")
 
 
 @pytest.mark.parametrize("activation", ["relu", "gelu", "gelu_tanh", "silu"])

@@ -21,6 +21,12 @@ def test_looks_at_the_validation_part_cost_less_than_a_tenth_of_the_run(given):
     assert with_recipe(PretrainingSettings(**given, eval_rows=77)).eval_rows == 77
 
 
+@pytest.mark.parametrize(("steps", "rows"), [(2000, 1024), (100, 100), (3, 16)])
+def test_looks_at_the_validation_part_take_all_of_their_tenth(steps, rows):
+    settings = with_recipe(PretrainingSettings(steps=steps, batch_size=32))
+    assert settings.eval_rows == rows, "1 row of 32 that are learnt from: of fewer the figure is less sure"
+
+
 def test_flags_win_over_the_recipe():
     changes = dict(lr=0.0, steps=3, warmup=0, data=("a.txt",), schedule="constant", weight_decay=0.0)
     settings = with_recipe(PretrainingSettings(model="bert-tiny", **changes))

@@ -119,6 +119,16 @@ def test_buckets_hold_pairs_of_similar_length(objective, corpus):
         assert max(shorter) <= min(longer), "two buckets overlap: sort by length before cutting"
 
 
+def test_the_length_of_a_pair_is_that_of_its_longer_side(byte_bpe):
+    long, short = "a " * 20, "a"
+    pairs = [(long, short), (short, long), (long, long), (short, short)] * 4
+    objective = Translation(Pairs("uneven", pairs, pairs), byte_bpe, 60, 4)
+    batches = [objective.batch(step, "train") for step in range(4)]
+    widest = sorted(max(batch["input_ids"].shape[1], batch["labels"].shape[1]) for batch in batches)
+    told = "the four pairs of two short sides are one batch; of the shorter sides they are mixed with others"
+    assert widest[0] < 9 < widest[1], f"widths {widest}: {told}"
+
+
 def test_little_of_a_training_batch_is_padding(make):
     pairs = tagged_pairs(640, most=24)
     objective = make(context=200, batch_size=16, corpus=Pairs("many", pairs, pairs[:3]))

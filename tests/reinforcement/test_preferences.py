@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -104,6 +105,15 @@ def test_no_pair_of_a_prompt_to_measure_on_is_learnt_from(write, pairs):
         prompts = write("p.jsonl", [dict(prompt=one) for one in own[start : start + 6]])
         found = load_preferences(write("a.jsonl", records(pairs(300))), prompts, 9, seed=0)
         assert not {prompt for prompt, _, _ in found.pairs} & {*found.test_prompts}
+
+
+def test_prompts_that_hold_out_all_pairs_are_named(write):
+    prompts = write("p.txt", "\n".join(f"Prompt {i}" for i in range(40)))
+    held_out = load_preferences(None, prompts, 9, seed=0, needs_pairs=False).test_prompts
+    path = write("a.jsonl", records((prompt, "good", "bad") for prompt in held_out))
+    with pytest.raises(UserError, match="p.txt: the prompts of all pairs of .*a.jsonl are held out; give"):
+        load_preferences(path, prompts, 9, seed=0)
+    assert not load_preferences(path, prompts, 9, seed=0, needs_pairs=False).pairs, "PPO needs none"
 
 
 def test_the_world_s_pairs_and_prompts_are_apart_and_judged(monkeypatch):
@@ -284,6 +294,21 @@ def test_without_a_judge_the_reward_tells_the_better_answers(talkative):
         assert rule(prompt, chosen) > rule(prompt, rejected), f"{chosen!r} is no better than {rejected!r}"
     same = replace(talkative, judge=None, reward=Rule(lambda prompt, answer: 0.1))
     assert drawn(same) == [], "of answers that are worth the same none is preferred"
+
+
+def test_an_answer_that_is_worth_the_mean_is_not_preferred(env, monkeypatch):
+    told = [("Ana likes", f" {word}") for word in ("bad", "fair", "good")]
+    monkeypatch.setattr(module.Environment, "texts", lambda *_: told)
+    monkeypatch.setattr(module, "draw_answers", lambda *_: SimpleNamespace(ended=torch.ones(3) > 0))
+    env.judge, env.reward = None, SimpleNamespace(scores=lambda *_: torch.tensor([0.0, 1.0, 2.0]))
+    assert drawn(env, ["Ana likes"], 3) == [("Ana likes", "good", "bad")], "1 of 0, 1, 2 is their mean"
+
+
+def test_each_lot_of_prompts_draws_answers_of_its_own(talkative, monkeypatch):
+    seeds, plain = [], module.draw_answers
+    monkeypatch.setattr(module, "draw_answers", lambda *given: seeds.append(given[-1]) or plain(*given))
+    drawn(talkative, ["Ana"] * 7, 2)
+    assert seeds == [1, 4, 7], "by the seed, 1, and the number of a lot's first prompt: else all draw alike"
 
 
 def test_the_answers_are_drawn_at_their_own_temperature(talkative):

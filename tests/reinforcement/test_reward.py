@@ -111,6 +111,13 @@ def test_the_accuracy_is_that_of_the_pairs_with_wilson_s_interval(gpt, env, pref
     assert module.held_out_accuracy(model, objective, turned)[0] == pytest.approx(1 - share)
 
 
+def test_the_accuracy_is_a_share_of_whole_pairs(gpt, env, preferences, monkeypatch):
+    objective, pairs = BradleyTerry(preferences, env, 4), preferences.pairs[:10]
+    monkeypatch.setattr(module, "evaluate", lambda *_: dict(accuracy=0.6999999))
+    share = module.held_out_accuracy(gpt, objective, pairs)[0]
+    assert share == 0.7, "7 of 10 pairs, which float32 sums up to a little less: the nearest, not the lower"
+
+
 def test_a_rule_scores_prompt_and_answer(rollout):
     texts = [("p", " a"), ("prompt", " answer"), ("", ""), ("x", " yy"), ("x", " z")]
     found = module.Rule(lambda prompt, answer: len(prompt) + 10 * len(answer)).scores(rollout, texts)

@@ -118,6 +118,32 @@ def test_join_tells_what_changes_around_it():
         assert +expected == Counter(pairwise(tokens)) and min(expected.values(), default=0) >= 0, told
 
 
+class Moving(list):
+    """A list that counts how many tokens it had to move at most."""
+
+    n_moved = 0
+
+    def __setitem__(self, where, value):
+        self.n_moved += len(self) if isinstance(where, slice) else 0
+        super().__setitem__(where, value)
+
+    def __delitem__(self, where):
+        self.n_moved += len(self)
+        super().__delitem__(where)
+
+    def pop(self, where=-1):
+        self.n_moved += len(self)
+        return super().pop(where)
+
+
+def test_to_join_takes_time_by_the_length_of_the_word():
+    tokens = Moving([b"a", b"b"] * 500)
+    join(tokens, b"a", b"b")
+    assert tokens == [b"ab"] * 500, "joined in place"
+    told = f"{tokens.n_moved} tokens were moved in a word of 1,000: for each pair all behind it? that is n^2"
+    assert tokens.n_moved <= 2000, told
+
+
 def wrong_merges(words, n_merges, rank=lambda count, pair: (count, pair), least=1, joins=True, weigh=True):
     """Learn merges, with places to go wrong."""
     sequences, merges = {word: [bytes([byte]) for byte in word] for word in words}, []
@@ -222,6 +248,21 @@ def test_a_vocabulary_extended_by_new_text_keeps_its_ids():
     more = bpe.extend(["zinc"], 2)
     assert (more.ends, more.longest) == ((0, 1), 7), "the ends of its texts and its longest text stay too"
     assert bpe.extend(["low"], 5).vocab == bpe.vocab, "no pair is left in a text of known words"
+
+
+def test_new_tokens_stand_behind_the_last_id_where_ids_are_missing():
+    gap = BPE({i + 3 * (i > 199): bytes([i]) for i in range(256)}, [])
+    more = gap.extend(["xyz xyz"], 2)
+    kept = gap.vocab.items() <= more.vocab.items()
+    assert kept, "a new token has taken a known id: the last one is not the number of tokens"
+    assert more.vocab.keys() - gap.vocab.keys() == {259, 260}, "the new ids follow the last one"
+
+
+def test_a_token_that_is_there_gets_no_second_id():
+    known = BPE(dict(enumerate([*tokenizer.BYTES, b"ab"])), [])
+    more = known.extend(["ab ab ab"], 1)
+    assert more.vocab == known.vocab, "its row in the model would stay what it was, and a new one begin"
+    assert more.encode("ab") == [256], "the merge is new, its token is not"
 
 
 def test_train_counts_texts_of_every_kind():

@@ -152,6 +152,8 @@ def test_what_a_token_stands_for(wordpiece):
     stands = {wordpiece.tokens[i]: token for i, token in wordpiece.vocab.items()}
     assert stands["go"] == b" go" and stands["##ing"] == b"ing", "a word begins with the space before it"
     assert stands[","] == b"," and stands["[SEP]"] == b"[SEP]"
+    letters = WordPiece(["[UNK]", "MASK", "go"], ["[UNK]", "MASK"], {}).vocab
+    assert letters[1] == b"MASK" and letters[2] == b" go", "a special token never has a space"
     text = "the cafe, unaffable going!"
     assert wordpiece.decode(wordpiece.encode(text)) == text and wordpiece.decode([]) == ""
 

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, fields
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import small
@@ -134,6 +135,24 @@ def test_compile_is_for_the_stacks_and_on_request_only(tmp_path, monkeypatch):
     assert load(tmp_path)[0].n_parameters() == model.n_parameters()
 
 
+def test_a_model_is_compiled_for_the_threads_that_it_keeps(tmp_path, monkeypatch):
+    done = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: done.append("compiled"))
+    monkeypatch.setattr(training, "settle_threads", lambda *_: done.append("threads settled"))
+    train(small.model("causal"), small.objective("causal"), small.settings(steps=1, compile=True), tmp_path)
+    told = "a graph is made for the threads that are there: with others it is made anew, or slow"
+    assert done == ["threads settled", "compiled"], told
+
+
+def test_auto_is_settled_once_for_all_of_a_run(tmp_path, monkeypatch):
+    asked, seen, model = [], set(), small.model("causal")
+    monkeypatch.setattr(training, "settled_precision", lambda *given: asked.append(given) or "bf16")
+    model.decoder.blocks[0].feed_forward.up.register_forward_hook(lambda *given: seen.add(given[-1].dtype))
+    train(model, small.objective("causal"), small.settings(steps=1, precision="auto"), tmp_path)
+    assert asked == [("auto", model)], "the run has to ask what `auto` stands for, once"
+    assert seen == {torch.bfloat16}, "rehearsing, training and evaluation take what was settled, bf16 here"
+
+
 def test_without_patience_a_run_goes_to_its_end_however_the_loss_rises(tmp_path, monkeypatch):
     rising = iter(range(1, 99))
     monkeypatch.setattr(checkpoints, "evaluate", lambda *given: dict(loss=float(next(rising))))
@@ -200,9 +219,24 @@ def test_threads_are_tried_out_for_a_run_that_is_kept(tmp_path, monkeypatch):
     assert len(tried) == 1
 
 
+def test_only_a_batch_can_be_rehearsed(tmp_path, monkeypatch):
+    own = SimpleNamespace(state=None, shown=(), update=lambda *_: (dict(loss=1.0), 1.0, 1, 0.1))
+    told = "a step with an update of its own, as PPO's, has no batch: its threads are not tried"
+    monkeypatch.setattr(training, "settle_threads", lambda *_: pytest.fail(told))
+    train(small.model("causal"), own, small.settings(steps=1), tmp_path)
+
+
 @pytest.mark.parametrize("n_process", [1, 2])
 @pytest.mark.parametrize("wish", [False, True])
 def test_the_wish_of_one_process_is_that_of_all(wish, n_process, monkeypatch):
     monkeypatch.setattr(script, "process_count", lambda: n_process)
     monkeypatch.setattr(script.dist, "all_reduce", lambda votes: votes.add_(1.0))  # the others wish it
     assert training.any_process_wishes(wish) is (wish or n_process == 2)
+
+
+def test_the_wish_of_another_process_ends_a_run_after_its_last_step_too(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(training, "any_process_wishes", lambda wish: asked.append(wish) or len(asked) == 2)
+    with pytest.raises(KeyboardInterrupt, match="stopped after step 2 of 2"):  # else one goes on without it
+        train(small.model("causal"), small.objective("causal"), small.settings(steps=2), tmp_path)
+    assert asked == [False, False], "after the first step, and at the end of the run"

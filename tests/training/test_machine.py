@@ -11,12 +11,14 @@ import pytest
 import small
 import torch
 
-from minilm.extraction.features import embed
+from minilm.extraction.features import hidden_batches
+from minilm.model.attention import fast_attention
 from minilm.model.generate import generate
 from minilm.model.transformer import build
+from minilm.tokenizer.rows import RaggedRows
 from minilm.training import machine
 from minilm.training.checkpoints import evaluate
-from minilm.training.loop import train
+from minilm.training.loop import rehearse, train
 
 LIBRARIES = ("ieee", "bf16")
 
@@ -117,24 +119,44 @@ def test_a_library_is_left_behind_as_it_was_found(precision, device, inside, mon
         library("none")
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("chosen", LIBRARIES)
-def test_who_multiplies_much_takes_the_faster_library(chosen, monkeypatch, tmp_path):
+def test_who_multiplies_much_takes_the_faster_library(chosen, precision, monkeypatch, tmp_path):
     """Training, evaluating and reading vectors do; writing multiplies a few rows at a time, and does not."""
+    expected = chosen if precision == "fp32" else library()
     monkeypatch.setattr(machine, "fastest_library", lambda: chosen)
     model, objective, seen, before = small.model("causal"), small.objective("causal"), [], library()
     model.tokens.register_forward_hook(lambda *_: seen.append(library()))
     model.tokens.weight.register_hook(lambda gradient: seen.append(library()))
-    for work in (
-        lambda: train(model, objective, small.settings(steps=2), tmp_path, small.tokenizer()),
-        lambda: evaluate(model, objective, small.settings()),
-        lambda: embed(model, small.tokenizer(), ["Ana sells bread."]),
-    ):
+    settings = small.settings(steps=2, precision=precision)
+    for name, work in dict(
+        train=lambda: train(model, objective, settings, tmp_path, small.tokenizer()),
+        rehearse=lambda: rehearse(model, objective, settings),
+        evaluate=lambda: evaluate(model, objective, settings),
+        hidden_batches=lambda: [*hidden_batches(model, RaggedRows([[5, 6, 7]]), precision=precision)],
+    ).items():
         seen.clear()
         work()
-        assert set(seen) == {chosen} and library() == before
+        told = f"{name} of {precision} multiplies by {set(seen)}: float32 by the faster library, bf16 as ever"
+        assert set(seen) == {expected} and library() == before, told
     seen.clear()
     generate(model, [[5, 6]], 3)
     assert set(seen) == {before}
+
+
+@pytest.mark.parametrize("precision", ["ieee", "tf32"])
+def test_the_precision_of_a_gpu_is_the_business_of_the_program_that_has_set_it(precision, monkeypatch):
+    """Once it has, PyTorch's older functions (`get_float32_matmul_precision`) refuse to tell any."""
+    monkeypatch.setattr(machine, "fastest_library", machine.fastest_library.__wrapped__)
+    q = torch.randn(1, 2, 3, 4)
+    torch.backends.cuda.matmul.fp32_precision = precision
+    try:
+        fast_attention(q, q, q)
+        with machine.quick_products("fp32", q.device):
+            fast_attention(q, q, q)
+        assert torch.backends.cuda.matmul.fp32_precision == precision, "what is set is that of the CPU alone"
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = "none"
 
 
 @pytest.mark.parametrize("kind", ["causal", "masked"])

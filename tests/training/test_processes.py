@@ -17,6 +17,7 @@ from forked import end_of_fork, start_fork
 from minilm.plumbing import script
 from minilm.plumbing.errors import UserError
 from minilm.plumbing.folders import read_log
+from minilm.pretraining.masked import Masked
 from minilm.pretraining.run import PretrainingSettings
 from minilm.training import checkpoints, loop, processes
 from minilm.training.checkpoints import load_trainer, part, whole
@@ -28,6 +29,23 @@ KINDS, SHARES = ("causal", "masked"), ("all", "part")
 HOW = dict(steps=4, accumulate=2, log_every=1, eval_every=2)
 
 
+class WithFirst(Masked):
+    """BERT's objective that also reads the first position alone, as a classifier does."""
+
+    def loss(self, model, batch):
+        loss, metrics = super().loss(model, batch)
+        first = model.encode(batch["input_ids"], batch["attention_mask"], n_first=1)[-1]  # (B, 1, D)
+        loss = loss + first[..., 0].sum() / small.BATCH_SIZE
+        return loss, metrics | dict(loss=loss)
+
+
+def objective_of(kind: str):
+    """Return the objective of a kind on the small text."""
+    if kind == "causal":
+        return small.objective(kind)
+    return WithFirst(small.corpus(), small.tokenizer(), small.CONTEXT, small.BATCH_SIZE)
+
+
 def be_one_of_several(root: Path) -> None:
     """Be a process that trains in ROOT/KIND-SHARE, and leaves its weights in KIND-SHARE-RANK.pt."""
     torch.set_num_threads(1)
@@ -35,7 +53,7 @@ def be_one_of_several(root: Path) -> None:
         for kind in KINDS:
             for share in SHARES:
                 model, how = small.model(kind).double(), small.settings(**HOW, shard=share == "part")
-                train(model, small.objective(kind), how, root / f"{kind}-{share}", patience=9)
+                train(model, objective_of(kind), how, root / f"{kind}-{share}", patience=9)
                 assert {type(p) for p in model.parameters()} == {torch.nn.Parameter}, (
                     "what comes back is whole"
                 )
@@ -93,7 +111,7 @@ def trained(folder: Path, kind: str = "causal", objective=None, seed: int = 0, *
     """Train with one process in a folder, and return the weights."""
     folder.mkdir(exist_ok=True)
     model = small.model(kind, seed=seed).double()
-    train(model, objective or small.objective(kind), small.settings(**HOW | changes), folder, patience=9)
+    train(model, objective or objective_of(kind), small.settings(**HOW | changes), folder, patience=9)
     return model.state_dict()
 
 

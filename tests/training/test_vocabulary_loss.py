@@ -75,6 +75,16 @@ def test_without_a_label_it_is_0_with_finite_gradients(monkeypatch):
     assert total.item() == 0 and not right.any() and hidden.grad.eq(0).all()
 
 
+@pytest.mark.parametrize("is_small", [True, False])
+def test_a_label_that_is_ignored_is_never_the_likeliest(is_small, monkeypatch):
+    monkeypatch.setattr(module, "SMALL", 4 * V if is_small else 0)
+    model = build(replace(MODELS["untied"], vocab_size=V))
+    labels = torch.tensor([[IGNORED, 0, 5, IGNORED]])
+    _, right = module.vocabulary_loss(model, torch.zeros(1, 4, model.config.d_model), labels)
+    told = "all logits are 0, so token 0 is the likeliest: is IGNORED, which has no row, compared as token 0?"
+    assert right.tolist() == [[False, True, False, False]], told
+
+
 def test_weights_that_rest_get_no_gradient(monkeypatch):
     plain, pieces = (measured("untied", some, "fp32", monkeypatch, ("vocabulary",)) for some in (False, True))
     assert "vocabulary.output.weight" not in pieces[2] and pieces[2].keys() == plain[2].keys()
