@@ -14,8 +14,8 @@ class ModelConfig:
     """The shape of a model. Raises UserError, which names the flag, when the fields contradict each other."""
 
     vocab_size: int = 30522  # V: tokens of the vocabulary
-    n_encoder_layer: int = 0  # blocks of the encoder, every token sees every token (0: no encoder)
-    n_decoder_layer: int = 0  # blocks of the decoder, a token sees itself and those before it (0: no decoder)
+    n_encoder_layer: int = 0  # blocks of the encoder: every token sees every token (0: no encoder)
+    n_decoder_layer: int = 0  # blocks of the decoder: a token sees itself and those before it (0: no decoder)
     d_model: int = 768  # D: numbers per position, the "hidden size"
     n_head: int = 12  # H: attention heads
     n_kv_head: int | None = None  # heads of keys and values, each for a group of queries' heads; none: n_head

@@ -33,7 +33,7 @@ def evaluate(model: torch.nn.Module, objective: Objective, settings) -> dict[str
     batch = objective.batch(0, "validation")
     n, totals = process_count(), {}
     rows_that_fit = max(1, settings.batch_size // (settings.accumulate * n))
-    step = 1 if settings.shard else n
+    step = 1 if settings.shard else n  # who has a part of the weights alone runs the model as all others do
     parts = by_length(batch, -(-len(batch["input_ids"]) // rows_that_fit))
     how = settings.precision, device
     with evaluation_mode(model), autocast(*how), quick_products(*how):
