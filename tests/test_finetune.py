@@ -1,5 +1,6 @@
 """Grades finetune.py: regime 4 from the command line, and one line for each mistake of the user."""
 
+import json
 import re
 import signal
 from pathlib import Path
@@ -80,9 +81,10 @@ def test_a_resume_that_does_not_fit_leaves_the_run_as_it_was(script):
     write("three.tsv", "".join(f"Ana {i}.\tx\nRui {i}.\ty\nBo {i}.\tz\n" for i in range(8)))
     assert script("--seeds 0 --no-compare --out mine")[0] == 0
     before = {path.name: path.read_bytes() for path in Path("mine").iterdir()}
-    for flags in ("--data three.tsv", "--tune lora"):
+    shape, fewer = "trainer.pt does not fit the model", "has made 3 steps: give --steps as many, or more"
+    for flags, told in (("--data three.tsv", shape), ("--tune lora", shape), ("--steps 2", fewer)):
         code, _, err = script(f"--resume --out mine {flags}")
-        assert code == 2 and "trainer.pt does not fit the model" in err
+        assert code == 2 and told in err
         assert {path.name: path.read_bytes() for path in Path("mine").iterdir()} == before
 
 
@@ -99,6 +101,11 @@ def test_a_head_goes_on_with_the_truths_that_it_was_trained_for(script, task, ro
     write("one.tsv", rows)
     write("two.tsv", rows.replace(*change))
     assert script(f"--task {task} --data one.tsv --test one.tsv --seeds 0 --no-compare --out mine")[0] == 0
+    if what == "mean":  # of other threads, or in 32 bits as once
+        saved = json.loads(Path("mine/task.json").read_text())
+        saved["known"]["mean"] *= 1 + 1e-7
+        Path("mine/task.json").write_text(json.dumps(saved))
+        assert script("--resume --out mine")[0] == 0
     before = {path.name: path.read_bytes() for path in Path("mine").iterdir()}
     code, _, err = script("--resume --out mine --data two.tsv --test two.tsv")
     assert code == 2 and f"mine: has other {what}: go on with the examples it began with" in err

@@ -181,7 +181,7 @@ BAD = {
     ("--data train.tsv --shots 1,13",): ["--shots 13", "train.tsv", "10 examples"],
     ("--data train.tsv --shots 8",): ["70 positions", "examples"],
     ("--data few.tsv --shots 8",): ["--shots 8", "few.tsv has 4 examples"],
-    ("--data train.tsv --template {text}{label}{labl}",): ["takes {text}, then {label}, and no other"],
+    ("--data train.tsv --template {text}{text-b}{label}",): ["takes {text}, then {label}, and no other"],
     ("--data train.tsv --template {label}{text}",): ["takes {text}, then {label}, and no other"],
     ("--data train.tsv --shots -1",): ["--shots -1"],
     ("--test test.tsv",): ["--test test.tsv", "--data"],

@@ -172,6 +172,11 @@ def test_an_interrupted_run_goes_on_bit_for_bit(script, interrupted, flags, at, 
     assert script(f"--out whole --steps 6 {flags}")[0] == 0
     interrupted(f"--steps 6 {flags}", at)
     assert load_trainer("part")["step"] == done
+    if done > 1:
+        saved = Path("part/settings.json").read_bytes()
+        code, _, err = script(f"--resume --out part --steps {done - 1}", tiny=False)
+        assert code == 2 and f"part: has made {done} steps: give --steps as many, or more" in err
+        assert Path("part/settings.json").read_bytes() == saved, "a refused command leaves the run as it was"
     code, _, err = script("--resume --out part", tiny=False)
     assert code == 0, err
     small.assert_equal(*(minilm.load(name)[0].state_dict() for name in ("whole", "part")))

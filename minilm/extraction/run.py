@@ -195,8 +195,8 @@ def read_examples(path: str) -> list[Example]:
         labelled = any("label" in record for _, record in read_jsonl(file))
     else:
         first = next(read_lines(file), ("", ""))[1].lower()
-        header = [cell.strip(' "\r') for cell in re.split("[\t,]", first)]
-        labelled = "text" not in header or "label" in header
+        header = {cell.strip(' "\r') for cell in re.split("[\t,]", first)}
+        labelled = not {"text"} <= header <= {"text", "id", "index"}
     if not labelled:
         return [(text, None) for (text,) in read_table(file, ("text",))]
     return read_table(file, ("text", "label"))

@@ -7,6 +7,7 @@
     confusion.tsv     of a task with classes: rows are truths, columns predictions
 """
 
+import math
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -87,10 +88,11 @@ def start(settings: FinetuningSettings, model: WithHead, objective: FineTuning) 
     if n_cut := sum(rows.texts.n_cut for rows in objective.rows.values()):
         print(f"cut {n_cut:,} rows to --context {settings.context} tokens")
     if settings.resume:
-        check_trainer(settings.out, model)  # before anything is written
+        check_trainer(settings.out, model, steps=settings.steps)  # before anything is written
         known = folders.read_json(Path(settings.out) / folders.TASK).get("known", {})
-        for name in ("labels", "tags", "mean", "deviation") if objective.task.has_head else ():
-            if known.get(name) != objective.task.known.get(name):  # the head was trained for these
+        for name in known.keys() & {"labels", "tags", "mean"} if objective.task.has_head else ():
+            then, now = known[name], objective.task.known.get(name)  # the head was trained for the former
+            if then != now and not (name == "mean" and math.isclose(then, now, rel_tol=1e-5)):
                 raise UserError(f"{settings.out}: has other {name}: go on with the examples it began with")
     out, task = begin(settings.task, settings), objective.task
     saved = dict(task=task.name, context=task.context, known=task.known)

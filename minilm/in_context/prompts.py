@@ -33,7 +33,7 @@ class PromptFormat:
     separator: str = "\n"  # between examples
 
     def __post_init__(self):
-        *before, last = re.findall(r"{\w+}", self.template) or [""]
+        *before, last = re.findall(r"{[^{}\s]+}", self.template) or [""]
         if {*before} != {"{text}"} or last != "{label}":
             raise UserError(f"--template {self.template!r}: takes {{text}}, then {{label}}, and no other")
         if len(self.words) < 2:

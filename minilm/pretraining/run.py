@@ -172,7 +172,7 @@ class Pretraining:
             model.head = objective.head.to(device)
         if settings.resume:  # asked before anything is written: flags that do not fit leave the run as it was
             optimizer = make_optimizer(model, settings.weight_decay, which=settings.optimizer)
-            check_trainer(settings.out, model, optimizer)
+            check_trainer(settings.out, model, optimizer, settings.steps)
         folder = begin(self.name, settings, self.overrides, "train.py")
         outcome = train(model, objective, settings, folder, tokenizer, patience=objective.patience)
         before, after, speed = (outcome[name] for name in ("before", "after", "tokens_per_second"))

@@ -62,9 +62,7 @@ def load_preferences(preferences, prompts, n_pairs: int, seed: int, needs_pairs:
         train, held_out = split_prompts([row[-1].strip() for row in found], prompts)
         both[0] = [pair for pair in both[0] if pair[0] not in held_out]
         if needs_pairs and not both[0]:
-            raise UserError(
-                f"{prompts}: the prompts of all pairs of {preferences} are held out; give more of either"
-            )
+            raise UserError(f"{prompts}: the prompts of all pairs of {preferences} are held out: add some")
     return Preferences(preferences or prompts, *both, train, held_out)
 
 

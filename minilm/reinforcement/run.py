@@ -50,6 +50,8 @@ class Reinforcement(Rounds):
     def run(self) -> Path:
         """Do everything that the settings ask for and return the run folder."""
         s, began = self.settings, time.perf_counter()
+        if s.resume:  # before anything is written
+            load_trainer(s.out, s.dpo_steps if s.algorithm == "dpo" else s.steps)
         self.folder = begin("ablation" if s.ablate else "reinforce", s)
         if not s.resume:  # so that a run which is stopped before PPO begins can go on too
             save_trainer(self.folder, dict(step=0, model=self.env.reference.state_dict()))

@@ -74,8 +74,12 @@ def columns(path: str | Path, fields: Sequence[str], spare: Sequence[str], ours:
                 names = header
             elif is_first and (set(fields) & set(header) or all(map(HEADER.fullmatch, header))):
                 raise UserError(f"{where}: found the header {header}, expected {fields}; rename the columns")
-            elif is_first and len(cells) == 1 and any(map(HEADER.fullmatch, header[0].split(";")[1:])):
+            elif (
+                is_first and len(cells) == 1 and any(map(HEADER.fullmatch, re.split(" *; *", header[0])[1:]))
+            ):
                 raise UserError(f"{where}: found {header[0]!r}; separated by semicolons? Use commas")
+            elif type(names) is list and header != names and {*header} == {*names}:
+                raise UserError(f"{where}: a second header, in another order: {header}")
             elif any(header) and header != names:  # of two files put together the second header
                 names = names or (longer if len(cells) == len(longer) else fields)
                 if names == fields and len(cells) == len(fields):
@@ -101,7 +105,7 @@ def check_order(path: str | Path, fields: Sequence[str], rows: list[Sequence[str
 
 
 def unquoted(cell: str) -> str:
-    """Return a cell of a .tsv without the quotes that csv puts around it, which doubles those inside."""
+    """Return a cell of a .tsv without the quotes that csv puts around it where it doubles some inside."""
     is_quoted = '""' in cell[1:-1] and re.fullmatch('"(?:[^"]|"")*"', cell)
     return cell[1:-1].replace('""', '"') if is_quoted else cell
 

@@ -39,7 +39,7 @@ def evaluate(model: torch.nn.Module, objective: Objective, settings) -> dict[str
     with evaluation_mode(model), autocast(*how), quick_products(*how):
         for i in shown(range(process_rank() % step, -(-len(parts) // step) * step, step), "evaluation"):
             metrics = objective.loss(model, to_device(parts[i % len(parts)], device))[1]
-            # A process without a last part helps the others, as each may have some of the weights alone.
+            # A process without a last part has to know the names of the metrics all the same.
             add_metrics(totals, metrics if i < len(parts) else {m: 0 * v for m, v in metrics.items()})
     return {name: float(value) / (n // step) for name, value in added_up(totals).items()}
 
@@ -144,18 +144,17 @@ class Run:
             self.model, self.objective = share(model, objective, optimizer, settings)
         self.best, self.before, seconds = EarlyStopping(patience), None, 0.0
         self.step, self.metrics = 0, {}  # how many steps are done, and the metrics of the last one
-        looked_at = objective.batch(0, "validation")["input_ids"] if folder and not objective.update else None
-        self.validation = None if looked_at is None else crc32(looked_at.contiguous().numpy())
+        looked_at = objective.batch(0, "validation") if folder and not objective.update else {}
+        self.validation = crc32(b"".join(looked_at[name].numpy().tobytes() for name in sorted(looked_at)))
         if folder and settings.resume:
-            state = go_on_from(folder, self.model, optimizer)
+            state = go_on_from(folder, self.model, optimizer, settings.steps)
             if tokenizer is not None and load_tokenizer(folder / TOKENIZER).vocab != tokenizer.vocab:
                 raise UserError(f"{folder}: its start has other tokens now: give the start it began with")
             self.step, self.before, seconds = state["step"], state["before"], state["seconds"]
             self.best.state, objective.state = state["stopping"], state["objective"]
-            if self.step > settings.steps:
-                raise UserError(f"{folder}: has made {self.step} steps: give more --steps than that")
             if state.get("validation", self.validation) != self.validation:
-                print(f"{folder}: other validation texts now, compared from here on", file=sys.stderr)
+                if process_rank() == 0:
+                    print(f"{folder}: other validation rows now, compared from here on", file=sys.stderr)
                 self.before, self.best = None, EarlyStopping(patience)
                 trim_log(folder, lambda line: line["split"] == "train")
         elif folder:  # first of all: a run that is killed has all but its weights
@@ -234,8 +233,8 @@ def save_trainer(folder: str | Path, state: dict) -> None:
         raise ValueError(f"{path}: a trainer state holds plain data and tensors, not {', '.join(refused)}")
 
 
-def load_trainer(folder: str | Path) -> dict:
-    """Return what `save_trainer` wrote, on the CPU; UserError where it is missing or damaged."""
+def load_trainer(folder: str | Path, steps: float = math.inf) -> dict:
+    """Return what `save_trainer` wrote, on the CPU; UserError if it is missing, damaged or of more steps."""
     path, way_out = Path(folder) / TRAINER, "--overwrite starts the run anew"
     if not path.is_file():
         raise UserError(f"{folder}: no {TRAINER} to go on from; {way_out}")
@@ -246,7 +245,8 @@ def load_trainer(folder: str | Path) -> dict:
         raise UserError(f"{path}: damaged, or more than plain data ({reason}); {way_out}") from None
     if not isinstance(state, dict):
         raise UserError(f"{path}: not the state of a training; {way_out}")
-    checked(path, state, dict(step=int, model=dict))
+    if checked(path, state, dict(step=int, model=dict))["step"] > steps:
+        raise UserError(f"{folder}: has made {state['step']} steps: give --steps as many, or more")
     return checked(path, state, STATE, whole=False)
 
 
@@ -274,10 +274,10 @@ def part(value: Tensor, like: Tensor) -> Tensor:
     return value.to(like.device)
 
 
-def check_trainer(folder: str | Path, model: nn.Module, optimizer=None) -> dict:
+def check_trainer(folder: str | Path, model: nn.Module, optimizer=None, steps: float = math.inf) -> dict:
     """Return what trainer.pt holds; UserError unless of such a model, moved alike (no optimizer: AdamW)."""
     path, trained = Path(folder) / TRAINER, moving(model)
-    state = checked(path, load_trainer(folder), STATE)
+    state = checked(path, load_trainer(folder, steps), STATE)
     check_state(path, state["model"], model.state_dict())
     moments = checked(path, state["optimizer"], dict.fromkeys(trained, dict), whole=False)
     for name in sorted(trained.keys() ^ moments.keys()):
@@ -295,9 +295,9 @@ def check_trainer(folder: str | Path, model: nn.Module, optimizer=None) -> dict:
     return state
 
 
-def go_on_from(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict:
+def go_on_from(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, steps=math.inf) -> dict:
     """Put a checkpoint's weights and moments in place, drop what the log has after it; return its state."""
-    state, here = check_trainer(folder, model, optimizer), model.state_dict()
+    state, here = check_trainer(folder, model, optimizer, steps), model.state_dict()
     for weights in filter(None, (state["model"], state["stopping"]["model"])):
         weights.update({name: part(value, here[name]) for name, value in weights.items()})
     model.load_state_dict(state["model"])

@@ -77,6 +77,10 @@ def test_tables_have_labels_and_documents_none():
     ):
         alone = write(name, "\n".join([header, row.format("Ana sat."), row.format("Rui ran.")]))
         assert read_examples(alone) == read_examples(plain), "a table may have texts alone"
+    words = write("e.tsv", "the book, text, and pictures\tgood\nnone\tbad\n")
+    assert read_examples(words)[0] == ("the book, text, and pictures", "good"), "it is no header"
+    with pytest.raises(UserError, match="found the header .'text', 'category'.*rename the columns"):
+        read_examples(write("f.csv", "text,category\nAna sat.,calm\n"))
 
 
 def test_an_empty_text_or_label_is_named_by_its_line():

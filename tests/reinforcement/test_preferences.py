@@ -111,7 +111,7 @@ def test_prompts_that_hold_out_all_pairs_are_named(write):
     prompts = write("p.txt", "\n".join(f"Prompt {i}" for i in range(40)))
     held_out = load_preferences(None, prompts, 9, seed=0, needs_pairs=False).test_prompts
     path = write("a.jsonl", records((prompt, "good", "bad") for prompt in held_out))
-    with pytest.raises(UserError, match="p.txt: the prompts of all pairs of .*a.jsonl are held out; give"):
+    with pytest.raises(UserError, match="p.txt: the prompts of all pairs of .*a.jsonl are held out: add"):
         load_preferences(path, prompts, 9, seed=0)
     assert not load_preferences(path, prompts, 9, seed=0, needs_pairs=False).pairs, "PPO needs none"
 

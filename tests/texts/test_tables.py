@@ -49,6 +49,11 @@ def test_semicolons_are_told_where_one_column_is_wanted_too(write, message):
     assert read_table(write("b.csv", "texts; or not\nsun\n"), ("text",)) == [("texts; or not",), ("sun",)]
 
 
+def test_a_second_header_in_another_order_is_told(write, message):
+    told = message(read_table, write("a.tsv", "text\tlabel\nsun\tgood\nlabel\ttext\nbad\train\n"), FIELDS)
+    assert "a.tsv, line 3: a second header, in another order: ['label', 'text']" in told
+
+
 def test_a_header_that_names_only_some_fields_is_not_taken_for_an_example(write, message):
     text = message(read_table, write("a.tsv", "sentence\tlabel\nsun\tgood\n"), FIELDS, skip_bad=True)
     assert "line 1" in text and "'sentence', 'label'" in text and "'text', 'label'" in text

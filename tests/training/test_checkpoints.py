@@ -188,16 +188,29 @@ def test_losses_on_other_texts_are_not_compared(tmp_path, capsys):
         settings = small.settings(**how, steps=5 + is_told, resume=True)
         outcome = train(model, objective, settings, tmp_path, patience=9)
         looks = [line for line in read_log(tmp_path) if line["split"] == "validation"]
-        assert ("other validation texts" in capsys.readouterr().err) == is_told
+        assert ("other validation rows" in capsys.readouterr().err) == is_told
         assert looks[0]["step"] == (5 if is_told else 0), "the losses of other texts stand in the log"
         assert outcome["before"]["loss"] == pytest.approx(outcome["after"]["loss"], rel=1e-3), "two texts"
     kept = load_trainer(tmp_path)["stopping"]["loss"]
     assert kept == pytest.approx(outcome["after"]["loss"]), "the lowest loss is that of other texts"
 
 
+def test_other_labels_of_the_same_texts_are_other_rows(tmp_path, capsys):
+    train(small.model("causal"), small.objective("causal"), small.settings(), tmp_path)
+    objective, batch = small.objective("causal"), small.RaggedCausal.batch
+
+    def other(step, split):
+        rows = batch(objective, step, split)
+        return rows | dict(labels=rows["labels"].roll(1, 0))
+
+    objective.batch = other
+    train(small.model("causal"), objective, small.settings(steps=7, resume=True), tmp_path)
+    assert "other validation rows" in capsys.readouterr().err, "the labels are compared with, not the texts"
+
+
 def test_a_run_has_no_fewer_steps_than_it_has_made(tmp_path):
     train(small.model("causal"), small.objective("causal"), small.settings(), tmp_path)
-    with pytest.raises(UserError, match="has made 6 steps: give more --steps"):
+    with pytest.raises(UserError, match="has made 6 steps: give --steps as many, or more"):
         settings = small.settings(steps=5, resume=True)
         train(small.model("causal"), small.objective("causal"), settings, tmp_path)
 
