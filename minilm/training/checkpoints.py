@@ -246,7 +246,7 @@ def load_trainer(folder: str | Path, steps: float = math.inf) -> dict:
     if not isinstance(state, dict):
         raise UserError(f"{path}: not the state of a training; {way_out}")
     if checked(path, state, dict(step=int, model=dict))["step"] > steps:
-        raise UserError(f"{folder}: has made {state['step']} steps: give --steps as many, or more")
+        raise UserError(f"{path}: has made {state['step']} steps: give --steps as many, or more")
     return checked(path, state, STATE, whole=False)
 
 
@@ -280,7 +280,7 @@ def check_trainer(folder: str | Path, model: nn.Module, optimizer=None, steps: f
     state = checked(path, load_trainer(folder, steps), STATE)
     check_state(path, state["model"], model.state_dict())
     moments = checked(path, state["optimizer"], dict.fromkeys(trained, dict), whole=False)
-    for name in sorted(trained.keys() ^ moments.keys()):
+    for name in sorted(trained.keys() ^ moments.keys(), key=str):
         then, now = ("moved", "does not") if name in moments else ("did not move", "does")
         raise UserError(f"{path}: {name!r} {then} in this run, and {now} now: let the same weights move")
     groups = optimizer.param_groups if optimizer else []
