@@ -93,7 +93,7 @@ def test_a_user_s_files_are_asked(script, kind, score):
     assert "a bag of words on the same examples" in out
     if kind == "decoder":
         assert list(found["accuracy"]) == ["0", "1", "2", "4"]
-        assert "do not fit into the 70 positions" in out
+        assert "do not fit into 70 positions" in out
     settings = json.loads(Path("runs/prompt/settings.json").read_text())
     assert (settings["model"], settings["score"]) == (kind, score)
 

@@ -149,8 +149,8 @@ def read_parts(data: str, test: str | None, probe: bool | None, seed: int) -> di
     parts = dict(train=train) if test is None else dict(train=train, test=read_examples(test))
     if probe is False or (probe is None and test is None and train[0][1] is None):
         return parts
-    known, learnt = {label for _, label in train}, {one_line(text) for text, _ in train}
-    if again := sum(one_line(text) in learnt for text, _ in parts.get("test", ())):
+    known, seen = {label for _, label in train}, {one_line(text) for text, _ in train}
+    if again := sum(one_line(text) in seen for text, _ in parts.get("test", ())):
         print(f"{test}: {again:,} of {len(parts['test']):,} texts stand in {data} too")
     for part, source in zip(parts.values(), (data, test), strict=False):
         if any(label is None for _, label in part):
@@ -196,7 +196,7 @@ def read_examples(path: str) -> list[Example]:
     else:
         first = next(read_lines(file), ("", ""))[1].lower()
         header = {cell.strip(' "\r') for cell in re.split("[\t,]", first)}
-        labelled = not {"text"} <= header <= {"text", "id", "index"}
+        labelled = not {"text"} <= header <= {"text", "id", "index"}  # what else it names may be a label
     if not labelled:
         return [(text, None) for (text,) in read_table(file, ("text",))]
     return read_table(file, ("text", "label"))

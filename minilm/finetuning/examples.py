@@ -14,7 +14,7 @@ from ..extraction.probe import split
 from ..plumbing.errors import UserError, suggest
 from ..plumbing.folders import atomic_write
 from ..texts.corpus import VALIDATION_SHARE
-from ..texts.files import kind
+from ..texts.files import kind, one_line
 from ..texts.tables import read_conll, read_squad, read_table, row
 
 OTHER_FILES = {"tags": "CoNLL columns", "answers": "SQuAD 1.1 or 2.0 (.json)"}  # by the last field
@@ -43,9 +43,9 @@ def read_parts(task, settings) -> list[Parts]:
     files = (settings.data, task.has_truth), ([settings.validation], task.has_truth), ([settings.test], True)
     fields, skip_bad = task.fields, settings.skip_bad
     given = [read_examples(paths, fields, skip_bad, truth, task.is_number) for paths, truth in files]
-    learnt = {str(example[:-1]) for example in given[0]}
+    learnt = {one_line(str(example[:-1])) for example in given[0]}
     for name, part in zip((settings.validation, settings.test), given[1:], strict=True):
-        if again := sum(str(example[:-1]) in learnt for example in part):
+        if again := sum(one_line(str(example[:-1])) in learnt for example in part):
             print(f"{name}: {again:,} of {len(part):,} examples stand in {' and '.join(settings.data)} too")
     # What is wrong with the whole is told before anything is held out.
     check_parts(Parts(given[0], [], []), task, names_of(settings))

@@ -89,10 +89,11 @@ def start(settings: FinetuningSettings, model: WithHead, objective: FineTuning) 
         print(f"cut {n_cut:,} rows to --context {settings.context} tokens")
     if settings.resume:
         check_trainer(settings.out, model, steps=settings.steps)  # before anything is written
-        known = folders.read_json(Path(settings.out) / folders.TASK).get("known", {})
-        for name in known.keys() & {"labels", "tags", "mean"} if objective.task.has_head else ():
+        path = Path(settings.out) / folders.TASK
+        known = checked(path, folders.read_json(path), dict(known=dict))["known"]
+        for name in known.keys() & {"labels", "tags", "mean", "deviation"} if objective.task.has_head else ():
             then, now = known[name], objective.task.known.get(name)  # the head was trained for the former
-            if then != now and not (name == "mean" and math.isclose(then, now, rel_tol=1e-5)):
+            if then != now and not (type(then) is float and math.isclose(then, now, rel_tol=1e-5)):
                 raise UserError(f"{settings.out}: has other {name}: go on with the examples it began with")
     out, task = begin(settings.task, settings), objective.task
     saved = dict(task=task.name, context=task.context, known=task.known)

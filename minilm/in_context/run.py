@@ -16,6 +16,7 @@ from ..plumbing.folders import LOG, read_log
 from ..plumbing.script import begin, choose_device, finish
 from ..plumbing.settings import CommonSettings, typed
 from ..pretraining.run import start_model
+from ..texts.files import one_line
 from ..texts.tables import read_table
 from ..training.objective import autocast
 from .prompts import PromptFormat, Question, draw_questions
@@ -96,8 +97,8 @@ def make_study(settings: PromptSettings) -> Study:
         draws = {task: lambda k, i, task=task: questions(task, k, n, seed, start=i * n) for task in TASKS}
         return Study(draws, NAMES, FORMAT, CHANCE, "chance", *how)
     examples, asked = examples_and_tests(settings)
-    known, given = dict(examples), [label for _, label in examples]
-    if again := sum(text in known for text, _ in asked):
+    known, given = {one_line(text) for text, _ in examples}, [label for _, label in examples]
+    if again := sum(one_line(text) in known for text, _ in asked):
         print(f"{settings.test}: {again:,} of {len(asked):,} texts asked stand in {settings.data} too")
     words = {label: label for label in sorted(set(given))}
     commas = re.compile(f",(?=(?:{'|'.join(map(re.escape, words))})=)")  # a word may hold others
@@ -151,8 +152,7 @@ def report(settings: PromptSettings, study: Study, model, tokenizer, began: floa
         print("", f"Right after {PROBE_SHOTS} examples, while {folder} was trained:", "", *lines, sep="\n")
     lines = study.examples(model, tokenizer, min(max(shots), 4))
     if len(shots) < len(SHOTS) and settings.shots is None:
-        limit = model.config.max_positions
-        lines.insert(0, f"More examples do not fit into the {limit} positions, or there are none.\n")
+        lines.insert(0, f"More do not fit into {model.config.max_positions} positions, or there are none.\n")
     if (after := checksum(model)) != before:
         raise RuntimeError(f"the weights of {folder} moved: {before} before, {after} after")
     lines += ["", f"Weights of {folder} before: {before}, after: {after}. No weight changed."]

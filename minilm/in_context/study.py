@@ -95,10 +95,9 @@ class Study:
         fitting = []
         for k in shots:
             questions = [q for row in self.rows for draw in self.asked(*row, k) for q in draw]
-            if any(len(q.examples) < k for q in questions):
-                break  # --data has no more
+            enough = all(len(q.examples) == k for q in questions)  # else --data has no more
             n = positions_needed(tokenizer, model.config, self.prompt_format, questions, self.score)
-            fitting += [k] if n <= model.config.max_positions else []
+            fitting += [k] if enough and n <= model.config.max_positions else []
         return tuple(fitting)
 
     def table(self, found: Found) -> tuple[list[tuple], tuple[str, ...]]:

@@ -70,14 +70,12 @@ def columns(path: str | Path, fields: Sequence[str], spare: Sequence[str], ours:
             cells = [unquoted(cell) for cell in cells] if dialect else cells
             header = [ours.get(name, name) for name in (cell.strip().lower() for cell in cells)]
             is_first = names is None and any(header)
+            parts = re.split(" *; *", ";".join(header)) if is_first else []
             if is_first and set(fields) <= set(header):
                 names = header
-            elif is_first and (set(fields) & set(header) or all(map(HEADER.fullmatch, header))):
-                raise UserError(f"{where}: found the header {header}, expected {fields}; rename the columns")
-            elif (
-                is_first and len(cells) == 1 and any(map(HEADER.fullmatch, re.split(" *; *", header[0])[1:]))
-            ):
-                raise UserError(f"{where}: found {header[0]!r}; separated by semicolons? Use commas")
+            elif is_first and (set(fields) & set(parts) or all(map(HEADER.fullmatch, parts))):
+                hint = "separate them by commas" if len(parts) > len(header) else "rename the columns"
+                raise UserError(f"{where}: found the header {header}, expected {fields}; {hint}")
             elif type(names) is list and header != names and {*header} == {*names}:
                 raise UserError(f"{where}: a second header, in another order: {header}")
             elif any(header) and header != names:  # of two files put together the second header

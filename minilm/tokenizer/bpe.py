@@ -148,13 +148,15 @@ class BPE(Tokenizer):
             vocab[special_ids[token]] = token.encode()
         super().__init__(vocab, special_ids, aliases, {token: ids[token.encode()] for token in added_tokens})
         self.merges, self.pattern = [(a, b) for a, b in merges], pattern
+        if pattern not in (None, *PATTERNS):
+            raise UserError(f"pattern {pattern!r}: expected none, as GPT-2, or one of {', '.join(PATTERNS)}")
+        self._pattern = PATTERNS.get(pattern, GPT2_PATTERN)
         try:
-            self._pattern = GPT2_PATTERN if pattern is None else PATTERNS[pattern]
             self._byte_ids = {byte[0]: ids[byte] for byte in BYTES if byte in ids}  # some files lack a few
             self._joined = [ids[a + b] for a, b in self.merges]  # rank of a merge -> id of its result
             self._ranks = {(ids[a], ids[b]): rank for rank, (a, b) in enumerate(self.merges)}
         except KeyError as error:
-            raise UserError(f"no pattern of this name, or no id for a part of a merge: {error}") from None
+            raise UserError(f"the vocabulary has no id for {error}, part of a merge") from None
 
     @classmethod
     def train(cls, texts, vocab_size: int, special_tokens=(), pattern=None, learn=train_fast) -> "BPE":

@@ -33,15 +33,15 @@ def evaluate(model: torch.nn.Module, objective: Objective, settings) -> dict[str
     batch = objective.batch(0, "validation")
     n, totals = process_count(), {}
     rows_that_fit = max(1, settings.batch_size // (settings.accumulate * n))
-    step = 1 if settings.shard else n  # who has a part of the weights alone runs the model as all others do
+    jump = 1 if settings.shard else n  # who has a part of the weights alone runs the model as all others do
     parts = by_length(batch, -(-len(batch["input_ids"]) // rows_that_fit))
     how = settings.precision, device
     with evaluation_mode(model), autocast(*how), quick_products(*how):
-        for i in shown(range(process_rank() % step, -(-len(parts) // step) * step, step), "evaluation"):
+        for i in shown(range(process_rank() % jump, -(-len(parts) // jump) * jump, jump), "evaluation"):
             metrics = objective.loss(model, to_device(parts[i % len(parts)], device))[1]
             # A process without a last part has to know the names of the metrics all the same.
             add_metrics(totals, metrics if i < len(parts) else {m: 0 * v for m, v in metrics.items()})
-    return {name: float(value) / (n // step) for name, value in added_up(totals).items()}
+    return {name: float(value) / (n // jump) for name, value in added_up(totals).items()}
 
 
 class EarlyStopping:
@@ -145,7 +145,7 @@ class Run:
         self.best, self.before, seconds = EarlyStopping(patience), None, 0.0
         self.step, self.metrics = 0, {}  # how many steps are done, and the metrics of the last one
         looked_at = objective.batch(0, "validation") if folder and not objective.update else {}
-        self.validation = crc32(b"".join(looked_at[name].numpy().tobytes() for name in sorted(looked_at)))
+        self.validation = crc32(b"".join(rows.numpy().tobytes() for _, rows in sorted(looked_at.items())))
         if folder and settings.resume:
             state = go_on_from(folder, self.model, optimizer, settings.steps)
             if tokenizer is not None and load_tokenizer(folder / TOKENIZER).vocab != tokenizer.vocab:

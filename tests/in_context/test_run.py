@@ -225,7 +225,7 @@ def test_that_more_examples_do_not_fit_is_said_where_none_were_asked_for(
     report(settings, make_study(settings), model, tokenizer, time.perf_counter())
     assert shown == [4], "four examples are enough to read"
     out = capsys.readouterr().out
-    told = "More examples do not fit into the 64 positions, or there are none.\n\none\n"
+    told = "More do not fit into 64 positions, or there are none.\n\none\n"
     assert (told in out) == ("More" in out) == (n_shot is None), "before the examples"
     assert "Right after" not in out, "what was asked on the way was no question of this file"
     assert json.loads(Path("runs/prompt/results.json").read_text())["seconds"] < 60

@@ -45,7 +45,7 @@ def test_tables_are_read(write, name, text, rows):
 
 def test_semicolons_are_told_where_one_column_is_wanted_too(write, message):
     told = message(read_table, write("a.csv", "text;label\nsun;good\n"), ("text",))
-    assert told.endswith("line 1: found 'text;label'; separated by semicolons? Use commas")
+    assert told.endswith("found the header ['text;label'], expected ('text',); separate them by commas")
     assert read_table(write("b.csv", "texts; or not\nsun\n"), ("text",)) == [("texts; or not",), ("sun",)]
 
 
