@@ -112,6 +112,13 @@ def test_a_head_goes_on_with_the_truths_that_it_was_trained_for(script, task, ro
     assert {path.name: path.read_bytes() for path in Path("mine").iterdir()} == before
 
 
+def test_a_resume_with_a_damaged_task_is_one_line(script):
+    assert script("--seeds 0 --no-compare --out mine")[0] == 0
+    write("mine/task.json", '{"known": ["x"]}')
+    code, _, err = script("--resume --out mine")
+    assert code == 2 and "task.json" in err and "Traceback" not in err
+
+
 def test_a_resume_needs_no_flag_that_the_run_knows(script):
     assert script("--task pair --n-examples 8 --no-compare --out two")[0] == 0
     code, _, err = script("--resume --out two --pairs together")

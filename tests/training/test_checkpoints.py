@@ -208,6 +208,16 @@ def test_other_labels_of_the_same_texts_are_other_rows(tmp_path, capsys):
     assert "other validation rows" in capsys.readouterr().err, "the labels are compared with, not the texts"
 
 
+def test_moments_of_names_of_two_kinds_are_one_line(tmp_path):
+    model = small.model("causal")
+    train(model, small.objective("causal"), small.settings(), tmp_path)
+    state = load_trainer(tmp_path)
+    del state["optimizer"]["tokens.weight"]
+    checkpoints.save_trainer(tmp_path, state | dict(optimizer=state["optimizer"] | {(1, 2): {}}))
+    with pytest.raises(UserError, match="trainer.pt: .* in this run"):  # and no TypeError of sorted
+        checkpoints.check_trainer(tmp_path, model)
+
+
 def test_a_run_has_no_fewer_steps_than_it_has_made(tmp_path):
     train(small.model("causal"), small.objective("causal"), small.settings(), tmp_path)
     with pytest.raises(UserError, match="has made 6 steps: give --steps as many, or more"):
