@@ -91,8 +91,8 @@ def start(settings: FinetuningSettings, model: WithHead, objective: FineTuning) 
         check_trainer(settings.out, model, steps=settings.steps)  # before anything is written
         path = Path(settings.out) / folders.TASK
         known = checked(path, folders.read_json(path), dict(known=dict))["known"]
-        for name in known.keys() & {"labels", "tags", "mean", "deviation"} if objective.task.has_head else ():
-            then, now = known[name], objective.task.known.get(name)  # the head was trained for the former
+        for name in ("labels", "tags", "mean", "deviation") if objective.task.has_head else ():
+            then, now = known.get(name), objective.task.known.get(name)  # the head was trained for the former
             if then != now and not (type(then) is float and math.isclose(then, now, rel_tol=1e-5)):
                 raise UserError(f"{settings.out}: has other {name}: go on with the examples it began with")
     out, task = begin(settings.task, settings), objective.task
