@@ -47,7 +47,7 @@ def usable(make: Callable, parts: Iterable[tuple], path, what: str, skip_bad: bo
 def read_table(path: str | Path, fields: Sequence[str], skip_bad=False, spare=(), make=None) -> list[tuple]:
     """Return the rows, each a tuple of strings in the order of `fields`, such as (text, label).
 
-    `.tsv` (a tab separates; see `unquoted`), `.csv` (quotes as in RFC 4180) or `.jsonl`, also as `.gz`.
+    `.tsv`, `.csv` (see `csv_format`) or `.jsonl`, also as `.gz`.
     A first line that names all the fields is a header: columns may stand in any order, and further ones are
     passed over; without one `spare` may come last. What is no table is refused. `make` does what `row` does.
     """
@@ -62,20 +62,19 @@ def read_table(path: str | Path, fields: Sequence[str], skip_bad=False, spare=()
 
 def columns(path: str | Path, fields: Sequence[str], spare: Sequence[str], ours: dict) -> Iterator[tuple]:
     """Yield (where, names, cells) of each row of a `.csv` or `.tsv` after the header, if there is one."""
-    dialect = dict(delimiter="\t", quoting=csv.QUOTE_NONE) if kind(path) == ".tsv" else {}
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True, **dialect)
-    where, names, longer, in_order = f"{path}, line 1", None, (*fields, *spare), []
+    text, longer = read_text(path), (*fields, *spare)
+    how = csv_format(text.lstrip().partition("\n")[0].lower(), kind(path) == ".tsv", [*fields, *ours])
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, **how)
+    where, names, in_order = f"{path}, line 1", None, []
     try:
         for cells in reader:
-            cells = [unquoted(cell) for cell in cells] if dialect else cells
+            cells = [unquoted(cell) for cell in cells] if reader.dialect.quoting == csv.QUOTE_NONE else cells
             header = [ours.get(name, name) for name in (cell.strip().lower() for cell in cells)]
             is_first = names is None and any(header)
-            parts = re.split(" *; *", ";".join(header)) if is_first else []
             if is_first and set(fields) <= set(header):
                 names = header
-            elif is_first and (set(fields) & set(parts) or all(map(HEADER.fullmatch, parts))):
-                hint = "separate them by commas" if len(parts) > len(header) else "rename the columns"
-                raise UserError(f"{where}: found the header {header}, expected {fields}; {hint}")
+            elif is_first and (set(fields) & set(header) or all(map(HEADER.fullmatch, header))):
+                raise UserError(f"{where}: found the header {header}, expected {fields}; rename the columns")
             elif type(names) is list and header != names and {*header} == {*names}:
                 raise UserError(f"{where}: a second header, in another order: {header}")
             elif any(header) and header != names:  # of two files put together the second header
@@ -88,6 +87,19 @@ def columns(path: str | Path, fields: Sequence[str], spare: Sequence[str], ours:
         raise UserError(f"{where}: {error}; is a quote opened here, never closed?") from None
     if fields[-1] == "label" and in_order:
         check_order(path, fields, in_order)
+
+
+def csv_format(first_line: str, is_tsv: bool, fields: Sequence[str]) -> dict:
+    """Return how a table is written: what separates its cells, and whether quotes (RFC 4180) are around them.
+
+    A `.tsv` has quotes around its cells where they are around the names of its header, as R writes it; a
+    `.csv` has semicolons where commas are for decimals, as spreadsheets in Portuguese write it.
+    """
+    if is_tsv:
+        is_quoted = any(f'"{field}"' in first_line.split("\t") for field in fields)
+        return dict(delimiter="\t", quoting=csv.QUOTE_MINIMAL if is_quoted else csv.QUOTE_NONE)
+    by_semicolons = len(fields) > 1 or fields[0] in re.split('[";]+', first_line)
+    return dict(delimiter=";" if by_semicolons and ";" in first_line and "," not in first_line else ",")
 
 
 def check_order(path: str | Path, fields: Sequence[str], rows: list[Sequence[str]]) -> None:
@@ -111,7 +123,7 @@ def unquoted(cell: str) -> str:
 def row(fields: Sequence[str], where: str, names, cells: Sequence, is_number=False) -> tuple[str, ...]:
     """Return the fields of one row; UserError where one is missing or empty. A label may be a number."""
     if len(cells) != len(names):
-        hint = "; separated by semicolons? Use commas" if len(cells) == 1 and ";" in cells[0] else ""
+        hint = "; separated by semicolons? Name the columns" if len(cells) == 1 and ";" in cells[0] else ""
         expected = f"{len(names)} (with {', '.join(fields)}){hint}"
         raise UserError(f"{where}: found {len(cells)} columns, expected {expected}")
     record = dict(zip(names[::-1], cells[::-1], strict=True))  # of two columns of one name the first
