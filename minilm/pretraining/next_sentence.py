@@ -146,11 +146,10 @@ class SentencePairs(SentenceRuns):
         reach = max(8, len(self) // 100)  # in a long text the lengths are as good as equal that near
         steps = rng.integers(1, reach + 1, (B, 8)) * rng.choice([-1, 1], (B, 8))  # forth or back
         near = self.order[(self.rank[chosen][:, None] + steps) % len(self)]  # (B, 8) runs to try
+        own = (self.document_of[near] == self.document_of[chosen][:, None]).all(1)  # (B,)
         second = chosen.copy()
         for row in np.flatnonzero(false):
-            tries = near[row]
-            if (self.document_of[tries] == self.document_of[chosen[row]]).all():  # a long text, others short
-                tries = rng.integers(len(self), size=8)
+            tries = rng.integers(len(self), size=8) if own[row] else near[row]  # a long text, others short
             fitting = (other for other in tries if self.may_be_false(chosen[row], other))
             second[row] = next(fitting, chosen[row])  # where none fits, B is the true one
         return second
