@@ -37,7 +37,7 @@ def closing(columns: dict[str, Measured], seconds: dict, settings: ReinforceSett
     results["sequences_per_second"] = (read if name == "dpo" else drawn) / seconds[name]
     rows = [(FIGURES[key], *(f.get(key) for f in figures.values())) for key in FIGURES if key in last]
     shown = {key: columns[key] for key in ("start", name, "kl 0") if key in columns}
-    return (rows, ("", *columns)), examples(shown), results
+    return (rows, (f"on {len(columns['start'].texts):,} test prompts", *columns)), examples(shown), results
 
 
 def examples(columns: dict[str, Measured], n: int = 5) -> list[str]:

@@ -28,7 +28,7 @@ def test_the_results_are_the_figures_under_their_names(settings):
         dpo_kl=2.0, best_of_judge=0.8, best_of_reward=1.1, best_of_kl=0.6,
         sequences_per_second=4 * 6 / 2.0,
     )  # fmt: skip
-    assert header == ("", "start", "ppo", "kl 0", "dpo", "best of 4")
+    assert header == ("on 0 test prompts", "start", "ppo", "kl 0", "dpo", "best of 4")
     assert [row[1:] for row in rows] == [
         (0.1, 1.5, 2.5, 1.0, 1.1), (0.4, 0.9, 0.0, 0.7, 0.8), (None, 0.95, None, None, None),
         (None, 3.0, 25.0, 2.0, 0.6), (0.8, 0.6, 0.1, 0.7, 0.9), (None, 14.0, None, None, None),
@@ -44,7 +44,8 @@ def test_the_results_are_the_figures_under_their_names(settings):
 
 def test_no_answer_is_shown_beyond_the_fifth_prompt(settings):
     start = measured([True] * 9, [" a"] * 9, reward=0.1, judge=0.4, distinct=0.8)
-    _, lines, _ = closing({"start": start, "ppo": start}, {"ppo": 2.0}, settings())
+    (_, header), lines, _ = closing({"start": start, "ppo": start}, {"ppo": 2.0}, settings())
+    assert header[0] == "on 9 test prompts"
     assert lines[::3] == [f"prompt {i}" for i in range(5)]
     unjudged = measured(None, [" a"], reward=0.1, distinct=0.8)
     _, _, found = closing({"start": unjudged, "ppo": unjudged}, {"ppo": 2.0}, settings())
