@@ -76,7 +76,7 @@ def test_the_default_shows_reward_ppo_hack_and_dpo(script):
     assert all(math.isfinite(value) for value in found.values())
     assert found["reward_accuracy_low"] <= found["reward_accuracy"] <= found["reward_accuracy_high"]
     header = next(text for text in out.splitlines() if "start" in text and "kl 0" in text)
-    assert header.split() == "on 7 test prompts start ppo kl 0 dpo best of 4".split()
+    assert " ".join(header.split()) == "on 7 test prompts start ppo kl 0 dpo best of 4"
     assert len(re.findall(r"^    start    [* ] ", out, re.MULTILINE)) == 5, "five answers to the same prompts"
     for row in ("reward (", "judge:", "judge prefers", "KL (nats", "perplexity", "different answers"):
         assert any(text.startswith(row) for text in out.splitlines()), row

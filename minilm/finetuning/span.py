@@ -25,7 +25,6 @@ from ..training import metrics
 from .tasks import HeadTask, LabelledRows, Prediction, commonest
 
 LONGEST_ANSWER = 30  # tokens; that of the authors' code
-BLOCKED = -1e30
 
 
 class Window(NamedTuple):
@@ -70,7 +69,8 @@ class Span(HeadTask):
             question = text_ids(self.tokenizer, self.config, question)[: self.context // 2]
             n_before = framed(self.tokenizer, self.config, question, [])[1]
             room = self.context - n_before - 1  # the last [SEP]
-            inside = tokens_inside(letters, *answers[0]) if answers else []
+            answer, begin = answers[0] if answers else ("", 0)  # "": no token has a letter of it
+            inside = [t for t, (a, b) in enumerate(letters) if a < begin + len(answer) and b > begin]
             # Why they overlap: an answer that one window cuts in two stands whole in the next, and no word is
             # read without what stands around it. Differs from the authors' code: of a token in two windows
             # both scores count, not only that with more text around it.
@@ -95,7 +95,7 @@ class Span(HeadTask):
         """Return the mean of both cross-entropies in nats; metrics `loss`, and `accuracy`, both right."""
         padding = batch["attention_mask"] == 0  # (B, T)
         # Differs from the authors' code, in whose softmax padding takes part: there every row is as long.
-        logits = model.output(batch).float().masked_fill(padding[..., None], BLOCKED)  # (B, T, 2)
+        logits = model.output(batch).float().masked_fill(padding[..., None], -math.inf)  # (B, T, 2)
         # (B, T, 2) against labels (B, 2): the positions are the classes
         total = F.cross_entropy(logits, batch["labels"], reduction="sum") / 2
         right = (logits.argmax(1) == batch["labels"]).all(1).sum() / batch["n_row"]
@@ -138,11 +138,6 @@ class Span(HeadTask):
         """Return the answer, or all right ones."""
         texts = [value] if isinstance(value, str) else list(dict.fromkeys(text for text, _ in value))
         return super().written(" / ".join(texts) or "(no answer)")
-
-
-def tokens_inside(letters: list[tuple[int, int]], answer: str, begin: int) -> list[int]:
-    """Return which tokens have letters of an answer that begins at this place of the text."""
-    return [t for t, (a, b) in enumerate(letters) if a < begin + len(answer) and b > begin]
 
 
 def best_span(log_probs: Tensor, longest: int = LONGEST_ANSWER) -> tuple[float, int, int]:

@@ -11,7 +11,7 @@ truth is None where it is not known (`--predict`).
 """
 
 from abc import ABC, abstractmethod
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ..model.config import ModelConfig
-from ..plumbing.script import shown
+from ..plumbing.script import with_bar
 from ..tokenizer.rows import RaggedRows, alike, text_rows
 from ..training.machine import quick_products
 from ..training.objective import IGNORED, Objective, to_device
@@ -135,7 +135,7 @@ class Task(ABC):
     @classmethod
     def trivial(cls, train: list[tuple], test: list[tuple]) -> list:
         """Return a guess for each test example that needs no model: here the commonest truth, every time."""
-        return [commonest((None, truth) for *_, truth in train)[None]] * len(test)
+        return [Counter(truth for *_, truth in train).most_common(1)[0][0]] * len(test)
 
     def written(self, value, text: str | None = None) -> str:
         """Return a truth or a guess as a cell of predictions.tsv; with its text, as a person reads it."""
@@ -167,7 +167,7 @@ class HeadTask(Task):
         """Return the head's output for each row: (n_output,), on positions (T, n_output) of real tokens."""
         found, self.n_cut = [torch.empty(0)] * len(rows), rows.texts.n_cut
         device = model.tokens.weight.device
-        for chosen in shown(alike(rows.lengths, batch_size), "answers"):
+        for chosen in with_bar(alike(rows.lengths, batch_size), "answers"):
             batch = to_device(rows.batch(chosen), device)
             with quick_products("fp32", device):
                 outputs = model.output(batch).float().cpu()
@@ -200,7 +200,7 @@ class FineTuning(Objective):
 
 def commonest(pairs: Iterable[tuple]) -> dict:
     """Return for each key the value that it mostly has in pairs (key, value)."""
-    counts: dict[Any, Counter] = {}
+    counts = defaultdict(Counter)
     for key, value in pairs:
-        counts.setdefault(key, Counter()).update([value])
-    return {key: max(found, key=found.__getitem__) for key, found in counts.items()}
+        counts[key][value] += 1
+    return {key: found.most_common(1)[0][0] for key, found in counts.items()}

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .. import world
 from ..model.generate import generate
-from ..plumbing.script import shown
+from ..plumbing.script import with_bar
 from ..tokenizer.rows import END, RaggedRows, alike, decoder_begin, text_end, text_ids
 from ..training.metrics import corpus_bleu, exact_match, macro_f1, words
 from ..training.objective import IGNORED, to_device
@@ -134,7 +134,7 @@ class TextToText(Task):
         options["forbidden_ids"] = self.tokenizer.never_written(model.config.vocab_size, self.end)
         options |= {} if self.is_decoder else dict(decoder_start_id=self.decoder_begin)
         answers: list[list[int]] = [[]] * len(prompts)
-        for chosen in shown(alike([len(prompt) for prompt in prompts], batch_size), "answers"):
+        for chosen in with_bar(alike([len(prompt) for prompt in prompts], batch_size), "answers"):
             written = generate(model, [prompts[i] for i in chosen], 2 * self.n_answer, **options)
             for i, ids in zip(chosen, written, strict=True):
                 answers[i] = ids[len(prompts[i] if self.is_decoder else self.decoder_begin) :]

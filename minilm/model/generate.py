@@ -100,7 +100,7 @@ def sample(
 
 
 def write(draft: Draft, rule: SamplingRule, limits: Tensor, seed, pad_id: int, watch=None) -> tuple:
-    """Draw token after token until each text has ended or reached its limit (B,); return as `Beam.search`."""
+    """Draw each text up to its end or limit (B,); return ids, log-probabilities (B, n), and lengths (B,)."""
     n_prompt, n_step = draft.length, int(limits.max())
     uniform = uniform_numbers(seed, len(limits), n_step, limits.device)  # (B, n_step)
     ended = False

@@ -55,7 +55,7 @@ class SamplingRule:
         if not (others := {*self.other_ends} - {self.eos_id}):
             return logits
         ends, T = torch.tensor([self.eos_id, *others], device=logits.device), self.temperature
-        each = logits[..., ends]
+        each = logits[..., ends]  # (..., n_end); at temperature T their shares e^(logit / T) add up
         joint = each.amax(-1, True) if T == 0 else T * (each / T).logsumexp(-1, True)
         return logits.index_fill(-1, ends, NEVER).index_copy(-1, ends[:1], joint)
 

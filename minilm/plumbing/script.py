@@ -42,7 +42,7 @@ def process_count() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def shown(items: Iterable, what: str) -> Iterable:
+def with_bar(items: Iterable, what: str) -> Iterable:
     """Go through the items; at a terminal a stretch of more than five seconds shows a bar."""
     return tqdm(items, what, delay=5, disable=True if process_rank() else None, leave=False, ncols=100)
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from .errors import UserError
 from .folders import atomic_write
-from .script import from_first, shown
+from .script import from_first, with_bar
 
 PIECE = 2**22  # bytes of text, about, that a process tokenises at a time
 PATIENCE = 300  # seconds for a piece, which takes two or three
@@ -72,7 +72,7 @@ def token_rows(documents: Sequence[str], tokenizer, rows_of: Callable, *options,
     """
     encode = partial(encoded, tokenizer, rows_of, options)
     if not isinstance(documents, StoredTexts):
-        return encode(shown([*first, *documents], "tokens"))
+        return encode(with_bar([*first, *documents], "tokens"))
     dtype, n = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32, int(PIECE / documents.mean) + 1
     saved = [getattr(tokenizer, name) for name in tokenizer.SAVED]
     what = ascii((documents.path.name, type(tokenizer), saved, rows_of.__name__, options, first)).encode()
@@ -81,7 +81,7 @@ def token_rows(documents: Sequence[str], tokenizer, rows_of: Callable, *options,
 
     def pieces() -> Iterator[tuple]:
         """Yield what `encoded` returns of so many documents at a time, in their order."""
-        starts = shown(range(0, len(documents), n), "tokens")
+        starts = with_bar(range(0, len(documents), n), "tokens")
         texts = chain([first], ([*documents[i : i + n]] for i in starts))
         names = (path.with_suffix(f".{n}-{i}.npz") for i in count())
         with Pool(os.cpu_count(), obey) as pool:

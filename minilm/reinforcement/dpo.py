@@ -32,9 +32,8 @@ class DirectPreference(PairObjective):
 
 def answer_log_probabilities(model: Transformer, batch: dict[str, Tensor]) -> Tensor:
     """Return the log-probability of each whole answer of a `PairObjective` batch given its prompt, (B, 2)."""
-    B, two, T = batch["input_ids"].shape
-    ids, mask = batch["input_ids"].view(-1, T), batch["attention_mask"].view(-1, T)  # (2 B, T)
+    ids, mask = (batch[name].flatten(0, 1) for name in ("input_ids", "attention_mask"))  # (2 B, T)
     log_probs = token_log_probabilities(model, ids, mask)  # (2 B, T - 1), 0 for padding
-    column = torch.arange(1, T, device=ids.device)  # places of the tokens that are scored
-    in_answer = column >= batch["n_prompt"].repeat_interleave(two)[:, None]  # (2 B, T - 1)
-    return (log_probs * in_answer).sum(1).view(B, two)
+    column = torch.arange(1, ids.shape[1], device=ids.device)  # places of the tokens that are scored
+    in_answer = column >= batch["n_prompt"].repeat_interleave(2)[:, None]  # (2 B, T - 1)
+    return (log_probs * in_answer).sum(1).unflatten(0, (-1, 2))  # (B, 2)

@@ -93,7 +93,7 @@ class PPO:
         self.env, self.details, self.state, self.warned = env, details, details.kl, False
 
     def update(self, policy: Policy, optimizer, settings: TrainingSettings, step: int) -> tuple:
-        """Sample, score, compute advantages, update; return what `training.loop.train_step` does."""
+        """Sample, score, compute advantages, update; return metrics, gradient's length, tokens, and rate."""
         env, details, seed = self.env, self.details, settings.seed
         self.state = self.state if details.adaptive_kl else details.kl  # --resume may give another --kl
         policy.eval()  # with dropout the ratios of the first update would not be 1
@@ -224,15 +224,15 @@ def whiten(x: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
 
 
 def make_batch(rollout: Rollout, scores: Tensor, kl_coefficient: float, details: PPODetails) -> dict:
-    """Return what the update learns from: the rollout's tensors, `advantages` and `returns`, rows first."""
+    """Return what the update learns from, (B, ...) each: tensors of the rollout, `advantages`, `returns`."""
     mask, values = rollout.answer_mask, rollout.values
     rewards = token_rewards(rollout, scores, kl_coefficient, details)
     if details.whiten_rewards:
         # As in Ziegler et al.'s code: a reward of 0 becomes mean - mean / deviation, a price on length.
         rewards = whiten(rewards, mask, shift_mean=False)
     batch = dict(ids=rollout.ids, mask=rollout.mask, log_probs=rollout.log_probs, values=values)
-    if details.group_size > 1:
-        raw, batch["returns"] = group_advantages(rewards, mask, details.group_size), values  # loss 0
+    if details.group_size > 1:  # no value head: values and returns are 0, and so is their loss
+        raw, batch["returns"] = group_advantages(rewards, mask, details.group_size), values
     else:
         raw = advantages(rewards, values, mask, details.gamma, details.gae_lambda)
         batch["returns"] = raw + values  # what the values should have been

@@ -15,7 +15,7 @@ from torch import Tensor
 from .. import world
 from ..model.config import ModelConfig
 from ..plumbing.errors import UserError
-from ..plumbing.script import shown
+from ..plumbing.script import with_bar
 from ..texts.corpus import VALIDATION_SEED, split_by_hash
 from ..texts.files import kind, read_lines
 from ..texts.tables import read_table
@@ -150,7 +150,7 @@ def sampled_pairs(model, env: Environment, prompts: list[str], n_answer: int, se
     """
     env, pairs = replace(env, rule=replace(env.rule, temperature=temperature)), []
     rows = encode_prompts(env.tokenizer, prompts, model.config, env.max_new_tokens)
-    for start in shown(range(0, len(rows), PROMPTS_AT_ONCE), "pairs"):
+    for start in with_bar(range(0, len(rows), PROMPTS_AT_ONCE), "pairs"):
         batch = [row for row in rows[start : start + PROMPTS_AT_ONCE] for _ in range(n_answer)]
         rollout = draw_answers(model, env, batch, seed + start)
         # as they will stand in a pair, one space after the prompt

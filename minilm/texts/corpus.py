@@ -25,7 +25,7 @@ import numpy as np
 
 from .. import world
 from ..plumbing.errors import UserError, suggest
-from ..plumbing.script import shown
+from ..plumbing.script import with_bar
 from ..plumbing.stored import StoredTexts, stored
 from .files import BLOCK, LARGE, kind, missing, one_line, read_documents, text_files
 from .python_docs import python_docs
@@ -180,7 +180,7 @@ def files_corpus(sources: list[str], errors: str, store: Path | None = None, wei
     """
     files = {file.resolve(): (file, i) for i, name in enumerate(sources) for file in text_files(Path(name))}
     files, source_of = zip(*files.values(), strict=True)
-    found, several = (read_documents(file, errors) for file in shown(files, "files")), len(files) > 1
+    found, several = (read_documents(file, errors) for file in with_bar(files, "files")), len(files) > 1
     if is_large := store is not None and sum(map(os.path.getsize, files)) > LARGE:
         path = store / f"texts-{content(files)}-{errors}.bin"
         cut_up = with_digests(found, LARGE / 8, several)

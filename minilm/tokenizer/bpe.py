@@ -9,7 +9,7 @@ import operator
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 from itertools import chain, pairwise
 from pathlib import Path
 
@@ -201,10 +201,10 @@ class BPE(Tokenizer):
 
     def encode_word(self, word: str) -> tuple[int, ...]:
         """One word -> ids, by the merge learnt first, leftmost first, while one applies; n log n."""
+        # Plainly: join the leftmost pair of the lowest rank, again and again. A heap has it without a search.
         ids = [self._byte_ids[byte] for byte in word.encode() if byte in self._byte_ids] + [None]
         left, right = [*range(-1, len(ids) - 1)], [*range(1, len(ids)), 0]  # neighbours; ends lead to None
-        heap = [(self._ranks[pair], i) for i, pair in enumerate(pairwise(ids)) if pair in self._ranks]
-        heapify(heap)
+        heap = sorted((self._ranks[pair], i) for i, pair in enumerate(pairwise(ids)) if pair in self._ranks)
         while heap:
             rank, i = heappop(heap)
             j = right[i]
@@ -212,8 +212,8 @@ class BPE(Tokenizer):
                 ids[i], ids[j], right[i] = self._joined[rank], None, right[j]
                 left[right[i]] = i
                 for k in (left[i], i):  # the new token's pairs, with its neighbours on both sides
-                    if (rank := self._ranks.get((ids[k], ids[right[k]]))) is not None:
-                        heappush(heap, (rank, k))
+                    if (pair := (ids[k], ids[right[k]])) in self._ranks:
+                        heappush(heap, (self._ranks[pair], k))
         return tuple(i for i in ids if i is not None)
 
     def encode_iterable(self, iterable: Iterable[str], allow_special: bool = True) -> Iterator[int]:

@@ -16,7 +16,7 @@ from ..model.generate import evaluation_mode
 from ..plumbing.errors import UserError
 from ..plumbing.folders import RESULTS, TOKENIZER, TRAINER, append_log, atomic_write, trim_log
 from ..plumbing.safetensors import check_state
-from ..plumbing.script import added_up, process_count, process_rank, shown
+from ..plumbing.script import added_up, process_count, process_rank, with_bar
 from ..plumbing.settings import checked, typed
 from .machine import quick_products
 from .objective import Objective, add_metrics, autocast, by_length, to_device
@@ -37,7 +37,7 @@ def evaluate(model: torch.nn.Module, objective: Objective, settings) -> dict[str
     parts = by_length(batch, -(-len(batch["input_ids"]) // rows_that_fit))
     how = settings.precision, device
     with evaluation_mode(model), autocast(*how), quick_products(*how):
-        for i in shown(range(process_rank() % jump, -(-len(parts) // jump) * jump, jump), "evaluation"):
+        for i in with_bar(range(process_rank() % jump, -(-len(parts) // jump) * jump, jump), "evaluation"):
             metrics = objective.loss(model, to_device(parts[i % len(parts)], device))[1]
             # A process without a last part has to know the names of the metrics all the same.
             add_metrics(totals, metrics if i < len(parts) else {m: 0 * v for m, v in metrics.items()})

@@ -95,9 +95,9 @@ def make_optimizer(model, weight_decay: float, share_and_start=lambda name: (1.0
             by_muon = which == "muon" and ".blocks." in name and p.dim() == 2
             groups.setdefault((*share_and_start(name), p.dim() < 2, by_muon), []).append(p)
     rows = []
-    for (share, start, is_vector, by_muon), p in sorted(groups.items(), key=lambda item: item[0]):
+    for (share, start, is_vector, by_muon), weights in sorted(groups.items(), key=lambda item: item[0]):
         decay = 0.0 if is_vector else weight_decay
-        rows.append(dict(params=p, weight_decay=decay, share=share, first_step=start, by_muon=by_muon))
+        rows.append(dict(params=weights, weight_decay=decay, share=share, first_step=start, by_muon=by_muon))
     fused = next(model.parameters()).device.type in ("cpu", "cuda")
     return (Muon if which == "muon" else torch.optim.AdamW)(rows, lr=0.0, betas=BETAS, fused=fused)
 

@@ -201,12 +201,12 @@ def corpus_bleu(translations: Sequence[str], references: Sequence[str]) -> float
             right[k] += (runs & reference).total()
     if not any(right) or not all(total):
         return 0.0
-    logs, share = [], 1.0
+    logs, instead = [], 1.0
     for k in range(MAX_ORDER):
         # differs from the paper, where it is 0: where no run of a length is right half of one counts, a
         # quarter the second time, and so on (sacrebleu's default, Chen and Cherry 2014, smoothing 3)
-        share /= 1 if right[k] else 2
-        logs.append(math.log((right[k] or share) / total[k]))
+        instead = instead if right[k] else instead / 2
+        logs.append(math.log((right[k] or instead) / total[k]))
     # Precision alone would reward a translation of the few words that are certain (section 2.2.2).
     brevity = min(1.0, math.exp(1 - n_reference_word / n_word))
     return 100 * brevity * math.exp(sum(logs) / MAX_ORDER)

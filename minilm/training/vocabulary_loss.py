@@ -52,11 +52,11 @@ class ChunkedCrossEntropy(torch.autograd.Function):
                 own = logits.gather(1, label)[:, 0]  # (c,)
                 top, likeliest = logits.max(1)
                 right[rows] = likeliest == labels[rows]
-                p = logits.sub_(top[:, None]).exp_()  # in place; the softmax's numerators
-                n = p.sum(1)  # (c,)
-                total += ((n.log() + top - own) * real).sum()  # -log p = log sum exp(logits) - the label's
+                p = logits.sub_(top[:, None]).exp_()  # (c, V), in place; the softmax's numerators
+                z = p.sum(1)  # (c,), the softmax's denominator
+                total += ((z.log() + top - own) * real).sum()  # -log p = log sum exp(logits) - the label's
                 if any(wanted):
-                    p.mul_((real / n)[:, None]).scatter_add_(1, label, -real.float()[:, None])
+                    p.mul_((real / z)[:, None]).scatter_add_(1, label, -real.float()[:, None])
                     d = p.to(dtype)  # (c, V): softmax - one-hot, the loss's gradient by the logits
                     if wanted[0]:
                         grad_x[rows] = d @ w

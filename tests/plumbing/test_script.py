@@ -73,12 +73,12 @@ def test_code_is_named_on_the_command_line_alone(monkeypatch):
 
 def test_a_bar_shows_a_long_stretch_and_changes_nothing(monkeypatch):
     items = [3, 1, 2]
-    assert list(script.shown(items, "pairs")) == items and len(script.shown(items, "pairs")) == 3
+    assert list(script.with_bar(items, "pairs")) == items and len(script.with_bar(items, "pairs")) == 3
     seen = []
     monkeypatch.setattr(script, "tqdm", lambda items, what, **how: seen.append((what, how)) or items)
-    script.shown(items, "pairs")
+    script.with_bar(items, "pairs")
     monkeypatch.setenv("RANK", "1")
-    script.shown(items, "rows")
+    script.with_bar(items, "rows")
     (one, first), (_, second) = seen
     assert one == "pairs" and first["delay"] == 5 and first["leave"] is False, "a short stretch shows nothing"
     assert first["disable"] is None and second["disable"] is True, "of several processes the first speaks"
@@ -506,9 +506,9 @@ def test_the_others_give_the_first_time_to_say_what_all_would_say(second_of_two,
 def test_a_bar_waits_five_seconds_and_is_that_of_the_first_process(monkeypatch, second_of_two):
     seen = []
     monkeypatch.setattr(script, "tqdm", lambda items, what, **how: seen.append(how) or items)
-    assert list(script.shown([1, 2], "pairs")) == [1, 2]
+    assert list(script.with_bar([1, 2], "pairs")) == [1, 2]
     monkeypatch.setenv("RANK", "0")
-    script.shown([], "pairs")
+    script.with_bar([], "pairs")
     same = dict(delay=5, leave=False, ncols=100)
     assert seen == [same | dict(disable=True), same | dict(disable=None)]
 

@@ -108,10 +108,10 @@ WRONG = {
     ],
     "dpo-answers": [
         (">= batch", "> batch", "the answer's first token is left out"),
-        ("torch.arange(1, T, device", "torch.arange(T - 1, device", "the answer's first token is left out"),
+        ("arange(1, ids.shape[1]", "arange(ids.shape[1] - 1", "the answer's first token is left out"),
         (
-            '>= batch["n_prompt"].repeat_interleave(two)[:, None]',
-            '>= batch["n_prompt"].repeat_interleave(two)[:, None] - 1',
+            '>= batch["n_prompt"].repeat_interleave(2)[:, None]',
+            '>= batch["n_prompt"].repeat_interleave(2)[:, None] - 1',
             "the prompt's last token",
         ),
         ("(log_probs * in_answer).sum(1)", "log_probs.sum(1)", "the whole prompt is counted"),
