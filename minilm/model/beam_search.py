@@ -35,18 +35,17 @@ class Beam:
         self.pad_id, self.new = pad_id, slice(draft.length, None)  # the columns of the new tokens
         self.best_score = torch.full((B,), NEVER, device=device)
         self.best_ids = torch.full_like(draft.ids[:, self.new], pad_id)  # (B, n)
-        self.best_log_probs = torch.zeros_like(draft.log_probs[:, self.new])  # (B, n)
         self.best_length = torch.zeros_like(limits)
 
-    def search(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the new tokens (B, n), their log-probabilities (B, n), and how many there are (B,)."""
+    def search(self) -> tuple[Tensor, Tensor]:
+        """Return the new tokens (B, n), and how many there are (B,)."""
         logits = self.draft.next_logits()[self.copies]  # the prompt is read once; each text gets a copy
         self.draft.reorder(self.copies)
         for t in range(int(self.limits.max())):
             self.advance(self.draft.next_logits() if t else logits)
             if self.is_settled():
                 break
-        return self.best_ids, self.best_log_probs, self.best_length
+        return self.best_ids, self.best_length
 
     def advance(self, logits: Tensor) -> None:
         """Continue every text by every token and keep the K best; logits (B * R, V)."""
@@ -63,7 +62,7 @@ class Beam:
         index = torch.cat([best, greedy], dim=1)  # (B, R) into (B, R * V)
         parent, token = index // V, index % V
         self.draft.reorder((self.first_row + parent).flatten())
-        self.draft.append(token.flatten(), log_probs.flatten(1).gather(1, index).flatten())
+        self.draft.append(token.flatten())
         self.total, self.length = total.flatten(1).gather(1, index), length.gather(1, parent)
         self.ended = self.ended.gather(1, parent) | (self.length >= self.limits[:, None])
         if self.rule.eos_id is not None:
@@ -76,8 +75,6 @@ class Beam:
         better, row = score > self.best_score, self.first_row[:, 0] + winner
         self.best_score = torch.where(better, score, self.best_score)
         self.best_ids = torch.where(better[:, None], self.draft.ids[row, self.new], self.best_ids)
-        log_probs = self.draft.log_probs[row, self.new]
-        self.best_log_probs = torch.where(better[:, None], log_probs, self.best_log_probs)
         self.best_length = torch.where(better, self.length.flatten()[row], self.best_length)
 
     def is_settled(self) -> bool:

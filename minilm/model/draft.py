@@ -31,7 +31,6 @@ class Draft:
         prompt_ids, _ = pad(prompts, pad_id, "left", model.tokens.weight.device)
         self.length = prompt_ids.shape[1]  # columns that are written
         self.ids = F.pad(prompt_ids, (0, n_new), value=pad_id)  # (B, S + n_new)
-        self.log_probs = torch.zeros(self.ids.shape, device=self.ids.device)  # 0 for the prompt
         self.first = [self.length - len(prompt) for prompt in prompts]
         self.begin()
 
@@ -61,17 +60,16 @@ class Draft:
         self.n_read = self.length
         return logits
 
-    def append(self, token: Tensor, log_prob: Tensor) -> None:
-        """Add a token (B,) and its log-probability (B,) to each text."""
+    def append(self, token: Tensor) -> None:
+        """Add a token (B,) to each text."""
         self.ids[:, self.length] = token
-        self.log_probs[:, self.length] = log_prob
         self.length += 1
 
     def reorder(self, rows: Tensor) -> None:
         """Make row i continue the text of row `rows[i]`; texts of one prompt stay next to each other."""
         grows = len(rows) != len(self.ids)
         self.first = [self.first[row] for row in rows.tolist()]
-        self.ids, self.log_probs = self.ids[rows], self.log_probs[rows]
+        self.ids = self.ids[rows]
         self.mask = None if self.mask is None else self.mask[rows]
         for own, cross in self.caches:
             own.reorder(rows)

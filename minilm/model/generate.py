@@ -1,4 +1,4 @@
-"""Text out of a model: `generate` gives ids for ids, `sample` their log-probabilities, too."""
+"""Text out of a model: `generate` gives ids for ids, `sample` prompts and new tokens as padded columns."""
 
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
@@ -19,7 +19,6 @@ class Sample:
 
     ids: Tensor  # (B, S + n), of the decoder
     mask: Tensor  # (B, S + n), true for real tokens: the prompt, and the new ones up to the end
-    log_probs: Tensor  # (B, n), of the new tokens under the rule that drew them, in nats; 0 after the end
     n_prompt: int  # S
 
 
@@ -58,7 +57,7 @@ def sample(
     n_beam: int = 1, *, length_penalty: float = 0.6, decoder_start_id: int | Sequence[int] | None = None,
     pad_id: int | None = None, overflow: str = "slide", watch: Callable[[Tensor], None] | None = None,
 ) -> Sample:  # fmt: skip
-    """Write like `generate`; the log-probabilities are those of `sampling.token_log_probabilities`.
+    """Write like `generate`, by a rule.
 
     Args:
         length_penalty: of the beam search, see `length_normaliser`.
@@ -87,16 +86,15 @@ def sample(
         limits = torch.tensor(limits, device=device)
         if n_beam > 1:
             beam = Beam(draft, replace(rule, temperature=1.0), limits, n_beam, length_penalty, pad_id)
-            new_ids, log_probs, n_new = beam.search()
+            new_ids, n_new = beam.search()
         else:
-            new_ids, log_probs, n_new = write(draft, rule, limits, seed, pad_id, watch)
+            new_ids, n_new = write(draft, rule, limits, seed, pad_id, watch)
     n = int(n_new.max())
     prompt_ids, prompt_mask = pad(prompts, pad_id, "left", device)  # (B, S)
     prompt_mask = torch.ones_like(prompt_ids, dtype=torch.bool) if prompt_mask is None else prompt_mask
     new_mask = torch.arange(n, device=device) < n_new[:, None]  # (B, n)
     ids, mask = torch.cat([prompt_ids, new_ids[:, :n]], dim=1), torch.cat([prompt_mask, new_mask], dim=1)
-    # made in inference mode, log_probs could not take part in a loss; a copy made outside of it can
-    return Sample(ids, mask, log_probs[:, :n].clone(), prompt_ids.shape[1])
+    return Sample(ids, mask, prompt_ids.shape[1])
 
 
 def write(draft: Draft, rule: SamplingRule, limits: Tensor, seed, pad_id: int, watch=None) -> tuple:
@@ -105,21 +103,20 @@ def write(draft: Draft, rule: SamplingRule, limits: Tensor, seed, pad_id: int, w
     uniform = uniform_numbers(seed, len(limits), n_step, limits.device)  # (B, n_step)
     ended = False
     for t in range(n_step):
-        log_probs = rule.log_probabilities(draft.next_logits())  # (B, V)
-        token = draw(log_probs, uniform[:, t])  # (B,)
-        draft.append(token, log_probs.gather(1, token[:, None])[:, 0])
+        token = draw(rule.log_probabilities(draft.next_logits()), uniform[:, t])  # (B, V) -> (B,)
+        draft.append(token)
         if watch:
             watch(token)
         if rule.eos_id is not None:
             ended = ended | (token == rule.eos_id) | (limits <= t + 1)
             if ended.all():
                 break
-    ids, log_probs = draft.ids[:, n_prompt:], draft.log_probs[:, n_prompt:]  # (B, n)
+    ids = draft.ids[:, n_prompt:]  # (B, n)
     # A text that had ended was written on until the others had: that part goes.
     is_end = ids == (-1 if rule.eos_id is None else rule.eos_id)
     before_end = is_end.cumsum(1) - is_end.long() == 0  # the first end token itself, too
     real = before_end & (torch.arange(n_step, device=ids.device) < limits[:, None])
-    return ids.masked_fill(~real, pad_id), log_probs.masked_fill(~real, 0.0), real.sum(1)
+    return ids.masked_fill(~real, pad_id), real.sum(1)
 
 
 @contextmanager

@@ -123,8 +123,8 @@ def token_log_probabilities(
 ) -> Tensor:
     """Return how likely each of the n = T - n_prompt new tokens was, (B, n), in nats; gradients flow.
 
-    For texts that `generate.sample` wrote under the same rule these are its `log_probs`, as long as T columns
-    fit into the model's positions. The model runs as it is: call `model.eval()` to score without dropout.
+    A text that `generate.sample` wrote was drawn by just these probabilities, if the rule is the same and T
+    columns fit into the model's positions. The model runs as it is: `model.eval()` scores without dropout.
     A token outside top-k or top-p has minus infinity: for ratios of two models, as in PPO, leave both off.
 
     Args:

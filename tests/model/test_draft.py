@@ -63,7 +63,7 @@ def test_cached_logits_are_those_of_each_text_alone_at_every_step(kind, style):
         token = torch.randint(V, (3,))
         for text, new in zip(seen, token.tolist(), strict=True):
             text.append(new)
-        draft.append(token, torch.zeros(3))
+        draft.append(token)
 
 
 @torch.no_grad()
@@ -74,7 +74,7 @@ def test_a_step_reads_one_token():
     draft = draft_of(model, 5)
     for _ in range(5):
         draft.next_logits()
-        draft.append(torch.zeros(3, dtype=torch.long), torch.zeros(3))
+        draft.append(torch.zeros(3, dtype=torch.long))
     told = (
         "the prompt once, then the newest token; at nine tokens the first row is cut, and all are read anew"
     )
@@ -86,7 +86,7 @@ def test_a_draft_takes_no_more_than_it_needs():
     assert draft.mask is None, "where nothing is padded no mask is computed with"
     assert draft.caches[0][0].max_length == 5, "3 tokens and 2 more"
     draft = Draft(writer(max_positions=8), [[3] * 8], 1)
-    draft.append(torch.tensor([2]), torch.zeros(1))
+    draft.append(torch.tensor([2]))
     draft.next_logits()
     assert draft.caches[0][0].max_length == 6, "of 9 columns the first 3 are forgotten"
     for kind, n_read in (("decoder", 0), ("encoder-decoder", 7)):
@@ -101,7 +101,7 @@ def test_after_a_text_was_cut_a_step_reads_one_token_again():
     draft = Draft(model, [[3] * 8], 4)
     for _ in range(5):
         draft.next_logits()
-        draft.append(torch.tensor([2]), torch.zeros(1)) if len(widths) < 5 else None
+        draft.append(torch.tensor([2])) if len(widths) < 5 else None
     assert widths == [8, 6, 1, 1, 6], "eight, six of nine, one and one, six of nine"
 
 
@@ -119,18 +119,16 @@ def test_a_draft_is_filled_up_with_0():
 @torch.no_grad()
 def test_of_one_position_the_newest_token_stays():
     draft = Draft(writer(max_positions=1), [[3]], 1)
-    draft.append(torch.tensor([7]), torch.zeros(1))
+    draft.append(torch.tensor([7]))
     assert torch.allclose(draft.next_logits()[0], draft.model(torch.tensor([[7]]))[0, -1], atol=1e-5)
 
 
 @torch.no_grad()
-def test_append_records_tokens_and_log_probabilities():
+def test_append_records_tokens():
     draft = draft_of(writer(), 2, pad_id=7)
     assert draft.ids[1].tolist() == [7, 7, 7, 9, 2, 7, 7] and draft.length == 5
-    draft.append(torch.tensor([1, 2, 3]), torch.tensor([-1.0, -2.0, -3.0]))
+    draft.append(torch.tensor([1, 2, 3]))
     assert draft.length == 6 and draft.ids[:, 5].tolist() == [1, 2, 3]
-    assert draft.log_probs[:, 5].tolist() == [-1.0, -2.0, -3.0]
-    assert draft.log_probs[:, :5].abs().sum() == 0, "the prompt was given, not drawn"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -139,12 +137,12 @@ def test_rows_move_with_all_that_belongs_to_them(kind):
     draft = draft_of(writer(kind), 6)
     draft.next_logits()
     draft.reorder(torch.arange(3).repeat_interleave(2))  # two texts a prompt
-    draft.append(torch.arange(6), -torch.arange(6.0))
+    draft.append(torch.arange(6))
     draft.next_logits()
     draft.reorder(torch.tensor([1, 0, 2, 2, 5, 5]))  # within each prompt
-    draft.append(torch.arange(6) + 3, torch.zeros(6))
+    draft.append(torch.arange(6) + 3)
     texts = [PROMPTS[i // 2] + [first, i + 3] for i, first in enumerate([1, 0, 2, 2, 5, 5])]
-    assert draft.log_probs[:, 5].tolist() == [-1.0, 0.0, -2.0, -2.0, -5.0, -5.0]
+    assert draft.ids[:, 5].tolist() == [1, 0, 2, 2, 5, 5]
     for row, (text, logits) in enumerate(zip(texts, draft.next_logits(), strict=True)):
         want = alone(draft, text, row // 2)
         assert torch.allclose(logits, want, atol=1e-5), f"row {row} does not continue its own text"

@@ -10,7 +10,14 @@ from unequal import PROMPTS, writer
 from minilm.model import generate as module
 from minilm.model.draft import pad
 from minilm.model.generate import check_settings, evaluation_mode, generate, listed, sample
-from minilm.model.sampling import PLAIN, SamplingRule, draw, token_log_probabilities, uniform_numbers
+from minilm.model.sampling import (
+    PLAIN,
+    SamplingRule,
+    draw,
+    next_token_distributions,
+    token_log_probabilities,
+    uniform_numbers,
+)  # fmt: skip
 from minilm.plumbing.errors import UserError
 
 V = 11
@@ -62,25 +69,19 @@ def test_texts_are_those_of_the_plain_loop(rule):
 
 @pytest.mark.parametrize("rule", RULES)
 @every_kind
-def test_log_probabilities_are_those_of_the_distribution_that_was_drawn_from(kind, rule):
+def test_each_token_is_drawn_from_the_distribution_that_scores_it(kind, rule):
     model = writer(kind)
     got = sample(model, PROMPTS, 9, rule, seed=3, **start(kind))
-    assert isinstance(got, module.Sample) and got.log_probs.shape == (3, got.ids.shape[1] - got.n_prompt)
+    assert isinstance(got, module.Sample)
     source = pad(PROMPTS, 0, "right") if kind == "encoder-decoder" else (None, None)
-    want = token_log_probabilities(model, got.ids, got.mask, *source, rule, got.n_prompt)
-    assert torch.allclose(got.log_probs, want, atol=1e-5), "sampling and scoring use two distributions"
-    real = got.mask[:, got.n_prompt :]
-    assert (got.log_probs[real] < 0).all(), "each drawn token has a probability below 1"
-    assert (got.log_probs[~real] == 0).all(), "what follows the end counts nothing"
-    (want.exp() * got.log_probs).sum().backward()  # a sample can take part in a loss
+    scorer = model, got.ids, got.mask, *source, rule, got.n_prompt
+    new, real, uniform = got.ids[:, got.n_prompt :], got.mask[:, got.n_prompt :], uniform_numbers(3, 3, 9)
+    drawn = [draw(p, uniform[:, t]) for t, p in enumerate(next_token_distributions(*scorer).unbind(1))]
+    assert torch.equal(torch.stack(drawn, 1)[real], new[real]), "sampling and scoring use two distributions"
+    scores = token_log_probabilities(*scorer)
+    assert (scores[real] < 0).all() and (scores[~real] == 0).all(), "what follows the end counts nothing"
+    scores.sum().backward()  # a sample can take part in a loss
     assert model.tokens.weight.grad.abs().sum() > 0
-
-
-def test_log_probabilities_of_a_beam_are_the_models_own():
-    model = writer()
-    got = sample(model, PROMPTS, 9, SamplingRule(eos_id=4), n_beam=3)
-    want = token_log_probabilities(model, got.ids, got.mask, n_prompt=got.n_prompt)
-    assert torch.allclose(got.log_probs, want, atol=1e-5)
 
 
 def test_from_two_beams_on_nothing_is_drawn():
