@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import world
+from ..model.attention import BLOCKED
 from ..tokenizer.rows import framed, located_ids, rows_of, text_ids
 from ..training import metrics
 from .tasks import HeadTask, LabelledRows, Prediction, commonest
@@ -95,7 +96,7 @@ class Span(HeadTask):
         """Return the mean of both cross-entropies in nats; metrics `loss`, and `accuracy`, both right."""
         padding = batch["attention_mask"] == 0  # (B, T)
         # Differs from the authors' code, in whose softmax padding takes part: there every row is as long.
-        logits = model.output(batch).float().masked_fill(padding[..., None], -math.inf)  # (B, T, 2)
+        logits = model.output(batch).float().masked_fill(padding[..., None], BLOCKED)  # (B, T, 2)
         # (B, T, 2) against labels (B, 2): the positions are the classes
         total = F.cross_entropy(logits, batch["labels"], reduction="sum") / 2
         right = (logits.argmax(1) == batch["labels"]).all(1).sum() / batch["n_row"]
