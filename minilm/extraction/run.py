@@ -195,7 +195,7 @@ def read_examples(path: str) -> list[Example]:
         labelled = any("label" in record for _, record in read_jsonl(file))
     else:
         first = next(read_lines(file), ("", ""))[1].lower()
-        header = {cell.strip(' "\r') for cell in re.split("[\t,]", first)}
+        header = {cell.strip(' "\r') for cell in re.split("[\t,;]", first)}
         labelled = not {"text"} <= header <= {"text", "id", "index"}  # what else it names may be a label
     if not labelled:
         return [(text, None) for (text,) in read_table(file, ("text",))]

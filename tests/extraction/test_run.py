@@ -74,6 +74,7 @@ def test_tables_have_labels_and_documents_none():
         ("c.tsv", "Text", "{}"),
         ("c.csv", '"text"', "{}"),
         ("d.csv", "id,text", "7,{}"),
+        ("g.csv", '"id";"text"', '7;"{}"'),
     ):
         alone = write(name, "\n".join([header, row.format("Ana sat."), row.format("Rui ran.")]))
         assert read_examples(alone) == read_examples(plain), "a table may have texts alone"
