@@ -45,6 +45,8 @@ def choose_folder(name: str, out: str | None = None, overwrite: bool = False, re
         number = max(numbered(name), default=0) + 1
         while not make_folder(folder := RUNS / (name if number == 1 else f"{name}-{number}")):
             number += 1  # another process took it just now
+        if number > 1:
+            print(f"{RUNS / name} is there already: this run goes into {folder}.")
     elif overwrite and Path(out).exists():
         empty_run_folder(folder := Path(out), lock)
     elif not make_folder(folder := Path(out)):

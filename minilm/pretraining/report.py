@@ -29,6 +29,14 @@ def table_rows(before: dict, after: dict, figures: list[tuple]) -> list[tuple]:
     return [(name, before[key], after[key], *(compared or (None, ""))) for name, key, *compared in figures]
 
 
+def lowest_loss(log: list[dict], last: float) -> list[str]:
+    """Return a line where the validation loss has risen by more than a hundredth since it was lowest."""
+    looks = [(line["loss"], line["step"]) for line in log if line["split"] == "validation"]
+    loss, step = min(looks, default=(last, 0))
+    told = f"The loss on the validation texts was lowest at step {step:,}, {loss:.3f}: fewer steps will do."
+    return [told] if last > 1.01 * loss else []
+
+
 def causal_closing(objective: Causal, model, before: dict, after: dict, settings) -> tuple:
     """The loss beside the grammar's own and that of n-grams, and a text that the model wrote."""
     names = {"loss": "loss (nats a token)", "perplexity": "perplexity", "bits_per_byte": "bits per byte"}

@@ -23,7 +23,7 @@ from ..plumbing.settings import CommonSettings, quoted, typed
 from ..texts.corpus import load_corpus
 from ..texts.pairs import load_pairs
 from ..tokenizer.bpe import BPE, SPECIAL_TOKENS
-from ..training.checkpoints import check_trainer, load_trainer, lowest_loss
+from ..training.checkpoints import check_trainer, load_trainer
 from ..training.loop import TrainingSettings, make_optimizer, train
 from ..training.objective import Objective
 from ..training.show_batch import batch_lines
@@ -179,7 +179,7 @@ class Pretraining:
         tables, results, examples = self.closing(objective, model, before, after)
         results |= dict(loss_before=before["loss"], loss_after=after["loss"], parameters=model.n_parameters())
         results |= dict(bits_per_byte=after.get("bits_per_byte"), tokens_per_second=speed)
-        lines = [report.NATS, "", *examples, "", *lowest_loss(read_log(folder), after["loss"])]
+        lines = [report.NATS, "", *examples, "", *report.lowest_loss(read_log(folder), after["loss"])]
         lines.append(f"{model.n_parameters():,} weights.")
         is_world = settings.data[0].partition(":")[0] == "world"
         then = self.then if is_world else "python extract.py --model {run} --data FILE"

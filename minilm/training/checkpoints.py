@@ -217,14 +217,6 @@ class Run:
         return KeyboardInterrupt(told + typed("out", self.folder) if self.folder else "")  # none: `exit_code`
 
 
-def lowest_loss(log: list[dict], last: float) -> list[str]:
-    """Return a line where the validation loss has risen by more than a hundredth since it was lowest."""
-    looks = [(line["loss"], line["step"]) for line in log if line["split"] == "validation"]
-    loss, step = min(looks, default=(last, 0))
-    told = f"The loss on the validation texts was lowest at step {step:,}, {loss:.3f}: fewer steps will do."
-    return [told] if last > 1.01 * loss else []
-
-
 def save_trainer(folder: str | Path, state: dict) -> None:
     """Write trainer.pt: `step`, `model` (the weights) and what else the loop needs: plain data, tensors."""
     path = Path(folder) / TRAINER

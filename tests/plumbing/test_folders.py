@@ -27,9 +27,11 @@ def run(path, *names, config='{"format": "minilm"}'):
         Path(path, name).write_text(config if name == "config.json" else "old")
 
 
-def test_a_run_without_out_gets_the_next_free_name():
+def test_a_run_without_out_gets_the_next_free_name_and_says_so(capsys):
     names = [folders.choose_folder("masked").as_posix() for _ in range(3)]
     assert names == ["runs/masked", "runs/masked-2", "runs/masked-3"]
+    told = [f"{Path('runs/masked')} is there already: this run goes into {Path(name)}." for name in names[1:]]
+    assert capsys.readouterr().out.splitlines() == told, "of a free name nothing has to be said"
 
 
 def test_the_next_number_is_above_the_highest():

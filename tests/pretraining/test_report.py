@@ -111,3 +111,18 @@ def test_distillation_closing_stands_beside_the_teacher(objective, encoder, monk
     assert (results["student_accuracy"], results["teacher_loss"]) == (0.7, 0.1)
     assert (results["student_speedup"], results["student_block_fraction"]) == (1.6, 0.5)
     assert len(examples) == 4 + 2 * 3
+
+
+def test_a_loss_that_rose_again_is_told_with_its_step():
+    log = [dict(split="train", loss=0.1, step=9)]
+    log += [
+        dict(split="validation", loss=loss, step=step)
+        for step, loss in ((0, 3.0), (250, 0.359), (500, 0.374))
+    ]
+    assert "lowest at step 250, 0.359" in report.lowest_loss(log, 0.374)[0]
+    assert report.lowest_loss(log, 0.361) == [] == report.lowest_loss([], 1.0), "a hundredth is noise"
+
+
+def test_a_hundredth_more_is_no_rise():
+    log = [dict(split="validation", loss=1.0, step=5)]
+    assert report.lowest_loss(log, 1.01) == [] != report.lowest_loss(log, 1.0101)

@@ -32,13 +32,14 @@ from minilm.plumbing import script
 from minilm.plumbing.errors import UserError, as_line
 from minilm.plumbing.folders import read_json, read_log
 from minilm.plumbing.settings import parts_of
+from minilm.pretraining.report import lowest_loss
 from minilm.pretraining.run import PretrainingSettings, with_recipe
 from minilm.reinforcement.preferences import load_preferences
 from minilm.reinforcement.settings import ReinforceSettings
 from minilm.texts.corpus import load_corpus
 from minilm.texts.pairs import load_pairs
 from minilm.texts.tables import read_squad
-from minilm.training.checkpoints import Run, lowest_loss
+from minilm.training.checkpoints import Run
 from minilm.training.loop import make_optimizer, train_step
 
 N, FIRST = 10_000, 40  # damages of each kind of file, and how many of them every run of the tests makes

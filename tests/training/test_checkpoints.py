@@ -15,7 +15,7 @@ from minilm.plumbing.errors import UserError
 from minilm.plumbing.folders import read_log
 from minilm.tokenizer.bpe import BPE
 from minilm.training import checkpoints
-from minilm.training.checkpoints import EarlyStopping, Progress, Run, evaluate, load_trainer, lowest_loss
+from minilm.training.checkpoints import EarlyStopping, Progress, Run, evaluate, load_trainer
 from minilm.training.loop import ctrl_c_as_a_wish, make_optimizer, train
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -377,21 +377,6 @@ def test_outside_the_main_thread_signals_are_left_alone():
     thread.start()
     thread.join()
     assert seen == [(False, handlers)]
-
-
-def test_a_loss_that_rose_again_is_told_with_its_step():
-    log = [dict(split="train", loss=0.1, step=9)]
-    log += [
-        dict(split="validation", loss=loss, step=step)
-        for step, loss in ((0, 3.0), (250, 0.359), (500, 0.374))
-    ]
-    assert "lowest at step 250, 0.359" in lowest_loss(log, 0.374)[0]
-    assert lowest_loss(log, 0.361) == [] == lowest_loss([], 1.0), "less than a hundredth is noise"
-
-
-def test_a_hundredth_more_is_no_rise():
-    log = [dict(split="validation", loss=1.0, step=5)]
-    assert lowest_loss(log, 1.01) == [] != lowest_loss(log, 1.0101)
 
 
 def test_a_checkpoint_holds_plain_data_of_the_same_weights(tmp_path):
