@@ -11,7 +11,6 @@ Source: Devlin et al. 2019, section 4.1 and figure 4 (a) and (b): softmax(C W^T)
 decoder and an encoder-decoder give their last token's vector instead (`heads.py`).
 """
 
-from collections import Counter
 from typing import ClassVar
 
 import torch
@@ -26,28 +25,24 @@ class Classification(HeadTask):
     """One text, one of C classes."""
 
     name, metric, baseline, closed = "classification", "accuracy", "majority class", True
-    fields, learnt = ("text", "label"), dict(labels=tuple[str, ...], counts=tuple[int, ...])
+    fields, learnt = ("text", "label"), dict(labels=tuple[str, ...])
     recipe: ClassVar = dict(n_examples=24, steps=100, batch_size=24, n_run=10)
     world = staticmethod(world.labelled)  # sentences 2 to 4, which do not name it
 
     @classmethod
     def learn(cls, train, tokenizer=None):
-        """Return the labels in alphabetical order, and how many examples have each."""
-        counts = Counter(cls.truths(train))
-        return dict(labels=sorted(counts), counts=[counts[label] for label in sorted(counts)])
+        """Return the labels in alphabetical order."""
+        return dict(labels=sorted(set(cls.truths(train))))
 
     def rows(self, examples):
         """Return the texts with the numbers of their labels."""
-        numbers, counts = [self.labels.index(label) for *_, label in examples], self.known["counts"]
-        # Balanced, an example of class c weighs n / (C n_c): all classes weigh the same in sum.
-        weights = [sum(counts) / len(counts) / count if self.balanced else 1.0 for count in counts]
-        return self.text_rows(examples, torch.tensor(numbers), weights=torch.tensor(weights)[numbers])
+        numbers = [self.labels.index(label) for *_, label in examples]
+        return self.text_rows(examples, torch.tensor(numbers))
 
     def loss(self, model, batch):
-        """Return the (weighted) mean cross-entropy in nats; metrics `loss`, the same, and `accuracy`."""
+        """Return the mean cross-entropy in nats; metrics `loss`, the same, and `accuracy`."""
         logits = model.output(batch)  # (B, C)
-        each = F.cross_entropy(logits.float(), batch["labels"], reduction="none")  # (B,)
-        loss = (each * batch["weights"]).sum() / batch["n_label"]  # which is the sum of the weights
+        loss = F.cross_entropy(logits.float(), batch["labels"], reduction="sum") / batch["n_row"]
         return loss, dict(loss=loss, accuracy=(logits.argmax(-1) == batch["labels"]).sum() / batch["n_row"])
 
     def predict(self, model, examples, batch_size):

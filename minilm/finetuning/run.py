@@ -48,7 +48,7 @@ def finetune(settings: FinetuningSettings) -> Path | None:
     parts = load_parts(settings)  # of all seeds: a mistake in a file is told before anything is trained
     settings, body, tokenizer = load_body(settings, parts[0])
     settings = with_recipe(settings, len(parts[0].train))
-    options = dict(pairs=settings.pairs or PAIRS.get(settings.task), balanced=settings.class_weights)
+    options = dict(pairs=settings.pairs or PAIRS.get(settings.task))
     results, reached = defaultdict(list), []
     for seed, one in zip(settings.seeds, parts, strict=True):
         own, known = replace(settings, seed=seed), TASKS[settings.task].learn(one.train, tokenizer)

@@ -47,7 +47,6 @@ class FinetuningSettings(TrainingSettings):
     layer_decay: float = 1.0  # each block learns at this times the rate of the one above it
     unfreeze_every: int = 0  # steps after which one block more begins to move, from the top (0: all at once)
     patience: int = 0  # stop after so many evaluations without a lower loss, keep the best (0: all steps)
-    class_weights: bool = False  # rare classes count as much as frequent ones
 
     def __post_init__(self):
         super().__post_init__()
@@ -59,9 +58,7 @@ class FinetuningSettings(TrainingSettings):
         least = dict(unfreeze_every=0, patience=0, n_examples=1, lora_rank=1, seeds=0)
         least["batch_size"] = 1 if TASKS[self.task].has_truth else 2  # a contrast is between pairs of a batch
         self.check_least(least | dict(context=TASKS[self.task].least_context))
-        is_class, other = issubclass(TASKS[self.task], Classification), f"is nothing to --task {self.task}"
-        self.refuse(not is_class, ("class_weights",), other)
-        self.refuse(self.task not in ("pair", "similarity"), ("pairs",), other)
+        self.refuse(self.task not in ("pair", "similarity"), ("pairs",), f"is nothing to --task {self.task}")
         if not (TASKS[self.task].has_truth or self.domain or self.test):
             raise UserError(f"--task {self.task}: needs --test FILE, pairs with a number to measure on")
         if not TASKS[self.task].has_truth and self.accumulate * process_count() > 1:

@@ -55,7 +55,7 @@ class LabelledRows:
         """Return the chosen examples, padded to the longest of them.
 
         They are input_ids, attention_mask, perhaps token_type_ids (B, T), of pairs apart (B, 2, T); labels
-        and other columns (B, ...); n_row; n_label: labels that are not `IGNORED`, or the sum of `weights`.
+        and other columns (B, ...); n_row; n_label: labels that are not `IGNORED`.
         """
         chosen = np.asarray(chosen)
         batch = self.texts.batch(self.numbers[chosen])
@@ -64,7 +64,6 @@ class LabelledRows:
             batch[name] = torch.from_numpy(column.padded(chosen)[0]).long() if ragged else column[chosen]
         # At least 1: without a label the loss is 0, and not NaN.
         n_label = (batch["labels"] != IGNORED).sum().clamp(min=1).float()
-        n_label = batch["weights"].sum() if "weights" in batch else n_label
         return batch | dict(n_row=torch.tensor(float(len(chosen))), n_label=n_label)
 
 
@@ -73,7 +72,7 @@ class Task(ABC):
 
     `known`: what `learn` found in the training examples, such as the names of the labels. `context`: most
     tokens of a row. `pairs`: two texts are "together" in one row of the model, or "apart", so that the head
-    alone compares them. `balanced`: rare classes count as much as frequent ones.
+    alone compares them.
     """
 
     name: ClassVar[str]  # of --task
@@ -93,10 +92,9 @@ class Task(ABC):
     # (n, seed, held_out, domain) -> n examples of the world; held out: whose topic words have no label yet
     world: ClassVar[Callable[..., list[tuple]]]
 
-    def __init__(self, tokenizer, config: ModelConfig, context: int, known: dict, pairs=None, balanced=False):
+    def __init__(self, tokenizer, config: ModelConfig, context: int, known: dict, pairs=None):
         self.tokenizer, self.config, self.context, self.known = tokenizer, config, context, known
-        self.pairs, self.balanced = pairs, balanced
-        self.labels = known.get("labels", known.get("tags", ()))  # names of the classes
+        self.pairs, self.labels = pairs, known.get("labels", known.get("tags", ()))  # names of the classes
 
     @classmethod
     @abstractmethod
@@ -154,13 +152,13 @@ class HeadTask(Task):
         on = "apart" if self.pairs == "apart" else self.on
         return Head(self.config, self.n_output or len(self.labels), on)
 
-    def text_rows(self, examples: list[tuple], labels: Tensor, **columns) -> LabelledRows:
+    def text_rows(self, examples: list[tuple], labels: Tensor) -> LabelledRows:
         """Return the text, or the two texts, of each example as a row; apart as two rows."""
         texts, n_row = [example[:-1] for example in examples], 1
         if self.pairs == "apart":
             texts, n_row = [(text,) for pair in texts for text in pair], 2
         rows = text_rows(self.tokenizer, self.config, *zip(*texts, strict=True), longest=self.context)
-        return LabelledRows(rows, labels, n_row, **columns)
+        return LabelledRows(rows, labels, n_row)
 
     @torch.no_grad()
     def outputs(self, model, rows: LabelledRows, batch_size: int) -> list[Tensor]:

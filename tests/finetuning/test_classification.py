@@ -44,19 +44,6 @@ def test_the_loss_is_the_mean_cross_entropy():
     assert float(metrics["accuracy"]) == pytest.approx(float(hits)) and metrics["loss"] is loss
 
 
-def test_balanced_classes_weigh_the_same_in_sum():
-    train = [("a", "x")] * 6 + [("b", "y")] * 2
-    task = tuned.task(train=train, balanced=True)
-    weights = task.rows(train).columns["weights"]
-    assert weights[:6].sum() == weights[6:].sum(), "n / (C n_c) each"
-    model, batch = tuned.model(task), task.rows(train).batch([0, 6])
-    log_probs = model.output(batch).log_softmax(-1)
-    torch.testing.assert_close(task.loss(model, batch)[0], -(log_probs[0, 0] * 1 + log_probs[1, 1] * 3) / 4)
-    common = task.loss(model, task.rows(train).batch([0]))[0]
-    torch.testing.assert_close(common, -log_probs[0, 0], msg="the mean of one example is its own loss")
-    assert tuned.task(train=train).rows(train).columns["weights"].tolist() == [1.0] * 8
-
-
 def test_predictions_are_in_the_order_of_the_examples():
     task, examples = tuned.task(), tuned.labelled(8)
     model = tuned.model(task)
@@ -78,7 +65,7 @@ def test_scores_and_what_is_learnt_of_the_examples():
     assert figures.pop("calibration_error") == pytest.approx((0.1 + 0.6 + 0.0 + 0.5) / 4), "each in its bin"
     assert figures == found
     known = Classification.learn([("a", "sun"), ("b", "rain"), ("c", "rain")])
-    assert known == dict(labels=["rain", "sun"], counts=[2, 1])
+    assert known == dict(labels=["rain", "sun"])
 
 
 def test_the_world_gives_examples_of_each():

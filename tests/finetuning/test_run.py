@@ -126,14 +126,13 @@ def test_seeds_of_two_runs_have_none_in_common(monkeypatch):
     assert len(seen[0]) == 10 and not set(seen[0]) & set(seen[1]) and seen[2:] == [(4,), (4,)]
 
 
-def test_class_weights_and_pairs_reach_the_task(monkeypatch):
+def test_pairs_reach_the_task(monkeypatch):
     seen, plain = [], run.prepared
     monkeypatch.setattr(run, "prepared", lambda body, task, *a: seen.append(task) or plain(body, task, *a))
-    made = dict(task="pair"), dict(task="pair", pairs="apart", class_weights=True), dict(task="similarity")
+    made = dict(task="pair"), dict(task="pair", pairs="apart"), dict(task="similarity")
     for changes in (*made, dict(task="similarity", pairs="together")):
         run.finetune(settings(**changes))
     assert [task.head().on for task in seen] == ["text", "apart", "apart", "text"]
-    assert [task.balanced for task in seen] == [False, True, False, False]
 
 
 # Examples
@@ -254,8 +253,8 @@ def test_task_json_makes_the_task_again_and_anything_else_is_one_line():
     for broken, said in (
         (dict(task="sleep"), "not a task of ours"),
         (dict(known=None), "'known' is None, expected object"),
-        (dict(known=dict(labels=["same"], counts=[1, "x"])), r"known: 'counts' is \[1, 'x'\]"),
-        (dict(known=dict(labels=["different", "same"])), "known: 'counts' is missing"),
+        (dict(known=dict(labels=["same", 1])), r"known: 'labels' is \['same', 1\]"),
+        (dict(known={}), "known: 'labels' is missing"),
         (dict(options=3), "'options' is 3"),
         (dict(options=dict(speed=1)), "not a task of ours"),
         (dict(options=dict(pairs="far")), "'pairs' is 'far', expected together|apart"),

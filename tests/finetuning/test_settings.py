@@ -57,7 +57,6 @@ WRONG = [
     (dict(task="contrastive", batch_size=1), "--batch-size 1: must be 2 or more"),
     (dict(context=2), "--context 2: must be 3 or more"),
     (dict(context=7, task="span"), "--context 7: must be 9 or more"),
-    (dict(task="tagging", class_weights=True), "--class-weights is nothing to --task tagging"),
     (dict(pairs="apart"), "--pairs apart is nothing to --task classification"),
     (dict(pairs="apart", task="contrastive"), "--pairs apart is nothing to --task contrastive"),
     (dict(accumulate=2, task="contrastive"), "--task contrastive: a batch must not be cut: no --accumulate"),
@@ -139,7 +138,7 @@ def test_the_defaults_are_those_of_the_figures_in_the_readme():
     own = vars(FinetuningSettings()).items() - vars(TrainingSettings()).items()
     assert {name: value for name, value in own if value is not None} == dict(
         task="classification", skip_bad=False, tune="all", compare=True, lora_rank=8, lora_alpha=16.0,
-        lora_targets=("q", "v"), layer_decay=1.0, unfreeze_every=0, patience=0, class_weights=False,
+        lora_targets=("q", "v"), layer_decay=1.0, unfreeze_every=0, patience=0,
     )  # fmt: skip
     settings = with_recipe(FinetuningSettings(data=("a.tsv",)), 1000)
     assert (settings.steps, settings.warmup, settings.batch_size) == (125, 12, 32), (

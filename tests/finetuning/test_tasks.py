@@ -24,13 +24,12 @@ def objective(n: int = 15, batch_size: int = 4, **options) -> FineTuning:
 
 def test_labelled_rows_are_texts_with_columns():
     texts = RaggedRows([[5], [6, 7, 8], [9, 9]], 0)
-    rows = LabelledRows(texts, torch.tensor([4, 5, 6]), weights=torch.tensor([0.25, 0.5, 1.0]))
+    rows = LabelledRows(texts, torch.tensor([4, 5, 6]), more=torch.tensor([0.25, 0.5, 1.0]))
     batch = rows.batch([2, 0])
     assert len(rows) == 3 and rows.lengths.tolist() == [1, 3, 2]
     assert batch["input_ids"].tolist() == [[9, 9], [5, 0]] and batch["labels"].tolist() == [6, 4]
-    assert batch["weights"].tolist() == [1.0, 0.25]
-    assert (float(batch["n_row"]), float(batch["n_label"])) == (2.0, 1.25), "labels count by their weights"
-    assert float(rows.batch([0])["n_label"]) == 0.25
+    assert batch["more"].tolist() == [1.0, 0.25]
+    assert (float(batch["n_row"]), float(batch["n_label"])) == (2.0, 2.0)
     ragged = LabelledRows(texts, RaggedRows([[1], [IGNORED, 2, 3], [IGNORED] * 2], IGNORED)).batch([1, 0])
     assert ragged["labels"].tolist() == [[IGNORED, 2, 3], [1, IGNORED, IGNORED]]
     assert float(ragged["n_label"]) == 3
@@ -94,7 +93,6 @@ def test_the_validation_batch_is_all_of_it_whatever_the_step():
 
 PARTS = [
     (tuned.task(), tuned.labelled(7)),
-    (tuned.task(train=tuned.labelled(13), balanced=True), tuned.labelled(7)),
     (tuned.task(Similarity, SCORED, pairs="apart"), SCORED),
     (tuned.task(Span, [("Ana ran.", "Who?", [("Ana", 0)])]), [("Ana ran.", "Who?", [("Ana", 0)])] * 3),
     (tuned.task(Tagging, [(["a", "b"], ["O", "B-x"])]), [(["b"] * n, ["O"] * n) for n in (1, 5, 2)]),
