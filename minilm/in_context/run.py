@@ -103,10 +103,10 @@ def make_study(settings: PromptSettings) -> Study:
     words = {label: label for label in sorted(set(given))}
     commas = re.compile(f",(?=(?:{'|'.join(map(re.escape, words))})=)")  # a word may hold others
     for option in [one for text in settings.label_words for one in commas.split(text)]:
-        label, sign, word = option.partition("=")
-        if not sign or label not in words:
+        label = max((one for one in words if option.startswith(f"{one}=")), key=len, default=None)
+        if label is None:
             raise UserError(f"--label-words {option}: expected LABEL=WORD of {', '.join([*words][:9])}")
-        words[label] = word
+        words[label] = option[len(label) + 1 :]
     breaks = (option.replace("\\n", "\n") for option in (settings.template, settings.separator))
     prompt_format = PromptFormat(words, *breaks)
     share = [label for _, label in asked].count(max(words, key=given.count)) / len(asked)

@@ -137,7 +137,7 @@ class MultiHeadAttention(nn.Module):
         self.v = nn.Linear(d_model, kv_width, bias)
         self.out = nn.Linear(width, d_model, biases == "all")  # W_O, which mixes the heads
         # Normed to one size, queries and keys cannot make a score grow without limit (Henry et al. 2020).
-        self.q_norm, self.k_norm = norms or (None, None)
+        self.q_norm, self.k_norm = norms or (nn.Identity(), nn.Identity())
         self.explicit = False  # true: attention written out, whose last weights stay in `weights`
         self.weights: Tensor | None = None  # (B, H, T, S)
 
@@ -149,16 +149,14 @@ class MultiHeadAttention(nn.Module):
         `bias`, `causal`: as in `explicit_attention`; `cache`: a `KeyValueCache`; `cos_sin`: of x's
         positions, to rotate queries and keys by. Returns (B, T, D), or as many positions as are chosen.
         """
-        q = self.split_heads(self.q(x[:, chosen]))  # (B, H, T, d_head)
-        q = q if self.q_norm is None else self.q_norm(q)
-        if cos_sin is not None:
-            q = rotate(q, cos_sin[..., chosen, :])
+        q = self.q_norm(self.split_heads(self.q(x[:, chosen])))  # (B, H, T, d_head)
+        q = q if cos_sin is None else rotate(q, cos_sin[..., chosen, :])
         if memory is not None and cache is not None and cache.length:  # the encoder's text does not change
             k, v = cache.contents()
         else:
             source = x if memory is None else memory
-            k, v = self.split_heads(self.k(source)), self.split_heads(self.v(source))  # (B, H, S, d_head)
-            k = k if self.k_norm is None else self.k_norm(k)
+            k = self.k_norm(self.split_heads(self.k(source)))  # (B, H, S, d_head)
+            v = self.split_heads(self.v(source))
             k = k if cos_sin is None else rotate(k, cos_sin)  # before the cache: a key's position is its own
             if cache is not None:
                 k, v = cache.append(k, v)

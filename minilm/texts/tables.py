@@ -45,9 +45,8 @@ def usable(make: Callable, parts: Iterable[tuple], path, what: str, skip_bad: bo
 
 
 def read_table(path: str | Path, fields: Sequence[str], skip_bad=False, spare=(), make=None) -> list[tuple]:
-    """Return the rows, each a tuple of strings in the order of `fields`, such as (text, label).
+    """Return the rows of a `.tsv`, `.csv`, `.jsonl` or `.gz` of these, as `fields`, such as (text, label).
 
-    `.tsv`, `.csv` (see `csv_format`) or `.jsonl`, also as `.gz`.
     A first line that names all the fields is a header: columns may stand in any order, and further ones are
     passed over; without one `spare` may come last. What is no table is refused. `make` does what `row` does.
     """
@@ -90,10 +89,10 @@ def columns(path: str | Path, fields: Sequence[str], spare: Sequence[str], ours:
 
 
 def csv_format(first_line: str, is_tsv: bool, fields: Sequence[str]) -> dict:
-    """Return how a table is written: what separates its cells, and whether quotes (RFC 4180) are around them.
+    """Return what separates a table's cells, and whether quotes (RFC 4180) are around them.
 
-    A `.tsv` has quotes around its cells where they are around the names of its header, as R writes it; a
-    `.csv` has semicolons where commas are for decimals, as spreadsheets in Portuguese write it.
+    In a `.tsv` they are where they are around a name of its header, as R writes it; a `.csv` has semicolons
+    where commas are for decimals, as spreadsheets in Portuguese write it.
     """
     if is_tsv:
         is_quoted = any(f'"{field}"' in first_line.split("\t") for field in fields)

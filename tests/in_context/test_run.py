@@ -140,6 +140,9 @@ def test_labels_get_their_words(files):
     assert files(label_words=("bad=poor=er",)).prompt_format.words == {"bad": "poor=er", "good": "good"}
     found = files(label_words=("bad=no,gud=x,good=yes, sir",)).prompt_format.words
     assert found == {"bad": "no,gud=x", "good": "yes, sir"}, "a comma before another label's name begins it"
+    Path("equal.tsv").write_text("a\tx\nb\tx=1\nc\tx=1=y\nd\tx\ne\tx=1\n", encoding="utf-8")
+    found = files(data="equal.tsv", test="equal.tsv", label_words=("x=1=one", "x=1=y=two", "x=none"))
+    assert found.prompt_format.words == {"x": "none", "x=1": "one", "x=1=y": "two"}, "a label may hold a sign"
     for wrong in ("good", "gud=x", "=x"):
         with pytest.raises(UserError, match=f"--label-words {wrong}.*bad, good"):
             files(label_words=(wrong,))
