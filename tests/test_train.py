@@ -17,6 +17,7 @@ import minilm
 import train
 from minilm.checkpoint import save
 from minilm.in_context.questions import FewShot
+from minilm.model.config import PRESETS
 from minilm.plumbing.folders import RUN_FILES, read_log
 from minilm.pretraining import run
 from minilm.pretraining.causal import Causal
@@ -194,6 +195,7 @@ def test_a_continued_run_goes_on_by_its_own_command(script, monkeypatch):
 def test_few_shot_documents_are_for_gpt(script, monkeypatch, flags, kind):
     seen = []
     monkeypatch.setattr(Pretraining, "run", lambda self: seen.append(type(self)))
+    monkeypatch.setattr("minilm.pretraining.run.load_config", lambda teacher: PRESETS["bert-tiny"])
     assert script(flags, tiny="")[0] == 0 and seen == [kind]
 
 

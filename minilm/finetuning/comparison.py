@@ -46,8 +46,9 @@ def prepared(body: Transformer, task: Task, parts: Parts, settings, from_random=
 def trained(model: WithHead, objective: FineTuning, settings, folder=None, tokenizer=None) -> tuple:
     """Train what moves, in a `folder` or quietly; return the `Result`, and predictions of test examples."""
     if settings.lr is None:
-        rate = objective.task.recipe.get("rate", SMALL) if model.config.d_model < LARGE else PUBLISHED
-        settings = replace(settings, lr=rate * TIMES[settings.tune.partition(":")[0]])
+        way, is_small = settings.tune.partition(":")[0], model.config.d_model < LARGE
+        rate = objective.task.recipe.get("rate", SMALL) * TIMES[way] if is_small else PUBLISHED[way]
+        settings = replace(settings, lr=rate)
     how = model.config, settings.layer_decay, settings.unfreeze_every
     optimizer = make_optimizer(model, settings.weight_decay, lambda name: share_and_start(name, *how))
     label = None if folder else settings.tune
@@ -70,7 +71,8 @@ def other_ways(body: Transformer, task: Task, parts: Parts, settings) -> dict[st
         tune = "all" if way == "scratch" else way
         if way != settings.tune and (way != "head" or task.has_head):
             # A rate that was given is meant for the chosen way.
-            own = settings if tune == settings.tune else replace(settings, tune=tune, lr=None)
+            far = PUBLISHED["scratch"] if way == "scratch" and body.config.d_model >= LARGE else None
+            own = replace(settings, tune=tune, lr=far)
             results[way], _ = trained(*prepared(body, task, parts, own, way == "scratch"), own)
     return results
 

@@ -14,10 +14,9 @@ from .heads import HEAD, WithHead
 from .lora import THIN, add_lora
 
 BLOCK = re.compile(r"(encoder|decoder)\.blocks\.(\d+)\.")
-# SMALL: for models as small as ours; PUBLISHED: that of Devlin et al. 2019, appendix A.3. What is new, a head
-# or LoRA's matrices, has far to go and needs more; so do biases that move alone.
-SMALL, PUBLISHED = 1e-3, 3e-5
-TIMES = {"all": 1, "last": 1, "head": 10, "lora": 5, "bias": 30}
+SMALL = 1e-3  # of small models, or the task's own rate
+TIMES = dict(all=1, last=1, head=10, lora=5, bias=30)  # what is new, and biases that move alone, go far
+PUBLISHED = dict(all=3e-5, last=3e-5, head=1e-2, lora=3e-3, bias=1e-3, scratch=3e-4)  # all: BERT's, A.3
 
 
 def depth_of(name: str, config: ModelConfig) -> int:

@@ -13,7 +13,7 @@ from typing import ClassVar, Literal, NamedTuple
 
 import torch
 
-from ..checkpoint import is_published, load, load_tokenizer
+from ..checkpoint import is_published, load, load_config, load_tokenizer
 from ..model.config import PRESETS, ModelConfig
 from ..model.transformer import build, build_for_weights
 from ..plumbing.errors import UserError, suggest
@@ -32,7 +32,7 @@ from .causal import Causal
 from .denoising import Denoising
 from .distillation import Distillation, initial_student
 from .masked import Masked
-from .recipes import CONTINUED, RECIPES
+from .recipes import CONTINUED, LARGE, RECIPES
 from .translation import Translation
 
 
@@ -196,7 +196,8 @@ class Distilling(Pretraining):
 
     def __init__(self, settings: PretrainingSettings, overrides: dict | None = None):
         teacher = settings.teacher or newest_or_train("masked", settings.seed, settings.device)
-        super().__init__(replace(settings, teacher=str(teacher)), overrides)
+        lr = RECIPES["distilbert" if load_config(teacher).d_model >= LARGE else "bert-tiny"]["lr"]
+        super().__init__(replace(settings, teacher=str(teacher)).filled_in(dict(lr=lr)), overrides)
 
     def texts(self):
         """Return all texts: the closing table compares the student with one that saw them all."""
@@ -232,6 +233,7 @@ def with_recipe(settings: PretrainingSettings) -> PretrainingSettings:
     recipe = RECIPES[model] | (CONTINUED if settings.init else {}) | dict(model=model)
     if settings.objective == "distillation" or settings.init or settings.tokenizer:
         recipe["vocab_size"] = None  # that of the tokenizer
+    recipe |= dict(lr=None) if settings.objective == "distillation" else {}  # its teacher's size decides
     steps, warmup = recipe["steps"], recipe["warmup"]
     if settings.warmup is None and (settings.steps or steps) < steps:  # a short run is to reach its rate too
         recipe["warmup"] = warmup * settings.steps // steps

@@ -115,7 +115,7 @@ def draw_answers(model, env: Environment, prompts: list[list[int]], seed: int) -
 @torch.no_grad()
 def score_answers(rollout: Rollout, policy: Policy, env: Environment) -> Rollout:
     """Fill in the log-probabilities of both models and the values, with one pass of each over the texts."""
-    # `sample` knows the policy's, but its cache moves the last digits, and the first ratio must be exactly 1
+    # anew, not as `sample` has drawn: its cache moves the last digits, and the first ratio must be exactly 1
     args, how = (rollout.ids, rollout.mask), dict(rule=env.rule, n_prompt=rollout.n_prompt)
     with autocast(env.precision, rollout.ids.device):
         rollout.log_probs, rollout.values = policy(*args, **how)
@@ -143,7 +143,7 @@ def measure(model, env: Environment, seed: int, start: Measured | None = None, b
     reward_win_rate: share of the prompts for which the reward is higher than at the start, ties one half.
     kl: mean of log pi - log reference over whole answers, in nats; of the reference's best of n at most
         log n - (n - 1) / n (Beirami et al. 2024, "Theoretical guarantees on the best-of-n alignment policy").
-    perplexity: that of the answers under the reference: how strange they look to where it all began.
+    perplexity: of the answers under the reference at its temperature: how strange they look to it.
     distinct: share of the answers that differ from all before them. length: tokens an answer.
     """
     rollout = draw_answers(model, env, [prompt for prompt in env.test_prompts for _ in range(best_of)], seed)

@@ -13,13 +13,14 @@ from ..model.transformer import Transformer
 from ..plumbing.errors import UserError
 from ..plumbing.folders import RESULTS, write_json
 from ..plumbing.script import from_first
+from ..pretraining.recipes import LARGE
 from ..training.loop import train
 from .dpo import DirectPreference
 from .ppo import SWITCHES, train_ppo
 from .preferences import Preferences, sampled_pairs
 from .reward import BradleyTerry, Normalised, held_out_accuracy, reward_model_from
 from .rollout import Environment, measure
-from .settings import ReinforceSettings
+from .settings import PUBLISHED, SMALL, ReinforceSettings
 
 UNBOUND = dict(warn_kl=1e9, stop_kl=1e9)  # where an explosion of the KL is part of the lesson
 
@@ -30,6 +31,8 @@ class Rounds:
     def __init__(self, settings: ReinforceSettings, preferences: Preferences, env: Environment):
         self.settings, self.preferences, self.env = settings, preferences, env
         self.given = None  # a reward that need not be learnt
+        usual = SMALL if env.reference.config.d_model < LARGE else PUBLISHED
+        self.rates = usual | {n: value for n in usual if (value := getattr(settings, n)) is not None}
 
     def pairs(self, kind: type, *more):
         """Return the objective of a kind on all pairs so far."""
@@ -43,7 +46,7 @@ class Rounds:
 
     def train_ppo(self, policy: Transformer, folder: Path | None = None, **changes) -> dict:
         """Let a policy learn by PPO or GRPO, with these changes of the settings."""
-        s, env = replace(self.settings, **changes), self.env
+        s, env = replace(self.settings, **dict(lr=self.rates["lr"]) | changes), self.env
         if s.algorithm != "grpo":
             s = replace(s, group_size=1)
         if not s.normalise_reward:  # in what it learns from; all are measured by the same one
@@ -71,7 +74,7 @@ class Rounds:
                 model = reward_model_from(env.reference, s.seed)
                 folder = self.folder / ("reward" if number == last else f"reward-{number + 1}")
                 steps = s.reward_steps if number == last else max(1, s.reward_steps // 2)
-                self.train_on_pairs(model, objective, folder, steps, s.reward_lr)
+                self.train_on_pairs(model, objective, folder, steps, self.rates["reward_lr"])
             two = ("reward_accuracy", found.held_out_pairs), ("own_reward_accuracy", found.own_held_out_pairs)
             skip = s.reward_function or (own_pairs and not env.judge)  # a rule, or it ranked the pairs itself
             for name, pairs in two:
@@ -99,7 +102,8 @@ class Rounds:
         print(f"Pairs of the policy's own answers: {len(new[0]):,}, and {len(new[1]):,} held out.")
         found.held_out_pairs = found.held_out_pairs or new[1]
         if not (found.pairs and found.held_out_pairs):
-            raise UserError(f"no answer is better: more --answers-a-prompt than {s.answers_a_prompt}")
+            which = f"{'held-out ' * bool(found.pairs)}prompt has a better answer than its others"
+            raise UserError(f"no {which}: more prompts, or --answers-a-prompt above {s.answers_a_prompt}")
 
     def learn(self) -> tuple[dict, dict]:
         """Train a policy in each way; return what is measured, the start first, and the seconds."""
@@ -116,8 +120,9 @@ class Rounds:
             policy = copy.deepcopy(env.reference).requires_grad_(True)
             folder = self.folder if name == s.algorithm else None
             if name == "dpo":
-                objective, folder = self.pairs(DirectPreference, s.dpo_beta), folder or self.folder / "dpo"
-                outcome = self.train_on_pairs(policy, objective, folder, s.dpo_steps, s.dpo_lr)
+                objective = self.pairs(DirectPreference, self.rates["dpo_beta"])
+                how = folder or self.folder / "dpo", s.dpo_steps, self.rates["dpo_lr"]
+                outcome = self.train_on_pairs(policy, objective, *how)
             else:
                 outcome = self.train_ppo(policy, folder, **changes)
             seconds[name] = outcome["seconds"]

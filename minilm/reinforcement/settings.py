@@ -7,6 +7,10 @@ from ..plumbing.errors import UserError
 from ..plumbing.settings import CommonSettings
 from .ppo import PPODetails
 
+# Where such a flag is none: of models as small as ours, and of published ones, whose weights are worth more.
+SMALL = dict(lr=4e-4, reward_lr=1e-3, dpo_lr=3e-4, dpo_beta=1.0)
+PUBLISHED = dict(lr=1e-5, reward_lr=3e-5, dpo_lr=1e-5, dpo_beta=0.1)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReinforceSettings(PPODetails, CommonSettings):
@@ -26,15 +30,15 @@ class ReinforceSettings(PPODetails, CommonSettings):
     rounds: int = 2  # collections of such pairs: from the policy, then from what PPO has made of it
     reward_steps: int = 350  # steps of the reward model
     reward_batch_size: int = 32  # pairs a step
-    reward_lr: float = 1e-3  # highest learning rate of the reward model
+    reward_lr: float | None = None  # highest rate of the reward model; none: 1e-3, of a large one 3e-5
     dpo_steps: int = 150  # steps of DPO
-    dpo_lr: float = 3e-4  # highest learning rate of DPO
-    dpo_beta: float = 1.0  # DPO's price of leaving the reference
+    dpo_lr: float | None = None  # highest learning rate of DPO; none: 3e-4, of a large model 1e-5
+    dpo_beta: float | None = None  # DPO's price of leaving the reference; none: 1, of a large model 0.1
     steps: int = 100  # times that the policy answers a batch of prompts and learns from it
     batch_size: int = 64  # answers a step
     max_new_tokens: int = 32  # longest answer, in tokens
     temperature: float = 0.7  # divides the logits, when sampling and when scoring alike
-    lr: float = 4e-4  # learning rate, which warm-up and annealing lower
+    lr: float | None = None  # rate, which warm-up and annealing lower; none: 4e-4, of a large model 1e-5
     warmup: int = 10  # steps in which the learning rate rises, while Adam knows no gradients yet
     clip: float = 1.0  # longest gradient; 0: no clipping
     contrast: bool = True  # after PPO or GRPO: the same with --kl 0, DPO and best of n, in the same table
@@ -47,7 +51,7 @@ class ReinforceSettings(PPODetails, CommonSettings):
     def __post_init__(self):
         super().__post_init__()
         least = {field.name: int(field.type is int) for field in fields(self) if field.type in (int, float)}
-        self.check_least(least | dict(seed=0, warmup=0, sampled_prompts=0))
+        self.check_least(least | dict(seed=0, warmup=0, sampled_prompts=0) | dict.fromkeys(SMALL, 0))
         s, grpo, cut = self, self.algorithm == "grpo", f"--batch-size {self.batch_size} cannot be cut into"
         for wrong, what in (
             (max(s.gamma, s.gae_lambda) > 1, f"--gamma {s.gamma} --gae-lambda {s.gae_lambda}: at most 1"),

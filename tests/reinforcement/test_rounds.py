@@ -33,6 +33,32 @@ def test_ppo_learns_with_the_changes_it_is_given(reinforcement, make_gpt, monkey
     assert second[1].reward == raw.reward and made.env.reward is raw
 
 
+def test_a_large_model_learns_at_rates_of_its_own_where_none_is_given(reinforcement, settings, monkeypatch):
+    small_one = dict(lr=3e-3, reward_lr=1e-3, dpo_lr=3e-4, dpo_beta=1.0)  # lr: that of these tests
+    assert reinforcement().rates == small_one
+    monkeypatch.setattr(rounds, "LARGE", 12)
+    made = reinforcement(lr=None, dpo_beta=0.7, reward_batch_size=8, dpo_steps=2, reward_steps=2)
+    assert made.rates == dict(lr=1e-5, reward_lr=3e-5, dpo_lr=1e-5, dpo_beta=0.7), "a given one is taken"
+    assert made.settings == settings(
+        model=made.settings.model,
+        lr=None,
+        dpo_beta=0.7,
+        **dict(reward_batch_size=8, dpo_steps=2, reward_steps=2),
+    ), "the command is kept as it was given"
+    seen, plain = [], rounds.train
+    monkeypatch.setattr(
+        rounds, "train", lambda m, o, s, *a: seen.append((s.lr, getattr(o, "beta", 0))) or plain(m, o, s, *a)
+    )
+    monkeypatch.setattr(
+        rounds,
+        "train_ppo",
+        lambda policy, env, details, training, *a: seen.append((training.lr, 0)) or dict(seconds=1.0),
+    )
+    made.make_reward()
+    made.learn()
+    assert {*seen} == {(1e-5, 0), (3e-5, 0), (1e-5, 0.7)}
+
+
 def watched(monkeypatch, made) -> list:
     """Note what `make_reward` does, in order, instead of doing it."""
     told, reference = [], made.env.reference
@@ -142,7 +168,7 @@ def test_dpo_of_a_rule_alone_learns_from_the_policys_own_answers(answers, reinfo
     found.prompts = found.prompts[:6]
     found.pairs, found.held_out_pairs, prompts = [], [], list(found.prompts)
     if answers[1] != "bad":
-        with pytest.raises(UserError, match="no answer is better: more --answers-a-prompt than 4"):
+        with pytest.raises(UserError, match="no prompt has a better answer than its others: more prompts"):
             made.make_reward()
         return
     made.make_reward()
