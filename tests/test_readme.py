@@ -130,7 +130,7 @@ def with_quick_probes(*given) -> tuple:
 
 def files_of_the_later_regimes() -> None:
     """Write what finetune.py and reinforce.py read in the README."""
-    for name in ("trec.train.tsv", "trec.test.tsv", "few-4-0.tsv", "few-test.tsv"):
+    for name in ("trec.train.tsv", "trec.test.tsv", "some.tsv", "few-4-0.tsv", "few-test.tsv"):
         rows = (f"Who was it in {i}?\tHUM\nWhere is it in {i}?\tLOC\n" for i in range(12))
         Path(name).write_text("".join(rows), encoding="utf-8")
     Path("new.tsv").write_text("She picked a lily.\nHe saw a crab.\n", encoding="utf-8")
