@@ -36,8 +36,7 @@ class Classification(HeadTask):
 
     def rows(self, examples):
         """Return the texts with the numbers of their labels."""
-        numbers = [self.labels.index(label) for *_, label in examples]
-        return self.text_rows(examples, torch.tensor(numbers))
+        return self.text_rows(examples, torch.tensor([self.labels.index(label) for *_, label in examples]))
 
     def loss(self, model, batch):
         """Return the mean cross-entropy in nats; metrics `loss`, the same, and `accuracy`."""

@@ -70,9 +70,8 @@ def other_ways(body: Transformer, task: Task, parts: Parts, settings) -> dict[st
     for way in ("scratch", "head", "lora", "all") if settings.compare else ():
         tune = "all" if way == "scratch" else way
         if way != settings.tune and (way != "head" or task.has_head):
-            # A rate that was given is meant for the chosen way.
-            far = PUBLISHED["scratch"] if way == "scratch" and body.config.d_model >= LARGE else None
-            own = replace(settings, tune=tune, lr=far)
+            rate = PUBLISHED["scratch"] if way == "scratch" and body.config.d_model >= LARGE else None
+            own = replace(settings, tune=tune, lr=rate)  # one that was given is meant for the chosen way
             results[way], _ = trained(*prepared(body, task, parts, own, way == "scratch"), own)
     return results
 

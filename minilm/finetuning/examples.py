@@ -80,7 +80,7 @@ def scored(fields: Sequence[str], where: str, *cells) -> tuple:
     """Return the fields of one row, of which the last is a number; UserError where it is none."""
     *texts, label = row(fields, where, *cells, is_number=True)
     with suppress(ValueError):
-        if math.isfinite(value := float(label)):
+        if math.isfinite(value := float(label.replace(",", ".") if "," in label[-3:-1] else label)):  # 4,5
             return (*texts, value)
     raise UserError(f"{where}: the label {label!r} is no number, as a score is")
 

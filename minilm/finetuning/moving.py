@@ -14,9 +14,9 @@ from .heads import HEAD, WithHead
 from .lora import THIN, add_lora
 
 BLOCK = re.compile(r"(encoder|decoder)\.blocks\.(\d+)\.")
-SMALL = 1e-3  # of small models, or the task's own rate
-TIMES = dict(all=1, last=1, head=10, lora=5, bias=30)  # what is new, and biases that move alone, go far
-PUBLISHED = dict(all=5e-5, last=1e-4, head=3e-2, lora=3e-3, bias=3e-3, scratch=3e-4)  # measured: README
+# Rates: of small models SMALL, or the task's own, so many TIMES (what is new has far to go); others: README.
+SMALL, TIMES = 1e-3, dict(all=1, last=1, head=10, lora=5, bias=30)
+PUBLISHED = dict(all=5e-5, last=1e-4, head=3e-2, lora=3e-3, bias=3e-3, scratch=3e-4)
 
 
 def depth_of(name: str, config: ModelConfig) -> int:

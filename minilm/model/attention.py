@@ -48,7 +48,7 @@ def rotate(x: Tensor, cos_sin: Tensor) -> Tensor:
     The product of a turned query and a turned key depends on how far apart they are, not on where they stand.
     """
     cos, sin = cos_sin.to(x.dtype)
-    # Differs from the paper and LLaMA's own code, which pair neighbours; Hugging Face's files are for this.
+    # Differs from the paper and LLaMA's own code, which pair neighbours; Hugging Face's files fit this order.
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
 

@@ -57,7 +57,7 @@ def sample(
     n_beam: int = 1, *, length_penalty: float = 0.6, decoder_start_id: int | Sequence[int] | None = None,
     pad_id: int | None = None, overflow: str = "slide", watch: Callable[[Tensor], None] | None = None,
 ) -> Sample:  # fmt: skip
-    """Write like `generate`, by a rule.
+    """Write like `generate`; return prompts and new tokens as padded columns.
 
     Args:
         length_penalty: of the beam search, see `length_normaliser`.
@@ -98,7 +98,7 @@ def sample(
 
 
 def write(draft: Draft, rule: SamplingRule, limits: Tensor, seed, pad_id: int, watch=None) -> tuple:
-    """Draw each text up to its end or limit (B,); return ids, log-probabilities (B, n), and lengths (B,)."""
+    """Draw each text up to its end or limit (B,); return ids (B, n) and lengths (B,)."""
     n_prompt, n_step = draft.length, int(limits.max())
     uniform = uniform_numbers(seed, len(limits), n_step, limits.device)  # (B, n_step)
     ended = False

@@ -46,7 +46,7 @@ def choose_folder(name: str, out: str | None = None, overwrite: bool = False, re
         while not make_folder(folder := RUNS / (name if number == 1 else f"{name}-{number}")):
             number += 1  # another process took it just now
         if number > 1:
-            print(f"{RUNS / name} is there already: this run goes into {folder}.")
+            print(f"There are runs of this name already: this one goes into {folder}.")
     elif overwrite and Path(out).exists():
         empty_run_folder(folder := Path(out), lock)
     elif not make_folder(folder := Path(out)):
@@ -217,7 +217,7 @@ def read_settings(folder: Path, settings_class: type, override_class=None) -> tu
         types = {field.name: field.type for field in fields(each)}
         known = {name: saved.pop(name) for name in types if name in saved}
         parts.append(checked(path, known, types, whole=False))
-    for name in saved:
+    for name in (name for name, value in saved.items() if value):  # off, one that is no more changes nothing
         raise UserError(f"{path}: {name!r} is no setting of this script")
     return parts[0], {} if override_class is None else parts[1]
 

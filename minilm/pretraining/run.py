@@ -196,7 +196,7 @@ class Distilling(Pretraining):
 
     def __init__(self, settings: PretrainingSettings, overrides: dict | None = None):
         teacher = settings.teacher or newest_or_train("masked", settings.seed, settings.device)
-        lr = RECIPES["distilbert" if load_config(teacher).d_model >= LARGE else "bert-tiny"]["lr"]
+        lr = RECIPES["distilbert" if load_config(teacher).d_model >= LARGE else "distilbert-tiny"]["lr"]
         super().__init__(replace(settings, teacher=str(teacher)).filled_in(dict(lr=lr)), overrides)
 
     def texts(self):

@@ -7,7 +7,7 @@ from ..plumbing.errors import UserError
 from ..plumbing.settings import CommonSettings
 from .ppo import PPODetails
 
-# Where such a flag is none: of models as small as ours, and of published ones, whose weights are worth more.
+# What a flag that is none stands for: of models as small as ours, and of large ones (width 256 or more).
 SMALL = dict(lr=4e-4, reward_lr=1e-3, dpo_lr=3e-4, dpo_beta=1.0)
 PUBLISHED = dict(lr=1e-5, reward_lr=3e-5, dpo_lr=1e-5, dpo_beta=0.1)
 

@@ -45,7 +45,7 @@ def usable(make: Callable, parts: Iterable[tuple], path, what: str, skip_bad: bo
 
 
 def read_table(path: str | Path, fields: Sequence[str], skip_bad=False, spare=(), make=None) -> list[tuple]:
-    """Return the rows of a `.tsv`, `.csv`, `.jsonl` or `.gz` of these, as `fields`, such as (text, label).
+    """Return the rows of a `.tsv`, `.csv`, `.jsonl` or `.gz` of these, each a tuple of the `fields`.
 
     A first line that names all the fields is a header: columns may stand in any order, and further ones are
     passed over; without one `spare` may come last. What is no table is refused. `make` does what `row` does.
@@ -62,7 +62,7 @@ def read_table(path: str | Path, fields: Sequence[str], skip_bad=False, spare=()
 def columns(path: str | Path, fields: Sequence[str], spare: Sequence[str], ours: dict) -> Iterator[tuple]:
     """Yield (where, names, cells) of each row of a `.csv` or `.tsv` after the header, if there is one."""
     text, longer = read_text(path), (*fields, *spare)
-    how = csv_format(text.lstrip().partition("\n")[0].lower(), kind(path) == ".tsv", [*fields, *ours])
+    how = csv_format(text.lstrip(), kind(path) == ".tsv", [*fields, *ours])
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, **how)
     where, names, in_order = f"{path}, line 1", None, []
     try:
@@ -88,17 +88,19 @@ def columns(path: str | Path, fields: Sequence[str], spare: Sequence[str], ours:
         check_order(path, fields, in_order)
 
 
-def csv_format(first_line: str, is_tsv: bool, fields: Sequence[str]) -> dict:
-    """Return what separates a table's cells, and whether quotes (RFC 4180) are around them.
+def csv_format(text: str, is_tsv: bool, fields: Sequence[str]) -> dict:
+    """Return what separates a table's cells, and whether quotes (RFC 4180) may be around them.
 
-    In a `.tsv` they are where they are around a name of its header, as R writes it; a `.csv` has semicolons
-    where commas are for decimals, as spreadsheets in Portuguese write it.
+    A `.tsv` has them where a name of its header has, as R's with qmethod="double". A `.csv` has semicolons
+    where its first row is one cell between commas: so do spreadsheets where numbers have decimal commas.
     """
     if is_tsv:
-        is_quoted = any(f'"{field}"' in first_line.split("\t") for field in fields)
+        is_quoted = any(f'"{field}"' in text.partition("\n")[0].lower().split("\t") for field in fields)
         return dict(delimiter="\t", quoting=csv.QUOTE_MINIMAL if is_quoted else csv.QUOTE_NONE)
-    by_semicolons = len(fields) > 1 or fields[0] in re.split('[";]+', first_line)
-    return dict(delimiter=";" if by_semicolons and ";" in first_line and "," not in first_line else ",")
+    by_comma, cells = (next(csv.reader(io.StringIO(text, newline=""), delimiter=d), []) for d in ",;")
+    names = {cell.strip().lower() for cell in cells}
+    is_header = {*fields} & names or all(map(HEADER.fullmatch, names))  # else texts alone may hold semicolons
+    return dict(delimiter=";" if len(names) > 1 and (is_header or len(fields) > 1 == len(by_comma)) else ",")
 
 
 def check_order(path: str | Path, fields: Sequence[str], rows: list[Sequence[str]]) -> None:

@@ -201,7 +201,7 @@ class BPE(Tokenizer):
 
     def encode_word(self, word: str) -> tuple[int, ...]:
         """One word -> ids, by the merge learnt first, leftmost first, while one applies; n log n."""
-        # Plainly: join the leftmost pair of the lowest rank, again and again. A heap has it without a search.
+        # Plainly: join the leftmost pair of the lowest rank, again and again. A heap (sorted) has it at once.
         ids = [self._byte_ids[byte] for byte in word.encode() if byte in self._byte_ids] + [None]
         left, right = [*range(-1, len(ids) - 1)], [*range(1, len(ids)), 0]  # neighbours; ends lead to None
         heap = sorted((self._ranks[pair], i) for i, pair in enumerate(pairwise(ids)) if pair in self._ranks)

@@ -35,7 +35,7 @@ class TrainingSettings(CommonSettings):
 
     steps: int | None = None  # optimiser steps
     batch_size: int | None = None  # rows a step, over all micro-batches and processes
-    lr: float | None = None  # highest learning rate
+    lr: float | None = None  # highest learning rate; none: that of the recipe, or of what moves
     warmup: int | None = None  # steps in which the learning rate rises from 0
     schedule: Literal["linear", "cosine", "inverse-sqrt", "constant"] | None = None  # after the warm-up
     weight_decay: float | None = None  # AdamW's pull to zero, on matrices only

@@ -38,7 +38,7 @@ WORD_RULES = (
     (re.compile(r"([^0-9])([.,])"), r"\1 \2 "),  # a stop or comma not after a digit
     (re.compile(r"([.,])([^0-9])"), r" \1 \2"),  # or not before one
     (re.compile(r"([0-9])(-)"), r"\1 \2 "),  # a dash after a digit
-    (re.compile(f"([{ALONE}])"), r" \1 "),  # differs from the script, to which a Chinese sentence is one word
+    (re.compile(f"([{ALONE}\u3000-\u303f\uff00-\uffef])"), r" \1 "),  # ours: scripts without spaces
 )
 
 

@@ -99,7 +99,9 @@ def test_scores_are_numbers(tmp_path):
         ("c", "d", 1.0),
     ]
     assert read_examples([path], fields, truth=False, numbers=True) == [("a", "b", None)]
-    for label in ("high", "inf", "-inf"):
+    path = written(tmp_path, "comma.csv", "text_a;text_b;label\na;b;2,5\nc;d;-0,25\n")
+    assert [label for *_, label in read_examples([path], fields, numbers=True)] == [2.5, -0.25]
+    for label in ("high", "inf", "-inf", "1,000", "1,2,3"):  # is the second a thousand, or one?
         path = written(tmp_path, "b.tsv", f"a\tb\t2\nc\td\t{label}\ne\tf\t3\n")
         with pytest.raises(
             UserError, match=f"b.tsv, line 2: the label '{label}' is no number, as a score is"

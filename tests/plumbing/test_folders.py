@@ -30,7 +30,7 @@ def run(path, *names, config='{"format": "minilm"}'):
 def test_a_run_without_out_gets_the_next_free_name_and_says_so(capsys):
     names = [folders.choose_folder("masked").as_posix() for _ in range(3)]
     assert names == ["runs/masked", "runs/masked-2", "runs/masked-3"]
-    told = [f"{Path('runs/masked')} is there already: this run goes into {Path(name)}." for name in names[1:]]
+    told = [f"There are runs of this name already: this one goes into {Path(name)}." for name in names[1:]]
     assert capsys.readouterr().out.splitlines() == told, "of a free name nothing has to be said"
 
 
@@ -205,6 +205,8 @@ def test_saved_settings_are_read_back(tmp_path):
     assert others == {"n_head": 2}
     with pytest.raises(UserError, match="settings.json: 'n_head' is no setting of this script"):
         folders.read_settings(tmp_path, Settings)
+    (tmp_path / "settings.json").write_text('{"steps": 7, "data": ["a", "b"], "gone": false, "none": null}')
+    assert folders.read_settings(tmp_path, Settings)[0] == own, "off, a flag that is no more changes nothing"
     for text, said in (
         ('{"steps": true}', "'steps' is True, expected integer"),
         ('{"steps": 1.0}', "'steps' is 1.0, expected integer"),

@@ -46,6 +46,8 @@ def test_no_answer_is_shown_beyond_the_fifth_prompt(settings):
     start = measured([True] * 9, [" a"] * 9, reward=0.1, judge=0.4, distinct=0.8)
     (_, header), lines, _ = closing({"start": start, "ppo": start}, {"ppo": 2.0}, settings())
     assert header[0] == "on 9 test prompts"
+    many = measured([True] * 1234, [" a"] * 1234, reward=0.1, judge=0.4, distinct=0.8)
+    assert closing({"start": many, "ppo": many}, {"ppo": 2.0}, settings())[0][1][0] == "on 1,234 test prompts"
     assert lines[::3] == [f"prompt {i}" for i in range(5)]
     unjudged = measured(None, [" a"], reward=0.1, distinct=0.8)
     _, _, found = closing({"start": unjudged, "ppo": unjudged}, {"ppo": 2.0}, settings())

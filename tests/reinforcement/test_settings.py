@@ -10,7 +10,7 @@ import small
 from minilm.plumbing.errors import UserError
 from minilm.plumbing.settings import parse
 from minilm.reinforcement import settings as module
-from minilm.reinforcement.settings import SMALL, ReinforceSettings
+from minilm.reinforcement.settings import PUBLISHED, SMALL, ReinforceSettings
 from minilm.training.loop import TrainingSettings
 
 
@@ -111,6 +111,17 @@ def test_the_defaults_are_those_of_the_figures_in_the_readmes():
     told |= dict(log_every=10, save_every=20, resume=False)
     files = ("model", "preferences", "prompts", "reward", "reward_function")
     assert own == told | dict.fromkeys(files), "measured with other numbers than these"
+
+
+def test_the_rates_of_small_and_of_published_models_are_those_of_the_readme():
+    assert dict(lr=4e-4, reward_lr=1e-3, dpo_lr=3e-4, dpo_beta=1.0) == SMALL
+    assert dict(lr=1e-5, reward_lr=3e-5, dpo_lr=1e-5, dpo_beta=0.1) == PUBLISHED
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_rate_below_zero_is_refused(name):
+    with pytest.raises(UserError, match=f"--{name.replace('_', '-')} -0.5: must be 0 or more"):
+        ReinforceSettings(**{name: -0.5})
 
 
 def test_every_setting_is_read_somewhere():

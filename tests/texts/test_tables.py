@@ -35,7 +35,14 @@ def test_what_is_usable_is_made_and_the_rest_counted_or_raised(message, capsys):
         ("r.tsv", '"text"\t"label"\n"a ""b"" c"\t"good"\n"d\te"\t3\n', [('a "b" c', "good"), ("d\te", "3")]),
         ("talk.tsv", '"Yes"\t"Sim"\n"No" he said\tx\n', [('"Yes"', '"Sim"'), ('"No" he said', "x")]),
         ("excel.csv", "Text;Label\nsun, rain;good\n\"a;b\";bad\n", [("sun, rain", "good"), ("a;b", "bad")]),
+        ("blank.csv", "\n\ntext;label\nsun, rain;good\n", [("sun, rain", "good")]),
+        ("capitals.tsv", '"Text"\t"Label"\n"sun"\t"good"\n', [("sun", "good")]),
+        ("literal.csv", 'text,label\n"""a """"b"""" c""",good\n', [('"a ""b"" c"', "good")]),
+        ("in.tsv", 'he wrote "text"\tx\n"No" he\ty\n', [('he wrote "text"', "x"), ('"No" he', "y")]),
         ("r.csv", '"";"text";"label"\n"1";"sun";"good"\n', [("sun", "good")]),
+        ("lines.csv", '"a; b\nmore, text",good\nc,bad\n', [("a; b\nmore, text", "good"), ("c", "bad")]),
+        ("line.csv", '"a\nb",good\nc,bad\n', [("a\nb", "good"), ("c", "bad")]),
+        ("note.csv", 'text;label;"note, more"\nsun;good;1\n', [("sun", "good")]),
         ("bare.csv", "sun;good\nrain, more;bad\n", [("sun", "good"), ("rain, more", "bad")]),
         ("commas.csv", "a;b,good\nc;d,bad\n", [("a;b", "good"), ("c;d", "bad")]),
         ("both.tsv", "Text\tlabel\nsun\tgood\ntext\tLabel\nrain\tbad\n", [("sun", "good"), ("rain", "bad")]),
@@ -49,8 +56,18 @@ def test_tables_are_read(write, name, text, rows):
     assert read_table(write(name, text), FIELDS) == rows
 
 
-def test_where_one_column_is_wanted_a_header_alone_makes_a_semicolon_separate(write):
+def test_quotes_around_other_names_are_seen_too_and_half_a_header_is_refused(write, message):
+    path = write("r.tsv", '"prompt"\t"response"\n"a"\t"b, c"\n')
+    assert read_table(path, ("source", "target")) == [("a", "b, c")]
+    assert message(read_table, write("a.csv", "text,mood\nsun,good\n"), FIELDS).endswith("rename the columns")
+
+
+def test_where_one_column_is_wanted_a_header_alone_makes_a_semicolon_separate(write, message):
     assert read_table(write("a.csv", "text;label\nsun;good\n"), ("text",)) == [("sun",)]
+    assert read_table(write("c.csv", "id ; Text\n1;sun\n"), ("text",)) == [("sun",)]
+    assert message(read_table, write("d.csv", "review;label\nsun;x\n"), ("text",)).endswith(
+        "rename the columns"
+    )
     assert read_table(write("b.csv", "texts; or not\nsun\n"), ("text",)) == [("texts; or not",), ("sun",)]
 
 

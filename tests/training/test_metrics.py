@@ -381,7 +381,7 @@ def plain_bleu(translations, references) -> float:
         ("Até à praia: 50% [x]{y}", ["Até", "à", "praia", ":", "50", "%", "[", "x", "]", "{", "y", "}"]),
         ("a&quot;b &lt;c&gt; d&amp;e", ["a", '"', "b", "<", "c", ">", "d", "&", "e"]),
         ("cut-\nting\nlines <skipped>x", ["cutting", "lines", "x"]),
-        ("我爱 Python3。กา", ["我", "爱", "Python3。", "ก", "า"]),
+        ("我爱 Python3，กา。", ["我", "爱", "Python3", "，", "ก", "า", "。"]),
         ("a/b@c#d$e*f+g=h^i_j`k|l~m;n?o\\p", list("a/b@c#d$e*f+g=h^i_j`k|l~m;n?o\\p")),
     ],
 )
