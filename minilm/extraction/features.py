@@ -36,7 +36,7 @@ class Reading(NamedTuple):
     pooling: str
 
 
-def n_block(config: ModelConfig) -> int:
+def n_layer(config: ModelConfig) -> int:
     """Return the number of blocks of the stack that is read: the encoder's where there is one."""
     return config.n_encoder_layer or config.n_decoder_layer
 
@@ -48,7 +48,7 @@ def reading(config: ModelConfig, layer: int = -1, pooling: str = "mean") -> Read
         raise UserError(f"--pooling {pooling}: must be one of {', '.join(POOLINGS)}{hint}")
     if pooling in LAST_4 and layer != -1:
         raise UserError(f"--pooling {pooling} reads the last four layers: leave --layer out")
-    n = n_block(config)
+    n = n_layer(config)
     if not -n - 1 <= layer <= n:
         there = f"0 (embeddings) to {n}, or -1 (the last) to {-n - 1}; all is every one of them"
         raise UserError(f"--layer {layer}: the model has {there}")
@@ -125,7 +125,7 @@ def hidden_batches(model, rows: RaggedRows, tokens_per_batch=None, precision="fp
 
 def extract(model, rows: RaggedRows, readings: Sequence[Reading], **how) -> list[np.ndarray]:
     """Return for each reading float32 vectors (n, D), all in one pass; `how`: options of `hidden_batches`."""
-    D, n_state = model.config.d_model, n_block(model.config) + 1
+    D, n_state = model.config.d_model, n_layer(model.config) + 1
     widths = [D * min(4, n_state) if one.pooling == "concat-last-4" else D for one in readings]
     found = [np.empty((len(rows), width), dtype=np.float32) for width in widths]
     for chosen, states, real in hidden_batches(model, rows, **how):

@@ -12,7 +12,7 @@ import torch
 from ..model.transformer import build
 from ..plumbing.script import table
 from ..tokenizer.rows import RaggedRows
-from .features import LAST_4, ONE_LAYER, Reading, extract, extract_tokens, n_block, nearest
+from .features import LAST_4, ONE_LAYER, Reading, extract, extract_tokens, n_layer, nearest
 from .probe import bag_of_words, probe_accuracy, standardised, tf_idf
 
 TABLE_TEXTS = 2000  # at most about so many texts of a part: all readings of all texts could fill the memory
@@ -59,7 +59,7 @@ def compare_layers(model, twin, rows: RaggedRows, probe: Probe, n_label, how: di
     chosen = [table_rows(train, n_label), table_rows(test, 1)]
     some = RaggedRows([rows[i] for i in (*chosen[0], *(chosen[1] + len(train)))], rows.pad_id)
     smaller = replace(probe, classes=[train[chosen[0]], test[chosen[1]]])
-    layers = range(n_block(model.config) + 1)
+    layers = range(n_layer(model.config) + 1)
     readings = [Reading(layer, pooling) for layer in layers for pooling in ONE_LAYER]
     readings += [Reading(-1, pooling) for pooling in LAST_4]
     vectors = (extract(side, some, readings, **how) for side in (model, twin))
@@ -114,7 +114,7 @@ def control_table(model, rows, places, layer: int, words, tags, is_test: np.ndar
     types, type_of = np.unique(words, return_inverse=True)  # the spellings; (n_word,) which one each word has
     control_y = np.random.default_rng(seed).choice(y, len(types))[type_of]  # (n_word,), a label a spelling
     ours, body, twin = [], [], random_twin(model, seed)
-    for number in range(n_block(model.config) + 1):
+    for number in range(n_layer(model.config) + 1):
         found = []
         for side in (model, twin):
             states = zip(extract_tokens(side, rows, number, **how), places, strict=True)

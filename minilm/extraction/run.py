@@ -20,7 +20,7 @@ from ..pretraining.run import start_model
 from ..texts.files import kind, one_line, read_documents, read_jsonl, read_lines, text_files
 from ..texts.tables import SUFFIXES, read_conll, read_table
 from ..tokenizer.rows import RaggedRows, word_rows
-from .features import Pooling, checked_rows, cut_note, extract, extract_tokens, n_block, nearest, reading
+from .features import Pooling, checked_rows, cut_note, extract, extract_tokens, n_layer, nearest, reading
 from .layers import control_table, probe_tables
 from .probe import split
 
@@ -70,10 +70,10 @@ def extract_features(given: dict) -> Path:
     for stack in filter(None, (model.encoder, model.decoder) if settings.compile else ()):
         stack.compile(dynamic=True)
     whose = " (the states are the encoder's)" if model.config.kind == "encoder-decoder" else ""
-    print(f"Reading {source}: {model.config.kind}{whose}, {n_block(model.config)} blocks.")
+    print(f"Reading {source}: {model.config.kind}{whose}, {n_layer(model.config)} blocks.")
     if model.config.kind == "decoder" and settings.pooling == "cls":
         print("cls: a decoder's first token sees itself alone, so all texts look alike; take last or mean.")
-    layers = range(n_block(model.config) + 1) if settings.layer == "all" else [settings.layer]
+    layers = range(n_layer(model.config) + 1) if settings.layer == "all" else [settings.layer]
     readings = [reading(model.config, layer, settings.pooling) for layer in layers]
     folder, began = begin("features", settings), time.perf_counter()
     how = dict(tokens_per_batch=settings.tokens_per_batch, precision=settings.precision)

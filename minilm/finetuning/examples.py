@@ -77,10 +77,10 @@ def read_examples(paths: Iterable, fields: Sequence[str], skip_bad=False, truth=
 
 
 def scored(fields: Sequence[str], where: str, *cells) -> tuple:
-    """Return the fields of one row, of which the last is a number; UserError where it is none."""
+    """Return the fields of one row, the last a number (4,5 is 4.5; 4,500 may be more); UserError for none."""
     *texts, label = row(fields, where, *cells, is_number=True)
     with suppress(ValueError):
-        if math.isfinite(value := float(label.replace(",", ".") if "," in label[-3:-1] else label)):  # 4,5
+        if math.isfinite(value := float(label.replace(",", ".") if "," in label[-3:-1] else label)):
             return (*texts, value)
     raise UserError(f"{where}: the label {label!r} is no number, as a score is")
 

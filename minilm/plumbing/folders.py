@@ -217,8 +217,8 @@ def read_settings(folder: Path, settings_class: type, override_class=None) -> tu
         types = {field.name: field.type for field in fields(each)}
         known = {name: saved.pop(name) for name in types if name in saved}
         parts.append(checked(path, known, types, whole=False))
-    for name in (name for name, value in saved.items() if value):  # off, one that is no more changes nothing
-        raise UserError(f"{path}: {name!r} is no setting of this script")
+    if unknown := [name for name, value in saved.items() if value]:  # what is gone and was off is no matter
+        raise UserError(f"{path}: {unknown[0]!r} is no setting of this script")
     return parts[0], {} if override_class is None else parts[1]
 
 

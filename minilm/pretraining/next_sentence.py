@@ -146,7 +146,7 @@ class SentencePairs(SentenceRuns):
         reach = max(8, len(self) // 100)  # in a long text the lengths are as good as equal that near
         steps = rng.integers(1, reach + 1, (B, 8)) * rng.choice([-1, 1], (B, 8))  # forth or back
         near = self.order[(self.rank[chosen][:, None] + steps) % len(self)]  # (B, 8) runs to try
-        own = (self.document_of[near] == self.document_of[chosen][:, None]).all(1)  # (B,)
+        own = (self.document_of[near] == self.document_of[chosen][:, None]).all(1)  # (B,), all 8 are
         second = chosen.copy()
         for row in np.flatnonzero(false):
             tries = rng.integers(len(self), size=8) if own[row] else near[row]  # a long text, others short

@@ -46,7 +46,7 @@ class Rounds:
 
     def train_ppo(self, policy: Transformer, folder: Path | None = None, **changes) -> dict:
         """Let a policy learn by PPO or GRPO, with these changes of the settings."""
-        s, env = replace(self.settings, **dict(lr=self.rates["lr"]) | changes), self.env
+        s, env = replace(self.settings, lr=self.rates["lr"], **changes), self.env
         if s.algorithm != "grpo":
             s = replace(s, group_size=1)
         if not s.normalise_reward:  # in what it learns from; all are measured by the same one
@@ -102,8 +102,8 @@ class Rounds:
         print(f"Pairs of the policy's own answers: {len(new[0]):,}, and {len(new[1]):,} held out.")
         found.held_out_pairs = found.held_out_pairs or new[1]
         if not (found.pairs and found.held_out_pairs):
-            which = f"{'held-out ' * bool(found.pairs)}prompt has a better answer than its others"
-            raise UserError(f"no {which}: more prompts, or --answers-a-prompt above {s.answers_a_prompt}")
+            which = "held-out prompt" if found.pairs else "prompt"
+            raise UserError(f"no {which} has a better answer than others: more --answers-a-prompt or prompts")
 
     def learn(self) -> tuple[dict, dict]:
         """Train a policy in each way; return what is measured, the start first, and the seconds."""

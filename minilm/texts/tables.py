@@ -62,7 +62,7 @@ def read_table(path: str | Path, fields: Sequence[str], skip_bad=False, spare=()
 def columns(path: str | Path, fields: Sequence[str], spare: Sequence[str], ours: dict) -> Iterator[tuple]:
     """Yield (where, names, cells) of each row of a `.csv` or `.tsv` after the header, if there is one."""
     text, longer = read_text(path), (*fields, *spare)
-    how = csv_format(text.lstrip(), kind(path) == ".tsv", [*fields, *ours])
+    how = csv_format(text[: 2**20].lstrip(), kind(path) == ".tsv", [*fields, *ours])
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, **how)
     where, names, in_order = f"{path}, line 1", None, []
     try:
@@ -88,19 +88,19 @@ def columns(path: str | Path, fields: Sequence[str], spare: Sequence[str], ours:
         check_order(path, fields, in_order)
 
 
-def csv_format(text: str, is_tsv: bool, fields: Sequence[str]) -> dict:
-    """Return what separates a table's cells, and whether quotes (RFC 4180) may be around them.
+def csv_format(start: str, is_tsv: bool, fields: Sequence[str]) -> dict:
+    """Return what separates a table's cells, and whether quotes (RFC 4180) may be around them, by its start.
 
     A `.tsv` has them where a name of its header has, as R's with qmethod="double". A `.csv` has semicolons
-    where its first row is one cell between commas: so do spreadsheets where numbers have decimal commas.
+    (as beside decimal commas) where its header has, or its first row is one cell but several are wanted.
     """
     if is_tsv:
-        is_quoted = any(f'"{field}"' in text.partition("\n")[0].lower().split("\t") for field in fields)
+        is_quoted = any(f'"{field}"' in start.partition("\n")[0].lower().split("\t") for field in fields)
         return dict(delimiter="\t", quoting=csv.QUOTE_MINIMAL if is_quoted else csv.QUOTE_NONE)
-    by_comma, cells = (next(csv.reader(io.StringIO(text, newline=""), delimiter=d), []) for d in ",;")
+    by_comma, cells = (next(csv.reader(io.StringIO(start, newline=""), delimiter=d), []) for d in ",;")
     names = {cell.strip().lower() for cell in cells}
-    is_header = {*fields} & names or all(map(HEADER.fullmatch, names))  # else texts alone may hold semicolons
-    return dict(delimiter=";" if len(names) > 1 and (is_header or len(fields) > 1 == len(by_comma)) else ",")
+    is_row = {*fields} & names or all(map(HEADER.fullmatch, names)) or len(by_comma) == 1 < len(fields)
+    return dict(delimiter=";" if is_row and len(names) > 1 else ",")
 
 
 def check_order(path: str | Path, fields: Sequence[str], rows: list[Sequence[str]]) -> None:

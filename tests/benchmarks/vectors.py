@@ -15,7 +15,7 @@ from benchmarks.case import OURS, Case, peer
 
 import minilm
 from minilm import world
-from minilm.extraction.features import Reading, checked_rows, extract, n_block
+from minilm.extraction.features import Reading, checked_rows, extract, n_layer
 
 ROWS, N_TEXT, TOLERANCE = 32, 256, 1e-4
 
@@ -59,7 +59,7 @@ def extraction() -> Case:
     with contextlib.redirect_stderr(io.StringIO()):  # it tells that the heads of pre-training are not there
         model, tokenizer = minilm.load(folder)
     rows = checked_rows(tokenizer, model.config, texts())
-    sides = {OURS: lambda: extract(model, rows, [Reading(n_block(model.config), "mean")])[0]}
+    sides = {OURS: lambda: extract(model, rows, [Reading(n_layer(model.config), "mean")])[0]}
     sides["transformers"] = peer("transformers", lambda: transformers_reader(folder, rows))
     how = dict(work=(N_TEXT, "texts"), same=lambda ours, theirs: abs(ours - theirs).max() < TOLERANCE)
     return Case(sides, {"transformers": 1.0}, **how)

@@ -169,7 +169,7 @@ def test_dpo_of_a_rule_alone_learns_from_the_policys_own_answers(answers, reinfo
     found.prompts = found.prompts[:6]
     found.pairs, found.held_out_pairs, prompts = [], [], list(found.prompts)
     if answers[1] != "bad":
-        with pytest.raises(UserError, match="no prompt has a better answer than its others: more prompts"):
+        with pytest.raises(UserError, match="no prompt has a better answer than others: more --answers"):
             made.make_reward()
         found.pairs = [("Ana", "good", "bad")]
         with pytest.raises(UserError, match="no held-out prompt has a better answer"):
