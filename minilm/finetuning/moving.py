@@ -14,9 +14,9 @@ from .heads import HEAD, WithHead
 from .lora import THIN, add_lora
 
 BLOCK = re.compile(r"(encoder|decoder)\.blocks\.(\d+)\.")
-# Rates: of small models SMALL, or the task's own, so many TIMES (what is new has far to go); others: README.
+# Rates: of small models SMALL, or the task's own, so many TIMES (what is new has far to go).
 SMALL, TIMES = 1e-3, dict(all=1, last=1, head=10, lora=5, bias=30)
-PUBLISHED = dict(all=5e-5, last=1e-4, head=3e-2, lora=3e-3, bias=3e-3, scratch=3e-4)
+PUBLISHED = dict(all=5e-5, last=3e-4, head=1e-1, lora=3e-3, bias=3e-3, scratch=3e-4)  # width 256 on: README
 
 
 def depth_of(name: str, config: ModelConfig) -> int:

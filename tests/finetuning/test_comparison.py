@@ -116,7 +116,7 @@ def test_each_way_has_its_own_rate_and_the_same_steps(monkeypatch):
     assert {own.steps for own in seen} == {3}
 
 
-PUBLISHED = [5e-5, 1e-4, 3e-3, 3e-2, 3e-3, 3e-4]
+PUBLISHED = [5e-5, 3e-4, 3e-3, 1e-1, 3e-3, 3e-4]
 OURS = [3e-3, 3e-3, 1.5e-2, 3e-2, 9e-2, 3e-3]
 
 
