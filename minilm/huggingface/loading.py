@@ -25,13 +25,15 @@ from ..model.transformer import build, build_for_weights
 from ..plumbing.errors import UserError
 from ..plumbing.folders import CONFIG, WEIGHTS, make_folder, read_json, write_json
 from ..plumbing.safetensors import check_state, read_tensors
+from ..plumbing.settings import checked
 from .configs import LAYOUTS, check_value, choice, to_model_config
 from .names import BUFFERS, NAMES, their_name
 from .tokenizers import read_tokenizer
 
 PUBLISHED = "hf:"  # how the name of a published model begins, where a folder could stand too
 TIMEOUT = 30  # seconds without a byte
-DONE, PICKLED = "download.json", "pytorch_model.bin"  # the latter is read where there is no model.safetensors
+DONE, INDEX = "download.json", WEIGHTS + ".index.json"  # the latter lists the files of weights, if several
+PICKLED = "pytorch_model.bin"  # is read where there is neither
 OTHERS = ("vocab.txt", "vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json")
 SENTENCES = "sentence_bert_config.json"  # of a model whose vectors are to be compared
 GENERATION = "generation_config.json"  # of which we take the ends of a text, not how to draw one
@@ -125,9 +127,11 @@ def unpack(tensors: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor]
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """Return the tensors of a folder by their names in it; UserError for more than one file of them."""
+    """Return the tensors of a folder by their names in it, of one file or of several that an index lists."""
     if (folder / WEIGHTS).exists():
         return read_tensors(folder / WEIGHTS)
+    if (folder / INDEX).exists():
+        return {name: x for file in shards(folder) for name, x in read_tensors(folder / file).items()}
     if (folder / PICKLED).exists():
         try:
             found = torch.load(folder / PICKLED, map_location="cpu", weights_only=True)  # code never runs
@@ -135,8 +139,16 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         except Exception as error:  # noqa: BLE001 - of nearly any kind, by the place of the damage
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(f"{folder / PICKLED}: damaged, or more than tensors by name ({reason})") from None
-    one = "of several files transformers makes one: save_pretrained(folder, max_shard_size='99GB')"
-    raise UserError(f"{folder}: no weights in it; expected {WEIGHTS} or {PICKLED}; {one}")
+    raise UserError(f"{folder}: no weights in it; expected {WEIGHTS}, {INDEX} or {PICKLED}")
+
+
+def shards(folder: Path) -> list[str]:
+    """Return the files of weights that an index lists; UserError for one that is not beside it."""
+    listed = checked(folder / INDEX, read_json(folder / INDEX), dict(weight_map=dict))["weight_map"]
+    files = sorted({str(file) for file in listed.values()})
+    if bad := [file for file in files if not re.fullmatch(r"[\w.-]+\.safetensors", file)]:
+        raise UserError(f"{folder / INDEX}: weight_map has {bad[0]!r}, expected .safetensors files beside it")
+    return files
 
 
 def download(name: str, cache: str | Path | None = None) -> Path:
@@ -153,10 +165,11 @@ def download(name: str, cache: str | Path | None = None) -> Path:
     with network(f"hf:{name}"), urlopen(listing) as answer:
         listed = json.load(answer)["siblings"]
         files = {f["rfilename"]: (f["size"], (f.get("lfs") or {}).get("sha256")) for f in listed}
-    wanted = [CONFIG, WEIGHTS, *(file for file in OTHERS if file in files)]
+    weights = INDEX if INDEX in files and WEIGHTS not in files else WEIGHTS
+    wanted = [CONFIG, weights, *(file for file in OTHERS if file in files)]
     make_folder(folder)
     print(f"hf:{name}: downloading into {folder}", file=sys.stderr)
-    for file in wanted:
+    for file in wanted:  # the shards join them once their index is there
         if file not in files:
             raise UserError(f"hf:{name}: {server} has no {file} of it; no other weights are downloaded")
         path, (size, sha256), label = folder / file, files[file], f"hf:{name} {file}"
@@ -167,6 +180,7 @@ def download(name: str, cache: str | Path | None = None) -> Path:
             if (found := path.stat().st_size) != size:  # a connection that ended early
                 path.unlink()
                 raise UserError(f"{label}: cut off after {found:,} of {size:,} bytes; run the command again")
+        wanted += shards(folder) if file == INDEX else []
     write_json(folder / DONE, {"name": name, "endpoint": server, "files": wanted})
     return folder
 

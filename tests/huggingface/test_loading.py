@@ -26,7 +26,7 @@ from minilm.plumbing.safetensors import read_tensors, write_tensors
 from minilm.tokenizer.bpe import BPE
 from minilm.tokenizer.wordpiece import WordPiece
 
-SAFE = "model.safetensors"
+SAFE, INDEX = "model.safetensors", "model.safetensors.index.json"
 D = published.D
 
 # Downloading
@@ -124,6 +124,26 @@ def test_a_corrupted_file_is_not_kept(hub, tmp_path):
     assert not list((tmp_path / "cache" / "owner--model").glob(f"{SAFE}*"))
 
 
+def test_a_published_model_in_shards(hub):
+    whole = hub.files.pop(SAFE)
+    hub.files |= {"a.safetensors": whole, "b.safetensors": whole}
+    hub.files[INDEX] = b'{"weight_map": {"x": "b.safetensors", "y": "a.safetensors", "z": "b.safetensors"}}'
+    folder = download("owner/model")
+    assert all((folder / name).read_bytes() == whole for name in ("a.safetensors", "b.safetensors"))
+    assert {path.name for path in folder.iterdir()} == {*hub.files, "download.json"}
+    asked = len(hub.log)
+    assert download("owner/model") == folder and len(hub.log) == asked, "a complete folder asks nothing"
+    hub.files[INDEX] = b'{"weight_map": {"x": "../../x.safetensors"}}'
+    with pytest.raises(UserError, match=r"index.json: .* has '../../x.safetensors', expected .* beside"):
+        download("owner/model@other")
+    hub.files[INDEX] = b'{"weight_map": {"x": "c.safetensors"}}'
+    with pytest.raises(UserError, match="hf:owner/model@third: http.* has no c.safetensors of it"):
+        download("owner/model@third")
+    hub.files[SAFE] = whole
+    one = download("owner/model@fourth")
+    assert (one / SAFE).exists() and not (one / INDEX).exists(), "of both the one file is enough"
+
+
 def test_what_is_not_there(hub, monkeypatch, tmp_path):
     with pytest.raises(UserError, match="hf:owner/nobody: the server answers 401 .*no such model, or it"):
         download("owner/nobody")
@@ -188,6 +208,34 @@ def test_pickled_weights_are_read_and_code_is_not(tmp_path):
     assert not (tmp_path / "it ran").exists()
     torch.save([1, 2], tmp_path / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"\('list' object has no attribute 'items'\)"):
+        read_weights(tmp_path)
+
+
+def test_weights_in_shards_are_put_together(tmp_path):
+    folder = published.folder(tmp_path / "bert", "bert")
+    whole, ids = read_tensors(folder / SAFE), torch.tensor([[1, 5, 6, 2]])
+    expected = load(folder)[0](ids)
+    listed = {name: f"model-{i % 3}.safetensors" for i, name in enumerate(whole)}
+    (folder / SAFE).unlink()
+    for file in {*listed.values()}:
+        write_tensors(folder / file, {name: whole[name] for name in whole if listed[name] == file})
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": listed}))
+    assert torch.equal(load(folder)[0](ids), expected), "all shards, each tensor once"
+    write_tensors(folder / "model-2.safetensors", {})
+    with pytest.raises(UserError, match="does not fit the model: .* missing"):
+        load(folder)
+    (folder / "model-2.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="model-2.safetensors"):
+        load(folder)
+
+
+@pytest.mark.parametrize("listed", ['{"a": "../a.safetensors"}', '{"a": 3}', '{"a": "a.bin"}', "[]", None])
+def test_an_index_that_leads_elsewhere(tmp_path, listed):
+    (tmp_path / INDEX).write_text("{}" if listed is None else f'{{"weight_map": {listed}}}')
+    with pytest.raises(UserError, match="index.json: .*(has '(../a.safetensors|3|a.bin)'|'weight_map' is)"):
+        read_weights(tmp_path)
+    (tmp_path / INDEX).unlink()
+    with pytest.raises(UserError, match="no weights in it; expected model.safetensors, .*_model.bin"):
         read_weights(tmp_path)
 
 
