@@ -18,7 +18,8 @@ from ..plumbing.errors import UserError
 from .files import kind, read_jsonl, read_lines, read_text, string_field
 
 SUFFIXES = (".tsv", ".csv", ".jsonl")
-OTHER_NAMES = {"prompt": "source", "response": "target"}  # where these are the fields
+OTHER_NAMES = dict(prompt="source", response="target")  # where these are the fields
+OTHER_NAMES |= dict(texto="text", rótulo="label", rotulo="label", classe="label")  # Portuguese
 # A first line of such names alone is somebody's header.
 HEADER = re.compile(
     "text|sentence|review|comment|message|tweet|title|label|class|category|sentiment|topic|rating|score|id|index|"
@@ -62,7 +63,7 @@ def read_table(path: str | Path, fields: Sequence[str], skip_bad=False, spare=()
 def columns(path: str | Path, fields: Sequence[str], spare: Sequence[str], ours: dict) -> Iterator[tuple]:
     """Yield (where, names, cells) of each row of a `.csv` or `.tsv` after the header, if there is one."""
     text, longer = read_text(path), (*fields, *spare)
-    how = csv_format(text[: 2**20].lstrip(), kind(path) == ".tsv", [*fields, *ours])
+    how = csv_format(text[: 2**20].lstrip(), kind(path) == ".tsv", [*fields, *ours], len(fields))
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, **how)
     where, names, in_order = f"{path}, line 1", None, []
     try:
@@ -88,18 +89,18 @@ def columns(path: str | Path, fields: Sequence[str], spare: Sequence[str], ours:
         check_order(path, fields, in_order)
 
 
-def csv_format(start: str, is_tsv: bool, fields: Sequence[str]) -> dict:
+def csv_format(start: str, is_tsv: bool, known: Sequence[str], n_wanted: int) -> dict:
     """Return what separates a table's cells, and whether quotes (RFC 4180) may be around them, by its start.
 
-    A `.tsv` has them where a name of its header has, as R's with qmethod="double". A `.csv` has semicolons
-    (as beside decimal commas) where its header has, or its first row is one cell but several are wanted.
+    A `.tsv` has them where a known name in its header has, as R's with qmethod="double". A `.csv` has
+    semicolons (as beside decimal commas) where its header has, or its first row is one cell of several.
     """
     if is_tsv:
-        is_quoted = any(f'"{field}"' in start.partition("\n")[0].lower().split("\t") for field in fields)
+        is_quoted = any(f'"{name}"' in start.partition("\n")[0].lower().split("\t") for name in known)
         return dict(delimiter="\t", quoting=csv.QUOTE_MINIMAL if is_quoted else csv.QUOTE_NONE)
     by_comma, cells = (next(csv.reader(io.StringIO(start, newline=""), delimiter=d), []) for d in ",;")
     names = {cell.strip().lower() for cell in cells}
-    is_row = {*fields} & names or all(map(HEADER.fullmatch, names)) or len(by_comma) == 1 < len(fields)
+    is_row = {*known} & names or all(map(HEADER.fullmatch, names)) or len(by_comma) == 1 < n_wanted
     return dict(delimiter=";" if is_row and len(names) > 1 else ",")
 
 

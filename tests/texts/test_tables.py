@@ -35,6 +35,8 @@ def test_what_is_usable_is_made_and_the_rest_counted_or_raised(message, capsys):
         ("r.tsv", '"text"\t"label"\n"a ""b"" c"\t"good"\n"d\te"\t3\n', [('a "b" c', "good"), ("d\te", "3")]),
         ("talk.tsv", '"Yes"\t"Sim"\n"No" he said\tx\n', [('"Yes"', '"Sim"'), ('"No" he said', "x")]),
         ("excel.csv", "Text;Label\nsun, rain;good\n\"a;b\";bad\n", [("sun, rain", "good"), ("a;b", "bad")]),
+        ("pt.csv", "Rótulo;Texto\nbom;sol, mar\nruim;chuva\n", [("sol, mar", "bom"), ("chuva", "ruim")]),
+        ("pt.jsonl", '{"texto": "o", "rotulo": "b"}\n{"text": "a", "classe": 3}', [("o", "b"), ("a", "3")]),
         ("blank.csv", "\n\ntext;label\nsun, rain;good\n", [("sun, rain", "good")]),
         ("capitals.tsv", '"Text"\t"Label"\n"sun"\t"good"\n', [("sun", "good")]),
         ("literal.csv", 'text,label\n"""a """"b"""" c""",good\n', [('"a ""b"" c"', "good")]),
