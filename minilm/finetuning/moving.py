@@ -3,7 +3,7 @@
 --tune head      the head alone; the model extracts features ("classifier only": type I of some courses)
 --tune last:N    the head and the last N blocks
 --tune bias      the head and all biases, those of the norms too (BitFit: Ben Zaken et al. 2022, section 3)
---tune lora      the head and a thin addition to each matrix (`lora.py`)
+--tune lora      the head and a thin addition to some matrices (`--lora-targets`, `lora.py`)
 --tune all       everything that the output depends on ("classifier and model": their type II)
 """
 
@@ -49,8 +49,8 @@ def share_and_start(name: str, config: ModelConfig, layer_decay: float, unfreeze
     """Return a weight's share of the learning rate, and the first step in which it moves.
 
     `layer_decay` xi: each block learns at xi times the rate of the one above it (Howard and Ruder 2018,
-    "discriminative fine-tuning", section 3.2; 1: all at the same). `unfreeze_every` n: the head moves from
-    the start, every n steps one block more, from the top down ("gradual unfreezing", section 3.3; 0: all).
+    "discriminative fine-tuning", section 3.2: 1 / 2.6; 1: all at the same). `unfreeze_every` n: first the
+    head alone, every n steps (there: epoch) one block more from the top ("gradual unfreezing", 3.3; 0: all).
     """
     # Low blocks know words, high ones the old task. What lies deep is worth keeping, and the first gradients
     # that come down from a head which knows nothing yet would spoil it.

@@ -115,7 +115,7 @@ def make_study(settings: PromptSettings) -> Study:
 
 
 def nearest_draws(settings: PromptSettings, model, tokenizer) -> Callable[[int, int], list[Question]]:
-    """Return what gives each text its k nearest examples in each draw, nearest last (Liu et al. 2022)."""
+    """Return what gives each text its k nearest examples a draw, nearest last (Liu et al. 2022: first)."""
     examples, asked = examples_and_tests(settings)
     vectors, queries = (embed(model, tokenizer, [text for text, _ in part]) for part in (examples, asked))
     order = (nearest(vectors, query, max(settings.shots or SHOTS)) for query in queries)

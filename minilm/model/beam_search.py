@@ -8,7 +8,7 @@ from .sampling import NEVER, SamplingRule
 
 
 def length_normaliser(n_token: Tensor, length_penalty: float) -> Tensor:
-    """Return what the log-probability of n new tokens is divided by (Wu et al. 2016, equation 14)."""
+    """Return what the log-probability of n new tokens is divided by: lp of Wu et al. 2016, equation 14."""
     # Each token multiplies by a probability below 1: undivided (penalty 0), short texts win. In 2017: 0.6.
     return ((5.0 + n_token) / 6.0) ** length_penalty
 

@@ -87,7 +87,7 @@ class ModelConfig:
 
 
 # How the published models differ, apart from their sizes (Vaswani et al. 2017, Devlin et al. 2019, Sanh et
-# al. 2019, Radford et al. 2019, Lewis et al. 2020, Touvron et al. 2023):
+# al. 2019, Radford et al. 2019, Lewis et al. 2020, Touvron et al. 2023); 2017's attention had no biases:
 # fmt: off
 NAMES =                 ("Transformer", "BERT",    "DistilBERT", "GPT-2",    "BART",    "LLaMA")
 TABLE = {
@@ -140,7 +140,7 @@ PRESETS: dict[str, ModelConfig] = {  # blocks of the encoder, of the decoder, d_
     "gpt2-medium": _row("GPT-2", 0, 24, 1024, 16),
     "gpt2-large": _row("GPT-2", 0, 36, 1280, 20),
     "gpt2-xl": _row("GPT-2", 0, 48, 1600, 25),
-    "smollm2-135m": _row("LLaMA", 0, 30, 576, 9, n_kv_head=3, d_ff=1536, **_SMOLLM2),
+    "smollm2-135m": _row("LLaMA", 0, 30, 576, 9, n_kv_head=3, d_ff=1536, init_std=1 / 24, **_SMOLLM2),
     "bart-base": _row("BART", 6, 6, 768, 12),
     "bart-large": _row("BART", 12, 12, 1024, 16),
     "bert-tiny": _row("BERT", 2, 0, 64, 4, **TINY),

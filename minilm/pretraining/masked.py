@@ -5,7 +5,7 @@
     masked_labels         -    -     -  - _melon  -     -    -    - _happy  -     -     -
 
 Source: Devlin et al. 2019, "BERT", section 3.1, task 1, and appendix A.1. The tokens to hide are drawn anew
-each time a text is seen ("dynamic masking", Liu et al. 2019, section 4.1; the paper drew them once).
+each time a text is seen ("dynamic masking", Liu et al. 2019, section 4.1; BERT's authors drew ten times).
 """
 
 import math

@@ -9,7 +9,7 @@ without dropout. So before the first update each ratio is exactly 1 and each KL 
 Differs from the papers: Ziegler et al.'s code whitens rewards too (7), which puts the same price, or pay, on
 each token. The value head reads the policy's last states, as theirs, and its loss moves them: with a large
 weight (1) a policy that knows little is lost; Stiennon et al. give it a network of its own. The rate warms up
-(10). Losses are means over tokens: a long answer counts more than a short one.
+(10), gradients are clipped. Losses are means over tokens: a long answer counts more than a short one.
 """
 
 import sys
@@ -31,11 +31,11 @@ class PPODetails:
     """The details of PPO, by number."""
 
     zero_value_head: bool = True  # 1: the value head begins at 0
-    value_weight: float = 0.01  # 1: weight of the value loss beside the policy loss
+    value_weight: float = 0.01  # 1: weight of the value loss beside the policy loss (Ziegler et al.: 0.1)
     kl: float = 0.1  # 2: what leaving the reference costs a token: kl (log pi - log reference); 0: nothing
     kl_per_token: bool = True  # 2: each token pays its own KL; no: the last one pays for all
     adaptive_kl: bool = False  # 3: move `kl` so that the KL approaches --kl-target (Ziegler et al., 2.2)
-    kl_target: float = 3.0  # 3: in nats a sequence
+    kl_target: float = 3.0  # 3: in nats a sequence (Ziegler et al.: 6)
     reward_at_end: bool = True  # 4: the last token gets the reward; no: all tokens share it equally
     missing_end_score: float | None = -1.0  # 5: reward of an answer without an end token; none: as any other
     gamma: float = 1.0  # 6: of GAE (Schulman et al. 2016): what a reward one token later is worth now
@@ -44,8 +44,8 @@ class PPODetails:
     whiten_advantages: bool = True  # 7: advantages to mean 0 and deviation 1
     clip_ratio: float = 0.2  # 8: how far from 1 a ratio still earns; 0: no clipping
     clip_value: float = 0.2  # 8: how far a value may move in one step; 0: no clipping
-    epochs: int = 3  # 9: passes over the answers of a step
-    minibatches: int = 2  # 9: updates a pass
+    epochs: int = 3  # 9: passes over the answers of a step (Ziegler et al.: 4)
+    minibatches: int = 2  # 9: updates a pass (Ziegler et al.: 1)
     shuffle: bool = True  # 9: other minibatches in each pass
     anneal: bool = True  # 10: the learning rate, once warm (--warmup), falls to 0 in a line; no: it stays
     normalise_reward: bool = True  # 11: reward to mean 0 and deviation 1 on samples of the reference

@@ -17,7 +17,7 @@ class ReinforceSettings(PPODetails, CommonSettings):
     """What is learnt from, and by what."""
 
     algorithm: Literal["ppo", "grpo", "dpo"] = "ppo"  # dpo: learn from the pairs, without a reward model
-    group_size: int = 8  # grpo: answers to a prompt, whose mean stands in for a value head
+    group_size: int = 8  # grpo: answers to a prompt, whose mean stands in for a value head (paper: 64)
     model: str | None = None  # run folder of the GPT to start from; none: the newest runs/causal
     preferences: str | None = None  # prompt, chosen, rejected in .jsonl, .tsv or .csv; none: the world's
     prompts: str | None = None  # prompts to answer, .txt (one a line) or a table; none: those of the pairs
@@ -33,7 +33,7 @@ class ReinforceSettings(PPODetails, CommonSettings):
     reward_lr: float | None = None  # highest rate of the reward model; none: 1e-3, of a large one 3e-5
     dpo_steps: int = 150  # steps of DPO
     dpo_lr: float | None = None  # highest learning rate of DPO; none: 3e-4, of a large model 1e-5
-    dpo_beta: float | None = None  # DPO's price of leaving the reference; none: 1, of a large model 0.1
+    dpo_beta: float | None = None  # DPO's price of leaving the reference; none: 1, large: the paper's 0.1
     steps: int = 100  # times that the policy answers a batch of prompts and learns from it
     batch_size: int = 64  # answers a step
     max_new_tokens: int = 32  # longest answer, in tokens

@@ -84,9 +84,9 @@ def learning_rate(step: int, settings: TrainingSettings) -> float:
 def make_optimizer(model, weight_decay: float, share_and_start=lambda name: (1.0, 0), which: str = "adamw"):
     """AdamW (Loshchilov and Hutter 2019) with weight decay on matrices, not on biases and norms.
 
-    Weights with `requires_grad` off are left out: which weights move is the regime's choice.
-    `share_and_start` gives a weight, by its name, a share of the learning rate and the step from which it
-    moves (`finetuning/moving.py`). With `which` muon the matrices inside the blocks move by `Muon`.
+    Differs from the paper as PyTorch does: the rate, not its schedule alone, scales the decay. Weights with
+    `requires_grad` off rest. `share_and_start` gives a weight, by name, a share of the rate and the step from
+    which it moves (`finetuning/moving.py`). With `which` muon the matrices inside the blocks move by `Muon`.
     """
     # Decay keeps matrices small; it spares vectors: biases, and scales of norms, which change nothing at 1.
     groups: dict[tuple, list] = {}

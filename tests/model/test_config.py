@@ -153,6 +153,7 @@ OWN = {  # in what a model differs from its family
     "transformer-big": dict(dropout=0.3),
     "smollm2-135m": dict(vocab_size=49152, max_positions=8192, norm_eps=1e-5, tie_embeddings=True),
 }
+OWN["smollm2-135m"]["init_std"] = 1 / 24  # its published config: 0.041666666666666664
 PLAIN = dict(vocab_size=1024, max_positions=128, norm="pre", final_norm=True, norm_eps=1e-5, init_std=None)
 PLAIN |= dict(embedding_norm=False, head_transform=False, dropout=0.0, attention_dropout=0.0)
 OWN |= {name: PLAIN | dict(tie_embeddings=True) for name in TINY}
