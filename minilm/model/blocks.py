@@ -4,6 +4,8 @@ Encoder and decoder are the same stack. They differ by the mask (a decoder's pos
 by cross-attention (a decoder's block also looks at the encoder's result). Vaswani et al. 2017, section 3.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -55,6 +57,14 @@ def padding_bias(attention_mask: Tensor | None, dtype: torch.dtype) -> Tensor | 
     return None if attention_mask is None else (attention_mask == 0)[:, None, None, :].to(dtype) * BLOCKED
 
 
+def few_real(attention_mask: Tensor | None) -> Tensor | None:
+    """Return where the real tokens of a mask (B, T) stand in (B * T,), if two fifths and more are padding."""
+    if attention_mask is None or attention_mask.device.type != "cpu" or torch.compiler.is_compiling():
+        return None  # a GPU would have to wait for their number
+    real = attention_mask.flatten().nonzero()[:, 0]  # (N,)
+    return real if len(real) <= 0.6 * attention_mask.numel() else None
+
+
 class InputRepresentation(nn.Module):
     """Token vectors + positions + segments: what the first block reads (Devlin et al. 2019, figure 2)."""
 
@@ -103,6 +113,11 @@ class FeedForward(nn.Module):
         # Shazeer 2020, "GLU Variants Improve Transformer", equation 6: one layer says how much of the other.
         return self.down(self.activation(self.gate(x)) * self.up(x))
 
+    def forward_few(self, x: Tensor, real: Tensor) -> Tensor:
+        """`forward` at the real tokens (N,) of x (B, T, D) alone; padding, which nobody reads, gets 0."""
+        y = self(x.flatten(0, 1)[real])  # (N, D)
+        return y.new_zeros(x.shape).flatten(0, 1).index_copy(0, real, y).view_as(x)
+
 
 class Block(nn.Module):
     """Self-attention, cross-attention where there is an encoder to look at, feed-forward."""
@@ -121,15 +136,19 @@ class Block(nn.Module):
         self.feed_forward_norm = new_norm(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x, bias, causal, memory=None, memory_bias=None, cos_sin=None, cache=None) -> Tensor:
+    def forward(
+        self, x, bias, causal, memory=None, memory_bias=None, cos_sin=None, real=None, cache=None
+    ) -> Tensor:
         """x (B, T, D) -> (B, T, D); memory (B, S, D): the encoder's, if any; the rest: `Stack.prepare`."""
         own, cross = cache or (None, None)  # keys and values of this text, and of memory
         x = self.add(x, self.self_attention, self.self_attention_norm, None, bias, causal, own, cos_sin)
         if self.cross_attention is not None:
             x = self.add(x, self.cross_attention, self.cross_attention_norm, memory, memory_bias, cache=cross)
+        if real is not None:
+            return self.add(x, self.feed_forward.forward_few, self.feed_forward_norm, real)
         return self.add(x, self.feed_forward, self.feed_forward_norm)
 
-    def add(self, x: Tensor, part: nn.Module, norm: nn.Module, *args, **options) -> Tensor:
+    def add(self, x: Tensor, part: Callable, norm: nn.Module, *args, **options) -> Tensor:
         """Add to the stream x (B, T, D) what a part makes of it and of its other arguments."""
         # post, as in 2017: norm(x + part(x)). The gradient passes every norm on its way down, and deep stacks
         #     need a long warm-up for that (Xiong et al. 2020).
@@ -140,7 +159,7 @@ class Block(nn.Module):
             change = self.dropout(change)
         return x + change if self.pre else norm(x + change)
 
-    def forward_at(self, chosen: slice, x: Tensor, bias, causal, memory, memory_bias, cos_sin=None) -> Tensor:
+    def forward_at(self, chosen, x, bias, causal, memory, memory_bias, cos_sin=None, real=None) -> Tensor:
         """`forward(x, ...)[:, chosen]`, (B, n, D); with `causal` the last positions, slice(-n, None)."""
         norm = self.self_attention_norm
         h = norm(x) if self.pre else x  # (B, T, D): all T are looked at, what they would become is left out
@@ -209,4 +228,4 @@ class Stack(nn.Module):
             cos_sin = rotary_cos_sin(positions, d_head, self.config.rope_theta)  # (2, .., T, d_head / 2)
         memory_bias = None if memory is None else padding_bias(memory_mask, x.dtype)
         causal = False if T == 1 else self.causal  # the newest token alone may look at everything there is
-        return x, bias, causal, memory, memory_bias, cos_sin
+        return x, bias, causal, memory, memory_bias, cos_sin, None if n_past else few_real(attention_mask)

@@ -5,7 +5,7 @@ import torch
 from unequal import POSITIONS, B, D, S, T, config, randomise
 
 from minilm.model.attention import KeyValueCache
-from minilm.model.blocks import Stack
+from minilm.model.blocks import Stack, few_real
 from minilm.model.config import ModelConfig
 from minilm.model.transformer import build
 from minilm.plumbing.errors import UserError
@@ -153,6 +153,46 @@ def test_chosen_positions_alone_are_what_they_are_among_all(kind, positions, nor
                 assert all(map(torch.equal, before, whole[:-1])), "the blocks before compute every position"
                 assert last.shape == (B, n, D)
                 assert torch.allclose(last, whole[-1][:, chosen]), f"{chosen} must look at all {T}"
+
+
+FEW = torch.tensor([[0, 0, 0, 1, 1], [1, 0, 0, 0, 0]])  # 7 of 10 are padding, on both sides
+
+
+@pytest.mark.parametrize("norm", ["post", "pre"])
+@pytest.mark.parametrize("kind", ["decoder", "cross", "encoder"])
+def test_where_most_is_padding_the_real_tokens_are_what_they_are_with_it(kind, norm, monkeypatch):
+    ours = stack(kind, norm=norm, final_norm=True)
+    vectors, memory = random().requires_grad_(), random(S) if kind == "cross" else None
+    seen = []
+    ours.blocks[0].feed_forward.up.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape))
+    found, weight = {}, torch.randn(3, D, dtype=torch.float64)
+    for way in ("few", "all"):
+        if way == "all":
+            monkeypatch.setattr("minilm.model.blocks.few_real", lambda mask: None)
+        last = ours(vectors, FEW, None, memory, None if memory is None else MEMORY_MASK)[-1]
+        ours.zero_grad()
+        (gradient,) = torch.autograd.grad((last[FEW == 1] * weight).sum(), vectors, retain_graph=True)
+        (last[FEW == 1] * weight).sum().backward()
+        found[way] = [last[FEW == 1], gradient, *(p.grad.clone() for p in ours.blocks.parameters())]
+    assert seen == [(3, D), (B, T, D)], "the feed-forward part reads the three real tokens alone"
+    for few, whole in zip(found["few"], found["all"], strict=True):
+        torch.testing.assert_close(few, whole, msg="each token's result has to come back to its own place")
+
+
+def test_few_real_tokens_are_found_where_two_fifths_and_more_are_padding(monkeypatch):
+    assert few_real(FEW).tolist() == [3, 4, 5]
+    assert few_real(torch.tensor([[1, 1, 1, 0, 0]])).tolist() == [0, 1, 2]
+    assert few_real(torch.tensor([[1, 1, 1, 1, 0, 0]])) is few_real(None) is few_real(RIGHT) is None
+    assert few_real(FEW.to("meta")) is None, "a GPU would have to wait for their number"
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert few_real(FEW) is None
+
+
+def test_with_few_real_tokens_the_feed_forward_part_keeps_the_type_of_autocast():
+    ours = stack("encoder").float()
+    with torch.autocast("cpu", torch.bfloat16):
+        last = ours(random().float(), FEW)[-1]
+    assert last.dtype == torch.float32 and last.isfinite().all()
 
 
 def test_distances_cost_as_much_beside_padding_as_without():
