@@ -128,13 +128,15 @@ def causal(config: ModelConfig, B: int, T: int, aims: dict, precision="fp32", de
     return Case({OURS: ours, name: nanogpt, "transformers": theirs}, aims, device=device, **how)
 
 
-def masked(config: ModelConfig, B: int, T: int, aims: dict, **how) -> Case:
-    """BERT: predict hidden tokens, and whether text B follows text A."""
-    config, P = replace(config, max_positions=T), round(0.15 * T)
-    ids, positions = torch.randint(config.vocab_size, (B, T)), torch.rand(B, T).argsort(1)[:, :P]  # (B, P)
+def masked(config: ModelConfig, B: int, T: int, aims: dict, is_padded=False, **how) -> Case:
+    """BERT: predict hidden tokens, and whether text B follows text A; `is_padded`: half of all is padding."""
+    config, P = replace(config, max_positions=T), round(0.15 * T / (1 + is_padded))
+    lengths = torch.linspace(P + 1, T, B).round()[:, None] if is_padded else T  # (B, 1)
+    real = (torch.arange(T) < lengths).expand(B, T)
+    ids, positions = torch.randint(config.vocab_size, (B, T)), (torch.rand(B, T) - real).argsort(1)[:, :P]
     labels, follows = torch.randint(config.vocab_size, (B, P)), torch.arange(B) % 2
     segments = (torch.arange(T) >= T // 2).long().expand(B, T)
-    batch = dict(input_ids=ids, attention_mask=torch.ones_like(ids), token_type_ids=segments)
+    batch = dict(input_ids=ids, attention_mask=real.long(), token_type_ids=segments)
     places = torch.full((B, T), IGNORED).scatter(1, positions, labels)  # where transformers wants its labels
     theirs = transformers_step(batch | dict(labels=places, next_sentence_label=follows), config, **how)
     batch |= dict(next_sentence_labels=follows, masked_positions=positions, masked_labels=labels)
@@ -186,6 +188,7 @@ def on_gpu(make: Callable, config: ModelConfig, B: int, T: int, aims: dict) -> C
 CASES = {
     "causal": partial(causal, SMALL_GPT2, 12, 64, {"nanoGPT": 1.25, "transformers": 1.5}),
     "masked": partial(masked, SMALL_BERT, 12, 128, {"transformers": 1.7}),
+    "masked-padded": partial(masked, SMALL_BERT, 12, 128, {"transformers": 1.7}, is_padded=True),
     "encoder-decoder": partial(denoising, SMALL_BART, 12, 64, {"transformers": 1.3}),
     "gpt2": partial(causal, GPT2, 4, 128, {"nanoGPT": 1.15, "transformers": 1.15, MATRIX: 0.75}),
     "gpt2-bf16": partial(causal, GPT2, 4, 128, {"nanoGPT fp32": 1.8}, "bf16"),
