@@ -26,6 +26,7 @@ from .study import BASELINE, CHOICE, Study, checksum
 from .terminal import Writer, loop, show
 
 SHOTS = (0, 1, 2, 4, 8)
+WRITING = ("chat", "max_new_tokens", "temperature", "top_k", "top_p", "n_beam")  # how a `Writer` is to write
 FIGURES = dict(nonce_keys="lookup_accuracy", story_items="story_item_accuracy", shuffled="shuffled_accuracy")
 FIGURES |= {BASELINE: "bag_of_words_accuracy", CHOICE: "nearest_label_accuracy"}
 
@@ -60,8 +61,7 @@ class PromptSettings(CommonSettings):
             raise UserError("--prompt is empty: give the beginning of a text, or - to type at the terminal")
         SamplingRule(temperature=self.temperature or 0.0, top_k=self.top_k, top_p=self.top_p)  # or UserError
         reading = ("test", "select", "template", "separator", "label_words")
-        writing = ("chat", "max_new_tokens", "temperature", "top_k", "top_p", "n_beam")
-        self.refuse(self.prompt is None, writing, "needs --prompt: a text to go on with, or - to type it")
+        self.refuse(self.prompt is None, WRITING, "needs --prompt: a text to go on with, or - to type it")
         asking = ("data", "shots", "n_draw", "n_test", "score", "plot", "out", "overwrite", *reading)
         self.refuse(self.prompt, asking, "does not go with --prompt")
         self.refuse(not self.data, reading, "needs --data: the file with the examples")
@@ -81,8 +81,7 @@ def answer_prompts(settings: PromptSettings) -> Path | None:
     with autocast(settings.precision, choose_device(settings.device)):
         if study is not None:
             return report(replace(settings, model=str(folder)), study, model, tokenizer, began)
-        rule = (settings.temperature, settings.top_k, settings.top_p, settings.n_beam, settings.chat)
-        writer = Writer(model, tokenizer, settings.max_new_tokens, *rule)
+        writer = Writer(model, tokenizer, **{name: getattr(settings, name) for name in WRITING})
         if settings.prompt == "-":
             return loop(writer, settings.seed)
         head = iter([] if model.encoder or settings.chat else [settings.prompt])  # before the first piece

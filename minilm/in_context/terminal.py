@@ -21,12 +21,9 @@ HELP = f"Type the beginning of a text. Arrows recall earlier ones, Ctrl-C ends a
 
 
 class Writer:
-    """A model with its tokenizer, and how it is to write; UserError for an encoder."""
+    """A model with its tokenizer, and how it is to write (`SamplingRule`); UserError for an encoder."""
 
-    def __init__(
-        self, model, tokenizer, max_new_tokens=50, temperature=None, top_k=None, top_p=None, n_beam=1,
-        chat=False,
-    ):  # fmt: skip
+    def __init__(self, model, tokenizer, max_new_tokens=50, temperature=None, n_beam=1, chat=False, **how):
         check_decoder(model)
         if chat and TURN_END not in tokenizer.special_tokens:
             raise UserError(f"--chat: this model knows no turns, for want of {TURN_END}; leave --chat out")
@@ -37,7 +34,7 @@ class Writer:
         end = tokenizer.special_id(TURN_END) if chat else end
         temperature = (1.0 if n_beam > 1 else 0.8) if temperature is None else temperature
         never = tokenizer.never_written(model.config.vocab_size, end)
-        self.rule = SamplingRule(never, temperature, top_k, top_p, end, tokenizer.ends)
+        self.rule = SamplingRule(never, temperature, eos_id=end, other_ends=tokenizer.ends, **how)
 
     def write(self, prompt: str, seed: int = 0, show: Callable[[str], None] = lambda piece: None) -> str:
         """Return what the model writes; `show` gets it piece by piece. UserError for a prompt too long."""

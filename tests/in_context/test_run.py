@@ -257,7 +257,7 @@ def test_the_model_is_that_of_what_is_asked(changes, name, kind, shown, files, m
     monkeypatch.setattr(
         in_context_run, "report", lambda settings, study, *_: seen.append((settings.model, study))
     )
-    monkeypatch.setattr(in_context_run, "Writer", lambda *given: seen.append(given[2:]) or SimpleNamespace(
+    monkeypatch.setattr(in_context_run, "Writer", lambda *_, **given: seen.append(given) or SimpleNamespace(
         write=lambda prompt, seed, show: seen.append((prompt, seed)) or [*map(show, (" ran", "."))]
     ))  # fmt: skip
     monkeypatch.setattr(in_context_run, "loop", lambda writer, seed: seen.append(seed))
@@ -270,7 +270,8 @@ def test_the_model_is_that_of_what_is_asked(changes, name, kind, shown, files, m
         ((folder, study),) = seen
         assert folder == "folder" and (study.n_draw == 1) == ("select" in changes)
         return
-    assert seen.pop(0) == (50, None, None, None, 1, changes.get("chat", False))
+    how = dict(max_new_tokens=50, n_beam=1, chat=changes.get("chat", False))
+    assert seen.pop(0) == how | dict.fromkeys(("temperature", "top_k", "top_p"))
     assert seen == ([3] if shown is None else [("Ana", 3), f"{shown} ran", "."]), (
         "what a decoder goes on with is shown once, when it has been found to fit: an error has its own line"
     )
