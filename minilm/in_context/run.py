@@ -155,12 +155,12 @@ def report(settings: PromptSettings, study: Study, model, tokenizer, began: floa
     if (after := checksum(model)) != before:
         raise RuntimeError(f"the weights of {folder} moved: {before} before, {after} after")
     lines += ["", f"Weights of {folder} before: {before}, after: {after}. No weight changed."]
-    results = dict(accuracy={str(k): interval.mean for k, interval in next(iter(found.values())).items()})
+    results = dict(accuracy={str(k): mean for k, (mean, _) in next(iter(found.values())).items()})
     results |= dict(chance=study.chance, rows={})
     for (task, control), by_shots in found.items():
-        results["rows"][f"{task}, {control}"] = {k: [i.mean, i.half] for k, i in by_shots.items()}
+        results["rows"][f"{task}, {control}"] = by_shots
         if name := FIGURES.get(task if control == "gold" else control):
-            results[name] = by_shots[max(by_shots)].mean  # of most examples
+            results[name] = by_shots[max(by_shots)][0]  # of most examples
     seconds, then = time.perf_counter() - began, f"python prompt.py {typed('model', folder)} --prompt TEXT"
     finish(out, settings, [study.table(found)], lines, results, seconds, then)
     return out

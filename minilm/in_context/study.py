@@ -17,7 +17,7 @@ from .scores import accuracy, answers, positions_needed
 T_975 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)  # Student's t, 1 to 9 degrees of freedom
 BASELINE = "a bag of words on the same examples"
 CHOICE = "the commonest label of its examples"  # where each text has its own
-Found = dict[tuple[str, str], dict[int, "Interval"]]  # (task, control) -> shots -> accuracy
+Found = dict[tuple[str, str], dict[int, tuple]]  # (task, control) -> shots -> `interval` of the accuracy
 
 
 def baseline_accuracy(questions: Sequence[Question], labels: Sequence[str]) -> float:
@@ -34,24 +34,16 @@ def baseline_accuracy(questions: Sequence[Question], labels: Sequence[str]) -> f
     return probe_accuracy(bags[0], classes[0], bags[1], classes[1])
 
 
-@dataclass(frozen=True)
-class Interval:
-    """The mean over several draws, and the half width of its 95 % confidence interval (Student's t)."""
+def interval(values: Sequence[float]) -> tuple[float, float | None]:
+    """Return the mean of independent draws, and the half width of its 95 % interval (Student's t).
 
-    mean: float
-    half: float | None  # none: one draw, or several with equal results, say nothing about the spread
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> "Interval":
-        """Return the interval of the values of independent draws."""
-        if len(set(values)) == 1:
-            return cls(values[0], None)
-        degrees = len(values) - 1  # above 9, the first terms of a series in 1 / degrees are right to 0.01
-        t = T_975[degrees - 1] if degrees <= len(T_975) else 1.96 + 2.37 / degrees + 2.82 / degrees**2
-        return cls(mean(values), t * stdev(values) / math.sqrt(len(values)))
-
-    def __str__(self) -> str:
-        return f"{self.mean:.3f}" + ("" if self.half is None else f" ±{self.half:.3f}")
+    None: one draw, or several with equal results, say nothing about the spread.
+    """
+    if len(set(values)) == 1:
+        return values[0], None
+    degrees = len(values) - 1  # above 9, the first terms of a series in 1 / degrees are right to 0.01
+    t = T_975[degrees - 1] if degrees <= len(T_975) else 1.96 + 2.37 / degrees + 2.82 / degrees**2
+    return mean(values), t * stdev(values) / math.sqrt(len(values))
 
 
 @dataclass(frozen=True)
@@ -83,11 +75,11 @@ class Study:
         ask, found = partial(accuracy, model, tokenizer, self.prompt_format, score=self.score), {}
         for row in self.rows:
             ks = [k for k in shots if k or row[1] == "gold"]
-            found[row] = {k: Interval.of([ask(draw) for draw in self.asked(*row, k)]) for k in ks}
+            found[row] = {k: interval([ask(draw) for draw in self.asked(*row, k)]) for k in ks}
         if self.baseline:
             task, bag = self.rows[0][0], partial(baseline_accuracy, labels=[*self.prompt_format.words])
             asked = {k: self.asked(task, "gold", k) for k in shots if k}
-            found[task, self.baseline] = {k: Interval.of([*map(bag, draws)]) for k, draws in asked.items()}
+            found[task, self.baseline] = {k: interval([*map(bag, draws)]) for k, draws in asked.items()}
         return {row: by_shots for row, by_shots in found.items() if by_shots}
 
     def shots_that_fit(self, model, tokenizer, shots) -> tuple[int, ...]:
@@ -103,10 +95,11 @@ class Study:
     def table(self, found: Found) -> tuple[list[tuple], tuple[str, ...]]:
         """Return the rows and the header: a column for each number of examples."""
         shots, rows = list(next(iter(found.values()))), []
+        told = lambda mean, half: f"{mean:.3f}" if half is None else f"{mean:.3f} ±{half:.3f}"
         for (task, control), by_shots in found.items():
             name = self.names[task] if control == "gold" else f"    the same, {control} labels"
             name = f"    {control}" if control == self.baseline else name
-            cells = [str(by_shots[k]) if k in by_shots else "-" for k in shots]
+            cells = [told(*by_shots[k]) if k in by_shots else "-" for k in shots]
             rows.append((name, *cells, f"{self.chance:.3f}"))
         return rows, ("examples in the prompt:", *map(str, shots), self.against)
 

@@ -15,7 +15,7 @@ from minilm.in_context import questions as in_context
 from minilm.in_context import run as in_context_run
 from minilm.in_context.questions import CHANCE, FewShot
 from minilm.in_context.run import PromptSettings, answer_prompts, make_study, report
-from minilm.in_context.study import Interval, Study
+from minilm.in_context.study import Study
 from minilm.plumbing.errors import UserError
 from minilm.plumbing.folders import append_log
 from minilm.pretraining import run
@@ -173,7 +173,7 @@ def test_the_figures_are_those_of_most_examples(files, monkeypatch, decoder, cap
     rows = [("new_pairings", c) for c in ("gold", "shuffled", "random")]
     rows += [("nonce_keys", "gold"), ("story_items", "gold")]
     shots = {"gold": (0, 4, 2), "shuffled": (4, 2), "random": (4, 2)}
-    found = {(t, c): {k: Interval(10 * i + k, None) for k in shots[c]} for i, (t, c) in enumerate(rows)}
+    found = {(t, c): {k: (10 * i + k, None) for k in shots[c]} for i, (t, c) in enumerate(rows)}
     asked = []
     monkeypatch.setattr(Study, "measure", lambda study, model, tokenizer, shots: asked.append(shots) or found)
     monkeypatch.setattr(Study, "shots_that_fit", lambda *_: (1, 2))
@@ -219,7 +219,7 @@ def test_that_more_examples_do_not_fit_is_said_where_none_were_asked_for(
 ):
     model, tokenizer = decoder(small.tokenizer().vocab_size), small.tokenizer()
     minilm.save(model, tokenizer, "model")
-    found, shown = {("files", "gold"): {0: Interval(0.5, None)}}, []
+    found, shown = {("files", "gold"): {0: (0.5, None)}}, []
     monkeypatch.setattr(Study, "measure", lambda *_: found)
     monkeypatch.setattr(Study, "examples", lambda study, model, tokenizer, k: shown.append(k) or ["one"])
     monkeypatch.setattr(Study, "shots_that_fit", lambda *_: (0, 1, 2, 4))
