@@ -194,14 +194,17 @@ def write_json(path: str | Path, value) -> None:
 
 def read_json(path: str | Path, optional: bool = False) -> dict:
     """Return the JSON object in a file, {} where an `optional` one is not there; UserError names the line."""
-    if optional and not Path(path).exists():
-        return {}
+    return {} if optional and not Path(path).exists() else json_object(Path(path).read_bytes(), path)
+
+
+def json_object(text: str | bytes, where) -> dict:
+    """Return the JSON object that a text is; UserError, beginning with `where`, for any other text."""
     try:
-        value = json.loads(Path(path).read_bytes())
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON ({error})") from None
+        raise UserError(f"{where}: not JSON ({error}), but one object is expected: {text[:40]!r}") from None
     if not isinstance(value, dict):
-        raise UserError(f"{path}: a JSON object was expected, found {type(value).__name__}")
+        raise UserError(f"{where}: a JSON object is expected, found {text[:40]!r}")
     return value
 
 

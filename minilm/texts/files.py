@@ -5,7 +5,6 @@ a `.gz` of either is read too, and a folder stands for all such files under it.
 """
 
 import gzip
-import json
 import os
 import re
 import zlib
@@ -13,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..plumbing.errors import UserError, suggest
+from ..plumbing.folders import json_object
 
 TEXT_SUFFIXES = (".txt", ".jsonl")
 OTHERS = {".conll": "; extract.py --tokens"} | dict.fromkeys((".tsv", ".csv"), "; --objective translation")
@@ -83,13 +83,7 @@ def read_jsonl(path: Path | str, errors: str = "strict") -> Iterator[tuple[str, 
     """Yield (where, object) for each line that is not blank; UserError where it is no object."""
     for where, line in read_lines(path, errors):
         if line.strip():
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise UserError(f"{where}: not JSON ({error}): {line[:40]!r}") from None
-            if not isinstance(record, dict):
-                raise UserError(f"{where}: found {line[:40]!r}, expected a JSON object")
-            yield where, record
+            yield where, json_object(line, where)
 
 
 def string_field(record: dict, field: str, where: str, errors: str = "strict") -> str:

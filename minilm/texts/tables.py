@@ -6,7 +6,6 @@ names file and line; with `skip_bad=True` it is left out instead, and the reader
 
 import csv
 import io
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,6 +14,7 @@ from itertools import groupby
 from pathlib import Path
 
 from ..plumbing.errors import UserError
+from ..plumbing.folders import json_object
 from .files import kind, read_jsonl, read_lines, read_text, string_field
 
 SUFFIXES = (".tsv", ".csv", ".jsonl")
@@ -186,16 +186,14 @@ def read_squad(path: str | Path, skip_bad=False, answered: bool = True) -> list[
 
     An example is (context, question, [(answer, its first character)]), without `answered` with no answers.
     """
-    text, where, parts = read_text(path), str(path), []
+    whole, where, parts = json_object(read_text(path), path), str(path), []
     try:
-        for i, article in enumerate(json.loads(text)["data"]):
+        for i, article in enumerate(whole["data"]):
             where = f"{path}, data[{i}]"
             for j, paragraph in enumerate(article["paragraphs"]):
                 where = f"{path}, data[{i}].paragraphs[{j}]"
                 context = paragraph["context"] + ""  # a TypeError where it is no text
                 parts += [(f"{where}.qas[{k}]", context, qa) for k, qa in enumerate(paragraph["qas"])]
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: not JSON ({error}); one object is expected, as SQuAD's is") from None
     except (KeyError, TypeError) as error:
         raise UserError(f"{where}: {error!r}; expected data, paragraphs, context, qas (SQuAD JSON)") from None
     return usable(partial(squad_example, answered), parts, path, "usable question", skip_bad)

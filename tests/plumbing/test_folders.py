@@ -342,7 +342,7 @@ def test_wrong_json_names_file_and_place():
         folders.read_json("a.json")
     for data, message in {
         b'{"a": 1,\n "b": }': "not JSON .*line 2",
-        b"[1]": "a JSON object was expected, found list",
+        b"[1]": "a JSON object is expected, found b.*1",
         b'{"a": "\xff"}': "not JSON .*position 7",
     }.items():
         Path("a.json").write_bytes(data)

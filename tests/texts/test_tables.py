@@ -295,7 +295,7 @@ def test_questions_to_be_answered_need_no_answers(squad):
 def test_squad_files_of_another_shape(write, squad, message):
     for text, expected in {
         "{": "not JSON",
-        "[]": "a.json: TypeError",
+        "[]": "a.json: a JSON object is expected",
         "{}": "a.json: KeyError('data'); expected data, paragraphs, context, qas",
         '{"data": [{}]}': "a.json, data[0]: KeyError('paragraphs')",
     }.items():
