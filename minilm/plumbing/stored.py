@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from hashlib import sha256
-from io import BytesIO
 from itertools import chain, count
 from multiprocessing import Pool, TimeoutError
 from pathlib import Path
@@ -87,9 +86,7 @@ def token_rows(documents: Sequence[str], tokenizer, rows_of: Callable, *options,
         with Pool(os.cpu_count(), obey) as pool:
             made = pool.imap(partial(piece, encode), zip(names, texts, strict=False))
             try:
-                for data in iter(partial(made.next, PATIENCE), None):  # to its end: no piece is None
-                    with np.load(BytesIO(data)) as arrays:
-                        ids, *others = arrays.values()
+                for ids, *others in iter(partial(made.next, PATIENCE), None):  # to its end: no piece is None
                     yield ids.astype(dtype), *others
             except TimeoutError:  # a process that is killed takes its piece along, without a word
                 raise UserError(f"{path}: a process was killed (memory?); run the command again") from None
@@ -100,12 +97,13 @@ def token_rows(documents: Sequence[str], tokenizer, rows_of: Callable, *options,
     return found
 
 
-def piece(encode: Callable, work: tuple[Path, list[str]]) -> bytes:
-    """Write what `encode` returns of texts into a file of this name, unless it is there; return its bytes."""
+def piece(encode: Callable, work: tuple[Path, list[str]]) -> list[np.ndarray]:
+    """Write what `encode` returns of texts into a file of this name, unless it is there; return that."""
     name, texts = work
     if not name.exists():
         atomic_write(name, lambda file: np.savez(file, *encode(texts)))
-    return name.read_bytes()  # at once: another run that is ready first deletes the file
+    with np.load(name) as arrays:  # at once: another run that is ready first deletes the file
+        return [*arrays.values()]
 
 
 def obey() -> None:
