@@ -9,7 +9,6 @@ Three kinds of question on the documents of `world.few_shot`, each asked after k
 `train.py --objective causal --data world:few-shot` asks them on the way: the log shows when ability appears.
 """
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -88,14 +87,3 @@ class FewShot(Pretraining):
         [(rows, header)], results, examples = super().closing(objective, model, before, after)
         rows += [(name, before[task], after[task], CHANCE, "chance") for task, name in NAMES.items()]
         return [(rows, header)], results, examples
-
-
-def curve(log: Sequence[dict], width: int = 20) -> list[str]:
-    """Return lines that draw the accuracies over the training steps, from a run's log; none without them."""
-    lines = []
-    for line in log:
-        if line["split"] == "validation" and all(task in line for task in TASKS):
-            bars = (f"{line[task]:.2f} {'#' * round(width * line[task]):{width}}" for task in TASKS)
-            lines.append("  ".join([f"{line['step']:5d}", *bars]).rstrip())
-    head = "  ".join([" step", *(f"{task.replace('_', ' '):{width + 5}}" for task in TASKS)]).rstrip()
-    return [head, *lines] if lines else []

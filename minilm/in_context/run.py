@@ -12,15 +12,15 @@ from ..extraction.features import embed, nearest
 from ..extraction.probe import split
 from ..model.sampling import SamplingRule
 from ..plumbing.errors import UserError
-from ..plumbing.folders import LOG, read_log
-from ..plumbing.script import begin, choose_device, finish
+from ..plumbing.folders import read_log
+from ..plumbing.script import begin, choose_device, finish, table
 from ..plumbing.settings import CommonSettings, typed
 from ..pretraining.run import start_model
 from ..texts.files import one_line
 from ..texts.tables import read_table
 from ..training.objective import autocast
 from .prompts import PromptFormat, Question, draw_questions
-from .questions import CHANCE, FORMAT, NAMES, PROBE_SHOTS, TASKS, FewShot, curve, questions
+from .questions import CHANCE, FORMAT, NAMES, PROBE_SHOTS, TASKS, FewShot, questions
 from .scores import SCORES
 from .study import BASELINE, CHOICE, Study, checksum
 from .terminal import Writer, loop, show
@@ -147,8 +147,10 @@ def report(settings: PromptSettings, study: Study, model, tokenizer, began: floa
     shots = settings.shots or study.shots_that_fit(model, tokenizer, SHOTS) or SHOTS[:1]
     found = study.measure(model, tokenizer, shots)
     out = begin("prompt", settings)
-    if lines := curve(read_log(folder) if not settings.data and (folder / LOG).exists() else []):
-        print("", f"Right after {PROBE_SHOTS} examples, while {folder} was trained:", "", *lines, sep="\n")
+    log = [] if settings.data else read_log(folder)
+    if rows := [(one["step"], *(one[task] for task in TASKS)) for one in log if TASKS.keys() <= one.keys()]:
+        told = f"Right after {PROBE_SHOTS} examples, while {folder} was trained:"
+        print("", told, "", table(rows, ("step", *(task.replace("_", " ") for task in TASKS))), sep="\n")
     lines = study.examples(model, tokenizer, min(max(shots), 4))
     if len(shots) < len(SHOTS) and settings.shots is None:
         lines.insert(0, f"More do not fit into {model.config.max_positions} positions, or there are none.\n")

@@ -1,4 +1,4 @@
-"""Grades in_context/questions.py: the questions never stood in training, and the curve is the log's."""
+"""Grades in_context/questions.py: the questions never stood in training."""
 
 import math
 
@@ -7,7 +7,7 @@ import small
 import torch
 
 from minilm.in_context import questions as in_context
-from minilm.in_context.questions import CHANCE, FORMAT, TASKS, InContext, curve, questions
+from minilm.in_context.questions import CHANCE, FORMAT, TASKS, InContext, questions
 from minilm.in_context.scores import answers
 from minilm.pretraining.causal import Causal
 from minilm.texts import corpus as data
@@ -49,18 +49,6 @@ def test_a_question_is_the_text_of_a_training_document():
     assert len(document.split()) == 18
     asked = {FORMAT.prompt(q) for task in TASKS for q in questions(task, in_context.PROBE_SHOTS, 50, 0)}
     assert not any(d.rpartition(" ")[0] in asked for d in few_shot_documents(2000, 0))
-
-
-def test_the_curve_has_a_line_for_each_evaluation():
-    line = dict(split="validation", new_pairings=0.0, nonce_keys=0.5, story_items=1.0, loss=1.0)
-    log = [line | dict(step=0), dict(step=5, split="train", loss=1.0), line | dict(step=200, nonce_keys=0.25)]
-    head, first, second = curve(log, width=8)
-    assert head.split() == ["step", "new", "pairings", "nonce", "keys", "story", "items"]
-    assert first.split() == ["0", "0.00", "0.50", "####", "1.00", "########"]
-    assert second.split() == ["200", "0.00", "0.25", "##", "1.00", "########"]
-    assert head.index("nonce") == first.index("0.50") and head.index("story") == first.index("1.00")
-    assert curve(log)[1].split()[-1] == "#" * 20, "a bar of 20 marks is all"
-    assert curve([dict(step=0, split="validation", loss=1.0)]) == [], "a run that asked nothing has no curve"
 
 
 @pytest.fixture

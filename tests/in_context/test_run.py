@@ -183,9 +183,12 @@ def test_the_figures_are_those_of_most_examples(files, monkeypatch, decoder, cap
     monkeypatch.setattr(Study, "shots_that_fit", lambda *_: ())
     capsys.readouterr()
     append_log(Path("model"), dict(step=3, split="validation", loss=1) | dict.fromkeys(in_context.TASKS, 0.5))
+    append_log(Path("model"), dict(step=4, split="train", loss=1))
     report(replace(settings, shots=None, out="none"), make_study(settings), model, tokenizer, 0.0)
     assert asked == [(0, 4, 2), (1, 2), (0,)], "those that are named, else as many as fit"
-    assert "Right after 8 examples, while model was trained:" in capsys.readouterr().out
+    told = capsys.readouterr().out.partition("Right after 8 examples, while model was trained:\n\n")[2]
+    head, _, line = told.splitlines()[:3]
+    assert head == "step  new pairings  nonce keys  story items" and line.split() == ["3"] + ["0.500"] * 3
     written = json.loads(Path("runs/prompt/results.json").read_text())
     assert written.pop("accuracy") == {"0": 0, "4": 4, "2": 2} and written.pop("seconds") > 0
     rows = written.pop("rows")
