@@ -27,7 +27,7 @@ from typing import Literal, get_args, get_origin
 
 from .errors import UserError, suggest
 
-WIDTH = 100  # columns of the help and of a printed command
+WIDTH = 100  # columns of the help and of a printed batch
 quoted = shlex.join  # words as the system's shell reads them
 if os.name != "posix":  # to cmd.exe ' is a letter
     quoted = lambda words: " ".join(f'"{w}"' if re.search(r"^$|[^\w:./\\,=-]", w) else w for w in words)
@@ -217,9 +217,5 @@ def show(settings, overrides: dict | None = None, script: str | None = None) -> 
     """Print the command that reads back as these settings: all that is not the default of its flag."""
     given = {f.name: value for f in fields(settings) if (value := getattr(settings, f.name)) != f.default}
     own_first = {name: given[name] for name in (*type(settings).__annotations__, *given) if name in given}
-    lines = [script or os.path.basename(sys.argv[0])]
-    for part in [typed(name, value) for name, value in (own_first | (overrides or {})).items()]:
-        if len(lines[-1]) + 1 + len(part) > WIDTH:
-            lines.append("   ")
-        lines[-1] += " " + part
-    print((" \\\n" if os.name == "posix" else "").join(lines))
+    flags = [typed(name, value) for name, value in (own_first | (overrides or {})).items()]
+    print(script or os.path.basename(sys.argv[0]), *flags)

@@ -81,7 +81,7 @@ def test_the_command_that_a_run_prints_is_taken_as_it_is(settings, capsys):
     for more in ({}, dict(new_rows="zeros"), dict(replay=0.25)):
         made = with_recipe(PretrainingSettings(**continued_command(dict(init=settings.init) | more, {})))
         show(made, {}, "train.py")
-        words = shlex.split(capsys.readouterr().out.split("train.py")[-1].replace("\\\n", " "))
+        words = shlex.split(capsys.readouterr().out.split("train.py")[-1])
         given, overrides = parse(PretrainingSettings, ModelConfig, words)
         assert with_recipe(PretrainingSettings(**continued_command(given, overrides))) == made
 
