@@ -18,7 +18,7 @@ from ..model.config import ModelConfig
 from ..model.draft import pad
 from ..model.generate import check_decoder, check_prompt, evaluation_mode
 from ..model.sampling import next_token_distributions
-from ..tokenizer.rows import END, decoder_begin, prompt_ids, text_ids
+from ..tokenizer.rows import END, alike, decoder_begin, prompt_ids, text_ids
 from .prompts import PromptFormat, Question
 
 SCORES = ("sum", "mean", "calibrated")
@@ -60,8 +60,8 @@ def label_log_likelihoods(model, tokenizer, prompts: Sequence[str], labels, batc
     n_more = 0 if model.encoder else max(map(len, labels)) - 1  # a label's last token is asked, not read
     for row in rows:
         check_prompt(row + [0] * n_more, "a prompt with its examples", model.config)
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))  # equal lengths need no padding
-    batch_size = min(batch_size, max(1, MOST_TOKENS // (len(rows[order[-1]]) + n_more)))
+    lengths = [*map(len, rows)]
+    batch_size = min(batch_size, max(1, MOST_TOKENS // (max(lengths) + n_more)))
     result = torch.empty(len(rows), len(labels))
     start = decoder_begin(tokenizer) if model.encoder else []
     # What all begin with, less a token of each, is read once (not with ALiBi: its distances count padding).
@@ -72,8 +72,7 @@ def label_log_likelihoods(model, tokenizer, prompts: Sequence[str], labels, batc
             caches = model.new_caches(shared)
             model.decode(torch.tensor([rows[0][:shared]], device=model.tokens.weight.device), caches=caches)
             rows = [row[shared:] for row in rows]
-        for first in range(0, len(order), batch_size):
-            chosen = order[first : first + batch_size]
+        for chosen in alike(lengths, batch_size):  # equal lengths need no padding
             result[chosen] = batch_likelihoods(model, [rows[i] for i in chosen], labels, start, caches).cpu()
     return result[[distinct[prompt] for prompt in prompts]]
 
