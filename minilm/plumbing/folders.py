@@ -138,8 +138,6 @@ def make_folder(folder: Path) -> bool:
 
 def empty_run_folder(folder: Path, claim: Callable[[Path], None] = lambda folder: None) -> None:
     """Delete the files of a run, and nothing else; UserError unless the folder is ours and free to claim."""
-    if not folder.is_dir():
-        raise UserError(f"{folder} is a file, not a run folder")
     names, known = [path.name for path in folder.iterdir()], (*RUN_FILES, *TASK_FILES, LOCK)
     foreign = [name for name in names if name not in known and not LEFTOVER.fullmatch(name)]
     ours = {*names} <= {LOCK} or (LOG in names and (SETTINGS in names or not foreign))
