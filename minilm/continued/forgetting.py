@@ -18,8 +18,8 @@ from ..plumbing.script import choose_device
 from ..pretraining.recipes import LARGE, RECIPES
 from ..pretraining.run import Pretraining, PretrainingSettings, check_fit, load_reader, settings_of
 from ..texts.corpus import Corpus, without
-from ..training.checkpoints import evaluate
 from ..training.loop import train
+from ..training.objective import evaluate
 from .new_tokens import extend_vocabulary
 
 HEADER = ("", "general: loss", "bits per byte", "domain: loss", "bits per byte")

@@ -7,9 +7,8 @@ table's rows, the figures, and the lines of the examples.
 import numpy as np
 
 from .. import world
-from ..training.checkpoints import evaluate
 from ..training.metrics import corpus_bleu, exact_match
-from ..training.objective import perplexity
+from ..training.objective import evaluate, perplexity
 from . import baselines, students
 from .causal import Causal
 from .denoising import Denoising, rebuilt_examples

@@ -21,9 +21,9 @@ from ..model.transformer import Transformer, build_for_weights
 from ..plumbing.errors import UserError
 from ..plumbing.folders import CONFIG, TOKENIZER
 from ..tokenizer.bpe import BPE
-from ..training.checkpoints import evaluate
 from ..training.loop import TrainingSettings
 from ..training.metrics import share_interval
+from ..training.objective import evaluate
 from .preferences import Pair, PairObjective
 from .rollout import Environment, Rollout, draw_answers
 

@@ -12,36 +12,16 @@ from torch.serialization import get_unsafe_globals_in_checkpoint
 from tqdm import tqdm
 
 from ..checkpoint import load_tokenizer, save_description, save_weights
-from ..model.generate import evaluation_mode
 from ..plumbing.errors import UserError
 from ..plumbing.folders import RESULTS, TOKENIZER, TRAINER, append_log, atomic_write, trim_log
 from ..plumbing.safetensors import check_state
-from ..plumbing.script import added_up, process_count, process_rank, with_bar
+from ..plumbing.script import process_count, process_rank
 from ..plumbing.settings import checked, typed
-from .machine import quick_products
-from .objective import Objective, add_metrics, autocast, by_length, to_device
+from .objective import evaluate
 
 # `optimizer`: moments by the name of their weight; `stopping`: `EarlyStopping.state`; `objective`: its state.
 STATE = dict(step=int, seconds=float, before=dict | None, model=dict, optimizer=dict, stopping=dict)
 STATE["objective"] = float | None
-
-
-@torch.no_grad()
-def evaluate(model: torch.nn.Module, objective: Objective, settings) -> dict[str, float]:
-    """Return metrics of the whole validation batch; each process adds its part. Training does not notice."""
-    device = next(model.parameters()).device
-    batch = objective.batch(0, "validation")
-    n, totals = process_count(), {}
-    rows_that_fit = max(1, settings.batch_size // (settings.accumulate * n))
-    jump = 1 if settings.shard else n  # who has a part of the weights alone runs the model as all others do
-    parts = by_length(batch, -(-len(batch["input_ids"]) // rows_that_fit))
-    how = settings.precision, device
-    with evaluation_mode(model), autocast(*how), quick_products(*how):
-        for i in with_bar(range(process_rank() % jump, -(-len(parts) // jump) * jump, jump), "evaluation"):
-            metrics = objective.loss(model, to_device(parts[i % len(parts)], device))[1]
-            # A process without a last part has to know the names of the metrics all the same.
-            add_metrics(totals, metrics if i < len(parts) else {m: 0 * v for m, v in metrics.items()})
-    return {name: float(value) / (n // jump) for name, value in added_up(totals).items()}
 
 
 class EarlyStopping:

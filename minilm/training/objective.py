@@ -15,7 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..model.generate import evaluation_mode
+from ..plumbing.script import added_up, process_count, process_rank, with_bar
 from ..tokenizer.bpe import BPE
+from .machine import quick_products
 
 IGNORED = -100  # label of a position that the loss leaves out
 SPLITS = ("train", "validation")
@@ -142,3 +145,21 @@ def perplexity(loss: float) -> float:
 def notes_on_cuts(n_cut: int, what: str, context: int) -> tuple[str, ...]:
     """Return the line that says how many did not fit a row and what became of them, or none for none."""
     return (f"{what.format(n_cut)} to fit --context {context} tokens",) if n_cut else ()
+
+
+@torch.no_grad()
+def evaluate(model: torch.nn.Module, objective: Objective, settings) -> dict[str, float]:
+    """Return metrics of the whole validation batch; each process adds its part. Training does not notice."""
+    device = next(model.parameters()).device
+    batch = objective.batch(0, "validation")
+    n, totals = process_count(), {}
+    rows_that_fit = max(1, settings.batch_size // (settings.accumulate * n))
+    jump = 1 if settings.shard else n  # who has a part of the weights alone runs the model as all others do
+    parts = by_length(batch, -(-len(batch["input_ids"]) // rows_that_fit))
+    how = settings.precision, device
+    with evaluation_mode(model), autocast(*how), quick_products(*how):
+        for i in with_bar(range(process_rank() % jump, -(-len(parts) // jump) * jump, jump), "evaluation"):
+            metrics = objective.loss(model, to_device(parts[i % len(parts)], device))[1]
+            # A process without a last part has to know the names of the metrics all the same.
+            add_metrics(totals, metrics if i < len(parts) else {m: 0 * v for m, v in metrics.items()})
+    return {name: float(value) / (n // jump) for name, value in added_up(totals).items()}

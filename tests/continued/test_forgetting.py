@@ -12,7 +12,7 @@ from minilm.continued.forgetting import HEADER, Continued, with_replay
 from minilm.plumbing.errors import UserError
 from minilm.pretraining.run import Pretraining
 from minilm.texts.corpus import Corpus, load_corpus
-from minilm.training.checkpoints import evaluate
+from minilm.training.objective import evaluate
 
 DOMAIN = Corpus("domain", small.documents(30, seed=3), small.documents(9, seed=4))
 REPORTS = Corpus("domain", [f"Order {i}: zinc, {i % 7} boxes." for i in range(50)], ["Order 99: zinc, 3."])

@@ -13,7 +13,7 @@ from minilm.pretraining.causal import Causal
 from minilm.texts import corpus as data
 from minilm.texts.corpus import load_corpus
 from minilm.tokenizer.bpe import BPE, SPECIAL_TOKENS
-from minilm.training import checkpoints
+from minilm.training import objective as training
 from minilm.world import HELD_OUT_THINGS, LABEL_WORDS, few_shot_documents, place_of
 from minilm.world.few_shot import NONCE_WORDS, held_out_pair
 
@@ -133,12 +133,12 @@ def test_processes_that_share_the_weights_out_read_as_often(made, monkeypatch):
     objective, model = made
     monkeypatch.setattr(in_context, "N_PROBE", 1)  # three questions, beside three of nine rows
     few = InContext(objective.corpus, objective.tokenizer, 24, 4)
-    monkeypatch.setattr(checkpoints, "process_count", lambda: 4)
+    monkeypatch.setattr(training, "process_count", lambda: 4)
     n_pass = [0] * 4
     for rank in range(4):
-        monkeypatch.setattr(checkpoints, "process_rank", lambda rank=rank: rank)
+        monkeypatch.setattr(training, "process_rank", lambda rank=rank: rank)
         count = lambda *_, rank=rank: n_pass.__setitem__(rank, n_pass[rank] + 1)
         hook = model.decoder.blocks[0].register_forward_hook(count)
-        checkpoints.evaluate(model, few, small.settings(batch_size=4, shard=True))
+        training.evaluate(model, few, small.settings(batch_size=4, shard=True))
         hook.remove()
     assert len({*n_pass}) == 1 and n_pass[0], f"passes of the processes: {n_pass}; with --shard all read all"

@@ -5,8 +5,8 @@ from minilm.pretraining import baselines, report
 from minilm.pretraining.denoising import rebuilt_examples
 from minilm.pretraining.noise import NOISES
 from minilm.pretraining.report import HEADER
-from minilm.training.checkpoints import evaluate
 from minilm.training.loop import TrainingSettings
+from minilm.training.objective import evaluate
 
 SETTINGS = TrainingSettings(batch_size=3)
 

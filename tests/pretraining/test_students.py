@@ -11,9 +11,8 @@ from minilm.pretraining import report, students
 from minilm.pretraining.distillation import Distillation, initial_student
 from minilm.pretraining.students import Smoothed
 from minilm.training import machine
-from minilm.training.checkpoints import evaluate
 from minilm.training.loop import TrainingSettings, make_optimizer, train_step
-from minilm.training.objective import IGNORED, micro_batches
+from minilm.training.objective import IGNORED, evaluate, micro_batches
 
 PLAN = dict(lr=2e-2, warmup=1, schedule="constant", weight_decay=0.1)
 SETTINGS = TrainingSettings(steps=4, batch_size=9, seed=3, **PLAN)

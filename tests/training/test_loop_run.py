@@ -17,8 +17,8 @@ from minilm.plumbing.folders import read_log
 from minilm.plumbing.settings import CommonSettings
 from minilm.training import checkpoints
 from minilm.training import loop as training
-from minilm.training.checkpoints import evaluate
 from minilm.training.loop import train
+from minilm.training.objective import evaluate
 
 KINDS = pytest.mark.parametrize("kind", ["causal", "masked"])
 

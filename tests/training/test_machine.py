@@ -17,8 +17,8 @@ from minilm.model.generate import generate
 from minilm.model.transformer import build
 from minilm.tokenizer.rows import RaggedRows
 from minilm.training import machine
-from minilm.training.checkpoints import evaluate
 from minilm.training.loop import rehearse, train
+from minilm.training.objective import evaluate
 
 LIBRARIES = ("ieee", "bf16")
 

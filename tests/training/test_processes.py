@@ -19,7 +19,7 @@ from minilm.plumbing.errors import UserError
 from minilm.plumbing.folders import read_log
 from minilm.pretraining.masked import Masked
 from minilm.pretraining.run import PretrainingSettings
-from minilm.training import checkpoints, loop, processes
+from minilm.training import checkpoints, loop, objective, processes
 from minilm.training.checkpoints import load_trainer, part, whole
 from minilm.training.loop import train, train_step
 
@@ -273,7 +273,7 @@ def test_a_run_goes_on_whether_shared_out_or_not(shard, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         trained(tmp_path / "parts", objective=told(1, signal.SIGINT))
     with group_of_one():
-        for module in (checkpoints, loop):
+        for module in (checkpoints, loop, objective):
             monkeypatch.setattr(module, "process_count", lambda: 2)
         found = trained(tmp_path / "parts", seed=1, resume=True, shard=shard)
     assert_same(found, expected, "what comes back to the model")
