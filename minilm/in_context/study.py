@@ -95,7 +95,7 @@ class Study:
     def table(self, found: Found) -> tuple[list[tuple], tuple[str, ...]]:
         """Return the rows and the header: a column for each number of examples."""
         shots, rows = list(next(iter(found.values()))), []
-        told = lambda mean, half: f"{mean:.3f}" if half is None else f"{mean:.3f} ±{half:.3f}"
+        told = lambda mean, half: f"{mean:.3f}" if half is None else f"{mean:.3f} ±{min(half, 1):.3f}"
         for (task, control), by_shots in found.items():
             name = self.names[task] if control == "gold" else f"    the same, {control} labels"
             name = f"    {control}" if control == self.baseline else name

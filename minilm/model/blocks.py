@@ -136,9 +136,7 @@ class Block(nn.Module):
         self.feed_forward_norm = new_norm(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(
-        self, x, bias, causal, memory=None, memory_bias=None, cos_sin=None, real=None, cache=None
-    ) -> Tensor:
+    def forward(self, x, bias, causal, memory=None, memory_bias=None, cos_sin=None, real=None, cache=None):
         """x (B, T, D) -> (B, T, D); memory (B, S, D): the encoder's, if any; the rest: `Stack.prepare`."""
         own, cross = cache or (None, None)  # keys and values of this text, and of memory
         x = self.add(x, self.self_attention, self.self_attention_norm, None, bias, causal, own, cos_sin)

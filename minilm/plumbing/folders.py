@@ -37,7 +37,7 @@ def choose_folder(name: str, out: str | None = None, overwrite: bool = False, re
         resumable = [run for run in runs if (run / TRAINER).exists()]
         if not resumable:
             where = f"{out}{near_runs(runs[0])}" if out else f"an unfinished {RUNS / name}; name it by --out"
-            raise UserError(f"--resume: nothing to continue, no {TRAINER} in {where}")
+            raise UserError(f"--resume: no {TRAINER} in {where}; without --resume a run starts anew")
         lock(resumable[-1])
         remove_leftovers(resumable[-1])
         return resumable[-1]
@@ -50,7 +50,7 @@ def choose_folder(name: str, out: str | None = None, overwrite: bool = False, re
     elif overwrite and Path(out).exists():
         empty_run_folder(folder := Path(out), lock)
     elif not make_folder(folder := Path(out)):
-        go_on = "--resume to continue it or " if (folder / TRAINER).exists() else ""
+        go_on = "--resume to continue it or " if resume is False and (folder / TRAINER).exists() else ""
         raise UserError(f"--out {folder} exists: name another, or add {go_on}--overwrite to replace it")
     lock(folder)
     (folder / LOG).touch()  # marks it as ours even when the run is killed before its first checkpoint

@@ -108,7 +108,7 @@ def read_command(settings_class: type, description: str, name_of: Callable, over
 
 def begin(name: str, settings, overrides: dict | None = None, script: str | None = None) -> Path:
     """Return the folder of a run of this name, with the command (of `script`) in it, and print that."""
-    made = lambda: choose_folder(name, settings.out, settings.overwrite)
+    made = lambda: choose_folder(name, settings.out, settings.overwrite, getattr(settings, "resume", None))
     folder = Path(settings.out) if getattr(settings, "resume", False) else from_first(made)
     write_json(folder / SETTINGS, asdict(settings) | (overrides or {}))
     show(settings, overrides, script)

@@ -143,6 +143,8 @@ class Run:
         self.progress = Progress(folder, settings, self.step, seconds, label)
         if self.before is None and objective.update is None:
             self.before = self.look()
+        if folder and not settings.resume:
+            self.save()  # a run that is killed at any moment can be loaded, and goes on
 
     def look(self) -> dict:
         """Return, and tell, what is known after so many steps: the metrics on the validation part.

@@ -131,7 +131,7 @@ def test_resume_continues_in_the_same_folder():
 def test_resume_of_what_cannot_be_resumed():
     run("runs/mine", "log.jsonl")
     for out, message in [
-        ("runs/mine", r"nothing to continue, no trainer\.pt in runs/mine$"),
+        ("runs/mine", r"no trainer\.pt in runs/mine; without --resume a run starts anew$"),
         ("runs/mime", r"in runs/mime \(did you mean 'runs/mine'\?\)"),
         (None, "no trainer.pt in an unfinished runs/masked; name it by --out"),
     ]:

@@ -36,7 +36,7 @@ def test_ppo_learns_with_the_changes_it_is_given(reinforcement, make_gpt, monkey
 def test_a_large_model_learns_at_rates_of_its_own_where_none_is_given(reinforcement, settings, monkeypatch):
     small_one = dict(lr=3e-3, reward_lr=1e-3, dpo_lr=3e-4, dpo_beta=1.0)  # lr: that of these tests
     assert reinforcement().rates == small_one
-    assert reinforcement(lr=0.0, dpo_beta=0.0).rates == small_one | dict(lr=0.0, dpo_beta=0.0), "0 is given"
+    assert reinforcement(lr=0.0, dpo_lr=0.0).rates == small_one | dict(lr=0.0, dpo_lr=0.0), "0 is given"
     monkeypatch.setattr(rounds, "LARGE", 12)
     made = reinforcement(lr=None, dpo_beta=0.7, reward_batch_size=8, dpo_steps=2, reward_steps=2)
     assert made.rates == dict(lr=1e-5, reward_lr=3e-5, dpo_lr=1e-5, dpo_beta=0.7), "a given one is taken"

@@ -166,7 +166,9 @@ def test_a_run_has_no_fewer_steps_than_it_has_made(tmp_path):
 def test_a_run_that_was_stopped_says_how_to_go_on(tmp_path, has_folder):
     (tmp_path / "my run").mkdir()
     folder = tmp_path / "my run" if has_folder else None
-    run = Run(small.model("causal"), small.objective("causal"), None, small.settings(), folder, None, 0, None)
+    model = small.model("causal")
+    begun = make_optimizer(model, 0.1), small.settings(), folder, None, 0, None
+    run = Run(model, small.objective("causal"), *begun)
     run.step = 4
     told = f"stopped after step 4 of 6, saved; to go on: --resume --out '{folder}'" if has_folder else ""
     told = small.in_shell(told)

@@ -112,8 +112,8 @@ def test_a_checkpoint_writes_the_trainer_state_first(tmp_path, monkeypatch):
     model = small.model("causal")
     optimizer = make_optimizer(model, 0.1)
     train_step(model, small.objective("causal"), optimizer, small.settings(), 0)
-    monkeypatch.setattr(checkpoint, "write_tensors", lambda path, state: kill())
     run = Run(model, small.objective("causal"), optimizer, small.settings(), tmp_path, None, 0, None)
+    monkeypatch.setattr(checkpoint, "write_tensors", lambda path, state: kill())
     run.step = 1
     with pytest.raises(Killed):
         run.save()
@@ -169,9 +169,22 @@ def test_a_loss_that_is_not_finite_stops_the_run(kind, value, tmp_path):
     assert all(math.isfinite(line["loss"]) for line in read_log(tmp_path))
 
 
-def test_before_the_first_checkpoint_the_message_does_not_promise_one(tmp_path):
-    with pytest.raises(UserError, match="at step 3; .* has no checkpoint yet"):
-        run("causal", tmp_path, step=2, act=lambda: math.nan)
+def test_a_run_has_its_start_to_load_and_to_go_on_from_before_the_first_step(tmp_path):
+    expected = run("causal", tmp_path / "whole")
+    with pytest.raises(Killed):
+        run("causal", tmp_path / "killed", step=0, act=kill)
+    begun = small.model("causal", dropout=0.3, seed=0).state_dict()
+    small.assert_equal(load(tmp_path / "killed")[0].state_dict(), begun)
+    found = run("causal", tmp_path / "killed", resume=True)
+    assert_same_run(tmp_path / "killed", tmp_path / "whole")
+    assert (found["before"], found["after"]) == (expected["before"], expected["after"])
+
+
+def test_without_a_checkpoint_the_message_does_not_promise_one(tmp_path):
+    model = small.model("causal")
+    model.tokens.weight.data.fill_(math.nan)
+    with pytest.raises(UserError, match="not finite after step 0; .* has no checkpoint yet"):
+        train(model, small.objective("causal"), small.settings(**TWENTY), tmp_path, small.tokenizer())
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"log.jsonl", "config.json", "tokenizer.json"}, "all that a model is but its weights"
 
@@ -200,9 +213,9 @@ def test_an_infinite_gradient_of_a_finite_loss_stops_the_run(tmp_path):
 
 
 def test_weights_that_explode_in_the_last_step_are_not_saved(tmp_path):
-    with pytest.raises(UserError, match="validation part is not finite after step 1; .* no checkpoint yet"):
+    with pytest.raises(UserError, match="validation part is not finite after step 1; .* the last checkpoint"):
         run("causal", tmp_path, steps=1, lr=1e38, warmup=0)
-    assert not (tmp_path / "trainer.pt").exists()
+    assert load_trainer(tmp_path)["step"] == 0, "that of the start"
 
 
 class OnGpu(torch.Tensor):

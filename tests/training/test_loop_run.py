@@ -76,7 +76,7 @@ def test_the_log_has_a_line_where_one_is_due(tmp_path, monkeypatch):
         assert set(line) == {"step", "split"} | metrics | more
         assert all(math.isfinite(line[name]) for name in metrics | more)
     assert {name: log[-1][name] for name in metrics} == outcome["after"]
-    assert [step for step, _ in saved] == [5, 10, 11], "every fifth step, and the last"
+    assert [step for step, _ in saved] == [0, 5, 10, 11], "the start, every fifth step, and the last"
     assert saved[-1][1] == 11, "a step is logged before it is saved, or a kill in between loses its line"
 
 
