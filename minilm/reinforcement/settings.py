@@ -28,7 +28,7 @@ class ReinforceSettings(PPODetails, CommonSettings):
     answers_a_prompt: int = 4  # so many of them each
     pair_temperature: float = 0.85  # at which these are drawn: warmer, for more kinds of mistakes
     rounds: int = 2  # collections of such pairs: from the policy, then from what PPO has made of it
-    reward_steps: int = 350  # steps of the reward model
+    reward_steps: int = 700  # steps of the reward model
     reward_batch_size: int = 32  # pairs a step
     reward_lr: float | None = None  # highest rate of the reward model; none: 1e-3, of a large one 3e-5
     dpo_steps: int = 150  # steps of DPO
