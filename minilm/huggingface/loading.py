@@ -32,8 +32,7 @@ from .tokenizers import read_tokenizer
 
 PUBLISHED = "hf:"  # how the name of a published model begins, where a folder could stand too
 TIMEOUT = 30  # seconds without a byte
-DONE, INDEX = "download.json", WEIGHTS + ".index.json"  # the latter lists the files of weights, if several
-PICKLED = "pytorch_model.bin"  # is read where there is neither
+DONE, INDEX, PICKLED = "download.json", WEIGHTS + ".index.json", "pytorch_model.bin"
 OTHERS = ("vocab.txt", "vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json")
 SENTENCES = "sentence_bert_config.json"  # of a model whose vectors are to be compared
 GENERATION = "generation_config.json"  # of which we take the ends of a text, not how to draw one
@@ -127,7 +126,7 @@ def unpack(tensors: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor]
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """Return the tensors of a folder by their names in it, of one file or of several that an index lists."""
+    """Return the tensors of a folder by their names in it: of one file, an index of several, or a pickle."""
     if (folder / WEIGHTS).exists():
         return read_tensors(folder / WEIGHTS)
     if (folder / INDEX).exists():
@@ -144,11 +143,10 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
 def shards(folder: Path) -> list[str]:
     """Return the files of weights that an index lists; UserError for one that is not beside it."""
-    listed = checked(folder / INDEX, read_json(folder / INDEX), dict(weight_map=dict))["weight_map"]
-    files = sorted({str(file) for file in listed.values()})
-    if bad := [file for file in files if not re.fullmatch(r"[\w.-]+\.safetensors", file)]:
+    listed = checked(folder / INDEX, read_json(folder / INDEX), dict(weight_map=dict))["weight_map"].values()
+    if bad := [file for file in listed if not re.fullmatch(r"[\w.-]+\.safetensors", str(file))]:
         raise UserError(f"{folder / INDEX}: weight_map has {bad[0]!r}, expected .safetensors files beside it")
-    return files
+    return sorted({*listed})
 
 
 def download(name: str, cache: str | Path | None = None) -> Path:

@@ -4,8 +4,6 @@ Encoder and decoder are the same stack. They differ by the mask (a decoder's pos
 by cross-attention (a decoder's block also looks at the encoder's result). Vaswani et al. 2017, section 3.
 """
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -114,7 +112,7 @@ class FeedForward(nn.Module):
         return self.down(self.activation(self.gate(x)) * self.up(x))
 
     def forward_few(self, x: Tensor, real: Tensor) -> Tensor:
-        """`forward` at the real tokens (N,) of x (B, T, D) alone; padding, which nobody reads, gets 0."""
+        """`forward` at the real tokens (N,) of x (B, T, D) alone; 0 at padding, whose states nobody reads."""
         y = self(x.flatten(0, 1)[real])  # (N, D)
         return y.new_zeros(x.shape).flatten(0, 1).index_copy(0, real, y).view_as(x)
 
@@ -146,7 +144,7 @@ class Block(nn.Module):
             return self.add(x, self.feed_forward.forward_few, self.feed_forward_norm, real)
         return self.add(x, self.feed_forward, self.feed_forward_norm)
 
-    def add(self, x: Tensor, part: Callable, norm: nn.Module, *args, **options) -> Tensor:
+    def add(self, x: Tensor, part, norm: nn.Module, *args, **options) -> Tensor:
         """Add to the stream x (B, T, D) what a part makes of it and of its other arguments."""
         # post, as in 2017: norm(x + part(x)). The gradient passes every norm on its way down, and deep stacks
         #     need a long warm-up for that (Xiong et al. 2020).

@@ -37,7 +37,7 @@ def choose_folder(name: str, out: str | None = None, overwrite: bool = False, re
         resumable = [run for run in runs if (run / TRAINER).exists()]
         if not resumable:
             where = f"{out}{near_runs(runs[0])}" if out else f"an unfinished {RUNS / name}; name it by --out"
-            raise UserError(f"--resume: no {TRAINER} in {where}; without --resume a run starts anew")
+            raise UserError(f"--resume: no {TRAINER} in {where}; --overwrite in its place starts anew")
         lock(resumable[-1])
         remove_leftovers(resumable[-1])
         return resumable[-1]
@@ -200,9 +200,9 @@ def json_object(text: str | bytes, where) -> dict:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: not JSON ({error}), but one object is expected: {text[:40]!r}") from None
+        raise UserError(f"{where}: not JSON ({error}), expected one object, found {text[:40]!r}") from None
     if not isinstance(value, dict):
-        raise UserError(f"{where}: a JSON object is expected, found {text[:40]!r}")
+        raise UserError(f"{where}: expected a JSON object, found {str(value)[:40]!r}")
     return value
 
 

@@ -140,6 +140,6 @@ def initial_student(teacher: Transformer, n_layer: int | None = None) -> Transfo
     student = build(replace(teacher.config, n_encoder_layer=n_layer, **left_out))
     weights = teacher.state_dict()
     student.load_state_dict({name: weights[name] for name in student.state_dict()})  # layers 0, 1, 2, ...
-    for i, block in enumerate(student.encoder.blocks):  # then 0, 2, 4, ...; theirs: 0 2 4 7 9 11
+    for i, block in enumerate(student.encoder.blocks):  # of 12 then 0 2 4 6 8 10; theirs: 0 2 4 7 9 11
         block.load_state_dict(teacher.encoder.blocks[i * n_teacher // n_layer].state_dict())
     return student

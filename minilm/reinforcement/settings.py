@@ -57,7 +57,7 @@ class ReinforceSettings(PPODetails, CommonSettings):
             (max(s.gamma, s.gae_lambda) > 1, f"--gamma {s.gamma} --gae-lambda {s.gae_lambda}: at most 1"),
             (s.adaptive_kl and not s.kl_target * s.kl, "--adaptive-kl: --kl and --kl-target must be above 0"),
             (not s.temperature, "--temperature 0.0: must be above 0, to draw answers"),
-            (0 in (s.pair_temperature, s.dpo_beta), "--pair-temperature, --dpo-beta: must be above 0"),
+            (not s.pair_temperature, "--pair-temperature 0.0: must be above 0, to draw answers"),
             (s.minibatches > s.batch_size, f"{cut} --minibatches {s.minibatches}"),
             (grpo and s.group_size < 2, "--group-size 1: must be 2 or more, to compare answers to a prompt"),
             (grpo and s.batch_size % s.group_size, f"{cut} groups of --group-size {s.group_size}"),

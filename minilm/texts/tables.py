@@ -18,7 +18,7 @@ from ..plumbing.folders import json_object
 from .files import kind, read_jsonl, read_lines, read_text, string_field
 
 SUFFIXES = (".tsv", ".csv", ".jsonl")
-OTHER_NAMES = dict(prompt="source", response="target")  # where these are the fields
+OTHER_NAMES = dict(prompt="source", response="target")  # of columns: see `own_names`
 OTHER_NAMES |= dict(texto="text", rótulo="label", rotulo="label", classe="label")  # Portuguese
 # A first line of such names alone is somebody's header.
 HEADER = re.compile(
@@ -53,28 +53,33 @@ def read_table(path: str | Path, fields: Sequence[str], skip_bad=False, spare=()
     """
     if kind(path) not in SUFFIXES:
         raise UserError(f"{path}: expected a table: {', '.join(SUFFIXES)}, or .gz of these")
-    ours = {name: field for name, field in OTHER_NAMES.items() if field in fields}
-    parts = columns(path, fields, spare, ours)
+    parts = columns(path, fields, spare)
     if kind(path) == ".jsonl":
-        parts = ((at, [ours.get(n, n) for n in found], [*found.values()]) for at, found in read_jsonl(path))
+        parts = ((at, own_names([*found], fields), [*found.values()]) for at, found in read_jsonl(path))
     return usable(partial(make or row, fields), parts, path, f"rows of {', '.join(fields)}", skip_bad)
 
 
-def columns(path: str | Path, fields: Sequence[str], spare: Sequence[str], ours: dict) -> Iterator[tuple]:
+def own_names(names: list[str], fields: Sequence[str]) -> list[str]:
+    """Return the names of columns, those of `OTHER_NAMES` as ours, unless all of ours stand there too."""
+    ours = [OTHER_NAMES[name] if OTHER_NAMES.get(name) in fields else name for name in names]
+    return names if {*fields} <= {*names} else ours
+
+
+def columns(path: str | Path, fields: Sequence[str], spare: Sequence[str]) -> Iterator[tuple]:
     """Yield (where, names, cells) of each row of a `.csv` or `.tsv` after the header, if there is one."""
     text, longer = read_text(path), (*fields, *spare)
-    how = csv_format(text[: 2**20].lstrip(), kind(path) == ".tsv", [*fields, *ours], len(fields))
+    how = csv_format(text[: 2**20].lstrip(), kind(path) == ".tsv", [*fields, *OTHER_NAMES], len(fields))
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, **how)
     where, names, in_order = f"{path}, line 1", None, []
     try:
         for cells in reader:
             cells = [unquoted(cell) for cell in cells] if reader.dialect.quoting == csv.QUOTE_NONE else cells
-            header = [ours.get(name, name) for name in (cell.strip().lower() for cell in cells)]
+            header = own_names([cell.strip().lower() for cell in cells], fields)
             is_first = names is None and any(header)
             if is_first and set(fields) <= set(header):
                 names = header
             elif is_first and (set(fields) & set(header) or all(map(HEADER.fullmatch, header))):
-                raise UserError(f"{where}: found the header {header}, expected {fields}; rename the columns")
+                raise UserError(f"{where}: found the header {cells}, expected {fields}; rename the columns")
             elif type(names) is list and header != names and {*header} == {*names}:
                 raise UserError(f"{where}: a second header, in another order: {header}")
             elif any(header) and header != names:  # of two files put together the second header

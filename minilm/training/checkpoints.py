@@ -1,4 +1,4 @@
-"""What stands beside the steps of a run: what is told, measured and kept of it, and how it is stopped."""
+"""What stands beside the steps of a run: what is told and kept of it, and how it is stopped."""
 
 import math
 import sys
@@ -105,8 +105,7 @@ class Progress:
         """Return the error that ends the run, with what is left of it and the way out."""
         self.bar.close()
         is_kept = self.folder and (self.folder / TRAINER).exists()
-        left = "keeps the last checkpoint" if is_kept else "has no checkpoint yet"
-        left = f"{self.folder} {left}" if self.folder else "nothing was being saved"
+        left = f"{self.folder} keeps the last checkpoint" if is_kept else "nothing has been saved"
         advice = f". Try a smaller --lr than {self.settings.lr:g}, or a longer --warmup" if diverged else ""
         return UserError(f"{why}; {left}{advice}")
 
@@ -144,7 +143,7 @@ class Run:
         if self.before is None and objective.update is None:
             self.before = self.look()
         if folder and not settings.resume:
-            self.save()  # a run that is killed at any moment can be loaded, and goes on
+            self.save()  # from here on a run that is killed can be loaded, and goes on
 
     def look(self) -> dict:
         """Return, and tell, what is known after so many steps: the metrics on the validation part.

@@ -1,4 +1,4 @@
-"""What an objective is: it turns text into batches, and a batch into a loss.
+"""What an objective is: it turns text into batches, and a batch into a loss; `evaluate` measures by it.
 
 `batch` is a pure function of (seed, split, step): a run that is resumed needs no state of its data, and
 evaluating cannot disturb training. The denominators of a loss travel with its batch as 0-d tensors, counts of

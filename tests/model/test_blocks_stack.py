@@ -5,7 +5,7 @@ import torch
 from unequal import POSITIONS, B, D, S, T, config, randomise
 
 from minilm.model.attention import KeyValueCache
-from minilm.model.blocks import Stack, few_real
+from minilm.model.blocks import FeedForward, Stack, few_real
 from minilm.model.config import ModelConfig
 from minilm.model.transformer import build
 from minilm.plumbing.errors import UserError
@@ -158,6 +158,13 @@ def test_chosen_positions_alone_are_what_they_are_among_all(kind, positions, nor
 FEW = torch.tensor([[0, 0, 0, 1, 1], [1, 0, 0, 0, 0]])  # 7 of 10 are padding, on both sides
 
 
+def test_the_feed_forward_part_adds_nothing_at_padding():
+    part, x, real = FeedForward(config()), torch.randn(3, 4, D), torch.tensor([1, 6])
+    found, plain = part.forward_few(x, real).flatten(0, 1), part(x).flatten(0, 1)
+    torch.testing.assert_close(found[real], plain[real])
+    assert found.abs().sum(1).nonzero()[:, 0].tolist() == [1, 6], "0 where no real token stands"
+
+
 @pytest.mark.parametrize("norm", ["post", "pre"])
 @pytest.mark.parametrize("kind", ["decoder", "cross", "encoder"])
 def test_where_most_is_padding_the_real_tokens_are_what_they_are_with_it(kind, norm, monkeypatch):
@@ -182,6 +189,7 @@ def test_where_most_is_padding_the_real_tokens_are_what_they_are_with_it(kind, n
 def test_few_real_tokens_are_found_where_two_fifths_and_more_are_padding(monkeypatch):
     assert few_real(FEW).tolist() == [3, 4, 5]
     assert few_real(torch.tensor([[1, 1, 1, 0, 0]])).tolist() == [0, 1, 2]
+    assert few_real(torch.cat([FEW, FEW])).tolist() == [3, 4, 5, 13, 14, 15]
     assert few_real(torch.tensor([[1, 1, 1, 1, 0, 0]])) is few_real(None) is few_real(RIGHT) is None
     assert few_real(FEW.to("meta")) is None, "a GPU would have to wait for their number"
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)

@@ -131,7 +131,7 @@ def test_resume_continues_in_the_same_folder():
 def test_resume_of_what_cannot_be_resumed():
     run("runs/mine", "log.jsonl")
     for out, message in [
-        ("runs/mine", r"no trainer\.pt in runs/mine; without --resume a run starts anew$"),
+        ("runs/mine", r"no trainer\.pt in runs/mine; --overwrite in its place starts anew$"),
         ("runs/mime", r"in runs/mime \(did you mean 'runs/mine'\?\)"),
         (None, "no trainer.pt in an unfinished runs/masked; name it by --out"),
     ]:
@@ -342,7 +342,7 @@ def test_wrong_json_names_file_and_place():
         folders.read_json("a.json")
     for data, message in {
         b'{"a": 1,\n "b": }': "not JSON .*line 2",
-        b"[1]": "a JSON object is expected, found b.*1",
+        b"[1]": r"expected a JSON object, found '\[1\]'",
         b'{"a": "\xff"}': "not JSON .*position 7",
     }.items():
         Path("a.json").write_bytes(data)

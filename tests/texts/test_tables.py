@@ -37,6 +37,8 @@ def test_what_is_usable_is_made_and_the_rest_counted_or_raised(message, capsys):
         ("excel.csv", "Text;Label\nsun, rain;good\n\"a;b\";bad\n", [("sun, rain", "good"), ("a;b", "bad")]),
         ("pt.csv", "Rótulo;Texto\nbom;sol, mar\nruim;chuva\n", [("sol, mar", "bom"), ("chuva", "ruim")]),
         ("pt.jsonl", '{"texto": "o", "rotulo": "b"}\n{"text": "a", "classe": 3}', [("o", "b"), ("a", "3")]),
+        ("own.csv", "classe,id,texto,text,label\n7A,1,no,sun,good\n", [("sun", "good")]),
+        ("own.jsonl", '{"classe": "7A", "text": "sun", "label": "x"}', [("sun", "x")]),
         ("blank.csv", "\n\ntext;label\nsun, rain;good\n", [("sun, rain", "good")]),
         ("capitals.tsv", '"Text"\t"Label"\n"sun"\t"good"\n', [("sun", "good")]),
         ("literal.csv", 'text,label\n"""a """"b"""" c""",good\n', [('"a ""b"" c"', "good")]),
@@ -295,7 +297,7 @@ def test_questions_to_be_answered_need_no_answers(squad):
 def test_squad_files_of_another_shape(write, squad, message):
     for text, expected in {
         "{": "not JSON",
-        "[]": "a.json: a JSON object is expected",
+        "[]": "a.json: expected a JSON object",
         "{}": "a.json: KeyError('data'); expected data, paragraphs, context, qas",
         '{"data": [{}]}': "a.json, data[0]: KeyError('paragraphs')",
     }.items():
@@ -306,7 +308,7 @@ def test_squad_files_of_another_shape(write, squad, message):
 
 def test_squad_as_json_lines_is_said_to_be_that(write, message):
     line = json.dumps(dict(context=CONTEXT, **question()))
-    assert "one object is expected" in message(read_squad, write("a.jsonl", f"{line}\n{line}\n"))
+    assert "expected one object" in message(read_squad, write("a.jsonl", f"{line}\n{line}\n"))
     assert "expected data, paragraphs" in message(read_squad, write("b.jsonl", line))
 
 

@@ -163,6 +163,18 @@ def test_a_run_has_no_fewer_steps_than_it_has_made(tmp_path):
 
 
 @pytest.mark.parametrize("has_folder", [True, False])
+def test_a_run_in_a_folder_saves_its_start_once(tmp_path, monkeypatch, has_folder):
+    model, objective, saved = small.model("causal"), small.objective("causal"), []
+    plain_save = Run.save
+    monkeypatch.setattr(Run, "save", lambda run: saved.append(run.step) or plain_save(run))
+    for patience in (0, 2):
+        for resume in (False, True):
+            how = small.settings(resume=resume), tmp_path if has_folder else None, None, patience, None
+            Run(model, objective, make_optimizer(model, 0.1), *how)
+    assert saved == ([0, 0] if has_folder else []), "a run that goes on has one, a quiet one needs none"
+
+
+@pytest.mark.parametrize("has_folder", [True, False])
 def test_a_run_that_was_stopped_says_how_to_go_on(tmp_path, has_folder):
     (tmp_path / "my run").mkdir()
     folder = tmp_path / "my run" if has_folder else None
@@ -244,7 +256,7 @@ def test_evaluations_are_told_to_a_person(tmp_path, capsys):
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
 def test_a_validation_loss_that_is_no_number_ends_the_run(loss, tmp_path):
     told = Progress(tmp_path, small.settings(lr=0.02), 0, 0.0, None)
-    way_out = f"{tmp_path} has no checkpoint yet. Try a smaller --lr than 0.02, or a longer --warmup"
+    way_out = "nothing has been saved. Try a smaller --lr than 0.02, or a longer --warmup"
     with pytest.raises(UserError, match=f"the validation part is not finite after step 5; {way_out}"):
         told.evaluation(5, dict(loss=loss))
 
@@ -276,7 +288,7 @@ def test_loss_and_gradient_are_both_looked_at(loss, norm, tmp_path):
 def test_without_a_folder_nothing_is_kept_or_lost(capsys):
     told = Progress(None, small.settings(log_every=1), 0, 0.0, "from zero")
     told.step(1, dict(loss=torch.tensor(1.0)), torch.tensor(1.0), 1, 0.1)
-    with pytest.raises(UserError, match="at step 2; nothing was being saved. Try a smaller --lr"):
+    with pytest.raises(UserError, match="at step 2; nothing has been saved. Try a smaller --lr"):
         told.step(2, dict(loss=torch.tensor(math.nan)), torch.tensor(1.0), 1, 0.1)
 
 
