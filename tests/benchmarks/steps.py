@@ -133,7 +133,8 @@ def masked(config: ModelConfig, B: int, T: int, aims: dict, is_padded=False, **h
     config, P = replace(config, max_positions=T), round(0.15 * T / (1 + is_padded))
     lengths = torch.linspace(P + 1, T, B).round()[:, None] if is_padded else T  # (B, 1)
     real = (torch.arange(T) < lengths).expand(B, T)
-    ids, positions = torch.randint(config.vocab_size, (B, T)), (torch.rand(B, T) - real).argsort(1)[:, :P]
+    ids = torch.randint(config.vocab_size, (B, T))
+    positions = (torch.rand(B, T) - 1.0 * real).argsort(1)[:, :P]  # (B, P), of real tokens
     labels, follows = torch.randint(config.vocab_size, (B, P)), torch.arange(B) % 2
     segments = (torch.arange(T) >= T // 2).long().expand(B, T)
     batch = dict(input_ids=ids, attention_mask=real.long(), token_type_ids=segments)
