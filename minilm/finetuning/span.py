@@ -93,7 +93,7 @@ class Span(HeadTask):
         return LabelledRows(rows, torch.tensor([window.label for window in windows]))
 
     def loss(self, model, batch):
-        """Return the mean (paper: sum) of both cross-entropies in nats; metrics; `accuracy`: both right."""
+        """Return the mean (paper: sum) of both cross-entropies in nats; metrics (`accuracy`: both right)."""
         padding = batch["attention_mask"] == 0  # (B, T)
         # Differs from the authors' code, in whose softmax padding takes part: there every row is as long.
         logits = model.output(batch).float().masked_fill(padding[..., None], BLOCKED)  # (B, T, 2)

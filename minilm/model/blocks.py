@@ -55,8 +55,8 @@ def padding_bias(attention_mask: Tensor | None, dtype: torch.dtype) -> Tensor | 
     return None if attention_mask is None else (attention_mask == 0)[:, None, None, :].to(dtype) * BLOCKED
 
 
-def few_real(attention_mask: Tensor | None) -> Tensor | None:
-    """Return where the real tokens of a mask (B, T) stand in (B * T,), if two fifths and more are padding."""
+def real_indices(attention_mask: Tensor | None) -> Tensor | None:
+    """Return where the real tokens of a mask (B, T) stand in (B * T,), if few: copying them costs, too."""
     if attention_mask is None or attention_mask.device.type != "cpu" or torch.compiler.is_compiling():
         return None  # a GPU would have to wait for their number
     real = attention_mask.flatten().nonzero()[:, 0]  # (N,)
@@ -111,7 +111,7 @@ class FeedForward(nn.Module):
         # Shazeer 2020, "GLU Variants Improve Transformer", equation 6: one layer says how much of the other.
         return self.down(self.activation(self.gate(x)) * self.up(x))
 
-    def forward_few(self, x: Tensor, real: Tensor) -> Tensor:
+    def forward_unpadded(self, x: Tensor, real: Tensor) -> Tensor:
         """`forward` at the real tokens (N,) of x (B, T, D) alone; 0 at padding, whose states nobody reads."""
         y = self(x.flatten(0, 1)[real])  # (N, D)
         return y.new_zeros(x.shape).flatten(0, 1).index_copy(0, real, y).view_as(x)
@@ -141,7 +141,7 @@ class Block(nn.Module):
         if self.cross_attention is not None:
             x = self.add(x, self.cross_attention, self.cross_attention_norm, memory, memory_bias, cache=cross)
         if real is not None:
-            return self.add(x, self.feed_forward.forward_few, self.feed_forward_norm, real)
+            return self.add(x, self.feed_forward.forward_unpadded, self.feed_forward_norm, real)
         return self.add(x, self.feed_forward, self.feed_forward_norm)
 
     def add(self, x: Tensor, part, norm: nn.Module, *args, **options) -> Tensor:
@@ -224,4 +224,4 @@ class Stack(nn.Module):
             cos_sin = rotary_cos_sin(positions, d_head, self.config.rope_theta)  # (2, .., T, d_head / 2)
         memory_bias = None if memory is None else padding_bias(memory_mask, x.dtype)
         causal = False if T == 1 else self.causal  # the newest token alone may look at everything there is
-        return x, bias, causal, memory, memory_bias, cos_sin, None if n_past else few_real(attention_mask)
+        return x, bias, causal, memory, memory_bias, cos_sin, None if n_past else real_indices(attention_mask)

@@ -86,8 +86,8 @@ class ModelConfig:
         return "-".join(stack for stack in ("encoder", "decoder") if getattr(self, f"n_{stack}_layer"))
 
 
-# How the published models differ, apart from their sizes (Vaswani et al. 2017, Devlin et al. 2019, Sanh et
-# al. 2019, Radford et al. 2019, Lewis et al. 2020, Touvron et al. 2023); 2017's attention had no biases:
+# How the models differ, apart from their sizes (Vaswani et al. 2017, Devlin et al. 2019, Sanh et al. 2019,
+# Radford et al. 2019, Lewis et al. 2020, Touvron et al. 2023). Not in the first paper: attention's biases.
 # fmt: off
 NAMES =                 ("Transformer", "BERT",    "DistilBERT", "GPT-2",    "BART",    "LLaMA")
 TABLE = {

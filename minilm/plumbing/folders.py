@@ -27,7 +27,7 @@ locked: dict[Path, object] = {}  # locks of this process, open: closing a file g
 
 
 def choose_folder(name: str, out: str | None = None, overwrite: bool = False, resume: bool = False) -> Path:
-    """Return a run's folder: `out`, emptied by `overwrite`, kept by `resume`; or the next `runs/name`."""
+    """Return `out`, emptied by `overwrite`, kept by `resume` (none: no such flag); or a new `runs/name`."""
     if overwrite and resume:
         raise UserError("--overwrite and --resume: one replaces a run, the other continues it; give one")
     if overwrite and out is None:
@@ -36,8 +36,9 @@ def choose_folder(name: str, out: str | None = None, overwrite: bool = False, re
         runs = [Path(out)] if out else [r for r in numbered(name).values() if not (r / RESULTS).exists()]
         resumable = [run for run in runs if (run / TRAINER).exists()]
         if not resumable:
-            where = f"{out}{near_runs(runs[0])}" if out else f"an unfinished {RUNS / name}; name it by --out"
-            raise UserError(f"--resume: no {TRAINER} in {where}; --overwrite in its place starts anew")
+            where = f"an unfinished {RUNS / name}; name it by --out"
+            where = f"{out}{near_runs(runs[0])}; --overwrite in its place starts anew" if out else where
+            raise UserError(f"--resume: no {TRAINER} in {where}")
         lock(resumable[-1])
         remove_leftovers(resumable[-1])
         return resumable[-1]

@@ -5,7 +5,7 @@ import torch
 from unequal import POSITIONS, B, D, S, T, config, randomise
 
 from minilm.model.attention import KeyValueCache
-from minilm.model.blocks import FeedForward, Stack, few_real
+from minilm.model.blocks import FeedForward, Stack, real_indices
 from minilm.model.config import ModelConfig
 from minilm.model.transformer import build
 from minilm.plumbing.errors import UserError
@@ -160,7 +160,7 @@ FEW = torch.tensor([[0, 0, 0, 1, 1], [1, 0, 0, 0, 0]])  # 7 of 10 are padding, o
 
 def test_the_feed_forward_part_adds_nothing_at_padding():
     part, x, real = FeedForward(config()), torch.randn(3, 4, D), torch.tensor([1, 6])
-    found, plain = part.forward_few(x, real).flatten(0, 1), part(x).flatten(0, 1)
+    found, plain = part.forward_unpadded(x, real).flatten(0, 1), part(x).flatten(0, 1)
     torch.testing.assert_close(found[real], plain[real])
     assert found.abs().sum(1).nonzero()[:, 0].tolist() == [1, 6], "0 where no real token stands"
 
@@ -175,7 +175,7 @@ def test_where_most_is_padding_the_real_tokens_are_what_they_are_with_it(kind, n
     found, weight = {}, torch.randn(3, D, dtype=torch.float64)
     for way in ("few", "all"):
         if way == "all":
-            monkeypatch.setattr("minilm.model.blocks.few_real", lambda mask: None)
+            monkeypatch.setattr("minilm.model.blocks.real_indices", lambda mask: None)
         last = ours(vectors, FEW, None, memory, None if memory is None else MEMORY_MASK)[-1]
         ours.zero_grad()
         (gradient,) = torch.autograd.grad((last[FEW == 1] * weight).sum(), vectors, retain_graph=True)
@@ -186,17 +186,18 @@ def test_where_most_is_padding_the_real_tokens_are_what_they_are_with_it(kind, n
         torch.testing.assert_close(few, whole, msg="each token's result has to come back to its own place")
 
 
-def test_few_real_tokens_are_found_where_two_fifths_and_more_are_padding(monkeypatch):
-    assert few_real(FEW).tolist() == [3, 4, 5]
-    assert few_real(torch.tensor([[1, 1, 1, 0, 0]])).tolist() == [0, 1, 2]
-    assert few_real(torch.cat([FEW, FEW])).tolist() == [3, 4, 5, 13, 14, 15]
-    assert few_real(torch.tensor([[1, 1, 1, 1, 0, 0]])) is few_real(None) is few_real(RIGHT) is None
-    assert few_real(FEW.to("meta")) is None, "a GPU would have to wait for their number"
+def test_real_indices_tokens_are_found_where_two_fifths_and_more_are_padding(monkeypatch):
+    assert real_indices(FEW).tolist() == [3, 4, 5]
+    assert real_indices(torch.tensor([[1, 1, 1, 0, 0]])).tolist() == [0, 1, 2]
+    assert real_indices(torch.cat([FEW, FEW])).tolist() == [3, 4, 5, 13, 14, 15]
+    assert real_indices(torch.tensor([[1, 1, 1, 1, 0, 0]])) is None
+    assert real_indices(RIGHT) is real_indices(None) is None
+    assert real_indices(FEW.to("meta")) is None, "a GPU would have to wait for their number"
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    assert few_real(FEW) is None
+    assert real_indices(FEW) is None
 
 
-def test_with_few_real_tokens_the_feed_forward_part_keeps_the_type_of_autocast():
+def test_with_real_indices_tokens_the_feed_forward_part_keeps_the_type_of_autocast():
     ours = stack("encoder").float()
     with torch.autocast("cpu", torch.bfloat16):
         last = ours(random().float(), FEW)[-1]
