@@ -1,1 +1,1 @@
-"""The user's files: texts, tables of labels, pairs of languages, and the corpus made of them."""
+"""The user's files: texts, labelled tables, translation pairs, and the corpus made of them."""

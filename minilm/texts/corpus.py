@@ -3,12 +3,12 @@
     load_corpus("world")                   endless stories of the embedded world, whose floor is known
     load_corpus("python-docs")             the reference text and the docstrings that every Python carries
     load_corpus(["plays.txt", "corpus/"])  the user's files and folders (minilm/texts/files.py says which)
-    load_corpus(["plays.txt:3", "web/:1"]) the same, of three bytes in four from the first
+    load_corpus(["plays.txt:3", "web/:1"]) the same, with 3/4 of the training bytes from the first
 
-The split goes by document: a model that has read the first half of one knows much of the second. The side of
-a document of files or of python-docs follows from its words alone (of a file of under ten beside others from
-the file's), so of twenty documents or more no other seed and no run that goes on with more files brings one
-of validation into training. A source name wins over a file of that name: write ./world for the file.
+The split is by document: a model that has read the first half of one knows much of the second. In files and
+python-docs a hash of its words decides a document's part (a file of under ten documents, if there are others,
+stays whole). So of twenty documents or more, neither another seed nor a later run on more files puts a
+validation document into training. A source name wins over a file of that name: write ./world for the file.
 """
 
 import os
@@ -34,9 +34,9 @@ SOURCES = ("world", "world:reports", "world:portuguese", "world:portuguese-repor
 SOURCES += ("world:few-shot-no-repeats", "python-docs")
 WORLD_TRAIN, WORLD_VALIDATION = 20_000, 1_000  # documents
 VALIDATION_SEED = 1_000_003  # added to the seed for the world's validation part
-VALIDATION_SHARE = 10  # one part in so many is for validation
-PIECE, SHORTEST_PIECE = 1_000, 100  # characters of a piece of the document that is cut
-SAMPLE = 20_000_000  # bytes, about, of stored text that a vocabulary is made of, and that validate
+VALIDATION_SHARE = 10  # one part in this many is for validation
+PIECE, SHORTEST_PIECE = 1_000, 100  # characters in a piece of a long document: usually, at least
+SAMPLE = 20_000_000  # bytes, about, of stored text for a vocabulary, and for validation
 LINE_OR_SENTENCE_END = re.compile(r"""\n|[.!?…؟۔।॥]["'”’»)\]]*\s|[。！？｡][”’」』）]*""")
 WEIGHTED = re.compile(r"(.*?)(?::(\d*\.?\d+))?", re.DOTALL)
 
@@ -52,12 +52,12 @@ class Corpus:
     notes: tuple[str, ...] = ()  # lines worth printing
 
     def texts(self) -> list[str]:
-        """Return the training texts, of stored ones a sample: what a vocabulary is made of."""
+        """Return the texts to make a vocabulary of: the training texts, or a sample of stored ones."""
         n_text = int(SAMPLE / self.train.mean) if isinstance(self.train, StoredTexts) else None
         return draw(self.train, n_text, 0)
 
     def watched(self, n_row: int, context: int) -> "Corpus":
-        """Return this corpus with about `n_row` rows of validation, 8 texts or more, drawn by their words."""
+        """Return this corpus with about `n_row` validation rows (8 texts or more), chosen by their hashes."""
         ranked = sorted(self.validation, key=digest)
         n_rows = accumulate(max(1, len(text.encode()) // (3 * context)) for text in ranked)  # 3 bytes a token
         kept = {*ranked[: max(8, sum(n <= n_row for n in n_rows))]}
@@ -67,21 +67,21 @@ class Corpus:
 
     @property
     def train_bytes(self) -> int:
-        """Bytes (UTF-8) of the training documents, without what separates them."""
+        """Return the number of UTF-8 bytes in the training documents, without separators."""
         return sum(len(text.encode()) for text in self.train)
 
     def summary(self) -> str:
-        """Return one line: name, documents and megabytes of both parts."""
+        """Return one line: the name, and the documents and megabytes of both parts."""
         train = f"{len(self.train):,} training documents ({self.train_bytes / 1e6:.2f} MB)"
         megabytes = sum(len(text.encode()) for text in self.validation) / 1e6
         return f"{self.name}: {train}, {len(self.validation):,} validation documents ({megabytes:.2f} MB)"
 
 
 def load_corpus(source, seed: int = 0, n_documents=None, errors: str = "strict", store=None) -> Corpus:
-    """Return the documents of a source, or of one or several files and folders; UserError for an empty part.
+    """Return the corpus of a source, or of one or several files and folders; UserError for an empty part.
 
-    So many as `n_documents` are drawn by `seed` for training. `errors="replace"` reads on over bad UTF-8.
-    Files of more than `LARGE` bytes stay in the folder `store`, where there is one, instead of in memory.
+    `seed` draws `n_documents` for training (none: all; of the world 20,000). `errors="replace"` accepts bad
+    UTF-8. Text of more than `LARGE` bytes is kept in the folder `store`, if given, instead of in memory.
     """
     sources, weights = weights_of([source] if isinstance(source, str | Path) else source)
     name, domain = checked_sources(sources, SOURCES)[0], sources[0].partition(":")[2] or "stories"
@@ -103,7 +103,7 @@ def load_corpus(source, seed: int = 0, n_documents=None, errors: str = "strict",
 
 
 def checked_sources(source, known: Iterable[str]) -> list[str]:
-    """Return the one known source or the existing files and folders that are meant; UserError for others."""
+    """Return a list: one known source, or existing files and folders; UserError for anything else."""
     sources = [str(one) for one in ([source] if isinstance(source, str | Path) else source)]
     for name in sources:
         if name.partition(":")[0] not in ("world", "python-docs"):
@@ -117,7 +117,7 @@ def checked_sources(source, known: Iterable[str]) -> list[str]:
 
 
 def weights_of(sources: Iterable[str | Path]) -> tuple[list[str], np.ndarray | None]:
-    """Return what `plays.txt:0.7` names, and its weight, if all have one above 0; else UserError."""
+    """Return the names and weights of sources such as `plays.txt:0.7`; UserError if only some have one."""
     found = [(s, None) if os.path.exists(s) else WEIGHTED.fullmatch(str(s)).groups() for s in sources]
     names, weights = [str(name) for name, _ in found], [float(weight or 0) for _, weight in found]
     if any(weights) and not all(weights):
@@ -126,26 +126,26 @@ def weights_of(sources: Iterable[str | Path]) -> tuple[list[str], np.ndarray | N
 
 
 def draw(items: Sequence, n: int | None, seed) -> Sequence:
-    """Return n of the items in their order, drawn by a seed; all where n is none, or there are no more."""
+    """Return n items, drawn by a seed, in their order; all if n is none or there are no more."""
     if n is None or n >= len(items):
         return items
     return taken(items, sorted(random.Random(seed).sample(range(len(items)), n)))
 
 
 def taken(items: Sequence, chosen: list[int]) -> Sequence:
-    """Return the chosen items; stored ones stay where they are."""
+    """Return the items whose indices are `chosen`; stored texts stay in their file."""
     return items[chosen] if isinstance(items, StoredTexts) else [items[i] for i in chosen]
 
 
 def digest(text: str) -> int:
-    """Return a number below 2^63 that follows from the words of a text."""
+    """Return a hash of the words of a text, a number below 2^63."""
     return int.from_bytes(sha256(one_line(text).encode()).digest()[:8], "big") >> 1
 
 
 def split_by_hash(items: Iterable, text_of: Callable = str) -> tuple[list, list]:
-    """Return (train, validation), the latter a tenth by a hash of each item's text: the company has no say.
+    """Return (train, validation): a hash of an item's text alone puts a tenth of the items into validation.
 
-    Only where a tenth is too little, at least two texts of four or more are held out, and two are left.
+    Few texts are an exception: of four or more, at least two are held out, and at least two are left.
     """
     items = list(items)
     held = is_held_out([digest(text_of(item)) for item in items])
@@ -153,30 +153,30 @@ def split_by_hash(items: Iterable, text_of: Callable = str) -> tuple[list, list]
 
 
 def is_held_out(scores: Sequence[int]) -> np.ndarray:
-    """Return of each digest whether its text is for validation."""
+    """Return for each digest whether its text is held out for validation."""
     ranked = np.unique(scores)
-    least = 2 if len(ranked) > 3 else 1  # two: a text and one that does not follow it
+    least = 2 if len(ranked) > 3 else 1  # two: a text, and another that does not follow it
     n_held = (ranked <= 2**63 // VALIDATION_SHARE).sum()
     return np.isin(scores, ranked[: max(1, min(max(n_held, least), len(ranked) - least))])
 
 
 def without(items: Sequence, others: Sequence, text_of: Callable = str) -> Sequence:
-    """Return the items whose text is not that of one of the others, white space aside."""
+    """Return the items whose text is not among the texts of `others`; runs of white space are one space."""
     known = {one_line(text_of(item)) for item in others}
     return taken(items, [i for i, item in enumerate(items) if one_line(text_of(item)) not in known])
 
 
 def world_parts(write: Callable, n: int, seed: int, text_of: Callable = str) -> tuple[list, list]:
-    """Return (train, validation) of two different seeds; nothing of validation stands in train too."""
+    """Return (train, validation), written with two seeds; no text of validation is in train too."""
     train, drawn = write(n, seed), write(2 * WORLD_VALIDATION, seed + VALIDATION_SEED)
     return train, without(drawn, train, text_of)[:WORLD_VALIDATION]
 
 
 def files_corpus(sources: list[str], errors: str, store: Path | None = None, weights=None) -> Corpus:
-    """Return the documents of files, each file once, none in both parts; of several small ones stay whole.
+    """Return the corpus of files, each read once; of several files, a small one is not split.
 
-    More than `LARGE` bytes of files stay in one of the folder `store`, and `SAMPLE` bytes of them validate.
-    With `weights` of the sources each has its share of the bytes that are trained on: see `with_shares`.
+    Text of more than `LARGE` bytes is kept in a file in `store`; about `SAMPLE` bytes of it validate.
+    No document is in both parts. `weights` give each source its share of the bytes: see `with_shares`.
     """
     files = {file.resolve(): (file, i) for i, name in enumerate(sources) for file in text_files(Path(name))}
     files, source_of = zip(*files.values(), strict=True)
@@ -187,10 +187,10 @@ def files_corpus(sources: list[str], errors: str, store: Path | None = None, wei
         rows = lambda: ((data := s.encode(), [len(data)], [side], [own], [n]) for s, side, own, n in cut_up)
         _, sizes, scores, words, file_of = stored(path, rows, np.uint8)
         texts = StoredTexts(path, np.append(0, sizes.cumsum()), np.arange(len(sizes)))
-        notes = {f"{{:,}} documents are kept in {path}": len(texts)}  # what is told, unless its number is 0
+        notes = {f"{{:,}} documents are kept in {path}": len(texts)}  # printed unless its number is 0
     else:
         found = [[*documents] for documents in found]
-        # More than half of the whole, as a text without blank lines is, would leave the other part nothing.
+        # Cut what has over half of all characters (a text without blank lines): whole, it would fill a part.
         half = sum(len(text) for documents in found for text in documents) / 2
         texts, scores, words, file_of = [*zip(*with_digests(found, half, several), strict=True)] or [()] * 4
         n_more = len(texts) - sum(map(len, found))
@@ -213,22 +213,22 @@ def files_corpus(sources: list[str], errors: str, store: Path | None = None, wei
 
 
 def with_shares(texts, source_of, sizes, weights, names) -> tuple[np.ndarray, list[str]]:
-    """Return `texts` (n,), numbers, each once or more, so that `weights` (S,) share out the bytes; notes.
+    """Return the indices `texts` (n,), repeated so that the sources' bytes follow `weights` (S,); and notes.
 
-    All texts come once before any comes again: one beside its copy would teach to copy, and nothing else.
+    All texts come once before any comes again: a text beside its copy would teach only to copy.
     """
     n_byte = np.bincount(source_of, sizes, len(weights))  # (S,)
     if not n_byte.all():
         raise UserError(f"{names[n_byte.argmin()]}: no text to train on, so it can have no share of it")
-    times = weights / n_byte / (weights / n_byte).min()  # (S,), 1.0 where a source has text enough
-    n_copy = np.diff(np.floor(times[source_of].cumsum() + 1e-6), prepend=0)  # (n,), 2.5: 2, 3, 2, ...
+    times = weights / n_byte / (weights / n_byte).min()  # (S,), 1.0 for the source that needs no repeats
+    n_copy = np.diff(np.floor(times[source_of].cumsum() + 1e-6), prepend=0)  # (n,), 2.5 times: 2, 3, 2, ...
     told = "{}: {:.2f} of the training bytes, each text {:.1f} times"
     notes = [told.format(*row) for row in zip(names, weights / weights.sum(), times, strict=True)]
     return np.concatenate([texts[n_copy > n] for n in range(int(n_copy.max()))]), notes
 
 
 def content(files: list[Path]) -> str:
-    """Return a name that follows from what is in the files."""
+    """Return a hash of what is in the files: 16 hexadecimal digits."""
     found = sha256(ascii(["file of", *((kind(file), file.stat().st_size) for file in files)]).encode())
     for file in files:
         with open(file, "rb") as opened:
@@ -238,7 +238,7 @@ def content(files: list[Path]) -> str:
 
 
 def with_digests(found: Iterable[Iterable[str]], longest: float, several: bool) -> Iterator[tuple]:
-    """Yield (document, digest that decides on its side, its own, number of its file), longer ones cut."""
+    """Yield (document, digest that decides its part, own digest, file number); cut those over `longest`."""
     for number, documents in enumerate(found):
         parts = chain.from_iterable(cut(text) if len(text) > longest else [text] for text in documents)
         first = [*islice(parts, 10)]
@@ -248,7 +248,7 @@ def with_digests(found: Iterable[Iterable[str]], longest: float, several: bool) 
 
 
 def cut(text: str) -> list[str]:
-    """Return pieces of about 1,000 characters, or a tenth, that end with a line, sentence or word."""
+    """Return pieces of about 1,000 characters, or a tenth of it, that end with a line, sentence or word."""
     size = min(PIECE, max(SHORTEST_PIECE, len(text) // VALIDATION_SHARE))
     pieces, start = [], 0
     while len(text) - start > size:

@@ -1,7 +1,7 @@
 """The user's text files: bytes -> text -> lines or documents, with file and place named in every error.
 
-A document is what one blank line separates from the next in a `.txt`, or one line's `"text"` in a `.jsonl`;
-a `.gz` of either is read too, and a folder stands for all such files under it.
+A document is the text between two blank lines of a `.txt`, or the `"text"` of one line of a `.jsonl`. A `.gz`
+of either is read too, and a folder stands for all such files under it.
 """
 
 import gzip
@@ -17,8 +17,8 @@ from ..plumbing.folders import json_object
 TEXT_SUFFIXES = (".txt", ".jsonl")
 OTHERS = {".conll": "; extract.py --tokens"} | dict.fromkeys((".tsv", ".csv"), "; --objective translation")
 BLANK_LINES = re.compile(r"\n(?:[^\S\n]*\n)+")
-BLOCK = 2**24  # bytes that are read at a time
-LARGE = 50_000_000  # characters; a document that is longer ends at a line's end
+BLOCK = 2**24  # bytes read at a time
+LARGE = 50_000_000  # characters; a longer document is cut at the end of a line
 
 
 def kind(path: Path | str) -> str:
@@ -27,7 +27,7 @@ def kind(path: Path | str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Return the text with each run of white space as one space: what makes two documents duplicates."""
+    """Return the text with each run of white space as one space: duplicates are documents equal in this."""
     return " ".join(text.split())
 
 
@@ -47,7 +47,7 @@ def read_text(path: Path | str, errors: str = "strict") -> str:
 
 
 def read_blocks(path: Path | str, errors: str = "strict") -> Iterator[str]:
-    """Yield what `read_text` returns, so many whole lines at a time as have `BLOCK` bytes or more."""
+    """Yield what `read_text` returns in blocks of whole lines, each of `BLOCK` bytes or more."""
     path, n_read = Path(path), 0
     if not os.path.isfile(path):
         raise missing(path)
@@ -59,11 +59,11 @@ def read_blocks(path: Path | str, errors: str = "strict") -> Iterator[str]:
                 if is_packed and n_read + len(data) + len(rest) >= n_most:
                     raise UserError(f"{path}: unpacks to over a hundred times its size, which no text does")
                 data += rest
-                if b"\x00" in data or data[:2] in (b"\xff\xfe", b"\xfe\xff"):  # the second: byte order marks
+                if b"\x00" in data or data[:2] in (b"\xff\xfe", b"\xfe\xff"):  # UTF-16's first two bytes
                     place = f"0 at offset {n_read + data.find(0)}"
                     raise UserError(f"{path}: a binary file or UTF-16 ({place}); save it as UTF-8")
                 text = data.decode("utf-8", errors).removeprefix("\ufeff").replace("\r\n", "\n")
-                yield text.replace("\r", " " if "\n" in text else "\n")  # beside line feeds it is a stray one
+                yield text.replace("\r", " " if "\n" in text else "\n")  # \r ends lines only where no \n does
                 n_read += len(data)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(f"{path}: not a complete gzip file ({error}); compress it again") from None
@@ -73,27 +73,27 @@ def read_blocks(path: Path | str, errors: str = "strict") -> Iterator[str]:
 
 
 def read_lines(path: Path | str, errors: str = "strict") -> Iterator[tuple[str, str]]:
-    """Yield (where, line) for each line, blank ones too; `where`, "FILE, line N", begins an error."""
+    """Yield (where, line) for each line, blank ones too; `where` is "FILE, line N", for error messages."""
     lines = (line for block in read_blocks(path, errors) for line in block.removesuffix("\n").split("\n"))
     for number, line in enumerate(lines, start=1):
         yield f"{path}, line {number}", line
 
 
 def read_jsonl(path: Path | str, errors: str = "strict") -> Iterator[tuple[str, dict]]:
-    """Yield (where, object) for each line that is not blank; UserError where it is no object."""
+    """Yield (where, object) for each line that is not blank; UserError if it is not a JSON object."""
     for where, line in read_lines(path, errors):
         if line.strip():
             yield where, json_object(line, where)
 
 
 def string_field(record: dict, field: str, where: str, errors: str = "strict") -> str:
-    """Return `record[field]`, a string that UTF-8 can write; otherwise UserError beginning with `where`."""
+    """Return `record[field]`, a string that UTF-8 can encode; else a UserError that begins with `where`."""
     if field not in record:
         raise UserError(f"{where}: no field {field!r} in {[*record]}{suggest(field, record)}")
     value = record[field]
     if not isinstance(value, str):
         raise UserError(f"{where}: {field!r} is {value!r:.40}, expected a string")
-    half = re.search("[\ud800-\udfff]", value)  # JSON can name half of a surrogate pair: no UTF-8 has it
+    half = re.search("[\ud800-\udfff]", value)  # half a surrogate pair, which JSON can name and UTF-8 cannot
     if half and errors == "strict":
         raise UserError(f"{where}: half a surrogate pair at character {half.start()} of {field!r}")
     return re.sub("[\ud800-\udfff]", "\ufffd", value) if half else value
@@ -109,7 +109,7 @@ def read_documents(path: Path, errors: str = "strict") -> Iterator[str]:
 
 
 def read_parts(path: Path, errors: str) -> Iterator[str]:
-    """Yield what blank lines part a file into; one ends at a line beyond `LARGE` characters."""
+    """Yield the parts of a file between blank lines; one beyond `LARGE` characters is cut at a line's end."""
     rest = ""
     for block in read_blocks(path, errors):
         *parts, rest = BLANK_LINES.split(rest + block)
@@ -120,7 +120,7 @@ def read_parts(path: Path, errors: str) -> Iterator[str]:
 
 
 def text_files(path: Path) -> list[Path]:
-    """Return the text files that a path stands for: itself, or all of a folder but hidden ones, sorted."""
+    """Return the text files of a path: the file itself, or all under a folder but hidden ones, sorted."""
     if not path.is_dir():
         return [path]
     inside = sorted(file for file in path.rglob("*") if kind(file) in TEXT_SUFFIXES and file.is_file())

@@ -4,7 +4,7 @@
     load_pairs("pairs.tsv")                 the user's table (.tsv, .csv, .jsonl): source, target
     load_pairs(["train.en", "train.pt"])    two files whose lines belong together
 
-No source of the validation part stands in the training part: no model can have learnt its answer by heart.
+No source text of the validation part is in the training part: no model can have memorised its translation.
 """
 
 from functools import partial
@@ -16,28 +16,28 @@ from .corpus import Corpus, checked_sources, draw, split_by_hash, world_parts
 from .files import kind
 from .tables import SUFFIXES, read_aligned, read_table
 
-# Source -> domain of the world. Stories alone take half the time: few of their words agree with distant ones.
+# Source -> domain of the world. Stories alone train in half the time: few words agree with distant ones.
 DOMAINS = {"world": "both", "world:stories": "stories", "world:reports": "reports"}
 WORLD_TRAIN = 5_000  # pairs
 SOURCE = itemgetter(0)
 
 
 class Pairs(Corpus):
-    """The pairs (source, target) of one source of text, in two parts; no grammar knows their floor."""
+    """The pairs (source, target) of one source of text, in two parts; their floor is not known."""
 
     def texts(self) -> list[str]:
-        """Return both sides of the training pairs: what one vocabulary for both languages is made of."""
+        """Return both sides of the training pairs, to make one vocabulary for both languages."""
         return [text for pair in self.train for text in pair]
 
     def summary(self) -> str:
-        """Return one line: name, and pairs of both parts."""
+        """Return one line: the name, and the number of pairs in each part."""
         return f"{self.name}: {len(self.train):,} training pairs, {len(self.validation):,} validation pairs"
 
 
 def load_pairs(source, seed: int = 0, n_pairs: int | None = None, skip_bad: bool = False) -> Pairs:
-    """Return the pairs of the world, of a table (several are joined), or of two aligned files.
+    """Return the pairs of the world, of one or several tables, or of two aligned files.
 
-    Of files a tenth is kept from training, and 1,000 pairs at most validate. So many as `n_pairs` train.
+    A tenth of the pairs in files is held out, at most 1,000 to validate. `seed` draws `n_pairs` to train.
     """
     sources = checked_sources(source, DOMAINS)
     name = " and ".join(sources)

@@ -1,7 +1,7 @@
 """Examples from the user's files: tables, aligned files, CoNLL columns and SQuAD JSON.
 
-Every reader returns a list of examples, each a tuple with the truth last. What it cannot use is an error that
-names file and line; with `skip_bad=True` it is left out instead, and the reader says how many were.
+Every reader returns a list of examples, each a tuple with the label or answer last. An example that it cannot
+use is an error that names file and line; with `skip_bad=True` it is skipped, and the reader prints how many.
 """
 
 import csv
@@ -18,9 +18,9 @@ from ..plumbing.folders import json_object
 from .files import kind, read_jsonl, read_lines, read_text, string_field
 
 SUFFIXES = (".tsv", ".csv", ".jsonl")
-OTHER_NAMES = dict(prompt="source", response="target")  # of columns: see `own_names`
+OTHER_NAMES = dict(prompt="source", response="target")  # of columns -> ours: see `own_names`
 OTHER_NAMES |= dict(texto="text", rótulo="label", rotulo="label", classe="label")  # Portuguese
-# A first line of such names alone is somebody's header.
+# A first line that has only such names is a header.
 HEADER = re.compile(
     "text|sentence|review|comment|message|tweet|title|label|class|category|sentiment|topic|rating|score|id|index|"
     "question|answer|query|input|output|source|target|prompt|response|instruction|premise|hypothesis|sentence[12]"
@@ -29,7 +29,7 @@ csv.field_size_limit(2**31 - 1)  # a cell may hold a long document
 
 
 def usable(make: Callable, parts: Iterable[tuple], path, what: str, skip_bad: bool) -> list[tuple]:
-    """Return `make(*part)` of each part: a UserError is raised, or with `skip_bad` counted, and that told."""
+    """Return `make(*part)` for each part; with `skip_bad`, skip those with a UserError and print how many."""
     made, n_skipped = [], 0
     for part in parts:
         try:
@@ -48,8 +48,8 @@ def usable(make: Callable, parts: Iterable[tuple], path, what: str, skip_bad: bo
 def read_table(path: str | Path, fields: Sequence[str], skip_bad=False, spare=(), make=None) -> list[tuple]:
     """Return the rows of a `.tsv`, `.csv`, `.jsonl` or `.gz` of these, each a tuple of the `fields`.
 
-    A first line that names all the fields is a header: columns may stand in any order, and further ones are
-    passed over; without one `spare` may come last. What is no table is refused. `make` does what `row` does.
+    A first line that names all the fields is a header: then columns may be in any order, and others are
+    ignored; without one, `spare` may come last. UserError unless it is a table. `make` replaces `row`.
     """
     if kind(path) not in SUFFIXES:
         raise UserError(f"{path}: expected a table: {', '.join(SUFFIXES)}, or .gz of these")
@@ -60,13 +60,13 @@ def read_table(path: str | Path, fields: Sequence[str], skip_bad=False, spare=()
 
 
 def own_names(names: list[str], fields: Sequence[str]) -> list[str]:
-    """Return the names of columns, those of `OTHER_NAMES` as ours, unless all of ours stand there too."""
+    """Return the column names with those in `OTHER_NAMES` replaced by ours, unless all of ours are there."""
     ours = [OTHER_NAMES[name] if OTHER_NAMES.get(name) in fields else name for name in names]
     return names if {*fields} <= {*names} else ours
 
 
 def columns(path: str | Path, fields: Sequence[str], spare: Sequence[str]) -> Iterator[tuple]:
-    """Yield (where, names, cells) of each row of a `.csv` or `.tsv` after the header, if there is one."""
+    """Yield (where, names, cells) for each row of a `.csv` or `.tsv` after the header, if there is one."""
     text, longer = read_text(path), (*fields, *spare)
     how = csv_format(text[: 2**20].lstrip(), kind(path) == ".tsv", [*fields, *OTHER_NAMES], len(fields))
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, **how)
@@ -82,7 +82,7 @@ def columns(path: str | Path, fields: Sequence[str], spare: Sequence[str]) -> It
                 raise UserError(f"{where}: found the header {cells}, expected {fields}; rename the columns")
             elif type(names) is list and header != names and {*header} == {*names}:
                 raise UserError(f"{where}: a second header, in another order: {header}")
-            elif any(header) and header != names:  # of two files put together the second header
+            elif any(header) and header != names:  # not the second header of two joined files
                 names = names or (longer if len(cells) == len(longer) else fields)
                 if names == fields and len(cells) == len(fields):
                     in_order.append(cells)
@@ -95,10 +95,10 @@ def columns(path: str | Path, fields: Sequence[str], spare: Sequence[str]) -> It
 
 
 def csv_format(start: str, is_tsv: bool, known: Sequence[str], n_wanted: int) -> dict:
-    """Return what separates a table's cells, and whether quotes (RFC 4180) may be around them, by its start.
+    """Return csv.reader's options for a table with this `start`: delimiter, and for a .tsv quotes (RFC 4180).
 
-    A `.tsv` has them where a known name in its header has, as R's with qmethod="double". A `.csv` has
-    semicolons (as beside decimal commas) where its header has, or its first row is one cell of several.
+    A `.tsv` has quotes if a known name in its header has them, as from R with qmethod="double". A `.csv` has
+    semicolons (as beside decimal commas) if its header has, or if commas do not divide its first row.
     """
     if is_tsv:
         is_quoted = any(f'"{name}"' in start.partition("\n")[0].lower().split("\t") for name in known)
@@ -110,9 +110,9 @@ def csv_format(start: str, is_tsv: bool, known: Sequence[str], n_wanted: int) ->
 
 
 def check_order(path: str | Path, fields: Sequence[str], rows: list[Sequence[str]]) -> None:
-    """Raise UserError where rows without a header have no label last, or a header that `HEADER` lacks."""
+    """Raise UserError if rows without a header seem to have no label last, or a header of unknown names."""
     counts, n_text, first = Counter(cells[-1] for cells in rows), len({(*c[:-1],) for c in rows}), rows[0]
-    n_name = sum(not re.fullmatch(r"[-+.\d]+", label) for label in counts)  # numbers need not repeat
+    n_name = sum(not re.fullmatch(r"[-+.\d]+", label) for label in counts)  # numeric labels need not repeat
     expected = f"; where it is not {', '.join(fields)} in this order, a first line is to name the columns"
     if n_text < len(counts) or n_name > max(10, len(rows) / 2):
         found = f"{n_text:,} different texts, {len(counts):,} different labels in {len(rows):,} rows"
@@ -122,18 +122,18 @@ def check_order(path: str | Path, fields: Sequence[str], rows: list[Sequence[str
 
 
 def unquoted(cell: str) -> str:
-    """Return a cell of a .tsv without the quotes that csv puts around it where it doubles some inside."""
+    """Return a cell of a .tsv; if it is in quotes and has doubled quotes inside, undo both, as csv does."""
     is_quoted = '""' in cell[1:-1] and re.fullmatch('"(?:[^"]|"")*"', cell)
     return cell[1:-1].replace('""', '"') if is_quoted else cell
 
 
 def row(fields: Sequence[str], where: str, names, cells: Sequence, is_number=False) -> tuple[str, ...]:
-    """Return the fields of one row; UserError where one is missing or empty. A label may be a number."""
+    """Return the fields of one row; UserError if one is missing or empty. A label may be a number."""
     if len(cells) != len(names):
         hint = "; separated by semicolons? Name the columns" if len(cells) == 1 and ";" in cells[0] else ""
         expected = f"{len(names)} (with {', '.join(fields)}){hint}"
         raise UserError(f"{where}: found {len(cells)} columns, expected {expected}")
-    record = dict(zip(names[::-1], cells[::-1], strict=True))  # of two columns of one name the first
+    record = dict(zip(names[::-1], cells[::-1], strict=True))  # of two columns with one name, the first
     if isinstance(record.get("label"), (int, float)):
         record["label"] = str(record["label"])
     texts = tuple(string_field(record, field, where).strip() for field in fields)
@@ -145,7 +145,7 @@ def row(fields: Sequence[str], where: str, names, cells: Sequence, is_number=Fal
 
 
 def read_aligned(source: str | Path, target: str | Path, skip_bad=False) -> list[tuple]:
-    """Return the rows of two files whose lines belong together; blank in one alone is a bad row."""
+    """Return the pairs of lines of two aligned files; a pair with one blank line is a bad row."""
     both, fields = f"{source} and {target}", ("source", "target")
     a, b = ([line for _, line in read_lines(path)] for path in (source, target))
     if len(a) != len(b):
@@ -156,11 +156,11 @@ def read_aligned(source: str | Path, target: str | Path, skip_bad=False) -> list
 
 
 def read_conll(path: str | Path, skip_bad=False, tagged: bool = True) -> list[tuple]:
-    """Return the sentences of a CoNLL file, each (words, tags), its first and last columns.
+    """Return the sentences of a CoNLL file, each (words, tags), from its first and last columns.
 
-    Tabs separate columns where the first line has one, else runs of spaces; a no-break space is part of a
-    word. A blank line ends a sentence; `-DOCSTART-` lines are passed over, and "# ..." of another number of
-    columns. All lines have as many columns as the first, or the sentence is bad, and two or more if `tagged`.
+    Tabs separate columns if the first line has one, else spaces and tabs do; a no-break space is part of a
+    word. A blank line ends a sentence. `-DOCSTART-` lines are skipped, and "# ..." lines with another number
+    of columns. A sentence is bad unless each line has as many columns as the first: with `tagged` at least 2.
     """
     lines = [(at, line.strip(" \t")) for at, line in read_lines(path) if line[:10] != "-DOCSTART-"]
     first = next((line for _, line in lines if line.strip() and line[0] != "#"), "")
@@ -170,7 +170,7 @@ def read_conll(path: str | Path, skip_bad=False, tagged: bool = True) -> list[tu
     lines = [(at, cells) for at, line, cells in both if len(cells) == n_column or line[:2] != "# "]
 
     def sentence(*words: tuple[str, list[str]]) -> tuple[list[str], list[str]]:
-        """Return words and tags; UserError for a line with another number of columns."""
+        """Return the words and the tags; UserError for a line with another number of columns."""
         for where, cells in words:
             if len(cells) != n_column:
                 order = "the word first, the tag last, as in the first line" if tagged else "the word first"
@@ -189,7 +189,7 @@ def read_conll(path: str | Path, skip_bad=False, tagged: bool = True) -> list[tu
 def read_squad(path: str | Path, skip_bad=False, answered: bool = True) -> list[tuple]:
     """Return the examples of a SQuAD 1.1 or 2.0 file (Rajpurkar et al. 2016 and 2018).
 
-    An example is (context, question, [(answer, its first character)]), without `answered` with no answers.
+    An example is (context, question, [(answer, place of its first character)]); [] if not `answered`.
     """
     whole, where, parts = json_object(read_text(path), path), str(path), []
     try:
@@ -197,7 +197,7 @@ def read_squad(path: str | Path, skip_bad=False, answered: bool = True) -> list[
             where = f"{path}, data[{i}]"
             for j, paragraph in enumerate(article["paragraphs"]):
                 where = f"{path}, data[{i}].paragraphs[{j}]"
-                context = paragraph["context"] + ""  # a TypeError where it is no text
+                context = paragraph["context"] + ""  # raises a TypeError unless it is a string
                 parts += [(f"{where}.qas[{k}]", context, qa) for k, qa in enumerate(paragraph["qas"])]
     except (KeyError, TypeError) as error:
         raise UserError(f"{where}: {error!r}; expected data, paragraphs, context, qas (SQuAD JSON)") from None
@@ -205,7 +205,7 @@ def read_squad(path: str | Path, skip_bad=False, answered: bool = True) -> list[
 
 
 def squad_example(answered: bool, where: str, context: str, asked: dict) -> tuple[str, str, list]:
-    """Return the example of one question; UserError where an answer is not at its place in the context."""
+    """Return the example of one question; UserError if an answer is not at its place in the context."""
     try:
         where += f" (id {asked['id']})" if "id" in asked else ""
         question, impossible = asked["question"].strip(), asked.get("is_impossible", False)
