@@ -6,6 +6,6 @@ from .loading import download, load
 
 
 def __getattr__(name: str):
-    if name == "export":  # it reads a run folder, which `checkpoint.py` knows and this room does not
+    if name == "export":  # it reads a run folder, which only `checkpoint.py` can
         return importlib.import_module("minilm.checkpoint").export
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

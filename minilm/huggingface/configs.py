@@ -1,4 +1,4 @@
-"""config.json of transformers <-> ModelConfig: which key is which field; other keys change no number."""
+"""config.json of transformers <-> ModelConfig: which key is which field; other keys change no output."""
 
 from dataclasses import replace
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from ..plumbing.errors import UserError, suggest
 from ..plumbing.settings import checked
 from .names import columns
 
-# Theirs -> ours; of two that are the same we write the first.
+# Their name -> ours; where several of theirs are the same, an export has the first.
 ACTIVATIONS = dict(relu="relu", gelu="gelu", gelu_new="gelu_tanh", gelu_python="gelu", silu="silu")
 ACTIVATIONS["gelu_pytorch_tanh"] = "gelu_tanh"
 # Our field, and its key in the config.json of each family.
@@ -39,10 +39,10 @@ rope_theta     rope_theta              | init_std   initializer_range
 
 
 class Layout(NamedTuple):
-    """What the config.json of a model type says."""
+    """How the config.json of a model type maps to a ModelConfig."""
 
     keys: dict[str, str]  # our field -> key
-    default: ModelConfig  # where a key is missing; what has no key is the same in all models of this type
+    default: ModelConfig  # for missing keys; a field without a key is the same in all models of this type
     only: dict[str, object]  # key -> the one value that we can express; it is also the default
     architecture: str  # the class of transformers with all heads of pre-training
 
@@ -63,12 +63,12 @@ _LLAMA_7B = replace(PRESETS["smollm2-135m"], **_LLAMA_7B)
 _LLAMA_ONLY = dict(rope_type="default", type="default", partial_rotary_factor=1.0, quantization_config=None)
 _LLAMA_ONLY |= dict(attention_bias=False, mlp_bias=False, sliding_window=None)
 _QWEN_ONLY = {k: v for k, v in _LLAMA_ONLY.items() if k != "sliding_window"} | dict(use_sliding_window=False)
-# Both stacks look alike in ours; the keys on the left must say what those on the right say.
+# Both stacks of our models are alike: a key on the left must have the value of the one on the right.
 _BOTH = {"decoder_attention_heads": "encoder_attention_heads", "decoder_ffn_dim": "encoder_ffn_dim"}
 
 LAYOUTS: dict[str, Layout] = {
     "bert": Layout(_BERT, PRESETS["bert-base"], _BERT_ONLY, "BertForPreTraining"),
-    # positions count from pad_token_id + 1, and the table has that many rows more
+    # positions count from pad_token_id + 1, so the table has that many more rows
     "roberta": Layout(_BERT, _ROBERTA, _BERT_ONLY, "RobertaForMaskedLM"),
     "megatron-bert": Layout(_BERT, _MEGATRON, _BERT_ONLY, "MegatronBertForPreTraining"),
     "distilbert": Layout(_DISTILBERT, PRESETS["distilbert"], _WHOLE, "DistilBertForMaskedLM"),
@@ -83,7 +83,7 @@ LAYOUTS: dict[str, Layout] = {
 
 
 def choice(table: dict, key: str, value, where: str):
-    """Return what a table has for a value of config.json; UserError, with the nearest, if there is none."""
+    """Return the table's entry for a value in config.json; UserError, with the nearest, if it has none."""
     if not isinstance(value, str) or value not in table:
         near = suggest(str(value), table)
         raise UserError(f"{where}: {key} {value!r} is none of ours{near}: {', '.join(table)}")
@@ -91,10 +91,10 @@ def choice(table: dict, key: str, value, where: str):
 
 
 def to_model_config(values: dict, where: str, modules: set[str] = frozenset()) -> ModelConfig:
-    """Return the ModelConfig of a config.json; `modules`: "pooler", "final_logits_bias" if in the weights."""
+    """Return the ModelConfig of a config.json; `modules`: "pooler", "final_logits_bias" if it has them."""
     kind = values.get("model_type")
     layout = choice(LAYOUTS, "model_type", kind, where)
-    for key in ("rope_parameters", "rope_scaling"):  # what newer and older files hold about the rotation
+    for key in ("rope_parameters", "rope_scaling"):  # of rotary positions, in newer and in older files
         values = values | (checked(where, values, {key: dict | None}, whole=False).get(key) or {})
     for key, value in layout.only.items():
         if values.get(key, value) != value:
@@ -107,7 +107,7 @@ def to_model_config(values: dict, where: str, modules: set[str] = frozenset()) -
     found = {field: check_value(where, key, field, values[key]) for field, key in given.items()}
     if kind == "gpt2" and "d_ff" not in found:
         found["d_ff"] = 4 * found.get("d_model", layout.default.d_model)
-    if found.get("n_segments") == 1:  # the one row is the same for every token: folded into the positions
+    if found.get("n_segments") == 1:  # its one row is added to every token: `unpack` adds it to the positions
         found["n_segments"] = 0
     if kind == "roberta":
         offset = check_value(where, "pad_token_id", "position_offset", values.get("pad_token_id", 1)) + 1
@@ -124,14 +124,14 @@ def to_model_config(values: dict, where: str, modules: set[str] = frozenset()) -
 
 
 def check_value(where: str, key: str, field: str, value):
-    """Return a value of config.json as our field has it; UserError for one of another type, or unknown."""
+    """Return a value in config.json as our field has it; UserError if its type is wrong or it is unknown."""
     if field == "activation":
         return choice(ACTIVATIONS, key, value, where)
     return checked(where, {key: value}, {key: ModelConfig.__annotations__[field]})[key]
 
 
 def from_model_config(config: ModelConfig, kind: str) -> dict:
-    """Return the config.json of a model that `exporting.target` found to be of this kind."""
+    """Return the config.json of a model whose type is `kind`, as `exporting.target` found."""
     layout = LAYOUTS[kind]
     values = {key: getattr(config, field) for field, key in layout.keys.items()}
     values[layout.keys["activation"]] = next(a for a, b in ACTIVATIONS.items() if b == config.activation)

@@ -1,12 +1,12 @@
-"""A model of ours -> a folder that transformers opens, with exactly the numbers that our model computes.
+"""A model of ours -> a folder that transformers opens, to compute exactly the numbers that ours computes.
 
     our model           post-norm, embedding norm       pre-norm, final norm
     encoder             bert, distilbert or roberta     megatron-bert
     decoder             -                               gpt2; with rope, rms and gate llama, qwen2 or qwen3
     encoder-decoder     bart                            blenderbot
 
-What no class of transformers computes is refused. A BPE becomes tokenizer.json, a WordPiece vocab.txt; both
-put [CLS] and [SEP] around a text, as in training; the space that our objectives put before it, you must give.
+A model that no transformers class computes is refused. A BPE becomes tokenizer.json, a WordPiece vocab.txt.
+With an encoder, both put [CLS] and [SEP] around a text, as in training; the space before it you must add.
 """
 
 import sys
@@ -25,11 +25,11 @@ from .loading import GENERATION, MATRICES, SENTENCES
 from .names import NAMES, their_name
 from .tokenizers import BERT_ROLES, CUTS, SWITCHES
 
-Frame = tuple[str | None, str | None]  # what stands before and behind a text, by our names
+Frame = tuple[str | None, str | None]  # the tokens before and after a text, by our names
 
 
 def export_model(model, tokenizer, folder: str | Path, frame: Frame, name="the model", notes=()) -> list[str]:
-    """Write a new folder that AutoModel and AutoTokenizer open; return, and tell, what is left out."""
+    """Write a new folder for AutoModel and AutoTokenizer; return and print notes on what is left out."""
     folder, config, kind = Path(folder), model.config, target(model.config, tokenizer, name)
     tensors, notes = their_tensors(model, kind, notes)
     if not make_folder(folder) and (folder.is_file() or any(folder.iterdir())):
@@ -48,7 +48,7 @@ def export_model(model, tokenizer, folder: str | Path, frame: Frame, name="the m
 
 
 def target(config: ModelConfig, tokenizer, name: str) -> str:
-    """Return the model type that computes what ours does; UserError, with flags that help, without one."""
+    """Return the model type that computes what ours does; if none does, UserError names flags that help."""
     kind, post, d_head = config.kind, config.norm == "post", config.d_model / config.n_head
     rope = kind == "decoder" and config.positions == "rope"
     needed = {
@@ -78,7 +78,7 @@ def target(config: ModelConfig, tokenizer, name: str) -> str:
         return "qwen3" if config.qk_norm else "qwen2" if config.biases == "qkv" else "llama"
     if kind != "encoder" or not post:
         return {"encoder": "megatron-bert", "decoder": "gpt2"}.get(kind, "bart" if post else "blenderbot")
-    # The three post-norm encoders differ in their positions and heads alone.
+    # The three post-norm encoders differ in positions, segments, heads and norm_eps alone.
     pad_id = optional_id(tokenizer, "[PAD]")
     counted_from_pad = config.position_offset > 0 and pad_id in (None, config.position_offset - 1)
     if counted_from_pad and not config.next_sentence and config.activation == "gelu":
@@ -87,20 +87,20 @@ def target(config: ModelConfig, tokenizer, name: str) -> str:
 
 
 def optional_id(tokenizer, name: str) -> int | None:
-    """Return the id of a special token, None where there is no such token or no tokenizer."""
+    """Return the id of a special token; None if there is no such token or no tokenizer."""
     known = tokenizer is not None and name in (*tokenizer.special_tokens, *tokenizer.aliases)
     return tokenizer.special_id(name) if known else None
 
 
 def their_tensors(model, kind: str, notes=()) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """Return the weights under their names, and further notes, on what has no name there."""
+    """Return the weights under transformers' names, and `notes` with more on what has no name there."""
     config, state = model.config, dict(model.state_dict())
     offset = {"bart": 2, "roberta": config.position_offset}.get(kind, 0)
     for side in ("encoder", "decoder"):
         if (stack := getattr(model, side)) is not None:
             name = f"{side}.embeddings.position.weight"
             rows = stack.embeddings.sinusoid if config.positions == "sinusoidal" else state.get(name)
-            if rows is not None:  # a rotation has none
+            if rows is not None:  # rotary positions have no rows
                 state[name] = torch.cat([torch.zeros(offset, config.d_model), rows[config.position_offset :]])
     notes, encoder = [*notes], config.kind == "encoder"
     if encoder and kind != "distilbert" and not config.n_segments:
@@ -115,8 +115,8 @@ def their_tensors(model, kind: str, notes=()) -> tuple[dict[str, torch.Tensor], 
     names = {their_name(ours, NAMES[kind]): tensor for ours, tensor in state.items()}
     for copy, name in NAMES[kind].copies.items():
         if not config.tie_embeddings and copy.endswith(".bias") and name in names:
-            names[copy] = names[name]  # of an untied head they add this one
-    # What `loading.unpack` undoes, but for the segments.
+            names[copy] = names[name]  # in an untied head transformers adds this bias
+    # The inverse of `loading.unpack`, except for the segments.
     for name in [name for name in names if ".c_attn.q." in name]:
         parts = [names.pop(name.replace(".q.", f".{part}.")) for part in "qkv"]
         names[name.replace(".q.", ".")] = torch.cat(parts)
@@ -128,14 +128,14 @@ def their_tensors(model, kind: str, notes=()) -> tuple[dict[str, torch.Tensor], 
 
 
 def begin_and_end(tokenizer, config: ModelConfig) -> dict[str, str]:
-    """Return our names of the tokens with which a text of this model begins and ends."""
+    """Return our names of the tokens that begin and end a text of this model."""
     if config.kind != "decoder":
         return {"bos": "[CLS]", "eos": "[SEP]"}
     return {"bos": "<|endoftext|>", "eos": "[EOS]" if "[EOS]" in tokenizer.aliases else "<|endoftext|>"}
 
 
 def special_ids(tokenizer, kind: str, config: ModelConfig) -> dict:
-    """Return what config.json says of special tokens: with which a text begins and ends, and the padding."""
+    """Return the special tokens' ids for config.json: begin and end of a text, padding, decoder's start."""
     if tokenizer is None:
         return {"pad_token_id": config.position_offset - 1 if kind == "roberta" else None}
     names = begin_and_end(tokenizer, config) | {"pad": "[PAD]"}

@@ -1,8 +1,8 @@
-"""A Hugging Face folder, or hf:NAME, which is downloaded first -> our model and tokenizer.
+"""A Hugging Face folder, or hf:NAME (downloaded first) -> our model and tokenizer.
 
-Weights without a place are an error, as are missing ones; but heads of pre-training may be missing, and those
-of tasks are left out. A download is kept in MINILM_CACHE, else ~/.cache/minilm, if sizes and SHA-256 are what
-the server lists; download.json, written last, says that it is whole. HF_ENDPOINT names another such server.
+Unexpected weights are an error, and missing ones too; but pre-training heads may be missing, and task heads
+are left out. A download is kept in MINILM_CACHE, else ~/.cache/minilm, if sizes and SHA-256 are as the server
+lists them; download.json, written last, says that it is complete. HF_ENDPOINT names another such server.
 """
 
 import json
@@ -30,20 +30,20 @@ from .configs import LAYOUTS, check_value, choice, to_model_config
 from .names import BUFFERS, NAMES, their_name
 from .tokenizers import read_tokenizer
 
-PUBLISHED = "hf:"  # how the name of a published model begins, where a folder could stand too
+PUBLISHED = "hf:"  # begins the name of a published model, which may be given in place of a folder
 TIMEOUT = 30  # seconds without a byte
 DONE, INDEX, PICKLED = "download.json", WEIGHTS + ".index.json", "pytorch_model.bin"
 OTHERS = ("vocab.txt", "vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json")
-SENTENCES = "sentence_bert_config.json"  # of a model whose vectors are to be compared
-GENERATION = "generation_config.json"  # of which we take the ends of a text, not how to draw one
+SENTENCES = "sentence_bert_config.json"  # of sentence-transformers models
+GENERATION = "generation_config.json"  # we take its end tokens, not its settings for sampling
 OTHERS += ("special_tokens_map.json", "added_tokens.json", SENTENCES, GENERATION)
 HEADS = ("vocabulary", "pooler", "next_sentence")
 TASK_HEADS = re.compile(r"(pre_classifier|classifier|classification_head|score|qa_outputs)\.")
-MATRICES = re.compile(r"transformer\.h\.\d+\.(attn|mlp)\.c_\w+\.weight")  # GPT-2's, which are turned
+MATRICES = re.compile(r"transformer\.h\.\d+\.(attn|mlp)\.c_\w+\.weight")  # GPT-2's, which are transposed
 
 
 def load(path: str | Path, device: str = "cpu", dtype=torch.float32) -> tuple[nn.Module, object]:
-    """As `checkpoint.load`; UserError where the name or shape of a weight is wrong; random heads are told."""
+    """Load as `checkpoint.load`; UserError for a weight of wrong name or shape; random heads are reported."""
     folder, values, config, tensors = read_folder(path)
     tokenizer, notes = read_tokenizer(folder, values)
     if tokenizer is not None and (n := tokenizer.vocab_size) > config.vocab_size:
@@ -63,15 +63,15 @@ def load(path: str | Path, device: str = "cpu", dtype=torch.float32) -> tuple[nn
     model, names = build_for_weights(config, tensors, folder / CONFIG), NAMES[values["model_type"]]
     state = model.state_dict()
     theirs = {their_name(ours, names): ours for ours in state}
-    # Of tied weights the second names are left out; where a file has only the second name, that is used.
+    # Of tied weights, drop those under a second name; if a file has only that one, it is used.
     for copy in [copy for copy in names.copies if copy in tensors and copy not in theirs]:
         name, second = names.copies[copy], tensors.pop(copy)
         if copy.endswith(".weight") and not torch.equal(second, tensors.get(name, second)):
             way_out = '"tie_word_embeddings": false there keeps both'
             raise UserError(f"{folder}: {copy} and {name} differ, and {CONFIG} ties them; {way_out}")
-        # Of an untied head the bias inside the matrix is the one that transformers adds.
+        # In an untied head, transformers adds the bias of the `decoder` layer: keep that one.
         tensors[name] = second if copy.replace(".bias", ".weight") in theirs else tensors.get(name, second)
-    for name, tensor in tensors.items():  # one by one, so that the memory never holds two of each
+    for name, tensor in tensors.items():  # one by one: memory never holds all of them twice
         tensors[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
     found = unpack(tensors, config)
     absent = [name for name in theirs if name not in found and theirs[name].split(".")[0] in HEADS]
@@ -88,14 +88,14 @@ def load(path: str | Path, device: str = "cpu", dtype=torch.float32) -> tuple[nn
 
 
 def read_folder(path: str | Path) -> tuple[Path, dict, ModelConfig, dict[str, Tensor]]:
-    """Return the folder, its config.json, the ModelConfig, and the weights under the names of the tables."""
+    """Return the folder, its config.json, the ModelConfig, and the weights under the names in `names.py`."""
     folder = download(str(path)[len(PUBLISHED) :]) if str(path).startswith(PUBLISHED) else Path(path)
     values, where = read_json(folder / CONFIG), str(folder / CONFIG)
     choice(LAYOUTS, "model_type", values.get("model_type"), where)  # before gigabytes are read
     tensors, prefix = {}, NAMES[values["model_type"]].prefix
     found = {name: t for name, t in read_weights(folder).items() if not BUFFERS.fullmatch(name)}
     is_bare = not any(name.startswith(prefix) for name in found)  # a file without heads has no prefix
-    for name, tensor in found.items():  # norms of old files have gamma and beta
+    for name, tensor in found.items():  # in old files the weights of norms are gamma and beta
         new = (prefix if is_bare else "") + re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name))
         if new in tensors:
             raise UserError(f"{folder}: {new} stands there twice, once as {name}")
@@ -105,7 +105,7 @@ def read_folder(path: str | Path) -> tuple[Path, dict, ModelConfig, dict[str, Te
 
 
 def unpack(tensors: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-    """Return tensors as in the name tables: (out, in), q, k, v apart; what is misshapen stays."""
+    """Return the tensors as in `names.py`: matrices (out, in), q, k, v apart; misshapen ones stay."""
     tensors = dict(tensors)
     for name in list(tensors):
         if MATRICES.fullmatch(name) and tensors[name].dim() == 2:
@@ -119,14 +119,14 @@ def unpack(tensors: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor]
     segments = next((name for name in tensors if name.endswith("token_type_embeddings.weight")), None)
     if segments and not config.n_segments and tensors[segments].shape[:1] == (1,):
         positions = segments.replace("token_type", "position")
-        # every token has the lone row of segments, so it is added to every position
+        # every token has the only row of segments, so it is added to every position
         if positions in tensors and tensors[positions].shape[1:] == tensors[segments].shape[1:]:
             tensors[positions] = tensors[positions] + tensors.pop(segments)
     return tensors
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """Return the tensors of a folder by their names in it: of one file, an index of several, or a pickle."""
+    """Return a folder's tensors by their names there: from one file, an index of several, or a pickle."""
     if (folder / WEIGHTS).exists():
         return read_tensors(folder / WEIGHTS)
     if (folder / INDEX).exists():
@@ -135,14 +135,14 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         try:
             found = torch.load(folder / PICKLED, map_location="cpu", weights_only=True)  # code never runs
             return {name: tensor.detach() for name, tensor in found.items()}
-        except Exception as error:  # noqa: BLE001 - of nearly any kind, by the place of the damage
+        except Exception as error:  # noqa: BLE001 - damage can raise nearly any error
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(f"{folder / PICKLED}: damaged, or more than tensors by name ({reason})") from None
     raise UserError(f"{folder}: no weights in it; expected {WEIGHTS}, {INDEX} or {PICKLED}")
 
 
 def shards(folder: Path) -> list[str]:
-    """Return the files of weights that an index lists; UserError for one that is not beside it."""
+    """Return the weight files that an index lists; UserError for any but .safetensors beside it."""
     listed = checked(folder / INDEX, read_json(folder / INDEX), dict(weight_map=dict))["weight_map"].values()
     if bad := [file for file in listed if not re.fullmatch(r"[\w.-]+\.safetensors", str(file))]:
         raise UserError(f"{folder / INDEX}: weight_map has {bad[0]!r}, expected .safetensors files beside it")
@@ -150,7 +150,7 @@ def shards(folder: Path) -> list[str]:
 
 
 def download(name: str, cache: str | Path | None = None) -> Path:
-    """Return the folder of a published model, OWNER/MODEL or MODEL, @REVISION or main, downloaded if new."""
+    """Return the folder of a published model, [OWNER/]MODEL[@REVISION] (else main); download it if new."""
     if not re.fullmatch(r"([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*(@[\w.-]+)?", name) or ".." in name:
         raise UserError(f"hf:{name}: not the name of a model; names are OWNER/MODEL, or OWNER/MODEL@REVISION")
     cache = cache or os.environ.get("MINILM_CACHE") or os.path.expanduser("~/.cache/minilm")
@@ -167,15 +167,15 @@ def download(name: str, cache: str | Path | None = None) -> Path:
     wanted = [CONFIG, weights, *(file for file in OTHERS if file in files)]
     make_folder(folder)
     print(f"hf:{name}: downloading into {folder}", file=sys.stderr)
-    for file in wanted:  # the shards join them once their index is there
+    for file in wanted:  # grows: the index adds its shards
         if file not in files:
             raise UserError(f"hf:{name}: {server} has no {file} of it; no other weights are downloaded")
         path, (size, sha256), label = folder / file, files[file], f"hf:{name} {file}"
         if not path.exists() or path.stat().st_size != size:
             url = f"{server}/{model}/resolve/{revision}/{quote(file)}"
-            with network(label):  # torch gives a file its name at the end, if the hash is right
+            with network(label):  # torch gives the file its name last, if the hash is right
                 torch.hub.download_url_to_file(url, str(path), sha256, progress=sys.stderr.isatty())
-            if (found := path.stat().st_size) != size:  # a connection that ended early
+            if (found := path.stat().st_size) != size:  # the connection ended early
                 path.unlink()
                 raise UserError(f"{label}: cut off after {found:,} of {size:,} bytes; run the command again")
         wanted += shards(folder) if file == INDEX else []
@@ -185,7 +185,7 @@ def download(name: str, cache: str | Path | None = None) -> Path:
 
 @contextmanager
 def network(label: str):
-    """Set a time limit for what is asked of the network, and tell in one line what goes wrong."""
+    """Set a time limit for network requests, and turn their errors into UserErrors of one line."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT)
     try:

@@ -1,14 +1,14 @@
-"""What transformers calls the weights that we have: a table, a column for each architecture ("-": none).
+"""Our names of weights and those of transformers: tables, one column for each architecture ("-": none).
 
-The names are those of the class with all heads of pre-training (`BertForPreTraining` and so on); weight and
-bias are copied of each module. A column may name more than a model type has.
+Theirs are from the class with all pre-training heads (`BertForPreTraining` and so on). They name modules; the
+weight and bias of each are copied. A column may name modules that a model type does not have.
 """
 
 import re
 
 
 def columns(text: str) -> list[dict[str, str]]:
-    """Return each column of a table but the first, as a dictionary from the first; "|" ends a row too."""
+    """Return a dictionary for each column but the first, from the first column to it; "|" ends a row too."""
     first, *others = zip(*(row.split() for row in re.split(r"[|\n]", text.strip())), strict=True)
     return [{a: b for a, b in zip(first, other, strict=True) if b != "-"} for other in others]
 
@@ -25,7 +25,7 @@ decoder.embeddings.norm      -                                 -     decoder.lay
 decoder.norm                 -                                 ln_f  decoder.layer_norm           norm
 pooler                       pooler.dense                      -     -                            -
 """)
-# Inside a block. GPT-2 has q, k and v in one matrix, and every matrix turned: `loading.py` sees to that.
+# Inside a block. GPT-2 has q, k and v in one matrix, and its matrices transposed: see `loading.unpack`.
 _BERT_BLOCK, _DISTIL_BLOCK, _GPT2_BLOCK, _BART_BLOCK = columns("""
 self_attention.q      attention.self.query        attention.q_lin    attn.c_attn.q  self_attn.q_proj
 self_attention.k      attention.self.key          attention.k_lin    attn.c_attn.k  self_attn.k_proj
@@ -44,7 +44,7 @@ self_attention_norm input_layernorm   | feed_forward_norm     post_attention_lay
 feed_forward.gate   mlp.gate_proj     | feed_forward.up       mlp.up_proj
 feed_forward.down   mlp.down_proj
 """)
-# The heads, which have no prefix; of `vocabulary` itself there is a bias.
+# The heads, which have no prefix; `vocabulary` itself has only a bias.
 _BERT_HEADS, _ROBERTA_HEADS, _DISTIL_HEADS, _GPT2_HEADS, _BART_HEADS = columns("""
 vocabulary.dense  cls.predictions.transform.dense     lm_head.dense      vocab_transform  -       -
 vocabulary.norm   cls.predictions.transform.LayerNorm lm_head.layer_norm vocab_layer_norm -       -
@@ -52,21 +52,21 @@ vocabulary        cls.predictions                     lm_head            vocab_p
 vocabulary.output cls.predictions.decoder             lm_head.decoder    vocab_projector  lm_head -
 next_sentence     cls.seq_relationship                -                  -                -       -
 """)
-# BART's second attention part, and BERT with the norms before the parts (Shoeybi et al. 2019, "Megatron-LM").
+# BART's cross-attention, and BERT in pre-norm (Shoeybi et al. 2019, "Megatron-LM").
 _CROSS = {ours: theirs for ours, theirs in _BART_BLOCK.items() if ours.startswith("self_attention")}
 _BART_BLOCK |= {a.replace("self", "cross"): b.replace("self", "encoder") for a, b in _CROSS.items()}
 _MEGATRON_BLOCK = _BERT_BLOCK | {"self_attention_norm": "attention.ln", "feed_forward_norm": "ln"}
 
 
 class Names:
-    """`table`: our module -> theirs, {i} a block; `prefix`: of files with heads; `copies`: second names."""
+    """`table`: our module -> theirs, {i} a block; `prefix`: with heads; `copies`: second -> first name."""
 
     def __init__(self, prefix: str, outside: dict, stacks: dict, block: dict, heads: dict, *seconds: str):
         rows = dict(outside)
         for side, theirs in stacks.items():
             rows |= {f"{side}.blocks.{{i}}.{a}": f"{theirs}.{{i}}.{b}" for a, b in block.items()}
         self.prefix, self.table = prefix, {a: prefix + b for a, b in rows.items()} | heads
-        # The token embedding once more; old files of BERT and RoBERTa have a bias there, which is the head's.
+        # Second names of the token embedding; old files of BERT and RoBERTa also have the head's bias there.
         self.copies = {f"{second}.weight": f"{self.table['tokens']}.weight" for second in seconds}
         self.copies |= {f"{s}.bias": f"{s[:-7]}bias" for s in seconds if s.endswith(".decoder")}
 
@@ -85,15 +85,15 @@ NAMES: dict[str, Names] = {
     "llama": Names("model.", _LLAMA, {"decoder": "layers"}, _LLAMA_BLOCK, _GPT2_HEADS, "lm_head"),
 }
 NAMES |= dict.fromkeys(("mistral", "qwen2", "qwen3"), NAMES["llama"])
-NAMES["blenderbot"] = NAMES["bart"]  # with the norms before the parts (Roller et al. 2021)
+NAMES["blenderbot"] = NAMES["bart"]  # in pre-norm (Roller et al. 2021)
 
-# Numbers that are no weights: positions 0, 1, 2, ..., GPT-2's causal mask, BART's version, LLaMA's rotation.
+# Tensors that are not weights: positions 0, 1, 2, ..., GPT-2's causal mask, BART's version, LLaMA's rotation.
 BUFFERS = re.compile(r"(.*\.)?(position_ids|version|rotary_emb\.inv_freq)|(.*\.)?attn\.(bias|masked_bias)")
 NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 def their_name(ours: str, names: Names) -> str | None:
-    """Return what the model type calls one of our weights; None where it has nothing like it."""
+    """Return a model type's name of one of our weights; None if it has no such weight."""
     module, _, what = ours.rpartition(".")
     number, theirs = NUMBER.search(module), names.table.get(NUMBER.sub("{i}", module))
     return theirs and f"{theirs.replace('{i}', number[0]) if number else theirs}.{what}"

@@ -1,8 +1,8 @@
 """Vocabulary files of Hugging Face folders -> our tokenizers.
 
-WordPiece (BERT, DistilBERT) stands in vocab.txt, byte-level BPE (GPT-2, RoBERTa, BART) in vocab.json and
-merges.txt, or either in tokenizer.json; the other files hold switches and special tokens. A vocabulary that
-calls [CLS], [SEP], [PAD], [MASK] and <|endoftext|> otherwise gets aliases by ROLES.
+WordPiece (BERT, DistilBERT) is in vocab.txt, byte-level BPE (GPT-2, RoBERTa, BART) in vocab.json and
+merges.txt, or either in tokenizer.json; the other files have switches and special tokens. A vocabulary with
+other names for [CLS], [SEP], [PAD], [MASK], [UNK] and <|endoftext|> gets aliases by `ROLES`.
 """
 
 from pathlib import Path
@@ -12,24 +12,24 @@ from ..plumbing.folders import read_json
 from ..tokenizer.bpe import BPE
 from ..tokenizer.wordpiece import WordPiece
 
-# Our name -> the roles, in transformers' words, of which the first that the vocabulary has plays it. GPT-2
-# has one special token, which begins, ends and fills; the attention mask alone tells padding from text.
+# Our name -> roles, in transformers' words: our name means the first of them that the vocabulary has. GPT-2
+# has one special token, for begin, end and padding; the attention mask alone tells padding from text.
 ROLES = {"[CLS]": ("cls", "bos", "eos"), "[SEP]": ("sep", "eos"), "[PAD]": ("pad", "eos")}
 ROLES |= {"[MASK]": ("mask",), "[UNK]": ("unk",), "<|endoftext|>": ("eos", "sep")}
-# The decoder of an encoder-decoder may start from another token than [CLS]: that is [START] then.
+# The decoder of an encoder-decoder may start from another token than [CLS], which is then our [START].
 DECODER_START = {"bart": 2, "blenderbot": 1}  # decoder_start_token_id, where config.json does not say it
-# How the pre_tokenizer of tokenizer.json cuts text -> the name of our pattern; none is GPT-2's.
+# How the pre_tokenizer of tokenizer.json cuts text -> the name of our pattern (none: GPT-2's).
 _BYTES, _DIGITS = ("ByteLevel", True), ("Digits", True)
 _GPT4 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
 _GPT4 += r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 CUTS = {(_BYTES,): None, (_DIGITS, _BYTES): "gpt2, digits apart"}
 CUTS[("Split", _GPT4), ("ByteLevel", False)] = "gpt4"
 CUTS[("Split", _GPT4.replace("{1,3}", "")), ("ByteLevel", False)] = "gpt4, digits apart"
-# What plays a role where no file of the folder says; BERT calls its tokens as we do.
+# The token of each role if no file of the folder names one; BERT's names are ours.
 BERT_ROLES = dict(cls="[CLS]", sep="[SEP]", pad="[PAD]", mask="[MASK]", unk="[UNK]")
 _GPT2 = dict.fromkeys(("bos", "eos", "unk"), "<|endoftext|>")
 _ROBERTA = dict(bos="<s>", cls="<s>", eos="</s>", sep="</s>", pad="<pad>", mask="<mask>", unk="<unk>")
-# Switches of WordPiece: ours, in tokenizer_config.json, in the normalizer of tokenizer.json, where none says.
+# WordPiece's switches: our name, that in tokenizer_config.json, in tokenizer.json's normalizer, the default.
 SWITCHES = (
     ("lower_case", "do_lower_case", "lowercase", True),
     ("strip_accents", "strip_accents", "strip_accents", None),
@@ -38,7 +38,7 @@ SWITCHES = (
 
 
 def read_tokenizer(folder: Path, values: dict) -> tuple[BPE | WordPiece | None, list[str]]:
-    """Return the tokenizer of a folder with this config.json, if any, and notes; UserError if unreadable."""
+    """Return a folder's tokenizer, if any, and notes (config.json: `values`); UserError if unreadable."""
     whole = read_json(folder / "tokenizer.json", optional=True)
     settings = read_json(folder / "tokenizer_config.json", optional=True)
     try:
@@ -58,7 +58,7 @@ def read_tokenizer(folder: Path, values: dict) -> tuple[BPE | WordPiece | None, 
 
 def read_wordpiece(folder: Path, whole: dict, settings: dict) -> WordPiece:
     """Return the WordPiece of a folder; tokenizer_config.json, then tokenizer.json, say how it reads text."""
-    none = {"type": None} if whole.get("model") else {}  # a step that such a file does not name is not taken
+    none = {"type": None} if whole.get("model") else {}  # a step that tokenizer.json lacks is not done
     parts = [whole.get(part) or none for part in ("normalizer", "pre_tokenizer", "model")]
     as_bert = dict(type="BertNormalizer", clean_text=True), dict(type="BertPreTokenizer")
     as_bert += (dict(continuing_subword_prefix="##", max_input_chars_per_word=100),)
@@ -67,7 +67,7 @@ def read_wordpiece(folder: Path, whole: dict, settings: dict) -> WordPiece:
             raise UserError(f"it reads text by {other}; ours as BERT, by {expected}")
     switches = {name: settings.get(a, parts[0].get(b, default)) for name, a, b, default in SWITCHES}
     roles, added, words = roles_and_added(folder, whole, settings, BERT_ROLES)
-    if (path := folder / "vocab.txt").exists():  # its lines end with a line feed alone: U+2028 may be a token
+    if (path := folder / "vocab.txt").exists():  # split at line feeds alone: U+2028 may be a token
         tokens, ids = path.read_text("utf-8").removesuffix("\n").split("\n"), added
     else:
         tokens, ids = [], added | whole["model"]["vocab"]
@@ -79,7 +79,7 @@ def read_wordpiece(folder: Path, whole: dict, settings: dict) -> WordPiece:
 
 
 def read_bpe(folder: Path, whole: dict, settings: dict, values: dict) -> tuple[BPE, list[str]]:
-    """Return the byte-level BPE of a folder with this config.json, and notes."""
+    """Return the byte-level BPE of a folder (config.json: `values`), and notes."""
     kind = values["model_type"]
     is_old = kind in ("roberta", "bart", "blenderbot")
     roles, added, words = roles_and_added(folder, whole, settings, _ROBERTA if is_old else _GPT2)
@@ -92,7 +92,7 @@ def read_bpe(folder: Path, whole: dict, settings: dict, values: dict) -> tuple[B
     known = {name for name in ids if len(name.encode()) > 1} - {*words}  # a byte is no special token
     specials, aliases = specials_and_aliases(roles, added, known)
     if "<|endoftext|>" in specials and roles.get("eos") in specials:
-        aliases["[EOS]"] = roles["eos"]  # of a model that talks in turns, the end of a turn
+        aliases["[EOS]"] = roles["eos"]  # in a chat model, the end of a turn
     tokenizer = BPE.from_names(ids, merges, specials, aliases, words, pattern)
     start_id = values.get("decoder_start_token_id", DECODER_START.get(kind))
     start = tokenizer.vocab.get(start_id, b"").decode("utf-8", "replace")
@@ -105,7 +105,7 @@ def read_bpe(folder: Path, whole: dict, settings: dict, values: dict) -> tuple[B
 
 
 def cut_by(whole: dict) -> tuple[str | None, list[str]]:
-    """Return which of our patterns a tokenizer.json cuts text by, and notes; UserError where it is none."""
+    """Return which of our patterns a tokenizer.json cuts text by, and notes; UserError if none."""
     cutter, normalizer = whole.get("pre_tokenizer") or {}, whole.get("normalizer") or {}
     steps = cutter["pretokenizers"] if cutter.get("type") == "Sequence" else [cutter]
     said = dict(ByteLevel="use_regex", Digits="individual_digits", Split="pattern")
@@ -122,7 +122,7 @@ def cut_by(whole: dict) -> tuple[str | None, list[str]]:
 
 
 def differing(whole: dict, *switches: str) -> list[str]:
-    """Return notes on tokens that were added with switches which ours does not have."""
+    """Return notes on added tokens that have `switches` which our tokenizers lack."""
     said = dict.fromkeys(("lstrip", "rstrip"), "drops the spaces beside {}: write none there")
     said |= dict(single_word="reads {} only as a whole word; ours inside a word too")
     found = {s: [e["content"] for e in whole.get("added_tokens") or () if e.get(s)] for s in switches}
@@ -130,7 +130,7 @@ def differing(whole: dict, *switches: str) -> list[str]:
 
 
 def roles_and_added(folder: Path, whole: dict, settings: dict, roles: dict) -> tuple[dict, dict, list[str]]:
-    """Return role -> token, `roles` where no file says; token -> id of what was added; what of it is text."""
+    """Return role -> token (default: `roles`), added token -> id, and added tokens that are plain text."""
     said = read_json(folder / "special_tokens_map.json", optional=True) | settings
     for role in ("cls", "sep", "pad", "mask", "unk", "bos", "eos"):
         token = said.get(f"{role}_token")
@@ -147,7 +147,7 @@ def roles_and_added(folder: Path, whole: dict, settings: dict, roles: dict) -> t
 
 
 def specials_and_aliases(roles: dict[str, str], added: dict[str, int], known) -> tuple[list, dict[str, str]]:
-    """Return the known tokens that play a role, then those added; our name -> the one that plays its part."""
+    """Return the known tokens with a role, then added ones; and our name -> the token that it stands for."""
     specials = [name for name in dict.fromkeys([*roles.values(), *added]) if name in known]
     fit = {ours: [roles[r] for r in those if roles.get(r) in specials] for ours, those in ROLES.items()}
     return specials, {ours: tokens[0] for ours, tokens in fit.items() if tokens and ours not in specials}
