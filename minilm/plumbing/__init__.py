@@ -1,1 +1,1 @@
-"""The cellar: flags, folders, files written whole, how scripts begin and end, errors. No slide shows it."""
+"""Basics of all rooms: flags, folders, atomic writes, scripts' begin and end, errors. No slide shows it."""

@@ -1,26 +1,26 @@
-"""What a user can put right: one exception for it, and the nearest name for a typing slip."""
+"""Mistakes that a user can fix: one exception for them, and the nearest name for a mistyped one."""
 
 import difflib
 import re
 
-# What slides and papers say, and what it is called here.
+# A name in slides and papers -> its name here.
 SLIDES = dict(bert="masked", mlm="masked", gpt="causal", clm="causal", bart="denoising", mt="translation")
 SLIDES |= dict(distilbert="distillation", ner="tagging", pos="tagging", qa="span", squad="span", nli="pair")
 SLIDES |= dict(sts="similarity", sentiment="classification", seq2seq="text-to-text", rlhf="ppo")
-# What a terminal would obey: control characters, and those that turn the direction of writing.
+# Characters that a terminal would obey: control characters, and those that change the writing direction.
 CONTROLS = {i: f"\\x{i:02x}" for i in (*range(32), *range(127, 160)) if chr(i) not in "\t\n"}
 CONTROLS |= {i: f"\\u{i:04x}" for i in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 LONG_VALUE = re.compile(r"""(?<!\w)(['"])((?:(?!\1).){100})(?:(?!\1).)+\1""")
 
 
 class UserError(ValueError):
-    """A mistake of the user's: one line that names the file, the value and the way out; no traceback."""
+    """A mistake of the user: one line that names the file, the value and the way out; no traceback."""
 
 
 def as_line(error: object) -> str:
-    """Return an error as one line for a terminal: values cut at 100 characters, all of it at 1,000."""
+    """Return an error as one line for a terminal: values are cut at 100 characters, the line at 1,000."""
     text = LONG_VALUE.sub(r"\1\2...\1", " ".join(str(error).splitlines()))
-    text = re.sub(r"([^\s/\\]{100})[^\s/\\]+", r"\1...", text)  # not a path, but any of its names
+    text = re.sub(r"([^\s/\\]{100})[^\s/\\]+", r"\1...", text)  # cuts each name in a path, not the path
     return text.translate(CONTROLS | {ord("\t"): "\\t"})[:1000]
 
 

@@ -13,21 +13,21 @@ from pathlib import Path
 from .errors import UserError, suggest
 from .settings import checked
 
-RUNS = Path("runs")  # under the folder that a script is started in
+RUNS = Path("runs")  # in the folder where a script is started
 CONFIG, TOKENIZER, WEIGHTS = "config.json", "tokenizer.json", "model.safetensors"
 TRAINER, SETTINGS, LOG, RESULTS = "trainer.pt", "settings.json", "log.jsonl", "results.json"
 # In the order in which --overwrite deletes them: what marks a folder as a run of ours goes last.
 RUN_FILES = (RESULTS, WEIGHTS, TRAINER, TOKENIZER, SETTINGS, CONFIG, LOG)
-LOCK = "lock"  # open in the process that writes into the folder
+LOCK = "lock"  # kept open by the process that writes into the folder
 TASK_FILES = TASK, PREDICTIONS, CONFUSION = "task.json", "predictions.tsv", "confusion.tsv"  # of fine-tuning
-FORMAT = "minilm"  # "format" in config.json
+FORMAT = "minilm"  # the value of "format" in config.json
 LEFTOVER = re.compile(r".+\.\d+\.tmp")  # NAME.PID.tmp, of a process that was killed while writing
-RECORD = dict(step=int, split=str, loss=float)  # what each line of log.jsonl has, and of which type
-locked: dict[Path, object] = {}  # locks of this process, open: closing a file gives its lock up
+RECORD = dict(step=int, split=str, loss=float)  # the fields that each line of log.jsonl has, and their types
+locked: dict[Path, object] = {}  # this process's locks, open files: closing one unlocks it
 
 
 def choose_folder(name: str, out: str | None = None, overwrite: bool = False, resume: bool = False) -> Path:
-    """Return `out`, emptied by `overwrite`, kept by `resume` (none: no such flag); or a new `runs/name`."""
+    """Return `out`, emptied if `overwrite`, kept if `resume` (none: no such flag); or a new `runs/name`."""
     if overwrite and resume:
         raise UserError("--overwrite and --resume: one replaces a run, the other continues it; give one")
     if overwrite and out is None:
@@ -45,7 +45,7 @@ def choose_folder(name: str, out: str | None = None, overwrite: bool = False, re
     if out is None:
         number = max(numbered(name), default=0) + 1
         while not make_folder(folder := RUNS / (name if number == 1 else f"{name}-{number}")):
-            number += 1  # another process took it just now
+            number += 1  # another process has just taken it
         if number > 1:
             print(f"There are runs of this name already: this one goes into {folder}.")
     elif overwrite and Path(out).exists():
@@ -59,12 +59,12 @@ def choose_folder(name: str, out: str | None = None, overwrite: bool = False, re
 
 
 def process_rank() -> int:
-    """Return the number of this process, from 0: of several that share a run that one alone writes."""
+    """Return the rank of this process, from 0: of several that share a run, only rank 0 writes files."""
     return int(os.environ.get("RANK", "0"))
 
 
 def lock(folder: Path) -> None:
-    """Keep a folder for this process, as long as it lives; UserError where another one writes there."""
+    """Lock a folder for this process until it ends; UserError if another process is writing there."""
     path = folder.resolve() / LOCK
     if path in locked or process_rank():
         return
@@ -76,25 +76,25 @@ def lock(folder: Path) -> None:
             file = open(path, "a")  # noqa: SIM115 - kept open
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         else:
-            path.unlink(missing_ok=True)  # Windows deletes no file that is open: this is nobody's any more
+            path.unlink(missing_ok=True)  # Windows deletes no open file: a deleted one had no owner
             file = open(path, "x")  # noqa: SIM115
     except busy:
         raise UserError(f"{folder}: another process is writing there; wait, or name another --out") from None
     locked[path] = file
     if not is_held(path):
         del locked[path]
-        lock(folder)  # its owner has ended just now, and taken the file along
+        lock(folder)  # its owner has just ended and deleted the file
 
 
 def is_held(path: Path) -> bool:
-    """Say whether a lock is still ours: its folder may have gone, and another's stand in its place."""
-    with suppress(FileNotFoundError, NotADirectoryError):  # Windows moves no folder of which a file is open
+    """Say whether a lock is still ours: its folder may be gone, or replaced by another run's."""
+    with suppress(FileNotFoundError, NotADirectoryError):  # Windows moves no folder with an open file
         return os.name != "posix" or os.path.samestat(os.fstat(locked[path].fileno()), path.stat())
     return False
 
 
 def may_write(folder: Path) -> bool:
-    """Say whether this process writes for all; UserError where a folder of ours has become another run's."""
+    """Say whether this process writes files for all; UserError if its folder now belongs to another run."""
     path = folder.resolve() / LOCK
     if path in locked and not is_held(path):
         raise UserError(f"{folder}: no longer the folder of this run; nothing more is written there")
@@ -103,18 +103,18 @@ def may_write(folder: Path) -> bool:
 
 @atexit.register
 def unlock(*folders: Path) -> None:
-    """Give up these folders, or all that this process has locked."""
+    """Unlock these folders, or all that this process has locked."""
     for path in [folder.resolve() / LOCK for folder in folders] or [*locked]:
-        with suppress(OSError, KeyError):  # a folder that is gone, or may not be written; one without a lock
+        with suppress(OSError, KeyError):  # a folder that is gone or read-only, or has no lock
             if os.name != "posix":
-                locked.pop(path).close()  # first: Windows deletes no file that is open
+                locked.pop(path).close()  # first: Windows deletes no open file
             if is_held(path):
                 path.unlink()
             locked.pop(path).close()
 
 
 def numbered(name: str) -> dict[int, Path]:
-    """Return what has the name of such a run under runs/, by number and in its order: `name-2` is 2."""
+    """Return the runs of this name under runs/ by their numbers, in order: `name` is 1, `name-2` is 2."""
     pattern = re.compile(re.escape(name) + r"(?:-([1-9]\d*))?")
     return dict(sorted((int(m[1] or 1), run) for run in RUNS.glob("*") if (m := pattern.fullmatch(run.name))))
 
@@ -125,12 +125,12 @@ def find_run(name: str) -> Path | None:
 
 
 def near_runs(folder: Path) -> str:
-    """Return a suggestion for a folder that is not there: the nearest name beside it."""
+    """Return a suggestion for a folder that does not exist: the nearest name beside it."""
     return "" if folder.exists() else suggest(str(folder), filter(Path.is_dir, folder.parent.glob("*")))
 
 
 def make_folder(folder: Path) -> bool:
-    """Make a folder and those above it. False where it was there: of two processes one alone gets True."""
+    """Make a folder and its parents; return False if it exists. Of two processes, only one gets True."""
     with suppress(FileExistsError):
         folder.mkdir(parents=True)
         return True
@@ -138,7 +138,7 @@ def make_folder(folder: Path) -> bool:
 
 
 def empty_run_folder(folder: Path, claim: Callable[[Path], None] = lambda folder: None) -> None:
-    """Delete the files of a run, and nothing else; UserError unless the folder is ours and free to claim."""
+    """Delete the files of a run, and nothing else; UserError unless it is a run folder, free to claim."""
     names, known = [path.name for path in folder.iterdir()], (*RUN_FILES, *TASK_FILES, LOCK)
     foreign = [name for name in names if name not in known and not LEFTOVER.fullmatch(name)]
     ours = {*names} <= {LOCK} or (LOG in names and (SETTINGS in names or not foreign))
@@ -152,17 +152,17 @@ def empty_run_folder(folder: Path, claim: Callable[[Path], None] = lambda folder
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete what processes that were killed while writing left in a folder."""
+    """Delete the temporary files of processes that were killed while writing into a folder."""
     for path in folder.iterdir():
         if LEFTOVER.fullmatch(path.name):
             path.unlink(missing_ok=True)
 
 
 def atomic_write(path: str | Path, content: str | Callable) -> None:
-    """Write a text, or what a function writes into a binary file: never seen half written."""
+    """Write a file that is never seen half written: a text, or what a function writes into a binary file."""
     if not may_write(Path(path).parent):
         return
-    beside = Path(f"{path}.{os.getpid()}.tmp")  # which takes the name in one step, once it is whole
+    beside = Path(f"{path}.{os.getpid()}.tmp")  # renamed to `path` in one step, once it is complete
     try:
         with open(beside, "wb") as file:
             if callable(content):
@@ -178,7 +178,7 @@ def atomic_write(path: str | Path, content: str | Callable) -> None:
             time.sleep(0.1)
         else:
             os.replace(beside, path)
-    except (OSError, RuntimeError) as error:  # the second: torch.save, where the disk is full
+    except (OSError, RuntimeError) as error:  # the latter: from torch.save, if the disk is full
         reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
         raise UserError(f"{path}: cannot be written ({reason})") from error
     finally:
@@ -192,12 +192,12 @@ def write_json(path: str | Path, value) -> None:
 
 
 def read_json(path: str | Path, optional: bool = False) -> dict:
-    """Return the JSON object in a file, {} where an `optional` one is not there; UserError names the line."""
+    """Return the JSON object in a file ({} if an `optional` file is missing); UserError names the line."""
     return {} if optional and not Path(path).exists() else json_object(Path(path).read_bytes(), path)
 
 
 def json_object(text: str | bytes, where) -> dict:
-    """Return the JSON object that a text is; UserError, beginning with `where`, for any other text."""
+    """Return the JSON object in a text; for any other text, a UserError that begins with `where`."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -208,24 +208,24 @@ def json_object(text: str | bytes, where) -> dict:
 
 
 def read_settings(folder: Path, settings_class: type, override_class=None) -> tuple[dict, dict]:
-    """Return (settings, overrides) of a run, each of its type: the fields of both classes; or UserError."""
+    """Return (settings, overrides) of a run, the saved fields of both classes; UserError for a wrong type."""
     if not (path := folder / SETTINGS).exists():
         raise UserError(f"{folder}: not a run to go on from, no {SETTINGS} in it{near_runs(folder)}")
     saved, mark = read_json(path), next(iter(settings_class.__annotations__))
-    if mark not in saved:  # --objective, --task, --algorithm: each script has its own
+    if mark not in saved:  # the first field is --objective, --task or --algorithm, by script
         raise UserError(f"{path}: no {mark!r} in it, so it is the run of another script")
     parts = []
     for each in filter(None, (settings_class, override_class)):
         types = {field.name: field.type for field in fields(each)}
         known = {name: saved.pop(name) for name in types if name in saved}
         parts.append(checked(path, known, types, whole=False))
-    if unknown := [name for name, value in saved.items() if value]:  # what is gone and was off is no matter
+    if unknown := [name for name, value in saved.items() if value]:  # an old one that was off does no harm
         raise UserError(f"{path}: {unknown[0]!r} is no setting of this script")
     return parts[0], {} if override_class is None else parts[1]
 
 
 def append_log(folder: str | Path, record: dict) -> None:
-    """Add one JSON object as a line to log.jsonl. Log step N before saving step N: see `trim_log`."""
+    """Add one record to log.jsonl, as a line of JSON. Log step N before you save step N: see `trim_log`."""
     if not may_write(Path(folder)):
         return
     try:
@@ -236,7 +236,7 @@ def append_log(folder: str | Path, record: dict) -> None:
 
 
 def read_log(folder: str | Path) -> list[dict]:
-    """Return the records of log.jsonl, if any, without a last line that was cut off; or UserError."""
+    """Return the records of log.jsonl, if any, but not a last line that was cut off; or UserError."""
     path = Path(folder) / LOG
     lines, records = path.read_bytes().splitlines() if path.exists() else [], []
     for number, line in enumerate(lines, start=1):
@@ -249,6 +249,6 @@ def read_log(folder: str | Path) -> list[dict]:
 
 
 def trim_log(folder: str | Path, keep: Callable[[dict], bool]) -> None:
-    """Drop the records that are not to be kept, and a line that was cut off."""
+    """Remove from log.jsonl the records that `keep` rejects, and a last line that was cut off."""
     kept = [record for record in read_log(folder) if keep(record)]
     atomic_write(Path(folder) / LOG, "".join(json.dumps(record) + "\n" for record in kept))

@@ -2,7 +2,7 @@
 
 8 bytes     n, the length of the header (unsigned, little-endian)
 n bytes     JSON: {"name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}, ...}
-the rest    the numbers, little-endian; data_offsets count from here: unlike a pickle nothing can run
+the rest    the numbers, little-endian; data_offsets count from here. Unlike in a pickle, no code can run
 """
 
 import json
@@ -20,9 +20,9 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 def write_tensors(path, tensors: dict[str, torch.Tensor]) -> None:
-    """Write named tensors atomically; UserError for a type or a name that the format does not have."""
+    """Write named tensors atomically; UserError for a type or a name that the format cannot hold."""
     header, end = {"__metadata__": {"format": "pt"}}, 0  # without which transformers refuses the file
-    # Wide numbers first: then each tensor starts at a multiple of its number's size.
+    # Wide types first: then each tensor starts at a multiple of the size of its numbers.
     tensors = dict(sorted(tensors.items(), key=lambda item: -item[1].element_size()))
     for name, tensor in tensors.items():
         if tensor.dtype not in NAMES or name in header:
@@ -45,7 +45,7 @@ def read_tensors(path) -> dict[str, torch.Tensor]:
     try:
         with open(path, "rb") as file:
             size, n = os.fstat(file.fileno()).st_size, int.from_bytes(file.read(8), "little")
-            if n > min(size - 8, 100_000_000):  # more has no header of the safetensors library either
+            if n > min(size - 8, 100_000_000):  # the safetensors library has this limit, too
                 raise ValueError(f"the header is {n} bytes long, the file {size}")
             header, tensors, position, room = json.loads(file.read(n).decode()), {}, 0, size - 8 - n
             header.pop("__metadata__", None)
@@ -69,7 +69,7 @@ def read_tensors(path) -> dict[str, torch.Tensor]:
 
 
 def check_state(path, found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
-    """Raise UserError, naming the first few, unless both have the same names with the same shapes."""
+    """Raise UserError, with the first few differences, unless both have the same names and shapes."""
     ours, wanted = ({n: [*getattr(t, "shape", "?")] for n, t in state.items()} for state in (found, expected))
     wrong = {
         "missing": [n for n in wanted if n not in ours],

@@ -1,7 +1,7 @@
 """How each of the five scripts begins and ends: device, command, the run's folder, closing table, exit code.
 
-`torchrun --nproc-per-node 8 train.py ...` starts eight processes, which find each other by the variables
-RANK, WORLD_SIZE and LOCAL_RANK; without them there is one.
+`torchrun --nproc-per-node 8 train.py ...` starts eight processes and tells each its number by the environment
+variables RANK, WORLD_SIZE and LOCAL_RANK. Without these there is one process.
 """
 
 import atexit
@@ -29,7 +29,7 @@ def choose_device(name: str) -> torch.device:
     """Set up and return the device `name` (auto: CUDA's GPU, else the CPU); UserError if it is not there."""
     is_there = dict(cpu=True, cuda=torch.cuda.is_available(), mps=torch.backends.mps.is_available())
     if name == "auto":
-        name = "cuda" if is_there["cuda"] else "cpu"  # Apple's only on request: its results differ a little
+        name = "cuda" if is_there["cuda"] else "cpu"  # mps only on request: its results differ a little
     if not is_there[name]:
         raise UserError(f"--device {name}: PyTorch finds no such GPU here; use --device cpu (or auto)")
     torch.set_float32_matmul_precision("high" if name == "cuda" else "highest")  # high: fast TF32 products
@@ -43,13 +43,13 @@ def process_count() -> int:
 
 
 def with_bar(items: Iterable, what: str) -> Iterable:
-    """Go through the items; at a terminal a stretch of more than five seconds shows a bar."""
+    """Iterate over the items; at a terminal, show a progress bar after five seconds."""
     return tqdm(items, what, delay=5, disable=True if process_rank() else None, leave=False, ncols=100)
 
 
 @contextmanager
 def process_group(device_name: str = "auto"):
-    """Join the other processes for the length of a `with` block: all do the same, the first one speaks."""
+    """Join the other processes for the length of a `with` block: all run the same code, the first prints."""
     if process_count() == 1:
         yield
         return
@@ -57,21 +57,21 @@ def process_group(device_name: str = "auto"):
         if device.index >= (n_gpu := torch.cuda.device_count()):
             raise UserError(f"more processes than GPUs on this machine: torchrun --nproc-per-node {n_gpu}")
         torch.cuda.set_device(device)  # else each process would also take memory of the first GPU
-    # torchrun is found at once, or has gone; the first process may tokenise a large text for hours
+    # torchrun answers at once or is gone; but the first process may tokenise a large text for hours
     store, rank, n = next(dist.rendezvous("env://", timeout=timedelta(minutes=5)))
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=timedelta(days=1), store=store, rank=rank, world_size=n)
     try:
         with redirect_stdout(None) if process_rank() else nullcontext():
             yield
-        with suppress(RuntimeError):  # one that has failed is there no more
-            dist.all_reduce(torch.zeros(1))  # none leaves while another still reads what it has sent
+        with suppress(RuntimeError):  # a process that has failed is gone
+            dist.all_reduce(torch.zeros(1))  # none leaves while another still reads from it
     finally:
         dist.destroy_process_group()
 
 
 def from_first(make: Callable):
-    """Return what `make()` returns in the first process, for which the others wait; of one its own."""
+    """Return in every process what `make()` returns in the first one; the others wait for it."""
     made = [make() if process_rank() == 0 else None]
     if process_count() > 1:
         dist.broadcast_object_list(made)
@@ -79,7 +79,7 @@ def from_first(make: Callable):
 
 
 def added_up(metrics: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the sums over all processes, for which each waits here, of 0-d numbers of one device."""
+    """Return each metric (0-d, on one device) summed over all processes, which wait here for each other."""
     values = torch.stack([*metrics.values()])
     if process_count() > 1:
         dist.all_reduce(values)
@@ -87,7 +87,7 @@ def added_up(metrics: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def read_command(settings_class: type, description: str, name_of: Callable, override_class=None) -> tuple:
-    """Return (given, overrides) as `parse` does; with --resume laid over what the run began with."""
+    """Return (given, overrides) as `parse` does; with --resume, on top of what the run began with."""
     given, overrides = parse(settings_class, override_class, description=description)
     if given.get("resume"):
         folder = choose_folder(name_of(given), given.get("out"), given.get("overwrite", False), resume=True)
@@ -101,13 +101,13 @@ def read_command(settings_class: type, description: str, name_of: Callable, over
                 if name in ("tokenizer", "vocab_size", "extend_vocabulary", "new_rows"):
                     raise UserError(f"{told}: a run that goes on keeps what it began with")
                 print(told, file=sys.stderr)
-        given = saved | dict(overwrite=False) | given | dict(out=str(folder))  # what it once replaced is gone
+        given = saved | dict(overwrite=False) | given | dict(out=str(folder))  # it overwrote when it began
         overrides = others | overrides
     return given, overrides
 
 
 def begin(name: str, settings, overrides: dict | None = None, script: str | None = None) -> Path:
-    """Return the folder of a run of this name, with the command (of `script`) in it, and print that."""
+    """Return the folder of a run of this name, with its settings in it; print the command (of `script`)."""
     made = lambda: choose_folder(name, settings.out, settings.overwrite, getattr(settings, "resume", None))
     folder = Path(settings.out) if getattr(settings, "resume", False) else from_first(made)
     write_json(folder / SETTINGS, asdict(settings) | (overrides or {}))
@@ -116,7 +116,7 @@ def begin(name: str, settings, overrides: dict | None = None, script: str | None
 
 
 def finish(folder: Path, settings, tables: list, lines: list[str], results: dict, seconds: float, then: str):
-    """Print the closing tables (rows, header) and lines, write results.json, say what to try `then`."""
+    """Print the closing tables (rows, header) and lines, write results.json, print what to try `then`."""
     for rows, header in tables:
         print("\n" + table(rows, header))
     print("", *lines, *curve(folders.read_log(folder)), "", sep="\n")
@@ -127,7 +127,7 @@ def finish(folder: Path, settings, tables: list, lines: list[str], results: dict
 
 
 def curve(log: list[dict], width: int = 30) -> list[str]:
-    """Return a line that draws the loss of a log, of PPO the reward, as blocks between its ends, if any."""
+    """Return lines that draw a log's loss (or reward) as blocks between its ends; none for under 3 values."""
     name = "reward" if log and "reward" in log[-1] else "loss"
     parts = [[line[name] for line in log if line["split"] == split] for split in ("train", "validation")]
     split, values = ("train", parts[0]) if len(parts[0]) > len(parts[1]) else ("validation", parts[1])
@@ -141,7 +141,7 @@ def curve(log: list[dict], width: int = 30) -> list[str]:
 
 
 def table(rows, header) -> str:
-    """Return rows under their header as aligned text; columns of numbers stand at the right."""
+    """Return rows under their header as aligned text; columns of numbers are right-aligned."""
     columns = []
     for name, *values in zip(header, *rows, strict=True):
         cells = [name, *(cell(value) for value in values)]
@@ -153,41 +153,41 @@ def table(rows, header) -> str:
 
 
 def cell(value) -> str:
-    """Return the text of one cell of a table: 110,106,428, 0.123, and 1.0e-05 where that would show 0.000."""
+    """Return the text of one cell of a table: 110,106,428 or 0.123, or 1.0e-05 instead of 0.000."""
     if isinstance(value, float):
         return f"{value:.1e}" if 0 < abs(value) < 0.0005 else f"{value:,.3f}"
     return "-" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def prepare_streams_and_signals() -> None:
-    """Make Ctrl-C out of a wish to stop, and streams that take any letter and give a terminal no orders."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # a cluster's wish to stop is that of Ctrl-C
+    """Treat SIGTERM as Ctrl-C; let streams take any character, and write none that a terminal would obey."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # a cluster stops a run by SIGTERM
         signal.signal(number, signal.default_int_handler)
     for name, mode in dict(stdin="r", stdout="w", stderr="w").items():
         if getattr(sys, name) is None:  # closed, as by `>&-`
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - as long as the process lives
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # for a letter that its encoding does not have
-    # Labels, texts and names are other people's: no terminal obeys what stands in them.
+        stream.reconfigure(errors="backslashreplace")  # for a character that its encoding lacks
+    # Labels, texts and names come from others: no terminal may obey control characters in them.
     sys.stdout.write = lambda text, write=sys.stdout.write: write(text.translate(CONTROLS))
-    os.environ["PYTHON_COLORS"] = "0"  # Python 3.14 colours a help by orders: they would stand there as text
+    os.environ["PYTHON_COLORS"] = "0"  # Python 3.14 colours help by control characters: they would show
 
 
 def exit_code(main) -> int:
-    """Call `main()` and return the exit code: what it returns (none: 0), or that of how it ended.
+    """Call `main()` and return the exit code: what `main` returns (none: 0), or a code for how it ended.
 
-    2: a UserError, or what the system refuses: a full disk, a folder that may not be read, too little memory.
-    130: Ctrl-C. 141: the reader of a pipe has left (`| head`). A bug keeps its traceback.
+    2: a UserError, or an error of the system: a full disk, a folder that may not be read, too little memory.
+    130: Ctrl-C. 141: the reader of a pipe has left (`| head`). A bug keeps its traceback (code 1).
     """
     code = 1  # of a bug
-    if process_count() > 1:  # a thread of gloo may free a tensor while Python ends, which aborts
+    if process_count() > 1:  # a gloo thread may free a tensor while Python ends: an abort
         atexit.register(lambda: (unlock(), sys.stdout.flush(), os._exit(code)))
     prepare_streams_and_signals()
     try:
         code = main() or 0
         sys.stdout.flush()
         return code
-    except SystemExit as end:  # of --help
+    except SystemExit as end:  # from --help
         return (code := end.code)
     except KeyboardInterrupt as stop:
         kept = next((path.parent for path in reversed(locked) if (path.parent / TRAINER).exists()), None)
@@ -197,14 +197,14 @@ def exit_code(main) -> int:
         try:
             sys.stdout.flush()
         except OSError:
-            # Python flushes stdout once more when it ends; where nobody reads, that would print a traceback.
+            # Python flushes stdout once more when it ends; if nobody reads it, that would print a traceback.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             return (code := 141)
         code, told = 2, as_line(f"error: {error.filename or 'output'}: {error.strerror or error}")
     except UserError as error:
         code, told = 2, as_line(f"error: {error}")
-    except (MemoryError, RuntimeError) as error:  # the second is PyTorch's, of a CPU or a GPU
+    except (MemoryError, RuntimeError) as error:  # the latter: PyTorch's, on a CPU or a GPU
         told = str(error)
         way_out = "smaller batches and shorter texts take less (--help has the flags)"
         if process_count() > 1 and (isinstance(error, dist.DistError) or "gloo" in told):
@@ -214,10 +214,10 @@ def exit_code(main) -> int:
             raise
         code, told = 2, as_line(f"error: {told.partition(chr(10))[0] or 'out of memory'}; {way_out}")
     if process_rank() and (code == 130 or "another of" in told):
-        return code  # the first says so for all
-    if process_count() > 1:  # it says what has come to all, and torchrun ends those that wait for that
+        return code  # the first process reports it for all
+    if process_count() > 1:  # the first reports what all met; the others wait until torchrun ends them
         signal.signal(signal.SIGTERM, signal.SIG_DFL if process_rank() else signal.SIG_IGN)
         time.sleep(5 if process_rank() else 0)
-    with suppress(OSError):  # where even that cannot be written
+    with suppress(OSError):  # stderr may be closed too
         print(told, file=sys.stderr)
     return code

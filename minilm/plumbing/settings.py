@@ -6,8 +6,8 @@
         data: tuple[str, ...] = ("world",)  # sources, files and folders
 
 The field `d_model` is the flag `--d-model`, the comment on its line is its help text, and its type says which
-words may follow: of a Literal one of its own, of `X | None` also `none`, of a tuple several, which commas
-separate too (--shots 0,1,2) unless they are texts; after a bool nothing (--compile, --no-compile) or `false`.
+words may follow: for a Literal one of its values, for `X | None` also `none`, for a tuple several, separated
+by commas too (--shots 0,1,2) unless they are texts; for a bool nothing (--compile, --no-compile) or `false`.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from .errors import UserError, suggest
 
 WIDTH = 100  # columns of the help and of a printed batch
 quoted = shlex.join  # words as the system's shell reads them
-if os.name != "posix":  # to cmd.exe ' is a letter
+if os.name != "posix":  # to cmd.exe ' is no quote
     quoted = lambda words: " ".join(f'"{w}"' if re.search(r"^$|[^\w:./\\,=-]", w) else w for w in words)
 NAMES = {int: {"integer": int}, float: {"number": float}, str: {"text": str}, NoneType: {"none": None}}
 NAMES |= {bool: {"true": True, "false": False}, dict: {"object": dict}}
@@ -57,7 +57,7 @@ class CommonSettings:
                 raise UserError(f"--out {self.out} --overwrite would delete {lost}: name another")
 
     def check_least(self, least: dict[str, float]) -> None:
-        """Raise UserError for a number below its least value, one of a tuple too; none and words are not."""
+        """Raise UserError if a setting, or an item of a tuple, is a number below its least value."""
         for name, bound in least.items():
             values = getattr(self, name)
             for value in values if isinstance(values, tuple) else [values]:
@@ -65,18 +65,18 @@ class CommonSettings:
                     raise UserError(f"{option_of(name)} {value}: must be {bound} or more")
 
     def refuse(self, when, names: tuple | set, why: str) -> None:
-        """Raise UserError, with the reason, for the first of these flags given `when` it is ignored."""
+        """Raise UserError, with the reason, for the first of these flags set `when` it would be ignored."""
         for field in fields(self) if when else ():
             if field.name in names and (value := getattr(self, field.name)) != field.default:
                 raise UserError(f"{typed(field.name, value)} {why}")
 
     def filled_in(self, recipe: dict):
-        """Return these settings with every field that is none taken from the recipe, where that has it."""
+        """Return these settings; each field that is none takes the recipe's value, if there is one."""
         return replace(self, **{n: value for n, value in recipe.items() if getattr(self, n, "") is None})
 
 
 def need_matplotlib() -> None:
-    """Raise UserError where a picture cannot be drawn."""
+    """Raise UserError if matplotlib, which draws pictures, is not installed."""
     if importlib.util.find_spec("matplotlib") is None:
         raise UserError('a picture needs matplotlib: python -m pip install -e ".[plots]"')
 
@@ -85,7 +85,7 @@ def parse(settings_class: type, override_class=None, argv=None, description="") 
     """Return (given, overrides): the fields of two dataclasses that `argv` gives (none: the command line)."""
     how = dict(usage="%(prog)s [--flag value ...]", description=description, allow_abbrev=False)
     how["formatter_class"] = partial(Help, max_help_position=6, width=WIDTH)
-    parser = argparse.ArgumentParser(**how, argument_default=argparse.SUPPRESS)  # what is not given is absent
+    parser = argparse.ArgumentParser(**how, argument_default=argparse.SUPPRESS)  # flags not given are absent
     parser._negative_number_matcher = re.compile(r"-\.?\d")  # else -1e-3 and -1,-2 would be taken for flags
     names = {field.name for field in fields(settings_class)}
     add_flags(parser, settings_class)
@@ -102,7 +102,7 @@ def parse(settings_class: type, override_class=None, argv=None, description="") 
 
 
 def add_flags(parser: argparse.ArgumentParser, settings_class: type, taken=frozenset()) -> None:
-    """Give the parser a flag for each field, the class's own first; of overrides, none that is `taken`."""
+    """Add a flag to the parser for each field, the class's own first; none whose name is `taken`."""
     missing = {field.name: field for field in fields(settings_class) if field.name not in taken}
     for declaring in filter(is_dataclass, settings_class.__mro__):
         note = "Only what is given changes." if taken else None
@@ -117,7 +117,7 @@ def add_flags(parser: argparse.ArgumentParser, settings_class: type, taken=froze
 
 
 class Help(argparse.RawDescriptionHelpFormatter):
-    """The page of `--help`: each flag with its kind, and under it its comment."""
+    """The page of `--help`: each flag with the kind of its value, and under it the comment."""
 
     def _format_action_invocation(self, action) -> str:
         kind = "" if action.const in (None, bool) else kind_of(action.const)
@@ -125,7 +125,7 @@ class Help(argparse.RawDescriptionHelpFormatter):
 
 
 class Read(argparse.Action):
-    """The words after a flag become a value of its field's type, which argparse keeps as `const`."""
+    """Turn the words after a flag into a value of its field's type, which argparse keeps as `const`."""
 
     def __call__(self, parser, namespace, words: list[str], option: str):
         parts = parts_of(self.const)
@@ -144,7 +144,7 @@ def option_of(name: str) -> str:
 
 
 def parts_of(hint) -> dict:
-    """Return what a type is made of, by name: {"integer": int, "none": None}; "...": of what a tuple is."""
+    """Return the parts of a type by name: {"integer": int, "none": None}; of a tuple, "...": its items'."""
     if get_origin(hint) is Literal:
         return {str(value): value for value in get_args(hint)}
     parts = NAMES.get(hint, {})
@@ -154,17 +154,17 @@ def parts_of(hint) -> dict:
 
 
 def kind_of(hint) -> str:
-    """Say what fits a type, for errors and for the help: `integer|none`, `pre|post`, `text ...`."""
+    """Return what fits a type, in words for errors and help: `integer|none`, `pre|post`, `text ...`."""
     names = parts_of(hint)
     return "|".join(name for name in names if name != "...") + (" ..." if "..." in names else "")
 
 
 def value_of(parts: dict, words: list[str]):
-    """Return the value that words stand for, of a type made of `parts`; ValueError where they do not fit."""
+    """Return the value that words mean in a type made of `parts`; ValueError if they do not fit."""
     if "..." in parts and words and (words != ["none"] or "none" not in parts):
         words = words if "text" in parts else ",".join(words).split(",")
         return tuple(value_of(parts["..."], [word]) for word in words)
-    (word,) = words  # a ValueError where there are none or several
+    (word,) = words  # raises a ValueError for none or several
     for name, part in parts.items():
         if name.lower() == word.lower() and not isinstance(part, type):
             return part
@@ -176,7 +176,7 @@ def value_of(parts: dict, words: list[str]):
 
 
 def fits(value, parts: dict) -> bool:
-    """Say whether a value of a file is of a type made of `parts`; for a tuple JSON has a list."""
+    """Say whether a value from a file has a type made of `parts`; in JSON, a list stands for a tuple."""
     if "..." in parts and value is not None:
         return isinstance(value, (list, tuple)) and all(fits(item, parts["..."]) for item in value)
     if isinstance(value, dict):
@@ -198,7 +198,7 @@ def checked(where, values: dict, types: dict, whole: bool = True) -> dict:
 
 
 def words_of(value) -> list[str]:
-    """Return the words that stand for a value: `none`, `true`, `0.003`; of a tuple of numbers one: `1,2`."""
+    """Return the words for a value: `none`, `true`, `0.003`; for a tuple of numbers one word: `1,2`."""
     if isinstance(value, tuple):
         words = [word for item in value for word in words_of(item)]
         return words if any(isinstance(item, str) for item in value) else [",".join(words)]
@@ -214,7 +214,7 @@ def typed(name: str, value) -> str:
 
 
 def show(settings, overrides: dict | None = None, script: str | None = None) -> None:
-    """Print the command that reads back as these settings: all that is not the default of its flag."""
+    """Print the command that gives these settings: every flag whose value is not its default."""
     given = {f.name: value for f in fields(settings) if (value := getattr(settings, f.name)) != f.default}
     own_first = {name: given[name] for name in (*type(settings).__annotations__, *given) if name in given}
     flags = [typed(name, value) for name, value in (own_first | (overrides or {})).items()]

@@ -1,4 +1,4 @@
-"""Texts and tokens that need not fit into memory: files made once, whose names say what is in them."""
+"""Texts and tokens that need not fit into memory: files made once, named by a hash of what they come from."""
 
 import os
 import signal
@@ -18,18 +18,18 @@ from .folders import atomic_write
 from .script import from_first, with_bar
 
 PIECE = 2**22  # bytes of text, about, that a process tokenises at a time
-PATIENCE = 300  # seconds for a piece, which takes two or three
+PATIENCE = 300  # seconds to wait for a piece, which takes two or three
 
 
 def stored(path: Path, make: Callable[[], Iterable[tuple]], dtype) -> tuple[np.ndarray, ...]:
-    """Return the memory-mapped array in a file, and the columns of whole numbers beside it.
+    """Return the memory-mapped array in a file, and the columns of integers in the .npz beside it.
 
-    `make()` yields (what is added to the file, what is added to the first column, to the second, ...). It is
-    asked only where there is no such file, in the first process alone; a half one never has that name.
+    `make()` yields (data for the file, integers for the first column, for the second, ...). It is called
+    only if the file does not exist, in the first process alone; an incomplete file never has that name.
     """
 
     def write(file) -> None:
-        """Fill both files: the columns are there first, since this one's name says that all is done."""
+        """Write both files, the columns first, as the name of this file says that both are complete."""
         columns = defaultdict(partial(array, "q"))
         for flat, *others in make():
             file.write(flat)
@@ -44,12 +44,12 @@ def stored(path: Path, make: Callable[[], Iterable[tuple]], dtype) -> tuple[np.n
 
 
 class StoredTexts(Sequence):
-    """The `chosen` of the texts between the `edges` of a file: texts[3] reads one, texts[[3, 4]] are two."""
+    """The `chosen` texts of a file, cut at its `edges`: texts[3] reads one, texts[[3, 4]] selects two."""
 
     def __init__(self, path: Path, edges: np.ndarray, chosen: np.ndarray):
         self.path, self.edges, self.chosen = path, edges, chosen
         self.mean = edges[-1] / len(edges)  # bytes of a text, about
-        self.file = open(path, "rb", buffering=0)  # noqa: SIM115 - mapped, all of it would become resident
+        self.file = open(path, "rb", buffering=0)  # noqa: SIM115 - a memory map would become resident
 
     def __len__(self) -> int:
         return len(self.chosen)
@@ -65,9 +65,9 @@ class StoredTexts(Sequence):
 def token_rows(documents: Sequence[str], tokenizer, rows_of: Callable, *options, first=()) -> tuple:
     """Return the ids of all rows, one after another; each row's length; how many rows each document has.
 
-    rows_of(tokenizer, document, *options) returns the rows of one document. Those of `first` come before.
-    The ids of `StoredTexts` are a file beside theirs, made by as many processes as there are cores: piece by
-    piece, each a file until all are there, so that a command that was killed goes on from where it was.
+    rows_of(tokenizer, document, *options) returns the rows of one document. The texts `first` come first.
+    The ids of `StoredTexts` are in a file beside the texts, made by one process per core. Each piece is a
+    file of its own until all are there, so that a command that was killed goes on from where it was.
     """
     encode = partial(encoded, tokenizer, rows_of, options)
     if not isinstance(documents, StoredTexts):
@@ -79,16 +79,16 @@ def token_rows(documents: Sequence[str], tokenizer, rows_of: Callable, *options,
     path = documents.path.with_name(f"tokens-{key}.bin")
 
     def pieces() -> Iterator[tuple]:
-        """Yield what `encoded` returns of so many documents at a time, in their order."""
+        """Yield what `encoded` returns for `n` documents at a time, in order."""
         starts = with_bar(range(0, len(documents), n), "tokens")
         texts = chain([first], ([*documents[i : i + n]] for i in starts))
         names = (path.with_suffix(f".{n}-{i}.npz") for i in count())
         with Pool(os.cpu_count(), obey) as pool:
             made = pool.imap(partial(piece, encode), zip(names, texts, strict=False))
             try:
-                for ids, *others in iter(partial(made.next, PATIENCE), None):  # to its end: no piece is None
+                for ids, *others in iter(partial(made.next, PATIENCE), None):  # all: no piece is None
                     yield ids.astype(dtype), *others
-            except TimeoutError:  # a process that is killed takes its piece along, without a word
+            except TimeoutError:  # a killed process loses its piece without an error
                 raise UserError(f"{path}: a process was killed (memory?); run the command again") from None
 
     found = stored(path, pieces, dtype)
@@ -98,22 +98,22 @@ def token_rows(documents: Sequence[str], tokenizer, rows_of: Callable, *options,
 
 
 def piece(encode: Callable, work: tuple[Path, list[str]]) -> list[np.ndarray]:
-    """Write what `encode` returns of texts into a file of this name, unless it is there; return that."""
+    """Return what `encode` returns for the texts, from the file `name`, which is written unless it exists."""
     name, texts = work
     if not name.exists():
         atomic_write(name, lambda file: np.savez(file, *encode(texts)))
-    with np.load(name) as arrays:  # at once: another run that is ready first deletes the file
+    with np.load(name) as arrays:  # all at once: another run, if it ends first, deletes it
         return [*arrays.values()]
 
 
 def obey() -> None:
-    """Leave Ctrl-C to the process that waits for this one, and end where that says so."""
+    """Leave Ctrl-C to the process that waits for this one, and end when that one says so (SIGTERM)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def encoded(tokenizer, rows_of: Callable, options: tuple, texts: Iterable[str]) -> tuple[np.ndarray, ...]:
-    """Return what `token_rows` does, of these texts."""
+    """Return what `token_rows` does, for these texts."""
     ids, lengths, counts = array("i"), array("i"), array("i")  # four bytes each, where a list takes eight
     for text in texts:
         rows = rows_of(tokenizer, text, *options)
