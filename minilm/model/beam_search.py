@@ -8,28 +8,28 @@ from .sampling import NEVER, SamplingRule
 
 
 def length_normaliser(n_token: Tensor, length_penalty: float) -> Tensor:
-    """Return what the log-probability of n new tokens is divided by: lp of Wu et al. 2016, equation 14."""
-    # Each token multiplies by a probability below 1: undivided (penalty 0), short texts win. In 2017: 0.6.
+    """Return the divisor of the log-probability of n new tokens: lp of Wu et al. 2016, equation 14."""
+    # Each token makes a text less probable: with penalty 0, short texts win. Vaswani et al. 2017 have 0.6.
     return ((5.0 + n_token) / 6.0) ** length_penalty
 
 
 class Beam:
     """The K = n_beam texts kept for each of B prompts, and the greedy one: R = K + 1 rows a prompt.
 
-    At each step every text is continued by every token, and the K best of these are kept, by log-probability
-    / `length_normaliser`. A text that has ended stays with its final score until better ones push it out; the
-    best of them is remembered even then. Differs from the usual search: the greedy text is written along and
-    takes part at the end, as a beam can drop it and end up below it.
+    At each step every text is continued by every token, and the K with the best scores are kept; a score is
+    log-probability / `length_normaliser`. An ended text keeps its score and stays until better ones push it
+    out; the best ended text is remembered even then. Differs from the usual search: the greedy text is
+    written beside the beam and competes at the end, as a beam can drop it and then find only worse ones.
     """
 
     def __init__(self, draft: Draft, rule: SamplingRule, limits, n_beam, length_penalty, pad_id):
-        """`draft`: B prompts. `limits`: (B,), the most new tokens of each. `pad_id` stands after the end."""
+        """Start from the B prompts of `draft`; `limits` (B,): most new tokens; `pad_id` follows an end."""
         B, R, device = len(limits), n_beam + 1, limits.device
         self.draft, self.rule, self.limits, self.length_penalty = draft, rule, limits, length_penalty
         self.first_row = torch.arange(B, device=device)[:, None] * R  # (B, 1)
         self.copies = torch.arange(B, device=device).repeat_interleave(R)  # (B * R,)
         self.total = torch.full((B, R), NEVER, device=device)  # log-probability of the new tokens
-        self.total[:, [0, -1]] = 0.0  # all K are the prompt: counting one avoids K equal texts
+        self.total[:, [0, -1]] = 0.0  # the K texts begin equal: only one may be continued at first
         self.length = torch.zeros(B, R, dtype=torch.long, device=device)  # new tokens
         self.ended = (limits <= 0)[:, None].expand(B, R)
         self.pad_id, self.new = pad_id, slice(draft.length, None)  # the columns of the new tokens
@@ -38,7 +38,7 @@ class Beam:
         self.best_length = torch.zeros_like(limits)
 
     def search(self) -> tuple[Tensor, Tensor]:
-        """Return the new tokens (B, n), and how many there are (B,)."""
+        """Return the new tokens (B, n) of each prompt's best text, and how many there are (B,)."""
         logits = self.draft.next_logits()[self.copies]  # the prompt is read once; each text gets a copy
         self.draft.reorder(self.copies)
         for t in range(int(self.limits.max())):
@@ -52,13 +52,13 @@ class Beam:
         B, R, V = *self.total.shape, logits.shape[1]
         log_probs = self.rule.log_probabilities(logits).view(B, R, V)
         padding = torch.full_like(log_probs[0, 0], NEVER)  # (V,)
-        padding[self.pad_id] = 0.0  # an ended text is continued by padding, for nothing
+        padding[self.pad_id] = 0.0  # an ended text is continued by padding, at no cost
         log_probs = torch.where(self.ended[..., None], padding, log_probs)
         total = self.total[..., None] + log_probs  # (B, R, 1) + (B, R, V) -> (B, R, V)
         length = self.length + ~self.ended  # (B, R)
         scores = total / length_normaliser(length, self.length_penalty)[..., None]
         best = scores[:, :-1].flatten(1).topk(R - 1).indices  # (B, K) out of (B, K * V): all texts compete
-        greedy = scores[:, -1:].argmax(2) + (R - 1) * V  # (B, 1), goes on from its own row alone
+        greedy = scores[:, -1:].argmax(2) + (R - 1) * V  # (B, 1), continues its own row only
         index = torch.cat([best, greedy], dim=1)  # (B, R) into (B, R * V)
         parent, token = index // V, index % V
         self.draft.reorder((self.first_row + parent).flatten())
@@ -70,7 +70,7 @@ class Beam:
         self.remember(scores.flatten(1).gather(1, index))
 
     def remember(self, score: Tensor) -> None:
-        """Take over the best ended text of each prompt, given scores (B, R), where it beats the one held."""
+        """Store each prompt's best ended text, by scores (B, R), if it beats the one stored before."""
         score, winner = score.masked_fill(~self.ended, NEVER).max(1)  # (B,)
         better, row = score > self.best_score, self.first_row[:, 0] + winner
         self.best_score = torch.where(better, score, self.best_score)
@@ -78,7 +78,7 @@ class Beam:
         self.best_length = torch.where(better, self.length.flatten()[row], self.best_length)
 
     def is_settled(self) -> bool:
-        """Say whether no text of any beam can still beat the best ended one of its prompt."""
+        """Return whether no text of any beam can still beat the best ended one of its prompt."""
         alive = self.total.masked_fill(self.ended, NEVER).amax(1)  # (B,)
-        # More tokens never make a text likelier, so this is the most that one can reach.
+        # More tokens never raise a log-probability: divided by the largest divisor it is the best score left.
         return bool((alive / length_normaliser(self.limits, self.length_penalty) <= self.best_score).all())

@@ -1,7 +1,7 @@
-"""The transformer: what comes in, the feed-forward part, a block, and a stack of blocks.
+"""The transformer: the input representation, the feed-forward part, a block, and a stack of blocks.
 
-Encoder and decoder are the same stack. They differ by the mask (a decoder's position sees no later one) and
-by cross-attention (a decoder's block also looks at the encoder's result). Vaswani et al. 2017, section 3.
+Encoder and decoder are the same stack. They differ in the mask (a decoder's position attends to none after
+it) and in cross-attention (its blocks also attend to the encoder's output). Vaswani et al. 2017, section 3.
 """
 
 import torch
@@ -20,14 +20,14 @@ class RMSNorm(nn.RMSNorm):
     """x / sqrt(mean(x^2) + eps), times a weight (Zhang and Sennrich 2019, equation 4): no mean, no bias."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., D) -> (..., D)."""
-        y = x.float()  # a square of bfloat16 has two to three digits; rounded before the weight, as in LLaMA
+        """Normalise x: (..., D) -> (..., D)."""
+        y = x.float()  # bfloat16 has two to three digits; rounded to x.dtype before the weight, as in LLaMA
         y = y * (y.square().mean(-1, keepdim=True) + self.eps).rsqrt()
         return self.weight * y.to(x.dtype)
 
 
 def new_norm(config: ModelConfig) -> nn.Module:
-    """Return the norm of this kind of model."""
+    """Return a new norm layer of the kind that `config` names."""
     return (RMSNorm if config.norm_kind == "rms" else nn.LayerNorm)(config.d_model, eps=config.norm_eps)
 
 
@@ -51,14 +51,14 @@ def token_positions(attention_mask: Tensor | None, n_query: int, n_past: int, de
 
 
 def padding_bias(attention_mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """Mask (B, S), 1 for real and 0 for padding -> (B, 1, 1, S), 0 and `BLOCKED`, to add to scores."""
+    """Turn a mask (B, S) into a bias (B, 1, 1, S) for the scores: 1, real -> 0; 0, padding -> `BLOCKED`."""
     return None if attention_mask is None else (attention_mask == 0)[:, None, None, :].to(dtype) * BLOCKED
 
 
 def real_indices(attention_mask: Tensor | None) -> Tensor | None:
-    """Return where the real tokens of a mask (B, T) stand in (B * T,), if few: copying them costs, too."""
+    """Return the indices in (B * T,) of a mask's real tokens, if few, else None: copying costs time, too."""
     if attention_mask is None or attention_mask.device.type != "cpu" or torch.compiler.is_compiling():
-        return None  # a GPU would have to wait for their number
+        return None  # the CPU would have to wait until a GPU has counted them
     real = attention_mask.flatten().nonzero()[:, 0]  # (N,)
     return real if len(real) <= 0.6 * attention_mask.numel() else None
 
@@ -70,7 +70,7 @@ class InputRepresentation(nn.Module):
         super().__init__()
         D, n_position = config.d_model, config.max_positions + config.position_offset
         self.offset = config.position_offset
-        # Token vectors are small where they are the output matrix, too; sinusoids have size 1 (section 3.4).
+        # Token vectors tied to the output matrix are small, sinusoids have size 1: scale up (section 3.4).
         self.scale = D**0.5 if config.scale_embeddings else 1.0
         self.position = nn.Embedding(n_position, D) if config.positions == "learned" else None
         sinusoid = sinusoidal_positions(n_position, D) if config.positions == "sinusoidal" else None
@@ -80,11 +80,11 @@ class InputRepresentation(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, token_vectors: Tensor, positions: Tensor, token_type_ids: Tensor | None) -> Tensor:
-        """Token vectors (B, T, D), positions (T,) or (B, T), segments (B, T) -> hidden states (B, T, D)."""
+        """Turn token vectors (B, T, D), positions (T,) or (B, T), segments (B, T) into states (B, T, D)."""
         x = token_vectors if self.scale == 1 else token_vectors * self.scale
         if self.position is not None:
             x = x + self.position(positions + self.offset)  # (B, T, D) + (T, D) or (B, T, D)
-        elif self.sinusoid is not None:  # neither: ALiBi's bias or a rotation tells the distance
+        elif self.sinusoid is not None:  # neither: ALiBi's bias or a rotation gives distances
             x = x + self.sinusoid[positions + self.offset]
         if self.segment is not None:
             if token_type_ids is None:  # a single text is text A
@@ -94,7 +94,7 @@ class InputRepresentation(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear layers, an activation between, the same at every position (Vaswani et al. 2017, 3.3)."""
+    """Two linear layers with an activation between, the same at each position (Vaswani et al. 2017, 3.3)."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -108,17 +108,17 @@ class FeedForward(nn.Module):
         """(B, T, D) -> (B, T, F) -> (B, T, D)."""
         if self.gate is None:
             return self.down(self.activation(self.up(x)))
-        # Shazeer 2020, "GLU Variants Improve Transformer", equation 6: one layer says how much of the other.
+        # Shazeer 2020, "GLU Variants Improve Transformer", equation 6: one layer scales (gates) the other.
         return self.down(self.activation(self.gate(x)) * self.up(x))
 
     def forward_unpadded(self, x: Tensor, real: Tensor) -> Tensor:
-        """`forward` at the real tokens (N,) of x (B, T, D) alone; 0 at padding, whose states nobody reads."""
+        """Compute `forward` at the `real` tokens (N,) of x (B, T, D) only; padding, never read, gets 0."""
         y = self(x.flatten(0, 1)[real])  # (N, D)
         return y.new_zeros(x.shape).flatten(0, 1).index_copy(0, real, y).view_as(x)
 
 
 class Block(nn.Module):
-    """Self-attention, cross-attention where there is an encoder to look at, feed-forward."""
+    """Self-attention, cross-attention (if there is an encoder), feed-forward."""
 
     def __init__(self, config: ModelConfig, cross: bool):
         super().__init__()
@@ -135,8 +135,8 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x, bias, causal, memory=None, memory_bias=None, cos_sin=None, real=None, cache=None):
-        """x (B, T, D) -> (B, T, D); memory (B, S, D): the encoder's, if any; the rest: `Stack.prepare`."""
-        own, cross = cache or (None, None)  # keys and values of this text, and of memory
+        """Map x (B, T, D) to (B, T, D); memory (B, S, D): the encoder's, if any; others: `Stack.prepare`."""
+        own, cross = cache or (None, None)  # caches of this text's keys and values, and of memory's
         x = self.add(x, self.self_attention, self.self_attention_norm, None, bias, causal, own, cos_sin)
         if self.cross_attention is not None:
             x = self.add(x, self.cross_attention, self.cross_attention_norm, memory, memory_bias, cache=cross)
@@ -145,20 +145,20 @@ class Block(nn.Module):
         return self.add(x, self.feed_forward, self.feed_forward_norm)
 
     def add(self, x: Tensor, part, norm: nn.Module, *args, **options) -> Tensor:
-        """Add to the stream x (B, T, D) what a part makes of it and of its other arguments."""
-        # post, as in 2017: norm(x + part(x)). The gradient passes every norm on its way down, and deep stacks
-        #     need a long warm-up for that (Xiong et al. 2020).
-        # pre, as in GPT-2: x + part(norm(x)). The stream runs from the input to the end untouched, and so
-        #     does its gradient: deep stacks train easily. It grows from sum to sum; a final norm ends that.
+        """Add part(x, *args, **options) to the stream x (B, T, D), with `norm` (pre or post) and dropout."""
+        # post, as in 2017: norm(x + part(x)). The gradient passes through every norm on its way back, so deep
+        #     stacks need a long warm-up (Xiong et al. 2020).
+        # pre, as in GPT-2: x + part(norm(x)). No norm touches the stream x on its way to the end, nor its
+        #     gradient on the way back: deep stacks train easily. x grows with each sum, until the final norm.
         change = part(norm(x) if self.pre else x, *args, **options)
-        if self.training:  # calling it to change nothing would cost a twentieth of a generated token
+        if self.training:  # else dropout does nothing, but its call takes 5 % of the time of a new token
             change = self.dropout(change)
         return x + change if self.pre else norm(x + change)
 
     def forward_at(self, chosen, x, bias, causal, memory, memory_bias, cos_sin=None, real=None) -> Tensor:
-        """`forward(x, ...)[:, chosen]`, (B, n, D); with `causal` the last positions, slice(-n, None)."""
+        """Return `forward(x, ...)[:, chosen]`, (B, n, D); if `causal`, chosen must be slice(-n, None)."""
         norm = self.self_attention_norm
-        h = norm(x) if self.pre else x  # (B, T, D): all T are looked at, what they would become is left out
+        h = norm(x) if self.pre else x  # (B, T, D): all T give keys and values, only n are computed further
         if bias is not None and bias.shape[2] > 1:  # a row for each query
             bias = bias[:, :, chosen]  # (., ., T, S) -> (., ., n, S)
         change = self.dropout(self.self_attention(h, None, bias, causal, None, cos_sin, chosen))  # (B, n, D)
@@ -169,7 +169,7 @@ class Block(nn.Module):
 
 
 class Stack(nn.Module):
-    """The input and n_layer blocks: an encoder, or with `causal` a decoder."""
+    """The input representation and n_layer blocks: an encoder, or with `causal` a decoder."""
 
     def __init__(self, config: ModelConfig, n_layer: int, causal: bool, cross: bool = False):
         super().__init__()
@@ -181,11 +181,11 @@ class Stack(nn.Module):
     def forward(
         self, vectors, attention_mask=None, token_type_ids=None, memory=None, memory_mask=None, caches=None
     ) -> tuple[Tensor, ...]:
-        """Token vectors (B, T, D) -> n_layer + 1 hidden states (B, T, D): the input, then each block's.
+        """Return n_layer + 1 hidden states (B, T, D): the input made of `vectors`, then each block's output.
 
-        `attention_mask` (B, S): 1 real, 0 padding. `token_type_ids` (B, T): 0 text A, 1 text B. `memory`: the
-        encoder's last hidden states (B, S, D), with their mask. `caches`: one pair a block (`new_caches`), to
-        continue a text of which only the T newest of S tokens are given; without, S = T.
+        `vectors`: token vectors (B, T, D). `attention_mask` (B, S): 1 real, 0 padding. `token_type_ids` (B,
+        T): 0 text A, 1 text B. `memory`: the encoder's last states (B, S, D), with their mask. `caches`: one
+        pair a block (`new_caches`), if `vectors` are only the T newest of S tokens; without caches, S = T.
         """
         n_past = caches[0][0].length if caches else 0
         x, *sight = self.prepare(vectors, attention_mask, token_type_ids, memory, memory_mask, n_past)
@@ -195,22 +195,22 @@ class Stack(nn.Module):
         return (*states[:-1], self.norm(states[-1]))
 
     def forward_at(self, chosen: slice, *args) -> tuple[Tensor, ...]:
-        """`forward(*args)` without caches; the last states hold the chosen positions alone, (B, n, D)."""
+        """Return `forward(*args)` without caches; the last states hold only the chosen ones, (B, n, D)."""
         x, *sight = self.prepare(*args)
         states = [x]
-        for block in self.blocks[:-1]:  # every position: the last block looks at all of them
+        for block in self.blocks[:-1]:  # all positions: the last block attends to them
             states.append(block(states[-1], *sight))
         return (*states, self.norm(self.blocks[-1].forward_at(chosen, states[-1], *sight)))
 
     def prepare(
         self, vectors, attention_mask=None, token_type_ids=None, memory=None, memory_mask=None, n_past=0
     ) -> tuple:
-        """Return what the first block reads, and what each block is told: masks, memory, rotations."""
+        """Return the first block's input, and the other arguments of all blocks: masks, memory, rotations."""
         T, limit = vectors.shape[1], self.config.max_positions
         S = n_past + T
         if S > limit:
             raise UserError(f"{S} tokens, but the model has {limit} positions: cut the text")
-        if attention_mask is not None and attention_mask.shape[1] != S:  # would broadcast, and be wrong
+        if attention_mask is not None and attention_mask.shape[1] != S:  # it could broadcast to a wrong mask
             raise ValueError(f"attention_mask has {attention_mask.shape[1]} columns for {S} positions")
         positions = token_positions(attention_mask, T, n_past, vectors.device)
         x = self.embeddings(vectors, positions, token_type_ids)
@@ -223,5 +223,5 @@ class Stack(nn.Module):
             d_head = self.blocks[0].self_attention.d_head
             cos_sin = rotary_cos_sin(positions, d_head, self.config.rope_theta)  # (2, .., T, d_head / 2)
         memory_bias = None if memory is None else padding_bias(memory_mask, x.dtype)
-        causal = False if T == 1 else self.causal  # the newest token alone may look at everything there is
+        causal = False if T == 1 else self.causal  # one newest token may attend to all before it
         return x, bias, causal, memory, memory_bias, cos_sin, None if n_past else real_indices(attention_mask)

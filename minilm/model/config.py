@@ -18,21 +18,21 @@ class ModelConfig:
     n_decoder_layer: int = 0  # blocks of the decoder: a token sees itself and those before it (0: no decoder)
     d_model: int = 768  # D: numbers per position, the "hidden size"
     n_head: int = 12  # H: attention heads
-    n_kv_head: int | None = None  # heads of keys and values, each for a group of queries' heads; none: n_head
+    n_kv_head: int | None = None  # heads of keys and values, each for a group of query heads; none: n_head
     d_head: int | None = None  # numbers per head; none: d_model / n_head
     d_ff: int = 3072  # F: inner width of the feed-forward part
     max_positions: int = 512  # longest sequence, in tokens
     n_segments: int = 0  # 2 where the encoder reads a pair of texts, marked A and B (BERT); else 0
-    positions: Literal["learned", "sinusoidal", "alibi", "rope"] = "learned"  # how the model knows the order
+    positions: Literal["learned", "sinusoidal", "alibi", "rope"] = "learned"  # how it knows the tokens' order
     rope_theta: float = 10000.0  # rope: pair i turns by one radian in theta^(2i / d_head) positions
     position_offset: int = 0  # unused rows before position 0 (2 in BART)
-    init_std: float | None = None  # deviation of the first weights; none: 0.55 / sqrt(d_model)
+    init_std: float | None = None  # standard deviation of the initial weights; none: 0.55 / sqrt(d_model)
     norm: Literal["post", "pre"] = "pre"  # layer norm after each sum (2017, BERT) or before each part (GPT-2)
-    norm_kind: Literal["layer", "rms"] = "layer"  # layer norm, or without its mean and bias (LLaMA)
+    norm_kind: Literal["layer", "rms"] = "layer"  # rms: a norm without mean and bias (LLaMA)
     activation: Literal["relu", "gelu", "gelu_tanh", "silu"] = "gelu"  # inside the feed-forward part
-    gated: bool = False  # the feed-forward part multiplies two layers; with silu SwiGLU (LLaMA)
-    biases: Literal["all", "qkv", "none"] = "all"  # which layers of a block have one (LLaMA: none)
-    qk_norm: bool = False  # an RMS norm in each head, on queries and keys, before they turn (Qwen3)
+    gated: bool = False  # feed-forward: one layer is multiplied by another, a gate; silu: SwiGLU (LLaMA)
+    biases: Literal["all", "qkv", "none"] = "all"  # which linear layers of a block have a bias (LLaMA: none)
+    qk_norm: bool = False  # RMS norm on the queries and keys of each head, before rope turns them (Qwen3)
     embedding_norm: bool = False  # layer norm on the embeddings (BERT, BART)
     final_norm: bool = False  # layer norm after the last block (GPT-2)
     scale_embeddings: bool = False  # token embeddings times sqrt(d_model) (the Transformer of 2017)
@@ -87,7 +87,7 @@ class ModelConfig:
 
 
 # How the models differ, apart from their sizes (Vaswani et al. 2017, Devlin et al. 2019, Sanh et al. 2019,
-# Radford et al. 2019, Lewis et al. 2020, Touvron et al. 2023). Not in the first paper: attention's biases.
+# Radford et al. 2019, Lewis et al. 2020, Touvron et al. 2023). The first paper's attention has no biases.
 # fmt: off
 NAMES =                 ("Transformer", "BERT",    "DistilBERT", "GPT-2",    "BART",    "LLaMA")
 TABLE = {
@@ -115,10 +115,10 @@ TABLE = {
     "tie_embeddings":   (True,         True,      True,      True,        True,      False),
 }
 # fmt: on
-# The CPU-sized models differ from the papers, whose choices delay the moment at which attention begins to
-# work at these widths: with a norm on the embeddings and a dense layer at the end a bert-tiny knows the right
-# place of a thing one time in four after 1,500 steps, else nearly always. With ALiBi bart-tiny rebuilds
-# short texts sooner, and gpt-alibi-tiny learns to read examples (regime 6): the token before is easy to find.
+# The CPU-sized models differ from the papers: at these small widths, the papers' choices delay the step at
+# which attention becomes useful. With embedding norm and head transform, bert-tiny knows the right place of a
+# thing one time in four after 1,500 steps; without, nearly always. With ALiBi the previous token is easy to
+# find: bart-tiny rebuilds short texts sooner, and gpt-alibi-tiny learns to use examples (regime 6).
 TINY = dict(vocab_size=1024, max_positions=128, norm="pre", final_norm=True, norm_eps=1e-5, init_std=None)
 TINY |= dict(embedding_norm=False, head_transform=False, dropout=0.0, attention_dropout=0.0)
 
@@ -130,7 +130,7 @@ def _row(family: str, encoder: int, decoder: int, d_model: int, n_head: int, **o
 
 
 _SMOLLM2 = dict(vocab_size=49152, max_positions=8192, rope_theta=1e5, norm_eps=1e-5, tie_embeddings=True)
-PRESETS: dict[str, ModelConfig] = {  # blocks of the encoder, of the decoder, d_model, n_head
+PRESETS: dict[str, ModelConfig] = {  # _row: family, encoder blocks, decoder blocks, d_model, n_head
     "transformer-base": _row("Transformer", 6, 6, 512, 8),
     "transformer-big": _row("Transformer", 6, 6, 1024, 16, dropout=0.3),
     "bert-base": _row("BERT", 12, 0, 768, 12),

@@ -1,4 +1,4 @@
-"""Text out of a model: `generate` gives ids for ids, `sample` prompts and new tokens as padded columns."""
+"""Text generation: `generate` returns ids like those given, `sample` prompts and new tokens, padded."""
 
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
@@ -34,10 +34,10 @@ def generate(
             lengths or a (B, T) tensor. An encoder-decoder's encoder reads them.
         temperature, top_k, top_p, eos_id, forbidden_ids: see `SamplingRule`; temperature 0 is greedy.
         n_beam: above 1, beam search, which draws nothing: leave temperature, top_k and top_p alone.
-        seed: the same seed gives the same text, see `uniform_numbers`. options: those of `sample`.
+        seed: the same seed gives the same text, see `uniform_numbers`. options: further ones of `sample`.
 
-    Returns the prompts with their new tokens, the end included (of an encoder-decoder the decoder's ids): for
-    one prompt a text of the same type, for a list lists without padding, for (B, T) a tensor (B, T + n) with
+    Returns prompts and new tokens with their end token (of an encoder-decoder: the decoder's ids). One prompt
+    gives one text of the same type, a list gives lists without padding, a (B, T) tensor one (B, T + n) with
     `pad_id` after each end. Raises UserError for a bad setting, or a prompt that the model cannot read.
     """
     rule = SamplingRule(tuple(forbidden_ids), temperature, top_k, top_p, eos_id)
@@ -57,14 +57,14 @@ def sample(
     n_beam: int = 1, *, length_penalty: float = 0.6, decoder_start_id: int | Sequence[int] | None = None,
     pad_id: int | None = None, overflow: str = "slide", watch: Callable[[Tensor], None] | None = None,
 ) -> Sample:  # fmt: skip
-    """Write like `generate`; return prompts and new tokens as padded columns.
+    """Generate like `generate`; return prompts and new tokens as padded columns.
 
     Args:
-        length_penalty: of the beam search, see `length_normaliser`.
+        length_penalty: for beam search, see `length_normaliser`.
         decoder_start_id: what an encoder-decoder's decoder starts from: one id, or several.
-        pad_id: the filling of shorter texts; none: `eos_id`, or 0 without one.
-        overflow: what a text does at the last position: "slide" forgets its oldest quarter, "stop" ends.
-        watch: called with each new token (B,) as soon as it is drawn; not by a beam search.
+        pad_id: the id that pads shorter texts; none: `eos_id`, or 0 without one.
+        overflow: if a text fills all positions, "slide" drops its oldest quarter, "stop" ends the text.
+        watch: called at each step with the new tokens (B,), as soon as they are drawn; not by beam search.
     """
     pad_id = (rule.eos_id or 0) if pad_id is None else pad_id
     check_settings(model, max_new_tokens, rule, n_beam, length_penalty, pad_id, overflow)
@@ -98,7 +98,7 @@ def sample(
 
 
 def write(draft: Draft, rule: SamplingRule, limits: Tensor, seed, pad_id: int, watch=None) -> tuple:
-    """Draw each text up to its end or limit (B,); return ids (B, n) and lengths (B,)."""
+    """Draw tokens up to each text's end or limit (B,); return the new ids (B, n) and their numbers (B,)."""
     n_prompt, n_step = draft.length, int(limits.max())
     uniform = uniform_numbers(seed, len(limits), n_step, limits.device)  # (B, n_step)
     ended = False
@@ -112,16 +112,16 @@ def write(draft: Draft, rule: SamplingRule, limits: Tensor, seed, pad_id: int, w
             if ended.all():
                 break
     ids = draft.ids[:, n_prompt:]  # (B, n)
-    # A text that had ended was written on until the others had: that part goes.
+    # A text that ended before the others was continued with them: those tokens become padding.
     is_end = ids == (-1 if rule.eos_id is None else rule.eos_id)
-    before_end = is_end.cumsum(1) - is_end.long() == 0  # the first end token itself, too
+    before_end = is_end.cumsum(1) - is_end.long() == 0  # true at the first end token, too
     real = before_end & (torch.arange(n_step, device=ids.device) < limits[:, None])
     return ids.masked_fill(~real, pad_id), real.sum(1)
 
 
 @contextmanager
 def evaluation_mode(model):
-    """Switch dropout off, and afterwards each module back to what it was."""
+    """Switch dropout off in this context; then give each module its earlier mode back."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -132,14 +132,14 @@ def evaluation_mode(model):
 
 
 def listed(input_ids) -> tuple[list[list[int]], bool]:
-    """Return ids as a list of prompts, and whether they were several prompts, not one alone."""
+    """Return `input_ids` as a list of prompts, and whether they were a list of prompts or a single one."""
     rows = [row.tolist() if hasattr(row, "tolist") else row for row in input_ids]
     several = any(isinstance(row, Sequence) for row in rows)
     return [list(row) for row in rows] if several else [rows], several
 
 
 def check_prompt(prompt: list[int], name: str, config) -> None:
-    """Raise UserError where the model cannot read the prompt."""
+    """Raise UserError if the model cannot read the prompt."""
     n, limit, last = len(prompt), config.max_positions, config.vocab_size - 1
     if not prompt:
         raise UserError(f"{name} is empty: begin it with one token, for example the one that separates texts")
@@ -151,13 +151,13 @@ def check_prompt(prompt: list[int], name: str, config) -> None:
 
 
 def check_decoder(model) -> None:
-    """Raise UserError, which says what it can do instead, for a model that cannot write."""
+    """Raise UserError for a model without a decoder; the message says what such a model can do."""
     if model.decoder is None:
         raise UserError("an encoder gives embeddings (extract.py); a decoder, as gpt-tiny, writes texts")
 
 
 def check_settings(model, max_new_tokens, rule, n_beam, length_penalty, pad_id, overflow) -> None:
-    """Raise UserError for a model that cannot write, or a setting outside its range."""
+    """Raise UserError for a model without a decoder, or a setting outside its range."""
     check_decoder(model)
     V, draws = model.config.vocab_size, rule.temperature not in (0, 1) or rule.top_k or rule.top_p
     ends = (rule.eos_id, *rule.other_ends) if rule.other_ends or rule.eos_id is not None else ()

@@ -2,9 +2,9 @@
 
     encoder            BERT, DistilBERT: every token sees every token
     decoder            GPT: a token sees itself and those before it
-    encoder-decoder    the Transformer of 2017, BART: the decoder also looks at the encoder's result
+    encoder-decoder    the Transformer of 2017, BART: the decoder also attends to the encoder's output
 
-A model returns hidden states and logits. Losses are the objectives' business.
+A model returns hidden states and logits; the objectives compute losses from them.
 """
 
 from dataclasses import replace
@@ -30,7 +30,7 @@ class Transformer(nn.Module):
         self.tokens = nn.Embedding(V, D)
         n_encoder, n_decoder = config.n_encoder_layer, config.n_decoder_layer
         self.encoder = Stack(config, n_encoder, causal=False) if n_encoder else None
-        one_text = replace(config, n_segments=0)  # a pair of texts A and B is the encoder's business
+        one_text = replace(config, n_segments=0)  # only the encoder marks two texts as A and B
         self.decoder = Stack(one_text, n_decoder, causal=True, cross=n_encoder > 0) if n_decoder else None
         self.pooler = nn.Linear(D, D) if config.pooler else None
         self.next_sentence = nn.Linear(D, 2) if config.next_sentence else None
@@ -44,8 +44,8 @@ class Transformer(nn.Module):
     ) -> Tensor:  # fmt: skip
         """Return the logits (B, T, V) of the decoder, or of the encoder where there is no decoder.
 
-        `attention_mask`: 1 real, 0 padding; `token_type_ids`: 0 text A, 1 text B; (B, T) as the ids. These
-        three are the encoder's where there is one, the other two those of the decoder behind it.
+        `attention_mask`: 1 real, 0 padding; `token_type_ids`: 0 text A, 1 text B; both (B, T) like the ids.
+        If there is an encoder, the first three arguments are its inputs, the other two the decoder's.
         """
         if self.encoder is not None and self.decoder is not None and decoder_input_ids is None:
             raise ValueError("an encoder-decoder gives logits for decoder_input_ids, and none were given")
@@ -56,7 +56,7 @@ class Transformer(nn.Module):
         self, input_ids: Tensor, attention_mask=None, token_type_ids=None,
         decoder_input_ids=None, decoder_attention_mask=None,
     ) -> tuple[Tensor, ...]:  # fmt: skip
-        """Return a stack's n_layer + 1 states (B, T, D), input first; without decoder ids the encoder's."""
+        """Return n_layer + 1 states (B, T, D), input first: the decoder's; without its ids, the encoder's."""
         if self.encoder is None:
             return self.decode(input_ids, attention_mask)
         states = self.encode(input_ids, attention_mask, token_type_ids)
@@ -65,18 +65,18 @@ class Transformer(nn.Module):
         return self.decode(decoder_input_ids, decoder_attention_mask, states[-1], attention_mask)
 
     def encode(self, input_ids, attention_mask=None, token_type_ids=None, n_first=None) -> tuple[Tensor, ...]:
-        """Return the encoder's hidden states; the last block computes the first `n_first` positions alone."""
+        """Return the encoder's hidden states, from the last block only the first `n_first` (none: all)."""
         given = self.tokens(input_ids), attention_mask, token_type_ids  # (B, T) -> (B, T, D)
         return self.encoder(*given) if n_first is None else self.encoder.forward_at(slice(n_first), *given)
 
     def decode(
         self, input_ids, attention_mask=None, memory=None, memory_mask=None, caches=None, n_last=None
     ) -> tuple[Tensor, ...]:
-        """Return the decoder's hidden states; the last block computes the last `n_last` positions alone."""
+        """Return the decoder's hidden states, from the last block only the last `n_last` (none: all)."""
         given = self.tokens(input_ids), attention_mask, None, memory, memory_mask
         if n_last is None:
             return self.decoder(*given, caches)
-        if caches:  # the last block would keep no keys and values of the others
+        if caches:  # `forward_at` does not fill them
             raise ValueError("caches need all positions: leave n_last out")
         return self.decoder.forward_at(slice(-n_last, None), *given)
 
@@ -89,17 +89,17 @@ class Transformer(nn.Module):
         return self.vocabulary(hidden, self.tokens.weight)
 
     def pooled(self, hidden: Tensor) -> Tensor:
-        """The encoder's last hidden states (B, T, D) -> one vector a text (B, D), from the first token."""
+        """Turn the encoder's last states (B, T, D) into a vector per text (B, D), from the first token."""
         return self.pooler(hidden[:, 0]).tanh()
 
     def next_sentence_logits(self, hidden: Tensor) -> Tensor:
-        """The encoder's last hidden states (B, T, D) -> logits (B, 2): 0 B follows A, 1 it does not."""
+        """Turn the encoder's last states (B, T, D) into logits (B, 2): 0 B follows A, 1 it does not."""
         return self.next_sentence(self.pooled(hidden))
 
     def initialise(self, module: nn.Module) -> None:
-        """Draw the weights of one module: normal with deviation `init_std`, biases 0, norms 1."""
-        # Differs from the papers where init_std is none: BERT's 0.02 belongs to a width of 768. At width 64
-        # it keeps a model at the word frequencies for most of a short run.
+        """Draw the weights of one module: normal with standard deviation `init_std`; biases 0, norms 1."""
+        # Differs from the papers where init_std is none: BERT's 0.02 suits a width of 768. At width 64 a
+        # model with 0.02 predicts little more than word frequencies for most of a short run.
         std = self.config.init_std
         std = 0.55 * self.config.d_model**-0.5 if std is None else std
         if isinstance(module, (nn.Linear, nn.Embedding)):
@@ -108,13 +108,13 @@ class Transformer(nn.Module):
             nn.init.zeros_(module.bias)
 
     def shrink_residual_outputs(self) -> None:
-        """Divide what pre-norm blocks add to the stream by sqrt(additions) (Radford et al. 2019, 2.3)."""
+        """Scale what adds to a pre-norm stack's stream by 1 / sqrt(additions) (Radford et al. 2019, 2.3)."""
         if self.config.norm == "post":
-            return  # such models norm each sum instead
+            return  # post-norm models normalise each sum instead
         for stack in filter(None, (self.encoder, self.decoder)):
             outputs = [part.out for part in stack.modules() if isinstance(part, MultiHeadAttention)]
             outputs += [block.feed_forward.down for block in stack.blocks]
-            for layer in outputs:  # a sum of n such terms has sqrt(n) times the size of one
+            for layer in outputs:  # a sum of n independent terms is sqrt(n) times as large as one
                 layer.weight.data.mul_(len(outputs) ** -0.5)
 
     def use_explicit_attention(self, explicit: bool = True) -> "Transformer":
@@ -130,7 +130,7 @@ class Transformer(nn.Module):
 
 
 class VocabularyHead(nn.Module):
-    """From hidden states to a score for each token of the vocabulary."""
+    """From hidden states to logits: a score for each token of the vocabulary."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -142,24 +142,24 @@ class VocabularyHead(nn.Module):
         self.output = None if config.tie_embeddings else nn.Linear(D, V, bias=False)
 
     def forward(self, hidden: Tensor, token_vectors: Tensor) -> Tensor:
-        """Hidden states (..., D), the vectors of all tokens (V, D) -> (..., V)."""
+        """Turn hidden states (..., D) and the vectors of all tokens (V, D) into logits (..., V)."""
         return F.linear(*self.factors(hidden, token_vectors))  # (..., D) @ (D, V) -> (..., V)
 
     def factors(self, hidden: Tensor, token_vectors: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return what is multiplied: states (..., D), a vector for each token (V, D), and a bias (V,)."""
+        """Return the factors of the logits: states (..., D), the output matrix (V, D), and a bias (V,)."""
         if self.dense is not None:
             hidden = self.norm(self.activation(self.dense(hidden)))
-        # Tied (Press and Wolf 2017): a score is the product with the token's own vector. What is learnt of a
-        # token that is read serves where it is to be written, and V * D weights are saved, a third of gpt2's.
+        # Tied (Press and Wolf 2017): a logit is the dot product with the token's own input vector. What is
+        # learnt of a token as input also helps to predict it, and V * D weights are saved, a third of gpt2's.
         weight = token_vectors if self.output is None else self.output.weight
         return hidden, weight, self.bias
 
 
-build = Transformer  # of a config: a model with fresh weights, drawn from torch's global generator
+build = Transformer  # build(config): a model with new random weights, from torch's global generator
 
 
 class Undrawn(TorchFunctionMode):
-    """While it lasts no initial weight is drawn: for a model that gets its weights from a file at once."""
+    """A context in which no initial weights are drawn: for a model whose weights come from a file."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         if function in (nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_):
@@ -168,13 +168,13 @@ class Undrawn(TorchFunctionMode):
 
 
 def build_for_weights(config: ModelConfig, tensors: dict[str, Tensor], where) -> Transformer:
-    """Return a model with weights undrawn, for `tensors` to fill; UserError where they are far too few.
+    """Return a model without initial weights, to load `tensors` into; UserError if these are far too few.
 
-    A config.json from elsewhere may ask for any number of layers: `tensors` is what stands beside it.
+    A config.json from elsewhere may ask for a model of any size; `tensors` are the weights stored beside it.
     """
     D, width = config.d_model, config.n_head * (config.d_head or config.d_model // config.n_head)
     n_row = config.vocab_size + (config.max_positions if config.positions == "learned" else 0)
-    least = n_row * D + config.n_layer * 2 * D * (width + config.d_ff)  # q and out, up and down
+    least = n_row * D + config.n_layer * 2 * D * (width + config.d_ff)  # q and out, up and down of each block
     sizes = [size for size in vars(config).values() if type(size) is int]
     if max(least, *sizes) > 10**6 + 2 * sum(t.numel() for t in tensors.values()):  # heads may be missing
         raise UserError(f"{where}: describes a model far larger than the weights beside it; get both anew")
