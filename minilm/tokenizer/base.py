@@ -12,21 +12,21 @@ from ..plumbing.errors import UserError, suggest
 from ..plumbing.folders import atomic_write, read_json
 from ..plumbing.settings import checked
 
-AS_TEXT = ("utf-8", "surrogateescape")  # bytes in JSON: a byte xx that is no UTF-8 becomes \udcxx
-CACHE = 2**15  # distinct words whose ids are remembered: most words of a text are among its commonest
+AS_TEXT = ("utf-8", "surrogateescape")  # how JSON holds bytes: a byte xx that is no UTF-8 becomes \udcxx
+CACHE = 2**15  # distinct words whose ids are cached: a text's commonest words make up most of it
 
 
 class Tokenizer:
-    """Subclasses say what a word is (`words`) and how it becomes ids (`encode_word`). `vocab`: id -> bytes.
+    """The base class; subclasses define `words` of a text and `encode_word` (to ids). `vocab`: id -> bytes.
 
     Our code asks for [CLS], [SEP], [PAD], [MASK] and <|endoftext|>; where a published vocabulary has <s> and
-    </s> for these parts, its `aliases` say so. UserError for an alias of no special token. `added_ids`: words
-    that a published vocabulary was given later; found in every text before it is cut, and written as others.
+    </s> instead, `aliases` maps our names to them. UserError for an alias of no special token. `added_ids`:
+    words added later to a published vocabulary; found before a text is cut into words, decoded like others.
     """
 
-    FORMAT, SAVED = "", ()  # "format" in the file, and which of the constructor's arguments it holds
-    longest = None  # tokens of a row beyond which a published model of text vectors reads nothing
-    ends = ()  # ids at which a published model stops writing, as its folder says
+    FORMAT, SAVED = "", ()  # "format" in the file, and the constructor's arguments that it holds
+    longest = None  # most tokens of a row that a published embedding model reads
+    ends = ()  # ids of the tokens that end a published model's texts, as its folder says
 
     def __init__(self, vocab: dict[int, bytes], special_ids: dict, aliases, added_ids: dict, fold=str):
         self.vocab, self.special_tokens, self.aliases = vocab, tuple(special_ids), dict(aliases or {})
@@ -39,25 +39,25 @@ class Tokenizer:
         self._encode_cached = lru_cache(CACHE)(self.encode_word)
 
     def __reduce__(self):
-        """Travel to another process as what it was made from: a cache cannot."""
+        """Pickle the constructor's arguments, for another process: the cache cannot be pickled."""
         made_from = {name: getattr(self, name) for name in self.SAVED}
         return partial(type(self), **made_from), (), {"longest": self.longest, "ends": self.ends}
 
     def finder(self, tokens: Iterable[str]) -> re.Pattern:
-        """Return what finds these tokens in a text."""
-        longest_first = sorted(tokens, key=len, reverse=True)  # re takes the first that fits
-        exact = {*self._special_ids} if self._fold is str.lower else {*longest_first}  # others: in any case
-        # Without "a", for ASCII alone, re would take "\u017f" for an "s", which `lower` does not.
+        """Return a pattern that finds these tokens in a text."""
+        longest_first = sorted(tokens, key=len, reverse=True)  # re takes the first alternative that fits
+        exact = {*self._special_ids} if self._fold is str.lower else {*longest_first}  # others: ignore case
+        # The flag "a" limits "i" to ASCII: else re takes "\u017f" (long s) for an "s", but `lower` does not.
         either = (f"(?{'' if t in exact else 'ai'}:{re.escape(t)})" for t in longest_first)
-        return re.compile(f"({'|'.join(either) or '(?!)'})")  # (?!): found nowhere
+        return re.compile(f"({'|'.join(either) or '(?!)'})")  # (?!): never matches
 
     @property
     def vocab_size(self) -> int:
-        """All ids are below this: the rows that an embedding needs."""
+        """Return the greatest id + 1: the number of rows that an embedding needs."""
         return max(self.vocab) + 1
 
     def special_id(self, token: str) -> int:
-        """Return the id of a special token, or of its alias; UserError where there is none of that name."""
+        """Return the id of a special token, given its name or an alias; UserError for any other name."""
         name = token if token in self._special_ids else self.aliases.get(token)
         if name is None:
             near = suggest(token, [*self._special_ids, *self.aliases])
@@ -65,7 +65,7 @@ class Tokenizer:
         return self._special_ids[name]
 
     def encode(self, text: str, allow_special: bool = True) -> list[int]:
-        """Text -> ids, none put around it; special tokens in it count as such if allowed, longest first."""
+        """Return a text's ids, none added around it; special tokens in it count if allowed, longest first."""
         ids = []
         for i, part in enumerate(self._finders[allow_special].split(text)):
             if i % 2:  # `split` returns text, token, text, ...
@@ -75,15 +75,15 @@ class Tokenizer:
         return ids
 
     def encode_located(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """`encode` without special tokens, and which text[a:b] each token stands for, no spaces around it.
+        """Return `encode(text, False)`, and for each token its place (a, b): text[a:b], spaces stripped.
 
-        A token with only some bytes of a letter has the place of the whole letter, [UNK] of its whole word.
+        A token of only some bytes of a letter gets the place of the whole letter, [UNK] that of its word.
         """
         ids, places, start = [], [], 0
         for i, part in enumerate(self._finders[False].split(text)):
             for word, letters in [(part, [(0, len(part))])] if i % 2 else self.located_words(part):
                 found = [self._added_ids[self._fold(word)]] if i % 2 else self._encode_cached(word)
-                sizes = [len(self.vocab[token]) for token in found[:-1]]  # in bytes, as `letters` has places
+                sizes = [len(self.vocab[token]) for token in found[:-1]]  # in bytes, like `letters`
                 for first, end in pairwise([*accumulate(sizes, initial=0), len(letters)]):
                     a, b = start + letters[first][0], start + letters[end - 1][1]
                     a = b - len(text[a:b].lstrip())  # without the spaces before it
@@ -93,18 +93,18 @@ class Tokenizer:
         return ids, places
 
     def never_written(self, n_row: int, end: int) -> tuple[int, ...]:
-        """Return the ids that no text has: special tokens but its end, rows of a model without a token."""
+        """Return the ids to forbid in generation: special tokens but `end`, model rows without a token."""
         return tuple(({*range(n_row)} - self.vocab.keys()) | ({*self._special_ids.values()} - {end}))
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """Ids -> bytes; UserError names an id that the vocabulary lacks."""
+        """Turn ids into bytes; UserError for an id that the vocabulary lacks."""
         try:
             return b"".join([self.vocab[i] for i in map(operator.index, ids)])
         except KeyError as error:
             raise UserError(f"id {error.args[0]} is not in the vocabulary of {len(self.vocab)} ids") from None
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Ids -> text; bytes that are no UTF-8 become U+FFFD. UserError as `decode_bytes`."""
+        """Turn ids into text; bytes that are no UTF-8 become U+FFFD. UserError as in `decode_bytes`."""
         return self.decode_bytes(ids).decode("utf-8", "replace")
 
     def save(self, path: str | Path) -> None:
@@ -116,7 +116,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":
-        """Read what `save` wrote; UserError names a file that is damaged or another program's."""
+        """Read what `save` wrote; UserError for a file that is damaged, or not written by `save`."""
         types = dict(longest=int | None, pattern=str | None, ends=tuple[int, ...])
         data = checked(path, read_json(path), types, whole=False)
         try:
@@ -131,5 +131,5 @@ class Tokenizer:
 
     @staticmethod
     def read(data: dict) -> dict:
-        """Return the arguments of the constructor from what the file holds."""
+        """Return the constructor's arguments, given the contents of the file."""
         return data

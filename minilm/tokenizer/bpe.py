@@ -1,7 +1,7 @@
 """Byte-level byte-pair encoding: text -> words (pre-tokens) -> bytes -> merges -> ids.
 
 Sennrich, Haddow and Birch 2016 (arXiv 1508.07909, section 3.2), over bytes as in GPT-2 (Radford et al. 2019,
-section 2.2). `train_naive` learns which neighbours to join, `train_fast` the same sooner, `BPE` joins them.
+section 2.2). `train_naive` learns what to join, `train_fast` learns the same in less time, `BPE` applies it.
 """
 
 import json
@@ -17,10 +17,10 @@ from ..plumbing.errors import UserError
 from .base import AS_TEXT, Tokenizer
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "<|endoftext|>")
-CHUNK = 2**14  # characters that `encode_iterable` looks at together
+CHUNK = 2**14  # characters that `encode_iterable` cuts into words at a time
 # Why bytes: 256 tokens spell every text of every script, so no text holds an unknown token.
 BYTES = [bytes([byte]) for byte in range(256)]
-# GPT-2's files write a byte as a character that shows: its own, else the next one from U+0100 on.
+# GPT-2's files write a byte as a visible character: its own, else the next unused one from U+0100 on.
 _SHOWN, _spare = {*range(33, 127), *range(161, 173), *range(174, 256)}, iter(range(256, 512))
 BYTE_CHARACTERS = [chr(byte if byte in _SHOWN else next(_spare)) for byte in range(256)]
 # GPT-2's '(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+ for ASCII. White space is
@@ -28,7 +28,7 @@ BYTE_CHARACTERS = [chr(byte if byte in _SHOWN else next(_spare)) for byte in ran
 GPT2_PATTERN = re.compile(
     r"'(?:[sdmt]|ll|ve|re)| ?[A-Za-z]+| ?[0-9]+| ?[^\t-\r A-Za-z0-9]+|[\t-\r ]+(?![^\t-\r ])|[\t-\r ]+"
 )
-# Those of later models, by name. GPT-4's joins a mark or a space to a word, and line ends to marks.
+# Patterns of later models, by name. GPT-4's joins a mark or a space to a word, and line ends to marks.
 _GPT4 = r"(?i:'(?:[sdmt]|ll|ve|re))|[^\r\nA-Za-z0-9]?[A-Za-z]+|[0-9]{1,3}| ?[^\t-\r A-Za-z0-9]+[\r\n]*"
 _GPT4 += r"|[\t-\r ]*[\r\n]+|[\t-\r ]+(?![^\t-\r ])|[\t-\r ]+"
 PATTERNS = {
@@ -41,15 +41,15 @@ PATTERNS = {
 
 
 def _stand_in(match: re.Match) -> str:
-    """Return an ASCII character of the same class as the one found, in the Unicode of the running Python."""
+    """Return an ASCII character of the same class as the match, by the Unicode of the running Python."""
     char = match.group()
     # isalpha is exactly \p{L}; isnumeric is \p{N} and letters such as U+4E00, "one". No contraction holds
-    # an "A" (but GPT-4's takes U+017F, a long s, for an s); GPT-2's words begin with a space, never a tab.
+    # an "A" (but GPT-4's takes U+017F, a long s, for an s); a GPT-2 word may begin with a space, not a tab.
     return "A" if char.isalpha() else "0" if char.isnumeric() else "\t" if char.isspace() else "!"
 
 
 def pre_tokens(text: str, pattern: re.Pattern = GPT2_PATTERN) -> list[str]:
-    """Cut a text into words that no merge crosses: the matches of `pattern`, which leaves nothing between."""
+    """Cut a text into words that no merge crosses: the matches of `pattern`, which cover the whole text."""
     if text.isascii():
         return pattern.findall(text)
     shape = re.sub(r"[^\x00-\x7f]", _stand_in, text)
@@ -57,7 +57,7 @@ def pre_tokens(text: str, pattern: re.Pattern = GPT2_PATTERN) -> list[str]:
 
 
 def join(tokens: list[bytes], a: bytes, b: bytes) -> list[tuple]:
-    """Join neighbours a, b in place, from left to right; return the pairs beside them, before and after."""
+    """Join neighbours a, b in place, from left to right; return (old, new) for each pair beside them."""
     changes, joined = [], []
     for i, token in enumerate(tokens):
         if token == b and joined[-1:] == [a]:  # x a b y -> x ab y
@@ -68,25 +68,25 @@ def join(tokens: list[bytes], a: bytes, b: bytes) -> list[tuple]:
                 changes.append(((b, tokens[i + 1]), (a + b, tokens[i + 1])))
         else:
             joined.append(token)
-    tokens[:] = joined  # at once: to move the rest for each pair would take n^2 in a word of n letters
+    tokens[:] = joined  # all at once: shifting the rest for each pair would take n^2 steps for n tokens
     return changes
 
 
 def train_naive(words: dict[bytes, int], n_merges: int) -> list[tuple[bytes, bytes]]:
-    """Learn merges (Sennrich et al. 2016, section 3.2): count all pairs, join the best, count all again.
+    """Learn merges (Sennrich et al. 2016, section 3.2): count all pairs, join the commonest, count again.
 
-    `words`: distinct word -> how often it occurs. Fewer merges come back where the pairs run out.
+    `words`: distinct word -> its count. Ties go to the greater pair. Returns fewer merges if no pair is left.
     """
     sequences, merges = {word: [BYTES[byte] for byte in word] for word in words}, []
     while len(merges) < n_merges:
         counts = Counter()
         for word, tokens in sequences.items():
             for pair in pairwise(tokens):
-                counts[pair] += words[word]  # a word that occurs a thousand times is looked at once
+                counts[pair] += words[word]  # a word that occurs a thousand times is visited once
         if not counts:
             break
-        # Ties go to the greater pair of byte strings (the rule of Stanford's CS336): without some rule the
-        # same text would give another vocabulary on another machine.
+        # Ties go to the greater pair of byte strings (the rule of Stanford's CS336): without a rule the same
+        # text could give another vocabulary on another machine.
         best = max(counts, key=lambda pair: (counts[pair], pair))
         merges.append(best)
         for tokens in sequences.values():
@@ -95,11 +95,11 @@ def train_naive(words: dict[bytes, int], n_merges: int) -> list[tuple[bytes, byt
 
 
 def train_fast(words: dict[bytes, int], n_merges: int, cut=None) -> list[tuple[bytes, bytes]]:
-    """Learn what `train_naive` does, but count only what a joined pair changes; `cut`: word -> tokens."""
+    """Learn what `train_naive` learns, but recount only what a merge changes; `cut`: word -> first tokens."""
 
     def ranked(pair: tuple[bytes, bytes]) -> tuple:
-        # A heap gives its smallest first, so all is negated: the most frequent pair, then the greatest. The 1
-        # that ends a token puts "ab" before its own beginning "a".
+        # A heap yields its smallest item first, so numbers are negated: the most frequent pair comes first,
+        # then the greatest. The 1 at the end of a token puts "ab" before its prefix "a".
         return -counts[pair], *((*map(operator.neg, token), 1) for token in pair), pair
 
     sequences = {word: cut(word) if cut else [BYTES[byte] for byte in word] for word in words}
@@ -111,7 +111,7 @@ def train_fast(words: dict[bytes, int], n_merges: int, cut=None) -> list[tuple[b
     heap = sorted(map(ranked, counts))  # sorted, a list is a heap
     while heap and len(merges) < n_merges:
         negative_count, *_, pair = heappop(heap)
-        if -negative_count != counts[pair]:  # out of date: other merges have taken some of these pairs
+        if -negative_count != counts[pair]:  # out of date: other merges have used up some of these pairs
             if counts[pair]:
                 heappush(heap, ranked(pair))
             continue
@@ -130,10 +130,10 @@ def train_fast(words: dict[bytes, int], n_merges: int, cut=None) -> list[tuple[b
 
 
 class BPE(Tokenizer):
-    """`vocab`: id -> bytes. `merges`: pairs of bytes in the order learnt. `pattern`: of PATTERNS.
+    """Byte-level BPE. `vocab`: id -> bytes. `merges`: pairs of bytes, oldest first. `pattern`: of PATTERNS.
 
-    A special token that `vocab` lacks gets the next free id. UserError for one that is repeated or of one
-    byte, for a merge without an id, and for an unknown pattern. A byte without an id is left out of a text.
+    A special token that `vocab` lacks gets the next free id. UserError for one that is repeated or has one
+    byte, for a merge without an id, and for an unknown pattern. `encode` leaves out a byte without an id.
     """
 
     FORMAT = "minilm byte-level BPE 1"
@@ -163,7 +163,7 @@ class BPE(Tokenizer):
         """Learn `vocab_size` ids from an iterable of str, fewer if no pair is left. `learn`: fast or naive.
 
         Ids: special tokens in their order, the 256 bytes, the merges. A special token cuts a text and is not
-        learnt from. UserError: `vocab_size` below 256 + special tokens, and as `BPE` and `words`.
+        learnt from. UserError if `vocab_size` is below 256 + special tokens, and as in `BPE` and `words`.
         """
         start = [token.encode() for token in special_tokens] + BYTES
         if vocab_size < len(start):
@@ -183,7 +183,7 @@ class BPE(Tokenizer):
         return more
 
     def count_words(self, texts) -> dict[bytes, int]:
-        """Count each distinct word once for all: merging looks at thousands of words, not at millions."""
+        """Return the count of each distinct word: merging then visits thousands of words, not millions."""
         counts = Counter()
         for text in [texts] if isinstance(texts, str) else texts:
             for part in self._finders[True].split(text)[::2]:  # text, token, text, ...
@@ -191,7 +191,7 @@ class BPE(Tokenizer):
         return {word.encode(): count for word, count in counts.items()}
 
     def words(self, text: str) -> list[str]:
-        """Cut a text into its words. UserError for half a UTF-16 pair, which has no bytes in UTF-8."""
+        """Cut a text into words. UserError for a lone surrogate (half a UTF-16 pair): it has no UTF-8."""
         try:
             text.encode()
         except UnicodeEncodeError as error:
@@ -200,8 +200,8 @@ class BPE(Tokenizer):
         return pre_tokens(text, self._pattern)
 
     def encode_word(self, word: str) -> tuple[int, ...]:
-        """One word -> ids, by the merge learnt first, leftmost first, while one applies; n log n."""
-        # Plainly: join the leftmost pair of the lowest rank, again and again. A heap (sorted) has it at once.
+        """Turn a word into ids: apply the merge learnt first, leftmost first, while any applies; n log n."""
+        # In short: join the leftmost pair of the lowest rank, again and again. A heap yields it at once.
         ids = [self._byte_ids[byte] for byte in word.encode() if byte in self._byte_ids] + [None]
         left, right = [*range(-1, len(ids) - 1)], [*range(1, len(ids)), 0]  # neighbours; ends lead to None
         heap = sorted((self._ranks[pair], i) for i, pair in enumerate(pairwise(ids)) if pair in self._ranks)
@@ -217,7 +217,7 @@ class BPE(Tokenizer):
         return tuple(i for i in ids if i is not None)
 
     def encode_iterable(self, iterable: Iterable[str], allow_special: bool = True) -> Iterator[int]:
-        """Yield the ids that `encode` gives for the joined strings (lines of a file, say), cut anywhere.
+        """Yield the ids that `encode` gives for the strings joined (such as lines), wherever they are cut.
 
         Memory: the cache, `CHUNK` characters, the longest two words (a megabyte without a space is one).
         """
@@ -229,13 +229,13 @@ class BPE(Tokenizer):
                     ids, end = self._encode_settled(waiting, allow_special)
                     yield from ids
                     waiting = waiting[end:]
-                    enough = CHUNK + 2 * len(waiting)  # so a long word is not searched for every chunk
+                    enough = CHUNK + 2 * len(waiting)  # so a long word is not cut anew with every chunk
         yield from self.encode(waiting, allow_special)
 
     def _encode_settled(self, text: str, allow_special: bool) -> tuple[list[int], int]:
-        """Return the ids that no text behind this one can change, and where in it they end."""
+        """Return the ids that no text after this one can change, and where in `text` they end."""
         longest = max(map(len, (*self.special_tokens, *self.added_tokens)), default=1)
-        in_sight = len(text) - longest + 1  # a special token that begins before is seen whole
+        in_sight = len(text) - longest + 1  # a special token that begins before it is here as a whole
         found = self._finders[allow_special].finditer(text)
         start = max((match.end() for match in found if match.start() < in_sight), default=0)
         # Two words are held back, not one: "'" and "l" become "'ll" when an "l" follows.
@@ -244,7 +244,7 @@ class BPE(Tokenizer):
         return ids + [*chain.from_iterable(map(self._encode_cached, words))], start + sum(map(len, words))
 
     def located_words(self, text: str) -> Iterator[tuple[str, list[tuple[int, int]]]]:
-        """Yield the words, and of each byte of a word which letter text[a:b] it is of."""
+        """Yield each word, and for each of its bytes the place (a, b) of its letter, text[a:b]."""
         place = 0
         for word in self.words(text):
             yield word, [(i, i + 1) for i, letter in enumerate(word, start=place) for _ in letter.encode()]
@@ -252,7 +252,7 @@ class BPE(Tokenizer):
 
     @staticmethod
     def read(data: dict) -> dict:
-        """Return the arguments of the constructor: text becomes bytes, \\udcxx the byte xx."""
+        """Return the constructor's arguments: text becomes bytes, \\udcxx becomes the byte xx."""
         vocab = {int(i): text.encode(*AS_TEXT) for i, text in data["vocab"].items()}
         merges = [(a.encode(*AS_TEXT), b.encode(*AS_TEXT)) for a, b in data["merges"]]
         return data | dict(vocab=vocab, merges=merges)

@@ -1,8 +1,8 @@
-"""BERT's tokenizer: text -> words -> the longest pieces that the vocabulary has.
+"""BERT's tokenizer: text -> words -> the longest pieces that are in the vocabulary.
 
 Sources: Devlin et al. 2019 and the authors' code (basic tokenization); Wu et al. 2016, "Google's Neural
-Machine Translation System", section 4.1 (word pieces). Spaces are not tokens, so a text does not come back
-exactly. The Unicode is that of the running Python; that of the Rust library `tokenizers` is of 2015.
+Machine Translation System", section 4.1 (word pieces). Spaces are not tokens, so decoding restores a text
+only nearly. Unicode is that of the running Python; the Rust library `tokenizers` has Unicode of 2015.
 """
 
 import re
@@ -16,13 +16,13 @@ from .base import Tokenizer
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 ALIASES = {"<|endoftext|>": "[SEP]"}  # only [SEP] ends anything in BERT, so it separates documents too
 LONGEST_WORD = 100  # characters; a longer word is [UNK], as in the Rust library; the authors' code: 200
-# Blocks of ideographs, each a word, as in the Rust library; the authors' code also has U+2B820 to U+2B91F.
+# Blocks of ideographs, each one a word, as in the Rust library; the authors' code adds U+2B820 to U+2B91F.
 IDEOGRAPHS = ((0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F), (0x2B740, 0x2B81F))
 IDEOGRAPHS += ((0x2B920, 0x2CEAF), (0xF900, 0xFAFF), (0x2F800, 0x2FA1F))
 
 
 class CharacterTable(dict):
-    """What each character becomes, for `str.translate`: `rule` is asked once for each."""
+    """A table for `str.translate`: `rule` says what a character becomes, and is called once for each."""
 
     def __init__(self, rule: Callable[[str], str]):
         self.rule = rule
@@ -32,10 +32,10 @@ class CharacterTable(dict):
 
 
 class WordPiece(Tokenizer):
-    """A tokenizer from the tokens of a vocab.txt in the order of their ids; of equal ones the last counts.
+    """A tokenizer from the tokens of a vocab.txt in the order of their ids; of equal tokens the last counts.
 
     `lower_case`: "The" and "the" are one word. `strip_accents`: "é" is "e"; none: as `lower_case`.
-    `chinese_characters`: each ideograph is a word. UserError for a special token that is no token.
+    `chinese_characters`: each ideograph is a word. UserError for a special token not in `tokens`, or "##...".
     """
 
     FORMAT = "minilm WordPiece 1"
@@ -54,7 +54,7 @@ class WordPiece(Tokenizer):
             what = "a piece of words" if bad[0] in self._ids else f"none of {len(tokens)} tokens"
             raise UserError(f"the special token {bad[0]!r} is {what}")
         special_ids = {token: self._ids[token] for token in special_tokens}
-        vocab = {}  # what an id stands for: "##ing" is b"ing", "go" begins a word, b" go"; "," has no space
+        vocab = {}  # id -> bytes: "##ing" is b"ing"; "go" begins a word, so it is b" go"; "," gets no space
         for i, token in enumerate(self.tokens):
             space = " " if token not in special_ids and token[:1].isalnum() else ""
             vocab[i] = (space + token.removeprefix("##")).encode("utf-8", "replace")
@@ -72,13 +72,13 @@ class WordPiece(Tokenizer):
         """Return the words and punctuation of a text with spaces between."""
         text = text.translate(self._clean)
         if self._strips and not text.isascii():
-            # An accent becomes a character of its own. Letter by letter: no long run of marks is sorted.
+            # NFD makes an accent a character of its own. Letter by letter: NFD of n marks takes n^2 steps.
             text = "".join([unicodedata.normalize("NFD", letter) for letter in text])
         return text.translate(self._shape)
 
     def located_words(self, text: str) -> Iterator[tuple[str, list[tuple[int, int]]]]:
-        """Yield the words, and which text[a:b] each byte is of that `vocab` has for the word."""
-        # A letter with its combining marks: alone, either would be shaped otherwise.
+        """Yield each word, and for each byte that `vocab` has for it the place (a, b) it has in the text."""
+        # A letter together with its combining marks: alone, each would be shaped differently.
         starts = [i for i, letter in enumerate(text) if i == 0 or not unicodedata.combining(letter)]
         spans = pairwise([*starts, len(text)])
         shaped = [(letter, (a, b)) for a, b in spans for letter in self.shaped(text[a:b])]
@@ -87,7 +87,7 @@ class WordPiece(Tokenizer):
             yield word.group(), (places[:1] if word.group()[0].isalnum() else []) + places  # its space first
 
     def _clean_rule(self, character: str) -> str:
-        """Turn white space into a space, drop control characters, set an ideograph apart."""
+        """Turn white space into a space, drop control characters, put spaces around an ideograph."""
         category = unicodedata.category(character)
         if character in "\t\n\r" or character.isspace() and category != "Cc":
             return " "
@@ -97,20 +97,20 @@ class WordPiece(Tokenizer):
         return f" {character} " if self.chinese_characters and ideograph else character
 
     def _shape_rule(self, character: str) -> str:
-        """Drop an accent, lower a letter, set punctuation apart; all white space is a space already."""
+        """Drop an accent, lower-case a letter, put spaces around punctuation; follows `_clean_rule`."""
         category = unicodedata.category(character)
         if self._strips and category == "Mn":
             return ""
         if category[0] == "P" or character in "$+<=>^`|~":  # all symbols of ASCII are punctuation here
             return f" {character} "
-        # Letter by letter: of a word, Python would turn a last sigma into another letter.
+        # Letter by letter: in a whole word, Python turns a capital sigma at the end into another letter.
         return character.lower() if self.lower_case else character
 
     def encode_word(self, word: str) -> tuple[int, ...]:
-        """One word -> ids, the longest piece first; [UNK] where none fits, and beyond LONGEST_WORD."""
+        """Turn a word into ids, always of the longest piece; [UNK] if none fits, or above LONGEST_WORD."""
         ids, start = [], 0
         while start < len(word) <= LONGEST_WORD:
-            prefix = "##" if start else ""  # inside a word; others begin one, so spaces need no token
+            prefix = "##" if start else ""  # inside a word; pieces without ## begin one: no token for spaces
             for end in range(len(word), start, -1):
                 if (found := self._ids.get(prefix + word[start:end])) is not None:
                     break
@@ -121,7 +121,7 @@ class WordPiece(Tokenizer):
         return tuple(ids) if start == len(word) else (self._unknown,)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Ids -> text, as near to the original as the pieces say. UserError as `decode_bytes`."""
+        """Turn ids into text, as near to the original as the pieces tell. UserError as in `decode_bytes`."""
         return super().decode(ids).removeprefix(" ")
 
     def extend(self, texts, n_new: int) -> "WordPiece":
