@@ -1,1 +1,1 @@
-"""The one loop that trains every model, what it asks of an objective, and what figures count."""
+"""The one loop that trains every model, its interface to objectives, logs, checkpoints, and metrics."""

@@ -1,4 +1,4 @@
-"""What stands beside the steps of a run: what is told and kept of it, and how it is stopped."""
+"""All that surrounds the steps of a run: its log, its checkpoints, early stopping, interruption."""
 
 import math
 import sys
@@ -19,24 +19,24 @@ from ..plumbing.script import process_count, process_rank
 from ..plumbing.settings import checked, typed
 from .objective import evaluate
 
-# `optimizer`: moments by the name of their weight; `stopping`: `EarlyStopping.state`; `objective`: its state.
+# Types in trainer.pt. `optimizer`: moments by weight name; `stopping`, `objective`: the `state` of these.
 STATE = dict(step=int, seconds=float, before=dict | None, model=dict, optimizer=dict, stopping=dict)
 STATE["objective"] = float | None
 
 
 class EarlyStopping:
-    """Keeps the weights with the lowest validation loss, and stops where it rises.
+    """Keep the weights with the lowest validation loss, and count the evaluations since.
 
-    A model that learns from few examples soon knows them by heart: its loss on others rises while its own
-    falls. After `patience` evaluations in a row without a new lowest loss it is time to stop; 0: never, and
-    the last weights are kept. Source: Prechelt 1998, "Early Stopping - But When?".
+    A model that learns from few examples soon knows them by heart: the validation loss rises while the
+    training loss falls. Training stops after `patience` evaluations in a row without a new lowest loss; 0:
+    never, and the last weights are kept. Source: Prechelt 1998, "Early Stopping - But When?".
     """
 
     def __init__(self, patience: int):
         self.patience, self.state = patience, dict(loss=None, n_worse=0, model=None)
 
     def note(self, metrics: dict[str, float], model: torch.nn.Module) -> None:
-        """Take note of an evaluation."""
+        """Record an evaluation, and the weights if its loss is the lowest so far."""
         best = self.state["loss"]
         if self.patience and (best is None or metrics["loss"] < best):
             weights = {name: value.clone() for name, value in model.state_dict().items()}
@@ -46,29 +46,29 @@ class EarlyStopping:
 
 
 class Progress:
-    """Tells how training goes: a bar, lines for a person, log.jsonl.
+    """Report how training goes: a progress bar, printed lines, log.jsonl.
 
-    Reading a number makes a GPU wait for it, so the loss is read only when it is told, and one that is not
-    finite is noted on the GPU, by its step. Without a folder the bar, with its `label`, is all that is seen.
+    To read a number, the CPU must wait for the GPU. So the loss is read only when it is logged, and the first
+    step whose loss is not finite is recorded on the GPU. Without a folder only the bar and `label` are shown.
     """
 
     def __init__(self, folder: Path | None, settings, start: int, earlier_seconds: float, label: str | None):
         self.folder, self.settings, self.n_token = folder, settings, 0
         self.began, self.earlier_seconds = time.perf_counter(), earlier_seconds
-        self.first_bad: Tensor | None = None  # first step of a loss that is not finite
-        quiet = True if process_rank() else None  # of several the first speaks; none: at a terminal only
+        self.first_bad: Tensor | None = None  # first step with a loss or gradient that is not finite
+        quiet = True if process_rank() else None  # only the first process has a bar; None: at a terminal
         self.bar = tqdm(None, label, settings.steps, initial=start, disable=quiet, unit="step", ncols=100)
 
     def seconds(self) -> float:
-        """Seconds of training so far, those before an interruption included."""
+        """Return the seconds of training so far, including those before an interruption."""
         return self.earlier_seconds + time.perf_counter() - self.began
 
     def tokens_per_second(self) -> float:
-        """Tokens a second since the start, or since going on; evaluations take their share of the time."""
+        """Return the tokens per second since the start or --resume; the time includes evaluations."""
         return self.n_token / max(1e-9, time.perf_counter() - self.began)
 
     def step(self, step: int, metrics: dict, norm: Tensor | float, n_token: int, lr: float) -> None:
-        """Take note of one step, in tensors or floats; tell it where it is the turn of a line of the log."""
+        """Record one step, in tensors or floats; log it every `log_every` steps and at the last step."""
         self.n_token += n_token
         self.bar.update()
         good = torch.isfinite(torch.as_tensor(metrics["loss"])) & torch.isfinite(torch.as_tensor(norm))
@@ -84,25 +84,25 @@ class Progress:
             append_log(self.folder, dict(step=step, split="train") | values | line)
 
     def evaluation(self, step: int, metrics: dict[str, float]) -> None:
-        """Tell the metrics on the validation part; UserError where its loss is not finite."""
+        """Log and print the metrics on the validation set; UserError if its loss is not finite."""
         append_log(self.folder, dict(step=step, split="validation") | metrics)
         self.say(step, metrics)
         if not math.isfinite(metrics["loss"]):
             raise self.failed(f"the loss on the validation part is not finite after step {step}", True)
 
     def say(self, step: int, metrics: dict[str, float]) -> None:
-        """Print the metrics of a step for a person, above the bar."""
+        """Print the metrics of a step above the bar."""
         told = "  ".join(f"{name} {float(value):.3f}" for name, value in metrics.items())
         if process_rank() == 0:
             self.bar.write(f"step {step:5d}  {told}", file=sys.stderr)
 
     def stop_if_not_finite(self) -> None:
-        """Raise UserError where a loss or gradient so far was NaN or infinite."""
+        """Raise UserError if any loss or gradient so far was NaN or infinite."""
         if self.first_bad is not None and (step := float(self.first_bad)) != math.inf:
             raise self.failed(f"the loss or its gradient is not finite at step {step:.0f}", True)
 
     def failed(self, why: object, diverged: bool = False) -> UserError:
-        """Return the error that ends the run, with what is left of it and the way out."""
+        """Return the error that ends the run; it says why, what is saved, and what to try."""
         self.bar.close()
         is_kept = self.folder and (self.folder / TRAINER).exists()
         left = f"{self.folder} keeps the last checkpoint" if is_kept else "nothing has been saved"
@@ -111,18 +111,18 @@ class Progress:
 
 
 class Run:
-    """A model that is being trained, and what is told and kept of it; arguments as in `loop.train`."""
+    """A model in training, with its log and its checkpoints; arguments as in `loop.train`."""
 
     def __init__(self, model, objective, optimizer, settings, folder, tokenizer, patience, label):
         self.model, self.objective, self.optimizer = model, objective, optimizer
         self.settings, self.folder, self.tokenizer = settings, folder, tokenizer
         self.kept, self.several = model, process_count() > 1 and objective.update is None
-        if self.several:  # a step with an update of its own all do alike
-            from .processes import share  # half a second of imports, which one process need not wait for
+        if self.several:  # an objective with its own `update` does the same in each process
+            from .processes import share  # half a second of imports, which a single process is spared
 
             self.model, self.objective = share(model, objective, optimizer, settings)
         self.best, self.before, seconds = EarlyStopping(patience), None, 0.0
-        self.step, self.metrics = 0, {}  # how many steps are done, and the metrics of the last one
+        self.step, self.metrics = 0, {}  # steps done, and the metrics of the last one
         looked_at = objective.batch(0, "validation") if folder and not objective.update else {}
         self.validation = crc32(b"".join(rows.numpy().tobytes() for _, rows in sorted(looked_at.items())))
         if folder and settings.resume:
@@ -136,20 +136,20 @@ class Run:
                     print(f"{folder}: other validation rows now, compared from here on", file=sys.stderr)
                 self.before, self.best = None, EarlyStopping(patience)
                 trim_log(folder, lambda line: line["split"] == "train")
-        elif folder:  # first of all: a run that is killed has all but its weights
+        elif folder:  # first of all: a run that is killed now lacks only its weights
             save_description(folder, model, tokenizer)
-            trim_log(folder, lambda record: False)  # of a run that was killed before its first checkpoint
+            trim_log(folder, lambda record: False)  # left by a run killed before its first checkpoint
         self.progress = Progress(folder, settings, self.step, seconds, label)
         if self.before is None and objective.update is None:
             self.before = self.look()
         if folder and not settings.resume:
-            self.save()  # from here on a run that is killed can be loaded, and goes on
+            self.save()  # from here on a run that is killed can be loaded and resumed
 
     def look(self) -> dict:
-        """Return, and tell, what is known after so many steps: the metrics on the validation part.
+        """Evaluate after the steps so far; return the metrics on the validation set, log and print them.
 
-        Of an objective with an update of its own they are those of the last step, and it names those that are
-        told. A quiet run is looked at only where its patience may end it.
+        For an objective with its own `update`: return the last step's metrics, and print those named in its
+        `shown`. Without a folder, evaluate only if there is patience (early stopping); else return {}.
         """
         self.progress.stop_if_not_finite()
         if self.objective.update:
@@ -163,13 +163,13 @@ class Run:
         return metrics
 
     def finish(self) -> dict:
-        """Put the best weights back, look, and save: weights that give no finite loss are not to be kept."""
-        # A run with patience saves its last weights, too: it may get more steps, and the moments are theirs.
+        """Restore the best weights, evaluate, then save: weights whose loss is not finite are never saved."""
+        # With patience, also save the last weights: a resumed run goes on from them, the moments are theirs.
         last = {n: w.clone() for n, w in self.model.state_dict().items()} if self.best.patience else None
         if self.best.patience:
             self.best.note(evaluate(self.model, self.objective, self.settings), self.model)
             self.model.load_state_dict(self.best.state["model"])
-        if self.folder:  # once more, of the best weights or after --resume
+        if self.folder:  # `look` logs this step anew: with the best weights, or after --resume
             trim_log(self.folder, lambda line: line["split"] == "train" or line["step"] < self.step)
         after = self.look() if self.folder or self.objective.update else {}
         self.save(last)
@@ -178,28 +178,28 @@ class Run:
         return after
 
     def save(self, last: dict | None = None) -> None:
-        """Write what `go_on_from` reads, and the model to load; UserError for numbers that are not finite."""
+        """Write trainer.pt, to resume from, and the weights; UserError if the loss was ever not finite."""
         self.progress.stop_if_not_finite()
         state = dict(step=self.step, seconds=self.progress.seconds(), before=self.before)
         state |= dict(stopping=self.best.state, objective=self.objective.state, validation=self.validation)
         moments = {name: self.optimizer.state[p] for name, p in moving(self.model).items()}
         state = whole(state | dict(model=self.model.state_dict()))
-        state["optimizer"] = whole(moments, process_rank() == 0)  # twice as large: one has room for them all
-        self.kept.load_state_dict(state["model"])  # itself, unless each process trains a part of a copy
+        state["optimizer"] = whole(moments, process_rank() == 0)  # twice the weights: only rank 0 keeps all
+        self.kept.load_state_dict(state["model"])  # its own weights, unless --shard trains a copy
         if self.folder:
-            (self.folder / RESULTS).unlink(missing_ok=True)  # of a finished run that goes on: of fewer steps
+            (self.folder / RESULTS).unlink(missing_ok=True)  # of the same run with fewer steps, if any
             save_trainer(self.folder, state | dict(model=whole(last)) if last else state)
             save_weights(self.folder, self.kept)
 
     def interrupted(self) -> KeyboardInterrupt:
-        """Return how a run ends that somebody has stopped: with a message that says how to go on."""
+        """Return the exception that ends a stopped run; its message says how to resume."""
         self.progress.bar.close()
         told = f"stopped after step {self.step} of {self.settings.steps}, saved; to go on: --resume "
-        return KeyboardInterrupt(told + typed("out", self.folder) if self.folder else "")  # none: `exit_code`
+        return KeyboardInterrupt(told + typed("out", self.folder) if self.folder else "")  # "": `exit_code`
 
 
 def save_trainer(folder: str | Path, state: dict) -> None:
-    """Write trainer.pt: `step`, `model` (the weights) and what else the loop needs: plain data, tensors."""
+    """Write trainer.pt: `step`, `model` (the weights), all else the loop needs; plain data and tensors."""
     path = Path(folder) / TRAINER
     atomic_write(path, lambda file: torch.save(state, file))
     if process_rank() == 0 and (refused := get_unsafe_globals_in_checkpoint(path)):
@@ -207,13 +207,13 @@ def save_trainer(folder: str | Path, state: dict) -> None:
 
 
 def load_trainer(folder: str | Path, steps: float = math.inf) -> dict:
-    """Return what `save_trainer` wrote, on the CPU; UserError if it is missing, damaged or of more steps."""
+    """Return what `save_trainer` wrote, on the CPU; UserError if missing, damaged or past `steps`."""
     path, way_out = Path(folder) / TRAINER, "--overwrite starts the run anew"
     if not path.is_file():
         raise UserError(f"{folder}: no {TRAINER} to go on from; {way_out}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)  # a pickle that runs code is refused
-    except Exception as error:  # noqa: BLE001 - of nearly any kind, by the place of the damage
+    except Exception as error:  # noqa: BLE001 - of nearly any kind, depending on the damage
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path}: damaged, or more than plain data ({reason}); {way_out}") from None
     if not isinstance(state, dict):
@@ -229,18 +229,18 @@ def moving(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def whole(value, is_kept: bool = True):
-    """Return nested dictionaries in which tensors that several processes share out are whole, on the CPU."""
+    """Return a copy of nested dictionaries with sharded tensors gathered, on the CPU (None if not kept)."""
     if isinstance(value, dict):
         return type(value)({name: whole(inner, is_kept) for name, inner in value.items()})
     if not hasattr(value, "full_tensor"):
         return value
-    tensor = value.full_tensor()  # all processes have to ask for it
+    tensor = value.full_tensor()  # all processes must take part
     return tensor.cpu() if is_kept else None
 
 
 def part(value: Tensor, like: Tensor) -> Tensor:
-    """Return a whole tensor as `like` is kept: on its device, where it is shared out this process's part."""
-    if hasattr(like, "full_tensor") and value.shape == like.shape:  # not a count of steps
+    """Return a whole tensor placed as `like` is: on its device, and if `like` is sharded, as shards."""
+    if hasattr(like, "full_tensor") and value.shape == like.shape:  # else a 0-d count of steps
         from torch.distributed.tensor import distribute_tensor
 
         return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
@@ -248,7 +248,7 @@ def part(value: Tensor, like: Tensor) -> Tensor:
 
 
 def check_trainer(folder: str | Path, model: nn.Module, optimizer=None, steps: float = math.inf) -> dict:
-    """Return what trainer.pt holds; UserError unless of such a model, moved alike (no optimizer: AdamW)."""
+    """Return what trainer.pt holds; UserError unless model, moving weights and optimizer (or AdamW) fit."""
     path, trained = Path(folder) / TRAINER, moving(model)
     state = checked(path, load_trainer(folder, steps), STATE)
     check_state(path, state["model"], model.state_dict())
@@ -259,7 +259,7 @@ def check_trainer(folder: str | Path, model: nn.Module, optimizer=None, steps: f
     groups = optimizer.param_groups if optimizer else []
     by_muon = {p for group in groups if group.get("by_muon") for p in group["params"]}
     for name, p in trained.items():
-        if moments[name]:  # none: it rested
+        if moments[name]:  # empty: not moved yet
             ours = dict(momentum=p) if p in by_muon else dict(step=torch.empty(()), exp_avg=p, exp_avg_sq=p)
             check_state(f"{path}, {name!r}", moments[name], ours)
     best = checked(path, state["stopping"], dict(loss=float | None, n_worse=int, model=dict | None))["model"]
@@ -269,15 +269,15 @@ def check_trainer(folder: str | Path, model: nn.Module, optimizer=None, steps: f
 
 
 def go_on_from(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, steps=math.inf) -> dict:
-    """Put a checkpoint's weights and moments in place, drop what the log has after it; return its state."""
+    """Load a checkpoint's weights and moments, drop later lines of the log; return the checkpoint's state."""
     state, here = check_trainer(folder, model, optimizer, steps), model.state_dict()
     for weights in filter(None, (state["model"], state["stopping"]["model"])):
         weights.update({name: part(value, here[name]) for name, value in weights.items()})
     model.load_state_dict(state["model"])
-    # The moments are the checkpoint's; weight decay and the like are what the flags now say.
-    fused = optimizer.defaults.get("fused")  # counts its steps on the GPU; any other reads them on the CPU
+    # The moments come from the checkpoint; weight decay and the like come from the flags of this command.
+    fused = optimizer.defaults.get("fused")  # fused: its count of steps is on the weights' device, else CPU
     for name, p in moving(model).items():
-        if moments := state["optimizer"][name]:  # none: it rests still
+        if moments := state["optimizer"][name]:  # empty: not moved yet
             optimizer.state[p] = {k: part(v, p) if fused or k != "step" else v for k, v in moments.items()}
     trim_log(folder, lambda record: record["step"] <= state["step"])
     return state

@@ -1,8 +1,8 @@
 """The one loop that trains every model: batch, loss, backward, clip, step.
 
-An objective says what a batch is and what its loss is (`objective.py`). Everything here is the same for all
-of them: AdamW, warm-up and decay of the learning rate, clipping, micro-batches, several processes. What is
-told and kept of a run stands beside its steps (`checkpoints.py`).
+An objective defines what a batch is and what its loss is (`objective.py`). Everything here is the same for
+all objectives: AdamW, warm-up and decay of the learning rate, clipping, micro-batches, several processes.
+Logs and checkpoints are in `checkpoints.py`.
 """
 
 import math
@@ -26,27 +26,27 @@ from .machine import keep_memory, quick_products, settle_threads, settled_precis
 from .muon import Muon
 from .objective import Objective, add_metrics, autocast, by_length, micro_batches, to_device
 
-BETAS = (0.9, 0.98)  # of AdamW: Vaswani et al. 2017, section 5.3; `pretraining/recipes.py` says who differs
+BETAS = (0.9, 0.98)  # of AdamW: Vaswani et al. 2017, section 5.3; other papers': `pretraining/recipes.py`
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings(CommonSettings):
-    """How long and how fast a model learns; none: as the recipe of the model or the task has it."""
+    """How long and how fast a model learns; none: the value in the recipe of the model or the task."""
 
     steps: int | None = None  # optimiser steps
     batch_size: int | None = None  # rows a step, over all micro-batches and processes
-    lr: float | None = None  # highest learning rate; none: that of the recipe, or of what moves
+    lr: float | None = None  # highest learning rate; none: by the recipe, or by which weights move
     warmup: int | None = None  # steps in which the learning rate rises from 0
     schedule: Literal["linear", "cosine", "inverse-sqrt", "constant"] | None = None  # after the warm-up
-    weight_decay: float | None = None  # AdamW's pull to zero, on matrices only
+    weight_decay: float | None = None  # AdamW's weight decay, on matrices only
     accumulate: int = 1  # micro-batches a step is cut into, to save memory; the gradient stays the same
-    clip: float = 1.0  # longest gradient; 0: no clipping
+    clip: float = 1.0  # largest norm of the gradient; 0: no clipping
     eval_every: int | None = None  # steps between evaluations; none: eight in a run
     save_every: int = 1000  # steps between checkpoints
     log_every: int = 50  # steps between lines of the log
     resume: bool = False  # continue the run in --out, or the newest one that was interrupted
-    shard: bool = False  # each process keeps a part of all weights, for models that do not fit (torchrun)
-    show_batch: int = 0  # print so many rows of the first batch as tokens, and end: nothing is trained
+    shard: bool = False  # each process keeps only a part of the weights, for large models (torchrun)
+    show_batch: int = 0  # print this many rows of the first batch as tokens, and end without training
     optimizer = "adamw"  # without a type it is no flag: `PretrainingSettings` makes it one
 
     def __post_init__(self):
@@ -63,14 +63,14 @@ class TrainingSettings(CommonSettings):
 def learning_rate(step: int, settings: TrainingSettings) -> float:
     """Return the learning rate of a step, counted from 0.
 
-    It rises in a line to `lr` over `warmup` steps, one at least, then follows the schedule: `linear` (Devlin
-    et al. 2019, appendix A.2) and `cosine` (Loshchilov and Hutter 2017, equation 5) would be 0 one step after
-    the last, `inverse-sqrt` is Vaswani et al. 2017, equation 3, `constant` stays.
+    It rises linearly to `lr` over `warmup` steps (at least one), then follows the schedule: `linear` (Devlin
+    et al. 2019, appendix A.2) and `cosine` (Loshchilov and Hutter 2017, equation 5) fall to 0 one step after
+    the last; `inverse-sqrt` is Vaswani et al. 2017, equation 3, with peak `lr`; `constant` stays at `lr`.
     """
     warmup = max(1, settings.warmup)
     if step < warmup:
         return settings.lr * (step + 1) / warmup
-    done = (step - warmup + 1) / (settings.steps - warmup + 1)  # 0 at the end of the warm-up, 1 at the end
+    done = (step - warmup + 1) / (settings.steps - warmup + 1)  # 0 as the warm-up ends, 1 after the last step
     share = {
         "linear": 1 - done,
         "cosine": (1 + math.cos(math.pi * done)) / 2,
@@ -82,13 +82,13 @@ def learning_rate(step: int, settings: TrainingSettings) -> float:
 
 
 def make_optimizer(model, weight_decay: float, share_and_start=lambda name: (1.0, 0), which: str = "adamw"):
-    """AdamW (Loshchilov and Hutter 2019) with weight decay on matrices, not on biases and norms.
+    """Return AdamW (Loshchilov and Hutter 2019) with weight decay on matrices, not on biases and norms.
 
-    Differs from the paper as PyTorch does: the rate, not its schedule alone, scales the decay. Weights with
-    `requires_grad` off rest. `share_and_start` gives a weight, by name, a share of the rate and the step from
-    which it moves (`finetuning/moving.py`). With `which` muon the matrices inside the blocks move by `Muon`.
+    Differs from the paper as PyTorch does: the rate, not its schedule alone, scales the decay. Weights
+    without `requires_grad` are left out. `share_and_start` maps a weight's name to its group's `share` of the
+    rate and `first_step` (`finetuning/moving.py`). For `which` "muon", matrices in blocks are `by_muon`.
     """
-    # Decay keeps matrices small; it spares vectors: biases, and scales of norms, which change nothing at 1.
+    # Decay keeps matrices small. Vectors are spared: biases, and scales of norms, whose neutral value is 1.
     groups: dict[tuple, list] = {}
     for name, p in model.named_parameters():
         if p.requires_grad:
@@ -103,15 +103,15 @@ def make_optimizer(model, weight_decay: float, share_and_start=lambda name: (1.0
 
 
 def train_step(model, objective: Objective, optimizer, settings: TrainingSettings, step: int) -> tuple:
-    """Move the weights once, unless the objective has an update of its own.
+    """Update the weights once; if the objective has an `update` of its own, let that do it.
 
-    Returns the batch's metrics, the length of its gradient before clipping, its tokens (padding included),
-    and the learning rate. Of several processes each has its own rows of the batch (`processes.Together`).
+    Returns the batch's metrics, the norm of its gradient before clipping, its number of tokens (padding
+    included), and the learning rate. Each of several processes has its own rows (`processes.Together`).
     """
     if objective.update:
         return objective.update(model, optimizer, settings, step)
     device = next(model.parameters()).device
-    # Dropout depends on the step and not on what was drawn before, so a resumed run needs no random state.
+    # Dropout depends on the step, not on earlier random numbers, so a resumed run needs no random state.
     torch.manual_seed(hash((settings.seed, step, process_rank())) % 2**63)
     lr = learning_rate(step, settings)
     batch = objective.batch(step, "train")
@@ -119,16 +119,16 @@ def train_step(model, objective: Objective, optimizer, settings: TrainingSetting
     for part in by_length(batch, settings.accumulate) if settings.accumulate > 1 else [batch]:
         with autocast(settings.precision, device):
             loss, metrics = objective.loss(model, to_device(part, device))
-        # Each part divides by counts of the whole batch: losses, and gradients in p.grad, add up to its own.
+        # Each part divides by counts of the whole batch, so losses, and gradients in p.grad, simply add up.
         loss.backward()
         add_metrics(totals, metrics)
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("share", 1.0)
         if step < group.get("first_step", 0):
             for p in group["params"]:
-                p.grad = None  # it rests: no decay, no moments, and no part in the length that is clipped
+                p.grad = None  # it does not move yet: no decay, no moments, no part in the gradient's norm
     moving = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    # One odd batch could throw the weights far off: a gradient that is too long keeps its direction alone.
+    # One odd batch could throw the weights far off: a gradient that is too long is scaled down to `clip`.
     norm = torch.nn.utils.clip_grad_norm_(moving, settings.clip or math.inf)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
@@ -136,7 +136,7 @@ def train_step(model, objective: Objective, optimizer, settings: TrainingSetting
 
 
 def rehearse(model, objective: Objective, settings: TrainingSettings) -> bool:
-    """Do all that one process does for a micro-batch; say whether each weight that moves got a gradient."""
+    """Compute one micro-batch's gradients, and drop them; return whether each trained weight got one."""
     device = next(model.parameters()).device
     part = micro_batches(objective.batch(0, "train"), settings.accumulate * process_count())[0]
     with quick_products(settings.precision, device), autocast(settings.precision, device):
@@ -147,8 +147,8 @@ def rehearse(model, objective: Objective, settings: TrainingSettings) -> bool:
 
 
 def any_process_wishes(wish: bool) -> bool:
-    """Return whether one of the processes has a wish; each waits here for all others."""
-    return bool(added_up(dict(wish=torch.tensor(float(wish))))["wish"])  # on the CPU: no GPU is waited for
+    """Return whether `wish` is true in any process; each process waits here for all others."""
+    return bool(added_up(dict(wish=torch.tensor(float(wish))))["wish"])  # on the CPU: no wait for a GPU
 
 
 def train(
@@ -156,13 +156,13 @@ def train(
     folder: Path | None = None, tokenizer=None, optimizer: torch.optim.Optimizer | None = None,
     patience: int = 0, label: str | None = None,
 ) -> dict:  # fmt: skip
-    """Train `model` with `objective`, and keep it in `folder` with its `tokenizer`.
+    """Train `model` with `objective`, and save it in `folder` with its `tokenizer`.
 
-    Without a folder it is a quiet run of a comparison, of which only a bar with the `label` is seen. Without
-    an optimizer it has that of `make_optimizer`. `patience`: as in `EarlyStopping`.
+    Without a folder nothing is saved, and only a bar with the `label` is shown (runs to compare with). The
+    optimizer is by default that of `make_optimizer`. `patience`: as in `EarlyStopping`.
 
     Returns `before` and `after` (the metrics of `evaluate`), `seconds`, `tokens_per_second`, `steps` taken.
-    UserError where the loss turns NaN or infinite, or a step fails, and the last checkpoint stays as it was;
+    UserError if the loss turns NaN or infinite, or a step fails: then the last checkpoint stays as it was.
     KeyboardInterrupt on Ctrl-C, after a checkpoint.
     """
     optimizer = optimizer or make_optimizer(model, settings.weight_decay, which=settings.optimizer)
@@ -173,7 +173,7 @@ def train(
     if folder and objective.update is None and device.type == "cpu":
         settle_threads(model, partial(rehearse, model, objective, settings))
     if settings.compile:
-        torch.compiler.reset()  # PyTorch keeps eight graphs of a function, whichever model they are of
+        torch.compiler.reset()  # PyTorch keeps only eight graphs of a function, of all models together
         for stack in (module for module in model.modules() if isinstance(module, Stack)):
             stack.compile()
     run = Run(model, objective, optimizer, settings, folder, tokenizer, patience, label)
@@ -190,17 +190,17 @@ def train(
                 run.metrics, *rest = run.objective.total(run.metrics, *rest)
             run.progress.step(run.step, run.metrics, *rest)
             if run.step == settings.steps:
-                break  # looked at and saved below
+                break  # evaluated and saved below
             if run.step % (settings.eval_every or math.ceil(settings.steps / 8)) == 0:
                 run.best.note(run.look(), run.model)
             stop = any_process_wishes(wish.stop)
             if run.step % settings.save_every == 0 or stop:
                 run.save()
             if stop:
-                any_process_wishes(stop)  # a process that leaves while the first saves would end it
+                any_process_wishes(stop)  # wait: one that leaves while the first saves would end it
                 raise run.interrupted()
         after = run.finish()
-        if any_process_wishes(wish.stop):  # what a script does after it is not wished for
+        if any_process_wishes(wish.stop):  # the script must not go on after training
             raise run.interrupted()
     model.eval()
     figures = dict(seconds=run.progress.seconds(), tokens_per_second=run.progress.tokens_per_second())

@@ -1,4 +1,4 @@
-"""What this machine does fastest for this model now: its library, precision, number of threads."""
+"""What is fastest on this machine for this model now: matrix library, precision, number of threads."""
 
 import ctypes
 import os
@@ -10,18 +10,18 @@ from functools import cache
 
 import torch
 
-LARGE = 50_000_000  # weights from which on 16 bits are tried: small models stay in 32, and their figures too
-WORTH = 1.2  # times as fast, or the digits that are lost are lost for nothing
-TINY = 5_000_000  # weights up to which the threads are tried: a larger step is work enough for all of them
+LARGE = 50_000_000  # weights; models of at least this many may use bf16, smaller ones keep fp32's figures
+WORTH = 1.2  # bf16 must be this many times as fast as fp32: else it is not worth the digits it loses
+TINY = 5_000_000  # weights; up to this many, threads are tried: larger models keep all threads busy
 
 
 def seconds(work: Callable, n: int) -> float:
-    """Return the shortest of n times that the work takes: the one that other programs disturbed least."""
+    """Return the shortest of n timings of `work`, in seconds: the one that other programs disturbed least."""
     return min(timeit.repeat(work, repeat=n, number=1))
 
 
 def keep_memory() -> None:
-    """Let a step have the memory of the one before it: from the system it would come anew, page by page."""
+    """Let each step reuse the memory of the one before: new memory would come page by page, which is slow."""
     with suppress(AttributeError, OSError, TypeError):  # without glibc, as on macOS and Windows
         for option, most in ((-1, 2**31 - 1), (-3, 2**25)):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
             ctypes.CDLL(None).mallopt(option, most)
@@ -29,15 +29,15 @@ def keep_memory() -> None:
 
 @cache
 def fastest_library() -> str:
-    """Return which library is to multiply float32 matrices: "ieee" stands for MKL, "bf16" for oneDNN.
+    """Return the setting of the faster library for float32 products: "ieee" means MKL, "bf16" oneDNN.
 
-    PyTorch brings both along and asks MKL, which takes twice as long on some processors (Zen 5 of AMD). By
-    `bf16` PyTorch allows oneDNN to round factors to 16 bits, which it does only where the processor has
-    circuits for such products (AMX): they differ, and MKL stays.
+    PyTorch contains both and uses MKL, which takes twice as long on some processors (Zen 5 of AMD). The
+    setting "bf16" allows oneDNN to round factors to 16 bits. It does so only if the processor has circuits
+    for such products (AMX): then the two results differ, and we keep MKL.
     """
     x = torch.arange(2.0**16).sin().view(256, 256)
     times, products, n_thread = [], [], torch.get_num_threads()
-    torch.set_num_threads(1)  # the one that other programs disturb least
+    torch.set_num_threads(1)  # a single thread is disturbed least by other programs
     for library in ("ieee", "bf16"):
         torch.backends.mkldnn.matmul.fp32_precision = library
         times.append(seconds(lambda: x @ x, 9))
@@ -49,7 +49,7 @@ def fastest_library() -> str:
 
 @contextmanager
 def quick_products(precision: str, device: torch.device):
-    """While it lasts, a CPU takes the faster library; for few rows, as in writing, that is MKL."""
+    """A context in which a CPU uses the faster library; not for generation: with few rows MKL is faster."""
     before = torch.backends.mkldnn.matmul.fp32_precision
     if precision != "bf16" and device.type == "cpu":
         torch.backends.mkldnn.matmul.fp32_precision = fastest_library()
@@ -60,7 +60,7 @@ def quick_products(precision: str, device: torch.device):
 
 
 def settled_precision(asked: str, model: torch.nn.Module) -> str:
-    """Return fp32 or bf16 for `--precision`; auto: bf16 for a large model where a product of it is faster."""
+    """Return fp32 or bf16 for `--precision`; auto: bf16 for a large model, if a GPU has it or a CPU gains."""
     if asked != "auto":
         return asked
     kind, n_weight = next(model.parameters()).device.type, sum(p.numel() for p in model.parameters())
@@ -78,18 +78,18 @@ def settled_precision(asked: str, model: torch.nn.Module) -> str:
 
 
 def settle_threads(model: torch.nn.Module, rehearse: Callable) -> None:
-    """Keep the number of threads with which a step, `rehearse()`, is fastest, unless OMP_NUM_THREADS is set.
+    """Set the number of threads with which a step, `rehearse()`, is fastest, unless OMP_NUM_THREADS is set.
 
-    Threads wait for each other after every operation: fewer are faster for a tiny model, or where other
-    programs want the cores (one step in ten may take a second there). The choice changes the last digits of
-    a run, so it is told.
+    Threads wait for each other after every operation, so fewer are faster for a tiny model, or if other
+    programs use the cores (one step in ten may take a second then). The choice changes the last digits of a
+    run, so it is printed.
     """
     most = torch.get_num_threads()
     if most == 1 or "OMP_NUM_THREADS" in os.environ or sum(p.numel() for p in model.parameters()) > TINY:
         return
-    rehearse()  # the first one makes room in memory
+    rehearse()  # the first call also allocates memory
     n, times = most, {n: [] for n in (most, *(2**k for k in range(most) if 2**k < most))}
-    while len(times[n]) < 10:  # a race of ten steps: whoever has taken the least time does the next one
+    while len(times[n]) < 10:  # a race to ten steps: the number with the least total time goes next
         n = min(times, key=lambda n: sum(times[n]))
         torch.set_num_threads(n)
         times[n].append(timeit.timeit(rehearse, number=1))

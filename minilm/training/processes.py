@@ -1,10 +1,10 @@
-"""Several processes that train one model, by PyTorch's own engines: each learns from its own rows.
+"""Several processes that train one model with PyTorch's own engines: each has its own rows of a batch.
 
     torchrun --nproc-per-node 8 train.py ...            each keeps all weights: DistributedDataParallel
     torchrun --nproc-per-node 8 train.py --shard ...    each keeps an eighth of them: fully_shard (FSDP2)
 
-Both add up all gradients while the backward pass is still on its way (Li et al. 2020, "PyTorch Distributed",
-section 3.2; Zhao et al. 2023, "PyTorch FSDP").
+Both engines add up the gradients of all processes while the backward pass is still running (Li et al. 2020,
+"PyTorch Distributed", section 3.2; Zhao et al. 2023, "PyTorch FSDP").
 """
 
 import copy
@@ -22,7 +22,7 @@ from .objective import Objective, micro_batches
 
 
 class LossOf(nn.Module):
-    """A loss as the forward pass of a module, which is what the engines know how to wrap."""
+    """A module whose forward pass is the loss: the engines can wrap only modules."""
 
     def __init__(self, model: nn.Module, objective: Objective):
         super().__init__()
@@ -34,7 +34,7 @@ class LossOf(nn.Module):
 
 
 class Together:
-    """An objective as one of several processes sees it: its own rows, and the gradient of the whole batch."""
+    """An objective as one of several processes uses it: its own rows, the gradient of the whole batch."""
 
     update = state = None
 
@@ -53,29 +53,29 @@ class Together:
         self.engine.require_backward_grad_sync = self.n_left == 0
         loss, metrics = self.engine(part)
         if self.settings.shard and not torch.is_grad_enabled():
-            self.engine.reshard()  # which a backward pass does by itself
-        # The engines take the mean over the processes. Ours divide by counts of the whole batch: they add up.
+            self.engine.reshard()  # a backward pass does this by itself
+        # The engines average over the processes. Our losses divide by counts of the whole batch: they add up.
         return loss * process_count(), metrics
 
     def total(self, metrics: dict[str, Tensor], norm: Tensor, n_token: int, lr: float) -> tuple:
-        """Return of all processes what `loop.train_step` returned of this one's rows."""
+        """Return for the whole batch what `loop.train_step` returned for this process's rows."""
         norm = norm.full_tensor() if self.settings.shard else norm
         return added_up(metrics), norm, n_token * process_count(), lr
 
 
 def share(model: nn.Module, objective: Objective, optimizer, settings) -> tuple[nn.Module, Together]:
-    """Return what each of several processes trains, by which objective.
+    """Return the model that each of several processes trains, and its objective.
 
-    With `settings.shard` it is a copy, of which each has a part; the model itself waits on the CPU.
+    With `settings.shard` it is a copy, of which each process has a part; the original stays on the CPU.
     """
-    if not settings.shard:  # it waits for all gradients: a reward model's vocabulary head gets none
+    if not settings.shard:  # the engine waits for all gradients: a reward model's vocabulary head gets none
         unused = not rehearse(model, objective, settings)
         engine = DistributedDataParallel(LossOf(model, objective), find_unused_parameters=unused)
         return model, Together(objective, engine, settings)
     mesh = init_device_mesh(next(model.parameters()).device.type, (process_count(),))
     twin = copy.deepcopy(model.cpu())
     for block in (module for module in twin.modules() if isinstance(module, Block)):
-        fully_shard(block, mesh=mesh)  # its weights are whole only while it computes
+        fully_shard(block, mesh=mesh)  # a block's weights are whole only while it computes
         register_fsdp_forward_method(block, "forward_at")
     engine = fully_shard(LossOf(twin, objective), mesh=mesh)
     part_of = dict(zip(model.parameters(), twin.parameters(), strict=True))

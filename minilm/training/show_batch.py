@@ -1,6 +1,6 @@
-"""Rows of a batch as a person reads them (`--show-batch N`), for any objective, by the names in the code.
+"""Rows of a batch as readable text (`--show-batch N`), for any objective, under the names in the code.
 
-A token shows its space as _ ; where there is no label stands -.
+A space in a token is shown as _ ; a missing label as - .
 """
 
 from itertools import accumulate, groupby
@@ -13,13 +13,13 @@ from .objective import DECODER, IGNORED
 
 
 def batch_lines(batch: dict[str, Tensor], tokenizer, n_row: int, classes=()) -> list[str]:
-    """Return lines that show the first rows of a batch: what has the shape of the tokens stands under them.
+    """Return lines that show the first rows of a batch; values in the shape of the tokens are under them.
 
-    `classes`: names of what the labels number; none: a label under a token is a token, others are numbers.
+    `classes`: names of the labels; none: labels under tokens are shown as tokens, others as numbers.
     """
 
     def cells(name: str, values: Tensor, by_token: bool) -> list[str]:
-        """Return the name, and each value as a text."""
+        """Return the name, then each value as text."""
         is_class = name == "labels" and classes
         is_token = name.endswith("input_ids") or (name.endswith("labels") and by_token and not is_class)
         texts = {IGNORED: "-"}
@@ -31,10 +31,10 @@ def batch_lines(batch: dict[str, Tensor], tokenizer, n_row: int, classes=()) -> 
                 texts[value] = classes[value] if is_class else f"{value:g}"
         return [name, *(texts[value] for value in values.tolist())]
 
-    lines, own = [], DECODER if "decoder_input_ids" in batch else set()  # the decoder's, behind an encoder
+    lines, own = [], DECODER if "decoder_input_ids" in batch else set()  # the decoder's, after an encoder
     for b in range(min(n_row, len(batch["input_ids"]))):
         row = {name: value[b] for name, value in batch.items() if value.dim()}
-        if "masked_positions" in row:  # (P,) places, and what stood there: into a row of its own, (T,)
+        if "masked_positions" in row:  # (P,) places and their tokens: spread over the row, (T,)
             places, labels = row.pop("masked_positions"), row["masked_labels"]
             row["masked_labels"] = torch.full_like(row["input_ids"], IGNORED)
             row["masked_labels"][places[labels != IGNORED]] = labels[labels != IGNORED]
@@ -42,7 +42,7 @@ def batch_lines(batch: dict[str, Tensor], tokenizer, n_row: int, classes=()) -> 
         for ids in [name for name in row if name.endswith("input_ids")]:
             shape = row[ids].shape
             names = [n for n, value in row.items() if value.shape == shape and (n in own) == (ids in own)]
-            # of a pair both sides, (2, T): two texts, or the chosen and the rejected answer
+            # A pair has two sides, (2, T): two texts, or the chosen and the rejected answer.
             for values in zip(*(row.pop(name).view(-1, shape[-1]) for name in names), strict=True):
                 lines += aligned([cells(*pair, by_token=True) for pair in zip(names, values, strict=True)])
         lines += ["  ".join(cells(name, value.view(-1), by_token=False)) for name, value in row.items()]
@@ -51,7 +51,7 @@ def batch_lines(batch: dict[str, Tensor], tokenizer, n_row: int, classes=()) -> 
 
 
 def aligned(rows: list[list[str]]) -> list[str]:
-    """Return rows of cells under their positions, wrapped; of equal columns at the end one is left."""
+    """Return rows of cells under their positions, wrapped; equal columns at the end are shown once."""
     head, *columns = zip(["position", *map(str, range(len(rows[0]) - 1))], *rows, strict=True)
     while len(columns) > 1 and columns[-1][1:] == columns[-2][1:]:
         columns.pop()  # padding

@@ -1,9 +1,9 @@
-"""The loss of labels that are tokens: plain, and with the logits of a few positions held at a time.
+"""The loss of labels that are tokens: plain, or in chunks, with the logits of a few positions at a time.
 
-The plain form holds a number for each position and each token of the vocabulary, three times: the logits,
-their softmax, its gradient; at gpt2's vocabulary 1.6 GB each for 8 rows of 1,024 tokens. But the gradient of
-a position's loss by its logits, softmax - one-hot, needs nothing of the other positions. So it is made at
-once, multiplied with both factors of the logits, and forgotten.
+The plain form holds three tensors with a number for each position and each token of the vocabulary: logits,
+softmax and gradient; with gpt2's vocabulary 1.6 GB each for 8 rows of 1,024 tokens. But the gradient of a
+position's loss with respect to its logits, softmax - one-hot, does not depend on other positions. So it is
+computed at once, multiplied with both factors of the logits (which gives their gradients), and discarded.
 """
 
 import torch
@@ -12,12 +12,12 @@ from torch import Tensor
 
 from .objective import IGNORED, summed_cross_entropy
 
-SMALL = 2**21  # logits: so many are moved about in no time
-ROWS = 512  # positions at a time: their logits are few, and their products still thick
+SMALL = 2**21  # logits; up to this many the plain form is fast and small enough
+ROWS = 512  # positions in a chunk: few logits, but matrix products large enough to be fast
 
 
 def vocabulary_loss(model, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the sum of -log p of the labels in nats, IGNORED ones left out, and which are the likeliest.
+    """Return the sum of -log p(label) in nats, without IGNORED ones, and which labels are the likeliest.
 
     `hidden` (..., D): the model's last states, or some of them; labels (...). The results are 0-d and (...).
     """
@@ -31,11 +31,11 @@ def vocabulary_loss(model, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tens
 
 
 class ChunkedCrossEntropy(torch.autograd.Function):
-    """The loss, with its gradient made on the way forward; equal to the plain form but for rounding."""
+    """The loss in chunks, with gradients computed in the forward pass; the plain form but for rounding."""
 
     @staticmethod
     def forward(ctx, hidden, weight, bias, labels, learns: bool) -> tuple[Tensor, Tensor]:
-        """Hidden (n, D), weight (V, D), bias (V,) or none, labels (n,) -> the sum (0-d), likeliest (n,)."""
+        """Map hidden (n, D), weight (V, D), bias (V,) or none, labels (n,) to sum (0-d), likeliest (n,)."""
         kind = hidden.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
         x, w = hidden.to(dtype), weight.to(dtype)
@@ -57,7 +57,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
                 total += ((z.log() + top - own) * real).sum()  # -log p = log sum exp(logits) - the label's
                 if any(wanted):
                     p.mul_((real / z)[:, None]).scatter_add_(1, label, -real.float()[:, None])
-                    d = p.to(dtype)  # (c, V): softmax - one-hot, the loss's gradient by the logits
+                    d = p.to(dtype)  # (c, V): softmax - one-hot, the loss's gradient at the logits
                     if wanted[0]:
                         grad_x[rows] = d @ w
                     if wanted[1]:
@@ -70,6 +70,6 @@ class ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor, _) -> tuple:
-        """Multiply the gradients of the sum by that of what was made of it."""
-        (grads, ctx.grads) = ctx.grads, None  # once: they are as large as the weights
+        """Multiply the stored gradients by `grad`, the final loss's gradient by the sum (chain rule)."""
+        (grads, ctx.grads) = ctx.grads, None  # not kept: they are as large as the weights
         return (*(None if g is None else g.mul_(grad) for g in grads), None, None)
