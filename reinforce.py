@@ -3,7 +3,7 @@
     python reinforce.py                         reward model, then PPO; the same without KL, DPO, best of 4
     python reinforce.py --algorithm grpo        groups of answers to a prompt in place of a value head
     python reinforce.py --algorithm dpo         the pairs teach the policy directly
-    python reinforce.py --ablate                PPO with one detail switched off after the other
+    python reinforce.py --ablate                PPO, each time with another detail switched off
     python reinforce.py --preferences pairs.jsonl --prompts prompts.txt --model runs/causal
     python reinforce.py --reward-function my_rules:short_answer --prompts prompts.txt
 

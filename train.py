@@ -1,4 +1,4 @@
-"""Regimes 1 and 2: a model learns a language from random weights, or goes on learning on text of a domain.
+"""Regimes 1 and 2: a model learns a language from random weights, or continues on text of a domain.
 
     python train.py                             BERT: masked tokens and next sentence
     python train.py --objective causal          GPT: the next token; --model llama-tiny, as decoders are today
@@ -31,7 +31,7 @@ def main() -> None:
         given = continued_command(given, overrides)
     with process_group(given.get("device", "auto")):
         settings = with_recipe(PretrainingSettings(**given))
-        # A GPT on few-shot documents is asked questions on the way.
+        # A GPT trained on few-shot documents also gets questions at each evaluation.
         asked = settings.objective == "causal" and settings.data[0].startswith("world:few-shot")
         kind = Distilling if settings.objective == "distillation" else FewShot if asked else Pretraining
         kind = Continued if settings.init else kind

@@ -1,12 +1,12 @@
 """minilm: six regimes of training a language model on one hand-written transformer.
 
-A regime is three things: where the batches come from, what the loss is, which weights move.
+A regime is three things: where the batches come from, what the loss is, which weights move (are trained).
 
 Shapes, everywhere in the code:
 
-    B  batch: sequences worked on at once
-    T  positions of the sequence that asks (queries, inputs)
-    S  positions of the sequence that is looked at (keys, values); S = T in self-attention without a cache
+    B  batch: sequences processed at once
+    T  positions of the sequence of the queries (the inputs)
+    S  positions of the sequence of the keys and values; S = T in self-attention without a cache
     D  d_model: numbers per position
     H  n_head: attention heads, each of d_head = D / H numbers
     F  d_ff: inner width of the feed-forward part
@@ -27,7 +27,7 @@ __all__ = ["BPE", "PRESETS", "build", "embed", "export", "generate", "load", "sa
 
 
 def __getattr__(name: str):
-    """Import a public name, or a module of the package, the first time that it is asked for (PEP 562)."""
+    """Import a public name, or a module of the package, when it is first used (PEP 562)."""
     if name in _HOMES:
         return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
     if importlib.util.find_spec(f"{__name__}.{name}") is None:

@@ -1,17 +1,17 @@
-"""Run folders: what a run leaves on disk, how it goes on from there, and how its model is loaded.
+"""Run folders: what a run saves, from what it resumes, and how its model is loaded.
 
     runs/NAME/
         config.json         the ModelConfig, and "format": "minilm"
         tokenizer.json      the tokenizer, where there is one: a BPE or a WordPiece
-        model.safetensors   the weights, for whoever loads the model
+        model.safetensors   the weights, for `load`
         trainer.pt          what resuming needs: weights, optimizer and step, in one file
         settings.json       the resolved command
         log.jsonl           one JSON object per logged step
-        lock                while a process writes there
-        results.json        the closing table; its presence says that the run is finished
+        lock                there while a process writes into the folder
+        results.json        the final table; if it is there, the run is finished
 
-A file is old or new and never half, but a process killed between two files leaves one of an earlier step.
-That is why trainer.pt holds the weights too: resuming reads trainer.pt alone.
+Each file is replaced as a whole, but a process killed between two files leaves one of an earlier step.
+That is why trainer.pt holds the weights, too: resuming reads trainer.pt alone.
 """
 
 from dataclasses import asdict
@@ -53,7 +53,7 @@ def save(model: nn.Module, tokenizer, path: str | Path, overwrite: bool = False)
     elif not folders.make_folder(folder) and (folder.is_file() or any(folder.iterdir())):
         raise UserError(f"{folder} exists already: choose another name, or overwrite=True to replace it")
     save_description(folder, model, tokenizer)
-    save_weights(folder, model)  # last: with them it is a model
+    save_weights(folder, model)  # last: only with the weights is the folder complete
 
 
 def save_description(folder: Path, model: nn.Module, tokenizer=None) -> None:
@@ -65,15 +65,15 @@ def save_description(folder: Path, model: nn.Module, tokenizer=None) -> None:
 
 def save_weights(folder: Path, model: nn.Module) -> None:
     """Write model.safetensors."""
-    model = getattr(model, "_orig_mod", model)  # what torch.compile has put around it
-    # Simpler weights than those that are trained: LoRA's thin matrices merged, PPO's value head left out.
+    model = getattr(model, "_orig_mod", model)  # without the wrapper of torch.compile
+    # Not always the weights as trained: LoRA's matrices are merged, PPO's value head is left out.
     write_tensors(folder / WEIGHTS, getattr(model, "merged_state", model.state_dict)())
 
 
 def export(run_folder: str | Path, folder: str | Path) -> list[str]:
-    """Write a run folder as one that transformers opens; return notes on what could not go along."""
+    """Convert a run folder to one that transformers opens; return notes on what had to be left out."""
     objective = read_json(Path(run_folder) / SETTINGS, optional=True).get("objective")
-    frame = (None if objective == "translation" else "[CLS]", "[SEP]")  # what stood around a text in training
+    frame = (None if objective == "translation" else "[CLS]", "[SEP]")  # around each text in training
     weights = Path(run_folder) / WEIGHTS
     has_head = weights.exists() and any(name[:5] == "head." for name in read_tensors(weights))
     notes = ["without its fine-tuned head, which has no name there"] if has_head else []
@@ -87,12 +87,12 @@ def is_published(path: str | Path) -> bool:
 
 
 def load_tokenizer(path: str | Path) -> BPE | WordPiece:
-    """Return the tokenizer that a file of ours holds, of either kind; UserError for any other file."""
+    """Return the tokenizer, BPE or WordPiece, that a file of ours holds; UserError for any other file."""
     return (WordPiece if read_json(path).get("format") == WordPiece.FORMAT else BPE).load(path)
 
 
 def load_config(folder: str | Path) -> ModelConfig:
-    """Return the ModelConfig of a folder, ours or Hugging Face's; UserError where config.json is wrong."""
+    """Return the ModelConfig of a folder, ours or Hugging Face's; UserError if config.json is wrong."""
     if is_published(folder):
         return loading.read_folder(folder)[2]
     if not (path := Path(folder) / CONFIG).exists():
@@ -112,16 +112,16 @@ def load_config(folder: str | Path) -> ModelConfig:
 
 
 def read_weights(folder: str | Path) -> dict[str, Tensor]:
-    """Return the tensors of model.safetensors; UserError where it is missing or damaged."""
+    """Return the tensors of model.safetensors; UserError if it is missing or damaged."""
     if not (path := Path(folder) / WEIGHTS).exists():
         raise UserError(f"{folder}: no {WEIGHTS} in it; was the run stopped before its first checkpoint?")
     return read_tensors(path)
 
 
 def load_weights(folder: str | Path, model: nn.Module, tensors: dict | None = None) -> None:
-    """Put model.safetensors, if not these tensors of it, into the model; UserError for what does not fit."""
+    """Load `tensors`, by default those of model.safetensors, into the model; UserError if they do not fit."""
     expected, tensors = model.state_dict(), tensors or read_weights(folder)
-    # The head of a fine-tuned model is left out where the body alone is loaded.
+    # The head of a fine-tuned model is left out if only the body is loaded.
     state = {name: t for name, t in tensors.items() if name in expected or name[:5] != "head."}
     check_state(Path(folder) / WEIGHTS, state, expected)
     model.load_state_dict(state)

@@ -18,10 +18,10 @@ from .plumbing.folders import atomic_write
 
 ROOT = Path(__file__).parents[1]
 REGIMES = dict(pretraining=1, continued=2, extraction=3, finetuning=4, reinforcement=5, in_context=6)
-# Signature and docstring, then all that stands further right. By its look: an attempt may be no Python yet.
+# Signature and docstring, then all lines indented further. A regex, as an attempt may not be valid Python.
 FUNCTION = r'(?P<head>^(?P<indent> *)def {}\((?:.*\n)*?.*:(?:  #.*)?\n *"""(?:.*\n)*?.*"""\n)'
 FUNCTION += r"(?P<body>(?:(?:[ \t]*\n| *#.*\n)*(?P=indent)[ \t]+\S.*\n?)*)"
-# A test that takes longer than 8 seconds is ended, with the line at which it was (pytest 9).
+# A test that takes longer than 8 seconds is stopped, and the line that was running is printed (pytest 9).
 PYTEST = [sys.executable, "-X", "utf8", "-m", "pytest", "-x", "--tb=native", "-o", "faulthandler_timeout=8"]
 PYTEST += ["-o", "faulthandler_exit_on_timeout=true", "-k"]
 
@@ -31,11 +31,11 @@ class Exercise(NamedTuple):
 
     level: int  # 1 a line or two, 2 an idea, 3 several ideas
     function: str  # FILE:NAME or FILE:CLASS.NAME below minilm/
-    tests: str  # pytest's -k for those of tests/ROOM/test_FILE*.py that grade it, in seconds
-    hints: list[str]  # steps in words, the last nearly the code
+    tests: str  # pytest's -k: which tests of tests/ROOM/test_FILE*.py grade it; they take seconds
+    hints: list[str]  # steps in words; the last is nearly the code
 
 
-EXERCISES: dict[str, Exercise] = {}  # in the order of the lecture; in the file a line, its hints under it
+EXERCISES: dict[str, Exercise] = {}  # in the order of the lecture; in the file: one line, then its hints
 for row in (ROOT / "tests" / "exercises.txt").read_text(encoding="utf-8").strip().split("\n\n"):
     head, *hints = map(str.strip, row.splitlines())
     name, level, function, tests = head.split(", ")
@@ -43,7 +43,7 @@ for row in (ROOT / "tests" / "exercises.txt").read_text(encoding="utf-8").strip(
 
 
 def find(name: str) -> tuple[Path, re.Match, str]:
-    """Return the file of an exercise, where in its text the function is, and the function as it is now."""
+    """Return an exercise's file, the regex match of its function there, and the function as it is now."""
     file, _, function = EXERCISES[name].function.partition(":")
     path, (*owner, function) = ROOT / "minilm" / file, function.split(".")
     inside = rf"^class {owner[0]}\b(?:.*\n)*?" if owner else ""
@@ -54,13 +54,13 @@ def find(name: str) -> tuple[Path, re.Match, str]:
 
 
 def replace(name: str, function: str) -> None:
-    """Put another text in the place of the function."""
+    """Replace the function in its file by the text `function`."""
     path, found, _ = find(name)
     atomic_write(path, found.string[: found.start("head")] + function + found.string[found.end() :])
 
 
 def kept(name: str, what: str = "original") -> Path:
-    """Return the file that keeps something of an exercise outside the tree; each clone has a folder."""
+    """Return the path where `what` of an exercise is kept, outside the clone; each clone has a folder."""
     cache = os.path.expanduser(os.environ.get("MINILM_CACHE") or "~/.cache/minilm")
     folder = Path(cache, "exercises", re.sub(r"\W+", "-", str(ROOT)).strip("-"))
     folder.mkdir(parents=True, exist_ok=True)
@@ -68,18 +68,18 @@ def kept(name: str, what: str = "original") -> Path:
 
 
 def held(name: str, what: str = "original") -> str:
-    """Return what such a file holds, nothing where there is none."""
+    """Return the text of the file `kept(name, what)`, or "" if there is none."""
     return kept(name, what).read_text(encoding="utf-8") if kept(name, what).exists() else ""
 
 
 def is_started(name: str) -> bool:
-    """Say whether a blank or an attempt stands in the place of the original."""
+    """Return whether the file holds a blank or an attempt instead of the original."""
     now = find(name)[2]
     return f'("exercise {name}")' in now or held(name) not in ("", now)
 
 
 def start(name: str) -> None:
-    """Empty the function, and keep it."""
+    """Keep the original function outside the clone, and empty it in its file."""
     path, found, function = find(name)
     if is_started(name):
         raise UserError(f"{name} is started: go on, or `restore {name}`, which keeps your attempt")
@@ -94,7 +94,7 @@ def start(name: str) -> None:
 
 
 def hint(name: str) -> None:
-    """Print the next hint; behind the last the first."""
+    """Print the next hint; after the last, the first again."""
     hints, n = EXERCISES[name].hints, int(held(name, "hints") or 0)
     print(f"{n + 1} of {len(hints)}: {hints[n]}")
     atomic_write(kept(name, "hints"), str((n + 1) % len(hints)))
@@ -132,12 +132,12 @@ def restore(name: str) -> None:
     original, (path, _, function) = kept(name).read_text(encoding="utf-8"), find(name)
     atomic_write(attempt, function)
     replace(name, original)
-    kept(name).unlink()  # the file may change after that
+    kept(name).unlink()  # else a later change of the file would count as an attempt
     print(f"{path}: the original of {name} is back; your attempt: {attempt}")
 
 
 def main(action: str = "", name: str = "", *more: str) -> int | None:
-    """Do what the words of the command line say; return the exit code."""
+    """Run the action that the command line names; return the exit code."""
     actions = dict(start=start, hint=hint, check=check, solution=solution, restore=restore)
     if (action, name) == ("list", ""):
         print(f"{'exercise':26}{'level':7}{'regime':18}state\n" + "-" * 60)

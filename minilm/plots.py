@@ -1,11 +1,11 @@
-"""Pictures of runs, where matplotlib is installed; `--plot` on a script draws that of its run.
+"""Plots of runs, if matplotlib is installed; with the flag `--plot` a script draws its own run at the end.
 
     python -m minilm.plots runs/masked runs/masked-2      each metric of the logs, its baselines, the rate
     python -m minilm.plots runs/masked --panels loss lr --out picture.png     some of these panels
     python -m minilm.plots runs/masked --attention "Ana fed a duck." "A longer text pads the first one."
     python -m minilm.plots runs/masked --embeddings reviews.tsv --positions   of texts, and of positions
 
-Also confusions, layer x pooling, accuracy against shots, reward against KL: what the folder holds.
+Also confusions, layer x pooling, accuracy against shots, reward against KL, if the folder holds them.
 """
 
 import argparse
@@ -32,7 +32,7 @@ BASELINES = {  # figures of results.json that a metric is compared with
 
 
 def run_panels(folders: list[Path]) -> dict[str, partial]:
-    """Return what can be drawn of runs: curves of all of them, tables of the first."""
+    """Return the panels that can be drawn: curves of all runs, tables of the first run."""
     if absent := [str(one) for one in folders if not one.is_dir()]:
         raise UserError(f"{' '.join(absent)}: no such folder")
     runs = [(one.name, read_log(one), read_json(one / RESULTS, optional=True)) for one in folders]
@@ -53,7 +53,7 @@ def run_panels(folders: list[Path]) -> dict[str, partial]:
 
 
 def draw_metric(name: str, runs: list[tuple], axes) -> None:
-    """Draw a metric over the steps, that of the validation part as points, and its baselines."""
+    """Draw a metric against the step, with points for the validation set, and its baselines."""
     for i, (run, log, found) in enumerate(runs):
         for split, style in (("train", "-"), ("validation", "o")):
             points = [(one["step"], one[name]) for one in log if one["split"] == split and name in one]
@@ -66,7 +66,7 @@ def draw_metric(name: str, runs: list[tuple], axes) -> None:
 
 
 def draw_rewards(runs: list[tuple], axes) -> None:
-    """Draw the way of each policy, and where it ended; beside it the ways that it is compared with."""
+    """Draw each policy's reward against KL, from start to end, and the end points of other methods."""
     for i, (run, log, found) in enumerate(runs):
         way = [(0.0, found["reward_before"]), *((one["kl"], one["reward"]) for one in log if "kl" in one)]
         axes.plot(*np.array(way).T, color=f"C{i}", alpha=0.3)
@@ -97,7 +97,7 @@ def draw_components(vectors: np.ndarray, labels: np.ndarray, axes) -> None:
 
 
 def draw_grid(values: np.ndarray, rows, columns, axes, told: bool = True) -> None:
-    """Draw a table as colours; `told`: with its numbers."""
+    """Draw a table as colours; `told`: also write its numbers."""
     axes.imshow(values, cmap="Blues", aspect="auto")
     axes.set_xticks(range(len(columns)), columns, rotation=90)
     axes.set_yticks(range(len(rows)), rows)
@@ -109,7 +109,7 @@ def draw_grid(values: np.ndarray, rows, columns, axes, told: bool = True) -> Non
 
 @torch.no_grad()
 def attention_panels(model, tokenizer, texts: list[str]) -> dict[str, partial]:
-    """Return the weights of each head on the first text, that a decoder reads too; a row is who looks."""
+    """Return each head's attention weights on the first text; a decoder reads it, too. Rows: queries."""
     batch = checked_rows(tokenizer, model.config, texts).batch(range(len(texts)))
     again = dict(decoder_input_ids=batch["input_ids"]) if model.config.kind == "encoder-decoder" else {}
     model.use_explicit_attention().hidden_states(**batch, **again)
@@ -122,7 +122,7 @@ def attention_panels(model, tokenizer, texts: list[str]) -> dict[str, partial]:
 
 
 def draw(panels: dict[str, partial], path: Path, chosen: list[str] | None = None) -> None:
-    """Save all panels, or those chosen, as one PNG; UserError for one that is not there, or none."""
+    """Save all panels, or the chosen ones, as one PNG; UserError for an unknown name, or no panels."""
     chosen = chosen or [*panels]
     if not chosen or not {*chosen} <= panels.keys():
         raise UserError(f"{path}: the panels that can be drawn are {', '.join(panels) or 'none'}")
@@ -142,13 +142,13 @@ def draw(panels: dict[str, partial], path: Path, chosen: list[str] | None = None
 
 
 def draw_at_end(settings, folder: Path | None) -> None:
-    """Draw the picture of a run that asked for it (--plot) and came to a folder."""
+    """Draw the picture of a run if --plot is given and it has a folder."""
     if settings.plot and folder and process_rank() == 0:
         draw(run_panels([folder]), folder / "picture.png")
 
 
 def main() -> None:
-    """Draw what the command line asks for."""
+    """Draw the panels that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path)
     for flag, how in dict(out=None, panels="+", attention="+", embeddings=None, positions=0).items():
@@ -164,7 +164,7 @@ def main() -> None:
             panels["two components"] = partial(draw_components, embed(model, tokenizer, texts), labels)
         inputs = (model.encoder or model.decoder).embeddings
         table = inputs.sinusoid if inputs.position is None else inputs.position.weight.detach()
-        if given.positions and table is not None:  # where attention itself knows the order there is none
+        if given.positions and table is not None:  # ALiBi and rope have no such table
             unit = torch.nn.functional.normalize(table, dim=-1)  # (n_position, D)
             panels["positions"] = lambda axes: axes.imshow((unit @ unit.T).numpy(), cmap="Blues")
     draw(panels, Path(given.out or given.folders[0] / "picture.png"), given.panels)
