@@ -1,4 +1,4 @@
-"""One text or two, and a head that gives each class a score (`classification`, `pair`).
+"""Classification of one text or of two: a head gives each class a score (`classification`, `pair`).
 
     input_ids        [CLS] _Ana _sold _a _melon  . [SEP]
     labels  market
@@ -27,7 +27,7 @@ class Classification(HeadTask):
     name, metric, baseline, closed = "classification", "accuracy", "majority class", True
     fields, learnt = ("text", "label"), dict(labels=tuple[str, ...])
     recipe: ClassVar = dict(n_examples=24, steps=100, batch_size=24, n_run=10)
-    world = staticmethod(world.labelled)  # sentences 2 to 4, which do not name it
+    world = staticmethod(world.labelled)  # sentences 2 to 4 of a story, which do not name its place
 
     @classmethod
     def learn(cls, train, tokenizer=None):
@@ -35,20 +35,20 @@ class Classification(HeadTask):
         return dict(labels=sorted(set(cls.truths(train))))
 
     def rows(self, examples):
-        """Return the texts with the numbers of their labels."""
+        """Return the texts as rows, each with the index of its label."""
         return self.text_rows(examples, torch.tensor([self.labels.index(label) for *_, label in examples]))
 
     def loss(self, model, batch):
-        """Return the mean cross-entropy in nats; metrics `loss`, the same, and `accuracy`."""
+        """Return the mean cross-entropy in nats; metrics: `loss` (the same) and `accuracy`."""
         logits = model.output(batch)  # (B, C)
         loss = F.cross_entropy(logits.float(), batch["labels"], reduction="sum") / batch["n_row"]
         return loss, dict(loss=loss, accuracy=(logits.argmax(-1) == batch["labels"]).sum() / batch["n_row"])
 
     def predict(self, model, examples, batch_size):
         """Return the likeliest class of each text, with its probability."""
-        rows, found = self.text_rows(examples, torch.zeros(len(examples))), []  # labels that nobody reads
+        rows, found = self.text_rows(examples, torch.zeros(len(examples))), []  # labels that are not used
         for (*texts, truth), scores in zip(examples, self.outputs(model, rows, batch_size), strict=True):
-            probability, best = scores.softmax(-1).max(-1)  # (C,) -> a number each
+            probability, best = scores.softmax(-1).max(-1)  # (C,) -> one number each
             found.append(Prediction(" | ".join(texts), truth, self.labels[best], float(probability)))
         return found
 
@@ -57,14 +57,14 @@ class Classification(HeadTask):
         return {f.__name__: f(truth, guess) for f in (metrics.accuracy, metrics.macro_f1, metrics.matthews)}
 
     def figures(self, predictions):
-        """Return what `score` does, and how far the probabilities are from what they promise."""
+        """Return the `score`, and as `calibration_error` how far the probabilities are from the accuracy."""
         right = [p.truth == p.guess for p in predictions]
         error = metrics.calibration_error(right, [p.probability for p in predictions])
         return super().figures(predictions) | dict(calibration_error=error)
 
 
 class Pair(Classification):
-    """Two texts, one of C classes: do they say the same, does one follow from the other?"""
+    """Two texts, one of C classes: do they mean the same, or does one follow from the other?"""
 
     name, fields, least_context = "pair", ("text_a", "text_b", "label"), 6
     recipe: ClassVar = dict(n_examples=300, steps=300, batch_size=32)

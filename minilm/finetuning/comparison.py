@@ -1,6 +1,6 @@
-"""The lesson of regime 4 as a table: what moves, how many weights that is, how long it takes, the score.
+"""The closing table of regime 4: which weights move, how many they are, the time of training, the score.
 
-Every way begins with the same examples and takes the same number of steps, or stops by the same --patience.
+Each way to tune gets the same examples and takes the same number of steps, or stops by the same --patience.
 """
 
 import statistics
@@ -21,11 +21,11 @@ from .moving import PUBLISHED, SMALL, TIMES, let_move, share_and_start
 from .settings import FinetuningSettings
 from .tasks import FineTuning, Prediction, Task
 
-HEADER = ("what moves", "weights", "share", "seconds")  # then the metric
+HEADER = ("what moves", "weights", "share", "seconds")  # then the metric's name
 
 
 class Result(NamedTuple):
-    """One way, for one seed."""
+    """The result of one way to tune, for one seed."""
 
     n_moving: int
     share: float  # of all weights that the output depends on
@@ -34,7 +34,7 @@ class Result(NamedTuple):
 
 
 def prepared(body: Transformer, task: Task, parts: Parts, settings, from_random=False) -> tuple:
-    """Return the model that `settings.tune` starts with, the weights that move chosen, and its objective."""
+    """Return the model before training, with the weights of `settings.tune` unfrozen, and its objective."""
     torch.manual_seed(settings.seed)
     if from_random:
         body = build(body.config).to(body.tokens.weight.device)
@@ -44,7 +44,7 @@ def prepared(body: Transformer, task: Task, parts: Parts, settings, from_random=
 
 
 def trained(model: WithHead, objective: FineTuning, settings, folder=None, tokenizer=None) -> tuple:
-    """Train what moves, in a `folder` or quietly; return the `Result`, and predictions of test examples."""
+    """Train the model (without a `folder`: quietly); return the `Result` and the test set's predictions."""
     if settings.lr is None:
         way, is_small = settings.tune.partition(":")[0], model.config.d_model < LARGE
         rate = objective.task.recipe.get("rate", SMALL) * TIMES[way] if is_small else PUBLISHED[way]
@@ -61,23 +61,23 @@ def trained(model: WithHead, objective: FineTuning, settings, folder=None, token
 
 
 def other_ways(body: Transformer, task: Task, parts: Parts, settings) -> dict[str, Result]:
-    """Return the results of the ways that the settings did not choose, and of the one that needs no model."""
+    """Return the results of the other ways to tune, and of guesses without a model or without training."""
     score = task.score([one[-1] for one in parts.test], task.trivial(parts.train, parts.test))[task.metric]
     results = {"trivial": Result(0, 0.0, None, score)}
-    if not task.has_truth:  # no weight is new, so the body as it is has a score
+    if not task.has_truth:  # contrastive: no weight is new, so the untuned model has a score
         found = task.predict(put_head_on(body, task.head()).eval(), parts.test, 4 * settings.batch_size)
         results["before"] = Result(0, 0.0, None, task.figures(found)[task.metric])
     for way in ("scratch", "head", "lora", "all") if settings.compare else ():
         tune = "all" if way == "scratch" else way
         if way != settings.tune and (way != "head" or task.has_head):
             rate = PUBLISHED["scratch"] if way == "scratch" and body.config.d_model >= LARGE else None
-            own = replace(settings, tune=tune, lr=rate)  # one that was given is meant for the chosen way
+            own = replace(settings, tune=tune, lr=rate)  # a given --lr is for the chosen way
             results[way], _ = trained(*prepared(body, task, parts, own, way == "scratch"), own)
     return results
 
 
 def closing(results: dict[str, list[Result]], settings: FinetuningSettings, task: Task) -> tuple[list, dict]:
-    """Return the rows under HEADER and the figures of results.json: of each way the means over its seeds."""
+    """Return the rows under HEADER and the figures of results.json: the mean of each way over its seeds."""
     names = dict(trivial=task.baseline, before="before training", scratch="all, from random weights")
     names |= dict(head="head only", bias="biases (BitFit)")
     names |= dict(lora=f"LoRA, rank {settings.lora_rank}", all="all weights")
@@ -91,22 +91,22 @@ def closing(results: dict[str, list[Result]], settings: FinetuningSettings, task
         seconds = "-" if None in times else f"{statistics.fmean(times):.1f}"
         rows.append((names[way], n_moving[0], f"{100 * share[0]:.1f} %", seconds, score))
     figures["majority_score"], figures["score"] = figures.pop("trivial_score"), figures.pop("chosen_score")
-    return rows, figures | dict(score_deviation=deviation, moving_weights=n_moving[0])  # the last: chosen
+    return rows, figures | dict(score_deviation=deviation, moving_weights=n_moving[0])  # last row: chosen
 
 
 def confusion(labels: list[str], predictions: list[Prediction]) -> list[tuple]:
-    """Return a row for each true label: the label, then how often it was taken for which."""
+    """Return a row for each true label: the label, then how often each label was predicted for it."""
     counts = Counter((p.truth, p.guess) for p in predictions)
     return [(truth, *(counts[truth, guess] for guess in labels)) for truth in labels]
 
 
 def told(task: Task, predictions: list[Prediction]) -> list[str]:
-    """Return lines with all figures of the first seed, and three of its predictions, one of them wrong."""
+    """Return lines with all figures of the first seed and three predictions, one of them wrong if any is."""
     figures = task.figures(predictions)
     wrong = [p for p in predictions if task.written(p.truth) != task.written(p.guess)][:1]
     chosen = [*wrong, *(p for p in predictions if p not in wrong)][:3]
     first = "First seed: " + ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
-    if task.metric in ("accuracy", "exact_match") and type(predictions[0].guess) is str:  # not of tags
+    if task.metric in ("accuracy", "exact_match") and type(predictions[0].guess) is str:  # not tags
         low, high = share_interval(figures[task.metric], len(predictions))
         first += f" (95 % interval of the {task.metric} {low:.3f} to {high:.3f})"
     return [first, "", *(line for p in sorted(chosen, key=predictions.index) for line in shown(task, p))]

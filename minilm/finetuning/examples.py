@@ -1,4 +1,4 @@
-"""The examples of a task (tuples, see `tasks.py`): read, cut into three parts, checked, and written."""
+"""The examples of a task (tuples, see `tasks.py`): read, split into three parts, checked, written."""
 
 import csv
 import io
@@ -24,12 +24,12 @@ class Parts(NamedTuple):
     """The examples of a task in three parts."""
 
     train: list[tuple]  # to learn from
-    validation: list[tuple]  # to watch while learning
+    validation: list[tuple]  # to watch during training
     test: list[tuple]  # to measure on
 
 
 def names_of(settings) -> tuple[str, str, str]:
-    """Return what to call the examples to learn from, to watch and to measure on."""
+    """Return names for the training, validation and test examples, for messages."""
     name = " and ".join(settings.data or ("world",))
     if settings.domain:
         return name, name, f"{name}, with words that no label has touched"
@@ -39,7 +39,7 @@ def names_of(settings) -> tuple[str, str, str]:
 
 
 def read_parts(task, settings) -> list[Parts]:
-    """Return the three parts of the user's files for each seed; say how much of a test is learnt too."""
+    """Return the `Parts` of the user's files for each seed; print how many examples are in training too."""
     files = (settings.data, task.has_truth), ([settings.validation], task.has_truth), ([settings.test], True)
     fields, skip_bad = task.fields, settings.skip_bad
     given = [read_examples(paths, fields, skip_bad, truth, task.is_number) for paths, truth in files]
@@ -47,7 +47,7 @@ def read_parts(task, settings) -> list[Parts]:
     for name, part in zip((settings.validation, settings.test), given[1:], strict=True):
         if again := sum(one_line(str(example[:-1])) in learnt for example in part):
             print(f"{name}: {again:,} of {len(part):,} examples stand in {' and '.join(settings.data)} too")
-    # What is wrong with the whole is told before anything is held out.
+    # Errors in the whole of --data are reported before examples are held out.
     check_parts(Parts(given[0], [], []), task, names_of(settings))
     labels_of = (lambda example: task.truths([example])) if task.closed else None
     how = dict(n=settings.n_examples, labels_of=labels_of, selects=settings.patience > 0)
@@ -55,9 +55,9 @@ def read_parts(task, settings) -> list[Parts]:
 
 
 def read_examples(paths: Iterable, fields: Sequence[str], skip_bad=False, truth=True, numbers=False) -> list:
-    """Return the examples of all files that are given: CoNLL for tags, SQuAD for answers.
+    """Return the examples of all given files: CoNLL for tags, SQuAD for answers, tables for the others.
 
-    All others are tables. Without `truth` there need be none, and it is None. With `numbers` it is a number.
+    Without `truth` the last field may be missing and becomes None. With `numbers` it becomes a number.
     """
     examples = []
     wanted, spare = (fields, ()) if truth else (fields[:-1], fields[-1:])
@@ -77,7 +77,7 @@ def read_examples(paths: Iterable, fields: Sequence[str], skip_bad=False, truth=
 
 
 def scored(fields: Sequence[str], where: str, *cells) -> tuple:
-    """Return the fields of one row, the last a number (4,5 is 4.5; 4,500 may be more); UserError for none."""
+    """Return a row's fields, the last as a number: 4,5 is 4.5; UserError for text and for 4,500 (unclear)."""
     *texts, label = row(fields, where, *cells, is_number=True)
     with suppress(ValueError):
         if math.isfinite(value := float(label.replace(",", ".") if "," in label[-3:-1] else label)):
@@ -86,10 +86,10 @@ def scored(fields: Sequence[str], where: str, *cells) -> tuple:
 
 
 def cut(given: list, watched: list, test: list, seed, n=None, labels_of=None, selects=False, name="--data"):
-    """Return the `Parts`: with nothing to watch a tenth of `given` is, with no test what is watched.
+    """Return the `Parts`; an empty `watched` becomes a tenth of `given`, an empty `test` becomes `watched`.
 
-    `selects`: what is watched decides when to stop, so another tenth is the test. `n`: so many to learn from,
-    drawn by the seed; the labels, where there are `labels_of` an example, take turns as long as they last.
+    `selects`: `watched` decides when to stop, so the test is another tenth. `n`: number of training examples,
+    drawn by the seed; with `labels_of` (example -> its labels) the labels take turns as long as they last.
     """
     size = max(1, len(given) // VALIDATION_SHARE)
     if not watched:
@@ -103,7 +103,7 @@ def cut(given: list, watched: list, test: list, seed, n=None, labels_of=None, se
     if labels_of and n is not None and n < len(given):
         seen, turns = Counter(), []
         for labels in map(labels_of, given):
-            turns.append(min(seen[label] for label in labels))  # how many before it have its rarest label
+            turns.append(min(seen[label] for label in labels))  # examples before it with its rarest label
             seen.update(labels)
         given = [given[i] for i in sorted(sorted(range(len(given)), key=turns.__getitem__)[:n])]
         if len({label for example in given for label in labels_of(example)}) < len(seen):
@@ -112,9 +112,9 @@ def cut(given: list, watched: list, test: list, seed, n=None, labels_of=None, se
 
 
 def check_parts(parts: Parts, task, names: Sequence[str]) -> None:
-    """Raise UserError where nothing can be learnt: all truths are the same; `names`: what to call the parts.
+    """Raise UserError if all training truths are the same: nothing can be learnt; `names`: of the parts.
 
-    Of a `closed` task also where a truth to watch or to measure on is none of those to learn from.
+    For a `closed` task also if a validation or test truth does not occur in training.
     """
     known, what = None, task.fields[-1]
     for part, name in zip(parts, names, strict=True):
@@ -122,8 +122,8 @@ def check_parts(parts: Parts, task, names: Sequence[str]) -> None:
             found = task.truths(part)
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
-        known = known or set(found)  # of those to learn from
-        if len(known) < 2 and known != {None}:  # none: the examples to learn from have no truth
+        known = known or set(found)  # the training truths
+        if len(known) < 2 and known != {None}:  # {None}: training needs no truth
             same = f"of {len(part)} examples to learn from all have the {what} {[*found, 0][0]!r:.40}"
             raise UserError(f"{name}: {same if part else 'one text alone'}; it takes two or more")
         unknown = Counter(truth for truth in found if truth not in known).most_common(5)
@@ -133,14 +133,14 @@ def check_parts(parts: Parts, task, names: Sequence[str]) -> None:
 
 
 def texts_in(example) -> list[str]:
-    """Return all texts in an example, the truth among them: lists and tuples of texts, and of others."""
+    """Return all texts in an example, its truth included, from lists and tuples at any depth."""
     if isinstance(example, (list, tuple)):
         return [text for part in example for text in texts_in(part)]
     return [example] if isinstance(example, str) else []
 
 
 def write_rows(path: Path, rows: Iterable[Sequence]) -> None:
-    """Write rows as tab-separated lines, quoted as `csv` and spreadsheets read them; a cell is one line."""
+    """Write tab-separated lines, quoted for `csv` and spreadsheets; white space in a cell becomes a space."""
     file = io.StringIO(newline="")
     cells = ([" ".join(str(cell).split()) for cell in row] for row in rows)
     csv.writer(file, "excel-tab", lineterminator="\n").writerows(cells)
@@ -148,7 +148,7 @@ def write_rows(path: Path, rows: Iterable[Sequence]) -> None:
 
 
 def write_predictions(task, predictions: list, path: Path) -> None:
-    """Write predictions.tsv: text, truth, prediction, probability of each."""
+    """Write predictions.tsv: text, truth, prediction and probability of each example."""
     rows = [("text", "truth", "prediction", "probability")]
     for p in predictions:
         chance = "" if p.probability is None else f"{p.probability:.4f}"

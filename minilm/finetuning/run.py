@@ -1,10 +1,10 @@
-"""A whole fine-tuning run: examples, model, training, the comparison, the fine-tuned folder.
+"""A complete fine-tuning run: examples, model, training, the comparison, the fine-tuned folder.
 
-`finetune.py` is this with flags. What such a folder holds beyond a run folder:
+`finetune.py` gives it flags. A fine-tuned folder has these files besides those of any run folder:
 
-    task.json         the task's name, what it knows of the labels, tokens a row, its options
-    predictions.tsv   text, truth, prediction, probability of each test example
-    confusion.tsv     of a task with classes: rows are truths, columns predictions
+    task.json         the task's name, what it knows about the labels, the tokens of a row, its options
+    predictions.tsv   text, truth, prediction and probability of each test example
+    confusion.tsv     for a task with classes: rows are truths, columns predictions
 """
 
 import math
@@ -35,17 +35,17 @@ from .heads import WithHead
 from .settings import PAIRS, TASKS, FinetuningSettings, check_fit, with_recipe
 from .tasks import FineTuning, Task
 
-VOCABULARY = 1024  # tokens, where a preset begins from random weights
+VOCABULARY = 1024  # tokens, for a preset, which begins from random weights
 WORLD_VALIDATION, WORLD_TEST = 200, 600  # examples
-TEST_SEED = 4_000_037  # of the test examples of the world: no recipe was chosen by them
+TEST_SEED = 4_000_037  # for the world's test examples, by which no recipe was chosen
 
 
 def finetune(settings: FinetuningSettings) -> Path | None:
     """Train the model on the task, print the comparison, and return the fine-tuned folder."""
-    if settings.seeds is None:  # one, or where the world gives so few examples that luck decides ten
+    if settings.seeds is None:  # one run, or ten if the world's examples are so few that luck decides
         n = TASKS[settings.task].recipe.get("n_run", 1) if settings.domain else 1
         settings = replace(settings, seeds=tuple(settings.seed * n + i for i in range(n)))
-    parts = load_parts(settings)  # of all seeds: a mistake in a file is told before anything is trained
+    parts = load_parts(settings)  # for all seeds: an error in a file is reported before any training
     settings, body, tokenizer = load_body(settings, parts[0])
     settings = with_recipe(settings, len(parts[0].train))
     options = dict(pairs=settings.pairs or PAIRS.get(settings.task))
@@ -55,7 +55,7 @@ def finetune(settings: FinetuningSettings) -> Path | None:
         task = TASKS[settings.task](tokenizer, body.config, settings.context, known, **options)
         model, objective = prepared(body, task, one, own)
         if settings.show_batch:
-            classes = task.labels if task.has_head else ()  # else the model writes them, as tokens
+            classes = task.labels if task.has_head else ()  # without a head the model writes them as tokens
             lines = batch_lines(objective.batch(0, "train"), tokenizer, settings.show_batch, classes)
             return print(*lines, sep="\n")
         out = None if results else start(settings, model, objective)  # the first seed's model is kept
@@ -82,7 +82,7 @@ def finetune(settings: FinetuningSettings) -> Path | None:
 
 
 def start(settings: FinetuningSettings, model: WithHead, objective: FineTuning) -> Path:
-    """Say what is learnt from, and return the folder of the run with what is known of its task."""
+    """Print the numbers of examples, write task.json, return the run folder; UserError for a bad --resume."""
     sizes = zip(objective.parts, ("to learn from", "to watch", "to measure on"), strict=True)
     print("examples:", ", ".join(f"{len(part):,} {use}" for part, use in sizes))
     if n_cut := sum(rows.texts.n_cut for rows in objective.rows.values()):
@@ -92,7 +92,7 @@ def start(settings: FinetuningSettings, model: WithHead, objective: FineTuning) 
         path = Path(settings.out) / folders.TASK
         known = checked(path, folders.read_json(path), dict(known=dict))["known"]
         for name in ("labels", "tags", "mean", "deviation") if objective.task.has_head else ():
-            then, now = known.get(name), objective.task.known.get(name)  # the head was trained for the former
+            then, now = known.get(name), objective.task.known.get(name)  # the head was trained for `then`
             if then != now and not (type(then) is float and math.isclose(then, now, rel_tol=1e-5)):
                 raise UserError(f"{settings.out}: has other {name}: go on with the examples it began with")
     out, task = begin(settings.task, settings), objective.task
@@ -103,11 +103,11 @@ def start(settings: FinetuningSettings, model: WithHead, objective: FineTuning) 
 
 
 def load_parts(settings: FinetuningSettings) -> list[Parts]:
-    """Return the examples that the settings name, for each seed; UserError where they teach nothing."""
+    """Return the examples of the settings, `Parts` for each seed; UserError if nothing can be learnt."""
     task, domain, parts = TASKS[settings.task], settings.domain, []
     if domain:
         n = settings.n_examples or task.recipe["n_examples"]
-        # The things and verbs of the test examples are held out: no label has ever touched them.
+        # The things and verbs of the test examples are held out: no training example has them.
         test = task.world(WORLD_TEST, TEST_SEED, held_out=True, domain=domain)
         for seed in settings.seeds:
             watched = task.world(WORLD_VALIDATION, seed + VALIDATION_SEED, held_out=False, domain=domain)
@@ -120,7 +120,7 @@ def load_parts(settings: FinetuningSettings) -> list[Parts]:
 
 
 def load_body(settings: FinetuningSettings, parts: Parts) -> tuple:
-    """Return settings with model and context resolved, the model (of a preset: random), and its tokenizer."""
+    """Return settings with model and context filled in, the model (a preset: random), and its tokenizer."""
     if settings.model in PRESETS:
         texts = [" ".join(texts_in(example)) for example in parts.train]
         tokenizer = BPE.train(texts, VOCABULARY, SPECIAL_TOKENS)
@@ -139,11 +139,11 @@ def load_body(settings: FinetuningSettings, parts: Parts) -> tuple:
 
 
 def predict(settings: FinetuningSettings) -> Path:
-    """Say what the fine-tuned --model thinks of the texts in a file; return the folder of the predictions."""
+    """Predict the texts of a file with the fine-tuned --model; return the folder of the predictions."""
     if (source := settings.model or folders.find_run(settings.task)) is None:
         raise UserError(f"--predict: no finished runs/{settings.task}; name the fine-tuned folder by --model")
     model, task = load_finetuned(source, str(choose_device(settings.device)))
-    if settings.task not in ("classification", task.name):  # the first may not have been given
+    if settings.task not in ("classification", task.name):  # the first is --task's default
         raise UserError(f"--task {settings.task}: {source} was trained for {task.name}; leave --task out")
     given = read_examples([settings.predict], task.fields, settings.skip_bad, truth=False)
     predictions = task.predict(model, given, 4 * (settings.batch_size or 32))
@@ -156,7 +156,7 @@ def predict(settings: FinetuningSettings) -> Path:
 
 
 def load_finetuned(folder: str | Path, device: str = "cpu") -> tuple[WithHead, Task]:
-    """Return (model, task) of a fine-tuned folder; UserError where it is none."""
+    """Return (model, task) of a fine-tuned folder; UserError for any other folder."""
     path, (body, tokenizer) = Path(folder) / folders.TASK, load(folder, device)
     if not path.exists():
         raise UserError(f"{folder}: no {folders.TASK}; first: python finetune.py {typed('model', folder)}")

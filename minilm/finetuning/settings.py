@@ -1,4 +1,4 @@
-"""The flags of fine-tuning, what they are where they are not given, and which of them go together."""
+"""The flags of fine-tuning, their defaults, and which of them go together."""
 
 import re
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ from .text_to_text import TextToText
 
 _ALL = (Classification, Pair, Similarity, Contrastive, Tagging, Span, TextToText)
 TASKS: dict[str, type[Task]] = {task.name: task for task in _ALL}
-PAIRS = dict(pair="together", similarity="apart", contrastive="apart")  # where two texts of a task meet
-EPOCHS = 4  # of a user's examples; Devlin et al. 2019: 2 to 4
+PAIRS = dict(pair="together", similarity="apart", contrastive="apart")  # default of --pairs
+EPOCHS = 4  # over a user's examples; Devlin et al. 2019: 2 to 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,21 +31,21 @@ class FinetuningSettings(TrainingSettings):
     task: Literal[tuple(TASKS)] = "classification"  # what the model has to do
     model: str | None = None  # run or Hugging Face folder, preset; none: runs/masked, text-to-text: denoising
     data: tuple[str, ...] | None = None  # files of examples, or world:portuguese; none: the embedded world
-    validation: str | None = None  # file of examples to watch while learning; none: a tenth of --data
-    test: str | None = None  # file of examples to measure on; none: those watched, with --patience a tenth
-    predict: str | None = None  # a file without truths: say what the fine-tuned --model thinks of it
-    skip_bad: bool = False  # leave out and count examples that are not as they should be
-    n_examples: int | None = None  # examples to learn from, drawn by the seed; none: all (world: as needed)
-    context: int | None = None  # most tokens a row; none: as in the model's own training
+    validation: str | None = None  # file of validation examples; none: a tenth of --data
+    test: str | None = None  # file of test examples; none: those of validation, with --patience another tenth
+    predict: str | None = None  # a file without answers: the fine-tuned --model predicts them
+    skip_bad: bool = False  # leave out malformed examples, and count them
+    n_examples: int | None = None  # training examples, drawn by the seed; none: all (world: as needed)
+    context: int | None = None  # longest row, in tokens; none: as in the model's own training
     pairs: Literal["together", "apart"] | None = None  # both texts in one row, or two; none: similarity apart
-    tune: str = "all"  # the weights that move: all, head, bias, lora, or last:N blocks with the head
+    tune: str = "all"  # weights that are trained: all, head, bias, lora, or last:N (N blocks and the head)
     compare: bool = True  # train again for the closing table: from random weights, the head alone, LoRA
-    seeds: tuple[int, ...] | None = None  # runs with other examples and heads, for a mean; none: 1, or 10
+    seeds: tuple[int, ...] | None = None  # one run each, other examples and head, averaged; none: 1, or 10
     lora_rank: int = 8  # rank of what LoRA adds to a matrix
     lora_alpha: float = 16.0  # LoRA adds alpha / rank times its product
     lora_targets: tuple[Literal[TARGETS], ...] = ("q", "v")  # matrices that LoRA adds to
-    layer_decay: float = 1.0  # each block learns at this times the rate of the one above it
-    unfreeze_every: int = 0  # steps after which one block more begins to move, from the top (0: all at once)
+    layer_decay: float = 1.0  # a block's learning rate is this times that of the block above
+    unfreeze_every: int = 0  # steps after which one more block moves, from the top down (0: all at once)
     patience: int = 0  # stop after so many evaluations without a lower loss, keep the best (0: all steps)
 
     def __post_init__(self):
@@ -56,7 +56,7 @@ class FinetuningSettings(TrainingSettings):
         if not 0 < self.layer_decay <= 1:
             raise UserError(f"--layer-decay {self.layer_decay}: must be above 0 and at most 1")
         least = dict(unfreeze_every=0, patience=0, n_examples=1, lora_rank=1, seeds=0)
-        least["batch_size"] = 1 if TASKS[self.task].has_truth else 2  # a contrast is between pairs of a batch
+        least["batch_size"] = 1 if TASKS[self.task].has_truth else 2  # contrastive: one other pair
         self.check_least(least | dict(context=TASKS[self.task].least_context))
         self.refuse(self.task not in ("pair", "similarity"), ("pairs",), f"is nothing to --task {self.task}")
         if not (TASKS[self.task].has_truth or self.domain or self.test):
@@ -69,12 +69,12 @@ class FinetuningSettings(TrainingSettings):
 
     @property
     def domain(self) -> str | None:
-        """The domain of the embedded world that the examples are from; none: they are the user's."""
+        """The domain of the embedded world that the examples come from; None: they are the user's own."""
         return world.SOURCES.get(" ".join(self.data or ("world",)))
 
 
 def check_fit(settings: FinetuningSettings, config: ModelConfig) -> None:
-    """Raise UserError where a model cannot do what is asked."""
+    """Raise UserError if the model cannot do what the settings ask."""
     task, kind = TASKS[settings.task], config.kind
     if kind not in task.kinds:
         possible = ", ".join(name for name, other in TASKS.items() if kind in other.kinds)
@@ -93,7 +93,7 @@ def check_fit(settings: FinetuningSettings, config: ModelConfig) -> None:
 
 
 def with_recipe(settings: FinetuningSettings, n_example: int) -> FinetuningSettings:
-    """Return the settings with all filled in but `lr`, of which each way to tune has its own."""
+    """Return the settings with all defaults filled in but `lr`, which depends on the way to tune."""
     recipe = dict(batch_size=32, schedule="linear", weight_decay=0.01)
     recipe |= TASKS[settings.task].recipe if settings.domain else {}
     n_row = settings.batch_size or recipe["batch_size"]

@@ -1,15 +1,15 @@
-"""Question answering: the answer is a span of the text, found as the place where it begins and where it ends.
+"""Question answering: the answer is a span of the text, predicted as the positions where it begins and ends.
 
 Source: Devlin et al. 2019, sections 4.2 and 4.3, for SQuAD 1.1 and 2.0 (Rajpurkar et al. 2016 and 2018). The
-row is [CLS] question [SEP] text [SEP]. A score S . T_i says that the answer begins at position i, another
-E . T_j that it ends at j; the best span has the greatest sum. A question without an answer begins and ends at
-[CLS]. A text too long for a row is read through windows that overlap.
+row is [CLS] question [SEP] text [SEP]. S . T_i is the score of position i as the begin of the answer, E . T_j
+that of position j as its end; the best span has the greatest sum. For a question without an answer, both are
+the position of [CLS]. A text that is too long for one row is read in overlapping windows.
 
     position      0    1     2   3 4     5    6     7  8      9 10    11
     input_ids [CLS] _Who _sold _it ? [SEP] _Ana _sold _a _melon  . [SEP]
     labels  6  6     the answer, "Ana", begins and ends there
 
-An answer begins and ends with a token, as the published ones do: one that does not is never exact.
+Predictions are whole tokens, as in published models: an answer that begins or ends inside one is never exact.
 """
 
 import math
@@ -25,20 +25,20 @@ from ..tokenizer.rows import framed, located_ids, rows_of, text_ids
 from ..training import metrics
 from .tasks import HeadTask, LabelledRows, Prediction, commonest
 
-LONGEST_ANSWER = 30  # tokens; that of the authors' code
+LONGEST_ANSWER = 30  # in tokens, as in the authors' code
 
 
 class Window(NamedTuple):
     """A row [CLS] question [SEP] part of the text [SEP]."""
 
-    example: int  # number of the example
+    example: int  # index of the example
     row: tuple[list[int], int]  # as `framed` gives it: ids, and how many of them stand before the text
-    letters: list[tuple[int, int]]  # of each token of the text: which letters text[a:b] it stands for
-    label: list[int]  # positions of the answer's first and last token
+    letters: list[tuple[int, int]]  # (a, b) of each token of this part: it is text[a:b]
+    label: list[int]  # positions in the row of the answer's first and last token, or [0, 0]
 
 
 class Span(HeadTask):
-    """A text, a question, and the right answers with their places, none where there is no answer."""
+    """A text, a question, and a list of right answers (text, start), which is empty if there is no answer."""
 
     name, metric, baseline = "span", "exact_match", "usual answer"
     fields, kinds, least_context = ("context", "question", "answers"), ("encoder",), 9
@@ -54,27 +54,30 @@ class Span(HeadTask):
 
     @classmethod
     def learn(cls, train, tokenizer=None):
-        """Return whether there are questions without an answer; only then will the model say so."""
+        """Return whether some questions have no answer; only then may `predict` return "", no answer."""
         return dict(impossible=any(not answers for *_, answers in train))
 
     @classmethod
     def truths(cls, examples):
-        """Return the answers, and the one that any question may have: none."""
+        """Return all answers, and "" for no answer, which any question may have."""
         return ["", *(text for *_, answers in examples for text, _ in answers)]
 
     def windows(self, examples: list[tuple]) -> list[Window]:
-        """Return the windows of all texts, each half over the one before; half of a row may be question."""
+        """Return the windows of all texts: the next one begins half a window's text further on, to the end.
+
+        So an answer that one window cuts in two is whole in the next, and no word is read without context.
+        A question is cut to `context` // 2 tokens. The label is [0, 0], the position of [CLS], if there is no
+        answer, or if the window does not hold all of the first one. Differs from the authors' code: if two
+        windows share a token, both its scores count, not only the one with more text around it.
+        """
         found = []
         for i, (text, question, answers) in enumerate(examples):
             ids, letters = located_ids(self.tokenizer, self.config, text)
             question = text_ids(self.tokenizer, self.config, question)[: self.context // 2]
             n_before = framed(self.tokenizer, self.config, question, [])[1]
-            room = self.context - n_before - 1  # the last [SEP]
-            answer, begin = answers[0] if answers else ("", 0)  # "": no token has a letter of it
+            room = self.context - n_before - 1  # 1 for the last [SEP]
+            answer, begin = answers[0] if answers else ("", 0)  # "" is in no token
             inside = [t for t, (a, b) in enumerate(letters) if a < begin + len(answer) and b > begin]
-            # Why they overlap: an answer that one window cuts in two stands whole in the next, and no word is
-            # read without what stands around it. Differs from the authors' code: of a token in two windows
-            # both scores count, not only that with more text around it.
             step = max(1, room // 2)
             for start in range(0, max(1, len(ids) - room + step), step):
                 part = slice(start, start + room)
@@ -86,16 +89,16 @@ class Span(HeadTask):
         return found
 
     def rows(self, examples, windows=None):
-        """Return the windows of all texts as rows, with the places of the answers."""
+        """Return the windows of all texts as rows, with the positions of the answers."""
         windows = windows or self.windows(examples)
         n_cut = sum(len(text_ids(self.tokenizer, self.config, q)) > self.context // 2 for _, q, _ in examples)
         rows = rows_of(self.tokenizer, self.config, [window.row for window in windows], n_cut)
         return LabelledRows(rows, torch.tensor([window.label for window in windows]))
 
     def loss(self, model, batch):
-        """Return the mean (paper: sum) of both cross-entropies in nats; metrics (`accuracy`: both right)."""
+        """Return the mean (paper: sum) of both cross-entropies in nats; `accuracy`: begin and end right."""
         padding = batch["attention_mask"] == 0  # (B, T)
-        # Differs from the authors' code, in whose softmax padding takes part: there every row is as long.
+        # Differs from the authors' code, whose softmax includes padding; there all rows have the same length.
         logits = model.output(batch).float().masked_fill(padding[..., None], BLOCKED)  # (B, T, 2)
         # (B, T, 2) against labels (B, 2): the positions are the classes
         total = F.cross_entropy(logits, batch["labels"], reduction="sum") / 2
@@ -103,13 +106,13 @@ class Span(HeadTask):
         return total / batch["n_row"], dict(loss=total / batch["n_row"], accuracy=right)
 
     def predict(self, model, examples, batch_size):
-        """Return the best answer of all windows of a text, "" for none; no answer must be best in each."""
+        """Return the best answer over all windows of a text; "", no answer, must beat it in every window."""
         windows = self.windows(examples)
         best, absent = [(-math.inf, "")] * len(examples), [math.inf] * len(examples)
         outputs = self.outputs(model, self.rows(examples, windows), batch_size)
         for window, scores in zip(windows, outputs, strict=True):
-            # Differs from the authors' code, which compares the raw scores of all windows: in the softmax of
-            # a window [CLS], "not here", takes its share, and one without the answer has little left.
+            # Differs from the authors' code, which compares the raw scores of all windows. After a softmax in
+            # each, a window without the answer has most probability at [CLS], "not here", little at spans.
             i, log_probs = window.example, scores.log_softmax(0)  # (T, 2)
             absent[i] = min(absent[i], float(log_probs[0].sum()))
             if window.letters:  # a text without a token has no answer
@@ -124,27 +127,27 @@ class Span(HeadTask):
         return found
 
     def score(self, truth, guess):
-        """Return exact match and F1, as the script of SQuAD counts them."""
+        """Return exact match and F1 as SQuAD's evaluation script computes them."""
         pairs = [(ours, [text for text, _ in theirs]) for theirs, ours in zip(truth, guess, strict=True)]
         exact = sum(metrics.squad_exact_match(*pair) for pair in pairs) / len(pairs)
         return dict(exact_match=exact, f1=sum(metrics.squad_f1(*pair) for pair in pairs) / len(pairs))
 
     @classmethod
     def trivial(cls, train, test):
-        """Give the commonest training answer to a question that begins with the same word."""
+        """Return for each question the commonest training answer to questions with the same first word."""
         usual = commonest((asked.split()[0], answers[0][0] if answers else "") for _, asked, answers in train)
         return [usual.get(question.split()[0], "") for _, question, _ in test]
 
     def written(self, value, text=None):
-        """Return the answer, or all right ones."""
+        """Return the answer, or, for a truth, all right answers."""
         texts = [value] if isinstance(value, str) else list(dict.fromkeys(text for text, _ in value))
         return super().written(" / ".join(texts) or "(no answer)")
 
 
 def best_span(log_probs: Tensor, longest: int = LONGEST_ANSWER) -> tuple[float, int, int]:
-    """Return the greatest sum of begin and end, and both places, of the positions of a text (T, 2)."""
+    """Return the greatest (begin[i] + end[j], i, j), i <= j < i + longest; log_probs (T, 2): begin, end."""
     begin, end = log_probs.unbind(-1)  # (T,) each
-    sums = begin[:, None] + end[None, :]  # (T, T): begins at the row's place, ends at the column's
-    fits = torch.ones_like(sums).triu().tril(longest - 1)  # begins before it ends, not too long
+    sums = begin[:, None] + end[None, :]  # (T, T): row = first position, column = last
+    fits = torch.ones_like(sums).triu().tril(longest - 1)  # i <= j, and not too long
     score, place = sums.masked_fill(fits == 0, -math.inf).flatten().max(0)
     return float(score), *divmod(int(place), len(sums))

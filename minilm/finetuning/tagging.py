@@ -1,7 +1,7 @@
-"""A tag for each word, from the vectors of its pieces: the names of persons and places, for instance.
+"""Tagging: a tag for each word, for instance whether it is in the name of a person or of a place.
 
-A word is one or several tokens. Its first token carries its tag, the loss ignores the others (Devlin et al.
-2019, section 5.3). Entities count whole or not at all, as in conlleval; of other tags each word's counts.
+A word is one or more tokens. Its tag is predicted at its first token; the loss ignores the others (Devlin et
+al. 2019, section 5.3). Only whole entities count as right, as in conlleval; of other tags each word counts.
 
     words                Ana  weighed     a  pumpkin   .
     input_ids [CLS]     _Ana _we ighed  _a   _pump kin . [SEP]
@@ -19,7 +19,7 @@ from .tasks import HeadTask, LabelledRows, Prediction, commonest
 
 
 class Tagging(HeadTask):
-    """Words, and as many tags."""
+    """The words of a sentence, and a tag for each."""
 
     name, metric, baseline, closed = "tagging", "entity_f1", "each word's usual tag", True
     fields, kinds, on = ("words", "tags"), ("encoder",), "position"
@@ -29,7 +29,7 @@ class Tagging(HeadTask):
 
     @classmethod
     def truths(cls, examples):
-        """Return the tags of all words; UserError for one that marks no entity where others do."""
+        """Return the tags of all words; UserError if some mark entities and another does not."""
         tags = [tag for _, tags in examples for tag in tags]
         if any("-" in tag[1:] and metrics.is_entity_tag(tag) for tag in tags):
             metrics.entities(tags)  # for its UserError alone
@@ -46,28 +46,25 @@ class Tagging(HeadTask):
         return dict(tags=sorted(set(cls.truths(train))))
 
     def rows(self, examples):
-        """Return the words as rows, with a label at the first token of each; without tags label 0."""
+        """Return the sentences as rows, with a label at the first token of each word; tags None: label 0."""
         number, words = {tag: i for i, tag in enumerate(self.labels)}, [words for words, _ in examples]
         rows, columns = word_rows(self.tokenizer, self.config, words, self.context)
         labels = []
         for n_token, places, (_, tags) in zip(rows.lengths, columns, examples, strict=True):
-            # A word has one label: a loss on all its pieces would count long words more.
+            # A word has one label: with a loss on all its tokens, long words would count more.
             known = [0] * len(places) if tags is None else [number.get(tag, IGNORED) for tag in tags]
             label_at = dict(zip(places, known, strict=False))  # a word beyond the context has no place
             labels.append([label_at.get(place, IGNORED) for place in range(n_token)])
         return LabelledRows(rows, RaggedRows(labels, IGNORED))
 
     def loss(self, model, batch):
-        """Return the mean cross-entropy of the words in nats; metrics `loss`, and `accuracy` a word."""
+        """Return the mean cross-entropy of the words in nats; metrics: `loss`, `accuracy` (of words)."""
         logits, labels = model.output(batch).float(), batch["labels"]  # (B, T, n_tag), (B, T)
         loss = summed_cross_entropy(logits, labels) / batch["n_label"]
         return loss, dict(loss=loss, accuracy=count_correct(logits, labels) / batch["n_label"])
 
     def predict(self, model, examples, batch_size):
-        """Return the likeliest tag of each word; the probability is that of the least certain word.
-
-        Words beyond the context are O, or where no entities are marked _.
-        """
+        """Return the likeliest tag of each word (O or _ beyond the context), and their lowest probability."""
         rows, found = self.rows([(words, None) for words, _ in examples]), []
         outputs = zip(rows.columns["labels"], self.outputs(model, rows, batch_size), strict=True)
         for (words, truth), (labels, scores) in zip(examples, outputs, strict=True):
@@ -75,12 +72,12 @@ class Tagging(HeadTask):
             chances, best = scores[at].softmax(-1).max(-1)  # (n_word, n_tag) -> (n_word,)
             beyond = ["O" if self.marks_entities else "_"] * (len(words) - len(at))
             guess = [self.labels[i] for i in best.tolist()] + beyond
-            text = " ".join("_".join(word.split()) for word in words)  # so that words and tags stay as many
+            text = " ".join("_".join(word.split()) for word in words)  # a word with a space stays one
             found.append(Prediction(text, truth, guess, chances.min().item()))
         return found
 
     def score(self, truth, guess):
-        """Return F1, precision and recall of whole entities; of tags that mark none accuracy."""
+        """Return F1, precision and recall of whole entities, or accuracy if the tags mark none."""
         if not self.marks_entities:
             return dict(accuracy=metrics.accuracy([*chain(*truth)], [*chain(*guess)]))
         precision, recall, f1 = metrics.entity_f1(truth, guess)
@@ -88,13 +85,13 @@ class Tagging(HeadTask):
 
     @classmethod
     def trivial(cls, train, test):
-        """Give each word the tag that it mostly has in training, a new word the commonest (O, mostly)."""
+        """Return for each word its most frequent training tag, for a new word the commonest (mostly O)."""
         usual = commonest(pair for words, tags in train for pair in zip(words, tags, strict=True))
         other = commonest((None, tag) for tag in cls.truths(train))[None]
         return [[usual.get(word, other) for word in words] for words, _ in test]
 
     def written(self, value, text=None):
-        """Return the tags with spaces between; with the text, the entities: "person Ana, place market"."""
+        """Return the tags, separated by spaces; with the text, the entities: "person Ana, place market"."""
         if text is None:
             return " ".join(value)
         words = text.split(" ")

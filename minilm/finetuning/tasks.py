@@ -1,12 +1,12 @@
 """What a fine-tuning task is: it turns examples into rows, rows into a loss, a model's output into a score.
 
-A task knows nothing of training. `FineTuning` below makes an objective of a task and its examples, and the
-one loop (`training/loop.py`) trains it; `comparison.py` trains it again in other ways, and asks `score`.
+A task knows nothing about training. `FineTuning` below makes an objective from a task and its examples, for
+the one training loop (`training/loop.py`); `comparison.py` also trains in other ways and compares `score`.
 
-    Type I    `HeadTask`: the answer is read off a head on top of the model (`heads.py`)
+    Type I    `HeadTask`: the answer is the output of a head on top of the model (`heads.py`)
     Type II   no new head: the model writes the answer (`text_to_text.py`)
 
-An example is a tuple: what the model may see, then the truth, `(text, label)` or `(source, target)`. The
+An example is a tuple: the model's input, then the truth, as in `(text, label)` or `(source, target)`. The
 truth is None where it is not known (`--predict`).
 """
 
@@ -29,18 +29,18 @@ from .heads import Head
 
 
 class Prediction(NamedTuple):
-    """What the model said about one example."""
+    """What the model predicts for one example."""
 
-    text: str  # what it read
+    text: str  # what the model read
     truth: Any  # as in the example, None where it is not known
     guess: Any  # of the same kind: a label, a number, a list of tags, a text
-    probability: float | None = None  # that the model gave to its guess; none where it gives none
+    probability: float | None = None  # of the guess, by the model; None where it gives none
 
 
 class LabelledRows:
-    """Examples as rows of ids, and what the loss compares with: labels, and other columns of a batch.
+    """Examples as rows of ids, with their labels and any other columns of a batch.
 
-    `n_row` an example: two where the texts of a pair are apart, rows 2 i and 2 i + 1 those of example i.
+    `n_row`: rows of each example. It is 2 if two texts are apart: example i then has rows 2 i and 2 i + 1.
     """
 
     def __init__(self, texts: RaggedRows, labels: RaggedRows | Tensor, n_row: int = 1, **columns):
@@ -52,44 +52,44 @@ class LabelledRows:
         return len(self.lengths)
 
     def batch(self, chosen: Sequence[int]) -> dict[str, Tensor]:
-        """Return the chosen examples, padded to the longest of them.
+        """Return the chosen examples as a batch, padded to the longest of them.
 
-        They are input_ids, attention_mask, perhaps token_type_ids (B, T), of pairs apart (B, 2, T); labels
-        and other columns (B, ...); n_row; n_label: labels that are not `IGNORED`.
+        Its tensors: input_ids, attention_mask, with segments token_type_ids, (B, T), or (B, 2, T) for texts
+        apart; labels and other columns (B, ...); n_row = B; n_label, the labels that are not `IGNORED`.
         """
         chosen = np.asarray(chosen)
         batch = self.texts.batch(self.numbers[chosen])
         for name, column in self.columns.items():
             ragged = isinstance(column, RaggedRows)
             batch[name] = torch.from_numpy(column.padded(chosen)[0]).long() if ragged else column[chosen]
-        # At least 1: without a label the loss is 0, and not NaN.
+        # At least 1: if there is no label, the loss is 0 and not NaN.
         n_label = (batch["labels"] != IGNORED).sum().clamp(min=1).float()
         return batch | dict(n_row=torch.tensor(float(len(chosen))), n_label=n_label)
 
 
 class Task(ABC):
-    """Base of all tasks; see `classification.py` for the plainest one.
+    """Base class of all tasks; `classification.py` has the simplest one.
 
-    `known`: what `learn` found in the training examples, such as the names of the labels. `context`: most
-    tokens of a row. `pairs`: two texts are "together" in one row of the model, or "apart", so that the head
-    alone compares them.
+    `known`: what `learn` found in the training examples, such as the names of the labels. `context`: longest
+    row, in tokens. `pairs`: the model reads two texts "together" in one row, or "apart" in two rows, and then
+    only the head compares them.
     """
 
-    name: ClassVar[str]  # of --task
-    metric: ClassVar[str]  # of the score: the first key of what `score` returns
+    name: ClassVar[str]  # its name for --task
+    metric: ClassVar[str]  # the main one of its scores, the first key that `score` returns
     baseline: ClassVar[str]  # what `trivial` does, in two or three words
-    fields: ClassVar[tuple[str, ...]]  # of an example, the truth last: the columns of a file
-    kinds: ClassVar[tuple[str, ...]] = ("encoder", "decoder", "encoder-decoder")  # of models that can do it
-    start: ClassVar[str] = "masked"  # objective of the model to start from, where none is named
-    least_context: ClassVar[int] = 3  # tokens of a row
-    closed: ClassVar[bool] = False  # no other truth is possible than those of training
+    fields: ClassVar[tuple[str, ...]]  # parts of an example, the truth last: columns of a file
+    kinds: ClassVar[tuple[str, ...]] = ("encoder", "decoder", "encoder-decoder")  # models that can do it
+    start: ClassVar[str] = "masked"  # default --model: that of this pre-training objective
+    least_context: ClassVar[int] = 3  # smallest --context
+    closed: ClassVar[bool] = False  # every truth must occur in the training examples
     is_number: ClassVar[bool] = False  # the truth is a number
-    has_truth: ClassVar[bool] = True  # examples to learn from have one; those to measure on always
-    n_cut = 0  # rows that were too long, of the last examples that `predict` was given
-    has_head: ClassVar[bool] = False  # new weights on top, which alone may move
+    has_truth: ClassVar[bool] = True  # do training examples have one? test examples always do
+    n_cut = 0  # rows that the last call of `predict` had to cut
+    has_head: ClassVar[bool] = False  # a new head on top, which may be trained alone
     learnt: ClassVar[dict]  # what `learn` returns: names and types
-    recipe: ClassVar[dict]  # of a small model on the world, measured on two CPU cores
-    # (n, seed, held_out, domain) -> n examples of the world; held out: whose topic words have no label yet
+    recipe: ClassVar[dict]  # settings for a small model on the world, measured on two CPU cores
+    # (n, seed, held_out, domain) -> n examples of the world; held_out: with topic words unseen in training
     world: ClassVar[Callable[..., list[tuple]]]
 
     def __init__(self, tokenizer, config: ModelConfig, context: int, known: dict, pairs=None):
@@ -99,7 +99,7 @@ class Task(ABC):
     @classmethod
     @abstractmethod
     def learn(cls, train: list[tuple], tokenizer=None) -> dict:
-        """Return what is to be known of the training examples, as JSON can write it: `known`."""
+        """Return `known`, what the task must know about the training examples, as JSON can store it."""
 
     @classmethod
     def truths(cls, examples: list[tuple]) -> list:
@@ -107,7 +107,7 @@ class Task(ABC):
         return [example[-1] for example in examples]
 
     def head(self) -> nn.Module | None:
-        """Return the fresh head of this task, or None where the model's own vocabulary head serves."""
+        """Return a new head for this task, or None if it uses the model's own vocabulary head."""
         return None
 
     @abstractmethod
@@ -116,44 +116,44 @@ class Task(ABC):
 
     @abstractmethod
     def loss(self, model, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss of (a part of) a batch, and metrics that add up over the parts; `loss` is one."""
+        """Return the loss of (a part of) a batch, and metrics that add up over the parts, `loss` included."""
 
     @abstractmethod
     def predict(self, model, examples: list[tuple], batch_size: int) -> list[Prediction]:
-        """Return a prediction for each example, the model in evaluation mode."""
+        """Return a prediction for each example; the model must be in evaluation mode."""
 
     @abstractmethod
     def score(self, truth: list, guess: list) -> dict[str, float]:
-        """Return the figures by name, `metric` first."""
+        """Return the scores by name, `metric` first."""
 
     def figures(self, predictions: list[Prediction]) -> dict[str, float]:
-        """Return the `score` of predictions, and what else there is to say of them."""
+        """Return the `score` of the predictions; a task may add other figures."""
         return self.score([p.truth for p in predictions], [p.guess for p in predictions])
 
     @classmethod
     def trivial(cls, train: list[tuple], test: list[tuple]) -> list:
-        """Return a guess for each test example that needs no model: here the commonest truth, every time."""
+        """Return a guess without a model for each test example: here always the commonest training truth."""
         return [Counter(truth for *_, truth in train).most_common(1)[0][0]] * len(test)
 
     def written(self, value, text: str | None = None) -> str:
-        """Return a truth or a guess as a cell of predictions.tsv; with its text, as a person reads it."""
+        """Return a truth or a guess as a cell of predictions.tsv, or, with its text, for a person to read."""
         return " ".join(str(value).split())
 
 
 class HeadTask(Task):
-    """Type I: the output of a head is a score for each class, or a number, of a text or of each position."""
+    """Type I: a head gives a score for each class, or one number, for a text or for each position."""
 
     has_head = True
     on = "text"  # what the head reads, "text" or "position" (`heads.py`)
-    n_output: int | None = None  # numbers that the head gives; none: one for each label
+    n_output: int | None = None  # outputs of the head; None: one for each label
 
     def head(self):
-        """Return a linear layer from what it reads to its numbers."""
+        """Return a new head that reads `on`, or texts apart, and has `n_output` outputs."""
         on = "apart" if self.pairs == "apart" else self.on
         return Head(self.config, self.n_output or len(self.labels), on)
 
     def text_rows(self, examples: list[tuple], labels: Tensor) -> LabelledRows:
-        """Return the text, or the two texts, of each example as a row; apart as two rows."""
+        """Return the text of each example, or both texts, as one row; texts apart as two rows."""
         texts, n_row = [example[:-1] for example in examples], 1
         if self.pairs == "apart":
             texts, n_row = [(text,) for pair in texts for text in pair], 2
@@ -162,7 +162,7 @@ class HeadTask(Task):
 
     @torch.no_grad()
     def outputs(self, model, rows: LabelledRows, batch_size: int) -> list[Tensor]:
-        """Return the head's output for each row: (n_output,), on positions (T, n_output) of real tokens."""
+        """Return the head's output for each example: (n_output,), or (T, n_output) for its T real tokens."""
         found, self.n_cut = [torch.empty(0)] * len(rows), rows.texts.n_cut
         device = model.tokens.weight.device
         for chosen in with_bar(alike(rows.lengths, batch_size), "answers"):
@@ -175,7 +175,7 @@ class HeadTask(Task):
 
 
 class FineTuning(Objective):
-    """A task and its examples as an objective: its batch depends on seed, split and step alone."""
+    """A task and its examples as an objective; a batch depends only on seed, split and step."""
 
     def __init__(self, task: Task, parts: Parts, batch_size: int, seed: int = 0):
         self.task, self.parts, self.batch_size, self.seed = task, parts, batch_size, seed
@@ -186,7 +186,7 @@ class FineTuning(Objective):
         return rows.batch(self.chosen(step, len(rows)) if split == "train" else range(len(rows)))
 
     def chosen(self, step: int, n: int) -> list[int]:
-        """Return the rows of a step: each of n once before any comes again, every epoch in a new order."""
+        """Return the rows of a step: each epoch takes all n rows once, in a new order."""
         places = range(step * self.batch_size, (step + 1) * self.batch_size)
         epochs = {place // n for place in places}
         orders = {epoch: np.random.default_rng([self.seed, epoch]).permutation(n) for epoch in epochs}
@@ -197,7 +197,7 @@ class FineTuning(Objective):
 
 
 def commonest(pairs: Iterable[tuple]) -> dict:
-    """Return for each key the value that it mostly has in pairs (key, value)."""
+    """Return for each key its most frequent value among the pairs (key, value)."""
     counts = defaultdict(Counter)
     for key, value in pairs:
         counts[key][value] += 1

@@ -6,7 +6,7 @@
     input_ids <|endoftext|> Ana _sold _a _melon . _Who _sold _it ?   \\n          _Ana
     labels                -   -     -  -      - -    -     -   - - _Ana <|endoftext|>
 
-A source may be an instruction, a question with its text, or a text whose label is the answer. Papers: Raffel
+A source may be an instruction, a text with a question, or a text whose label is the answer. Sources: Raffel
 et al. 2020, section 2.4, for tasks as texts; Radford et al. 2018, section 3.3, for a token between the parts.
 """
 
@@ -26,16 +26,16 @@ from ..training.objective import IGNORED, to_device
 from ..training.vocabulary_loss import vocabulary_loss
 from .tasks import LabelledRows, Prediction, Task
 
-ANSWER = "\n"  # between source and answer of a decoder: it says that the answer begins
-MOST_LABELS = 20  # different answers of a classification written as text
-SENTENCE = 4  # words: of shorter answers BLEU, which counts runs of 4 words, says nothing
+ANSWER = "\n"  # between source and answer of a decoder: it marks where the answer begins
+MOST_LABELS = 20  # with at most so many different answers, the task is a classification
+SENTENCE = 4  # words, on average: for shorter answers BLEU, which counts runs of 4 words, says nothing
 
 
 class TextToText(Task):
-    """A source, and the text that belongs to it.
+    """A source text, and the target text that the model has to write.
 
-    A source too long for the context loses its beginning: instruction and question mostly stand at the end.
-    The room for answers, `n_answer` tokens, is that of the longest training answer, in training as in use.
+    A source that is too long loses its beginning, because instruction and question are mostly at the end. An
+    answer gets room for `n_answer` tokens, the longest training answer, in training and in use alike.
     """
 
     name, metric, baseline = "text-to-text", "exact_match", "commonest answer"
@@ -56,22 +56,22 @@ class TextToText(Task):
 
     @classmethod
     def world(cls, n, seed, held_out, domain="stories"):
-        """Return n questions, each with its story before it, and their answers."""
+        """Return n examples: a story followed by a question about it, and the answer."""
         examples = world.questions(n, seed, held_out, domain)
         return [(f"{story} {question}", answer) for story, question, answer, _ in examples]
 
     @classmethod
     def learn(cls, train, tokenizer):
-        """Return the answer of most tokens, and all where they are few, each at least twice: labels."""
+        """Return the longest answer; and all as labels, if they are few and each occurs at least twice."""
         counts = Counter(cls.truths(train))
-        # In tokens, not in letters: a short answer of rare letters takes more room than a long one of words.
+        # Longest in tokens, not in characters: a short answer of rare characters may have more tokens.
         longest = max(counts, key=lambda text: (len(tokenizer.encode(" " + text)), text))
         are_labels = len(counts) <= MOST_LABELS and min(counts.values()) > 1
         return dict(longest_answer=longest, labels=sorted(counts) if are_labels else [])
 
     def answer_ids(self, text: str) -> list[int]:
-        """Return the ids of an answer with its end; one that had to be cut has none."""
-        # After a line break or [CLS] alike a word is the token it is inside a text: the one with a space.
+        """Return the ids of an answer with its end token; an answer that had to be cut has none."""
+        # With a space, the first word is the same token after a line break or [CLS] as inside a text.
         spaced = self.is_decoder or "[CLS]" in self.tokenizer.special_tokens
         ids = [*self.tokenizer.encode(" " + text if spaced else text, allow_special=False), self.end]
         return ids[: self.most_answer]
@@ -79,26 +79,29 @@ class TextToText(Task):
     def source_ids(self, text: str, n_answer: int) -> tuple[list[int], bool]:
         """Return the ids that stand before an answer of `n_answer` tokens, and whether the text was cut."""
         ids, after, n_behind = text_ids(self.tokenizer, self.config, text), [self.end], 0
-        if self.is_decoder:  # the answer stands in the same row; its end is a label, and no input
+        if self.is_decoder:  # the answer is in the same row; its last token is a label only, no input
             after = self.tokenizer.encode(ANSWER, allow_special=False)
             n_behind = max(n_answer, self.n_answer) - 1
         room = max(0, self.context - len(self.begin) - len(after) - n_behind)
         return [*self.begin, *ids[max(0, len(ids) - room) :], *after], len(ids) > room
 
     def rows(self, examples):
-        """Return the examples as rows: a decoder's hold the answer too."""
+        """Return the examples as rows; a decoder's rows hold the answers too."""
         answers = [self.answer_ids(target) for _, target in examples]
         found = [self.source_ids(source, len(a)) for (source, _), a in zip(examples, answers, strict=True)]
         n_cut = sum(was_cut or a[-1] != self.end for (_, was_cut), a in zip(found, answers, strict=True))
         return self.answer_rows([ids for ids, _ in found], answers, n_cut)
 
     def answer_rows(self, sources, answers, n_cut: int = 0) -> LabelledRows:
-        """Return sources and answers, as ids, as rows; a label is the token that follows at its position."""
+        """Return rows of sources and answers (lists of ids); a position's label is the token that follows it.
+
+        Only the answer's tokens are labels, its end included, so that the model learns to stop. The others
+        are IGNORED: learning to write sources would take from learning to write answers. A decoder's row is
+        source + answer[:-1]; an encoder-decoder's is source, its decoder reads decoder_begin + answer[:-1].
+        """
         given = sources if self.is_decoder else [self.decoder_begin] * len(answers)
         both = list(zip(given, answers, strict=True))
         read = RaggedRows(([*before, *answer[:-1]] for before, answer in both), self.pad, n_cut=n_cut)
-        # Why answers alone are labels: the source is given, and learning to write sources would take from
-        # learning to write answers. With the answer's end, or the model would never learn to stop.
         labels = RaggedRows(([IGNORED] * (len(before) - 1) + answer for before, answer in both), IGNORED)
         if self.is_decoder:
             return LabelledRows(read, labels)
@@ -106,16 +109,16 @@ class TextToText(Task):
         return LabelledRows(RaggedRows(sources, self.pad, n_cut=n_cut), labels, decoder_input_ids=read)
 
     def loss(self, model, batch):
-        """Return the mean over the answers' tokens in nats; metrics `loss`, and `accuracy` a token."""
+        """Return the mean cross-entropy of answer tokens in nats; metrics: `loss`, `accuracy` (of tokens)."""
         total, right = vocabulary_loss(model, *self.answer_states(model, batch))
         loss = total / batch["n_label"]
         return loss, dict(loss=loss, accuracy=right.sum() / batch["n_label"])
 
     def answer_states(self, model, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return the states (N, D) and the labels (N,) of the N positions that have a label, row by row."""
-        mask = None if self.is_decoder else batch["attention_mask"]  # padding stands behind what it sees
+        """Return hidden states (N, D) and labels (N,) of the N positions that have a label, row by row."""
+        mask = None if self.is_decoder else batch["attention_mask"]  # padding is on its right, out of sight
         given = batch["input_ids"], mask, None, batch.get("decoder_input_ids")
-        # A GPU is waited for here, to count: else the head would read the padding behind short answers, too.
+        # To select, the CPU waits for the GPU; but then the vocabulary head skips positions without a label.
         counted = batch["labels"] != IGNORED  # (B, T)
         return model.hidden_states(*given)[-1][counted], batch["labels"][counted]
 
@@ -129,7 +132,7 @@ class TextToText(Task):
         return [Prediction(*example, *said) for example, *said in zip(examples, texts, chances, strict=True)]
 
     def write(self, model, prompts: list[list[int]], batch_size: int) -> list[list[int]]:
-        """Return the ids of the likeliest answer: up to its end, or to twice the longest training answer."""
+        """Return the ids of greedy answers: up to the end token, or to twice the longest training answer."""
         options = dict(temperature=0, eos_id=self.end, pad_id=self.pad, overflow="stop")
         options["forbidden_ids"] = self.tokenizer.never_written(model.config.vocab_size, self.end)
         options |= {} if self.is_decoder else dict(decoder_start_id=self.decoder_begin)
@@ -149,15 +152,15 @@ class TextToText(Task):
             states, labels = self.answer_states(model, batch)
             log_probs = model.vocabulary_logits(states).float().log_softmax(-1)  # (N, V)
             log_probs = log_probs.gather(1, labels[:, None])[:, 0]  # (N,)
-            n_label = (batch["labels"] != IGNORED).sum(1).tolist()  # of each row
+            n_label = (batch["labels"] != IGNORED).sum(1).tolist()  # for each row
             for i, own in zip(chosen, log_probs.split(n_label), strict=True):
                 found[i] = own.sum().exp().item()
         return found
 
     def score(self, truth, guess):
-        """Return `exact_match`, white space aside; of labels also `macro_f1`, of sentences `bleu`.
+        """Return `exact_match`, white space aside; for labels also `macro_f1`, for sentences `bleu`.
 
-        `not_a_label`: the share of answers that are no label; they are wrong, as in Raffel et al. 2020.
+        `not_a_label`: the share of answers that are not labels; they are wrong, as in Raffel et al. 2020.
         """
         figures = {"exact_match": exact_match(guess, truth)}
         if self.labels:
