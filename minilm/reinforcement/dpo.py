@@ -1,4 +1,4 @@
-"""Direct preference optimisation: the pairs teach the policy, with no reward model and no sampling.
+"""Direct preference optimisation: pairs train the policy directly, without reward model and sampling.
 
 Source: Rafailov et al. 2023, "Direct Preference Optimization", equation 7.
 """
@@ -13,7 +13,7 @@ from .rollout import Environment
 
 
 class DirectPreference(PairObjective):
-    """The policy's own log-probability, beside the reference's, is the reward of a Bradley-Terry model."""
+    """A Bradley-Terry model: an answer's reward is beta log (its probability / that of the reference)."""
 
     def __init__(self, preferences, env: Environment, batch_size: int, seed: int = 0, beta: float = 0.1):
         super().__init__(preferences, env, batch_size, seed)
@@ -22,8 +22,8 @@ class DirectPreference(PairObjective):
     def rewards(self, model: Transformer, batch: dict[str, Tensor]) -> Tensor:
         """Return the implicit rewards r = beta (log pi(answer) - log reference(answer)), (B, 2).
 
-        With them the loss, -log sigmoid(r(chosen) - r(rejected)), is equation 7. Where the mean reward of the
-        chosen answers falls below 0 and `margin` stays above it, both have become less likely.
+        With them the loss, -log sigmoid(r(chosen) - r(rejected)), is equation 7. If `chosen_reward` is below
+        0 and `margin` above 0, both answers have become less likely than under the reference.
         """
         with torch.no_grad():
             before = answer_log_probabilities(self.reference, batch)
@@ -31,9 +31,9 @@ class DirectPreference(PairObjective):
 
 
 def answer_log_probabilities(model: Transformer, batch: dict[str, Tensor]) -> Tensor:
-    """Return the log-probability of each whole answer of a `PairObjective` batch given its prompt, (B, 2)."""
+    """Return log p(whole answer | prompt), (B, 2), for both answers of each pair of `PairObjective.batch`."""
     ids, mask = (batch[name].flatten(0, 1) for name in ("input_ids", "attention_mask"))  # (2 B, T)
     log_probs = token_log_probabilities(model, ids, mask)  # (2 B, T - 1), 0 for padding
-    column = torch.arange(1, ids.shape[1], device=ids.device)  # places of the tokens that are scored
+    column = torch.arange(1, ids.shape[1], device=ids.device)  # columns of the tokens that are scored
     in_answer = column >= batch["n_prompt"].repeat_interleave(2)[:, None]  # (2 B, T - 1)
     return (log_probs * in_answer).sum(1).unflatten(0, (-1, 2))  # (B, 2)

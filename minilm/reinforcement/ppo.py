@@ -3,13 +3,13 @@
 Source: Schulman et al. 2017, "Proximal Policy Optimization Algorithms"; for text, Ziegler et al. 2019,
 "Fine-Tuning Language Models from Human Preferences" (below by its sections), and Stiennon et al. 2020. The
 details that make it work are numbered in `PPODetails`; `python reinforce.py --ablate` measures a run without
-each. One has no switch, as PPO is wrong without it: the same function draws and scores, at one temperature,
-without dropout. So before the first update each ratio is exactly 1 and each KL exactly 0.
+each. One has no switch, because PPO is wrong without it: answers are drawn and scored by one rule, at one
+temperature, without dropout. So before the first update each ratio is exactly 1 and each KL exactly 0.
 
-Differs from the papers: Ziegler et al.'s code whitens rewards too (7), which puts the same price, or pay, on
-each token. The value head reads the policy's last states, as theirs, and its loss moves them: with a large
-weight (1) a policy that knows little is lost; Stiennon et al. give it a network of its own. The rate warms up
-(10), gradients are clipped. Losses are means over tokens: a long answer counts more than a short one.
+Differs from the papers: Ziegler et al.'s code also whitens rewards (7), which adds the same penalty or bonus
+to each token. As in their code, the value head reads the policy's last hidden states, so its loss moves them:
+a large weight (1) ruins a weak policy. Stiennon et al. use a separate value network. The learning rate warms
+up (10), gradients are clipped. Losses are means over tokens: a long answer counts more than a short one.
 """
 
 import sys
@@ -32,24 +32,24 @@ class PPODetails:
 
     zero_value_head: bool = True  # 1: the value head begins at 0
     value_weight: float = 0.01  # 1: weight of the value loss beside the policy loss (Ziegler et al.: 0.1)
-    kl: float = 0.1  # 2: what leaving the reference costs a token: kl (log pi - log reference); 0: nothing
-    kl_per_token: bool = True  # 2: each token pays its own KL; no: the last one pays for all
+    kl: float = 0.1  # 2: a token's penalty for leaving the reference is kl (log pi - log reference); 0: none
+    kl_per_token: bool = True  # 2: each token gets its own KL penalty; no: the last one gets the sum
     adaptive_kl: bool = False  # 3: move `kl` so that the KL approaches --kl-target (Ziegler et al., 2.2)
     kl_target: float = 3.0  # 3: in nats a sequence (Ziegler et al.: 6)
     reward_at_end: bool = True  # 4: the last token gets the reward; no: all tokens share it equally
     missing_end_score: float | None = -1.0  # 5: reward of an answer without an end token; none: as any other
-    gamma: float = 1.0  # 6: of GAE (Schulman et al. 2016): what a reward one token later is worth now
-    gae_lambda: float = 0.95  # 6: 1: the whole future counts as it came, 0: one token and the value after it
-    whiten_rewards: bool = False  # 7: rewards to deviation 1, the mean stays
-    whiten_advantages: bool = True  # 7: advantages to mean 0 and deviation 1
-    clip_ratio: float = 0.2  # 8: how far from 1 a ratio still earns; 0: no clipping
+    gamma: float = 1.0  # 6: of GAE (Schulman et al. 2016): how much a reward one token later counts
+    gae_lambda: float = 0.95  # 6: of GAE: 1 takes all later rewards, 0 the token's own and the next value
+    whiten_rewards: bool = False  # 7: scale rewards to deviation 1, keep their mean
+    whiten_advantages: bool = True  # 7: scale advantages to mean 0 and deviation 1
+    clip_ratio: float = 0.2  # 8: clip the ratio to 1 - this ... 1 + this; 0: no clipping
     clip_value: float = 0.2  # 8: how far a value may move in one step; 0: no clipping
     epochs: int = 3  # 9: passes over the answers of a step (Ziegler et al.: 4)
     minibatches: int = 2  # 9: updates a pass (Ziegler et al.: 1)
     shuffle: bool = True  # 9: other minibatches in each pass
-    anneal: bool = True  # 10: the learning rate, once warm (--warmup), falls to 0 in a line; no: it stays
-    normalise_reward: bool = True  # 11: reward to mean 0 and deviation 1 on samples of the reference
-    group_size: int = 1  # answers to a prompt; above 1 their mean stands in for a value head: `grpo.py`
+    anneal: bool = True  # 10: the learning rate falls linearly to 0 over the run; no: it stays
+    normalise_reward: bool = True  # 11: scale the reward to mean 0, deviation 1 on samples of the reference
+    group_size: int = 1  # answers to a prompt; above 1 their mean replaces the value head: `grpo.py`
     warn_kl: float = 10.0  # nats a sequence above which a warning is printed
     stop_kl: float = 200.0  # nats a sequence above which the run stops
 
@@ -74,8 +74,8 @@ SWITCHES = (  # number of the detail, what is switched off in an ablation, and h
 
 
 def train_ppo(model, env: Environment, details: PPODetails, settings: TrainingSettings, folder=None) -> dict:
-    """Let the model learn in place, by the one loop; return what `training.loop.train` does."""
-    torch.manual_seed(settings.seed)  # for a value head that does not begin at 0
+    """Train the model in place by `training.loop.train`, and return what that returns."""
+    torch.manual_seed(settings.seed)  # for a value head that begins at random
     policy = Policy(model, details.zero_value_head)
     if details.group_size > 1:
         policy.value_head = None
@@ -85,15 +85,15 @@ def train_ppo(model, env: Environment, details: PPODetails, settings: TrainingSe
 
 
 class PPO:
-    """An objective whose update of a step is its own; checkpoints keep `state`, the KL's coefficient."""
+    """An objective with an update of its own; checkpoints keep its `state`, the coefficient of the KL."""
 
-    shown = ("reward", "kl", "entropy", "length", "judge")  # of the metrics, in the lines for a person
+    shown = ("reward", "kl", "entropy", "length", "judge")  # metrics that are printed
 
     def __init__(self, env: Environment, details: PPODetails):
         self.env, self.details, self.state, self.warned = env, details, details.kl, False
 
     def update(self, policy: Policy, optimizer, settings: TrainingSettings, step: int) -> tuple:
-        """Sample, score, compute advantages, update; return metrics, gradient's length, tokens, and rate."""
+        """Sample, score, compute advantages, update; return metrics, gradient norm, tokens, learning rate."""
         env, details, seed = self.env, self.details, settings.seed
         self.state = self.state if details.adaptive_kl else details.kl  # --resume may give another --kl
         policy.eval()  # with dropout the ratios of the first update would not be 1
@@ -107,11 +107,11 @@ class PPO:
         score_answers(rollout, policy, env)
         texts = env.texts(rollout)
         scores = env.reward.scores(rollout, texts)  # (B,)
-        # Advantage: how much better each token turned out than its value had said.
+        # Advantage: how much better each token turned out than its value predicted.
         batch = make_batch(rollout, scores, self.state, details)
         metrics = self.describe(rollout, scores, texts, batch)
         self.watch(metrics["kl"], step, settings.lr)
-        # Update, in several passes over the same answers: they are too dear to be used once.
+        # Update, in several passes over the same answers: they are too expensive to be used only once.
         lr = learning_rate(step, settings, details.anneal)
         learnt = self.learn(policy, optimizer, batch, settings, step, lr)
         if details.adaptive_kl:  # larger where the KL is above its target (section 2.2)
@@ -123,15 +123,14 @@ class PPO:
     def describe(self, rollout: Rollout, scores: Tensor, texts: list, batch: dict) -> dict[str, float]:
         """Return the metrics of the answers of a step; those of the update are in `ppo_loss`.
 
-        reward: mean score of the answers, in deviations of the reference's own (KL not subtracted).
-        kl: mean of log pi - log reference over whole answers, nats a sequence; 0 in the first step. Rising
-            without the reward: the policy forgets its language. Far below 0: sampled and scored differently.
+        reward: mean score of the answers, in deviations of the reference's scores (without the KL penalty).
+        kl: mean of log pi - log reference over whole answers, nats a sequence; 0 in the first step. If it
+            rises and the reward does not, the policy forgets its language. Far below 0: scoring is wrong.
         entropy: minus the mean log-probability of the drawn tokens, nats. Near 0: one answer to everything.
-        length: tokens of an answer, the end token included. ended: share of the answers that came to an end.
-        value_error: variance of (return - value) over that of the returns. Below 1 the value head helps; 0
-            without one.
-        judge: share of the answers that meet the true preference, where it is known. PPO never sees it.
-        kl_coefficient: that of this step.
+        length: tokens of an answer, the end token included. ended: share of the answers with an end token.
+        value_error: variance of (return - value) / that of returns. Below 1 the value head helps; no head: 0.
+        judge: share of the answers that meet the true preference, if it is known. PPO never sees it.
+        kl_coefficient: the weight of the KL penalty in this step.
         """
         real = rollout.answer_mask
         returns, errors = batch["returns"][real], (batch["returns"] - batch["values"])[real]
@@ -148,7 +147,7 @@ class PPO:
         return metrics if judged is None else metrics | dict(judge=sum(judged) / len(judged))
 
     def watch(self, kl: float, step: int, lr: float) -> None:
-        """Warn once where the KL passes `warn_kl`; UserError where it is above `stop_kl`."""
+        """Warn, once, if the KL is above `warn_kl`; raise UserError if it is above `stop_kl`."""
         told, details = f"KL {kl:.1f} nats a sequence, above", self.details
         if kl > details.stop_kl:
             told = f"{told} --stop-kl {details.stop_kl:g}: the policy has left its language"
@@ -158,14 +157,14 @@ class PPO:
             print(f"{told}: a larger --kl or a smaller --lr holds the policy's language", file=sys.stderr)
 
     def learn(self, policy, optimizer, batch: dict, settings: TrainingSettings, step: int, lr: float) -> dict:
-        """Learn from a batch of answers in `epochs` passes of `minibatches` updates; return mean metrics."""
+        """Update the policy on a batch, in `epochs` passes of `minibatches` updates; return mean metrics."""
         for group in optimizer.param_groups:
             group["lr"] = lr
         n_row, details, taken = len(batch["ids"]), self.details, []
         random = np.random.default_rng([settings.seed, step, 2])
         for _ in range(details.epochs):
             order = random.permutation(n_row) if details.shuffle else np.arange(n_row)
-            order = torch.from_numpy(order).to(batch["ids"].device)  # once, and not for each tensor
+            order = torch.from_numpy(order).to(batch["ids"].device)  # copied once, not for each tensor
             for rows in order.tensor_split(details.minibatches):
                 part = {name: value[rows] for name, value in batch.items()}
                 with autocast(self.env.precision, batch["ids"].device):
@@ -179,10 +178,10 @@ class PPO:
 
 
 def token_rewards(rollout: Rollout, scores: Tensor, kl_coefficient: float, details: PPODetails) -> Tensor:
-    """Return what each new token earns, (B, n): its share of the score (B,), less what its KL costs.
+    """Return the reward of each new token, (B, n): its share of the score (B,) minus its KL penalty.
 
-    r_t = [t is the last token] score - kl (log pi(token_t) - log ref(token_t)). Source: Ziegler et al. 2019,
-    equation 2, spread over the tokens as in their code.
+    r_t = [t is the last token] score - kl_coefficient (log pi(token_t) - log ref(token_t)). Details 2, 4 and
+    5 may change that. Source: Ziegler et al. 2019, equation 2, spread over the tokens as in their code.
     """
     mask = rollout.answer_mask  # (B, n)
     last = torch.arange(mask.shape[1], device=mask.device) == rollout.lengths[:, None] - 1  # (B, n)
@@ -196,9 +195,9 @@ def token_rewards(rollout: Rollout, scores: Tensor, kl_coefficient: float, detai
 
 
 def advantages(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, gae_lambda: float) -> Tensor:
-    """Return by how much each token turned out better than its value said; all (B, n), padded at the right.
+    """Return how much better each token turned out than its value predicted; all (B, n), padded on the right.
 
-    A_t = delta_t + gamma lambda A_(t+1) with delta_t = r_t + gamma V_(t+1) - V_t, and nothing after the end.
+    A_t = delta_t + gamma lambda A_(t+1) with delta_t = r_t + gamma V_(t+1) - V_t; V, A are 0 after the end.
     Source: Schulman et al. 2016, "High-Dimensional Continuous Control Using GAE", equation 16.
     """
     values = values * mask
@@ -217,25 +216,25 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
 
 
 def whiten(x: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
-    """Scale x (B, n) to deviation 1 over the real tokens, and shift it to mean 0 or let its mean stay."""
+    """Scale x (B, n) to deviation 1 over real tokens, and to mean 0 if `shift_mean`; padding: 0."""
     mean = masked_mean(x, mask)
     deviation = (masked_mean((x - mean) ** 2, mask) + 1e-8).sqrt()
     return ((x - mean) / deviation + (0.0 if shift_mean else mean)) * mask
 
 
 def make_batch(rollout: Rollout, scores: Tensor, kl_coefficient: float, details: PPODetails) -> dict:
-    """Return what the update learns from, (B, ...) each: tensors of the rollout, `advantages`, `returns`."""
+    """Return what the update needs, (B, ...) each: tensors of the rollout, `advantages` and `returns`."""
     mask, values = rollout.answer_mask, rollout.values
     rewards = token_rewards(rollout, scores, kl_coefficient, details)
     if details.whiten_rewards:
-        # As in Ziegler et al.'s code: a reward of 0 becomes mean - mean / deviation, a price on length.
+        # As in Ziegler et al.'s code: a reward of 0 becomes mean - mean / deviation, for each token.
         rewards = whiten(rewards, mask, shift_mean=False)
     batch = dict(ids=rollout.ids, mask=rollout.mask, log_probs=rollout.log_probs, values=values)
     if details.group_size > 1:  # no value head: values and returns are 0, and so is their loss
         raw, batch["returns"] = group_advantages(rewards, mask, details.group_size), values
     else:
         raw = advantages(rewards, values, mask, details.gamma, details.gae_lambda)
-        batch["returns"] = raw + values  # what the values should have been
+        batch["returns"] = raw + values  # targets of the values
     return batch | dict(advantages=whiten(raw, mask) if details.whiten_advantages else raw)
 
 
@@ -243,13 +242,15 @@ def ppo_loss(policy: Policy, batch: dict, rule, details: PPODetails) -> tuple[Te
     """Return the loss of a minibatch and its metrics; Schulman et al. 2017, equations 7 and 9.
 
     loss = -mean over the tokens of min(ratio A, clip(ratio, 1 - e, 1 + e) A) + value_weight * value loss
-    with ratio = pi(token) / pi_old(token). So a token that turned out well (A > 0) earns nothing more once it
-    is 1 + e times as likely, a bad one once it is 1 - e times as likely; but a ratio that went the wrong way
-    may come back. Differs from equation 9: no bonus for entropy, as in Ziegler et al.'s code.
+    with ratio = pi(token) / pi_old(token). So a good token (A > 0) gains nothing more once it is 1 + e times
+    as likely, a bad one once it is 1 - e times as likely; but a ratio that moved the wrong way can come back.
+    The value loss is half the mean of the larger of (V - return)^2 and (V' - return)^2; V' is V, but at most
+    `clip_value` from the old value: further away V gains nothing by nearing its return, but loses by leaving
+    it (Huang et al. 2022, detail 9). Differs from equation 9: no entropy bonus, as in Ziegler et al.'s code.
 
     Metrics: `policy_loss`; `value_loss`; `ratio`, the mean of new / old probability, near 1 when all is well;
-    `clipped`, the share of the tokens whose ratio was cut, 0.05 to 0.3 in a lively run; `step_kl`, the mean
-    of ratio - 1 - log ratio: the KL from the policy that drew the tokens to the one that learns, in nats.
+    `clipped`, the share of tokens whose ratio was clipped, 0.05 to 0.3 in a healthy run; `step_kl`, the mean
+    of ratio - 1 - log ratio: the KL from the policy that drew the tokens to the one in training, in nats.
     """
     n_prompt = batch["ids"].shape[1] - batch["log_probs"].shape[1]
     log_probs, values = policy(batch["ids"], batch["mask"], n_prompt, rule)
@@ -258,8 +259,6 @@ def ppo_loss(policy: Policy, batch: dict, rule, details: PPODetails) -> tuple[Te
     ratio, e = log_ratio.exp(), details.clip_ratio or np.inf
     gain = torch.minimum(ratio * batch["advantages"], ratio.clamp(1 - e, 1 + e) * batch["advantages"])
     policy_loss = -masked_mean(gain, mask)
-    # The larger of two errors: beyond the bound a value gains nothing by nearing its return, and still loses
-    # by moving away (Huang et al. 2022, "The 37 Implementation Details of PPO", detail 9).
     bound = details.clip_value or np.inf
     clipped_values = batch["values"] + (values - batch["values"]).clamp(-bound, bound)
     errors = torch.maximum((values - batch["returns"]) ** 2, (clipped_values - batch["returns"]) ** 2)
@@ -273,10 +272,10 @@ def ppo_loss(policy: Policy, batch: dict, rule, details: PPODetails) -> tuple[Te
 
 
 def learning_rate(step: int, settings: TrainingSettings, anneal: bool) -> float:
-    """Return the learning rate of a step, counted from 0: it rises over `warmup` steps, and falls to 0.
+    """Return the learning rate of a step, from 0: it rises over `warmup` steps; with `anneal` it falls to 0.
 
     Differs from Ziegler et al. 2019, who do not warm up: Adam's first updates are as large as `lr` whatever
-    the gradient, and on a small model that is enough to leave the language before anything is learnt.
+    the gradient, which is enough for a small model to lose its language before it has learnt anything.
     """
     rise = min(1.0, (step + 1) / (settings.warmup or 1))
     return settings.lr * rise * (1 - step / settings.steps if anneal else 1.0)

@@ -1,7 +1,7 @@
-"""Preferences -> rows of ids: which of two answers to a prompt somebody liked better.
+"""Preferences as rows of ids: which of two answers to a prompt is preferred.
 
 A row looks as it did in pre-training: <|endoftext|> prompt answer <|endoftext|>, one space between prompt and
-answer. Reward model and DPO learn from the same rows; PPO needs prompts alone.
+answer. Reward model and DPO learn from the same rows; PPO needs only prompts.
 """
 
 from collections.abc import Callable
@@ -24,28 +24,28 @@ from ..training.objective import Objective, tensors
 from .rollout import Environment, draw_answers
 
 HELD_OUT_PAIRS, TRAIN_PROMPTS, TEST_PROMPTS = 1000, 3000, 1000  # of the embedded world
-PROMPTS_AT_ONCE = 64  # whose answers are drawn in one batch
+PROMPTS_AT_ONCE = 64  # prompts whose answers are drawn in one batch
 Pair = tuple[str, str, str]  # prompt, chosen, rejected
 
 
 @dataclass
 class Preferences:
-    """What a run learns from, and what it is measured on; no pair is in both."""
+    """The data that a run is trained on and tested on; no pair is in both."""
 
     name: str
     pairs: list[Pair]
     held_out_pairs: list[Pair]
     prompts: list[str]
     test_prompts: list[str]
-    judge: Callable[[str], bool] | None = None  # the true preference on whole texts, where it is known
-    own_held_out_pairs: list[Pair] = field(default_factory=list)  # of answers that the policy wrote itself
+    judge: Callable[[str], bool] | None = None  # the true preference for a whole text, if it is known
+    own_held_out_pairs: list[Pair] = field(default_factory=list)  # of the policy's own answers
 
 
 def load_preferences(preferences, prompts, n_pairs: int, seed: int, needs_pairs: bool = True) -> Preferences:
-    """Return the pairs and prompts of the user's files; without any, those of the embedded world.
+    """Return the pairs and prompts of the user's files; without files, those of the embedded world.
 
-    Without a file of prompts (.txt, one a line, or a table with `prompt`) those of the pairs serve. A tenth
-    of them, with all their pairs, is held out. UserError for a wrong file, a tie, or too little to hold out.
+    Without a file of prompts (.txt, one a line, or a table with `prompt`), the prompts of the pairs are used.
+    A tenth of them is held out, with all their pairs. UserError for a bad file, a tie, or too few prompts.
     """
     if not preferences and not prompts:
         return world_preferences(n_pairs, seed)
@@ -87,7 +87,7 @@ def split_prompts(prompts: list[str], path: str) -> tuple[list[str], list[str]]:
 
 
 def encode_prompts(tokenizer, prompts: list[str], config: ModelConfig, max_new_tokens: int) -> list[list]:
-    """Return the ids of each prompt; UserError for one after which the answer does not fit."""
+    """Return the ids of each prompt; UserError if one leaves no room for the answer."""
     rows = [prompt_ids(tokenizer, config, prompt) for prompt in prompts]
     for prompt, row in zip(prompts, rows, strict=True):
         if len(row) + max_new_tokens > config.max_positions:
@@ -97,7 +97,7 @@ def encode_prompts(tokenizer, prompts: list[str], config: ModelConfig, max_new_t
 
 
 class PairObjective(Objective):
-    """The chosen answer is to have the higher reward; the rewards (B, 2) are `reward.py`'s or `dpo.py`'s."""
+    """The chosen answer should get the higher reward; `reward.py` and `dpo.py` define `rewards`, (B, 2)."""
 
     def __init__(self, preferences: Preferences, env: Environment, batch_size: int, seed: int = 0):
         super().__init__(env.tokenizer, env.reference.config.max_positions, batch_size, seed)
@@ -106,7 +106,7 @@ class PairObjective(Objective):
         self.rows = {split: self.encode(pairs) for split, pairs in both.items()}
 
     def encode(self, pairs: list[Pair]) -> tuple[RaggedRows, np.ndarray]:
-        """Return the whole texts of N pairs, 2 N rows, chosen first; and the lengths of the prompts (N,)."""
+        """Return the whole texts of N pairs as 2 N rows, chosen first, and their prompts' lengths (N,)."""
         texts, n_prompt = [], []
         for prompt, *answers in pairs:
             given = prompt_ids(self.tokenizer, self.reference.config, prompt)
@@ -129,11 +129,11 @@ class PairObjective(Objective):
     def loss(self, model, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the mean over the pairs of -log sigmoid(r(chosen) - r(rejected)), in nats.
 
-        The sigmoid says how probable it is that the chosen one is preferred (Bradley and Terry 1952).
-        Metrics: `loss`, `accuracy` (share of the pairs whose chosen answer has the higher reward), `margin`
-        (mean difference of the two), `chosen_reward` (mean reward of the chosen answers).
+        `self.rewards(model, batch)` gives r, (B, 2), chosen first. The sigmoid is the probability that the
+        chosen answer is preferred (Bradley and Terry 1952). Metrics: `loss`, `accuracy` (share of pairs with
+        r(chosen) > r(rejected)), `margin` (mean of their difference), `chosen_reward` (mean r(chosen)).
         """
-        # Without dropout: both answers, and DPO's reference, are read alike; DPO begins at exactly log 2.
+        # No dropout, so that both answers and DPO's reference are read alike; DPO begins at exactly log 2.
         rewards, n = self.rewards(model.eval(), batch), batch["n_pair"]  # (B, 2)
         chosen, margin = rewards[:, 0], rewards[:, 0] - rewards[:, 1]  # (B,) each
         each = dict(loss=-F.logsigmoid(margin), accuracy=margin > 0, margin=margin, chosen_reward=chosen)
@@ -142,25 +142,25 @@ class PairObjective(Objective):
 
 
 def sampled_pairs(model, env: Environment, prompts: list[str], n_answer: int, seed: int, temperature) -> list:
-    """Return pairs of a model's own answers, `n_answer` drawn for each prompt, as the judge prefers them.
+    """Return pairs of a model's own answers, `n_answer` drawn for each prompt; the judge ranks them.
 
-    Without a judge, `env.reward` prefers what it finds better than the mean of the answers to a prompt.
-    Own answers, as in Ziegler et al. 2019, section 2, and Stiennon et al. 2020, 3.1: a reward model that saw
-    no mistakes would know no grammar. Each answer is in one pair at most; ties and unended ones are left out.
+    Without a judge, an answer is better if its `env.reward` is above the mean for its prompt. Why own answers
+    (Ziegler et al. 2019, section 2; Stiennon et al. 2020, 3.1): a reward model that never saw a mistake would
+    not know grammar. Each answer is in at most one pair; ties and answers without an end are left out.
     """
     env, pairs = replace(env, rule=replace(env.rule, temperature=temperature)), []
     rows = encode_prompts(env.tokenizer, prompts, model.config, env.max_new_tokens)
     for start in with_bar(range(0, len(rows), PROMPTS_AT_ONCE), "pairs"):
         batch = [row for row in rows[start : start + PROMPTS_AT_ONCE] for _ in range(n_answer)]
         rollout = draw_answers(model, env, batch, seed + start)
-        # as they will stand in a pair, one space after the prompt
+        # as they will be in a pair: one space after the prompt
         texts = [(prompt, " " + answer.strip()) for prompt, answer in env.texts(rollout)]
         judged, ended = env.judged(texts), rollout.ended.tolist()
         scores = env.reward.scores(rollout, texts) if judged is None else torch.tensor(judged).float()  # (B,)
         groups = scores.view(-1, n_answer)  # (prompts, n_answer)
-        better = (groups > groups.mean(1, keepdim=True)).flatten().tolist()  # (B,); of equals none
+        better = (groups > groups.mean(1, keepdim=True)).flatten().tolist()  # (B,); none if all are equal
         for i, prompt in enumerate(prompts[start : start + PROMPTS_AT_ONCE]):
-            liked, others = {}, {}  # the answers in the order in which they were drawn, each once
+            liked, others = {}, {}  # answers in the order of drawing, each once
             for j in range(i * n_answer, (i + 1) * n_answer):
                 if ended[j] and (answer := texts[j][1].strip()):
                     (liked if better[j] else others)[answer] = None

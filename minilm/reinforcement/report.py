@@ -1,4 +1,4 @@
-"""What a run ends with: the start, and each way of learning, on prompts that none of them has seen."""
+"""The end of a run: the start and each trained policy compared, on prompts that training has not seen."""
 
 from .ppo import SWITCHES
 from .rollout import Measured
@@ -14,11 +14,11 @@ FIGURES = {
     "distinct": "different answers",
     "length": "tokens an answer",
 }
-ABLATION = ("detail", "name", "reward", "judge", "kl", "distinct", "seconds")  # columns
+ABLATION = ("detail", "name", "reward", "judge", "kl", "distinct", "seconds")  # columns of its table
 
 
 def closing(columns: dict[str, Measured], seconds: dict, settings: ReinforceSettings) -> tuple:
-    """Return the closing table, the lines of examples, the figures; of `columns` the start stands first."""
+    """Return the closing table, lines with examples, and the figures; the first of `columns` is the start."""
     name, figures = settings.algorithm, {column: answers.figures for column, answers in columns.items()}
     if settings.ablate:
         found = [dict(detail=n, name=key, seconds=seconds[key]) | figures[key] for n, key, _ in SWITCHES]
@@ -41,7 +41,7 @@ def closing(columns: dict[str, Measured], seconds: dict, settings: ReinforceSett
 
 
 def examples(columns: dict[str, Measured], n: int = 5) -> list[str]:
-    """Return lines with n prompts and each policy's answer; a star where the judge likes it."""
+    """Return lines with n prompts and each policy's answer, with a star if the judge likes it."""
     lines = []
     for i, (prompt, _) in enumerate(columns["start"].texts[:n]):
         lines.append(prompt)

@@ -1,4 +1,4 @@
-"""The reward: a GPT with one number for its head, learnt from which of two answers was preferred; or a rule.
+"""The reward: a GPT with a scalar head, trained on pairs of answers of which one is preferred; or a rule.
 
 Source: Ziegler et al. 2019, "Fine-Tuning Language Models from Human Preferences", equation 1, in the form for
 pairs of Stiennon et al. 2020, "Learning to summarize from human feedback", section 3.4.
@@ -27,11 +27,11 @@ from ..training.objective import evaluate
 from .preferences import Pair, PairObjective
 from .rollout import Environment, Rollout, draw_answers
 
-N_SAMPLE = 512  # answers that tell the mean and deviation of a reward
+N_SAMPLE = 512  # answers that give the mean and deviation of a reward
 
 
 class RewardModel(nn.Module):
-    """A decoder and a scalar head on the last real token: the end of the text, which has seen all of it."""
+    """A decoder with a scalar head on the last real token, the end of the text, which has seen all of it."""
 
     def __init__(self, trunk: Transformer):
         super().__init__()
@@ -43,9 +43,9 @@ class RewardModel(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Texts (B, T) with their mask, 1 for real tokens, padded on either side -> rewards (B,)."""
+        """Return the rewards (B,) of texts (B, T), padded on either side; the mask is 1 for real tokens."""
         hidden = self.trunk.hidden_states(ids, mask)[-1]  # (B, T, D)
-        return self.head(last_token(hidden, mask))[:, 0].float()  # under autocast too
+        return self.head(last_token(hidden, mask))[:, 0].float()  # float32, under autocast too
 
     @torch.no_grad()
     def scores(self, rollout: Rollout, texts: list[tuple[str, str]]) -> Tensor:
@@ -54,7 +54,7 @@ class RewardModel(nn.Module):
 
 
 class BradleyTerry(PairObjective):
-    """What a reward model learns: the reward of a whole text."""
+    """The objective of a reward model, which gives each whole text its reward."""
 
     def rewards(self, model: RewardModel, batch: dict[str, Tensor]) -> Tensor:
         """Return the rewards of both texts of each pair, (B, 2)."""
@@ -65,12 +65,12 @@ class BradleyTerry(PairObjective):
 def reward_model_from(policy: Transformer, seed: int) -> RewardModel:
     """Return a reward model that starts from a copy of the policy's weights; `seed` draws its head."""
     torch.manual_seed(seed)
-    trunk = copy.deepcopy(policy).requires_grad_(True)  # a frozen reference may be what it starts from
+    trunk = copy.deepcopy(policy).requires_grad_(True)  # the policy given may be the frozen reference
     return RewardModel(trunk).to(policy.tokens.weight.device)
 
 
 def load_reward_model(folder: str | Path, tokenizer: BPE, device: str = "cpu") -> RewardModel:
-    """Return the reward model of a folder; UserError for none, or one that reads other tokens than these."""
+    """Return the reward model of a folder; UserError if there is none, or if its tokenizer is another."""
     config, other = load_config(folder), BPE.load(Path(folder) / TOKENIZER)
     if (other.vocab, other.merges) != (tokenizer.vocab, tokenizer.merges):
         raise UserError(f"--reward {folder}: another tokenizer than the policy; leave it out to train one")
@@ -83,10 +83,10 @@ def load_reward_model(folder: str | Path, tokenizer: BPE, device: str = "cpu") -
 
 
 def held_out_accuracy(model: RewardModel, objective: BradleyTerry, pairs: list[Pair]) -> tuple:
-    """Return the share of pairs that are ranked right, and the ends of its 95 % interval."""
+    """Return the share of correctly ranked pairs, and both ends of its 95 % interval."""
     objective.rows["validation"] = objective.encode(pairs)
     share = evaluate(model, objective, TrainingSettings(batch_size=objective.batch_size))["accuracy"]
-    share = round(share * len(pairs)) / len(pairs)  # sums of float32 may end above 1
+    share = round(share * len(pairs)) / len(pairs)  # a sum of float32 may be above 1
     return share, *share_interval(share, len(pairs))
 
 
@@ -103,7 +103,7 @@ def load_function(name: str) -> Callable[[str, str], float]:
 
 
 class Rule:
-    """A user's function of prompt and answer; UserError, naming the text, where it gives no number."""
+    """A user's function of prompt and answer; UserError, with the text, if it gives no finite number."""
 
     def __init__(self, function: Callable[[str, str], float]):
         self.function = function
@@ -126,7 +126,7 @@ class Normalised:
     """A reward with mean 0 and deviation 1 on the reference's samples (Ziegler et al. 2019, section 2)."""
 
     def __init__(self, reward, env: Environment, seed: int):
-        # of the training prompts: nothing that shapes a run comes from the test prompts
+        # answers to training prompts: nothing in training may depend on the test prompts
         chosen = np.random.default_rng(seed).integers(0, len(env.prompts), N_SAMPLE)
         rollout = draw_answers(env.reference, env, [env.prompts[i] for i in chosen], seed)
         scores = reward.scores(rollout, env.texts(rollout))
@@ -134,5 +134,5 @@ class Normalised:
         self.deviation = spread if spread > 1e-6 else 1.0  # 1: all texts get the same reward
 
     def scores(self, rollout: Rollout, texts: list[tuple[str, str]]) -> Tensor:
-        """Return the shifted and scaled scores, (B,)."""
+        """Return the reward's scores, shifted and scaled, (B,)."""
         return (self.reward.scores(rollout, texts) - self.mean) / self.deviation

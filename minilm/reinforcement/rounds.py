@@ -1,8 +1,8 @@
 """The steps of regime 5 in rounds: pairs (`collect`) -> reward (`make_reward`) -> policy (`learn`).
 
-Source: Ouyang et al. 2022, figure 2, whose first step is here the pre-training. A policy that learns finds
-what its reward model does not know: where a judge can compare answers, further rounds let PPO look for it and
-train the reward model anew on all pairs (Ziegler et al. 2019, section 2.3, online data collection).
+Source: Ouyang et al. 2022, figure 2; its first step is the pre-training here. A policy in training finds the
+errors of its reward model. So, if a judge can compare answers, further rounds let PPO look for such errors,
+and train a new reward model on all pairs (Ziegler et al. 2019, section 2.3, online data collection).
 """
 
 import copy
@@ -22,20 +22,20 @@ from .reward import BradleyTerry, Normalised, held_out_accuracy, reward_model_fr
 from .rollout import Environment, measure
 from .settings import PUBLISHED, SMALL, ReinforceSettings
 
-UNBOUND = dict(warn_kl=1e9, stop_kl=1e9)  # where an explosion of the KL is part of the lesson
+UNBOUND = dict(warn_kl=1e9, stop_kl=1e9)  # no limits: an exploding KL is part of the lesson
 
 
 class Rounds:
-    """The steps; a run adds `stage`, the settings of one training, and `folder`, where models are kept."""
+    """The steps; `run.Reinforcement` adds `stage`, the settings of one training, and `folder`, for models."""
 
     def __init__(self, settings: ReinforceSettings, preferences: Preferences, env: Environment):
         self.settings, self.preferences, self.env = settings, preferences, env
-        self.given = None  # a reward that need not be learnt
+        self.given = None  # a reward from the user, which is not trained
         usual = SMALL if env.reference.config.d_model < LARGE else PUBLISHED
         self.rates = usual | {n: value for n in usual if (value := getattr(settings, n)) is not None}
 
     def pairs(self, kind: type, *more):
-        """Return the objective of a kind on all pairs so far."""
+        """Return an objective of class `kind` on all pairs collected so far."""
         return kind(self.preferences, self.env, self.settings.reward_batch_size, self.settings.seed, *more)
 
     def train_on_pairs(self, model, objective, folder: Path, steps: int, lr: float) -> dict:
@@ -45,26 +45,26 @@ class Rounds:
         return train(model, objective, self.stage(folder, self.settings, **how), folder, self.env.tokenizer)
 
     def train_ppo(self, policy: Transformer, folder: Path | None = None, **changes) -> dict:
-        """Let a policy learn by PPO or GRPO, with these changes of the settings."""
+        """Train a policy by PPO or GRPO, with some settings changed."""
         s, env = replace(self.settings, lr=self.rates["lr"], **changes), self.env
         if s.algorithm != "grpo":
             s = replace(s, group_size=1)
-        if not s.normalise_reward:  # in what it learns from; all are measured by the same one
+        if not s.normalise_reward:  # for training; `measure` always uses the normalised one
             env = replace(env, reward=env.reward.reward)
         return train_ppo(policy, env, s, self.stage(folder, s, log_every=1, eval_every=s.log_every), folder)
 
     def make_reward(self) -> dict[str, float]:
-        """Put a reward into the environment; return its accuracy on held-out pairs, where there are any."""
+        """Set `env.reward`, and return its accuracy on held-out pairs, if there are any."""
         s, env, found, figures = self.settings, self.env, self.preferences, {}
         own_pairs = env.judge and s.sampled_prompts and not s.reward_function
-        if s.algorithm == "dpo" and not found.pairs:  # a given reward says which of two answers is better
+        if s.algorithm == "dpo" and not found.pairs:  # the given reward ranks the policy's answers
             own_pairs, env.reward = True, self.given
-        last = s.rounds - 1 if own_pairs and not self.given else 0  # number of the last round
+        last = s.rounds - 1 if own_pairs and not self.given else 0  # index of the last round
         for number in range(last + 1):
             if number:
                 print("PPO for a while, to find what the reward model does not know:")
                 writer = copy.deepcopy(env.reference).requires_grad_(True)
-                # PPO for GRPO's reward too: so the reward of a seed is the same for all algorithms
+                # PPO even before GRPO: so the reward model of a seed is the same for all algorithms
                 self.train_ppo(writer, steps=max(1, s.steps // 3), algorithm="ppo", **UNBOUND)
             if own_pairs:
                 self.collect(writer if number else env.reference, number, last + 1)
@@ -88,7 +88,7 @@ class Rounds:
         return figures
 
     def collect(self, writer: Transformer, number: int, n_round: int) -> None:
-        """Add pairs of a model's own answers, to learn from and held out; each time to other prompts."""
+        """Add training and held-out pairs of the writer's own answers; each round takes other prompts."""
         s, found = self.settings, self.preferences
         others = list(dict.fromkeys(prompt for prompt, _, _ in found.held_out_pairs)) or found.test_prompts
         n = max(1, min(s.sampled_prompts, len(found.prompts)) // n_round)
@@ -106,11 +106,11 @@ class Rounds:
             raise UserError(f"no {which} has a better answer than others: more --answers-a-prompt or prompts")
 
     def learn(self) -> tuple[dict, dict]:
-        """Train a policy in each way; return what is measured, the start first, and the seconds."""
+        """Train a policy in each way; return the measurements, the start first, and the training seconds."""
         s, env, seed, seconds = self.settings, self.env, self.settings.seed + 2, {}
         columns = dict(start=measure(env.reference, env, seed))
         ways, contrast = {s.algorithm: {}}, s.contrast and s.algorithm != "dpo" and not s.ablate
-        if contrast:  # the hack, and the same pairs without a reward model; a rule has learnt from no pairs
+        if contrast:  # reward hacking; and DPO, without a reward model, on the same pairs (a rule has none)
             ways["kl 0"] = UNBOUND | dict(kl=0.0, adaptive_kl=False)
             ways |= dict(dpo={}) if self.preferences.pairs and not s.reward_function else {}
         if s.ablate:

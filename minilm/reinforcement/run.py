@@ -1,4 +1,4 @@
-"""The door of regime 5: what is read and checked first, the rounds (`rounds.py`), what a run ends with."""
+"""A run of regime 5: all inputs are read and checked, then come the rounds (`rounds.py`) and the report."""
 
 import time
 from dataclasses import fields, replace
@@ -22,7 +22,7 @@ from .settings import ReinforceSettings
 
 
 class Reinforcement(Rounds):
-    """A run. Making one reads all that it needs, so that mistakes are found before anything is trained."""
+    """A run; its constructor reads all inputs, so that errors are found before anything is trained."""
 
     def __init__(self, settings: ReinforceSettings):
         s = settings
@@ -40,7 +40,7 @@ class Reinforcement(Rounds):
         env = Environment(tokenizer, model.requires_grad_(False), rule, n, *prompts, **how)
         super().__init__(replace(s, model=str(source)), found, env)
         if found.pairs:
-            self.pairs(reward.BradleyTerry)  # each must fit the model
+            self.pairs(reward.BradleyTerry)  # UserError if a pair does not fit the model
         if s.reward_function:
             self.given = reward.Rule(reward.load_function(s.reward_function))
         if s.reward:
@@ -53,7 +53,7 @@ class Reinforcement(Rounds):
         if s.resume:  # before anything is written
             load_trainer(s.out, s.dpo_steps if s.algorithm == "dpo" else s.steps)
         self.folder = begin("ablation" if s.ablate else "reinforce", s)
-        if not s.resume:  # so that a run which is stopped before PPO begins can go on too
+        if not s.resume:  # so that a run can be resumed even if it stops before PPO begins
             save_trainer(self.folder, dict(step=0, model=self.env.reference.state_dict()))
         try:
             accuracy = self.make_reward()
@@ -70,7 +70,7 @@ class Reinforcement(Rounds):
         return self.folder
 
     def stage(self, folder: Path | None, s: ReinforceSettings, **changes) -> TrainingSettings:
-        """Return the settings of a training: in a folder that has a checkpoint, with --resume, it goes on."""
+        """Return the settings of one training; with --resume it goes on from a checkpoint in its folder."""
         found = folder is not None and s.resume and (folder / TRAINER).exists()
         goes_on = found and load_trainer(folder)["step"] > 0
         if folder and folder != self.folder:

@@ -1,4 +1,4 @@
-"""The flags of reinforce.py: what is learnt from, how long, and the details of PPO (`ppo.PPODetails`)."""
+"""The flags of reinforce.py: the data, the steps of training, and the details of PPO (`ppo.PPODetails`)."""
 
 from dataclasses import dataclass, fields
 from typing import Literal
@@ -7,7 +7,7 @@ from ..plumbing.errors import UserError
 from ..plumbing.settings import CommonSettings
 from .ppo import PPODetails
 
-# What a flag that is none stands for: of models as small as ours, and of large ones (width 256 or more).
+# Values of the flags that are none: for small models like ours, and for large ones (width 256 or more).
 SMALL = dict(lr=4e-4, reward_lr=1e-3, dpo_lr=3e-4, dpo_beta=1.0)
 PUBLISHED = dict(lr=1e-5, reward_lr=3e-5, dpo_lr=1e-5, dpo_beta=0.1)
 
@@ -17,33 +17,33 @@ class ReinforceSettings(PPODetails, CommonSettings):
     """What is learnt from, and by what."""
 
     algorithm: Literal["ppo", "grpo", "dpo"] = "ppo"  # dpo: learn from the pairs, without a reward model
-    group_size: int = 8  # grpo: answers to a prompt, whose mean stands in for a value head (paper: 64)
+    group_size: int = 8  # grpo: answers to a prompt; their mean replaces the value head (paper: 64)
     model: str | None = None  # run folder of the GPT to start from; none: the newest runs/causal
     preferences: str | None = None  # prompt, chosen, rejected in .jsonl, .tsv or .csv; none: the world's
     prompts: str | None = None  # prompts to answer, .txt (one a line) or a table; none: those of the pairs
     reward: str | None = None  # folder of a reward model; none: one is trained on the pairs
     reward_function: str | None = None  # a rule as reward, module:function of prompt and answer
     n_pairs: int = 1000  # pairs of the world
-    sampled_prompts: int = 3000  # prompts whose answers the world's judge, or for dpo the rule, compares
-    answers_a_prompt: int = 4  # so many of them each
-    pair_temperature: float = 0.85  # at which these are drawn: warmer, for more kinds of mistakes
-    rounds: int = 2  # collections of such pairs: from the policy, then from what PPO has made of it
+    sampled_prompts: int = 3000  # prompts whose answers are compared by the world's judge (dpo: or the rule)
+    answers_a_prompt: int = 4  # answers to each of these prompts
+    pair_temperature: float = 0.85  # temperature for them: higher, for more kinds of mistakes
+    rounds: int = 2  # times that such pairs are collected: from the start, then from what PPO trained
     reward_steps: int = 700  # steps of the reward model
     reward_batch_size: int = 32  # pairs a step
-    reward_lr: float | None = None  # highest rate of the reward model; none: 1e-3, of a large one 3e-5
+    reward_lr: float | None = None  # highest learning rate of a reward model; none: 1e-3, of a large one 3e-5
     dpo_steps: int = 150  # steps of DPO
     dpo_lr: float | None = None  # highest learning rate of DPO; none: 3e-4, of a large model 1e-5
-    dpo_beta: float | None = None  # DPO's price of leaving the reference; none: 1, large: the paper's 0.1
+    dpo_beta: float | None = None  # DPO's penalty for leaving the reference; none: 1, large: the paper's 0.1
     steps: int = 100  # times that the policy answers a batch of prompts and learns from it
     batch_size: int = 64  # answers a step
     max_new_tokens: int = 32  # longest answer, in tokens
     temperature: float = 0.7  # divides the logits, when sampling and when scoring alike
-    lr: float | None = None  # rate, which warm-up and annealing lower; none: 4e-4, of a large model 1e-5
+    lr: float | None = None  # highest learning rate of PPO and GRPO; none: 4e-4, of a large model 1e-5
     warmup: int = 10  # steps in which the learning rate rises, while Adam knows no gradients yet
     clip: float = 1.0  # longest gradient; 0: no clipping
     contrast: bool = True  # after PPO or GRPO: the same with --kl 0, DPO and best of n, in the same table
-    best_of: int = 4  # that n: answers of the start to a prompt, of which that with the best reward counts
-    ablate: bool = False  # instead: PPO with one detail switched off after the other
+    best_of: int = 4  # that n: answers of the start to each prompt; that with the best reward counts
+    ablate: bool = False  # instead: PPO again and again, each time with one detail changed
     log_every: int = 10  # steps between printed lines
     save_every: int = 20  # steps between checkpoints
     resume: bool = False  # continue the run in --out, or the newest one that was interrupted
@@ -68,10 +68,10 @@ class ReinforceSettings(PPODetails, CommonSettings):
                 raise UserError(what)
 
     def refuse_ignored(self) -> None:
-        """Raise UserError for a flag of something that this run does not do."""
+        """Raise UserError for a flag that this run would ignore."""
         own, rule, dpo = self.preferences or self.prompts, self.reward_function, self.algorithm == "dpo"
-        alone = own or rule or self.reward or self.rounds < 2  # no PPO finds what the reward model misses
-        compares = not self.preferences and (dpo or not (own or rule))  # answers of the policy's own
+        alone = own or rule or self.reward or self.rounds < 2  # no PPO between rounds of the reward model
+        compares = not self.preferences and (dpo or not (own or rule))  # pairs of its own answers
         ppo = {*PPODetails.__annotations__, "steps", "batch_size", "lr", "warmup", "best_of"}
         of_values = ("zero_value_head", "value_weight", "clip_value", "gamma", "gae_lambda")
         for when, names, why in (
