@@ -1,7 +1,7 @@
-"""Regime 6: examples and a text become a prompt, and the controls change what the examples say.
+"""Regime 6: examples and a text become a prompt; controls change the labels of the examples.
 
 Source: Brown et al. 2020, "Language Models are Few-Shot Learners", section 2. No weight moves: what the model
-knows of the task stands in its prompt (`scores.py` says how it answers).
+knows about the task is in its prompt (`scores.py` shows how it answers).
 """
 
 import random
@@ -17,7 +17,7 @@ CONTROLS = ("gold", "shuffled", "random")
 
 @dataclass(frozen=True)
 class Question:
-    """A text to be labelled, and the examples that stand before it."""
+    """A text that needs a label, and the examples before it in the prompt."""
 
     examples: tuple[tuple[str, str], ...]  # (text, label)
     text: str
@@ -26,9 +26,9 @@ class Question:
 
 @dataclass(frozen=True)
 class PromptFormat:
-    """How examples and a text become a prompt; UserError for a template or words that cannot do."""
+    """How examples and a text become a prompt; UserError for a bad template or bad label words."""
 
-    words: dict[str, str]  # label -> what it is called in the prompt, in the order of the scores
+    words: dict[str, str]  # label -> its word in the prompt, in the order of the scores
     template: str = "{text} : {label}"
     separator: str = "\n"  # between examples
 
@@ -45,39 +45,41 @@ class PromptFormat:
                 raise UserError(f"the word {word!r} of the label {label} {what}: each label needs its own")
 
     def prompt(self, question: Question) -> str:
-        """Return the examples and the text, up to where the label is due."""
+        """Return the examples and the text, up to the place of the missing label."""
         before, _, after = self.template.partition("{label}")
         shown = [before.replace("{text}", text) + self.words[y] + after for text, y in question.examples]
-        # The last space before the label goes with the label: for a byte-level BPE " good" is one token.
+        # The last space before the label belongs to the label: for a byte-level BPE " good" is one token.
         return self.separator.join([*shown, before.removesuffix(" ").replace("{text}", question.text)])
 
     def continuations(self) -> list[str]:
-        """Return what each label looks like where it is due."""
+        """Return the text of each label as it would follow the prompt."""
         space = " " if self.template.partition("{label}")[0].endswith(" ") else ""
         return [space + word for word in self.words.values()]
 
     def ending(self) -> str:
-        """Return what follows a label in a prompt."""
+        """Return the text between a label and the next example."""
         before, _, after = self.template.partition("{label}")
         return after + self.separator + before.partition("{text}")[0]
 
 
 def draw_questions(examples, tests, k: int, seed: int) -> list[Question]:
-    """Return a question for each (text, label) of `tests`, all after the same k examples of the seed."""
+    """Return a question for each (text, label) of `tests`, all with the same k examples, drawn by seed."""
     order = random.Random(f"examples {seed}").sample(examples, len(examples))
-    chosen = tuple(order[:k])  # which begin the k + 1 examples of this seed
+    chosen = tuple(order[:k])  # the k + 1 examples of this seed begin with them
     return [Question(chosen, text, label) for text, label in tests]
 
 
 def relabelled(questions: Sequence[Question], control: str, labels: Sequence[str], seed: int) -> list:
-    """Return the questions with other labels in their examples (Min et al. 2022, section 4)."""
-    # Questions that share their examples share them afterwards too: a model reads these once.
+    """Return the questions with the labels of their examples changed (Min et al. 2022, section 4).
+
+    `gold`: unchanged. `shuffled`: over all prompts, so that labels stay as frequent but say nothing; in one
+    prompt, or if all share one set (--data), many would stay right: about half of two labels, always a single
+    one. `random`: drawn from `labels`. Questions that share examples still do: a model reads these once.
+    """
     apart = questions if len({q.examples for q in questions}) > 1 else questions[:1]
     given = [label for question in apart for _, label in question.examples]
     rng = random.Random(f"{control} labels {seed}")
     if control == "shuffled":
-        # Shuffled over all prompts: how often a label occurs stays, what it says is gone. Inside one prompt,
-        # or where all share one set (--data), many stay right: about half of two labels, a single one always.
         rng.shuffle(given)
     if control == "random":
         given = rng.choices(list(labels), k=len(given))

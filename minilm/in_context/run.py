@@ -1,4 +1,4 @@
-"""Regime 6 from its flags to its table: the world's questions or a user's files, and the GPT they are for."""
+"""Regime 6 from its flags to its table: questions of the world or of a user's files, and the model."""
 
 import random
 import re
@@ -26,7 +26,7 @@ from .study import BASELINE, CHOICE, Study, checksum
 from .terminal import Writer, loop, show
 
 SHOTS = (0, 1, 2, 4, 8)
-WRITING = ("chat", "max_new_tokens", "temperature", "top_k", "top_p", "n_beam")  # how a `Writer` is to write
+WRITING = ("chat", "max_new_tokens", "temperature", "top_k", "top_p", "n_beam")  # flags of a `Writer`
 FIGURES = dict(nonce_keys="lookup_accuracy", story_items="story_item_accuracy", shuffled="shuffled_accuracy")
 FIGURES |= {BASELINE: "bag_of_words_accuracy", CHOICE: "nearest_label_accuracy"}
 
@@ -37,11 +37,11 @@ class PromptSettings(CommonSettings):
 
     model: str | None = None  # run folder; none: runs/in-context, with --prompt or --data runs/causal
     data: str | None = None  # labelled examples: .tsv, .csv or .jsonl with text, label; none: the world's
-    test: str | None = None  # labelled texts to be asked; none: a fifth of --data
+    test: str | None = None  # labelled texts to ask about; none: a fifth of --data
     shots: tuple[int, ...] | None = None  # numbers of examples; none: 0,1,2,4,8, as many as fit
     n_draw: int = 5  # draws of the examples, for the confidence intervals
-    n_test: int = 200  # questions of one draw; of --test at most so many are asked
-    score: Literal[SCORES] = "sum"  # of a label: log-likelihood, per token, or calibrated
+    n_test: int = 200  # questions of one draw; --test gives at most so many
+    score: Literal[SCORES] = "sum"  # score of a label: log-likelihood, that per token, or calibrated
     template: str = "{text} : {label}"  # one example of --data; \n is a line's end
     separator: str = "\\n"  # between examples, likewise
     label_words: tuple[str, ...] = ()  # what labels are called in the prompt: 0=bad 1=good; else as they are
@@ -69,7 +69,7 @@ class PromptSettings(CommonSettings):
 
 
 def answer_prompts(settings: PromptSettings) -> Path | None:
-    """Write a text for --prompt, or print the accuracy against the number of examples."""
+    """Write a text for --prompt, or measure the accuracy against the number of examples, in a run folder."""
     began, study = time.perf_counter(), make_study(settings) if settings.prompt is None else None
     name, kind = ("causal", None) if settings.prompt is not None or settings.data else ("in-context", FewShot)
     folder, model, tokenizer = start_model(settings.model, name, settings, kind, reads_only=True)
@@ -90,7 +90,7 @@ def answer_prompts(settings: PromptSettings) -> Path | None:
 
 
 def make_study(settings: PromptSettings) -> Study:
-    """Return what is asked: the tasks of the embedded world; of files in every draw the same texts."""
+    """Return the study: the tasks of the embedded world, or files, whose texts are the same in every draw."""
     n, seed, how = settings.n_test, settings.seed, (settings.n_draw, settings.score)
     if not settings.data:
         draws = {task: lambda k, i, task=task: questions(task, k, n, seed, start=i * n) for task in TASKS}
@@ -100,7 +100,7 @@ def make_study(settings: PromptSettings) -> Study:
     if again := sum(one_line(text) in known for text, _ in asked):
         print(f"{settings.test}: {again:,} of {len(asked):,} texts asked stand in {settings.data} too")
     words = {label: label for label in sorted(set(given))}
-    commas = re.compile(f",(?=(?:{'|'.join(map(re.escape, words))})=)")  # a word may hold others
+    commas = re.compile(f",(?=(?:{'|'.join(map(re.escape, words))})=)")  # not at commas in a word
     for option in [one for text in settings.label_words for one in commas.split(text)]:
         label = max((one for one in words if option.startswith(f"{one}=")), key=len, default=None)
         if label is None:
@@ -114,7 +114,7 @@ def make_study(settings: PromptSettings) -> Study:
 
 
 def nearest_draws(settings: PromptSettings, model, tokenizer) -> Callable[[int, int], list[Question]]:
-    """Return what gives each text its k nearest examples a draw, nearest last (Liu et al. 2022: first)."""
+    """Return a draw in which each text has its k nearest examples, nearest last (Liu et al. 2022: first)."""
     examples, asked = examples_and_tests(settings)
     vectors, queries = (embed(model, tokenizer, [text for text, _ in part]) for part in (examples, asked))
     order = (nearest(vectors, query, max(settings.shots or SHOTS)) for query in queries)
@@ -123,11 +123,11 @@ def nearest_draws(settings: PromptSettings, model, tokenizer) -> Callable[[int, 
 
 
 def examples_and_tests(settings: PromptSettings) -> tuple[list, list]:
-    """Return the (text, label) of --data and --test; UserError for files that no study can be made of."""
+    """Return the (text, label) of --data and --test; UserError if the files do not allow a study."""
     data, test = settings.data, settings.test
     examples, rng = read_table(data, ("text", "label")), random.Random("texts to ask")
     if test is None:
-        if len(examples) < 5:  # a fifth is asked
+        if len(examples) < 5:  # a fifth is held out
             raise UserError(f"{data}: {len(examples)} rows, too few to hold some back: give --test FILE")
         examples, asked = split(examples, len(examples) // 5, "texts to ask", lambda example: example[1:])
     else:
@@ -142,7 +142,7 @@ def examples_and_tests(settings: PromptSettings) -> tuple[list, list]:
 
 
 def report(settings: PromptSettings, study: Study, model, tokenizer, began: float) -> Path:
-    """Ask everything; print the tables, examples and checksums, write the run folder and return it."""
+    """Ask all questions; print tables, examples and checksums; write the run folder and return it."""
     folder, before = Path(settings.model), checksum(model)
     shots = settings.shots or study.shots_that_fit(model, tokenizer, SHOTS) or SHOTS[:1]
     found = study.measure(model, tokenizer, shots)
@@ -162,7 +162,7 @@ def report(settings: PromptSettings, study: Study, model, tokenizer, began: floa
     for (task, control), by_shots in found.items():
         results["rows"][f"{task}, {control}"] = by_shots
         if name := FIGURES.get(task if control == "gold" else control):
-            results[name] = by_shots[max(by_shots)][0]  # of most examples
+            results[name] = by_shots[max(by_shots)][0]  # with most examples
     seconds, then = time.perf_counter() - began, f"python prompt.py {typed('model', folder)} --prompt TEXT"
     finish(out, settings, [study.table(found)], lines, results, seconds, then)
     return out

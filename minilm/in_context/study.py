@@ -16,17 +16,17 @@ from .scores import accuracy, answers, positions_needed
 
 T_975 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)  # Student's t, 1 to 9 degrees of freedom
 BASELINE = "a bag of words on the same examples"
-CHOICE = "the commonest label of its examples"  # where each text has its own
-Found = dict[tuple[str, str], dict[int, tuple]]  # (task, control) -> shots -> `interval` of the accuracy
+CHOICE = "the commonest label of its examples"  # where each text has examples of its own
+Found = dict[tuple[str, str], dict[int, tuple]]  # (task, control) -> number of examples -> `interval`
 
 
 def baseline_accuracy(questions: Sequence[Question], labels: Sequence[str]) -> float:
-    """Return the accuracy of a bag of words that is fitted on the examples.
+    """Return the accuracy of a bag-of-words classifier that is fitted on the examples.
 
-    Where each text has its own, that of their commonest label: what the choice alone is worth.
+    If each text has examples of its own, it guesses their commonest label: what their choice alone is worth.
     """
     if len({q.examples for q in questions}) > 1:
-        given = [mode(label for _, label in reversed(q.examples)) for q in questions]  # of equals the nearest
+        given = [mode(label for _, label in reversed(q.examples)) for q in questions]  # a tie: the nearest
         return mean(answer == q.label for answer, q in zip(given, questions, strict=True))
     texts, given = zip(*questions[0].examples, strict=True)
     bags = standardised(*bag_of_words(texts, [q.text for q in questions]))
@@ -35,29 +35,26 @@ def baseline_accuracy(questions: Sequence[Question], labels: Sequence[str]) -> f
 
 
 def interval(values: Sequence[float]) -> tuple[float, float | None]:
-    """Return the mean of independent draws, and the half width of its 95 % interval (Student's t).
-
-    None: one draw, or several with equal results, say nothing about the spread.
-    """
+    """Return the mean of independent draws, and the half width of its 95 % interval (Student's t) or None."""
     if len(set(values)) == 1:
-        return values[0], None
-    degrees = len(values) - 1  # above 9, the first terms of a series in 1 / degrees are right to 0.01
+        return values[0], None  # one draw, or equal results, say nothing about the spread
+    degrees = len(values) - 1  # above 9, three terms of a series in 1 / degrees are right to 0.01
     t = T_975[degrees - 1] if degrees <= len(T_975) else 1.96 + 2.37 / degrees + 2.82 / degrees**2
     return mean(values), t * stdev(values) / math.sqrt(len(values))
 
 
 @dataclass(frozen=True)
 class Study:
-    """What is asked, and how its answers are scored. The controls are those of the first task."""
+    """The questions of a study, and how answers are scored. Only the first task has controls."""
 
     draws: dict[str, Callable[[int, int], list[Question]]]  # by task: (k, number of the draw) -> questions
     names: dict[str, str]  # of the tasks, in the table
     prompt_format: PromptFormat
-    chance: float  # accuracy of what the table compares with ...
-    against: str  # ... and what that is
+    chance: float  # accuracy to compare with ...
+    against: str  # ... and its name in the table
     n_draw: int
     score: str
-    baseline: str | None = None  # a further row
+    baseline: str | None = None  # name of a further row, for `baseline_accuracy`
 
     @property
     def rows(self) -> list[tuple[str, str]]:
@@ -71,7 +68,7 @@ class Study:
         return [relabelled(draw(k, number), control, labels, number) for number in range(self.n_draw)]
 
     def measure(self, model, tokenizer, shots) -> Found:
-        """Ask all the questions. Without examples there are no labels for a control to change."""
+        """Return the accuracies of all rows. Controls change the labels of examples: their k is above 0."""
         ask, found = partial(accuracy, model, tokenizer, self.prompt_format, score=self.score), {}
         for row in self.rows:
             ks = [k for k in shots if k or row[1] == "gold"]
@@ -83,17 +80,17 @@ class Study:
         return {row: by_shots for row, by_shots in found.items() if by_shots}
 
     def shots_that_fit(self, model, tokenizer, shots) -> tuple[int, ...]:
-        """Return the numbers of examples with which every prompt fits into the model's positions."""
+        """Return those of `shots` with which every prompt fits into the model's positions."""
         fitting = []
         for k in shots:
             questions = [q for row in self.rows for draw in self.asked(*row, k) for q in draw]
-            enough = all(len(q.examples) == k for q in questions)  # else --data has no more
+            enough = all(len(q.examples) == k for q in questions)  # no: --data has no more
             n = positions_needed(tokenizer, model.config, self.prompt_format, questions, self.score)
             fitting += [k] if enough and n <= model.config.max_positions else []
         return tuple(fitting)
 
     def table(self, found: Found) -> tuple[list[tuple], tuple[str, ...]]:
-        """Return the rows and the header: a column for each number of examples."""
+        """Return the table's rows and header, with a column for each number of examples."""
         shots, rows = list(next(iter(found.values()))), []
         told = lambda mean, half: f"{mean:.3f}" if half is None else f"{mean:.3f} ±{min(half, 1):.3f}"
         for (task, control), by_shots in found.items():

@@ -15,13 +15,13 @@ from ..model.sampling import SamplingRule
 from ..plumbing.errors import UserError
 from ..tokenizer.rows import TURN_END, chat_ids, decoder_begin, prompt_ids, text_end
 
-show = partial(print, end="", flush=True)  # a piece of a text, at once and without a line's end
+show = partial(print, end="", flush=True)  # prints a piece of text at once, without a line break
 LEAVE = "Ctrl-D leaves" if os.name == "posix" else "Ctrl-Z and Enter leave"
 HELP = f"Type the beginning of a text. Arrows recall earlier ones, Ctrl-C ends an answer, {LEAVE}."
 
 
 class Writer:
-    """A model with its tokenizer, and how it is to write (`SamplingRule`); UserError for an encoder."""
+    """A model with its tokenizer and a rule for writing (`SamplingRule`); UserError for an encoder."""
 
     def __init__(self, model, tokenizer, max_new_tokens=50, temperature=None, n_beam=1, chat=False, **how):
         check_decoder(model)
@@ -37,7 +37,7 @@ class Writer:
         self.rule = SamplingRule(never, temperature, eos_id=end, other_ends=tokenizer.ends, **how)
 
     def write(self, prompt: str, seed: int = 0, show: Callable[[str], None] = lambda piece: None) -> str:
-        """Return what the model writes; `show` gets it piece by piece. UserError for a prompt too long."""
+        """Return what the model writes; `show` gets it piece by piece. UserError if a prompt is too long."""
         tokenizer, model = self.tokenizer, self.model
         pieces = codecs.getincrementaldecoder("utf-8")("replace")  # a character may be spread over tokens
 
@@ -52,20 +52,20 @@ class Writer:
         text = tokenizer.decode([i for i in ids if i != self.rule.eos_id])
         if turns:
             self.turns = [*turns, ("assistant", text)]
-        if self.n_beam > 1:  # a search knows its text at the end only
+        if self.n_beam > 1:  # beam search knows its text only at the end
             show(text)
         return text
 
 
 def loop(writer: Writer, seed: int = 0) -> None:
-    """Ask for prompts and write to each, until Ctrl-D; a prompt that does not fit gets the reason."""
+    """Ask for prompts and answer each, until Ctrl-D; print the reason if a prompt does not fit."""
     with suppress(ImportError):  # on Windows
         import readline  # noqa: F401 - input() then edits its line and recalls earlier ones
     print(HELP if writer.turns is None else HELP.replace("the beginning of a text", "what you want to say"))
     while True:
         try:
             prompt = input("\n> ")
-        except KeyboardInterrupt:  # drops a line that is being typed, as a shell does
+        except KeyboardInterrupt:  # drops the line being typed, as a shell does
             prompt = ""
             print()
         except EOFError:
@@ -79,4 +79,4 @@ def loop(writer: Writer, seed: int = 0) -> None:
         except UserError as error:
             print("error:", error, file=sys.stderr)
         print()
-        seed += 1  # each answer draws anew
+        seed += 1  # another draw for each answer
