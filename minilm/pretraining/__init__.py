@@ -1,1 +1,1 @@
-"""Regime 1, pre-training: weights begin at random. A file for each objective; `training/loop.py` trains."""
+"""Regime 1, pre-training from random weights. Each objective has its own file; `training/loop.py` trains."""

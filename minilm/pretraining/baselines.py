@@ -1,7 +1,7 @@
-"""What the figures of a run are compared with: what needs no model, or no understanding.
+"""Baselines for the figures of a run: what is reached without a model, or without understanding.
 
 A loss alone shows little: a model that has learnt only which positions hold which words already looks good.
-So each figure of the closing tables stands beside what a trivial method reaches.
+So the closing tables compare the figures with those of trivial methods.
 """
 
 import numpy as np
@@ -15,20 +15,20 @@ from .ngrams import MOST_SINGLE
 
 
 def unigram_loss(objective: Objective, ids: np.ndarray, name: str, n_end: int = 0) -> float:
-    """Return the loss, in nats a label, of knowing only how often each token is among the training ids.
+    """Return the loss, in nats per label, of knowing only how often each token occurs in the training ids.
 
-    `name`: of the labels in the batch. `n_end`: how often [SEP], which is not in the texts, is a label.
+    `name`: the key of the labels in the batch. `n_end`: how often [SEP], which is not in `ids`, is a label.
     """
     count = np.bincount(ids[:MOST_SINGLE], minlength=len(objective.token_bytes))
     count[objective.tokenizer.special_id("[SEP]")] += n_end * min(MOST_SINGLE, len(ids)) // len(ids)
-    # p = (c + d / V) / (n + d) with d of V tokens seen, as in `ngrams`; 1 for each would drown a small text.
+    # As in `ngrams`: p = (c + d / V) / (n + d), d of V tokens seen; with c + 1, a small text would not count.
     count = count + (count > 0).mean()
     labels = objective.batch(0, "validation")[name].numpy()
     return float(-np.log(count / count.sum())[labels[labels != IGNORED]].mean())
 
 
 def commonest_share(objective: Masked | Denoising) -> float:
-    """Return how often the commonest token of the training text is the hidden or lost one, in validation."""
+    """Return the share of hidden or lost validation tokens that are the commonest training token."""
     batch = objective.batch(0, "validation")
     asked = batch["labels"][batch["survived"] == 0] if "survived" in batch else batch["masked_labels"]
     labels, commonest = asked.numpy(), np.bincount(objective.texts["train"].ids[:MOST_SINGLE]).argmax()
@@ -36,10 +36,10 @@ def commonest_share(objective: Masked | Denoising) -> float:
 
 
 def slot_accuracy(objective: Masked, model) -> float | None:
-    """Return how often a hidden thing of a validation story is filled with a thing of the same place.
+    """Return how often the guess for a hidden thing of a validation story is a thing of the same place.
 
-    One thing a row is hidden. Positions and word frequencies alone find the right place one time in six.
-    None where the vocabulary is so small that no thing is a single token.
+    One thing per row is hidden. Positions and word frequencies alone find the right place one time in six.
+    None if the vocabulary is so small that no thing is a single token.
     """
     texts, vocab = objective.texts["validation"], objective.tokenizer.vocab
     words = [vocab[i].decode(errors="replace").strip() for i in range(len(vocab))]
@@ -51,7 +51,7 @@ def slot_accuracy(objective: Masked, model) -> float | None:
     rows = {name: value[is_thing.any(1)] for name, value in rows.items()}
     is_thing = is_thing[is_thing.any(1)]
     drawn = np.random.default_rng(objective.seed).random(is_thing.shape)
-    hidden = (drawn * is_thing).argmax(1)[:, None]  # (N, 1), one of the row's things by chance
+    hidden = (drawn * is_thing).argmax(1)[:, None]  # (N, 1), a random thing of each row
     truth = np.take_along_axis(rows["input_ids"], hidden, 1)
     np.put_along_axis(rows["input_ids"], hidden, objective.mask, 1)
     batch = tensors(rows | dict(masked_positions=hidden))
@@ -61,9 +61,9 @@ def slot_accuracy(objective: Masked, model) -> float | None:
 
 
 def shared_word_accuracy(objective: Masked) -> float:
-    """Return how often "B follows A where both hold the same rare token" is right, in validation.
+    """Return the validation accuracy of the rule "B follows A if both contain the same rare token".
 
-    Rare means: in at most a share of the texts. The share that serves best on training pairs is taken.
+    A token is rare if at most a certain share of the texts contain it: the best share for training pairs.
     """
     sides = {split: pair_words(objective, split) for split in ("train", "validation")}
     rarity = np.concatenate(sides["train"][:2]).mean(0)  # (V,) share of the texts with this token
@@ -77,7 +77,7 @@ def shared_word_accuracy(objective: Masked) -> float:
 
 
 def pair_words(objective: Masked, split: str, n: int = 2000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return which tokens are in A, (N, V), in B, (N, V), and whether B follows, (N,), of up to n pairs."""
+    """Return for up to n pairs which tokens are in A (N, V) and in B (N, V), and whether B follows A (N,)."""
     rows = objective.rows(split, objective.generator(0, split), n)
     ids, segments = rows["input_ids"][:n], rows["token_type_ids"][:n].astype(int)  # (N, T); 0 in A, 1 in B
     row, column = np.nonzero(~objective.is_special[ids])
@@ -87,10 +87,10 @@ def pair_words(objective: Masked, split: str, n: int = 2000) -> tuple[np.ndarray
 
 
 def standing_share(objective: Denoising) -> float:
-    """Return the share of surviving tokens that a copy of the input gets right: those at their old place."""
+    """Return the share of surviving tokens that a copy of the input gets right: they kept their place."""
     batch = {name: value.numpy() for name, value in objective.batch(0, "validation").items()}
     first = len(objective.begin) - 1  # the column of the first label
     kept, labels = batch["survived"][:, first:] == 1, batch["labels"][:, first:]  # (B, T)
-    width = min(kept.shape[1], batch["input_ids"].shape[1] - 1)  # behind [CLS]
+    width = min(kept.shape[1], batch["input_ids"].shape[1] - 1)  # of the input, after [CLS]
     stands = batch["input_ids"][:, 1 : 1 + width] == labels[:, :width]
     return float((stands & kept[:, :width]).sum() / batch["n_kept"])

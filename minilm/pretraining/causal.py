@@ -1,4 +1,4 @@
-"""GPT: predict each token from those before it.
+"""GPT: predict each token from the tokens before it.
 
     input_ids <|endoftext|>   Ana _sold     _a _melon    . _She   _was _happy
     labels              Ana _sold    _a _melon      . _She _was _happy      .
@@ -22,7 +22,7 @@ from ..training.vocabulary_loss import vocabulary_loss
 
 
 class Causal(Objective):
-    """Windows of one stream, <|endoftext|> document <|endoftext|> ...; attention crosses its borders."""
+    """Windows of one stream, <|endoftext|> document <|endoftext|> ...; attention crosses document borders."""
 
     def __init__(self, corpus: Corpus, tokenizer: BPE, context: int, batch_size: int, seed: int = 0):
         super().__init__(tokenizer, context, batch_size, seed)
@@ -32,16 +32,16 @@ class Causal(Objective):
             raise UserError(f"{corpus.name}: {n} tokens to train on; a row has more: --context {context}")
 
     def batch(self, step: int, split: str) -> dict[str, Tensor]:
-        """Return input_ids and labels (B, T): a label is the token that follows.
+        """Return input_ids and labels (B, T), each label the next token, and counts n_label, n_byte (0-d).
 
-        A training window starts anywhere. The validation windows overlap by half: each token of the
-        validation text is a label once, and from the second window on it has T / 2 tokens before it or more.
+        A training window starts anywhere. Validation windows overlap by half: each token of the validation
+        text is a label exactly once, and from the second window on at least T / 2 tokens stand before it.
         """
         stream, T = self.streams[split], self.context
         if split == "train":
             starts = self.generator(step, split).integers(0, len(stream) - T, self.batch_size)  # (B,)
             windows = stream[starts[:, None] + np.arange(T + 1)]  # (B, T + 1)
-            inputs, labels = windows[:, :-1], windows[:, 1:]  # (B, T): a label is one later
+            inputs, labels = windows[:, :-1], windows[:, 1:]  # (B, T): a label is one token later
         else:
             inputs, labels = overlapping_windows(stream, T)  # (N, T)
         counted = labels[labels != IGNORED]
@@ -49,18 +49,18 @@ class Causal(Objective):
         return tensors(dict(input_ids=inputs, labels=labels) | counts)
 
     def loss(self, model, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the mean over the labels in nats; metrics `loss`, `bits_per_byte`, `accuracy`."""
+        """Return the mean loss over the labels in nats; metrics: `loss`, `bits_per_byte`, `accuracy`."""
         hidden = model.hidden_states(batch["input_ids"])[-1]  # (B, T, D)
         total, right = vocabulary_loss(model, hidden, batch["labels"])  # sum of -log p in nats; (B, T)
         loss = total / batch["n_label"]
         return loss, {
             "loss": loss,
-            "bits_per_byte": total / math.log(2) / batch["n_byte"],  # tokenizers can be compared by it
+            "bits_per_byte": total / math.log(2) / batch["n_byte"],  # comparable between tokenizers
             "accuracy": right.sum() / batch["n_label"],
         }
 
     def floor(self) -> dict[str, float]:
-        """Return `loss` and `bits_per_byte` of the source's own grammar on the validation text, where known.
+        """Return `loss` and `bits_per_byte` of the grammar that wrote the validation text; {} without one.
 
         No model can do better on average, since the text was drawn from that grammar.
         """
@@ -72,7 +72,7 @@ class Causal(Objective):
         return dict(loss=nats / n_label, bits_per_byte=nats / math.log(2) / n_byte)
 
     def sample(self, model, n_token: int = 100, prompt: str = "") -> str:
-        """Return `prompt` and a text that the model continues it with, drawn at temperature 0.8."""
+        """Return `prompt` with a continuation that is sampled from the model at temperature 0.8."""
         how = dict(temperature=0.8, eos_id=self.end, seed=self.seed)
         how["forbidden_ids"] = self.tokenizer.never_written(model.config.vocab_size, self.end)
         out = generate(model, [[self.end, *self.tokenizer.encode(prompt)]], n_token, **how)[0]
@@ -81,7 +81,7 @@ class Causal(Objective):
 
 def token_stream(tokenizer: BPE, documents: Sequence[str], end: int) -> np.ndarray:
     """Return the ids of all documents in one array (n,), `end` before each document and after the last."""
-    return token_rows(documents, tokenizer, ended, end, first=("",))[0]  # first an empty one: `end` alone
+    return token_rows(documents, tokenizer, ended, end, first=("",))[0]  # an empty one first: `end` alone
 
 
 def ended(tokenizer: BPE, document: str, end: int) -> list[list[int]]:
@@ -90,9 +90,9 @@ def ended(tokenizer: BPE, document: str, end: int) -> list[list[int]]:
 
 
 def overlapping_windows(stream: np.ndarray, T: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cut a stream into windows that each label T / 2 tokens not labelled before (the first one: T).
+    """Return inputs and labels (N, T) of windows that start every T / 2 tokens and label each token once.
 
-    Labels (N, T) of the inputs (N, T) are `IGNORED` where an earlier window has them or the text ended.
+    A label is the next token; it is `IGNORED` where an earlier window has it, or where the stream has ended.
     """
     stride, n_label = max(1, T // 2), len(stream) - 1
     starts = np.arange(0, max(1, n_label - T + stride), stride)  # (N,), each half a window later

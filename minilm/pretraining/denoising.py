@@ -1,12 +1,12 @@
-"""BART: spoil a text, and let the decoder rebuild it from what the encoder reads.
+"""BART: the encoder reads a text with noise, and the decoder rebuilds the original.
 
     input_ids         [CLS]  _She  _was _happy      . _Ana [MASK] _melon      . [SEP]
     decoder_input_ids [CLS]  _Ana _sold     _a _melon    .   _She   _was _happy     .
     labels             _Ana _sold    _a _melon      . _She   _was _happy      . [SEP]
     survived              1     0     0      1      1    1      1      1      1     -
 
-Source: Lewis et al. 2020, "BART: Denoising Sequence-to-Sequence Pre-training", section 2.2. The noises are in
-`noise.py`. They are drawn anew each time a text is seen. [CLS] and [SEP] are the paper's <s> and </s>.
+Source: Lewis et al. 2020, "BART: Denoising Sequence-to-Sequence Pre-training", section 2.2. The noise (see
+`noise.py`) is drawn anew each time a text is seen. [CLS] and [SEP] are the paper's <s> and </s>.
 """
 
 import copy
@@ -28,8 +28,7 @@ from .noise import MASK, corrupt, noise_names
 class Denoising(Objective):
     """Rows are runs of whole sentences of one document. UserError for an unknown noise.
 
-    The decoder of a published BART reads one token more before [CLS] (`rows.decoder_begin`), for which there
-    is no label.
+    The decoder of a published BART reads one more token before [CLS] (`rows.decoder_begin`), without a label.
     """
 
     def __init__(self, corpus: Corpus, tokenizer, context, batch_size, seed=0, noise="infilling,permutation"):
@@ -40,13 +39,13 @@ class Denoising(Objective):
         self.notes = notes_on_cuts(sum(t.n_cut for t in self.texts.values()), "split {:,} sentences", context)
 
     def with_noise(self, noise: str) -> "Denoising":
-        """Return the same objective on the same texts under another noise."""
+        """Return the same objective on the same texts with another noise."""
         other = copy.copy(self)
         other.noises = noise_names(noise)
         return other
 
     def batch(self, step: int, split: str) -> dict[str, Tensor]:
-        """Return `rows` of texts drawn at random, or of all, and n_label, n_byte, n_kept, n_lost (0-d)."""
+        """Return `rows` of random texts, or all validation texts; n_label, n_byte, n_kept, n_lost (0-d)."""
         rng, texts = self.generator(step, split), self.texts[split]
         chosen = rng.integers(0, len(texts), self.batch_size) if split == "train" else np.arange(len(texts))
         rows = self.rows(texts, chosen, rng)
@@ -56,17 +55,17 @@ class Denoising(Objective):
         return tensors(rows | {name: max(1, n) for name, n in counts.items()})
 
     def rows(self, texts: SentenceRuns, chosen: np.ndarray, rng) -> dict[str, np.ndarray]:
-        """Spoil the chosen texts: input_ids, attention_mask (B, S); decoder_input_ids, labels (B, T).
+        """Return the noised texts: input_ids, attention_mask (B, S); decoder_input_ids, labels (B, T).
 
-        survived (B, T) is 1 where the noised text still holds the label's token, 0 where it does not,
+        And survived (B, T): 1 where the noised text still holds the label's token, 0 where it does not,
         `IGNORED` for [SEP] and padding.
         """
         encoder, survived = [], []
-        unasked = [IGNORED] * (len(self.begin) - 1)  # the decoder is given [CLS] behind its first token
+        unasked = [IGNORED] * (len(self.begin) - 1)  # a published BART is given [CLS], it does not predict it
         for first, last in texts.runs[chosen]:
             edges = texts.edges[first : last + 1].tolist()  # where its sentences begin and the last one ends
             places = corrupt([np.arange(i, j) for i, j in pairwise(edges)], self.noises, rng)
-            places = places[: self.context - 2]  # [MASK] for no token may make it too long
+            places = places[: self.context - 2]  # an empty span adds a [MASK]: it may be too long
             noised = np.where(places == MASK, self.mask, texts.ids[places])
             encoder.append([texts.cls, *noised.tolist(), texts.sep])
             kept = np.zeros(edges[-1] - edges[0], dtype=int)
@@ -79,26 +78,26 @@ class Denoising(Objective):
         return rows | dict(labels=labels, survived=padded(survived, IGNORED, self.context))
 
     def loss(self, model, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the mean over the original's tokens and its [SEP], in nats.
+        """Return the mean loss over the original's tokens and its [SEP], in nats, and the metrics.
 
-        Metrics: `loss`; `bits_per_byte` of the original; `copy_accuracy` and `rebuilt_accuracy`, the shares
-        of the surviving and of the lost tokens that have the highest logit, given the true tokens before.
+        Metrics: `loss`; `bits_per_byte` of the original; `copy_accuracy` and `rebuilt_accuracy`, the share of
+        surviving and of lost tokens that have the highest logit (the decoder reads the true tokens before).
         """
-        # The decoder needs no mask: padding comes after the text, where no token of the text looks.
+        # The decoder needs no padding mask: padding comes after the text, and the causal mask hides it.
         given = batch["input_ids"], batch["attention_mask"], None, batch["decoder_input_ids"]
         hidden = model.hidden_states(*given)[-1]  # (B, T, D)
         total, right = vocabulary_loss(model, hidden, batch["labels"])  # sum of -log p in nats; (B, T)
         loss = total / batch["n_label"]
         return loss, {
             "loss": loss,
-            "bits_per_byte": total / math.log(2) / batch["n_byte"],  # whatever the tokenizer
+            "bits_per_byte": total / math.log(2) / batch["n_byte"],  # comparable between tokenizers
             "copy_accuracy": (right & (batch["survived"] == 1)).sum() / batch["n_kept"],
             "rebuilt_accuracy": (right & (batch["survived"] == 0)).sum() / batch["n_lost"],
         }
 
 
 def rebuilt_examples(objective: Denoising, model, n: int = 3) -> list[str]:
-    """Return lines that show n validation texts noised, rebuilt by the model alone, and as they were."""
+    """Return lines that show n validation texts: noised, as rebuilt by the model alone, and the original."""
     tokenizer, texts = objective.tokenizer, objective.texts["validation"]
     rng = np.random.default_rng(objective.seed)
     rows = objective.rows(texts, rng.choice(len(texts), min(n, len(texts)), replace=False), rng)

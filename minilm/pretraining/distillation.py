@@ -1,15 +1,15 @@
 """DistilBERT: a student with half the layers learns from a trained model, its teacher.
 
-    loss = 5 * soft targets    the student's probabilities shall be the teacher's, for every token of V
-         + 2 * masked tokens   BERT's own loss: the token that stood there
-         + 1 * cosine          the last hidden states shall point the same way as the teacher's
+    loss = 5 * soft targets    pulls the student's probabilities of all V tokens towards the teacher's
+         + 2 * masked tokens   BERT's own loss: predict the original token
+         + 1 * cosine          turns the last hidden states towards those of the teacher
 
     input_ids     [CLS] _Ana _was _at _the _market . [SEP] _She _sold _a [MASK]  . [SEP]
     masked_labels     -    -    -   -    -       - -     -    -     -  - _melon  -     -
-    the teacher, asked: _tomato 0.20, _banana 0.16, _lemon 0.14, ... _melon 0.09, _kite 0.00
+    the teacher predicts: _tomato 0.20, _banana 0.16, _lemon 0.14, ... _melon 0.09, _kite 0.00
 
-A text says which token stood in a gap, and nothing else. The teacher says how likely each of the others was.
-That helps where texts are few; with many, the texts themselves say as much.
+A text shows only which token stood in a gap. The teacher also says how likely every other token was there.
+That helps if there are few texts; many texts show as much by themselves.
 
 Source: Sanh et al. 2019, "DistilBERT, a distilled version of BERT", sections 2 and 3. The weights 5, 2, 1 and
 the temperature 2 are those of the authors' code; the paper gives neither.
@@ -31,19 +31,19 @@ from .masked import Masked, masked_states
 
 
 class Distillation(Masked):
-    """Masked tokens without next sentence, and what a frozen teacher says about them.
+    """Masked tokens (without next sentence), and a frozen teacher's predictions of them.
 
-    A teacher with segments gets what it was trained on: [CLS] A [SEP] B [SEP], B the true next text, and the
-    segments. The student reads the same tokens and has no segments. Differs from the authors' code, which
-    calls everything segment A: a bert-tiny that gets 0.68 of the hidden tokens right then gets 0.61, and 0.18
-    on the rows of RoBERTa, filled across documents. A teacher without segments gets those rows.
+    A teacher with segments reads what it was trained on: [CLS] A [SEP] B [SEP] with token_type_ids, where B
+    follows A. The student reads the same tokens, but has no segments. Differs from the authors' code, which
+    marks everything as segment A: a bert-tiny that gets 0.68 of the hidden tokens right then gets 0.61, and
+    0.18 on the rows of RoBERTa, filled across documents. A teacher without segments reads RoBERTa's rows.
 
-    The weights are those of the three losses, 0 switches one off. `n_documents` training texts of `corpus`
-    are learnt from, drawn by `seed`; none: all. UserError for a teacher of other tokens.
+    The three weights belong to the three losses; 0 switches one off. Training uses `n_documents` texts of
+    `corpus`, drawn by `seed` (None: all). UserError for a teacher with another number of tokens.
     """
 
-    # Every student may stop early, and its best is kept: one without a teacher soon knows few texts by heart,
-    # its loss on others rises, and after the last step it would look worse than it can be.
+    # Early stopping for every student, with its best weights kept: one without a teacher soon knows few texts
+    # by heart, its validation loss rises, and its last weights would look worse than it can be.
     patience = 3
 
     def __init__(
@@ -62,12 +62,12 @@ class Distillation(Masked):
         pairs = teacher.config.n_segments > 0
         few = replace(corpus, train=draw(corpus.train, n_documents, seed))
         super().__init__(few, tokenizer, context, batch_size, seed, pairs, mask_share, whole_word)
-        self.next_sentence = False  # `texts` may hold pairs, but B follows A in each, and nobody asks
+        self.next_sentence = False  # `texts` may hold pairs, but there B always follows A
         self.teacher = teacher.requires_grad_(False).eval()
         self.temperature, self.all_texts, self.n_documents = temperature, corpus, n_documents
 
     def batch(self, step: int, split: str) -> dict[str, Tensor]:
-        """Return the batch of `Masked`, and the denominator n_token (0-d)."""
+        """Return the batch of `Masked` with another denominator, n_token (0-d): the number of real tokens."""
         batch = super().batch(step, split)
         return batch | dict(n_token=batch["attention_mask"].sum().float())
 
@@ -75,8 +75,8 @@ class Distillation(Masked):
         """Return the weighted sum of the three losses, and each of them as a metric.
 
         Soft targets and masked tokens are means over the hidden tokens, in nats; the cosine term is a mean
-        over all real tokens. The teacher is asked only where one of its two terms has a weight. Differs from
-        the authors' code, which takes the soft targets of every token: a teacher has learnt hidden ones.
+        over all real tokens. The teacher runs only if one of its two terms has a weight. Differs from the
+        authors' code, which takes soft targets at every token: the teacher has learnt to predict hidden ones.
         """
         hidden, at_masked = masked_states(model, batch)  # (B, T, D), (B, P, D)
         logits = model.vocabulary_logits(at_masked)  # (B, P, V)
@@ -103,16 +103,16 @@ class Distillation(Masked):
 
 
 def soft_target_loss(logits: Tensor, teacher_logits: Tensor, counted: Tensor, temperature: float) -> Tensor:
-    """Return the sum over the counted places of T^2 KL(teacher's probabilities || student's), in nats.
+    """Return T^2 KL(teacher's probabilities || student's), summed over the counted places, in nats.
 
     Source: Hinton et al. 2015, "Distilling the Knowledge in a Neural Network", section 2. Both distributions
-    are softmax(logits / T); a temperature T above 1 shows how the teacher ranks the unlikely tokens. That
-    makes the gradient about T^2 times smaller, and the factor T^2 makes up for it, so that the weight of this
-    term means the same at every temperature. Differs from the paper: KL instead of cross-entropy, less by the
-    teacher's own entropy. The gradient is the same, and 0 says that the student agrees with its teacher.
-    The logits are (B, P, V), `counted` (B, P).
+    are softmax(logits / T); a temperature T above 1 shows how the teacher ranks the unlikely tokens. It also
+    makes the gradient about T^2 times smaller. The factor T^2 makes up for that, so that the weight of this
+    term means the same at every temperature. Differs from the paper: KL, which is the cross-entropy minus the
+    teacher's own entropy. The gradient is the same, and a loss of 0 means that student and teacher agree.
+    The logits are (B, P, V); `counted` (B, P) is boolean.
     """
-    # In float32: with the two to three digits of bf16 the divergence falls below 0.
+    # In float32: with the two to three digits of bf16 the divergence can fall below 0.
     teacher = (teacher_logits.float() / temperature).log_softmax(-1)  # (B, P, V), log p
     student = (logits.float() / temperature).log_softmax(-1)  # log q
     divergence = (teacher.exp() * (teacher - student)).sum(-1)  # (B, P), sum over V of p (log p - log q)
@@ -120,15 +120,15 @@ def soft_target_loss(logits: Tensor, teacher_logits: Tensor, counted: Tensor, te
 
 
 def cosine_loss(hidden: Tensor, teacher_hidden: Tensor, attention_mask: Tensor) -> Tensor:
-    """Return the sum of 1 - cosine of both hidden states (B, T, D) over the real tokens of a mask."""
+    """Return 1 - cosine of the two hidden states (B, T, D), summed over the real tokens of a mask (B, T)."""
     return ((1 - F.cosine_similarity(hidden, teacher_hidden, dim=-1)) * attention_mask).sum()  # of (B, T)
 
 
 def initial_student(teacher: Transformer, n_layer: int | None = None) -> Transformer:
-    """Return a student with the weights of every second layer of the teacher, or of n_layer spread evenly.
+    """Return a student with copies of every second layer of the teacher, or of n_layer layers, evenly spread.
 
-    The embeddings, the last norm and the vocabulary head are copies of the teacher's too; segments, pooler
-    and next sentence are left out. UserError where the teacher is no encoder, or has fewer layers.
+    The embeddings, the final norm and the vocabulary head are copied too; segments, pooler and next-sentence
+    head are left out. UserError if the teacher is no encoder, or has fewer than n_layer layers.
     """
     if (kind := teacher.config.kind) != "encoder":
         raise UserError(f"--teacher: it is of kind {kind}, no encoder as --objective masked trains it")
@@ -139,7 +139,7 @@ def initial_student(teacher: Transformer, n_layer: int | None = None) -> Transfo
     left_out = dict(n_segments=0, pooler=False, next_sentence=False)
     student = build(replace(teacher.config, n_encoder_layer=n_layer, **left_out))
     weights = teacher.state_dict()
-    student.load_state_dict({name: weights[name] for name in student.state_dict()})  # layers 0, 1, 2, ...
-    for i, block in enumerate(student.encoder.blocks):  # of 12 then 0 2 4 6 8 10; theirs: 0 2 4 7 9 11
+    student.load_state_dict({name: weights[name] for name in student.state_dict()})  # blocks: 0, 1, 2, ...
+    for i, block in enumerate(student.encoder.blocks):  # of 12: 0 2 4 6 8 10; the authors: 0 2 4 7 9 11
         block.load_state_dict(teacher.encoder.blocks[i * n_teacher // n_layer].state_dict())
     return student

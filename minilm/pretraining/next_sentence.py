@@ -1,12 +1,12 @@
-"""The rows of BERT: pairs of texts, of which B follows A or does not.
+"""The rows of BERT: pairs of texts A and B, where B follows A or does not.
 
     input_ids        [CLS] _Ana _sold _a _melon  . [SEP] _She _was _happy  . [SEP] [PAD]
     token_type_ids       0    0     0  0      0  0     0    1    1      1  1     1     0
-    next_sentence_labels  0: B follows; 1 where it is of another document
+    next_sentence_labels  0: B follows A; 1: B is from another document
 
 Source: Devlin et al. 2019, section 3.1, task 2, and appendix A.2. Half of the pairs are true.
-`PackedSentences` gives the rows of RoBERTa instead (Liu et al. 2019, section 4.2, FULL-SENTENCES): no pairs
-and no such question. Differs from that paper: no separator between two documents.
+`PackedSentences` makes the rows of RoBERTa instead (Liu et al. 2019, section 4.2, FULL-SENTENCES): no pairs
+and no next-sentence task. Differs from that paper: no separator between two documents.
 """
 
 import re
@@ -20,9 +20,9 @@ from ..plumbing.stored import token_rows
 from ..tokenizer.bpe import BPE
 
 FOLLOWS, DOES_NOT_FOLLOW = 0, 1  # classes of the next-sentence head
-# An end of sentence mark with closing quotes, then white space and an opening quote or mark, a letter or a
-# digit of any script ([^\W_]); `sentences` then looks whether that is lower case. Or a mark of a script that
-# writes no spaces, unless the text goes on behind a closing quote (「はい。」と言った。). Or a line's end.
+# Line 1: an end mark, closing quotes, then white space before an opening quote or mark, or before a letter or
+# digit of any script ([^\W_]); `sentences` checks that it is not lower case. Line 2: an end mark of a script
+# without spaces, unless the text goes on behind a closing quote (「はい。」と言った。). Line 3: a line's end.
 SENTENCE_END = re.compile(
     r"""[.!?…؟۔।॥]["'”’“»›)\]]*\s+(?=["'“‘„«‹(\[¿¡]|[^\W_])"""
     r"""|[。！？｡]+(?:(?![”’」』）】》。！？｡])|[”’」』）】》]+(?=[\s“‘「『（【《]))\s*"""
@@ -31,11 +31,11 @@ SENTENCE_END = re.compile(
 
 
 def sentences(text: str) -> list[str]:
-    """Return the sentences of a text; nothing but white space between them is lost.
+    """Return the sentences of a text; only white space between them is lost.
 
-    One ends after `.`, `!`, `?` (and closing quotes) before a space and a capital, a digit or an opening
-    quote, after `。`, and at each line's end unless the next line goes on in lower case. A blank line always
-    ends one. Abbreviations are not known: "Mr. Smith" is two sentences, and so is "No. 5".
+    A sentence ends after `.`, `!` or `?` (and closing quotes) if a space and then a capital, a digit or an
+    opening quote follow; after `。`; and at a line's end, unless the next line begins in lower case. A blank
+    line always ends one. Abbreviations are not known: "Mr. Smith" is two sentences, and so is "No. 5".
     """
     parts, start = [], 0
     for end in SENTENCE_END.finditer(text):
@@ -46,19 +46,19 @@ def sentences(text: str) -> list[str]:
 
 
 def sentence_rows(tokenizer: BPE, document: str) -> list[list[int]]:
-    """Return the ids of each sentence that has any, with a space before it."""
+    """Return the ids of each sentence, encoded with a space before it; a sentence without ids is left out."""
     return [*filter(None, (tokenizer.encode(" " + s, allow_special=False) for s in sentences(document)))]
 
 
 class SentenceRuns:
-    """Documents cut into runs of as many whole sentences of one document as fit into a row.
+    """Documents cut into runs: as many whole sentences of one document as fit into a row.
 
     Every sentence is encoded with a space before it, so that a word is the same token wherever it stands.
-    One that is longer than its share of a row stands as several; `n_cut` counts such sentences.
+    A sentence longer than a text's share of the row is cut into several; `n_cut` counts such sentences.
 
     Args:
-        n_text: texts in a row. [CLS], and a [SEP] behind each, leave the rest of `context` to them.
-        across_documents: a run may go on in the next document.
+        n_text: texts in a row. They share what [CLS], and a [SEP] after each text, leave of `context`.
+        across_documents: a run may continue in the next document.
     """
 
     def __init__(self, documents: Sequence[str], tokenizer, context: int, n_text=1, across_documents=False):
@@ -67,15 +67,15 @@ class SentenceRuns:
         self.ids, lengths, counts = token_rows(documents, tokenizer, sentence_rows)
         longest = room // n_text
         self.n_cut, n_part = (lengths > longest).sum(), -(-lengths // longest)  # parts of each
-        ends = n_part.cumsum()  # behind the last part of each sentence
-        parts = np.full(n_part.sum(), longest, dtype=np.int32)  # their lengths
-        parts[ends - 1] -= n_part * longest - lengths  # a last part has what is left
+        ends = n_part.cumsum()  # one after the last part of each sentence
+        parts = np.full(n_part.sum(), longest, dtype=np.int32)  # the lengths of all parts
+        parts[ends - 1] -= n_part * longest - lengths  # the last part of a sentence has what is left
         self.edges = np.append(0, parts.cumsum())  # sentence, or part, s is ids[edges[s] : edges[s + 1]]
-        first = np.append(0, ends)[np.append(0, counts.cumsum())]  # where each document begins
-        after = self.edges.searchsorted(self.edges[:-1] + room, "right") - 1  # behind what fits from s on
+        first = np.append(0, ends)[np.append(0, counts.cumsum())]  # the first sentence of each document
+        after = self.edges.searchsorted(self.edges[:-1] + room, "right") - 1  # where a run from s has to end
         if not across_documents:
-            np.minimum(after, np.repeat(first[1:], np.diff(first)), out=after)  # its document's end
-        runs = array("i", [0])  # where each begins, and behind the last: int32, as there may be millions
+            np.minimum(after, np.repeat(first[1:], np.diff(first)), out=after)  # or where its document ends
+        runs = array("i", [0])  # where each run begins, and the end: int32, as there may be millions
         while runs[-1] < len(after):
             runs.append(after[runs[-1]])
         self.runs = np.stack([runs[:-1], runs[1:]], 1)  # (N, 2) first sentence, one after the last
@@ -85,7 +85,7 @@ class SentenceRuns:
         return len(self.runs)
 
     def framed(self, chosen: np.ndarray, before: list[int], behind: list[int], filling: int) -> np.ndarray:
-        """Return the tokens of the chosen runs with these before and behind them, then `filling`; (B, T)."""
+        """Return rows (B, T): `before`, the tokens of a chosen run, `behind`, and `filling` as padding."""
         start, end = self.edges[self.runs[chosen]].T[..., None]  # (B, 1) each
         first, last = len(before), len(before) + end - start  # where the run stands in its row
         place = np.arange(width(last.max() + len(behind), self.context))  # (T,)
@@ -97,11 +97,11 @@ class SentenceRuns:
 
 
 class SentencePairs(SentenceRuns):
-    """Rows [CLS] A [SEP] B [SEP]: A and B are the two halves of a run, or B is another run's half.
+    """Rows [CLS] A [SEP] B [SEP]: A and B are the two halves of a run, or B is another run's second half.
 
-    Differs from the paper: a run is cut at its middle sentence rather than anywhere, and a false B is taken
-    from the runs whose B has the same place in its document, as many sentences and about as many tokens.
-    Otherwise the length or the place of B gives the answer away. UserError unless two documents have pairs.
+    Differs from the paper: a run is cut at its middle sentence rather than anywhere, and a false B resembles
+    the true one: as many sentences, about as many tokens, and both or neither from a document's first run.
+    Otherwise its length or place gives the answer away. UserError unless two documents have pairs.
     """
 
     def __init__(self, documents: Sequence[str], tokenizer: BPE, context: int, name: str = "this text"):
@@ -115,17 +115,17 @@ class SentencePairs(SentenceRuns):
         # A of a run is ids[start : border], its B ids[border : end]; (N,) each
         self.start, self.border, self.end = self.edges[[first, middle, last]]
         self.a_lengths, self.b_lengths = np.diff([self.start, self.border, self.end], axis=0).astype(np.int32)
-        # Neighbours in this order have a B alike. The last key counts first: does the run open its document?
-        # Then the sentences of B, then its tokens, then chance, since neighbours in a text share a topic.
+        # Neighbours in this order have a similar B. The last key counts first: is the run a document's first?
+        # Then B's sentences, then its tokens, then chance, since neighbours in a text share a topic.
         is_first = np.append(True, self.document_of[1:] != self.document_of[:-1])
         tie = np.random.default_rng(0).random(len(self))
         self.order = np.lexsort((tie, self.b_lengths, last - middle, ~is_first)).astype(np.int32)
         self.rank = np.argsort(self.order).astype(np.int32)  # where each run stands in that order
 
     def rows(self, chosen: np.ndarray, rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
-        """Return one row for each chosen run (B,). B follows A; with `rng`, in half of the rows it does not.
+        """Return a row for each chosen run (B,): its A, and its own B or, with `rng`, that of `second_runs`.
 
-        They are input_ids, attention_mask, token_type_ids (B, T); next_sentence_labels (B,).
+        They are input_ids, attention_mask, token_type_ids (B, T), T by `width`; next_sentence_labels (B,).
         """
         second = chosen if rng is None else self.second_runs(chosen, rng)
         a, b = self.a_lengths[chosen][:, None], self.b_lengths[second][:, None]  # (B, 1)
@@ -141,27 +141,27 @@ class SentencePairs(SentenceRuns):
         return rows | dict(next_sentence_labels=np.where(second == chosen, FOLLOWS, DOES_NOT_FOLLOW))
 
     def second_runs(self, chosen: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Return the runs (B,) that B is from: half of the time the chosen one, else one with a B alike."""
+        """Return the runs (B,) that give B: the chosen run, or for half of the rows one with a similar B."""
         B, false = len(chosen), rng.random(len(chosen)) < 0.5
-        reach = max(8, len(self) // 100)  # in a long text the lengths are as good as equal that near
+        reach = max(8, len(self) // 100)  # in a long text, B is about as long in all of these
         steps = rng.integers(1, reach + 1, (B, 8)) * rng.choice([-1, 1], (B, 8))  # forth or back
         near = self.order[(self.rank[chosen][:, None] + steps) % len(self)]  # (B, 8) runs to try
-        own = (self.document_of[near] == self.document_of[chosen][:, None]).all(1)  # (B,), all 8 are
+        own = (self.document_of[near] == self.document_of[chosen][:, None]).all(1)  # (B,), no other document
         second = chosen.copy()
         for row in np.flatnonzero(false):
-            tries = rng.integers(len(self), size=8) if own[row] else near[row]  # a long text, others short
+            tries = rng.integers(len(self), size=8) if own[row] else near[row]  # own: a long document
             fitting = (other for other in tries if self.may_be_false(chosen[row], other))
-            second[row] = next(fitting, chosen[row])  # where none fits, B is the true one
+            second[row] = next(fitting, chosen[row])  # if none fits, B is the true one
         return second
 
     def may_be_false(self, run: int, other: int) -> bool:
-        """Return whether the B of another run may stand behind the A of this one as a false one."""
+        """Return whether the B of the run `other` can be the false B for the A of `run`."""
         room = self.context - 3 - self.a_lengths[run]
         b, other_b = (self.ids[self.border[i] : self.end[i]] for i in (run, other))
         return (
             self.document_of[other] != self.document_of[run]
             and self.b_lengths[other] <= room  # a false B is never cut to fit: that would give it away
-            and not np.array_equal(b, other_b)  # other words too, not just elsewhere
+            and not np.array_equal(b, other_b)  # not the same words from elsewhere
         )
 
 
@@ -172,13 +172,13 @@ class PackedSentences(SentenceRuns):
         super().__init__(documents, tokenizer, context, across_documents=True)
 
     def rows(self, chosen: np.ndarray, rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
-        """Return input_ids and attention_mask (B, T) of the chosen runs (B,); nothing is left to chance."""
+        """Return input_ids and attention_mask (B, T) of the chosen runs (B,); `rng` is not used."""
         ids = self.framed(chosen, [self.cls], [self.sep], self.pad)
         return dict(input_ids=ids, attention_mask=ids != self.pad)
 
 
 def padded(rows: list, filling: int, longest: int) -> np.ndarray:
-    """Return rows of unequal lengths as one array (B, T), `filling` behind each."""
+    """Return rows of unequal lengths as one array (B, T), padded on the right with `filling`."""
     out = np.full((len(rows), width(max(map(len, rows)), longest)), filling)
     for line, row in zip(out, rows, strict=True):
         line[: len(row)] = row
@@ -186,5 +186,5 @@ def padded(rows: list, filling: int, longest: int) -> np.ndarray:
 
 
 def width(n: int, longest: int) -> int:
-    """Return T for rows of up to n tokens: a multiple of 8, so that shapes are few, but at most `longest`."""
+    """Return T for rows of up to n tokens: a multiple of 8, to have few shapes, but at most `longest`."""
     return min(longest, -(-n // 8) * 8)

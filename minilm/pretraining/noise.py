@@ -1,18 +1,18 @@
-"""BART's five noises: what the encoder reads instead of the text that the decoder rebuilds.
+"""BART's five noises: how the text is damaged that the encoder reads and the decoder rebuilds.
 
     the text        A b c. D e f g.
     permutation     D e f g. A b c.      sentences change places
-    rotation        e f g. A b c. D      the text begins anywhere
+    rotation        e f g. A b c. D      the text begins at a random token
     masking         A _ c. D e f _       tokens become [MASK]
-    deletion        A c. D f g.          tokens go, and nothing says where
-    infilling       A b _ e f _ g.       spans of Poisson(3) tokens become one [MASK], spans of none too
+    deletion        A c. D f g.          tokens are removed, and nothing shows where
+    infilling       A b _ e f _ g.       each span of Poisson(3) tokens becomes one [MASK], an empty span too
 
 Source: Lewis et al. 2020, "BART", section 2.2; the share of 30 % and the mixture of infilling and permutation
-are of section 5.1. The paper gives no share for masking and deletion; here it is the same.
+are from section 5.1. The paper gives no share for masking and deletion; here it is the same.
 
-A noise works on the *places* of the tokens and returns places, with `MASK` where a [MASK] is to stand. So the
-noised text is `ids[places]`, and a token has survived if its place is still there. No special token is among
-them: [CLS] and [SEP] are set around a text when its noise is done.
+A noise takes the *places* (indices) of the tokens and returns places, with `MASK` where a [MASK] belongs. So
+the noised text is `ids[places]`, and a token has survived if its place is still there. Noise never touches
+special tokens: [CLS] and [SEP] are added afterwards.
 """
 
 import numpy as np
@@ -21,15 +21,15 @@ from ..plumbing.errors import UserError, suggest
 
 NOISES = ("masking", "deletion", "infilling", "permutation", "rotation")
 MASK = -1  # stands for [MASK] among the places
-SHARE = 0.3  # of the tokens that masking, deletion and infilling take away
+SHARE = 0.3  # share of the tokens that masking, deletion and infilling remove
 MEAN_SPAN = 3.0  # tokens in a span of infilling, on average
 
 
 def corrupt(sentences: list[np.ndarray], noises: tuple[str, ...], rng: np.random.Generator) -> np.ndarray:
-    """Return the places (m,) that are left of the places of each sentence, in their new order.
+    """Apply the named noises to a text, given as the places of each sentence; return its new places (m,).
 
-    The order of the noises is the same however they are named: first those that move tokens, while it is
-    known where sentences end, then those that take tokens away.
+    The order of the noises is fixed, however they are listed: first those that move tokens, while it is
+    known where sentences end, then those that remove tokens.
     """
     places = permutation(sentences, rng) if "permutation" in noises else np.concatenate(sentences)
     for noise in (rotation, masking, deletion, infilling):
@@ -39,32 +39,32 @@ def corrupt(sentences: list[np.ndarray], noises: tuple[str, ...], rng: np.random
 
 
 def permutation(sentences: list[np.ndarray], rng: np.random.Generator) -> np.ndarray:
-    """Put the sentences, an array each, in a random order, one behind the other (n,)."""
+    """Return the sentences (one array each) in a random order, joined into one array (n,)."""
     return np.concatenate([sentences[i] for i in rng.permutation(len(sentences))])
 
 
 def rotation(tokens: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Let the text begin at a random token, and put what stood before that at the end; (n,) -> (n,)."""
+    """Let the text begin at a random token, and move the tokens before it to the end; (n,) -> (n,)."""
     first = int(rng.random() * len(tokens))
     return np.concatenate([tokens[first:], tokens[:first]])
 
 
 def masking(tokens: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Replace each token by `MASK` with a chance of `SHARE`; (n,) -> (n,)."""
+    """Replace each token by `MASK` with probability `SHARE`; (n,) -> (n,)."""
     return np.where(rng.random(len(tokens)) < SHARE, MASK, tokens)
 
 
 def deletion(tokens: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Take each token out with a chance of `SHARE`; (n,) -> (m,)."""
+    """Remove each token with probability `SHARE`; (n,) -> (m,)."""
     return tokens[rng.random(len(tokens)) >= SHARE]
 
 
 def infilling(tokens: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Replace spans, together `SHARE` of the tokens on average, by one `MASK` each; (n,) -> (m,).
+    """Replace random spans, `SHARE` of the tokens on average, by one `MASK` each; (n,) -> (m,).
 
-    The number of spans is fixed first and their lengths are drawn after that: drawing until the share is
-    reached would make the last one too long or too short. Spans do not overlap, and touch where they fall on
-    the same gap between tokens that stay.
+    First the number of spans is fixed, rounded at random; then their lengths are drawn (Poisson with mean
+    `MEAN_SPAN`): drawing until the share is reached would make the last one too long or too short. Each span
+    gets a random gap between the tokens that stay: spans do not overlap, but touch if they get the same gap.
     """
     n_kept = len(tokens)
     n_span = int(SHARE * n_kept / MEAN_SPAN + rng.random())  # rounded at random, so that the mean is right
@@ -72,11 +72,11 @@ def infilling(tokens: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     for length in rng.poisson(MEAN_SPAN, n_span).tolist():
         lengths.append(min(length, n_kept))  # no longer than what is left
         n_kept -= lengths[-1]
-    gaps = sorted(rng.integers(0, n_kept + 1, n_span).tolist())  # kept tokens before each span
+    gaps = sorted(rng.integers(0, n_kept + 1, n_span).tolist())  # number of kept tokens before each span
     out = tokens.tolist()
     for i, (gap, length) in enumerate(zip(gaps, lengths, strict=True)):
         start = gap + i  # each span before this one is one MASK by now
-        out[start : start + length] = [MASK]  # where the length is 0, this inserts
+        out[start : start + length] = [MASK]  # a length of 0 inserts
     return np.array(out, dtype=tokens.dtype)
 
 

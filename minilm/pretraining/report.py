@@ -1,7 +1,7 @@
 """What a pre-training run ends with: its closing table, figures for results.json, examples to read.
 
-Each closing has the same arguments (objective, model, metrics before and after, settings) and returns the
-table's rows, the figures, and the lines of the examples.
+Each closing function takes (objective, model, metrics before and after, settings) and returns the rows of the
+table, the figures, and the lines of the examples.
 """
 
 import numpy as np
@@ -24,12 +24,12 @@ STUDENTS_HEADER = ("", "weights", "in blocks", "texts/s", "hidden tokens right",
 
 
 def table_rows(before: dict, after: dict, figures: list[tuple]) -> list[tuple]:
-    """Return a row for each figure: its name, its key, and perhaps what it is compared with and why."""
+    """Return a table row for each figure, given as (name, key of the metric[, baseline, what that is])."""
     return [(name, before[key], after[key], *(compared or (None, ""))) for name, key, *compared in figures]
 
 
 def lowest_loss(log: list[dict], last: float) -> list[str]:
-    """Return a line where the validation loss has risen by more than a hundredth since it was lowest."""
+    """Return a line on the lowest validation loss, if the loss has risen by more than 1 % since then."""
     looks = [(line["loss"], line["step"]) for line in log if line["split"] == "validation"]
     loss, step = min(looks, default=(last, 0))
     told = f"The loss on the validation texts was lowest at step {step:,}, {loss:.3f}: fewer steps will do."
@@ -37,7 +37,7 @@ def lowest_loss(log: list[dict], last: float) -> list[str]:
 
 
 def causal_closing(objective: Causal, model, before: dict, after: dict, settings) -> tuple:
-    """The loss beside the grammar's own and that of n-grams, and a text that the model wrote."""
+    """Compare the loss with the grammar's own and with that of n-grams; show a text that the model wrote."""
     names = {"loss": "loss (nats a token)", "perplexity": "perplexity", "bits_per_byte": "bits per byte"}
     floor = compared = objective.floor()
     what = "the grammar's own: no model can do better"
@@ -58,7 +58,7 @@ def causal_closing(objective: Causal, model, before: dict, after: dict, settings
 
 
 def masked_closing(objective: Masked, model, before: dict, after: dict, settings) -> tuple:
-    """Hidden tokens beside the commonest one, things beside chance, pairs beside a shared rare word."""
+    """Compare hidden tokens with the commonest token, things with chance, pairs with a shared rare word."""
     frequent = baselines.commonest_share(objective)
     unigram = baselines.unigram_loss(objective, objective.texts["train"].ids, "masked_labels")
     figures = [
@@ -82,7 +82,7 @@ def masked_closing(objective: Masked, model, before: dict, after: dict, settings
 
 
 def denoising_closing(objective: Denoising, model, before: dict, after: dict, settings) -> tuple:
-    """Kept and lost tokens, given the true ones before, beside trivial methods; each noise; rebuilt texts."""
+    """Compare kept and lost tokens (given the true ones before) with baselines; each noise; rebuilt texts."""
     texts = objective.texts["train"]
     unigram = baselines.unigram_loss(objective, texts.ids, "labels", n_end=len(texts))
     copied, commonest = baselines.standing_share(objective), baselines.commonest_share(objective)
@@ -102,7 +102,7 @@ def denoising_closing(objective: Denoising, model, before: dict, after: dict, se
 
 
 def translation_closing(objective: Translation, model, before: dict, after: dict, settings) -> tuple:
-    """Whole texts right and BLEU of greedy translations beside a dictionary's, and five to read."""
+    """Compare exact matches and BLEU of greedy translations with a baseline's; show five translations."""
     sources, references = zip(*objective.corpus.validation, strict=True)
     ours = objective.translate(model, sources)
     if objective.corpus.name.partition(":")[0] == "world":
@@ -116,7 +116,7 @@ def translation_closing(objective: Translation, model, before: dict, after: dict
     for key, name, score in ("exact_match", "whole texts right", exact_match), ("bleu", "BLEU", corpus_bleu):
         results[key], trivial = score(ours, references), score(baseline, references)
         rows.append((name, None, results[key], trivial, what))
-    results["baseline_bleu"] = trivial  # of the last figure, BLEU
+    results["baseline_bleu"] = trivial  # from the loop's last turn: BLEU
     lines = ["Translations:"]
     for i in np.random.default_rng(objective.seed).permutation(len(sources))[:5]:
         verdict = "ours" if ours[i].split() != references[i].split() else "ours, right"
@@ -125,7 +125,7 @@ def translation_closing(objective: Translation, model, before: dict, after: dict
 
 
 def distillation_closing(objective: Distillation, model, before: dict, after: dict, settings) -> tuple:
-    """The student beside its teacher, and beside those of `students.py`, trained now, with as many steps."""
+    """Compare the student with its teacher and those of `students.py`, trained here with as many steps."""
     teacher = objective.teacher
     figures = dict(teacher=evaluate(teacher, objective, settings), student=after)
     labels = dict(teacher="teacher", student=f"student, {len(objective.corpus.train):,} texts")
@@ -135,7 +135,7 @@ def distillation_closing(objective: Distillation, model, before: dict, after: di
         figures[name], labels[name] = evaluate(student, objective, settings), label
     rows = []
     for name, figure in figures.items():
-        shape = teacher if name == "teacher" else model  # all students, and the copied layers, are as large
+        shape = teacher if name == "teacher" else model  # all students and the copied layers are of one size
         sizes = (shape.n_parameters(), students.block_weights(shape), round(speed[shape]))
         rows.append((labels[name], *sizes, figure["masked_accuracy"], figure["masked_loss"]))
     rows.insert(1, ("its layers as copied", *sizes, before["masked_accuracy"], before["masked_loss"]))

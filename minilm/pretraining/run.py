@@ -1,9 +1,9 @@
 """A whole pre-training run: text, tokenizer, model, training, closing table, run folder.
 
-`train.py` is this with flags. The later regimes call `start_model` for a model to start from.
+`train.py` runs this with its flags. The later regimes call `start_model` for a model to start from.
 
-To add an objective: a class (`training/objective.py` says what it has to do), its closing in `report.py`, a
-row of OBJECTIVES, and its flags in `PretrainingSettings`: each goes to the argument of its name.
+To add an objective, write its class (see `training/objective.py`), its closing function in `report.py`, a row
+of OBJECTIVES, and its flags in `PretrainingSettings`: each flag is the class's argument of the same name.
 """
 
 from collections.abc import Callable
@@ -37,16 +37,16 @@ from .translation import Translation
 
 
 class Row(NamedTuple):
-    """What a run has to know of its objective."""
+    """What a run has to know about its objective."""
 
     objective: type[Objective]
     closing: Callable  # of `report.py`
-    model: str  # preset that is trained where --model names none
-    then: str  # more flags of train.py to try after it, on the same text; {run} is its folder
+    model: str  # preset to train if --model is not given
+    then: str  # further flags of train.py to suggest after the run; {run} is its folder
 
 
-UNTOLD = {*CommonSettings.__annotations__, "teacher", "accumulate", "resume"}  # they make no other model, so
-UNTOLD |= {"eval_every", "eval_rows", "save_every", "log_every"}  # `newest_or_train` tells of none of them
+UNTOLD = {*CommonSettings.__annotations__, "teacher", "accumulate", "resume"}  # these do not define a model,
+UNTOLD |= {"eval_every", "eval_rows", "save_every", "log_every"}  # so `newest_or_train` does not report them
 OBJECTIVES: dict[str, Row] = {
     "masked": Row(Masked, report.masked_closing, "bert-tiny", "--whole-word --vocab-size 400"),
     "causal": Row(Causal, report.causal_closing, "gpt-tiny", "--init {run} --data world:reports"),
@@ -58,32 +58,32 @@ OBJECTIVES: dict[str, Row] = {
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainingSettings(TrainingSettings):
-    """What is learnt, by what, from what."""
+    """What is learnt, by which model, from which texts."""
 
     objective: Literal[tuple(OBJECTIVES)] = "masked"  # what the model has to predict
     model: str | None = None  # preset to start from, with random weights; none: the tiny one of the objective
     data: tuple[str, ...] | None = None  # world, world:portuguese, python-docs; your files a.txt:0.7 b/:0.3
     optimizer: Literal["adamw", "muon"] = "adamw"  # muon: orthogonal steps for the matrices of the blocks
     n_documents: int | None = None  # training texts; none: all (world 20,000, pairs 5,000, students 140)
-    eval_rows: int | None = None  # validation rows; none: for a tenth of the run's time; of pairs always all
-    errors: Literal["strict", "replace"] = "strict"  # replace: read on over bytes that are not UTF-8
+    eval_rows: int | None = None  # validation rows; none: for a tenth of the run's time; pairs: always all
+    errors: Literal["strict", "replace"] = "strict"  # replace: read on past bytes that are not UTF-8
     skip_bad: bool = False  # translation: leave out and count pairs with an empty side
     tokenizer: str | None = None  # a tokenizer.json; none: a BPE is trained on the data
     vocab_size: int | None = None  # tokens of the BPE that is trained
     context: int | None = None  # tokens a row
     mask_share: float = 0.15  # masked: share of the tokens that are hidden
     whole_word: bool = False  # masked: hide all tokens of a word or none
-    next_sentence: bool = True  # masked: also ask whether text B follows text A; no: RoBERTa's rows
+    next_sentence: bool = True  # masked: also predict whether text B follows text A; no: RoBERTa's rows
     noise: str = "infilling,permutation"  # denoising: masking, deletion, infilling, permutation, rotation
-    label_smoothing: float = 0.1  # translation: share of the target that goes to all tokens alike
+    label_smoothing: float = 0.1  # translation: share of the target spread evenly over all tokens
     teacher: str | None = None  # distillation: the teacher's folder, or hf:NAME; none: the newest runs/masked
-    temperature: float = 2.0  # distillation: divides the logits of both before the softmax
+    temperature: float = 2.0  # distillation: divides the logits of student and teacher
     soft_weight: float = 5.0  # distillation: weight of the teacher's probabilities
-    masked_weight: float = 2.0  # distillation: weight of the hidden tokens themselves
-    cosine_weight: float = 1.0  # distillation: weight of the angle between both hidden states
+    masked_weight: float = 2.0  # distillation: weight of the loss of the hidden tokens
+    cosine_weight: float = 1.0  # distillation: weight of the angle between both models' hidden states
     init: str | None = None  # run or Hugging Face folder, or hf:NAME, to start from: continued training
-    extend_vocabulary: int | None = None  # with --init: so many new tokens, learnt from the domain's text
-    new_rows: Literal["mean", "zeros", "random"] = "mean"  # what the rows of new tokens start as
+    extend_vocabulary: int | None = None  # with --init: number of new tokens, learnt from the domain's text
+    new_rows: Literal["mean", "zeros", "random"] = "mean"  # initial values of the rows of new tokens
     replay: float = 0.0  # with --init: share of general text mixed in, against forgetting
 
     def __post_init__(self):
@@ -108,12 +108,12 @@ class PretrainingSettings(TrainingSettings):
 class Pretraining:
     """One run, from its settings to its closing table; all weights start at random.
 
-    `overrides` are fields of the model that differ from its preset. Other kinds of run change a step of it:
-    a student (`Distilling`), continued training (`continued/forgetting.py`), the GPT that learns to read
-    examples (`in_context/questions.py`).
+    `overrides` are fields of the model's config that differ from its preset. Subclasses change some of the
+    steps: a student (`Distilling`), continued training (`continued/forgetting.py`), the GPT that learns to
+    read examples (`in_context/questions.py`).
     """
 
-    defaults: ClassVar[dict] = {}  # settings of the run that `newest_or_train` makes
+    defaults: ClassVar[dict] = {}  # settings of the default run in `newest_or_train`
 
     def __init__(self, settings: PretrainingSettings, overrides: dict | None = None):
         self.settings, self.overrides = settings, overrides or {}
@@ -146,7 +146,7 @@ class Pretraining:
         return build(config), tokenizer
 
     def objective(self, corpus, tokenizer: BPE, **more) -> Objective:
-        """Return what is learnt from the texts; `more` are further arguments of its class."""
+        """Return the objective on these texts; `more` are further arguments of its class."""
         return self.row.objective(corpus, tokenizer, **self.row.objective.options(vars(self.settings)) | more)
 
     def closing(self, objective: Objective, model, before: dict, after: dict) -> tuple[list, dict, list[str]]:
@@ -156,11 +156,11 @@ class Pretraining:
         return [(rows, header)], results, examples
 
     def run(self) -> Path | None:
-        """Read the text, make or load the model, train it, and return the run folder that keeps it."""
+        """Read the text, make or load the model, train it, return its run folder (None with --show-batch)."""
         settings, device = self.settings, choose_device(self.settings.device)
         corpus = self.texts()
         print(corpus.summary(), *corpus.notes, sep="\n")
-        torch.manual_seed(settings.seed)  # for heads that a published folder lacks
+        torch.manual_seed(settings.seed)  # for heads that a published checkpoint lacks
         model, tokenizer = self.start(corpus)
         check_fit(settings, model.config)
         model.to(device)
@@ -170,7 +170,7 @@ class Pretraining:
             return print(*batch_lines(objective.batch(0, "train"), tokenizer, settings.show_batch), sep="\n")
         if objective.head is not None:
             model.head = objective.head.to(device)
-        if settings.resume:  # asked before anything is written: flags that do not fit leave the run as it was
+        if settings.resume:  # check before anything is written: wrong flags must leave the run as it was
             optimizer = make_optimizer(model, settings.weight_decay, which=settings.optimizer)
             check_trainer(settings.out, model, optimizer, settings.steps)
         folder = begin(self.name, settings, self.overrides, "train.py")
@@ -192,7 +192,7 @@ class Pretraining:
 
 
 class Distilling(Pretraining):
-    """A student begins with layers of its teacher: the newest runs/masked, where none is named."""
+    """A run whose student starts with layers of its teacher; default teacher: the newest runs/masked."""
 
     def __init__(self, settings: PretrainingSettings, overrides: dict | None = None):
         teacher = settings.teacher or newest_or_train("masked", settings.seed, settings.device)
@@ -200,7 +200,7 @@ class Distilling(Pretraining):
         super().__init__(replace(settings, teacher=str(teacher)).filled_in(dict(lr=lr)), overrides)
 
     def texts(self):
-        """Return all texts: the closing table compares the student with one that saw them all."""
+        """Return all texts: the closing table compares the student with others that learn from them all."""
         return Pretraining(replace(self.settings, n_documents=None)).texts()
 
     def start(self, corpus) -> tuple[torch.nn.Module, BPE]:
@@ -211,12 +211,12 @@ class Distilling(Pretraining):
         return initial_student(self.teacher, self.overrides.get("n_encoder_layer")), tokenizer
 
     def objective(self, corpus, tokenizer: BPE) -> Objective:
-        """As in `Pretraining`, with the teacher."""
+        """Return the objective as in `Pretraining`, with the teacher."""
         return super().objective(corpus, tokenizer, teacher=self.teacher)
 
 
 def settings_of(start: str) -> dict:
-    """Return the settings of a pre-training run and its model; none for one that came about otherwise."""
+    """Return the settings of a pre-training run and of its model; {} for a model from elsewhere."""
     folder, known = Path(start), read_json(Path(start) / SETTINGS, optional=True)
     if is_published(start) or ((folder / CONFIG).exists() and "objective" not in known):
         return {}
@@ -225,26 +225,26 @@ def settings_of(start: str) -> dict:
 
 
 def with_recipe(settings: PretrainingSettings) -> PretrainingSettings:
-    """Return the settings, with the model's recipe for all that is none; UserError where it has no recipe."""
+    """Return the settings, each None filled in by the model's recipe; UserError if it has no recipe."""
     model = settings.model or OBJECTIVES[settings.objective].model
     if model not in RECIPES:
         known = f"{suggest(model, RECIPES)}: {', '.join(RECIPES)}; a folder is given by --init"
         raise UserError(f"--model {model}: no preset that this script trains{known}")
     recipe = RECIPES[model] | (CONTINUED if settings.init else {}) | dict(model=model)
     if settings.objective == "distillation" or settings.init or settings.tokenizer:
-        recipe["vocab_size"] = None  # that of the tokenizer
-    recipe |= dict(lr=None) if settings.objective == "distillation" else {}  # its teacher's size decides
+        recipe["vocab_size"] = None  # the tokenizer decides
+    recipe |= dict(lr=None) if settings.objective == "distillation" else {}  # the teacher's size decides
     steps, warmup = recipe["steps"], recipe["warmup"]
-    if settings.warmup is None and (settings.steps or steps) < steps:  # a short run is to reach its rate too
+    if settings.warmup is None and (settings.steps or steps) < steps:  # short runs must reach their rate too
         recipe["warmup"] = warmup * settings.steps // steps
         print(f"warm-up: {recipe['warmup']:,} steps, as {warmup:,} are for {steps:,} (--warmup for another)")
-    # Nine looks at so many rows, each a third of the work of learning from it, take a tenth of the run.
+    # Nine evaluations of so many rows take a tenth of the run: a row costs a third of a row in training.
     n_row = (settings.steps or steps) * (settings.batch_size or recipe["batch_size"])
     return settings.filled_in(recipe | dict(eval_rows=max(16, min(1024, n_row // 32))))
 
 
 def check_fit(settings: PretrainingSettings, config: ModelConfig) -> None:
-    """Raise UserError unless the objective trains such models, and rows fit the positions."""
+    """Raise UserError unless the objective can train the model, and a row fits into its positions."""
     if (n := settings.context) > config.max_positions:
         more = "" if settings.init or settings.objective == "distillation" else f"; or --max-positions {n}"
         raise UserError(f"--context {n} exceeds {config.max_positions} positions{more}")
@@ -260,7 +260,7 @@ def check_fit(settings: PretrainingSettings, config: ModelConfig) -> None:
 
 
 def newest_or_train(name: str, seed=0, device="auto", kind: type[Pretraining] | None = None) -> Path:
-    """Return the newest finished run of a name, an objective's or a `kind`'s; if none, train the default."""
+    """Return the newest finished run of this name (an objective); if none, train the default of `kind`."""
     found, kind = find_run(name), kind or Pretraining
     how = dict(objective=name) | kind.defaults
     default = with_recipe(PretrainingSettings(**how, seed=seed, device=device))
@@ -269,7 +269,7 @@ def newest_or_train(name: str, seed=0, device="auto", kind: type[Pretraining] | 
         print(f"No finished runs/{name} to start from yet, so the default one is trained first.")
         try:
             return kind(default).run()
-        except KeyboardInterrupt as stop:  # of another script than the one that was called
+        except KeyboardInterrupt as stop:  # its message must say how to resume train.py
             raise KeyboardInterrupt(str(stop).replace("on: --", "on: python train.py --")) from stop
     saved, usual = settings_of(str(found)), vars(default)
     own = [typed(n, value) for n, value in saved.items() if n not in UNTOLD and value != usual.get(n)]
@@ -280,16 +280,16 @@ def newest_or_train(name: str, seed=0, device="auto", kind: type[Pretraining] | 
 
 
 def start_model(source: str | None, name: str, settings, kind=None, reads_only: bool = False) -> tuple:
-    """Return (folder, model, tokenizer) that a later regime starts from: `source`, else the run `name`."""
+    """Return (folder, model, tokenizer) for a later regime to start from: of `source`, or of a run `name`."""
     source = source or newest_or_train(name, settings.seed, settings.device, kind)
     torch.manual_seed(settings.seed)
-    # Weights that move need float32, whose steps are smaller than bfloat16's; others take half of the memory.
+    # Training needs float32: bfloat16 would round small steps away. Frozen weights can save half the memory.
     dtype = torch.bfloat16 if reads_only and settings.precision == "bf16" else torch.float32
     return source, *load_reader(source, str(choose_device(settings.device)), dtype)
 
 
 def load_reader(source: Path | str, device: str = "cpu", dtype=torch.float32) -> tuple[torch.nn.Module, BPE]:
-    """Return the model and the tokenizer of a folder; UserError where there is no tokenizer in it."""
+    """Return the model and the tokenizer of a folder; UserError if it contains no tokenizer."""
     model, tokenizer = load(source, device, dtype)
     if tokenizer is None:
         raise UserError(f"{source}: no tokenizer in it, and text cannot be read without one")

@@ -1,9 +1,9 @@
-"""The students that a distilled one is compared with: they had no teacher, or many more texts.
+"""The students that a distilled student is compared with: they have no teacher, or many more texts.
 
-The student's own figures prove little: it began with the teacher's weights, and the texts teach too. So the
-same student learns again, from the same batches with the same patience, without its teacher, and with label
-smoothing, since soft targets might help just by being soft. Where texts are few, others learn from all texts,
-where a teacher has little left to say.
+A distilled student's own figures prove little: it starts with the teacher's weights, and learns from texts
+too. So the same student is trained again on the same batches with the same patience: without its teacher, and
+with label smoothing, since soft targets might help just by being soft. If it had only some of the texts, two
+more students, with and without the teacher, learn from all of them: there the teacher can add little.
 """
 
 from torch import Tensor
@@ -19,7 +19,7 @@ SMOOTHING = 0.1  # Vaswani et al. 2017, section 5.4
 
 
 class Smoothed(Distillation):
-    """Label smoothing: a teacher that knows nothing and finds all tokens of V equally likely."""
+    """Label smoothing: a teacher that knows nothing and gives all V tokens the same probability."""
 
     def ask_teacher(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return hidden states (B, T, D) and logits (B, P, V), all 0."""
@@ -29,7 +29,7 @@ class Smoothed(Distillation):
 
 
 def other_lessons(objective: Distillation) -> dict[str, tuple[str, Distillation]]:
-    """Return what the other students learn from: name in results.json -> label in the table, objective."""
+    """Return the other students' objectives: name in results.json -> (label in the table, objective)."""
     alone = dict(soft_weight=0.0, masked_weight=1.0, cosine_weight=0.0)
     smooth = dict(soft_weight=SMOOTHING, masked_weight=1 - SMOOTHING, cosine_weight=0.0, temperature=1.0)
     lessons = dict(control=("  without its teacher", variant(objective, **alone)))
@@ -42,7 +42,7 @@ def other_lessons(objective: Distillation) -> dict[str, tuple[str, Distillation]
 
 
 def variant(objective: Distillation, kind: type = Distillation, **changes) -> Distillation:
-    """Return an objective of the same texts, seed and teacher with these changes."""
+    """Return an objective with the same texts, seed, teacher and settings, except for these changes."""
     names = ("teacher", "temperature", "n_documents", "mask_share", "whole_word")
     own = {name: getattr(objective, name) for name in names}
     own |= {f"{term}_weight": weight for term, weight in objective.weights.items()}
@@ -51,19 +51,19 @@ def variant(objective: Distillation, kind: type = Distillation, **changes) -> Di
 
 
 def train_again(model, objective: Distillation, settings: TrainingSettings, name: str) -> Transformer:
-    """Return the student `model` trained anew with another objective, from the teacher's layers on."""
+    """Return a student like `model`, trained anew from the teacher's layers with another objective."""
     student = initial_student(objective.teacher, model.config.n_encoder_layer).to(model.tokens.weight.device)
     train(student, objective, settings, label=name, patience=objective.patience)
     return student
 
 
 def block_weights(model: Transformer) -> int:
-    """Return how many weights the blocks have: what a student saves, since the embeddings stay."""
+    """Return the number of weights in the blocks: a student has fewer of these, but the same embeddings."""
     return sum(p.numel() for p in model.encoder.blocks.parameters())
 
 
 def texts_per_second(objective: Distillation, model: Transformer, n_try: int = 10) -> float:
-    """Return how many validation rows the model predicts in a second, in the best of `n_try` measurements."""
+    """Return how many validation rows the model predicts per second, the best of `n_try` measurements."""
     batch = objective.batch(0, "validation")
     part = micro_batches(batch, -(-len(batch["input_ids"]) // objective.batch_size))[0]
     return len(part["input_ids"]) / seconds(lambda: predict_masked(model, part), n_try)

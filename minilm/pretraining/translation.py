@@ -1,11 +1,11 @@
 """The Transformer of 2017: an encoder reads a text, a decoder writes its translation, learnt from pairs.
 
-Source: Vaswani et al. 2017, "Attention Is All You Need", sections 3 and 5. While it learns, the decoder reads
-the right words so far, not its own ("teacher forcing"); its causal mask hides those to come.
+Source: Vaswani et al. 2017, "Attention Is All You Need", sections 3 and 5. In training, the decoder reads the
+correct words so far, not its own ("teacher forcing"); its causal mask hides the later ones.
 
     input_ids          _Ana   _sold      _a _melon      . [SEP]      the encoder reads
     decoder_input_ids [CLS]    _Ana _vendeu    _um _melão     .      the decoder reads
-    labels             _Ana _vendeu     _um _melão      . [SEP]      and must say
+    labels             _Ana _vendeu     _um _melão      . [SEP]      and must predict
 """
 
 import math
@@ -24,14 +24,14 @@ from ..training.objective import IGNORED, SPLITS, Objective, count_correct, note
 
 
 class Translation(Objective):
-    """Rows are pairs, in training batches of similar length; UserError for a wrong `label_smoothing`."""
+    """Pairs of texts, in training batches of similar length; UserError for a wrong `label_smoothing`."""
 
     def __init__(self, corpus: Pairs, tokenizer, context, batch_size, seed=0, label_smoothing=0.1):
         super().__init__(tokenizer, context, batch_size, seed)
         if not 0 <= label_smoothing < 1:
             raise UserError(f"--label-smoothing {label_smoothing}: must be from 0 to below 1 (paper: 0.1)")
         self.corpus, self.label_smoothing = corpus, label_smoothing
-        # [CLS] and [SEP] are this project's one pair of tokens for begin and end.
+        # [CLS] and [SEP] also serve as the begin and the end token of a text.
         self.begin, self.end, self.pad = map(tokenizer.special_id, ("[CLS]", "[SEP]", "[PAD]"))
         self.sources, self.decoder_inputs, self.labels = {}, {}, {}
         for split in SPLITS:
@@ -41,11 +41,11 @@ class Translation(Objective):
             self.decoder_inputs[split] = RaggedRows(([self.begin, *row[:-1]] for row in labels), self.pad)
         n_cut = sum(rows.n_cut for side in (self.sources, self.labels) for rows in side.values())
         self.notes = notes_on_cuts(n_cut, "cut {:,} texts", context)
-        self.n_bucket = max(1, len(corpus.train) // batch_size)  # batches an epoch
-        self.buckets_of = lru_cache(1)(self.buckets_of)  # an epoch's are kept until the next one begins
+        self.n_bucket = max(1, len(corpus.train) // batch_size)  # batches per epoch
+        self.buckets_of = lru_cache(1)(self.buckets_of)  # keeps the buckets of the current epoch
 
     def encoded(self, texts: Sequence[str], pad_id: int) -> RaggedRows:
-        """Return each text as ids with [SEP] at its end; one that is cut has none: it did not end there.
+        """Return the ids of each text and a final [SEP]; a text that is cut has none: it did not end there.
 
         A text is encoded with a space before it, so that a word is the same token wherever it stands.
         """
@@ -53,7 +53,7 @@ class Translation(Objective):
         return RaggedRows(ids, pad_id, longest=self.context)
 
     def batch(self, step: int, split: str) -> dict[str, Tensor]:
-        """Return pairs padded to the longest of them, and the denominators n_label, n_byte (0-d).
+        """Return a batch of pairs, padded to the longest, and the denominators n_label, n_byte (0-d).
 
         input_ids, attention_mask (B, S) are the encoder's; decoder_input_ids, labels (B, T) the decoder's.
         """
@@ -67,11 +67,11 @@ class Translation(Objective):
         return tensors(rows | dict(n_label=counted.sum(), n_byte=max(1, n_byte)))
 
     def buckets_of(self, epoch: int) -> np.ndarray:
-        """Return the training pairs in buckets (n_bucket, B) of similar length, each pair once at most.
+        """Return the training pairs in buckets (n_bucket, B) of similar length, each pair at most once.
 
-        Padding is computed for nothing, and there is little of it among rows of one length (section 5.1).
-        Differs from the paper: a batch is so many pairs, not so many tokens. A remainder too small for a
-        bucket waits for another epoch; fewer pairs than rows are repeated.
+        Rows of similar length need little padding, which is computed for nothing (section 5.1). Differs from
+        the paper: a batch has so many pairs, not so many tokens. Pairs that do not fill a bucket wait for
+        another epoch; if there are fewer pairs than rows in a batch, they are repeated.
         """
         rng, n = self.generator(epoch, "train"), len(self.corpus.train)
         order = np.resize(rng.permutation(n), self.n_bucket * self.batch_size)
@@ -80,12 +80,12 @@ class Translation(Objective):
         return rng.permutation(order.reshape(self.n_bucket, self.batch_size))  # shuffles the buckets
 
     def loss(self, model, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the smoothed loss, a mean over the labels in nats.
+        """Return the mean smoothed loss over the labels, in nats, and the metrics.
 
-        Metrics: `loss`, the same; `plain_loss`, without smoothing; `bits_per_byte` of the target and
-        `accuracy`, a token at a time, the right ones before it given.
+        Metrics: `loss`, the same; `plain_loss`, without smoothing; `bits_per_byte` of the target; `accuracy`
+        of the next token, given the correct tokens before it.
         """
-        # The decoder needs no padding mask: padding stands after all labels, where the causal mask hides it.
+        # The decoder needs no padding mask: padding comes after all labels, where the causal mask hides it.
         given = batch["input_ids"], batch["attention_mask"], None, batch["decoder_input_ids"]
         logits = model.vocabulary_logits(model.hidden_states(*given)[-1])  # (B, T, D) -> (B, T, V)
         smoothed, plain = smoothed_cross_entropy(logits, batch["labels"], self.label_smoothing)
@@ -98,9 +98,9 @@ class Translation(Objective):
         }
 
     def translate(self, model, texts: Sequence[str], n_beam: int = 1) -> list[str]:
-        """Return a translation of each text: the likeliest token each time, or a beam search.
+        """Return a translation of each text: greedy, or with `n_beam` above 1 by beam search.
 
-        Texts beyond the context are cut. Texts of similar length are written together.
+        Texts longer than the context are cut. Texts of similar length are translated together.
         """
         sources = self.encoded(texts, self.pad)
         never = self.tokenizer.never_written(model.config.vocab_size, self.end)
@@ -115,15 +115,15 @@ class Translation(Objective):
 
 
 def smoothed_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
-    """Return two sums in nats over the labels: the smoothed cross-entropy, and the plain one.
+    """Return the smoothed and the plain cross-entropy, each summed over the labels, in nats.
 
-    The target is no longer the right token alone, but 1 - smoothing of it and smoothing of the uniform
-    distribution over all V tokens (Szegedy et al. 2016, section 7; Vaswani et al. 2017, section 5.4): a model
-    that is never rewarded for being certain stays able to change its mind. Labels (...) may be `IGNORED`.
+    The smoothed target is (1 - smoothing) * one-hot(label) + smoothing / V for each of the V tokens (Szegedy
+    et al. 2016, section 7; Vaswani et al. 2017, section 5.4): a model that is never rewarded for being
+    certain can still change its mind. Logits are (..., V), labels (...); a label may be `IGNORED`.
     """
     log_probs = logits.float().log_softmax(-1)  # (..., V); bf16's two to three digits are too few
     counted = labels != IGNORED
-    right = log_probs.gather(-1, labels.clamp(min=0)[..., None])[..., 0]  # (...), of the labels
+    right = log_probs.gather(-1, labels.clamp(min=0)[..., None])[..., 0]  # (...), log p(label)
     plain = -(right * counted).sum()
-    uniform = -(log_probs.mean(-1) * counted).sum()  # against 1 / V for each token
+    uniform = -(log_probs.mean(-1) * counted).sum()  # for a target of 1 / V each
     return (1 - smoothing) * plain + smoothing * uniform, plain  # the cross-entropy is linear in its target
