@@ -1,7 +1,7 @@
-"""Regime 2, continued training: the same objective goes on, from a checkpoint, on text of a domain.
+"""Regime 2, continued training: train a checkpoint further on text of a domain, with the same objective.
 
-What was learnt before is partly forgotten, so both texts are measured, before and after; replay mixes some of
-the text known before into the domain's, and less is forgotten.
+The model partly forgets what it learnt before, so it is evaluated on both texts, before and after. Replay
+mixes some of the earlier text into the domain's, so that less is forgotten.
 
 Sources: Howard and Ruder 2018, "ULMFiT", section 3.2; Gururangan et al. 2020, "Don't Stop Pretraining",
 section 3.
@@ -26,7 +26,7 @@ HEADER = ("", "general: loss", "bits per byte", "domain: loss", "bits per byte")
 
 
 class Continued(Pretraining):
-    """A run that goes on from `settings.init`, on the domain's text and some of the text known before."""
+    """A run that starts from `settings.init` and trains on the domain's text, with replay of earlier text."""
 
     def __init__(self, settings: PretrainingSettings, overrides: dict | None = None):
         super().__init__(settings, overrides)
@@ -34,19 +34,19 @@ class Continued(Pretraining):
         settings.refuse(settings.objective == "translation", ("replay",), "mixes in documents, and no pairs")
 
     def start(self, corpus) -> tuple:
-        """Return the model, with rows for new tokens if asked for, and the tokenizer; measure both first."""
+        """Evaluate the model on both texts; return it, with rows for new tokens if any, and the tokenizer."""
         s = self.settings
         model, tokenizer = load_reader(s.init, choose_device(s.device).type)
         check_fit(s, model.config)
         if not (saved := settings_of(s.init)):
             print(f"nobody knows what {s.init} has read: texts of the validation part may be among it")
-        # Its seed too: this run's would draw other texts. For those of a published model the world stands in.
+        # Its seed too: this run's seed would draw other texts. For a published model the stories stand in.
         known = {n: saved[n] for n in ("data", "seed", "n_documents") if n in saved} or dict(data=("world",))
         try:
             self.domain, self.general = corpus, Pretraining(replace(s, **known)).texts()
         except UserError as error:
             raise UserError(f"what --init {s.init} has read is measured too: {error}") from None
-        self.general.train = without(self.general.train, corpus.validation)  # no replay of what is measured
+        self.general.train = without(self.general.train, corpus.validation)  # no validation text is replayed
         s.refuse(not len(self.general.train), ("replay",), "has no text: all is in the domain's validation")
         self.general.validation = without(self.general.validation, corpus.train) or self.general.validation
         self.before = self.measure(model, tokenizer)
@@ -58,13 +58,13 @@ class Continued(Pretraining):
         return model, tokenizer
 
     def objective(self, corpus, tokenizer):
-        """As in `Pretraining`, with replay."""
+        """Return the objective as in `Pretraining`, with replay."""
         if self.settings.replay:
             corpus = with_replay(corpus, self.general, self.settings.replay, self.settings.seed)
         return super().objective(corpus, tokenizer)
 
     def measure(self, model, tokenizer) -> tuple[float, ...]:
-        """Return the loss and the bits per byte on the general text, then both on the domain's."""
+        """Return loss and bits per byte on the general text, then loss and bits per byte on the domain's."""
         figures = []
         for corpus in (self.general, self.domain):
             metrics = evaluate(model, super().objective(corpus, tokenizer), self.settings)
@@ -72,14 +72,14 @@ class Continued(Pretraining):
         return tuple(figures)
 
     def closing(self, objective, model, before: dict, after: dict) -> tuple[list, dict, list[str]]:
-        """As in `Pretraining`, with a table of both texts before and after: what was learnt and forgotten."""
+        """Return the closing of `Pretraining`, with a table of what was learnt and what was forgotten."""
         tables, results, examples = super().closing(objective, model, before, after)
         settings, tokenizer = self.settings, objective.tokenizer
         measured = self.measure(model, tokenizer)
         rows = [("before", *self.before), (f"after, rate {settings.lr:g}", *measured)]
         for i, name in enumerate(("general_loss", "general_bits", "domain_loss")):  # the columns of `HEADER`
             results |= {f"{name}_before": self.before[i], f"{name}_after": measured[i]}
-        # Each side has a rate that suits it: from zero the recipe's, or in few steps a larger one.
+        # To be fair to training from zero: the recipe's rate, and for a small model a larger one (few steps).
         rate, is_small = RECIPES[settings.model]["lr"], model.config.d_model < LARGE
         for lr in (rate, 3 * rate) if is_small else (rate,):
             label = f"the domain alone, from zero, rate {lr:g}"
@@ -92,10 +92,10 @@ class Continued(Pretraining):
 
 
 def with_replay(domain: Corpus, general: Corpus, share: float, seed: int) -> Corpus:
-    """Return the domain's corpus with so many general training documents that they make `share` of the bytes.
+    """Return the domain's corpus with general training documents mixed in that make up `share` of the bytes.
 
-    They are drawn by `seed`, and drawn again where there are too few. The validation part stays the domain's.
-    Source: Robins 1995, "Catastrophic Forgetting, Rehearsal and Pseudorehearsal".
+    They are drawn by `seed`, each once before any comes again, and shuffled in. Validation stays the
+    domain's. Source: Robins 1995, "Catastrophic Forgetting, Rehearsal and Pseudorehearsal".
     """
     wanted = share / (1 - share) * domain.train_bytes  # share = wanted / (wanted + train_bytes)
     rng, extra, n_byte = random.Random(f"replay {seed}"), [], 0

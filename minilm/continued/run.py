@@ -1,4 +1,4 @@
-"""What a continued run takes over from its start, and what the command line may still say."""
+"""The settings of a continued run: which ones its start decides, and which ones flags may change."""
 
 from ..checkpoint import is_published, load_config
 from ..plumbing.errors import UserError
@@ -6,24 +6,24 @@ from ..plumbing.settings import option_of
 from ..pretraining.recipes import LARGE, RECIPES
 from ..pretraining.run import OBJECTIVES, settings_of
 
-# For a model that comes from no pre-training run of ours, by its kind.
+# For models from elsewhere (no pre-training run of ours): the objective by kind, a large preset by objective.
 OBJECTIVE_OF = {"encoder": "masked", "decoder": "causal", "encoder-decoder": "denoising"}
 LARGE_MODEL = dict(masked="bert-base", causal="gpt2", denoising="bart-base", translation="bart-base")
-# A published model's weights are worth keeping: a small rate, as in fine-tuning (Devlin et al. 2019, A.3).
+# A published model's weights are worth keeping: a low rate, as in fine-tuning (Devlin et al. 2019, A.3).
 PUBLISHED = dict(batch_size=16, lr=5e-5, extend_vocabulary=0)
 
 
 def continued_command(given: dict, overrides: dict) -> dict:
-    """Return what is given on the command line, laid over what a continued run takes over from its start.
+    """Return the settings that a continued run takes over from its start, overridden by the given flags.
 
-    Of a pre-training run these are objective, model, context, rate and options of its settings. Another model
-    gets the objective that fits its kind, the recipe of the preset most like it, and PUBLISHED if it is so or
-    large. UserError for flags that the start has decided already.
+    From a pre-training run it takes the objective with its options (such as the context), model and rate.
+    Other models get the objective of their kind, the recipe of the most similar preset and, if published or
+    large, PUBLISHED. UserError for flags that the start has already decided.
     """
     if given.get("objective") == "distillation":
         raise UserError("--init: a student begins with its teacher's layers; give --teacher alone")
     saved = settings_of(given["init"])
-    if saved and saved["objective"] != "distillation":  # a student goes on by itself, as its kind does
+    if saved and saved["objective"] != "distillation":  # students go on without a teacher, by their kind
         options = OBJECTIVES[given.get("objective", saved["objective"])].objective.options(saved)
         kept = {"objective", "model", "lr"} | (options.keys() - {"batch_size", "seed"})
         taken = {name: value for name, value in saved.items() if name in kept}
@@ -36,6 +36,6 @@ def continued_command(given: dict, overrides: dict) -> dict:
         taken = dict(objective=objective, model=model, context=context, next_sentence=config.next_sentence)
         taken |= {} if is_small else PUBLISHED
     for name in (*overrides, *({"model", "tokenizer", "vocab_size"} & given.keys())):
-        if name in overrides or given[name] != taken.get(name):  # a printed command names its model
+        if name in overrides or given[name] != taken.get(name):  # a printed command may repeat the model
             raise UserError(f"{option_of(name)}: with --init model and tokenizer are those of the run")
     return taken | given

@@ -1,7 +1,7 @@
-"""Regime 3, feature extraction: the hidden states of a trained model as vectors, its weights untouched.
+"""Regime 3, feature extraction: the hidden states of a trained model as vectors; its weights are frozen.
 
-Layer 0 are the embeddings, n_layer is the last block; of an encoder-decoder the encoder's states are read. No
-pooling (see `pool`) counts padding. All count the special tokens, as the published sentence encoders do
+Layer 0 is the embeddings, layer n_layer the last block; of an encoder-decoder, the encoder is read. Pooling
+(see `pool`) leaves out padding, but not special tokens, as the published sentence encoders do
 (Reimers and Gurevych 2019). Source: Devlin et al. 2019, section 5.3 and table 7, the feature-based approach.
 """
 
@@ -24,8 +24,8 @@ from ..training.objective import autocast, to_device
 
 Pooling = Literal["cls", "mean", "max", "last", "mean-last-4", "concat-last-4"]
 POOLINGS: tuple[str, ...] = Pooling.__args__
-ONE_LAYER, LAST_4 = POOLINGS[:4], POOLINGS[4:]  # what a pooling reads
-# Padding included. The hidden states of a small batch stay in a CPU's caches: a quarter faster than 4,096.
+ONE_LAYER, LAST_4 = POOLINGS[:4], POOLINGS[4:]  # poolings that read one layer, or four
+# Padding included. The hidden states of small batches fit into a CPU's caches: a quarter faster than 4,096.
 TOKENS_PER_BATCH = {"cpu": 1024, "cuda": 16384}
 
 
@@ -37,12 +37,12 @@ class Reading(NamedTuple):
 
 
 def n_layer(config: ModelConfig) -> int:
-    """Return the number of blocks of the stack that is read: the encoder's where there is one."""
+    """Return the number of blocks of the stack that is read: the encoder, or without one the decoder."""
     return config.n_encoder_layer or config.n_decoder_layer
 
 
 def reading(config: ModelConfig, layer: int = -1, pooling: str = "mean") -> Reading:
-    """Return the reading, layers counted from 0; UserError for a layer or pooling that is not there."""
+    """Return the reading, its layer counted from 0; UserError for a layer or pooling that does not exist."""
     if pooling not in POOLINGS:
         hint = suggest(pooling, POOLINGS)
         raise UserError(f"--pooling {pooling}: must be one of {', '.join(POOLINGS)}{hint}")
@@ -56,30 +56,30 @@ def reading(config: ModelConfig, layer: int = -1, pooling: str = "mean") -> Read
 
 
 def pool(states: Sequence[Tensor], real: Tensor | None, how: Reading) -> Tensor:
-    """Hidden states, n_layer + 1 of (B, T, D), and which tokens are real, (B, T) -> vectors (B, D).
+    """Return one vector per text (B, D) from n_layer + 1 hidden states (B, T, D) and the real tokens (B, T).
 
-    `real` none: all are. `concat-last-4` gives (B, 4 D), of a model with two blocks the three states it has.
-    Differs from the paper: table 7 takes the vector of each token, we take their mean.
+    `real` None: all are real. `concat-last-4` gives (B, 4 D), or (B, 3 D) for a model of two blocks (three
+    states). Differs from the paper: table 7 takes the vector of each token, we take their mean.
     """
-    # Padding does not count: a text has one vector, however long the others of its batch are.
+    # Padding does not count: the vector of a text does not depend on the length of the others in its batch.
     hidden = states[how.layer]  # (B, T, D)
     if how.pooling == "cls":
         return hidden[:, 0]  # an encoder's [CLS] sees the whole text; a decoder's first token itself alone
     if how.pooling == "last":
         return last_token(hidden, real)  # a decoder's last token is the only one that sees the whole text
-    if how.pooling == "max":  # number by number; of padding, -inf, never
+    if how.pooling == "max":  # of each column; padding is -inf, never the maximum
         return (hidden if real is None else hidden.masked_fill(~real[..., None], -torch.inf)).amax(1)
     if how.pooling == "mean-last-4":
         return token_mean(torch.stack(tuple(states[-4:])).mean(0), real)
     if how.pooling == "concat-last-4":
         return torch.cat([token_mean(state, real) for state in states[-4:]], dim=1)
-    # Nothing in pre-training asks one state to hold a whole text: each token's tells of the words around it,
-    # and their mean keeps what they have in common.
+    # In pre-training, no single state has to hold a whole text: each token's state describes the words around
+    # it, and the mean keeps what these states have in common.
     return token_mean(hidden, real)
 
 
 def checked_rows(tokenizer, config: ModelConfig, texts: Iterable[str]) -> RaggedRows:
-    """Return the texts as rows, cut to the tokenizer's `longest` or the model's positions; or UserError."""
+    """Return the texts as rows, cut to `tokenizer.longest` or the positions; UserError for an empty text."""
     if tokenizer is None:
         raise UserError("the model has no tokenizer: its folder holds none, and text cannot be read without")
     if isinstance(texts, str):
@@ -91,13 +91,13 @@ def checked_rows(tokenizer, config: ModelConfig, texts: Iterable[str]) -> Ragged
 
 
 def cut_note(rows: RaggedRows) -> str:
-    """Say how many texts did not fit into the model's positions."""
+    """Return a note that says how many texts were too long for the model."""
     return f"{rows.n_cut} of {len(rows)} texts are longer than {max(rows.lengths)} tokens: cut."
 
 
 def batches_of(lengths: Sequence[int], tokens_per_batch: int) -> list[np.ndarray]:
-    """Return the rows as batches of at most so many tokens with padding (or one row)."""
-    # Of like length, so that little is padding; the longest first, so that too little memory shows at once.
+    """Return batches of row numbers: of at most so many tokens, padding included, or of one row."""
+    # Rows of similar length need little padding; the longest come first, to show a lack of memory at once.
     order = np.argsort(-np.asarray(lengths), kind="stable")
     batches, start = [], 0
     while start < len(order):
@@ -108,15 +108,15 @@ def batches_of(lengths: Sequence[int], tokens_per_batch: int) -> list[np.ndarray
 
 
 def hidden_batches(model, rows: RaggedRows, tokens_per_batch=None, precision="fp32") -> Iterator[tuple]:
-    """Yield (rows of the batch, n_layer + 1 hidden states (B, T, D), real tokens (B, T), none: all are)."""
+    """Yield (row numbers, n_layer + 1 hidden states (B, T, D), real tokens (B, T) or None if all are)."""
     device = model.tokens.weight.device
     tokens_per_batch = tokens_per_batch or TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH["cuda"])
-    with evaluation_mode(model):  # dropout would give another vector each time
+    with evaluation_mode(model):  # with dropout the vectors would change each time
         for chosen in with_bar(batches_of(rows.lengths, tokens_per_batch), "reading"):
             batch = rows.batch(chosen.tolist())
             real = batch.pop("attention_mask").bool()  # (B, T)
             real = None if real.all() else real.to(device)
-            # A decoder's real tokens see nothing of what is padded behind them: no mask, a faster path.
+            # A decoder's real tokens cannot see the padding after them: without a mask it is faster.
             mask = None if model.config.kind == "decoder" else real
             with torch.inference_mode(), autocast(precision, device), quick_products(precision, device):
                 states = model.hidden_states(**to_device(batch, device), attention_mask=mask)
@@ -124,7 +124,7 @@ def hidden_batches(model, rows: RaggedRows, tokens_per_batch=None, precision="fp
 
 
 def extract(model, rows: RaggedRows, readings: Sequence[Reading], **how) -> list[np.ndarray]:
-    """Return for each reading float32 vectors (n, D), all in one pass; `how`: options of `hidden_batches`."""
+    """Return float32 vectors (n, D) for each reading, all in one pass; `how`: options of `hidden_batches`."""
     D, n_state = model.config.d_model, n_layer(model.config) + 1
     widths = [D * min(4, n_state) if one.pooling == "concat-last-4" else D for one in readings]
     found = [np.empty((len(rows), width), dtype=np.float32) for width in widths]
@@ -135,7 +135,7 @@ def extract(model, rows: RaggedRows, readings: Sequence[Reading], **how) -> list
 
 
 def extract_tokens(model, rows: RaggedRows, layer: int, **how) -> list[np.ndarray]:
-    """Return the float32 vectors of each row's tokens, special ones included: n arrays (T, D)."""
+    """Return the float32 vectors of each row's tokens, special tokens included: n arrays (T, D)."""
     found = [np.empty(0)] * len(rows)
     for chosen, states, _ in hidden_batches(model, rows, **how):
         for i, vectors in zip(chosen, states[layer].float().cpu().numpy(), strict=True):  # (T, D) each
@@ -144,9 +144,9 @@ def extract_tokens(model, rows: RaggedRows, layer: int, **how) -> list[np.ndarra
 
 
 def embed(model, tokenizer, texts: Iterable[str], layer: int = -1, pooling: str = "mean") -> np.ndarray:
-    """Return one float32 vector a text, (n, D) (`concat-last-4`: up to 4 D), in the order of the texts.
+    """Return one float32 vector per text, (n, D) (`concat-last-4`: up to 4 D), in the order of the texts.
 
-    A text longer than the positions is cut, with a warning. UserError for what is not there, or empty.
+    A text that is too long is cut, with a warning. UserError for an unknown layer or pooling, an empty text.
     """
     rows, one = checked_rows(tokenizer, model.config, texts), reading(model.config, layer, pooling)
     if rows.n_cut:

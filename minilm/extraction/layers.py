@@ -1,7 +1,7 @@
-"""How much a probe reads out of a pre-trained model, beside what needs no pre-training.
+"""How much a probe reads out of a pre-trained model, compared with what needs no pre-training.
 
-Two baselines, since a probe learns much by itself: the same network with random weights, which mixes its
-inputs but knows nothing, and a bag of words. The layer x pooling table says which vectors to take.
+There are two baselines, since a probe learns much by itself: the same network with random weights, which
+mixes its inputs but knows nothing, and a bag of words. The layer x pooling table shows which vectors to take.
 """
 
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ from ..tokenizer.rows import RaggedRows
 from .features import LAST_4, ONE_LAYER, Reading, extract, extract_tokens, n_layer, nearest
 from .probe import bag_of_words, probe_accuracy, standardised, tf_idf
 
-TABLE_TEXTS = 2000  # at most about so many texts of a part: all readings of all texts could fill the memory
+TABLE_TEXTS = 2000  # at most about so many texts per part: all readings of all texts may not fit into memory
 RESULTS = ("probe_accuracy", "random_probe_accuracy", "bag_of_words_accuracy")
 CONTROL = ("probe_accuracy", "control_accuracy", "selectivity")
 HEADER = ("labels a class", "pre-trained", "random weights", "bag of words", "chance")
@@ -23,18 +23,18 @@ HEADER = ("labels a class", "pre-trained", "random weights", "bag of words", "ch
 
 @dataclass
 class Probe:
-    """A probe that learns from the first part; vectors are a list of parts, (n, D) each, in one scale."""
+    """A probe that is trained on the first part; vectors are a list, (n, D) for each part, on one scale."""
 
-    classes: list[np.ndarray]  # of each part, (n,)
+    classes: list[np.ndarray]  # (n,) for each part
     n_draw: int
     seed: int
 
     def parts(self, vectors: np.ndarray) -> list[np.ndarray]:
-        """Cut the vectors (N, D) of all texts into those of each part, in one scale."""
+        """Split the vectors (N, D) of all texts into parts, standardised by the first one."""
         return standardised(*np.split(vectors, np.cumsum([len(y) for y in self.classes])[:-1]))
 
     def accuracy(self, vectors: list[np.ndarray], n_label, test: int = 1) -> float:
-        """Return the accuracy on a part, with `n_label` labels a class of the first ("all": all of them)."""
+        """Return the accuracy on part `test` of a probe with `n_label` ("all": all) labels per class."""
         sides = vectors[0], self.classes[0], vectors[test], self.classes[test]
         return probe_accuracy(*sides, None if n_label == "all" else n_label, self.n_draw, self.seed)
 
@@ -47,7 +47,7 @@ def random_twin(model, seed: int) -> torch.nn.Module:
 
 
 def table_rows(y: np.ndarray, n_label) -> np.ndarray:
-    """Return which examples the layer table is made from: as many of each class, about TABLE_TEXTS in all."""
+    """Return the examples that the layer table uses: equally many of each class, about TABLE_TEXTS in all."""
     classes = np.unique(y)
     n_each = max(TABLE_TEXTS // len(classes), 1 if n_label == "all" else n_label)
     return np.concatenate([np.flatnonzero(y == c)[:n_each] for c in classes])
@@ -66,7 +66,7 @@ def compare_layers(model, twin, rows: RaggedRows, probe: Probe, n_label, how: di
     ours, fresh = ([smaller.accuracy(smaller.parts(one), n_label) for one in side] for side in vectors)
     cell = {one: f"{a:.3f} ({b:.3f})" for one, a, b in zip(readings, ours, fresh, strict=True)}
     body = [(str(layer), *(cell[layer, pooling] for pooling in ONE_LAYER)) for layer in layers]
-    for pooling in LAST_4:  # in the column of the mean: that is how they pool
+    for pooling in LAST_4:  # in the column of the mean, which they take over tokens
         body.append((pooling, *(cell[-1, pooling] if column == "mean" else "" for column in ONE_LAYER)))
     accuracy = dict(zip(readings, ours, strict=True))
     by_pooling = {pooling: [accuracy[layer, pooling] for layer in layers] for pooling in ONE_LAYER}
@@ -74,11 +74,11 @@ def compare_layers(model, twin, rows: RaggedRows, probe: Probe, n_label, how: di
 
 
 def probe_tables(model, rows, parts, headline, vectors, asked, n_draw, seed, how) -> tuple[dict, list]:
-    """Return figures, and tables as lines; `parts`: name -> (text, label), `vectors`: those of all texts."""
+    """Return figures, and tables as lines; `parts`: name -> [(text, label)]; `vectors`: of all texts."""
     names = sorted({label for _, label in parts["train"]})
     classes = [np.array([names.index(label) for _, label in part]) for part in parts.values()]
     probe = Probe(classes, n_draw, seed)
-    labels = [n for n in asked if n == "all" or n <= np.bincount(classes[0]).min()]  # each class has so many
+    labels = [n for n in asked if n == "all" or n <= np.bincount(classes[0]).min()]  # if each class has n
     left_out, labels = ", ".join(str(n) for n in asked if n not in labels), labels or ["all"]
     twin = random_twin(model, seed)
     sides = [probe.parts(side) for side in (vectors, extract(twin, rows, [headline], **how)[0])]
@@ -89,7 +89,7 @@ def probe_tables(model, rows, parts, headline, vectors, asked, n_draw, seed, how
     results, lines = {}, told if left_out else []
     for test, unseen in enumerate(["", "unseen_"][: len(parts) - 1], start=1):
         y = classes[test]
-        chance = float(np.bincount(y).max() / len(y))  # how often the commonest class is right
+        chance = float(np.bincount(y).max() / len(y))  # accuracy of always the commonest class
         found = [(str(n), *(probe.accuracy(side, n, test) for side in sides), chance) for n in labels]
         lines += [title, "", table(found, HEADER), ""]
         title = "The same probes, on texts whose things and verbs stand in no labelled text:"
@@ -105,14 +105,14 @@ def probe_tables(model, rows, parts, headline, vectors, asked, n_draw, seed, how
 
 
 def control_table(model, rows, places, layer: int, words, tags, is_test: np.ndarray, seed: int, how) -> tuple:
-    """Return figures of a layer, and the table of all as lines; `words`, `tags`, `is_test`: one a word.
+    """Return figures of one layer, and a table of all layers as lines; `words`, `tags`, `is_test`: per word.
 
-    A probe may learn the words by heart. How well, a control task tells, in which nothing else can be learnt:
-    selectivity = accuracy on the tags - accuracy there. Source: Hewitt and Liang 2019, section 2.
+    A probe may just learn words by heart. A control task with one random tag per spelling shows how well:
+    selectivity = accuracy on the tags - accuracy in that task. Source: Hewitt and Liang 2019, section 2.
     """
     y = np.unique(tags, return_inverse=True)[1]  # (n_word,), the tags as numbers
-    types, type_of = np.unique(words, return_inverse=True)  # the spellings; (n_word,) which one each word has
-    control_y = np.random.default_rng(seed).choice(y, len(types))[type_of]  # (n_word,), a label a spelling
+    types, type_of = np.unique(words, return_inverse=True)  # all spellings; (n_word,) that of each word
+    control_y = np.random.default_rng(seed).choice(y, len(types))[type_of]  # (n_word,), one tag a spelling
     ours, body, twin = [], [], random_twin(model, seed)
     for number in range(n_layer(model.config) + 1):
         found = []
@@ -124,6 +124,6 @@ def control_table(model, rows, places, layer: int, words, tags, is_test: np.ndar
             found.append((right, control, right - control))
         body.append((str(number), *(f"{a:.3f} ({b:.3f})" for a, b in zip(*found, strict=True))))
         ours.append(dict(zip(CONTROL, found[0], strict=True)))
-    chance = np.bincount(y[is_test]).max() / is_test.sum()  # how often the commonest tag is right
+    chance = np.bincount(y[is_test]).max() / is_test.sum()  # accuracy of always the commonest tag
     title = f"A linear probe on {is_test.sum():,} words (chance {chance:.3f}), in brackets random weights:"
     return ours[layer], [title, "", table(body, ("layer", "tags", "control task", "selectivity")), ""]

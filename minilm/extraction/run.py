@@ -25,7 +25,7 @@ from .layers import control_table, probe_tables
 from .probe import split
 
 FEATURES = "features.npz"
-WORLD_TRAIN, WORLD_TEST = 384, 600  # stories: 64 a place to draw labels from, 100 a place to test on
+WORLD_TRAIN, WORLD_TEST = 384, 600  # stories: 64 per place to draw labels from, 100 per place to test on
 WORLD_SEEDS = (2_000_003, 2_000_023, 2_000_033)  # added to the seed: other stories than those of pre-training
 WORLD_SENTENCES = 384
 Example = tuple[str, str | None]  # text, label if there is one
@@ -33,17 +33,17 @@ Example = tuple[str, str | None]  # text, label if there is one
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractionSettings(CommonSettings):
-    """What is read, out of which model, and what for."""
+    """What is read, from which model, and what for."""
 
     model: str | None = None  # run folder or Hugging Face folder; none: the newest runs/masked
     data: str = "world"  # world, world:portuguese, or your file: texts, with labels, or tagged words (.conll)
     test: str | None = None  # labelled file to test the probe on; none: a quarter of --data
-    layer: int | Literal["all"] = -1  # 0: embeddings, 1 and up: after so many blocks, -1: the last
+    layer: int | Literal["all"] = -1  # 0: embeddings, n: after n blocks, -1: after the last block
     pooling: Pooling = "mean"  # how the vectors of a text's tokens become one
-    tokens: bool = False  # one vector a token (of tagged text: a word) instead of one a text; also --probe
-    probe: bool = True  # train a softmax regression on the vectors; by itself only where there are labels
+    tokens: bool = False  # one vector per token (tagged text: per word) instead of per text; also for --probe
+    probe: bool = True  # train a softmax regression on the vectors; not given: only if there are labels
     labels: tuple[int | Literal["all"], ...] = (1, 4, 16, "all")  # labels a class; the first compares layers
-    draws: int = 10  # how often so many labels are drawn anew; tables show the mean
+    draws: int = 10  # how many times the labels are drawn anew; tables show the mean
     similar: str | None = None  # list the texts nearest to this one
     tokens_per_batch: int | None = None  # padding included; none: 1,024 on a CPU, 16,384 on a GPU
 
@@ -59,7 +59,7 @@ class ExtractionSettings(CommonSettings):
 
 
 def extract_features(given: dict) -> Path:
-    """Do what the flags ask for and return the run folder; `given`: those that stand on the command line."""
+    """Extract vectors as the flags say and return the run folder; `given`: the flags of the command line."""
     settings, asked = ExtractionSettings(**given), given.get("probe")  # asked: None if not given
     if settings.tokens:
         read, parts = token_columns, read_tagged(settings.data, asked, settings.seed)
@@ -79,7 +79,7 @@ def extract_features(given: dict) -> Path:
     how = dict(tokens_per_batch=settings.tokens_per_batch, precision=settings.precision)
     columns, results, lines = read(settings, model, tokenizer, parts, readings, how)
     arrays = {name: np.array(column) for name, column in columns.items() if column is not None}
-    atomic_write(folder / FEATURES, lambda file: np.savez(file, **arrays))  # read without pickle
+    atomic_write(folder / FEATURES, lambda file: np.savez(file, **arrays))  # readable without pickle
     lines.append(f"Vectors of {len(columns['embeddings']):,} texts or tokens: {folder / FEATURES}")
     data = typed("data", "world" if kind(settings.data) == ".conll" else settings.data)
     then = f"python extract.py {typed('model', source)} {data} --similar TEXT"
@@ -89,7 +89,7 @@ def extract_features(given: dict) -> Path:
 
 
 def text_columns(settings, model, tokenizer, parts: dict, readings: list, how: dict) -> tuple:
-    """Return the columns of the .npz, one entry a text, the figures, and the lines to print."""
+    """Return the columns of the .npz (one entry per text), the figures, and the lines to print."""
     texts, labels = zip(*(example for part in parts.values() for example in part), strict=True)
     rows = tell_cut(checked_rows(tokenizer, model.config, texts))
     found = extract(model, rows, readings, **how)  # (n, D) each
@@ -109,7 +109,7 @@ def text_columns(settings, model, tokenizer, parts: dict, readings: list, how: d
 
 
 def token_columns(settings, model, tokenizer, parts: dict, readings: list, how: dict) -> tuple:
-    """Return what `text_columns` does, an entry a token; of tagged stories and .conll files one a word."""
+    """Return the same as `text_columns`, per token, or for tagged stories and .conll files per word."""
     config, sentences = model.config, [sentence for part in parts.values() for sentence in part]
     if "train" in parts:
         longest = tokenizer.longest or config.max_positions
@@ -122,7 +122,7 @@ def token_columns(settings, model, tokenizer, parts: dict, readings: list, how: 
         places = [range(n) for n in rows.lengths]
     states = extract_tokens(model, tell_cut(rows), readings[0].layer, **how)
     vectors = np.concatenate([hidden[found] for hidden, found in zip(states, places, strict=True)])  # (N, D)
-    text_of = np.repeat(np.arange(len(rows)), [len(found) for found in places])  # numbers of the texts
+    text_of = np.repeat(np.arange(len(rows)), [len(found) for found in places])  # each vector's text
     columns = dict(embeddings=vectors, tokens=names, text_of=text_of, labels=tags)
     figures, lines = {}, []
     if settings.probe:
@@ -132,14 +132,14 @@ def token_columns(settings, model, tokenizer, parts: dict, readings: list, how: 
 
 
 def tell_cut(rows: RaggedRows) -> RaggedRows:
-    """Return the rows, having said how many of their texts did not fit into the model's positions."""
+    """Print how many texts were too long for the model, if any, and return the rows."""
     if rows.n_cut:
         print(cut_note(rows), file=sys.stderr)
     return rows
 
 
 def read_parts(data: str, test: str | None, probe: bool | None, seed: int) -> dict[str, list[Example]]:
-    """Return the examples by part: `test` where a probe is wanted (none: if labels are); or UserError."""
+    """Return the examples by part, with a `test` if `probe` (None: if there are labels); or UserError."""
     labelled = partial(world.labelled, domain=world.SOURCES.get(data))
     if data in world.SOURCES and test is None:  # things and verbs of `unseen` stand in no labelled text
         sizes = dict(train=WORLD_TRAIN, test=WORLD_TEST, unseen=WORLD_TEST)
@@ -168,7 +168,7 @@ def read_parts(data: str, test: str | None, probe: bool | None, seed: int) -> di
 
 
 def read_tagged(data: str, probe: bool | None, seed: int) -> dict[str, list[tuple[list[str], list[str]]]]:
-    """Return sentences, as words and tags, by part: with `probe` a quarter is `test`; texts have none."""
+    """Return sentences as (words, tags), by part; with `probe` a quarter is `test`; plain text: one part."""
     if domain := world.SOURCES.get(data):
         found = world.tagging(WORLD_SENTENCES, seed, domain=domain)
     else:
@@ -182,7 +182,7 @@ def read_tagged(data: str, probe: bool | None, seed: int) -> dict[str, list[tupl
 
 
 def read_examples(path: str) -> list[Example]:
-    """Return the texts of a .txt or a folder without labels, of a table with them; .jsonl may have them."""
+    """Return (text, label) of a file or folder; label None in a .txt, a folder, a table without labels."""
     file = Path(path)
     if file.is_dir() or kind(file) not in SUFFIXES:
         texts = [text for each in text_files(file) for text in read_documents(each)]
@@ -196,7 +196,7 @@ def read_examples(path: str) -> list[Example]:
     else:
         first = next(read_lines(file), ("", ""))[1].lower()
         header = {cell.strip(' "\r') for cell in re.split("[\t,;]", first)}
-        labelled = not {"text"} <= header <= {"text", "id", "index"}  # what else it names may be a label
+        labelled = not {"text"} <= header <= {"text", "id", "index"}  # another column may be labels
     if not labelled:
         return [(text, None) for (text,) in read_table(file, ("text",))]
     return read_table(file, ("text", "label"))
