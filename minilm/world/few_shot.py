@@ -1,9 +1,9 @@
 """Documents for in-context learning: `key label key label ...`, with a new mapping in every document.
 
-A mapping cannot be stored in the weights: it has to be read from the document. Three kinds: *lookup* (a key
-has the label it had before), *category* (that of its place), *repeat* (random words, then the same again).
-What the tests ask of things never stood in a training document: `held_out_pair` keeps some (place, label)
-pairings apart, and the held-out things of the world occur in stories alone. Nonce keys had every label.
+The mapping cannot be stored in the weights: it must be read from the document. Three kinds: *lookup* (a key
+keeps its label), *category* (a key has its place's label), *repeat* (random words, then the same again). What
+tests ask about things is in no training document: `held_out_pair` reserves some (place, label) pairs for
+them, and the world's held-out things occur in stories only. Nonce keys have had every label in training.
 """
 
 import random
@@ -20,20 +20,20 @@ N_PAIRS, SHARE_NONCE = 9, 0.3
 
 
 def held_out_pair(place: str, label: str) -> bool:
-    """Return whether a place, and so each of its things, never has this label in training (2 of 8)."""
+    """Return whether the label is held out for a place and its things: never seen in training (2 of 8)."""
     return (PLACES.index(place) + LABEL_WORDS.index(label)) % 4 == 0
 
 
 def labels_for(place: str | None, split: str) -> list[str]:
-    """Return the labels for a place: in "test" the held-out ones, in "train" the others; for None all."""
+    """Return the labels that a place may have: held-out ones in "test", others in "train"; for None all."""
     return [w for w in LABEL_WORDS if place is None or held_out_pair(place, w) == (split == "test")]
 
 
 def few_shot_pairs(seed: int, index: int, kind: str, split="train", n_pairs=N_PAIRS, items=None) -> list:
-    """Return document number `index` as (key, label) pairs; the last pair is the one to ask in a test.
+    """Return document number `index` as (key, label) pairs; a test asks for the label of the last pair.
 
-    `kind`: lookup, category or repeat. `items`, the keys: "known" things, "nonce" words, held-out things of
-    "stories"; None: those of training.
+    `kind`: lookup, category or repeat. `items`, the keys: "known" things, "nonce" words, or the held-out
+    things of "stories"; None: those of training (known things and nonce words).
     """
     rng = random.Random(f"few-shot {kind} {split} {items} {n_pairs} {seed} {index}")
     if kind == "repeat":
@@ -42,7 +42,7 @@ def few_shot_pairs(seed: int, index: int, kind: str, split="train", n_pairs=N_PA
 
 
 def different_labels(rng: random.Random, places: list[str | None], split: str) -> list[str]:
-    """Return a label for a key of each place, no label twice where that is possible."""
+    """Return a label for each place (None: a nonce key), no label twice if possible."""
     labels = []
     for place in places:
         allowed = labels_for(place, split)
@@ -51,9 +51,9 @@ def different_labels(rng: random.Random, places: list[str | None], split: str) -
 
 
 def lookup(rng: random.Random, split: str, n_pairs: int, items: str | None) -> list[tuple[str, str]]:
-    """2-4 keys with a label each, in random order; the last key has stood before, where there is a before."""
+    """Return n_pairs pairs of 2-4 keys, each with its label; the last key is an earlier one, if possible."""
     keys = []
-    while len(keys) < 2 + rng.randrange(3):  # drawn anew at each key: most often 3
+    while len(keys) < 2 + rng.randrange(3):  # 2 to 4 is drawn anew for each key: mostly 3
         nonce = items == "nonce" or (items is None and rng.random() < SHARE_NONCE)
         things = HELD_OUT_THINGS if items == "stories" else KNOWN_THINGS
         key = rng.choice(NONCE_WORDS) if nonce else rng.choice(things[rng.choice(PLACES)])
@@ -66,7 +66,7 @@ def lookup(rng: random.Random, split: str, n_pairs: int, items: str | None) -> l
 
 
 def category(rng: random.Random, split: str, n_pairs: int, items: str | None) -> list[tuple[str, str]]:
-    """Two places with a label each; things of both, each place's things in turn before one comes again."""
+    """Return pairs of things of two places, one label per place; the things of each place come in turn."""
     places = rng.sample(PLACES, 2)
     labels = different_labels(rng, places, split)
     things = [cycle(rng.sample(KNOWN_THINGS[place], len(KNOWN_THINGS[place]))) for place in places]
@@ -78,8 +78,8 @@ def category(rng: random.Random, split: str, n_pairs: int, items: str | None) ->
 
 
 def repeat(rng: random.Random, n_pairs: int) -> list[tuple[str, str]]:
-    """3 to n_pairs random words over and over, 2 n_pairs in all; no thing before a label held out for it."""
-    # words of all kinds: finding the earlier place of a word must not be an art for keys alone
+    """Return 3 to n_pairs random words, repeated to fill n_pairs pairs; no thing before a held-out label."""
+    # words of all kinds: the model must learn to find the earlier place of any word, not only of keys
     words = [*LABEL_WORDS, *NONCE_WORDS, *(thing for things in KNOWN_THINGS.values() for thing in things)]
     words += [*NAMES, *MOODS, *(verb for place in PLACES for verb in VERBS[place] if verb not in HELD_OUT)]
     while True:
@@ -90,7 +90,7 @@ def repeat(rng: random.Random, n_pairs: int) -> list[tuple[str, str]]:
 
 
 def few_shot_documents(n: int, seed: int, repeats: bool = True) -> list[str]:
-    """Return 30 % stories; of the rest 30 % lookup, 30 % category, 40 % repeats (or without these)."""
+    """Return n documents: 30 % stories; the rest 30 % lookup, 30 % category, 40 % repeat (if `repeats`)."""
     documents = []
     for index in range(n):
         rng = random.Random(f"few-shot mixture {seed} {index}")

@@ -1,12 +1,11 @@
-"""The machine behind the embedded world: weighted templates, their exact probability, and the way back.
+"""How the grammars of the embedded world work: weighted templates that write, score and parse texts.
 
-A sentence is one *template* in two languages, whose {slots} are filled by *choices*: finite distributions
-that may depend on what was chosen before. The same walk (`Grammar.expand`) draws a text, scores one and
-checks one; only the function that picks each value differs. A derivation is a list with a dict of values a
-sentence.
+A sentence comes from a *template* in two languages. Its {slots} are filled by *choices*: finite distributions
+that may depend on earlier choices. The same walk (`Grammar.expand`) draws, scores and checks a text; only the
+function that picks each value differs. A *derivation* is a list with one dict of chosen values per sentence.
 
 A grammar is a table: the templates of sentence 1, a blank line, those of sentence 2, and so on. A template is
-its weight and its English, and under it its Portuguese:
+a weight and the English sentence, with the Portuguese one under it:
 
     2  {person} went to the {place} {time}.
        {person} foi {to_place} {time}.
@@ -25,7 +24,7 @@ LINES = r"(\d+)  (.+)\n   (.+)"  # weight, English, Portuguese
 
 
 class Choice:
-    """A finite distribution: a value for each outcome, in proportion to its weight."""
+    """A finite distribution: each value has a probability in proportion to its weight."""
 
     def __init__(self, weights: dict):
         total, self.values = sum(weights.values()), list(weights)
@@ -33,51 +32,51 @@ class Choice:
         self.logs = {value: math.log(weight / total) for value, weight in weights.items()}
 
     def draw(self, rng: random.Random):
-        """Return a value, by inversion of the cumulative distribution (whose last number, 1, is left out)."""
+        """Draw a value by inverting the cumulative distribution (its last number, 1, is left out)."""
         return self.values[bisect_right(self.cumulative, rng.random())]
 
 
 @cache
 def uniform(values: tuple, but=None) -> Choice:
-    """Return the distribution that gives every value, all `but` one, the same probability."""
+    """Return the distribution that gives every value, except for `but`, the same probability."""
     return Choice({value: 1.0 for value in values if value != but})
 
 
 def by_name(function):
-    """Return `function` as one of the dict of choices: a parameter gets the choice of its name, or None."""
+    """Return `function` as a function of the dict of choices: a parameter gets its name's choice, or None."""
     names = tuple(inspect.signature(function).parameters)
     return lambda chosen: function(*[chosen.get(name) for name in names])
 
 
 class Slot:
-    """How one slot shows a choice in English, and how it is read back by a pattern."""
+    """How a slot writes a choice into a sentence, and how a pattern reads it back."""
 
     def __init__(self, choice: str | None, texts, pattern: str = r"\w+", write=None):
-        # {text: value}, or values that are their own texts; `write` where other choices count too ("she")
+        # {text: value}, or values that are their own texts; `write`: the text needs other choices too ("she")
         texts = texts if isinstance(texts, dict) else {str(value): value for value in texts}
-        self.choice, self.pattern = choice, pattern  # choice None: all follows from others ("it", "them")
+        self.choice, self.pattern = choice, pattern  # choice None: others decide ("it", "them")
         self.read = {text.lower(): value for text, value in texts.items()}
         text_of = {value: text for text, value in texts.items()}
         self.write = by_name(write) if write else lambda chosen: text_of[chosen[choice]]
 
 
-# One sentence in two languages, and what the slots of the English one show.
+# A sentence in two languages, and the choices that the slots of the English one show.
 Template = namedtuple("Template", "english portuguese choices")
 
 
 def fill(template: str, slots: dict, chosen: dict) -> str:
-    """Return a template filled, with a capital: a slot without a function shows the choice of its name."""
+    """Return the filled template, with a capital; a slot without a function shows the choice of its name."""
     names = re.findall(r"\{(\w+)\}", template)
     text = template.format(**{name: slots[name](chosen) if name in slots else chosen[name] for name in names})
     return text[0].upper() + text[1:]
 
 
 class Grammar:
-    """A table of templates (above), and what fills them.
+    """A table of templates (see above), and what fills them.
 
-    The functions in `rules` return the `Choice` of their name, those in `portuguese` the Portuguese text of
-    theirs. Their parameters name what was chosen before in the sentence; `before` is the dict of all that was
-    chosen in the sentence before. Choices named in `carried` are made once a text.
+    A function in `rules` returns the `Choice` of its name, one in `portuguese` the Portuguese text of the
+    slot of its name. Their parameters name earlier choices of the sentence; `before` is the dict of all
+    choices of the previous sentence. Choices named in `carried` are made once per text.
     """
 
     def __init__(self, table: str, slots: dict[str, Slot], rules: dict, portuguese: dict, carried=()):
@@ -96,7 +95,7 @@ class Grammar:
 
     @cached_property
     def readers(self) -> dict[str, dict[str, Slot]]:
-        """The slots of each language. A Portuguese one is read by a table of all that its function writes."""
+        """The slots of each language; a Portuguese one is read by a table of all that its function writes."""
         values, read = {}, dict(self.slots)  # choice -> its values; some slots, as {person}, serve both
         for slot in self.slots.values():
             values.setdefault(slot.choice, {}).update(dict.fromkeys(slot.read.values()))
@@ -105,9 +104,9 @@ class Grammar:
             texts = {}  # text -> the values of the first parameter that it may stand for
             for chosen in itertools.product(*(values[parameter] for parameter in parameters)):
                 texts.setdefault(write(*chosen), set()).add(chosen[0])
-            is_clear = all(len(some) == 1 for some in texts.values())  # not an ending, which only agrees
+            is_clear = all(len(some) == 1 for some in texts.values())  # not an ending ("o", "a")
             pattern = "|".join(sorted(texts, key=len, reverse=True))
-            if len(texts) > 100:  # too many to list: any words, `found` says which
+            if len(texts) > 100:  # too many for a pattern: any words, looked up in `found`
                 n_space = [text.count(" ") for text in texts]
                 pattern = rf"\w+(?: \w+){{{min(n_space)},{max(n_space)}}}"
             found = {text: min(some) for text, some in texts.items()} if is_clear else dict.fromkeys(texts)
@@ -116,21 +115,21 @@ class Grammar:
 
     @cached_property
     def patterns(self) -> dict[tuple[Template, str], re.Pattern]:
-        """The pattern of each template in each language, a named group a slot."""
+        """The pattern of each template in each language, with a named group for each slot."""
         patterns = {}
         for template in (template for choice in self.templates for template in choice.values):
             for language, slots in self.readers.items():
                 text, pattern = getattr(template, language), ""
                 for literal, name in re.findall(r"([^{]*)(?:\{(\w+)\})?", text[0].upper() + text[1:]):
                     pattern += re.escape(literal)
-                    if name:  # (?i:...), as it has a capital where it begins the sentence
+                    if name:  # (?i:...): a slot that begins the sentence has a capital
                         group = "(?:" if f"<{name}>" in pattern else f"(?P<{name}>"
                         pattern += f"{group}(?i:{slots[name].pattern}))"
                 patterns[template, language] = re.compile(pattern)
         return patterns
 
     def expand(self, pick, n_sentences: int | None = None) -> tuple[list[dict], float]:
-        """Walk by `pick(position, name, choice)` -> value; return (derivation, log p), -inf if impossible."""
+        """Build a derivation of values from `pick(position, name, choice)`; return it and log p, or -inf."""
         derivation, total, chosen = [], 0.0, {}
         for position, templates in enumerate(self.templates[:n_sentences]):
             chosen = {name: chosen[name] for name in self.carried if name in chosen} | {"before": chosen}
@@ -151,12 +150,12 @@ class Grammar:
         return self.expand(lambda position, name, choice: choice.draw(rng))
 
     def sentences(self, derivation: list[dict], language: str = "english") -> list[str]:
-        """Return the sentences of a derivation in one of its languages, "english" or "portuguese"."""
+        """Return the sentences of a derivation in a language, "english" or "portuguese"."""
         slots = self.writers[language]
         return [fill(getattr(chosen["template"], language), slots, chosen) for chosen in derivation]
 
     def _readings(self, position: int, sentence: str, language: str):
-        """Yield the choices that each template of this position sees in a sentence (mostly one template)."""
+        """Yield the choices that each matching template of this position reads in a sentence (mostly one)."""
         slots = self.readers[language]
         for template in self.templates[position].values:
             if match := self.patterns[template, language].fullmatch(sentence):
@@ -164,14 +163,14 @@ class Grammar:
                 yield {"template": template} | {slot.choice: slot.read.get(text) for slot, text in seen}
 
     def derivations(self, text: str, n_sentences: int | None = None, language="english") -> list[tuple]:
-        """Return each (derivation, log-probability) of a text, or its first sentences: none or one."""
+        """Return each (derivation, log-probability) of a text of n_sentences (None: all): none or one."""
         sentences = re.split(r"(?<=\.) ", text)
         if len(sentences) != len(self.templates[:n_sentences]):
             return []
         found, readings = [], [self._readings(*pair, language) for pair in enumerate(sentences)]
         for read in itertools.product(*readings):
             walk = self.expand(lambda position, name, _, read=read: read[position][name], n_sentences)
-            # strict: what was read is written again, which checks agreement, a/an, capitals and spaces
+            # strict: write what was read and compare, which checks agreement, a/an, capitals and spaces
             if walk[1] > -math.inf and self.sentences(walk[0], language) == sentences:
                 found.append(walk)
         return found

@@ -10,24 +10,24 @@ import re
 from . import words
 from .words import ADJECTIVES, DAYS, PLACE_WORDS, PLURAL, QUANTITIES, SINGULAR, THING_WORDS
 
-# The definite article, and as one word with a preposition: masculine, feminine, and their plurals.
+# The definite article, alone or contracted with a preposition: masculine, feminine, and their plurals.
 ARTICLES = {"": ["o", "a", "os", "as"]} | words.forms("a ao à aos às | de do da dos das | em no na nos nas")
 NOUNS = THING_WORDS | PLACE_WORDS | DAYS
 GENDER = words.GENDERS | {english: noun.gender for english, noun in NOUNS.items()}
 
 
 def agree(forms, gender: str, plural: bool = False) -> str:
-    """Return the form for a gender and number out of (masculine, feminine[, their plurals])."""
+    """Return the form of (masculine, feminine[, their plurals]) that has this gender and number."""
     return forms[(gender == "f") + 2 * plural]
 
 
 def gender(*english: str) -> str:
-    """Return the gender of people or things together: feminine only where all of them are."""
+    """Return the gender of people or things together: feminine only if all of them are."""
     return "f" if all(GENDER[word] == "f" for word in english) else "m"
 
 
 def ending(plural: bool, *english: str) -> str:
-    """Return o, a, os, as: the ending of a regular adjective or participle, the article, the pronoun "it"."""
+    """Return "o", "a", "os" or "as": a regular adjective's or participle's ending, the article, or "it"."""
     return agree(ARTICLES[""], gender(*english), plural)
 
 
@@ -49,7 +49,7 @@ def noun_phrase(phrase) -> str:
     return f"{before} {noun(thing, plural)}{after}"
 
 
-# Words that no other table has, for the dictionary: each with its most usual form in stories and reports.
+# Words for the dictionary that no other table has, each with its most frequent form in stories and reports.
 _OTHER_WORDS = """
 the o | a um | an um | and e | to a | at para | in em | on em | of de | with com | for por | by por | from de
 it o | them os | she ela | he ele | her ela | him ele | was foi | were foram | is é | went foi | met encontrou
@@ -66,19 +66,19 @@ receipts recibos | requested pedido
 
 
 def dictionary() -> dict[str, str]:
-    """Return a Portuguese word for each English one, masculine singular where it agrees: the baseline."""
+    """Return the baseline's dictionary: a Portuguese word (masculine singular) for each English word."""
     entries = {english: noun.portuguese for english, noun in NOUNS.items()}
     entries |= {thing.plural: thing.portuguese_plural for thing in THING_WORDS.values()}
     verbs = words.VERB_WORDS.values()
     entries |= {verb.participle: verb.portuguese_participle for verb in verbs}
-    entries |= {verb.english: verb.portuguese for verb in verbs}  # "sold" is both; the past is more frequent
+    entries |= {verb.english: verb.portuguese for verb in verbs}  # "sold" is both: keep the frequent past
     for table in (ADJECTIVES, words.MOOD_WORDS, words.CONDITIONS, PLURAL, QUANTITIES):
         entries |= {english: forms[0] for english, forms in table.items() if " " not in english}
     return entries | dict(words.rows(_OTHER_WORDS))
 
 
 def word_by_word(text: str) -> str:
-    """Return a text with each word replaced by its entry in the dictionary; names and marks stay."""
+    """Return a text with each word replaced by its entry in the dictionary; names and punctuation stay."""
     entries = dictionary()
 
     def replace(match):

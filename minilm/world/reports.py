@@ -1,7 +1,7 @@
 """The second domain, `world:reports`: the same people, places and things in the language of an office.
 
-Passive voice, quantities, numbers, weekdays, in all some fifty words that no story has: what continued
-training is for. The grammar is exact like that of the stories.
+Reports have passive voice, quantities, numbers, weekdays, and in all some fifty words that no story has: a
+domain for continued training. Like the grammar of the stories, this one gives exact probabilities.
 """
 
 import random
@@ -53,7 +53,7 @@ NUMBERS = range(1, 100)
 
 @cache
 def goods_of(place: str, but: str | None = None) -> Choice:
-    """Return the distribution of quantities of the things of a place, all `but` one."""
+    """Return the distribution of goods ("two cups") of a place, without the thing `but`."""
     return uniform(tuple(Phrase(q, None, t, True) for q in QUANTITIES for t in THINGS[place] if t != but))
 
 
@@ -79,7 +79,7 @@ SLOTS = {name: Slot(name, texts) for name, texts in _PLAIN.items()} | {
     "one_thing": Slot("thing", tuple(THING_WORDS)),
 }
 
-# A participle that agrees is its stem and an ending: o_place is that of the place, os_goods of several goods.
+# A participle is a stem and an ending that agrees: o_place with the place, os_goods with goods in the plural.
 PORTUGUESE = {
     "inspector": lambda person: agree(("o inspetor", "a inspetora"), gender(person)),
     "the_place": lambda place: the("", place),

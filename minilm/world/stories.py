@@ -1,8 +1,9 @@
 """The grammar of stories: four sentences, English and Portuguese side by side.
 
-Somebody comes to a place (1), does two things that belong there (2, 3), and ends in some mood, because of a
-thing of 3 (4). The place word stands in 1 only, so with the same person, friend and place sentences 3-4 of
-another fit as well. How often names return (`P_PRONOUN`) decides how far shared words tell what comes next.
+Somebody comes to a place (sentence 1), does two things that fit there (2, 3), and ends in some mood because
+of a thing of sentence 3 (4). Only sentence 1 names the place, so sentences 3-4 of another story with the same
+person, friend and place fit as well. `P_PRONOUN` sets how often names return, and so how far shared words
+tell what comes next.
 """
 
 from functools import cache
@@ -55,8 +56,8 @@ STORY = """
 """
 
 P_PLURAL, P_ADJECTIVE, P_HAPPY = 0.15, 0.3, 0.45
-P_PRONOUN = 0.65  # for the person in sentences 2 to 4, the name else
-# Determiner, plural, share among those of its number.
+P_PRONOUN = 0.65  # for the person in sentences 2 to 4; otherwise the name
+# Determiner, plural or not, share among the determiners of this number.
 DETERMINERS = (("a", 0, 0.6), ("the", 0, 0.4), ("some", 1, 1 / 3), ("two", 1, 1 / 3), ("the", 1, 1 / 3))
 ADJECTIVES, TIMES = tuple(words.ADJECTIVES), tuple(words.TIMES)
 
@@ -76,7 +77,7 @@ def the_same(phrase: Phrase) -> Phrase:
 
 @cache
 def phrases(things: tuple, but: str | None = None) -> Choice:
-    """Return the distribution of phrases about the given things, all `but` one."""
+    """Return the distribution of phrases about the given things, without the thing `but`."""
     weights = {}
     for determiner, plural, share in DETERMINERS:
         for adjective in (None, *ADJECTIVES):
@@ -94,7 +95,7 @@ RULES = {
     "place": lambda: uniform(PLACES),
     "time": lambda: uniform(TIMES),
     "friend": lambda person: uniform(NAMES, but=person),
-    # a pronoun is never ambiguous: the name is repeated once a friend of the same gender is about
+    # a pronoun is never ambiguous: if there is a friend of the same gender, the name is repeated
     "subject": lambda person, friend: (
         uniform(("name",)) if friend and GENDERS[friend] == GENDERS[person] else NAME_OR_PRONOUN
     ),
@@ -130,7 +131,7 @@ SLOTS = {name: Slot(name, tuple(texts)) for name, texts in _PLAIN.items()} | {
 
 
 def made_object(subject, person, mention):
-    """Return "made Ana" / "made her": deixou Ana / a deixou; plural things take deixaram."""
+    """Return "made Ana" or "made her" in Portuguese: "deixou Ana", "a deixou"; plural: "deixaram"."""
     verb = "deixaram" if mention.plural else "deixou"
     return f"{verb} {person}" if subject == "name" else f"{ending(False, person)} {verb}"
 

@@ -7,8 +7,8 @@ Why a grammar: the true distribution of the texts is known, so a run can print t
     >>> story = Story(seed=0, index=0)
     >>> story.text, story.log_probability, story.place, story.happy, story.portuguese
 
-Measured over 20,000 stories: 34.7 tokens and 157 bytes a story, 199 different words; entropy of a token by
-its frequency alone 4.42 nats, under the grammar 0.92 (31.7 a story).
+Measured over 20,000 stories: 34.7 tokens and 157 bytes per story, 199 different words; the entropy of a token
+is 4.42 nats by its frequency alone, and 0.92 nats under the grammar (31.7 nats per story).
 """
 
 import math
@@ -35,7 +35,7 @@ QUESTIONS = dict(
 class Story(Derived):
     """Story number `index` of a seed, the same on every machine.
 
-    `place=`, `person=` fix these; `held_out` False: no held-out thing or verb, True: no other, None: all.
+    `place=`, `person=` fix these; `held_out` False: no held-out thing or verb, True: only those, None: all.
     """
 
     grammar = GRAMMAR
@@ -70,7 +70,7 @@ class Story(Derived):
         slots = self.grammar.writers[self.language]
         add(where.format(person), self.place if english else PLACE_WORDS[self.place].portuguese, 0)
         add(when.format(person, slots["at_place" if english else "in_place"](first)), slots["time"](first), 0)
-        done = []  # (who, verb, position) of every event, so that a question about one of two is left out
+        done = []  # (who, verb, position) of every event: a question with two answers is left out
         for position in (1, 2):
             c = self.derivation[position]
             done += [(person, c["verb"], position)] if "subject" in c else []
@@ -85,22 +85,22 @@ class Story(Derived):
                 if [v for _, v, _ in done].count(verb) == 1:
                     add(who_did.format(past, answer), who, 0 if who == person else position)
         mood = "mood"
-        if "{moods}" in getattr(last["template"], self.language):  # two feel it, which Portuguese shows
+        if "{moods}" in getattr(last["template"], self.language):  # two feel it: Portuguese shows it
             mood, how, person = "moods", how.replace("sentiu", "sentiram"), f"{person} e {last['friend']}"
         add(how.format(person), slots[mood](last), 3)
         return facts
 
 
 def picker(rng: random.Random, held_out: bool | None = None, happy: bool | None = None, **fixed):
-    """Return a `pick` for `Grammar.expand` that draws again until a value keeps the conditions of `Story`."""
+    """Return a `pick` for `Grammar.expand` that draws again until a value meets the conditions of `Story`."""
 
     def fits(name, value):
-        """Say whether a value that was drawn for a name keeps the conditions."""
+        """Return whether a value that was drawn for a name meets the conditions."""
         if name in fixed:
             return value == fixed[name]
         if name == "mood":
             return happy is None or (value in HAPPY_MOODS) == happy
-        if name == "template":  # one held-out verb a place: no second verb
+        if name == "template":  # a place has a single held-out verb
             return not (held_out and "verb2" in value.choices)
         if held_out is None or name not in ("np", "np2", "verb", "verb2"):
             return True
@@ -115,7 +115,7 @@ def picker(rng: random.Random, held_out: bool | None = None, happy: bool | None 
 
 
 def check(kind: str, value, known) -> None:
-    """Raise UserError where a value of some kind is none of those that are known."""
+    """Raise UserError if a value (a place, a domain, ...) is not among the known ones."""
     if value not in known:
         raise UserError(f"unknown {kind} {value!r}{suggest(str(value), known)}; there are {', '.join(known)}")
 
@@ -143,27 +143,27 @@ def domain_class(domain: str) -> type[Derived]:
 
 
 def draw(n: int, seed: int = 0, domain: str = "stories", start: int = 0, **conditions) -> list[Derived]:
-    """Return the texts number start .. start + n - 1 of a seed: `Story` objects, or `Report` objects."""
+    """Return texts number start to start + n - 1 of a seed, as `Story` or `Report` objects."""
     return [domain_class(domain)(seed, index, **conditions) for index in range(start, start + n)]
 
 
 def documents(n: int, seed: int = 0, domain: str = "stories", start: int = 0) -> list[str]:
-    """Return the texts number start .. start + n - 1 of a domain, a name of `DOMAINS`."""
+    """Return texts number start to start + n - 1 of a domain (a name in `DOMAINS`), as strings."""
     return [text.text for text in draw(n, seed, domain, start)]
 
 
 def log_probability(text: str, domain: str = "stories") -> float:
-    """Return the exact log-probability in nats, -inf if it does not parse; minus its mean is the floor."""
+    """Return the exact log-probability in nats, -inf if it does not parse; its mean, negated, is the floor."""
     derived = domain_class(domain)
     found = derived.grammar.derivations(text, language=derived.language)
     return max((score for _, score in found), default=-math.inf)
 
 
 def parses(text: str, domain: str = "stories") -> bool:
-    """Return whether a text is exactly one of the grammar: spelling, capitals, spaces, agreement."""
+    """Return whether the grammar can write exactly this text: spelling, capitals, spaces, agreement."""
     return log_probability(text, domain) > -math.inf
 
 
 def judge(text: str) -> bool:
-    """Return whether a text parses and ends happily: PPO's true preference; happy words cannot cheat it."""
+    """Return whether a text parses and ends happily: PPO's true preference; happy words cannot fool it."""
     return any(derivation[3]["mood"] in HAPPY_MOODS for derivation, _ in GRAMMAR.derivations(text))

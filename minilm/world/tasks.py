@@ -1,7 +1,7 @@
 """What the later regimes learn from the stories: labels, pairs, tags, questions, preferences.
 
-Each returns a list of `n` examples, a pure function of its arguments. `held_out` False: without any held-out
-thing or verb, True: with no others, None: mixed. So no topic word of a test has ever been labelled.
+Each function returns `n` examples that depend on its arguments alone. `held_out` False: no held-out things or
+verbs, True: no others, None: both. So no topic word of a test has been in a labelled text.
 """
 
 import random
@@ -10,15 +10,15 @@ from collections import Counter
 from .story import Story, check, domain_class, draw, picker
 from .words import ADJECTIVES, PLACES
 
-SOURCES = {"world": "stories", "world:portuguese": "portuguese"}  # of labels: what --data says -> domain
+SOURCES = {"world": "stories", "world:portuguese": "portuguese"}  # with labels: value of --data -> domain
 PORTUGUESE_ADJECTIVES = {form for forms in ADJECTIVES.values() for form in forms}
 
 
 def labelled(n: int, seed: int, held_out=False, domain="stories") -> list[tuple[str, str]]:
-    """Return (text, place): the places take turns, and no text names its own."""
+    """Return (text, place): the places take turns, and no text names its place."""
     story = domain_class(domain)
     stories = [story(seed, index, held_out, place=PLACES[index % len(PLACES)]) for index in range(n)]
-    return [(" ".join(one.sentences[1:]), one.place) for one in stories]  # sentence 1 alone has the word
+    return [(" ".join(one.sentences[1:]), one.place) for one in stories]  # only sentence 1 names it
 
 
 def pairs(name: str, n: int, seed: int, held_out: bool | None, domain: str, same_person: bool = False):
@@ -42,7 +42,7 @@ def text_pairs(n: int, seed: int, held_out=False, domain="stories") -> list[tupl
 
 
 def similarity(n: int, seed: int, held_out=False, domain="stories") -> list[tuple[str, str, float]]:
-    """Return (story, story, score 0-5): 3 for the same place, 1 for the same person, 1 for the ending."""
+    """Return (story, story, score 0-5): same place 3, same person 1, same ending (happy or not) 1."""
     return [
         (a.text, b.text, 3.0 * (a.place == b.place) + (a.person == b.person) + (a.happy == b.happy))
         for a, b in pairs("similarity", n, seed, held_out, domain, same_person=True)
@@ -59,7 +59,7 @@ def tagging(n: int, seed: int, held_out=False, domain="stories") -> list[tuple[l
         for i in range(1, len(words)):
             if words[i - 1] in ADJECTIVES and tags[i] == "B-thing":
                 tags[i - 1], tags[i] = "B-thing", "I-thing"
-            elif words[i] in PORTUGUESE_ADJECTIVES and tags[i - 1] == "B-thing":  # it stands behind
+            elif words[i] in PORTUGUESE_ADJECTIVES and tags[i - 1] == "B-thing":  # after its noun
                 tags[i] = "I-thing"
         examples.append((words, tags))
     return examples
@@ -67,8 +67,8 @@ def tagging(n: int, seed: int, held_out=False, domain="stories") -> list[tuple[l
 
 def questions(n: int, seed: int, held_out=False, domain="stories") -> list[tuple[str, str, str, int]]:
     """Return (context, question, answer, start) with context[start : start + len(answer)] == answer."""
-    # of the kinds of question that a story allows the rarest so far is asked:
-    # fewer stories allow what and who, and the pattern alone answers where, when and how
+    # of the kinds of question that a story allows, ask the one that was asked least so far:
+    # fewer stories allow what and who, and the pattern of a story alone answers where, when and how
     rng, asked, examples = random.Random(f"questions {seed}"), Counter(), []
     for story in draw(n, seed, domain, held_out=held_out):
         kind = min(sorted({question.split()[0] for question, *_ in story.facts}), key=asked.__getitem__)
@@ -79,7 +79,7 @@ def questions(n: int, seed: int, held_out=False, domain="stories") -> list[tuple
 
 
 def continuation(story: Story, rng: random.Random, happy: bool) -> str:
-    """Return other sentences 3-4 for the first two of a story, drawn from the grammar, ending as asked."""
+    """Return new sentences 3-4 for the first two of a story, drawn from the grammar; the end is as asked."""
     other = picker(rng, happy=happy)
 
     def pick(position, name, choice):
@@ -89,7 +89,7 @@ def continuation(story: Story, rng: random.Random, happy: bool) -> str:
 
 
 def preferences(n: int, seed: int) -> list[tuple[str, str, str]]:
-    """Return (sentences 1-2, chosen, rejected): both endings parse, `world.judge` takes the chosen only."""
+    """Return (sentences 1-2, chosen, rejected): both endings parse; `world.judge` accepts only the chosen."""
     rng = random.Random(f"preferences {seed}")
     return [
         (" ".join(story.sentences[:2]), continuation(story, rng, True), continuation(story, rng, False))
@@ -98,7 +98,7 @@ def preferences(n: int, seed: int) -> list[tuple[str, str, str]]:
 
 
 def preference_prompts(n: int, seed: int) -> list[str]:
-    """Return n different prompts (sentences 1-2); use a seed that `preferences` did not have."""
+    """Return n different prompts (sentences 1-2); use another seed than for `preferences`."""
     prompts, index = {}, 0  # a dict: no prompt twice, in the order of the stories
     while len(prompts) < n:
         prompts[" ".join(Story(seed, index).sentences[:2])] = True
@@ -107,7 +107,7 @@ def preference_prompts(n: int, seed: int) -> list[str]:
 
 
 def translation_pairs(n: int, seed: int, domain: str = "stories") -> list[tuple[str, str]]:
-    """Return (English, Portuguese) of 1-3 sentences, each English once; of "stories", "reports" or "both"."""
+    """Return (English, Portuguese), 1-3 sentences, no English twice; from "stories", "reports" or "both"."""
     check("domain", domain, ("stories", "reports", "both"))
     pairs, index = {}, 0
     while len(pairs) < n:

@@ -1,7 +1,7 @@
 """The words of the embedded world, in English and in Brazilian Portuguese: tables.
 
-*Small and densely marked* on purpose. Six places with eight things and three verbs each are what a small
-model learns in a minute; and as each of these words belongs to one place only, every sentence tells the place
+The world is *small and densely marked* on purpose. A small model learns six places, each with eight things
+and three verbs, in a minute. As each of these words belongs to one place, every sentence reveals the place
 without naming it. With more things, or verbs that fit anywhere, the same lessons take 3 to 5 times as long.
 """
 
@@ -18,7 +18,7 @@ Phrase = namedtuple("Phrase", "determiner adjective thing plural")
 
 
 def rows(table: str):
-    """Yield the columns of each entry ("|" ends one, "_" is a space); "place:" is the last of its line's."""
+    """Yield each entry's columns ("|" ends an entry, "_" is a space); "place:" becomes the last column."""
     for line in table.strip().splitlines():
         place, _, entries = line.rpartition(":")
         for entry in entries.split("|"):
@@ -77,7 +77,7 @@ farm:    fed feed fed alimentou alimentaram alimentado | followed follow followe
 farm:    brushed brush brushed escovou escovaram escovado
 """)}  # fmt: skip
 
-# Three things and one verb of each place, to test on: no label has ever touched these words (`tasks.py`).
+# Three things and one verb of each place, for tests: no labelled training text has these words (`tasks.py`).
 HELD_OUT = {word for row in rows("""
 pumpkin lemon pineapple weighed | bowl fork jug stored      | orchid lily carnation picked
 kite bucket crab carried        | eraser map notebook chose | goat duck rabbit brushed
