@@ -153,7 +153,7 @@ def documents(n: int, seed: int = 0, domain: str = "stories", start: int = 0) ->
 
 
 def log_probability(text: str, domain: str = "stories") -> float:
-    """Return the exact log-probability in nats, -inf if it does not parse; its mean, negated, is the floor."""
+    """Return the exact log-probability in nats, -inf if it does not parse; minus its mean is the floor."""
     derived = domain_class(domain)
     found = derived.grammar.derivations(text, language=derived.language)
     return max((score for _, score in found), default=-math.inf)
