@@ -1,9 +1,8 @@
 """The grammar of stories: four sentences, English and Portuguese side by side.
 
 Somebody comes to a place (sentence 1), does two things that fit there (2, 3), and ends in some mood because
-of a thing of sentence 3 (4). Only sentence 1 names the place, so sentences 3-4 of another story with the same
-person, friend and place fit as well. `P_PRONOUN` sets how often names return, and so how far shared words
-tell what comes next.
+of a thing in 3 (4). Only sentence 1 names the place, so sentences 3-4 of another story with the same person,
+friend and place also fit. How often names return (`P_PRONOUN`) sets how far shared words tell what is next.
 """
 
 from functools import cache
