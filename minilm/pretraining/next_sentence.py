@@ -161,7 +161,7 @@ class SentencePairs(SentenceRuns):
         return (
             self.document_of[other] != self.document_of[run]
             and self.b_lengths[other] <= room  # a false B is never cut to fit: that would give it away
-            and not np.array_equal(b, other_b)  # not the same words from elsewhere
+            and b.tobytes() != other_b.tobytes()  # not the same words from elsewhere
         )
 
 
