@@ -7,12 +7,12 @@
     python finetune.py --task tagging           a tag for each word
     python finetune.py --task span              a question, its answer in a text
     python finetune.py --task text-to-text      a text to write
-    python finetune.py --tune head              which weights move: head, bias, last:N, lora, all
+    python finetune.py --tune head              which weights are trained: head, bias, last:N, lora, all
     python finetune.py --data train.tsv --test test.tsv     your own examples
     python finetune.py --model runs/classification --predict new.tsv
 
 Without more flags each takes ten to ninety seconds on two CPU cores, on the embedded world; it starts from
-the newest runs/masked (text-to-text: runs/denoising). The table shows what moves, its weights and the score.
+the newest runs/masked (text-to-text: runs/denoising). The table shows what is trained, its size and its score.
 """
 
 import minilm.plumbing.first  # noqa: F401 - before PyTorch

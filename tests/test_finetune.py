@@ -108,7 +108,7 @@ def test_a_head_goes_on_with_the_truths_that_it_was_trained_for(script, task, ro
         assert script("--resume --out mine")[0] == 0
     before = {path.name: path.read_bytes() for path in Path("mine").iterdir()}
     code, _, err = script("--resume --out mine --data two.tsv --test two.tsv")
-    assert code == 2 and f"mine: has other {what}: go on with the examples it began with" in err
+    assert code == 2 and f"mine: trained with other {what}: resume with its own examples" in err
     assert {path.name: path.read_bytes() for path in Path("mine").iterdir()} == before
 
 
@@ -131,20 +131,20 @@ def test_a_mistake_in_the_examples_of_a_later_seed_comes_first(script):
     assert script(f"--data rare.tsv --steps 1 --no-compare --seeds {seeds}")[0] == 0, "the one z was held out"
     write("same.tsv", "Ana.\tx\nRui.\ty\n" * 8)
     code, _, err = script("--data same.tsv --no-compare --seeds 0,1 --out other")
-    assert code == 2 and "all that can be held out" in err and not Path("other").exists()
+    assert code == 2 and "holding out examples would lose a label" in err and not Path("other").exists()
 
 
 BAD = [
     ("--data absent.tsv --model runs/masked", "absent.tsv: no such file"),  # before a model is trained
-    ("--data one.tsv", "one.tsv: of 5 examples to learn from all have the label 'x'"),
+    ("--data one.tsv", "one.tsv: all training examples (5) have the label 'x'"),
     ("--data empty.tsv", "empty.tsv, line 2: nothing in 'text'"),
     ("--data good.tsv --test other.tsv", "'z' (2 times)"),
-    ("--data good.tsv --n-examples 1", "--n-examples 1: too few to learn each of the 2"),
+    ("--data good.tsv --n-examples 1", "--n-examples 1: too few for an example of each of the 2"),
     ("--task tagging --data bad.conll", "tag 'y': expected O, or"),
     ("--task span --data good.tsv", "good.tsv: not JSON"),
-    ("--task similarity --data pair.tsv", "the label 'x' is no number"),
+    ("--task similarity --data pair.tsv", "the label 'x' is not a number"),
     ("--task text-to-text", "it can do --task classification, pair, similarity, contrastive, tagging, span"),
-    ("--n-examples 2", "world: label unknown to training: "),
+    ("--n-examples 2", "world: label not in the training set: "),
     ("--predict good.tsv", "body: no task.json"),
     ("--tune lastt:1", "expected all, head, bias, lora, last:N (N blocks) (did you mean"),
     ("--lora-rank 99", "--lora-rank 99 is above the model's width, 8"),

@@ -21,7 +21,7 @@ from .moving import PUBLISHED, SMALL, TIMES, let_move, share_and_start
 from .settings import FinetuningSettings
 from .tasks import FineTuning, Prediction, Task
 
-HEADER = ("what moves", "weights", "share", "seconds")  # then the metric's name
+HEADER = ("what is trained", "weights", "share", "seconds")  # then the metric's name
 
 
 class Result(NamedTuple):

@@ -32,9 +32,9 @@ def names_of(settings) -> tuple[str, str, str]:
     """Return names for the training, validation and test examples, for messages."""
     name = " and ".join(settings.data or ("world",))
     if settings.domain:
-        return name, name, f"{name}, with words that no label has touched"
-    watched = settings.validation or f"{name}, the part that is watched (--validation FILE for another)"
-    apart = f"{name}, a part that is neither learnt from nor watched (--test FILE for another)"
+        return name, name, f"{name}, with words that are not in the training set"
+    watched = settings.validation or f"{name}, the held-out validation set (--validation FILE for another)"
+    apart = f"{name}, the held-out test set (--test FILE for another)"
     return name, watched, settings.test or (apart if settings.patience else watched)
 
 
@@ -46,7 +46,7 @@ def read_parts(task, settings) -> list[Parts]:
     learnt = {one_line(str(example[:-1])) for example in given[0]}
     for name, part in zip((settings.validation, settings.test), given[1:], strict=True):
         if again := sum(one_line(str(example[:-1])) in learnt for example in part):
-            print(f"{name}: {again:,} of {len(part):,} examples stand in {' and '.join(settings.data)} too")
+            print(f"{name}: {again:,} of {len(part):,} examples are also in {' and '.join(settings.data)}")
     # Errors in the whole of --data are reported before examples are held out.
     check_parts(Parts(given[0], [], []), task, names_of(settings))
     labels_of = (lambda example: task.truths([example])) if task.closed else None
@@ -70,8 +70,8 @@ def read_examples(paths: Iterable, fields: Sequence[str], skip_bad=False, truth=
             else:
                 rows = read_table(path, wanted, skip_bad, spare, scored if truth and numbers else row)
         except UserError as error:
-            files = OTHER_FILES.get(fields[-1], ".tsv, .csv, .jsonl")
-            raise UserError(f"{error} (expected {', '.join(wanted)}: {files})") from None
+            files = OTHER_FILES.get(fields[-1], ".tsv, .csv or .jsonl")
+            raise UserError(f"{error} (this task reads {files} with {', '.join(wanted)})") from None
         examples += rows if truth else [(*one[: len(wanted)], None) for one in rows]
     return examples
 
@@ -82,7 +82,7 @@ def scored(fields: Sequence[str], where: str, *cells) -> tuple:
     with suppress(ValueError):
         if math.isfinite(value := float(label.replace(",", ".") if "," in label[-3:-1] else label)):
             return (*texts, value)
-    raise UserError(f"{where}: the label {label!r} is no number, as a score is")
+    raise UserError(f"{where}: the label {label!r} is not a number; expected one such as 4.5 or 4500")
 
 
 def cut(given: list, watched: list, test: list, seed, n=None, labels_of=None, selects=False, name="--data"):
@@ -97,7 +97,7 @@ def cut(given: list, watched: list, test: list, seed, n=None, labels_of=None, se
     if selects and not test:
         given, test = split(given, size, f"measured {seed}", labels_of)
     if not watched or (selects and not test):
-        raise UserError(f"{name}: all that can be held out is a label's last: give --validation and --test")
+        raise UserError(f"{name}: holding out examples would lose a label: give --validation and --test")
     if n is not None and n < len(given):
         given = random.Random(f"examples {seed}").sample(given, len(given) if labels_of else n)
     if labels_of and n is not None and n < len(given):
@@ -107,7 +107,7 @@ def cut(given: list, watched: list, test: list, seed, n=None, labels_of=None, se
             seen.update(labels)
         given = [given[i] for i in sorted(sorted(range(len(given)), key=turns.__getitem__)[:n])]
         if len({label for example in given for label in labels_of(example)}) < len(seen):
-            raise UserError(f"--n-examples {n}: too few to learn each of the {len(seen)} labels")
+            raise UserError(f"--n-examples {n}: too few for an example of each of the {len(seen)} labels")
     return Parts(given, watched, test or watched)
 
 
@@ -124,12 +124,12 @@ def check_parts(parts: Parts, task, names: Sequence[str]) -> None:
             raise UserError(f"{name}: {error}") from None
         known = known or set(found)  # the training truths
         if len(known) < 2 and known != {None}:  # {None}: training needs no truth
-            same = f"of {len(part)} examples to learn from all have the {what} {[*found, 0][0]!r:.40}"
-            raise UserError(f"{name}: {same if part else 'one text alone'}; it takes two or more")
+            same = f"all training examples ({len(part)}) have the {what} {[*found, 0][0]!r:.40}"
+            raise UserError(f"{name}: {same if part else 'only one text'}; expected two different ones")
         unknown = Counter(truth for truth in found if truth not in known).most_common(5)
         if unknown and task.closed:
             told = ", ".join(f"{t!r} ({n:,} times)" for t, n in unknown) + suggest(unknown[0][0], known)
-            raise UserError(f"{name}: {what} unknown to training: {told}; add examples of it or leave it out")
+            raise UserError(f"{name}: {what} not in the training set: {told}; train on it or leave it out")
 
 
 def texts_in(example) -> list[str]:

@@ -83,7 +83,7 @@ def finetune(settings: FinetuningSettings) -> Path | None:
 
 def start(settings: FinetuningSettings, model: WithHead, objective: FineTuning) -> Path:
     """Print the numbers of examples, write task.json, return the run folder; UserError for a bad --resume."""
-    sizes = zip(objective.parts, ("to learn from", "to watch", "to measure on"), strict=True)
+    sizes = zip(objective.parts, ("for training", "for validation", "for test"), strict=True)
     print("examples:", ", ".join(f"{len(part):,} {use}" for part, use in sizes))
     if n_cut := sum(rows.texts.n_cut for rows in objective.rows.values()):
         print(f"cut {n_cut:,} rows to --context {settings.context} tokens")
@@ -94,7 +94,7 @@ def start(settings: FinetuningSettings, model: WithHead, objective: FineTuning) 
         for name in ("labels", "tags", "mean", "deviation") if objective.task.has_head else ():
             then, now = known.get(name), objective.task.known.get(name)  # the head was trained for `then`
             if then != now and not (type(then) is float and math.isclose(then, now, rel_tol=1e-5)):
-                raise UserError(f"{settings.out}: has other {name}: go on with the examples it began with")
+                raise UserError(f"{settings.out}: trained with other {name}: resume with its own examples")
     out, task = begin(settings.task, settings), objective.task
     saved = dict(task=task.name, context=task.context, known=task.known)
     saved["options"] = dict(pairs=task.pairs) if task.name in PAIRS else {}
@@ -141,7 +141,7 @@ def load_body(settings: FinetuningSettings, parts: Parts) -> tuple:
 def predict(settings: FinetuningSettings) -> Path:
     """Predict the texts of a file with the fine-tuned --model; return the folder of the predictions."""
     if (source := settings.model or folders.find_run(settings.task)) is None:
-        raise UserError(f"--predict: no finished runs/{settings.task}; name the fine-tuned folder by --model")
+        raise UserError(f"--predict: no finished runs/{settings.task}; name a fine-tuned folder with --model")
     model, task = load_finetuned(source, str(choose_device(settings.device)))
     if settings.task not in ("classification", task.name):  # the first is --task's default
         raise UserError(f"--task {settings.task}: {source} was trained for {task.name}; leave --task out")
@@ -166,10 +166,10 @@ def load_finetuned(folder: str | Path, device: str = "cpu") -> tuple[WithHead, T
         types = dict(pairs=FinetuningSettings.__annotations__["pairs"])
         options = checked("options", saved.get("options", {}), types, whole=False)
         if not made.least_context <= context <= body.config.max_positions:
-            raise ValueError(f"context {context}, and the model has {body.config.max_positions} positions")
+            raise ValueError(f"context {context}, but the model has {body.config.max_positions} positions")
         task = made(tokenizer, body.config, context, checked("known", saved["known"], made.learnt), **options)
         model = WithHead(body.config, task.head())
     except (LookupError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: not a task of ours ({type(error).__name__}: {error})") from None
+        raise UserError(f"{path}: not a valid task ({type(error).__name__}: {error})") from None
     load_weights(folder, model)
     return model.to(device).eval(), task

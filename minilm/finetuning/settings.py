@@ -26,27 +26,27 @@ EPOCHS = 4  # over a user's examples; Devlin et al. 2019: 2 to 4
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuningSettings(TrainingSettings):
-    """What is learnt, from which examples, and which weights move."""
+    """The task, its examples, and which weights are trained."""
 
     task: Literal[tuple(TASKS)] = "classification"  # what the model has to do
-    model: str | None = None  # run or Hugging Face folder, preset; none: runs/masked, text-to-text: denoising
+    model: str | None = None  # run, Hugging Face folder, preset; none: runs/masked (text-to-text: denoising)
     data: tuple[str, ...] | None = None  # files of examples, or world:portuguese; none: the embedded world
     validation: str | None = None  # file of validation examples; none: a tenth of --data
-    test: str | None = None  # file of test examples; none: those of validation, with --patience another tenth
-    predict: str | None = None  # a file without answers: the fine-tuned --model predicts them
+    test: str | None = None  # file of test examples; none: the validation set (--patience: another tenth)
+    predict: str | None = None  # a file of examples without labels: the fine-tuned --model predicts them
     skip_bad: bool = False  # leave out malformed examples, and count them
-    n_examples: int | None = None  # training examples, drawn by the seed; none: all (world: as needed)
+    n_examples: int | None = None  # training examples to use, drawn by the seed; none: all (world: by recipe)
     context: int | None = None  # longest row, in tokens; none: as in the model's own training
-    pairs: Literal["together", "apart"] | None = None  # both texts in one row, or two; none: similarity apart
+    pairs: Literal["together", "apart"] | None = None  # texts in one row or two; none: apart for similarity
     tune: str = "all"  # weights that are trained: all, head, bias, lora, or last:N (N blocks and the head)
     compare: bool = True  # train again for the closing table: from random weights, the head alone, LoRA
-    seeds: tuple[int, ...] | None = None  # one run each, other examples and head, averaged; none: 1, or 10
+    seeds: tuple[int, ...] | None = None  # one run each, with own examples and head; averaged; none: 1 or 10
     lora_rank: int = 8  # rank of what LoRA adds to a matrix
     lora_alpha: float = 16.0  # LoRA adds alpha / rank times its product
     lora_targets: tuple[Literal[TARGETS], ...] = ("q", "v")  # matrices that LoRA adds to
     layer_decay: float = 1.0  # a block's learning rate is this times that of the block above
-    unfreeze_every: int = 0  # steps after which one more block moves, from the top down (0: all at once)
-    patience: int = 0  # stop after so many evaluations without a lower loss, keep the best (0: all steps)
+    unfreeze_every: int = 0  # steps until one more block is trained, from the top down (0: all at once)
+    patience: int = 0  # stop after this many evaluations without a lower loss; keep the best (0: never)
 
     def __post_init__(self):
         super().__post_init__()
@@ -58,11 +58,11 @@ class FinetuningSettings(TrainingSettings):
         least = dict(unfreeze_every=0, patience=0, n_examples=1, lora_rank=1, seeds=0)
         least["batch_size"] = 1 if TASKS[self.task].has_truth else 2  # contrastive: one other pair
         self.check_least(least | dict(context=TASKS[self.task].least_context))
-        self.refuse(self.task not in ("pair", "similarity"), ("pairs",), f"is nothing to --task {self.task}")
+        self.refuse(self.task not in ("pair", "similarity"), ("pairs",), "needs --task pair or similarity")
         if not (TASKS[self.task].has_truth or self.domain or self.test):
-            raise UserError(f"--task {self.task}: needs --test FILE, pairs with a number to measure on")
+            raise UserError(f"--task {self.task}: needs --test FILE, pairs with a number as label")
         if not TASKS[self.task].has_truth and self.accumulate * process_count() > 1:
-            raise UserError(f"--task {self.task}: a batch must not be cut: no --accumulate, one process")
+            raise UserError(f"--task {self.task}: a batch must stay whole: no --accumulate, one process")
         self.refuse(self.domain and not self.predict, ("test", "validation", "skip_bad"), "needs --data FILE")
         used = {"task", "model", "predict", "skip_bad", "batch_size", "device", "out", "overwrite"}
         self.refuse(self.predict, {*vars(self)} - used, "does not go with --predict")
@@ -79,7 +79,7 @@ def check_fit(settings: FinetuningSettings, config: ModelConfig) -> None:
     if kind not in task.kinds:
         possible = ", ".join(name for name, other in TASKS.items() if kind in other.kinds)
         needed = f"--task {task.name} needs a model of kind {' or '.join(task.kinds)}"
-        raise UserError(f"{needed}, and {settings.model} is of kind {kind}; it can do --task {possible}")
+        raise UserError(f"{needed}, but {settings.model} is of kind {kind}; it can do --task {possible}")
     if settings.context > config.max_positions:
         raise UserError(f"--context {settings.context} is above the model's {config.max_positions} positions")
     if settings.lora_rank > config.d_model and (settings.compare or settings.tune == "lora"):

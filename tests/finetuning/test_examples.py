@@ -73,9 +73,19 @@ def test_files_to_be_predicted_need_no_truths(tmp_path, name, text, fields, exam
 @pytest.mark.parametrize(
     "text, fields, truth, expected",
     [
-        ("a\tx\nalone\n", ("text", "label"), True, "line 2: .* .expected text, label: .tsv, .csv, .json"),
+        (
+            "a\tx\nalone\n",
+            ("text", "label"),
+            True,
+            "line 2: .* .this task reads .tsv, .csv or .jsonl with text, label",
+        ),
         ("a\tb\tc\td\n", ("text", "label"), False, "found 4 columns, expected 1"),
-        ("A B-a\nran\n", ("words", "tags"), True, r"found 1 columns \['ran'\].*expected words, tags: CoNLL"),
+        (
+            "A B-a\nran\n",
+            ("words", "tags"),
+            True,
+            r"found 1 columns \['ran'\].*this task reads CoNLL columns with words, tags",
+        ),
         ("a\tx\n", ("context", "question", "answers"), True, "SQuAD 1.1 or 2.0"),
     ],
 )
@@ -104,7 +114,8 @@ def test_scores_are_numbers(tmp_path):
     for label in ("high", "inf", "-inf", "1,000", "1,2,3"):  # is the second a thousand, or one?
         path = written(tmp_path, "b.tsv", f"a\tb\t2\nc\td\t{label}\ne\tf\t3\n")
         with pytest.raises(
-            UserError, match=f"b.tsv, line 2: the label '{label}' is no number, as a score is"
+            UserError,
+            match=f"b.tsv, line 2: the label '{label}' is not a number; expected one such as 4.5 or 4500",
         ):
             read_examples([path], fields, numbers=True)
         assert read_examples([path], fields, True, numbers=True) == [("a", "b", 2.0), ("e", "f", 3.0)]
@@ -128,7 +139,9 @@ def test_what_was_watched_to_stop_is_not_what_is_measured_on():
     assert list(map(len, parts)) == [32, 4, 4]
     assert len(cut(given, given[:2], [], 0, selects=True).test) == 4, "a file to watch is none to measure on"
     assert cut(given, [], given[:2], 0, selects=True).test == given[:2]
-    with pytest.raises(UserError, match="all that can be held out is a label's last"):
+    with pytest.raises(
+        UserError, match="holding out examples would lose a label: give --validation and --test"
+    ):
         cut([("a", "x"), ("b", "y"), ("c", "z")], [], [], 0, labels_of=itemgetter(1))
 
 
@@ -148,14 +161,16 @@ def test_few_examples_are_drawn_by_the_seed_and_classes_take_turns():
     tagged = [([f"w{i}"], ["O"]) for i in range(30)] + [(["Ana"], ["B-who"]), (["oboe"], ["B-what"])]
     assert {tag for _, (tag,) in drawn(3, 0, tagged, itemgetter(1))} == {"O", "B-who", "B-what"}
     rare = [([f"w{i}"], ["O"]) for i in range(39)] + [(["w", "Ana"], ["O", "B-who"])]
-    for seed in range(9):  # "too few to learn" where its commonest label says when its turn is
+    for seed in range(9):  # "too few for" where its commonest label says when its turn is
         assert rare[-1] in drawn(2, seed, rare, itemgetter(1)), "the rarest label of an example says its turn"
-    with pytest.raises(UserError, match="^--n-examples 2: too few to learn each of the 3 labels$"):
+    with pytest.raises(UserError, match="^--n-examples 2: too few for an example of each of the 3 labels$"):
         drawn(2)
 
 
 TRAIN, ASKED = [("a", "sun"), ("b", "rain")], [("x", "Rain"), ("y", "Rain"), ("z", "snow"), ("w", "sun")]
-UNKNOWN = r"label unknown to training: 'Rain' \(2 times\), 'snow' \(1 times\) \(did you mean 'rain'\?\); add"
+UNKNOWN = (
+    r"label not in the training set: 'Rain' \(2 times\), 'snow' \(1 times\) \(did you mean 'rain'\?\); train"
+)
 
 
 @pytest.mark.parametrize(
@@ -163,8 +178,11 @@ UNKNOWN = r"label unknown to training: 'Rain' \(2 times\), 'snow' \(1 times\) \(
     [
         ((TRAIN, TRAIN, ASKED), f"^test.tsv: {UNKNOWN}"),
         ((TRAIN, ASKED, TRAIN), f"^watch.tsv: {UNKNOWN}"),
-        (([("a", 1.5)] * 4, [], []), "^train.tsv: of 4 examples .* the label 1.5; it takes two or more$"),
-        (([], TRAIN, TRAIN), "^train.tsv: one text alone;"),
+        (
+            ([("a", 1.5)] * 4, [], []),
+            r"^train.tsv: all training examples \(4\) have the label 1.5; expected two different ones$",
+        ),
+        (([], TRAIN, TRAIN), "^train.tsv: only one text;"),
         ((TRAIN, TRAIN, [("a", None)]), "^test.tsv: a label is missing"),
     ],
 )
@@ -207,10 +225,10 @@ def settings_of(**changes) -> SimpleNamespace:
 
 
 @pytest.mark.parametrize(("changes", "watched", "test"), [
-    (dict(), "world", "world, with words that no label has touched"),
-    (dict(data=("w:pt",), domain="portuguese"), "w:pt", "w:pt, with words that no label has touched"),
-    (dict(data=("a", "b")), "a and b, the part that is watched", "a and b, the part that is watched"),
-    (dict(data=("a",), patience=1), "a, the part that is watched", "a, a part that is neither"),
+    (dict(), "world", "world, with words that are not in the training set"),
+    (dict(data=("w:pt",), domain="portuguese"), "w:pt", "w:pt, with words that are not in the training set"),
+    (dict(data=("a", "b")), "a and b, the held-out validation set", "a and b, the held-out validation set"),
+    (dict(data=("a",), patience=1), "a, the held-out validation set", "a, the held-out test set"),
     (dict(data=("a",), patience=1, validation="v", test="t"), "v", "t"),
     (dict(data=("a",), validation="v"), "v", "v"),
 ])  # fmt: skip
@@ -230,14 +248,14 @@ def test_files_become_three_parts_for_each_seed(tmp_path, capsys):
     first, second = read_parts(task, made)
     out = capsys.readouterr().out
     assert "left out 1 examples (--skip-bad)" in out
-    assert f"{test}: 2 of 4 examples stand in {data} too" in out and out.count("stand in") == 1
+    assert f"{test}: 2 of 4 examples are also in {data}" in out and out.count("are also in") == 1
     assert [len(part) for part in first] == [26, 2, 4] and first.test == second.test
     assert first.validation != second.validation and first.test[0] == ("text 26", "z")
     (stopped,) = read_parts(task, settings_of(data=(data,), skip_bad=True, patience=1))
     assert [len(part) for part in stopped] == [24, 2, 2]
     (few,) = read_parts(task, settings_of(data=(data,), test=test, skip_bad=True, n_examples=6))
     assert sorted(label for _, label in few.train) == [*"xxyyzz"], "labels take turns"
-    with pytest.raises(UserError, match="of 1 examples to learn from all have the label 'x'"):
+    with pytest.raises(UserError, match=r"all training examples \(1\) have the label 'x'"):
         read_parts(task, settings_of(data=(written(tmp_path, "one.tsv", "a\tx\n"),)))
 
 

@@ -81,7 +81,7 @@ def test_every_task_runs_on_the_world_and_again_on_what_it_left(task, capsys):
     out = capsys.readouterr().out
     assert folder == Path("runs") / task and f"Saved in {folder}" in out
     assert f"Next: python finetune.py --model {folder} --predict FILE" in out
-    assert "examples: 12 to learn from, 6 to watch, 8 to measure on" in out
+    assert "examples: 12 for training, 6 for validation, 8 for test" in out
     assert "from random weights" in out and "LoRA, rank 2" in out and TASKS[task].baseline in out
     files = {path.name for path in folder.iterdir()}
     has_classes = task in ("classification", "pair")
@@ -170,11 +170,11 @@ def test_it_is_said_which_part_is_measured_on_and_what_was_learnt_before(capsys)
     run.finetune(on_files(test="test.tsv"))
     out = capsys.readouterr().out
     assert "Measured on 2 examples of test.tsv." in out and " (95 % interval of the accuracy 0." in out
-    assert "test.tsv: 1 of 2 examples stand in train.tsv too" in out
+    assert "test.tsv: 1 of 2 examples are also in train.tsv" in out
     run.finetune(on_files())
-    assert "Measured on 2 examples of train.tsv, the part that is watched" in capsys.readouterr().out
+    assert "Measured on 2 examples of train.tsv, the held-out validation set" in capsys.readouterr().out
     run.finetune(on_files(patience=2))
-    assert "a part that is neither learnt from nor watched" in capsys.readouterr().out
+    assert "train.tsv, the held-out test set" in capsys.readouterr().out
     assert set(map(len, load_parts(on_files(patience=2))[0])) == {20, 2}
 
 
@@ -214,7 +214,7 @@ def test_a_preset_begins_from_random_weights_and_the_words_of_the_examples():
 
 
 def test_a_model_that_cannot_is_one_line_and_what_is_cut_is_told(capsys):
-    with pytest.raises(UserError, match="--task span needs a model of kind encoder, and decoder is of kind"):
+    with pytest.raises(UserError, match="--task span needs a model of kind encoder, but decoder is of kind"):
         run.finetune(settings(model="decoder", task="span"))
     minilm.save(tuned.body(), None, "bare")
     with pytest.raises(UserError, match="bare: no tokenizer in it"):
@@ -251,16 +251,16 @@ def test_task_json_makes_the_task_again_and_anything_else_is_one_line():
     )
     assert model.head.on == "apart"
     for broken, said in (
-        (dict(task="sleep"), "not a task of ours"),
+        (dict(task="sleep"), "not a valid task"),
         (dict(known=None), "'known' is None, expected object"),
         (dict(known=dict(labels=["same", 1])), r"known: 'labels' is \['same', 1\]"),
         (dict(known={}), "known: 'labels' is missing"),
         (dict(options=3), "'options' is 3"),
-        (dict(options=dict(speed=1)), "not a task of ours"),
+        (dict(options=dict(speed=1)), "not a valid task"),
         (dict(options=dict(pairs="far")), "'pairs' is 'far', expected together|apart"),
-        (dict(context=10**9), "context 1000000000, and the model has"),
+        (dict(context=10**9), "context 1000000000, but the model has"),
         (dict(context=True), "'context' is True, expected integer"),
-        (dict(context=5), "context 5, and the model has"),
+        (dict(context=5), "context 5, but the model has"),
     ):
         write_json(path, whole | broken)
         with pytest.raises(UserError, match=f"task.json.*{said}"):

@@ -57,9 +57,9 @@ WRONG = [
     (dict(task="contrastive", batch_size=1), "--batch-size 1: must be 2 or more"),
     (dict(context=2), "--context 2: must be 3 or more"),
     (dict(context=7, task="span"), "--context 7: must be 9 or more"),
-    (dict(pairs="apart"), "--pairs apart is nothing to --task classification"),
-    (dict(pairs="apart", task="contrastive"), "--pairs apart is nothing to --task contrastive"),
-    (dict(accumulate=2, task="contrastive"), "--task contrastive: a batch must not be cut: no --accumulate"),
+    (dict(pairs="apart"), "--pairs apart needs --task pair or similarity"),
+    (dict(pairs="apart", task="contrastive"), "--pairs apart needs --task pair or similarity"),
+    (dict(accumulate=2, task="contrastive"), "--task contrastive: a batch must stay whole: no --accumulate"),
     (dict(data=("a.tsv",), task="contrastive"), "--task contrastive: needs --test FILE"),
     (dict(seeds=(1, -2)), "--seeds -2"),
     (dict(steps=0), "--steps 0"),
@@ -85,7 +85,7 @@ def test_flags_out_of_range_are_one_line(flags, expected):
 def test_several_processes_would_compare_each_pair_with_a_part_of_its_batch(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     FinetuningSettings(task="similarity")
-    with pytest.raises(UserError, match="--task contrastive: a batch must not be cut.* one process"):
+    with pytest.raises(UserError, match="--task contrastive: a batch must stay whole.* one process"):
         FinetuningSettings(task="contrastive")
 
 
@@ -96,7 +96,7 @@ def test_a_model_that_cannot_is_told_what_it_can_do():
     with pytest.raises(UserError) as caught:
         check_fit(tuned.settings(task="tagging", model="runs/causal"), tuned.config("decoder"))
     assert str(caught.value) == (
-        "--task tagging needs a model of kind encoder, and runs/causal is of kind decoder; "
+        "--task tagging needs a model of kind encoder, but runs/causal is of kind decoder; "
         "it can do --task classification, pair, similarity, contrastive, text-to-text"
     )
     for changes, expected in (
