@@ -78,7 +78,7 @@ def test_the_default_shows_reward_ppo_hack_and_dpo(script):
     header = next(text for text in out.splitlines() if "start" in text and "kl 0" in text)
     assert " ".join(header.split()) == "on 7 test prompts start ppo kl 0 dpo best of 4"
     assert len(re.findall(r"^    start    [* ] ", out, re.MULTILINE)) == 5, "five answers to the same prompts"
-    for row in ("reward (", "judge:", "judge prefers", "KL (nats", "perplexity", "different answers"):
+    for row in ("reward (", "judge:", "judge prefers", "KL (nats", "perplexity", "share of different"):
         assert any(text.startswith(row) for text in out.splitlines()), row
     assert "Saved in runs/reinforce" in out and "Next: python reinforce.py" in out
     files = {path.name for path in Path("runs/reinforce").iterdir()}
@@ -110,7 +110,7 @@ def test_the_user_s_pairs_and_prompts(script):
     assert code == 0, err
     found = results("runs/reinforce")
     assert "judge_after" not in found and {"reward_accuracy", "reward_win_rate", "kl"} <= set(found)
-    assert "pairs.jsonl: " in out and "Rui " in out.split("different answers")[1]
+    assert "pairs.jsonl: " in out and "Rui " in out.split("share of different answers")[1]
 
 
 def test_a_rule_as_reward_needs_no_pairs(script):
@@ -188,13 +188,13 @@ def test_an_interrupted_run_goes_on_bit_for_bit(script, interrupted, flags, at, 
 @pytest.mark.parametrize(
     "flags, message",
     [
-        ("--model encoder", "of kind encoder, and a policy is a decoder"),
+        ("--model encoder", "of kind encoder, but a policy must be a decoder"),
         ("--model mute", "no tokenizer in it"),
         ("--model runs/causl", "did you mean 'runs/causal'"),
-        ("--reward foreign", "another tokenizer"),
-        ("--reward runs/causal", "is it a reward model"),
+        ("--reward foreign", "its tokenizer is not the policy's"),
+        ("--reward runs/causal", "not a reward model"),
         ("--max-new-tokens 250", "leaves no room for --max-new-tokens 250"),
-        ("--prompts prompts.txt", "give --preferences"),
+        ("--prompts prompts.txt", "needs --preferences"),
         ("--preferences ties.jsonl", "pair 2: chosen and rejected are both"),
         ("--preferences holes.jsonl", "line 1: .*'rejected'"),
         ("--preferences absent.jsonl --model nowhere", "absent.jsonl: no such file"),

@@ -37,7 +37,7 @@ class PPODetails:
     adaptive_kl: bool = False  # 3: move `kl` so that the KL approaches --kl-target (Ziegler et al., 2.2)
     kl_target: float = 3.0  # 3: in nats a sequence (Ziegler et al.: 6)
     reward_at_end: bool = True  # 4: the last token gets the reward; no: all tokens share it equally
-    missing_end_score: float | None = -1.0  # 5: reward of an answer without an end token; none: as any other
+    missing_end_score: float | None = -1.0  # 5: reward of an answer without end token; none: as any other
     gamma: float = 1.0  # 6: of GAE (Schulman et al. 2016): how much a reward one token later counts
     gae_lambda: float = 0.95  # 6: of GAE: 1 takes all later rewards, 0 the token's own and the next value
     whiten_rewards: bool = False  # 7: scale rewards to deviation 1, keep their mean
@@ -46,12 +46,12 @@ class PPODetails:
     clip_value: float = 0.2  # 8: how far a value may move in one step; 0: no clipping
     epochs: int = 3  # 9: passes over the answers of a step (Ziegler et al.: 4)
     minibatches: int = 2  # 9: updates a pass (Ziegler et al.: 1)
-    shuffle: bool = True  # 9: other minibatches in each pass
+    shuffle: bool = True  # 9: draw new minibatches in each pass
     anneal: bool = True  # 10: the learning rate falls linearly to 0 over the run; no: it stays
     normalise_reward: bool = True  # 11: scale the reward to mean 0, deviation 1 on samples of the reference
     group_size: int = 1  # answers to a prompt; above 1 their mean replaces the value head: `grpo.py`
-    warn_kl: float = 10.0  # nats a sequence above which a warning is printed
-    stop_kl: float = 200.0  # nats a sequence above which the run stops
+    warn_kl: float = 10.0  # KL (nats a sequence) above which a warning is printed
+    stop_kl: float = 200.0  # KL (nats a sequence) above which the run stops
 
 
 SWITCHES = (  # number of the detail, what is switched off in an ablation, and how
@@ -150,11 +150,11 @@ class PPO:
         """Warn, once, if the KL is above `warn_kl`; raise UserError if it is above `stop_kl`."""
         told, details = f"KL {kl:.1f} nats a sequence, above", self.details
         if kl > details.stop_kl:
-            told = f"{told} --stop-kl {details.stop_kl:g}: the policy has left its language"
-            raise UserError(f"{told}. Raise --kl above {details.kl:g} or lower --lr {lr:g}")
+            told = f"{told} --stop-kl {details.stop_kl:g}: the policy is too far from the reference"
+            raise UserError(f"{told}; raise --kl above {details.kl:g} or lower --lr {lr:g}")
         if kl > details.warn_kl and not self.warned:
             self.warned, told = True, f"warning: step {step + 1}: {told} --warn-kl {details.warn_kl:g}"
-            print(f"{told}: a larger --kl or a smaller --lr holds the policy's language", file=sys.stderr)
+            print(f"{told}: a larger --kl or a smaller --lr keeps it lower", file=sys.stderr)
 
     def learn(self, policy, optimizer, batch: dict, settings: TrainingSettings, step: int, lr: float) -> dict:
         """Update the policy on a batch, in `epochs` passes of `minibatches` updates; return mean metrics."""

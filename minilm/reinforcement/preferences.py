@@ -50,7 +50,7 @@ def load_preferences(preferences, prompts, n_pairs: int, seed: int, needs_pairs:
     if not preferences and not prompts:
         return world_preferences(n_pairs, seed)
     if needs_pairs and not preferences:
-        raise UserError(f"--prompts {prompts}: give --preferences, --reward or --reward-function too")
+        raise UserError(f"--prompts {prompts}: needs --preferences, --reward or --reward-function too")
     pairs = read_table(preferences, ("prompt", "chosen", "rejected")) if preferences else []
     for number, (_, chosen, rejected) in enumerate(pairs, start=1):
         if chosen == rejected:
@@ -62,7 +62,7 @@ def load_preferences(preferences, prompts, n_pairs: int, seed: int, needs_pairs:
         train, held_out = split_prompts([row[-1].strip() for row in found], prompts)
         both[0] = [pair for pair in both[0] if pair[0] not in held_out]
         if needs_pairs and not both[0]:
-            raise UserError(f"{prompts}: the prompts of all pairs of {preferences} are held out: add some")
+            raise UserError(f"{prompts}: the prompts of all pairs of {preferences} are held out: add pairs")
     return Preferences(preferences or prompts, *both, train, held_out)
 
 
@@ -82,7 +82,7 @@ def split_prompts(prompts: list[str], path: str) -> tuple[list[str], list[str]]:
     """Return (train, held out), each prompt once; UserError for fewer than two."""
     train, held_out = split_by_hash(dict.fromkeys(filter(None, prompts)))
     if not train:
-        raise UserError(f"{path}: one prompt or none; two different ones are needed, one to hold out")
+        raise UserError(f"{path}: expected two different prompts or more, of which one is held out")
     return train, held_out
 
 

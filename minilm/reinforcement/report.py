@@ -5,13 +5,13 @@ from .rollout import Measured
 from .settings import ReinforceSettings
 
 FIGURES = {
-    "reward": "reward (in deviations of rewards at the start)",
-    "judge": "judge: parses and ends happily",
+    "reward": "reward (standard deviations above the start)",
+    "judge": "judge: grammatical, with a happy end",
     "win_rate": "judge prefers it to the answer at the start",
     "reward_win_rate": "reward prefers it to the answer at the start",
-    "kl": "KL (nats a sequence; of best of n at most)",
+    "kl": "KL (nats a sequence; best of n: at most)",
     "perplexity": "perplexity under the reference",
-    "distinct": "different answers",
+    "distinct": "share of different answers",
     "length": "tokens an answer",
 }
 ABLATION = ("detail", "name", "reward", "judge", "kl", "distinct", "seconds")  # columns of its table

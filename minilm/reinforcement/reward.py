@@ -73,11 +73,11 @@ def load_reward_model(folder: str | Path, tokenizer: BPE, device: str = "cpu") -
     """Return the reward model of a folder; UserError if there is none, or if its tokenizer is another."""
     config, other = load_config(folder), BPE.load(Path(folder) / TOKENIZER)
     if (other.vocab, other.merges) != (tokenizer.vocab, tokenizer.merges):
-        raise UserError(f"--reward {folder}: another tokenizer than the policy; leave it out to train one")
+        raise UserError(f"--reward {folder}: its tokenizer is not the policy's; leave --reward out")
     tensors = read_weights(folder)
     model = RewardModel(build_for_weights(config, tensors, Path(folder) / CONFIG))
     if "head.weight" not in tensors:
-        raise UserError(f"--reward {folder}: is it a reward model? reinforce.py writes one into RUN/reward")
+        raise UserError(f"--reward {folder}: not a reward model; reinforce.py writes one into RUN/reward")
     load_weights(folder, model, tensors)
     return model.to(device).eval()
 
@@ -112,13 +112,13 @@ class Rule:
         """Return the function's number for each text, (B,)."""
         scores = []
         for prompt, answer in texts:
-            text = f"for {prompt!r} and the answer {answer.strip()!r}"
+            text = f"for the prompt {prompt!r} and the answer {answer.strip()!r}"
             try:
                 scores.append(float(self.function(prompt, answer.strip())))
             except Exception as error:  # noqa: BLE001 - whatever the user's function does
                 raise UserError(f"the reward function raised {error!r} {text}") from None
             if not math.isfinite(scores[-1]):
-                raise UserError(f"the reward function gave {scores[-1]} {text}")
+                raise UserError(f"the reward function returned {scores[-1]}, not a finite number, {text}")
         return torch.tensor(scores, dtype=torch.float32, device=rollout.ids.device)
 
 

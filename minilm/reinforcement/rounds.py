@@ -62,7 +62,7 @@ class Rounds:
         last = s.rounds - 1 if own_pairs and not self.given else 0  # index of the last round
         for number in range(last + 1):
             if number:
-                print("PPO for a while, to find what the reward model does not know:")
+                print("A short run of PPO, to find answers that the reward model scores wrongly:")
                 writer = copy.deepcopy(env.reference).requires_grad_(True)
                 # PPO even before GRPO: so the reward model of a seed is the same for all algorithms
                 self.train_ppo(writer, steps=max(1, s.steps // 3), algorithm="ppo", **UNBOUND)
@@ -102,8 +102,8 @@ class Rounds:
         print(f"Pairs of the policy's own answers: {len(new[0]):,}, and {len(new[1]):,} held out.")
         found.held_out_pairs = found.held_out_pairs or new[1]
         if not (found.pairs and found.held_out_pairs):
-            which = "held-out prompt" if found.pairs else "prompt"
-            raise UserError(f"no {which} has a better answer than others: more --answers-a-prompt or prompts")
+            which = "no held-out prompt has a better" if found.pairs else "no prompt has a better"
+            raise UserError(f"{which} and a worse finished answer: more --answers-a-prompt or prompts")
 
     def learn(self) -> tuple[dict, dict]:
         """Train a policy in each way; return the measurements, the start first, and the training seconds."""

@@ -31,7 +31,7 @@ class Reinforcement(Rounds):
         found = load_preferences(s.preferences, s.prompts, s.n_pairs, s.seed, needs_pairs)
         source, model, tokenizer = start_model(s.model, "causal", s)
         if model.config.kind != "decoder":
-            raise UserError(f"--model {source}: of kind {model.config.kind}, and a policy is a decoder")
+            raise UserError(f"--model {source}: of kind {model.config.kind}, but a policy must be a decoder")
         end, n = text_end(tokenizer), s.max_new_tokens
         never = tokenizer.never_written(model.config.vocab_size, end)
         rule = SamplingRule(never, s.temperature, eos_id=end, other_ends=tokenizer.ends)

@@ -14,36 +14,36 @@ PUBLISHED = dict(lr=1e-5, reward_lr=3e-5, dpo_lr=1e-5, dpo_beta=0.1)
 
 @dataclass(frozen=True, kw_only=True)
 class ReinforceSettings(PPODetails, CommonSettings):
-    """What is learnt from, and by what."""
+    """The algorithm, its data, and the steps of training."""
 
     algorithm: Literal["ppo", "grpo", "dpo"] = "ppo"  # dpo: learn from the pairs, without a reward model
     group_size: int = 8  # grpo: answers to a prompt; their mean replaces the value head (paper: 64)
     model: str | None = None  # run folder of the GPT to start from; none: the newest runs/causal
-    preferences: str | None = None  # prompt, chosen, rejected in .jsonl, .tsv or .csv; none: the world's
+    preferences: str | None = None  # pairs (prompt, chosen, rejected): .jsonl, .tsv, .csv; none: the world's
     prompts: str | None = None  # prompts to answer, .txt (one a line) or a table; none: those of the pairs
     reward: str | None = None  # folder of a reward model; none: one is trained on the pairs
-    reward_function: str | None = None  # a rule as reward, module:function of prompt and answer
-    n_pairs: int = 1000  # pairs of the world
-    sampled_prompts: int = 3000  # prompts whose answers are compared by the world's judge (dpo: or the rule)
+    reward_function: str | None = None  # a rule as reward: module:function, called with prompt and answer
+    n_pairs: int = 1000  # preference pairs drawn from the embedded world
+    sampled_prompts: int = 3000  # prompts whose answers become pairs, ranked by the judge (dpo: or the rule)
     answers_a_prompt: int = 4  # answers to each of these prompts
-    pair_temperature: float = 0.85  # temperature for them: higher, for more kinds of mistakes
-    rounds: int = 2  # times that such pairs are collected: from the start, then from what PPO trained
+    pair_temperature: float = 0.85  # temperature of these answers: higher, for more kinds of mistakes
+    rounds: int = 2  # times that such pairs are collected: first from the start, then after some PPO
     reward_steps: int = 700  # steps of the reward model
     reward_batch_size: int = 32  # pairs a step
-    reward_lr: float | None = None  # highest learning rate of a reward model; none: 1e-3, of a large one 3e-5
+    reward_lr: float | None = None  # highest learning rate of a reward model; none: 1e-3 (a large one: 3e-5)
     dpo_steps: int = 150  # steps of DPO
-    dpo_lr: float | None = None  # highest learning rate of DPO; none: 3e-4, of a large model 1e-5
-    dpo_beta: float | None = None  # DPO's penalty for leaving the reference; none: 1, large: the paper's 0.1
+    dpo_lr: float | None = None  # highest learning rate of DPO; none: 3e-4 (a large model: 1e-5)
+    dpo_beta: float | None = None  # DPO's penalty for leaving the reference; none: 1 (large: paper's 0.1)
     steps: int = 100  # times that the policy answers a batch of prompts and learns from it
     batch_size: int = 64  # answers a step
     max_new_tokens: int = 32  # longest answer, in tokens
-    temperature: float = 0.7  # divides the logits, when sampling and when scoring alike
-    lr: float | None = None  # highest learning rate of PPO and GRPO; none: 4e-4, of a large model 1e-5
-    warmup: int = 10  # steps in which the learning rate rises, while Adam knows no gradients yet
-    clip: float = 1.0  # longest gradient; 0: no clipping
-    contrast: bool = True  # after PPO or GRPO: the same with --kl 0, DPO and best of n, in the same table
-    best_of: int = 4  # that n: answers of the start to each prompt; that with the best reward counts
-    ablate: bool = False  # instead: PPO again and again, each time with one detail changed
+    temperature: float = 0.7  # divides the logits, both in sampling and in scoring
+    lr: float | None = None  # highest learning rate of PPO and GRPO; none: 4e-4 (a large model: 1e-5)
+    warmup: int = 10  # steps in which the learning rate rises: Adam's first updates are large
+    clip: float = 1.0  # largest norm of the gradient; 0: no clipping
+    contrast: bool = True  # after PPO or GRPO, for the table: the same with --kl 0, DPO and best of n
+    best_of: int = 4  # the n of best of n: answers of the start to a prompt, of which the best counts
+    ablate: bool = False  # instead: PPO many times, each time with one detail changed
     log_every: int = 10  # steps between printed lines
     save_every: int = 20  # steps between checkpoints
     resume: bool = False  # continue the run in --out, or the newest one that was interrupted
@@ -54,15 +54,15 @@ class ReinforceSettings(PPODetails, CommonSettings):
         self.check_least(least | dict(seed=0, warmup=0, sampled_prompts=0) | dict.fromkeys(SMALL, 0))
         s, grpo, cut = self, self.algorithm == "grpo", f"--batch-size {self.batch_size} cannot be cut into"
         for wrong, what in (
-            (max(s.gamma, s.gae_lambda) > 1, f"--gamma {s.gamma} --gae-lambda {s.gae_lambda}: at most 1"),
+            (max(s.gamma, s.gae_lambda) > 1, f"--gamma {s.gamma} --gae-lambda {s.gae_lambda}: must be <= 1"),
             (s.adaptive_kl and not s.kl_target * s.kl, "--adaptive-kl: --kl and --kl-target must be above 0"),
             (not s.temperature, "--temperature 0.0: must be above 0, to draw answers"),
             (not s.pair_temperature, "--pair-temperature 0.0: must be above 0, to draw answers"),
             (s.minibatches > s.batch_size, f"{cut} --minibatches {s.minibatches}"),
             (grpo and s.group_size < 2, "--group-size 1: must be 2 or more, to compare answers to a prompt"),
             (grpo and s.batch_size % s.group_size, f"{cut} groups of --group-size {s.group_size}"),
-            (s.ablate and s.algorithm != "ppo" and not s.resume, "--ablate takes PPO apart: no --algorithm"),
-            (s.reward and s.reward_function, "--reward and --reward-function: one reward, please"),
+            (s.ablate and s.algorithm != "ppo" and not s.resume, "--ablate needs --algorithm ppo"),
+            (s.reward and s.reward_function, "--reward and --reward-function: give only one of them"),
         ):
             if wrong:
                 raise UserError(what)
@@ -76,14 +76,14 @@ class ReinforceSettings(PPODetails, CommonSettings):
         of_values = ("zero_value_head", "value_weight", "clip_value", "gamma", "gae_lambda")
         for when, names, why in (
             (self.algorithm != "grpo", ("group_size",), "needs --algorithm grpo"),
-            (dpo and not own, ("reward_function",), "with --algorithm dpo needs --prompts, to be answered"),
-            (self.ablate, ("plot",), "draws no ablation"),
-            (dpo and alone, ppo, "is PPO's; DPO has --dpo-steps, --dpo-lr"),
-            (self.algorithm == "grpo" and alone, of_values, "is of PPO's value head; GRPO has none"),
-            (self.reward or rule, ("reward_steps", "reward_lr", "rounds"), "trains a reward; one is given"),
+            (dpo and not own, ("reward_function",), "with --algorithm dpo needs --prompts FILE to answer"),
+            (self.ablate, ("plot",), "does not go with --ablate: it has no picture"),
+            (dpo and alone, ppo, "is for PPO; DPO has --dpo-steps, --dpo-lr"),
+            (self.algorithm == "grpo" and alone, of_values, "is for PPO's value head; GRPO has none"),
+            (self.reward or rule, ("reward_steps", "reward_lr", "rounds"), "is unused: the reward is given"),
             (not (self.adaptive_kl or self.ablate), ("kl_target",), "needs --adaptive-kl"),
-            (rule and self.prompts and not dpo, ("preferences",), "is not read beside --prompts and a rule"),
-            (own or rule, ("n_pairs", "rounds"), "is of the world's pairs, which are not read"),
+            (rule and self.prompts and not dpo, ("preferences",), "has no effect with --prompts and a rule"),
+            (own or rule, ("n_pairs", "rounds"), "is for the world's pairs, not used here"),
             (not compares, ("sampled_prompts", "answers_a_prompt", "pair_temperature"), "needs a judge"),
         ):
             self.refuse(when and not self.resume, names, why)

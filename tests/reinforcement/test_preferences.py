@@ -62,8 +62,8 @@ def test_pairs_are_read_from_each_kind_of_table(write, pairs):
     [
         ("a.jsonl", [("Ana", "good", "bad"), ("Ana", "same", "same ")], "pair 2: .* both 'same'"),
         ("a.jsonl", [("Ana", "good", " ")], "line 1: .*rejected"),
-        ("p.txt", "", "p.txt: one prompt or none; two different ones"),
-        ("p.txt", "Ana\n \nAna\n", "p.txt: one prompt or none; two different ones"),
+        ("p.txt", "", "p.txt: expected two different prompts or more"),
+        ("p.txt", "Ana\n \nAna\n", "p.txt: expected two different prompts or more"),
         ("p.jsonl", [dict(prompt=" ")], "line 1: .*prompt"),
         ("p.md", "Ana", "p.md: expected a table: .tsv, .csv"),
     ],
@@ -93,7 +93,7 @@ def test_a_file_of_prompts_takes_the_place_of_the_pairs_own(write, pairs):
         found = load_preferences(path, prompts, 9, seed=0)
         assert sorted(found.prompts + found.test_prompts) == sorted(asked) and found.test_prompts
         assert len(found.pairs) + len(found.held_out_pairs) == 30
-        with pytest.raises(UserError, match="give --preferences, --reward or --reward-function too"):
+        with pytest.raises(UserError, match="needs --preferences, --reward or --reward-function too"):
             load_preferences(None, prompts, 9, seed=0)
         alone = load_preferences(None, prompts, 9, seed=0, needs_pairs=False)
         assert alone.pairs == alone.held_out_pairs == [] and alone.prompts == found.prompts

@@ -94,7 +94,9 @@ def test_a_folder_without_a_reward_model_of_these_tokens_is_refused(gpt, tmp_pat
     save(RewardModel(gpt), BPE.train(small.documents(40, seed=9), 300, SPECIAL_TOKENS), tmp_path / "foreign")
     save(gpt, TOKENIZER, tmp_path / "policy")
     save(RewardModel(gpt), None, tmp_path / "silent")
-    wrong = dict(foreign="another tokenizer", policy="is it a reward model", silent="tokenizer.json")
+    wrong = dict(
+        foreign="its tokenizer is not the policy's", policy="not a reward model", silent="tokenizer.json"
+    )
     for name, message in (wrong | dict(nowhere="no such folder")).items():
         with pytest.raises((UserError, FileNotFoundError), match=message):
             module.load_reward_model(tmp_path / name, TOKENIZER)
@@ -132,7 +134,9 @@ def test_a_rule_that_gives_no_number_names_the_text(rollout, value):
             raise value
         return value if answer == "worse" else 1.0
 
-    with pytest.raises(UserError, match="the reward function (gave|raised) .* for 'Ana' and .*'worse'"):
+    with pytest.raises(
+        UserError, match="the reward function (returned|raised) .* for the prompt 'Ana' and .*'worse'"
+    ):
         module.Rule(worse).scores(rollout, [("p", " fine"), ("Ana", " worse")])
 
 

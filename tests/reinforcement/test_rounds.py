@@ -169,10 +169,12 @@ def test_dpo_of_a_rule_alone_learns_from_the_policys_own_answers(answers, reinfo
     found.prompts = found.prompts[:6]
     found.pairs, found.held_out_pairs, prompts = [], [], list(found.prompts)
     if answers[1] != "bad":
-        with pytest.raises(UserError, match="no prompt has a better answer than others: more --answers"):
+        with pytest.raises(
+            UserError, match="no prompt has a better and a worse finished answer: more --answers"
+        ):
             made.make_reward()
         found.pairs = [("Ana", "good", "bad")]
-        with pytest.raises(UserError, match="no held-out prompt has a better answer"):
+        with pytest.raises(UserError, match="no held-out prompt has a better and a worse finished answer"):
             made.collect(made.env.reference, 0, 1)
         return
     made.make_reward()

@@ -37,7 +37,7 @@ def test_a_run_begins_with_the_rule_the_prompts_and_a_frozen_reference(reinforce
 def test_a_policy_is_a_decoder_that_can_end_a_text(reinforcement, make_gpt, tmp_path):
     reinforcement()
     save(make_gpt(n_decoder_layer=0, n_encoder_layer=1), TOKENIZER, tmp_path / "gpt", overwrite=True)
-    with pytest.raises(UserError, match="of kind encoder, and a policy is a decoder"):
+    with pytest.raises(UserError, match="of kind encoder, but a policy must be a decoder"):
         reinforcement()
     save(make_gpt(), BPE.train(small.documents(9), 300), tmp_path / "gpt", overwrite=True)
     with pytest.raises(UserError, match=r"'<\|endoftext\|>' is no special token"):
@@ -50,11 +50,11 @@ def test_what_cannot_be_learnt_from_is_found_first(reinforcement, preferences, t
     for algorithm in ("ppo", "dpo"):
         with pytest.raises(UserError, match="--group-size 3 needs --algorithm grpo"):
             reinforcement(algorithm=algorithm, group_size=3)
-    with pytest.raises(UserError, match="--lr 0.1 is PPO's; DPO has --dpo-steps"):
+    with pytest.raises(UserError, match="--lr 0.1 is for PPO; DPO has --dpo-steps"):
         reinforcement(algorithm="dpo", preferences="mine.tsv", lr=0.1)
     with pytest.raises(UserError, match="--reward-function a:b with --algorithm dpo needs --prompts"):
         reinforcement(algorithm="dpo", reward_function="a:b")  # it would learn from the judge's pairs
-    with pytest.raises(UserError, match="is it a reward model"):
+    with pytest.raises(UserError, match="not a reward model"):
         reinforcement(reward=str(tmp_path / "gpt"))
     with pytest.raises(UserError, match="cannot import .*no_such_rules"):
         reinforcement(reward_function="no_such_rules:f")
