@@ -12,7 +12,7 @@
     python finetune.py --model runs/classification --predict new.tsv
 
 Without more flags each takes ten to ninety seconds on two CPU cores, on the embedded world; it starts from
-the newest runs/masked (text-to-text: runs/denoising). The table shows what is trained, its size and its score.
+the newest runs/masked (text-to-text: runs/denoising). The table shows what is trained, its size and score.
 """
 
 import minilm.plumbing.first  # noqa: F401 - before PyTorch
