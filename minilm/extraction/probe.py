@@ -127,7 +127,7 @@ def split(examples: Sequence[tuple], n: int, seed, labels_of: Callable | None = 
     n_field = 1 if len({one_line(str(first)) for first, *_ in examples}) > 1 else -1
     for i, example in enumerate(examples):
         groups.setdefault(one_line(" ".join(map(str, example[:n_field]))), []).append(i)
-    held, smallest = set(), min(map(len, groups.values()))
+    held, smallest = set(), min(map(len, groups.values()), default=0)
     left = Counter(label for example in examples for label in labels_of(example))
     for text in random.Random(seed).sample(sorted(groups), len(groups)):
         room, own = n - len(held), Counter(label for i in groups[text] for label in labels_of(examples[i]))

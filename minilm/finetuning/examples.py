@@ -96,7 +96,7 @@ def cut(given: list, watched: list, test: list, seed, n=None, labels_of=None, se
         given, watched = split(given, size, f"watched {seed}", labels_of)
     if selects and not test:
         given, test = split(given, size, f"measured {seed}", labels_of)
-    if not watched or (selects and not test):
+    if given and (not watched or (selects and not test)):
         raise UserError(f"{name}: holding out examples would lose a label: give --validation and --test")
     if n is not None and n < len(given):
         given = random.Random(f"examples {seed}").sample(given, len(given) if labels_of else n)

@@ -139,6 +139,8 @@ def test_what_was_watched_to_stop_is_not_what_is_measured_on():
     assert list(map(len, parts)) == [32, 4, 4]
     assert len(cut(given, given[:2], [], 0, selects=True).test) == 4, "a file to watch is none to measure on"
     assert cut(given, [], given[:2], 0, selects=True).test == given[:2]
+    same = [("the same", f"answer {i}") for i in range(30)]
+    assert cut(same, [], [], 0, selects=True).train == [], "one text alone: `check_parts` says so"
     with pytest.raises(
         UserError, match="holding out examples would lose a label: give --validation and --test"
     ):
