@@ -1,7 +1,7 @@
 """Regimes 1 and 2: a model learns a language from random weights, or continues on text of a domain.
 
     python train.py                             BERT: masked tokens and next sentence
-    python train.py --objective causal          GPT: the next token; --model llama-tiny, as decoders are today
+    python train.py --objective causal          GPT: the next token; --model llama-tiny: a modern decoder
     python train.py --objective denoising       BART: rebuild a text from a damaged one
     python train.py --objective translation     the Transformer of 2017: English to Portuguese
     python train.py --objective distillation    DistilBERT: a student of runs/masked

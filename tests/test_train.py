@@ -83,7 +83,7 @@ def test_the_causal_objective_trains_gpt_and_knows_its_floor(script):
     assert found["ngram_0_bits_per_byte"] > found["ngram_3_bits_per_byte"] > found["floor_bits_per_byte"]
     assert found["perplexity"] == pytest.approx(math.exp(found["loss_after"]))
     assert 0 < found["floor_bits_per_byte"] < found["bits_per_byte"], "no model beats the grammar"
-    assert "A text that it wrote:" in out
+    assert "A text that the model wrote:" in out
     assert minilm.load("runs/causal")[0].config.kind == "decoder"
 
 
@@ -305,7 +305,7 @@ def test_a_start_keeps_its_model_and_its_tokenizer(script):
     minilm.save(small.model("masked"), small.tokenizer(), "runs/masked")
     for flags in ("--model gpt-tiny", "--tokenizer t.json", "--d-model 8", "--vocab-size 300"):
         found = script(f"--init runs/masked --data texts.txt {flags}", "--device cpu")
-        check_error(found, flags.split()[0], "with --init model and tokenizer are those of the run")
+        check_error(found, flags.split()[0], "with --init, model and tokenizer are fixed; leave it out")
 
 
 BAD_FLAGS = {
@@ -322,7 +322,7 @@ BAD_FLAGS = {
     "--model gpt-tiny": ["--objective masked", "encoder", "gpt-tiny", "decoder"],
     "--model bert-tiny --objective causal": ["--objective causal", "decoder", "bert-tiny", "encoder"],
     "--model distilbert-tiny": [
-        "distilbert-tiny has no head, or segment, for the next sentence",
+        "distilbert-tiny has no head, or segments, for the next sentence",
         "--no-next-sentence",
     ],
     "--replay 0.1": ["--replay", "--init"],

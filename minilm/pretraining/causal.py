@@ -29,7 +29,7 @@ class Causal(Objective):
         self.corpus, self.end = corpus, tokenizer.special_id("<|endoftext|>")
         self.streams = {split: token_stream(tokenizer, getattr(corpus, split), self.end) for split in SPLITS}
         if (n := len(self.streams["train"])) <= context:
-            raise UserError(f"{corpus.name}: {n} tokens to train on; a row has more: --context {context}")
+            raise UserError(f"{corpus.name}: {n} training tokens are too few for --context {context}")
 
     def batch(self, step: int, split: str) -> dict[str, Tensor]:
         """Return input_ids and labels (B, T), each label the next token, and counts n_label, n_byte (0-d).

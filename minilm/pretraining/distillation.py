@@ -52,7 +52,7 @@ class Distillation(Masked):
         soft_weight=5.0, masked_weight=2.0, cosine_weight=1.0,
     ):  # fmt: skip
         if (n_token := teacher.config.vocab_size) != tokenizer.vocab_size:
-            raise UserError(f"--teacher: it knows {n_token} tokens, its tokenizer {tokenizer.vocab_size}")
+            raise UserError(f"--teacher: model with {n_token} tokens, tokenizer with {tokenizer.vocab_size}")
         if not temperature > 0:
             raise UserError(f"--temperature {temperature}: must be above 0 (DistilBERT: 2)")
         self.weights = dict(soft=soft_weight, masked=masked_weight, cosine=cosine_weight)
@@ -131,11 +131,11 @@ def initial_student(teacher: Transformer, n_layer: int | None = None) -> Transfo
     head are left out. UserError if the teacher is no encoder, or has fewer than n_layer layers.
     """
     if (kind := teacher.config.kind) != "encoder":
-        raise UserError(f"--teacher: it is of kind {kind}, no encoder as --objective masked trains it")
+        raise UserError(f"--teacher: its kind is {kind}, expected an encoder as --objective masked trains it")
     n_teacher = teacher.config.n_encoder_layer
     n_layer = max(1, n_teacher // 2) if n_layer is None else n_layer
     if n_layer > n_teacher:
-        raise UserError(f"--n-encoder-layer {n_layer}: the teacher has {n_teacher} to copy; give no more")
+        raise UserError(f"--n-encoder-layer {n_layer}: the teacher has {n_teacher} layers; give no more")
     left_out = dict(n_segments=0, pooler=False, next_sentence=False)
     student = build(replace(teacher.config, n_encoder_layer=n_layer, **left_out))
     weights = teacher.state_dict()

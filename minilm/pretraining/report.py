@@ -19,8 +19,8 @@ from .noise import NOISES
 from .translation import Translation
 
 HEADER = ("", "before", "after", "to compare", "")
-NATS = "A loss in nats is -ln p of what was right: 0.69 where it had one chance in two, 2.30 one in ten."
-STUDENTS_HEADER = ("", "weights", "in blocks", "texts/s", "hidden tokens right", "their loss (nats)")
+NATS = "A loss in nats is -ln p, where p is the probability of the right answer: 0.69 for 1/2, 2.30 for 1/10."
+STUDENTS_HEADER = ("", "weights", "in the blocks", "texts/s", "hidden tokens right", "loss (nats)")
 
 
 def table_rows(before: dict, after: dict, figures: list[tuple]) -> list[tuple]:
@@ -32,13 +32,13 @@ def lowest_loss(log: list[dict], last: float) -> list[str]:
     """Return a line on the lowest validation loss, if the loss has risen by more than 1 % since then."""
     looks = [(line["loss"], line["step"]) for line in log if line["split"] == "validation"]
     loss, step = min(looks, default=(last, 0))
-    told = f"The loss on the validation texts was lowest at step {step:,}, {loss:.3f}: fewer steps will do."
+    told = f"The validation loss was lowest at step {step:,} ({loss:.3f}), then rose: take fewer steps."
     return [told] if last > 1.01 * loss else []
 
 
 def causal_closing(objective: Causal, model, before: dict, after: dict, settings) -> tuple:
     """Compare the loss with the grammar's own and with that of n-grams; show a text that the model wrote."""
-    names = {"loss": "loss (nats a token)", "perplexity": "perplexity", "bits_per_byte": "bits per byte"}
+    names = {"loss": "loss (nats per token)", "perplexity": "perplexity", "bits_per_byte": "bits per byte"}
     floor = compared = objective.floor()
     what = "the grammar's own: no model can do better"
     stream, to_bits_per_byte = objective.streams["train"], before["bits_per_byte"] / before["loss"]
@@ -51,10 +51,10 @@ def causal_closing(objective: Causal, model, before: dict, after: dict, settings
     losses = ngram_losses(stream, objective.streams["validation"][1:], len(objective.token_bytes))
     for n, loss in enumerate(losses):
         results[f"ngram_{n}_bits_per_byte"] = bits = loss * to_bits_per_byte
-        name = f"{n}-grams, of {min(MOST, len(stream)):,} tokens" if n else "all tokens alike (ln V)"
+        name = f"{n}-grams, of {min(MOST, len(stream)):,} tokens" if n else "all tokens equally likely (ln V)"
         rows.append(("", None, None, bits, name))
     rows += table_rows(before, after, [("next token right", "accuracy")])
-    return rows, results, ["A text that it wrote:", "", objective.sample(model).strip()]
+    return rows, results, ["A text that the model wrote:", "", objective.sample(model).strip()]
 
 
 def masked_closing(objective: Masked, model, before: dict, after: dict, settings) -> tuple:
@@ -87,9 +87,9 @@ def denoising_closing(objective: Denoising, model, before: dict, after: dict, se
     unigram = baselines.unigram_loss(objective, texts.ids, "labels", n_end=len(texts))
     copied, commonest = baselines.standing_share(objective), baselines.commonest_share(objective)
     figures = [
-        ("loss (nats a token)", "loss", unigram, "from word frequencies alone"),
+        ("loss (nats per token)", "loss", unigram, "from word frequencies alone"),
         ("bits per byte", "bits_per_byte"),
-        ("kept tokens copied", "copy_accuracy", copied, "the input as it stands"),
+        ("kept tokens copied", "copy_accuracy", copied, "the input, unchanged"),
         ("lost tokens rebuilt", "rebuilt_accuracy", commonest, "the commonest token"),
     ]
     rows = table_rows(before, after, figures)
@@ -110,7 +110,7 @@ def translation_closing(objective: Translation, model, before: dict, after: dict
     else:
         baseline, what = list(sources), "the source, not translated"
     before, after = (m | dict(perplexity=perplexity(m["plain_loss"])) for m in (before, after))
-    names = dict(loss="loss, smoothed (nats)", plain_loss="loss (nats a token)", perplexity="perplexity")
+    names = dict(loss="loss, smoothed (nats)", plain_loss="loss (nats per token)", perplexity="perplexity")
     names |= dict(bits_per_byte="bits per byte", accuracy="next token right")
     rows, results = table_rows(before, after, [(name, key) for key, name in names.items()]), {}
     for key, name, score in ("exact_match", "whole texts right", exact_match), ("bleu", "BLEU", corpus_bleu):
@@ -138,10 +138,10 @@ def distillation_closing(objective: Distillation, model, before: dict, after: di
         shape = teacher if name == "teacher" else model  # all students and the copied layers are of one size
         sizes = (shape.n_parameters(), students.block_weights(shape), round(speed[shape]))
         rows.append((labels[name], *sizes, figure["masked_accuracy"], figure["masked_loss"]))
-    rows.insert(1, ("its layers as copied", *sizes, before["masked_accuracy"], before["masked_loss"]))
+    rows.insert(1, ("copied layers, untrained", *sizes, before["masked_accuracy"], before["masked_loss"]))
     results = {f"{name}_accuracy": figure["masked_accuracy"] for name, figure in figures.items()}
     results |= {f"{name}_loss": figure["masked_loss"] for name, figure in figures.items()}
     results["student_block_fraction"] = students.block_weights(model) / students.block_weights(teacher)
     results["student_speedup"] = speed[model] / speed[teacher]
-    lines = ["Each student is kept as it was when its loss on the validation texts was lowest.", ""]
+    lines = ["Each student keeps the weights that had its lowest validation loss.", ""]
     return rows, results, [*lines, "Blanks that the student filled in:", "", *fill_examples(objective, model)]

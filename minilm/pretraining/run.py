@@ -63,14 +63,14 @@ class PretrainingSettings(TrainingSettings):
     objective: Literal[tuple(OBJECTIVES)] = "masked"  # what the model has to predict
     model: str | None = None  # preset to start from, with random weights; none: the tiny one of the objective
     data: tuple[str, ...] | None = None  # world, world:portuguese, python-docs; your files a.txt:0.7 b/:0.3
-    optimizer: Literal["adamw", "muon"] = "adamw"  # muon: orthogonal steps for the matrices of the blocks
+    optimizer: Literal["adamw", "muon"] = "adamw"  # muon: orthogonal updates for the matrices of the blocks
     n_documents: int | None = None  # training texts; none: all (world 20,000, pairs 5,000, students 140)
-    eval_rows: int | None = None  # validation rows; none: for a tenth of the run's time; pairs: always all
+    eval_rows: int | None = None  # validation rows; none: what a tenth of the run's time allows; pairs: all
     errors: Literal["strict", "replace"] = "strict"  # replace: read on past bytes that are not UTF-8
     skip_bad: bool = False  # translation: leave out and count pairs with an empty side
     tokenizer: str | None = None  # a tokenizer.json; none: a BPE is trained on the data
-    vocab_size: int | None = None  # tokens of the BPE that is trained
-    context: int | None = None  # tokens a row
+    vocab_size: int | None = None  # number of tokens of the BPE that is trained
+    context: int | None = None  # tokens per row
     mask_share: float = 0.15  # masked: share of the tokens that are hidden
     whole_word: bool = False  # masked: hide all tokens of a word or none
     next_sentence: bool = True  # masked: also predict whether text B follows text A; no: RoBERTa's rows
@@ -81,10 +81,10 @@ class PretrainingSettings(TrainingSettings):
     soft_weight: float = 5.0  # distillation: weight of the teacher's probabilities
     masked_weight: float = 2.0  # distillation: weight of the loss of the hidden tokens
     cosine_weight: float = 1.0  # distillation: weight of the angle between both models' hidden states
-    init: str | None = None  # run or Hugging Face folder, or hf:NAME, to start from: continued training
+    init: str | None = None  # continued training: run or Hugging Face folder, or hf:NAME, to start from
     extend_vocabulary: int | None = None  # with --init: number of new tokens, learnt from the domain's text
     new_rows: Literal["mean", "zeros", "random"] = "mean"  # initial values of the rows of new tokens
-    replay: float = 0.0  # with --init: share of general text mixed in, against forgetting
+    replay: float = 0.0  # with --init: share of its earlier text mixed in, against forgetting
 
     def __post_init__(self):
         super().__post_init__()
@@ -92,17 +92,17 @@ class PretrainingSettings(TrainingSettings):
         if not 0 < self.mask_share <= 1:
             raise UserError(f"--mask-share {self.mask_share}: must be above 0 and at most 1")
         if not 0 <= self.replay < 1:
-            raise UserError(f"--replay {self.replay}: must lie in [0, 1)")
+            raise UserError(f"--replay {self.replay}: must be at least 0, below 1")
         new, words = not self.resume, ("extend_vocabulary", "new_rows")
-        self.refuse(new and self.tokenizer, ("vocab_size",), "does not go with --tokenizer, which has one")
-        self.refuse(not self.init, ("replay", *words), "needs --init FOLDER, to go on with")
+        self.refuse(new and self.tokenizer, ("vocab_size",), "does not go with --tokenizer, which fixes it")
+        self.refuse(not self.init, ("replay", *words), "needs --init FOLDER (continued training)")
         self.refuse(new and self.extend_vocabulary == 0, ("new_rows",), "needs --extend-vocabulary N")
         used = {name: row.objective.options(vars(self)).keys() for name, row in OBJECTIVES.items()}
         others = set().union(*used.values()) - used[self.objective] - {"n_documents", "next_sentence"}
         # A student's tokenizer is its teacher's.
         others |= {"tokenizer", "vocab_size"} if self.objective == "distillation" else {"teacher"}
         others |= {"errors"} if self.objective == "translation" else {"skip_bad"}
-        self.refuse(True, others, f"is nothing to --objective {self.objective}: leave it out")
+        self.refuse(True, others, f"has no effect with --objective {self.objective}: leave it out")
 
 
 class Pretraining:
@@ -228,8 +228,8 @@ def with_recipe(settings: PretrainingSettings) -> PretrainingSettings:
     """Return the settings, each None filled in by the model's recipe; UserError if it has no recipe."""
     model = settings.model or OBJECTIVES[settings.objective].model
     if model not in RECIPES:
-        known = f"{suggest(model, RECIPES)}: {', '.join(RECIPES)}; a folder is given by --init"
-        raise UserError(f"--model {model}: no preset that this script trains{known}")
+        known = f"{suggest(model, RECIPES)}; expected {', '.join(RECIPES)}; for a folder give --init"
+        raise UserError(f"--model {model}: not a preset that this script trains{known}")
     recipe = RECIPES[model] | (CONTINUED if settings.init else {}) | dict(model=model)
     if settings.objective == "distillation" or settings.init or settings.tokenizer:
         recipe["vocab_size"] = None  # the tokenizer decides
@@ -237,7 +237,7 @@ def with_recipe(settings: PretrainingSettings) -> PretrainingSettings:
     steps, warmup = recipe["steps"], recipe["warmup"]
     if settings.warmup is None and (settings.steps or steps) < steps:  # short runs must reach their rate too
         recipe["warmup"] = warmup * settings.steps // steps
-        print(f"warm-up: {recipe['warmup']:,} steps, as {warmup:,} are for {steps:,} (--warmup for another)")
+        print(f"warm-up: {recipe['warmup']:,} steps, scaled from {warmup:,} of {steps:,} (--warmup sets it)")
     # Nine evaluations of so many rows take a tenth of the run: a row costs a third of a row in training.
     n_row = (settings.steps or steps) * (settings.batch_size or recipe["batch_size"])
     return settings.filled_in(recipe | dict(eval_rows=max(16, min(1024, n_row // 32))))
@@ -246,17 +246,17 @@ def with_recipe(settings: PretrainingSettings) -> PretrainingSettings:
 def check_fit(settings: PretrainingSettings, config: ModelConfig) -> None:
     """Raise UserError unless the objective can train the model, and a row fits into its positions."""
     if (n := settings.context) > config.max_positions:
-        more = "" if settings.init or settings.objective == "distillation" else f"; or --max-positions {n}"
-        raise UserError(f"--context {n} exceeds {config.max_positions} positions{more}")
+        more = "" if settings.init or settings.objective == "distillation" else f", or --max-positions {n}"
+        raise UserError(f"--context {n} exceeds the model's {config.max_positions} positions: lower it{more}")
     name, objective = settings.init or settings.model, settings.objective
     kinds = {key: PRESETS[row.model].kind for key, row in OBJECTIVES.items()}
     if kinds[objective] != config.kind:
         fitting = " or ".join(key for key in kinds if kinds[key] == config.kind and key != "distillation")
-        what = f"--objective {objective} trains a model of kind {kinds[objective]}, and {name} is of kind"
-        raise UserError(f"{what} {config.kind}; it fits --objective {fitting}")
+        what = f"--objective {objective} trains a model of kind {kinds[objective]}, but {name} is of kind"
+        raise UserError(f"{what} {config.kind}; give --objective {fitting}")
     tells_two = config.next_sentence and config.n_segments > 1
     if objective == "masked" and settings.next_sentence and not tells_two:
-        raise UserError(f"{name} has no head, or segment, for the next sentence: add --no-next-sentence")
+        raise UserError(f"{name} has no head, or segments, for the next sentence: add --no-next-sentence")
 
 
 def newest_or_train(name: str, seed=0, device="auto", kind: type[Pretraining] | None = None) -> Path:
@@ -275,7 +275,7 @@ def newest_or_train(name: str, seed=0, device="auto", kind: type[Pretraining] | 
     own = [typed(n, value) for n, value in saved.items() if n not in UNTOLD and value != usual.get(n)]
     print(f"Starting from {found}.")
     if own:
-        print(f"That is not the default, which `{command}` makes: it has {' '.join(own)}.")
+        print(f"It is not the default run of `{command}`: it was trained with {' '.join(own)}.")
     return found
 
 

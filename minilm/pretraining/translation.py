@@ -29,7 +29,7 @@ class Translation(Objective):
     def __init__(self, corpus: Pairs, tokenizer, context, batch_size, seed=0, label_smoothing=0.1):
         super().__init__(tokenizer, context, batch_size, seed)
         if not 0 <= label_smoothing < 1:
-            raise UserError(f"--label-smoothing {label_smoothing}: must be from 0 to below 1 (paper: 0.1)")
+            raise UserError(f"--label-smoothing {label_smoothing}: must be at least 0, below 1 (paper: 0.1)")
         self.corpus, self.label_smoothing = corpus, label_smoothing
         # [CLS] and [SEP] also serve as the begin and the end token of a text.
         self.begin, self.end, self.pad = map(tokenizer.special_id, ("[CLS]", "[SEP]", "[PAD]"))

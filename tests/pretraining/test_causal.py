@@ -151,7 +151,7 @@ def test_text_shorter_than_a_context_is_refused(bpe):
     text = "a tree"
     n = len(bpe.encode(text)) + 2
     Causal(Corpus("short.txt", [text], [text]), bpe, n - 1, 2).batch(0, "train")
-    with pytest.raises(UserError, match=rf"short\.txt: {n} tokens.*--context {n}"):
+    with pytest.raises(UserError, match=rf"short\.txt: {n} training tokens.*--context {n}"):
         Causal(Corpus("short.txt", [text], [text]), bpe, n, 2)
 
 

@@ -275,7 +275,7 @@ def test_a_student_has_its_teachers_shape_but_for_depth_segments_and_pooler(teac
 
 
 def test_a_student_deeper_than_its_teacher_is_refused(teacher):
-    with pytest.raises(UserError, match="--n-encoder-layer 5: the teacher has 4 "):
+    with pytest.raises(UserError, match="--n-encoder-layer 5: the teacher has 4 layers"):
         distillation.initial_student(teacher, 5)
     with pytest.raises(UserError, match="n-encoder-layer 0"):
         distillation.initial_student(teacher, 0)
@@ -284,12 +284,13 @@ def test_a_student_deeper_than_its_teacher_is_refused(teacher):
 def test_a_teacher_that_is_no_encoder_is_refused(decoder, encoder, bpe):
     gpt, seq2seq = decoder(len(bpe.vocab)), encoder(len(bpe.vocab), n_decoder_layer=1)
     for model, kind in ((gpt, "decoder"), (seq2seq, "encoder-decoder")):
-        with pytest.raises(UserError, match=f"--teacher: .* of kind {kind}, .* --objective masked"):
+        told = f"--teacher: its kind is {kind}, expected an encoder .* --objective masked"
+        with pytest.raises(UserError, match=told):
             distillation.initial_student(model)
 
 
 def test_a_teacher_with_another_vocabulary_is_refused(teacher, tagged_corpus, bpe, byte_bpe):
-    with pytest.raises(UserError, match=f"--teacher: it knows {len(bpe.vocab)} tokens, its tokenizer 262"):
+    with pytest.raises(UserError, match=f"--teacher: model with {len(bpe.vocab)} tokens, tokenizer with 262"):
         make(teacher, tagged_corpus, byte_bpe)
 
 

@@ -63,7 +63,7 @@ def test_causal_closing_stands_beside_the_floor(world_corpus, world_bpe, decoder
     assert "ln V" in told[0] and told[5] == f"5-grams, of {len(stream):,} tokens"
     columns = {name: (before, after, floor) for name, before, after, floor, _ in rows if name}
     assert all(len(row) == len(HEADER) for row in rows)
-    assert columns["loss (nats a token)"] == (6.5, 1.1, floor["loss"])
+    assert columns["loss (nats per token)"] == (6.5, 1.1, floor["loss"])
     assert columns["perplexity"] == pytest.approx((math.exp(6.5), math.exp(1.1), math.exp(floor["loss"])))
     assert columns["bits per byte"] == (3.5, 0.3, floor["bits_per_byte"])
     assert columns["next token right"] == (0.01, 0.66, None)
@@ -106,7 +106,7 @@ def test_distillation_closing_stands_beside_the_teacher(objective, encoder, monk
     monkeypatch.setattr(report.students, "texts_per_second", speed)
     rows, results, examples = report.distillation_closing(objective, student, before, after, None)
     assert [(row[0], *row[3:5]) for row in rows] == [
-        ("teacher", 5, 0.9), ("its layers as copied", 8, 0.2), ("student, 500 texts", 8, 0.7)
+        ("teacher", 5, 0.9), ("copied layers, untrained", 8, 0.2), ("student, 500 texts", 8, 0.7)
     ]  # fmt: skip
     assert (results["student_accuracy"], results["teacher_loss"]) == (0.7, 0.1)
     assert (results["student_speedup"], results["student_block_fraction"]) == (1.6, 0.5)
@@ -119,7 +119,7 @@ def test_a_loss_that_rose_again_is_told_with_its_step():
         dict(split="validation", loss=loss, step=step)
         for step, loss in ((0, 3.0), (250, 0.359), (500, 0.374))
     ]
-    assert "lowest at step 250, 0.359" in report.lowest_loss(log, 0.374)[0]
+    assert "lowest at step 250 (0.359)" in report.lowest_loss(log, 0.374)[0]
     assert report.lowest_loss(log, 0.361) == [] == report.lowest_loss([], 1.0), "a hundredth is noise"
 
 

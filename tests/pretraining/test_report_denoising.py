@@ -25,7 +25,7 @@ def test_closing_has_the_figures_of_results_json(denoising, denoiser):
         assert results[f"{noise}_loss"] == alone, "each noise by itself, on the validation part"
         assert (f"loss, {noise} alone", None, alone, results["unigram_loss"], "") in rows
     columns = {name: values for name, *values in rows}
-    assert columns["loss (nats a token)"][:3] == [before["loss"], after["loss"], results["unigram_loss"]]
+    assert columns["loss (nats per token)"][:3] == [before["loss"], after["loss"], results["unigram_loss"]]
     assert columns["bits per byte"][:2] == [before["bits_per_byte"], after["bits_per_byte"]]
     for name, key, trivial in (
         ("kept tokens copied", "copy_accuracy", baselines.standing_share(denoising)),

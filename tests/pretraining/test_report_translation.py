@@ -49,7 +49,7 @@ def test_perplexity_is_that_of_the_plain_loss(objective):
     rows, _, _ = translation_closing(objective, "model", BEFORE, AFTER, None)
     columns = {name: (before, after) for name, before, after, _, _ in rows}
     assert columns["perplexity"] == (math.exp(6.4), math.exp(0.4)), "smoothing would add to it"
-    assert columns["loss, smoothed (nats)"] == (6.5, 1.6) and columns["loss (nats a token)"] == (6.4, 0.4)
+    assert columns["loss, smoothed (nats)"] == (6.5, 1.6) and columns["loss (nats per token)"] == (6.4, 0.4)
     assert "perplexity" not in BEFORE, "the caller's figures were changed"
 
 

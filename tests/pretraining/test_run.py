@@ -153,28 +153,28 @@ def test_fresh_weights_are_those_of_the_seed():
 def test_what_does_not_fit_is_named():
     settings = with_recipe(PretrainingSettings(objective="causal", context=64))
     check_fit(settings, ModelConfig(n_decoder_layer=1))
-    with pytest.raises(UserError, match="kind decoder.*kind encoder; it fits --objective masked"):
+    with pytest.raises(UserError, match="kind decoder.*kind encoder; give --objective masked"):
         check_fit(settings, ModelConfig(n_encoder_layer=1))
     with pytest.raises(UserError, match="--context 64 .*32 positions.*--max-positions 64"):
         check_fit(settings, ModelConfig(n_decoder_layer=1, max_positions=32))
     for given in (dict(objective="causal", init="a"), dict(objective="distillation")):  # which keep theirs
-        with pytest.raises(UserError, match="--context 64 exceeds 32 positions$"):
+        with pytest.raises(UserError, match="--context 64 exceeds the model's 32 positions: lower it$"):
             made = with_recipe(PretrainingSettings(**given, context=64))
             check_fit(made, ModelConfig(n_encoder_layer=1, max_positions=32))
-    with pytest.raises(UserError, match="it fits --objective denoising or translation$"):
+    with pytest.raises(UserError, match="give --objective denoising or translation$"):
         check_fit(settings, ModelConfig(n_encoder_layer=1, n_decoder_layer=1))
-    with pytest.raises(UserError, match="it fits --objective masked$"):  # a student needs a teacher
+    with pytest.raises(UserError, match="give --objective masked$"):  # a student needs a teacher
         check_fit(dataclasses.replace(settings, init="a"), ModelConfig(n_encoder_layer=1))
 
 
 @pytest.mark.parametrize("flags, told", [
-    (dict(objective="distillation", tokenizer="t.json"), "--tokenizer t.json is nothing to --objective dist"),
-    (dict(objective="distillation", vocab_size=500), "--vocab-size 500 is nothing to --objective dist"),
-    (dict(teacher="t"), "--teacher t is nothing to --objective masked"),
-    (dict(skip_bad=True), "--skip-bad is nothing to --objective masked"),
-    (dict(objective="translation", errors="replace"), "--errors replace is nothing to --objective"),
-    (dict(objective="causal", whole_word=True), "--whole-word is nothing to --objective causal"),
-    (dict(objective="translation", noise="deletion"), "--noise deletion is nothing to --objective trans"),
+    (dict(objective="distillation", tokenizer="t"), "--tokenizer t has no effect with --objective dist"),
+    (dict(objective="distillation", vocab_size=500), "--vocab-size 500 has no effect with --objective dist"),
+    (dict(teacher="t"), "--teacher t has no effect with --objective masked"),
+    (dict(skip_bad=True), "--skip-bad has no effect with --objective masked"),
+    (dict(objective="translation", errors="replace"), "--errors replace has no effect with --objective"),
+    (dict(objective="causal", whole_word=True), "--whole-word has no effect with --objective causal"),
+    (dict(objective="translation", noise="masking"), "--noise masking has no effect with --objective trans"),
 ])  # fmt: skip
 def test_a_flag_of_another_objective_is_not_passed_over(flags, told):
     with pytest.raises(UserError, match=told):
@@ -206,7 +206,7 @@ def test_a_run_returns_the_folder_that_holds_all_of_it(capsys):
     assert minilm.load(folder)[0].config.d_ff == 12, "a field of the model that differs from its preset"
     out = capsys.readouterr().out
     assert "train.py --objective causal" in out, "the command of a script that only needs a model is another"
-    assert "loss (nats a token)" in out and f"Saved in {folder}" in out and "nats is -ln p" in out
+    assert "loss (nats per token)" in out and f"Saved in {folder}" in out and "nats is -ln p" in out
     assert f"Next: python extract.py --model {folder} --data FILE" in out, "the world is not what it has read"
 
 
@@ -226,8 +226,8 @@ def test_the_newest_finished_run_is_taken(capsys):
     assert run.newest_or_train("causal") == folders[1]
     out = capsys.readouterr().out
     assert f"Starting from {folders[1]}.\n" in out and "weights" not in out, "no training"
-    assert "not the default, which `python train.py --objective causal` makes: it has " in out
-    own = out.partition("it has ")[2]
+    assert "not the default run of `python train.py --objective causal`: it was trained with " in out
+    own = out.partition("it was trained with ")[2]
     assert "--data texts.txt" in own and "--steps 2" in own and "--d-ff 12" in own, "what makes it another"
     assert not re.search("--(seed|device|out|eval-every|objective|resume) ", own), "these do not"
     (folders[1] / "results.json").unlink()
@@ -290,12 +290,12 @@ def test_shares_lie_between_0_and_1_and_need_a_model_to_go_on_with(wrong):
 def test_a_model_without_the_head_of_pairs_is_told_how_to_go_on():
     made = with_recipe(PretrainingSettings(objective="masked", init="runs/a", context=32))
     with pytest.raises(
-        UserError, match="runs/a has no head, or segment, for the next .*: add --no-next-sentence"
+        UserError, match="runs/a has no head, or segments, for the next .*: add --no-next-sentence"
     ):
         check_fit(made, ModelConfig(n_encoder_layer=1, max_positions=32))
     two = dict(n_encoder_layer=1, max_positions=32, pooler=True, next_sentence=True)
     check_fit(made, ModelConfig(**two, n_segments=2))
-    with pytest.raises(UserError, match="runs/a has no head, or segment"):  # text B would be its second
+    with pytest.raises(UserError, match="runs/a has no head, or segments"):  # text B would be its second
         check_fit(made, ModelConfig(**two, n_segments=1))
     check_fit(
         dataclasses.replace(made, next_sentence=False), ModelConfig(n_encoder_layer=1, max_positions=32)

@@ -61,10 +61,10 @@ def test_a_model_goes_on_at_the_rate_of_its_own_size(model):
 
 
 def test_what_is_no_preset_that_can_be_trained_is_named(tmp_path):
-    wrong = {"bert-tinny": r" \(did you mean 'bert-tiny'\?\): "}
-    wrong |= {str(tmp_path): ": ", "x" * 300: ": "}  # the second: of no file, for its length
+    wrong = {"bert-tinny": r" \(did you mean 'bert-tiny'\?\); expected "}
+    wrong |= {str(tmp_path): "; expected ", "x" * 300: "; expected "}  # the second: too long for a file
     assert set(PRESETS) == set(RECIPES), "every preset can be trained"
     for model, way_out in wrong.items():
-        told = f"--model {model}: no preset that this script trains{way_out}bert-tiny, "
-        with pytest.raises(UserError, match=told + ".*; a folder is given by --init"):
+        told = f"--model {model}: not a preset that this script trains{way_out}bert-tiny, "
+        with pytest.raises(UserError, match=told + ".*; for a folder give --init"):
             with_recipe(PretrainingSettings(model=model))
