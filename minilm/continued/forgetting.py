@@ -31,7 +31,7 @@ class Continued(Pretraining):
     def __init__(self, settings: PretrainingSettings, overrides: dict | None = None):
         super().__init__(settings, overrides)
         self.name, self.then = f"{self.name}-continued", "python extract.py --model {run}"
-        settings.refuse(settings.objective == "translation", ("replay",), "mixes in documents, and no pairs")
+        settings.refuse(settings.objective == "translation", ("replay",), "mixes in documents, not pairs")
 
     def start(self, corpus) -> tuple:
         """Evaluate the model on both texts; return it, with rows for new tokens if any, and the tokenizer."""
@@ -39,20 +39,20 @@ class Continued(Pretraining):
         model, tokenizer = load_reader(s.init, choose_device(s.device).type)
         check_fit(s, model.config)
         if not (saved := settings_of(s.init)):
-            print(f"nobody knows what {s.init} has read: texts of the validation part may be among it")
+            print(f"--init {s.init}: its training texts are unknown; some may be in the validation set")
         # Its seed too: this run's seed would draw other texts. For a published model the stories stand in.
         known = {n: saved[n] for n in ("data", "seed", "n_documents") if n in saved} or dict(data=("world",))
         try:
             self.domain, self.general = corpus, Pretraining(replace(s, **known)).texts()
         except UserError as error:
-            raise UserError(f"what --init {s.init} has read is measured too: {error}") from None
+            raise UserError(f"--init {s.init} is evaluated on its own training texts too: {error}") from None
         self.general.train = without(self.general.train, corpus.validation)  # no validation text is replayed
-        s.refuse(not len(self.general.train), ("replay",), "has no text: all is in the domain's validation")
+        s.refuse(not len(self.general.train), ("replay",), "has no text left: all is in the validation set")
         self.general.validation = without(self.general.validation, corpus.train) or self.general.validation
         self.before = self.measure(model, tokenizer)
         if s.extend_vocabulary:
             n_old, tokenizer = tokenizer.vocab_size, tokenizer.extend(corpus.texts(), s.extend_vocabulary)
-            print(f"{tokenizer.vocab_size - n_old:,} new tokens")
+            print(f"{tokenizer.vocab_size - n_old:,} new tokens in the vocabulary")
             torch.manual_seed(s.seed)
             model = extend_vocabulary(model, tokenizer, n_old, s.new_rows)
         return model, tokenizer
@@ -76,13 +76,13 @@ class Continued(Pretraining):
         tables, results, examples = super().closing(objective, model, before, after)
         settings, tokenizer = self.settings, objective.tokenizer
         measured = self.measure(model, tokenizer)
-        rows = [("before", *self.before), (f"after, rate {settings.lr:g}", *measured)]
+        rows = [("before", *self.before), (f"after, lr {settings.lr:g}", *measured)]
         for i, name in enumerate(("general_loss", "general_bits", "domain_loss")):  # the columns of `HEADER`
             results |= {f"{name}_before": self.before[i], f"{name}_after": measured[i]}
         # To be fair to training from zero: the recipe's rate, and for a small model a larger one (few steps).
         rate, is_small = RECIPES[settings.model]["lr"], model.config.d_model < LARGE
         for lr in (rate, 3 * rate) if is_small else (rate,):
-            label = f"the domain alone, from zero, rate {lr:g}"
+            label = f"domain only, from scratch, lr {lr:g}"
             torch.manual_seed(settings.seed)
             zero = build(model.config).to(model.tokens.weight.device)
             train(zero, super().objective(self.domain, tokenizer), replace(settings, lr=lr), label=label)

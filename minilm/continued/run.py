@@ -21,7 +21,7 @@ def continued_command(given: dict, overrides: dict) -> dict:
     large, PUBLISHED. UserError for flags that the start has already decided.
     """
     if given.get("objective") == "distillation":
-        raise UserError("--init: a student begins with its teacher's layers; give --teacher alone")
+        raise UserError("--init: a student starts from its teacher's layers; give --teacher FOLDER instead")
     saved = settings_of(given["init"])
     if saved and saved["objective"] != "distillation":  # students go on without a teacher, by their kind
         options = OBJECTIVES[given.get("objective", saved["objective"])].objective.options(saved)
@@ -37,5 +37,5 @@ def continued_command(given: dict, overrides: dict) -> dict:
         taken |= {} if is_small else PUBLISHED
     for name in (*overrides, *({"model", "tokenizer", "vocab_size"} & given.keys())):
         if name in overrides or given[name] != taken.get(name):  # a printed command may repeat the model
-            raise UserError(f"{option_of(name)}: with --init model and tokenizer are those of the run")
+            raise UserError(f"{option_of(name)}: with --init, model and tokenizer are fixed; leave it out")
     return taken | given

@@ -33,8 +33,8 @@ def test_both_texts_are_measured_before_and_after(settings, monkeypatch):
     tables, results, examples = run.closing(objective, model, {}, {})
     assert tables[0] == "first" and examples == ["example"] and results["loss"] == 1.0
     rows, header = tables[1]
-    zero = [f"the domain alone, from zero, rate {rate}" for rate in (0.0025, 0.0075)]
-    assert [row[0] for row in rows] == ["before", "after, rate 0.01", *zero], "each side at rates of its own"
+    zero = [f"domain only, from scratch, lr {rate}" for rate in (0.0025, 0.0075)]
+    assert [row[0] for row in rows] == ["before", "after, lr 0.01", *zero], "each side at rates of its own"
     assert all(len(row) == len(header) for row in rows) and header == HEADER
     assert rows[0][1:] == rows[1][1:], "nothing was trained in between"
     plain = small.Causal(DOMAIN, small.tokenizer(), 24, 7)
@@ -52,15 +52,17 @@ def test_the_general_text_is_the_one_that_the_model_has_read(settings, tmp_path,
     run, _, _ = started(settings, seed=6, n_documents=20)
     general = load_corpus("world", 5, 50)
     assert run.general.validation == general.validation and len(run.general.train) == len(general.train)
-    assert "nobody knows" not in capsys.readouterr().out
+    assert "training texts are unknown" not in capsys.readouterr().out
     (tmp_path / "run" / "settings.json").write_text(
         json.dumps(saved | dict(data=["gone.txt"])), encoding="utf-8"
     )
-    with pytest.raises(UserError, match="what --init .*run has read is measured too: gone.txt: no such file"):
+    told = "--init .*run is evaluated on its own training texts too: gone.txt: no such file"
+    with pytest.raises(UserError, match=told):
         started(settings)
     (tmp_path / "run" / "settings.json").unlink()
     started(settings, n_documents=50)
-    assert "nobody knows what" in capsys.readouterr().out, "validation texts may be known: nothing says so"
+    told = capsys.readouterr().out
+    assert "its training texts are unknown" in told, "validation texts may be known: nothing says so"
 
 
 def test_the_general_text_measured_is_none_that_is_learnt_from_now(settings, monkeypatch):
@@ -84,7 +86,7 @@ def test_a_start_that_does_not_fit_is_named(settings, tmp_path):
     save(small.model("causal"), None, tmp_path / "bare")
     for changes, message in (
         (dict(objective="translation", replay=0.1), "--replay"),
-        (dict(objective="masked"), "kind encoder.*kind decoder; it fits --objective causal"),
+        (dict(objective="masked"), "kind encoder.*kind decoder; give --objective causal"),
         (dict(init=str(tmp_path / "bare")), "bare: no tokenizer in it"),
     ):
         with pytest.raises(UserError, match=message):
@@ -146,7 +148,7 @@ def test_the_best_rate_from_zero_counts_whichever_it_is(settings, monkeypatch):
 def test_replay_needs_a_text_that_is_not_measured_on(settings, monkeypatch):
     general = dataclasses.replace(GENERAL, train=DOMAIN.validation)
     monkeypatch.setattr(Pretraining, "texts", lambda self: general)
-    with pytest.raises(UserError, match="^--replay 0.3 has no text: all is in the domain's validation$"):
+    with pytest.raises(UserError, match="^--replay 0.3 has no text left: all is in the validation set$"):
         started(settings, replay=0.3)
 
 
