@@ -4,7 +4,7 @@
     python extract.py --model runs/causal --pooling last    another model, another way to read it
     python extract.py --data reviews.tsv --test more.tsv    your texts and labels (.tsv, .csv, .jsonl)
     python extract.py --data notes.txt --similar "a query"  the nearest of your texts (.txt, .jsonl, folders)
-    python extract.py --data tags.conll --tokens            one vector a word (of other files: a token)
+    python extract.py --data tags.conll --tokens            one vector per word (other files: per token)
     python extract.py --tokens --probe                      words -> their tags, beside a control task
 
 --model takes a run folder or a Hugging Face folder. The vectors are in features.npz of the run's folder:

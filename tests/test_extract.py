@@ -53,7 +53,7 @@ def test_the_default_probes_the_newest_masked_run_on_the_world(script, monkeypat
     found = results("runs/features")
     assert {*RESULTS, "seconds", "seed"} <= set(found) and found["seed"] == 3
     assert all(0 <= found[name] <= 1 for name in RESULTS)
-    assert "labels a class" in out and "Layer x pooling" in out and "no labelled text" in out
+    assert "labels per class" in out and "Layer x pooling" in out and "no labelled text" in out
     assert (
         "Saved in runs/features" in out
         and "Next: python extract.py --model model --data world --similar TEXT" in out
@@ -115,7 +115,7 @@ def test_similar_lists_the_nearest_texts(script):
     text = small.documents(5)[3]
     code, out, err = script("--data plain.txt", "--similar", text)
     assert code == 0, err
-    lines = out.split(f"Nearest to {text!r}:")[1].strip().splitlines()[:5]
+    lines = out.split(f"Nearest to {text!r}, by cosine:")[1].strip().splitlines()[:5]
     assert lines[0] == f"1.000  {text}", "the nearest text to a text is itself"
     cosines = [float(line.split()[0]) for line in lines]
     assert len(cosines) == 5 and cosines == sorted(cosines, reverse=True)
@@ -149,7 +149,7 @@ def test_a_decoders_first_token_is_explained(script):
     for pooling in ("cls", "last"):
         flags = f"--data rows.tsv --pooling {pooling} --no-probe"
         code, out, err = script(flags, model="--model decoder")
-        assert code == 0 and ("first token sees itself alone" in out) == (pooling == "cls"), err
+        assert code == 0 and ("first token sees only itself" in out) == (pooling == "cls"), err
 
 
 @pytest.mark.parametrize("why", ["--tokens", "--no-probe", "--data plain.txt"])
@@ -158,25 +158,25 @@ def test_what_tells_of_a_probe_is_refused_without_one_before_any_work(script, mo
     monkeypatch.setattr(settings, "need_matplotlib", lambda: None)
     monkeypatch.setattr(run, "start_model", lambda *_, **__: 1 / 0)
     code, _, err = script(f"{flag} {why}")
-    told = "does not go with --tokens" if why == "--tokens" else "tells of a probe: give texts with labels"
+    told = "does not go with --tokens" if why == "--tokens" else "needs a probe: give texts with labels"
     assert code == 2 and f"{flag} {told}" in err
 
 
 BAD = {
-    "--layer 2": ["--layer 2: the model has 0 (embeddings) to 1"],
+    "--layer 2": ["--layer 2: the model has layers 0 (embeddings) to 1"],
     "--pooling meen": ["--pooling meen", "did you mean 'mean'"],
     "--data plain.txt --probe": ["plain.txt has no labels"],
     "--data gap.tsv": ["gap.tsv, line 2: nothing in 'text'"],
     "--model bare": ["bare: no tokenizer"],
     "--model modle": ["modle", "did you mean 'model'"],
     "--labels 2,0,all": ["--labels 0: must be 1 or more"],
-    "--tokens --probe --data plain.txt": ["plain.txt needs two tags or more (.conll)"],
+    "--tokens --probe --data plain.txt": ["plain.txt needs two or more tags (.conll)"],
     "--tokens --similar x": ["--similar x does not go with --tokens"],
     "--tokens --probe --labels 1": ["--labels 1 does not go with --tokens"],
     "--tokens --data nothing.txt": ["nothing.txt: no such file"],
     "--data tags.conll": ["tags.conll: expected .txt", "; extract.py --tokens"],
     "--layer all --pooling mean-last-4": ["--pooling mean-last-4 reads the last four layers: leave --layer"],
-    "--layer all --similar x": ["--similar x takes one layer: give the number of --layer"],
+    "--layer all --similar x": ["--similar x reads one layer: give --layer a number"],
     "--data rwos.tsv": ["did you mean 'rows.tsv'"],
 }
 

@@ -50,7 +50,7 @@ def reading(config: ModelConfig, layer: int = -1, pooling: str = "mean") -> Read
         raise UserError(f"--pooling {pooling} reads the last four layers: leave --layer out")
     n = n_layer(config)
     if not -n - 1 <= layer <= n:
-        there = f"0 (embeddings) to {n}, or -1 (the last) to {-n - 1}; all is every one of them"
+        there = f"layers 0 (embeddings) to {n}, or -1 (the last) to {-n - 1}; all takes every layer"
         raise UserError(f"--layer {layer}: the model has {there}")
     return Reading(-1 if pooling in LAST_4 else layer % (n + 1), pooling)
 
@@ -81,9 +81,9 @@ def pool(states: Sequence[Tensor], real: Tensor | None, how: Reading) -> Tensor:
 def checked_rows(tokenizer, config: ModelConfig, texts: Iterable[str]) -> RaggedRows:
     """Return the texts as rows, cut to `tokenizer.longest` or the positions; UserError for an empty text."""
     if tokenizer is None:
-        raise UserError("the model has no tokenizer: its folder holds none, and text cannot be read without")
+        raise UserError("the model has no tokenizer in its folder, and text cannot be read without one")
     if isinstance(texts, str):
-        raise UserError(f"one text {texts[:40]!r} where a list of texts is expected: put it into [ ]")
+        raise UserError(f"expected a list of texts, found a single text {texts[:40]!r}: put it into [ ]")
     for i, text in enumerate(texts := list(texts)):
         if not text.strip():
             raise UserError(f"text {i} (counted from 0) is empty: there is nothing to read a vector from")
@@ -92,7 +92,7 @@ def checked_rows(tokenizer, config: ModelConfig, texts: Iterable[str]) -> Ragged
 
 def cut_note(rows: RaggedRows) -> str:
     """Return a note that says how many texts were too long for the model."""
-    return f"{rows.n_cut} of {len(rows)} texts are longer than {max(rows.lengths)} tokens: cut."
+    return f"{rows.n_cut} of {len(rows)} texts are longer than {max(rows.lengths)} tokens and were cut"
 
 
 def batches_of(lengths: Sequence[int], tokens_per_batch: int) -> list[np.ndarray]:

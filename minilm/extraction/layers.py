@@ -18,7 +18,7 @@ from .probe import bag_of_words, probe_accuracy, standardised, tf_idf
 TABLE_TEXTS = 2000  # at most about so many texts per part: all readings of all texts may not fit into memory
 RESULTS = ("probe_accuracy", "random_probe_accuracy", "bag_of_words_accuracy")
 CONTROL = ("probe_accuracy", "control_accuracy", "selectivity")
-HEADER = ("labels a class", "pre-trained", "random weights", "bag of words", "chance")
+HEADER = ("labels per class", "pre-trained", "random weights", "bag of words", "majority class")
 
 
 @dataclass
@@ -84,19 +84,19 @@ def probe_tables(model, rows, parts, headline, vectors, asked, n_draw, seed, how
     sides = [probe.parts(side) for side in (vectors, extract(twin, rows, [headline], **how)[0])]
     sides.append(tf_idf(*bag_of_words(*([text for text, _ in part] for part in parts.values()))))
     layer = "" if headline.layer < 0 else f"layer {headline.layer}, "
-    title = f"Accuracy of a linear probe on {layer}{headline.pooling}, the mean of {n_draw} draws (all: one):"
-    told = [f"Labels a class: {left_out} left out, a class has fewer examples.", ""]
+    title = f"Accuracy of a linear probe, {layer}{headline.pooling} pooling; mean of {n_draw} draws (all: 1):"
+    told = [f"Labels per class: {left_out} left out, as a class has fewer examples.", ""]
     results, lines = {}, told if left_out else []
     for test, unseen in enumerate(["", "unseen_"][: len(parts) - 1], start=1):
         y = classes[test]
         chance = float(np.bincount(y).max() / len(y))  # accuracy of always the commonest class
         found = [(str(n), *(probe.accuracy(side, n, test) for side in sides), chance) for n in labels]
         lines += [title, "", table(found, HEADER), ""]
-        title = "The same probes, on texts whose things and verbs stand in no labelled text:"
+        title = "The same probes, on texts whose things and verbs are in no labelled text:"
         results |= {unseen + name: value for name, value in zip(RESULTS, found[0][1:4], strict=True)}
     header, body, results["layers"] = compare_layers(model, twin, rows, probe, labels[0], how)
-    lines += [f"Layer x pooling (labels a class: {labels[0]}), in brackets with random weights:", ""]
-    lines += [table(body, header), "", "Test texts, and the nearest text to learn from:", ""]
+    lines += [f"Layer x pooling (labels per class: {labels[0]}), in brackets with random weights:", ""]
+    lines += [table(body, header), "", "Test texts, each with the nearest training text:", ""]
     train, *_, test = parts.values()
     for (text, label), vector in zip(test[:2], vectors[-len(test) :], strict=False):
         ((j, cosine),) = nearest(vectors[: len(train)], vector, 1)
@@ -125,5 +125,5 @@ def control_table(model, rows, places, layer: int, words, tags, is_test: np.ndar
         body.append((str(number), *(f"{a:.3f} ({b:.3f})" for a, b in zip(*found, strict=True))))
         ours.append(dict(zip(CONTROL, found[0], strict=True)))
     chance = np.bincount(y[is_test]).max() / is_test.sum()  # accuracy of always the commonest tag
-    title = f"A linear probe on {is_test.sum():,} words (chance {chance:.3f}), in brackets random weights:"
+    title = f"Accuracy on {is_test.sum():,} words (majority class: {chance:.3f}), in brackets random weights:"
     return ours[layer], [title, "", table(body, ("layer", "tags", "control task", "selectivity")), ""]

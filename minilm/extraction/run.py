@@ -36,26 +36,26 @@ class ExtractionSettings(CommonSettings):
     """What is read, from which model, and what for."""
 
     model: str | None = None  # run folder or Hugging Face folder; none: the newest runs/masked
-    data: str = "world"  # world, world:portuguese, or your file: texts, with labels, or tagged words (.conll)
+    data: str = "world"  # world, world:portuguese, or a file: texts, labelled texts, or tagged words (.conll)
     test: str | None = None  # labelled file to test the probe on; none: a quarter of --data
     layer: int | Literal["all"] = -1  # 0: embeddings, n: after n blocks, -1: after the last block
     pooling: Pooling = "mean"  # how the vectors of a text's tokens become one
-    tokens: bool = False  # one vector per token (tagged text: per word) instead of per text; also for --probe
+    tokens: bool = False  # one vector per token (tagged text: per word), not per text; also with --probe
     probe: bool = True  # train a softmax regression on the vectors; not given: only if there are labels
-    labels: tuple[int | Literal["all"], ...] = (1, 4, 16, "all")  # labels a class; the first compares layers
+    labels: tuple[int | Literal["all"], ...] = (1, 4, 16, "all")  # labels per class; layer table: the first
     draws: int = 10  # how many times the labels are drawn anew; tables show the mean
     similar: str | None = None  # list the texts nearest to this one
-    tokens_per_batch: int | None = None  # padding included; none: 1,024 on a CPU, 16,384 on a GPU
+    tokens_per_batch: int | None = None  # of a batch, with padding; none: 1,024 on a CPU, 16,384 on a GPU
 
     def __post_init__(self):
         super().__post_init__()
         self.check_least(dict(draws=1, tokens_per_batch=1, labels=1))
         if self.similar is not None and not self.similar.strip():
-            raise UserError("--similar: an empty query")
+            raise UserError("--similar is empty: give a text to compare with")
         of_probe = ("labels", "draws", "plot")
         self.refuse(self.tokens, ("similar", "test", "pooling", *of_probe), "does not go with --tokens")
-        self.refuse(not self.probe, of_probe, "tells of a probe: give texts with labels, no --no-probe")
-        self.refuse(self.layer == "all", ("similar", "tokens"), "takes one layer: give the number of --layer")
+        self.refuse(not self.probe, of_probe, "needs a probe: give texts with labels, and no --no-probe")
+        self.refuse(self.layer == "all", ("similar", "tokens"), "reads one layer: give --layer a number")
 
 
 def extract_features(given: dict) -> Path:
@@ -72,7 +72,7 @@ def extract_features(given: dict) -> Path:
     whose = " (the states are the encoder's)" if model.config.kind == "encoder-decoder" else ""
     print(f"Reading {source}: {model.config.kind}{whose}, {n_layer(model.config)} blocks.")
     if model.config.kind == "decoder" and settings.pooling == "cls":
-        print("cls: a decoder's first token sees itself alone, so all texts look alike; take last or mean.")
+        print("--pooling cls: a decoder's first token sees only itself: texts look alike; take last or mean")
     layers = range(n_layer(model.config) + 1) if settings.layer == "all" else [settings.layer]
     readings = [reading(model.config, layer, settings.pooling) for layer in layers]
     folder, began = begin("features", settings), time.perf_counter()
@@ -80,7 +80,7 @@ def extract_features(given: dict) -> Path:
     columns, results, lines = read(settings, model, tokenizer, parts, readings, how)
     arrays = {name: np.array(column) for name, column in columns.items() if column is not None}
     atomic_write(folder / FEATURES, lambda file: np.savez(file, **arrays))  # readable without pickle
-    lines.append(f"Vectors of {len(columns['embeddings']):,} texts or tokens: {folder / FEATURES}")
+    lines.append(f"{len(columns['embeddings']):,} vectors, one per text or token: {folder / FEATURES}")
     data = typed("data", "world" if kind(settings.data) == ".conll" else settings.data)
     then = f"python extract.py {typed('model', source)} {data} --similar TEXT"
     then += " --no-probe" if asked is False else ""
@@ -104,7 +104,7 @@ def text_columns(settings, model, tokenizer, parts: dict, readings: list, how: d
     if settings.similar:
         query = extract(model, tell_cut(checked_rows(tokenizer, model.config, [settings.similar])), readings)
         near = [f"  {cosine:.3f}  {one_line(texts[i])[:200]}" for i, cosine in nearest(found[0], query[0][0])]
-        lines += [f"Nearest to {settings.similar!r}:", "", *near, ""]
+        lines += [f"Nearest to {settings.similar!r}, by cosine:", "", *near, ""]
     return columns, dict(n_text=len(texts), width=vectors.shape[-1]) | figures, lines
 
 
@@ -151,18 +151,18 @@ def read_parts(data: str, test: str | None, probe: bool | None, seed: int) -> di
         return parts
     known, seen = {label for _, label in train}, {one_line(text) for text, _ in train}
     if again := sum(one_line(text) in seen for text, _ in parts.get("test", ())):
-        print(f"{test}: {again:,} of {len(parts['test']):,} texts stand in {data} too")
+        print(f"{test}: {again:,} of {len(parts['test']):,} texts are also in {data}")
     for part, source in zip(parts.values(), (data, test), strict=False):
         if any(label is None for _, label in part):
-            raise UserError(f"{source} has no labels to probe; give a .tsv of text and label, or --no-probe")
+            raise UserError(f"{source} has no labels: give a .tsv with text and label, or --no-probe")
         if unknown := [label for _, label in part if label not in known]:
-            raise UserError(f"{source}: the label {unknown[0]!r} is in no example of {data}")
+            raise UserError(f"{source}: the label {unknown[0]!r} has no example in {data}: add one")
     if len(known) == 1:
-        raise UserError(f"{data} has the single label {[*known]}: give two or more, or --no-probe")
+        raise UserError(f"{data} has only one label, {[*known]}: give two or more, or --no-probe")
     if test is None:
         learnt, tested = split(train, max(1, len(train) // 4), seed, itemgetter(slice(1, None)))
         if not tested:
-            raise UserError(f"{data}: no label has two texts, one to test on; give --test FILE or --no-probe")
+            raise UserError(f"{data}: no label has a second text to test on; give --test FILE or --no-probe")
         parts = dict(train=learnt, test=tested)
     return parts
 
@@ -177,7 +177,7 @@ def read_tagged(data: str, probe: bool | None, seed: int) -> dict[str, list[tupl
         return dict(train=found) if found else dict(texts=read_examples(data))
     learnt, tested = split(found, max(1, len(found) // 4), seed, itemgetter(1)) if found else ([], [])
     if not tested or len({tag for _, tags in learnt for tag in tags}) < 2:
-        raise UserError(f"--tokens --probe: {data} needs two tags or more (.conll), and sentences to test on")
+        raise UserError(f"--tokens --probe: {data} needs two or more tags (.conll), and sentences to test on")
     return dict(train=learnt, test=tested)
 
 
@@ -189,7 +189,7 @@ def read_examples(path: str) -> list[Example]:
         if not texts:
             raise UserError(f"{path}: no text in it")
         if len(texts) == 1 and (n_line := len(texts[0].splitlines())) > 1:
-            print(f"{path}: its {n_line:,} lines are one text; a blank line ends one", file=sys.stderr)
+            print(f"{path}: its {n_line:,} lines are one text; a blank line separates texts", file=sys.stderr)
         return [(text, None) for text in texts]
     if kind(file) == ".jsonl":
         labelled = any("label" in record for _, record in read_jsonl(file))

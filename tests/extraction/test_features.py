@@ -81,7 +81,8 @@ def test_layers_count_from_both_ends():
     assert [features.reading(config, layer).layer for layer in (0, 1, L, -1, -L - 1)] == [0, 1, L, L, 0]
     assert features.reading(config, -1, "mean-last-4") == Reading(-1, "mean-last-4")
     for layer in (L + 1, -L - 2):
-        with pytest.raises(UserError, match=rf"--layer {layer}: the model has 0 \(embeddings\) to {L}"):
+        told = rf"--layer {layer}: the model has layers 0 \(embeddings\) to {L}"
+        with pytest.raises(UserError, match=told):
             features.reading(config, layer)
     with pytest.raises(UserError, match="leave --layer out"):
         features.reading(config, 2, "concat-last-4")
@@ -138,7 +139,7 @@ def test_what_cannot_be_read_is_named():
         with pytest.raises(UserError, match=found):
             embed(model, tokenizer, texts)
     long = "Ana sells bread. " * 40
-    with pytest.warns(UserWarning, match="2 of 3 texts are longer than 40 tokens: cut") as said:
+    with pytest.warns(UserWarning, match="2 of 3 texts are longer than 40 tokens and were cut") as said:
         assert np.isfinite(embed(model, TOKENIZER, [long, "Ana", long])).all()
     assert len(said) == 1 and said[0].filename == __file__, "a warning about the line that calls"
 

@@ -129,7 +129,7 @@ def test_the_tables_name_their_figures(fingerprints):
         assert found[name] == near(probe.accuracy(side, 1)), name
         assert found[f"unseen_{name}"] == near(probe.accuracy(side, 1, 2)), name
     assert found["labels_a_class"] == 1
-    assert "Labels a class: 50 left out" in lines[0]
+    assert "Labels per class: 50 left out" in lines[0]
     nearest = int(np.argmax([vectors[-6] @ x / np.linalg.norm(x) for x in vectors[:18]]))
     text, label = STORIES["train"][nearest]
     assert lines[-5] == "  Ana sells pens.  (x)"
@@ -140,16 +140,16 @@ def test_the_tables_name_their_figures(fingerprints):
         "two texts, and their nearest"
     )
     out = "\n".join(lines)
-    assert "layer 1, mean, the mean of 3 draws" in out
+    assert "layer 1, mean pooling; mean of 3 draws" in out
     tables = [[line.split() for line in lines[i].splitlines()[-2:]] for i in (4, 8)]
     for test, rows in enumerate(tables, start=1):
         for n, row in zip((1, 9), rows, strict=True):
             accuracies = [probe.accuracy(side, n, test) for side in sides]
-            assert row[0] == str(n) and row[-1] == "0.500", "labels a class, chance"
+            assert row[0] == str(n) and row[-1] == "0.500", "labels per class, majority class"
             assert [float(word) for word in row[1:-1]] == near(accuracies), "each side"
     few = probe_tables(MODEL, STORY_ROWS, STORIES, last, vectors, (50, 16), 3, 7, how)
     assert few[0]["labels_a_class"] == "all" and "50, 16 left out" in few[1][0], "a class has nine examples"
-    assert "stand in no labelled text" in out and "Layer x pooling (labels a class: 1)" in out
+    assert "are in no labelled text" in out and "Layer x pooling (labels per class: 1)" in out
 
 
 SENTENCES = [text.replace(".", " .").split() for text in small.documents(12, seed=3)]
@@ -201,7 +201,7 @@ def test_the_control_table_probes_each_layer_on_words_that_were_put_aside(monkey
         assert line.split() == [str(number), *(cell for c, d in cells for cell in (f"{c:.3f}", f"({d:.3f})"))]
     assert number == 1 and figures == dict(probe_accuracy=a, control_accuracy=b, selectivity=a - b)
     share = TAGS[100:].count("what") / len(TAGS[100:])
-    assert f"on {len(TAGS[100:])} words (chance {share:.3f})" in lines[0]
+    assert f"on {len(TAGS[100:])} words (majority class: {share:.3f})" in lines[0]
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_a_table_says_what_it_was_read_from_and_has_a_part_for_each_to_test_on(r
     rows = checked_rows(TOKENIZER, MODEL.config, [text for part in parts.values() for text, _ in part])
     (vectors,) = extract(MODEL, rows, [reading])
     found, lines = probe_tables(MODEL, rows, parts, reading, vectors, (1,), 2, 7, {})
-    assert f"probe on {told}, the mean of 2 draws (all: one):" in lines[0]
+    assert f"probe, {told} pooling; mean of 2 draws (all: 1):" in lines[0]
     assert set(found) == {*RESULTS, "layers", "labels_a_class"}, "no words were kept from labels here"
 
 

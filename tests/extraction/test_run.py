@@ -101,8 +101,8 @@ def test_an_empty_text_or_label_is_named_by_its_line():
 @pytest.mark.parametrize(
     ("train", "test", "found"),
     [
-        ("pfp", "k", "g.tsv: the label 'k' is in no example of f.tsv"),
-        ("ff", None, "f.tsv has the single label ..f"), ("pfp", None, None),
+        ("pfp", "k", "g.tsv: the label 'k' has no example in f.tsv: add one"),
+        ("ff", None, "f.tsv has only one label, ..f"), ("pfp", None, None),
         ("pfp", "ff", None), ("pfpf", None, None),
     ],
 )  # fmt: skip
@@ -124,16 +124,16 @@ def test_the_parts_of_a_command():
     assert sizes("world", write("d.tsv", "x\tbeach\n"), None) == dict(train=24, test=1)
     assert sizes(plain, None, None) == sizes(plain, None, False) == dict(train=1)
     for given in ((plain, None, True), (plain, other, None), (labelled, plain, None)):
-        with pytest.raises(UserError, match="b.txt has no labels to probe; give a .tsv"):
+        with pytest.raises(UserError, match="b.txt has no labels: give a .tsv with text and label"):
             read_parts(*given, seed=0)
 
 
 def test_texts_that_are_learnt_and_tested_are_counted(capsys):
     rows = [f"text {i}\t{i % 2}\n" for i in range(8)]
     read_parts(write("a.tsv", "".join(rows)), write("b.tsv", rows[3] + "text  4\t0\nnew\t1\n"), None, 0)
-    assert "b.tsv: 2 of 3 texts stand in a.tsv too" in capsys.readouterr().out
+    assert "b.tsv: 2 of 3 texts are also in a.tsv" in capsys.readouterr().out
     read_parts("a.tsv", write("c.tsv", "new\t1\n"), None, 0)
-    assert "stand" not in capsys.readouterr().out
+    assert "also in" not in capsys.readouterr().out
 
 
 def test_the_columns_have_an_entry_a_text():
@@ -161,9 +161,9 @@ def test_texts_that_are_cut_are_counted_once(capsys):
     texts = ["Ana sells bread. " * 20, "Ana.", "Rui sells bread. " * 20]
     data = write("long.jsonl", "".join(f'{{"text": "{text}"}}\n' for text in texts))
     folder = run.extract_features(dict(model="model", data=data))
-    assert capsys.readouterr().err == "2 of 3 texts are longer than 24 tokens: cut.\n"
+    assert capsys.readouterr().err == "2 of 3 texts are longer than 24 tokens and were cut\n"
     assert np.load(folder / run.FEATURES)["texts"].tolist() == [text.strip() for text in texts]
-    with pytest.raises(UserError, match="--similar: an empty query"):
+    with pytest.raises(UserError, match="--similar is empty: give a text"):
         run.ExtractionSettings(similar=" ")
 
 
@@ -172,7 +172,7 @@ def test_lines_that_are_one_text_are_pointed_out(capsys):
     data = write("lines.txt", "Ana sat.\nRui ran.\n" + "Bo slept. " * 90)
     run.extract_features(dict(model="model", data=data, similar="Ana"))
     told = capsys.readouterr()
-    assert "lines.txt: its 3 lines are one text; a blank line ends one" in told.err
+    assert "lines.txt: its 3 lines are one text; a blank line separates texts" in told.err
     assert "  Ana sat. Rui ran. Bo slept." in told.out and "Bo slept. " * 30 not in told.out, "printed whole"
     run.read_examples(write("two.txt", "Ana sat.\nRui ran.\n\nBo slept."))
     run.read_examples(write("one.txt", "Ana sat.\n"))
@@ -237,7 +237,7 @@ def test_tagged_sentences_are_put_aside_for_a_probe_and_no_label_loses_its_last(
 )
 def test_what_no_probe_can_learn_from_is_named(name, text):
     assert ("texts" in run.read_tagged(write(name, text), None, 0)) == (name == "a.txt")
-    with pytest.raises(UserError, match=f"--tokens --probe: {name} needs two tags or more"):
+    with pytest.raises(UserError, match=f"--tokens --probe: {name} needs two or more tags"):
         run.read_tagged(write(name, text), True, 0)
 
 
@@ -255,7 +255,7 @@ def test_the_probe_reads_the_last_layer_and_the_query_the_same_one(monkeypatch):
     assert (labels, draws, seed, how) == ((1, 50, "all"), 3, 7, dict(tokens_per_batch=50))
     np.testing.assert_array_equal(near[0][0], columns["embeddings"][:, 0])
     np.testing.assert_allclose(near[0][1], columns["embeddings"][1, 0], rtol=1e-5, atol=1e-6)
-    assert lines == ["told", "Nearest to 'Rui.':", "", "  0.500  Ana sat.", ""]
+    assert lines == ["told", "Nearest to 'Rui.', by cosine:", "", "  0.500  Ana sat.", ""]
 
 
 @pytest.mark.parametrize("name, n", [("data", 7), ("data", 3)])
@@ -273,7 +273,8 @@ def test_the_run_says_what_is_read_and_how_long_it_took(capsys):
     folder = run.extract_features(dict(model="causal", data=data, pooling="cls", layer="all"))
     out = capsys.readouterr().out
     assert f"Reading causal: decoder, {kinds['causal'].config.n_decoder_layer} blocks." in out
-    assert "cls: a decoder's first token sees itself alone" in out and "Vectors of 2 texts" in out
+    assert "--pooling cls: a decoder's first token sees only itself" in out
+    assert "2 vectors, one per text" in out
     found = small.results(folder)
     assert 0 < found["seconds"] < 60 and (found["n_text"], found["width"]) == (
         2,
