@@ -1,12 +1,12 @@
-"""Regime 6: in-context learning. A model reads examples in its prompt; no weight moves.
+"""Regime 6: in-context learning. A model reads examples in its prompt; no weight changes.
 
     python prompt.py                            accuracy against the number of examples, with its controls
-    python prompt.py --prompt "Yesterday, Ana"  a model goes on with a text
+    python prompt.py --prompt "Yesterday, Ana"  a model continues a text
     python prompt.py --prompt -                 a loop at the terminal; with --chat a conversation
     python prompt.py --model runs/causal --data train.tsv --test test.tsv    your own labelled texts
 
 Without --data the questions are those of the embedded world, and the model is a small GPT that has read
-few-shot documents (runs/in-context, trained first where it is not there: in less than a minute).
+few-shot documents (runs/in-context, trained first if it is missing: in less than a minute).
 """
 
 import minilm.plumbing.first  # noqa: F401 - before PyTorch

@@ -7,7 +7,7 @@
     python reinforce.py --preferences pairs.jsonl --prompts prompts.txt --model runs/causal
     python reinforce.py --reward-function my_rules:short_answer --prompts prompts.txt
 
-Without more flags it takes two minutes on two CPU cores, three and a half where there is no runs/causal yet.
+Without more flags it takes two minutes on two CPU cores, three and a half if there is no runs/causal yet.
 """
 
 import minilm.plumbing.first  # noqa: F401 - before PyTorch

@@ -86,7 +86,7 @@ def test_what_to_try_next_can_be_typed_as_it_is_printed(run_script):
 def test_a_user_s_files_are_asked(script, kind, score):
     code, out, err = script(f"--data train.tsv --test test.tsv --model {kind} --score {score} {FEW}")
     assert code == 0, err
-    assert "train.tsv" in out and "shuffled labels" in out and "commonest label" in out
+    assert "train.tsv" in out and "shuffled labels" in out and "majority class" in out
     found = results("runs/prompt")
     names = "accuracy rows chance shuffled_accuracy bag_of_words_accuracy seconds seed"
     assert set(found) == set(names.split())
@@ -110,7 +110,7 @@ def test_the_nearest_examples_are_chosen_and_nothing_is_drawn(script):
     code, out, err = script(f"--data train.tsv --test test.tsv --model decoder --select nearest {flags}")
     assert code == 0 and "±" not in out, err
     assert set(results("runs/prompt")["accuracy"]) == {"0", "2"}
-    assert "the commonest label of its examples" in out and "bag of words" not in out, (
+    assert "the most common label of its examples" in out and "bag of words" not in out, (
         "the row says what it is"
     )
     assert "nearest_label_accuracy" in results("runs/prompt")
@@ -180,9 +180,9 @@ BAD = {
     ("--max-new-tokens -3 --prompt", "Ana"): ["--max-new-tokens -3: must be 1"],
     ("--data train.tsv --shots 1,13",): ["--shots 13", "train.tsv", "10 examples"],
     ("--data train.tsv --shots 8",): ["70 positions", "examples"],
-    ("--data few.tsv --shots 8",): ["--shots 8", "few.tsv has 4 examples"],
-    ("--data train.tsv --template {text}{text-b}{label}",): ["takes {text}, then {label}, and no other"],
-    ("--data train.tsv --template {label}{text}",): ["takes {text}, then {label}, and no other"],
+    ("--data few.tsv --shots 8",): ["--shots 8", "few.tsv gives only 4 examples"],
+    ("--data train.tsv --template {text}{text-b}{label}",): ["needs {text}, then {label}, and no other"],
+    ("--data train.tsv --template {label}{text}",): ["needs {text}, then {label}, and no other"],
     ("--data train.tsv --shots -1",): ["--shots -1"],
     ("--test test.tsv",): ["--test test.tsv", "--data"],
     ("--data missing.tsv",): ["missing.tsv"],

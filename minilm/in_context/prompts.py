@@ -35,13 +35,13 @@ class PromptFormat:
     def __post_init__(self):
         *before, last = re.findall(r"{[^{}\s]+}", self.template) or [""]
         if {*before} != {"{text}"} or last != "{label}":
-            raise UserError(f"--template {self.template!r}: takes {{text}}, then {{label}}, and no other")
+            raise UserError(f"--template {self.template!r}: needs {{text}}, then {{label}}, and no other")
         if len(self.words) < 2:
-            raise UserError(f"one label alone ({', '.join(self.words)}): nothing to choose from; give two")
+            raise UserError(f"only one label ({', '.join(self.words)}): give examples of two or more")
         for label, word in self.words.items():
             same = [other for other in self.words if self.words[other] == word and other != label]
             if same or not word.strip():
-                what = f"stands for {same[0]} too" if word.strip() else "is empty"
+                what = f"is also that of {same[0]}" if word.strip() else "is empty"
                 raise UserError(f"the word {word!r} of the label {label} {what}: each label needs its own")
 
     def prompt(self, question: Question) -> str:

@@ -35,23 +35,23 @@ FIGURES |= {BASELINE: "bag_of_words_accuracy", CHOICE: "nearest_label_accuracy"}
 class PromptSettings(CommonSettings):
     """What the model reads, and what it is asked."""
 
-    model: str | None = None  # run folder; none: runs/in-context, with --prompt or --data runs/causal
+    model: str | None = None  # run folder; none: runs/in-context (with --prompt or --data: runs/causal)
     data: str | None = None  # labelled examples: .tsv, .csv or .jsonl with text, label; none: the world's
     test: str | None = None  # labelled texts to ask about; none: a fifth of --data
-    shots: tuple[int, ...] | None = None  # numbers of examples; none: 0,1,2,4,8, as many as fit
+    shots: tuple[int, ...] | None = None  # numbers of examples; none: those of 0,1,2,4,8 that fit
     n_draw: int = 5  # draws of the examples, for the confidence intervals
-    n_test: int = 200  # questions of one draw; --test gives at most so many
-    score: Literal[SCORES] = "sum"  # score of a label: log-likelihood, that per token, or calibrated
-    template: str = "{text} : {label}"  # one example of --data; \n is a line's end
-    separator: str = "\\n"  # between examples, likewise
-    label_words: tuple[str, ...] = ()  # what labels are called in the prompt: 0=bad 1=good; else as they are
-    select: Literal["random", "nearest"] = "random"  # examples of --data: drawn, or those most like the text
-    prompt: str | None = None  # a text to go on with, or - to type at the terminal
+    n_test: int = 200  # questions per draw; of --test, at most so many are asked
+    score: Literal[SCORES] = "sum"  # score of a label: log-likelihood, its mean per token, or calibrated
+    template: str = "{text} : {label}"  # form of one example of --data; \n is a line break
+    separator: str = "\\n"  # between two examples; \n is a line break
+    label_words: tuple[str, ...] = ()  # words for the labels in the prompt: 0=bad 1=good; none: as in --data
+    select: Literal["random", "nearest"] = "random"  # examples of --data: drawn, or the nearest to the text
+    prompt: str | None = None  # a text to continue, or - to type at the terminal
     chat: bool = False  # with --prompt: the text is what a user says, and the model answers
     max_new_tokens: int = 50  # with --prompt: most tokens to write
-    temperature: float | None = None  # 0: always the likeliest token; none: 0.8, with --n-beam 1
+    temperature: float | None = None  # 0: always the likeliest token; none: 0.8, with --n-beam above 1: 1
     top_k: int | None = None  # draw from the k likeliest tokens
-    top_p: float | None = None  # draw from the likeliest tokens that have this probability together
+    top_p: float | None = None  # draw from the likeliest tokens whose probabilities sum to this
     n_beam: int = 1  # above 1: beam search
 
     def __post_init__(self):
@@ -61,11 +61,11 @@ class PromptSettings(CommonSettings):
             raise UserError("--prompt is empty: give the beginning of a text, or - to type at the terminal")
         SamplingRule(temperature=self.temperature or 0.0, top_k=self.top_k, top_p=self.top_p)  # or UserError
         reading = ("test", "select", "template", "separator", "label_words")
-        self.refuse(self.prompt is None, WRITING, "needs --prompt: a text to go on with, or - to type it")
+        self.refuse(self.prompt is None, WRITING, "needs --prompt: a text to continue, or - to type it")
         asking = ("data", "shots", "n_draw", "n_test", "score", "plot", "out", "overwrite", *reading)
         self.refuse(self.prompt, asking, "does not go with --prompt")
         self.refuse(not self.data, reading, "needs --data: the file with the examples")
-        self.refuse(self.select == "nearest", ("n_draw",), "draws, and the nearest are not drawn")
+        self.refuse(self.select == "nearest", ("n_draw",), "has no effect with --select nearest")
 
 
 def answer_prompts(settings: PromptSettings) -> Path | None:
@@ -98,19 +98,19 @@ def make_study(settings: PromptSettings) -> Study:
     examples, asked = examples_and_tests(settings)
     known, given = {one_line(text) for text, _ in examples}, [label for _, label in examples]
     if again := sum(one_line(text) in known for text, _ in asked):
-        print(f"{settings.test}: {again:,} of {len(asked):,} texts asked stand in {settings.data} too")
+        print(f"{settings.test}: {again:,} of {len(asked):,} texts are also in {settings.data}")
     words = {label: label for label in sorted(set(given))}
     commas = re.compile(f",(?=(?:{'|'.join(map(re.escape, words))})=)")  # not at commas in a word
     for option in [one for text in settings.label_words for one in commas.split(text)]:
         label = max((one for one in words if option.startswith(f"{one}=")), key=len, default=None)
         if label is None:
-            raise UserError(f"--label-words {option}: expected LABEL=WORD of {', '.join([*words][:9])}")
+            raise UserError(f"--label-words {option}: expected LABEL=WORD; labels: {', '.join([*words][:9])}")
         words[label] = option[len(label) + 1 :]
     breaks = (option.replace("\\n", "\n") for option in (settings.template, settings.separator))
     prompt_format = PromptFormat(words, *breaks)
     share = [label for _, label in asked].count(max(words, key=given.count)) / len(asked)
     draws = {"files": lambda k, number: draw_questions(examples, asked, k, seed + number)}
-    return Study(draws, {"files": settings.data}, prompt_format, share, "commonest label", *how, BASELINE)
+    return Study(draws, {"files": settings.data}, prompt_format, share, "majority class", *how, BASELINE)
 
 
 def nearest_draws(settings: PromptSettings, model, tokenizer) -> Callable[[int, int], list[Question]]:
@@ -128,16 +128,16 @@ def examples_and_tests(settings: PromptSettings) -> tuple[list, list]:
     examples, rng = read_table(data, ("text", "label")), random.Random("texts to ask")
     if test is None:
         if len(examples) < 5:  # a fifth is held out
-            raise UserError(f"{data}: {len(examples)} rows, too few to hold some back: give --test FILE")
+            raise UserError(f"{data}: {len(examples)} rows are too few to hold out some: give --test FILE")
         examples, asked = split(examples, len(examples) // 5, "texts to ask", lambda example: example[1:])
     else:
         asked = read_table(test, ("text", "label"))
     labels, most = sorted({label for _, label in examples}), max(settings.shots or (1,))
     if unknown := [label for _, label in asked if label not in labels]:
-        wrong = f"the label {unknown[0]!r} is in no example of {data} ({', '.join(labels[:9])})"
+        wrong = f"the label {unknown[0]!r} has no example in {data} ({', '.join(labels[:9])})"
         raise UserError(f"{test or data}: {wrong}: add examples of it or take the rows out")
     if most > len(examples):
-        raise UserError(f"--shots {most}: {data} has {len(examples)} examples")
+        raise UserError(f"--shots {most}: {data} gives only {len(examples)} examples")
     return examples, rng.sample(asked, settings.n_test) if settings.n_test < len(asked) else asked
 
 
@@ -149,14 +149,14 @@ def report(settings: PromptSettings, study: Study, model, tokenizer, began: floa
     out = begin("prompt", settings)
     log = [] if settings.data else read_log(folder)
     if rows := [(one["step"], *(one[task] for task in TASKS)) for one in log if TASKS.keys() <= one.keys()]:
-        told = f"Right after {PROBE_SHOTS} examples, while {folder} was trained:"
+        told = f"Accuracy after {PROBE_SHOTS} examples, while {folder} was trained:"
         print("", told, "", table(rows, ("step", *(task.replace("_", " ") for task in TASKS))), sep="\n")
     lines = study.examples(model, tokenizer, min(max(shots), 4))
     if len(shots) < len(SHOTS) and settings.shots is None:
         lines.insert(0, f"More do not fit into {model.config.max_positions} positions, or there are none.\n")
     if (after := checksum(model)) != before:
         raise RuntimeError(f"the weights of {folder} moved: {before} before, {after} after")
-    lines += ["", f"Weights of {folder} before: {before}, after: {after}. No weight changed."]
+    lines += ["", f"Checksum of the weights of {folder} before: {before}, after: {after}. No weight changed."]
     results = dict(accuracy={str(k): mean for k, (mean, _) in next(iter(found.values())).items()})
     results |= dict(chance=study.chance, rows={})
     for (task, control), by_shots in found.items():

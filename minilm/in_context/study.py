@@ -16,7 +16,7 @@ from .scores import accuracy, answers, positions_needed
 
 T_975 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)  # Student's t, 1 to 9 degrees of freedom
 BASELINE = "a bag of words on the same examples"
-CHOICE = "the commonest label of its examples"  # where each text has examples of its own
+CHOICE = "the most common label of its examples"  # where each text has examples of its own
 Found = dict[tuple[str, str], dict[int, tuple]]  # (task, control) -> number of examples -> `interval`
 
 

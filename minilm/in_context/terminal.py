@@ -17,7 +17,7 @@ from ..tokenizer.rows import TURN_END, chat_ids, decoder_begin, prompt_ids, text
 
 show = partial(print, end="", flush=True)  # prints a piece of text at once, without a line break
 LEAVE = "Ctrl-D leaves" if os.name == "posix" else "Ctrl-Z and Enter leave"
-HELP = f"Type the beginning of a text. Arrows recall earlier ones, Ctrl-C ends an answer, {LEAVE}."
+HELP = f"Type the beginning of a text. Arrow keys bring back earlier ones, Ctrl-C stops an answer, {LEAVE}."
 
 
 class Writer:
@@ -26,7 +26,7 @@ class Writer:
     def __init__(self, model, tokenizer, max_new_tokens=50, temperature=None, n_beam=1, chat=False, **how):
         check_decoder(model)
         if chat and TURN_END not in tokenizer.special_tokens:
-            raise UserError(f"--chat: this model knows no turns, for want of {TURN_END}; leave --chat out")
+            raise UserError(f"--chat: the model is not made for chat (no token {TURN_END}); leave --chat out")
         self.turns: list[tuple[str, str]] | None = [] if chat else None  # role and text
         self.model, self.tokenizer = model, tokenizer
         self.max_new_tokens, self.n_beam = max_new_tokens, n_beam

@@ -117,7 +117,7 @@ def picker(rng: random.Random, held_out: bool | None = None, happy: bool | None 
 def check(kind: str, value, known) -> None:
     """Raise UserError if a value (a place, a domain, ...) is not among the known ones."""
     if value not in known:
-        raise UserError(f"unknown {kind} {value!r}{suggest(str(value), known)}; there are {', '.join(known)}")
+        raise UserError(f"unknown {kind} {value!r}{suggest(str(value), known)}; expected {', '.join(known)}")
 
 
 class PortugueseStory(Story):

@@ -47,7 +47,7 @@ def test_prompt_and_label_are_the_tokens_of_the_example(start):
     ("words", "template", "found"),
     [
         (WORDS, "{text}", "--template"), (WORDS, "{label} {text}", "--template"), (WORDS, "", "--template"),
-        ({"a": "a"}, "{text} {label}", "one label alone"), ({"a": "x", "b": "x"}, "{text} {label}", "'x'"),
+        ({"a": "a"}, "{text} {label}", "only one label"), ({"a": "x", "b": "x"}, "{text} {label}", "'x'"),
         ({"a": "x", "b": " "}, "{text} {label}", "is empty"),
     ],
 )  # fmt: skip

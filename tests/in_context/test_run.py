@@ -121,7 +121,7 @@ def test_the_least_that_can_be_asked():
     (dict(prompt="a", out="b"), "--out b does not go with --prompt"),
     (dict(prompt="a", out="b", overwrite=True), "--out b does not go with --prompt"),
     (dict(prompt="a", overwrite=True), "--overwrite does not go with --prompt"),
-    (dict(data="b", select="nearest", n_draw=9), "--n-draw 9 draws, and the nearest are not drawn"),
+    (dict(data="b", select="nearest", n_draw=9), "--n-draw 9 has no effect with --select nearest"),
     (dict(prompt="-", shots=(4, 8)), "--shots 4,8 does"), (dict(prompt="a", score="mean"), "--score mean"),
     (dict(prompt="a", test="t.tsv"), "--test t.tsv does not go with --prompt"),
     (dict(prompt="a", n_draw=3), "--n-draw 3 does not"), (dict(prompt="a", n_test=9), "--n-test 9 does not"),
@@ -150,7 +150,7 @@ def test_labels_get_their_words(files):
 
 def test_files_that_cannot_be_asked_are_named(files):
     assert len(files(shots=(20,)).draws["files"](20, 0)[0].examples) == 20
-    with pytest.raises(UserError, match=r"--shots 21: train\.tsv has 20 examples"):
+    with pytest.raises(UserError, match=r"--shots 21: train\.tsv gives only 20 examples"):
         files(shots=(0, 21))
     rows = ["a\tgood", "b\tbad", "c\tgood", "d\tbad", "e\tgood"]
     Path("five.tsv").write_text("\n".join(rows), encoding="utf-8")
@@ -158,7 +158,7 @@ def test_files_that_cannot_be_asked_are_named(files):
         "a fifth of five is asked"
     )
     Path("four.tsv").write_text("\n".join(rows[:4]), encoding="utf-8")
-    with pytest.raises(UserError, match=r"four\.tsv: 4 rows, too few to hold some back"):
+    with pytest.raises(UserError, match=r"four\.tsv: 4 rows are too few to hold out some"):
         files(data="four.tsv", test=None, shots=(1,))
     Path("test.tsv").write_text("x\tgood\ny\tmixed\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"test\.tsv: .*'mixed'.*train\.tsv \(bad, good\)"):
@@ -186,7 +186,7 @@ def test_the_figures_are_those_of_most_examples(files, monkeypatch, decoder, cap
     append_log(Path("model"), dict(step=4, split="train", loss=1))
     report(replace(settings, shots=None, out="none"), make_study(settings), model, tokenizer, 0.0)
     assert asked == [(0, 4, 2), (1, 2), (0,)], "those that are named, else as many as fit"
-    told = capsys.readouterr().out.partition("Right after 8 examples, while model was trained:\n\n")[2]
+    told = capsys.readouterr().out.partition("Accuracy after 8 examples, while model was trained:\n\n")[2]
     head, _, line = told.splitlines()[:3]
     assert head == "step  new pairings  nonce keys  story items" and line.split() == ["3"] + ["0.500"] * 3
     written = json.loads(Path("runs/prompt/results.json").read_text())
@@ -203,12 +203,12 @@ def test_the_figures_are_those_of_most_examples(files, monkeypatch, decoder, cap
 
 def test_texts_asked_that_stand_among_the_examples_are_told(files, capsys):
     files()
-    assert "stand in" not in capsys.readouterr().out
+    assert "also in" not in capsys.readouterr().out
     Path("test.tsv").write_text("text 3\tbad\ntext 19\tbad\ntext 19\tbad\nnew\tgood\n", encoding="utf-8")
     files()
-    assert "test.tsv: 3 of 4 texts asked stand in train.tsv too" in capsys.readouterr().out
+    assert "test.tsv: 3 of 4 texts are also in train.tsv" in capsys.readouterr().out
     files(test=None)
-    assert "stand in" not in capsys.readouterr().out, "what is held back has no text in common with the rest"
+    assert "also in" not in capsys.readouterr().out, "what is held back has no text in common with the rest"
 
 
 def test_as_many_questions_as_there_are_texts_keep_their_order(files):

@@ -94,7 +94,7 @@ def test_a_conversation_is_read_from_its_beginning(monkeypatch):
     assert read == [first, second]
     sent = chat_ids(tokenizer, [("user", "And <|im_end|>?")])
     assert sent.count(end) == 1, "what a user types is text, never the end of a turn"
-    with pytest.raises(UserError, match=r"--chat: this model knows no turns.*<\|im_end\|>"):
+    with pytest.raises(UserError, match=r"--chat: the model is not made for chat.*<\|im_end\|>"):
         writer_of(chat=True)
 
 

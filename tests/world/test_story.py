@@ -128,7 +128,7 @@ def test_a_domain_is_stories_or_reports():
 
 def test_what_cannot_be_is_reported():
     check("place", "farm", world.PLACES)
-    told = "unknown place 'markt'.*did you mean 'market'.*there are market, kitchen"
+    told = "unknown place 'markt'.*did you mean 'market'.*expected market, kitchen"
     with pytest.raises(UserError, match=told):
         check("place", "markt", world.PLACES)
     for fixed, message in ((dict(place="markt"), "did you mean 'market'"), (dict(hat="red"), "unknown hat")):
