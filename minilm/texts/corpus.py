@@ -62,7 +62,7 @@ class Corpus:
         n_rows = accumulate(max(1, len(text.encode()) // (3 * context)) for text in ranked)  # 3 bytes a token
         kept = {*ranked[: max(8, sum(n <= n_row for n in n_rows))]}
         few, n = [text for text in self.validation if text in kept], len(self.validation)
-        note = f"{len(few):,} of {n:,} validation documents are watched, about {n_row:,} rows (--eval-rows)"
+        note = f"{len(few):,} of {n:,} validation documents are used, about {n_row:,} rows (--eval-rows)"
         return self if len(few) == n else replace(self, validation=few, notes=(*self.notes, note))
 
     @property
@@ -95,8 +95,8 @@ def load_corpus(source, seed: int = 0, n_documents=None, errors: str = "strict",
             write, floor = partial(world.few_shot_documents, repeats=domain == "few-shot"), None
         corpus = Corpus(name, *world_parts(write, n_documents or WORLD_TRAIN, seed), floor)
     if not corpus.train or not corpus.validation:
-        found = "one document alone" if corpus.validation else "an empty file"
-        expected = "at least two different documents (a blank line ends one), or a text of some sentences"
+        found = "only one document" if corpus.validation else "an empty file"
+        expected = "at least two different documents (a blank line ends one), or a text of several sentences"
         raise UserError(f"{corpus.name}: found {found}, expected {expected}")
     corpus.train = draw(corpus.train, n_documents, seed)
     return corpus
@@ -121,7 +121,7 @@ def weights_of(sources: Iterable[str | Path]) -> tuple[list[str], np.ndarray | N
     found = [(s, None) if os.path.exists(s) else WEIGHTED.fullmatch(str(s)).groups() for s in sources]
     names, weights = [str(name) for name, _ in found], [float(weight or 0) for _, weight in found]
     if any(weights) and not all(weights):
-        raise UserError(f"{names[weights.index(0)]}: give each source a weight, as in plays.txt:0.7, or none")
+        raise UserError(f"{names[weights.index(0)]}: no weight; give all sources one (a.txt:0.7), or none")
     return names, np.array(weights) if any(weights) else None
 
 
@@ -194,7 +194,7 @@ def files_corpus(sources: list[str], errors: str, store: Path | None = None, wei
         half = sum(len(text) for documents in found for text in documents) / 2
         texts, scores, words, file_of = [*zip(*with_digests(found, half, several), strict=True)] or [()] * 4
         n_more = len(texts) - sum(map(len, found))
-        notes = {"passed over {:,} empty files": found.count([])}
+        notes = {"skipped {:,} empty files": found.count([])}
         notes["cut one long document into {:,} pieces, at line and sentence ends"] = n_more and n_more + 1
     held = is_held_out(scores)
     kept, chosen = ~held & ~np.isin(words, np.extract(held, words)), held.nonzero()[0]
@@ -202,7 +202,7 @@ def files_corpus(sources: list[str], errors: str, store: Path | None = None, wei
         ranked = chosen[words[chosen].argsort()]
         chosen = np.sort(ranked[: max(8, sizes[ranked].cumsum().searchsorted(SAMPLE))])
     n_removed = len(texts) - held.sum() - kept.sum()
-    notes["removed {:,} training documents that stand in the validation part too"] = n_removed
+    notes["removed {:,} training documents that are in the validation set too"] = n_removed
     name = sources[0] if len(sources) == 1 else f"{sources[0]} and {len(sources) - 1} more"
     notes, kept = [note.replace("{:,}", f"{n:,}") for note, n in notes.items() if n], kept.nonzero()[0]
     if weights is not None:
@@ -219,7 +219,7 @@ def with_shares(texts, source_of, sizes, weights, names) -> tuple[np.ndarray, li
     """
     n_byte = np.bincount(source_of, sizes, len(weights))  # (S,)
     if not n_byte.all():
-        raise UserError(f"{names[n_byte.argmin()]}: no text to train on, so it can have no share of it")
+        raise UserError(f"{names[n_byte.argmin()]}: no training text in it, so it can have no weight")
     times = weights / n_byte / (weights / n_byte).min()  # (S,), 1.0 for the source that needs no repeats
     n_copy = np.diff(np.floor(times[source_of].cumsum() + 1e-6), prepend=0)  # (n,), 2.5 times: 2, 3, 2, ...
     told = "{}: {:.2f} of the training bytes, each text {:.1f} times"

@@ -15,7 +15,7 @@ from ..plumbing.errors import UserError, suggest
 from ..plumbing.folders import json_object
 
 TEXT_SUFFIXES = (".txt", ".jsonl")
-OTHERS = {".conll": "; extract.py --tokens"} | dict.fromkeys((".tsv", ".csv"), "; --objective translation")
+OTHERS = {".conll": "extract.py --tokens"} | dict.fromkeys((".tsv", ".csv"), "--objective translation")
 BLANK_LINES = re.compile(r"\n(?:[^\S\n]*\n)+")
 BLOCK = 2**24  # bytes read at a time
 LARGE = 50_000_000  # characters; a longer document is cut at the end of a line
@@ -34,7 +34,7 @@ def one_line(text: str) -> str:
 def missing(path: Path, names: tuple[str, ...] = ()) -> UserError:
     """Return the error for a path that is no file, with the nearest name in its folder or in `names`."""
     if os.path.exists(path):
-        return UserError(f"{path}: not a regular file; expected a file to read")
+        return UserError(f"{path}: not a regular file; expected a file, not a folder or a device")
     if not os.path.isdir(path.parent):
         return UserError(f"{path}: no such file or folder; the folder {path.parent} does not exist either")
     what = "no such file or folder" + (f", nor one of the sources {', '.join(names)}" if names else "")
@@ -60,7 +60,7 @@ def read_blocks(path: Path | str, errors: str = "strict") -> Iterator[str]:
                     raise UserError(f"{path}: unpacks to over a hundred times its size, which no text does")
                 data += rest
                 if b"\x00" in data or data[:2] in (b"\xff\xfe", b"\xfe\xff"):  # UTF-16's first two bytes
-                    place = f"0 at offset {n_read + data.find(0)}"
+                    place = f"byte 0 at offset {n_read + data.find(0)}" if 0 in data else "its first bytes"
                     raise UserError(f"{path}: a binary file or UTF-16 ({place}); save it as UTF-8")
                 text = data.decode("utf-8", errors).removeprefix("\ufeff").replace("\r\n", "\n")
                 yield text.replace("\r", " " if "\n" in text else "\n")  # \r ends lines only where no \n does
@@ -68,8 +68,8 @@ def read_blocks(path: Path | str, errors: str = "strict") -> Iterator[str]:
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(f"{path}: not a complete gzip file ({error}); compress it again") from None
     except UnicodeDecodeError as error:
-        found = f"byte {n_read + error.start} (0x{data[error.start]:02x}) is not UTF-8"
-        raise UserError(f"{path}: {found}; save it so, or (documents of train.py) --errors replace") from None
+        found = f"byte {n_read + error.start} (0x{data[error.start]:02x}) is not UTF-8; save it as UTF-8"
+        raise UserError(f"{path}: {found}, or (documents of train.py) --errors replace") from None
 
 
 def read_lines(path: Path | str, errors: str = "strict") -> Iterator[tuple[str, str]]:
@@ -95,7 +95,7 @@ def string_field(record: dict, field: str, where: str, errors: str = "strict") -
         raise UserError(f"{where}: {field!r} is {value!r:.40}, expected a string")
     half = re.search("[\ud800-\udfff]", value)  # half a surrogate pair, which JSON can name and UTF-8 cannot
     if half and errors == "strict":
-        raise UserError(f"{where}: half a surrogate pair at character {half.start()} of {field!r}")
+        raise UserError(f"{where}: a lone surrogate at character {half.start()} of {field!r}, not UTF-8")
     return re.sub("[\ud800-\udfff]", "\ufffd", value) if half else value
 
 
@@ -103,7 +103,7 @@ def read_documents(path: Path, errors: str = "strict") -> Iterator[str]:
     """Yield the documents of one `.txt` or `.jsonl` file (or `.gz` of these), if any."""
     if kind(path) not in TEXT_SUFFIXES:
         told = f"{path}: expected {', '.join(TEXT_SUFFIXES)}, .gz of these, or a folder of them"
-        raise UserError(told + OTHERS.get(kind(path), ""))
+        raise UserError(told + (f"; {kind(path)} needs {OTHERS[kind(path)]}" if kind(path) in OTHERS else ""))
     texts = (string_field(record, "text", where, errors) for where, record in read_jsonl(path, errors))
     yield from filter(str.strip, texts if kind(path) == ".jsonl" else read_parts(path, errors))
 

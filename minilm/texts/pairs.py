@@ -54,5 +54,5 @@ def load_pairs(source, seed: int = 0, n_pairs: int | None = None, skip_bad: bool
         raise UserError(f"{name}: expected {known}, or two files whose lines belong together")
     train, validation = split_by_hash(rows, SOURCE)
     if not train:
-        raise UserError(f"{name}: {len(rows)} pairs, none left to train on; needs two different sources")
+        raise UserError(f"{name}: {len(rows)} pairs, none left to train on; needs two different source texts")
     return Pairs(name, draw(train, n_pairs, seed), draw(validation, 1_000, 0))

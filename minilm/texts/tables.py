@@ -89,7 +89,7 @@ def columns(path: str | Path, fields: Sequence[str], spare: Sequence[str]) -> It
                 yield where, names, cells
             where = f"{path}, line {reader.line_num + 1}"  # the line where the next row begins
     except csv.Error as error:
-        raise UserError(f"{where}: {error}; is a quote opened here, never closed?") from None
+        raise UserError(f"{where}: {error}; is a quote opened here and never closed?") from None
     if fields[-1] == "label" and in_order:
         check_order(path, fields, in_order)
 
@@ -113,12 +113,12 @@ def check_order(path: str | Path, fields: Sequence[str], rows: list[Sequence[str
     """Raise UserError if rows without a header seem to have no label last, or a header of unknown names."""
     counts, n_text, first = Counter(cells[-1] for cells in rows), len({(*c[:-1],) for c in rows}), rows[0]
     n_name = sum(not re.fullmatch(r"[-+.\d]+", label) for label in counts)  # numeric labels need not repeat
-    expected = f"; where it is not {', '.join(fields)} in this order, a first line is to name the columns"
+    expected = f"; unless the columns are {', '.join(fields)}, in this order, the first line must name them"
     if n_text < len(counts) or n_name > max(10, len(rows) / 2):
         found = f"{n_text:,} different texts, {len(counts):,} different labels in {len(rows):,} rows"
         raise UserError(f"{path}: {found}{expected}")
     if counts[first[-1]] == 1 and len(counts) <= len(rows) / 2 and all(map(str.isidentifier, first)):
-        raise UserError(f"{path}: nothing but the first row has the label {first[-1]!r}{expected}")
+        raise UserError(f"{path}: only the first row has the label {first[-1]!r}{expected}")
 
 
 def unquoted(cell: str) -> str:
@@ -130,7 +130,7 @@ def unquoted(cell: str) -> str:
 def row(fields: Sequence[str], where: str, names, cells: Sequence, is_number=False) -> tuple[str, ...]:
     """Return the fields of one row; UserError if one is missing or empty. A label may be a number."""
     if len(cells) != len(names):
-        hint = "; separated by semicolons? Name the columns" if len(cells) == 1 and ";" in cells[0] else ""
+        hint = "; separated by semicolons? Add a header" if len(cells) == 1 and ";" in cells[0] else ""
         expected = f"{len(names)} (with {', '.join(fields)}){hint}"
         raise UserError(f"{where}: found {len(cells)} columns, expected {expected}")
     record = dict(zip(names[::-1], cells[::-1], strict=True))  # of two columns with one name, the first
@@ -138,9 +138,9 @@ def row(fields: Sequence[str], where: str, names, cells: Sequence, is_number=Fal
         record["label"] = str(record["label"])
     texts = tuple(string_field(record, field, where).strip() for field in fields)
     if "" in texts:
-        raise UserError(f"{where}: nothing in {fields[texts.index('')]!r}; expected {', '.join(fields)}")
+        raise UserError(f"{where}: {fields[texts.index('')]!r} is empty; expected {', '.join(fields)}")
     if fields[-1] == "label" and texts[-1].lower() in ("-1", "nan") and not is_number:
-        raise UserError(f"{where}: the label {texts[-1]!r} mostly means none; leave the row out or name it")
+        raise UserError(f"{where}: the label {texts[-1]!r} may mean no label: leave the row out or rename it")
     return texts
 
 
@@ -216,8 +216,8 @@ def squad_example(answered: bool, where: str, context: str, asked: dict) -> tupl
         for answer, start in answers:
             if start < 0 or not answer or not context.startswith(answer, start):
                 found = context[start : start + len(answer)] if start >= 0 else ""
-                stands = f"; it stands at {context.index(answer)}" if answer and answer in context else ""
-                raise UserError(f"{where}: answer {answer!r} at {start}, the context has {found!r}{stands}")
+                stands = f"; it is at {context.index(answer)}" if answer and answer in context else ""
+                raise UserError(f"{where}: answer {answer!r}: at {start} the context has {found!r}{stands}")
     except (KeyError, TypeError, AttributeError):
         raise UserError(f"{where}: found {asked!r:.60}, expected question, answers (SQuAD JSON)") from None
     if not question or not (answers or impossible or not answered):

@@ -86,8 +86,8 @@ def test_tables_have_labels_and_documents_none():
 
 def test_an_empty_text_or_label_is_named_by_its_line():
     for name, text, found in (
-        ("a.tsv", "Ana\tx\n \ty\n", "a.tsv, line 2: nothing in 'text'"),
-        ("a.jsonl", '{"text": "Ana"}\n{"text": " "}\n', "a.jsonl, line 2: nothing in 'text'"),
+        ("a.tsv", "Ana\tx\n \ty\n", "a.tsv, line 2: 'text' is empty"),
+        ("a.jsonl", '{"text": "Ana"}\n{"text": " "}\n', "a.jsonl, line 2: 'text' is empty"),
         ("b.jsonl", '{"text": "Ana", "label": "x"}\n{"text": "Rui"}\n', "b.jsonl, line 2: .* 'label'"),
         ("e.txt", " \n\n", "e.txt: no text"),
         ("e.jsonl", "\n", "e.jsonl: no rows of text"),

@@ -42,7 +42,7 @@ def test_few_validation_documents_are_watched_drawn_by_their_words():
     rows = sum(max(1, len(text.encode()) // 60) for text in few.validation)
     assert 80 < rows <= 90 and few.train == ["a"], "an evaluation reads more rows than were asked for"
     assert [text for text in documents if text in few.validation] == few.validation, "the order is lost"
-    watched = f"{len(few.validation)} of 400 validation documents are watched, about 90 rows (--eval-rows)"
+    watched = f"{len(few.validation)} of 400 validation documents are used, about 90 rows (--eval-rows)"
     assert few.notes == ("first", watched)
     turned = Corpus("other", ["b"], documents[::-1]).watched(90, context=20)
     assert turned.validation == few.validation[::-1], "which are watched depends on more than their words"
@@ -103,7 +103,7 @@ def test_a_document_that_stands_twice_is_on_one_side(write):
     small = [write(f"small{i}.txt", "\n\n".join([f"Only {i}", *corpus.train[:3]])) for i in range(30)]
     both = load_corpus([tmp_file for tmp_file in small])
     n_copy = sum(text in corpus.train for text in both.train)
-    assert n_copy == 0 and "removed 81 training documents that stand in" in both.notes[0]
+    assert n_copy == 0 and "removed 81 training documents that are in the validation set too" in both.notes[0]
 
 
 def test_small_files_go_to_one_part_whole(write):
@@ -199,7 +199,7 @@ def test_too_little_text_is_refused(write, message, text):
 def test_empty_files_are_passed_over(tmp_path, write):
     write("empty.txt", "\n \n"), write("full.txt", "\n\n".join(speeches(12)))
     corpus = load_corpus(tmp_path)
-    assert corpus.notes == ("passed over 1 empty files",) and len(corpus.train + corpus.validation) == 12
+    assert corpus.notes == ("skipped 1 empty files",) and len(corpus.train + corpus.validation) == 12
 
 
 def test_what_is_neither_a_source_nor_a_path(tmp_path, monkeypatch, write, message):
@@ -322,8 +322,8 @@ def test_a_name_with_a_colon_is_a_file_where_there_is_one(write):
 def test_weights_that_say_nothing_are_refused(write, message):
     a, b = write("a.txt", "\n\n".join(speeches(30))), write("b.txt", "")
     for sources in ([f"{a}:1", b], [a, f"{b}:1"], [f"{a}:1", f"{b}:0"]):
-        assert "give each source a weight, as in plays.txt:0.7, or none" in message(load_corpus, sources)
-    assert "b.txt: no text to train on" in message(load_corpus, [f"{a}:1", f"{b}:1"])
+        assert "no weight; give all sources one (a.txt:0.7), or none" in message(load_corpus, sources)
+    assert "b.txt: no training text in it" in message(load_corpus, [f"{a}:1", f"{b}:1"])
     assert "no such file" in message(load_corpus, [f"{a}:1", f"{b}.no:1"])
     assert "world alone" in message(load_corpus, ["world:1", f"{a}:1"])
 

@@ -103,7 +103,7 @@ def test_documents_of_jsonl_are_its_texts(write, message):
 
 @pytest.mark.parametrize(
     "name, data, place",
-    [("a.txt", b"a\n\nb\xffd", "byte 4"), ("a.jsonl", b'{"text": "b\\udc00d"}', "line 1: half")],
+    [("a.txt", b"a\n\nb\xffd", "byte 4"), ("a.jsonl", b'{"text": "b\\udc00d"}', "line 1: a lone surrogate")],
 )
 def test_errors_replace_reaches_documents(write, message, name, data, place):
     assert place in message(documents_of, write(name, data))
@@ -154,7 +154,8 @@ def test_a_file_is_read_in_blocks_of_whole_lines(write, message, monkeypatch):
         read_text, write("c.txt", text.encode() + b"\n\xff")
     )
     zero = write("d.txt", text.encode() + b"\n\x00")
-    assert f"0 at offset {len(text.encode()) + 1}" in message(read_text, zero), "the offset in the file"
+    assert f"byte 0 at offset {len(text.encode()) + 1}" in message(read_text, zero), "the offset in the file"
+    assert "UTF-16 (its first bytes); save it" in message(read_text, write("e.txt", "日本".encode("utf-16")))
     monkeypatch.setattr(files, "LARGE", 20), monkeypatch.setattr(files, "BLOCK", 20)
     found = [*read_documents(write("long.txt", "a line of text\n" * 9))]
     assert "\n".join(found) + "\n" == "a line of text\n" * 9 and len(found) > 2, (

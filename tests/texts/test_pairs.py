@@ -96,7 +96,7 @@ def test_bad_rows_are_an_error_or_are_counted(table, message, capsys):
 
 def test_two_aligned_files_are_read(write, message, capsys):
     both = [write("a.en", "one\n \nthree\nfour"), str(write("a.pt", "um\ndois\ntrês\nquatro"))]
-    assert "a.pt, line 2: nothing in 'source'" in message(load_pairs, both)
+    assert "a.pt, line 2: 'source' is empty" in message(load_pairs, both)
     pairs = load_pairs(both, skip_bad=True)
     both_parts = sorted(pairs.train + pairs.validation)
     assert both_parts == [("four", "quatro"), ("one", "um"), ("three", "três")]
