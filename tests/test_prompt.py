@@ -170,7 +170,7 @@ def test_the_terminal_is_a_loop(script, monkeypatch):
 BAD = {
     ("--prompt", ""): ["--prompt is empty"],
     ("--prompt", "x y " * 60): ["70 positions", "shorten"],
-    ("--model encoder --prompt", "Ana"): ["encoder", "extract.py", "gpt-tiny"],
+    ("--model encoder --prompt", "Ana"): ["encoder", "extract.py", "use a decoder (runs/causal)"],
     ("--model encoder --data train.tsv",): ["encoder", "extract.py"],
     ("--model decodr --prompt", "Ana"): ["decodr", "did you mean 'decoder'?"],
     ("--temperature -1 --prompt", "Ana"): ["temperature -1"],

@@ -86,7 +86,7 @@ def choice(table: dict, key: str, value, where: str):
     """Return the table's entry for a value in config.json; UserError, with the nearest, if it has none."""
     if not isinstance(value, str) or value not in table:
         near = suggest(str(value), table)
-        raise UserError(f"{where}: {key} {value!r} is none of ours{near}: {', '.join(table)}")
+        raise UserError(f"{where}: {key} {value!r} is not supported{near}; expected {', '.join(table)}")
     return table[value]
 
 
@@ -98,10 +98,10 @@ def to_model_config(values: dict, where: str, modules: set[str] = frozenset()) -
         values = values | (checked(where, values, {key: dict | None}, whole=False).get(key) or {})
     for key, value in layout.only.items():
         if values.get(key, value) != value:
-            raise UserError(f"{where}: {key} is {values[key]!r}, and only {value!r} can be expressed here")
+            raise UserError(f"{where}: {key} is {values[key]!r}, and only {value!r} is supported")
     for key, other in _BOTH.items():
         if values.get(key, values.get(other)) != values.get(other):
-            raise UserError(f"{where}: {key} is {values[key]!r} and {other} is not: both stacks are alike")
+            raise UserError(f"{where}: {key} is {values[key]!r} and {other} is not; both must be equal")
     values = {key: value for key, value in values.items() if (key, value) != ("n_inner", None)}
     given = {field: key for field, key in layout.keys.items() if key in values}
     found = {field: check_value(where, key, field, values[key]) for field, key in given.items()}

@@ -37,7 +37,7 @@ def export_model(model, tokenizer, folder: str | Path, frame: Frame, name="the m
     if tokenizer is not None:
         write_tokenizer(tokenizer, folder, frame if config.n_encoder_layer else (None, None), config)
         if kind == "qwen2" and getattr(tokenizer, "pattern", None) != "gpt4, digits apart":
-            notes.append("AutoTokenizer cuts a text as Qwen2 does: open it with PreTrainedTokenizerFast")
+            notes.append("AutoTokenizer would cut text as Qwen2 does: open it with PreTrainedTokenizerFast")
     ids = special_ids(tokenizer, kind, config)
     write_json(folder / CONFIG, from_model_config(config, kind) | ids)
     if tokenizer is not None and tokenizer.ends:
@@ -107,11 +107,11 @@ def their_tensors(model, kind: str, notes=()) -> tuple[dict[str, torch.Tensor], 
         state["encoder.embeddings.segment.weight"] = torch.zeros(1, config.d_model)
     if encoder and not config.head_transform:
         state = {name: tensor for name, tensor in state.items() if not name.startswith("vocabulary.")}
-        notes.append("without its vocabulary head: there it has a dense layer, which --head-transform trains")
+        notes.append("vocabulary head left out: only one trained with --head-transform can be exported")
     elif config.kind != "decoder":
         state.setdefault("vocabulary.bias", torch.zeros(config.vocab_size))
     if encoder and not config.pooler and kind in ("bert", "megatron-bert"):
-        notes.append("it has no pooler: there AutoModel draws one at random; leave pooler_output alone")
+        notes.append("it has no pooler: AutoModel draws one at random, so do not use pooler_output")
     names = {their_name(ours, NAMES[kind]): tensor for ours, tensor in state.items()}
     for copy, name in NAMES[kind].copies.items():
         if not config.tie_embeddings and copy.endswith(".bias") and name in names:

@@ -47,7 +47,7 @@ def load(path: str | Path, device: str = "cpu", dtype=torch.float32) -> tuple[nn
     folder, values, config, tensors = read_folder(path)
     tokenizer, notes = read_tokenizer(folder, values)
     if tokenizer is not None and (n := tokenizer.vocab_size) > config.vocab_size:
-        raise UserError(f"{folder / CONFIG}: vocab_size {config.vocab_size}, and the vocabulary has {n} ids")
+        raise UserError(f"{folder / CONFIG}: vocab_size {config.vocab_size}, but the vocabulary has {n} ids")
     longest = read_json(folder / SENTENCES, optional=True).get("max_seq_length")
     if tokenizer is not None and longest is not None:
         longest = check_value(str(folder / SENTENCES), "max_seq_length", "max_positions", longest)
@@ -58,7 +58,7 @@ def load(path: str | Path, device: str = "cpu", dtype=torch.float32) -> tuple[nn
         raise UserError(f"{folder / GENERATION}: eos_token_id {bad[0]!r}: expected ids < {config.vocab_size}")
     if tokenizer is not None:
         tokenizer.ends = tuple(ends)
-    notes += [f"without {name}, of a head for a task" for name in tensors if TASK_HEADS.match(name)]
+    notes += [f"left out {name}, part of a task head" for name in tensors if TASK_HEADS.match(name)]
     tensors = {name: tensor for name, tensor in tensors.items() if not TASK_HEADS.match(name)}
     model, names = build_for_weights(config, tensors, folder / CONFIG), NAMES[values["model_type"]]
     state = model.state_dict()
@@ -68,7 +68,7 @@ def load(path: str | Path, device: str = "cpu", dtype=torch.float32) -> tuple[nn
         name, second = names.copies[copy], tensors.pop(copy)
         if copy.endswith(".weight") and not torch.equal(second, tensors.get(name, second)):
             way_out = '"tie_word_embeddings": false there keeps both'
-            raise UserError(f"{folder}: {copy} and {name} differ, and {CONFIG} ties them; {way_out}")
+            raise UserError(f"{folder}: {copy} and {name} differ, but {CONFIG} ties them; {way_out}")
         # In an untied head, transformers adds the bias of the `decoder` layer: keep that one.
         tensors[name] = second if copy.replace(".bias", ".weight") in theirs else tensors.get(name, second)
     for name, tensor in tensors.items():  # one by one: memory never holds all of them twice
@@ -76,13 +76,13 @@ def load(path: str | Path, device: str = "cpu", dtype=torch.float32) -> tuple[nn
     found = unpack(tensors, config)
     absent = [name for name in theirs if name not in found and theirs[name].split(".")[0] in HEADS]
     expected = {name: state[ours] for name, ours in theirs.items() if name not in absent}
-    check_state(f"{folder / CONFIG}, or what stands beside it,", found, expected)
+    check_state(f"{folder / CONFIG}, or a weight file beside it,", found, expected)
     if absent:
         model = build(config)
     weights = {theirs[name]: tensor.contiguous() for name, tensor in found.items()}
     model.load_state_dict(weights, strict=False, assign=True)
     if heads := sorted({name.rpartition(".")[0] for name in absent}):
-        notes = [f"not in it, so drawn at random: {', '.join(heads)}", *notes]
+        notes = [f"missing, so drawn at random: {', '.join(heads)}", *notes]
     sys.stderr.writelines(f"{folder}: {note}\n" for note in notes)
     return model.to(device, dtype).eval(), tokenizer
 
@@ -98,7 +98,7 @@ def read_folder(path: str | Path) -> tuple[Path, dict, ModelConfig, dict[str, Te
     for name, tensor in found.items():  # in old files the weights of norms are gamma and beta
         new = (prefix if is_bare else "") + re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name))
         if new in tensors:
-            raise UserError(f"{folder}: {new} stands there twice, once as {name}")
+            raise UserError(f"{folder}: {new} is there twice, once as {name}")
         tensors[new] = tensor
     modules = {name for name in ("pooler", "final_logits_bias") if any(name in found for found in tensors)}
     return folder, values, to_model_config(values, where, modules), tensors
@@ -137,7 +137,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
             return {name: tensor.detach() for name, tensor in found.items()}
         except Exception as error:  # noqa: BLE001 - damage can raise nearly any error
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError(f"{folder / PICKLED}: damaged, or more than tensors by name ({reason})") from None
+            raise UserError(f"{folder / PICKLED}: damaged, or more than named tensors ({reason})") from None
     raise UserError(f"{folder}: no weights in it; expected {WEIGHTS}, {INDEX} or {PICKLED}")
 
 
@@ -169,7 +169,7 @@ def download(name: str, cache: str | Path | None = None) -> Path:
     print(f"hf:{name}: downloading into {folder}", file=sys.stderr)
     for file in wanted:  # grows: the index adds its shards
         if file not in files:
-            raise UserError(f"hf:{name}: {server} has no {file} of it; no other weights are downloaded")
+            raise UserError(f"hf:{name}: {server} has no {file} of it; only safetensors can be downloaded")
         path, (size, sha256), label = folder / file, files[file], f"hf:{name} {file}"
         if not path.exists() or path.stat().st_size != size:
             url = f"{server}/{model}/resolve/{revision}/{quote(file)}"
@@ -196,6 +196,6 @@ def network(label: str):
     except (OSError, HTTPException) as error:
         raise UserError(f"{label}: the network failed ({getattr(error, 'reason', error)})") from None
     except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise UserError(f"{label}: not what was expected ({error}); run the command again") from None
+        raise UserError(f"{label}: an unexpected answer ({error}); run the command again") from None
     finally:
         socket.setdefaulttimeout(before)

@@ -48,7 +48,7 @@ def read_tokenizer(folder: Path, values: dict) -> tuple[BPE | WordPiece | None, 
         if (folder / "vocab.json").exists() and (folder / "merges.txt").exists() or kind == "BPE":
             return read_bpe(folder, whole, settings, values)
         if whole.get("model"):
-            raise UserError(f"a tokenizer of type {kind!r}; ours are WordPiece and BPE")
+            raise UserError(f"a tokenizer of type {kind!r}; only WordPiece and BPE are supported")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # JSON of another shape, say
         said = str(error) if isinstance(error, UserError) else f"damaged ({error!r})"
         files = "vocab.txt, vocab.json or tokenizer.json"
@@ -64,7 +64,7 @@ def read_wordpiece(folder: Path, whole: dict, settings: dict) -> WordPiece:
     as_bert += (dict(continuing_subword_prefix="##", max_input_chars_per_word=100),)
     for part, expected in zip(parts, as_bert, strict=True):
         if other := {key: part[key] for key, value in expected.items() if part.get(key, value) != value}:
-            raise UserError(f"it reads text by {other}; ours as BERT, by {expected}")
+            raise UserError(f"it prepares text by {other}; only BERT's {expected} is supported")
     switches = {name: settings.get(a, parts[0].get(b, default)) for name, a, b, default in SWITCHES}
     roles, added, words = roles_and_added(folder, whole, settings, BERT_ROLES)
     if (path := folder / "vocab.txt").exists():  # split at line feeds alone: U+2028 may be a token
@@ -98,7 +98,7 @@ def read_bpe(folder: Path, whole: dict, settings: dict, values: dict) -> tuple[B
     start = tokenizer.vocab.get(start_id, b"").decode("utf-8", "replace")
     if kind in DECODER_START and start in specials and start_id != tokenizer.special_id("[CLS]"):
         tokenizer.aliases["[START]"] = start
-    prefix = "its tokenizer reads every text with a space before it: encode(' ' + text)"
+    prefix = "its tokenizer puts a space before every text; ours does not: encode(' ' + text)"
     said = [settings, cutter := whole.get("pre_tokenizer") or {}, *cutter.get("pretokenizers", ())]
     notes += [prefix] if any(part.get("add_prefix_space") for part in said) else []
     return tokenizer, notes + differing(whole, "lstrip", "rstrip", "single_word")
@@ -116,15 +116,15 @@ def cut_by(whole: dict) -> tuple[str | None, list[str]]:
     wrong = [k for k in ("ignore_merges", "end_of_word_suffix", "dropout") if whole["model"].get(k)]
     wrong += [normalizer] if normalizer.get("type") not in (None, "NFC") else [] if cuts in CUTS else [cuts]
     if wrong:
-        raise UserError(f"it cuts text by {wrong[0]!r:.200}; ours as GPT-2, GPT-4 or SmolLM2")
-    note = "its tokenizer composes letters and accents (NFC) first: give it texts that are"
+        raise UserError(f"it cuts text by {wrong[0]!r:.200}; supported: GPT-2's, GPT-4's, SmolLM2's ways")
+    note = "its tokenizer composes letters and accents (NFC); ours does not: give it NFC text"
     return CUTS[cuts], [note] if normalizer else []
 
 
 def differing(whole: dict, *switches: str) -> list[str]:
     """Return notes on added tokens that have `switches` which our tokenizers lack."""
     said = dict.fromkeys(("lstrip", "rstrip"), "drops the spaces beside {}: write none there")
-    said |= dict(single_word="reads {} only as a whole word; ours inside a word too")
+    said |= dict(single_word="finds {} only as a whole word; ours finds it inside a word too")
     found = {s: [e["content"] for e in whole.get("added_tokens") or () if e.get(s)] for s in switches}
     return ["its tokenizer " + said[s].format(", ".join(tokens)) for s, tokens in found.items() if tokens]
 

@@ -23,13 +23,13 @@ class ModelConfig:
     d_ff: int = 3072  # F: inner width of the feed-forward part
     max_positions: int = 512  # longest sequence, in tokens
     n_segments: int = 0  # 2 where the encoder reads a pair of texts, marked A and B (BERT); else 0
-    positions: Literal["learned", "sinusoidal", "alibi", "rope"] = "learned"  # how it knows the tokens' order
+    positions: Literal["learned", "sinusoidal", "alibi", "rope"] = "learned"  # how it knows the token order
     rope_theta: float = 10000.0  # rope: pair i turns by one radian in theta^(2i / d_head) positions
     position_offset: int = 0  # unused rows before position 0 (2 in BART)
     init_std: float | None = None  # standard deviation of the initial weights; none: 0.55 / sqrt(d_model)
-    norm: Literal["post", "pre"] = "pre"  # layer norm after each sum (2017, BERT) or before each part (GPT-2)
+    norm: Literal["post", "pre"] = "pre"  # post: norm after a sum (2017, BERT); pre: before a part (GPT-2)
     norm_kind: Literal["layer", "rms"] = "layer"  # rms: a norm without mean and bias (LLaMA)
-    activation: Literal["relu", "gelu", "gelu_tanh", "silu"] = "gelu"  # inside the feed-forward part
+    activation: Literal["relu", "gelu", "gelu_tanh", "silu"] = "gelu"  # function in the feed-forward part
     gated: bool = False  # feed-forward: one layer is multiplied by another, a gate; silu: SwiGLU (LLaMA)
     biases: Literal["all", "qkv", "none"] = "all"  # which linear layers of a block have a bias (LLaMA: none)
     qk_norm: bool = False  # RMS norm on the queries and keys of each head, before rope turns them (Qwen3)
@@ -65,11 +65,11 @@ class ModelConfig:
             raise UserError("--n-encoder-layer 0, --n-decoder-layer 0: at least one must be 1 or more")
         if self.d_model % self.n_head and self.d_head is None:
             H, D = self.n_head, self.d_model
-            raise UserError(f"--d-model {D} does not fit --n-head {H}: try --d-model {H * (D // H + 1)}")
+            raise UserError(f"--d-model {D} is no multiple of --n-head {H}: try --d-model {H * (D // H + 1)}")
         if self.n_head % (n_kv := self.n_kv_head or self.n_head):
             raise UserError(f"--n-kv-head {n_kv} does not divide --n-head {self.n_head}: try --n-kv-head 1")
         if self.positions == "rope" and (d_head := self.d_head or self.d_model // self.n_head) % 2:
-            raise UserError(f"--positions rope turns pairs, and a head has {d_head} numbers; make them even")
+            raise UserError(f"--positions rope needs an even size of each head, not {d_head}: see --d-head")
         if not self.n_encoder_layer and (self.pooler or self.n_segments):
             raise UserError("--pooler and --n-segments need an encoder: a decoder alone uses neither")
         if self.next_sentence and not self.pooler:

@@ -153,7 +153,7 @@ def check_prompt(prompt: list[int], name: str, config) -> None:
 def check_decoder(model) -> None:
     """Raise UserError for a model without a decoder; the message says what such a model can do."""
     if model.decoder is None:
-        raise UserError("an encoder gives embeddings (extract.py); a decoder, as gpt-tiny, writes texts")
+        raise UserError("an encoder cannot write text (embeddings: extract.py); use a decoder (runs/causal)")
 
 
 def check_settings(model, max_new_tokens, rule, n_beam, length_penalty, pad_id, overflow) -> None:
@@ -165,7 +165,7 @@ def check_settings(model, max_new_tokens, rule, n_beam, length_penalty, pad_id, 
     for wrong, message in [
         (max_new_tokens < 0, f"max-new-tokens {max_new_tokens}: must be 0 or more"),
         (n_beam < 1, f"n-beam {n_beam}: must be 1 (no search) or more"),
-        (n_beam > 1 and draws, f"n-beam {n_beam} draws nothing: leave out temperature, top-k and top-p"),
+        (n_beam > 1 and draws, f"n-beam {n_beam} does not sample: leave out temperature, top-k and top-p"),
         (length_penalty < 0, f"length penalty {length_penalty}: must be 0 (short texts win) or more"),
         (overflow not in ("slide", "stop"), f"overflow {overflow}: must be slide or stop"),
         (bad, f"pad_id, ends or forbidden_ids {bad}: the vocabulary has the ids 0 to {V - 1}"),

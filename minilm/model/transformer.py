@@ -177,6 +177,6 @@ def build_for_weights(config: ModelConfig, tensors: dict[str, Tensor], where) ->
     least = n_row * D + config.n_layer * 2 * D * (width + config.d_ff)  # q and out, up and down of each block
     sizes = [size for size in vars(config).values() if type(size) is int]
     if max(least, *sizes) > 10**6 + 2 * sum(t.numel() for t in tensors.values()):  # heads may be missing
-        raise UserError(f"{where}: describes a model far larger than the weights beside it; get both anew")
+        raise UserError(f"{where}: describes a model far larger than the weights beside it; get both again")
     with Undrawn():
         return build(config)

@@ -33,7 +33,7 @@ class Tokenizer:
         self.added_tokens, self._special_ids = tuple(added_ids), special_ids
         for alias, token in self.aliases.items():
             if token not in special_ids:
-                raise UserError(f"alias {alias!r} stands for {token!r}, which is no special token")
+                raise UserError(f"alias {alias!r} stands for {token!r}, which is not a special token")
         self._fold, self._added_ids = fold, {fold(token): i for token, i in added_ids.items()}
         self._finders = self.finder(added_ids), self.finder(added_ids | special_ids)  # by `allow_special`
         self._encode_cached = lru_cache(CACHE)(self.encode_word)
@@ -61,7 +61,7 @@ class Tokenizer:
         name = token if token in self._special_ids else self.aliases.get(token)
         if name is None:
             near = suggest(token, [*self._special_ids, *self.aliases])
-            raise UserError(f"{token!r} is no special token here{near}")
+            raise UserError(f"{token!r} is not a special token here{near}")
         return self._special_ids[name]
 
     def encode(self, text: str, allow_special: bool = True) -> list[int]:

@@ -143,13 +143,13 @@ class BPE(Tokenizer):
         vocab, special_ids, ids = dict(vocab), {}, {token: i for i, token in vocab.items()}
         for token in special_tokens:
             if len(token.encode()) < 2 or token in special_ids:
-                raise UserError(f"special token {token!r} stands there twice, or has less than two bytes")
+                raise UserError(f"special token {token!r} is given twice, or has fewer than two bytes")
             special_ids[token] = ids.setdefault(token.encode(), max(vocab, default=-1) + 1)
             vocab[special_ids[token]] = token.encode()
         super().__init__(vocab, special_ids, aliases, {token: ids[token.encode()] for token in added_tokens})
         self.merges, self.pattern = [(a, b) for a, b in merges], pattern
         if pattern not in (None, *PATTERNS):
-            raise UserError(f"pattern {pattern!r}: expected none, as GPT-2, or one of {', '.join(PATTERNS)}")
+            raise UserError(f"pattern {pattern!r}: expected none (GPT-2's), or one of {[*PATTERNS]}")
         self._pattern = PATTERNS.get(pattern, GPT2_PATTERN)
         try:
             self._byte_ids = {byte[0]: ids[byte] for byte in BYTES if byte in ids}  # some files lack a few
@@ -196,7 +196,7 @@ class BPE(Tokenizer):
             text.encode()
         except UnicodeEncodeError as error:
             found = f"a lone surrogate, {text[error.start]!r} after {text[: error.start][-20:]!r}"
-            raise UserError(f"{found}: read the text anew, with errors='replace'") from None
+            raise UserError(f"{found}: read the text again, with errors='replace'") from None
         return pre_tokens(text, self._pattern)
 
     def encode_word(self, word: str) -> tuple[int, ...]:
@@ -270,7 +270,7 @@ class BPE(Tokenizer):
     def from_names(cls, ids, merges, special_tokens=(), aliases=None, added_tokens=(), pattern=None) -> "BPE":
         """Build from ids and merges as in GPT-2's files, where special and added tokens are plain text."""
         if wrong := [name for name, i in ids.items() if type(i) is not int]:
-            raise ValueError(f"the id of {wrong[0]!r} is {ids[wrong[0]]!r}")
+            raise ValueError(f"the id of {wrong[0]!r} is {ids[wrong[0]]!r}, expected an integer")
         whole = {*special_tokens, *added_tokens}
         byte_of = {character: byte for byte, character in enumerate(BYTE_CHARACTERS)}
         token_of = {name: bytes(map(byte_of.get, name)) for name in ids.keys() - whole}

@@ -51,7 +51,7 @@ class WordPiece(Tokenizer):
         self._strips = lower_case if strip_accents is None else strip_accents
         self._ids = {token: i for i, token in enumerate(self.tokens)}
         if bad := [t for t in (*special_tokens, *added_tokens) if t not in self._ids or t[:2] == "##"]:
-            what = "a piece of words" if bad[0] in self._ids else f"none of {len(tokens)} tokens"
+            what = "a piece of a word" if bad[0] in self._ids else f"not among the {len(tokens)} tokens"
             raise UserError(f"the special token {bad[0]!r} is {what}")
         special_ids = {token: self._ids[token] for token in special_tokens}
         vocab = {}  # id -> bytes: "##ing" is b"ing"; "go" begins a word, so it is b" go"; "," gets no space
@@ -126,4 +126,4 @@ class WordPiece(Tokenizer):
 
     def extend(self, texts, n_new: int) -> "WordPiece":
         """Refuse: a new piece would change how known words are cut."""
-        raise UserError("--extend-vocabulary learns merges, a WordPiece vocabulary has none: leave it out")
+        raise UserError("--extend-vocabulary learns merges, which a WordPiece vocabulary lacks: leave it out")

@@ -74,7 +74,7 @@ def test_a_deviation_that_the_width_sets_is_written_out():
 @pytest.mark.parametrize(
     ("kind", "values", "message"),
     [
-        ("opt", {}, r"model_type 'opt' is none of ours.*: bert, roberta, megatron-bert, .*bart"),
+        ("opt", {}, r"model_type 'opt' is not supported.*; expected bert, roberta, megatron-bert, .*bart"),
         ("llama", dict(rope_scaling=dict(rope_type="llama3", factor=8.0)), "rope_type is 'llama3', and only"),
         ("llama", dict(rope_scaling=dict(type="linear", factor=2.0)), "type is 'linear', and only 'default'"),
         ("llama", dict(rope_parameters=dict(partial_rotary_factor=0.5)), "partial_rotary_factor is 0.5"),
@@ -86,13 +86,17 @@ def test_a_deviation_that_the_width_sets_is_written_out():
         ("qwen2", dict(num_key_value_heads=5), "x: --n-kv-head 5 does not divide --n-head 32"),
         ("brt", {}, r"did you mean 'bert'"),
         (None, {}, "model_type None"),
-        ("bert", dict(hidden_act="swish2"), "hidden_act 'swish2' is none of ours.*: relu, gelu"),
+        ("bert", dict(hidden_act="swish2"), "hidden_act 'swish2' is not supported.*; expected relu, gelu"),
         ("bert", dict(hidden_act=None), "hidden_act None"),
         ("bert", dict(position_embedding_type="relative_key"), "position_embedding_type is 'relative_key'"),
         ("bert", dict(is_decoder=True), "is_decoder is True, and only False"),
         ("bert", dict(hidden_size="768"), "'hidden_size' is '768', expected integer"),
         ("bert", dict(num_hidden_layers=True), "'num_hidden_layers' is True"),
-        ("bert", dict(num_attention_heads=7), "x: --d-model 768 does not fit --n-head 7: try --d-model 770"),
+        (
+            "bert",
+            dict(num_attention_heads=7),
+            "x: --d-model 768 is no multiple of --n-head 7: try --d-model 770",
+        ),
         ("roberta", dict(hidden_act="relu"), "RoBERTa's head always has gelu"),
         ("gpt2", dict(scale_attn_by_inverse_layer_idx=True), "scale_attn_by_inverse_layer_idx is True"),
         ("gpt2", dict(n_inner=3.5), "'n_inner' is 3.5"),
@@ -116,7 +120,9 @@ def test_how_fast_a_rotation_turns_stands_in_several_places(key):
 
 def test_parts():
     assert choice({"a": 1}, "key", "a", "x") == 1
-    with pytest.raises(UserError, match=r"x: key 'aab' is none of ours \(did you mean 'aaa'\?\): aaa, c"):
+    with pytest.raises(
+        UserError, match=r"x: key 'aab' is not supported \(did you mean 'aaa'\?\); expected aaa, c"
+    ):
         choice({"aaa": 1, "c": 2}, "key", "aab", "x")
     assert check_value("x", "hidden_act", "activation", "gelu_new") == "gelu_tanh"
     assert check_value("x", "dropout", "dropout", 0) == 0, "a whole number is a fine share"

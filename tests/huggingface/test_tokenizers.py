@@ -31,7 +31,7 @@ def test_roles_of_published_bpes(kind, tmp_path):
     assert tokenizer.encode(TEXT) == original.encode(TEXT) and notes == []
     if kind == "gpt2":
         names = dict.fromkeys(("[CLS]", "[SEP]", "[PAD]"), "<|endoftext|>")
-        with pytest.raises(UserError, match=r"'\[MASK\]' is no special token here"):
+        with pytest.raises(UserError, match=r"'\[MASK\]' is not a special token here"):
             tokenizer.special_id("[MASK]")
     else:
         names = {"[CLS]": "<s>", "[SEP]": "</s>", "[PAD]": "<pad>", "[MASK]": "<mask>"}
@@ -164,7 +164,7 @@ def test_what_is_otherwise_there_is_said(tmp_path):
     folder, n = published.folder(tmp_path / "bert", "bert"), len(published.BERT_TOKENS)
     tokens = [{"id": n, "content": "covid", "single_word": True, "special": False}]
     write(folder, tokenizer={"added_tokens": tokens}, added_tokens={"covid": n})
-    assert "reads covid only as a whole word" in read_tokenizer(folder, BERT)[1][0]
+    assert "finds covid only as a whole word" in read_tokenizer(folder, BERT)[1][0]
 
 
 def test_an_added_token_of_two_bytes_is_special_and_a_byte_is_not(tmp_path):
@@ -231,19 +231,22 @@ PIECES = {"type": "WordPiece", "vocab": {"[UNK]": 0}}
         ({"model": PIECES, "added_tokens": [{"id": 3}]} | AS_BERT, "damaged"),
         ({"model": PIECES, "normalizer": "x"}, "damaged"),
         ({"model": {"type": "WordPiece", "vocab": {"a": 0, "b": 2}}} | AS_BERT, "are not 0, 1, 2"),
-        ({"model": PIECES | {"continuing_subword_prefix": "@@"}} | AS_BERT, "reads text by .*'@@'"),
+        ({"model": PIECES | {"continuing_subword_prefix": "@@"}} | AS_BERT, "prepares text by .*'@@'"),
         # a step that is not there is none, and not BERT's: "The" stays as it is
-        (AS_BERT | {"model": PIECES, "normalizer": None}, "reads text by .*None.*BertNormalizer"),
-        (AS_BERT | {"model": PIECES, "pre_tokenizer": None}, "reads text by .*None.*BertPreTokenizer"),
+        (AS_BERT | {"model": PIECES, "normalizer": None}, "prepares text by .*None.*BertNormalizer"),
+        (AS_BERT | {"model": PIECES, "pre_tokenizer": None}, "prepares text by .*None.*BertPreTokenizer"),
         (
             {"model": PIECES, "normalizer": {"type": "Lowercase"}},
-            "reads text by .*'Lowercase'.*BertNormalizer",
+            "prepares text by .*'Lowercase'.*BertNormalizer",
         ),
         (
             AS_BERT | {"model": PIECES, "pre_tokenizer": {"type": "Whitespace"}},
-            "reads text by .*'Whitespace'",
+            "prepares text by .*'Whitespace'",
         ),
-        ({"model": {"type": "Unigram"}}, "a tokenizer of type 'Unigram'; ours are WordPiece and BPE"),
+        (
+            {"model": {"type": "Unigram"}},
+            "a tokenizer of type 'Unigram'; only WordPiece and BPE are supported",
+        ),
         ({"model": {"type": "BPE"}, "pre_tokenizer": {"type": "Metaspace"}}, "it cuts text by .*'Metaspace'"),
         ({"model": {"type": "BPE"}, "pre_tokenizer": BYTES | {"use_regex": False}}, "it cuts text by"),
         ({"model": {"type": "BPE"}, "pre_tokenizer": BYTES, "normalizer": {"type": "NFKC"}}, "'NFKC'"),

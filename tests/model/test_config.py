@@ -17,7 +17,7 @@ SMALL = dict(n_encoder_layer=1, d_model=12, n_head=3, d_ff=20, vocab_size=50)
 
 # (field, bad value, what the message must hold)
 BAD = [
-    ("n_head", 5, "--d-model 12 does not fit --n-head 5: try --d-model 15"),
+    ("n_head", 5, "--d-model 12 is no multiple of --n-head 5: try --d-model 15"),
     ("n_encoder_layer", 0, "--n-encoder-layer 0, --n-decoder-layer 0"),
     ("positions", "rotary", "--positions rotary: must be one of learned, sinusoidal, alibi, rope"),
     ("norm_kind", "batch", "--norm-kind batch: must be one of layer, rms"),
@@ -52,7 +52,9 @@ def test_the_way_out_of_an_indivisible_width_works():
 
 
 def test_a_rotation_needs_pairs_and_a_width_of_heads_none_that_fits():
-    with pytest.raises(UserError, match="--positions rope turns pairs, and a head has 3 numbers"):
+    with pytest.raises(
+        UserError, match="--positions rope needs an even size of each head, not 3: see --d-head"
+    ):
         ModelConfig(**(SMALL | dict(n_head=4, positions="rope")))
     ModelConfig(**(SMALL | dict(n_head=5, d_head=6, positions="rope")))
 

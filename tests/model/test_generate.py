@@ -265,9 +265,9 @@ def test_check_settings_names_the_way_out():
             check_settings(model or writer(), n_new, rule, n_beam, length_penalty, pad_id, overflow)
         return str(error.value)
 
-    assert "embeddings (extract.py)" in message(writer("encoder")), "say what an encoder can do instead"
+    assert "(embeddings: extract.py)" in message(writer("encoder")), "say what an encoder can do instead"
     assert "must be slide or stop" in message(overflow="slidd")
-    assert "draws nothing" in message(n_beam=2, rule=SamplingRule(top_k=3))
+    assert "does not sample: leave out" in message(n_beam=2, rule=SamplingRule(top_k=3))
     assert "[-1, 11]: the vocabulary has the ids 0 to 10" in message(rule=SamplingRule((-1, 3), eos_id=V))
     assert "[None, 11]: the" in message(rule=SamplingRule(other_ends=(3, V))), (
         "ends without the one they become"

@@ -33,14 +33,14 @@ def test_the_interface_is_the_same(tokenizer):
 def test_a_name_comes_before_an_alias(tokenizer):
     assert tokenizer.special_id("</s>") == tokenizer.special_id("[SEP]")
     assert tokenizer.special_id("[PAD]") != tokenizer.special_id("</s>"), "a token of that name is there"
-    with pytest.raises(UserError, match=r"'\[SEPP\]' is no special token here \(did you mean '\[SEP\]'"):
+    with pytest.raises(UserError, match=r"'\[SEPP\]' is not a special token here \(did you mean '\[SEP\]'"):
         tokenizer.special_id("[SEPP]")
 
 
 def test_an_alias_of_no_special_token():
     pieces = lambda aliases: WordPiece(TOKENS, PIECES, aliases)
     for make in (pieces, lambda aliases: BPE({}, [], (), None, aliases)):
-        with pytest.raises(UserError, match=r"alias 'x' stands for 'they', which is no special token"):
+        with pytest.raises(UserError, match=r"alias 'x' stands for 'they', which is not a special token"):
             make({"x": "they"})
 
 

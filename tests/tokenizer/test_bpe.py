@@ -364,7 +364,12 @@ def test_a_special_token_that_the_vocabulary_lacks_gets_the_next_id():
 def test_the_constructor_refuses_what_cannot_encode(bpe):
     for message, vocab, merges, pattern in (
         (r"b'zzz'", bpe.vocab, [(b"z", b"zz")], None),
-        ("pattern 'gpt5': expected none, as GPT-2, or one of", bpe.vocab, bpe.merges, "gpt5"),
+        (
+            r"pattern 'gpt5': expected none \(GPT-2's\), or one of \['gpt2, digits apart', 'gpt4'",
+            bpe.vocab,
+            bpe.merges,
+            "gpt5",
+        ),
     ):
         with pytest.raises(UserError, match=message):
             BPE(vocab, merges, pattern=pattern)
@@ -562,7 +567,7 @@ def test_an_id_of_another_type_is_named():
 def test_a_special_token_has_two_bytes_or_more_and_a_free_id():
     assert BPE({}, [], ("é", "<a>")).vocab == {0: "é".encode(), 1: b"<a>"}
     assert BPE({7: b"x"}, [], ("<a>",)).special_id("<a>") == 8
-    with pytest.raises(UserError, match="less than two bytes"):
+    with pytest.raises(UserError, match="given twice, or has fewer than two bytes"):
         BPE({}, [], ("e",))
     assert BPE.train(["ab"], 257, ("<a>",)).vocab_size == 257
     with pytest.raises(UserError, match="must be 257 or more"):

@@ -140,9 +140,9 @@ def test_special_tokens(wordpiece):
     assert [wordpiece.special_id(token) for token in SPECIAL_TOKENS] == [0, 1, 2, 3, 4]
     assert wordpiece.special_id("<|endoftext|>") == 3, "[SEP] ends a text"
     assert tokens(wordpiece, "the[MASK]go [SEP]") == ["the", "[MASK]", "go", "[SEP]"]
-    with pytest.raises(UserError, match=r"the special token '\[MASK\]' is none of"):
+    with pytest.raises(UserError, match=r"the special token '\[MASK\]' is not among the"):
         WordPiece(TOKENS[:4])
-    with pytest.raises(UserError, match=r"the special token '##s' is a piece of words"):
+    with pytest.raises(UserError, match=r"the special token '##s' is a piece of a word"):
         WordPiece(["[UNK]", "##s"], ["[UNK]", "##s"], {})
     other = WordPiece(["<u>", "a", "a"], ["<u>"], {"[UNK]": "<u>"})
     assert other.encode("a b") == [2, 0], "of two equal tokens the later is used"
