@@ -29,15 +29,15 @@ locked: dict[Path, object] = {}  # this process's locks, open files: closing one
 def choose_folder(name: str, out: str | None = None, overwrite: bool = False, resume: bool = False) -> Path:
     """Return `out`, emptied if `overwrite`, kept if `resume` (none: no such flag); or a new `runs/name`."""
     if overwrite and resume:
-        raise UserError("--overwrite and --resume: one replaces a run, the other continues it; give one")
+        raise UserError("--overwrite and --resume: one replaces a run, the other continues it; give only one")
     if overwrite and out is None:
-        raise UserError("--overwrite needs --out FOLDER; without --out every run has a new folder")
+        raise UserError("--overwrite needs --out FOLDER; without --out every run gets a new folder")
     if resume:
         runs = [Path(out)] if out else [r for r in numbered(name).values() if not (r / RESULTS).exists()]
         resumable = [run for run in runs if (run / TRAINER).exists()]
         if not resumable:
-            where = f"an unfinished {RUNS / name}; name it by --out"
-            where = f"{out}{near_runs(runs[0])}; --overwrite in its place starts anew" if out else where
+            where = f"any unfinished {RUNS / name}; give the run's folder with --out"
+            where = f"{out}{near_runs(runs[0])}; --overwrite without --resume starts over" if out else where
             raise UserError(f"--resume: no {TRAINER} in {where}")
         lock(resumable[-1])
         remove_leftovers(resumable[-1])
@@ -52,7 +52,7 @@ def choose_folder(name: str, out: str | None = None, overwrite: bool = False, re
         empty_run_folder(folder := Path(out), lock)
     elif not make_folder(folder := Path(out)):
         go_on = "--resume to continue it or " if resume is False and (folder / TRAINER).exists() else ""
-        raise UserError(f"--out {folder} exists: name another, or add {go_on}--overwrite to replace it")
+        raise UserError(f"--out {folder} exists: give another, or add {go_on}--overwrite to replace it")
     lock(folder)
     (folder / LOG).touch()  # marks it as ours even when the run is killed before its first checkpoint
     return folder
@@ -79,7 +79,7 @@ def lock(folder: Path) -> None:
             path.unlink(missing_ok=True)  # Windows deletes no open file: a deleted one had no owner
             file = open(path, "x")  # noqa: SIM115
     except busy:
-        raise UserError(f"{folder}: another process is writing there; wait, or name another --out") from None
+        raise UserError(f"{folder}: another process is writing there; wait, or give another --out") from None
     locked[path] = file
     if not is_held(path):
         del locked[path]
@@ -97,7 +97,7 @@ def may_write(folder: Path) -> bool:
     """Say whether this process writes files for all; UserError if its folder now belongs to another run."""
     path = folder.resolve() / LOCK
     if path in locked and not is_held(path):
-        raise UserError(f"{folder}: no longer the folder of this run; nothing more is written there")
+        raise UserError(f"{folder}: deleted, or now another run's folder: nothing more is written into it")
     return process_rank() == 0
 
 
@@ -144,7 +144,7 @@ def empty_run_folder(folder: Path, claim: Callable[[Path], None] = lambda folder
     ours = {*names} <= {LOCK} or (LOG in names and (SETTINGS in names or not foreign))
     if not (ours or read_json(folder / CONFIG, optional=True).get("format") == FORMAT):
         found = (foreign or names)[0]
-        raise UserError(f"{folder} is not a run folder of ours (it holds {found}): not replaced")
+        raise UserError(f"{folder} is not a run folder of minilm (it holds {found}): not replaced")
     claim(folder)
     remove_leftovers(folder)
     for name in (RESULTS, *TASK_FILES, *RUN_FILES):
@@ -210,17 +210,17 @@ def json_object(text: str | bytes, where) -> dict:
 def read_settings(folder: Path, settings_class: type, override_class=None) -> tuple[dict, dict]:
     """Return (settings, overrides) of a run, the saved fields of both classes; UserError for a wrong type."""
     if not (path := folder / SETTINGS).exists():
-        raise UserError(f"{folder}: not a run to go on from, no {SETTINGS} in it{near_runs(folder)}")
+        raise UserError(f"{folder}: not a run that can be continued, no {SETTINGS} in it{near_runs(folder)}")
     saved, mark = read_json(path), next(iter(settings_class.__annotations__))
     if mark not in saved:  # the first field is --objective, --task or --algorithm, by script
-        raise UserError(f"{path}: no {mark!r} in it, so it is the run of another script")
+        raise UserError(f"{path}: no {mark!r} in it, so it is a run of another script")
     parts = []
     for each in filter(None, (settings_class, override_class)):
         types = {field.name: field.type for field in fields(each)}
         known = {name: saved.pop(name) for name in types if name in saved}
         parts.append(checked(path, known, types, whole=False))
     if unknown := [name for name, value in saved.items() if value]:  # an old one that was off does no harm
-        raise UserError(f"{path}: {unknown[0]!r} is no setting of this script")
+        raise UserError(f"{path}: {unknown[0]!r} is not a setting of this script")
     return parts[0], {} if override_class is None else parts[1]
 
 
@@ -241,10 +241,10 @@ def read_log(folder: str | Path) -> list[dict]:
     lines, records = path.read_bytes().splitlines() if path.exists() else [], []
     for number, line in enumerate(lines, start=1):
         try:
-            records.append(checked("it", json.loads(line), RECORD))
+            records.append(checked("record", json.loads(line), RECORD))
         except (ValueError, TypeError, RecursionError) as error:
             if number < len(lines):
-                raise UserError(f"{path}, line {number}: not a record of a log ({error})") from None
+                raise UserError(f"{path}, line {number}: not a line of a log ({error})") from None
     return records
 
 

@@ -74,7 +74,7 @@ def check_state(path, found: dict[str, torch.Tensor], expected: dict[str, torch.
     wrong = {
         "missing": [n for n in wanted if n not in ours],
         "unexpected": [str(n) for n in ours if n not in wanted],
-        "misshapen": [f"{n}: {ours[n]}, expected {s}" for n, s in wanted.items() if ours.get(n, s) != s],
+        "of wrong shape": [f"{n}: {ours[n]}, expected {s}" for n, s in wanted.items() if ours.get(n, s) != s],
     }
     if texts := [f"{len(names)} {what} ({', '.join(names[:3])})" for what, names in wrong.items() if names]:
         raise UserError(f"{path} does not fit the model: {'; '.join(texts)}")

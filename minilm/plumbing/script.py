@@ -93,13 +93,13 @@ def read_command(settings_class: type, description: str, name_of: Callable, over
         folder = choose_folder(name_of(given), given.get("out"), given.get("overwrite", False), resume=True)
         saved, others = folders.read_settings(folder, settings_class, override_class)
         if (code := saved.pop("reward_function", None)) and "reward_function" not in given:
-            raise UserError(f"{folder / SETTINGS}: its reward is code; to trust it: --reward-function {code}")
+            raise UserError(f"{folder / SETTINGS}: its reward is code; to run it: --reward-function {code}")
         for name, value in ({**given, **overrides} if process_rank() == 0 else {}).items():
             before = (saved | others).get(name, "the preset's")
             if before != value and name not in ("out", "resume"):
-                told = f"{typed(name, value)}, and {' '.join(words_of(before))} before"
+                told = f"{typed(name, value)} (before: {' '.join(words_of(before))})"
                 if name in ("tokenizer", "vocab_size", "extend_vocabulary", "new_rows"):
-                    raise UserError(f"{told}: a run that goes on keeps what it began with")
+                    raise UserError(f"{told}: a resumed run keeps what it began with")
                 print(told, file=sys.stderr)
         given = saved | dict(overwrite=False) | given | dict(out=str(folder))  # it overwrote when it began
         overrides = others | overrides
@@ -191,7 +191,7 @@ def exit_code(main) -> int:
         return (code := end.code)
     except KeyboardInterrupt as stop:
         kept = next((path.parent for path in reversed(locked) if (path.parent / TRAINER).exists()), None)
-        way_out = f"; to go on: --resume {typed('out', kept)}" if kept else ": nothing was being saved"
+        way_out = f"; to go on: --resume {typed('out', kept)}" if kept else ": nothing has been saved"
         code, told = 130, str(stop) or f"stopped by Ctrl-C{way_out}"
     except OSError as error:
         try:
@@ -206,7 +206,7 @@ def exit_code(main) -> int:
         code, told = 2, as_line(f"error: {error}")
     except (MemoryError, RuntimeError) as error:  # the latter: PyTorch's, on a CPU or a GPU
         told = str(error)
-        way_out = "smaller batches and shorter texts take less (--help has the flags)"
+        way_out = "smaller batches and shorter texts need less memory (flags: --help)"
         if process_count() > 1 and (isinstance(error, dist.DistError) or "gloo" in told):
             told = f"another of {process_count()} processes has ended, see above"
             way_out = "to go on: the same command with --resume"

@@ -37,15 +37,15 @@ NAMES |= {bool: {"true": True, "false": False}, dict: {"object": dict}}
 
 @dataclass(frozen=True, kw_only=True)
 class CommonSettings:
-    """What every script takes."""
+    """Flags that every script takes."""
 
     out: str | None = None  # folder of this run; none: the next free one under runs/
-    seed: int = 0  # the same seed draws the same weights, batches and samples
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # auto: the CUDA GPU where there is one, else cpu
+    seed: int = 0  # the same seed gives the same weights, batches and samples
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # auto: a CUDA GPU if there is one, else cpu
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 to train a large model, if faster
     compile: bool = False  # let torch.compile fuse the model: a slow first step, faster ones after it
     overwrite: bool = False  # replace the run that is already in --out
-    plot: bool = False  # draw the run's picture at its end (needs matplotlib)
+    plot: bool = False  # draw a picture of the run at its end (needs matplotlib)
 
     def __post_init__(self):
         if self.plot:
@@ -54,7 +54,7 @@ class CommonSettings:
             source = getattr(self, name, None)
             if source and Path(source).resolve() == Path(self.out).resolve():
                 lost = f"{option_of(name)} {source}"
-                raise UserError(f"--out {self.out} --overwrite would delete {lost}: name another")
+                raise UserError(f"--out {self.out} --overwrite would delete {lost}: give another --out")
 
     def check_least(self, least: dict[str, float]) -> None:
         """Raise UserError if a setting, or an item of a tuple, is a number below its least value."""
@@ -105,7 +105,7 @@ def add_flags(parser: argparse.ArgumentParser, settings_class: type, taken=froze
     """Add a flag to the parser for each field, the class's own first; none whose name is `taken`."""
     missing = {field.name: field for field in fields(settings_class) if field.name not in taken}
     for declaring in filter(is_dataclass, settings_class.__mro__):
-        note = "Only what is given changes." if taken else None
+        note = "A flag that is not given keeps the preset's value." if taken else None
         group = parser.add_argument_group(declaring.__doc__.partition(".")[0], note)
         lines = re.findall(r"^    (\w+): .*?(?:  # (.*))?$", inspect.getsource(declaring), re.MULTILINE)
         for name, comment in dict(lines).items():

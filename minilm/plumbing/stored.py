@@ -89,7 +89,7 @@ def token_rows(documents: Sequence[str], tokenizer, rows_of: Callable, *options,
                 for ids, *others in iter(partial(made.next, PATIENCE), None):  # all: no piece is None
                     yield ids.astype(dtype), *others
             except TimeoutError:  # a killed process loses its piece without an error
-                raise UserError(f"{path}: a process was killed (memory?); run the command again") from None
+                raise UserError(f"{path}: a process died (out of memory?); run the command again") from None
 
     found = stored(path, pieces, dtype)
     for name in path.parent.glob(f"{path.stem}.{n}-*.npz"):

@@ -88,7 +88,7 @@ class Progress:
         append_log(self.folder, dict(step=step, split="validation") | metrics)
         self.say(step, metrics)
         if not math.isfinite(metrics["loss"]):
-            raise self.failed(f"the loss on the validation part is not finite after step {step}", True)
+            raise self.failed(f"the loss on the validation set is not finite after step {step}", True)
 
     def say(self, step: int, metrics: dict[str, float]) -> None:
         """Print the metrics of a step above the bar."""
@@ -128,12 +128,12 @@ class Run:
         if folder and settings.resume:
             state = go_on_from(folder, self.model, optimizer, settings.steps)
             if tokenizer is not None and load_tokenizer(folder / TOKENIZER).vocab != tokenizer.vocab:
-                raise UserError(f"{folder}: its start has other tokens now: give the start it began with")
+                raise UserError(f"{folder}: the tokenizer has changed: give the model that it began with")
             self.step, self.before, seconds = state["step"], state["before"], state["seconds"]
             self.best.state, objective.state = state["stopping"], state["objective"]
             if state.get("validation", self.validation) != self.validation:
                 if process_rank() == 0:
-                    print(f"{folder}: other validation rows now, compared from here on", file=sys.stderr)
+                    print(f"{folder}: new validation set, so earlier metrics are dropped", file=sys.stderr)
                 self.before, self.best = None, EarlyStopping(patience)
                 trim_log(folder, lambda line: line["split"] == "train")
         elif folder:  # first of all: a run that is killed now lacks only its weights
@@ -208,18 +208,18 @@ def save_trainer(folder: str | Path, state: dict) -> None:
 
 def load_trainer(folder: str | Path, steps: float = math.inf) -> dict:
     """Return what `save_trainer` wrote, on the CPU; UserError if missing, damaged or past `steps`."""
-    path, way_out = Path(folder) / TRAINER, "--overwrite starts the run anew"
+    path, way_out = Path(folder) / TRAINER, "--overwrite without --resume starts over"
     if not path.is_file():
-        raise UserError(f"{folder}: no {TRAINER} to go on from; {way_out}")
+        raise UserError(f"{folder}: no {TRAINER} to resume from; {way_out}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)  # a pickle that runs code is refused
     except Exception as error:  # noqa: BLE001 - of nearly any kind, depending on the damage
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path}: damaged, or more than plain data ({reason}); {way_out}") from None
+        raise UserError(f"{path}: damaged, or holds more than plain data ({reason}); {way_out}") from None
     if not isinstance(state, dict):
-        raise UserError(f"{path}: not the state of a training; {way_out}")
+        raise UserError(f"{path}: not the state of a training run; {way_out}")
     if checked(path, state, dict(step=int, model=dict))["step"] > steps:
-        raise UserError(f"{path}: has made {state['step']} steps: give --steps as many, or more")
+        raise UserError(f"{path}: has made {state['step']} steps: give --steps {state['step']} or more")
     return checked(path, state, STATE, whole=False)
 
 
@@ -254,8 +254,8 @@ def check_trainer(folder: str | Path, model: nn.Module, optimizer=None, steps: f
     check_state(path, state["model"], model.state_dict())
     moments = checked(path, state["optimizer"], dict.fromkeys(trained, dict), whole=False)
     for name in sorted(trained.keys() ^ moments.keys(), key=str):
-        then, now = ("moved", "does not") if name in moments else ("did not move", "does")
-        raise UserError(f"{path}: {name!r} {then} in this run, and {now} now: let the same weights move")
+        then, now = ("was", "is not") if name in moments else ("was not", "is")
+        raise UserError(f"{path}: {name!r} {then} trained in this run, and {now} now: train the same weights")
     groups = optimizer.param_groups if optimizer else []
     by_muon = {p for group in groups if group.get("by_muon") for p in group["params"]}
     for name, p in trained.items():

@@ -33,15 +33,15 @@ BETAS = (0.9, 0.98)  # of AdamW: Vaswani et al. 2017, section 5.3; other papers'
 class TrainingSettings(CommonSettings):
     """How long and how fast a model learns; none: the value in the recipe of the model or the task."""
 
-    steps: int | None = None  # optimiser steps
-    batch_size: int | None = None  # rows a step, over all micro-batches and processes
-    lr: float | None = None  # highest learning rate; none: by the recipe, or by which weights move
+    steps: int | None = None  # optimizer steps
+    batch_size: int | None = None  # rows per step, over all micro-batches and processes
+    lr: float | None = None  # highest learning rate; none: from the recipe, or by which weights are trained
     warmup: int | None = None  # steps in which the learning rate rises from 0
-    schedule: Literal["linear", "cosine", "inverse-sqrt", "constant"] | None = None  # after the warm-up
+    schedule: Literal["linear", "cosine", "inverse-sqrt", "constant"] | None = None  # rate after the warm-up
     weight_decay: float | None = None  # AdamW's weight decay, on matrices only
-    accumulate: int = 1  # micro-batches a step is cut into, to save memory; the gradient stays the same
+    accumulate: int = 1  # micro-batches that a step is cut into, to save memory; the gradient stays the same
     clip: float = 1.0  # largest norm of the gradient; 0: no clipping
-    eval_every: int | None = None  # steps between evaluations; none: eight in a run
+    eval_every: int | None = None  # steps between evaluations; none: eight evaluations in a run
     save_every: int = 1000  # steps between checkpoints
     log_every: int = 50  # steps between lines of the log
     resume: bool = False  # continue the run in --out, or the newest one that was interrupted
@@ -55,8 +55,8 @@ class TrainingSettings(CommonSettings):
         self.check_least(dict(steps=1, batch_size=1, accumulate=1, eval_every=1, save_every=1, log_every=1))
         parts = self.accumulate * process_count()
         if self.batch_size is not None and self.batch_size < parts:
-            what = f"--batch-size {self.batch_size} cannot be cut into --accumulate {self.accumulate} times"
-            raise UserError(f"{what} {process_count()} processes: give at least --batch-size {parts}")
+            what = f"--batch-size {self.batch_size} is less than --accumulate {self.accumulate} times"
+            raise UserError(f"{what} {process_count()} processes: give --batch-size {parts} or more")
         self.refuse(self.shard, ("compile", "optimizer"), "needs whole matrices: not with --shard")
 
 

@@ -94,4 +94,4 @@ def settle_threads(model: torch.nn.Module, rehearse: Callable) -> None:
         torch.set_num_threads(n)
         times[n].append(timeit.timeit(rehearse, number=1))
     if n < most:
-        print(f"{n} of {most} threads are fastest now (OMP_NUM_THREADS={most} for all)", file=sys.stderr)
+        print(f"using {n} of {most} threads, the fastest now (OMP_NUM_THREADS={most}: all)", file=sys.stderr)

@@ -102,7 +102,7 @@ def ranks(values: Sequence[float]) -> np.ndarray:
 def entity_f1(truth: Sequence[Sequence[str]], guess: Sequence[Sequence[str]]) -> tuple[float, float, float]:
     """Return (precision, recall, F1) of entities: right if words and type are; UserError for a bad tag."""
     if len(truth) != len(guess):
-        raise UserError(f"{len(truth)} true sentences and {len(guess)} guessed ones: each needs the other")
+        raise UserError(f"{len(truth)} true sentences and {len(guess)} guessed: expected as many")
     n_true = n_guess = n_right = 0
     for number, (gold, ours) in enumerate(zip(truth, guess, strict=True)):
         if len(gold) != len(ours):
@@ -216,7 +216,7 @@ def corpus_bleu(translations: Sequence[str], references: Sequence[str]) -> float
 def paired(truth: Sequence, guess: Sequence) -> tuple[np.ndarray, np.ndarray]:
     """Return both sides as arrays (n,); UserError unless they have equal lengths, at least 1."""
     if len(truth) != len(guess) or not len(truth):
-        raise UserError(f"{len(truth)} true values and {len(guess)} guessed ones: each needs the other")
+        raise UserError(f"{len(truth)} true values and {len(guess)} guessed: expected as many, at least one")
     return np.asarray(truth), np.asarray(guess)
 
 
@@ -224,5 +224,5 @@ def paired_numbers(truth: Sequence[float], guess: Sequence[float]) -> tuple[np.n
     """Return both sides as float64 arrays (n,); UserError as in `paired`, and if any is not finite."""
     truth, guess = (np.asarray(side, dtype=np.float64) for side in paired(truth, guess))
     if not (np.isfinite(truth).all() and np.isfinite(guess).all()):
-        raise UserError("a correlation of numbers that are not finite; did the training go wrong?")
+        raise UserError("a correlation needs finite numbers, found NaN or infinity: did training diverge?")
     return truth, guess

@@ -61,7 +61,7 @@ def test_out_is_made_with_the_folders_above_it():
 
 def test_an_out_that_exists_is_an_error_that_names_the_flags_that_help():
     run("vectors", "log.jsonl")
-    with pytest.raises(UserError, match=r"--out vectors exists: name another, or add --overwrite"):
+    with pytest.raises(UserError, match=r"--out vectors exists: give another, or add --overwrite"):
         folders.choose_folder("features", out="vectors")  # there is nothing to resume
     run("mine", "log.jsonl", "trainer.pt")
     with pytest.raises(UserError, match=r"--out mine exists.*--resume.*--overwrite"):
@@ -99,7 +99,7 @@ def test_only_a_run_folder_of_ours_is_emptied(names, config, ours, tmp_path):
         folders.empty_run_folder(tmp_path / "folder")
         assert set(os.listdir("folder")) == set(names) - set(folders.RUN_FILES)
     else:
-        with pytest.raises(UserError, match="not a run folder of ours .* not replaced"):
+        with pytest.raises(UserError, match="not a run folder of minilm .* not replaced"):
             folders.choose_folder("masked", out="folder", overwrite=True)
         assert sorted(os.listdir("folder")) == sorted(names)
 
@@ -131,9 +131,9 @@ def test_resume_continues_in_the_same_folder():
 def test_resume_of_what_cannot_be_resumed():
     run("runs/mine", "log.jsonl")
     for out, message in [
-        ("runs/mine", r"no trainer\.pt in runs/mine; --overwrite in its place starts anew$"),
+        ("runs/mine", r"no trainer\.pt in runs/mine; --overwrite without --resume starts over$"),
         ("runs/mime", r"in runs/mime \(did you mean 'runs/mine'\?\)"),
-        (None, "no trainer.pt in an unfinished runs/masked; name it by --out"),
+        (None, "no trainer.pt in any unfinished runs/masked; give the run's folder with --out"),
     ]:
         with pytest.raises(UserError, match=message):
             folders.choose_folder("masked", out=out, resume=True)
@@ -203,7 +203,7 @@ def test_saved_settings_are_read_back(tmp_path):
     own, others = folders.read_settings(tmp_path, Settings, Overrides)
     assert own == {"steps": 7, "data": ("a", "b")}, "JSON's lists are tuples of the settings"
     assert others == {"n_head": 2}
-    with pytest.raises(UserError, match="settings.json: 'n_head' is no setting of this script"):
+    with pytest.raises(UserError, match="settings.json: 'n_head' is not a setting of this script"):
         folders.read_settings(tmp_path, Settings)
     (tmp_path / "settings.json").write_text('{"steps": 7, "data": ["a", "b"], "gone": false, "none": null}')
     assert folders.read_settings(tmp_path, Settings)[0] == own, "off, a flag that is no more changes nothing"
@@ -379,7 +379,7 @@ def test_a_line_cut_off_by_a_kill_is_left_out(tmp_path):
 @pytest.mark.parametrize("line", ['{"st', "7", '{"step": 1}', '{"step": 1.5, "split": "train", "loss": 1}'])
 def test_a_bad_line_in_the_middle_is_named(tmp_path, line):
     Path("log.jsonl").write_text("\n".join([json.dumps(record(1)), line, json.dumps(record(3))]))
-    with pytest.raises(UserError, match=r"log\.jsonl, line 2: not a record of a log"):
+    with pytest.raises(UserError, match=r"log\.jsonl, line 2: not a line of a log"):
         folders.read_log(tmp_path)
 
 
@@ -406,7 +406,7 @@ def test_one_process_a_folder(tmp_path):
     command = [sys.executable, "-c", code, str(tmp_path)]
     with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout.readline().strip() == b"mine"
-        with pytest.raises(UserError, match="another process is writing there; wait, or name another --out"):
+        with pytest.raises(UserError, match="another process is writing there; wait, or give another --out"):
             folders.lock(tmp_path)
         other.kill()
     folders.lock(tmp_path)
@@ -469,7 +469,7 @@ def test_the_folder_of_another_run_is_left_alone(tmp_path):
         lambda: folders.write_json(folder / "x", {}),
     ):
         with pytest.raises(
-            UserError, match="mine: no longer the folder of this run; nothing more is written"
+            UserError, match="mine: deleted, or now another run's folder: nothing more is written"
         ):
             write()
     folders.unlock()

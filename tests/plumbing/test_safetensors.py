@@ -159,7 +159,7 @@ def test_weights_that_do_not_fit_are_named():
         check_state("w", found, expected)
     assert str(caught.value) == (
         "w does not fit the model: 3 missing (d, e, f); 1 unexpected (z); "
-        "2 misshapen (a: [3, 2], expected [2, 3], c: [], expected [2, 3])"
+        "2 of wrong shape (a: [3, 2], expected [2, 3], c: [], expected [2, 3])"
     )
     check_state("w", expected, expected)
     with pytest.raises(UserError, match=r"6 missing \(a, b, c\)"):

@@ -48,7 +48,7 @@ def test_what_is_given_is_laid_over_the_run_that_goes_on(monkeypatch):
     Path(folder, "trainer.pt").touch()
     given, overrides = command(monkeypatch, "--resume --steps 7")
     assert overrides == {} and Settings(**given) == Settings(steps=7, seed=2, resume=True, out="runs/count")
-    with pytest.raises(UserError, match="in an unfinished runs/sort"):
+    with pytest.raises(UserError, match="in any unfinished runs/sort"):
         command(monkeypatch, "--resume --task sort")
 
 
@@ -56,7 +56,7 @@ def test_what_is_otherwise_when_a_run_goes_on_is_said(monkeypatch, capsys):
     folder = script.begin("count", Settings(steps=5, seed=2))
     Path(folder, "trainer.pt").touch()
     command(monkeypatch, "--resume --steps 7 --seed 2")
-    assert capsys.readouterr().err == "--steps 7, and 5 before\n"
+    assert capsys.readouterr().err == "--steps 7 (before: 5)\n"
 
 
 def test_code_is_named_on_the_command_line_alone(monkeypatch):
@@ -65,7 +65,7 @@ def test_code_is_named_on_the_command_line_alone(monkeypatch):
     Path(folder, "trainer.pt").touch()
     saved = json.loads(Path(folder, "settings.json").read_text())
     write_json(Path(folder, "settings.json"), saved | dict(reward_function="stranger.evil:f"))
-    with pytest.raises(UserError, match="its reward is code; .* --reward-function stranger.evil:f"):
+    with pytest.raises(UserError, match="its reward is code; to run it: --reward-function stranger.evil:f"):
         command(monkeypatch, "--resume")
     given, _ = command(monkeypatch, "--resume --reward-function mine:f")
     assert given["reward_function"] == "mine:f"
@@ -180,11 +180,11 @@ def test_cells():
     ("ending", "code", "message"),
     [
         (UserError("file.txt:\nline 3"), 2, "error: file.txt: line 3\n"),
-        (KeyboardInterrupt(), 130, "stopped by Ctrl-C: nothing was being saved\n"),
+        (KeyboardInterrupt(), 130, "stopped by Ctrl-C: nothing has been saved\n"),
         (KeyboardInterrupt("saved in runs/masked"), 130, "saved in runs/masked\n"),
         (OSError(28, "No space left on device"), 2, "error: output: No space left on device\n"),
         (PermissionError(13, "Permission denied", "a/b"), 2, "error: a/b: Permission denied\n"),
-        (MemoryError(), 2, "error: out of memory; smaller batches and shorter texts take less"),
+        (MemoryError(), 2, "error: out of memory; smaller batches and shorter texts need less memory"),
         (
             RuntimeError("DefaultCPUAllocator: can't allocate memory: 8"),
             2,

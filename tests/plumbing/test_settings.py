@@ -220,8 +220,8 @@ def test_help_is_printed_and_leaves_with_0(option, capsys, monkeypatch):
     for part in [
         "Train a model.\n\n    train.py  like this\n",
         "\nPre-training:\n",
-        "\nWhat every script takes:\n",
-        "\nThe shape of a model:\n  Only what is given changes.\n",
+        "\nFlags that every script takes:\n",
+        "\nThe shape of a model:\n  A flag that is not given keeps the preset's value.\n",
         "\n  --lr number\n      highest learning rate (default 0.003)\n",
         "\n  --nsp, --no-nsp\n",
         "\n      100% of the files (default world)\n",

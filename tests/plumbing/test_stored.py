@@ -149,7 +149,7 @@ def test_tokens_go_on_where_a_process_was_killed(n_process, texts, text, bpe, mo
     monkeypatch.setattr(module, "PIECE", 700), monkeypatch.setattr(module, "PATIENCE", 2)
     monkeypatch.setattr(os, "cpu_count", lambda: n_process)
     rest = (noted, str(tmp_path), text[200], signal.SIGKILL)
-    with pytest.raises(UserError, match=r"a process was killed \(memory\?\); run the command again"):
+    with pytest.raises(UserError, match=r"a process died \(out of memory\?\); run the command again"):
         token_rows(texts, bpe, *rest)
     assert not [*tmp_path.glob("tokens-*.bin")] and [*tmp_path.glob("tokens-*.npz")], "what was made is kept"
     seen = Path(tmp_path, "noted.txt").read_text().splitlines()

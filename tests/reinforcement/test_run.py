@@ -40,7 +40,7 @@ def test_a_policy_is_a_decoder_that_can_end_a_text(reinforcement, make_gpt, tmp_
     with pytest.raises(UserError, match="of kind encoder, but a policy must be a decoder"):
         reinforcement()
     save(make_gpt(), BPE.train(small.documents(9), 300), tmp_path / "gpt", overwrite=True)
-    with pytest.raises(UserError, match=r"'<\|endoftext\|>' is no special token"):
+    with pytest.raises(UserError, match=r"'<\|endoftext\|>' is not a special token"):
         reinforcement()
 
 

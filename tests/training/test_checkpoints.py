@@ -107,7 +107,7 @@ def test_a_run_with_patience_that_is_extended_goes_on_from_its_last_weights(tmp_
 def test_a_run_goes_on_with_its_own_tokens_alone(tmp_path):
     train(small.model("causal"), small.objective("causal"), small.settings(), tmp_path, small.tokenizer())
     other, settings = BPE.train(["other words"], small.tokenizer().vocab_size), small.settings(resume=True)
-    with pytest.raises(UserError, match="its start has other tokens now"):
+    with pytest.raises(UserError, match="the tokenizer has changed: give the model"):
         train(small.model("causal"), small.objective("causal"), settings, tmp_path, other)
 
 
@@ -125,7 +125,7 @@ def test_losses_on_other_texts_are_not_compared(tmp_path, capsys):
         settings = small.settings(**how, steps=5 + is_told, resume=True)
         outcome = train(model, objective, settings, tmp_path, patience=9)
         looks = [line for line in read_log(tmp_path) if line["split"] == "validation"]
-        assert ("other validation rows" in capsys.readouterr().err) == is_told
+        assert ("new validation set" in capsys.readouterr().err) == is_told
         assert looks[0]["step"] == (5 if is_told else 0), "the losses of other texts stand in the log"
         assert outcome["before"]["loss"] == pytest.approx(outcome["after"]["loss"], rel=1e-3), "two texts"
     kept = load_trainer(tmp_path)["stopping"]["loss"]
@@ -142,7 +142,7 @@ def test_other_labels_of_the_same_texts_are_other_rows(tmp_path, capsys):
 
     objective.batch = other
     train(small.model("causal"), objective, small.settings(steps=7, resume=True), tmp_path)
-    assert "other validation rows" in capsys.readouterr().err, "the labels are compared with, not the texts"
+    assert "new validation set" in capsys.readouterr().err, "the labels are compared with, not the texts"
 
 
 def test_moments_of_names_of_two_kinds_are_one_line(tmp_path):
@@ -157,7 +157,7 @@ def test_moments_of_names_of_two_kinds_are_one_line(tmp_path):
 
 def test_a_run_has_no_fewer_steps_than_it_has_made(tmp_path):
     train(small.model("causal"), small.objective("causal"), small.settings(), tmp_path)
-    with pytest.raises(UserError, match="has made 6 steps: give --steps as many, or more"):
+    with pytest.raises(UserError, match="has made 6 steps: give --steps 6 or more"):
         settings = small.settings(steps=5, resume=True)
         train(small.model("causal"), small.objective("causal"), settings, tmp_path)
 
@@ -257,7 +257,7 @@ def test_evaluations_are_told_to_a_person(tmp_path, capsys):
 def test_a_validation_loss_that_is_no_number_ends_the_run(loss, tmp_path):
     told = Progress(tmp_path, small.settings(lr=0.02), 0, 0.0, None)
     way_out = "nothing has been saved. Try a smaller --lr than 0.02, or a longer --warmup"
-    with pytest.raises(UserError, match=f"the validation part is not finite after step 5; {way_out}"):
+    with pytest.raises(UserError, match=f"the validation set is not finite after step 5; {way_out}"):
         told.evaluation(5, dict(loss=loss))
 
 
@@ -338,18 +338,18 @@ def test_a_checkpoint_holds_plain_data_of_the_same_weights(tmp_path):
     name, weight = next(iter(model.named_parameters()))
     weight.requires_grad_(False)
     with pytest.raises(
-        UserError, match=f"{name!r} moved in this run, and does not now: let the same weights"
+        UserError, match=f"{name!r} was trained in this run, and is not now: train the same weights"
     ):
         checkpoints.check_trainer(tmp_path, model)
     weight.requires_grad_(True)
     rest = {key: value for key, value in state["optimizer"].items() if key != name}
     checkpoints.save_trainer(tmp_path, state | dict(optimizer=rest))
-    with pytest.raises(UserError, match=f"{name!r} did not move in this run, and does now"):
+    with pytest.raises(UserError, match=f"{name!r} was not trained in this run, and is now"):
         checkpoints.check_trainer(tmp_path, model)
     checkpoints.save_trainer(tmp_path, state | dict(optimizer=rest | {name: {}}))
     assert checkpoints.check_trainer(tmp_path, model)["step"] == 2, "a weight that rested has no moments"
     torch.save([1], tmp_path / "trainer.pt")
-    with pytest.raises(UserError, match="not the state of a training; --overwrite"):
+    with pytest.raises(UserError, match="not the state of a training run; --overwrite"):
         load_trainer(tmp_path)
     with pytest.raises(ValueError, match="holds plain data and tensors, not"):
         checkpoints.save_trainer(tmp_path, dict(step=1, model={}, other=small.settings()))

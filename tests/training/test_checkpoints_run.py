@@ -68,5 +68,5 @@ def test_whatever_stops_the_reading_is_one_line(error, tmp_path, monkeypatch):
     assert load_trainer(tmp_path) == dict(step=3, model={}), "that all is there `check_trainer` sees to"
     monkeypatch.setattr(torch, "load", load)
     reason = str(error).split("\n")[0] or "MemoryError"
-    with pytest.raises(UserError, match=rf"damaged, or more than plain data \({reason}\); --overwrite"):
+    with pytest.raises(UserError, match=rf"damaged, or holds more than plain data \({reason}\); --overwrite"):
         load_trainer(tmp_path)

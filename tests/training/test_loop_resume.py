@@ -213,7 +213,7 @@ def test_an_infinite_gradient_of_a_finite_loss_stops_the_run(tmp_path):
 
 
 def test_weights_that_explode_in_the_last_step_are_not_saved(tmp_path):
-    with pytest.raises(UserError, match="validation part is not finite after step 1; .* the last checkpoint"):
+    with pytest.raises(UserError, match="validation set is not finite after step 1; .* the last checkpoint"):
         run("causal", tmp_path, steps=1, lr=1e38, warmup=0)
     assert load_trainer(tmp_path)["step"] == 0, "that of the start"
 
