@@ -76,7 +76,7 @@ def export(run_folder: str | Path, folder: str | Path) -> list[str]:
     frame = (None if objective == "translation" else "[CLS]", "[SEP]")  # around each text in training
     weights = Path(run_folder) / WEIGHTS
     has_head = weights.exists() and any(name[:5] == "head." for name in read_tensors(weights))
-    notes = ["without its fine-tuned head, which has no name there"] if has_head else []
+    notes = ["the fine-tuned head is left out: transformers has no name for it"] if has_head else []
     return exporting.export_model(*load(run_folder), folder, frame, str(run_folder), notes)
 
 
@@ -97,10 +97,10 @@ def load_config(folder: str | Path) -> ModelConfig:
         return loading.read_folder(folder)[2]
     if not (path := Path(folder) / CONFIG).exists():
         what = f"no {CONFIG} in it" if Path(folder).is_dir() else "no such folder"
-        raise UserError(f"{folder}: not a run folder of ours, {what}{folders.near_runs(Path(folder))}")
+        raise UserError(f"{folder}: not a run folder of minilm, {what}{folders.near_runs(Path(folder))}")
     values = read_json(path)
     if values.pop("format", None) != FORMAT:
-        raise UserError(f'{path}: "format": "{FORMAT}" is missing, so it is not a config of ours')
+        raise UserError(f'{path}: "format": "{FORMAT}" is missing, so it is not a config of minilm')
     types = ModelConfig.__annotations__
     for name in values.keys() - types.keys():
         raise UserError(f"{path}: unknown model field {name!r}{suggest(name, types)}")

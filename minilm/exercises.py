@@ -49,7 +49,7 @@ def find(name: str) -> tuple[Path, re.Match, str]:
     inside = rf"^class {owner[0]}\b(?:.*\n)*?" if owner else ""
     found = re.search(inside + FUNCTION.format(function), path.read_text(encoding="utf-8"), re.MULTILINE)
     if not found:
-        raise UserError(f"{path}: no function {function} with its docstring; `git checkout {path}`")
+        raise UserError(f"{path}: no function {function} with its docstring; restore: `git checkout {path}`")
     return path, found, found["head"] + found["body"]
 
 
@@ -82,7 +82,7 @@ def start(name: str) -> None:
     """Keep the original function outside the clone, and empty it in its file."""
     path, found, function = find(name)
     if is_started(name):
-        raise UserError(f"{name} is started: go on, or `restore {name}`, which keeps your attempt")
+        raise UserError(f"{name} is started already: go on, or `restore {name}`, which keeps your attempt")
     if not any(is_started(other) for other in EXERCISES if find(other)[0] == path) and shutil.which("git"):
         asked = ["git", "diff", "--name-only", "HEAD", "--", path]
         if subprocess.run(asked, check=False, cwd=ROOT, capture_output=True).stdout:
@@ -111,7 +111,7 @@ def check(name: str) -> int:
     if stopped:
         print(f"stopped after 8 seconds{place}: does a loop there never end?")
     elif failed := re.search(r"^(?:E +)?([\w.]*[A-Z]\w+)(?:: (.*))?$", told, re.MULTILINE):
-        words = dict(AssertionError=failed[2], NotImplementedError=f"{failed[2]} is empty{place}")
+        words = dict(AssertionError=failed[2], NotImplementedError=f"{failed[2]} is still empty{place}")
         print(words.get(failed[1], failed[0].removeprefix("E ").strip() + place))
     else:
         atomic_write(kept(name, "solved"), function)
@@ -150,11 +150,11 @@ def main(action: str = "", name: str = "", *more: str) -> int | None:
     if (action, name) == ("restore", "--all"):
         return any(restore(name) for name in EXERCISES if is_started(name))
     if action not in actions or more:
-        raise UserError(f"python -m minilm.exercises list, or {', '.join(actions)} and a NAME")
+        raise UserError(f"expected python -m minilm.exercises list, or {', '.join(actions)} and a NAME")
     if name not in EXERCISES:
         raise UserError(f"no exercise {name!r}{suggest(name, EXERCISES)}; `list` shows all")
     if action in ("check", "solution", "restore") and not is_started(name):
-        raise UserError(f"{name} is not started; `start {name}`")
+        raise UserError(f"{name} is not started: first `start {name}`")
     return actions[action](name)
 
 

@@ -77,7 +77,7 @@ def test_save_overwrites_nothing_unless_asked(model, tokenizer, tmp_path):
     (tmp_path / "mine").mkdir()
     checkpoint.save(model, None, tmp_path / "mine")
     (tmp_path / "mine" / "config.json").write_text("{}")
-    with pytest.raises(UserError, match=r"not a run folder of ours \(it holds "):
+    with pytest.raises(UserError, match=r"not a run folder of minilm \(it holds "):
         checkpoint.save(model, None, tmp_path / "mine", overwrite=True)
     with pytest.raises(UserError, match="exists already"):
         checkpoint.save(model, None, tmp_path / "mine" / "config.json")
@@ -115,10 +115,10 @@ def test_load_names_what_is_missing(model, tmp_path):
         ('{"format": "minilm", "init_std": "x"}', r"'init_std' is 'x', expected number|none"),
         ('{"format": "minilm", "pooler": 1}', r"'pooler' is 1, expected true|false"),
         ('{"format": "minilm", "norm": null}', r"'norm' is None, expected post|pre"),
-        ('{"format": "minilm", "n_encoder_layer": 1, "d_model": 7, "n_head": 2}', "7 does not fit"),
+        ('{"format": "minilm", "n_encoder_layer": 1, "d_model": 7, "n_head": 2}', "7 is no multiple"),
         ('{"d_model": 6}', '"format": "minilm" is missing'),
         ('{"model_type": "bert"}', "no weights in it"),  # a published folder
-        ('{"model_type": "brt"}', r"'brt' is none of ours \(did you mean 'bert'\?\): bert, "),
+        ('{"model_type": "brt"}', r"'brt' is not supported \(did you mean 'bert'\?\); expected bert, "),
     ],
 )
 def test_a_config_that_is_wrong_or_foreign(tmp_path, text, message):
@@ -178,7 +178,7 @@ def test_export_says_what_stood_around_a_text_in_training(model, tmp_path, monke
     model.head = torch.nn.Linear(8, 2)
     checkpoint.save(model, None, tmp_path, overwrite=True)
     del model.head
-    assert "without its fine-tuned head" in checkpoint.export(tmp_path, "out")[3][0]
+    assert "the fine-tuned head is left out" in checkpoint.export(tmp_path, "out")[3][0]
 
 
 def test_published_models_are_told_from_runs(model, tmp_path):
@@ -337,20 +337,20 @@ def test_moments_are_those_of_the_same_weights(tmp_path):
     good = checkpoints.load_trainer(tmp_path)
     name, rests = "tokens.weight", constant(2)
     rests.get_parameter(name).requires_grad_(False)
-    with pytest.raises(UserError, match=rf"'{name}' moved in this run, and does not now"):
+    with pytest.raises(UserError, match=rf"'{name}' was trained in this run, and is not now"):
         checkpoints.check_trainer(tmp_path, rests)
     for spoil, said in (
-        (lambda state: state["optimizer"].pop(name), f"'{name}' did not move in this run, and does now"),
+        (lambda state: state["optimizer"].pop(name), f"'{name}' was not trained in this run, and is now"),
         (lambda state: state["optimizer"].update({name: 3}), "expected object"),
         (
             lambda state: state["optimizer"][name].pop("exp_avg"),
             f"'{name}' does not fit the model: 1 missing .exp_avg",
         ),
-        (lambda state: state["optimizer"][name].update(exp_avg=torch.ones(5)), "1 misshapen .exp_avg"),
-        (lambda state: state["optimizer"][name].update(exp_avg="x"), "1 misshapen .exp_avg"),
+        (lambda state: state["optimizer"][name].update(exp_avg=torch.ones(5)), "1 of wrong shape .exp_avg"),
+        (lambda state: state["optimizer"][name].update(exp_avg="x"), "1 of wrong shape .exp_avg"),
         (lambda state: state["stopping"].update(n_worse="x"), "'n_worse' is 'x', expected integer"),
         (lambda state: state["stopping"].update(model={}), "missing .tokens.weight"),
-        (lambda state: state["model"].update({name: 1.0}), "1 misshapen"),
+        (lambda state: state["model"].update({name: 1.0}), "1 of wrong shape"),
         (lambda state: state.update(step=1.0), "'step' is 1.0, expected integer"),
         (lambda state: state.update(before=3), "'before' is 3, expected object|none"),
     ):
@@ -378,7 +378,7 @@ def test_a_pickle_that_runs_code_is_refused_and_not_run(tmp_path):
     path = tmp_path / "trainer.pt"
     for write in (torch.save, lambda value, path: path.write_bytes(pickle.dumps(value, 2))):
         write({"step": 1, "model": {}, "x": Attack(tmp_path / "broken-in")}, path)
-        with pytest.raises(UserError, match=r"trainer\.pt: damaged, or more than plain"):
+        with pytest.raises(UserError, match=r"trainer\.pt: damaged, or holds more than plain"):
             checkpoints.load_trainer(tmp_path)
         assert not (tmp_path / "broken-in").exists(), "loading has run the code of the file"
 
@@ -388,11 +388,11 @@ def test_a_foreign_trainer_file_is_refused(tmp_path):
         checkpoints.load_trainer(tmp_path)
     for value in ([1], {"step": 1}, torch.ones(2)):
         torch.save(value, tmp_path / "trainer.pt")
-        with pytest.raises(UserError, match="not the state of a training|'model' is missing"):
+        with pytest.raises(UserError, match="not the state of a training run|'model' is missing"):
             checkpoints.load_trainer(tmp_path)
     for data in (b"", b"text", b"PK"):
         (tmp_path / "trainer.pt").write_bytes(data)
-        with pytest.raises(UserError, match="damaged.*; --overwrite starts the run anew"):
+        with pytest.raises(UserError, match="damaged.*; --overwrite without --resume starts over"):
             checkpoints.load_trainer(tmp_path)
 
 

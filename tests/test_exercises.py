@@ -128,17 +128,17 @@ def test_restore_keeps_every_attempt_even_one_that_is_no_python(tree, capsys):
 def test_nothing_of_the_user_is_overwritten(tree):
     main("start", NAME)
     attempt(tree)
-    with pytest.raises(UserError, match="causal-mask is started: go on"):
+    with pytest.raises(UserError, match="causal-mask is started already: go on"):
         main("start", NAME)
     assert attention(tree).count("    return 1\n") == 1
     kept(NAME).unlink()
     attempt(tree, "    return 1\n", BLANK)
     with pytest.raises(OSError, match="original"):  # without the original the blank must stay
         main("restore", NAME)
-    with pytest.raises(UserError, match="causal-mask is started"):
+    with pytest.raises(UserError, match="causal-mask is started already"):
         main("start", NAME)
     attempt(tree, "def causal_mask", "def my_mask")
-    with pytest.raises(UserError, match=r"attention.py: no function causal_mask .*git checkout"):
+    with pytest.raises(UserError, match=r"attention.py: no function causal_mask .*restore: `git checkout"):
         main("check", NAME)
 
 
@@ -195,7 +195,7 @@ BEYOND = '  File "/y/torch/__init__.py", line 9, in f\n    raise\n'
         (TRACEBACK + "_pytest.Failed: DID NOT RAISE\n", "_pytest.Failed: DID NOT RAISE"),
         (
             TRACEBACK + OURS + "NotImplementedError: exercise alibi\n",
-            "exercise alibi is empty (minilm/model/attention.py, line 7)",
+            "exercise alibi is still empty (minilm/model/attention.py, line 7)",
         ),
         (
             'E     File "/x/minilm/a.py", line 5\nE       x =\nE        ^\nE   SyntaxError: invalid syntax\n',
@@ -262,13 +262,13 @@ def test_list_tells_how_far_one_is(tree, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ("", "list, or start, hint, check, solution, restore and a NAME"),
+        ("", "expected python -m minilm.exercises list, or start, hint, check, solution, restore and a NAME"),
         ("list all", "list, or start"),
         ("begin gae", "list, or start"),
         ("start gae dpo", "list, or start"),
         ("start", "no exercise ''"),
         ("start causal_mask", r"no exercise 'causal_mask' \(did you mean 'causal-mask'\?\)"),
-        ("check causal-mask", "causal-mask is not started; `start causal-mask`"),
+        ("check causal-mask", "causal-mask is not started: first `start causal-mask`"),
         ("solution causal-mask", "is not started"),
         ("restore causal-mask", "is not started"),
     ],
@@ -312,7 +312,7 @@ def test_a_blank_and_each_typical_mistake_get_the_sentence_that_fits(tmp_path, n
     _, found, original = exercises.find(name)
     blank = f'{found["head"]}{found["indent"]}    raise NotImplementedError("exercise {name}")\n'
     wrong = [(found["head"] + found["body"].replace(old, new), words) for old, new, words in WRONG[name]]
-    expected = [(original, "tests of"), (blank, f"exercise {name} is empty (minilm/"), *wrong]
+    expected = [(original, "tests of"), (blank, f"exercise {name} is still empty (minilm/"), *wrong]
     environment = os.environ | dict(MINILM_CACHE=str(tmp_path / "cache"), PYTHONPATH="")
     command = [sys.executable, str(tmp_path / "tests/wrong/grade.py"), str(tmp_path)]
     cases = json.dumps([(name, text) for text, _ in expected])

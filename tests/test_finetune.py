@@ -81,7 +81,7 @@ def test_a_resume_that_does_not_fit_leaves_the_run_as_it_was(script):
     write("three.tsv", "".join(f"Ana {i}.\tx\nRui {i}.\ty\nBo {i}.\tz\n" for i in range(8)))
     assert script("--seeds 0 --no-compare --out mine")[0] == 0
     before = {path.name: path.read_bytes() for path in Path("mine").iterdir()}
-    shape, fewer = "trainer.pt does not fit the model", "has made 3 steps: give --steps as many, or more"
+    shape, fewer = "trainer.pt does not fit the model", "has made 3 steps: give --steps 3 or more"
     for flags, told in (("--data three.tsv", shape), ("--tune lora", shape), ("--steps 2", fewer)):
         code, _, err = script(f"--resume --out mine {flags}")
         assert code == 2 and told in err
@@ -137,7 +137,7 @@ def test_a_mistake_in_the_examples_of_a_later_seed_comes_first(script):
 BAD = [
     ("--data absent.tsv --model runs/masked", "absent.tsv: no such file"),  # before a model is trained
     ("--data one.tsv", "one.tsv: all training examples (5) have the label 'x'"),
-    ("--data empty.tsv", "empty.tsv, line 2: nothing in 'text'"),
+    ("--data empty.tsv", "empty.tsv, line 2: 'text' is empty"),
     ("--data good.tsv --test other.tsv", "'z' (2 times)"),
     ("--data good.tsv --n-examples 1", "--n-examples 1: too few for an example of each of the 2"),
     ("--task tagging --data bad.conll", "tag 'y': expected O, or"),

@@ -278,18 +278,18 @@ def test_a_resume_that_does_not_fit_leaves_the_run_as_it_was(script):
     assert code == 2 and "trainer.pt does not fit the model" in err
     assert {path.name: path.read_bytes() for path in Path("mine").iterdir()} == before
     code, _, err = script("--resume --out mine --optimizer muon", "--device cpu")
-    assert code == 2 and "1 missing (momentum)" in err and "--optimizer muon, and adamw before" in err
+    assert code == 2 and "1 missing (momentum)" in err and "--optimizer muon (before: adamw)" in err
     assert {path.name: path.read_bytes() for path in Path("mine").iterdir()} == before
     for flags, told in (
-        ("--vocab-size 999", "--vocab-size 999, and 300 before: a run that goes on keeps what it began with"),
-        ("--tokenizer a.json", "--tokenizer a.json, and none before: a run"),
-        ("--new-rows zeros", "--new-rows zeros, and mean before: a run"),
+        ("--vocab-size 999", "--vocab-size 999 (before: 300): a resumed run keeps what it began with"),
+        ("--tokenizer a.json", "--tokenizer a.json (before: none): a resumed run"),
+        ("--new-rows zeros", "--new-rows zeros (before: mean): a resumed run"),
     ):
         check_error(script(f"--resume --out mine {flags}", "--device cpu"), told)
     assert "--replay 0.5 needs --init" in script("--resume --out mine --replay 0.5", "--device cpu")[2]
     assert {path.name: path.read_bytes() for path in Path("mine").iterdir()} == before
     code, _, err = script("--resume --out mine --steps 5 --vocab-size 300 --dropout 0.2", "--device cpu")
-    assert code == 0 and "--dropout 0.2, and the preset's before" in err and "--vocab" not in err
+    assert code == 0 and "--dropout 0.2 (before: the preset's)" in err and "--vocab" not in err
 
 
 def test_muon_is_a_flag_that_a_resumed_run_keeps(script):
