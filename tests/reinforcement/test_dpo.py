@@ -44,10 +44,10 @@ def test_only_the_answer_counts(gpt, objective):
     n_token = torch.tensor([[len(ids) - n for ids in two] for *two, n in rows(batch)])
     mistakes = {
         "the answer's first token is left out": each(first=1),
-        "the prompt's last token is counted as answer": each(first=-1),
+        "the prompt's last token is counted too": each(first=-1),
         "the whole prompt is counted": each(prompt=False),
         "the answer's last token, its end, is left out": each(last=-1),
-        "it is a mean over the tokens, not their sum": each() / n_token,
+        "it is a mean over the tokens, not a sum": each() / n_token,
         "the sign is wrong": -each(),
     }
     found = answer_log_probabilities(gpt, batch)
@@ -66,8 +66,8 @@ def test_the_loss_equals_the_formula(gpt, moved, objective):
         "beta is missing": ours - before,
         "the reference is missing": 0.3 * ours,
         "the sign is wrong: log reference - log pi": -right,
-        "beta divides": (ours - before) / 0.3,
-        "beta stands before log pi alone": 0.3 * ours - before,
+        "it is divided by beta": (ours - before) / 0.3,
+        "only log pi is multiplied by beta": 0.3 * ours - before,
         "policy and reference are multiplied": 0.3 * ours * before,
     }
     found = objective.rewards(moved, batch)

@@ -51,17 +51,17 @@ def test_an_advantage_is_what_an_answer_earned_less_the_mean_of_its_group(group_
     means = mean_of(lambda row: row // group_size)  # neighbours are a group
     deviation = earned.view(-1, group_size).std(1).repeat_interleave(group_size)[:, None]
     mistakes = {
-        "the deviation of the group divides": less(means) / deviation,
+        "it is divided by the standard deviation of the group": less(means) / deviation,
         "the mean is that of all answers, not of the group": less(mean_of(lambda row: 0)),
-        "a group is every so many rows: the answers to a prompt are neighbours": less(
+        "a group is every n-th row: the answers to a prompt are neighbours": less(
             mean_of(lambda row: row % (6 // group_size))
         ),
-        "the mean of the group is not taken off": less([0.0] * 6),
+        "the mean of the group is not subtracted": less([0.0] * 6),
         "padding gets the advantage too": less(means) + (earned - torch.tensor(means))[:, None] * ~mask,
         "each token has its own reward, not the sum over its answer": (rewards - torch.tensor(means)[:, None])
         * mask,
         "the sign is wrong": -less(means),
-        "the advantage is shared by the tokens: each has the whole": less(means) / mask.sum(1, keepdim=True),
+        "the advantage is divided by the number of tokens": less(means) / mask.sum(1, keepdim=True),
     }
     found = unchanged(group_advantages, rewards, mask, group_size)
     assert_right(found, less(means), mistakes, rtol=1e-4, axes=("row", "token"))

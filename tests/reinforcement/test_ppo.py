@@ -67,25 +67,25 @@ def test_6_advantages_equal_the_sum_written_out(gamma, gae_lambda):
 
     right, how = written_out(), dict(rtol=1e-4, atol=1e-5, axes=("row", "token"))
     mistakes = {
-        "lambda is missing: the advantage of the next token is multiplied by gamma alone": dict(gae_lambda=1),
+        "lambda is missing: the advantage of the next token is multiplied by gamma only": dict(gae_lambda=1),
         "gamma is missing, in delta and beside lambda": dict(gamma=1),
         "V of the next token is not multiplied by gamma": dict(following=1 / gamma),
         "gamma is missing beside lambda": dict(later=gae_lambda),
         "V of the next token is missing in delta": dict(following=0),
-        "lambda stands before V of the next token too": dict(following=gae_lambda),
-        "V of the token itself is not taken off": dict(own=0),
+        "V of the next token is multiplied by lambda too": dict(following=gae_lambda),
+        "V of the token itself is not subtracted": dict(own=0),
         "no advantage of a later token is added": dict(later=0),
-        "the loop goes forwards: what comes later must be known first": dict(step=-1),
+        "the loop goes forwards, but A of the next token must be known first": dict(step=-1),
     }
     mistakes = {name: written_out(**wrong) for name, wrong in mistakes.items()}
-    mistakes["the value is added again: that is the return"] = right + values
+    mistakes["V is added to A, which gives the return"] = right + values
     found = unchanged(ppo.advantages, rewards, values, mask, gamma, gae_lambda)
     assert_right(found, right, mistakes, **how)
     noise = 7.0 * ~mask  # what stands in the padding
     found = ppo.advantages(rewards, values + noise, mask, gamma, gae_lambda)
-    assert_right(found, right, what="is the value after the end 0, whatever the padding has", **how)
+    assert_right(found, right, what="V must be 0 after the end, whatever the padding holds", **how)
     found = ppo.advantages(rewards + noise, values, mask, gamma, gae_lambda)
-    assert_right(found, right, what="is the advantage 0 in the padding, whatever stands there", **how)
+    assert_right(found, right, what="A must be 0 in the padding, whatever it holds", **how)
 
 
 def test_2_and_4_the_reward_is_the_score_at_the_last_token_and_a_price_for_each(rollout):
@@ -101,15 +101,15 @@ def test_2_and_4_the_reward_is_the_score_at_the_last_token_and_a_price_for_each(
         return torch.tensor(rows)
 
     mistakes = {
-        "the KL has the wrong sign: a token pays for leaving the reference": dict(kl=-0.3),
-        "the coefficient of the KL is missing": dict(kl=1.0),
+        "the KL has the wrong sign: it must be subtracted": dict(kl=-0.3),
+        "`kl_coefficient` is missing": dict(kl=1.0),
         "there is no KL": dict(kl=0.0),
         "the reference is missing in the KL": dict(before=torch.zeros(len(lengths), width).tolist()),
         "each token gets the whole score": dict(at=lambda t, n: t < n),
-        "the score stands in the last column, where most rows have padding": dict(
+        "the score is in the last column, which is padding in most rows": dict(
             at=lambda t, n: t == width - 1
         ),
-        "the score stands one token behind the last one": dict(at=lambda t, n: t == n),
+        "the score is one place after the last token": dict(at=lambda t, n: t == n),
         "no token gets the score": dict(at=lambda t, n: False),
     }
     mistakes = {name: written_out(**wrong) for name, wrong in mistakes.items()}
@@ -122,8 +122,8 @@ def test_2_the_kl_can_be_paid_at_the_end(rollout):
     end = ppo.token_rewards(rollout, torch.zeros(5), 0.3, details(kl_per_token=False))
     right = torch.zeros_like(each)
     right[torch.arange(5), rollout.lengths - 1] = -0.3 * rollout.kl()
-    mistakes = {"each token pays its own: `kl_per_token` is not looked at": each}
-    assert_right(end, right, mistakes, axes=("row", "token"), what="the last token pays for all")
+    mistakes = {"each token pays its own KL: `kl_per_token` is ignored": each}
+    assert_right(end, right, mistakes, axes=("row", "token"), what="kl_per_token=False")
 
 
 @pytest.mark.parametrize(
@@ -158,28 +158,28 @@ def test_4_the_score_can_be_shared_by_all_tokens(rollout):
     found = ppo.token_rewards(rollout, SCORES, 0.0, details(reward_at_end=False))
     mask, n = rollout.answer_mask, rollout.lengths[:, None]
     mistakes = {
-        "the last token gets it all: `reward_at_end` is not looked at": ppo.token_rewards(
+        "the last token gets the whole score: `reward_at_end` is ignored": ppo.token_rewards(
             rollout, SCORES, 0.0, details()
         ),
         "each token gets the whole score": SCORES[:, None] * mask,
         "padding gets a share": (SCORES[:, None] / n).expand(mask.shape),
     }
-    what = "all tokens share the score"
+    what = "reward_at_end=False"
     assert_right(found, SCORES[:, None] / n * mask, mistakes, axes=("row", "token"), what=what)
 
 
 def test_5_an_answer_without_its_end_gets_the_fixed_score(rollout):
     found = ppo.token_rewards(rollout, SCORES, 0.0, details(missing_end_score=-1.5)).sum(1)
     mistakes = {
-        "`missing_end_score` is not looked at": SCORES,
-        "the answer that has ended gets it, and the others do not": [1.0, -2.0, -1.5, 3.0, 0.25],
+        "`missing_end_score` is ignored": SCORES,
+        "the answer with an end gets it, and the others do not": [1.0, -2.0, -1.5, 3.0, 0.25],
         "all answers get it": [-1.5] * 5,
-        "it is added to the score": torch.where(rollout.ended, SCORES, SCORES - 1.5),
+        "it is added to the score, but must replace it": torch.where(rollout.ended, SCORES, SCORES - 1.5),
     }
-    what = "only row 2 came to its end; the others get missing_end_score"
+    what = "only row 2 has an end; the others get `missing_end_score`"
     assert_right(found, [-1.5, -1.5, 0.5, -1.5, -1.5], mistakes, axes=("row",), what=what)
     found = ppo.token_rewards(rollout, SCORES, 0.0, details()).sum(1)
-    assert_right(found, SCORES, axes=("row",), what="where missing_end_score is None each keeps its score")
+    assert_right(found, SCORES, axes=("row",), what="missing_end_score=None, all scores stay")
 
 
 @pytest.mark.parametrize("shift_mean", [True, False])
@@ -189,16 +189,16 @@ def test_7_whitening_counts_real_tokens_only(shift_mean):
     mean, deviation = x[mask].mean(), x[mask].std(correction=0)
     white, back = (x - mean) / deviation, 0.0 if shift_mean else mean
     mistakes = {
-        "padding is counted in mean and deviation": (x - x.mean()) / x.std(correction=0)
+        "padding is counted in mean and standard deviation": (x - x.mean()) / x.std(correction=0)
         + (0.0 if shift_mean else x.mean()),
         "padding is counted in the mean": (x - x.mean()) / (x[mask] - x.mean()).square().mean().sqrt()
         + (0.0 if shift_mean else x.mean()),
-        "it is divided by the variance, not by its root": (x - mean) / deviation**2 + back,
-        "it is not divided by the deviation": x - mean + back,
-        "the deviation is that over n - 1": (x - mean) / x[mask].std() + back,
-        "the mean is not taken off": x / deviation,
-        "the mean is added again though `shift_mean` says no": white + mean,
-        "the mean is not added again: without `shift_mean` it stays": white,
+        "it is divided by the variance, not by its square root": (x - mean) / deviation**2 + back,
+        "it is not divided by the standard deviation": x - mean + back,
+        "the variance is divided by n - 1, not by n": (x - mean) / x[mask].std() + back,
+        "the mean is not subtracted": x / deviation,
+        "the mean is added again, although `shift_mean` is True": white + mean,
+        "the mean is not added again, although `shift_mean` is False": white,
     }
     mistakes = {name: wrong * mask for name, wrong in mistakes.items()}
     mistakes["padding does not stay 0"] = white + back
@@ -212,10 +212,10 @@ def test_7_whitening_counts_real_tokens_only(shift_mean):
 
 def test_7_whitening_of_little_gives_numbers():
     mask = torch.ones(2, 3, dtype=torch.bool)
-    assert ppo.whiten(torch.full((2, 3), 4.0), mask).abs().max() < 1e-3, "equal numbers have a deviation of 0"
+    assert ppo.whiten(torch.full((2, 3), 4.0), mask).abs().max() < 1e-3, "add 1e-8: the variance may be 0"
     assert ppo.masked_mean(torch.ones(2, 3), ~mask) == 0
     assert ppo.masked_mean(torch.tensor([[3.0, 5.0]]), torch.tensor([[True, False]])) == 3, (
-        "one token is some"
+        "mean of one token"
     )
 
 
@@ -279,9 +279,9 @@ def policy_mistakes(batch, log_probs, values, details, right: float, n: int) -> 
         "the larger of the two gains is taken, not the smaller": loss(gain=max),
         "the ratio is not clipped": loss(replace(details, clip_ratio=0.0)),
         "the clipped gain alone is taken, not the smaller of both": loss(gain=lambda plain, cut: cut),
-        "the ratio is upside down: new / old is wanted": swapped,
+        "the ratio is old / new, not new / old": swapped,
         "padding counts in the mean": right * n / log_probs.numel(),
-        "it is a sum over the tokens, not their mean": right * n,
+        "it is a sum over the tokens, not a mean": right * n,
     }
 
 
@@ -295,7 +295,7 @@ def value_mistakes(batch, log_probs, values, details, right: float, n: int) -> d
         "the factor 1/2 is missing": 2 * right,
         "the sign is wrong": -right,
         "padding counts in the mean": right * n / values.numel(),
-        "it is a sum over the tokens, not their mean": right * n,
+        "it is a sum over the tokens, not a mean": right * n,
     }
 
 
@@ -314,11 +314,11 @@ def test_8_the_loss_equals_a_plain_loop(rollout, moved, rule, clips):
     mistakes = value_mistakes(*given, value_loss, n)
     assert_right(metrics["value_loss"], value_loss, mistakes, rtol=1e-4, what=f"value_loss, {what}")
     mistakes = {
-        "value_weight is missing": policy_loss + value_loss,
+        "`value_weight` is missing": policy_loss + value_loss,
         "the value loss is left out": policy_loss,
         "the value loss is subtracted": policy_loss - 0.7 * value_loss,
     }
-    assert_right(loss, policy_loss + 0.7 * value_loss, mistakes, rtol=1e-4, what="the sum of both")
+    assert_right(loss, policy_loss + 0.7 * value_loss, mistakes, rtol=1e-4, what="the loss")
     ratio = (log_probs - batch["log_probs"]).exp()[rollout.answer_mask]
     assert_right(metrics["ratio"], ratio.mean(), what="the mean ratio")
     cut = ((ratio - 1).abs() > clips[0]).float().mean() if clips[0] else 0.0
@@ -341,8 +341,8 @@ def test_8_the_loss_moves_each_token_as_far_as_the_bounds_let_it(rollout, moved,
     ratio, way = (log_probs.detach() - batch["log_probs"]).exp(), values.detach() - batch["values"]
     cut = torch.where(A > 0, ratio > 1.05, ratio < 0.95)
     pull = lambda at: (-ratio * A / n).masked_fill(at, 0.0)
-    mistakes = {"a ratio that went the wrong way is cut too": pull(((ratio - 1).abs() > 0.05) | other)}
-    mistakes["no ratio is cut"] = pull(other)
+    mistakes = {"ratios are clipped too that moved against A": pull(((ratio - 1).abs() > 0.05) | other)}
+    mistakes["no ratio is clipped"] = pull(other)
     what = "gradient of the log-probabilities"
     assert_right(log_probs.grad, pull(cut | other), mistakes, axes=("row", "token"), what=what)
     error, bounded = values.detach() - batch["returns"], batch["values"] + way.clamp(-0.6, 0.6)

@@ -211,28 +211,28 @@ def test_the_loss_is_that_of_bradley_and_terry(env, preferences):
     loss, metrics = objective.loss(torch.nn.Identity(), batch)
     each, likely = np.log1p(np.exp(-margins)), 1 / (1 + np.exp(-margins))
     mistakes = {
-        "the margin is turned round: chosen - rejected is wanted": np.log1p(np.exp(margins)).mean(),
+        "the margin is rejected - chosen, not chosen - rejected": np.log1p(np.exp(margins)).mean(),
         "the sign of the logarithm is wrong": -each.mean(),
-        "it is a sum over the pairs, not their mean": each.sum(),
+        "it is a sum over the pairs, not a mean": each.sum(),
         "the logarithm is missing": -likely.mean(),
-        "the logarithm is missing, 1 - the probability is taken": (1 - likely).mean(),
+        "it is 1 - sigmoid, and the logarithm is missing": (1 - likely).mean(),
         "the sigmoid is missing": -margins.mean(),
         "the mean is taken before the logarithm": -np.log(likely.mean()),
-        "only the reward of the chosen one is looked at": np.log1p(
+        "only the reward of the chosen answer is used": np.log1p(
             np.exp([-chosen / 10 for chosen, _ in lengths])
         ).mean(),
     }
     assert_right(loss, each.mean(), mistakes, rtol=1e-5, what="the loss")
     assert_right(metrics["loss"], each.mean(), rtol=1e-5, what="the metric `loss`")
-    mistakes = {"those count whose rejected answer has the higher reward": (margins < 0).mean()}
+    mistakes = {"pairs are counted whose rejected answer has the higher reward": (margins < 0).mean()}
     assert_right(metrics["accuracy"], (margins > 0).mean(), mistakes, what="the metric `accuracy`")
-    mistakes = {"it is turned round: chosen - rejected is wanted": -margins.mean()}
+    mistakes = {"it is rejected - chosen, not chosen - rejected": -margins.mean()}
     assert_right(metrics["margin"], margins.mean(), mistakes, rtol=1e-5, what="the metric `margin`")
     chosen = math.fsum(a for a, _ in lengths) / 90
     assert_right(metrics["chosen_reward"], chosen, rtol=1e-5, what="the metric `chosen_reward`")
     parts = micro_batches(batch, 2)  # 4 and 5 pairs, and both know that there are 9
     divided = math.fsum(objective.loss(torch.nn.Identity(), part)[0] for part in parts)
-    assert divided == pytest.approx(each.mean(), rel=1e-5), "of a part: its sum / n_pair of the whole batch"
+    assert divided == pytest.approx(each.mean(), rel=1e-5), "a part's loss: sum / n_pair of the whole batch"
 
 
 def test_the_loss_of_bradley_and_terry_moves_both_rewards(env, preferences):
@@ -242,11 +242,11 @@ def test_the_loss_of_bradley_and_terry_moves_both_rewards(env, preferences):
     rewards[0, 1], rewards[1, 1] = rewards[0, 0], rewards[1, 0] + 200  # a tie; a sigmoid of -200 is 0
     objective.rewards = lambda *given: rewards.requires_grad_()
     loss, metrics = objective.loss(model, batch)
-    assert not model.training, "both answers are read without dropout: model.eval()"
+    assert not model.training, "read both answers without dropout: model.eval()"
     margins = (rewards[:, 0] - rewards[:, 1]).detach()
-    assert metrics["accuracy"] == (margins > 0).float().mean(), "a tie is not right"
+    assert metrics["accuracy"] == (margins > 0).float().mean(), "a tie does not count as right"
     assert loss.requires_grad, "the model cannot learn: no gradient reaches the rewards"
-    assert loss.isfinite(), "a probability of 0 has no logarithm: F.logsigmoid is both in one"
+    assert loss.isfinite(), "the loss is not finite, a probability of 0 has no logarithm: use F.logsigmoid"
     loss.backward()
     pull = torch.sigmoid(-margins)[:, None] / len(margins) * torch.tensor([-1.0, 1.0])
     assert_right(rewards.grad, pull, axes=("pair", "answer"), what="gradient of the rewards")
