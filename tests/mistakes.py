@@ -1,18 +1,18 @@
-"""What the tests of an exercise share: a result is right, or the sentence names the mistake that fits it."""
+"""What the tests of the exercises share: a result is right, or a sentence says which mistake explains it."""
 
 import numpy as np
 import torch
 
-NOTHING = "nothing comes back: is the function still empty, or its `return` missing?"
+NOTHING = "the function returns nothing: is it still empty, or is its `return` missing?"
 
 
 def assert_right(got, right, mistakes=None, rtol=1e-5, atol=1e-6, axes=(), what=""):
-    """Pass where `got` is close to `right`; else name the first place that differs, and what mistake fits.
+    """Pass if `got` is close to `right`; else name the first place that differs, and the mistakes that fit.
 
-    `mistakes`: words that complete "this is what comes out when ..." -> what that wrong version gives, or a
-    function without arguments that computes it. Nothing is named that `got` does not equal. `axes`: what the
-    axes are called in the sentence ("row", "query", "key"); `what`: words to begin it with. Values are
-    tensors, arrays, numbers, or lists of anything.
+    `mistakes`: words that complete "this is what comes out when ..." -> the result of that wrong version, or
+    a function without arguments that computes it. Only mistakes whose result equals `got` are named.
+    `axes`: the names of the axes in the sentence ("row", "query", "key"). `what`: how the sentence begins.
+    Values are tensors, arrays, numbers, or lists of anything.
     """
     __tracebackhide__ = True
     if same(got, right, rtol, atol):
@@ -26,22 +26,22 @@ def assert_right(got, right, mistakes=None, rtol=1e-5, atol=1e-6, axes=(), what=
 
 
 def unchanged(function, *given):
-    """Return what a function makes of its arguments; AssertionError where it changes a tensor among them."""
+    """Return what `function` returns for `given`; AssertionError if it changes a tensor of them in place."""
     __tracebackhide__ = True
     before = [value.clone() if isinstance(value, torch.Tensor) else value for value in given]
     found = function(*given)
     for number, (value, kept) in enumerate(zip(given, before, strict=True), start=1):
         if isinstance(value, torch.Tensor) and not torch.equal(value, kept):
             raise AssertionError(
-                f"argument {number} is changed in place: who gave it still needs it as it was"
+                f"argument {number} is changed in place: the caller still needs the old values"
             )
     return found
 
 
 def assert_learns(got, right, *inputs, what=""):
-    """Pass where each input gets from `got` the gradient that it gets from `right`, of the same values."""
+    """Pass if `got` and `right`, which have equal values, give each of the inputs the same gradient."""
     __tracebackhide__ = True
-    assert got.requires_grad, f"{what}no gradient reaches what is given: is what comes back detached?"
+    assert got.requires_grad, f"{what}no gradient reaches the inputs: is the result detached?"
     ours, theirs = (
         torch.autograd.grad(result.square().sum(), inputs, allow_unused=True, materialize_grads=True)
         for result in (got, right)
@@ -52,13 +52,13 @@ def assert_learns(got, right, *inputs, what=""):
 
 
 def fits(got, right, value, rtol, atol) -> bool:
-    """Whether a wrong version gives what was got, and something else than the right one."""
+    """Whether a wrong version explains the result: it gives the same, and not what is right."""
     value = value() if callable(value) else value
     return same(got, value, rtol, atol) and not same(value, right, rtol, atol)
 
 
 def numbers(value) -> np.ndarray | None:
-    """Return a value as numbers, or nothing where it is not made of them alone."""
+    """Return a value as an array of numbers, or None if it holds anything else."""
     if isinstance(value, torch.Tensor):
         return value.detach().cpu().double().numpy()
     try:
@@ -76,14 +76,14 @@ def same(a, b, rtol, atol) -> bool:
 
 
 def plain(value):
-    """Tuples and arrays as lists, so that only what they hold is compared."""
+    """Tuples and arrays as lists, so that only their items are compared."""
     if isinstance(value, (list, tuple, np.ndarray, torch.Tensor)):
         return [plain(item) for item in value]
     return value
 
 
 def first_difference(got, right, rtol, atol, axes) -> str:
-    """Return the first place where two values differ, and both there."""
+    """Return the first place where two values differ, with both values there."""
     x, y = numbers(got), numbers(right)
     if x is None or y is None:
         a, b = plain(got), plain(right)
@@ -96,10 +96,12 @@ def first_difference(got, right, rtol, atol, axes) -> str:
         return f"shape {x.shape} instead of {y.shape}"
     wrong = ~np.isclose(x, y, rtol, atol, equal_nan=True)
     place = tuple(int(i) for i in np.argwhere(wrong)[0])
-    named = axes or {1: ("place",), 2: ("row", "column")}.get(x.ndim, [f"axis {i}" for i in range(x.ndim)])
+    named = axes or {1: ("place",), 2: ("row", "column")}.get(
+        x.ndim, [f"axis {i} index" for i in range(x.ndim)]
+    )
     where = ", ".join(f"{name} {i}" for name, i in zip(named, place, strict=True))
     ours, theirs = (shown(side, place) for side in (x, y))
-    if ours == theirs:  # they differ behind the fourth digit
+    if ours == theirs:  # they differ after the fourth digit
         ours, theirs = (f"{side[place]:.9g}" for side in (x, y))
     return f"{where}: {ours} instead of {theirs}" if where else f"{ours} instead of {theirs}"
 

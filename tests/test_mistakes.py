@@ -31,11 +31,15 @@ def test_what_is_right_passes(got, right):
         ([1.0, 2.5], [1.0, 2.0], "place 1: 2.5 instead of 2"),
         (2.0, 1.0, "2 instead of 1"),
         (1.00002, 1.0, "1.00002 instead of 1"),
-        (RIGHT[None] * float("nan"), RIGHT[None], "axis 0 0, axis 1 0, axis 2 0: nan instead of 1"),
+        (
+            RIGHT[None] * float("nan"),
+            RIGHT[None],
+            "axis 0 index 0, axis 1 index 0, axis 2 index 0: nan instead of 1",
+        ),
         (["a", "b"], ["a", "c"], "place 1: 'b' instead of 'c'"),
         (["a"], ["a", "c"], "place 1: the end instead of 'c'"),
         ("a", 1.0, "'a' instead of 1.0"),
-        (None, RIGHT, "nothing comes back: is the function still empty, or its `return` missing?"),
+        (None, RIGHT, "the function returns nothing: is it still empty, or is its `return` missing?"),
     ],
 )
 def test_what_is_wrong_gets_its_first_place(got, right, sentence):
@@ -48,7 +52,7 @@ def test_what_gives_no_gradient_or_another_one_is_told():
     x, y = (torch.ones(2, requires_grad=True) for _ in "xy")
     assert_learns(x * y, y * x, x, y)
     for got, sentence in (
-        ((x * y).detach(), "no gradient reaches what is given: is what comes back detached?"),
+        ((x * y).detach(), "no gradient reaches the inputs: is the result detached?"),
         (
             x * y.detach(),
             "argument 2: place 0: 0 instead of 2; this is what comes out when no gradient reaches",

@@ -103,32 +103,31 @@ def test_replay_mixes_in_the_share_of_bytes_that_was_asked_for():
 
     for share in (0.1, 0.5, 0.9):
         mixed = with_replay(REPORTS, GENERAL, share, seed=1)
-        assert REPORTS.train == own, "the domain's own list has changed: copy it"
-        assert mixed is not None, "nothing comes back"
+        assert REPORTS.train == own, "`domain.train` is changed in place: copy it"
+        assert mixed is not None, "the function returns nothing"
         extra = [text for text in mixed.train if text in GENERAL.train]
         letters, n_bytes = ([len(x) for x in texts] for texts in (extra, [text.encode() for text in extra]))
         wanted = share / (1 - share) * n_own
         mistakes = {
-            "the share is one of the domain's bytes, not of all bytes": reaches(share * n_own, n_bytes),
-            "letters are counted, not bytes": reaches(wanted, letters),
+            "`share` is of the domain's bytes, not of all bytes": reaches(share * n_own, n_bytes),
+            "characters are counted, not bytes": reaches(wanted, letters),
             "documents are counted, not bytes": reaches(wanted, [1] * len(extra)),
-            "the share is one of the general text": abs(sum(n_bytes) - share * GENERAL.train_bytes)
-            <= longest,
+            "`share` is of the general text": abs(sum(n_bytes) - share * GENERAL.train_bytes) <= longest,
             "no document is drawn a second time": sorted(extra) == sorted(GENERAL.train),
         }
-        told = f"share {share}: {sum(n_bytes)} general bytes beside {n_own}, where {wanted:.0f} are wanted"
+        told = f"share {share}: {sum(n_bytes)} general bytes for {n_own} of the domain, not {wanted:.0f}"
         named = [name for name, fits in mistakes.items() if fits]
         told += f"; this is what comes out when {', or when '.join(named)}" if named else ""
         assert wanted <= sum(n_bytes) <= wanted + longest, told
-        told = "each document of the domain stays, once"
+        told = "each document of the domain must be there once"
         assert sorted(text for text in mixed.train if text not in GENERAL.train) == sorted(own), told
-        told = "not mixed: one text stands behind the other"
+        told = "not mixed: one part comes after the other"
         assert mixed.train != own + extra and mixed.train != extra + own, told
-        assert mixed.validation == REPORTS.validation, "the validation part is to stay the domain's"
+        assert mixed.validation == REPORTS.validation, "the validation part must be the domain's"
         assert mixed.train == with_replay(REPORTS, GENERAL, share, seed=1).train, (
-            "not drawn by the seed alone"
+            "the same seed must draw the same documents"
         )
-        assert mixed.train != with_replay(REPORTS, GENERAL, share, seed=2).train, "every seed draws the same"
+        assert mixed.train != with_replay(REPORTS, GENERAL, share, seed=2).train, "all seeds draw the same"
 
 
 def test_the_best_rate_from_zero_counts_whichever_it_is(settings, monkeypatch):

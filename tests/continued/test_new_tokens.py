@@ -36,20 +36,20 @@ def test_old_tokens_keep_their_logits_when_the_vocabulary_grows(kind, tied):
         assert len(found) == V + 9, f"{what}: {len(found)} rows for {V + 9} tokens"
         mean = old.mean(0).expand(9, *old.shape[1:])
         mistakes = {"the new rows stand before the old ones": torch.cat([mean, old])[:V]}
-        assert_right(found[:V], old, mistakes, what=f"{what} of the old tokens, which are to stay")
+        assert_right(found[:V], old, mistakes, what=f"{what} of the old tokens, which must not change")
         mistakes = {
-            "they are zeros: `how` is not looked at": torch.zeros_like(mean),
-            "all numbers of the old rows go into one mean": old.mean().expand(mean.shape),
+            "they are zeros: `how` is ignored": torch.zeros_like(mean),
+            "they are one mean of all numbers, not a mean per column": old.mean().expand(mean.shape),
             "they are copies of the last old row": old[-1].expand(mean.shape),
         }
         assert_right(found[V:], mean, mistakes, what=f"{what} of the new tokens, the mean of the old ones")
-        mistakes = {"they are the mean: `how` is not looked at": mean}
-        assert_right(of(zeros)[V:], 0 * mean, mistakes, what=f"{what} of the new tokens, asked for as zeros")
+        mistakes = {"they are the mean: `how` is ignored": mean}
+        assert_right(of(zeros)[V:], 0 * mean, mistakes, what=f"{what} of the new tokens, how=zeros")
     drawn = extend_vocabulary(model, longer, V, "random").tokens.weight[V:]
-    assert len(drawn.unique(dim=0)) == 9, "one random row stands for all new tokens: each is to have its own"
+    assert len(drawn.unique(dim=0)) == 9, "all new tokens have the same random row: call new_row for each"
     ids = torch.tensor([[7, 200, 33, 5]])
-    assert torch.equal(larger(ids)[..., :V], model(ids)), "what was learnt about the old tokens is kept"
-    assert model.config.vocab_size == V == len(model.tokens.weight), "the model that was given is to stay"
+    assert torch.equal(larger(ids)[..., :V], model(ids)), "the logits of the old tokens must not change"
+    assert model.config.vocab_size == V == len(model.tokens.weight), "the given model must not change"
 
 
 @pytest.mark.parametrize("n_spare", [3, 12])
@@ -62,19 +62,19 @@ def test_rows_that_have_no_token_are_taken_first(n_spare, tied):
     longer = known.extend(["Order 7: zinc, tungsten boxes."] * 9, 9)
     larger = extend_vocabulary(model, longer, known.vocab_size, "mean")
     n_row, wanted = len(larger.tokens.weight), max(V, longer.vocab_size)
-    assert n_row == larger.config.vocab_size == wanted, f"{n_row} rows, {wanted} wanted: spare ones stay"
+    assert n_row == larger.config.vocab_size == wanted, f"{n_row} rows, not {wanted}: keep spare ones"
     for of in (lambda m: m.tokens.weight, lambda m: m.vocabulary.factors(None, m.tokens.weight)[1]):
         old, found = of(model), of(larger)
         n = known.vocab_size
-        assert_right(found[:n], old[:n], {}, what="the rows of the old tokens, which are to stay")
+        assert_right(found[:n], old[:n], {}, what="the rows of the old tokens, which must not change")
         spare = torch.cat([old[n:], found[V:]])[:9]
         mistakes = {
-            "what stood in the spare rows is kept: `how` is not looked at": spare,
-            "the spare rows, which no token ever used, go into the mean": old.mean(0).expand(9, -1),
+            "the spare rows keep their values: the new tokens use them": spare,
+            "the mean includes the spare rows, which have no token": old.mean(0).expand(9, -1),
         }
         mean = old[:n].mean(0).expand(9, -1)
         assert_right(found[n : n + 9], mean, mistakes, what="the rows of the new tokens, the mean of the old")
-        assert_right(found[n + 9 :], old[n + 9 :], {}, what="the rows that have no token yet, which stay")
+        assert_right(found[n + 9 :], old[n + 9 :], {}, what="rows without a token, which must stay")
 
 
 def test_a_text_that_teaches_no_new_token_leaves_the_model_as_it_was():

@@ -43,15 +43,15 @@ def test_each_problem_is_at_its_own_minimum():
                 "there is no penalty": data,
                 "the biases are penalised too": data + penalty + l2[p] / 2 * (c**2).sum(),
                 "the factor 1/2 before the penalty is missing": data + 2 * penalty,
-                "the losses of the examples are summed, not their mean taken": each[rows].sum() + penalty,
-                "the examples of weight 0 count too": each.mean() + penalty,
+                "the losses of the examples are summed, not averaged": each[rows].sum() + penalty,
+                "the examples of weight 0 are included": each.mean() + penalty,
                 "the sum is divided by N, not by the sum of the weights": data * len(each[rows]) / N
                 + penalty,
                 "every problem has the penalty of the first one": data + penalty / l2[p] * l2[0],
                 "the penalty is |W|, without the square": data + l2[p] / 2 * (w**2).sum() ** 0.5,
             }
             told = (
-                f"draw {r}, problem {p}: not at the minimum of its loss (are gradients zeroed, steps enough?)"
+                f"draw {r}, problem {p}: not at the minimum of its loss (are gradients zeroed? enough steps?)"
             )
             named = [name for name, loss in mistakes.items() if slope(loss) < 1e-4]
             told += f"; this is what comes out when {', or when '.join(named)}" if named else ""

@@ -28,14 +28,14 @@ def disturbed(model: nn.Module) -> nn.Module:
 def test_a_layer_computes_equation_3():
     layer, x = nn.Linear(7, 5), torch.randn(2, 3, 7)
     lora = LoRALinear(layer, rank=2, alpha=6.0)
-    axes = ("row", "token", "number")
+    axes = ("row", "token", "feature")
     start = {"W x is left out": torch.zeros(2, 3, 5), "the bias is left out": layer(x) - layer.bias}
     start |= {"the bias is added twice": layer(x) + layer.bias}
-    start |= {"the factor alpha / r stands before W x too": 3.0 * layer(x)}
-    assert_right(lora(x), layer(x), start, rtol=1e-4, axes=axes, what="at the start, where B is to be 0")
+    start |= {"W x is multiplied by alpha / r too": 3.0 * layer(x)}
+    assert_right(lora(x), layer(x), start, rtol=1e-4, axes=axes, what="at the start, where B is 0")
     assert lora.lora_a.any() and lora.lora_a.shape == (2, 7) and lora.lora_b.shape == (5, 2)
     wide = LoRALinear(nn.Linear(400, 3), rank=50, alpha=1.0).lora_a
-    assert float(wide.detach().std() * 20) == pytest.approx(1, abs=0.05), "A keeps the size of what it reads"
+    assert float(wide.detach().std() * 20) == pytest.approx(1, abs=0.05), "A has the deviation 1 / sqrt(d_in)"
     nn.init.normal_(lora.lora_b)
     thin = x @ lora.lora_a.T @ lora.lora_b.T
     expected = layer(x) + (6.0 / 2) * thin
@@ -43,7 +43,7 @@ def test_a_layer_computes_equation_3():
         "the factor alpha / r is missing": layer(x) + thin,
         "the factor is alpha, not alpha / r": layer(x) + 6.0 * thin,
         "the factor is 1 / r: alpha is missing": layer(x) + thin / 2,
-        "the thin matrices are left out": layer(x),
+        "B A x is left out": layer(x),
     }
     assert_right(
         lora(x), expected, mistakes, rtol=1e-4, atol=1e-5, axes=axes, what="alpha 6, r 2, a random B"
@@ -52,7 +52,7 @@ def test_a_layer_computes_equation_3():
     torch.testing.assert_close(lora(x), merged)
     lora(x).sum().backward()
     learning = [p.grad is not None for p in (lora.lora_a, lora.lora_b)]
-    assert all(learning), f"a gradient reaches A, B: {learning}; both are to learn"
+    assert all(learning), f"does a gradient reach A, B? {learning}: both must learn"
 
 
 @pytest.mark.parametrize("kind", tuned.KINDS)

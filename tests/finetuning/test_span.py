@@ -41,9 +41,7 @@ def test_an_answer_has_a_label_where_a_window_has_all_of_it():
     _, letters = located_ids(small.tokenizer(), tuned.config(), text)
     plain = task.windows([(text, "Who?", [("Ana", 0)])])
     for window in plain:
-        told = (
-            f"{len(window.letters)} places of letters in a row of {len(window.row[0])}: those of its own text"
-        )
+        told = f"{len(window.letters)} `letters` in a row of {len(window.row[0])}: only those of the window"
         assert len(window.letters) == len(window.row[0]) - window.row[1] - 1, told
     cases = [(answer, text.index(answer)) for answer in words]
     borders = [window.letters[0] for window in plain]
@@ -63,19 +61,19 @@ def test_an_answer_has_a_label_where_a_window_has_all_of_it():
             alone.append([column - n_before if column else 0 for column in right[-1]])
             whole, n_cut = whole + (at == inside), n_cut + (0 < len(at) < len(inside))
         mistakes = {
-            "an answer that the window's border cuts in two keeps a label": kept,
+            "an answer has a label though only a part is in the window": kept,
             "the tokens before the text, [CLS] question [SEP], are not counted": alone,
             "the places are those in the text, not in the window": [
                 [window.row[1] + inside[0], window.row[1] + inside[-1]] if label[1] else label
                 for window, label in zip(windows, right, strict=True)
             ],
-            "the last place is the one behind the answer": [[a, b + 1] if b else [a, b] for a, b in right],
+            "the last place is the one after the answer": [[a, b + 1] if b else [a, b] for a, b in right],
             "no window has a label": [[0, 0] for _ in right],
         }
         what, axes = f"an answer of the tokens {inside[0]} to {inside[-1]}", ("window", "label")
         assert_right([window.label for window in windows], right, mistakes, axes=axes, what=what)
         assert whole or 2 * len(inside) > len(windows[0].letters), (
-            f"{what} is cut in two by each window: do they begin half a window after each other?"
+            f"{what} is in no window as a whole: does a new one begin every half window?"
         )
     assert n_cut, "the test needs answers that a border cuts"
 
@@ -92,7 +90,7 @@ def test_an_answer_is_widened_to_the_tokens_that_it_touches(given):
 def test_one_window_marks_question_text_and_answer():
     rows, windows = task_of().rows(ASKED), task_of().windows(ASKED)
     found = [window.example for window in windows]
-    assert found == [0, 1, 2, 3], f"windows of the texts {found}: each fits into one, and is number `example`"
+    assert found == [0, 1, 2, 3], f"windows of the texts {found}: each fits into one; `example` is its number"
     assert rows.texts.n_cut == 0
     encode, (cls, sep) = small.tokenizer().encode, map(small.tokenizer().special_id, ("[CLS]", "[SEP]"))
     before = [cls, *encode(" Who found?"), sep]
@@ -111,17 +109,17 @@ def test_a_long_text_is_read_through_windows_that_overlap():
     first = [window for window in windows if window.example == 0]
     longest = max(len(window.row[0]) for window in windows)
     assert longest == 24, f"the longest row has {longest} tokens, where the context is 24"
-    assert len(first) > 2, f"{len(first)} windows for {len(LONG)} letters"
+    assert len(first) > 2, f"only {len(first)} windows for {len(LONG)} letters"
     (whole, letters), place = located_ids(small.tokenizer(), tuned.config(), LONG), 0
     for window in first:
         n = len(window.letters)
         start = next(i for i in range(len(whole)) if letters[i : i + n] == window.letters)
-        assert start <= place, "tokens between two windows are read by none"
+        assert start <= place, "tokens between two windows are in no window"
         place = start + n
         assert window.row[0][window.row[1] : -1] == whole[start:place]
         assert window.label == [0, 0] or answer(window, LONG) == "lamp"
-    assert place == len(whole), "the end of the text is read by no window"
-    assert first[0].label == [0, 0] != first[-1].label, "a window without the answer points at [CLS]"
+    assert place == len(whole), "the end of the text is in no window"
+    assert first[0].label == [0, 0] != first[-1].label, "a window without the answer has [0, 0]"
 
 
 def test_a_question_longer_than_half_the_row_is_cut():
@@ -132,7 +130,7 @@ def test_a_question_longer_than_half_the_row_is_cut():
 def test_the_shortest_rows_have_room_for_some_text():
     windows = task_of(context=Span.least_context).windows(ASKED)
     assert all(window.letters for window in windows), "a question takes half a row at most: context // 2"
-    assert all(len(window.row[0]) <= Span.least_context for window in windows), "a row beyond the context"
+    assert all(len(window.row[0]) <= Span.least_context for window in windows), "a row is too long"
 
 
 def test_the_loss_is_the_mean_of_both_ends_and_padding_takes_no_part():
@@ -171,25 +169,23 @@ def test_the_best_span_is_that_of_the_slow_search():
         return best
 
     mistakes = {
-        "an answer may be one token too long: begin and end are tokens of it, both": search(
-            lambda i, j: i <= j < i + 4
-        ),
+        "an answer may be one token too long: it includes begin and end": search(lambda i, j: i <= j < i + 4),
         "an answer may be as long as the text": search(lambda i, j: i <= j),
         "an answer may end before it begins": search(lambda i, j: j < i + 3),
-        "begin and end are chosen apart": search(lambda i, j: True),
-        "the best begin is taken first, then the best end behind it": [
+        "begin and end are chosen independently": search(lambda i, j: True),
+        "the best begin is taken first, then the best end after it": [
             [i := int(scores[:, 0].argmax()), i + int(scores[i : i + 3, 1].argmax())] for scores in draws
         ],
         "an answer of one token is not allowed": search(lambda i, j: i < j < i + 3),
-        "an answer is one token too short": search(lambda i, j: i <= j < i + 2),
+        "the longest answer is one token too short": search(lambda i, j: i <= j < i + 2),
         "the columns of begin and end are swapped": search(side=1),
     }
     found = [best_span(scores, longest=3) for scores in draws]
-    assert None not in found, "nothing comes back"
+    assert None not in found, "the function returns nothing"
     axes = ("draw", "place")
     assert_right([places for _, *places in found], search(), mistakes, axes=axes, what="longest 3")
     right = [float(scores[i, 0] + scores[j, 1]) for scores, (i, j) in zip(draws, search(), strict=True)]
-    assert_right([score for score, *_ in found], right, axes=("draw",), what="sum of begin and end")
+    assert_right([score for score, *_ in found], right, axes=("draw",), what="score, begin + end")
 
 
 def test_answers_are_learnt_from_one_window_and_from_several():
@@ -254,10 +250,8 @@ def test_windows_begin_half_a_window_after_each_other_and_the_last_holds_the_end
         assert windows[0].row[1] + room + 1 == 24, "the first window has as many tokens as fit"
         parts = [window.row[0][window.row[1] : -1] for window in windows]
         starts = range(0, room // 2 * len(parts), room // 2)
-        assert parts == [whole[start : start + room] for start in starts], "half a window after each other"
-        assert len(whole) - room // 2 <= starts[-1] + room // 2 + 1 <= len(whole), (
-            "one window too many, or few"
-        )
+        assert parts == [whole[start : start + room] for start in starts], "one begins every half window"
+        assert len(whole) - room // 2 <= starts[-1] + room // 2 + 1 <= len(whole), "a window too many or few"
 
 
 def test_a_question_may_be_half_as_long_as_a_row():

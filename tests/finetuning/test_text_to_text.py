@@ -70,8 +70,8 @@ def test_rows_are_sources_with_their_answers(kind):
         axes, n_label = ("place",), sum(label != IGNORED for label in labels)
         padded = lambda values, filling: (list(values) + [filling] * 64)[:64]
         mistakes = {
-            "the answer's end is read too: its place has nothing to predict": ids + labels[-1:],
-            "the labels are read: the decoder reads what stood one place before": labels,
+            "the decoder reads the answer's end too, but nothing follows it": ids + labels[-1:],
+            "the decoder reads the labels, not the tokens before them": labels,
         }
         mistakes = {name: padded(wrong, filling) for name, wrong in mistakes.items()}
         what = f"example {i}, what the decoder reads"
@@ -85,13 +85,13 @@ def test_rows_are_sources_with_their_answers(kind):
         shifted = [IGNORED, *labels]
         mistakes = {
             "the prompt's tokens are labels too": [*ids[1:], labels[-1]],
-            "a label is the token at its own place, not the one that follows": [
+            "a label is the token at its own place, not the next one": [
                 token if label != IGNORED else IGNORED
                 for token, label in zip([*ids, END], shifted, strict=True)
             ],
-            "the labels stand one place too late: each place predicts the token it reads": shifted,
-            "the labels stand one place too early": labels[1:],
-            "the answer's end is no label: a model would never learn to stop": [*labels[:-1], IGNORED],
+            "the labels are one place too late: each place predicts the token it reads": shifted,
+            "the labels are one place too early": labels[1:],
+            "the answer's end is no label: the model would never learn to stop": [*labels[:-1], IGNORED],
             "the answer's first token is no label": [
                 IGNORED if n < len(labels) - n_label + 1 else label for n, label in enumerate(labels)
             ],
@@ -99,17 +99,17 @@ def test_rows_are_sources_with_their_answers(kind):
         mistakes = {name: padded(wrong, IGNORED) for name, wrong in mistakes.items()}
         width = batch["labels"].shape[1]
         mistakes["padding has labels"] = padded(padded(labels, filling)[:width], IGNORED)
-        what = f"example {i}, labels: its answer and its end, and nothing else"
+        what = f"example {i}, labels: only the answer and its end"
         found = padded(batch["labels"][row].tolist(), IGNORED)
         assert_right(found, padded(labels, IGNORED), mistakes, axes=axes, what=what)
         found, read = padded(batch["input_ids"][row].tolist(), filling), encoder_ids or ids
-        mistakes = {"they are the answer's": padded(ids, filling)}
+        mistakes = {"they are what the decoder reads": padded(ids, filling)}
         assert_right(found, padded(read, filling), mistakes, axes=axes, what=f"example {i}, input_ids")
         found, what = padded(batch["attention_mask"][row].tolist(), 0), f"example {i}, attention_mask"
-        mistakes = {"the answer's end is read too: its place has nothing to predict": [1] * (len(read) + 1)}
+        mistakes = {"the decoder reads the answer's end too, but nothing follows it": [1] * (len(read) + 1)}
         mistakes = {name: padded(wrong, 0) for name, wrong in mistakes.items()}
         assert_right(found, padded([1] * len(read), 0), mistakes, axes=axes, what=what)
-    assert batch["labels"].shape == batch[decoder].shape, "what is read and its labels are of unequal length"
+    assert batch["labels"].shape == batch[decoder].shape, "labels and input have different lengths"
     assert batch["n_label"] == sum(len(small.tokenizer().encode(" " + EXAMPLES[i][1])) + 1 for i in chosen)
 
 
@@ -119,11 +119,11 @@ def test_a_decoder_that_starts_from_two_tokens_has_a_label_from_the_second_on():
     rows = task.answer_rows([[7, 8]], [[10, 11, 12]], n_cut=2)
     batch = rows.batch([0])
     assert batch["decoder_input_ids"].tolist() == [[3, 5, 10, 11]], (
-        "`decoder_begin`, and the answer but its end"
+        "`decoder_begin`, then the answer without its end"
     )
     labels = batch["labels"].tolist()
-    assert labels == [[IGNORED, 10, 11, 12]], f"labels {labels}: what follows the first token is no answer"
-    assert rows.texts.n_cut == 2, "`n_cut` goes along, or nobody hears of texts that were cut"
+    assert labels == [[IGNORED, 10, 11, 12]], f"labels {labels}: only tokens of the answer are labels"
+    assert rows.texts.n_cut == 2, "pass on `n_cut`, the number of texts that were cut"
 
 
 @each_kind

@@ -75,14 +75,12 @@ def test_what_stands_before_all_texts_gets_the_same_new_labels(control):
     told = tuple((f"t{i}", "aab"[i % 3]) for i in range(9))
     new = prompts.relabelled([Question(told, f"q{i}", "a") for i in range(20)], control, ["a", "b"], 0)
     assert len({q.examples for q in new}) == 1, (
-        "what stands before all texts is to be the same for all of them"
+        "shared examples must get the same new labels in all questions"
     )
-    assert [text for text, _ in new[0].examples] == [text for text, _ in told], "the texts are to stay"
-    assert new[0].examples != told, f"{control}: the labels of the examples are the right ones still"
+    assert [text for text, _ in new[0].examples] == [text for text, _ in told], "the texts must not change"
+    assert new[0].examples != told, f"{control}: the labels of the examples have not changed"
     counts = Counter(label for _, label in new[0].examples)
-    assert control == "random" or counts == Counter(a=6, b=3), (
-        f"shuffled: {counts}, where a 6, b 3 were given"
-    )
+    assert control == "random" or counts == Counter(a=6, b=3), f"shuffled: {counts}, not a 6, b 3 as before"
 
 
 def test_controls_change_the_labels_of_examples_alone():
@@ -93,22 +91,22 @@ def test_controls_change_the_labels_of_examples_alone():
 
     for control in ("gold", "shuffled", "random"):
         new = prompts.relabelled(asked, control, ["a", "b", "c"], 0)
-        told = f"{control}: the question and its right label are to stay, its examples alone change"
+        told = f"{control}: only the examples change, not the question and its label"
         assert [(q.text, q.label) for q in new] == [(q.text, q.label) for q in asked], told
-        told = f"{control}: the examples' texts are to stay, their labels alone change"
+        told = f"{control}: only the labels of the examples change, not their texts"
         assert [[t for t, _ in q.examples] for q in new] == [[t for t, _ in q.examples] for q in asked], told
         if control == "gold":
             assert new == asked, "gold: the examples keep their right labels"
             continue
-        told = f"{control}: not drawn by the seed alone"
+        told = f"{control}: the same seed must give the same labels"
         assert new == prompts.relabelled(asked, control, ["a", "b", "c"], 0), told
         told = f"{control}: every seed gives the same labels"
         same = sum(a == b for a, b in zip(labels_of(new), labels_of(asked), strict=True))
-        assert same < 120, f"{control}: all labels are the right ones: is it shuffled inside each prompt?"
+        assert same < 120, f"{control}: all labels are still right: are they shuffled in each prompt?"
         assert new != prompts.relabelled(asked, control, ["a", "b", "c"], 1), told
         counts = Counter(labels_of(new))
         if control == "shuffled":
-            told = f"shuffled: {dict(counts)}, where each label is to occur as often as before"
+            told = f"shuffled: {dict(counts)}, but each label must occur as often as before"
             assert counts == Counter(labels_of(asked)), told
             assert within_5_sigma(same, 120, 1 / 2), (
                 f"shuffled: {same} of 120 labels are right, not about half"
@@ -116,11 +114,9 @@ def test_controls_change_the_labels_of_examples_alone():
         else:
             told = f"random: drawn from {sorted(counts)}, not from all labels, a b c"
             assert set(counts) == {"a", "b", "c"}, told
-            told = (
-                f"random: {same} of 120 labels are the right ones, where chance, one of three, gives about 40"
-            )
+            told = f"random: {same} of 120 labels are right, but chance (one of three) gives about 40"
             assert within_5_sigma(same, 120, 1 / 3), told
-            told = f"random: {dict(counts)}: each label is to be as likely as any other"
+            told = f"random: {dict(counts)}: all labels must be equally likely"
             assert all(within_5_sigma(n, 120, 1 / 3) for n in counts.values()), told
 
 

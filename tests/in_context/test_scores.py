@@ -70,11 +70,11 @@ def test_likelihoods_are_those_of_one_text_at_a_time(before, kind, batch_size, m
     monkeypatch.setattr(model, "decode", lambda ids, *a, **k: read.append(ids.shape) or decode(ids, *a, **k))
     model.train()
     got = scoring.label_log_likelihoods(model, tokenizer, prompts, labels, batch_size)
-    assert model.training and got.shape == (5, 5), "a model is left as it was"
+    assert model.training and got.shape == (5, 5), "the model must stay in training mode"
     if before and kind == "decoder":
         n_shared = len(tokenizer.encode(before)) - 2
-        assert read[0][0] == 1 and read[0][1] > n_shared, "what all begin with is read once, alone"
-        assert max(length for _, length in read[1:]) < n_shared, "and not again with each question"
+        assert read[0][0] == 1 and read[0][1] > n_shared, "read the shared beginning once, alone"
+        assert max(length for _, length in read[1:]) < n_shared, "do not read it again for each question"
     model.eval()
     start = [tokenizer.special_id("[CLS]")]
     for i, prompt in enumerate(prompts):
@@ -89,12 +89,12 @@ def test_likelihoods_are_those_of_one_text_at_a_time(before, kind, batch_size, m
         n = torch.tensor([float(len(label)) for label in labels])
         mistakes = {
             "a label's last token is left out": of(lambda label: [label[:-1]]),
-            "a label's first token alone counts": of(lambda label: [label[:1]]),
-            "each token of a label is asked of the prompt alone": of(lambda label: [(t,) for t in label]),
-            "it is a mean over a label's tokens, not their sum": torch.tensor(want) / n,
+            "only a label's first token counts": of(lambda label: [label[:1]]),
+            "each label token is predicted from the prompt only": of(lambda label: [(t,) for t in label]),
+            "it is a mean over a label's tokens, not a sum": torch.tensor(want) / n,
             "the sign is wrong": -torch.tensor(want),
-            "probabilities come back, without the logarithm": torch.tensor(want).exp(),
-            "a label's last token alone counts": lambda ids=ids: [
+            "probabilities are returned, not their logarithms": torch.tensor(want).exp(),
+            "only a label's last token counts": lambda ids=ids: [
                 slow_likelihood(model, ids, label, start) - slow_likelihood(model, ids, label[:-1], start)
                 for label in labels
             ],
@@ -185,11 +185,10 @@ def test_scores_follow_their_formulas():
     total = scores("sum")
     n, axes = torch.tensor([float(len(label)) for label in labels]), ("question", "label")
     mistakes = {
-        "it is the sum: not divided by the number of tokens": total,
-        "each is divided by the number of its letters": total
-        / torch.tensor([len(w) for w in WORDS.values()]),
-        "all are divided by the mean number of tokens": total / n.mean(),
-        "it is multiplied by the number of tokens": total * n,
+        "the sum is not divided by the number of tokens": total,
+        "the sum is divided by the number of letters": total / torch.tensor([len(w) for w in WORDS.values()]),
+        "the sum is divided by the mean number of tokens": total / n.mean(),
+        "the sum is multiplied by the number of tokens": total * n,
     }
     assert_right(scores("mean"), total / n, mistakes, axes=axes, what="mean")
     empty = [[Question(q.examples, text, q.label) for q in asked] for text in ("N/A", "[MASK]", "")]
@@ -197,16 +196,16 @@ def test_scores_follow_their_formulas():
     expected = free.softmax(-1).mean(0)
     right = (total.softmax(-1) / expected).log()
     mistakes = {
-        "it is not calibrated": total,
-        "the labels' probabilities without a text are missing: p alone": total.log_softmax(-1),
-        "the texts of nothing are not made to add up to 1 over the labels": total.log_softmax(-1)
+        "the score is not calibrated": total,
+        "p is not divided by the mean over CONTENT_FREE": total.log_softmax(-1),
+        "p with a text of CONTENT_FREE is not normalised over the labels": total.log_softmax(-1)
         - free.exp().mean(0).log(),
-        "p is not made to add up to 1 over the labels": total - expected.log(),
+        "p(label) is not normalised over the labels": total - expected.log(),
         "logarithms are averaged, not probabilities": total.log_softmax(-1) - free.log_softmax(-1).mean(0),
         "the probabilities are summed, not averaged": total.log_softmax(-1) - (3 * expected).log(),
-        "one text of nothing alone is asked": total.log_softmax(-1) - free[0].log_softmax(-1),
-        "it is multiplied by what the label has without a text": total.log_softmax(-1) + expected.log(),
-        "probabilities come back, without the logarithm": right.exp(),
+        "only the first text of CONTENT_FREE is used": total.log_softmax(-1) - free[0].log_softmax(-1),
+        "p is multiplied by the mean over CONTENT_FREE": total.log_softmax(-1) + expected.log(),
+        "probabilities are returned, not their logarithms": right.exp(),
     }
     found = scores("calibrated")
     assert_right(found, right, mistakes, rtol=1e-4, atol=1e-4, axes=axes, what="calibrated")

@@ -102,13 +102,13 @@ def test_causal_mask_is_a_lower_triangle_whose_queries_come_last(T, S):
         "a query may not look at itself": key < query,
         "a query looks at the later keys, not at the earlier ones": key >= query,
         "a query looks at the later keys, not at itself and the earlier ones": key > query,
-        "the queries count as the first T of the S positions": key <= query - (S - T),
-        "rows and columns change places: rows are queries": (key <= query).T,
+        "the queries are treated as the first T of the S positions": key <= query - (S - T),
+        "rows and columns are swapped: the rows are the queries": (key <= query).T,
     }
     mask = causal_mask(T, S)
     right = [[s <= S - T + t for s in range(S)] for t in range(T)]
     assert_right(mask, right, mistakes, axes=("query", "key"))
-    assert mask.dtype == torch.bool, f"the mask holds True and False, not {mask.dtype}"
+    assert mask.dtype == torch.bool, f"the mask must be boolean, not {mask.dtype}"
 
 
 def test_the_slopes_of_alibi_are_those_of_the_readmes_figures():
@@ -124,16 +124,16 @@ def test_alibi_bias_is_minus_slope_times_distance():
         for h in range(n_head)
     ]
     mistakes = {
-        "the minus is missing: far keys win": slopes * ahead.abs(),
-        "the distance keeps its sign: later keys win": -slopes * ahead,
-        "the distance keeps its sign: earlier keys win": slopes * ahead,
-        "the distance is cut at 0 and does not count for later keys": -slopes * (-ahead).clamp(min=0),
-        "the queries count as the first T of the S positions": -slopes * (ahead + S - T).abs(),
+        "the minus is missing, so that far keys win": slopes * ahead.abs(),
+        "the distance keeps its sign, so that later keys win": -slopes * ahead,
+        "the distance keeps its sign, so that earlier keys win": slopes * ahead,
+        "the distance of later keys counts as 0": -slopes * (-ahead).clamp(min=0),
+        "the queries are treated as the first T of the S positions": -slopes * (ahead + S - T).abs(),
         "the slopes are those of the paper, 2^(-8h/H)": -(2.0 ** (-8 * torch.arange(1, 7) / 6))[:, None, None]
         * ahead.abs(),
         "every head has the same slope, the first": -slopes[0] * ahead.abs().expand(n_head, T, S),
-        "the slopes stand in the opposite order": -slopes.flip(0) * ahead.abs(),
-        "neighbouring heads share a slope: head h takes slope h mod 4": -torch.tensor(
+        "the slopes are in reverse order": -slopes.flip(0) * ahead.abs(),
+        "neighbouring heads share a slope: head h must have slope h % 4": -torch.tensor(
             [attention.ALIBI_SLOPES[h * 4 // n_head] for h in range(n_head)]
         )[:, None, None]
         * ahead.abs(),
@@ -159,30 +159,30 @@ def test_explicit_equals_the_loops(name):
     given, reads = (q, k, v, bias, causal), ~expected.isnan()
     mistakes = {
         "the scores are not divided by sqrt(d_head)": mixed(*given, scale=1),
-        "the scores are divided by d_head, not by its root": mixed(*given, scale=1 / D_HEAD),
+        "the scores are divided by d_head, not by sqrt(d_head)": mixed(*given, scale=1 / D_HEAD),
         "the scores are multiplied by sqrt(d_head)": mixed(*given, scale=D_HEAD**0.5),
         "the scores are divided by sqrt(d_model), the width of all heads": mixed(*given, scale=D**-0.5),
-        "the softmax runs over the queries: each query shares out 1 over the keys": mixed(*given, over=-2),
+        "the softmax is over the queries, not over the keys": mixed(*given, over=-2),
         "the bias is left out": mixed(q, k, v, None, causal),
-        "the bias is a factor, not added": mixed(*given, factor=True),
+        "the scores are multiplied by the bias: add it": mixed(*given, factor=True),
         "later keys are not blocked": mixed(q, k, v, bias, False),
         "earlier keys are blocked, not later ones": lambda: earlier_blocked(*given),
-        "every weight is dropped: F.dropout takes the share that goes, here 0": torch.zeros_like(q),
+        "every weight is dropped: F.dropout takes the share to drop, here 0": torch.zeros_like(q),
         "there is no softmax": (q @ k.transpose(-2, -1) * D_HEAD**-0.5) @ v,
     }
     result = explicit_attention(q, k, v, bias, causal)
-    assert isinstance(result, tuple) and len(result) == 2, "two things come back: mixed values and weights"
+    assert isinstance(result, tuple) and len(result) == 2, "return two things: `weights @ v` and the weights"
     known = {words: value for words, value in mistakes.items() if callable(value) or value.shape == q.shape}
     known = {words: (value() if callable(value) else value) * reads for words, value in known.items()}
     tolerance = 1e-8 if MASKS[name][4] else 1e-10  # the slopes are float32
-    axes = ("row", "head", "query", "number")
+    axes = ("row", "head", "query", "feature")
     if result[0].shape == q.shape:
         result = (torch.where(reads, result[0], 0.0), result[1])
     assert_right(result[0], expected.nan_to_num(), known, 0, tolerance, axes, f"mask {name!r}")
 
 
 def earlier_blocked(q, k, v, bias, causal) -> torch.Tensor:
-    """What comes out when the mask is turned round."""
+    """What comes out when the mask blocks the earlier keys."""
     scores = q @ k.transpose(-2, -1) * D_HEAD**-0.5 + (0 if bias is None else bias)
     may = torch.ones(scores.shape[-2:], dtype=torch.bool).tril(k.shape[-2] - q.shape[-2])
     return scores.masked_fill(may & causal, attention.BLOCKED).softmax(-1) @ v
@@ -192,11 +192,11 @@ def test_explicit_equals_heads_that_stand_as_often_as_they_are_used():
     q, k, v = torch.randn(B, 6, 5, D_HEAD), *torch.randn(2, B, 2, 5, D_HEAD)  # 3 heads of q to one of k and v
     each = [k[:, [0, 0, 0, 1, 1, 1]], v[:, [0, 0, 0, 1, 1, 1]]]
     mistakes = {
-        "the heads of k and v take turns: each serves neighbours": mixed(
+        "the heads of k and v are repeated as 0 1 0 1 0 1, not as 0 0 0 1 1 1": mixed(
             q, k.repeat(1, 3, 1, 1), v.repeat(1, 3, 1, 1), None, False
         )
     }
-    axes = ("row", "head", "query", "number")
+    axes = ("row", "head", "query", "feature")
     assert_right(explicit_attention(q, k, v)[0], mixed(q, *each, None, False), mistakes, axes=axes)
 
 
@@ -221,10 +221,10 @@ def test_fast_and_explicit_have_the_same_gradient(name):
         (out * torch.linspace(-1, 1, out.numel()).view(out.shape) * read).sum().backward()
         gradients.append([x.grad for x in leaves])
         reached = [name for name, x in zip("qkv", leaves, strict=True) if x.grad is not None]
-        assert reached == ["q", "k", "v"], f"a gradient reaches {reached} alone"
+        assert reached == ["q", "k", "v"], f"of q, k and v, a gradient reaches only {reached}"
     for what, fast, explicit in zip("qkv", *gradients, strict=True):
         assert fast.isfinite().all() and explicit.isfinite().all(), f"the gradient of {what} must stay finite"
-        assert (fast - explicit).abs().max() < 1e-5, what
+        assert (fast - explicit).abs().max() < 1e-5, f"the gradient of {what} is wrong"
 
 
 @pytest.mark.parametrize(
@@ -290,14 +290,16 @@ def test_dropout_takes_its_share_of_the_weights(path):
     weights = PATHS[path](q, k, torch.eye(S).expand(B, H, S, S), None, False, share)
     zeros, n = (weights == 0).sum().item(), weights.numel()
     assert zeros, "no weight is dropped"
-    assert abs(zeros - share * n) < 5 * math.sqrt(n * share * (1 - share)), f"{zeros / n:.3f}, not {share}"
+    assert abs(zeros - share * n) < 5 * math.sqrt(n * share * (1 - share)), (
+        f"{zeros / n:.3f} are dropped, not {share}"
+    )
     kept = weights[weights != 0]
-    assert torch.allclose(kept, torch.tensor(1 / S / (1 - share))), "what stays is divided by 1 - share"
+    assert torch.allclose(kept, torch.tensor(1 / S / (1 - share))), "divide what stays by 1 - dropout"
     mixed = PATHS[path](q, k, torch.ones(B, H, S, 2), None, False, share)
-    assert (mixed != 0).all(), "the mixed values are dropped, not the weights"
+    assert (mixed != 0).all(), "dropout is applied to `weights @ v`, not to the weights"
     if path == "explicit":
         mixed, weights = explicit_attention(q, k, torch.eye(S).expand(B, H, S, S), None, False, share)
-        assert torch.equal(mixed, weights), "the weights that come back are those before dropout"
+        assert torch.equal(mixed, weights), "the weights are returned as they were before dropout"
 
 
 # The cache
@@ -315,20 +317,22 @@ def cache_of(*lengths: int, max_length: int = 6) -> tuple:
 @pytest.mark.parametrize("lengths", [(2, 1, 3), (2, 1)])
 def test_cache_returns_all_positions_so_far(lengths):
     cache, k, v, returned = cache_of(*lengths)
-    assert isinstance(returned, tuple), "keys and values of all positions so far come back"
-    assert cache.length == sum(lengths), f"length {cache.length} after {lengths} positions: count them all"
-    for what, (all_k, all_v) in {"append returns": returned, "contents() returns": cache.contents()}.items():
+    assert isinstance(returned, tuple), "return a tuple: the keys and values of all positions so far"
+    assert cache.length == sum(lengths), (
+        f"`length` is {cache.length} after {lengths} positions: add T each time"
+    )
+    for what, (all_k, all_v) in {"append": returned, "contents()": cache.contents()}.items():
         for name, found, right, other in (("keys", all_k, k, v), ("values", all_v, v, k)):
             new, n = right[:, :, -lengths[-1] :], sum(lengths)
             mistakes = {
-                "keys and values change places": other,
-                "only the new positions come back": new,
+                "keys and values are swapped": other,
+                "only the new positions are returned": new,
                 "the new positions overwrite the first": torch.cat([new, found[:, :, new.shape[2] :]], 2),
             }
             if n < cache.max_length:
-                mistakes["the unused room comes back, too"] = getattr(cache, name[0])
-            axes = ("row", "head", "position", "number")
-            assert_right(found, right, mistakes, axes=axes, what=f"{what} {name}")
+                mistakes["the unused room is returned too"] = getattr(cache, name[0])
+            axes = ("row", "head", "position", "feature")
+            assert_right(found, right, mistakes, axes=axes, what=f"{name} from {what}")
 
 
 def test_cache_overflow_is_an_error_and_harms_nothing():
@@ -427,17 +431,17 @@ def test_split_heads_gives_each_head_its_own_numbers_of_a_position():
         x = torch.randn(B, T, n_head * D_HEAD)
         right = torch.stack([x[..., h * D_HEAD : (h + 1) * D_HEAD] for h in range(n_head)], dim=1)
         mistakes = {
-            "(B, T, D) is viewed as (B, H, T, d_head) at once: that mixes positions": x.reshape(
+            "(B, T, D) is reshaped to (B, H, T, d_head) at once, which mixes positions": x.reshape(
                 B, n_head, T, D_HEAD
             ),
-            "the heads stay behind the positions, (B, T, H, d_head)": x.unflatten(2, (n_head, D_HEAD)),
-            "a head takes every H-th number, not d_head neighbours": x.unflatten(2, (D_HEAD, n_head)).permute(
-                0, 3, 1, 2
-            ),
-            "positions and numbers of a head change places, (B, H, d_head, T)": right.transpose(2, 3),
-            "the heads come first of all, (H, B, T, d_head)": right.transpose(0, 1),
+            "the heads still come after the positions, (B, T, H, d_head)": x.unflatten(2, (n_head, D_HEAD)),
+            "a head takes every H-th feature, not d_head neighbours": x.unflatten(
+                2, (D_HEAD, n_head)
+            ).permute(0, 3, 1, 2),
+            "positions and features are swapped, (B, H, d_head, T)": right.transpose(2, 3),
+            "the heads come before the rows, (H, B, T, d_head)": right.transpose(0, 1),
         }
-        axes = ("row", "head", "position", "number")
+        axes = ("row", "head", "position", "feature")
         assert_right(layer.split_heads(x), right, mistakes, axes=axes, what=f"{n_head} heads")
 
 
@@ -480,21 +484,21 @@ def test_a_pair_is_turned_by_the_angle_of_its_position(theta):
     cos, sin, (a, b), (even, odd) = angles.cos(), angles.sin(), x.chunk(2, -1), (x[..., 0::2], x[..., 1::2])
     turned = even * cos - odd * sin, odd * cos + even * sin
     mistakes = {
-        "neighbours are turned: x_i belongs to x_{i + d_head / 2}": torch.stack(turned, -1).flatten(-2),
-        "neighbours are turned, and then put apart": torch.cat(turned, -1),
-        "the turn goes the wrong way round: the sines have the other sign": torch.cat(
+        "neighbours are paired, not x_i and x_{i + d_head / 2}": torch.stack(turned, -1).flatten(-2),
+        "neighbours are paired, and then the halves concatenated": torch.cat(turned, -1),
+        "the rotation has the wrong direction: the sines have the wrong sign": torch.cat(
             [a * cos + b * sin, b * cos - a * sin], -1
         ),
         "both halves have a minus": torch.cat([a * cos - b * sin, b * cos - a * sin], -1),
         "both halves have a plus": torch.cat([a * cos + b * sin, b * cos + a * sin], -1),
-        "cosine and sine change places": torch.cat([a * sin - b * cos, b * sin + a * cos], -1),
-        "the two halves of the result change places": torch.cat([b * cos + a * sin, a * cos - b * sin], -1),
-        "each pair's second number is turned from a that is turned already": torch.cat(
+        "cosine and sine are swapped": torch.cat([a * sin - b * cos, b * sin + a * cos], -1),
+        "the two halves of the result are swapped": torch.cat([b * cos + a * sin, a * cos - b * sin], -1),
+        "the second half is computed from the rotated a, not from the old one": torch.cat(
             [a * cos - b * sin, b * cos + (a * cos - b * sin) * sin], -1
         ),
     }
     found = unchanged(attention.rotate, x, attention.rotary_cos_sin(positions, 6, theta))
-    assert_right(found, right, mistakes, 0, 1e-5, ("row", "head", "position", "number"))
+    assert_right(found, right, mistakes, 0, 1e-5, ("row", "head", "position", "feature"))
     assert_learns(attention.rotate(leaf, attention.rotary_cos_sin(positions, 6, theta)), right, leaf)
 
 

@@ -40,20 +40,20 @@ def test_sinusoids_follow_the_formula_of_the_paper(d_model):
         return torch.stack([sine(angle), cosine(angle)], -1).flatten(1)[:, :d_model]
 
     mistakes = {
-        "sines and cosines change places": wrong(sine=torch.cos, cosine=torch.sin),
-        "all sines stand before all cosines": torch.cat([right[:, 0::2], right[:, 1::2]], 1),
+        "sines and cosines are swapped": wrong(sine=torch.cos, cosine=torch.sin),
+        "all sines come before all cosines": torch.cat([right[:, 0::2], right[:, 1::2]], 1),
         "every column holds a sine": wrong(cosine=torch.sin),
         "the exponent is i / D, not 2i / D": wrong(power=1.0),
-        "the exponent is 4i / D: 2i is the number of the column already": wrong(power=4.0),
-        "each column has an angle of its own: columns 2i and 2i + 1 share theirs": torch.where(
+        "the exponent is 4i / D: an even column has the number 2i, not i": wrong(power=4.0),
+        "each column has its own angle: columns 2i and 2i + 1 must share one": torch.where(
             torch.arange(d_model) % 2 == 0, right, wrong_columns(d_model)
         ),
         "the wavelengths shrink from column to column: the exponent's minus is missing": wrong(power=-2.0),
         "the first position is 1, not 0": wrong(first=1),
-        "the base is not 10000 but 1000": wrong(base=1000.0),
+        "the base is 1000, not 10000": wrong(base=1000.0),
     }
     assert_right(table, right, mistakes, 0, 1e-5, ("position", "column"))
-    assert table.dtype == torch.float32, f"{table.dtype}: the model works in torch.float32"
+    assert table.dtype == torch.float32, f"the table is {table.dtype}, not torch.float32"
 
 
 def wrong_columns(d_model: int) -> torch.Tensor:
@@ -189,14 +189,14 @@ def test_norm_stands_where_the_papers_put_it():
     post, pre = (blocks.Block(config(norm=kind), cross=False) for kind in ("post", "pre"))
     post_norm, pre_norm = norm(leaf + part(leaf)), leaf + part(norm(leaf))
     mistakes = {
-        "the part's result is normed, x + norm(part(x))": x + norm(part(x)),
-        "the stream is normed, too: norm(x) + part(norm(x))": norm(x) + part(norm(x)),
-        "x itself is not added to what the part makes of it": part(norm(x)),
-        "x itself is not added to what the part makes of it, norm(part(x))": norm(part(x)),
+        "the output of `part` is normalised, x + norm(part(x))": x + norm(part(x)),
+        "the norm of x is added, not x: norm(x) + part(norm(x))": norm(x) + part(norm(x)),
+        "x is not added to the output of `part`, part(norm(x))": part(norm(x)),
+        "x is not added to the output of `part`, norm(part(x))": norm(part(x)),
         "the norm is missing, x + part(x)": x + part(x),
         "there are two norms, norm(x + part(norm(x)))": norm(x + part(norm(x))),
     }
-    axes = ("row", "position", "number")
+    axes = ("row", "position", "feature")
     swapped = {"a pre-norm block works as a post-norm one, norm(x + part(x))": post_norm}
     found = unchanged(pre.add, x, part, norm)
     assert_right(found, pre_norm, mistakes | swapped, axes=axes, what="pre-norm")
@@ -207,16 +207,16 @@ def test_norm_stands_where_the_papers_put_it():
     assert_learns(found, post_norm, leaf, what="post-norm: ")
     with_more = lambda h, factor, plus=0: factor * h + plus
     found = pre.add(x, with_more, nn.Identity(), 3, plus=7)
-    assert_right(found, 4 * x + 7, axes=axes, what="a part with more arguments")
+    assert_right(found, 4 * x + 7, axes=axes, what="a `part` with more arguments")
 
 
 def test_dropout_falls_on_the_part_and_not_on_the_stream():
     x, one = torch.full((20, 40, D), 3.0), torch.ones(20, 40, D)
     block = blocks.Block(config(norm="pre", dropout=0.3), cross=False)
     out = block.add(x, lambda h: one, nn.Identity())
-    assert not (out == 4).all(), "no dropout in training"
-    assert not ((out == 0) | (out == 1)).any(), "the stream itself is dropped: only what the part adds may be"
-    assert drops(out - x, 0.3, 1.0), "dropout of 0.3 adds 1 / 0.7 at seven places of ten and 0 at three"
+    assert not (out == 4).all(), "there is no dropout in training"
+    assert not ((out == 0) | (out == 1)).any(), "x itself is dropped: apply dropout to the output of `part`"
+    assert drops(out - x, 0.3, 1.0), "with dropout 0.3, add 0 at 30 % of the places and 1 / 0.7 at 70 %"
     assert_right(block.eval().add(x, lambda h: one, nn.Identity()), x + one, what="outside training")
 
 

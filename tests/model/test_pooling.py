@@ -17,15 +17,15 @@ def test_pooling_reads_the_real_tokens_whichever_side_is_padded(real):
     mean = torch.stack([hidden[0].mean(0), hidden[1, :2].mean(0), hidden[2, 2:].mean(0), hidden[3, 0]])
     summed = (hidden * real[..., None]).sum(1)
     mistakes = {
-        "padding counts": hidden.mean(1),
-        "the sum of the real tokens is divided by all places": summed / 5,
-        "the sum is not divided": summed,
-        "the first place alone is read": hidden[:, 0],
-        "the last real token alone is read": last,
-        "the sum of all places is divided by the number of real tokens": hidden.sum(1) / real.sum(1)[:, None],
-        "the mean is over the numbers of a token, not over its tokens": hidden.mean(2),
+        "padding is included": hidden.mean(1),
+        "the sum of the real tokens is divided by T, which includes padding": summed / 5,
+        "the sum is not divided by the number of real tokens": summed,
+        "only the first place is read": hidden[:, 0],
+        "only the last real token is read": last,
+        "padding is included in the sum, but not in the token count": hidden.sum(1) / real.sum(1)[:, None],
+        "the mean is over the features of a token, not over the tokens": hidden.mean(2),
     }
-    assert_right(token_mean(hidden, real), mean, mistakes, axes=("row", "number"))
+    assert_right(token_mean(hidden, real), mean, mistakes, axes=("row", "feature"))
     assert_learns(token_mean(hidden, real), mean, hidden)
 
 

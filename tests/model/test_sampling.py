@@ -46,12 +46,12 @@ def nucleus_mistakes(rows: list[list[float]], p: float) -> dict[str, list[list[i
         "the token that crosses p is left out, unless it is the likeliest": lambda row: (
             without_the_last(row) or [max(range(V), key=row.__getitem__)]
         ),
-        "the least likely tokens come first": lambda row: slow_nucleus(row, p, best=1),
-        "a token stays if it alone has p": lambda row: [i for i in range(V) if share(row, i) >= p],
-        "a token stays if it alone has 1 - p": lambda row: [i for i in range(V) if share(row, i) >= 1 - p],
-        "all tokens stay": lambda row: range(V),
-        "the tokens beyond p stay, and not those up to it": lambda row: {*range(V)} - slow_nucleus(row, p),
-        "p is what is left out, not what stays": lambda row: slow_nucleus(row, 1 - p),
+        "the tokens are sorted from unlikely to likely": lambda row: slow_nucleus(row, p, best=1),
+        "a token is kept if it has p itself": lambda row: [i for i in range(V) if share(row, i) >= p],
+        "a token is kept if it has 1 - p itself": lambda row: [i for i in range(V) if share(row, i) >= 1 - p],
+        "all tokens are kept": lambda row: range(V),
+        "the unlikely tokens are kept, not the nucleus": lambda row: {*range(V)} - slow_nucleus(row, p),
+        "p is the share that is left out, not the share that is kept": lambda row: slow_nucleus(row, 1 - p),
     }
     return {name: [sorted(of(row)) for row in rows] for name, of in wrong.items()}
 
@@ -72,17 +72,17 @@ def test_top_k_keeps_the_k_likeliest(k):
 def test_top_p_keeps_the_smallest_nucleus(p):
     logits = 2 * torch.randn(2, 5, V)
     found = keep_top_p(logits, p)
-    assert found is not None, "nothing comes back"
+    assert found is not None, "the function returns nothing"
     kept = [sorted(have) for have in support(found.flatten(0, 1))]
     rows = logits.double().flatten(0, 1).tolist()
     right = [sorted(slow_nucleus(row, p)) for row in rows]
     assert_right(kept, right, nucleus_mistakes(rows, p), axes=("row",), what=f"top-p {p}, the tokens kept")
-    assert_right(found.clamp(min=-99), logits.where(found > -99, -99.0), what="the logits that are kept stay")
+    assert_right(found.clamp(min=-99), logits.where(found > -99, -99.0), what="kept logits must not change")
     logits = torch.tensor([[0.5, 0.3, 0.2]]).log()
     assert support(keep_top_p(logits, 0.6)) == [{0, 1}], "the token that crosses p belongs to the nucleus"
     exact = torch.tensor([[0.5, 0.25, 0.125, 0.125]]).log()  # with sums that binary numbers have exactly
-    assert support(keep_top_p(exact, 0.75)) == [{0, 1}], "two tokens have exactly p: a third one is too many"
-    assert support(keep_top_p(exact, 0.5)) == [{0}], "one token has exactly p: a second one is too many"
+    assert support(keep_top_p(exact, 0.75)) == [{0, 1}], "two tokens reach exactly p: a third one is too many"
+    assert support(keep_top_p(exact, 0.5)) == [{0}], "one token reaches exactly p: a second one is too many"
     assert support(keep_top_p(torch.zeros(1, 4), 0.3)) == [{0, 1, 2, 3}], "equal tokens stay together"
 
 
@@ -94,25 +94,25 @@ def test_temperature_divides_the_logits(temperature):
     mistakes = {
         "the temperature multiplies the logits": of(logits * temperature),
         "there is no temperature": of(logits),
-        "log-probabilities are divided, and no longer add up to 1": of(logits) / temperature,
-        "the logits come back: the softmax is missing": logits / temperature,
-        "probabilities come back, without the logarithm": of(logits / temperature).exp(),
+        "log-probabilities are divided, not logits: p does not add up to 1": of(logits) / temperature,
+        "log_softmax is missing, and logits are returned": logits / temperature,
+        "probabilities are returned, not their logarithms": of(logits / temperature).exp(),
         "the softmax is over the rows, not over the tokens": (logits.double() / temperature).log_softmax(0),
     }
     assert_right(
         got, of(logits / temperature), mistakes, axes=("row", "token"), what=f"temperature {temperature}"
     )
     got = sampling.PLAIN.log_probabilities(logits)
-    assert_right(got, of(logits), {"the logits come back": logits}, what="the plain rule is the model's own")
+    assert_right(got, of(logits), {"logits are returned": logits}, what="PLAIN changes no probability")
 
 
 def test_temperature_zero_is_certain_of_the_likeliest():
     logits = torch.randn(3, V)
     got = SamplingRule(temperature=0.0).log_probabilities(logits)
-    assert not got.isnan().any(), "greedy: temperature 0 divides nothing, the likeliest token is certain"
-    assert torch.equal(got.argmax(-1), logits.argmax(-1)), "greedy: another token is the likeliest"
+    assert not got.isnan().any(), "greedy: do not divide by temperature 0; the likeliest token has p = 1"
+    assert torch.equal(got.argmax(-1), logits.argmax(-1)), "greedy: the likeliest token has changed"
     assert support(got) == [{i} for i in logits.argmax(-1).tolist()], "greedy: one token has probability 1"
-    told = "greedy: the probabilities add up to 1, so the likeliest token's logarithm is 0"
+    told = "greedy: the log-probability of the likeliest token must be 0"
     assert torch.equal(got.exp().sum(-1), torch.ones(3)), told
 
 
@@ -124,11 +124,11 @@ def test_the_rule_applies_its_parts_in_order():
     mistakes = {
         "top-p comes before the temperature": of(top_k(top_p(never(logits), 0.8), 6) / 0.6),
         "top-p comes before top-k": of(top_k(top_p(never(logits) / 0.6, 0.8), 6)),
-        "forbidden tokens go last, behind top-k and top-p": of(never(top_p(top_k(logits / 0.6, 6), 0.8))),
-        "forbidden tokens are not taken out": of(top_p(top_k(logits / 0.6, 6), 0.8)),
+        "forbidden tokens go last, after top-k and top-p": of(never(top_p(top_k(logits / 0.6, 6), 0.8))),
+        "forbidden tokens are not removed": of(top_p(top_k(logits / 0.6, 6), 0.8)),
         "top-k is left out": of(top_p(never(logits) / 0.6, 0.8)),
         "top-p is left out": of(top_k(never(logits) / 0.6, 6)),
-        "what is kept does not add up to 1": top_p(top_k(never(logits) / 0.6, 6).log_softmax(-1), 0.8),
+        "the kept tokens do not add up to 1": top_p(top_k(never(logits) / 0.6, 6).log_softmax(-1), 0.8),
     }
     got = unchanged(SamplingRule((2, 5), temperature=0.6, top_k=6, top_p=0.8).log_probabilities, logits)
     mistakes = {name: wrong.clamp(min=-99) for name, wrong in mistakes.items()}
@@ -147,10 +147,10 @@ def test_further_ends_come_as_the_one_end_and_as_often_as_all_together(temperatu
     want = plain.clone()
     want[:, end], want[:, [1, 7]] = plain[:, [1, end, 7]].sum(1), 0.0
     if temperature == 0:
-        assert got[0, end] == 1, "greedy: an end is the likeliest of all, so the text ends"
+        assert got[0, end] == 1, "greedy: if the likeliest token is an end, `eos_id` gets p = 1"
     mistakes = {
-        "the other ends are forbidden, and what they had is lost": of((1, 2, 7)),
-        "the other ends are tokens like any": plain,
+        "`other_ends` are forbidden, and their probability is lost": of((1, 2, 7)),
+        "`other_ends` are treated like all other tokens": plain,
     }
     assert_right(got, want, mistakes, axes=("row", "token"), what=f"three ends, temperature {temperature}")
 

@@ -138,24 +138,24 @@ def test_residual_outputs_are_divided_by_the_root_of_the_additions(kind):
         n_part, n_block = parts.get(stack, 1), blocks.get(stack, 1)
         n = n_part * n_block
         mistakes = {
-            "it is left as it was: attention and feed-forward both add to the stream": 1.0,
-            "it is divided by the number of additions, not by its root": 1 / n,
+            "it is not changed: attention and feed-forward both add to the stream": 1.0,
+            "it is divided by the number of additions, not by its square root": 1 / n,
             "the additions of one block are counted, not those of the whole stack": n_part**-0.5,
-            "the blocks are counted: each adds as often as it has parts": n_block**-0.5,
-            "what the feed-forward part adds is not counted": (max(1, n_part - 1) * n_block) ** -0.5,
+            "the blocks are counted, not their additions: each block has several": n_block**-0.5,
+            "the feed-forward part is not counted": (max(1, n_part - 1) * n_block) ** -0.5,
             "both stacks are counted together": sum(parts[each] * n for each, n in blocks.items()) ** -0.5,
             "the blocks of both stacks are counted together": (n_part * sum(blocks.values())) ** -0.5,
             "a block's cross-attention is not counted": (2 * n_block) ** -0.5,
-            "it is multiplied by the root": n**0.5,
+            "it is multiplied by the square root": n**0.5,
         }
         if not adds:
-            mistakes = {"it is divided, too: only what adds to the stream is": p.flatten()[0].item()}
+            mistakes = {"it is divided too, but adds nothing to the stream": p.flatten()[0].item()}
         right = n**-0.5 if adds else 1.0
         assert_right(p.flatten()[0].item(), right, mistakes, what=name)
     m = build(config(kind, norm="post"))
     before = [p.clone() for p in m.parameters()]
     m.shrink_residual_outputs()
-    assert all(map(torch.equal, before, m.parameters())), "a post-norm model is changed: it norms each sum"
+    assert all(map(torch.equal, before, m.parameters())), "a post-norm model must not be changed"
 
 
 @pytest.mark.parametrize(("init_std", "expected"), [(0.02, 0.02), (None, 0.55 / math.sqrt(96)), (0.3, 0.3)])

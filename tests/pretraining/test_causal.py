@@ -73,7 +73,7 @@ def test_validation_labels_each_token_once_with_context(T, n):
     assert (inputs[:, 0] == stream[0]).any(), "no window begins where the text begins"
     for row, place in np.argwhere(counted & is_last).tolist():
         raise AssertionError(
-            f"window {row}, place {place}: the text has ended there, so its label is IGNORED"
+            f"window {row}, place {place}: the text ends there, so its label must be IGNORED"
         )
     mistakes = {"a label is its own input": np.where(counted, inputs, IGNORED)}
     right, axes = np.where(counted, inputs + 1, IGNORED), ("window", "place")
@@ -82,18 +82,16 @@ def test_validation_labels_each_token_once_with_context(T, n):
     for token in range(1, n):
         windows = np.argwhere(labels == token + 100)[:, 0].tolist()
         assert windows, f"token {token} of {n}, in windows of {T}, is the label of no window"
-        told = f"token {token} is a label in windows {windows}: later ones have it as context only, IGNORED"
+        told = f"token {token} is a label in windows {windows}: it must be IGNORED in the later ones"
         assert times[token + 100] == 1, told
     for row, (ids, has_label) in enumerate(zip(inputs.tolist(), counted.tolist(), strict=True)):
         if n == 1:
             continue  # a text of one token has nothing to predict
-        assert any(has_label), "a window without a label is wasted"
+        assert any(has_label), "each window must have a label"
         first, last = has_label.index(True), max(t for t in range(T) if has_label[t])
-        told = (
-            f"window {row} has {first + 1} of {T} tokens up to its first label: do windows overlap by half?"
-        )
+        told = f"the first label of window {row} has a context of {first + 1}: do windows overlap by half?"
         assert row == 0 or first + 1 >= T / 2, told
-        assert all(b == a + 1 for a, b in pairwise(ids[: last + 1])), "a window is one piece of the text"
+        assert all(b == a + 1 for a, b in pairwise(ids[: last + 1])), "a window must be one piece of the text"
 
 
 def test_validation_batch_covers_the_validation_text(objective):

@@ -74,17 +74,16 @@ def test_soft_targets_equal_a_plain_loop(temperature):
     mistakes = {
         "the factor T^2 is missing": nats(),
         "the factor is T, not T^2": temperature * nats(),
-        "it is turned round: the teacher's probabilities stand before the logarithms": T2
+        "student and teacher are swapped: p before the logarithms is the teacher's": T2
         * nats(lambda t, s: s * (math.log(s) - math.log(t))),
         "the student's logits are not divided by T": T2 * nats(ours=1),
         "the teacher's logits are not divided by T": T2 * nats(theirs=1),
         "no logits are divided by T": T2 * nats(theirs=1, ours=1),
         "no logits are divided by T, and the factor T^2 is missing": nats(theirs=1, ours=1),
-        "places that are not counted count too": T2 * nats(at=torch.ones_like(counted)),
-        "it is the cross-entropy: the teacher's own entropy is to be taken off": T2
-        * nats(lambda t, s: -t * math.log(s)),
+        "places where `counted` is False are added too": T2 * nats(at=torch.ones_like(counted)),
+        "it is the cross-entropy: subtract the teacher's entropy": T2 * nats(lambda t, s: -t * math.log(s)),
         "the sign is wrong": -T2 * nats(),
-        "it is a mean over the counted places, not their sum": T2 * nats() / n,
+        "it is a mean over the counted places, not a sum": T2 * nats() / n,
         "it is a mean over the vocabulary, not a sum": T2 * nats() / V,
     }
     found = distillation.soft_target_loss(logits, teacher_logits, counted, temperature)

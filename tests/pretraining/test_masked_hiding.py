@@ -82,18 +82,18 @@ def test_words_that_do_not_fit_are_passed_over_and_the_next_are_tried(draws, n, 
     mistakes = {
         "a word that does not fit ends the row: the next words may fit": wrong(ends=True),
         "a word that does not fit is hidden in part": wrong(cuts=True),
-        "a word that does not fit is hidden all the same": wrong(overflows=True),
-        "nothing is hidden where no word fits: the first one is, whole": wrong(nothing=True),
-        "where no word fits the first is hidden in part": wrong(part=True),
-        "a word must be shorter than what is left: it may be as long": wrong(spare=1),
-        "draws from 1 on, which nothing may hide, count as a word": wrong(special=True),
-        "what is left does not shrink when a word is taken": wrong(shrinks=False),
-        "each token counts as a word: equal draws are one": wrong(single=True),
-        "every row may hide as many as the first": [hidden_words(draws, n), hidden_words(draws, n)],
-        "what is to be hidden and what is not change places": [[not x for x in row] for row in right],
+        "a word that does not fit is hidden anyway": wrong(overflows=True),
+        "nothing is hidden if no word fits: hide all of the first": wrong(nothing=True),
+        "only a part of the first word is hidden if no word fits": wrong(part=True),
+        "a word must be shorter than what is left: it may be equal": wrong(spare=1),
+        "tokens with draws of 1 or more, not to hide, count as a word": wrong(special=True),
+        "the number left to hide does not shrink with each word": wrong(shrinks=False),
+        "each token counts as a word: equal draws are one word": wrong(single=True),
+        "every row uses the number of the first row": [hidden_words(draws, n), hidden_words(draws, n)],
+        "hidden and visible tokens are swapped": [[not x for x in row] for row in right],
     }
     assert_right(out, right, mistakes, axes=("row", "token"), what=f"draws {draws}, {n} and 6 to hide")
-    assert all(map(np.array_equal, given, before)), "an argument was changed: count down in a copy"
+    assert all(map(np.array_equal, given, before)), "an argument is changed in place: copy it"
 
 
 def hidden_words(draws, n, ends=False, cuts=False, overflows=False, nothing=False, part=False, spare=0,
@@ -213,39 +213,39 @@ def test_80_10_10(objective):
     before = ids.copy()
     hidden = objective.hide(ids, positions, counted, rng)
     assert hidden is not None, NOTHING
-    assert (ids == before).all(), "hide changes its argument: the labels are read from it"
-    assert hidden.shape == ids.shape, f"shape {hidden.shape}: the whole rows come back, {ids.shape}"
+    assert (ids == before).all(), "`hide` changes `ids`, but the labels are read from it: copy it"
+    assert hidden.shape == ids.shape, f"shape {hidden.shape} instead of {ids.shape}: return whole rows"
     at = np.zeros(ids.shape, dtype=bool)
     for b in range(B):
         at[b, positions[b][counted[b]]] = True
     for row, place in np.argwhere((hidden != ids) & ~at)[:1]:
-        told = "`counted` leaves it out" if place in positions[row] else "it is not in `positions`"
-        raise AssertionError(f"row {row}: place {place} is changed and does not count: {told}")
+        told = "`counted` is False there" if place in positions[row] else "it is not in `positions`"
+        raise AssertionError(f"row {row}: place {place} must not change: {told}")
     new, old = hidden[at], ids[at]
     n_all = sum((row[hit] == mask).all() for row, hit in zip(hidden, at, strict=True))
-    assert n_all < B / 2 or (new == mask).all(), "one draw decides for a whole row: each place has its own"
+    assert n_all < B / 2 or (new == mask).all(), "one draw decides for a whole row: draw for each place"
     drawn = new[(new != mask) & (new != old)]
-    assert (drawn >= n_special).all(), f"a random token is a special one, id {min(drawn, default=0)}"
+    assert (drawn >= n_special).all(), f"a random token is a special token, id {min(drawn, default=0)}"
     n, same = len(new), 1 / (V - n_special)  # a random token can be the same one
     shares = lambda masked, random, kept: [masked, random * (1 - same), kept + random * same]
     mistakes = {
         "all become [MASK]": [1, 0, 0],
         "nothing is replaced": [0, 0, 1],
-        "no token stays as it is: the last 10 % do": shares(0.8, 0.2, 0),
+        "no token stays as it is: 10 % must": shares(0.8, 0.2, 0),
         "no token becomes a random one": shares(0.8, 0, 0.2),
         "90 % become [MASK], and no token a random one": shares(0.9, 0, 0.1),
         "90 % become [MASK], 10 % a random token": shares(0.9, 0.1, 0),
-        "the shares of [MASK] and of those that stay change places": shares(0.1, 0.1, 0.8),
-        "the shares of [MASK] and of random tokens change places": shares(0.1, 0.8, 0.1),
-        "two draws decide, one after the other: 10 % of the rest": shares(0.8, 0.02, 0.18),
-        "two draws decide, one after the other: half of the rest, after 90 %": shares(0.9, 0.05, 0.05),
-        "two draws decide: what is [MASK] already may become random": shares(0.72, 0.1, 0.18),
+        "the shares of [MASK] and of unchanged tokens are swapped": shares(0.1, 0.1, 0.8),
+        "the shares of [MASK] and of random tokens are swapped": shares(0.1, 0.8, 0.1),
+        "of the tokens that are not [MASK], only 10 % become random": shares(0.8, 0.02, 0.18),
+        "90 % become [MASK], and half of the rest random": shares(0.9, 0.05, 0.05),
+        "a second draw makes [MASK] tokens random": shares(0.72, 0.1, 0.18),
     }
     found = [(new == mask).mean(), ((new != mask) & (new != old)).mean(), (new == old).mean()]
     right = shares(0.8, 0.1, 0.1)
-    told = "shares of [MASK], random, as it was: " + ", ".join(f"{share:.3f}" for share in found)
+    told = "shares of [MASK], random and unchanged tokens: " + ", ".join(f"{share:.3f}" for share in found)
     assert_right(found, right, mistakes, 0, 5 * (0.8 * 0.2 / n) ** 0.5, what=told)
-    assert len({*drawn.tolist()}) > 0.9 * (V - n_special), "random tokens come from a part of the vocabulary"
+    assert len({*drawn.tolist()}) > 0.9 * (V - n_special), "random tokens must come from all ordinary tokens"
 
 
 def test_masks_are_drawn_anew_each_time(byte_bpe):

@@ -38,15 +38,15 @@ def parse(rows: dict, b: int, bpe) -> tuple[list[int], list[int]]:
     ids, told = rows["input_ids"][b].tolist(), f"row {b}: "
     assert ids[0] == cls, f"{told}it begins with {bpe.decode(ids[:1])!r}, not with [CLS]"
     n = len(ids) - next((i for i, token in enumerate(reversed(ids)) if token != pad), 0)
-    assert ids.count(sep) == 2, f"{told}{ids.count(sep)} times [SEP]: it stands behind A and behind B"
+    assert ids.count(sep) == 2, f"{told}{ids.count(sep)} times [SEP], not 2: one after A, one after B"
     first = ids.index(sep)
     a, second = ids[1:first], ids[first + 1 : n - 1]
-    assert ids[n - 1] == sep, f"{told}{bpe.decode(ids[n - 1 : n])!r} behind the last [SEP], then padding"
+    assert ids[n - 1] == sep, f"{told}{bpe.decode(ids[n - 1 : n])!r} after the last [SEP], not padding"
     assert a and second, f"{told}A or B is empty"
-    assert not {cls, pad} & {*a, *second}, f"{told}[CLS] or [PAD] stands inside a text"
+    assert not {cls, pad} & {*a, *second}, f"{told}[CLS] or [PAD] is inside a text"
     real, length = [1] * n + [0] * (len(ids) - n), len(ids)
-    mistakes = {"padding counts": [1] * length, "it is 1 on padding, 0 on tokens": [1 - x for x in real]}
-    mistakes["the last [SEP] does not count"] = [*real[: n - 1], *[0] * (length - n + 1)]
+    mistakes = {"padding is 1": [1] * length, "it is 1 on padding, 0 on tokens": [1 - x for x in real]}
+    mistakes["the last [SEP] is 0"] = [*real[: n - 1], *[0] * (length - n + 1)]
     axes = ("token",)
     assert_right(rows["attention_mask"][b], real, mistakes, axes=axes, what=f"{told}attention_mask")
     segments = lambda start, end: [int(start <= place < end) for place in range(length)]
@@ -55,10 +55,10 @@ def parse(rows: dict, b: int, bpe) -> tuple[list[int], list[int]]:
         "B's first token belongs to A": segments(first + 2, n),
         "padding belongs to B": segments(first + 1, length),
         "the last [SEP] belongs to A": segments(first + 1, n - 1),
-        "all is text A": [0] * length,
+        "all tokens belong to A": [0] * length,
         "A is 1 and B is 0": [1 - x if i < n else 0 for i, x in enumerate(segments(first + 1, n))],
         "A is 1, B and padding are 0": segments(0, first + 1),
-        "A and B change places": [1 - x for x in segments(first + 1, n)],
+        "A and B are swapped": [1 - x for x in segments(first + 1, n)],
     }
     types = rows["token_type_ids"][b]
     assert_right(types, segments(first + 1, n), mistakes, axes=axes, what=f"{told}token_type_ids")
@@ -114,14 +114,14 @@ def test_true_b_follows_a_in_the_document(pairs, texts, bpe):
             assert_text(found, right, {}, f"row {b}, without rng: {name}")
         names = tags(a, bpe) + tags(second, bpe)
         document, start = names[0]
-        assert names == [(document, start + i) for i in range(len(names))], "B does not go on where A ends"
-        assert bpe.decode(a + second) in " " + texts[document], "A and B are not the text itself"
-        assert 0 <= len(tags(second, bpe)) - len(tags(a, bpe)) <= 1, "a run is cut at its middle sentence"
+        assert names == [(document, start + i) for i in range(len(names))], "B must begin where A ends"
+        assert bpe.decode(a + second) in " " + texts[document], "A and B must be text of the document"
+        assert 0 <= len(tags(second, bpe)) - len(tags(a, bpe)) <= 1, "cut a run at its middle sentence"
         seen += names
     assert len(seen) == len(set(seen)), "a sentence is in two runs"
     n_sentence = {d: len(sentences(text)) for d, text in enumerate(texts)}
     lost = [n - sum(d == document for d, _ in seen) for document, n in n_sentence.items()]
-    assert max(lost) <= 1, "more is left out than one sentence at a document's end"
+    assert max(lost) <= 1, "more than one sentence at a document's end is left out"
 
 
 def test_false_b_is_from_another_document(many_pairs, bpe):
@@ -207,11 +207,11 @@ def test_a_and_b_are_those_of_the_chosen_runs(many_pairs, bpe):
     assert 0 < false.sum() < 8, "the test needs both classes"
     for row, (i, j) in enumerate(zip(chosen, second, strict=True)):
         found_a, found_b = parse(rows, row, bpe)
-        assert_text(found_a, a[i], {"the A of the run that B is from": a[j]}, f"row {row}: A")
-        assert_text(found_b, b[j], {"the B of the chosen run, not of the drawn one": b[i]}, f"row {row}: B")
+        assert_text(found_a, a[i], {"A of the run that B is from": a[j]}, f"row {row}: A")
+        assert_text(found_b, b[j], {"B of the chosen run, not of the drawn one": b[i]}, f"row {row}: B")
     mistakes = {
-        "0 and 1 change places: 0 says that B follows A": ~false,
-        "all rows are said to follow": 0 * false,
+        "0 and 1 are swapped: 0 means that B follows A": ~false,
+        "all labels are 0": 0 * false,
     }
     labels = rows["next_sentence_labels"]
     assert_right(labels, false, mistakes, axes=("row",), what="next_sentence_labels")
@@ -222,8 +222,8 @@ def assert_text(found: list, right: list, others: dict, what: str) -> None:
     mistakes = {f"it is {words}": ids for words, ids in others.items()} | {
         "its first token is left out": right[1:],
         "its last token is left out": right[:-1],
-        "it begins a token late, and ends a token late": found if found[:-1] == right[1:] else None,
-        "it begins a token early": found if found[1:] in (right, right[:-1]) else None,
+        "it begins and ends one token too late": found if found[:-1] == right[1:] else None,
+        "it begins one token too early": found if found[1:] in (right, right[:-1]) else None,
     }
     assert_right(found, right, mistakes, axes=("token",), what=what)
 

@@ -84,7 +84,7 @@ def test_infilling_lengths_are_poisson():
     counts = [0] * (most + 1)  # of the lengths 0 ... most - 1, and of all longer ones
     for places in noised("infilling", 10, times, seed=1):
         told = f"{places.count(MASK)} times [MASK] in ten tokens: SHARE * 10 / MEAN_SPAN is one span"
-        assert places.count(MASK) == 1, f"{told}, which leaves one [MASK], whatever its length"
+        assert places.count(MASK) == 1, f"{told}, which becomes one [MASK], whatever its length"
         counts[min(most, 10 - len(places) + 1)] += 1
     chances = [math.exp(-MEAN_SPAN) * MEAN_SPAN**k / math.factorial(k) for k in range(most)]
     chances.append(1 - sum(chances))
@@ -100,12 +100,12 @@ def test_infilling_takes_its_share_in_as_many_spans_as_that_needs():
     texts = noised("infilling", n, times)
     spans = [places.count(MASK) for places in texts]
     told = f"{min(spans)} to {max(spans)} times [MASK] in {n} tokens, {np.mean(spans):.2f} on average:"
-    told += " SHARE * n / MEAN_SPAN is 4.5 spans, rounded up or down at random, and each leaves one"
+    told += " SHARE * n / MEAN_SPAN is 4.5 spans, rounded up or down at random; each becomes a [MASK]"
     assert set(spans) == {4, 5} and within_5_sigma(spans.count(5), times, 0.5), told
     lost = np.array([n - len(places) + k for places, k in zip(texts, spans, strict=True)])
     mean, variance = SHARE * n, SHARE * n + 9 * 0.25  # of Poisson lengths, and of 4 or 5 spans of 3
-    assert abs(lost.mean() - mean) < 5 * math.sqrt(variance / times), f"{lost.mean() / n:.3f} of the tokens"
-    assert abs(lost.var() - variance) < 5 * variance * math.sqrt(2.5 / times), "are all lengths drawn anew?"
+    assert abs(lost.mean() - mean) < 5 * math.sqrt(variance / times), f"{lost.mean() / n:.3f} are hidden"
+    assert abs(lost.var() - variance) < 5 * variance * math.sqrt(2.5 / times), "draw each length on its own"
 
 
 def test_infilling_replaces_spans_and_inserts_masks_for_empty_ones():
@@ -117,11 +117,11 @@ def test_infilling_replaces_spans_and_inserts_masks_for_empty_ones():
                 n_mask[kept[-1]] += p == MASK
                 kept += [p] if p != MASK else []
             for a, b in pairwise([*kept, n]):
-                assert a < b, "what is left keeps its order"
-                assert b == a + 1 or n_mask[a] > 0, "tokens are missing and no [MASK] stands there"
-            assert places.count(MASK) <= n / 10 + 1, "a span leaves one [MASK] only"
+                assert a < b, "the other tokens must keep their order"
+                assert b == a + 1 or n_mask[a] > 0, "tokens are missing without a [MASK] there"
+            assert places.count(MASK) <= n / 10 + 1, "a span must become one [MASK]"
     inserted = [places for places in noised("infilling", 10, 4000) if len(places) == 11]
-    assert within_5_sigma(len(inserted), 4000, math.exp(-MEAN_SPAN)), "a span of no token inserts a [MASK]"
+    assert within_5_sigma(len(inserted), 4000, math.exp(-MEAN_SPAN)), "a span of length 0 inserts a [MASK]"
     assert all([p for p in places if p != MASK] == list(range(10)) for places in inserted)
 
 
@@ -138,7 +138,7 @@ def test_infilling_spans_fall_on_each_gap_equally_often(n):
         for gap in range(n_kept + 1):
             count = sum(gap in gaps for gaps in texts)
             chance = 1 - (1 - 1 / (n_kept + 1)) ** n_span
-            told = f"gap {gap} of {n_kept + 1} has a span in {count} of {len(texts)} texts: the edges count"
+            told = f"gap {gap} of {n_kept + 1} has a span in {count} of {len(texts)} texts: edges count too"
             assert within_5_sigma(count, len(texts), chance), told
 
 
@@ -158,7 +158,7 @@ def test_infilling_of_a_short_text_has_a_span_as_often_as_its_share_needs(n):
     with_span = [places for places in texts if MASK in places]
     told = f"{len(with_span)} of {times} texts of {n} tokens have a span: 0.1 n, rounded up or down at random"
     assert within_5_sigma(len(with_span), times, n / 10), told
-    assert all(places == list(range(n)) for places in texts if MASK not in places), "no span, and yet changed"
+    assert all(places == list(range(n)) for places in texts if MASK not in places), "changed without a span"
     for length, chance in enumerate([*chances, 1 - sum(chances)]):
         count = sum(n - len(places) + 1 == length for places in with_span)
         told = f"{count} of {len(with_span)} spans have length {length} of {n}, Poisson says {chance:.3f}"

@@ -202,7 +202,7 @@ def test_label_smoothing_equals_a_plain_loop(smoothing):
     sums = lambda on, off: -(on * (right * counted).sum() + off * wrong_ones.sum())
     n, all_plain = counted.sum(), -right.sum()
     both = {
-        "labels that are IGNORED count as token 0": (
+        "IGNORED labels count as token 0": (
             (1 - smoothing) * all_plain - smoothing * logs.mean(-1).sum(), all_plain
         ),
         "the mean over the labels is taken, not the sum": (smoothed / n, plain / n),
@@ -212,28 +212,28 @@ def test_label_smoothing_equals_a_plain_loop(smoothing):
             -(logits.gather(-1, labels.clamp(min=0)[..., None])[..., 0] * counted).sum(),
         ),
         "the minus is missing": (-smoothed, -plain),
-        "the two sums change places": (plain, smoothed),
+        "the two sums are swapped": (plain, smoothed),
     }  # fmt: skip
     first = {name: value for name, (value, _) in both.items()} | {
-        "smoothing is shared by the V - 1 other tokens: it is by all V, the right one too": sums(
+        "`smoothing` is shared by the V - 1 other tokens, not by all V tokens": sums(
             1 - smoothing, smoothing / 6
         ),
-        "the right token keeps its whole weight of 1": sums(1 + smoothing / 7, smoothing / 7),
-        "the weights change places: 1 - smoothing is the right token's": sums(
+        "the right token keeps its full weight 1, not 1 - smoothing": sums(1 + smoothing / 7, smoothing / 7),
+        "the weights are swapped: the plain part must get 1 - smoothing": sums(
             smoothing + (1 - smoothing) / 7, (1 - smoothing) / 7
         ),
         "the uniform part is a sum over V, not a mean": sums(1, smoothing),
         "the uniform part counts IGNORED labels": (1 - smoothing) * plain - smoothing * logs.mean(-1).sum(),
         "nothing is smoothed": plain,
-        "the right token has no part of the uniform distribution": sums(1 - smoothing, smoothing / 7),
+        "the right token gets no part of the uniform distribution": sums(1 - smoothing, smoothing / 7),
     }
     second = {name: value for name, (_, value) in both.items()} | {
-        "the plain sum is smoothed, too": smoothed,
-        "the plain sum is that of the uniform part": -(logs.mean(-1) * counted).sum(),
+        "the plain sum is smoothed too": smoothed,
+        "the plain sum is the uniform part": -(logs.mean(-1) * counted).sum(),
         "the plain sum is scaled by 1 - smoothing": (1 - smoothing) * plain,
     }
     found = smoothed_cross_entropy(logits, labels, smoothing)
-    assert isinstance(found, tuple) and len(found) == 2, "two sums come back, the smoothed and the plain one"
+    assert isinstance(found, tuple) and len(found) == 2, "return two sums, the smoothed and the plain one"
     told = f"smoothing {smoothing}: "
     assert_right(found[1], plain, second, what=told + "the plain sum")
     assert_right(found[0], smoothed, first, what=told + "the smoothed sum")

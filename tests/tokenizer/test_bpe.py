@@ -170,22 +170,22 @@ def assert_merges(learn, words, n_merges, right):
     opposite = lambda count, pair: (count, *([-byte for byte in token] for token in pair))
     first = wrong_merges(*given, lambda count, pair: count)
     mistakes = {
-        "a word counts once, however often it occurs": wrong_merges(*given, weigh=False),
+        "each word counts once, not as often as it occurs": wrong_merges(*given, weigh=False),
         "ties go to the first pair that was seen, not to the greatest": first,
         "ties go to the smallest pair, not to the greatest": wrong_merges(*given, opposite),
         "the greatest pair is joined, not the most frequent": wrong_merges(*given, lambda _, pair: pair),
         "the rarest pair is joined": wrong_merges(*given, lambda count, pair: (-count, pair)),
         "a pair that occurs once is not joined": wrong_merges(*given, least=2),
-        "nothing is joined in the words, so that the same pair wins again": wrong_merges(*given, joins=False),
-        "pairs are counted once, not anew after each merge": counted_once(*given),
-        "one merge fewer is learnt than was asked for": wrong_merges(words, n_merges - 1),
-        "one merge more is learnt than was asked for": wrong_merges(words, n_merges + 1),
+        "the pair is not joined in the words, so that it wins again": wrong_merges(*given, joins=False),
+        "pairs are counted once, not again after each merge": counted_once(*given),
+        "one merge too few is learnt": wrong_merges(words, n_merges - 1),
+        "one merge too many is learnt": wrong_merges(words, n_merges + 1),
     }
     found = learn(*given)
     if isinstance(found, list) and found and isinstance(found[0], tuple):
         found = shown(found)
     mistakes = {name: shown(merges) for name, merges in mistakes.items()}
-    assert_right(found, right.split(", "), mistakes, axes=("merge",), what=f"of {words}")
+    assert_right(found, right.split(", "), mistakes, axes=("merge",), what=f"merges of {words}")
 
 
 def counted_once(words, n_merges):
@@ -203,7 +203,7 @@ def test_merges_by_hand(learn):
     assert_merges(learn, words, 7, "s t, e st, o w, l ow, w est, n e, ne west")
     # of equals, the greater pair of byte strings
     assert_merges(learn, {b"ab": 1, b"by": 1, b"ba": 1}, 1, "b y")
-    assert learn({b"ab": 1, b"b\xff": 1, b"ba": 1}, 1) == [(b"b", b"\xff")], "bytes compare unsigned"
+    assert learn({b"ab": 1, b"b\xff": 1, b"ba": 1}, 1) == [(b"b", b"\xff")], "bytes are compared as 0 to 255"
     assert_merges(learn, {b"ab": 9, b"abc": 1, b"ac": 1}, 2, "a b, ab c")  # "ab" is greater than "a"
     assert_merges(learn, {b"za": 2, b"zb": 2}, 3, "z b, z a")  # then the second part decides
 
@@ -211,9 +211,9 @@ def test_merges_by_hand(learn):
 @pytest.mark.parametrize("learn", [train_naive, train_fast])
 def test_training_ends_when_the_pairs_run_out(learn):
     assert_merges(learn, {b"abc": 1}, 50, "b c, a bc")
-    assert learn({}, 5) == [] and learn({b"a": 3}, 5) == [], "where there are no pairs, nothing is learnt"
+    assert learn({}, 5) == [] and learn({b"a": 3}, 5) == [], "without pairs, there are no merges"
     assert_merges(learn, {b"aaaaa": 2}, 9, "a a, aa aa, aaaa a")
-    assert learn({b"abab": 1}, 0) == [], "0 merges were asked for"
+    assert learn({b"abab": 1}, 0) == [], "`n_merges` is 0"
 
 
 def test_fast_training_equals_naive_training_on_random_words():

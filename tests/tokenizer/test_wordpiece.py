@@ -92,13 +92,13 @@ def wrong_pieces(word: str, shortest=False, mark="##", whole=True, longest=100, 
 def test_the_longest_piece_is_taken_each_time(wordpiece, word, right):
     mistakes = {
         "the shortest piece is taken, not the longest": wrong_pieces(word, shortest=True),
-        "later pieces are looked for without ##": wrong_pieces(word, mark=""),
-        "the first piece is looked for with ##, too": wrong_pieces(word, first="##"),
-        "known pieces stay beside an unknown part: all of it is [UNK]": wrong_pieces(word, whole=False),
-        "a word of more than 100 characters is cut, too": wrong_pieces(word, longest=200),
-        "a word of 100 characters is too long already": wrong_pieces(word, longest=99),
-        "a word without unknown part comes back as [UNK]": ["[UNK]"],
-        "only the first piece comes back": wrong_pieces(word)[:1],
+        "later pieces are looked up without ##": wrong_pieces(word, mark=""),
+        "the first piece is looked up with ## too": wrong_pieces(word, first="##"),
+        "known pieces stay: a word with an unknown part is only [UNK]": wrong_pieces(word, whole=False),
+        "a word of more than 100 characters is split: it is [UNK]": wrong_pieces(word, longest=200),
+        "a word of 100 characters counts as too long": wrong_pieces(word, longest=99),
+        "a word without an unknown part becomes [UNK]": ["[UNK]"],
+        "only the first piece is returned": wrong_pieces(word)[:1],
         "an unknown part is left out": [p for p in wrong_pieces(word, whole=False) if p != "[UNK]"],
     }
     ids = wordpiece.encode_word(word)
@@ -106,7 +106,7 @@ def test_the_longest_piece_is_taken_each_time(wordpiece, word, right):
     found = [wordpiece.tokens[i] for i in ids] if known else ids
     told = word if len(word) < 50 else f"{len(word)} x"
     assert_right(found, right.split(), mistakes, axes=("piece",), what=told)
-    assert isinstance(ids, tuple), f"the ids come back as a tuple, not as a {type(ids).__name__}"
+    assert isinstance(ids, tuple), f"return the ids as a tuple, not as a {type(ids).__name__}"
 
 
 def test_words_that_a_text_hides(wordpiece):

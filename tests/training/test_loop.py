@@ -31,9 +31,7 @@ def gradient_of(model, objective, step=0, **changes) -> tuple:
     settings = small.settings(**{"clip": 0.0} | changes)
     metrics, norm, n_token, _ = train_step(model, objective, optimizer, settings, step)
     assert all(p.grad is None for p in model.parameters()), "a gradient is left over for the next step"
-    assert optimizer.n_step == 1, (
-        f"{optimizer.n_step} steps of the optimiser: one a batch, after all its parts"
-    )
+    assert optimizer.n_step == 1, f"{optimizer.n_step} optimiser steps: do one, after all parts of the batch"
     return optimizer.gradient, metrics, norm, n_token
 
 
@@ -48,15 +46,15 @@ def flat(model) -> torch.Tensor:
 def test_warm_up_rises_in_a_line_to_the_peak(steps, warmup, rates):
     settings, first = small.settings(steps=steps, warmup=warmup, lr=2.0), range(len(rates))
     mistakes = {
-        "step 0 does not move: it is step + 1 of the warm-up": [
+        "the rate of step 0 is 0: it must rise with step + 1": [
             2.0 * step / max(1, warmup) for step in first
         ],
         "there is no warm-up": [
             2.0 * (1 - (step + 1 - max(1, warmup)) / (steps - max(1, warmup) + 1)) for step in first
         ],
-        "the rate of the warm-up is its peak from the start": [2.0] * len(rates),
+        "the rate is at its peak from step 0 on": [2.0] * len(rates),
         "`lr` is missing": [rate / 2 for rate in rates],
-        "it rises over all steps": [2.0 * (step + 1) / steps for step in first],
+        "the rate rises over all steps": [2.0 * (step + 1) / steps for step in first],
     }
     found = [learning_rate(step, settings) for step in first]
     assert_right(found, rates, mistakes, axes=("step",), what=f"a warm-up of {warmup} in {steps} steps")
@@ -76,11 +74,11 @@ def test_each_schedule_is_its_formula(warmup):
             of_steps = lambda done, rate=falls[schedule]: [rate(done(n)) for n in numbers]
             right = of_steps(lambda n: (n - peak) / whole)
             mistakes = {
-                "the fall begins one step late": of_steps(lambda n: (n - 1 - peak) / whole),
-                "it would be 0 at the last step, not one step after it": of_steps(
+                "the decay begins one step too late": of_steps(lambda n: (n - 1 - peak) / whole),
+                "the rate is 0 at the last step, not one step after it": of_steps(
                     lambda n: (n - peak) / max(1, whole - 1)
                 ),
-                "what is done is counted from step 0, not from the end of the warm-up": of_steps(
+                "`done` is counted from step 0, not from the end of the warm-up": of_steps(
                     lambda n: n / (steps + 1)
                 ),
             }
@@ -96,12 +94,12 @@ def test_each_schedule_is_its_formula(warmup):
             "`lr` is missing": [x / lr for x in right],
             "the cosine is not halved": [2 * x for x in right],
             "the rate stays at its peak": [lr for _ in right],
-            "1 - the share that is done is turned round": [lr - x for x in right],
+            "the rate rises with `done`, but must fall": [lr - x for x in right],
         }
         settings = small.settings(steps=steps, warmup=warmup, lr=lr, schedule=schedule)
         found = [learning_rate(n - 1, settings) for n in numbers]
         what = f"{schedule}, warm-up {warmup} of {steps} steps"
-        assert_right(found, right, mistakes, axes=("behind the warm-up, step",), what=what)
+        assert_right(found, right, mistakes, axes=("after the warm-up, step",), what=what)
 
 
 def test_each_step_uses_its_learning_rate(tmp_path):
@@ -109,7 +107,7 @@ def test_each_step_uses_its_learning_rate(tmp_path):
     train(small.model("causal"), small.objective("causal"), settings, tmp_path)
     rates = [line["lr"] for line in read_log(tmp_path) if line["split"] == "train"]
     right = [learning_rate(step, settings) for step in range(6)]
-    assert_right(rates, right, {"it is `lr` at every step": [3e-3] * 6}, axes=("rate of step",))
+    assert_right(rates, right, {"each step has `lr`": [3e-3] * 6}, axes=("rate of step",))
     model = small.model("causal")
     before, optimizer = flat(model), make_optimizer(model, 0.0)
     train_step(model, small.objective("causal"), optimizer, small.settings(warmup=2), 0)
@@ -118,7 +116,7 @@ def test_each_step_uses_its_learning_rate(tmp_path):
         "no group of the optimiser gets the rate of the step": 0.0,
         "the groups get `lr`, not the rate of the step": 3e-3,
     }
-    assert_right(longest, 1.5e-3, mistakes, rtol=1e-2, what="longest move in the first of two warm-up steps")
+    assert_right(longest, 1.5e-3, mistakes, rtol=1e-2, what="largest change in the first of 2 warm-up steps")
 
 
 def halves(name: str) -> tuple[float, int]:
@@ -132,21 +130,21 @@ def test_every_moving_weight_is_in_one_group_with_its_rate_and_decay():
         (make_optimizer(model, 0.3), lambda name: (1.0, 0)),
         (make_optimizer(model, 0.3, halves), halves),
     ):
-        assert isinstance(optimizer, torch.optim.AdamW), "Adam would couple the decay to the gradient"
+        assert isinstance(optimizer, torch.optim.AdamW), "use AdamW: Adam would add the decay to the gradient"
         weights = [(id(p), group) for group in optimizer.param_groups for p in group["params"]]
         held = dict(weights)
         assert len(held) == len(weights), "a weight is in two groups: it would move twice a step"
         for name, p in model.named_parameters():
             assert id(p) in held, f"{name} is in no group: it would never move"
             group, decay = held[id(p)], 0.3 if p.dim() >= 2 else 0.0
-            told = f"{name}: share of the rate and first step as `share_and_start` says"
+            told = f"{name}: `share` and `first_step` must be those of `share_and_start`"
             assert (group["share"], group["first_step"]) == expected(name), told
             told = (
                 f"{name} of shape {(*p.shape,)}: decay {group['weight_decay']} instead of {decay}: matrices"
             )
-            assert group["weight_decay"] == decay, f"{told} decay; biases and the scales of norms do not"
-            assert group["betas"] == (0.9, 0.98), "betas are the Transformer's: `BETAS`"
-            assert group["lr"] == 0, "a step whose rate nobody has set must not move a weight"
+            assert group["weight_decay"] == decay, f"{told} get decay; biases and norms do not"
+            assert group["betas"] == (0.9, 0.98), "the betas must be `BETAS`"
+            assert group["lr"] == 0, "lr must be 0: each step sets its rate"
 
 
 def test_muon_moves_the_matrices_inside_the_blocks_alone():
@@ -155,7 +153,7 @@ def test_muon_moves_the_matrices_inside_the_blocks_alone():
         optimizer = make_optimizer(model, 0.3, which=which)
         by_muon = {id(p) for group in optimizer.param_groups if group["by_muon"] for p in group["params"]}
         inside = {id(p) for n, p in model.named_parameters() if ".blocks." in n and p.dim() == 2}
-        assert by_muon == (inside if which == "muon" else set()), "not embeddings, heads, biases and norms"
+        assert by_muon == (inside if which == "muon" else set()), "only matrices inside blocks get `by_muon`"
         assert all(group["weight_decay"] == 0.3 for group in optimizer.param_groups if group["by_muon"])
         assert type(optimizer) is (training.Muon if which == "muon" else torch.optim.AdamW)
 
@@ -167,9 +165,7 @@ def test_the_length_that_is_clipped_is_that_of_the_weights_that_move():
     expected = torch.cat([gradient.flatten() for gradient in moving]).norm()
     model.zero_grad()
     norm = train_step(model, objective, make_optimizer(model, 0.3, halves), small.settings(), 0)[1]
-    assert norm == pytest.approx(float(expected), rel=1e-5), (
-        "weights that rest made the others' steps shorter"
-    )
+    assert norm == pytest.approx(float(expected), rel=1e-5), "p.grad must be None before the `first_step`"
 
 
 def test_an_optimizer_without_shares_gets_the_rate_of_the_step():
@@ -184,10 +180,8 @@ def test_an_update_of_its_own_takes_the_place_of_the_step():
     objective.update, before = lambda *given: given, flat(model)
     optimizer = make_optimizer(model, 0.0)
     found = train_step(model, objective, optimizer, settings, 3)
-    assert found == (model, optimizer, settings, 3), (
-        "`objective.update` does all of PPO's step, and returns it"
-    )
-    assert torch.equal(flat(model), before), "the weights moved beside the update of its own"
+    assert found == (model, optimizer, settings, 3), "return what `objective.update` returns"
+    assert torch.equal(flat(model), before), "`objective.update` takes the place of the step"
 
 
 def test_frozen_weights_do_not_move():
@@ -197,12 +191,14 @@ def test_frozen_weights_do_not_move():
     optimizer = make_optimizer(model, 0.5)
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     for name in ("tokens.weight", "pooler.bias"):
-        told = f"{name} is frozen, and the optimiser has it: requires_grad says which weights move"
+        told = f"{name} is frozen, but the optimiser has it: take only weights with requires_grad"
         assert id(model.get_parameter(name)) not in held, told
     before = {name: p.clone() for name, p in model.named_parameters()}
     train_step(model, small.objective("masked"), optimizer, small.settings(), 0)
     for name, p in model.named_parameters():
-        assert torch.equal(p, before[name]) == (name in ("tokens.weight", "pooler.bias")), name
+        assert torch.equal(p, before[name]) == (name in ("tokens.weight", "pooler.bias")), (
+            f"{name}: frozen weights stay, all others move"
+        )
 
 
 @KINDS
@@ -224,17 +220,17 @@ def test_micro_batches_give_the_gradient_of_one_batch(kind):
         loss.backward()
         gradient = torch.cat([p.grad.flatten() for p in model.parameters()])
         model.zero_grad()
-        mean = f"the loss of each part is divided by {k}: it is divided by counts of the whole batch already"
-        return {mean: expected / k, "the last part's alone is left": gradient}, metrics
+        mean = f"the loss of each part is divided by {k}: it is already divided by counts of the whole batch"
+        return {mean: expected / k, "only that of the last part is left": gradient}, metrics
 
     for k in (1, 2, 3, 7):
         gradient, totals, norm, n_token = gradient_of(model, objective, step=3, accumulate=k)
-        assert n_token == batch["input_ids"].numel(), "of all micro-batches, padding included"
+        assert n_token == batch["input_ids"].numel(), "count the tokens of all micro-batches, with padding"
         what, (wrong, of_last) = f"{k} micro-batches, gradient", mistakes(k)
         assert_right(gradient, expected, wrong, rtol=0, atol=1e-6, axes=("weight",), what=what)
-        assert_right(norm, expected.norm(), what=f"{k} micro-batches, length of the gradient")
+        assert_right(norm, expected.norm(), what=f"{k} micro-batches, norm of the gradient")
         for name, value in metrics.items():
-            wrong = {"it is that of the last part alone": of_last[name]}
+            wrong = {"it is that of the last part only": of_last[name]}
             assert_right(totals[name], value, wrong, what=f"{k} micro-batches, metric `{name}`")
 
 
@@ -278,12 +274,12 @@ def test_clipping_shortens_the_gradient_and_keeps_its_direction():
     assert float(norm) == pytest.approx(float(whole.norm()), rel=1e-5)
     short, _, norm_before, _ = gradient_of(model, objective, clip=0.01)
     mistakes = {"the gradient is not clipped": norm}
-    assert_right(short.norm(), 0.01, mistakes, rtol=1e-3, what="length of a gradient after clip 0.01")
-    assert torch.allclose(short / 0.01, whole / whole.norm(), atol=1e-4), "clipping turns the gradient"
-    what = "the length that is returned is that before clipping"
-    assert_right(norm_before, norm, {"it is that after clipping": 0.01}, rtol=1e-3, what=what)
+    assert_right(short.norm(), 0.01, mistakes, rtol=1e-3, what="norm of the gradient after clip 0.01")
+    assert torch.allclose(short / 0.01, whole / whole.norm(), atol=1e-4), "clipping must keep the direction"
+    what = "return the norm before clipping"
+    assert_right(norm_before, norm, {"it is the norm after clipping": 0.01}, rtol=1e-3, what=what)
     assert torch.allclose(gradient_of(model, objective, clip=1e3)[0], whole), (
-        "a short gradient is left as it is"
+        "a short gradient must not change"
     )
 
 
@@ -303,7 +299,7 @@ def test_dropout_depends_on_seed_and_step_and_nothing_else(monkeypatch):
         torch.rand(3)  # what was drawn before must not matter
         return gradient_of(model, objective, step, batch_size=8, **changes)[0]
 
-    assert torch.equal(at(4), at(4)), "a resumed run would drop others than the uninterrupted one"
+    assert torch.equal(at(4), at(4)), "the same seed and step must drop the same"
     assert not torch.equal(at(4), at(5)), "every step drops the same"
     assert not torch.equal(at(4), at(4, seed=1)), "every seed drops the same"
     states, plain = [], objective.loss
@@ -324,11 +320,11 @@ def test_a_group_moves_at_its_share_of_the_rate_from_its_first_step_on():
         train_step(model, small.objective("causal"), optimizer, settings, step)
         rate = learning_rate(step, settings)
         for group in optimizer.param_groups:
-            told = f"{group['share']} of the rate {rate} is what such a group moves at: its `share`"
+            told = f"lr {group['lr']} of a group, not the rate {rate} times `share` {group['share']}"
             assert group["lr"] == pytest.approx(rate * group["share"]), told
         moved = not torch.equal(model.tokens.weight, before)
-        assert moved == (step == 2), "a weight that rests must not decay either"
-        assert (model.tokens.weight in optimizer.state) == (step == 2), "it has no moments while it rests"
+        assert moved == (step == 2), "no weight moves or decays before its `first_step`"
+        assert (model.tokens.weight in optimizer.state) == (step == 2), "no moments before `first_step`"
 
 
 @pytest.mark.parametrize("rank", [0, 3])

@@ -214,15 +214,15 @@ def plain_entities(tags, begins="BS", alone=True, types=True, last="ES", marks=m
 def test_entities(tags, expected):
     tags = tags.split()
     mistakes = {
-        "B- does not begin a new entity behind one of its type": plain_entities(tags, begins="S"),
-        "I- without a beginning before it begins none": plain_entities(tags, alone=False),
-        "another type does not begin another entity": plain_entities(tags, types=()),
-        "another type does not begin another entity, and changes the type": plain_entities(tags, types=None),
+        "B- does not begin a new entity after one of the same type": plain_entities(tags, begins="S"),
+        "I- without B- before it begins no entity": plain_entities(tags, alone=False),
+        "a new type begins no new entity": plain_entities(tags, types=()),
+        "a new type begins no new entity, and changes the old type": plain_entities(tags, types=None),
         "E- and S- do not end an entity": plain_entities(tags, last=""),
         "an entity that lasts to the end of the sentence is lost": [e for e in expected if e[1] < len(tags)],
-        "the end is the entity's last word, not the one behind it": [(a, b - 1, c) for a, b, c in expected],
+        "the end is the entity's last word, not the one after it": [(a, b - 1, c) for a, b, c in expected],
         "the type is the whole tag": [(a, b, tags[a]) for a, b, _ in expected],
-        "M-, L- and U- have no meaning of their own": plain_entities(tags, marks={}),
+        "M-, L- and U- are not replaced by `MARKS`": plain_entities(tags, marks={}),
     }
     axes, what = ("entity",), " ".join(tags)
     assert_right(metrics.entities(tags), expected, mistakes, axes=axes, what=what)
