@@ -34,7 +34,7 @@ def test_both_texts_are_measured_before_and_after(settings, monkeypatch):
     assert tables[0] == "first" and examples == ["example"] and results["loss"] == 1.0
     rows, header = tables[1]
     zero = [f"domain only, from scratch, lr {rate}" for rate in (0.0025, 0.0075)]
-    assert [row[0] for row in rows] == ["before", "after, lr 0.01", *zero], "each side at rates of its own"
+    assert [row[0] for row in rows] == ["before", "after, lr 0.01", *zero], "each side has its own rates"
     assert all(len(row) == len(header) for row in rows) and header == HEADER
     assert rows[0][1:] == rows[1][1:], "nothing was trained in between"
     plain = small.Causal(DOMAIN, small.tokenizer(), 24, 7)
@@ -158,7 +158,7 @@ def test_replay_ends_as_soon_as_the_share_is_reached():
     domain, letters = Corpus("a", ["vwxyz"], []), Corpus("b", list("abcdefgh"), [])
     assert len(with_replay(domain, letters, 0.5, 0).train) == 1 + 5, "one too few, or one too many"
     found = with_replay(Corpus("a", list("vwxyz"), []), general, 0.9, 3).train
-    assert small.fingerprint(found) == "ecf01a09", "other chance than that of the READMEs' figures"
+    assert small.fingerprint(found) == "ecf01a09", "not the draws of the READMEs' figures"
 
 
 def test_a_model_of_published_width_has_its_published_rate_alone_from_zero(settings, monkeypatch):

@@ -26,7 +26,7 @@ def test_a_run_of_another_regime_goes_on_as_its_kind_of_model_does(settings, tmp
     found = continued_command(given, {})
     assert found["objective"] == "causal" and found["model"] == "gpt-tiny" and "lr" not in found
     assert found["context"] <= small.model("causal").config.max_positions
-    assert continued_command(given | dict(context=9), {})["context"] == 9, "what is given wins"
+    assert continued_command(given | dict(context=9), {})["context"] == 9, "a given value wins"
     made = Continued(settings)
     made.start(Corpus("domain", small.documents(30, seed=3), small.documents(9, seed=4)))
     assert made.general.name == "world", "its labelled examples are no text to measure on"
@@ -60,7 +60,7 @@ def test_a_run_goes_on_at_its_own_rate(settings, tmp_path):
     found = with_recipe(PretrainingSettings(**continued_command(dict(init=settings.init), {})))
     assert (found.lr, found.warmup, found.steps) == (7e-4, 50, 400), "its rate, and not its length"
     assert found.seed == 0, "the seed is that of the command"
-    assert continued_command(dict(init=settings.init, lr=2e-4), {})["lr"] == 2e-4, "what is given wins"
+    assert continued_command(dict(init=settings.init, lr=2e-4), {})["lr"] == 2e-4, "a given value wins"
 
 
 def test_what_the_start_has_decided_already_is_named(settings):
@@ -105,4 +105,4 @@ def test_a_published_model_goes_on_slowly_as_the_preset_most_like_it(name, objec
             )  # Devlin et al. 2019, A.3: the least of its rates
             assert {key: found.get(key) for key in slow} == (slow if large else dict.fromkeys(slow))
             assert found["next_sentence"] == config.next_sentence
-    assert continued_command(dict(init="x", lr=1e-3), {})["lr"] == 1e-3, "what is given wins"
+    assert continued_command(dict(init="x", lr=1e-3), {})["lr"] == 1e-3, "a given value wins"

@@ -116,12 +116,12 @@ def test_no_text_is_on_both_sides_and_no_last_label_is_held_out(seed):
     assert probe.split(asked, 40, seed)[1] != probe.split(asked, 40, seed + 1)[1]
     rare = [(f"text {i}", "xy"[i % 2]) for i in range(19)] + [("alone", "z")]
     train, held = probe.split(rare, 5, seed, itemgetter(1))
-    assert ("alone", "z") in train and len(held) == 5, "a label that is tested and never learnt"
+    assert ("alone", "z") in train and len(held) == 5, "a label is tested, but never learnt"
     one_story = [("story", f"question {i // 2}", []) for i in range(20)]
     train, held = probe.split(one_story, 4, seed)
     assert len(held) == 4 and not {asked for _, asked, _ in train} & {asked for _, asked, _ in held}
     few = [("a  b", "x"), ("a b", "x"), ("a\nb", "x"), ("c", "x"), ("c", "x")]
-    assert len(probe.split(few, 1, seed)[1]) in (2, 3), "white space makes no other text"
+    assert len(probe.split(few, 1, seed)[1]) in (2, 3), "white space must not matter"
 
 
 def test_vectors_are_scaled_by_the_training_part_alone():
@@ -219,7 +219,7 @@ def test_the_parts_are_those_of_the_figures_in_the_readmes():
         probe.split(examples, 11, seed, labels_of) for seed in (0, "a") for labels_of in (itemgetter(1), None)
     ]
     rows = probe.draw_labels(np.arange(40) % 3, 4, 5, 7).tolist()
-    assert fingerprint(found, rows) == "488874f2", "other chance than was measured"
+    assert fingerprint(found, rows) == "488874f2", "not the draws that were measured"
 
 
 def test_the_numbers_are_those_of_the_figures_in_the_readme():

@@ -162,7 +162,7 @@ def test_two_columns_are_learnt_from_and_the_number_of_a_third_is_passed_over(tm
 
 def test_the_pairs_of_the_world_are_those_of_the_figures_in_the_readmes():
     pairs = Contrastive.world(9, 3, False), Contrastive.world(9, 3, True)
-    assert small.fingerprint(pairs) == "1a94d2dd", "other pairs than those that were measured"
+    assert small.fingerprint(pairs) == "1a94d2dd", "not the pairs that were measured"
 
 
 def test_the_recipe_is_that_of_the_figures_in_the_readme():

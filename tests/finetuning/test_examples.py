@@ -284,4 +284,4 @@ def test_the_parts_are_those_of_the_figures_in_the_readmes():
     given = [(f"text {i}", "xyz"[i % 3]) for i in range(60)]
     labels_of = itemgetter(slice(1, 2))
     found = [cut(given, [], [], 3, 20, labels, True) for labels in (labels_of, None)]
-    assert fingerprint([*map(list, chain(*found))]) == "c87c6f42", "other parts than those that were measured"
+    assert fingerprint([*map(list, chain(*found))]) == "c87c6f42", "not the parts that were measured"

@@ -104,7 +104,7 @@ def test_exactly_the_weights_in_use_get_a_gradient(kind, on):
     resting = {name.split(".")[0] for name, _ in model.named_parameters()} - {
         n.split(".")[0] for n in with_gradient
     }
-    assert resting <= {"pooler", "next_sentence"}, "a part that the output depends on rests"
+    assert resting <= {"pooler", "next_sentence"}, "the output depends on a frozen part"
 
 
 def test_without_a_head_the_vocabulary_is_in_use_and_the_pooler_is_not():
@@ -130,7 +130,7 @@ def test_a_part_that_rests_has_no_dropout():
     first, last = model.encoder.blocks
     assert (model.encoder.embeddings.training, first.training, last.training) == (False, False, True)
     model.train()
-    assert not first.training, "train() must leave resting parts as they are"
+    assert not first.training, "train() must leave frozen parts in eval mode"
     let_move(model, "head")
     model.head.dropout.p = 0.0
     assert torch.equal(model.output(batch(model)), model.output(batch(model))), "dropout in a frozen body"

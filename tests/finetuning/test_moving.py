@@ -50,7 +50,7 @@ def test_bias_moves_the_head_and_every_bias_in_use(kind):
     found = moving(model)
     assert {name for name in found if not name.endswith(".bias")} == {"head.linear.weight"}
     resting = {name for name, _ in model.named_parameters() if name.endswith(".bias")} - found
-    assert not any(model.in_use(name) for name in resting), "a bias rests, though the output depends on it"
+    assert not any(model.in_use(name) for name in resting), "the output depends on a bias that is frozen"
     assert all(model.in_use(name) for name in found), "the output does not depend on it: it would only decay"
     for layer in ("self_attention_norm", "self_attention.q"):
         assert any(name.endswith(f".blocks.0.{layer}.bias") for name in found), f"no bias of {layer} moves"

@@ -110,7 +110,7 @@ def test_tags_that_mark_no_entity_are_counted_by_the_word():
     assert task.score([["NAME", "VERB"], ["VERB"]], [["NAME", "NAME"], ["VERB"]]) == dict(accuracy=2 / 3)
     assert Tagging.trivial(sentences, [(["ran", "Bo"], [])]) == [["VERB", "NAME"]], "new words: the commonest"
     found = task.predict(tuned.model(task), sentences, 2)[0]
-    assert len(found.guess) == 3 and found.guess[-1] == "_", "a word that was cut has no tag of its own"
+    assert len(found.guess) == 3 and found.guess[-1] == "_", "a word that was cut off gets no tag"
     assert found.text == "Rui sells New_York", "one place in the text for one tag"
     assert task.written(["NAME", "VERB", "NAME"], found.text) == "Rui/NAME sells/VERB New_York/NAME"
 
@@ -122,7 +122,7 @@ def test_the_world_gives_words_and_tags():
 
 def test_the_recipe_is_that_of_the_figures_in_the_readme():
     assert Tagging.recipe == dict(n_examples=200, steps=200, batch_size=32)
-    assert Tagging.closed, "a tag that training has not is no tag to predict"
+    assert Tagging.closed, "a tag unknown to training cannot be predicted"
 
 
 def test_tags_with_a_hyphen_may_mark_no_entity():

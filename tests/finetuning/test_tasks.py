@@ -140,7 +140,7 @@ def test_the_commonest_truth_and_how_truths_are_written():
 def test_what_each_task_asks_of_its_examples_and_of_a_model():
     """`examples.py`, `run.py` and `settings.py` read and refuse by these."""
     having = lambda what: {name for name, task in TASKS.items() if getattr(task, what)}
-    assert having("closed") == {"classification", "pair", "tagging"}, "truths that are none of training's"
+    assert having("closed") == {"classification", "pair", "tagging"}, "labels unknown to training"
     assert having("is_number") == {"similarity", "contrastive"}
     assert set(TASKS) - having("has_truth") == {"contrastive"}, "learns from pairs without a number"
     assert set(TASKS) - having("has_head") == {"contrastive", "text-to-text"}, "nothing new on top"

@@ -126,7 +126,7 @@ def test_new_labels_are_those_of_the_figures_in_the_readmes(control, expected):
     found = prompts.relabelled(asked, control, ["a", "b", "c"], 4)
     drawn = prompts.draw_questions(EXAMPLES, [("a", "0")], 5, 7)
     labels = [[label for _, label in q.examples] for q in found]
-    assert small.fingerprint(labels, drawn[0].examples) == expected, "other chance than was measured"
+    assert small.fingerprint(labels, drawn[0].examples) == expected, "not the draws that were measured"
     two = [replace(q, examples=asked[i % 2].examples) for i, q in enumerate(asked)]
     assert len({q.examples for q in prompts.relabelled(two, "random", ["a", "b", "c"], 4)}) > 2
 

@@ -96,7 +96,7 @@ def test_the_metrics_are_the_accuracies(made):
     metrics = objective.loss(model, batch)[1]
     assert [float(metrics[task]) for task in TASKS] == pytest.approx([n / 5 for n in right.values()])
     nothing = objective.loss(model, batch | dict(probes=torch.tensor([[-1]])))[1]
-    assert [float(nothing[task]) for task in TASKS] == [0, 0, 0], "a part without a question counts nothing"
+    assert [float(nothing[task]) for task in TASKS] == [0, 0, 0], "a part without a question counts as 0"
 
 
 def test_a_task_whose_questions_are_all_answered_right_has_the_accuracy_1(made, monkeypatch):
@@ -124,7 +124,7 @@ def test_parts_of_a_batch_add_up(made, assert_parts_add_up):
 
 def test_questions_are_those_of_the_figures_in_the_readmes():
     asked = [questions(task, k, 9, 3, start=4) for task in TASKS for k in (0, 3)]
-    assert small.fingerprint(asked) == "d271e363", "other questions than those that were measured"
+    assert small.fingerprint(asked) == "d271e363", "not the questions that were measured"
     assert (in_context.PROBE_SHOTS, in_context.N_PROBE) == (8, 100)
 
 

@@ -54,10 +54,10 @@ def test_a_bag_of_words_learns_from_the_same_examples():
     with torch.autocast("cpu", torch.bfloat16):
         assert baseline_accuracy(asked, ["a", "b"]) == exact, "the model's precision is none of its own"
     apart = [Question(told[i : i + 3], "x", "b") for i in (1, 2)]  # b a b, then a b a
-    assert baseline_accuracy(apart, ["a", "b"]) == 0.5, "of a text's own examples the commonest label"
+    assert baseline_accuracy(apart, ["a", "b"]) == 0.5, "the commonest label of a text's own examples"
     tie = Question((("far", "a"), ("near", "b")), "x", "b")
     told = baseline_accuracy([tie, apart[0]], ["a", "b"])
-    assert told == 1.0, "of two as common the nearest one's, the last"
+    assert told == 1.0, "of two equally common ones, the last"
     study = replace(study_of(), baseline="a bag")
     found = study.measure(model_of(), small.tokenizer(), (0, 3))
     values = [baseline_accuracy(study.draws["one"](3, s), ["a", "b"]) for s in range(2)]
@@ -120,7 +120,7 @@ def test_the_checksum_sees_the_smallest_change():
     model = model_of()
     before = checksum(model)
     study_of().measure(model, small.tokenizer(), (1,))
-    assert checksum(model) == before and len(before) == 16, "asking moves no weight"
+    assert checksum(model) == before and len(before) == 16, "asking must not change a weight"
     for name, weight in model.named_parameters():
         weight.data.view(-1)[-1] += 1e-5
         assert checksum(model) != before, f"{name} is left out"

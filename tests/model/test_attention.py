@@ -241,7 +241,7 @@ def test_short_texts_are_written_out_for_onednn(library, T, S, is_fused, monkeyp
     with machine.quick_products("fp32", q.device):
         found = attention.fast_attention(q, k, v, bias, T <= S)
     assert (found - explicit_attention(q, k, v, bias, T <= S)[0]).abs().max() < 1e-5
-    assert bool(calls) == is_fused, "of long texts the weights fill the memory; MKL makes small products well"
+    assert bool(calls) == is_fused, "long texts: weights would fill the memory; MKL is good at small products"
 
 
 @every_mask
@@ -250,10 +250,10 @@ def test_weights_sum_to_one_and_blocked_keys_get_exactly_none(name):
     _, weights = explicit_attention(q, k, v, bias, causal)
     may = allowed(name)[:, None].expand(B, H, -1, -1)  # (B, H, T, S)
     assert weights.shape == may.shape, f"weights {tuple(weights.shape)}: one for each query and key"
-    assert (weights.sum(-1) - 1).abs().max() < 1e-6, "softmax runs over the keys"
+    assert (weights.sum(-1) - 1).abs().max() < 1e-6, "the softmax is over the keys"
     reads = may.any(-1, keepdim=True)  # queries that may look at something
-    assert (weights[reads & ~may] == 0).all(), "a blocked key must get weight exactly 0, not merely little"
-    assert (weights[may] > 0).all(), "an open key must count"
+    assert (weights[reads & ~may] == 0).all(), "the weight of a blocked key must be 0, not just small"
+    assert (weights[may] > 0).all(), "the weight of an open key must not be 0"
 
 
 @both_paths
@@ -278,7 +278,7 @@ def test_bfloat16_stays_near(name):
     read = allowed(name).any(-1)[:, None].expand(B, H, -1)
     for path in PATHS.values():
         out = path(*half, small, causal)
-        assert out.dtype == torch.bfloat16, "a mask of another precision changes that of the result"
+        assert out.dtype == torch.bfloat16, "the mask must not change the precision of the result"
         assert out.isfinite().all()
         assert (out.float() - exact)[read].abs().max() < 0.1
 
@@ -519,7 +519,9 @@ def test_only_the_distance_counts_after_a_rotation(path):
         attention.rotary_cos_sin(torch.arange(5) + start, D_HEAD, 50.0).double() for start in (0, 9)
     )
     assert torch.allclose(layer(x, cos_sin=here), layer(x, cos_sin=there), atol=1e-5)
-    assert not torch.allclose(layer(x, cos_sin=here), layer(x), atol=1e-3), "the order must count"
+    assert not torch.allclose(layer(x, cos_sin=here), layer(x), atol=1e-3), (
+        "the order of the tokens must matter"
+    )
 
 
 @both_paths

@@ -59,7 +59,7 @@ def slow_search(model, prompt: list[int], n_new: int, n_beam: int, eos: int, len
 def test_length_normaliser_is_the_formula():
     got = length_normaliser(torch.tensor([1, 7]), 0.6)
     assert torch.allclose(got, torch.tensor([1.0, (12 / 6) ** 0.6])), "((5 + n) / (5 + 1)) ** length_penalty"
-    assert torch.equal(length_normaliser(torch.tensor([1, 7]), 0.0), torch.ones(2)), "0 switches it off"
+    assert torch.equal(length_normaliser(torch.tensor([1, 7]), 0.0), torch.ones(2)), "length_penalty 0 is off"
 
 
 @pytest.mark.parametrize("length_penalty", [0.0, 0.6, 2.0])
@@ -180,7 +180,7 @@ def test_advance_keeps_the_best_continuations(what):
 def test_remember_keeps_the_best_ended_text():
     beam = beam_in_the_middle()
     beam.remember(torch.tensor([[-1.0, -2.0]]))
-    assert beam.best_score.tolist() == [-2.0], "a text that is alive is no result yet"
+    assert beam.best_score.tolist() == [-2.0], "an unfinished text is not a result yet"
     assert beam.best_ids[0].tolist() == [6, 7, 8, 9] and beam.best_length.tolist() == [2]
     beam.ended = torch.tensor([[True, True]])
     beam.remember(torch.tensor([[-3.0, -4.0]]))
@@ -196,7 +196,7 @@ def test_each_prompt_remembers_the_first_best_of_its_own_texts():
     assert beam.best_ids.tolist() == [[4, 5], [19, 20]], "row 1 of the first prompt, row 2 of the second"
     assert beam.best_length.tolist() == [1, 1] and beam.best_score.tolist() == [-1.0, -1.5]
     beam.remember(torch.tensor([[-1.0, -2.0, -3.0, -4.0], [-5.0, -1.5, -2.5, -7.0]]))
-    assert beam.best_ids.tolist() == [[4, 5], [19, 20]], "as good is not better: the first stays"
+    assert beam.best_ids.tolist() == [[4, 5], [19, 20]], "a tie must not replace the first"
 
 
 def test_a_search_is_settled_when_no_text_can_win_any_more():
@@ -205,7 +205,7 @@ def test_a_search_is_settled_when_no_text_can_win_any_more():
     beam.best_score = torch.tensor([-0.8])
     assert beam.is_settled(), "more tokens never make -1.0 likelier"
     beam.best_score = torch.tensor([-1.0])
-    assert beam.is_settled(), "what can at most be as good wins nothing"
+    assert beam.is_settled(), "a tie would not replace the best text"
     beam.best_score, beam.length_penalty = (
         torch.tensor([-0.8]),
         1.0,

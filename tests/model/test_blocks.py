@@ -79,7 +79,7 @@ def test_padding_bias():
     bias = blocks.padding_bias(LEFT, torch.float32)
     assert bias.shape == (B, 1, 1, T), "(B, 1, 1, S): the same for every head and query"
     assert bias[:, 0, 0].tolist() == [[BLOCKED, BLOCKED, 0, 0, 0], [0] * 5]
-    assert blocks.padding_bias(LEFT.bool(), torch.float64).dtype == torch.float64, "booleans are good, too"
+    assert blocks.padding_bias(LEFT.bool(), torch.float64).dtype == torch.float64, "booleans are allowed too"
     assert blocks.padding_bias(None, torch.float32) is None
 
 
@@ -161,7 +161,7 @@ def test_activations_and_feed_forward_follow_their_formulas(name):
     assert torch.allclose(part(x), inner @ part.down.weight.T + part.down.bias, atol=1e-5)
     gated = randomise(blocks.FeedForward(config(activation=name, gated=True, biases="none")))
     inner = blocks.ACTIVATIONS[name](x @ gated.gate.weight.T) * (x @ gated.up.weight.T)
-    assert torch.allclose(gated(x), inner @ gated.down.weight.T, atol=1e-5), "the gate is what bends"
+    assert torch.allclose(gated(x), inner @ gated.down.weight.T, atol=1e-5), "the gate is activated"
 
 
 def test_rms_norm_divides_by_the_root_of_the_mean_square():
@@ -170,7 +170,7 @@ def test_rms_norm_divides_by_the_root_of_the_mean_square():
     row = x[1, 2].tolist()
     root = math.sqrt(sum(number**2 for number in row) / D + 0.25)
     expected = [w * number / root for w, number in zip(norm.weight.tolist(), row, strict=True)]
-    assert norm(x)[1, 2].tolist() == pytest.approx(expected, abs=1e-5), "no mean is taken off, eps is inside"
+    assert norm(x)[1, 2].tolist() == pytest.approx(expected, abs=1e-5), "subtract no mean; eps is in the root"
     low = (x * 40).bfloat16()
     exact = norm(low.float())
     half = norm.bfloat16()(low)

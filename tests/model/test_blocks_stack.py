@@ -38,7 +38,7 @@ def test_stack_returns_the_embeddings_and_every_block(final_norm):
     assert torch.allclose(states[0], vectors + ours.embeddings.position.weight[:T]), "embeddings come first"
     assert torch.allclose(states[1], ours.blocks[0](states[0], None, False))
     last = ours.blocks[1](states[1], None, False)
-    assert torch.allclose(states[2], ours.norm(last) if final_norm else last), "only the last one is normed"
+    assert torch.allclose(states[2], ours.norm(last) if final_norm else last), "normalise only the last one"
 
 
 def test_stack_passes_segments_on():
@@ -162,7 +162,7 @@ def test_the_feed_forward_part_adds_nothing_at_padding():
     part, x, real = FeedForward(config()), torch.randn(3, 4, D), torch.tensor([1, 6])
     found, plain = part.forward_unpadded(x, real).flatten(0, 1), part(x).flatten(0, 1)
     torch.testing.assert_close(found[real], plain[real])
-    assert found.abs().sum(1).nonzero()[:, 0].tolist() == [1, 6], "0 where no real token stands"
+    assert found.abs().sum(1).nonzero()[:, 0].tolist() == [1, 6], "0 in the place of padding"
 
 
 @pytest.mark.parametrize("norm", ["post", "pre"])
@@ -181,7 +181,7 @@ def test_where_most_is_padding_the_real_tokens_are_what_they_are_with_it(kind, n
         (gradient,) = torch.autograd.grad((last[FEW == 1] * weight).sum(), vectors, retain_graph=True)
         (last[FEW == 1] * weight).sum().backward()
         found[way] = [last[FEW == 1], gradient, *(p.grad.clone() for p in ours.blocks.parameters())]
-    assert seen == [(3, D), (B, T, D)], "the feed-forward part reads the three real tokens alone"
+    assert seen == [(3, D), (B, T, D)], "the feed-forward part must read only the 3 real tokens"
     for few, whole in zip(found["few"], found["all"], strict=True):
         torch.testing.assert_close(few, whole, msg="each token's result has to come back to its own place")
 

@@ -77,9 +77,11 @@ def test_each_token_is_drawn_from_the_distribution_that_scores_it(kind, rule):
     scorer = model, got.ids, got.mask, *source, rule, got.n_prompt
     new, real, uniform = got.ids[:, got.n_prompt :], got.mask[:, got.n_prompt :], uniform_numbers(3, 3, 9)
     drawn = [draw(p, uniform[:, t]) for t, p in enumerate(next_token_distributions(*scorer).unbind(1))]
-    assert torch.equal(torch.stack(drawn, 1)[real], new[real]), "sampling and scoring use two distributions"
+    assert torch.equal(torch.stack(drawn, 1)[real], new[real]), (
+        "sampling and scoring must use one distribution"
+    )
     scores = token_log_probabilities(*scorer)
-    assert (scores[real] < 0).all() and (scores[~real] == 0).all(), "what follows the end counts nothing"
+    assert (scores[real] < 0).all() and (scores[~real] == 0).all(), "tokens after the end must count as 0"
     scores.sum().backward()  # a sample can take part in a loss
     assert model.tokens.weight.grad.abs().sum() > 0
 
@@ -136,7 +138,9 @@ def test_a_text_stops_at_the_end_token_and_the_rest_goes_on():
     ids = generate(model, batch, 30, seed=2, eos_id=end, pad_id=7)
     for row in ids[:, 5:].tolist():
         assert set(row[row.index(end) + 1 :] if end in row else []) <= {7}, "after the end comes pad_id"
-    assert generate(model, batch, 9, seed=2, eos_id=end)[0, -1] == end, "without pad_id the end token fills"
+    assert generate(model, batch, 9, seed=2, eos_id=end)[0, -1] == end, (
+        "without pad_id, fill with the end token"
+    )
 
 
 def test_what_is_done_where_nothing_is_said():

@@ -161,7 +161,7 @@ def test_a_rule_is_that_of_each_place_alone(rule):
     together = rule.log_probabilities(logits)
     for b, t in itertools.product(range(2), range(3)):
         alone = rule.log_probabilities(logits[b, t])
-        assert torch.allclose(together[b, t].exp(), alone.exp()), "(..., V): whatever axes stand before"
+        assert torch.allclose(together[b, t].exp(), alone.exp()), "(..., V): any axes may come before V"
 
 
 BAD = [dict(temperature=-0.1), dict(temperature=math.nan), dict(top_k=0), dict(top_p=0.0), dict(top_p=1.1)]
@@ -196,14 +196,14 @@ def test_a_number_is_a_share_of_the_sum_whatever_rounding_makes_of_it():
     for off in (0.7, -0.7):
         assert torch.equal(sampling.draw(log_probs + off, uniform), expected)
     broken = sampling.draw(torch.full((1, V), math.nan), torch.tensor([0.5]))
-    assert broken.tolist() == [V - 1], "of no numbers comes a token all the same: its embedding is looked up"
+    assert broken.tolist() == [V - 1], "NaN must give a valid token too: its embedding is looked up"
 
 
 def test_a_token_of_probability_zero_is_never_drawn():
     logits = torch.tensor([[-math.inf, 0.0, -math.inf, 1.0, -math.inf]]).expand(3, 5)
     for number in (1.0, 2.0**-53, 0.5):
         tokens = sampling.draw(logits.log_softmax(-1), torch.full((3,), number))
-        assert set(tokens.tolist()) <= {1, 3}, f"with {number} a forbidden token came"
+        assert set(tokens.tolist()) <= {1, 3}, f"with {number} a token of probability 0 is drawn"
 
 
 def test_frequencies_are_those_of_the_distribution():
@@ -219,12 +219,12 @@ def test_frequencies_are_those_of_the_distribution():
 def test_uniform_numbers_do_not_depend_on_the_batch():
     before = torch.get_rng_state()
     three = uniform_numbers(5, 3, 8)
-    assert torch.equal(torch.get_rng_state(), before), "torch's numbers belong to the training"
+    assert torch.equal(torch.get_rng_state(), before), "leave torch's random state to the training"
     assert three.shape == (3, 8) and three.dtype == torch.float32
     numpy_row = np.random.default_rng(np.random.SeedSequence(5, spawn_key=(2,))).random(8)  # in [0, 1)
     assert np.allclose(three[2], 1 - numpy_row), "0 would draw a token of probability 0: take 1 minus it"
     assert len({tuple(row) for row in three.tolist()}) == 3, "equal prompts in a batch must get unequal texts"
-    assert torch.equal(uniform_numbers(5, 2, 4), three[:2, :4]), "more must not change the first"
+    assert torch.equal(uniform_numbers(5, 2, 4), three[:2, :4]), "more numbers must not change the first ones"
     assert torch.equal(uniform_numbers(np.int64(5), 3, 8), three), "a seed may be numpy's integer"
     assert not torch.equal(uniform_numbers(6, 3, 8), three)
 
@@ -255,7 +255,7 @@ def test_scores_are_those_of_one_text_read_token_by_token(kind, rule):
     for b, columns in ((0, range(2, 8)), (1, range(6))):
         for t in range(n_prompt, 8):
             if t not in columns:
-                assert got[b, t - n_prompt] == 0, "padding must count nothing"
+                assert got[b, t - n_prompt] == 0, "padding must have the score 0"
                 continue
             past = texts[b : b + 1, columns[0] : t]
             if kind == "encoder-decoder":

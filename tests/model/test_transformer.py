@@ -129,7 +129,7 @@ def test_no_parameter_is_dead(kind, tied, norm):
         loss = loss + (pair * torch.randn(pair.shape)).sum()
     loss.backward()
     for name, p in m.named_parameters():
-        assert p.grad is not None, f"{name} is part of no output"
+        assert p.grad is not None, f"no output depends on {name}"
         # A bias of the keys adds the same to all scores of a query, which softmax takes out again.
         assert name.endswith("k.bias") or (p.grad != 0).any(), f"{name} never learns"
 

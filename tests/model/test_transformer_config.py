@@ -190,7 +190,7 @@ def test_a_model_that_gets_its_numbers_from_a_file_draws_none():
     given = build(small).state_dict()
     state = torch.get_rng_state()
     empty = build_for_weights(small, given, "x")
-    assert torch.equal(state, torch.get_rng_state()), "drawing what is replaced at once costs seconds"
+    assert torch.equal(state, torch.get_rng_state()), "do not draw weights that are replaced at once"
     empty.load_state_dict(given)
     torch.manual_seed(3)
     model = build(small)

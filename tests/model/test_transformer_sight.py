@@ -31,7 +31,9 @@ def padded(kind: str, side: str) -> tuple[dict, dict, torch.Tensor]:
 def test_a_sentence_alone_equals_the_same_in_a_padded_batch(kind, positions, side, explicit):
     m = model(kind, positions=positions).use_explicit_attention(explicit)
     given, alone, real = padded(kind, side)
-    assert (m(**given)[0, real] - m(**alone)[0]).abs().max() < 1e-5, "padding counts, or shifts the positions"
+    assert (m(**given)[0, real] - m(**alone)[0]).abs().max() < 1e-5, (
+        "padding is seen, or shifts the positions"
+    )
 
 
 def test_a_sentence_with_segments_alone_equals_the_same_in_a_padded_batch():
@@ -86,7 +88,7 @@ def test_cached_equals_uncached_at_each_step(kind, positions, mask, portions, ex
         seen = None if mask is None else mask[:, :done]
         logits.append(m.vocabulary_logits(m.decode(piece, seen, memory, memory_mask, caches)[-1]))
     real = torch.ones(B, T, dtype=torch.bool) if mask is None else mask.bool()
-    assert (torch.cat(logits, 1) - whole)[real].abs().max() < 1e-5, "positions, mask or keys drift"
+    assert (torch.cat(logits, 1) - whole)[real].abs().max() < 1e-5, "are positions, mask or keys wrong?"
 
 
 def test_reordered_caches_continue_the_chosen_rows():

@@ -45,7 +45,7 @@ def test_labels_are_the_inputs_one_later(objective):
         assert batch["input_ids"].shape == batch["labels"].shape == (5, 13)
         for ids, labels in zip(batch["input_ids"].tolist(), batch["labels"].tolist(), strict=True):
             assert ids[1:] == labels[:-1], "a label is the token that follows its input"
-            assert (*ids, labels[-1]) in windows, "a row is no piece of the training text"
+            assert (*ids, labels[-1]) in windows, "a row must be a piece of the training text"
 
 
 def test_training_windows_start_anywhere(bpe):
@@ -181,7 +181,7 @@ def test_a_small_model_learns_a_small_text(byte_bpe, decoder):
 
 def test_the_batches_are_those_of_the_figures_in_the_readmes(objective):
     assert small.fingerprint_of_batches(objective) == "5faf67d8", (
-        "other texts, or other chance, than those of the READMEs' figures"
+        "not the texts and random draws of the READMEs' figures"
     )
 
 

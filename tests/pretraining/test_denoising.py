@@ -50,7 +50,7 @@ def parse(batch: dict, b: int, bpe) -> tuple[list[int], list[int], list[int]]:
     assert labels[m - 1] == sep and labels[m:] == [IGNORED] * (len(labels) - m), "text [SEP], then ignored"
     assert decoder[0] == cls and decoder[1:m] == labels[: m - 1], "the decoder reads [CLS] text"
     survived = batch["survived"][b].tolist()
-    assert survived[m - 1 :] == [IGNORED] * (len(labels) - m + 1), "[SEP] and padding neither survive nor not"
+    assert survived[m - 1 :] == [IGNORED] * (len(labels) - m + 1), "[SEP] and padding have no such label"
     assert set(survived[: m - 1]) <= {0, 1}
     return ids[1 : n - 1], labels[: m - 1], survived[: m - 1]
 
@@ -68,7 +68,7 @@ def test_rows_are_runs_of_whole_sentences_of_one_document(objective, bpe):
     for step in range(3):
         for _, original, _ in rows_of(objective.batch(step, "train"), bpe):
             assert len(original) <= CONTEXT - 2, "a row is too long"
-            assert bpe.decode(original) in runs, "a row is no run of whole sentences"
+            assert bpe.decode(original) in runs, "a row must be whole sentences in a run"
 
 
 def test_every_row_of_the_training_text_is_drawn(letters, byte_bpe):
@@ -230,7 +230,7 @@ def test_a_small_model_learns_to_rebuild_a_small_text(byte_bpe, encoder_decoder)
 
 def test_the_batches_are_those_of_the_figures_in_the_readmes(objective):
     assert small.fingerprint_of_batches(objective) == "2dc2d69e", (
-        "other texts, or other chance, than those of the READMEs' figures"
+        "not the texts and random draws of the READMEs' figures"
     )
 
 

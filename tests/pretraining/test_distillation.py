@@ -326,7 +326,7 @@ def test_hidden_tokens_follow_the_share_and_whole_words(teacher, tagged_corpus, 
 def test_the_batches_are_those_of_the_figures_in_the_readmes(objective):
     expected = "b371b981" if objective.teacher.config.n_segments else "8faf601c"
     assert small.fingerprint_of_batches(objective) == expected, (
-        "other texts, or other chance, than those of the READMEs' figures"
+        "not the texts and random draws of the READMEs' figures"
     )
 
 

@@ -145,5 +145,5 @@ def test_a_toy_next_sentence_set_is_learnt(byte_bpe, encoder):
 def test_the_batches_are_those_of_the_figures_in_the_readmes(objective):
     expected = "83f53375" if objective.next_sentence else "69136edb"
     assert small.fingerprint_of_batches(objective) == expected, (
-        "other texts, or other chance, than those of the READMEs' figures"
+        "not the texts and random draws of the READMEs' figures"
     )

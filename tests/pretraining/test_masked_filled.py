@@ -39,8 +39,8 @@ def test_all_tokens_of_a_word_are_hidden(tiny, byte_bpe):
     for shown, guesses in zip(lines[::2], lines[1::2], strict=True):
         truth = re.search(r"it was: (.*)\)", guesses)[1]
         assert shown.replace("____", truth) in tiny.corpus.validation
-        assert not re.search(r"\w____|____\w", shown), "a piece of a word is a blank that says nothing"
-        assert re.fullmatch(f" +{'x' * len(truth)}x? 1.00   \\(.*", guesses), "a guess for each of its tokens"
+        assert not re.search(r"\w____|____\w", shown), "a blank must be a whole word, not a piece"
+        assert re.fullmatch(f" +{'x' * len(truth)}x? 1.00   \\(.*", guesses), "one guess for each token"
 
 
 def test_fill_examples_show_no_text_twice(tiny, byte_bpe):
@@ -68,9 +68,7 @@ def test_fill_examples_without_pairs(world_corpus, world_bpe, encoder):
 def test_the_blanks_are_those_of_the_readmes(objective, tiny, world_bpe, byte_bpe):
     lines = fill_examples(objective, Oracle(world_bpe, lambda text: {" the": 1.0}), n=5)
     lines += fill_examples(tiny, Oracle(byte_bpe, lambda text: {"x": 1.0}))
-    assert fingerprint(lines) == "debc64dc", (
-        "other texts, or other chance, than those of the READMEs' figures"
-    )
+    assert fingerprint(lines) == "debc64dc", "not the texts and random draws of the READMEs' figures"
 
 
 def test_a_rare_token_is_worth_guessing_from_three_bytes_on(tiny, byte_bpe):

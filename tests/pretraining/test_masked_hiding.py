@@ -196,7 +196,7 @@ def test_labels_are_the_original_tokens_and_the_rest_is_unchanged(objective):
                     assert label == original[b, t], "a label is the token that stood there before"
                     chosen[b, t] = True
                     n_byte += len(objective.tokenizer.vocab[label])
-        assert (shown == original)[~chosen].all(), "a token is changed that is not to be predicted"
+        assert (shown == original)[~chosen].all(), "a token that is not to be predicted is changed"
         assert not (shown == original)[chosen].all(), "nothing is hidden"
         assert batch["n_byte"] == n_byte
         for name in set(rows) - {"input_ids"}:

@@ -181,7 +181,7 @@ def test_without_a_false_partner_the_label_says_that_b_follows(bpe):
     chosen = np.arange(20)
     assert (pairs.second_runs(chosen, np.random.default_rng(0)) == chosen).all()
     rows = pairs.rows(chosen, np.random.default_rng(0))
-    assert (rows["next_sentence_labels"] == FOLLOWS).all(), "labelled false, and yet B follows"
+    assert (rows["next_sentence_labels"] == FOLLOWS).all(), "labelled false, but B follows A"
 
 
 def test_both_classes_make_about_half(many_pairs):
@@ -235,7 +235,7 @@ def test_false_b_are_alike_and_fit(many_pairs, bpe):
     a, b = sides(many_pairs)
     assert all(len(a[i]) + len(b[j]) <= CONTEXT - 3 for i, j in pairs), "a cut B is false"
     assert all(many_pairs.may_be_false(i, j) for i, j in pairs)
-    assert not any(many_pairs.may_be_false(i, i) for i in chosen[:9]), "the true B is no false one"
+    assert not any(many_pairs.may_be_false(i, i) for i in chosen[:9]), "the true B must not be drawn"
     assert np.mean([abs(len(b[i]) - len(b[j])) for i, j in pairs]) < 2, "not as long as the true ones"
     alike = np.mean([len(tags(b[i], bpe)) == len(tags(b[j], bpe)) for i, j in pairs])
     assert alike > 0.93, "as many sentences as the true B"
@@ -244,7 +244,7 @@ def test_false_b_are_alike_and_fit(many_pairs, bpe):
     other = many_pairs.second_runs(chosen, np.random.default_rng(1))
     assert np.mean([other[i] != j for i, j in pairs]) > 0.8, "drawn anew each time"
     most = max(Counter(j for _, j in pairs).values())
-    assert most < 9, "some B are false all the time: knowing them by heart is enough"
+    assert most < 9, "some B are always false: a model could learn them by heart"
 
 
 def features(pairs, rows: dict, bpe) -> dict[str, list]:
@@ -331,9 +331,7 @@ def test_packed_rows_take_the_chosen_runs(packed):
 def test_false_pairs_are_those_of_the_figures_in_the_readmes(world_corpus, world_bpe):
     pairs = SentencePairs(world_corpus.train, world_bpe, 64)
     found = [pairs.second_runs(np.arange(len(pairs)), np.random.default_rng(i)).tolist() for i in range(3)]
-    assert small.fingerprint(found) == "3f02951e", (
-        "other texts, or other chance, than those of the READMEs' figures"
-    )
+    assert small.fingerprint(found) == "3f02951e", "not the texts and random draws of the READMEs' figures"
 
 
 @pytest.mark.parametrize("fixture, reach", [("pairs", 8), ("many_pairs", None)])

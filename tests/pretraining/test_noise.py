@@ -68,7 +68,7 @@ def test_each_place_loses_its_token_equally_often(name):
         lost = sum(i not in places for places in texts)
         assert within_5_sigma(lost, times, SHARE), f"place {i} is lost {lost / times:.3f} of the times"
     both = sum(3 not in places and 4 not in places for places in texts)
-    assert within_5_sigma(both, times, SHARE**2), "the fate of a token does not depend on its neighbour's"
+    assert within_5_sigma(both, times, SHARE**2), "each token must be independent of its neighbours"
 
 
 def test_deletion_keeps_the_order_and_leaves_no_trace():
@@ -231,6 +231,4 @@ def test_noises_combine_in_one_order_however_they_are_named(names):
 def test_noises_are_those_of_the_figures_in_the_readmes():
     parts, rng = [np.arange(i, i + n) for i, n in ((0, 9), (9, 1), (10, 30))], np.random.default_rng(5)
     found = [noise.corrupt(parts, (name,), rng).tolist() for name in NOISES for _ in range(5)]
-    assert fingerprint(found) == "2efae05e", (
-        "other texts, or other chance, than those of the READMEs' figures"
-    )
+    assert fingerprint(found) == "2efae05e", "not the texts and random draws of the READMEs' figures"

@@ -69,7 +69,7 @@ def test_rows_are_pairs_with_a_beginning_and_an_end(objective, corpus, split):
     pairs = getattr(corpus, split)
     assert len(batch["labels"]) == (7 if split == "train" else len(pairs))
     for row, (source, target) in enumerate(texts_of(objective, batch)):
-        assert (source, target) in pairs, "a source stands beside the target of another pair"
+        assert (source, target) in pairs, "a source has the target of another pair"
         source, target = (bpe.encode(" " + text) for text in (source, target))
         names = ("input_ids", "attention_mask", "decoder_input_ids", "labels")
         ids, mask, decoder, labels = (batch[name][row].tolist() for name in names)
@@ -77,7 +77,7 @@ def test_rows_are_pairs_with_a_beginning_and_an_end(objective, corpus, split):
         assert ids == [*source, sep] + [pad] * (len(ids) - n)
         assert mask == [1] * n + [0] * (len(ids) - n)
         assert labels == [*target, sep] + [IGNORED] * (len(labels) - m), "no padding is a label, [SEP] is one"
-        assert decoder == [cls, *target] + [pad] * (len(labels) - m), "the decoder sees its label already"
+        assert decoder == [cls, *target] + [pad] * (len(labels) - m), "the decoder must not see its label"
     assert batch["n_label"] == (batch["labels"] != IGNORED).sum()
     texts = [target for _, target in texts_of(objective, batch)]
     assert batch["n_byte"] == sum(len((" " + text).encode()) for text in texts), "UTF-8 bytes of the targets"
@@ -263,7 +263,7 @@ def test_loss_and_metrics_equal_a_plain_loop(objective, translator):
             n_byte += len(bpe.vocab[label]) if label != bpe.special_id("[SEP]") else 0
     assert 0 < n_right < n, "the test needs tokens that are right, and others"
     loss, metrics = objective.loss(model, batch)
-    assert loss.item() == pytest.approx(smoothed / n, rel=1e-6), "padding counts, or hides what is real"
+    assert loss.item() == pytest.approx(smoothed / n, rel=1e-6), "padding is seen, or hides real tokens"
     assert metrics["loss"].item() == loss.item()
     assert metrics["plain_loss"].item() == pytest.approx(plain / n, rel=1e-6)
     assert metrics["bits_per_byte"].item() == pytest.approx(plain / math.log(2) / n_byte, rel=1e-6)
@@ -328,7 +328,7 @@ def test_a_small_model_learns_to_translate(byte_bpe, translator):
 
 def test_the_batches_are_those_of_the_figures_in_the_readmes(objective):
     assert small.fingerprint_of_batches(objective) == "58c079b2", (
-        "other texts, or other chance, than those of the READMEs' figures"
+        "not the texts and random draws of the READMEs' figures"
     )
 
 

@@ -94,7 +94,7 @@ def test_each_prompt_of_a_step_is_answered_by_a_group(gpt, env):
     prompts, answers = zip(*asked[0], strict=True)
     assert len(asked[0]) == 6, "the batch size counts answers"
     assert prompts == (prompts[0],) * 3 + (prompts[3],) * 3 and prompts[0] != prompts[3]
-    assert len(set(answers)) > 2, "each answer of a group is drawn anew"
+    assert len(set(answers)) > 2, "draw each answer of a group on its own"
     assert metrics["value_error"] == metrics["value_loss"] == 0 < metrics["ratio"]
 
 

@@ -323,7 +323,7 @@ def test_8_the_loss_equals_a_plain_loop(rollout, moved, rule, clips):
     assert_right(metrics["ratio"], ratio.mean(), what="the mean ratio")
     cut = ((ratio - 1).abs() > clips[0]).float().mean() if clips[0] else 0.0
     assert_right(metrics["clipped"], cut, what="the share of the tokens whose ratio was clipped")
-    assert metrics["clipped"] > 0 or not clips[0], "the test is to move ratios beyond the bound"
+    assert metrics["clipped"] > 0 or not clips[0], "the test must move ratios beyond the bound"
     assert_right(
         metrics["step_kl"], (ratio - 1 - ratio.log()).mean(), what="the mean of ratio - 1 - log ratio"
     )
@@ -365,7 +365,7 @@ def test_12_before_the_first_update_each_ratio_is_1_and_each_kl_0(make_gpt, env,
     assert (metrics["ratio"], metrics["clipped"], metrics["step_kl"]) == (1, 0, 0)
     once = details(epochs=1, minibatches=1)
     after = ppo.train_ppo(make_gpt(dropout=0.5), env, once, training(steps=1))["after"]
-    assert (after["ratio"], after["step_kl"]) == (1, 0), "the loop trains a policy that drops out"
+    assert (after["ratio"], after["step_kl"]) == (1, 0), "the policy must train without dropout"
 
 
 def seen_by_update(rollout, gpt, env, changed, step=1, **changes):
@@ -383,7 +383,7 @@ def test_9_each_pass_sees_every_answer_once(rollout, gpt, env):
     assert [len(rows) for rows in seen] == [3, 2] * 3, "two minibatches a pass, as equal as possible"
     passes = [seen[i] + seen[i + 1] for i in (0, 2, 4)]
     assert all(sorted(rows) == sorted(rollout.ids.tolist()) for rows in passes), "a pass has each answer once"
-    assert len({str(rows) for rows in passes}) > 1, "each pass has other minibatches"
+    assert len({str(rows) for rows in passes}) > 1, "each pass must draw new minibatches"
     assert optimizer.param_groups[0]["lr"] == 2e-3
     seen, _, _ = seen_by_update(rollout, gpt, env, details(epochs=2, minibatches=2, shuffle=False))
     assert seen[0] + seen[1] == seen[2] + seen[3] == rollout.ids.tolist(), "without shuffling the order stays"
@@ -629,7 +629,7 @@ def test_9_the_order_is_drawn_from_seed_and_step(rollout, gpt, env):
     expected = [
         [rows[i] for i in part] for _ in range(2) for part in np.array_split(random.permutation(5), 2)
     ]
-    assert seen == expected, "other texts, or other chance, than those of the READMEs' figures"
+    assert seen == expected, "not the texts and random draws of the READMEs' figures"
 
 
 def test_the_metrics_of_one_update_are_its_own(rollout, gpt, env):

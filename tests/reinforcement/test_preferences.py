@@ -136,7 +136,7 @@ def test_the_world_s_pairs_and_prompts_are_apart_and_judged(monkeypatch):
 
 def test_sizes_are_those_of_the_figures_in_the_readmes():
     found = module.HELD_OUT_PAIRS, module.TRAIN_PROMPTS, module.TEST_PROMPTS, module.PROMPTS_AT_ONCE
-    assert found == (1000, 3000, 1000, 64), "other chance than was measured"
+    assert found == (1000, 3000, 1000, 64), "not the draws that were measured"
 
 
 def test_a_prompt_that_leaves_no_room_is_named(gpt):
@@ -293,7 +293,7 @@ def test_without_a_judge_the_reward_tells_the_better_answers(talkative):
     for prompt, chosen, rejected in pairs:
         assert rule(prompt, chosen) > rule(prompt, rejected), f"{chosen!r} is no better than {rejected!r}"
     same = replace(talkative, judge=None, reward=Rule(lambda prompt, answer: 0.1))
-    assert drawn(same) == [], "of answers that are worth the same none is preferred"
+    assert drawn(same) == [], "answers with equal rewards are no pair"
 
 
 def test_an_answer_that_is_worth_the_mean_is_not_preferred(env, monkeypatch):
@@ -325,7 +325,7 @@ def test_margin_and_reward_are_those_of_the_chosen_answer(env, preferences):
     assert found == dict(
         loss=round((math.log1p(math.exp(2)) + math.log1p(math.exp(-1)) + math.log(2)) / 3, 4),
         accuracy=round(1 / 3, 4), margin=round(-1 / 3, 4), chosen_reward=round(8 / 3, 4),
-    ), "a tie is not won"  # fmt: skip
+    ), "a tie is not a win"  # fmt: skip
 
 
 def test_what_has_been_seen_is_passed_over_until_there_is_enough(monkeypatch):

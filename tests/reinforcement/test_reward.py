@@ -78,7 +78,7 @@ def test_both_answers_of_a_pair_are_read_without_dropout(make_gpt, env, preferen
     for name in ("input_ids", "attention_mask"):
         batch[name][:, 1] = batch[name][:, 0]
     loss, _ = objective.loss(model, batch)
-    assert loss == torch.tensor(2.0).log(), "one text against itself: dropout told it apart"
+    assert loss == torch.tensor(2.0).log(), "a text against itself: dropout must be off"
 
 
 def test_a_reward_model_learns_a_plain_preference(gpt, env, preferences, tmp_path):

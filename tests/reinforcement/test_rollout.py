@@ -62,7 +62,7 @@ def test_answers_stop_at_the_limit_or_the_end(gpt, env):
     frequent = int(draw_answers(gpt, env, env.prompts, seed=1).ids[0, -1])
     env.rule = type(env.rule)(eos_id=frequent)
     rollout = draw_answers(gpt, env, env.prompts * 90, seed=1)
-    assert 0 < rollout.ended.sum() < len(rollout.ended), "some are to end, some not"
+    assert 0 < rollout.ended.sum() < len(rollout.ended), "some must end, some not"
     for ids, mask, ended in zip(rollout.ids, rollout.answer_mask, rollout.ended, strict=True):
         new = ids[rollout.n_prompt :][mask].tolist()
         assert (frequent in new) == bool(ended) and frequent not in new[:-1], "nothing comes after the end"
@@ -95,7 +95,7 @@ def test_texts_are_without_padding_and_end_token(env):
     rollout = Rollout(ids, mask, S, torch.tensor([True, False]))
     assert env.texts(rollout) == [("Ana", " likes bread."), ("The old baker", " sells")]
     turns = replace(env, rule=replace(env.rule, eos_id=TOKENIZER.special_id("[SEP]")))
-    assert turns.texts(rollout) == env.texts(rollout), "a text may end otherwise than it begins"
+    assert turns.texts(rollout) == env.texts(rollout), "begin and end tokens may differ"
     assert rollout.lengths.tolist() == [len(answer) for answer in answers]
     assert torch.equal(rollout.answer_mask, mask[:, S:])
 
@@ -119,7 +119,7 @@ def test_the_figures_are_those_of_the_answers(env, moved):
     better = [(b > a) + (b == a) / 2 for a, b in both]
     both = list(zip(found.judged, start.judged, strict=True))
     wins, losses = both.count((True, False)), both.count((False, True))
-    assert wins and losses and wins + losses < n, "the test is to have wins, losses and ties"
+    assert wins and losses and wins + losses < n, "the test must have wins, losses and ties"
     assert found.figures == dict(
         kl=pytest.approx((logs["own"] - logs["reference"]) / n, abs=1e-4),  # nats a sequence
         perplexity=pytest.approx(math.exp(-logs["reference"] / n_token), rel=1e-4),
@@ -140,7 +140,7 @@ def test_the_best_of_some_answers_is_that_with_the_highest_reward(env):
     for i in range(len(env.test_prompts)):
         three = range(3 * i, 3 * i + 3)
         best = max(three, key=lambda row: float(scores[row]))
-        assert len({float(scores[row]) for row in three}) > 1, "the test is to have something to choose from"
+        assert len({float(scores[row]) for row in three}) > 1, "the test must have something to choose from"
         assert found.texts[i] == texts[best] and found.scores[i] == scores[best]
     assert found.figures["kl"] == pytest.approx(math.log(3) - 2 / 3), "log n - (n - 1) / n"
 

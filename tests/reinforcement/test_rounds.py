@@ -289,7 +289,7 @@ def test_each_part_of_a_run_draws_from_a_seed_of_its_own(reinforcement, monkeypa
     made.collect("writer", 0, 2)
     made.collect("writer", 1, 2)
     assert seen == [n * 10**6 for n in (10, 11, 2010, 2011)], (
-        "other texts, or other chance, than those of the READMEs' figures"
+        "not the texts and random draws of the READMEs' figures"
     )
     told = watched(monkeypatch, made)
     monkeypatch.setattr(rounds, "reward_model_from", lambda reference, seed: seen.append(seed))

@@ -86,7 +86,7 @@ def test_a_pattern_leaves_nothing_between_its_words(pattern):
         "12345 ab1'll\t\n \x00\x1c\x85\u2028!?",
         *(random_text(rng, MIXED + "\x00\x1c\t\n \r", 60) for _ in range(300)),
     ]:
-        assert "".join(pre_tokens(text, pattern)) == text, "what no word holds is lost"
+        assert "".join(pre_tokens(text, pattern)) == text, "text between words is lost"
 
 
 # Training
@@ -114,7 +114,7 @@ def test_join_tells_what_changes_around_it():
             expected[old] -= 1
             expected[now] += 1
         del expected[a, b]
-        told = f"{a} and {b} in {before}: the changes are not those of the pairs"
+        told = f"{a} and {b} in {before}: the changes do not match the pairs"
         assert +expected == Counter(pairwise(tokens)) and min(expected.values(), default=0) >= 0, told
 
 
@@ -140,7 +140,9 @@ def test_to_join_takes_time_by_the_length_of_the_word():
     tokens = Moving([b"a", b"b"] * 500)
     join(tokens, b"a", b"b")
     assert tokens == [b"ab"] * 500, "joined in place"
-    told = f"{tokens.n_moved} tokens were moved in a word of 1,000: for each pair all behind it? that is n^2"
+    told = (
+        f"{tokens.n_moved} tokens were moved in a word of 1,000: for each pair, all later ones? that is n^2"
+    )
     assert tokens.n_moved <= 2000, told
 
 
@@ -358,7 +360,7 @@ def test_a_special_token_that_the_vocabulary_lacks_gets_the_next_id():
     bpe = BPE(plain.vocab, plain.merges, ["<new>", "<newer>"])
     assert bpe.encode("ab<newer><new>") == [256, 258, 257] and bpe.vocab_size == 259
     assert BPE(plain.vocab | {999: b"zz"}, plain.merges).vocab_size == 1000, "an embedding needs all rows"
-    assert 257 not in plain.vocab, "the vocabulary handed over was changed"
+    assert 257 not in plain.vocab, "the given vocabulary must not change"
 
 
 def test_the_constructor_refuses_what_cannot_encode(bpe):

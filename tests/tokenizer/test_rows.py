@@ -69,7 +69,7 @@ def test_rows_of_similar_length_stand_together():
     parts = module.alike(lengths, 4)
     assert [len(part) for part in parts] == [4] * 5 + [3]
     order = np.concatenate(parts).tolist()
-    assert order == sorted(range(23), key=lengths.__getitem__), "shortest first, equal ones as they stood"
+    assert order == sorted(range(23), key=lengths.__getitem__), "shortest first; equal ones keep their order"
     assert module.alike([], 4) == []
 
 
@@ -83,7 +83,7 @@ def test_a_text_is_framed_as_in_pre_training():
 
 
 def test_a_prompt_is_a_text_that_has_begun():
-    assert prompt_ids(TOKENIZER, DECODER, A) == [END, *ids(A)], "with its end no decoder would go on"
+    assert prompt_ids(TOKENIZER, DECODER, A) == [END, *ids(A)], "a decoder does not go on after an end"
     assert prompt_ids(TOKENIZER, BOTH, A) == [CLS, *ids(" " + A), SEP], "the encoder reads a whole text"
 
 

@@ -207,7 +207,7 @@ def test_micro_batches_give_the_gradient_of_one_batch(kind):
     batch = objective.batch(3, "train")
     labels = batch["labels" if kind == "causal" else "masked_labels"]
     counts = [int((part != IGNORED).sum()) for part in labels.tensor_split(3)]
-    assert len(set(counts)) > 1, "unequal token counts are what makes this hard"
+    assert len(set(counts)) > 1, "the test needs unequal token counts"
     model = small.model(kind)
     loss, metrics = objective.loss(model, batch)
     loss.backward()
@@ -240,7 +240,7 @@ def test_micro_batches_are_of_like_length_and_carry_little_padding():
     plain = objective.loss
     objective.loss = lambda model, part: seen.append(part["attention_mask"]) or plain(model, part)
     gradient_of(small.model("masked"), objective, step=3)
-    assert torch.equal(seen.pop(), whole), "a whole batch stays as it is, or dropout would draw otherwise"
+    assert torch.equal(seen.pop(), whole), "a whole batch must keep its order, or dropout draws otherwise"
     gradient_of(small.model("masked"), objective, step=3, accumulate=3)
     lengths = torch.cat([mask.sum(1) for mask in seen])
     expected = whole.sum(1).sort().values
@@ -332,7 +332,7 @@ def test_dropout_is_drawn_from_seed_step_and_rank(rank, monkeypatch):
     monkeypatch.setenv("RANK", str(rank))
     model, objective, settings = small.model("causal"), small.objective("causal"), small.settings(seed=4)
     train_step(model, objective, make_optimizer(model, 0.0), settings, 5)
-    assert torch.initial_seed() == hash((4, 5, rank)) % 2**63, "a run that goes on would drop other numbers"
+    assert torch.initial_seed() == hash((4, 5, rank)) % 2**63, "a resumed run would drop other numbers"
 
 
 def test_what_is_fixed_stays_fixed():

@@ -31,7 +31,9 @@ def test_the_ends_of_an_interval_solve_wilsons_equation(share, n):
 def test_macro_f1_facts():
     # f1_score(average="macro") of scikit-learn: the classes 3 and 4 have no hit
     assert macro_f1(TRUTH, GUESS) == pytest.approx((1 / 2 + 2 / 3 + 1 / 2 + 0 + 0) / 5)
-    assert macro_f1([0] * 9 + [1], [0] * 10) == pytest.approx(9 / 19), "the majority must not look good"
+    assert macro_f1([0] * 9 + [1], [0] * 10) == pytest.approx(9 / 19), (
+        "guessing the majority must not look good"
+    )
     assert macro_f1(["x", "y"], ["x", "y"]) == 1.0
 
 

@@ -33,7 +33,7 @@ def test_the_singular_values_come_near_1_and_the_directions_stay(shape):
     lengths = torch.linalg.svdvals(found)
     assert 0.65 < lengths.min() and lengths.max() < 1.25, f"directions of length {lengths.tolist()}"
     off = u.T @ found @ v.T
-    assert (off - torch.diag(off.diag())).abs().max() < 1e-6, "it turned the directions"
+    assert (off - torch.diag(off.diag())).abs().max() < 1e-6, "the directions must not change"
     assert torch.equal(orthogonal(torch.zeros(shape)), torch.zeros(shape)), "a gradient of 0 divides by 0"
 
 
@@ -89,7 +89,7 @@ def test_matrices_of_the_blocks_move_by_muon_and_all_else_by_adamw():
         if name in by_muon:
             assert torch.allclose(p, start[name], atol=1e-9), f"{name} is not as the formula says"
         elif name == "pooler.weight":
-            assert torch.equal(p, start[name]), "a weight that rests has moved"
+            assert torch.equal(p, start[name]), "a weight moved before its `first_step`"
         else:
             assert torch.equal(p, expected), f"{name}: not by AdamW, or with another decay"
 

@@ -143,7 +143,7 @@ def test_only_padding_is_trimmed_and_only_where_it_is():
     assert module.trimmed(sides)["labels"].shape == (3, 1), "no label at all"
     together = dict(attention_mask=torch.ones(3, 2, 4), labels=torch.ones(3))
     (found,) = module.by_length(together, 1)
-    assert all(torch.equal(found[name], together[name]) for name in together), "pairs of rows stay so"
+    assert all(torch.equal(found[name], together[name]) for name in together), "pairs of rows must stay pairs"
 
 
 def test_add_metrics_adds_and_lets_go_of_the_graph():
@@ -158,7 +158,7 @@ def test_add_metrics_adds_and_lets_go_of_the_graph():
 def test_tensors_are_int64_and_plain_numbers_0d_floats():
     ids = np.array([[1, 2]])
     module.tensors(dict(ids=ids))["ids"].zero_()
-    assert ids.tolist() == [[1, 2]], "whoever changes a batch would change the text"
+    assert ids.tolist() == [[1, 2]], "a batch must be a copy, not a view of the text"
     out = module.tensors(dict(ids=ids.astype(np.int32), flags=np.array([True]), n=3, m=np.int64(2**20)))
     assert out["ids"].dtype == out["flags"].dtype == torch.int64 and out["ids"].tolist() == [[1, 2]]
     assert out["n"].shape == out["m"].shape == () and out["n"].dtype == torch.float32

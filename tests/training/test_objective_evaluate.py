@@ -68,5 +68,5 @@ def test_evaluate_takes_as_many_rows_at_once_as_a_step(batch_size, accumulate, f
     n_row = len(plain_batch(0, "validation")["labels"])
     evaluate(small.model("causal"), objective, small.settings(batch_size=batch_size, accumulate=accumulate))
     assert asked == [(0, "validation")]
-    assert sum(seen) == n_row > 3 and max(seen) <= fit, "more rows than a step has: memory may not do"
-    assert len(seen) == math.ceil(n_row / fit), "fewer rows than a step has: it takes longer than it need"
+    assert sum(seen) == n_row > 3 and max(seen) <= fit, "more rows than a step has: too much memory"
+    assert len(seen) == math.ceil(n_row / fit), "fewer rows than a step has: slower than necessary"
