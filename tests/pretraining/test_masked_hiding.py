@@ -237,7 +237,7 @@ def test_80_10_10(objective):
         "90 % become [MASK], 10 % a random token": shares(0.9, 0.1, 0),
         "the shares of [MASK] and of unchanged tokens are swapped": shares(0.1, 0.1, 0.8),
         "the shares of [MASK] and of random tokens are swapped": shares(0.1, 0.8, 0.1),
-        "of the tokens that are not [MASK], only 10 % become random": shares(0.8, 0.02, 0.18),
+        "only 10 % of the tokens that are not [MASK] become random": shares(0.8, 0.02, 0.18),
         "90 % become [MASK], and half of the rest random": shares(0.9, 0.05, 0.05),
         "a second draw makes [MASK] tokens random": shares(0.72, 0.1, 0.18),
     }

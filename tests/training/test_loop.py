@@ -221,7 +221,7 @@ def test_micro_batches_give_the_gradient_of_one_batch(kind):
         gradient = torch.cat([p.grad.flatten() for p in model.parameters()])
         model.zero_grad()
         mean = f"the loss of each part is divided by {k}: it is already divided by counts of the whole batch"
-        return {mean: expected / k, "only that of the last part is left": gradient}, metrics
+        return {mean: expected / k, "only the gradient of the last part is left": gradient}, metrics
 
     for k in (1, 2, 3, 7):
         gradient, totals, norm, n_token = gradient_of(model, objective, step=3, accumulate=k)

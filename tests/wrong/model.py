@@ -168,7 +168,7 @@ WRONG = {
         (
             "np.where(fate < 0.9, random, original)",
             "np.where(rng.random(positions.shape) < 0.1, random, original)",
-            "only 10 % become random",
+            "only 10 % of the tokens",
         ),
         ("ids.copy()", "ids", "`hide` changes `ids`"),
         ("np.nonzero(counted)", "np.nonzero(counted | True)", "`counted` is False there"),
@@ -236,7 +236,7 @@ WRONG = {
             "out[start : start + length] = [MASK] * length",
             "whatever its length",
         ),
-        ("start = gap + i", "start = gap", "each becomes one"),
+        ("start = gap + i", "start = gap", "each becomes a [MASK]"),
         ("min(length, n_kept)", "length", "ValueError"),
         ("min(length, n_kept)", "max(1, min(length, n_kept))", "length 0: 0.0000 of the spans"),
         ("SHARE * n_kept / MEAN_SPAN", "SHARE * n_kept", "SHARE * 10 / MEAN_SPAN is one span"),

@@ -63,7 +63,7 @@ WRONG = {
         (
             "        loss.backward()",
             "        optimizer.zero_grad(); loss.backward()",
-            "only that of the last part is left",
+            "only the gradient of the last part",
         ),
         (
             "        loss.backward()",
