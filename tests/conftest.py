@@ -1,4 +1,4 @@
-"""What every test starts from (the same random numbers, one thread), and small texts, tokenizers, models."""
+"""Every test starts with the same random numbers and one thread; small texts, tokenizers and models."""
 
 import gc
 import inspect
@@ -89,7 +89,7 @@ def world_bpe(world_corpus):
 
 @pytest.fixture
 def run_script(monkeypatch, capsys):
-    """A function that runs a script with words behind its name: exit code, standard output and error."""
+    """A function that runs a script with arguments: exit code, standard output and error."""
 
     def run(module, *words: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", [f"{module.__name__}.py", *words])
@@ -103,7 +103,7 @@ def run_script(monkeypatch, capsys):
 
 @pytest.fixture
 def encoder():
-    """A function that builds a small BERT, as random as the seed of the test."""
+    """A function that builds a small BERT, with random weights by the seed of the test."""
 
     def make(vocab_size, max_positions=64, pairs=True, **changes):
         heads = dict(n_segments=2, pooler=True, next_sentence=True) if pairs else {}
@@ -116,7 +116,7 @@ def encoder():
 
 @pytest.fixture
 def decoder():
-    """A function that builds a small GPT, as random as the seed of the test."""
+    """A function that builds a small GPT, with random weights by the seed of the test."""
 
     def make(vocab_size, max_positions=64, **changes):
         sizes = dict(n_decoder_layer=1, d_model=12, n_head=3, d_ff=20, dropout=0.0, attention_dropout=0.0)

@@ -52,7 +52,7 @@ def assert_learns(got, right, *inputs, what=""):
 
 
 def fits(got, right, value, rtol, atol) -> bool:
-    """Whether a wrong version explains the result: it gives the same, and not what is right."""
+    """Whether a wrong version explains the result: it gives the same, and is not right itself."""
     value = value() if callable(value) else value
     return same(got, value, rtol, atol) and not same(value, right, rtol, atol)
 

@@ -128,7 +128,7 @@ def results(folder: str) -> dict:
 
 
 def check_error(outcome: tuple[int, str, str], *words: str) -> None:
-    """Check what a script came to: exit code 2, and one line that begins with "error:" and has all words."""
+    """Check how a script failed: exit code 2, and one line that begins with "error:" and has all words."""
     code, _, err = outcome
     assert code == 2, err
     assert err.startswith("error: ") and err.count("\n") == 1 and err.endswith("\n"), err

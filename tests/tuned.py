@@ -48,7 +48,7 @@ def parts(n: int = 15) -> Parts:
 
 
 def task(cls: type[Task] = Classification, train=None, kind="encoder", context=CONTEXT, **options) -> Task:
-    """Return a task that has learnt what is to be known of the training examples (none: `labelled`)."""
+    """Return a task that has read the training examples (by default `labelled`)."""
     shape = kind if isinstance(kind, ModelConfig) else config(kind)
     known = cls.learn(train or labelled(15), small.tokenizer())
     return cls(small.tokenizer(), shape, context, known, **options)

@@ -24,19 +24,19 @@ def config(kind: str = "encoder", **fields) -> ModelConfig:
 
 
 def randomise(module: nn.Module, std: float = 0.5) -> nn.Module:
-    """Give every parameter a value of its own: a norm or bias that is left out must show."""
+    """Give all parameters different values, so that leaving out a norm or bias is noticed."""
     for p in module.parameters():
         nn.init.normal_(p, std=std)
     return module
 
 
 def model(kind: str = "encoder", **fields) -> Transformer:
-    """A model with a value of its own in every parameter."""
+    """A model with different values in all parameters."""
     return randomise(build(config(kind, **fields)).eval(), 0.4)
 
 
 def writer(kind: str = "decoder", **fields) -> Transformer:
-    """A fresh model with a vocabulary of 11 tokens and 16 positions, for what writes texts."""
+    """A fresh model with a vocabulary of 11 tokens and 16 positions, for tests that write texts."""
     return build(config(kind, **dict(vocab_size=11, max_positions=16, init_std=0.3) | fields)).eval()
 
 

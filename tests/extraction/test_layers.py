@@ -26,7 +26,7 @@ SEEN, UNSEEN = ("bread", "a lamp"), ("pens", "hats")
 
 
 def texts(n: int, words: tuple[str, str], seed: int) -> list[str]:
-    """n texts that tell their class by one of two words, in turn."""
+    """n texts; one of two words, in turn, tells the class of each."""
     names = np.random.default_rng(seed).choice(["Ana", "Rui", "Eva"], n)
     return [f"{name} sells {words[i % 2]}." for i, name in enumerate(names)]
 
@@ -39,7 +39,7 @@ BAGS = tf_idf(*bag_of_words(*PARTS))
 
 
 def fingerprint(x, y, test_x, test_y, n_label=None, n_draw=1, seed=0) -> float:
-    """A number from 0 to 1 that all that is given has a part in, in the place of an accuracy."""
+    """A number from 0 to 1 that depends on all arguments, in place of an accuracy."""
     parts = [np.abs(side).sum(1) @ (1 + classes) for side, classes in ((x, y), (test_x, test_y))]
     return float(parts[0] + 3 * parts[1] + 0.37 * (n_label or 0) + 0.11 * n_draw + 0.07 * seed) % 1
 

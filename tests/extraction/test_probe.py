@@ -14,7 +14,7 @@ R, N, D, C = 3, 14, 5, 4  # unequal sizes
 
 
 def problem(seed: int = 0, noise: float = 1.0, n: int = N) -> tuple[torch.Tensor, torch.Tensor]:
-    """R times n vectors (R, n, D), and classes (R, n) in order that shift them."""
+    """Vectors (R, n, D), shifted by their classes, and the classes (R, n), in order."""
     rng = np.random.default_rng(seed)
     y = np.sort(np.arange(n) % C)
     centre = rng.normal(size=(C, D)) * 2
@@ -36,7 +36,7 @@ def test_each_problem_is_at_its_own_minimum():
             data, penalty = each[rows].mean(), l2[p] / 2 * (w**2).sum()
 
             def slope(loss, at=(w, c)):
-                """Return the largest number of the gradient, 0 at a minimum."""
+                """Return the largest absolute value in the gradient, 0 at a minimum."""
                 return max(float(g.abs().max()) for g in torch.autograd.grad(loss, at, retain_graph=True))
 
             mistakes = {
@@ -69,7 +69,7 @@ def test_folds_deal_out_each_class():
 
 
 def slow_l2(x: torch.Tensor, y: torch.Tensor) -> float:
-    """One draw: for each strength and each fold a fit of its own; the least loss on what was put aside."""
+    """One draw: a separate fit for each strength and fold; the strength with the least held-out loss."""
     fold = torch.from_numpy(probe.folds_of(y.numpy()))
     total = []
     for l2 in probe.L2_CHOICES:

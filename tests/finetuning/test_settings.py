@@ -1,4 +1,4 @@
-"""Grades finetuning/settings.py: what flags are where they are not given, and what does not go together."""
+"""Grades finetuning/settings.py: the defaults of flags, and which flags exclude each other."""
 
 import re
 from dataclasses import fields, replace

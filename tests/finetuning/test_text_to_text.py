@@ -30,7 +30,7 @@ each_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 def model_of(kind: str, max_positions: int = 64, vocab_size: int | None = None, **changes):
-    """Return a small model, as random as the seed of the test."""
+    """Return a small model with random weights, by the seed of the test."""
     sizes = dict(d_model=12, n_head=3, d_ff=20, dropout=0.0, attention_dropout=0.0, final_norm=True)
     sizes |= dict(n_decoder_layer=2, n_encoder_layer=2 * (kind == "encoder-decoder"))
     vocab_size = vocab_size or small.tokenizer().vocab_size

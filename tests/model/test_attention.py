@@ -1,4 +1,4 @@
-"""Grades model/attention.py by loops over the formula, PyTorch's own layer, and a cache against none."""
+"""Grades model/attention.py against plain loops, PyTorch's own layer, and itself without a cache."""
 
 import math
 
@@ -63,7 +63,7 @@ def case(name: str, dtype=torch.float32) -> tuple:
 
 
 def allowed(name: str) -> torch.Tensor:
-    """(B, T, S): may query t look at key s? Written from the words, position by position."""
+    """(B, T, S): may query t look at key s? Decided for each pair of positions."""
     T, S, causal, side, _ = MASKS[name]
     may = torch.ones(B, T, S, dtype=torch.bool)
     for t in range(T):
@@ -142,7 +142,7 @@ def test_alibi_bias_is_minus_slope_times_distance():
 
 
 def mixed(q, k, v, bias, causal, scale=D_HEAD**-0.5, over=-1, factor=False) -> torch.Tensor:
-    """Attention in tensors, with places to go wrong: size of the scores, axis of the softmax, the bias."""
+    """Attention in tensors; options for mistakes in the scale, the axis of the softmax, and the bias."""
     scores = q @ k.transpose(-2, -1) * scale
     if bias is not None:
         scores = scores * bias if factor else scores + bias
@@ -306,7 +306,7 @@ def test_dropout_takes_its_share_of_the_weights(path):
 
 
 def cache_of(*lengths: int, max_length: int = 6) -> tuple:
-    """A cache that was filled in portions, and all that went in."""
+    """A cache that was filled in portions, all keys and values, and the last result."""
     k, v = torch.randn(2, B, H, sum(lengths), D_HEAD)
     cache = KeyValueCache(max_length)
     for portion in zip(k.split(lengths, 2), v.split(lengths, 2), strict=True):

@@ -126,7 +126,7 @@ def test_limits_hold_for_each_row():
 
 
 def beam_in_the_middle() -> Beam:
-    """One prompt, a text that is alive and a greedy one that has ended, of two tokens each."""
+    """One prompt, an unfinished text and a greedy one that has ended, of two tokens each."""
     draft = SimpleNamespace(length=1, ids=torch.arange(10).view(2, 5))
     beam = Beam(draft, PLAIN, torch.tensor([4]), 1, 0.0, 0)
     beam.total, beam.length = torch.tensor([[-1.0, -2.0]]), torch.tensor([[2, 2]])

@@ -46,7 +46,7 @@ def aspects(made: ModelConfig) -> dict:
 
 
 def differs(one, other) -> bool:
-    """Are two aspects of a model unlike?"""
+    """Whether two aspects of a model differ."""
     if isinstance(one, dict):
         return one != other
     return one.shape != other.shape or not torch.allclose(one, other, atol=1e-5)

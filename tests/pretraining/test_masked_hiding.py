@@ -1,4 +1,4 @@
-"""Which tokens are hidden, and by what: counts within 5 sigma, words against plain loops."""
+"""Which tokens are hidden, and what replaces them: counts within 5 sigma, words against plain loops."""
 
 import numpy as np
 import pytest
@@ -98,7 +98,7 @@ def test_words_that_do_not_fit_are_passed_over_and_the_next_are_tried(draws, n, 
 
 def hidden_words(draws, n, ends=False, cuts=False, overflows=False, nothing=False, part=False, spare=0,
                  special=False, shrinks=True, single=False) -> list[bool]:  # fmt: skip
-    """Whole words in plain loops, with places to go wrong."""
+    """Whole words in plain loops; each option makes a typical mistake."""
     words = []
     for t, draw in enumerate(draws):
         if words and not single and draws[t - 1] == draw:

@@ -29,7 +29,7 @@ def tiny_gpt(seed: int = 0, **changes):
 
 
 def move(model, size: float = 0.05) -> None:
-    """Let a model leave where it was."""
+    """Change the weights of a model."""
     for parameter in model.parameters():
         parameter.data += size * torch.randn_like(parameter)
 
@@ -67,7 +67,7 @@ def pairs():
 
 @pytest.fixture
 def moved(gpt):
-    """A policy that has left where it began, the `gpt`."""
+    """A policy whose weights have moved away from `gpt`."""
     policy = copy.deepcopy(gpt)
     move(policy)
     return policy
@@ -112,7 +112,7 @@ def env(gpt, preferences, rule):
 
 @pytest.fixture
 def rollout(gpt, env):
-    """Scored answers of unequal lengths, by a policy that has left the reference.
+    """Scored answers of unequal lengths, by a policy that has moved away from the reference.
 
     Row 2 came to an end; the others did not.
     """

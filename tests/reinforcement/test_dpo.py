@@ -35,7 +35,7 @@ def test_only_the_answer_counts(gpt, objective):
     batch = objective.batch(0, "train")
 
     def each(first=0, last=None, prompt=True):
-        """Log-probabilities (B, 2) of the answers from `first` tokens behind the prompt on."""
+        """Log-probabilities (B, 2) of the answers from `first` tokens after the prompt on."""
         both = [(two, n) for *two, n in rows(batch)]
         start = lambda n: n + first if prompt else 1
         found = [[plain_log_probability(gpt, ids[:last], start(n)) for ids in two] for two, n in both]

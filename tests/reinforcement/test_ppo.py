@@ -271,7 +271,7 @@ def plain_losses(batch, log_probs, values, details, gain=min, error=max) -> tupl
 
 
 def policy_mistakes(batch, log_probs, values, details, right: float, n: int) -> dict[str, float]:
-    """Return what typical wrong policy losses come to."""
+    """Return the values of typical wrong policy losses."""
     loss = lambda changed=details, **wrong: plain_losses(batch, log_probs, values, changed, **wrong)[0]
     swapped = plain_losses(batch | dict(log_probs=log_probs), batch["log_probs"], values, details)[0]
     return {
@@ -286,7 +286,7 @@ def policy_mistakes(batch, log_probs, values, details, right: float, n: int) -> 
 
 
 def value_mistakes(batch, log_probs, values, details, right: float, n: int) -> dict[str, float]:
-    """Return what typical wrong value losses come to."""
+    """Return the values of typical wrong value losses."""
     loss = lambda changed=details, **wrong: plain_losses(batch, log_probs, values, changed, **wrong)[1]
     return {
         "the smaller of the two errors is taken, not the larger": loss(error=min),

@@ -119,7 +119,7 @@ def test_join_tells_what_changes_around_it():
 
 
 class Moving(list):
-    """A list that counts how many tokens it had to move at most."""
+    """A list that counts how many tokens it has moved, at most."""
 
     n_moved = 0
 
@@ -147,7 +147,7 @@ def test_to_join_takes_time_by_the_length_of_the_word():
 
 
 def wrong_merges(words, n_merges, rank=lambda count, pair: (count, pair), least=1, joins=True, weigh=True):
-    """Learn merges, with places to go wrong."""
+    """Learn merges; each option makes a typical mistake."""
     sequences, merges = {word: [bytes([byte]) for byte in word] for word in words}, []
     while len(merges) < n_merges:
         counts = Counter()

@@ -63,7 +63,7 @@ def test_words_are_those_of_the_plain_version(lower_case, strip_accents, chinese
 
 
 def wrong_pieces(word: str, shortest=False, mark="##", whole=True, longest=100, first="") -> list[str]:
-    """The pieces of a word, with places to go wrong."""
+    """The pieces of a word; each option makes a typical mistake."""
     pieces, start = [], 0
     while start < len(word) <= longest:
         ends = range(start + 1, len(word) + 1) if shortest else range(len(word), start, -1)

@@ -188,7 +188,7 @@ def test_a_run_that_was_stopped_says_how_to_go_on(tmp_path, has_folder):
 
 
 class Counting:
-    """An objective whose update of a step is its own: it adds what it has counted to a weight."""
+    """An objective with its own `update`, which writes its count into a weight."""
 
     shown, state = ("loss", "absent"), 1.0
 

@@ -16,7 +16,7 @@ KINDS = pytest.mark.parametrize("kind", ["causal", "masked"])
 
 
 class Recorder(torch.optim.SGD):
-    """Keeps the gradient that the loop hands to it, and moves nothing."""
+    """Keeps the gradient that the loop gives it, and changes no weight."""
 
     n_step = 0
 
@@ -284,7 +284,7 @@ def test_clipping_shortens_the_gradient_and_keeps_its_direction():
 
 
 class SameBatch(small.RaggedCausal):
-    """Every step has the same batch, of equal rows: what differs is chance in the model."""
+    """Every step has the same batch of equal rows: only dropout can make a difference."""
 
     def batch(self, step, split):
         batch = super().batch(0, split)

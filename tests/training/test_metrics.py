@@ -197,7 +197,7 @@ CHUNKS = [
 
 
 def plain_entities(tags, begins="BS", alone=True, types=True, last="ES", marks=metrics.MARKS) -> list[tuple]:
-    """Return the entities, which grow word by word; wrong ones where a rule is not followed."""
+    """Return the entities, built word by word; each option breaks a rule."""
     found, before = [], "O"
     for place, tag in enumerate(tags):
         mark, kind = marks.get(tag[0], tag[0]), tag[2:]
@@ -241,7 +241,7 @@ def test_tags(tag, is_one):
 
 
 def conlleval(truth, guess):
-    """The counts of the script, a word at a time, with its two tables of rules and its running state."""
+    """Precision, recall and F1 as the script counts them: word by word, by two tables of rules."""
 
     def starts(last, last_type, mark, kind):
         rules = mark in ("B", "S") or (mark in ("I", "E") and last in ("E", "S", "O"))

@@ -1,4 +1,4 @@
-"""Grades training/muon.py: orthogonal steps against an SVD, whom they move, and a run goes on exactly."""
+"""Grades training/muon.py: orthogonal steps against an SVD, which weights they move, and exact resuming."""
 
 import pytest
 import small

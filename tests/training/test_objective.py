@@ -37,7 +37,7 @@ def test_what_was_cut_is_a_note():
 
 
 class Plain(module.Objective):
-    """The least that an objective is."""
+    """A minimal objective."""
 
     def batch(self, step, split):
         return {}
@@ -218,7 +218,7 @@ def test_a_batch_goes_to_the_device_by_name():
 
 def test_a_batch_goes_to_a_gpu_without_waiting():
     class Spy:
-        """Notes what is asked of it."""
+        """Records how it is called."""
 
         def pin_memory(self):
             calls.append("pinned")
