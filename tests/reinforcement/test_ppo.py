@@ -275,10 +275,10 @@ def policy_mistakes(batch, log_probs, values, details, right: float, n: int) -> 
     loss = lambda changed=details, **wrong: plain_losses(batch, log_probs, values, changed, **wrong)[0]
     swapped = plain_losses(batch | dict(log_probs=log_probs), batch["log_probs"], values, details)[0]
     return {
-        "the sign is wrong: a loss is minus the mean gain": -right,
-        "the larger of the two gains is taken, not the smaller": loss(gain=max),
+        "the sign is wrong: the loss is minus the mean": -right,
+        "the larger of the two products is taken, not the smaller": loss(gain=max),
         "the ratio is not clipped": loss(replace(details, clip_ratio=0.0)),
-        "the clipped gain alone is taken, not the smaller of both": loss(gain=lambda plain, cut: cut),
+        "only the clipped product is taken, not the smaller one": loss(gain=lambda plain, cut: cut),
         "the ratio is old / new, not new / old": swapped,
         "padding counts in the mean": right * n / log_probs.numel(),
         "it is a sum over the tokens, not a mean": right * n,
@@ -291,7 +291,7 @@ def value_mistakes(batch, log_probs, values, details, right: float, n: int) -> d
     return {
         "the smaller of the two errors is taken, not the larger": loss(error=min),
         "the value is not clipped": loss(replace(details, clip_value=0.0)),
-        "the clipped value alone is taken, not the larger error": loss(error=lambda plain, near: near),
+        "only the clipped value is used, not the larger error": loss(error=lambda plain, near: near),
         "the factor 1/2 is missing": 2 * right,
         "the sign is wrong": -right,
         "padding counts in the mean": right * n / values.numel(),

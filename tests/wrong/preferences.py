@@ -72,7 +72,7 @@ WRONG = {
     ],
     "clipped-loss": [
         ("-masked_mean(gain, mask)", "masked_mean(gain, mask)", "the sign is wrong"),
-        ("torch.minimum(ratio", "torch.maximum(ratio", "the larger of the two gains"),
+        ("torch.minimum(ratio", "torch.maximum(ratio", "the larger of the two products"),
         ("ratio.clamp(1 - e, 1 + e) * batch", "ratio * batch", "the ratio is not clipped"),
         ('log_probs - batch["log_probs"]', 'batch["log_probs"] - log_probs', "the ratio is old / new"),
         ("-masked_mean(gain, mask)", "-gain.mean()", "padding counts in the mean"),
