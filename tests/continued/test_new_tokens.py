@@ -29,7 +29,7 @@ def test_old_tokens_keep_their_logits_when_the_vocabulary_grows(kind, tied):
     longer = small.tokenizer().extend(["Order 7: zinc, tungsten boxes."] * 9, 9)
     V = config.vocab_size
     larger = extend_vocabulary(model, longer, V, "mean").eval()
-    assert larger.config.vocab_size == V + 9 and larger.n_parameters() > model.n_parameters()
+    assert larger.config.vocab_size == V + 9 and larger.n_parameters() > model.n_parameters(), "9 new rows"
     zeros = extend_vocabulary(model, longer, V, "zeros")
     for what, of in (("embeddings", lambda m: m.tokens.weight), ("bias", lambda m: m.vocabulary.bias)):
         old, found = of(model), of(larger)

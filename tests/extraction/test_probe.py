@@ -27,7 +27,7 @@ def test_each_problem_is_at_its_own_minimum():
     l2, weight = torch.tensor([0.01, 0.3]), torch.ones(2, N)
     weight[1, 5:9] = 0
     W, b = probe.fit(x, y, C, l2, weight)
-    assert W.shape == (R, 2, D, C) and b.shape == (R, 2, 1, C)
+    assert W.shape == (R, 2, D, C) and b.shape == (R, 2, 1, C), "W is (R, P, D, C), b is (R, P, 1, C)"
     for r in range(R):
         for p in range(2):
             rows = weight[p].bool()

@@ -91,17 +91,17 @@ def test_one_window_marks_question_text_and_answer():
     rows, windows = task_of().rows(ASKED), task_of().windows(ASKED)
     found = [window.example for window in windows]
     assert found == [0, 1, 2, 3], f"windows of the texts {found}: each fits into one; `example` is its number"
-    assert rows.texts.n_cut == 0
+    assert rows.texts.n_cut == 0, "no text is cut"
     encode, (cls, sep) = small.tokenizer().encode, map(small.tokenizer().special_id, ("[CLS]", "[SEP]"))
     before = [cls, *encode(" Who found?"), sep]
-    assert rows.texts[0] == [*before, *encode(" " + TEXT), sep]
-    assert windows[0].row == (rows.texts[0], len(before))
+    assert rows.texts[0] == [*before, *encode(" " + TEXT), sep], "a row is [CLS] question [SEP] text [SEP]"
+    assert windows[0].row == (rows.texts[0], len(before)), "`row` is (ids, number of tokens before the text)"
     batch = rows.batch([1, 0])
     segments = [0] * len(before) + [1] * (len(rows.texts[0]) - len(before))
     assert batch["token_type_ids"][1].tolist()[: len(segments)] == segments
     assert batch["labels"].tolist() == [windows[1].label, windows[0].label] and float(batch["n_row"]) == 2
     found = [answer(window, text) for window, (text, *_) in zip(windows, ASKED, strict=True)]
-    assert found == [answers[0][0] for *_, answers in ASKED]
+    assert found == [answers[0][0] for *_, answers in ASKED], "the label must mark the answer"
 
 
 def test_a_long_text_is_read_through_windows_that_overlap():
@@ -116,7 +116,7 @@ def test_a_long_text_is_read_through_windows_that_overlap():
         start = next(i for i in range(len(whole)) if letters[i : i + n] == window.letters)
         assert start <= place, "tokens between two windows are in no window"
         place = start + n
-        assert window.row[0][window.row[1] : -1] == whole[start:place]
+        assert window.row[0][window.row[1] : -1] == whole[start:place], "the row must hold its window"
         assert window.label == [0, 0] or answer(window, LONG) == "lamp"
     assert place == len(whole), "the end of the text is in no window"
     assert first[0].label == [0, 0] != first[-1].label, "a window without the answer has [0, 0]"

@@ -100,7 +100,7 @@ def test_likelihoods_are_those_of_one_text_at_a_time(before, kind, batch_size, m
             ],
         }
         how = dict(
-            rtol=1e-5, atol=1e-4, axes=("label",), what=f"log p of the labels {labels} behind {prompt!r}"
+            rtol=1e-5, atol=1e-4, axes=("label",), what=f"log p of the labels {labels} after {prompt!r}"
         )
         assert_right(got[i], want, mistakes, **how)
     one = scoring.batch_likelihoods(model, [ids, ids[:-1]], labels, start)

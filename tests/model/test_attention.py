@@ -507,7 +507,7 @@ def test_positions_of_each_row_turn_that_row():
     both = attention.rotate(x, attention.rotary_cos_sin(positions, 4, 100.0))
     for row in range(B):
         alone = attention.rotate(x[row : row + 1], attention.rotary_cos_sin(positions[row], 4, 100.0))
-        assert torch.allclose(both[row], alone[0], atol=1e-6)
+        assert torch.allclose(both[row], alone[0], atol=1e-6), "rotate each row by its own positions"
 
 
 @both_paths

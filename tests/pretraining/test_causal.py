@@ -68,7 +68,7 @@ def test_training_counts(objective):
 def test_validation_labels_each_token_once_with_context(T, n):
     stream = np.arange(n) + 100  # so that a token says where it stands
     inputs, labels = overlapping_windows(stream, T)
-    assert inputs.shape == labels.shape and inputs.shape[1] == T
+    assert inputs.shape == labels.shape and inputs.shape[1] == T, "inputs and labels must both be (N, T)"
     counted, is_last = labels != IGNORED, inputs == stream[-1]
     assert (inputs[:, 0] == stream[0]).any(), "no window begins where the text begins"
     for row, place in np.argwhere(counted & is_last).tolist():

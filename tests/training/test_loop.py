@@ -271,7 +271,7 @@ def test_with_all_labels_ignored_the_loss_is_0_and_the_gradient_finite(kind):
 def test_clipping_shortens_the_gradient_and_keeps_its_direction():
     model, objective = small.model("causal"), small.objective("causal")
     whole, _, norm, _ = gradient_of(model, objective)
-    assert float(norm) == pytest.approx(float(whole.norm()), rel=1e-5)
+    assert float(norm) == pytest.approx(float(whole.norm()), rel=1e-5), "return the norm of the gradient"
     short, _, norm_before, _ = gradient_of(model, objective, clip=0.01)
     mistakes = {"the gradient is not clipped": norm}
     assert_right(short.norm(), 0.01, mistakes, rtol=1e-3, what="norm of the gradient after clip 0.01")

@@ -113,7 +113,7 @@ def test_bf16_computes_in_16_bits_and_keeps_32(tmp_path):
     model.pooler.register_forward_hook(lambda module, given, out: seen.add(out.dtype))
     outcome = train(model, small.objective("masked"), small.settings(precision="bf16"), tmp_path)
     assert seen == {torch.bfloat16}, "training and evaluation must both run in bf16"
-    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert {p.dtype for p in model.parameters()} == {torch.float32}, "the weights must stay in float32"
     assert math.isfinite(outcome["after"]["loss"])
     assert {p.dtype for p in load(tmp_path)[0].parameters()} == {torch.float32}
 
