@@ -10,7 +10,7 @@
         lock                there while a process writes into the folder
         results.json        the final table; if it is there, the run is finished
 
-Each file is replaced as a whole, but a process killed between two files leaves one of an earlier step.
+All files but the log are replaced as a whole; a process killed between two leaves one of an earlier step.
 That is why trainer.pt holds the weights, too: resuming reads trainer.pt alone.
 """
 

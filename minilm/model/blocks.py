@@ -118,7 +118,7 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Self-attention, cross-attention (if there is an encoder), feed-forward."""
+    """Self-attention, cross-attention (in a decoder that reads an encoder's output), feed-forward."""
 
     def __init__(self, config: ModelConfig, cross: bool):
         super().__init__()

@@ -87,7 +87,7 @@ class ModelConfig:
 
 
 # How the models differ, apart from their sizes (Vaswani et al. 2017, Devlin et al. 2019, Sanh et al. 2019,
-# Radford et al. 2019, Lewis et al. 2020, Touvron et al. 2023). The first paper's attention has no biases.
+# Radford et al. 2019, Lewis et al. 2020, Touvron et al. 2023). Not in the first paper: biases in attention.
 # fmt: off
 NAMES =                 ("Transformer", "BERT",    "DistilBERT", "GPT-2",    "BART",    "LLaMA")
 TABLE = {

@@ -98,7 +98,7 @@ def sample(
 
 
 def write(draft: Draft, rule: SamplingRule, limits: Tensor, seed, pad_id: int, watch=None) -> tuple:
-    """Draw tokens up to each text's end or limit (B,); return the new ids (B, n) and their numbers (B,)."""
+    """Draw tokens up to each text's end or limit (B,); return the new ids (B, n) and lengths (B,)."""
     n_prompt, n_step = draft.length, int(limits.max())
     uniform = uniform_numbers(seed, len(limits), n_step, limits.device)  # (B, n_step)
     ended = False

@@ -138,7 +138,7 @@ def distillation_closing(objective: Distillation, model, before: dict, after: di
         shape = teacher if name == "teacher" else model  # all students and the copied layers are of one size
         sizes = (shape.n_parameters(), students.block_weights(shape), round(speed[shape]))
         rows.append((labels[name], *sizes, figure["masked_accuracy"], figure["masked_loss"]))
-    rows.insert(1, ("copied layers, untrained", *sizes, before["masked_accuracy"], before["masked_loss"]))
+    rows.insert(1, ("copied, before training", *sizes, before["masked_accuracy"], before["masked_loss"]))
     results = {f"{name}_accuracy": figure["masked_accuracy"] for name, figure in figures.items()}
     results |= {f"{name}_loss": figure["masked_loss"] for name, figure in figures.items()}
     results["student_block_fraction"] = students.block_weights(model) / students.block_weights(teacher)

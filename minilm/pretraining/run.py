@@ -260,7 +260,7 @@ def check_fit(settings: PretrainingSettings, config: ModelConfig) -> None:
 
 
 def newest_or_train(name: str, seed=0, device="auto", kind: type[Pretraining] | None = None) -> Path:
-    """Return the newest finished run of this name (an objective); if none, train the default of `kind`."""
+    """Return the newest finished runs/`name`; if none, train the default of `kind` or objective `name`."""
     found, kind = find_run(name), kind or Pretraining
     how = dict(objective=name) | kind.defaults
     default = with_recipe(PretrainingSettings(**how, seed=seed, device=device))

@@ -178,7 +178,7 @@ class Run:
         return after
 
     def save(self, last: dict | None = None) -> None:
-        """Write trainer.pt, to resume from, and the weights; UserError if the loss was ever not finite."""
+        """Write trainer.pt, to resume from, and the weights; UserError if loss or gradient is not finite."""
         self.progress.stop_if_not_finite()
         state = dict(step=self.step, seconds=self.progress.seconds(), before=self.before)
         state |= dict(stopping=self.best.state, objective=self.objective.state, validation=self.validation)
@@ -248,7 +248,7 @@ def part(value: Tensor, like: Tensor) -> Tensor:
 
 
 def check_trainer(folder: str | Path, model: nn.Module, optimizer=None, steps: float = math.inf) -> dict:
-    """Return what trainer.pt holds; UserError unless model, moving weights and optimizer (or AdamW) fit."""
+    """Return what trainer.pt holds; UserError unless model, trained weights, optimizer (None: AdamW) fit."""
     path, trained = Path(folder) / TRAINER, moving(model)
     state = checked(path, load_trainer(folder, steps), STATE)
     check_state(path, state["model"], model.state_dict())

@@ -102,7 +102,7 @@ def ranks(values: Sequence[float]) -> np.ndarray:
 def entity_f1(truth: Sequence[Sequence[str]], guess: Sequence[Sequence[str]]) -> tuple[float, float, float]:
     """Return (precision, recall, F1) of entities: right if words and type are; UserError for a bad tag."""
     if len(truth) != len(guess):
-        raise UserError(f"{len(truth)} true sentences and {len(guess)} guessed: expected as many")
+        raise UserError(f"{len(truth)} true sentences and {len(guess)} guessed: expected equal numbers")
     n_true = n_guess = n_right = 0
     for number, (gold, ours) in enumerate(zip(truth, guess, strict=True)):
         if len(gold) != len(ours):
@@ -121,7 +121,7 @@ def entities(tags: Sequence[str]) -> list[tuple[int, int, str]]:
     """Return (start, end, type) of each entity of a sentence: words start to end - 1.
 
     I- or E- begins an entity if none is open, or if the type changes: this reads IOB1, where B- is used only
-    between neighbours of one type, and a model's wrong tags. UserError for any other. Source: Tjong Kim Sang
+    between neighbours of one type, and a model's wrong tags. UserError for other tags. Source: Tjong Kim Sang
     and Buchholz 2000, conlleval's `startOfChunk`, `endOfChunk`; E- and S- as in its port to Python.
     """
     for tag in tags:
@@ -216,7 +216,7 @@ def corpus_bleu(translations: Sequence[str], references: Sequence[str]) -> float
 def paired(truth: Sequence, guess: Sequence) -> tuple[np.ndarray, np.ndarray]:
     """Return both sides as arrays (n,); UserError unless they have equal lengths, at least 1."""
     if len(truth) != len(guess) or not len(truth):
-        raise UserError(f"{len(truth)} true values and {len(guess)} guessed: expected as many, at least one")
+        raise UserError(f"{len(truth)} true values and {len(guess)} guessed: expected equal numbers, above 0")
     return np.asarray(truth), np.asarray(guess)
 
 

@@ -53,7 +53,7 @@ def different_labels(rng: random.Random, places: list[str | None], split: str) -
 def lookup(rng: random.Random, split: str, n_pairs: int, items: str | None) -> list[tuple[str, str]]:
     """Return n_pairs pairs of 2-4 keys, each with its label; the last key is an earlier one, if possible."""
     keys = []
-    while len(keys) < 2 + rng.randrange(3):  # 2 to 4 is drawn anew for each key: mostly 3
+    while len(keys) < 2 + rng.randrange(3):  # 2 to 4 is drawn anew for each key: most often 3
         nonce = items == "nonce" or (items is None and rng.random() < SHARE_NONCE)
         things = HELD_OUT_THINGS if items == "stories" else KNOWN_THINGS
         key = rng.choice(NONCE_WORDS) if nonce else rng.choice(things[rng.choice(PLACES)])

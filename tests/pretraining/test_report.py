@@ -106,7 +106,7 @@ def test_distillation_closing_stands_beside_the_teacher(objective, encoder, monk
     monkeypatch.setattr(report.students, "texts_per_second", speed)
     rows, results, examples = report.distillation_closing(objective, student, before, after, None)
     assert [(row[0], *row[3:5]) for row in rows] == [
-        ("teacher", 5, 0.9), ("copied layers, untrained", 8, 0.2), ("student, 500 texts", 8, 0.7)
+        ("teacher", 5, 0.9), ("copied, before training", 8, 0.2), ("student, 500 texts", 8, 0.7)
     ]  # fmt: skip
     assert (results["student_accuracy"], results["teacher_loss"]) == (0.7, 0.1)
     assert (results["student_speedup"], results["student_block_fraction"]) == (1.6, 0.5)

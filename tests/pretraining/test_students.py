@@ -172,7 +172,7 @@ def test_closing_figures_are_those_of_the_models(objective, student, figures):
     assert results["student_block_fraction"] == pytest.approx(2 / 3)
     assert results["student_speedup"] > 0
     labels = [row[0] for row in rows]
-    assert labels[:3] == ["teacher", "copied layers, untrained", "student, 11 texts"] and len(rows) == 7
+    assert labels[:3] == ["teacher", "copied, before training", "student, 11 texts"] and len(rows) == 7
     expected = [results["teacher_accuracy"], before["masked_accuracy"], after["masked_accuracy"]]
     expected += [results[f"{name}_accuracy"] for name in NAMES]
     assert [row[4] for row in rows] == expected
