@@ -69,8 +69,8 @@ def keep_top_k(logits: Tensor, k: int) -> Tensor:
     return logits.masked_fill(logits < kth, NEVER)
 
 
-def keep_top_p(logits: Tensor, p: float) -> Tensor:
-    """Keep the likeliest logits (..., V), p together, and ties; others: NEVER (Holtzman et al. 2020, 3.1)."""
+def keep_top_p(logits: Tensor, p: float) -> Tensor:  # (..., V) -> (..., V), NEVER for tokens not kept
+    """Keep the likeliest tokens that reach p together, and ties (Holtzman et al. 2020, section 3.1)."""
     # Sorted, the likeliest come first, and as many stay as are needed to reach p: one where the model is
     # sure, hundreds where it is not; top-k keeps k in both cases.
     ranked = logits.sort(dim=-1, descending=True).values  # (..., V)

@@ -31,7 +31,7 @@ RECIPES: dict[str, dict] = {
     # Vaswani et al. 2017, sections 5.1 to 5.3: the peak of equation 3 at width 512, 25,000 tokens a step
     "transformer-base": _TRANSFORMER | dict(steps=100_000, lr=7e-4),
     "transformer-big": _TRANSFORMER | dict(steps=300_000, lr=5e-4),
-    # Lewis et al. 2020, section 5.1: 500,000 steps of 8,000 texts; rates, and dropout in the last tenth, ours
+    # Lewis et al. 2020, section 5.1: 500,000 steps of 8,000 texts; our rates; no dropout in their last tenth
     "bart-base": _BART | dict(lr=4e-4),
     "bart-large": _BART | dict(lr=2e-4),
     # Sanh et al. 2019, section 3: batches of up to 4,000 texts; the learning rate and the steps are ours
