@@ -48,11 +48,12 @@ def choose_folder(name: str, out: str | None = None, overwrite: bool = False, re
             number += 1  # another process has just taken it
         if number > 1:
             print(f"There are runs of this name already: this one goes into {folder}.")
-    elif overwrite and Path(out).exists():
+    elif overwrite and Path(out).is_dir():
         empty_run_folder(folder := Path(out), lock)
     elif not make_folder(folder := Path(out)):
         go_on = "--resume to continue it or " if resume is False and (folder / TRAINER).exists() else ""
-        raise UserError(f"--out {folder} exists: give another, or add {go_on}--overwrite to replace it")
+        told = f"exists: give another, or add {go_on}--overwrite to replace it"
+        raise UserError(f"--out {folder} {told if folder.is_dir() else 'is a file: give a folder'}")
     lock(folder)
     (folder / LOG).touch()  # marks it as ours even when the run is killed before its first checkpoint
     return folder

@@ -67,6 +67,10 @@ def test_an_out_that_exists_is_an_error_that_names_the_flags_that_help():
     with pytest.raises(UserError, match=r"--out mine exists.*--resume.*--overwrite"):
         folders.choose_folder("masked", out="mine")
     assert Path("mine/log.jsonl").read_text() == "old"
+    Path("file").touch()
+    for overwrite in (False, True):
+        with pytest.raises(UserError, match="^--out file is a file: give a folder$"):
+            folders.choose_folder("masked", "file", overwrite)
 
 
 def test_overwrite_replaces_a_run_and_keeps_what_is_not_of_the_run():
