@@ -91,7 +91,7 @@ def choice(table: dict, key: str, value, where: str):
 
 
 def to_model_config(values: dict, where: str, modules: set[str] = frozenset()) -> ModelConfig:
-    """Return the ModelConfig of a config.json; `modules`: "pooler", "final_logits_bias" if it has them."""
+    """Return the ModelConfig of a config.json; `modules`: "pooler", "final_logits_bias" if in the weights."""
     kind = values.get("model_type")
     layout = choice(LAYOUTS, "model_type", kind, where)
     for key in ("rope_parameters", "rope_scaling"):  # of rotary positions, in newer and in older files

@@ -59,7 +59,7 @@ _MEGATRON_BLOCK = _BERT_BLOCK | {"self_attention_norm": "attention.ln", "feed_fo
 
 
 class Names:
-    """`table`: our module -> theirs, {i} a block; `prefix`: with heads; `copies`: second -> first name."""
+    """`table`: our module -> theirs, {i} a block; `prefix`, if heads are there; `copies`: second -> first."""
 
     def __init__(self, prefix: str, outside: dict, stacks: dict, block: dict, heads: dict, *seconds: str):
         rows = dict(outside)

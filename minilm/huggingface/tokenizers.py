@@ -16,7 +16,7 @@ from ..tokenizer.wordpiece import WordPiece
 # has one special token, for begin, end and padding; the attention mask alone tells padding from text.
 ROLES = {"[CLS]": ("cls", "bos", "eos"), "[SEP]": ("sep", "eos"), "[PAD]": ("pad", "eos")}
 ROLES |= {"[MASK]": ("mask",), "[UNK]": ("unk",), "<|endoftext|>": ("eos", "sep")}
-# The decoder of an encoder-decoder may start from another token than [CLS], which is then our [START].
+# The decoder of an encoder-decoder may start from a token other than [CLS]: that token is our [START].
 DECODER_START = {"bart": 2, "blenderbot": 1}  # decoder_start_token_id, where config.json does not say it
 # How the pre_tokenizer of tokenizer.json cuts text -> the name of our pattern (none: GPT-2's).
 _BYTES, _DIGITS = ("ByteLevel", True), ("Digits", True)

@@ -57,7 +57,7 @@ class PromptFormat:
         return [space + word for word in self.words.values()]
 
     def ending(self) -> str:
-        """Return the text between a label and the next example."""
+        """Return the text between a label and the text of the next example."""
         before, _, after = self.template.partition("{label}")
         return after + self.separator + before.partition("{text}")[0]
 

@@ -191,7 +191,7 @@ def exit_code(main) -> int:
         return (code := end.code)
     except KeyboardInterrupt as stop:
         kept = next((path.parent for path in reversed(locked) if (path.parent / TRAINER).exists()), None)
-        way_out = f"; to go on: --resume {typed('out', kept)}" if kept else ": nothing has been saved"
+        way_out = f"; to go on: --resume {typed('out', kept)}" if kept else ": there is nothing to resume"
         code, told = 130, str(stop) or f"stopped by Ctrl-C{way_out}"
     except OSError as error:
         try:

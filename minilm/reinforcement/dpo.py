@@ -13,7 +13,7 @@ from .rollout import Environment
 
 
 class DirectPreference(PairObjective):
-    """A Bradley-Terry model: an answer's reward is beta log (its probability / that of the reference)."""
+    """A Bradley-Terry model: an answer's reward is beta log (its probability / that under the reference)."""
 
     def __init__(self, preferences, env: Environment, batch_size: int, seed: int = 0, beta: float = 0.1):
         super().__init__(preferences, env, batch_size, seed)

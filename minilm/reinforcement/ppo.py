@@ -216,7 +216,7 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
 
 
 def whiten(x: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
-    """Scale x (B, n) to deviation 1 over real tokens, and to mean 0 if `shift_mean`; padding: 0."""
+    """Scale x (B, n) to deviation 1 over real tokens; `shift_mean`: mean 0, else its own mean; padding: 0."""
     mean = masked_mean(x, mask)
     deviation = (masked_mean((x - mean) ** 2, mask) + 1e-8).sqrt()
     return ((x - mean) / deviation + (0.0 if shift_mean else mean)) * mask
@@ -272,7 +272,7 @@ def ppo_loss(policy: Policy, batch: dict, rule, details: PPODetails) -> tuple[Te
 
 
 def learning_rate(step: int, settings: TrainingSettings, anneal: bool) -> float:
-    """Return the learning rate of a step, from 0: it rises over `warmup` steps; with `anneal` it falls to 0.
+    """Return the rate of a step (counted from 0): it rises over `warmup` steps; with `anneal` it falls to 0.
 
     Differs from Ziegler et al. 2019, who do not warm up: Adam's first updates are as large as `lr` whatever
     the gradient, which is enough for a small model to lose its language before it has learnt anything.

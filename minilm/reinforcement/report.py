@@ -5,7 +5,7 @@ from .rollout import Measured
 from .settings import ReinforceSettings
 
 FIGURES = {
-    "reward": "reward (standard deviations above the start)",
+    "reward": "reward (in standard deviations at the start)",
     "judge": "judge: grammatical, with a happy end",
     "win_rate": "judge prefers it to the answer at the start",
     "reward_win_rate": "reward prefers it to the answer at the start",

@@ -71,7 +71,7 @@ class ReinforceSettings(PPODetails, CommonSettings):
         """Raise UserError for a flag that this run would ignore."""
         own, rule, dpo = self.preferences or self.prompts, self.reward_function, self.algorithm == "dpo"
         alone = own or rule or self.reward or self.rounds < 2  # no PPO between rounds of the reward model
-        compares = not self.preferences and (dpo or not (own or rule))  # pairs of its own answers
+        compares = not self.preferences and (dpo or not (own or rule))  # pairs of the policy's own answers
         ppo = {*PPODetails.__annotations__, "steps", "batch_size", "lr", "warmup", "best_of"}
         of_values = ("zero_value_head", "value_weight", "clip_value", "gamma", "gae_lambda")
         for when, names, why in (

@@ -81,7 +81,7 @@ def load_corpus(source, seed: int = 0, n_documents=None, errors: str = "strict",
     """Return the corpus of a source, or of one or several files and folders; UserError for an empty part.
 
     `seed` draws `n_documents` for training (none: all; of the world 20,000). `errors="replace"` accepts bad
-    UTF-8. Text of more than `LARGE` bytes is kept in the folder `store`, if given, instead of in memory.
+    UTF-8. Texts of files of over `LARGE` bytes in all stay in the folder `store`, if given, not in memory.
     """
     sources, weights = weights_of([source] if isinstance(source, str | Path) else source)
     name, domain = checked_sources(sources, SOURCES)[0], sources[0].partition(":")[2] or "stories"
@@ -121,7 +121,7 @@ def weights_of(sources: Iterable[str | Path]) -> tuple[list[str], np.ndarray | N
     found = [(s, None) if os.path.exists(s) else WEIGHTED.fullmatch(str(s)).groups() for s in sources]
     names, weights = [str(name) for name, _ in found], [float(weight or 0) for _, weight in found]
     if any(weights) and not all(weights):
-        raise UserError(f"{names[weights.index(0)]}: no weight; give all sources one (a.txt:0.7), or none")
+        raise UserError(f"{names[weights.index(0)]}: no weight above 0; give each one (a.txt:0.7), or none")
     return names, np.array(weights) if any(weights) else None
 
 
@@ -175,7 +175,7 @@ def world_parts(write: Callable, n: int, seed: int, text_of: Callable = str) -> 
 def files_corpus(sources: list[str], errors: str, store: Path | None = None, weights=None) -> Corpus:
     """Return the corpus of files, each read once; of several files, a small one is not split.
 
-    Text of more than `LARGE` bytes is kept in a file in `store`; about `SAMPLE` bytes of it validate.
+    Files of over `LARGE` bytes in all: texts are kept in a file in `store`, about `SAMPLE` bytes validate.
     No document is in both parts. `weights` give each source its share of the bytes: see `with_shares`.
     """
     files = {file.resolve(): (file, i) for i, name in enumerate(sources) for file in text_files(Path(name))}

@@ -160,7 +160,7 @@ def read_conll(path: str | Path, skip_bad=False, tagged: bool = True) -> list[tu
 
     Tabs separate columns if the first line has one, else spaces and tabs do; a no-break space is part of a
     word. A blank line ends a sentence. `-DOCSTART-` lines are skipped, and "# ..." lines with another number
-    of columns. A sentence is bad unless each line has as many columns as the first: with `tagged` at least 2.
+    of columns. A sentence is bad unless each line has as many as the file's first: with `tagged` at least 2.
     """
     lines = [(at, line.strip(" \t")) for at, line in read_lines(path) if line[:10] != "-DOCSTART-"]
     first = next((line for _, line in lines if line.strip() and line[0] != "#"), "")

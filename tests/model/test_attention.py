@@ -125,8 +125,8 @@ def test_alibi_bias_is_minus_slope_times_distance():
     ]
     mistakes = {
         "the minus is missing, so that far keys win": slopes * ahead.abs(),
-        "the distance keeps its sign, so that later keys win": -slopes * ahead,
-        "the distance keeps its sign, so that earlier keys win": slopes * ahead,
+        "the distance keeps its sign, so that earlier keys win": -slopes * ahead,
+        "the distance keeps its sign, so that later keys win": slopes * ahead,
         "the distance of later keys counts as 0": -slopes * (-ahead).clamp(min=0),
         "the queries are treated as the first T of the S positions": -slopes * (ahead + S - T).abs(),
         "the slopes are those of the paper, 2^(-8h/H)": -(2.0 ** (-8 * torch.arange(1, 7) / 6))[:, None, None]

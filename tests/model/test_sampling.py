@@ -47,8 +47,12 @@ def nucleus_mistakes(rows: list[list[float]], p: float) -> dict[str, list[list[i
             without_the_last(row) or [max(range(V), key=row.__getitem__)]
         ),
         "the tokens are sorted from unlikely to likely": lambda row: slow_nucleus(row, p, best=1),
-        "a token is kept if its probability is p": lambda row: [i for i in range(V) if share(row, i) >= p],
-        "a token is kept if its own p is 1 - p": lambda row: [i for i in range(V) if share(row, i) >= 1 - p],
+        "a token is kept if its own probability is p or more": lambda row: [
+            i for i in range(V) if share(row, i) >= p
+        ],
+        "a token is kept if its own probability is 1 - p or more": lambda row: [
+            i for i in range(V) if share(row, i) >= 1 - p
+        ],
         "all tokens are kept": lambda row: range(V),
         "the unlikely tokens are kept, not the nucleus": lambda row: {*range(V)} - slow_nucleus(row, p),
         "p is the share that is left out, not the share that is kept": lambda row: slow_nucleus(row, 1 - p),

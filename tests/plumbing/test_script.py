@@ -180,7 +180,7 @@ def test_cells():
     ("ending", "code", "message"),
     [
         (UserError("file.txt:\nline 3"), 2, "error: file.txt: line 3\n"),
-        (KeyboardInterrupt(), 130, "stopped by Ctrl-C: nothing has been saved\n"),
+        (KeyboardInterrupt(), 130, "stopped by Ctrl-C: there is nothing to resume\n"),
         (KeyboardInterrupt("saved in runs/masked"), 130, "saved in runs/masked\n"),
         (OSError(28, "No space left on device"), 2, "error: output: No space left on device\n"),
         (PermissionError(13, "Permission denied", "a/b"), 2, "error: a/b: Permission denied\n"),

@@ -56,9 +56,8 @@ def parse(rows: dict, b: int, bpe) -> tuple[list[int], list[int]]:
         "padding belongs to B": segments(first + 1, length),
         "the last [SEP] belongs to A": segments(first + 1, n - 1),
         "all tokens belong to A": [0] * length,
-        "A is 1 and B is 0": [1 - x if i < n else 0 for i, x in enumerate(segments(first + 1, n))],
         "A is 1, B and padding are 0": segments(0, first + 1),
-        "A and B are swapped": [1 - x for x in segments(first + 1, n)],
+        "A and padding are 1, B is 0": [1 - x for x in segments(first + 1, n)],
     }
     types = rows["token_type_ids"][b]
     assert_right(types, segments(first + 1, n), mistakes, axes=axes, what=f"{told}token_type_ids")

@@ -104,7 +104,8 @@ def test_infilling_takes_its_share_in_as_many_spans_as_that_needs():
     assert set(spans) == {4, 5} and within_5_sigma(spans.count(5), times, 0.5), told
     lost = np.array([n - len(places) + k for places, k in zip(texts, spans, strict=True)])
     mean, variance = SHARE * n, SHARE * n + 9 * 0.25  # of Poisson lengths, and of 4 or 5 spans of 3
-    assert abs(lost.mean() - mean) < 5 * math.sqrt(variance / times), f"{lost.mean() / n:.3f} are hidden"
+    told = f"{lost.mean() / n:.3f} of the tokens are hidden, not {SHARE}"
+    assert abs(lost.mean() - mean) < 5 * math.sqrt(variance / times), told
     assert abs(lost.var() - variance) < 5 * variance * math.sqrt(2.5 / times), "draw each length on its own"
 
 

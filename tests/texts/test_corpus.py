@@ -322,7 +322,7 @@ def test_a_name_with_a_colon_is_a_file_where_there_is_one(write):
 def test_weights_that_say_nothing_are_refused(write, message):
     a, b = write("a.txt", "\n\n".join(speeches(30))), write("b.txt", "")
     for sources in ([f"{a}:1", b], [a, f"{b}:1"], [f"{a}:1", f"{b}:0"]):
-        assert "no weight; give all sources one (a.txt:0.7), or none" in message(load_corpus, sources)
+        assert "no weight above 0; give each one (a.txt:0.7), or none" in message(load_corpus, sources)
     assert "b.txt: no training text in it" in message(load_corpus, [f"{a}:1", f"{b}:1"])
     assert "no such file" in message(load_corpus, [f"{a}:1", f"{b}.no:1"])
     assert "world alone" in message(load_corpus, ["world:1", f"{a}:1"])

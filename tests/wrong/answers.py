@@ -19,7 +19,7 @@ WRONG = {
         ("(before < p)", "(before + probability < p)", "the token that crosses p"),
         ("(before < p)", "(before <= p)", "exactly p: a third one is too many"),
         ("descending=True", "descending=False", "instead of"),
-        ("(before < p)", "(probability >= p)", "if its probability is p"),
+        ("(before < p)", "(probability >= p)", "if its own probability is p or more"),
         ("(before < p)", "(before < 1 - p)", "p is the share that is left out"),
         (
             "logits.masked_fill(logits < ranked.gather(-1, n_kept - 1), NEVER)",

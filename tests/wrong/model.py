@@ -13,7 +13,7 @@ WRONG = {
     ],
     "alibi": [
         ("[-ALIBI_SLOPES", "[ALIBI_SLOPES", "the minus is missing"),
-        (".abs()", "", "keeps its sign"),
+        (".abs()", "", "keeps its sign, so that earlier keys win"),
         (".abs()", ".clamp(min=0)", "head 0, query 0, key 0"),
         ("arange(n_key - n_query, n_key, device", "arange(n_query, device", "as the first T of the S"),
         ("ALIBI_SLOPES[h % len(ALIBI_SLOPES)]", "2 ** (-8 * (h + 1) / n_head)", "those of the paper"),
