@@ -6,7 +6,7 @@
     encoder-decoder     bart                            blenderbot
 
 A model that no transformers class computes is refused. A BPE becomes tokenizer.json, a WordPiece vocab.txt.
-With an encoder, both put [CLS] and [SEP] around a text, as in training; add the space of training yourself.
+With an encoder, both put [CLS] and [SEP] around a text, as in training. The space before it you add yourself.
 """
 
 import sys
