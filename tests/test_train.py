@@ -336,7 +336,7 @@ BAD_FLAGS = {
     "--n-decoder-layer 1": ["encoder-decoder"],
     "--resume": ["--resume", "runs/masked"],
     "--resume --out nowhere": ["nowhere"],
-    "--out texts.txt": ["--out texts.txt exists"],
+    "--out texts.txt": ["--out texts.txt is a file: give a folder"],
     "--lr 1e38 --warmup 0": ["not finite", "runs/masked", "--lr"],
 }
 
