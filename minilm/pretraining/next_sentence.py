@@ -145,24 +145,18 @@ class SentencePairs(SentenceRuns):
         B, false = len(chosen), rng.random(len(chosen)) < 0.5
         reach = max(8, len(self) // 100)  # in a long text, B is about as long in all of these
         steps = rng.integers(1, reach + 1, (B, 8)) * rng.choice([-1, 1], (B, 8))  # forth or back
-        near = self.order[(self.rank[chosen][:, None] + steps) % len(self)]  # (B, 8) runs to try
-        own = (self.document_of[near] == self.document_of[chosen][:, None]).all(1)  # (B,), no other document
-        second = chosen.copy()
+        tries = self.order[(self.rank[chosen][:, None] + steps) % len(self)]  # (B, 8) runs
+        own = self.document_of[chosen][:, None]  # (B, 1)
+        lost = false & (self.document_of[tries] == own).all(1)  # (B,): no other document, as this one is long
+        tries[lost] = rng.integers(len(self), size=(lost.sum(), 8))
+        # A false B is of another document, and never cut to fit: that would give it away.
+        room = self.context - 3 - self.a_lengths[chosen][:, None]  # (B, 1)
+        fits = (self.document_of[tries] != own) & (self.b_lengths[tries] <= room)  # (B, 8)
+        second, text = chosen.copy(), lambda run: self.ids[self.border[run] : self.end[run]].tobytes()
         for row in np.flatnonzero(false):
-            tries = rng.integers(len(self), size=8) if own[row] else near[row]  # own: a long document
-            fitting = (other for other in tries if self.may_be_false(chosen[row], other))
-            second[row] = next(fitting, chosen[row])  # if none fits, B is the true one
+            other = (run for run in tries[row, fits[row]] if text(run) != text(chosen[row]))
+            second[row] = next(other, chosen[row])  # none, or the same words: B is the true one
         return second
-
-    def may_be_false(self, run: int, other: int) -> bool:
-        """Return whether the B of the run `other` can be the false B for the A of `run`."""
-        room = self.context - 3 - self.a_lengths[run]
-        b, other_b = (self.ids[self.border[i] : self.end[i]] for i in (run, other))
-        return (
-            self.document_of[other] != self.document_of[run]
-            and self.b_lengths[other] <= room  # a false B is never cut to fit: that would give it away
-            and b.tobytes() != other_b.tobytes()  # not the same words from elsewhere
-        )
 
 
 class PackedSentences(SentenceRuns):
