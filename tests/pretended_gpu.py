@@ -41,7 +41,7 @@ backend_registration._setup_privateuseone_for_python_backend(NAME, Backend())
 DEVICE = torch.device(NAME, 0)
 waits: list[str] = []  # what a training step has waited for, and where
 made = [0]  # tensors of the GPU
-NOT_A_STEP = {"look", "save", "finish"}  # of what `train` calls
+NOT_A_STEP = {"evaluate", "save", "finish"}  # of what `train` calls
 NOT_A_STEP |= {"update"}  # PPO reads what its policy has written
 NOT_A_STEP |= {"to_device"}  # from pinned memory, to a real GPU
 

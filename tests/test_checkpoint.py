@@ -216,7 +216,7 @@ def save_step(folder, step: int, tokenizer=None) -> None:
     checkpoint.save_weights(folder, constant(step))
     moments = {
         name: dict(step=torch.tensor(step), exp_avg=t, exp_avg_sq=t)
-        for name, t in state.items() if name in checkpoints.moving(constant(step))
+        for name, t in state.items() if name in checkpoints.trained_weights(constant(step))
     }  # fmt: skip
     rest = dict(seconds=0.5, before=None, stopping=dict(loss=1.0, n_worse=0, model=None), objective=None)
     checkpoints.save_trainer(folder, rest | dict(step=step, model=state, optimizer=moments))

@@ -100,19 +100,19 @@ def confusion(labels: list[str], predictions: list[Prediction]) -> list[tuple]:
     return [(truth, *(counts[truth, guess] for guess in labels)) for truth in labels]
 
 
-def told(task: Task, predictions: list[Prediction]) -> list[str]:
+def report_lines(task: Task, predictions: list[Prediction]) -> list[str]:
     """Return lines with all figures of the first seed and three predictions, one of them wrong if any is."""
     figures = task.figures(predictions)
     wrong = [p for p in predictions if task.written(p.truth) != task.written(p.guess)][:1]
-    chosen = [*wrong, *(p for p in predictions if p not in wrong)][:3]
+    chosen = sorted([*wrong, *(p for p in predictions if p not in wrong)][:3], key=predictions.index)
     first = "First seed: " + ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
     if task.metric in ("accuracy", "exact_match") and type(predictions[0].guess) is str:  # not tags
         low, high = share_interval(figures[task.metric], len(predictions))
         first += f" (95 % interval of the {task.metric} {low:.3f} to {high:.3f})"
-    return [first, "", *(line for p in sorted(chosen, key=predictions.index) for line in shown(task, p))]
+    return [first, "", *(line for p in chosen for line in example_lines(task, p))]
 
 
-def shown(task: Task, p: Prediction) -> list[str]:
+def example_lines(task: Task, p: Prediction) -> list[str]:
     """Return lines that show a prediction to a person."""
     sure = "" if p.probability is None else f" {p.probability:.2f}"
     truth = "" if p.truth is None else f"   (it is: {task.written(p.truth, p.text)})"

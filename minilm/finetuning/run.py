@@ -29,7 +29,7 @@ from ..training.checkpoints import check_trainer
 from ..training.show_batch import batch_lines
 from . import examples
 from .classification import Classification
-from .comparison import HEADER, closing, confusion, other_ways, prepared, shown, told, trained
+from .comparison import HEADER, closing, confusion, example_lines, other_ways, prepared, report_lines, trained
 from .examples import Parts, check_parts, names_of, read_examples, read_parts, texts_in
 from .heads import WithHead
 from .settings import PAIRS, TASKS, FinetuningSettings, check_fit, with_recipe
@@ -77,7 +77,7 @@ def finetune(settings: FinetuningSettings) -> Path | None:
         examples.write_rows(out / folders.CONFUSION, [("truth", *labels), *rows])
         tables += [(rows, ("true, taken for:", *labels))] if len(labels) <= 12 else []
     then, seconds = f"python finetune.py {typed('model', out)} --predict FILE", results["chosen"][0].seconds
-    finish(out, settings, tables, [part, *told(task, predictions)], figures, seconds, then)
+    finish(out, settings, tables, [part, *report_lines(task, predictions)], figures, seconds, then)
     return out
 
 
@@ -149,7 +149,7 @@ def predict(settings: FinetuningSettings) -> Path:
     predictions = task.predict(model, given, 4 * (settings.batch_size or 32))
     out = from_first(lambda: folders.choose_folder("predictions", settings.out, settings.overwrite))
     examples.write_predictions(task, predictions, out / folders.PREDICTIONS)
-    print(*(line for p in predictions[:3] for line in shown(task, p)), sep="\n")
+    print(*(line for p in predictions[:3] for line in example_lines(task, p)), sep="\n")
     cut = f" {task.n_cut:,} rows were cut to {task.context} tokens." if task.n_cut else ""
     print(f"\nSaved {len(predictions):,} predictions of {source} in {out / folders.PREDICTIONS}.{cut}")
     return out

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ..model.config import ModelConfig
 from ..plumbing.script import with_bar
-from ..tokenizer.rows import RaggedRows, alike, text_rows
+from ..tokenizer.rows import RaggedRows, batches_by_length, text_rows
 from ..training.machine import quick_products
 from ..training.objective import IGNORED, Objective, to_device
 from .examples import Parts
@@ -165,7 +165,7 @@ class HeadTask(Task):
         """Return the head's output for each example: (n_output,), or (T, n_output) for its T real tokens."""
         found, self.n_cut = [torch.empty(0)] * len(rows), rows.texts.n_cut
         device = model.tokens.weight.device
-        for chosen in with_bar(alike(rows.lengths, batch_size), "answers"):
+        for chosen in with_bar(batches_by_length(rows.lengths, batch_size), "answers"):
             batch = to_device(rows.batch(chosen), device)
             with quick_products("fp32", device):
                 outputs = model.output(batch).float().cpu()

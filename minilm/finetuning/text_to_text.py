@@ -20,7 +20,7 @@ from torch import Tensor
 from .. import world
 from ..model.generate import generate
 from ..plumbing.script import with_bar
-from ..tokenizer.rows import END, RaggedRows, alike, decoder_begin, text_end, text_ids
+from ..tokenizer.rows import END, RaggedRows, batches_by_length, decoder_begin, text_end, text_ids
 from ..training.metrics import corpus_bleu, exact_match, macro_f1, words
 from ..training.objective import IGNORED, to_device
 from ..training.vocabulary_loss import vocabulary_loss
@@ -137,7 +137,7 @@ class TextToText(Task):
         options["forbidden_ids"] = self.tokenizer.never_written(model.config.vocab_size, self.end)
         options |= {} if self.is_decoder else dict(decoder_start_id=self.decoder_begin)
         answers: list[list[int]] = [[]] * len(prompts)
-        for chosen in with_bar(alike([len(prompt) for prompt in prompts], batch_size), "answers"):
+        for chosen in with_bar(batches_by_length([len(prompt) for prompt in prompts], batch_size), "answers"):
             written = generate(model, [prompts[i] for i in chosen], 2 * self.n_answer, **options)
             for i, ids in zip(chosen, written, strict=True):
                 answers[i] = ids[len(prompts[i] if self.is_decoder else self.decoder_begin) :]
@@ -147,7 +147,7 @@ class TextToText(Task):
     def probabilities(self, model, rows: LabelledRows, batch_size: int) -> list[float]:
         """Return for each row the probability that the model gives to the answer after its source."""
         found = [0.0] * len(rows)
-        for chosen in alike(rows.lengths, batch_size):
+        for chosen in batches_by_length(rows.lengths, batch_size):
             batch = to_device(rows.batch(chosen), model.tokens.weight.device)
             states, labels = self.answer_states(model, batch)
             log_probs = model.vocabulary_logits(states).float().log_softmax(-1)  # (N, V)

@@ -18,7 +18,7 @@ from ..model.config import ModelConfig
 from ..model.draft import pad
 from ..model.generate import check_decoder, check_prompt, evaluation_mode
 from ..model.sampling import next_token_distributions
-from ..tokenizer.rows import END, alike, decoder_begin, prompt_ids, text_ids
+from ..tokenizer.rows import END, batches_by_length, decoder_begin, prompt_ids, text_ids
 from .prompts import PromptFormat, Question
 
 SCORES = ("sum", "mean", "calibrated")
@@ -72,7 +72,7 @@ def label_log_likelihoods(model, tokenizer, prompts: Sequence[str], labels, batc
             caches = model.new_caches(shared)
             model.decode(torch.tensor([rows[0][:shared]], device=model.tokens.weight.device), caches=caches)
             rows = [row[shared:] for row in rows]
-        for chosen in alike(lengths, batch_size):  # equal lengths need no padding
+        for chosen in batches_by_length(lengths, batch_size):  # equal lengths need no padding
             result[chosen] = batch_likelihoods(model, [rows[i] for i in chosen], labels, start, caches).cpu()
     return result[[distinct[prompt] for prompt in prompts]]
 

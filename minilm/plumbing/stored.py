@@ -83,7 +83,7 @@ def token_rows(documents: Sequence[str], tokenizer, rows_of: Callable, *options,
         starts = with_bar(range(0, len(documents), n), "tokens")
         texts = chain([first], ([*documents[i : i + n]] for i in starts))
         names = (path.with_suffix(f".{n}-{i}.npz") for i in count())
-        with Pool(os.cpu_count(), obey) as pool:
+        with Pool(os.cpu_count(), follow_parent) as pool:
             made = pool.imap(partial(piece, encode), zip(names, texts, strict=False))
             try:
                 for ids, *others in iter(partial(made.next, PATIENCE), None):  # all: no piece is None
@@ -106,7 +106,7 @@ def piece(encode: Callable, work: tuple[Path, list[str]]) -> list[np.ndarray]:
         return [*arrays.values()]
 
 
-def obey() -> None:
+def follow_parent() -> None:
     """Leave Ctrl-C to the process that waits for this one, and end when that one says so (SIGTERM)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

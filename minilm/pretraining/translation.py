@@ -19,7 +19,7 @@ from ..model.generate import generate
 from ..plumbing.errors import UserError
 from ..plumbing.script import with_bar
 from ..texts.pairs import Pairs
-from ..tokenizer.rows import RaggedRows, alike
+from ..tokenizer.rows import RaggedRows, batches_by_length
 from ..training.objective import IGNORED, SPLITS, Objective, count_correct, notes_on_cuts, tensors
 
 
@@ -107,7 +107,7 @@ class Translation(Objective):
         options = dict(temperature=0, n_beam=n_beam, eos_id=self.end, forbidden_ids=never)
         options |= dict(decoder_start_id=self.begin, pad_id=self.pad, overflow="stop")
         translations = [""] * len(texts)
-        for chosen in with_bar(alike(sources.lengths, 4 * self.batch_size), "translations"):
+        for chosen in with_bar(batches_by_length(sources.lengths, 4 * self.batch_size), "translations"):
             written = generate(model, [sources[i] for i in chosen], max_new_tokens=self.context, **options)
             for i, ids in zip(chosen, written, strict=True):
                 translations[i] = self.tokenizer.decode([t for t in ids[1:] if t != self.end]).strip()

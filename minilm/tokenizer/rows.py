@@ -63,7 +63,7 @@ class RaggedRows:
         return {name: torch.from_numpy(value.astype(np.int64)) for name, value in arrays.items()}
 
 
-def alike(lengths: Sequence[int], batch_size: int) -> list[np.ndarray]:
+def batches_by_length(lengths: Sequence[int], batch_size: int) -> list[np.ndarray]:
     """Cut the numbers of all rows into batches of rows of similar length, so that there is little padding."""
     order = np.argsort(lengths, kind="stable")
     return np.split(order, range(batch_size, len(order), batch_size)) if len(order) else []

@@ -126,7 +126,7 @@ class Run:
         looked_at = objective.batch(0, "validation") if folder and not objective.update else {}
         self.validation = crc32(b"".join(rows.numpy().tobytes() for _, rows in sorted(looked_at.items())))
         if folder and settings.resume:
-            state = go_on_from(folder, self.model, optimizer, settings.steps)
+            state = resume_from(folder, self.model, optimizer, settings.steps)
             if tokenizer is not None and load_tokenizer(folder / TOKENIZER).vocab != tokenizer.vocab:
                 raise UserError(f"{folder}: the tokenizer has changed: give the model that it began with")
             self.step, self.before, seconds = state["step"], state["before"], state["seconds"]
@@ -141,11 +141,11 @@ class Run:
             trim_log(folder, lambda record: False)  # left by a run killed before its first checkpoint
         self.progress = Progress(folder, settings, self.step, seconds, label)
         if self.before is None and objective.update is None:
-            self.before = self.look()
+            self.before = self.evaluate()
         if folder and not settings.resume:
             self.save()  # from here on a run that is killed can be loaded and resumed
 
-    def look(self) -> dict:
+    def evaluate(self) -> dict:
         """Evaluate after the steps so far; return the metrics on the validation set, log and print them.
 
         For an objective with its own `update`: return the last step's metrics, and print those named in its
@@ -169,9 +169,9 @@ class Run:
         if self.best.patience:
             self.best.note(evaluate(self.model, self.objective, self.settings), self.model)
             self.model.load_state_dict(self.best.state["model"])
-        if self.folder:  # `look` logs this step anew: with the best weights, or after --resume
+        if self.folder:  # `evaluate` logs this step anew: with the best weights, or after --resume
             trim_log(self.folder, lambda line: line["split"] == "train" or line["step"] < self.step)
-        after = self.look() if self.folder or self.objective.update else {}
+        after = self.evaluate() if self.folder or self.objective.update else {}
         self.save(last)
         self.kept.to(next(self.model.parameters()).device)
         self.progress.bar.close()
@@ -182,13 +182,13 @@ class Run:
         self.progress.stop_if_not_finite()
         state = dict(step=self.step, seconds=self.progress.seconds(), before=self.before)
         state |= dict(stopping=self.best.state, objective=self.objective.state, validation=self.validation)
-        moments = {name: self.optimizer.state[p] for name, p in moving(self.model).items()}
-        state = whole(state | dict(model=self.model.state_dict()))
-        state["optimizer"] = whole(moments, process_rank() == 0)  # twice the weights: only rank 0 keeps all
+        moments = {name: self.optimizer.state[p] for name, p in trained_weights(self.model).items()}
+        state = gathered(state | dict(model=self.model.state_dict()))
+        state["optimizer"] = gathered(moments, process_rank() == 0)  # twice the weights: rank 0 has room
         self.kept.load_state_dict(state["model"])  # its own weights, unless --shard trains a copy
         if self.folder:
             (self.folder / RESULTS).unlink(missing_ok=True)  # of the same run with fewer steps, if any
-            save_trainer(self.folder, state | dict(model=whole(last)) if last else state)
+            save_trainer(self.folder, state | dict(model=gathered(last)) if last else state)
             save_weights(self.folder, self.kept)
 
     def interrupted(self) -> KeyboardInterrupt:
@@ -223,22 +223,22 @@ def load_trainer(folder: str | Path, steps: float = math.inf) -> dict:
     return checked(path, state, STATE, whole=False)
 
 
-def moving(model: nn.Module) -> dict[str, nn.Parameter]:
+def trained_weights(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return the weights that are trained, by name."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-def whole(value, is_kept: bool = True):
+def gathered(value, is_kept: bool = True):
     """Return a copy of nested dictionaries with sharded tensors gathered, on the CPU (None if not kept)."""
     if isinstance(value, dict):
-        return type(value)({name: whole(inner, is_kept) for name, inner in value.items()})
+        return type(value)({name: gathered(inner, is_kept) for name, inner in value.items()})
     if not hasattr(value, "full_tensor"):
         return value
     tensor = value.full_tensor()  # all processes must take part
     return tensor.cpu() if is_kept else None
 
 
-def part(value: Tensor, like: Tensor) -> Tensor:
+def placed(value: Tensor, like: Tensor) -> Tensor:
     """Return a whole tensor placed as `like` is: on its device, and if `like` is sharded, as shards."""
     if hasattr(like, "full_tensor") and value.shape == like.shape:  # else a 0-d count of steps
         from torch.distributed.tensor import distribute_tensor
@@ -249,7 +249,7 @@ def part(value: Tensor, like: Tensor) -> Tensor:
 
 def check_trainer(folder: str | Path, model: nn.Module, optimizer=None, steps: float = math.inf) -> dict:
     """Return what trainer.pt holds; UserError unless model, trained weights, optimizer (None: AdamW) fit."""
-    path, trained = Path(folder) / TRAINER, moving(model)
+    path, trained = Path(folder) / TRAINER, trained_weights(model)
     state = checked(path, load_trainer(folder, steps), STATE)
     check_state(path, state["model"], model.state_dict())
     moments = checked(path, state["optimizer"], dict.fromkeys(trained, dict), whole=False)
@@ -268,16 +268,16 @@ def check_trainer(folder: str | Path, model: nn.Module, optimizer=None, steps: f
     return state
 
 
-def go_on_from(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, steps=math.inf) -> dict:
+def resume_from(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, steps=math.inf) -> dict:
     """Load a checkpoint's weights and moments, drop later lines of the log; return the checkpoint's state."""
     state, here = check_trainer(folder, model, optimizer, steps), model.state_dict()
     for weights in filter(None, (state["model"], state["stopping"]["model"])):
-        weights.update({name: part(value, here[name]) for name, value in weights.items()})
+        weights.update({name: placed(value, here[name]) for name, value in weights.items()})
     model.load_state_dict(state["model"])
     # The moments come from the checkpoint; weight decay and the like come from the flags of this command.
     fused = optimizer.defaults.get("fused")  # fused: its count of steps is on the weights' device, else CPU
-    for name, p in moving(model).items():
+    for name, p in trained_weights(model).items():
         if moments := state["optimizer"][name]:  # empty: not moved yet
-            optimizer.state[p] = {k: part(v, p) if fused or k != "step" else v for k, v in moments.items()}
+            optimizer.state[p] = {k: placed(v, p) if fused or k != "step" else v for k, v in moments.items()}
     trim_log(folder, lambda record: record["step"] <= state["step"])
     return state

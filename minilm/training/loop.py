@@ -146,9 +146,9 @@ def rehearse(model, objective: Objective, settings: TrainingSettings) -> bool:
     return has_all
 
 
-def any_process_wishes(wish: bool) -> bool:
-    """Return whether `wish` is true in any process; each process waits here for all others."""
-    return bool(added_up(dict(wish=torch.tensor(float(wish))))["wish"])  # on the CPU: no wait for a GPU
+def in_any_process(value: bool) -> bool:
+    """Return whether `value` is true in any process; each process waits here for all others."""
+    return bool(added_up(dict(value=torch.tensor(float(value))))["value"])  # on the CPU: no wait for a GPU
 
 
 def train(
@@ -177,7 +177,7 @@ def train(
         for stack in (module for module in model.modules() if isinstance(module, Stack)):
             stack.compile()
     run = Run(model, objective, optimizer, settings, folder, tokenizer, patience, label)
-    with quick_products(settings.precision, device), ctrl_c_as_a_wish() as wish:
+    with quick_products(settings.precision, device), stop_requests() as request:
         for step in range(run.step, settings.steps):
             if 0 < patience <= run.best.state["n_worse"]:
                 break
@@ -192,15 +192,15 @@ def train(
             if run.step == settings.steps:
                 break  # evaluated and saved below
             if run.step % (settings.eval_every or math.ceil(settings.steps / 8)) == 0:
-                run.best.note(run.look(), run.model)
-            stop = any_process_wishes(wish.stop)
+                run.best.note(run.evaluate(), run.model)
+            stop = in_any_process(request.stop)
             if run.step % settings.save_every == 0 or stop:
                 run.save()
             if stop:
-                any_process_wishes(stop)  # wait: one that leaves while the first saves would end it
+                in_any_process(stop)  # wait: one that leaves while the first saves would end it
                 raise run.interrupted()
         after = run.finish()
-        if any_process_wishes(wish.stop):  # the script must not go on after training
+        if in_any_process(request.stop):  # the script must not go on after training
             raise run.interrupted()
     model.eval()
     figures = dict(seconds=run.progress.seconds(), tokens_per_second=run.progress.tokens_per_second())
@@ -208,23 +208,23 @@ def train(
 
 
 @contextmanager
-def ctrl_c_as_a_wish():
-    """Turn the first Ctrl-C (or a cluster's SIGTERM) into `wish.stop`, so that no step is cut in half.
+def stop_requests():
+    """Turn the first Ctrl-C (or a cluster's SIGTERM) into `request.stop`, so that no step is cut in half.
 
     The second one ends the program at once. Outside the main thread signals are left as they are.
     """
-    wish = SimpleNamespace(stop=False)
+    request = SimpleNamespace(stop=False)
 
     def handle(signum, frame):
-        if wish.stop:
+        if request.stop:
             raise KeyboardInterrupt
-        wish.stop = True
+        request.stop = True
 
     earlier = {}
     with suppress(ValueError):  # not the main thread
         earlier = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield wish
+        yield request
     finally:
         for number, handler in earlier.items():
             signal.signal(number, handler)

@@ -167,26 +167,26 @@ def test_confusion_has_a_row_for_each_truth():
 
 def test_three_predictions_are_told_a_wrong_one_among_them():
     predictions = [Prediction(f"text {i}", "x", "x" if i < 7 else "y", 0.5) for i in range(9)]
-    lines = comparison.told(tuned.task(), predictions)
+    lines = comparison.report_lines(tuned.task(), predictions)
     assert lines[0].startswith("First seed: accuracy 0.778, macro_f1 ") and not lines[1]
     assert lines[2::2] == ["text 0", "text 1", "text 7"]
     assert lines[3::2] == ["    x 0.50   (it is: x)"] * 2 + ["    y 0.50   (it is: x)"]
-    assert comparison.shown(tuned.task(), Prediction("a", None, "x")) == ["a", "    x"]
-    long = comparison.shown(tuned.task(), Prediction("a\nb" * 200, None, "x"))
+    assert comparison.example_lines(tuned.task(), Prediction("a", None, "x")) == ["a", "    x"]
+    long = comparison.example_lines(tuned.task(), Prediction("a\nb" * 200, None, "x"))
     assert long[0].startswith("a ba b") and len(long[0]) == 300, "a line of the terminal or a few, not pages"
     tagging = tuned.task(Tagging, [(["Ana", "b"], ["B-who", "O"])])
-    found = comparison.shown(tagging, Prediction("Ana ran", ["O", "O"], ["B-who", "O"], 0.9))
+    found = comparison.example_lines(tagging, Prediction("Ana ran", ["O", "O"], ["B-who", "O"], 0.9))
     assert found == ["Ana ran", "    who Ana 0.90   (it is: -)"]
 
 
 def test_a_share_of_the_examples_is_told_with_its_interval():
     predictions = [Prediction(f"text {i}", "shop", "shop", 0.5) for i in range(9)]
-    assert "(95 % interval of the accuracy 0." in comparison.told(tuned.task(), predictions)[0]
+    assert "(95 % interval of the accuracy 0." in comparison.report_lines(tuned.task(), predictions)[0]
     tagging = tuned.task(Tagging, [(["Ana", "b"], ["B-who", "O"])])
-    found = comparison.told(tagging, [Prediction("Ana ran", ["B-who", "O"], ["B-who", "O"], 0.9)])
+    found = comparison.report_lines(tagging, [Prediction("Ana ran", ["B-who", "O"], ["B-who", "O"], 0.9)])
     assert "interval" not in found[0], "F1 is no share"
     tagging = tuned.task(Tagging, [(["Ana", "ran"], ["NOUN", "VERB"])])
-    found = comparison.told(tagging, [Prediction("Ana ran", ["NOUN", "VERB"], ["NOUN", "NOUN"], 0.9)])
+    found = comparison.report_lines(tagging, [Prediction("Ana ran", ["NOUN", "VERB"], ["NOUN", "NOUN"], 0.9)])
     assert "accuracy 0.5" in found[0] and "interval" not in found[0], "a share of the words, not of examples"
 
 

@@ -23,7 +23,7 @@ import minilm
 from minilm.checkpoint import load_tokenizer
 from minilm.continued.run import continued_command
 from minilm.extraction.run import read_parts
-from minilm.finetuning.comparison import shown
+from minilm.finetuning.comparison import example_lines
 from minilm.finetuning.run import load_finetuned, load_parts
 from minilm.finetuning.settings import TASKS, FinetuningSettings
 from minilm.huggingface import tokenizers
@@ -135,7 +135,7 @@ def predict(path: Path) -> None:
     seen = known.get(task.name, (TEXT,) * (len(task.fields) - 1))
     for prediction in task.predict(model, [(*seen, None)], 4):
         task.written(prediction.guess)
-        shown(task, prediction)
+        example_lines(task, prediction)
 
 
 def learn(task: str) -> Callable:

@@ -66,11 +66,11 @@ def test_a_batch_is_padded_on_the_right():
 
 def test_rows_of_similar_length_stand_together():
     lengths = random.Random(0).choices(range(9), k=23)
-    parts = module.alike(lengths, 4)
+    parts = module.batches_by_length(lengths, 4)
     assert [len(part) for part in parts] == [4] * 5 + [3]
     order = np.concatenate(parts).tolist()
     assert order == sorted(range(23), key=lengths.__getitem__), "shortest first; equal ones keep their order"
-    assert module.alike([], 4) == []
+    assert module.batches_by_length([], 4) == []
 
 
 def test_a_text_is_framed_as_in_pre_training():

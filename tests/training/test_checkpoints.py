@@ -16,7 +16,7 @@ from minilm.plumbing.folders import read_log
 from minilm.tokenizer.bpe import BPE
 from minilm.training import checkpoints
 from minilm.training.checkpoints import EarlyStopping, Progress, Run, load_trainer
-from minilm.training.loop import ctrl_c_as_a_wish, make_optimizer, train
+from minilm.training.loop import make_optimizer, stop_requests, train
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -293,17 +293,17 @@ def test_without_a_folder_nothing_is_kept_or_lost(capsys):
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_the_first_signal_only_notes_the_wish(number):
+def test_the_first_signal_is_only_a_request(number):
     for _ in range(2):
-        with ctrl_c_as_a_wish() as wish:
-            assert not wish.stop, "the wish of an earlier run stops this one"
+        with stop_requests() as request:
+            assert not request.stop, "a request to an earlier run stops this one"
             signal.raise_signal(number)
-            assert wish.stop
+            assert request.stop
 
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_the_second_signal_ends_at_once(number):
-    with pytest.raises(KeyboardInterrupt), ctrl_c_as_a_wish():
+    with pytest.raises(KeyboardInterrupt), stop_requests():
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(number)
         raise AssertionError("the second signal did not end the block")
@@ -311,7 +311,7 @@ def test_the_second_signal_ends_at_once(number):
 
 def test_the_handlers_are_put_back_however_the_block_ends():
     handlers = [signal.getsignal(number) for number in SIGNALS]
-    with pytest.raises(ZeroDivisionError), ctrl_c_as_a_wish():
+    with pytest.raises(ZeroDivisionError), stop_requests():
         assert [signal.getsignal(number) for number in SIGNALS] != handlers
         raise ZeroDivisionError
     assert [signal.getsignal(number) for number in SIGNALS] == handlers
@@ -321,8 +321,8 @@ def test_outside_the_main_thread_signals_are_left_alone():
     handlers, seen = [signal.getsignal(number) for number in SIGNALS], []
 
     def work():
-        with ctrl_c_as_a_wish() as wish:
-            seen.append((wish.stop, [signal.getsignal(number) for number in SIGNALS]))
+        with stop_requests() as request:
+            seen.append((request.stop, [signal.getsignal(number) for number in SIGNALS]))
 
     thread = threading.Thread(target=work)
     thread.start()

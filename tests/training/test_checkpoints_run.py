@@ -53,9 +53,9 @@ def test_of_what_is_shared_out_the_moments_are_cut_and_counts_of_steps_are_not(m
     like = SimpleNamespace(
         full_tensor=None, shape=(3, 2), device="cpu", device_mesh="mesh", placements="rows"
     )
-    assert checkpoints.part(torch.ones(3, 2), like) == ("a part", "mesh", "rows")
-    assert torch.equal(checkpoints.part(torch.tensor(7.0), like), torch.tensor(7.0))
-    assert torch.equal(checkpoints.part(torch.ones(3), torch.zeros(3)), torch.ones(3))
+    assert checkpoints.placed(torch.ones(3, 2), like) == ("a part", "mesh", "rows")
+    assert torch.equal(checkpoints.placed(torch.tensor(7.0), like), torch.tensor(7.0))
+    assert torch.equal(checkpoints.placed(torch.ones(3), torch.zeros(3)), torch.ones(3))
 
 
 @pytest.mark.parametrize("error", [RuntimeError("the first line\nand a second"), MemoryError()])

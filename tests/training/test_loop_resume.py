@@ -13,7 +13,7 @@ from minilm.checkpoint import load
 from minilm.plumbing.errors import UserError
 from minilm.plumbing.folders import read_log
 from minilm.training import loop as training
-from minilm.training.checkpoints import Run, go_on_from, load_trainer, save_trainer
+from minilm.training.checkpoints import Run, load_trainer, resume_from, save_trainer
 from minilm.training.loop import make_optimizer, train, train_step
 
 KINDS = pytest.mark.parametrize("kind", ["causal", "masked"])
@@ -83,7 +83,7 @@ def test_flags_given_at_resuming_win_over_the_checkpoint(tmp_path):
     run("causal", tmp_path, steps=4)
     model = small.model("causal", seed=1)
     optimizer = make_optimizer(model, 0.7)
-    state = go_on_from(tmp_path, model, optimizer)
+    state = resume_from(tmp_path, model, optimizer)
     assert state["step"] == 4
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.7, 0.0]
     small.assert_equal(model.state_dict(), load_trainer(tmp_path)["model"])
@@ -248,7 +248,7 @@ def test_steps_are_counted_where_the_optimizer_reads_them(fused, where, tmp_path
     run("causal", tmp_path, steps=2)
     model = small.model("causal").to("meta")  # stands for a GPU
     optimizer = torch.optim.AdamW(model.parameters(), fused=fused)
-    go_on_from(tmp_path, model, optimizer)
+    resume_from(tmp_path, model, optimizer)
     assert len(optimizer.state) == len(list(model.parameters()))
     for state in optimizer.state.values():
         assert state["step"].device.type == where, "a GPU is waited for at each weight, or Adam refuses it"

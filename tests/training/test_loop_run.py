@@ -227,16 +227,16 @@ def test_only_a_batch_can_be_rehearsed(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("n_process", [1, 2])
-@pytest.mark.parametrize("wish", [False, True])
-def test_the_wish_of_one_process_is_that_of_all(wish, n_process, monkeypatch):
+@pytest.mark.parametrize("value", [False, True])
+def test_what_is_true_in_one_process_is_so_in_all(value, n_process, monkeypatch):
     monkeypatch.setattr(script, "process_count", lambda: n_process)
-    monkeypatch.setattr(script.dist, "all_reduce", lambda votes: votes.add_(1.0))  # the others wish it
-    assert training.any_process_wishes(wish) is (wish or n_process == 2)
+    monkeypatch.setattr(script.dist, "all_reduce", lambda votes: votes.add_(1.0))  # the others say yes
+    assert training.in_any_process(value) is (value or n_process == 2)
 
 
-def test_the_wish_of_another_process_ends_a_run_after_its_last_step_too(tmp_path, monkeypatch):
+def test_a_stop_in_another_process_ends_a_run_after_its_last_step_too(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(training, "any_process_wishes", lambda wish: asked.append(wish) or len(asked) == 2)
+    monkeypatch.setattr(training, "in_any_process", lambda value: asked.append(value) or len(asked) == 2)
     with pytest.raises(KeyboardInterrupt, match="stopped after step 2 of 2"):  # else one goes on without it
         train(small.model("causal"), small.objective("causal"), small.settings(steps=2), tmp_path)
     assert asked == [False, False], "after the first step, and at the end of the run"

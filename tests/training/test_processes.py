@@ -20,7 +20,7 @@ from minilm.plumbing.folders import read_log
 from minilm.pretraining.masked import Masked
 from minilm.pretraining.run import PretrainingSettings
 from minilm.training import checkpoints, loop, objective, processes
-from minilm.training.checkpoints import load_trainer, part, whole
+from minilm.training.checkpoints import gathered, load_trainer, placed
 from minilm.training.loop import train, train_step
 
 KINDS, SHARES = ("causal", "masked"), ("all", "part")
@@ -250,15 +250,17 @@ def test_what_is_shared_out_becomes_whole_again(device):
     with group_of_one():
         twin, together = processes.share(model, objective, optimizer, settings)
         assert {p for group in optimizer.param_groups for p in group["params"]} == set(twin.parameters())
-        small.assert_equal(whole(dict(twin.state_dict())), dict(model.state_dict()))
-        forgotten = whole(dict(twin.state_dict()) | dict(step=3), is_kept=False)
+        small.assert_equal(gathered(dict(twin.state_dict())), dict(model.state_dict()))
+        forgotten = gathered(dict(twin.state_dict()) | dict(step=3), is_kept=False)
         assert {*forgotten.values()} == {None, 3}, "one process keeps what is whole: others lack the memory"
         for value in (torch.rand(3, 2), torch.tensor(7.0)):
             for like in (*twin.parameters(), *model.parameters()):
-                assert torch.equal(whole(part(value, like)).cpu(), value), "of other shapes it stays whole"
+                assert torch.equal(gathered(placed(value, like)).cpu(), value), (
+                    "of other shapes it stays whole"
+                )
         for p in twin.parameters():
             value = torch.rand(p.shape)
-            assert type(part(value, p)) is type(p.data) and torch.equal(whole(part(value, p)), value)
+            assert type(placed(value, p)) is type(p.data) and torch.equal(gathered(placed(value, p)), value)
         found = together.total(*train_step(twin, together, optimizer, settings, 1))
     metrics, *rest = train_step(model, objective, loop.make_optimizer(model, 0.1), settings, 1)
     assert [float(v) for v in found[1:]] == pytest.approx([float(v) for v in rest], rel=1e-4)
