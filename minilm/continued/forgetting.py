@@ -79,7 +79,7 @@ class Continued(Pretraining):
         rows = [("before", *self.before), (f"after, lr {settings.lr:g}", *measured)]
         for i, name in enumerate(("general_loss", "general_bits", "domain_loss")):  # the columns of `HEADER`
             results |= {f"{name}_before": self.before[i], f"{name}_after": measured[i]}
-        # To be fair to training from zero: the recipe's rate, and for a small model a larger one (few steps).
+        # Fair to training from scratch: the recipe's rate, and for a small model a larger one (few steps).
         rate, is_small = RECIPES[settings.model]["lr"], model.config.d_model < LARGE
         for lr in (rate, 3 * rate) if is_small else (rate,):
             label = f"domain only, from scratch, lr {lr:g}"

@@ -146,16 +146,16 @@ class SentencePairs(SentenceRuns):
         reach = max(8, len(self) // 100)  # in a long text, B is about as long in all of these
         steps = rng.integers(1, reach + 1, (B, 8)) * rng.choice([-1, 1], (B, 8))  # forth or back
         tries = self.order[(self.rank[chosen][:, None] + steps) % len(self)]  # (B, 8) runs
-        own = self.document_of[chosen][:, None]  # (B, 1)
-        lost = false & (self.document_of[tries] == own).all(1)  # (B,): no other document, as this one is long
-        tries[lost] = rng.integers(len(self), size=(lost.sum(), 8))
+        own = self.document_of[chosen][:, None]  # (B, 1), the document of A
+        stuck = false & (self.document_of[tries] == own).all(1)  # (B,): a long one, from which all eight are
+        tries[stuck] = rng.integers(len(self), size=(stuck.sum(), 8))
         # A false B is of another document, and never cut to fit: that would give it away.
         room = self.context - 3 - self.a_lengths[chosen][:, None]  # (B, 1)
         fits = (self.document_of[tries] != own) & (self.b_lengths[tries] <= room)  # (B, 8)
         second, text = chosen.copy(), lambda run: self.ids[self.border[run] : self.end[run]].tobytes()
         for row in np.flatnonzero(false):
-            other = (run for run in tries[row, fits[row]] if text(run) != text(chosen[row]))
-            second[row] = next(other, chosen[row])  # none, or the same words: B is the true one
+            others = (run for run in tries[row, fits[row]] if text(run) != text(chosen[row]))  # other words
+            second[row] = next(others, chosen[row])  # if none fits, B is the true one
         return second
 
 
