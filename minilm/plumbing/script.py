@@ -155,7 +155,7 @@ def table(rows, header) -> str:
 def cell(value) -> str:
     """Return the text of one cell of a table: 110,106,428 or 0.123, or 1.0e-05 instead of 0.000."""
     if isinstance(value, float):
-        return f"{value:.1e}" if 0 < abs(value) < 0.0005 else f"{value:,.3f}"
+        return f"{value:.1e}" if 0 < abs(value) < 0.0005 else f"{value + 0.0:,.3f}"  # + 0.0: no "-0.000"
     return "-" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 

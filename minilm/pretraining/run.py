@@ -16,6 +16,7 @@ import torch
 from ..checkpoint import is_published, load, load_config, load_tokenizer
 from ..model.config import PRESETS, ModelConfig
 from ..model.transformer import build, build_for_weights
+from ..plumbing import folders
 from ..plumbing.errors import UserError, suggest
 from ..plumbing.folders import CONFIG, RUNS, SETTINGS, TOKENIZER, find_run, read_json, read_log, read_settings
 from ..plumbing.script import begin, choose_device, finish
@@ -293,4 +294,6 @@ def load_reader(source: Path | str, device: str = "cpu", dtype=torch.float32) ->
     model, tokenizer = load(source, device, dtype)
     if tokenizer is None:
         raise UserError(f"{source}: no tokenizer in it, and text cannot be read without one")
+    if read_log(source) and not (Path(source) / folders.RESULTS).exists():
+        print(f"{source}: a run that is not finished; its weights are those of its last checkpoint")
     return model, tokenizer

@@ -171,8 +171,8 @@ def test_table_aligns_numbers_at_the_right_and_words_at_the_left():
 
 
 def test_cells():
-    values = [None, 110106428, 0.12345, 0.0, 1e-5, -1e-5, 0.0005, 1, float("nan"), "text"]
-    texts = "- 110,106,428 0.123 0.000 1.0e-05 -1.0e-05 0.001 1 nan text"
+    values = [None, 110106428, 0.12345, 0.0, -0.0, 1e-5, -1e-5, 0.0005, 1, float("nan"), "text"]
+    texts = "- 110,106,428 0.123 0.000 0.000 1.0e-05 -1.0e-05 0.001 1 nan text"
     assert [script.cell(value) for value in values] == texts.split()
 
 

@@ -198,6 +198,16 @@ def test_a_later_regime_starts_from_a_model_that_can_read(tmp_path):
         run.start_model(tmp_path / "bare", "causal", settings())
 
 
+def test_an_unfinished_run_is_used_with_a_word(tmp_path, capsys):
+    save(small.model("causal"), small.tokenizer(), folder := tmp_path / "run")
+    for name, said in (("config.json", ""), ("log.jsonl", "not finished"), ("results.json", "")):
+        with open(folder / name, "a") as file:
+            file.write('{"step": 0, "split": "validation", "loss": 1.0}\n' * (name == "log.jsonl"))
+        run.load_reader(folder)
+        out = capsys.readouterr().out
+        assert out.count("\n") == bool(said) and said in out, f"with {name} in the folder"
+
+
 def test_a_run_returns_the_folder_that_holds_all_of_it(capsys):
     Path("texts.txt").rename("world.txt")  # of the user's, whatever it is called
     folder = Pretraining(settings(objective="causal", data=("world.txt",)), SHAPE).run()
