@@ -8,7 +8,7 @@ from minilm.model.transformer import Transformer, build
 
 B, T, S, V, D, H, F = 2, 5, 7, 31, 12, 3, 20
 KINDS = {"encoder": (2, 0), "decoder": (0, 2), "encoder-decoder": (1, 2)}
-POSITIONS = ["learned", "sinusoidal", "alibi", "rope"]
+POSITIONS = ModelConfig.__annotations__["positions"].__args__
 PAD = {  # of S columns: two rows, the first of them three tokens short
     "left": torch.tensor([[0] * 3 + [1] * 4, [1] * 7]),
     "right": torch.tensor([[1] * 4 + [0] * 3, [1] * 7]),

@@ -6,9 +6,9 @@ from ..plumbing.settings import option_of
 from ..pretraining.recipes import LARGE, RECIPES
 from ..pretraining.run import OBJECTIVES, settings_of
 
-# For models from elsewhere (no pre-training run of ours): the objective by kind, a large preset by objective.
+# For models from elsewhere (no pre-training run of ours), by kind: the objective, and a large preset.
 OBJECTIVE_OF = {"encoder": "masked", "decoder": "causal", "encoder-decoder": "denoising"}
-LARGE_MODEL = dict(masked="bert-base", causal="gpt2", denoising="bart-base", translation="bart-base")
+LARGE_MODEL = {"encoder": "bert-base", "decoder": "gpt2", "encoder-decoder": "bart-base"}
 # A published model's weights are worth keeping: a low rate, as in fine-tuning (Devlin et al. 2019, A.3).
 PUBLISHED = dict(batch_size=16, lr=5e-5, extend_vocabulary=0)
 
@@ -31,7 +31,7 @@ def continued_command(given: dict, overrides: dict) -> dict:
         config = load_config(given["init"])
         is_small = config.d_model < LARGE and not is_published(given["init"])
         objective = given.get("objective") or OBJECTIVE_OF[config.kind]
-        model = OBJECTIVES[objective].model if is_small else LARGE_MODEL[objective]
+        model = OBJECTIVES[objective].model if is_small else LARGE_MODEL[config.kind]
         context = min(RECIPES[model]["context"], config.max_positions)
         taken = dict(objective=objective, model=model, context=context, next_sentence=config.next_sentence)
         taken |= {} if is_small else PUBLISHED

@@ -15,16 +15,27 @@ from torch import Tensor
 
 from ..model.config import ModelConfig
 from ..model.generate import evaluation_mode
-from ..model.pooling import last_token, token_mean
+from ..model.pooling import last_token, token_max, token_mean
 from ..plumbing.errors import UserError, suggest
 from ..plumbing.script import with_bar
 from ..tokenizer.rows import RaggedRows, text_rows
 from ..training.machine import quick_products
 from ..training.objective import autocast, to_device
 
-Pooling = Literal["cls", "mean", "max", "last", "mean-last-4", "concat-last-4"]
-POOLINGS: tuple[str, ...] = Pooling.__args__
-ONE_LAYER, LAST_4 = POOLINGS[:4], POOLINGS[4:]  # poolings that read one layer, or four
+ONE_LAYER = {  # pooling: states of one layer (B, T, D), real tokens (B, T) or None for all -> vectors (B, D)
+    "cls": lambda hidden, real: hidden[:, 0],  # an encoder's [CLS] sees all; a decoder's first token itself
+    # In pre-training, no single state has to hold a whole text: each token's state describes the words around
+    # it, and the mean keeps what these states have in common.
+    "mean": token_mean,
+    "max": token_max,
+    "last": last_token,  # a decoder's last token is the only one that sees the whole text
+}
+LAST_4 = {  # the same of the states of the last four layers, or of all if a model has only three
+    "mean-last-4": lambda states, real: token_mean(torch.stack(tuple(states)).mean(0), real),
+    "concat-last-4": lambda states, real: torch.cat([token_mean(state, real) for state in states], dim=1),
+}
+POOLINGS = (*ONE_LAYER, *LAST_4)
+Pooling = Literal[POOLINGS]
 # Padding included. The hidden states of small batches fit into a CPU's caches: a quarter faster than 4,096.
 TOKENS_PER_BATCH = {"cpu": 1024, "cuda": 16384}
 
@@ -62,20 +73,9 @@ def pool(states: Sequence[Tensor], real: Tensor | None, how: Reading) -> Tensor:
     states). Differs from the paper: table 7 takes the vector of each token, we take their mean.
     """
     # Padding does not count: the vector of a text does not depend on the length of the others in its batch.
-    hidden = states[how.layer]  # (B, T, D)
-    if how.pooling == "cls":
-        return hidden[:, 0]  # an encoder's [CLS] sees the whole text; a decoder's first token itself alone
-    if how.pooling == "last":
-        return last_token(hidden, real)  # a decoder's last token is the only one that sees the whole text
-    if how.pooling == "max":  # of each column; padding is -inf, never the maximum
-        return (hidden if real is None else hidden.masked_fill(~real[..., None], -torch.inf)).amax(1)
-    if how.pooling == "mean-last-4":
-        return token_mean(torch.stack(tuple(states[-4:])).mean(0), real)
-    if how.pooling == "concat-last-4":
-        return torch.cat([token_mean(state, real) for state in states[-4:]], dim=1)
-    # In pre-training, no single state has to hold a whole text: each token's state describes the words around
-    # it, and the mean keeps what these states have in common.
-    return token_mean(hidden, real)
+    if how.pooling in LAST_4:
+        return LAST_4[how.pooling](states[-4:], real)
+    return ONE_LAYER[how.pooling](states[how.layer], real)
 
 
 def checked_rows(tokenizer, config: ModelConfig, texts: Iterable[str]) -> RaggedRows:

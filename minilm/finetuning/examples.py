@@ -14,10 +14,8 @@ from ..extraction.probe import split
 from ..plumbing.errors import UserError, suggest
 from ..plumbing.folders import atomic_write
 from ..texts.corpus import VALIDATION_SHARE
-from ..texts.files import kind, one_line
-from ..texts.tables import read_conll, read_squad, read_table, row
-
-OTHER_FILES = {"tags": "CoNLL columns", "answers": "SQuAD 1.1 or 2.0 (.json)"}  # by the last field
+from ..texts.files import one_line
+from ..texts.tables import row
 
 
 class Parts(NamedTuple):
@@ -41,8 +39,7 @@ def names_of(settings) -> tuple[str, str, str]:
 def read_parts(task, settings) -> list[Parts]:
     """Return the `Parts` of the user's files for each seed; print how many examples are in training too."""
     files = (settings.data, task.has_truth), ([settings.validation], task.has_truth), ([settings.test], True)
-    fields, skip_bad = task.fields, settings.skip_bad
-    given = [read_examples(paths, fields, skip_bad, truth, task.is_number) for paths, truth in files]
+    given = [read_examples(task, paths, settings.skip_bad, truth) for paths, truth in files]
     learnt = {one_line(str(example[:-1])) for example in given[0]}
     for name, part in zip((settings.validation, settings.test), given[1:], strict=True):
         if again := sum(one_line(str(example[:-1])) in learnt for example in part):
@@ -54,24 +51,14 @@ def read_parts(task, settings) -> list[Parts]:
     return [cut(*given, seed, name=" ".join(settings.data), **how) for seed in settings.seeds]
 
 
-def read_examples(paths: Iterable, fields: Sequence[str], skip_bad=False, truth=True, numbers=False) -> list:
-    """Return the examples of all given files: CoNLL for tags, SQuAD for answers, tables for the others.
-
-    Without `truth` the last field may be missing and becomes None. With `numbers` it becomes a number.
-    """
-    examples = []
-    wanted, spare = (fields, ()) if truth else (fields[:-1], fields[-1:])
+def read_examples(task, paths: Iterable, skip_bad=False, truth=True) -> list[tuple]:
+    """Return the examples of all given files; without `truth`, their last field becomes None."""
+    examples, wanted = [], task.fields if truth else task.fields[:-1]
     for path in filter(None, paths):
         try:
-            if fields[-1] == "tags":
-                rows = read_conll(path, skip_bad, tagged=truth)
-            elif fields[-1] == "answers" and (truth or kind(path) == ".json"):
-                rows = read_squad(path, skip_bad, answered=truth)
-            else:
-                rows = read_table(path, wanted, skip_bad, spare, scored if truth and numbers else row)
+            rows = task.read(path, skip_bad, truth)
         except UserError as error:
-            files = OTHER_FILES.get(fields[-1], ".tsv, .csv or .jsonl")
-            raise UserError(f"{error} (this task reads {files} with {', '.join(wanted)})") from None
+            raise UserError(f"{error} (this task reads {task.files} with {', '.join(wanted)})") from None
         examples += rows if truth else [(*one[: len(wanted)], None) for one in rows]
     return examples
 

@@ -15,7 +15,7 @@ from .lora import THIN, add_lora
 
 BLOCK = re.compile(r"(encoder|decoder)\.blocks\.(\d+)\.")
 # Learning rate of a small model: SMALL, or the task's own, times TIMES; new weights have further to go.
-SMALL, TIMES = 1e-3, dict(all=1, last=1, head=10, lora=5, bias=30)
+SMALL, TIMES = 1e-3, dict(all=1, head=10, bias=30, lora=5, last=1)
 PUBLISHED = dict(all=5e-5, last=3e-4, head=1e-1, lora=3e-3, bias=3e-3, scratch=3e-4)  # width 256 on: README
 
 
@@ -23,10 +23,9 @@ def depth_of(name: str, config: ModelConfig) -> int:
     """Return the level of a weight: 0 embeddings, 1 to n_layer blocks (encoder first), n_layer + 1 heads."""
     if block := BLOCK.match(name):
         return int(block[2]) + 1 + (config.n_encoder_layer if block[1] == "decoder" else 0)
-    if name.startswith("tokens.") or ".embeddings." in name:
-        return 0
     of_last_block = {"encoder.norm": config.n_encoder_layer, "decoder.norm": config.n_layer}
-    return of_last_block.get(name.rpartition(".")[0], config.n_layer + 1)
+    other = 0 if name.startswith(("tokens.", "encoder.", "decoder.")) else config.n_layer + 1
+    return of_last_block.get(name.rpartition(".")[0], other)
 
 
 def let_move(model: WithHead, tune: str, rank: int = 8, alpha: float = 16.0, targets=("q", "v")) -> None:

@@ -71,8 +71,8 @@ def finetune(settings: FinetuningSettings) -> Path | None:
     tables = [(rows, (*HEADER, task.metric))]
     cut = f" {task.n_cut:,} rows were cut to {task.context} tokens." if task.n_cut else ""
     part = f"Measured on {len(predictions):,} examples of {names_of(settings)[2]}.{cut}"
+    figures |= {name: fmean(one[name] for one in reached) for name in reached[0]}
     if isinstance(task, Classification):
-        figures |= {name: fmean(one[name] for one in reached) for name in ("matthews", "calibration_error")}
         rows, labels = confusion(task.labels, predictions), task.labels
         examples.write_rows(out / folders.CONFUSION, [("truth", *labels), *rows])
         tables += [(rows, ("true, taken for:", *labels))] if len(labels) <= 12 else []
@@ -91,7 +91,7 @@ def start(settings: FinetuningSettings, model: WithHead, objective: FineTuning) 
         check_trainer(settings.out, model, steps=settings.steps)  # before anything is written
         path = Path(settings.out) / folders.TASK
         known = checked(path, folders.read_json(path), dict(known=dict))["known"]
-        for name in ("labels", "tags", "mean", "deviation") if objective.task.has_head else ():
+        for name in objective.task.learnt if objective.task.has_head else ():
             then, now = known.get(name), objective.task.known.get(name)  # the head was trained for `then`
             if then != now and not (type(then) is float and math.isclose(then, now, rel_tol=1e-5)):
                 raise UserError(f"{settings.out}: trained with other {name}: resume with its own examples")
@@ -145,7 +145,7 @@ def predict(settings: FinetuningSettings) -> Path:
     model, task = load_finetuned(source, str(choose_device(settings.device)))
     if settings.task not in ("classification", task.name):  # the first is --task's default
         raise UserError(f"--task {settings.task}: {source} was trained for {task.name}; leave --task out")
-    given = read_examples([settings.predict], task.fields, settings.skip_bad, truth=False)
+    given = read_examples(task, [settings.predict], settings.skip_bad, truth=False)
     predictions = task.predict(model, given, 4 * (settings.batch_size or 32))
     out = from_first(lambda: folders.choose_folder("predictions", settings.out, settings.overwrite))
     examples.write_predictions(task, predictions, out / folders.PREDICTIONS)

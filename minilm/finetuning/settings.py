@@ -12,6 +12,7 @@ from ..training.loop import TrainingSettings
 from .classification import Classification, Pair
 from .contrastive import Contrastive
 from .lora import TARGETS
+from .moving import TIMES
 from .similarity import Similarity
 from .span import Span
 from .tagging import Tagging
@@ -50,9 +51,10 @@ class FinetuningSettings(TrainingSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        if not re.fullmatch(r"all|head|bias|lora|last:[1-9]\d*", self.tune):
-            near = suggest(self.tune, ("all", "head", "bias", "lora", "last:N"))
-            raise UserError(f"--tune {self.tune}: expected all, head, bias, lora, last:N (N blocks){near}")
+        ways = [way.replace("last", "last:N") for way in TIMES]
+        if not re.fullmatch("|".join(ways).replace("N", r"[1-9]\d*"), self.tune):
+            near = suggest(self.tune, ways)
+            raise UserError(f"--tune {self.tune}: expected {', '.join(ways)} (N blocks){near}")
         if not 0 < self.layer_decay <= 1:
             raise UserError(f"--layer-decay {self.layer_decay}: must be above 0 and at most 1")
         least = dict(unfreeze_every=0, patience=0, n_examples=1, lora_rank=1, seeds=0)

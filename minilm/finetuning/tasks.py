@@ -21,10 +21,11 @@ from torch import Tensor, nn
 
 from ..model.config import ModelConfig
 from ..plumbing.script import with_bar
+from ..texts.tables import read_table, row
 from ..tokenizer.rows import RaggedRows, batches_by_length, text_rows
 from ..training.machine import quick_products
 from ..training.objective import IGNORED, Objective, to_device
-from .examples import Parts
+from .examples import Parts, scored
 from .heads import Head
 
 
@@ -55,7 +56,8 @@ class LabelledRows:
         """Return the chosen examples as a batch, padded to the longest of them.
 
         Its tensors: input_ids, attention_mask, with segments token_type_ids, (B, T), or (B, 2, T) for texts
-        apart; labels and other columns (B, ...); n_row = B; n_label, the labels that are not `IGNORED`.
+        apart; labels and other columns, (B,), or (B, T) with one value a token (`objective.trimmed` cuts it
+        with the tokens); n_row = B; n_label, the labels that are not `IGNORED`.
         """
         chosen = np.asarray(chosen)
         batch = self.texts.batch(self.numbers[chosen])
@@ -79,16 +81,18 @@ class Task(ABC):
     metric: ClassVar[str]  # the main one of its scores, the first key that `score` returns
     baseline: ClassVar[str]  # what `trivial` does, in two or three words
     fields: ClassVar[tuple[str, ...]]  # parts of an example, the truth last: columns of a file
+    files: ClassVar[str] = ".tsv, .csv or .jsonl"  # what `read` reads
     kinds: ClassVar[tuple[str, ...]] = ("encoder", "decoder", "encoder-decoder")  # models that can do it
     start: ClassVar[str] = "masked"  # default --model: that of this pre-training objective
     least_context: ClassVar[int] = 3  # smallest --context
-    closed: ClassVar[bool] = False  # every truth must occur in the training examples
+    closed: ClassVar[bool] = False  # every truth must occur in training; examples are drawn label by label
     is_number: ClassVar[bool] = False  # the truth is a number
     has_truth: ClassVar[bool] = True  # do training examples have one? test examples always do
     n_cut = 0  # rows that the last call of `predict` had to cut
     has_head: ClassVar[bool] = False  # a new head on top, which may be trained alone
     learnt: ClassVar[dict]  # what `learn` returns: names and types
-    recipe: ClassVar[dict]  # settings for a small model on the world, measured on two CPU cores
+    # settings for a small model on the world, measured on two CPU cores; n_run: seeds; rate: instead of SMALL
+    recipe: ClassVar[dict]
     # (n, seed, held_out, domain) -> n examples of the world; held_out: with topic words unseen in training
     world: ClassVar[Callable[..., list[tuple]]]
 
@@ -100,6 +104,12 @@ class Task(ABC):
     @abstractmethod
     def learn(cls, train: list[tuple], tokenizer=None) -> dict:
         """Return `known`, what the task must know about the training examples, as JSON can store it."""
+
+    @classmethod
+    def read(cls, path: str, skip_bad: bool, truth: bool) -> list[tuple]:
+        """Return the examples of a file; without `truth`, the last field may be missing, or is not used."""
+        wanted, spare = (cls.fields, ()) if truth else (cls.fields[:-1], cls.fields[-1:])
+        return read_table(path, wanted, skip_bad, spare, scored if truth and cls.is_number else row)
 
     @classmethod
     def truths(cls, examples: list[tuple]) -> list:

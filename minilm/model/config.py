@@ -4,7 +4,7 @@ BERT, DistilBERT, GPT-2, BART, LLaMA and the Transformer of 2017 differ in the f
 """
 
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Literal, get_origin
 
 from ..plumbing.errors import UserError, suggest
 
@@ -30,7 +30,7 @@ class ModelConfig:
     norm: Literal["post", "pre"] = "pre"  # post: norm after a sum (2017, BERT); pre: before a part (GPT-2)
     norm_kind: Literal["layer", "rms"] = "layer"  # rms: a norm without mean and bias (LLaMA)
     activation: Literal["relu", "gelu", "gelu_tanh", "silu"] = "gelu"  # function in the feed-forward part
-    gated: bool = False  # feed-forward: one layer is multiplied by another, a gate; silu: SwiGLU (LLaMA)
+    gated: bool = False  # feed-forward: one layer times another, a gate; silu: SwiGLU (LLaMA), gelu: GEGLU
     biases: Literal["all", "qkv", "none"] = "all"  # which linear layers of a block have a bias (LLaMA: none)
     qk_norm: bool = False  # RMS norm on the queries and keys of each head, before rope turns them (Qwen3)
     embedding_norm: bool = False  # layer norm on the embeddings (BERT, BART)
@@ -53,8 +53,8 @@ class ModelConfig:
                 right, must = 0 <= value < 1, "lie in [0, 1)"
             elif name == "rope_theta":
                 right, must = value > 0, "be above 0"
-            elif name in ("positions", "norm", "norm_kind", "activation", "biases"):
-                allowed = ModelConfig.__annotations__[name].__args__
+            elif get_origin(kind := ModelConfig.__annotations__[name]) is Literal:
+                allowed = kind.__args__
                 right = value in allowed
                 must = "" if right else f"be one of {', '.join(allowed)}{suggest(str(value), allowed)}"
             else:

@@ -1,7 +1,7 @@
 """What a pre-training run ends with: its closing table, figures for results.json, examples to read.
 
 Each closing function takes (objective, model, metrics before and after, settings) and returns the rows of the
-table, the figures, and the lines of the examples.
+table, the figures, and the lines of the examples. If one fails, --resume only evaluates and closes.
 """
 
 import numpy as np

@@ -2,8 +2,9 @@
 
 `train.py` runs this with its flags. The later regimes call `start_model` for a model to start from.
 
-To add an objective, write its class (see `training/objective.py`), its closing function in `report.py`, a row
-of OBJECTIVES, and its flags in `PretrainingSettings`: each flag is the class's argument of the same name.
+To add an objective, write its class (`training/objective.py`; for a new noise, a subclass of `Denoising` with
+its own `rows`), its closing function in `report.py`, a row of OBJECTIVES, and its flags in
+`PretrainingSettings`: each flag is the class's argument of the same name.
 """
 
 from collections.abc import Callable

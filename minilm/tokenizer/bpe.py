@@ -167,7 +167,7 @@ class BPE(Tokenizer):
         """
         start = [token.encode() for token in special_tokens] + BYTES
         if vocab_size < len(start):
-            raise UserError(f"vocab_size {vocab_size}: must be {len(start)} or more (bytes, special tokens)")
+            raise UserError(f"--vocab-size {vocab_size}: at least {len(start)} (bytes, special tokens)")
         untrained = cls(dict(enumerate(start)), [], special_tokens, pattern)
         merges = learn(untrained.count_words(texts), vocab_size - len(start))
         return cls(dict(enumerate(start + [a + b for a, b in merges])), merges, special_tokens, pattern)

@@ -133,7 +133,8 @@ class Run:
             self.best.state, objective.state = state["stopping"], state["objective"]
             if state.get("validation", self.validation) != self.validation:
                 if process_rank() == 0:
-                    print(f"{folder}: new validation set, so earlier metrics are dropped", file=sys.stderr)
+                    told = f"earlier metrics are dropped, and 'before' is step {self.step}"
+                    print(f"{folder}: new validation set, so {told}", file=sys.stderr)
                 self.before, self.best = None, EarlyStopping(patience)
                 trim_log(folder, lambda line: line["split"] == "train")
         elif folder:  # first of all: a run that is killed now lacks only its weights

@@ -22,7 +22,7 @@ from .machine import quick_products
 
 IGNORED = -100  # label of a position that the loss leaves out
 SPLITS = ("train", "validation")
-DECODER = {"decoder_input_ids", "labels", "survived"}  # in a batch with two sides
+ENCODER = {"input_ids", "attention_mask", "token_type_ids"}  # (B, S), beside a decoder's (B, T)
 
 
 class Objective(ABC):
@@ -80,8 +80,9 @@ def trimmed(part: dict[str, Tensor]) -> dict[str, Tensor]:
     real, part, needed = part.get("attention_mask", torch.ones(())), dict(part), {}
     if real.dim() == 2:
         needed = {name: real for name, value in part.items() if value.shape[1:] == real.shape[1:]}
-    if "decoder_input_ids" in part:  # (B, S) are the encoder's, (B, T) the decoder's
-        needed |= dict.fromkeys(DECODER & part.keys(), part["labels"] != IGNORED)
+    if "decoder_input_ids" in part:  # (B, S) are the encoder's, all other columns, (B, T), the decoder's
+        own = {name for name, value in part.items() if value.dim() == 2} - ENCODER
+        needed |= dict.fromkeys(own, part["labels"] != IGNORED)
     for name, columns in needed.items():
         if not name.startswith("masked"):  # (B, P): masked places and their tokens
             n = max(columns.any(0).nonzero().flatten().tolist(), default=0) + 1

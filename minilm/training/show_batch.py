@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..plumbing.settings import WIDTH
-from .objective import DECODER, IGNORED
+from .objective import ENCODER, IGNORED
 
 
 def batch_lines(batch: dict[str, Tensor], tokenizer, n_row: int, classes=()) -> list[str]:
@@ -20,7 +20,7 @@ def batch_lines(batch: dict[str, Tensor], tokenizer, n_row: int, classes=()) -> 
 
     def cells(name: str, values: Tensor, by_token: bool) -> list[str]:
         """Return the name, then each value as text."""
-        is_class = name == "labels" and classes
+        is_class = name == "labels" and classes and not values.is_floating_point()
         is_token = name.endswith("input_ids") or (name.endswith("labels") and by_token and not is_class)
         texts = {IGNORED: "-"}
         for value in values.tolist():
@@ -31,7 +31,7 @@ def batch_lines(batch: dict[str, Tensor], tokenizer, n_row: int, classes=()) -> 
                 texts[value] = classes[value] if is_class else f"{value:g}"
         return [name, *(texts[value] for value in values.tolist())]
 
-    lines, own = [], DECODER if "decoder_input_ids" in batch else set()  # the decoder's, after an encoder
+    lines, own = [], batch.keys() - ENCODER if "decoder_input_ids" in batch else set()  # the decoder's
     for b in range(min(n_row, len(batch["input_ids"]))):
         row = {name: value[b] for name, value in batch.items() if value.dim()}
         if "masked_positions" in row:  # (P,) places and their tokens: spread over the row, (T,)

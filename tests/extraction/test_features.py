@@ -39,8 +39,9 @@ def plain(model, text: str, how: Reading) -> np.ndarray:
     last_4 = [sum(state) / len(state) for state in states[-4:]]
     one = states[how.layer]
     highest = np.array([max(token[d] for token in one) for d in range(D)])
-    vectors = (one[0], sum(one) / len(one), highest, one[-1], sum(last_4) / 4, np.concatenate(last_4))
-    return vectors[features.POOLINGS.index(how.pooling)]
+    vectors = dict(cls=one[0], mean=sum(one) / len(one), max=highest, last=one[-1])
+    vectors |= {"mean-last-4": sum(last_4) / 4, "concat-last-4": np.concatenate(last_4)}
+    return vectors[how.pooling]
 
 
 @pytest.mark.parametrize("positions", ["learned", "alibi"])
@@ -188,4 +189,3 @@ def test_so_many_tokens_are_read_at_a_time(device, n_token, monkeypatch):
 def test_without_more_words_five_texts_are_the_nearest_and_the_last_layer_is_pooled_by_its_mean():
     assert len(features.nearest(np.eye(9), np.ones(9))) == 5
     assert features.reading(make("decoder").config) == Reading(L, "mean")
-    assert features.ONE_LAYER + features.LAST_4 == features.POOLINGS and len(features.LAST_4) == 2

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 from small import fingerprint
 
+from minilm.finetuning.classification import Classification, Pair
 from minilm.finetuning.examples import (
     Parts,
     check_parts,
@@ -20,7 +21,11 @@ from minilm.finetuning.examples import (
     write_predictions,
     write_rows,
 )  # fmt: skip
+from minilm.finetuning.similarity import Similarity
+from minilm.finetuning.span import Span
+from minilm.finetuning.tagging import Tagging
 from minilm.finetuning.tasks import Prediction
+from minilm.finetuning.text_to_text import TextToText
 from minilm.plumbing.errors import UserError
 
 
@@ -36,89 +41,89 @@ QUESTIONS = [
 ]
 SQUAD = json.dumps({"data": [{"paragraphs": [{"context": "Ana ran.", "qas": QUESTIONS}]}]})
 FILES = [
-    ("a.tsv", "Ana ran.\tx\nRui.\ty\n", ("text", "label"), [("Ana ran.", "x"), ("Rui.", "y")]),
-    ("a.csv", "label,text\nx,Ana\n", ("text", "label"), [("Ana", "x")]),
-    ("a.conll", "Rui B-who\nran O\n\nAna B-who\n", ("words", "tags"),
+    ("a.tsv", "Ana ran.\tx\nRui.\ty\n", Classification, [("Ana ran.", "x"), ("Rui.", "y")]),
+    ("a.csv", "label,text\nx,Ana\n", Classification, [("Ana", "x")]),
+    ("a.conll", "Rui B-who\nran O\n\nAna B-who\n", Tagging,
      [(["Rui", "ran"], ["B-who", "O"]), (["Ana"], ["B-who"])]),
-    ("a.json", SQUAD, ("context", "question", "answers"),
+    ("a.json", SQUAD, Span,
      [("Ana ran.", "Who?", [("Ana", 0)]), ("Ana ran.", "Why?", [])]),
-    ("pairs.csv", 'n,response,prompt\n1,"Ana, Rui",Who?\n', ("source", "target"), [("Who?", "Ana, Rui")]),
-    ("chat.jsonl", '{"prompt": "Who?", "response": "Ana"}\n', ("source", "target"), [("Who?", "Ana")]),
+    ("pairs.csv", 'n,response,prompt\n1,"Ana, Rui",Who?\n', TextToText, [("Who?", "Ana, Rui")]),
+    ("chat.jsonl", '{"prompt": "Who?", "response": "Ana"}\n', TextToText, [("Who?", "Ana")]),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name, text, fields, examples", FILES)
-def test_files_are_read_with_their_truths_and_without(tmp_path, name, text, fields, examples):
+@pytest.mark.parametrize("name, text, task, examples", FILES)
+def test_files_are_read_with_their_truths_and_without(tmp_path, name, text, task, examples):
     path = written(tmp_path, name, text)
-    assert read_examples([path, None], fields) == examples
+    assert read_examples(task, [path, None]) == examples
     unknown = [(*example[:-1], None) for example in examples]
-    assert read_examples([path], fields, truth=False) == unknown, "truths that nobody asked for"
-    assert read_examples([path, path], fields) == examples * 2
+    assert read_examples(task, [path], truth=False) == unknown, "truths that nobody asked for"
+    assert read_examples(task, [path, path]) == examples * 2
 
 
 @pytest.mark.parametrize(
-    "name, text, fields, example",
+    "name, text, task, example",
     [
-        ("a.tsv", "Ana ran.\n", ("text", "label"), ("Ana ran.", None)),
-        ("a.conll", "Rui\nran\n", ("words", "tags"), (["Rui", "ran"], None)),
-        ("a.tsv", "Ana ran.\tWho?\n", ("context", "question", "answers"), ("Ana ran.", "Who?", None)),
-        ("a.tsv", "prompt\nWho?\n", ("source", "target"), ("Who?", None)),
-        ("a.tsv", "a\tb\n", ("text_a", "text_b", "label"), ("a", "b", None)),
+        ("a.tsv", "Ana ran.\n", Classification, ("Ana ran.", None)),
+        ("a.conll", "Rui\nran\n", Tagging, (["Rui", "ran"], None)),
+        ("a.tsv", "Ana ran.\tWho?\n", Span, ("Ana ran.", "Who?", None)),
+        ("a.tsv", "prompt\nWho?\n", TextToText, ("Who?", None)),
+        ("a.tsv", "a\tb\n", Pair, ("a", "b", None)),
     ],
 )
-def test_files_to_be_predicted_need_no_truths(tmp_path, name, text, fields, example):
-    assert read_examples([written(tmp_path, name, text)], fields, truth=False) == [example]
+def test_files_to_be_predicted_need_no_truths(tmp_path, name, text, task, example):
+    assert read_examples(task, [written(tmp_path, name, text)], truth=False) == [example]
 
 
 @pytest.mark.parametrize(
-    "text, fields, truth, expected",
+    "text, task, truth, expected",
     [
         (
             "a\tx\nalone\n",
-            ("text", "label"),
+            Classification,
             True,
             "line 2: .* .this task reads .tsv, .csv or .jsonl with text, label",
         ),
-        ("a\tb\tc\td\n", ("text", "label"), False, "found 4 columns, expected 1"),
+        ("a\tb\tc\td\n", Classification, False, "found 4 columns, expected 1"),
         (
             "A B-a\nran\n",
-            ("words", "tags"),
+            Tagging,
             True,
             r"found 1 columns \['ran'\].*this task reads CoNLL columns with words, tags",
         ),
-        ("a\tx\n", ("context", "question", "answers"), True, "SQuAD 1.1 or 2.0"),
+        ("a\tx\n", Span, True, "SQuAD 1.1 or 2.0"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_one_line_that_says_what_fits(tmp_path, text, fields, truth, expected):
+def test_what_is_wrong_with_a_file_is_one_line_that_says_what_fits(tmp_path, text, task, truth, expected):
     with pytest.raises(UserError, match=expected):
-        read_examples([written(tmp_path, "a.tsv", text)], fields, truth=truth)
+        read_examples(task, [written(tmp_path, "a.tsv", text)], truth=truth)
 
 
 def test_rows_that_are_skipped_are_counted_for_each_file(tmp_path, capsys):
     path = written(tmp_path, "a.tsv", "a\tx\nalone\n\ty\n")
-    assert read_examples([path, path], ("text", "label"), skip_bad=True) == [("a", "x")] * 2
+    assert read_examples(Classification, [path, path], skip_bad=True) == [("a", "x")] * 2
     assert capsys.readouterr().out == f"{path}: left out 2 examples (--skip-bad)\n" * 2
 
 
 def test_scores_are_numbers(tmp_path):
-    path, fields = written(tmp_path, "a.tsv", "a\tb\t2.5\n"), ("text_a", "text_b", "label")
-    assert read_examples([path], fields, numbers=True) == [("a", "b", 2.5)]
+    path = written(tmp_path, "a.tsv", "a\tb\t2.5\n")
+    assert read_examples(Similarity, [path]) == [("a", "b", 2.5)]
     (tmp_path / "below.tsv").write_text("a\tb\t-1\nc\td\t1\n")
-    assert read_examples([tmp_path / "below.tsv"], fields, numbers=True) == [
+    assert read_examples(Similarity, [tmp_path / "below.tsv"]) == [
         ("a", "b", -1.0),
         ("c", "d", 1.0),
     ]
-    assert read_examples([path], fields, truth=False, numbers=True) == [("a", "b", None)]
+    assert read_examples(Similarity, [path], truth=False) == [("a", "b", None)]
     path = written(tmp_path, "comma.csv", "text_a;text_b;label\na;b;2,5\nc;d;-0,25\n")
-    assert [label for *_, label in read_examples([path], fields, numbers=True)] == [2.5, -0.25]
+    assert [label for *_, label in read_examples(Similarity, [path])] == [2.5, -0.25]
     for label in ("high", "inf", "-inf", "1,000", "1,2,3"):  # is the second a thousand, or one?
         path = written(tmp_path, "b.tsv", f"a\tb\t2\nc\td\t{label}\ne\tf\t3\n")
         with pytest.raises(
             UserError,
             match=f"b.tsv, line 2: the label '{label}' is not a number; expected one such as 4.5 or 4500",
         ):
-            read_examples([path], fields, numbers=True)
-        assert read_examples([path], fields, True, numbers=True) == [("a", "b", 2.0), ("e", "f", 3.0)]
+            read_examples(Similarity, [path])
+        assert read_examples(Similarity, [path], True) == [("a", "b", 2.0), ("e", "f", 3.0)]
 
 
 def test_a_tenth_is_watched_where_nothing_else_is_given():
@@ -244,21 +249,19 @@ def test_files_become_three_parts_for_each_seed(tmp_path, capsys):
     lines = [f"text {i}\t{'xyz'[i % 3]}" for i in range(30)]
     data = written(tmp_path, "a.tsv", "\n".join(lines[:28]) + "\nalone\n")
     test = written(tmp_path, "t.tsv", "\n".join(lines[26:]) + "\n")
-    task = SimpleNamespace(has_truth=True, fields=("text", "label"), is_number=False, closed=True)
-    task.truths = lambda examples: [example[-1] for example in examples]
     made = settings_of(data=(data,), test=test, skip_bad=True, seeds=(0, 1))
-    first, second = read_parts(task, made)
+    first, second = read_parts(Classification, made)
     out = capsys.readouterr().out
     assert "left out 1 examples (--skip-bad)" in out
     assert f"{test}: 2 of 4 examples are also in {data}" in out and out.count("are also in") == 1
     assert [len(part) for part in first] == [26, 2, 4] and first.test == second.test
     assert first.validation != second.validation and first.test[0] == ("text 26", "z")
-    (stopped,) = read_parts(task, settings_of(data=(data,), skip_bad=True, patience=1))
+    (stopped,) = read_parts(Classification, settings_of(data=(data,), skip_bad=True, patience=1))
     assert [len(part) for part in stopped] == [24, 2, 2]
-    (few,) = read_parts(task, settings_of(data=(data,), test=test, skip_bad=True, n_examples=6))
+    (few,) = read_parts(Classification, settings_of(data=(data,), test=test, skip_bad=True, n_examples=6))
     assert sorted(label for _, label in few.train) == [*"xxyyzz"], "labels take turns"
     with pytest.raises(UserError, match=r"all training examples \(1\) have the label 'x'"):
-        read_parts(task, settings_of(data=(written(tmp_path, "one.tsv", "a\tx\n"),)))
+        read_parts(Classification, settings_of(data=(written(tmp_path, "one.tsv", "a\tx\n"),)))
 
 
 def test_at_most_five_unknown_labels_are_named_and_two_known_are_enough():

@@ -32,6 +32,7 @@ def test_depth_counts_from_the_embeddings_up():
     }
     assert {name: depth_of(name, config) for name in depths} == depths
     assert depth_of("pooler.weight", tuned.config()) == 3
+    assert depth_of("encoder.of_ones_own.weight", config) == 0, "no block of a stack and no head"
 
 
 @pytest.mark.parametrize("kind", tuned.KINDS)

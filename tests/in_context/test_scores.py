@@ -4,6 +4,7 @@ import pytest
 import small
 import torch
 from mistakes import assert_right
+from unequal import POSITIONS
 
 from minilm.in_context import scores as scoring
 from minilm.in_context.prompts import PromptFormat, Question
@@ -232,7 +233,7 @@ def test_the_answer_has_the_highest_score():
     assert scoring.accuracy(model, tokenizer, FORMAT, right[:1] + wrong[1:], "mean") == 0.25
 
 
-@pytest.mark.parametrize("positions", ["alibi", "learned", "rope"])
+@pytest.mark.parametrize("positions", POSITIONS)
 def test_a_score_does_not_depend_on_the_other_prompts_of_the_call(positions):
     torch.manual_seed(0)
     model, tokenizer = model_of(positions=positions).eval(), small.tokenizer()

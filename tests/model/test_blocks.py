@@ -318,7 +318,7 @@ def test_chosen_positions_have_the_dropout_of_all(cross):
     assert_right(part, x[:, -2:], what="chosen positions, all that is added to them dropped")
 
 
-@pytest.mark.parametrize("activation", ["relu", "gelu", "gelu_tanh", "silu"])
+@pytest.mark.parametrize("activation", blocks.ACTIVATIONS)
 def test_a_model_can_be_pickled_whole(activation):
     model = build(ModelConfig(n_decoder_layer=1, d_model=8, n_head=2, d_ff=12, activation=activation))
     again = pickle.loads(pickle.dumps(model))

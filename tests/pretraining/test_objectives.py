@@ -11,7 +11,7 @@ from minilm.pretraining.causal import Causal
 from minilm.pretraining.denoising import Denoising
 from minilm.pretraining.distillation import Distillation, initial_student, soft_target_loss
 from minilm.pretraining.masked import Masked
-from minilm.pretraining.run import PretrainingSettings
+from minilm.pretraining.run import OBJECTIVES, PretrainingSettings
 from minilm.pretraining.translation import Translation, smoothed_cross_entropy
 from minilm.texts.pairs import Pairs
 from minilm.training.objective import IGNORED, add_metrics, autocast, by_length, summed_cross_entropy
@@ -144,10 +144,10 @@ def test_what_stands_in_the_padding_changes_nothing(made):
     assert objective.loss(model, longer)[0] != before, "the loss does not depend on the text"
 
 
-@pytest.mark.parametrize("kind", [Causal, Masked, Denoising, Translation, Distillation])
-def test_what_an_objective_takes_for_granted_is_what_the_flags_do(kind):
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_what_an_objective_takes_for_granted_is_what_the_flags_do(name):
     """A README that builds one by hand shows the same run as its command."""
-    flags = vars(PretrainingSettings(objective=kind.__name__.lower()))
+    flags, kind = vars(PretrainingSettings(objective=name)), OBJECTIVES[name].objective
     given = {name: option.default for name, option in signature(kind).parameters.items()}
     taken = {name: value for name, value in given.items() if value is not Parameter.empty}
     assert taken == {name: flags[name] for name in taken}, "another default than that of the flag"

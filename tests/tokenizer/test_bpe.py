@@ -572,5 +572,5 @@ def test_a_special_token_has_two_bytes_or_more_and_a_free_id():
     with pytest.raises(UserError, match="given twice, or has fewer than two bytes"):
         BPE({}, [], ("e",))
     assert BPE.train(["ab"], 257, ("<a>",)).vocab_size == 257
-    with pytest.raises(UserError, match="must be 257 or more"):
+    with pytest.raises(UserError, match="--vocab-size 256: at least 257"):
         BPE.train(["ab"], 256, ("<a>",))

@@ -74,6 +74,8 @@ def test_labels_have_the_names_of_their_classes(bpe):
     assert shown(bpe, text)["labels"] == [["1"]] and shown(bpe, text)["weights"] == [["0.5"]]
     words = dict(input_ids=ids(bpe, "ab"), labels=torch.tensor([[IGNORED, 2]]))
     assert shown(bpe, words, ("O", "B", "I"))["labels"] == [["-", "I"]]
+    numbers = dict(text, labels=torch.tensor([0.5, 1.0]))
+    assert shown(bpe, numbers, ("bad", "good"))["labels"] == [["0.5"]], "no class"
     span = dict(input_ids=ids(bpe, "abc"), labels=torch.tensor([[1, 2]]))
     assert shown(bpe, span)["labels"] == [["1", "2"]], "the two places of a span are no tokens"
 
