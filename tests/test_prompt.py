@@ -176,7 +176,7 @@ BAD = {
     ("--temperature -1 --prompt", "Ana"): ["temperature -1"],
     ("--top-p 0 --prompt", "Ana"): ["top-p 0", "(0, 1]"],
     ("--top-k 0 --prompt", "Ana"): ["top-k 0"],
-    ("--n-beam 2 --top-k 3 --prompt", "Ana"): ["n-beam 2", "top-k"],
+    ("--n-beam 2 --top-k 3 --prompt", "Ana"): ["--top-k 3 does not go with --n-beam"],
     ("--max-new-tokens -3 --prompt", "Ana"): ["--max-new-tokens -3: must be 1"],
     ("--data train.tsv --shots 1,13",): ["--shots 13", "train.tsv", "10 examples"],
     ("--data train.tsv --shots 8",): ["70 positions", "examples"],

@@ -33,13 +33,14 @@ COMMAND = re.compile(r"(?:python|torchrun --nproc-per-node \d+) ([a-z]+\.py[^`\n
 TINY = {
     "train.py": "--steps 2 --batch-size 4 --context 32 --accumulate 1",
     "finetune.py": "--steps 2 --batch-size 4 --lora-rank 2 --seeds 0",
-    "reinforce.py": "--dpo-steps 2 --max-new-tokens 8 --reward-batch-size 4 --model gpt",
+    "reinforce.py": "--max-new-tokens 8 --reward-batch-size 4 --model gpt",
 }
 UNLESS = (  # the same, but without them where one of these words would refuse them
     ("finetune.py", "--n-examples 24", {"--data"}),
     ("extract.py", "--draws 1 --labels 1", {"--tokens", "notes.txt"}),
     ("prompt.py", "--n-draw 1 --n-test 4 --shots 0,1", {"--prompt"}),
     ("reinforce.py", "--steps 2 --batch-size 4", {"dpo"}),
+    ("reinforce.py", "--dpo-steps 2", {"--no-contrast", "--ablate", "--reward-function"}),
     ("reinforce.py", "--reward-steps 2", {"--reward", "--reward-function"}),
     ("reinforce.py", "--n-pairs 12 --sampled-prompts 4", {"--preferences", "--prompts", "--reward-function"}),
 )

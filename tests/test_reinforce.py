@@ -24,7 +24,7 @@ from minilm.texts import corpus as data
 from minilm.training import loop
 from minilm.training.checkpoints import load_trainer
 
-TINY = "--steps 4 --batch-size 6 --max-new-tokens 8 --save-every 2 --dpo-steps 2 --reward-batch-size 4"
+TINY = "--steps 4 --batch-size 6 --max-new-tokens 8 --save-every 2 --reward-batch-size 4"
 OF_REWARD, OF_WORLD = "--reward-steps 3", "--n-pairs 20 --sampled-prompts 6"  # others refuse them
 
 
@@ -54,6 +54,8 @@ def script(run_script):
     def run(flags="", tiny=True):
         words = [TINY] + [OF_REWARD] * ("--reward" not in flags)
         words += [OF_WORLD] * (not re.search("--preferences|--prompts|--reward-f", flags))
+        has_dpo = "--algorithm dpo" in flags or not re.search("--no-contrast|--ablate|--reward-f", flags)
+        words += ["--dpo-steps 2"] * has_dpo
         return run_script(reinforce, *" ".join(words * tiny).split(), "--device", "cpu", *flags.split())
 
     return run

@@ -66,6 +66,7 @@ class PromptSettings(CommonSettings):
         self.refuse(self.prompt, asking, "does not go with --prompt")
         self.refuse(not self.data, reading, "needs --data: the file with the examples")
         self.refuse(self.select == "nearest", ("n_draw",), "has no effect with --select nearest")
+        self.refuse(self.n_beam > 1, ("temperature", "top_k", "top_p"), "does not go with --n-beam: no draws")
 
 
 def answer_prompts(settings: PromptSettings) -> Path | None:

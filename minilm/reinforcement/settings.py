@@ -70,16 +70,20 @@ class ReinforceSettings(PPODetails, CommonSettings):
     def refuse_ignored(self) -> None:
         """Raise UserError for a flag that this run would ignore."""
         own, rule, dpo = self.preferences or self.prompts, self.reward_function, self.algorithm == "dpo"
+        contrasts, for_dpo = self.contrast and not (dpo or self.ablate), ("dpo_steps", "dpo_lr", "dpo_beta")
         alone = own or rule or self.reward or self.rounds < 2  # no PPO between rounds of the reward model
         compares = not self.preferences and (dpo or not (own or rule))  # pairs of the policy's own answers
-        ppo = {*PPODetails.__annotations__, "steps", "batch_size", "lr", "warmup", "best_of"}
-        of_values = ("zero_value_head", "value_weight", "clip_value", "gamma", "gae_lambda")
+        ppo = {*PPODetails.__annotations__, "steps", "batch_size", "lr", "warmup"}
+        of_values = ["zero_value_head", "value_weight", "clip_value", "gamma", "gae_lambda"]
+        of_values += [] if self.whiten_rewards else ["reward_at_end", "kl_per_token"]  # their sum is the same
         for when, names, why in (
             (self.algorithm != "grpo", ("group_size",), "needs --algorithm grpo"),
             (dpo and not own, ("reward_function",), "with --algorithm dpo needs --prompts FILE to answer"),
             (self.ablate, ("plot",), "does not go with --ablate: it has no picture"),
             (dpo and alone, ppo, "is for PPO; DPO has --dpo-steps, --dpo-lr"),
-            (self.algorithm == "grpo" and alone, of_values, "is for PPO's value head; GRPO has none"),
+            (self.algorithm == "grpo" and alone, of_values, "is for PPO; GRPO sums an answer's rewards"),
+            (not contrasts, ("best_of",), "is for the contrasts of PPO and GRPO, which this run has not"),
+            (not dpo and (rule or not contrasts), for_dpo, "is for DPO, which this run does not train"),
             (self.reward or rule, ("reward_steps", "reward_lr", "rounds"), "is unused: the reward is given"),
             (not (self.adaptive_kl or self.ablate), ("kl_target",), "needs --adaptive-kl"),
             (rule and self.prompts and not dpo, ("preferences",), "has no effect with --prompts and a rule"),

@@ -1,7 +1,7 @@
 """The one loop that trains every model: batch, loss, backward, clip, step.
 
 An objective defines what a batch is and what its loss is (`objective.py`). Everything here is the same for
-all objectives: AdamW, warm-up and decay of the learning rate, clipping, micro-batches, several processes.
+all objectives: optimizer, warm-up and decay of the learning rate, clipping, micro-batches, several processes.
 Logs and checkpoints are in `checkpoints.py`.
 """
 
@@ -38,7 +38,7 @@ class TrainingSettings(CommonSettings):
     lr: float | None = None  # highest learning rate; none: from the recipe, or by which weights are trained
     warmup: int | None = None  # steps in which the learning rate rises from 0
     schedule: Literal["linear", "cosine", "inverse-sqrt", "constant"] | None = None  # rate after the warm-up
-    weight_decay: float | None = None  # AdamW's weight decay, on matrices only
+    weight_decay: float | None = None  # the optimizer's weight decay, on matrices only
     accumulate: int = 1  # micro-batches that a step is cut into, to save memory; the gradient stays the same
     clip: float = 1.0  # largest norm of the gradient; 0: no clipping
     eval_every: int | None = None  # steps between evaluations; none: eight evaluations in a run
@@ -99,7 +99,7 @@ def make_optimizer(model, weight_decay: float, share_and_start=lambda name: (1.0
         decay = 0.0 if is_vector else weight_decay
         rows.append(dict(params=weights, weight_decay=decay, share=share, first_step=start, by_muon=by_muon))
     fused = next(model.parameters()).device.type in ("cpu", "cuda")
-    return (Muon if which == "muon" else torch.optim.AdamW)(rows, lr=0.0, betas=BETAS, fused=fused)
+    return dict(adamw=torch.optim.AdamW, muon=Muon)[which](rows, lr=0.0, betas=BETAS, fused=fused)
 
 
 def train_step(model, objective: Objective, optimizer, settings: TrainingSettings, step: int) -> tuple:

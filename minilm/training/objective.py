@@ -35,7 +35,7 @@ class Objective(ABC):
     notes: tuple[str, ...] = ()  # lines worth printing, such as how many texts were cut
     update = None
     shown: tuple[str, ...] = ()  # metrics of such an update to print during training
-    state: object = None  # what it carries from step to step, saved in each checkpoint
+    state: float | None = None  # what it carries from step to step, saved in each checkpoint
     head: nn.Module | None = None  # weights of its own, which `loss` finds as `model.head`
     patience = 0  # in pre-training, see `checkpoints.EarlyStopping`
 

@@ -94,7 +94,9 @@ def settings():
         without_ppo = {"prompts", "preferences", "reward", "rounds"} & set(changes)
         if changes.get("algorithm") == "dpo" and without_ppo:
             short = dict(max_new_tokens=7, log_every=2, save_every=2)  # PPO's flags would be refused
-        short |= dict(reward_batch_size=4, dpo_steps=3, device="cpu")
+        short |= dict(reward_batch_size=4, device="cpu")
+        alone = not changes.get("contrast", True) or {"ablate", "reward_function"} & set(changes)
+        short |= {} if alone and changes.get("algorithm") != "dpo" else dict(dpo_steps=3)
         if not {"reward", "reward_function"} & set(changes):  # one that is given is not trained
             short["reward_steps"] = 3
         return ReinforceSettings(**short | changes)

@@ -45,8 +45,9 @@ def shortened(name: str, command: str) -> str:
     if not command.startswith("prompt.py --model decoder --prompt") and "--out" not in command:
         command += f" --out {name}"
     if command.startswith("reinforce.py"):
-        command += " --reward-steps 2 --dpo-steps 2"
-        more = dict(ppo=" --steps 1", grpo=" --steps 1 --rounds 1 --no-contrast")
+        command += " --reward-steps 2"
+        more = dict(ppo=" --steps 1 --dpo-steps 2", grpo=" --steps 1 --rounds 1 --no-contrast")
+        more |= dict(dpo=" --dpo-steps 2")
         return command + more.get(name, "")
     return command + f" {FEW}" * ("--steps 24" in command)
 
