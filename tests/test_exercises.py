@@ -79,7 +79,7 @@ def test_three_or_more_wrong_solutions_are_known(name):
     body = exercises.find(name)[1]["body"]
     assert len(WRONG.get(name, ())) >= 3
     for old, _, words in WRONG[name]:
-        assert body.count(old) == 1 and words, f"{old!r} stands there {body.count(old)} times"
+        assert body.count(old) == 1 and words, f"tests/wrong: {old!r} stands there {body.count(old)} times"
 
 
 def test_start_keeps_signature_and_docstring_and_the_original_outside(tree, capsys):

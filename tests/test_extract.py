@@ -174,6 +174,7 @@ BAD = {
     "--tokens --similar x": ["--similar x does not go with --tokens"],
     "--tokens --probe --labels 1": ["--labels 1 does not go with --tokens"],
     "--tokens --data nothing.txt": ["nothing.txt: no such file"],
+    "--data world:portuguse": ["world:portuguse: no such file or folder"],
     "--data tags.conll": ["tags.conll: expected .txt", "; .conll needs extract.py --tokens"],
     "--layer all --pooling mean-last-4": ["--pooling mean-last-4 reads the last four layers: leave --layer"],
     "--layer all --similar x": ["--similar x reads one layer: give --layer a number"],
@@ -184,6 +185,7 @@ BAD = {
 @pytest.mark.parametrize("flags", BAD)
 def test_a_mistake_is_one_line_and_leaves_nothing_behind(script, flags):
     Path("gap.tsv").write_text("Ana\tx\n \ty\n")
+    Path("tags.conll").write_text("Ana O\n")
     minilm.save(small.model("masked"), None, "bare")
     check_error(script(flags), *BAD[flags])
     assert not Path("runs").exists(), "a run that could not begin leaves a folder"

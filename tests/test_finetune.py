@@ -146,7 +146,7 @@ BAD = [
     ("--task text-to-text", "it can do --task classification, pair, similarity, contrastive, tagging, span"),
     ("--n-examples 2", "world: label not in the training set: "),
     ("--predict good.tsv", "body: no task.json"),
-    ("--tune lastt:1", "expected all, head, bias, lora, last:N (N blocks) (did you mean"),
+    ("--tune lastt:1", "expected all, head, bias, lora, last:N (did you mean"),
     ("--lora-rank 99", "--lora-rank 99 is above the model's width, 8"),
     ("--lora-targets q qq", "--lora-targets q qq: expected q|k|v|out|gate|up|down ... (did you mean 'q'?)"),
     ("--tun all", "unknown flag --tun (did you mean '--tune'?)"),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..model.transformer import Transformer, build
-from ..tokenizer.bpe import BPE
+from ..tokenizer.base import Tokenizer
 
 
 def new_row(old: Tensor, how: str) -> Tensor:
@@ -21,7 +21,7 @@ def new_row(old: Tensor, how: str) -> Tensor:
     return torch.randn_like(old[0]) * old.std()
 
 
-def extend_vocabulary(model: Transformer, tokenizer: BPE, n_old: int, how: str) -> Transformer:
+def extend_vocabulary(model: Transformer, tokenizer: Tokenizer, n_old: int, how: str) -> Transformer:
     """Return a copy of the model with a `new_row` for each token of `tokenizer` from the id `n_old` on."""
     larger = build(replace(model.config, vocab_size=max(tokenizer.vocab_size, model.config.vocab_size)))
     state = larger.state_dict()  # no copy: writing here changes the model

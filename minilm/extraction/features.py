@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..model.config import ModelConfig
 from ..model.generate import evaluation_mode
-from ..model.pooling import last_token, token_max, token_mean
+from ..model.pooling import last_token, token_mean
 from ..plumbing.errors import UserError, suggest
 from ..plumbing.script import with_bar
 from ..tokenizer.rows import RaggedRows, text_rows
@@ -27,7 +27,7 @@ ONE_LAYER = {  # pooling: states of one layer (B, T, D), real tokens (B, T) or N
     # In pre-training, no single state has to hold a whole text: each token's state describes the words around
     # it, and the mean keeps what these states have in common.
     "mean": token_mean,
-    "max": token_max,
+    "max": lambda x, real: (x if real is None else x.masked_fill(~real[..., None], -torch.inf)).amax(1),
     "last": last_token,  # a decoder's last token is the only one that sees the whole text
 }
 LAST_4 = {  # the same of the states of the last four layers, or of all if a model has only three

@@ -53,8 +53,7 @@ class FinetuningSettings(TrainingSettings):
         super().__post_init__()
         ways = [way.replace("last", "last:N") for way in TIMES]
         if not re.fullmatch("|".join(ways).replace("N", r"[1-9]\d*"), self.tune):
-            near = suggest(self.tune, ways)
-            raise UserError(f"--tune {self.tune}: expected {', '.join(ways)} (N blocks){near}")
+            raise UserError(f"--tune {self.tune}: expected {', '.join(ways)}{suggest(self.tune, ways)}")
         if not 0 < self.layer_decay <= 1:
             raise UserError(f"--layer-decay {self.layer_decay}: must be above 0 and at most 1")
         least = dict(unfreeze_every=0, patience=0, n_examples=1, lora_rank=1, seeds=0)

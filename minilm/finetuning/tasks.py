@@ -56,8 +56,7 @@ class LabelledRows:
         """Return the chosen examples as a batch, padded to the longest of them.
 
         Its tensors: input_ids, attention_mask, with segments token_type_ids, (B, T), or (B, 2, T) for texts
-        apart; labels and other columns, (B,), or (B, T) with one value a token (`objective.trimmed` cuts it
-        with the tokens); n_row = B; n_label, the labels that are not `IGNORED`.
+        apart; labels, other columns (B, ...), (B, T) if one a token; n_row = B; n_label, those not `IGNORED`.
         """
         chosen = np.asarray(chosen)
         batch = self.texts.batch(self.numbers[chosen])
@@ -91,8 +90,7 @@ class Task(ABC):
     n_cut = 0  # rows that the last call of `predict` had to cut
     has_head: ClassVar[bool] = False  # a new head on top, which may be trained alone
     learnt: ClassVar[dict]  # what `learn` returns: names and types
-    # settings for a small model on the world, measured on two CPU cores; n_run: seeds; rate: instead of SMALL
-    recipe: ClassVar[dict]
+    recipe: ClassVar[dict]  # settings for a small model on the world; n_run: seeds; rate: instead of SMALL
     # (n, seed, held_out, domain) -> n examples of the world; held_out: with topic words unseen in training
     world: ClassVar[Callable[..., list[tuple]]]
 

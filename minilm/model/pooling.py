@@ -12,11 +12,6 @@ def token_mean(hidden: Tensor, real: Tensor | None) -> Tensor:
     return (weight[:, None] @ hidden)[:, 0]  # (B, 1, T) @ (B, T, D) -> (B, 1, D) -> (B, D)
 
 
-def token_max(hidden: Tensor, real: Tensor | None) -> Tensor:
-    """Return the highest number of each column over the real tokens, (B, D); arguments as in `token_mean`."""
-    return (hidden if real is None else hidden.masked_fill(~real[..., None], -torch.inf)).amax(1)
-
-
 def last_token(hidden: Tensor, real: Tensor | None) -> Tensor:
     """Return the last real token's state (B, D), whichever side is padded; arguments as in `token_mean`."""
     if real is None:

@@ -16,7 +16,7 @@ from ..model.generate import generate
 from ..plumbing.errors import UserError
 from ..plumbing.stored import token_rows
 from ..texts.corpus import Corpus
-from ..tokenizer.bpe import BPE
+from ..tokenizer.base import Tokenizer
 from ..training.objective import IGNORED, SPLITS, Objective, tensors
 from ..training.vocabulary_loss import vocabulary_loss
 
@@ -24,7 +24,7 @@ from ..training.vocabulary_loss import vocabulary_loss
 class Causal(Objective):
     """Windows of one stream, <|endoftext|> document <|endoftext|> ...; attention crosses document borders."""
 
-    def __init__(self, corpus: Corpus, tokenizer: BPE, context: int, batch_size: int, seed: int = 0):
+    def __init__(self, corpus: Corpus, tokenizer: Tokenizer, context: int, batch_size: int, seed: int = 0):
         super().__init__(tokenizer, context, batch_size, seed)
         self.corpus, self.end = corpus, tokenizer.special_id("<|endoftext|>")
         self.streams = {split: token_stream(tokenizer, getattr(corpus, split), self.end) for split in SPLITS}
@@ -79,12 +79,12 @@ class Causal(Objective):
         return self.tokenizer.decode([i for i in out if i != self.end])
 
 
-def token_stream(tokenizer: BPE, documents: Sequence[str], end: int) -> np.ndarray:
+def token_stream(tokenizer: Tokenizer, documents: Sequence[str], end: int) -> np.ndarray:
     """Return the ids of all documents in one array (n,), `end` before each document and after the last."""
     return token_rows(documents, tokenizer, ended, end, first=("",))[0]  # an empty one first: `end` alone
 
 
-def ended(tokenizer: BPE, document: str, end: int) -> list[list[int]]:
+def ended(tokenizer: Tokenizer, document: str, end: int) -> list[list[int]]:
     """Return the ids of a document and `end`, as one row."""
     return [[*tokenizer.encode(document, allow_special=False), end]]
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from ..model.transformer import Transformer, build
 from ..plumbing.errors import UserError
 from ..texts.corpus import Corpus, draw
-from ..tokenizer.bpe import BPE
+from ..tokenizer.base import Tokenizer
 from ..training.objective import IGNORED, count_correct, summed_cross_entropy
 from .masked import Masked, masked_states
 
@@ -47,7 +47,7 @@ class Distillation(Masked):
     patience = 3
 
     def __init__(
-        self, corpus: Corpus, tokenizer: BPE, context: int, batch_size: int, seed: int = 0,
+        self, corpus: Corpus, tokenizer: Tokenizer, context: int, batch_size: int, seed: int = 0,
         *, teacher: Transformer, n_documents=None, mask_share=0.15, whole_word=False, temperature=2.0,
         soft_weight=5.0, masked_weight=2.0, cosine_weight=1.0,
     ):  # fmt: skip

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..texts.corpus import Corpus
-from ..tokenizer.bpe import BPE
+from ..tokenizer.base import Tokenizer
 from ..training.objective import IGNORED, SPLITS, Objective, count_correct, notes_on_cuts, tensors, to_device
 from ..training.vocabulary_loss import vocabulary_loss
 from .next_sentence import PackedSentences, SentencePairs
@@ -28,7 +28,7 @@ class Masked(Objective):
     """Predict masked tokens, and also the next sentence (BERT) or not (RoBERTa)."""
 
     def __init__(
-        self, corpus: Corpus, tokenizer: BPE, context: int, batch_size: int, seed: int = 0,
+        self, corpus: Corpus, tokenizer: Tokenizer, context: int, batch_size: int, seed: int = 0,
         next_sentence: bool = True, mask_share: float = 0.15, whole_word: bool = False,
     ):  # fmt: skip
         super().__init__(tokenizer, context, batch_size, seed)

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..plumbing.errors import UserError
 from ..plumbing.stored import token_rows
-from ..tokenizer.bpe import BPE
+from ..tokenizer.base import Tokenizer
 
 FOLLOWS, DOES_NOT_FOLLOW = 0, 1  # classes of the next-sentence head
 # Line 1: an end mark, closing quotes, then white space before an opening quote or mark, or before a letter or
@@ -45,7 +45,7 @@ def sentences(text: str) -> list[str]:
     return [part.strip() for part in [*parts, text[start:]] if part.strip()]
 
 
-def sentence_rows(tokenizer: BPE, document: str) -> list[list[int]]:
+def sentence_rows(tokenizer: Tokenizer, document: str) -> list[list[int]]:
     """Return the ids of each sentence, encoded with a space before it; a sentence without ids is left out."""
     return [*filter(None, (tokenizer.encode(" " + s, allow_special=False) for s in sentences(document)))]
 
@@ -104,7 +104,7 @@ class SentencePairs(SentenceRuns):
     Otherwise its length or place gives the answer away. UserError unless two documents have pairs.
     """
 
-    def __init__(self, documents: Sequence[str], tokenizer: BPE, context: int, name: str = "this text"):
+    def __init__(self, documents: Sequence[str], tokenizer: Tokenizer, context: int, name: str = "this text"):
         super().__init__(documents, tokenizer, context, n_text=2)
         has_next = self.runs[:, 1] - self.runs[:, 0] >= 2  # a single sentence has no next one
         self.runs, self.document_of = self.runs[has_next], self.document_of[has_next]
@@ -162,7 +162,7 @@ class SentencePairs(SentenceRuns):
 class PackedSentences(SentenceRuns):
     """Rows [CLS] sentence sentence ... [SEP], filled with whole sentences across documents."""
 
-    def __init__(self, documents: Sequence[str], tokenizer: BPE, context: int):
+    def __init__(self, documents: Sequence[str], tokenizer: Tokenizer, context: int):
         super().__init__(documents, tokenizer, context, across_documents=True)
 
     def rows(self, chosen: np.ndarray, rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:

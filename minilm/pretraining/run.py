@@ -2,9 +2,8 @@
 
 `train.py` runs this with its flags. The later regimes call `start_model` for a model to start from.
 
-To add an objective, write its class (`training/objective.py`; for a new noise, a subclass of `Denoising` with
-its own `rows`), its closing function in `report.py`, a row of OBJECTIVES, and its flags in
-`PretrainingSettings`: each flag is the class's argument of the same name.
+To add an objective, write its class (a new noise: a `Denoising` with other `rows`), its closing function in
+`report.py`, a row of OBJECTIVES, and its flags in `PretrainingSettings`, named as the class's arguments.
 """
 
 from collections.abc import Callable
@@ -49,6 +48,7 @@ class Row(NamedTuple):
 
 UNTOLD = {*CommonSettings.__annotations__, "teacher", "accumulate", "resume"}  # these do not define a model,
 UNTOLD |= {"eval_every", "eval_rows", "save_every", "log_every"}  # so `newest_or_train` does not report them
+OTHER_WORLD = {"world:reports": "world", "world:portuguese": "world:portuguese-reports"}  # to continue on
 OBJECTIVES: dict[str, Row] = {
     "masked": Row(Masked, report.masked_closing, "bert-tiny", "--whole-word --vocab-size 400"),
     "causal": Row(Causal, report.causal_closing, "gpt-tiny", "--init {run} --data world:reports"),
@@ -71,7 +71,7 @@ class PretrainingSettings(TrainingSettings):
     errors: Literal["strict", "replace"] = "strict"  # replace: read on past bytes that are not UTF-8
     skip_bad: bool = False  # translation: leave out and count pairs with an empty side
     tokenizer: str | None = None  # a tokenizer.json; none: a BPE is trained on the data
-    vocab_size: int | None = None  # number of tokens of the BPE that is trained
+    vocab_size: int | None = None  # number of tokens of the BPE that is trained; 262: bytes alone
     context: int | None = None  # tokens per row
     mask_share: float = 0.15  # masked: share of the tokens that are hidden
     whole_word: bool = False  # masked: hide all tokens of a word or none
@@ -185,9 +185,9 @@ class Pretraining:
         lines.append(f"{model.n_parameters():,} weights.")
         is_world = settings.data[0].partition(":")[0] == "world"
         then = self.then if is_world else "python extract.py --model {run} --data FILE"
-        if "portuguese" in settings.data[0]:
-            then = then.replace(":reports", ":portuguese-reports")
-            then += "" if "--data" in then else " --data world:portuguese"
+        then = then.replace("world:reports", OTHER_WORLD.get(settings.data[0], "world:reports"))
+        if is_world and "--data" not in then and settings.data != ("world",):
+            then += " " + typed("data", settings.data)
         then = then.format(run=quoted([str(folder)]))
         finish(folder, settings, tables, lines, results, outcome["seconds"], then)
         return folder

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint import load_config, load_weights, read_weights
+from ..checkpoint import load_config, load_tokenizer, load_weights, read_weights
 from ..model.pooling import last_token
 from ..model.transformer import Transformer, build_for_weights
 from ..plumbing.errors import UserError
 from ..plumbing.folders import CONFIG, TOKENIZER
-from ..tokenizer.bpe import BPE
+from ..tokenizer.base import Tokenizer
 from ..training.loop import TrainingSettings
 from ..training.metrics import share_interval
 from ..training.objective import evaluate
@@ -69,10 +69,10 @@ def reward_model_from(policy: Transformer, seed: int) -> RewardModel:
     return RewardModel(trunk).to(policy.tokens.weight.device)
 
 
-def load_reward_model(folder: str | Path, tokenizer: BPE, device: str = "cpu") -> RewardModel:
+def load_reward_model(folder: str | Path, tokenizer: Tokenizer, device: str = "cpu") -> RewardModel:
     """Return the reward model of a folder; UserError if there is none, or if its tokenizer is another."""
-    config, other = load_config(folder), BPE.load(Path(folder) / TOKENIZER)
-    if (other.vocab, other.merges) != (tokenizer.vocab, tokenizer.merges):
+    config, other = load_config(folder), load_tokenizer(Path(folder) / TOKENIZER)
+    if any(getattr(other, name, None) != getattr(tokenizer, name) for name in tokenizer.SAVED):
         raise UserError(f"--reward {folder}: its tokenizer is not the policy's; leave --reward out")
     tensors = read_weights(folder)
     model = RewardModel(build_for_weights(config, tensors, Path(folder) / CONFIG))

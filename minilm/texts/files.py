@@ -101,7 +101,7 @@ def string_field(record: dict, field: str, where: str, errors: str = "strict") -
 
 def read_documents(path: Path, errors: str = "strict") -> Iterator[str]:
     """Yield the documents of one `.txt` or `.jsonl` file (or `.gz` of these), if any."""
-    if kind(path) not in TEXT_SUFFIXES:
+    if kind(path) not in TEXT_SUFFIXES and path.exists():
         told = f"{path}: expected {', '.join(TEXT_SUFFIXES)}, .gz of these, or a folder of them"
         raise UserError(told + (f"; {kind(path)} needs {OTHERS[kind(path)]}" if kind(path) in OTHERS else ""))
     texts = (string_field(record, "text", where, errors) for where, record in read_jsonl(path, errors))

@@ -51,7 +51,7 @@ def read_table(path: str | Path, fields: Sequence[str], skip_bad=False, spare=()
     A first line that names all the fields is a header: then columns may be in any order, and others are
     ignored; without one, `spare` may come last. UserError unless it is a table. `make` replaces `row`.
     """
-    if kind(path) not in SUFFIXES:
+    if kind(path) not in SUFFIXES and Path(path).exists():
         raise UserError(f"{path}: expected a table: {', '.join(SUFFIXES)}, or .gz of these")
     parts = columns(path, fields, spare)
     if kind(path) == ".jsonl":

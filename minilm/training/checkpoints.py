@@ -133,8 +133,7 @@ class Run:
             self.best.state, objective.state = state["stopping"], state["objective"]
             if state.get("validation", self.validation) != self.validation:
                 if process_rank() == 0:
-                    told = f"earlier metrics are dropped, and 'before' is step {self.step}"
-                    print(f"{folder}: new validation set, so {told}", file=sys.stderr)
+                    print(f"{folder}: new validation set, so 'before' is step {self.step}", file=sys.stderr)
                 self.before, self.best = None, EarlyStopping(patience)
                 trim_log(folder, lambda line: line["split"] == "train")
         elif folder:  # first of all: a run that is killed now lacks only its weights

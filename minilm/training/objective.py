@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..model.generate import evaluation_mode
 from ..plumbing.script import added_up, process_count, process_rank, with_bar
-from ..tokenizer.bpe import BPE
+from ..tokenizer.base import Tokenizer
 from .machine import quick_products
 
 IGNORED = -100  # label of a position that the loss leaves out
@@ -45,7 +45,7 @@ class Objective(ABC):
         taken = signature(cls).parameters.keys() - {"corpus", "tokenizer", "teacher"}
         return {name: value for name, value in settings.items() if name in taken}
 
-    def __init__(self, tokenizer: BPE, context: int, batch_size: int, seed: int = 0):
+    def __init__(self, tokenizer: Tokenizer, context: int, batch_size: int, seed: int = 0):
         self.tokenizer, self.context, self.batch_size, self.seed = tokenizer, context, batch_size, seed
         # UTF-8 bytes that each token stands for, (V,); a special token stands for none
         self.token_bytes = np.array([len(tokenizer.vocab.get(i, b"")) for i in range(tokenizer.vocab_size)])

@@ -88,6 +88,8 @@ class Grammar:
         self.templates = []  # for each sentence the Choice of its template
         for sentence in table.split("\n\n"):
             weights = {}
+            if wrong := re.sub(LINES, "", sentence).strip():
+                raise ValueError(f"{wrong!r}: no weight, two spaces, English, and below it the Portuguese")
             for weight, *texts in re.findall(LINES, sentence):
                 choices = [slots[name].choice for name in re.findall(r"\{(\w+)\}", texts[0])]
                 weights[Template(*texts, tuple(filter(None, choices)))] = int(weight)

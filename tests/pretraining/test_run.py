@@ -335,14 +335,24 @@ def test_what_is_fixed_stays_fixed():
     small.assert_fixed(PretrainingSettings(), by_name=True)
 
 
-def test_a_run_on_the_world_goes_on_with_the_world(capsys, monkeypatch):
-    made = Pretraining(settings(objective="causal", data=("world:reports",), out="my run"), SHAPE)
+@pytest.mark.parametrize(
+    ("objective", "data", "told"),
+    [
+        ("causal", "world", "--init {run} --data world:reports"),
+        ("causal", "world:reports", "--init {run} --data world"),
+        ("causal", "world:portuguese", "--init {run} --data world:portuguese-reports"),
+        ("masked", "world", "--whole-word --vocab-size 400"),
+        ("masked", "world:reports", "--whole-word --vocab-size 400 --data world:reports"),
+    ],
+)
+def test_a_run_on_the_world_goes_on_with_the_world(objective, data, told, capsys, monkeypatch):
+    made = Pretraining(settings(objective=objective, data=(data,), out="my run"), SHAPE)
     monkeypatch.setattr(made, "closing", lambda *_: ([], {}, []))
     metrics = dict(loss=1.0)
     outcome = dict(before=metrics, after=metrics, tokens_per_second=1.0, seconds=1.0)
     monkeypatch.setattr(run, "train", lambda *_, **__: outcome)
     made.run()
-    told = made.then.format(run=small.in_shell("'my run'"))
+    told = f"python train.py --objective {objective} " + told.format(run=small.in_shell("'my run'"))
     assert f"Next: {told}\n" in capsys.readouterr().out
 
 

@@ -13,6 +13,7 @@ from minilm.plumbing.errors import UserError
 from minilm.reinforcement import reward as module
 from minilm.reinforcement.reward import BradleyTerry, Normalised, RewardModel, reward_model_from
 from minilm.tokenizer.bpe import BPE, SPECIAL_TOKENS
+from minilm.tokenizer.wordpiece import WordPiece
 from minilm.training.loop import train
 from minilm.training.metrics import share_interval
 
@@ -94,6 +95,11 @@ def test_a_folder_without_a_reward_model_of_these_tokens_is_refused(gpt, tmp_pat
     save(RewardModel(gpt), BPE.train(small.documents(40, seed=9), 300, SPECIAL_TOKENS), tmp_path / "foreign")
     save(gpt, TOKENIZER, tmp_path / "policy")
     save(RewardModel(gpt), None, tmp_path / "silent")
+    pieces, other = (WordPiece([*SPECIAL_TOKENS, "a"], lower_case=is_lower) for is_lower in (False, True))
+    save(RewardModel(gpt), pieces, tmp_path / "wordpiece")
+    assert module.load_reward_model(tmp_path / "wordpiece", pieces), "any tokenizer of ours"
+    with pytest.raises(UserError, match="its tokenizer is not the policy's"):
+        module.load_reward_model(tmp_path / "wordpiece", other)
     wrong = dict(
         foreign="its tokenizer is not the policy's", policy="not a reward model", silent="tokenizer.json"
     )

@@ -9,6 +9,7 @@ import random
 import pytest
 
 from minilm import world
+from minilm.plumbing.errors import UserError
 from minilm.pretraining.next_sentence import SentencePairs
 from minilm.texts import corpus as data
 from minilm.texts.corpus import Corpus, cut, draw, load_corpus, one_line, split_by_hash, without
@@ -222,7 +223,13 @@ def test_n_documents_draws_from_training_only(write):
     assert "last \ufffd" in [*whole.train, *whole.validation], "--errors replace reads on"
 
 
-@pytest.mark.parametrize("source", data.SOURCES[:-1])
+def test_a_world_so_small_that_training_has_it_all_is_named(monkeypatch):
+    monkeypatch.setattr(data.world, "documents", lambda n, seed, domain: ["Ana sat.", "Rui ran."])
+    with pytest.raises(UserError, match="found all of validation in training too"):
+        load_corpus("world")
+
+
+@pytest.mark.parametrize("source", [name for name in data.SOURCES if name.startswith("world")])
 def test_world_parts_share_no_document_and_know_their_floor(source, monkeypatch):
     monkeypatch.setattr(data, "WORLD_VALIDATION", 100)
     corpus, domain = load_corpus(source, seed=3, n_documents=400), source.partition(":")[2] or "stories"

@@ -87,6 +87,15 @@ def test_a_prompt_is_a_text_that_has_begun():
     assert prompt_ids(TOKENIZER, BOTH, A) == [CLS, *ids(" " + A), SEP], "the encoder reads a whole text"
 
 
+def test_a_vocabulary_may_have_a_token_to_begin_a_text_with():
+    plain = small.tokenizer()
+    aliases = {"[CLS]": "<begin>", "[PAD]": "<end>", "<|endoftext|>": "<end>"}
+    other = BPE(plain.vocab, plain.merges, ("<begin>", "<end>"), aliases=aliases)
+    begin, end = map(other.special_id, ("<begin>", "<end>"))
+    assert framed(other, DECODER, [7, 8]) == ([begin, 7, 8, end], 4)
+    assert prompt_ids(other, DECODER, A)[0] == begin
+
+
 def test_where_a_model_talks_in_turns_a_text_ends_as_a_turn():
     plain = small.tokenizer()
     specials = (*plain.special_tokens, "<|im_start|>", "<|im_end|>")

@@ -35,6 +35,14 @@ def grammar():
     return Grammar(TABLE, SLOTS, RULES, PORTUGUESE, carried=("who",))
 
 
+@pytest.mark.parametrize(
+    ("old", "new"), [("1  the", "1 the"), ("   {bicho} vê", "  {bicho} vê"), ("   {who} gosta.\n", "")]
+)
+def test_a_line_that_is_no_template_is_named(old, new):
+    with pytest.raises(ValueError, match="no weight, two spaces, English"):
+        Grammar(TABLE.replace(old, new), SLOTS, RULES, PORTUGUESE)
+
+
 def test_choice_knows_its_probabilities_and_draws_by_them():
     assert ANIMALS.logs == {"cat": pytest.approx(math.log(0.75)), "dog": pytest.approx(math.log(0.25))}
     rng = random.Random(0)

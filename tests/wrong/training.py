@@ -52,7 +52,7 @@ WRONG = {
             "instead of 0.3: matrices",
         ),
         ("p.dim() < 2", "name.endswith('bias')", "biases and norms do not"),
-        ("torch.optim.AdamW)(rows", "torch.optim.Adam)(rows", "use AdamW"),
+        ("torch.optim.AdamW", "torch.optim.Adam", "use AdamW"),
         ("if p.requires_grad:", "if True:", "is frozen, but the optimiser has it"),
         (", betas=BETAS", "", "the betas must be"),
         ("share=share", "share=1.0", "must be those of `share_and_start`"),
