@@ -228,8 +228,8 @@ def write(name: str, content: bytes | str) -> None:
 
 
 BAD_TEXT = {
-    "empty.txt": (b"", ["empty file"]),
-    "blank.txt": (b"\n \n\t\n", ["empty file"]),
+    "empty.txt": (b"", ["found 0 training and 0 validation documents"]),
+    "blank.txt": (b"\n \n\t\n", ["found 0 training and 0 validation documents"]),
     "word.txt": (b"word", ["at least two different documents"]),
     "binary.txt": (b"abc\x00\x01\x02", ["binary file", "offset 3"]),
     "latin.txt": ("Ana found a café.\n\nRui sells bread.".encode("latin-1"), ["byte 15", "--errors replace"]),

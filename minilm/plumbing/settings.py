@@ -53,8 +53,7 @@ class CommonSettings:
         for name in ("model", "init", "teacher", "reward") if self.out and self.overwrite else ():
             source = getattr(self, name, None)
             if source and Path(source).resolve() == Path(self.out).resolve():
-                lost = f"{option_of(name)} {source}"
-                raise UserError(f"--out {self.out} --overwrite would delete {lost}: give another --out")
+                raise UserError(f"--out {self.out} --overwrite would delete {option_of(name)} {source}")
 
     def check_least(self, least: dict[str, float]) -> None:
         """Raise UserError if a setting, or an item of a tuple, is a number below its least value."""

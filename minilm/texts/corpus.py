@@ -95,8 +95,7 @@ def load_corpus(source, seed: int = 0, n_documents=None, errors: str = "strict",
             write, floor = partial(world.few_shot_documents, repeats=domain == "few-shot"), None
         corpus = Corpus(name, *world_parts(write, n_documents or WORLD_TRAIN, seed), floor)
     if not corpus.train or not corpus.validation:
-        found = "all of validation in training too" if corpus.train else "an empty file"
-        found = "only one document" if corpus.validation else found
+        found = f"{len(corpus.train)} training and {len(corpus.validation)} validation documents"
         expected = "at least two different documents (a blank line ends one), or a text of several sentences"
         raise UserError(f"{corpus.name}: found {found}, expected {expected}")
     corpus.train = draw(corpus.train, n_documents, seed)

@@ -115,8 +115,7 @@ def check_order(path: str | Path, fields: Sequence[str], rows: list[Sequence[str
     n_name = sum(not re.fullmatch(r"[-+.\d]+", label) for label in counts)  # numeric labels need not repeat
     expected = f"; unless the columns are {', '.join(fields)}, in this order, the first line must name them"
     if n_text < len(counts) or n_name > max(10, len(rows) / 2):
-        found = f"{n_text:,} different texts, {len(counts):,} different labels in {len(rows):,} rows"
-        raise UserError(f"{path}: {found}{expected}")
+        raise UserError(f"{path}: {len(counts):,} different labels in {len(rows):,} rows{expected}")
     if counts[first[-1]] == 1 and len(counts) <= len(rows) / 2 and all(map(str.isidentifier, first)):
         raise UserError(f"{path}: only the first row has the label {first[-1]!r}{expected}")
 

@@ -77,8 +77,7 @@ def text_rows(tokenizer, config: ModelConfig, texts: Sequence[str], seconds=None
     longest, n_text = config.max_positions if longest is None else longest, 1 if seconds is None else 2
     room = longest - len(framed(tokenizer, config, [], None if seconds is None else [])[0])
     if room < n_text or longest > config.max_positions:
-        limits = f"{longest - room + n_text} to {config.max_positions}"
-        raise UserError(f"--context {longest}: a row must have {limits} tokens")
+        raise UserError(f"--context {longest}: must be {longest - room + n_text} to {config.max_positions}")
     rows, n_cut = [], 0
     for i, text in enumerate(texts):
         first = text_ids(tokenizer, config, text)

@@ -179,7 +179,7 @@ def test_what_is_cut_is_counted_and_fits():
     assert rows.n_cut == 2 and rows.lengths[1:].tolist() == [21, 21] and all(row[-1] == SEP for row in rows)
     assert text_rows(TOKENIZER, ENCODER, [A * 9]).lengths[0] == ENCODER.max_positions
     for longest, seconds in ((2, None), (4, [B]), (31, None)):
-        with pytest.raises(UserError, match=f"--context {longest}: a row must have . to 30 tokens"):
+        with pytest.raises(UserError, match=f"--context {longest}: must be . to 30$"):
             text_rows(TOKENIZER, ENCODER, [A], seconds, longest=longest)
 
 
