@@ -24,8 +24,7 @@ from ..training.objective import autocast, to_device
 
 ONE_LAYER = {  # pooling: states of one layer (B, T, D), real tokens (B, T) or None for all -> vectors (B, D)
     "cls": lambda hidden, real: hidden[:, 0],  # an encoder's [CLS] sees all; a decoder's first token itself
-    # In pre-training, no single state has to hold a whole text: each token's state describes the words around
-    # it, and the mean keeps what these states have in common.
+    # No single state has to hold a whole text: each describes the words around it, the mean what they share.
     "mean": token_mean,
     "max": lambda x, real: (x if real is None else x.masked_fill(~real[..., None], -torch.inf)).amax(1),
     "last": last_token,  # a decoder's last token is the only one that sees the whole text

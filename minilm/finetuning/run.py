@@ -54,10 +54,9 @@ def finetune(settings: FinetuningSettings) -> Path | None:
         own, known = replace(settings, seed=seed), TASKS[settings.task].learn(one.train, tokenizer)
         task = TASKS[settings.task](tokenizer, body.config, settings.context, known, **options)
         model, objective = prepared(body, task, one, own)
-        if settings.show_batch:
+        if n_row := settings.show_batch:
             classes = task.labels if task.has_head else ()  # without a head the model writes them as tokens
-            lines = batch_lines(objective.batch(0, "train"), tokenizer, settings.show_batch, classes)
-            return print(*lines, sep="\n")
+            return print(*batch_lines(objective.batch(0, "train"), tokenizer, n_row, classes), sep="\n")
         out = None if results else start(settings, model, objective)  # the first seed's model is kept
         result, predictions = trained(model, objective, own, out, tokenizer)
         reached.append(task.figures(predictions))

@@ -5,7 +5,6 @@ import importlib
 from .loading import download, load
 
 
-def __getattr__(name: str):
-    if name == "export":  # it reads a run folder, which only `checkpoint.py` can
-        return importlib.import_module("minilm.checkpoint").export
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def export(run_folder, folder) -> list[str]:
+    """Convert a run folder, as `checkpoint.export`, which imports this package."""
+    return importlib.import_module("minilm.checkpoint").export(run_folder, folder)

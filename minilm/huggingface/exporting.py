@@ -131,7 +131,8 @@ def begin_and_end(tokenizer, config: ModelConfig) -> dict[str, str]:
     """Return our names of the tokens that begin and end a text of this model."""
     if config.kind != "decoder":
         return {"bos": "[CLS]", "eos": "[SEP]"}
-    return {"bos": "<|endoftext|>", "eos": "[EOS]" if "[EOS]" in tokenizer.aliases else "<|endoftext|>"}
+    known, end = tokenizer.aliases.keys(), "<|endoftext|>"  # as in `rows.framed` and `rows.text_end`
+    return {"bos": "[CLS]" if {"[CLS]", end} <= known else end, "eos": "[EOS]" if "[EOS]" in known else end}
 
 
 def special_ids(tokenizer, kind: str, config: ModelConfig) -> dict:

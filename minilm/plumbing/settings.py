@@ -53,7 +53,7 @@ class CommonSettings:
         for name in ("model", "init", "teacher", "reward") if self.out and self.overwrite else ():
             source = getattr(self, name, None)
             if source and Path(source).resolve() == Path(self.out).resolve():
-                raise UserError(f"--out {self.out} --overwrite would delete {option_of(name)} {source}")
+                raise UserError(f"--overwrite would delete {option_of(name)} {source}: give another --out")
 
     def check_least(self, least: dict[str, float]) -> None:
         """Raise UserError if a setting, or an item of a tuple, is a number below its least value."""

@@ -130,8 +130,7 @@ def row(fields: Sequence[str], where: str, names, cells: Sequence, is_number=Fal
     """Return the fields of one row; UserError if one is missing or empty. A label may be a number."""
     if len(cells) != len(names):
         hint = "; separated by semicolons? Add a header" if len(cells) == 1 and ";" in cells[0] else ""
-        expected = f"{len(names)} (with {', '.join(fields)}){hint}"
-        raise UserError(f"{where}: found {len(cells)} columns, expected {expected}")
+        raise UserError(f"{where}: {len(cells)} columns, expected {len(names)}: {', '.join(fields)}{hint}")
     record = dict(zip(names[::-1], cells[::-1], strict=True))  # of two columns with one name, the first
     if isinstance(record.get("label"), (int, float)):
         record["label"] = str(record["label"])

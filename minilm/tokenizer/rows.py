@@ -92,8 +92,8 @@ def text_rows(tokenizer, config: ModelConfig, texts: Sequence[str], seconds=None
 
 def framed(tokenizer, config: ModelConfig, first: list[int], second=None) -> tuple[list[int], int]:
     """Return a row with its special tokens, and how many of its tokens come before text B."""
-    # GPT-2's texts begin with the token that ends them; a vocabulary without it may have one to begin with.
-    begin = tokenizer.special_id("[CLS]" if config.kind != "decoder" or END in tokenizer.aliases else END)
+    has_two = {"[CLS]", END} <= tokenizer.aliases.keys()  # to begin and to end a text; GPT-2 has one for both
+    begin = tokenizer.special_id("[CLS]" if config.kind != "decoder" or has_two else END)
     end = text_end(tokenizer) if config.kind == "decoder" else tokenizer.special_id("[SEP]")
     if second is None:
         return [begin, *first, end], len(first) + 2

@@ -9,7 +9,14 @@ import torch
 
 import minilm
 from minilm.huggingface import exporting
-from minilm.huggingface.exporting import export_model, rust_tokenizer, special_ids, target, write_tokenizer
+from minilm.huggingface.exporting import (
+    begin_and_end,
+    export_model,
+    rust_tokenizer,
+    special_ids,
+    target,
+    write_tokenizer,
+)
 from minilm.huggingface.tokenizers import read_tokenizer
 from minilm.model.config import PRESETS, ModelConfig
 from minilm.model.transformer import build
@@ -230,6 +237,9 @@ def test_a_bpe_there_and_back(bpe, tmp_path):
     settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
     named = {name: token for name, token in settings.items() if name.endswith("_token")}
     assert named == {"bos_token": "<|end|>", "eos_token": "<|end|>"}
+    aliases = {"<|endoftext|>": "<|end|>", "[CLS]": "<|begin|>"}
+    other = BPE(bpe.vocab, bpe.merges, ["<|begin|>", "<|end|>"], aliases=aliases)
+    assert begin_and_end(other, small("gpt2")) == {"bos": "[CLS]", "eos": "<|endoftext|>"}, "one for each"
 
 
 def test_the_file_of_the_rust_library(bpe):

@@ -301,7 +301,7 @@ def test_what_a_run_reads_from_is_not_overwritten_by_it():
 
         model: str | None = None  # a folder
 
-    with pytest.raises(UserError, match=r"--out runs/a --overwrite would delete --model ./runs/../runs/a/"):
+    with pytest.raises(UserError, match=r"--overwrite would delete --model ./runs/../runs/a/"):
         FromModel(model="./runs/../runs/a/", out="runs/a", overwrite=True)
     FromModel(model="runs/a", out="runs/b", overwrite=True)
     FromModel(model="runs/a", out="runs/a")  # choose_folder says that it exists

@@ -191,7 +191,8 @@ def test_only_a_document_of_more_than_half_is_cut(write):
 
 
 @pytest.mark.parametrize(
-    ("text", "n_held"), [("word", 1), ("word\n\nword\n", 2), ("One sentence of a few words.", 1), ("\n \n", 0)]
+    ("text", "n_held"),
+    [("word", 1), ("word\n\nword\n", 2), ("One sentence of a few words.", 1), ("\n \n", 0)],
 )
 def test_too_little_text_is_refused(write, message, text, n_held):
     found = message(load_corpus, write("a.txt", text))

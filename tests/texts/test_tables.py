@@ -147,13 +147,13 @@ def test_a_column_to_spare_may_come_last(write, message):
     two, three = write("a.tsv", "sun\tgood\nrain\tbad\n"), write("b.tsv", "sun\tgood\t7\nrain\tbad\t8\n")
     for path in (two, three):
         assert read_table(path, FIELDS, spare=("id",)) == [("sun", "good"), ("rain", "bad")]
-    assert "found 3 columns, expected 2" in message(read_table, three, FIELDS)
+    assert "3 columns, expected 2: text, label" in message(read_table, three, FIELDS)
 
 
 def test_csv_quotes_hold_commas_quotes_and_lines(write, message):
     path = write("a.csv", 'text,label\n"a, ""b""\nc",x\n\nd,y,z\n')
     assert read_table(path, FIELDS, skip_bad=True) == [('a, "b"\nc', "x")]
-    assert "line 5: found 3 columns, expected 2" in message(read_table, path, FIELDS), "lines, not rows"
+    assert "line 5: 3 columns, expected 2" in message(read_table, path, FIELDS), "lines, not rows"
 
 
 @pytest.mark.parametrize("text", ['a,x\n\n"b,y\nc,z\n', 'a,x\n\n"b,y\nc,"z"\n'])
@@ -172,8 +172,8 @@ def test_a_quote_never_closed_is_named_where_it_opens(write, message, text):
         ("a.jsonl", GOOD, '{"label":"g"}', "no field 'text'"),
         ("a.jsonl", GOOD, '{"text":"sun","label":-1}', "the label '-1' may mean no label"),
         ("a.jsonl", GOOD, '{"text":"sun","label":NaN}', "the label 'nan' may mean no label"),
-        ("a.tsv", "sun\tgood", "alone", "found 1 columns, expected 2 (with text, label)"),
-        ("a.tsv", "sun\tgood", "a\tb\tc", "found 3 columns, expected 2 (with text, label)"),
+        ("a.tsv", "sun\tgood", "alone", "1 columns, expected 2: text, label"),
+        ("a.tsv", "sun\tgood", "a\tb\tc", "3 columns, expected 2: text, label"),
         ("a.csv", "sun,good", "sun;good", "separated by semicolons?"),
     ],
 )  # fmt: skip
