@@ -43,8 +43,14 @@ def test_public_names_are_the_objects_of_their_modules():
     assert minilm.PRESETS is PRESETS
     assert minilm.build is build
     assert minilm.BPE is BPE
-    assert minilm.export is minilm.huggingface.export and minilm.embed is minilm.extraction.features.embed
+    assert minilm.embed is minilm.extraction.features.embed
     assert set(minilm.__all__) == {"load", "save", "export", "build", "generate", "embed", "PRESETS", "BPE"}
+
+
+@pytest.mark.parametrize("export", [minilm.export, minilm.huggingface.export])
+def test_export_has_two_homes(export, tmp_path):
+    minilm.save(minilm.build(minilm.PRESETS["gpt-tiny"]), None, tmp_path / "gpt")
+    assert export(tmp_path / "gpt", tmp_path / "there") == [] and (tmp_path / "there" / "config.json").exists()
 
 
 def test_an_unknown_name_is_an_attribute_error():

@@ -138,7 +138,8 @@ def test_a_pair_has_a_separator_and_two_segments():
 
 
 def test_published_vocabularies_with_s_have_two_separators_between_texts():
-    published = SimpleNamespace(special_tokens=("<s>", "</s>"), special_id={"[CLS]": 0, "[SEP]": 2}.get)
+    ids = {"[CLS]": 0, "[SEP]": 2}
+    published = SimpleNamespace(special_tokens=("<s>", "</s>"), aliases={}, special_id=ids.get)
     assert framed(published, ENCODER, [7], [8, 9]) == ([0, 7, 2, 2, 8, 9, 2], 4)
     assert framed(published, ENCODER, [7]) == ([0, 7, 2], 3)
 

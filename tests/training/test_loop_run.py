@@ -101,7 +101,7 @@ def test_settings_below_their_least_value_are_named(wrong, least):
 
 def test_every_process_and_micro_batch_needs_a_row(monkeypatch):
     small.settings(batch_size=6, accumulate=6)
-    with pytest.raises(UserError, match="--batch-size 6: give 7 or more, a row for each part"):
+    with pytest.raises(UserError, match="--batch-size 6: give 7 or more, or less --accumulate"):
         small.settings(batch_size=6, accumulate=7)
     monkeypatch.setattr(training, "process_count", lambda: 4)
     with pytest.raises(UserError, match="--batch-size 7: give 8 or more"):
