@@ -50,7 +50,8 @@ def test_public_names_are_the_objects_of_their_modules():
 @pytest.mark.parametrize("export", [minilm.export, minilm.huggingface.export])
 def test_export_has_two_homes(export, tmp_path):
     minilm.save(minilm.build(minilm.PRESETS["gpt-tiny"]), None, tmp_path / "gpt")
-    assert export(tmp_path / "gpt", tmp_path / "there") == [] and (tmp_path / "there" / "config.json").exists()
+    assert export(tmp_path / "gpt", tmp_path / "there") == []
+    assert (tmp_path / "there" / "config.json").exists()
 
 
 def test_an_unknown_name_is_an_attribute_error():
