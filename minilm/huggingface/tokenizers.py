@@ -51,7 +51,7 @@ def read_tokenizer(folder: Path, values: dict) -> tuple[BPE | WordPiece | None, 
             raise UserError(f"a tokenizer of type {kind!r}; only WordPiece and BPE are supported")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # JSON of another shape, say
         said = str(error) if isinstance(error, UserError) else f"damaged ({error!r})"
-        raise UserError(f"{folder}: its vocabulary cannot be read: {said}") from None
+        raise UserError(f"{folder}: vocab.txt, vocab.json or tokenizer.json cannot be read: {said}") from None
     return None, ["no vocabulary in it, so texts cannot be read"]
 
 

@@ -30,7 +30,11 @@ def test_both_texts_are_measured_before_and_after(settings, monkeypatch):
     run, model, objective = started(settings)
     assert run.general.name.endswith("general.txt") and objective.corpus is DOMAIN
     monkeypatch.setattr(Pretraining, "closing", lambda *_: (["first"], dict(loss=1.0), ["example"]))
+    given = {name: weight.clone() for name, weight in model.state_dict().items()}
     tables, results, examples = run.closing(objective, model, {}, {})
+    small.assert_equal(
+        dict(model.state_dict()), given, "from scratch: train a new model, not this one: state"
+    )
     assert tables[0] == "first" and examples == ["example"] and results["loss"] == 1.0
     rows, header = tables[1]
     zero = [f"domain only, from scratch, lr {rate}" for rate in (0.0025, 0.0075)]
@@ -38,7 +42,8 @@ def test_both_texts_are_measured_before_and_after(settings, monkeypatch):
     assert all(len(row) == len(header) for row in rows) and header == HEADER
     assert rows[0][1:] == rows[1][1:], "nothing was trained in between"
     plain = small.Causal(DOMAIN, small.tokenizer(), 24, 7)
-    assert results["domain_loss_before"] == evaluate(model, plain, settings)["loss"]
+    told = "general loss and bits first, then the domain's"
+    assert results["domain_loss_before"] == evaluate(model, plain, settings)["loss"], told
     assert results["general_loss_before"] == rows[0][1] and results["domain_loss_after"] == rows[1][3]
     losses = [row[3] for row in rows[2:]]
     assert losses[0] != losses[1] and results["scratch_domain_loss"] == min(losses), "its best rate counts"
@@ -80,6 +85,8 @@ def test_a_start_with_new_tokens_and_replay(settings):
     assert objective.tokenizer.vocab_size == model.config.vocab_size == V + 11
     assert set(objective.corpus.train) > set(DOMAIN.train)
     assert len(run.before) == 4 and run.name == "causal-continued"
+    expected = small.tokenizer().extend(DOMAIN.texts(), 11).vocab
+    assert objective.tokenizer.vocab == expected, "new tokens are learnt from the domain's text"
 
 
 def test_a_start_that_does_not_fit_is_named(settings, tmp_path):
@@ -138,10 +145,11 @@ def test_the_best_rate_from_zero_counts_whichever_it_is(settings, monkeypatch):
         figures = iter([(1.0, 1.5, 2.0, 2.5), *((9.0, 9.5, loss, loss + 1) for loss in losses)])
         monkeypatch.setattr(run, "measure", lambda *_, figures=figures: next(figures))
         results = run.closing(objective, model, {}, {})[1]
-        assert results.pop("scratch_domain_loss") == 3.0
+        assert results.pop("scratch_domain_loss") == 3.0, "the lower domain loss of two rates, measured last"
         before = dict(general_loss_before=run.before[0], domain_loss_before=run.before[2])
         expected = before | dict(general_loss_after=1.0, domain_loss_after=2.0)
-        assert {name: results[name] for name in expected} == expected
+        found = {name: results[name] for name in expected}
+        assert found == expected, "before: measured at the start; after: measured now"
 
 
 def test_replay_needs_a_text_that_is_not_measured_on(settings, monkeypatch):
@@ -169,6 +177,17 @@ def test_a_model_of_published_width_has_its_published_rate_alone_from_zero(setti
         monkeypatch.setattr(forgetting, "LARGE", large)
         ((rows, _),) = run.closing(objective, model, {}, {})[0]
         assert len(rows) == 2 + n_rate, "a large rate in few steps is for small models"
+
+
+def test_what_is_trained_from_zero_reads_the_domain_alone(settings, monkeypatch):
+    run, model, objective = started(settings, replay=0.5)
+    made, read = [], []
+    keep = lambda zero, objective, *_, **__: made.append(zero) or read.append(objective.corpus.train)
+    monkeypatch.setattr(Pretraining, "closing", lambda *_: ([], {}, []))
+    monkeypatch.setattr(forgetting, "train", keep)
+    run.closing(objective, model, {}, {})
+    assert model not in made, "from scratch: each is a new model, with random weights"
+    assert read == [DOMAIN.train] * 2, "domain only: without the replayed texts"
 
 
 def test_both_runs_from_zero_begin_with_the_same_weights(settings, monkeypatch):

@@ -13,10 +13,11 @@ from minilm.continued.new_tokens import extend_vocabulary, new_row
 def test_new_rows():
     torch.manual_seed(0)
     old = torch.randn(400, 30) * 0.3 + 1
-    assert torch.allclose(new_row(old, "mean"), old.mean(0))
+    assert torch.allclose(new_row(old, "mean"), old.mean(0)), "a mean of each column: a row of D numbers"
     assert torch.equal(new_row(old, "zeros"), torch.zeros(30))
     drawn = torch.stack([new_row(old, "random") for _ in range(300)])
-    assert abs(drawn.std() / old.std() - 1) < 0.05 and not torch.equal(drawn[0], drawn[1])
+    assert abs(drawn.std() / old.std() - 1) < 0.05, "random rows have the deviation of the old ones"
+    assert not torch.equal(drawn[0], drawn[1]), "each row is drawn"
 
 
 @pytest.mark.parametrize("kind", ["masked", "causal"])

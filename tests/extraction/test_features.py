@@ -54,8 +54,8 @@ def test_every_reading_equals_a_plain_loop_over_single_texts(kind, positions):
     for found, how in zip(extract(model, rows, readings, tokens_per_batch=45), readings, strict=True):
         assert found.dtype == np.float32
         for vector, text in zip(found, TEXTS, strict=True):
-            why = f"{how}: padding counted, wrong layer, or rows in the order of their length?"
-            np.testing.assert_allclose(vector, plain(model, text, how), atol=1e-5, err_msg=why)
+            why = f"{how}: padding counted, wrong layer, dropout on, or rows in the order of their length?"
+            assert vector == pytest.approx(plain(model, text, how), abs=1e-5), why
     assert model.training, "the model must be left as it was"
 
 
@@ -78,7 +78,8 @@ def test_pooling_never_reads_padding():
 
 def test_layers_count_from_both_ends():
     config = make("encoder-decoder").config  # of the encoder's 3 blocks, not the decoder's 1
-    assert features.reading(config) == Reading(L, "mean")
+    assert features.n_layer(config) == L, "the blocks of the encoder, if there is one, else of the decoder"
+    assert features.reading(config) == Reading(L, "mean"), "-1 is the last of n_layer + 1 states: n_layer"
     assert [features.reading(config, layer).layer for layer in (0, 1, L, -1, -L - 1)] == [0, 1, L, L, 0]
     assert features.reading(config, -1, "mean-last-4") == Reading(-1, "mean-last-4")
     for layer in (L + 1, -L - 2):
@@ -94,7 +95,8 @@ def test_layers_count_from_both_ends():
 def test_batches_hold_rows_of_like_length_the_longest_first():
     lengths = [3, 9, 4, 9, 1, 30]
     batches = features.batches_of(lengths, 18)
-    assert [batch.tolist() for batch in batches] == [[5], [1, 3], [2, 0, 4]]
+    told = "rows by length, the longest first; rows times the longest of a batch are 18 tokens at most"
+    assert [batch.tolist() for batch in batches] == [[5], [1, 3], [2, 0, 4]], told
     assert sorted(i for batch in batches for i in batch) == list(range(6)), "each row once"
     assert features.batches_of([], 18) == []
 
@@ -127,6 +129,7 @@ def test_tokens_are_those_of_the_row_alone(kind):
     for ids, found in zip(rows, extract_tokens(model, rows, 1, tokens_per_batch=100), strict=True):
         expected = model.hidden_states(torch.tensor([ids]))[1][0].detach()
         assert found.dtype == np.float32 and found.base is None
+        assert found.shape == expected.shape, "the row's own tokens, without the padding of its batch"
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
@@ -148,7 +151,8 @@ def test_what_cannot_be_read_is_named():
 def test_nearest_sorts_by_angle_not_by_length():
     vectors = np.array([[10.0, 10.0], [1.0, 0.1], [-5.0, 0.0], [0.0, 0.0]])
     found = features.nearest(vectors, np.array([2.0, 0.0]), 4)
-    assert [i for i, _ in found] == [1, 0, 3, 2]
+    told = "the greatest cosine first: both vectors divided by their lengths"
+    assert [i for i, _ in found] == [1, 0, 3, 2], told
     assert found[1][1] == pytest.approx(0.5**0.5) and found[3][1] == pytest.approx(-1)
     assert len(features.nearest(vectors, np.array([2.0, 0.0]), 2)) == 2
 
@@ -161,8 +165,12 @@ def test_the_last_four_are_four_or_all_that_there_are(n_layer, n_read):
     model.eval()
     states = model.hidden_states(torch.tensor(list(rows)))[-n_read:]
     each = [state[0].mean(0).detach().numpy() for state in states]
-    np.testing.assert_allclose(concat, [np.concatenate(each)], atol=1e-5)
-    np.testing.assert_allclose(mean, [sum(each) / n_read], atol=1e-5)
+    assert concat[0] == pytest.approx(np.concatenate(each), abs=1e-5), (
+        "the last states, the deepest at the end"
+    )
+    assert mean[0] == pytest.approx(sum(each) / n_read, abs=1e-5), (
+        "the mean of the last states, not the first"
+    )
 
 
 def test_batches_of_the_shortest_rows_and_of_rows_that_are_too_long():

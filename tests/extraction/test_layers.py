@@ -56,9 +56,10 @@ def fingerprints(monkeypatch):
 def test_vectors_are_cut_into_parts_of_one_scale():
     x = np.random.default_rng(0).normal(5, 3, (36, 2))
     found = PROBE.parts(x)
-    assert [len(part) for part in found] == [20, 8, 8]
+    assert [len(part) for part in found] == [20, 8, 8], "np.split takes the places of the cuts: 20 and 28"
     expected = (x - x[:20].mean(0)) / x[:20].std(0)
-    np.testing.assert_allclose(np.concatenate(found), expected, rtol=1e-4, atol=1e-5)
+    told = "all parts on the scale of the first: its mean and deviation"
+    assert np.concatenate(found) == pytest.approx(expected, rel=1e-4, abs=1e-5), told
 
 
 def test_a_probe_measures_the_part_that_is_asked_for():
@@ -70,16 +71,19 @@ def test_a_probe_measures_the_part_that_is_asked_for():
 def test_the_twin_has_other_weights_and_leaves_the_generator_alone():
     state = torch.get_rng_state()
     twins = [random_twin(MODEL, seed).tokens.weight for seed in (1, 1, 2)]
-    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(torch.get_rng_state(), state), "torch's generator must be left as it was: fork_rng"
     assert torch.equal(twins[0], twins[1]) and not torch.equal(twins[0], twins[2])
-    assert twins[0].shape == MODEL.tokens.weight.shape and not torch.equal(twins[0], MODEL.tokens.weight)
-    assert not random_twin(MODEL, 1).training
+    assert twins[0].shape == MODEL.tokens.weight.shape
+    assert not torch.equal(twins[0], MODEL.tokens.weight), "the twin has weights of its own"
+    assert not random_twin(MODEL, 1).training, "a twin in training mode would read with dropout"
 
 
 def test_the_layer_table_takes_as_many_texts_of_each_class(monkeypatch):
     monkeypatch.setattr(layers, "TABLE_TEXTS", 6)
     y = np.array([0] * 10 + [1] * 2 + [2] * 10)
-    assert table_rows(y, 1).tolist() == [0, 1, 10, 11, 12, 13]
+    assert table_rows(y, 1).tolist() == [0, 1, 10, 11, 12, 13], (
+        "TABLE_TEXTS, here 6, are shared by the classes"
+    )
     assert table_rows(y, "all").tolist() == [0, 1, 10, 11, 12, 13]
     assert np.bincount(y[table_rows(y, 5)]).tolist() == [5, 2, 5], "as many as there are labels to draw"
     monkeypatch.setattr(layers, "TABLE_TEXTS", 2)
@@ -152,6 +156,16 @@ def test_the_tables_name_their_figures(fingerprints):
     assert "are in no labelled text" in out and "Layer x pooling (labels per class: 1)" in out
 
 
+def test_classes_of_unequal_size_have_their_commonest_and_their_rarest(fingerprints):
+    parts = dict(train=STORIES["train"][:-1], test=[*STORIES["test"], *STORIES["test"][::2]])
+    rows = checked_rows(TOKENIZER, MODEL.config, [text for part in parts.values() for text, _ in part])
+    (vectors,) = extract(MODEL, rows, [Reading(1, "mean")])
+    _, lines = probe_tables(MODEL, rows, parts, Reading(1, "mean"), vectors, (1, 9), 1, 0, {})
+    assert "Labels per class: 9 left out" in lines[0], "the rarest class must have as many: here one has 8"
+    share = max(np.bincount(["xy".index(label) for _, label in parts["test"]])) / len(parts["test"])
+    assert lines[4].splitlines()[-1].endswith(f"{share:.3f}"), "always the commonest class: its share"
+
+
 SENTENCES = [text.replace(".", " .").split() for text in small.documents(12, seed=3)]
 WORD_ROWS, PLACES = word_rows(TOKENIZER, MODEL.config, SENTENCES, 24)
 WORDS = [word for one, at in zip(SENTENCES, PLACES, strict=True) for word in one[: len(at)]]
@@ -159,7 +173,7 @@ TAGS = ["who" if word in ("Ana", "Rui", "baker") else "what" for word in WORDS]
 IS_TEST = np.arange(len(WORDS)) >= 100
 
 
-def control_table(monkeypatch, words=WORDS, tags=TAGS, seed=5) -> tuple:
+def control_table(monkeypatch, words=WORDS, tags=TAGS, seed=5, layer=1) -> tuple:
     """Return what is made of fingerprints, and the classes that the probes were given."""
     seen = []
 
@@ -169,7 +183,7 @@ def control_table(monkeypatch, words=WORDS, tags=TAGS, seed=5) -> tuple:
 
     monkeypatch.setattr(layers, "probe_accuracy", probed)
     how = dict(tokens_per_batch=64)
-    return layers.control_table(MODEL, WORD_ROWS, PLACES, 1, words, tags, IS_TEST, seed, how), seen
+    return layers.control_table(MODEL, WORD_ROWS, PLACES, layer, words, tags, IS_TEST, seed, how), seen
 
 
 def test_a_control_label_is_drawn_once_for_each_spelling(monkeypatch):
@@ -188,6 +202,9 @@ def test_a_control_label_is_drawn_once_for_each_spelling(monkeypatch):
 
 def test_the_control_table_probes_each_layer_on_words_that_were_put_aside(monkeypatch):
     (figures, lines), (tags, control, *_) = control_table(monkeypatch)
+    assert control_table(monkeypatch, layer=0)[0][0] != figures, (
+        "the figures are those of the layer asked for"
+    )
     for number, line in enumerate(lines[2].splitlines()[2:]):
         expected = []
         for y in map(np.array, (tags, control)):
@@ -198,7 +215,10 @@ def test_the_control_table_probes_each_layer_on_words_that_were_put_aside(monkey
                 expected.append(fingerprint(x, y[:100], test_x, y[100:]))
         a, fresh_a, b, fresh_b = expected
         cells = [(a, fresh_a), (b, fresh_b), (a - b, fresh_a - fresh_b)]
-        assert line.split() == [str(number), *(cell for c, d in cells for cell in (f"{c:.3f}", f"({d:.3f})"))]
+        expected = [str(number), *(cell for c, d in cells for cell in (f"{c:.3f}", f"({d:.3f})"))]
+        assert line.split() == expected, (
+            "tags, control task, selectivity = tags - control; in brackets the twin"
+        )
     assert number == 1 and figures == dict(probe_accuracy=a, control_accuracy=b, selectivity=a - b)
     share = TAGS[100:].count("what") / len(TAGS[100:])
     assert f"on {len(TAGS[100:])} words (majority class: {share:.3f})" in lines[0]

@@ -87,7 +87,8 @@ def test_the_penalty_is_chosen_on_labels_put_aside():
     x, y = torch.cat([x[:1] for x, _ in draws]), torch.cat([y[:1] for _, y in draws])
     found = probe.choose_l2(x, y, C)
     assert found.shape == (2, 1)
-    assert found[:, 0].tolist() == pytest.approx([slow_l2(x[r], y[r]) for r in range(2)])
+    told = "fit without the fold that is put aside; the least loss on that fold, over all folds, chooses"
+    assert found[:, 0].tolist() == pytest.approx([slow_l2(x[r], y[r]) for r in range(2)]), told
     assert found[0] < found[1], "noise asks for a penalty"
     one = probe.choose_l2(x[:, ::3], y[:, ::3], C)
     assert one[:, 0].tolist() == pytest.approx([probe.L2_WITHOUT_CHOICE] * 2), "one label: none to put aside"
@@ -98,7 +99,8 @@ def test_labels_are_drawn_by_class():
     rows = probe.draw_labels(y, 4, 6, seed=1)
     assert rows.shape == (6, 12)
     assert (y[rows] == np.repeat([0, 1, 2], 4)).all()
-    assert all(len(set(row)) == 12 for row in rows) and len({tuple(row) for row in rows}) == 6
+    assert all(len(set(row)) == 12 for row in rows), "an example is drawn twice: draw without replacement"
+    assert len({tuple(row) for row in rows}) == 6, "each draw takes others"
     assert (probe.draw_labels(y, 4, 6, 1) == rows).all() and (probe.draw_labels(y, 4, 6, 2) != rows).any()
     everything = probe.draw_labels(y, None, 6, 1)
     assert everything.shape == (1, 35) and sorted(everything[0]) == list(range(35))
@@ -130,7 +132,7 @@ def test_vectors_are_scaled_by_the_training_part_alone():
     train[:, 1] = 4 + 1e-9 * rng.normal(size=50)
     a, b = probe.standardised(train, test)
     assert a.dtype == b.dtype == np.float32
-    np.testing.assert_allclose(a.mean(0), 0, atol=1e-5)
+    assert a.mean(0) == pytest.approx(np.zeros(3), abs=1e-5), "mean and deviation are those of `train` alone"
     np.testing.assert_allclose(a.std(0)[[0, 2]], 1, atol=1e-5)
     assert abs(a[:, 1]).max() < 1e-3, "a constant column is blown up"
     np.testing.assert_allclose(b[:, 0], (test[:, 0] - train[:, 0].mean()) / train[:, 0].std(), rtol=1e-4)
@@ -140,7 +142,8 @@ def test_the_probe_learns_what_can_be_read_and_no_more():
     x, y = problem(2, noise=0.3, n=80)
     train, test = (part.numpy().astype(np.float32) for part in x[:2])
     labels = y[0].numpy()
-    assert probe.probe_accuracy(train, labels, test, labels, 1) > 0.9
+    told = "training and test vectors must be read in the same directions, with weights and biases"
+    assert probe.probe_accuracy(train, labels, test, labels, 1) > 0.9, told
     assert probe.probe_accuracy(train, labels, test, labels) == 1
     noise = np.random.default_rng(0).normal(size=(2, 80, D)).astype(np.float32)
     assert probe.probe_accuracy(noise[0], labels, noise[1], labels) < 0.45
@@ -167,8 +170,11 @@ def test_few_vectors_of_many_numbers_are_a_small_problem_with_the_same_answer():
 
 def test_a_bag_counts_the_commonest_words_of_the_training_texts(monkeypatch):
     train, test = probe.bag_of_words(["The cat, the dog", "a cat"], ["Cat THE the bird!", ""])
-    assert train.dtype == np.float32 and train.shape == (2, 4) and test.shape == (2, 4)
-    assert sorted(train[0]) == [0, 1, 1, 2] and sorted(train[1]) == [0, 0, 1, 1]
+    assert train.shape == (2, 4) and test.shape == (2, 4), (
+        "a column for each of the training texts' four words"
+    )
+    assert train.dtype == np.float32
+    assert sorted(train[0]) == [0, 1, 1, 2] and sorted(train[1]) == [0, 0, 1, 1], "how often, not whether"
     assert sorted(test[0]) == [0, 0, 1, 2] and test[1].sum() == 0
     the = int(train[0].argmax())
     assert test[0, the] == 2, "columns must mean the same words in all parts"
@@ -183,7 +189,9 @@ def test_a_rare_word_counts_for_more_and_a_long_text_does_not():
     counts = np.array([[2, 1, 0], [1, 0, 0], [1, 0, 1]], np.float32)
     train, test = probe.tf_idf(counts, np.array([[0, 3, 0], [4, 2, 0], [0, 0, 0]], np.float32))
     common, rare = 1 + math.log(4 / 4), 1 + math.log(4 / 2)  # in all three texts, in one of them
-    assert train[0] == pytest.approx(np.array([2 * common, rare, 0]) / math.hypot(2 * common, rare))
+    told = "counts times 1 + ln((1 + n) / (1 + texts with the word)), each text divided by its length"
+    want = np.array([2 * common, rare, 0]) / math.hypot(2 * common, rare)
+    assert train[0] == pytest.approx(want), told
     assert test[0].tolist() == [0, 1, 0] and test[2].tolist() == [0, 0, 0], "nor is a text without words NaN"
     assert test[1] == pytest.approx(train[0]), (
         "twice the text, the same words: the weights are those of train"

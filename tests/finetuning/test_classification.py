@@ -38,10 +38,15 @@ def test_the_loss_is_the_mean_cross_entropy():
     loss, metrics = task.loss(model, batch)
     log_probs = model.output(batch).log_softmax(-1)
     right = torch.stack([log_probs[i, label] for i, label in enumerate(batch["labels"].tolist())])
-    torch.testing.assert_close(loss, -right.mean())
+    torch.testing.assert_close(loss, -right.mean(), msg="the mean of -log softmax(scores)[label]")
     hits = (log_probs.argmax(-1) == batch["labels"]).float().mean()
     assert 0 < hits < 1, "the test needs texts that are right, and others"
     assert float(metrics["accuracy"]) == pytest.approx(float(hits)) and metrics["loss"] is loss
+    _, parts = task.loss(model, batch | dict(n_row=torch.tensor(6.0)))
+    for name, value in metrics.items():  # a part of a batch of 6: parts must add up
+        assert float(parts[name]) == pytest.approx(float(value) / 2), (
+            f"{name}: divide by n_row, not by a mean"
+        )
 
 
 def test_predictions_are_in_the_order_of_the_examples():
@@ -52,7 +57,7 @@ def test_predictions_are_in_the_order_of_the_examples():
     for p, example in zip(found, examples, strict=True):
         (alone,) = task.predict(model, [example], 1)
         assert alone.guess == p.guess and alone.probability == pytest.approx(p.probability, abs=1e-5)
-        assert 1 / 3 <= p.probability <= 1
+        assert 1 / 3 <= p.probability <= 1, "softmax of the scores: the likeliest of three has 1/3 or more"
     (unknown,) = task.predict(model, [("Ana.", None)], 2)
     assert unknown.truth is None and unknown.guess in task.labels
 
@@ -65,7 +70,7 @@ def test_scores_and_what_is_learnt_of_the_examples():
     assert figures.pop("calibration_error") == pytest.approx((0.1 + 0.6 + 0.0 + 0.5) / 4), "each in its bin"
     assert figures == found
     known = Classification.learn([("a", "sun"), ("b", "rain"), ("c", "rain")])
-    assert known == dict(labels=["rain", "sun"])
+    assert known == dict(labels=["rain", "sun"]), "each label once, in alphabetical order"
 
 
 def test_the_world_gives_examples_of_each():

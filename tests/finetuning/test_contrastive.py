@@ -57,7 +57,10 @@ def vectors(model, pairs) -> list:
 
 def test_the_loss_is_that_of_each_partner_among_all_partners_of_the_batch():
     task, model = made()
-    loss, metrics = task.loss(model, task.rows(PAIRS[:3]).batch([2, 0, 1]))
+    batch = task.rows(PAIRS[:3]).batch([2, 0, 1])
+    loss, metrics = task.loss(model, batch)
+    assert loss.isfinite(), "a pair's own partner is masked too: leave the diagonal"
+    assert batch["labels"].unique().numel() == 6, "six texts, six numbers"
     u, v = vectors(model, PAIRS[:3])
     expected = slow_loss(u, v, [[j for j in range(3) if j != i] for i in range(3)])
     assert loss.item() == pytest.approx(expected, rel=1e-4), (
@@ -67,6 +70,8 @@ def test_the_loss_is_that_of_each_partner_among_all_partners_of_the_batch():
     assert loss.item() != pytest.approx(swapped, rel=1e-3), "text A looks for text B"
     found = [max(range(3), key=lambda j, i=i: cosine(u[i], v[j])) == i for i in range(3)]
     assert metrics["loss"] is loss and float(metrics["accuracy"]) == pytest.approx(sum(found) / 3)
+    half, _ = task.loss(model, batch | dict(n_row=batch["n_row"] * 2))
+    assert half.item() == pytest.approx(loss.item() / 2), "divide the sum by n_row"
 
 
 def test_a_pair_with_a_text_in_common_is_no_wrong_answer():
@@ -97,7 +102,7 @@ def test_a_guess_is_the_cosine_of_two_means_and_nothing_is_new():
         small.assert_equal(dict(model.state_dict()), dict(body.state_dict()))
         if kind != "encoder-decoder":  # `embed` reads its encoder, a head its decoder
             expected = [cosine(a, b) for a, b in zip(*vectors(body, PAIRS), strict=True)]
-            assert [p.guess for p in found] == pytest.approx(expected, abs=1e-5)
+            assert [p.guess for p in found] == pytest.approx(expected, abs=1e-5), "the cosine, not u . v"
 
 
 def test_partners_are_brought_together():
@@ -155,7 +160,7 @@ def test_two_columns_are_learnt_from_and_the_number_of_a_third_is_passed_over(tm
     Path("two.tsv").write_text("Ana.\tRui.\nalone\n", encoding="utf-8")
     with pytest.raises(
         UserError,
-        match=r"two.tsv, line 2: found 1 columns.*this task reads .tsv, .csv or .jsonl with text_a, text_b",
+        match=r"two.tsv, line 2: 1 columns.*this task reads .tsv, .csv or .jsonl with text_a, text_b",
     ):
         run.load_parts(tuned.settings(task="contrastive", data=("two.tsv",), test="three.tsv"))
 

@@ -42,7 +42,10 @@ def test_an_encoder_gives_its_first_token_through_the_pooler():
     inputs = batch(model)
     hidden = model.hidden_states(**inputs)[-1]
     expected = model.head.linear(torch.tanh(model.pooler(hidden[:, 0])))
-    torch.testing.assert_close(model.output(inputs), expected)
+    told = "the state of [CLS], through the model's pooler if it has one"
+    torch.testing.assert_close(model.output(inputs), expected, msg=told)
+    with_b = inputs | dict(token_type_ids=1 - inputs["token_type_ids"])
+    assert not torch.allclose(model.output(with_b), expected), "token_type_ids are not passed on"
     model = made("encoder", pooler=False, next_sentence=False)
     hidden = model.hidden_states(**batch(model))[-1]
     torch.testing.assert_close(model.output(batch(model)), model.head.linear(hidden[:, 0]))
@@ -54,7 +57,8 @@ def test_a_decoder_gives_its_last_real_token():
     hidden = model.hidden_states(inputs["input_ids"], inputs["attention_mask"])[-1]
     last = inputs["attention_mask"].sum(1) - 1
     expected = model.head.linear(torch.stack([hidden[i, n] for i, n in enumerate(last.tolist())]))
-    torch.testing.assert_close(model.output(inputs), expected)
+    told = "a decoder's last real token has seen the whole text"
+    torch.testing.assert_close(model.output(inputs), expected, msg=told)
 
 
 def test_an_encoder_decoder_reads_the_text_twice():
@@ -64,13 +68,23 @@ def test_an_encoder_decoder_reads_the_text_twice():
     memory = model.encode(ids, mask)[-1]
     hidden = model.decode(ids, mask, memory, mask)[-1]
     last = [hidden[i, n] for i, n in enumerate((mask.sum(1) - 1).tolist())]
-    torch.testing.assert_close(model.output(inputs), model.head.linear(torch.stack(last)))
+    told = "the decoder reads the text again; its last real token is taken"
+    torch.testing.assert_close(model.output(inputs), model.head.linear(torch.stack(last)), msg=told)
 
 
 def test_a_head_on_positions_gives_scores_for_each():
     model = made("encoder", on="position", n_output=4)
     inputs = batch(model)
     assert model.output(inputs).shape == (*inputs["input_ids"].shape, 4)
+
+
+def test_equal_vectors_have_no_difference():
+    head = Head(tuned.config(d_model=3), 12, "apart")
+    with torch.no_grad():
+        head.linear.weight.copy_(torch.eye(12))
+    u, v = torch.tensor([1.0, -2.0, 0.5]), torch.tensor([3.0, -2.0, -1.0])
+    told = "u, v, then |u - v|, then u * v"
+    assert head(torch.stack([u, v])[None]).tolist() == [[*u, *v, 2.0, 0.0, 1.5, 3.0, 4.0, -0.5]], told
 
 
 @pytest.mark.parametrize("kind", ["encoder", "decoder"])
@@ -80,15 +94,8 @@ def test_a_head_on_pairs_compares_the_vectors_that_extraction_gives(kind):
     expected = model.head.linear(torch.cat([u, v, (u - v).abs(), u * v], dim=1))
     inputs = batch(model)
     assert inputs["input_ids"].shape[:2] == (3, 2)
-    torch.testing.assert_close(model.output(inputs), expected, msg="mean over the real tokens of each text?")
-
-
-def test_equal_vectors_have_no_difference():
-    head = Head(tuned.config(d_model=3), 12, "apart")
-    with torch.no_grad():
-        head.linear.weight.copy_(torch.eye(12))
-    u, v = torch.tensor([1.0, -2.0, 0.5]), torch.tensor([3.0, -2.0, -1.0])
-    assert head(torch.stack([u, v])[None]).tolist() == [[*u, *v, 2.0, 0.0, 1.5, 3.0, 4.0, -0.5]]
+    told = "the mean over the real tokens of each text; rows 2 i and 2 i + 1 are the texts of pair i"
+    torch.testing.assert_close(model.output(inputs), expected, msg=told)
 
 
 @pytest.mark.parametrize("on", ["text", "position", "apart"])
@@ -97,7 +104,8 @@ def test_exactly_the_weights_in_use_get_a_gradient(kind, on):
     model = made(kind, on)
     model.train().output(batch(model)).pow(2).sum().backward()
     with_gradient = {name for name, p in model.named_parameters() if p.grad is not None}
-    assert with_gradient == {name for name, _ in model.named_parameters() if model.in_use(name)}
+    named = {name for name, _ in model.named_parameters() if model.in_use(name)}
+    assert named == with_gradient, f"{sorted(named ^ with_gradient)}: in use, but without a gradient, or not"
     assert with_gradient == {name for name, p in model.named_parameters() if p.requires_grad}
     through = kind == "encoder" and on == "text"
     assert ("pooler.weight" in with_gradient) == through, "an encoder's [CLS] goes through the pooler"
@@ -116,7 +124,8 @@ def test_without_a_head_the_vocabulary_is_in_use_and_the_pooler_is_not():
 def test_a_head_leaves_the_body_as_it_was():
     body = tuned.body()
     model = put_head_on(body, Head(body.config, 2, "text"))
-    small.assert_equal({n: model.state_dict()[n] for n in body.state_dict()}, dict(body.state_dict()))
+    copied = {n: model.state_dict()[n] for n in body.state_dict()}
+    small.assert_equal(copied, dict(body.state_dict()), "copy the body's weights: state")
     with torch.no_grad():
         model.tokens.weight.zero_()
     assert body.tokens.weight.any(), "fine-tuning must not change the model that it began with"
@@ -128,7 +137,8 @@ def test_a_part_that_rests_has_no_dropout():
     assert all(part.training for part in (*model.encoder.blocks, model.encoder.embeddings, model.head))
     let_move(model, "last:1")
     first, last = model.encoder.blocks
-    assert (model.encoder.embeddings.training, first.training, last.training) == (False, False, True)
+    training = (model.encoder.embeddings.training, first.training, last.training)
+    assert training == (False, False, True), "embeddings, first and last block: frozen ones have no dropout"
     model.train()
     assert not first.training, "train() must leave frozen parts in eval mode"
     let_move(model, "head")
@@ -143,3 +153,6 @@ def test_a_head_starts_small_and_without_a_bias():
         assert head.linear.weight.shape == (200, width), "apart: two vectors, their distance, their product"
         assert head.linear.weight.std().item() == pytest.approx(init_std or 0.55 * width**-0.5, rel=0.05)
         assert not head.linear.bias.any() and head.dropout.p == 0.3
+        head.dropout.p = 1.0
+        dropped = head(torch.ones(1, 2, 300) if on == "apart" else torch.ones(1, 300))
+        assert not dropped.any(), "dropout falls on the input of the linear layer, with training on"

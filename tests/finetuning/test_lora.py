@@ -33,7 +33,8 @@ def test_a_layer_computes_equation_3():
     start |= {"the bias is added twice": layer(x) + layer.bias}
     start |= {"W x is multiplied by alpha / r too": 3.0 * layer(x)}
     assert_right(lora(x), layer(x), start, rtol=1e-4, axes=axes, what="at the start, where B is 0")
-    assert lora.lora_a.any() and lora.lora_a.shape == (2, 7) and lora.lora_b.shape == (5, 2)
+    assert lora.lora_a.any(), "A must be random: if A and B are both 0, neither gets a gradient"
+    assert lora.lora_a.shape == (2, 7) and lora.lora_b.shape == (5, 2)
     wide = LoRALinear(nn.Linear(400, 3), rank=50, alpha=1.0).lora_a
     assert float(wide.detach().std() * 20) == pytest.approx(1, abs=0.05), "A has the deviation 1 / sqrt(d_in)"
     nn.init.normal_(lora.lora_b)
@@ -48,8 +49,11 @@ def test_a_layer_computes_equation_3():
     assert_right(
         lora(x), expected, mistakes, rtol=1e-4, atol=1e-5, axes=axes, what="alpha 6, r 2, a random B"
     )
-    merged = nn.functional.linear(x, merged_state(nn.Sequential(lora))["0.weight"], lora.bias)
-    torch.testing.assert_close(lora(x), merged)
+    before = lora.weight.detach().clone()
+    state = merged_state(nn.Sequential(lora))["0.weight"]
+    assert torch.equal(lora.weight, before), "the frozen matrix is changed in place: it would be added twice"
+    told = "merged: W + alpha / r B A"
+    torch.testing.assert_close(lora(x), nn.functional.linear(x, state, lora.bias), msg=told)
     lora(x).sum().backward()
     learning = [p.grad is not None for p in (lora.lora_a, lora.lora_b)]
     assert all(learning), f"does a gradient reach A, B? {learning}: both must learn"
@@ -74,6 +78,10 @@ def test_merged_and_unmerged_compute_the_same(kind, tmp_path):
 
 
 def test_targets_name_the_layers():
+    model = tuned.body("encoder-decoder")
+    model.out = nn.Linear(12, 3)  # as a head may be called
+    add_lora(model, 2, 4.0, ("q", "down", "out"))
+    assert not isinstance(model.out, LoRALinear), "only layers inside blocks are replaced"
     model = tuned.body("encoder-decoder")
     add_lora(model, 2, 4.0, ("q", "down"))
     found = {name for name, layer in model.named_modules() if isinstance(layer, LoRALinear)}

@@ -17,6 +17,12 @@ def moving(model) -> set[str]:
     return {name for name, p in model.named_parameters() if p.requires_grad}
 
 
+def assert_moving(model, expected: set[str]) -> None:
+    too_many, too_few = sorted(moving(model) - expected), sorted(expected - moving(model))
+    assert not too_many, f"must be frozen: {', '.join(too_many)}"
+    assert not too_few, f"must move: {', '.join(too_few)}"
+
+
 def test_depth_counts_from_the_embeddings_up():
     config = tuned.config("encoder-decoder")  # two blocks in the encoder, one in the decoder
     depths = {
@@ -30,7 +36,9 @@ def test_depth_counts_from_the_embeddings_up():
         "decoder.norm.bias": 3,
         "head.linear.weight": 4,
     }
-    assert {name: depth_of(name, config) for name in depths} == depths
+    for name, depth in depths.items():
+        found = depth_of(name, config)
+        assert found == depth, f"{name}: depth {found}, not {depth}: 0 embeddings, blocks from 1, then heads"
     assert depth_of("pooler.weight", tuned.config()) == 3
     assert depth_of("encoder.of_ones_own.weight", config) == 0, "no block of a stack and no head"
 
@@ -39,9 +47,12 @@ def test_depth_counts_from_the_embeddings_up():
 def test_head_moves_the_head_alone_and_all_what_is_in_use(kind):
     model = made(kind)
     let_move(model, "head")
-    assert moving(model) == {"head.linear.weight", "head.linear.bias"}
+    assert_moving(model, {"head.linear.weight", "head.linear.bias"})
+    blocks = [block for stack in (model.encoder, model.decoder) if stack for block in stack.blocks]
+    told = "a frozen block has no dropout: the mode must be set again after freezing"
+    assert model.head.training and not any(block.training for block in blocks), told
     let_move(model, "all")
-    assert moving(model) == {name for name, _ in model.named_parameters() if model.in_use(name)}
+    assert_moving(model, {name for name, _ in model.named_parameters() if model.in_use(name)})
 
 
 @pytest.mark.parametrize("kind", tuned.KINDS)
@@ -49,7 +60,8 @@ def test_bias_moves_the_head_and_every_bias_in_use(kind):
     model = made(kind)
     let_move(model, "bias")
     found = moving(model)
-    assert {name for name in found if not name.endswith(".bias")} == {"head.linear.weight"}
+    others = {name for name in found if not name.endswith(".bias")}
+    assert others == {"head.linear.weight"}, f"moves beside biases: {sorted(others)}, not the head alone"
     resting = {name for name, _ in model.named_parameters() if name.endswith(".bias")} - found
     assert not any(model.in_use(name) for name in resting), "the output depends on a bias that is frozen"
     assert all(model.in_use(name) for name in found), "the output does not depend on it: it would only decay"
@@ -61,17 +73,20 @@ def test_last_moves_the_blocks_nearest_to_the_head():
     model = made()
     let_move(model, "last:1")
     expected = ("encoder.blocks.1.", "encoder.norm.", "pooler.", "head.")
-    assert moving(model) == {name for name, _ in model.named_parameters() if name.startswith(expected)}
+    assert_moving(model, {name for name, _ in model.named_parameters() if name.startswith(expected)})
     model = made("encoder-decoder")
     let_move(model, "last:2")
     expected = ("encoder.blocks.1.", "encoder.norm.", "decoder.blocks.", "decoder.norm.", "head.")
-    assert moving(model) == {name for name, _ in model.named_parameters() if name.startswith(expected)}
+    assert_moving(model, {name for name, _ in model.named_parameters() if name.startswith(expected)})
 
 
 def test_blocks_learn_more_slowly_and_wake_later_from_the_top_down():
     names = ("head.linear.bias", "encoder.norm.weight", "encoder.blocks.0.feed_forward.up.bias")
     found = [share_and_start(name, tuned.config(), 0.5, 30) for name in (*names, "tokens.weight")]
-    assert found == [(1.0, 0), (0.5, 30), (0.25, 60), (0.125, 90)]
+    told = (
+        "the head learns at the full rate from the start; each level below at half the rate, 30 steps later"
+    )
+    assert found == [(1.0, 0), (0.5, 30), (0.25, 60), (0.125, 90)], told
     assert share_and_start("tokens.weight", tuned.config(), 1.0, 0) == (1.0, 0)
 
 

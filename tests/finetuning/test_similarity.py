@@ -21,7 +21,13 @@ def task_of(train=SCORED, kind: str = "encoder", pairs: str = "apart") -> Simila
 def test_each_kind_of_model_gives_numbers(kind, pairs):
     task = task_of(kind=kind, pairs=pairs)
     model = tuned.model(task)
-    loss, _ = task.loss(model, task.rows(SCORED).batch([2, 0]))
+    batch = task.rows(SCORED).batch([2, 0])
+    loss, _ = task.loss(model, batch)
+    errors = [
+        a - b for a, b in zip(model.output(batch).flatten().tolist(), batch["labels"].tolist(), strict=True)
+    ]
+    told = "mean of the squared errors: (B, 1) minus (B,) would compare each output with each label"
+    assert loss.item() == pytest.approx(sum(x * x for x in errors) / 2, rel=1e-4), told
     loss.backward()
     assert math.isfinite(loss.item()) and len(task.predict(model, SCORED, 2)) == 3
 
@@ -41,7 +47,7 @@ def test_apart_learns_what_is_shared():
 
 
 def test_scores_and_what_needs_no_model():
-    assert Similarity.trivial(SCORED, [("A b, c.", "a B. d", 0)]) == [0.5]
+    assert Similarity.trivial(SCORED, [("A b, c.", "a B. d", 0)]) == [0.5], "2 words in both / 4 in either"
     assert Similarity.trivial(SCORED, [("One", "one.", 0), ("!", "?", 0)]) == [1.0, 0.0]
     scores = task_of().score([1.0, 2.0, 3.0], [2.0, 8.0, 9.0])
     assert list(scores) == ["spearman", "pearson"] and scores["spearman"] == pytest.approx(1.0)
@@ -51,17 +57,23 @@ def test_scores_and_what_needs_no_model():
 def test_numbers_are_learnt_in_deviations_and_given_back_as_they_are():
     task = task_of()
     labels = task.rows(SCORED).columns["labels"]
-    assert labels.mean().abs() < 1e-6 and float(labels.std()) == pytest.approx(1.0)
+    told = "labels are (number - mean) / deviation"
+    assert labels.mean().abs() < 1e-6 and float(labels.std()) == pytest.approx(1.0), told
     model = tuned.model(task)
     with torch.no_grad():
         model.head.linear.weight.zero_()
         model.head.linear.bias.fill_(1.0)
     expected = task.known["mean"] + task.known["deviation"]
     found = task.predict(model, SCORED, 2)
-    assert [p.guess for p in found] == pytest.approx([expected] * 3) and found[0].probability is None
+    told = "back in the unit of the numbers: output * deviation + mean"
+    assert [p.guess for p in found] == pytest.approx([expected] * 3), told
+    assert found[0].probability is None
     assert found[0].text == "Ana ran. | Rui ran." and found[0].truth == 4.5
-    loss, _ = task.loss(model, task.rows(SCORED).batch(range(3)))
+    batch = task.rows(SCORED).batch(range(3))
+    loss, _ = task.loss(model, batch)
     assert loss.item() == pytest.approx(float(((1.0 - labels) ** 2).mean()))
+    half, _ = task.loss(model, batch | dict(n_row=torch.tensor(6.0)))  # a part of a batch of 6
+    assert half.item() == pytest.approx(loss.item() / 2), "divide the sum by n_row: parts must add up"
     assert task.written(2.0) == "2" and task.written(0.00031) != task.written(0.00029), "ranks are lost"
 
 

@@ -36,7 +36,8 @@ def test_the_first_token_carries_the_tag():
             labels += [task.labels.index(tag)] + [IGNORED] * (len(pieces) - 1)
         width = batch["input_ids"].shape[1]
         assert batch["input_ids"][row].tolist() == ids + [SEP] + [PAD] * (width - len(ids) - 1)
-        assert batch["labels"][row].tolist() == labels + [IGNORED] * (width - len(labels))
+        told = "the tag stands at a word's first token alone; the rest, [CLS], [SEP] and padding are IGNORED"
+        assert batch["labels"][row].tolist() == labels + [IGNORED] * (width - len(labels)), told
     assert float(batch["n_label"]) == 11 and len(rows) == 3 and rows.texts.n_cut == 0
     pieces = word_ids(small.tokenizer(), tuned.config(), SENTENCES[0][0])
     assert any(len(piece) > 1 for piece in pieces), "a test without pieces"
@@ -51,10 +52,13 @@ def test_the_loss_is_the_mean_over_words():
     at = (batch["labels"] != IGNORED).nonzero().tolist()
     each = [-log_probs[b, t, batch["labels"][b, t]] for b, t in at]
     loss, metrics = task.loss(model, batch)
-    torch.testing.assert_close(loss, torch.stack(each).mean())
+    torch.testing.assert_close(
+        loss, torch.stack(each).mean(), msg="a mean over the words, not over all tokens"
+    )
     right = [float(log_probs[b, t].argmax() == batch["labels"][b, t]) for b, t in at]
     assert 0 < sum(right) < len(right), "the test needs words that are right, and others"
-    assert float(metrics["accuracy"]) == pytest.approx(sum(right) / len(right))
+    told = "of the words: tokens without a label do not count"
+    assert float(metrics["accuracy"]) == pytest.approx(sum(right) / len(right)), told
 
 
 def test_tags_are_learnt_and_predicted_in_order():
@@ -62,7 +66,15 @@ def test_tags_are_learnt_and_predicted_in_order():
     model = tuned.learnt(task, SENTENCES, steps=60, batch_size=3)
     found = task.predict(model, SENTENCES, 2)
     guesses = [p.guess for p in found]
-    assert guesses == [tags for _, tags in SENTENCES]
+    assert guesses == [tags for _, tags in SENTENCES], "a word's tag is read at its first token"
+    rows = task.rows(SENTENCES[1:2])
+    (scores,) = task.outputs(model, rows, 1)
+    lowest = min(
+        float(p.max()) for p, y in zip(scores.softmax(-1), rows.columns["labels"][0], strict=True) if y >= 0
+    )
+    assert found[1].probability == pytest.approx(lowest, abs=1e-5), (
+        "the lowest probability of its words' tags"
+    )
     assert task.score(guesses, guesses) == dict(entity_f1=1.0, precision=1.0, recall=1.0)
     assert found[1].text == "The old baker found two red pens" and 0.5 < found[1].probability <= 1
     (unknown,) = task.predict(model, [(["Rui", "sells"], None)], 2)
@@ -74,7 +86,7 @@ def test_words_beyond_the_context_are_cut_counted_and_outside():
     rows = task.rows(SENTENCES)
     assert rows.texts.n_cut == 2 and rows.lengths.max() == 8
     found = task.predict(tuned.model(task), SENTENCES, 2)
-    assert [len(p.guess) for p in found] == [4, 7, 1]
+    assert [len(p.guess) for p in found] == [4, 7, 1], "each word gets a tag, those beyond the context O"
     kept = sum(label != IGNORED for label in rows.columns["labels"][1])
     assert kept < 7 and found[1].guess[kept:] == ["O"] * (7 - kept)
 

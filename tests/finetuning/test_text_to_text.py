@@ -141,7 +141,8 @@ def test_loss_and_accuracy_equal_a_plain_loop_and_parts_add_up(kind):
     assert 0 < n_right < n, "the test needs a token that is right"
     batch = task.rows(EXAMPLES).batch(range(4))
     loss, metrics = task.loss(model, batch)
-    assert loss.item() == pytest.approx(total / n), "a mean over the answers' tokens and their ends"
+    told = "a mean over the answers' tokens and their ends; the encoder's padding must not be seen"
+    assert loss.item() == pytest.approx(total / n), told
     assert metrics["loss"].item() == loss.item()
     assert metrics["accuracy"].item() == pytest.approx(n_right / n)
     parts = [task.loss(model, part)[1] for part in by_length(batch, 3)]
@@ -265,12 +266,19 @@ def test_answers_equal_a_plain_loop(kind):
     sources = [source for source, _ in EXAMPLES] + asked
     expected = [plain_answer(model, kind, source, 2 * task.n_answer) for source in sources]
     found = task.predict(model, [(source, None) for source in sources], batch_size=4)
-    assert [p.guess for p in found] == [text for text, _ in expected], "in another order, or not greedy"
+    guesses, wanted = [p.guess for p in found], [text for text, _ in expected]
+    assert sorted(guesses) != sorted(wanted) or guesses == wanted, "in another order than the sources"
+    for guess, want, source in zip(guesses, wanted, sources, strict=True):
+        told = (
+            f"{guess!r} for {source!r}, not {want!r}: the greedy answer alone, without source and end token"
+        )
+        assert guess == want, told
     right = sum(p.guess == target for p, (_, target) in zip(found, EXAMPLES, strict=False))
     assert right >= 3, "is the answer's label the token that follows?"
     assert [p.text for p in found] == sources and all(p.truth is None for p in found)
     for prediction, (_, chance) in zip(found, expected, strict=True):
-        assert prediction.probability == pytest.approx(chance, rel=1e-3), "of all tokens that it wrote"
+        told = "the product over all tokens that it wrote, for each source its own"
+        assert prediction.probability == pytest.approx(chance, rel=1e-3), told
     assert task.predict(model, [], 4) == []
 
 

@@ -258,7 +258,7 @@ PIECES = {"type": "WordPiece", "vocab": {"[UNK]": 0}}
 )
 def test_damaged_and_foreign_files_are_named(whole, message, tmp_path):
     write(tmp_path, tokenizer=whole)
-    with pytest.raises(UserError, match=f"^{tmp_path}: its vocabulary.* cannot be read: .*{message}"):
+    with pytest.raises(UserError, match=f"^{tmp_path}: vocab.txt.* cannot be read: .*{message}"):
         read_tokenizer(tmp_path, BERT)
     for name, content in (("merges.txt", "#version: 0.2\na\n"), ("vocab.json", '{"a": 0}')):
         (tmp_path / name).write_text(content)

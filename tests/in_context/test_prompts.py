@@ -21,12 +21,18 @@ def question(k: int = 2, text: str = "it rains") -> Question:
 
 
 def test_a_prompt_ends_where_the_label_is_due():
+    told = "it ends in a space, which belongs to the label: after a space a label is other tokens"
+    assert FORMAT.prompt(question(0)) != "Text: it rains Label: ", told
+    assert FORMAT.prompt(question(0)) == "Text: it rains Label:"
+    assert "Label: 0." not in FORMAT.prompt(question()), "a label is written as its word, `words[label]`"
     assert FORMAT.prompt(question()) == (
         "Text: text 0 Label: bad. | Text: text 1 Label: good. | Text: it rains Label:"
-    ), "the space before a label belongs to the label's token"
-    assert FORMAT.prompt(question(0)) == "Text: it rains Label:"
-    assert FORMAT.continuations() == [" bad", " good", " so so"]
-    assert FORMAT.ending() == ". | Text: "
+    ), "the examples with their words, the separator between, then the text up to its label"
+    told = "the labels' words, each with the space that the prompt left out"
+    assert FORMAT.continuations() == [" bad", " good", " so so"], told
+    assert FORMAT.ending() == ". | Text: ", (
+        "what follows a label: the template's rest, separator, next beginning"
+    )
     assert PromptFormat(WORDS, "{text}={label}").continuations() == ["bad", "good", "so so"]
     braces = Question((("a {label} b", "0"),), "{text}", "1")
     assert FORMAT.prompt(braces) == "Text: a {label} b Label: bad. | Text: {text} Label:", "a text is a text"

@@ -32,7 +32,8 @@ def test_every_question_has_its_examples(task, k):
 
 def test_what_is_asked_was_not_trained():
     for q in questions("new_pairings", 8, 100, 0):
-        assert held_out_pair(place_of(q.text), q.label) and q.text not in HELD_OUT
+        told = "a pairing of training documents: ask of the split test"
+        assert held_out_pair(place_of(q.text), q.label) and q.text not in HELD_OUT, told
         of_place = {label for text, label in q.examples if place_of(text) == place_of(q.text)}
         assert of_place <= {q.label}, "the examples must give the answer"
     for q in questions("story_items", 8, 100, 0):

@@ -45,7 +45,8 @@ def test_labels_that_begin_alike_get_their_end():
     tokenizer, config = small.tokenizer(), model_of().config
     plain = PromptFormat({"a": "Ana", "b": "lamp"}, "{text} {label}", " |")
     expected = [tuple(tokenizer.encode(word)) for word in (" Ana", " lamp")]
-    assert scoring.label_tokens(tokenizer, plain, config) == expected
+    told = "a further token only where one label begins another"
+    assert scoring.label_tokens(tokenizer, plain, config) == expected, told
     nested = PromptFormat({"a": "x", "b": "xy", "c": "z"}, "{text} {label}", "|")
     labels = scoring.label_tokens(tokenizer, nested, config)
     written = [tokenizer.decode(ids) for ids in labels]
@@ -71,7 +72,10 @@ def test_likelihoods_are_those_of_one_text_at_a_time(before, kind, batch_size, m
     monkeypatch.setattr(model, "decode", lambda ids, *a, **k: read.append(ids.shape) or decode(ids, *a, **k))
     model.train()
     got = scoring.label_log_likelihoods(model, tokenizer, prompts, labels, batch_size)
-    assert model.training and got.shape == (5, 5), "the model must stay in training mode"
+    assert got.shape == (5, 5), (
+        f"{len(got)} rows for 5 prompts: equal prompts are read once, each has its row"
+    )
+    assert model.training, "the model must be left in training mode"
     if before and kind == "decoder":
         n_shared = len(tokenizer.encode(before)) - 2
         assert read[0][0] == 1 and read[0][1] > n_shared, "read the shared beginning once, alone"
@@ -227,7 +231,7 @@ def test_the_answer_has_the_highest_score():
     asked = [question(1, text) for text in ("it rains", "Ana", "bread", "two red pens")]
     best = scoring.label_scores(model, tokenizer, FORMAT, asked, "mean").argmax(-1)
     given = scoring.answers(model, tokenizer, FORMAT, asked, "mean")
-    assert given == ["012"[i] for i in best]
+    assert given == ["012"[i] for i in best], "the label, not its word, with the highest score of that kind"
     right = [Question(q.examples, q.text, label) for q, label in zip(asked, given, strict=True)]
     wrong = [Question(q.examples, q.text, "x") for q in asked]
     assert scoring.accuracy(model, tokenizer, FORMAT, right[:1] + wrong[1:], "mean") == 0.25
@@ -243,4 +247,5 @@ def test_a_score_does_not_depend_on_the_other_prompts_of_the_call(positions):
     assert len(tokenizer.encode(given)) > scoring.WORTH_SHARING
     both = scoring.label_log_likelihoods(model, tokenizer, prompts, labels)
     alone = torch.cat([scoring.label_log_likelihoods(model, tokenizer, [p], labels) for p in prompts])
-    torch.testing.assert_close(both, alone, atol=1e-4, rtol=1e-4)
+    told = "other scores than alone: with ALiBi no beginning can be shared"
+    torch.testing.assert_close(both, alone, atol=1e-4, rtol=1e-4, msg=told)

@@ -8,6 +8,7 @@ import pytest
 import small
 import torch
 
+from minilm.in_context import study as module
 from minilm.in_context.prompts import PromptFormat, Question
 from minilm.in_context.scores import accuracy, positions_needed
 from minilm.in_context.study import Study, baseline_accuracy, checksum, interval
@@ -38,11 +39,16 @@ def test_the_first_task_is_asked_under_each_control():
     assert list(found) == [("one", "gold"), ("one", "shuffled"), ("one", "random"), ("two", "gold")]
     values = [accuracy(model, tokenizer, study.prompt_format, study.draws["two"](3, s)) for s in range(2)]
     assert found["two", "gold"][3] == interval(values)
-    assert list(found["one", "random"]) == [3] and list(found["one", "gold"]) == [0, 3]
+    assert list(found["one", "random"]) == [3], "controls change examples: with 0 examples there are none"
+    assert list(found["one", "gold"]) == [0, 3]
+    texts = [q.text for draw in study.asked("one", "random", 3) for q in draw]
+    assert texts == [f"u {seed} {i}" for seed in range(2) for i in range(5)], (
+        "each draw asks its own questions"
+    )
     assert list(study.measure(model, tokenizer, (0,))) == [("one", "gold"), ("two", "gold")]
 
 
-def test_a_bag_of_words_learns_from_the_same_examples():
+def test_a_bag_of_words_learns_from_the_same_examples(monkeypatch):
     told = tuple((f"{'sun' if i % 2 else 'rain'} {i}", "ab"[i % 2]) for i in range(8))
     asked = [Question(told, text, label) for text, label in (("sun x", "b"), ("rain y", "a"), ("sun z", "a"))]
     assert baseline_accuracy(asked, ["a", "b"]) == pytest.approx(2 / 3), "sun says b, rain says a"
@@ -51,6 +57,16 @@ def test_a_bag_of_words_learns_from_the_same_examples():
     noisy = tuple((" ".join(rng.choice([*"abcdefgh"], 9)), "ab"[i % 2]) for i in range(60))
     asked = [Question(noisy[:40], text, label) for text, label in noisy[40:]]
     exact = baseline_accuracy(asked, ["a", "b"])
+    alone = [baseline_accuracy([q], ["a", "b"]) for q in asked]
+    assert sum(alone) / 20 == pytest.approx(exact), "other questions must not count"
+    read, plain = [], module.bag_of_words
+    monkeypatch.setattr(
+        module, "bag_of_words", lambda first, *rest: read.append(first) or plain(first, *rest)
+    )
+    baseline_accuracy(asked, ["a", "b"])
+    assert [list(texts) for texts in read] == [[text for text, _ in noisy[:40]]], (
+        "words and their scale are those of the examples alone"
+    )
     with torch.autocast("cpu", torch.bfloat16):
         assert baseline_accuracy(asked, ["a", "b"]) == exact, "the model's precision is none of its own"
     apart = [Question(told[i : i + 3], "x", "b") for i in (1, 2)]  # b a b, then a b a
@@ -89,6 +105,9 @@ def test_shots_that_fit_leave_room_for_whatever_is_asked(word, score):
         assert longest > positions_needed(tokenizer, model_of().config, study.prompt_format, asked, "sum")
     for n, fit in ((longest, (0, 1, 2)), (longest - 1, (0, 1))):
         assert study.shots_that_fit(model_of(n), tokenizer, (0, 1, 2, 4)) == fit, "a prompt was not measured"
+    few = lambda k, seed: study.draws["one"](min(k, 2), seed)  # a file with two examples
+    short = replace(study, draws={"one": few})
+    assert short.shots_that_fit(model_of(), tokenizer, (1, 2, 3)) == (1, 2), "there are no 3 examples"
     study.measure(model_of(longest), tokenizer, (0, 1, 2))
 
 
@@ -104,7 +123,8 @@ def test_examples_show_prompt_and_answer():
 
 
 def test_the_interval_is_students():
-    assert interval([0.5, 0.7, 0.9]) == pytest.approx((0.7, 4.30 * 0.2 / math.sqrt(3)))
+    told = "t of n - 1 degrees of freedom times the sample's deviation (over n - 1) / sqrt(n)"
+    assert interval([0.5, 0.7, 0.9]) == pytest.approx((0.7, 4.30 * 0.2 / math.sqrt(3))), told
     assert interval([0.25]) == (0.25, None)
     assert interval([0.25] * 5) == (0.25, None), "five equal results do not make it certain: no ±0.000"
     exact = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)  # 1 to 10 degrees
@@ -124,6 +144,9 @@ def test_the_checksum_sees_the_smallest_change():
     for name, weight in model.named_parameters():
         weight.data.view(-1)[-1] += 1e-5
         assert checksum(model) != before, f"{name} is left out"
+        before = checksum(model)
+        weight.data.copy_(weight.data.flatten().roll(1).view(weight.shape))
+        assert checksum(model) != before, f"{name}: the same numbers in another order are other weights"
         before = checksum(model)
 
 

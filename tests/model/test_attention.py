@@ -347,7 +347,7 @@ def test_reorder_moves_drops_and_doubles_rows():
     cache.reorder(torch.tensor([1, 1, 0]))
     held_k, held_v = cache.contents()
     assert torch.equal(held_k, k[[1, 1, 0]]), "row i must hold what row rows[i] held"
-    assert torch.equal(held_v, v[[1, 1, 0]])
+    assert torch.equal(held_v, v[[1, 1, 0]]), "the values move with the keys"
     new = torch.randn(3, H, 1, D_HEAD)
     both = torch.cat([k[[1, 1, 0]], new], dim=2)
     assert torch.equal(cache.append(new, new)[0], both), "it goes on from there"
@@ -447,7 +447,7 @@ def test_split_heads_gives_each_head_its_own_numbers_of_a_position():
 
 def test_cross_attention_reads_the_memory_once():
     """The encoder's text does not change, so its keys and values are computed at the first call only."""
-    layer, cache = MultiHeadAttention(D, H), KeyValueCache(9)  # with room to spare, which must not be read
+    layer, cache = MultiHeadAttention(D, H), KeyValueCache(20)  # with room to spare, which must not be read
     memory, first, second = torch.randn(B, 7, D), torch.randn(B, 2, D), torch.randn(B, 1, D)
     assert torch.allclose(layer(first, memory, cache=cache), layer(first, memory), atol=1e-6)
     calls = []
@@ -483,7 +483,18 @@ def test_a_pair_is_turned_by_the_angle_of_its_position(theta):
     angles = positions[:, None] * theta ** (-torch.arange(0, 6, 2) / 6)
     cos, sin, (a, b), (even, odd) = angles.cos(), angles.sin(), x.chunk(2, -1), (x[..., 0::2], x[..., 1::2])
     turned = even * cos - odd * sin, odd * cos + even * sin
+
+    def by_rate(rate):
+        cos, sin = (positions[:, None] * rate).cos(), (positions[:, None] * rate).sin()
+        return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+
     mistakes = {
+        "the rate is theta^(2i / d_head): `rotary_cos_sin` needs the inverse": by_rate(
+            theta ** (torch.arange(0, 6, 2) / 6)
+        ),
+        "the exponent is i / d_head: `rotary_cos_sin` needs 2i / d_head": by_rate(
+            theta ** (-torch.arange(3) / 6)
+        ),
         "neighbours are paired, not x_i and x_{i + d_head / 2}": torch.stack(turned, -1).flatten(-2),
         "neighbours are paired, and then the halves concatenated": torch.cat(turned, -1),
         "the rotation has the wrong direction: the sines have the wrong sign": torch.cat(
@@ -504,7 +515,11 @@ def test_a_pair_is_turned_by_the_angle_of_its_position(theta):
 
 def test_positions_of_each_row_turn_that_row():
     x, positions = torch.randn(B, H, 3, 4), torch.tensor([[0, 0, 1], [4, 5, 6]])
-    both = attention.rotate(x, attention.rotary_cos_sin(positions, 4, 100.0))
+    angles = attention.rotary_cos_sin(positions, 4, 100.0)
+    assert angles.shape == (2, B, 1, 3, 2), (
+        "of positions (B, T): (2, B, 1, T, d_head / 2), for all heads alike"
+    )
+    both = attention.rotate(x, angles)
     for row in range(B):
         alone = attention.rotate(x[row : row + 1], attention.rotary_cos_sin(positions[row], 4, 100.0))
         assert torch.allclose(both[row], alone[0], atol=1e-6), "rotate each row by its own positions"
@@ -518,7 +533,8 @@ def test_only_the_distance_counts_after_a_rotation(path):
     here, there = (
         attention.rotary_cos_sin(torch.arange(5) + start, D_HEAD, 50.0).double() for start in (0, 9)
     )
-    assert torch.allclose(layer(x, cos_sin=here), layer(x, cos_sin=there), atol=1e-5)
+    told = "queries and keys must both be turned, each by its own position"
+    assert torch.allclose(layer(x, cos_sin=here), layer(x, cos_sin=there), atol=1e-5), told
     assert not torch.allclose(layer(x, cos_sin=here), layer(x), atol=1e-3), (
         "the order of the tokens must matter"
     )

@@ -69,7 +69,7 @@ def test_positions_count_the_real_tokens(row, n_query):
     assert found.shape == (2, n_query)
     assert (found >= 0).all(), "no row of the table comes before row 0"
     for s in range(6 - n_query, 6):
-        assert found[1, s - 6] == s
+        assert found[1, s - 6] == s, "where nothing is padded, positions count from 0"
         if row[s]:
             assert found[0, s - 6] == sum(row[:s]), "a position is the number of real tokens before it"
     assert blocks.token_positions(None, 3, 4, "cpu").tolist() == [4, 5, 6], "without a mask: after the past"
@@ -78,7 +78,8 @@ def test_positions_count_the_real_tokens(row, n_query):
 def test_padding_bias():
     bias = blocks.padding_bias(LEFT, torch.float32)
     assert bias.shape == (B, 1, 1, T), "(B, 1, 1, S): the same for every head and query"
-    assert bias[:, 0, 0].tolist() == [[BLOCKED, BLOCKED, 0, 0, 0], [0] * 5]
+    told = "0 for a real token, BLOCKED for padding"
+    assert bias[:, 0, 0].tolist() == [[BLOCKED, BLOCKED, 0, 0, 0], [0] * 5], told
     assert blocks.padding_bias(LEFT.bool(), torch.float64).dtype == torch.float64, "booleans are allowed too"
     assert blocks.padding_bias(None, torch.float32) is None
 
@@ -98,11 +99,13 @@ def test_positions_are_rows_of_the_table(positions, offset):
         assert part.position.weight.shape == (10 + offset, D), "max_positions rows, unused ones before"
         table = part.position.weight
         each = torch.tensor([[0, 0, 1], [4, 5, 6]])
-        assert torch.allclose(part(vectors, each, None), vectors + table[each + offset]), "a row has its own"
+        told = "add row position + offset of the table, for each row of the batch its own positions"
+        assert torch.allclose(part(vectors, each, None), vectors + table[each + offset]), told
     else:
         assert not part.state_dict(), "nothing to save: the table is computed, or there is none"
         table = blocks.sinusoidal_positions(20, D) * (positions == "sinusoidal")  # ALiBi adds nothing here
-    assert torch.allclose(x, vectors + table[[offset, 3 + offset, 8 + offset]])
+    told = "add row position + offset of the table; with ALiBi or a rotation, nothing"
+    assert torch.allclose(x, vectors + table[[offset, 3 + offset, 8 + offset]]), told
 
 
 @pytest.mark.parametrize("width", [1, 4, D])
@@ -110,7 +113,8 @@ def test_scale_is_the_root_of_the_width_and_touches_the_tokens_only(width):
     part = blocks.InputRepresentation(config(scale_embeddings=True, d_model=width, n_head=1))
     vectors = torch.randn(B, 2, width)
     expected = vectors * math.sqrt(width) + part.position.weight[[1, 2]]
-    assert torch.allclose(part(vectors, torch.tensor([1, 2]), None), expected)
+    told = "token vectors * sqrt(D) + positions: only the tokens are scaled"
+    assert torch.allclose(part(vectors, torch.tensor([1, 2]), None), expected), told
 
 
 def test_segments_are_added_and_default_to_text_a():
@@ -266,7 +270,9 @@ def test_block_equals_pytorch(norm, cross, activation, mask):
     else:
         expected, out = theirs(x, src_key_padding_mask=padded), ours(x, bias, False)
     read = torch.ones(B, T, dtype=torch.bool) if mask is None else mask.bool()
-    assert (out - expected)[read].abs().max() < 1e-10
+    told = "self-attention gets `bias` and `causal`"
+    told += ", cross-attention `memory` with `memory_bias`" if cross else ""
+    assert (out - expected)[read].abs().max() < 1e-10, f"{told}; then comes the feed-forward part"
 
 
 @pytest.mark.parametrize("cross", [False, True], ids=["encoder", "decoder"])
@@ -289,7 +295,7 @@ def test_stack_equals_pytorch(norm, cross):
     else:
         states = ours(vectors, RIGHT)
         expected = theirs(states[0], src_key_padding_mask=RIGHT == 0)
-    assert (states[-1] - expected).abs().max() < 1e-10
+    assert (states[-1] - expected).abs().max() < 1e-10, "`norm` comes once, on the last block's output alone"
 
 
 @pytest.mark.parametrize("side", [None, "left"])

@@ -143,6 +143,7 @@ def test_rows_move_with_all_that_belongs_to_them(kind):
     draft.append(torch.arange(6) + 3)
     texts = [PROMPTS[i // 2] + [first, i + 3] for i, first in enumerate([1, 0, 2, 2, 5, 5])]
     assert draft.ids[:, 5].tolist() == [1, 0, 2, 2, 5, 5]
+    assert draft.first == [0, 0, 3, 3, 1, 1], "the columns where texts begin move with their rows"
     for row, (text, logits) in enumerate(zip(texts, draft.next_logits(), strict=True)):
         want = alone(draft, text, row // 2)
         assert torch.allclose(logits, want, atol=1e-5), f"row {row} does not continue its own text"

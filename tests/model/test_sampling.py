@@ -225,9 +225,10 @@ def test_uniform_numbers_do_not_depend_on_the_batch():
     three = uniform_numbers(5, 3, 8)
     assert torch.equal(torch.get_rng_state(), before), "leave torch's random state to the training"
     assert three.shape == (3, 8) and three.dtype == torch.float32
-    numpy_row = np.random.default_rng(np.random.SeedSequence(5, spawn_key=(2,))).random(8)  # in [0, 1)
-    assert np.allclose(three[2], 1 - numpy_row), "0 would draw a token of probability 0: take 1 minus it"
     assert len({tuple(row) for row in three.tolist()}) == 3, "equal prompts in a batch must get unequal texts"
+    numpy_row = np.random.default_rng(np.random.SeedSequence(5, spawn_key=(2,))).random(8)  # in [0, 1)
+    assert not np.allclose(three[2], numpy_row), "0 would draw a token of probability 0: take 1 minus it"
+    assert np.allclose(three[2], 1 - numpy_row), "row i is stream i: SeedSequence(seed, spawn_key=(i,))"
     assert torch.equal(uniform_numbers(5, 2, 4), three[:2, :4]), "more numbers must not change the first ones"
     assert torch.equal(uniform_numbers(np.int64(5), 3, 8), three), "a seed may be numpy's integer"
     assert not torch.equal(uniform_numbers(6, 3, 8), three)
@@ -267,7 +268,9 @@ def test_scores_are_those_of_one_text_read_token_by_token(kind, rule):
             else:
                 logits = model(past)[0, -1]
             want, have = rule.log_probabilities(logits)[texts[b, t]], got[b, t - n_prompt]
-            assert torch.allclose(have, want, atol=1e-5), f"row {b}, column {t}: {have} and alone {want}"
+            told = f"row {b}, column {t}: {have:.4f}, alone {want:.4f}"
+            told += ": the states of column t - 1 score column t"
+            assert torch.allclose(have, want, atol=1e-5), told
 
 
 def test_scores_have_32_bits_whatever_the_model_has():

@@ -47,18 +47,22 @@ def test_encode_then_decode_is_the_whole_model():
     whole = m.hidden_states(**given, attention_mask=mask, decoder_attention_mask=decoder_mask)
     memory = m.encode(given["input_ids"], mask, given["token_type_ids"])[-1]
     parts = m.decode(given["decoder_input_ids"], decoder_mask, memory, mask)
-    assert all(map(torch.equal, whole, parts)) and len(whole) == len(parts)
+    assert len(whole) == len(parts)
+    for found, part in zip(whole, parts, strict=True):
+        assert torch.equal(found, part), (
+            "the decoder reads the encoder's last states, with the encoder's mask"
+        )
 
 
 @pytest.mark.parametrize("n", [1, 3])
 def test_first_and_last_positions_alone_are_what_they_are_among_all(n):
     m, given, mask = model("encoder-decoder"), ids(B, S), PAD["right"]
     whole, part = m.encode(given, mask), m.encode(given, mask, n_first=n)
-    torch.testing.assert_close(part[-1], whole[-1][:, :n])
+    torch.testing.assert_close(part[-1], whole[-1][:, :n], msg=f"n_first={n}: the first {n} positions")
     m, mask = model("decoder"), PAD["left"]
     whole, part = m.decode(given, mask), m.decode(given, mask, n_last=n)
     assert torch.equal(part[-2], whole[-2])
-    torch.testing.assert_close(part[-1], whole[-1][:, -n:])
+    torch.testing.assert_close(part[-1], whole[-1][:, -n:], msg=f"n_last={n}: the last {n} positions")
     with pytest.raises(ValueError, match="caches need all positions"):  # the next token would see too little
         m.decode(given, caches=m.new_caches(S), n_last=n)
 
@@ -95,7 +99,11 @@ def test_vocabulary_head_follows_its_formula(tied, transform, bias):
         spread = (h.var(-1, unbiased=False, keepdim=True) + 0.2).sqrt()
         h = (h - h.mean(-1, keepdim=True)) / spread * head.norm.weight + head.norm.bias
     expected = h @ (vectors if tied else head.output.weight).T + (head.bias if bias else 0)
-    assert torch.allclose(head(hidden, vectors), expected, atol=1e-4)
+    told = "norm(activation(dense(h)))" if transform else "h"
+    told += " times the tokens' vectors" if tied else " times the head's own `output`"
+    assert torch.allclose(head(hidden, vectors), expected, atol=1e-4), told + (
+        " plus the bias" if bias else ""
+    )
 
 
 def test_logits_of_chosen_positions_only():
@@ -108,10 +116,13 @@ def test_logits_of_chosen_positions_only():
 def test_pooled_and_next_sentence_read_the_first_token():
     m, hidden = model(pooler=True, next_sentence=True), torch.randn(B, T, D)
     pooled = torch.tanh(hidden[:, 0] @ m.pooler.weight.T + m.pooler.bias)
-    assert torch.allclose(m.pooled(hidden), pooled, atol=1e-6)
+    assert torch.allclose(m.pooled(hidden), pooled, atol=1e-6), (
+        "tanh of the pooler's output at the first token"
+    )
     expected = pooled @ m.next_sentence.weight.T + m.next_sentence.bias
     assert m.next_sentence_logits(hidden).shape == (B, 2)
-    assert torch.allclose(m.next_sentence_logits(hidden), expected, atol=1e-6)
+    told = "its input is `pooled`, not the state itself"
+    assert torch.allclose(m.next_sentence_logits(hidden), expected, atol=1e-6), told
 
 
 @pytest.mark.parametrize("norm", ["pre", "post"])
@@ -210,6 +221,6 @@ def test_explicit_attention_shows_its_weights_and_changes_nothing(kind):
                 assert block.cross_attention.weights.shape == (B, H, T, S)
     copy.deepcopy(m)  # weights that kept their graph could not be copied
     m.use_explicit_attention(False)
-    assert torch.equal(m(**given), fast)
+    assert torch.equal(m(**given), fast), "explicit=False must bring the fast path back"
     block = (m.decoder or m.encoder).blocks[0]
     assert block.self_attention.weights is None, "old weights must not be taken for those of the last call"

@@ -67,6 +67,15 @@ def test_commonest_share_of_hidden_tokens_equals_a_plain_loop(tiny, byte_bpe):
     assert baselines.commonest_share(tiny) == pytest.approx(expected)
 
 
+def test_places_without_a_label_do_not_count(objective):
+    labels = objective.batch(0, "validation")["masked_labels"]
+    assert (labels == IGNORED).any(), "a test without rows that hide fewer tokens"
+    commonest = np.bincount(objective.texts["train"].ids).argmax()
+    hidden = labels[labels != IGNORED]
+    expected = float((hidden == commonest).float().mean())
+    assert baselines.commonest_share(objective) == pytest.approx(expected), "a share of what is hidden"
+
+
 def plain_pairs(objective, split, n):
     """(tokens of A, tokens of B, whether B follows) of each pair, read from the rows one by one."""
     rows = objective.rows(split, objective.generator(0, split), n)

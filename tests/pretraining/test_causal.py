@@ -26,7 +26,8 @@ def objective(tagged_corpus, bpe):
 def test_stream_has_the_end_token_around_every_document(bpe):
     end = bpe.special_id(END)
     stream = token_stream(bpe, ["été", "a tree"], end)
-    assert stream.tolist() == [end, *bpe.encode("été"), end, *bpe.encode("a tree"), end]
+    told = "one end token before the first document, and one after each"
+    assert stream.tolist() == [end, *bpe.encode("été"), end, *bpe.encode("a tree"), end], told
     assert token_stream(bpe, [], end).tolist() == [end]
 
 
@@ -60,7 +61,8 @@ def test_training_counts(objective):
     batch = objective.batch(1, "train")
     assert batch["n_label"] == 5 * 13
     kept = [i for i in batch["labels"].flatten().tolist() if i != objective.tokenizer.special_id(END)]
-    assert batch["n_byte"] == sum(len(objective.tokenizer.vocab[i]) for i in kept)
+    told = "bytes of the labels, not of the inputs; an end token has none"
+    assert batch["n_byte"] == sum(len(objective.tokenizer.vocab[i]) for i in kept), told
 
 
 @pytest.mark.parametrize("T", [1, 2, 5, 8])
@@ -98,7 +100,7 @@ def test_validation_batch_covers_the_validation_text(objective):
     batch = objective.batch(0, "validation")
     labels = batch["labels"][batch["labels"] != IGNORED].tolist()
     assert labels == objective.streams["validation"].tolist()[1:]
-    assert batch["n_label"] == len(labels)
+    assert batch["n_label"] == len(labels), "labels that are IGNORED do not count"
     n_byte = sum(len(text.encode()) for text in objective.corpus.validation)
     assert batch["n_byte"] == n_byte, "bytes of the text in UTF-8; a special token is no text"
 
@@ -130,8 +132,9 @@ def test_loss_and_metrics_equal_a_plain_loop(objective, decoder, bpe):
     loss, metrics = objective.loss(model, batch)
     assert loss.item() == pytest.approx(nats / n, rel=1e-6), "nats a label"
     assert metrics["loss"].item() == loss.item()
-    assert metrics["bits_per_byte"].item() == pytest.approx(nats / math.log(2) / len(text.encode()), rel=1e-6)
-    assert metrics["accuracy"].item() == pytest.approx(n_right / n, rel=1e-6)
+    bits = nats / math.log(2) / len(text.encode())
+    assert metrics["bits_per_byte"].item() == pytest.approx(bits, rel=1e-6), "nats / ln 2 are bits; per byte"
+    assert metrics["accuracy"].item() == pytest.approx(n_right / n, rel=1e-6), "right labels / labels"
 
 
 def test_floor_is_the_mean_of_the_grammar(bpe, objective):
@@ -153,13 +156,18 @@ def test_text_shorter_than_a_context_is_refused(bpe):
         Causal(Corpus("short.txt", [text], [text]), bpe, n, 2)
 
 
-def test_sample_continues_the_prompt_until_the_end_token(objective, decoder):
-    bpe = objective.tokenizer
+def test_sample_continues_the_prompt_until_the_end_token(objective, decoder, monkeypatch):
+    bpe, seen, plain = objective.tokenizer, [], causal.generate
+    note = lambda model, prompts, *given, **how: seen.extend(prompts) or plain(model, prompts, *given, **how)
+    monkeypatch.setattr(causal, "generate", note)
     model = decoder(len(bpe.vocab) + 3)
     model.vocabulary.bias.data[-3:] = 1e6  # rows without a token, as a published model may have
     letter = bpe.encode("x")[0]
     model.vocabulary.bias.data[letter] = 1e4
-    assert objective.sample(model, n_token=4, prompt="été") == "étéxxxx"
+    assert objective.sample(model, n_token=4, prompt="été") == "étéxxxx", "end tokens are not shown"
+    assert seen == [[bpe.special_id(END), *bpe.encode("été")]], (
+        "a text begins behind an end token, as in training"
+    )
     model.vocabulary.bias.data[bpe.special_id(END)] = 1e5
     assert objective.sample(model, n_token=4, prompt="été") == "été", "the end ends a text and is not shown"
 
@@ -181,7 +189,7 @@ def test_a_small_model_learns_a_small_text(byte_bpe, decoder):
 
 def test_the_batches_are_those_of_the_figures_in_the_readmes(objective):
     assert small.fingerprint_of_batches(objective) == "5faf67d8", (
-        "not the texts and random draws of the READMEs' figures"
+        "other texts or draws than those of the READMEs' figures: see the other failures, if any"
     )
 
 

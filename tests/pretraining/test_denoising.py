@@ -230,7 +230,7 @@ def test_a_small_model_learns_to_rebuild_a_small_text(byte_bpe, encoder_decoder)
 
 def test_the_batches_are_those_of_the_figures_in_the_readmes(objective):
     assert small.fingerprint_of_batches(objective) == "2dc2d69e", (
-        "not the texts and random draws of the READMEs' figures"
+        "other texts or draws than those of the READMEs' figures: see the other failures, if any"
     )
 
 

@@ -162,8 +162,11 @@ def test_loss_and_metrics_equal_a_plain_loop(objective, student, split):
     assert 0 < n_right < n, "the test needs tokens that are right, and others"
     loss, metrics = objective.loss(student, batch)
     assert metrics.keys() == expected.keys()
+    hints = dict(cosine_loss="a mean over all real tokens", loss="each term times its weight")
     for name, value in expected.items():
-        assert metrics[name].item() == pytest.approx(value, rel=1e-6), name
+        told = f"{name} {metrics[name].item():.4f}, not {value:.4f}"
+        told += f": {hints.get(name, 'a mean over hidden tokens')}"
+        assert metrics[name].item() == pytest.approx(value, rel=1e-6), told
     assert loss.item() == metrics["loss"].item()
     assert min(masked, soft, cosine) > 0, "the test needs all terms to be there"
 
@@ -201,7 +204,8 @@ def test_training_moves_the_student_and_never_the_teacher(objective, student):
     for step in range(3):
         train_step(student, objective, optimizer, settings, step)
     assert not teacher.training, "the teacher's dropout is on"
-    assert all(not p.requires_grad and p.grad is None for p in teacher.parameters())
+    still = all(not p.requires_grad and p.grad is None for p in teacher.parameters())
+    assert still, "the teacher must be frozen: requires_grad_(False)"
     for name, value in teacher.state_dict().items():
         assert torch.equal(value, before[name]), f"{name} of the teacher has moved: is it shared?"
     assert all(not torch.equal(value, first[name]) for name, value in student.state_dict().items())
@@ -326,7 +330,7 @@ def test_hidden_tokens_follow_the_share_and_whole_words(teacher, tagged_corpus, 
 def test_the_batches_are_those_of_the_figures_in_the_readmes(objective):
     expected = "b371b981" if objective.teacher.config.n_segments else "8faf601c"
     assert small.fingerprint_of_batches(objective) == expected, (
-        "not the texts and random draws of the READMEs' figures"
+        "other texts or draws than those of the READMEs' figures: see the other failures, if any"
     )
 
 

@@ -49,6 +49,13 @@ def test_training_draws_from_all_windows(objective):
 def test_loss_and_metrics_equal_a_plain_loop(objective, model):
     model.double()
     batch = objective.batch(0, "validation")
+    counted, original = (
+        batch["masked_labels"] != IGNORED,
+        original_rows(objective, 0, "validation")["input_ids"],
+    )
+    there = torch.from_numpy(original).gather(1, batch["masked_positions"])[counted]
+    assert torch.equal(batch["masked_labels"][counted], there), "a label is the token before it was hidden"
+    assert not objective.is_special[there].any(), "a special token or padding is hidden"
     model.vocabulary.bias.data[small.commonest(batch["masked_labels"])] = 3.0
     arguments = [batch["input_ids"], batch["attention_mask"], batch.get("token_type_ids")]
     logits = model(*arguments).detach()
@@ -73,9 +80,20 @@ def test_loss_and_metrics_equal_a_plain_loop(objective, model):
         expected["next_sentence_accuracy"] = n_right / len(answers)
         expected["loss"] += nats / len(answers)
     assert metrics.keys() == expected.keys()
+    hints = dict(
+        masked_loss="nats a hidden token; the model gets mask and token_type_ids, where there are any"
+    )
+    hints["loss"] = "the sum of the losses of both tasks" if objective.next_sentence else "the masked loss"
     for name, value in expected.items():
-        assert metrics[name].item() == pytest.approx(value, rel=1e-6), name
+        told = (
+            f"{name} {metrics[name].item():.4f}, not {value:.4f}: {hints.get(name, 'what is it divided by?')}"
+        )
+        assert metrics[name].item() == pytest.approx(value, rel=1e-6), told
     assert loss.item() == metrics["loss"].item()
+
+
+def test_parts_of_a_batch_add_up(objective, model, assert_parts_add_up):
+    assert_parts_add_up(objective, model.double(), objective.batch(0, "validation"), 3)
 
 
 def test_vocabulary_logits_are_computed_at_masked_positions_only(objective, model, monkeypatch):
@@ -105,10 +123,11 @@ def test_predict_masked_gives_probabilities_without_a_gradient(objective, model)
     batch = objective.batch(0, "train")
     probabilities = predict_masked(model, batch)
     B, P = batch["masked_positions"].shape
-    assert probabilities.shape == (B, P, len(objective.tokenizer.vocab)) and not probabilities.requires_grad
+    assert probabilities.shape == (B, P, len(objective.tokenizer.vocab))
+    assert not probabilities.requires_grad, "no gradient is needed: it would keep all states in memory"
     full = model(batch["input_ids"], batch["attention_mask"], batch.get("token_type_ids")).softmax(-1)
     expected = full[torch.arange(B)[:, None], batch["masked_positions"]]
-    torch.testing.assert_close(probabilities, expected.detach())
+    torch.testing.assert_close(probabilities, expected.detach(), msg="softmax of the logits at hidden places")
 
 
 def test_both_classes_give_gradient(tagged_corpus, bpe, encoder):
@@ -145,5 +164,5 @@ def test_a_toy_next_sentence_set_is_learnt(byte_bpe, encoder):
 def test_the_batches_are_those_of_the_figures_in_the_readmes(objective):
     expected = "83f53375" if objective.next_sentence else "69136edb"
     assert small.fingerprint_of_batches(objective) == expected, (
-        "not the texts and random draws of the READMEs' figures"
+        "other texts or draws than those of the READMEs' figures: see the other failures, if any"
     )

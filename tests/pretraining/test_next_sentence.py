@@ -100,9 +100,16 @@ def test_runs_hold_as_many_whole_sentences_as_fit(texts, bpe, n_text, across):
             documents.append(document)
             n_token = n
         previous = document
-    assert runs.runs.tolist() == expected and len(runs) == len(expected)
+    told = "as many sentences as fit" + (", into the next document too" if across else " of one document")
+    assert runs.runs.tolist() == expected and len(runs) == len(expected), told
     assert runs.document_of.tolist() == documents
     assert SentenceRuns([], bpe, 9).runs.shape == (0, 2)
+
+
+def test_a_sentence_takes_no_more_than_its_texts_share_of_the_row(byte_bpe):
+    for n_text, lengths in ((1, [18, 2]), (2, [9, 9, 2])):  # 18 places beside [CLS] and [SEP]
+        runs = SentenceRuns(["x" * 19], byte_bpe, 19 + n_text, n_text)  # with the space before it 20 tokens
+        assert np.diff(runs.edges).tolist() == lengths, f"{n_text} texts a row share its 18 places"
 
 
 def test_true_b_follows_a_in_the_document(pairs, texts, bpe):
@@ -332,7 +339,9 @@ def test_packed_rows_take_the_chosen_runs(packed):
 def test_false_pairs_are_those_of_the_figures_in_the_readmes(world_corpus, world_bpe):
     pairs = SentencePairs(world_corpus.train, world_bpe, 64)
     found = [pairs.second_runs(np.arange(len(pairs)), np.random.default_rng(i)).tolist() for i in range(3)]
-    assert small.fingerprint(found) == "3f02951e", "not the texts and random draws of the READMEs' figures"
+    assert small.fingerprint(found) == "3f02951e", (
+        "other texts or draws than those of the READMEs' figures: see the other failures, if any"
+    )
 
 
 @pytest.mark.parametrize("fixture, reach", [("pairs", 8), ("many_pairs", None)])

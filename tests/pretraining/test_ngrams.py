@@ -46,9 +46,12 @@ def test_ngrams_equal_counters(n_train, longest):
     train, labels = drawn(n_train, 9, 0), drawn(50, 11, 1)  # 9 and 10 never occur in training
     found = ngram_losses(train, labels, 11, longest)
     expected = counted_losses(train.tolist(), labels.tolist(), 11, longest)
-    assert found == pytest.approx(expected, rel=1e-9), (
-        "validation may be counted, or a token's context may hold the token itself"
-    )
+    assert len(found) == longest + 1, "V equally likely tokens, then n-grams for n = 1 to `longest`"
+    for n, (ours, right) in enumerate(zip(found, expected, strict=True)):
+        told = (
+            f"{n}-grams: {ours:.4f}, not {right:.4f}. c and d count training alone; d: different tokens seen"
+        )
+        assert ours == pytest.approx(right, rel=1e-9), f"{told} after h; after an unseen h, p(w | h') stays"
 
 
 def test_the_probabilities_of_all_tokens_add_up_to_1():

@@ -96,7 +96,8 @@ def test_the_other_students_learn_without_the_teacher_and_from_all_texts(objecti
     assert lessons["control"][1].weights == lessons["control_all_texts"][1].weights == alone
     label, every = lessons["student_all_texts"]
     assert label == f"student, {len(every.corpus.train)} texts" and every.weights == objective.weights
-    assert [len(lesson.corpus.train) for _, lesson in lessons.values()] == [11, 11, 60, 60]
+    n_text = [len(lesson.corpus.train) for _, lesson in lessons.values()]
+    assert n_text == [11, 11, 60, 60], "two with the student's texts, then two with all texts"
     assert [label for label, _ in lessons.values()] == [
         "  without its teacher", "  with label smoothing", "student, 60 texts", "  without its teacher"
     ]  # fmt: skip
@@ -127,7 +128,7 @@ def test_another_student_begins_as_the_first_did_and_does_the_same_steps(objecti
 
 def test_all_students_have_the_same_patience(objective, student, monkeypatch):
     taken = []
-    monkeypatch.setattr(students, "train", lambda *_, **options: taken.append(options["patience"]))
+    monkeypatch.setattr(students, "train", lambda *_, **options: taken.append(options.get("patience")))
     for lesson in students.other_lessons(objective).values():
         students.train_again(student, lesson[1], SETTINGS, "")
     told = "one that overfits is measured at its worst beside one that does not"

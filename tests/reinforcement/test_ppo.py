@@ -226,7 +226,10 @@ def test_7_answers_of_equal_score_earn_the_same_whatever_their_length(rollout, s
     scores = torch.full((5,), score)
     made = lambda **more: ppo.make_batch(rollout, scores, 0.1, details(gae_lambda=1.0, **more))
     first, biased = (batch["returns"][:, 0] for batch in (made(), made(whiten_rewards=True)))
-    assert first.tolist() == pytest.approx([score] * 5), "the reward pays, or charges, for length"
+    told = "with lambda 1 and values 0 a return is the sum of the rewards to come, so here the score itself"
+    assert first.tolist() == pytest.approx([score] * 5), (
+        f"{told}: returns = advantages, not whitened, + values"
+    )
     assert len(set(biased.tolist())) == len(set(rollout.lengths.tolist())), "whitening them is another matter"
 
 
@@ -391,7 +394,9 @@ def test_9_each_pass_sees_every_answer_once(rollout, gpt, env):
 
 def test_10_the_learning_rate_rises_and_falls_in_a_line():
     found = [ppo.learning_rate(step, training(steps=10, warmup=4, lr=1.0), True) for step in range(10)]
-    assert found == pytest.approx([0.25, 0.5 * 0.9, 0.75 * 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
+    told = "(step + 1) / warmup, at most 1, times 1 - step / steps"
+    want = [0.25, 0.5 * 0.9, 0.75 * 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]
+    assert found == pytest.approx(want), told
     assert ppo.learning_rate(0, training(steps=10, warmup=1, lr=1.0), True) == 1
     assert [ppo.learning_rate(step, training(lr=1.0), False) for step in range(4)] == [1.0] * 4
 
@@ -464,11 +469,20 @@ def test_a_single_token_has_a_finite_variance_and_no_judge_no_metric(gpt, env):
     assert "judge" not in metrics
 
 
+def test_padding_takes_no_part_in_the_entropy(rollout, env):
+    batch = ppo.make_batch(rollout, SCORES, 0.1, details())
+    found = ppo.PPO(env, details()).describe(rollout, SCORES, [("a", "e")], batch)["entropy"]
+    n_new = int(rollout.lengths.sum())
+    assert n_new < rollout.log_probs.numel(), "a test without padding"
+    assert found == pytest.approx(-float(rollout.log_probs.sum()) / n_new), "a mean over real tokens"
+
+
 def test_value_error_is_1_for_values_of_0(gpt, env):
     policy = Policy(gpt)
     rollout = score_answers(draw_answers(gpt, env, env.prompts, seed=0), policy, env)
     batch = ppo.make_batch(rollout, SCORES, 0.1, details())
-    assert ppo.PPO(env, details()).describe(rollout, SCORES, [("a", "e")], batch)["value_error"] == 1
+    found = ppo.PPO(env, details()).describe(rollout, SCORES, [("a", "e")], batch)["value_error"]
+    assert found == 1, "a variance: the mean error is subtracted before squaring"
 
 
 def test_prompts_and_answers_of_a_step_depend_on_seed_and_step_alone(gpt, env):
@@ -494,7 +508,8 @@ def test_the_policy_learns_what_is_rewarded(gpt, env):
     outcome = ppo.train_ppo(gpt, env, details(kl=0.02), training(steps=30, batch_size=16, lr=1e-2))
     ids = torch.tensor(env.prompts[:1])
     after, start = (model(ids)[0, -1].softmax(-1)[wanted].item() for model in (gpt, before))
-    assert after > 5 * start and outcome["seconds"] > 0
+    assert after > 5 * start, "not learnt: do the answers of each step differ?"
+    assert outcome["seconds"] > 0
 
 
 def test_a_run_leaves_a_log_and_a_model_that_loads(gpt, env, tmp_path, capsys):
@@ -629,7 +644,9 @@ def test_9_the_order_is_drawn_from_seed_and_step(rollout, gpt, env):
     expected = [
         [rows[i] for i in part] for _ in range(2) for part in np.array_split(random.permutation(5), 2)
     ]
-    assert seen == expected, "not the texts and random draws of the READMEs' figures"
+    assert seen == expected, (
+        "other texts or draws than those of the READMEs' figures: see the other failures, if any"
+    )
 
 
 def test_the_metrics_of_one_update_are_its_own(rollout, gpt, env):

@@ -81,7 +81,7 @@ def test_no_prompt_is_both_learnt_from_and_measured_on(write, pairs):
     assert found.name == path and found.judge is None
     assert len(found.pairs) + len(found.held_out_pairs) == 300 and found.held_out_pairs
     learnt, held_out = ({prompt for prompt, _, _ in p} for p in (found.pairs, found.held_out_pairs))
-    assert not learnt & held_out
+    assert not learnt & held_out, "split by prompts, not by pairs: a prompt is on both sides"
     assert set(found.prompts) == learnt and len(found.prompts) == len(learnt)
     assert set(found.test_prompts) == held_out
 
@@ -153,8 +153,13 @@ def test_prompt_and_answer_together_are_the_ids_of_the_whole_text(env):
     end, whole = TOKENIZER.special_id(END), TOKENIZER.encode("Ana likes bread on Monday.")
     preferences = module.Preferences("one", [("Ana likes", "bread on Monday.", END)], [], [], [])
     rows, n_prompt = LastIds(preferences, env, 5).rows["train"]
-    assert rows[0] == [end, *whole, end]
-    assert rows[0][: n_prompt[0]] == prompt_ids(TOKENIZER, env.reference.config, "Ana likes")
+    assert END not in TOKENIZER.decode(rows[0][1:-1]), "the chosen answer comes first"
+    assert rows[0][-1] == end, "an answer ends with the end token: the model learns where to stop"
+    assert rows[0] == [end, *whole, end], "end token, prompt, a space, answer, end token"
+    given = prompt_ids(TOKENIZER, env.reference.config, "Ana likes")
+    assert rows[0][: n_prompt[0]] == given, (
+        "n_prompt counts the prompt's tokens, the first end token included"
+    )
     assert rows[1].count(end) == 2, "an answer cannot end the text: it is plain"
 
 
@@ -169,7 +174,8 @@ def test_a_batch_holds_both_answers_of_each_pair(env, preferences):
         assert ids.shape == mask.shape and ids.shape[:2] == (5, 2) and mask.any(0).any(0).all()
         for row, n in enumerate(batch["n_prompt"].tolist()):
             two = [ids[row, i][mask[row, i]].tolist() for i in (0, 1)]
-            assert two[0][:n] == two[1][:n] and TOKENIZER.decode(two[0][n:]).startswith(" bread")
+            assert two[0][:n] == two[1][:n], "both answers of a row are to one prompt: rows 2 i and 2 i + 1"
+            assert TOKENIZER.decode(two[0][n:]).startswith(" bread"), "rows 2 i and 2 i + 1, chosen first"
             seen.add(tuple(TOKENIZER.decode(text[1:-1]) for text in two))
         assert batch["n_pair"] == 5
     assert seen == expected, "every pair gets its turn, chosen first"

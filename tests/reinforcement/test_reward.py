@@ -40,14 +40,14 @@ def test_the_scores_of_a_rollout_are_the_model_s_and_data(gpt, rollout):
     model = RewardModel(gpt)
     found = model.scores(rollout, [])
     torch.testing.assert_close(found, model(rollout.ids, rollout.mask).detach())
-    assert not found.requires_grad
+    assert not found.requires_grad, "scores are data: no gradient may flow into the reward model"
 
 
 def test_the_head_begins_with_deviation_1_over_the_root_of_d_model_plus_1(make_gpt):
     model = RewardModel(make_gpt(d_model=600, n_head=2, d_ff=4)).requires_grad_(False)
     assert model.head.weight.std() == pytest.approx(601**-0.5, rel=0.1)
     assert abs(float(model.head.weight.mean())) < 5 * 601**-0.5 / 600**0.5
-    assert (model.head.bias == 0).all()
+    assert (model.head.bias == 0).all(), "the bias begins at 0"
 
 
 def test_a_reward_model_starts_from_a_copy_of_the_policy(gpt):
@@ -56,7 +56,7 @@ def test_a_reward_model_starts_from_a_copy_of_the_policy(gpt):
     small.assert_equal(model.trunk.state_dict(), before)
     for parameter in model.parameters():
         parameter.data += 1
-    small.assert_equal(gpt.state_dict(), before)
+    small.assert_equal(gpt.state_dict(), before, "copy the policy, it must stay as it was: state")
     frozen = copy.deepcopy(gpt).requires_grad_(False)
     assert all(p.requires_grad for p in reward_model_from(frozen, 4).parameters()), "all of it learns"
     heads = [reward_model_from(gpt, seed).head.weight for seed in (4, 4, 5)]
@@ -70,7 +70,8 @@ def test_each_text_of_a_pair_has_its_reward(gpt, env, preferences):
     for row in range(5):
         for i in (0, 1):  # alone and without padding
             ids = batch["input_ids"][row, i][batch["attention_mask"][row, i].bool()]
-            assert found[row, i] == pytest.approx(float(model(ids[None], None)), abs=1e-5)
+            told = f"pair {row}, answer {i}: rows 2 i and 2 i + 1 are one pair, chosen first"
+            assert found[row, i] == pytest.approx(float(model(ids[None], None)), abs=1e-5), told
 
 
 def test_both_answers_of_a_pair_are_read_without_dropout(make_gpt, env, preferences):
@@ -185,7 +186,7 @@ def test_11_rewards_are_normalised_on_the_reference_s_samples(env, rollout, monk
     drawn = [env.prompts[i] for i in np.random.default_rng(3).integers(0, len(env.prompts), 5)]
     assert [prompt for prompt, _ in texts] == [env.tokenizer.decode(prompt[1:]) for prompt in drawn]
     found = reward.scores(rollout, [])
-    assert found.mean() == pytest.approx(0, abs=1e-6)
+    assert found.mean() == pytest.approx(0, abs=1e-6), "(score - mean) / deviation"
     assert found.std(correction=0) == pytest.approx(1, rel=1e-5)
     deviation, raw.values = raw.values.std(correction=0), raw.values + 2.45
     kept = pytest.approx(2.45 / float(deviation), rel=1e-5)
@@ -197,7 +198,8 @@ def test_11_rewards_are_normalised_on_the_reference_s_samples(env, rollout, monk
 
 def test_11_a_reward_that_is_always_the_same_stays_finite(env, rollout):
     same = Normalised(Fixed(3.0, 3.0), env, 0)
-    assert torch.equal(same.scores(rollout, []), torch.zeros(2)) and same.deviation == 1
+    told = "without a spread the deviation is taken as 1: dividing by 0 gives NaN"
+    assert torch.equal(same.scores(rollout, []), torch.zeros(2)) and same.deviation == 1, told
 
 
 def test_11_a_small_spread_is_a_spread(env, rollout):

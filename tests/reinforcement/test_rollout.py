@@ -3,6 +3,7 @@
 import copy
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import small
@@ -55,6 +56,14 @@ def test_answers_are_those_of_the_generator(gpt, env, rule):
         real = rollout.ids[row, : rollout.n_prompt][rollout.mask[row, : rollout.n_prompt]]
         assert real.tolist() == prompt, "prompts are padded on the left"
     assert torch.equal(rollout.ids, written.ids), "the same seed draws the same answers"
+    long = [[*env.prompts[0], *[9] * (gpt.config.max_positions - len(env.prompts[0]) - 2)]]
+    short = draw_answers(gpt, env, long, seed=5).answer_mask
+    assert short.shape[1] <= 2, (
+        "where all positions are full an answer stops: sliding would forget the prompt"
+    )
+    both = draw_answers(gpt, env, [*long, env.prompts[0]], seed=5)
+    assert int(both.lengths[0]) == 2 < int(both.lengths[1]), "a test without padding"
+    assert not both.ended[0], "its padding is the end token too: only real tokens end an answer"
     assert not torch.equal(rollout.ids, draw_answers(gpt, env, env.prompts, seed=6).ids)
 
 
@@ -76,11 +85,13 @@ def test_scores_are_those_of_policy_and_reference(gpt, moved, env, rule):
     args = rollout.ids, rollout.mask, rollout.n_prompt, rule
     small.assert_equal(rollout.log_probs, policy(*args)[0].detach())
     small.assert_equal(rollout.values, policy(*args)[1].detach())
-    small.assert_equal(rollout.reference_log_probs, Policy(gpt)(*args)[0].detach())
+    told = "what the reference gives under the same rule and temperature"
+    small.assert_equal(rollout.reference_log_probs, Policy(gpt)(*args)[0].detach(), told)
     assert not rollout.log_probs.requires_grad, "what was drawn is data: no gradient may flow into it"
     both = zip(rollout.log_probs, rollout.reference_log_probs, strict=True)
     expected = [sum(float(a - b) for a, b in zip(*two, strict=True)) for two in both]
-    assert rollout.kl().tolist() == pytest.approx(expected, abs=1e-4)
+    told = "the sum over an answer's tokens of log pi - log reference"
+    assert rollout.kl().tolist() == pytest.approx(expected, abs=1e-4), told
 
 
 def test_texts_are_without_padding_and_end_token(env):
@@ -90,10 +101,12 @@ def test_texts_are_without_padding_and_end_token(env):
     S, n = max(map(len, prompts)), max(map(len, answers))
     ids, mask = torch.full((2, S + n), end), torch.zeros(2, S + n, dtype=torch.bool)
     for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        ids[row] = 40 + row  # padding that is text where the mask is not used
         ids[row, S - len(prompt) : S + len(answer)] = torch.tensor(prompt + answer)
         mask[row, S - len(prompt) : S + len(answer)] = True
     rollout = Rollout(ids, mask, S, torch.tensor([True, False]))
-    assert env.texts(rollout) == [("Ana", " likes bread."), ("The old baker", " sells")]
+    told = "real tokens alone; the answer keeps the space before its first word"
+    assert env.texts(rollout) == [("Ana", " likes bread."), ("The old baker", " sells")], told
     turns = replace(env, rule=replace(env.rule, eos_id=TOKENIZER.special_id("[SEP]")))
     assert turns.texts(rollout) == env.texts(rollout), "begin and end tokens may differ"
     assert rollout.lengths.tolist() == [len(answer) for answer in answers]
@@ -104,7 +117,10 @@ def test_the_figures_are_those_of_the_answers(env, moved):
     env.test_prompts, env.judge = env.prompts * 3, lambda text: len(text) % 2 == 0
     start = measure(env.reference, env, seed=2)
     assert start.figures["kl"] == 0 and not {"win_rate", "reward_win_rate"} & set(start.figures)
-    found = measure(moved, env, seed=2, start=start)
+    found, plain, learns = measure(moved, env, seed=2, start=start), env.reward.scores, []
+    note = lambda *given: learns.append(torch.is_grad_enabled()) or plain(*given)
+    measure(moved, replace(env, reward=SimpleNamespace(scores=note)), seed=2)
+    assert learns == [False], "nothing is learnt: without no_grad all states of all answers would be kept"
     rollout = draw_answers(moved, env, env.test_prompts, seed=2)
     assert found.texts == env.texts(rollout), "the answers to the test prompts, drawn with the seed"
     n_token, n = int(rollout.answer_mask.sum()), len(env.test_prompts)
@@ -120,7 +136,7 @@ def test_the_figures_are_those_of_the_answers(env, moved):
     both = list(zip(found.judged, start.judged, strict=True))
     wins, losses = both.count((True, False)), both.count((False, True))
     assert wins and losses and wins + losses < n, "the test must have wins, losses and ties"
-    assert found.figures == dict(
+    expected = dict(
         kl=pytest.approx((logs["own"] - logs["reference"]) / n, abs=1e-4),  # nats a sequence
         perplexity=pytest.approx(math.exp(-logs["reference"] / n_token), rel=1e-4),
         reward=pytest.approx(float(env.reward.scores(rollout, found.texts).mean())),
@@ -130,6 +146,16 @@ def test_the_figures_are_those_of_the_answers(env, moved):
         reward_win_rate=pytest.approx(sum(better) / n),
         win_rate=wins / (wins + losses),
     )
+    hints = dict(
+        kl="a sum over each answer, then a mean", perplexity="of the reference, a mean over real tokens"
+    )
+    hints["win_rate"] = "of the prompts for which the judge likes exactly one of the two"
+    for name, value in expected.items():
+        told = (
+            f"{name} {found.figures[name]}, not {value}: {hints.get(name, 'see the docstring of `measure`')}"
+        )
+        assert found.figures[name] == value, told
+    assert set(found.figures) == set(expected)
 
 
 def test_the_best_of_some_answers_is_that_with_the_highest_reward(env):
@@ -141,14 +167,15 @@ def test_the_best_of_some_answers_is_that_with_the_highest_reward(env):
         three = range(3 * i, 3 * i + 3)
         best = max(three, key=lambda row: float(scores[row]))
         assert len({float(scores[row]) for row in three}) > 1, "the test must have something to choose from"
-        assert found.texts[i] == texts[best] and found.scores[i] == scores[best]
+        told = "the answers to a prompt are neighbours: rows 3 i to 3 i + 2, of which the best stays"
+        assert found.texts[i] == texts[best] and found.scores[i] == scores[best], told
     assert found.figures["kl"] == pytest.approx(math.log(3) - 2 / 3), "log n - (n - 1) / n"
 
 
 def test_a_judge_that_sees_no_difference_and_none_at_all(env):
     start = measure(env.reference, env, seed=2)
     same = measure(env.reference, env, seed=2, start=start).figures
-    assert (same["win_rate"], same["reward_win_rate"]) == (0.5, 0.5)
+    assert (same["win_rate"], same["reward_win_rate"]) == (0.5, 0.5), "no difference, or a tie, is one half"
     env.judge = None
     start = measure(env.reference, env, seed=2)
     found = measure(env.reference, env, seed=2, start=start).figures

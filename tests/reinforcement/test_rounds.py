@@ -30,7 +30,10 @@ def test_ppo_learns_with_the_changes_it_is_given(reinforcement, make_gpt, monkey
     assert model is gpt and env is made.env and folder is None and second[4] == made.folder
     assert (details.kl, training.steps, training.clip, training.lr) == (0.0, 9, 0.3, 0.07)
     assert (training.log_every, training.eval_every, training.save_every) == (1, 2, 2)
-    assert second[1].reward == raw.reward and made.env.reward is raw
+    assert made.env.reward is raw, (
+        "`measure` uses the normalised reward: replace it in a copy of the environment"
+    )
+    assert second[1].reward == raw.reward
 
 
 def test_a_large_model_learns_at_rates_of_its_own_where_none_is_given(reinforcement, settings, monkeypatch):
@@ -140,9 +143,11 @@ def test_each_collection_adds_pairs_from_prompts_of_its_own(reinforcement, monke
     for number in (0, 1):
         made.collect("writer", number, 2)
     prompts, seeds = zip(*asked, strict=True)
-    assert list(prompts) == [found.prompts[:4], ["Held out 0"], found.prompts[4:8], ["Held out 1"]]
+    told = "each round takes other prompts: the training ones, then held-out ones, in parts"
+    assert list(prompts) == [found.prompts[:4], ["Held out 0"], found.prompts[4:8], ["Held out 1"]], told
     assert len(set(seeds)) == 4, "every collection draws anew"
-    assert len(found.pairs) == before + 8 and len(found.own_held_out_pairs) == 2
+    told = "pairs of held-out prompts must not be learnt from"
+    assert len(found.pairs) == before + 8 and len(found.own_held_out_pairs) == 2, told
     assert found.pairs[before] == ("Prompt 0", "good", "bad")
     assert "4, and 1 held out" in capsys.readouterr().out
 
@@ -289,7 +294,7 @@ def test_each_part_of_a_run_draws_from_a_seed_of_its_own(reinforcement, monkeypa
     made.collect("writer", 0, 2)
     made.collect("writer", 1, 2)
     assert seen == [n * 10**6 for n in (10, 11, 2010, 2011)], (
-        "not the texts and random draws of the READMEs' figures"
+        "other texts or draws than those of the READMEs' figures: see the other failures, if any"
     )
     told = watched(monkeypatch, made)
     monkeypatch.setattr(rounds, "reward_model_from", lambda reference, seed: seen.append(seed))

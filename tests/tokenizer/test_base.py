@@ -56,6 +56,8 @@ def test_special_tokens_in_a_text(tokenizer):
 def test_ids_from_numpy_and_ids_that_do_not_exist(tokenizer):
     assert tokenizer.decode(np.array(tokenizer.encode("they they"), dtype=np.int32)).endswith("they they")
     assert tokenizer.decode_bytes(tokenizer.encode("they")).strip() == b"they" and tokenizer.decode([]) == ""
+    assert tokenizer.vocab_size == max(tokenizer.vocab) + 1
+    assert BPE({3: b"a", 9: b"b"}, []).vocab_size == 10, "the greatest id + 1, also where ids are missing"
     for wrong in (tokenizer.vocab_size, -1, 10**9):
         message = rf"id {wrong} is not in the vocabulary of {len(tokenizer.vocab)} ids"
         with pytest.raises(UserError, match=message):
@@ -111,14 +113,16 @@ def test_every_token_knows_its_letters(tokenizer, text):
     assert read >= {i for i, char in enumerate(text) if not char.isspace()}, "a letter of no token"
     for token, (a, b) in zip(ids, places, strict=True):
         written = tokenizer.vocab[token].decode(errors="ignore").strip()
-        assert text[a:b] in ("", written) or not text.isascii() or written == "[UNK]"
+        told = f"a token stands for {written!r}, its place for {text[a:b]!r}; spaces belong to no place"
+        assert text[a:b] in ("", written) or not text.isascii() or written == "[UNK]", told
 
 
 def test_an_added_token_stands_for_its_own_letters():
     letters = {i: bytes([i]) for i in range(256)}
     tokenizer = BPE(letters | {256: b"<tag>"}, [], added_tokens=("<tag>",))
     ids, places = tokenizer.encode_located("a <tag>b")
-    assert ids[-2:] == [256, 98] and places[-2:] == [(2, 7), (7, 8)]
+    assert ids[-2:] == [256, 98]
+    assert places[-2:] == [(2, 7), (7, 8)], "places count from the beginning of the text, not of its part"
     ids, places = tokenizer.encode_located("a<tag>bc d")
     assert ids == tokenizer.encode("a<tag>bc d")
     assert places == [(0, 1), (1, 6), (6, 7), (7, 8), (9, 9), (9, 10)], "what follows it is text again"

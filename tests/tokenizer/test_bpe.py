@@ -267,6 +267,12 @@ def test_a_token_that_is_there_gets_no_second_id():
     assert more.encode("ab") == [256], "the merge is new, its token is not"
 
 
+def test_new_ids_follow_the_order_of_the_merges():
+    more = BPE.train([], 256).extend(["abcdefgh " * 3, "abcdef " * 9, "abcd " * 27, "ab " * 81], 7)
+    found = [more.vocab[i] for i in range(256, more.vocab_size)]
+    assert found == [a + b for a, b in more.merges], "new ids in the order in which their tokens were learnt"
+
+
 def test_train_counts_texts_of_every_kind():
     rng = random.Random(2)
     for round_ in range(12):
@@ -282,7 +288,8 @@ def test_train_counts_texts_of_every_kind():
 def test_ids_are_specials_then_bytes_then_merges():
     bpe = BPE.train(["abab abab"], 256 + 2 + 2, ["<s>", "<pad>"])
     start = [b"<s>", b"<pad>", *(bytes([byte]) for byte in range(256))]
-    assert list(bpe.vocab.items()) == list(enumerate([*start, b"ab", b"abab"]))
+    told = "the special tokens come first, then the 256 bytes, then the merges"
+    assert list(bpe.vocab.items()) == list(enumerate([*start, b"ab", b"abab"])), told
     assert bpe.merges == [(b"a", b"b"), (b"ab", b"ab")] and bpe.vocab_size == 260
 
 

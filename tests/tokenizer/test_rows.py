@@ -50,7 +50,9 @@ def test_a_batch_is_padded_on_the_right():
     lists = [[5, 6, 7, 8], [-100], [8, 9], []]
     rows = RaggedRows(lists, pad_id=3, n_first=[2, 1, 2, 0])
     padded, real = rows.padded([2, 0, 1])
-    assert padded.tolist() == [[8, 9, 3, 3], [5, 6, 7, 8], [-100, 3, 3, 3]]
+    assert padded.tolist() == [[8, 9, 3, 3], [5, 6, 7, 8], [-100, 3, 3, 3]], (
+        "on the right, with pad_id, here 3"
+    )
     assert real.sum(1).tolist() == [2, 4, 1] and real[:, 0].all()
     batch = rows.batch([2, 0, 1])
     assert {name: value.dtype for name, value in batch.items()} == dict.fromkeys(batch, torch.int64)
@@ -67,7 +69,7 @@ def test_a_batch_is_padded_on_the_right():
 def test_rows_of_similar_length_stand_together():
     lengths = random.Random(0).choices(range(9), k=23)
     parts = module.batches_by_length(lengths, 4)
-    assert [len(part) for part in parts] == [4] * 5 + [3]
+    assert [len(part) for part in parts] == [4] * 5 + [3], "cut behind every `batch_size` rows, not at 0"
     order = np.concatenate(parts).tolist()
     assert order == sorted(range(23), key=lengths.__getitem__), "shortest first; equal ones keep their order"
     assert module.batches_by_length([], 4) == []
@@ -79,7 +81,9 @@ def test_a_text_is_framed_as_in_pre_training():
     assert list(text_rows(TOKENIZER, DECODER, [A])) == [[END, *ids(A), END]], "a GPT reads no space there"
     assert SEP not in text_ids(TOKENIZER, ENCODER, "one [SEP] two"), "special tokens in a text are text"
     found, places = module.located_ids(TOKENIZER, ENCODER, A)
-    assert found == text_ids(TOKENIZER, ENCODER, A) and places[0][0] == 0 and places[-1][1] == len(A)
+    assert found == text_ids(TOKENIZER, ENCODER, A)
+    told = "places are of the text as it was given, without the space before it"
+    assert places[0][0] == 0 and places[-1][1] == len(A), told
 
 
 def test_a_prompt_is_a_text_that_has_begun():
@@ -102,7 +106,8 @@ def test_where_a_model_talks_in_turns_a_text_ends_as_a_turn():
     talker = BPE(plain.vocab, plain.merges, specials, aliases={"[EOS]": "<|im_end|>"})
     begin, start, end = map(talker.special_id, ("<|endoftext|>", "<|im_start|>", "<|im_end|>"))
     assert (text_end(plain), text_end(talker)) == (plain.special_id("<|endoftext|>"), end)
-    assert framed(talker, DECODER, [7, 8]) == ([begin, 7, 8, end], 4)
+    assert framed(talker, DECODER, [7, 8])[0] == [begin, 7, 8, end]
+    assert framed(talker, DECODER, [7, 8])[1] == 4, "all tokens of a single text come before a text B"
     ids, encode = chat_ids(talker, [("user", "Ana"), ("assistant", "<|im_end|>")]), plain.encode
     assert ids[: len(encode("user\nAna")) + 2] == [start, *encode("user\nAna"), end]
     assert ids[-len(encode("assistant\n")) - 1 :] == [start, *encode("assistant\n")]
@@ -130,7 +135,8 @@ def test_a_pair_has_a_separator_and_two_segments():
     a, b = ids(" " + A), ids(" " + B)
     rows = text_rows(TOKENIZER, ENCODER, [A, B], [B, A])
     assert rows[0] == [CLS, *a, SEP, *b, SEP] and rows.n_cut == 0
-    assert rows.batch([0])["token_type_ids"].tolist() == [[0] * (len(a) + 2) + [1] * (len(b) + 1)]
+    told = "[CLS], A and the first [SEP] are 0, B and the last [SEP] are 1"
+    assert rows.batch([0])["token_type_ids"].tolist() == [[0] * (len(a) + 2) + [1] * (len(b) + 1)], told
     assert rows.batch([1, 0])["input_ids"][0].tolist() == [CLS, *b, SEP, *a, SEP]
     assert text_rows(TOKENIZER, BOTH, [A], [B]).n_first is None, "this model has no segments"
     assert text_rows(TOKENIZER, DECODER, [A], [B])[0] == [END, *ids(A), END, *ids(B), END]
@@ -194,7 +200,10 @@ def test_a_word_is_read_at_its_first_token(config):
     for row, words, found in zip(rows, sentences, columns, strict=True):
         assert len(found) == len(words)
         for word, start, end in zip(words, found, [*found[1:], len(row) - 1], strict=True):
-            assert TOKENIZER.decode(row[start:end]).strip() == word
+            read = TOKENIZER.decode(row[start:end]).strip()
+            assert read == word, (
+                f"from its column on, {word!r} reads {read!r}: its first token is in column 1 + n"
+            )
 
 
 def test_words_beyond_the_cut_have_no_column():

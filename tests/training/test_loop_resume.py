@@ -135,9 +135,12 @@ def test_ctrl_c_leaves_a_model_to_load(tmp_path):
 
 
 def test_the_second_ctrl_c_ends_at_once(tmp_path):
+    handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        run("causal", tmp_path, step=6, act=lambda: (ctrl_c(), ctrl_c()))
-    assert load_trainer(tmp_path)["step"] == 4, "the checkpoint before it is kept"
+        run("causal", tmp_path, step=6, act=lambda: ctrl_c() or ctrl_c())
+    told = "the second one ends the step that is running; the checkpoint before it is kept"
+    assert load_trainer(tmp_path)["step"] == 4, told
+    assert signal.getsignal(signal.SIGINT) is handler, "put the earlier handlers back, however the block ends"
 
 
 def test_ctrl_c_in_the_last_step_keeps_all_and_nothing_is_begun_after_it(tmp_path):
@@ -237,7 +240,10 @@ def test_on_a_gpu_the_first_bad_step_is_remembered_until_the_loss_is_read(due, t
     rare = dict(log_every=100, save_every=100, eval_every=100) | {due: 4}
     with pytest.raises(UserError, match="at step 6; .*"):
         run("causal", tmp_path, step=5, act=lambda: math.nan, **rare)
-    assert done[-1] == 8, "reading each loss makes the GPU wait"
+    told = (
+        "the loss is read after each 4th step, counted from 1: here after 8; reading each makes the GPU wait"
+    )
+    assert done[-1] == 8, told
     assert all(line["step"] <= 4 and math.isfinite(line["loss"]) for line in read_log(tmp_path))
     if due == "save_every":
         assert load_trainer(tmp_path)["step"] == 4

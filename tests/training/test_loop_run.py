@@ -36,7 +36,8 @@ def test_evaluating_at_every_step_and_never_gives_the_same_weights(kind, tmp_pat
         train(model, small.objective(kind), settings, tmp_path)
         evaluated = [line["step"] for line in read_log(tmp_path) if line["split"] == "validation"]
         assert evaluated == ([*range(9)] if eval_every == 1 else [0, 8]), "each once, in a log of its own"
-    assert torch.equal(*map(flat, models)), "evaluation has disturbed training"
+    told = "evaluation has disturbed training, or a model that comes in eval() trains without dropout"
+    assert torch.equal(*map(flat, models)), told
 
 
 @KINDS
@@ -47,7 +48,7 @@ def test_a_model_learns(kind, tmp_path):
     outcome = train(model, objective, settings, tmp_path, small.tokenizer())
     assert outcome["before"] == before
     assert outcome["after"]["loss"] < before["loss"] - 1
-    assert not model.training
+    assert not model.training, "a trained model is handed back in eval()"
     loaded, tokenizer = load(tmp_path)
     assert evaluate(loaded, objective, settings) == outcome["after"] == evaluate(model, objective, settings)
     assert tokenizer.vocab == small.tokenizer().vocab
@@ -158,6 +159,8 @@ def test_without_patience_a_run_goes_to_its_end_however_the_loss_rises(tmp_path,
     monkeypatch.setattr(checkpoints, "evaluate", lambda *given: dict(loss=float(next(rising))))
     settings = small.settings(steps=5, eval_every=1)
     assert train(small.model("causal"), small.objective("causal"), settings, tmp_path)["steps"] == 5
+    outcome = train(small.model("causal"), small.objective("causal"), settings, patience=2)
+    assert outcome["steps"] == 3, "patience 2: after two evaluations in a row that are no better it stops"
 
 
 def test_how_a_run_learns_where_no_flag_and_no_recipe_says():
@@ -206,7 +209,8 @@ def test_a_rehearsal_does_all_of_a_step_but_moving_the_weights():
     first = plain_batch(0, "train")["input_ids"][:2]  # of 7 rows in 3 parts
     assert seen[0] == (0, "train") and torch.equal(seen[1], first), "the first part of the first batch"
     assert seen[2:] == [True] and len(seen) == 3, "forward and backward, once"
-    assert torch.equal(flat(model), before) and all(p.grad is None for p in model.parameters())
+    assert torch.equal(flat(model), before), "a rehearsal must not move a weight"
+    assert all(p.grad is None for p in model.parameters()), "its gradients would be added to the first step's"
 
 
 def test_threads_are_tried_out_for_a_run_that_is_kept(tmp_path, monkeypatch):

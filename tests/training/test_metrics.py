@@ -16,7 +16,7 @@ TRUTH, GUESS = [0, 0, 1, 1, 1, 2, 2, 3], [0, 1, 1, 1, 2, 2, 0, 4]
 
 
 def test_accuracy():
-    assert metrics.accuracy(TRUTH, GUESS) == 0.5
+    assert metrics.accuracy(TRUTH, GUESS) == 0.5, "a share: 4 of 8"
     assert metrics.accuracy(["a", "b", "c"], ["a", "b", "b"]) == pytest.approx(2 / 3), "labels may be texts"
 
 
@@ -24,13 +24,15 @@ def test_accuracy():
 def test_the_ends_of_an_interval_solve_wilsons_equation(share, n):
     low, high = metrics.share_interval(share, n)
     for end in (low, high):  # (p - share)^2 = z^2 p (1 - p) / n
-        assert (end - share) ** 2 == pytest.approx(1.96**2 * end * (1 - end) / n, abs=1e-12)
+        told = f"{end:.4f} is no end of Wilson's interval: its centre is (share + z^2 / 2n) / (1 + z^2 / n)"
+        assert (end - share) ** 2 == pytest.approx(1.96**2 * end * (1 - end) / n, abs=1e-12), told
     assert -1e-12 < low <= share <= high < 1 + 1e-12 and low < high, "inside [0, 1], whatever n"
 
 
 def test_macro_f1_facts():
     # f1_score(average="macro") of scikit-learn: the classes 3 and 4 have no hit
-    assert macro_f1(TRUTH, GUESS) == pytest.approx((1 / 2 + 2 / 3 + 1 / 2 + 0 + 0) / 5)
+    told = "a class's F1 is 2 hits / (its true ones + its guesses); then the mean over all five classes"
+    assert macro_f1(TRUTH, GUESS) == pytest.approx((1 / 2 + 2 / 3 + 1 / 2 + 0 + 0) / 5), told
     assert macro_f1([0] * 9 + [1], [0] * 10) == pytest.approx(9 / 19), (
         "guessing the majority must not look good"
     )
@@ -47,7 +49,8 @@ def test_macro_f1_equals_a_plain_loop():
         recall = hits / max(1, truth.count(label))
         each[label] = 2 * precision * recall / (precision + recall) if hits else 0
     assert macro_f1(truth, guess) == pytest.approx(sum(each.values()) / 5)
-    assert macro_f1(truth, guess, "bcd") == pytest.approx(sum(each[label] for label in "bcd") / 3)
+    found = macro_f1(truth, guess, "bcd")
+    assert found == pytest.approx(sum(each[label] for label in "bcd") / 3), "the mean over `labels` alone"
 
 
 def random_classes(labels: str, seed: int = 0, n: int = 90) -> tuple[list[str], list[str]]:
@@ -63,7 +66,8 @@ def test_matthews_of_two_classes_is_the_correlation_of_zeros_and_ones():
     tp, fp, fn, tn = (pairs.count((t, g)) for t, g in (("b", "b"), ("a", "b"), ("b", "a"), ("a", "a")))
     assert len({tp, fp, fn, tn}) == 4, "counts that could be swapped"
     root = math.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
-    assert metrics.matthews(truth, guess) == pytest.approx((tp * tn - fp * fn) / root)
+    told = "each column loses its own mean before they are put into one"
+    assert metrics.matthews(truth, guess) == pytest.approx((tp * tn - fp * fn) / root), told
     numbers = [["ab".index(label) for label in side] for side in (truth, guess)]
     assert metrics.matthews(truth, guess) == pytest.approx(pearson(*numbers))
 
@@ -280,8 +284,9 @@ def test_entity_f1_equals_a_word_at_a_time(marks):
         truth = [rng.choices(tags, k=rng.randint(0, 9)) for _ in range(5)]
         guess = [[t if rng.random() < 0.7 else rng.choice(tags) for t in sentence] for sentence in truth]
         found = entity_f1(truth, guess)
-        why = f"{truth} {guess}: start, end and type must all be right"
-        assert found == pytest.approx(conlleval(truth, guess)), why
+        right = conlleval(truth, guess)
+        why = f"(precision, recall, F1) {found}, not {right}: start, end and type must all be right"
+        assert found == pytest.approx(right), f"{why}; {truth} {guess}"
 
 
 def test_entity_f1_facts():
@@ -345,7 +350,8 @@ def test_true_answers():
 )
 def test_squad_facts(prediction, answers, exact, f1):
     assert metrics.squad_exact_match(prediction, answers) == exact
-    assert metrics.squad_f1(prediction, answers) == pytest.approx(f1)
+    told = "2 shared words / words of both, a word as often as both have it; the best of the answers counts"
+    assert metrics.squad_f1(prediction, answers) == pytest.approx(f1), told
 
 
 # Text to text
@@ -406,7 +412,8 @@ def test_bleu_facts_and_its_brevity_penalty():
     assert corpus_bleu(["e d c b a"], ["a b c d e"]) < corpus_bleu(["a b c d x"], ["a b c d e"])
     # right/total: words 5/6, pairs 3/5, threes 2/4, fours 1/3; 6 words for 7
     expected = 100 * math.exp(1 - 7 / 6) * (5 / 6 * 3 / 5 * 2 / 4 * 1 / 3) ** 0.25
-    assert corpus_bleu(["a b c d x e"], ["a b c d e f g"]) == pytest.approx(expected)
+    told = "times exp(1 - 7 / 6): 6 words for 7 are too few (words of the reference / own words)"
+    assert corpus_bleu(["a b c d x e"], ["a b c d e f g"]) == pytest.approx(expected), told
     reference = "the cat sat on the mat today"
     assert corpus_bleu(["the cat sat on"], [reference]) == pytest.approx(100 * math.exp(1 - 7 / 4))
     longer = corpus_bleu([reference + " again"], [reference])

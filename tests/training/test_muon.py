@@ -29,7 +29,8 @@ def test_the_singular_values_come_near_1_and_the_directions_stay(shape):
     u, s, v = torch.linalg.svd(matrix, full_matrices=False)
     matrix = 50 * u @ torch.diag(torch.linspace(1.0, 0.05, len(s), dtype=torch.float64)) @ v
     found = orthogonal(matrix)
-    assert found.shape == shape and torch.allclose(found, by_svd(matrix), atol=1e-6)
+    told = "divide by the norm, then five times a x + (b x x^T + c (x x^T)^2) x, all matrix products"
+    assert found.shape == shape and torch.allclose(found, by_svd(matrix), atol=1e-6), told
     lengths = torch.linalg.svdvals(found)
     assert 0.65 < lengths.min() and lengths.max() < 1.25, f"directions of length {lengths.tolist()}"
     off = u.T @ found @ v.T
@@ -87,7 +88,9 @@ def test_matrices_of_the_blocks_move_by_muon_and_all_else_by_adamw():
     for name, p in ours.named_parameters():
         expected = dict(reference.named_parameters())[name]
         if name in by_muon:
-            assert torch.allclose(p, start[name], atol=1e-9), f"{name} is not as the formula says"
+            told = f"{name}: m = 0.95 m + g, W = (1 - lr decay) W - lr 0.2 sqrt(longer side) orthogonal"
+            told += "(g + 0.95 m)"
+            assert torch.allclose(p, start[name], atol=1e-9), told
         elif name == "pooler.weight":
             assert torch.equal(p, start[name]), "a weight moved before its `first_step`"
         else:

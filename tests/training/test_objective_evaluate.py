@@ -21,7 +21,8 @@ def test_evaluate_is_the_mean_over_all_of_the_validation_part(kind):
         assert list(found) == list(expected)
         for name, value in found.items():
             assert isinstance(value, float)
-            assert value == pytest.approx(float(expected[name]), rel=1e-5), (name, changes)
+            told = f"{name}, {changes}: dropout must be off, and the parts' metrics simply add up"
+            assert value == pytest.approx(float(expected[name]), rel=1e-5), told
 
 
 @pytest.mark.parametrize(("n_process", "shard"), [(2, False), (3, False), (50, False), (2, True), (3, True)])
