@@ -262,7 +262,7 @@ def test_damaged_and_foreign_files_are_named(whole, message, tmp_path):
         read_tokenizer(tmp_path, BERT)
     for name, content in (("merges.txt", "#version: 0.2\na\n"), ("vocab.json", '{"a": 0}')):
         (tmp_path / name).write_text(content)
-    with pytest.raises(UserError, match=f"^{tmp_path}: its vocabulary.* cannot be read"):
+    with pytest.raises(UserError, match=f"^{tmp_path}: vocab.txt.* cannot be read"):
         read_tokenizer(tmp_path, GPT2)
 
 
