@@ -3,8 +3,7 @@
 The model partly forgets what it learnt before, so it is evaluated on both texts, before and after. Replay
 mixes some of the earlier text into the domain's, so that less is forgotten.
 
-Sources: Howard and Ruder 2018, "ULMFiT", section 3.2; Gururangan et al. 2020, "Don't Stop Pretraining",
-section 3.
+Sources: Howard and Ruder 2018, "ULMFiT", 3.2; Gururangan et al. 2020, "Don't Stop Pretraining", section 3.
 """
 
 import random

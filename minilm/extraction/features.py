@@ -23,7 +23,7 @@ from ..training.machine import quick_products
 from ..training.objective import autocast, to_device
 
 ONE_LAYER = {  # pooling: states of one layer (B, T, D), real tokens (B, T) or None for all -> vectors (B, D)
-    "cls": lambda hidden, real: hidden[:, 0],  # an encoder's [CLS] sees all; a decoder's first token itself
+    "cls": lambda x, real: x[:, 0],  # an encoder's [CLS] sees all; a decoder's first token itself
     # No single state has to hold a whole text: each describes the words around it, the mean what they share.
     "mean": token_mean,
     "max": lambda x, real: (x if real is None else x.masked_fill(~real[..., None], -torch.inf)).amax(1),

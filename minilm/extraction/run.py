@@ -169,8 +169,9 @@ def read_parts(data: str, test: str | None, probe: bool | None, seed: int) -> di
 
 def read_tagged(data: str, probe: bool | None, seed: int) -> dict[str, list[tuple[list[str], list[str]]]]:
     """Return sentences as (words, tags), by part; with `probe` a quarter is `test`; plain text: one part."""
-    found, domain = read_conll(data) if kind(data) == ".conll" else [], world.SOURCES.get(data)
-    found = world.tagging(WORLD_SENTENCES, seed, domain=domain) if domain else found
+    found = read_conll(data) if kind(data) == ".conll" else []
+    if domain := world.SOURCES.get(data):
+        found = world.tagging(WORLD_SENTENCES, seed, domain=domain)
     if not probe:
         return dict(train=found) if found else dict(texts=read_examples(data))
     learnt, tested = split(found, max(1, len(found) // 4), seed, itemgetter(1)) if found else ([], [])

@@ -20,7 +20,7 @@ PUBLISHED = dict(all=5e-5, last=3e-4, head=1e-1, lora=3e-3, bias=3e-3, scratch=3
 
 
 def depth_of(name: str, config: ModelConfig) -> int:
-    """Return the level of a weight: 0 embeddings, 1 to n_layer blocks (encoder first), n_layer + 1 heads."""
+    """Return the level of a weight: 1 to n_layer blocks (encoder first), n_layer + 1 heads, 0 all else."""
     if block := BLOCK.match(name):
         return int(block[2]) + 1 + (config.n_encoder_layer if block[1] == "decoder" else 0)
     of_last_block = {"encoder.norm": config.n_encoder_layer, "decoder.norm": config.n_layer}

@@ -70,7 +70,7 @@ def finetune(settings: FinetuningSettings) -> Path | None:
     tables = [(rows, (*HEADER, task.metric))]
     cut = f" {task.n_cut:,} rows were cut to {task.context} tokens." if task.n_cut else ""
     part = f"Measured on {len(predictions):,} examples of {names_of(settings)[2]}.{cut}"
-    figures |= {name: fmean(one[name] for one in reached) for name in reached[0]}
+    figures |= {n: fmean(one[n] for one in reached) for n in reached[0] if all(n in one for one in reached)}
     if isinstance(task, Classification):
         rows, labels = confusion(task.labels, predictions), task.labels
         examples.write_rows(out / folders.CONFUSION, [("truth", *labels), *rows])

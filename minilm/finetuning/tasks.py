@@ -56,7 +56,7 @@ class LabelledRows:
         """Return the chosen examples as a batch, padded to the longest of them.
 
         Its tensors: input_ids, attention_mask, with segments token_type_ids, (B, T), or (B, 2, T) for texts
-        apart; labels, other columns (B, ...), (B, T) if one a token; n_row = B; n_label, those not `IGNORED`.
+        apart; labels, others (B, ...), (B, T) if one a token; n_row = B; n_label: labels not `IGNORED`.
         """
         chosen = np.asarray(chosen)
         batch = self.texts.batch(self.numbers[chosen])

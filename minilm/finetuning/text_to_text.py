@@ -20,7 +20,7 @@ from torch import Tensor
 from .. import world
 from ..model.generate import generate
 from ..plumbing.script import with_bar
-from ..tokenizer.rows import END, RaggedRows, batches_by_length, decoder_begin, text_end, text_ids
+from ..tokenizer.rows import END, RaggedRows, batches_by_length, decoder_begin, framed, text_end, text_ids
 from ..training.metrics import corpus_bleu, exact_match, macro_f1, words
 from ..training.objective import IGNORED, to_device
 from ..training.vocabulary_loss import vocabulary_loss
@@ -48,7 +48,7 @@ class TextToText(Task):
         self.is_decoder = config.kind == "decoder"
         self.end = text_end(tokenizer) if self.is_decoder else tokenizer.special_id("[SEP]")
         self.pad = tokenizer.special_id(END if self.is_decoder else "[PAD]")
-        self.begin = [tokenizer.special_id(END if self.is_decoder else "[CLS]")]
+        self.begin = framed(tokenizer, config, [])[0][:1]
         self.decoder_begin = self.begin if self.is_decoder else decoder_begin(tokenizer)
         # An answer may take half of a decoder's context, all of an encoder-decoder's.
         self.most_answer = context // 2 if self.is_decoder else context - len(self.decoder_begin)

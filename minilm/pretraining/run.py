@@ -48,7 +48,7 @@ class Row(NamedTuple):
 
 UNTOLD = {*CommonSettings.__annotations__, "teacher", "accumulate", "resume"}  # these do not define a model,
 UNTOLD |= {"eval_every", "eval_rows", "save_every", "log_every"}  # so `newest_or_train` does not report them
-OTHER_WORLD = {"world:reports": "world", "world:portuguese": "world:portuguese-reports"}  # to continue on
+CONTINUE_ON = {":reports": "", ":portuguese": ":portuguese-reports", ":portuguese-reports": ":portuguese"}
 OBJECTIVES: dict[str, Row] = {
     "masked": Row(Masked, report.masked_closing, "bert-tiny", "--whole-word --vocab-size 400"),
     "causal": Row(Causal, report.causal_closing, "gpt-tiny", "--init {run} --data world:reports"),
@@ -110,9 +110,8 @@ class PretrainingSettings(TrainingSettings):
 class Pretraining:
     """One run, from its settings to its closing table; all weights start at random.
 
-    `overrides` are fields of the model's config that differ from its preset. Subclasses change some of the
-    steps: a student (`Distilling`), continued training (`continued/forgetting.py`), the GPT that learns to
-    read examples (`in_context/questions.py`).
+    `overrides`: fields of the model's config that differ from its preset. Subclasses change some steps: the
+    student `Distilling`, `continued/forgetting.py`, `in_context/questions.py` (a GPT that reads examples).
     """
 
     defaults: ClassVar[dict] = {}  # settings of the default run in `newest_or_train`
@@ -183,11 +182,12 @@ class Pretraining:
         results |= dict(bits_per_byte=after.get("bits_per_byte"), tokens_per_second=speed)
         lines = [report.NATS, "", *examples, "", *report.lowest_loss(read_log(folder), after["loss"])]
         lines.append(f"{model.n_parameters():,} weights.")
-        is_world = settings.data[0].partition(":")[0] == "world"
-        then = self.then if is_world else "python extract.py --model {run} --data FILE"
-        then = then.replace("world:reports", OTHER_WORLD.get(settings.data[0], "world:reports"))
-        if is_world and "--data" not in then and settings.data != ("world",):
-            then += " " + typed("data", settings.data)
+        source, _, domain = settings.data[0].partition(":")
+        then = self.then if source == "world" else "python extract.py --model {run} --data FILE"
+        then = then.replace(":reports", CONTINUE_ON.get(":" + domain, ":reports"))
+        if "train.py" not in then:  # the other scripts know two worlds
+            domain = "portuguese" if "portuguese" in domain else ""
+        then += f" --data world:{domain}" if domain and "--data" not in then else ""
         then = then.format(run=quoted([str(folder)]))
         finish(folder, settings, tables, lines, results, outcome["seconds"], then)
         return folder
@@ -295,6 +295,6 @@ def load_reader(source: Path | str, device: str = "cpu", dtype=torch.float32) ->
     model, tokenizer = load(source, device, dtype)
     if tokenizer is None:
         raise UserError(f"{source}: no tokenizer in it, and text cannot be read without one")
-    if read_log(source) and not (Path(source) / folders.RESULTS).exists():
+    if (Path(source) / SETTINGS).exists() and not (Path(source) / folders.RESULTS).exists():
         print(f"{source}: a run that is not finished; its weights are those of its last checkpoint")
     return model, tokenizer

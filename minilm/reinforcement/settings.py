@@ -70,7 +70,8 @@ class ReinforceSettings(PPODetails, CommonSettings):
     def refuse_ignored(self) -> None:
         """Raise UserError for a flag that this run would ignore."""
         own, rule, dpo = self.preferences or self.prompts, self.reward_function, self.algorithm == "dpo"
-        contrasts, for_dpo = self.contrast and not (dpo or self.ablate), ("dpo_steps", "dpo_lr", "dpo_beta")
+        contrasts = self.contrast and not (dpo or self.ablate)
+        has_dpo = contrasts and not rule and not (self.prompts and not self.preferences)  # it needs pairs
         alone = own or rule or self.reward or self.rounds < 2  # no PPO between rounds of the reward model
         compares = not self.preferences and (dpo or not (own or rule))  # pairs of the policy's own answers
         ppo = {*PPODetails.__annotations__, "steps", "batch_size", "lr", "warmup"}
@@ -83,7 +84,7 @@ class ReinforceSettings(PPODetails, CommonSettings):
             (dpo and alone, ppo, "is for PPO; DPO has --dpo-steps, --dpo-lr"),
             (self.algorithm == "grpo" and alone, of_values, "is for PPO; GRPO sums an answer's rewards"),
             (not contrasts, ("best_of",), "is for the contrasts of PPO and GRPO, which this run has not"),
-            (not dpo and (rule or not contrasts), for_dpo, "is for DPO, which this run does not train"),
+            (not (dpo or has_dpo), ("dpo_steps", "dpo_lr", "dpo_beta"), "is for DPO, not trained here"),
             (self.reward or rule, ("reward_steps", "reward_lr", "rounds"), "is unused: the reward is given"),
             (not (self.adaptive_kl or self.ablate), ("kl_target",), "needs --adaptive-kl"),
             (rule and self.prompts and not dpo, ("preferences",), "has no effect with --prompts and a rule"),

@@ -92,7 +92,7 @@ def text_rows(tokenizer, config: ModelConfig, texts: Sequence[str], seconds=None
 
 def framed(tokenizer, config: ModelConfig, first: list[int], second=None) -> tuple[list[int], int]:
     """Return a row with its special tokens, and how many of its tokens come before text B."""
-    has_two = {"[CLS]", END} <= tokenizer.aliases.keys()  # to begin and to end a text; GPT-2 has one for both
+    has_two = {"[CLS]", END} <= tokenizer.aliases.keys()  # LLaMA's <s> begins, </s> ends; GPT-2 has one token
     begin = tokenizer.special_id("[CLS]" if config.kind != "decoder" or has_two else END)
     end = text_end(tokenizer) if config.kind == "decoder" else tokenizer.special_id("[SEP]")
     if second is None:

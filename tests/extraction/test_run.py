@@ -215,6 +215,7 @@ def test_tagged_sentences_are_put_aside_for_a_probe_and_no_label_loses_its_last(
     path = write("a.conll", "\n\n".join([*lines, *lines]))
     parts = run.read_tagged(path, True, 0)
     assert {name: len(part) for name, part in parts.items()} == dict(train=14, test=4)
+    assert run.read_tagged("world:portuguese", None, 0) != run.read_tagged("world", None, 0)
     words = [{tuple(words) for words, _ in part} for part in parts.values()]
     assert not words[0] & words[1], "a sentence stands on both sides"
     assert (["Ana"], ["B-y"]) in parts["train"]

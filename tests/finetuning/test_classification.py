@@ -44,7 +44,7 @@ def test_the_loss_is_the_mean_cross_entropy():
     assert float(metrics["accuracy"]) == pytest.approx(float(hits)) and metrics["loss"] is loss
     _, parts = task.loss(model, batch | dict(n_row=torch.tensor(6.0)))
     for name, value in metrics.items():  # a part of a batch of 6: parts must add up
-        assert float(parts[name]) == pytest.approx(float(value) / 2), (
+        assert float(parts[name].detach()) == pytest.approx(float(value.detach()) / 2), (
             f"{name}: divide by n_row, not by a mean"
         )
 

@@ -99,6 +99,13 @@ def test_what_is_wrong_with_a_file_is_one_line_that_says_what_fits(tmp_path, tex
         read_examples(task, [written(tmp_path, "a.tsv", text)], truth=truth)
 
 
+def test_bad_questions_and_sentences_are_skipped_too(tmp_path, capsys):
+    bad = json.dumps({"data": [{"paragraphs": [{"context": "Ana ran.", "qas": [*QUESTIONS, {"id": 1}]}]}]})
+    assert len(read_examples(Span, [written(tmp_path, "a.json", bad)], skip_bad=True)) == 2
+    assert len(read_examples(Tagging, [written(tmp_path, "a.conll", "A x\nb y\n\nc\n")], skip_bad=True)) == 1
+    assert capsys.readouterr().out.count("left out 1 examples") == 2
+
+
 def test_rows_that_are_skipped_are_counted_for_each_file(tmp_path, capsys):
     path = written(tmp_path, "a.tsv", "a\tx\nalone\n\ty\n")
     assert read_examples(Classification, [path, path], skip_bad=True) == [("a", "x")] * 2

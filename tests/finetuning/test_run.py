@@ -103,6 +103,15 @@ def test_every_task_runs_on_the_world_and_again_on_what_it_left(task, capsys):
     assert set(found) - {*scores, "calibration_error", "score_deviation"} == expected
 
 
+def test_scores_that_not_every_seed_has_are_left_out():
+    """Answers that are few are labels, with a macro F1; a seed whose rarest one occurs once has none."""
+    rows = [f"text {i}\t{'good' if i % 2 else 'bad'}" for i in range(30)] + ["text x\tugly", "text y\tugly"]
+    write("t2t.tsv", rows)
+    how = dict(task="text-to-text", model="decoder", data=("t2t.tsv",), n_examples=20, seeds=(0, 3))
+    one, both = (results(run.finetune(settings(**how | more))) for more in (dict(seeds=(0,)), {}))
+    assert ("macro_f1" in one, "macro_f1" in both) == (True, False) and "exact_match" in both
+
+
 def test_several_seeds_give_a_mean_and_a_deviation(capsys):
     folder = run.finetune(on_files(seeds=(3, 4, 5)))
     assert "±" in capsys.readouterr().out

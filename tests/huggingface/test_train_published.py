@@ -56,6 +56,7 @@ def test_settings_that_fit_a_published_model(tmp_path):
     assert found == PUBLISHED | fits | dict(init=start), "no more than its positions"
     start = str(published.folder(tmp_path / "gpt2", "gpt2"))
     assert continued_command(dict(init=start), {})["model"] == "gpt2"
+    assert continued_command(dict(init=start, objective="masked"), {})["model"] == "gpt2", "it is no BERT"
 
 
 def test_the_decoder_of_a_published_bart_starts_from_its_own_token(tmp_path):

@@ -32,7 +32,7 @@ def test_gpt_on_few_shot_documents_is_told_from_other_gpts(tmp_path, monkeypatch
     folder = FewShot(settings(), dict(d_model=8, n_head=2, d_ff=12)).run()
     out = capsys.readouterr().out
     assert folder == Path("runs/in-context"), "runs/causal is the GPT of the stories"
-    assert "lookup, key that is no word" in out and "Next: python prompt.py" in out
+    assert "lookup, key that is no word" in out and out.endswith("Next: python prompt.py\n")
     assert run.newest_or_train("in-context", kind=FewShot) == folder
 
 
@@ -278,6 +278,13 @@ def test_the_model_is_that_of_what_is_asked(changes, name, kind, shown, files, m
     assert seen == ([3] if shown is None else [("Ana", 3), f"{shown} ran", "."]), (
         "what a decoder goes on with is shown once, when it has been found to fit: an error has its own line"
     )
+
+
+@pytest.mark.parametrize("flag", [dict(temperature=0.7), dict(top_k=3), dict(top_p=0.5)])
+def test_what_draws_does_not_go_with_a_beam_and_is_told_before_any_model_is_there(flag):
+    PromptSettings(prompt="Ana", **flag)
+    with pytest.raises(UserError, match="does not go with --n-beam: no draws"):
+        PromptSettings(prompt="Ana", n_beam=2, **flag)
 
 
 def test_the_defaults_are_those_of_the_figures_in_the_readmes():

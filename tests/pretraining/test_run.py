@@ -200,9 +200,8 @@ def test_a_later_regime_starts_from_a_model_that_can_read(tmp_path):
 
 def test_an_unfinished_run_is_used_with_a_word(tmp_path, capsys):
     save(small.model("causal"), small.tokenizer(), folder := tmp_path / "run")
-    for name, said in (("config.json", ""), ("log.jsonl", "not finished"), ("results.json", "")):
-        with open(folder / name, "a") as file:
-            file.write('{"step": 0, "split": "validation", "loss": 1.0}\n' * (name == "log.jsonl"))
+    for name, said in (("log.jsonl", ""), ("settings.json", "not finished"), ("results.json", "")):
+        (folder / name).write_text("a log of another program")
         run.load_reader(folder)
         out = capsys.readouterr().out
         assert out.count("\n") == bool(said) and said in out, f"with {name} in the folder"
@@ -343,6 +342,8 @@ def test_what_is_fixed_stays_fixed():
         ("causal", "world:portuguese", "--init {run} --data world:portuguese-reports"),
         ("masked", "world", "--whole-word --vocab-size 400"),
         ("masked", "world:reports", "--whole-word --vocab-size 400 --data world:reports"),
+        ("causal", "world:portuguese-reports", "--init {run} --data world:portuguese"),
+        ("denoising", "world:few-shot", "--noise deletion --data world:few-shot"),
     ],
 )
 def test_a_run_on_the_world_goes_on_with_the_world(objective, data, told, capsys, monkeypatch):
@@ -354,6 +355,18 @@ def test_a_run_on_the_world_goes_on_with_the_world(objective, data, told, capsys
     made.run()
     told = f"python train.py --objective {objective} " + told.format(run=small.in_shell("'my run'"))
     assert f"Next: {told}\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [("world:reports", ""), ("world:portuguese-reports", " --data world:portuguese"), ("world:few-shot", "")],
+)
+def test_other_scripts_are_named_with_a_world_that_they_know(data, told, capsys, monkeypatch):
+    made = Pretraining(settings(objective="causal", data=(data,)), SHAPE)
+    made.then = "python extract.py --model {run}"
+    monkeypatch.setattr(made, "closing", lambda *_: ([], {}, []))
+    folder = made.run()
+    assert capsys.readouterr().out.endswith(f"Next: python extract.py --model {folder}{told}\n")
 
 
 def test_the_defaults_are_those_of_the_figures_in_the_readmes():

@@ -101,6 +101,8 @@ def test_a_folder_without_a_reward_model_of_these_tokens_is_refused(gpt, tmp_pat
     assert module.load_reward_model(tmp_path / "wordpiece", pieces), "any tokenizer of ours"
     with pytest.raises(UserError, match="its tokenizer is not the policy's"):
         module.load_reward_model(tmp_path / "wordpiece", other)
+    with pytest.raises(UserError, match="its tokenizer is not the policy's"):
+        module.load_reward_model(tmp_path / "wordpiece", TOKENIZER)
     wrong = dict(
         foreign="its tokenizer is not the policy's", policy="not a reward model", silent="tokenizer.json"
     )

@@ -52,9 +52,10 @@ RULE, DPO = "--reward-function a:b", "--algorithm dpo --preferences p.tsv"
         (f"{DPO} --steps 7", "--steps 7 is for PPO"),
         (f"{DPO} --best-of 9", "--best-of 9 is for the contrasts of PPO"),
         ("--no-contrast --best-of 9", "--best-of 9 is for the contrasts of PPO"),
-        ("--no-contrast --dpo-beta 9", "--dpo-beta 9.0 is for DPO, which this run does not train"),
+        ("--no-contrast --dpo-beta 9", "--dpo-beta 9.0 is for DPO, not trained here"),
         ("--ablate --dpo-lr 0.1", "--dpo-lr 0.1 is for DPO"),
         (f"{RULE} --dpo-steps 9", "--dpo-steps 9 is for DPO"),
+        ("--reward r --prompts p.txt --dpo-steps 9", "--dpo-steps 9 is for DPO"),
         ("--reward runs/x --reward-steps 9", "--reward-steps 9 is unused: the reward is given"),
         (f"{RULE} --reward-lr 0.1", "--reward-lr 0.1 is unused: the reward is given"),
         ("--reward runs/x --rounds 1", "--rounds 1 is unused: the reward is given"),
@@ -95,6 +96,7 @@ def test_a_flag_of_what_this_run_does_not_do_is_refused(flags, message):
         f"--algorithm grpo {RULE} --whiten-rewards --no-reward-at-end",  # then their sum is another
         f"--algorithm dpo {RULE} --prompts p.txt --dpo-steps 9",
         "--algorithm grpo --dpo-steps 9 --best-of 9",
+        "--reward r --preferences p.tsv --prompts p.txt --dpo-steps 9",
         "--algorithm grpo --gae-lambda 0",  # of the PPO that finds what the reward does not know
         "--adaptive-kl --kl-target 9",
         "--ablate --kl-target 9",

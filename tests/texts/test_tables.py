@@ -60,6 +60,10 @@ def test_tables_are_read(write, name, text, rows):
     assert read_table(write(name, text), FIELDS) == rows
 
 
+def test_a_table_that_is_not_there_is_missing_whatever_its_name(message, tmp_path):
+    assert "no such file or folder" in message(read_table, tmp_path / "table.xlsx", FIELDS)
+
+
 def test_quotes_around_other_names_are_seen_too_and_half_a_header_is_refused(write, message):
     path = write("r.tsv", '"prompt"\t"response"\n"a"\t"b, c"\n')
     assert read_table(path, ("source", "target")) == [("a", "b, c")]

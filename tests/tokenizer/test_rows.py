@@ -98,6 +98,15 @@ def test_a_vocabulary_may_have_a_token_to_begin_a_text_with():
     begin, end = map(other.special_id, ("<begin>", "<end>"))
     assert framed(other, DECODER, [7, 8]) == ([begin, 7, 8, end], 4)
     assert prompt_ids(other, DECODER, A)[0] == begin
+    both = (*plain.special_tokens, "<begin>")
+    own = BPE(plain.vocab, plain.merges, both, aliases={"[EOS]": "<begin>"})
+    assert framed(own, DECODER, [7])[0][0] == own.special_id("<|endoftext|>"), (
+        "one for both, where it is there"
+    )
+    alone = BPE(plain.vocab, plain.merges, ("<end>",), aliases={"<|endoftext|>": "<end>"})
+    assert framed(alone, DECODER, [7])[0] == [alone.special_id("<end>"), 7, alone.special_id("<end>")]
+    chat = BPE(plain.vocab, plain.merges, ("<|endoftext|>", "<begin>"), aliases={"[CLS]": "<begin>"})
+    assert framed(chat, DECODER, [7])[0][0] == chat.special_id("<|endoftext|>"), "not the first of a turn"
 
 
 def test_where_a_model_talks_in_turns_a_text_ends_as_a_turn():

@@ -136,11 +136,12 @@ def test_only_padding_is_trimmed_and_only_where_it_is():
     assert first["masked_positions"].tolist() == [[1] * 4] * 2, "one without a label points into the padding"
     assert first["apart"].shape == (2, 2, 4)
     sides = batch | dict(
-        decoder_input_ids=torch.ones(3, 4), labels=torch.tensor([[module.IGNORED, 5, 6, -100]] * 3),
-        of_ones_own=torch.ones(3, 4),
+        decoder_input_ids=torch.ones(3, 4), labels=torch.tensor([[module.IGNORED, 5, -100, -100]] * 3),
+        of_ones_own=torch.ones(3, 4), token_type_ids=mask,
     )  # fmt: skip
     found = module.trimmed(sides)
-    assert {found[name].shape[1] for name in (*sides.keys() - batch.keys(), "attention_mask")} == {3}
+    widths = {name: found[name].shape[1] for name in (*module.ENCODER, "decoder_input_ids", "of_ones_own")}
+    assert widths == dict.fromkeys(module.ENCODER, 3) | dict(decoder_input_ids=2, of_ones_own=2)
     sides["labels"][:] = module.IGNORED
     assert module.trimmed(sides)["labels"].shape == (3, 1), "no label at all"
     together = dict(attention_mask=torch.ones(3, 2, 4), labels=torch.ones(3))
