@@ -71,9 +71,9 @@ class ReinforceSettings(PPODetails, CommonSettings):
         """Raise UserError for a flag that this run would ignore."""
         own, rule, dpo = self.preferences or self.prompts, self.reward_function, self.algorithm == "dpo"
         contrasts = self.contrast and not (dpo or self.ablate)
-        has_dpo = contrasts and not rule and not (self.prompts and not self.preferences)  # it needs pairs
         alone = own or rule or self.reward or self.rounds < 2  # no PPO between rounds of the reward model
         compares = not self.preferences and (dpo or not (own or rule))  # pairs of the policy's own answers
+        has_dpo = dpo or (contrasts and not rule and (self.preferences or not (self.reward and self.prompts)))
         ppo = {*PPODetails.__annotations__, "steps", "batch_size", "lr", "warmup"}
         of_values = ["zero_value_head", "value_weight", "clip_value", "gamma", "gae_lambda"]
         of_values += [] if self.whiten_rewards else ["reward_at_end", "kl_per_token"]  # their sum is the same
@@ -84,7 +84,7 @@ class ReinforceSettings(PPODetails, CommonSettings):
             (dpo and alone, ppo, "is for PPO; DPO has --dpo-steps, --dpo-lr"),
             (self.algorithm == "grpo" and alone, of_values, "is for PPO; GRPO sums an answer's rewards"),
             (not contrasts, ("best_of",), "is for the contrasts of PPO and GRPO, which this run has not"),
-            (not (dpo or has_dpo), ("dpo_steps", "dpo_lr", "dpo_beta"), "is for DPO, not trained here"),
+            (not has_dpo, ("dpo_steps", "dpo_lr", "dpo_beta"), "is for DPO, not trained here"),
             (self.reward or rule, ("reward_steps", "reward_lr", "rounds"), "is unused: the reward is given"),
             (not (self.adaptive_kl or self.ablate), ("kl_target",), "needs --adaptive-kl"),
             (rule and self.prompts and not dpo, ("preferences",), "has no effect with --prompts and a rule"),
