@@ -46,9 +46,9 @@ def shortened(name: str, command: str) -> str:
         command += f" --out {name}"
     if command.startswith("reinforce.py"):
         command += " --reward-steps 2"
-        more = dict(ppo=" --steps 1 --dpo-steps 2", grpo=" --steps 1 --rounds 1 --no-contrast")
-        more |= dict(dpo=" --dpo-steps 2")
-        return command + more.get(name, "")
+        more = dict(ppo=" --steps 1 --dpo-steps 2", dpo=" --dpo-steps 2")
+        more |= dict(grpo=" --steps 1 --rounds 1 --no-contrast")
+        return command.replace(" --dpo-steps 8", "") + more.get(name, "")
     return command + f" {FEW}" * ("--steps 24" in command)
 
 
