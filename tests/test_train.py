@@ -329,7 +329,7 @@ BAD_FLAGS = {
     "--extend-vocabulary 5": ["--extend-vocabulary", "--init"],
     "--steps many": ["--steps many", "integer"],
     "--steps 0": ["--steps 0", "1 or more"],
-    "--batch-size 2 --accumulate 3": ["--batch-size 2: 3 or more (processes times --accumulate)"],
+    "--batch-size 2 --accumulate 3": ["--batch-size 2: at least 3, processes times --accumulate"],
     "--batch-size 0": ["--batch-size 0", "1 or more"],
     "--seed -1": ["--seed -1", "0 or more"],
     "--dropout 1": ["--dropout 1"],

@@ -83,7 +83,7 @@ class ReinforceSettings(PPODetails, CommonSettings):
             (self.ablate, ("plot",), "does not go with --ablate: it has no picture"),
             (dpo and alone, ppo, "is for PPO; DPO has --dpo-steps, --dpo-lr"),
             (self.algorithm == "grpo" and alone, of_values, "is for PPO; GRPO sums an answer's rewards"),
-            (not contrasts, ("best_of",), "is for the contrasts of PPO and GRPO, which this run has not"),
+            (not contrasts, ("best_of",), "is for the contrasts of PPO and GRPO, which this run lacks"),
             (not has_dpo, ("dpo_steps", "dpo_lr", "dpo_beta"), "is for DPO, not trained here"),
             (self.reward or rule, ("reward_steps", "reward_lr", "rounds"), "is unused: the reward is given"),
             (not (self.adaptive_kl or self.ablate), ("kl_target",), "needs --adaptive-kl"),

@@ -17,7 +17,7 @@ CACHE = 2**15  # distinct words whose ids are cached: a text's commonest words m
 
 
 class Tokenizer:
-    """The base class; subclasses: `words`, `located_words`, `encode_word`, `extend`. `vocab`: id -> bytes.
+    """Base class; subclasses define `words`, `located_words`, `encode_word`, `extend`. `vocab`: id -> bytes.
 
     Our code asks for [CLS], [SEP], [PAD], [MASK] and <|endoftext|>; where a published vocabulary has <s> and
     </s> instead, `aliases` maps our names to them. UserError for an alias of no special token. `added_ids`:

@@ -55,7 +55,7 @@ class TrainingSettings(CommonSettings):
         self.check_least(dict(steps=1, batch_size=1, accumulate=1, eval_every=1, save_every=1, log_every=1))
         parts = self.accumulate * process_count()
         if self.batch_size is not None and self.batch_size < parts:
-            raise UserError(f"--batch-size {self.batch_size}: {parts} or more (processes times --accumulate)")
+            raise UserError(f"--batch-size {self.batch_size}: at least {parts}, processes times --accumulate")
         self.refuse(self.shard, ("compile", "optimizer"), "needs whole matrices: not with --shard")
 
 

@@ -102,10 +102,10 @@ def test_settings_below_their_least_value_are_named(wrong, least):
 
 def test_every_process_and_micro_batch_needs_a_row(monkeypatch):
     small.settings(batch_size=6, accumulate=6)
-    with pytest.raises(UserError, match="--batch-size 6: 7 or more"):
+    with pytest.raises(UserError, match="--batch-size 6: at least 7"):
         small.settings(batch_size=6, accumulate=7)
     monkeypatch.setattr(training, "process_count", lambda: 4)
-    with pytest.raises(UserError, match="--batch-size 7: 8 or more .processes times --accumulate."):
+    with pytest.raises(UserError, match="--batch-size 7: at least 8, processes times --accumulate"):
         small.settings(batch_size=7, accumulate=2)
 
 
