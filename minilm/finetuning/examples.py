@@ -14,8 +14,11 @@ from ..extraction.probe import split
 from ..plumbing.errors import UserError, suggest
 from ..plumbing.folders import atomic_write
 from ..texts.corpus import VALIDATION_SHARE
-from ..texts.files import one_line
-from ..texts.tables import row
+from ..texts.files import kind, one_line
+from ..texts.tables import read_conll, read_squad, read_table, row
+
+# What holds a task's examples (`Task.files`), in words.
+FILES = dict(table=".tsv, .csv or .jsonl", conll="CoNLL columns", squad="SQuAD 1.1 or 2.0 (.json)")
 
 
 class Parts(NamedTuple):
@@ -52,13 +55,20 @@ def read_parts(task, settings) -> list[Parts]:
 
 
 def read_examples(task, paths: Iterable, skip_bad=False, truth=True) -> list[tuple]:
-    """Return the examples of all given files; without `truth`, their last field becomes None."""
-    examples, wanted = [], task.fields if truth else task.fields[:-1]
+    """Return the examples of all given files; without `truth` the last field may be missing, becomes None."""
+    examples, fields = [], task.fields
+    wanted, spare = (fields, ()) if truth else (fields[:-1], fields[-1:])
     for path in filter(None, paths):
         try:
-            rows = task.read(path, skip_bad, truth)
+            if task.files == "conll":
+                rows = read_conll(path, skip_bad, tagged=truth)
+            elif task.files == "squad" and (truth or kind(path) == ".json"):
+                rows = read_squad(path, skip_bad, answered=truth)
+            else:
+                rows = read_table(path, wanted, skip_bad, spare, scored if truth and task.is_number else row)
         except UserError as error:
-            raise UserError(f"{error} (this task reads {task.files} with {', '.join(wanted)})") from None
+            reads = f"this task reads {FILES[task.files]} with {', '.join(wanted)}"
+            raise UserError(f"{error} ({reads})") from None
         examples += rows if truth else [(*one[: len(wanted)], None) for one in rows]
     return examples
 

@@ -21,8 +21,6 @@ from torch import Tensor
 
 from .. import world
 from ..model.attention import BLOCKED
-from ..texts.files import kind
-from ..texts.tables import read_squad
 from ..tokenizer.rows import framed, located_ids, rows_of, text_ids
 from ..training import metrics
 from .tasks import HeadTask, LabelledRows, Prediction, commonest
@@ -42,7 +40,7 @@ class Window(NamedTuple):
 class Span(HeadTask):
     """A text, a question, and a list of right answers (text, start), which is empty if there is no answer."""
 
-    name, metric, baseline, files = "span", "exact_match", "usual answer", "SQuAD 1.1 or 2.0 (.json)"
+    name, metric, baseline, files = "span", "exact_match", "usual answer", "squad"
     fields, kinds, least_context = ("context", "question", "answers"), ("encoder",), 9
     on, n_output = "position", 2  # scores of "begins here" and "ends here"
     learnt: ClassVar = dict(impossible=bool)
@@ -53,12 +51,6 @@ class Span(HeadTask):
         """Return stories, each with a question: who, what, where, when, or how somebody felt."""
         examples = world.questions(n, seed, held_out, domain)
         return [(text, question, [(answer, start)]) for text, question, answer, start in examples]
-
-    @classmethod
-    def read(cls, path, skip_bad, truth):
-        """Return the examples of a SQuAD file, or, without `truth`, also of a table."""
-        is_squad = truth or kind(path) == ".json"
-        return read_squad(path, skip_bad, truth) if is_squad else super().read(path, skip_bad, truth)
 
     @classmethod
     def learn(cls, train, tokenizer=None):

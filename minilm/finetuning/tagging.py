@@ -12,7 +12,6 @@ from itertools import chain
 from typing import ClassVar
 
 from .. import world
-from ..texts.tables import read_conll
 from ..tokenizer.rows import RaggedRows, word_rows
 from ..training import metrics
 from ..training.objective import IGNORED, count_correct, summed_cross_entropy
@@ -23,11 +22,10 @@ class Tagging(HeadTask):
     """The words of a sentence, and a tag for each."""
 
     name, metric, baseline, closed = "tagging", "entity_f1", "each word's usual tag", True
-    fields, files, kinds, on = ("words", "tags"), "CoNLL columns", ("encoder",), "position"
+    fields, files, kinds, on = ("words", "tags"), "conll", ("encoder",), "position"
     learnt: ClassVar = dict(tags=tuple[str, ...])
     recipe: ClassVar = dict(n_examples=200, steps=200, batch_size=32)
     world = staticmethod(world.tagging)  # which words are persons, things and places
-    read = staticmethod(read_conll)
 
     @classmethod
     def truths(cls, examples):

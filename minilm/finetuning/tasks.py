@@ -21,11 +21,10 @@ from torch import Tensor, nn
 
 from ..model.config import ModelConfig
 from ..plumbing.script import with_bar
-from ..texts.tables import read_table, row
 from ..tokenizer.rows import RaggedRows, batches_by_length, text_rows
 from ..training.machine import quick_products
 from ..training.objective import IGNORED, Objective, to_device
-from .examples import Parts, scored
+from .examples import Parts
 from .heads import Head
 
 
@@ -80,7 +79,7 @@ class Task(ABC):
     metric: ClassVar[str]  # the main one of its scores, the first key that `score` returns
     baseline: ClassVar[str]  # what `trivial` does, in two or three words
     fields: ClassVar[tuple[str, ...]]  # parts of an example, the truth last: columns of a file
-    files: ClassVar[str] = ".tsv, .csv or .jsonl"  # what `read` reads
+    files: ClassVar[str] = "table"  # how users store its examples: a key of `examples.FILES`
     kinds: ClassVar[tuple[str, ...]] = ("encoder", "decoder", "encoder-decoder")  # models that can do it
     start: ClassVar[str] = "masked"  # default --model: that of this pre-training objective
     least_context: ClassVar[int] = 3  # smallest --context
@@ -102,12 +101,6 @@ class Task(ABC):
     @abstractmethod
     def learn(cls, train: list[tuple], tokenizer=None) -> dict:
         """Return `known`, what the task must know about the training examples, as JSON can store it."""
-
-    @classmethod
-    def read(cls, path: str, skip_bad: bool, truth: bool) -> list[tuple]:
-        """Return the examples of a file; without `truth`, the last field may be missing, or is not used."""
-        wanted, spare = (cls.fields, ()) if truth else (cls.fields[:-1], cls.fields[-1:])
-        return read_table(path, wanted, skip_bad, spare, scored if truth and cls.is_number else row)
 
     @classmethod
     def truths(cls, examples: list[tuple]) -> list:
