@@ -79,8 +79,9 @@ def other_ways(body: Transformer, task: Task, parts: Parts, settings) -> dict[st
 def closing(results: dict[str, list[Result]], settings: FinetuningSettings, task: Task) -> tuple[list, dict]:
     """Return the rows under HEADER and the figures of results.json: the mean of each way over its seeds."""
     names = dict(trivial=task.baseline, before="before training", scratch="all, from random weights")
-    names |= dict(head="head only", lora=f"LoRA, rank {settings.lora_rank}", all="all weights")
-    names |= dict(chosen=names.get(settings.tune, settings.tune.replace("bias", "biases (BitFit)")))
+    names |= dict(head="head only", bias="biases (BitFit)")
+    names |= dict(lora=f"LoRA, rank {settings.lora_rank}", all="all weights")
+    names |= dict(chosen=names.get(settings.tune, settings.tune))
     rows, figures = [], dict(metric=task.metric)
     for way in sorted(results, key=[*names].index):
         n_moving, share, times, scores = zip(*results[way], strict=True)

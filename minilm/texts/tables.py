@@ -115,7 +115,8 @@ def check_order(path: str | Path, fields: Sequence[str], rows: list[Sequence[str
     n_name = sum(not re.fullmatch(r"[-+.\d]+", label) for label in counts)  # numeric labels need not repeat
     expected = f"; unless the columns are {', '.join(fields)}, in this order, the first line must name them"
     if n_text < len(counts) or n_name > max(10, len(rows) / 2):
-        raise UserError(f"{path}: {len(counts):,} different labels in {len(rows):,} rows{expected}")
+        found = f"{n_text:,} different texts, {len(counts):,} different labels in {len(rows):,} rows"
+        raise UserError(f"{path}: {found}{expected}")
     if counts[first[-1]] == 1 and len(counts) <= len(rows) / 2 and all(map(str.isidentifier, first)):
         raise UserError(f"{path}: only the first row has the label {first[-1]!r}{expected}")
 
@@ -130,7 +131,8 @@ def row(fields: Sequence[str], where: str, names, cells: Sequence, is_number=Fal
     """Return the fields of one row; UserError if one is missing or empty. A label may be a number."""
     if len(cells) != len(names):
         hint = "; separated by semicolons? Add a header" if len(cells) == 1 and ";" in cells[0] else ""
-        raise UserError(f"{where}: {len(cells)} columns, expected {len(names)}: {', '.join(fields)}{hint}")
+        expected = f"{len(names)} (with {', '.join(fields)}){hint}"
+        raise UserError(f"{where}: found {len(cells)} columns, expected {expected}")
     record = dict(zip(names[::-1], cells[::-1], strict=True))  # of two columns with one name, the first
     if isinstance(record.get("label"), (int, float)):
         record["label"] = str(record["label"])

@@ -160,7 +160,7 @@ def test_two_columns_are_learnt_from_and_the_number_of_a_third_is_passed_over(tm
     Path("two.tsv").write_text("Ana.\tRui.\nalone\n", encoding="utf-8")
     with pytest.raises(
         UserError,
-        match=r"two.tsv, line 2: 1 columns.*this task reads .tsv, .csv or .jsonl with text_a, text_b",
+        match=r"two.tsv, line 2: found 1 columns.*this task reads .tsv, .csv or .jsonl with text_a, text_b",
     ):
         run.load_parts(tuned.settings(task="contrastive", data=("two.tsv",), test="three.tsv"))
 

@@ -84,7 +84,7 @@ def test_files_to_be_predicted_need_no_truths(tmp_path, name, text, task, exampl
             True,
             "line 2: .* .this task reads .tsv, .csv or .jsonl with text, label",
         ),
-        ("a\tb\tc\td\n", Classification, False, "4 columns, expected 1: text"),
+        ("a\tb\tc\td\n", Classification, False, "found 4 columns, expected 1"),
         (
             "A B-a\nran\n",
             Tagging,

@@ -88,7 +88,7 @@ def test_texts_are_both_sides_of_the_training_pairs():
 
 def test_bad_rows_are_an_error_or_are_counted(table, message, capsys):
     path = table("pairs.tsv", [*numbered(10), ("no tab",), ("", "alvo"), *numbered(20)[10:]])
-    assert "pairs.tsv, line 11: 1 columns" in message(load_pairs, path)
+    assert "pairs.tsv, line 11: found 1 columns" in message(load_pairs, path)
     pairs = load_pairs(path, skip_bad=True)
     assert f"{path}: left out 2 examples (--skip-bad)" in capsys.readouterr().out
     assert sorted(pairs.train + pairs.validation) == sorted(numbered(20))

@@ -99,7 +99,7 @@ MANY = [(f"text {i} is long", "xyz"[i % 3]) for i in range(30)]
         ([("id", "review", "sentiment"), *((1, *row) for row in MANY)], "found the header ['id', 'review',"),
         ([("contents", "verdict"), *MANY], "only the first row has the label 'verdict'; unless"),
         ([(label, text) for text, label in MANY[:7]],
-         "a.tsv: 7 different labels in 7 rows; unless"),
+         "3 different texts, 7 different labels in 7 rows; unless"),
         ([(text, f"{label} {text}") for text, label in MANY],
          "30 different labels in 30 rows; unless the columns are text, label, in"),
     ],
@@ -151,13 +151,13 @@ def test_a_column_to_spare_may_come_last(write, message):
     two, three = write("a.tsv", "sun\tgood\nrain\tbad\n"), write("b.tsv", "sun\tgood\t7\nrain\tbad\t8\n")
     for path in (two, three):
         assert read_table(path, FIELDS, spare=("id",)) == [("sun", "good"), ("rain", "bad")]
-    assert "3 columns, expected 2: text, label" in message(read_table, three, FIELDS)
+    assert "found 3 columns, expected 2" in message(read_table, three, FIELDS)
 
 
 def test_csv_quotes_hold_commas_quotes_and_lines(write, message):
     path = write("a.csv", 'text,label\n"a, ""b""\nc",x\n\nd,y,z\n')
     assert read_table(path, FIELDS, skip_bad=True) == [('a, "b"\nc', "x")]
-    assert "line 5: 3 columns, expected 2" in message(read_table, path, FIELDS), "lines, not rows"
+    assert "line 5: found 3 columns, expected 2" in message(read_table, path, FIELDS), "lines, not rows"
 
 
 @pytest.mark.parametrize("text", ['a,x\n\n"b,y\nc,z\n', 'a,x\n\n"b,y\nc,"z"\n'])
@@ -176,8 +176,8 @@ def test_a_quote_never_closed_is_named_where_it_opens(write, message, text):
         ("a.jsonl", GOOD, '{"label":"g"}', "no field 'text'"),
         ("a.jsonl", GOOD, '{"text":"sun","label":-1}', "the label '-1' may mean no label"),
         ("a.jsonl", GOOD, '{"text":"sun","label":NaN}', "the label 'nan' may mean no label"),
-        ("a.tsv", "sun\tgood", "alone", "1 columns, expected 2: text, label"),
-        ("a.tsv", "sun\tgood", "a\tb\tc", "3 columns, expected 2: text, label"),
+        ("a.tsv", "sun\tgood", "alone", "found 1 columns, expected 2 (with text, label)"),
+        ("a.tsv", "sun\tgood", "a\tb\tc", "found 3 columns, expected 2 (with text, label)"),
         ("a.csv", "sun,good", "sun;good", "separated by semicolons?"),
     ],
 )  # fmt: skip
