@@ -240,6 +240,8 @@ def test_a_bpe_there_and_back(bpe, tmp_path):
     aliases = {"<|endoftext|>": "<|end|>", "[CLS]": "<|begin|>"}
     other = BPE(bpe.vocab, bpe.merges, ["<|begin|>", "<|end|>"], aliases=aliases)
     assert begin_and_end(other, small("gpt2")) == {"bos": "[CLS]", "eos": "<|endoftext|>"}, "one for each"
+    chat = BPE(bpe.vocab, bpe.merges, ["<|begin|>", "<|endoftext|>"], aliases={"[CLS]": "<|begin|>"})
+    assert begin_and_end(chat, small("gpt2"))["bos"] == "<|endoftext|>", "one for both"
 
 
 def test_the_file_of_the_rust_library(bpe):

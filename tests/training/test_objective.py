@@ -140,8 +140,9 @@ def test_only_padding_is_trimmed_and_only_where_it_is():
         of_ones_own=torch.ones(3, 4), token_type_ids=mask,
     )  # fmt: skip
     found = module.trimmed(sides)
-    widths = {name: found[name].shape[1] for name in (*module.ENCODER, "decoder_input_ids", "of_ones_own")}
-    assert widths == dict.fromkeys(module.ENCODER, 3) | dict(decoder_input_ids=2, of_ones_own=2)
+    encoder = ("input_ids", "attention_mask", "token_type_ids")
+    widths = {name: found[name].shape[1] for name in (*encoder, "decoder_input_ids", "of_ones_own")}
+    assert widths == dict.fromkeys(encoder, 3) | dict(decoder_input_ids=2, of_ones_own=2)
     sides["labels"][:] = module.IGNORED
     assert module.trimmed(sides)["labels"].shape == (3, 1), "no label at all"
     together = dict(attention_mask=torch.ones(3, 2, 4), labels=torch.ones(3))
