@@ -39,6 +39,7 @@ QUESTIONS = [
     {"question": "Who?", "answers": [{"text": "Ana", "answer_start": 0}]},
     {"question": "Why?", "answers": [], "is_impossible": True},
 ]
+ASKED_ONLY = '{"data": [{"paragraphs": [{"context": "Ana ran.", "qas": [{"question": "Who?"}]}]}]}'
 SQUAD = json.dumps({"data": [{"paragraphs": [{"context": "Ana ran.", "qas": QUESTIONS}]}]})
 FILES = [
     ("a.tsv", "Ana ran.\tx\nRui.\ty\n", Classification, [("Ana ran.", "x"), ("Rui.", "y")]),
@@ -67,6 +68,7 @@ def test_files_are_read_with_their_truths_and_without(tmp_path, name, text, task
         ("a.tsv", "Ana ran.\n", Classification, ("Ana ran.", None)),
         ("a.conll", "Rui\nran\n", Tagging, (["Rui", "ran"], None)),
         ("a.tsv", "Ana ran.\tWho?\n", Span, ("Ana ran.", "Who?", None)),
+        ("a.json", ASKED_ONLY, Span, ("Ana ran.", "Who?", None)),
         ("a.tsv", "prompt\nWho?\n", TextToText, ("Who?", None)),
         ("a.tsv", "a\tb\n", Pair, ("a", "b", None)),
     ],

@@ -118,6 +118,8 @@ def test_temperature_zero_is_certain_of_the_likeliest():
     assert support(got) == [{i} for i in logits.argmax(-1).tolist()], "greedy: one token has probability 1"
     told = "greedy: the log-probability of the likeliest token must be 0"
     assert torch.equal(got.exp().sum(-1), torch.ones(3)), told
+    cold = SamplingRule(temperature=1e-6).log_probabilities(torch.tensor([[1.0, 3.0, 2.0]])).exp()
+    assert cold.tolist() == [[0, 1, 0]], "the lowest temperature but 0 is nearly certain, and gives no NaN"
 
 
 def test_the_rule_applies_its_parts_in_order():

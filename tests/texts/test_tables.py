@@ -207,8 +207,8 @@ def test_aligned_files_pair_line_with_line(write, message):
 
 
 def test_conll_takes_the_first_and_the_last_column(write):
-    text = "-DOCSTART- -X- O O\n\nAnna NNP I-NP B-PER\nran VBD I-VP O\n\n \nHome\tNN\tI-NP\tO\n# # O O"
-    sentences = [(["Anna", "ran"], ["B-PER", "O"]), (["Home", "#"], ["O", "O"])]
+    text = "-DOCSTART- -X- O O\n\nAnna NNP I-NP B-PER\nran VBD I-VP O\n\n \nHome\tNN\tI-NP\tO\n# # O O\n\n1 x y O"
+    sentences = [(["Anna", "ran"], ["B-PER", "O"]), (["Home", "#"], ["O", "O"]), (["1"], ["O"])]
     assert read_conll(write("a.conll", text)) == sentences
 
 
