@@ -166,6 +166,10 @@ def test_one_picture_of_a_model_s_panels(script):
     assert Path("both.png").read_bytes().startswith(PNG)
     assert script("model", "--attention", "sun", "--panels", "encoder.0.self, head 1")[0] == 0
     assert Path("model/picture.png").read_bytes().startswith(PNG)
+    Path("other").mkdir()
+    Path("model/log.jsonl").write_text('{"step": 1, "split": "train", "loss": 1.0, "lr": 0.1}\n')
+    Path("other/log.jsonl").write_text(Path("model/log.jsonl").read_text())
+    assert "Saved in model" in script("model", "other")[1], "the picture of several stands in the first"
     assert [path for path in Path().rglob("*.tmp")] == []
 
 

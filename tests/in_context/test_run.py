@@ -109,8 +109,9 @@ def test_the_least_that_can_be_asked():
     PromptSettings(n_draw=1, n_test=1, shots=(0,))
     PromptSettings(n_beam=1, max_new_tokens=1, prompt="-")
     for name, value in least.items():
-        with pytest.raises(UserError, match=f"--{name.replace('_', '-')}"):
-            PromptSettings(**{name: (-1,) if name == "shots" else value - 1})
+        prompt = "-" if name in ("n_beam", "max_new_tokens") else None
+        with pytest.raises(UserError, match=f"--{name.replace('_', '-')} .*: must be"):
+            PromptSettings(**{name: (-1,) if name == "shots" else value - 1}, prompt=prompt)
 
 
 @pytest.mark.parametrize("flags, message", [

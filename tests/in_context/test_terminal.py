@@ -134,12 +134,14 @@ def test_the_loop_ends_with_ctrl_d(monkeypatch, capsys):
     asked = run_loop(["Ana", " ", "Rui"], monkeypatch, lambda prompt, seed, show: show(prompt.upper()))
     lines = iter(["Eva"])
     monkeypatch.setattr("builtins.input", lambda _: next(lines, None) or 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        loop(SimpleNamespace(turns=None, write=lambda *given: asked.append(given[:2])))
+    for turns in ([], None):
+        with pytest.raises(ZeroDivisionError):
+            loop(SimpleNamespace(turns=turns, write=lambda *given: asked.append(given[:2])))
     assert asked.pop() == ("Eva", 0), "the seed where none is given"
     assert asked == [("Ana", 5), ("Rui", 6)], "each answer draws anew; an empty line asks nothing"
     out = capsys.readouterr().out
     assert out.startswith(terminal.HELP) and "ANA\n" in out and "RUI\n" in out
+    assert out.count("the beginning of a text") == 2 and out.count("what you want to say") == 1, "in a chat"
 
 
 def test_ctrl_c_and_a_mistake_end_an_answer_and_not_the_loop(monkeypatch, capsys):

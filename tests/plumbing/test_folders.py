@@ -263,10 +263,10 @@ def test_the_file_beside_is_in_the_folder_of_its_target(monkeypatch):
 
 def test_the_bytes_are_on_disk_before_the_renaming(monkeypatch):
     calls, real = [], (os.fsync, os.replace)
-    monkeypatch.setattr(os, "fsync", lambda fd: (calls.append("fsync"), real[0](fd)))
+    monkeypatch.setattr(os, "fsync", lambda fd: (calls.append(os.fstat(fd).st_size), real[0](fd)))
     monkeypatch.setattr(os, "replace", lambda a, b: (calls.append("replace"), real[1](a, b)))
     folders.atomic_write("a", "x")
-    assert calls == ["fsync", "replace"]
+    assert calls == [1, "replace"], "the size at fsync, which writes what has left Python's buffer"
 
 
 def test_a_writer_that_fails_leaves_the_old_file_and_nothing_beside():
