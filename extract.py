@@ -14,14 +14,15 @@
 import minilm.plumbing.first  # noqa: F401 - before PyTorch
 from minilm import plots
 from minilm.extraction.run import ExtractionSettings, extract_features
-from minilm.plumbing.script import exit_code
+from minilm.plumbing.script import exit_code, process_group
 from minilm.plumbing.settings import parse
 
 
 def main() -> None:
     """Read the texts, and print what a linear probe finds in their vectors beside two baselines."""
     given, _ = parse(ExtractionSettings, description=__doc__)
-    plots.draw_at_end(ExtractionSettings(**given), extract_features(given))
+    with process_group(given.get("device", "auto")):
+        plots.draw_at_end(ExtractionSettings(**given), extract_features(given))
 
 
 if __name__ == "__main__":

@@ -12,14 +12,15 @@ few-shot documents (runs/in-context, trained first if it is missing: in less tha
 import minilm.plumbing.first  # noqa: F401 - before PyTorch
 from minilm import plots
 from minilm.in_context.run import PromptSettings, answer_prompts
-from minilm.plumbing.script import exit_code
+from minilm.plumbing.script import exit_code, process_group
 from minilm.plumbing.settings import parse
 
 
 def main() -> None:
     """Write a text for --prompt, or print the accuracy against the number of examples."""
     settings = PromptSettings(**parse(PromptSettings, description=__doc__)[0])
-    plots.draw_at_end(settings, answer_prompts(settings))
+    with process_group(settings.device):
+        plots.draw_at_end(settings, answer_prompts(settings))
 
 
 if __name__ == "__main__":

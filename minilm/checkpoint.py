@@ -25,7 +25,7 @@ from .model.config import ModelConfig
 from .model.transformer import build_for_weights
 from .plumbing import folders
 from .plumbing.errors import UserError, suggest
-from .plumbing.folders import CONFIG, FORMAT, SETTINGS, TOKENIZER, WEIGHTS, read_json
+from .plumbing.folders import CONFIG, FORMAT, TOKENIZER, WEIGHTS, read_json
 from .plumbing.safetensors import check_state, read_tensors, write_tensors
 from .plumbing.settings import checked
 from .tokenizer.base import Tokenizer
@@ -72,12 +72,10 @@ def save_weights(folder: Path, model: nn.Module) -> None:
 
 def export(run_folder: str | Path, folder: str | Path) -> list[str]:
     """Convert a run folder to one that transformers opens; return notes on what had to be left out."""
-    objective = read_json(Path(run_folder) / SETTINGS, optional=True).get("objective")
-    frame = (None if objective == "translation" else "[CLS]", "[SEP]")  # around each text in training
     weights = Path(run_folder) / WEIGHTS
     has_head = weights.exists() and any(name[:5] == "head." for name in read_tensors(weights))
     notes = ["the fine-tuned head is left out: transformers has no name for it"] if has_head else []
-    return exporting.export_model(*load(run_folder), folder, frame, str(run_folder), notes)
+    return exporting.export_model(*load(run_folder), folder, str(run_folder), notes)
 
 
 def is_published(path: str | Path) -> bool:
@@ -121,6 +119,8 @@ def read_weights(folder: str | Path) -> dict[str, Tensor]:
 def load_weights(folder: str | Path, model: nn.Module, tensors: dict | None = None) -> None:
     """Load `tensors`, by default those of model.safetensors, into the model; UserError if they do not fit."""
     expected, tensors = model.state_dict(), tensors or read_weights(folder)
+    if "trunk.tokens.weight" in tensors.keys() - expected.keys():
+        raise UserError(f"{folder}: a reward model, which only reinforce.py --reward takes")
     # The head of a fine-tuned model is left out if only the body is loaded.
     state = {name: t for name, t in tensors.items() if name in expected or name[:5] != "head."}
     check_state(Path(folder) / WEIGHTS, state, expected)

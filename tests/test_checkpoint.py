@@ -169,16 +169,14 @@ def test_both_kinds_of_tokenizer_come_back(model, tokenizer, tmp_path):
         checkpoint.load_tokenizer(tmp_path / "other.json")
 
 
-def test_export_says_what_stood_around_a_text_in_training(model, tmp_path, monkeypatch):
+def test_export_says_that_a_head_is_left_out(model, tmp_path, monkeypatch):
     checkpoint.save(model, None, tmp_path)
     monkeypatch.setattr(checkpoint.exporting, "export_model", lambda *given: given[2:])
-    assert checkpoint.export(tmp_path, "out") == ("out", ("[CLS]", "[SEP]"), str(tmp_path), [])
-    (tmp_path / "settings.json").write_text('{"objective": "translation"}')
-    assert checkpoint.export(tmp_path, "out")[1] == (None, "[SEP]"), "a text to translate has no beginning"
+    assert checkpoint.export(tmp_path, "out") == ("out", str(tmp_path), [])
     model.head = torch.nn.Linear(8, 2)
     checkpoint.save(model, None, tmp_path, overwrite=True)
     del model.head
-    assert "the fine-tuned head is left out" in checkpoint.export(tmp_path, "out")[3][0]
+    assert "the fine-tuned head is left out" in checkpoint.export(tmp_path, "out")[2][0]
 
 
 def test_published_models_are_told_from_runs(model, tmp_path):
@@ -191,7 +189,7 @@ def test_published_models_are_told_from_runs(model, tmp_path):
 
 def test_the_config_of_a_published_folder_is_one_of_ours(tmp_path):
     gpt2 = replace(PRESETS["gpt2"], vocab_size=11, n_decoder_layer=1, d_model=6, n_head=2, d_ff=10)
-    checkpoint.exporting.export_model(build(gpt2), None, tmp_path / "theirs", (None, None))
+    checkpoint.exporting.export_model(build(gpt2), None, tmp_path / "theirs")
     assert checkpoint.load_config(tmp_path / "theirs") == gpt2
     assert checkpoint.load(tmp_path / "theirs")[0].config == gpt2
 

@@ -125,7 +125,9 @@ def test_a_rule_as_reward_needs_no_pairs(script):
     Path("my_rules_of_the_test.py").write_text("def short(prompt, answer):\n    return answer[999]\n")
     del sys.modules["my_rules_of_the_test"]
     code, _, err = script("--reward-function my_rules_of_the_test:short --algorithm grpo --group-size 2")
-    assert code == 2 and "the reward function raised IndexError" in err and len(err.splitlines()) == 1, err
+    assert (
+        code == 2 and "the reward function gives no number (IndexError" in err and len(err.splitlines()) == 1
+    ), err
 
 
 @pytest.mark.reliability

@@ -37,10 +37,12 @@ class Continued(Pretraining):
         s = self.settings
         model, tokenizer = load_reader(s.init, choose_device(s.device).type)
         check_fit(s, model.config)
-        if not (saved := settings_of(s.init)):
-            print(f"--init {s.init}: its training texts are unknown; some may be in the validation set")
-        # Its seed too: this run's seed would draw other texts. For a published model the stories stand in.
-        known = {n: saved[n] for n in ("data", "seed", "n_documents") if n in saved} or dict(data=("world",))
+        known, saved = dict(data=("world",)), settings_of(s.init)
+        if saved and (saved["objective"] == "translation") == (s.objective == "translation"):
+            known = {n: saved[n] for n in ("data", "seed", "n_documents") if n in saved}  # its seed drew them
+        else:  # published, or of pairs where this run reads texts
+            print(f"--init {s.init}: its training texts are not at hand; some may be in the validation set")
+            print("The world's stand in for them, as general text in the table and for --replay")
         try:
             self.domain, self.general = corpus, Pretraining(replace(s, **known)).texts()
         except UserError as error:

@@ -25,7 +25,7 @@ def continued_command(given: dict, overrides: dict) -> dict:
     saved = settings_of(given["init"])
     if saved and saved["objective"] != "distillation":  # students go on without a teacher, by their kind
         options = OBJECTIVES[given.get("objective", saved["objective"])].objective.options(saved)
-        kept = {"objective", "model", "lr"} | (options.keys() - {"batch_size", "seed"})
+        kept = {"objective", "model", "lr", "extend_vocabulary"} | (options.keys() - {"seed"})
         taken = {name: value for name, value in saved.items() if name in kept}
     else:
         config = load_config(given["init"])

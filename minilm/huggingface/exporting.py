@@ -25,17 +25,15 @@ from .loading import GENERATION, MATRICES, SENTENCES
 from .names import NAMES, their_name
 from .tokenizers import BERT_ROLES, CUTS, SWITCHES
 
-Frame = tuple[str | None, str | None]  # the tokens before and after a text, by our names
 
-
-def export_model(model, tokenizer, folder: str | Path, frame: Frame, name="the model", notes=()) -> list[str]:
+def export_model(model, tokenizer, folder: str | Path, name="the model", notes=()) -> list[str]:
     """Write a new folder for AutoModel and AutoTokenizer; return and print notes on what is left out."""
     folder, config, kind = Path(folder), model.config, target(model.config, tokenizer, name)
     tensors, notes = their_tensors(model, kind, notes)
     if not make_folder(folder) and (folder.is_file() or any(folder.iterdir())):
         raise UserError(f"{folder} exists already: choose another name")
     if tokenizer is not None:
-        write_tokenizer(tokenizer, folder, frame if config.n_encoder_layer else (None, None), config)
+        write_tokenizer(tokenizer, folder, config)
         if kind == "qwen2" and getattr(tokenizer, "pattern", None) != "gpt4, digits apart":
             notes.append("AutoTokenizer would cut text as Qwen2 does: open it with PreTrainedTokenizerFast")
     ids = special_ids(tokenizer, kind, config)
@@ -147,7 +145,7 @@ def special_ids(tokenizer, kind: str, config: ModelConfig) -> dict:
     return ids
 
 
-def write_tokenizer(tokenizer: BPE | WordPiece, folder: Path, frame: Frame, config: ModelConfig) -> None:
+def write_tokenizer(tokenizer: BPE | WordPiece, folder: Path, config: ModelConfig) -> None:
     """Write the tokenizer's files."""
     roles = BERT_ROLES | begin_and_end(tokenizer, config)
     called = tokenizer.aliases | {token: token for token in tokenizer.special_tokens}
@@ -159,7 +157,8 @@ def write_tokenizer(tokenizer: BPE | WordPiece, folder: Path, frame: Frame, conf
         write_json(folder / "added_tokens.json", {t: tokenizer.encode(t)[0] for t in tokenizer.added_tokens})
     else:
         settings |= {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-        write_json(folder / "tokenizer.json", rust_tokenizer(tokenizer, frame))
+        frame = ("[CLS]", "[SEP]") if config.n_encoder_layer else ()  # around a text: see `rows.framed`
+        write_json(folder / "tokenizer.json", rust_tokenizer(tokenizer, *frame))
     inputs = ["input_ids", *(["token_type_ids"] if config.n_segments else []), "attention_mask"]
     settings |= {"model_max_length": tokenizer.longest or config.max_positions, "model_input_names": inputs}
     if tokenizer.longest:
@@ -167,14 +166,14 @@ def write_tokenizer(tokenizer: BPE | WordPiece, folder: Path, frame: Frame, conf
     write_json(folder / "tokenizer_config.json", settings)
 
 
-def rust_tokenizer(bpe: BPE, frame: Frame) -> dict:
-    """Return the tokenizer.json of a BPE; its post-processor puts the frame around one text or two."""
+def rust_tokenizer(bpe: BPE, begin: str | None = None, end: str | None = None) -> dict:
+    """Return the tokenizer.json of a BPE; its post-processor puts these tokens around one text or two."""
     whole = dict(sorted((bpe.encode(token)[0], token) for token in (*bpe.special_tokens, *bpe.added_tokens)))
     vocab = {whole.get(i) or token_name(token): i for i, token in sorted(bpe.vocab.items())}
     model = dict(type="BPE", vocab=vocab, merges=[[token_name(a), token_name(b)] for a, b in bpe.merges])
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     added = [dict(id=i, content=t, **flags, special=t in bpe.special_tokens) for i, t in whole.items()]
-    before, behind = ([bpe.aliases.get(name, name)] if name else [] for name in frame)
+    before, behind = ([bpe.aliases.get(name, name)] if name else [] for name in (begin, end))
     part = lambda kind, names, segment: [{kind: {"id": name, "type_id": segment}} for name in names]
     single = part("SpecialToken", before, 0) + part("Sequence", ["A"], 0) + part("SpecialToken", behind, 0)
     pair = single + part("Sequence", ["B"], 1) + part("SpecialToken", behind, 1)

@@ -55,7 +55,7 @@ def load(path: str | Path, device: str = "cpu", dtype=torch.float32) -> tuple[nn
     ends = read_json(folder / GENERATION, optional=True).get("eos_token_id")
     ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
     if bad := [i for i in ends if type(i) is not int or not 0 <= i < config.vocab_size]:
-        raise UserError(f"{folder / GENERATION}: eos_token_id {bad[0]!r}: expected ids < {config.vocab_size}")
+        raise UserError(f"{folder / GENERATION}: eos_token_id {bad[0]!r} is no id of the model: remove it")
     if tokenizer is not None:
         tokenizer.ends = tuple(ends)
     notes += [f"left out {name}, part of a task head" for name in tensors if TASK_HEADS.match(name)]

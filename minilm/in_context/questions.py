@@ -79,7 +79,7 @@ class FewShot(Pretraining):
 
     def __init__(self, settings: PretrainingSettings, overrides: dict | None = None):
         super().__init__(settings, overrides)
-        self.name, self.then = "in-context", "python prompt.py"
+        self.name, self.then = "in-context", "python prompt.py --model {run}"
         self.row = self.row._replace(objective=InContext)
 
     def closing(self, objective, model, before: dict, after: dict) -> tuple[list, dict, list[str]]:

@@ -109,7 +109,7 @@ class SentencePairs(SentenceRuns):
         has_next = self.runs[:, 1] - self.runs[:, 0] >= 2  # a single sentence has no next one
         self.runs, self.document_of = self.runs[has_next], self.document_of[has_next]
         if len(np.unique(self.document_of)) < 2:
-            raise UserError(f"{name}: no 2 texts of 2 sentences fit --context {context}: --no-next-sentence")
+            raise UserError(f"{name}: no 2 pairs fit --context {context}: raise it, or --no-next-sentence")
         first, last = self.runs.T
         middle = (first + last) // 2
         # A of a run is ids[start : border], its B ids[border : end]; (N,) each

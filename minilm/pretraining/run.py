@@ -13,7 +13,7 @@ from typing import ClassVar, Literal, NamedTuple
 
 import torch
 
-from ..checkpoint import is_published, load, load_config, load_tokenizer
+from ..checkpoint import load, load_config, load_tokenizer
 from ..model.config import PRESETS, ModelConfig
 from ..model.transformer import build, build_for_weights
 from ..plumbing import folders
@@ -70,7 +70,7 @@ class PretrainingSettings(TrainingSettings):
     eval_rows: int | None = None  # validation rows; none: what a tenth of the run's time allows; pairs: all
     errors: Literal["strict", "replace"] = "strict"  # replace: read on past bytes that are not UTF-8
     skip_bad: bool = False  # translation: leave out and count pairs with an empty side
-    tokenizer: str | None = None  # a tokenizer.json; none: a BPE is trained on the data
+    tokenizer: str | None = None  # a tokenizer.json; none: a BPE trained on the data, or the teacher's
     vocab_size: int | None = None  # number of tokens of the BPE that is trained; 262: bytes alone
     context: int | None = None  # tokens per row
     mask_share: float = 0.15  # masked: share of the tokens that are hidden
@@ -100,10 +100,10 @@ class PretrainingSettings(TrainingSettings):
         self.refuse(not self.init, ("replay", *words), "needs --init FOLDER (continued training)")
         self.refuse(new and self.extend_vocabulary == 0, ("new_rows",), "needs --extend-vocabulary N")
         used = {name: row.objective.options(vars(self)).keys() for name, row in OBJECTIVES.items()}
-        others = set().union(*used.values()) - used[self.objective] - {"n_documents", "next_sentence"}
-        # A student's tokenizer is its teacher's.
+        others = set().union(*used.values()) - used[self.objective] - {"n_documents"}
         others |= {"tokenizer", "vocab_size"} if self.objective == "distillation" else {"teacher"}
         others |= {"errors"} if self.objective == "translation" else {"skip_bad"}
+        others -= {"next_sentence"} if self.init or self.resume else set()  # said of a start that lacks it
         self.refuse(True, others, f"has no effect with --objective {self.objective}: leave it out")
 
 
@@ -164,13 +164,12 @@ class Pretraining:
         torch.manual_seed(settings.seed)  # for heads that a published checkpoint lacks
         model, tokenizer = self.start(corpus)
         check_fit(settings, model.config)
-        model.to(device)
         objective = self.objective(corpus, tokenizer)
+        model.head = objective.head
+        model.to(device)
         print(*objective.notes, sep="\n", end="\n" if objective.notes else "")
         if settings.show_batch:
             return print(*batch_lines(objective.batch(0, "train"), tokenizer, settings.show_batch), sep="\n")
-        if objective.head is not None:
-            model.head = objective.head.to(device)
         if settings.resume:  # check before anything is written: wrong flags must leave the run as it was
             optimizer = make_optimizer(model, settings.weight_decay, which=settings.optimizer)
             check_trainer(settings.out, model, optimizer, settings.steps)
@@ -188,7 +187,7 @@ class Pretraining:
         if "train.py" not in then:  # the other scripts know two worlds
             domain = "portuguese" if "portuguese" in domain else ""
         then += f" --data world:{domain}" if domain and "--data" not in then else ""
-        then = then.format(run=quoted([str(folder)]))
+        then = then.replace("{run}", quoted([str(folder)]))
         finish(folder, settings, tables, lines, results, outcome["seconds"], then)
         return folder
 
@@ -200,6 +199,7 @@ class Distilling(Pretraining):
         teacher = settings.teacher or newest_or_train("masked", settings.seed, settings.device)
         lr = RECIPES["distilbert" if load_config(teacher).d_model >= LARGE else "distilbert-tiny"]["lr"]
         super().__init__(replace(settings, teacher=str(teacher)).filled_in(dict(lr=lr)), overrides)
+        self.then += " " + typed("teacher", str(teacher))
 
     def texts(self):
         """Return all texts: the closing table compares the student with others that learn from them all."""
@@ -220,7 +220,7 @@ class Distilling(Pretraining):
 def settings_of(start: str) -> dict:
     """Return the settings of a pre-training run and of its model; {} for a model from elsewhere."""
     folder, known = Path(start), read_json(Path(start) / SETTINGS, optional=True)
-    if is_published(start) or ((folder / CONFIG).exists() and "objective" not in known):
+    if "objective" not in known and ((folder / CONFIG).exists() or not folder.exists()):
         return {}
     saved, overrides = read_settings(folder, PretrainingSettings, ModelConfig)
     return overrides | saved

@@ -3,9 +3,9 @@
 Source: Vaswani et al. 2017, "Attention Is All You Need", sections 3 and 5. In training, the decoder reads the
 correct words so far, not its own ("teacher forcing"); its causal mask hides the later ones.
 
-    input_ids          _Ana   _sold      _a _melon      . [SEP]      the encoder reads
-    decoder_input_ids [CLS]    _Ana _vendeu    _um _melão     .      the decoder reads
-    labels             _Ana _vendeu     _um _melão      . [SEP]      and must predict
+    input_ids         [CLS] _Ana   _sold   _a _melon      . [SEP]      the encoder reads
+    decoder_input_ids [CLS] _Ana _vendeu  _um _melão      .            the decoder reads
+    labels             _Ana _vendeu  _um _melão    . [SEP]             and must predict
 """
 
 import math
@@ -33,24 +33,23 @@ class Translation(Objective):
         self.corpus, self.label_smoothing = corpus, label_smoothing
         # [CLS] and [SEP] also serve as the begin and the end token of a text.
         self.begin, self.end, self.pad = map(tokenizer.special_id, ("[CLS]", "[SEP]", "[PAD]"))
-        self.sources, self.decoder_inputs, self.labels = {}, {}, {}
+        self.sources, self.decoder_inputs, self.labels, n_cut = {}, {}, {}, 0
         for split in SPLITS:
-            pairs = getattr(corpus, split)
-            self.sources[split] = self.encoded([source for source, _ in pairs], self.pad)
-            labels = self.labels[split] = self.encoded([target for _, target in pairs], IGNORED)
-            self.decoder_inputs[split] = RaggedRows(([self.begin, *row[:-1]] for row in labels), self.pad)
-        n_cut = sum(rows.n_cut for side in (self.sources, self.labels) for rows in side.values())
+            sources, targets = map(self.encoded, zip(*getattr(corpus, split), strict=True))
+            self.sources[split], n_cut = sources, n_cut + sources.n_cut + targets.n_cut
+            self.decoder_inputs[split] = RaggedRows((row[:-1] for row in targets), self.pad)
+            self.labels[split] = RaggedRows((row[1:] for row in targets), IGNORED)
         self.notes = notes_on_cuts(n_cut, "cut {:,} texts", context)
         self.n_bucket = max(1, len(corpus.train) // batch_size)  # batches per epoch
         self.buckets_of = lru_cache(1)(self.buckets_of)  # keeps the buckets of the current epoch
 
-    def encoded(self, texts: Sequence[str], pad_id: int) -> RaggedRows:
-        """Return the ids of each text and a final [SEP]; a text that is cut has none: it did not end there.
+    def encoded(self, texts: Sequence[str]) -> RaggedRows:
+        """Return each text as [CLS] text [SEP]; a text that is cut has no [SEP]: it did not end there.
 
         A text is encoded with a space before it, so that a word is the same token wherever it stands.
         """
-        ids = ([*self.tokenizer.encode(" " + text, allow_special=False), self.end] for text in texts)
-        return RaggedRows(ids, pad_id, longest=self.context)
+        ids = (self.tokenizer.encode(" " + text, allow_special=False) for text in texts)
+        return RaggedRows(([self.begin, *row, self.end] for row in ids), self.pad, longest=self.context)
 
     def batch(self, step: int, split: str) -> dict[str, Tensor]:
         """Return a batch of pairs, padded to the longest, and the denominators n_label, n_byte (0-d).
@@ -102,7 +101,7 @@ class Translation(Objective):
 
         Texts longer than the context are cut. Texts of similar length are translated together.
         """
-        sources = self.encoded(texts, self.pad)
+        sources = self.encoded(texts)
         never = self.tokenizer.never_written(model.config.vocab_size, self.end)
         options = dict(temperature=0, n_beam=n_beam, eos_id=self.end, forbidden_ids=never)
         options |= dict(decoder_start_id=self.begin, pad_id=self.pad, overflow="stop")

@@ -272,10 +272,10 @@ def ppo_loss(policy: Policy, batch: dict, rule, details: PPODetails) -> tuple[Te
 
 
 def learning_rate(step: int, settings: TrainingSettings, anneal: bool) -> float:
-    """Return the rate of a step (counted from 0): it rises over `warmup` steps; with `anneal` it falls to 0.
+    """Return a step's rate (counted from 0): rising in `warmup` steps, at most half, then falling (`anneal`).
 
     Differs from Ziegler et al. 2019, who do not warm up: Adam's first updates are as large as `lr` whatever
     the gradient, which is enough for a small model to lose its language before it has learnt anything.
     """
-    rise = min(1.0, (step + 1) / (settings.warmup or 1))
+    rise = min(1.0, (step + 1) / (min(settings.warmup, settings.steps // 2) or 1))
     return settings.lr * rise * (1 - step / settings.steps if anneal else 1.0)

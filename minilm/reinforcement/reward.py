@@ -116,7 +116,7 @@ class Rule:
             try:
                 scores.append(float(self.function(prompt, answer.strip())))
             except Exception as error:  # noqa: BLE001 - whatever the user's function does
-                raise UserError(f"the reward function raised {error!r} {text}") from None
+                raise UserError(f"the reward function gives no number ({error!r}) {text}") from None
             if not math.isfinite(scores[-1]):
                 raise UserError(f"the reward function returned {scores[-1]}, not a finite number, {text}")
         return torch.tensor(scores, dtype=torch.float32, device=rollout.ids.device)

@@ -54,6 +54,8 @@ class Reinforcement(Rounds):
             load_trainer(s.out, s.dpo_steps if s.algorithm == "dpo" else s.steps)
         self.folder = begin("ablation" if s.ablate else "reinforce", s)
         if not s.resume:  # so that a run can be resumed even if it stops before PPO begins
+            for old in ("reward", "dpo", *(f"reward-{n}" for n in range(9))):  # of a run replaced
+                (self.folder / old / TRAINER).unlink(missing_ok=True)
             save_trainer(self.folder, dict(step=0, model=self.env.reference.state_dict()))
         try:
             accuracy = self.make_reward()
@@ -71,8 +73,7 @@ class Reinforcement(Rounds):
 
     def stage(self, folder: Path | None, s: ReinforceSettings, **changes) -> TrainingSettings:
         """Return the settings of one training; with --resume it goes on from a checkpoint in its folder."""
-        found = folder is not None and s.resume and (folder / TRAINER).exists()
-        goes_on = found and load_trainer(folder)["step"] > 0
+        goes_on = bool(folder and s.resume and (folder / TRAINER).exists() and load_trainer(folder)["step"])
         if folder and folder != self.folder:
             from_first(lambda: choose_folder("", str(folder), overwrite=not goes_on, resume=goes_on))
         names = {field.name for field in fields(TrainingSettings)} & set(vars(s))

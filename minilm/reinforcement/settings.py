@@ -39,7 +39,7 @@ class ReinforceSettings(PPODetails, CommonSettings):
     max_new_tokens: int = 32  # longest answer, in tokens
     temperature: float = 0.7  # divides the logits, both in sampling and in scoring
     lr: float | None = None  # highest learning rate of PPO and GRPO; none: 4e-4 (a large model: 1e-5)
-    warmup: int = 10  # steps in which the learning rate rises: Adam's first updates are large
+    warmup: int = 10  # steps in which the learning rate rises (at most half): Adam's first updates are large
     clip: float = 1.0  # largest norm of the gradient; 0: no clipping
     contrast: bool = True  # after PPO or GRPO, for the table: the same with --kl 0, DPO and best of n
     best_of: int = 4  # the n of best of n: answers of the start to a prompt, of which the best counts

@@ -84,7 +84,7 @@ def load_corpus(source, seed: int = 0, n_documents=None, errors: str = "strict",
     UTF-8. Texts of files of over `LARGE` bytes in all stay in the folder `store`, if given, not in memory.
     """
     sources, weights = weights_of([source] if isinstance(source, str | Path) else source)
-    name, domain = checked_sources(sources, SOURCES)[0], sources[0].partition(":")[2] or "stories"
+    name, domain = checked_sources(sources, SOURCES, weights)[0], sources[0].partition(":")[2] or "stories"
     if name not in SOURCES:
         corpus = files_corpus(sources, errors, store, weights)
     elif name == "python-docs":
@@ -102,15 +102,15 @@ def load_corpus(source, seed: int = 0, n_documents=None, errors: str = "strict",
     return corpus
 
 
-def checked_sources(source, known: Iterable[str]) -> list[str]:
+def checked_sources(source, known: Iterable[str], weights=None) -> list[str]:
     """Return a list: one known source, or existing files and folders; UserError for anything else."""
     sources = [str(one) for one in ([source] if isinstance(source, str | Path) else source)]
     for name in sources:
         if name.partition(":")[0] not in ("world", "python-docs"):
             if not os.path.exists(name):
                 raise missing(Path(name), tuple(known))
-        elif len(sources) > 1:
-            raise UserError(f"{', '.join(sources)}: only files and folders can be joined; give {name} alone")
+        elif len(sources) > 1 or weights is not None:
+            raise UserError(f"{name} stands alone, without a weight: only files and folders can be joined")
         elif name not in known:
             raise UserError(f"{name}: expected one of {', '.join(known)}{suggest(name, known)}")
     return sources
@@ -219,7 +219,7 @@ def with_shares(texts, source_of, sizes, weights, names) -> tuple[np.ndarray, li
     """
     n_byte = np.bincount(source_of, sizes, len(weights))  # (S,)
     if not n_byte.all():
-        raise UserError(f"{names[n_byte.argmin()]}: no training text in it, so it can have no weight")
+        raise UserError(f"{names[n_byte.argmin()]}: no training text of its own, so it can have no weight")
     times = weights / n_byte / (weights / n_byte).min()  # (S,), 1.0 for the source that needs no repeats
     n_copy = np.diff(np.floor(times[source_of].cumsum() + 1e-6), prepend=0)  # (n,), 2.5 times: 2, 3, 2, ...
     told = "{}: {:.2f} of the training bytes, each text {:.1f} times"

@@ -126,4 +126,4 @@ class WordPiece(Tokenizer):
 
     def extend(self, texts, n_new: int) -> "WordPiece":
         """Refuse: a new piece would change how known words are cut."""
-        raise UserError("--extend-vocabulary learns merges, which a WordPiece vocabulary lacks: leave it out")
+        raise UserError("a WordPiece vocabulary cannot learn new tokens: give --extend-vocabulary 0")

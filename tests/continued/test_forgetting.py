@@ -57,7 +57,7 @@ def test_the_general_text_is_the_one_that_the_model_has_read(settings, tmp_path,
     run, _, _ = started(settings, seed=6, n_documents=20)
     general = load_corpus("world", 5, 50)
     assert run.general.validation == general.validation and len(run.general.train) == len(general.train)
-    assert "training texts are unknown" not in capsys.readouterr().out
+    assert "training texts are" not in capsys.readouterr().out
     (tmp_path / "run" / "settings.json").write_text(
         json.dumps(saved | dict(data=["gone.txt"])), encoding="utf-8"
     )
@@ -67,7 +67,8 @@ def test_the_general_text_is_the_one_that_the_model_has_read(settings, tmp_path,
     (tmp_path / "run" / "settings.json").unlink()
     started(settings, n_documents=50)
     told = capsys.readouterr().out
-    assert "its training texts are unknown" in told, "validation texts may be known: nothing says so"
+    assert "its training texts are not at hand" in told, "validation texts may be known: nothing says so"
+    assert "The world's stand in for them" in told, "what is general, and replayed, is not said"
 
 
 def test_the_general_text_measured_is_none_that_is_learnt_from_now(settings, monkeypatch):

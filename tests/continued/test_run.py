@@ -32,7 +32,7 @@ def test_a_run_of_another_regime_goes_on_as_its_kind_of_model_does(settings, tmp
     assert made.general.name == "world", "its labelled examples are no text to measure on"
     (folder / "settings.json").unlink()
     assert continued_command(given, {}) == found, "a model that a program has saved"
-    with pytest.raises(UserError, match="not a run that can be continued"):
+    with pytest.raises(UserError, match="absent: not a run folder of minilm, no such folder"):
         continued_command(dict(init=str(tmp_path / "absent")), {})
 
 

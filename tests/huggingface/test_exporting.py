@@ -45,7 +45,7 @@ def bpe():
 @pytest.mark.parametrize("kind", published.CONFIGS)
 def test_a_published_model_comes_back_as_it_was(kind, tmp_path):
     folder = published.folder(tmp_path / "published", kind)
-    export_model(*minilm.load(folder), tmp_path / "back", FRAME)
+    export_model(*minilm.load(folder), tmp_path / "back")
     config = json.loads((tmp_path / "back" / "config.json").read_text())
     assert config["model_type"] == kind
     known = json.loads((folder / "config.json").read_text())
@@ -89,7 +89,7 @@ def test_our_models_come_back_with_their_numbers(name, changes, kind, bpe, tmp_p
     model = build(small(name, **changes)).eval()
     for p in model.parameters():
         torch.nn.init.normal_(p, std=0.3)
-    export_model(model, bpe, tmp_path / "out", FRAME)
+    export_model(model, bpe, tmp_path / "out")
     assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == kind
     again, tokenizer = minilm.load(tmp_path / "out")
     ids = torch.tensor([[5, 6, 7, 8]])
@@ -140,12 +140,12 @@ def test_what_has_no_equivalent_is_refused_with_the_flags_that_help(name, change
 
 
 def test_an_encoder_without_the_dense_layer_goes_without_its_head(bpe, tmp_path, capsys):
-    notes = export_model(build(small("bert-tiny")), bpe, tmp_path / "out", FRAME)
+    notes = export_model(build(small("bert-tiny")), bpe, tmp_path / "out")
     assert len(notes) == 1 and "--head-transform" in notes[0] and notes[0] in capsys.readouterr().err
     tensors = read_tensors(tmp_path / "out" / "model.safetensors")
     assert not any(name.startswith("cls.predictions") for name in tensors)
     assert "cls.seq_relationship.weight" in tensors
-    notes = export_model(build(small("distilbert-tiny")), bpe, tmp_path / "out2", FRAME)
+    notes = export_model(build(small("distilbert-tiny")), bpe, tmp_path / "out2")
     assert any("no pooler" in note for note in notes)
 
 
@@ -158,21 +158,22 @@ def test_an_untied_head_has_its_bias_twice():
 
 def test_nothing_is_overwritten(bpe, tmp_path):
     (tmp_path / "empty").mkdir()
-    export_model(build(small("gpt-tiny")), bpe, tmp_path / "empty", FRAME)
+    export_model(build(small("gpt-tiny")), bpe, tmp_path / "empty")
     (tmp_path / "mine").write_text("x")
     for taken in (tmp_path, tmp_path / "mine"):
         with pytest.raises(UserError, match=f"{taken} exists already"):
-            export_model(build(small("gpt-tiny")), bpe, taken, FRAME)
+            export_model(build(small("gpt-tiny")), bpe, taken)
 
 
-@pytest.mark.parametrize("objective", ["translation", "masked"])
+@pytest.mark.parametrize("objective", ["translation", "masked", "causal"])
 def test_a_run_folder(objective, bpe, tmp_path):
-    name = dict(translation="transformer-tiny", masked="bert-base")[objective]
+    name = dict(translation="transformer-tiny", masked="bert-base", causal="gpt-tiny")[objective]
     minilm.save(build(small(name)), bpe, tmp_path / "run")
     (tmp_path / "run" / "settings.json").write_text(json.dumps(dict(objective=objective, out="translation")))
     minilm.export(tmp_path / "run", tmp_path / "out")
-    rule = str(json.loads((tmp_path / "out" / "tokenizer.json").read_bytes())["post_processor"]["single"])
-    assert "[SEP]" in rule and ("[CLS]" in rule) == (objective == "masked"), "as the model had it in training"
+    rule = json.loads((tmp_path / "out" / "tokenizer.json").read_bytes())["post_processor"]
+    around = [] if rule is None else [part["SpecialToken"]["id"] for part in rule["single"][::2]]
+    assert around == ([] if objective == "causal" else ["[CLS]", "[SEP]"]), "as the model had it in training"
     minilm.save(build(small("bart-tiny")), bpe, tmp_path / "alibi")
     with pytest.raises(UserError, match="alibi: transformers has no encoder-decoder"):
         minilm.export(tmp_path / "alibi", tmp_path / "no")
@@ -224,7 +225,7 @@ def test_positions_are_laid_out_as_they_have_them():
 
 
 def test_a_bpe_there_and_back(bpe, tmp_path):
-    write_tokenizer(bpe, tmp_path, FRAME, small("bert-base", max_positions=77))
+    write_tokenizer(bpe, tmp_path, small("bert-base", max_positions=77))
     again, notes = read_tokenizer(tmp_path, {"model_type": "bert"})
     text, ids = "a b ab\n[SEP] é漢", list(map(bpe.special_id, SPECIAL_TOKENS))
     assert again.encode(text) == bpe.encode(text) and notes == []
@@ -233,7 +234,7 @@ def test_a_bpe_there_and_back(bpe, tmp_path):
     assert settings["model_max_length"] == 77 and settings["eos_token"] == "[SEP]"
     assert settings["pad_token"] == "[PAD]" and settings["mask_token"] == "[MASK]"
     gpt2 = BPE({**bpe.vocab, 300: b"<|end|>"}, bpe.merges, ["<|end|>"], aliases={"<|endoftext|>": "<|end|>"})
-    write_tokenizer(gpt2, tmp_path, (None, None), small("gpt2"))
+    write_tokenizer(gpt2, tmp_path, small("gpt2"))
     settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
     named = {name: token for name, token in settings.items() if name.endswith("_token")}
     assert named == {"bos_token": "<|end|>", "eos_token": "<|end|>"}
@@ -245,7 +246,7 @@ def test_a_bpe_there_and_back(bpe, tmp_path):
 
 
 def test_the_file_of_the_rust_library(bpe):
-    data = rust_tokenizer(bpe, FRAME)
+    data = rust_tokenizer(bpe)
     assert data["model"]["vocab"]["[MASK]"] == bpe.special_id("[MASK]")
     assert len(data["model"]["vocab"]) == bpe.vocab_size
     assert data["model"]["merges"][0] == [token_name(token) for token in bpe.merges[0]]
@@ -257,21 +258,21 @@ def test_what_stands_around_texts(bpe):
     def names(rule: list[dict]) -> list[tuple]:
         return [(part["id"], part["type_id"]) for entry in rule for part in entry.values()]
 
-    rule = rust_tokenizer(bpe, FRAME)["post_processor"]
+    rule = rust_tokenizer(bpe, *FRAME)["post_processor"]
     assert names(rule["pair"]) == [("[CLS]", 0), ("A", 0), ("[SEP]", 0), ("B", 1), ("[SEP]", 1)]
     assert rule["special_tokens"]["[SEP]"]["ids"] == [bpe.special_id("[SEP]")]
-    assert rust_tokenizer(bpe, (None, None))["post_processor"] is None
-    assert names(rust_tokenizer(bpe, (None, "[SEP]"))["post_processor"]["single"]) == [("A", 0), ("[SEP]", 0)]
+    assert rust_tokenizer(bpe)["post_processor"] is None
+    assert names(rust_tokenizer(bpe, None, "[SEP]")["post_processor"]["single"]) == [("A", 0), ("[SEP]", 0)]
     other = BPE.train(["a"], 260, ["<s>", "</s>"])
     other.aliases = {"[CLS]": "<s>", "[SEP]": "</s>"}
-    first = rust_tokenizer(other, FRAME)["post_processor"]["single"][0]
+    first = rust_tokenizer(other, *FRAME)["post_processor"]["single"][0]
     assert first == {"SpecialToken": {"id": "<s>", "type_id": 0}}
 
 
 def test_a_wordpiece_there_and_back(tmp_path):
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "ab", "##c", "\u2028", "é"]
     wordpiece = WordPiece(tokens, lower_case=False, strip_accents=True, chinese_characters=False)
-    write_tokenizer(wordpiece, tmp_path, FRAME, small("bert-base"))
+    write_tokenizer(wordpiece, tmp_path, small("bert-base"))
     again, _ = read_tokenizer(tmp_path, {"model_type": "bert"})
     assert again.tokens == wordpiece.tokens
     assert (again.lower_case, again.strip_accents, again.chinese_characters) == (False, True, False)
@@ -279,17 +280,17 @@ def test_a_wordpiece_there_and_back(tmp_path):
 
 def test_the_rust_library_is_told_to_change_nothing_of_a_text(bpe, tmp_path):
     as_bytes = dict(type="ByteLevel", add_prefix_space=False, trim_offsets=True, use_regex=True)
-    data = rust_tokenizer(bpe, FRAME)
+    data = rust_tokenizer(bpe)
     assert (data["version"], data["pre_tokenizer"], data["decoder"]) == ("1.0", as_bytes, as_bytes)
     untouched = dict(single_word=False, lstrip=False, rstrip=False, normalized=False)
     added = [dict(id=i, content=token, special=True) | untouched for i, token in enumerate(SPECIAL_TOKENS)]
     assert data["added_tokens"] == added
     word = BPE(bpe.vocab | {300: b"word"}, bpe.merges, SPECIAL_TOKENS, added_tokens=["word"])
     plain = dict(id=300, content="word", special=False)
-    assert rust_tokenizer(word, FRAME)["added_tokens"][-1] == plain | untouched
+    assert rust_tokenizer(word)["added_tokens"][-1] == plain | untouched
 
     def cutter(pattern: str) -> dict:
-        return rust_tokenizer(BPE.train(["a"], 256, pattern=pattern), (None, None))["pre_tokenizer"]
+        return rust_tokenizer(BPE.train(["a"], 256, pattern=pattern))["pre_tokenizer"]
 
     digits = dict(type="Digits", individual_digits=True)
     assert cutter("gpt2, digits apart") == dict(type="Sequence", pretokenizers=[digits, as_bytes])
@@ -297,7 +298,7 @@ def test_the_rust_library_is_told_to_change_nothing_of_a_text(bpe, tmp_path):
     assert split.pop("pattern")["Regex"].startswith("(?i:'s|'t|")
     assert split == dict(type="Split", behavior="Isolated", invert=False)
     assert after == as_bytes | dict(use_regex=False), "it is cut already"
-    write_tokenizer(bpe, tmp_path, FRAME, small("bert-base", max_positions=77))
+    write_tokenizer(bpe, tmp_path, small("bert-base", max_positions=77))
     settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
     assert settings["clean_up_tokenization_spaces"] is False
     assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
@@ -305,7 +306,7 @@ def test_the_rust_library_is_told_to_change_nothing_of_a_text(bpe, tmp_path):
 
 def test_words_that_were_added_to_a_wordpiece_keep_their_ids(tmp_path):
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "ab", "covid"]
-    write_tokenizer(WordPiece(tokens, added_tokens=["covid"]), tmp_path, FRAME, small("bert-base"))
+    write_tokenizer(WordPiece(tokens, added_tokens=["covid"]), tmp_path, small("bert-base"))
     assert json.loads((tmp_path / "added_tokens.json").read_text()) == {"covid": 6}
 
 
@@ -345,23 +346,23 @@ def test_all_ends_of_a_chat_model_go_along(tmp_path):
 def test_pairs_have_segments_there_where_the_model_has_some(bpe, tmp_path):
     for n_segments in (0, 2):
         model, folder = build(small("bert-base", n_segments=n_segments)), tmp_path / str(n_segments)
-        export_model(model, bpe, folder, FRAME)
+        export_model(model, bpe, folder)
         inputs = json.loads((folder / "tokenizer_config.json").read_text())["model_input_names"]
         assert ("token_type_ids" in inputs) == (n_segments == 2), "else transformers reads a pair as one text"
 
 
 def test_who_opens_a_qwen2_is_told_how_to_read_texts(bpe, tmp_path):
     config = small("llama-tiny", n_kv_head=1, biases="qkv")
-    (note,) = export_model(build(config), bpe, tmp_path / "ours", FRAME)
+    (note,) = export_model(build(config), bpe, tmp_path / "ours")
     assert "PreTrainedTokenizerFast" in note, "AutoTokenizer cuts digits, say, by another rule than ours"
     as_qwen2 = BPE(bpe.vocab, bpe.merges, SPECIAL_TOKENS, pattern="gpt4, digits apart")
-    assert export_model(build(config), as_qwen2, tmp_path / "theirs", FRAME) == []
+    assert export_model(build(config), as_qwen2, tmp_path / "theirs") == []
 
 
 def test_a_sentence_model_reads_as_far_there_as_here(bpe, tmp_path):
     for longest in (None, 5):
         bpe.longest = longest
-        export_model(build(small("bert-base", max_positions=9)), bpe, tmp_path / f"{longest}", FRAME)
+        export_model(build(small("bert-base", max_positions=9)), bpe, tmp_path / f"{longest}")
         settings = json.loads((tmp_path / f"{longest}" / "tokenizer_config.json").read_text())
         assert settings["model_max_length"] == (longest or 9)
         assert minilm.load(tmp_path / f"{longest}")[1].longest == longest, (

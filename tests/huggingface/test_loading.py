@@ -399,7 +399,9 @@ def test_a_model_says_at_which_tokens_it_stops(said, ends, tmp_path):
 def test_ends_that_are_no_ids_are_named(said, tmp_path):
     folder = published.folder(tmp_path / "gpt2", "gpt2")
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": said}))
-    with pytest.raises(UserError, match=r"generation_config\.json: eos_token_id .*expected ids") as caught:
+    with pytest.raises(
+        UserError, match=r"generation_config\.json: eos_token_id .* is no id of the model"
+    ) as caught:
         load(folder)
     assert "\n" not in str(caught.value)
 

@@ -138,7 +138,7 @@ def test_an_added_word_is_one_token_of_a_text(kind, text, tmp_path):
     assert text[slice(*places[ids.index(n)])].lower() == "covid-x"
     found.save(tmp_path / "saved.json")
     (tmp_path / "out").mkdir()
-    write_tokenizer(found, tmp_path / "out", (None, None), PRESETS["gpt2"])
+    write_tokenizer(found, tmp_path / "out", PRESETS["gpt2"])
     for again in type(found).load(tmp_path / "saved.json"), read_tokenizer(tmp_path / "out", BERT)[0]:
         assert again.encode(text) == ids and again.added_tokens == ("covid-x",), "lost, or made special"
 

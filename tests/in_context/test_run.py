@@ -32,7 +32,7 @@ def test_gpt_on_few_shot_documents_is_told_from_other_gpts(tmp_path, monkeypatch
     folder = FewShot(settings(), dict(d_model=8, n_head=2, d_ff=12)).run()
     out = capsys.readouterr().out
     assert folder == Path("runs/in-context"), "runs/causal is the GPT of the stories"
-    assert "lookup, key that is no word" in out and out.endswith("Next: python prompt.py\n")
+    assert "lookup, key that is no word" in out and out.endswith(f"Next: python prompt.py --model {folder}\n")
     assert run.newest_or_train("in-context", kind=FewShot) == folder
 
 

@@ -300,7 +300,7 @@ def test_documents_of_one_sentence_give_no_pair(bpe):
 
 @pytest.mark.parametrize("texts", [["D0 a. D0 b. D0 c. D0 d."], ["D0 a. D0 b.", "Alone."], []])
 def test_one_document_is_too_few(bpe, texts):
-    with pytest.raises(UserError, match=r"plays\.txt.*--no-next-sentence"):
+    with pytest.raises(UserError, match=rf"plays\.txt.*--context {CONTEXT}: raise it, .*--no-next-sentence"):
         SentencePairs(texts, bpe, CONTEXT, name="plays.txt")
 
 

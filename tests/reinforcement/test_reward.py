@@ -144,7 +144,8 @@ def test_a_rule_that_gives_no_number_names_the_text(rollout, value):
         return value if answer == "worse" else 1.0
 
     with pytest.raises(
-        UserError, match="the reward function (returned|raised) .* for the prompt 'Ana' and .*'worse'"
+        UserError,
+        match="the reward function (returned|gives no number) .* for the prompt 'Ana' and .*'worse'",
     ):
         module.Rule(worse).scores(rollout, [("p", " fine"), ("Ana", " worse")])
 

@@ -333,9 +333,11 @@ def test_weights_that_say_nothing_are_refused(write, message):
     a, b = write("a.txt", "\n\n".join(speeches(30))), write("b.txt", "")
     for sources in ([f"{a}:1", b], [a, f"{b}:1"], [f"{a}:1", f"{b}:0"]):
         assert "no weight above 0; give each one (a.txt:0.7), or none" in message(load_corpus, sources)
-    assert "b.txt: no training text in it" in message(load_corpus, [f"{a}:1", f"{b}:1"])
+    assert "b.txt: no training text of its own" in message(load_corpus, [f"{a}:1", f"{b}:1"])
     assert "no such file" in message(load_corpus, [f"{a}:1", f"{b}.no:1"])
-    assert "world alone" in message(load_corpus, ["world:1", f"{a}:1"])
+    assert "world stands alone, without a weight" in message(load_corpus, ["world:1", f"{a}:1"])
+    for alone in ("world:1", "world:reports:0.5", "python-docs:2"):
+        assert "stands alone, without a weight" in message(load_corpus, alone), "it would be passed over"
 
 
 def test_a_vocabulary_is_made_of_a_sample_of_stored_text(tmp_path, write, monkeypatch):

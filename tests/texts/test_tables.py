@@ -207,9 +207,9 @@ def test_aligned_files_pair_line_with_line(write, message):
 
 
 def test_conll_takes_the_first_and_the_last_column(write):
-    text = "-DOCSTART- -X- O O\n\nAnna NNP I-NP B-PER\nran VBD I-VP O\n\n \nHome\tNN\tI-NP\tO\n# # O O\n\n1 x y O"
+    text = "-DOCSTART- -X- O O\n\nAnna NNP I-NP B-PER\nran VBD I-VP O\n\n \nHome\tNN\tI-NP\tO\n# # O O\n"
     sentences = [(["Anna", "ran"], ["B-PER", "O"]), (["Home", "#"], ["O", "O"]), (["1"], ["O"])]
-    assert read_conll(write("a.conll", text)) == sentences
+    assert read_conll(write("a.conll", text + "\n1 x y O")) == sentences
 
 
 @pytest.mark.parametrize(
