@@ -152,6 +152,10 @@ def test_weights_of_another_model_are_refused(model, tmp_path):
     other = build(replace(SMALL, final_norm=True))
     with pytest.raises(UserError, match=r"model\.safetensors does not fit the model: 2 missing"):
         checkpoint.load_weights(tmp_path, other)
+    checkpoint.write_tensors(tmp_path / "model.safetensors", {"trunk.tokens.weight": model.tokens.weight})
+    with pytest.raises(UserError, match="a reward model, which only reinforce.py --reward takes"):
+        checkpoint.load(tmp_path)
+    checkpoint.save(model, None, tmp_path, overwrite=True)
     other = build(SMALL)
     checkpoint.load_weights(tmp_path, other)
     assert torch.equal(other.tokens.weight, model.tokens.weight)

@@ -189,6 +189,15 @@ def test_an_interrupted_run_goes_on_bit_for_bit(script, interrupted, flags, at, 
     assert part == whole
 
 
+def test_a_run_that_replaced_another_resumes_with_nothing_of_it(script, interrupted):
+    assert script("--out part --steps 6 --seed 9")[0] == script("--out whole --steps 6")[0] == 0
+    interrupted("--steps 6 --overwrite", 2)  # its reward model and its DPO are still to come
+    assert script("--resume --out part", tiny=False)[0] == 0
+    for folder in ("", "/reward-1", "/reward", "/dpo"):
+        whole, part = (load_trainer(f"{name}{folder}")["model"] for name in ("whole", "part"))
+        small.assert_equal(whole, part, f"{folder or 'the policy'} is that of the run that was replaced")
+
+
 @pytest.mark.parametrize(
     "flags, message",
     [

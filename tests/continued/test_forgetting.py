@@ -9,6 +9,8 @@ import small
 from minilm.checkpoint import save
 from minilm.continued import forgetting
 from minilm.continued.forgetting import HEADER, Continued, with_replay
+from minilm.model.config import ModelConfig
+from minilm.model.transformer import build
 from minilm.plumbing.errors import UserError
 from minilm.pretraining.run import Pretraining
 from minilm.texts.corpus import Corpus, load_corpus
@@ -69,6 +71,19 @@ def test_the_general_text_is_the_one_that_the_model_has_read(settings, tmp_path,
     told = capsys.readouterr().out
     assert "its training texts are not at hand" in told, "validation texts may be known: nothing says so"
     assert "The world's stand in for them" in told, "what is general, and replayed, is not said"
+
+
+@pytest.mark.parametrize("saved, now", [("denoising", "translation"), ("translation", "denoising")])
+def test_texts_and_pairs_do_not_stand_for_each_other(settings, tmp_path, capsys, saved, now):
+    sizes = dict(n_encoder_layer=1, n_decoder_layer=1, d_model=8, n_head=2, d_ff=12, max_positions=24)
+    model = build(ModelConfig(vocab_size=small.tokenizer().vocab_size, **sizes))
+    save(model, small.tokenizer(), tmp_path / "run", overwrite=True)
+    found = dict(objective=saved, data=["gone.txt"], seed=5)
+    (tmp_path / "run" / "settings.json").write_text(json.dumps(found), encoding="utf-8")
+    run = Continued(dataclasses.replace(settings, objective=now, data=None, n_documents=20))
+    domain = Pretraining(dataclasses.replace(run.settings, data=("world",))).texts()
+    run.start(domain)
+    assert run.general.name == "world" and "The world's stand in for them" in capsys.readouterr().out
 
 
 def test_the_general_text_measured_is_none_that_is_learnt_from_now(settings, monkeypatch):

@@ -61,6 +61,10 @@ def test_a_run_goes_on_at_its_own_rate(settings, tmp_path):
     assert (found.lr, found.warmup, found.steps) == (7e-4, 50, 400), "its rate, and not its length"
     assert found.seed == 0, "the seed is that of the command"
     assert continued_command(dict(init=settings.init, lr=2e-4), {})["lr"] == 2e-4, "a given value wins"
+    saved |= dict(batch_size=16, extend_vocabulary=0)  # as a published model went on
+    (tmp_path / "run" / "settings.json").write_text(json.dumps(saved), encoding="utf-8")
+    found = with_recipe(PretrainingSettings(**continued_command(dict(init=settings.init), {})))
+    assert (found.batch_size, found.extend_vocabulary) == (16, 0), "a rate is for its size of batches"
 
 
 def test_what_the_start_has_decided_already_is_named(settings):

@@ -13,6 +13,8 @@ from minilm.model.config import ModelConfig
 from minilm.model.generate import generate
 from minilm.model.transformer import build
 from minilm.plumbing.errors import UserError
+from minilm.pretraining.translation import Translation
+from minilm.texts.pairs import Pairs
 from minilm.tokenizer.bpe import BPE
 from minilm.tokenizer.rows import chat_ids
 
@@ -43,6 +45,19 @@ def test_a_text_is_what_generate_writes(kind):
         want = want[1:] if kind == "encoder-decoder" else want[len(prompt) :]
         assert writer.write("Ana sells", seed) == tokenizer.decode([i for i in want if i not in SPECIALS])
     assert writer.write("Ana sells", 0) != writer.write("Ana sells", 1)
+
+
+def test_a_source_is_read_as_the_model_reads_it_in_training():
+    """Regime 1's translations and regime 6's prompts must frame a text alike."""
+    texts = ["Ana sells", "Rui", "Eva sells the sun"]
+    writer = writer_of("encoder-decoder", temperature=0.0, max_new_tokens=20)
+    pairs = Pairs("pairs", [(text, text) for text in texts], [("a", "b")])
+    objective = Translation(pairs, small.tokenizer(), context=20, batch_size=2)
+    written = [writer.write(text) for text in texts]
+    assert [text.strip() for text in written] == objective.translate(writer.model, texts), (
+        "as in `rows.framed`"
+    )
+    assert len(set(written)) == 3
 
 
 @pytest.mark.parametrize("n_beam", [1, 2, 3])

@@ -21,6 +21,11 @@ def test_words_of_the_slides_are_found():
     ours = ["masked", "causal", "denoising", "translation", "distillation"]
     for word, name in (("mlm", "masked"), ("BERT", "masked"), ("gpt", "causal"), ("bart", "denoising")):
         assert suggest(word, ours) == f" (did you mean {name!r}?)"
+    tasks = ["classification", "pair", "similarity", "tagging", "span", "text-to-text"]
+    for word, name in dict(
+        ner="tagging", qa="span", nli="pair", sts="similarity", seq2seq="text-to-text"
+    ).items():
+        assert suggest(word, tasks) == f" (did you mean {name!r}?)"
     assert suggest("bert", ["causal", "bert-tiny"]) == " (did you mean 'bert-tiny'?)", "only where we have it"
 
 

@@ -175,10 +175,16 @@ def test_what_does_not_fit_is_named():
     (dict(objective="translation", errors="replace"), "--errors replace has no effect with --objective"),
     (dict(objective="causal", whole_word=True), "--whole-word has no effect with --objective causal"),
     (dict(objective="translation", noise="masking"), "--noise masking has no effect with --objective trans"),
+    (dict(objective="distillation", next_sentence=False), "--no-next-sentence has no effect with --obj"),
 ])  # fmt: skip
 def test_a_flag_of_another_objective_is_not_passed_over(flags, told):
     with pytest.raises(UserError, match=told):
         PretrainingSettings(**flags)
+    for start in (
+        dict(init="gpt2"),
+        dict(resume=True, out="run"),
+    ):  # says that a published model has no pairs
+        PretrainingSettings(objective="causal", next_sentence=False, **start)
     student = PretrainingSettings(objective="distillation", teacher="t", whole_word=True, n_documents=3)
     assert with_recipe(student).vocab_size is None, "the printed command would be refused"
 

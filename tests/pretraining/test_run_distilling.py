@@ -23,6 +23,7 @@ def test_the_newest_teacher_is_the_default(monkeypatch):
     assert (ours.teacher, published.teacher) == ("masked/3/cpu", "mine")
     assert (ours.lr, published.lr) == (3e-3, 5e-4), "a large teacher's layers bear no tiny model's rate"
     assert Distilling(replace(made, teacher="mine", lr=0.25)).settings.lr == 0.25
+    assert Distilling(replace(made, teacher="mine")).then.endswith(" --soft-weight 0 --teacher mine")
 
 
 def test_a_student_is_made_of_its_teachers_layers(tmp_path):

@@ -398,6 +398,11 @@ def test_10_the_learning_rate_rises_and_falls_in_a_line():
     want = [0.25, 0.5 * 0.9, 0.75 * 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]
     assert found == pytest.approx(want), told
     assert ppo.learning_rate(0, training(steps=10, warmup=1, lr=1.0), True) == 1
+    short = [ppo.learning_rate(step, training(steps=5, warmup=10, lr=1.0), False) for step in range(5)]
+    assert short == [0.5, 1, 1, 1, 1], (
+        "a short run reaches its rate: it warms up in at most half of its steps"
+    )
+    assert ppo.learning_rate(0, training(steps=1, warmup=10, lr=1.0), False) == 1
     assert [ppo.learning_rate(step, training(lr=1.0), False) for step in range(4)] == [1.0] * 4
 
 

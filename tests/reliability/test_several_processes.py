@@ -74,6 +74,16 @@ def test_a_command_comes_to_what_one_process_comes_to(name, n, shard, still):
     assert one.keys() == many.keys()
 
 
+@pytest.mark.parametrize(
+    "command",
+    ["extract.py --model encoder --draws 1 --labels 1", "prompt.py --model decoder --n-draw 1 --n-test 4"],
+)
+def test_what_trains_nothing_is_done_once(command, home):
+    code, out, said = torchrun(2, words_of(f"{command} --out many"), home)
+    assert (code, said, out.count("Saved in many")) == (0, [], 1), "the first process alone speaks"
+    assert (home / "many" / "results.json").exists()
+
+
 @pytest.mark.parametrize(("rank", "number"), [(1, signal.SIGKILL), (2, signal.SIGTERM), (0, signal.SIGINT)])
 @pytest.mark.parametrize("shard", ["", "--shard"])
 def test_a_process_that_dies_or_is_told_to_stop_ends_all_with_one_line(rank, number, shard, home):

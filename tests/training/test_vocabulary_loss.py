@@ -26,6 +26,8 @@ def measured(name: str, in_pieces: bool, precision: str, monkeypatch, frozen=())
         monkeypatch.setattr(module, size, value)
     torch.manual_seed(0)
     model = build(replace(MODELS[name], vocab_size=V))
+    if model.vocabulary.bias is not None:
+        torch.nn.init.normal_(model.vocabulary.bias)  # 0 would hide that it is left out
     for prefix in frozen:
         model.get_submodule(prefix).requires_grad_(False)
     ids, labels = torch.randint(V, (2, B, T))
