@@ -141,6 +141,24 @@ def test_the_next_command_fits_the_run(reinforcement, monkeypatch, changes, expe
     assert said == [(3.0, small.in_shell(expected))], "seconds, and the next command"
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_new_run_forgets_the_stages_of_the_run_that_it_replaces(
+    reinforcement, tmp_path, monkeypatch, resume
+):
+    made, names = reinforcement(), ("reward", "reward-1", "reward-2", "dpo", "reward-old")
+    made.settings = replace(made.settings, resume=resume, out=str(tmp_path))
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "trainer.pt").write_text("of an older run")
+    monkeypatch.setattr(run, "begin", lambda *_: tmp_path)
+    monkeypatch.setattr(run, "load_trainer", Mock())
+    monkeypatch.setattr(made, "make_reward", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        made.run()
+    kept = {name for name in names if (tmp_path / name / "trainer.pt").exists()}
+    assert kept == ({*names} if resume else {"reward-old"}), "--resume would go on from the older run's"
+
+
 def test_a_run_ends_with_its_results_and_says_how_to_go_on(reinforcement, tmp_path, monkeypatch):
     changes = dict(out=str(tmp_path / "whole"), sampled_prompts=0, contrast=False)
     folder = reinforcement(**changes).run()
