@@ -124,7 +124,7 @@ def test_n_pairs_limits_the_training_part_only(table):
     [
         ("world:report", "did you mean 'world:reports'?"),
         ("wrold", "did you mean 'world'?"),
-        (["world", "{}/a.tsv"], "give world alone"),
+        (["world", "{}/a.tsv"], "world stands alone"),
         ("{}/b.tsv", "no such file"),
         ("{}/a.txt", "two files whose lines belong together"),
         (["{}/a.txt", "{}/a.tsv"], "two files whose lines belong together"),
