@@ -49,7 +49,7 @@ def test_the_default_probes_the_newest_masked_run_on_the_world(script, monkeypat
     monkeypatch.setattr(pretraining, "newest_or_train", lambda *given: asked.append(given) or "model")
     code, out, err = script("--seed 3 --draws 2", model="")
     assert code == 0, err
-    assert asked == [("masked", 3, "cpu", None)]
+    assert asked == [("masked", 3, "cpu", "world", None)]
     found = results("runs/features")
     assert {*RESULTS, "seconds", "seed"} <= set(found) and found["seed"] == 3
     assert all(0 <= found[name] <= 1 for name in RESULTS)

@@ -157,7 +157,7 @@ def test_the_newest_gpt_writes_where_no_model_is_named(script, monkeypatch):
     monkeypatch.setattr(run, "newest_or_train", lambda *what: asked.append(what) or Path("decoder"))
     assert script("--max-new-tokens 2 --seed 4 --prompt", "Ana")[0] == 0
     assert script(f"--data train.tsv --shots 0 {FEW}")[0] == 0
-    assert asked == [("causal", 4, "auto", None), ("causal", 0, "cpu", None)]
+    assert asked == [("causal", 4, "auto", None, None), ("causal", 0, "cpu", "train.tsv", None)]
 
 
 def test_the_terminal_is_a_loop(script, monkeypatch):

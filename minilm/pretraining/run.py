@@ -196,7 +196,7 @@ class Distilling(Pretraining):
     """A run whose student starts with layers of its teacher; default teacher: the newest runs/masked."""
 
     def __init__(self, settings: PretrainingSettings, overrides: dict | None = None):
-        teacher = settings.teacher or newest_or_train("masked", settings.seed, settings.device)
+        teacher = settings.teacher or newest_or_train("masked", settings.seed, settings.device, settings.data)
         lr = RECIPES["distilbert" if load_config(teacher).d_model >= LARGE else "distilbert-tiny"]["lr"]
         super().__init__(replace(settings, teacher=str(teacher)).filled_in(dict(lr=lr)), overrides)
         self.then += " " + typed("teacher", str(teacher))
@@ -217,7 +217,7 @@ class Distilling(Pretraining):
         return super().objective(corpus, tokenizer, teacher=self.teacher)
 
 
-def settings_of(start: str) -> dict:
+def settings_of(start: str | Path) -> dict:
     """Return the settings of a pre-training run and of its model; {} for a model from elsewhere."""
     folder, known = Path(start), read_json(Path(start) / SETTINGS, optional=True)
     if "objective" not in known and ((folder / CONFIG).exists() or not folder.exists()):
@@ -261,29 +261,28 @@ def check_fit(settings: PretrainingSettings, config: ModelConfig) -> None:
         raise UserError(f"{name} has no head, or segments, for the next sentence: add --no-next-sentence")
 
 
-def newest_or_train(name: str, seed=0, device="auto", kind: type[Pretraining] | None = None) -> Path:
-    """Return the newest finished runs/`name`; if none, train the default of `kind` or objective `name`."""
+def newest_or_train(name: str, seed=0, device="auto", data=None, kind: type | None = None) -> Path:
+    """Return the newest finished runs/`name`; if none, train its default, in the language of `data`."""
     found, kind = find_run(name), kind or Pretraining
     how = dict(objective=name) | kind.defaults
-    default = with_recipe(PretrainingSettings(**how, seed=seed, device=device))
-    command = " ".join(["python train.py", *(f"--{flag} {value}" for flag, value in how.items())])
+    how |= dict(data=("world:portuguese",)) if "world:portuguese" in (data or ()) else {}
+    usual = with_recipe(PretrainingSettings(**how, seed=seed, device=device))
+    command = " ".join(["python train.py", *(typed(flag, value) for flag, value in how.items())])
     if found is None:
         print(f"No finished runs/{name} to start from yet, so the default one is trained first.")
         try:
-            return kind(default).run()
+            return kind(usual).run()
         except KeyboardInterrupt as stop:  # its message must say how to resume train.py
             raise KeyboardInterrupt(str(stop).replace("on: --", "on: python train.py --")) from stop
-    saved, usual = settings_of(str(found)), vars(default)
-    own = [typed(n, value) for n, value in saved.items() if n not in UNTOLD and value != usual.get(n)]
-    print(f"Starting from {found}.")
-    if own:
-        print(f"It is not the default run of `{command}`: it was trained with {' '.join(own)}.")
+    own = [typed(n, v) for n, v in settings_of(found).items() if n not in UNTOLD and v != vars(usual).get(n)]
+    told = f" It is not the default run of `{command}`: it was trained with {' '.join(own)}." if own else ""
+    print(f"Starting from {found}.{told}")
     return found
 
 
 def start_model(source: str | None, name: str, settings, kind=None, reads_only: bool = False) -> tuple:
     """Return (folder, model, tokenizer) for a later regime to start from: of `source`, or of a run `name`."""
-    source = source or newest_or_train(name, settings.seed, settings.device, kind)
+    source = source or newest_or_train(name, settings.seed, settings.device, vars(settings).get("data"), kind)
     torch.manual_seed(settings.seed)
     # Training needs float32: bfloat16 would round small steps away. Frozen weights can save half the memory.
     dtype = torch.bfloat16 if reads_only and settings.precision == "bf16" else torch.float32

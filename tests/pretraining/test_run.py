@@ -240,7 +240,7 @@ def test_the_newest_finished_run_is_taken(capsys):
     capsys.readouterr()
     assert run.newest_or_train("causal") == folders[1]
     out = capsys.readouterr().out
-    assert f"Starting from {folders[1]}.\n" in out and "weights" not in out, "no training"
+    assert f"Starting from {folders[1]}. It is" in out and "weights" not in out, "no training"
     assert "not the default run of `python train.py --objective causal`: it was trained with " in out
     own = out.partition("it was trained with ")[2]
     assert "--data texts.txt" in own and "--steps 2" in own and "--d-ff 12" in own, "what makes it another"
@@ -262,12 +262,28 @@ def test_of_the_default_run_no_flags_are_told(name, capsys):
     assert capsys.readouterr().out == f"Starting from {folder}.\n"
 
 
+def test_a_start_in_another_language_is_told(capsys):
+    usual = vars(with_recipe(PretrainingSettings(objective="masked")))
+    Path("runs/masked").mkdir(parents=True)
+    for file, values in dict(settings=usual, results={}, config={}).items():
+        Path(f"runs/masked/{file}.json").write_text(json.dumps(values), encoding="utf-8")
+    run.newest_or_train("masked", data=("world:portuguese",))
+    told = "`python train.py --objective masked --data world:portuguese`: it was trained with --data world."
+    assert told in capsys.readouterr().out
+
+
 def test_the_default_one_is_trained_where_there_is_none(monkeypatch, capsys):
     seen = []
     monkeypatch.setattr(Pretraining, "run", lambda self: seen.append(self.settings) or Path("runs/masked"))
     assert run.newest_or_train("masked", seed=3, device="cpu") == Path("runs/masked")
     assert seen == [with_recipe(PretrainingSettings(objective="masked", seed=3, device="cpu"))]
     assert "No finished runs/masked" in capsys.readouterr().out
+    for data in ("world:portuguese", ("world:portuguese",), ("labels.tsv",), "world", None):
+        run.newest_or_train("causal", data=data)
+        portuguese = data is not None and "world:portuguese" in data
+        assert seen[-1].data == (("world:portuguese",) if portuguese else ("world",)), (
+            "it cannot read its texts"
+        )
 
     def stopped(self):
         raise KeyboardInterrupt("stopped, saved; to go on: --resume --out runs/masked")

@@ -15,7 +15,7 @@ from minilm.pretraining.run import Distilling, PretrainingSettings, with_recipe
 
 
 def test_the_newest_teacher_is_the_default(monkeypatch):
-    monkeypatch.setattr(run, "newest_or_train", lambda *given: Path("/".join(map(str, given))))
+    monkeypatch.setattr(run, "newest_or_train", lambda *given: Path("/".join(map(str, given[:3]))))
     made = with_recipe(PretrainingSettings(objective="distillation", seed=3, device="cpu"))
     widths = {"mine": dict(d_model=256), "masked/3/cpu": dict(d_model=252)}
     monkeypatch.setattr(run, "load_config", lambda path: replace(PRESETS["bert-tiny"], **widths[str(path)]))
