@@ -85,6 +85,8 @@ def hub(tmp_path, monkeypatch):
 
 
 def test_a_published_model_by_its_name(hub, tmp_path, capsys):
+    more = ("special_tokens_map.json", "added_tokens.json", "generation_config.json")
+    hub.files |= dict.fromkeys((*more, "sentence_bert_config.json"), b"{}")
     model, tokenizer = minilm.load("hf:owner/model")
     assert model.config.n_encoder_layer == 2 and tokenizer.vocab_size == len(published.BERT_TOKENS)
     folder = tmp_path / "cache" / "owner--model"

@@ -278,9 +278,9 @@ def test_the_default_one_is_trained_where_there_is_none(monkeypatch, capsys):
     assert run.newest_or_train("masked", seed=3, device="cpu") == Path("runs/masked")
     assert seen == [with_recipe(PretrainingSettings(objective="masked", seed=3, device="cpu"))]
     assert "No finished runs/masked" in capsys.readouterr().out
-    for data in ("world:portuguese", ("world:portuguese",), ("labels.tsv",), "world", None):
-        run.newest_or_train("causal", data=data)
-        portuguese = data is not None and "world:portuguese" in data
+    for texts in ("world:portuguese", ("world:portuguese",), ("labels.tsv",), "world", None):
+        run.newest_or_train("causal", data=texts)
+        portuguese = texts is not None and "world:portuguese" in texts
         assert seen[-1].data == (("world:portuguese",) if portuguese else ("world",)), (
             "it cannot read its texts"
         )
