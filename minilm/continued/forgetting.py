@@ -41,8 +41,7 @@ class Continued(Pretraining):
         if saved and (saved["objective"] == "translation") == (s.objective == "translation"):
             known = {n: saved[n] for n in ("data", "seed", "n_documents") if n in saved}  # its seed drew them
         else:  # published, or of pairs where this run reads texts
-            print(f"--init {s.init}: its training texts are not at hand; some may be in the validation set")
-            print("The world's stand in for them, as general text in the table and for --replay")
+            print(f"--init {s.init}: its texts are unknown (some may validate here); the world's stand in")
         try:
             self.domain, self.general = corpus, Pretraining(replace(s, **known)).texts()
         except UserError as error:
@@ -69,7 +68,7 @@ class Continued(Pretraining):
         figures = []
         for corpus in (self.general, self.domain):
             metrics = evaluate(model, super().objective(corpus, tokenizer), self.settings)
-            figures += [metrics["loss"], metrics["bits_per_byte"]]
+            figures += [metrics["loss"], metrics.get("bits_per_byte")]
         return tuple(figures)
 
     def closing(self, objective, model, before: dict, after: dict) -> tuple[list, dict, list[str]]:
@@ -81,7 +80,8 @@ class Continued(Pretraining):
         for i, name in enumerate(("general_loss", "general_bits", "domain_loss")):  # the columns of `HEADER`
             results |= {f"{name}_before": self.before[i], f"{name}_after": measured[i]}
         # Fair to training from scratch: the recipe's rate, and for a small model a larger one (few steps).
-        rate, is_small = RECIPES[settings.model]["lr"], model.config.d_model < LARGE
+        is_small = model.config.d_model < LARGE
+        rate = RECIPES[self.row.model if is_small else settings.model]["lr"]  # not a published preset's
         for lr in (rate, 3 * rate) if is_small else (rate,):
             label = f"domain only, from scratch, lr {lr:g}"
             torch.manual_seed(settings.seed)

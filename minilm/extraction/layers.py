@@ -84,15 +84,15 @@ def probe_tables(model, rows, parts, headline, vectors, asked, n_draw, seed, how
     sides = [probe.parts(side) for side in (vectors, extract(twin, rows, [headline], **how)[0])]
     sides.append(tf_idf(*bag_of_words(*([text for text, _ in part] for part in parts.values()))))
     layer = "" if headline.layer < 0 else f"layer {headline.layer}, "
-    title = f"Accuracy of a linear probe, {layer}{headline.pooling} pooling; mean of {n_draw} draws (all: 1):"
+    title = f"Accuracy of a linear probe, {layer}{headline.pooling} pooling; mean of {n_draw} draws (all: 1)"
     told = [f"Labels per class: {left_out} left out, as a class has fewer examples.", ""]
     results, lines = {}, told if left_out else []
     for test, unseen in enumerate(["", "unseen_"][: len(parts) - 1], start=1):
         y = classes[test]
         chance = float(np.bincount(y).max() / len(y))  # accuracy of always the commonest class
         found = [(str(n), *(probe.accuracy(side, n, test) for side in sides), chance) for n in labels]
-        lines += [title, "", table(found, HEADER), ""]
-        title = "The same probes, on texts whose things and verbs are in no labelled text:"
+        lines += [f"{title}, {len(y):,} texts:", "", table(found, HEADER), ""]
+        title = "The same probes, on texts whose things and verbs are in no labelled text"
         results |= {unseen + name: value for name, value in zip(RESULTS, found[0][1:4], strict=True)}
     header, body, results["layers"] = compare_layers(model, twin, rows, probe, labels[0], how)
     lines += [f"Layer x pooling (labels per class: {labels[0]}), in brackets with random weights:", ""]

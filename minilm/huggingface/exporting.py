@@ -157,8 +157,7 @@ def write_tokenizer(tokenizer: BPE | WordPiece, folder: Path, config: ModelConfi
         write_json(folder / "added_tokens.json", {t: tokenizer.encode(t)[0] for t in tokenizer.added_tokens})
     else:
         settings |= {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-        frame = ("[CLS]", "[SEP]") if config.n_encoder_layer else ()  # around a text: see `rows.framed`
-        write_json(folder / "tokenizer.json", rust_tokenizer(tokenizer, *frame))
+        write_json(folder / "tokenizer.json", rust_tokenizer(tokenizer, config.n_encoder_layer > 0))
     inputs = ["input_ids", *(["token_type_ids"] if config.n_segments else []), "attention_mask"]
     settings |= {"model_max_length": tokenizer.longest or config.max_positions, "model_input_names": inputs}
     if tokenizer.longest:
@@ -166,14 +165,14 @@ def write_tokenizer(tokenizer: BPE | WordPiece, folder: Path, config: ModelConfi
     write_json(folder / "tokenizer_config.json", settings)
 
 
-def rust_tokenizer(bpe: BPE, begin: str | None = None, end: str | None = None) -> dict:
-    """Return the tokenizer.json of a BPE; its post-processor puts these tokens around one text or two."""
+def rust_tokenizer(bpe: BPE, is_framed=False) -> dict:
+    """Return the tokenizer.json of a BPE; its post-processor can frame one text or two as `rows.framed`."""
     whole = dict(sorted((bpe.encode(token)[0], token) for token in (*bpe.special_tokens, *bpe.added_tokens)))
     vocab = {whole.get(i) or token_name(token): i for i, token in sorted(bpe.vocab.items())}
     model = dict(type="BPE", vocab=vocab, merges=[[token_name(a), token_name(b)] for a, b in bpe.merges])
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     added = [dict(id=i, content=t, **flags, special=t in bpe.special_tokens) for i, t in whole.items()]
-    before, behind = ([bpe.aliases.get(name, name)] if name else [] for name in (begin, end))
+    before, behind = ([bpe.aliases.get(name, name)] * is_framed for name in ("[CLS]", "[SEP]"))
     part = lambda kind, names, segment: [{kind: {"id": name, "type_id": segment}} for name in names]
     single = part("SpecialToken", before, 0) + part("Sequence", ["A"], 0) + part("SpecialToken", behind, 0)
     pair = single + part("Sequence", ["B"], 1) + part("SpecialToken", behind, 1)

@@ -85,11 +85,13 @@ def token_rows(documents: Sequence[str], tokenizer, rows_of: Callable, *options,
         names = (path.with_suffix(f".{n}-{i}.npz") for i in count())
         with Pool(os.cpu_count(), follow_parent) as pool:
             made = pool.imap(partial(piece, encode), zip(names, texts, strict=False))
+            pool.close()  # its processes end by themselves after the last piece
             try:
                 for ids, *others in iter(partial(made.next, PATIENCE), None):  # all: no piece is None
                     yield ids.astype(dtype), *others
             except TimeoutError:  # a killed process loses its piece without an error
                 raise UserError(f"{path}: a process died (out of memory?); run the command again") from None
+            pool.join()  # first: of one that is still beginning, the signal to end can be lost
 
     found = stored(path, pieces, dtype)
     for name in path.parent.glob(f"{path.stem}.{n}-*.npz"):

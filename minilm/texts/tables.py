@@ -139,7 +139,7 @@ def row(fields: Sequence[str], where: str, names, cells: Sequence, is_number=Fal
     texts = tuple(string_field(record, field, where).strip() for field in fields)
     if "" in texts:
         raise UserError(f"{where}: {fields[texts.index('')]!r} is empty; expected {', '.join(fields)}")
-    if fields[-1] == "label" and texts[-1].lower() in ("-1", "nan") and not is_number:
+    if fields[-1] == "label" and texts[-1].lower() in ("-1", "-1.0", "nan") and not is_number:
         raise UserError(f"{where}: the label {texts[-1]!r} may mean no label: leave the row out or rename it")
     return texts
 

@@ -232,7 +232,7 @@ def test_a_table_says_what_it_was_read_from_and_has_a_part_for_each_to_test_on(r
     rows = checked_rows(TOKENIZER, MODEL.config, [text for part in parts.values() for text, _ in part])
     (vectors,) = extract(MODEL, rows, [reading])
     found, lines = probe_tables(MODEL, rows, parts, reading, vectors, (1,), 2, 7, {})
-    assert f"probe, {told} pooling; mean of 2 draws (all: 1):" in lines[0]
+    assert f"probe, {told} pooling; mean of 2 draws (all: 1), 6 texts:" in lines[0]
     assert set(found) == {*RESULTS, "layers", "labels_a_class"}, "no words were kept from labels here"
 
 

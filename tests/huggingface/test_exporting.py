@@ -26,7 +26,6 @@ from minilm.tokenizer.bpe import BPE, SPECIAL_TOKENS, token_name
 from minilm.tokenizer.rows import text_end
 from minilm.tokenizer.wordpiece import WordPiece
 
-FRAME = ("[CLS]", "[SEP]")
 SIZES = dict(vocab_size=270, d_model=12, n_head=3, d_ff=20, max_positions=9)
 
 
@@ -258,14 +257,13 @@ def test_what_stands_around_texts(bpe):
     def names(rule: list[dict]) -> list[tuple]:
         return [(part["id"], part["type_id"]) for entry in rule for part in entry.values()]
 
-    rule = rust_tokenizer(bpe, *FRAME)["post_processor"]
+    rule = rust_tokenizer(bpe, True)["post_processor"]
     assert names(rule["pair"]) == [("[CLS]", 0), ("A", 0), ("[SEP]", 0), ("B", 1), ("[SEP]", 1)]
     assert rule["special_tokens"]["[SEP]"]["ids"] == [bpe.special_id("[SEP]")]
     assert rust_tokenizer(bpe)["post_processor"] is None
-    assert names(rust_tokenizer(bpe, None, "[SEP]")["post_processor"]["single"]) == [("A", 0), ("[SEP]", 0)]
     other = BPE.train(["a"], 260, ["<s>", "</s>"])
     other.aliases = {"[CLS]": "<s>", "[SEP]": "</s>"}
-    first = rust_tokenizer(other, *FRAME)["post_processor"]["single"][0]
+    first = rust_tokenizer(other, True)["post_processor"]["single"][0]
     assert first == {"SpecialToken": {"id": "<s>", "type_id": 0}}
 
 

@@ -14,15 +14,14 @@ MODULES = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "yaml
 MODULES |= {"ctypes", "importlib", "imp", "pkgutil", "runpy", "code", "codeop"}
 BUILTINS = {"eval", "exec", "compile", "__import__", "breakpoint"}
 OF_OS = ("os.system", "os.popen", "os.exec", "os.spawn", "os.posix_spawn", "os.startfile")
-# The package's own names are imported on first use, a library is looked for by its name, Python begins itself
-# anew in UTF-8; one function imports the user's own code, which the user names on the command line; the
-# exercises call git and pytest on the clone in which they are; glibc, loaded long ago, is given two numbers.
+# The names of the package are imported on first use, a library is looked for by its name; a function imports
+# the code of a user, who names it on the command line; the exercises call git and pytest on their own clone;
+# glibc, loaded long ago, is given two numbers.
 ALLOWED = {
     "minilm/exercises.py": {"subprocess"},
     "minilm/__init__.py": {"importlib"},
     "minilm/huggingface/__init__.py": {"importlib"},
     "minilm/plumbing/settings.py": {"importlib"},
-    "minilm/plumbing/script.py": {"os.execv"},
     "minilm/reinforcement/reward.py": {"pkgutil"},
     "minilm/training/machine.py": {"ctypes"},
 }

@@ -176,6 +176,7 @@ def test_a_quote_never_closed_is_named_where_it_opens(write, message, text):
         ("a.jsonl", GOOD, '{"label":"g"}', "no field 'text'"),
         ("a.jsonl", GOOD, '{"text":"sun","label":-1}', "the label '-1' may mean no label"),
         ("a.jsonl", GOOD, '{"text":"sun","label":NaN}', "the label 'nan' may mean no label"),
+        ("a.jsonl", GOOD, '{"text":"sun","label":-1.0}', "the label '-1.0' may mean no label"),
         ("a.tsv", "sun\tgood", "alone", "found 1 columns, expected 2 (with text, label)"),
         ("a.tsv", "sun\tgood", "a\tb\tc", "found 3 columns, expected 2 (with text, label)"),
         ("a.csv", "sun,good", "sun;good", "separated by semicolons?"),
