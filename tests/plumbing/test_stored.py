@@ -5,6 +5,7 @@ import os
 import pickle
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -163,6 +164,26 @@ def test_tokens_go_on_where_a_process_was_killed(n_process, texts, text, bpe, mo
 def saved(tokenizer, folder: Path) -> Path:
     tokenizer.save(folder / "tokenizer.json")
     return folder / "tokenizer.json"
+
+
+@forks
+def test_a_process_that_misses_the_signal_to_end_ends_all_the_same(texts, bpe, monkeypatch, tmp_path):
+    """Python loses a signal that comes while its handler is changed, as a process does that begins late."""
+
+    def late_and_deaf():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        with suppress(FileExistsError):
+            (tmp_path / "late").mkdir()
+            time.sleep(1)
+
+    monkeypatch.setattr(module, "follow_parent", late_and_deaf)
+    before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("waits for ever: join the pool before"))
+    signal.alarm(60)
+    try:
+        token_rows(texts, bpe, ended, 5)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_another_text_tokenizer_or_kind_of_rows_is_another_file(texts, text, bpe):
