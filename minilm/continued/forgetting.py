@@ -41,7 +41,7 @@ class Continued(Pretraining):
         if saved and (saved["objective"] == "translation") == (s.objective == "translation"):
             known = {n: saved[n] for n in ("data", "seed", "n_documents") if n in saved}  # its seed drew them
         else:  # published, or of pairs where this run reads texts
-            print(f"--init {s.init}: its texts are unknown (some may validate here); the world's stand in")
+            print(f"--init {s.init}: its texts are unknown, perhaps validation's; general text: the world's")
         try:
             self.domain, self.general = corpus, Pretraining(replace(s, **known)).texts()
         except UserError as error:

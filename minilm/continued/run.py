@@ -16,7 +16,7 @@ PUBLISHED = dict(batch_size=16, lr=5e-5, extend_vocabulary=0)
 def continued_command(given: dict, overrides: dict) -> dict:
     """Return the settings that a continued run takes over from its start, overridden by the given flags.
 
-    From a pre-training run it takes the objective with its options (such as the context), model and rate.
+    From a pre-training run: the objective and its options (such as the context), model, rate, new tokens.
     Other models get the objective of their kind, the recipe of the most similar preset and, if published or
     large, PUBLISHED. UserError for flags that the start has already decided.
     """

@@ -91,7 +91,7 @@ def token_rows(documents: Sequence[str], tokenizer, rows_of: Callable, *options,
                     yield ids.astype(dtype), *others
             except TimeoutError:  # a killed process loses its piece without an error
                 raise UserError(f"{path}: a process died (out of memory?); run the command again") from None
-            pool.join()  # first: of one that is still beginning, the signal to end can be lost
+            pool.join()  # before they are signalled to end: one that is still beginning can lose a signal
 
     found = stored(path, pieces, dtype)
     for name in path.parent.glob(f"{path.stem}.{n}-*.npz"):

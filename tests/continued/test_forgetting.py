@@ -69,8 +69,8 @@ def test_the_general_text_is_the_one_that_the_model_has_read(settings, tmp_path,
     (tmp_path / "run" / "settings.json").unlink()
     started(settings, n_documents=50)
     told = capsys.readouterr().out
-    assert "its texts are unknown (some may validate here)" in told, "validation texts may be known"
-    assert "the world's stand in" in told, "what is general, and replayed, is not said"
+    assert "its texts are unknown, perhaps validation's" in told, "validation texts may be known"
+    assert "general text: the world's" in told, "what is general, and replayed, is not said"
 
 
 def test_a_small_published_model_stands_beside_a_small_one_at_its_own_rates(settings, monkeypatch):
@@ -98,7 +98,7 @@ def test_texts_and_pairs_do_not_stand_for_each_other(settings, tmp_path, capsys,
     run = Continued(dataclasses.replace(settings, objective=now, data=None, n_documents=20))
     domain = Pretraining(dataclasses.replace(run.settings, data=("world",))).texts()
     run.start(domain)
-    assert run.general.name == "world" and "the world's stand in" in capsys.readouterr().out
+    assert run.general.name == "world" and "general text: the world's" in capsys.readouterr().out
 
 
 def test_the_general_text_measured_is_none_that_is_learnt_from_now(settings, monkeypatch):
