@@ -46,7 +46,7 @@ SHAPE = dict(d_model=8, n_head=2, d_ff=12)
 @pytest.mark.parametrize("name", run.OBJECTIVES)
 def test_each_objective_is_wired_to_what_fits_it(name):
     row = run.OBJECTIVES[name]
-    assert row.closing.__name__ == f"{name.replace('-', '_')}_closing"
+    assert row.closing.__name__ == f"{name}_closing"
     taken = inspect.signature(row.objective).parameters.keys()
     flags = {field.name for field in dataclasses.fields(PretrainingSettings)}
     assert taken - flags <= {"corpus"}, "an option of the objective is a flag"
@@ -56,8 +56,6 @@ def test_each_objective_is_wired_to_what_fits_it(name):
 def test_an_objective_of_ones_own_with_a_head_is_a_row_of_the_table(monkeypatch):
     class Sorted(Causal):
         """Is the token that follows a later one of the vocabulary?"""
-
-        name = "sorted"
 
         def __init__(self, corpus, tokenizer, context, batch_size, seed=0, mask_share=0.5):
             super().__init__(corpus, tokenizer, context, batch_size, seed)
@@ -72,7 +70,7 @@ def test_an_objective_of_ones_own_with_a_head_is_a_row_of_the_table(monkeypatch)
     row = run.Row(Sorted, lambda objective, *_: ([], dict(share=objective.share), []), "gpt-tiny", "--lr 1")
     monkeypatch.setitem(run.OBJECTIVES, "sorted", row)
     folder = Pretraining(settings(objective="sorted", mask_share=0.3), SHAPE).run()
-    results = json.loads((folder / "results.json").read_text())
+    results = small.results(folder)
     assert results["share"] == 0.3, "a setting goes to the argument of its name"
     assert "bits_per_byte" not in results and results["loss_after"] != results["loss_before"]
     assert "head.weight" in torch.load(folder / "trainer.pt")["model"] and minilm.load(folder)
@@ -168,6 +166,16 @@ def test_what_does_not_fit_is_named():
 
 
 @pytest.mark.parametrize("flags, told", [
+    (dict(mask_share=0.0), "--mask-share 0.0"),
+    (dict(mask_share=1.1), "--mask-share 1.1"),
+    (dict(replay=1.0, init="a"), "--replay 1.0"),
+    (dict(replay=-0.1, init="a"), "--replay -0.1"),
+    (dict(replay=0.5), "--replay 0.5 needs --init"),
+    (dict(replay=0.5, resume=True, out="a"), "--replay 0.5 needs --init"),
+    (dict(extend_vocabulary=3), "--extend-vocabulary 3 needs --init"),
+    (dict(new_rows="zeros"), "--new-rows zeros needs --init"),
+    (dict(new_rows="zeros", init="a", extend_vocabulary=0), "--new-rows zeros needs --extend-vocabulary"),
+    (dict(tokenizer="t", vocab_size=9), "--vocab-size 9 does not go with --tokenizer"),
     (dict(objective="distillation", tokenizer="t"), "--tokenizer t has no effect with --objective dist"),
     (dict(objective="distillation", vocab_size=500), "--vocab-size 500 has no effect with --objective dist"),
     (dict(teacher="t"), "--teacher t has no effect with --objective masked"),
@@ -177,14 +185,26 @@ def test_what_does_not_fit_is_named():
     (dict(objective="translation", noise="masking"), "--noise masking has no effect with --objective trans"),
     (dict(objective="distillation", next_sentence=False), "--no-next-sentence has no effect with --obj"),
 ])  # fmt: skip
-def test_a_flag_of_another_objective_is_not_passed_over(flags, told):
+def test_a_flag_out_of_range_or_without_effect_is_refused(flags, told):
     with pytest.raises(UserError, match=told):
         PretrainingSettings(**flags)
-    for start in (
-        dict(init="gpt2"),
-        dict(resume=True, out="run"),
-    ):  # says that a published model has no pairs
-        PretrainingSettings(objective="causal", next_sentence=False, **start)
+
+
+@pytest.mark.parametrize("flags", [
+    dict(mask_share=1.0),
+    dict(replay=0.0),
+    dict(init="a", replay=0.5, extend_vocabulary=3),
+    dict(init="gpt2", objective="causal", next_sentence=False),  # says that a published model has no pairs
+    dict(resume=True, out="run", objective="causal", next_sentence=False),
+    # runs that began before these were refused go on
+    dict(resume=True, init="a", extend_vocabulary=0, new_rows="zeros"),
+    dict(resume=True, tokenizer="t", vocab_size=9),
+])  # fmt: skip
+def test_flags_that_have_an_effect_go_together(flags):
+    PretrainingSettings(**flags)
+
+
+def test_a_student_takes_its_teachers_tokenizer():
     student = PretrainingSettings(objective="distillation", teacher="t", whole_word=True, n_documents=3)
     assert with_recipe(student).vocab_size is None, "the printed command would be refused"
 
@@ -225,16 +245,6 @@ def test_a_run_returns_the_folder_that_holds_all_of_it(capsys):
     assert f"Next: python extract.py --model {folder} --data FILE" in out, "the world is not what it has read"
 
 
-@pytest.mark.parametrize(
-    ("objective", "then"),
-    [("causal", "--init {run} --data world:portuguese-reports"), ("masked", "--data world:portuguese")],
-)
-def test_what_comes_next_is_in_the_same_language(objective, then, capsys):
-    command = settings(objective=objective, data=("world:portuguese",), n_documents=40, eval_rows=20)
-    folder = Pretraining(command, SHAPE).run()
-    assert then.format(run=folder) + "\n" in capsys.readouterr().out
-
-
 def test_the_newest_finished_run_is_taken(capsys):
     folders = [Pretraining(settings(objective="causal"), SHAPE).run() for _ in range(2)]
     capsys.readouterr()
@@ -249,24 +259,26 @@ def test_the_newest_finished_run_is_taken(capsys):
     assert run.newest_or_train("causal") == folders[0], "a run without results.json is not finished"
 
 
+def finished_run(made: PretrainingSettings) -> Path:
+    """Write the files by which a finished run with these settings is known."""
+    folder = Path("runs") / made.objective
+    folder.mkdir(parents=True)
+    for file, values in dict(settings=vars(made), results={}, config={}).items():
+        (folder / f"{file}.json").write_text(json.dumps(values), encoding="utf-8")
+    return folder
+
+
 @pytest.mark.parametrize("name", ["masked", "causal", "distillation"])
 def test_of_the_default_run_no_flags_are_told(name, capsys):
     usual = with_recipe(PretrainingSettings(objective=name, seed=4, device="cpu"))
-    saved = dataclasses.replace(usual, teacher="runs/masked-3" if name == "distillation" else None, out="a/b")
-    folder = Path("runs") / name
-    folder.mkdir(parents=True)
-    texts = dict(settings=dataclasses.asdict(saved), results={}, config={})
-    for file, values in texts.items():
-        (folder / f"{file}.json").write_text(json.dumps(values), encoding="utf-8")
+    teacher = "runs/masked-3" if name == "distillation" else None
+    folder = finished_run(dataclasses.replace(usual, teacher=teacher, out="a/b"))
     assert run.newest_or_train(name, seed=5) == folder
     assert capsys.readouterr().out == f"Starting from {folder}.\n"
 
 
 def test_a_start_in_another_language_is_told(capsys):
-    usual = vars(with_recipe(PretrainingSettings(objective="masked")))
-    Path("runs/masked").mkdir(parents=True)
-    for file, values in dict(settings=usual, results={}, config={}).items():
-        Path(f"runs/masked/{file}.json").write_text(json.dumps(values), encoding="utf-8")
+    finished_run(with_recipe(PretrainingSettings(objective="masked")))
     run.newest_or_train("masked", data=("world:portuguese",))
     told = "`python train.py --objective masked --data world:portuguese`: it was trained with --data world."
     assert told in capsys.readouterr().out
@@ -281,9 +293,8 @@ def test_the_default_one_is_trained_where_there_is_none(monkeypatch, capsys):
     for texts in ("world:portuguese", ("world:portuguese",), ("labels.tsv",), "world", None):
         run.newest_or_train("causal", data=texts)
         portuguese = texts is not None and "world:portuguese" in texts
-        assert seen[-1].data == (("world:portuguese",) if portuguese else ("world",)), (
-            "it cannot read its texts"
-        )
+        language = "world:portuguese" if portuguese else "world"
+        assert seen[-1].data == (language,), "it cannot read its texts"
 
     def stopped(self):
         raise KeyboardInterrupt("stopped, saved; to go on: --resume --out runs/masked")
@@ -299,40 +310,23 @@ def test_the_least_that_can_be_asked():
     for name, value in least.items():
         with pytest.raises(UserError, match=f"--{name.replace('_', '-')}"):
             PretrainingSettings(objective="masked", init="a", **{name: value - 1})
-    PretrainingSettings(objective="masked", mask_share=1.0)
-
-
-@pytest.mark.parametrize("wrong", [
-    dict(mask_share=0.0), dict(mask_share=1.1), dict(replay=1.0, init="a"), dict(replay=-0.1, init="a"),
-    dict(replay=0.5), dict(extend_vocabulary=3), dict(new_rows="zeros"),
-])  # fmt: skip
-def test_shares_lie_between_0_and_1_and_need_a_model_to_go_on_with(wrong):
-    with pytest.raises(UserError, match=f"--{next(iter(wrong)).replace('_', '-')}"):
-        PretrainingSettings(objective="masked", **wrong)
-    (
-        PretrainingSettings(objective="masked", mask_share=1.0),
-        PretrainingSettings(objective="masked", replay=0.0),
-    )
-    PretrainingSettings(objective="masked", replay=0.5, extend_vocabulary=3, init="a")
-    with pytest.raises(UserError, match="--replay 0.5 needs --init"):
-        PretrainingSettings(objective="masked", replay=0.5, resume=True, out="a")
 
 
 def test_a_model_without_the_head_of_pairs_is_told_how_to_go_on():
     made = with_recipe(PretrainingSettings(objective="masked", init="runs/a", context=32))
-    with pytest.raises(
-        UserError, match="runs/a has no head, or segments, for the next .*: add --no-next-sentence"
-    ):
-        check_fit(made, ModelConfig(n_encoder_layer=1, max_positions=32))
-    two = dict(n_encoder_layer=1, max_positions=32, pooler=True, next_sentence=True)
-    check_fit(made, ModelConfig(**two, n_segments=2))
-    with pytest.raises(UserError, match="runs/a has no head, or segments"):  # text B would be its second
-        check_fit(made, ModelConfig(**two, n_segments=1))
-    check_fit(
-        dataclasses.replace(made, next_sentence=False), ModelConfig(n_encoder_layer=1, max_positions=32)
-    )
+    plain = ModelConfig(n_encoder_layer=1, max_positions=32)
+    pairs = dataclasses.replace(plain, pooler=True, next_sentence=True, n_segments=2)
+    check_fit(made, pairs)
+    check_fit(dataclasses.replace(made, next_sentence=False), plain)
+    told = "runs/a has no head, or segments, for the next sentence: add --no-next-sentence"
+    for config in (plain, dataclasses.replace(pairs, n_segments=1)):  # text B would be its second
+        with pytest.raises(UserError, match=told):
+            check_fit(made, config)
+
+
+def test_a_model_from_elsewhere_has_no_settings():
     save(small.model("masked"), None, "bare")
-    assert run.settings_of("bare") == {}, "a model that came about otherwise"
+    assert run.settings_of("bare") == {}
 
 
 def test_a_run_goes_on_and_is_asked_before_anything_is_written(capsys):
@@ -340,15 +334,12 @@ def test_a_run_goes_on_and_is_asked_before_anything_is_written(capsys):
     before = (folder / "log.jsonl").read_text()
     more = settings(objective="causal", steps=4, resume=True, out=str(folder))
     with pytest.raises(UserError, match="d_ff|shape"):
-        other = dict(SHAPE, d_ff=16)
-        Pretraining(dataclasses.replace(more, optimizer="muon"), other).run()
+        Pretraining(dataclasses.replace(more, optimizer="muon"), dict(SHAPE, d_ff=16)).run()
     assert (folder / "log.jsonl").read_text() == before
     assert Pretraining(more, SHAPE).run() == folder
-    out = capsys.readouterr().out
     found = small.results(folder)
-    assert (
-        0 < found["seconds"] < 60 and found["parameters"] > 0 and f"{found['parameters']:,} weights." in out
-    )
+    assert 0 < found["seconds"] < 60 and found["parameters"] > 0
+    assert f"{found['parameters']:,} weights." in capsys.readouterr().out
     assert {"loss_before", "loss_after", "bits_per_byte", "tokens_per_second"} <= set(found)
 
 
@@ -356,39 +347,40 @@ def test_what_is_fixed_stays_fixed():
     small.assert_fixed(PretrainingSettings(), by_name=True)
 
 
+LEARN, READ = "python train.py --objective ", "python extract.py --model {run}"
+
+
 @pytest.mark.parametrize(
-    ("objective", "data", "told"),
+    ("objective", "then", "data", "told"),
     [
-        ("causal", "world", "--init {run} --data world:reports"),
-        ("causal", "world:reports", "--init {run} --data world"),
-        ("causal", "world:portuguese", "--init {run} --data world:portuguese-reports"),
-        ("masked", "world", "--whole-word --vocab-size 400"),
-        ("masked", "world:reports", "--whole-word --vocab-size 400 --data world:reports"),
-        ("causal", "world:portuguese-reports", "--init {run} --data world:portuguese"),
-        ("denoising", "world:few-shot", "--noise deletion --data world:few-shot"),
+        ("causal", None, "world", LEARN + "causal --init {run} --data world:reports"),
+        ("causal", None, "world:reports", LEARN + "causal --init {run} --data world"),
+        ("causal", None, "world:portuguese", LEARN + "causal --init {run} --data world:portuguese-reports"),
+        ("causal", None, "world:portuguese-reports", LEARN + "causal --init {run} --data world:portuguese"),
+        ("masked", None, "world", LEARN + "masked --whole-word --vocab-size 400"),
+        (
+            "masked",
+            None,
+            "world:reports",
+            LEARN + "masked --whole-word --vocab-size 400 --data world:reports",
+        ),
+        ("denoising", None, "world:few-shot", LEARN + "denoising --noise deletion --data world:few-shot"),
+        # the other scripts know two worlds
+        ("causal", READ, "world:reports", READ),
+        ("causal", READ, "world:portuguese-reports", READ + " --data world:portuguese"),
+        ("causal", READ, "world:few-shot", READ),
     ],
 )
-def test_a_run_on_the_world_goes_on_with_the_world(objective, data, told, capsys, monkeypatch):
+def test_a_run_on_the_world_goes_on_with_the_world(objective, then, data, told, capsys, monkeypatch):
     made = Pretraining(settings(objective=objective, data=(data,), out="my run"), SHAPE)
+    made.then = then or made.then
     monkeypatch.setattr(made, "closing", lambda *_: ([], {}, []))
     metrics = dict(loss=1.0)
     outcome = dict(before=metrics, after=metrics, tokens_per_second=1.0, seconds=1.0)
     monkeypatch.setattr(run, "train", lambda *_, **__: outcome)
     made.run()
-    told = f"python train.py --objective {objective} " + told.format(run=small.in_shell("'my run'"))
-    assert f"Next: {told}\n" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("data", "told"),
-    [("world:reports", ""), ("world:portuguese-reports", " --data world:portuguese"), ("world:few-shot", "")],
-)
-def test_other_scripts_are_named_with_a_world_that_they_know(data, told, capsys, monkeypatch):
-    made = Pretraining(settings(objective="causal", data=(data,)), SHAPE)
-    made.then = "python extract.py --model {run}"
-    monkeypatch.setattr(made, "closing", lambda *_: ([], {}, []))
-    folder = made.run()
-    assert capsys.readouterr().out.endswith(f"Next: python extract.py --model {folder}{told}\n")
+    told = told.format(run=small.in_shell("'my run'"))
+    assert capsys.readouterr().out.endswith(f"Next: {told}\n")
 
 
 def test_the_defaults_are_those_of_the_figures_in_the_readmes():
@@ -398,16 +390,6 @@ def test_the_defaults_are_those_of_the_figures_in_the_readmes():
         whole_word=False, next_sentence=True, noise="infilling,permutation", label_smoothing=0.1,
         temperature=2.0, soft_weight=5.0, masked_weight=2.0, cosine_weight=1.0, new_rows="mean", replay=0.0,
     ).items()  # fmt: skip
-
-
-def test_new_rows_and_a_ready_tokenizer_ask_for_nothing_that_would_be_ignored():
-    with pytest.raises(UserError, match="--new-rows zeros needs --extend-vocabulary"):
-        PretrainingSettings(init="a", extend_vocabulary=0, new_rows="zeros")
-    with pytest.raises(UserError, match="--vocab-size 9 does not go with --tokenizer"):
-        PretrainingSettings(tokenizer="t", vocab_size=9)
-    # runs that began before these were refused go on
-    PretrainingSettings(init="a", extend_vocabulary=0, new_rows="zeros", resume=True)
-    PretrainingSettings(tokenizer="t", vocab_size=9, resume=True)
 
 
 def test_what_a_start_draws_is_that_of_the_seed(monkeypatch):
