@@ -10,6 +10,31 @@ from minilm.pretraining.masked import Masked
 from minilm.texts.corpus import Corpus
 
 
+@pytest.fixture(scope="session")
+def as_in_readmes():
+    """A function that compares a fingerprint with that of what the READMEs' figures were measured on."""
+
+    def compare(found: str, expected: str) -> None:
+        told = "other texts or draws than those of the READMEs' figures: see the other failures, if any"
+        assert found == expected, told
+
+    return compare
+
+
+@pytest.fixture(scope="session")
+def shaken():
+    """A function that moves all weights at random: with logits near 0 every loss would look alike."""
+
+    def shake(model, by: float, seed: int):
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            for p in model.parameters():
+                p.add_(by * torch.randn_like(p))
+        return model
+
+    return shake
+
+
 @pytest.fixture
 def objective(world_corpus, world_bpe):
     return Masked(world_corpus, world_bpe, 64, 16, seed=3)

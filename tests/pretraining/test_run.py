@@ -347,40 +347,35 @@ def test_what_is_fixed_stays_fixed():
     small.assert_fixed(PretrainingSettings(), by_name=True)
 
 
-LEARN, READ = "python train.py --objective ", "python extract.py --model {run}"
+EXTRACT = "python extract.py --model {run}"
 
 
 @pytest.mark.parametrize(
-    ("objective", "then", "data", "told"),
+    ("objective", "data", "then", "told"),
     [
-        ("causal", None, "world", LEARN + "causal --init {run} --data world:reports"),
-        ("causal", None, "world:reports", LEARN + "causal --init {run} --data world"),
-        ("causal", None, "world:portuguese", LEARN + "causal --init {run} --data world:portuguese-reports"),
-        ("causal", None, "world:portuguese-reports", LEARN + "causal --init {run} --data world:portuguese"),
-        ("masked", None, "world", LEARN + "masked --whole-word --vocab-size 400"),
-        (
-            "masked",
-            None,
-            "world:reports",
-            LEARN + "masked --whole-word --vocab-size 400 --data world:reports",
-        ),
-        ("denoising", None, "world:few-shot", LEARN + "denoising --noise deletion --data world:few-shot"),
+        ("causal", "world", None, " --init {run} --data world:reports"),
+        ("causal", "world:reports", None, " --init {run} --data world"),
+        ("causal", "world:portuguese", None, " --init {run} --data world:portuguese-reports"),
+        ("causal", "world:portuguese-reports", None, " --init {run} --data world:portuguese"),
+        ("masked", "world", None, " --whole-word --vocab-size 400"),
+        ("masked", "world:reports", None, " --whole-word --vocab-size 400 --data world:reports"),
+        ("denoising", "world:few-shot", None, " --noise deletion --data world:few-shot"),
         # the other scripts know two worlds
-        ("causal", READ, "world:reports", READ),
-        ("causal", READ, "world:portuguese-reports", READ + " --data world:portuguese"),
-        ("causal", READ, "world:few-shot", READ),
+        ("causal", "world:reports", EXTRACT, ""),
+        ("causal", "world:portuguese-reports", EXTRACT, " --data world:portuguese"),
+        ("causal", "world:few-shot", EXTRACT, ""),
     ],
 )
-def test_a_run_on_the_world_goes_on_with_the_world(objective, then, data, told, capsys, monkeypatch):
+def test_a_run_on_the_world_goes_on_with_the_world(objective, data, then, told, capsys, monkeypatch):
     made = Pretraining(settings(objective=objective, data=(data,), out="my run"), SHAPE)
     made.then = then or made.then
     monkeypatch.setattr(made, "closing", lambda *_: ([], {}, []))
-    metrics = dict(loss=1.0)
-    outcome = dict(before=metrics, after=metrics, tokens_per_second=1.0, seconds=1.0)
+    outcome = dict(before=dict(loss=1.0), after=dict(loss=1.0), tokens_per_second=1.0, seconds=1.0)
     monkeypatch.setattr(run, "train", lambda *_, **__: outcome)
     made.run()
-    told = told.format(run=small.in_shell("'my run'"))
-    assert capsys.readouterr().out.endswith(f"Next: {told}\n")
+    command = (then or f"python train.py --objective {objective}") + told
+    command = command.format(run=small.in_shell("'my run'"))
+    assert capsys.readouterr().out.endswith(f"Next: {command}\n")
 
 
 def test_the_defaults_are_those_of_the_figures_in_the_readmes():

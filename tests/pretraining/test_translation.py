@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import small
 import torch
-import torch.nn.functional as F
 from mistakes import assert_right
 
 from minilm.plumbing.errors import UserError
@@ -55,16 +54,12 @@ def translator(encoder):
 
 def texts_of(objective, batch) -> list[tuple[str, str]]:
     """The pairs in a batch, decoded from the encoder's ids and from the labels."""
-    pairs = []
-    for ids, mask, labels in zip(batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True):
-        sides = [ids[mask == 1].tolist(), labels[labels != IGNORED].tolist()]
-        pairs.append(
-            tuple(
-                objective.tokenizer.decode(side).replace("[SEP]", "").replace("[CLS]", "").strip()
-                for side in sides
-            )
-        )
-    return pairs
+
+    def text(ids):
+        return objective.tokenizer.decode(ids.tolist()).replace("[SEP]", "").replace("[CLS]", "").strip()
+
+    rows = zip(batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True)
+    return [(text(ids[mask == 1]), text(labels[labels != IGNORED])) for ids, mask, labels in rows]
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
@@ -136,16 +131,6 @@ def test_the_length_of_a_pair_is_that_of_its_longer_side(byte_bpe):
     assert widest[0] < 9 < widest[1], f"widths {widest}: {told}"
 
 
-def test_little_of_a_training_batch_is_padding(make):
-    pairs = tagged_pairs(640, most=24)
-    objective = make(context=200, batch_size=16, corpus=Pairs("many", pairs, pairs[:3]))
-    n_pad = n_all = 0
-    for step in range(objective.n_bucket):
-        labels = objective.batch(step, "train")["labels"]
-        n_pad, n_all = n_pad + (labels == IGNORED).sum(), n_all + labels.numel()
-    assert n_pad / n_all < 0.1, "a batch holds long and short pairs: most of its work is for nothing"
-
-
 def test_buckets_come_in_a_random_order_and_are_new_each_epoch(objective):
     first, second = objective.buckets_of(0), objective.buckets_of(1)
     assert first.shape == (9, 7)
@@ -180,16 +165,6 @@ def test_long_texts_are_cut_and_counted(make, bpe, corpus):
     assert make(context=max(map(max, lengths))).notes == ()
 
 
-def test_texts_are_encoded_with_a_space_before_and_between_cls_and_sep(make, byte_bpe):
-    objective = make(context=5)
-    objective.tokenizer = byte_bpe
-    rows, letters = objective.encoded(["ab", "", "abcdef"]), byte_bpe.encode(" abcdef")
-    begin, end, pad = objective.begin, objective.end, objective.pad
-    expected = [[begin, *letters[:3], end], [begin, letters[0], end], [begin, *letters[:4]]]
-    assert list(rows) == expected and rows.n_cut == 1, "a text that was cut has not ended"
-    assert rows.padded([1, 0])[0].tolist() == [expected[1] + [pad, pad], expected[0]]
-
-
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.4])
 def test_label_smoothing_equals_a_plain_loop(smoothing):
     logits = torch.randn(2, 3, 7)
@@ -204,8 +179,8 @@ def test_label_smoothing_equals_a_plain_loop(smoothing):
                 q = (1 - smoothing) * (k == labels[b, t].item()) + smoothing / 7
                 smoothed -= q * p[k].log().item()
             plain -= p[labels[b, t]].log().item()
-    logs, counted = logits.log_softmax(-1), labels != IGNORED
-    right = logs.gather(-1, labels.clamp(min=0)[..., None])[..., 0]
+    logs, counted, at = logits.log_softmax(-1), labels != IGNORED, labels.clamp(min=0)[..., None]
+    right, raw = logs.gather(-1, at)[..., 0], logits.gather(-1, at)[..., 0]
     wrong_ones = (logs.sum(-1) - right) * counted
     sums = lambda on, off: -(on * (right * counted).sum() + off * wrong_ones.sum())
     n, all_plain = counted.sum(), -right.sum()
@@ -215,21 +190,16 @@ def test_label_smoothing_equals_a_plain_loop(smoothing):
         ),
         "the mean over the labels is taken, not the sum": (smoothed / n, plain / n),
         "the logits count as log-probabilities: log_softmax is missing": (
-            -(((1 - smoothing) * logits.gather(-1, labels.clamp(min=0)[..., None])[..., 0]
-               + smoothing * logits.mean(-1)) * counted).sum(),
-            -(logits.gather(-1, labels.clamp(min=0)[..., None])[..., 0] * counted).sum(),
+            -(((1 - smoothing) * raw + smoothing * logits.mean(-1)) * counted).sum(), -(raw * counted).sum()
         ),
         "the minus is missing": (-smoothed, -plain),
         "the two sums are swapped": (plain, smoothed),
     }  # fmt: skip
+    swapped = sums(smoothing + (1 - smoothing) / 7, (1 - smoothing) / 7)
     first = {name: value for name, (value, _) in both.items()} | {
-        "`smoothing` is shared by the V - 1 other tokens, not by all V tokens": sums(
-            1 - smoothing, smoothing / 6
-        ),
+        "`smoothing` is shared by the V - 1 other tokens, not by all V": sums(1 - smoothing, smoothing / 6),
         "the right token keeps its full weight 1, not 1 - smoothing": sums(1 + smoothing / 7, smoothing / 7),
-        "the weights are swapped: the plain part must get 1 - smoothing": sums(
-            smoothing + (1 - smoothing) / 7, (1 - smoothing) / 7
-        ),
+        "the weights are swapped: the plain part must get 1 - smoothing": swapped,
         "the uniform part is a sum over V, not a mean": sums(1, smoothing),
         "the uniform part counts IGNORED labels": (1 - smoothing) * plain - smoothing * logs.mean(-1).sum(),
         "nothing is smoothed": plain,
@@ -245,13 +215,9 @@ def test_label_smoothing_equals_a_plain_loop(smoothing):
     told = f"smoothing {smoothing}: "
     assert_right(found[1], plain, second, what=told + "the plain sum")
     assert_right(found[0], smoothed, first, what=told + "the smoothed sum")
-    flat = logits.flatten(0, 1), labels.flatten()
-    theirs = F.cross_entropy(*flat, label_smoothing=smoothing, reduction="sum")
-    torch.testing.assert_close(found[0], theirs)
     moving = logits.clone().requires_grad_()
-    assert smoothed_cross_entropy(moving, labels, smoothing)[0].requires_grad, (
-        "no gradient reaches the logits"
-    )
+    found = smoothed_cross_entropy(moving, labels, smoothing)
+    assert found[0].requires_grad, "no gradient reaches the logits"
 
 
 def test_loss_and_metrics_equal_a_plain_loop(objective, translator):
@@ -339,18 +305,15 @@ def test_a_small_model_learns_to_translate(byte_bpe, translator):
     assert n_right >= 20, f"{n_right} of 30 right: does the decoder see the source, and not its own label?"
 
 
-def test_the_batches_are_those_of_the_figures_in_the_readmes(objective):
-    assert small.fingerprint_of_batches(objective) == "94c2bc1e", (
-        "other texts or draws than those of the READMEs' figures: see the other failures, if any"
-    )
+def test_the_batches_are_those_of_the_figures_in_the_readmes(objective, as_in_readmes):
+    as_in_readmes(small.fingerprint_of_batches(objective), "94c2bc1e")
 
 
 def test_four_times_the_rows_of_a_step_are_translated_at_a_time(make, translator, monkeypatch):
     """Without gradients a row takes less memory."""
     seen = []
-    monkeypatch.setattr(
-        translation, "generate", lambda _, given, **how: seen.append((len(given), how)) or [[0]] * len(given)
-    )
+    generate = lambda _, given, **how: seen.append((len(given), how)) or [[0]] * len(given)
+    monkeypatch.setattr(translation, "generate", generate)
     make(context=24, batch_size=2).translate(translator(330), [f"sun {i}" for i in range(19)])
     assert [n for n, _ in seen] == [8, 8, 3] and {how["n_beam"] for _, how in seen} == {1}
     assert {how["max_new_tokens"] for _, how in seen} == {24}, "as far as the positions go"
