@@ -1,6 +1,7 @@
 """Grades pretraining/baselines.py: what trivial methods reach, against plain loops."""
 
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -45,35 +46,53 @@ def test_slot_accuracy_hides_things_only(objective, world_bpe):
         assert world.place_of(word.strip()), f"{word!r} is hidden, which is no thing"
 
 
-def test_unigram_loss_equals_a_plain_loop(tiny, byte_bpe):
-    counts = dict.fromkeys(byte_bpe.vocab, 0)
-    for text in tiny.corpus.train:
-        for i in byte_bpe.encode(" " + text):
-            counts[i] += 1
-    n_seen = sum(n > 0 for n in counts.values())  # Witten and Bell 1991
-    counts = {i: n + n_seen / len(counts) for i, n in counts.items()}
-    total = sum(counts.values())
-    nats = [-math.log(counts[i] / total) for i in hidden_tokens(tiny)]
-    found = baselines.unigram_loss(tiny, tiny.texts["train"].ids, "masked_labels")
+def validation_rows(objective):
+    """(noised ids, label ids, survived) of each validation row, without [CLS] and padding."""
+    batch, pad = objective.batch(0, "validation"), objective.tokenizer.special_id("[PAD]")
+    columns = (batch[name].tolist() for name in ("input_ids", "labels", "survived"))
+    for ids, labels, survived in zip(*columns, strict=True):
+        n = sum(label != IGNORED for label in labels)
+        yield [i for i in ids[1:] if i != pad], labels[:n], survived[: n - 1]
+
+
+def learnt_from(objective, end: list[int]) -> list[int]:
+    """The tokens of the training texts, each text followed by `end`."""
+    bpe = objective.tokenizer
+    return [i for text in objective.corpus.train for i in bpe.encode(" " + text) + end]
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["hidden tokens", "rebuilt tokens and their ends"])
+def test_unigram_loss_equals_a_plain_loop(tiny, denoising, byte_bpe, ends):
+    if ends:
+        train = denoising.texts["train"]
+        found = baselines.unigram_loss(denoising, train.ids, "labels", n_end=len(train))
+        ids = learnt_from(denoising, [byte_bpe.special_id("[SEP]")])
+        asked = [i for _, labels, _ in validation_rows(denoising) for i in labels]
+    else:
+        found = baselines.unigram_loss(tiny, tiny.texts["train"].ids, "masked_labels")
+        ids, asked = learnt_from(tiny, []), hidden_tokens(tiny)
+    counts, V = Counter(ids), len(byte_bpe.vocab)
+    n_seen = len(counts)  # Witten and Bell 1991
+    nats = [-math.log((counts[i] + n_seen / V) / (len(ids) + n_seen)) for i in asked]
     assert found == pytest.approx(sum(nats) / len(nats)), "counted in training, in nats"
 
 
-def test_commonest_share_of_hidden_tokens_equals_a_plain_loop(tiny, byte_bpe):
-    ids = [i for text in tiny.corpus.train for i in byte_bpe.encode(" " + text)]
-    commonest = max(set(ids), key=ids.count)
-    hidden = hidden_tokens(tiny)
-    expected = sum(i == commonest for i in hidden) / len(hidden)
-    assert 0 < expected < 1, "the test needs a commonest token that is hidden at times"
-    assert baselines.commonest_share(tiny) == pytest.approx(expected)
+def assert_commonest_share(objective, asked: list[int]) -> None:
+    ((commonest, _),) = Counter(learnt_from(objective, [])).most_common(1)
+    expected = asked.count(commonest) / len(asked)
+    assert 0 < expected < 1, "the test needs a commonest token that is asked for at times"
+    assert baselines.commonest_share(objective) == pytest.approx(expected), "a share of what is asked for"
 
 
-def test_places_without_a_label_do_not_count(objective):
+def test_commonest_share_of_hidden_tokens_equals_a_plain_loop(objective):
     labels = objective.batch(0, "validation")["masked_labels"]
-    assert (labels == IGNORED).any(), "a test without rows that hide fewer tokens"
-    commonest = np.bincount(objective.texts["train"].ids).argmax()
-    hidden = labels[labels != IGNORED]
-    expected = float((hidden == commonest).float().mean())
-    assert baselines.commonest_share(objective) == pytest.approx(expected), "a share of what is hidden"
+    assert (labels == IGNORED).any(), "the test needs rows that hide fewer tokens"
+    assert_commonest_share(objective, hidden_tokens(objective))
+
+
+def test_commonest_share_of_lost_tokens_equals_a_plain_loop(denoising):
+    rows = [zip(labels, alive, strict=False) for _, labels, alive in validation_rows(denoising)]
+    assert_commonest_share(denoising, [i for row in rows for i, kept in row if not kept])
 
 
 def plain_pairs(objective, split, n):
@@ -110,32 +129,8 @@ def test_shared_word_accuracy_equals_a_plain_loop(fixture, request):
 
     limits = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
     best = max(limits, key=lambda limit: accuracy(train, limit))
-    assert baselines.shared_word_accuracy(objective) == pytest.approx(accuracy(validation, best)), (
-        "the limit is chosen on training pairs and tried on validation pairs"
-    )
-
-
-def validation_rows(objective):
-    """(noised ids, label ids, survived) of each validation row, without [CLS] and padding."""
-    batch, pad = objective.batch(0, "validation"), objective.tokenizer.special_id("[PAD]")
-    columns = (batch[name].tolist() for name in ("input_ids", "labels", "survived"))
-    for ids, labels, survived in zip(*columns, strict=True):
-        n = sum(label != IGNORED for label in labels)
-        yield [i for i in ids[1:] if i != pad], labels[:n], survived[: n - 1]
-
-
-def test_unigram_loss_with_ends_equals_a_plain_loop(denoising, byte_bpe):
-    counts = dict.fromkeys(byte_bpe.vocab, 0)
-    train = denoising.corpus.train
-    for text in train:
-        for i in byte_bpe.encode(" " + text) + [byte_bpe.special_id("[SEP]")]:
-            counts[i] += 1
-    n_seen = sum(n > 0 for n in counts.values())  # Witten and Bell 1991
-    counts = {i: n + n_seen / len(counts) for i, n in counts.items()}
-    total = sum(counts.values())
-    nats = [-math.log(counts[i] / total) for _, labels, _ in validation_rows(denoising) for i in labels]
-    found = baselines.unigram_loss(denoising, denoising.texts["train"].ids, "labels", n_end=len(train))
-    assert found == pytest.approx(sum(nats) / len(nats)), "counted in training, in nats"
+    told = "the limit is chosen on training pairs and tried on validation pairs"
+    assert baselines.shared_word_accuracy(objective) == pytest.approx(accuracy(validation, best)), told
 
 
 @pytest.mark.parametrize("noise", ["infilling,permutation", *NOISES])
@@ -149,16 +144,6 @@ def test_standing_share_equals_a_plain_loop(denoising, noise):
     share = baselines.standing_share(objective)
     assert share == pytest.approx(stands / n_kept)
     assert (share == 1) == (noise == "masking"), "masking alone leaves every token at its place"
-
-
-def test_commonest_share_of_lost_tokens_equals_a_plain_loop(denoising, byte_bpe):
-    ids = [i for text in denoising.corpus.train for i in byte_bpe.encode(" " + text)]
-    commonest = max(set(ids), key=ids.count)
-    rows = [zip(labels, alive, strict=False) for _, labels, alive in validation_rows(denoising)]
-    lost = [i for row in rows for i, a in row if not a]
-    expected = lost.count(commonest) / len(lost)
-    assert 0 < expected < 1, "the test needs a commonest token that is lost at times"
-    assert baselines.commonest_share(denoising) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("limit", [0.01, 0.02, 0.05, 0.1, 0.2, 0.5])

@@ -100,15 +100,6 @@ def test_permutation_moves_whole_sentences(objective, bpe):
     assert moved > 5
 
 
-@pytest.mark.parametrize("step", range(3))
-def test_special_tokens_are_never_touched(objective, bpe, step):
-    special_ids = {bpe.special_id(token) for token in bpe.special_tokens}
-    batch = objective.with_noise(",".join(NOISES)).batch(step, "train")
-    for noised, original, _ in rows_of(batch, bpe):  # which looks for [CLS], [SEP] and [PAD] in their places
-        assert not special_ids & set(original), "a label inside a text is a special token"
-        assert special_ids & set(noised) <= {bpe.special_id("[MASK]")}, "a special token inside a noised text"
-
-
 def test_a_noised_text_that_grew_is_cut_to_the_context(byte_bpe):
     text = "abcdefghi"  # with the space before it ten tokens: all that a context of 12 holds
     objective = Denoising(Corpus("short", [text], [text]), byte_bpe, 12, 200, noise="infilling")
@@ -123,10 +114,7 @@ def test_a_noised_text_that_grew_is_cut_to_the_context(byte_bpe):
 
 
 @pytest.mark.parametrize("noise", NOISES)
-@pytest.mark.parametrize(
-    "text",
-    ["a", "One sentence of eighty characters, which is about as long as a short message is.", "Two. 2."],
-)
+@pytest.mark.parametrize("text", ["a", "Two. 2."])
 def test_short_documents_work(bpe, encoder_decoder, noise, text):
     objective = Denoising(Corpus("short", [text], [text, ""]), bpe, 100, 3, noise=noise)
     model = encoder_decoder(len(bpe.vocab), max_positions=100)
@@ -197,19 +185,11 @@ def test_loss_and_metrics_equal_a_plain_loop(objective, encoder_decoder, bpe):
         assert metrics[name].item() == pytest.approx(right[name] / counts[name], rel=1e-6), name
 
 
-def test_accuracies_of_a_model_that_knows_one_letter(letters, byte_bpe, encoder_decoder):
-    letter = byte_bpe.encode("q")[0]
+def test_the_end_counts_for_neither_accuracy(letters, byte_bpe, encoder_decoder):
     model = encoder_decoder(len(byte_bpe.vocab), head_bias=True)
-    model.vocabulary.bias.data[letter] = 1e4
-    batch = letters.with_noise("masking").batch(0, "train")
-    metrics = letters.loss(model, batch)[1]
-    kept, lost = (float((batch["survived"][batch["labels"] == letter] == s).sum()) for s in (1, 0))
-    assert kept and lost and kept + lost == 16, "the test needs rows that kept and rows that lost the letter"
-    assert metrics["copy_accuracy"].item() == pytest.approx(kept / float(batch["n_kept"]))
-    assert metrics["rebuilt_accuracy"].item() == pytest.approx(lost / float(batch["n_lost"]))
     model.vocabulary.bias.data[byte_bpe.special_id("[SEP]")] = 1e5
-    metrics = letters.loss(model, batch)[1]
-    assert metrics["copy_accuracy"] == metrics["rebuilt_accuracy"] == 0, "the end counts for neither"
+    metrics = letters.loss(model, letters.batch(0, "train"))[1]
+    assert metrics["copy_accuracy"] == metrics["rebuilt_accuracy"] == 0
 
 
 def test_unknown_noises_are_refused(objective, tagged_corpus, bpe):
@@ -235,16 +215,9 @@ def test_the_batches_are_those_of_the_figures_in_the_readmes(objective, as_in_re
 def test_a_published_bart_reads_its_start_before_cls_and_has_no_label_for_it(tagged_corpus, bpe, objective):
     bart = copy.copy(bpe)
     bart.aliases = bpe.aliases | {"[START]": "[SEP]"}
-    batch, plain = (
-        one.batch(0, "train") for one in (Denoising(tagged_corpus, bart, CONTEXT, 9, 3), objective)
-    )
-    for name, before in (
-        ("decoder_input_ids", bpe.special_id("[SEP]")),
-        ("labels", -100),
-        ("survived", -100),
-    ):
+    batch = Denoising(tagged_corpus, bart, CONTEXT, 9, 3).batch(0, "train")
+    plain, first = objective.batch(0, "train"), dict(labels=IGNORED, survived=IGNORED)
+    for name, before in (first | dict(decoder_input_ids=bpe.special_id("[SEP]"))).items():
         assert set(batch[name][:, 0].tolist()) == {before}, f"{name}: nothing is asked at the first token"
-        n = batch[name].shape[1]
-        assert torch.equal(batch[name][:, 1:], plain[name][:, : n - 1]), (
-            f"{name}: the others move by one place"
-        )
+        others = plain[name][:, : batch[name].shape[1] - 1]
+        assert torch.equal(batch[name][:, 1:], others), f"{name}: the others move by one place"

@@ -166,38 +166,26 @@ def test_whole_word_masking_hides_whole_words_of_the_text(bpe):
                 assert set(np.flatnonzero(word_of == word).tolist()) <= chosen, "a word is hidden in part"
 
 
-def test_batch_hides_the_share_of_every_row_and_nothing_special(objective):
+def test_a_batch_hides_the_share_of_each_row_and_its_labels_are_what_stood_there(objective):
     bpe = objective.tokenizer
     special_ids = [bpe.special_id(token) for token in bpe.special_tokens]
     for step in range(5):
         rows, batch = original_rows(objective, step), objective.batch(step, "train")
-        n_total = 0
-        for b, ids in enumerate(rows["input_ids"].tolist()):
-            n_may = sum(i not in special_ids for i in ids)
-            counted = batch["masked_labels"][b] != IGNORED
-            assert counted.sum() == max(1, round(0.15 * n_may))
-            chosen = batch["masked_positions"][b][counted].tolist()
-            assert all(ids[t] not in special_ids for t in chosen), "a special token or padding is hidden"
-            n_total += len(chosen)
-        assert batch["n_masked"] == n_total and batch["n_row"] == 9
-
-
-def test_labels_are_the_original_tokens_and_the_rest_is_unchanged(objective):
-    for step in range(5):
-        rows, batch = original_rows(objective, step), objective.batch(step, "train")
         original, shown = rows["input_ids"], batch["input_ids"].numpy()
-        chosen = np.zeros(original.shape, dtype=bool)
-        n_byte = 0
-        for b in range(len(original)):
-            for t, label in zip(
-                batch["masked_positions"][b], batch["masked_labels"][b].tolist(), strict=True
-            ):
+        chosen, n_byte = np.zeros(original.shape, dtype=bool), 0
+        for b, ids in enumerate(original.tolist()):
+            places = batch["masked_positions"][b].tolist(), batch["masked_labels"][b].tolist()
+            for t, label in zip(*places, strict=True):
                 if label != IGNORED:
-                    assert label == original[b, t], "a label is the token that stood there before"
+                    assert label == ids[t], "a label is the token that stood there before"
+                    assert label not in special_ids, "a special token or padding is hidden"
                     chosen[b, t] = True
-                    n_byte += len(objective.tokenizer.vocab[label])
+                    n_byte += len(bpe.vocab[label])
+            n_may = sum(i not in special_ids for i in ids)
+            assert chosen[b].sum() == max(1, round(0.15 * n_may)), "the rounded share, at least one"
         assert (shown == original)[~chosen].all(), "a token that is not to be predicted is changed"
         assert not (shown == original)[chosen].all(), "nothing is hidden"
+        assert batch["n_masked"] == chosen.sum() and batch["n_row"] == 9
         assert batch["n_byte"] == n_byte
         for name in set(rows) - {"input_ids"}:
             assert batch[name].tolist() == rows[name].tolist()
@@ -251,12 +239,10 @@ def test_80_10_10(objective):
 def test_masks_are_drawn_anew_each_time(byte_bpe):
     corpus = Corpus("one", ["A tree in the rain."], ["The sun."])
     objective = Masked(corpus, byte_bpe, 40, 1, next_sentence=False)
-    one, other = objective.batch(0, "train"), objective.batch(1, "train")
-    hidden = [set(batch["masked_positions"][0].tolist()) for batch in (one, other)]
-    assert (
-        original_rows(objective, 0)["input_ids"].tolist() == original_rows(objective, 1)["input_ids"].tolist()
-    )
-    assert hidden[0] != hidden[1], "masking is static: each epoch hides the same tokens"
+    one, other = (original_rows(objective, step)["input_ids"].tolist() for step in (0, 1))
+    assert one == other, "the test needs the same text twice"
+    one, other = (set(objective.batch(step, "train")["masked_positions"][0].tolist()) for step in (0, 1))
+    assert one != other, "masking is static: each epoch hides the same tokens"
 
 
 def test_an_id_without_a_token_shifts_no_other():
