@@ -162,14 +162,6 @@ def test_sample_continues_the_prompt_until_the_end_token(objective, decoder, mon
     assert objective.sample(model, n_token=4, prompt="été") == "été", "the end ends a text and is not shown"
 
 
-def test_a_small_model_learns_a_small_text(byte_bpe, decoder):
-    objective = Causal(Corpus("abc", ["abcd" * 20], ["abcd" * 5]), byte_bpe, 12, 8)
-    model = decoder(len(byte_bpe.vocab), d_model=24)
-    small.learn(objective, model, 60, lr=1e-2)
-    _, metrics = objective.loss(model, objective.batch(0, "validation"))
-    assert metrics["accuracy"] > 0.85, "of each four letters the next one is certain: do the labels follow?"
-
-
 def test_the_batches_are_those_of_the_figures_in_the_readmes(objective, as_in_readmes):
     as_in_readmes(small.fingerprint_of_batches(objective), "5faf67d8")
 

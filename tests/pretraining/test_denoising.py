@@ -199,15 +199,6 @@ def test_unknown_noises_are_refused(objective, tagged_corpus, bpe):
         objective.with_noise("infilling,shuffle")
 
 
-def test_a_small_model_learns_to_rebuild_a_small_text(byte_bpe, encoder_decoder):
-    texts = ["abcdef. ghi.", "klmnop. qrs."]
-    objective = Denoising(Corpus("two", texts, texts), byte_bpe, 24, 8)
-    model = encoder_decoder(len(byte_bpe.vocab), d_model=24)
-    small.learn(objective, model, 80, lr=1e-2)
-    metrics = objective.loss(model, objective.batch(0, "validation"))[1]
-    assert metrics["copy_accuracy"] > 0.9 and metrics["rebuilt_accuracy"] > 0.7, "do the labels follow?"
-
-
 def test_the_batches_are_those_of_the_figures_in_the_readmes(objective, as_in_readmes):
     as_in_readmes(small.fingerprint_of_batches(objective), "2dc2d69e")
 

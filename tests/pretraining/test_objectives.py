@@ -57,13 +57,12 @@ def test_batch_is_a_function_of_seed_split_and_step(made):
     make, _ = made
     objective = make()
     first, validation = objective.batch(20, "train"), objective.batch(0, "validation")
-    random.seed(5), np.random.seed(5), torch.manual_seed(5)
-    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    states = lambda: (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
+    before = states()
     for step in (0, 19, 40):
         objective.batch(step, "train")
         assert equal(objective.batch(step, "validation"), validation), "validation is the same at all steps"
-    after = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
-    assert before == after, "making a batch moves a global random state: dropout would change"
+    assert before == states(), "making a batch moves a global random state: dropout would change"
     assert equal(objective.batch(20, "train"), first), "a batch depends on the batches made before it"
     assert equal(make().batch(20, "train"), first), "another object with the same seed gives another batch"
     assert not equal(objective.batch(21, "train"), first), "another step gives the same batch"
@@ -78,6 +77,14 @@ def test_parts_of_a_batch_add_up(made, assert_parts_add_up, split, n_part):
     assert_parts_add_up(objective, model, objective.batch(0, split), n_part)
 
 
+def test_the_loss_moves_every_weight(made):
+    make, model = made
+    objective = make()
+    objective.loss(model, objective.batch(0, "train"))[0].backward()
+    still = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert still == [], "no gradient reaches these"
+
+
 def test_rows_of_like_length_without_their_padding_have_the_same_metrics(made):
     make, model = made
     objective = make()
@@ -87,9 +94,8 @@ def test_rows_of_like_length_without_their_padding_have_the_same_metrics(made):
         n_token += part["input_ids"].numel()
     whole = {name: value.detach() for name, value in objective.loss(model, batch)[1].items()}
     for name, value in whole.items():
-        assert float(totals[name]) == pytest.approx(float(value), rel=1e-4, abs=1e-6), (
-            f"{name}: lost or doubled"
-        )
+        expected = pytest.approx(float(value), rel=1e-4, abs=1e-6)
+        assert float(totals[name]) == expected, f"{name}: lost or doubled"
     real = batch.get("attention_mask", torch.ones_like(batch["input_ids"])).sum()
     assert real <= n_token < 1.3 * real, "padding is computed for nothing"
 

@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import published
 import pytest
 import small
 import torch
@@ -16,7 +17,6 @@ from minilm.checkpoint import save
 from minilm.model.config import ModelConfig
 from minilm.plumbing.errors import UserError
 from minilm.plumbing.folders import RUN_FILES
-from minilm.plumbing.safetensors import read_tensors, write_tensors
 from minilm.pretraining import run
 from minilm.pretraining.causal import Causal
 from minilm.pretraining.run import Pretraining, PretrainingSettings, check_fit, with_recipe
@@ -118,18 +118,11 @@ def test_a_tokenizer_is_trained_read_or_that_of_the_run(tmp_path):
 
 
 def test_heads_that_a_published_folder_lacks_are_those_of_the_seed(tmp_path):
-    model = small.model("masked")
-    model = type(model)(dataclasses.replace(model.config, final_norm=True, head_transform=True))
-    save(model, small.tokenizer(), "run")
-    minilm.export("run", tmp_path / "bert")
-    weights = read_tensors(tmp_path / "bert" / "model.safetensors")
-    kept = {name: one for name, one in weights.items() if not name.startswith("cls.seq_relationship")}
-    assert len(kept) < len(weights)
-    write_tensors(tmp_path / "bert" / "model.safetensors", kept)
+    folder = published.folder(tmp_path / "bert", "bert", published.bert())
 
     def head(seed):
         torch.rand(3)  # whatever was drawn before
-        _, found, _ = run.start_model(str(tmp_path / "bert"), "masked", settings(seed=seed))
+        _, found, _ = run.start_model(str(folder), "masked", settings(seed=seed))
         return found.next_sentence.weight
 
     assert torch.equal(head(1), head(1)) and not torch.equal(head(1), head(2))
