@@ -50,8 +50,8 @@ def test_soft_targets_equal_a_plain_loop(temperature):
     B, P, V = 3, 4, 7
     logits, teacher_logits = 3 * torch.randn(B, P, V).double(), 3 * torch.randn(B, P, V).double()
     counted = torch.rand(B, P) < 0.6
-
     divergence = lambda t, s: t * (math.log(t) - math.log(s))
+    swapped = lambda t, s: divergence(s, t)
 
     def nats(term=divergence, at=counted, theirs=temperature, ours=temperature):
         total = 0.0
@@ -61,7 +61,6 @@ def test_soft_targets_equal_a_plain_loop(temperature):
             total += sum(term(t / sum(above), s / sum(below)) for t, s in zip(above, below, strict=True))
         return total
 
-    swapped = lambda t, s: divergence(s, t)
     T2, n = temperature**2, int(counted.sum())
     mistakes = {
         "the factor T^2 is missing": nats(),
@@ -215,9 +214,6 @@ def test_the_students_first_weights_are_the_teachers(teacher, n_layer, taken):
     others = {name: value for name, value in student.state_dict().items() if ".blocks." not in name}
     for name, value in others.items():
         assert torch.equal(value, theirs[name]), name
-    assert {"tokens.weight", "encoder.embeddings.position.weight", "encoder.norm.weight"} <= set(others)
-    left = {name for name in theirs if ".blocks." not in name} - set(others)
-    assert all("segment" in name or "pooler" in name or "next_sentence" in name for name in left), left
     owners = {value.data_ptr() for value in theirs.values()}
     assert all(p.data_ptr() not in owners for p in student.state_dict().values()), "shared, not copied"
 

@@ -9,6 +9,12 @@ from small import fingerprint
 from minilm.pretraining.masked import Masked, fill_examples
 
 
+def shown_and_true(lines: list[str]) -> list[tuple[str, str]]:
+    """Each text with its blank, and the word that stood there."""
+    truths = [re.search(r"it was: (.*)\)", guesses)[1] for guesses in lines[1::2]]
+    return list(zip(lines[::2], truths, strict=True))
+
+
 def test_fill_examples_show_the_blank_its_truth_and_the_three_best(objective, world_bpe):
     chances = {" cow": 0.5, " the": 0.3, ".": 0.15, " farm": 0.05}
     model = Oracle(world_bpe, lambda text: {token: math.log(p) for token, p in chances.items()})
@@ -36,8 +42,7 @@ def test_fill_examples_give_the_probabilities_of_their_own_text(objective, world
 
 def test_all_tokens_of_a_word_are_hidden(tiny, byte_bpe):
     lines = fill_examples(tiny, Oracle(byte_bpe, lambda text: {"x": 1.0}))
-    for shown, guesses in zip(lines[::2], lines[1::2], strict=True):
-        truth = re.search(r"it was: (.*)\)", guesses)[1]
+    for (shown, truth), guesses in zip(shown_and_true(lines), lines[1::2], strict=True):
         assert shown.replace("____", truth) in tiny.corpus.validation
         assert not re.search(r"\w____|____\w", shown), "a blank must be a whole word, not a piece"
         assert re.fullmatch(f" +{'x' * len(truth)}x? 1.00   \\(.*", guesses), "one guess for each token"
@@ -45,16 +50,14 @@ def test_all_tokens_of_a_word_are_hidden(tiny, byte_bpe):
 
 def test_fill_examples_show_no_text_twice(tiny, byte_bpe):
     lines = fill_examples(tiny, Oracle(byte_bpe, lambda text: {"x": 1.0}), n=9)
-    truths = [re.search(r"it was: (.*)\)", guesses)[1] for guesses in lines[1::2]]
-    texts = [shown.replace("____", truth) for shown, truth in zip(lines[::2], truths, strict=True)]
+    texts = [shown.replace("____", truth) for shown, truth in shown_and_true(lines)]
     assert sorted(texts) == sorted(tiny.corpus.validation), "each text once, where there are too few"
 
 
 def test_fill_examples_hide_words_worth_guessing(objective, world_bpe):
     lines = fill_examples(objective, Oracle(world_bpe, lambda text: {" the": 1.0}), n=60)
     ids = [i for text in objective.corpus.train for i in world_bpe.encode(" " + text)]
-    for guesses in lines[1::2]:
-        truth = re.search(r"it was: (.*)\)", guesses)[1]
+    for _, truth in shown_and_true(lines):
         n = max(ids.count(world_bpe.encode(word)[0]) for word in (truth, " " + truth))
         assert len(truth) > 1 and n < 0.02 * len(ids), f"{truth!r} can be guessed without reading"
 
