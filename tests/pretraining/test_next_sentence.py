@@ -287,31 +287,19 @@ def packed(texts, bpe):
     return next_sentence.PackedSentences(texts, bpe, CONTEXT)
 
 
-def test_packed_rows_hold_every_sentence_once_in_order(packed, texts, bpe):
+def test_packed_rows_are_the_chosen_runs_across_documents(packed, texts, bpe):
     cls, sep, pad = (bpe.special_id(f"[{name}]") for name in ("CLS", "SEP", "PAD"))
-    rows = packed.rows(np.arange(len(packed)))
-    assert rows.keys() == {"input_ids", "attention_mask"} and rows["input_ids"].shape[1] <= CONTEXT
-    text, across = [], False
-    for ids, mask in zip(rows["input_ids"].tolist(), rows["attention_mask"].tolist(), strict=True):
-        n = sum(mask)
-        assert ids == [cls, *ids[1 : n - 1], sep] + [pad] * (len(ids) - n)
-        assert mask == [1] * n + [0] * (len(ids) - n)
-        row = bpe.decode(ids[1 : n - 1])
-        assert row.startswith(" D") and row.endswith("."), "a row begins or ends inside a sentence"
-        across |= len({document for document, _ in tags(ids[1 : n - 1], bpe)}) > 1
-        text += ids[1 : n - 1]
-    every = "".join(" " + s for t in texts for s in sentences(t))
-    assert bpe.decode(text) == every, "lost, twice, or out of order"
-    assert across, "rows are filled across documents"
-
-
-def test_packed_rows_take_the_chosen_runs(packed):
-    everything = packed.rows(np.arange(len(packed)))["input_ids"]
-    chosen = np.array([4, 0, 4])
+    runs = SentenceRuns(texts, bpe, CONTEXT, across_documents=True)
+    assert len(packed) == len(runs) > 5
+    chosen = np.array([4, 0, 4, *range(len(runs))])
     rows = packed.rows(chosen, np.random.default_rng(0))
-    width = rows["input_ids"].shape[1]
-    assert (rows["input_ids"] == everything[chosen][:, :width]).all()
-    assert len(packed) == len(everything) > 5
+    assert rows.keys() == {"input_ids", "attention_mask"}
+    columns = rows["input_ids"].tolist(), rows["attention_mask"].tolist()
+    for run, ids, mask in zip(chosen, *columns, strict=True):
+        first, last = runs.edges[runs.runs[run]]
+        n, n_pad = last - first + 2, len(ids) - (last - first + 2)
+        assert ids == [cls, *runs.ids[first:last], sep] + [pad] * n_pad, "[CLS] sentences [SEP]"
+        assert mask == [1] * n + [0] * n_pad, "1 on every token, 0 on padding"
 
 
 def test_false_pairs_are_those_of_the_figures_in_the_readmes(world_corpus, world_bpe, as_in_readmes):
