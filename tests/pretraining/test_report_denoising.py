@@ -1,6 +1,5 @@
 """Grades pretraining/report.py: BART's table."""
 
-from minilm.plumbing.script import table
 from minilm.pretraining import baselines, report
 from minilm.pretraining.denoising import rebuilt_examples
 from minilm.pretraining.noise import NOISES
@@ -25,14 +24,13 @@ def test_closing_has_the_figures_of_results_json(denoising, denoiser):
         assert results[f"{noise}_loss"] == alone, "each noise by itself, on the validation part"
         assert (f"loss, {noise} alone", None, alone, results["unigram_loss"], "") in rows
     columns = {name: values for name, *values in rows}
-    assert columns["loss (nats per token)"][:3] == [before["loss"], after["loss"], results["unigram_loss"]]
-    assert columns["bits per byte"][:2] == [before["bits_per_byte"], after["bits_per_byte"]]
     for name, key, trivial in (
+        ("loss (nats per token)", "loss", results["unigram_loss"]),
+        ("bits per byte", "bits_per_byte", None),
         ("kept tokens copied", "copy_accuracy", baselines.standing_share(denoising)),
         ("lost tokens rebuilt", "rebuilt_accuracy", baselines.commonest_share(denoising)),
     ):
-        assert columns[name][:3] == [before[key], after[key], trivial]
+        assert columns[name][:3] == [before[key], after[key], trivial], name
     assert all(len(row) == len(HEADER) for row in rows)
-    assert len(table(rows, HEADER).splitlines()) == len(rows) + 2
     assert examples[-11:] == rebuilt_examples(denoising, denoiser)
     assert denoising.noises == ("infilling", "permutation"), "the run's own noise is changed"
