@@ -290,9 +290,10 @@ def test_packed_rows_are_the_chosen_runs_across_documents(packed, texts, bpe):
     columns = rows["input_ids"].tolist(), rows["attention_mask"].tolist()
     for run, ids, mask in zip(chosen, *columns, strict=True):
         first, last = runs.edges[runs.runs[run]]
-        n, n_pad = last - first + 2, len(ids) - (last - first + 2)
-        assert ids == [cls, *runs.ids[first:last], sep] + [pad] * n_pad, "[CLS] sentences [SEP]"
-        assert mask == [1] * n + [0] * n_pad, "1 on every token, 0 on padding"
+        expected = [cls, *runs.ids[first:last].tolist(), sep]
+        n_pad = len(ids) - len(expected)
+        assert ids == expected + [pad] * n_pad, "[CLS] sentences [SEP]"
+        assert mask == [1] * len(expected) + [0] * n_pad, "1 on every token, 0 on padding"
 
 
 def test_false_pairs_are_those_of_the_figures_in_the_readmes(world_corpus, world_bpe, as_in_readmes):
