@@ -264,8 +264,9 @@ def finished_run(made: PretrainingSettings) -> Path:
 @pytest.mark.parametrize("name", ["masked", "causal", "distillation"])
 def test_of_the_default_run_no_flags_are_told(name, capsys):
     usual = with_recipe(PretrainingSettings(objective=name, seed=4, device="cpu"))
-    teacher = "runs/masked-3" if name == "distillation" else None
-    folder = finished_run(dataclasses.replace(usual, teacher=teacher, out="a/b"))
+    same = dict(out="a/b", eval_every=7, eval_rows=9, save_every=8, log_every=3)  # the model is the same
+    same |= dict(teacher="runs/masked-3") if name == "distillation" else {}
+    folder = finished_run(dataclasses.replace(usual, **same))
     assert run.newest_or_train(name, seed=5) == folder
     assert capsys.readouterr().out == f"Starting from {folder}.\n"
 
