@@ -207,11 +207,10 @@ def test_a_later_regime_starts_from_a_model_that_can_read(tmp_path):
     folder, model, tokenizer = run.start_model(str(tmp_path / "run"), "causal", settings())
     assert folder == str(tmp_path / "run") and model.config.kind == "decoder"
     assert tokenizer.vocab == small.tokenizer().vocab
-    for precision, reads_only in (("bf16", True), ("bf16", False), ("fp32", True)):
-        given = tmp_path / "run", "causal", settings(precision=precision)
-        dtype = run.start_model(*given, reads_only=reads_only)[1].tokens.weight.dtype
-        half = (precision, reads_only) == ("bf16", True)
-        assert dtype == (torch.bfloat16 if half else torch.float32), "weights that move stay whole"
+    whole, half, reads = torch.float32, torch.bfloat16, dict(reads_only=True)
+    for precision, how, dtype in (("bf16", reads, half), ("bf16", {}, whole), ("fp32", reads, whole)):
+        found = run.start_model(tmp_path / "run", "causal", settings(precision=precision), **how)[1]
+        assert found.tokens.weight.dtype == dtype, "weights that move stay whole"
     save(model, None, tmp_path / "bare")
     with pytest.raises(UserError, match="bare: no tokenizer in it, and text cannot be read without one"):
         run.start_model(tmp_path / "bare", "causal", settings())
