@@ -51,31 +51,25 @@ def test_an_encoder_gives_its_first_token_through_the_pooler():
     torch.testing.assert_close(model.output(batch(model)), model.head.linear(hidden[:, 0]))
 
 
-def test_a_decoder_gives_its_last_real_token():
-    model = made("decoder")
-    inputs = batch(model)
-    hidden = model.hidden_states(inputs["input_ids"], inputs["attention_mask"])[-1]
-    last = inputs["attention_mask"].sum(1) - 1
-    expected = model.head.linear(torch.stack([hidden[i, n] for i, n in enumerate(last.tolist())]))
-    told = "a decoder's last real token has seen the whole text"
-    torch.testing.assert_close(model.output(inputs), expected, msg=told)
-
-
-def test_an_encoder_decoder_reads_the_text_twice():
-    model = made("encoder-decoder")
+@pytest.mark.parametrize("kind", ["decoder", "encoder-decoder"])
+def test_a_decoder_gives_its_last_real_token(kind):
+    model = made(kind)
     inputs = batch(model)
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
-    memory = model.encode(ids, mask)[-1]
-    hidden = model.decode(ids, mask, memory, mask)[-1]
-    last = [hidden[i, n] for i, n in enumerate((mask.sum(1) - 1).tolist())]
-    told = "the decoder reads the text again; its last real token is taken"
-    torch.testing.assert_close(model.output(inputs), model.head.linear(torch.stack(last)), msg=told)
+    if kind == "decoder":
+        hidden = model.hidden_states(ids, mask)[-1]
+    else:  # its decoder reads the text again
+        hidden = model.decode(ids, mask, model.encode(ids, mask)[-1], mask)[-1]
+    last = torch.stack([hidden[i, n] for i, n in enumerate((mask.sum(1) - 1).tolist())])
+    told = "a decoder's last real token has seen the whole text"
+    torch.testing.assert_close(model.output(inputs), model.head.linear(last), msg=told)
 
 
-def test_a_head_on_positions_gives_scores_for_each():
+def test_a_head_on_positions_reads_the_state_of_each():
     model = made("encoder", on="position", n_output=4)
     inputs = batch(model)
-    assert model.output(inputs).shape == (*inputs["input_ids"].shape, 4)
+    expected = model.head.linear(model.hidden_states(**inputs)[-1])  # (B, T, 4)
+    torch.testing.assert_close(model.output(inputs), expected)
 
 
 def test_equal_vectors_have_no_difference():
@@ -109,9 +103,8 @@ def test_exactly_the_weights_in_use_get_a_gradient(kind, on):
     assert with_gradient == {name for name, p in model.named_parameters() if p.requires_grad}
     through = kind == "encoder" and on == "text"
     assert ("pooler.weight" in with_gradient) == through, "an encoder's [CLS] goes through the pooler"
-    resting = {name.split(".")[0] for name, _ in model.named_parameters()} - {
-        n.split(".")[0] for n in with_gradient
-    }
+    part_of = lambda name: name.split(".")[0]
+    resting = {*map(part_of, dict(model.named_parameters()))} - {*map(part_of, with_gradient)}
     assert resting <= {"pooler", "next_sentence"}, "the output depends on a frozen part"
 
 

@@ -35,8 +35,6 @@ def test_a_layer_computes_equation_3():
     assert_right(lora(x), layer(x), start, rtol=1e-4, axes=axes, what="at the start, where B is 0")
     assert lora.lora_a.any(), "A must be random: if A and B are both 0, neither gets a gradient"
     assert lora.lora_a.shape == (2, 7) and lora.lora_b.shape == (5, 2)
-    wide = LoRALinear(nn.Linear(400, 3), rank=50, alpha=1.0).lora_a
-    assert float(wide.detach().std() * 20) == pytest.approx(1, abs=0.05), "A has the deviation 1 / sqrt(d_in)"
     nn.init.normal_(lora.lora_b)
     thin = x @ lora.lora_a.T @ lora.lora_b.T
     expected = layer(x) + (6.0 / 2) * thin
@@ -46,9 +44,8 @@ def test_a_layer_computes_equation_3():
         "the factor is 1 / r: alpha is missing": layer(x) + thin / 2,
         "B A x is left out": layer(x),
     }
-    assert_right(
-        lora(x), expected, mistakes, rtol=1e-4, atol=1e-5, axes=axes, what="alpha 6, r 2, a random B"
-    )
+    what = "alpha 6, r 2, a random B"
+    assert_right(lora(x), expected, mistakes, rtol=1e-4, atol=1e-5, axes=axes, what=what)
     before = lora.weight.detach().clone()
     state = merged_state(nn.Sequential(lora))["0.weight"]
     assert torch.equal(lora.weight, before), "the frozen matrix is changed in place: it would be added twice"
@@ -79,10 +76,7 @@ def test_merged_and_unmerged_compute_the_same(kind, tmp_path):
 
 def test_targets_name_the_layers():
     model = tuned.body("encoder-decoder")
-    model.out = nn.Linear(12, 3)  # as a head may be called
-    add_lora(model, 2, 4.0, ("q", "down", "out"))
-    assert not isinstance(model.out, LoRALinear), "only layers inside blocks are replaced"
-    model = tuned.body("encoder-decoder")
+    model.down = nn.Linear(12, 3)  # as a head may be called: only layers inside blocks are replaced
     add_lora(model, 2, 4.0, ("q", "down"))
     found = {name for name, layer in model.named_modules() if isinstance(layer, LoRALinear)}
     blocks = ("encoder.blocks.0", "encoder.blocks.1", "decoder.blocks.0")
@@ -98,6 +92,5 @@ def test_a_is_drawn_as_widely_as_the_layer_is_narrow():
 
 
 def test_an_addition_has_the_type_of_the_weights_it_is_added_to():
-    layer = torch.nn.Linear(6, 5).bfloat16()
-    found = LoRALinear(layer, 2, 4.0)(torch.ones(3, 6, dtype=torch.bfloat16))
-    assert torch.equal(found, layer(torch.ones(3, 6, dtype=torch.bfloat16))), "B begins at 0"
+    layer, x = nn.Linear(6, 5).bfloat16(), torch.ones(3, 6, dtype=torch.bfloat16)
+    assert torch.equal(LoRALinear(layer, 2, 4.0)(x), layer(x)), "B begins at 0"

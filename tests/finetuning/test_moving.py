@@ -59,33 +59,25 @@ def test_head_moves_the_head_alone_and_all_what_is_in_use(kind):
 def test_bias_moves_the_head_and_every_bias_in_use(kind):
     model = made(kind)
     let_move(model, "bias")
-    found = moving(model)
-    others = {name for name in found if not name.endswith(".bias")}
-    assert others == {"head.linear.weight"}, f"moves beside biases: {sorted(others)}, not the head alone"
-    resting = {name for name, _ in model.named_parameters() if name.endswith(".bias")} - found
-    assert not any(model.in_use(name) for name in resting), "the output depends on a bias that is frozen"
-    assert all(model.in_use(name) for name in found), "the output does not depend on it: it would only decay"
-    for layer in ("self_attention_norm", "self_attention.q"):
-        assert any(name.endswith(f".blocks.0.{layer}.bias") for name in found), f"no bias of {layer} moves"
+    used = {name for name, _ in model.named_parameters() if model.in_use(name)}  # others would only decay
+    assert_moving(model, {name for name in used if name.endswith(".bias")} | {"head.linear.weight"})
 
 
 def test_last_moves_the_blocks_nearest_to_the_head():
-    model = made()
-    let_move(model, "last:1")
-    expected = ("encoder.blocks.1.", "encoder.norm.", "pooler.", "head.")
-    assert_moving(model, {name for name, _ in model.named_parameters() if name.startswith(expected)})
-    model = made("encoder-decoder")
-    let_move(model, "last:2")
-    expected = ("encoder.blocks.1.", "encoder.norm.", "decoder.blocks.", "decoder.norm.", "head.")
-    assert_moving(model, {name for name, _ in model.named_parameters() if name.startswith(expected)})
+    above = ("encoder.blocks.1.", "encoder.norm.", "head.")
+    for kind, tune, expected in (
+        ("encoder", "last:1", (*above, "pooler.")),
+        ("encoder-decoder", "last:2", (*above, "decoder.blocks.", "decoder.norm.")),
+    ):
+        model = made(kind)
+        let_move(model, tune)
+        assert_moving(model, {name for name, _ in model.named_parameters() if name.startswith(expected)})
 
 
 def test_blocks_learn_more_slowly_and_wake_later_from_the_top_down():
     names = ("head.linear.bias", "encoder.norm.weight", "encoder.blocks.0.feed_forward.up.bias")
     found = [share_and_start(name, tuned.config(), 0.5, 30) for name in (*names, "tokens.weight")]
-    told = (
-        "the head learns at the full rate from the start; each level below at half the rate, 30 steps later"
-    )
+    told = "the head learns at the full rate from the start; each level below at half of it, 30 steps later"
     assert found == [(1.0, 0), (0.5, 30), (0.25, 60), (0.125, 90)], told
     assert share_and_start("tokens.weight", tuned.config(), 1.0, 0) == (1.0, 0)
 
@@ -95,9 +87,7 @@ def test_lora_is_that_of_the_flags_where_nothing_else_is_said():
     let_move(model, "lora")
     found = {name: layer for name, layer in model.named_modules() if isinstance(layer, LoRALinear)}
     assert {name.rpartition(".")[2] for name in found} == {"q", "v"} and len(found) == 2 * 2
-    assert {(len(layer.lora_a), layer.scale) for layer in found.values()} == {(8, 16 / 8)}, (
-        "rank, alpha / rank"
-    )
+    assert {(len(layer.lora_a), layer.scale) for layer in found.values()} == {(8, 16 / 8)}  # rank, alpha/rank
 
 
 def test_the_rates_are_those_of_the_figures_in_the_readme():
