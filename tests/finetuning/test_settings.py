@@ -25,10 +25,12 @@ def test_every_task_has_a_recipe():
 
 def test_a_users_examples_give_the_steps_and_what_is_given_stays():
     settings = FinetuningSettings(data=("a.tsv",))
-    assert with_recipe(settings, 3200).steps == 400, "four times every example"
-    assert with_recipe(settings, 10).steps == 100
+    for n_example, steps in ((3200, 400), (3201, 401), (10, 100)):
+        made = with_recipe(settings, n_example)
+        told = "each example four times, rounded up; at least 100 steps"
+        assert (made.steps, made.warmup, made.batch_size) == (steps, steps // 10, 32), told
+    assert (made.schedule, made.weight_decay, made.n_examples) == ("linear", 0.01, None), "BERT, appendix A.3"
     assert with_recipe(FinetuningSettings(data=("a.tsv",), batch_size=16, steps=7), 3200).steps == 7
-    assert with_recipe(settings, 3200).n_examples is None
     settings = with_recipe(FinetuningSettings(steps=50, warmup=3, batch_size=9, lr=0.5), 24)
     assert (settings.steps, settings.warmup, settings.batch_size, settings.lr) == (50, 3, 9, 0.5)
     assert with_recipe(FinetuningSettings(steps=50), 24).warmup == 5
@@ -79,7 +81,6 @@ WRONG = [
 def test_flags_out_of_range_are_one_line(flags, expected):
     with pytest.raises(UserError, match=expected):
         FinetuningSettings(**flags)
-    FinetuningSettings(tune="last:12", data=("a.tsv",), test="t.tsv")
 
 
 def test_several_processes_would_compare_each_pair_with_a_part_of_its_batch(monkeypatch):
@@ -89,60 +90,47 @@ def test_several_processes_would_compare_each_pair_with_a_part_of_its_batch(monk
         FinetuningSettings(task="contrastive")
 
 
-def test_a_model_that_cannot_is_told_what_it_can_do():
-    for name, task in TASKS.items():
-        for kind in task.kinds:
-            check_fit(tuned.settings(task=name, compare=True), tuned.config(kind))
-    with pytest.raises(UserError) as caught:
-        check_fit(tuned.settings(task="tagging", model="runs/causal"), tuned.config("decoder"))
-    assert str(caught.value) == (
-        "--task tagging needs a model of kind encoder, but runs/causal is of kind decoder; "
-        "it can do --task classification, pair, similarity, contrastive, text-to-text"
-    )
-    for changes, expected in (
-        (dict(context=41), "--context 41 is above the model's 40 positions"),
-        (dict(lora_rank=13, compare=True), "--lora-rank 13 is above the model's width, 12"),
-        (dict(lora_rank=13, tune="lora"), "--lora-rank 13 is above"),
-        (dict(tune="last:3"), "--tune last:3: the model has 2 blocks"),
-        (dict(tune="lora", lora_targets=("gate",)), "--lora-targets gate: the model's blocks have no gate"),
-        (dict(tune="lora", lora_targets=("up", "gate")), "--lora-targets gate: the model's blocks have"),
-    ):
-        with pytest.raises(UserError, match=expected):
-            check_fit(tuned.settings(**changes), tuned.config())
-    check_fit(tuned.settings(lora_rank=13), tuned.config())
-    check_fit(tuned.settings(tune="lora", lora_targets=("gate",)), replace(tuned.config(), gated=True))
-    with pytest.raises(UserError, match="--tune head: this task has no head of its own"):
-        check_fit(replace(tuned.settings(task="text-to-text"), tune="head"), tuned.config("decoder"))
-    with pytest.raises(UserError, match="--tune head: this task has no head of its own"):
-        check_fit(tuned.settings(task="contrastive", tune="head"), tuned.config())
+CAN = "it can do --task classification, pair, similarity, contrastive, text-to-text"
+
+
+@pytest.mark.parametrize(("kind", "changes", "expected"), [
+    ("decoder", dict(task="tagging", model="runs/causal"),
+     f"--task tagging needs a model of kind encoder, but runs/causal is of kind decoder; {CAN}$"),
+    ("encoder", dict(context=41), "--context 41 is above the model's 40 positions"),
+    ("encoder", dict(lora_rank=13, compare=True), "--lora-rank 13 is above the model's width, 12"),
+    ("encoder", dict(lora_rank=13, tune="lora"), "--lora-rank 13 is above"),
+    ("encoder", dict(tune="last:3"), "--tune last:3: the model has 2 blocks"),
+    ("encoder", dict(lora_targets=("gate",)), "--lora-targets gate: the model's blocks have no gate"),
+    ("encoder", dict(lora_targets=("up", "gate")), "--lora-targets gate: the model's blocks have"),
+    ("decoder", dict(task="text-to-text", tune="head"), "--tune head: this task has no head of its own"),
+    ("encoder", dict(task="contrastive", tune="head"), "--tune head: this task has no head of its own"),
+])  # fmt: skip
+def test_a_model_that_cannot_is_told_what_it_can_do(kind, changes, expected):
+    with pytest.raises(UserError, match=f"^{expected}"):
+        check_fit(tuned.settings(**changes), tuned.config(kind))
 
 
 def test_what_is_just_in_range_is_taken():
+    for name, task in TASKS.items():
+        for kind in task.kinds:
+            check_fit(tuned.settings(task=name, compare=True), tuned.config(kind))
+    check_fit(tuned.settings(lora_rank=13), tuned.config())
+    check_fit(tuned.settings(lora_targets=("gate",)), replace(tuned.config(), gated=True))
     FinetuningSettings(layer_decay=1.0, unfreeze_every=0, patience=0, n_examples=1, lora_rank=1, seeds=(0, 1))
     FinetuningSettings(task="contrastive", accumulate=1), FinetuningSettings(task="span", context=9)
     FinetuningSettings(layer_decay=0.01), FinetuningSettings(task="similarity", pairs="apart")
+    FinetuningSettings(tune="last:12", data=("a.tsv",), test="t.tsv")
     own = dict(model="m", out="o", overwrite=True, batch_size=3, device="cpu", skip_bad=True, task="pair")
     FinetuningSettings(predict="new.tsv", **own)
     check_fit(tuned.settings(lora_rank=12, tune="lora", context=40), tuned.config())
     check_fit(tuned.settings(tune="last:2"), tuned.config())
-    settings = with_recipe(FinetuningSettings(data=("a.tsv",), batch_size=None), 3201)
-    assert (settings.steps, settings.warmup, settings.batch_size) == (401, 40, 32), "rounded up"
-    assert (settings.schedule, settings.weight_decay) == ("linear", 0.01)
 
 
-def test_what_is_fixed_stays_fixed():
+def test_the_defaults_are_those_of_the_figures_in_the_readme_and_stay_fixed():
     small.assert_fixed(FinetuningSettings(), by_name=True)
-
-
-def test_the_defaults_are_those_of_the_figures_in_the_readme():
     own = vars(FinetuningSettings()).items() - vars(TrainingSettings()).items()
     assert {name: value for name, value in own if value is not None} == dict(
         task="classification", skip_bad=False, tune="all", compare=True, lora_rank=8, lora_alpha=16.0,
         lora_targets=("q", "v"), layer_decay=1.0, unfreeze_every=0, patience=0,
     )  # fmt: skip
-    settings = with_recipe(FinetuningSettings(data=("a.tsv",)), 1000)
-    assert (settings.steps, settings.warmup, settings.batch_size) == (125, 12, 32), (
-        "four epochs, a tenth of them"
-    )
-    assert (settings.schedule, settings.weight_decay) == ("linear", 0.01), "Devlin et al. 2019, appendix A.3"
     assert PAIRS == dict(pair="together", similarity="apart", contrastive="apart")

@@ -1,6 +1,5 @@
 """Grades finetuning/similarity.py: two texts and a number, in one row or in two."""
 
-import math
 import random
 
 import pytest
@@ -23,13 +22,11 @@ def test_each_kind_of_model_gives_numbers(kind, pairs):
     model = tuned.model(task)
     batch = task.rows(SCORED).batch([2, 0])
     loss, _ = task.loss(model, batch)
-    errors = [
-        a - b for a, b in zip(model.output(batch).flatten().tolist(), batch["labels"].tolist(), strict=True)
-    ]
+    outputs, labels = model.output(batch).flatten().tolist(), batch["labels"].tolist()
     told = "mean of the squared errors: (B, 1) minus (B,) would compare each output with each label"
+    errors = [a - b for a, b in zip(outputs, labels, strict=True)]
     assert loss.item() == pytest.approx(sum(x * x for x in errors) / 2, rel=1e-4), told
-    loss.backward()
-    assert math.isfinite(loss.item()) and len(task.predict(model, SCORED, 2)) == 3
+    assert len(task.predict(model, SCORED, 2)) == 3
 
 
 def sold(n: int, seed: int) -> list[tuple[str, str, float]]:
@@ -47,8 +44,9 @@ def test_apart_learns_what_is_shared():
 
 
 def test_scores_and_what_needs_no_model():
-    assert Similarity.trivial(SCORED, [("A b, c.", "a B. d", 0)]) == [0.5], "2 words in both / 4 in either"
-    assert Similarity.trivial(SCORED, [("One", "one.", 0), ("!", "?", 0)]) == [1.0, 0.0]
+    pairs = [("A b, c.", "a B. d", 0), ("One", "one.", 0), ("sun", "rain", 0), ("!", "?", 0)]
+    told = "words in both / words in either"
+    assert Similarity.trivial(SCORED, pairs) == [2 / 4, 1.0, 0.0, 0.0], told
     scores = task_of().score([1.0, 2.0, 3.0], [2.0, 8.0, 9.0])
     assert list(scores) == ["spearman", "pearson"] and scores["spearman"] == pytest.approx(1.0)
     assert scores["pearson"] < 0.99
@@ -71,7 +69,6 @@ def test_numbers_are_learnt_in_deviations_and_given_back_as_they_are():
     assert found[0].text == "Ana ran. | Rui ran." and found[0].truth == 4.5
     batch = task.rows(SCORED).batch(range(3))
     loss, _ = task.loss(model, batch)
-    assert loss.item() == pytest.approx(float(((1.0 - labels) ** 2).mean()))
     half, _ = task.loss(model, batch | dict(n_row=torch.tensor(6.0)))  # a part of a batch of 6
     assert half.item() == pytest.approx(loss.item() / 2), "divide the sum by n_row: parts must add up"
     assert task.written(2.0) == "2" and task.written(0.00031) != task.written(0.00029), "ranks are lost"
@@ -89,10 +86,6 @@ def test_the_world_scores_place_person_and_ending():
     examples = Similarity.world(20, 0, True)
     assert examples == Similarity.world(20, 0, True) and {len(example) for example in examples} == {3}
     assert {score for *_, score in Similarity.world(200, 0, False)} == {0.0, 1.0, 2.0, 3.0, 4.0, 5.0}
-
-
-def test_pairs_of_one_word_share_all_or_nothing():
-    assert Similarity.trivial([], [("Sun", "sun", 5.0), ("sun", "rain", 0.0), ("!", "?", 0.0)]) == [1, 0, 0]
 
 
 def test_the_recipe_is_that_of_the_figures_in_the_readme():

@@ -52,9 +52,8 @@ def test_the_loss_is_the_mean_over_words():
     at = (batch["labels"] != IGNORED).nonzero().tolist()
     each = [-log_probs[b, t, batch["labels"][b, t]] for b, t in at]
     loss, metrics = task.loss(model, batch)
-    torch.testing.assert_close(
-        loss, torch.stack(each).mean(), msg="a mean over the words, not over all tokens"
-    )
+    told = "a mean over the words, not over all tokens"
+    torch.testing.assert_close(loss, torch.stack(each).mean(), msg=told)
     right = [float(log_probs[b, t].argmax() == batch["labels"][b, t]) for b, t in at]
     assert 0 < sum(right) < len(right), "the test needs words that are right, and others"
     told = "of the words: tokens without a label do not count"
@@ -69,12 +68,9 @@ def test_tags_are_learnt_and_predicted_in_order():
     assert guesses == [tags for _, tags in SENTENCES], "a word's tag is read at its first token"
     rows = task.rows(SENTENCES[1:2])
     (scores,) = task.outputs(model, rows, 1)
-    lowest = min(
-        float(p.max()) for p, y in zip(scores.softmax(-1), rows.columns["labels"][0], strict=True) if y >= 0
-    )
-    assert found[1].probability == pytest.approx(lowest, abs=1e-5), (
-        "the lowest probability of its words' tags"
-    )
+    words = torch.tensor(rows.columns["labels"][0]) != IGNORED
+    lowest = float(scores[words].softmax(-1).amax(-1).min())
+    assert found[1].probability == pytest.approx(lowest, abs=1e-5), "the lowest of its words' probabilities"
     assert task.score(guesses, guesses) == dict(entity_f1=1.0, precision=1.0, recall=1.0)
     assert found[1].text == "The old baker found two red pens" and 0.5 < found[1].probability <= 1
     (unknown,) = task.predict(model, [(["Rui", "sells"], None)], 2)
@@ -103,8 +99,6 @@ def test_a_word_longer_than_the_positions_keeps_its_first_token():
 def test_what_is_learnt_of_the_examples():
     assert Tagging.learn(SENTENCES) == dict(tags=["B-what", "B-who", "I-who", "O"])
     assert Tagging.truths(SENTENCES[2:] + SENTENCES[:1]) == ["B-who", "B-who", "O", "B-what", "O"]
-    with pytest.raises(UserError, match="tag 'NOUN': expected O, or B-"):
-        Tagging.truths([(["a", "b"], ["B-who", "NOUN"])])
     assert Tagging.trivial(SENTENCES, [(["Ana", "sells", "Rita"], [])]) == [["B-who", "O", "O"]]
 
 
@@ -141,5 +135,5 @@ def test_tags_with_a_hyphen_may_mark_no_entity():
     for tags in (["NN-P", "V"], ["O", "NN"], ["B", "V-x"]):
         assert Tagging.truths([(["a", "b"], tags)]) == tags
     for tags in (["B-x", "V"], ["I-x", "V-x"]):
-        with pytest.raises(UserError, match="expected O, or B-"):
+        with pytest.raises(UserError, match=f"tag '{tags[1]}': expected O, or B-"):
             Tagging.truths([(["a", "b"], tags)])
