@@ -81,10 +81,9 @@ def test_the_twin_has_other_weights_and_leaves_the_generator_alone():
 def test_the_layer_table_takes_as_many_texts_of_each_class(monkeypatch):
     monkeypatch.setattr(layers, "TABLE_TEXTS", 6)
     y = np.array([0] * 10 + [1] * 2 + [2] * 10)
-    assert table_rows(y, 1).tolist() == [0, 1, 10, 11, 12, 13], (
-        "TABLE_TEXTS, here 6, are shared by the classes"
-    )
-    assert table_rows(y, "all").tolist() == [0, 1, 10, 11, 12, 13]
+    for n_label in (1, "all"):
+        told = "TABLE_TEXTS, here 6, are shared by the classes"
+        assert table_rows(y, n_label).tolist() == [0, 1, 10, 11, 12, 13], told
     assert np.bincount(y[table_rows(y, 5)]).tolist() == [5, 2, 5], "as many as there are labels to draw"
     monkeypatch.setattr(layers, "TABLE_TEXTS", 2)
     assert table_rows(y, "all").tolist() == [0, 10, 12], "one of each class at least"
@@ -112,23 +111,26 @@ def test_layers_are_compared_on_the_vectors_of_their_own_texts(fingerprints, mon
 
 STORIES = {
     name: [(f"{who} sells {words[i % 2]}.", "xy"[i % 2]) for i, who in enumerate(["Ana", "Rui", "Eva"] * n)]
-    for name, n, words in (
-        ("train", 6, ("bread", "a lamp")),
-        ("test", 2, ("bread", "a lamp")),
-        ("unseen", 2, ("pens", "hats")),
-    )
+    for name, n, words in (("train", 6, SEEN), ("test", 2, SEEN), ("unseen", 2, UNSEEN))
 }
-STORY_ROWS = checked_rows(TOKENIZER, MODEL.config, [text for part in STORIES.values() for text, _ in part])
+LAST = Reading(1, "mean")
+
+
+def tables_of(parts, asked, n_draw=1, seed=0, one=LAST) -> tuple:
+    """Return the vectors of the texts, and the figures and the lines that `probe_tables` makes of them."""
+    rows = checked_rows(TOKENIZER, MODEL.config, [text for part in parts.values() for text, _ in part])
+    (vectors,) = extract(MODEL, rows, [one])
+    how = dict(tokens_per_batch=64)
+    return vectors, *probe_tables(MODEL, rows, parts, one, vectors, asked, n_draw, seed, how)
 
 
 def test_the_tables_name_their_figures(fingerprints):
-    (vectors,) = extract(MODEL, STORY_ROWS, [Reading(1, "mean")])
-    last, how = Reading(1, "mean"), dict(tokens_per_batch=64)
-    found, lines = probe_tables(MODEL, STORY_ROWS, STORIES, last, vectors, (1, 50, 9), 3, 7, how)
+    vectors, found, lines = tables_of(STORIES, (1, 50, 9), 3, 7)
+    texts = [[text for text, _ in part] for part in STORIES.values()]
     probe = Probe([np.array(["xy".index(label) for _, label in part]) for part in STORIES.values()], 3, 7)
-    (random,) = extract(random_twin(MODEL, 7), STORY_ROWS, [Reading(1, "mean")])
-    sides = [probe.parts(vectors), probe.parts(random)]
-    sides.append(tf_idf(*bag_of_words(*([text for text, _ in part] for part in STORIES.values()))))
+    rows = checked_rows(TOKENIZER, MODEL.config, [text for part in texts for text in part])
+    (random,) = extract(random_twin(MODEL, 7), rows, [LAST])
+    sides = [probe.parts(vectors), probe.parts(random), tf_idf(*bag_of_words(*texts))]
     for name, side in zip(RESULTS, sides, strict=True):
         assert found[name] == near(probe.accuracy(side, 1)), name
         assert found[f"unseen_{name}"] == near(probe.accuracy(side, 1, 2)), name
@@ -140,9 +142,8 @@ def test_the_tables_name_their_figures(fingerprints):
     assert lines[-4].endswith(f"  {text}  ({label})"), "not in a test"
     cosine = vectors[-6] @ vectors[nearest] / np.linalg.norm(vectors[-6]) / np.linalg.norm(vectors[nearest])
     assert lines[-4].startswith(f"    {cosine:.3f}  "), "the vector of another text"
-    assert len([line for line in lines if line.endswith((".  (x)", ".  (y)"))]) == 4, (
-        "two texts, and their nearest"
-    )
+    shown = [line for line in lines if line.endswith((".  (x)", ".  (y)"))]
+    assert len(shown) == 4, "two texts, and their nearest"
     out = "\n".join(lines)
     assert "layer 1, mean pooling; mean of 3 draws" in out
     tables = [[line.split() for line in lines[i].splitlines()[-2:]] for i in (4, 8)]
@@ -151,16 +152,14 @@ def test_the_tables_name_their_figures(fingerprints):
             accuracies = [probe.accuracy(side, n, test) for side in sides]
             assert row[0] == str(n) and row[-1] == "0.500", "labels per class, majority class"
             assert [float(word) for word in row[1:-1]] == near(accuracies), "each side"
-    few = probe_tables(MODEL, STORY_ROWS, STORIES, last, vectors, (50, 16), 3, 7, how)
-    assert few[0]["labels_a_class"] == "all" and "50, 16 left out" in few[1][0], "a class has nine examples"
+    _, few, told = tables_of(STORIES, (50, 16))
+    assert few["labels_a_class"] == "all" and "50, 16 left out" in told[0], "a class has nine examples"
     assert "are in no labelled text" in out and "Layer x pooling (labels per class: 1)" in out
 
 
 def test_classes_of_unequal_size_have_their_commonest_and_their_rarest(fingerprints):
     parts = dict(train=STORIES["train"][:-1], test=[*STORIES["test"], *STORIES["test"][::2]])
-    rows = checked_rows(TOKENIZER, MODEL.config, [text for part in parts.values() for text, _ in part])
-    (vectors,) = extract(MODEL, rows, [Reading(1, "mean")])
-    _, lines = probe_tables(MODEL, rows, parts, Reading(1, "mean"), vectors, (1, 9), 1, 0, {})
+    *_, lines = tables_of(parts, (1, 9))
     assert "Labels per class: 9 left out" in lines[0], "the rarest class must have as many: here one has 8"
     share = max(np.bincount(["xy".index(label) for _, label in parts["test"]])) / len(parts["test"])
     assert lines[4].splitlines()[-1].endswith(f"{share:.3f}"), "always the commonest class: its share"
@@ -202,9 +201,7 @@ def test_a_control_label_is_drawn_once_for_each_spelling(monkeypatch):
 
 def test_the_control_table_probes_each_layer_on_words_that_were_put_aside(monkeypatch):
     (figures, lines), (tags, control, *_) = control_table(monkeypatch)
-    assert control_table(monkeypatch, layer=0)[0][0] != figures, (
-        "the figures are those of the layer asked for"
-    )
+    assert control_table(monkeypatch, layer=0)[0][0] != figures, "not those of the layer asked for"
     for number, line in enumerate(lines[2].splitlines()[2:]):
         expected = []
         for y in map(np.array, (tags, control)):
@@ -216,22 +213,19 @@ def test_the_control_table_probes_each_layer_on_words_that_were_put_aside(monkey
         a, fresh_a, b, fresh_b = expected
         cells = [(a, fresh_a), (b, fresh_b), (a - b, fresh_a - fresh_b)]
         expected = [str(number), *(cell for c, d in cells for cell in (f"{c:.3f}", f"({d:.3f})"))]
-        assert line.split() == expected, (
-            "tags, control task, selectivity = tags - control; in brackets the twin"
-        )
+        told = "tags, control task, selectivity = tags - control; in brackets the twin"
+        assert line.split() == expected, told
     assert number == 1 and figures == dict(probe_accuracy=a, control_accuracy=b, selectivity=a - b)
     share = TAGS[100:].count("what") / len(TAGS[100:])
     assert f"on {len(TAGS[100:])} words (majority class: {share:.3f})" in lines[0]
 
 
 @pytest.mark.parametrize(
-    "reading, told", [(Reading(0, "max"), "layer 0, max"), (Reading(-1, "mean-last-4"), "mean-last-4")]
+    "one, told", [(Reading(0, "max"), "layer 0, max"), (Reading(-1, "mean-last-4"), "mean-last-4")]
 )
-def test_a_table_says_what_it_was_read_from_and_has_a_part_for_each_to_test_on(reading, told, fingerprints):
-    parts = dict(list(STORIES.items())[:2])
-    rows = checked_rows(TOKENIZER, MODEL.config, [text for part in parts.values() for text, _ in part])
-    (vectors,) = extract(MODEL, rows, [reading])
-    found, lines = probe_tables(MODEL, rows, parts, reading, vectors, (1,), 2, 7, {})
+def test_a_table_says_what_it_was_read_from_and_has_a_part_for_each_to_test_on(one, told, fingerprints):
+    parts = {name: STORIES[name] for name in ("train", "test")}
+    _, found, lines = tables_of(parts, (1,), n_draw=2, one=one)
     assert f"probe, {told} pooling; mean of 2 draws (all: 1), 6 texts:" in lines[0]
     assert set(found) == {*RESULTS, "layers", "labels_a_class"}, "no words were kept from labels here"
 
@@ -243,8 +237,6 @@ def test_the_layer_table_is_made_of_about_2000_texts():
 def test_of_few_texts_the_layer_table_learns_from_all_labels_and_tests_one_a_class(fingerprints, monkeypatch):
     seen, plain = [], layers.extract
     monkeypatch.setattr(layers, "TABLE_TEXTS", 1)
-    monkeypatch.setattr(
-        layers, "extract", lambda side, rows, *a: seen.append(len(rows)) or plain(side, rows, *a)
-    )
+    monkeypatch.setattr(layers, "extract", lambda *given: seen.append(len(given[1])) or plain(*given))
     compare_layers(MODEL, random_twin(MODEL, 0), ROWS, PROBE, 3, {})
     assert seen == [2 * 3 + 2 * 1] * 2
