@@ -13,7 +13,7 @@ from minilm.extraction.features import Reading, checked_rows, embed, extract, ex
 from minilm.model.config import ModelConfig
 from minilm.model.transformer import build
 from minilm.plumbing.errors import UserError
-from minilm.tokenizer.rows import word_rows
+from minilm.tokenizer.rows import RaggedRows, word_rows
 
 TOKENIZER = small.tokenizer()
 TEXTS = ["Rui sells bread.", "Ana found a lamp on Monday. Rui likes two red pens.", "Ana sells pens.", "Ana"]
@@ -67,11 +67,9 @@ def test_pooling_never_reads_padding():
         before = features.pool(states, real, how)
         poisoned = [state.masked_fill(~real[..., None], 1e6) for state in states]
         assert torch.allclose(features.pool(poisoned, real, how), before), f"{pooling} counts padding"
-        full = torch.ones(2, 5, dtype=torch.bool)
-        unpadded = (features.pool(states, mask, how) for mask in (full, None))
+        unpadded = (features.pool(states, mask, how) for mask in (torch.ones_like(real), None))
         assert torch.allclose(*unpadded, atol=1e-6), pooling
         assert before.shape == (2, 12 if pooling == "concat-last-4" else 3)
-    assert torch.allclose(features.pool(states, real, Reading(2, "mean"))[1], states[2][1, :2].mean(0))
     below = [state - 10 for state in states]  # all below 0: padding counted as 0 would be the greatest
     assert torch.allclose(features.pool(below, real, Reading(1, "max"))[1], below[1][1, :2].amax(0))
 
@@ -82,14 +80,15 @@ def test_layers_count_from_both_ends():
     assert features.reading(config) == Reading(L, "mean"), "-1 is the last of n_layer + 1 states: n_layer"
     assert [features.reading(config, layer).layer for layer in (0, 1, L, -1, -L - 1)] == [0, 1, L, L, 0]
     assert features.reading(config, -1, "mean-last-4") == Reading(-1, "mean-last-4")
-    for layer in (L + 1, -L - 2):
-        told = rf"--layer {layer}: the model has layers 0 \(embeddings\) to {L}"
+    there = rf"the model has layers 0 \(embeddings\) to {L}"
+    for layer, pooling, told in (
+        (L + 1, "mean", f"--layer {L + 1}: {there}"),
+        (-L - 2, "mean", f"--layer {-L - 2}: {there}"),
+        (2, "concat-last-4", "leave --layer out"),
+        (-1, "meen", "did you mean 'mean'"),
+    ):
         with pytest.raises(UserError, match=told):
-            features.reading(config, layer)
-    with pytest.raises(UserError, match="leave --layer out"):
-        features.reading(config, 2, "concat-last-4")
-    with pytest.raises(UserError, match="did you mean 'mean'"):
-        features.reading(config, -1, "meen")
+            features.reading(config, layer, pooling)
 
 
 def test_batches_hold_rows_of_like_length_the_longest_first():
@@ -97,8 +96,9 @@ def test_batches_hold_rows_of_like_length_the_longest_first():
     batches = features.batches_of(lengths, 18)
     told = "rows by length, the longest first; rows times the longest of a batch are 18 tokens at most"
     assert [batch.tolist() for batch in batches] == [[5], [1, 3], [2, 0, 4]], told
-    assert sorted(i for batch in batches for i in batch) == list(range(6)), "each row once"
     assert features.batches_of([], 18) == []
+    for lengths, n, sizes in (([1] * 7, 3, [3, 3, 1]), ([9, 8, 4, 4], 8, [1, 1, 2])):
+        assert [len(batch) for batch in features.batches_of(lengths, n)] == sizes, "one row may be longer"
 
 
 def test_hidden_batches_give_no_mask_where_nothing_is_padded():
@@ -114,11 +114,10 @@ def test_hidden_batches_give_no_mask_where_nothing_is_padded():
 
 def test_embed_gives_the_vectors_in_the_order_of_the_texts():
     model = make("encoder")
-    found = embed(model, TOKENIZER, TEXTS)
+    found = embed(model, TOKENIZER, (text for text in TEXTS))
     assert found.shape == (4, D) and found.dtype == np.float32
     for i, text in enumerate(TEXTS):
         np.testing.assert_allclose(found[i], plain(model, text, Reading(L, "mean")), atol=1e-5)
-    np.testing.assert_array_equal(embed(model, TOKENIZER, (text for text in TEXTS)), found)
     assert embed(model, TOKENIZER, [], pooling="concat-last-4").shape == (0, 4 * D)
 
 
@@ -155,6 +154,7 @@ def test_nearest_sorts_by_angle_not_by_length():
     assert [i for i, _ in found] == [1, 0, 3, 2], told
     assert found[1][1] == pytest.approx(0.5**0.5) and found[3][1] == pytest.approx(-1)
     assert len(features.nearest(vectors, np.array([2.0, 0.0]), 2)) == 2
+    assert len(features.nearest(np.eye(9), np.ones(9))) == 5, "where no number is given"
 
 
 @pytest.mark.parametrize("n_layer, n_read", [(1, 2), (2, 3), (3, 4), (5, 4)])
@@ -165,35 +165,16 @@ def test_the_last_four_are_four_or_all_that_there_are(n_layer, n_read):
     model.eval()
     states = model.hidden_states(torch.tensor(list(rows)))[-n_read:]
     each = [state[0].mean(0).detach().numpy() for state in states]
-    assert concat[0] == pytest.approx(np.concatenate(each), abs=1e-5), (
-        "the last states, the deepest at the end"
-    )
-    assert mean[0] == pytest.approx(sum(each) / n_read, abs=1e-5), (
-        "the mean of the last states, not the first"
-    )
-
-
-def test_batches_of_the_shortest_rows_and_of_rows_that_are_too_long():
-    assert [len(batch) for batch in features.batches_of([1] * 7, 3)] == [3, 3, 1], "one token a row"
-    assert [len(batch) for batch in features.batches_of([9, 8, 4, 4], 8)] == [1, 1, 2], (
-        "one row may be longer"
-    )
+    told = "the last states, the deepest at the end"
+    assert concat[0] == pytest.approx(np.concatenate(each), abs=1e-5), told
+    assert mean[0] == pytest.approx(sum(each) / n_read, abs=1e-5), "the mean of the last states"
 
 
 @pytest.mark.parametrize("device, n_token", [("cpu", 1024), ("cuda", 16384), ("mps", 16384)])
 def test_so_many_tokens_are_read_at_a_time(device, n_token, monkeypatch):
-    model, asked = make("encoder"), []
-    rows = checked_rows(TOKENIZER, model.config, TEXTS)
+    weight, asked = SimpleNamespace(device=torch.device(device)), []
+    fake, rows = SimpleNamespace(tokens=SimpleNamespace(weight=weight)), RaggedRows([[1]], 0)
     monkeypatch.setattr(features, "batches_of", lambda lengths, n: asked.append(n) or [])
-    list(features.hidden_batches(model, rows))
-    fake = SimpleNamespace(
-        tokens=SimpleNamespace(weight=SimpleNamespace(device=SimpleNamespace(type=device)))
-    )
     monkeypatch.setattr(features, "evaluation_mode", lambda model: nullcontext())
     list(features.hidden_batches(fake, rows)), list(features.hidden_batches(fake, rows, 7))
-    assert asked == [1024, n_token, 7]
-
-
-def test_without_more_words_five_texts_are_the_nearest_and_the_last_layer_is_pooled_by_its_mean():
-    assert len(features.nearest(np.eye(9), np.ones(9))) == 5
-    assert features.reading(make("decoder").config) == Reading(L, "mean")
+    assert asked == [n_token, 7]
