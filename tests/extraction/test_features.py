@@ -7,26 +7,22 @@ import numpy as np
 import pytest
 import small
 import torch
+import tuned
 
 from minilm.extraction import features
 from minilm.extraction.features import Reading, checked_rows, embed, extract, extract_tokens
-from minilm.model.config import ModelConfig
-from minilm.model.transformer import build
 from minilm.plumbing.errors import UserError
 from minilm.tokenizer.rows import RaggedRows, word_rows
 
 TOKENIZER = small.tokenizer()
 TEXTS = ["Rui sells bread.", "Ana found a lamp on Monday. Rui likes two red pens.", "Ana sells pens.", "Ana"]
-D, L = 12, 3
+D, L = tuned.config().d_model, 3
 
 
 def make(kind: str, **changes) -> torch.nn.Module:
     """A model with dropout, in training mode, with 3 blocks in the stack that is read."""
-    blocks = dict(encoder=dict(n_encoder_layer=L), decoder=dict(n_decoder_layer=L))
-    blocks["encoder-decoder"] = dict(n_encoder_layer=L, n_decoder_layer=1)
-    sizes = dict(vocab_size=TOKENIZER.vocab_size, d_model=D, n_head=2, d_ff=20, max_positions=40)
-    torch.manual_seed(3)
-    return build(ModelConfig(**sizes | blocks[kind] | dict(dropout=0.5, final_norm=True) | changes)).train()
+    blocks = {"n_decoder_layer" if kind == "decoder" else "n_encoder_layer": L}
+    return tuned.body(kind, **blocks | dict(dropout=0.5) | changes).train()
 
 
 def plain(model, text: str, how: Reading) -> np.ndarray:

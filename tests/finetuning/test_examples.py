@@ -21,6 +21,7 @@ from minilm.finetuning.examples import (
     write_predictions,
     write_rows,
 )  # fmt: skip
+from minilm.finetuning.settings import FinetuningSettings
 from minilm.finetuning.similarity import Similarity
 from minilm.finetuning.span import Span
 from minilm.finetuning.tagging import Tagging
@@ -205,23 +206,20 @@ def test_rows_are_lines_whose_cells_are_one_line(tmp_path):
     assert found == expected, "a quote at the beginning of a cell swallows the rows after it"
 
 
-def settings_of(**changes) -> SimpleNamespace:
-    given = dict(data=None, validation=None, test=None, patience=0, n_examples=None, skip_bad=False)
-    given |= dict(seeds=(0,), domain=None if "data" in changes else "stories")
-    return SimpleNamespace(**given | changes)
+PORTUGUESE = "world:portuguese"
 
 
 @pytest.mark.parametrize(("changes", "watched", "test"), [
     (dict(), "world", "world, with words that are not in the training set"),
-    (dict(data=("w:pt",), domain="portuguese"), "w:pt", "w:pt, with words that are not in the training set"),
+    (dict(data=(PORTUGUESE,)), PORTUGUESE, f"{PORTUGUESE}, with words that are not in the training set"),
     (dict(data=("a", "b")), "a and b, the held-out validation set", "a and b, the held-out validation set"),
     (dict(data=("a",), patience=1), "a, the held-out validation set", "a, the held-out test set"),
     (dict(data=("a",), patience=1, validation="v", test="t"), "v", "t"),
     (dict(data=("a",), validation="v"), "v", "v"),
 ])  # fmt: skip
 def test_parts_are_called_what_they_are(changes, watched, test):
-    name, *others = names_of(settings_of(**changes))
-    assert name == (" and ".join(changes.get("data", ["world"])))
+    name, *others = names_of(FinetuningSettings(**changes))
+    assert name == " and ".join(changes.get("data", ["world"]))
     assert all(found.startswith(told) for found, told in zip(others, (watched, test), strict=True))
 
 
@@ -229,21 +227,25 @@ def test_files_become_three_parts_for_each_seed(tmp_path, capsys):
     lines = [f"text {i}\t{'xyz'[i % 3]}" for i in range(30)]
     data = written(tmp_path, "a.tsv", "\n".join(lines[:28]) + "\nalone\n")
     test = written(tmp_path, "t.tsv", "\n".join(lines[26:]) + "\n")
-    made = settings_of(data=(data,), test=test, skip_bad=True, seeds=(0, 1))
-    first, second = read_parts(Classification, made)
+
+    def read(**how):
+        return read_parts(Classification, FinetuningSettings(data=(data,), skip_bad=True, **how))
+
+    first, second = read(test=test, seeds=(0, 1))
     out = capsys.readouterr().out
     assert "left out 1 examples (--skip-bad)" in out
     assert f"{test}: 2 of 4 examples are also in {data}" in out and out.count("are also in") == 1
     assert [len(part) for part in first] == [26, 2, 4] and first.test == second.test
     assert first.validation != second.validation and first.test[0] == ("text 26", "z")
-    (stopped,) = read_parts(Classification, settings_of(data=(data,), skip_bad=True, patience=1))
+    (stopped,) = read(patience=1, seeds=(0,))
     assert [len(part) for part in stopped] == [24, 2, 2]
-    (few,) = read_parts(Classification, settings_of(data=(data,), test=test, skip_bad=True, n_examples=6))
+    (few,) = read(test=test, n_examples=6, seeds=(0,))
     assert sorted(label for _, label in few.train) == [*"xxyyzz"], "labels take turns"
-    watched = read_parts(Classification, settings_of(data=(data,), validation=test, skip_bad=True))[0]
+    (watched,) = read(validation=test, seeds=(0,))
     assert len(watched.train) == 28 and watched.validation == watched.test == first.test
+    data = written(tmp_path, "one.tsv", "a\tx\n")
     with pytest.raises(UserError, match=r"all training examples \(1\) have the label 'x'"):
-        read_parts(Classification, settings_of(data=(written(tmp_path, "one.tsv", "a\tx\n"),)))
+        read(seeds=(0,))
 
 
 def test_predictions_are_rows_with_what_is_known(tmp_path):

@@ -6,19 +6,17 @@ import math
 import pytest
 import small
 import torch
+import tuned
 from mistakes import assert_right
 
 from minilm.finetuning import text_to_text
 from minilm.finetuning.examples import Parts
 from minilm.finetuning.tasks import FineTuning
 from minilm.finetuning.text_to_text import MOST_LABELS, TextToText
-from minilm.model.config import ModelConfig
 from minilm.model.generate import generate
-from minilm.model.transformer import build
 from minilm.tokenizer.bpe import BPE, SPECIAL_TOKENS
 from minilm.training.objective import IGNORED
 
-KINDS = ("decoder", "encoder-decoder")
 EXAMPLES = [
     ("Rui found bread. What did Rui find?", "bread"),
     ("Ana sells a lamp on Monday. When?", "on Monday"),
@@ -26,20 +24,15 @@ EXAMPLES = [
     ("Ana likes two red pens. Rui sells bread. Who sells bread?", "Rui"),
 ]
 PAD, CLS, SEP, END = map(small.tokenizer().special_id, ("[PAD]", "[CLS]", "[SEP]", "<|endoftext|>"))
-each_kind = pytest.mark.parametrize("kind", KINDS)
+each_kind = pytest.mark.parametrize("kind", ["decoder", "encoder-decoder"])
 
 
-def model_of(kind: str, max_positions: int = 64, vocab_size: int | None = None, **changes):
-    """Return a small model with random weights, by the seed of the test."""
-    sizes = dict(d_model=12, n_head=3, d_ff=20, dropout=0.0, attention_dropout=0.0, final_norm=True)
-    sizes |= dict(n_decoder_layer=2, n_encoder_layer=2 * (kind == "encoder-decoder"))
-    vocab_size = vocab_size or small.tokenizer().vocab_size
-    return build(ModelConfig(vocab_size=vocab_size, max_positions=max_positions, **sizes | changes)).eval()
+def model_of(kind: str, max_positions: int = 64, **changes):
+    return tuned.body(kind, max_positions=max_positions, **changes)
 
 
 def task_of(kind: str, context: int = 64, examples=EXAMPLES) -> TextToText:
-    config = model_of(kind, context).config
-    return TextToText(small.tokenizer(), config, context, TextToText.learn(examples, small.tokenizer()))
+    return tuned.task(TextToText, examples, tuned.config(kind, max_positions=context), context)
 
 
 def laid_out(kind: str, source: str, target: str) -> tuple[list[int], list[int], list[int]]:
@@ -225,11 +218,7 @@ def plain_answer(model, kind: str, source: str, most: int) -> tuple[str, float]:
 def test_answers_equal_a_plain_loop(kind):
     model, task = model_of(kind, d_model=24), task_of(kind)
     objective = FineTuning(task, Parts(EXAMPLES, EXAMPLES[:1], []), 4)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    for step in range(60):  # the four examples are known by heart, all but a little
-        optimizer.zero_grad()
-        objective.loss(model, objective.batch(step, "train"))[0].backward()
-        optimizer.step()
+    small.learn(objective, model, n_step=60, lr=1e-2)  # the four are known by heart, all but a little
     asked = ["Ana?", "two red pens on Monday. The old baker likes what?"]
     sources = [source for source, _ in EXAMPLES] + asked
     expected = [plain_answer(model, kind, source, 2 * task.n_answer) for source in sources]
