@@ -8,16 +8,8 @@ import small
 import torch
 
 from minilm.extraction import layers
-from minilm.extraction.features import Reading, checked_rows, extract, extract_tokens
-from minilm.extraction.layers import (
-    RESULTS,
-    TABLE_TEXTS,
-    Probe,
-    compare_layers,
-    probe_tables,
-    random_twin,
-    table_rows,
-)
+from minilm.extraction.features import Reading, checked_rows, extract, extract_tokens, nearest
+from minilm.extraction.layers import RESULTS, Probe, compare_layers, probe_tables, random_twin, table_rows
 from minilm.extraction.probe import bag_of_words, probe_accuracy, standardised, tf_idf
 from minilm.tokenizer.rows import word_rows
 
@@ -79,6 +71,7 @@ def test_the_twin_has_other_weights_and_leaves_the_generator_alone():
 
 
 def test_the_layer_table_takes_as_many_texts_of_each_class(monkeypatch):
+    assert layers.TABLE_TEXTS == 2000
     monkeypatch.setattr(layers, "TABLE_TEXTS", 6)
     y = np.array([0] * 10 + [1] * 2 + [2] * 10)
     for n_label in (1, "all"):
@@ -136,14 +129,12 @@ def test_the_tables_name_their_figures(fingerprints):
         assert found[f"unseen_{name}"] == near(probe.accuracy(side, 1, 2)), name
     assert found["labels_a_class"] == 1
     assert "Labels per class: 50 left out" in lines[0]
-    nearest = int(np.argmax([vectors[-6] @ x / np.linalg.norm(x) for x in vectors[:18]]))
-    text, label = STORIES["train"][nearest]
-    assert lines[-5] == "  Ana sells pens.  (x)"
-    assert lines[-4].endswith(f"  {text}  ({label})"), "not in a test"
-    cosine = vectors[-6] @ vectors[nearest] / np.linalg.norm(vectors[-6]) / np.linalg.norm(vectors[nearest])
-    assert lines[-4].startswith(f"    {cosine:.3f}  "), "the vector of another text"
-    shown = [line for line in lines if line.endswith((".  (x)", ".  (y)"))]
-    assert len(shown) == 4, "two texts, and their nearest"
+    expected = ["Test texts, each with the nearest training text:", ""]
+    for (text, label), vector in zip(STORIES["unseen"][:2], vectors[-6:], strict=False):
+        ((i, cosine),) = nearest(vectors[:18], vector, 1)
+        learnt, its_label = STORIES["train"][i]
+        expected += [f"  {text}  ({label})", f"    {cosine:.3f}  {learnt}  ({its_label})"]
+    assert lines[-7:] == [*expected, ""]
     out = "\n".join(lines)
     assert "layer 1, mean pooling; mean of 3 draws" in out
     tables = [[line.split() for line in lines[i].splitlines()[-2:]] for i in (4, 8)]
@@ -228,10 +219,6 @@ def test_a_table_says_what_it_was_read_from_and_has_a_part_for_each_to_test_on(o
     _, found, lines = tables_of(parts, (1,), n_draw=2, one=one)
     assert f"probe, {told} pooling; mean of 2 draws (all: 1), 6 texts:" in lines[0]
     assert set(found) == {*RESULTS, "layers", "labels_a_class"}, "no words were kept from labels here"
-
-
-def test_the_layer_table_is_made_of_about_2000_texts():
-    assert TABLE_TEXTS == 2000
 
 
 def test_of_few_texts_the_layer_table_learns_from_all_labels_and_tests_one_a_class(fingerprints, monkeypatch):

@@ -66,19 +66,17 @@ def test_what_is_reached():
     assert (result.n_moving, result.share) == (39, pytest.approx(39 / n_used)) and result.seconds > 0
 
 
-def test_a_run_with_a_folder_is_that_without(tmp_path):
+@pytest.mark.parametrize("patience", [0, 1])
+def test_a_run_with_a_folder_is_that_without(tmp_path, patience):
     """The first seed's run is kept; without its patience the others would train on."""
-    for patience in (0, 1):
-        states = []
-        for folder in (None, tmp_path):
-            model, objective, settings = start(steps=40, lr=0.3, patience=patience, eval_every=3)
-            result, _ = comparison.trained(model, objective, settings, folder, small.tokenizer())
-            states.append((dict(model.state_dict()), result.score))
-        small.assert_equal(*states)
-        steps = [line["step"] for line in read_log(tmp_path)]
-        assert (max(steps) < 40) == bool(patience), "a test in which nothing stops"
-        for path in tmp_path.iterdir():
-            path.unlink()
+    states = []
+    for folder in (None, tmp_path):
+        model, objective, settings = start(steps=40, lr=0.3, patience=patience, eval_every=3)
+        result, _ = comparison.trained(model, objective, settings, folder, small.tokenizer())
+        states.append((dict(model.state_dict()), result.score))
+    small.assert_equal(*states)
+    steps = [line["step"] for line in read_log(tmp_path)]
+    assert (max(steps) < 40) == bool(patience), "a test in which nothing stops"
 
 
 def test_the_other_ways_are_those_that_were_not_chosen():

@@ -62,17 +62,14 @@ def test_files_are_read_with_their_truths_and_without(tmp_path, name, text, task
     assert read_examples(task, [path, path]) == examples * 2
 
 
-@pytest.mark.parametrize(
-    "name, text, task, example",
-    [
-        ("a.tsv", "Ana ran.\n", Classification, ("Ana ran.", None)),
-        ("a.conll", "Rui\nran\n", Tagging, (["Rui", "ran"], None)),
-        ("a.tsv", "Ana ran.\tWho?\n", Span, ("Ana ran.", "Who?", None)),
-        ("a.json", ASKED_ONLY, Span, ("Ana ran.", "Who?", None)),
-        ("a.tsv", "prompt\nWho?\n", TextToText, ("Who?", None)),
-        ("a.tsv", "a\tb\n", Pair, ("a", "b", None)),
-    ],
-)
+@pytest.mark.parametrize(("name", "text", "task", "example"), [
+    ("a.tsv", "Ana ran.\n", Classification, ("Ana ran.", None)),
+    ("a.conll", "Rui\nran\n", Tagging, (["Rui", "ran"], None)),
+    ("a.tsv", "Ana ran.\tWho?\n", Span, ("Ana ran.", "Who?", None)),
+    ("a.json", ASKED_ONLY, Span, ("Ana ran.", "Who?", None)),
+    ("a.tsv", "prompt\nWho?\n", TextToText, ("Who?", None)),
+    ("a.tsv", "a\tb\n", Pair, ("a", "b", None)),
+])  # fmt: skip
 def test_files_to_be_predicted_need_no_truths(tmp_path, name, text, task, example):
     assert read_examples(task, [written(tmp_path, name, text)], truth=False) == [example]
 

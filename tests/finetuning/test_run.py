@@ -158,11 +158,6 @@ def test_it_is_said_which_part_is_measured_on_and_what_was_learnt_before(capsys)
     out = capsys.readouterr().out
     assert "Measured on 2 examples of test.tsv." in out and " (95 % interval of the accuracy 0." in out
     assert "test.tsv: 1 of 2 examples are also in train.tsv" in out
-    run.finetune(on_files())
-    assert "Measured on 2 examples of train.tsv, the held-out validation set" in capsys.readouterr().out
-    run.finetune(on_files(patience=2))
-    assert "train.tsv, the held-out test set" in capsys.readouterr().out
-    assert set(map(len, load_parts(on_files(patience=2))[0])) == {20, 2}
 
 
 # Models

@@ -1,6 +1,5 @@
 """Grades finetuning/text_to_text.py against plain loops: rows, cuts, the loss on the answer only, writing."""
 
-import json
 import math
 
 import pytest
@@ -278,7 +277,6 @@ def test_what_is_learnt_of_the_examples():
     assert TextToText.learn(rare, small.tokenizer())["longest_answer"] == "Zürich, Łódź", "it was cut"
     twice = [("s", f"answer {i}") for i in range(MOST_LABELS)] * 2
     assert TextToText.learn(twice, small.tokenizer())["labels"] == sorted({target for _, target in twice})
-    json.dumps(TextToText.learn(twice, small.tokenizer()))
     for train, told in (
         ([*twice, ("s", "x"), ("s", "x")], "too many to be labels"),
         ([("s", "a"), ("s", "a"), ("t", "b")], "one answer occurs once"),
