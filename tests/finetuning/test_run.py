@@ -236,7 +236,7 @@ def test_task_json_makes_the_task_again_and_anything_else_is_one_line():
         (dict(known={}), "known: 'labels' is missing"),
         (dict(options=3), "'options' is 3"),
         (dict(options=dict(speed=1)), "not a valid task"),
-        (dict(options=dict(pairs="far")), "'pairs' is 'far', expected together|apart"),
+        (dict(options=dict(pairs="far")), r"'pairs' is 'far', expected together\|apart"),
         (dict(context=10**9), "context 1000000000, but the model has"),
         (dict(context=True), "'context' is True, expected integer"),
         (dict(context=5), "context 5, but the model has"),

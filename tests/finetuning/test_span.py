@@ -103,8 +103,6 @@ def test_one_window_marks_question_text_and_answer():
 
 
 def test_windows_that_overlap_begin_half_a_window_after_each_other_and_the_last_holds_the_end():
-    one = task_of(context=Span.least_context).windows([("x", "Who found a lamp?", [])])
-    assert len(one) == 1, "a text that fits has one window"
     for n_letter in range(30, 60):
         text = "x" * n_letter  # a token a letter, and the space before it
         whole, letters = located_ids(small.tokenizer(), tuned.config(), text)
@@ -120,9 +118,10 @@ def test_windows_that_overlap_begin_half_a_window_after_each_other_and_the_last_
 
 
 def test_the_shortest_rows_have_room_for_some_text():
-    windows = task_of(context=Span.least_context).windows(ASKED)
+    windows = task_of(context=Span.least_context).windows([*ASKED, ("x", "Who found a lamp?", [])])
     assert all(window.letters for window in windows), "a question takes half a row at most: context // 2"
     assert all(len(window.row[0]) <= Span.least_context for window in windows), "a row is too long"
+    assert [window.example for window in windows].count(4) == 1, "a text that fits has one window"
 
 
 def test_the_loss_is_the_mean_of_both_ends_and_padding_takes_no_part():
