@@ -37,6 +37,11 @@ def write(name: str, text: str) -> str:
     return name
 
 
+def table(name: str, labels: str) -> str:
+    """Write a table of texts, of which each has one letter as label."""
+    return write(name, "".join(f"text {i}\t{label}\n" for i, label in enumerate(labels)))
+
+
 def settings(**changes) -> SimpleNamespace:
     given = dict(labels=(1, 50, "all"), draws=3, seed=7, probe=False, similar=None, layer=-1, data="world")
     return SimpleNamespace(**given | changes)
@@ -60,12 +65,12 @@ def test_the_world_tests_on_other_stories_and_on_words_without_a_label(seed):
 
 def test_tables_have_labels_and_documents_none():
     records = '{"text": "Ana sat.", "label": "calm"}\n{"text": "Rui ran.", "label": "fast"}\n'
-    for name, table in (
+    for name, rows in (
         ("a.tsv", "Ana sat.\tcalm\nRui ran.\tfast\n"),
         ("a.csv", "label,text\ncalm,Ana sat.\nfast,Rui ran.\n"),
         ("a.jsonl", records),
     ):
-        assert read_examples(write(name, table)) == [("Ana sat.", "calm"), ("Rui ran.", "fast")]
+        assert read_examples(write(name, rows)) == [("Ana sat.", "calm"), ("Rui ran.", "fast")]
     plain = write("b.txt", "Ana sat.\n\nRui ran.\n")
     records = write("b.jsonl", '{"text": "Ana sat."}\n\n{"text": "Rui ran."}\n')
     assert read_examples(plain) == read_examples(records) == [("Ana sat.", None), ("Rui ran.", None)]
@@ -97,26 +102,23 @@ def test_an_empty_text_or_label_is_named_by_its_line():
         read_examples("b.tsv")
 
 
-@pytest.mark.parametrize(
-    ("train", "test", "found"),
-    [
-        ("pfp", "k", "g.tsv: the label 'k' has no example in f.tsv: add one"),
-        ("ff", None, "f.tsv has only one label, ..f"), ("pfp", None, None),
-        ("pfp", "ff", None), ("pfpf", None, None),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("train", "test", "found"), [
+    ("pfp", "k", "g.tsv: the label 'k' has no example in f.tsv: add one"),
+    ("ff", None, "f.tsv has only one label, ..f"), ("pfp", None, None),
+    ("pfp", "ff", None), ("pfpf", None, None),
+])  # fmt: skip
 def test_labels_that_no_probe_can_learn_are_named(train, test, found):
-    for name, part in (("f.tsv", train), ("g.tsv", test or "")):
-        write(name, "".join(f"text {i}\t{label}\n" for i, label in enumerate(part)))
+    table("f.tsv", train), table("g.tsv", test or "")
     with pytest.raises(UserError, match=found) if found else nullcontext():
         read_parts("f.tsv", test and "g.tsv", True, 0)
 
 
 def test_the_parts_of_a_command():
-    labelled = write("a.tsv", "".join(f"text {i}\t{i % 2}\n" for i in range(8)))
-    plain, other = write("b.txt", "Ana sat."), write("c.tsv", "one\t0\n")
     sizes = lambda *given: {name: len(part) for name, part in read_parts(*given, seed=0).items()}
-    assert sizes(labelled, None, None) == sizes(labelled, None, True) == dict(train=6, test=2)
+    for labels, n_test in (("001", 1), ("0101010", 1), ("01010101", 2)):
+        labelled, expected = table("a.tsv", labels), dict(train=len(labels) - n_test, test=n_test)
+        assert sizes(labelled, None, None) == sizes(labelled, None, True) == expected, "a quarter, or one"
+    plain, other = write("b.txt", "Ana sat."), write("c.tsv", "one\t0\n")
     assert sizes(labelled, None, False) == dict(train=8)
     assert sizes(labelled, other, None) == dict(train=8, test=1)
     assert sizes("world", write("d.tsv", "x\tbeach\n"), None) == dict(train=24, test=1)
@@ -127,8 +129,7 @@ def test_the_parts_of_a_command():
 
 
 def test_texts_that_are_learnt_and_tested_are_counted(capsys):
-    rows = [f"text {i}\t{i % 2}\n" for i in range(8)]
-    read_parts(write("a.tsv", "".join(rows)), write("b.tsv", rows[3] + "text  4\t0\nnew\t1\n"), None, 0)
+    read_parts(table("a.tsv", "0101"), write("b.tsv", "text 3\t1\ntext  2\t0\nnew\t1\n"), None, 0)
     assert "b.tsv: 2 of 3 texts are also in a.tsv" in capsys.readouterr().out
     read_parts("a.tsv", write("c.tsv", "new\t1\n"), None, 0)
     assert "also in" not in capsys.readouterr().out
@@ -143,9 +144,9 @@ def test_the_columns_have_an_entry_a_text():
     assert columns["split"] == ["train", "train", "test"]
     assert results == dict(n_text=3, width=8) and lines == []
     parts = dict(train=[("Ana." * 999, None)])
-    columns = run.text_columns(settings(), MODEL, TOKENIZER, parts, readings[:1], {})[0]
+    columns, *_ = run.text_columns(settings(), MODEL, TOKENIZER, parts, readings[:1], {})
     assert len(columns["texts"][0]) == 1000, "in the file each text takes the place of the longest"
-    assert run.text_columns(settings(), MODEL, TOKENIZER, parts, readings[:1], {})[0]["labels"] is None
+    assert columns["labels"] is None
 
 
 def token_columns(layer: int, **changes) -> tuple[dict, dict]:
@@ -253,13 +254,6 @@ def test_the_probe_reads_the_last_layer_and_the_query_the_same_one(monkeypatch):
     assert lines == ["told", "Nearest to 'Rui.', by cosine:", "", "  0.500  Ana sat.", ""]
 
 
-@pytest.mark.parametrize("labels", ["0101010", "001"])
-def test_a_quarter_is_tested_on_and_at_least_one(labels):
-    path = write("a.tsv", "".join(f"text {i}\t{label}\n" for i, label in enumerate(labels)))
-    parts = read_parts(path, None, None, 0)
-    assert [len(part) for part in parts.values()] == [len(labels) - 1, 1]
-
-
 def test_the_run_says_what_is_read_and_how_long_it_took(capsys):
     for kind in ("masked", "causal"):
         minilm.save(small.model(kind), TOKENIZER, kind)
@@ -308,11 +302,12 @@ def test_the_defaults_are_those_of_the_figures_in_the_readme_and_stay_fixed():
 def test_a_compiled_stack_takes_rows_of_every_length(kind, monkeypatch):
     """Each batch is as wide as its longest row: without `dynamic` each width would be compiled anew."""
     minilm.save(small.model(kind), TOKENIZER, "model")
-    seen = []
+    data, seen = write("a.txt", "Ana sat."), []
     monkeypatch.setattr(Stack, "compile", lambda stack, **how: seen.append(how))
-    for more, n in (({}, 0), (dict(compile=True), 1)):
-        run.extract_features(dict(model="model", data=write("a.txt", "Ana sat."), **more))
-        assert seen == [dict(dynamic=True)] * n
+    run.extract_features(dict(model="model", data=data))
+    assert seen == []
+    run.extract_features(dict(model="model", data=data, compile=True))
+    assert seen == [dict(dynamic=True)]
 
 
 def test_weights_that_are_only_read_may_be_half_as_long(monkeypatch):
