@@ -177,6 +177,7 @@ def test_a_long_source_is_cut_alike_in_training_and_in_use(kind):
     assert task.source_ids("Who?", 0)[1] is False and task.source_ids(source, 0)[1] is True
     longest = len(small.tokenizer().encode(" The old baker and Ana")) + 1
     assert task.n_answer == (longest if kind != "decoder" else 12), "half of a decoder's context at most"
+    assert task_of(kind, 24, [("s", "bread")]).n_answer == 2, "a short answer takes little room, with its end"
 
 
 @pytest.mark.parametrize("kind, n_kept", [("decoder", 12), ("encoder-decoder", 23)])
@@ -307,11 +308,6 @@ def test_a_published_bart_is_given_what_it_was_trained_to_begin_with():
     assert batch["decoder_input_ids"].tolist() == [[end, s, c]], "its decoder begins with </s> <s>"
     assert batch["labels"].tolist() == [[IGNORED, c, end]], "<s> is given, not asked"
     assert len(task.predict(model, [("ab", None), ("b", "c")], 2)) == 2
-
-
-def test_a_short_answer_takes_little_room():
-    task = task_of("decoder", 24, [("s", "bread")])
-    assert len(small.tokenizer().encode(" bread")) == 1 and task.n_answer == 2, "a token and the end"
 
 
 @each_kind
