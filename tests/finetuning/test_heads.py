@@ -58,10 +58,10 @@ def test_a_decoder_gives_its_last_real_token(kind):
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     if kind == "decoder":
         hidden = model.hidden_states(ids, mask)[-1]
-    else:  # its decoder reads the text again
+    else:
         hidden = model.decode(ids, mask, model.encode(ids, mask)[-1], mask)[-1]
     last = torch.stack([hidden[i, n] for i, n in enumerate((mask.sum(1) - 1).tolist())])
-    told = "a decoder's last real token has seen the whole text"
+    told = "a decoder's last real token has seen the whole text; after an encoder it reads the text again"
     torch.testing.assert_close(model.output(inputs), model.head.linear(last), msg=told)
 
 
