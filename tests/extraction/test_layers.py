@@ -134,7 +134,7 @@ def test_the_tables_name_their_figures(fingerprints):
         ((i, cosine),) = nearest(vectors[:18], vector, 1)
         learnt, its_label = STORIES["train"][i]
         expected += [f"  {text}  ({label})", f"    {cosine:.3f}  {learnt}  ({its_label})"]
-    assert lines[-7:] == [*expected, ""]
+    assert lines[-7:] == [*expected, ""], "two texts to test on, each with the nearest to learn from"
     out = "\n".join(lines)
     assert "layer 1, mean pooling; mean of 3 draws" in out
     tables = [[line.split() for line in lines[i].splitlines()[-2:]] for i in (4, 8)]
