@@ -1,6 +1,5 @@
 """Grades huggingface/exporting.py: what was read comes back; what has no equivalent is refused."""
 
-import json
 from dataclasses import asdict, replace
 
 import published
@@ -21,6 +20,7 @@ from minilm.huggingface.tokenizers import read_tokenizer
 from minilm.model.config import PRESETS, ModelConfig
 from minilm.model.transformer import build
 from minilm.plumbing.errors import UserError
+from minilm.plumbing.folders import read_json, write_json
 from minilm.plumbing.safetensors import read_tensors
 from minilm.tokenizer.bpe import BPE, SPECIAL_TOKENS, token_name
 from minilm.tokenizer.rows import text_end
@@ -45,9 +45,9 @@ def bpe():
 def test_a_published_model_comes_back_as_it_was(kind, tmp_path):
     folder = published.folder(tmp_path / "published", kind)
     export_model(*minilm.load(folder), tmp_path / "back")
-    config = json.loads((tmp_path / "back" / "config.json").read_text())
+    config = read_json(tmp_path / "back" / "config.json")
     assert config["model_type"] == kind
-    known = json.loads((folder / "config.json").read_text())
+    known = read_json(folder / "config.json")
     assert known.items() <= {**config, "n_ctx": known.get("n_ctx")}.items()
     before, after = (read_tensors(path / "model.safetensors") for path in (folder, tmp_path / "back"))
     for name, tensor in after.items():
@@ -89,7 +89,7 @@ def test_our_models_come_back_with_their_numbers(name, changes, kind, bpe, tmp_p
     for p in model.parameters():
         torch.nn.init.normal_(p, std=0.3)
     export_model(model, bpe, tmp_path / "out")
-    assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == kind
+    assert read_json(tmp_path / "out" / "config.json")["model_type"] == kind
     again, tokenizer = minilm.load(tmp_path / "out")
     ids = torch.tensor([[5, 6, 7, 8]])
     decoder_ids = ids[:, 1:] if model.config.kind == "encoder-decoder" else None
@@ -168,9 +168,9 @@ def test_nothing_is_overwritten(bpe, tmp_path):
 def test_a_run_folder(objective, bpe, tmp_path):
     name = dict(translation="transformer-tiny", masked="bert-base", causal="gpt-tiny")[objective]
     minilm.save(build(small(name)), bpe, tmp_path / "run")
-    (tmp_path / "run" / "settings.json").write_text(json.dumps(dict(objective=objective, out="translation")))
+    write_json(tmp_path / "run" / "settings.json", dict(objective=objective, out="translation"))
     minilm.export(tmp_path / "run", tmp_path / "out")
-    rule = json.loads((tmp_path / "out" / "tokenizer.json").read_bytes())["post_processor"]
+    rule = read_json(tmp_path / "out" / "tokenizer.json")["post_processor"]
     around = [] if rule is None else [part["SpecialToken"]["id"] for part in rule["single"][::2]]
     assert around == ([] if objective == "causal" else ["[CLS]", "[SEP]"]), "as the model had it in training"
     minilm.save(build(small("bart-tiny")), bpe, tmp_path / "alibi")
@@ -229,12 +229,14 @@ def test_a_bpe_there_and_back(bpe, tmp_path):
     text, ids = "a b ab\n[SEP] é漢", list(map(bpe.special_id, SPECIAL_TOKENS))
     assert again.encode(text) == bpe.encode(text) and notes == []
     assert list(map(again.special_id, SPECIAL_TOKENS)) == ids
-    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    settings = read_json(tmp_path / "tokenizer_config.json")
     assert settings["model_max_length"] == 77 and settings["eos_token"] == "[SEP]"
     assert settings["pad_token"] == "[PAD]" and settings["mask_token"] == "[MASK]"
+    assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert settings["clean_up_tokenization_spaces"] is False
     gpt2 = BPE({**bpe.vocab, 300: b"<|end|>"}, bpe.merges, ["<|end|>"], aliases={"<|endoftext|>": "<|end|>"})
     write_tokenizer(gpt2, tmp_path, small("gpt2"))
-    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    settings = read_json(tmp_path / "tokenizer_config.json")
     named = {name: token for name, token in settings.items() if name.endswith("_token")}
     assert named == {"bos_token": "<|end|>", "eos_token": "<|end|>"}
     aliases = {"<|endoftext|>": "<|end|>", "[CLS]": "<|begin|>"}
@@ -242,15 +244,6 @@ def test_a_bpe_there_and_back(bpe, tmp_path):
     assert begin_and_end(other, small("gpt2")) == {"bos": "[CLS]", "eos": "<|endoftext|>"}, "one for each"
     chat = BPE(bpe.vocab, bpe.merges, ["<|begin|>", "<|endoftext|>"], aliases={"[CLS]": "<|begin|>"})
     assert begin_and_end(chat, small("gpt2"))["bos"] == "<|endoftext|>", "one for both"
-
-
-def test_the_file_of_the_rust_library(bpe):
-    data = rust_tokenizer(bpe)
-    assert data["model"]["vocab"]["[MASK]"] == bpe.special_id("[MASK]")
-    assert len(data["model"]["vocab"]) == bpe.vocab_size
-    assert data["model"]["merges"][0] == [token_name(token) for token in bpe.merges[0]]
-    assert [entry["content"] for entry in data["added_tokens"]] == list(SPECIAL_TOKENS)
-    assert data["pre_tokenizer"]["add_prefix_space"] is False, "our encode adds none"
 
 
 def test_what_stands_around_texts(bpe):
@@ -268,17 +261,22 @@ def test_what_stands_around_texts(bpe):
 
 
 def test_a_wordpiece_there_and_back(tmp_path):
-    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "ab", "##c", "\u2028", "é"]
-    wordpiece = WordPiece(tokens, lower_case=False, strip_accents=True, chinese_characters=False)
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "ab", "##c", "\u2028", "é", "covid"]
+    switches = dict(lower_case=False, strip_accents=True, chinese_characters=False)
+    wordpiece = WordPiece(tokens, added_tokens=["covid"], **switches)
     write_tokenizer(wordpiece, tmp_path, small("bert-base"))
+    assert read_json(tmp_path / "added_tokens.json") == {"covid": 9}
     again, _ = read_tokenizer(tmp_path, {"model_type": "bert"})
-    assert again.tokens == wordpiece.tokens
+    assert (again.tokens, again.added_tokens) == (wordpiece.tokens, ("covid",))
     assert (again.lower_case, again.strip_accents, again.chinese_characters) == (False, True, False)
 
 
-def test_the_rust_library_is_told_to_change_nothing_of_a_text(bpe, tmp_path):
+def test_the_rust_library_is_told_to_change_nothing_of_a_text(bpe):
     as_bytes = dict(type="ByteLevel", add_prefix_space=False, trim_offsets=True, use_regex=True)
     data = rust_tokenizer(bpe)
+    assert data["model"]["vocab"]["[MASK]"] == bpe.special_id("[MASK]")
+    assert len(data["model"]["vocab"]) == bpe.vocab_size
+    assert data["model"]["merges"][0] == [token_name(token) for token in bpe.merges[0]]
     assert (data["version"], data["pre_tokenizer"], data["decoder"]) == ("1.0", as_bytes, as_bytes)
     untouched = dict(single_word=False, lstrip=False, rstrip=False, normalized=False)
     added = [dict(id=i, content=token, special=True) | untouched for i, token in enumerate(SPECIAL_TOKENS)]
@@ -296,16 +294,6 @@ def test_the_rust_library_is_told_to_change_nothing_of_a_text(bpe, tmp_path):
     assert split.pop("pattern")["Regex"].startswith("(?i:'s|'t|")
     assert split == dict(type="Split", behavior="Isolated", invert=False)
     assert after == as_bytes | dict(use_regex=False), "it is cut already"
-    write_tokenizer(bpe, tmp_path, small("bert-base", max_positions=77))
-    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
-    assert settings["clean_up_tokenization_spaces"] is False
-    assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
-
-
-def test_words_that_were_added_to_a_wordpiece_keep_their_ids(tmp_path):
-    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "ab", "covid"]
-    write_tokenizer(WordPiece(tokens, added_tokens=["covid"]), tmp_path, small("bert-base"))
-    assert json.loads((tmp_path / "added_tokens.json").read_text()) == {"covid": 6}
 
 
 def test_widths_that_are_those_of_any_model_need_no_flag(bpe):
@@ -315,37 +303,31 @@ def test_widths_that_are_those_of_any_model_need_no_flag(bpe):
         target(small("gpt-tiny", d_head=5), bpe, "x")
 
 
-def test_a_decoders_texts_end_there_as_they_do_here(tmp_path):
-    tokenizer = BPE.train(["Ana sells bread."] * 9, 270, SPECIAL_TOKENS)
-    minilm.save(build(small("gpt-tiny", vocab_size=270)), tokenizer, tmp_path / "run")
-    (tmp_path / "run" / "settings.json").write_text('{"objective": "causal"}', encoding="utf-8")
+def test_a_decoders_texts_end_there_as_they_do_here(bpe, tmp_path):
+    minilm.save(build(small("gpt-tiny")), bpe, tmp_path / "run")
+    write_json(tmp_path / "run" / "settings.json", {"objective": "causal"})
     minilm.export(tmp_path / "run", tmp_path / "out")
-    settings = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
-    said = settings["eos_token"]
-    assert settings["bos_token"] == "<|endoftext|>", (
-        "with what stood before a text in training, as config.json"
-    )
-    assert said == "<|endoftext|>" and tokenizer.special_id(said) == text_end(tokenizer)
-    assert json.loads((tmp_path / "out" / "config.json").read_text())["eos_token_id"] == text_end(tokenizer)
-    assert text_end(minilm.load(tmp_path / "out")[1]) == text_end(tokenizer), "[SEP] ends no text of a GPT"
+    settings = read_json(tmp_path / "out" / "tokenizer_config.json")
+    assert settings["eos_token"] == "<|endoftext|>" and bpe.special_id("<|endoftext|>") == text_end(bpe)
+    assert settings["bos_token"] == "<|endoftext|>", "what stood before a text in training"
+    assert read_json(tmp_path / "out" / "config.json")["eos_token_id"] == text_end(bpe)
+    assert text_end(minilm.load(tmp_path / "out")[1]) == text_end(bpe), "[SEP] ends no text of a GPT"
 
 
 def test_all_ends_of_a_chat_model_go_along(tmp_path):
-    tokenizer = BPE.train(["Ana sells bread."] * 9, 270, SPECIAL_TOKENS)
+    tokenizer, model = BPE.train([], 270, SPECIAL_TOKENS), build(small("llama-tiny", n_kv_head=1))
     for ends in ((), (5, 260)):
-        tokenizer.ends = ends
-        export_model(
-            build(small("llama-tiny", n_kv_head=1)), tokenizer, tmp_path / f"{ends}", (None, "[SEP]")
-        )
-        assert (tmp_path / f"{ends}" / "generation_config.json").exists() == bool(ends)
-        assert minilm.load(tmp_path / f"{ends}")[1].ends == ends, "it would write on behind the end of a turn"
+        tokenizer.ends, folder = ends, tmp_path / f"{ends}"
+        export_model(model, tokenizer, folder)
+        assert (folder / "generation_config.json").exists() == bool(ends)
+        assert minilm.load(folder)[1].ends == ends, "it would write on behind the end of a turn"
 
 
 def test_pairs_have_segments_there_where_the_model_has_some(bpe, tmp_path):
     for n_segments in (0, 2):
         model, folder = build(small("bert-base", n_segments=n_segments)), tmp_path / str(n_segments)
         export_model(model, bpe, folder)
-        inputs = json.loads((folder / "tokenizer_config.json").read_text())["model_input_names"]
+        inputs = read_json(folder / "tokenizer_config.json")["model_input_names"]
         assert ("token_type_ids" in inputs) == (n_segments == 2), "else transformers reads a pair as one text"
 
 
@@ -357,13 +339,10 @@ def test_who_opens_a_qwen2_is_told_how_to_read_texts(bpe, tmp_path):
     assert export_model(build(config), as_qwen2, tmp_path / "theirs") == []
 
 
-def test_a_sentence_model_reads_as_far_there_as_here(bpe, tmp_path):
+def test_a_sentence_model_reads_as_far_there_as_here(bpe, tmp_path, monkeypatch):
     for longest in (None, 5):
-        bpe.longest = longest
-        export_model(build(small("bert-base", max_positions=9)), bpe, tmp_path / f"{longest}")
-        settings = json.loads((tmp_path / f"{longest}" / "tokenizer_config.json").read_text())
-        assert settings["model_max_length"] == (longest or 9)
-        assert minilm.load(tmp_path / f"{longest}")[1].longest == longest, (
-            "long texts would get other vectors"
-        )
-    bpe.longest = None
+        monkeypatch.setattr(bpe, "longest", longest)
+        folder = tmp_path / f"{longest}"
+        export_model(build(small("bert-base", max_positions=9)), bpe, folder)
+        assert read_json(folder / "tokenizer_config.json")["model_max_length"] == (longest or 9)
+        assert minilm.load(folder)[1].longest == longest, "long texts would get other vectors"

@@ -104,16 +104,15 @@ def test_a_published_model_by_its_name(hub, tmp_path, capsys):
 @pytest.mark.parametrize("file", ["vocab.txt", SAFE])
 def test_no_half_file_is_taken_for_whole(hub, tmp_path, file):
     folder, n = tmp_path / "cache" / "owner--model", len(hub.files[file])
-    for failure, message in (
-        (hub.cut, f"{file}: .*(cut off after {n // 3:,} of {n:,} bytes|invalid hash).*run the command again"),
-        (hub.broken, f"hf:owner/model {file}: the network failed .*IncompleteRead"),
-    ):
-        failure |= {file: n // 3} if failure is hub.cut else {file}
+    cut_off = f"{file}: .*(cut off after {n // 3:,} of {n:,} bytes|invalid hash).*run the command again"
+    in_between = f"hf:owner/model {file}: the network failed .*IncompleteRead"
+    for cut, broken, message in (({file: n // 3}, set(), cut_off), ({}, {file}, in_between)):
+        hub.cut, hub.broken = cut, broken
         with pytest.raises(UserError, match=message) as caught:
             download("owner/model")
         assert "\n" not in str(caught.value)
         assert {path.name for path in folder.iterdir()} <= {*hub.files} - {file}, "no half file has the name"
-        failure.clear()
+    hub.broken = set()
     asked = len(hub.log)
     (folder / file).write_bytes(hub.files[file][:-1])  # as a copy that was cut off
     assert (download("owner/model") / file).read_bytes() == hub.files[file]
@@ -176,8 +175,6 @@ def test_a_time_limit_for_the_network_alone():
         assert socket.getdefaulttimeout() == 30, "seconds without a byte"
         raise KeyError("siblings")
     assert socket.getdefaulttimeout() is None
-    with pytest.raises(AttributeError, match="nonsense"):
-        minilm.huggingface.nonsense  # noqa: B018
 
 
 def test_the_cache_is_at_home_by_default(hub, monkeypatch, tmp_path):
@@ -204,14 +201,13 @@ def test_pickled_weights_are_read_and_code_is_not(tmp_path):
     (tmp_path / "plain.bin").write_bytes(pickle.dumps(Code()))
     (tmp_path / "cut.bin").write_bytes(whole[:100])
     torch.save([1, 2], tmp_path / "list.bin")
+    reasons = {"list.bin": r"\('list' object has no attribute 'items'\)"}
     for name in ("code.bin", "plain.bin", "cut.bin", "list.bin"):
         (tmp_path / name).replace(tmp_path / "pytorch_model.bin")
-        with pytest.raises(UserError, match="pytorch_model.bin: damaged, or more than named tensors"):
+        told = "pytorch_model.bin: damaged, or more than named tensors " + reasons.get(name, "")
+        with pytest.raises(UserError, match=told):
             read_weights(tmp_path)
     assert not (tmp_path / "it ran").exists()
-    torch.save([1, 2], tmp_path / "pytorch_model.bin")
-    with pytest.raises(UserError, match=r"\('list' object has no attribute 'items'\)"):
-        read_weights(tmp_path)
 
 
 def test_weights_in_shards_are_put_together(tmp_path):
@@ -271,11 +267,6 @@ def test_gpt2_is_turned_and_cut_in_three():
         assert list(unpack({f"{stem}.bias": odd}, CONFIG)) == [f"{stem}.bias"], "told later"
 
 
-def test_other_layouts():
-    found = unpack({"final_logits_bias": torch.arange(5.0)[None]}, CONFIG)
-    assert found["final_logits.bias"].shape == (5,), "the bias of BART is a row"
-
-
 @pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_numbers_get_the_asked_precision(stored, dtype, tmp_path):
@@ -331,17 +322,6 @@ def test_weights_stand_at_their_places(kind, tmp_path, capsys):
     assert model.config == checkpoint.load_config(folder)
     decoder_ids = torch.tensor([[2, 5]]) if kind == "bart" else None
     assert model(torch.tensor([[5, 6, 7]]), decoder_input_ids=decoder_ids).isfinite().all()
-
-
-def test_a_lone_segment_is_in_every_position(tmp_path):
-    folder = published.folder(tmp_path / "roberta", "roberta")
-    model, _ = load(folder)
-    stored = {name.removeprefix("roberta.embeddings."): t for name, t in read_tensors(folder / SAFE).items()}
-    expected = stored["word_embeddings.weight"][[7, 8]] + stored["token_type_embeddings.weight"][0]
-    expected = expected + stored["position_embeddings.weight"][[2, 3]]  # 0 and 1 are not counted
-    norm = stored["LayerNorm.weight"], stored["LayerNorm.bias"]
-    expected = torch.nn.functional.layer_norm(expected, (D,), *norm)
-    assert torch.allclose(model.hidden_states(torch.tensor([[7, 8]]))[0][0], expected, atol=1e-5)
 
 
 def test_old_names(tmp_path):
@@ -402,9 +382,8 @@ def test_a_model_says_at_which_tokens_it_stops(said, ends, tmp_path):
 def test_ends_that_are_no_ids_are_named(said, tmp_path):
     folder = published.folder(tmp_path / "gpt2", "gpt2")
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": said}))
-    with pytest.raises(
-        UserError, match=r"generation_config\.json: eos_token_id .* is no id of the model"
-    ) as caught:
+    told = r"generation_config\.json: eos_token_id .* is no id of the model"
+    with pytest.raises(UserError, match=told) as caught:
         load(folder)
     assert "\n" not in str(caught.value)
 
@@ -466,10 +445,3 @@ def test_second_names(tmp_path):
         bert |= {} if tied else {f"{head}.weight": torch.ones(n, D)}
         folder = published.folder(tmp_path / f"tied {tied}", "bert", bert, tie_word_embeddings=tied)
         assert torch.equal(load(folder)[0].vocabulary.bias, expected), "an untied head has its own"
-
-
-def test_parts(tmp_path):
-    folder, values, config, tensors = loading.read_folder(published.folder(tmp_path / "gpt2", "gpt2"))
-    assert folder == tmp_path / "gpt2" and values["n_embd"] == config.d_model == D
-    assert "transformer.h.0.attn.c_attn.weight" in tensors
-    assert not any("masked_bias" in name for name in tensors), "buffers are left out"
