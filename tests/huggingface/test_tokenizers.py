@@ -15,6 +15,7 @@ from minilm.tokenizer.bpe import BPE
 TEXT = "Ana sells Bread, résumé <mask> [MASK] 12"
 BERT, GPT2, ROBERTA, BART = ({"model_type": kind} for kind in ("bert", "gpt2", "roberta", "bart"))
 BYTES = {"type": "ByteLevel"}
+AS_BYTES = {"pre_tokenizer": BYTES}
 AS_BERT = {"normalizer": {"type": "BertNormalizer"}, "pre_tokenizer": {"type": "BertPreTokenizer"}}
 
 
@@ -154,13 +155,11 @@ def test_what_is_otherwise_there_is_said(tmp_path):
         assert "encode(' ' + text)" in "".join(read_tokenizer(folder, GPT2)[1]), f"not told of {form}"
     folder = published.folder(tmp_path / "roberta", "roberta")
     n = read_bpe(folder, {}, {}, ROBERTA)[0].special_id("[MASK]")
-    tokens = [{"id": 0, "content": "<s>", "lstrip": False}, {"id": n, "content": "<mask>", "lstrip": True}]
-    write(folder, tokenizer={"added_tokens": tokens})
-    notes = read_tokenizer(folder, ROBERTA)[1]
-    assert notes == ["its tokenizer drops the spaces beside <mask>: write none there"]
-    tokens[1] |= {"lstrip": False, "rstrip": True}
-    write(folder, tokenizer={"added_tokens": tokens})
-    assert "drops the spaces beside <mask>" in read_tokenizer(folder, ROBERTA)[1][0]
+    for switch in ("lstrip", "rstrip"):
+        tokens = [{"id": 0, "content": "<s>", switch: False}, {"id": n, "content": "<mask>", switch: True}]
+        write(folder, tokenizer={"added_tokens": tokens})
+        told = "its tokenizer drops the spaces beside <mask>: write none there"
+        assert read_tokenizer(folder, ROBERTA)[1] == [told]
     folder, n = published.folder(tmp_path / "bert", "bert"), len(published.BERT_TOKENS)
     tokens = [{"id": n, "content": "covid", "single_word": True, "special": False}]
     write(folder, tokenizer={"added_tokens": tokens}, added_tokens={"covid": n})
@@ -170,9 +169,8 @@ def test_what_is_otherwise_there_is_said(tmp_path):
 def test_an_added_token_of_two_bytes_is_special_and_a_byte_is_not(tmp_path):
     folder = published.folder(tmp_path / "gpt2", "gpt2")
     ids = json.loads((folder / "vocab.json").read_text())
-    (folder / "added_tokens.json").write_text(json.dumps({"§": len(ids), "!": ids["!"]}), encoding="utf-8")
-    special = {"additional_special_tokens": ["§", "!"]}
-    (folder / "special_tokens_map.json").write_text(json.dumps(special), encoding="utf-8")
+    write(folder, added_tokens={"§": len(ids), "!": ids["!"]})
+    write(folder, special_tokens_map={"additional_special_tokens": ["§", "!"]})
     tokenizer, _ = read_tokenizer(folder, GPT2)
     assert "§" in tokenizer.special_tokens and "!" not in tokenizer.special_tokens
     assert tokenizer.encode("a!§")[1:] == [ids["!"], len(ids)]
@@ -194,8 +192,7 @@ def test_where_a_model_talks_in_turns_their_end_is_known(kind, eos, end, tmp_pat
     folder = published.folder(tmp_path / kind, kind)
     n = read_tokenizer(folder, {"model_type": kind})[0].vocab_size
     write(folder, added_tokens={"<|im_start|>": n, "<|im_end|>": n + 1}, tokenizer_config={"eos_token": eos})
-    special = {"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]}
-    write(folder, special_tokens_map=special)
+    write(folder, special_tokens_map={"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
     tokenizer, _ = read_tokenizer(folder, {"model_type": kind})
     assert tokenizer.aliases.get("[EOS]") == end
 
@@ -218,42 +215,33 @@ def test_how_text_is_cut_is_known_by_the_steps_of_the_file():
         cut(digits(True), byte_level(True) | {"add_prefix_space": True})
 
 
-PIECES = {"type": "WordPiece", "vocab": {"[UNK]": 0}}
+PIECES, BPE_MODEL = {"type": "WordPiece", "vocab": {"[UNK]": 0}}, {"type": "BPE"}
 
 
 @pytest.mark.parametrize(
     ("whole", "message"),
     [
         ({"model": [1]}, "damaged"),
-        ({"model": {"type": "WordPiece", "vocab": [["[UNK]", -1.0]]}} | AS_BERT, "damaged"),
-        ({"model": {"type": "BPE", "vocab": {}}, "pre_tokenizer": BYTES}, "damaged"),
-        ({"model": {"type": "BPE", "vocab": {}, "merges": [3]}, "pre_tokenizer": BYTES}, "damaged"),
-        ({"model": PIECES, "added_tokens": [{"id": 3}]} | AS_BERT, "damaged"),
+        (AS_BERT | {"model": {"type": "WordPiece", "vocab": [["[UNK]", -1.0]]}}, "damaged"),
+        (AS_BYTES | {"model": BPE_MODEL | {"vocab": {}}}, "damaged"),
+        (AS_BYTES | {"model": BPE_MODEL | {"vocab": {}, "merges": [3]}}, "damaged"),
+        (AS_BERT | {"model": PIECES, "added_tokens": [{"id": 3}]}, "damaged"),
         ({"model": PIECES, "normalizer": "x"}, "damaged"),
-        ({"model": {"type": "WordPiece", "vocab": {"a": 0, "b": 2}}} | AS_BERT, "are not 0, 1, 2"),
-        ({"model": PIECES | {"continuing_subword_prefix": "@@"}} | AS_BERT, "prepares text by .*'@@'"),
+        (AS_BERT | {"model": {"type": "WordPiece", "vocab": {"a": 0, "b": 2}}}, "are not 0, 1, 2"),
+        (AS_BERT | {"model": PIECES | {"continuing_subword_prefix": "@@"}}, "prepares text by .*'@@'"),
         # a step that is not there is none, and not BERT's: "The" stays as it is
         (AS_BERT | {"model": PIECES, "normalizer": None}, "prepares text by .*None.*BertNormalizer"),
         (AS_BERT | {"model": PIECES, "pre_tokenizer": None}, "prepares text by .*None.*BertPreTokenizer"),
-        (
-            {"model": PIECES, "normalizer": {"type": "Lowercase"}},
-            "prepares text by .*'Lowercase'.*BertNormalizer",
-        ),
-        (
-            AS_BERT | {"model": PIECES, "pre_tokenizer": {"type": "Whitespace"}},
-            "prepares text by .*'Whitespace'",
-        ),
-        (
-            {"model": {"type": "Unigram"}},
-            "a tokenizer of type 'Unigram'; only WordPiece and BPE are supported",
-        ),
-        ({"model": {"type": "BPE"}, "pre_tokenizer": {"type": "Metaspace"}}, "it cuts text by .*'Metaspace'"),
-        ({"model": {"type": "BPE"}, "pre_tokenizer": BYTES | {"use_regex": False}}, "it cuts text by"),
-        ({"model": {"type": "BPE"}, "pre_tokenizer": BYTES, "normalizer": {"type": "NFKC"}}, "'NFKC'"),
-        ({"model": {"type": "BPE", "ignore_merges": True}, "pre_tokenizer": BYTES}, "ignore_merges"),
-        ({"model": {"type": "BPE", "end_of_word_suffix": "</w>"}, "pre_tokenizer": BYTES}, "end_of_word"),
-        ({"model": {"type": "BPE", "dropout": 0.1}, "pre_tokenizer": BYTES}, "dropout"),
-        ({"model": {"type": "BPE"}}, "it cuts text by .*None"),
+        ({"model": PIECES, "normalizer": {"type": "Lowercase"}}, "text by .*'Lowercase'.*BertNormalizer"),
+        (AS_BERT | {"model": PIECES, "pre_tokenizer": {"type": "Whitespace"}}, "text by .*'Whitespace'"),
+        ({"model": {"type": "Unigram"}}, "of type 'Unigram'; only WordPiece and BPE are supported"),
+        ({"model": BPE_MODEL}, "it cuts text by .*None"),
+        ({"model": BPE_MODEL, "pre_tokenizer": {"type": "Metaspace"}}, "it cuts text by .*'Metaspace'"),
+        ({"model": BPE_MODEL, "pre_tokenizer": BYTES | {"use_regex": False}}, "it cuts text by"),
+        (AS_BYTES | {"model": BPE_MODEL, "normalizer": {"type": "NFKC"}}, "'NFKC'"),
+        (AS_BYTES | {"model": BPE_MODEL | {"ignore_merges": True}}, "ignore_merges"),
+        (AS_BYTES | {"model": BPE_MODEL | {"end_of_word_suffix": "</w>"}}, "end_of_word"),
+        (AS_BYTES | {"model": BPE_MODEL | {"dropout": 0.1}}, "dropout"),
     ],
 )
 def test_damaged_and_foreign_files_are_named(whole, message, tmp_path):
