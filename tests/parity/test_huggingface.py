@@ -5,6 +5,7 @@ No download: the other models are built from their configuration classes, at sma
 """
 
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ RIGHT = torch.tensor([[1] * 5 + [0] * 3, [1] * 8, [1] * 7 + [0]])
 MASKS = {"full": None, "right": RIGHT, "left": RIGHT.flip(1)}
 PRECISION = [(torch.float32, 1e-4), (torch.float64, 1e-5)]
 # vocabulary, width, heads, inner width, blocks, blocks of the decoder, positions
-SHAPES = [(53, 24, 3, 40, 2, 1, 11), (61, 20, 2, 12, 1, 3, 17), (97, 32, 8, 129, 3, 2, 8)]
+SHAPES = {"a": (53, 24, 3, 40, 2, 1, 11), "b": (61, 20, 2, 12, 1, 3, 17), "c": (97, 32, 8, 129, 3, 2, 8)}
 
 
 def sizes(kind: str, shape: tuple) -> dict:
@@ -67,6 +68,13 @@ def their_model(kind: str, shape: tuple, **changes):
     return randomise(getattr(transformers, LAYOUTS[kind].architecture)(config))
 
 
+def exported(mine, path: Path, tokenizer=None) -> Path:
+    """Save our model, export the run folder, and return the new folder."""
+    minilm.save(mine, tokenizer, path / "ours")
+    minilm.huggingface.export(path / "ours", path / "exported")
+    return path / "exported"
+
+
 def differences(mine, theirs, mask: torch.Tensor | None) -> dict[str, float]:
     """Return the greatest difference of each output of the two, at real tokens: nobody reads the others."""
     kind, V = theirs.config.model_type, mine.config.vocab_size
@@ -83,17 +91,15 @@ def differences(mine, theirs, mask: torch.Tensor | None) -> dict[str, float]:
         if mine.encoder is None and mask is not None:  # theirs counts padding unless told otherwise
             asked["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
         if mine.decoder is not None and mine.encoder is not None:
-            real = real[:, 2:]
             more = dict(decoder_input_ids=torch.randint(3, V, (B, T)))
             more["decoder_attention_mask"] = None if mask is None else mask[:, 2:]
             given, asked = given | more, asked | more
             expected = theirs(**asked)
             encoded = mine.encode(ids, mask)
-            keep = torch.ones(B, S, dtype=torch.bool) if mask is None else mask.bool()
             assert len(encoded) == len(expected.encoder_hidden_states)
             for i, (a, b) in enumerate(zip(encoded, expected.encoder_hidden_states, strict=True)):
-                pairs[f"encoder {i}"] = (a[keep], b[keep])
-            states = expected.decoder_hidden_states
+                pairs[f"encoder {i}"] = (a[real], b[real])
+            states, real = expected.decoder_hidden_states, real[:, 2:]
         else:
             expected = theirs(**asked)
             states = expected.hidden_states
@@ -124,22 +130,6 @@ def masks_of(kind: str) -> list[str]:
     return ["full", "right", "left"] if both else ["full", "right"]
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=["a", "b", "c"])
-@pytest.mark.parametrize("kind", LAYOUTS)
-def test_their_folders_here_and_back(kind, shape, tmp_path, capsys):
-    theirs = their_model(kind, shape)
-    theirs.save_pretrained(tmp_path / "theirs")
-    mine, tokenizer = minilm.load(tmp_path / "theirs")
-    assert tokenizer is None and "drawn at random" not in capsys.readouterr().err
-    assert_equal(mine, theirs, masks_of(kind))
-    minilm.save(mine, None, tmp_path / "ours")
-    minilm.huggingface.export(tmp_path / "ours", tmp_path / "exported")
-    again, report = type(theirs).from_pretrained(tmp_path / "exported", output_loading_info=True)
-    assert not any(report.values()), f"every weight has its place: {report}"
-    assert again.config.model_type == ("llama" if kind == "mistral" else kind), "without a window the same"
-    assert_equal(mine, again.eval(), masks_of(kind))
-
-
 VARIANTS = {
     "untied": ("bert", dict(tie_word_embeddings=False)),
     "untied roberta": ("roberta", dict(tie_word_embeddings=False)),
@@ -153,22 +143,26 @@ VARIANTS = {
     "scaled": ("bart", dict(scale_embedding=True, activation_function="relu")),
     "sinusoids": ("distilbert", dict(sinusoidal_pos_embds=True)),
 }
+CASES = {f"{kind} {name}": (kind, shape, {}) for kind in LAYOUTS for name, shape in SHAPES.items()}
+CASES |= {name: (kind, SHAPES["a"], changes) for name, (kind, changes) in VARIANTS.items()}
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_variants(variant, tmp_path):
-    kind, changes = VARIANTS[variant]
-    theirs = their_model(kind, SHAPES[0], **changes)
+@pytest.mark.parametrize("case", CASES)
+def test_their_folders_here_and_back(case, tmp_path, capsys):
+    kind, shape, changes = CASES[case]
+    theirs = their_model(kind, shape, **changes)
     theirs.save_pretrained(tmp_path / "theirs")
-    mine, _ = minilm.load(tmp_path / "theirs")
+    mine, tokenizer = minilm.load(tmp_path / "theirs")
+    assert tokenizer is None and "drawn at random" not in capsys.readouterr().err
     assert_equal(mine, theirs, masks_of(kind))
-    minilm.save(mine, None, tmp_path / "ours")
-    minilm.huggingface.export(tmp_path / "ours", tmp_path / "exported")
-    assert_equal(mine, type(theirs).from_pretrained(tmp_path / "exported").eval(), masks_of(kind))
+    again, report = type(theirs).from_pretrained(exported(mine, tmp_path), output_loading_info=True)
+    assert not any(report.values()), f"every weight has its place: {report}"
+    assert again.config.model_type == ("llama" if kind == "mistral" else kind), "without a window the same"
+    assert_equal(mine, again.eval(), masks_of(kind))
 
 
 def test_pickled_folders_and_shards(tmp_path):
-    theirs = their_model("gpt2", SHAPES[2])
+    theirs = their_model("gpt2", SHAPES["c"])
     theirs.config.save_pretrained(tmp_path / "pickled")
     torch.save(theirs.state_dict(), tmp_path / "pickled" / "pytorch_model.bin")  # tied weights twice
     mine, _ = minilm.load(tmp_path / "pickled")
@@ -180,7 +174,7 @@ def test_pickled_folders_and_shards(tmp_path):
 
 @pytest.mark.parametrize("kind", LAYOUTS)
 def test_folders_without_heads(kind, tmp_path, capsys):
-    theirs = their_model(kind, SHAPES[1])
+    theirs = their_model(kind, SHAPES["b"])
     theirs.base_model.save_pretrained(tmp_path / "bare")
     mine, _ = minilm.load(tmp_path / "bare")
     found = differences(mine, theirs, RIGHT)
@@ -189,16 +183,15 @@ def test_folders_without_heads(kind, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "megatron-bert"])
-@pytest.mark.parametrize("shape", SHAPES, ids=["a", "b", "c"])
+@pytest.mark.parametrize("shape", SHAPES)
 def test_pooled_output_of_folders_without_heads(kind, shape, tmp_path):
-    config = transformers.AutoConfig.for_model(kind, **sizes(kind, shape))
+    config = transformers.AutoConfig.for_model(kind, **sizes(kind, SHAPES[shape]))
     theirs = randomise(transformers.AutoModel.from_config(config))
     theirs.save_pretrained(tmp_path / "theirs")
     mine, _ = minilm.load(tmp_path / "theirs")
-    minilm.save(mine, None, tmp_path / "ours")
-    minilm.huggingface.export(tmp_path / "ours", tmp_path / "exported")
-    again = transformers.AutoModel.from_pretrained(tmp_path / "exported").eval()
-    ids = torch.where(RIGHT.bool(), torch.randint(3, shape[0], (B, S)), 1)  # 1: what RoBERTa knows padding by
+    again = transformers.AutoModel.from_pretrained(exported(mine, tmp_path)).eval()
+    ids = torch.randint(3, config.vocab_size, (B, S))
+    ids = ids.where(RIGHT.bool(), torch.tensor(1))  # what RoBERTa knows padding by
     for dtype, tolerance in PRECISION:
         mine, theirs, again = mine.to(dtype), theirs.to(dtype), again.to(dtype)
         with torch.no_grad():
@@ -228,9 +221,8 @@ def test_our_presets_are_models_of_theirs(name, tmp_path):
     config = asdict(minilm.PRESETS[name]) | small | changes
     config |= {n: min(2, config[n]) for n in ("n_encoder_layer", "n_decoder_layer")}
     mine = randomise(build(ModelConfig(**config)))
-    minilm.save(mine, None, tmp_path / "ours")
-    minilm.huggingface.export(tmp_path / "ours", tmp_path / "exported")
-    theirs = getattr(transformers, LAYOUTS[kind].architecture).from_pretrained(tmp_path / "exported").eval()
+    architecture = getattr(transformers, LAYOUTS[kind].architecture)
+    theirs = architecture.from_pretrained(exported(mine, tmp_path)).eval()
     assert theirs.config.model_type == kind
     assert_equal(mine, theirs, masks_of(kind))
 
@@ -260,9 +252,8 @@ TEXTS += ["naïve café — 漢字 한국어 👩‍👩‍👧 don't 12,5"]
 def test_our_bpe_there(preset, tmp_path):
     bpe = BPE.train(TEXTS * 3 + ["bread on Monday, bread on Sunday"], 330, SPECIAL_TOKENS)
     config = asdict(minilm.PRESETS[preset]) | dict(vocab_size=bpe.vocab_size, max_positions=9)
-    minilm.save(build(ModelConfig(**config)), bpe, tmp_path / "ours")
-    minilm.huggingface.export(tmp_path / "ours", tmp_path / "exported")
-    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "exported")
+    folder = exported(build(ModelConfig(**config)), tmp_path, bpe)
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
     for text in TEXTS:
         assert theirs(text, add_special_tokens=False)["input_ids"] == bpe.encode(text), text
         assert theirs.decode(bpe.encode(text)) == text
@@ -273,12 +264,10 @@ def test_our_bpe_there(preset, tmp_path):
         assert framed == ours[0] + ours[1]
     else:
         assert framed == [cls, *ours[0], sep, *ours[1], sep], "framed as in training"
-    segments = theirs("bread", "a").get("token_type_ids")
-    assert segments == (
-        [0] * (len(ours[0]) + 2) + [1] * (len(ours[1]) + 1) if preset == "bert-tiny" else None
-    )
+    segments = [0] * (len(ours[0]) + 2) + [1] * (len(ours[1]) + 1) if preset == "bert-tiny" else None
+    assert theirs("bread", "a").get("token_type_ids") == segments
     assert (theirs.pad_token_id, theirs.mask_token_id) == tuple(map(bpe.special_id, ("[PAD]", "[MASK]")))
-    again, reread = minilm.load(tmp_path / "exported")
+    again, reread = minilm.load(folder)
     for text in TEXTS:
         assert reread.encode(text) == bpe.encode(text)
     assert reread.special_id("[SEP]") == sep and again.config.vocab_size == bpe.vocab_size
@@ -291,10 +280,8 @@ def test_our_wordpiece_there(lower_case, tmp_path):
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
     wordpiece = WordPiece(tokens, lower_case=lower_case, chinese_characters=True)
     config = asdict(minilm.PRESETS["bert-base"]) | dict(vocab_size=len(words) + 5, d_model=12, d_ff=8)
-    minilm.save(build(ModelConfig(**config | dict(n_encoder_layer=1))), wordpiece, tmp_path / "ours")
-    minilm.huggingface.export(tmp_path / "ours", tmp_path / "exported")
-    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "exported")
-    _, reread = minilm.load(tmp_path / "exported")
+    folder = exported(build(ModelConfig(**config | dict(n_encoder_layer=1))), tmp_path, wordpiece)
+    theirs, (_, reread) = transformers.AutoTokenizer.from_pretrained(folder), minilm.load(folder)
     for text in TEXTS:
         ids = wordpiece.encode(text)
         assert theirs(text, add_special_tokens=False)["input_ids"] == ids == reread.encode(text), text
@@ -306,10 +293,8 @@ def test_an_exported_model_writes_the_same_text(preset, tmp_path):
     bpe = BPE.train(TEXTS * 3, 300, SPECIAL_TOKENS)
     config = asdict(minilm.PRESETS[preset]) | dict(vocab_size=bpe.vocab_size, max_positions=30)
     mine = randomise(build(ModelConfig(**config)))
-    minilm.save(mine, bpe, tmp_path / "ours")
-    minilm.huggingface.export(tmp_path / "ours", tmp_path / "exported")
     writes = "AutoModelForCausalLM" if preset == "gpt-tiny" else "AutoModelForSeq2SeqLM"
-    theirs = getattr(transformers, writes).from_pretrained(tmp_path / "exported").eval()
+    theirs = getattr(transformers, writes).from_pretrained(exported(mine, tmp_path, bpe)).eval()
     ids = bpe.encode("Ana sells")
     options = dict(temperature=0, eos_id=theirs.config.eos_token_id)
     if preset != "gpt-tiny":
