@@ -83,14 +83,9 @@ def test_a_chat_is_that_of_its_template(both):
 @torch.inference_mode()
 def test_labels_after_the_same_examples_are_scored_as_one_by_one(both):
     ours, tokenizer, theirs, _ = both
-    form = PromptFormat(
-        {"0": "negative", "1": "not at all bad"}, "Review: {text}\nSentiment: {label}", "\n\n"
-    )
-    told = (
-        ("A joy from start to end", "1"),
-        ("I left after ten minutes", "0"),
-        ("Dull and far too long", "0"),
-    )
+    labels = {"0": "negative", "1": "not at all bad"}
+    form = PromptFormat(labels, "Review: {text}\nSentiment: {label}", "\n\n")
+    told = ("A joy from start to end", "1"), ("I left after ten minutes", "0"), ("Dull and far too long", "0")
     asked = [Question(told, text, "1") for text in ("Wonderful", "What a waste of two hours of my life")]
     found = label_scores(ours, tokenizer, form, asked)
     for question, row in zip(asked, found.tolist(), strict=True):

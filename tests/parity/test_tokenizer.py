@@ -6,11 +6,11 @@ import sys
 import unicodedata
 
 import pytest
-from slow_tokens import gpt2_name
 
-from minilm.huggingface.exporting import rust_tokenizer as rust_tokenizer_json
+from minilm.huggingface import exporting
 from minilm.huggingface.tokenizers import read_tokenizer
-from minilm.tokenizer.bpe import BPE, PATTERNS, SPECIAL_TOKENS, pre_tokens
+from minilm.plumbing.folders import write_json
+from minilm.tokenizer.bpe import BPE, GPT2_PATTERN, PATTERNS, SPECIAL_TOKENS, pre_tokens
 
 MIXED = (
     "Don't stop; we'll say they've 12 naïve cafés.\r\n\r\n\tTabs \u00a0 and\u2003wide   spaces  \n"
@@ -21,14 +21,7 @@ MIXED = (
 
 def rust_tokenizer(bpe):
     """The Rust library's tokenizer with our vocabulary, merges and special tokens."""
-    rust = pytest.importorskip("tokenizers")
-    vocab = {gpt2_name(token): i for i, token in bpe.vocab.items()}
-    merges = [(gpt2_name(a), gpt2_name(b)) for a, b in bpe.merges]
-    tokenizer = rust.Tokenizer(rust.models.BPE(vocab, merges))
-    tokenizer.pre_tokenizer = rust.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = rust.decoders.ByteLevel()
-    tokenizer.add_special_tokens(list(bpe.special_tokens))
-    return tokenizer
+    return pytest.importorskip("tokenizers").Tokenizer.from_str(json.dumps(exporting.rust_tokenizer(bpe)))
 
 
 def assigned_characters():
@@ -48,26 +41,19 @@ def bpe():
     return BPE.train([MIXED * 3, *random_texts(500, 60)], 1500, SPECIAL_TOKENS)
 
 
-def test_pre_tokens_equal_the_rust_library():
-    rust = pytest.importorskip("tokenizers")
-    cutter = rust.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    for text in [MIXED, *random_texts(1000, 40)]:
-        theirs = [text[a:b] for _, (a, b) in cutter.pre_tokenize_str(text)]
-        assert pre_tokens(text) == theirs, f"other pre-tokens for {text!r}"
-
-
-@pytest.mark.parametrize("pattern", PATTERNS)
-def test_words_of_later_models_equal_the_rust_library(pattern, tmp_path):
+@pytest.mark.parametrize("pattern", [None, *PATTERNS])
+def test_words_and_ids_by_every_pattern_equal_the_rust_library(pattern, tmp_path):
     """The tokenizer.json that we write, read by Rust and by us: the same cuts, and the same ids."""
-    rust, path = pytest.importorskip("tokenizers"), tmp_path / "tokenizer.json"
     ours = BPE.train([MIXED * 3, *random_texts(500, 60)], 900, SPECIAL_TOKENS, pattern)
-    path.write_text(json.dumps(rust_tokenizer_json(ours)), encoding="utf-8")
-    theirs, (read, _) = rust.Tokenizer.from_file(str(path)), read_tokenizer(tmp_path, {"model_type": "llama"})
+    theirs = rust_tokenizer(ours)
+    write_json(tmp_path / "tokenizer.json", exporting.rust_tokenizer(ours))
+    read, _ = read_tokenizer(tmp_path, {"model_type": "llama"})
     assert read.pattern == pattern
-    for text in [MIXED.replace("'ſ", "ſ"), "a  1 23\n\n 456  x!\n\n\n  'S'll", *random_texts(1000, 40)]:
+    texts = [MIXED, MIXED.replace("'ſ", "ſ"), "a  1 23\n\n 456  x!\n\n\n  'S'll", *random_texts(1000, 40)]
+    for text in texts:
         cuts = [text[a:b] for _, (a, b) in theirs.pre_tokenizer.pre_tokenize_str(text)]
-        if "'ſ" not in text:  # to Rust that is a contraction, an s being among its capitals' letters
-            assert pre_tokens(text, PATTERNS[pattern]) == cuts, f"other words for {text!r}"
+        if pattern is None or "'ſ" not in text:  # to Rust a contraction, an s being among its capitals
+            assert pre_tokens(text, PATTERNS.get(pattern, GPT2_PATTERN)) == cuts, f"other words for {text!r}"
             assert read.encode(text) == ours.encode(text) == theirs.encode(text).ids
 
 
@@ -98,10 +84,10 @@ def test_invalid_bytes_decode_alike(bpe):
 
 
 def test_files_of_gpt2_read_alike(tmp_path, bpe):
-    rust = pytest.importorskip("tokenizers")
     plain = BPE.train([MIXED * 3, *random_texts(500, 60)], 1000)
     rust_tokenizer(BPE(plain.vocab, plain.merges)).model.save(str(tmp_path))
     ours = BPE.from_gpt2(tmp_path / "vocab.json", tmp_path / "merges.txt")
-    theirs = rust.ByteLevelBPETokenizer(str(tmp_path / "vocab.json"), str(tmp_path / "merges.txt"))
+    rust = pytest.importorskip("tokenizers").ByteLevelBPETokenizer
+    theirs = rust(str(tmp_path / "vocab.json"), str(tmp_path / "merges.txt"))
     assert ours.encode(MIXED) == theirs.encode(MIXED).ids == plain.encode(MIXED)
     assert ours.special_id("<|endoftext|>") == 1000
