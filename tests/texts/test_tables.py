@@ -8,7 +8,8 @@ import pytest
 from minilm.plumbing.errors import UserError
 from minilm.texts.tables import read_aligned, read_conll, read_squad, read_table, usable
 
-FIELDS, GOOD = ("text", "label"), '{"text":"sun","label":"good"}'
+FIELDS, PAIR = ("text", "label"), ("source", "target")
+GOOD = '{"text":"sun","label":"good"}'
 
 
 def test_what_is_usable_is_made_and_the_rest_counted_or_raised(message, capsys):
@@ -50,6 +51,7 @@ def test_what_is_usable_is_made_and_the_rest_counted_or_raised(message, capsys):
         ("bare.csv", "sun;good\nrain, more;bad\n", [("sun", "good"), ("rain, more", "bad")]),
         ("commas.csv", "a;b,good\nc;d,bad\n", [("a;b", "good"), ("c;d", "bad")]),
         ("both.tsv", "Text\tlabel\nsun\tgood\ntext\tLabel\nrain\tbad\n", [("sun", "good"), ("rain", "bad")]),
+        ("later.tsv", "a\tb\ntitle\tscore\ntext\tlabel\n", [("a", "b"), ("title", "score"), ("text", "label")]),
         ("twice.csv", "text,label,text\nfirst,x,second\n", [("first", "x")]),
         ("no_header.csv", "one,two\nthree,four\n", [("one", "two"), ("three", "four")]),
         ("packed.tsv.gz", gzip.compress(b"sun\tgood\n", mtime=0), [("sun", "good")]),
@@ -60,33 +62,38 @@ def test_tables_are_read(write, name, text, rows):
     assert read_table(write(name, text), FIELDS) == rows
 
 
-def test_a_table_that_is_not_there_is_missing_whatever_its_name(message, tmp_path):
-    assert "no such file or folder" in message(read_table, tmp_path / "table.xlsx", FIELDS)
+@pytest.mark.parametrize(
+    "name, text, fields, rows",
+    [
+        ("quoted.tsv", '"prompt"\t"response"\n"a"\t"b, c"\n', PAIR, [("a", "b, c")]),
+        ("pair.tsv", "response\tprompt\nA: y\tx\n", PAIR, [("x", "A: y")]),
+        ("pair.jsonl", '{"prompt":"x","response":"A: y"}', PAIR, [("x", "A: y")]),
+        ("own.tsv", "chosen\tprompt\ny\tx\n", ("prompt", "chosen"), [("x", "y")]),
+        # where one column is wanted, a header alone tells that semicolons separate
+        ("one.csv", "text;label\nsun;good\n", ("text",), [("sun",)]),
+        ("spaces.csv", "id ; Text\n1;sun\n", ("text",), [("sun",)]),
+        ("no_header.csv", "texts; or not\nsun\n", ("text",), [("texts; or not",), ("sun",)]),
+    ],
+)
+def test_a_prompt_and_its_response_or_one_column_are_read(write, name, text, fields, rows):
+    assert read_table(write(name, text), fields) == rows
 
 
-def test_quotes_around_other_names_are_seen_too_and_half_a_header_is_refused(write, message):
-    path = write("r.tsv", '"prompt"\t"response"\n"a"\t"b, c"\n')
-    assert read_table(path, ("source", "target")) == [("a", "b, c")]
-    assert message(read_table, write("a.csv", "text,mood\nsun,good\n"), FIELDS).endswith("rename the columns")
-
-
-def test_where_one_column_is_wanted_a_header_alone_makes_a_semicolon_separate(write, message):
-    assert read_table(write("a.csv", "text;label\nsun;good\n"), ("text",)) == [("sun",)]
-    assert read_table(write("c.csv", "id ; Text\n1;sun\n"), ("text",)) == [("sun",)]
-    assert message(read_table, write("d.csv", "review;label\nsun;x\n"), ("text",)).endswith(
-        "rename the columns"
-    )
-    assert read_table(write("b.csv", "texts; or not\nsun\n"), ("text",)) == [("texts; or not",), ("sun",)]
-
-
-def test_a_second_header_in_another_order_is_told(write, message):
-    told = message(read_table, write("a.tsv", "text\tlabel\nsun\tgood\nlabel\ttext\nbad\train\n"), FIELDS)
-    assert "a.tsv, line 3: a second header, in another order: ['label', 'text']" in told
-
-
-def test_a_header_that_names_only_some_fields_is_not_taken_for_an_example(write, message):
-    text = message(read_table, write("a.tsv", "sentence\tlabel\nsun\tgood\n"), FIELDS, skip_bad=True)
-    assert "line 1" in text and "'sentence', 'label'" in text and "'text', 'label'" in text
+@pytest.mark.parametrize(
+    "name, text, fields, told",
+    [
+        ("half.csv", "text,mood\nsun,good\n", FIELDS, "expected ('text', 'label'); rename the columns"),
+        ("half.tsv", "sentence\tlabel\nsun\tgood\n", FIELDS, "line 1: found the header ['sentence', "),
+        ("one.csv", "review;label\nsun;x\n", ("text",), "rename the columns"),
+        ("pair.csv", "question,answer\nWho?,Ana\n", PAIR, "found the header ['question', 'answer']"),
+        ("two.tsv", "text\tlabel\nsun\tgood\nlabel\ttext\nbad\train\n", FIELDS,
+         "two.tsv, line 3: a second header, in another order: ['label', 'text']"),
+    ],
+)  # fmt: skip
+def test_a_header_that_names_other_columns_is_not_taken_for_an_example(
+    write, message, name, text, fields, told
+):
+    assert told in message(read_table, write(name, text), fields, skip_bad=True)
 
 
 MANY = [(f"text {i} is long", "xyz"[i % 3]) for i in range(30)]
@@ -115,8 +122,6 @@ def test_columns_that_are_named_or_hold_numbers_may_have_what_labels_they_want(w
     scores = "".join(f"a {i}\tb\t{i / 7:.3f}\n" for i in range(30))
     assert len(read_table(write("b.tsv", scores), ("text_a", "text_b", "label"))) == 30
     assert len(read_table(write("c.tsv", "Sunny\tgood\n" + scores.replace("\tb", "")), FIELDS)) == 31
-    named = message(read_table, write("d.csv", "question,answer\nWho?,Ana\n"), ("source", "target"))
-    assert "found the header ['question', 'answer']" in named
 
 
 def test_of_three_columns_the_last_is_the_label(write, message):
@@ -130,21 +135,6 @@ def test_of_three_columns_the_last_is_the_label(write, message):
     assert "only the first row has the label 'verdict'" in message(read_table, header, fields)
     missing = write("b.tsv", "\n".join([*lines, "one\ttwo\t-1"]))
     assert "line 31: the label '-1' may mean no label" in message(read_table, missing, fields)
-
-
-def test_a_prompt_and_its_response_are_a_source_and_its_target(write):
-    for name, text in (
-        ("a.tsv", "response\tprompt\nA: y\tx\n"),
-        ("a.jsonl", '{"prompt":"x","response":"A: y"}'),
-    ):
-        assert read_table(write(name, text), ("source", "target")) == [("x", "A: y")]
-    assert read_table(write("b.tsv", "chosen\tprompt\ny\tx\n"), ("prompt", "chosen")) == [("x", "y")]
-
-
-def test_the_first_line_alone_is_looked_at_as_a_header(write):
-    rows = [("sun", "good"), ("rain", "good"), ("title", "score"), ("text", "label")]
-    path = write("a.tsv", "\n".join("\t".join(row) for row in rows))
-    assert read_table(path, FIELDS) == rows, "a later line of such words is an example"
 
 
 def test_a_column_to_spare_may_come_last(write, message):
@@ -195,7 +185,8 @@ def test_tables_without_rows_or_of_another_kind(tmp_path, write, message):
     assert "no rows of text, label (0 skipped)" in message(read_table, empty, FIELDS)
     assert "(2 skipped)" in message(read_table, write("b.tsv", "a\nb\n"), FIELDS, skip_bad=True)
     assert ".tsv, .csv, .jsonl" in message(read_table, write("a.xlsx", "x"), FIELDS)
-    assert "no such file" in message(read_table, str(tmp_path / "absent.tsv"), FIELDS)
+    for absent in (tmp_path / "absent.xlsx", str(tmp_path / "absent.tsv")):
+        assert "no such file or folder" in message(read_table, absent, FIELDS)
 
 
 def test_aligned_files_pair_line_with_line(write, message):
@@ -240,9 +231,7 @@ def test_conll_errors_name_the_line(write, message, capsys):
     assert "c.txt, line 4: found 3 columns ['Bea', 'x', 'B'], expected 2" in message(read_conll, path)
     left = [(["Anna", "ran"], ["B", "O"]), (["Cara"], ["B"])]
     assert read_conll(path, skip_bad=True) == left
-    assert "left out 1 examples" in capsys.readouterr().out, (
-        "the whole sentence is left out, and counted once"
-    )
+    assert "left out 1 examples" in capsys.readouterr().out, "the whole sentence, counted once"
     left = read_conll(write("d.txt", "Anna\nran\n\nHome\n"), tagged=False)
     assert [words for words, _ in left] == [["Anna", "ran"], ["Home"]]
 
@@ -329,10 +318,11 @@ def test_so_many_labels_are_texts(write, message, n, n_label, refused):
 
 
 def test_a_first_row_whose_label_stands_alone_is_a_header_where_labels_repeat(write, message):
-    rows = lambda first, n: "".join(
-        f"{a}\t{b}\n" for a, b in [first, *((f"text {i}", "xy"[i % 2]) for i in range(n))]
-    )
-    assert "only the first row has" in message(read_table, write("a.tsv", rows(("one", "two"), 5)), FIELDS)
-    assert len(read_table(write("b.tsv", rows(("one", "two"), 4)), FIELDS)) == 5, "3 labels in 5 rows"
-    assert len(read_table(write("c.tsv", rows(("one text", "two"), 5)), FIELDS)) == 6, "no name of a column"
-    assert len(read_table(write("d.tsv", rows(("one", "x"), 5)), FIELDS)) == 6
+    def table(name, first, n):
+        rows = [first, *((f"text {i}", "xy"[i % 2]) for i in range(n))]
+        return write(name, "".join(f"{text}\t{label}\n" for text, label in rows))
+
+    assert "only the first row has" in message(read_table, table("a.tsv", ("one", "two"), 5), FIELDS)
+    assert len(read_table(table("b.tsv", ("one", "two"), 4), FIELDS)) == 5, "3 labels in 5 rows"
+    assert len(read_table(table("c.tsv", ("one text", "two"), 5), FIELDS)) == 6, "no name of a column"
+    assert len(read_table(table("d.tsv", ("one", "x"), 5), FIELDS)) == 6
