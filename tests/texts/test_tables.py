@@ -51,7 +51,7 @@ def test_what_is_usable_is_made_and_the_rest_counted_or_raised(message, capsys):
         ("bare.csv", "sun;good\nrain, more;bad\n", [("sun", "good"), ("rain, more", "bad")]),
         ("commas.csv", "a;b,good\nc;d,bad\n", [("a;b", "good"), ("c;d", "bad")]),
         ("both.tsv", "Text\tlabel\nsun\tgood\ntext\tLabel\nrain\tbad\n", [("sun", "good"), ("rain", "bad")]),
-        ("later.tsv", "a\tb\ntitle\tscore\ntext\tlabel\n", [("a", "b"), ("title", "score"), ("text", "label")]),
+        ("later.tsv", "a\tb\ntext\tlabel\nid\tscore\n", [("a", "b"), ("text", "label"), ("id", "score")]),
         ("twice.csv", "text,label,text\nfirst,x,second\n", [("first", "x")]),
         ("no_header.csv", "one,two\nthree,four\n", [("one", "two"), ("three", "four")]),
         ("packed.tsv.gz", gzip.compress(b"sun\tgood\n", mtime=0), [("sun", "good")]),
@@ -90,9 +90,7 @@ def test_a_prompt_and_its_response_or_one_column_are_read(write, name, text, fie
          "two.tsv, line 3: a second header, in another order: ['label', 'text']"),
     ],
 )  # fmt: skip
-def test_a_header_that_names_other_columns_is_not_taken_for_an_example(
-    write, message, name, text, fields, told
-):
+def test_a_header_of_other_columns_is_no_example(write, message, name, text, fields, told):
     assert told in message(read_table, write(name, text), fields, skip_bad=True)
 
 
