@@ -62,6 +62,7 @@ DOCSTRINGS += ["A method's text with an old escape: \\d and more."]
 def test_docstrings_of_module_classes_and_functions(recwarn):
     assert data.docstrings(SOURCE) == DOCSTRINGS, "indentation and short texts go, everything nested stays"
     assert data.docstrings('"""A text with an \\d escape, long enough."""')
+    assert data.docstrings(f'"""{"x" * 20}"""') == ["x" * 20] and data.docstrings(f'"""{"x" * 19}"""') == []
     assert not recwarn.list, "a warning about the library's source is noise for a student"
 
 
@@ -111,13 +112,9 @@ def test_this_python_once_and_without_importing_the_library(part, monkeypatch):
     python_docs.cache_clear()
 
 
-def test_short_docstrings_say_nothing():
-    assert data.docstrings(f'"""{"x" * 20}"""') == ["x" * 20] and data.docstrings(f'"""{"x" * 19}"""') == []
-
-
 @pytest.mark.parametrize("n_letter, n_document", [(1_000, 2), (999, 1)])
 def test_a_topic_document_is_full_at_a_thousand_characters(n_letter, n_document, library, monkeypatch):
-    topics = {"one": "x" * n_letter + "\n\n" + "The next paragraph."}
+    topics = {"one": "x" * n_letter + "\n\nThe next paragraph."}
     monkeypatch.setattr(sys.modules["pydoc_data.topics"], "topics", topics)
     monkeypatch.setattr(data, "LIBRARY", library / "absent")
     assert len(python_docs()) == n_document

@@ -28,11 +28,6 @@ def test_a_story_depends_on_seed_and_index_only(stories):
     assert Story(4, 17).text != Story(3, 17).text
     assert [s.text for s in world.draw(2)] == world.documents(2) == [Story(0, i).text for i in (0, 1)]
     assert len({s.text for s in stories}) == N
-    assert Story(0, 0).text == (
-        "Caio met Helena in the garden after lunch. He picked a jasmine and watered it. "
-        "He also picked the orchid and the special carnation. Caio and Helena were upset because of the "
-        "carnation."
-    ), "the same seed must give the same text on every machine and Python version"
 
 
 def test_each_text_has_one_derivation_and_its_probability(stories):
@@ -193,6 +188,6 @@ def test_who_feels_is_asked_of_all_who_feel_it():
 
 def test_the_stories_are_those_of_the_figures_in_the_readmes():
     found = [(s.text, s.portuguese, s.facts, round(s.log_probability, 6)) for s in world.draw(30, 3)]
-    assert fingerprint(found) == "b115d9f8", "other texts than those that were measured"
+    assert fingerprint(found) == "b115d9f8", "other texts than those that were measured, on any machine"
     made = [[s.text for s in world.draw(9, 3, **how)] for how in (dict(held_out=True), dict(place="farm"))]
     assert fingerprint(made) == "72f10626", "those with conditions are drawn by seeds of their own"
