@@ -106,9 +106,8 @@ def encoding() -> Case:
         return [rust.encode(piece).ids for piece in pieces]
 
     how = dict(work=(n_megabyte(pieces), "MB"), same=lambda ours, theirs: ours == theirs)
-    return Case(
-        {OURS: encode, "tokenizers": peer("tokenizers", lambda: rust_encode)}, {"tokenizers": 3.0}, **how
-    )
+    sides = {OURS: encode, "tokenizers": peer("tokenizers", lambda: rust_encode)}
+    return Case(sides, {"tokenizers": 3.0}, **how)
 
 
 def decoding() -> Case:

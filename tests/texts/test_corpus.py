@@ -270,9 +270,8 @@ def test_where_nothing_ends_a_piece_is_twice_as_long_as_asked_for():
     assert list(map(len, cut("x" * 5_300))) == [1_060] * 5, "a tenth, twice"
     assert list(map(len, cut("x" * 25_000))) == [2_000] * 12 + [1_000]
     assert list(map(len, cut("x" * 101))) == [101] and cut("x" * 100) == ["x" * 100]
-    assert cut("a" * 150 + " " + "b" * 30 + "\n" + "c" * 90) == ["a" * 150 + " " + "b" * 30, "c" * 90], (
-        "a line"
-    )
+    line = "a" * 150 + " " + "b" * 30
+    assert cut(line + "\n" + "c" * 90) == [line, "c" * 90], "a line"
     assert cut("a" * 150 + " " + "b" * 90) == ["a" * 150, "b" * 90], "a word, where no line or sentence ends"
 
 

@@ -73,6 +73,5 @@ def test_things_belong_to_one_place():
     assert words.place_of("limão") == words.place_of("limões") == "market"
     assert words.place_of("bought") is None and words.place_of("market") is None
     # singular and plural in two languages; three are spelt alike: banana, bananas, lápis
-    assert len(words.SINGULAR_OF) == 4 * 48 - 3 and set(map(words.place_of, words.SINGULAR_OF)) == set(
-        words.PLACES
-    )
+    assert len(words.SINGULAR_OF) == 4 * 48 - 3
+    assert set(map(words.place_of, words.SINGULAR_OF)) == set(words.PLACES)
