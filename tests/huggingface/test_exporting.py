@@ -69,6 +69,7 @@ def test_a_published_model_comes_back_as_it_was(kind, tmp_path):
     [
         ("gpt-tiny", {}, "gpt2"),
         ("gpt-tiny", dict(positions="sinusoidal", position_offset=1), "gpt2"),
+        ("gpt-tiny", dict(n_kv_head=3, d_head=4), "gpt2"),  # the widths of any model
         ("llama-tiny", dict(n_kv_head=1), "llama"),
         ("llama-tiny", dict(n_kv_head=None, d_head=6, tie_embeddings=False), "llama"),
         ("llama-tiny", dict(n_kv_head=1, biases="qkv", rope_theta=30.0), "qwen2"),
@@ -287,11 +288,6 @@ def test_the_rust_library_is_told_to_change_nothing_of_a_text(bpe):
     assert split.pop("pattern")["Regex"].startswith("(?i:'s|'t|")
     assert split == dict(type="Split", behavior="Isolated", invert=False)
     assert after == as_bytes | dict(use_regex=False), "it is cut already"
-
-
-def test_widths_that_are_those_of_any_model_need_no_flag(bpe):
-    for changes in (dict(n_kv_head=3), dict(d_head=4), dict(n_kv_head=3, d_head=4)):
-        assert target(small("gpt-tiny", **changes), bpe, "x") == "gpt2"
 
 
 def test_a_decoders_texts_end_there_as_they_do_here(bpe, tmp_path):

@@ -46,7 +46,6 @@ def test_what_is_usable_is_made_and_the_rest_counted_or_raised(message, capsys):
         ("in.tsv", 'he wrote "text"\tx\n"No" he\ty\n', [('he wrote "text"', "x"), ('"No" he', "y")]),
         ("r.csv", '"";"text";"label"\n"1";"sun";"good"\n', [("sun", "good")]),
         ("lines.csv", '"a; b\nmore, text",good\nc,bad\n', [("a; b\nmore, text", "good"), ("c", "bad")]),
-        ("line.csv", '"a\nb",good\nc,bad\n', [("a\nb", "good"), ("c", "bad")]),
         ("note.csv", 'text;label;"note, more"\nsun;good;1\n', [("sun", "good")]),
         ("bare.csv", "sun;good\nrain, more;bad\n", [("sun", "good"), ("rain, more", "bad")]),
         ("commas.csv", "a;b,good\nc;d,bad\n", [("a;b", "good"), ("c;d", "bad")]),
