@@ -112,16 +112,21 @@ def test_a_document_that_stands_twice_is_on_one_side(write):
     assert "removed 81 training documents that are in the validation set too" in both.notes[0]
 
 
-def test_small_files_go_to_one_part_whole(write):
-    files = [speeches(3, seed=9 + i) for i in range(40)]
-    folder = [write(f"{i}.txt", "\n\n".join(part)) for i, part in enumerate([speeches(100), *files])]
-    corpus = load_corpus(folder)
+@pytest.mark.parametrize("n, is_whole", [(3, True), (9, True), (10, False)])
+def test_of_several_files_those_under_ten_documents_go_to_one_part_whole(write, n, is_whole):
+    files = [speeches(n, seed=9 + i) for i in range(40)]
+    paths = [write(f"{i}.txt", play(n, seed=9 + i)) for i in range(40)]
+    corpus = load_corpus([write("large.txt", play(100)), *paths])
     train, validation = set(corpus.train), set(corpus.validation)
-    assert all(set(part) <= train or set(part) <= validation for part in files), "one was cut"
-    assert 0 < sum(set(part) <= validation for part in files) < 12, "a tenth of the files, about"
+    assert all(set(part) <= train or set(part) <= validation for part in files) == is_whole
+    held = sum(set(part) <= validation for part in files)
+    assert 0 < held < 12 if is_whole else held == 0, "a tenth of the files, about"
     assert set(speeches(100)) & train and set(speeches(100)) & validation, "a large one has both"
-    two = load_corpus([write("a/1.txt", "\n\n".join(files[0])), write("a/2.txt", "\n\n".join(files[1]))])
-    assert {*map(tuple, (two.train, two.validation))} == {*map(tuple, files[:2])}, "of two files too"
+
+
+def test_of_two_small_files_each_is_a_part(write):
+    corpus = load_corpus([write("a/1.txt", play(3, 1)), write("a/2.txt", play(3, 2))])
+    assert sorted([corpus.train, corpus.validation]) == [speeches(3, 1), speeches(3, 2)]
 
 
 @pytest.mark.parametrize("end", [". ", ".\n", "。"])
@@ -273,15 +278,6 @@ def test_where_nothing_ends_a_piece_is_twice_as_long_as_asked_for():
     line = "a" * 150 + " " + "b" * 30
     assert cut(line + "\n" + "c" * 90) == [line, "c" * 90], "a line"
     assert cut("a" * 150 + " " + "b" * 90) == ["a" * 150, "b" * 90], "a word, where no line or sentence ends"
-
-
-def test_ten_documents_are_enough_to_go_to_both_parts(write):
-    """Nine go to one whole: with several files, each of them small."""
-    for n, is_whole in ((9, True), (10, False)):
-        files = [write(f"{n}/{i}.txt", play(n, i)) for i in range(30)]
-        found = set(load_corpus(files).validation)
-        parts = {sum(text in found for text in speeches(n, i)) for i in range(30)}
-        assert (parts == {0, n}) == is_whole
 
 
 def bytes_of(texts) -> int:
