@@ -21,6 +21,7 @@ transformers = pytest.importorskip("transformers")
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 
+LLAMAS = ("llama", "mistral", "qwen2", "qwen3")
 B, T, S, V = 3, 6, 8, 53
 RIGHT = torch.tensor([[1] * 5 + [0] * 3, [1] * 8, [1] * 7 + [0]])
 MASKS = {"full": None, "right": RIGHT, "left": RIGHT.flip(1)}
@@ -32,24 +33,22 @@ SHAPES = {"a": (53, 24, 3, 40, 2, 1, 11), "b": (61, 20, 2, 12, 1, 3, 17), "c": (
 def sizes(kind: str, shape: tuple) -> dict:
     """Return the sizes under the names that this model type has for them."""
     V, D, H, F, L, M, P = shape
-    if kind in ("llama", "mistral", "qwen2", "qwen3"):
-        named = dict(vocab_size=V, hidden_size=D, num_attention_heads=H, num_hidden_layers=L)
-        named |= dict(num_key_value_heads=H if H < 8 else 2, max_position_embeddings=P, intermediate_size=F)
-        return named | dict(mistral=dict(sliding_window=None), qwen3=dict(head_dim=6)).get(kind, {})
-    if kind in ("bert", "roberta", "megatron-bert"):
-        P = P + 2 if kind == "roberta" else P  # its two first positions stand for padding
-        named = dict(vocab_size=V, hidden_size=D, num_attention_heads=H, num_hidden_layers=L)
-        return named | dict(intermediate_size=F, max_position_embeddings=P)
     if kind == "distilbert":
         named = dict(vocab_size=V, dim=D, n_heads=H, n_layers=L, hidden_dim=F)
         return named | dict(max_position_embeddings=P, pad_token_id=0)
     if kind == "gpt2":
         named = dict(vocab_size=V, n_embd=D, n_head=H, n_layer=L, n_inner=F, n_positions=P)
         return named | dict(bos_token_id=0, eos_token_id=0)
-    sides = {f"{side}_{name}": value for side in ("encoder", "decoder") for name, value in
-             dict(attention_heads=H, ffn_dim=F).items()}  # fmt: skip
-    sides |= dict(encoder_layers=L, decoder_layers=M)
-    return sides | dict(vocab_size=V, d_model=D, max_position_embeddings=P)
+    if kind in ("bart", "blenderbot"):
+        both = dict(attention_heads=H, ffn_dim=F)
+        sides = {f"{side}_{name}": n for side in ("encoder", "decoder") for name, n in both.items()}
+        sides |= dict(encoder_layers=L, decoder_layers=M)
+        return sides | dict(vocab_size=V, d_model=D, max_position_embeddings=P)
+    named = dict(vocab_size=V, hidden_size=D, num_attention_heads=H, num_hidden_layers=L, intermediate_size=F)
+    named["max_position_embeddings"] = P + 2 if kind == "roberta" else P  # its two first stand for padding
+    if kind in LLAMAS:
+        named["num_key_value_heads"] = H if H < 8 else 2
+    return named | dict(mistral=dict(sliding_window=None), qwen3=dict(head_dim=6)).get(kind, {})
 
 
 def randomise(model: torch.nn.Module) -> torch.nn.Module:
@@ -126,8 +125,7 @@ def assert_equal(mine, theirs, masks: list[str]) -> None:
 
 def masks_of(kind: str) -> list[str]:
     """Padding on the left is for decoders: their encoders then count other positions than ours."""
-    both = kind in ("gpt2", "roberta", "llama", "mistral", "qwen2", "qwen3")
-    return ["full", "right", "left"] if both else ["full", "right"]
+    return ["full", "right", "left"] if kind in ("gpt2", "roberta", *LLAMAS) else ["full", "right"]
 
 
 VARIANTS = {
