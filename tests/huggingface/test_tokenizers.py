@@ -10,7 +10,6 @@ from minilm.huggingface.exporting import write_tokenizer
 from minilm.huggingface.tokenizers import read_bpe, read_tokenizer, roles_and_added, specials_and_aliases
 from minilm.model.config import PRESETS
 from minilm.plumbing.errors import UserError
-from minilm.tokenizer.bpe import BPE
 
 TEXT = "Ana sells Bread, résumé <mask> [MASK] 12"
 BERT, GPT2, ROBERTA, BART = ({"model_type": kind} for kind in ("bert", "gpt2", "roberta", "bart"))
@@ -39,10 +38,7 @@ def test_roles_of_published_bpes(kind, tmp_path):
         names["<|endoftext|>"] = "</s>"
     for ours, theirs in names.items():
         assert tokenizer.special_id(ours) == original.special_id(theirs), ours
-    tokenizer.save(tmp_path / "saved.json")
-    again = BPE.load(tmp_path / "saved.json")
-    assert again.special_id("[SEP]") == tokenizer.special_id("[SEP]"), "roles are kept with the tokenizer"
-    assert again.extend(["zzz zzz"], 1).aliases == tokenizer.aliases
+    assert tokenizer.extend(["zzz zzz"], 1).aliases == tokenizer.aliases, "roles are kept"
 
 
 @pytest.mark.parametrize("pairs", [True, False])

@@ -10,7 +10,7 @@ from small import fingerprint
 from minilm import world
 from minilm.plumbing.errors import UserError
 from minilm.world import Story
-from minilm.world.story import ENTITY, PortugueseStory, check, domain_class, picker
+from minilm.world.story import ENTITY, PortugueseStory, domain_class, picker
 
 N = 300
 GRAMMAR = Story.grammar
@@ -122,11 +122,8 @@ def test_a_domain_is_stories_or_reports():
 
 
 def test_what_cannot_be_is_reported():
-    check("place", "farm", world.PLACES)
     told = "unknown place 'markt'.*did you mean 'market'.*expected market, kitchen"
-    with pytest.raises(UserError, match=told):
-        check("place", "markt", world.PLACES)
-    for fixed, message in ((dict(place="markt"), "did you mean 'market'"), (dict(hat="red"), "unknown hat")):
+    for fixed, message in ((dict(place="markt"), told), (dict(hat="red"), "unknown hat")):
         with pytest.raises(UserError, match=message):
             Story(0, 0, **fixed)
 
