@@ -295,17 +295,13 @@ def test_a_lone_segment_goes_into_the_positions():
 
 # Some weights of ours, and where they stand in the files that `published` writes.
 PLACES = """
-bert encoder.blocks.1.self_attention.k.weight bert.encoder.layer.1.attention.self.key.weight
 bert encoder.blocks.0.feed_forward_norm.bias bert.encoder.layer.0.output.LayerNorm.bias
 bert next_sentence.weight cls.seq_relationship.weight
 bert vocabulary.norm.weight cls.predictions.transform.LayerNorm.weight
 distilbert encoder.blocks.1.self_attention.out.bias distilbert.transformer.layer.1.attention.out_lin.bias
 distilbert vocabulary.dense.bias vocab_transform.bias
 roberta encoder.blocks.1.self_attention.v.bias roberta.encoder.layer.1.attention.self.value.bias
-roberta vocabulary.bias lm_head.bias
-gpt2 tokens.weight wte.weight
 gpt2 decoder.norm.bias ln_f.bias
-bart decoder.blocks.0.cross_attention.q.weight model.decoder.layers.0.encoder_attn.q_proj.weight
 bart encoder.embeddings.position.weight model.encoder.embed_positions.weight
 """
 

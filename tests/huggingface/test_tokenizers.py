@@ -131,13 +131,11 @@ def test_an_added_word_is_one_token_of_a_text(kind, text, tmp_path):
     assert len(plain.encode("covid-x")) > 5 and ids.count(n) == 1, "an added word is one token"
     assert n + 1 not in ids, "a special token is read in a text"
     assert "covid-x," in found.decode(ids) and {n, n + 2} - {*found.never_written(n + 3, 0)} == {n}
-    ids, places = found.encode_located(text)
-    assert text[slice(*places[ids.index(n)])].lower() == "covid-x"
     found.save(tmp_path / "saved.json")
     (tmp_path / "out").mkdir()
     write_tokenizer(found, tmp_path / "out", PRESETS["gpt2"])
     for again in type(found).load(tmp_path / "saved.json"), read_tokenizer(tmp_path / "out", BERT)[0]:
-        assert again.encode(text) == ids and again.added_tokens == ("covid-x",), "lost, or made special"
+        assert again.added_tokens == ("covid-x",) and again.encode(text) == found.encode(text), "lost"
 
 
 def test_what_is_otherwise_there_is_said(tmp_path):
