@@ -1,4 +1,4 @@
-"""Grades the world in Portuguese: the same stories, read back exactly, their labels, tags and questions."""
+"""Grades the world in Portuguese: agreement, the labels and tags of the English texts, questions."""
 
 import math
 from collections import Counter
@@ -9,19 +9,6 @@ from minilm import world
 from minilm.world import tasks
 from minilm.world.portuguese import GENDER
 from minilm.world.words import ADJECTIVES, PLACE_WORDS
-
-
-@pytest.mark.parametrize("english", ["stories", "reports"])
-def test_every_text_is_read_back_as_the_choices_that_made_it(english):
-    """So its probability is that of the English text, and the floor is exact."""
-    other = {"stories": "portuguese", "reports": "portuguese-reports"}[english]
-    pairs = zip(world.draw(150, 5, english), world.draw(150, 5, other), strict=True)
-    for ours, theirs in pairs:
-        assert theirs.text == ours.portuguese, "the same story, seed and index"
-        [(derivation, score)] = theirs.grammar.derivations(theirs.text, language="portuguese")
-        assert derivation == ours.derivation, theirs.text
-        assert score == pytest.approx(ours.log_probability) == world.log_probability(theirs.text, other)
-        assert not world.parses(theirs.text) and not world.parses(ours.text, other), "two languages"
 
 
 @pytest.mark.parametrize(

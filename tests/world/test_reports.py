@@ -25,15 +25,6 @@ def test_reports_are_deterministic_and_different(reports):
     assert reports[7].derivation[0]["place"] in reports[7].sentences[0]
 
 
-def test_each_report_has_one_derivation_and_its_probability(reports):
-    for report in reports:
-        found = GRAMMAR.derivations(report.text)
-        assert len(found) == 1 and found[0][1] == pytest.approx(report.log_probability)
-        assert world.log_probability(report.text, "reports") == pytest.approx(report.log_probability)
-        assert world.parses(report.text, "reports") and not world.parses(report.text)
-        assert not world.judge(report.text)
-
-
 @pytest.mark.parametrize("n_before", [0, 2, 3])
 def test_each_sentence_sums_to_one_over_distinct_texts(n_before):
     rules = wr.RULES | {"number": lambda: uniform((5, 50))}  # two of the 99 numbers: the others are alike
@@ -49,12 +40,14 @@ def test_reports_use_the_things_of_their_place_and_many_new_words(reports):
     assert len(new) > 45, "the second domain needs new words"
 
 
-@pytest.mark.parametrize("wrong", ["Report 0:", "Report 100:", "Report 05:", "on Sunday", "By Ana", "Was"])
-def test_reading_is_strict(wrong):
-    right = "Report 5: the farm was inspected by Ana on Monday."
-    assert len(GRAMMAR.derivations(right, 1)) == 1
-    part = {"R": "Report 5:", "o": "on Monday", "B": "by Ana", "W": "was"}[wrong[0]]
-    assert GRAMMAR.derivations(right.replace(part, wrong), 1) == []
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [("5:", "0:"), ("5:", "100:"), ("5:", "05:"), ("Monday", "Sunday"), ("by", "By"), ("was", "Was")],
+)
+def test_reading_is_strict(right, wrong):
+    text = "Report 5: the farm was inspected by Ana on Monday."
+    assert len(GRAMMAR.derivations(text, 1)) == 1
+    assert GRAMMAR.derivations(text.replace(right, wrong), 1) == []
 
 
 def test_rules_stay_inside_the_place():

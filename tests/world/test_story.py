@@ -10,7 +10,7 @@ from small import fingerprint
 from minilm import world
 from minilm.plumbing.errors import UserError
 from minilm.world import Story
-from minilm.world.story import ENTITY, PortugueseStory, domain_class, picker
+from minilm.world.story import DOMAINS, ENTITY, PortugueseStory, domain_class, picker
 
 N = 300
 GRAMMAR = Story.grammar
@@ -30,14 +30,17 @@ def test_a_story_depends_on_seed_and_index_only(stories):
     assert len({s.text for s in stories}) == N
 
 
-def test_each_text_has_one_derivation_and_its_probability(stories):
-    for story in stories:
-        found = GRAMMAR.derivations(story.text)
-        assert len(found) == 1, f"{len(found)} derivations of: {story.text}"
-        assert found[0][1] == pytest.approx(story.log_probability)
-        assert world.log_probability(story.text) == pytest.approx(story.log_probability)
-        assert world.parses(story.text)
-        assert GRAMMAR.sentences(found[0][0], "portuguese") == story.portuguese_sentences
+@pytest.mark.parametrize("domains", [("stories", "portuguese"), ("reports", "portuguese-reports")])
+def test_each_text_has_one_derivation_and_its_probability(domains):
+    """So the floor is exact, and the same in both languages."""
+    for texts in zip(*(world.draw(N, 3, domain) for domain in domains), strict=True):
+        assert texts[1].text == texts[0].portuguese, "the same text, seed and index"
+        for domain, text in zip(domains, texts, strict=True):
+            found = text.grammar.derivations(text.text, language=text.language)
+            assert len(found) == 1, f"{len(found)} derivations of: {text.text}"
+            assert found[0] == (texts[0].derivation, pytest.approx(texts[0].log_probability))
+            assert world.log_probability(text.text, domain) == found[0][1]
+            assert [name for name in DOMAINS if world.parses(text.text, name)] == [domain]
 
 
 def test_sentences_tokens_and_entities_have_exact_spans(stories):
