@@ -9,7 +9,6 @@ import random
 import pytest
 
 from minilm import world
-from minilm.plumbing.errors import UserError
 from minilm.pretraining.next_sentence import SentencePairs
 from minilm.texts import corpus as data
 from minilm.texts.corpus import Corpus, cut, draw, load_corpus, one_line, split_by_hash, without
@@ -230,10 +229,9 @@ def test_n_documents_draws_from_training_only(write):
     assert "last \ufffd" in [*whole.train, *whole.validation], "--errors replace reads on"
 
 
-def test_a_world_so_small_that_training_has_it_all_is_named(monkeypatch):
+def test_a_world_so_small_that_training_has_it_all_is_named(monkeypatch, message):
     monkeypatch.setattr(data.world, "documents", lambda n, seed, domain: ["Ana sat.", "Rui ran."])
-    with pytest.raises(UserError, match="found 2 training and 0 validation documents"):
-        load_corpus("world")
+    assert "found 2 training and 0 validation documents" in message(load_corpus, "world")
 
 
 @pytest.mark.parametrize("source", [name for name in data.SOURCES if name.startswith("world")])
