@@ -180,8 +180,6 @@ def test_a_document_of_two_pieces_is_said_to_be_cut(write):
 def test_cut_ends_a_piece_where_a_sentence_ends():
     text = " ".join(f'He said "number {i}!" And on. It took 3.14 seconds (or so).' for i in range(200))
     assert all(piece[-1] in '.!")' for piece in cut(text))
-    words = " ".join(f"word{i}" for i in range(900))
-    assert " ".join(cut(words)).split() == words.split(), "a word was cut though spaces were near"
 
 
 def test_only_a_document_of_more_than_half_is_cut(write):
