@@ -154,6 +154,11 @@ def test_an_untied_head_has_its_bias_twice():
     assert tensors["cls.predictions.decoder.bias"] is tensors["cls.predictions.bias"]
 
 
+def test_a_bias_that_ours_lacks_is_zero_there():
+    tensors, _ = exporting.their_tensors(build(small("transformer-tiny")), "blenderbot")
+    assert torch.equal(tensors["final_logits_bias"], torch.zeros(1, SIZES["vocab_size"]))
+
+
 def test_nothing_is_overwritten(bpe, tmp_path):
     (tmp_path / "empty").mkdir()
     export_model(build(small("gpt-tiny")), bpe, tmp_path / "empty")
