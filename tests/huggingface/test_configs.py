@@ -87,36 +87,33 @@ def test_a_deviation_that_the_width_sets_is_written_out():
     assert from_model_config(config, "gpt2")["initializer_range"] == pytest.approx(0.55 / 8)
 
 
-@pytest.mark.parametrize(
-    ("kind", "values", "message"),
-    [
-        ("opt", {}, r"model_type 'opt' is not supported.*; expected bert, roberta, megatron-bert, .*bart"),
-        ("llama", dict(rope_scaling=dict(rope_type="llama3", factor=8.0)), "rope_type is 'llama3', and only"),
-        ("llama", dict(rope_scaling=dict(type="linear", factor=2.0)), "type is 'linear', and only 'default'"),
-        ("llama", dict(rope_parameters=dict(partial_rotary_factor=0.5)), "partial_rotary_factor is 0.5"),
-        ("llama", dict(rope_scaling="llama3"), "'rope_scaling' is 'llama3', expected"),
-        ("llama", dict(attention_bias=True), "attention_bias is True, and only False"),
-        ("llama", dict(quantization_config=dict(bits=4)), "quantization_config is {'bits': 4}"),
-        ("mistral", dict(sliding_window=4096), "sliding_window is 4096, and only None"),
-        ("qwen2", dict(use_sliding_window=True), "use_sliding_window is True, and only False"),
-        ("qwen2", dict(num_key_value_heads=5), "x: --n-kv-head 5 does not divide --n-head 32"),
-        ("brt", {}, r"x: model_type 'brt' is not supported \(did you mean 'bert'\?\); expected bert, "),
-        (None, {}, "model_type None"),
-        ("bert", dict(hidden_act="swish2"), "hidden_act 'swish2' is not supported.*; expected relu, gelu"),
-        ("bert", dict(hidden_act=None), "hidden_act None"),
-        ("bert", dict(position_embedding_type="relative_key"), "position_embedding_type is 'relative_key'"),
-        ("bert", dict(is_decoder=True), "is_decoder is True, and only False"),
-        ("bert", dict(hidden_size="768"), "'hidden_size' is '768', expected integer"),
-        ("bert", dict(num_hidden_layers=True), "'num_hidden_layers' is True"),
-        ("bert", dict(num_attention_heads=7), "x: --d-model 768 is no multiple of --n-head 7: try .* 770"),
-        ("roberta", dict(hidden_act="relu"), "RoBERTa's head always has gelu"),
-        ("gpt2", dict(scale_attn_by_inverse_layer_idx=True), "scale_attn_by_inverse_layer_idx is True"),
-        ("gpt2", dict(n_inner=3.5), "'n_inner' is 3.5"),
-        ("gpt2", dict(n_embd=None), "'n_embd' is None, expected integer"),
-        ("bart", dict(tie_word_embeddings=False), "tie_word_embeddings is False"),
-        ("bart", dict(encoder_ffn_dim=8, decoder_ffn_dim=9), "coder_ffn_dim is 9 and encoder_ffn_dim is not"),
-    ],
-)
+@pytest.mark.parametrize(("kind", "values", "message"), [
+    ("opt", {}, r"model_type 'opt' is not supported.*; expected bert, roberta, megatron-bert, .*bart"),
+    ("llama", dict(rope_scaling=dict(rope_type="llama3", factor=8.0)), "rope_type is 'llama3', and only"),
+    ("llama", dict(rope_scaling=dict(type="linear", factor=2.0)), "type is 'linear', and only 'default'"),
+    ("llama", dict(rope_parameters=dict(partial_rotary_factor=0.5)), "partial_rotary_factor is 0.5"),
+    ("llama", dict(rope_scaling="llama3"), "'rope_scaling' is 'llama3', expected"),
+    ("llama", dict(attention_bias=True), "attention_bias is True, and only False"),
+    ("llama", dict(quantization_config=dict(bits=4)), "quantization_config is {'bits': 4}"),
+    ("mistral", dict(sliding_window=4096), "sliding_window is 4096, and only None"),
+    ("qwen2", dict(use_sliding_window=True), "use_sliding_window is True, and only False"),
+    ("qwen2", dict(num_key_value_heads=5), "x: --n-kv-head 5 does not divide --n-head 32"),
+    ("brt", {}, r"x: model_type 'brt' is not supported \(did you mean 'bert'\?\); expected bert, "),
+    (None, {}, "model_type None"),
+    ("bert", dict(hidden_act="swish2"), "hidden_act 'swish2' is not supported.*; expected relu, gelu"),
+    ("bert", dict(hidden_act=None), "hidden_act None"),
+    ("bert", dict(position_embedding_type="relative_key"), "position_embedding_type is 'relative_key'"),
+    ("bert", dict(is_decoder=True), "is_decoder is True, and only False"),
+    ("bert", dict(hidden_size="768"), "'hidden_size' is '768', expected integer"),
+    ("bert", dict(num_hidden_layers=True), "'num_hidden_layers' is True"),
+    ("bert", dict(num_attention_heads=7), "x: --d-model 768 is no multiple of --n-head 7: try .* 770"),
+    ("roberta", dict(hidden_act="relu"), "RoBERTa's head always has gelu"),
+    ("gpt2", dict(scale_attn_by_inverse_layer_idx=True), "scale_attn_by_inverse_layer_idx is True"),
+    ("gpt2", dict(n_inner=3.5), "'n_inner' is 3.5"),
+    ("gpt2", dict(n_embd=None), "'n_embd' is None, expected integer"),
+    ("bart", dict(tie_word_embeddings=False), "tie_word_embeddings is False"),
+    ("bart", dict(encoder_ffn_dim=8, decoder_ffn_dim=9), "coder_ffn_dim is 9 and encoder_ffn_dim is not"),
+])  # fmt: skip
 def test_what_cannot_be_expressed_is_named(kind, values, message):
     with pytest.raises(UserError, match=message):
         to_model_config({"model_type": kind} | values, "x")

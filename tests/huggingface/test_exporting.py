@@ -64,27 +64,24 @@ def test_a_published_model_comes_back_as_it_was(kind, tmp_path):
     assert difference.abs().max() < 1e-5
 
 
-@pytest.mark.parametrize(
-    ("name", "changes", "kind"),
-    [
-        ("gpt-tiny", {}, "gpt2"),
-        ("gpt-tiny", dict(positions="sinusoidal", position_offset=1), "gpt2"),
-        ("gpt-tiny", dict(n_kv_head=3, d_head=4), "gpt2"),  # the widths of any model
-        ("llama-tiny", dict(n_kv_head=1), "llama"),
-        ("llama-tiny", dict(n_kv_head=None, d_head=6, tie_embeddings=False), "llama"),
-        ("llama-tiny", dict(n_kv_head=1, biases="qkv", rope_theta=30.0), "qwen2"),
-        ("llama-tiny", dict(n_kv_head=1, d_head=6, qk_norm=True), "qwen3"),
-        ("bert-tiny", dict(head_transform=True), "megatron-bert"),
-        ("distilbert-tiny", dict(head_transform=True, positions="sinusoidal"), "megatron-bert"),
-        ("bart-tiny", dict(positions="learned"), "blenderbot"),
-        ("transformer-tiny", {}, "blenderbot"),
-        ("transformer-base", dict(embedding_norm=True), "bart"),
-        ("bert-base", dict(n_segments=0), "bert"),
-        ("bert-base", dict(tie_embeddings=False), "bert"),
-        ("distilbert", {}, "distilbert"),
-        ("distilbert", dict(norm_eps=1e-5), "bert"),
-    ],
-)
+@pytest.mark.parametrize(("name", "changes", "kind"), [
+    ("gpt-tiny", {}, "gpt2"),
+    ("gpt-tiny", dict(positions="sinusoidal", position_offset=1), "gpt2"),
+    ("gpt-tiny", dict(n_kv_head=3, d_head=4), "gpt2"),  # the widths of any model
+    ("llama-tiny", dict(n_kv_head=1), "llama"),
+    ("llama-tiny", dict(n_kv_head=None, d_head=6, tie_embeddings=False), "llama"),
+    ("llama-tiny", dict(n_kv_head=1, biases="qkv", rope_theta=30.0), "qwen2"),
+    ("llama-tiny", dict(n_kv_head=1, d_head=6, qk_norm=True), "qwen3"),
+    ("bert-tiny", dict(head_transform=True), "megatron-bert"),
+    ("distilbert-tiny", dict(head_transform=True, positions="sinusoidal"), "megatron-bert"),
+    ("bart-tiny", dict(positions="learned"), "blenderbot"),
+    ("transformer-tiny", {}, "blenderbot"),
+    ("transformer-base", dict(embedding_norm=True), "bart"),
+    ("bert-base", dict(n_segments=0), "bert"),
+    ("bert-base", dict(tie_embeddings=False), "bert"),
+    ("distilbert", {}, "distilbert"),
+    ("distilbert", dict(norm_eps=1e-5), "bert"),
+])  # fmt: skip
 def test_our_models_come_back_with_their_numbers(name, changes, kind, bpe, tmp_path):
     model = build(small(name, **changes)).eval()
     for p in model.parameters():
@@ -99,31 +96,28 @@ def test_our_models_come_back_with_their_numbers(name, changes, kind, bpe, tmp_p
     assert tokenizer.encode("abc [SEP] é") == bpe.encode("abc [SEP] é")
 
 
-@pytest.mark.parametrize(
-    ("name", "changes", "flags"),
-    [
-        ("bart-tiny", {}, "--positions learned"),
-        ("transformer-base", {}, "--embedding-norm"),
-        ("gpt2", dict(norm="post"), "--norm pre --final-norm --no-embedding-norm"),
-        ("gpt-tiny", dict(head_transform=True, head_bias=True), "--no-head-transform --no-head-bias"),
-        ("gpt-tiny", dict(n_decoder_layer=1, head_transform=True), "--no-head-transform"),
-        ("llama-tiny", dict(n_kv_head=1, gated=False, norm_kind="layer"), "--norm-kind rms --gated"),
-        ("llama-tiny", dict(n_kv_head=1, biases="all"), "--biases none"),
-        ("llama-tiny", dict(n_kv_head=1, biases="qkv", qk_norm=True), "--no-qk-norm"),
-        ("gpt-tiny", dict(qk_norm=True), "--no-qk-norm"),
-        ("gpt-tiny", dict(norm_kind="rms", gated=True), "--norm-kind layer --no-gated"),
-        ("gpt-tiny", dict(biases="qkv"), "--biases all"),
-        ("gpt-tiny", dict(n_kv_head=1, d_head=10), "--n-kv-head 3 --d-head 4"),
-        ("gpt-tiny", dict(d_head=5), "--d-head 4"),
-        ("gpt-tiny", dict(scale_embeddings=True), "--no-scale-embeddings"),
-        ("bert-tiny", dict(final_norm=False, embedding_norm=True), "--no-embedding-norm --final-norm"),
-        ("bert-base", dict(final_norm=True), "--no-final-norm"),
-        ("transformer-tiny", dict(tie_embeddings=False), "--tie-embeddings"),
-        ("bart-base", dict(norm_eps=1e-6), "--norm-eps 1e-5"),
-        ("bart-base", dict(n_segments=1), "--n-segments 0"),
-        ("bart-base", dict(pooler=True), "--no-pooler --no-next-sentence"),
-    ],
-)
+@pytest.mark.parametrize(("name", "changes", "flags"), [
+    ("bart-tiny", {}, "--positions learned"),
+    ("transformer-base", {}, "--embedding-norm"),
+    ("gpt2", dict(norm="post"), "--norm pre --final-norm --no-embedding-norm"),
+    ("gpt-tiny", dict(head_transform=True, head_bias=True), "--no-head-transform --no-head-bias"),
+    ("gpt-tiny", dict(n_decoder_layer=1, head_transform=True), "--no-head-transform"),
+    ("llama-tiny", dict(n_kv_head=1, gated=False, norm_kind="layer"), "--norm-kind rms --gated"),
+    ("llama-tiny", dict(n_kv_head=1, biases="all"), "--biases none"),
+    ("llama-tiny", dict(n_kv_head=1, biases="qkv", qk_norm=True), "--no-qk-norm"),
+    ("gpt-tiny", dict(qk_norm=True), "--no-qk-norm"),
+    ("gpt-tiny", dict(norm_kind="rms", gated=True), "--norm-kind layer --no-gated"),
+    ("gpt-tiny", dict(biases="qkv"), "--biases all"),
+    ("gpt-tiny", dict(n_kv_head=1, d_head=10), "--n-kv-head 3 --d-head 4"),
+    ("gpt-tiny", dict(d_head=5), "--d-head 4"),
+    ("gpt-tiny", dict(scale_embeddings=True), "--no-scale-embeddings"),
+    ("bert-tiny", dict(final_norm=False, embedding_norm=True), "--no-embedding-norm --final-norm"),
+    ("bert-base", dict(final_norm=True), "--no-final-norm"),
+    ("transformer-tiny", dict(tie_embeddings=False), "--tie-embeddings"),
+    ("bart-base", dict(norm_eps=1e-6), "--norm-eps 1e-5"),
+    ("bart-base", dict(n_segments=1), "--n-segments 0"),
+    ("bart-base", dict(pooler=True), "--no-pooler --no-next-sentence"),
+])  # fmt: skip
 def test_what_has_no_equivalent_is_refused_with_the_flags_that_help(name, changes, flags, bpe):
     with pytest.raises(UserError) as caught:
         target(small(name, **changes), bpe, "runs/x")

@@ -212,32 +212,29 @@ def test_how_text_is_cut_is_known_by_the_steps_of_the_file():
 PIECES, BPE_MODEL = {"type": "WordPiece", "vocab": {"[UNK]": 0}}, {"type": "BPE"}
 
 
-@pytest.mark.parametrize(
-    ("whole", "message"),
-    [
-        ({"model": [1]}, "damaged"),
-        (AS_BERT | {"model": {"type": "WordPiece", "vocab": [["[UNK]", -1.0]]}}, "damaged"),
-        (AS_BYTES | {"model": BPE_MODEL | {"vocab": {}}}, "damaged"),
-        (AS_BYTES | {"model": BPE_MODEL | {"vocab": {}, "merges": [3]}}, "damaged"),
-        (AS_BERT | {"model": PIECES, "added_tokens": [{"id": 3}]}, "damaged"),
-        ({"model": PIECES, "normalizer": "x"}, "damaged"),
-        (AS_BERT | {"model": {"type": "WordPiece", "vocab": {"a": 0, "b": 2}}}, "are not 0, 1, 2"),
-        (AS_BERT | {"model": PIECES | {"continuing_subword_prefix": "@@"}}, "prepares text by .*'@@'"),
-        # a step that is not there is none, and not BERT's: "The" stays as it is
-        (AS_BERT | {"model": PIECES, "normalizer": None}, "prepares text by .*None.*BertNormalizer"),
-        (AS_BERT | {"model": PIECES, "pre_tokenizer": None}, "prepares text by .*None.*BertPreTokenizer"),
-        ({"model": PIECES, "normalizer": {"type": "Lowercase"}}, "text by .*'Lowercase'.*BertNormalizer"),
-        (AS_BERT | {"model": PIECES, "pre_tokenizer": {"type": "Whitespace"}}, "text by .*'Whitespace'"),
-        ({"model": {"type": "Unigram"}}, "of type 'Unigram'; only WordPiece and BPE are supported"),
-        ({"model": BPE_MODEL}, "it cuts text by .*None"),
-        ({"model": BPE_MODEL, "pre_tokenizer": {"type": "Metaspace"}}, "it cuts text by .*'Metaspace'"),
-        ({"model": BPE_MODEL, "pre_tokenizer": BYTES | {"use_regex": False}}, "it cuts text by"),
-        (AS_BYTES | {"model": BPE_MODEL, "normalizer": {"type": "NFKC"}}, "'NFKC'"),
-        (AS_BYTES | {"model": BPE_MODEL | {"ignore_merges": True}}, "ignore_merges"),
-        (AS_BYTES | {"model": BPE_MODEL | {"end_of_word_suffix": "</w>"}}, "end_of_word"),
-        (AS_BYTES | {"model": BPE_MODEL | {"dropout": 0.1}}, "dropout"),
-    ],
-)
+@pytest.mark.parametrize(("whole", "message"), [
+    ({"model": [1]}, "damaged"),
+    (AS_BERT | {"model": {"type": "WordPiece", "vocab": [["[UNK]", -1.0]]}}, "damaged"),
+    (AS_BYTES | {"model": BPE_MODEL | {"vocab": {}}}, "damaged"),
+    (AS_BYTES | {"model": BPE_MODEL | {"vocab": {}, "merges": [3]}}, "damaged"),
+    (AS_BERT | {"model": PIECES, "added_tokens": [{"id": 3}]}, "damaged"),
+    ({"model": PIECES, "normalizer": "x"}, "damaged"),
+    (AS_BERT | {"model": {"type": "WordPiece", "vocab": {"a": 0, "b": 2}}}, "are not 0, 1, 2"),
+    (AS_BERT | {"model": PIECES | {"continuing_subword_prefix": "@@"}}, "prepares text by .*'@@'"),
+    # a step that is not there is none, and not BERT's: "The" stays as it is
+    (AS_BERT | {"model": PIECES, "normalizer": None}, "prepares text by .*None.*BertNormalizer"),
+    (AS_BERT | {"model": PIECES, "pre_tokenizer": None}, "prepares text by .*None.*BertPreTokenizer"),
+    ({"model": PIECES, "normalizer": {"type": "Lowercase"}}, "text by .*'Lowercase'.*BertNormalizer"),
+    (AS_BERT | {"model": PIECES, "pre_tokenizer": {"type": "Whitespace"}}, "text by .*'Whitespace'"),
+    ({"model": {"type": "Unigram"}}, "of type 'Unigram'; only WordPiece and BPE are supported"),
+    ({"model": BPE_MODEL}, "it cuts text by .*None"),
+    ({"model": BPE_MODEL, "pre_tokenizer": {"type": "Metaspace"}}, "it cuts text by .*'Metaspace'"),
+    ({"model": BPE_MODEL, "pre_tokenizer": BYTES | {"use_regex": False}}, "it cuts text by"),
+    (AS_BYTES | {"model": BPE_MODEL, "normalizer": {"type": "NFKC"}}, "'NFKC'"),
+    (AS_BYTES | {"model": BPE_MODEL | {"ignore_merges": True}}, "ignore_merges"),
+    (AS_BYTES | {"model": BPE_MODEL | {"end_of_word_suffix": "</w>"}}, "end_of_word"),
+    (AS_BYTES | {"model": BPE_MODEL | {"dropout": 0.1}}, "dropout"),
+])  # fmt: skip
 def test_damaged_and_foreign_files_are_named(whole, message, tmp_path):
     write(tmp_path, tokenizer=whole)
     with pytest.raises(UserError, match=f"^{tmp_path}: vocab.txt.* cannot be read: .*{message}"):

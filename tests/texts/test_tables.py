@@ -26,69 +26,60 @@ def test_what_is_usable_is_made_and_the_rest_counted_or_raised(message, capsys):
     assert message(usable, make, [(4, 4)], "f", "things", skip_bad=True) == "f: no things (1 skipped)"
 
 
-@pytest.mark.parametrize(
-    "name, text, rows",
-    [
-        ("quotes.tsv", 'He said "no\tbad\n\n  5" wide \t x\r\n', [('He said "no', "bad"), ('5" wide', "x")]),
-        ("long.tsv", "sun " * 50_000 + "\tgood", [("sun " * 49_999 + "sun", "good")]),
-        ("header.tsv", "id\tLabel\tText\n7\tbad\train\n8\tgood\tsun\n", [("rain", "bad"), ("sun", "good")]),
-        ("csv.tsv", 'text\tlabel\n"a ""b"" c"\tgood\n"d"\t"""e"""\n', [('a "b" c', "good"), ('"d"', '"e"')]),
-        ("r.tsv", '"text"\t"label"\n"a ""b"" c"\t"good"\n"d\te"\t3\n', [('a "b" c', "good"), ("d\te", "3")]),
-        ("talk.tsv", '"Yes"\t"Sim"\n"No" he said\tx\n', [('"Yes"', '"Sim"'), ('"No" he said', "x")]),
-        ("excel.csv", "Text;Label\nsun, rain;good\n\"a;b\";bad\n", [("sun, rain", "good"), ("a;b", "bad")]),
-        ("pt.csv", "Rótulo;Texto\nbom;sol, mar\nruim;chuva\n", [("sol, mar", "bom"), ("chuva", "ruim")]),
-        ("pt.jsonl", '{"texto": "o", "rotulo": "b"}\n{"text": "a", "classe": 3}', [("o", "b"), ("a", "3")]),
-        ("own.csv", "classe,id,texto,text,label\n7A,1,no,sun,good\n", [("sun", "good")]),
-        ("own.jsonl", '{"classe": "7A", "text": "sun", "label": "x"}', [("sun", "x")]),
-        ("blank.csv", "\n\ntext;label\nsun, rain;good\n", [("sun, rain", "good")]),
-        ("capitals.tsv", '"Text"\t"Label"\n"sun"\t"good"\n', [("sun", "good")]),
-        ("literal.csv", 'text,label\n"""a """"b"""" c""",good\n', [('"a ""b"" c"', "good")]),
-        ("in.tsv", 'he wrote "text"\tx\n"No" he\ty\n', [('he wrote "text"', "x"), ('"No" he', "y")]),
-        ("r.csv", '"";"text";"label"\n"1";"sun";"good"\n', [("sun", "good")]),
-        ("lines.csv", '"a; b\nmore, text",good\nc,bad\n', [("a; b\nmore, text", "good"), ("c", "bad")]),
-        ("note.csv", 'text;label;"note, more"\nsun;good;1\n', [("sun", "good")]),
-        ("bare.csv", "sun;good\nrain, more;bad\n", [("sun", "good"), ("rain, more", "bad")]),
-        ("commas.csv", "a;b,good\nc;d,bad\n", [("a;b", "good"), ("c;d", "bad")]),
-        ("both.tsv", "Text\tlabel\nsun\tgood\ntext\tLabel\nrain\tbad\n", [("sun", "good"), ("rain", "bad")]),
-        ("later.tsv", "a\tb\ntext\tlabel\nid\tscore\n", [("a", "b"), ("text", "label"), ("id", "score")]),
-        ("twice.csv", "text,label,text\nfirst,x,second\n", [("first", "x")]),
-        ("no_header.csv", "one,two\nthree,four\n", [("one", "two"), ("three", "four")]),
-        ("packed.tsv.gz", gzip.compress(b"sun\tgood\n", mtime=0), [("sun", "good")]),
-        ("a.jsonl", '{"label": 3, "text": "sun"}\n{"text": "a", "label": 1.5}', [("sun", "3"), ("a", "1.5")]),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("name, text, rows", [
+    ("quotes.tsv", 'He said "no\tbad\n\n  5" wide \t x\r\n', [('He said "no', "bad"), ('5" wide', "x")]),
+    ("long.tsv", "sun " * 50_000 + "\tgood", [("sun " * 49_999 + "sun", "good")]),
+    ("header.tsv", "id\tLabel\tText\n7\tbad\train\n8\tgood\tsun\n", [("rain", "bad"), ("sun", "good")]),
+    ("csv.tsv", 'text\tlabel\n"a ""b"" c"\tgood\n"d"\t"""e"""\n', [('a "b" c', "good"), ('"d"', '"e"')]),
+    ("r.tsv", '"text"\t"label"\n"a ""b"" c"\t"good"\n"d\te"\t3\n', [('a "b" c', "good"), ("d\te", "3")]),
+    ("talk.tsv", '"Yes"\t"Sim"\n"No" he said\tx\n', [('"Yes"', '"Sim"'), ('"No" he said', "x")]),
+    ("excel.csv", "Text;Label\nsun, rain;good\n\"a;b\";bad\n", [("sun, rain", "good"), ("a;b", "bad")]),
+    ("pt.csv", "Rótulo;Texto\nbom;sol, mar\nruim;chuva\n", [("sol, mar", "bom"), ("chuva", "ruim")]),
+    ("pt.jsonl", '{"texto": "o", "rotulo": "b"}\n{"text": "a", "classe": 3}', [("o", "b"), ("a", "3")]),
+    ("own.csv", "classe,id,texto,text,label\n7A,1,no,sun,good\n", [("sun", "good")]),
+    ("own.jsonl", '{"classe": "7A", "text": "sun", "label": "x"}', [("sun", "x")]),
+    ("blank.csv", "\n\ntext;label\nsun, rain;good\n", [("sun, rain", "good")]),
+    ("capitals.tsv", '"Text"\t"Label"\n"sun"\t"good"\n', [("sun", "good")]),
+    ("literal.csv", 'text,label\n"""a """"b"""" c""",good\n', [('"a ""b"" c"', "good")]),
+    ("in.tsv", 'he wrote "text"\tx\n"No" he\ty\n', [('he wrote "text"', "x"), ('"No" he', "y")]),
+    ("r.csv", '"";"text";"label"\n"1";"sun";"good"\n', [("sun", "good")]),
+    ("lines.csv", '"a; b\nmore, text",good\nc,bad\n', [("a; b\nmore, text", "good"), ("c", "bad")]),
+    ("note.csv", 'text;label;"note, more"\nsun;good;1\n', [("sun", "good")]),
+    ("bare.csv", "sun;good\nrain, more;bad\n", [("sun", "good"), ("rain, more", "bad")]),
+    ("commas.csv", "a;b,good\nc;d,bad\n", [("a;b", "good"), ("c;d", "bad")]),
+    ("both.tsv", "Text\tlabel\nsun\tgood\ntext\tLabel\nrain\tbad\n", [("sun", "good"), ("rain", "bad")]),
+    ("later.tsv", "a\tb\ntext\tlabel\nid\tscore\n", [("a", "b"), ("text", "label"), ("id", "score")]),
+    ("twice.csv", "text,label,text\nfirst,x,second\n", [("first", "x")]),
+    ("no_header.csv", "one,two\nthree,four\n", [("one", "two"), ("three", "four")]),
+    ("packed.tsv.gz", gzip.compress(b"sun\tgood\n", mtime=0), [("sun", "good")]),
+    ("a.jsonl", '{"label": 3, "text": "sun"}\n{"text": "a", "label": 1.5}', [("sun", "3"), ("a", "1.5")]),
+])  # fmt: skip
 def test_tables_are_read(write, name, text, rows):
     assert read_table(write(name, text), FIELDS) == rows
 
 
-@pytest.mark.parametrize(
-    "name, text, fields, rows",
-    [
-        ("quoted.tsv", '"prompt"\t"response"\n"a"\t"b, c"\n', PAIR, [("a", "b, c")]),
-        ("pair.tsv", "response\tprompt\nA: y\tx\n", PAIR, [("x", "A: y")]),
-        ("pair.jsonl", '{"prompt":"x","response":"A: y"}', PAIR, [("x", "A: y")]),
-        ("own.tsv", "chosen\tprompt\ny\tx\n", ("prompt", "chosen"), [("x", "y")]),
-        # where one column is wanted, a header alone tells that semicolons separate
-        ("one.csv", "text;label\nsun;good\n", ("text",), [("sun",)]),
-        ("spaces.csv", "id ; Text\n1;sun\n", ("text",), [("sun",)]),
-        ("no_header.csv", "texts; or not\nsun\n", ("text",), [("texts; or not",), ("sun",)]),
-    ],
-)
+@pytest.mark.parametrize("name, text, fields, rows", [
+    ("quoted.tsv", '"prompt"\t"response"\n"a"\t"b, c"\n', PAIR, [("a", "b, c")]),
+    ("pair.tsv", "response\tprompt\nA: y\tx\n", PAIR, [("x", "A: y")]),
+    ("pair.jsonl", '{"prompt":"x","response":"A: y"}', PAIR, [("x", "A: y")]),
+    ("own.tsv", "chosen\tprompt\ny\tx\n", ("prompt", "chosen"), [("x", "y")]),
+    # where one column is wanted, a header alone tells that semicolons separate
+    ("one.csv", "text;label\nsun;good\n", ("text",), [("sun",)]),
+    ("spaces.csv", "id ; Text\n1;sun\n", ("text",), [("sun",)]),
+    ("no_header.csv", "texts; or not\nsun\n", ("text",), [("texts; or not",), ("sun",)]),
+])  # fmt: skip
 def test_a_prompt_and_its_response_or_one_column_are_read(write, name, text, fields, rows):
     assert read_table(write(name, text), fields) == rows
 
 
-@pytest.mark.parametrize(
-    "name, text, fields, told",
-    [
-        ("half.csv", "text,mood\nsun,good\n", FIELDS, "expected ('text', 'label'); rename the columns"),
-        ("half.tsv", "sentence\tlabel\nsun\tgood\n", FIELDS, "line 1: found the header ['sentence', "),
-        ("one.csv", "review;label\nsun;x\n", ("text",), "rename the columns"),
-        ("pair.csv", "question,answer\nWho?,Ana\n", PAIR, "found the header ['question', 'answer']"),
-        ("two.tsv", "text\tlabel\nsun\tgood\nlabel\ttext\nbad\train\n", FIELDS,
-         "two.tsv, line 3: a second header, in another order: ['label', 'text']"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("name, text, fields, told", [
+    ("half.csv", "text,mood\nsun,good\n", FIELDS, "expected ('text', 'label'); rename the columns"),
+    ("half.tsv", "sentence\tlabel\nsun\tgood\n", FIELDS, "line 1: found the header ['sentence', "),
+    ("one.csv", "review;label\nsun;x\n", ("text",), "rename the columns"),
+    ("pair.csv", "question,answer\nWho?,Ana\n", PAIR, "found the header ['question', 'answer']"),
+    ("two.tsv", "text\tlabel\nsun\tgood\nlabel\ttext\nbad\train\n", FIELDS,
+     "two.tsv, line 3: a second header, in another order: ['label', 'text']"),
+])  # fmt: skip
 def test_a_header_of_other_columns_is_no_example(write, message, name, text, fields, told):
     assert told in message(read_table, write(name, text), fields, skip_bad=True)
 
@@ -96,18 +87,15 @@ def test_a_header_of_other_columns_is_no_example(write, message, name, text, fie
 MANY = [(f"text {i} is long", "xyz"[i % 3]) for i in range(30)]
 
 
-@pytest.mark.parametrize(
-    "rows, expected",
-    [
-        ([("review", "sentiment"), *MANY], "line 1: found the header ['review', 'sentiment'], expected"),
-        ([("id", "review", "sentiment"), *((1, *row) for row in MANY)], "found the header ['id', 'review',"),
-        ([("contents", "verdict"), *MANY], "only the first row has the label 'verdict'; unless"),
-        ([(label, text) for text, label in MANY[:7]],
-         "3 different texts, 7 different labels in 7 rows; unless"),
-        ([(text, f"{label} {text}") for text, label in MANY],
-         "30 different labels in 30 rows; unless the columns are text, label, in"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("rows, expected", [
+    ([("review", "sentiment"), *MANY], "line 1: found the header ['review', 'sentiment'], expected"),
+    ([("id", "review", "sentiment"), *((1, *row) for row in MANY)], "found the header ['id', 'review',"),
+    ([("contents", "verdict"), *MANY], "only the first row has the label 'verdict'; unless"),
+    ([(label, text) for text, label in MANY[:7]],
+     "3 different texts, 7 different labels in 7 rows; unless"),
+    ([(text, f"{label} {text}") for text, label in MANY],
+     "30 different labels in 30 rows; unless the columns are text, label, in"),
+])  # fmt: skip
 def test_a_header_of_other_names_and_columns_in_another_order_are_not_learnt(write, message, rows, expected):
     lines = "".join("\t".join(map(str, row)) + "\n" for row in rows)
     assert expected in message(read_table, write("a.tsv", lines), FIELDS, skip_bad=True)
@@ -146,21 +134,18 @@ def test_a_quote_never_closed_is_named_where_it_opens(write, message, text):
     assert "a.csv, line 3: " in text and "quote" in text, "what it has swallowed cannot be skipped"
 
 
-@pytest.mark.parametrize(
-    "name, good, bad, expected",
-    [
-        ("a.tsv", "sun\tgood", "\tgood", "'text' is empty; expected text, label"),
-        ("a.csv", "sun,good", '"  ",good', "'text' is empty"),
-        ("a.jsonl", GOOD, '{"text":5,"label":"g"}', "'text' is 5, expected a str"),
-        ("a.jsonl", GOOD, '{"label":"g"}', "no field 'text'"),
-        ("a.jsonl", GOOD, '{"text":"sun","label":-1}', "the label '-1' may mean no label"),
-        ("a.jsonl", GOOD, '{"text":"sun","label":NaN}', "the label 'nan' may mean no label"),
-        ("a.jsonl", GOOD, '{"text":"sun","label":-1.0}', "the label '-1.0' may mean no label"),
-        ("a.tsv", "sun\tgood", "alone", "found 1 columns, expected 2 (with text, label)"),
-        ("a.tsv", "sun\tgood", "a\tb\tc", "found 3 columns, expected 2 (with text, label)"),
-        ("a.csv", "sun,good", "sun;good", "separated by semicolons?"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("name, good, bad, expected", [
+    ("a.tsv", "sun\tgood", "\tgood", "'text' is empty; expected text, label"),
+    ("a.csv", "sun,good", '"  ",good', "'text' is empty"),
+    ("a.jsonl", GOOD, '{"text":5,"label":"g"}', "'text' is 5, expected a str"),
+    ("a.jsonl", GOOD, '{"label":"g"}', "no field 'text'"),
+    ("a.jsonl", GOOD, '{"text":"sun","label":-1}', "the label '-1' may mean no label"),
+    ("a.jsonl", GOOD, '{"text":"sun","label":NaN}', "the label 'nan' may mean no label"),
+    ("a.jsonl", GOOD, '{"text":"sun","label":-1.0}', "the label '-1.0' may mean no label"),
+    ("a.tsv", "sun\tgood", "alone", "found 1 columns, expected 2 (with text, label)"),
+    ("a.tsv", "sun\tgood", "a\tb\tc", "found 3 columns, expected 2 (with text, label)"),
+    ("a.csv", "sun,good", "sun;good", "separated by semicolons?"),
+])  # fmt: skip
 def test_a_bad_row_is_an_error_or_counted(write, message, name, good, bad, expected):
     path = write(name, f"{good}\n\n{bad}\n{good}\n")
     text = message(read_table, path, FIELDS)
@@ -193,15 +178,12 @@ def test_conll_takes_the_first_and_the_last_column(write):
     assert read_conll(write("a.conll", text + "\n1 x y O")) == sentences
 
 
-@pytest.mark.parametrize(
-    "text, sentence",
-    [
-        ("1\u00a0000\tB-NUM\nNew York\tB-LOC", (["1\u00a0000", "New York"], ["B-NUM", "B-LOC"])),
-        ("1\u00a0000  B-NUM\nran   O", (["1\u00a0000", "ran"], ["B-NUM", "O"])),
-        ("# id 3\nAna\tx \t NOUN\n# text = Ana ran\nran\t\tx\tVERB", (["Ana", "ran"], ["NOUN", "VERB"])),
-        ("# a b c\n# O\nAna B\n", (["#", "Ana"], ["O", "B"])),
-    ],
-)
+@pytest.mark.parametrize("text, sentence", [
+    ("1\u00a0000\tB-NUM\nNew York\tB-LOC", (["1\u00a0000", "New York"], ["B-NUM", "B-LOC"])),
+    ("1\u00a0000  B-NUM\nran   O", (["1\u00a0000", "ran"], ["B-NUM", "O"])),
+    ("# id 3\nAna\tx \t NOUN\n# text = Ana ran\nran\t\tx\tVERB", (["Ana", "ran"], ["NOUN", "VERB"])),
+    ("# a b c\n# O\nAna B\n", (["#", "Ana"], ["O", "B"])),
+])  # fmt: skip
 def test_conll_columns_are_torn_at_tabs_or_spaces_alone_and_comments_passed_over(write, text, sentence):
     assert read_conll(write("a.conll", text)) == [sentence]
 
@@ -248,23 +230,20 @@ def test_squad_of_both_versions(squad):
     assert read_squad(path) == [(CONTEXT, "Who?", [("Anna", 0), ("Bea", 18)]), (CONTEXT, "Why?", [])]
 
 
-@pytest.mark.parametrize(
-    "bad, expected",
-    [
-        (question(answers=[(1, "Anna")], id="q7"), "(id q7): answer 'Anna': at 1 the context has 'nna '"),
-        (question(answers=[(17, "Bea")]), "it is at 18"),
-        (question(answers=[(0, "Cara")]), "answer 'Cara': at 0 the"),
-        (question(answers=[(-8, "the")]), "answer 'the': at -8 the"),
-        (question(answers=[(0, "")]), "answer '': at 0 the"),
-        (question(answers=[(0, None)]), "expected question, answers (SQuAD JSON)"),
-        (question(answers=[("0", "Anna")]), "expected question, answers (SQuAD JSON)"),
-        (question(answers=[]), 'no answer, nor "is_impossible": true'),
-        (question(text=" "), "an empty question"),
-        (question(is_impossible=1), "'is_impossible' is 1, expected true or false"),
-        ({"answers": []}, "found {'answers': []}, expected question"),
-        ("Who?", "found 'Who?', expected question"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("bad, expected", [
+    (question(answers=[(1, "Anna")], id="q7"), "(id q7): answer 'Anna': at 1 the context has 'nna '"),
+    (question(answers=[(17, "Bea")]), "it is at 18"),
+    (question(answers=[(0, "Cara")]), "answer 'Cara': at 0 the"),
+    (question(answers=[(-8, "the")]), "answer 'the': at -8 the"),
+    (question(answers=[(0, "")]), "answer '': at 0 the"),
+    (question(answers=[(0, None)]), "expected question, answers (SQuAD JSON)"),
+    (question(answers=[("0", "Anna")]), "expected question, answers (SQuAD JSON)"),
+    (question(answers=[]), 'no answer, nor "is_impossible": true'),
+    (question(text=" "), "an empty question"),
+    (question(is_impossible=1), "'is_impossible' is 1, expected true or false"),
+    ({"answers": []}, "found {'answers': []}, expected question"),
+    ("Who?", "found 'Who?', expected question"),
+])  # fmt: skip
 def test_squad_questions_that_do_not_fit_are_named_or_counted(squad, message, bad, expected):
     path = squad(question(), bad)
     text = message(read_squad, path)
