@@ -91,8 +91,7 @@ MANY = [(f"text {i} is long", "xyz"[i % 3]) for i in range(30)]
     ([("review", "sentiment"), *MANY], "line 1: found the header ['review', 'sentiment'], expected"),
     ([("id", "review", "sentiment"), *((1, *row) for row in MANY)], "found the header ['id', 'review',"),
     ([("contents", "verdict"), *MANY], "only the first row has the label 'verdict'; unless"),
-    ([(label, text) for text, label in MANY[:7]],
-     "3 different texts, 7 different labels in 7 rows; unless"),
+    ([(label, text) for text, label in MANY[:7]], "3 different texts, 7 different labels in 7 rows; unless"),
     ([(text, f"{label} {text}") for text, label in MANY],
      "30 different labels in 30 rows; unless the columns are text, label, in"),
 ])  # fmt: skip
