@@ -105,11 +105,8 @@ def test_reading_is_strict(grammar, text):
 
 
 def test_derived_joins_the_sentences_and_aligns_the_translation(grammar):
-    class Text(Derived):
-        pass
-
-    Text.grammar = grammar
-    text = Text(*grammar.derivations("Bia has a cat. The dog sees Bia.")[0])
+    made = type("Text", (Derived,), dict(grammar=grammar))
+    text = made(*grammar.derivations("Bia has a cat. The dog sees Bia.")[0])
     assert text.sentences == ["Bia has a cat.", "The dog sees Bia."]
     assert text.text == "Bia has a cat. The dog sees Bia."
     assert text.portuguese_sentences == ["Bia tem o gato.", "O cão vê Bia."]
