@@ -8,14 +8,7 @@ import torch
 
 import minilm
 from minilm.huggingface import exporting
-from minilm.huggingface.exporting import (
-    begin_and_end,
-    export_model,
-    rust_tokenizer,
-    special_ids,
-    target,
-    write_tokenizer,
-)
+from minilm.huggingface.exporting import export_model, rust_tokenizer, special_ids, target, write_tokenizer
 from minilm.huggingface.tokenizers import read_tokenizer
 from minilm.model.config import PRESETS, ModelConfig
 from minilm.model.transformer import build
@@ -230,9 +223,10 @@ def test_a_bpe_there_and_back(bpe, tmp_path):
     assert named == {"bos_token": "<|end|>", "eos_token": "<|end|>"}
     aliases = {"<|endoftext|>": "<|end|>", "[CLS]": "<|begin|>"}
     other = BPE(bpe.vocab, bpe.merges, ["<|begin|>", "<|end|>"], aliases=aliases)
-    assert begin_and_end(other, small("gpt2")) == {"bos": "[CLS]", "eos": "<|endoftext|>"}, "one for each"
+    each = {"bos": "[CLS]", "eos": "<|endoftext|>"}
+    assert exporting.begin_and_end(other, small("gpt2")) == each
     chat = BPE(bpe.vocab, bpe.merges, ["<|begin|>", "<|endoftext|>"], aliases={"[CLS]": "<|begin|>"})
-    assert begin_and_end(chat, small("gpt2"))["bos"] == "<|endoftext|>", "one for both"
+    assert exporting.begin_and_end(chat, small("gpt2"))["bos"] == "<|endoftext|>", "one for both"
 
 
 def test_what_stands_around_texts(bpe):
