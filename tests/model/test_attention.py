@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from mistakes import assert_learns, assert_right, unchanged
+from small import within_5_sigma
 
 from minilm.model import attention
 from minilm.model.attention import KeyValueCache, MultiHeadAttention, causal_mask, explicit_attention
@@ -75,6 +76,11 @@ def allowed(name: str) -> torch.Tensor:
     return may
 
 
+def reads(name: str) -> torch.Tensor:
+    """(B, H, T): may a query look at anything?"""
+    return allowed(name).any(-1)[:, None].expand(B, H, -1)
+
+
 def slow_attention(q, k, v, name: str) -> torch.Tensor:
     """softmax(q k / sqrt(d_head)) v in plain loops; a query that may look at nothing gives NaN."""
     T, S, _, _, alibi = MASKS[name]
@@ -111,44 +117,35 @@ def test_causal_mask_is_a_lower_triangle_whose_queries_come_last(T, S):
     assert mask.dtype == torch.bool, f"the mask must be boolean, not {mask.dtype}"
 
 
-def test_the_slopes_of_alibi_are_those_of_the_readmes_figures():
-    assert attention.ALIBI_SLOPES == (1.5, 0.5, 0.1, 0.0), "the last head sees all tokens alike"
-
-
 def test_alibi_bias_is_minus_slope_times_distance():
     T, S, n_head = 3, 7, 6
-    slopes = torch.tensor([attention.ALIBI_SLOPES[h % 4] for h in range(n_head)])[:, None, None]
+    each = [1.5, 0.5, 0.1, 0.0, 1.5, 0.5]  # the READMEs' figures are made with these
+    right = [[[-slope * abs(S - T + t - s) for s in range(S)] for t in range(T)] for slope in each]
+    slopes = torch.tensor(each)[:, None, None]
     ahead = torch.arange(S) - torch.arange(S - T, S)[:, None]  # (T, S): how far a key stands behind the query
-    right = [
-        [[-attention.ALIBI_SLOPES[h % 4] * abs(S - T + t - s) for s in range(S)] for t in range(T)]
-        for h in range(n_head)
-    ]
+    paper, paired = 2.0 ** (-8 * torch.arange(1, 7) / 6), torch.tensor([1.5, 1.5, 0.5, 0.1, 0.1, 0.0])
     mistakes = {
         "the minus is missing, so that far keys win": slopes * ahead.abs(),
         "the distance keeps its sign, so that earlier keys win": -slopes * ahead,
         "the distance keeps its sign, so that later keys win": slopes * ahead,
         "the distance of later keys counts as 0": -slopes * (-ahead).clamp(min=0),
         "the queries are treated as the first T of the S positions": -slopes * (ahead + S - T).abs(),
-        "the slopes are those of the paper, 2^(-8h/H)": -(2.0 ** (-8 * torch.arange(1, 7) / 6))[:, None, None]
-        * ahead.abs(),
+        "the slopes are those of the paper, 2^(-8h/H)": -paper[:, None, None] * ahead.abs(),
         "every head has the same slope, the first": -slopes[0] * ahead.abs().expand(n_head, T, S),
         "the slopes are in reverse order": -slopes.flip(0) * ahead.abs(),
-        "neighbouring heads share a slope: head h must have slope h % 4": -torch.tensor(
-            [attention.ALIBI_SLOPES[h * 4 // n_head] for h in range(n_head)]
-        )[:, None, None]
-        * ahead.abs(),
+        "neighbouring heads share a slope: head h has slope h % 4": -paired[:, None, None] * ahead.abs(),
     }
     assert_right(attention.alibi_bias(n_head, T, S), right, mistakes, axes=("head", "query", "key"))
 
 
-def mixed(q, k, v, bias, causal, scale=D_HEAD**-0.5, over=-1, factor=False) -> torch.Tensor:
-    """Attention in tensors; options for mistakes in the scale, the axis of the softmax, and the bias."""
+def mixed(q, k, v, bias, causal, scale=D_HEAD**-0.5, over=-1, factor=False, earlier=False) -> torch.Tensor:
+    """Attention in tensors; options for mistakes in the scale, the axis of the softmax, bias and mask."""
     scores = q @ k.transpose(-2, -1) * scale
     if bias is not None:
         scores = scores * bias if factor else scores + bias
     if causal:
         later = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1 + k.shape[-2] - q.shape[-2])
-        scores = scores.masked_fill(later, attention.BLOCKED)
+        scores = scores.masked_fill(~later if earlier else later, attention.BLOCKED)
     return scores.softmax(over) @ v
 
 
@@ -156,7 +153,7 @@ def mixed(q, k, v, bias, causal, scale=D_HEAD**-0.5, over=-1, factor=False) -> t
 def test_explicit_equals_the_loops(name):
     (q, k, v), bias, causal = case(name, torch.float64)
     expected = slow_attention(q, k, v, name)
-    given, reads = (q, k, v, bias, causal), ~expected.isnan()
+    given, read = (q, k, v, bias, causal), ~expected.isnan()
     mistakes = {
         "the scores are not divided by sqrt(d_head)": mixed(*given, scale=1),
         "the scores are divided by d_head, not by sqrt(d_head)": mixed(*given, scale=1 / D_HEAD),
@@ -166,62 +163,44 @@ def test_explicit_equals_the_loops(name):
         "the bias is left out": mixed(q, k, v, None, causal),
         "the scores are multiplied by the bias: add it": mixed(*given, factor=True),
         "later keys are not blocked": mixed(q, k, v, bias, False),
-        "earlier keys are blocked, not later ones": lambda: earlier_blocked(*given),
+        "earlier keys are blocked, not later ones": mixed(*given, earlier=True),
         "every weight is dropped: F.dropout takes the share to drop, here 0": torch.zeros_like(q),
         "there is no softmax": (q @ k.transpose(-2, -1) * D_HEAD**-0.5) @ v,
     }
     result = explicit_attention(q, k, v, bias, causal)
     assert isinstance(result, tuple) and len(result) == 2, "return two things: `weights @ v` and the weights"
-    known = {words: value for words, value in mistakes.items() if callable(value) or value.shape == q.shape}
-    known = {words: (value() if callable(value) else value) * reads for words, value in known.items()}
+    known = {words: value * read for words, value in mistakes.items() if value.shape == q.shape}
     tolerance = 1e-8 if MASKS[name][4] else 1e-10  # the slopes are float32
     axes = ("row", "head", "query", "feature")
     if result[0].shape == q.shape:
-        result = (torch.where(reads, result[0], 0.0), result[1])
+        result = (torch.where(read, result[0], 0.0), result[1])
     assert_right(result[0], expected.nan_to_num(), known, 0, tolerance, axes, f"mask {name!r}")
-
-
-def earlier_blocked(q, k, v, bias, causal) -> torch.Tensor:
-    """What comes out when the mask blocks the earlier keys."""
-    scores = q @ k.transpose(-2, -1) * D_HEAD**-0.5 + (0 if bias is None else bias)
-    may = torch.ones(scores.shape[-2:], dtype=torch.bool).tril(k.shape[-2] - q.shape[-2])
-    return scores.masked_fill(may & causal, attention.BLOCKED).softmax(-1) @ v
 
 
 def test_explicit_equals_heads_that_stand_as_often_as_they_are_used():
     q, k, v = torch.randn(B, 6, 5, D_HEAD), *torch.randn(2, B, 2, 5, D_HEAD)  # 3 heads of q to one of k and v
     each = [k[:, [0, 0, 0, 1, 1, 1]], v[:, [0, 0, 0, 1, 1, 1]]]
-    mistakes = {
-        "the heads of k and v are repeated as 0 1 0 1 0 1, not as 0 0 0 1 1 1": mixed(
-            q, k.repeat(1, 3, 1, 1), v.repeat(1, 3, 1, 1), None, False
-        )
-    }
+    wrong = mixed(q, k.repeat(1, 3, 1, 1), v.repeat(1, 3, 1, 1), None, False)
+    mistakes = {"the heads of k and v are repeated as 0 1 0 1 0 1, not as 0 0 0 1 1 1": wrong}
     axes = ("row", "head", "query", "feature")
     assert_right(explicit_attention(q, k, v)[0], mixed(q, *each, None, False), mistakes, axes=axes)
 
 
 @every_mask
-def test_fast_equals_explicit(name):
-    """Also where a query may look at nothing: both paths must give the same ordinary numbers."""
-    (q, k, v), bias, causal = case(name)
-    fast, explicit = (path(q, k, v, bias, causal) for path in PATHS.values())
-    difference = (fast - explicit).abs()
-    assert difference.max() < 1e-5, f"{name}: the two paths mask differently, or give NaN (-inf minus -inf)"
-
-
-@every_mask
-def test_fast_and_explicit_have_the_same_gradient(name):
-    """For a loss that, as every loss does, reads no query that may look at nothing."""
+def test_fast_equals_explicit_and_has_the_same_gradient(name):
+    """The values also where a query may look at nothing; no loss reads those, so their gradients are left."""
     tensors, bias, causal = case(name)
-    read = allowed(name).any(-1)[:, None, :, None]  # (B, 1, T, 1)
-    gradients = []
+    results, gradients = [], []
     for path in PATHS.values():
         leaves = [x.clone().requires_grad_() for x in tensors]
         out = path(*leaves, bias, causal)
-        (out * torch.linspace(-1, 1, out.numel()).view(out.shape) * read).sum().backward()
+        (out * torch.linspace(-1, 1, out.numel()).view(out.shape) * reads(name)[..., None]).sum().backward()
+        results.append(out)
         gradients.append([x.grad for x in leaves])
         reached = [name for name, x in zip("qkv", leaves, strict=True) if x.grad is not None]
         assert reached == ["q", "k", "v"], f"of q, k and v, a gradient reaches only {reached}"
+    difference = (results[0] - results[1]).abs()
+    assert difference.max() < 1e-5, f"{name}: the two paths mask differently, or give NaN (-inf minus -inf)"
     for what, fast, explicit in zip("qkv", *gradients, strict=True):
         assert fast.isfinite().all() and explicit.isfinite().all(), f"the gradient of {what} must stay finite"
         assert (fast - explicit).abs().max() < 1e-5, f"the gradient of {what} is wrong"
@@ -251,22 +230,9 @@ def test_weights_sum_to_one_and_blocked_keys_get_exactly_none(name):
     may = allowed(name)[:, None].expand(B, H, -1, -1)  # (B, H, T, S)
     assert weights.shape == may.shape, f"weights {tuple(weights.shape)}: one for each query and key"
     assert (weights.sum(-1) - 1).abs().max() < 1e-6, "the softmax is over the keys"
-    reads = may.any(-1, keepdim=True)  # queries that may look at something
-    assert (weights[reads & ~may] == 0).all(), "the weight of a blocked key must be 0, not just small"
+    blocked = reads(name)[..., None] & ~may
+    assert (weights[blocked] == 0).all(), "the weight of a blocked key must be 0, not just small"
     assert (weights[may] > 0).all(), "the weight of an open key must not be 0"
-
-
-@both_paths
-@pytest.mark.parametrize("name", [name for name in MASKS if MASKS[name][3]])
-def test_what_padding_holds_does_not_matter(name, path):
-    (q, k, v), bias, causal = case(name)
-    padded = (padding(k.shape[2], MASKS[name][3]) != 0).view(B, -1)  # (B, S)
-    other_k, other_v = k.clone(), v.clone()
-    other_k.transpose(1, 2)[padded] = 30.0
-    other_v.transpose(1, 2)[padded] = -1e4
-    reads = allowed(name).any(-1)[:, None].expand(B, H, -1)  # (B, H, T)
-    before, after = PATHS[path](q, k, v, bias, causal), PATHS[path](q, other_k, other_v, bias, causal)
-    assert (before - after)[reads].abs().max() < 1e-6, "a padded key or value leaks"
 
 
 @every_mask
@@ -275,12 +241,11 @@ def test_bfloat16_stays_near(name):
     exact, _ = explicit_attention(q, k, v, bias, causal)
     half = [x.bfloat16() for x in (q, k, v)]
     small = None if bias is None else bias.bfloat16()
-    read = allowed(name).any(-1)[:, None].expand(B, H, -1)
     for path in PATHS.values():
         out = path(*half, small, causal)
         assert out.dtype == torch.bfloat16, "the mask must not change the precision of the result"
         assert out.isfinite().all()
-        assert (out.float() - exact)[read].abs().max() < 0.1
+        assert (out.float() - exact)[reads(name)].abs().max() < 0.1
 
 
 @both_paths
@@ -290,9 +255,7 @@ def test_dropout_takes_its_share_of_the_weights(path):
     weights = PATHS[path](q, k, torch.eye(S).expand(B, H, S, S), None, False, share)
     zeros, n = (weights == 0).sum().item(), weights.numel()
     assert zeros, "no weight is dropped"
-    assert abs(zeros - share * n) < 5 * math.sqrt(n * share * (1 - share)), (
-        f"{zeros / n:.3f} are dropped, not {share}"
-    )
+    assert within_5_sigma(zeros, n, share), f"{zeros / n:.3f} are dropped, not {share}"
     kept = weights[weights != 0]
     assert torch.allclose(kept, torch.tensor(1 / S / (1 - share))), "divide what stays by 1 - dropout"
     mixed = PATHS[path](q, k, torch.ones(B, H, S, 2), None, False, share)
@@ -318,9 +281,8 @@ def cache_of(*lengths: int, max_length: int = 6) -> tuple:
 def test_cache_returns_all_positions_so_far(lengths):
     cache, k, v, returned = cache_of(*lengths)
     assert isinstance(returned, tuple), "return a tuple: the keys and values of all positions so far"
-    assert cache.length == sum(lengths), (
-        f"`length` is {cache.length} after {lengths} positions: add T each time"
-    )
+    told = f"`length` is {cache.length} after {lengths} positions: add T each time"
+    assert cache.length == sum(lengths), told
     for what, (all_k, all_v) in {"append": returned, "contents()": cache.contents()}.items():
         for name, found, right, other in (("keys", all_k, k, v), ("values", all_v, v, k)):
             new, n = right[:, :, -lengths[-1] :], sum(lengths)
@@ -345,12 +307,10 @@ def test_cache_overflow_is_an_error_and_harms_nothing():
 def test_reorder_moves_drops_and_doubles_rows():
     cache, k, v, _ = cache_of(2, 2)
     cache.reorder(torch.tensor([1, 1, 0]))
-    held_k, held_v = cache.contents()
-    assert torch.equal(held_k, k[[1, 1, 0]]), "row i must hold what row rows[i] held"
-    assert torch.equal(held_v, v[[1, 1, 0]]), "the values move with the keys"
     new = torch.randn(3, H, 1, D_HEAD)
-    both = torch.cat([k[[1, 1, 0]], new], dim=2)
-    assert torch.equal(cache.append(new, new)[0], both), "it goes on from there"
+    keys, values = cache.append(new, new)
+    assert torch.equal(keys, torch.cat([k[[1, 1, 0]], new], 2)), "row i must hold what row rows[i] held"
+    assert torch.equal(values, torch.cat([v[[1, 1, 0]], new], 2)), "the values move with the keys"
     empty = KeyValueCache(3)
     empty.reorder(torch.tensor([1, 0]))
     assert empty.length == 0
@@ -364,9 +324,7 @@ def test_a_row_is_repeated_with_room_for_more():
     assert copy.k.shape == (4, H, 5, D_HEAD) and copy.length == 3
     more = torch.randn(2, 4, H, 2, D_HEAD)
     keys, values = copy.append(*more)
-    assert torch.equal(keys, torch.cat([k.expand(4, -1, -1, -1), more[0]], 2)), (
-        "3 old keys, then 2 of its own"
-    )
+    assert torch.equal(keys, torch.cat([k.expand(4, -1, -1, -1), more[0]], 2)), "3 old keys, then 2 new"
     assert torch.equal(values, torch.cat([v.expand(4, -1, -1, -1), more[1]], 2))
     assert one.length == 3 and torch.equal(one.contents()[0], k), "the first is left as it was"
 
@@ -395,7 +353,8 @@ def test_layer_equals_pytorch(side, kind, path):
     if (kind, side) == ("causal", "left"):
         return  # the first query may look at nothing: NaN in PyTorch
     ours, theirs = with_torch_layer()
-    ours.explicit = path == "explicit"
+    if path == "explicit":
+        ours.explicit = True
     S, T = 6, 4
     memory = torch.randn(B, S, D, dtype=torch.float64)
     x = torch.randn(B, T, D, dtype=torch.float64) if kind == "cross" else memory
@@ -406,13 +365,7 @@ def test_layer_equals_pytorch(side, kind, path):
     out = ours(x, memory if kind == "cross" else None, bias, causal=kind == "causal")
     assert (out - expected).abs().max() < 1e-10, "head h takes the numbers h * d_head to (h + 1) * d_head"
     assert ours.weights is None or (ours.weights - weights).abs().max() < 1e-10
-    assert (ours.weights is None) == (path == "fast"), "explicit keeps the weights (B, H, T, S)"
-
-
-def test_a_new_layer_takes_the_fast_path():
-    layer = MultiHeadAttention(D, H)
-    layer(torch.randn(B, 5, D))
-    assert layer.weights is None, "written out, attention holds (B, H, T, S) weights of every layer"
+    assert (ours.weights is None) == (path == "fast"), "a new layer must not hold (B, H, T, S) weights"
 
 
 @both_paths
@@ -430,14 +383,11 @@ def test_split_heads_gives_each_head_its_own_numbers_of_a_position():
     for n_head in (H, 1, 2):  # as many as are there: keys and values may have fewer
         x = torch.randn(B, T, n_head * D_HEAD)
         right = torch.stack([x[..., h * D_HEAD : (h + 1) * D_HEAD] for h in range(n_head)], dim=1)
+        at_once, every_hth = x.reshape(B, n_head, T, D_HEAD), x.unflatten(2, (D_HEAD, n_head))
         mistakes = {
-            "(B, T, D) is reshaped to (B, H, T, d_head) at once, which mixes positions": x.reshape(
-                B, n_head, T, D_HEAD
-            ),
+            "(B, T, D) is reshaped to (B, H, T, d_head) at once, which mixes positions": at_once,
             "the heads still come after the positions, (B, T, H, d_head)": x.unflatten(2, (n_head, D_HEAD)),
-            "a head takes every H-th feature, not d_head neighbours": x.unflatten(
-                2, (D_HEAD, n_head)
-            ).permute(0, 3, 1, 2),
+            "a head takes every H-th feature, not d_head neighbours": every_hth.permute(0, 3, 1, 2),
             "positions and features are swapped, (B, H, d_head, T)": right.transpose(2, 3),
             "the heads come before the rows, (H, B, T, d_head)": right.transpose(0, 1),
         }
@@ -480,33 +430,33 @@ def test_a_pair_is_turned_by_the_angle_of_its_position(theta):
             a, b = leaf[:, :, t, i], leaf[:, :, t, i + 3]
             right[:, :, t, i] = math.cos(angle) * a - math.sin(angle) * b
             right[:, :, t, i + 3] = math.cos(angle) * b + math.sin(angle) * a
-    angles = positions[:, None] * theta ** (-torch.arange(0, 6, 2) / 6)
-    cos, sin, (a, b), (even, odd) = angles.cos(), angles.sin(), x.chunk(2, -1), (x[..., 0::2], x[..., 1::2])
-    turned = even * cos - odd * sin, odd * cos + even * sin
+    (a, b), (even, odd) = x.chunk(2, -1), (x[..., 0::2], x[..., 1::2])
 
-    def by_rate(rate):
-        cos, sin = (positions[:, None] * rate).cos(), (positions[:, None] * rate).sin()
-        return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+    def angles(exponents):
+        angle = positions[:, None] * theta**exponents
+        return angle.cos(), angle.sin()
 
+    def side_by_side(first, second):
+        return torch.cat([first, second], -1)
+
+    def turned(cos, sin):
+        return side_by_side(a * cos - b * sin, b * cos + a * sin)
+
+    pair = torch.arange(3)
+    cos, sin = angles(-2 * pair / 6)
+    pairs = even * cos - odd * sin, odd * cos + even * sin
+    new_a, new_b = a * cos - b * sin, b * cos + a * sin
     mistakes = {
-        "the rate is theta^(2i / d_head): `rotary_cos_sin` needs the inverse": by_rate(
-            theta ** (torch.arange(0, 6, 2) / 6)
-        ),
-        "the exponent is i / d_head: `rotary_cos_sin` needs 2i / d_head": by_rate(
-            theta ** (-torch.arange(3) / 6)
-        ),
-        "neighbours are paired, not x_i and x_{i + d_head / 2}": torch.stack(turned, -1).flatten(-2),
-        "neighbours are paired, and then the halves concatenated": torch.cat(turned, -1),
-        "the rotation has the wrong direction: the sines have the wrong sign": torch.cat(
-            [a * cos + b * sin, b * cos - a * sin], -1
-        ),
-        "both halves have a minus": torch.cat([a * cos - b * sin, b * cos - a * sin], -1),
-        "both halves have a plus": torch.cat([a * cos + b * sin, b * cos + a * sin], -1),
-        "cosine and sine are swapped": torch.cat([a * sin - b * cos, b * sin + a * cos], -1),
-        "the two halves of the result are swapped": torch.cat([b * cos + a * sin, a * cos - b * sin], -1),
-        "the second half is computed from the rotated a, not from the old one": torch.cat(
-            [a * cos - b * sin, b * cos + (a * cos - b * sin) * sin], -1
-        ),
+        "the rate is theta^(2i / d_head): `rotary_cos_sin` needs the inverse": turned(*angles(2 * pair / 6)),
+        "the exponent is i / d_head: `rotary_cos_sin` needs 2i / d_head": turned(*angles(-pair / 6)),
+        "neighbours are paired, not x_i and x_{i + d_head / 2}": torch.stack(pairs, -1).flatten(-2),
+        "neighbours are paired, and then the halves concatenated": side_by_side(*pairs),
+        "the rotation has the wrong direction: the sines have the wrong sign": turned(cos, -sin),
+        "both halves have a minus": side_by_side(new_a, b * cos - a * sin),
+        "both halves have a plus": side_by_side(a * cos + b * sin, new_b),
+        "cosine and sine are swapped": turned(sin, cos),
+        "the two halves of the result are swapped": side_by_side(new_b, new_a),
+        "the second half is computed from the rotated a": side_by_side(new_a, b * cos + new_a * sin),
     }
     found = unchanged(attention.rotate, x, attention.rotary_cos_sin(positions, 6, theta))
     assert_right(found, right, mistakes, 0, 1e-5, ("row", "head", "position", "feature"))
@@ -516,9 +466,7 @@ def test_a_pair_is_turned_by_the_angle_of_its_position(theta):
 def test_positions_of_each_row_turn_that_row():
     x, positions = torch.randn(B, H, 3, 4), torch.tensor([[0, 0, 1], [4, 5, 6]])
     angles = attention.rotary_cos_sin(positions, 4, 100.0)
-    assert angles.shape == (2, B, 1, 3, 2), (
-        "of positions (B, T): (2, B, 1, T, d_head / 2), for all heads alike"
-    )
+    assert angles.shape == (2, B, 1, 3, 2), "of positions (B, T): (2, B, 1, T, d_head / 2), heads are alike"
     both = attention.rotate(x, angles)
     for row in range(B):
         alone = attention.rotate(x[row : row + 1], attention.rotary_cos_sin(positions[row], 4, 100.0))
@@ -535,9 +483,7 @@ def test_only_the_distance_counts_after_a_rotation(path):
     )
     told = "queries and keys must both be turned, each by its own position"
     assert torch.allclose(layer(x, cos_sin=here), layer(x, cos_sin=there), atol=1e-5), told
-    assert not torch.allclose(layer(x, cos_sin=here), layer(x), atol=1e-3), (
-        "the order of the tokens must matter"
-    )
+    assert not torch.allclose(layer(x, cos_sin=here), layer(x), atol=1e-3), "the order must matter"
 
 
 @both_paths
