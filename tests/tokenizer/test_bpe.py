@@ -13,16 +13,7 @@ from slow_tokens import MIXED, gpt2_name, kind_of, random_text, scan
 
 from minilm.plumbing.errors import UserError
 from minilm.tokenizer import bpe as tokenizer
-from minilm.tokenizer.bpe import (
-    BPE,
-    PATTERNS,
-    SPECIAL_TOKENS,
-    join,
-    pre_tokens,
-    token_name,
-    train_fast,
-    train_naive,
-)
+from minilm.tokenizer.bpe import BPE, PATTERNS, SPECIAL_TOKENS, join, pre_tokens, train_fast, train_naive
 
 
 def merge_slowly(bpe, text):
@@ -81,11 +72,8 @@ def test_words_equal_a_plain_scanner():
 @pytest.mark.parametrize("pattern", [tokenizer.GPT2_PATTERN, *PATTERNS.values()])
 def test_a_pattern_leaves_nothing_between_its_words(pattern):
     rng = random.Random(11)
-    for text in [
-        "",
-        "12345 ab1'll\t\n \x00\x1c\x85\u2028!?",
-        *(random_text(rng, MIXED + "\x00\x1c\t\n \r", 60) for _ in range(300)),
-    ]:
+    texts = [random_text(rng, MIXED + "\x00\x1c\t\n \r", 60) for _ in range(300)]
+    for text in ["", "12345 ab1'll\t\n \x00\x1c\x85\u2028!?", *texts]:
         assert "".join(pre_tokens(text, pattern)) == text, "text between words is lost"
 
 
@@ -140,9 +128,7 @@ def test_to_join_takes_time_by_the_length_of_the_word():
     tokens = Moving([b"a", b"b"] * 500)
     join(tokens, b"a", b"b")
     assert tokens == [b"ab"] * 500, "joined in place"
-    told = (
-        f"{tokens.n_moved} tokens were moved in a word of 1,000: for each pair, all later ones? that is n^2"
-    )
+    told = f"{tokens.n_moved} tokens of 1,000 were moved: for each pair, all later ones? that is n^2"
     assert tokens.n_moved <= 2000, told
 
 
@@ -309,12 +295,16 @@ def test_a_tiny_corpus_gives_a_smaller_vocabulary():
 
 @pytest.mark.parametrize(("size", "specials"), [(255, ()), (261, SPECIAL_TOKENS), (-1, ())])
 def test_a_vocabulary_too_small_names_the_minimum(size, specials):
-    with pytest.raises(UserError, match=f"{size}.*{256 + len(specials)}"):
+    with pytest.raises(UserError, match=f"--vocab-size {size}: at least {256 + len(specials)} "):
         BPE.train(["text"], size, specials)
     assert BPE.train(["text"], 256 + len(specials), specials).merges == []
-    for bad in (["<s>", "<s>"], [""], ["<s>", "x"], "<s>"):
-        with pytest.raises(UserError, match="special token"):
-            BPE.train(["text"], 400, bad)
+
+
+@pytest.mark.parametrize("bad", [["<s>", "<s>"], [""], ["<s>", "x"], "<s>"], ids=str)
+def test_special_tokens_given_twice_or_of_one_byte_are_refused(bad):
+    with pytest.raises(UserError, match="special token .* is given twice, or has fewer than two bytes"):
+        BPE.train(["text"], 400, bad)
+    assert BPE({}, [], ("é",)).vocab == {0: "é".encode()}, "one letter of two bytes"
 
 
 # Encoding and decoding
@@ -366,22 +356,16 @@ def test_a_special_token_that_the_vocabulary_lacks_gets_the_next_id():
     plain = BPE.train(["abab"], 257)
     bpe = BPE(plain.vocab, plain.merges, ["<new>", "<newer>"])
     assert bpe.encode("ab<newer><new>") == [256, 258, 257] and bpe.vocab_size == 259
-    assert BPE(plain.vocab | {999: b"zz"}, plain.merges).vocab_size == 1000, "an embedding needs all rows"
+    assert BPE({7: b"x"}, [], ("<a>",)).special_id("<a>") == 8, "behind the last, where ids are missing"
     assert 257 not in plain.vocab, "the given vocabulary must not change"
 
 
 def test_the_constructor_refuses_what_cannot_encode(bpe):
-    for message, vocab, merges, pattern in (
-        (r"b'zzz'", bpe.vocab, [(b"z", b"zz")], None),
-        (
-            r"pattern 'gpt5': expected none \(GPT-2's\), or one of \['gpt2, digits apart', 'gpt4'",
-            bpe.vocab,
-            bpe.merges,
-            "gpt5",
-        ),
-    ):
-        with pytest.raises(UserError, match=message):
-            BPE(vocab, merges, pattern=pattern)
+    with pytest.raises(UserError, match="b'zzz'"):
+        BPE(bpe.vocab, [(b"z", b"zz")])
+    expected = r"expected none \(GPT-2's\), or one of \['gpt2, digits apart', 'gpt4'"
+    with pytest.raises(UserError, match=f"pattern 'gpt5': {expected}"):
+        BPE(bpe.vocab, bpe.merges, pattern="gpt5")
 
 
 def test_a_byte_without_an_id_is_left_out():
@@ -429,12 +413,6 @@ def test_a_stream_of_single_characters_keeps_contractions_whole(monkeypatch, bpe
     assert list(bpe.encode_iterable(text)) == bpe.encode(text), "hold back two: ' and l may be 'll"
 
 
-def test_a_stream_is_read_as_it_is_used(bpe):
-    lines = iter(["they say the theme\n"] * 10_000)
-    assert next(bpe.encode_iterable(lines)) == bpe.encode("they say")[0]
-    assert len(list(lines)) > 9000, "the whole input was read before the first id"
-
-
 def test_a_stream_is_cut_into_few_parts(monkeypatch, bpe):
     searched = []
     inner = tokenizer.pre_tokens
@@ -468,35 +446,27 @@ def test_a_stream_searches_a_long_pre_token_a_few_times_only(monkeypatch, bpe):
 # Files
 
 
-@pytest.mark.parametrize("pattern", [None, "gpt4"])
-def test_save_and_load_keep_the_ids(tmp_path, pattern):
-    trained = BPE.train([MIXED * 2, "caf\xe9 abcabc"], 330, SPECIAL_TOKENS, pattern)
-    trained.save(tmp_path / "t.json")
-    loaded = BPE.load(tmp_path / "t.json")
-    assert loaded.pattern == pattern, "the pattern was lost: the ids change silently"
+def test_save_and_load_keep_the_ids(tmp_path):
+    trained, file = BPE.train([MIXED * 2, "café abcabc"], 330, SPECIAL_TOKENS, "gpt4"), tmp_path / "t.json"
+    trained.save(file)
+    loaded = BPE.load(file)
+    assert loaded.pattern == "gpt4", "the pattern was lost: the ids change silently"
     assert (loaded.vocab, loaded.merges) == (trained.vocab, trained.merges)
-    for text in (MIXED, "abcabc, the [SEP] café  \n"):
-        assert loaded.encode(text) == trained.encode(text)
-    data = json.loads((tmp_path / "t.json").read_text("utf-8"))
+    assert loaded.encode(MIXED) == trained.encode(MIXED)
+    data = json.loads(file.read_text("utf-8"))
     del data["aliases"]
-    (tmp_path / "t.json").write_text(json.dumps(data))
-    assert BPE.load(tmp_path / "t.json").aliases == {}, "a file from before there were aliases"
-    (tmp_path / "t.json").write_text(json.dumps(data | dict(pattern="(a+)+b")))
-    with pytest.raises(
-        UserError, match=r"t.json.*pattern '\(a\+\)\+b': expected none"
-    ):  # it could search for ever
-        BPE.load(tmp_path / "t.json")
+    file.write_text(json.dumps(data))
+    assert BPE.load(file).aliases == {}, "a file from before there were aliases"
+    file.write_text(json.dumps(data | dict(pattern="(a+)+b")))  # it could search for ever
+    with pytest.raises(UserError, match=r"t.json.*pattern '\(a\+\)\+b': expected none"):
+        BPE.load(file)
 
 
-def test_the_file_is_readable_json_that_keeps_every_byte(tmp_path, bpe):
+def test_a_file_keeps_every_byte(tmp_path, bpe):
     tokens = [b"\xc3", b"\xa9", b"\xed\xa0\x80", b'\xff\x00"\\', "é\u2028".encode(), b"\\udcff", b"\\x41"]
     vocab = bpe.vocab | {1000 + i: token for i, token in enumerate(tokens)}
     BPE(vocab, bpe.merges).save(tmp_path / "t")
     assert BPE.load(tmp_path / "t").vocab == vocab
-    text = (tmp_path / "t").read_text("utf-8")
-    assert '"they"' in text or '" they"' in text, "tokens stand there as text"
-    assert "é\u2028" in text and "\\udcc3" in text, "UTF-8 as itself, a lone byte c3 as \\udcc3"
-    assert json.loads(text)["vocab"]["0"] == "[PAD]"
 
 
 def test_damaged_and_foreign_files_are_named(tmp_path, bpe):
@@ -539,7 +509,7 @@ def test_gpt2_files_give_the_same_tokenizer(tmp_path):
     trained = BPE(vocab, plain.merges, ["<|endoftext|>"])
     loaded = BPE.from_gpt2(*write_gpt2(trained, tmp_path))
     assert gpt2_name(b" \n") == "ĠĊ", "as in every published vocabulary"
-    assert all(token_name(token) == gpt2_name(token) for token in plain.vocab.values())
+    assert all(tokenizer.token_name(token) == gpt2_name(token) for token in plain.vocab.values())
     assert loaded.vocab == trained.vocab and loaded.merges == trained.merges
     assert loaded.encode(text + "<|endoftext|>") == trained.encode(text) + [450], "<|endoftext|> is special"
     vocab_json, specials = tmp_path / "vocab.json", ["<s>", "<a mask>", "<|endoftext|>"]
@@ -567,17 +537,6 @@ def test_an_id_of_another_type_is_named():
     for wrong in (True, 1.0, "1"):
         with pytest.raises(ValueError, match=f"the id of 'b' is {wrong!r}"):
             BPE.from_names({"a": 0, "b": wrong}, [])
-    made = BPE.from_names(
-        {"a": 0, "b": 1, "ab": 2, "<x>": 3}, ["#version: 0.2", "a b", ""], added_tokens=("<x>",)
-    )
+    names = {"a": 0, "b": 1, "ab": 2, "<x>": 3}
+    made = BPE.from_names(names, ["#version: 0.2", "a b", ""], added_tokens=("<x>",))
     assert made.encode("ab<x>a") == [2, 3, 0]
-
-
-def test_a_special_token_has_two_bytes_or_more_and_a_free_id():
-    assert BPE({}, [], ("é", "<a>")).vocab == {0: "é".encode(), 1: b"<a>"}
-    assert BPE({7: b"x"}, [], ("<a>",)).special_id("<a>") == 8
-    with pytest.raises(UserError, match="given twice, or has fewer than two bytes"):
-        BPE({}, [], ("e",))
-    assert BPE.train(["ab"], 257, ("<a>",)).vocab_size == 257
-    with pytest.raises(UserError, match="--vocab-size 256: at least 257"):
-        BPE.train(["ab"], 256, ("<a>",))
