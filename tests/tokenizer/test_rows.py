@@ -25,7 +25,8 @@ from minilm.tokenizer.rows import (
 )
 
 TOKENIZER = small.tokenizer()
-PAD, CLS, SEP, END = map(TOKENIZER.special_id, ("[PAD]", "[CLS]", "[SEP]", "<|endoftext|>"))
+END_NAME = "<|endoftext|>"
+PAD, CLS, SEP, END = map(TOKENIZER.special_id, ("[PAD]", "[CLS]", "[SEP]", END_NAME))
 ENCODER = ModelConfig(n_encoder_layer=1, n_segments=2, max_positions=30)
 DECODER = ModelConfig(n_decoder_layer=1, max_positions=30)
 BOTH = ModelConfig(n_encoder_layer=1, n_decoder_layer=1, max_positions=30)
@@ -50,20 +51,24 @@ def test_a_batch_is_padded_on_the_right():
     lists = [[5, 6, 7, 8], [-100], [8, 9], []]
     rows = RaggedRows(lists, pad_id=3, n_first=[2, 1, 2, 0])
     padded, real = rows.padded([2, 0, 1])
-    assert padded.tolist() == [[8, 9, 3, 3], [5, 6, 7, 8], [-100, 3, 3, 3]], (
-        "on the right, with pad_id, here 3"
-    )
+    assert padded.tolist() == [[8, 9, 3, 3], [5, 6, 7, 8], [-100, 3, 3, 3]], "on the right, by pad_id, here 3"
     assert real.sum(1).tolist() == [2, 4, 1] and real[:, 0].all()
     batch = rows.batch([2, 0, 1])
     assert {name: value.dtype for name, value in batch.items()} == dict.fromkeys(batch, torch.int64)
     assert (batch["input_ids"].numpy() == padded).all() and (batch["attention_mask"].numpy() == real).all()
     assert batch["token_type_ids"].tolist() == [[0] * 4, [0, 0, 1, 1], [0] * 4], "padding is of text A"
     assert "token_type_ids" not in RaggedRows(lists).batch([0]), "this model has no segments"
-    pairs = rows.batch([[1, 2], [2, 1], [1, 1]])
-    assert pairs["input_ids"].shape == (3, 2, 2), "(B, 2, T)"
-    assert pairs["input_ids"][1].tolist() == [[8, 9], [-100, 3]] and not pairs["token_type_ids"].any()
     assert rows.padded([3])[0].shape == (1, 0)
     assert RaggedRows([[5], []]).padded([0, 1])[0].tolist() == [[5], [0]], "padding reads behind the last id"
+
+
+def test_two_rows_a_text_have_their_segments_each():
+    rows = RaggedRows([[1, 2, 3, 4, 5], [6, 7], [8, 9, 1]], n_first=[2, 1, 3])
+    batch = rows.batch([[0, 1], [2, 0], [1, 1]])
+    assert batch["input_ids"].shape == (3, 2, 5), "(B, 2, T)"
+    assert batch["input_ids"][0].tolist() == [[1, 2, 3, 4, 5], [6, 7, 0, 0, 0]]
+    segments = [[[0, 0, 1, 1, 1], [0, 1, 0, 0, 0]], [[0] * 5, [0, 0, 1, 1, 1]]]
+    assert batch["token_type_ids"][:2].tolist() == segments
 
 
 def test_rows_of_similar_length_stand_together():
@@ -91,33 +96,32 @@ def test_a_prompt_is_a_text_that_has_begun():
     assert prompt_ids(TOKENIZER, BOTH, A) == [CLS, *ids(" " + A), SEP], "the encoder reads a whole text"
 
 
+def vocabulary(special_tokens: tuple, aliases: dict) -> BPE:
+    """The small vocabulary with other special tokens."""
+    return BPE(TOKENIZER.vocab, TOKENIZER.merges, special_tokens, aliases=aliases)
+
+
 def test_a_vocabulary_may_have_a_token_to_begin_a_text_with():
-    plain = small.tokenizer()
-    aliases = {"[CLS]": "<begin>", "[PAD]": "<end>", "<|endoftext|>": "<end>"}
-    other = BPE(plain.vocab, plain.merges, ("<begin>", "<end>"), aliases=aliases)
+    other = vocabulary(("<begin>", "<end>"), {"[CLS]": "<begin>", "[PAD]": "<end>", END_NAME: "<end>"})
     begin, end = map(other.special_id, ("<begin>", "<end>"))
     assert framed(other, DECODER, [7, 8]) == ([begin, 7, 8, end], 4)
     assert prompt_ids(other, DECODER, A)[0] == begin
-    both = (*plain.special_tokens, "<begin>")
-    own = BPE(plain.vocab, plain.merges, both, aliases={"[EOS]": "<begin>"})
-    assert framed(own, DECODER, [7])[0][0] == own.special_id("<|endoftext|>"), (
-        "one for both, where it is there"
-    )
-    alone = BPE(plain.vocab, plain.merges, ("<end>",), aliases={"<|endoftext|>": "<end>"})
-    assert framed(alone, DECODER, [7])[0] == [alone.special_id("<end>"), 7, alone.special_id("<end>")]
-    chat = BPE(plain.vocab, plain.merges, ("<|endoftext|>", "<begin>"), aliases={"[CLS]": "<begin>"})
-    assert framed(chat, DECODER, [7])[0][0] == chat.special_id("<|endoftext|>"), "not the first of a turn"
+    for tokenizer in (
+        vocabulary((*TOKENIZER.special_tokens, "<begin>"), {"[EOS]": "<begin>"}),
+        vocabulary(("<end>",), {END_NAME: "<end>"}),
+        vocabulary((END_NAME, "<begin>"), {"[CLS]": "<begin>"}),  # which begins a turn of a conversation
+    ):
+        told = "one token for both, where it is there"
+        assert framed(tokenizer, DECODER, [7])[0][0] == tokenizer.special_id(END_NAME), told
 
 
 def test_where_a_model_talks_in_turns_a_text_ends_as_a_turn():
-    plain = small.tokenizer()
-    specials = (*plain.special_tokens, "<|im_start|>", "<|im_end|>")
-    talker = BPE(plain.vocab, plain.merges, specials, aliases={"[EOS]": "<|im_end|>"})
-    begin, start, end = map(talker.special_id, ("<|endoftext|>", "<|im_start|>", "<|im_end|>"))
-    assert (text_end(plain), text_end(talker)) == (plain.special_id("<|endoftext|>"), end)
-    assert framed(talker, DECODER, [7, 8])[0] == [begin, 7, 8, end]
-    assert framed(talker, DECODER, [7, 8])[1] == 4, "all tokens of a single text come before a text B"
-    ids, encode = chat_ids(talker, [("user", "Ana"), ("assistant", "<|im_end|>")]), plain.encode
+    talker = vocabulary((*TOKENIZER.special_tokens, "<|im_start|>", "<|im_end|>"), {"[EOS]": "<|im_end|>"})
+    start, end = map(talker.special_id, ("<|im_start|>", "<|im_end|>"))
+    assert (text_end(TOKENIZER), text_end(talker)) == (END, end)
+    told = "all tokens of a single text come before a text B"
+    assert framed(talker, DECODER, [7, 8]) == ([END, 7, 8, end], 4), told
+    ids, encode = chat_ids(talker, [("user", "Ana"), ("assistant", "<|im_end|>")]), TOKENIZER.encode
     assert ids[: len(encode("user\nAna")) + 2] == [start, *encode("user\nAna"), end]
     assert ids[-len(encode("assistant\n")) - 1 :] == [start, *encode("assistant\n")]
     assert (ids.count(start), ids.count(end)) == (3, 2), "what is typed cannot end a turn"
@@ -210,9 +214,7 @@ def test_a_word_is_read_at_its_first_token(config):
         assert len(found) == len(words)
         for word, start, end in zip(words, found, [*found[1:], len(row) - 1], strict=True):
             read = TOKENIZER.decode(row[start:end]).strip()
-            assert read == word, (
-                f"from its column on, {word!r} reads {read!r}: its first token is in column 1 + n"
-            )
+            assert read == word, f"from its column on, {word!r} reads {read!r}: is it one column off?"
 
 
 def test_words_beyond_the_cut_have_no_column():
@@ -235,13 +237,3 @@ def test_a_word_of_which_nothing_is_left_is_unknown():
     empty = Empty(TOKENIZER.vocab, TOKENIZER.merges, TOKENIZER.special_tokens)
     unknown = TOKENIZER.special_id("[UNK]")
     assert module.word_ids(empty, ENCODER, ["", "x"]) == [[unknown], [unknown]]
-
-
-def test_two_rows_a_text_have_their_segments_each():
-    rows = RaggedRows([[1, 2, 3, 4, 5], [6, 7], [8, 9, 1]], n_first=[2, 1, 3])
-    batch = rows.batch([[0, 1], [2, 0]])
-    assert batch["token_type_ids"].tolist() == [
-        [[0, 0, 1, 1, 1], [0, 1, 0, 0, 0]],
-        [[0] * 5, [0, 0, 1, 1, 1]],
-    ]
-    assert batch["input_ids"].shape == (2, 2, 5)
