@@ -15,7 +15,6 @@ from minilm.model.config import PRESETS, ModelConfig
 from minilm.model.transformer import build, build_for_weights
 from minilm.plumbing.errors import UserError
 
-TINY = [name for name in PRESETS if name.endswith("tiny")]
 BASE = config("encoder-decoder", pooler=True, norm="post", init_std=0.3, final_norm=False)
 # what of the model must change -> field -> another value of it
 CHANGED = {
@@ -61,9 +60,8 @@ def test_every_field_of_the_config_changes_the_model(field):
     assert getattr(base, field) != value
     before, after = aspects(base), aspects(dataclasses.replace(base, **{field: value}))
     assert differs(before[what], after[what]), f"no line of the model reads {field!r}"
-    for other in ("shapes", "outputs"):
-        if what == "outputs in training":
-            assert not differs(before[other], after[other]), f"{field!r} must act in training only"
+    if what == "outputs in training":
+        assert not differs(before["outputs"], after["outputs"]), f"{field!r} must act in training only"
 
 
 @pytest.mark.parametrize("kind", ["layer", "rms"])
@@ -119,12 +117,6 @@ def test_which_layers_of_a_block_have_a_bias(biases, expected):
     assert found == {*expected}, "q, k, v, out, up, down, gate"
 
 
-@pytest.mark.parametrize("name", TINY)
-def test_tiny_presets_run(name):
-    m, given = build(PRESETS[name]), inputs(PRESETS[name].kind)
-    assert m(**given).isfinite().all()
-
-
 @pytest.mark.parametrize("kind", ["decoder", "encoder-decoder"])
 def test_residual_outputs_are_divided_by_the_root_of_the_additions(kind):
     m = build(config(kind, norm="pre", n_decoder_layer=3))
@@ -177,14 +169,6 @@ def test_first_weights_have_their_deviation(norm, init_std, expected):
         assert abs(p.mean().item()) < 5 * std / math.sqrt(p.numel()), f"{name}: mean {p.mean():.4f}, not 0"
 
 
-def test_the_seed_decides_the_first_weights():
-    states = []
-    for seed in (3, 3, 4):
-        torch.manual_seed(seed)
-        states.append(build(config("decoder")).tokens.weight)
-    assert torch.equal(states[0], states[1]) and not torch.equal(states[0], states[2])
-
-
 def test_a_model_that_gets_its_numbers_from_a_file_draws_none():
     small = config("encoder-decoder", positions="sinusoidal", n_segments=2)
     given = build(small).state_dict()
@@ -192,14 +176,11 @@ def test_a_model_that_gets_its_numbers_from_a_file_draws_none():
     empty = build_for_weights(small, given, "x")
     assert torch.equal(state, torch.get_rng_state()), "do not draw weights that are replaced at once"
     empty.load_state_dict(given)
-    torch.manual_seed(3)
-    model = build(small)
-    model.load_state_dict(given)
-    asked = inputs("encoder-decoder")
-    assert torch.equal(empty.eval()(**asked), model.eval()(**asked)), (
-        "what no file has is computed all the same"
-    )
-    assert not torch.equal(state, torch.get_rng_state()), "others draw"
+    drawn, asked = build(small), inputs("encoder-decoder")
+    assert not torch.equal(drawn.tokens.weight, empty.tokens.weight), "others draw"
+    drawn.load_state_dict(given)
+    told = "what no file has is computed all the same"
+    assert torch.equal(empty.eval()(**asked), drawn.eval()(**asked)), told
 
 
 @pytest.mark.parametrize(
