@@ -16,13 +16,13 @@ STYLES = [
 ]
 
 
-def draft_of(model, n_new: int, pad_id: int = 0) -> Draft:
+def draft_of(model, n_new: int) -> Draft:
     """A draft of PROMPTS; that of an encoder-decoder keeps what its encoder read as `source`."""
     if model.encoder is None:
-        return Draft(model, PROMPTS, n_new, pad_id)
+        return Draft(model, PROMPTS, n_new)
     encoder_ids, mask = torch.randint(V, (len(PROMPTS), 7)), torch.ones(len(PROMPTS), 7, dtype=torch.bool)
     mask[0, 4:] = False
-    draft = Draft(model, PROMPTS, n_new, pad_id, model.encode(encoder_ids, mask)[-1], mask)
+    draft = Draft(model, PROMPTS, n_new, 0, model.encode(encoder_ids, mask)[-1], mask)
     draft.source = encoder_ids, mask
     return draft
 
@@ -66,19 +66,20 @@ def test_cached_logits_are_those_of_each_text_alone_at_every_step(kind, style):
         draft.append(token)
 
 
+@pytest.mark.parametrize(
+    ("prompts", "expected"), [(PROMPTS, [5, 1, 1, 1, 8]), ([[3] * 8], [8, 6, 1, 1, 6])], ids=["short", "long"]
+)
 @torch.no_grad()
-def test_a_step_reads_one_token():
+def test_a_step_reads_one_token(prompts, expected):
     model, widths = writer(max_positions=8), []
     decode = model.decode
     model.decode = lambda ids, *rest: widths.append(ids.shape[1]) or decode(ids, *rest)
-    draft = draft_of(model, 5)
+    draft = Draft(model, prompts, 5)
     for _ in range(5):
         draft.next_logits()
-        draft.append(torch.zeros(3, dtype=torch.long))
-    told = (
-        "the prompt once, then the newest token; at nine tokens the first row is cut, and all are read anew"
-    )
-    assert widths == [5, 1, 1, 1, 8], told
+        draft.append(torch.full((len(prompts),), 2))
+    told = "the prompt once, then the newest token; where a text is cut, at nine tokens, all are read anew"
+    assert widths == expected, told
 
 
 def test_a_draft_takes_no_more_than_it_needs():
@@ -93,18 +94,6 @@ def test_a_draft_takes_no_more_than_it_needs():
         assert {past.max_length for _, past in draft_of(writer(kind), 2).caches} == {n_read}
 
 
-@torch.no_grad()
-def test_after_a_text_was_cut_a_step_reads_one_token_again():
-    model, widths = writer(max_positions=8), []
-    decode = model.decode
-    model.decode = lambda ids, *rest: widths.append(ids.shape[1]) or decode(ids, *rest)
-    draft = Draft(model, [[3] * 8], 4)
-    for _ in range(5):
-        draft.next_logits()
-        draft.append(torch.tensor([2])) if len(widths) < 5 else None
-    assert widths == [8, 6, 1, 1, 6], "eight, six of nine, one and one, six of nine"
-
-
 def test_a_model_without_numbers_is_told_at_its_first_step():
     model = writer()
     torch.nn.init.constant_(model.tokens.weight, float("nan"))
@@ -112,8 +101,11 @@ def test_a_model_without_numbers_is_told_at_its_first_step():
         draft_of(model, 2).next_logits()
 
 
-def test_a_draft_is_filled_up_with_0():
+def test_a_draft_has_room_that_is_filled_up():
     assert Draft(writer(), [[3], [4, 5]], 2).ids.tolist() == [[0, 3, 0, 0], [4, 5, 0, 0]], "filled up with 0"
+    draft = Draft(writer(), [[3], [4, 5]], 2, pad_id=7)
+    draft.append(torch.tensor([1, 2]))
+    assert draft.ids.tolist() == [[7, 3, 1, 7], [4, 5, 2, 7]] and draft.length == 3
 
 
 @torch.no_grad()
@@ -121,14 +113,6 @@ def test_of_one_position_the_newest_token_stays():
     draft = Draft(writer(max_positions=1), [[3]], 1)
     draft.append(torch.tensor([7]))
     assert torch.allclose(draft.next_logits()[0], draft.model(torch.tensor([[7]]))[0, -1], atol=1e-5)
-
-
-@torch.no_grad()
-def test_append_records_tokens():
-    draft = draft_of(writer(), 2, pad_id=7)
-    assert draft.ids[1].tolist() == [7, 7, 7, 9, 2, 7, 7] and draft.length == 5
-    draft.append(torch.tensor([1, 2, 3]))
-    assert draft.length == 6 and draft.ids[:, 5].tolist() == [1, 2, 3]
 
 
 @pytest.mark.parametrize("kind", KINDS)
