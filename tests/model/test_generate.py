@@ -8,16 +8,10 @@ import torch
 from unequal import PROMPTS, writer
 
 from minilm.model import generate as module
+from minilm.model import sampling
 from minilm.model.draft import pad
-from minilm.model.generate import check_settings, evaluation_mode, generate, listed, sample
-from minilm.model.sampling import (
-    PLAIN,
-    SamplingRule,
-    draw,
-    next_token_distributions,
-    token_log_probabilities,
-    uniform_numbers,
-)  # fmt: skip
+from minilm.model.generate import evaluation_mode, generate, listed, sample
+from minilm.model.sampling import PLAIN, SamplingRule, draw, uniform_numbers
 from minilm.plumbing.errors import UserError
 
 V = 11
@@ -55,9 +49,8 @@ def test_texts_are_those_of_the_plain_loop(rule):
     model = writer()
     got = sample(model, PROMPTS, 9, rule, seed=[5, 6, 7])
     have = [ids[mask].tolist() for ids, mask in zip(got.ids, got.mask, strict=True)]
-    for row, (text, want) in enumerate(
-        zip(have, slow_texts(model, PROMPTS, 9, rule, (5, 6, 7)), strict=True)
-    ):
+    wanted = slow_texts(model, PROMPTS, 9, rule, (5, 6, 7))
+    for row, (text, want) in enumerate(zip(have, wanted, strict=True)):
         assert text != want[:-1], f"row {row}: its last token, or its end token, is left out"
         assert text != want[: len(text)] or text == want, f"row {row} stops before its own end"
         assert text[: len(want)] != want or text == want, f"row {row} goes on after its own end"
@@ -77,17 +70,17 @@ def test_a_batch_of_unequal_prompts_is_its_prompts_one_by_one(kind, settings):
 @pytest.mark.parametrize("rule", RULES)
 @every_kind
 def test_each_token_is_drawn_from_the_distribution_that_scores_it(kind, rule):
-    model = writer(kind)
+    layers = dict(n_encoder_layer=3) if kind == "encoder-decoder" else {}  # its last states are read
+    model = writer(kind, **layers)
     got = sample(model, PROMPTS, 9, rule, seed=3, **start(kind))
     assert isinstance(got, module.Sample)
     source = pad(PROMPTS, 0, "right") if kind == "encoder-decoder" else (None, None)
     scorer = model, got.ids, got.mask, *source, rule, got.n_prompt
     new, real, uniform = got.ids[:, got.n_prompt :], got.mask[:, got.n_prompt :], uniform_numbers(3, 3, 9)
-    drawn = [draw(p, uniform[:, t]) for t, p in enumerate(next_token_distributions(*scorer).unbind(1))]
-    assert torch.equal(torch.stack(drawn, 1)[real], new[real]), (
-        "sampling and scoring must use one distribution"
-    )
-    scores = token_log_probabilities(*scorer)
+    distributions = sampling.next_token_distributions(*scorer).unbind(1)
+    drawn = [draw(p, uniform[:, t]) for t, p in enumerate(distributions)]
+    assert torch.equal(torch.stack(drawn, 1)[real], new[real]), "sampling and scoring: one distribution"
+    scores = sampling.token_log_probabilities(*scorer)
     assert (scores[real] <= 0).all() and (scores[~real] == 0).all(), "tokens after the end must count as 0"
     scores.sum().backward()  # a sample can take part in a loss
     assert model.tokens.weight.grad.abs().sum() > 0
@@ -145,9 +138,7 @@ def test_a_text_stops_at_the_end_token_and_the_rest_goes_on():
     ids = generate(model, batch, 30, seed=2, eos_id=end, pad_id=7)
     for row in ids[:, 5:].tolist():
         assert set(row[row.index(end) + 1 :] if end in row else []) <= {7}, "after the end comes pad_id"
-    assert generate(model, batch, 9, seed=2, eos_id=end)[0, -1] == end, (
-        "without pad_id, fill with the end token"
-    )
+    assert generate(model, batch, 9, seed=2, eos_id=end)[0, -1] == end, "pad_id none: fill with the end"
 
 
 def test_what_is_done_where_nothing_is_said():
@@ -256,35 +247,37 @@ def test_prompts_that_the_model_cannot_read_are_refused(prompt, found):
             generate(writer(), empty)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        dict(max_new_tokens=-1), dict(temperature=-1.0), dict(top_k=0), dict(top_p=0.0), dict(top_p=1.5),
-        dict(n_beam=0), dict(n_beam=2, top_k=3), dict(n_beam=2, top_p=0.5), dict(n_beam=2, temperature=0.5),
-        dict(length_penalty=-1.0), dict(overflow="slidd"), dict(pad_id=V), dict(eos_id=V), dict(seed=-1),
-        dict(forbidden_ids=[V]), dict(forbidden_ids=range(V)), dict(seed=[1, 2]),
-    ],
-)  # fmt: skip
-def test_bad_settings_are_refused(options):
-    with pytest.raises(UserError):
+BAD_SETTINGS = [
+    (dict(max_new_tokens=-1), "max-new-tokens -1: must be 0 or more"),
+    (dict(temperature=-1.0), "temperature -1.0"),
+    (dict(top_k=0), "top-k 0"),
+    (dict(top_p=1.5), "top-p 1.5"),
+    (dict(n_beam=0), "n-beam 0: must be 1"),
+    (dict(n_beam=2, top_k=3), "n-beam 2 does not sample: leave out temperature"),
+    (dict(n_beam=2, top_p=0.5), "n-beam 2 does not sample: leave out temperature"),
+    (dict(n_beam=2, temperature=0.5), "n-beam 2 does not sample: leave out temperature"),
+    (dict(length_penalty=-1.0), "length penalty -1.0: must be 0"),
+    (dict(overflow="slidd"), "overflow slidd: must be slide or stop"),
+    (dict(pad_id=V), r"pad_id, ends or forbidden_ids \[11\]: the vocabulary has the ids 0 to 10"),
+    (dict(forbidden_ids=[-1, 3], eos_id=V, pad_id=0), r"\[-1, 11\]: the vocabulary has the ids 0 to 10"),
+    (dict(forbidden_ids=range(V), eos_id=4), "no token of the vocabulary is left"),
+    (dict(seed=-1), "seed -1"),
+    (dict(seed=[1, 2]), "2 seeds for 1 prompts"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), BAD_SETTINGS)
+def test_bad_settings_are_refused(options, message):
+    with pytest.raises(UserError, match=message):
         generate(writer(), [1, 2], **options)
 
 
-def test_check_settings_names_the_way_out():
-    def message(model=None, n_new=4, rule=PLAIN, n_beam=1, length_penalty=0.6, pad_id=0, overflow="slide"):
-        with pytest.raises(UserError) as error:
-            check_settings(model or writer(), n_new, rule, n_beam, length_penalty, pad_id, overflow)
-        return str(error.value)
-
-    assert "(embeddings: extract.py)" in message(writer("encoder")), "say what an encoder can do instead"
-    assert "must be slide or stop" in message(overflow="slidd")
-    assert "does not sample: leave out" in message(n_beam=2, rule=SamplingRule(top_k=3))
-    assert "[-1, 11]: the vocabulary has the ids 0 to 10" in message(rule=SamplingRule((-1, 3), eos_id=V))
-    assert "[None, 11]: the" in message(rule=SamplingRule(other_ends=(3, V))), (
-        "ends without the one they become"
-    )
-    assert "no token of the vocabulary is left" in message(rule=SamplingRule((*range(V),), eos_id=4))
-    check_settings(writer(), 4, SamplingRule(temperature=0.0), 2, 0.0, 0, "stop")
+def test_an_encoder_and_ends_that_become_none_are_refused():
+    with pytest.raises(UserError, match=r"\(embeddings: extract.py\)"):  # what an encoder can do instead
+        generate(writer("encoder"), [1, 2])
+    with pytest.raises(UserError, match=r"\[None, 11\]: the"):
+        sample(writer(), [1, 2], rule=SamplingRule(other_ends=(3, V)))
+    module.check_settings(writer(), 4, SamplingRule(temperature=0.0), 2, 0.0, 0, "stop")
 
 
 def test_where_only_the_end_may_come_it_comes():
@@ -310,11 +303,3 @@ def test_each_token_is_shown_as_soon_as_it_is_drawn():
     with pytest.raises(KeyboardInterrupt):
         sample(model, [[1, 2, 3]], 5, watch=stop)
     assert model.training, "Ctrl-C in the middle of a text leaves the model as it was"
-
-
-def test_what_is_written_follows_from_the_last_of_the_encoders_layers():
-    model, read = writer("encoder-decoder", n_encoder_layer=3), [3, 1, 4, 1, 5]
-    (text,) = generate(model, [read], 5, temperature=0, decoder_start_id=2)
-    for n in range(1, len(text)):
-        logits = model(torch.tensor([read]), decoder_input_ids=torch.tensor([text[:n]]))
-        assert int(logits[0, -1].argmax()) == text[n]
