@@ -116,15 +116,6 @@ def test_limits_hold_for_each_row():
     assert ids[0, 2:].eq(0).all() and ids[2].eq(0).all()
 
 
-def beam_in_the_middle() -> Beam:
-    """One prompt, an unfinished text and a greedy one that has ended, of two tokens each."""
-    draft = SimpleNamespace(length=1, ids=torch.arange(10).view(2, 5))
-    beam = Beam(draft, PLAIN, torch.tensor([4]), 1, 0.0, 0)
-    beam.total, beam.length = torch.tensor([[-1.0, -2.0]]), torch.tensor([[2, 2]])
-    beam.ended = torch.tensor([[False, True]])
-    return beam
-
-
 def test_a_new_beam_counts_the_prompt_once():
     beam = Beam(Draft(model_of(), [[1, 2], [3]], 4), PLAIN, torch.tensor([4, 0]), 3, 0.6, 0)
     never, told = -math.inf, "equal copies, equal texts; nothing is written yet, and log 1 is 0"
@@ -168,29 +159,25 @@ def test_advance_keeps_the_best_continuations(what):
     assert beam.length.tolist() == [length] and beam.ended.tolist() == [ended], what
 
 
-def test_remember_keeps_the_best_ended_text():
-    beam = beam_in_the_middle()
-    beam.remember(torch.tensor([[-1.0, -2.0]]))
-    assert beam.best_score.tolist() == [-2.0], "an unfinished text is not a result yet"
-    assert beam.best_ids[0].tolist() == [6, 7, 8, 9] and beam.best_length.tolist() == [2]
-    beam.ended = torch.tensor([[True, True]])
-    beam.remember(torch.tensor([[-3.0, -4.0]]))
-    assert beam.best_score.tolist() == [-2.0], "a worse text must not replace it"
-
-
-def test_each_prompt_remembers_the_first_best_of_its_own_texts():
+def test_each_prompt_remembers_the_first_best_of_its_own_ended_texts():
     beam = Beam(Draft(model_of(), [[1], [2]], 2), PLAIN, torch.tensor([2, 2]), 3, 0.0, 0)
     beam.draft = SimpleNamespace(length=1, ids=torch.arange(24).view(8, 3))
     beam.ended, beam.length = torch.ones(2, 4, dtype=torch.bool), torch.tensor([[2, 1, 2, 2], [2, 2, 1, 2]])
-    beam.remember(torch.tensor([[-2.0, -1.0, -3.0, -4.0], [-5.0, -6.0, -1.5, -7.0]]))
-    assert beam.best_ids.tolist() == [[4, 5], [19, 20]], "row 1 of the first prompt, row 2 of the second"
+    beam.ended[0, 0] = False
+    beam.remember(torch.tensor([[-0.5, -1.0, -3.0, -4.0], [-5.0, -6.0, -1.5, -7.0]]))
+    told = "row 1 of the first prompt, as an unfinished text is not a result yet; row 2 of the second"
+    assert beam.best_ids.tolist() == [[4, 5], [19, 20]], told
     assert beam.best_length.tolist() == [1, 1] and beam.best_score.tolist() == [-1.0, -1.5]
-    beam.remember(torch.tensor([[-1.0, -2.0, -3.0, -4.0], [-5.0, -1.5, -2.5, -7.0]]))
-    assert beam.best_ids.tolist() == [[4, 5], [19, 20]], "a tie must not replace the first"
+    beam.ended[0, 0] = True
+    beam.remember(torch.tensor([[-1.0, -2.0, -3.0, -4.0], [-5.0, -1.6, -2.5, -7.0]]))
+    assert beam.best_ids.tolist() == [[4, 5], [19, 20]], "a tie or a worse text must not replace the first"
+    assert beam.best_score.tolist() == [-1.0, -1.5]
 
 
 def test_a_search_is_settled_when_no_text_can_win_any_more():
-    beam = beam_in_the_middle()
+    beam = Beam(Draft(model_of(), [[1]], 4), PLAIN, torch.tensor([4]), 1, 0.0, 0)
+    beam.total, beam.length = torch.tensor([[-1.0, -2.0]]), torch.tensor([[2, 2]])
+    beam.ended = torch.tensor([[False, True]])  # the greedy text has ended
     assert not beam.is_settled(), "nothing has been remembered"
     beam.best_score = torch.tensor([-0.8])
     assert beam.is_settled(), "more tokens never make -1.0 likelier"

@@ -57,14 +57,18 @@ def test_texts_are_those_of_the_plain_loop(rule):
         assert text == want, f"row {row}: {text}, not {want}, as the plain loop writes it"
 
 
+@pytest.mark.parametrize("slides", [False, True], ids=["texts fit", "texts slide"])
 @pytest.mark.parametrize("settings", SETTINGS)
 @every_kind
-def test_a_batch_of_unequal_prompts_is_its_prompts_one_by_one(kind, settings):
-    model, options = writer(kind), settings | start(kind)
-    together = generate(model, PROMPTS, 9, seed=[5, 6, 7], **options)
-    alone = [generate(model, p, 9, seed=s, **options) for p, s in zip(PROMPTS, (5, 6, 7), strict=True)]
+def test_a_batch_of_unequal_prompts_is_its_prompts_one_by_one(kind, settings, slides):
+    """Also where texts outgrow the positions, and go on with their newest part."""
+    model, n_new = (writer(kind, max_positions=8), 20) if slides else (writer(kind), 9)
+    options = settings | start(kind) | (dict(eos_id=None) if slides else {})
+    together = generate(model, PROMPTS, n_new, seed=[5, 6, 7], **options)
+    alone = [generate(model, p, n_new, seed=s, **options) for p, s in zip(PROMPTS, (5, 6, 7), strict=True)]
     assert all(isinstance(text, list) for text in (*together, *alone)), "for lists of ids it gives lists"
     assert together == alone, "padding or a neighbour changes a text"
+    assert not slides or all(len(text) > 20 for text in together), "the end of the positions ends no text"
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -183,22 +187,11 @@ def test_overflow_stops_at_the_last_position(n_beam):
     assert free == texts[0], "before the end of the positions both do the same"
 
 
-@every_kind
-@pytest.mark.parametrize("settings", SETTINGS)
-def test_overflow_slides_on_and_each_row_as_if_alone(kind, settings):
-    model, options = writer(kind, max_positions=8), settings | start(kind) | dict(eos_id=None)
-    texts = generate(model, PROMPTS, 20, seed=[5, 6, 7], **options)
-    alone = [generate(model, p, 20, seed=s, **options) for p, s in zip(PROMPTS, (5, 6, 7), strict=True)]
-    assert texts == alone and all(len(text) >= 21 for text in texts)
-
-
 def test_the_model_is_left_as_it_was():
     model = writer(dropout=0.5, attention_dropout=0.5).train()
-    model.decoder.blocks[0].eval()
-    modes, state = [m.training for m in model.modules()], torch.get_rng_state()
+    state = torch.get_rng_state()
     texts = generate(model, PROMPTS, 6)
     assert texts == generate(model, PROMPTS, 6), "dropout must be off"
-    assert [m.training for m in model.modules()] == modes, "each module gets its mode back"
     assert torch.equal(torch.get_rng_state(), state), "torch's random numbers belong to the training run"
     assert all(p.grad is None for p in model.parameters())
 

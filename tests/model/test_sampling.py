@@ -40,19 +40,15 @@ def nucleus_mistakes(rows: list[list[float]], p: float) -> dict[str, list[list[i
         kept = sorted(slow_nucleus(row, p), key=lambda i: -row[i])
         return kept[:-1] if sum(math.exp(row[i]) for i in kept) > p * sum(map(math.exp, row)) else kept
 
-    share = lambda row, i: math.exp(row[i]) / sum(map(math.exp, row))
+    at_least = lambda row, p: [i for i in range(V) if math.exp(row[i]) / sum(map(math.exp, row)) >= p]
     wrong = {
         "the token that crosses p is left out": without_the_last,
         "the token that crosses p is left out, unless it is the likeliest": lambda row: (
             without_the_last(row) or [max(range(V), key=row.__getitem__)]
         ),
         "the tokens are sorted from unlikely to likely": lambda row: slow_nucleus(row, p, best=1),
-        "a token is kept if its own probability is p or more": lambda row: [
-            i for i in range(V) if share(row, i) >= p
-        ],
-        "a token is kept if its own probability is 1 - p or more": lambda row: [
-            i for i in range(V) if share(row, i) >= 1 - p
-        ],
+        "a token is kept if its own probability is p or more": lambda row: at_least(row, p),
+        "a token is kept if its own probability is 1 - p or more": lambda row: at_least(row, 1 - p),
         "all tokens are kept": lambda row: range(V),
         "the unlikely tokens are kept, not the nucleus": lambda row: {*range(V)} - slow_nucleus(row, p),
         "p is the share that is left out, not the share that is kept": lambda row: slow_nucleus(row, 1 - p),
@@ -103,9 +99,8 @@ def test_temperature_divides_the_logits(temperature):
         "probabilities are returned, not their logarithms": of(logits / temperature).exp(),
         "the softmax is over the rows, not over the tokens": (logits.double() / temperature).log_softmax(0),
     }
-    assert_right(
-        got, of(logits / temperature), mistakes, axes=("row", "token"), what=f"temperature {temperature}"
-    )
+    what = f"temperature {temperature}"
+    assert_right(got, of(logits / temperature), mistakes, axes=("row", "token"), what=what)
     got = sampling.PLAIN.log_probabilities(logits)
     assert_right(got, of(logits), {"logits are returned": logits}, what="PLAIN changes no probability")
 

@@ -263,12 +263,10 @@ def test_train_counts_texts_of_every_kind():
     rng = random.Random(2)
     for round_ in range(12):
         texts = [random_text(rng, "ab c'é\n" if round_ % 2 else MIXED, rng.randrange(60)) for _ in range(7)]
-        size = 256 + len(SPECIAL_TOKENS) + 40
-        fast = BPE.train(iter(texts), size, SPECIAL_TOKENS)
-        naive = BPE.train(texts, size, SPECIAL_TOKENS, learn=train_naive)
-        assert fast.merges == naive.merges and fast.vocab == naive.vocab
+        learn = train_naive if round_ < 6 else train_fast
+        found = BPE.train(iter(texts), 256 + len(SPECIAL_TOKENS) + 40, SPECIAL_TOKENS, learn=learn)
         words = Counter(piece.encode() for text in texts for piece in scan(text))
-        assert fast.merges == train_naive(words, 40), "each word counts as often as it occurs, in any text"
+        assert found.merges == train_naive(words, 40), "each word counts as often as it occurs, in any text"
 
 
 def test_ids_are_specials_then_bytes_then_merges():

@@ -12,17 +12,7 @@ from minilm.model.config import ModelConfig
 from minilm.plumbing.errors import UserError
 from minilm.tokenizer import rows as module
 from minilm.tokenizer.bpe import BPE
-from minilm.tokenizer.rows import (
-    RaggedRows,
-    chat_ids,
-    decoder_begin,
-    framed,
-    prompt_ids,
-    rows_of,
-    text_end,
-    text_ids,
-    text_rows,
-)
+from minilm.tokenizer.rows import RaggedRows, chat_ids, framed, prompt_ids, text_ids, text_rows
 
 TOKENIZER = small.tokenizer()
 END_NAME = "<|endoftext|>"
@@ -118,7 +108,7 @@ def test_a_vocabulary_may_have_a_token_to_begin_a_text_with():
 def test_where_a_model_talks_in_turns_a_text_ends_as_a_turn():
     talker = vocabulary((*TOKENIZER.special_tokens, "<|im_start|>", "<|im_end|>"), {"[EOS]": "<|im_end|>"})
     start, end = map(talker.special_id, ("<|im_start|>", "<|im_end|>"))
-    assert (text_end(TOKENIZER), text_end(talker)) == (END, end)
+    assert (module.text_end(TOKENIZER), module.text_end(talker)) == (END, end)
     told = "all tokens of a single text come before a text B"
     assert framed(talker, DECODER, [7, 8]) == ([END, 7, 8, end], 4), told
     ids, encode = chat_ids(talker, [("user", "Ana"), ("assistant", "<|im_end|>")]), TOKENIZER.encode
@@ -128,9 +118,9 @@ def test_where_a_model_talks_in_turns_a_text_ends_as_a_turn():
 
 
 def test_a_decoder_begins_with_cls_and_that_of_a_published_bart_with_its_start_before_it():
-    assert decoder_begin(TOKENIZER) == [CLS]
+    assert module.decoder_begin(TOKENIZER) == [CLS]
     bart = SimpleNamespace(aliases={"[START]": "</s>"}, special_id={"[START]": 2, "[CLS]": 0}.get)
-    assert decoder_begin(bart) == [2, 0], "BART's labels are shifted by </s>: </s> <s> text"
+    assert module.decoder_begin(bart) == [2, 0], "BART's labels are shifted by </s>: </s> <s> text"
 
 
 @pytest.mark.parametrize("config", [ENCODER, DECODER, BOTH])
@@ -165,10 +155,11 @@ def test_published_vocabularies_with_s_have_two_separators_between_texts():
 
 def test_rows_have_the_padding_and_the_segments_of_their_model():
     made = [([1, 2, 3], 2), ([4], 1)]
-    rows = rows_of(TOKENIZER, ENCODER, made, n_cut=5)
+    rows = module.rows_of(TOKENIZER, ENCODER, made, n_cut=5)
     assert list(rows) == [[1, 2, 3], [4]] and rows.n_first.tolist() == [2, 1] and rows.n_cut == 5
-    assert [rows_of(TOKENIZER, config, made).pad_id for config in (ENCODER, BOTH, DECODER)] == [PAD, PAD, END]
-    assert rows_of(TOKENIZER, BOTH, made).n_cut == 0
+    padding = [module.rows_of(TOKENIZER, config, made).pad_id for config in (ENCODER, BOTH, DECODER)]
+    assert padding == [PAD, PAD, END]
+    assert module.rows_of(TOKENIZER, BOTH, made).n_cut == 0
 
 
 def slow_room(n_first: int, n_second: int, room: int) -> tuple[int, int]:
