@@ -6,6 +6,7 @@ import pytest
 import torch
 from mistakes import assert_learns, assert_right, unchanged
 from small import within_5_sigma
+from unequal import randomise
 
 from minilm.model import attention
 from minilm.model.attention import KeyValueCache, MultiHeadAttention, causal_mask, explicit_attention
@@ -335,13 +336,10 @@ def test_a_row_is_repeated_with_room_for_more():
 def with_torch_layer() -> tuple[MultiHeadAttention, torch.nn.MultiheadAttention]:
     """Our layer and PyTorch's, with the same weights, in float64."""
     ours = MultiHeadAttention(D, H).double()
-    theirs = torch.nn.MultiheadAttention(D, H, batch_first=True).double()
-    for p in theirs.parameters():
-        torch.nn.init.normal_(p, std=0.5)  # biases too
-    with torch.no_grad():
-        for i, layer in enumerate((ours.q, ours.k, ours.v)):
-            layer.weight.copy_(theirs.in_proj_weight[i * D : (i + 1) * D])
-            layer.bias.copy_(theirs.in_proj_bias[i * D : (i + 1) * D])
+    theirs = randomise(torch.nn.MultiheadAttention(D, H, batch_first=True).double())
+    for i, layer in enumerate((ours.q, ours.k, ours.v)):
+        layer.weight.data = theirs.in_proj_weight.data[i * D : (i + 1) * D]
+        layer.bias.data = theirs.in_proj_bias.data[i * D : (i + 1) * D]
     ours.out.load_state_dict(theirs.out_proj.state_dict())
     return ours, theirs
 
@@ -492,12 +490,10 @@ def test_groups_of_heads_share_keys_and_values(n_kv_head, path):
     shared.explicit = whole.explicit = path == "explicit"
     whole.q, whole.out = shared.q, shared.out
     for name in "kv":
-        few, all_heads = getattr(shared, name), getattr(whole, name)
-        assert few.weight.shape == (n_kv_head * 5, D)
-        for head in range(4):
-            of = slice(head * n_kv_head // 4 * 5, (head * n_kv_head // 4 + 1) * 5)
-            all_heads.weight.data[head * 5 : head * 5 + 5] = few.weight.data[of]
-            all_heads.bias.data[head * 5 : head * 5 + 5] = few.bias.data[of]
+        layers = getattr(whole, name), getattr(shared, name)
+        for all_heads, few in zip(*(layer.parameters() for layer in layers), strict=True):
+            each = few.data.unflatten(0, (n_kv_head, 5))
+            all_heads.data = each.repeat_interleave(4 // n_kv_head, dim=0).flatten(0, 1)
     x, cache = torch.randn(B, 6, D), KeyValueCache(6)
     assert torch.allclose(shared(x, causal=True), whole(x, causal=True), atol=1e-6)
     pieces = [shared(piece, causal=True, cache=cache) for piece in x.split([3, 1, 2], 1)]
