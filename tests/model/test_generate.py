@@ -265,12 +265,12 @@ def test_bad_settings_are_refused(options, message):
         generate(writer(), [1, 2], **options)
 
 
-def test_an_encoder_and_ends_that_become_none_are_refused():
+def test_an_encoder_and_ends_without_the_one_they_become_are_refused():
     with pytest.raises(UserError, match=r"\(embeddings: extract.py\)"):  # what an encoder can do instead
         generate(writer("encoder"), [1, 2])
     with pytest.raises(UserError, match=r"\[None, 11\]: the"):
         sample(writer(), [1, 2], rule=SamplingRule(other_ends=(3, V)))
-    module.check_settings(writer(), 4, SamplingRule(temperature=0.0), 2, 0.0, 0, "stop")
+    module.check_settings(writer(), 4, SamplingRule(temperature=0.0), 2, 0.0, 0, "stop")  # the least of each
 
 
 def test_where_only_the_end_may_come_it_comes():
