@@ -3,10 +3,13 @@
 import json
 import os
 import random
+import signal
 import zlib
+from contextlib import contextmanager
 from dataclasses import FrozenInstanceError, fields
 from functools import cache
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -134,6 +137,32 @@ def check_error(outcome: tuple[int, str, str], *words: str) -> None:
     assert err.startswith("error: ") and err.count("\n") == 1 and err.endswith("\n"), err
     for word in words:
         assert word in err, f"{word!r} is not named in: {err}"
+
+
+def succeed(outcome: tuple[int, str, str]) -> str:
+    """Check that a script ended with exit code 0, and return its standard output."""
+    code, out, err = outcome
+    assert code == 0, err
+    return out
+
+
+def contents(folder) -> dict[str, bytes]:
+    """Return what is in each file of a folder, by its name."""
+    return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+@contextmanager
+def ctrl_c(objective: type, at: int):
+    """Let Ctrl-C come whenever an objective of this class makes the batch of step `at`, counted from 0."""
+    plain = objective.batch
+
+    def batch(self, step: int, split: str):
+        if split == "train" and step == at:
+            signal.raise_signal(signal.SIGINT)
+        return plain(self, step, split)
+
+    with mock.patch.object(objective, "batch", batch):
+        yield
 
 
 def learn(objective, model, n_step: int, lr: float) -> None:

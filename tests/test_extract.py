@@ -47,8 +47,7 @@ def script(run_script):
 def test_the_default_probes_the_newest_masked_run_on_the_world(script, monkeypatch):
     asked = []
     monkeypatch.setattr(pretraining, "newest_or_train", lambda *given: asked.append(given) or "model")
-    code, out, err = script("--seed 3 --draws 2", model="")
-    assert code == 0, err
+    out = succeed(script("--seed 3 --draws 2", model=""))
     assert asked == [("masked", 3, "cpu", "world", None)]
     found = results("runs/features")
     assert {*RESULTS, "seconds", "seed"} <= set(found) and found["seed"] == 3
@@ -69,8 +68,7 @@ def test_the_default_probes_the_newest_masked_run_on_the_world(script, monkeypat
 
 @pytest.mark.parametrize("flags", ["--data rows.tsv --layer 0 --no-probe", "--data plain.txt --layer all"])
 def test_flags_reach_the_vectors(script, flags):
-    code, _, err = script(f"{flags} --pooling max --out a")
-    assert code == 0, err
+    succeed(script(f"{flags} --pooling max --out a"))
     model, tokenizer = minilm.load("model")
     with np.load("a/features.npz") as saved:
         texts, vectors = saved["texts"].tolist(), saved["embeddings"]
@@ -85,13 +83,11 @@ def test_flags_reach_the_vectors(script, flags):
 
 
 def test_the_users_labels_are_probed(script):
-    code, out, err = script("--data rows.tsv --labels 1,50,all --draws 2 --probe")
-    assert code == 0, err
+    out = succeed(script("--data rows.tsv --labels 1,50,all --draws 2 --probe"))
     assert "50 left out" in out and "no labelled text" not in out
     assert set(RESULTS) < set(results("runs/features"))
     Path("more.tsv").write_text("Ana likes two red pens.\tred\n", encoding="utf-8")
-    code, _, err = script("--data rows.tsv --test more.tsv --labels all --out b")
-    assert code == 0, err
+    succeed(script("--data rows.tsv --test more.tsv --labels all --out b"))
     with np.load("b/features.npz") as saved:
         assert saved["split"].tolist() == ["train"] * 30 + ["test"]
     assert results("b")["bag_of_words_accuracy"] == 1 and results("b")["labels_a_class"] == "all"
@@ -105,16 +101,14 @@ def test_the_users_labels_are_probed(script):
 def test_what_to_try_next_can_be_typed_as_it_is_printed(run_script):
     Path("model").rename("my model")
     Path("plain.txt").rename("my texts.txt")
-    code, out, err = run_script(extract, "--model", "my model", "--data", "my texts.txt", *TINY.split())
-    assert code == 0, err
+    out = succeed(run_script(extract, "--model", "my model", "--data", "my texts.txt", *TINY.split()))
     then = small.in_shell("python extract.py --model 'my model' --data 'my texts.txt' --similar TEXT")
     assert f"Next: {then}\n" in out
 
 
 def test_similar_lists_the_nearest_texts(script):
     text = small.documents(5)[3]
-    code, out, err = script("--data plain.txt", "--similar", text)
-    assert code == 0, err
+    out = succeed(script("--data plain.txt", "--similar", text))
     lines = out.split(f"Nearest to {text!r}, by cosine:")[1].strip().splitlines()[:5]
     assert lines[0] == f"1.000  {text}", "the nearest text to a text is itself"
     cosines = [float(line.split()[0]) for line in lines]
@@ -126,9 +120,8 @@ def test_token_vectors(script):
     Path("tags.conll").write_text("Ana B-person\nsat O\n\nRui B-person\n", encoding="utf-8")
     with gzip.open("tags.conll.gz", "wb") as file:
         file.write(Path("tags.conll").read_bytes())
-    assert script("--data tags.conll.gz --tokens --out zip")[0] == 0
-    code, _, err = script("--data tags.conll --tokens --layer 0 --out a", model="--model other")
-    assert code == 0, err
+    succeed(script("--data tags.conll.gz --tokens --out zip"))
+    succeed(script("--data tags.conll --tokens --layer 0 --out a", model="--model other"))
     with np.load("a/features.npz") as saved:
         assert saved["tokens"].tolist() == ["Ana", "sat", "Rui"]
         assert saved["labels"].tolist() == ["B-person", "O", "B-person"]
@@ -139,8 +132,7 @@ def test_token_vectors(script):
 def test_words_are_probed_beside_a_control_task(script, monkeypatch):
     monkeypatch.setattr(run, "WORLD_SENTENCES", 4)
     monkeypatch.setattr(layers, "probe_accuracy", lambda *given: 0.5)
-    code, out, err = script("--tokens --probe --layer 0 --out a")
-    assert code == 0, err
+    out = succeed(script("--tokens --probe --layer 0 --out a"))
     assert "control task" in out and {*CONTROL, "n_token"} < set(results("a"))
 
 

@@ -41,15 +41,13 @@ def write(name: str, text: str) -> None:
 
 
 def test_the_default_compares_the_ways_to_tune(script):
-    code, out, err = script("--seeds 0,1")
-    assert code == 0, err
+    out = succeed(script("--seeds 0,1"))
     for row in ("majority class", "all, from random weights", "head only", "LoRA, rank 2", "all weights"):
         assert row in out
     assert "true, taken for:" in out and out.count("(it is: ") == 3
     code, _, err = script("--out runs/classification")
     assert code == 2 and "exists: " in err and "add --resume" in err
-    code, _, err = script("--out runs/classification --overwrite --seeds 0 --no-compare")
-    assert code == 0, err
+    succeed(script("--out runs/classification --overwrite --seeds 0 --no-compare"))
     assert script("--seeds 0 --no-compare")[0] == 0 and Path("runs/classification-2").is_dir()
 
 
@@ -69,23 +67,22 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(script, monkeypatch, flags)
     code, _, err = script(f"--seeds 5 --no-compare {flags}")
     assert code == 130 and "stopped after step 2 of 3" in err
     monkeypatch.setattr(FineTuning, "batch", batch)
-    code, out, err = script("--resume --out runs/classification")
-    assert code == 0, err
+    out = succeed(script("--resume --out runs/classification"))
     assert all(flag in out for flag in flags.split()), "the settings of the run that goes on"
-    assert script(f"--seeds 5 --no-compare {flags} --out whole")[0] == 0
+    succeed(script(f"--seeds 5 --no-compare {flags} --out whole"))
     stopped, whole = (load_trainer(name) for name in ("runs/classification", "whole"))
     small.assert_equal(stopped | dict(seconds=0), whole | dict(seconds=0))
 
 
 def test_a_resume_that_does_not_fit_leaves_the_run_as_it_was(script):
     write("three.tsv", "".join(f"Ana {i}.\tx\nRui {i}.\ty\nBo {i}.\tz\n" for i in range(8)))
-    assert script("--seeds 0 --no-compare --out mine")[0] == 0
-    before = {path.name: path.read_bytes() for path in Path("mine").iterdir()}
+    succeed(script("--seeds 0 --no-compare --out mine"))
+    before = contents("mine")
     shape, fewer = "trainer.pt does not fit the model", "has made 3 steps: give --steps 3 or more"
     for flags, told in (("--data three.tsv", shape), ("--tune lora", shape), ("--steps 2", fewer)):
         code, _, err = script(f"--resume --out mine {flags}")
         assert code == 2 and told in err
-        assert {path.name: path.read_bytes() for path in Path("mine").iterdir()} == before
+        assert contents("mine") == before
 
 
 @pytest.mark.parametrize(
@@ -100,27 +97,27 @@ def test_a_head_goes_on_with_the_truths_that_it_was_trained_for(script, task, ro
     rows = "".join(row.format(n=n, i=n % 3 + 7) for n in range(24))
     write("one.tsv", rows)
     write("two.tsv", rows.replace(*change))
-    assert script(f"--task {task} --data one.tsv --test one.tsv --seeds 0 --no-compare --out mine")[0] == 0
+    succeed(script(f"--task {task} --data one.tsv --test one.tsv --seeds 0 --no-compare --out mine"))
     if what == "mean":  # of other threads, or in 32 bits as once
         saved = json.loads(Path("mine/task.json").read_text())
         saved["known"]["mean"] *= 1 + 1e-7
         Path("mine/task.json").write_text(json.dumps(saved))
-        assert script("--resume --out mine")[0] == 0
-    before = {path.name: path.read_bytes() for path in Path("mine").iterdir()}
+        succeed(script("--resume --out mine"))
+    before = contents("mine")
     code, _, err = script("--resume --out mine --data two.tsv --test two.tsv")
     assert code == 2 and f"mine: trained with other {what}: resume with its own examples" in err
-    assert {path.name: path.read_bytes() for path in Path("mine").iterdir()} == before
+    assert contents("mine") == before
 
 
 def test_a_resume_with_a_damaged_task_is_one_line(script):
-    assert script("--seeds 0 --no-compare --out mine")[0] == 0
+    succeed(script("--seeds 0 --no-compare --out mine"))
     write("mine/task.json", '{"known": ["x"]}')
     code, _, err = script("--resume --out mine")
     assert code == 2 and "task.json" in err and "Traceback" not in err
 
 
 def test_a_resume_needs_no_flag_that_the_run_knows(script):
-    assert script("--task pair --n-examples 8 --no-compare --out two")[0] == 0
+    succeed(script("--task pair --n-examples 8 --no-compare --out two"))
     code, _, err = script("--resume --out two --pairs together")
     assert code == 0, err  # the task is that of the run, so --pairs fits it
 
@@ -172,7 +169,6 @@ def test_a_mistake_is_one_line_and_leaves_no_folder(script, flags, expected):
     ("span", r"labels  \d+  \d+"), ("similarity", r"labels  -?\d\.\d+"),
 ])  # fmt: skip
 def test_a_batch_is_shown_and_nothing_is_trained(script, task, label):
-    code, out, err = script(f"--task {task} --show-batch 1")
-    assert code == 0, err
+    out = succeed(script(f"--task {task} --show-batch 1"))
     assert "row 0" in out and re.search(label, out), out
     assert sorted(path.name for path in Path().iterdir()) == ["body"], "a folder is left behind"

@@ -57,8 +57,7 @@ def test_the_default_trains_its_model_and_asks_it(script, monkeypatch):
 
     whole_run = FewShot.run
     monkeypatch.setattr(FewShot, "run", tiny)
-    code, out, err = script(FEW, "--seed 3")
-    assert code == 0, err
+    out = succeed(script(FEW, "--seed 3"))
     assert "No finished runs/in-context" in out and "Saved in runs/in-context" in out
     assert "Saved in runs/prompt " in out and "No weight changed." in out
     for words in ("pairing never seen", "shuffled labels", "random labels", "no word", "stories only"):
@@ -84,8 +83,7 @@ def test_what_to_try_next_can_be_typed_as_it_is_printed(run_script):
 @pytest.mark.parametrize("kind", ["decoder", "encoder-decoder"])
 @pytest.mark.parametrize("score", ["sum", "mean", "calibrated"])
 def test_a_user_s_files_are_asked(script, kind, score):
-    code, out, err = script(f"--data train.tsv --test test.tsv --model {kind} --score {score} {FEW}")
-    assert code == 0, err
+    out = succeed(script(f"--data train.tsv --test test.tsv --model {kind} --score {score} {FEW}"))
     assert "train.tsv" in out and "shuffled labels" in out and "majority class" in out
     found = results("runs/prompt")
     names = "accuracy rows chance shuffled_accuracy bag_of_words_accuracy seconds seed"
@@ -134,8 +132,7 @@ def test_a_conversation_is_written_in_turns(script, monkeypatch):
 
 def test_words_template_and_separator_reach_the_prompt(script):
     flags = f"--data train.tsv --model decoder --shots 1 --label-words good=fine bad=poor {FEW} --template"
-    code, out, err = script(flags, "<{text}> {label}", "--separator", "\\n")
-    assert code == 0, err
+    out = succeed(script(flags, "<{text}> {label}", "--separator", "\\n"))
     lines = out.splitlines()
     asked = next(i for i, line in enumerate(lines) if line.startswith("<text"))
     assert lines[asked].endswith(("> fine", "> poor")) and lines[asked + 1].startswith("<text")
@@ -147,16 +144,15 @@ def test_a_prompt_is_written_to(script, kind):
     texts = [script(flags, "Ana sells", f"--seed {seed}")[1] for seed in (0, 0, 1)]
     assert texts[0] == texts[1] != texts[2]
     assert texts[0].startswith("Ana sells") == (kind == "decoder")
-    code, _, err = script(f"--model {kind} --max-new-tokens 4 --n-beam 2 --prompt", "Ana")
-    assert code == 0, err
+    succeed(script(f"--model {kind} --max-new-tokens 4 --n-beam 2 --prompt", "Ana"))
     assert not Path("runs").exists(), "writing leaves no run behind"
 
 
 def test_the_newest_gpt_writes_where_no_model_is_named(script, monkeypatch):
     asked = []
     monkeypatch.setattr(run, "newest_or_train", lambda *what: asked.append(what) or Path("decoder"))
-    assert script("--max-new-tokens 2 --seed 4 --prompt", "Ana")[0] == 0
-    assert script(f"--data train.tsv --shots 0 {FEW}")[0] == 0
+    succeed(script("--max-new-tokens 2 --seed 4 --prompt", "Ana"))
+    succeed(script(f"--data train.tsv --shots 0 {FEW}"))
     assert asked == [("causal", 4, "auto", None, None), ("causal", 0, "cpu", "train.tsv", None)]
 
 

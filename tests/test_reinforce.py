@@ -69,8 +69,7 @@ def write_pairs(n: int = 30) -> None:
 
 
 def test_the_default_shows_reward_ppo_hack_and_dpo(script):
-    code, out, err = script()
-    assert code == 0, err
+    out = succeed(script())
     found = results("runs/reinforce")
     promised = "reward_accuracy judge_before judge_after win_rate kl distinct_ratio hacked_judge dpo_judge "
     promised += "best_of_judge best_of_kl"
@@ -88,8 +87,7 @@ def test_the_default_shows_reward_ppo_hack_and_dpo(script):
     assert minilm.load("runs/reinforce")[0].config.kind == "decoder"
     assert [record["step"] for record in read_log("runs/reinforce")] == [1, 2, 3, 4]
     # a second run gets the next folder, and can use the reward model of the first
-    code, _, err = script("--reward runs/reinforce/reward --no-contrast")
-    assert code == 0, err
+    succeed(script("--reward runs/reinforce/reward --no-contrast"))
     again = results("runs/reinforce-2")
     assert "hacked_judge" not in again and not Path("runs/reinforce-2/reward").exists()
     assert again["reward_accuracy"] == found["reward_accuracy"]
@@ -100,16 +98,14 @@ def test_without_a_gpt_the_default_one_is_trained_first(script, monkeypatch):
     save(policy(), small.tokenizer(), "gpt")
     asked = []
     monkeypatch.setattr("minilm.pretraining.run.newest_or_train", lambda *args: asked.append(args) or "gpt")
-    code, _, err = script("--seed 3 --no-contrast")
-    assert code == 0, err
+    succeed(script("--seed 3 --no-contrast"))
     assert asked[0][:3] == ("causal", 3, "cpu")
     assert json.loads(Path("runs/reinforce/settings.json").read_text())["model"] == "gpt"
 
 
 def test_the_user_s_pairs_and_prompts(script):
     write_pairs()
-    code, out, err = script("--preferences pairs.jsonl --prompts prompts.txt --model runs/causal")
-    assert code == 0, err
+    out = succeed(script("--preferences pairs.jsonl --prompts prompts.txt --model runs/causal"))
     found = results("runs/reinforce")
     assert "judge_after" not in found and {"reward_accuracy", "reward_win_rate", "kl"} <= set(found)
     assert "pairs.jsonl: " in out and "Rui " in out.split("share of different answers")[1]
@@ -118,8 +114,7 @@ def test_the_user_s_pairs_and_prompts(script):
 def test_a_rule_as_reward_needs_no_pairs(script):
     write_pairs()
     Path("my_rules_of_the_test.py").write_text("def short(prompt, answer):\n    return -len(answer)\n")
-    code, out, err = script("--reward-function my_rules_of_the_test:short --prompts prompts.txt")
-    assert code == 0, err
+    out = succeed(script("--reward-function my_rules_of_the_test:short --prompts prompts.txt"))
     assert "reward_accuracy" not in results("runs/reinforce") and "dpo:" not in out
     assert not Path("runs/reinforce/reward").exists()
     Path("my_rules_of_the_test.py").write_text("def short(prompt, answer):\n    return answer[999]\n")
@@ -132,8 +127,7 @@ def test_a_rule_as_reward_needs_no_pairs(script):
 
 @pytest.mark.reliability
 def test_ablation_prints_a_row_a_detail(script):
-    code, out, err = script("--ablate --steps 1")
-    assert code == 0, err
+    out = succeed(script("--ablate --steps 1"))
     rows = results("runs/ablation")["ablation"]
     assert len(rows) > 12 and {"name", "judge", "kl"} <= set(rows[0])
     assert all(row["name"] in out for row in rows)
@@ -173,7 +167,7 @@ def interrupted(script, monkeypatch):
     ],
 )
 def test_an_interrupted_run_goes_on_bit_for_bit(script, interrupted, flags, at, done):
-    assert script(f"--out whole --steps 6 {flags}")[0] == 0
+    succeed(script(f"--out whole --steps 6 {flags}"))
     interrupted(f"--steps 6 {flags}", at)
     assert load_trainer("part")["step"] == done
     if done > 1:
@@ -181,8 +175,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(script, interrupted, flags, at, 
         code, _, err = script(f"--resume --out part --steps {done - 1}", tiny=False)
         assert code == 2 and f"has made {done} steps: give --steps {done} or more" in err
         assert Path("part/settings.json").read_bytes() == saved, "a refused command leaves the run as it was"
-    code, _, err = script("--resume --out part", tiny=False)
-    assert code == 0, err
+    succeed(script("--resume --out part", tiny=False))
     small.assert_equal(*(minilm.load(name)[0].state_dict() for name in ("whole", "part")))
     figures = [results(name).items() for name in ("whole", "part")]
     whole, part = ({key: value for key, value in items if "second" not in key} for items in figures)
@@ -190,9 +183,9 @@ def test_an_interrupted_run_goes_on_bit_for_bit(script, interrupted, flags, at, 
 
 
 def test_a_run_that_replaced_another_resumes_with_nothing_of_it(script, interrupted):
-    assert script("--out part --steps 6 --seed 9")[0] == script("--out whole --steps 6")[0] == 0
+    succeed(script("--out part --steps 6 --seed 9")[0] == script("--out whole --steps 6"))
     interrupted("--steps 6 --overwrite", 2)  # its reward model and its DPO are still to come
-    assert script("--resume --out part", tiny=False)[0] == 0
+    succeed(script("--resume --out part", tiny=False))
     for folder in ("", "/reward-1", "/reward", "/dpo"):
         whole, part = (load_trainer(f"{name}{folder}")["model"] for name in ("whole", "part"))
         small.assert_equal(whole, part, f"{folder or 'the policy'} is that of the run that was replaced")
