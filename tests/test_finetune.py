@@ -2,12 +2,12 @@
 
 import json
 import re
-import signal
 from pathlib import Path
 
 import pytest
 import small
 import torch
+from small import check_error, contents, ctrl_c, succeed
 
 import finetune
 import minilm
@@ -45,28 +45,20 @@ def test_the_default_compares_the_ways_to_tune(script):
     for row in ("majority class", "all, from random weights", "head only", "LoRA, rank 2", "all weights"):
         assert row in out
     assert "true, taken for:" in out and out.count("(it is: ") == 3
-    code, _, err = script("--out runs/classification")
-    assert code == 2 and "exists: " in err and "add --resume" in err
+    check_error(script("--out runs/classification"), "exists: ", "add --resume")
     succeed(script("--out runs/classification --overwrite --seeds 0 --no-compare"))
-    assert script("--seeds 0 --no-compare")[0] == 0 and Path("runs/classification-2").is_dir()
+    succeed(script("--seeds 0 --no-compare"))
+    assert Path("runs/classification-2").is_dir()
 
 
 MOVES = ("--tune lora", "--tune head", "--layer-decay 0.8 --unfreeze-every 1 --patience 9 --eval-every 1")
 
 
 @pytest.mark.parametrize("flags", MOVES)
-def test_a_stopped_run_goes_on_as_if_it_had_not_been(script, monkeypatch, flags):
-    batch = FineTuning.batch
-
-    def interrupted(self, step, split):
-        if split == "train" and step == 1:
-            signal.raise_signal(signal.SIGINT)
-        return batch(self, step, split)
-
-    monkeypatch.setattr(FineTuning, "batch", interrupted)
-    code, _, err = script(f"--seeds 5 --no-compare {flags}")
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(script, flags):
+    with ctrl_c(FineTuning, at=1):
+        code, _, err = script(f"--seeds 5 --no-compare {flags}")
     assert code == 130 and "stopped after step 2 of 3" in err
-    monkeypatch.setattr(FineTuning, "batch", batch)
     out = succeed(script("--resume --out runs/classification"))
     assert all(flag in out for flag in flags.split()), "the settings of the run that goes on"
     succeed(script(f"--seeds 5 --no-compare {flags} --out whole"))
@@ -112,39 +104,34 @@ def test_a_head_goes_on_with_the_truths_that_it_was_trained_for(script, task, ro
 def test_a_resume_with_a_damaged_task_is_one_line(script):
     succeed(script("--seeds 0 --no-compare --out mine"))
     write("mine/task.json", '{"known": ["x"]}')
-    code, _, err = script("--resume --out mine")
-    assert code == 2 and "task.json" in err and "Traceback" not in err
+    check_error(script("--resume --out mine"), "task.json")
 
 
 def test_a_resume_needs_no_flag_that_the_run_knows(script):
     succeed(script("--task pair --n-examples 8 --no-compare --out two"))
-    code, _, err = script("--resume --out two --pairs together")
-    assert code == 0, err  # the task is that of the run, so --pairs fits it
+    succeed(script("--resume --out two --pairs together"))  # the task is that of the run, so --pairs fits it
 
 
 def test_a_mistake_in_the_examples_of_a_later_seed_comes_first(script):
     write("rare.tsv", "".join(f"Ana {i}.\tx\nRui {i}.\ty\n" for i in range(8)) + "Bo.\tz\n")
     seeds = ",".join(map(str, range(40)))
-    assert script(f"--data rare.tsv --steps 1 --no-compare --seeds {seeds}")[0] == 0, "the one z was held out"
+    succeed(script(f"--data rare.tsv --steps 1 --no-compare --seeds {seeds}"))  # the one z is not held out
     write("same.tsv", "Ana.\tx\nRui.\ty\n" * 8)
-    code, _, err = script("--data same.tsv --no-compare --seeds 0,1 --out other")
-    assert code == 2 and "holding out examples would lose a label" in err and not Path("other").exists()
+    outcome = script("--data same.tsv --no-compare --seeds 0,1 --out other")
+    check_error(outcome, "holding out examples would lose a label")
+    assert not Path("other").exists()
 
 
 BAD = [
     ("--data absent.tsv --model runs/masked", "absent.tsv: no such file"),  # before a model is trained
-    ("--data one.tsv", "one.tsv: all training examples (5) have the label 'x'"),
     ("--data empty.tsv", "empty.tsv, line 2: 'text' is empty"),
     ("--data good.tsv --test other.tsv", "'z' (2 times)"),
-    ("--data good.tsv --n-examples 1", "--n-examples 1: too few for an example of each of the 2"),
     ("--task tagging --data bad.conll", "tag 'y': expected O, or"),
     ("--task span --data good.tsv", "good.tsv: not JSON"),
-    ("--task similarity --data pair.tsv", "the label 'x' is not a number"),
     ("--task text-to-text", "it can do --task classification, pair, similarity, contrastive, tagging, span"),
     ("--n-examples 2", "world: label not in the training set: "),
     ("--predict good.tsv", "body: no task.json"),
     ("--tune lastt:1", "expected all, head, bias, lora, last:N (did you mean"),
-    ("--lora-rank 99", "--lora-rank 99 is above the model's width, 8"),
     ("--lora-targets q qq", "--lora-targets q qq: expected q|k|v|out|gate|up|down ... (did you mean 'q'?)"),
     ("--tun all", "unknown flag --tun (did you mean '--tune'?)"),
 ]
@@ -154,13 +141,9 @@ BAD = [
 def test_a_mistake_is_one_line_and_leaves_no_folder(script, flags, expected):
     write("good.tsv", "".join(f"Ana {i}.\tx\nRui {i}.\ty\n" for i in range(6)))
     write("bad.conll", "Ana B-x\n\nRui y\n")
-    write("one.tsv", "".join(f"Ana {i}.\tx\n" for i in range(5)))
     write("empty.tsv", "Ana.\tx\n\ty\n")
     write("other.tsv", "Ana.\tx\nBo.\tz\nCy.\tz\n")
-    write("pair.tsv", "a\tb\tx\n")
-    code, _, err = script(flags)
-    assert code == 2 and len(err.strip().splitlines()) == 1, err
-    assert expected in err
+    check_error(script(flags), expected)
     assert not Path("runs").exists(), "a mistake must be told before a folder is made"
 
 
