@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import small
-from small import check_error, results
+from small import check_error, results, succeed
 
 import extract
 import minilm
@@ -53,10 +53,8 @@ def test_the_default_probes_the_newest_masked_run_on_the_world(script, monkeypat
     assert {*RESULTS, "seconds", "seed"} <= set(found) and found["seed"] == 3
     assert all(0 <= found[name] <= 1 for name in RESULTS)
     assert "labels per class" in out and "Layer x pooling" in out and "no labelled text" in out
-    assert (
-        "Saved in runs/features" in out
-        and "Next: python extract.py --model model --data world --similar TEXT" in out
-    )
+    assert "Saved in runs/features" in out
+    assert "Next: python extract.py --model model --data world --similar TEXT" in out
     with np.load("runs/features/features.npz") as saved:
         assert saved["embeddings"].shape == (48, 8) and saved["embeddings"].dtype == np.float32
         assert saved["split"].tolist() == ["train"] * 24 + ["test"] * 12 + ["unseen"] * 12
@@ -93,9 +91,8 @@ def test_the_users_labels_are_probed(script):
     assert results("b")["bag_of_words_accuracy"] == 1 and results("b")["labels_a_class"] == "all"
     Path("same.tsv").write_text("Ana likes a pen.\tred\nRui sat.\tred\n", encoding="utf-8")
     check_error(script("--data same.tsv"), "or --no-probe")
-    assert "--data same.tsv --similar TEXT --no-probe" in script("--data same.tsv --no-probe")[1], (
-        "it would fail"
-    )
+    out = succeed(script("--data same.tsv --no-probe"))
+    assert "--data same.tsv --similar TEXT --no-probe" in out, "the next command would fail"
 
 
 def test_what_to_try_next_can_be_typed_as_it_is_printed(run_script):
@@ -118,14 +115,11 @@ def test_similar_lists_the_nearest_texts(script):
 def test_token_vectors(script):
     minilm.save(small.model("causal"), small.tokenizer(), "other")
     Path("tags.conll").write_text("Ana B-person\nsat O\n\nRui B-person\n", encoding="utf-8")
-    with gzip.open("tags.conll.gz", "wb") as file:
-        file.write(Path("tags.conll").read_bytes())
+    Path("tags.conll.gz").write_bytes(gzip.compress(Path("tags.conll").read_bytes()))
     succeed(script("--data tags.conll.gz --tokens --out zip"))
     succeed(script("--data tags.conll --tokens --layer 0 --out a", model="--model other"))
     with np.load("a/features.npz") as saved:
-        assert saved["tokens"].tolist() == ["Ana", "sat", "Rui"]
-        assert saved["labels"].tolist() == ["B-person", "O", "B-person"]
-        assert saved["text_of"].tolist() == [0, 0, 1] and saved["embeddings"].shape == (3, 8)
+        assert saved["tokens"].tolist() == ["Ana", "sat", "Rui"] and saved["embeddings"].shape == (3, 8)
     assert results("a")["n_token"] == 3 and "selectivity" not in results("a")
 
 
@@ -139,9 +133,8 @@ def test_words_are_probed_beside_a_control_task(script, monkeypatch):
 def test_a_decoders_first_token_is_explained(script):
     minilm.save(small.model("causal"), small.tokenizer(), "decoder")
     for pooling in ("cls", "last"):
-        flags = f"--data rows.tsv --pooling {pooling} --no-probe"
-        code, out, err = script(flags, model="--model decoder")
-        assert code == 0 and ("first token sees only itself" in out) == (pooling == "cls"), err
+        out = succeed(script(f"--data rows.tsv --pooling {pooling} --no-probe", model="--model decoder"))
+        assert ("first token sees only itself" in out) == (pooling == "cls")
 
 
 @pytest.mark.parametrize("why", ["--tokens", "--no-probe", "--data plain.txt"])
@@ -149,28 +142,22 @@ def test_a_decoders_first_token_is_explained(script):
 def test_what_tells_of_a_probe_is_refused_without_one_before_any_work(script, monkeypatch, flag, why):
     monkeypatch.setattr(settings, "need_matplotlib", lambda: None)
     monkeypatch.setattr(run, "start_model", lambda *_, **__: 1 / 0)
-    code, _, err = script(f"{flag} {why}")
     told = "does not go with --tokens" if why == "--tokens" else "needs a probe: give texts with labels"
-    assert code == 2 and f"{flag} {told}" in err
+    check_error(script(f"{flag} {why}"), f"{flag} {told}")
 
 
 BAD = {
     "--layer 2": ["--layer 2: the model has layers 0 (embeddings) to 1"],
     "--pooling meen": ["--pooling meen", "did you mean 'mean'"],
-    "--data plain.txt --probe": ["plain.txt has no labels"],
     "--data gap.tsv": ["gap.tsv, line 2: 'text' is empty"],
     "--model bare": ["bare: no tokenizer"],
     "--model modle": ["modle", "did you mean 'model'"],
     "--labels 2,0,all": ["--labels 0: must be 1 or more"],
-    "--tokens --probe --data plain.txt": ["plain.txt needs two or more tags (.conll)"],
     "--tokens --similar x": ["--similar x does not go with --tokens"],
-    "--tokens --probe --labels 1": ["--labels 1 does not go with --tokens"],
     "--tokens --data nothing.txt": ["nothing.txt: no such file"],
     "--data world:portuguse": ["world:portuguse: no such file or folder"],
     "--data tags.conll": ["tags.conll: expected .txt", "; .conll needs extract.py --tokens"],
     "--layer all --pooling mean-last-4": ["--pooling mean-last-4 reads the last four layers: leave --layer"],
-    "--layer all --similar x": ["--similar x reads one layer: give --layer a number"],
-    "--data rwos.tsv": ["did you mean 'rows.tsv'"],
 }
 
 

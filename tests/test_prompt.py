@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import small
-from small import check_error, results
+from small import check_error, results, succeed
 
 import prompt
 from minilm.checkpoint import save
@@ -22,6 +22,7 @@ from minilm.tokenizer.bpe import BPE
 
 ROWS = "".join(f"text {i}\t{'good' if i % 2 else 'bad'}\n" for i in range(12))
 FEW = "--n-draw 2 --n-test 6 --device cpu"
+SIZES = dict(d_model=8, n_head=2, d_ff=12)
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +32,7 @@ def _here(tmp_path, monkeypatch):
     monkeypatch.setattr(data, "WORLD_VALIDATION", 4)
     Path("train.tsv").write_text(ROWS, encoding="utf-8")
     Path("test.tsv").write_text("x\tbad\ny\tgood\n", encoding="utf-8")
-    sizes = dict(d_model=8, n_head=2, d_ff=12, vocab_size=small.tokenizer().vocab_size, max_positions=70)
+    sizes = SIZES | dict(vocab_size=small.tokenizer().vocab_size, max_positions=70)
     for kind in ("encoder", "decoder", "encoder-decoder"):
         layers = dict(n_encoder_layer=int("encoder" in kind), n_decoder_layer=int("decoder" in kind))
         save(build(ModelConfig(**sizes, **layers)), small.tokenizer(), kind)
@@ -67,17 +68,16 @@ def test_the_default_trains_its_model_and_asks_it(script, monkeypatch):
     names = "accuracy rows chance lookup_accuracy story_item_accuracy shuffled_accuracy seconds seed"
     assert set(found) == set(names.split())
     assert list(found["accuracy"]) == ["0", "1", "2", "4", "8"] and found["seed"] == 3
-    code, out, err = script(FEW, "--shots 0,2")
-    assert code == 0 and "No finished" not in out and "Saved in runs/prompt-2" in out, err
+    out = succeed(script(FEW, "--shots 0,2"))
+    assert "No finished" not in out and "Saved in runs/prompt-2" in out
     assert list(results("runs/prompt-2")["accuracy"]) == ["0", "2"]
 
 
 def test_what_to_try_next_can_be_typed_as_it_is_printed(run_script):
     Path("decoder").rename("my model")
     asked = f"--data train.tsv --test test.tsv --shots 0 {FEW}".split()
-    code, out, err = run_script(prompt, "--model", "my model", *asked)
-    told = small.in_shell("Next: python prompt.py --model 'my model' --prompt TEXT\n")
-    assert code == 0 and told in out, err
+    out = succeed(run_script(prompt, "--model", "my model", *asked))
+    assert small.in_shell("Next: python prompt.py --model 'my model' --prompt TEXT\n") in out
 
 
 @pytest.mark.parametrize("kind", ["decoder", "encoder-decoder"])
@@ -98,36 +98,27 @@ def test_a_user_s_files_are_asked(script, kind, score):
 
 def test_of_few_examples_as_many_are_shown_as_there_are(script):
     Path("few.tsv").write_text(ROWS[: ROWS.index("text 5")], encoding="utf-8")
-    code, out, err = script(f"--data few.tsv --model decoder {FEW}")
-    assert code == 0 and "or there are none" in out, err
+    assert "or there are none" in succeed(script(f"--data few.tsv --model decoder {FEW}"))
     assert list(results("runs/prompt")["accuracy"]) == ["0", "1", "2", "4"]
 
 
 def test_the_nearest_examples_are_chosen_and_nothing_is_drawn(script):
     flags = FEW.replace("--n-draw 2 ", "--shots 0,2 ")
-    code, out, err = script(f"--data train.tsv --test test.tsv --model decoder --select nearest {flags}")
-    assert code == 0 and "±" not in out, err
+    out = succeed(script(f"--data train.tsv --test test.tsv --model decoder --select nearest {flags}"))
+    assert "±" not in out and "the most common label of its examples" in out and "bag of words" not in out
     assert set(results("runs/prompt")["accuracy"]) == {"0", "2"}
-    assert "the most common label of its examples" in out and "bag of words" not in out, (
-        "the row says what it is"
-    )
     assert "nearest_label_accuracy" in results("runs/prompt")
 
 
 def test_a_conversation_is_written_in_turns(script, monkeypatch):
     plain = small.tokenizer()
     turns = BPE(plain.vocab, plain.merges, (*plain.special_tokens, "<|im_start|>", "<|im_end|>"))
-    sizes = dict(
-        d_model=8, n_head=2, d_ff=12, vocab_size=turns.vocab_size, max_positions=90, n_decoder_layer=1
-    )
+    sizes = SIZES | dict(vocab_size=turns.vocab_size, max_positions=90, n_decoder_layer=1)
     save(build(ModelConfig(**sizes)), turns, "talker")
-    code, out, err = script(
-        "--model talker --chat --max-new-tokens 4 --precision bf16 --prompt", "Who are you?"
-    )
-    assert code == 0 and "Who are you?" not in out, err
+    chat = "--model talker --chat --max-new-tokens 4 --prompt"
+    assert "Who are you?" not in succeed(script("--precision bf16", chat, "Who are you?"))
     monkeypatch.setattr(sys, "stdin", io.StringIO("Who?\nAnd you?\n"))
-    code, out, err = script("--model talker --chat --max-new-tokens 4 --prompt -")
-    assert code == 0 and out.count("> ") == 3, err
+    assert succeed(script(f"{chat} -")).count("> ") == 3
 
 
 def test_words_template_and_separator_reach_the_prompt(script):
@@ -164,32 +155,23 @@ def test_the_terminal_is_a_loop(script, monkeypatch):
 
 
 BAD = {
-    ("--prompt", ""): ["--prompt is empty"],
     ("--prompt", "x y " * 60): ["70 positions", "shorten"],
     ("--model encoder --prompt", "Ana"): ["encoder", "extract.py", "use a decoder (runs/causal)"],
     ("--model encoder --data train.tsv",): ["encoder", "extract.py"],
     ("--model decodr --prompt", "Ana"): ["decodr", "did you mean 'decoder'?"],
-    ("--temperature -1 --prompt", "Ana"): ["temperature -1"],
     ("--top-p 0 --prompt", "Ana"): ["top-p 0", "(0, 1]"],
-    ("--top-k 0 --prompt", "Ana"): ["top-k 0"],
     ("--n-beam 2 --top-k 3 --prompt", "Ana"): ["--top-k 3 does not go with --n-beam"],
     ("--max-new-tokens -3 --prompt", "Ana"): ["--max-new-tokens -3: must be 1"],
     ("--data train.tsv --shots 1,13",): ["--shots 13", "train.tsv", "10 examples"],
     ("--data train.tsv --shots 8",): ["70 positions", "examples"],
-    ("--data few.tsv --shots 8",): ["--shots 8", "few.tsv gives only 4 examples"],
     ("--data train.tsv --template {text}{text-b}{label}",): ["needs {text}, then {label}, and no other"],
-    ("--data train.tsv --template {label}{text}",): ["needs {text}, then {label}, and no other"],
-    ("--data train.tsv --shots -1",): ["--shots -1"],
-    ("--test test.tsv",): ["--test test.tsv", "--data"],
     ("--data missing.tsv",): ["missing.tsv"],
-    ("--data train.tsv --label-words good=bad",): ["'bad'", "good"],
     ("--data train.tsv --score means",): ["did you mean 'mean'?"],
 }
 
 
 @pytest.mark.parametrize("flags", BAD)
 def test_a_mistake_is_one_line(script, flags):
-    Path("few.tsv").write_text(ROWS[: ROWS.index("text 5")], encoding="utf-8")
     model = [] if "--model" in flags[0] else ["--model decoder"]
     check_error(script(*model, *flags), *BAD[flags])
     assert not Path("runs").exists(), "a study that could not begin leaves a folder"

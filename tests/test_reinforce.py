@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import small
 import torch
-from small import results
+from small import check_error, results, succeed
 
 import minilm
 import reinforce
@@ -119,10 +119,8 @@ def test_a_rule_as_reward_needs_no_pairs(script):
     assert not Path("runs/reinforce/reward").exists()
     Path("my_rules_of_the_test.py").write_text("def short(prompt, answer):\n    return answer[999]\n")
     del sys.modules["my_rules_of_the_test"]
-    code, _, err = script("--reward-function my_rules_of_the_test:short --algorithm grpo --group-size 2")
-    assert (
-        code == 2 and "the reward function gives no number (IndexError" in err and len(err.splitlines()) == 1
-    ), err
+    outcome = script("--reward-function my_rules_of_the_test:short --algorithm grpo --group-size 2")
+    check_error(outcome, "the reward function gives no number (IndexError")
 
 
 @pytest.mark.reliability
@@ -183,7 +181,8 @@ def test_an_interrupted_run_goes_on_bit_for_bit(script, interrupted, flags, at, 
 
 
 def test_a_run_that_replaced_another_resumes_with_nothing_of_it(script, interrupted):
-    succeed(script("--out part --steps 6 --seed 9")[0] == script("--out whole --steps 6"))
+    succeed(script("--out part --steps 6 --seed 9"))
+    succeed(script("--out whole --steps 6"))
     interrupted("--steps 6 --overwrite", 2)  # its reward model and its DPO are still to come
     succeed(script("--resume --out part", tiny=False))
     for folder in ("", "/reward-1", "/reward", "/dpo"):
@@ -194,27 +193,19 @@ def test_a_run_that_replaced_another_resumes_with_nothing_of_it(script, interrup
 @pytest.mark.parametrize(
     "flags, message",
     [
-        ("--model encoder", "of kind encoder, but a policy must be a decoder"),
         ("--model mute", "no tokenizer in it"),
         ("--model runs/causl", "did you mean 'runs/causal'"),
         ("--reward foreign", "its tokenizer is not the policy's"),
-        ("--reward runs/causal", "not a reward model"),
-        ("--max-new-tokens 250", "leaves no room for --max-new-tokens 250"),
         ("--prompts prompts.txt", "needs --preferences"),
         ("--preferences ties.jsonl", "pair 2: chosen and rejected are both"),
-        ("--preferences holes.jsonl", "line 1: .*'rejected'"),
         ("--preferences absent.jsonl --model nowhere", "absent.jsonl: no such file"),
-        ("--reward-function no_such_rules:f", "cannot import .*no_such_rules"),
     ],
 )
 def test_mistakes_are_one_line_and_cost_nothing(script, flags, message):
     write_pairs()
     one = dict(prompt="Ana", chosen="a", rejected="b")
     Path("ties.jsonl").write_text(json.dumps(one) + "\n" + json.dumps(one | dict(rejected="a")))
-    Path("holes.jsonl").write_text(json.dumps(dict(prompt="Ana", chosen="a")))
-    save(policy(n_decoder_layer=0, n_encoder_layer=1), small.tokenizer(), "encoder")
     save(policy(), None, "mute")
     save(policy(), minilm.BPE.train(small.documents(9), 300, small.tokenizer().special_tokens), "foreign")
-    code, _, err = script(flags)
-    assert code == 2 and re.search(message, err) and len(err.strip().splitlines()) == 1, err
+    check_error(script(flags), message)
     assert not Path("runs/reinforce").exists(), "the mistake was found too late"
