@@ -108,11 +108,7 @@ WRONG = {
         ("state[name][: len(old)] = old", "pass", "of the old tokens, which must not change"),
         ("range(n_old, ", "range(len(old), ", "the spare rows keep their values"),
         ("new_row(old[:n_old], how)", "new_row(old, how)", "the mean includes the spare rows"),
-        (
-            "state[name][i] = ",
-            "state[name][n_old : tokenizer.vocab_size] = ",
-            "the same random row",
-        ),
+        ("state[name][i] = ", "state[name][n_old : tokenizer.vocab_size] = ", "the same random row"),
         ("new_row(old[:n_old], how)", "new_row(old[:n_old], 'zeros')", "they are zeros"),
         ("new_row(old[:n_old], how)", "old.mean()", "one mean of all numbers"),
         ("new_row(old[:n_old], how)", "old[:n_old].mean(0)", "they are the mean: `how`"),
@@ -128,11 +124,7 @@ WRONG = {
             "padding is included in the sum, but not",
         ),
         ("return hidden.mean(1)", "return hidden.sum(1)", "without a mask"),
-        (
-            "weight[:, None] @ hidden",
-            "weight[:, None] @ hidden.detach()",
-            "no gradient reaches the inputs",
-        ),
+        ("weight[:, None] @ hidden", "weight[:, None] @ hidden.detach()", "no gradient reaches the inputs"),
     ],
     "probe": [
         (
