@@ -37,11 +37,7 @@ WRONG = {
             "return (plain + F.linear(F.linear(x, self.lora_a), self.lora_b)) * self.scale",
             "at the start",
         ),
-        (
-            "return plain + F.linear(F.linear(x, self.lora_a), self.lora_b) * self.scale",
-            "return plain",
-            "B A x is left out",
-        ),
+        (" + F.linear(F.linear(x, self.lora_a), self.lora_b) * self.scale", "", "B A x is left out"),
     ],
     "best-span": [
         (".tril(longest - 1)", ".tril(longest)", "one token too long"),
@@ -65,11 +61,7 @@ WRONG = {
             "has a label though only a part",
         ),
         ("step = max(1, room // 2)", "step = room", "is in no window as a whole"),
-        (
-            "[n_before + inside[0] - start, n_before + inside[-1] - start]",
-            "[inside[0] - start, inside[-1] - start]",
-            "are not counted",
-        ),
+        ("[n_before + inside[0] - start, n_before + inside", "[inside[0] - start, inside", "are not counted"),
         (
             "[n_before + inside[0] - start, n_before + inside[-1] - start]",
             "[n_before + inside[0], n_before + inside[-1]]",
@@ -91,17 +83,9 @@ WRONG = {
         ("MARKS.get(tag[0], tag[0])", "tag[0]", "M-, L- and U- are not replaced"),
     ],
     "answer-labels": [
-        (
-            "[IGNORED] * (len(before) - 1) + answer",
-            "[*before[1:], *answer]",
-            "the prompt's tokens are labels too",
-        ),
+        ("[IGNORED] * (len(before) - 1) + answer", "[*before[1:], *answer]", "prompt's tokens are labels"),
         ("[IGNORED] * (len(before) - 1)", "[IGNORED] * len(before)", "one place too late"),
-        (
-            "(len(before) - 1) + answer for",
-            "(len(before) - 1) + [*answer[:-1], IGNORED] for",
-            "never learn to stop",
-        ),
+        ("- 1) + answer for", "- 1) + [*answer[:-1], IGNORED] for", "never learn to stop"),
         ("([*before, *answer[:-1]]", "([*before, *answer]", "reads the answer's end too"),
         (
             "[IGNORED] * (len(before) - 1)",
@@ -113,28 +97,12 @@ WRONG = {
         ("[IGNORED] * (len(before) - 1)", "[IGNORED] * max(0, len(before) - 2)", "one place too early"),
     ],
     "label-scores": [
-        (
-            "scores / torch.tensor([len(label) for label in labels])",
-            "scores",
-            "not divided by the number of tokens",
-        ),
+        (" / torch.tensor([len(label) for label in labels])", "", "not divided by the number of tokens"),
         ("[len(label) for label in labels]", "[len(w) for w in prompt_format.words.values()]", "of letters"),
-        (
-            "return scores.log_softmax(-1) - expected",
-            "return scores - expected",
-            "p(label) is not normalised",
-        ),
-        (
-            "torch.stack(free).log_softmax(-1).logsumexp",
-            "torch.stack(free).logsumexp",
-            "p with a text of CONTENT_FREE",
-        ),
+        ("scores.log_softmax(-1) - expected", "scores - expected", "p(label) is not normalised"),
+        ("(free).log_softmax(-1).logsumexp", "(free).logsumexp", "p with a text of CONTENT_FREE"),
         (" - math.log(len(free))", "", "summed, not averaged"),
-        (
-            "return scores.log_softmax(-1) - expected",
-            "return scores.log_softmax(-1) + expected",
-            "p is multiplied",
-        ),
+        ("log_softmax(-1) - expected", "log_softmax(-1) + expected", "p is multiplied"),
         (
             "torch.stack(free).log_softmax(-1).logsumexp(0) - math.log(len(free))",
             "torch.stack(free).softmax(-1).mean(0).log()",
@@ -171,11 +139,7 @@ WRONG = {
         ("rng.choices(list(labels), k", "rng.choices(given, k", "not from all labels"),
         ("if len({q.examples for q in questions}) > 1", "if True", "the same new labels in all questions"),
         ('f"{control} labels {seed}"', "control", "every seed gives the same"),
-        (
-            "replace(q, examples=",
-            "replace(q, label=labels[0], text='', examples=",
-            "not the question and its label",
-        ),
+        ("(q, examples=", "(q, label=labels[0], text='', examples=", "not the question and its label"),
         ("        rng.shuffle(given)", "        given = rng.choices(given, k=len(given))", "as before"),
         ("random.Random(f", "random.Random(None and f", "the same seed must give"),
     ],

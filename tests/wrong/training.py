@@ -15,25 +15,13 @@ WRONG = {
         ("(teacher_logits.float() / temperature)", "teacher_logits.float()", "the teacher's logits are not"),
         ("(divergence * counted)", "divergence", "where `counted` is False"),
         ("(teacher - student)", "-student", "the cross-entropy"),
-        (
-            "(divergence * counted).sum()",
-            "(divergence * counted).sum() / counted.sum()",
-            "it is a mean over the",
-        ),
+        ("counted).sum()", "counted).sum() / counted.sum()", "it is a mean over the"),
         ("temperature**2", "temperature", "the factor is T, not T^2"),
     ],
     "schedule": [
         ("(step + 1) / warmup\n", "step / warmup\n", "the rate of step 0 is 0"),
-        (
-            "(step - warmup + 1) / (settings.steps - warmup + 1)",
-            "(step - warmup) / (settings.steps - warmup + 1)",
-            "the decay begins one step too late",
-        ),
-        (
-            "/ (settings.steps - warmup + 1)",
-            "/ max(1, settings.steps - warmup)",
-            "the rate is 0 at the last step",
-        ),
+        ("(step - warmup + 1)", "(step - warmup)", "the decay begins one step too late"),
+        ("(settings.steps - warmup + 1)", "max(1, settings.steps - warmup)", "rate is 0 at the last step"),
         (
             "(step - warmup + 1) / (settings.steps - warmup + 1)",
             "(step + 1) / (settings.steps + 1)",
@@ -46,11 +34,7 @@ WRONG = {
     ],
     "decay": [
         ("0.0 if is_vector else weight_decay", "weight_decay", "biases and norms do not"),
-        (
-            "0.0 if is_vector else weight_decay",
-            "weight_decay if is_vector else 0.0",
-            "instead of 0.3: matrices",
-        ),
+        ("0.0 if is_vector else weight_decay", "weight_decay if is_vector else 0.0", "0.3: matrices"),
         ("p.dim() < 2", "name.endswith('bias')", "biases and norms do not"),
         ("torch.optim.AdamW", "torch.optim.Adam", "use AdamW"),
         ("if p.requires_grad:", "if True:", "is frozen, but the optimiser has it"),
@@ -60,16 +44,8 @@ WRONG = {
     ],
     "train-step": [
         ("        loss.backward()", "        (loss / settings.accumulate).backward()", "is divided by 2"),
-        (
-            "        loss.backward()",
-            "        optimizer.zero_grad(); loss.backward()",
-            "only the gradient of the last part",
-        ),
-        (
-            "        loss.backward()",
-            "        loss.backward(); optimizer.step()",
-            "do one, after all parts of the batch",
-        ),
+        ("loss.backward()", "optimizer.zero_grad(); loss.backward()", "only the gradient of the last part"),
+        ("loss.backward()", "loss.backward(); optimizer.step()", "do one, after all parts of the batch"),
         (
             "add_metrics(totals, metrics)",
             "totals = {k: v.detach() for k, v in metrics.items()}",
@@ -96,11 +72,7 @@ WRONG = {
         ("n_byte += len(document.encode())", "n_byte += 1", "documents are counted"),
         ("    rng.shuffle(mixed)\n", "", "not mixed"),
         ("mixed = [*domain.train, *extra]", "mixed = domain.train; mixed += extra", "is changed in place"),
-        (
-            "train=mixed)",
-            "train=mixed, validation=domain.validation + general.validation)",
-            "validation part",
-        ),
+        ("=mixed)", "=mixed, validation=domain.validation + general.validation)", "validation part"),
         ("while n_byte < wanted:", "for _ in range(1):", "no document is drawn a second time"),
         ('random.Random(f"replay {seed}")', "random.Random()", "the same seed must draw"),
     ],
@@ -133,11 +105,7 @@ WRONG = {
             "the biases are penalised",
         ),
         ("0.5 * (l2", "(l2", "the factor 1/2"),
-        (
-            "    weight = weight / weight.sum(1, keepdim=True)",
-            "    weight = weight",
-            "are summed, not averaged",
-        ),
+        (" / weight.sum(1, keepdim=True)", "", "are summed, not averaged"),
         ("    weight = weight / weight.sum(1, keepdim=True)", "    weight = weight / N", "divided by N"),
         ("(nats(x, y, W, b) * weight).sum()", "nats(x, y, W, b).mean(-1).sum()", "weight 0 are included"),
         ("loss = data + penalty", "loss = data", "there is no penalty"),
