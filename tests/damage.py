@@ -27,26 +27,9 @@ SECONDS, GIBIBYTES = 10, 2  # that one reading may take, in memory beside what t
 PROCESSES, MOST_KILLED = 2, 3  # at once; how often a process that was killed is followed by another
 REPORT = "report.txt"
 LONG, DEEP = "x" * 1000, "[" * 100_000
-JUNK = [
-    None,
-    True,
-    False,
-    -1,
-    0,
-    1,
-    2,
-    10**9,
-    10**18,
-    1e9,
-    1.5,
-    1e-9,
-    float("nan"),
-    float("inf"),
-    "",
-    "1",
-    "a",
-]
-JUNK += [LONG, "\x1b[31mred", "\ud800", "é\u2028", [], [None], [[1, 2], ["a"]], {}, {"a": None}, {"a": [{}]}]
+JUNK = [None, True, False, -1, 0, 1, 2, 10**9, 10**18, 1e9, 1.5, 1e-9, float("nan"), float("inf")]
+JUNK += ["", "1", "a", LONG, "\x1b[31mred", "\ud800", "é\u2028"]
+JUNK += [[], [None], [[1, 2], ["a"]], {}, {"a": None}, {"a": [{}]}]
 PARTS = [b"\n", b"\t", b" ", b'"', b",", b"{", b"]", b"\x00", b"\xff", b"\x1b[31m", b"-1", b"NaN", b"1e999"]
 PARTS += [b"9" * 5000, LONG.encode(), DEEP.encode(), "\u2028".encode()]
 
@@ -171,9 +154,8 @@ def faults(path: Path, read: Callable, content: Callable[[int], bytes], numbers)
         shutil.rmtree(folder)
         if status:
             n = int.from_bytes(at[:8], "little")
-            found[n] = (
-                f"the process ends by {signal.strsignal(os.WTERMSIG(status))} (after {SECONDS} s: alarm)"
-            )
+            by = signal.strsignal(os.WTERMSIG(status))
+            found[n] = f"the process ends by {by} (after {SECONDS} s: alarm)"
             rest = part[part.index(n) + 1 :]
             if rest and len(children) < PROCESSES + MOST_KILLED:
                 children.append((rest, *child(path.parent, try_all, rest)))

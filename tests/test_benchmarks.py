@@ -57,7 +57,7 @@ def test_a_line_has_times_figure_and_aim():
     assert run.line("case", ours, "rows").endswith("5.0 rows/s")
     assert run.line("case", peer, "rows").endswith("at least 1.60: missed")
     assert "1.50 (2.00)  0.50 – 2.00" in run.line("case", peer, "rows")
-    (_, step) = run.rows(Case({}, {STEP: 0.05}), {OURS: [1.0], STEP: [24.0]})
+    _, step = run.rows(Case({}, {STEP: 0.05}), {OURS: [1.0], STEP: [24.0]})
     assert run.line("case", step, "rows").endswith("at most 5.0%")
 
 
@@ -81,7 +81,5 @@ def test_the_flops_of_a_step_are_three_times_those_of_the_products_forward(layer
     ids = torch.ones(B, T, dtype=torch.long)
     with Counting() as counted:
         model(ids, decoder_input_ids=ids if all(layers) else None)
-    hidden_half = (
-        2 * 2 * B * T * (T / 2) * D * layers[1]
-    )  # written out, attention computes what its mask hides
+    hidden_half = 2 * 2 * B * T * (T / 2) * D * layers[1]  # attention written out computes what is masked
     assert flops(model, B, T, B * T) == 3 * (counted.n - hidden_half)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import small
 import torch
+from small import check_error, succeed
 
 import extract
 import finetune
@@ -82,9 +83,8 @@ def test_accuracy_stands_over_the_number_of_examples(tmp_path, axes):
 
 def test_tables_show_rows_and_columns_as_they_stand(tmp_path, axes):
     write_json(tmp_path / "results.json", dict(layers=dict(cls=[0.1, 0.2, 0.3], mean=[0.4, 0.5, 0.625])))
-    (tmp_path / "confusion.tsv").write_text(
-        'truth\ta #1\t"b ""c"\na #1\t7\t2\n"b ""c"\t1\t8\n', encoding="utf-8"
-    )
+    table = 'truth\ta #1\t"b ""c"\na #1\t7\t2\n"b ""c"\t1\t8\n'
+    (tmp_path / "confusion.tsv").write_text(table, encoding="utf-8")
     panels = plots.run_panels([tmp_path])
     panels["layer x pooling"](axes)
     cells = {text.get_position(): text.get_text() for text in axes.texts}  # (column, row)
@@ -124,7 +124,7 @@ def test_components_are_the_directions_of_most_variance(axes):
 
 @pytest.fixture
 def model():
-    """A small encoder-decoder, its tokenizer, and two texts of which the first is the shorter."""
+    """A small encoder-decoder, and its tokenizer."""
     shape = dict(n_encoder_layer=1, n_decoder_layer=1, d_model=8, n_head=2, d_ff=8, max_positions=32)
     torch.manual_seed(0)
     config = ModelConfig(vocab_size=small.tokenizer().vocab_size, **shape)
@@ -161,16 +161,15 @@ def script(tmp_path, monkeypatch, run_script, model):
 
 def test_one_picture_of_a_model_s_panels(script):
     Path("texts.tsv").write_text("the sun\ta\nthe tree\tb\nthe sun and the rain\ta\n", encoding="utf-8")
-    code, out, err = script("model", "--embeddings", "texts.tsv", "--positions", "--out", "both.png")
-    assert code == 0 and "Saved in both.png" in out, err
+    out = succeed(script("model", "--embeddings", "texts.tsv", "--positions", "--out", "both.png"))
+    assert "Saved in both.png" in out
     assert Path("both.png").read_bytes().startswith(PNG)
-    assert script("model", "--attention", "sun", "--panels", "encoder.0.self, head 1")[0] == 0
+    succeed(script("model", "--attention", "sun", "--panels", "encoder.0.self, head 1"))
     assert Path("model/picture.png").read_bytes().startswith(PNG)
     Path("other").mkdir()
     Path("model/log.jsonl").write_text('{"step": 1, "split": "train", "loss": 1.0, "lr": 0.1}\n')
     Path("other/log.jsonl").write_text(Path("model/log.jsonl").read_text())
     assert "Saved in model" in script("model", "other")[1], "the picture of several stands in the first"
-    assert [path for path in Path().rglob("*.tmp")] == []
 
 
 @pytest.mark.parametrize("n, inches", [(1, (5.5, 3.8)), (2, (6.4, 2.7)), (4, (12.8, 2.7)), (5, (12.8, 5.4))])
@@ -198,18 +197,15 @@ def test_one_flag_alone_draws_its_panel_from_the_model(script, monkeypatch, axes
 
 
 def test_a_panel_that_is_not_there_is_told_with_those_that_are(script, run):
-    code, _, err = script(str(run), "--panels", "los")
-    assert code == 2 and "loss, lr" in err, err
-    code, _, err = script("nowhere", "--out", "a.png")
-    assert code == 2 and "nowhere: no such folder" in err, err
+    check_error(script(str(run), "--panels", "los"), "loss, lr")
+    check_error(script("nowhere", "--out", "a.png"), "nowhere: no such folder")
 
 
 def test_a_model_whose_attention_knows_the_order_has_no_positions(script):
     tokenizer = small.tokenizer()
     shape = dict(n_decoder_layer=1, d_model=8, n_head=2, d_ff=8, max_positions=32, positions="alibi")
     minilm.save(minilm.build(ModelConfig(vocab_size=tokenizer.vocab_size, **shape)), tokenizer, "alibi")
-    code, _, err = script("alibi", "--positions")
-    assert code == 2 and "none" in err, err
+    check_error(script("alibi", "--positions"), "none")
 
 
 @pytest.mark.parametrize(
@@ -238,6 +234,5 @@ def test_without_matplotlib_the_extra_is_named_before_a_run_begins(run, monkeypa
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     for module in (plots, train, extract):
         words = [str(run)] if module is plots else ["--plot"]
-        code, _, err = run_script(module, *words)
-        assert code == 2 and 'pip install -e ".[plots]"' in err, err
+        check_error(run_script(module, *words), 'pip install -e ".[plots]"')
     assert not Path("runs").exists(), "nothing is trained that could not be drawn"

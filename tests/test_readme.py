@@ -112,9 +112,9 @@ def workplace(tmp_path, monkeypatch):
         Path(name).write_text("".join(lines), encoding="utf-8")
     tagged = world.tagging(12, seed=0)
     lines = ("".join(f"{word} {tag}\n" for word, tag in zip(*one, strict=True)) for one in tagged)
-    lines = "\n".join(lines)
+    columns = "\n".join(lines)
     for name in ("tags.conll", "train.conll", "test.conll"):
-        Path(name).write_text(lines, encoding="utf-8")
+        Path(name).write_text(columns, encoding="utf-8")
     files_of_the_later_regimes()
     published.folder(Path("all-MiniLM-L6-v2"), "bert")
     small_gpt(texts, "runs/in-context")
