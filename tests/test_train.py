@@ -249,7 +249,8 @@ def test_a_resume_that_does_not_fit_leaves_the_run_as_it_was(script):
         assert code == 2 and all(words in err for words in told), err
         assert contents("mine") == before
     code, _, err = resume("--steps 5 --vocab-size 300 --dropout 0.2")
-    assert code == 0 and "--dropout 0.2 (before: the preset's)" in err and "--vocab" not in err
+    assert code == 0 and "--vocab" not in err, err
+    assert "--steps 5 (before: 4)" in err and "--dropout 0.2 (before: the preset's)" in err
 
 
 def test_muon_is_a_flag_that_a_resumed_run_keeps(script):

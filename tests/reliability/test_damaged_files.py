@@ -38,7 +38,6 @@ from minilm.reinforcement.preferences import load_preferences
 from minilm.reinforcement.settings import ReinforceSettings
 from minilm.texts.corpus import load_corpus
 from minilm.texts.pairs import load_pairs
-from minilm.texts.tables import read_squad
 from minilm.training.checkpoints import Run
 from minilm.training.loop import make_optimizer, train_step
 
@@ -233,22 +232,12 @@ def test_a_model_too_large_to_be_meant_is_refused_before_it_is_built(folder, fie
     assert not (found := faults(path, refused(read_run, within=1), lambda _: huge, [0])), found
 
 
-@pytest.mark.parametrize(
-    ("byte", "n"), [(b"\x00", 1), *(pytest.param(byte, 40, marks=LATER) for byte in (b"\x00", b"a"))]
-)
-def test_a_gz_file_that_unpacks_to_far_more_is_refused(byte, n, root):
-    bomb = gzip.compress(byte * 10**8, 1, mtime=0) * n  # a .gz file may consist of several
+@LATER
+@pytest.mark.parametrize("byte", [b"\x00", b"a"])
+def test_a_gz_file_that_unpacks_to_far_more_is_refused(byte, root):
+    bomb = gzip.compress(byte * 10**8, 1, mtime=0) * 40  # a .gz file may consist of several
     found = faults(root / "texts.txt.gz/texts.txt.gz", refused(load_corpus), lambda _: bomb, [0])
     assert not found, found
-
-
-@pytest.mark.parametrize("value", ["no", "false", 2])
-def test_squad_says_true_or_false_whether_a_question_has_no_answer(value, tmp_path):
-    path = tmp_path / "squad.json"
-    asked = dict(question="Who?", answers=[dict(text="Ana", answer_start=0)], is_impossible=value)
-    path.write_text(json.dumps(dict(data=[dict(paragraphs=[dict(context="Ana sat.", qas=[asked])])])))
-    with pytest.raises(UserError, match=r"squad\.json.*is_impossible"):
-        read_squad(path)
 
 
 def test_a_long_label_is_cut_where_it_is_told(tmp_path):
@@ -262,18 +251,13 @@ def test_a_long_label_is_cut_where_it_is_told(tmp_path):
 
 
 @pytest.mark.parametrize("module", [finetune, extract])
-def test_a_label_that_would_colour_the_terminal_is_shown_as_escapes(
-    module, run_script, tmp_path, monkeypatch
-):
+def test_a_label_that_gives_orders_to_the_terminal_is_escaped(module, run_script, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    red, rows = "\x1b[31mred", []
-    for text in dict.fromkeys(small.documents(60)):
-        rows.append((text, red if "red" in text else "other"))
+    texts = dict.fromkeys(small.documents(60))
+    rows = [(text, "\x1b[31mred" if "red" in text else "other") for text in texts]
     Path("rows.csv").write_text(table(("text", "label"), rows))
     minilm.save(small.model("masked"), small.tokenizer(), "model")
-    flags = "--model model --data rows.csv --device cpu"
     more = "--steps 2 --no-compare --seeds 0" if module is finetune else "--draws 2 --labels 1"
-    code, out, err = run_script(module, *flags.split(), *more.split())
-    assert code == 0, err
-    assert "\x1b" not in out + err, "a label of a file gives orders to the terminal"
+    code, out, err = run_script(module, *f"--model model --data rows.csv --device cpu {more}".split())
+    assert code == 0 and "\x1b" not in out + err, err
     assert r"\x1b[31mred" in out, "the label is not told"

@@ -2,13 +2,12 @@
 
 import re
 import shutil
-import signal
 from itertools import permutations
 from pathlib import Path
 
 import pytest
 from reliability.runs import COMMANDS, essential
-from small import assert_equal, check_error
+from small import assert_equal, check_error, ctrl_c, succeed
 
 import finetune
 import train
@@ -29,20 +28,12 @@ A_WEIGHT = re.compile(r"'?\b(head|pooler|tokens|encoder)\.[\w.]+")
 
 
 @pytest.fixture
-def stopped(home, run_script, monkeypatch):
+def stopped(home, run_script):
     """A function that fine-tunes in one of the ways into a folder, stopped after half of the steps."""
 
     def stop(way: str, folder: str) -> None:
-        batch = FineTuning.batch
-
-        def interrupted(self, step, split):
-            if split == "train" and step == 2:
-                signal.raise_signal(signal.SIGINT)
-            return batch(self, step, split)
-
-        monkeypatch.setattr(FineTuning, "batch", interrupted)
-        code, _, err = run_script(finetune, *COMMAND.split(), *way.split(), "--out", folder)
-        monkeypatch.setattr(FineTuning, "batch", batch)
+        with ctrl_c(FineTuning, at=2):
+            code, _, err = run_script(finetune, *COMMAND.split(), *way.split(), "--out", folder)
         assert code == 130 and "after step 3 of 6" in err, err
 
     return stop
@@ -83,8 +74,7 @@ def test_the_checkpoint_of_another_run_is_refused(before, afters, stopped, run_s
 
 
 def test_the_checkpoint_of_another_script_is_refused(stopped, run_script):
-    code, _, err = run_script(train, *COMMANDS["masked"].split()[1:], "--steps", "2", "--out", "other")
-    assert code == 0, err
+    succeed(run_script(train, *COMMANDS["masked"].split()[1:], "--steps", "2", "--out", "other"))
     stopped("--tune all", "mine")
     settings = Path("mine/settings.json").read_bytes()
     shutil.copy("other/trainer.pt", "mine")
@@ -97,6 +87,6 @@ def test_moments_stay_with_their_weights_whatever_their_rate(stopped, run_script
     for before, after in permutations(ALL_WEIGHTS, 2):
         stopped(before, "mine")
         moments = load_trainer("mine")["optimizer"]
-        assert run_script(finetune, *f"--resume --out mine --steps 3 {after}".split())[0] == 0
+        succeed(run_script(finetune, *f"--resume --out mine --steps 3 {after}".split()))
         assert_equal(load_trainer("mine")["optimizer"], moments, f"{before}, then {after}: moments")
         shutil.rmtree("mine")
