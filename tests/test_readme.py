@@ -27,7 +27,8 @@ from minilm.tokenizer.bpe import BPE, SPECIAL_TOKENS
 ROOT = Path(__file__).parents[1]
 REGIMES = ("pretraining", "continued", "extraction", "finetuning", "reinforcement", "in_context")
 READMES = [ROOT / "README.md", *(ROOT / "minilm" / room / "README.md" for room in REGIMES)]
-README = "\n".join(path.read_text(encoding="utf-8") for path in READMES).replace("\\\n", " ")
+TEXTS = dict(zip(("newcomer", *REGIMES), (path.read_text(encoding="utf-8") for path in READMES), strict=True))
+README = "\n".join(TEXTS.values()).replace("\\\n", " ")
 COMMAND = re.compile(r"(?:python|torchrun --nproc-per-node \d+) ([a-z]+\.py[^`\n]*)")
 # Flags behind a command that make it small; a later flag wins.
 TINY = {
@@ -81,6 +82,12 @@ def tiny_training(words: list[str]) -> list[str]:
     return more + (["--steps", "3"] if "--resume" in words else [])
 
 
+def write(text: str, *names: str) -> None:
+    """Write a text into files of these names."""
+    for name in names:
+        Path(name).write_text(text, encoding="utf-8")
+
+
 @pytest.fixture
 def workplace(tmp_path, monkeypatch):
     """A folder with the user's files that the README names; the world is a small one."""
@@ -100,21 +107,16 @@ def workplace(tmp_path, monkeypatch):
         monkeypatch.setattr(preferences, name, n)
     texts = world.documents(60)
     Path("corpus").mkdir()
-    for name in ("notes.txt", "shakespeare.txt", "corpus/a.txt"):
-        Path(name).write_text("\n\n".join(texts), encoding="utf-8")
-    for side in ("en", "de"):
-        Path(f"captions.{side}").write_text("\n".join(texts), encoding="utf-8")
+    write("\n\n".join(texts), "notes.txt", "shakespeare.txt", "corpus/a.txt")
+    write("\n".join(texts), "captions.en", "captions.de")
     with gzip.open("more.jsonl.gz", "wt", encoding="utf-8") as file:
         file.writelines(json.dumps({"text": text}) + "\n" for text in texts)
     for name in ("train.tsv", "test.tsv", "reviews.tsv", "more.tsv"):
         rows = world.labelled(24, seed=len(name))
-        lines = (f"{text[-30:]}\t{label}\n" for text, label in rows)  # two fit into 128 positions
-        Path(name).write_text("".join(lines), encoding="utf-8")
+        write("".join(f"{text[-30:]}\t{label}\n" for text, label in rows), name)  # two fit into 128 positions
     tagged = world.tagging(12, seed=0)
     lines = ("".join(f"{word} {tag}\n" for word, tag in zip(*one, strict=True)) for one in tagged)
-    columns = "\n".join(lines)
-    for name in ("tags.conll", "train.conll", "test.conll"):
-        Path(name).write_text(columns, encoding="utf-8")
+    write("\n".join(lines), "tags.conll", "train.conll", "test.conll")
     files_of_the_later_regimes()
     published.folder(Path("all-MiniLM-L6-v2"), "bert")
     small_gpt(texts, "runs/in-context")
@@ -131,13 +133,12 @@ def with_quick_probes(*given) -> tuple:
 
 def files_of_the_later_regimes() -> None:
     """Write what finetune.py and reinforce.py read in the README."""
-    for name in ("trec.train.tsv", "trec.test.tsv", "some.tsv", "few-4-0.tsv", "few-test.tsv"):
-        rows = (f"Who was it in {i}?\tHUM\nWhere is it in {i}?\tLOC\n" for i in range(12))
-        Path(name).write_text("".join(rows), encoding="utf-8")
-    Path("new.tsv").write_text("She picked a lily.\nHe saw a crab.\n", encoding="utf-8")
+    rows = (f"Who was it in {i}?\tHUM\nWhere is it in {i}?\tLOC\n" for i in range(12))
+    write("".join(rows), "trec.train.tsv", "trec.test.tsv", "some.tsv", "few-4-0.tsv", "few-test.tsv")
+    write("She picked a lily.\nHe saw a crab.\n", "new.tsv")
     question = dict(question="What did Ana find?", answers=[dict(text="a lamp", answer_start=10)])
     paragraphs = [dict(context=f"Ana found a lamp on day {i}.", qas=[question]) for i in range(12)]
-    Path("squad.json").write_text(json.dumps(dict(data=[dict(paragraphs=paragraphs)])), encoding="utf-8")
+    write(json.dumps(dict(data=[dict(paragraphs=paragraphs)])), "squad.json")
     files = {
         "instructions.jsonl": dict(prompt="Who found it?", response="NAME."),
         "others.jsonl": dict(prompt="Who lost it?", response="NAME."),
@@ -146,11 +147,10 @@ def files_of_the_later_regimes() -> None:
     for name, row in files.items():
         rows = (row | dict(prompt=f"Ana {i} was at the beach.") for i in range(20))
         lines = (json.dumps(one).replace("NAME", "Ana" if i % 2 else "Rui") for i, one in enumerate(rows))
-        Path(name).write_text("\n".join(lines), encoding="utf-8")
-    prompts = "\n".join(f"Rui {i} was at the farm." for i in range(20))
-    Path("prompts.txt").write_text(prompts, encoding="utf-8")
+        write("\n".join(lines), name)
+    write("\n".join(f"Rui {i} was at the farm." for i in range(20)), "prompts.txt")
     rules = "def short_answer(prompt, answer):\n    return -len(answer)\n"
-    Path("my_rules.py").write_text(f"{rules}def happy(prompt, answer):\n    return 'happy' in answer\n")
+    write(f"{rules}def happy(prompt, answer):\n    return 'happy' in answer\n", "my_rules.py")
 
 
 def small_gpt(texts: list[str], folder: str, more: tuple[str, ...] = ()) -> None:
@@ -158,7 +158,7 @@ def small_gpt(texts: list[str], folder: str, more: tuple[str, ...] = ()) -> None
     tokenizer = BPE.train(texts, 280, (*SPECIAL_TOKENS, *more))
     shape = dict(n_decoder_layer=1, d_model=8, n_head=2, d_ff=8, max_positions=320)
     minilm.save(minilm.build(ModelConfig(vocab_size=tokenizer.vocab_size, **shape)), tokenizer, folder)
-    Path(folder, "results.json").write_text("{}", encoding="utf-8")
+    write("{}", f"{folder}/results.json")
 
 
 def test_the_readme_has_its_two_commands():
@@ -193,15 +193,14 @@ def test_every_file_that_a_readme_names_exists(path):
 
 
 def test_readmes_are_short_enough_to_be_read():
-    lines = {path.parent.name: path.read_text(encoding="utf-8").count("\n") for path in READMES}
+    lines = {name: text.count("\n") for name, text in TEXTS.items()}
     newcomer, *rooms = lines.values()
     assert newcomer <= 250 and all(60 <= n <= 270 for n in rooms), lines
 
 
 @pytest.mark.parametrize("room", REGIMES)
 def test_a_room_has_a_picture_and_the_command_that_makes_it(room):
-    text = (ROOT / "minilm" / room / "README.md").read_text(encoding="utf-8")
-    ((name, command),) = re.findall(r"^!\[[^\]]+\]\((\w+\.png)\)\n`([^`]+)`", text, re.MULTILINE)
+    ((name, command),) = re.findall(r"^!\[[^\]]+\]\((\w+\.png)\)\n`([^`]+)`", TEXTS[room], re.MULTILINE)
     content = (ROOT / "minilm" / room / name).read_bytes()
     assert content.startswith(b"\x89PNG") and len(content) < 60_000, "a picture that a page loads at once"
     assert command.startswith("python -m minilm.plots ") and f"--out minilm/{room}/{name}" in command
@@ -213,8 +212,7 @@ SECTIONS += ("Where we differ from the papers",)
 
 @pytest.mark.parametrize("room", REGIMES)
 def test_a_regime_by_hand_fits_on_a_slide(room):
-    text = (ROOT / "minilm" / room / "README.md").read_text(encoding="utf-8")
-    programs = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    programs = re.findall(r"```python\n(.*?)```", TEXTS[room], re.DOTALL)
     assert programs and all(p.count("\n") <= 25 for p in programs), "a regime by hand has at most 25 lines"
     for section in SECTIONS:
-        assert f"\n## {section}" in text, f"{room}/README.md has no section {section!r}"
+        assert f"\n## {section}" in TEXTS[room], f"{room}/README.md has no section {section!r}"
