@@ -32,9 +32,8 @@ def unchanged(function, *given):
     found = function(*given)
     for number, (value, kept) in enumerate(zip(given, before, strict=True), start=1):
         if isinstance(value, torch.Tensor) and not torch.equal(value, kept):
-            raise AssertionError(
-                f"argument {number} is changed in place: the caller still needs the old values"
-            )
+            told = f"argument {number} is changed in place: the caller still needs the old values"
+            raise AssertionError(told)
     return found
 
 
@@ -96,9 +95,8 @@ def first_difference(got, right, rtol, atol, axes) -> str:
         return f"shape {x.shape} instead of {y.shape}"
     wrong = ~np.isclose(x, y, rtol, atol, equal_nan=True)
     place = tuple(int(i) for i in np.argwhere(wrong)[0])
-    named = axes or {1: ("place",), 2: ("row", "column")}.get(
-        x.ndim, [f"axis {i} index" for i in range(x.ndim)]
-    )
+    usual = {1: ("place",), 2: ("row", "column")}
+    named = axes or usual.get(x.ndim, [f"axis {i} index" for i in range(x.ndim)])
     where = ", ".join(f"{name} {i}" for name, i in zip(named, place, strict=True))
     ours, theirs = (shown(side, place) for side in (x, y))
     if ours == theirs:  # they differ after the fourth digit

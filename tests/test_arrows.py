@@ -62,14 +62,11 @@ def test_every_room_has_its_floor():
     assert rooms - {"__pycache__"} - LEAVES == set(FLOOR), "a new room needs a floor in the list above"
 
 
-@pytest.mark.parametrize(
-    ("here", "text", "sentence"),
-    [
-        ("texts", "from ..pretraining.run import Pretraining", "imports pretraining/run: texts stands below"),
-        ("extraction", "from minilm.finetuning import heads", "imports finetuning: extraction stands beside"),
-        ("model", "import minilm.world", "imports world: model stands beside world"),
-    ],
-)
+@pytest.mark.parametrize(("here", "text", "sentence"), [
+    ("texts", "from ..pretraining.run import Pretraining", "imports pretraining/run: texts stands below"),
+    ("extraction", "from minilm.finetuning import heads", "imports finetuning: extraction stands beside"),
+    ("model", "import minilm.world", "imports world: model stands beside world"),
+])  # fmt: skip
 def test_an_arrow_that_runs_upward_is_named(here, text, sentence, tmp_path, monkeypatch):
     monkeypatch.setitem(globals(), "ROOT", tmp_path)
     (tmp_path / "minilm" / here).mkdir(parents=True)

@@ -95,20 +95,17 @@ def test_load_names_what_is_missing(model, tmp_path):
         checkpoint.load(tmp_path / "masked")
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ('{"format": "minilm",\n"d_model": }', "not JSON .*line 2"),
-        ('{"format": "minilm", "d_modle": 6}', r"unknown model field 'd_modle' \(did you mean 'd_model'"),
-        ('{"format": "minilm", "d_model": "6"}', r"'d_model' is '6', expected integer"),
-        ('{"format": "minilm", "init_std": "x"}', r"'init_std' is 'x', expected number\|none"),
-        ('{"format": "minilm", "norm": null}', r"'norm' is None, expected post\|pre"),
-        ('{"format": "minilm", "n_encoder_layer": 1, "d_model": 7, "n_head": 2}', "7 is no multiple"),
-        ('{"d_model": 6}', '"format": "minilm" is missing'),
-        ('{"model_type": "bert"}', "no weights in it"),  # a published folder
-        ('{"model_type": "brt"}', r"'brt' is not supported \(did you mean 'bert'\?\); expected bert, "),
-    ],
-)
+@pytest.mark.parametrize(("text", "message"), [
+    ('{"format": "minilm",\n"d_model": }', "not JSON .*line 2"),
+    ('{"format": "minilm", "d_modle": 6}', r"unknown model field 'd_modle' \(did you mean 'd_model'"),
+    ('{"format": "minilm", "d_model": "6"}', r"'d_model' is '6', expected integer"),
+    ('{"format": "minilm", "init_std": "x"}', r"'init_std' is 'x', expected number\|none"),
+    ('{"format": "minilm", "norm": null}', r"'norm' is None, expected post\|pre"),
+    ('{"format": "minilm", "n_encoder_layer": 1, "d_model": 7, "n_head": 2}', "7 is no multiple"),
+    ('{"d_model": 6}', '"format": "minilm" is missing'),
+    ('{"model_type": "bert"}', "no weights in it"),  # a published folder
+    ('{"model_type": "brt"}', r"'brt' is not supported \(did you mean 'bert'\?\); expected bert, "),
+])  # fmt: skip
 def test_a_config_that_is_wrong_or_foreign(tmp_path, text, message):
     (tmp_path / "config.json").write_text(text)
     for read in (checkpoint.load, checkpoint.load_config):

@@ -77,13 +77,10 @@ def test_a_resume_that_does_not_fit_leaves_the_run_as_it_was(script):
         assert contents("mine") == before
 
 
-@pytest.mark.parametrize(
-    ("task", "row", "change", "what"),
-    [
-        ("classification", "Ana {n}.\t{i}\n", ("9\n", "5\n"), "labels"),
-        ("similarity", "Ana.\tRui {n}.\t{i}\n", ("9\n", "90\n"), "mean"),
-    ],
-)
+@pytest.mark.parametrize(("task", "row", "change", "what"), [
+    ("classification", "Ana {n}.\t{i}\n", ("9\n", "5\n"), "labels"),
+    ("similarity", "Ana.\tRui {n}.\t{i}\n", ("9\n", "90\n"), "mean"),
+])  # fmt: skip
 def test_a_head_goes_on_with_the_truths_that_it_was_trained_for(script, task, row, change, what):
     """Labels of other names may fit the shape of the head: the run would end at chance, and not say why."""
     rows = "".join(row.format(n=n, i=n % 3 + 7) for n in range(24))

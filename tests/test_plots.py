@@ -208,16 +208,13 @@ def test_a_model_whose_attention_knows_the_order_has_no_positions(script):
     check_error(script("alibi", "--positions"), "none")
 
 
-@pytest.mark.parametrize(
-    "module, where, name",
-    [
-        (train, train.Pretraining, "run"),
-        (finetune, finetune, "finetune"),
-        (extract, extract, "extract_features"),
-        (prompt, prompt, "answer_prompts"),
-        (reinforce, reinforce, "Reinforcement"),
-    ],
-)
+@pytest.mark.parametrize("module, where, name", [
+    (train, train.Pretraining, "run"),
+    (finetune, finetune, "finetune"),
+    (extract, extract, "extract_features"),
+    (prompt, prompt, "answer_prompts"),
+    (reinforce, reinforce, "Reinforcement"),
+])  # fmt: skip
 def test_the_plot_of_a_run_is_drawn_at_its_end(run_script, run, monkeypatch, module, where, name):
     drawn, ended = [], SimpleNamespace(run=lambda: run) if module is reinforce else run
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: "there")

@@ -153,17 +153,14 @@ def interrupted(script, monkeypatch):
 
 
 # the steps of a run: the first reward model 1, a look for its mistakes 2, the reward model 3, PPO 6, hack 3
-@pytest.mark.parametrize(
-    "flags, at, done",
-    [
-        pytest.param("", 2, 0, id="look", marks=pytest.mark.reliability),
-        pytest.param("", 4, 0, id="reward model", marks=pytest.mark.reliability),
-        pytest.param("--seed 5 --no-contrast", 9, 3, id="ppo"),
-        pytest.param("", 13, 6, id="hack", marks=pytest.mark.reliability),
-        pytest.param("--algorithm dpo", 7, 1, id="dpo", marks=pytest.mark.reliability),
-        pytest.param("--algorithm grpo --group-size 3", 9, 3, id="grpo", marks=pytest.mark.reliability),
-    ],
-)
+@pytest.mark.parametrize("flags, at, done", [
+    pytest.param("", 2, 0, id="look", marks=pytest.mark.reliability),
+    pytest.param("", 4, 0, id="reward model", marks=pytest.mark.reliability),
+    pytest.param("--seed 5 --no-contrast", 9, 3, id="ppo"),
+    pytest.param("", 13, 6, id="hack", marks=pytest.mark.reliability),
+    pytest.param("--algorithm dpo", 7, 1, id="dpo", marks=pytest.mark.reliability),
+    pytest.param("--algorithm grpo --group-size 3", 9, 3, id="grpo", marks=pytest.mark.reliability),
+])  # fmt: skip
 def test_an_interrupted_run_goes_on_bit_for_bit(script, interrupted, flags, at, done):
     succeed(script(f"--out whole --steps 6 {flags}"))
     interrupted(f"--steps 6 {flags}", at)
@@ -190,17 +187,14 @@ def test_a_run_that_replaced_another_resumes_with_nothing_of_it(script, interrup
         small.assert_equal(whole, part, f"{folder or 'the policy'} is that of the run that was replaced")
 
 
-@pytest.mark.parametrize(
-    "flags, message",
-    [
-        ("--model mute", "no tokenizer in it"),
-        ("--model runs/causl", "did you mean 'runs/causal'"),
-        ("--reward foreign", "its tokenizer is not the policy's"),
-        ("--prompts prompts.txt", "needs --preferences"),
-        ("--preferences ties.jsonl", "pair 2: chosen and rejected are both"),
-        ("--preferences absent.jsonl --model nowhere", "absent.jsonl: no such file"),
-    ],
-)
+@pytest.mark.parametrize("flags, message", [
+    ("--model mute", "no tokenizer in it"),
+    ("--model runs/causl", "did you mean 'runs/causal'"),
+    ("--reward foreign", "its tokenizer is not the policy's"),
+    ("--prompts prompts.txt", "needs --preferences"),
+    ("--preferences ties.jsonl", "pair 2: chosen and rejected are both"),
+    ("--preferences absent.jsonl --model nowhere", "absent.jsonl: no such file"),
+])  # fmt: skip
 def test_mistakes_are_one_line_and_cost_nothing(script, flags, message):
     write_pairs()
     one = dict(prompt="Ana", chosen="a", rejected="b")

@@ -151,16 +151,13 @@ def test_a_continued_run_goes_on_by_its_own_command(script):
     assert contents("runs/causal-2") == before
 
 
-@pytest.mark.parametrize(
-    ("flags", "kind"),
-    [
-        ("--objective causal --data world:few-shot", FewShot),
-        ("--objective causal --data world:few-shot-no-repeats", FewShot),
-        ("--objective causal --data world", Pretraining),
-        ("--objective masked --data world:few-shot", Pretraining),  # BERT reads no examples
-        ("--objective distillation --teacher runs/masked", Distilling),
-    ],
-)
+@pytest.mark.parametrize(("flags", "kind"), [
+    ("--objective causal --data world:few-shot", FewShot),
+    ("--objective causal --data world:few-shot-no-repeats", FewShot),
+    ("--objective causal --data world", Pretraining),
+    ("--objective masked --data world:few-shot", Pretraining),  # BERT reads no examples
+    ("--objective distillation --teacher runs/masked", Distilling),
+])  # fmt: skip
 def test_few_shot_documents_are_for_gpt(script, monkeypatch, flags, kind):
     seen = []
     monkeypatch.setattr(Pretraining, "run", lambda self: seen.append(type(self)))

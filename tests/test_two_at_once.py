@@ -39,9 +39,8 @@ def run(tmp_path, *words: str, body: str = "", n_process: int = 2) -> tuple[int,
     (tmp_path / "ran").mkdir()
     (tmp_path / "pytest.ini").write_text(INI)
     (tmp_path / "tests/conftest.py").write_text(CONFTEST)
-    (tmp_path / "tests/test_it.py").write_text(
-        TESTS.replace("{body}", body).replace("{n_process}", str(n_process))
-    )
+    tests = TESTS.replace("{body}", body).replace("{n_process}", str(n_process))
+    (tmp_path / "tests/test_it.py").write_text(tests)
     env = os.environ | {"PARENT": str(os.getpid())}
     end = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *words],
@@ -64,38 +63,26 @@ def test_each_test_is_run_once_in_one_of_two_processes_and_each_result_is_told(t
     assert len({process for processes in ran for process in processes}) == 2
 
 
-@pytest.mark.reliability
-def test_the_first_failure_ends_both(tmp_path):
-    code, told, ran = run(tmp_path, "-x", body="time.sleep(0.02); assert 0")
-    assert code == 1 and "stopping after" in told and len(ran) < 6, told
+DIES = "assert os.getppid() == int(os.environ['PARENT']) or os._exit(9)"
+TWO_NAMES = 'pass\n\n@pytest.mark.parametrize("n", [os.getpid()])\ndef test_two(n):\n    pass'
+ENDINGS = {  # flags, body of the test; exit code, what is told, and the most tests that are run
+    "the first failure ends both": ("-x", "time.sleep(0.02); assert 0", 1, "stopping after", 5),
+    "a second process that breaks down": ("-rs", DIES, 1, "the second process ended with 9", 30),
+    "a name that differs": ("-rs", TWO_NAMES, 1, "run twice, by two names: tests/test_it.py::test_two[", 30),
+    "tests that are no Python": ("-rs", "): here", 2, "SyntaxError", 0),
+    "tests are only listed": ("--collect-only", "assert 0", 0, "test_one[29]", 0),
+}
 
 
 @pytest.mark.reliability
-def test_a_second_process_that_breaks_down_is_told(tmp_path):
-    code, told, _ = run(tmp_path, body="assert os.getppid() == int(os.environ['PARENT']) or os._exit(9)")
-    assert code == 1 and "the second process ended with 9" in told, told
-
-
-@pytest.mark.reliability
-def test_a_name_that_differs_from_process_to_process_is_told(tmp_path):
-    body = 'pass\n\n@pytest.mark.parametrize("n", [os.getpid()])\ndef test_two(n):\n    pass'
-    code, told, _ = run(tmp_path, body=body)
-    assert code == 1 and "run twice, by two names: tests/test_it.py::test_two[" in told, told
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_an_ending_of_another_kind_is_told(tmp_path, ending):
+    flag, body, expected, sentence, most = ENDINGS[ending]
+    code, told, ran = run(tmp_path, flag, body=body)
+    assert code == expected and sentence in told and len(ran) <= most, told
 
 
 @pytest.mark.reliability
 def test_with_a_path_there_is_one_process(tmp_path):
     code, told, ran = run(tmp_path, "tests", n_process=1)
     assert code == 0 and len({process for processes in ran for process in processes}) == 1, told
-
-
-@pytest.mark.reliability
-def test_a_mistake_that_keeps_tests_from_being_read_ends_both(tmp_path):
-    code, told, ran = run(tmp_path, body="): here is no Python")
-    assert code == 2 and "SyntaxError" in told and ran == [], told
-
-
-@pytest.mark.reliability
-def test_where_tests_are_listed_only_there_is_one_process(tmp_path):
-    code, told, ran = run(tmp_path, "--collect-only", body="assert 0")
-    assert code == 0 and told.count("test_one[29]") == 1 and ran == [], told

@@ -23,10 +23,9 @@ SIZES = "--vocab-size 300 --d-model 16 --n-head 2 --d-ff 24 --dropout 0.1"
 SHORT = "--seed 5 --batch-size 5 --device cpu --steps 24 --save-every 3 --eval-every 5 --log-every 2"
 TEXT = f"{SHORT} --data texts.txt --context 32"
 TABLE = f"finetune.py {SHORT} --data table.tsv --model encoder --no-compare"
-WORLD = (
-    "reinforce.py --seed 5 --batch-size 6 --device cpu --steps 9 --save-every 3 --model decoder --n-pairs 20"
-)
-WORLD += " --max-new-tokens 8 --sampled-prompts 6 --reward-batch-size 4 --reward-steps 8 --dpo-steps 8"
+WORLD = "reinforce.py --seed 5 --batch-size 6 --device cpu --steps 9 --save-every 3 --model decoder"
+WORLD += " --n-pairs 20 --max-new-tokens 8 --sampled-prompts 6"
+WORLD += " --reward-batch-size 4 --reward-steps 8 --dpo-steps 8"
 ONE, BOTH = "--n-encoder-layer 1", "--n-encoder-layer 1 --n-decoder-layer 1"
 COMMANDS = {
     "masked": f"train.py {TEXT} {SIZES} {ONE}",

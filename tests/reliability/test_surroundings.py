@@ -80,16 +80,13 @@ def test_a_run_that_began_on_a_full_disk_can_be_replaced(number, script, half):
 
 @reliability
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
-@pytest.mark.parametrize(
-    "command",
-    [
-        MASKED,
-        COMMANDS["head"],
-        "extract.py --model encoder --data texts.txt --device cpu",
-        "prompt.py --model decoder --prompt Ana --device cpu",
-        "prompt.py --model decoder --data table.tsv --n-draw 1 --n-test 4 --device cpu",
-    ],
-)
+@pytest.mark.parametrize("command", [
+    MASKED,
+    COMMANDS["head"],
+    "extract.py --model encoder --data texts.txt --device cpu",
+    "prompt.py --model decoder --prompt Ana --device cpu",
+    "prompt.py --model decoder --data table.tsv --n-draw 1 --n-test 4 --device cpu",
+])  # fmt: skip
 def test_output_that_cannot_be_written_is_one_line(command, home):
     for stream in ("stdout", "stderr"):
         with open("/dev/full", "wb") as full:
