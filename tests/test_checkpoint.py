@@ -42,8 +42,7 @@ def test_load_gives_back_what_was_saved(model, tmp_path):
     loaded, _ = checkpoint.load(tmp_path / "run")
     assert loaded.config == SMALL
     assert not loaded.training, "a loaded model is for use: dropout must be off"
-    for name, tensor in model.state_dict().items():
-        assert torch.equal(loaded.state_dict()[name], tensor), name
+    small.assert_equal(loaded.state_dict(), model.state_dict())
     ids = torch.tensor([[1, 2, 3, 4]])
     assert torch.equal(loaded(ids), model.eval()(ids))
 
