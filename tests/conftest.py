@@ -101,17 +101,15 @@ def run_script(monkeypatch, capsys):
     return run
 
 
-SIZES = dict(d_model=12, n_head=3, d_ff=20, dropout=0.0, attention_dropout=0.0, final_norm=True)
-
-
 @pytest.fixture
 def encoder():
     """A function that builds a small BERT, with random weights by the seed of the test."""
 
     def make(vocab_size, max_positions=64, pairs=True, **changes):
         heads = dict(n_segments=2, pooler=True, next_sentence=True) if pairs else {}
-        shape = dict(vocab_size=vocab_size, max_positions=max_positions, n_encoder_layer=1)
-        return build(ModelConfig(**SIZES | shape | heads | changes))
+        sizes = dict(n_encoder_layer=1, d_model=12, n_head=3, d_ff=20, dropout=0.0, attention_dropout=0.0)
+        config = dict(vocab_size=vocab_size, max_positions=max_positions, final_norm=True)
+        return build(ModelConfig(**config | heads | sizes | changes))
 
     return make
 
@@ -121,8 +119,9 @@ def decoder():
     """A function that builds a small GPT, with random weights by the seed of the test."""
 
     def make(vocab_size, max_positions=64, **changes):
-        shape = dict(vocab_size=vocab_size, max_positions=max_positions, n_decoder_layer=1, head_bias=True)
-        return build(ModelConfig(**SIZES | shape | changes))
+        sizes = dict(n_decoder_layer=1, d_model=12, n_head=3, d_ff=20, dropout=0.0, attention_dropout=0.0)
+        config = dict(vocab_size=vocab_size, max_positions=max_positions, final_norm=True, head_bias=True)
+        return build(ModelConfig(**config | sizes | changes))
 
     return make
 
