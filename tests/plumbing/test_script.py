@@ -42,53 +42,58 @@ def command(monkeypatch, flags: str) -> tuple[dict, dict]:
     return script.read_command(Settings, "A script.", lambda given: given.get("task", "count"))
 
 
-def test_what_is_given_is_laid_over_the_run_that_goes_on(monkeypatch):
-    assert command(monkeypatch, "--steps 5") == (dict(steps=5), {})
-    folder = script.begin("count", Settings(steps=5, seed=2, overwrite=False))
+def begun(**settings) -> Path:
+    """Return the folder of a run that has begun, and can go on."""
+    folder = script.begin("count", Settings(**settings))
     Path(folder, "trainer.pt").touch()
-    given, overrides = command(monkeypatch, "--resume --steps 7")
-    assert overrides == {} and Settings(**given) == Settings(steps=7, seed=2, resume=True, out="runs/count")
+    return folder
+
+
+def fails(error: BaseException):
+    """Return a main that ends so."""
+
+    def main():
+        raise error
+
+    return main
+
+
+def test_what_is_given_is_laid_over_the_run_that_goes_on_and_what_is_otherwise_is_said(monkeypatch, capsys):
+    assert command(monkeypatch, "--steps 5") == (dict(steps=5), {})
+    begun(steps=5, seed=2, precision="fp32")
+    given, overrides = command(monkeypatch, "--resume --steps 7 --seed 2")
+    expected = Settings(steps=7, seed=2, precision="fp32", resume=True, out="runs/count")
+    assert overrides == {} and Settings(**given) == expected
+    assert capsys.readouterr().err == "--steps 7 (before: 5)\n"
     with pytest.raises(UserError, match="in any unfinished runs/sort"):
         command(monkeypatch, "--resume --task sort")
 
 
-def test_what_is_otherwise_when_a_run_goes_on_is_said(monkeypatch, capsys):
-    folder = script.begin("count", Settings(steps=5, seed=2))
-    Path(folder, "trainer.pt").touch()
-    command(monkeypatch, "--resume --steps 7 --seed 2")
-    assert capsys.readouterr().err == "--steps 7 (before: 5)\n"
+def test_how_a_run_began_is_of_no_interest_when_it_goes_on(monkeypatch):
+    begun(out="one", overwrite=True)
+    assert command(monkeypatch, "--resume --out one")[0]["overwrite"] is False
 
 
 def test_code_is_named_on_the_command_line_alone(monkeypatch):
     """A folder of a stranger must not run his code."""
-    folder = script.begin("count", Settings())
-    Path(folder, "trainer.pt").touch()
-    saved = json.loads(Path(folder, "settings.json").read_text())
-    write_json(Path(folder, "settings.json"), saved | dict(reward_function="stranger.evil:f"))
+    path = begun() / "settings.json"
+    write_json(path, json.loads(path.read_text()) | dict(reward_function="stranger.evil:f"))
     with pytest.raises(UserError, match="its reward is code; to run it: --reward-function stranger.evil:f"):
         command(monkeypatch, "--resume")
     given, _ = command(monkeypatch, "--resume --reward-function mine:f")
     assert given["reward_function"] == "mine:f"
 
 
-def test_a_bar_shows_a_long_stretch_and_changes_nothing(monkeypatch):
-    items = [3, 1, 2]
-    assert list(script.with_bar(items, "pairs")) == items and len(script.with_bar(items, "pairs")) == 3
+def test_a_bar_waits_five_seconds_and_is_that_of_the_first_process(monkeypatch):
+    bar = script.with_bar([3, 1, 2], "pairs")
+    assert list(bar) == [3, 1, 2] and len(bar) == 3, "a bar changes nothing"
     seen = []
-    monkeypatch.setattr(script, "tqdm", lambda items, what, **how: seen.append((what, how)) or items)
-    script.with_bar(items, "pairs")
-    monkeypatch.setenv("RANK", "1")
-    script.with_bar(items, "rows")
-    (one, first), (_, second) = seen
-    assert one == "pairs" and first["delay"] == 5 and first["leave"] is False, "a short stretch shows nothing"
-    assert first["disable"] is None and second["disable"] is True, "of several processes the first speaks"
-
-
-def test_how_a_run_began_is_of_no_interest_when_it_goes_on(monkeypatch):
-    script.begin("count", Settings(out="one"))
-    script.begin("count", Settings(out="one", overwrite=True))
-    Path("one/trainer.pt").touch()
-    assert command(monkeypatch, "--resume --out one")[0]["overwrite"] is False
+    monkeypatch.setattr(script, "tqdm", lambda *given, **how: seen.append((given, how)))
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        script.with_bar([], "pairs")
+    how = dict(delay=5, leave=False, ncols=100)
+    assert seen == [(([], "pairs"), how | dict(disable=is_hidden)) for is_hidden in (None, True)]
 
 
 def test_of_several_processes_the_first_alone_makes_the_folder_and_tells_the_others(monkeypatch, broadcast):
@@ -185,36 +190,22 @@ def test_cells():
         (OSError(28, "No space left on device"), 2, "error: output: No space left on device\n"),
         (PermissionError(13, "Permission denied", "a/b"), 2, "error: a/b: Permission denied\n"),
         (MemoryError(), 2, "error: out of memory; smaller batches and shorter texts need less memory"),
-        (
-            RuntimeError("DefaultCPUAllocator: can't allocate memory: 8"),
-            2,
-            "error: DefaultCPU",
-        ),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 8"), 2, "error: DefaultCPU"),
         (UserError("a: 'x\x1b[31m\t\u202e'"), 2, "error: a: 'x\\x1b[31m\\t\\u202e'\n"),
-        (
-            UserError(f"the user's {'x' * 300!r} isn't {'y' * 99!r}"),
-            2,
-            f"user's '{'x' * 99}... isn't 'y",
-        ),
+        (UserError(f"the user's {'x' * 300!r} isn't {'y' * 99!r}"), 2, f"user's '{'x' * 99}... isn't 'y"),
         (UserError("z " * 5000), 2, ("error: " + "z " * 500)[:1000] + "\n"),
         (UserError("/".join(["z" * 99] * 5)), 2, "error: " + "/".join(["z" * 99] * 5) + "\n"),
     ],
 )
 def test_an_ending_is_one_line_and_an_exit_code(ending, code, message, capsys):
-    def main():
-        raise ending
-
-    assert script.exit_code(main) == code
+    assert script.exit_code(fails(ending)) == code
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and message in err, "one line, on stderr"
 
 
 def test_ctrl_c_in_the_closing_says_how_to_go_on(capsys):
-    def main():
-        Path(script.begin("count", Settings(out="my count")), "trainer.pt").touch()
-        raise KeyboardInterrupt
-
-    assert script.exit_code(main) == 130
+    begun(out="my count")
+    assert script.exit_code(fails(KeyboardInterrupt())) == 130
     told = f"to go on: --resume --out '{Path('my count').resolve()}'\n"
     assert capsys.readouterr().err.endswith(small.in_shell(told)), "as the shell reads it"
 
@@ -247,22 +238,18 @@ def test_a_stream_that_is_closed_or_full_ends_no_run(closing):
 
 
 LAST = """
-import sys
+import atexit, sys
 from pathlib import Path
 from minilm.plumbing.errors import UserError
 from minilm.plumbing.folders import lock
 from minilm.plumbing.script import exit_code
-
-class Last:
-    def __del__(self, say=sys.stderr.write):
-        say("Python ends")
 
 def main():
     lock(Path(sys.argv[1]))
     sys.stdout.write("first ")
     {ending}
 
-last = Last()
+atexit.register(print, "Python ends", file=sys.stderr)
 exit(exit_code(main))
 """
 
@@ -293,22 +280,25 @@ def test_of_several_processes_one_leaves_by_its_own_exit(ending, code, tmp_path,
     monkeypatch.setattr(script.atexit, "register", leaves.append)
     monkeypatch.setattr(script.os, "_exit", ends.append)
     monkeypatch.setenv("WORLD_SIZE", "2")
-
-    def main():
-        lock(tmp_path)
-        if ending:
-            raise ending
-
-    assert script.exit_code(main) == code and (tmp_path / "lock").exists()
+    lock(tmp_path)
+    assert script.exit_code(fails(ending) if ending else lambda: None) == code
+    assert (tmp_path / "lock").exists()
     leaves.pop()()
     assert ends == [code], "the code of the run, and not what Python does at its end"
     assert not (tmp_path / "lock").exists(), "the folder stays locked"
 
 
-def test_what_is_no_mistake_of_the_user_s_is_returned_or_keeps_its_traceback():
+def test_what_is_no_failure_is_returned():
     assert [script.exit_code(lambda: None), script.exit_code(lambda: 3)] == [0, 3]
-    with pytest.raises(ValueError, match="invalid literal"):
-        script.exit_code(lambda: int("x"))
+
+
+@pytest.mark.parametrize(
+    "bug",
+    [ValueError("invalid literal"), RuntimeError("sizes do not match"), RuntimeError("CUDA: illegal memory")],
+)
+def test_what_is_no_mistake_of_the_user_s_keeps_its_traceback(bug):
+    with pytest.raises(type(bug), match=str(bug)):
+        script.exit_code(fails(bug))
 
 
 @pytest.mark.reliability
@@ -345,7 +335,7 @@ def second_of_two(monkeypatch):
         monkeypatch.setenv(name, str(value))
 
 
-def test_a_device_that_is_there_is_taken_and_auto_takes_a_cuda_gpu_or_the_cpu(hardware):
+def test_a_device_that_is_there_is_taken_and_auto_takes_a_cuda_gpu_or_the_cpu(hardware, monkeypatch):
     hardware()
     assert script.choose_device("auto") == torch.device("cpu")
     hardware(cuda=True)
@@ -353,8 +343,11 @@ def test_a_device_that_is_there_is_taken_and_auto_takes_a_cuda_gpu_or_the_cpu(ha
     hardware(mps=True)
     assert script.choose_device("auto") == torch.device("cpu"), "Apple's GPU is taken on request only"
     hardware(cuda=True, mps=True)
-    for name in ("cpu", "cuda", "mps"):
+    asked = []
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", asked.append)
+    for name, precision in dict(cpu="highest", cuda="high", mps="highest").items():
         assert script.choose_device(name) == torch.device(name)
+        assert asked.pop() == precision, "TF32 is for CUDA alone: the figures of a processor stay as they are"
 
 
 @pytest.mark.parametrize(("name", "other"), [("cuda", "mps"), ("mps", "cuda")])
@@ -364,20 +357,14 @@ def test_a_device_that_is_not_there_is_an_error(hardware, name, other):
         script.choose_device(name)
 
 
-@pytest.mark.parametrize(("name", "asked"), [("cuda", "high"), ("cpu", "highest"), ("mps", "highest")])
-def test_only_a_cuda_gpu_multiplies_by_tf32(hardware, monkeypatch, name, asked):
-    hardware(cuda=True, mps=True)
-    found = []
-    monkeypatch.setattr(torch, "set_float32_matmul_precision", found.append)
-    script.choose_device(name)
-    assert found == [asked], "faster there; the figures of a processor stay as they are"
-
-
-def test_each_process_has_its_own_gpu(hardware, second_of_two):
+def test_each_process_has_its_own_gpu(hardware, second_of_two, monkeypatch):
     hardware(cuda=True)
     assert (script.process_rank(), script.process_count()) == (1, 2)
     assert script.choose_device("auto") == script.choose_device("cuda") == torch.device("cuda", 1)
     assert script.choose_device("cpu") == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UserError, match="more processes than GPUs .* --nproc-per-node 1"):
+        script.process_group("cuda").__enter__()
 
 
 @pytest.fixture
@@ -416,13 +403,10 @@ def test_a_group_is_joined_and_left_and_the_first_speaks(
     hardware, second_of_two, monkeypatch, capsys, device, backend, rank
 ):
     hardware(cuda=True)
-    for name, value in dict(RANK=rank, WORLD_SIZE=2, LOCAL_RANK=rank).items():
-        monkeypatch.setenv(name, str(value))
+    for name in ("RANK", "LOCAL_RANK"):
+        monkeypatch.setenv(name, str(rank))
     calls, waits = [], []
-
-    def find(url, timeout):
-        waits.append(timeout)
-        return iter([("a store", rank, 2)])
+    find = lambda url, timeout: waits.append(timeout) or iter([("a store", rank, 2)])
 
     def join(name, timeout, **found):
         calls.append(name)
@@ -433,41 +417,24 @@ def test_a_group_is_joined_and_left_and_the_first_speaks(
     monkeypatch.setattr(script.dist, "init_process_group", join)
     monkeypatch.setattr(script.dist, "destroy_process_group", lambda: calls.append("left"))
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: calls.append(device.index))
-    if device == "cuda" and rank:
-        monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-        with pytest.raises(UserError, match="more processes than GPUs .* --nproc-per-node 1"):
-            script.process_group(device).__enter__()
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(ZeroDivisionError), script.process_group(device):
         print("said")
         raise ZeroDivisionError
     assert calls == ([] if device == "cpu" else [rank]) + [backend, "left"], "left even where the work fails"
     assert capsys.readouterr().out == ("" if rank else "said\n")
-    assert waits[0] < timedelta(hours=1) < waits[1], (
-        "a torchrun that is gone is given up, a busy first one is not"
-    )
+    told = "a torchrun that is gone is given up, a busy first one is not"
+    assert waits[0] < timedelta(hours=1) < waits[1], told
     monkeypatch.setattr(script.dist, "all_reduce", lambda votes: calls.append("all are here"))
     with script.process_group(device):
         pass
     assert calls[-2:] == ["all are here", "left"], "one that leaves early ends the others"
 
 
-def fails(error: BaseException):
-    """Return a main that ends so."""
-
-    def main():
-        raise error
-
-    return main
+GLOO = "[/gloo/transport/tcp/pair.cc:547] Connection closed"
 
 
-LOST = [
-    RuntimeError("[/gloo/transport/tcp/pair.cc:547] Connection closed"),
-    torch.distributed.DistBackendError("NCCL"),
-]
-
-
-@pytest.mark.parametrize("error", LOST)
+@pytest.mark.parametrize("error", [RuntimeError(GLOO), torch.distributed.DistBackendError("NCCL")])
 def test_of_several_processes_the_one_that_is_left_says_that_another_has_ended(error, monkeypatch, capsys):
     monkeypatch.setattr(script.atexit, "register", lambda leave: None)  # pytest ends as ever
     with pytest.raises(type(error)):
@@ -478,11 +445,8 @@ def test_of_several_processes_the_one_that_is_left_says_that_another_has_ended(e
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr(script.time, "sleep", lambda seconds: None)
     assert script.exit_code(fails(error)) == 2
-    said = capsys.readouterr().err
-    assert (
-        said
-        == "error: another of 2 processes has ended, see above; to go on: the same command with --resume\n"
-    )
+    told = "error: another of 2 processes has ended, see above; to go on: the same command with --resume\n"
+    assert capsys.readouterr().err == told
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN, "torchrun would cut the message off"
     with pytest.raises(RuntimeError, match="shape"):
         script.exit_code(fails(RuntimeError("shape")))
@@ -501,22 +465,3 @@ def test_the_others_give_the_first_time_to_say_what_all_would_say(second_of_two,
     monkeypatch.setenv("RANK", "0")
     assert script.exit_code(fails(UserError("a word"))) == 2
     assert (waited[1:], capsys.readouterr().err) == ([0], "error: a word\n")
-
-
-def test_a_bar_waits_five_seconds_and_is_that_of_the_first_process(monkeypatch, second_of_two):
-    seen = []
-    monkeypatch.setattr(script, "tqdm", lambda items, what, **how: seen.append(how) or items)
-    assert list(script.with_bar([1, 2], "pairs")) == [1, 2]
-    monkeypatch.setenv("RANK", "0")
-    script.with_bar([], "pairs")
-    same = dict(delay=5, leave=False, ncols=100)
-    assert seen == [same | dict(disable=True), same | dict(disable=None)]
-
-
-def test_a_failure_that_is_not_of_memory_keeps_its_traceback():
-    def main():
-        raise RuntimeError(told)
-
-    for told in ("sizes do not match", "CUDA error: an illegal memory access was encountered"):
-        with pytest.raises(RuntimeError, match=told):
-            script.exit_code(main)
