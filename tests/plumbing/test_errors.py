@@ -18,23 +18,18 @@ def test_suggest_names_the_nearest_choice_only(tmp_path):
 
 
 def test_words_of_the_slides_are_found():
-    ours = ["masked", "causal", "denoising", "translation", "distillation"]
-    for word, name in (("mlm", "masked"), ("BERT", "masked"), ("gpt", "causal"), ("bart", "denoising")):
-        assert suggest(word, ours) == f" (did you mean {name!r}?)"
-    tasks = ["classification", "pair", "similarity", "tagging", "span", "text-to-text"]
-    for word, name in dict(
-        ner="tagging", qa="span", nli="pair", sts="similarity", seq2seq="text-to-text"
-    ).items():
-        assert suggest(word, tasks) == f" (did you mean {name!r}?)"
+    ours = dict(mlm="masked", BERT="masked", gpt="causal", bart="denoising", ner="tagging", qa="span")
+    ours |= dict(nli="pair", sts="similarity", seq2seq="text-to-text")
+    for word, name in ours.items():
+        assert suggest(word, ours.values()) == f" (did you mean {name!r}?)"
     assert suggest("bert", ["causal", "bert-tiny"]) == " (did you mean 'bert-tiny'?)", "only where we have it"
 
 
 def test_what_a_terminal_would_obey_is_written_out():
     assert as_line("a\tb\nc\x1b\x7f\x9f \x1f\xa0") == r"a\tb c\x1b\x7f\x9f \x1f" + "\xa0"
     turned = as_line("\u202a\u202e\u202f\u2065\u2066\u2069\u206a")
-    assert turned == "\\u202a\\u202e\u202f\u2065\\u2066\\u2069\u206a", (
-        "marks that turn the writing, no others"
-    )
+    told = "marks that turn the writing, no others"
+    assert turned == "\\u202a\\u202e\u202f\u2065\\u2066\\u2069\u206a", told
     assert len(as_line("word " * 999)) == 1000
     for slash in "/\\":
         path, cut = (slash.join(["a" * 60, "b" * 60, name, "c"]) for name in ("d" * 200, "d" * 100 + "..."))

@@ -27,18 +27,16 @@ def every_dtype() -> dict[str, torch.Tensor]:
     return {f"t.{d}": numbers > 50 if d == torch.bool else numbers.to(d) for d in DTYPES.values()}
 
 
-def same(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b)
-
-
 def test_tensors_of_every_type_and_every_view_come_back(tmp_path):
     whole = torch.arange(12.0).reshape(3, 4)
     tensors = every_dtype() | dict(scalar=torch.tensor(2.5), empty=torch.zeros(0, 3), ç=torch.arange(4))
     tensors |= dict(transposed=whole.t(), column=whole[:, 1], parameter=torch.nn.Parameter(whole))
+    tensors |= {"64 dimensions": torch.ones([1] * 64)}
     write_tensors(tmp_path / "a", tensors)
     found = read_tensors(tmp_path / "a")
     assert set(found) == set(tensors)
-    assert [name for name in found if not same(found[name], tensors[name].detach())] == []
+    for name, tensor in tensors.items():
+        assert found[name].dtype == tensor.dtype and torch.equal(found[name], tensor), name
     assert '"ç"'.encode() in (tmp_path / "a").read_bytes(), "names are UTF-8, as people read them"
 
 
@@ -47,7 +45,6 @@ def test_the_bytes_are_those_of_the_format(tmp_path):
     write_tensors(tmp_path / "a", tensors)
     data = (tmp_path / "a").read_bytes()
     n = int.from_bytes(data[:8], "little")
-    assert n % 8 == 0, "the header is filled up with spaces to a multiple of 8"
     header = json.loads(data[8 : 8 + n])
     assert header.pop("__metadata__") == {"format": "pt"}, "transformers asks where the tensors come from"
     expected = {"w": entry([2, 2], 0, 8, "I16"), "one": entry([1], 8, 9, "I8")}
@@ -57,7 +54,8 @@ def test_the_bytes_are_those_of_the_format(tmp_path):
     assert read_tensors(tmp_path / "a") == {}
     for n in range(1, 9):
         write_tensors(tmp_path / "a", {"w" * n: torch.ones(1)})
-        assert int.from_bytes((tmp_path / "a").read_bytes()[:8], "little") % 8 == 0, "whatever its names"
+        length = int.from_bytes((tmp_path / "a").read_bytes()[:8], "little")
+        assert length % 8 == 0, "the header is filled up with spaces"
 
 
 def test_what_is_read_owns_its_memory(tmp_path):
@@ -202,14 +200,3 @@ def test_damaged_files_are_read_or_refused_in_one_line(n, tmp_path):
             refused += 1
             assert str(path) in str(error) and "\n" not in str(error), f"file {i} is not named: {error}"
     assert n / 2 < refused < n, "some damage is in the numbers alone, and cannot be noticed"
-
-
-def test_sixty_four_dimensions_are_read_and_no_more(tmp_path):
-    for n, is_read in ((64, True), (65, False)):
-        header = json.dumps({"a": dict(dtype="U8", shape=[1] * n, data_offsets=[0, 1])}).encode()
-        (tmp_path / "a").write_bytes(len(header).to_bytes(8, "little") + header + b"x")
-        if is_read:
-            assert read_tensors(tmp_path / "a")["a"].dim() == 64
-        else:
-            with pytest.raises(UserError, match="known types are"):
-                read_tensors(tmp_path / "a")
