@@ -45,13 +45,10 @@ def flat(model) -> torch.Tensor:
 )
 def test_warm_up_rises_in_a_line_to_the_peak(steps, warmup, rates):
     settings, first = small.settings(steps=steps, warmup=warmup, lr=2.0), range(len(rates))
+    peak = max(1, warmup)
     mistakes = {
-        "the rate of step 0 is 0: it must rise with step + 1": [
-            2.0 * step / max(1, warmup) for step in first
-        ],
-        "there is no warm-up": [
-            2.0 * (1 - (step + 1 - max(1, warmup)) / (steps - max(1, warmup) + 1)) for step in first
-        ],
+        "the rate of step 0 is 0: it must rise with step + 1": [2.0 * step / peak for step in first],
+        "there is no warm-up": [2.0 * (1 - (step + 1 - peak) / (steps - peak + 1)) for step in first],
         "the rate is at its peak from step 0 on": [2.0] * len(rates),
         "`lr` is missing": [rate / 2 for rate in rates],
         "the rate rises over all steps": [2.0 * (step + 1) / steps for step in first],
@@ -60,46 +57,43 @@ def test_warm_up_rises_in_a_line_to_the_peak(steps, warmup, rates):
     assert_right(found, rates, mistakes, axes=("step",), what=f"a warm-up of {warmup} in {steps} steps")
 
 
+FALLS = {  # the share of `lr`, by how much of the way from the warm-up to the end is done
+    "linear": lambda done: 1 - done,
+    "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
+    "constant": lambda done: 1.0,
+}
+
+
+@pytest.mark.parametrize("schedule", [*FALLS, "inverse-sqrt"])
 @pytest.mark.parametrize("warmup", [0, 1, 4, 9])
-def test_each_schedule_is_its_formula(warmup):
+def test_each_schedule_is_its_formula(schedule, warmup):
     steps, lr, peak = 10, 2.0, max(1, warmup)
-    numbers, whole = range(peak + 1, steps + 1), 1 + steps - peak  # steps counted from 1, behind the warm-up
-    falls = {
-        "linear": lambda done: lr * (1 - done),
-        "cosine": lambda done: lr * 0.5 * (1 + math.cos(math.pi * done)),
-        "constant": lambda done: lr,
-    }
-    for schedule in (*falls, "inverse-sqrt"):
-        if schedule in falls:
-            of_steps = lambda done, rate=falls[schedule]: [rate(done(n)) for n in numbers]
-            right = of_steps(lambda n: (n - peak) / whole)
-            mistakes = {
-                "the decay begins one step too late": of_steps(lambda n: (n - 1 - peak) / whole),
-                "the rate is 0 at the last step, not one step after it": of_steps(
-                    lambda n: (n - peak) / max(1, whole - 1)
-                ),
-                "`done` is counted from step 0, not from the end of the warm-up": of_steps(
-                    lambda n: n / (steps + 1)
-                ),
-            }
-        else:
-            right = [lr * peak**0.5 * min(n**-0.5, n * peak**-1.5) for n in numbers]
-            mistakes = {
-                "the peak is not `lr`: sqrt(warmup) is missing": [lr * n**-0.5 for n in numbers],
-                "the step under the root is counted from 0": [
-                    lr * (peak / max(1, n - 1)) ** 0.5 for n in numbers
-                ],
-            }
-        mistakes |= {
-            "`lr` is missing": [x / lr for x in right],
-            "the cosine is not halved": [2 * x for x in right],
-            "the rate stays at its peak": [lr for _ in right],
-            "the rate rises with `done`, but must fall": [lr - x for x in right],
+    numbers, rest = range(peak + 1, steps + 1), steps - peak  # steps counted from 1, behind the warm-up
+    if schedule == "inverse-sqrt":
+        right = [lr * peak**0.5 * min(n**-0.5, n * peak**-1.5) for n in numbers]
+        from_0 = [lr * (peak / max(1, n - 1)) ** 0.5 for n in numbers]
+        mistakes = {
+            "the peak is not `lr`: sqrt(warmup) is missing": [lr * n**-0.5 for n in numbers],
+            "the step under the root is counted from 0": from_0,
         }
-        settings = small.settings(steps=steps, warmup=warmup, lr=lr, schedule=schedule)
-        found = [learning_rate(n - 1, settings) for n in numbers]
-        what = f"{schedule}, warm-up {warmup} of {steps} steps"
-        assert_right(found, right, mistakes, axes=("after the warm-up, step",), what=what)
+    else:
+        rates = lambda done: [lr * FALLS[schedule](done(n)) for n in numbers]
+        right = rates(lambda n: (n - peak) / (rest + 1))
+        mistakes = {
+            "the decay begins one step too late": rates(lambda n: (n - 1 - peak) / (rest + 1)),
+            "the rate is 0 at the last step, not one step after": rates(lambda n: (n - peak) / max(1, rest)),
+            "`done` is counted from step 0, not from the warm-up's end": rates(lambda n: n / (steps + 1)),
+        }
+    mistakes |= {
+        "`lr` is missing": [x / lr for x in right],
+        "the cosine is not halved": [2 * x for x in right],
+        "the rate stays at its peak": [lr for _ in right],
+        "the rate rises with `done`, but must fall": [lr - x for x in right],
+    }
+    settings = small.settings(steps=steps, warmup=warmup, lr=lr, schedule=schedule)
+    found = [learning_rate(n - 1, settings) for n in numbers]
+    what = f"{schedule}, warm-up {warmup} of {steps} steps"
+    assert_right(found, right, mistakes, axes=("after the warm-up, step",), what=what)
 
 
 def test_each_step_uses_its_learning_rate(tmp_path):
@@ -126,10 +120,8 @@ def halves(name: str) -> tuple[float, int]:
 
 def test_every_moving_weight_is_in_one_group_with_its_rate_and_decay():
     model = small.model("causal")
-    for optimizer, expected in (
-        (make_optimizer(model, 0.3), lambda name: (1.0, 0)),
-        (make_optimizer(model, 0.3, halves), halves),
-    ):
+    plain = make_optimizer(model, 0.3), lambda name: (1.0, 0)
+    for optimizer, expected in (plain, (make_optimizer(model, 0.3, halves), halves)):
         assert isinstance(optimizer, torch.optim.AdamW), "use AdamW: Adam would add the decay to the gradient"
         weights = [(id(p), group) for group in optimizer.param_groups for p in group["params"]]
         held = dict(weights)
@@ -139,10 +131,8 @@ def test_every_moving_weight_is_in_one_group_with_its_rate_and_decay():
             group, decay = held[id(p)], 0.3 if p.dim() >= 2 else 0.0
             told = f"{name}: `share` and `first_step` must be those of `share_and_start`"
             assert (group["share"], group["first_step"]) == expected(name), told
-            told = (
-                f"{name} of shape {(*p.shape,)}: decay {group['weight_decay']} instead of {decay}: matrices"
-            )
-            assert group["weight_decay"] == decay, f"{told} get decay; biases and norms do not"
+            told = f"{name} of shape {(*p.shape,)}: decay {group['weight_decay']} instead of {decay}"
+            assert group["weight_decay"] == decay, f"{told}: matrices get decay; biases and norms do not"
             assert group["betas"] == (0.9, 0.98), "the betas must be `BETAS`"
             assert group["lr"] == 0, "lr must be 0: each step sets its rate"
 
@@ -185,48 +175,44 @@ def test_an_update_of_its_own_takes_the_place_of_the_step():
 
 
 def test_frozen_weights_do_not_move():
-    model = small.model("masked")
-    model.tokens.weight.requires_grad_(False)
-    model.pooler.bias.requires_grad_(False)
+    model, frozen = small.model("masked"), ("tokens.weight", "pooler.bias")
+    for name in frozen:
+        model.get_parameter(name).requires_grad_(False)
     optimizer = make_optimizer(model, 0.5)
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    for name in ("tokens.weight", "pooler.bias"):
+    for name in frozen:
         told = f"{name} is frozen, but the optimiser has it: take only weights with requires_grad"
         assert id(model.get_parameter(name)) not in held, told
     before = {name: p.clone() for name, p in model.named_parameters()}
     train_step(model, small.objective("masked"), optimizer, small.settings(), 0)
     for name, p in model.named_parameters():
-        assert torch.equal(p, before[name]) == (name in ("tokens.weight", "pooler.bias")), (
-            f"{name}: frozen weights stay, all others move"
-        )
+        stays = torch.equal(p, before[name])
+        assert stays == (name in frozen), f"{name}: frozen weights stay, all others move"
 
 
 @KINDS
 def test_micro_batches_give_the_gradient_of_one_batch(kind):
-    objective = small.objective(kind)
+    objective, model = small.objective(kind), small.model(kind)
     batch = objective.batch(3, "train")
     labels = batch["labels" if kind == "causal" else "masked_labels"]
     counts = [int((part != IGNORED).sum()) for part in labels.tensor_split(3)]
     assert len(set(counts)) > 1, "the test needs unequal token counts"
-    model = small.model(kind)
-    loss, metrics = objective.loss(model, batch)
-    loss.backward()
-    expected = torch.cat([p.grad.flatten() for p in model.parameters()])
-    model.zero_grad()
 
-    def mistakes(k):
-        last = by_length(batch, k)[-1]
-        loss, metrics = objective.loss(model, last)
+    def by_hand(part):
+        loss, metrics = objective.loss(model, part)
         loss.backward()
         gradient = torch.cat([p.grad.flatten() for p in model.parameters()])
         model.zero_grad()
-        mean = f"the loss of each part is divided by {k}: it is already divided by counts of the whole batch"
-        return {mean: expected / k, "only the gradient of the last part is left": gradient}, metrics
+        return gradient, metrics
 
+    expected, metrics = by_hand(batch)
     for k in (1, 2, 3, 7):
         gradient, totals, norm, n_token = gradient_of(model, objective, step=3, accumulate=k)
         assert n_token == batch["input_ids"].numel(), "count the tokens of all micro-batches, with padding"
-        what, (wrong, of_last) = f"{k} micro-batches, gradient", mistakes(k)
+        last, of_last = by_hand(by_length(batch, k)[-1])
+        mean = f"the loss of each part is divided by {k}: it is already divided by counts of the whole batch"
+        wrong = {mean: expected / k, "only the gradient of the last part is left": last}
+        what = f"{k} micro-batches, gradient"
         assert_right(gradient, expected, wrong, rtol=0, atol=1e-6, axes=("weight",), what=what)
         assert_right(norm, expected.norm(), what=f"{k} micro-batches, norm of the gradient")
         for name, value in metrics.items():
@@ -248,19 +234,17 @@ def test_micro_batches_are_of_like_length_and_carry_little_padding():
     assert [mask.shape[1] for mask in seen] == [int(mask.sum(1).max()) for mask in seen], "needless padding"
 
 
-@KINDS
-def test_with_all_labels_ignored_the_loss_is_0_and_the_gradient_finite(kind):
-    class Empty(type(small.objective(kind))):
-        def batch(self, step, split):
-            batch = super().batch(step, split)
-            name, n = ("labels", "n_label") if kind == "causal" else ("masked_labels", "n_masked")
-            batch[name].fill_(IGNORED)
-            return batch | {n: torch.tensor(1.0)}
-
+@pytest.mark.parametrize(
+    "kind, labels, count, loss",
+    [("causal", "labels", "n_label", "loss"), ("masked", "masked_labels", "n_masked", "masked_loss")],
+)
+def test_with_all_labels_ignored_the_loss_is_0_and_the_gradient_finite(kind, labels, count, loss):
     objective, model = small.objective(kind), small.model(kind)
-    objective.__class__ = Empty
+    batch = objective.batch(0, "train") | {count: torch.tensor(1.0)}
+    batch[labels].fill_(IGNORED)
+    objective.batch = lambda step, split: batch
     gradient, metrics, *_ = gradient_of(model, objective)
-    assert float(metrics["loss" if kind == "causal" else "masked_loss"]) == 0.0
+    assert float(metrics[loss]) == 0.0
     assert torch.isfinite(gradient).all()
     if kind == "causal":
         assert not gradient.any()
@@ -278,22 +262,15 @@ def test_clipping_shortens_the_gradient_and_keeps_its_direction():
     assert torch.allclose(short / 0.01, whole / whole.norm(), atol=1e-4), "clipping must keep the direction"
     what = "return the norm before clipping"
     assert_right(norm_before, norm, {"it is the norm after clipping": 0.01}, rtol=1e-3, what=what)
-    assert torch.allclose(gradient_of(model, objective, clip=1e3)[0], whole), (
-        "a short gradient must not change"
-    )
-
-
-class SameBatch(small.RaggedCausal):
-    """Every step has the same batch of equal rows: only dropout can make a difference."""
-
-    def batch(self, step, split):
-        batch = super().batch(0, split)
-        return {name: v[:1].expand(len(v), -1) if v.dim() else v for name, v in batch.items()}
+    unclipped = gradient_of(model, objective, clip=1e3)[0]
+    assert torch.allclose(unclipped, whole), "a short gradient must not change"
 
 
 def test_dropout_depends_on_seed_and_step_and_nothing_else(monkeypatch):
     objective, model = small.objective("causal", batch_size=8), small.model("causal", dropout=0.5).train()
-    objective.__class__ = SameBatch
+    plain = objective.batch(0, "train")
+    batch = {name: v[:1].expand(len(v), -1) if v.dim() else v for name, v in plain.items()}
+    objective.batch = lambda step, split: batch  # the same equal rows: only dropout can make a difference
 
     def at(step, **changes):
         torch.rand(3)  # what was drawn before must not matter
@@ -302,8 +279,8 @@ def test_dropout_depends_on_seed_and_step_and_nothing_else(monkeypatch):
     assert torch.equal(at(4), at(4)), "the same seed and step must drop the same"
     assert not torch.equal(at(4), at(5)), "every step drops the same"
     assert not torch.equal(at(4), at(4, seed=1)), "every seed drops the same"
-    states, plain = [], objective.loss
-    objective.loss = lambda *given: (states.append(torch.get_rng_state()), plain(*given))[1]
+    states, loss = [], objective.loss
+    objective.loss = lambda *given: (states.append(torch.get_rng_state()), loss(*given))[1]
     at(4, accumulate=4)
     assert len(states) == 4, f"{len(states)} micro-batches, where `accumulate` is 4"
     assert not torch.equal(states[0], states[1]), "all micro-batches of a step drop the same"

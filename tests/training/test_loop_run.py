@@ -1,8 +1,7 @@
 """Grades training/loop.py: the whole run, its log, and settings that cannot be."""
 
 import math
-from dataclasses import dataclass, fields
-from functools import partial
+from dataclasses import fields
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +14,7 @@ from minilm.plumbing import script
 from minilm.plumbing.errors import UserError
 from minilm.plumbing.folders import read_log
 from minilm.plumbing.settings import CommonSettings
+from minilm.pretraining.run import PretrainingSettings
 from minilm.training import checkpoints
 from minilm.training import loop as training
 from minilm.training.loop import train
@@ -27,6 +27,17 @@ def flat(model) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
+def trained(folder=None, model=None, patience: int = 0, **changes) -> dict:
+    """Train a model, or GPT's of seed 0, on the small text, and return what `train` does."""
+    model = model or small.model("causal")
+    return train(model, small.objective("causal"), small.settings(**changes), folder, patience=patience)
+
+
+def evaluated(folder) -> list[int]:
+    """Return the steps after which a run was evaluated."""
+    return [line["step"] for line in read_log(folder) if line["split"] == "validation"]
+
+
 @KINDS
 def test_evaluating_at_every_step_and_never_gives_the_same_weights(kind, tmp_path):
     models = [small.model(kind, dropout=0.3) for _ in range(2)]
@@ -34,8 +45,8 @@ def test_evaluating_at_every_step_and_never_gives_the_same_weights(kind, tmp_pat
     for model, eval_every in zip(models, (1, 10**9), strict=True):
         settings = small.settings(eval_every=eval_every, steps=8)
         train(model, small.objective(kind), settings, tmp_path)
-        evaluated = [line["step"] for line in read_log(tmp_path) if line["split"] == "validation"]
-        assert evaluated == ([*range(9)] if eval_every == 1 else [0, 8]), "each once, in a log of its own"
+        steps = [*range(9)] if eval_every == 1 else [0, 8]
+        assert evaluated(tmp_path) == steps, "each once, in a log of its own"
     told = "evaluation has disturbed training, or a model that comes in eval() trains without dropout"
     assert torch.equal(*map(flat, models)), told
 
@@ -64,12 +75,10 @@ def test_the_log_has_a_line_where_one_is_due(tmp_path, monkeypatch):
         plain_save(folder, state)
 
     monkeypatch.setattr(checkpoints, "save_trainer", save_trainer)
-    model, objective = small.model("causal"), small.objective("causal")
-    settings = small.settings(steps=11, log_every=4, save_every=5, eval_every=3)
-    outcome = train(model, objective, settings, tmp_path)
+    outcome = trained(tmp_path, steps=11, log_every=4, save_every=5, eval_every=3)
     log = read_log(tmp_path)
     assert [line["step"] for line in log if line["split"] == "train"] == [4, 8, 11]
-    assert [line["step"] for line in log if line["split"] == "validation"] == [0, 3, 6, 9, 11]
+    assert evaluated(tmp_path) == [0, 3, 6, 9, 11]
     assert [line["step"] for line in log] == sorted(line["step"] for line in log)
     metrics = {"loss", "bits_per_byte", "accuracy"}
     for line in log:
@@ -81,11 +90,10 @@ def test_the_log_has_a_line_where_one_is_due(tmp_path, monkeypatch):
     assert saved[-1][1] == 11, "a step is logged before it is saved, or a kill in between loses its line"
 
 
-@pytest.mark.parametrize(("steps", "evaluated"), [(3, [0, 1, 2, 3]), (17, [0, 3, 6, 9, 12, 15, 17])])
-def test_about_eight_evaluations_where_nothing_is_said(steps, evaluated, tmp_path):
-    settings = small.settings(steps=steps, eval_every=None)
-    train(small.model("causal"), small.objective("causal"), settings, tmp_path)
-    assert [line["step"] for line in read_log(tmp_path) if line["split"] == "validation"] == evaluated
+@pytest.mark.parametrize(("steps", "expected"), [(3, [0, 1, 2, 3]), (17, [0, 3, 6, 9, 12, 15, 17])])
+def test_about_eight_evaluations_where_nothing_is_said(steps, expected, tmp_path):
+    trained(tmp_path, steps=steps, eval_every=None)
+    assert evaluated(tmp_path) == expected
 
 
 @pytest.mark.parametrize(
@@ -119,28 +127,22 @@ def test_bf16_computes_in_16_bits_and_keeps_32(tmp_path):
     assert {p.dtype for p in load(tmp_path)[0].parameters()} == {torch.float32}
 
 
-def test_compile_is_for_the_stacks_and_on_request_only(tmp_path, monkeypatch):
-    compiled = []
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, *a, **k: compiled.append(self))
-    model = small.model("masked")
-    train(model, small.objective("masked"), small.settings(steps=1), tmp_path)
-    assert compiled == []
-    train(model, small.objective("masked"), small.settings(steps=1, compile=True), tmp_path)
-    assert compiled == [model.encoder]
-    resets = []
-    monkeypatch.setattr(torch.compiler, "reset", lambda: resets.append(1))
-    train(model, small.objective("masked"), small.settings(steps=1, compile=True))
-    assert resets, (
-        "PyTorch's eight graphs are for all models of a command: the later ones would not be compiled"
-    )
-    assert load(tmp_path)[0].n_parameters() == model.n_parameters()
+def test_compile_is_for_the_stacks_and_on_request_only(monkeypatch):
+    done, model = [], small.model("causal")
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, *a, **k: done.append(self))
+    monkeypatch.setattr(torch.compiler, "reset", lambda: done.append("reset"))
+    trained(model=model, steps=1)
+    assert done == []
+    trained(model=model, steps=1, compile=True)
+    told = "PyTorch's eight graphs are for all models of a command: the later ones would not be compiled"
+    assert done == ["reset", model.decoder], told
 
 
 def test_a_model_is_compiled_for_the_threads_that_it_keeps(tmp_path, monkeypatch):
     done = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self: done.append("compiled"))
     monkeypatch.setattr(training, "settle_threads", lambda *_: done.append("threads settled"))
-    train(small.model("causal"), small.objective("causal"), small.settings(steps=1, compile=True), tmp_path)
+    trained(tmp_path, steps=1, compile=True)
     told = "a graph is made for the threads that are there: with others it is made anew, or slow"
     assert done == ["threads settled", "compiled"], told
 
@@ -149,7 +151,7 @@ def test_auto_is_settled_once_for_all_of_a_run(tmp_path, monkeypatch):
     asked, seen, model = [], set(), small.model("causal")
     monkeypatch.setattr(training, "settled_precision", lambda *given: asked.append(given) or "bf16")
     model.decoder.blocks[0].feed_forward.up.register_forward_hook(lambda *given: seen.add(given[-1].dtype))
-    train(model, small.objective("causal"), small.settings(steps=1, precision="auto"), tmp_path)
+    trained(tmp_path, model, steps=1, precision="auto")
     assert asked == [("auto", model)], "the run has to ask what `auto` stands for, once"
     assert seen == {torch.bfloat16}, "rehearsing, training and evaluation take what was settled, bf16 here"
 
@@ -157,18 +159,16 @@ def test_auto_is_settled_once_for_all_of_a_run(tmp_path, monkeypatch):
 def test_without_patience_a_run_goes_to_its_end_however_the_loss_rises(tmp_path, monkeypatch):
     rising = iter(range(1, 99))
     monkeypatch.setattr(checkpoints, "evaluate", lambda *given: dict(loss=float(next(rising))))
-    settings = small.settings(steps=5, eval_every=1)
-    assert train(small.model("causal"), small.objective("causal"), settings, tmp_path)["steps"] == 5
-    outcome = train(small.model("causal"), small.objective("causal"), settings, patience=2)
-    assert outcome["steps"] == 3, "patience 2: after two evaluations in a row that are no better it stops"
+    assert trained(tmp_path, steps=5, eval_every=1)["steps"] == 5
+    told = "patience 2: after two evaluations in a row that are no better it stops"
+    assert trained(patience=2, steps=5, eval_every=1)["steps"] == 3, told
 
 
 def test_how_a_run_learns_where_no_flag_and_no_recipe_says():
     found = {field.name: field.default for field in fields(training.TrainingSettings)}
     own = dict.fromkeys(("steps", "batch_size", "lr", "warmup", "schedule", "weight_decay", "eval_every"))
-    own |= dict(
-        accumulate=1, clip=1.0, save_every=1000, log_every=50, resume=False, shard=False, show_batch=0
-    )
+    own |= dict(accumulate=1, clip=1.0, save_every=1000, log_every=50)
+    own |= dict(resume=False, shard=False, show_batch=0)
     common = {field.name: field.default for field in fields(CommonSettings)}
     assert found == common | own, "the READMEs' figures were measured with these"
     assert training.TrainingSettings.optimizer == "adamw"
@@ -186,17 +186,14 @@ def test_texts_of_any_length_are_one_graph():
 
 
 def test_parts_of_matrices_are_neither_compiled_nor_made_orthogonal():
-    @dataclass(frozen=True, kw_only=True)
-    class WithMuon(training.TrainingSettings):
-        """Of a script that offers it."""
-
-        optimizer: str = "adamw"  # by which the weights move
-
-    muon = partial(WithMuon, optimizer="muon")
-    small.settings(shard=True), WithMuon(shard=True), muon(), small.settings(compile=True)
-    for refused in (muon, partial(small.settings, compile=True)):
-        with pytest.raises(UserError, match="needs whole matrices: not with --shard"):
-            refused(shard=True)
+    PretrainingSettings(shard=True)
+    for needs_whole, flag in (
+        (dict(compile=True), "--compile"),
+        (dict(optimizer="muon"), "--optimizer muon"),
+    ):
+        PretrainingSettings(**needs_whole)
+        with pytest.raises(UserError, match=f"{flag} needs whole matrices: not with --shard"):
+            PretrainingSettings(shard=True, **needs_whole)
 
 
 def test_a_rehearsal_does_all_of_a_step_but_moving_the_weights():
@@ -216,10 +213,9 @@ def test_a_rehearsal_does_all_of_a_step_but_moving_the_weights():
 def test_threads_are_tried_out_for_a_run_that_is_kept(tmp_path, monkeypatch):
     tried = []
     monkeypatch.setattr(training, "settle_threads", lambda model, work: tried.append(work()))
-    settings = small.settings(steps=1)
-    train(small.model("causal"), small.objective("causal"), settings)
+    trained(steps=1)
     assert tried == [], "a quiet run has the threads of the run that it belongs to"
-    train(small.model("causal"), small.objective("causal"), settings, tmp_path)
+    trained(tmp_path, steps=1)
     assert len(tried) == 1
 
 
@@ -242,5 +238,5 @@ def test_a_stop_in_another_process_ends_a_run_after_its_last_step_too(tmp_path, 
     asked = []
     monkeypatch.setattr(training, "in_any_process", lambda value: asked.append(value) or len(asked) == 2)
     with pytest.raises(KeyboardInterrupt, match="stopped after step 2 of 2"):  # else one goes on without it
-        train(small.model("causal"), small.objective("causal"), small.settings(steps=2), tmp_path)
+        trained(tmp_path, steps=2)
     assert asked == [False, False], "after the first step, and at the end of the run"

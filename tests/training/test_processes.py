@@ -7,6 +7,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import small
@@ -15,10 +16,8 @@ import torch.distributed as dist
 from forked import end_of_fork, start_fork
 
 from minilm.plumbing import script
-from minilm.plumbing.errors import UserError
 from minilm.plumbing.folders import read_log
 from minilm.pretraining.masked import Masked
-from minilm.pretraining.run import PretrainingSettings
 from minilm.training import checkpoints, loop, objective, processes
 from minilm.training.checkpoints import gathered, load_trainer, placed
 from minilm.training.loop import train, train_step
@@ -54,9 +53,8 @@ def be_one_of_several(root: Path) -> None:
             for share in SHARES:
                 model, how = small.model(kind).double(), small.settings(**HOW, shard=share == "part")
                 train(model, objective_of(kind), how, root / f"{kind}-{share}", patience=9)
-                assert {type(p) for p in model.parameters()} == {torch.nn.Parameter}, (
-                    "what comes back is whole"
-                )
+                kinds = {type(p) for p in model.parameters()}
+                assert kinds == {torch.nn.Parameter}, "what comes back is whole"
                 torch.save(model.state_dict(), root / f"{kind}-{share}-{script.process_rank()}.pt")
         last = script.process_rank() == script.process_count() - 1
         for share in SHARES:  # what one process has begun
@@ -70,9 +68,8 @@ def be_one_of_several(root: Path) -> None:
                 train(model, objective, how, root / f"stopped-{share}", patience=9)
             except KeyboardInterrupt as stop:
                 assert "step 2 of 4" in str(stop), stop
-                assert (root / f"stopped-{share}/trainer.pt").exists(), (
-                    "one left while another saves: all end"
-                )
+                is_saved = (root / f"stopped-{share}/trainer.pt").exists()
+                assert is_saved, "one left while another saves: all end"
             else:
                 raise AssertionError("a signal to one of several processes is lost")
         try:
@@ -86,9 +83,8 @@ def be_one_of_several(root: Path) -> None:
 
 def told(step: int, number: int):
     """Return GPT's objective, which sends its process a signal in a step; 0: none."""
-    return small.Disturbed(
-        small.objective("causal"), step, lambda: number and os.kill(os.getpid(), number) or None
-    )
+    act = lambda: number and os.kill(os.getpid(), number) or None
+    return small.Disturbed(small.objective("causal"), step, act)
 
 
 def with_processes(n: int, work, folder: Path, codes: list[int]) -> list[str]:
@@ -134,21 +130,17 @@ def test_several_processes_train_as_one(n, tmp_path):
     assert "gloo" in said[0], f"by this word a script knows that another process has ended: {said[0]}"
     for kind in KINDS:
         expected = trained(tmp_path / kind, kind)
-        alone = read_log(tmp_path / kind)
         for share in SHARES:
             what, folder = f"{kind}, {share} of the weights in each process", tmp_path / f"{kind}-{share}"
             for rank in range(n):
                 found = torch.load(tmp_path / f"{kind}-{share}-{rank}.pt", weights_only=True)
                 assert_same(found, expected, f"{what}, process {rank}")
-            lines = read_log(folder)
-            assert [line["step"] for line in lines] == [line["step"] for line in alone], (
-                "the first alone writes"
-            )
+            logs = read_log(folder), read_log(tmp_path / kind)
+            ours, theirs = ([line["step"] for line in log] for log in logs)
+            assert ours == theirs, "the first alone writes"
             for name in ("loss", "gradient_norm"):
-                ours, theirs = ([line[name] for line in log if name in line] for log in (lines, alone))
-                assert ours == pytest.approx(theirs, rel=1e-6), (
-                    f"{what}: {name} is not that of the whole batch"
-                )
+                ours, theirs = ([line[name] for line in log if name in line] for log in logs)
+                assert ours == pytest.approx(theirs, rel=1e-6), f"{what}: not {name} of the whole batch"
             state, other = load_trainer(folder), load_trainer(tmp_path / kind)
             assert_same(state["model"], other["model"], f"{what}, in trainer.pt")
             assert_same(state["stopping"]["model"], other["stopping"]["model"], f"{what}, the best weights")
@@ -192,8 +184,8 @@ def test_each_process_learns_from_its_own_rows_and_exchanges_once_a_step(shard, 
         assert (trained is model) != shard
         validation = together.batch(3, "validation")
         assert len(validation["input_ids"]) == len(objective.batch(0, "validation")["input_ids"])
-        for n, rank in ((3, 0), (3, 1), (3, 2)):
-            monkeypatch.setattr(processes, "process_count", lambda n=n: n)
+        monkeypatch.setattr(processes, "process_count", lambda: 3)
+        for rank in range(3):
             monkeypatch.setattr(processes, "process_rank", lambda rank=rank: rank)
             seen.append(together.batch(3, "train")["input_ids"])
         assert torch.equal(torch.cat(seen), whole["input_ids"]), "no row twice, and none left out"
@@ -219,24 +211,16 @@ def test_only_a_model_with_a_weight_that_no_loss_has_is_searched_for_such_weight
 @pytest.mark.parametrize("learns", [False, True])
 @pytest.mark.parametrize("shard", [False, True])
 def test_what_three_processes_have_adds_up(shard, learns, monkeypatch):
-    class Engine:
-        resharded = False
-
-        def __call__(self, part):
-            return torch.tensor(2.0), dict(loss=torch.tensor(2.0))
-
-        def reshard(self):
-            self.resharded = True
-
+    engine = Mock(return_value=(torch.tensor(2.0), dict(loss=torch.tensor(2.0))))
     for module in (processes, script):
         monkeypatch.setattr(module, "process_count", lambda: 3)
     monkeypatch.setattr(script.dist, "all_reduce", lambda values: values.mul_(3))
-    together = processes.Together(None, Engine(), small.settings(shard=shard))
+    together = processes.Together(None, engine, small.settings(shard=shard))
     together.n_left = 1
     with torch.set_grad_enabled(learns):
         loss, metrics = together.loss(None, {})
     assert loss == 6 and metrics == dict(loss=2), "the engines divide by the number of processes"
-    assert together.engine.resharded == (shard and not learns), "a backward pass does it by itself"
+    assert engine.reshard.called == (shard and not learns), "a backward pass does it by itself"
     norm = SimpleNamespace(full_tensor=lambda: 0.5) if shard else 0.5
     found = together.total(dict(loss=torch.tensor(2.0), right=torch.tensor(1.0)), norm, 10, 0.1)
     assert found == (dict(loss=6.0, right=3.0), 0.5, 30, 0.1), "metrics and tokens are those of all"
@@ -255,9 +239,8 @@ def test_what_is_shared_out_becomes_whole_again(device):
         assert {*forgotten.values()} == {None, 3}, "one process keeps what is whole: others lack the memory"
         for value in (torch.rand(3, 2), torch.tensor(7.0)):
             for like in (*twin.parameters(), *model.parameters()):
-                assert torch.equal(gathered(placed(value, like)).cpu(), value), (
-                    "of other shapes it stays whole"
-                )
+                found = gathered(placed(value, like)).cpu()
+                assert torch.equal(found, value), "of other shapes it stays whole"
         for p in twin.parameters():
             value = torch.rand(p.shape)
             assert type(placed(value, p)) is type(p.data) and torch.equal(gathered(placed(value, p)), value)
@@ -280,9 +263,3 @@ def test_a_run_goes_on_whether_shared_out_or_not(shard, tmp_path, monkeypatch):
         found = trained(tmp_path / "parts", seed=1, resume=True, shard=shard)
     assert_same(found, expected, "what comes back to the model")
     assert_same(load_trainer(tmp_path / "parts")["model"], expected, "what is kept")
-
-
-def test_what_needs_whole_matrices_is_not_shared_out():
-    for wrong, flag in ((dict(compile=True), "--compile"), (dict(optimizer="muon"), "--optimizer muon")):
-        with pytest.raises(UserError, match=f"{flag} needs whole matrices: not with --shard"):
-            PretrainingSettings(shard=True, **wrong)
