@@ -57,9 +57,8 @@ def test_a_tall_matrix_costs_what_a_wide_one_does():
 def with_gradients(seed: int) -> torch.nn.Module:
     model = small.model("masked").double()
     for p in model.parameters():
-        p.grad = torch.randn(
-            p.shape, dtype=p.dtype, generator=torch.Generator().manual_seed(seed + p.numel())
-        )
+        draw = torch.Generator().manual_seed(seed + p.numel())
+        p.grad = torch.randn(p.shape, dtype=p.dtype, generator=draw)
     return model
 
 

@@ -2,6 +2,7 @@
 
 import math
 import random
+from unittest.mock import Mock, call
 
 import numpy as np
 import pytest
@@ -124,15 +125,13 @@ def test_only_padding_is_trimmed_and_only_where_it_is():
     batch = dict(attention_mask=mask, labels=torch.arange(12).view(3, 4), n_label=torch.tensor(3.0))
     batch |= dict(masked_positions=torch.full((3, 4), 3), input_ids=mask, apart=torch.ones(3, 2, 4))
     (whole,) = module.by_length(batch, 1)
-    assert whole["labels"][:, 0].tolist() == [4, 0, 8] and whole["n_label"] == 3, (
-        "the shortest rows come first"
-    )
+    assert whole["labels"][:, 0].tolist() == [4, 0, 8], "the shortest rows come first"
+    assert whole["n_label"] == 3
     parts = module.by_length(batch, 3)
     assert [len(part["labels"][0]) for part in parts] == [1, 2, 3], "a part has the columns that it needs"
     first = module.trimmed({name: v[:2] if v.dim() else v for name, v in whole.items()})
-    assert [first[name].shape[1] for name in ("attention_mask", "labels")] == [2, 2], (
-        "labels go with their tokens"
-    )
+    widths = [first[name].shape[1] for name in ("attention_mask", "labels")]
+    assert widths == [2, 2], "labels go with their tokens"
     assert first["masked_positions"].tolist() == [[1] * 4] * 2, "one without a label points into the padding"
     assert first["apart"].shape == (2, 2, 4)
     sides = batch | dict(
@@ -221,20 +220,10 @@ def test_a_batch_goes_to_the_device_by_name():
 
 
 def test_a_batch_goes_to_a_gpu_without_waiting():
-    class Spy:
-        """Records how it is called."""
-
-        def pin_memory(self):
-            calls.append("pinned")
-            return self
-
-        def to(self, device, non_blocking=False):
-            calls.append((device.type, non_blocking))
-            return self
-
-    calls = []
-    module.to_device(dict(a=Spy()), torch.device("cuda"))
-    assert calls == ["pinned", ("cuda", True)], "a copy from memory that is not pinned waits"
+    value, gpu = Mock(), torch.device("cuda")
+    module.to_device(dict(a=value), gpu)
+    copied = [call.pin_memory(), call.pin_memory().to(gpu, non_blocking=True)]
+    assert value.mock_calls == copied, "a copy from memory that is not pinned waits"
 
 
 def test_chance_comes_from_seed_part_and_step():
@@ -246,14 +235,9 @@ def test_chance_comes_from_seed_part_and_step():
         assert found.tolist() == np.random.default_rng(expected).random(3).tolist(), told
 
 
-def test_a_part_of_padding_alone_keeps_one_column():
-    found = module.trimmed(dict(attention_mask=torch.zeros(2, 5), labels=torch.ones(2, 5)))
-    assert found["attention_mask"].shape == found["labels"].shape == (2, 1)
-
-
-@pytest.mark.parametrize("n", [1, 3, 5])
-def test_as_many_columns_stay_as_the_longest_row_has(n):
+@pytest.mark.parametrize(("longest", "n"), [(0, 1), (1, 1), (3, 3), (5, 5)])
+def test_as_many_columns_stay_as_the_longest_row_has_and_one_at_least(longest, n):
     mask = torch.zeros(2, 5)
-    mask[1, :n] = 1
+    mask[1, :longest] = 1
     found = module.trimmed(dict(attention_mask=mask, input_ids=torch.arange(10).view(2, 5)))
     assert torch.equal(found["attention_mask"], mask[:, :n]) and found["input_ids"].shape == (2, n)

@@ -38,15 +38,20 @@ def measured(name: str, in_pieces: bool, precision: str, monkeypatch, frozen=())
     return total.detach(), right, {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
 
 
+@pytest.fixture
+def untied(monkeypatch):
+    """A model, whose loss is computed in pieces."""
+    monkeypatch.setattr(module, "SMALL", 0)
+    return build(replace(MODELS["untied"], vocab_size=V))
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("name", MODELS)
 def test_in_pieces_it_is_the_same_loss_with_the_same_gradient(name, precision, monkeypatch):
     plain, pieces = (measured(name, some, precision, monkeypatch) for some in (False, True))
     near = dict(rtol=2e-2, atol=2e-2) if precision == "bf16" else dict(rtol=1e-4, atol=1e-6)
-    told = (
-        f"{pieces[0]:.4f} in pieces, not {plain[0]:.4f}: the sum of log sum exp(logits) - the label's logit"
-    )
-    told += ", without IGNORED labels"
+    told = f"{pieces[0]:.4f} in pieces, not {plain[0]:.4f}: the sum, without IGNORED labels, of "
+    told += "log sum exp(logits) - the label's logit"
     torch.testing.assert_close(pieces[0], plain[0], rtol=1e-5, atol=1e-4, msg=told)
     assert torch.equal(pieces[1], plain[1]), "which label is the likeliest token"
     assert pieces[2].keys() == plain[2].keys(), "a weight without a gradient"
@@ -72,21 +77,18 @@ def test_the_loss_is_a_plain_loop_over_the_labels(monkeypatch):
     assert right.tolist() == (logits.argmax(-1) == labels).tolist() and right.shape == (B, T)
 
 
-def test_without_a_label_it_is_0_with_finite_gradients(monkeypatch):
-    monkeypatch.setattr(module, "SMALL", 0)
-    model = build(replace(MODELS["untied"], vocab_size=V))
-    hidden = torch.randn(2, 3, model.config.d_model, requires_grad=True)
-    total, right = module.vocabulary_loss(model, 1e4 * hidden, torch.full((2, 3), IGNORED))
+def test_without_a_label_it_is_0_with_finite_gradients(untied):
+    hidden = torch.randn(2, 3, untied.config.d_model, requires_grad=True)
+    total, right = module.vocabulary_loss(untied, 1e4 * hidden, torch.full((2, 3), IGNORED))
     total.backward()
     assert total.item() == 0 and not right.any() and hidden.grad.eq(0).all()
 
 
-@pytest.mark.parametrize("is_small", [True, False])
-def test_a_label_that_is_ignored_is_never_the_likeliest(is_small, monkeypatch):
-    monkeypatch.setattr(module, "SMALL", 4 * V if is_small else 0)
-    model = build(replace(MODELS["untied"], vocab_size=V))
+@pytest.mark.parametrize("largest", [4 * V, 0])
+def test_a_label_that_is_ignored_is_never_the_likeliest(largest, untied, monkeypatch):
+    monkeypatch.setattr(module, "SMALL", largest)
     labels = torch.tensor([[IGNORED, 0, 5, IGNORED]])
-    _, right = module.vocabulary_loss(model, torch.zeros(1, 4, model.config.d_model), labels)
+    _, right = module.vocabulary_loss(untied, torch.zeros(1, 4, untied.config.d_model), labels)
     told = "all logits are 0, so token 0 is the likeliest: is IGNORED, which has no row, compared as token 0?"
     assert right.tolist() == [[False, True, False, False]], told
 
@@ -96,26 +98,21 @@ def test_weights_that_rest_get_no_gradient(monkeypatch):
     assert "vocabulary.output.weight" not in pieces[2] and pieces[2].keys() == plain[2].keys()
 
 
-def test_a_second_backward_pass_is_refused(monkeypatch):
+def test_a_second_backward_pass_is_refused(untied):
     """The gradients were given away with the first: they are as large as the weights."""
-    monkeypatch.setattr(module, "SMALL", 0)
-    model = build(replace(MODELS["untied"], vocab_size=V))
-    total, _ = module.vocabulary_loss(model, torch.randn(4, model.config.d_model), torch.arange(4))
+    total, _ = module.vocabulary_loss(untied, torch.randn(4, untied.config.d_model), torch.arange(4))
     total.backward(retain_graph=True)
     with pytest.raises(TypeError):
         total.backward()
 
 
 @pytest.mark.parametrize("n_label", [1, 39])
-def test_few_logits_are_held_at_a_time(n_label, monkeypatch):
+def test_few_logits_are_held_at_a_time(n_label, untied, monkeypatch):
     """No tensor of logits has more rows than ROWS."""
-    seen = []
-    monkeypatch.setattr(module, "SMALL", 0)
+    seen, linear = [], torch.nn.functional.linear
     monkeypatch.setattr(module, "ROWS", 3)
-    linear = torch.nn.functional.linear
-    model = build(replace(MODELS["untied"], vocab_size=V))
     monkeypatch.setattr(module.F, "linear", lambda *a: seen.append(linear(*a)) or seen[-1])
-    module.vocabulary_loss(model, torch.randn(n_label, model.config.d_model), torch.arange(n_label))
+    module.vocabulary_loss(untied, torch.randn(n_label, untied.config.d_model), torch.arange(n_label))
     assert [len(logits) for logits in seen] == [3] * (n_label // 3) + [n_label % 3] * (n_label % 3 > 0)
 
 
@@ -124,15 +121,15 @@ def test_how_much_is_held_at_a_time():
     assert module.ROWS * PRESETS["gpt2"].vocab_size * 4 == 102_926_336, "0.1 GB at gpt2's vocabulary, not 1.6"
 
 
-@pytest.mark.parametrize("is_small", [True, False])
-def test_a_small_batch_takes_the_plain_form(is_small, monkeypatch):
+@pytest.mark.parametrize("largest, is_small", [(2 * 3 * V, True), (2 * 3 * V - 1, False)])
+def test_a_small_batch_takes_the_plain_form(largest, is_small, untied, monkeypatch):
     """Its sums run in the order of the formula on the slide, to the last bit."""
-    model, taken = build(replace(MODELS["untied"], vocab_size=V)), []
-    monkeypatch.setattr(module, "SMALL", 2 * 3 * V if is_small else 2 * 3 * V - 1)
+    taken = []
+    monkeypatch.setattr(module, "SMALL", largest)
     plain = lambda *given: taken.append(summed_cross_entropy(*given)) or taken[0]
     monkeypatch.setattr(module, "summed_cross_entropy", plain)
-    hidden, labels = torch.randn(2, 3, model.config.d_model), torch.randint(V, (2, 3))
-    total, _ = module.vocabulary_loss(model, hidden, labels)
+    hidden, labels = torch.randn(2, 3, untied.config.d_model), torch.randint(V, (2, 3))
+    total, _ = module.vocabulary_loss(untied, hidden, labels)
     assert len(taken) == is_small, "of SMALL logits or fewer"
-    expected = summed_cross_entropy(model.vocabulary_logits(hidden), labels)
+    expected = summed_cross_entropy(untied.vocabulary_logits(hidden), labels)
     assert torch.equal(total, expected) or not is_small
