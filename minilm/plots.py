@@ -160,7 +160,7 @@ def main() -> None:
         model, tokenizer = load_reader(given.folders[0])
         panels = attention_panels(model, tokenizer, given.attention) if given.attention else {}
         if given.embeddings:
-            texts, labels = np.array(read_examples(given.embeddings), str).T  # (n,) each
+            texts, labels = np.array(read_examples(given.embeddings), object).T  # (n,) each
             panels["two components"] = partial(draw_components, embed(model, tokenizer, texts), labels)
         inputs = (model.encoder or model.decoder).embeddings
         table = inputs.sinusoid if inputs.position is None else inputs.position.weight.detach()

@@ -196,6 +196,15 @@ def test_one_flag_alone_draws_its_panel_from_the_model(script, monkeypatch, axes
     assert np.abs(likeness).max() < 1.001
 
 
+def test_texts_without_labels_need_no_legend(script, monkeypatch, axes):
+    Path("texts.txt").write_text("the sun\n\nthe tree\n\nthe rain\n", encoding="utf-8")
+    drawn = []
+    monkeypatch.setattr(plots, "draw", lambda panels, *_: drawn.append(panels))
+    assert script("model", "--embeddings", "texts.txt")[0] == 0
+    drawn[0]["two components"](axes)
+    assert len(lines(axes).popitem()[1]) == 3 and not axes.get_legend_handles_labels()[1]
+
+
 def test_a_panel_that_is_not_there_is_told_with_those_that_are(script, run):
     check_error(script(str(run), "--panels", "los"), "loss, lr")
     check_error(script("nowhere", "--out", "a.png"), "nowhere: no such folder")

@@ -59,7 +59,7 @@ def label_log_likelihoods(model, tokenizer, prompts: Sequence[str], labels, batc
     rows = [prompt_ids(tokenizer, model.config, prompt) for prompt in distinct]
     n_more = 0 if model.encoder else max(map(len, labels)) - 1  # a label's last token is scored, not read
     for row in rows:
-        check_prompt(row + [0] * n_more, "a prompt with its examples", model.config)
+        check_prompt(row + [0] * n_more, "a prompt with its examples (--shots)", model.config)
     lengths = [*map(len, rows)]
     batch_size = min(batch_size, max(1, MOST_TOKENS // (max(lengths) + n_more)))
     result = torch.empty(len(rows), len(labels))

@@ -171,7 +171,7 @@ def test_a_prompt_longer_than_the_positions_is_named():
     form = PromptFormat({"0": "x", "1": "yyyy"}, "{text} {label}")
     length = scoring.positions_needed(tokenizer, model_of().config, form, [question(0, "x"), asked], "sum")
     scoring.label_scores(model_of(max_positions=length), tokenizer, form, [asked])
-    with pytest.raises(UserError, match=f"{length - 1} positions"):
+    with pytest.raises(UserError, match=f"--shots.* {length - 1} positions"):
         scoring.label_scores(model_of(max_positions=length - 1), tokenizer, form, [asked])
     both = model_of("encoder-decoder", max_positions=60)
     n_prompt = len(prompt_ids(tokenizer, both.config, form.prompt(asked)))

@@ -159,6 +159,21 @@ def test_the_precision_of_a_gpu_is_the_business_of_the_program_that_has_set_it(p
         torch.backends.cuda.matmul.fp32_precision = "none"
 
 
+@pytest.mark.parametrize("kind", ["causal", "masked"])
+def test_both_libraries_train_alike(kind, monkeypatch):
+    weights = {}
+    for name in (*LIBRARIES, "bf16"):
+        monkeypatch.setattr(machine, "fastest_library", lambda name=name: name)
+        model = small.model(kind, dropout=0.2)
+        plain = torch.optim.SGD(model.parameters())  # Adam would make large what differs by rounding alone
+        train(model, small.objective(kind), small.settings(steps=8, lr=0.1), optimizer=plain)
+        found = torch.cat([p.detach().flatten() for p in model.parameters()])
+        assert name not in weights or torch.equal(weights[name], found), "another run, other weights"
+        weights[name] = found
+    first, second = weights.values()
+    assert torch.allclose(first, second, atol=1e-5), "more than the last digits"
+
+
 def test_memory_is_kept_where_there_is_glibc(monkeypatch):
     asked, libc = [], SimpleNamespace(mallopt=lambda *given: asked.append(given))
     monkeypatch.setattr(machine.ctypes, "CDLL", lambda name: libc)
