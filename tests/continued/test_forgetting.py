@@ -1,7 +1,7 @@
 """Grades continued/forgetting.py: both texts measured before and after, new tokens, replay."""
 
+import copy
 import dataclasses
-import json
 
 import pytest
 import small
@@ -12,6 +12,7 @@ from minilm.continued.forgetting import HEADER, Continued, with_replay
 from minilm.model.config import ModelConfig
 from minilm.model.transformer import build
 from minilm.plumbing.errors import UserError
+from minilm.pretraining.recipes import RECIPES
 from minilm.pretraining.run import Pretraining
 from minilm.texts.corpus import Corpus, load_corpus
 from minilm.training.objective import evaluate
@@ -53,16 +54,14 @@ def test_both_texts_are_measured_before_and_after(settings, monkeypatch):
     assert run.closing(objective, model, {}, {})[1] == results, "the model from zero is drawn by the seed"
 
 
-def test_the_general_text_is_the_one_that_the_model_has_read(settings, tmp_path, capsys):
+def test_the_general_text_is_the_one_that_the_model_has_read(settings, remember, tmp_path, capsys):
     saved = dict(objective="causal", data=["world"], seed=5, n_documents=50)
-    (tmp_path / "run" / "settings.json").write_text(json.dumps(saved), encoding="utf-8")
+    remember(**saved)
     run, _, _ = started(settings, seed=6, n_documents=20)
     general = load_corpus("world", 5, 50)
     assert run.general.validation == general.validation and len(run.general.train) == len(general.train)
     assert "texts are unknown" not in capsys.readouterr().out
-    (tmp_path / "run" / "settings.json").write_text(
-        json.dumps(saved | dict(data=["gone.txt"])), encoding="utf-8"
-    )
+    remember(**saved | dict(data=["gone.txt"]))
     told = "--init .*run is evaluated on its own training texts too: gone.txt: no such file"
     with pytest.raises(UserError, match=told):
         started(settings)
@@ -73,15 +72,6 @@ def test_the_general_text_is_the_one_that_the_model_has_read(settings, tmp_path,
     assert "general text: the world's" in told, "what is general, and replayed, is not said"
 
 
-def test_a_small_published_model_stands_beside_a_small_one_at_its_own_rates(settings, monkeypatch):
-    """Its recipe is that of a large preset, at whose rate a small model from scratch learns nothing."""
-    run, model, objective = started(settings, model="gpt2")
-    monkeypatch.setattr(Pretraining, "closing", lambda *_: ([], {}, []))
-    monkeypatch.setattr(Continued, "measure", lambda *_: (1.0, 1.0, 1.0, 1.0))
-    rows = run.closing(objective, model, {}, {})[0][-1][0]
-    assert [row[0].rpartition(" ")[2] for row in rows[2:]] == ["0.0025", "0.0075"]
-
-
 def test_an_objective_need_not_count_bytes(settings, monkeypatch):
     run, model, objective = started(settings)
     monkeypatch.setattr(forgetting, "evaluate", lambda *_: dict(loss=2.0))
@@ -89,12 +79,11 @@ def test_an_objective_need_not_count_bytes(settings, monkeypatch):
 
 
 @pytest.mark.parametrize("saved, now", [("denoising", "translation"), ("translation", "denoising")])
-def test_texts_and_pairs_do_not_stand_for_each_other(settings, tmp_path, capsys, saved, now):
+def test_texts_and_pairs_do_not_stand_for_each_other(settings, remember, tmp_path, capsys, saved, now):
     sizes = dict(n_encoder_layer=1, n_decoder_layer=1, d_model=8, n_head=2, d_ff=12, max_positions=24)
     model = build(ModelConfig(vocab_size=small.tokenizer().vocab_size, **sizes))
     save(model, small.tokenizer(), tmp_path / "run", overwrite=True)
-    found = dict(objective=saved, data=["gone.txt"], seed=5)
-    (tmp_path / "run" / "settings.json").write_text(json.dumps(found), encoding="utf-8")
+    remember(objective=saved, data=["gone.txt"], seed=5)
     run = Continued(dataclasses.replace(settings, objective=now, data=None, n_documents=20))
     domain = Pretraining(dataclasses.replace(run.settings, data=("world",))).texts()
     run.start(domain)
@@ -168,10 +157,21 @@ def test_replay_mixes_in_the_share_of_bytes_that_was_asked_for():
         assert mixed.train != with_replay(REPORTS, GENERAL, share, seed=2).train, "all seeds draw the same"
 
 
-def test_the_best_rate_from_zero_counts_whichever_it_is(settings, monkeypatch):
-    run, model, objective = started(settings)
+@pytest.fixture
+def from_zero(monkeypatch):
+    """The trainings from scratch of a closing, which are noted and not done: model, first weights, texts."""
+    noted = []
+
+    def note(zero, objective, *_, **__):
+        noted.append((zero, copy.deepcopy(zero.state_dict()), objective.corpus.train))
+
     monkeypatch.setattr(Pretraining, "closing", lambda *_: ([], {}, []))
-    monkeypatch.setattr(forgetting, "train", lambda *_, **__: None)
+    monkeypatch.setattr(forgetting, "train", note)
+    return noted
+
+
+def test_the_best_rate_from_zero_counts_whichever_it_is(settings, from_zero, monkeypatch):
+    run, model, objective = started(settings)
     for losses in ((3.0, 4.0), (4.0, 3.0)):
         figures = iter([(1.0, 1.5, 2.0, 2.5), *((9.0, 9.5, loss, loss + 1) for loss in losses)])
         monkeypatch.setattr(run, "measure", lambda *_, figures=figures: next(figures))
@@ -181,6 +181,18 @@ def test_the_best_rate_from_zero_counts_whichever_it_is(settings, monkeypatch):
         expected = before | dict(general_loss_after=1.0, domain_loss_after=2.0)
         found = {name: results[name] for name in expected}
         assert found == expected, "before: measured at the start; after: measured now"
+
+
+def test_a_small_model_from_zero_has_rates_of_its_own_whatever_it_started_from(
+    settings, from_zero, monkeypatch
+):
+    """A published start has the recipe of a large preset, at whose rate a small model learns nothing."""
+    run, model, objective = started(settings, model="gpt2")
+    width, large_rate = model.config.d_model, f"{RECIPES['gpt2']['lr']:g}"
+    for large, rates in ((width + 1, ["0.0025", "0.0075"]), (width, [large_rate])):
+        monkeypatch.setattr(forgetting, "LARGE", large)
+        ((rows, _),) = run.closing(objective, model, {}, {})[0]
+        assert [row[0].rpartition(" ")[2] for row in rows[2:]] == rates
 
 
 def test_replay_needs_a_text_that_is_not_measured_on(settings, monkeypatch):
@@ -200,33 +212,10 @@ def test_replay_ends_as_soon_as_the_share_is_reached():
     assert small.fingerprint(found) == "ecf01a09", "not the draws of the READMEs' figures"
 
 
-def test_a_model_of_published_width_has_its_published_rate_alone_from_zero(settings, monkeypatch):
-    run, model, objective = started(settings)
-    monkeypatch.setattr(Pretraining, "closing", lambda *_: ([], {}, []))
-    monkeypatch.setattr(forgetting, "train", lambda *_, **__: None)
-    for large, n_rate in ((model.config.d_model + 1, 2), (model.config.d_model, 1)):
-        monkeypatch.setattr(forgetting, "LARGE", large)
-        ((rows, _),) = run.closing(objective, model, {}, {})[0]
-        assert len(rows) == 2 + n_rate, "a large rate in few steps is for small models"
-
-
-def test_what_is_trained_from_zero_reads_the_domain_alone(settings, monkeypatch):
+def test_what_is_trained_from_zero_is_new_and_reads_the_domain_alone(settings, from_zero):
     run, model, objective = started(settings, replay=0.5)
-    made, read = [], []
-    keep = lambda zero, objective, *_, **__: made.append(zero) or read.append(objective.corpus.train)
-    monkeypatch.setattr(Pretraining, "closing", lambda *_: ([], {}, []))
-    monkeypatch.setattr(forgetting, "train", keep)
     run.closing(objective, model, {}, {})
-    assert model not in made, "from scratch: each is a new model, with random weights"
-    assert read == [DOMAIN.train] * 2, "domain only: without the replayed texts"
-
-
-def test_both_runs_from_zero_begin_with_the_same_weights(settings, monkeypatch):
-    run, model, objective = started(settings)
-    begun = []
-    keep = lambda zero, *_, **__: begun.append({n: w.clone() for n, w in zero.state_dict().items()})
-    monkeypatch.setattr(Pretraining, "closing", lambda *_: ([], {}, []))
-    monkeypatch.setattr(forgetting, "train", keep)
-    run.closing(objective, model, {}, {})
-    assert len(begun) == 2
-    small.assert_equal(begun[1], begun[0], "what both, which differ by their rate alone, begin with")
+    (one, weights, read), (other, its_weights, its_read) = from_zero
+    assert model not in (one, other), "from scratch: each is a new model, with random weights"
+    assert read == its_read == DOMAIN.train, "domain only: without the replayed texts"
+    small.assert_equal(weights, its_weights, "what both, which differ by their rate alone, begin with")

@@ -1,6 +1,5 @@
 """Grades continued/run.py: what a continued run takes over from its start."""
 
-import json
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -19,10 +18,10 @@ from minilm.pretraining.run import OBJECTIVES, PretrainingSettings, with_recipe
 from minilm.texts.corpus import Corpus
 
 
-def test_a_run_of_another_regime_goes_on_as_its_kind_of_model_does(settings, tmp_path):
-    given, folder = dict(init=settings.init), tmp_path / "run"
+def test_a_run_of_another_regime_goes_on_as_its_kind_of_model_does(settings, remember, tmp_path):
+    given = dict(init=settings.init)
     assert continued_command(given, {}) == dict(objective="causal") | given
-    (folder / "settings.json").write_text(json.dumps(dict(task="classification", data=["labels.tsv"])))
+    remember(task="classification", data=["labels.tsv"])
     found = continued_command(given, {})
     assert found["objective"] == "causal" and found["model"] == "gpt-tiny" and "lr" not in found
     assert found["context"] <= small.model("causal").config.max_positions
@@ -30,23 +29,22 @@ def test_a_run_of_another_regime_goes_on_as_its_kind_of_model_does(settings, tmp
     made = Continued(settings)
     made.start(Corpus("domain", small.documents(30, seed=3), small.documents(9, seed=4)))
     assert made.general.name == "world", "its labelled examples are no text to measure on"
-    (folder / "settings.json").unlink()
+    Path(settings.init, "settings.json").unlink()
     assert continued_command(given, {}) == found, "a model that a program has saved"
     with pytest.raises(UserError, match="absent: not a run folder of minilm, no such folder"):
         continued_command(dict(init=str(tmp_path / "absent")), {})
 
 
-def test_a_student_goes_on_without_its_teacher(settings, tmp_path):
-    save(small.model("masked"), small.tokenizer(), tmp_path / "student")
-    saved = dict(objective="distillation", model="distilbert-tiny", n_documents=140, teacher="runs/masked")
-    (tmp_path / "student" / "settings.json").write_text(json.dumps(saved), encoding="utf-8")
-    found = continued_command(dict(init=str(tmp_path / "student")), {})
+def test_a_student_goes_on_without_its_teacher(settings, remember):
+    save(small.model("masked"), small.tokenizer(), settings.init, overwrite=True)
+    remember(objective="distillation", model="distilbert-tiny", n_documents=140, teacher="runs/masked")
+    found = continued_command(dict(init=settings.init), {})
     assert found["objective"] == "masked" and "n_documents" not in found, "its few texts were the lesson's"
 
 
-def test_another_objective_takes_over_its_own_options_alone(settings, tmp_path):
-    saved = dict(vars(with_recipe(PretrainingSettings(objective="denoising", noise="deletion"))))
-    (tmp_path / "run" / "settings.json").write_text(json.dumps(saved), encoding="utf-8")
+def test_another_objective_takes_over_its_own_options_alone(settings, remember):
+    saved = vars(with_recipe(PretrainingSettings(objective="denoising", noise="deletion")))
+    remember(**saved)
     same = PretrainingSettings(**continued_command(dict(init=settings.init), {}))
     assert same.objective == "denoising" and same.noise == "deletion", "goes on as it was"
     given = dict(init=settings.init, objective="translation", data=("pairs.tsv",))
@@ -54,15 +52,14 @@ def test_another_objective_takes_over_its_own_options_alone(settings, tmp_path):
     assert other.objective == "translation" and other.model == saved["model"] and other.lr == saved["lr"]
 
 
-def test_a_run_goes_on_at_its_own_rate(settings, tmp_path):
+def test_a_run_goes_on_at_its_own_rate(settings, remember):
     saved = dict(objective="causal", model="gpt-tiny", lr=7e-4, warmup=9, seed=3)
-    (tmp_path / "run" / "settings.json").write_text(json.dumps(saved), encoding="utf-8")
+    remember(**saved)
     found = with_recipe(PretrainingSettings(**continued_command(dict(init=settings.init), {})))
     assert (found.lr, found.warmup, found.steps) == (7e-4, 50, 400), "its rate, and not its length"
     assert found.seed == 0, "the seed is that of the command"
     assert continued_command(dict(init=settings.init, lr=2e-4), {})["lr"] == 2e-4, "a given value wins"
-    saved |= dict(batch_size=16, extend_vocabulary=0)  # as a published model went on
-    (tmp_path / "run" / "settings.json").write_text(json.dumps(saved), encoding="utf-8")
+    remember(**saved, batch_size=16, extend_vocabulary=0)  # as a published model went on
     found = with_recipe(PretrainingSettings(**continued_command(dict(init=settings.init), {})))
     assert (found.batch_size, found.extend_vocabulary) == (16, 0), "a rate is for its size of batches"
 
@@ -79,9 +76,8 @@ def test_what_the_start_has_decided_already_is_named(settings):
             continued_command(dict(init=settings.init) | given, overrides)
 
 
-def test_the_command_that_a_run_prints_is_taken_as_it_is(settings, capsys):
-    saved = dict(objective="causal", data=["world"], model="gpt-tiny", lr=7e-4)
-    (Path(settings.init) / "settings.json").write_text(json.dumps(saved), encoding="utf-8")
+def test_the_command_that_a_run_prints_is_taken_as_it_is(settings, remember, capsys):
+    remember(objective="causal", data=["world"], model="gpt-tiny", lr=7e-4)
     for more in ({}, dict(new_rows="zeros"), dict(replay=0.25)):
         made = with_recipe(PretrainingSettings(**continued_command(dict(init=settings.init) | more, {})))
         show(made, {}, "train.py")
@@ -104,9 +100,7 @@ def test_a_published_model_goes_on_slowly_as_the_preset_most_like_it(name, objec
             assert found["objective"] == objective, "that of its kind of model"
             large = is_published or d_model >= 256
             assert found["model"] == (name if large else OBJECTIVES[objective].model)
-            slow = dict(
-                batch_size=16, lr=5e-5, extend_vocabulary=0
-            )  # Devlin et al. 2019, A.3: the least of its rates
+            slow = dict(batch_size=16, lr=5e-5, extend_vocabulary=0)  # Devlin et al. 2019: its least rate
             assert {key: found.get(key) for key in slow} == (slow if large else dict.fromkeys(slow))
             assert found["next_sentence"] == config.next_sentence
     assert continued_command(dict(init="x", lr=1e-3), {})["lr"] == 1e-3, "a given value wins"
