@@ -18,7 +18,6 @@ import minilm
 from minilm.plumbing.errors import UserError
 from minilm.plumbing.folders import read_log
 from minilm.reinforcement import ppo
-from minilm.reinforcement.reward import Rule
 from minilm.reinforcement.rollout import Policy, Rollout, draw_answers, score_answers
 from minilm.reinforcement.settings import ReinforceSettings
 from minilm.training.checkpoints import load_trainer
@@ -219,30 +218,18 @@ def test_7_whitening_of_little_gives_numbers():
     )
 
 
-@pytest.mark.parametrize("score", [2.0, -2.0])
-def test_7_answers_of_equal_score_earn_the_same_whatever_their_length(rollout, score):
-    rollout.reference_log_probs = rollout.log_probs  # no KL to pay
-    rollout.values = torch.zeros_like(rollout.values)
-    scores = torch.full((5,), score)
-    made = lambda **more: ppo.make_batch(rollout, scores, 0.1, details(gae_lambda=1.0, **more))
-    first, biased = (batch["returns"][:, 0] for batch in (made(), made(whiten_rewards=True)))
-    told = "with lambda 1 and values 0 a return is the sum of the rewards to come, so here the score itself"
-    assert first.tolist() == pytest.approx([score] * 5), (
-        f"{told}: returns = advantages, not whitened, + values"
-    )
-    assert len(set(biased.tolist())) == len(set(rollout.lengths.tolist())), "whitening them is another matter"
-
-
 def test_the_batch_is_made_of_these_parts(rollout):
-    plain = ppo.make_batch(rollout, SCORES, 0.2, details(whiten_advantages=False))
-    rewards, real = ppo.token_rewards(rollout, SCORES, 0.2, details()), rollout.answer_mask
-    raw = ppo.advantages(rewards, rollout.values, real, 1.0, 0.95)
+    how, real = dict(gamma=0.9, gae_lambda=0.7), rollout.answer_mask
+    rewards = ppo.token_rewards(rollout, SCORES, 0.2, details())
+    raw = ppo.advantages(rewards, rollout.values, real, **how)
+    plain = ppo.make_batch(rollout, SCORES, 0.2, details(whiten_advantages=False, **how))
     torch.testing.assert_close(plain["advantages"], raw)
     torch.testing.assert_close(plain["returns"], raw + rollout.values, msg="returns = advantages + values")
-    both = ppo.make_batch(rollout, SCORES, 0.2, details(whiten_rewards=True))
-    assert both["advantages"][real].mean() == pytest.approx(0, abs=1e-5)
-    white = ppo.advantages(ppo.whiten(rewards, real, False), rollout.values, real, 1.0, 0.95)
-    torch.testing.assert_close(both["returns"], white + rollout.values)
+    white = ppo.advantages(ppo.whiten(rewards, real, False), rollout.values, real, **how)
+    both = ppo.make_batch(rollout, SCORES, 0.2, details(whiten_rewards=True, **how))
+    torch.testing.assert_close(both["advantages"], ppo.whiten(white, real))
+    told = "returns = advantages, not whitened, + values"
+    torch.testing.assert_close(both["returns"], white + rollout.values, msg=told)
     assert both["ids"] is rollout.ids and both["log_probs"] is rollout.log_probs
 
 
@@ -382,14 +369,18 @@ def seen_by_update(rollout, gpt, env, changed, step=1, **changes):
 
 
 def test_9_each_pass_sees_every_answer_once(rollout, gpt, env):
-    seen, _, optimizer = seen_by_update(rollout, gpt, env, details(epochs=3, minibatches=2))
-    assert [len(rows) for rows in seen] == [3, 2] * 3, "two minibatches a pass, as equal as possible"
+    rows, two = rollout.ids.tolist(), dict(epochs=3, minibatches=2)
+    seen, _, optimizer = seen_by_update(rollout, gpt, env, details(**two), step=3, seed=4)
+    assert [len(part) for part in seen] == [3, 2] * 3, "two minibatches a pass, as equal as possible"
     passes = [seen[i] + seen[i + 1] for i in (0, 2, 4)]
-    assert all(sorted(rows) == sorted(rollout.ids.tolist()) for rows in passes), "a pass has each answer once"
-    assert len({str(rows) for rows in passes}) > 1, "each pass must draw new minibatches"
+    assert all(sorted(each) == sorted(rows) for each in passes), "a pass has each answer once"
+    assert len({str(each) for each in passes}) > 1, "each pass must draw new minibatches"
+    random = np.random.default_rng([4, 3, 2])
+    drawn = [[rows[i] for i in random.permutation(5)] for _ in range(3)]
+    assert passes == drawn, "not drawn from seed and step, as for the READMEs' figures"
     assert optimizer.param_groups[0]["lr"] == 2e-3
-    seen, _, _ = seen_by_update(rollout, gpt, env, details(epochs=2, minibatches=2, shuffle=False))
-    assert seen[0] + seen[1] == seen[2] + seen[3] == rollout.ids.tolist(), "without shuffling the order stays"
+    seen, _, _ = seen_by_update(rollout, gpt, env, details(**two, shuffle=False))
+    assert seen[0] + seen[1] == seen[2] + seen[3] == rows, "without shuffling the order stays"
 
 
 def test_10_the_learning_rate_rises_and_falls_in_a_line():
@@ -450,19 +441,36 @@ def watch(env, act):
     return env, calls
 
 
-def test_the_metrics_of_a_step_are_what_their_names_say(moved, env):
+def test_the_metrics_of_answers_are_what_their_names_say(rollout, env):
+    rollout.values = torch.zeros_like(rollout.values)
+    objective, texts = ppo.PPO(env, details(kl=0.25)), [("Eva", " e")] * 2 + [("prompt", " a")] * 3
+    batch = ppo.make_batch(rollout, SCORES, 0.1, details())
+    found, n_new = objective.describe(rollout, SCORES, texts, batch), int(rollout.lengths.sum())
+    assert n_new < rollout.log_probs.numel(), "a test without padding"
+    expected = dict(
+        reward=float(SCORES.mean()),
+        kl=float(rollout.kl().mean()),
+        entropy=-float(rollout.log_probs.sum()) / n_new,  # nats a real token
+        length=n_new / 5,
+        ended=1 / 5,
+        value_error=1,  # for values of 0: the mean error is subtracted before squaring
+        judge=2 / 5,
+        kl_coefficient=0.25,
+    )
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value), f"{name}: see the docstring of `describe`"
+    assert set(found) == set(expected)
+
+
+def test_an_update_returns_its_metrics_the_norm_the_tokens_and_the_rate(moved, env):
     watched, calls = watch(env, lambda call: 0.0)
-    metrics, norm, n_token, lr = train_step(ppo.PPO(watched, details(kl=0.25)), moved, step=1, lr=1e-3)
+    metrics, norm, n_token, lr = train_step(ppo.PPO(watched, details()), moved, step=1, lr=1e-3)
     ((rollout, texts),) = calls
     explained = ppo.PPO.describe.__doc__ + ppo.ppo_loss.__doc__
     for name in set(metrics) - {"loss"}:
         assert f"{name}:" in explained or f"`{name}`" in explained, f"explain {name} in a docstring"
     assert metrics["reward"] == pytest.approx(float(env.reward.scores(rollout, texts).mean()))
     assert metrics["kl"] == pytest.approx(float(rollout.kl().mean())) and metrics["kl"] != 0
-    n_new = int(rollout.answer_mask.sum())
-    assert metrics["entropy"] == pytest.approx(-float(rollout.log_probs.sum()) / n_new), "nats a real token"
-    assert metrics["length"] == pytest.approx(n_new / 6) and metrics["kl_coefficient"] == 0.25
-    assert metrics["ended"] == pytest.approx(float(rollout.ended.float().mean()))
     assert metrics["judge"] == sum("e" in prompt + answer for prompt, answer in texts) / 6
     assert (n_token, lr) == (rollout.ids.numel(), 1e-3 * 3 / 4) and norm > 0
 
@@ -472,34 +480,6 @@ def test_a_single_token_has_a_finite_variance_and_no_judge_no_metric(gpt, env):
     metrics = train_step(ppo.PPO(env, details(minibatches=1)), gpt, step=0, batch_size=1)[0]
     assert all(map(math.isfinite, metrics.values())), "over n - 1 the variance of one token is NaN"
     assert "judge" not in metrics
-
-
-def test_padding_takes_no_part_in_the_entropy(rollout, env):
-    batch = ppo.make_batch(rollout, SCORES, 0.1, details())
-    found = ppo.PPO(env, details()).describe(rollout, SCORES, [("a", "e")], batch)["entropy"]
-    n_new = int(rollout.lengths.sum())
-    assert n_new < rollout.log_probs.numel(), "a test without padding"
-    assert found == pytest.approx(-float(rollout.log_probs.sum()) / n_new), "a mean over real tokens"
-
-
-def test_value_error_is_1_for_values_of_0(gpt, env):
-    policy = Policy(gpt)
-    rollout = score_answers(draw_answers(gpt, env, env.prompts, seed=0), policy, env)
-    batch = ppo.make_batch(rollout, SCORES, 0.1, details())
-    found = ppo.PPO(env, details()).describe(rollout, SCORES, [("a", "e")], batch)["value_error"]
-    assert found == 1, "a variance: the mean error is subtracted before squaring"
-
-
-def test_prompts_and_answers_of_a_step_depend_on_seed_and_step_alone(gpt, env):
-    def drawn(seed: int, step: int) -> list:
-        watched, calls = watch(env, lambda call: 0.0)
-        train_step(ppo.PPO(watched, details()), copy.deepcopy(gpt), step, seed=seed, batch_size=9)
-        return calls[0][1]
-
-    first = drawn(1, 2)
-    assert first == drawn(1, 2) and first != drawn(2, 2) and first != drawn(1, 3)
-    given = [prompt for step in range(4) for prompt, _ in drawn(0, step)]
-    assert len(set(given)) == len(env.prompts), "every prompt gets its turn"
 
 
 def test_the_policy_learns_what_is_rewarded(gpt, env):
@@ -561,15 +541,6 @@ def test_resuming_is_exact(make_gpt, env, tmp_path, changes, by_ctrl_c):
     small.assert_equal(*logs)
 
 
-def test_a_rule_that_fails_stops_and_keeps_the_checkpoint(gpt, env, tmp_path):
-    numbers = iter([1.0] * 3 * 6)
-    env.reward = Rule(lambda prompt, answer: next(numbers, math.nan))
-    with pytest.raises(UserError, match="step 4: the reward function .* answer .*keeps the last checkpoint"):
-        ppo.train_ppo(gpt, env, details(), training(), tmp_path)
-    assert load_trainer(tmp_path)["step"] == 2
-    assert all(p.isfinite().all() for p in minilm.load(tmp_path)[0].parameters())
-
-
 def test_numbers_that_are_not_finite_are_never_saved(gpt, env, tmp_path):
     env, _ = watch(env, lambda call: float("nan") if call == 3 else 0.0)
     with pytest.raises(UserError, match="not finite at step 3; .* keeps the last checkpoint. Try .*--lr"):
@@ -609,17 +580,15 @@ def test_the_run_depends_on_its_seed_alone(make_gpt, env, tmp_path):
     assert any(not torch.equal(found[0][name], found[2][name]) for name in found[0])
 
 
-def test_every_switchable_detail_has_a_row():
-    numbers = {int(n) for n in re.findall(r"# (\d+): ", inspect.getsource(ppo.PPODetails))}
-    assert numbers == set(range(1, 12)), "the details beside the flags"
-    assert {number for number, *_ in ppo.SWITCHES} == numbers | {0}, "0 is all"
-
-
-def test_each_row_differs_from_the_defaults_in_its_own_detail(settings):
+def test_each_detail_has_a_row_that_switches_it_and_no_other(settings):
+    source, defaults = inspect.getsource(ppo.PPODetails), ReinforceSettings.__dataclass_fields__
+    numbers = dict(re.findall(r"^    (\w+): .*?# (\d+):", source, re.MULTILINE)) | dict(warmup=10)
+    assert {number for number, *_ in ppo.SWITCHES} == {*range(12)}, "0 is all, 1 to 11 a detail"
     for number, name, changes in ppo.SWITCHES:
-        defaults = ReinforceSettings.__dataclass_fields__
+        assert {int(numbers[field]) for field in changes} == {number} - {0}, (
+            f"{name}: another detail's number"
+        )
         assert all(defaults[field].default != value for field, value in changes.items()), f"{name}: the same"
-        assert bool(changes) == bool(number)
         settings(**changes)
 
 
@@ -635,23 +604,7 @@ def test_the_defaults_are_those_of_the_figures_in_the_readmes():
     off |= dict(whiten_advantages=False, clip_ratio=0.0, clip_value=0.0, epochs=1, minibatches=1)
     off |= dict(shuffle=False, warmup=0, anneal=False, normalise_reward=False)
     assert {field: value for row in changed for field, value in row.items()} == off, "what `--ablate` tries"
-    numbers = dict(re.findall(r"^    (\w+): .*?# (\d+):", inspect.getsource(ppo.PPODetails), re.MULTILINE))
-    for number, name, changes in ppo.SWITCHES:
-        assert {int(numbers.get(field, 10)) for field in changes} <= {number}, (
-            f"{name}: another detail's number"
-        )
     assert dict(gae_lambda=1.0) in changed and len(changed) == len(off) + 1
-
-
-def test_9_the_order_is_drawn_from_seed_and_step(rollout, gpt, env):
-    seen, _, _ = seen_by_update(rollout, gpt, env, details(epochs=2, minibatches=2), step=3, seed=4)
-    random, rows = np.random.default_rng([4, 3, 2]), rollout.ids.tolist()
-    expected = [
-        [rows[i] for i in part] for _ in range(2) for part in np.array_split(random.permutation(5), 2)
-    ]
-    assert seen == expected, (
-        "other texts or draws than those of the READMEs' figures: see the other failures, if any"
-    )
 
 
 def test_the_metrics_of_one_update_are_its_own(rollout, gpt, env):
@@ -669,13 +622,13 @@ def test_what_is_fixed_stays_fixed():
 
 
 @pytest.mark.parametrize("group_size", [1, 3])
-def test_the_prompts_of_a_step_follow_from_seed_and_step(group_size, env, gpt, monkeypatch):
+def test_prompts_and_answers_of_a_step_depend_on_seed_and_step_alone(group_size, env, gpt, monkeypatch):
+    """So a resumed run draws what it would have drawn."""
     seen = []
     monkeypatch.setattr(ppo, "draw_answers", lambda model, env, *given: seen.append(given) or 1 / 0)
+    objective = ppo.PPO(env, details(group_size=group_size))
     with pytest.raises(ZeroDivisionError):
-        ppo.PPO(env, details(group_size=group_size)).update(
-            Policy(gpt), None, training(batch_size=6, seed=4), 2
-        )
+        train_step(objective, gpt, step=2, batch_size=6, seed=4)
     ((prompts, seed),) = seen
     drawn = np.random.default_rng([4, 2, 0]).integers(0, len(env.prompts), 6 // group_size)
     assert prompts == [env.prompts[i] for i in drawn for _ in range(group_size)]
