@@ -20,7 +20,7 @@ def test_the_results_are_the_figures_under_their_names(settings):
         "dpo": measured(reward=1.0, judge=0.7, distinct=0.7, kl=2.0),
         "best of 4": measured(reward=1.1, judge=0.8, distinct=0.9, kl=0.6),
     }
-    (rows, header), _, found = closing(columns, {"ppo": 2.0, "kl 0": 1.0, "dpo": 3.0}, settings())
+    (rows, header), _, found = closing(columns, {"ppo": 2.0, "kl 0": 1.0, "dpo": 3.0}, settings(dpo_steps=5))
     assert found.pop("distinct_ratio") == pytest.approx(0.75)
     assert found == dict(
         kl=3.0, win_rate=0.95, length=14.0, reward_before=0.1, reward_after=1.5, judge_before=0.4,

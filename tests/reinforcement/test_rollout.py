@@ -4,6 +4,7 @@ import copy
 import math
 from dataclasses import replace
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import small
@@ -15,13 +16,16 @@ from minilm.reinforcement.rollout import Policy, Rollout, draw_answers, measure,
 TOKENIZER = small.tokenizer()
 
 
-def test_1_the_value_head_begins_at_0_or_at_random(gpt, rollout, rule):
+def test_1_the_value_head_begins_at_0_or_at_random(gpt, rollout, rule, monkeypatch):
+    drawn = Mock(wraps=torch.nn.init.normal_)
+    monkeypatch.setattr(torch.nn.init, "normal_", drawn)
     zero, random = Policy(copy.deepcopy(gpt)), Policy(copy.deepcopy(gpt), zero_value_head=False)
-    assert (zero(rollout.ids, rollout.mask, rollout.n_prompt, rule)[1] == 0).all()
-    assert random(rollout.ids, rollout.mask, rollout.n_prompt, rule)[1].abs().max() > 0
-    assert (random.value_head.bias == 0).all()
+    args = rollout.ids, rollout.mask, rollout.n_prompt, rule
+    assert (zero(*args)[1] == 0).all()
+    drawn.assert_called_with(random.value_head.weight, std=13**-0.5)  # 1 / sqrt(D + 1)
+    assert random(*args)[1].abs().max() > 0 and (random.value_head.bias == 0).all()
     random.value_head = None
-    assert (random(rollout.ids, rollout.mask, rollout.n_prompt, rule)[1] == 0).all(), "without one it is 0"
+    assert (random(*args)[1] == 0).all(), "without one it is 0"
 
 
 def test_a_policy_is_saved_without_its_value_head(gpt):
@@ -30,13 +34,14 @@ def test_a_policy_is_saved_without_its_value_head(gpt):
     assert policy.config == gpt.config
 
 
-def test_log_probabilities_and_values_equal_a_plain_loop(gpt, rollout, rule):
+def test_log_probabilities_and_values_equal_a_plain_loop(make_gpt, rollout, rule):
+    gpt = make_gpt(n_decoder_layer=3)
     policy = Policy(gpt, zero_value_head=False).requires_grad_(False)
     log_probs, values = policy(rollout.ids, rollout.mask, rollout.n_prompt, rule)
     for row in range(len(rollout.ids)):
         ids = rollout.ids[row][rollout.mask[row]]  # alone and without padding
         n_prompt = int(rollout.mask[row, : rollout.n_prompt].sum())
-        hidden = gpt.hidden_states(ids[None])[-1][0]
+        hidden = gpt.hidden_states(ids[None])[-1][0]  # of the last layer
         expected = (gpt.vocabulary_logits(hidden) / rule.temperature).log_softmax(-1)
         for t in range(len(ids) - n_prompt):
             before = n_prompt + t - 1  # the position from which the token is drawn
@@ -56,15 +61,12 @@ def test_answers_are_those_of_the_generator(gpt, env, rule):
         real = rollout.ids[row, : rollout.n_prompt][rollout.mask[row, : rollout.n_prompt]]
         assert real.tolist() == prompt, "prompts are padded on the left"
     assert torch.equal(rollout.ids, written.ids), "the same seed draws the same answers"
-    long = [[*env.prompts[0], *[9] * (gpt.config.max_positions - len(env.prompts[0]) - 2)]]
-    short = draw_answers(gpt, env, long, seed=5).answer_mask
-    assert short.shape[1] <= 2, (
-        "where all positions are full an answer stops: sliding would forget the prompt"
-    )
-    both = draw_answers(gpt, env, [*long, env.prompts[0]], seed=5)
-    assert int(both.lengths[0]) == 2 < int(both.lengths[1]), "a test without padding"
-    assert not both.ended[0], "its padding is the end token too: only real tokens end an answer"
     assert not torch.equal(rollout.ids, draw_answers(gpt, env, env.prompts, seed=6).ids)
+    long = [*env.prompts[0], *[9] * (gpt.config.max_positions - len(env.prompts[0]) - 2)]
+    both = draw_answers(gpt, env, [long, env.prompts[0]], seed=5)
+    told = "where all positions are full an answer stops: sliding would forget the prompt"
+    assert int(both.lengths[0]) == 2 < int(both.lengths[1]), told
+    assert not both.ended[0], "its padding is the end token too: only real tokens end an answer"
 
 
 def test_answers_stop_at_the_limit_or_the_end(gpt, env):
@@ -131,31 +133,18 @@ def test_the_figures_are_those_of_the_answers(env, moved):
         for name, model in (("own", moved), ("reference", env.reference)):
             logits = (model(ids[None])[0].detach() / env.rule.temperature).log_softmax(-1)
             logs[name] += sum(float(logits[t - 1, ids[t]]) for t in range(n_prompt, len(ids)))
-    both = zip(start.scores.tolist(), found.scores.tolist(), strict=True)
-    better = [(b > a) + (b == a) / 2 for a, b in both]
-    both = list(zip(found.judged, start.judged, strict=True))
-    wins, losses = both.count((True, False)), both.count((False, True))
-    assert wins and losses and wins + losses < n, "the test must have wins, losses and ties"
     expected = dict(
-        kl=pytest.approx((logs["own"] - logs["reference"]) / n, abs=1e-4),  # nats a sequence
-        perplexity=pytest.approx(math.exp(-logs["reference"] / n_token), rel=1e-4),
-        reward=pytest.approx(float(env.reward.scores(rollout, found.texts).mean())),
-        judge=sum(len(p + a) % 2 == 0 for p, a in found.texts) / n,
-        distinct=len({a for _, a in found.texts}) / n,
-        length=pytest.approx(n_token / n),
-        reward_win_rate=pytest.approx(sum(better) / n),
-        win_rate=wins / (wins + losses),
+        kl=(logs["own"] - logs["reference"]) / n,  # a sum over each answer, then a mean: nats a sequence
+        perplexity=math.exp(-logs["reference"] / n_token),  # of the reference, a mean over real tokens
+        reward=float(env.reward.scores(rollout, found.texts).mean()),
+        judge=sum(len(prompt + answer) % 2 == 0 for prompt, answer in found.texts) / n,
+        distinct=len({answer for _, answer in found.texts}) / n,
+        length=n_token / n,
     )
-    hints = dict(
-        kl="a sum over each answer, then a mean", perplexity="of the reference, a mean over real tokens"
-    )
-    hints["win_rate"] = "of the prompts for which the judge likes exactly one of the two"
     for name, value in expected.items():
-        told = (
-            f"{name} {found.figures[name]}, not {value}: {hints.get(name, 'see the docstring of `measure`')}"
-        )
-        assert found.figures[name] == value, told
-    assert set(found.figures) == set(expected)
+        told = f"{name} {found.figures[name]}, not {value}: see the docstring of `measure`"
+        assert found.figures[name] == pytest.approx(value, rel=1e-4, abs=1e-4), told
+    assert set(found.figures) == {*expected, "win_rate", "reward_win_rate"}
 
 
 def test_the_best_of_some_answers_is_that_with_the_highest_reward(env):
@@ -192,39 +181,12 @@ def test_wins_losses_and_ties_are_counted_apart(env):
     start.scores[:3] -= 1  # three are better than the start's, two worse, five the same
     start.scores[3:5] += 1
     figures = measure(env.reference, env, seed=2, start=start).figures
-    assert figures["win_rate"] == pytest.approx(1 / 3), (
-        "one win, two losses: what both or none meet is no game"
-    )
+    told = "one win, two losses: what both or none meet is no game"
+    assert figures["win_rate"] == pytest.approx(1 / 3), told
     assert figures["reward_win_rate"] == pytest.approx((3 + 5 / 2) / 10), "a tie is one half"
     env.judge = lambda text: True
     start.judged = [False] * 10
     assert measure(env.reference, env, seed=2, start=start).figures["win_rate"] == 1
-
-
-def test_1_a_random_value_head_is_small_in_a_wide_model(make_gpt):
-    head = Policy(make_gpt(d_model=399, n_head=3), zero_value_head=False).value_head
-    assert float(head.weight.detach().std()) == pytest.approx(400**-0.5, rel=0.1), (
-        "1 / sqrt(D + 1), as the paper has it"
-    )
-
-
-def test_values_are_read_from_the_last_of_several_layers(make_gpt, env, rule):
-    gpt = make_gpt(n_decoder_layer=3)
-    policy = Policy(gpt, zero_value_head=False).requires_grad_(False)
-    found = draw_answers(gpt, env, env.prompts[:1], seed=3)
-    log_probs, values = policy(found.ids, found.mask, found.n_prompt, rule)
-    hidden = gpt.hidden_states(found.ids)[-1][:, found.n_prompt - 1 : -1]
-    torch.testing.assert_close(values, policy.value_head(hidden)[..., 0], rtol=1e-4, atol=1e-5)
-    expected = (gpt.vocabulary_logits(hidden) / rule.temperature).log_softmax(-1)
-    expected = expected.gather(2, found.ids[:, found.n_prompt :, None])[..., 0]
-    torch.testing.assert_close(log_probs, expected, rtol=1e-4, atol=1e-4)
-
-
-def test_1_the_deviation_of_the_value_head_is_exact(gpt, monkeypatch):
-    seen = []
-    monkeypatch.setattr(torch.nn.init, "normal_", lambda weight, std: seen.append(std))
-    Policy(gpt), Policy(gpt, zero_value_head=False)
-    assert seen == [0, 13**-0.5], "0, or 1 / sqrt(D + 1)"
 
 
 def test_answers_are_drawn_and_scored_in_one_precision(env, gpt):
