@@ -30,9 +30,8 @@ def test_ppo_learns_with_the_changes_it_is_given(reinforcement, make_gpt, monkey
     assert model is gpt and env is made.env and folder is None and second[4] == made.folder
     assert (details.kl, training.steps, training.clip, training.lr) == (0.0, 9, 0.3, 0.07)
     assert (training.log_every, training.eval_every, training.save_every) == (1, 2, 2)
-    assert made.env.reward is raw, (
-        "`measure` uses the normalised reward: replace it in a copy of the environment"
-    )
+    told = "`measure` uses the normalised reward: replace it in a copy of the environment"
+    assert made.env.reward is raw, told
     assert second[1].reward == raw.reward
 
 
@@ -41,23 +40,22 @@ def test_a_large_model_learns_at_rates_of_its_own_where_none_is_given(reinforcem
     assert reinforcement().rates == small_one
     assert reinforcement(lr=0.0, dpo_lr=0.0).rates == small_one | dict(lr=0.0, dpo_lr=0.0), "0 is given"
     monkeypatch.setattr(rounds, "LARGE", 12)
-    made = reinforcement(lr=None, dpo_beta=0.7, reward_batch_size=8, dpo_steps=2, reward_steps=2)
+    given = dict(lr=None, dpo_beta=0.7, reward_batch_size=8, dpo_steps=2, reward_steps=2)
+    made, seen, plain = reinforcement(**given), [], rounds.train
     assert made.rates == dict(lr=1e-5, reward_lr=3e-5, dpo_lr=1e-5, dpo_beta=0.7), "a given one is taken"
-    assert made.settings == settings(
-        model=made.settings.model,
-        lr=None,
-        dpo_beta=0.7,
-        **dict(reward_batch_size=8, dpo_steps=2, reward_steps=2),
-    ), "the command is kept as it was given"
-    seen, plain = [], rounds.train
-    monkeypatch.setattr(
-        rounds, "train", lambda m, o, s, *a: seen.append((s.lr, getattr(o, "beta", 0))) or plain(m, o, s, *a)
-    )
-    monkeypatch.setattr(
-        rounds,
-        "train_ppo",
-        lambda policy, env, details, training, *a: seen.append((training.lr, 0)) or dict(seconds=1.0),
-    )
+    kept = settings(model=made.settings.model, **given)
+    assert made.settings == kept, "the command is kept as it was given"
+
+    def train(model, objective, training, *rest):
+        seen.append((training.lr, getattr(objective, "beta", 0)))
+        return plain(model, objective, training, *rest)
+
+    def train_ppo(policy, env, details, training, folder):
+        seen.append((training.lr, 0))
+        return dict(seconds=1.0)
+
+    monkeypatch.setattr(rounds, "train", train)
+    monkeypatch.setattr(rounds, "train_ppo", train_ppo)
     made.make_reward()
     made.learn()
     assert {*seen} == {(1e-5, 0), (3e-5, 0), (1e-5, 0.7)}
@@ -90,8 +88,8 @@ def test_the_second_collection_is_of_a_policy_that_has_learnt(reinforcement, mon
 @pytest.mark.parametrize(
     "changes, expected",
     [
-        (dict(rounds=1), [(True, 0), ("reward", 3)]),
-        (dict(reward="folder"), [(True, 0)]),
+        (dict(rounds=1), [(True, 0, 1), ("reward", 3)]),
+        (dict(reward="folder"), [(True, 0, 1)]),
         (dict(reward_function="a:b"), []),
         (dict(sampled_prompts=0), [("reward", 3)]),
     ],
@@ -103,9 +101,8 @@ def test_pairs_are_collected_where_learnt_from(reinforcement, monkeypatch, chang
     made.env.judge = made.env.judge if judged else None
     told = watched(monkeypatch, made)
     made.make_reward()
-    # each collection: of the reference, the first, of so many
-    expected = [(*step, 1) if step == (True, 0) else step for step in expected]
-    assert told == [step for step in expected if judged or step != (True, 0, 1)], "nobody compares answers"
+    collection = (True, 0, 1)  # of the reference, the first, of one
+    assert told == [step for step in expected if judged or step != collection], "nobody compares answers"
 
 
 def test_a_reward_is_trained_normalised_and_kept(reinforcement, capsys):
@@ -152,44 +149,42 @@ def test_each_collection_adds_pairs_from_prompts_of_its_own(reinforcement, monke
     assert "4, and 1 held out" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("answers", [("good", "bad"), ("good", "good")])
-def test_dpo_of_a_rule_alone_learns_from_the_policys_own_answers(answers, reinforcement, monkeypatch):
-    scored, asked = [], []
+@pytest.fixture
+def of_a_rule(reinforcement, monkeypatch):
+    """A run of DPO on prompts whose answers a rule ranks: it has no judge, and no pairs yet."""
+    monkeypatch.setattr(reward, "load_function", lambda name: lambda prompt, answer: float(len(answer)))
+    flags = dict(algorithm="dpo", prompts="p", reward_function="rules:length", contrast=False)
+    made = reinforcement(**flags, sampled_prompts=6)
+    made.env.judge, made.preferences.pairs, made.preferences.held_out_pairs = None, [], []
+    return made
+
+
+def test_dpo_of_a_rule_alone_learns_from_the_policys_own_answers(of_a_rule, monkeypatch):
+    asked, found = [], of_a_rule.preferences
 
     def drawn(model, env, prompts, n_answer, seed, temperature):
-        asked.append((model is env.reference, prompts))
-        scored.append(env.reward.scores(SimpleNamespace(ids=torch.zeros(1)), [("Ana", " bread.")]).item())
-        return [(prompt, *answers) for prompt in prompts] if answers[1] == "bad" else []
+        score = env.reward.scores(SimpleNamespace(ids=torch.zeros(1)), [("Ana", " bread.")]).item()
+        asked.append((model is env.reference, prompts, score))
+        return [(prompt, "good", "bad") for prompt in prompts]
 
     monkeypatch.setattr(rounds, "sampled_pairs", drawn)
-    monkeypatch.setattr(reward, "load_function", lambda name: lambda prompt, answer: float(len(answer)))
-    made = reinforcement(
-        algorithm="dpo",
-        prompts="p",
-        reward_function="rules:length",
-        contrast=False,
-        sampled_prompts=6,
-    )
-    found, made.env.judge = made.preferences, None
-    found.prompts = found.prompts[:6]
-    found.pairs, found.held_out_pairs, prompts = [], [], list(found.prompts)
-    if answers[1] != "bad":
-        with pytest.raises(
-            UserError, match="no prompt has a better and a worse finished answer: more --answers"
-        ):
-            made.make_reward()
-        found.pairs = [("Ana", "good", "bad")]
-        with pytest.raises(UserError, match="no held-out prompt has a better and a worse finished answer"):
-            made.collect(made.env.reference, 0, 1)
-        return
-    made.make_reward()
-    assert asked == [(True, prompts), (True, found.test_prompts[:1])] and scored == [6.0, 6.0], (
-        "a rule collects once, so that it has all --sampled-prompts, whatever --rounds"
-    )
+    prompts, others = list(found.prompts), found.test_prompts[:1]
+    of_a_rule.make_reward()
+    told = "a rule collects once, so that it has all --sampled-prompts, whatever --rounds"
+    assert asked == [(True, prompts, 6.0), (True, others, 6.0)], told
     assert [prompt for prompt, _, _ in found.pairs] == prompts, "pairs of the prompts that are learnt from"
-    assert [prompt for prompt, _, _ in found.held_out_pairs] == found.test_prompts[:1]
-    columns, _ = made.learn()
-    assert set(columns) == {"start", "dpo"}
+    assert [prompt for prompt, _, _ in found.held_out_pairs] == others
+    assert set(of_a_rule.learn()[0]) == {"start", "dpo"}
+
+
+def test_prompts_none_of_which_gives_a_pair_are_told(of_a_rule, monkeypatch):
+    monkeypatch.setattr(rounds, "sampled_pairs", lambda *_: [])
+    told = "a better and a worse finished answer: more --answers"
+    with pytest.raises(UserError, match=f"no prompt has {told}"):
+        of_a_rule.make_reward()
+    of_a_rule.preferences.pairs = [("Ana", "good", "bad")]
+    with pytest.raises(UserError, match=f"no held-out prompt has {told}"):
+        of_a_rule.collect(of_a_rule.env.reference, 0, 1)
 
 
 def test_pairs_that_a_reward_has_put_in_order_say_nothing_of_how_good_it_is(reinforcement, monkeypatch, gpt):
@@ -201,23 +196,16 @@ def test_pairs_that_a_reward_has_put_in_order_say_nothing_of_how_good_it_is(rein
     assert made.make_reward() == {}
 
 
-@pytest.mark.parametrize(("n_held_out", "n_asked"), [(8, 4), (12, 5)])
-def test_the_rounds_share_the_held_out_prompts(reinforcement, monkeypatch, n_held_out, n_asked):
-    asked, made = [], reinforcement(sampled_prompts=40, rounds=2)
+@pytest.mark.parametrize(("n", "n_held_out", "n_asked"), [(40, 8, 4), (40, 12, 5), (6000, 12, 5)])
+def test_the_rounds_share_the_prompts(reinforcement, monkeypatch, n, n_held_out, n_asked):
+    asked, made = [], reinforcement(sampled_prompts=n, rounds=2)
     monkeypatch.setattr(rounds, "sampled_pairs", lambda model, env, prompts, *_: asked.append(prompts) or [])
     made.preferences.prompts = [f"Prompt {i}" for i in range(40)]
     made.preferences.held_out_pairs = [(f"Held out {i}", "a", "b") for i in range(n_held_out)]
-    made.collect("writer", 0, 2)
-    assert [*map(len, asked)] == [20, n_asked], "a quarter as many as are learnt from, if there are so many"
-
-
-def test_more_prompts_than_there_are_leave_some_for_each_collection(reinforcement, monkeypatch):
-    asked, made = [], reinforcement(sampled_prompts=6000, rounds=2)
-    monkeypatch.setattr(rounds, "sampled_pairs", lambda model, env, prompts, *_: asked.append(prompts) or [])
-    made.preferences.prompts = [f"Prompt {i}" for i in range(40)]
     for number in (0, 1):
         made.collect("writer", number, 2)
-    assert len(asked[0]) == len(asked[2]) == 20
+    told = "of 40, and of held-out ones a quarter as many, if there are so many"
+    assert [*map(len, asked)] == [20, n_asked] * 2, told
 
 
 def test_each_way_of_learning_starts_from_the_same_policy(reinforcement, gpt, monkeypatch):
@@ -291,11 +279,10 @@ def test_each_part_of_a_run_draws_from_a_seed_of_its_own(reinforcement, monkeypa
     made, seen = reinforcement(seed=5, rounds=2, sampled_prompts=40, steps=9, reward_steps=1, best_of=4), []
     made.preferences.held_out_pairs = [(f"Held out {i}", "a", "b") for i in range(8)]
     monkeypatch.setattr(rounds, "sampled_pairs", lambda *given: seen.append(given[4]) or [("Who", "a", "b")])
-    made.collect("writer", 0, 2)
-    made.collect("writer", 1, 2)
-    assert seen == [n * 10**6 for n in (10, 11, 2010, 2011)], (
-        "other texts or draws than those of the READMEs' figures: see the other failures, if any"
-    )
+    for number in (0, 1):
+        made.collect("writer", number, 2)
+    told = "other texts or draws than those of the READMEs' figures: see the other failures, if any"
+    assert seen == [n * 10**6 for n in (10, 11, 2010, 2011)], told
     told = watched(monkeypatch, made)
     monkeypatch.setattr(rounds, "reward_model_from", lambda reference, seed: seen.append(seed))
     monkeypatch.setattr(rounds, "held_out_accuracy", lambda *_: (1.0, 0.9, 1.0))
