@@ -45,19 +45,14 @@ def test_a_policy_is_a_decoder_that_can_end_a_text(reinforcement, make_gpt, tmp_
 
 
 def test_what_cannot_be_learnt_from_is_found_first(reinforcement, preferences, tmp_path):
-    with pytest.raises(UserError, match="leaves no room for --max-new-tokens 60"):
-        reinforcement(max_new_tokens=60)
-    for algorithm in ("ppo", "dpo"):
-        with pytest.raises(UserError, match="--group-size 3 needs --algorithm grpo"):
-            reinforcement(algorithm=algorithm, group_size=3)
-    with pytest.raises(UserError, match="--lr 0.1 is for PPO; DPO has --dpo-steps"):
-        reinforcement(algorithm="dpo", preferences="mine.tsv", lr=0.1)
-    with pytest.raises(UserError, match="--reward-function a:b with --algorithm dpo needs --prompts"):
-        reinforcement(algorithm="dpo", reward_function="a:b")  # it would learn from the judge's pairs
-    with pytest.raises(UserError, match="not a reward model"):
-        reinforcement(reward=str(tmp_path / "gpt"))
-    with pytest.raises(UserError, match="cannot import .*no_such_rules"):
-        reinforcement(reward_function="no_such_rules:f")
+    for changes, message in (
+        (dict(max_new_tokens=60), "leaves no room for --max-new-tokens 60"),
+        (dict(group_size=3), "--group-size 3 needs --algorithm grpo"),
+        (dict(reward=str(tmp_path / "gpt")), "not a reward model"),
+        (dict(reward_function="no_such_rules:f"), "cannot import .*no_such_rules"),
+    ):
+        with pytest.raises(UserError, match=message):
+            reinforcement(**changes)
     preferences.pairs.append(("Ana", "ran. " * 200, "slept."))
     with pytest.raises(UserError, match="the pair of the prompt 'Ana' has .* tokens"):
         reinforcement()
