@@ -69,6 +69,7 @@ def test_the_examples_and_the_texts_come_from_their_files(files):
     assert list(study.prompt_format.words) == ["bad", "good"]
     assert study.prompt_format.separator == "\n", "backslash n is typed"
     assert study.chance == pytest.approx(1 / 3), "the commonest label of the examples, not of the tests"
+    assert files(n_test=3).draws["files"](3, 0) == asked, "as many as there are keep their order"
     draw = files(n_test=2).draws["files"]
     assert [q.text for q in draw(0, 0)] == [q.text for q in draw(1, 5)] and len(draw(0, 0)) == 2
 
@@ -90,9 +91,8 @@ def test_without_a_test_file_some_rows_are_held_back(files):
 def test_the_nearest_stand_last(files, monkeypatch):
     vectors = {f"text {i}": [np.cos(i / 20), np.sin(i / 20)] for i in range(20)}
     vectors |= dict(x=vectors["text 3"], y=vectors["text 15"], z=vectors["text 0"])
-    monkeypatch.setattr(
-        in_context_run, "embed", lambda m, t, texts: np.array([vectors[text] for text in texts])
-    )
+    embed = lambda model, tokenizer, texts: np.array([vectors[text] for text in texts])
+    monkeypatch.setattr(in_context_run, "embed", embed)
     flags = dict(data="train.tsv", test="test.tsv", select="nearest", shots=(0, 2))
     draw = in_context_run.nearest_draws(PromptSettings(**flags), None, None)
     asked = {q.text: [text for text, _ in q.examples] for q in draw(2, 0)}
@@ -104,14 +104,11 @@ def test_the_nearest_stand_last(files, monkeypatch):
     assert {dict(q.examples)["text 15"] for q in draw(1, 0) if q.text == "y"} == {"bad"}
 
 
-def test_the_least_that_can_be_asked():
-    least = dict(n_draw=1, n_test=1, n_beam=1, max_new_tokens=1, shots=(0,))
+def test_the_least_that_can_be_asked_and_what_goes_together():
     PromptSettings(n_draw=1, n_test=1, shots=(0,))
-    PromptSettings(n_beam=1, max_new_tokens=1, prompt="-")
-    for name, value in least.items():
-        prompt = "-" if name in ("n_beam", "max_new_tokens") else None
-        with pytest.raises(UserError, match=f"--{name.replace('_', '-')} .*: must be"):
-            PromptSettings(**{name: (-1,) if name == "shots" else value - 1}, prompt=prompt)
+    PromptSettings(n_beam=1, max_new_tokens=1, prompt="-", chat=True)
+    PromptSettings(prompt="Ana", temperature=0.7, top_k=3, top_p=0.5)
+    PromptSettings(data="a", test="b", select="nearest")
 
 
 @pytest.mark.parametrize("flags, message", [
@@ -129,11 +126,16 @@ def test_the_least_that_can_be_asked():
     (dict(top_p=0.5), "--top-p 0.5 needs --prompt"), (dict(prompt=" "), "--prompt is empty"),
     (dict(max_new_tokens=9), "--max-new-tokens 9 needs --prompt"),
     (dict(temperature=-1.0), "temperature"), (dict(top_k=0), "top-k"), (dict(top_p=1.5), "top-p"),
+    (dict(n_draw=0), "--n-draw 0: must be"), (dict(n_test=0), "--n-test 0: must be"),
+    (dict(shots=(-1,)), "--shots -1: must be"), (dict(prompt="-", n_beam=0), "--n-beam 0: must be"),
+    (dict(prompt="-", max_new_tokens=0), "--max-new-tokens 0: must be"),
+    (dict(prompt="-", n_beam=2, temperature=0.7), "--temperature 0.7 does not go with --n-beam: no draws"),
+    (dict(prompt="-", n_beam=2, top_k=3), "--top-k 3 does not go with --n-beam: no draws"),
+    (dict(prompt="-", n_beam=2, top_p=0.5), "--top-p 0.5 does not go with --n-beam: no draws"),
 ])  # fmt: skip
-def test_flags_that_need_others_say_which(flags, message):
+def test_flags_that_do_not_go_together_or_are_out_of_range_are_refused(flags, message):
     with pytest.raises(UserError, match=message):
         PromptSettings(**flags)
-    PromptSettings(prompt="-", chat=True), PromptSettings(data="a", test="b", select="nearest")
 
 
 def test_labels_get_their_words(files):
@@ -155,9 +157,8 @@ def test_files_that_cannot_be_asked_are_named(files):
         files(shots=(0, 21))
     rows = ["a\tgood", "b\tbad", "c\tgood", "d\tbad", "e\tgood"]
     Path("five.tsv").write_text("\n".join(rows), encoding="utf-8")
-    assert len(files(data="five.tsv", test=None, shots=(4,)).draws["files"](4, 0)) == 1, (
-        "a fifth of five is asked"
-    )
+    asked = files(data="five.tsv", test=None, shots=(4,)).draws["files"](4, 0)
+    assert len(asked) == 1, "a fifth of five is asked"
     Path("four.tsv").write_text("\n".join(rows[:4]), encoding="utf-8")
     with pytest.raises(UserError, match=r"four\.tsv: 4 rows are too few to hold out some"):
         files(data="four.tsv", test=None, shots=(1,))
@@ -166,26 +167,28 @@ def test_files_that_cannot_be_asked_are_named(files):
         files()
 
 
-def test_the_figures_are_those_of_most_examples(files, monkeypatch, decoder, capsys):
+@pytest.fixture
+def reader(files, decoder):
+    """A model and its tokenizer, saved in the folder "model", with the log of a training that asked tasks."""
     model, tokenizer = decoder(small.tokenizer().vocab_size), small.tokenizer()
     minilm.save(model, tokenizer, "model")
-    answer_prompts(PromptSettings(model="model", prompt="Ana sells", max_new_tokens=2))
-    assert capsys.readouterr().out.startswith("Ana sells"), "a decoder goes on with the prompt"
+    append_log(Path("model"), dict(step=3, split="validation", loss=1) | dict.fromkeys(in_context.TASKS, 0.5))
+    append_log(Path("model"), dict(step=4, split="train", loss=1))
+    return model, tokenizer
+
+
+def test_the_figures_are_those_of_most_examples(reader, monkeypatch, capsys):
     rows = [("new_pairings", c) for c in ("gold", "shuffled", "random")]
     rows += [("nonce_keys", "gold"), ("story_items", "gold")]
     shots = {"gold": (0, 4, 2), "shuffled": (4, 2), "random": (4, 2)}
     found = {(t, c): {k: (10 * i + k, None) for k in shots[c]} for i, (t, c) in enumerate(rows)}
     asked = []
     monkeypatch.setattr(Study, "measure", lambda study, model, tokenizer, shots: asked.append(shots) or found)
-    monkeypatch.setattr(Study, "shots_that_fit", lambda *_: (1, 2))
     settings = PromptSettings(model="model", n_test=1, shots=(0, 4, 2))
-    report(settings, make_study(settings), model, tokenizer, 0.0)
-    report(replace(settings, shots=None, out="fit"), make_study(settings), model, tokenizer, 0.0)
-    monkeypatch.setattr(Study, "shots_that_fit", lambda *_: ())
-    capsys.readouterr()
-    append_log(Path("model"), dict(step=3, split="validation", loss=1) | dict.fromkeys(in_context.TASKS, 0.5))
-    append_log(Path("model"), dict(step=4, split="train", loss=1))
-    report(replace(settings, shots=None, out="none"), make_study(settings), model, tokenizer, 0.0)
+    report(settings, make_study(settings), *reader, 0.0)
+    for name, fitting in (("fit", (1, 2)), ("none", ())):
+        monkeypatch.setattr(Study, "shots_that_fit", lambda *_, fitting=fitting: fitting)
+        report(replace(settings, shots=None, out=name), make_study(settings), *reader, 0.0)
     assert asked == [(0, 4, 2), (1, 2), (0,)], "those that are named, else as many as fit"
     told = capsys.readouterr().out.partition("Accuracy after 8 examples, while model was trained:\n\n")[2]
     head, _, line = told.splitlines()[:3]
@@ -197,9 +200,9 @@ def test_the_figures_are_those_of_most_examples(files, monkeypatch, decoder, cap
     assert written.pop("chance") == pytest.approx(CHANCE)
     assert written == dict(seed=0, shuffled_accuracy=14, lookup_accuracy=34, story_item_accuracy=44)
     sums = iter("ab")
-    monkeypatch.setattr("minilm.in_context.run.checksum", lambda model: next(sums))
+    monkeypatch.setattr(in_context_run, "checksum", lambda model: next(sums))
     with pytest.raises(RuntimeError, match="moved: a before, b after"):
-        report(settings, make_study(settings), model, tokenizer, 0.0)
+        report(settings, make_study(settings), *reader, 0.0)
 
 
 def test_texts_asked_that_stand_among_the_examples_are_told(files, capsys):
@@ -212,33 +215,23 @@ def test_texts_asked_that_stand_among_the_examples_are_told(files, capsys):
     assert "also in" not in capsys.readouterr().out, "what is held back has no text in common with the rest"
 
 
-def test_as_many_questions_as_there_are_texts_keep_their_order(files):
-    assert [q.text for q in files(n_test=3).draws["files"](0, 0)] == ["x", "y", "z"]
-    assert PromptSettings(max_new_tokens=1, n_beam=1, prompt="-").temperature is None
-
-
 @pytest.mark.parametrize("n_shot", [(4,), (5,), None])
-def test_that_more_examples_do_not_fit_is_said_where_none_were_asked_for(
-    n_shot, files, monkeypatch, decoder, capsys
-):
-    model, tokenizer = decoder(small.tokenizer().vocab_size), small.tokenizer()
-    minilm.save(model, tokenizer, "model")
+def test_that_more_examples_do_not_fit_is_said_where_none_were_asked_for(n_shot, reader, monkeypatch, capsys):
     found, shown = {("files", "gold"): {0: (0.5, None)}}, []
     monkeypatch.setattr(Study, "measure", lambda *_: found)
     monkeypatch.setattr(Study, "examples", lambda study, model, tokenizer, k: shown.append(k) or ["one"])
     monkeypatch.setattr(Study, "shots_that_fit", lambda *_: (0, 1, 2, 4))
     settings = PromptSettings(data="train.tsv", test="test.tsv", model="model", shots=n_shot)
-    append_log(Path("model"), dict(step=3, split="validation", loss=1) | dict.fromkeys(in_context.TASKS, 0.5))
-    report(settings, make_study(settings), model, tokenizer, time.perf_counter())
+    report(settings, make_study(settings), *reader, time.perf_counter())
     assert shown == [4], "four examples are enough to read"
     out = capsys.readouterr().out
     told = "More do not fit into 64 positions, or there are none.\n\none\n"
     assert (told in out) == ("More" in out) == (n_shot is None), "before the examples"
-    assert "Right after" not in out, "what was asked on the way was no question of this file"
+    assert "was trained" not in out, "what was asked on the way was no question of this file"
     assert json.loads(Path("runs/prompt/results.json").read_text())["seconds"] < 60
     if n_shot is None:
         monkeypatch.setattr(Study, "shots_that_fit", lambda *_: in_context_run.SHOTS)
-        report(settings, make_study(settings), model, tokenizer, 0.0)
+        report(settings, make_study(settings), *reader, 0.0)
         assert "do not fit" not in capsys.readouterr().out, "all of them fit"
 
 
@@ -279,13 +272,6 @@ def test_the_model_is_that_of_what_is_asked(changes, name, kind, shown, files, m
     assert seen == ([3] if shown is None else [("Ana", 3), f"{shown} ran", "."]), (
         "what a decoder goes on with is shown once, when it has been found to fit: an error has its own line"
     )
-
-
-@pytest.mark.parametrize("flag", [dict(temperature=0.7), dict(top_k=3), dict(top_p=0.5)])
-def test_what_draws_does_not_go_with_a_beam_and_is_told_before_any_model_is_there(flag):
-    PromptSettings(prompt="Ana", **flag)
-    with pytest.raises(UserError, match="does not go with --n-beam: no draws"):
-        PromptSettings(prompt="Ana", n_beam=2, **flag)
 
 
 def test_the_defaults_are_those_of_the_figures_in_the_readmes():

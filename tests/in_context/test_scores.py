@@ -28,6 +28,13 @@ def question(k: int = 2, text: str = "it rains") -> Question:
     return Question(tuple(EXAMPLES[:k]), text, "1")
 
 
+def note_shapes(model, monkeypatch) -> list[tuple[int, int]]:
+    """Return a list that gets the shape (B, T) of the ids of each pass of the decoder."""
+    read, decode = [], model.decode
+    monkeypatch.setattr(model, "decode", lambda ids, *a, **k: read.append(ids.shape) or decode(ids, *a, **k))
+    return read
+
+
 @torch.no_grad()
 def slow_likelihood(model, prompt: list[int], label: tuple[int, ...], start: list[int]) -> float:
     """One prompt and one label at a time, token by token, without padding."""
@@ -68,13 +75,11 @@ def test_likelihoods_are_those_of_one_text_at_a_time(before, kind, batch_size, m
     model, tokenizer = model_of(kind), small.tokenizer()
     labels = [(7, 8, 9), (7, 8, 10), (11,), (12,), (7,)]
     prompts = ["Ana sells bread", "Rui", "The old baker likes two red pens", "Rui", "a lamp on Monday"]
-    prompts, read, decode = [before + prompt for prompt in prompts], [], model.decode
-    monkeypatch.setattr(model, "decode", lambda ids, *a, **k: read.append(ids.shape) or decode(ids, *a, **k))
+    prompts, read = [before + prompt for prompt in prompts], note_shapes(model, monkeypatch)
     model.train()
     got = scoring.label_log_likelihoods(model, tokenizer, prompts, labels, batch_size)
-    assert got.shape == (5, 5), (
-        f"{len(got)} rows for 5 prompts: equal prompts are read once, each has its row"
-    )
+    told = f"{len(got)} rows for 5 prompts: equal prompts are read once, each has its row"
+    assert got.shape == (5, 5), told
     assert model.training, "the model must be left in training mode"
     if before and kind == "decoder":
         n_shared = len(tokenizer.encode(before)) - 2
@@ -104,12 +109,10 @@ def test_likelihoods_are_those_of_one_text_at_a_time(before, kind, batch_size, m
                 for label in labels
             ],
         }
-        how = dict(
-            rtol=1e-5, atol=1e-4, axes=("label",), what=f"log p of the labels {labels} after {prompt!r}"
-        )
-        assert_right(got[i], want, mistakes, **how)
+        how = dict(rtol=1e-5, atol=1e-4, axes=("label",))
+        assert_right(got[i], want, mistakes, what=f"log p of the labels {labels} after {prompt!r}", **how)
     one = scoring.batch_likelihoods(model, [ids, ids[:-1]], labels, start)
-    assert_right(one[0], want, mistakes, **how)
+    assert_right(one[0], want, mistakes, what="log p of the labels, beside a shorter prompt", **how)
 
 
 def test_what_a_user_calls_a_label_is_text():
@@ -130,9 +133,8 @@ def test_calibration_needs_room_for_its_texts_of_nothing(text, is_longer):
 
 
 def test_a_batch_has_as_many_rows_as_memory_holds(monkeypatch):
-    model, read = model_of(), []
-    decode = model.decode
-    monkeypatch.setattr(model, "decode", lambda ids, *a, **k: read.append(ids.shape) or decode(ids, *a, **k))
+    model = model_of()
+    read = note_shapes(model, monkeypatch)
     prompts = [f"{name} sells {i} lamps" for i in range(70) for name in ("Ana", "The old baker")]
     score = lambda: scoring.label_log_likelihoods(model, small.tokenizer(), prompts, [(7, 8), (9, 8)])
     whole = score()
@@ -148,16 +150,13 @@ def test_a_batch_has_as_many_rows_as_memory_holds(monkeypatch):
     assert {rows for rows, _ in read} == {1}, "one is read whatever its length"
 
 
-@pytest.mark.parametrize(("n", "n_call"), [(15, 1), (16, 2)])
-def test_beginnings_of_16_tokens_are_worth_to_be_read_apart(n, n_call, monkeypatch):
+@pytest.mark.parametrize(("n", "shapes"), [(15, [(2, 17)]), (16, [(1, 16), (2, 2)])])
+def test_beginnings_of_16_tokens_are_worth_to_be_read_apart(n, shapes, monkeypatch):
     model, tokenizer = model_of(), small.tokenizer()
-    calls, decode = [], model.decode
-    monkeypatch.setattr(model, "decode", lambda *a, **k: calls.append(1) or decode(*a, **k))
-    monkeypatch.setattr(
-        scoring, "prompt_ids", lambda tokenizer, config, prompt: [*range(9, 9 + n), ord(prompt), 7]
-    )
+    read, ids_of = note_shapes(model, monkeypatch), lambda _, __, prompt: [*range(9, 9 + n), ord(prompt), 7]
+    monkeypatch.setattr(scoring, "prompt_ids", ids_of)
     scoring.label_log_likelihoods(model, tokenizer, ["a", "b"], [(7,), (8,)])
-    assert len(calls) == n_call
+    assert read == shapes
 
 
 def test_an_encoder_says_what_it_can_do_instead():
