@@ -30,9 +30,8 @@ def test_a_prompt_ends_where_the_label_is_due():
     ), "the examples with their words, the separator between, then the text up to its label"
     told = "the labels' words, each with the space that the prompt left out"
     assert FORMAT.continuations() == [" bad", " good", " so so"], told
-    assert FORMAT.ending() == ". | Text: ", (
-        "what follows a label: the template's rest, separator, next beginning"
-    )
+    told = "what follows a label: the template's rest, separator, next beginning"
+    assert FORMAT.ending() == ". | Text: ", told
     assert PromptFormat(WORDS, "{text}={label}").continuations() == ["bad", "good", "so so"]
     braces = Question((("a {label} b", "0"),), "{text}", "1")
     assert FORMAT.prompt(braces) == "Text: a {label} b Label: bad. | Text: {text} Label:", "a text is a text"
@@ -114,9 +113,8 @@ def test_controls_change_the_labels_of_examples_alone():
         if control == "shuffled":
             told = f"shuffled: {dict(counts)}, but each label must occur as often as before"
             assert counts == Counter(labels_of(asked)), told
-            assert within_5_sigma(same, 120, 1 / 2), (
-                f"shuffled: {same} of 120 labels are right, not about half"
-            )
+            told = f"shuffled: {same} of 120 labels are right, not about half"
+            assert within_5_sigma(same, 120, 1 / 2), told
         else:
             told = f"random: drawn from {sorted(counts)}, not from all labels, a b c"
             assert set(counts) == {"a", "b", "c"}, told

@@ -269,9 +269,8 @@ def test_the_model_is_that_of_what_is_asked(changes, name, kind, shown, files, m
         return
     how = dict(max_new_tokens=50, n_beam=1, chat=changes.get("chat", False))
     assert seen.pop(0) == how | dict.fromkeys(("temperature", "top_k", "top_p"))
-    assert seen == ([3] if shown is None else [("Ana", 3), f"{shown} ran", "."]), (
-        "what a decoder goes on with is shown once, when it has been found to fit: an error has its own line"
-    )
+    told = "what a decoder goes on with is shown once, when it is known to fit: an error has its own line"
+    assert seen == ([3] if shown is None else [("Ana", 3), f"{shown} ran", "."]), told
 
 
 def test_the_defaults_are_those_of_the_figures_in_the_readmes():

@@ -63,9 +63,8 @@ def test_a_bag_of_words_learns_from_the_same_examples(monkeypatch):
     monkeypatch.setattr(module, "bag_of_words", bags)
     baseline_accuracy(asked, ["a", "b"])
     read, _ = bags.call_args.args
-    assert [*read] == [text for text, _ in noisy[:40]], (
-        "words and their scale are those of the examples alone"
-    )
+    told = "words and their scale are those of the examples alone"
+    assert [*read] == [text for text, _ in noisy[:40]], told
     with torch.autocast("cpu", torch.bfloat16):
         assert baseline_accuracy(asked, ["a", "b"]) == exact, "the model's precision is none of its own"
     study = replace(study_of(), baseline="a bag")

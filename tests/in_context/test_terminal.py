@@ -54,9 +54,8 @@ def test_a_source_is_read_as_the_model_reads_it_in_training():
     pairs = Pairs("pairs", [(text, text) for text in texts], [("a", "b")])
     objective = Translation(pairs, small.tokenizer(), context=20, batch_size=2)
     written = [writer.write(text) for text in texts]
-    assert [text.strip() for text in written] == objective.translate(writer.model, texts), (
-        "as in `rows.framed`"
-    )
+    told = "as in `rows.framed`"
+    assert [text.strip() for text in written] == objective.translate(writer.model, texts), told
     assert len(set(written)) == 3
 
 

@@ -118,9 +118,8 @@ def test_the_world_s_pairs_and_prompts_are_apart_and_judged(monkeypatch):
         assert found.judge(f"{prompt} {chosen}") and not found.judge(f"{prompt} {rejected}")
     assert found.judge is world.judge
     drawn = found.pairs, found.held_out_pairs, found.prompts, found.test_prompts
-    assert small.fingerprint(drawn) == "762f70f7", (
-        "other examples than those that the READMEs' figures are of"
-    )
+    told = "other examples than those that the READMEs' figures are of"
+    assert small.fingerprint(drawn) == "762f70f7", told
     assert load_preferences(None, None, 60, seed=3) == found != world_preferences(60, seed=4)
 
 
@@ -147,9 +146,8 @@ def test_prompt_and_answer_together_are_the_ids_of_the_whole_text(env):
     assert rows[0][-1] == end, "an answer ends with the end token: the model learns where to stop"
     assert rows[0] == [end, *whole, end], "end token, prompt, a space, answer, end token"
     given = prompt_ids(TOKENIZER, env.reference.config, "Ana likes")
-    assert rows[0][: n_prompt[0]] == given, (
-        "n_prompt counts the prompt's tokens, the first end token included"
-    )
+    told = "n_prompt counts the prompt's tokens, the first end token included"
+    assert rows[0][: n_prompt[0]] == given, told
     assert rows[1].count(end) == 2, "an answer cannot end the text: it is plain"
 
 

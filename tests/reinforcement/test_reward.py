@@ -77,15 +77,6 @@ def test_each_text_of_a_pair_has_its_reward(gpt, env, preferences):
             assert found[row, i] == pytest.approx(float(model(ids[None], None)), abs=1e-5), told
 
 
-def test_both_answers_of_a_pair_are_read_without_dropout(make_gpt, env, preferences):
-    objective = BradleyTerry(preferences, env, 5)
-    model, batch = RewardModel(make_gpt(dropout=0.5)).train(), objective.batch(0, "train")
-    for name in ("input_ids", "attention_mask"):
-        batch[name][:, 1] = batch[name][:, 0]
-    loss, _ = objective.loss(model, batch)
-    assert loss == torch.tensor(2.0).log(), "a text against itself: dropout must be off"
-
-
 def test_a_reward_model_learns_a_plain_preference(gpt, env, preferences, tmp_path):
     objective, model = BradleyTerry(preferences, env, 8), reward_model_from(gpt, 0)
     outcome = train(model, objective, small.settings(steps=25, batch_size=8, lr=1e-2), tmp_path, TOKENIZER)

@@ -45,9 +45,9 @@ def test_log_probabilities_and_values_equal_a_plain_loop(make_gpt, rollout, rule
         expected = (gpt.vocabulary_logits(hidden) / rule.temperature).log_softmax(-1)
         for t in range(len(ids) - n_prompt):
             before = n_prompt + t - 1  # the position from which the token is drawn
-            assert log_probs[row, t] == pytest.approx(float(expected[before, ids[before + 1]]), abs=1e-5), (
-                "the logits of a token stand one position before it, and are divided by the temperature"
-            )
+            log_prob = float(expected[before, ids[before + 1]])
+            told = "the logits of a token stand one position before it, and are divided by the temperature"
+            assert log_probs[row, t] == pytest.approx(log_prob, abs=1e-5), told
             value = policy.value_head(hidden[before])
             assert values[row, t] == pytest.approx(float(value), abs=1e-5), "judged before its token"
         assert (log_probs[row, len(ids) - n_prompt :] == 0).all(), "padding has the log-probability 0"

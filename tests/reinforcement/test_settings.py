@@ -19,6 +19,10 @@ from minilm.training.loop import TrainingSettings
     [
         ("--steps 0", "--steps 0: must be 1 or more"),
         ("--kl -0.1", "--kl -0.1: must be 0 or more"),
+        ("--lr -0.5", "--lr -0.5: must be 0 or more"),
+        ("--reward-lr -0.5", "--reward-lr -0.5: must be 0 or more"),
+        ("--dpo-lr -0.5", "--dpo-lr -0.5: must be 0 or more"),
+        ("--dpo-beta -0.5", "--dpo-beta -0.5: must be 0 or more"),
         ("--gae-lambda 1.5", r"--gae-lambda 1.5: must be <= 1"),
         ("--gamma 2", r"--gamma 2.0 .*: must be <= 1"),
         ("--temperature 0", "--temperature 0.0: must be above 0"),
@@ -130,12 +134,6 @@ def test_the_defaults_are_those_of_the_figures_in_the_readmes():
 def test_the_rates_of_small_and_of_published_models_are_those_of_the_readme():
     assert dict(lr=4e-4, reward_lr=1e-3, dpo_lr=3e-4, dpo_beta=1.0) == SMALL
     assert dict(lr=1e-5, reward_lr=3e-5, dpo_lr=1e-5, dpo_beta=0.1) == PUBLISHED
-
-
-@pytest.mark.parametrize("name", SMALL)
-def test_a_rate_below_zero_is_refused(name):
-    with pytest.raises(UserError, match=f"--{name.replace('_', '-')} -0.5: must be 0 or more"):
-        ReinforceSettings(**{name: -0.5})
 
 
 def test_every_setting_is_read_somewhere():
