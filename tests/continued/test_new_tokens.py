@@ -11,7 +11,6 @@ from minilm.continued.new_tokens import extend_vocabulary, new_row
 
 
 def test_new_rows():
-    torch.manual_seed(0)
     old = torch.randn(400, 30) * 0.3 + 1
     assert torch.allclose(new_row(old, "mean"), old.mean(0)), "a mean of each column: a row of D numbers"
     assert torch.equal(new_row(old, "zeros"), torch.zeros(30))
@@ -58,7 +57,6 @@ def test_old_tokens_keep_their_logits_when_the_vocabulary_grows(kind, tied):
 def test_rows_that_have_no_token_are_taken_first(n_spare, tied):
     known, model = small.tokenizer(), small.model("causal")
     V = known.vocab_size + n_spare
-    torch.manual_seed(0)
     model = type(model)(dataclasses.replace(model.config, vocab_size=V, tie_embeddings=tied))
     longer = known.extend(["Order 7: zinc, tungsten boxes."] * 9, 9)
     larger = extend_vocabulary(model, longer, known.vocab_size, "mean")

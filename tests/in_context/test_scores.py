@@ -238,7 +238,6 @@ def test_the_answer_has_the_highest_score():
 
 @pytest.mark.parametrize("positions", POSITIONS)
 def test_a_score_does_not_depend_on_the_other_prompts_of_the_call(positions):
-    torch.manual_seed(0)
     model, tokenizer = model_of(positions=positions).eval(), small.tokenizer()
     given = small.documents(1, seed=4)[0][:60]
     labels = [tuple(tokenizer.encode(" a")), tuple(tokenizer.encode(" red"))]

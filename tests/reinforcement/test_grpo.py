@@ -1,4 +1,4 @@
-"""Grades reinforcement/grpo.py: advantages within a group, a loss without values (whole steps: test_ppo.py)."""
+"""Grades reinforcement/grpo.py: advantages within a group, a loss without values (its steps: test_ppo.py)."""
 
 import pytest
 import torch

@@ -105,9 +105,7 @@ def test_2_and_4_the_reward_is_the_score_at_the_last_token_and_a_price_for_each(
         "there is no KL": dict(kl=0.0),
         "the reference is missing in the KL": dict(before=torch.zeros(len(lengths), width).tolist()),
         "each token gets the whole score": dict(at=lambda t, n: t < n),
-        "the score is in the last column, which is padding in most rows": dict(
-            at=lambda t, n: t == width - 1
-        ),
+        "the score is in the last column, padding in most rows": dict(at=lambda t, n: t == width - 1),
         "the score is one place after the last token": dict(at=lambda t, n: t == n),
         "no token gets the score": dict(at=lambda t, n: False),
     }
@@ -154,10 +152,9 @@ def test_3_the_coefficient_of_a_step_is_the_state_of_the_objective(gpt, env, ada
 def test_4_the_score_can_be_shared_by_all_tokens(rollout):
     found = ppo.token_rewards(rollout, SCORES, 0.0, details(reward_at_end=False))
     mask, n = rollout.answer_mask, rollout.lengths[:, None]
+    at_end = ppo.token_rewards(rollout, SCORES, 0.0, details())
     mistakes = {
-        "the last token gets the whole score: `reward_at_end` is ignored": ppo.token_rewards(
-            rollout, SCORES, 0.0, details()
-        ),
+        "the last token gets the whole score: `reward_at_end` is ignored": at_end,
         "each token gets the whole score": SCORES[:, None] * mask,
         "padding gets a share": (SCORES[:, None] / n).expand(mask.shape),
     }
@@ -185,11 +182,10 @@ def test_7_whitening_counts_real_tokens_only(shift_mean):
     x = 3 * x + 5 * mask
     mean, deviation = x[mask].mean(), x[mask].std(correction=0)
     white, back = (x - mean) / deviation, 0.0 if shift_mean else mean
+    off, off_back = x - x.mean(), 0.0 if shift_mean else x.mean()  # with padding in the mean
     mistakes = {
-        "padding is counted in mean and standard deviation": (x - x.mean()) / x.std(correction=0)
-        + (0.0 if shift_mean else x.mean()),
-        "padding is counted in the mean": (x - x.mean()) / (x[mask] - x.mean()).square().mean().sqrt()
-        + (0.0 if shift_mean else x.mean()),
+        "padding is counted in mean and standard deviation": off / x.std(correction=0) + off_back,
+        "padding is counted in the mean": off / off[mask].square().mean().sqrt() + off_back,
         "it is divided by the variance, not by its square root": (x - mean) / deviation**2 + back,
         "it is not divided by the standard deviation": x - mean + back,
         "the variance is divided by n - 1, not by n": (x - mean) / x[mask].std() + back,
@@ -202,9 +198,8 @@ def test_7_whitening_counts_real_tokens_only(shift_mean):
     found, how = ppo.whiten(x, mask, shift_mean), dict(rtol=1e-4, atol=1e-5, axes=("row", "token"))
     assert_right(found, (white + back) * mask, mistakes, **how)
     found = ppo.whiten(x + 100.0 * ~mask, mask, shift_mean)
-    assert_right(
-        found, (white + back) * mask, what="with numbers in the padding, which must not count", **how
-    )
+    told = "with numbers in the padding, which must not count"
+    assert_right(found, (white + back) * mask, what=told, **how)
 
 
 def test_7_whitening_of_little_gives_numbers():
@@ -257,32 +252,31 @@ def plain_losses(batch, log_probs, values, details, gain=min, error=max) -> tupl
     return -sum(gains) / len(gains), sum(errors) / len(errors)
 
 
-def policy_mistakes(batch, log_probs, values, details, right: float, n: int) -> dict[str, float]:
-    """Return the values of typical wrong policy losses."""
-    loss = lambda changed=details, **wrong: plain_losses(batch, log_probs, values, changed, **wrong)[0]
-    swapped = plain_losses(batch | dict(log_probs=log_probs), batch["log_probs"], values, details)[0]
+def wrong_losses(batch, log_probs, values, details) -> tuple[dict[str, float], dict[str, float]]:
+    """Return what typical mistakes in the policy's loss give, and those in the value's."""
+
+    def losses(changed=details, **wrong):
+        return plain_losses(batch, log_probs, values, changed, **wrong)
+
+    policy, value = losses()
+    n_token = int(batch["mask"][:, -log_probs.shape[1] :].sum())
+    swapped, _ = plain_losses(batch | dict(log_probs=log_probs), batch["log_probs"], values, details)
     return {
-        "the sign is wrong: the loss is minus the mean": -right,
-        "the larger of the two products is taken, not the smaller": loss(gain=max),
-        "the ratio is not clipped": loss(replace(details, clip_ratio=0.0)),
-        "only the clipped product is taken, not the smaller one": loss(gain=lambda plain, cut: cut),
+        "the sign is wrong: the loss is minus the mean": -policy,
+        "the larger of the two products is taken, not the smaller": losses(gain=max)[0],
+        "the ratio is not clipped": losses(replace(details, clip_ratio=0.0))[0],
+        "only the clipped product is taken, not the smaller one": losses(gain=lambda plain, cut: cut)[0],
         "the ratio is old / new, not new / old": swapped,
-        "padding counts in the mean": right * n / log_probs.numel(),
-        "it is a sum over the tokens, not a mean": right * n,
-    }
-
-
-def value_mistakes(batch, log_probs, values, details, right: float, n: int) -> dict[str, float]:
-    """Return the values of typical wrong value losses."""
-    loss = lambda changed=details, **wrong: plain_losses(batch, log_probs, values, changed, **wrong)[1]
-    return {
-        "the smaller of the two errors is taken, not the larger": loss(error=min),
-        "the value is not clipped": loss(replace(details, clip_value=0.0)),
-        "only the clipped value is used, not the larger error": loss(error=lambda plain, near: near),
-        "the factor 1/2 is missing": 2 * right,
-        "the sign is wrong": -right,
-        "padding counts in the mean": right * n / values.numel(),
-        "it is a sum over the tokens, not a mean": right * n,
+        "padding counts in the mean": policy * n_token / log_probs.numel(),
+        "it is a sum over the tokens, not a mean": policy * n_token,
+    }, {
+        "the smaller of the two errors is taken, not the larger": losses(error=min)[1],
+        "the value is not clipped": losses(replace(details, clip_value=0.0))[1],
+        "only the clipped value is used, not the larger error": losses(error=lambda plain, near: near)[1],
+        "the factor 1/2 is missing": 2 * value,
+        "the sign is wrong": -value,
+        "padding counts in the mean": value * n_token / values.numel(),
+        "it is a sum over the tokens, not a mean": value * n_token,
     }
 
 
@@ -295,11 +289,10 @@ def test_8_the_loss_equals_a_plain_loop(rollout, moved, rule, clips):
     loss, metrics = ppo.ppo_loss(policy, batch, rule, changed)
     given = batch, log_probs, values, changed
     policy_loss, value_loss = plain_losses(*given)
-    n, what = int(rollout.answer_mask.sum()), f"clip_ratio {clips[0]}, clip_value {clips[1]}"
-    mistakes = policy_mistakes(*given, policy_loss, n)
-    assert_right(metrics["policy_loss"], policy_loss, mistakes, rtol=1e-4, what=f"policy_loss, {what}")
-    mistakes = value_mistakes(*given, value_loss, n)
-    assert_right(metrics["value_loss"], value_loss, mistakes, rtol=1e-4, what=f"value_loss, {what}")
+    of_policy, of_value = wrong_losses(*given)
+    what = f"clip_ratio {clips[0]}, clip_value {clips[1]}"
+    assert_right(metrics["policy_loss"], policy_loss, of_policy, rtol=1e-4, what=f"policy_loss, {what}")
+    assert_right(metrics["value_loss"], value_loss, of_value, rtol=1e-4, what=f"value_loss, {what}")
     mistakes = {
         "`value_weight` is missing": policy_loss + value_loss,
         "the value loss is left out": policy_loss,
@@ -311,9 +304,8 @@ def test_8_the_loss_equals_a_plain_loop(rollout, moved, rule, clips):
     cut = ((ratio - 1).abs() > clips[0]).float().mean() if clips[0] else 0.0
     assert_right(metrics["clipped"], cut, what="the share of the tokens whose ratio was clipped")
     assert metrics["clipped"] > 0 or not clips[0], "the test must move ratios beyond the bound"
-    assert_right(
-        metrics["step_kl"], (ratio - 1 - ratio.log()).mean(), what="the mean of ratio - 1 - log ratio"
-    )
+    step_kl = (ratio - 1 - ratio.log()).mean()
+    assert_right(metrics["step_kl"], step_kl, what="the mean of ratio - 1 - log ratio")
 
 
 def test_8_the_loss_moves_each_token_as_far_as_the_bounds_let_it(rollout, moved, rule):

@@ -93,16 +93,6 @@ def test_a_stage_trains_in_its_folder_and_goes_on_there(reinforcement, make_gpt)
     assert not (folder / "results.json").exists() and len(read_log(folder)) == 3, "it begins anew"
 
 
-def test_a_run_that_had_not_begun_begins(reinforcement, make_gpt):
-    whole, late = make_gpt(), make_gpt()
-    reinforcement().train_ppo(whole)
-    made = reinforcement(resume=True)
-    save_trainer(made.folder, dict(step=0, model=make_gpt(seed=7).state_dict()))
-    made.train_ppo(late, made.folder)
-    small.assert_equal(late.state_dict(), whole.state_dict())
-    assert load_trainer(made.folder)["step"] == 4
-
-
 @pytest.mark.parametrize(("step", "goes_on"), [(0, False), (1, True)])
 def test_a_training_goes_on_from_its_first_step(reinforcement, gpt, step, goes_on):
     made = reinforcement(resume=True)
