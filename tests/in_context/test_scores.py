@@ -1,5 +1,8 @@
 """Grades in_context/scores.py: label scores against one text read at a time, without padding."""
 
+import math
+from functools import partial
+
 import pytest
 import small
 import torch
@@ -36,7 +39,7 @@ def note_shapes(model, monkeypatch) -> list[tuple[int, int]]:
 
 
 @torch.no_grad()
-def slow_likelihood(model, prompt: list[int], label: tuple[int, ...], start: list[int]) -> float:
+def slow_likelihood(model, prompt: list[int], start: list[int], label: tuple[int, ...]) -> float:
     """One prompt and one label at a time, token by token, without padding."""
     total = 0.0
     for i, token in enumerate(label):
@@ -46,6 +49,19 @@ def slow_likelihood(model, prompt: list[int], label: tuple[int, ...], start: lis
             logits = model(torch.tensor([prompt]), decoder_input_ids=torch.tensor([[*start, *label[:i]]]))
         total += logits[0, -1].log_softmax(-1)[token].item()
     return total
+
+
+def wrong_likelihoods(slow, labels) -> dict:
+    """Return functions for what typical mistakes give, where `slow(label)` gives log p of a label."""
+    return {
+        "a label's last token is left out": lambda: [slow(x[:-1]) for x in labels],
+        "only a label's first token counts": lambda: [slow(x[:1]) for x in labels],
+        "only a label's last token counts": lambda: [slow(x) - slow(x[:-1]) for x in labels],
+        "each token is predicted from the prompt only": lambda: [sum(slow((t,)) for t in x) for x in labels],
+        "it is a mean over a label's tokens, not a sum": lambda: [slow(x) / len(x) for x in labels],
+        "the sign is wrong": lambda: [-slow(x) for x in labels],
+        "probabilities are returned, not their logarithms": lambda: [math.exp(slow(x)) for x in labels],
+    }
 
 
 def test_labels_that_begin_alike_get_their_end():
@@ -89,26 +105,8 @@ def test_likelihoods_are_those_of_one_text_at_a_time(before, kind, batch_size, m
     start = [tokenizer.special_id("[CLS]")]
     for i, prompt in enumerate(prompts):
         ids = prompt_ids(tokenizer, model.config, prompt)
-        want = [slow_likelihood(model, ids, label, start) for label in labels]
-
-        def of(part, ids=ids):
-            return lambda: [
-                sum(slow_likelihood(model, ids, x, start) for x in part(label)) for label in labels
-            ]
-
-        n = torch.tensor([float(len(label)) for label in labels])
-        mistakes = {
-            "a label's last token is left out": of(lambda label: [label[:-1]]),
-            "only a label's first token counts": of(lambda label: [label[:1]]),
-            "each label token is predicted from the prompt only": of(lambda label: [(t,) for t in label]),
-            "it is a mean over a label's tokens, not a sum": torch.tensor(want) / n,
-            "the sign is wrong": -torch.tensor(want),
-            "probabilities are returned, not their logarithms": torch.tensor(want).exp(),
-            "only a label's last token counts": lambda ids=ids: [
-                slow_likelihood(model, ids, label, start) - slow_likelihood(model, ids, label[:-1], start)
-                for label in labels
-            ],
-        }
+        slow = partial(slow_likelihood, model, ids, start)
+        want, mistakes = [slow(label) for label in labels], wrong_likelihoods(slow, labels)
         how = dict(rtol=1e-5, atol=1e-4, axes=("label",))
         assert_right(got[i], want, mistakes, what=f"log p of the labels {labels} after {prompt!r}", **how)
     one = scoring.batch_likelihoods(model, [ids, ids[:-1]], labels, start)

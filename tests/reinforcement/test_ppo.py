@@ -233,26 +233,23 @@ def test_two_answers_are_a_group(rollout):
     torch.testing.assert_close(batch["advantages"], right, msg="the score less the mean of both")
 
 
-def plain_losses(batch, log_probs, values, details, gain=min, error=max) -> tuple[float, float]:
+def plain_losses(batch, log_probs, values, details, gain=min, error=max) -> tuple:
     """Return the policy's and the value's loss of Schulman et al. 2017, token by token."""
-    n_prompt = batch["ids"].shape[1] - log_probs.shape[1]
     gains, errors = [], []
-    for row, mask in enumerate(batch["mask"][:, n_prompt:].tolist()):
-        for t in [t for t, real in enumerate(mask) if real]:
-            ratio = float((log_probs[row, t] - batch["log_probs"][row, t]).exp())
-            advantage, old = float(batch["advantages"][row, t]), float(batch["values"][row, t])
-            value, target = float(values[row, t]), float(batch["returns"][row, t])
-            cut, near = ratio, value
-            if details.clip_ratio:
-                cut = min(max(ratio, 1 - details.clip_ratio), 1 + details.clip_ratio)
-            if details.clip_value:
-                near = old + min(max(value - old, -details.clip_value), details.clip_value)
-            gains.append(gain(ratio * advantage, cut * advantage))
-            errors.append(error((value - target) ** 2, (near - target) ** 2) / 2)
+    for row, t in batch["mask"][:, -log_probs.shape[1] :].nonzero().tolist():  # the real new tokens
+        ratio = cut = (log_probs[row, t] - batch["log_probs"][row, t]).exp()
+        value = near = values[row, t]
+        advantage, old, target = (batch[name][row, t] for name in ("advantages", "values", "returns"))
+        if details.clip_ratio:
+            cut = min(max(ratio, 1 - details.clip_ratio), 1 + details.clip_ratio)
+        if details.clip_value:
+            near = old + min(max(value - old, -details.clip_value), details.clip_value)
+        gains.append(gain(ratio * advantage, cut * advantage))
+        errors.append(error((value - target) ** 2, (near - target) ** 2) / 2)
     return -sum(gains) / len(gains), sum(errors) / len(errors)
 
 
-def wrong_losses(batch, log_probs, values, details) -> tuple[dict[str, float], dict[str, float]]:
+def wrong_losses(batch, log_probs, values, details) -> tuple[dict, dict]:
     """Return what typical mistakes in the policy's loss give, and those in the value's."""
 
     def losses(changed=details, **wrong):
@@ -309,27 +306,29 @@ def test_8_the_loss_equals_a_plain_loop(rollout, moved, rule, clips):
 
 
 def test_8_the_loss_moves_each_token_as_far_as_the_bounds_let_it(rollout, moved, rule):
-    changed, n = details(clip_ratio=0.05, clip_value=0.6, value_weight=0.7), rollout.answer_mask.sum()
+    changed, real = details(clip_ratio=0.05, clip_value=0.6, value_weight=0.7), rollout.answer_mask
     batch = ppo.make_batch(rollout, SCORES, 0.2, changed)
     found = Policy(moved, zero_value_head=False)(rollout.ids, rollout.mask, rollout.n_prompt, rule)
     log_probs, values = leaves = [x.detach().requires_grad_() for x in found]
     ppo.ppo_loss(lambda *given: leaves, batch, rule, changed)[0].backward()
     assert log_probs.grad is not None, "the policy cannot learn: no gradient reaches its log-probabilities"
     assert values.grad is not None, "the value head cannot learn: no gradient reaches the values"
-    A, other = batch["advantages"], ~rollout.answer_mask
-    ratio, way = (log_probs.detach() - batch["log_probs"]).exp(), values.detach() - batch["values"]
-    cut = torch.where(A > 0, ratio > 1.05, ratio < 0.95)
-    pull = lambda at: (-ratio * A / n).masked_fill(at, 0.0)
-    mistakes = {"ratios are clipped too that moved against A": pull(((ratio - 1).abs() > 0.05) | other)}
-    mistakes["no ratio is clipped"] = pull(other)
-    what = "gradient of the log-probabilities"
-    assert_right(log_probs.grad, pull(cut | other), mistakes, axes=("row", "token"), what=what)
-    error, bounded = values.detach() - batch["returns"], batch["values"] + way.clamp(-0.6, 0.6)
-    rests = (way.abs() > 0.6) & ((bounded - batch["returns"]).abs() > error.abs())
-    for held in (cut, rests, way.abs() < 0.6, ~cut):
-        assert (held & ~other).any(), "the test needs tokens within and beyond both bounds"
-    right = (0.7 * error / n).masked_fill(rests | other, 0.0)
-    assert_right(values.grad, right, axes=("row", "token"), what="gradient of the values")
+
+    def pull(details=changed, **wrong):
+        policy_loss, value_loss = plain_losses(batch, *leaves, details, **wrong)
+        return torch.autograd.grad(policy_loss + 0.7 * value_loss, leaves)
+
+    of_log_probs, of_values = pull()
+    for right in (of_log_probs, of_values):
+        rests = right[real] == 0
+        assert rests.any() and not rests.all(), "the test needs tokens within and beyond both bounds"
+    mistakes = {
+        "ratios are clipped too that moved against A": pull(gain=lambda plain, cut: cut)[0],
+        "no ratio is clipped": pull(replace(changed, clip_ratio=0.0))[0],
+    }
+    what, axes = "gradient of the log-probabilities", ("row", "token")
+    assert_right(log_probs.grad, of_log_probs, mistakes, axes=axes, what=what)
+    assert_right(values.grad, of_values, axes=axes, what="gradient of the values")
 
 
 def test_12_before_the_first_update_each_ratio_is_1_and_each_kl_0(make_gpt, env, rule):

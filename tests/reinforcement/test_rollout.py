@@ -126,16 +126,10 @@ def test_the_figures_are_those_of_the_answers(env, moved):
     rollout = draw_answers(moved, env, env.test_prompts, seed=2)
     assert found.texts == env.texts(rollout), "the answers to the test prompts, drawn with the seed"
     n_token, n = int(rollout.answer_mask.sum()), len(env.test_prompts)
-    logs = {"own": 0.0, "reference": 0.0}
-    for row in range(n):
-        ids = rollout.ids[row][rollout.mask[row]]
-        n_prompt = int(rollout.mask[row, : rollout.n_prompt].sum())
-        for name, model in (("own", moved), ("reference", env.reference)):
-            logits = (model(ids[None])[0].detach() / env.rule.temperature).log_softmax(-1)
-            logs[name] += sum(float(logits[t - 1, ids[t]]) for t in range(n_prompt, len(ids)))
+    score_answers(rollout, Policy(moved), env)
     expected = dict(
-        kl=(logs["own"] - logs["reference"]) / n,  # a sum over each answer, then a mean: nats a sequence
-        perplexity=math.exp(-logs["reference"] / n_token),  # of the reference, a mean over real tokens
+        kl=float(rollout.kl().mean()),  # a sum over each answer, then a mean: nats a sequence
+        perplexity=math.exp(-rollout.reference_log_probs.sum() / n_token),  # a mean over real tokens
         reward=float(env.reward.scores(rollout, found.texts).mean()),
         judge=sum(len(prompt + answer) % 2 == 0 for prompt, answer in found.texts) / n,
         distinct=len({answer for _, answer in found.texts}) / n,
