@@ -118,7 +118,14 @@ def test_a_reward_is_trained_normalised_and_kept(reinforcement, capsys):
     assert given.make_reward()["reward_accuracy"] == 1 and not any(given.folder.iterdir())
 
 
-def test_each_collection_adds_pairs_from_prompts_of_its_own(reinforcement, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("n_sampled", "n_prompt", "n_held_out", "n_new", "n_other"),
+    [(9, 9, 4, 4, 1), (40, 40, 8, 20, 4), (40, 40, 12, 20, 5), (6000, 40, 12, 20, 5)],
+)
+def test_each_collection_adds_pairs_from_prompts_of_its_own(
+    n_sampled, n_prompt, n_held_out, n_new, n_other, reinforcement, monkeypatch, capsys
+):
+    """Each of two rounds takes half, and of held-out ones a quarter as many, if there are so many."""
     asked = []
 
     def drawn(model, env, prompts, n_answer, seed, temperature):
@@ -127,20 +134,23 @@ def test_each_collection_adds_pairs_from_prompts_of_its_own(reinforcement, monke
         return [(prompt, "good", "bad") for prompt in prompts]
 
     monkeypatch.setattr(rounds, "sampled_pairs", drawn)
-    made = reinforcement(sampled_prompts=9, rounds=2, answers_a_prompt=3, pair_temperature=0.9, seed=4)
-    found, before = made.preferences, len(made.preferences.pairs)
-    found.prompts = [f"Prompt {i}" for i in range(9)]
-    found.held_out_pairs = [(f"Held out {i // 2}", "a", "b") for i in range(8)]
+    flags = dict(sampled_prompts=n_sampled, answers_a_prompt=3, pair_temperature=0.9)
+    made = reinforcement(**flags, rounds=2, seed=4)
+    found, before = made.preferences, list(made.preferences.pairs)
+    found.prompts = [f"Prompt {i}" for i in range(n_prompt)]
+    others = [f"Held out {i}" for i in range(n_held_out)]
+    found.held_out_pairs = [(prompt, "a", "b") for prompt in others for _ in range(2)]
     for number in (0, 1):
         made.collect("writer", number, 2)
     prompts, seeds = zip(*asked, strict=True)
     told = "each round takes other prompts: the training ones, then held-out ones, in parts"
-    assert list(prompts) == [found.prompts[:4], ["Held out 0"], found.prompts[4:8], ["Held out 1"]], told
+    first, second = found.prompts[:n_new], found.prompts[n_new:][:n_new]
+    assert list(prompts) == [first, others[:n_other], second, others[n_other:][:n_other]], told
     assert len(set(seeds)) == 4, "every collection draws anew"
     told = "pairs of held-out prompts must not be learnt from"
-    assert len(found.pairs) == before + 8 and len(found.own_held_out_pairs) == 2, told
-    assert found.pairs[before] == ("Prompt 0", "good", "bad")
-    assert "4, and 1 held out" in capsys.readouterr().out
+    assert found.pairs == before + [(prompt, "good", "bad") for prompt in first + second], told
+    assert len(found.own_held_out_pairs) == 2 * n_other, told
+    assert f"{n_new}, and {n_other} held out" in capsys.readouterr().out
 
 
 @pytest.fixture
@@ -188,18 +198,6 @@ def test_pairs_that_a_reward_has_put_in_order_say_nothing_of_how_good_it_is(rein
     assert set(made.make_reward()) >= {"reward_accuracy", "own_reward_accuracy"}, "the judge ordered these"
     made.env.judge, made.preferences.pairs, made.preferences.held_out_pairs = None, [], []
     assert made.make_reward() == {}
-
-
-@pytest.mark.parametrize(("n", "n_held_out", "n_asked"), [(40, 8, 4), (40, 12, 5), (6000, 12, 5)])
-def test_the_rounds_share_the_prompts(reinforcement, monkeypatch, n, n_held_out, n_asked):
-    asked, made = [], reinforcement(sampled_prompts=n, rounds=2)
-    monkeypatch.setattr(rounds, "sampled_pairs", lambda model, env, prompts, *_: asked.append(prompts) or [])
-    made.preferences.prompts = [f"Prompt {i}" for i in range(40)]
-    made.preferences.held_out_pairs = [(f"Held out {i}", "a", "b") for i in range(n_held_out)]
-    for number in (0, 1):
-        made.collect("writer", number, 2)
-    told = "of 40, and of held-out ones a quarter as many, if there are so many"
-    assert [*map(len, asked)] == [20, n_asked] * 2, told
 
 
 def test_each_way_of_learning_starts_from_the_same_policy(reinforcement, gpt, monkeypatch):
