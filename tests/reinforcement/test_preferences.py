@@ -32,19 +32,16 @@ class LastIds(module.PairObjective):
 
 @pytest.fixture
 def write(tmp_path):
-    """Return a function that writes a file and returns its path; of a list, one JSON object a line."""
+    """Return a function that writes a text, or a table with rows of (prompt, chosen, rejected) or less."""
 
     def write(name: str, content) -> str:
         if not isinstance(content, str):
-            content = "\n".join(json.dumps(record) for record in content)
+            rows = [dict(zip(("prompt", "chosen", "rejected"), row, strict=False)) for row in content]
+            content = "\n".join(map(json.dumps, rows))
         (tmp_path / name).write_text(content, encoding="utf-8")
         return str(tmp_path / name)
 
     return write
-
-
-def records(pairs) -> list[dict]:
-    return [dict(zip(("prompt", "chosen", "rejected"), pair, strict=True)) for pair in pairs]
 
 
 @pytest.mark.parametrize(
@@ -54,22 +51,22 @@ def records(pairs) -> list[dict]:
         ("a.jsonl", [("Ana", "good", " ")], "line 1: .*rejected"),
         ("p.txt", "", "p.txt: expected two different prompts or more"),
         ("p.txt", "Ana\n \nAna\n", "p.txt: expected two different prompts or more"),
-        ("p.jsonl", [dict(prompt=" ")], "line 1: .*prompt"),
+        ("p.jsonl", [(" ",)], "line 1: .*prompt"),
         ("p.md", "Ana", "p.md: expected a table: .tsv, .csv"),
     ],
 )
 def test_what_cannot_be_learnt_from_is_refused(write, name, content, message):
-    is_pairs = isinstance(content[0], tuple) if content else False
-    path = write(name, records(content) if is_pairs else content)
+    path = write(name, content)
+    preferences, prompts = (path, None) if name == "a.jsonl" else (None, path)
     with pytest.raises(UserError, match=message):
-        load_preferences(path if is_pairs else None, None if is_pairs else path, 9, 0, needs_pairs=False)
+        load_preferences(preferences, prompts, 9, 0, needs_pairs=False)
 
 
 def test_no_prompt_is_both_learnt_from_and_measured_on(write, pairs):
-    path, given = write("a.jsonl", records(pairs(300))), pairs(300)
+    path = write("a.jsonl", pairs(300))
     found = load_preferences(path, None, 9, seed=0)
     assert found.name == path and found.judge is None
-    assert sorted(found.pairs + found.held_out_pairs) == sorted(given) and found.held_out_pairs
+    assert sorted(found.pairs + found.held_out_pairs) == sorted(pairs(300)) and found.held_out_pairs
     learnt, held_out = ({prompt for prompt, _, _ in p} for p in (found.pairs, found.held_out_pairs))
     assert not learnt & held_out, "split by prompts, not by pairs: a prompt is on both sides"
     assert set(found.prompts) == learnt and len(found.prompts) == len(learnt)
@@ -77,9 +74,9 @@ def test_no_prompt_is_both_learnt_from_and_measured_on(write, pairs):
 
 
 def test_a_file_of_prompts_takes_the_place_of_the_pairs_own(write, pairs):
-    path, asked = write("a.jsonl", records(pairs(30))), [f"Prompt {i}" for i in range(40)]
+    path, asked = write("a.jsonl", pairs(30)), [f"Prompt {i}" for i in range(40)]
     texts = write("p.txt", " " + "\n\n".join(asked) + "\n\n")
-    for prompts in (texts, write("p.jsonl", [dict(prompt=one, x=1) for one in asked])):
+    for prompts in (texts, write("p.jsonl", [(one,) for one in asked])):
         found = load_preferences(path, prompts, 9, seed=0)
         assert sorted(found.prompts + found.test_prompts) == sorted(asked) and found.test_prompts
         assert len(found.pairs) + len(found.held_out_pairs) == 30
@@ -90,17 +87,17 @@ def test_a_file_of_prompts_takes_the_place_of_the_pairs_own(write, pairs):
 
 
 def test_no_pair_of_a_prompt_to_measure_on_is_learnt_from(write, pairs):
-    own = list(dict.fromkeys(prompt for prompt, _, _ in pairs(300)))
+    path, own = write("a.jsonl", pairs(300)), list(dict.fromkeys(prompt for prompt, _, _ in pairs(300)))
     for start in range(0, len(own) - 5, 6):  # of few prompts others are held out than of many
-        prompts = write("p.jsonl", [dict(prompt=one) for one in own[start : start + 6]])
-        found = load_preferences(write("a.jsonl", records(pairs(300))), prompts, 9, seed=0)
+        prompts = write("p.jsonl", [(one,) for one in own[start : start + 6]])
+        found = load_preferences(path, prompts, 9, seed=0)
         assert not {prompt for prompt, _, _ in found.pairs} & {*found.test_prompts}
 
 
 def test_prompts_that_hold_out_all_pairs_are_named(write):
     prompts = write("p.txt", "\n".join(f"Prompt {i}" for i in range(40)))
     held_out = load_preferences(None, prompts, 9, seed=0, needs_pairs=False).test_prompts
-    path = write("a.jsonl", records((prompt, "good", "bad") for prompt in held_out))
+    path = write("a.jsonl", [(prompt, "good", "bad") for prompt in held_out])
     with pytest.raises(UserError, match="p.txt: the prompts of all pairs of .*a.jsonl are held out: add"):
         load_preferences(path, prompts, 9, seed=0)
     assert not load_preferences(path, prompts, 9, seed=0, needs_pairs=False).pairs, "PPO needs none"
