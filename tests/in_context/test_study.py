@@ -120,13 +120,12 @@ def test_the_interval_is_students():
     assert interval([0.5, 0.7, 0.9]) == pytest.approx((0.7, 4.30 * 0.2 / math.sqrt(3))), told
     assert interval([0.25]) == (0.25, None)
     assert interval([0.25] * 5) == (0.25, None), "five equal results do not make it certain: no ±0.000"
-    exact = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)  # 1 to 10 degrees
-    for n, t in enumerate(exact, start=2):
-        _, few = interval([0.0] * (n - 1) + [n**0.5])  # deviation 1
-        assert few == pytest.approx(t / math.sqrt(n), rel=3e-3), f"{n - 1} degrees of freedom"
-    for n, t in ((12, 2.201), (20, 2.093), (40, 2.023), (400, 1.966)):  # as printed in any table
-        _, many = interval([0.0, 1.0] * (n // 2))
-        assert many == pytest.approx(t * math.sqrt(n / 4 / (n - 1)) / math.sqrt(n), rel=5e-3)
+    t_of = dict(enumerate((12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228), start=1))
+    t_of |= {11: 2.201, 19: 2.093, 39: 2.023, 399: 1.966}  # by degrees of freedom, as printed in any table
+    for degrees, t in t_of.items():
+        n = degrees + 1
+        _, half = interval([0.0] * degrees + [n**0.5])  # deviation 1
+        assert half == pytest.approx(t / math.sqrt(n), rel=3e-3), f"{degrees} degrees of freedom"
 
 
 def test_the_checksum_sees_the_smallest_change():

@@ -120,8 +120,7 @@ def test_values_at_the_border_are_taken():
 
 
 def test_the_defaults_are_those_of_the_figures_in_the_readmes():
-    defaults = {field.name: field.default for field in fields(ReinforceSettings)}
-    own = {name: defaults[name] for name in ReinforceSettings.__annotations__}
+    own = {name: getattr(ReinforceSettings(), name) for name in ReinforceSettings.__annotations__}
     told = dict(algorithm="ppo", group_size=8, n_pairs=1000, sampled_prompts=3000, answers_a_prompt=4)
     told |= dict(pair_temperature=0.85, rounds=2, reward_steps=700, reward_batch_size=32, reward_lr=None)
     told |= dict(dpo_steps=150, dpo_lr=None, dpo_beta=None, steps=100, batch_size=64, max_new_tokens=32)
