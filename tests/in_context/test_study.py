@@ -94,8 +94,6 @@ def test_shots_that_fit_leave_room_for_whatever_is_asked(word, score):
     study, tokenizer = study_of(score=score, word=word), small.tokenizer()
     asked = [q for task in study.draws for seed in range(2) for q in study.draws[task](2, seed)]
     longest = positions_needed(tokenizer, model_of().config, study.prompt_format, asked, score)
-    if (word, score) == ("u", "calibrated"):  # "[MASK]" is longer than the texts
-        assert longest > positions_needed(tokenizer, model_of().config, study.prompt_format, asked, "sum")
     for n, fit in ((longest, (0, 1, 2)), (longest - 1, (0, 1))):
         assert study.shots_that_fit(model_of(n), tokenizer, (0, 1, 2, 4)) == fit, "a prompt was not measured"
     few = lambda k, seed: study.draws["one"](min(k, 2), seed)  # a file with two examples

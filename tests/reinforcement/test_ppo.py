@@ -225,11 +225,12 @@ def test_the_batch_is_made_of_these_parts(rollout):
     assert both["ids"] is rollout.ids and both["log_probs"] is rollout.log_probs
 
 
-def test_two_answers_are_a_group(rollout):
+def test_two_answers_are_a_group_that_pays_for_its_kl(rollout):
     four = Rollout(*(part[:4] if torch.is_tensor(part) else part for part in vars(rollout).values()))
-    batch = ppo.make_batch(four, SCORES[:4], 0.0, details(group_size=2, whiten_advantages=False))
+    batch = ppo.make_batch(four, SCORES[:4], 0.2, details(group_size=2, whiten_advantages=False))
     assert batch["returns"] is four.values, "there is no value to learn"
-    right = torch.tensor([1.5, -1.5, -1.25, 1.25])[:, None] * four.answer_mask
+    earned = (SCORES[:4] - 0.2 * four.kl()).view(2, 2)
+    right = (earned - earned.mean(1, keepdim=True)).view(4, 1) * four.answer_mask
     torch.testing.assert_close(batch["advantages"], right, msg="the score less the mean of both")
 
 

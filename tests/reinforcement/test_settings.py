@@ -36,7 +36,6 @@ from minilm.training.loop import TrainingSettings
         ("--kl-target 0 --adaptive-kl", "--adaptive-kl: --kl and --kl-target must be above 0"),
         ("--kl 0 --adaptive-kl", "--adaptive-kl: --kl and --kl-target must be above 0"),
         ("--ablate --algorithm grpo", "--ablate needs --algorithm ppo"),
-        ("--ablate --algorithm dpo", "--ablate needs --algorithm ppo"),
     ],
 )
 def test_values_out_of_range_are_refused(flags, message):
