@@ -1,32 +1,10 @@
-"""Grades reinforcement/grpo.py: advantages within a group, a loss without values (its steps: test_ppo.py)."""
+"""Grades reinforcement/grpo.py: advantages within a group (whole steps: test_ppo.py, test_rounds.py)."""
 
 import pytest
 import torch
 from mistakes import assert_right, unchanged
 
-from minilm.reinforcement import ppo
 from minilm.reinforcement.grpo import group_advantages
-from minilm.reinforcement.rollout import Policy, draw_answers, score_answers
-
-
-def without_values(model) -> Policy:
-    policy = Policy(model)
-    policy.value_head = None
-    return policy
-
-
-def details(**changes) -> ppo.PPODetails:
-    return ppo.PPODetails(**dict(missing_end_score=None, group_size=3) | changes)
-
-
-@pytest.fixture
-def grouped(moved, env):
-    """Scored answers to two prompts, three each, of unequal lengths, by a policy without a value head."""
-    prompts = [prompt for prompt in env.prompts[:2] for _ in range(3)]
-    rollout = draw_answers(moved, env, prompts, seed=4)
-    for row, length in enumerate([7, 2, 4, 1, 6, 3]):
-        rollout.mask[row, rollout.n_prompt + length :] = False
-    return score_answers(rollout, without_values(moved), env)
 
 
 @pytest.mark.parametrize("group_size", [2, 3, 6])
@@ -56,12 +34,3 @@ def test_an_advantage_is_what_an_answer_earned_less_the_mean_of_its_group(group_
     }
     found = unchanged(group_advantages, rewards, mask, group_size)
     assert_right(found, right, mistakes, rtol=1e-4, axes=("row", "token"))
-
-
-def test_the_loss_is_ppo_s_without_the_value_s(grouped, gpt, rule):
-    batch = ppo.make_batch(grouped, torch.arange(6.0), 0.2, details())
-    assert (batch["values"] == 0).all() and (batch["returns"] == 0).all(), "there is no value to learn"
-    loss, metrics = ppo.ppo_loss(without_values(gpt), batch, rule, details(value_weight=9.0))
-    assert loss == metrics["policy_loss"] and metrics["value_loss"] == 0 < metrics["clipped"]
-    expected, _ = ppo.ppo_loss(Policy(gpt), batch, rule, details(value_weight=0.0))
-    torch.testing.assert_close(loss, expected)
