@@ -568,7 +568,8 @@ def test_the_run_depends_on_its_seed_alone(make_gpt, env, tmp_path):
 def test_each_detail_has_a_row_that_switches_it_and_no_other(settings):
     source, defaults = inspect.getsource(ppo.PPODetails), ReinforceSettings.__dataclass_fields__
     numbers = dict(re.findall(r"^    (\w+): .*?# (\d+):", source, re.MULTILINE)) | dict(warmup=10)
-    assert {number for number, *_ in ppo.SWITCHES} == {*range(12)}, "0 is all, 1 to 11 a detail"
+    switched = {number for number, *_ in ppo.SWITCHES}
+    assert switched == {0, *map(int, numbers.values())} == {*range(12)}, "0 is all, 1 to 11 a detail"
     for number, name, changes in ppo.SWITCHES:
         told = f"{name}: another detail's number"
         assert {int(numbers[field]) for field in changes} == {number} - {0}, told
