@@ -53,13 +53,14 @@ class Second:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session):
-        run(session, self.folder)
+        # opened once: at the time of a report, what its test has put in the place of `open` is still there
+        with open(self.folder / "reports", "a", encoding="utf-8", buffering=1) as self.reports:
+            run(session, self.folder)
         return True
 
     def pytest_runtest_logreport(self, report):
         data = self.config.hook.pytest_report_to_serializable(config=self.config, report=report)
-        with open(self.folder / "reports", "a", encoding="utf-8") as file:
-            file.write(json.dumps(data) + "\n")
+        self.reports.write(json.dumps(data) + "\n")
 
 
 class First:

@@ -453,6 +453,7 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
     save = Mock(side_effect=RuntimeError("PytorchStreamWriter failed writing file data/0\nframe #0"))
     with pytest.raises(UserError, match="x: cannot be written .PytorchStreamWriter failed .* data/0.$"):
         folders.atomic_write(tmp_path / "x", save)
-    monkeypatch.setattr("builtins.open", Mock(side_effect=OSError(28, "No space left on device")))
+    full = Mock(side_effect=OSError(28, "No space left on device"))
+    monkeypatch.setattr(folders, "open", full, raising=False)
     with pytest.raises(UserError, match="log.jsonl: cannot be written .No space left"):
         folders.append_log(tmp_path, record(1))
