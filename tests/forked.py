@@ -12,6 +12,7 @@ from unittest import mock
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = dict(PYTHONPATH=os.pathsep.join([str(ROOT), str(ROOT / "tests")]), OMP_NUM_THREADS="1")
+ENVIRONMENT["PYTHONFAULTHANDLER"] = "1"  # a crash in a library says where it was
 IMPORTS = ["train", "finetune", "reinforce", "torch._dynamo", "minilm.training.processes", "reliability.runs"]
 
 
