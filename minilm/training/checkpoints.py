@@ -218,8 +218,8 @@ def load_trainer(folder: str | Path, steps: float = math.inf) -> dict:
         raise UserError(f"{path}: damaged, or holds more than plain data ({reason}); {way_out}") from None
     if not isinstance(state, dict):
         raise UserError(f"{path}: not the state of a training run; {way_out}")
-    if checked(path, state, dict(step=int, model=dict))["step"] > steps:
-        raise UserError(f"{path}: has made {state['step']} steps: give --steps {state['step']} or more")
+    if (n := checked(path, state, dict(step=int, model=dict))["step"]) > steps:
+        raise UserError(f"{path}: has made {n} steps: give --steps (DPO: --dpo-steps) {n} or more")
     return checked(path, state, STATE, whole=False)
 
 

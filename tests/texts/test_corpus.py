@@ -32,6 +32,14 @@ def test_corpus_counts_bytes_not_characters():
     assert corpus.summary() == "name: 2 training documents (0.00 MB), 10,000 validation documents (0.06 MB)"
 
 
+def test_stored_texts_are_named_by_what_is_in_their_files(tmp_path):
+    names, path = [], tmp_path / "a.txt"
+    for text in ("Ana sold bread.", "Ana sold fruit.", "Ana sold bread."):
+        path.write_text(text, encoding="utf-8")
+        names.append(data.content([path]))
+    assert names[0] == names[2] != names[1], "an edited file of the same size would get its old texts"
+
+
 def test_what_is_drawn_keeps_the_order():
     items = list("abcdefghij")
     drawn = [draw(items, 3, seed) for seed in range(5)]
