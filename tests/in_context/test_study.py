@@ -88,6 +88,14 @@ def test_the_table_has_a_column_for_each_number_of_examples():
     assert rows[2][0] == "the second"
 
 
+def test_a_text_with_examples_of_its_own_gets_their_commonest_label():
+    told = tuple((f"{'sun' if i % 2 else 'rain'} {i}", "ab"[i % 2]) for i in range(5))
+    apart = [Question(told[i : i + 3], "x", "b") for i in (1, 2)]  # b a b, then a b a
+    assert baseline_accuracy(apart, ["a", "b"]) == 0.5, "the commonest label of a text's own examples"
+    tie = Question((("far", "a"), ("near", "b")), "x", "b")
+    assert baseline_accuracy([tie, apart[0]], ["a", "b"]) == 1.0, "of two equally common ones, the last"
+
+
 @pytest.mark.parametrize("score", ["sum", "calibrated"])
 @pytest.mark.parametrize("word", ["u", "a much longer word"])
 def test_shots_that_fit_leave_room_for_whatever_is_asked(word, score):
