@@ -88,14 +88,6 @@ def test_the_table_has_a_column_for_each_number_of_examples():
     assert rows[2][0] == "the second"
 
 
-def test_a_text_with_examples_of_its_own_gets_their_commonest_label():
-    told = tuple((f"{'sun' if i % 2 else 'rain'} {i}", "ab"[i % 2]) for i in range(5))
-    apart = [Question(told[i : i + 3], "x", "b") for i in (1, 2)]  # b a b, then a b a
-    assert baseline_accuracy(apart, ["a", "b"]) == 0.5, "the commonest label of a text's own examples"
-    tie = Question((("far", "a"), ("near", "b")), "x", "b")
-    assert baseline_accuracy([tie, apart[0]], ["a", "b"]) == 1.0, "of two equally common ones, the last"
-
-
 @pytest.mark.parametrize("score", ["sum", "calibrated"])
 @pytest.mark.parametrize("word", ["u", "a much longer word"])
 def test_shots_that_fit_leave_room_for_whatever_is_asked(word, score):
@@ -160,9 +152,9 @@ def test_no_more_than_three_prompts_are_shown():
 
 def test_where_each_text_has_examples_of_its_own_their_commonest_label_is_the_baseline():
     plain, tie = (("a", "x"), ("b", "y"), ("c", "y")), (("a", "y"), ("d", "x"))
-    asked = [Question(plain, "t", "y"), Question(tie, "u", "x"), Question(tie, "v", "y")]
-    told = "y, the commonest, is right; of two equally common ones that of the last, the nearest"
-    assert baseline_accuracy(asked, ["x", "y"]) == pytest.approx(2 / 3), told
+    accuracy_of = lambda *asked: baseline_accuracy([Question(*one) for one in asked], ["x", "y"])
+    assert accuracy_of((plain, "t", "y"), (tie, "u", "x")) == 1, "the commonest; of two, that of the nearest"
+    assert accuracy_of((plain, "t", "y"), (tie, "u", "x"), (plain, "v", "x")) == pytest.approx(2 / 3)
 
 
 def test_what_is_fixed_stays_fixed():
