@@ -70,7 +70,7 @@ def test_a_resume_that_does_not_fit_leaves_the_run_as_it_was(script):
     write("three.tsv", "".join(f"Ana {i}.\tx\nRui {i}.\ty\nBo {i}.\tz\n" for i in range(8)))
     succeed(script("--seeds 0 --no-compare --out mine"))
     before = contents("mine")
-    shape, fewer = "trainer.pt does not fit the model", "has made 3 steps: give --steps "
+    shape, fewer = "trainer.pt does not fit the model", "has made 3 steps, more than the 2 asked for"
     for flags, told in (("--data three.tsv", shape), ("--tune lora", shape), ("--steps 2", fewer)):
         code, _, err = script(f"--resume --out mine {flags}")
         assert code == 2 and told in err

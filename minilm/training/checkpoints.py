@@ -219,7 +219,7 @@ def load_trainer(folder: str | Path, steps: float = math.inf) -> dict:
     if not isinstance(state, dict):
         raise UserError(f"{path}: not the state of a training run; {way_out}")
     if (n := checked(path, state, dict(step=int, model=dict))["step"]) > steps:
-        raise UserError(f"{path}: has made {n} steps: give --steps (DPO: --dpo-steps) {n} or more")
+        raise UserError(f"{path}: has made {n} steps, more than the {steps} asked for: give {n} or more")
     return checked(path, state, STATE, whole=False)
 
 
