@@ -17,7 +17,6 @@ from .plumbing.errors import UserError, as_line, suggest
 from .plumbing.folders import atomic_write
 
 ROOT = Path(__file__).parents[1]
-REGIMES = dict(pretraining=1, continued=2, extraction=3, finetuning=4, reinforcement=5, in_context=6)
 # Signature and docstring, then all lines indented further. A regex, as an attempt may not be valid Python.
 FUNCTION = r'(?P<head>^(?P<indent> *)def {}\((?:.*\n)*?.*:(?:  #.*)?\n *"""(?:.*\n)*?.*"""\n)'
 FUNCTION += r"(?P<body>(?:(?:[ \t]*\n| *#.*\n)*(?P=indent)[ \t]+\S.*\n?)*)"
@@ -140,12 +139,12 @@ def main(action: str = "", name: str = "", *more: str) -> int | None:
     """Run the action that the command line names; return the exit code."""
     actions = dict(start=start, hint=hint, check=check, solution=solution, restore=restore)
     if (action, name) == ("list", ""):
-        print(f"{'exercise':26}{'level':7}{'regime':18}state\n" + "-" * 60)
+        print(f"{'exercise':26}{'level':7}{'room':16}state\n" + "-" * 58)
         for one, (level, function, *_) in EXERCISES.items():
             started, solved, room = is_started(one), held(one, "solved"), function.split("/")[0]
             is_solved = solved and (not started or solved == find(one)[2])
             state = "solved" if is_solved else "started" if started else "untouched"
-            print(f"{one:26}{level:<7}{REGIMES.get(room, '-')} {room:16}{state}")
+            print(f"{one:26}{level:<7}{room:16}{state}")
         return None
     if (action, name) == ("restore", "--all"):
         return any(restore(name) for name in EXERCISES if is_started(name))

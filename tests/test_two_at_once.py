@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 CONFTEST = 'pytest_plugins = ["two_at_once"]\n'
-INI = f"[pytest]\ntestpaths = tests\npythonpath = {Path(__file__).parent}\n"
+INI = f"[pytest]\ntestpaths = tests\npythonpath = {shlex.quote(str(Path(__file__).parent))}\n"
 # each says which process ran it; the first of a file waits until both have come
 TESTS = """
 import os, time
@@ -37,7 +38,7 @@ def run(tmp_path, *words: str, body: str = "", n_process: int = 2) -> tuple[int,
     """Return exit code, what was printed, and by test the processes that ran it."""
     (tmp_path / "tests").mkdir()
     (tmp_path / "ran").mkdir()
-    (tmp_path / "pytest.ini").write_text(INI)
+    (tmp_path / "pytest.ini").write_text(INI, encoding="utf-8")
     (tmp_path / "tests/conftest.py").write_text(CONFTEST)
     tests = TESTS.replace("{body}", body).replace("{n_process}", str(n_process))
     (tmp_path / "tests/test_it.py").write_text(tests)

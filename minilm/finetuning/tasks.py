@@ -71,8 +71,7 @@ class Task(ABC):
     """Base class of all tasks; `classification.py` has the simplest one.
 
     `known`: what `learn` found in the training examples, such as the names of the labels. `context`: longest
-    row, in tokens. `pairs`: the model reads two texts "together" in one row, or "apart" in two rows, and then
-    only the head compares them.
+    row, in tokens. `pairs`: two texts are read "together" in one row, or "apart" and compared by the head.
     """
 
     name: ClassVar[str]  # its name for --task

@@ -7,6 +7,7 @@ import re
 SLIDES = dict(bert="masked", mlm="masked", gpt="causal", clm="causal", bart="denoising", mt="translation")
 SLIDES |= dict(distilbert="distillation", ner="tagging", pos="tagging", qa="span", squad="span", nli="pair")
 SLIDES |= dict(sts="similarity", sentiment="classification", seq2seq="text-to-text", rlhf="ppo")
+SLIDES |= dict(autorregressivo="causal", supervisionado="translation", tradução="translation")
 # Characters that a terminal would obey: control characters, and those that change the writing direction.
 CONTROLS = {i: f"\\x{i:02x}" for i in (*range(32), *range(127, 160)) if chr(i) not in "\t\n"}
 CONTROLS |= {i: f"\\u{i:04x}" for i in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}

@@ -180,7 +180,8 @@ def atomic_write(path: str | Path, content: str | Callable) -> None:
         else:
             os.replace(beside, path)
     except (OSError, RuntimeError) as error:  # the latter: from torch.save, if the disk is full
-        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+        told = [getattr(each, "strerror", None) for each in (error, error.__context__)]  # torch.save hides it
+        reason = told[0] or told[1] or str(error).partition("\n")[0]
         raise UserError(f"{path}: cannot be written ({reason})") from error
     finally:
         with suppress(OSError):

@@ -6,8 +6,7 @@ c(h w): how often w followed the tokens h in training; c(h): how often any token
 tokens did. h' is h without its first token; below the 1-grams all tokens are equally likely. If many
 different tokens have followed h, a new one is likely to follow too: then the shorter context counts for more.
 
-Source: Witten and Bell 1991, "The Zero-Frequency Problem", method C; interpolated as in Chen and Goodman
-1998, section 2.5.
+Source: Witten and Bell 1991, "The Zero-Frequency Problem", method C; Chen and Goodman 1998, section 2.5.
 """
 
 import math

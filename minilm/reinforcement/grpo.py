@@ -6,8 +6,7 @@ GRPO draws a group of answers to the same prompt and takes their mean reward. Th
 Differs from the paper: the KL is a penalty in each token's reward, as in PPO, not a term of the loss
 (equation 3, estimated by 4). As in "Dr. GRPO" (Liu et al. 2025, "Understanding R1-Zero-Like Training",
 section 3), no advantage is divided by its group's deviation. The loss is a mean over all tokens, not over
-each answer first (DAPO: Yu et al. 2025). All advantages of a step are whitened together, as in PPO
-(`--no-whiten-advantages`).
+each answer first (DAPO: Yu et al. 2025). All advantages of a step are whitened together, as in PPO.
 """
 
 from torch import Tensor

@@ -35,8 +35,6 @@ def missing(path: Path, names: tuple[str, ...] = ()) -> UserError:
     """Return the error for a path that is no file, with the nearest name in its folder or in `names`."""
     if os.path.exists(path):
         return UserError(f"{path}: not a regular file; expected a file, not a folder or a device")
-    if not os.path.isdir(path.parent):
-        return UserError(f"{path}: no such file or folder; the folder {path.parent} does not exist either")
     what = "no such file or folder" + (f", nor one of the sources {', '.join(names)}" if names else "")
     return UserError(f"{path}: {what}{suggest(str(path), [*names, *sorted(path.parent.glob('[!.]*'))])}")
 
@@ -123,8 +121,10 @@ def text_files(path: Path) -> list[Path]:
     """Return the text files of a path: the file itself, or all under a folder but hidden ones, sorted."""
     if not path.is_dir():
         return [path]
-    inside = sorted(file for file in path.rglob("*") if kind(file) in TEXT_SUFFIXES and file.is_file())
-    found = [file for file in inside if "/." not in f"/{file.relative_to(path).as_posix()}"]
+    inside = [each for each in sorted(path.rglob("*")) if "/." not in f"/{each.relative_to(path).as_posix()}"]
+    for folder in (path, *filter(Path.is_dir, inside)):
+        os.listdir(folder)  # an error if it may not be read: `rglob` passes over it without a word
+    found = [file for file in inside if kind(file) in TEXT_SUFFIXES and file.is_file()]
     if not found:
         raise UserError(f"{path}: no text files in it; expected {', '.join(TEXT_SUFFIXES)}, or .gz of these")
     return found

@@ -23,7 +23,8 @@ OTHER_NAMES |= dict(texto="text", rótulo="label", rotulo="label", classe="label
 # A first line that has only such names is a header.
 HEADER = re.compile(
     "text|sentence|review|comment|message|tweet|title|label|class|category|sentiment|topic|rating|score|id|index|"
-    "question|answer|query|input|output|source|target|prompt|response|instruction|premise|hypothesis|sentence[12]"
+    "question|answer|query|input|output|source|target|prompt|response|instruction|premise|hypothesis|sentence[12]|"
+    "pergunta|resposta|entrada|saída|origem|destino|frase|comentário|categoria|sentimento|avaliação|nota"
 )
 csv.field_size_limit(2**31 - 1)  # a cell may hold a long document
 

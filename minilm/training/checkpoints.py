@@ -211,6 +211,7 @@ def load_trainer(folder: str | Path, steps: float = math.inf) -> dict:
     path, way_out = Path(folder) / TRAINER, "--overwrite without --resume starts over"
     if not path.is_file():
         raise UserError(f"{folder}: no {TRAINER} to resume from; {way_out}")
+    path.open("rb").close()  # one that may not be read is not damaged
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)  # a pickle that runs code is refused
     except Exception as error:  # noqa: BLE001 - of nearly any kind, depending on the damage

@@ -208,20 +208,21 @@ def train(
 
 @contextmanager
 def stop_requests():
-    """Turn the first Ctrl-C (or a cluster's SIGTERM) into `request.stop`, so that no step is cut in half.
+    """Turn the first Ctrl-C, SIGTERM (of a cluster) or SIGHUP (a closed terminal) into `request.stop`.
 
-    The second one ends the program at once. Outside the main thread signals are left as they are.
+    No step is cut in half. A second Ctrl-C ends at once. Outside the main thread signals are left alone.
     """
     request = SimpleNamespace(stop=False)
 
     def handle(signum, frame):
-        if request.stop:
+        if request.stop and signum in (signal.SIGINT, signal.SIGTERM):  # shells send SIGHUP twice
             raise KeyboardInterrupt
         request.stop = True
 
     earlier = {}
     with suppress(ValueError):  # not the main thread
-        earlier = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        stops = {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGINT)}  # nohup ignores it
+        earlier = {n: signal.signal(n, handle) for n in stops if signal.getsignal(n) != signal.SIG_IGN}
     try:
         yield request
     finally:

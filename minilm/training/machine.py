@@ -80,9 +80,8 @@ def settled_precision(asked: str, model: torch.nn.Module) -> str:
 def settle_threads(model: torch.nn.Module, rehearse: Callable) -> None:
     """Set the number of threads with which a step, `rehearse()`, is fastest, unless OMP_NUM_THREADS is set.
 
-    Threads wait for each other after every operation, so fewer are faster for a tiny model, or if other
-    programs use the cores (one step in ten may take a second then). The choice changes the last digits of a
-    run, so it is printed.
+    Threads wait for each other after every operation, so fewer are faster for a tiny model or on a busy
+    machine (one step in ten may take a second). The choice changes a run's last digits, so it is printed.
     """
     most = torch.get_num_threads()
     if most == 1 or "OMP_NUM_THREADS" in os.environ or sum(p.numel() for p in model.parameters()) > TINY:

@@ -49,7 +49,7 @@ def noun_phrase(phrase) -> str:
     return f"{before} {noun(thing, plural)}{after}"
 
 
-# Words for the dictionary that no other table has, each with its most frequent form in stories and reports.
+# Words for the dictionary that no other table has, each in one form (a preposition without its article).
 _OTHER_WORDS = """
 the o | a um | an um | and e | to a | at para | in em | on em | of de | with com | for por | by por | from de
 it o | them os | she ela | he ele | her ela | him ele | was foi | were foram | is é | went foi | met encontrou

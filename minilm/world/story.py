@@ -27,7 +27,7 @@ ENTITY |= {form: "place" for place in PLACE_WORDS.values() for form in (place.en
 # Where, when, what, who and how, as `Story.facts` fills them in.
 QUESTIONS = dict(
     english=("Where was {}?", "When was {} {}?", "What did {} {}?", "Who {} {}?", "How did {} feel?"),
-    portuguese=("Onde estava {}?", "Quando {} estava {}?", "O que {} {}?", "Quem {} {}?",
+    portuguese=("Onde estava {}?", "Quando {} esteve {}?", "O que {} {}?", "Quem {} {}?",
         "Como {} se sentiu?"),
 )  # fmt: skip
 

@@ -19,7 +19,7 @@ def test_suggest_names_the_nearest_choice_only(tmp_path):
 
 def test_words_of_the_slides_are_found():
     ours = dict(mlm="masked", BERT="masked", gpt="causal", bart="denoising", ner="tagging", qa="span")
-    ours |= dict(nli="pair", sts="similarity", seq2seq="text-to-text")
+    ours |= dict(nli="pair", sts="similarity", seq2seq="text-to-text", autorregressivo="causal")
     for word, name in ours.items():
         assert suggest(word, ours.values()) == f" (did you mean {name!r}?)"
     assert suggest("bert", ["causal", "bert-tiny"]) == " (did you mean 'bert-tiny'?)", "only where we have it"

@@ -454,6 +454,9 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="x: cannot be written .PytorchStreamWriter failed .* data/0.$"):
         folders.atomic_write(tmp_path / "x", save)
     full = Mock(side_effect=OSError(28, "No space left on device"))
+    (hidden := RuntimeError("unexpected pos 448 vs 336")).__context__ = full.side_effect  # torch.save's, too
+    with pytest.raises(UserError, match="x: cannot be written .No space left on device.$"):
+        folders.atomic_write(tmp_path / "x", Mock(side_effect=hidden))
     monkeypatch.setattr(folders, "open", full, raising=False)
     with pytest.raises(UserError, match="log.jsonl: cannot be written .No space left"):
         folders.append_log(tmp_path, record(1))

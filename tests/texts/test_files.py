@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 
 import pytest
 
@@ -19,7 +20,7 @@ def test_missing_names_the_nearest_name_that_exists(tmp_path, write):
     assert "letters.txt'?" in str(files.missing(tmp_path / "leters.txt"))
     names = ("world", "python-docs")
     assert "did you mean 'world'" in str(files.missing(tmp_path.relative_to(tmp_path) / "wrold", names))
-    assert "nowhere does not exist either" in str(files.missing(tmp_path / "nowhere" / "a.txt"))
+    assert str(files.missing(tmp_path / "nowhere" / "a.txt")).endswith("a.txt: no such file or folder")
 
 
 def test_what_cannot_be_read_is_named(tmp_path, write, message):
@@ -121,6 +122,20 @@ def test_a_folder_stands_for_its_text_files_in_order(tmp_path, write, message):
     assert text_files(tmp_path / "many") == sorted(many), "runs must be repeatable"
     assert text_files(folder / "c.md") == [folder / "c.md"], "a file that is named is never passed over"
     assert "no text files" in message(text_files, folder / "folder.txt")
+
+
+def test_a_folder_that_may_not_be_read_is_no_empty_one(write, message, monkeypatch):
+    folder, listdir = write("all/closed/1.txt").parent, os.listdir
+    write("all/.hidden/1.txt")
+
+    def refused(path):
+        if str(path).endswith(("closed", ".hidden")):
+            raise PermissionError(13, "Permission denied", str(path))
+        return listdir(path)
+
+    monkeypatch.setattr(os, "listdir", refused)
+    with pytest.raises(PermissionError, match="closed"):
+        text_files(folder.parent)
 
 
 def test_a_text_may_be_packed_to_a_hundredth_and_ten_million_bytes_less(write, message):

@@ -5,6 +5,7 @@ import signal
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import small
@@ -247,6 +248,27 @@ def test_the_second_signal_ends_at_once_and_the_handlers_are_put_back(number):
         signal.raise_signal(number)
         raise AssertionError("the second signal did not end the block")
     assert handlers() == before
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no SIGHUP here")
+@pytest.mark.parametrize("handler", [Mock(), signal.SIG_IGN])
+def test_a_terminal_that_closes_is_a_request_unless_nohup_says_so(handler):
+    earlier = signal.signal(signal.SIGHUP, handler)
+    try:
+        with stop_requests() as request:
+            for _ in range(2):  # shells repeat it: the second must not cut the step in half
+                signal.raise_signal(signal.SIGHUP)
+            assert request.stop == (handler != signal.SIG_IGN)
+        assert signal.getsignal(signal.SIGHUP) == handler
+    finally:
+        signal.signal(signal.SIGHUP, earlier)
+
+
+def test_a_trainer_state_that_may_not_be_read_is_not_damaged(tmp_path, monkeypatch):
+    (tmp_path / "trainer.pt").touch()
+    monkeypatch.setattr("pathlib.Path.open", Mock(side_effect=PermissionError(13, "Permission denied")))
+    with pytest.raises(PermissionError):  # not the advice to overwrite the run
+        checkpoints.load_trainer(tmp_path)
 
 
 def test_outside_the_main_thread_signals_are_left_alone():

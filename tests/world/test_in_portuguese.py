@@ -46,6 +46,6 @@ def test_a_story_is_asked_about_in_its_own_words():
     told = {question.split()[0]: (question, answer) for question, answer, *_ in story.facts}
     place, ending = PLACE_WORDS[story.place], "a" if GENDER[story.place] == "f" else "o"
     assert told["Onde"] == (f"Onde estava {story.person}?", place.portuguese)
-    assert told["Quando"][0] == f"Quando {story.person} estava n{ending} {place.portuguese}?"
+    assert told["Quando"][0] == f"Quando {story.person} esteve n{ending} {place.portuguese}?"
     assert told["Como"][0] == f"Como {story.person} se sentiu?"
     assert told["Quem"][0].removesuffix("?").split(maxsplit=2)[2] == told["O"][1], "Quem comprou uma maçã?"
