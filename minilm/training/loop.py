@@ -220,9 +220,9 @@ def stop_requests():
         request.stop = True
 
     earlier = {}
-    with suppress(ValueError):  # not the main thread
-        stops = {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGINT)}  # nohup ignores it
-        earlier = {n: signal.signal(n, handle) for n in stops if signal.getsignal(n) != signal.SIG_IGN}
+    with suppress(ValueError):  # not the main thread; `nohup` ignores SIGHUP, Windows has none
+        closed = [n for n in signal.Signals if n.name == "SIGHUP" and signal.getsignal(n) != signal.SIG_IGN]
+        earlier = {n: signal.signal(n, handle) for n in (signal.SIGINT, signal.SIGTERM, *closed)}
     try:
         yield request
     finally:

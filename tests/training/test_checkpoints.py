@@ -264,6 +264,16 @@ def test_a_terminal_that_closes_is_a_request_unless_nohup_says_so(handler):
         signal.signal(signal.SIGHUP, earlier)
 
 
+def test_a_job_in_the_background_whose_shell_had_ctrl_c_ignored_can_be_stopped():
+    earlier = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with stop_requests() as request:
+            signal.raise_signal(signal.SIGINT)
+            assert request.stop
+    finally:
+        signal.signal(signal.SIGINT, earlier)
+
+
 def test_a_trainer_state_that_may_not_be_read_is_not_damaged(tmp_path, monkeypatch):
     (tmp_path / "trainer.pt").touch()
     monkeypatch.setattr("pathlib.Path.open", Mock(side_effect=PermissionError(13, "Permission denied")))
