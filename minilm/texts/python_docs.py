@@ -9,7 +9,6 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from ..plumbing.errors import UserError
 from .files import one_line
 
 LIBRARY = Path(sysconfig.get_path("stdlib"))
@@ -37,8 +36,6 @@ def python_docs() -> tuple[str, ...]:
         for file in sorted(Path(folder).glob("*.py")):
             with suppress(SyntaxError, ValueError, OSError):  # a template, another encoding, no permission
                 found += docstrings(file.read_text(encoding="utf-8"))
-    if not found:
-        raise UserError(f"python-docs: this Python has neither pydoc_data nor sources in {LIBRARY}")
     return tuple({one_line(text): text for text in found}.values())
 
 
