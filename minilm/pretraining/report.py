@@ -129,7 +129,7 @@ def distillation_closing(objective: Distillation, model, before: dict, after: di
     teacher = objective.teacher
     figures = dict(teacher=evaluate(teacher, objective, settings), student=after)
     labels = dict(teacher="teacher", student=f"student, {len(objective.corpus.train):,} texts")
-    speed = {one: students.texts_per_second(objective, one) for one in (teacher, model)}
+    speed = students.texts_per_second(objective, teacher, model)
     for name, (label, other) in students.other_lessons(objective).items():
         student = students.train_again(model, other, settings, label.strip())
         figures[name], labels[name] = evaluate(student, objective, settings), label

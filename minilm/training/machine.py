@@ -6,7 +6,7 @@ import sys
 import timeit
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, partial
 
 import torch
 
@@ -15,9 +15,10 @@ WORTH = 1.2  # bf16 must be this many times as fast as fp32: else it is not wort
 TINY = 5_000_000  # weights; up to this many, threads are tried: larger models keep all threads busy
 
 
-def seconds(work: Callable, n: int) -> float:
-    """Return the shortest of n timings of `work`, in seconds: the one that other programs disturbed least."""
-    return min(timeit.repeat(work, repeat=n, number=1))
+def seconds(n: int, *works: Callable) -> list[float]:
+    """Return each work's shortest of n timings, the one least disturbed by others; the works take turns."""
+    turns = [[timeit.timeit(work, number=1) for work in works] for _ in range(n)]
+    return [min(times) for times in zip(*turns, strict=True)]
 
 
 def keep_memory() -> None:
@@ -35,16 +36,17 @@ def fastest_library() -> str:
     setting "bf16" allows oneDNN to round factors to 16 bits. It does so only if the processor has circuits
     for such products (AMX): then the two results differ, and we keep MKL.
     """
-    x = torch.arange(2.0**16).sin().view(256, 256)
-    times, products, n_thread = [], [], torch.get_num_threads()
-    torch.set_num_threads(1)  # a single thread is disturbed least by other programs
-    for library in ("ieee", "bf16"):
+
+    def product(library: str) -> torch.Tensor:
         torch.backends.mkldnn.matmul.fp32_precision = library
-        times.append(seconds(lambda: x @ x, 9))
-        products.append(x @ x)
+        return x @ x
+
+    x, n_thread = torch.arange(2.0**16).sin().view(256, 256), torch.get_num_threads()
+    torch.set_num_threads(1)  # a single thread is disturbed least by other programs
+    by_mkl, by_onednn = seconds(20, partial(product, "ieee"), partial(product, "bf16"))
     torch.set_num_threads(n_thread)
-    is_exact = torch.allclose(*products, atol=1e-4)
-    return "bf16" if is_exact and times[0] > 1.5 * times[1] else "ieee"
+    is_exact = torch.allclose(product("ieee"), product("bf16"), atol=1e-4)
+    return "bf16" if is_exact and by_mkl > 1.5 * by_onednn else "ieee"
 
 
 @contextmanager
@@ -70,7 +72,7 @@ def settled_precision(asked: str, model: torch.nn.Module) -> str:
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     products = [torch.ones(1024, 1024, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)]
     with quick_products("fp32", torch.device(kind)):
-        slow, fast = (seconds(lambda x=x: x @ x, 5) for x in products)
+        slow, fast = seconds(5, *(lambda x=x: x @ x for x in products))
     if slow < WORTH * fast:
         return "fp32"
     print(f"--precision bf16: {slow / fast:.1f} times as fast as fp32 on this processor", file=sys.stderr)

@@ -100,7 +100,7 @@ def test_distillation_closing_stands_beside_the_teacher(objective, encoder, monk
     objective.teacher, student = encoder(V, n_encoder_layer=2), encoder(V)
     monkeypatch.setattr(report.students, "other_lessons", lambda objective: {})
     monkeypatch.setattr(report, "evaluate", lambda *_: dict(masked_accuracy=0.9, masked_loss=0.1))
-    speed = lambda objective, model: 8.0 if model is student else 5.0
+    speed = lambda objective, *models: {model: 8.0 if model is student else 5.0 for model in models}
     monkeypatch.setattr(report.students, "texts_per_second", speed)
     rows, results, examples = report.distillation_closing(objective, student, before, after, None)
     assert [(row[0], *row[3:5]) for row in rows] == [

@@ -118,19 +118,20 @@ def test_block_weights_count_the_blocks_alone(student, teacher):
     assert students.block_weights(student) == 2 * one and students.block_weights(teacher) == 3 * one
 
 
-def test_texts_per_second_are_those_of_the_best_of_ten_looks(objective, student, monkeypatch):
-    seen = []
+def test_texts_per_second_are_those_of_the_best_of_ten_looks_in_turn(objective, student, monkeypatch):
+    seen, teacher = [], objective.teacher
     monkeypatch.setattr(students, "predict_masked", lambda *given: seen.append(given))
-    monkeypatch.setattr(students, "seconds", lambda look, n_try: look() or 0.5 * n_try)
-    speed = students.texts_per_second(objective, student)
-    ((model, part),) = seen
+    timed = lambda n, *looks: [look() or 0.5 * n * k for k, look in enumerate(looks, 1)]
+    monkeypatch.setattr(students, "seconds", timed)
+    speed = students.texts_per_second(objective, teacher, student)
+    (first_model, part), (model, same) = seen
     batch = objective.batch(0, "validation")
     first = micro_batches(batch, -(-len(batch["input_ids"]) // objective.batch_size))[0]
-    assert model is student
+    assert first_model is teacher and model is student and same is part
     assert torch.equal(part["input_ids"], first["input_ids"]), "the shortest rows, with little padding"
     n_row = len(part["input_ids"])
     assert n_row <= objective.batch_size, "more rows at a time than a step has: memory"
-    assert speed == pytest.approx(n_row / 5), "rows over the time that `seconds` measures"
+    assert speed == {teacher: n_row / 5, student: n_row / 10}, "rows over the time that `seconds` measures"
 
 
 def test_closing_figures_are_those_of_the_models(objective, student):

@@ -16,8 +16,10 @@ from forked import ENVIRONMENT, ROOT, start_fork
 
 import minilm
 from minilm.plumbing.folders import read_log
+from minilm.training.machine import fastest_library
 from minilm.world.tasks import translation_pairs
 
+fastest_library()  # once for all forks: were each to time it, two of a kind might differ in the last digits
 SMALL_WORLD = Path(__file__).with_name("small_world.py")
 SIZES = "--vocab-size 300 --d-model 16 --n-head 2 --d-ff 24 --dropout 0.1"
 SHORT = "--seed 5 --batch-size 5 --device cpu --steps 24 --save-every 3 --eval-every 5 --log-every 2"

@@ -49,9 +49,8 @@ def clock(monkeypatch):
     def times(*taken: float):
         left = list(taken)
 
-        def seconds(work, n=3):
-            work()
-            return left.pop(0)
+        def seconds(n, *works):
+            return [work() is None or left.pop(0) for work in works]
 
         monkeypatch.setattr(machine, "seconds", seconds)
         return left
@@ -69,11 +68,12 @@ def threads(monkeypatch):
     return count
 
 
-def test_the_shortest_time_counts(monkeypatch):
-    done, taken = [], iter([5.0, 1.5, 3.0])
-    timed = lambda work, repeat, number: [work() or next(taken) for _ in range(repeat * number)]
-    monkeypatch.setattr(machine.timeit, "repeat", timed)
-    assert machine.seconds(lambda: done.append(1), 3) == 1.5 and len(done) == 3
+def test_the_shortest_time_counts_and_works_take_turns(monkeypatch):
+    """One after the other, a program that begins in between would slow down the second alone."""
+    done, taken = [], iter([5.0, 7.0, 1.5, 9.0, 3.0, 8.0])
+    monkeypatch.setattr(machine.timeit, "timeit", lambda work, number: work() or next(taken))
+    works = partial(done.append, "MKL"), partial(done.append, "oneDNN")
+    assert machine.seconds(3, *works) == [1.5, 7.0] and done == ["MKL", "oneDNN"] * 3
 
 
 class Measured:
@@ -101,9 +101,10 @@ class Measured:
 def test_the_faster_library_is_taken_where_it_is_as_exact(mkl, rounds, expected, threads, tf32, monkeypatch):
     left, matrix = [mkl, 1.0], Measured(rounds)
     monkeypatch.setattr(torch, "arange", lambda n: matrix)
-    monkeypatch.setattr(machine, "seconds", lambda work, n: work() is None or left.pop(0))
+    timed = lambda n, *works: [work() is None or left.pop(0) for work in works]
+    monkeypatch.setattr(machine, "seconds", timed)
     assert machine.fastest_library.__wrapped__() == expected, "figures of fp32 are of seven digits"
-    assert matrix.seen == [("ieee", 1)] * 2 + [("bf16", 1)] * 2, "each alone, on a thread of its own"
+    assert matrix.seen == [(n, k) for k in (1, 4) for n in LIBRARIES], "timed on one thread, then compared"
     assert threads == [4, 1, 4]
 
 
@@ -231,7 +232,7 @@ def test_a_large_model_learns_in_the_precision_that_is_faster(asked, n_weight, s
 def test_16_bits_are_compared_with_the_faster_library(monkeypatch):
     seen = []
     monkeypatch.setattr(machine, "fastest_library", lambda: "bf16")
-    monkeypatch.setattr(machine, "seconds", lambda work, n: seen.append(library()) or 1.0)
+    monkeypatch.setattr(machine, "seconds", lambda n, *works: [seen.append(library()) or 1.0 for _ in works])
     assert machine.settled_precision("auto", with_weights(10**8)) == "fp32"
     assert seen == ["bf16"] * 2, "bf16 is worth its lost digits beside what fp32 can do, not beside less"
 
