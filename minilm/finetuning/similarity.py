@@ -16,6 +16,7 @@ model has to compare them. A small model does not learn that on its way to [CLS]
 is enough. Each text also gets a vector of its own: `extract.py --similar` with the fine-tuned folder uses it.
 """
 
+from collections import Counter
 from typing import ClassVar
 
 import torch
@@ -28,7 +29,7 @@ from .tasks import HeadTask, Prediction
 class Similarity(HeadTask):
     """The model learns the number in standard deviations from the mean."""
 
-    name, metric, baseline, n_output = "similarity", "spearman", "shared words", 1
+    name, metric, baseline, n_output = "similarity", "spearman", "shared rare words", 1
     learnt: ClassVar = dict(mean=float, deviation=float)
     fields, least_context, is_number = ("text_a", "text_b", "label"), 6, True
     recipe: ClassVar = dict(n_examples=3000, steps=1000, batch_size=32, rate=3e-3)
@@ -66,9 +67,11 @@ class Similarity(HeadTask):
 
     @classmethod
     def trivial(cls, train, test):
-        """Return as guess the share of common words: those in both texts / those in either."""
-        words = [[set(metrics.WORD.findall(text.lower())) for text in pair] for *pair, _ in test]
-        return [len(a & b) / max(1, len(a | b)) for a, b in words]
+        """Return the weight of the words in both texts / in either; the rarer in training, the heavier."""
+        words = [[set(metrics.WORD.findall(text.lower())) for text in pair] for *pair, _ in (*train, *test)]
+        known = Counter(word for pair in words[: len(train)] for side in pair for word in side)
+        weight = lambda some: sum(1 / (1 + known[word]) for word in some)
+        return [weight(a & b) / max(1e-9, weight(a | b)) for a, b in words[len(train) :]]
 
     def written(self, value, text=None):
         """Return the number with seven digits: with fewer, close numbers would become equal in rank."""

@@ -28,7 +28,7 @@ from .terminal import Writer, loop, show
 SHOTS = (0, 1, 2, 4, 8)
 WRITING = ("chat", "max_new_tokens", "temperature", "top_k", "top_p", "n_beam")  # flags of a `Writer`
 FIGURES = dict(nonce_keys="lookup_accuracy", story_items="story_item_accuracy", shuffled="shuffled_accuracy")
-FIGURES |= {BASELINE: "bag_of_words_accuracy", CHOICE: "nearest_label_accuracy"}
+FIGURES |= {BASELINE: "bag_of_words_accuracy", CHOICE: "commonest_label_accuracy"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,7 @@ def make_study(settings: PromptSettings) -> Study:
     n, seed, how = settings.n_test, settings.seed, (settings.n_draw, settings.score)
     if not settings.data:
         draws = {task: lambda k, i, task=task: questions(task, k, n, seed, start=i * n) for task in TASKS}
-        return Study(draws, NAMES, FORMAT, CHANCE, "chance", *how)
+        return Study(draws, NAMES, FORMAT, CHANCE, "chance", *how, CHOICE)
     examples, asked = examples_and_tests(settings)
     known, given = {one_line(text) for text, _ in examples}, [label for _, label in examples]
     if again := sum(one_line(text) in known for text, _ in asked):

@@ -54,13 +54,14 @@ class Study:
     against: str  # ... and its name in the table
     n_draw: int
     score: str
-    baseline: str | None = None  # name of a further row, for `baseline_accuracy`
+    baseline: str | None = None  # name of the first task's row for `baseline_accuracy`
 
     @property
     def rows(self) -> list[tuple[str, str]]:
         """The (task, control) of each row."""
         first, *others = self.draws
-        return [(first, control) for control in CONTROLS] + [(task, "gold") for task in others]
+        controls = (*CONTROLS, self.baseline) if self.baseline else CONTROLS
+        return [(first, control) for control in controls] + [(task, "gold") for task in others]
 
     def asked(self, task: str, control: str, k: int) -> list[list[Question]]:
         """Return the questions of every draw, each after k examples."""
@@ -70,13 +71,10 @@ class Study:
     def measure(self, model, tokenizer, shots) -> Found:
         """Return the accuracies of all rows. Controls change the labels of examples: their k is above 0."""
         ask, found = partial(accuracy, model, tokenizer, self.prompt_format, score=self.score), {}
+        guess = partial(baseline_accuracy, labels=[*self.prompt_format.words])
         for row in self.rows:
-            ks = [k for k in shots if k or row[1] == "gold"]
-            found[row] = {k: interval([ask(draw) for draw in self.asked(*row, k)]) for k in ks}
-        if self.baseline:
-            task, bag = self.rows[0][0], partial(baseline_accuracy, labels=[*self.prompt_format.words])
-            asked = {k: self.asked(task, "gold", k) for k in shots if k}
-            found[task, self.baseline] = {k: interval([*map(bag, draws)]) for k, draws in asked.items()}
+            score, ks = guess if row[1] == self.baseline else ask, [k for k in shots if k or row[1] == "gold"]
+            found[row] = {k: interval([*map(score, self.asked(*row, k))]) for k in ks}
         return {row: by_shots for row, by_shots in found.items() if by_shots}
 
     def shots_that_fit(self, model, tokenizer, shots) -> tuple[int, ...]:

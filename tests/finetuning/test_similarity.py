@@ -45,8 +45,10 @@ def test_apart_learns_what_is_shared():
 
 def test_scores_and_what_needs_no_model():
     pairs = [("A b, c.", "a B. d", 0), ("One", "one.", 0), ("sun", "rain", 0), ("!", "?", 0)]
-    told = "words in both / words in either"
-    assert Similarity.trivial(SCORED, pairs) == [2 / 4, 1.0, 0.0, 0.0], told
+    told = "words in both / words in either, each weighs 1 / (1 + its training texts): a 1/2, the others 1"
+    assert Similarity.trivial(SCORED, pairs) == [1.5 / 3.5, 1.0, 0.0, 0.0], told
+    two, three = Similarity.trivial(SCORED, [("Ran red", "ran", 0), ("Ran red", "red", 0)])
+    assert (two, three) == pytest.approx((2 / 5, 3 / 5)), "ran is in two training texts, red in one"
     scores = task_of().score([1.0, 2.0, 3.0], [2.0, 8.0, 9.0])
     assert list(scores) == ["spearman", "pearson"] and scores["spearman"] == pytest.approx(1.0)
     assert scores["pearson"] < 0.99

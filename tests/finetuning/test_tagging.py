@@ -99,7 +99,9 @@ def test_a_word_longer_than_the_positions_keeps_its_first_token():
 def test_what_is_learnt_of_the_examples():
     assert Tagging.learn(SENTENCES) == dict(tags=["B-what", "B-who", "I-who", "O"])
     assert Tagging.truths(SENTENCES[2:] + SENTENCES[:1]) == ["B-who", "B-who", "O", "B-what", "O"]
-    assert Tagging.trivial(SENTENCES, [(["Ana", "sells", "Rita"], [])]) == [["B-who", "O", "O"]]
+    told = "a new word has the usual tag after the word before it; none before, or a new one: the commonest"
+    asked = [(["Ana", "sells", "Rita", "Eva"], []), (["Eva", "quinces"], [])]
+    assert Tagging.trivial(SENTENCES, asked) == [["B-who", "O", "B-what", "O"], ["O", "B-what"]], told
 
 
 def test_what_a_person_is_shown():

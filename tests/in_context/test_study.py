@@ -71,7 +71,8 @@ def test_a_bag_of_words_learns_from_the_same_examples(monkeypatch):
     found = study.measure(model_of(), small.tokenizer(), (0, 3))
     values = [baseline_accuracy(study.draws["one"](3, s), ["a", "b"]) for s in range(2)]
     assert found["one", "a bag"] == {3: interval(values)}
-    assert [row[0] for row in study.table(found)[0]][-1] == "    a bag"
+    assert [*found][2:] == [("one", "random"), ("one", "a bag"), ("two", "gold")], "beside its own task"
+    assert [row[0] for row in study.table(found)[0]][-2] == "    a bag"
     assert list(study.measure(model_of(), small.tokenizer(), (0,))) == [("one", "gold"), ("two", "gold")]
 
 
