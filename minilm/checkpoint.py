@@ -42,6 +42,8 @@ def load(path: str | Path, device: str = "cpu", dtype=torch.float32) -> tuple[nn
     model = build_for_weights(config, tensors, folder / CONFIG)
     load_weights(folder, model, tensors)
     tokenizer = load_tokenizer(folder / TOKENIZER) if (folder / TOKENIZER).exists() else None
+    if tokenizer is not None and (n := tokenizer.vocab_size) > config.vocab_size:
+        raise UserError(f"{folder / TOKENIZER}: {n} ids, but the model has {config.vocab_size}: another's?")
     return model.to(device, dtype).eval(), tokenizer
 
 

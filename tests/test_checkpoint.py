@@ -23,7 +23,7 @@ from minilm.tokenizer.bpe import BPE
 from minilm.tokenizer.wordpiece import SPECIAL_TOKENS, WordPiece
 from minilm.training import checkpoints
 
-SIZES = dict(vocab_size=11, n_encoder_layer=1, d_model=6, n_head=2, d_ff=10, max_positions=7)
+SIZES = dict(vocab_size=300, n_encoder_layer=1, d_model=6, n_head=2, d_ff=10, max_positions=7)
 SMALL = ModelConfig(**SIZES, dropout=0.5)
 
 
@@ -157,6 +157,14 @@ def test_both_kinds_of_tokenizer_come_back(model, tokenizer, tmp_path):
         checkpoint.load_tokenizer(tmp_path / "other.json")
 
 
+def test_a_tokenizer_of_another_model_is_refused(model, tmp_path):
+    checkpoint.save(model, None, tmp_path / "run")
+    n = model.config.vocab_size
+    BPE({i: str(i).encode() for i in range(n + 1)}, []).save(tmp_path / "run" / "tokenizer.json")
+    with pytest.raises(UserError, match=f"tokenizer.json: {n + 1} ids, but the model has {n}: another"):
+        checkpoint.load(tmp_path / "run")
+
+
 def test_export_says_that_a_head_is_left_out(model, tmp_path, monkeypatch):
     checkpoint.save(model, None, tmp_path)
     monkeypatch.setattr(checkpoint.exporting, "export_model", lambda *given: given[2:])
@@ -176,7 +184,7 @@ def test_published_models_are_told_from_runs(model, tmp_path):
 
 
 def test_the_config_of_a_published_folder_is_one_of_ours(tmp_path):
-    gpt2 = replace(PRESETS["gpt2"], vocab_size=11, n_decoder_layer=1, d_model=6, n_head=2, d_ff=10)
+    gpt2 = replace(PRESETS["gpt2"], vocab_size=300, n_decoder_layer=1, d_model=6, n_head=2, d_ff=10)
     checkpoint.exporting.export_model(build(gpt2), None, tmp_path / "theirs")
     assert checkpoint.load_config(tmp_path / "theirs") == gpt2
     assert checkpoint.load(tmp_path / "theirs")[0].config == gpt2

@@ -104,6 +104,11 @@ def test_a_resume_with_a_damaged_task_is_one_line(script):
     check_error(script("--resume --out mine"), "task.json")
 
 
+def test_a_start_with_damaged_settings_is_one_line(script):
+    write("body/settings.json", '{"context": "x"}')
+    check_error(script("--seeds 0 --no-compare"), "settings.json: 'context' is 'x', expected integer")
+
+
 def test_a_resume_needs_no_flag_that_the_run_knows(script):
     succeed(script("--task pair --n-examples 8 --no-compare --out two"))
     succeed(script("--resume --out two --pairs together"))  # the task is that of the run, so --pairs fits it

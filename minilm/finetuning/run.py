@@ -131,7 +131,7 @@ def load_body(settings: FinetuningSettings, parts: Parts) -> tuple:
     if settings.tune == "bias" and not any(name.endswith(".bias") for name, _ in body.named_parameters()):
         raise UserError(f"--tune bias: {source} has no biases; use all, head, lora or last:N")
     path, longest = Path(source) / folders.SETTINGS, body.config.max_positions
-    used = folders.read_json(path, optional=True).get("context")
+    used = checked(path, folders.read_json(path, True), dict(context=int | None), False).get("context")
     settings = replace(settings, model=str(source), context=settings.context or min(used or longest, longest))
     check_fit(settings, body.config)
     return settings, body, tokenizer

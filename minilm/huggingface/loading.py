@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ..model.config import ModelConfig
 from ..model.transformer import build, build_for_weights
-from ..plumbing.errors import UserError
+from ..plumbing.errors import UserError, as_line
 from ..plumbing.folders import CONFIG, WEIGHTS, make_folder, read_json, write_json
 from ..plumbing.safetensors import check_state, read_tensors
 from ..plumbing.settings import checked
@@ -77,13 +77,15 @@ def load(path: str | Path, device: str = "cpu", dtype=torch.float32) -> tuple[nn
     absent = [name for name in theirs if name not in found and theirs[name].split(".")[0] in HEADS]
     expected = {name: state[ours] for name, ours in theirs.items() if name not in absent}
     check_state(f"{folder / CONFIG}, or a weight file beside it,", found, expected)
+    if odd := [name for name, tensor in found.items() if not tensor.is_floating_point()]:
+        raise UserError(f"{folder}: {odd[0]} holds {found[odd[0]].dtype}, expected floats: is it quantised?")
     if absent:
         model = build(config)
     weights = {theirs[name]: tensor.contiguous() for name, tensor in found.items()}
     model.load_state_dict(weights, strict=False, assign=True)
     if heads := sorted({name.rpartition(".")[0] for name in absent}):
         notes = [f"missing, so drawn at random: {', '.join(heads)}", *notes]
-    sys.stderr.writelines(f"{folder}: {note}\n" for note in notes)
+    sys.stderr.writelines(as_line(f"{folder}: {note}") + "\n" for note in notes)
     return model.to(device, dtype).eval(), tokenizer
 
 
@@ -134,7 +136,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     if (folder / PICKLED).exists():
         try:
             found = torch.load(folder / PICKLED, map_location="cpu", weights_only=True)  # code never runs
-            return {name: tensor.detach() for name, tensor in found.items()}
+            return {name + "": tensor.detach() for name, tensor in found.items()}  # names are texts
         except Exception as error:  # noqa: BLE001 - damage can raise nearly any error
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(f"{folder / PICKLED}: damaged, or more than named tensors ({reason})") from None

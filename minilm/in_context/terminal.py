@@ -12,7 +12,7 @@ from functools import partial
 
 from ..model.generate import check_decoder, sample
 from ..model.sampling import SamplingRule
-from ..plumbing.errors import UserError
+from ..plumbing.errors import UserError, as_line
 from ..tokenizer.rows import TURN_END, chat_ids, decoder_begin, prompt_ids, text_end
 
 show = partial(print, end="", flush=True)  # prints a piece of text at once, without a line break
@@ -77,6 +77,6 @@ def loop(writer: Writer, seed: int = 0) -> None:
         except KeyboardInterrupt:
             show(" ...")
         except UserError as error:
-            print("error:", error, file=sys.stderr)
+            print(as_line(f"error: {error}"), file=sys.stderr)
         print()
         seed += 1  # another draw for each answer

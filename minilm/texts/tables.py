@@ -165,7 +165,7 @@ def read_conll(path: str | Path, skip_bad=False, tagged: bool = True) -> list[tu
     """
     lines = [(at, line.strip(" \t")) for at, line in read_lines(path) if line[:10] != "-DOCSTART-"]
     first = next((line for _, line in lines if line.strip() and line[0] != "#"), "")
-    columns = re.compile(r" *\t[\t ]*" if "\t" in first else "[ \t]+")
+    columns = re.compile(r"(?<! ) *\t[\t ]*" if "\t" in first else "[ \t]+")
     n_column = max(1 + tagged, len(columns.split(first)))
     both = [(at, line, columns.split(line) if line.strip() else []) for at, line in lines]
     lines = [(at, cells) for at, line, cells in both if len(cells) == n_column or line[:2] != "# "]

@@ -198,8 +198,9 @@ def test_pickled_weights_are_read_and_code_is_not(tmp_path):
     (tmp_path / "plain.bin").write_bytes(pickle.dumps(Code()))
     (tmp_path / "cut.bin").write_bytes(whole[:100])
     torch.save([1, 2], tmp_path / "list.bin")
+    torch.save({3: torch.ones(2)}, tmp_path / "number.bin")
     reasons = {"list.bin": r"\('list' object has no attribute 'items'\)"}
-    for name in ("code.bin", "plain.bin", "cut.bin", "list.bin"):
+    for name in ("code.bin", "plain.bin", "cut.bin", "list.bin", "number.bin"):
         (tmp_path / name).replace(tmp_path / "pytorch_model.bin")
         told = "pytorch_model.bin: damaged, or more than named tensors " + reasons.get(name, "")
         refused(told, read_weights, tmp_path)
@@ -272,6 +273,13 @@ def test_numbers_get_the_asked_precision(stored, dtype, tmp_path):
     assert torch.equal(model.tokens.weight, tensors["wte.weight"].to(dtype))
     assert model.decoder.blocks[0].self_attention.q.weight.is_contiguous(), "products would be slower"
     assert model.tokens.weight.requires_grad
+
+
+def test_weights_that_are_no_floats_are_refused(tmp_path):
+    tensors = published.bert() | published.bert_heads()
+    name = "bert.embeddings.word_embeddings.weight"
+    folder = published.folder(tmp_path / "bert", "bert", tensors | {name: tensors[name].to(torch.int8)})
+    refused(f"{name} holds torch.int8, expected floats", load, folder)
 
 
 def test_a_lone_segment_goes_into_the_positions():
@@ -391,6 +399,12 @@ def test_the_head_of_a_task_is_left_out_with_a_word(head, tmp_path, capsys):
     found, _ = load(published.folder(tmp_path / "tuned", "bert", whole | {head: torch.zeros(2, D)}))
     assert f"left out {head}, part of a task head" in capsys.readouterr().err
     assert all(torch.equal(tensor, plain.state_dict()[name]) for name, tensor in found.state_dict().items())
+
+
+def test_names_in_a_folder_cannot_steer_the_terminal(tmp_path, capsys):
+    tensors = published.bert() | published.bert_heads() | {"classifier.\x1b]0;a\x07\nerror": torch.zeros(2)}
+    load(published.folder(tmp_path / "bert", "bert", tensors))
+    assert r"left out classifier.\x1b]0;a\x07 error, part" in capsys.readouterr().err
 
 
 def test_folders_that_are_not_whole(tmp_path, capsys):

@@ -317,6 +317,11 @@ def test_values_of_a_file_are_of_their_type(hint, right, wrong):
             module.checked("a.json", dict(n=value), dict(n=hint))
 
 
+def test_a_number_beyond_all_floats_is_none():
+    with pytest.raises(UserError, match="a.json: 'n' is 10000.*, expected number"):
+        module.checked("a.json", dict(n=10**400), dict(n=float))
+
+
 def test_a_name_may_be_missing_where_not_all_is_asked_for():
     with pytest.raises(UserError, match="a.json: 'n' is missing"):
         module.checked("a.json", dict(other=1), dict(n=int))

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import time
 
 import pytest
 
@@ -191,6 +192,12 @@ def test_conll_columns_are_torn_at_tabs_or_spaces_alone_and_comments_passed_over
 @pytest.mark.parametrize("text", ["O\tAna\nO\tran\nO\tB\n", "1\tAna\tNOUN\t_\n2\tran\tVERB\t_\n"])
 def test_conll_columns_in_another_order_are_not_learnt(write, message, text):
     assert "expected the word in the first column" in message(read_conll, write("a.conll", text))
+
+
+def test_conll_many_spaces_take_no_longer_than_many_letters(write):
+    began, word = time.process_time(), "New" + " " * 10**5 + "York"
+    assert read_conll(write("a.conll", f"Ana\tO\n{word} \t B")) == [(["Ana", word], ["O", "B"])]
+    assert time.process_time() - began < 1
 
 
 def test_conll_errors_name_the_line(write, message, capsys):
