@@ -21,7 +21,7 @@ RUN_FILES = (RESULTS, WEIGHTS, TRAINER, TOKENIZER, SETTINGS, CONFIG, LOG)
 LOCK = "lock"  # kept open by the process that writes into the folder
 TASK_FILES = TASK, PREDICTIONS, CONFUSION = "task.json", "predictions.tsv", "confusion.tsv"  # of fine-tuning
 FORMAT = "minilm"  # the value of "format" in config.json
-LEFTOVER = re.compile(r".+\.\d+\.tmp")  # NAME.PID.tmp, of a process that was killed while writing
+LEFTOVER = re.compile(r".+\.[a-z]+\.\d+\.tmp")  # A.B.PID.tmp, of a process that was killed while writing
 RECORD = dict(step=int, split=str, loss=float)  # the fields that each line of log.jsonl has, and their types
 locked: dict[Path, object] = {}  # this process's locks, open files: closing one unlocks it
 
@@ -135,6 +135,8 @@ def make_folder(folder: Path) -> bool:
     with suppress(FileExistsError):
         folder.mkdir(parents=True)
         return True
+    if not os.path.lexists(folder):
+        raise UserError(f"{folder}: a folder above it is a link to nothing: make what it names, or remove it")
     return False
 
 

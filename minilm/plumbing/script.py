@@ -100,7 +100,7 @@ def read_command(settings_class: type, description: str, name_of: Callable, over
                 told = f"{typed(name, value)} (before: {' '.join(words_of(before))})"
                 if name in ("tokenizer", "vocab_size", "extend_vocabulary", "new_rows"):
                     raise UserError(f"{told}: a resumed run keeps what it began with")
-                print(told, file=sys.stderr)
+                print(as_line(told), file=sys.stderr)
         given = saved | dict(overwrite=False) | given | dict(out=str(folder))  # it overwrote when it began
         overrides = others | overrides
     return given, overrides
@@ -116,12 +116,12 @@ def begin(name: str, settings, overrides: dict | None = None, script: str | None
 
 
 def finish(folder: Path, settings, tables: list, lines: list[str], results: dict, seconds: float, then: str):
-    """Print the closing tables (rows, header) and lines, write results.json, print what to try `then`."""
-    for rows, header in tables:
-        print("\n" + table(rows, header))
-    print("", *lines, *curve(folders.read_log(folder)), "", sep="\n")
+    """Write results.json, print the closing tables (rows, header), the lines and what to try `then`."""
     results = results | dict(seconds=seconds, seed=settings.seed)
     write_json(folder / RESULTS, {name: value for name, value in results.items() if value is not None})
+    for rows, header in tables:  # after the file: whoever reads them may have left
+        print("\n" + table(rows, header))
+    print("", *lines, *curve(folders.read_log(folder)), "", sep="\n")
     from_first(lambda: unlock(folder))  # the others wait until all is written
     print(f"Saved in {folder} ({seconds:.0f} s).\nNext: {then}")
 
@@ -166,8 +166,8 @@ def prepare_streams_and_signals() -> None:
     for name, mode in dict(stdin="r", stdout="w", stderr="w").items():
         if getattr(sys, name) is None:  # closed, as by `>&-`
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - as long as the process lives
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # for a character that its encoding lacks
+    for stream in (sys.stdout, sys.stderr):  # those of Jupyter, IDLE and Spyder take any character
+        getattr(stream, "reconfigure", dict)(errors="backslashreplace")  # for one that its encoding lacks
     # Labels, texts and names come from others: no terminal may obey control characters in them.
     sys.stdout.write = lambda text, write=sys.stdout.write: write(text.translate(CONTROLS))
     os.environ["PYTHON_COLORS"] = "0"  # Python 3.14 colours help by control characters: they would show

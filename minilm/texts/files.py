@@ -124,7 +124,9 @@ def text_files(path: Path) -> list[Path]:
     inside = [each for each in sorted(path.rglob("*")) if "/." not in f"/{each.relative_to(path).as_posix()}"]
     for folder in (path, *filter(Path.is_dir, inside)):
         os.listdir(folder)  # an error if it may not be read: `rglob` passes over it without a word
-    found = [file for file in inside if kind(file) in TEXT_SUFFIXES and file.is_file()]
+        if folder.is_symlink() and folder is not path:
+            raise UserError(f"{folder}: a link to a folder, not followed; remove it, and name its folder too")
+    found = [file for file in inside if kind(file) in TEXT_SUFFIXES and not file.is_dir()]
     if not found:
         raise UserError(f"{path}: no text files in it; expected {', '.join(TEXT_SUFFIXES)}, or .gz of these")
     return found

@@ -3,6 +3,7 @@
 import math
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from zlib import crc32
 
@@ -93,8 +94,9 @@ class Progress:
     def say(self, step: int, metrics: dict[str, float]) -> None:
         """Print the metrics of a step above the bar."""
         told = "  ".join(f"{name} {float(value):.3f}" for name, value in metrics.items())
-        if process_rank() == 0:
-            self.bar.write(f"step {step:5d}  {told}", file=sys.stderr)
+        with suppress(OSError):  # where its terminal is closed, the run goes on
+            if process_rank() == 0:
+                self.bar.write(f"step {step:5d}  {told}", file=sys.stderr)
 
     def stop_if_not_finite(self) -> None:
         """Raise UserError if any loss or gradient so far was NaN or infinite."""

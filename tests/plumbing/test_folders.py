@@ -291,7 +291,7 @@ def test_what_cannot_be_deleted_either_is_a_user_error(monkeypatch):
 
 
 def test_leftovers_are_removed_and_nothing_else(tmp_path, monkeypatch):
-    others = ["model.safetensors", "mine.tmp", "123.tmp", "a.b.tmp", "a.1.tmp.txt"]
+    others = ["model.safetensors", "mine.tmp", "123.tmp", "a.b.tmp", "a.1.tmp.txt", "thesis.2.tmp"]
     seen = ["model.safetensors.123.tmp"]
     monkeypatch.setattr(os, "replace", lambda source, target: seen.append(os.path.basename(source)))
     folders.atomic_write("a.txt", "x")
@@ -302,7 +302,7 @@ def test_leftovers_are_removed_and_nothing_else(tmp_path, monkeypatch):
 
 
 def test_a_leftover_that_another_process_has_removed_is_no_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(folders.Path, "iterdir", lambda path: iter([path / "a.5.tmp"]))
+    monkeypatch.setattr(folders.Path, "iterdir", lambda path: iter([path / "a.pt.5.tmp"]))
     folders.remove_leftovers(tmp_path)
 
 
@@ -396,6 +396,13 @@ def test_one_process_a_folder(tmp_path):
         folders.lock(tmp_path / "none")
     folders.unlock()
     assert not (tmp_path / "lock").exists()
+
+
+def test_runs_that_is_a_link_to_nothing_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("runs").symlink_to(tmp_path / "gone", target_is_directory=True)
+    with pytest.raises(UserError, match="^runs.masked: a folder above it is a link to nothing"):
+        folders.choose_folder("masked")
 
 
 def test_a_lock_that_cannot_be_given_up_is_not_taken_for_another(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 Two real processes train in tests/training/test_loop_resume.py; here their messages are played.
 """
 
+import io
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import sys
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import small
@@ -18,7 +20,7 @@ import torch
 
 from minilm.plumbing import script
 from minilm.plumbing.errors import UserError
-from minilm.plumbing.folders import lock, write_json
+from minilm.plumbing.folders import lock, read_json, write_json
 from minilm.plumbing.settings import CommonSettings
 
 
@@ -30,6 +32,7 @@ class Settings(CommonSettings):
     steps: int = 3  # how often
     resume: bool = False  # go on
     reward_function: str | None = None  # code
+    note: str | None = None  # any
 
 
 @pytest.fixture(autouse=True)
@@ -60,11 +63,11 @@ def fails(error: BaseException):
 
 def test_what_is_given_is_laid_over_the_run_that_goes_on_and_what_is_otherwise_is_said(monkeypatch, capsys):
     assert command(monkeypatch, "--steps 5") == (dict(steps=5), {})
-    begun(steps=5, seed=2, precision="fp32")
-    given, overrides = command(monkeypatch, "--resume --steps 7 --seed 2")
-    expected = Settings(steps=7, seed=2, precision="fp32", resume=True, out="runs/count")
+    begun(steps=5, seed=2, precision="fp32", note="\x1b[31mred")
+    given, overrides = command(monkeypatch, "--resume --steps 7 --seed 2 --note a")
+    expected = Settings(steps=7, seed=2, precision="fp32", resume=True, out="runs/count", note="a")
     assert overrides == {} and Settings(**given) == expected
-    assert capsys.readouterr().err == "--steps 7 (before: 5)\n"
+    assert capsys.readouterr().err == "--steps 7 (before: 5)\n--note a (before: \\x1b[31mred)\n"
     with pytest.raises(UserError, match="in any unfinished runs/sort"):
         command(monkeypatch, "--resume --task sort")
 
@@ -213,6 +216,20 @@ def test_ctrl_c_in_the_closing_says_how_to_go_on(capsys):
 def test_labels_texts_and_names_cannot_steer_the_terminal(capsys):
     assert script.exit_code(lambda: print("a\tb\n\x1b[31mred\x07 \u202eolá")) == 0
     assert capsys.readouterr().out == "a\tb\n\\x1b[31mred\\x07 \\u202eolá\n"
+
+
+def test_a_stream_of_jupyter_idle_or_spyder_will_do(monkeypatch):
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, io.StringIO())  # theirs are no TextIOWrapper either
+    assert script.exit_code(lambda: print("ol\xe1 \x1b")) == 0 and sys.stdout.getvalue() == "ol\xe1 \\x1b\n"
+
+
+def test_figures_are_saved_though_nobody_reads_them(monkeypatch, capsys):
+    folder = begun(out="r")
+    monkeypatch.setattr(script, "print", Mock(side_effect=BrokenPipeError), raising=False)
+    with pytest.raises(BrokenPipeError):
+        script.finish(folder, Settings(), [([["loss", 1.0]], ["", "after"])], [], {"loss": 1.0}, 2.0, "more")
+    assert read_json(folder / "results.json")["loss"] == 1.0
 
 
 def test_a_help_has_no_colours(monkeypatch, capsys):

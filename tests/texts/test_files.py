@@ -124,6 +124,15 @@ def test_a_folder_stands_for_its_text_files_in_order(tmp_path, write, message):
     assert "no text files" in message(text_files, folder / "folder.txt")
 
 
+def test_no_link_in_a_folder_is_passed_over(write, message):
+    folder, other = write("all/1.txt").parent, write("other/2.txt").parent
+    (folder / "3.txt").symlink_to("gone.txt")
+    assert text_files(folder) == [folder / "1.txt", folder / "3.txt"]
+    assert "3.txt: no such file" in message(read_text, folder / "3.txt")
+    (folder / "linked").symlink_to(other, target_is_directory=True)
+    assert "linked: a link to a folder, not followed; remove it" in message(text_files, folder)
+
+
 def test_a_folder_that_may_not_be_read_is_no_empty_one(write, message, monkeypatch):
     folder, listdir = write("all/closed/1.txt").parent, os.listdir
     write("all/.hidden/1.txt")

@@ -250,6 +250,13 @@ def test_the_second_signal_ends_at_once_and_the_handlers_are_put_back(number):
     assert handlers() == before
 
 
+def test_a_terminal_that_is_gone_ends_no_run(tmp_path, monkeypatch):
+    told = Progress(tmp_path, SimpleNamespace(steps=9, lr=0.1), 0, 0.0, None)
+    monkeypatch.setattr(told.bar, "write", Mock(side_effect=OSError(5, "Input/output error")))
+    told.evaluation(5, dict(loss=1.0))
+    assert read_log(tmp_path)[-1]["step"] == 5
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no SIGHUP here")
 @pytest.mark.parametrize("handler", [Mock(), signal.SIG_IGN])
 def test_a_terminal_that_closes_is_a_request_unless_nohup_says_so(handler):
