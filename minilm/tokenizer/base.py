@@ -27,6 +27,7 @@ class Tokenizer:
     FORMAT, SAVED = "", ()  # "format" in the file, and the constructor's arguments that it holds
     longest = None  # most tokens of a row that a published embedding model reads
     ends = ()  # ids of the tokens that end a published model's texts, as its folder says
+    read = staticmethod(dict)  # the contents of the file -> the constructor's arguments
 
     def __init__(self, vocab: dict[int, bytes], special_ids: dict, aliases, added_ids: dict, fold=str):
         self.vocab, self.special_tokens, self.aliases = vocab, tuple(special_ids), dict(aliases or {})
@@ -128,8 +129,3 @@ class Tokenizer:
             return tokenizer
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: cannot be read as a tokenizer saved by minilm ({error})") from None
-
-    @staticmethod
-    def read(data: dict) -> dict:
-        """Return the constructor's arguments, given the contents of the file."""
-        return data
