@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from ..model.generate import sample
+from ..model.generate import Sample, sample
 from ..model.sampling import SamplingRule, token_log_probabilities
 from ..model.transformer import Transformer
 from ..tokenizer.rows import END
@@ -47,12 +47,9 @@ class Policy(nn.Module):
 
 
 @dataclass
-class Rollout:
-    """Answers to a batch of prompts: S columns of prompts, padded on the left, then n of new tokens."""
+class Rollout(Sample):
+    """Answers to a batch of prompts: `ids`, `mask` (B, S + n) and `n_prompt`, S, as `sample` wrote them."""
 
-    ids: Tensor  # (B, S + n)
-    mask: Tensor  # (B, S + n), true for real tokens
-    n_prompt: int  # S
     ended: Tensor  # (B,), whether the answer has its end token
     log_probs: Tensor | None = None  # (B, n), under the policy that drew the tokens
     reference_log_probs: Tensor | None = None  # (B, n), under the frozen reference
@@ -106,7 +103,7 @@ def draw_answers(model, env: Environment, prompts: list[list[int]], seed: int) -
     with autocast(env.precision, model.tokens.weight.device):
         written = sample(model, prompts, env.max_new_tokens, env.rule, seed, overflow="stop")
     new, real = written.ids[:, written.n_prompt :], written.mask[:, written.n_prompt :]  # (B, n)
-    return Rollout(written.ids, written.mask, written.n_prompt, ((new == env.rule.eos_id) & real).any(1))
+    return Rollout(**vars(written), ended=((new == env.rule.eos_id) & real).any(1))
 
 
 @torch.no_grad()
