@@ -45,8 +45,7 @@ def permutation(sentences: list[np.ndarray], rng: np.random.Generator) -> np.nda
 
 def rotation(tokens: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Let the text begin at a random token, and move the tokens before it to the end; (n,) -> (n,)."""
-    first = int(rng.random() * len(tokens))
-    return np.concatenate([tokens[first:], tokens[:first]])
+    return np.roll(tokens, -int(rng.random() * len(tokens)))
 
 
 def masking(tokens: np.ndarray, rng: np.random.Generator) -> np.ndarray:
