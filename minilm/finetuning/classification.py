@@ -29,11 +29,6 @@ class Classification(HeadTask):
     recipe: ClassVar = dict(n_examples=24, steps=100, batch_size=24, n_run=10)
     world = staticmethod(world.labelled)  # sentences 2 to 4 of a story, which do not name its place
 
-    @classmethod
-    def learn(cls, train, tokenizer=None):
-        """Return the labels in alphabetical order."""
-        return dict(labels=sorted(set(cls.truths(train))))
-
     def rows(self, examples):
         """Return the texts as rows, each with the index of its label."""
         return self.text_rows(examples, torch.tensor([self.labels.index(label) for *_, label in examples]))
