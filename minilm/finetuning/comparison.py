@@ -4,7 +4,6 @@ Each way to tune gets the same examples and takes the same number of steps, or s
 """
 
 import statistics
-from collections import Counter
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -92,12 +91,6 @@ def closing(results: dict[str, list[Result]], settings: FinetuningSettings, task
         rows.append((names[way], n_moving[0], f"{100 * share[0]:.1f} %", seconds, score))
     figures["majority_score"], figures["score"] = figures.pop("trivial_score"), figures.pop("chosen_score")
     return rows, figures | dict(score_deviation=deviation, moving_weights=n_moving[0])  # last row: chosen
-
-
-def confusion(labels: list[str], predictions: list[Prediction]) -> list[tuple]:
-    """Return a row for each true label: the label, then how often each label was predicted for it."""
-    counts = Counter((p.truth, p.guess) for p in predictions)
-    return [(truth, *(counts[truth, guess] for guess in labels)) for truth in labels]
 
 
 def report_lines(task: Task, predictions: list[Prediction]) -> list[str]:

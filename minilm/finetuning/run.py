@@ -8,7 +8,7 @@
 """
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -29,7 +29,7 @@ from ..training.checkpoints import check_trainer
 from ..training.show_batch import batch_lines
 from . import examples
 from .classification import Classification
-from .comparison import HEADER, closing, confusion, example_lines, other_ways, prepared, report_lines, trained
+from .comparison import HEADER, closing, example_lines, other_ways, prepared, report_lines, trained
 from .examples import Parts, check_parts, names_of, read_examples, read_parts, texts_in
 from .heads import WithHead
 from .settings import PAIRS, TASKS, FinetuningSettings, check_fit, with_recipe
@@ -72,7 +72,8 @@ def finetune(settings: FinetuningSettings) -> Path | None:
     part = f"Measured on {len(predictions):,} examples of {names_of(settings)[2]}.{cut}"
     figures |= {n: fmean(one[n] for one in reached) for n in reached[0] if all(n in one for one in reached)}
     if isinstance(task, Classification):
-        rows, labels = confusion(task.labels, predictions), task.labels
+        counts, labels = Counter((p.truth, p.guess) for p in predictions), task.labels
+        rows = [(truth, *(counts[truth, guess] for guess in labels)) for truth in labels]
         examples.write_rows(out / folders.CONFUSION, [("truth", *labels), *rows])
         tables += [(rows, ("true, taken for:", *labels))] if len(labels) <= 12 else []
     then, seconds = f"python finetune.py {typed('model', out)} --predict FILE", results["chosen"][0].seconds

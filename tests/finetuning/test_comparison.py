@@ -155,12 +155,6 @@ def test_the_table_and_the_figures_are_means_over_the_seeds():
         assert rows[-1] == (name, 1234, "100.0 %", "2.0", "0.500") and figures["score_deviation"] is None
 
 
-def test_confusion_has_a_row_for_each_truth():
-    predictions = [Prediction("", t, g) for t, g in zip("aabbb", "abbba", strict=True)]
-    found = comparison.confusion(["a", "b", "c"], predictions)
-    assert found == [("a", 1, 1, 0), ("b", 1, 2, 0), ("c", 0, 0, 0)]
-
-
 def test_three_predictions_are_told_a_wrong_one_among_them():
     predictions = [Prediction(f"text {i}", "x", "x" if i < 7 else "y", 0.5) for i in range(9)]
     lines = comparison.report_lines(tuned.task(), predictions)
