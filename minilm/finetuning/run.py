@@ -96,8 +96,7 @@ def start(settings: FinetuningSettings, model: WithHead, objective: FineTuning) 
             if then != now and not (type(then) is float and math.isclose(then, now, rel_tol=1e-5)):
                 raise UserError(f"{settings.out}: trained with other {name}: resume with its own examples")
     out, task = begin(settings.task, settings), objective.task
-    saved = dict(task=task.name, context=task.context, known=task.known)
-    saved["options"] = dict(pairs=task.pairs) if task.name in PAIRS else {}
+    saved = dict(task=task.name, context=task.context, known=task.known, options=dict(pairs=task.pairs))
     folders.write_json(out / folders.TASK, saved)
     return out
 
