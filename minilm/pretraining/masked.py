@@ -20,7 +20,7 @@ from ..texts.corpus import Corpus
 from ..tokenizer.base import Tokenizer
 from ..training.objective import IGNORED, SPLITS, Objective, count_correct, notes_on_cuts, tensors, to_device
 from ..training.vocabulary_loss import vocabulary_loss
-from .next_sentence import PackedSentences, SentencePairs
+from .next_sentence import SentencePairs, SentenceRuns
 from .ngrams import MOST_SINGLE
 
 
@@ -34,7 +34,8 @@ class Masked(Objective):
         super().__init__(tokenizer, context, batch_size, seed)
         self.corpus, self.next_sentence = corpus, next_sentence
         self.mask_share, self.whole_word = mask_share, whole_word
-        make = partial(SentencePairs, name=corpus.name) if next_sentence else PackedSentences
+        packed = partial(SentenceRuns, across_documents=True)  # without pairs: as in RoBERTa
+        make = partial(SentencePairs, name=corpus.name) if next_sentence else packed
         self.texts = {split: make(getattr(corpus, split), tokenizer, context) for split in SPLITS}
         self.notes = notes_on_cuts(sum(t.n_cut for t in self.texts.values()), "split {:,} sentences", context)
         self.mask = tokenizer.special_id("[MASK]")

@@ -5,8 +5,8 @@
     next_sentence_labels  0: B follows A; 1: B is from another document
 
 Source: Devlin et al. 2019, section 3.1, task 2, and appendix A.2. Half of the pairs are true.
-`PackedSentences` makes the rows of RoBERTa instead (Liu et al. 2019, section 4.2, FULL-SENTENCES): no pairs
-and no next-sentence task. Differs from that paper: no separator between two documents.
+`SentenceRuns` across documents are the rows of RoBERTa (Liu et al. 2019, section 4.2, FULL-SENTENCES): no
+pairs and no next-sentence task. Differs from that paper: no separator between two documents.
 """
 
 import re
@@ -95,6 +95,11 @@ class SentenceRuns:
             ids[place == last + i] = token
         return ids
 
+    def rows(self, chosen: np.ndarray, rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
+        """Return [CLS] run [SEP] as input_ids and attention_mask (B, T); `rng` is not used."""
+        ids = self.framed(chosen, [self.cls], [self.sep], self.pad)
+        return dict(input_ids=ids, attention_mask=ids != self.pad)
+
 
 class SentencePairs(SentenceRuns):
     """Rows [CLS] A [SEP] B [SEP]: A and B are the two halves of a run, or B is another run's second half.
@@ -157,18 +162,6 @@ class SentencePairs(SentenceRuns):
             others = (run for run in tries[row, fits[row]] if text(run) != text(chosen[row]))  # other words
             second[row] = next(others, chosen[row])  # if none fits, B is the true one
         return second
-
-
-class PackedSentences(SentenceRuns):
-    """Rows [CLS] sentence sentence ... [SEP], filled with whole sentences across documents."""
-
-    def __init__(self, documents: Sequence[str], tokenizer: Tokenizer, context: int):
-        super().__init__(documents, tokenizer, context, across_documents=True)
-
-    def rows(self, chosen: np.ndarray, rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
-        """Return input_ids and attention_mask (B, T) of the chosen runs (B,); `rng` is not used."""
-        ids = self.framed(chosen, [self.cls], [self.sep], self.pad)
-        return dict(input_ids=ids, attention_mask=ids != self.pad)
 
 
 def padded(rows: list, filling: int, longest: int) -> np.ndarray:

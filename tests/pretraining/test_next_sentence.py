@@ -277,20 +277,19 @@ def test_one_document_is_too_few(bpe, texts):
 
 @pytest.fixture(scope="module")
 def packed(texts, bpe):
-    return next_sentence.PackedSentences(texts, bpe, CONTEXT)
+    return SentenceRuns(texts, bpe, CONTEXT, across_documents=True)
 
 
-def test_packed_rows_are_the_chosen_runs_across_documents(packed, texts, bpe):
+def test_packed_rows_are_the_chosen_runs_across_documents(packed, bpe):
     cls, sep, pad = (bpe.special_id(f"[{name}]") for name in ("CLS", "SEP", "PAD"))
-    runs = SentenceRuns(texts, bpe, CONTEXT, across_documents=True)
-    assert len(packed) == len(runs) > 5
-    chosen = np.array([4, 0, 4, *range(len(runs))])
+    assert len(packed) > 5
+    chosen = np.array([4, 0, 4, *range(len(packed))])
     rows = packed.rows(chosen, np.random.default_rng(0))
     assert rows.keys() == {"input_ids", "attention_mask"}
     columns = rows["input_ids"].tolist(), rows["attention_mask"].tolist()
     for run, ids, mask in zip(chosen, *columns, strict=True):
-        first, last = runs.edges[runs.runs[run]]
-        expected = [cls, *runs.ids[first:last].tolist(), sep]
+        first, last = packed.edges[packed.runs[run]]
+        expected = [cls, *packed.ids[first:last].tolist(), sep]
         n_pad = len(ids) - len(expected)
         assert ids == expected + [pad] * n_pad, "[CLS] sentences [SEP]"
         assert mask == [1] * len(expected) + [0] * n_pad, "1 on every token, 0 on padding"
