@@ -54,9 +54,8 @@ class ModelConfig:
             elif name == "rope_theta":
                 right, must = value > 0, "be above 0"
             elif get_origin(kind := ModelConfig.__annotations__[name]) is Literal:
-                allowed = kind.__args__
-                right = value in allowed
-                must = "" if right else f"be one of {', '.join(allowed)}{suggest(str(value), allowed)}"
+                near = suggest(str(value), allowed := kind.__args__)
+                right, must = value in allowed, f"be one of {', '.join(allowed)}{near}"
             else:
                 right, must = value is None or value >= 0, "not be below 0"
             if not right:
