@@ -49,8 +49,16 @@ def noun_phrase(phrase) -> str:
     return f"{before} {noun(thing, plural)}{after}"
 
 
-# Words for the dictionary that no other table has, each in one form (a preposition without its article).
-_OTHER_WORDS = """
+# The baseline's dictionary: a Portuguese word (masculine singular) for each English word.
+DICTIONARY = {english: noun.portuguese for english, noun in NOUNS.items()}
+DICTIONARY |= {thing.plural: thing.portuguese_plural for thing in THING_WORDS.values()}
+_VERBS = words.VERB_WORDS.values()
+DICTIONARY |= {verb.participle: verb.portuguese_participle for verb in _VERBS}
+DICTIONARY |= {verb.english: verb.portuguese for verb in _VERBS}  # "sold" is both: keep the frequent past
+_FORMS = ADJECTIVES | words.MOOD_WORDS | words.CONDITIONS | PLURAL | QUANTITIES
+DICTIONARY |= {english: forms[0] for english, forms in _FORMS.items() if " " not in english}
+# Words that no other table has, each in one form (a preposition without its article).
+DICTIONARY |= dict(words.rows("""
 the o | a um | an um | and e | to a | at para | in em | on em | of de | with com | for por | by por | from de
 it o | them os | she ela | he ele | her ela | him ele | was foi | were foram | is é | went foi | met encontrou
 arrived chegou | came veio | made deixou | felt sentiu | looked olhou | there lá | later depois | then depois
@@ -62,28 +70,15 @@ recorded registrado | considered considerado | counted contado | committee comis
 marked marcado | number número | document documento | signed assinado | archived arquivado | new novo
 inspection inspeção | required exigido | before antes | accounts contas | approved aprovado | missing faltando
 receipts recibos | requested pedido
-"""
-
-
-def dictionary() -> dict[str, str]:
-    """Return the baseline's dictionary: a Portuguese word (masculine singular) for each English word."""
-    entries = {english: noun.portuguese for english, noun in NOUNS.items()}
-    entries |= {thing.plural: thing.portuguese_plural for thing in THING_WORDS.values()}
-    verbs = words.VERB_WORDS.values()
-    entries |= {verb.participle: verb.portuguese_participle for verb in verbs}
-    entries |= {verb.english: verb.portuguese for verb in verbs}  # "sold" is both: keep the frequent past
-    for table in (ADJECTIVES, words.MOOD_WORDS, words.CONDITIONS, PLURAL, QUANTITIES):
-        entries |= {english: forms[0] for english, forms in table.items() if " " not in english}
-    return entries | dict(words.rows(_OTHER_WORDS))
+"""))  # fmt: skip
 
 
 def word_by_word(text: str) -> str:
     """Return a text with each word replaced by its entry in the dictionary; names and punctuation stay."""
-    entries = dictionary()
 
     def replace(match):
         word = match[0]
-        translation = entries.get(word, entries.get(word.lower(), word))
+        translation = DICTIONARY.get(word, DICTIONARY.get(word.lower(), word))
         return translation[0].upper() + translation[1:] if word[0].isupper() else translation
 
     return re.sub(r"[^\W\d_]+", replace, text)
