@@ -7,12 +7,13 @@ table, the figures, and the lines of the examples. If one fails, --resume only e
 import numpy as np
 
 from .. import world
+from ..training.loop import train
 from ..training.metrics import corpus_bleu, exact_match
 from ..training.objective import evaluate, perplexity
 from . import baselines, students
 from .causal import Causal
 from .denoising import Denoising, rebuilt_examples
-from .distillation import Distillation
+from .distillation import Distillation, initial_student
 from .masked import Masked, fill_examples
 from .ngrams import MOST, ngram_losses
 from .noise import NOISES
@@ -131,7 +132,8 @@ def distillation_closing(objective: Distillation, model, before: dict, after: di
     labels = dict(teacher="teacher", student=f"student, {len(objective.corpus.train):,} texts")
     speed = students.texts_per_second(objective, teacher, model)
     for name, (label, other) in students.other_lessons(objective).items():
-        student = students.train_again(model, other, settings, label.strip())
+        student = initial_student(teacher, model.config.n_encoder_layer).to(model.tokens.weight.device)
+        train(student, other, settings, label=label.strip(), patience=other.patience)
         figures[name], labels[name] = evaluate(student, objective, settings), label
     rows = []
     for name, figure in figures.items():

@@ -11,10 +11,9 @@ from functools import partial
 from torch import Tensor
 
 from ..model.transformer import Transformer
-from ..training.loop import TrainingSettings, train
 from ..training.machine import seconds
 from ..training.objective import micro_batches
-from .distillation import Distillation, initial_student
+from .distillation import Distillation
 from .masked import predict_masked
 
 SMOOTHING = 0.1  # Vaswani et al. 2017, section 5.4
@@ -50,13 +49,6 @@ def variant(objective: Distillation, kind: type = Distillation, **changes) -> Di
     own |= {f"{term}_weight": weight for term, weight in objective.weights.items()}
     common = (objective.tokenizer, objective.context, objective.batch_size, objective.seed)
     return kind(objective.all_texts, *common, **own | changes)
-
-
-def train_again(model, objective: Distillation, settings: TrainingSettings, name: str) -> Transformer:
-    """Return a student like `model`, trained anew from the teacher's layers with another objective."""
-    student = initial_student(objective.teacher, model.config.n_encoder_layer).to(model.tokens.weight.device)
-    train(student, objective, settings, label=name, patience=objective.patience)
-    return student
 
 
 def block_weights(model: Transformer) -> int:

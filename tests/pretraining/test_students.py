@@ -2,6 +2,7 @@
 
 import math
 from copy import deepcopy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -84,31 +85,44 @@ def test_the_other_students_learn_without_the_teacher_and_from_all_texts(objecti
     assert list(students.other_lessons(every)) == NAMES[:2], "all texts twice"
 
 
-@pytest.mark.parametrize("name", NAMES[:2])
-def test_another_student_begins_as_the_first_did_and_does_the_same_steps(objective, student, name):
-    lesson = students.other_lessons(objective)[name][1]
+@pytest.fixture
+def closed(objective, student, monkeypatch) -> SimpleNamespace:
+    """The closing of a run, the metrics before and after it, and the other students, as they were trained."""
+    trained, plain = [], report.train
+    keep = lambda model, *given, **how: trained.append((model, how)) or plain(model, *given, **how)
+    monkeypatch.setattr(report, "train", keep)
+    before, after = (
+        evaluate(one, objective, SETTINGS) for one in (initial_student(objective.teacher, 2), student)
+    )
+    told = report.distillation_closing(objective, student, before, after, SETTINGS)
+    others = dict(zip(NAMES, (model for model, _ in trained), strict=True))
+    return SimpleNamespace(
+        told=told, before=before, after=after, others=others, how=[how for _, how in trained]
+    )
+
+
+def test_another_student_begins_as_the_first_did_and_does_the_same_steps(objective, student, request):
     before, teacher = deepcopy(student.state_dict()), deepcopy(objective.teacher.state_dict())
-    found = students.train_again(student, lesson, SETTINGS, name)
-    assert found.config == student.config, "not of the same shape"
-    expected = initial_student(objective.teacher, 2).train()
-    optimizer = make_optimizer(expected, SETTINGS.weight_decay)
-    with machine.quick_products("fp32", torch.device("cpu")):
-        for step in range(SETTINGS.steps):
-            train_step(expected, lesson, optimizer, SETTINGS, step)
-    for key, value in expected.state_dict().items():
-        assert torch.equal(found.state_dict()[key], value), f"{key}: other first weights, batches or steps"
-        assert torch.equal(student.state_dict()[key], before[key]), "the student itself was trained on"
+    others = request.getfixturevalue("closed").others
+    for name, (_, lesson) in list(students.other_lessons(objective).items())[:2]:
+        assert others[name].config == student.config, "not of the same shape"
+        expected = initial_student(objective.teacher, 2).train()
+        optimizer = make_optimizer(expected, SETTINGS.weight_decay)
+        with machine.quick_products("fp32", torch.device("cpu")):
+            for step in range(SETTINGS.steps):
+                train_step(expected, lesson, optimizer, SETTINGS, step)
+        found = others[name].state_dict()
+        for key, value in expected.state_dict().items():
+            assert torch.equal(found[key], value), f"{name}, {key}: other first weights, batches or steps"
+            assert torch.equal(student.state_dict()[key], before[key]), "the student itself was trained on"
+        assert not others[name].training
     for key, value in teacher.items():
         assert torch.equal(objective.teacher.state_dict()[key], value), f"{key} of the teacher has moved"
-    assert not found.training
 
 
-def test_all_students_have_the_same_patience(objective, student, monkeypatch):
-    taken = []
-    monkeypatch.setattr(students, "train", lambda *_, **options: taken.append(options.get("patience")))
-    for lesson in students.other_lessons(objective).values():
-        students.train_again(student, lesson[1], SETTINGS, "")
+def test_all_students_have_the_same_patience(objective, closed):
     told = "one that overfits is measured at its worst beside one that does not"
+    taken = [how.get("patience") for how in closed.how]
     assert taken == [objective.patience] * len(NAMES) and objective.patience > 0, told
 
 
@@ -134,13 +148,9 @@ def test_texts_per_second_are_those_of_the_best_of_ten_looks_in_turn(objective, 
     assert speed == {teacher: n_row / 5, student: n_row / 10}, "rows over the time that `seconds` measures"
 
 
-def test_closing_figures_are_those_of_the_models(objective, student):
-    copied = initial_student(objective.teacher, 2)
-    before, after = (evaluate(model, objective, SETTINGS) for model in (copied, student))
-    rows, results, _ = report.distillation_closing(objective, student, before, after, SETTINGS)
-    models = dict(teacher=objective.teacher, student=student)
-    for name, (_, lesson) in students.other_lessons(objective).items():
-        models[name] = students.train_again(student, lesson, SETTINGS, "")
+def test_closing_figures_are_those_of_the_models(objective, student, closed):
+    (rows, results, _), before, after = closed.told, closed.before, closed.after
+    models = dict(teacher=objective.teacher, student=student) | closed.others
     for name, model in models.items():
         expected = evaluate(model, objective, SETTINGS)
         assert results[f"{name}_accuracy"] == pytest.approx(expected["masked_accuracy"]), name
