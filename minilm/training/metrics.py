@@ -168,8 +168,7 @@ def true_answers(answers: Sequence[str]) -> list[str]:
 
 def exact_match(translations: Sequence[str], references: Sequence[str]) -> float:
     """Return the share of translations that equal the reference letter by letter, white space aside."""
-    pairs = zip(*paired(references, translations), strict=True)
-    return sum(one_line(ours) == one_line(theirs) for ours, theirs in pairs) / len(references)
+    return accuracy([*map(one_line, references)], [*map(one_line, translations)])
 
 
 def words(text: str) -> list[str]:
