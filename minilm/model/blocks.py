@@ -86,10 +86,8 @@ class InputRepresentation(nn.Module):
             x = x + self.position(positions + self.offset)  # (B, T, D) + (T, D) or (B, T, D)
         elif self.sinusoid is not None:  # neither: ALiBi's bias or a rotation gives distances
             x = x + self.sinusoid[positions + self.offset]
-        if self.segment is not None:
-            if token_type_ids is None:  # a single text is text A
-                token_type_ids = torch.zeros(x.shape[:2], dtype=torch.long, device=x.device)
-            x = x + self.segment(token_type_ids)
+        if self.segment is not None:  # a single text is text A
+            x = x + (self.segment.weight[0] if token_type_ids is None else self.segment(token_type_ids))
         return self.dropout(self.norm(x))
 
 
