@@ -16,14 +16,13 @@ model has to compare them. A small model does not learn that on its way to [CLS]
 is enough. Each text also gets a vector of its own: `extract.py --similar` with the fine-tuned folder uses it.
 """
 
-from collections import Counter
 from typing import ClassVar
 
 import torch
 
 from .. import world
 from ..training import metrics
-from .tasks import HeadTask, Prediction
+from .tasks import HeadTask, Prediction, shared_rare_words
 
 
 class Similarity(HeadTask):
@@ -67,11 +66,8 @@ class Similarity(HeadTask):
 
     @classmethod
     def trivial(cls, train, test):
-        """Return the weight of the words in both texts / in either; the rarer in training, the heavier."""
-        words = [[set(metrics.WORD.findall(text.lower())) for text in pair] for *pair, _ in (*train, *test)]
-        known = Counter(word for pair in words[: len(train)] for side in pair for word in side)
-        weight = lambda some: sum(1 / (1 + known[word]) for word in some)
-        return [weight(a & b) / max(1e-9, weight(a | b)) for a, b in words[len(train) :]]
+        """Return the share of rare words that both texts have."""
+        return shared_rare_words(train, test)
 
     def written(self, value, text=None):
         """Return the number with seven digits: with fewer, close numbers would become equal in rank."""

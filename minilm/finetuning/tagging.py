@@ -40,11 +40,6 @@ class Tagging(HeadTask):
         self.marks_entities = all(map(metrics.is_entity_tag, self.labels))
         self.metric = "entity_f1" if self.marks_entities else "accuracy"
 
-    @classmethod
-    def learn(cls, train, tokenizer=None):
-        """Return the tags, in alphabetical order."""
-        return dict(tags=sorted(set(cls.truths(train))))
-
     def rows(self, examples):
         """Return the sentences as rows, with a label at the first token of each word; tags None: label 0."""
         number, words = {tag: i for i, tag in enumerate(self.labels)}, [words for words, _ in examples]

@@ -23,6 +23,7 @@ from ..model.config import ModelConfig
 from ..plumbing.script import with_bar
 from ..tokenizer.rows import RaggedRows, batches_by_length, text_rows
 from ..training.machine import quick_products
+from ..training.metrics import WORD
 from ..training.objective import IGNORED, Objective, to_device
 from .examples import Parts
 from .heads import Head
@@ -194,6 +195,17 @@ class FineTuning(Objective):
 
     def loss(self, model, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         return self.task.loss(model, batch)
+
+
+def shared_rare_words(train: list[tuple], test: list[tuple]) -> list[float]:
+    """Return for each test pair the weight of the words in both texts / in either.
+
+    A word weighs 1 / (1 + the training texts that have it): rare words tell more of what a text is about.
+    """
+    words = [[set(WORD.findall(text.lower())) for text in pair] for *pair, _ in (*train, *test)]
+    known = Counter(word for pair in words[: len(train)] for text in pair for word in text)
+    weight = lambda some: sum(1 / (1 + known[word]) for word in some)
+    return [weight(a & b) / max(1e-9, weight(a | b)) for a, b in words[len(train) :]]
 
 
 def commonest(pairs: Iterable[tuple]) -> dict:

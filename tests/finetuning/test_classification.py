@@ -66,6 +66,18 @@ def test_scores_and_what_is_learnt_of_the_examples():
     assert known == dict(labels=["rain", "sun"]), "each label once, in alphabetical order"
 
 
+def test_pairs_are_told_apart_by_the_rare_words_they_share():
+    same = [(f"The {word} is here.", f"I saw the {word} too.", "same") for word in ("bread", "lamp", "pen")]
+    apart = [
+        (f"The {word} is here.", f"I saw the {word}s.", "other") for word in ("sun", "moon", "star", "sea")
+    ]
+    asked = [("The quince is red.", "A quince.", "x"), ("The red one is the best.", "I saw the sea.", "x")]
+    told = "a border on the share of rare words, learnt on train, even if the fewer labels lie above it"
+    assert Pair.trivial(same + apart, asked) == ["same", "other"], told
+    assert Pair.trivial([(a, a, "one") for a in "xyz"], asked) == ["one"] * 2, "one label: no border"
+    assert Pair.trivial([*same, ("a", "b", "rare")], asked)[0] == "same"
+
+
 def test_the_world_gives_examples_of_each():
     assert {len(example) for example in Classification.world(6, 0, held_out=False)} == {2}
     examples = Pair.world(20, 0, held_out=True)
