@@ -10,8 +10,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections import namedtuple
 from pathlib import Path
+from typing import NamedTuple
 
 from .plumbing.errors import UserError, as_line, suggest
 from .plumbing.folders import atomic_write
@@ -25,9 +25,18 @@ PYTEST = [sys.executable, "-X", "utf8", "-m", "pytest", "-x", "--tb=native", "-o
 PYTEST += ["-o", "faulthandler_exit_on_timeout=true", "-k"]
 
 
-# level: 1 a line or two, 2 an idea, 3 several; function: FILE:NAME or FILE:CLASS.NAME below minilm/; tests:
-# pytest's -k, which tests of tests/ROOM/test_FILE*.py grade it; hints: steps in words, the last nearly code.
-Exercise = namedtuple("Exercise", "level function tests hints")
+class Exercise(NamedTuple):
+    """A function to write."""
+
+    level: int  # 1 a line or two, 2 an idea, 3 several ideas
+    function: str  # FILE:NAME or FILE:CLASS.NAME below minilm/
+    tests: str  # pytest's -k: which tests of tests/ROOM/test_FILE*.py grade it; they take seconds
+    hints: list[str]  # steps in words; the last is nearly the code
+
+
+if not (ROOT / "tests").is_dir():
+    print(f"error: {ROOT}: no tests/ there, which grade; start it in a clone", file=sys.stderr)
+    sys.exit(2)
 EXERCISES: dict[str, Exercise] = {}  # in the order of the lecture; in the file: one line, then its hints
 for row in (ROOT / "tests" / "exercises.txt").read_text(encoding="utf-8").strip().split("\n\n"):
     head, *hints = map(str.strip, row.splitlines())

@@ -33,6 +33,8 @@ BASELINES = {  # figures of results.json that a metric is compared with
 
 def run_panels(folders: list[Path]) -> dict[str, partial]:
     """Return the panels that can be drawn: curves of all runs, tables of the first run."""
+    if absent := [str(one) for one in folders if not one.is_dir()]:
+        raise UserError(f"{' '.join(absent)}: no such folder")
     runs = [(one.name, read_log(one), read_json(one / RESULTS, optional=True)) for one in folders]
     metrics = dict.fromkeys(name for _, log, _ in runs for line in log for name in line)
     unseen, first = ("step", "split", "tokens_per_second"), runs[0][2]
@@ -123,7 +125,7 @@ def draw(panels: dict[str, partial], path: Path, chosen: list[str] | None = None
     """Save all panels, or the chosen ones, as one PNG; UserError for an unknown name, or no panels."""
     chosen = chosen or [*panels]
     if not chosen or not {*chosen} <= panels.keys():
-        raise UserError(f"{path}: the panels that can be drawn are {', '.join(panels) or 'none: no run?'}")
+        raise UserError(f"{path}: the panels that can be drawn are {', '.join(panels) or 'none'}")
     from matplotlib import figure, rc_context
 
     n_column = min(4, len(chosen))

@@ -229,6 +229,13 @@ def test_check_reads_utf_8_whatever_the_system_writes():
     assert told.stdout.decode() == "olá" + os.linesep, told.stderr.decode()
 
 
+def test_an_installed_copy_without_tests_says_so_in_one_line(tmp_path):
+    shutil.copytree(exercises.ROOT / "minilm", tmp_path / "minilm")
+    command = [sys.executable, "-m", "minilm.exercises", "list"]
+    told = subprocess.run(command, check=False, cwd=tmp_path, capture_output=True, text=True)
+    assert told.returncode == 2 and "start it in a clone" in told.stderr and told.stderr.count("\n") == 1
+
+
 def states(capsys) -> set[str]:
     """The exercises that are not untouched, as `list` tells them."""
     capsys.readouterr()

@@ -129,6 +129,13 @@ def test_words_are_probed_beside_a_control_task(script, monkeypatch):
     assert "control task" in out and {*CONTROL, "n_token"} < set(results("a"))
 
 
+def test_a_decoders_first_token_is_explained(script):
+    minilm.save(small.model("causal"), small.tokenizer(), "decoder")
+    for pooling in ("cls", "last"):
+        out = succeed(script(f"--data rows.tsv --pooling {pooling} --no-probe", model="--model decoder"))
+        assert ("first token sees only itself" in out) == (pooling == "cls")
+
+
 @pytest.mark.parametrize("why", ["--tokens", "--no-probe", "--data plain.txt"])
 @pytest.mark.parametrize("flag", ["--plot", "--labels 1", "--draws 3"])
 def test_what_tells_of_a_probe_is_refused_without_one_before_any_work(script, monkeypatch, flag, why):

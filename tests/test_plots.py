@@ -207,7 +207,7 @@ def test_texts_without_labels_need_no_legend(script, monkeypatch, axes):
 
 def test_a_panel_that_is_not_there_is_told_with_those_that_are(script, run):
     check_error(script(str(run), "--panels", "los"), "loss, lr")
-    check_error(script("nowhere", "--out", "a.png"), "a.png: the panels that can be drawn are none: no run?")
+    check_error(script("nowhere", "--out", "a.png"), "nowhere: no such folder")
 
 
 def test_a_model_whose_attention_knows_the_order_has_no_positions(script):

@@ -122,6 +122,8 @@ def hidden_batches(model, rows: RaggedRows, tokens_per_batch=None, precision="fp
             mask = None if model.config.kind == "decoder" else real
             with torch.inference_mode(), autocast(precision, device), quick_products(precision, device):
                 states = model.hidden_states(**to_device(batch, device), attention_mask=mask)
+            if not states[-1].isfinite().all():
+                raise UserError("the model's states are NaN or infinite: its weights are damaged; get others")
             yield chosen, states, real
 
 

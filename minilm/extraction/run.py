@@ -71,6 +71,8 @@ def extract_features(given: dict) -> Path:
         stack.compile(dynamic=True)
     whose = " (the states are the encoder's)" if model.config.kind == "encoder-decoder" else ""
     print(f"Reading {source}: {model.config.kind}{whose}, {n_layer(model.config)} blocks.")
+    if model.config.kind == "decoder" and settings.pooling == "cls":
+        print("--pooling cls: a decoder's first token sees only itself: texts look alike; take last or mean")
     layers = range(n_layer(model.config) + 1) if settings.layer == "all" else [settings.layer]
     readings = [reading(model.config, layer, settings.pooling) for layer in layers]
     folder, began = begin("features", settings), time.perf_counter()

@@ -137,6 +137,10 @@ def test_what_cannot_be_read_is_named(capsys):
     ):
         with pytest.raises(UserError, match=found):
             embed(model, tokenizer, texts)
+    broken = make("encoder")
+    torch.nn.init.constant_(broken.tokens.weight, float("nan"))
+    with pytest.raises(UserError, match="states are NaN or infinite"):
+        embed(broken, TOKENIZER, ["Ana"])
     long = "Ana sells bread. " * 40
     assert np.isfinite(embed(model, TOKENIZER, [long, "Ana", long])).all()
     assert capsys.readouterr().err == "2 of 3 texts are longer than 40 tokens and were cut\n"

@@ -261,6 +261,7 @@ def test_the_run_says_what_is_read_and_how_long_it_took(capsys):
     folder = run.extract_features(dict(model="causal", data=data, pooling="cls", layer="all"))
     out = capsys.readouterr().out
     assert "Reading causal: decoder, 1 blocks." in out
+    assert "--pooling cls: a decoder's first token sees only itself" in out
     assert "2 vectors, one per text" in out
     found = small.results(folder)
     assert 0 < found["seconds"] < 60 and (found["n_text"], found["width"]) == (2, 8)
