@@ -61,6 +61,7 @@ def loop(writer: Writer, seed: int = 0) -> None:
     """Ask for prompts and answer each, until Ctrl-D; print the reason if a prompt does not fit."""
     with suppress(ImportError):  # on Windows
         import readline  # noqa: F401 - input() then edits its line and recalls earlier ones
+    getattr(sys.stdin, "reconfigure", dict)(errors="replace")  # for bytes that its encoding lacks
     print(HELP if writer.turns is None else HELP.replace("the beginning of a text", "what you want to say"))
     while True:
         try:

@@ -81,6 +81,11 @@ def lock(folder: Path) -> None:
             file = open(path, "x")  # noqa: SIM115
     except busy:
         raise UserError(f"{folder}: another process is writing there; wait, or give another --out") from None
+    except OSError as error:
+        if error.filename:  # of open()
+            raise
+        told = f"no locks on this disk, perhaps Lustre or NFS ({error.strerror}); give an --out on another"
+        raise UserError(f"{path}: {told}") from None
     locked[path] = file
     if not is_held(path):
         del locked[path]

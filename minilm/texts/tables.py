@@ -24,7 +24,8 @@ OTHER_NAMES |= dict(texto="text", rótulo="label", rotulo="label", classe="label
 HEADER = re.compile(
     "text|sentence|review|comment|message|tweet|title|label|class|category|sentiment|topic|rating|score|id|index|"
     "question|answer|query|input|output|source|target|prompt|response|instruction|premise|hypothesis|sentence[12]|"
-    "pergunta|resposta|entrada|saída|origem|destino|frase|comentário|categoria|sentimento|avaliação|nota"
+    "pergunta|resposta|entrada|sa[ií]da|origem|destino|fonte|alvo|frase[12]?|senten[cç]a|t[ií]tulo|mensagem|"
+    "coment[aá]rio|categoria|sentimento|avalia[cç][aã]o|nota"
 )
 csv.field_size_limit(2**31 - 1)  # a cell may hold a long document
 

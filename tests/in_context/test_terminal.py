@@ -1,5 +1,6 @@
 """Grades in_context/terminal.py: texts for one prompt, and the loop that Ctrl-C and Ctrl-D steer."""
 
+import io
 from dataclasses import replace
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -157,6 +158,13 @@ def test_ctrl_c_and_a_mistake_end_an_answer_and_not_the_loop(monkeypatch, capsys
     assert len(run_loop(["Ana", KeyboardInterrupt, "Rui", "Eva"], monkeypatch, write)) == 3
     out, err = capsys.readouterr()
     assert "half of it ...\n" in out and err == "error: too long\n" * 2, "what was written stays"
+
+
+def test_what_is_typed_in_another_encoding_ends_nothing(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"Jo\xe3o\n"), "utf-8"))
+    said = []
+    loop(SimpleNamespace(turns=None, write=lambda prompt, *_: said.append(prompt)))
+    assert said == ["Jo\ufffdo"]
 
 
 def test_a_piece_is_seen_at_once(capsys):

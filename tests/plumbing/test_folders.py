@@ -398,6 +398,13 @@ def test_one_process_a_folder(tmp_path):
     assert not (tmp_path / "lock").exists()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="no lockf on Windows")
+def test_a_disk_without_locks_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("fcntl.lockf", Mock(side_effect=OSError(38, "Function not implemented")))
+    with pytest.raises(UserError, match="lock: no locks on this disk.*not implemented.*; give an --out"):
+        folders.lock(tmp_path)
+
+
 def test_runs_that_is_a_link_to_nothing_is_one_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("runs").symlink_to(tmp_path / "gone", target_is_directory=True)

@@ -79,6 +79,8 @@ def test_a_prompt_and_its_response_or_one_column_are_read(write, name, text, fie
     ("one.csv", "review;label\nsun;x\n", ("text",), "rename the columns"),
     ("pair.csv", "question,answer\nWho?,Ana\n", PAIR, "found the header ['question', 'answer']"),
     ("par.tsv", "Pergunta\tResposta\nQuem?\tAna\n", PAIR, "found the header ['Pergunta', 'Resposta']"),
+    ("in.tsv", "título\tcomentario\nSol\tbom\n", FIELDS, "found the header ['título', 'comentario']"),
+    ("out.csv", "Frase1,sentença\nSol,bom\n", FIELDS, "found the header ['Frase1', 'sentença']"),
     ("two.tsv", "text\tlabel\nsun\tgood\nlabel\ttext\nbad\train\n", FIELDS,
      "two.tsv, line 3: a second header, in another order: ['label', 'text']"),
 ])  # fmt: skip
