@@ -70,11 +70,11 @@ class Pair(Classification):
     @classmethod
     def trivial(cls, train, test):
         """Return one label for pairs that share few rare words, one for the others: the best on `train`."""
-        below, above, best = Counter(), Counter(cls.truths(train)), (0,)
+        below, above, borders = Counter(), Counter(cls.truths(train)), {}
         for share, label in sorted(zip(shared_rare_words(train, train), cls.truths(train), strict=True)):
             below[label] += 1
             above[label] -= 1
             (low, n_low), (high, n_high) = below.most_common(1)[0], above.most_common(1)[0]
-            best = max(best, (n_low + n_high, share, low, high))  # right so often with this border
-        _, border, low, high = best
+            borders[share] = n_low + n_high, low, high  # of equal shares the last counts: all lie below it
+        border, (_, low, high) = max(borders.items(), key=lambda item: item[1][0])  # the most often right
         return [low if share <= border else high for share in shared_rare_words(train, test)]

@@ -72,10 +72,12 @@ def test_pairs_are_told_apart_by_the_rare_words_they_share():
         (f"The {word} is here.", f"I saw the {word}s.", "other") for word in ("sun", "moon", "star", "sea")
     ]
     asked = [("The quince is red.", "A quince.", "x"), ("The red one is the best.", "I saw the sea.", "x")]
-    told = "a border on the share of rare words, learnt on train, even if the fewer labels lie above it"
+    told = "a border on the share of rare words, learnt on train"
     assert Pair.trivial(same + apart, asked) == ["same", "other"], told
     assert Pair.trivial([(a, a, "one") for a in "xyz"], asked) == ["one"] * 2, "one label: no border"
-    assert Pair.trivial([*same, ("a", "b", "rare")], asked)[0] == "same"
+    told = "a border lies between shares, not between equal ones in the order of their labels"
+    tied = [("x", "y", "a")] * 3 + [("x", "y", "b")] * 4 + [("z", "z", "a")] * 2
+    assert Pair.trivial(tied, [("x", "q", None), ("q", "q", None)]) == ["b", "a"], told
 
 
 def test_the_world_gives_examples_of_each():
