@@ -18,6 +18,7 @@ from minilm.extraction.run import read_examples
 from minilm.plumbing import settings
 from minilm.pretraining import run as pretraining
 
+pytestmark = pytest.mark.filterwarnings("ignore:.* texts are longer")
 TINY = "--device cpu"
 
 

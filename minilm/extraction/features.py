@@ -5,7 +5,7 @@ Layer 0 is the embeddings, layer n_layer the last block; of an encoder-decoder, 
 (Reimers and Gurevych 2019). Source: Devlin et al. 2019, section 5.3 and table 7, the feature-based approach.
 """
 
-import sys
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
@@ -86,15 +86,12 @@ def checked_rows(tokenizer, config: ModelConfig, texts: Iterable[str]) -> Ragged
     for i, text in enumerate(texts := list(texts)):
         if not text.strip():
             raise UserError(f"text {i} (counted from 0) is empty: there is nothing to read a vector from")
-    return tell_cut(text_rows(tokenizer, config, texts, longest=tokenizer.longest))
+    return text_rows(tokenizer, config, texts, longest=tokenizer.longest)
 
 
-def tell_cut(rows: RaggedRows) -> RaggedRows:
-    """Print how many texts were too long for the model, if any, and return the rows."""
-    if rows.n_cut:
-        told = f"{rows.n_cut} of {len(rows)} texts are longer than {max(rows.lengths)} tokens and were cut"
-        print(told, file=sys.stderr)
-    return rows
+def cut_note(rows: RaggedRows) -> str:
+    """Return a note that says how many texts were too long for the model."""
+    return f"{rows.n_cut} of {len(rows)} texts are longer than {max(rows.lengths)} tokens and were cut"
 
 
 def batches_of(lengths: Sequence[int], tokens_per_batch: int) -> list[np.ndarray]:
@@ -150,9 +147,11 @@ def extract_tokens(model, rows: RaggedRows, layer: int, **how) -> list[np.ndarra
 def embed(model, tokenizer, texts: Iterable[str], layer: int = -1, pooling: str = "mean") -> np.ndarray:
     """Return one float32 vector per text, (n, D) (`concat-last-4`: up to 4 D), in the order of the texts.
 
-    A text that is too long is cut, which is told. UserError for an unknown layer or pooling, an empty text.
+    A text that is too long is cut, with a warning. UserError for an unknown layer or pooling, an empty text.
     """
     rows, one = checked_rows(tokenizer, model.config, texts), reading(model.config, layer, pooling)
+    if rows.n_cut:
+        warnings.warn(cut_note(rows), stacklevel=2)
     return extract(model, rows, [one])[0]
 
 

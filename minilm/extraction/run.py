@@ -19,8 +19,8 @@ from ..plumbing.settings import CommonSettings, typed
 from ..pretraining.run import start_model
 from ..texts.files import kind, one_line, read_documents, read_jsonl, read_lines, text_files
 from ..texts.tables import SUFFIXES, read_conll, read_table
-from ..tokenizer.rows import word_rows
-from .features import Pooling, checked_rows, extract, extract_tokens, n_layer, nearest, reading, tell_cut
+from ..tokenizer.rows import RaggedRows, word_rows
+from .features import Pooling, checked_rows, cut_note, extract, extract_tokens, n_layer, nearest, reading
 from .layers import control_table, probe_tables
 from .probe import split
 
@@ -91,7 +91,7 @@ def extract_features(given: dict) -> Path:
 def text_columns(settings, model, tokenizer, parts: dict, readings: list, how: dict) -> tuple:
     """Return the columns of the .npz (one entry per text), the figures, and the lines to print."""
     texts, labels = zip(*(example for part in parts.values() for example in part), strict=True)
-    rows = checked_rows(tokenizer, model.config, texts)
+    rows = tell_cut(checked_rows(tokenizer, model.config, texts))
     found = extract(model, rows, readings, **how)  # (n, D) each
     vectors = np.stack(found, axis=1) if settings.layer == "all" else found[0]  # (n, n_layer + 1, D), (n, D)
     begun = tuple(text[:1000] for text in texts)  # in an array each entry is as wide as the longest
@@ -102,7 +102,7 @@ def text_columns(settings, model, tokenizer, parts: dict, readings: list, how: d
         drawn = settings.labels, settings.draws, settings.seed
         figures, lines = probe_tables(model, rows, parts, readings[-1], found[-1], *drawn, how)
     if settings.similar:
-        query = extract(model, checked_rows(tokenizer, model.config, [settings.similar]), readings)
+        query = extract(model, tell_cut(checked_rows(tokenizer, model.config, [settings.similar])), readings)
         near = [f"  {cosine:.3f}  {one_line(texts[i])[:200]}" for i, cosine in nearest(found[0], query[0][0])]
         lines += [f"Nearest to {settings.similar!r}, by cosine:", "", *near, ""]
     return columns, dict(n_text=len(texts), width=vectors.shape[-1]) | figures, lines
@@ -115,13 +115,12 @@ def token_columns(settings, model, tokenizer, parts: dict, readings: list, how: 
         longest = tokenizer.longest or config.max_positions
         rows, places = word_rows(tokenizer, config, [words for words, _ in sentences], longest)
         kept = [(pair, len(found)) for pair, found in zip(sentences, places, strict=True)]  # some are cut
-        tell_cut(rows)
         names, tags = ([item for pair, n in kept for item in pair[column][:n]] for column in (0, 1))
     else:
         rows = checked_rows(tokenizer, config, [text for text, _ in sentences])
         names, tags = [tokenizer.decode([i]) for i in rows.ids.tolist()], None
         places = [range(n) for n in rows.lengths]
-    states = extract_tokens(model, rows, readings[0].layer, **how)
+    states = extract_tokens(model, tell_cut(rows), readings[0].layer, **how)
     vectors = np.concatenate([hidden[found] for hidden, found in zip(states, places, strict=True)])  # (N, D)
     text_of = np.repeat(np.arange(len(rows)), [len(found) for found in places])  # each vector's text
     columns = dict(embeddings=vectors, tokens=names, text_of=text_of, labels=tags)
@@ -130,6 +129,13 @@ def token_columns(settings, model, tokenizer, parts: dict, readings: list, how: 
         words = names, tags, text_of >= len(parts["train"])
         figures, lines = control_table(model, rows, places, readings[0].layer, *words, settings.seed, how)
     return columns, dict(n_text=len(rows), n_token=len(vectors), width=config.d_model) | figures, lines
+
+
+def tell_cut(rows: RaggedRows) -> RaggedRows:
+    """Print how many texts were too long for the model, if any, and return the rows."""
+    if rows.n_cut:
+        print(cut_note(rows), file=sys.stderr)
+    return rows
 
 
 def read_parts(data: str, test: str | None, probe: bool | None, seed: int) -> dict[str, list[Example]]:

@@ -128,7 +128,7 @@ def test_tokens_are_those_of_the_row_alone(kind):
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_what_cannot_be_read_is_named(capsys):
+def test_what_cannot_be_read_is_named():
     model = make("encoder")
     for tokenizer, texts, found in (
         (TOKENIZER, ["Ana", " \n"], r"text 1 \(counted from 0\) is empty"),
@@ -142,8 +142,9 @@ def test_what_cannot_be_read_is_named(capsys):
     with pytest.raises(UserError, match="states are NaN or infinite"):
         embed(broken, TOKENIZER, ["Ana"])
     long = "Ana sells bread. " * 40
-    assert np.isfinite(embed(model, TOKENIZER, [long, "Ana", long])).all()
-    assert capsys.readouterr().err == "2 of 3 texts are longer than 40 tokens and were cut\n"
+    with pytest.warns(UserWarning, match="2 of 3 texts are longer than 40 tokens and were cut") as said:
+        assert np.isfinite(embed(model, TOKENIZER, [long, "Ana", long])).all()
+    assert len(said) == 1 and said[0].filename == __file__, "a warning about the line that calls"
 
 
 def test_nearest_sorts_by_angle_not_by_length():
