@@ -71,6 +71,11 @@ def test_a_bag_of_words_learns_from_the_same_examples(monkeypatch):
     found = study.measure(model_of(), small.tokenizer(), (0, 3))
     values = [baseline_accuracy(study.draws["one"](3, s), ["a", "b"]) for s in range(2)]
     assert found["one", "a bag"] == {3: interval(values)}
+    monkeypatch.setattr(module, "baseline_accuracy", lambda questions, labels: 0.25)
+    monkeypatch.setattr(module, "accuracy", lambda *_, **__: 0.75)
+    again = study.measure(model_of(), small.tokenizer(), (3,))
+    told = "the row of the baseline is the model's, or another is the baseline's"
+    assert again == {row: {3: (0.25 if row[1] == "a bag" else 0.75, None)} for row in found}, told
     assert [*found][2:] == [("one", "random"), ("one", "a bag"), ("two", "gold")], "beside its own task"
     assert [row[0] for row in study.table(found)[0]][-2] == "    a bag"
     assert list(study.measure(model_of(), small.tokenizer(), (0,))) == [("one", "gold"), ("two", "gold")]

@@ -160,6 +160,12 @@ def test_ctrl_c_and_a_mistake_end_an_answer_and_not_the_loop(monkeypatch, capsys
     assert "half of it ...\n" in out and err == "error: too long\n" * 2, "what was written stays"
 
 
+def test_what_a_mistake_names_cannot_steer_the_terminal(monkeypatch, capsys):
+    monkeypatch.setattr("builtins.input", Mock(side_effect=["Ana", EOFError]))
+    loop(SimpleNamespace(turns=None, write=Mock(side_effect=UserError("\x1b[31mred"))))
+    assert capsys.readouterr().err == "error: \\x1b[31mred\n"
+
+
 def test_what_is_typed_in_another_encoding_ends_nothing(monkeypatch, capsys):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"Jo\xe3o\n"), "utf-8"))
     said = []

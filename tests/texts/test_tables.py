@@ -196,6 +196,7 @@ def test_conll_columns_in_another_order_are_not_learnt(write, message, text):
     assert "expected the word in the first column" in message(read_conll, write("a.conll", text))
 
 
+@pytest.mark.reliability
 def test_conll_many_spaces_take_no_longer_than_many_letters(write):
     began, word = time.process_time(), "New" + " " * 10**5 + "York"
     assert read_conll(write("a.conll", f"Ana\tO\n{word} \t B")) == [(["Ana", word], ["O", "B"])]
