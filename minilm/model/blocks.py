@@ -86,7 +86,7 @@ class InputRepresentation(nn.Module):
             x = x + self.position(positions + self.offset)  # (B, T, D) + (T, D) or (B, T, D)
         elif self.sinusoid is not None:  # neither: ALiBi's bias or a rotation gives distances
             x = x + self.sinusoid[positions + self.offset]
-        if self.segment is not None:  # a single text is text A
+        if self.segment is not None:  # a single text is text A: + (D,), else + (B, T, D)
             x = x + (self.segment.weight[0] if token_type_ids is None else self.segment(token_type_ids))
         return self.dropout(self.norm(x))
 

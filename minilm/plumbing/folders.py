@@ -82,10 +82,8 @@ def lock(folder: Path) -> None:
     except busy:
         raise UserError(f"{folder}: another process is writing there; wait, or give another --out") from None
     except OSError as error:
-        if error.filename:  # of open()
-            raise
-        told = f"no locks on this disk, perhaps Lustre or NFS ({error.strerror}); give an --out on another"
-        raise UserError(f"{path}: {told}") from None
+        told = f"{path}: no locks on this disk ({error.strerror}), perhaps Lustre or NFS; give another --out"
+        raise error if error.filename else UserError(told) from None  # a filename: of open()
     locked[path] = file
     if not is_held(path):
         del locked[path]

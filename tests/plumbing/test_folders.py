@@ -401,7 +401,7 @@ def test_one_process_a_folder(tmp_path):
 @pytest.mark.skipif(os.name == "nt", reason="no lockf on Windows")
 def test_a_disk_without_locks_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr("fcntl.lockf", Mock(side_effect=OSError(38, "Function not implemented")))
-    with pytest.raises(UserError, match="lock: no locks on this disk.*not implemented.*; give an --out"):
+    with pytest.raises(UserError, match="lock: no locks on this disk.*not implemented.*; give another"):
         folders.lock(tmp_path)
 
 
